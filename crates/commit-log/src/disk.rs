@@ -1,0 +1,132 @@
+//! What the log asks of a disk: submissions now, completions later; and plain reads while nobody is being served.
+//!
+//! The real implementation lives in the broker, the simulated one in `tests/sim`. Neither decides anything.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+/// A file by its path within the data directory, with `/` between the parts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileName(pub Arc<str>);
+
+impl FileName {
+    /// The file at `path`.
+    pub fn new(path: impl AsRef<str>) -> Self {
+        Self(path.as_ref().into())
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Names a submission; completions carry it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OpId(pub u64);
+
+/// Which queue a submission stands in. Each lane works in order; lanes do not wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// The write-ahead log: nothing may stand in its way.
+    Wal,
+    /// Segments, preallocation, deletion.
+    Bulk,
+    /// Cold reads.
+    Read,
+}
+
+/// A list of steps that one lane does in order, up to the first error.
+#[derive(Clone, Debug)]
+pub struct Op {
+    /// Comes back in the completion.
+    pub id: OpId,
+    /// Its queue.
+    pub lane: Lane,
+    /// What to do.
+    pub steps: Vec<Step>,
+}
+
+/// One step of a submission.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Makes the file (and its folder) with `bytes_count` zero bytes, synced, with its folder entry synced too.
+    /// A file that exists is overwritten.
+    Create {
+        /// The file.
+        file: FileName,
+        /// Zero bytes to write.
+        bytes_count: u64,
+    },
+    /// Writes the buffers one after the other from position `at`.
+    Write {
+        /// The file; must exist.
+        file: FileName,
+        /// First byte.
+        at: u64,
+        /// What to write.
+        buffers: Vec<Bytes>,
+    },
+    /// Makes everything written to the file so far durable.
+    Sync {
+        /// The file.
+        file: FileName,
+    },
+    /// Reads; the completion carries the bytes, fewer at the end of the file.
+    Read {
+        /// The file.
+        file: FileName,
+        /// First byte.
+        at: u64,
+        /// Most bytes.
+        bytes_count: usize,
+    },
+    /// Removes the file; one that is missing is no error.
+    Delete {
+        /// The file.
+        file: FileName,
+    },
+}
+
+/// How a submission ended.
+#[derive(Clone, Debug)]
+pub struct Completion {
+    /// The submission.
+    pub id: OpId,
+    /// The bytes of its `Read` step (empty without one), or the first error.
+    pub result: Result<Bytes, DiskError>,
+}
+
+/// What a disk reports.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{file}: {message}")]
+pub struct DiskError {
+    /// True for ENOSPC and EDQUOT: the caller may go on reading and try again later.
+    pub full: bool,
+    /// The file concerned.
+    pub file: String,
+    /// The system's words.
+    pub message: String,
+}
+
+/// One data directory.
+pub trait Disk {
+    /// Queues an operation; never blocks. Its completion is handed to [`crate::CommitLog::complete`].
+    fn submit(&mut self, op: Op);
+
+    /// Names of the files under folder `dir`, at any depth, sorted. Only while opening.
+    fn list(&mut self, dir: &str) -> Result<Vec<FileName>, DiskError>;
+
+    /// Up to `bytes_count` bytes from `at`, fewer at the end. Only while opening.
+    fn read(&mut self, file: &FileName, at: u64, bytes_count: usize) -> Result<Bytes, DiskError>;
+
+    /// Length of the file. Only while opening.
+    fn length(&mut self, file: &FileName) -> Result<u64, DiskError>;
+
+    /// Cuts the file to `bytes_count` and syncs it. Only while opening.
+    fn truncate(&mut self, file: &FileName, bytes_count: u64) -> Result<(), DiskError>;
+}

@@ -1,0 +1,36 @@
+//! Write-ahead log, segments, recovery and retention of one data directory, over [`Disk`]'s submissions and completions.
+//!
+//! [`CommitLog`] is a state machine: calls change its memory and queue work, [`CommitLog::pump`] turns queued work into
+//! submissions, [`CommitLog::complete`] takes completions back, [`CommitLog::take_events`] tells what became durable. It
+//! reads no clock and opens no file. What an entry means, and when it is on a quorum, is `replica`'s business.
+//!
+//! Invariants, each with its simulator oracle in `tests/sim`:
+//! - a synced sector is never written again (`wal.rs`, `start_batch`);
+//! - an entry leaves the write-ahead log only when a synced manifest covers it (`log.rs`, `recycle`);
+//! - recovery never cuts what was known durable (`recovery.rs`).
+
+mod disk;
+mod frame;
+mod log;
+mod manifest;
+mod partition;
+mod producers;
+mod recovery;
+mod segment;
+mod wal;
+
+pub use disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
+pub use frame::{FRAME_HEADER_BYTES, Lsn, SECTOR_BYTES};
+pub use log::{CommitLog, Config, LogEvent, ReadOutcome};
+pub use manifest::SegmentsEnd;
+pub use partition::HardState;
+pub use producers::{PRODUCERS_MAX, ProducerTable, SequenceCheck, Written};
+pub use recovery::{Damage, OpenError, RecoveredPartition, Recovery};
+
+/// A planted bug, for the simulator to find; see docs/MUTANTS.md.
+#[cfg(feature = "mutants")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// A sync batch starts in the sector where the one before it ended.
+    SyncedSectorRewritten,
+}

@@ -1,0 +1,123 @@
+//! One partition's share of the log: segments on disk, a tail in memory.
+//!
+//! ```text
+//!  log start            segments end        committed        log end
+//!      |  segments, synced  |   tail: in the write-ahead log     |
+//!      |--------------------|--------------------|---------------|
+//!                 |   cached |  to be written     | not on a quorum
+//!            tail.front
+//! ```
+
+use std::collections::VecDeque;
+
+use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch};
+
+use crate::frame::Lsn;
+use crate::manifest::{Manifest, SegmentsEnd};
+use crate::producers::ProducerTable;
+use crate::segment::Segment;
+
+/// What a Raft group must not forget besides its entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    /// Current term.
+    pub term: LeaderEpoch,
+    /// Whom this replica voted for in it; 0 for nobody.
+    pub vote: u64,
+}
+
+/// One entry: its index and its batch, which carries base offset and leader epoch.
+#[derive(Clone, Debug)]
+pub(crate) struct TailEntry {
+    pub(crate) index: RaftIndex,
+    pub(crate) batch: RecordBatch,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct PartitionLog {
+    pub(crate) hard_state: HardState,
+    /// Frame that holds it; 0 while there is none.
+    pub(crate) hard_state_lsn: Lsn,
+    pub(crate) log_start: Offset,
+    /// Written by recovery and by finished flushes.
+    pub(crate) segments: VecDeque<Segment>,
+    /// End of the segments.
+    pub(crate) end: SegmentsEnd,
+    /// Producers as of `end`.
+    pub(crate) producers: ProducerTable,
+    /// Last index covered by a manifest that is synced: what recycling may rely on.
+    pub(crate) manifest_index: RaftIndex,
+    pub(crate) manifest_lsn: Lsn,
+    /// Indexes of manifests that are not synced yet.
+    pub(crate) manifests_pending: VecDeque<(Lsn, RaftIndex)>,
+    /// Entries in order; those at or below `end.index` are only a cache.
+    pub(crate) tail: VecDeque<TailEntry>,
+    pub(crate) tail_bytes: usize,
+    /// Bytes of entries above `end.index` and at or below `committed`.
+    pub(crate) unflushed_bytes: usize,
+    pub(crate) committed: RaftIndex,
+    pub(crate) flushing: bool,
+    /// A deletion of old segments, or a new log start, waits for its manifest.
+    pub(crate) manifest_due: bool,
+    pub(crate) offline: Option<String>,
+}
+
+impl PartitionLog {
+    pub(crate) fn manifest(&self) -> Manifest {
+        Manifest {
+            log_start: self.log_start,
+            end: self.end,
+            segments: self.segments.iter().map(|s| s.base_offset).collect(),
+            producers: self.producers.clone(),
+        }
+    }
+
+    pub(crate) fn log_end(&self) -> Offset {
+        self.tail.back().map_or(self.end.offset, |e| e.batch.end_offset())
+    }
+
+    pub(crate) fn last_index(&self) -> RaftIndex {
+        self.tail.back().map_or(self.end.index, |e| e.index)
+    }
+
+    /// Appends, discarding what stood at or above the entry's index.
+    pub(crate) fn append(&mut self, entry: TailEntry) {
+        assert!(entry.index > self.end.index, "an entry in a segment is on a quorum and is never replaced");
+        assert!(entry.index > self.committed, "an entry on a quorum is never replaced");
+        while self.tail.back().is_some_and(|e| e.index >= entry.index) {
+            let gone = self.tail.pop_back().expect("just seen");
+            self.tail_bytes -= gone.batch.bytes().len();
+        }
+        assert_eq!(entry.index, self.last_index().next(), "entries have no gaps");
+        assert_eq!(entry.batch.base_offset(), self.log_end(), "offsets have no gaps");
+        self.tail_bytes += entry.batch.bytes().len();
+        self.tail.push_back(entry);
+    }
+
+    /// Position in the tail of the first entry above `index`.
+    pub(crate) fn tail_after(&self, index: RaftIndex) -> usize {
+        self.tail.partition_point(|e| e.index <= index)
+    }
+
+    pub(crate) fn set_committed(&mut self, index: RaftIndex) {
+        let from = self.tail_after(self.committed.max(self.end.index));
+        let to = self.tail_after(index);
+        self.unflushed_bytes += self.tail.range(from..to.max(from)).map(|e| e.batch.bytes().len()).sum::<usize>();
+        self.committed = self.committed.max(index);
+    }
+
+    /// Drops cached entries from the front while `total` is above `budget`.
+    pub(crate) fn evict(&mut self, total: &mut usize, budget: usize) {
+        while *total > budget && self.tail.front().is_some_and(|e| e.index <= self.end.index) {
+            let gone = self.tail.pop_front().expect("just seen");
+            self.tail_bytes -= gone.batch.bytes().len();
+            *total -= gone.batch.bytes().len();
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        let tail: usize =
+            self.tail.range(self.tail_after(self.end.index)..).map(|e| e.batch.bytes().len()).sum();
+        self.segments.iter().map(Segment::bytes).sum::<u64>() + tail as u64
+    }
+}

@@ -1,0 +1,231 @@
+//! Which sequences each producer has written to one partition.
+//!
+//! The same table serves twice: at the log's end, where `replica` checks new batches against it, and at the end of the
+//! segments, where it travels in the manifest so that a restart need not read the segments.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{Buf, BufMut};
+use thalweg_model::limits::IN_FLIGHT_BATCHES_MAX;
+use thalweg_model::{Offset, ProducerEpoch, ProducerId, ProducerMark, RaftIndex, RecordBatch, Sequence};
+
+/// Most producers that one partition remembers. The one that wrote longest ago leaves first: a rule over the log alone,
+/// so that every replica forgets the same one.
+pub const PRODUCERS_MAX: usize = 4096;
+
+/// What one partition knows of its producers after some prefix of its log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProducerTable {
+    producers: BTreeMap<ProducerId, Producer>,
+    /// Last index written by each producer, to find the oldest.
+    by_last_index: BTreeMap<RaftIndex, ProducerId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Producer {
+    epoch: ProducerEpoch,
+    batches: VecDeque<Written>,
+}
+
+/// A batch that a producer has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Sequence of its first record.
+    pub base_sequence: Sequence,
+    /// Records in it.
+    pub count: u32,
+    /// Where it was put.
+    pub base_offset: Offset,
+    /// Its entry.
+    pub index: RaftIndex,
+}
+
+/// What a new batch is, seen against the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SequenceCheck {
+    /// The next one of its producer.
+    Next,
+    /// Written before, and still remembered.
+    Duplicate(Written),
+    /// Written before, so long ago that its offset is forgotten.
+    DuplicateForgotten,
+    /// A batch before it is missing; `expected` is the sequence that should have come.
+    Gap {
+        /// The sequence that should have come.
+        expected: Sequence,
+    },
+    /// A newer epoch of this producer has written.
+    Fenced {
+        /// That epoch.
+        current: ProducerEpoch,
+    },
+    /// Not the first batch, of a producer that is not known here.
+    Unknown,
+}
+
+impl ProducerTable {
+    /// Classifies a batch of `count` records numbered by `mark`; changes nothing.
+    pub fn check(&self, mark: ProducerMark, count: u32) -> SequenceCheck {
+        let Some(producer) = self.producers.get(&mark.id) else {
+            return if mark.base_sequence.0 == 0 { SequenceCheck::Next } else { SequenceCheck::Unknown };
+        };
+        if mark.epoch < producer.epoch {
+            return SequenceCheck::Fenced { current: producer.epoch };
+        }
+        if mark.epoch > producer.epoch {
+            return match mark.base_sequence.0 {
+                0 => SequenceCheck::Next,
+                _ => SequenceCheck::Gap { expected: Sequence(0) },
+            };
+        }
+        let last = producer.batches.back().expect("a known producer has written");
+        let expected = last.base_sequence.plus(last.count);
+        let ahead = mark.base_sequence.distance_from(expected);
+        match ahead {
+            0 => SequenceCheck::Next,
+            1.. => SequenceCheck::Gap { expected },
+            _ => {
+                let same = |w: &&Written| w.base_sequence == mark.base_sequence && w.count == count;
+                match producer.batches.iter().find(same) {
+                    Some(written) => SequenceCheck::Duplicate(*written),
+                    None => SequenceCheck::DuplicateForgotten,
+                }
+            }
+        }
+    }
+
+    /// Follows the log: `batch` is its entry at `index`. Batches without a producer change nothing.
+    pub fn append(&mut self, index: RaftIndex, batch: &RecordBatch) {
+        let header = batch.header();
+        let Some(mark) = header.producer else { return };
+        let written = Written {
+            base_sequence: mark.base_sequence,
+            count: batch.offsets_count(),
+            base_offset: header.base_offset,
+            index,
+        };
+        self.put(mark.id, mark.epoch, written);
+        if self.producers.len() > PRODUCERS_MAX {
+            let (_, oldest) = self.by_last_index.pop_first().expect("one index for each producer");
+            self.producers.remove(&oldest);
+        }
+    }
+
+    fn put(&mut self, id: ProducerId, epoch: ProducerEpoch, written: Written) {
+        let producer = self.producers.entry(id).or_insert_with(|| Producer { epoch, batches: VecDeque::new() });
+        if let Some(last) = producer.batches.back() {
+            self.by_last_index.remove(&last.index);
+        }
+        if producer.epoch != epoch {
+            producer.epoch = epoch;
+            producer.batches.clear();
+        }
+        if producer.batches.len() == IN_FLIGHT_BATCHES_MAX {
+            producer.batches.pop_front();
+        }
+        producer.batches.push_back(written);
+        self.by_last_index.insert(written.index, id);
+    }
+
+    /// Producers known.
+    pub fn len(&self) -> usize {
+        self.producers.len()
+    }
+
+    /// True before the first idempotent batch.
+    pub fn is_empty(&self) -> bool {
+        self.producers.is_empty()
+    }
+
+    /// Appends the table to a manifest.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u32_le(self.producers.len() as u32);
+        for (id, producer) in &self.producers {
+            out.put_i64_le(id.0);
+            out.put_i16_le(producer.epoch.0);
+            out.put_u16_le(producer.batches.len() as u16);
+            for w in &producer.batches {
+                out.put_i32_le(w.base_sequence.0);
+                out.put_u32_le(w.count);
+                out.put_u64_le(w.base_offset.0);
+                out.put_u64_le(w.index.0);
+            }
+        }
+    }
+
+    /// Reads a table back; `None` for bytes that `encode` did not write.
+    pub(crate) fn decode(data: &mut &[u8]) -> Option<ProducerTable> {
+        let mut table = ProducerTable::default();
+        for _ in 0..data.try_get_u32_le().ok()? {
+            let id = ProducerId(data.try_get_i64_le().ok()?);
+            let epoch = ProducerEpoch(data.try_get_i16_le().ok()?);
+            for _ in 0..data.try_get_u16_le().ok()? {
+                let written = Written {
+                    base_sequence: Sequence(data.try_get_i32_le().ok()?),
+                    count: data.try_get_u32_le().ok()?,
+                    base_offset: Offset(data.try_get_u64_le().ok()?),
+                    index: RaftIndex(data.try_get_u64_le().ok()?),
+                };
+                table.put(id, epoch, written);
+            }
+        }
+        Some(table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use thalweg_model::{BatchBuilder, Codec, LeaderEpoch, Record};
+
+    use super::*;
+
+    fn mark(id: i64, epoch: i16, seq: i32) -> ProducerMark {
+        ProducerMark { id: ProducerId(id), epoch: ProducerEpoch(epoch), base_sequence: Sequence(seq) }
+    }
+
+    fn append(table: &mut ProducerTable, mark: ProducerMark, count: u32, index: u64) {
+        let mut builder = BatchBuilder::new();
+        (0..count).for_each(|_| builder.push(&Record::default()));
+        let batch = builder.build(Codec::None, Some(mark)).with_position(Offset(index * 100), LeaderEpoch(1));
+        table.append(RaftIndex(index), &batch);
+    }
+
+    #[test]
+    fn sequences_are_classified() {
+        let mut table = ProducerTable::default();
+        assert_eq!(table.check(mark(1, 0, 5), 1), SequenceCheck::Unknown);
+        assert_eq!(table.check(mark(1, 0, 0), 3), SequenceCheck::Next);
+        append(&mut table, mark(1, 0, 0), 3, 1);
+        assert_eq!(table.check(mark(1, 0, 3), 1), SequenceCheck::Next);
+        assert_eq!(table.check(mark(1, 0, 4), 1), SequenceCheck::Gap { expected: Sequence(3) });
+        let SequenceCheck::Duplicate(w) = table.check(mark(1, 0, 0), 3) else { panic!("a duplicate") };
+        assert_eq!(w.base_offset, Offset(100));
+        assert_eq!(table.check(mark(1, 0, 0), 2), SequenceCheck::DuplicateForgotten);
+        assert_eq!(table.check(mark(1, 1, 0), 1), SequenceCheck::Next);
+        append(&mut table, mark(1, 1, 0), 1, 2);
+        assert_eq!(table.check(mark(1, 0, 3), 1), SequenceCheck::Fenced { current: ProducerEpoch(1) });
+    }
+
+    #[test]
+    fn sequences_wrap_as_kafkas_do() {
+        let mut table = ProducerTable::default();
+        append(&mut table, mark(1, 0, 0), 1, 1);
+        append(&mut table, mark(1, 0, i32::MAX - 1), 2, 2);
+        assert_eq!(table.check(mark(1, 0, 0), 1), SequenceCheck::Next);
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_travels() {
+        let mut table = ProducerTable::default();
+        for i in 0..PRODUCERS_MAX as u64 + 10 {
+            append(&mut table, mark(i as i64, 0, 0), 1, i + 1);
+        }
+        assert_eq!(table.len(), PRODUCERS_MAX);
+        assert_eq!(table.check(mark(3, 0, 1), 1), SequenceCheck::Unknown);
+        let mut out = Vec::new();
+        table.encode(&mut out);
+        let mut data = &out[..];
+        assert_eq!(ProducerTable::decode(&mut data), Some(table));
+        assert!(data.is_empty());
+    }
+}

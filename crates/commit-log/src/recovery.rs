@@ -1,0 +1,393 @@
+//! What a directory still holds after a crash, and what is wrong with it.
+//!
+//! Recovery tells apart (docs/formats/wal.md):
+//! - *rot*: a bad frame at or below some frame's durable LSN. It was synced, so it may have been acknowledged: nothing is
+//!   cut, the partition goes offline, and the error names file and position.
+//! - *torn*: a bad frame above everything known durable. It was never acknowledged: the log is cut there.
+//!
+//! Where the sectors of a cut frame are neither zero nor an older generation's, the cut is reported as damage. Repair from
+//! peers is `replica`'s business.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use thalweg_model::{DirectoryId, Offset, RecordBatch, TopicPartition};
+use thiserror::Error;
+
+use crate::disk::{Disk, DiskError, FileName};
+use crate::frame::{FRAME_HEADER_BYTES, FrameKind, Header, Lsn, SECTOR_BYTES};
+use crate::manifest::Manifest;
+use crate::partition::{HardState, PartitionLog, TailEntry};
+use crate::segment::{self, EXTENSIONS, Range, SUM_RECORD_BYTES, Segment};
+use crate::wal::{Wal, WalFile};
+
+/// How many of the last segment's checksummed runs are read and checked when a directory is opened (4 MiB).
+const CHECKED_RANGES: usize = 64;
+
+/// Why a directory cannot be opened at all.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum OpenError {
+    /// The disk failed.
+    #[error("cannot read the data directory: {0}")]
+    Disk(#[from] DiskError),
+    /// A synced frame of the write-ahead log is unreadable, and with it which partition it belonged to.
+    #[error(
+        "{file} is damaged at byte {at}: frame {lsn} was synced and cannot be read. Nothing was changed. \
+         Restore the directory from a copy, or move it away to start empty"
+    )]
+    Rot {
+        /// The file.
+        file: FileName,
+        /// Position of the frame.
+        at: u64,
+        /// Its number.
+        lsn: u64,
+    },
+}
+
+/// Something that was not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// The end of the log was being written when power failed; it was cut, nothing acknowledged is lost.
+    Torn {
+        /// The file.
+        file: FileName,
+        /// Where it was cut.
+        at: u64,
+        /// False when the cut sectors hold neither zeros nor older frames: then the disk may have damaged them.
+        plain: bool,
+    },
+    /// Synced data of one partition is unreadable: the partition is offline.
+    Rot {
+        /// The partition.
+        group: TopicPartition,
+        /// What and where, for people.
+        what: String,
+    },
+}
+
+/// What [`crate::CommitLog::open`] found.
+#[derive(Clone, Debug, Default)]
+pub struct Recovery {
+    /// Every partition that the directory holds.
+    pub partitions: Vec<RecoveredPartition>,
+    /// What was damaged.
+    pub damages: Vec<Damage>,
+}
+
+/// A partition found on disk.
+#[derive(Clone, Debug)]
+pub struct RecoveredPartition {
+    /// Its name.
+    pub group: TopicPartition,
+    /// One past its last offset.
+    pub log_end: Offset,
+    /// Why it is offline.
+    pub offline: Option<String>,
+}
+
+/// What opening yields: the log's parts, ready to go on in a new file.
+pub(crate) struct Opened {
+    pub(crate) wal: Wal,
+    pub(crate) partitions: BTreeMap<TopicPartition, PartitionLog>,
+    pub(crate) dropped: Vec<TopicPartition>,
+    pub(crate) damages: Vec<Damage>,
+}
+
+#[derive(Default)]
+struct Group {
+    hard_state: HardState,
+    hard_state_lsn: Lsn,
+    manifest: Manifest,
+    manifest_lsn: Lsn,
+    entries: Vec<TailEntry>,
+    dropped: bool,
+    rot: Option<String>,
+}
+
+struct Found {
+    name: FileName,
+    bytes: u64,
+    generation: u64,
+    first_lsn: Lsn,
+}
+
+pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId) -> Result<Opened, OpenError> {
+    let mut wal = Wal::new(directory);
+    let mut damages = Vec::new();
+    let mut files = Vec::new();
+    let (mut known_durable, mut oldest) = (Lsn(0), 1);
+    for name in disk.list("wal")? {
+        let slot = name.0.trim_start_matches("wal/").trim_end_matches(".wal").parse::<u32>();
+        wal.next_slot = wal.next_slot.max(slot.map_or(0, |s| s + 1));
+        let bytes = disk.length(&name)?;
+        let data = disk.read(&name, 0, bytes as usize)?;
+        let ours = |h: &Header| h.place.directory == directory;
+        for at in (0..data.len()).step_by(SECTOR_BYTES as usize) {
+            if let Some(header) = Header::parse(&data[at..]).filter(ours) {
+                known_durable = known_durable.max(header.place.durable);
+                oldest = oldest.max(header.place.oldest_generation);
+            }
+        }
+        let first = Header::parse(&data).filter(ours);
+        let (generation, first_lsn) = first.map_or((0, Lsn(0)), |h| (h.place.generation, h.place.lsn));
+        files.push(Found { name, bytes, generation, first_lsn });
+    }
+    files.sort_by_key(|f| f.generation);
+    wal.next_generation = files.last().map_or(1, |f| f.generation + 1);
+    let (live, spare): (Vec<_>, Vec<_>) = files.into_iter().partition(|f| f.generation >= oldest);
+    wal.spares = spare.into_iter().map(|f| (f.name, f.bytes)).collect();
+
+    let mut groups: BTreeMap<TopicPartition, Group> = BTreeMap::new();
+    let mut expected = live.first().map_or(Lsn(1), |f| f.first_lsn);
+    for (i, file) in live.iter().enumerate() {
+        let data = disk.read(&file.name, 0, file.bytes as usize)?;
+        let mut used = WalFile {
+            name: file.name.clone(),
+            bytes: file.bytes,
+            generation: file.generation,
+            last_lsn: Lsn(expected.0.saturating_sub(1)),
+            groups: BTreeMap::new(),
+            free_after: None,
+        };
+        let mut at = 0u64;
+        loop {
+            let rest = data.get(at as usize..).unwrap_or(&[]);
+            let header = Header::parse(rest).filter(|h| {
+                h.place.directory == directory && h.place.generation == file.generation && h.place.lsn == expected
+            });
+            let payload = header.and_then(|h| h.payload(rest));
+            if let (Some(header), Some(payload)) = (header, payload) {
+                let last = used.groups.entry(header.group).or_default();
+                if header.kind == FrameKind::Entry {
+                    *last = (*last).max(header.index);
+                }
+                replay(groups.entry(header.group).or_default(), &header, payload);
+                used.last_lsn = expected;
+                expected.0 += 1;
+                at = header.next_at(at);
+                continue;
+            }
+            let next_goes_on = live.get(i + 1).is_some_and(|n| n.first_lsn == expected);
+            if next_goes_on {
+                break;
+            }
+            if expected <= known_durable {
+                // Rot. With its header whole, the frame still says whose it was, and the others need not suffer.
+                let rot = OpenError::Rot { file: file.name.clone(), at, lsn: expected.0 };
+                let Some(header) = header else { return Err(rot) };
+                groups.entry(header.group).or_default().rot = Some(rot.to_string());
+                expected.0 += 1;
+                at = header.next_at(at);
+                continue;
+            }
+            if let Some(plain) = torn(rest, at, header.as_ref(), file.generation) {
+                damages.push(Damage::Torn { file: file.name.clone(), at, plain });
+            }
+            break;
+        }
+        wal.files.push_back(used);
+        if live.get(i + 1).is_some_and(|n| n.first_lsn != expected) {
+            // Only a missing or unreadable file leaves such a gap, and what it held was synced before the next began.
+            let file = live[i + 1].name.clone();
+            return Err(OpenError::Rot { file, at: 0, lsn: expected.0 });
+        }
+    }
+    wal.next_lsn = expected;
+    wal.durable = Lsn(expected.0 - 1);
+    wal.oldest_generation = wal.files.front().map_or(wal.next_generation, |f| f.generation);
+    // Never go on in a file that may end in a torn batch: the next batch opens a new one.
+    wal.write_at = u64::MAX >> 1;
+
+    let mut partitions = BTreeMap::new();
+    let mut dropped = Vec::new();
+    for (group, found) in groups {
+        if found.dropped {
+            dropped.push(group);
+        } else if group != TopicPartition::default() {
+            partitions.insert(group, partition(disk, group, found, &mut damages)?);
+        }
+    }
+    Ok(Opened { wal, partitions, dropped, damages })
+}
+
+/// Judges the end of the log: `None` for a clean end, else whether it is plainly torn.
+fn torn(rest: &[u8], at: u64, header: Option<&Header>, generation: u64) -> Option<bool> {
+    let sector_is_old = |sector: &[u8]| {
+        sector.iter().all(|b| *b == 0) || Header::parse(sector).is_some_and(|h| h.place.generation < generation)
+    };
+    if header.is_none() && at.is_multiple_of(SECTOR_BYTES) {
+        // A batch that never began, or whose first sector never came: nothing to tell it from a clean end.
+        return None;
+    }
+    let to_boundary = (SECTOR_BYTES - at % SECTOR_BYTES) as usize;
+    let bytes = header.map_or(to_boundary, |h| FRAME_HEADER_BYTES + h.payload_bytes);
+    let sectors = rest.get(to_boundary.min(rest.len())..bytes.max(to_boundary).min(rest.len())).unwrap_or(&[]);
+    Some(sectors.chunks(SECTOR_BYTES as usize).any(sector_is_old))
+}
+
+fn replay(group: &mut Group, header: &Header, payload: &[u8]) {
+    match header.kind {
+        FrameKind::Entry => {
+            // The bytes are copied, or one small entry would keep a whole file's buffer alive.
+            match RecordBatch::parse(Bytes::copy_from_slice(payload)) {
+                Ok(batch) if batch.base_offset() == header.base_offset => {
+                    let keep = group.entries.partition_point(|e| e.index < header.index);
+                    group.entries.truncate(keep);
+                    group.entries.push(TailEntry { index: header.index, batch });
+                }
+                Ok(_) => group.rot = Some(format!("entry {} holds a batch of another offset", header.index)),
+                Err(e) => group.rot = Some(format!("entry {} holds no batch: {e}", header.index)),
+            }
+        }
+        FrameKind::HardState => {
+            group.hard_state = HardState { term: header.term, vote: header.index.0 };
+            group.hard_state_lsn = header.place.lsn;
+        }
+        FrameKind::Manifest => match Manifest::decode(payload) {
+            Some(manifest) => {
+                group.manifest = manifest;
+                group.manifest_lsn = header.place.lsn;
+            }
+            None => group.rot = Some(format!("manifest in frame {} does not decode", header.place.lsn.0)),
+        },
+        FrameKind::Dropped => group.dropped = true,
+        FrameKind::Marker => {}
+    }
+}
+
+fn partition<D: Disk>(
+    disk: &mut D,
+    group: TopicPartition,
+    found: Group,
+    damages: &mut Vec<Damage>,
+) -> Result<PartitionLog, OpenError> {
+    let Manifest { log_start, end, segments, producers } = found.manifest;
+    let mut log = PartitionLog {
+        hard_state: found.hard_state,
+        hard_state_lsn: found.hard_state_lsn,
+        log_start,
+        end,
+        producers,
+        manifest_index: end.index,
+        manifest_lsn: found.manifest_lsn,
+        committed: end.index,
+        offline: found.rot,
+        ..Default::default()
+    };
+    for entry in found.entries.into_iter().filter(|e| e.index > end.index) {
+        if entry.index != log.last_index().next() || entry.batch.base_offset() != log.log_end() {
+            let last = log.last_index();
+            let what = format!("entry {} follows entry {last}: entries between them are missing", entry.index);
+            log.offline.get_or_insert(what);
+            break;
+        }
+        log.append(entry);
+    }
+    let last = segments.len().wrapping_sub(1);
+    for (i, base_offset) in segments.iter().enumerate() {
+        let until = segments.get(i + 1).copied().unwrap_or(end.offset);
+        match load_segment(disk, &group, *base_offset, until, i == last)? {
+            Ok(segment) => log.segments.push_back(segment),
+            Err(what) => {
+                log.offline.get_or_insert(what);
+                break;
+            }
+        }
+    }
+    if let Some(what) = &log.offline {
+        damages.push(Damage::Rot { group, what: what.clone() });
+    }
+    Ok(log)
+}
+
+/// Reads a segment's `.sum` up to offset `until`; the inner error is rot.
+fn load_segment<D: Disk>(
+    disk: &mut D,
+    group: &TopicPartition,
+    base_offset: Offset,
+    until: Offset,
+    last: bool,
+) -> Result<Result<Segment, String>, DiskError> {
+    let file = |extension| segment::file(group, base_offset, extension);
+    let sum = file("sum");
+    let bytes = disk.length(&sum)?;
+    let data = disk.read(&sum, 0, bytes as usize)?;
+    let mut ranges: Vec<Range> = Vec::new();
+    for record in data.chunks(SUM_RECORD_BYTES) {
+        let (at, offset) = ranges.last().map_or((0, base_offset), |r: &Range| (r.to, r.end_offset));
+        if offset >= until {
+            break;
+        }
+        match Range::decode(record).filter(|r| r.from == at && r.base_offset == offset && r.to > r.from) {
+            Some(range) => ranges.push(range),
+            None => break,
+        }
+    }
+    let segment = Segment::recovered(base_offset, ranges, 0, 0);
+    if segment.end_offset() != until {
+        let at = segment.ranges.len() * SUM_RECORD_BYTES;
+        return Ok(Err(format!("{sum} is damaged at byte {at}: offsets from {} are missing", segment.end_offset())));
+    }
+    let log = file("log");
+    if disk.length(&log)? < segment.bytes() {
+        return Ok(Err(format!("{log} is shorter than its {} synced bytes", segment.bytes())));
+    }
+    if !last {
+        return Ok(Ok(segment));
+    }
+    for range in segment.ranges.iter().rev().take(CHECKED_RANGES) {
+        let bytes = disk.read(&log, range.from, (range.to - range.from) as usize)?;
+        if crc32c::crc32c(&bytes) != range.crc {
+            return Ok(Err(format!("{log} is damaged between bytes {} and {}", range.from, range.to)));
+        }
+    }
+    // What stands behind was written by a flush whose manifest was never synced; its entries are in the log still.
+    disk.truncate(&log, segment.bytes())?;
+    disk.truncate(&sum, (segment.ranges.len() * SUM_RECORD_BYTES) as u64)?;
+    let mut kept = [0; 2];
+    for (kept, (extension, entry_bytes, at)) in kept.iter_mut().zip([("index", 8, 0), ("timeindex", 12, 8)]) {
+        let name = file(extension);
+        let length = disk.length(&name)?;
+        let data = disk.read(&name, 0, length as usize)?;
+        let relative_end = until.0 - base_offset.0;
+        *kept = data
+            .chunks_exact(entry_bytes)
+            .take_while(|e| u32::from_be_bytes(e[at..at + 4].try_into().expect("four bytes")) as u64 + 1 <= relative_end)
+            .count() as u64
+            * entry_bytes as u64;
+        disk.truncate(&name, *kept)?;
+    }
+    Ok(Ok(Segment::recovered(base_offset, segment.ranges, kept[0], kept[1])))
+}
+
+/// Files below `partitions/` that belong to no segment of `partitions`: left over from a crash.
+pub(crate) fn strays<D: Disk>(
+    disk: &mut D,
+    partitions: &BTreeMap<TopicPartition, PartitionLog>,
+    dropped: &[TopicPartition],
+) -> Result<Vec<FileName>, DiskError> {
+    let mut known = std::collections::BTreeSet::new();
+    let mut folders = std::collections::BTreeSet::new();
+    for (group, log) in partitions {
+        if log.offline.is_none() {
+            folders.insert(segment::folder(group));
+        }
+        for segment in &log.segments {
+            known.extend(EXTENSIONS.map(|e| segment::file(group, segment.base_offset, e)));
+        }
+    }
+    folders.extend(dropped.iter().map(segment::folder));
+    let files = disk.list("partitions")?;
+    Ok(files
+        .into_iter()
+        .filter(|f| f.0.rsplit_once('/').is_some_and(|(folder, _)| folders.contains(folder)) && !known.contains(f))
+        .collect())
+}
+
+impl RecoveredPartition {
+    pub(crate) fn of(group: &TopicPartition, log: &PartitionLog) -> Self {
+        Self { group: *group, log_end: log.log_end(), offline: log.offline.clone() }
+    }
+}
+

@@ -1,0 +1,221 @@
+//! A segment's files and what is known of it in memory.
+//!
+//! `<base offset>.log` holds record batches one after the other, just as Kafka's does; `.index` and `.timeindex` have
+//! Kafka's layouts and are never read back; `.sum` is authoritative. One `.sum` record covers a run of whole batches, at
+//! most [`RANGE_BYTES_MAX`] of them unless a single batch is larger:
+//!
+//! | field | bytes | meaning |
+//! |---|---|---|
+//! | from, to | 8, 8 | bytes of the `.log` file |
+//! | base offset, end offset | 8, 8 | records in it |
+//! | first index | 8 | Raft index of its first batch |
+//! | max timestamp | 8 | ms since the epoch |
+//! | last epoch | 4 | leader epoch of its last batch |
+//! | batch count | 4 | batches in it: its last index follows |
+//! | data crc | 4 | CRC-32C of the bytes |
+//! | record crc | 4 | CRC-32C of the 60 bytes before |
+//!
+//! Numbers of `.sum` are little-endian. A record is written after the bytes it covers were synced.
+
+use bytes::{BufMut, Bytes};
+use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicPartition};
+
+use crate::disk::FileName;
+
+/// Most bytes that one checksum covers, so that a cold read of a little need not read much.
+pub(crate) const RANGE_BYTES_MAX: u64 = 64 << 10;
+/// Bytes of one `.sum` record.
+pub(crate) const SUM_RECORD_BYTES: usize = 64;
+/// Kafka's `log.index.interval.bytes`.
+const INDEX_INTERVAL_BYTES: u64 = 4096;
+
+/// One run of batches under one checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) base_offset: Offset,
+    pub(crate) end_offset: Offset,
+    pub(crate) first_index: RaftIndex,
+    pub(crate) max_timestamp_ms: i64,
+    pub(crate) last_epoch: LeaderEpoch,
+    pub(crate) batch_count: u32,
+    pub(crate) crc: u32,
+}
+
+impl Range {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.put_u64_le(self.from);
+        out.put_u64_le(self.to);
+        out.put_u64_le(self.base_offset.0);
+        out.put_u64_le(self.end_offset.0);
+        out.put_u64_le(self.first_index.0);
+        out.put_i64_le(self.max_timestamp_ms);
+        out.put_u32_le(self.last_epoch.0);
+        out.put_u32_le(self.batch_count);
+        out.put_u32_le(self.crc);
+        let crc = crc32c::crc32c(&out[start..]);
+        out.put_u32_le(crc);
+    }
+
+    pub(crate) fn decode(b: &[u8]) -> Option<Range> {
+        let b = b.first_chunk::<SUM_RECORD_BYTES>()?;
+        let u64_at = |at: usize| u64::from_le_bytes(b[at..at + 8].try_into().expect("eight bytes"));
+        let u32_at = |at: usize| u32::from_le_bytes(b[at..at + 4].try_into().expect("four bytes"));
+        (u32_at(60) == crc32c::crc32c(&b[..60])).then(|| Range {
+            from: u64_at(0),
+            to: u64_at(8),
+            base_offset: Offset(u64_at(16)),
+            end_offset: Offset(u64_at(24)),
+            first_index: RaftIndex(u64_at(32)),
+            max_timestamp_ms: u64_at(40) as i64,
+            last_epoch: LeaderEpoch(u32_at(48)),
+            batch_count: u32_at(52),
+            crc: u32_at(56),
+        })
+    }
+}
+
+/// A segment, all of it synced.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    pub(crate) base_offset: Offset,
+    /// In order and without gaps.
+    pub(crate) ranges: Vec<Range>,
+    index_bytes: u64,
+    timeindex_bytes: u64,
+    indexed_at: u64,
+    max_timestamp_ms: i64,
+}
+
+impl Segment {
+    pub(crate) fn new(base_offset: Offset) -> Self {
+        Segment {
+            base_offset,
+            ranges: Vec::new(),
+            index_bytes: 0,
+            timeindex_bytes: 0,
+            indexed_at: 0,
+            max_timestamp_ms: i64::MIN,
+        }
+    }
+
+    /// A segment as recovery found it. `index_bytes` and `timeindex_bytes` are the lengths of those files.
+    pub(crate) fn recovered(base_offset: Offset, ranges: Vec<Range>, index_bytes: u64, timeindex_bytes: u64) -> Self {
+        let indexed_at = ranges.last().map_or(0, |r| r.to);
+        let max_timestamp_ms = ranges.iter().map(|r| r.max_timestamp_ms).max().unwrap_or(i64::MIN);
+        Segment { base_offset, ranges, index_bytes, timeindex_bytes, indexed_at, max_timestamp_ms }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.ranges.last().map_or(0, |r| r.to)
+    }
+
+    pub(crate) fn end_offset(&self) -> Offset {
+        self.ranges.last().map_or(self.base_offset, |r| r.end_offset)
+    }
+
+    pub(crate) fn max_timestamp_ms(&self) -> i64 {
+        self.max_timestamp_ms
+    }
+
+    /// What to write to append `batches` (index and batch, in order); changes nothing.
+    pub(crate) fn plan(&self, batches: &[(RaftIndex, RecordBatch)]) -> SegmentWrite {
+        let mut plan = SegmentWrite {
+            at: self.bytes(),
+            ranges: Vec::new(),
+            buffers: Vec::with_capacity(batches.len()),
+            index_at: self.index_bytes,
+            index: Vec::new(),
+            timeindex_at: self.timeindex_bytes,
+            timeindex: Vec::new(),
+            indexed_at: self.indexed_at,
+            max_timestamp_ms: self.max_timestamp_ms,
+        };
+        let mut at = plan.at;
+        let mut open: Option<Range> = None;
+        for (index, batch) in batches {
+            let header = batch.header();
+            let bytes = batch.bytes().len() as u64;
+            if let Some(range) = open.take_if(|r| at + bytes - r.from > RANGE_BYTES_MAX) {
+                plan.ranges.push(range);
+            }
+            let range = open.get_or_insert(Range {
+                from: at,
+                to: at,
+                base_offset: header.base_offset,
+                end_offset: header.base_offset,
+                first_index: *index,
+                max_timestamp_ms: i64::MIN,
+                last_epoch: header.leader_epoch,
+                batch_count: 0,
+                crc: 0,
+            });
+            range.to = at + bytes;
+            range.end_offset = batch.end_offset();
+            range.max_timestamp_ms = range.max_timestamp_ms.max(header.max_timestamp_ms);
+            range.last_epoch = header.leader_epoch;
+            range.batch_count += 1;
+            range.crc = crc32c::crc32c_append(range.crc, batch.bytes());
+            if at - plan.indexed_at >= INDEX_INTERVAL_BYTES {
+                // Kafka's offset index: offset relative to the segment, then the file position; big-endian.
+                let relative = (header.base_offset.0 + header.last_offset_delta as u64 - self.base_offset.0) as u32;
+                plan.index.put_u32(relative);
+                plan.index.put_u32(at as u32);
+                plan.indexed_at = at;
+                if header.max_timestamp_ms > plan.max_timestamp_ms {
+                    plan.timeindex.put_i64(header.max_timestamp_ms);
+                    plan.timeindex.put_u32(relative);
+                }
+            }
+            plan.max_timestamp_ms = plan.max_timestamp_ms.max(header.max_timestamp_ms);
+            plan.buffers.push(batch.bytes().clone());
+            at += bytes;
+        }
+        plan.ranges.extend(open);
+        plan
+    }
+
+    /// Takes note that `plan` has been written and synced.
+    pub(crate) fn written(&mut self, plan: &SegmentWrite) {
+        assert_eq!(plan.at, self.bytes(), "one writer per segment");
+        self.ranges.extend(&plan.ranges);
+        self.index_bytes += plan.index.len() as u64;
+        self.timeindex_bytes += plan.timeindex.len() as u64;
+        self.indexed_at = plan.indexed_at;
+        self.max_timestamp_ms = plan.max_timestamp_ms;
+    }
+
+    /// Position in `ranges` of the one that holds `offset`, or of the first after it.
+    pub(crate) fn range_of(&self, offset: Offset) -> usize {
+        self.ranges.partition_point(|r| r.end_offset <= offset)
+    }
+}
+
+/// One append to a segment's files.
+#[derive(Clone, Debug)]
+pub(crate) struct SegmentWrite {
+    pub(crate) at: u64,
+    pub(crate) ranges: Vec<Range>,
+    pub(crate) buffers: Vec<Bytes>,
+    pub(crate) index_at: u64,
+    pub(crate) index: Vec<u8>,
+    pub(crate) timeindex_at: u64,
+    pub(crate) timeindex: Vec<u8>,
+    indexed_at: u64,
+    max_timestamp_ms: i64,
+}
+
+/// A file of a segment.
+pub(crate) fn file(group: &TopicPartition, base_offset: Offset, extension: &str) -> FileName {
+    FileName::new(format!("{}/{:020}.{extension}", folder(group), base_offset.0))
+}
+
+/// The folder of a partition's segments.
+pub(crate) fn folder(group: &TopicPartition) -> String {
+    format!("partitions/{}-{}", group.topic, group.partition)
+}
+
+/// The four files of a segment, `.sum` first, so that a half-deleted segment is never taken for a whole one.
+pub(crate) const EXTENSIONS: [&str; 4] = ["sum", "log", "index", "timeindex"];

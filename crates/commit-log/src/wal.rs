@@ -1,0 +1,219 @@
+//! The write-ahead log: which file, which position, which frames in the next sync batch.
+//!
+//! ```text
+//!  file   generation
+//!  0002   5           | batch | batch | batch | stale frames of generation 2 …     oldest, soon a spare
+//!  0000   6           | batch | batch | batch | batch | batch |
+//!  0001   7           | batch | batch |       zeros or stale                       active
+//!                                     ^ write_at
+//! ```
+//! When entries may leave a file is decided in `log.rs`.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+use thalweg_model::{DirectoryId, RaftIndex, TopicPartition};
+
+use crate::disk::{FileName, OpId, Step};
+use crate::frame::{Frame, FrameKind, Lsn, Place, SECTOR_BYTES};
+
+/// Most bytes of one sync batch, unless a single frame is larger.
+const SYNC_BATCH_BYTES_MAX: u64 = 4 << 20;
+
+#[derive(Debug)]
+pub(crate) struct WalFile {
+    pub(crate) name: FileName,
+    pub(crate) bytes: u64,
+    pub(crate) generation: u64,
+    pub(crate) last_lsn: Lsn,
+    /// Groups with frames in it, with the last entry of each.
+    pub(crate) groups: BTreeMap<TopicPartition, RaftIndex>,
+    /// Set when its last living frames have been appended again: it is free when this is durable.
+    pub(crate) free_after: Option<Lsn>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Wal {
+    directory: DirectoryId,
+    /// Oldest first; the last one is being written.
+    pub(crate) files: VecDeque<WalFile>,
+    pub(crate) spares: Vec<(FileName, u64)>,
+    pub(crate) next_generation: u64,
+    /// Files of a lower generation are free, or will be once a frame that says so is durable.
+    pub(crate) oldest_generation: u64,
+    pub(crate) next_slot: u32,
+    pub(crate) next_lsn: Lsn,
+    pub(crate) durable: Lsn,
+    pub(crate) write_at: u64,
+    pending: VecDeque<(Lsn, Frame)>,
+    pub(crate) pending_bytes: u64,
+    pub(crate) in_flight: Option<(OpId, Lsn)>,
+    /// A spare is being made; its name and length.
+    pub(crate) creating: Option<(OpId, FileName, u64)>,
+    /// The last synced frame is not a marker, so that nothing covers it yet.
+    uncovered: bool,
+    pub(crate) idle_since_ms: Option<u64>,
+    #[cfg(feature = "mutants")]
+    pub(crate) rewrite_sectors: bool,
+}
+
+/// What to submit for one sync batch.
+pub(crate) struct SyncBatch {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) last: Lsn,
+}
+
+impl Wal {
+    pub(crate) fn new(directory: DirectoryId) -> Self {
+        Wal {
+            directory,
+            files: VecDeque::new(),
+            spares: Vec::new(),
+            next_generation: 1,
+            oldest_generation: 1,
+            next_slot: 0,
+            next_lsn: Lsn(1),
+            durable: Lsn(0),
+            write_at: 0,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            in_flight: None,
+            creating: None,
+            uncovered: false,
+            idle_since_ms: None,
+            #[cfg(feature = "mutants")]
+            rewrite_sectors: false,
+        }
+    }
+
+    /// Queues a frame and numbers it.
+    pub(crate) fn push(&mut self, frame: Frame, is_marker: bool) -> Lsn {
+        let lsn = self.next_lsn;
+        self.next_lsn.0 += 1;
+        self.pending_bytes += frame.disk_bytes();
+        self.uncovered = !is_marker;
+        self.pending.push_back((lsn, frame));
+        lsn
+    }
+
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// True when a marker frame should cover what was synced last.
+    pub(crate) fn wants_marker(&self, now_ms: u64, idle_ms: u64) -> bool {
+        self.uncovered && self.idle_since_ms.is_some_and(|since| now_ms >= since + idle_ms)
+    }
+
+    /// When [`wants_marker`](Self::wants_marker) may become true.
+    pub(crate) fn marker_deadline_ms(&self, idle_ms: u64) -> Option<u64> {
+        self.idle_since_ms.filter(|_| self.uncovered).map(|since| since + idle_ms)
+    }
+
+    /// Bytes of the frames that the next sync batch would take, and how many they are.
+    fn next_batch(&self) -> (u64, usize) {
+        let (mut bytes, mut count) = (0, 0);
+        for (_, frame) in &self.pending {
+            if count > 0 && bytes + frame.disk_bytes() > SYNC_BATCH_BYTES_MAX {
+                break;
+            }
+            bytes += frame.disk_bytes();
+            count += 1;
+        }
+        (bytes.next_multiple_of(SECTOR_BYTES), count)
+    }
+
+    /// Room that a file must have for the next sync batch; 0 without one.
+    pub(crate) fn room_needed(&self) -> u64 {
+        self.next_batch().0
+    }
+
+    /// Forms the next sync batch, moving on to a spare when the active file is full.
+    ///
+    /// `None` when nothing waits, a batch is in flight, or no file has room (then a spare must be made first).
+    pub(crate) fn start_batch(&mut self) -> Option<SyncBatch> {
+        let (bytes, count) = self.next_batch();
+        if count == 0 || self.in_flight.is_some() {
+            return None;
+        }
+        let fits = self.files.back().is_some_and(|f| self.write_at + bytes <= f.bytes);
+        if !fits {
+            let spare = self.spares.iter().position(|(_, room)| *room >= bytes)?;
+            let (name, room) = self.spares.swap_remove(spare);
+            self.files.push_back(WalFile {
+                name,
+                bytes: room,
+                generation: self.next_generation,
+                last_lsn: Lsn(0),
+                groups: BTreeMap::new(),
+                free_after: None,
+            });
+            self.next_generation += 1;
+            self.write_at = 0;
+        }
+        let rewrites_sectors = self.rewrites_sectors();
+        let file = self.files.back_mut().expect("just made sure");
+        let mut buffers: Vec<Bytes> = Vec::with_capacity(2 * count + 1);
+        let mut last = Lsn(0);
+        let mut written = 0u64;
+        for i in 0..count {
+            let (lsn, frame) = self.pending.pop_front().expect("counted above");
+            let place = Place {
+                directory: self.directory,
+                generation: file.generation,
+                lsn,
+                durable: self.durable,
+                oldest_generation: self.oldest_generation,
+                last_of_batch: i + 1 == count && !rewrites_sectors,
+            };
+            let header = frame.encode_header(&place);
+            let bytes = frame.disk_bytes();
+            let padding = bytes as usize - header.len() - frame.payload.len();
+            let group_last = file.groups.entry(frame.group).or_default();
+            if frame.kind == FrameKind::Entry {
+                *group_last = (*group_last).max(frame.index);
+            }
+            self.pending_bytes -= bytes;
+            // Small payloads are copied beside their header, large ones are handed over as they are.
+            if frame.payload.len() < 1024 {
+                let mut buffer = BytesMut::with_capacity(bytes as usize);
+                buffer.extend_from_slice(&header);
+                buffer.extend_from_slice(&frame.payload);
+                buffer.resize(bytes as usize, 0);
+                buffers.push(buffer.freeze());
+            } else {
+                buffers.push(Bytes::copy_from_slice(&header));
+                buffers.push(frame.payload);
+                if padding > 0 {
+                    buffers.push(Bytes::from_static(&[0; 8]).slice(..padding));
+                }
+            }
+            written += bytes;
+            last = lsn;
+        }
+        let end = (self.write_at + written).next_multiple_of(SECTOR_BYTES) - self.write_at;
+        if end > written {
+            static ZEROS: [u8; SECTOR_BYTES as usize] = [0; SECTOR_BYTES as usize];
+            buffers.push(Bytes::from_static(&ZEROS[..(end - written) as usize]));
+        }
+        file.last_lsn = last;
+        let steps = vec![
+            Step::Write { file: file.name.clone(), at: self.write_at, buffers },
+            Step::Sync { file: file.name.clone() },
+        ];
+        self.write_at += end;
+        if rewrites_sectors {
+            // The planted bug: the next batch starts right behind the last frame, in a sector that is synced already.
+            self.write_at = self.write_at - end + written;
+        }
+        self.idle_since_ms = None;
+        Some(SyncBatch { steps, last })
+    }
+
+    fn rewrites_sectors(&self) -> bool {
+        #[cfg(feature = "mutants")]
+        return self.rewrite_sectors;
+        #[cfg(not(feature = "mutants"))]
+        false
+    }
+}

@@ -1,0 +1,11 @@
+//! The cluster's metadata as a pure machine, replayed from the `__cluster_metadata` log.
+//!
+//! [`Metadata::handle`] turns a request into records and an answer and changes nothing; once the records are on a quorum,
+//! [`Metadata::apply`] follows them. So a replay of the log gives the same state everywhere. Chance (topic ids) and time
+//! come in with the request; where the log is kept is left to `replica`.
+
+mod metadata;
+mod record;
+
+pub use metadata::{Answer, ControlError, Metadata, Request, Topic};
+pub use record::{MetadataRecord, Pin, Plugin, PluginDigest, PluginKind, RecordError, TopicConfig};

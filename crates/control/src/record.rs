@@ -1,0 +1,331 @@
+//! The records of the metadata log and their bytes.
+//!
+//! A record starts with its kind (u8) and the version of its layout (u8, 1). Numbers are little-endian; texts and bytes
+//! carry a u32 length. docs/formats/metadata.md has the tables, tests/formats the fixtures.
+
+use std::fmt;
+
+use bytes::{Buf, BufMut, Bytes};
+use thalweg_model::limits::{NAME_BYTES_MAX, PLUGIN_CONFIG_BYTES_MAX};
+use thalweg_model::{PinEpoch, TopicId};
+use thiserror::Error;
+
+/// SHA-256 of a module.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PluginDigest(pub [u8; 32]);
+
+impl fmt::Display for PluginDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for PluginDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a plugin does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PluginKind {
+    /// Chooses a record's partition, in the client.
+    Partitioner,
+    /// Chooses a consumer's records, beside the log.
+    Filter,
+}
+
+impl PluginKind {
+    /// As on command lines and on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            PluginKind::Partitioner => "partitioner",
+            PluginKind::Filter => "filter",
+        }
+    }
+
+    /// The kind called `name`.
+    pub fn from_name(name: &str) -> Option<PluginKind> {
+        [PluginKind::Partitioner, PluginKind::Filter].into_iter().find(|k| k.name() == name)
+    }
+}
+
+/// A module that the cluster has admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plugin {
+    /// Its name.
+    pub name: String,
+    /// 1, 2, … per name.
+    pub version: u32,
+    /// Of the module as it was admitted (after a core module was wrapped).
+    pub digest: PluginDigest,
+    /// Of the module as it was uploaded, so that the same upload keeps its version.
+    pub source_digest: PluginDigest,
+    /// What it does.
+    pub kind: PluginKind,
+    /// Its length.
+    pub bytes: u64,
+    /// Upload time, ms since the epoch.
+    pub created_ms: u64,
+    /// Version of the contract that it was checked against.
+    pub contract: u32,
+}
+
+/// A topic's partitioner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The module.
+    pub digest: PluginDigest,
+    /// Its name, for people.
+    pub name: String,
+    /// Its version, for people.
+    pub version: u32,
+    /// Its parameters.
+    pub config: Bytes,
+}
+
+/// What a topic's owner may choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicConfig {
+    /// `None`: for ever.
+    pub retention_ms: Option<u64>,
+    /// Per partition; `None`: unbounded.
+    pub retention_bytes: Option<u64>,
+}
+
+impl Default for TopicConfig {
+    /// A week, as in Kafka.
+    fn default() -> Self {
+        TopicConfig { retention_ms: Some(7 * 24 * 3600 * 1000), retention_bytes: None }
+    }
+}
+
+/// One change of the cluster's metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetadataRecord {
+    /// A topic with all its partitions.
+    TopicCreated {
+        /// Never used before.
+        id: TopicId,
+        /// Its name.
+        name: String,
+        /// Partitions, from 0.
+        partitions: u32,
+        /// `None`: round-robin and key hash.
+        pin: Option<Pin>,
+        /// Epoch of the pin, from 1.
+        pin_epoch: PinEpoch,
+        /// Retention.
+        config: TopicConfig,
+        /// ms since the epoch.
+        created_ms: u64,
+    },
+    /// The topic is gone for ever.
+    TopicDeleted {
+        /// Its id.
+        id: TopicId,
+    },
+    /// A module was admitted; its bytes are durable.
+    PluginAdmitted(Plugin),
+    /// Producer ids below this have been given out, or may have been.
+    ProducerIdsReserved {
+        /// First id that nobody has.
+        next: i64,
+    },
+}
+
+/// Bytes that are no metadata record.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RecordError {
+    /// A kind or layout of a newer version.
+    #[error("metadata record kind {kind} in layout {layout} was written by a newer version; upgrade this broker")]
+    Newer {
+        /// The kind byte.
+        kind: u8,
+        /// The layout byte.
+        layout: u8,
+    },
+    /// Truncated, or a field out of its range.
+    #[error("metadata record of kind {kind} does not decode")]
+    Malformed {
+        /// The kind byte.
+        kind: u8,
+    },
+}
+
+impl MetadataRecord {
+    /// The record's bytes.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Vec::new();
+        match self {
+            MetadataRecord::TopicCreated { id, name, partitions, pin, pin_epoch, config, created_ms } => {
+                out.put_slice(&[1, 1]);
+                out.put_slice(&id.0);
+                put_bytes(&mut out, name.as_bytes());
+                out.put_u32_le(*partitions);
+                out.put_u32_le(pin_epoch.0);
+                out.put_u64_le(config.retention_ms.unwrap_or(u64::MAX));
+                out.put_u64_le(config.retention_bytes.unwrap_or(u64::MAX));
+                out.put_u64_le(*created_ms);
+                out.put_u8(pin.is_some() as u8);
+                if let Some(pin) = pin {
+                    out.put_slice(&pin.digest.0);
+                    put_bytes(&mut out, pin.name.as_bytes());
+                    out.put_u32_le(pin.version);
+                    put_bytes(&mut out, &pin.config);
+                }
+            }
+            MetadataRecord::TopicDeleted { id } => {
+                out.put_slice(&[2, 1]);
+                out.put_slice(&id.0);
+            }
+            MetadataRecord::PluginAdmitted(p) => {
+                out.put_slice(&[3, 1]);
+                put_bytes(&mut out, p.name.as_bytes());
+                out.put_u32_le(p.version);
+                out.put_slice(&p.digest.0);
+                out.put_slice(&p.source_digest.0);
+                out.put_u8(p.kind as u8);
+                out.put_u64_le(p.bytes);
+                out.put_u64_le(p.created_ms);
+                out.put_u32_le(p.contract);
+            }
+            MetadataRecord::ProducerIdsReserved { next } => {
+                out.put_slice(&[4, 1]);
+                out.put_i64_le(*next);
+            }
+        }
+        out.into()
+    }
+
+    /// Reads a record back.
+    pub fn decode(data: &[u8]) -> Result<MetadataRecord, RecordError> {
+        let &[kind, layout, ref rest @ ..] = data else { return Err(RecordError::Malformed { kind: 0 }) };
+        if !(1..=4).contains(&kind) || layout != 1 {
+            return Err(RecordError::Newer { kind, layout });
+        }
+        let mut rest = rest;
+        let record = match kind {
+            1 => topic_created(&mut rest),
+            2 => take_array(&mut rest).map(|id| MetadataRecord::TopicDeleted { id: TopicId(id) }),
+            3 => plugin(&mut rest).map(MetadataRecord::PluginAdmitted),
+            _ => rest.try_get_i64_le().ok().map(|next| MetadataRecord::ProducerIdsReserved { next }),
+        };
+        record.filter(|_| rest.is_empty()).ok_or(RecordError::Malformed { kind })
+    }
+}
+
+fn topic_created(data: &mut &[u8]) -> Option<MetadataRecord> {
+    let bound = |v: u64| (v != u64::MAX).then_some(v);
+    let id = TopicId(take_array(data)?);
+    let name = take_name(data)?;
+    let partitions = data.try_get_u32_le().ok()?;
+    let pin_epoch = PinEpoch(data.try_get_u32_le().ok()?);
+    let config = TopicConfig {
+        retention_ms: bound(data.try_get_u64_le().ok()?),
+        retention_bytes: bound(data.try_get_u64_le().ok()?),
+    };
+    let created_ms = data.try_get_u64_le().ok()?;
+    let pin = match data.try_get_u8().ok()? {
+        0 => None,
+        _ => Some(Pin {
+            digest: PluginDigest(take_array(data)?),
+            name: take_name(data)?,
+            version: data.try_get_u32_le().ok()?,
+            config: take_bytes(data, PLUGIN_CONFIG_BYTES_MAX)?,
+        }),
+    };
+    Some(MetadataRecord::TopicCreated { id, name, partitions, pin, pin_epoch, config, created_ms })
+}
+
+fn plugin(data: &mut &[u8]) -> Option<Plugin> {
+    Some(Plugin {
+        name: take_name(data)?,
+        version: data.try_get_u32_le().ok()?,
+        digest: PluginDigest(take_array(data)?),
+        source_digest: PluginDigest(take_array(data)?),
+        kind: match data.try_get_u8().ok()? {
+            0 => PluginKind::Partitioner,
+            1 => PluginKind::Filter,
+            _ => return None,
+        },
+        bytes: data.try_get_u64_le().ok()?,
+        created_ms: data.try_get_u64_le().ok()?,
+        contract: data.try_get_u32_le().ok()?,
+    })
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.put_u32_le(bytes.len() as u32);
+    out.put_slice(bytes);
+}
+
+fn take_bytes(data: &mut &[u8], limit: usize) -> Option<Bytes> {
+    let length = data.try_get_u32_le().ok()? as usize;
+    if length > limit || length > data.len() {
+        return None;
+    }
+    let (bytes, rest) = data.split_at(length);
+    *data = rest;
+    Some(Bytes::copy_from_slice(bytes))
+}
+
+fn take_name(data: &mut &[u8]) -> Option<String> {
+    String::from_utf8(take_bytes(data, NAME_BYTES_MAX)?.into()).ok()
+}
+
+fn take_array<const N: usize>(data: &mut &[u8]) -> Option<[u8; N]> {
+    let (array, rest) = data.split_first_chunk::<N>()?;
+    *data = rest;
+    Some(*array)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn records_come_back() {
+        let digest = PluginDigest([7; 32]);
+        let records = [
+            MetadataRecord::TopicCreated {
+                id: TopicId([1; 16]),
+                name: "flights".into(),
+                partitions: 6,
+                pin: Some(Pin { digest, name: "by-carrier".into(), version: 2, config: "{}".into() }),
+                pin_epoch: PinEpoch(1),
+                config: TopicConfig { retention_ms: None, retention_bytes: Some(5) },
+                created_ms: 9,
+            },
+            MetadataRecord::TopicDeleted { id: TopicId([2; 16]) },
+            MetadataRecord::PluginAdmitted(Plugin {
+                name: "late".into(),
+                version: 1,
+                digest,
+                source_digest: digest,
+                kind: PluginKind::Filter,
+                bytes: 14_000,
+                created_ms: 3,
+                contract: 1,
+            }),
+            MetadataRecord::ProducerIdsReserved { next: 1000 },
+        ];
+        for record in records {
+            let bytes = record.encode();
+            assert_eq!(MetadataRecord::decode(&bytes), Ok(record));
+            for cut in 0..bytes.len() {
+                assert!(MetadataRecord::decode(&bytes[..cut]).is_err());
+            }
+        }
+        assert_eq!(MetadataRecord::decode(&[9, 1]), Err(RecordError::Newer { kind: 9, layout: 1 }));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(kind in 0..6u8, bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let _ = MetadataRecord::decode(&[&[kind, 1], &bytes[..]].concat());
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The compression of a batch's records; the broker opens a batch only to filter it.
+
+use std::io::{Read, Write};
+
+use crate::BatchError;
+
+/// Compression codec of a batch, by Kafka's attribute ids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Codec {
+    /// Records as they are (id 0).
+    #[default]
+    None,
+    /// LZ4 frame format (id 3).
+    Lz4,
+    /// Zstandard (id 4), level 1.
+    Zstd,
+}
+
+impl Codec {
+    /// The codec of the three low attribute bits.
+    pub(crate) fn from_id(id: u8) -> Result<Codec, BatchError> {
+        match id {
+            0 => Ok(Codec::None),
+            3 => Ok(Codec::Lz4),
+            4 => Ok(Codec::Zstd),
+            1 => Err(BatchError::Codec { id, name: "gzip" }),
+            2 => Err(BatchError::Codec { id, name: "snappy" }),
+            _ => Err(BatchError::Codec { id, name: "unknown" }),
+        }
+    }
+
+    /// Its id in the attributes.
+    pub(crate) fn id(self) -> u8 {
+        match self {
+            Codec::None => 0,
+            Codec::Lz4 => 3,
+            Codec::Zstd => 4,
+        }
+    }
+
+    /// Its name on command lines and in options.
+    pub fn name(self) -> &'static str {
+        match self {
+            Codec::None => "none",
+            Codec::Lz4 => "lz4",
+            Codec::Zstd => "zstd",
+        }
+    }
+
+    /// The codec called `name`, if there is one.
+    pub fn from_name(name: &str) -> Option<Codec> {
+        [Codec::None, Codec::Lz4, Codec::Zstd].into_iter().find(|c| c.name() == name)
+    }
+
+    /// Compresses `data`; `None` hands it back as it is.
+    pub(crate) fn compress(self, data: Vec<u8>) -> Vec<u8> {
+        const INFALLIBLE: &str = "compressing into memory cannot fail";
+        match self {
+            Codec::None => data,
+            Codec::Lz4 => {
+                let mut encoder = lz4::EncoderBuilder::new()
+                    .level(1)
+                    .block_mode(lz4::BlockMode::Independent)
+                    .checksum(lz4::ContentChecksum::NoChecksum)
+                    .build(Vec::with_capacity(data.len() / 2 + 64))
+                    .expect(INFALLIBLE);
+                encoder.write_all(&data).expect(INFALLIBLE);
+                let (out, result) = encoder.finish();
+                result.expect(INFALLIBLE);
+                out
+            }
+            Codec::Zstd => zstd::bulk::compress(&data, 1).expect(INFALLIBLE),
+        }
+    }
+
+    /// Decompresses `data` into at most `limit` bytes; memory grows with what really comes out.
+    pub(crate) fn decompress(self, data: &[u8], limit: usize) -> Result<Vec<u8>, BatchError> {
+        let failed = |e: std::io::Error| BatchError::Decompress { codec: self.name(), reason: e.to_string() };
+        let mut out = Vec::new();
+        let cap = limit as u64 + 1;
+        match self {
+            Codec::None => out.extend_from_slice(data),
+            Codec::Lz4 => {
+                lz4::Decoder::new(data).map_err(failed)?.take(cap).read_to_end(&mut out).map_err(failed)?;
+            }
+            Codec::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::new(data).map_err(failed)?;
+                // A frame may ask for a window of gigabytes; 16 MiB is all that a batch may hold.
+                decoder.window_log_max(24).map_err(failed)?;
+                decoder.take(cap).read_to_end(&mut out).map_err(failed)?;
+            }
+        }
+        if out.len() > limit {
+            return Err(BatchError::TooLarge { what: "decompressed batch", found: out.len(), limit });
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,114 @@
+//! What can be wrong with a batch or a name.
+
+use thiserror::Error;
+
+/// Why some bytes are not a record batch that Thalweg takes.
+///
+/// Source of the rules: Kafka's RecordBatch v2 (KIP-98) and docs/LIMITS.md.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum BatchError {
+    /// Fewer bytes than the format needs at this point.
+    #[error("batch is truncated: {needed} bytes needed, {found} found")]
+    Truncated {
+        /// Bytes that were needed.
+        needed: usize,
+        /// Bytes that were there.
+        found: usize,
+    },
+    /// The length field and the bytes at hand disagree.
+    #[error("batch length field says {expected} bytes, but {found} are there")]
+    LengthMismatch {
+        /// What the length field says, whole batch.
+        expected: usize,
+        /// What is there.
+        found: usize,
+    },
+    /// A magic other than 2.
+    #[error("record batch magic {found} is not supported; this is format 2")]
+    Magic {
+        /// The magic byte found.
+        found: u8,
+    },
+    /// The CRC-32C over attributes to end differs.
+    #[error("batch checksum is {found:#010x}, its bytes say {expected:#010x}")]
+    Checksum {
+        /// Computed over the bytes.
+        expected: u32,
+        /// Stored in the header.
+        found: u32,
+    },
+    /// A codec id that has a name in Kafka but is not read here, or none at all.
+    #[error("codec {name} (id {id}) is not supported; use none, lz4 or zstd")]
+    Codec {
+        /// The id in the attributes.
+        id: u8,
+        /// Its name in Kafka, or "unknown".
+        name: &'static str,
+    },
+    /// The compressed records do not decompress.
+    #[error("records do not decompress with {codec}: {reason}")]
+    Decompress {
+        /// The codec.
+        codec: &'static str,
+        /// What the codec's library says.
+        reason: String,
+    },
+    /// Something is larger than its published limit.
+    #[error("{what} is {found} bytes, the limit is {limit} (docs/LIMITS.md)")]
+    TooLarge {
+        /// What was measured.
+        what: &'static str,
+        /// Its size.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// More items than the published limit.
+    #[error("{what} counts {found}, the limit is {limit} (docs/LIMITS.md)")]
+    TooMany {
+        /// What was counted.
+        what: &'static str,
+        /// The count.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A field holds a value that no writer produces.
+    #[error("field {field} is invalid: {reason}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+}
+
+/// Why a text is not a topic's or a plugin's name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NameError {
+    /// No characters at all.
+    #[error("a name must not be empty")]
+    Empty,
+    /// Longer than the limit.
+    #[error("name is {found} bytes long, the limit is {limit}")]
+    TooLong {
+        /// Its length.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A character outside the allowed set.
+    #[error("name {name:?} holds {found:?}; letters, digits, '.', '_' and '-' are allowed")]
+    Character {
+        /// The name.
+        name: String,
+        /// The first bad character.
+        found: char,
+    },
+    /// "." or "..".
+    #[error("name {name:?} is reserved")]
+    Reserved {
+        /// The name.
+        name: String,
+    },
+}

@@ -1,0 +1,27 @@
+//! The nouns of Thalweg: offsets, epochs, records, and the bytes of a record batch (Kafka's v2 format).
+//!
+//! Pure values over bytes. Who stores, sends or replicates a batch is left to other crates; this one only says what a
+//! batch *is* and refuses what is not one.
+
+mod batch;
+mod codec;
+mod error;
+mod ids;
+pub mod limits;
+mod murmur2;
+mod name;
+mod record;
+mod varint;
+
+pub use batch::{
+    BATCH_HEADER_BYTES, BatchBuilder, BatchHeader, ProducerMark, RecordBatch, RecordSpan, RecordSpans,
+};
+pub use codec::Codec;
+pub use error::{BatchError, NameError};
+pub use ids::{
+    BrokerId, DirectoryId, LeaderEpoch, Offset, PartitionId, PinEpoch, ProducerEpoch, ProducerId, RaftIndex, Sequence,
+    TopicId, TopicPartition,
+};
+pub use murmur2::{murmur2, partition_for_key};
+pub use name::{check_plugin_name, check_topic_name};
+pub use record::{Header, Record};

@@ -1,0 +1,38 @@
+//! The published limits (docs/LIMITS.md); both ends enforce them from here.
+
+/// Largest record: key, value and headers together.
+pub const RECORD_BYTES_MAX: usize = 1 << 20;
+/// Largest record batch, both as stored and when its records are decompressed.
+pub const BATCH_BYTES_MAX: usize = 16 << 20;
+/// Most records in one batch.
+pub const BATCH_RECORDS_MAX: usize = 1_000_000;
+/// Most headers on one record.
+pub const HEADERS_COUNT_MAX: usize = 256;
+/// Largest header key.
+pub const HEADER_KEY_BYTES_MAX: usize = 1024;
+/// Largest record key.
+pub const KEY_BYTES_MAX: usize = 64 << 10;
+/// Longest topic or plugin name.
+pub const NAME_BYTES_MAX: usize = 249;
+/// Most partitions of one topic.
+pub const PARTITIONS_MAX: u32 = 10_000;
+/// Most topics in a cluster.
+pub const TOPICS_MAX: usize = 10_000;
+/// Most client connections to one broker.
+pub const CONNECTIONS_MAX: usize = 4_096;
+/// Most batches of one producer in flight to one partition.
+pub const IN_FLIGHT_BATCHES_MAX: usize = 64;
+/// Most bytes of one producer in flight to one partition.
+pub const IN_FLIGHT_BYTES_MAX: usize = 8 << 20;
+/// Most bytes proposed to one partition and not yet on a quorum; produce is refused above it.
+pub const UNCOMMITTED_BYTES_MAX: usize = 16 << 20;
+/// Largest plugin module by default.
+pub const MODULE_BYTES_MAX: usize = 4 << 20;
+/// Largest plugin module that a broker may be configured to accept.
+pub const MODULE_BYTES_CEILING: usize = 32 << 20;
+/// Largest `config` of a plugin.
+pub const PLUGIN_CONFIG_BYTES_MAX: usize = 64 << 10;
+/// Most records in one call of a guest.
+pub const CHUNK_RECORDS_MAX: usize = 1_000;
+/// Most record bytes in one call of a guest; a single larger record is a chunk of its own.
+pub const CHUNK_BYTES_MAX: usize = 1 << 20;

@@ -1,0 +1,43 @@
+//! Which texts may name a topic or a plugin (Kafka's rule for topics).
+
+use crate::NameError;
+use crate::limits::NAME_BYTES_MAX;
+
+/// Checks a topic name: 1 to 249 of `[A-Za-z0-9._-]`, not `.` or `..`.
+pub fn check_topic_name(name: &str) -> Result<(), NameError> {
+    if name.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Err(NameError::TooLong { found: name.len(), limit: NAME_BYTES_MAX });
+    }
+    if let Some(found) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))) {
+        return Err(NameError::Character { name: name.to_owned(), found });
+    }
+    if name == "." || name == ".." {
+        return Err(NameError::Reserved { name: name.to_owned() });
+    }
+    Ok(())
+}
+
+/// Checks a plugin name: the same rule as for topics, so that `name@version` is never ambiguous.
+pub fn check_plugin_name(name: &str) -> Result<(), NameError> {
+    check_topic_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_kafkas_rule() {
+        for good in ["a", "flights", "__consumer_offsets", "A.b-c_9"] {
+            assert_eq!(check_topic_name(good), Ok(()), "{good}");
+        }
+        assert_eq!(check_topic_name(""), Err(NameError::Empty));
+        assert!(matches!(check_topic_name("a/b"), Err(NameError::Character { found: '/', .. })));
+        assert!(matches!(check_topic_name("ü"), Err(NameError::Character { .. })));
+        assert!(matches!(check_topic_name(".."), Err(NameError::Reserved { .. })));
+        assert!(matches!(check_topic_name(&"x".repeat(250)), Err(NameError::TooLong { found: 250, limit: 249 })));
+    }
+}

@@ -1,0 +1,217 @@
+//! Error codes on the wire and the few kinds that a caller acts on.
+
+use std::fmt;
+
+use crate::proto;
+
+/// What a caller can do about an error; the same words in all SDKs (one class each in Python and Node).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// Nothing came back in time: try again or wait longer.
+    Timeout,
+    /// No broker could be reached: check address and network; retried meanwhile.
+    Disconnected,
+    /// The topic, partition or plugin does not exist: create it or mend the name.
+    NotFound,
+    /// Not allowed: certificate or permission.
+    Denied,
+    /// The request itself is wrong: fix it.
+    Invalid,
+    /// Another owns this now (a newer producer or group epoch): rejoin.
+    Rebalanced,
+    /// A plugin failed on a record: fix the plugin or the record.
+    PluginFailed,
+    /// The broker's disk or a published bound is full: free space or slow down.
+    StorageFull,
+    /// A broken invariant: report it.
+    Internal,
+    /// This version cannot do it: upgrade.
+    Unsupported,
+}
+
+impl ErrorKind {
+    /// All kinds, for tests that check every language against them.
+    pub const ALL: [ErrorKind; 10] = [
+        ErrorKind::Timeout,
+        ErrorKind::Disconnected,
+        ErrorKind::NotFound,
+        ErrorKind::Denied,
+        ErrorKind::Invalid,
+        ErrorKind::Rebalanced,
+        ErrorKind::PluginFailed,
+        ErrorKind::StorageFull,
+        ErrorKind::Internal,
+        ErrorKind::Unsupported,
+    ];
+
+    /// The `code` that SDK users see, in every language.
+    pub fn code(self) -> &'static str {
+        match self {
+            ErrorKind::Timeout => "timeout",
+            ErrorKind::Disconnected => "disconnected",
+            ErrorKind::NotFound => "not_found",
+            ErrorKind::Denied => "denied",
+            ErrorKind::Invalid => "invalid",
+            ErrorKind::Rebalanced => "rebalanced",
+            ErrorKind::PluginFailed => "plugin_failed",
+            ErrorKind::StorageFull => "storage_full",
+            ErrorKind::Internal => "internal",
+            ErrorKind::Unsupported => "unsupported",
+        }
+    }
+
+    /// True where the same call may succeed later without a change.
+    pub fn is_retriable(self) -> bool {
+        matches!(self, ErrorKind::Timeout | ErrorKind::Disconnected | ErrorKind::StorageFull)
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $kind:ident, $retry:literal;)*) => {
+        /// The exact error of a broker. Numbers are never reused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum ErrorCode {
+            $($(#[$doc])* $name = $code,)*
+        }
+
+        impl ErrorCode {
+            /// Every code, for tests.
+            pub const ALL: &[ErrorCode] = &[$(ErrorCode::$name),*];
+
+            /// The code with this number; a number of a newer broker is `Internal`.
+            pub fn from_number(number: u32) -> ErrorCode {
+                match number {
+                    $($code => ErrorCode::$name,)*
+                    _ => ErrorCode::Internal,
+                }
+            }
+
+            /// What the caller can do about it.
+            pub fn kind(self) -> ErrorKind {
+                match self {
+                    $(ErrorCode::$name => ErrorKind::$kind,)*
+                }
+            }
+
+            /// True where the client itself sends the same request again within the delivery time-out.
+            pub fn client_retries(self) -> bool {
+                match self {
+                    $(ErrorCode::$name => $retry,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// A broken invariant in the broker.
+    Internal = 1, Internal, false;
+    /// A frame or message that does not decode.
+    Malformed = 2, Invalid, false;
+    /// No common protocol version.
+    UnsupportedVersion = 3, Unsupported, false;
+    /// No such topic.
+    UnknownTopic = 4, NotFound, false;
+    /// No such partition of a topic.
+    UnknownPartition = 5, NotFound, false;
+    /// No such plugin or version.
+    UnknownPlugin = 6, NotFound, false;
+    /// The topic exists already.
+    TopicExists = 7, Invalid, false;
+    /// A name, count or option out of its range.
+    InvalidRequest = 8, Invalid, false;
+    /// A batch that does not decode or does not match its checksum.
+    CorruptBatch = 9, Invalid, false;
+    /// Larger than a published limit.
+    TooLarge = 10, Invalid, false;
+    /// A sequence that leaves a gap: an earlier batch was lost on the way.
+    OutOfOrderSequence = 11, Internal, true;
+    /// A newer incarnation of this producer id has written.
+    ProducerFenced = 12, Rebalanced, false;
+    /// The broker has forgotten this producer id.
+    UnknownProducer = 13, Rebalanced, false;
+    /// The topic's partitioner changed since the client read it: read metadata again.
+    StalePin = 14, Invalid, true;
+    /// Another broker leads the partition: read metadata again.
+    NotLeader = 15, Disconnected, true;
+    /// No space left on the broker's disk; reads go on.
+    StorageFull = 16, StorageFull, true;
+    /// Too many bytes wait for the quorum.
+    Backlog = 17, StorageFull, true;
+    /// The partition's data is damaged; the message names file and offset.
+    PartitionOffline = 18, Internal, false;
+    /// A position below the log's start.
+    OffsetOutOfRange = 19, Invalid, false;
+    /// The module is not a plugin: not wasm, wrong exports, forbidden import, too large or too costly to compile.
+    InvalidPlugin = 20, Invalid, false;
+    /// A plugin trapped, ran out of time or memory, or answered nonsense.
+    PluginFailed = 21, PluginFailed, false;
+    /// The plugin is of another kind.
+    WrongPluginKind = 22, Invalid, false;
+    /// Too many connections or streams.
+    TooMany = 23, StorageFull, true;
+    /// The broker is shutting down.
+    ShuttingDown = 24, Disconnected, true;
+    /// Not allowed for this client.
+    Denied = 25, Denied, false;
+    /// Not built yet, or switched off.
+    Unsupported = 26, Unsupported, false;
+    /// A timed-out wait inside the broker.
+    Timeout = 27, Timeout, true;
+}
+
+/// An error as it crosses the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteError {
+    /// The exact error.
+    pub code: ErrorCode,
+    /// What happened, with names and numbers, and what to do next.
+    pub message: String,
+}
+
+impl RemoteError {
+    /// An error with a message for people.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+impl fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for RemoteError {}
+
+impl From<RemoteError> for proto::Error {
+    fn from(e: RemoteError) -> Self {
+        proto::Error { code: e.code as u32, message: e.message }
+    }
+}
+
+impl From<proto::Error> for RemoteError {
+    fn from(e: proto::Error) -> Self {
+        RemoteError { code: ErrorCode::from_number(e.code), message: e.message }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_keep_their_numbers_and_unknown_ones_are_internal() {
+        for code in ErrorCode::ALL {
+            assert_eq!(ErrorCode::from_number(*code as u32), *code);
+        }
+        assert_eq!(ErrorCode::from_number(9999), ErrorCode::Internal);
+    }
+}

@@ -1,0 +1,329 @@
+//! One frame: twelve bytes, a protobuf head, a raw body.
+//!
+//! | field | bytes | endianness | meaning |
+//! |---|---|---|---|
+//! | head length | 4 | little | bytes of the protobuf head |
+//! | body length | 4 | little | bytes of the raw body |
+//! | kind | 2 | little | which message the head is |
+//! | version | 2 | little | version of that message, 1 |
+
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+use thalweg_model::limits::{BATCH_BYTES_MAX, MODULE_BYTES_CEILING};
+use thiserror::Error;
+
+use crate::proto;
+
+/// Bytes of the fixed header.
+pub const FRAME_HEADER_BYTES: usize = 12;
+/// Largest head: metadata of many topics is the largest message.
+pub const HEAD_BYTES_MAX: usize = 4 << 20;
+/// A push holds whole batches, so it may pass one batch's limit by one batch.
+const PUSH_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
+
+/// Why bytes are not a frame.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum FrameError {
+    /// A kind that this version does not know.
+    #[error("frame kind {found} is unknown")]
+    Kind {
+        /// The kind.
+        found: u16,
+    },
+    /// A version that this build does not speak.
+    #[error("frame kind {kind:?} comes in version {found}, version 1 is spoken here")]
+    Version {
+        /// The kind.
+        kind: FrameKind,
+        /// Its version.
+        found: u16,
+    },
+    /// A length above the limit of its kind.
+    #[error("{part} of {kind:?} is {found} bytes, the limit is {limit}")]
+    TooLarge {
+        /// The kind.
+        kind: FrameKind,
+        /// "head" or "body".
+        part: &'static str,
+        /// Its length.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A head that is not the protobuf message of its kind.
+    #[error("head of {kind:?} does not decode: {reason}")]
+    Head {
+        /// The kind.
+        kind: FrameKind,
+        /// What prost says.
+        reason: String,
+    },
+    /// A frame of another kind than this point of the stream asks for.
+    #[error("frame kind {found:?} came where {expected:?} was expected")]
+    Unexpected {
+        /// What should have come.
+        expected: FrameKind,
+        /// What came.
+        found: FrameKind,
+    },
+}
+
+macro_rules! kinds {
+    ($($name:ident = $number:literal, $body:expr;)*) => {
+        /// What a frame is; the numbers are the wire's and are never reused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u16)]
+        #[allow(missing_docs, reason = "named like the message that they carry")]
+        pub enum FrameKind {
+            $($name = $number,)*
+        }
+
+        impl FrameKind {
+            /// Every kind.
+            pub const ALL: &[FrameKind] = &[$(FrameKind::$name),*];
+
+            /// The kind with this number.
+            pub fn from_number(number: u16) -> Option<FrameKind> {
+                match number {
+                    $($number => Some(FrameKind::$name),)*
+                    _ => None,
+                }
+            }
+
+            /// Largest body that may follow.
+            pub fn body_bytes_max(self) -> usize {
+                match self {
+                    $(FrameKind::$name => $body,)*
+                }
+            }
+        }
+
+        $(impl Message for proto::$name {
+            const KIND: FrameKind = FrameKind::$name;
+        })*
+    };
+}
+
+kinds! {
+    Hello = 1, 0;
+    HelloReply = 2, 0;
+    Error = 3, 0;
+    MetadataRequest = 4, 0;
+    MetadataReply = 5, 0;
+    CreateTopicRequest = 6, 0;
+    CreateTopicReply = 7, 0;
+    DeleteTopicRequest = 8, 0;
+    DeleteTopicReply = 9, 0;
+    DescribeTopicRequest = 10, 0;
+    DescribeTopicReply = 11, 0;
+    UploadPluginRequest = 12, MODULE_BYTES_CEILING;
+    UploadPluginReply = 13, 0;
+    ListPluginsRequest = 14, 0;
+    ListPluginsReply = 15, 0;
+    FetchPluginRequest = 16, 0;
+    FetchPluginReply = 17, MODULE_BYTES_CEILING;
+    InitProducerRequest = 18, 0;
+    InitProducerReply = 19, 0;
+    Produce = 20, BATCH_BYTES_MAX;
+    ProduceReply = 21, 0;
+    FetchOpen = 22, 0;
+    FetchOpened = 23, 0;
+    FetchControl = 24, 0;
+    FetchPush = 25, PUSH_BYTES_MAX;
+    ListOffsetsRequest = 26, 0;
+    ListOffsetsReply = 27, 0;
+}
+
+/// A protobuf message that is the head of one frame kind.
+pub trait Message: prost::Message + Default {
+    /// That kind.
+    const KIND: FrameKind;
+}
+
+/// The fixed header, checked against the limits of its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// Which message the head is.
+    pub kind: FrameKind,
+    /// Bytes of the head.
+    pub head_bytes: usize,
+    /// Bytes of the body.
+    pub body_bytes: usize,
+}
+
+impl FrameHeader {
+    /// Reads and checks the fixed header; nothing is allocated before this has passed.
+    pub fn parse(bytes: &[u8; FRAME_HEADER_BYTES]) -> Result<FrameHeader, FrameError> {
+        let number = u16::from_le_bytes([bytes[8], bytes[9]]);
+        let kind = FrameKind::from_number(number).ok_or(FrameError::Kind { found: number })?;
+        let version = u16::from_le_bytes([bytes[10], bytes[11]]);
+        if version != 1 {
+            return Err(FrameError::Version { kind, found: version });
+        }
+        let length = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes")) as usize;
+        let (head_bytes, body_bytes) = (length(0), length(4));
+        for (part, found, limit) in
+            [("head", head_bytes, HEAD_BYTES_MAX), ("body", body_bytes, kind.body_bytes_max())]
+        {
+            if found > limit {
+                return Err(FrameError::TooLarge { kind, part, found, limit });
+            }
+        }
+        Ok(FrameHeader { kind, head_bytes, body_bytes })
+    }
+}
+
+/// One frame as it was received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Which message the head is.
+    pub kind: FrameKind,
+    /// Its bytes.
+    pub head: Bytes,
+    /// The raw bytes behind it.
+    pub body: Bytes,
+}
+
+impl Frame {
+    /// The head as message `M`.
+    ///
+    /// # Errors
+    /// `Unexpected` for a frame of another kind, `Head` for bytes that do not decode.
+    pub fn message<M: Message>(&self) -> Result<M, FrameError> {
+        if self.kind != M::KIND {
+            return Err(FrameError::Unexpected { expected: M::KIND, found: self.kind });
+        }
+        M::decode(self.head.clone()).map_err(|e| FrameError::Head { kind: self.kind, reason: e.to_string() })
+    }
+}
+
+/// A frame's header and head in one buffer; the body of `body_bytes` bytes is sent behind it without a copy.
+pub fn encode_parts<M: Message>(message: &M, body_bytes: usize) -> Bytes {
+    let head_bytes = message.encoded_len();
+    debug_assert!(body_bytes <= M::KIND.body_bytes_max() && head_bytes <= HEAD_BYTES_MAX);
+    let mut out = BytesMut::with_capacity(FRAME_HEADER_BYTES + head_bytes);
+    out.extend_from_slice(&(head_bytes as u32).to_le_bytes());
+    out.extend_from_slice(&(body_bytes as u32).to_le_bytes());
+    out.extend_from_slice(&(M::KIND as u16).to_le_bytes());
+    out.extend_from_slice(&1u16.to_le_bytes());
+    message.encode(&mut out).expect("the buffer grows");
+    out.freeze()
+}
+
+/// A frame without body.
+pub fn encode<M: Message>(message: &M) -> Bytes {
+    encode_parts(message, 0)
+}
+
+/// Cuts a stream of bytes into frames.
+///
+/// Feed what arrives with [`extend`](Self::extend) and take frames with [`pop`](Self::pop) until it answers `None`.
+/// It holds at most one frame plus what the last `extend` brought, because a header's lengths are checked first.
+#[derive(Debug, Default)]
+pub struct FrameDecoder {
+    buffer: BytesMut,
+    header: Option<FrameHeader>,
+}
+
+impl FrameDecoder {
+    /// Takes bytes as they arrive: the one copy on the way in.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        if let Some(h) = self.header {
+            let whole = h.head_bytes + h.body_bytes;
+            // One allocation for one frame, of a size that has been checked.
+            self.buffer.reserve(whole.saturating_sub(self.buffer.len()).max(bytes.len()));
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame, if it is all there.
+    pub fn pop(&mut self) -> Result<Option<Frame>, FrameError> {
+        let header = match self.header {
+            Some(header) => header,
+            None => {
+                let Some(fixed) = self.buffer.first_chunk::<FRAME_HEADER_BYTES>() else { return Ok(None) };
+                let header = FrameHeader::parse(fixed)?;
+                bytes::Buf::advance(&mut self.buffer, FRAME_HEADER_BYTES);
+                self.header = Some(header);
+                header
+            }
+        };
+        if self.buffer.len() < header.head_bytes + header.body_bytes {
+            return Ok(None);
+        }
+        let head = self.buffer.split_to(header.head_bytes).freeze();
+        let body = self.buffer.split_to(header.body_bytes).freeze();
+        self.header = None;
+        Ok(Some(Frame { kind: header.kind, head, body }))
+    }
+
+    /// True when the stream may end here.
+    pub fn is_between_frames(&self) -> bool {
+        self.header.is_none() && self.buffer.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn produce() -> (Bytes, Bytes) {
+        let body = Bytes::from(vec![7u8; 1000]);
+        let message = proto::Produce { request_id: 9, partition: 3, ..Default::default() };
+        (encode_parts(&message, body.len()), body)
+    }
+
+    #[test]
+    fn frames_come_back_however_the_stream_is_cut() {
+        let (head, body) = produce();
+        let stream = [&head[..], &body[..], &encode(&proto::ListPluginsRequest {})[..]].concat();
+        for step in [1, 7, 13, 500, 5000] {
+            let mut decoder = FrameDecoder::default();
+            let mut frames = Vec::new();
+            for piece in stream.chunks(step) {
+                decoder.extend(piece);
+                while let Some(frame) = decoder.pop().unwrap() {
+                    frames.push(frame);
+                }
+            }
+            assert!(decoder.is_between_frames());
+            assert_eq!(frames.len(), 2);
+            assert_eq!(frames[0].message::<proto::Produce>().unwrap().request_id, 9);
+            assert_eq!(frames[0].body, body);
+            assert!(matches!(frames[1].message::<proto::Produce>(), Err(FrameError::Unexpected { .. })));
+        }
+    }
+
+    #[test]
+    fn lengths_are_checked_before_anything_is_kept() {
+        let mut header = *produce().0.first_chunk::<FRAME_HEADER_BYTES>().unwrap();
+        header[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(matches!(FrameHeader::parse(&header), Err(FrameError::TooLarge { part: "body", .. })));
+        header[0..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(matches!(FrameHeader::parse(&header), Err(FrameError::TooLarge { part: "head", .. })));
+        header[8] = 200;
+        assert!(matches!(FrameHeader::parse(&header), Err(FrameError::Kind { found: 200 })));
+        header[8] = 20;
+        header[10] = 2;
+        assert!(matches!(FrameHeader::parse(&header), Err(FrameError::Version { found: 2, .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0..40u8) {
+            let mut bytes = bytes;
+            if bytes.len() >= 12 {
+                bytes[..12].copy_from_slice(&[20, 0, 0, 0, 0, 0, 0, 0, kind, 0, 1, 0]);
+            }
+            let mut decoder = FrameDecoder::default();
+            decoder.extend(&bytes);
+            while let Ok(Some(frame)) = decoder.pop() {
+                let _ = frame.message::<proto::MetadataReply>();
+                let _ = frame.message::<proto::Produce>();
+                let _ = frame.message::<proto::FetchControl>();
+            }
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Frames, requests and responses; the only crate that knows protobuf.
+//!
+//! A frame is a fixed header, a protobuf head and a raw body (docs/formats/wire.md). Bytes from the network become a
+//! typed value or a typed error here; what to do about either is left to the shells.
+
+mod error;
+mod frame;
+
+/// The protobuf messages, as prost makes them from `thalweg.proto`.
+#[allow(missing_docs, clippy::all, reason = "generated; documented in thalweg.proto")]
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/thalweg.rs"));
+}
+
+pub use error::{ErrorCode, ErrorKind, RemoteError};
+pub use frame::{
+    FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameHeader, FrameKind, HEAD_BYTES_MAX, Message, encode,
+    encode_parts,
+};
+
+/// ALPN of clients; carries the major version of the protocol.
+pub const ALPN_CLIENT: &[u8] = b"thalweg/1";
+/// ALPN between brokers.
+pub const ALPN_PEER: &[u8] = b"thalweg-peer/1";
+
+/// Versions of every request kind that this build speaks; version 1 is all there is.
+pub fn versions() -> Vec<proto::VersionRange> {
+    FrameKind::ALL.iter().map(|k| proto::VersionRange { kind: *k as u32, min: 1, max: 1 }).collect()
+}
+
+/// The versions that both sides speak.
+///
+/// # Errors
+/// Names the first kind of ours that the other side knows in no common version.
+pub fn agree(theirs: &[proto::VersionRange]) -> Result<(), RemoteError> {
+    for ours in versions() {
+        if let Some(other) = theirs.iter().find(|v| v.kind == ours.kind)
+            && (other.min > ours.max || other.max < ours.min)
+        {
+            return Err(RemoteError::new(
+                ErrorCode::UnsupportedVersion,
+                format!(
+                    "request kind {} is spoken in versions {}..={} there and {}..={} here; upgrade the older side",
+                    ours.kind, other.min, other.max, ours.min, ours.max
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
