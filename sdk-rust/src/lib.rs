@@ -1,1 +1,44 @@
-//! thalweg
+//! Client of the Thalweg streaming platform.
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), thalweg::Error> {
+//! let client = thalweg::connect("thalweg://localhost:9460").await?;
+//! let producer = client.producer("greetings").build().await?;
+//! let at = producer.send(thalweg::Record::new("hello").key("me")).await?;
+//! println!("partition {} offset {}", at.partition, at.offset.unwrap_or_default());
+//! producer.close().await?;
+//!
+//! let mut consumer = client.consumer("greetings").from_beginning().until_end().build().await?;
+//! while let Some(record) = consumer.next().await.transpose()? {
+//!     println!("{:?}", record.value());
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! Connections run on one thread of their own; placement, compression and decoding run on the caller's. The futures here
+//! belong to no particular runtime. Decisions (batching, numbering, retries, credit) are `thalweg-client-core`'s.
+
+mod address;
+mod client;
+mod consumer;
+mod error;
+mod link;
+mod placement;
+mod producer;
+mod record;
+mod stream;
+
+pub use address::{DevContext, dev_context_path};
+pub use client::{
+    Client, ClientBuilder, PartitionOffsets, PartitionStatus, PluginInfo, Topic, TopicDescription, TopicInfo, connect,
+};
+pub use consumer::{Batch, Consumer, ConsumerBuilder, ConsumerRecord, Part};
+pub use error::Error;
+pub use producer::{Delivery, Producer, ProducerBuilder, Receipt};
+pub use record::{IntoBytes, Record};
+pub use thalweg_client_core::{Acks, Counts, Position};
+pub use thalweg_model::Codec;
+pub use thalweg_wire::{ErrorCode, ErrorKind};
+
+/// Result of this crate's calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

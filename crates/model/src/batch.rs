@@ -206,6 +206,15 @@ impl RecordBatch {
         RecordBatch { bytes: bytes.freeze() }
     }
 
+    /// The same records under another producer's number, with a new checksum.
+    pub fn with_producer(&self, mark: ProducerMark) -> RecordBatch {
+        let mut bytes = BytesMut::from(&self.bytes[..]);
+        bytes[43..51].copy_from_slice(&mark.id.0.to_be_bytes());
+        bytes[51..53].copy_from_slice(&mark.epoch.0.to_be_bytes());
+        bytes[53..57].copy_from_slice(&mark.base_sequence.0.to_be_bytes());
+        RecordBatch { bytes: sealed(bytes) }
+    }
+
     /// The batch as it is sent and stored.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes

@@ -8,7 +8,6 @@
 //! | version | 2 | little | version of that message, 1 |
 
 use bytes::{Bytes, BytesMut};
-use prost::Message as _;
 use thalweg_model::limits::{BATCH_BYTES_MAX, MODULE_BYTES_CEILING};
 use thiserror::Error;
 
@@ -215,52 +214,56 @@ pub fn encode<M: Message>(message: &M) -> Bytes {
     encode_parts(message, 0)
 }
 
+/// Memory that a body gets before its bytes have come; more only as they do.
+const BODY_BYTES_AHEAD: usize = 1 << 20;
+
 /// Cuts a stream of bytes into frames.
 ///
-/// Feed what arrives with [`extend`](Self::extend) and take frames with [`pop`](Self::pop) until it answers `None`.
-/// It holds at most one frame plus what the last `extend` brought, because a header's lengths are checked first.
+/// Hand it what arrives with [`next`](Self::next) until the input is used up. Lengths are checked before anything is kept,
+/// and each head and body has memory of its own, so that a batch can be changed in place and pins nothing else.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
-    buffer: BytesMut,
-    header: Option<FrameHeader>,
+    fixed: BytesMut,
+    open: Option<(FrameHeader, BytesMut, BytesMut)>,
 }
 
 impl FrameDecoder {
-    /// Takes bytes as they arrive: the one copy on the way in.
-    pub fn extend(&mut self, bytes: &[u8]) {
-        if let Some(h) = self.header {
-            let whole = h.head_bytes + h.body_bytes;
-            // One allocation for one frame, of a size that has been checked.
-            self.buffer.reserve(whole.saturating_sub(self.buffer.len()).max(bytes.len()));
+    /// Takes bytes from the front of `input` up to the end of the next frame: the one copy on the way in.
+    ///
+    /// `None` when all of `input` was taken and the frame is not whole yet.
+    pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, FrameError> {
+        if self.open.is_none() {
+            take(&mut self.fixed, FRAME_HEADER_BYTES, input);
+            let Some(fixed) = self.fixed.first_chunk() else { return Ok(None) };
+            let header = FrameHeader::parse(fixed)?;
+            self.fixed.clear();
+            let body = BytesMut::with_capacity(header.body_bytes.min(BODY_BYTES_AHEAD));
+            self.open = Some((header, BytesMut::with_capacity(header.head_bytes.min(BODY_BYTES_AHEAD)), body));
         }
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    /// The next whole frame, if it is all there.
-    pub fn pop(&mut self) -> Result<Option<Frame>, FrameError> {
-        let header = match self.header {
-            Some(header) => header,
-            None => {
-                let Some(fixed) = self.buffer.first_chunk::<FRAME_HEADER_BYTES>() else { return Ok(None) };
-                let header = FrameHeader::parse(fixed)?;
-                bytes::Buf::advance(&mut self.buffer, FRAME_HEADER_BYTES);
-                self.header = Some(header);
-                header
-            }
-        };
-        if self.buffer.len() < header.head_bytes + header.body_bytes {
+        let (header, head, body) = self.open.as_mut().expect("opened above");
+        take(head, header.head_bytes, input);
+        if head.len() < header.head_bytes {
             return Ok(None);
         }
-        let head = self.buffer.split_to(header.head_bytes).freeze();
-        let body = self.buffer.split_to(header.body_bytes).freeze();
-        self.header = None;
-        Ok(Some(Frame { kind: header.kind, head, body }))
+        take(body, header.body_bytes, input);
+        if body.len() < header.body_bytes {
+            return Ok(None);
+        }
+        let (header, head, body) = self.open.take().expect("opened above");
+        Ok(Some(Frame { kind: header.kind, head: head.freeze(), body: body.freeze() }))
     }
 
     /// True when the stream may end here.
     pub fn is_between_frames(&self) -> bool {
-        self.header.is_none() && self.buffer.is_empty()
+        self.open.is_none() && self.fixed.is_empty()
     }
+}
+
+/// Moves bytes from the front of `input` until `buffer` holds `whole`.
+fn take(buffer: &mut BytesMut, whole: usize, input: &mut &[u8]) {
+    let (now, rest) = input.split_at((whole - buffer.len()).min(input.len()));
+    buffer.extend_from_slice(now);
+    *input = rest;
 }
 
 #[cfg(test)]
@@ -282,9 +285,8 @@ mod tests {
         for step in [1, 7, 13, 500, 5000] {
             let mut decoder = FrameDecoder::default();
             let mut frames = Vec::new();
-            for piece in stream.chunks(step) {
-                decoder.extend(piece);
-                while let Some(frame) = decoder.pop().unwrap() {
+            for mut piece in stream.chunks(step) {
+                while let Some(frame) = decoder.next(&mut piece).unwrap() {
                     frames.push(frame);
                 }
             }
@@ -318,8 +320,8 @@ mod tests {
                 bytes[..12].copy_from_slice(&[20, 0, 0, 0, 0, 0, 0, 0, kind, 0, 1, 0]);
             }
             let mut decoder = FrameDecoder::default();
-            decoder.extend(&bytes);
-            while let Ok(Some(frame)) = decoder.pop() {
+            let mut input = &bytes[..];
+            while let Ok(Some(frame)) = decoder.next(&mut input) {
                 let _ = frame.message::<proto::MetadataReply>();
                 let _ = frame.message::<proto::Produce>();
                 let _ = frame.message::<proto::FetchControl>();

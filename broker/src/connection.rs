@@ -1,0 +1,132 @@
+//! Connections: handshakes within bounds, the hello, and each stream to whom it belongs.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream};
+use thalweg_model::limits::CONNECTIONS_MAX;
+use thalweg_wire::{ErrorCode, FrameKind, RemoteError, agree, proto, versions};
+
+use crate::core::Core;
+use crate::stream::{FrameReader, StreamError, refuse, send};
+use crate::{admin, fetch, produce};
+
+/// Handshakes at once; above it a client proves its address first.
+const HANDSHAKES_MAX: usize = 64;
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Codes of a closed connection, for the client's error message.
+const CLOSE_STOPPING: u32 = 1;
+const CLOSE_PROTOCOL: u32 = 2;
+
+/// Accepts connections until the endpoint is closed.
+pub(crate) async fn accept(core: Rc<Core>, endpoint: Endpoint) {
+    let handshakes = Rc::new(std::cell::Cell::new(0usize));
+    while let Some(incoming) = endpoint.accept().await {
+        if endpoint.open_connections() > CONNECTIONS_MAX {
+            tracing::warn!(limit = CONNECTIONS_MAX, "connection refused: too many");
+            incoming.refuse();
+            continue;
+        }
+        if handshakes.get() >= HANDSHAKES_MAX && !incoming.remote_address_validated() {
+            let _ = incoming.retry();
+            continue;
+        }
+        if handshakes.get() >= 4 * HANDSHAKES_MAX {
+            incoming.refuse();
+            continue;
+        }
+        let (core, handshakes) = (core.clone(), handshakes.clone());
+        handshakes.set(handshakes.get() + 1);
+        tokio::task::spawn_local(async move {
+            let shaken = shake(incoming).await;
+            handshakes.set(handshakes.get() - 1);
+            let Some(connection) = shaken else { return };
+            core.metrics.connections.inc();
+            serve(core.clone(), connection).await;
+            core.metrics.connections.dec();
+        });
+    }
+}
+
+async fn shake(incoming: Incoming) -> Option<Connection> {
+    let from = incoming.remote_address();
+    match incoming.accept() {
+        Ok(connecting) => match connecting.await {
+            Ok(connection) => Some(connection),
+            Err(error) => {
+                tracing::debug!(%from, %error, "handshake failed");
+                None
+            }
+        },
+        Err(error) => {
+            tracing::debug!(%from, %error, "handshake refused");
+            None
+        }
+    }
+}
+
+async fn serve(core: Rc<Core>, connection: Connection) {
+    match tokio::time::timeout(HELLO_TIMEOUT, hello(&core, &connection)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "hello failed");
+            connection.close(CLOSE_PROTOCOL.into(), b"hello failed");
+            return;
+        }
+        Err(_) => return connection.close(CLOSE_PROTOCOL.into(), b"no hello"),
+    }
+    let mut streams = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = connection.accept_bi() => match accepted {
+                Ok((sender, receiver)) => {
+                    streams.spawn_local(stream(core.clone(), sender, receiver));
+                }
+                Err(_) => return,
+            },
+            Some(_) = streams.join_next() => {}
+        }
+    }
+}
+
+async fn hello(core: &Core, connection: &Connection) -> Result<(), StreamError> {
+    let (mut sender, receiver) = connection.accept_bi().await.map_err(quinn::ReadError::ConnectionLost)?;
+    let Some(frame) = FrameReader::new(receiver).next().await? else { return Err(StreamError::Truncated) };
+    let hello: proto::Hello = frame.message()?;
+    if let Err(error) = agree(&hello.versions) {
+        refuse(&mut sender, error).await;
+        return Ok(());
+    }
+    let reply = proto::HelloReply {
+        versions: versions(),
+        features: 0,
+        cluster_id: core.cluster_id.clone(),
+        broker_id: core.broker_id,
+        broker_version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    send(&mut sender, &reply).await?;
+    let _ = sender.finish();
+    Ok(())
+}
+
+async fn stream(core: Rc<Core>, mut sender: SendStream, receiver: RecvStream) {
+    let mut frames = FrameReader::new(receiver);
+    let first = match frames.next().await {
+        Ok(Some(frame)) => frame,
+        Ok(None) => return,
+        Err(StreamError::Frame(error)) => {
+            return refuse(&mut sender, RemoteError::new(ErrorCode::Malformed, error.to_string())).await;
+        }
+        Err(_) => return,
+    };
+    match first.kind {
+        FrameKind::Produce => produce::serve(core, first, frames, sender).await,
+        FrameKind::FetchOpen => fetch::serve(core, first, frames, sender).await,
+        _ => admin::serve(core, first, sender).await,
+    }
+}
+
+/// Tells every client that this broker is going away.
+pub(crate) fn close_all(endpoint: &Endpoint) {
+    endpoint.close(CLOSE_STOPPING.into(), b"the broker is shutting down");
+}

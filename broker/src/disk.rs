@@ -1,0 +1,236 @@
+//! The real disk: one thread per lane, positioned writes, `fdatasync`.
+//!
+//! What to write and when to sync is decided by `commit-log`; this only does it and says how it ended.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
+
+use bytes::Bytes;
+use thalweg_commit_log::{Completion, Disk, DiskError, FileName, Lane, Op, Step};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Linux takes at most this many buffers in one `pwritev`.
+const BUFFERS_MAX: usize = 1024;
+/// Open files that one lane keeps.
+const OPEN_FILES_MAX: usize = 512;
+
+/// See the module.
+pub(crate) struct RealDisk {
+    root: PathBuf,
+    lanes: [(Lane, Sender<Op>); 3],
+}
+
+impl RealDisk {
+    /// A disk below `root`; completions go to `completions`, which bounds nothing because `commit-log` bounds submissions.
+    pub(crate) fn new(root: &Path, completions: UnboundedSender<Completion>) -> RealDisk {
+        let lane = |lane: Lane, name: &str| {
+            let (sender, ops) = channel::<Op>();
+            let mut worker = Worker { root: root.to_owned(), files: HashMap::new() };
+            let completions = completions.clone();
+            std::thread::Builder::new()
+                .name(format!("thalweg-{name}"))
+                .spawn(move || {
+                    for op in ops {
+                        let completion = Completion { id: op.id, result: worker.run(op.steps) };
+                        if completions.send(completion).is_err() {
+                            return;
+                        }
+                    }
+                })
+                .expect("the system has a thread for the disk");
+            (lane, sender)
+        };
+        let lanes = [lane(Lane::Wal, "wal"), lane(Lane::Bulk, "bulk"), lane(Lane::Read, "read")];
+        RealDisk { root: root.to_owned(), lanes }
+    }
+
+    fn path(&self, file: &FileName) -> PathBuf {
+        self.root.join(&*file.0)
+    }
+}
+
+impl Disk for RealDisk {
+    fn submit(&mut self, op: Op) {
+        let (_, sender) = self.lanes.iter().find(|(lane, _)| *lane == op.lane).expect("every lane has a thread");
+        // A lane's thread ends only with this value or with the loop that takes completions.
+        let _ = sender.send(op);
+    }
+
+    fn list(&mut self, dir: &str) -> Result<Vec<FileName>, DiskError> {
+        let mut found = Vec::new();
+        walk(&self.root, &self.root.join(dir), &mut found).map_err(|e| error(dir, &e))?;
+        found.sort();
+        Ok(found)
+    }
+
+    fn read(&mut self, file: &FileName, at: u64, bytes_count: usize) -> Result<Bytes, DiskError> {
+        let opened = File::open(self.path(file)).map_err(|e| error(&file.0, &e))?;
+        read_at(&opened, at, bytes_count).map_err(|e| error(&file.0, &e))
+    }
+
+    fn length(&mut self, file: &FileName) -> Result<u64, DiskError> {
+        match std::fs::metadata(self.path(file)) {
+            Ok(metadata) => Ok(metadata.len()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(e) => Err(error(&file.0, &e)),
+        }
+    }
+
+    fn truncate(&mut self, file: &FileName, bytes_count: u64) -> Result<(), DiskError> {
+        let cut = || {
+            let opened = OpenOptions::new().write(true).open(self.path(file))?;
+            if opened.metadata()?.len() > bytes_count {
+                opened.set_len(bytes_count)?;
+                opened.sync_all()?;
+            }
+            Ok(())
+        };
+        cut().map_err(|e: io::Error| error(&file.0, &e))
+    }
+}
+
+struct Worker {
+    root: PathBuf,
+    files: HashMap<FileName, File>,
+}
+
+impl Worker {
+    fn run(&mut self, steps: Vec<Step>) -> Result<Bytes, DiskError> {
+        let mut read = Bytes::new();
+        for step in steps {
+            let (file, result) = match step {
+                Step::Create { file, bytes_count } => {
+                    let result = self.create(&file, bytes_count);
+                    (file, result)
+                }
+                Step::Write { file, at, buffers } => {
+                    let result = self.open(&file).and_then(|f| write_all_at(f, at, &buffers));
+                    (file, result)
+                }
+                Step::Sync { file } => {
+                    let result = self.open(&file).and_then(|f| f.sync_data());
+                    (file, result)
+                }
+                Step::Read { file, at, bytes_count } => {
+                    let result = self.open(&file).and_then(|f| read_at(f, at, bytes_count)).map(|bytes| read = bytes);
+                    (file, result)
+                }
+                Step::Delete { file } => {
+                    self.files.remove(&file);
+                    let result = match std::fs::remove_file(self.root.join(&*file.0)) {
+                        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+                        _ => Ok(()),
+                    };
+                    if let Some(folder) = Path::new(&*file.0).parent().filter(|f| f.starts_with("partitions")) {
+                        // Goes with its last file; until then the system refuses.
+                        let _ = std::fs::remove_dir(self.root.join(folder));
+                    }
+                    (file, result)
+                }
+            };
+            result.map_err(|e| error(&file.0, &e))?;
+        }
+        Ok(read)
+    }
+
+    fn open(&mut self, file: &FileName) -> io::Result<&File> {
+        if !self.files.contains_key(file) {
+            if self.files.len() >= OPEN_FILES_MAX {
+                self.files.clear();
+            }
+            let opened = OpenOptions::new().read(true).write(true).open(self.root.join(&*file.0))?;
+            self.files.insert(file.clone(), opened);
+        }
+        Ok(&self.files[file])
+    }
+
+    fn create(&mut self, file: &FileName, bytes_count: u64) -> io::Result<()> {
+        const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        self.files.remove(file);
+        let path = self.root.join(&*file.0);
+        let folder = path.parent().expect("a file stands in a folder").to_owned();
+        std::fs::create_dir_all(&folder)?;
+        let made = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path)?;
+        let fill = || {
+            let mut at = 0;
+            while at < bytes_count {
+                let count = (bytes_count - at).min(ZEROS.len() as u64);
+                made.write_all_at(&ZEROS[..count as usize], at)?;
+                at += count;
+            }
+            made.sync_all()?;
+            // The folder's own entry may be new as well.
+            sync_folders(&self.root, &folder)
+        };
+        if let Err(e) = fill() {
+            // What a full disk left behind would only keep it full.
+            let _ = std::fs::remove_file(&path);
+            return Err(e);
+        }
+        self.files.insert(file.clone(), made);
+        Ok(())
+    }
+}
+
+/// Syncs `folder` and every folder above it up to `root`.
+pub(crate) fn sync_folders(root: &Path, folder: &Path) -> io::Result<()> {
+    let within = folder.ancestors().take_while(|f| f.starts_with(root));
+    within.into_iter().try_for_each(|f| File::open(f)?.sync_all())
+}
+
+fn write_all_at(file: &File, mut at: u64, buffers: &[Bytes]) -> io::Result<()> {
+    for group in buffers.chunks(BUFFERS_MAX) {
+        let mut slices: Vec<IoSlice<'_>> = group.iter().map(|b| IoSlice::new(b)).collect();
+        let mut left = &mut slices[..];
+        IoSlice::advance_slices(&mut left, 0);
+        while !left.is_empty() {
+            let written = rustix::io::pwritev(file, left, at)?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            at += written as u64;
+            IoSlice::advance_slices(&mut left, written);
+        }
+    }
+    Ok(())
+}
+
+fn read_at(file: &File, at: u64, bytes_count: usize) -> io::Result<Bytes> {
+    let mut buffer = vec![0; bytes_count];
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    buffer.truncate(filled);
+    Ok(buffer.into())
+}
+
+fn walk(root: &Path, folder: &Path, found: &mut Vec<FileName>) -> io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            walk(root, &path, found)?;
+        } else if let Some(name) = path.strip_prefix(root).ok().and_then(Path::to_str) {
+            found.push(FileName::new(name));
+        }
+    }
+    Ok(())
+}
+
+fn error(file: &str, e: &io::Error) -> DiskError {
+    let full = matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    DiskError { full, file: file.to_owned(), message: e.to_string() }
+}

@@ -1,0 +1,332 @@
+//! The fetch stream: the broker pushes what a subscription asked for, within its credit.
+//!
+//! One task per partition reads, filters and pushes, so that a partition without credit or with a cold read holds up
+//! nobody else. They share the stream by turns of one push.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use quinn::SendStream;
+use thalweg_model::{Offset, PartitionId, RecordBatch, TopicId, TopicPartition};
+use thalweg_plugin_host::FilterJob;
+use thalweg_wire::{ErrorCode, Frame, RemoteError, proto};
+use tokio::sync::{Mutex, Notify};
+
+use crate::core::Core;
+use crate::plugins::LoadedFilter;
+use crate::shard::Read;
+use crate::stream::{FrameReader, refuse, send, send_with_body};
+
+/// Most bytes read, and pushed, at once.
+const PUSH_BYTES: usize = 1 << 20;
+
+struct Subscription {
+    core: Rc<Core>,
+    filter: Option<LoadedFilter>,
+    stream: Mutex<SendStream>,
+}
+
+/// What the consumer wants of one partition.
+#[derive(Clone, Debug, Default)]
+struct Wanted {
+    generation: u64,
+    start: Option<proto::Start>,
+    credit_bytes: i64,
+    stopped: bool,
+}
+
+/// Shared by the task that reads what is wanted and the one that pushes it.
+#[derive(Default)]
+struct Slot {
+    wanted: RefCell<Wanted>,
+    changed: Notify,
+}
+
+impl Slot {
+    fn take(&self, control: &proto::FetchControl) {
+        let mut w = self.wanted.borrow_mut();
+        if let Some(start) = control.start {
+            *w = Wanted { generation: control.generation, start: Some(start), credit_bytes: 0, stopped: false };
+        }
+        if control.generation == w.generation {
+            w.credit_bytes = w.credit_bytes.saturating_add(control.credit_bytes.min(1 << 40) as i64);
+            w.stopped |= control.stop;
+        }
+        self.changed.notify_one();
+    }
+
+    fn spend(&self, generation: u64, bytes: usize, stop: bool) {
+        let mut w = self.wanted.borrow_mut();
+        if w.generation == generation {
+            w.credit_bytes -= bytes as i64;
+            w.stopped |= stop;
+        }
+    }
+}
+
+/// Serves the stream whose first frame was `first`, a `FetchOpen`.
+pub(crate) async fn serve(core: Rc<Core>, first: Frame, mut frames: FrameReader, mut stream: SendStream) {
+    let opened = match open(&core, &first).await {
+        Ok(opened) => opened,
+        Err(error) => return refuse(&mut stream, error).await,
+    };
+    let (topic, filter) = opened;
+    let reply = proto::FetchOpened { filter: filter.as_ref().map(|f| f.plugin.clone()) };
+    if send(&mut stream, &reply).await.is_err() {
+        return;
+    }
+    let subscription = Rc::new(Subscription { core, filter, stream: Mutex::new(stream) });
+    let mut slots: HashMap<u32, Rc<Slot>> = HashMap::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    loop {
+        let control = match frames.next().await {
+            Ok(Some(frame)) => frame.message::<proto::FetchControl>(),
+            Ok(None) | Err(_) => break,
+        };
+        let control = match control {
+            Ok(control) => control,
+            Err(error) => {
+                let mut stream = subscription.stream.lock().await;
+                refuse(&mut stream, RemoteError::new(ErrorCode::Malformed, error.to_string())).await;
+                break;
+            }
+        };
+        let partition = control.partition;
+        let slot = match slots.get(&partition) {
+            Some(slot) => slot,
+            None => {
+                let name = TopicPartition { topic, partition: PartitionId(partition) };
+                if let Err(error) = subscription.core.find_partition(&name) {
+                    let push = failed(partition, control.generation, error);
+                    if send(&mut *subscription.stream.lock().await, &push).await.is_err() {
+                        break;
+                    }
+                    continue;
+                }
+                let slot = Rc::new(Slot::default());
+                tasks.spawn_local(push_partition(subscription.clone(), name, slot.clone()));
+                slots.entry(partition).or_insert(slot)
+            }
+        };
+        slot.take(&control);
+    }
+    // Dropping the tasks ends them, wherever they wait.
+}
+
+async fn open(core: &Rc<Core>, first: &Frame) -> Result<(TopicId, Option<LoadedFilter>), RemoteError> {
+    let malformed = |e: thalweg_wire::FrameError| RemoteError::new(ErrorCode::Malformed, e.to_string());
+    let head: proto::FetchOpen = first.message().map_err(malformed)?;
+    let topic = TopicId::from_slice(&head.topic_id)
+        .ok_or_else(|| RemoteError::new(ErrorCode::Malformed, "topic id is not 16 bytes"))?;
+    let filter = match head.filter {
+        None => None,
+        Some(filter) if filter.on_failure != 0 => {
+            let message = "only the policy `fail` is supported when a filter fails on a record";
+            return Err(RemoteError::new(ErrorCode::Unsupported, message));
+        }
+        Some(filter) => Some(core.plugins.load_filter(core, &filter.reference, filter.config).await?),
+    };
+    Ok((topic, filter))
+}
+
+fn failed(partition: u32, generation: u64, error: RemoteError) -> proto::FetchPush {
+    proto::FetchPush { partition, generation, error: Some(error.into()), ..Default::default() }
+}
+
+/// Pushes one partition until the stream ends.
+async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot>) {
+    let mut advanced = s.core.shard.watch(name);
+    let mut generation = 0;
+    let mut position = None;
+    loop {
+        let want = slot.wanted.borrow().clone();
+        if want.generation != generation {
+            generation = want.generation;
+            position = None;
+        }
+        let (true, Some(start)) = (!want.stopped && want.credit_bytes > 0, want.start) else {
+            slot.changed.notified().await;
+            continue;
+        };
+        let step = match position {
+            None => match resolve(&s.core, &name, start).await {
+                // Said at once, so that a consumer knows its position before anything comes.
+                Ok(Some(offset)) => {
+                    position = Some(offset);
+                    Step::Push(offset, Vec::new(), proto::FetchPush::default())
+                }
+                Ok(None) => Step::Wait,
+                Err(error) => Step::Stop(offset_of(start), error),
+            },
+            Some(offset) => next(&s, &name, offset).await,
+        };
+        let (at, body, mut push, error) = match step {
+            Step::Wait => {
+                tokio::select! {
+                    changed = advanced.changed() => if changed.is_err() {
+                        let gone = RemoteError::new(ErrorCode::UnknownTopic, "the topic was deleted");
+                        let _ = send(&mut *s.stream.lock().await, &failed(name.partition.0, generation, gone)).await;
+                        return;
+                    },
+                    () = slot.changed.notified() => {}
+                }
+                continue;
+            }
+            Step::Push(at, body, push) => (at, body, push, None),
+            Step::Stop(at, error) => (at, Vec::new(), proto::FetchPush::default(), Some(error)),
+            Step::PushThenStop(at, body, push, error) => (at, body, push, Some(error)),
+        };
+        if slot.wanted.borrow().generation != generation {
+            // A seek came while this was read: nobody wants it any more.
+            continue;
+        }
+        let Some(state) = s.core.shard.state(&name) else {
+            let gone = RemoteError::new(ErrorCode::UnknownTopic, "the topic was deleted");
+            let _ = send(&mut *s.stream.lock().await, &failed(name.partition.0, generation, gone)).await;
+            return;
+        };
+        position = Some(at);
+        push.partition = name.partition.0;
+        push.generation = generation;
+        push.scanned_through = at.0;
+        push.high_watermark = state.high_watermark.0;
+        push.log_start_offset = s.core.shard.log_start(&name).0;
+        push.leader_epoch = state.leader_epoch.0;
+        let stop = error.is_some();
+        push.error = error.map(Into::into);
+        let bytes: usize = body.iter().map(Bytes::len).sum();
+        s.core.metrics.fetched_records.inc_by(push.delivered);
+        s.core.metrics.fetched_bytes.inc_by(bytes as u64);
+        s.core.metrics.filtered_records.inc_by(push.filtered);
+        if send_with_body(&mut *s.stream.lock().await, &push, body).await.is_err() {
+            return;
+        }
+        slot.spend(generation, bytes, stop);
+    }
+}
+
+enum Step {
+    Wait,
+    Push(Offset, Vec<Bytes>, proto::FetchPush),
+    PushThenStop(Offset, Vec<Bytes>, proto::FetchPush, RemoteError),
+    Stop(Offset, RemoteError),
+}
+
+/// Where a start position lies now; `None` while the partition does not serve yet.
+pub(crate) async fn resolve(
+    core: &Core,
+    name: &TopicPartition,
+    start: proto::Start,
+) -> Result<Option<Offset>, RemoteError> {
+    if let Some(what) = core.shard.offline(name) {
+        return Err(RemoteError::new(ErrorCode::PartitionOffline, what));
+    }
+    let Some(state) = core.shard.state(name).filter(|s| s.is_serving) else { return Ok(None) };
+    let log_start = core.shard.log_start(name);
+    Ok(Some(match start.kind {
+        0 => Offset(start.value.min(Offset::MAX.0)),
+        1 => log_start,
+        2 => state.high_watermark,
+        3 => timestamp_offset(core, name, start.value as i64).await?.unwrap_or(state.high_watermark),
+        other => return Err(RemoteError::new(ErrorCode::InvalidRequest, format!("start kind {other} is unknown"))),
+    }))
+}
+
+/// The first record at or after a timestamp.
+async fn timestamp_offset(core: &Core, name: &TopicPartition, at_ms: i64) -> Result<Option<Offset>, RemoteError> {
+    let Some(mut from) = core.shard.offset_for_timestamp(name, at_ms) else { return Ok(None) };
+    loop {
+        let batches = match core.shard.read(name, from, PUSH_BYTES).await {
+            Read::Batches(batches) => batches,
+            Read::BelowStart(start) => {
+                from = start;
+                continue;
+            }
+            Read::AtEnd => return Ok(None),
+            Read::Offline(what) => return Err(RemoteError::new(ErrorCode::PartitionOffline, what)),
+        };
+        for batch in batches {
+            from = batch.end_offset();
+            if batch.is_control() || batch.header().max_timestamp_ms < at_ms {
+                continue;
+            }
+            let records = batch.records().map_err(|e| RemoteError::new(ErrorCode::CorruptBatch, e.to_string()))?;
+            if let Some((offset, _)) = records.into_iter().find(|(_, r)| r.timestamp_ms >= at_ms) {
+                return Ok(Some(offset));
+            }
+        }
+    }
+}
+
+fn offset_of(start: proto::Start) -> Offset {
+    Offset(if start.kind == 0 { start.value } else { 0 })
+}
+
+/// Reads from `from` and makes the next push of it.
+async fn next(s: &Subscription, name: &TopicPartition, from: Offset) -> Step {
+    let batches = match s.core.shard.read(name, from, PUSH_BYTES).await {
+        Read::AtEnd => return Step::Wait,
+        Read::Offline(what) => return Step::Stop(from, RemoteError::new(ErrorCode::PartitionOffline, what)),
+        Read::BelowStart(start) => {
+            let message = format!("offset {from} of partition {} was removed by retention; the log starts at {start}", name.partition);
+            return Step::Stop(from, RemoteError::new(ErrorCode::OffsetOutOfRange, message));
+        }
+        Read::Batches(batches) => batches,
+    };
+    let mut push = proto::FetchPush::default();
+    let mut body = Vec::new();
+    let mut at = from;
+    for batch in batches {
+        let first = batch.base_offset().max(from);
+        let end = batch.end_offset();
+        if batch.is_control() {
+            at = end;
+            continue;
+        }
+        let Some(filter) = &s.filter else {
+            push.delivered += end.0 - first.0;
+            at = end;
+            body.push(batch.into_bytes());
+            continue;
+        };
+        match run_filter(s, filter, batch, from).await {
+            Err(error) => return Step::PushThenStop(at, body, push, error),
+            Ok((kept, dropped, failure)) => {
+                push.delivered += kept.records_count() as u64;
+                push.filtered += dropped;
+                if kept.records_count() > 0 {
+                    body.push(kept.into_bytes());
+                }
+                if let Some((offset, error)) = failure {
+                    push.failed += 1;
+                    s.core.metrics.plugin_failures.inc();
+                    return Step::PushThenStop(offset, body, push, error);
+                }
+                at = end;
+            }
+        }
+    }
+    Step::Push(at, body, push)
+}
+
+/// The kept part of a batch, how many were dropped, and the record on which the filter failed.
+async fn run_filter(
+    s: &Subscription,
+    filter: &LoadedFilter,
+    batch: RecordBatch,
+    from: Offset,
+) -> Result<(RecordBatch, u64, Option<(Offset, RemoteError)>), RemoteError> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let done = move |result| drop(sender.send(result));
+    let job = FilterJob { digest: filter.digest, module: filter.module.clone(), config: filter.config.clone(), batch, from };
+    s.core.plugins.pool().submit(job, done);
+    let result = receiver.await.map_err(|_| RemoteError::new(ErrorCode::ShuttingDown, "the broker is shutting down"))?;
+    let filtered = result.map_err(|e| RemoteError::new(ErrorCode::PluginFailed, e.to_string()))?;
+    let failure = filtered.failure.map(|(offset, f)| {
+        let message = format!("plugin {} failed on offset {offset}: {}", f.plugin, f.reason);
+        (offset, RemoteError::new(ErrorCode::PluginFailed, message))
+    });
+    Ok((filtered.batch, filtered.dropped, failure))
+}

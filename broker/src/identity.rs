@@ -1,0 +1,134 @@
+//! Whose data directory this is: a lock against a second broker, a format version, and an identity made once.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thalweg_model::DirectoryId;
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::disk::sync_folders;
+
+/// Version of everything below a data directory.
+const FORMAT: u32 = 1;
+
+/// Why a data directory cannot be used.
+#[derive(Debug, Error)]
+pub enum DirectoryError {
+    /// The system refuses.
+    #[error("cannot use data directory {path}: {error}")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// The system's words.
+        error: io::Error,
+    },
+    /// Another process holds it.
+    #[error("data directory {path} is in use by another broker; stop that one, or choose another --data-dir")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Written by a newer version.
+    #[error("data directory {path} has format {found}, this broker knows formats up to {FORMAT}; upgrade the broker")]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Not ours, or damaged.
+    #[error("{path} does not read as a Thalweg identity file: {reason}; is this the right directory?")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Data without an identity.
+    #[error("{path} holds files but no identity; choose an empty directory")]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// The identity file's content.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) format: u32,
+    pub(crate) cluster_id: Uuid,
+    pub(crate) broker_id: u32,
+    pub(crate) directory_id: Uuid,
+}
+
+/// An open, locked directory; the lock lasts as long as this.
+pub(crate) struct DataDirectory {
+    pub(crate) path: PathBuf,
+    pub(crate) identity: Identity,
+    _lock: File,
+}
+
+impl DataDirectory {
+    /// Opens `path`, making it and its identity if it is new.
+    pub(crate) fn open(path: &Path) -> Result<DataDirectory, DirectoryError> {
+        let io = |error| DirectoryError::Io { path: path.to_owned(), error };
+        std::fs::create_dir_all(path).map_err(io)?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock")).map_err(io)?;
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(DirectoryError::InUse { path: path.to_owned() }),
+            Err(e) => return Err(io(e.into())),
+        }
+        let file = path.join("identity.json");
+        let identity = match std::fs::read(&file) {
+            Ok(bytes) => read(path, &file, &bytes)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let has_data = ["wal", "partitions"].iter().any(|d| path.join(d).exists());
+                if has_data {
+                    return Err(DirectoryError::NotEmpty { path: path.to_owned() });
+                }
+                let identity = Identity {
+                    format: FORMAT,
+                    cluster_id: Uuid::now_v7(),
+                    broker_id: 1,
+                    directory_id: Uuid::now_v7(),
+                };
+                let text = serde_json::to_vec_pretty(&identity).expect("plain data");
+                write_durably(path, &file, &text).map_err(io)?;
+                identity
+            }
+            Err(e) => return Err(io(e)),
+        };
+        Ok(DataDirectory { path: path.to_owned(), identity, _lock: lock })
+    }
+
+    pub(crate) fn directory_id(&self) -> DirectoryId {
+        DirectoryId(self.identity.directory_id.into_bytes())
+    }
+}
+
+fn read(path: &Path, file: &Path, bytes: &[u8]) -> Result<Identity, DirectoryError> {
+    let unreadable = |e: serde_json::Error| DirectoryError::Unreadable { path: file.to_owned(), reason: e.to_string() };
+    // The format first: a newer file may have other fields.
+    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(unreadable)?;
+    let found = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0) as u32;
+    if found > FORMAT {
+        return Err(DirectoryError::Newer { path: path.to_owned(), found });
+    }
+    serde_json::from_value(value).map_err(unreadable)
+}
+
+/// Writes a file so that after a crash it is there whole or not at all.
+pub(crate) fn write_durably(root: &Path, file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = file.parent().expect("a file stands in a folder");
+    std::fs::create_dir_all(folder)?;
+    let temporary = file.with_extension("new");
+    let mut made = File::create(&temporary)?;
+    made.write_all(bytes)?;
+    made.sync_all()?;
+    std::fs::rename(&temporary, file)?;
+    sync_folders(root, folder)
+}

@@ -1,0 +1,119 @@
+//! What operators can watch, and the HTTP port that shows it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Cheap to clone; every clone counts into the same numbers.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    pub(crate) produced_records: Counter,
+    pub(crate) produced_bytes: Counter,
+    pub(crate) produce_errors: Counter,
+    pub(crate) fetched_records: Counter,
+    pub(crate) fetched_bytes: Counter,
+    pub(crate) filtered_records: Counter,
+    pub(crate) plugin_failures: Counter,
+    pub(crate) connections: Gauge,
+    pub(crate) topics: Gauge,
+    pub(crate) partitions_offline: Gauge,
+    pub(crate) log_memory_bytes: Gauge<u64, AtomicU64>,
+    pub(crate) storage_full: Gauge,
+    pub(crate) recovery_cuts: Counter,
+    pub(crate) ready: Arc<AtomicBool>,
+    registry: Arc<Registry>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Metrics {
+        let mut r = Registry::with_prefix("thalweg");
+        macro_rules! metric {
+            ($name:literal, $help:literal) => {{
+                let metric = Default::default();
+                r.register($name, $help, Clone::clone(&metric));
+                metric
+            }};
+        }
+        let produced_records: Counter = Counter::default();
+        r.register("produced_records", "Records appended", produced_records.clone());
+        let produced_bytes = Counter::default();
+        r.register_with_unit("produced", "Bytes of appended batches", Unit::Bytes, produced_bytes.clone());
+        let fetched_bytes = Counter::default();
+        r.register_with_unit("fetched", "Bytes of pushed batches", Unit::Bytes, fetched_bytes.clone());
+        let produce_errors: Counter = metric!("produce_errors", "Batches refused");
+        let fetched_records: Counter = metric!("fetched_records", "Records pushed to consumers");
+        let filtered_records: Counter = metric!("filtered_records", "Records that filters dropped");
+        let plugin_failures: Counter = metric!("plugin_failures", "Filter runs that failed");
+        let connections: Gauge = metric!("connections", "Open client connections");
+        let topics: Gauge = metric!("topics", "Topics");
+        let partitions_offline: Gauge = metric!("partitions_offline", "Partitions with damaged data");
+        let log_memory_bytes: Gauge<u64, AtomicU64> = metric!("log_memory_bytes", "Batches held in memory, in bytes");
+        let storage_full: Gauge = metric!("storage_full", "1 while the disk is full and produce is refused");
+        let recovery_cuts: Counter = metric!("recovery_cuts", "Unfinished log ends cut at start");
+        Metrics {
+            produced_records,
+            produced_bytes,
+            produce_errors,
+            fetched_records,
+            fetched_bytes,
+            filtered_records,
+            plugin_failures,
+            connections,
+            topics,
+            partitions_offline,
+            log_memory_bytes,
+            storage_full,
+            recovery_cuts,
+            ready: Arc::default(),
+            registry: Arc::new(r),
+        }
+    }
+}
+
+/// Serves `/metrics`, `/healthz` and `/readyz`; answers with the address and the task.
+pub(crate) async fn serve(
+    address: SocketAddr,
+    metrics: Metrics,
+) -> std::io::Result<(SocketAddr, tokio::task::JoinHandle<()>)> {
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
+    let router = Router::new()
+        .route("/metrics", get(text))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .with_state(metrics);
+    let task = tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the HTTP port is lost");
+        }
+    });
+    Ok((address, task))
+}
+
+async fn text(State(metrics): State<Metrics>) -> impl IntoResponse {
+    let mut out = String::new();
+    match encode(&mut out, &metrics.registry) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], out).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn ready(State(metrics): State<Metrics>) -> impl IntoResponse {
+    match metrics.ready.load(Ordering::Relaxed) {
+        true => (StatusCode::OK, "ready\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n"),
+    }
+}

@@ -1,0 +1,184 @@
+//! Modules on disk by digest, compiled filters in memory, and the threads that run them.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use thalweg_control::{Answer, Plugin, PluginDigest, PluginKind, Request};
+use thalweg_model::limits::PLUGIN_CONFIG_BYTES_MAX;
+use thalweg_plugin_host::{AdmitError, Engine, Filter, FilterPool, Kind, Module, Profile, admit, compile_in_child};
+use thalweg_wire::{ErrorCode, RemoteError, proto};
+
+use crate::core::Core;
+use crate::identity::write_durably;
+
+/// Compiled modules kept in memory.
+const MODULES_MAX: usize = 64;
+/// Threads that run filters.
+const FILTER_THREADS: usize = 2;
+
+pub(crate) struct Plugins {
+    root: PathBuf,
+    /// The command line that ends in `thalweg_plugin_host::compile_child`.
+    compiler: Vec<OsString>,
+    module_bytes_max: usize,
+    /// Made on first use: an engine and its pool of address space are not free.
+    engine: OnceCell<Engine>,
+    pool: OnceCell<FilterPool>,
+    modules: RefCell<HashMap<PluginDigest, Module>>,
+}
+
+/// A filter that a subscription uses.
+pub(crate) struct LoadedFilter {
+    pub(crate) plugin: proto::Plugin,
+    pub(crate) digest: [u8; 32],
+    pub(crate) module: Module,
+    pub(crate) config: Arc<[u8]>,
+}
+
+impl Plugins {
+    pub(crate) fn new(root: PathBuf, compiler: Vec<OsString>, module_bytes_max: usize) -> Self {
+        Plugins {
+            root,
+            compiler,
+            module_bytes_max,
+            engine: OnceCell::new(),
+            pool: OnceCell::new(),
+            modules: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn pool(&self) -> &FilterPool {
+        self.pool.get_or_init(|| FilterPool::new(FILTER_THREADS))
+    }
+
+    fn file(&self, digest: &PluginDigest) -> PathBuf {
+        self.root.join("plugins").join(format!("{digest}.wasm"))
+    }
+
+    /// Checks, compiles for a trial, stores and records an uploaded module.
+    pub(crate) async fn upload(
+        &self,
+        core: &Rc<Core>,
+        name: String,
+        kind: String,
+        source: Bytes,
+    ) -> Result<(proto::Plugin, bool), RemoteError> {
+        let invalid = |e: AdmitError| RemoteError::new(ErrorCode::InvalidPlugin, format!("plugin {name:?}: {e}"));
+        let limit = self.module_bytes_max;
+        let bytes = source.clone();
+        let admitted = off_thread(move || admit(&bytes, limit)).await?.map_err(invalid)?;
+        if !kind.is_empty() && kind != admitted.kind.name() {
+            let message = format!("plugin {name:?} was uploaded as a {kind}, its exports make it a {}", admitted.kind.name());
+            return Err(RemoteError::new(ErrorCode::WrongPluginKind, message));
+        }
+        let digest = PluginDigest(admitted.digest);
+        let file = self.file(&digest);
+        if !file.exists() {
+            let (compiler, root) = (self.compiler.clone(), self.root.clone());
+            let component = admitted.component.clone();
+            off_thread(move || compile_in_child(&compiler, &component)).await?.map_err(invalid)?;
+            let component = admitted.component.clone();
+            off_thread(move || write_durably(&root, &file, &component)).await?.map_err(|e| {
+                let code = match e.kind() {
+                    std::io::ErrorKind::StorageFull => ErrorCode::StorageFull,
+                    _ => ErrorCode::Internal,
+                };
+                RemoteError::new(code, format!("module of plugin {name:?} cannot be stored: {e}"))
+            })?;
+        }
+        let request = Request::AdmitPlugin {
+            name,
+            kind: match admitted.kind {
+                Kind::Partitioner => PluginKind::Partitioner,
+                Kind::Filter => PluginKind::Filter,
+            },
+            digest,
+            source_digest: PluginDigest(admitted.source_digest),
+            bytes: admitted.component.len() as u64,
+            contract: thalweg_plugin_host::CONTRACT,
+        };
+        match core.change(request).await? {
+            Answer::Plugin(plugin, existed) => Ok((describe(&plugin), existed)),
+            other => unreachable!("an admitted plugin is answered by {other:?}"),
+        }
+    }
+
+    /// A module's bytes.
+    pub(crate) async fn read(&self, plugin: &Plugin) -> Result<Bytes, RemoteError> {
+        let file = self.file(&plugin.digest);
+        let path = file.display().to_string();
+        match off_thread(move || std::fs::read(file)).await? {
+            Ok(bytes) => Ok(bytes.into()),
+            Err(e) => Err(RemoteError::new(ErrorCode::Internal, format!("module {path} cannot be read: {e}"))),
+        }
+    }
+
+    /// Resolves, compiles and starts a filter, so that a wrong name or config shows when the subscription opens.
+    pub(crate) async fn load_filter(
+        &self,
+        core: &Rc<Core>,
+        reference: &str,
+        config: Bytes,
+    ) -> Result<LoadedFilter, RemoteError> {
+        if config.len() > PLUGIN_CONFIG_BYTES_MAX {
+            let message = format!("filter config is {} bytes, the limit is {PLUGIN_CONFIG_BYTES_MAX}", config.len());
+            return Err(RemoteError::new(ErrorCode::TooLarge, message));
+        }
+        let plugin = core.metadata.borrow().plugin(reference, PluginKind::Filter).cloned().map_err(|e| core.remote(&e))?;
+        let known = self.modules.borrow().get(&plugin.digest).cloned();
+        let module = match known {
+            Some(module) => module,
+            None => {
+                let component = self.read(&plugin).await?;
+                let engine = self.engine()?;
+                let label = format!("{}@{} ({})", plugin.name, plugin.version, plugin.digest);
+                let compiled = off_thread(move || engine.compile(&component, Kind::Filter, &label)).await?;
+                let module = compiled.map_err(|e| RemoteError::new(ErrorCode::PluginFailed, e.to_string()))?;
+                let mut modules = self.modules.borrow_mut();
+                if modules.len() >= MODULES_MAX {
+                    modules.clear();
+                }
+                modules.insert(plugin.digest, module.clone());
+                module
+            }
+        };
+        let config: Arc<[u8]> = config[..].into();
+        let (trial, trial_config) = (module.clone(), config.clone());
+        off_thread(move || Filter::new(&trial, &trial_config).map(drop))
+            .await?
+            .map_err(|e| RemoteError::new(ErrorCode::PluginFailed, e.to_string()))?;
+        Ok(LoadedFilter { plugin: describe(&plugin), digest: plugin.digest.0, module, config })
+    }
+
+    fn engine(&self) -> Result<Engine, RemoteError> {
+        if let Some(engine) = self.engine.get() {
+            return Ok(engine.clone());
+        }
+        let engine = Engine::new(Profile::Broker).map_err(|e| RemoteError::new(ErrorCode::Internal, e.to_string()))?;
+        Ok(self.engine.get_or_init(|| engine).clone())
+    }
+}
+
+pub(crate) fn describe(p: &Plugin) -> proto::Plugin {
+    proto::Plugin {
+        name: p.name.clone(),
+        version: p.version,
+        digest: p.digest.0.to_vec().into(),
+        kind: p.kind.name().into(),
+        bytes: p.bytes,
+        created_ms: p.created_ms,
+        contract: p.contract,
+    }
+}
+
+/// Runs `work` on a thread for blocking calls.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RemoteError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| RemoteError::new(ErrorCode::Internal, format!("a worker thread failed: {e}")))
+}

@@ -1,0 +1,231 @@
+//! `thalweg consume`: prints records.
+
+use std::io::Write;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use serde_json::{Value, json};
+use thalweg::{ConsumerRecord, Position};
+
+use crate::Connect;
+use crate::output::Output;
+
+/// Prints records as they come
+#[derive(Args)]
+pub(crate) struct Consume {
+    /// The topic
+    topic: String,
+    /// Starts with the first record kept; without it, with what comes from now on
+    #[arg(long)]
+    from_beginning: bool,
+    /// Starts at this offset of each partition
+    #[arg(long, conflicts_with = "from_beginning")]
+    offset: Option<u64>,
+    /// Starts with the first record at or after this time, as in 2026-01-31T12:00:00Z or "2h" ago
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with_all = ["from_beginning", "offset"])]
+    since: Option<i64>,
+    /// Only these partitions
+    #[arg(long, short, value_delimiter = ',')]
+    partition: Option<Vec<u32>>,
+    /// Plugin that chooses the records, "name" or "name@version"
+    #[arg(long)]
+    filter: Option<String>,
+    /// The plugin's parameters
+    #[arg(long, requires = "filter")]
+    filter_config: Option<String>,
+    /// Ends when everything that was there at the start has been scanned
+    #[arg(long)]
+    until_end: bool,
+    /// Ends after this many records
+    #[arg(long, short = 'n')]
+    limit: Option<u64>,
+    /// How a record is printed: {topic} {partition} {offset} {timestamp} {key} {value} {headers}, and \n and \t
+    #[arg(long, short, default_value = "{value}\\n")]
+    format: String,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+fn time(text: &str) -> Result<i64, String> {
+    let ms = |t: std::time::SystemTime| t.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+    if let Ok(ago) = humantime::parse_duration(text) {
+        return Ok(ms(std::time::SystemTime::now().checked_sub(ago).ok_or("too long ago")?));
+    }
+    humantime::parse_rfc3339_weak(text).map(ms).map_err(|e| e.to_string())
+}
+
+impl Consume {
+    pub(crate) async fn run(self) -> Result<()> {
+        let format = Format::parse(&self.format)?;
+        let client = self.connect.client().await?;
+        let mut builder = client.consumer(&self.topic);
+        if self.from_beginning {
+            builder = builder.from_beginning();
+        }
+        if let Some(offset) = self.offset {
+            builder = builder.start(Position::Offset(offset));
+        }
+        if let Some(since) = self.since {
+            builder = builder.start(Position::Timestamp(since));
+        }
+        if let Some(partitions) = self.partition {
+            builder = builder.partitions(partitions);
+        }
+        if let Some(filter) = self.filter {
+            builder = builder.filter(filter).filter_config(self.filter_config.unwrap_or_default());
+        }
+        if self.until_end {
+            builder = builder.until_end();
+        }
+        let mut consumer = builder.build().await?;
+        let mut left = self.limit.unwrap_or(u64::MAX);
+        let mut out = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+        let interrupted = tokio::signal::ctrl_c();
+        tokio::pin!(interrupted);
+        let mut result = Ok(());
+        while left > 0 {
+            let batch = tokio::select! {
+                batch = consumer.next_batch() => batch,
+                _ = &mut interrupted => None,
+            };
+            let batch = match batch {
+                None => break,
+                Some(Ok(batch)) => batch,
+                Some(Err(error)) => {
+                    result = Err(error.into());
+                    break;
+                }
+            };
+            for record in batch.records().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+                match self.connect.output {
+                    Output::Json => writeln!(out, "{}", object(&record))?,
+                    Output::Table => format.write(&mut out, &record)?,
+                }
+                left -= 1;
+            }
+            // Whoever watches wants it now; a batch is as much as came together.
+            out.flush()?;
+        }
+        out.flush()?;
+        if let Some(filter) = consumer.filter() {
+            let c = consumer.counts();
+            eprintln!(
+                "filter {}@{}: {} kept, {} dropped, {} failed of {} scanned",
+                filter.name, filter.version, c.delivered, c.filtered, c.failed, c.scanned()
+            );
+        }
+        result
+    }
+}
+
+/// Text as it is, other bytes as `{"base64": …}`, so that nothing is lost.
+fn lossless(bytes: Option<&bytes::Bytes>) -> Value {
+    match bytes.map(|b| std::str::from_utf8(b)) {
+        None => Value::Null,
+        Some(Ok(text)) => text.into(),
+        Some(Err(_)) => json!({ "base64": base64(bytes.expect("just seen")) }),
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let bits = group.iter().enumerate().fold(0u32, |n, (i, b)| n | (*b as u32) << (16 - 8 * i));
+        for i in 0..4 {
+            out.push(if i <= group.len() { DIGITS[(bits >> (18 - 6 * i)) as usize & 63] as char } else { '=' });
+        }
+    }
+    out
+}
+
+fn object(record: &ConsumerRecord) -> Value {
+    let headers: Vec<Value> = record.headers().map(|(key, value)| json!([key, lossless(value)])).collect();
+    json!({
+        "topic": record.topic(),
+        "partition": record.partition(),
+        "offset": record.offset(),
+        "timestamp": record.timestamp_ms(),
+        "key": lossless(record.key()),
+        "value": lossless(record.value()),
+        "headers": headers,
+    })
+}
+
+/// A parsed format string.
+struct Format(Vec<Piece>);
+
+enum Piece {
+    Text(String),
+    Field(Field),
+}
+
+#[derive(Clone, Copy)]
+enum Field {
+    Topic,
+    Partition,
+    Offset,
+    Timestamp,
+    Key,
+    Value,
+    Headers,
+}
+
+impl Format {
+    fn parse(text: &str) -> Result<Format> {
+        let text = text.replace("\\n", "\n").replace("\\t", "\t");
+        let mut pieces = Vec::new();
+        let mut rest = text.as_str();
+        while let Some((before, after)) = rest.split_once('{') {
+            let Some((name, behind)) = after.split_once('}') else { bail!("format: no }} after {{") };
+            let field = match name {
+                "topic" => Field::Topic,
+                "partition" => Field::Partition,
+                "offset" => Field::Offset,
+                "timestamp" => Field::Timestamp,
+                "key" => Field::Key,
+                "value" => Field::Value,
+                "headers" => Field::Headers,
+                _ => bail!("format: field {{{name}}} is unknown; see thalweg consume --help"),
+            };
+            pieces.push(Piece::Text(before.to_owned()));
+            pieces.push(Piece::Field(field));
+            rest = behind;
+        }
+        pieces.push(Piece::Text(rest.to_owned()));
+        Ok(Format(pieces))
+    }
+
+    fn write(&self, out: &mut impl Write, record: &ConsumerRecord) -> std::io::Result<()> {
+        let bytes = |b: Option<&bytes::Bytes>| b.cloned().unwrap_or_default();
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(text) => out.write_all(text.as_bytes())?,
+                Piece::Field(Field::Topic) => out.write_all(record.topic().as_bytes())?,
+                Piece::Field(Field::Partition) => write!(out, "{}", record.partition())?,
+                Piece::Field(Field::Offset) => write!(out, "{}", record.offset())?,
+                Piece::Field(Field::Timestamp) => write!(out, "{}", record.timestamp_ms())?,
+                Piece::Field(Field::Key) => out.write_all(&bytes(record.key()))?,
+                Piece::Field(Field::Value) => out.write_all(&bytes(record.value()))?,
+                Piece::Field(Field::Headers) => {
+                    for (i, (key, value)) in record.headers().enumerate() {
+                        let comma = if i == 0 { "" } else { "," };
+                        write!(out, "{comma}{key}=")?;
+                        out.write_all(&bytes(value))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn base64_agrees_with_rfc_4648() {
+        for (bytes, expect) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+            assert_eq!(super::base64(bytes.as_bytes()), expect);
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What goes to the terminal: tables or JSON, and the log.
+
+use std::io::{IsTerminal, Write};
+
+use anyhow::Result;
+use clap::ValueEnum;
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde_json::Value;
+
+/// How listings are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+/// Prints rows; numbers stand right. Each row is an object whose keys are the columns.
+pub(crate) fn rows(output: Output, columns: &[&str], rows: Vec<Value>) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    if output == Output::Json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
+        return Ok(());
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(columns.iter().map(|c| c.to_uppercase().replace('_', " ")));
+    for row in &rows {
+        table.add_row(columns.iter().map(|c| text(&row[*c])));
+    }
+    for (i, column) in columns.iter().enumerate() {
+        if rows.iter().any(|r| r[*column].is_number())
+            && let Some(column) = table.column_mut(i)
+        {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for line in table.lines() {
+        writeln!(out, "{}", line.trim())?;
+    }
+    Ok(())
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Prints one line that says what was done, or one JSON object.
+pub(crate) fn done(output: Output, line: &str, object: &Value) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match output {
+        Output::Table => writeln!(out, "{line}")?,
+        Output::Json => writeln!(out, "{object}")?,
+    }
+    Ok(())
+}
+
+/// Logs to standard error, from `level` on unless `THALWEG_LOG` says otherwise; as JSON where nobody watches.
+pub(crate) fn log(level: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("THALWEG_LOG")
+        .unwrap_or_else(|_| format!("warn,thalweg={level},thalweg_broker={level},quinn=error").into());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if level == "info" && !std::io::stderr().is_terminal() {
+        builder.json().init();
+    } else {
+        builder.with_target(false).without_time().init();
+    }
+}
+
+/// True when whoever read our output has gone: no error of ours.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>()).any(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}

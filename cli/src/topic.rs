@@ -1,0 +1,155 @@
+//! `thalweg topic`.
+
+use anyhow::Result;
+use clap::Subcommand;
+use serde_json::{Value, json};
+use thalweg::{Topic, TopicInfo};
+
+use crate::Connect;
+use crate::output::{Output, done, rows};
+
+/// Makes, lists, describes and deletes topics
+#[derive(Subcommand)]
+pub(crate) enum TopicCommand {
+    /// Makes a topic
+    Create {
+        /// Its name
+        name: String,
+        /// How many partitions
+        #[arg(long, short, default_value_t = 1)]
+        partitions: u32,
+        /// Plugin that places its records, "name" or "name@version"
+        #[arg(long)]
+        partitioner: Option<String>,
+        /// The plugin's parameters
+        #[arg(long, requires = "partitioner")]
+        partitioner_config: Option<String>,
+        /// How long records are kept, as in "7d" or "forever"
+        #[arg(long, default_value = "7d", value_parser = retention)]
+        retention: i64,
+        /// Bytes kept per partition; unbounded without it
+        #[arg(long)]
+        retention_bytes: Option<i64>,
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// Lists all topics
+    List {
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// Shows a topic and its partitions
+    Describe {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// Deletes a topic and its records, for ever
+    Delete {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        connect: Connect,
+    },
+}
+
+fn retention(text: &str) -> Result<i64, String> {
+    match text {
+        "forever" => Ok(-1),
+        _ => humantime::parse_duration(text).map(|d| d.as_millis() as i64).map_err(|e| e.to_string()),
+    }
+}
+
+impl TopicCommand {
+    pub(crate) async fn run(self) -> Result<()> {
+        match self {
+            TopicCommand::Create {
+                name,
+                partitions,
+                partitioner,
+                partitioner_config,
+                retention,
+                retention_bytes,
+                connect,
+            } => {
+                let mut topic = Topic::partitions(partitions).retention_ms(retention);
+                if let Some(partitioner) = partitioner {
+                    topic = topic.partitioner(partitioner).partitioner_config(partitioner_config.unwrap_or_default());
+                }
+                if let Some(bytes) = retention_bytes {
+                    topic = topic.retention_bytes(bytes);
+                }
+                let made = connect.client().await?.create_topic(&name, topic).await?;
+                let placed = made.partitioner.as_ref().map(|p| format!(", placed by {p}")).unwrap_or_default();
+                let line = format!("created topic {name} with {partitions} partition{}{placed}", plural(partitions));
+                done(connect.output, &line, &describe(&made))
+            }
+            TopicCommand::List { connect } => {
+                let topics = connect.client().await?.topics().await?;
+                rows(connect.output, &["name", "partitions", "partitioner", "retention"], topics.iter().map(describe).collect())
+            }
+            TopicCommand::Describe { name, connect } => {
+                let described = connect.client().await?.describe_topic(&name).await?;
+                let partitions: Vec<Value> = described
+                    .partitions
+                    .iter()
+                    .map(|p| {
+                        json!({
+                            "partition": p.partition,
+                            "leader": p.leader,
+                            "epoch": p.leader_epoch,
+                            "log_start": p.log_start_offset,
+                            "high_watermark": p.high_watermark,
+                            "log_end": p.log_end_offset,
+                            "bytes": p.bytes,
+                            "state": p.offline.as_deref().unwrap_or("online"),
+                        })
+                    })
+                    .collect();
+                let mut object = describe(&described.topic);
+                if connect.output == Output::Json {
+                    object["partitions"] = partitions.into();
+                    println!("{}", serde_json::to_string_pretty(&object)?);
+                    return Ok(());
+                }
+                let partitioner = described.topic.partitioner.as_deref().unwrap_or("built in (key hash, else in turn)");
+                println!("topic        {name}");
+                println!("id           {}", described.topic.id);
+                println!("partitioner  {partitioner}");
+                println!("retention    {}", object["retention"].as_str().unwrap_or_default());
+                println!();
+                let columns = ["partition", "leader", "epoch", "log_start", "high_watermark", "log_end", "bytes", "state"];
+                rows(connect.output, &columns, partitions)
+            }
+            TopicCommand::Delete { name, connect } => {
+                connect.client().await?.delete_topic(&name).await?;
+                done(connect.output, &format!("deleted topic {name}"), &json!({ "name": name, "deleted": true }))
+            }
+        }
+    }
+}
+
+fn plural(count: u32) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+fn describe(topic: &TopicInfo) -> Value {
+    let time = match u64::try_from(topic.retention_ms) {
+        Ok(ms) => humantime::format_duration(std::time::Duration::from_millis(ms)).to_string(),
+        Err(_) => "forever".to_owned(),
+    };
+    let retention = match topic.retention_bytes {
+        -1 => time,
+        bytes => format!("{time} or {bytes} bytes per partition"),
+    };
+    json!({
+        "name": topic.name,
+        "id": topic.id,
+        "partitions": topic.partitions,
+        "partitioner": topic.partitioner,
+        "retention": retention,
+        "retention_ms": topic.retention_ms,
+        "retention_bytes": topic.retention_bytes,
+    })
+}

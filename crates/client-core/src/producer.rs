@@ -1,0 +1,540 @@
+//! From records to numbered batches, and from answers to outcomes.
+//!
+//! ```text
+//!  push ─► open batch ─► closed (in order) ─► in flight (numbered) ─► outcome
+//!                             ▲                     │ retriable, or the connection is lost
+//!                             └──── back in front ──┘ under the same number
+//! ```
+//! A batch gets its number when it is first sent and keeps it as long as it may have been appended. Only the broker's word
+//! that a batch before it is missing (and so that itself was not appended) lets it be numbered anew, in a new epoch.
+//! Epochs count per partition: brokers fence per partition too.
+
+use std::collections::VecDeque;
+
+use thalweg_model::limits::{IN_FLIGHT_BATCHES_MAX, IN_FLIGHT_BYTES_MAX};
+use thalweg_model::{BatchBuilder, Codec, ProducerEpoch, ProducerId, ProducerMark, Record, RecordBatch, Sequence};
+use thalweg_wire::{ErrorCode, RemoteError};
+
+use crate::Backoff;
+
+/// When a send counts as done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acks {
+    /// When it was handed to the connection.
+    None,
+    /// When the leader has appended.
+    Leader,
+    /// When a majority has fsynced.
+    #[default]
+    Quorum,
+}
+
+impl Acks {
+    /// The number in produce frames.
+    pub fn number(self) -> u32 {
+        self as u32
+    }
+}
+
+/// How a producer batches and how long it tries.
+#[derive(Clone, Copy, Debug)]
+pub struct ProducerConfig {
+    /// A batch is closed at this size, before compression.
+    pub batch_bytes: usize,
+    /// How long a batch waits for more while others are in flight; nothing waits when nothing is.
+    pub linger_ms: u64,
+    /// Compression.
+    pub codec: Codec,
+    /// When a send is done. Anything but `Quorum` switches idempotence off.
+    pub acks: Acks,
+    /// From push to outcome, retries included.
+    pub delivery_timeout_ms: u64,
+    /// Waits between tries.
+    pub backoff: Backoff,
+}
+
+impl Default for ProducerConfig {
+    fn default() -> Self {
+        ProducerConfig {
+            batch_bytes: 128 << 10,
+            linger_ms: 5,
+            codec: Codec::None,
+            acks: Acks::Quorum,
+            delivery_timeout_ms: 120_000,
+            backoff: Backoff::default(),
+        }
+    }
+}
+
+/// What the cluster gave this producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerIdentity {
+    /// Its id.
+    pub id: ProducerId,
+    /// Its first epoch.
+    pub epoch: ProducerEpoch,
+}
+
+/// Why a batch was not delivered, or may not have been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The broker refused it.
+    Refused(RemoteError),
+    /// No answer within the delivery time-out; the last obstacle, if one is known. It may or may not have been appended.
+    TimedOut(Option<String>),
+}
+
+/// What became of a batch's records.
+#[derive(Debug)]
+pub struct Outcome<T> {
+    /// The partition.
+    pub partition: u32,
+    /// One per record, in order.
+    pub tokens: Vec<T>,
+    /// Offset of the first record, `None` without acks.
+    pub result: Result<Option<u64>, Failure>,
+    /// Bytes that are free again, as [`ProducerCore::push`] counted them.
+    pub bytes: usize,
+}
+
+/// A produce frame to send.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Comes back in the answer.
+    pub id: u64,
+    /// The partition.
+    pub partition: u32,
+    /// The batch.
+    pub batch: RecordBatch,
+}
+
+struct Open<T> {
+    builder: BatchBuilder,
+    tokens: Vec<T>,
+    since_ms: u64,
+    bytes: usize,
+}
+
+struct Batch<T> {
+    batch: RecordBatch,
+    tokens: Vec<T>,
+    expires_ms: u64,
+    bytes: usize,
+    number: Option<(ProducerEpoch, Sequence)>,
+    attempts: u32,
+    request: u64,
+    /// Sent and not answered yet.
+    waiting: bool,
+}
+
+struct Partition<T> {
+    open: Option<Open<T>>,
+    /// The first `in_flight` have been sent; those may have been appended.
+    batches: VecDeque<Batch<T>>,
+    epoch: ProducerEpoch,
+    next_sequence: Sequence,
+    /// After a failure nothing is sent until all answers are in and this time has come.
+    retry_at_ms: Option<u64>,
+    last_obstacle: Option<String>,
+}
+
+/// See the module. `T` is what the caller wants back with each record's outcome.
+pub struct ProducerCore<T> {
+    config: ProducerConfig,
+    identity: Option<ProducerIdentity>,
+    partitions: Vec<Partition<T>>,
+    next_request: u64,
+    outcomes: Vec<Outcome<T>>,
+    buffered_bytes: usize,
+    connected: bool,
+}
+
+impl<T> ProducerCore<T> {
+    /// A producer to a topic of `partitions` partitions.
+    pub fn new(config: ProducerConfig, partitions: u32) -> Self {
+        let partition = || Partition {
+            open: None,
+            batches: VecDeque::new(),
+            epoch: ProducerEpoch(0),
+            next_sequence: Sequence(0),
+            retry_at_ms: None,
+            last_obstacle: None,
+        };
+        ProducerCore {
+            config,
+            identity: None,
+            partitions: (0..partitions).map(|_| partition()).collect(),
+            next_request: 1,
+            outcomes: Vec::new(),
+            buffered_bytes: 0,
+            connected: false,
+        }
+    }
+
+    /// True when sends are numbered, so that a retry is never appended twice.
+    pub fn is_idempotent(&self) -> bool {
+        self.config.acks == Acks::Quorum
+    }
+
+    /// Gives the producer its id; before that, an idempotent one sends nothing.
+    pub fn identify(&mut self, identity: ProducerIdentity) {
+        self.identity = Some(identity);
+        self.partitions.iter_mut().for_each(|p| p.epoch = identity.epoch);
+    }
+
+    /// True once it may number batches.
+    pub fn is_identified(&self) -> bool {
+        self.identity.is_some() || !self.is_idempotent()
+    }
+
+    /// Takes a record for a partition. Answers true when a batch became full, so that there is something to send.
+    pub fn push(&mut self, now_ms: u64, partition: u32, record: &Record, token: T) -> bool {
+        let config = self.config;
+        let p = &mut self.partitions[partition as usize];
+        let bytes = record.payload_bytes() + 32;
+        let full = p.open.as_ref().is_some_and(|o| o.builder.encoded_bytes() + bytes > config.batch_bytes);
+        if full {
+            p.close(&config);
+        }
+        let open = p.open.get_or_insert_with(|| Open {
+            builder: BatchBuilder::new(),
+            tokens: Vec::new(),
+            since_ms: now_ms,
+            bytes: 0,
+        });
+        open.builder.push(record);
+        open.tokens.push(token);
+        open.bytes += bytes;
+        self.buffered_bytes += bytes;
+        full || p.batches.is_empty()
+    }
+
+    /// Bytes of records without an outcome.
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffered_bytes
+    }
+
+    /// True when every record has its outcome.
+    pub fn is_drained(&self) -> bool {
+        self.partitions.iter().all(|p| p.open.is_none() && p.batches.is_empty())
+    }
+
+    /// A connection is there: what was in flight on the last one is sent again, in order.
+    pub fn connected(&mut self) {
+        self.connected = true;
+    }
+
+    /// The connection is lost, with all answers that had not come; `why` ends up in the error of what times out.
+    pub fn disconnected(&mut self, why: &str) {
+        self.connected = false;
+        for p in &mut self.partitions {
+            for batch in p.batches.iter_mut().filter(|b| b.waiting) {
+                batch.waiting = false;
+            }
+            if !p.batches.is_empty() || p.open.is_some() {
+                p.last_obstacle = Some(why.to_owned());
+            }
+        }
+    }
+
+    /// What to send now; call it after everything that may have changed it. `flush` closes open batches at once.
+    pub fn poll(&mut self, now_ms: u64, flush: bool) -> Vec<Request> {
+        let mut requests = Vec::new();
+        let config = self.config;
+        let can_send = self.connected && self.is_identified();
+        for (index, p) in self.partitions.iter_mut().enumerate() {
+            expire(index as u32, p, now_ms, &config, &mut self.outcomes, &mut self.buffered_bytes);
+            if !can_send {
+                continue;
+            }
+            if let Some(at) = p.retry_at_ms {
+                if now_ms < at || p.batches.iter().any(|b| b.waiting) {
+                    continue;
+                }
+                p.retry_at_ms = None;
+            }
+            let due = p.open.as_ref().is_some_and(|o| {
+                flush || p.batches.is_empty() || now_ms >= o.since_ms + config.linger_ms
+            });
+            if due {
+                p.close(&config);
+            }
+            let mut bytes: usize = p.batches.iter().filter(|b| b.waiting).map(|b| b.batch.bytes().len()).sum();
+            let mut count = p.batches.iter().filter(|b| b.waiting).count();
+            let mut done = Vec::new();
+            for at in 0..p.batches.len() {
+                if p.batches[at].waiting {
+                    continue;
+                }
+                let length = p.batches[at].batch.bytes().len();
+                if count > 0 && (count >= IN_FLIGHT_BATCHES_MAX || bytes + length > IN_FLIGHT_BYTES_MAX) {
+                    break;
+                }
+                count += 1;
+                bytes += length;
+                if self.identity.is_some() && config.acks == Acks::Quorum && p.batches[at].number.is_none() {
+                    p.number(at, self.identity.expect("just seen").id);
+                }
+                let batch = &mut p.batches[at];
+                batch.request = self.next_request;
+                batch.attempts += 1;
+                batch.waiting = true;
+                self.next_request += 1;
+                requests.push(Request { id: batch.request, partition: index as u32, batch: batch.batch.clone() });
+                if config.acks == Acks::None {
+                    done.push(at);
+                }
+            }
+            for at in done.into_iter().rev() {
+                let batch = p.batches.remove(at).expect("just sent");
+                self.buffered_bytes -= batch.bytes;
+                let (tokens, bytes) = (batch.tokens, batch.bytes);
+                self.outcomes.push(Outcome { partition: index as u32, tokens, result: Ok(None), bytes });
+            }
+        }
+        requests
+    }
+
+    /// The broker's answer to a request. `chance` jitters the wait before a retry.
+    pub fn answered(&mut self, now_ms: u64, request: u64, result: Result<u64, RemoteError>, chance: u64) {
+        let config = self.config;
+        let found = self.partitions.iter_mut().enumerate().find_map(|(i, p)| {
+            let at = p.batches.iter().position(|b| b.request == request && b.waiting)?;
+            Some((i, p, at))
+        });
+        // A request whose records have timed out meanwhile is not waited for any more.
+        let Some((index, p, at)) = found else { return };
+        let error = match result {
+            Ok(offset) => {
+                let batch = p.batches.remove(at).expect("just found");
+                self.finish(index, batch, Ok(Some(offset)));
+                return;
+            }
+            Err(error) => error,
+        };
+        p.batches[at].waiting = false;
+        p.last_obstacle = Some(error.message.clone());
+        let first_try = p.batches[at].attempts == 1;
+        match error.code {
+            // The broker has not appended it, and will append nothing of this epoch behind the gap.
+            ErrorCode::OutOfOrderSequence if at == 0 => p.renumber(),
+            ErrorCode::UnknownProducer if first_try && at == 0 => p.renumber(),
+            code if code.client_retries() => {}
+            ErrorCode::UnknownProducer if at > 0 => {}
+            _ => {
+                let batch = p.batches.remove(at).expect("just found");
+                self.finish(index, batch, Err(Failure::Refused(error)));
+                return;
+            }
+        }
+        let attempt = p.batches[at].attempts;
+        let wait_ms = match error.code {
+            // Not the batch's own trouble: it only waits for the ones before it.
+            ErrorCode::OutOfOrderSequence => 1,
+            _ => config.backoff.wait_ms(attempt, chance),
+        };
+        let at_ms = now_ms + wait_ms;
+        p.retry_at_ms = Some(p.retry_at_ms.map_or(at_ms, |t| t.max(at_ms)));
+    }
+
+    fn finish(&mut self, index: usize, batch: Batch<T>, result: Result<Option<u64>, Failure>) {
+        self.buffered_bytes -= batch.bytes;
+        self.outcomes.push(Outcome { partition: index as u32, tokens: batch.tokens, result, bytes: batch.bytes });
+    }
+
+    /// Gives every record without outcome this failure: the producer is beyond repair or closed without flushing.
+    pub fn fail_all(&mut self, failure: &Failure) {
+        for index in 0..self.partitions.len() {
+            self.partitions[index].close(&self.config);
+            while let Some(batch) = self.partitions[index].batches.pop_front() {
+                self.finish(index, batch, Err(failure.clone()));
+            }
+        }
+    }
+
+    /// Outcomes since the last call.
+    pub fn take_outcomes(&mut self) -> Vec<Outcome<T>> {
+        std::mem::take(&mut self.outcomes)
+    }
+
+    /// When [`poll`](Self::poll) may have something to do even if nothing happens.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        let config = self.config;
+        let of = |p: &Partition<T>| {
+            let linger = p.open.as_ref().filter(|_| self.connected).map(|o| o.since_ms + config.linger_ms);
+            let expiry = p.open.as_ref().map(|o| o.since_ms + config.delivery_timeout_ms);
+            let oldest = p.batches.front().map(|b| b.expires_ms);
+            linger.into_iter().chain(expiry).chain(oldest).chain(p.retry_at_ms).min()
+        };
+        self.partitions.iter().filter_map(of).min()
+    }
+}
+
+impl<T> Partition<T> {
+    fn close(&mut self, config: &ProducerConfig) {
+        let Some(open) = self.open.take() else { return };
+        self.batches.push_back(Batch {
+            batch: open.builder.build(config.codec, None),
+            tokens: open.tokens,
+            expires_ms: open.since_ms + config.delivery_timeout_ms,
+            bytes: open.bytes,
+            number: None,
+            attempts: 0,
+            request: 0,
+            waiting: false,
+        });
+    }
+
+    /// Numbers the batch at `at` as the next one of its epoch.
+    fn number(&mut self, at: usize, id: ProducerId) {
+        let batch = &mut self.batches[at];
+        let mark = ProducerMark { id, epoch: self.epoch, base_sequence: self.next_sequence };
+        batch.batch = batch.batch.with_producer(mark);
+        batch.number = Some((self.epoch, self.next_sequence));
+        self.next_sequence = self.next_sequence.plus(batch.batch.offsets_count());
+    }
+
+    /// Starts a new epoch for everything that is left.
+    fn renumber(&mut self) {
+        self.epoch = ProducerEpoch(self.epoch.0.wrapping_add(1).max(0));
+        self.next_sequence = Sequence(0);
+        for batch in &mut self.batches {
+            batch.number = None;
+            batch.attempts = 0;
+        }
+    }
+}
+
+/// Fails what has waited for too long. Batches that were sent may have been appended, so their numbers stay used.
+fn expire<T>(
+    index: u32,
+    p: &mut Partition<T>,
+    now_ms: u64,
+    config: &ProducerConfig,
+    outcomes: &mut Vec<Outcome<T>>,
+    buffered_bytes: &mut usize,
+) {
+    if p.open.as_ref().is_some_and(|o| now_ms >= o.since_ms + config.delivery_timeout_ms) {
+        p.close(config);
+    }
+    while p.batches.front().is_some_and(|b| now_ms >= b.expires_ms) {
+        let batch = p.batches.pop_front().expect("just seen");
+        *buffered_bytes -= batch.bytes;
+        let result = Err(Failure::TimedOut(p.last_obstacle.clone()));
+        outcomes.push(Outcome { partition: index, tokens: batch.tokens, result, bytes: batch.bytes });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record { key: None, value: Some(vec![1; 100].into()), headers: vec![], timestamp_ms: 0 }
+    }
+
+    fn producer(batch_bytes: usize) -> ProducerCore<u32> {
+        let mut p = ProducerCore::new(ProducerConfig { batch_bytes, ..Default::default() }, 1);
+        p.identify(ProducerIdentity { id: ProducerId(9), epoch: ProducerEpoch(0) });
+        p.connected();
+        p
+    }
+
+    fn sequence(r: &Request) -> (i16, i32) {
+        let mark = r.batch.header().producer.unwrap();
+        (mark.epoch.0, mark.base_sequence.0)
+    }
+
+    fn error(code: ErrorCode) -> RemoteError {
+        RemoteError::new(code, "said the broker")
+    }
+
+    #[test]
+    fn a_lone_record_does_not_linger_and_others_gather_behind_it() {
+        let mut p = producer(1 << 20);
+        assert!(p.push(0, 0, &record(), 1));
+        let first = p.poll(0, false);
+        assert_eq!(first.len(), 1);
+        p.push(1, 0, &record(), 2);
+        p.push(2, 0, &record(), 3);
+        assert!(p.poll(2, false).is_empty());
+        p.answered(3, first[0].id, Ok(0), 0);
+        let second = p.poll(3, false);
+        assert_eq!((second.len(), second[0].batch.records_count()), (1, 2));
+        assert_eq!(sequence(&second[0]), (0, 1));
+        p.push(4, 0, &record(), 4);
+        assert!(p.poll(8, false).is_empty());
+        assert_eq!(p.deadline_ms(), Some(9));
+        assert_eq!(p.poll(9, false).len(), 1);
+    }
+
+    #[test]
+    fn a_lost_connection_sends_everything_again_under_the_same_numbers() {
+        let mut p = producer(150);
+        (0..3).for_each(|i| drop(p.push(0, 0, &record(), i)));
+        let sent = p.poll(0, true);
+        assert_eq!(sent.iter().map(sequence).collect::<Vec<_>>(), [(0, 0), (0, 1), (0, 2)]);
+        p.answered(1, sent[0].id, Ok(7), 0);
+        p.disconnected("cable");
+        assert!(p.poll(2, false).is_empty());
+        p.connected();
+        let again = p.poll(3, false);
+        assert_eq!(again.iter().map(sequence).collect::<Vec<_>>(), [(0, 1), (0, 2)]);
+        let outcomes = p.take_outcomes();
+        assert_eq!((outcomes.len(), &outcomes[0].result), (1, &Ok(Some(7))));
+    }
+
+    #[test]
+    fn a_retriable_error_waits_for_all_answers_then_keeps_the_order() {
+        let mut p = producer(150);
+        (0..3).for_each(|i| drop(p.push(0, 0, &record(), i)));
+        let sent = p.poll(0, true);
+        p.answered(1, sent[0].id, Err(error(ErrorCode::Backlog)), 0);
+        assert!(p.poll(100, false).is_empty(), "two answers are still to come");
+        p.answered(101, sent[1].id, Err(error(ErrorCode::OutOfOrderSequence)), 0);
+        p.answered(101, sent[2].id, Err(error(ErrorCode::OutOfOrderSequence)), 0);
+        let again = p.poll(p.deadline_ms().unwrap(), false);
+        assert_eq!(again.iter().map(sequence).collect::<Vec<_>>(), [(0, 0), (0, 1), (0, 2)]);
+    }
+
+    #[test]
+    fn behind_a_batch_that_is_given_up_the_next_ones_get_a_new_epoch_only_on_the_brokers_word() {
+        let mut p = producer(150);
+        p.push(0, 0, &record(), 0);
+        let sent = p.poll(0, true);
+        p.disconnected("cable");
+        p.push(60_000, 0, &record(), 1);
+        p.connected();
+        let again = p.poll(60_000, true);
+        assert_eq!(again.iter().map(sequence).collect::<Vec<_>>(), [(0, 0), (0, 1)]);
+        p.disconnected("cable");
+        assert!(p.poll(120_000, false).is_empty());
+        let outcomes = p.take_outcomes();
+        assert_eq!(outcomes[0].result, Err(Failure::TimedOut(Some("cable".into()))));
+        p.connected();
+        // The second may have been appended: its number stays until the broker says that there is a gap before it.
+        let again = p.poll(120_001, false);
+        assert_eq!(sequence(&again[0]), (0, 1));
+        p.answered(120_002, again[0].id, Err(error(ErrorCode::OutOfOrderSequence)), 0);
+        let last = p.poll(120_010, false);
+        assert_eq!(sequence(&last[0]), (1, 0));
+        let _ = sent;
+    }
+
+    #[test]
+    fn a_refused_batch_has_one_outcome_and_the_next_go_on_in_a_new_epoch() {
+        let mut p = producer(150);
+        (0..2).for_each(|i| drop(p.push(0, 0, &record(), i)));
+        let sent = p.poll(0, true);
+        p.answered(1, sent[0].id, Err(error(ErrorCode::TooLarge)), 0);
+        p.answered(1, sent[1].id, Err(error(ErrorCode::OutOfOrderSequence)), 0);
+        let again = p.poll(2, false);
+        assert_eq!(again.iter().map(sequence).collect::<Vec<_>>(), [(1, 0)]);
+        p.answered(3, again[0].id, Ok(5), 0);
+        let outcomes = p.take_outcomes();
+        assert!(matches!(&outcomes[0].result, Err(Failure::Refused(e)) if e.code == ErrorCode::TooLarge));
+        assert_eq!(outcomes[1].result, Ok(Some(5)));
+        assert!(p.is_drained());
+        assert_eq!(p.buffered_bytes(), 0);
+    }
+}

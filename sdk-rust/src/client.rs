@@ -1,0 +1,366 @@
+//! The client: one cluster, its topics and plugins.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use thalweg_client_core::Position;
+use thalweg_wire::{ErrorKind, Message, proto};
+
+use crate::address::{Address, Trust};
+use crate::consumer::ConsumerBuilder;
+use crate::link::{Io, LinkOptions};
+use crate::producer::ProducerBuilder;
+use crate::{Error, IntoBytes, Result};
+
+/// Connects to a cluster by the address of any broker, `thalweg://host:port`.
+///
+/// # Errors
+/// `disconnected` when no broker answers within 10 s, `denied` when its certificate is not trusted.
+pub async fn connect(address: &str) -> Result<Client> {
+    ClientBuilder::new(address).connect().await
+}
+
+/// Options of a connection.
+#[derive(Clone, Debug)]
+pub struct ClientBuilder {
+    address: String,
+    ca_pem: Option<Vec<u8>>,
+    timeout: Duration,
+    client_name: String,
+}
+
+impl ClientBuilder {
+    /// A connection to `address`: `thalweg://host:port[,host:port…]`.
+    pub fn new(address: impl Into<String>) -> Self {
+        ClientBuilder {
+            address: address.into(),
+            ca_pem: None,
+            timeout: Duration::from_secs(10),
+            client_name: "thalweg-rust".into(),
+        }
+    }
+
+    /// Trusts this CA (PEM) and nothing else. Without it: `THALWEG_CA` (a file), then the context that `thalweg dev` leaves
+    /// for loopback, then the platform's roots.
+    pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca_pem = Some(pem.into());
+        self
+    }
+
+    /// How long a request goes on trying to reach a broker; 10 s by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How the client calls itself in the broker's logs.
+    pub fn client_name(mut self, name: impl Into<String>) -> Self {
+        self.client_name = name.into();
+        self
+    }
+
+    /// Connects.
+    pub async fn connect(self) -> Result<Client> {
+        let trust = match (self.ca_pem, std::env::var_os("THALWEG_CA").filter(|v| !v.is_empty())) {
+            (Some(pem), _) => Trust::Ca(pem),
+            (None, Some(path)) => Trust::Ca(std::fs::read(&path).map_err(|e| {
+                Error::new(ErrorKind::Invalid, format!("THALWEG_CA names {}, which does not read: {e}", path.display()))
+            })?),
+            (None, None) => Trust::Default,
+        };
+        let addresses = Address::parse_list(&self.address)?;
+        let options = LinkOptions { addresses, trust, client_name: self.client_name, timeout: self.timeout };
+        let io = Io::start(options)?;
+        io.run(|link| async move {
+            let deadline = std::time::Instant::now() + link.options.timeout;
+            link.connection_until(deadline).await.map(drop)
+        })
+        .await?;
+        Ok(Client { io })
+    }
+}
+
+/// A connected client. Cheap to clone; the connection closes with the last clone, producer and consumer.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) io: Io,
+}
+
+/// How a topic is to be made.
+#[derive(Clone, Debug)]
+pub struct Topic {
+    partitions: u32,
+    partitioner: Option<String>,
+    partitioner_config: Bytes,
+    retention_ms: Option<i64>,
+    retention_bytes: Option<i64>,
+}
+
+impl Topic {
+    /// A topic of this many partitions.
+    pub fn partitions(partitions: u32) -> Topic {
+        Topic {
+            partitions,
+            partitioner: None,
+            partitioner_config: Bytes::new(),
+            retention_ms: None,
+            retention_bytes: None,
+        }
+    }
+
+    /// Its records are placed by this plugin, "name" or "name@version".
+    pub fn partitioner(mut self, reference: impl Into<String>) -> Topic {
+        self.partitioner = Some(reference.into());
+        self
+    }
+
+    /// The partitioner's parameters.
+    pub fn partitioner_config(mut self, config: impl IntoBytes) -> Topic {
+        self.partitioner_config = config.into_bytes();
+        self
+    }
+
+    /// Records older than this may be removed; -1: never. A week by default.
+    pub fn retention_ms(mut self, ms: i64) -> Topic {
+        self.retention_ms = Some(ms);
+        self
+    }
+
+    /// A partition's bytes above this may be removed, oldest first; -1, the default: never.
+    pub fn retention_bytes(mut self, bytes: i64) -> Topic {
+        self.retention_bytes = Some(bytes);
+        self
+    }
+}
+
+/// A topic as the cluster knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Its name.
+    pub name: String,
+    /// Its identity: a UUID that is never reused.
+    pub id: String,
+    /// Its partitions.
+    pub partitions: u32,
+    /// "name@version" of its partitioner, `None` for the built-in one.
+    pub partitioner: Option<String>,
+    /// Milliseconds, -1 for ever.
+    pub retention_ms: i64,
+    /// Bytes per partition, -1 unbounded.
+    pub retention_bytes: i64,
+}
+
+/// A topic with the state of its partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicDescription {
+    /// The topic.
+    pub topic: TopicInfo,
+    /// Its partitions in order.
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// One partition's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// Its number.
+    pub partition: u32,
+    /// Broker that leads it.
+    pub leader: u32,
+    /// Number of that leadership.
+    pub leader_epoch: u32,
+    /// First offset kept.
+    pub log_start_offset: u64,
+    /// First offset not yet on a quorum.
+    pub high_watermark: u64,
+    /// Next offset to be given.
+    pub log_end_offset: u64,
+    /// Bytes of its batches.
+    pub bytes: u64,
+    /// Why it serves nothing, if it does not.
+    pub offline: Option<String>,
+}
+
+/// Where a partition begins and ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionOffsets {
+    /// The partition.
+    pub partition: u32,
+    /// What was asked for.
+    pub offset: u64,
+}
+
+/// A plugin as the cluster knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginInfo {
+    /// Its name.
+    pub name: String,
+    /// 1, 2, … per name.
+    pub version: u32,
+    /// "partitioner" or "filter".
+    pub kind: String,
+    /// SHA-256 of the module, in hexadecimal.
+    pub digest: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Upload time, ms since the epoch.
+    pub created_ms: u64,
+}
+
+impl From<proto::Plugin> for PluginInfo {
+    fn from(p: proto::Plugin) -> Self {
+        let digest = p.digest.iter().map(|b| format!("{b:02x}")).collect();
+        PluginInfo { name: p.name, version: p.version, kind: p.kind, digest, bytes: p.bytes, created_ms: p.created_ms }
+    }
+}
+
+impl From<&proto::Topic> for TopicInfo {
+    fn from(t: &proto::Topic) -> Self {
+        let id = t.id[..].try_into().map(|id| thalweg_model::TopicId(id).to_string()).unwrap_or_default();
+        TopicInfo {
+            name: t.name.clone(),
+            id,
+            partitions: t.partitions.len() as u32,
+            partitioner: t.partitioner.as_ref().map(|p| format!("{}@{}", p.name, p.version)),
+            retention_ms: t.config.as_ref().map_or(-1, |c| c.retention_ms),
+            retention_bytes: t.config.as_ref().map_or(-1, |c| c.retention_bytes),
+        }
+    }
+}
+
+impl Client {
+    /// Makes a topic.
+    ///
+    /// # Errors
+    /// `invalid` for a bad name or count or a name that is taken, `not_found` for an unknown partitioner.
+    pub async fn create_topic(&self, name: &str, topic: Topic) -> Result<TopicInfo> {
+        let has_config = topic.retention_ms.is_some() || topic.retention_bytes.is_some();
+        let request = proto::CreateTopicRequest {
+            name: name.to_owned(),
+            partitions: topic.partitions,
+            partitioner: topic.partitioner.unwrap_or_default(),
+            partitioner_config: topic.partitioner_config,
+            config: has_config.then(|| proto::TopicConfig {
+                retention_ms: topic.retention_ms.unwrap_or(7 * 24 * 3600 * 1000),
+                retention_bytes: topic.retention_bytes.unwrap_or(-1),
+                segment_bytes: 0,
+            }),
+        };
+        let reply: proto::CreateTopicReply = self.request(request).await?;
+        Ok(TopicInfo::from(&reply.topic.unwrap_or_default()))
+    }
+
+    /// Removes a topic and its records, for ever.
+    pub async fn delete_topic(&self, name: &str) -> Result<()> {
+        let _: proto::DeleteTopicReply = self.request(proto::DeleteTopicRequest { name: name.to_owned() }).await?;
+        Ok(())
+    }
+
+    /// All topics, by name.
+    pub async fn topics(&self) -> Result<Vec<TopicInfo>> {
+        let reply: proto::MetadataReply = self.request(proto::MetadataRequest::default()).await?;
+        Ok(reply.topics.iter().map(TopicInfo::from).collect())
+    }
+
+    /// A topic with the state of its partitions.
+    pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription> {
+        let reply: proto::DescribeTopicReply =
+            self.request(proto::DescribeTopicRequest { name: name.to_owned() }).await?;
+        let topic = reply.topic.unwrap_or_default();
+        let partitions = reply.partitions.into_iter().map(|p| PartitionStatus {
+            partition: p.index,
+            leader: topic.partitions.get(p.index as usize).map_or(0, |t| t.leader),
+            leader_epoch: p.leader_epoch,
+            log_start_offset: p.log_start_offset,
+            high_watermark: p.high_watermark,
+            log_end_offset: p.log_end_offset,
+            bytes: p.bytes,
+            offline: Some(p.offline).filter(|o| !o.is_empty()),
+        });
+        Ok(TopicDescription { topic: TopicInfo::from(&topic), partitions: partitions.collect() })
+    }
+
+    /// Where each partition of a topic has `position`: its first and last offset, or the offset of a time.
+    pub async fn offsets(&self, topic: &str, position: Position) -> Result<Vec<PartitionOffsets>> {
+        let topic = self.metadata(topic, false).await?;
+        self.offsets_of(&topic, (0..topic.partitions.len() as u32).collect(), position).await
+    }
+
+    /// Uploads a module and gives it the next version of `name`; the same module again keeps its version.
+    ///
+    /// # Errors
+    /// `invalid` for a module that is no plugin, saying why.
+    pub async fn upload_plugin(&self, name: &str, module: impl IntoBytes) -> Result<PluginInfo> {
+        let request = proto::UploadPluginRequest { name: name.to_owned(), kind: String::new() };
+        let module = module.into_bytes();
+        let limit = thalweg_model::limits::MODULE_BYTES_CEILING;
+        if module.len() > limit {
+            let message = format!("plugin {name:?}: the module is {} bytes, the limit is {limit}", module.len());
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        // Compilation happens meanwhile, in a process of its own.
+        let answer = self.io.run(move |link| async move {
+            link.request::<_, proto::UploadPluginReply>(request, module).await
+        });
+        Ok(answer.await?.0.plugin.unwrap_or_default().into())
+    }
+
+    /// All plugins in all versions.
+    pub async fn plugins(&self) -> Result<Vec<PluginInfo>> {
+        let reply: proto::ListPluginsReply = self.request(proto::ListPluginsRequest {}).await?;
+        Ok(reply.plugins.into_iter().map(Into::into).collect())
+    }
+
+    /// The plugin "name" (its newest version) or "name@version".
+    pub async fn describe_plugin(&self, reference: &str) -> Result<PluginInfo> {
+        let request = proto::FetchPluginRequest { digest: Bytes::new(), reference: reference.to_owned() };
+        let reply: proto::FetchPluginReply = self.request(request).await?;
+        Ok(reply.plugin.unwrap_or_default().into())
+    }
+
+    /// A producer to a topic.
+    pub fn producer(&self, topic: &str) -> ProducerBuilder {
+        ProducerBuilder::new(self.clone(), topic)
+    }
+
+    /// A consumer of a topic: of all its partitions, from the end, unless told otherwise.
+    pub fn consumer(&self, topic: &str) -> ConsumerBuilder {
+        ConsumerBuilder::new(self.clone(), topic)
+    }
+
+    pub(crate) async fn request<M: Message + Send + 'static, R: Message + Send + 'static>(&self, message: M) -> Result<R> {
+        let answer = self.io.run(move |link| async move { link.request::<M, R>(message, Bytes::new()).await });
+        Ok(answer.await?.0)
+    }
+
+    /// A topic's metadata; `first_use` lets a dev broker make it.
+    pub(crate) async fn metadata(&self, topic: &str, first_use: bool) -> Result<Arc<proto::Topic>> {
+        let request = proto::MetadataRequest { topics: vec![topic.to_owned()], create_missing: first_use };
+        let reply: proto::MetadataReply = self.request(request).await?;
+        let found = reply.topics.into_iter().next().unwrap_or_default();
+        match found.error.clone() {
+            None => Ok(Arc::new(found)),
+            Some(error) => Err(thalweg_wire::RemoteError::from(error).into()),
+        }
+    }
+
+    pub(crate) async fn offsets_of(
+        &self,
+        topic: &proto::Topic,
+        partitions: Vec<u32>,
+        position: Position,
+    ) -> Result<Vec<PartitionOffsets>> {
+        let at = Some(position.start());
+        let queries = partitions.into_iter().map(|partition| proto::OffsetQuery { partition, at }).collect();
+        let request = proto::ListOffsetsRequest { topic_id: topic.id.clone(), queries };
+        let reply: proto::ListOffsetsReply = self.request(request).await?;
+        reply
+            .answers
+            .into_iter()
+            .map(|a| match a.error {
+                Some(error) => Err(thalweg_wire::RemoteError::from(error).into()),
+                None => Ok(PartitionOffsets { partition: a.partition, offset: a.offset }),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,324 @@
+//! The thread that owns a client's connection.
+
+use std::future::Future;
+use std::net::{SocketAddr, UdpSocket};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Connection, ConnectionError, Endpoint};
+use rustls::CipherSuite;
+use thalweg_client_core::Backoff;
+use thalweg_wire::{ALPN_CLIENT, ErrorKind, Message, agree, proto, versions};
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use crate::address::{Address, Trust};
+use crate::stream::{FrameReader, send};
+use crate::{Error, Result};
+
+/// One attempt to reach one address.
+const ATTEMPT: Duration = Duration::from_secs(3);
+/// As the broker's side: windows and kernel buffers that were measured to be fast.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+const MTU_MAX: u16 = 6_500;
+
+type Job = Box<dyn FnOnce(Rc<Link>) + Send>;
+
+/// Reaches the connection thread from anywhere. The thread ends with the last clone.
+#[derive(Clone)]
+pub(crate) struct Io {
+    jobs: mpsc::UnboundedSender<Job>,
+    process: u32,
+}
+
+/// What the connection thread owns.
+pub(crate) struct Link {
+    pub(crate) options: LinkOptions,
+    endpoints: [Option<Endpoint>; 2],
+    connection: Mutex<Option<Connection>>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct LinkOptions {
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) trust: Trust,
+    pub(crate) client_name: String,
+    /// How long a request goes on trying to reach a broker.
+    pub(crate) timeout: Duration,
+}
+
+impl Io {
+    pub(crate) fn start(options: LinkOptions) -> Result<Io> {
+        let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
+        let (ready, started) = std::sync::mpsc::sync_channel(1);
+        let failed = |e: std::io::Error| Error::new(ErrorKind::Internal, format!("the connection thread does not start: {e}"));
+        std::thread::Builder::new()
+            .name("thalweg-client".into())
+            .spawn(move || {
+                let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                    Ok(runtime) => runtime,
+                    Err(e) => return drop(ready.send(Err(e))),
+                };
+                let local = tokio::task::LocalSet::new();
+                local.block_on(&runtime, async move {
+                    let link = match Link::new(options) {
+                        Ok(link) => Rc::new(link),
+                        Err(e) => return drop(ready.send(Err(e))),
+                    };
+                    let _ = ready.send(Ok(()));
+                    while let Some(job) = queue.recv().await {
+                        job(link.clone());
+                    }
+                    link.close().await;
+                });
+            })
+            .map_err(failed)?;
+        started.recv().expect("the thread answers").map_err(failed)?;
+        Ok(Io { jobs, process: std::process::id() })
+    }
+
+    /// Runs a future on the connection thread, to its end.
+    pub(crate) fn spawn<F: Future<Output = ()> + 'static>(
+        &self,
+        make: impl FnOnce(Rc<Link>) -> F + Send + 'static,
+    ) -> Result<()> {
+        // After a fork the thread is not there: an error now, instead of a wait for ever.
+        if std::process::id() != self.process {
+            let message = "this client was made before a fork; connect again in the child process";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        let job: Job = Box::new(move |link| drop(tokio::task::spawn_local(make(link))));
+        self.jobs.send(job).map_err(|_| closed())
+    }
+
+    /// Runs a future on the connection thread and waits for its result, on any runtime.
+    pub(crate) async fn run<T: Send + 'static, F: Future<Output = Result<T>> + 'static>(
+        &self,
+        make: impl FnOnce(Rc<Link>) -> F + Send + 'static,
+    ) -> Result<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.spawn(move |link| async move { drop(sender.send(make(link).await)) })?;
+        receiver.await.map_err(|_| closed())?
+    }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Invalid, "the client is closed")
+}
+
+impl Link {
+    fn new(options: LinkOptions) -> std::io::Result<Link> {
+        let v4 = endpoint(SocketAddr::from(([0, 0, 0, 0], 0)))?;
+        // A machine may have no IPv6 at all.
+        let v6 = endpoint(SocketAddr::from(([0u16; 8], 0))).ok();
+        Ok(Link { options, endpoints: [Some(v4), v6], connection: Mutex::new(None) })
+    }
+
+    /// The connection, made anew if the last one is gone. One round over all addresses.
+    pub(crate) async fn connection(&self) -> Result<Connection> {
+        let mut current = self.connection.lock().await;
+        if let Some(connection) = current.as_ref().filter(|c| c.close_reason().is_none()) {
+            return Ok(connection.clone());
+        }
+        let mut last = None;
+        for address in &self.options.addresses {
+            match self.connect(address).await {
+                Ok(connection) => return Ok(current.insert(connection).clone()),
+                Err(error) if !error.is_retriable() => return Err(error),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.expect("there is at least one address"))
+    }
+
+    /// The same, trying again until `deadline`.
+    pub(crate) async fn connection_until(&self, deadline: Instant) -> Result<Connection> {
+        let backoff = Backoff::default();
+        let started = Instant::now();
+        for attempt in 1.. {
+            let error = match self.connection().await {
+                Ok(connection) => return Ok(connection),
+                Err(error) if !error.is_retriable() => return Err(error),
+                Err(error) => error,
+            };
+            let wait = Duration::from_millis(backoff.wait_ms(attempt, chance()));
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left <= wait {
+                let tried = started.elapsed().as_secs_f32();
+                return Err(Error::new(error.kind(), format!("{error}; gave up after {tried:.1} s")));
+            }
+            if attempt == 1 {
+                tracing::warn!("{error}; trying again for {:.0} s", left.as_secs_f32().ceil());
+            }
+            tokio::time::sleep(wait).await;
+        }
+        unreachable!("the loop ends by returning")
+    }
+
+    async fn connect(&self, address: &Address) -> Result<Connection> {
+        let unreachable = |why: &dyn std::fmt::Display| {
+            let what = format!("broker {address} cannot be reached: {why}");
+            Error::new(ErrorKind::Disconnected, format!("{what}. Is it running? `thalweg dev` starts one"))
+        };
+        let config = client_config(&self.options.trust, address)?;
+        let found = address.resolve().await.map_err(|e| unreachable(&e))?;
+        let mut last = unreachable(&"its name has no address");
+        for socket in found {
+            let Some(endpoint) = &self.endpoints[socket.is_ipv6() as usize] else { continue };
+            let connecting = match endpoint.connect_with(config.clone(), socket, &address.host) {
+                Ok(connecting) => connecting,
+                Err(e) => return Err(Error::new(ErrorKind::Invalid, format!("address {address}: {e}"))),
+            };
+            match tokio::time::timeout(ATTEMPT, connecting).await {
+                Err(_) => last = unreachable(&format!("no answer within {} s", ATTEMPT.as_secs())),
+                Ok(Ok(connection)) => {
+                    hello(&connection, &self.options.client_name).await?;
+                    return Ok(connection);
+                }
+                Ok(Err(e)) => match refusal(address, &e) {
+                    Some(refusal) => return Err(refusal),
+                    None => last = unreachable(&e),
+                },
+            }
+        }
+        Err(last)
+    }
+
+    /// One request and its answer on a stream of their own, tried again while the broker cannot be reached.
+    pub(crate) async fn request<M: Message, R: Message>(&self, message: M, body: Bytes) -> Result<(R, Bytes)> {
+        let deadline = Instant::now() + self.options.timeout;
+        let mut attempt = 0;
+        loop {
+            let connection = self.connection_until(deadline).await?;
+            let answer = async {
+                let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost)?;
+                send(&mut sender, &message, body.clone()).await?;
+                let _ = sender.finish();
+                FrameReader::new(receiver).expect::<R>().await
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            let error = match tokio::time::timeout(left, answer).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    let what = format!("no answer within {:.0} s", self.options.timeout.as_secs_f32());
+                    return Err(Error::new(ErrorKind::Timeout, what));
+                }
+            };
+            attempt += 1;
+            let again = error.kind() == ErrorKind::Disconnected || error.code().is_some_and(|c| c.client_retries());
+            let wait = Duration::from_millis(Backoff::default().wait_ms(attempt, chance()));
+            if !again || Instant::now() + wait >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn close(&self) {
+        if let Some(connection) = self.connection.lock().await.take() {
+            connection.close(0u32.into(), b"");
+        }
+        for endpoint in self.endpoints.iter().flatten() {
+            let _ = tokio::time::timeout(Duration::from_millis(200), endpoint.wait_idle()).await;
+        }
+    }
+}
+
+/// A number nobody can foresee; only jitter depends on it.
+pub(crate) fn chance() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+/// What a failed handshake says about this client rather than about the network.
+fn refusal(address: &Address, error: &ConnectionError) -> Option<Error> {
+    let ConnectionError::TransportError(e) = error else {
+        return match error {
+            ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == 0x178 => {
+                Some(other_protocol(address))
+            }
+            ConnectionError::VersionMismatch => {
+                Some(Error::new(ErrorKind::Unsupported, format!("broker {address} speaks another version of QUIC")))
+            }
+            _ => None,
+        };
+    };
+    // 0x100 and the TLS alert: 0x178 is no_application_protocol, the others are about certificates.
+    match u64::from(e.code) {
+        0x178 => Some(other_protocol(address)),
+        0x100..=0x1ff => Some(Error::new(
+            ErrorKind::Denied,
+            format!(
+                "the certificate of broker {address} is not trusted: {}. Name its CA with ca= or THALWEG_CA; \
+                 for `thalweg dev` on this machine no option is needed",
+                e.reason
+            ),
+        )),
+        _ => None,
+    }
+}
+
+fn other_protocol(address: &Address) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("{address} speaks QUIC, but not Thalweg's protocol thalweg/1"))
+}
+
+async fn hello(connection: &Connection, client_name: &str) -> Result<()> {
+    let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost)?;
+    let hello = proto::Hello {
+        versions: versions(),
+        features: 0,
+        client_name: client_name.to_owned(),
+        client_version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    send(&mut sender, &hello, Bytes::new()).await?;
+    let _ = sender.finish();
+    let mut frames = FrameReader::new(receiver);
+    let answer = tokio::time::timeout(ATTEMPT, frames.expect::<proto::HelloReply>()).await;
+    let (reply, _) = answer.map_err(|_| crate::stream::lost("no answer to the hello"))??;
+    Ok(agree(&reply.versions)?)
+}
+
+fn client_config(trust: &Trust, address: &Address) -> Result<quinn::ClientConfig> {
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider.cipher_suites.sort_by_key(|s| s.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let internal = |e: &dyn std::fmt::Display| Error::new(ErrorKind::Internal, format!("TLS cannot be set up: {e}"));
+    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|e| internal(&e))?
+        .with_root_certificates(trust.roots(address)?)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![ALPN_CLIENT.to_vec()];
+    let crypto = QuicClientConfig::try_from(tls).map_err(|e| internal(&e))?;
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    let mut transport = quinn::TransportConfig::default();
+    let mut discovery = quinn::MtuDiscoveryConfig::default();
+    discovery.upper_bound(MTU_MAX);
+    transport
+        .stream_receive_window(STREAM_WINDOW_BYTES.into())
+        .receive_window(CONNECTION_WINDOW_BYTES.into())
+        .send_window(2 * STREAM_WINDOW_BYTES as u64)
+        .mtu_discovery_config(Some(discovery))
+        .max_concurrent_bidi_streams(0u32.into())
+        .max_concurrent_uni_streams(0u32.into())
+        .datagram_receive_buffer_size(None)
+        .keep_alive_interval(Some(Duration::from_secs(5)))
+        .max_idle_timeout(Some(Duration::from_secs(20).try_into().expect("below the limit")));
+    config.transport_config(Arc::new(transport));
+    Ok(config)
+}
+
+fn endpoint(bind: SocketAddr) -> std::io::Result<Endpoint> {
+    let domain = if bind.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
+    let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None)?;
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    socket.bind(&bind.into())?;
+    let mut config = quinn::EndpointConfig::default();
+    config.max_udp_payload_size(MTU_MAX).expect("a valid payload size");
+    Endpoint::new(config, None, UdpSocket::from(socket), Arc::new(quinn::TokioRuntime))
+}

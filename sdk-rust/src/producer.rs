@@ -1,0 +1,511 @@
+//! Producers: placement and batching on the caller's side, one stream on the connection's.
+
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use quinn::SendStream;
+use thalweg_client_core::{Acks, Failure, Outcome, ProducerConfig, ProducerCore, ProducerIdentity};
+use thalweg_model::{Codec, ProducerEpoch, ProducerId};
+use thalweg_wire::{ErrorKind, RemoteError, encode_parts, proto};
+use tokio::sync::Notify;
+
+use crate::client::Client;
+use crate::link::{Link, chance};
+use crate::placement::Placement;
+use crate::stream::FrameReader;
+use crate::{Error, Record, Result};
+
+/// Where a record went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Its partition.
+    pub partition: u32,
+    /// Its offset; `None` with acks `none`.
+    pub offset: Option<u64>,
+}
+
+type OnError = Arc<dyn Fn(&Error) + Send + Sync>;
+
+/// Options of a producer.
+#[derive(Clone)]
+pub struct ProducerBuilder {
+    client: Client,
+    topic: String,
+    config: ProducerConfig,
+    buffer_bytes: usize,
+    on_error: Option<OnError>,
+}
+
+impl ProducerBuilder {
+    pub(crate) fn new(client: Client, topic: &str) -> Self {
+        let topic = topic.to_owned();
+        ProducerBuilder { client, topic, config: ProducerConfig::default(), buffer_bytes: 32 << 20, on_error: None }
+    }
+
+    /// How long a batch waits for more while others are in flight; 5 ms by default. A lone record never waits.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.config.linger_ms = linger.as_millis() as u64;
+        self
+    }
+
+    /// Size at which a batch is closed, before compression; 128 KiB by default, at most 8 MiB.
+    pub fn batch_bytes(mut self, bytes: usize) -> Self {
+        self.config.batch_bytes = bytes;
+        self
+    }
+
+    /// Compression of batches; none by default.
+    pub fn compression(mut self, codec: Codec) -> Self {
+        self.config.codec = codec;
+        self
+    }
+
+    /// When a send is done; `Quorum` by default. Anything else switches idempotence off.
+    pub fn acks(mut self, acks: Acks) -> Self {
+        self.config.acks = acks;
+        self
+    }
+
+    /// Time from send to outcome, retries included; 120 s by default.
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.config.delivery_timeout_ms = timeout.as_millis() as u64;
+        self
+    }
+
+    /// Memory for records without outcome; 32 MiB by default. Above it, sends wait.
+    pub fn buffer_bytes(mut self, bytes: usize) -> Self {
+        self.buffer_bytes = bytes;
+        self
+    }
+
+    /// Called with the outcome of enqueued records that failed and that nobody waits for.
+    pub fn on_error(mut self, call: impl Fn(&Error) + Send + Sync + 'static) -> Self {
+        self.on_error = Some(Arc::new(call));
+        self
+    }
+
+    /// Finds the topic, fetches its partitioner, and gets a producer id.
+    pub async fn build(self) -> Result<Producer> {
+        if !(1..=8 << 20).contains(&self.config.batch_bytes) {
+            let message = format!("batch_bytes is {}, it must be between 1 and {}", self.config.batch_bytes, 8 << 20);
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        let topic = self.client.metadata(&self.topic, true).await?;
+        let partitions = topic.partitions.len() as u32;
+        let placement = Placement::of_topic(&self.client.io, &topic).await?;
+        let mut core = ProducerCore::new(self.config, partitions);
+        if core.is_idempotent() {
+            let reply: proto::InitProducerReply = self.client.request(proto::InitProducerRequest {}).await?;
+            let epoch = ProducerEpoch(reply.producer_epoch as i16);
+            core.identify(ProducerIdentity { id: ProducerId(reply.producer_id), epoch });
+        }
+        let shared = Arc::new(Shared {
+            core: Mutex::new(core),
+            started: Instant::now(),
+            wake: Notify::new(),
+            progress: Notify::new(),
+            flushing: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            first_error: Mutex::new(None),
+            on_error: self.on_error,
+        });
+        let (io_shared, io_topic, acks) = (shared.clone(), topic.clone(), self.config.acks);
+        self.client.io.spawn(move |link| drive(link, io_shared, io_topic, acks))?;
+        let inner = Inner {
+            _client: self.client,
+            topic: self.topic,
+            placement: Mutex::new(placement),
+            partitions,
+            buffer_bytes: self.buffer_bytes,
+            shared,
+        };
+        Ok(Producer { inner: Arc::new(inner) })
+    }
+}
+
+/// Sends records to one topic. Cheap to clone; usable from any thread.
+#[derive(Clone)]
+pub struct Producer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    _client: Client,
+    topic: String,
+    placement: Mutex<Placement>,
+    partitions: u32,
+    buffer_bytes: usize,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Release);
+        self.shared.wake.notify_one();
+    }
+}
+
+/// Shared by the callers' threads and the connection's.
+struct Shared {
+    core: Mutex<ProducerCore<Token>>,
+    started: Instant,
+    /// There may be something to send.
+    wake: Notify,
+    /// Outcomes came: memory is free, a flush may be done.
+    progress: Notify,
+    flushing: AtomicBool,
+    ended: AtomicBool,
+    /// Of an enqueued record that nobody waits for; `flush` and `close` tell it.
+    first_error: Mutex<Option<Error>>,
+    on_error: Option<OnError>,
+}
+
+/// One record's place in the receipt of its call.
+struct Token {
+    receipt: Arc<Pending>,
+    at: u32,
+}
+
+struct Pending {
+    state: Mutex<PendingState>,
+    done: Notify,
+}
+
+struct PendingState {
+    left: usize,
+    outcomes: Vec<Option<Result<Delivery>>>,
+    /// Nobody waits for it: errors go to `on_error`, or to the next flush.
+    detached: bool,
+}
+
+/// The outcome of enqueued records, to wait for or to drop.
+pub struct Receipt {
+    pending: Arc<Pending>,
+    waited: bool,
+}
+
+impl Receipt {
+    /// One outcome per record, in order.
+    pub async fn wait(mut self) -> Vec<Result<Delivery>> {
+        loop {
+            let done = self.pending.done.notified();
+            {
+                let mut state = lock(&self.pending.state);
+                if state.left == 0 {
+                    self.waited = true;
+                    let outcomes = std::mem::take(&mut state.outcomes);
+                    return outcomes.into_iter().map(|o| o.expect("every record has an outcome")).collect();
+                }
+            }
+            done.await;
+        }
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        if !self.waited {
+            lock(&self.pending.state).detached = true;
+        }
+    }
+}
+
+/// A poisoned lock means that a panic is on its way to the user already; what it guards is still consistent enough to end.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Producer {
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.inner.topic
+    }
+
+    /// Sends a record and waits until it is delivered.
+    ///
+    /// # Errors
+    /// `timeout` when no outcome came within the delivery time-out, `plugin_failed` when the topic's partitioner fails on
+    /// it, `invalid` above a limit. Retriable errors of the broker are retried inside.
+    pub async fn send(&self, record: Record) -> Result<Delivery> {
+        let receipt = self.enqueue(record).await?;
+        receipt.wait().await.pop().expect("one record, one outcome")
+    }
+
+    /// Sends records and waits until every one has its outcome.
+    pub async fn send_batch(&self, records: Vec<Record>) -> Result<Vec<Result<Delivery>>> {
+        Ok(self.enqueue_batch(records).await?.wait().await)
+    }
+
+    /// Buffers a record; waits only while the buffer is full. Progress needs no flush.
+    pub async fn enqueue(&self, record: Record) -> Result<Receipt> {
+        self.enqueue_batch(vec![record]).await
+    }
+
+    /// Buffers records in order. They are placed together, so this is the fast way in.
+    ///
+    /// # Errors
+    /// When one record is refused (too large, or the partitioner fails on it), none of the call is buffered.
+    pub async fn enqueue_batch(&self, records: Vec<Record>) -> Result<Receipt> {
+        let shared = &self.inner.shared;
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+        let records: Vec<_> = records.into_iter().map(|r| r.into_model(now_ms)).collect();
+        for record in &records {
+            record.check_limits()?;
+        }
+        let placed = lock(&self.inner.placement).place(&records, self.inner.partitions)?;
+        let state = PendingState { left: records.len(), outcomes: records.iter().map(|_| None).collect(), detached: false };
+        let pending = Arc::new(Pending { state: Mutex::new(state), done: Notify::new() });
+        let mut next = 0;
+        while next < records.len() {
+            let room = shared.progress.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            let mut ready = false;
+            {
+                let mut core = lock(&shared.core);
+                if shared.ended.load(Ordering::Acquire) {
+                    return Err(Error::new(ErrorKind::Invalid, "the producer is closed"));
+                }
+                let now = shared.now_ms();
+                while next < records.len() && core.buffered_bytes() < self.inner.buffer_bytes {
+                    let token = Token { receipt: pending.clone(), at: next as u32 };
+                    ready |= core.push(now, placed[next], &records[next], token);
+                    next += 1;
+                }
+            }
+            // Every push may move a linger deadline; the connection's thread looks once.
+            let _ = ready;
+            shared.wake.notify_one();
+            if next < records.len() {
+                room.await;
+            }
+        }
+        Ok(Receipt { pending, waited: false })
+    }
+
+    /// Waits until every record has its outcome; closes open batches at once.
+    ///
+    /// # Errors
+    /// The first error of an enqueued record whose receipt was dropped, where no `on_error` took it.
+    pub async fn flush(&self) -> Result<()> {
+        let shared = &self.inner.shared;
+        loop {
+            let progress = shared.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            if lock(&shared.core).is_drained() {
+                break;
+            }
+            shared.flushing.store(true, Ordering::Release);
+            shared.wake.notify_one();
+            progress.await;
+        }
+        match lock(&shared.first_error).take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Flushes and ends; further sends are refused.
+    pub async fn close(&self) -> Result<()> {
+        let result = self.flush().await;
+        self.inner.shared.ended.store(true, Ordering::Release);
+        self.inner.shared.wake.notify_one();
+        result
+    }
+}
+
+impl Shared {
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// Passes outcomes on to whoever waits.
+    fn settle(&self, outcomes: Vec<Outcome<Token>>) {
+        if outcomes.is_empty() {
+            return;
+        }
+        for outcome in outcomes {
+            let error = outcome.result.as_ref().err().map(|f| Error::from(f.clone()));
+            let base = outcome.result.ok().flatten();
+            for (i, token) in outcome.tokens.into_iter().enumerate() {
+                let result = match &error {
+                    None => Ok(Delivery { partition: outcome.partition, offset: base.map(|b| b + i as u64) }),
+                    Some(error) => Err(error.clone()),
+                };
+                let mut state = lock(&token.receipt.state);
+                if let (true, Err(error)) = (state.detached, &result) {
+                    match &self.on_error {
+                        Some(call) => call(error),
+                        None => drop(lock(&self.first_error).get_or_insert_with(|| error.clone())),
+                    }
+                }
+                state.outcomes[token.at as usize] = Some(result);
+                state.left -= 1;
+                if state.left == 0 {
+                    token.receipt.done.notify_one();
+                }
+            }
+        }
+        self.progress.notify_waiters();
+    }
+}
+
+/// Serves one producer on the connection's thread until it is closed and drained.
+async fn drive(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, acks: Acks) {
+    let mut attempt = 0;
+    while !is_done(&shared) {
+        // While there is no connection, records still time out.
+        let connection = tokio::select! {
+            connection = link.connection() => connection,
+            () = expire_meanwhile(&shared) => return,
+        };
+        let opened = match connection {
+            Ok(connection) => connection.open_bi().await.map_err(crate::stream::lost),
+            Err(error) => Err(error),
+        };
+        let error = match opened {
+            Ok((sender, receiver)) => {
+                attempt = 0;
+                lock(&shared.core).connected();
+                let answers = answers(&shared, FrameReader::new(receiver));
+                let requests = requests(&shared, sender, &topic, acks);
+                let error = tokio::select! {
+                    error = answers => error,
+                    error = requests => match error { Some(error) => error, None => return },
+                };
+                lock(&shared.core).disconnected(&error.to_string());
+                error
+            }
+            Err(error) => {
+                lock(&shared.core).disconnected(&error.to_string());
+                error
+            }
+        };
+        if !error.is_retriable() && error.kind() != ErrorKind::Disconnected {
+            let failure = Failure::Refused(RemoteError::new(
+                error.code().unwrap_or(thalweg_wire::ErrorCode::Internal),
+                error.to_string(),
+            ));
+            let outcomes = {
+                let mut core = lock(&shared.core);
+                core.fail_all(&failure);
+                core.take_outcomes()
+            };
+            shared.settle(outcomes);
+        }
+        attempt += 1;
+        if attempt == 2 {
+            tracing::warn!("{error}; the producer goes on trying within its delivery time-out");
+        }
+        let wait = Duration::from_millis(thalweg_client_core::Backoff::default().wait_ms(attempt, chance()));
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = expire_meanwhile(&shared) => return,
+        }
+    }
+}
+
+fn is_done(shared: &Shared) -> bool {
+    shared.ended.load(Ordering::Acquire) && lock(&shared.core).is_drained()
+}
+
+/// Lets records time out while nothing can be sent; ends when the producer is done.
+async fn expire_meanwhile(shared: &Shared) {
+    while !is_done(shared) {
+        let (outcomes, deadline) = {
+            let mut core = lock(&shared.core);
+            let requests = core.poll(shared.now_ms(), false);
+            assert!(requests.is_empty(), "nothing is sent without a connection");
+            (core.take_outcomes(), core.deadline_ms())
+        };
+        shared.settle(outcomes);
+        tokio::select! {
+            () = sleep_until(shared, deadline) => {}
+            () = shared.wake.notified() => {}
+        }
+    }
+}
+
+fn sleep_until(shared: &Shared, deadline_ms: Option<u64>) -> impl Future<Output = ()> + use<> {
+    let at = deadline_ms.map(|ms| shared.started + Duration::from_millis(ms));
+    async move {
+        match at {
+            Some(at) => tokio::time::sleep_until(at.into()).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Sends what the core has ready; `None` when the producer is done, else how the stream was lost.
+async fn requests(shared: &Shared, stream: SendStream, topic: &proto::Topic, acks: Acks) -> Option<Error> {
+    let mut stream = stream;
+    loop {
+        let flush = shared.flushing.load(Ordering::Acquire);
+        let (requests, outcomes, deadline, drained) = {
+            let mut core = lock(&shared.core);
+            let ended = shared.ended.load(Ordering::Acquire);
+            let requests = core.poll(shared.now_ms(), flush || ended);
+            let drained = core.is_drained();
+            if drained {
+                shared.flushing.store(false, Ordering::Release);
+            }
+            (requests, core.take_outcomes(), core.deadline_ms(), drained)
+        };
+        shared.settle(outcomes);
+        if requests.is_empty() {
+            if drained {
+                if shared.ended.load(Ordering::Acquire) {
+                    let _ = stream.finish();
+                    return None;
+                }
+                shared.progress.notify_waiters();
+            }
+            tokio::select! {
+                () = sleep_until(shared, deadline) => {}
+                () = shared.wake.notified() => {}
+            }
+            continue;
+        }
+        let mut chunks: Vec<Bytes> = Vec::with_capacity(2 * requests.len());
+        for request in requests {
+            let head = proto::Produce {
+                request_id: request.id,
+                topic_id: topic.id.clone(),
+                partition: request.partition,
+                pin_epoch: topic.pin_epoch,
+                acks: acks.number(),
+            };
+            chunks.push(encode_parts(&head, request.batch.bytes().len()));
+            chunks.push(request.batch.into_bytes());
+        }
+        if let Err(error) = stream.write_all_chunks(&mut chunks).await {
+            return Some(crate::stream::lost(error));
+        }
+    }
+}
+
+/// Takes answers until the stream is lost.
+async fn answers(shared: &Shared, mut frames: FrameReader) -> Error {
+    loop {
+        let (reply, _) = match frames.expect::<proto::ProduceReply>().await {
+            Ok(reply) => reply,
+            Err(error) => return error,
+        };
+        let result = match reply.error {
+            None => Ok(reply.base_offset),
+            Some(error) => Err(RemoteError::from(error)),
+        };
+        let outcomes = {
+            let mut core = lock(&shared.core);
+            core.answered(shared.now_ms(), reply.request_id, result, chance());
+            core.take_outcomes()
+        };
+        shared.settle(outcomes);
+        shared.wake.notify_one();
+    }
+}

@@ -1,0 +1,82 @@
+//! What a user sends.
+
+use bytes::Bytes;
+use thalweg_model::Header;
+
+/// Anything that is bytes or text.
+pub trait IntoBytes {
+    /// The bytes.
+    fn into_bytes(self) -> Bytes;
+}
+
+macro_rules! into_bytes {
+    ($($type:ty => $make:expr;)*) => {
+        $(impl IntoBytes for $type {
+            fn into_bytes(self) -> Bytes {
+                $make(self)
+            }
+        })*
+    };
+}
+
+into_bytes! {
+    Bytes => |b| b;
+    Vec<u8> => Bytes::from;
+    String => Bytes::from;
+    &str => |s: &str| Bytes::copy_from_slice(s.as_bytes());
+    &[u8] => Bytes::copy_from_slice;
+    serde_json::Value => |v: serde_json::Value| Bytes::from(v.to_string());
+}
+
+/// One record to send.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    pub(crate) inner: thalweg_model::Record,
+    pub(crate) has_timestamp: bool,
+}
+
+impl Record {
+    /// A record with this value and no key.
+    pub fn new(value: impl IntoBytes) -> Record {
+        let inner = thalweg_model::Record { value: Some(value.into_bytes()), ..Default::default() };
+        Record { inner, has_timestamp: false }
+    }
+
+    /// A record without value: with compaction, it deletes its key.
+    pub fn tombstone() -> Record {
+        Record::default()
+    }
+
+    /// The key: records of one key keep their partition and their order.
+    pub fn key(mut self, key: impl IntoBytes) -> Record {
+        self.inner.key = Some(key.into_bytes());
+        self
+    }
+
+    /// One more header.
+    pub fn header(mut self, key: impl Into<String>, value: impl IntoBytes) -> Record {
+        self.inner.headers.push(Header { key: key.into(), value: Some(value.into_bytes()) });
+        self
+    }
+
+    /// One more header, without value.
+    pub fn null_header(mut self, key: impl Into<String>) -> Record {
+        self.inner.headers.push(Header { key: key.into(), value: None });
+        self
+    }
+
+    /// Milliseconds since the Unix epoch; the time of sending where none is given.
+    pub fn timestamp_ms(mut self, timestamp_ms: i64) -> Record {
+        self.inner.timestamp_ms = timestamp_ms;
+        self.has_timestamp = true;
+        self
+    }
+
+    pub(crate) fn into_model(self, now_ms: i64) -> thalweg_model::Record {
+        let mut inner = self.inner;
+        if !self.has_timestamp {
+            inner.timestamp_ms = now_ms;
+        }
+        inner
+    }
+}
