@@ -69,8 +69,7 @@ async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream) -> Resu
         }
         FrameKind::UploadPluginRequest => {
             let request: proto::UploadPluginRequest = frame.message()?;
-            let (plugin, existed) =
-                core.plugins.upload(core, request.name, request.kind, frame.body.clone()).await?;
+            let (plugin, existed) = core.plugins.upload(core, request.name, request.kind, frame.body.clone()).await?;
             send(stream, &proto::UploadPluginReply { plugin: Some(plugin), existed }).await?;
         }
         FrameKind::ListPluginsRequest => {
@@ -97,7 +96,9 @@ async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream) -> Resu
 }
 
 fn topic_config(config: Option<proto::TopicConfig>) -> Result<TopicConfig, RemoteError> {
-    let Some(config) = config else { return Ok(TopicConfig::default()) };
+    let Some(config) = config else {
+        return Ok(TopicConfig::default());
+    };
     let bound = |name: &str, value: i64| match value {
         -1 => Ok(None),
         0.. => Ok(Some(value as u64)),
@@ -157,7 +158,10 @@ fn describe_topic(core: &Core, name: &str) -> Result<proto::DescribeTopicReply, 
     Ok(proto::DescribeTopicReply { topic: Some(core.describe(&topic)), partitions: partitions.collect() })
 }
 
-async fn fetch_plugin(core: &Rc<Core>, request: proto::FetchPluginRequest) -> Result<(proto::Plugin, Bytes), RemoteError> {
+async fn fetch_plugin(
+    core: &Rc<Core>,
+    request: proto::FetchPluginRequest,
+) -> Result<(proto::Plugin, Bytes), RemoteError> {
     let plugin = match request.digest.len() {
         0 => core.metadata.borrow().plugin_any(&request.reference).cloned().map_err(|e| core.remote(&e))?,
         _ => {
@@ -173,7 +177,10 @@ async fn fetch_plugin(core: &Rc<Core>, request: proto::FetchPluginRequest) -> Re
     Ok((describe(&plugin), module))
 }
 
-async fn list_offsets(core: &Rc<Core>, request: proto::ListOffsetsRequest) -> Result<proto::ListOffsetsReply, RemoteError> {
+async fn list_offsets(
+    core: &Rc<Core>,
+    request: proto::ListOffsetsRequest,
+) -> Result<proto::ListOffsetsReply, RemoteError> {
     let topic = TopicId::from_slice(&request.topic_id)
         .ok_or_else(|| RemoteError::new(ErrorCode::Malformed, "topic id is not 16 bytes"))?;
     let mut answers = Vec::with_capacity(request.queries.len());

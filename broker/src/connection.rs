@@ -91,7 +91,9 @@ async fn serve(core: Rc<Core>, connection: Connection) {
 
 async fn hello(core: &Core, connection: &Connection) -> Result<(), StreamError> {
     let (mut sender, receiver) = connection.accept_bi().await.map_err(quinn::ReadError::ConnectionLost)?;
-    let Some(frame) = FrameReader::new(receiver).next().await? else { return Err(StreamError::Truncated) };
+    let Some(frame) = FrameReader::new(receiver).next().await? else {
+        return Err(StreamError::Truncated);
+    };
     let hello: proto::Hello = frame.message()?;
     if let Err(error) = agree(&hello.versions) {
         refuse(&mut sender, error).await;

@@ -64,7 +64,9 @@ impl Core {
     pub(crate) async fn replay(&self) -> Result<()> {
         self.shard.start_partition(METADATA, PartitionSettings::default());
         if let Some(what) = self.shard.offline(&METADATA) {
-            bail!("the cluster metadata log is damaged: {what}. Nothing was changed; restore the data directory from a copy");
+            bail!(
+                "the cluster metadata log is damaged: {what}. Nothing was changed; restore the data directory from a copy"
+            );
         }
         let mut advanced = self.shard.watch(METADATA);
         while !self.shard.state(&METADATA).is_some_and(|s| s.is_serving) {
@@ -219,10 +221,17 @@ impl Core {
     /// Checks that the partition exists.
     pub(crate) fn find_partition(&self, name: &TopicPartition) -> Result<(), RemoteError> {
         match self.by_id.borrow().get(&name.topic) {
-            None => Err(RemoteError::new(ErrorCode::UnknownTopic, format!("topic {} does not exist (any more)", name.topic))),
+            None => Err(RemoteError::new(
+                ErrorCode::UnknownTopic,
+                format!("topic {} does not exist (any more)", name.topic),
+            )),
             Some((topic, partitions)) if name.partition.0 >= *partitions => Err(RemoteError::new(
                 ErrorCode::UnknownPartition,
-                format!("topic {topic:?} has {partitions} partitions, 0 to {}; there is no partition {}", partitions - 1, name.partition),
+                format!(
+                    "topic {topic:?} has {partitions} partitions, 0 to {}; there is no partition {}",
+                    partitions - 1,
+                    name.partition
+                ),
             )),
             Some(_) => Ok(()),
         }

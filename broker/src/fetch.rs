@@ -223,20 +223,26 @@ pub(crate) async fn resolve(
     if let Some(what) = core.shard.offline(name) {
         return Err(RemoteError::new(ErrorCode::PartitionOffline, what));
     }
-    let Some(state) = core.shard.state(name).filter(|s| s.is_serving) else { return Ok(None) };
+    let Some(state) = core.shard.state(name).filter(|s| s.is_serving) else {
+        return Ok(None);
+    };
     let log_start = core.shard.log_start(name);
     Ok(Some(match start.kind {
         0 => Offset(start.value.min(Offset::MAX.0)),
         1 => log_start,
         2 => state.high_watermark,
         3 => timestamp_offset(core, name, start.value as i64).await?.unwrap_or(state.high_watermark),
-        other => return Err(RemoteError::new(ErrorCode::InvalidRequest, format!("start kind {other} is unknown"))),
+        other => {
+            return Err(RemoteError::new(ErrorCode::InvalidRequest, format!("start kind {other} is unknown")));
+        }
     }))
 }
 
 /// The first record at or after a timestamp.
 async fn timestamp_offset(core: &Core, name: &TopicPartition, at_ms: i64) -> Result<Option<Offset>, RemoteError> {
-    let Some(mut from) = core.shard.offset_for_timestamp(name, at_ms) else { return Ok(None) };
+    let Some(mut from) = core.shard.offset_for_timestamp(name, at_ms) else {
+        return Ok(None);
+    };
     loop {
         let batches = match core.shard.read(name, from, PUSH_BYTES).await {
             Read::Batches(batches) => batches,
@@ -268,9 +274,14 @@ fn offset_of(start: proto::Start) -> Offset {
 async fn next(s: &Subscription, name: &TopicPartition, from: Offset) -> Step {
     let batches = match s.core.shard.read(name, from, PUSH_BYTES).await {
         Read::AtEnd => return Step::Wait,
-        Read::Offline(what) => return Step::Stop(from, RemoteError::new(ErrorCode::PartitionOffline, what)),
+        Read::Offline(what) => {
+            return Step::Stop(from, RemoteError::new(ErrorCode::PartitionOffline, what));
+        }
         Read::BelowStart(start) => {
-            let message = format!("offset {from} of partition {} was removed by retention; the log starts at {start}", name.partition);
+            let message = format!(
+                "offset {from} of partition {} was removed by retention; the log starts at {start}",
+                name.partition
+            );
             return Step::Stop(from, RemoteError::new(ErrorCode::OffsetOutOfRange, message));
         }
         Read::Batches(batches) => batches,
@@ -320,9 +331,11 @@ async fn run_filter(
 ) -> Result<(RecordBatch, u64, Option<(Offset, RemoteError)>), RemoteError> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let done = move |result| drop(sender.send(result));
-    let job = FilterJob { digest: filter.digest, module: filter.module.clone(), config: filter.config.clone(), batch, from };
+    let job =
+        FilterJob { digest: filter.digest, module: filter.module.clone(), config: filter.config.clone(), batch, from };
     s.core.plugins.pool().submit(job, done);
-    let result = receiver.await.map_err(|_| RemoteError::new(ErrorCode::ShuttingDown, "the broker is shutting down"))?;
+    let result =
+        receiver.await.map_err(|_| RemoteError::new(ErrorCode::ShuttingDown, "the broker is shutting down"))?;
     let filtered = result.map_err(|e| RemoteError::new(ErrorCode::PluginFailed, e.to_string()))?;
     let failure = filtered.failure.map(|(offset, f)| {
         let message = format!("plugin {} failed on offset {offset}: {}", f.plugin, f.reason);

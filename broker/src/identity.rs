@@ -79,7 +79,9 @@ impl DataDirectory {
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock")).map_err(io)?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(DirectoryError::InUse { path: path.to_owned() }),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(DirectoryError::InUse { path: path.to_owned() });
+            }
             Err(e) => return Err(io(e.into())),
         }
         let file = path.join("identity.json");
@@ -90,12 +92,8 @@ impl DataDirectory {
                 if has_data {
                     return Err(DirectoryError::NotEmpty { path: path.to_owned() });
                 }
-                let identity = Identity {
-                    format: FORMAT,
-                    cluster_id: Uuid::now_v7(),
-                    broker_id: 1,
-                    directory_id: Uuid::now_v7(),
-                };
+                let identity =
+                    Identity { format: FORMAT, cluster_id: Uuid::now_v7(), broker_id: 1, directory_id: Uuid::now_v7() };
                 let text = serde_json::to_vec_pretty(&identity).expect("plain data");
                 write_durably(path, &file, &text).map_err(io)?;
                 identity

@@ -92,11 +92,7 @@ pub struct Started {
 ///
 /// # Errors
 /// What keeps it from starting ([`DirectoryError`] among others), or the disk error that ended it.
-pub async fn run(
-    config: BrokerConfig,
-    started: impl FnOnce(&Started),
-    stop: impl Future<Output = ()>,
-) -> Result<()> {
+pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: impl Future<Output = ()>) -> Result<()> {
     let directory = DataDirectory::open(&config.data_dir)?;
     let certificates = DevCertificates::open(&directory.path).context("make certificates for loopback")?;
     let endpoint = tls::endpoint(config.listen, certificates.server_config()?)

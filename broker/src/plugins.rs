@@ -73,7 +73,8 @@ impl Plugins {
         let bytes = source.clone();
         let admitted = off_thread(move || admit(&bytes, limit)).await?.map_err(invalid)?;
         if !kind.is_empty() && kind != admitted.kind.name() {
-            let message = format!("plugin {name:?} was uploaded as a {kind}, its exports make it a {}", admitted.kind.name());
+            let message =
+                format!("plugin {name:?} was uploaded as a {kind}, its exports make it a {}", admitted.kind.name());
             return Err(RemoteError::new(ErrorCode::WrongPluginKind, message));
         }
         let digest = PluginDigest(admitted.digest);
@@ -129,7 +130,8 @@ impl Plugins {
             let message = format!("filter config is {} bytes, the limit is {PLUGIN_CONFIG_BYTES_MAX}", config.len());
             return Err(RemoteError::new(ErrorCode::TooLarge, message));
         }
-        let plugin = core.metadata.borrow().plugin(reference, PluginKind::Filter).cloned().map_err(|e| core.remote(&e))?;
+        let plugin =
+            core.metadata.borrow().plugin(reference, PluginKind::Filter).cloned().map_err(|e| core.remote(&e))?;
         let known = self.modules.borrow().get(&plugin.digest).cloned();
         let module = match known {
             Some(module) => module,

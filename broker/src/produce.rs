@@ -80,7 +80,9 @@ fn append(
         Ok(batch) => batch,
         Err(error) => {
             let code = match error {
-                thalweg_model::BatchError::TooLarge { .. } | thalweg_model::BatchError::TooMany { .. } => ErrorCode::TooLarge,
+                thalweg_model::BatchError::TooLarge { .. } | thalweg_model::BatchError::TooMany { .. } => {
+                    ErrorCode::TooLarge
+                }
                 _ => ErrorCode::CorruptBatch,
             };
             answer(Err(RemoteError::new(code, format!("partition {}: {error}", head.partition))));

@@ -111,7 +111,12 @@ impl Consume {
             let c = consumer.counts();
             eprintln!(
                 "filter {}@{}: {} kept, {} dropped, {} failed of {} scanned",
-                filter.name, filter.version, c.delivered, c.filtered, c.failed, c.scanned()
+                filter.name,
+                filter.version,
+                c.delivered,
+                c.filtered,
+                c.failed,
+                c.scanned()
             );
         }
         result

@@ -64,7 +64,8 @@ impl Connect {
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         let mut builder = ClientBuilder::new(&self.broker).timeout(self.timeout).client_name("thalweg-cli");
         if let Some(path) = &self.ca {
-            let pem = std::fs::read(path).map_err(|e| anyhow::anyhow!("CA file {} does not read: {e}", path.display()))?;
+            let pem =
+                std::fs::read(path).map_err(|e| anyhow::anyhow!("CA file {} does not read: {e}", path.display()))?;
             builder = builder.ca_pem(pem);
         }
         Ok(builder.connect().await?)
@@ -81,7 +82,8 @@ fn main() -> ExitCode {
     if let Command::CompilePlugin = cli.command {
         return ExitCode::from(thalweg_plugin_host::compile_child() as u8);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("the system has an event queue");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("the system has an event queue");
     if let Command::Dev(_) = cli.command {
         output::log("info");
     } else {

@@ -40,7 +40,8 @@ impl PluginCommand {
     pub(crate) async fn run(self) -> Result<()> {
         match self {
             PluginCommand::Upload { name, file, connect } => {
-                let module = std::fs::read(&file).with_context(|| format!("module {} does not read", file.display()))?;
+                let module =
+                    std::fs::read(&file).with_context(|| format!("module {} does not read", file.display()))?;
                 let plugin = connect.client().await?.upload_plugin(&name, module).await?;
                 let line = format!("uploaded {} {}@{} ({})", plugin.kind, plugin.name, plugin.version, plugin.digest);
                 done(connect.output, &line, &describe(&plugin))

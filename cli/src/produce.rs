@@ -188,7 +188,9 @@ impl Produce {
         if self.format == Format::Jsonl {
             return parse_object(line).map(|r| self.keyed(r));
         }
-        let Some(separator) = &self.key_separator else { return Ok(self.keyed(Record::new(line))) };
+        let Some(separator) = &self.key_separator else {
+            return Ok(self.keyed(Record::new(line)));
+        };
         let found = line.windows(separator.len().max(1)).position(|w| w == separator.as_bytes());
         match found {
             Some(at) => Ok(Record::new(&line[at + separator.len()..]).key(&line[..at])),

@@ -87,7 +87,11 @@ impl TopicCommand {
             }
             TopicCommand::List { connect } => {
                 let topics = connect.client().await?.topics().await?;
-                rows(connect.output, &["name", "partitions", "partitioner", "retention"], topics.iter().map(describe).collect())
+                rows(
+                    connect.output,
+                    &["name", "partitions", "partitioner", "retention"],
+                    topics.iter().map(describe).collect(),
+                )
             }
             TopicCommand::Describe { name, connect } => {
                 let described = connect.client().await?.describe_topic(&name).await?;
@@ -119,7 +123,8 @@ impl TopicCommand {
                 println!("partitioner  {partitioner}");
                 println!("retention    {}", object["retention"].as_str().unwrap_or_default());
                 println!();
-                let columns = ["partition", "leader", "epoch", "log_start", "high_watermark", "log_end", "bytes", "state"];
+                let columns =
+                    ["partition", "leader", "epoch", "log_start", "high_watermark", "log_end", "bytes", "state"];
                 rows(connect.output, &columns, partitions)
             }
             TopicCommand::Delete { name, connect } => {

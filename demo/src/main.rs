@@ -1,1 +1,256 @@
-fn main() {}
+//! The main job on one machine: one broker, three SDKs, a wasm partitioner and a wasm filter, on real data.
+//!
+//! `xtask` builds everything and starts this with the paths. `worker` is the Rust part; `worker.py` and `worker.mjs` are
+//! the same in the other languages.
+
+mod check;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Deserialize;
+
+use crate::check::Expected;
+
+const TOPIC: &str = "flights";
+pub(crate) const PARTITIONS: u32 = 6;
+const LANGUAGES: [&str; 3] = ["Rust", "Python", "Node"];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.first().map(String::as_str) {
+        Some("worker") => worker::run(&arguments[1..]),
+        _ => demo(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Where xtask has put things.
+struct Paths {
+    thalweg: PathBuf,
+    python: PathBuf,
+    node: PathBuf,
+    demo: PathBuf,
+    flights: PathBuf,
+    plugins: PathBuf,
+    keep: bool,
+}
+
+impl Paths {
+    fn parse(arguments: &[String]) -> Result<Paths> {
+        let mut named: BTreeMap<&str, PathBuf> = BTreeMap::new();
+        let mut keep = false;
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            match argument.strip_prefix("--") {
+                Some("keep") => keep = true,
+                Some(name) => {
+                    drop(named.insert(name, rest.next().with_context(|| format!("--{name} needs a path"))?.into()))
+                }
+                None => bail!("unexpected argument {argument:?}; start the demo with `cargo demo`"),
+            }
+        }
+        let mut take =
+            |name| named.remove(name).with_context(|| format!("--{name} is missing; start the demo with `cargo demo`"));
+        Ok(Paths {
+            thalweg: take("thalweg")?,
+            python: take("python")?,
+            node: take("node")?,
+            demo: take("demo")?,
+            flights: take("flights")?,
+            plugins: take("plugins")?,
+            keep,
+        })
+    }
+}
+
+/// What a worker says of its work.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+    pub(crate) seconds: f64,
+    #[serde(default)]
+    pub(crate) scanned: u64,
+    #[serde(default)]
+    pub(crate) filtered: u64,
+    /// Per partition: records, and the CRC-32 of all values in order.
+    #[serde(default)]
+    pub(crate) partitions: BTreeMap<u32, (u64, u32)>,
+}
+
+/// Stops the broker however the demo ends.
+struct Broker(Option<Child>);
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = Command::new("kill").arg(child.id().to_string()).status();
+            let deadline = Instant::now() + Duration::from_secs(15);
+            while Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn demo(arguments: &[String]) -> Result<()> {
+    let paths = Paths::parse(arguments)?;
+    let expected = Expected::read(&paths.flights)?;
+    println!("\n{} departures from New York in 2013, {:.1} MB of JSON", expected.records, expected.bytes as f64 / 1e6);
+    let (broker, address) = start_broker(&paths)?;
+    println!("broker on {address}");
+    let run = |arguments: &[&str]| -> Result<()> {
+        let status = Command::new(&paths.thalweg).args(arguments).args(["--broker", &address]).status()?;
+        ensure!(status.success(), "thalweg {} failed", arguments.join(" "));
+        Ok(())
+    };
+    let module = |name: &str| paths.plugins.join(name).display().to_string();
+    run(&["plugin", "upload", "by-carrier", &module("by_carrier.wasm")])?;
+    run(&["plugin", "upload", "late", &module("late.wasm")])?;
+    run(&["topic", "create", TOPIC, "--partitions", &PARTITIONS.to_string(), "--partitioner", "by-carrier@1"])?;
+
+    let file = paths.flights.display().to_string();
+    let mut produced = Vec::new();
+    for (i, language) in LANGUAGES.iter().enumerate() {
+        let [from, to] = [i, i + 1].map(|n| (expected.records * n as u64 / 3).to_string());
+        let what = format!("produce with {language:<6}");
+        produced.push(work(&paths, language, &what, &address, &["produce", TOPIC, &file, &from, &to])?);
+    }
+    let mut whole = Vec::new();
+    let mut late = Vec::new();
+    for language in LANGUAGES {
+        whole.push(work(&paths, language, &format!("consume with {language:<6}"), &address, &["consume", TOPIC])?);
+    }
+    for language in LANGUAGES {
+        let what = format!("filter with {language:<7}");
+        late.push(work(&paths, language, &what, &address, &["consume", TOPIC, "late@1"])?);
+    }
+    print_table(&produced, &whole, &late);
+    for (i, language) in LANGUAGES.iter().enumerate() {
+        expected.check(language, &whole[i], &late[i])?;
+    }
+    println!("every total, every partition and every order agrees with the source file");
+    if paths.keep {
+        keep(broker, &address);
+    }
+    Ok(())
+}
+
+fn start_broker(paths: &Paths) -> Result<(Broker, String)> {
+    let mut command = Command::new(&paths.thalweg);
+    // With --keep it lives on, at the ports where every example looks for it.
+    let ports: &[&str] = if paths.keep { &[] } else { &["--port", "0", "--http-port", "0"] };
+    command.arg("dev").args(ports).stdout(Stdio::piped()).env("THALWEG_LOG", "warn");
+    let mut child = command.spawn().context("start the broker")?;
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let broker = Broker(Some(child));
+    let first = lines.next().transpose()?.context("the broker ended at once; its error stands above")?;
+    let address = first.rsplit(' ').next().unwrap_or_default().to_owned();
+    ensure!(address.starts_with("thalweg://"), "the broker says {first:?}");
+    // Its further words are read and dropped, so that it never waits for a reader.
+    std::thread::spawn(move || lines.for_each(drop));
+    Ok((broker, address))
+}
+
+/// Runs a worker and shows how far it is.
+fn work(paths: &Paths, language: &str, what: &str, address: &str, arguments: &[&str]) -> Result<Report> {
+    let mut command = match language {
+        "Rust" => {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.arg("worker");
+            command
+        }
+        "Python" => {
+            let mut command = Command::new(&paths.python);
+            command.arg(paths.demo.join("worker.py"));
+            command
+        }
+        _ => {
+            let mut command = Command::new(&paths.node);
+            command.arg(paths.demo.join("worker.mjs"));
+            command
+        }
+    };
+    let mut child = command
+        .arg(address)
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {language}"))?;
+    let said = BufReader::new(child.stderr.take().expect("piped"));
+    print!("{what} ");
+    std::io::stdout().flush()?;
+    let mut trouble = String::new();
+    for line in said.lines() {
+        let line = line?;
+        if line.starts_with("progress ") {
+            print!(".");
+            std::io::stdout().flush()?;
+        } else {
+            trouble.push_str(&line);
+            trouble.push('\n');
+        }
+    }
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "{language} failed ({}):\n{trouble}", output.status);
+    let report: Report = serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("{language} reports {:?}", String::from_utf8_lossy(&output.stdout)))?;
+    println!(" {} records in {:.2} s", report.records, report.seconds);
+    Ok(report)
+}
+
+fn print_table(produced: &[Report], whole: &[Report], late: &[Report]) {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["", "records", "MB", "records/s", "partitions", "kept / scanned / filtered"]);
+    let mut row = |what: String, r: &Report, filter: bool| {
+        let counts = |r: &Report| r.partitions.values().map(|(n, _)| n.to_string()).collect::<Vec<_>>().join(" ");
+        let kept = if filter { format!("{} / {} / {}", r.records, r.scanned, r.filtered) } else { String::new() };
+        let rate = format!("{:.0}", r.records as f64 / r.seconds);
+        table.add_row([what, r.records.to_string(), format!("{:.1}", r.bytes as f64 / 1e6), rate, counts(r), kept]);
+    };
+    for (what, reports, filter) in [("produce", produced, false), ("consume", whole, false), ("late", late, true)] {
+        for (language, report) in LANGUAGES.iter().zip(reports) {
+            row(format!("{what} {language}"), report, filter);
+        }
+    }
+    for column in 1..4 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    println!("\n{table}");
+}
+
+/// Leaves the broker running and says what can be typed next.
+fn keep(mut broker: Broker, address: &str) {
+    let pid = broker.0.take().map_or(0, |child| child.id());
+    println!("\nThe broker goes on running on {address}. Try:");
+    println!("  cargo thalweg topic describe {TOPIC}");
+    println!("  cargo thalweg consume {TOPIC} --from-beginning --filter late --limit 5");
+    println!("  cargo thalweg consume {TOPIC} --from-beginning --filter late --filter-config 600 --until-end");
+    println!("  kill {pid}      # stops it");
+}
+
+/// The lines of the flights file.
+pub(crate) fn lines(file: &Path) -> Result<impl Iterator<Item = Result<Vec<u8>>>> {
+    let opened = std::fs::File::open(file).with_context(|| format!("open {}", file.display()))?;
+    let lines = BufReader::with_capacity(1 << 16, opened).split(b'\n');
+    Ok(lines.map(|line| Ok(line?)))
+}

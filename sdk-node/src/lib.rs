@@ -1,1 +1,7 @@
-//! thalweg-node
+//! The native half of the Node SDK: what crosses the border, once per batch. No logic of its own.
+#![allow(missing_docs, unreachable_pub, reason = "documented in lib/index.d.ts, which is what users see")]
+
+mod client;
+mod consumer;
+mod error;
+mod producer;

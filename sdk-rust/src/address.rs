@@ -108,7 +108,8 @@ impl Trust {
                     && let Ok(bytes) = std::fs::read(&path)
                 {
                     let context: DevContext = serde_json::from_slice(&bytes).map_err(|e| {
-                        let what = format!("dev context {} does not read: {e}; start `thalweg dev` again", path.display());
+                        let what =
+                            format!("dev context {} does not read: {e}; start `thalweg dev` again", path.display());
                         Error::new(ErrorKind::Invalid, what)
                     })?;
                     return from_pem(context.ca_pem.as_bytes(), &path.display().to_string());

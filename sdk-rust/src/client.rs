@@ -299,9 +299,8 @@ impl Client {
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         // Compilation happens meanwhile, in a process of its own.
-        let answer = self.io.run(move |link| async move {
-            link.request::<_, proto::UploadPluginReply>(request, module).await
-        });
+        let answer =
+            self.io.run(move |link| async move { link.request::<_, proto::UploadPluginReply>(request, module).await });
         Ok(answer.await?.0.plugin.unwrap_or_default().into())
     }
 
@@ -328,7 +327,10 @@ impl Client {
         ConsumerBuilder::new(self.clone(), topic)
     }
 
-    pub(crate) async fn request<M: Message + Send + 'static, R: Message + Send + 'static>(&self, message: M) -> Result<R> {
+    pub(crate) async fn request<M: Message + Send + 'static, R: Message + Send + 'static>(
+        &self,
+        message: M,
+    ) -> Result<R> {
         let answer = self.io.run(move |link| async move { link.request::<M, R>(message, Bytes::new()).await });
         Ok(answer.await?.0)
     }

@@ -97,7 +97,11 @@ impl ConsumerBuilder {
         let count = topic.partitions.len() as u32;
         let partitions = self.partitions.unwrap_or_else(|| (0..count).collect());
         if let Some(bad) = partitions.iter().find(|p| **p >= count) {
-            let message = format!("topic {:?} has {count} partitions, 0 to {}; there is no partition {bad}", self.topic, count - 1);
+            let message = format!(
+                "topic {:?} has {count} partitions, 0 to {}; there is no partition {bad}",
+                self.topic,
+                count - 1
+            );
             return Err(Error::new(ErrorKind::NotFound, message));
         }
         let mut ends = BTreeMap::new();
@@ -107,7 +111,8 @@ impl ConsumerBuilder {
             }
         }
         let core = Arc::new(Mutex::new(ConsumerCore::new(partitions, self.start, self.buffer_bytes)));
-        let filter = self.filter.map(|reference| proto::Filter { reference, config: self.filter_config, on_failure: 0 });
+        let filter =
+            self.filter.map(|reference| proto::Filter { reference, config: self.filter_config, on_failure: 0 });
         let open = proto::FetchOpen { topic_id: topic.id.clone(), filter };
         let (events, incoming) = unbounded_channel();
         let (controls, outgoing) = unbounded_channel();

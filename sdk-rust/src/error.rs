@@ -59,9 +59,10 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Refused(e) => e.into(),
-            Failure::TimedOut(None) => {
-                Error::new(ErrorKind::Timeout, "no answer within the delivery time-out; the record may or may not be stored")
-            }
+            Failure::TimedOut(None) => Error::new(
+                ErrorKind::Timeout,
+                "no answer within the delivery time-out; the record may or may not be stored",
+            ),
             Failure::TimedOut(Some(why)) => Error::new(
                 ErrorKind::Timeout,
                 format!("not delivered within the delivery time-out ({why}); the record may or may not be stored"),

@@ -55,7 +55,8 @@ impl Io {
     pub(crate) fn start(options: LinkOptions) -> Result<Io> {
         let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
         let (ready, started) = std::sync::mpsc::sync_channel(1);
-        let failed = |e: std::io::Error| Error::new(ErrorKind::Internal, format!("the connection thread does not start: {e}"));
+        let failed =
+            |e: std::io::Error| Error::new(ErrorKind::Internal, format!("the connection thread does not start: {e}"));
         std::thread::Builder::new()
             .name("thalweg-client".into())
             .spawn(move || {
@@ -168,10 +169,14 @@ impl Link {
         let found = address.resolve().await.map_err(|e| unreachable(&e))?;
         let mut last = unreachable(&"its name has no address");
         for socket in found {
-            let Some(endpoint) = &self.endpoints[socket.is_ipv6() as usize] else { continue };
+            let Some(endpoint) = &self.endpoints[socket.is_ipv6() as usize] else {
+                continue;
+            };
             let connecting = match endpoint.connect_with(config.clone(), socket, &address.host) {
                 Ok(connecting) => connecting,
-                Err(e) => return Err(Error::new(ErrorKind::Invalid, format!("address {address}: {e}"))),
+                Err(e) => {
+                    return Err(Error::new(ErrorKind::Invalid, format!("address {address}: {e}")));
+                }
             };
             match tokio::time::timeout(ATTEMPT, connecting).await {
                 Err(_) => last = unreachable(&format!("no answer within {} s", ATTEMPT.as_secs())),

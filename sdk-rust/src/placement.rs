@@ -20,13 +20,18 @@ pub(crate) enum Placement {
 impl Placement {
     /// Fetches and compiles the topic's partitioner, if it has one.
     pub(crate) async fn of_topic(io: &Io, topic: &proto::Topic) -> Result<Placement> {
-        let Some(pin) = topic.partitioner.clone() else { return Ok(Placement::Key(PlaceByKey::default())) };
+        let Some(pin) = topic.partitioner.clone() else {
+            return Ok(Placement::Key(PlaceByKey::default()));
+        };
         Self::of_pin(io, pin).await
     }
 
     #[cfg(not(feature = "wasm"))]
     async fn of_pin(_io: &Io, pin: proto::Pin) -> Result<Placement> {
-        let what = format!("the topic's partitioner {}@{} is a plugin, and this client was built without wasm", pin.name, pin.version);
+        let what = format!(
+            "the topic's partitioner {}@{} is a plugin, and this client was built without wasm",
+            pin.name, pin.version
+        );
         Err(Error::new(ErrorKind::Unsupported, what))
     }
 

@@ -257,7 +257,8 @@ impl Producer {
             record.check_limits()?;
         }
         let placed = lock(&self.inner.placement).place(&records, self.inner.partitions)?;
-        let state = PendingState { left: records.len(), outcomes: records.iter().map(|_| None).collect(), detached: false };
+        let state =
+            PendingState { left: records.len(), outcomes: records.iter().map(|_| None).collect(), detached: false };
         let pending = Arc::new(Pending { state: Mutex::new(state), done: Notify::new() });
         let mut next = 0;
         while next < records.len() {

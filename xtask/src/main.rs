@@ -1,2 +1,80 @@
-//! xtask
-fn main() {}
+//! `cargo demo` and `cargo xtask …`: builds what the job needs and starts it. Nothing but the standard library, so that it
+//! starts on a bare machine.
+
+mod build;
+mod test;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--").collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments[..] {
+        ["demo", ref rest @ ..] => demo(rest),
+        ["test"] => test::run(),
+        ["plugins"] => build::plugins().map(drop),
+        ["python"] => build::python().map(|p| println!("{}", p.display())),
+        ["node"] => build::node().map(drop),
+        ["bench", ref rest @ ..] => bench(rest),
+        ["sim", ref rest @ ..] => sim(rest),
+        ["mutants"] => sim(&["--mutants"]),
+        _ => {
+            eprintln!(
+                "cargo demo [--keep]      the main job, end to end\n\
+                 cargo xtask test         all tests\n\
+                 cargo xtask sim [--seeds N] [--from S] [--history]\n\
+                 \x20                        the simulator, over N seeds from S on\n\
+                 cargo xtask mutants      shows that the simulator finds the planted bugs\n\
+                 cargo xtask bench [ROW]  measures, beside raw quinn\n\
+                 cargo xtask plugins      builds the example plugins\n\
+                 cargo xtask python       installs the Python SDK into target/venv\n\
+                 cargo xtask node         builds the Node SDK's native library"
+            );
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo(arguments: &[&str]) -> Result<(), String> {
+    if let Some(unknown) = arguments.iter().find(|a| **a != "--keep") {
+        return Err(format!("cargo demo knows --keep, not {unknown}"));
+    }
+    build::step("1/4 broker, CLI and demo");
+    build::workspace()?;
+    build::step("2/4 plugins");
+    let plugins = build::plugins()?;
+    build::step("3/4 Python SDK (pip) and Node SDK (npm)");
+    let python = build::python()?;
+    let node = build::node()?;
+    build::step("4/4 data");
+    let flights = build::flights(&python)?;
+    let demo = build::root().join("demo");
+    build::npm_install(&demo)?;
+    let mut command = build::command(&build::target().join("fast/thalweg-demo"));
+    command.arg("--thalweg").arg(build::target().join("fast/thalweg"));
+    command.arg("--python").arg(python).arg("--node").arg(node).arg("--demo").arg(demo);
+    command.arg("--flights").arg(flights).arg("--plugins").arg(plugins);
+    command.args(arguments);
+    build::run(&mut command)
+}
+
+fn bench(arguments: &[&str]) -> Result<(), String> {
+    build::workspace()?;
+    let plugins = build::plugins()?;
+    let mut command = build::command(&build::target().join("fast/thalweg-bench"));
+    command.arg(build::target().join("fast/thalweg")).arg(plugins).args(arguments);
+    build::run(&mut command)
+}
+
+fn sim(arguments: &[&str]) -> Result<(), String> {
+    let mut command = build::cargo();
+    command.args(["run", "--quiet", "--profile", "fast", "--package", "thalweg-tests", "--bin", "sim", "--"]);
+    build::run(command.args(arguments))
+}

@@ -133,7 +133,9 @@ impl ConsumerCore {
 
     /// Follows a push, before its records are looked at.
     pub fn pushed(&mut self, push: &proto::FetchPush) -> Pushed {
-        let Some(p) = self.partitions.get_mut(&push.partition) else { return Pushed::Stale };
+        let Some(p) = self.partitions.get_mut(&push.partition) else {
+            return Pushed::Stale;
+        };
         if p.generation != push.generation {
             return Pushed::Stale;
         }

@@ -253,9 +253,10 @@ impl<T> ProducerCore<T> {
                 }
                 p.retry_at_ms = None;
             }
-            let due = p.open.as_ref().is_some_and(|o| {
-                flush || p.batches.is_empty() || now_ms >= o.since_ms + config.linger_ms
-            });
+            let due = p
+                .open
+                .as_ref()
+                .is_some_and(|o| flush || p.batches.is_empty() || now_ms >= o.since_ms + config.linger_ms);
             if due {
                 p.close(&config);
             }

@@ -144,10 +144,7 @@ impl Header {
         }
         Some(Header {
             kind: FrameKind::from_number(u16_at(16))?,
-            group: TopicPartition {
-                topic: TopicId::from_slice(&b[24..40])?,
-                partition: PartitionId(u32_at(20)),
-            },
+            group: TopicPartition { topic: TopicId::from_slice(&b[24..40])?, partition: PartitionId(u32_at(20)) },
             term: LeaderEpoch(term),
             index: RaftIndex(u64_at(72)),
             base_offset: Offset(u64_at(80)),

@@ -103,8 +103,19 @@ pub enum ReadOutcome {
 enum Purpose {
     WalBatch(Lsn),
     WalCreate,
-    Flush { group: TopicPartition, plan: SegmentWrite, end: SegmentsEnd, batches: Vec<(RaftIndex, RecordBatch)>, new: bool },
-    ColdRead { group: TopicPartition, file: FileName, ranges: Vec<Range>, from: Offset },
+    Flush {
+        group: TopicPartition,
+        plan: SegmentWrite,
+        end: SegmentsEnd,
+        batches: Vec<(RaftIndex, RecordBatch)>,
+        new: bool,
+    },
+    ColdRead {
+        group: TopicPartition,
+        file: FileName,
+        ranges: Vec<Range>,
+        from: Offset,
+    },
     Delete,
 }
 
@@ -170,7 +181,9 @@ impl<D: Disk> CommitLog<D> {
 
     /// Removes a partition: its files go when the frame that says so is durable.
     pub fn drop_partition(&mut self, group: TopicPartition) {
-        let Some(log) = self.partitions.remove(&group) else { return };
+        let Some(log) = self.partitions.remove(&group) else {
+            return;
+        };
         self.tail_bytes -= log.tail_bytes;
         self.unflushed_bytes -= log.unflushed_bytes;
         self.push(FrameKind::Dropped, group, LeaderEpoch(0), RaftIndex(0), Offset(0), Bytes::new());
@@ -283,7 +296,9 @@ impl<D: Disk> CommitLog<D> {
             return if batches.is_empty() { ReadOutcome::AtEnd } else { ReadOutcome::Batches(batches) };
         }
         let position = log.segments.partition_point(|s| s.end_offset() <= from);
-        let Some(segment) = log.segments.get(position) else { return ReadOutcome::AtEnd };
+        let Some(segment) = log.segments.get(position) else {
+            return ReadOutcome::AtEnd;
+        };
         let first = segment.range_of(from);
         let at = segment.ranges[first].from;
         let ranges: Vec<Range> = segment.ranges[first..]
@@ -346,7 +361,9 @@ impl<D: Disk> CommitLog<D> {
 
     /// Takes a finished submission.
     pub fn complete(&mut self, now_ms: u64, completion: Completion) {
-        let Some(purpose) = self.ops.remove(&completion.id) else { return };
+        let Some(purpose) = self.ops.remove(&completion.id) else {
+            return;
+        };
         match (purpose, completion.result) {
             (Purpose::WalBatch(last), Ok(_)) => self.durable(now_ms, last),
             (Purpose::WalBatch(_), Err(e)) => self.fail(e),
@@ -577,8 +594,7 @@ impl<D: Disk> CommitLog<D> {
             .map(|e| (e.index, e.batch.clone()))
             .collect();
         let (last_index, last) = batches.last().expect("at least one");
-        let end =
-            SegmentsEnd { offset: last.end_offset(), index: *last_index, epoch: last.header().leader_epoch };
+        let end = SegmentsEnd { offset: last.end_offset(), index: *last_index, epoch: last.header().leader_epoch };
         let plan = segment.plan(&batches);
         let base_offset = segment.base_offset;
         let records = segment.ranges.len();
@@ -670,7 +686,9 @@ impl<D: Disk> CommitLog<D> {
     /// Frees the oldest log files: everything living in them is in synced segments or appended again.
     fn recycle(&mut self) {
         while self.wal.files.len() > 1 {
-            let Some(free_after) = self.wal.files[0].free_after else { break };
+            let Some(free_after) = self.wal.files[0].free_after else {
+                break;
+            };
             if self.wal.durable < free_after {
                 break;
             }
@@ -683,7 +701,9 @@ impl<D: Disk> CommitLog<D> {
             }
         }
         // The active file is never freed, and files are freed in order.
-        let Some(next) = self.wal.files.iter().position(|f| f.free_after.is_none()) else { return };
+        let Some(next) = self.wal.files.iter().position(|f| f.free_after.is_none()) else {
+            return;
+        };
         if next + 1 >= self.wal.files.len() {
             return;
         }
@@ -697,7 +717,9 @@ impl<D: Disk> CommitLog<D> {
         let last_lsn = file.last_lsn;
         let groups: Vec<TopicPartition> = file.groups.keys().copied().collect();
         for group in groups {
-            let Some(log) = self.partitions.get(&group) else { continue };
+            let Some(log) = self.partitions.get(&group) else {
+                continue;
+            };
             let (state, state_lsn, manifest_lsn) = (log.hard_state, log.hard_state_lsn, log.manifest_lsn);
             if state_lsn <= last_lsn && state_lsn != Lsn(0) {
                 self.set_hard_state(group, state);

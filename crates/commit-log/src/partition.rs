@@ -116,8 +116,7 @@ impl PartitionLog {
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        let tail: usize =
-            self.tail.range(self.tail_after(self.end.index)..).map(|e| e.batch.bytes().len()).sum();
+        let tail: usize = self.tail.range(self.tail_after(self.end.index)..).map(|e| e.batch.bytes().len()).sum();
         self.segments.iter().map(Segment::bytes).sum::<u64>() + tail as u64
     }
 }

@@ -175,7 +175,9 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId) -> Result<Open
             if expected <= known_durable {
                 // Rot. With its header whole, the frame still says whose it was, and the others need not suffer.
                 let rot = OpenError::Rot { file: file.name.clone(), at, lsn: expected.0 };
-                let Some(header) = header else { return Err(rot) };
+                let Some(header) = header else {
+                    return Err(rot);
+                };
                 groups.entry(header.group).or_default().rot = Some(rot.to_string());
                 expected.0 += 1;
                 at = header.next_at(at);
@@ -353,7 +355,9 @@ fn load_segment<D: Disk>(
         let relative_end = until.0 - base_offset.0;
         *kept = data
             .chunks_exact(entry_bytes)
-            .take_while(|e| u32::from_be_bytes(e[at..at + 4].try_into().expect("four bytes")) as u64 + 1 <= relative_end)
+            .take_while(|e| {
+                u32::from_be_bytes(e[at..at + 4].try_into().expect("four bytes")) as u64 + 1 <= relative_end
+            })
             .count() as u64
             * entry_bytes as u64;
         disk.truncate(&name, *kept)?;
@@ -390,4 +394,3 @@ impl RecoveredPartition {
         Self { group: *group, log_end: log.log_end(), offline: log.offline.clone() }
     }
 }
-

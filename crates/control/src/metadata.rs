@@ -139,11 +139,7 @@ pub struct Metadata {
 
 impl Metadata {
     /// Decides a request. The answer may be given when the records are on a quorum and have been applied.
-    pub fn handle(
-        &mut self,
-        now_ms: u64,
-        request: Request,
-    ) -> Result<(Vec<MetadataRecord>, Answer), ControlError> {
+    pub fn handle(&mut self, now_ms: u64, request: Request) -> Result<(Vec<MetadataRecord>, Answer), ControlError> {
         match request {
             Request::CreateTopic { id, name, partitions, partitioner, config } => {
                 let record = self.create_topic(now_ms, id, &name, partitions, partitioner, config)?;
@@ -160,8 +156,7 @@ impl Metadata {
                     return Ok((Vec::new(), Answer::Plugin(same.clone(), true)));
                 }
                 let version = versions.len() as u32 + 1;
-                let plugin =
-                    Plugin { name, version, digest, source_digest, kind, bytes, created_ms: now_ms, contract };
+                let plugin = Plugin { name, version, digest, source_digest, kind, bytes, created_ms: now_ms, contract };
                 Ok((vec![MetadataRecord::PluginAdmitted(plugin.clone())], Answer::Plugin(plugin, false)))
             }
             Request::InitProducer => {
@@ -169,9 +164,7 @@ impl Metadata {
                 // A block that was reserved before a restart may be partly given out: start a new one.
                 let records = match id < self.reserved && self.next_producer_id > 0 {
                     true => Vec::new(),
-                    false => vec![MetadataRecord::ProducerIdsReserved {
-                        next: self.reserved + PRODUCER_ID_BLOCK,
-                    }],
+                    false => vec![MetadataRecord::ProducerIdsReserved { next: self.reserved + PRODUCER_ID_BLOCK }],
                 };
                 let id = if records.is_empty() { id } else { self.reserved };
                 self.next_producer_id = id + 1;

@@ -200,7 +200,9 @@ impl MetadataRecord {
 
     /// Reads a record back.
     pub fn decode(data: &[u8]) -> Result<MetadataRecord, RecordError> {
-        let &[kind, layout, ref rest @ ..] = data else { return Err(RecordError::Malformed { kind: 0 }) };
+        let &[kind, layout, ref rest @ ..] = data else {
+            return Err(RecordError::Malformed { kind: 0 });
+        };
         if !(1..=4).contains(&kind) || layout != 1 {
             return Err(RecordError::Newer { kind, layout });
         }

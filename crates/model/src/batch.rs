@@ -289,7 +289,9 @@ impl RecordBatch {
     pub fn records(&self) -> Result<Vec<(Offset, Record)>, BatchError> {
         let spans = self.open()?;
         let (data, header) = (spans.data.clone(), spans.header);
-        spans.map(|span| span.map(|s| (header.base_offset.plus(s.offset_delta as u64), s.record(&data, &header)))).collect()
+        spans
+            .map(|span| span.map(|s| (header.base_offset.plus(s.offset_delta as u64), s.record(&data, &header))))
+            .collect()
     }
 
     /// The same batch with only those records for which `keep(index of the record here)` is true.
@@ -400,11 +402,10 @@ impl RecordSpans {
         let start = self.at;
         let mut at = start;
         let length = varint::take(data, &mut at)?;
-        let end = usize::try_from(length)
-            .ok()
-            .and_then(|l| at.checked_add(l))
-            .filter(|end| *end <= data.len())
-            .ok_or(BatchError::Truncated { needed: at.saturating_add(length.max(0) as usize), found: data.len() })?;
+        let end =
+            usize::try_from(length).ok().and_then(|l| at.checked_add(l)).filter(|end| *end <= data.len()).ok_or(
+                BatchError::Truncated { needed: at.saturating_add(length.max(0) as usize), found: data.len() },
+            )?;
         // Everything below is bounded by `end`, so no field can reach into the next record.
         let body = &data[..end];
         at += 1; // attributes, unused in v2
@@ -428,7 +429,11 @@ impl RecordSpans {
             let name = take_field(body, &mut at, end)?
                 .ok_or(BatchError::Field { field: "header key", reason: "a header key is never null" })?;
             if name.len() > HEADER_KEY_BYTES_MAX {
-                return Err(BatchError::TooLarge { what: "header key", found: name.len(), limit: HEADER_KEY_BYTES_MAX });
+                return Err(BatchError::TooLarge {
+                    what: "header key",
+                    found: name.len(),
+                    limit: HEADER_KEY_BYTES_MAX,
+                });
             }
             if std::str::from_utf8(&body[name]).is_err() {
                 return Err(BatchError::Field { field: "header key", reason: "not UTF-8" });

@@ -13,9 +13,7 @@ mod name;
 mod record;
 mod varint;
 
-pub use batch::{
-    BATCH_HEADER_BYTES, BatchBuilder, BatchHeader, ProducerMark, RecordBatch, RecordSpan, RecordSpans,
-};
+pub use batch::{BATCH_HEADER_BYTES, BatchBuilder, BatchHeader, ProducerMark, RecordBatch, RecordSpan, RecordSpans};
 pub use codec::Codec;
 pub use error::{BatchError, NameError};
 pub use ids::{

@@ -31,9 +31,7 @@ impl Record {
     /// Bytes of key, value and headers: what [`RECORD_BYTES_MAX`] limits and what memory bounds count.
     pub fn payload_bytes(&self) -> usize {
         let len = |b: &Option<Bytes>| b.as_ref().map_or(0, Bytes::len);
-        len(&self.key)
-            + len(&self.value)
-            + self.headers.iter().map(|h| h.key.len() + len(&h.value)).sum::<usize>()
+        len(&self.key) + len(&self.value) + self.headers.iter().map(|h| h.key.len() + len(&h.value)).sum::<usize>()
     }
 
     /// Checks the published limits, so that a record is refused where it is made.

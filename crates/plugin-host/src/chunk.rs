@@ -49,7 +49,9 @@ impl Chunk {
 
     /// Lays out records of an opened batch. Without headers the bytes are shared, not copied.
     pub fn of_spans(data: &Bytes, header: &BatchHeader, spans: &[RecordSpan]) -> Chunk {
-        let (Some(first), Some(last)) = (spans.first(), spans.last()) else { return Chunk::default() };
+        let (Some(first), Some(last)) = (spans.first(), spans.last()) else {
+            return Chunk::default();
+        };
         let from = first.raw.start;
         let mut shared = data.slice(from..last.raw.end);
         let mut extra = Vec::new();
@@ -124,7 +126,10 @@ mod tests {
                     key: (i != 1).then(|| format!("k{i}").into()),
                     value: (i != 2).then(|| format!("value {i}").into()),
                     headers: match with_headers && i == 3 {
-                        true => vec![Header { key: "h".into(), value: None }, Header { key: "i".into(), value: Some("x".into()) }],
+                        true => vec![
+                            Header { key: "h".into(), value: None },
+                            Header { key: "i".into(), value: Some("x".into()) },
+                        ],
                         false => vec![],
                     },
                     timestamp_ms: -1 - i * 10_000_000_000,

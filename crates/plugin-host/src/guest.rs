@@ -261,7 +261,13 @@ impl Filter {
     ///
     /// With `stop_at_failure` the run ends before the first failed record; else that one's verdict is `Failed` and the run
     /// goes on.
-    pub fn run(&mut self, data: &Bytes, header: &BatchHeader, spans: &[RecordSpan], stop_at_failure: bool) -> FilterRun {
+    pub fn run(
+        &mut self,
+        data: &Bytes,
+        header: &BatchHeader,
+        spans: &[RecordSpan],
+        stop_at_failure: bool,
+    ) -> FilterRun {
         let mut run = FilterRun { verdicts: Vec::with_capacity(spans.len()), failure: None };
         while run.verdicts.len() < spans.len() && !(stop_at_failure && run.failure.is_some()) {
             let first = run.verdicts.len();

@@ -95,7 +95,9 @@ fn work(queue: &Mutex<Receiver<Queued>>) {
     const INSTANCES_MAX: usize = 16;
     let mut filters: HashMap<FilterKey, Filter> = HashMap::new();
     loop {
-        let Ok(Queued { job, done }) = queue.lock().expect("no panic while it is held").recv() else { return };
+        let Ok(Queued { job, done }) = queue.lock().expect("no panic while it is held").recv() else {
+            return;
+        };
         let key = (job.digest, job.config.clone());
         if filters.len() >= INSTANCES_MAX && !filters.contains_key(&key) {
             filters.clear();

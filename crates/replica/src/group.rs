@@ -10,9 +10,7 @@ use raft::eraftpb::{Entry, EntryType, HardState as RaftHardState, Message, Messa
 use raft::{RawNode, StateRole};
 use thalweg_commit_log::{HardState, ProducerTable, SegmentsEnd, SequenceCheck};
 use thalweg_model::limits::UNCOMMITTED_BYTES_MAX;
-use thalweg_model::{
-    LeaderEpoch, Offset, PinEpoch, ProducerEpoch, RaftIndex, RecordBatch, Sequence, TopicPartition,
-};
+use thalweg_model::{LeaderEpoch, Offset, PinEpoch, ProducerEpoch, RaftIndex, RecordBatch, Sequence, TopicPartition};
 use thiserror::Error;
 
 use crate::Now;
@@ -259,7 +257,11 @@ impl Group {
     }
 
     /// Sequence before pin: a duplicate of a batch placed with an older pin is a duplicate still.
-    fn check(&self, batch: &RecordBatch, pin: (PinEpoch, PinEpoch)) -> Result<Option<(RaftIndex, Offset)>, ProduceError> {
+    fn check(
+        &self,
+        batch: &RecordBatch,
+        pin: (PinEpoch, PinEpoch),
+    ) -> Result<Option<(RaftIndex, Offset)>, ProduceError> {
         if !self.is_serving() {
             return Err(ProduceError::NotLeader);
         }
@@ -270,7 +272,9 @@ impl Group {
         if let Some(mark) = header.producer {
             match self.producers.check(mark, header.records_count) {
                 SequenceCheck::Next => {}
-                SequenceCheck::Duplicate(written) => return Ok(Some((written.index, written.base_offset))),
+                SequenceCheck::Duplicate(written) => {
+                    return Ok(Some((written.index, written.base_offset)));
+                }
                 SequenceCheck::DuplicateForgotten => return Err(ProduceError::DuplicateForgotten),
                 SequenceCheck::Gap { expected } => {
                     return Err(ProduceError::OutOfOrder { expected, found: mark.base_sequence });

@@ -249,7 +249,9 @@ impl<D: Disk> Replicas<D> {
     }
 
     fn with_group(&mut self, now: Now, name: TopicPartition, step: impl FnOnce(&mut Group, &mut Vec<Effect>)) {
-        let Some(partition) = self.partitions.get_mut(&name) else { return };
+        let Some(partition) = self.partitions.get_mut(&name) else {
+            return;
+        };
         let mut effects = Vec::new();
         step(&mut partition.group, &mut effects);
         self.run(now, name, effects);

@@ -161,8 +161,7 @@ impl FrameHeader {
         }
         let length = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes")) as usize;
         let (head_bytes, body_bytes) = (length(0), length(4));
-        for (part, found, limit) in
-            [("head", head_bytes, HEAD_BYTES_MAX), ("body", body_bytes, kind.body_bytes_max())]
+        for (part, found, limit) in [("head", head_bytes, HEAD_BYTES_MAX), ("body", body_bytes, kind.body_bytes_max())]
         {
             if found > limit {
                 return Err(FrameError::TooLarge { kind, part, found, limit });
@@ -234,7 +233,9 @@ impl FrameDecoder {
     pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, FrameError> {
         if self.open.is_none() {
             take(&mut self.fixed, FRAME_HEADER_BYTES, input);
-            let Some(fixed) = self.fixed.first_chunk() else { return Ok(None) };
+            let Some(fixed) = self.fixed.first_chunk() else {
+                return Ok(None);
+            };
             let header = FrameHeader::parse(fixed)?;
             self.fixed.clear();
             let body = BytesMut::with_capacity(header.body_bytes.min(BODY_BYTES_AHEAD));

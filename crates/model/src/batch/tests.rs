@@ -9,7 +9,9 @@ fn sample(codec: Codec) -> RecordBatch {
         builder.push(&Record {
             key: (i % 3 != 0).then(|| Bytes::from(format!("key-{i}"))),
             value: (i % 5 != 0).then(|| Bytes::from(vec![b'v'; i as usize * 7])),
-            headers: (0..i % 3).map(|h| Header { key: format!("h{h}"), value: (h > 0).then(|| Bytes::from_static(b"x")) }).collect(),
+            headers: (0..i % 3)
+                .map(|h| Header { key: format!("h{h}"), value: (h > 0).then(|| Bytes::from_static(b"x")) })
+                .collect(),
             timestamp_ms: 1_700_000_000_000 + i * 3,
         });
     }
@@ -97,8 +99,23 @@ fn the_layout_is_kafkas() {
     assert_eq!(
         &rest[8..],
         concat!(
-            "0000", "00000000", "0000000000000001", "0000000000000001", "ffffffffffffffff", "ffff", "ffffffff", "00000001",
-            "10", "00", "00", "00", "02", "6b", "02", "76", "00"
+            "0000",
+            "00000000",
+            "0000000000000001",
+            "0000000000000001",
+            "ffffffffffffffff",
+            "ffff",
+            "ffffffff",
+            "00000001",
+            "10",
+            "00",
+            "00",
+            "00",
+            "02",
+            "6b",
+            "02",
+            "76",
+            "00"
         )
     );
 }

@@ -1,0 +1,79 @@
+// The client: topics and plugins, and where producers and consumers come from.
+
+import { readFile } from 'node:fs/promises'
+
+import { Consumer, position } from './consumer.js'
+import { InvalidError, call } from './errors.js'
+import { native } from './native.js'
+import { Producer } from './producer.js'
+
+const toBuffer = (data) => (typeof data === 'string' ? Buffer.from(data) : data)
+
+export async function connect(address, { ca, timeoutMs = 10_000 } = {}) {
+  const pem = ca === undefined ? undefined : await readFile(ca)
+  return new Client(await call(native.connect(address, pem, timeoutMs)))
+}
+
+export class Client {
+  #native
+
+  constructor(client) {
+    this.#native = client
+  }
+
+  get #open() {
+    if (!this.#native) throw new InvalidError('the client is closed')
+    return this.#native
+  }
+
+  async createTopic(name, options = {}) {
+    const config = options.partitionerConfig
+    const made = await call(this.#open.createTopic(name, { ...options, partitionerConfig: toBuffer(config) }))
+    return { ...made, partitioner: made.partitioner ?? null }
+  }
+
+  async deleteTopic(name) {
+    await call(this.#open.deleteTopic(name))
+  }
+
+  async topics() {
+    const topics = await call(this.#open.topics())
+    return topics.map((t) => ({ ...t, partitioner: t.partitioner ?? null }))
+  }
+
+  async offsets(topic, at) {
+    const [kind, value] = position(at)
+    const offsets = await call(this.#open.offsets(topic, kind, value))
+    return new Map(offsets.map((o) => [o.partition, o.offset]))
+  }
+
+  async uploadPlugin(name, module) {
+    const data = module instanceof Uint8Array ? module : await readFile(module)
+    return call(this.#open.uploadPlugin(name, Buffer.from(data)))
+  }
+
+  async plugins() {
+    return call(this.#open.plugins())
+  }
+
+  producer(topic, options = {}) {
+    const client = this.#open
+    return new Producer(topic, () => client.producer(topic, options))
+  }
+
+  consumer(topic, { signal, start, filterConfig, ...options } = {}) {
+    const client = this.#open
+    const [startKind, startValue] = position(start)
+    const all = { ...options, startKind, startValue, filterConfig: toBuffer(filterConfig) }
+    return new Consumer(topic, () => client.consumer(topic, all), signal)
+  }
+
+  /** Lets the connection go; producers and consumers that are open keep theirs until they are closed. */
+  async close() {
+    this.#native = undefined
+  }
+
+  async [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {
+    await this.close()
+  }
+}

@@ -1,0 +1,79 @@
+// One class per kind of error; the kind tells what to do about it.
+
+export class ThalwegError extends Error {
+  static code = 'internal'
+  static retriable = false
+
+  constructor(message) {
+    super(message)
+    this.name = new.target.name
+    this.code = new.target.code
+    this.retriable = new.target.retriable
+  }
+}
+
+export class TimedOutError extends ThalwegError {
+  static code = 'timeout'
+  static retriable = true
+}
+export class DisconnectedError extends ThalwegError {
+  static code = 'disconnected'
+  static retriable = true
+}
+export class NotFoundError extends ThalwegError {
+  static code = 'not_found'
+}
+export class DeniedError extends ThalwegError {
+  static code = 'denied'
+}
+export class InvalidError extends ThalwegError {
+  static code = 'invalid'
+}
+export class RebalancedError extends ThalwegError {
+  static code = 'rebalanced'
+}
+export class PluginFailedError extends ThalwegError {
+  static code = 'plugin_failed'
+}
+export class StorageFullError extends ThalwegError {
+  static code = 'storage_full'
+  static retriable = true
+}
+export class InternalError extends ThalwegError {
+  static code = 'internal'
+}
+export class UnsupportedError extends ThalwegError {
+  static code = 'unsupported'
+}
+
+const classes = new Map(
+  [
+    TimedOutError,
+    DisconnectedError,
+    NotFoundError,
+    DeniedError,
+    InvalidError,
+    RebalancedError,
+    PluginFailedError,
+    StorageFullError,
+    InternalError,
+    UnsupportedError,
+  ].map((c) => [c.code, c]),
+)
+
+/** The error of a kind. */
+export function makeError(code, message) {
+  const Class = classes.get(code) ?? InternalError
+  return new Class(message)
+}
+
+/** Waits for a native call and turns its error into the class of its kind. */
+export async function call(promise) {
+  try {
+    return await promise
+  } catch (error) {
+    // The native half puts the code before the message, with this mark between them.
+    const [code, message] = String(error.message).split('\u0001')
+    throw message === undefined ? error : makeError(code, message)
+  }
+}

@@ -1,0 +1,191 @@
+/** Client of the Thalweg streaming platform. */
+
+/** Bytes, or text as UTF-8. */
+export type Data = string | Uint8Array
+/** A value: bytes, text, or anything that is a JSON object or array. `null` is a tombstone. */
+export type Value = Data | object | null
+export type Headers = { [name: string]: Data | null } | Array<[string, Data | null]>
+/** Where a partition's reading starts; a number is an offset. */
+export type Start = 'earliest' | 'latest' | number | { timestamp: number }
+
+export interface ConnectOptions {
+  /** File with the CA to trust (PEM). Without it: THALWEG_CA, the context of `thalweg dev`, the platform's roots. */
+  ca?: string
+  /** How long a request goes on trying to reach a broker; 10 s by default. */
+  timeoutMs?: number
+}
+
+/** Connects to a cluster by the address of any broker, `thalweg://host:port`. */
+export function connect(address: string, options?: ConnectOptions): Promise<Client>
+
+export interface Topic {
+  name: string
+  id: string
+  partitions: number
+  /** "name@version", or null for the built-in one. */
+  partitioner: string | null
+  /** -1: for ever. */
+  retentionMs: number
+  /** Per partition; -1: unbounded. */
+  retentionBytes: number
+}
+
+export interface TopicOptions {
+  partitions?: number
+  /** Plugin that places its records, "name" or "name@version". */
+  partitioner?: string
+  partitionerConfig?: Data
+  retentionMs?: number
+  retentionBytes?: number
+}
+
+export interface Plugin {
+  name: string
+  version: number
+  kind: 'partitioner' | 'filter'
+  /** SHA-256 of the module, in hexadecimal. */
+  digest: string
+  bytes: number
+  createdMs: number
+}
+
+export interface ProducerOptions {
+  /** How long a batch waits for more while others are in flight; 5 by default. A lone record never waits. */
+  lingerMs?: number
+  batchBytes?: number
+  compression?: 'none' | 'lz4' | 'zstd'
+  /** When a send is done; 'quorum' by default. Anything else switches idempotence off. */
+  acks?: 'none' | 'leader' | 'quorum'
+  /** From send to outcome, retries included; 120,000 by default. */
+  deliveryTimeoutMs?: number
+  /** Memory for records without outcome; above it, sends wait. */
+  bufferBytes?: number
+}
+
+export interface ConsumerOptions {
+  /** All partitions without it. */
+  partitions?: number[]
+  /** 'latest' by default. */
+  start?: Start
+  /** Ends once everything has been scanned that was there at the start. */
+  untilEnd?: boolean
+  /** Plugin that chooses the records, "name" or "name@version". */
+  filter?: string
+  filterConfig?: Data
+  /** Ends the loop with its reason when aborted. */
+  signal?: AbortSignal
+}
+
+export class Client {
+  createTopic(name: string, options?: TopicOptions): Promise<Topic>
+  deleteTopic(name: string): Promise<void>
+  topics(): Promise<Topic[]>
+  /** Where each partition has a position. */
+  offsets(topic: string, at: Start): Promise<Map<number, number>>
+  /** Uploads a module (bytes, or a path) as the next version of `name`; the same module keeps its version. */
+  uploadPlugin(name: string, module: Uint8Array | string): Promise<Plugin>
+  plugins(): Promise<Plugin[]>
+  /** A producer; it is opened by its first use. */
+  producer(topic: string, options?: ProducerOptions): Producer
+  /** A consumer; it is opened by its first use. */
+  consumer(topic: string, options?: ConsumerOptions): Consumer
+  close(): Promise<void>
+}
+
+export interface Message {
+  value: Value
+  key?: Data | null
+  headers?: Headers
+  /** Milliseconds since the epoch; the time of sending without it. */
+  timestampMs?: number
+}
+
+export interface Delivery {
+  partition: number
+  /** null with acks 'none'. */
+  offset: number | null
+}
+
+export class Producer {
+  readonly topic: string
+  open(): Promise<this>
+  /** Sends a record and waits until it is delivered. */
+  send(value: Value, options?: Omit<Message, 'value'>): Promise<Delivery>
+  /** Sends records and waits for every outcome: the delivery, or the error of that record. */
+  sendBatch(messages: Message[]): Promise<Array<Delivery | ThalwegError>>
+  /** Buffers a record. An error in its delivery is thrown by the next `flush()` or `close()`. */
+  enqueue(value: Value, options?: Omit<Message, 'value'>): Promise<void>
+  /** Buffers records together: the fast way in. */
+  enqueueBatch(messages: Message[]): Promise<void>
+  flush(): Promise<void>
+  close(): Promise<void>
+}
+
+export interface Counts {
+  delivered: number
+  filtered: number
+  failed: number
+  scanned: number
+}
+
+export class Consumer implements AsyncIterable<Record> {
+  readonly topic: string
+  open(): Promise<this>
+  /** Records one by one; leaving the loop closes the consumer. */
+  [Symbol.asyncIterator](): AsyncGenerator<Record, void, void>
+  /** Batches as they come: the fast way out. */
+  batches(): AsyncGenerator<Batch, void, void>
+  seek(partition: number, to: Start): Promise<void>
+  /** Withholds a partition's credit: what is under way still comes, then nothing. */
+  pause(partition: number): Promise<void>
+  resume(partition: number): Promise<void>
+  /** Next offset that has not been scanned; null before the broker has answered. */
+  position(partition: number): Promise<number | null>
+  counts(): Promise<Counts>
+  close(): Promise<void>
+}
+
+/** A record as it was read; its parts are made when they are asked for. */
+export class Record {
+  get topic(): string
+  get partition(): number
+  get offset(): number
+  get timestampMs(): number
+  get key(): Buffer | null
+  /** null is a tombstone. */
+  get value(): Buffer | null
+  get headers(): Array<[string, Buffer | null]>
+  text(): string | null
+  json(): any
+}
+
+/** Records of one partition that came together, sharing their bytes. */
+export class Batch implements Iterable<Record> {
+  readonly topic: string
+  readonly partition: number
+  readonly offsets: Float64Array
+  readonly timestamps: Float64Array
+  get length(): number
+  /** All values: the fastest way to read everything. */
+  values(): Array<Buffer | null>
+  records(): Record[]
+  [Symbol.iterator](): Iterator<Record>
+}
+
+/** Base of all errors. */
+export class ThalwegError extends Error {
+  /** Names the kind: what can be done about it. */
+  readonly code: string
+  /** Whether the same call may succeed later. */
+  readonly retriable: boolean
+}
+export class TimedOutError extends ThalwegError {}
+export class DisconnectedError extends ThalwegError {}
+export class NotFoundError extends ThalwegError {}
+export class DeniedError extends ThalwegError {}
+export class InvalidError extends ThalwegError {}
+export class RebalancedError extends ThalwegError {}
+export class PluginFailedError extends ThalwegError {}
+export class StorageFullError extends ThalwegError {}
+export class InternalError extends ThalwegError {}
+export class UnsupportedError extends ThalwegError {}

@@ -1,0 +1,87 @@
+// What users of the Node SDK rely on.
+
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { createRequire } from 'node:module'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+
+import { DisconnectedError, InvalidError, NotFoundError, connect } from '../lib/index.js'
+import { startBroker } from './broker.js'
+
+test('errors have their class', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  await assert.rejects(client.deleteTopic('nothing'), NotFoundError)
+  await assert.rejects(client.createTopic('t', { partitions: 0 }), InvalidError)
+  await assert.rejects(client.uploadPlugin('p', Buffer.from('rubbish')), /not a WebAssembly module/)
+  await assert.rejects(client.consumer('t', { filter: 'nothing' }).open(), NotFoundError)
+  await assert.rejects(client.producer('t').send(Buffer.alloc(2 << 20)), /the limit is 1048576/)
+  assert.throws(() => client.consumer('t', { start: -1 }), InvalidError)
+  await client.close()
+  await assert.rejects(client.topics(), InvalidError)
+})
+
+test('a broker that is down is named', async () => {
+  await assert.rejects(
+    connect('thalweg://127.0.0.1:1', { timeoutMs: 500 }),
+    (e) => e instanceof DisconnectedError && e.retriable && e.message.includes('127.0.0.1:1'),
+  )
+})
+
+test('many records come back in order, and positions can be moved', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const producer = client.producer('t')
+  await producer.enqueueBatch(Array.from({ length: 5000 }, (_, i) => ({ value: { i } })))
+  await producer.close()
+  let next = 0
+  for await (const record of client.consumer('t', { start: 'earliest', untilEnd: true })) {
+    assert.equal(record.json().i, next++)
+  }
+  assert.equal(next, 5000)
+  const first = (await client.offsets('t', 'earliest')).get(0)
+  const consumer = client.consumer('t', { start: 'earliest' })
+  const records = consumer[Symbol.asyncIterator]()
+  const offset = (await records.next()).value.offset
+  assert.ok(offset >= first)
+  await consumer.seek(0, offset + 100)
+  assert.equal((await records.next()).value.json().i, 100)
+  await records.return()
+  await client.close()
+})
+
+test('an abort signal ends the loop', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const controller = new AbortController()
+  setTimeout(() => controller.abort(), 100)
+  await assert.rejects(
+    async () => {
+      for await (const record of client.consumer('quiet', { signal: controller.signal })) record.text()
+    },
+    { name: 'AbortError' },
+  )
+  await client.close()
+})
+
+test('the process ends after close', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const index = new URL('../lib/index.js', import.meta.url).href
+  const script = `
+    import { connect } from '${index}'
+    const client = await connect('${address}', { ca: '${ca}' })
+    const producer = client.producer('t')
+    await producer.send('x')
+    await producer.close()
+    for await (const record of client.consumer('t', { start: 'earliest', untilEnd: true })) console.log(record.text())
+    await client.close()`
+  const result = spawnSync(process.execPath, ['--input-type=module', '-e', script], { timeout: 20_000, encoding: 'utf8' })
+  assert.equal(result.status, 0, result.stderr)
+  assert.equal(result.stdout, 'x\n')
+})
+
+test('require works too', { skip: Number(process.versions.node.split('.')[0]) < 22 && 'needs require(esm) of Node 20.19 or 22' }, () => {
+  const require = createRequire(fileURLToPath(import.meta.url))
+  assert.equal(typeof require('../lib/index.js').connect, 'function')
+})

@@ -1,0 +1,19 @@
+// Compiled by `tsc --strict`, never run: the README's example and the rest of the faces.
+
+import { type Delivery, InvalidError, ThalwegError, connect } from '../lib/index.js'
+
+const client = await connect('thalweg://localhost:9460', { timeoutMs: 1000 })
+await client.createTopic('flights', { partitions: 6, partitioner: 'by-carrier@1' })
+const producer = client.producer('flights', { compression: 'lz4' })
+const at: Delivery = await producer.send({ carrier: 'UA', dep_delay: 61 }, { key: 'N14228' })
+const outcomes = await producer.sendBatch([{ value: 'x', headers: { a: null } }])
+for (const outcome of outcomes) if (outcome instanceof ThalwegError) console.log(outcome.code, outcome.retriable)
+const controller = new AbortController()
+for await (const record of client.consumer('flights', { filter: 'late@1', start: { timestamp: 0 }, signal: controller.signal })) {
+  const key: Buffer | null = record.key
+  console.log(key, record.json(), record.offset + 1, at.offset)
+}
+for await (const batch of client.consumer('flights').batches()) console.log(batch.length, batch.values())
+const error: Error = new InvalidError('x')
+console.log(error)
+await client.close()

@@ -1,0 +1,55 @@
+"""Client of the Thalweg streaming platform.
+
+    async with thalweg.connect("thalweg://localhost:9460") as client:
+        async with client.producer("greetings") as producer:
+            at = await producer.send("hello", key="me")
+        async with client.consumer("greetings", start="earliest", until_end=True) as consumer:
+            async for record in consumer:
+                print(record.partition, record.offset, record.text())
+
+`thalweg.sync` has the same names with `with` and `for`.
+"""
+
+from ._client import Client, Plugin, Topic, connect
+from ._consumer import Consumer, Counts
+from ._errors import (
+    DeniedError,
+    DisconnectedError,
+    InternalError,
+    InvalidError,
+    NotFoundError,
+    PluginFailedError,
+    RebalancedError,
+    StorageFullError,
+    ThalwegError,
+    TimedOutError,
+    UnsupportedError,
+)
+from ._native import Batch, Record, __version__
+from ._producer import Delivery, Message, Producer
+
+__all__ = [
+    "Batch",
+    "Client",
+    "Consumer",
+    "Counts",
+    "Delivery",
+    "DeniedError",
+    "DisconnectedError",
+    "InternalError",
+    "InvalidError",
+    "Message",
+    "NotFoundError",
+    "Plugin",
+    "PluginFailedError",
+    "Producer",
+    "RebalancedError",
+    "Record",
+    "StorageFullError",
+    "ThalwegError",
+    "TimedOutError",
+    "Topic",
+    "UnsupportedError",
+    "__version__",
+    "connect",
+]

@@ -1,0 +1,176 @@
+"""The same client without asyncio: `with` and `for` instead of `async with` and `async for`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from os import PathLike
+from types import TracebackType
+from typing import Any, TypeVar
+
+from . import _client, _consumer, _producer
+from ._errors import InvalidError, ThalwegError
+from ._native import Batch, Record
+
+T = TypeVar("T")
+_lock = threading.Lock()
+_running: tuple[int, asyncio.AbstractEventLoop] | None = None
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    global _running
+    with _lock:
+        if _running is None:
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, name="thalweg-sync", daemon=True).start()
+            _running = (os.getpid(), loop)
+        if _running[0] != os.getpid():
+            raise InvalidError("thalweg.sync was used before a fork; start the child with spawn instead")
+        return _running[1]
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        loop = _loop()
+    except InvalidError:
+        work.close()
+        raise
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return future.result()
+    except BaseException:
+        # Ctrl-C must not leave the call running.
+        future.cancel()
+        raise
+
+
+def connect(address: str, *, ca: str | PathLike[str] | None = None, timeout: float = 10.0) -> Client:
+    """Connects to a cluster; see `thalweg.connect`."""
+
+    async def go() -> _client.Client:
+        return await _client.connect(address, ca=ca, timeout=timeout)
+
+    return Client(_run(go()))
+
+
+class _Closing:
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Client(_Closing):
+    """A connected client; see `thalweg.Client`."""
+
+    def __init__(self, inner: _client.Client) -> None:
+        self._inner = inner
+
+    def __enter__(self) -> Client:
+        return self
+
+    def create_topic(self, name: str, **options: Any) -> _client.Topic:
+        return _run(self._inner.create_topic(name, **options))
+
+    def delete_topic(self, name: str) -> None:
+        _run(self._inner.delete_topic(name))
+
+    def topics(self) -> list[_client.Topic]:
+        return _run(self._inner.topics())
+
+    def offsets(self, topic: str, position: _consumer.Start) -> dict[int, int]:
+        return _run(self._inner.offsets(topic, position))
+
+    def upload_plugin(self, name: str, module: bytes | str | PathLike[str]) -> _client.Plugin:
+        return _run(self._inner.upload_plugin(name, module))
+
+    def plugins(self) -> list[_client.Plugin]:
+        return _run(self._inner.plugins())
+
+    def producer(self, topic: str, **options: Any) -> Producer:
+        return Producer(self._inner.producer(topic, **options))
+
+    def consumer(self, topic: str, **options: Any) -> Consumer:
+        return Consumer(self._inner.consumer(topic, **options))
+
+    def close(self) -> None:
+        _run(self._inner.close())
+
+
+class Producer(_Closing):
+    """Sends records to one topic; see `thalweg.Producer`."""
+
+    def __init__(self, inner: _producer.Producer) -> None:
+        self._inner = inner
+
+    def __enter__(self) -> Producer:
+        _run(self._inner.__aenter__())
+        return self
+
+    def send(self, value: _producer.Value, **options: Any) -> _producer.Delivery:
+        return _run(self._inner.send(value, **options))
+
+    def send_batch(
+        self, messages: Iterable[_producer.Message | _producer.Value]
+    ) -> Sequence[_producer.Delivery | ThalwegError]:
+        return _run(self._inner.send_batch(messages))
+
+    def enqueue(self, value: _producer.Value, **options: Any) -> None:
+        _run(self._inner.enqueue(value, **options))
+
+    def enqueue_batch(self, messages: Iterable[_producer.Message | _producer.Value]) -> None:
+        _run(self._inner.enqueue_batch(messages))
+
+    def flush(self) -> None:
+        _run(self._inner.flush())
+
+    def close(self) -> None:
+        _run(self._inner.close())
+
+
+class Consumer(_Closing):
+    """Reads records of one topic; see `thalweg.Consumer`."""
+
+    def __init__(self, inner: _consumer.Consumer) -> None:
+        self._inner = inner
+
+    def __enter__(self) -> Consumer:
+        _run(self._inner.__aenter__())
+        return self
+
+    def _next_batch(self) -> Batch | None:
+        async def go() -> Batch | None:
+            return await (await self._inner._native()).next_batch()
+
+        return _run(go())
+
+    def __iter__(self) -> Iterator[Record]:
+        for batch in self.batches():
+            yield from batch.records()
+
+    def batches(self) -> Iterator[Batch]:
+        while (batch := self._next_batch()) is not None:
+            yield batch
+
+    def seek(self, partition: int, to: _consumer.Start) -> None:
+        _run(self._inner.seek(partition, to))
+
+    def pause(self, partition: int) -> None:
+        _run(self._inner.pause(partition))
+
+    def resume(self, partition: int) -> None:
+        _run(self._inner.resume(partition))
+
+    def position(self, partition: int) -> int | None:
+        return _run(self._inner.position(partition))
+
+    def counts(self) -> _consumer.Counts:
+        return _run(self._inner.counts())
+
+    def close(self) -> None:
+        _run(self._inner.close())

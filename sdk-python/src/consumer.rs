@@ -1,0 +1,175 @@
+//! The consumer: batches out, and records that read from them when they are asked.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+use pyo3_async_runtimes::tokio::future_into_py;
+use thalweg::Part;
+use tokio::sync::Mutex;
+
+use crate::client::position;
+use crate::error::raise;
+
+#[pyclass(frozen)]
+pub(crate) struct Consumer {
+    inner: Arc<Mutex<thalweg::Consumer>>,
+}
+
+impl Consumer {
+    pub(crate) fn new(inner: thalweg::Consumer) -> Self {
+        Consumer { inner: Arc::new(Mutex::new(inner)) }
+    }
+}
+
+#[pymethods]
+impl Consumer {
+    /// The next batch, or None at the end of `until_end`.
+    fn next_batch<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let consumer = self.inner.clone();
+        future_into_py(py, async move {
+            let batch = consumer.lock().await.next_batch().await.transpose().map_err(raise)?;
+            Ok(batch.map(|b| Batch { inner: Arc::new(b) }))
+        })
+    }
+
+    fn seek<'py>(&self, py: Python<'py>, partition: u32, kind: String, value: i64) -> PyResult<Bound<'py, PyAny>> {
+        let consumer = self.inner.clone();
+        future_into_py(py, async move { consumer.lock().await.seek(partition, position(&kind, value)?).map_err(raise) })
+    }
+
+    fn pause<'py>(&self, py: Python<'py>, partition: u32) -> PyResult<Bound<'py, PyAny>> {
+        let consumer = self.inner.clone();
+        future_into_py(py, async move { consumer.lock().await.pause(partition).map_err(raise) })
+    }
+
+    fn resume<'py>(&self, py: Python<'py>, partition: u32) -> PyResult<Bound<'py, PyAny>> {
+        let consumer = self.inner.clone();
+        future_into_py(py, async move { consumer.lock().await.resume(partition).map_err(raise) })
+    }
+
+    fn position<'py>(&self, py: Python<'py>, partition: u32) -> PyResult<Bound<'py, PyAny>> {
+        let consumer = self.inner.clone();
+        future_into_py(py, async move { Ok(consumer.lock().await.position(partition)) })
+    }
+
+    /// (delivered, filtered, failed)
+    fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let consumer = self.inner.clone();
+        future_into_py(py, async move {
+            let c = consumer.lock().await.counts();
+            Ok((c.delivered, c.filtered, c.failed))
+        })
+    }
+}
+
+#[pyclass(frozen, sequence)]
+pub(crate) struct Batch {
+    inner: Arc<thalweg::Batch>,
+}
+
+#[pymethods]
+impl Batch {
+    #[getter]
+    fn topic(&self) -> &str {
+        self.inner.topic()
+    }
+
+    #[getter]
+    fn partition(&self) -> u32 {
+        self.inner.partition()
+    }
+
+    fn __len__(&self) -> usize {
+        self.inner.len()
+    }
+
+    /// All values: the fastest way to read everything.
+    fn values<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let values =
+            self.inner.parts().iter().flat_map(|part| {
+                part.spans.iter().map(move |s| s.value.clone().map(|r| PyBytes::new(py, &part.data[r])))
+            });
+        PyList::new(py, values.collect::<Vec<_>>())
+    }
+
+    /// The records; each shares the batch's bytes.
+    fn records(&self) -> Vec<Record> {
+        let parts = self.inner.parts().iter().enumerate();
+        parts
+            .flat_map(|(part, p)| (0..p.spans.len()).map(move |span| (part as u32, span as u32)))
+            .map(|(part, span)| Record { batch: self.inner.clone(), part, span })
+            .collect()
+    }
+}
+
+#[pyclass(frozen)]
+pub(crate) struct Record {
+    batch: Arc<thalweg::Batch>,
+    part: u32,
+    span: u32,
+}
+
+impl Record {
+    fn part(&self) -> &Part {
+        &self.batch.parts()[self.part as usize]
+    }
+
+    fn bytes<'py>(&self, py: Python<'py>, range: Option<std::ops::Range<usize>>) -> Option<Bound<'py, PyBytes>> {
+        range.map(|r| PyBytes::new(py, &self.part().data[r]))
+    }
+}
+
+#[pymethods]
+impl Record {
+    #[getter]
+    fn topic(&self) -> &str {
+        self.batch.topic()
+    }
+
+    #[getter]
+    fn partition(&self) -> u32 {
+        self.batch.partition()
+    }
+
+    #[getter]
+    fn offset(&self) -> u64 {
+        self.part().header.base_offset.0 + self.part().spans[self.span as usize].offset_delta as u64
+    }
+
+    #[getter]
+    fn timestamp_ms(&self) -> i64 {
+        self.part().header.base_timestamp_ms + self.part().spans[self.span as usize].timestamp_delta_ms
+    }
+
+    #[getter]
+    fn key<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.bytes(py, self.part().spans[self.span as usize].key.clone())
+    }
+
+    #[getter]
+    fn value<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.bytes(py, self.part().spans[self.span as usize].value.clone())
+    }
+
+    #[getter]
+    fn headers<'py>(&self, py: Python<'py>) -> Vec<(String, Option<Bound<'py, PyBytes>>)> {
+        let part = self.part();
+        let list = part.spans[self.span as usize].header_list(&part.data);
+        list.into_iter().map(|h| (h.key, h.value.map(|v| PyBytes::new(py, &v)))).collect()
+    }
+
+    /// The value as text.
+    fn text<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.value(py).map_or_else(|| Ok(py.None().into_bound(py)), |v| v.call_method1("decode", ("utf-8",)))
+    }
+
+    /// The value as JSON.
+    fn json<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        py.import("json")?.getattr("loads")?.call1((self.value(py),))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Record(topic={:?}, partition={}, offset={})", self.topic(), self.partition(), self.offset())
+    }
+}

@@ -1,0 +1,108 @@
+"""What users of the Python SDK rely on."""
+
+import asyncio
+import os
+import pathlib
+import time
+
+import pytest
+import thalweg
+import thalweg.sync
+from conftest import Broker
+
+
+def test_sync_has_the_same_names(broker: Broker) -> None:
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        client.create_topic("t", partitions=2)
+        assert [t.name for t in client.topics()] == ["t"]
+        with client.producer("t") as producer:
+            at = producer.send({"a": 1}, key="k")
+            producer.enqueue_batch([thalweg.Message(str(i), key="k") for i in range(100)])
+        with client.consumer("t", start="earliest", until_end=True) as consumer:
+            records = list(consumer)
+            assert consumer.counts().delivered == 101
+        assert records[0].json() == {"a": 1}
+        assert [r.text() for r in records[1:]] == [str(i) for i in range(100)]
+        assert {r.partition for r in records} == {at.partition}
+        assert client.offsets("t", "latest")[at.partition] > 100
+
+
+def test_errors_have_their_class(broker: Broker) -> None:
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        with pytest.raises(thalweg.NotFoundError, match="does not exist"):
+            client.delete_topic("nothing")
+        with pytest.raises(ValueError, match="partition count"):
+            client.create_topic("t", partitions=0)
+        with pytest.raises(thalweg.InvalidError, match="not a WebAssembly module"):
+            client.upload_plugin("p", b"rubbish")
+        with pytest.raises(thalweg.NotFoundError, match="plugin"):
+            client.consumer("t", filter="nothing").__enter__()
+        with client.producer("t") as producer, pytest.raises(thalweg.InvalidError, match="the limit is 1048576"):
+            producer.send(b"x" * (2 << 20))
+        with pytest.raises(thalweg.NotFoundError, match="no partition 7"):
+            client.consumer("t", partitions=[7]).__enter__()
+
+
+def test_a_broker_that_is_down_is_named(tmp_path: pathlib.Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(ConnectionError, match="127.0.0.1:1 cannot be reached"):
+        thalweg.sync.connect("thalweg://127.0.0.1:1", timeout=1.0)
+    assert time.monotonic() - started < 10
+
+
+def test_an_untrusted_certificate_is_denied(broker: Broker, tmp_path: pathlib.Path) -> None:
+    # Another broker's CA.
+    other = Broker(tmp_path / "other")
+    other.kill()
+    with pytest.raises(thalweg.DeniedError, match="not trusted"):
+        thalweg.sync.connect(broker.address, ca=other.ca)
+
+
+def test_seek_pause_and_resume(broker: Broker) -> None:
+    async def go() -> None:
+        async with thalweg.connect(broker.address, ca=broker.ca) as client:
+            async with client.producer("t") as producer:
+                await producer.send_batch([str(i) for i in range(50)])
+            async with client.consumer("t", start="earliest") as consumer:
+                records = aiter(consumer)
+                first = await anext(records)
+                await consumer.seek(0, first.offset + 10)
+                assert (await anext(records)).text() == "10"
+                await consumer.pause(0)
+                await consumer.resume(0)
+                await consumer.seek(0, "earliest")
+                assert (await anext(records)).text() == "0"
+
+    asyncio.run(go())
+
+
+def test_a_restart_of_the_broker_is_only_a_pause(tmp_path: pathlib.Path) -> None:
+    async def go() -> None:
+        broker = Broker(tmp_path)
+        async with thalweg.connect(broker.address, ca=broker.ca, timeout=20) as client:
+            async with client.producer("t") as producer:
+                await producer.send("before")
+                broker.kill()
+                sending = asyncio.ensure_future(producer.send("after"))
+                await asyncio.sleep(0.3)
+                again = await asyncio.to_thread(Broker, tmp_path, broker.port)
+                await sending
+            consumer = client.consumer("t", start="earliest", until_end=True)
+            assert [r.text() async for r in consumer] == ["before", "after"]
+            again.kill()
+
+    asyncio.run(go())
+
+
+def test_after_a_fork_there_is_an_error_and_no_hang(broker: Broker) -> None:
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                client.topics()
+                os._exit(1)
+            except thalweg.InvalidError:
+                os._exit(7)
+            except BaseException:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7

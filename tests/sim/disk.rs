@@ -1,0 +1,276 @@
+//! A disk that forgets: what was not synced may be lost, in any sectors, or torn.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use thalweg_commit_log::{Completion, Disk, DiskError, FileName, Lane, Op, Step};
+
+use super::rng::Rng;
+
+/// What a disk writes at once, or not at all, or torn.
+const SECTOR: usize = 512;
+
+#[derive(Clone, Default)]
+struct File {
+    /// As a reader sees it.
+    current: Vec<u8>,
+    /// As it is after a power cut, but for `unsynced`.
+    durable: Vec<u8>,
+    unsynced: Vec<(usize, Bytes)>,
+}
+
+/// How bad the disk is; drawn from the seed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Faults {
+    /// Most milliseconds that a step takes.
+    pub(super) latency_ms: u64,
+    /// Of a million syncs, how many fail for good.
+    pub(super) sync_error: u64,
+    /// Of a million unsynced sectors, how many survive a power cut.
+    pub(super) kept: u64,
+    /// Of a million unsynced sectors, how many are garbage after one.
+    pub(super) torn: u64,
+}
+
+struct Running {
+    op: Op,
+    step: usize,
+    due_ms: u64,
+    read: Bytes,
+}
+
+struct Inner {
+    files: BTreeMap<FileName, File>,
+    lanes: BTreeMap<Lane, (Option<Running>, VecDeque<Op>)>,
+    rng: Rng,
+    faults: Faults,
+    now_ms: u64,
+    /// Bytes that fit; `u64::MAX` without a bound.
+    room: u64,
+}
+
+/// Shared between the log that uses it and the world that breaks it.
+#[derive(Clone)]
+pub(super) struct SimDisk(Rc<RefCell<Inner>>);
+
+impl SimDisk {
+    pub(super) fn new(seed: u64, faults: Faults) -> SimDisk {
+        let inner = Inner {
+            files: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            rng: Rng::new(seed ^ 0xd15c),
+            faults,
+            now_ms: 0,
+            room: u64::MAX,
+        };
+        SimDisk(Rc::new(RefCell::new(inner)))
+    }
+
+    /// Does what is due; answers with what has finished.
+    pub(super) fn advance(&self, now_ms: u64) -> Vec<Completion> {
+        let mut inner = self.0.borrow_mut();
+        inner.now_ms = now_ms;
+        let mut finished = Vec::new();
+        for lane in [Lane::Wal, Lane::Bulk, Lane::Read] {
+            while let Some(completion) = inner.step(lane) {
+                finished.push(completion);
+            }
+        }
+        finished
+    }
+
+    /// Power goes: submissions are forgotten, unsynced sectors survive by chance.
+    pub(super) fn cut_power(&self) {
+        let mut guard = self.0.borrow_mut();
+        let inner = &mut *guard;
+        inner.lanes.clear();
+        for file in inner.files.values_mut() {
+            for (at, bytes) in std::mem::take(&mut file.unsynced) {
+                for (i, sector) in bytes.chunks(SECTOR).enumerate() {
+                    let at = at + i * SECTOR;
+                    let end = at + sector.len();
+                    let fate = inner.rng.below(1_000_000);
+                    if fate < inner.faults.torn {
+                        grow(&mut file.durable, end);
+                        // A sector is torn as a whole, with what stood in it before.
+                        let start = at / SECTOR * SECTOR;
+                        let stop = (start + SECTOR).min(file.durable.len());
+                        for byte in &mut file.durable[start..stop] {
+                            *byte = inner.rng.next() as u8;
+                        }
+                    } else if fate < inner.faults.torn + inner.faults.kept {
+                        grow(&mut file.durable, end);
+                        file.durable[at..end].copy_from_slice(sector);
+                    }
+                }
+            }
+            file.current = file.durable.clone();
+        }
+    }
+
+    /// The process dies, the machine does not: everything written stays, in the page cache.
+    pub(super) fn kill_process(&self) {
+        self.0.borrow_mut().lanes.clear();
+    }
+
+    /// Limits (or frees) the room on the disk.
+    pub(super) fn set_room(&self, more: Option<u64>) {
+        let mut inner = self.0.borrow_mut();
+        let used: u64 = inner.files.values().map(|f| f.current.len() as u64).sum();
+        inner.room = more.map_or(u64::MAX, |m| used + m);
+    }
+
+    pub(super) fn set_faults(&self, faults: Faults) {
+        self.0.borrow_mut().faults = faults;
+    }
+
+    /// Flips a bit of something synced; answers where.
+    pub(super) fn rot(&self) -> Option<String> {
+        let mut guard = self.0.borrow_mut();
+        let inner = &mut *guard;
+        let with_data: Vec<FileName> = inner
+            .files
+            .iter()
+            .filter(|(name, f)| {
+                (name.0.ends_with(".log") || name.0.ends_with(".wal")) && f.unsynced.is_empty() && !f.current.is_empty()
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        if with_data.is_empty() {
+            return None;
+        }
+        let name = &with_data[inner.rng.below(with_data.len() as u64) as usize];
+        let file = inner.files.get_mut(name).expect("just listed");
+        let at = inner.rng.below(file.current.len() as u64) as usize;
+        let bit = 1u8 << inner.rng.below(8);
+        file.current[at] ^= bit;
+        file.durable[at] ^= bit;
+        Some(format!("{name} byte {at}"))
+    }
+}
+
+fn grow(bytes: &mut Vec<u8>, to: usize) {
+    if bytes.len() < to {
+        bytes.resize(to, 0);
+    }
+}
+
+impl Inner {
+    /// Finishes one step of a lane if it is due; answers when its submission has ended.
+    fn step(&mut self, lane: Lane) -> Option<Completion> {
+        loop {
+            let (running, queue) = self.lanes.get_mut(&lane)?;
+            if running.is_none() {
+                let op = queue.pop_front()?;
+                let due_ms = self.now_ms + self.rng.below(self.faults.latency_ms + 1);
+                *running = Some(Running { op, step: 0, due_ms, read: Bytes::new() });
+            }
+            let current = running.as_mut().expect("just made");
+            if current.due_ms > self.now_ms {
+                return None;
+            }
+            let step = current.op.steps.get(current.step).cloned();
+            let Some(step) = step else {
+                let done = running.take().expect("running");
+                return Some(Completion { id: done.op.id, result: Ok(done.read) });
+            };
+            current.step += 1;
+            current.due_ms = self.now_ms + self.rng.below(self.faults.latency_ms + 1);
+            let result = self.perform(step);
+            let (running, _) = self.lanes.get_mut(&lane).expect("the lane is there");
+            match result {
+                Ok(read) if read.is_empty() => {}
+                Ok(read) => running.as_mut().expect("running").read = read,
+                Err(error) => {
+                    let done = running.take().expect("running");
+                    return Some(Completion { id: done.op.id, result: Err(error) });
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, step: Step) -> Result<Bytes, DiskError> {
+        let error = |file: &FileName, full: bool, message: &str| DiskError {
+            full,
+            file: file.to_string(),
+            message: message.to_owned(),
+        };
+        let used: u64 = self.files.values().map(|f| f.current.len() as u64).sum();
+        match step {
+            Step::Create { file, bytes_count } => {
+                let old = self.files.get(&file).map_or(0, |f| f.current.len() as u64);
+                if used - old + bytes_count > self.room {
+                    self.files.remove(&file);
+                    return Err(error(&file, true, "no space left"));
+                }
+                let zeros = vec![0; bytes_count as usize];
+                self.files.insert(file, File { current: zeros.clone(), durable: zeros, unsynced: Vec::new() });
+            }
+            Step::Write { file, at, buffers } => {
+                let room = self.room;
+                let Some(f) = self.files.get_mut(&file) else {
+                    return Err(error(&file, false, "no such file"));
+                };
+                let data: Bytes = buffers.concat().into();
+                let end = at as usize + data.len();
+                let growth = end.saturating_sub(f.current.len()) as u64;
+                if growth > 0 && used + growth > room {
+                    return Err(error(&file, true, "no space left"));
+                }
+                grow(&mut f.current, end);
+                f.current[at as usize..end].copy_from_slice(&data);
+                f.unsynced.push((at as usize, data));
+            }
+            Step::Sync { file } => {
+                if self.rng.chance(self.faults.sync_error) {
+                    // As on Linux: the pages are dropped from the to-do list, whatever became of them.
+                    return Err(error(&file, false, "input/output error"));
+                }
+                let Some(f) = self.files.get_mut(&file) else {
+                    return Err(error(&file, false, "no such file"));
+                };
+                f.durable = f.current.clone();
+                f.unsynced.clear();
+            }
+            Step::Read { file, at, bytes_count } => {
+                let Some(f) = self.files.get(&file) else {
+                    return Err(error(&file, false, "no such file"));
+                };
+                let from = (at as usize).min(f.current.len());
+                return Ok(Bytes::copy_from_slice(&f.current[from..(from + bytes_count).min(f.current.len())]));
+            }
+            Step::Delete { file } => drop(self.files.remove(&file)),
+        }
+        Ok(Bytes::new())
+    }
+}
+
+impl Disk for SimDisk {
+    fn submit(&mut self, op: Op) {
+        self.0.borrow_mut().lanes.entry(op.lane).or_default().1.push_back(op);
+    }
+
+    fn list(&mut self, dir: &str) -> Result<Vec<FileName>, DiskError> {
+        let prefix = format!("{dir}/");
+        Ok(self.0.borrow().files.keys().filter(|f| f.0.starts_with(&prefix)).cloned().collect())
+    }
+
+    fn read(&mut self, file: &FileName, at: u64, bytes_count: usize) -> Result<Bytes, DiskError> {
+        self.0.borrow_mut().perform(Step::Read { file: file.clone(), at, bytes_count })
+    }
+
+    fn length(&mut self, file: &FileName) -> Result<u64, DiskError> {
+        Ok(self.0.borrow().files.get(file).map_or(0, |f| f.current.len() as u64))
+    }
+
+    fn truncate(&mut self, file: &FileName, bytes_count: u64) -> Result<(), DiskError> {
+        if let Some(f) = self.0.borrow_mut().files.get_mut(file) {
+            f.current.truncate(bytes_count as usize);
+            f.durable = f.current.clone();
+            f.unsynced.clear();
+        }
+        Ok(())
+    }
+}

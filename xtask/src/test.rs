@@ -1,0 +1,165 @@
+//! `cargo xtask test`: every ring of tests, one closing line.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use crate::build;
+
+/// Tests of all runners together.
+#[derive(Default)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    /// Steps that failed, whatever they counted.
+    broken: Vec<String>,
+}
+
+pub(crate) fn run() -> Result<(), String> {
+    let mut tally = Tally::default();
+    build::step("plugins");
+    let plugins = build::plugins()?;
+    build::step("Rust: unit, property, conformance, simulator, end to end");
+    // Built first: the end-to-end tests start the real binary.
+    build::workspace()?;
+    let mut cargo = build::cargo();
+    cargo.args(["test", "--profile", "fast", "--workspace", "--no-fail-fast"]);
+    cargo.env("THALWEG_PLUGINS", &plugins).env("THALWEG_BIN", build::target().join("fast/thalweg"));
+    tally.step("cargo test", &mut cargo, rust_line);
+    build::step("Rust guest kit");
+    let mut guests = build::cargo();
+    guests.args(["test", "--manifest-path", "plugins/Cargo.toml", "--package", "thalweg-guest", "--target-dir"]);
+    tally.step("guest kit", guests.arg(build::target().join("plugins")), rust_line);
+
+    build::step("Python");
+    let python = build::python()?;
+    let mut pip = build::command(&python);
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "-r",
+        "sdk-python/requirements-test.txt",
+    ]);
+    build::run(&mut pip)?;
+    let environment = |command: &mut Command| {
+        command.env("THALWEG_PLUGINS", &plugins).env("THALWEG_BIN", build::target().join("fast/thalweg"));
+    };
+    let mut pytest = build::command(&python);
+    pytest.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "sdk-python/tests"]);
+    environment(&mut pytest);
+    tally.step("pytest", &mut pytest, pytest_line);
+    let mut mypy = build::command(&python);
+    mypy.args(["-m", "mypy", "--strict", "--cache-dir"]).arg(build::target().join("mypy"));
+    tally.check("mypy --strict", mypy.args(["sdk-python/python/thalweg", "demo/worker.py"]));
+
+    build::step("Node");
+    build::node()?;
+    let node = build::root().join("sdk-node");
+    build::npm_install(&node)?;
+    let mut tests = build::command("npm");
+    tests.current_dir(&node).args(["test", "--silent"]);
+    environment(&mut tests);
+    tally.step("node --test", &mut tests, node_line);
+    tally.check("tsc --strict", build::command("npm").current_dir(&node).args(["run", "--silent", "types"]));
+
+    build::step("format");
+    tally.check("cargo fmt", build::cargo().args(["fmt", "--all", "--check"]));
+    for broken in &tally.broken {
+        eprintln!("failed: {broken}");
+    }
+    println!("\n{} passed, {} failed", tally.passed, tally.failed);
+    match tally.broken.is_empty() && tally.failed == 0 {
+        true => Ok(()),
+        false => Err("tests failed".into()),
+    }
+}
+
+impl Tally {
+    /// Runs a test runner, shows what it prints, and counts what `read` finds in its lines.
+    fn step(&mut self, name: &str, command: &mut Command, read: fn(&str) -> (u64, u64)) {
+        let before = self.failed;
+        let child = command.stdout(Stdio::piped()).spawn();
+        let Ok(mut child) = child else {
+            return self.broken.push(format!("{name} does not start"));
+        };
+        for line in BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok) {
+            println!("{line}");
+            let (passed, failed) = read(&line);
+            self.passed += passed;
+            self.failed += failed;
+        }
+        let success = child.wait().is_ok_and(|status| status.success());
+        if !success {
+            // A runner that failed without naming a test counts as one failure.
+            self.failed += (self.failed == before) as u64;
+            self.broken.push(name.to_owned());
+        }
+    }
+
+    /// Runs a check that either passes or fails as a whole.
+    fn check(&mut self, name: &str, command: &mut Command) {
+        match build::run(command) {
+            Ok(()) => self.passed += 1,
+            Err(error) => {
+                self.failed += 1;
+                self.broken.push(format!("{name}: {error}"));
+            }
+        }
+    }
+}
+
+/// The number before `word` in a line.
+fn before(line: &str, word: &str) -> u64 {
+    let mut words = line.split([' ', ',', ';', '=']).filter(|w| !w.is_empty());
+    let mut last = 0;
+    for w in &mut words {
+        if w == word {
+            return last;
+        }
+        last = w.parse().unwrap_or(0);
+    }
+    0
+}
+
+/// `test result: ok. 3 passed; 0 failed; …`
+fn rust_line(line: &str) -> (u64, u64) {
+    match line.starts_with("test result:") {
+        true => (before(line, "passed"), before(line, "failed")),
+        false => (0, 0),
+    }
+}
+
+/// `3 passed, 1 failed in 0.5s`
+fn pytest_line(line: &str) -> (u64, u64) {
+    let line = line.trim_matches('=').trim();
+    match line.contains(" in ") && (line.contains(" passed") || line.contains(" failed")) {
+        true => (before(line, "passed"), before(line, "failed")),
+        false => (0, 0),
+    }
+}
+
+/// `# pass 3` and `# fail 1`, or with `ℹ` in front.
+fn node_line(line: &str) -> (u64, u64) {
+    let number = |word: &str| {
+        let rest = line.trim_start_matches(['#', 'ℹ', ' ']).strip_prefix(word)?;
+        rest.trim().parse().ok()
+    };
+    (number("pass ").unwrap_or(0), number("fail ").unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runners_lines_are_read() {
+        assert_eq!(rust_line("test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured"), (3, 1));
+        assert_eq!(pytest_line("1 failed, 12 passed in 3.21s"), (12, 1));
+        assert_eq!(pytest_line("===== 12 passed in 3.21s ====="), (12, 0));
+        assert_eq!(node_line("# pass 9"), (9, 0));
+        assert_eq!(node_line("ℹ fail 2"), (0, 2));
+        assert_eq!(rust_line("running 3 tests"), (0, 0));
+    }
+}
