@@ -80,6 +80,11 @@ impl Disk for RealDisk {
         }
     }
 
+    fn sync(&mut self, file: &FileName) -> Result<(), DiskError> {
+        let opened = OpenOptions::new().write(true).open(self.path(file));
+        opened.and_then(|f| f.sync_data()).map_err(|e| error(&file.0, &e))
+    }
+
     fn truncate(&mut self, file: &FileName, bytes_count: u64) -> Result<(), DiskError> {
         let cut = || {
             let opened = OpenOptions::new().write(true).open(self.path(file))?;

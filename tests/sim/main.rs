@@ -45,7 +45,7 @@ fn mutants() -> ExitCode {
     println!("| planted bug | seed | oracle |\n|---|---|---|");
     for (name, mutant) in Mutant::ALL {
         let found = (0..MUTANT_SEEDS).find_map(|seed| run(seed, Some(mutant), false).failure.map(|f| (seed, f)));
-        match found {
+        match &found {
             Some((seed, failure)) => println!("| {name} | {seed} | {failure} |"),
             None => println!("| {name} | NOT FOUND in {MUTANT_SEEDS} seeds | |"),
         }

@@ -379,6 +379,13 @@ impl World {
             self.ended = true;
             return Ok(());
         }
+        if self.rotten && !recovery.damages.is_empty() {
+            // A bit that rots in the last frames before anything covers them cannot be told from a torn write. A single
+            // replica cuts there and says so; more of them will repair it.
+            self.note(|| format!("reported: {:?}", recovery.damages));
+            self.ended = true;
+            return Ok(());
+        }
         if let Some(Mutant::Replica(mutant)) = self.mutant {
             node.plant(mutant);
         }

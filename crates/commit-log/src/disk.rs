@@ -127,6 +127,9 @@ pub trait Disk {
     /// Length of the file. Only while opening.
     fn length(&mut self, file: &FileName) -> Result<u64, DiskError>;
 
+    /// Makes everything in the file durable. Only while opening.
+    fn sync(&mut self, file: &FileName) -> Result<(), DiskError>;
+
     /// Cuts the file to `bytes_count` and syncs it. Only while opening.
     fn truncate(&mut self, file: &FileName, bytes_count: u64) -> Result<(), DiskError>;
 }

@@ -685,13 +685,14 @@ impl<D: Disk> CommitLog<D> {
 
     /// Frees the oldest log files: everything living in them is in synced segments or appended again.
     fn recycle(&mut self) {
-        while self.wal.files.len() > 1 {
-            let Some(free_after) = self.wal.files[0].free_after else {
-                break;
-            };
-            if self.wal.durable < free_after {
-                break;
+        for i in 0..self.wal.files.len() {
+            let file = &self.wal.files[i];
+            if file.reusable_after.is_none() && file.free_after.is_some_and(|lsn| lsn <= self.wal.durable) {
+                self.wal.oldest_generation = file.generation + 1;
+                self.wal.files[i].reusable_after = Some(self.push_marker());
             }
+        }
+        while self.wal.files.front().is_some_and(|f| f.reusable_after.is_some_and(|lsn| lsn <= self.wal.durable)) {
             let file = self.wal.files.pop_front().expect("just seen");
             // Two spares are enough; a burst's further files are given back.
             if self.wal.spares.len() < 2 {
@@ -728,7 +729,6 @@ impl<D: Disk> CommitLog<D> {
                 self.push_manifest(group);
             }
         }
-        self.wal.oldest_generation = self.wal.files[next].generation + 1;
         let marker = self.push_marker();
         self.wal.files[next].free_after = Some(marker);
     }

@@ -19,6 +19,8 @@ pub struct ProducerTable {
     producers: BTreeMap<ProducerId, Producer>,
     /// Last index written by each producer, to find the oldest.
     by_last_index: BTreeMap<RaftIndex, ProducerId>,
+    /// Some producer was forgotten, so that an unknown one may have written after all.
+    has_forgotten: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +61,7 @@ pub enum SequenceCheck {
         /// That epoch.
         current: ProducerEpoch,
     },
-    /// Not the first batch, of a producer that is not known here.
+    /// Not the first batch, of a producer that is not known here (any more).
     Unknown,
 }
 
@@ -67,7 +69,11 @@ impl ProducerTable {
     /// Classifies a batch of `count` records numbered by `mark`; changes nothing.
     pub fn check(&self, mark: ProducerMark, count: u32) -> SequenceCheck {
         let Some(producer) = self.producers.get(&mark.id) else {
-            return if mark.base_sequence.0 == 0 { SequenceCheck::Next } else { SequenceCheck::Unknown };
+            return match mark.base_sequence.0 {
+                0 => SequenceCheck::Next,
+                _ if self.has_forgotten => SequenceCheck::Unknown,
+                _ => SequenceCheck::Gap { expected: Sequence(0) },
+            };
         };
         if mark.epoch < producer.epoch {
             return SequenceCheck::Fenced { current: producer.epoch };
@@ -108,6 +114,7 @@ impl ProducerTable {
         if self.producers.len() > PRODUCERS_MAX {
             let (_, oldest) = self.by_last_index.pop_first().expect("one index for each producer");
             self.producers.remove(&oldest);
+            self.has_forgotten = true;
         }
     }
 
@@ -139,6 +146,7 @@ impl ProducerTable {
 
     /// Appends the table to a manifest.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u8(self.has_forgotten as u8);
         out.put_u32_le(self.producers.len() as u32);
         for (id, producer) in &self.producers {
             out.put_i64_le(id.0);
@@ -155,7 +163,8 @@ impl ProducerTable {
 
     /// Reads a table back; `None` for bytes that `encode` did not write.
     pub(crate) fn decode(data: &mut &[u8]) -> Option<ProducerTable> {
-        let mut table = ProducerTable::default();
+        let has_forgotten = data.try_get_u8().ok()? != 0;
+        let mut table = ProducerTable { has_forgotten, ..Default::default() };
         for _ in 0..data.try_get_u32_le().ok()? {
             let id = ProducerId(data.try_get_i64_le().ok()?);
             let epoch = ProducerEpoch(data.try_get_i16_le().ok()?);
@@ -193,7 +202,7 @@ mod tests {
     #[test]
     fn sequences_are_classified() {
         let mut table = ProducerTable::default();
-        assert_eq!(table.check(mark(1, 0, 5), 1), SequenceCheck::Unknown);
+        assert_eq!(table.check(mark(1, 0, 5), 1), SequenceCheck::Gap { expected: Sequence(0) });
         assert_eq!(table.check(mark(1, 0, 0), 3), SequenceCheck::Next);
         append(&mut table, mark(1, 0, 0), 3, 1);
         assert_eq!(table.check(mark(1, 0, 3), 1), SequenceCheck::Next);

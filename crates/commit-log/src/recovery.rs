@@ -141,6 +141,9 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId) -> Result<Open
     let mut groups: BTreeMap<TopicPartition, Group> = BTreeMap::new();
     let mut expected = live.first().map_or(Lsn(1), |f| f.first_lsn);
     for (i, file) in live.iter().enumerate() {
+        // A process that was killed leaves frames in the page cache that no fsync has covered. They are about to count as
+        // durable, so they must be. (Found by the simulator: kill -9, restart, power cut.)
+        disk.sync(&file.name)?;
         let data = disk.read(&file.name, 0, file.bytes as usize)?;
         let mut used = WalFile {
             name: file.name.clone(),
@@ -149,6 +152,7 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId) -> Result<Open
             last_lsn: Lsn(expected.0.saturating_sub(1)),
             groups: BTreeMap::new(),
             free_after: None,
+            reusable_after: None,
         };
         let mut at = 0u64;
         loop {
