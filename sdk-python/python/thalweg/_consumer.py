@@ -47,7 +47,7 @@ class Consumer:
         self._left: list[_native.Record] = []
         self._closed = False
 
-    async def _native(self) -> _native.Consumer:
+    async def _ready(self) -> _native.Consumer:
         if self._closed:
             raise InvalidError("the consumer is closed")
         if self._opening is None:
@@ -63,7 +63,7 @@ class Consumer:
         while True:
             while self._left:
                 yield self._left.pop()
-            batch = await (await self._native()).next_batch()
+            batch = await (await self._ready()).next_batch()
             if batch is None:
                 return
             self._left = batch.records()
@@ -71,31 +71,31 @@ class Consumer:
 
     async def batches(self) -> AsyncIterator[_native.Batch]:
         """Batches as they come: the fast way out. Not to be mixed with the record iterator."""
-        native = await self._native()
+        native = await self._ready()
         while (batch := await native.next_batch()) is not None:
             yield batch
 
     async def seek(self, partition: int, to: Start) -> None:
         """Moves a partition. Records that wait are dropped."""
         kind, value = parse_start(to)
-        await (await self._native()).seek(partition, kind, value)
+        await (await self._ready()).seek(partition, kind, value)
         self._left = [r for r in self._left if r.partition != partition]
 
     async def pause(self, partition: int) -> None:
         """Withholds a partition's credit: what is under way still comes, then nothing."""
-        await (await self._native()).pause(partition)
+        await (await self._ready()).pause(partition)
 
     async def resume(self, partition: int) -> None:
         """Grants a partition's credit again."""
-        await (await self._native()).resume(partition)
+        await (await self._ready()).resume(partition)
 
     async def position(self, partition: int) -> int | None:
         """Next offset that has not been scanned; None before the broker has answered."""
-        return await (await self._native()).position(partition)
+        return await (await self._ready()).position(partition)
 
     async def counts(self) -> Counts:
         """Records scanned so far."""
-        return Counts(*await (await self._native()).counts())
+        return Counts(*await (await self._ready()).counts())
 
     async def close(self) -> None:
         """Ends the subscription."""
@@ -103,7 +103,7 @@ class Consumer:
         self._opening = None
 
     async def __aenter__(self) -> Consumer:
-        await self._native()
+        await self._ready()
         return self
 
     async def __aexit__(

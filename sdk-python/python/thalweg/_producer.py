@@ -69,7 +69,7 @@ class Producer:
         self._open = open
         self._opening: asyncio.Future[_native.Producer] | None = None
 
-    async def _native(self) -> _native.Producer:
+    async def _ready(self) -> _native.Producer:
         if self._opening is None:
             self._opening = asyncio.ensure_future(self._open())
         try:
@@ -94,7 +94,7 @@ class Producer:
 
     async def send_batch(self, messages: Iterable[Message | Value]) -> list[Delivery | ThalwegError]:
         """Sends records and waits for every outcome: the delivery, or the error of that record."""
-        outcomes = await (await self._native()).send_batch([_item(m) for m in messages])
+        outcomes = await (await self._ready()).send_batch([_item(m) for m in messages])
         return [_delivery(o) for o in outcomes]
 
     async def enqueue(
@@ -110,19 +110,19 @@ class Producer:
 
     async def enqueue_batch(self, messages: Iterable[Message | Value]) -> None:
         """Buffers records together: the fast way in."""
-        await (await self._native()).enqueue_batch([_item(m) for m in messages])
+        await (await self._ready()).enqueue_batch([_item(m) for m in messages])
 
     async def flush(self) -> None:
         """Waits until every record has its outcome."""
-        await (await self._native()).flush()
+        await (await self._ready()).flush()
 
     async def close(self) -> None:
         """Flushes and ends."""
         if self._opening is not None:
-            await (await self._native()).close()
+            await (await self._ready()).close()
 
     async def __aenter__(self) -> Producer:
-        await self._native()
+        await self._ready()
         return self
 
     async def __aexit__(

@@ -145,7 +145,7 @@ class Consumer(_Closing):
 
     def _next_batch(self) -> Batch | None:
         async def go() -> Batch | None:
-            return await (await self._inner._native()).next_batch()
+            return await (await self._inner._ready()).next_batch()
 
         return _run(go())
 
