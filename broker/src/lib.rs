@@ -95,7 +95,7 @@ pub struct Started {
 pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: impl Future<Output = ()>) -> Result<()> {
     let directory = DataDirectory::open(&config.data_dir)?;
     let certificates = DevCertificates::open(&directory.path).context("make certificates for loopback")?;
-    let endpoint = tls::endpoint(config.listen, certificates.server_config()?)
+    let endpoint = tls::endpoint(config.listen, &certificates)
         .with_context(|| format!("listen on {} (UDP); is another broker running there?", config.listen))?;
     let address = endpoint.local_addr()?;
     let metrics = Metrics::new();

@@ -28,6 +28,9 @@ pub(crate) struct DevCertificates {
     pub(crate) ca_pem: String,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    /// Kept over restarts, so that a broker that was killed can tell the clients of its former life at once that their
+    /// connections are gone; they would wait for the idle time-out otherwise.
+    reset_secret: Vec<u8>,
 }
 
 impl DevCertificates {
@@ -49,7 +52,13 @@ impl DevCertificates {
             write_durably(directory, &certificate, server.pem().as_bytes())?;
             write_private(directory, &key, server_key.serialize_pem().as_bytes())?;
         }
+        let reset = folder.join("reset.key");
+        if !reset.exists() {
+            let secret = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
+            write_private(directory, &reset, &secret)?;
+        }
         Ok(DevCertificates {
+            reset_secret: std::fs::read(&reset).context("read the reset key")?,
             ca_pem: std::fs::read_to_string(&ca).with_context(|| format!("read {}", ca.display()))?,
             chain: vec![CertificateDer::from_pem_file(&certificate).context("read the server certificate")?],
             key: PrivateKeyDer::from_pem_file(&key).context("read the server key")?,
@@ -57,7 +66,7 @@ impl DevCertificates {
     }
 
     /// The server's side of QUIC.
-    pub(crate) fn server_config(&self) -> Result<quinn::ServerConfig> {
+    fn server_config(&self) -> Result<quinn::ServerConfig> {
         let mut provider = rustls::crypto::ring::default_provider();
         // AES-128-GCM first: the cheapest per byte wherever the processor knows AES.
         provider.cipher_suites.sort_by_key(|s| s.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
@@ -93,12 +102,24 @@ fn transport() -> quinn::TransportConfig {
         .max_concurrent_uni_streams(0u32.into())
         .datagram_receive_buffer_size(None)
         .keep_alive_interval(Some(Duration::from_secs(5)))
-        .max_idle_timeout(Some(Duration::from_secs(20).try_into().expect("below the limit")));
+        .max_idle_timeout(Some(Duration::from_secs(15).try_into().expect("below the limit")));
     transport
 }
 
+impl DevCertificates {
+    /// What is the same for every connection: packet size, and identities that survive a restart.
+    fn endpoint_config(&self) -> quinn::EndpointConfig {
+        let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &self.reset_secret);
+        let cid_key = u64::from_le_bytes(*self.reset_secret.first_chunk().expect("32 bytes were written"));
+        let mut config = quinn::EndpointConfig::new(Arc::new(reset_key));
+        config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid_key)));
+        config.max_udp_payload_size(MTU_MAX).expect("a valid payload size");
+        config
+    }
+}
+
 /// A UDP endpoint with large kernel buffers; says in the log when the system granted less.
-pub(crate) fn endpoint(address: SocketAddr, config: quinn::ServerConfig) -> io::Result<quinn::Endpoint> {
+pub(crate) fn endpoint(address: SocketAddr, certificates: &DevCertificates) -> Result<quinn::Endpoint> {
     let domain = if address.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
     let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None)?;
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
@@ -113,7 +134,6 @@ pub(crate) fn endpoint(address: SocketAddr, config: quinn::ServerConfig) -> io::
         );
     }
     socket.bind(&address.into())?;
-    let mut endpoint = quinn::EndpointConfig::default();
-    endpoint.max_udp_payload_size(MTU_MAX.max(1472)).expect("a valid payload size");
-    quinn::Endpoint::new(endpoint, Some(config), UdpSocket::from(socket), Arc::new(quinn::TokioRuntime))
+    let (config, server) = (certificates.endpoint_config(), certificates.server_config()?);
+    Ok(quinn::Endpoint::new(config, Some(server), UdpSocket::from(socket), Arc::new(quinn::TokioRuntime))?)
 }

@@ -265,7 +265,6 @@ impl Producer {
             let room = shared.progress.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            let mut ready = false;
             {
                 let mut core = lock(&shared.core);
                 if shared.ended.load(Ordering::Acquire) {
@@ -274,12 +273,10 @@ impl Producer {
                 let now = shared.now_ms();
                 while next < records.len() && core.buffered_bytes() < self.inner.buffer_bytes {
                     let token = Token { receipt: pending.clone(), at: next as u32 };
-                    ready |= core.push(now, placed[next], &records[next], token);
+                    core.push(now, placed[next], &records[next], token);
                     next += 1;
                 }
             }
-            // Every push may move a linger deadline; the connection's thread looks once.
-            let _ = ready;
             shared.wake.notify_one();
             if next < records.len() {
                 room.await;
@@ -443,8 +440,7 @@ fn sleep_until(shared: &Shared, deadline_ms: Option<u64>) -> impl Future<Output 
 }
 
 /// Sends what the core has ready; `None` when the producer is done, else how the stream was lost.
-async fn requests(shared: &Shared, stream: SendStream, topic: &proto::Topic, acks: Acks) -> Option<Error> {
-    let mut stream = stream;
+async fn requests(shared: &Shared, mut stream: SendStream, topic: &proto::Topic, acks: Acks) -> Option<Error> {
     loop {
         let flush = shared.flushing.load(Ordering::Acquire);
         let (requests, outcomes, deadline, drained) = {

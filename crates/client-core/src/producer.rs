@@ -93,8 +93,6 @@ pub struct Outcome<T> {
     pub tokens: Vec<T>,
     /// Offset of the first record, `None` without acks.
     pub result: Result<Option<u64>, Failure>,
-    /// Bytes that are free again, as [`ProducerCore::push`] counted them.
-    pub bytes: usize,
 }
 
 /// A produce frame to send.
@@ -190,13 +188,13 @@ impl<T> ProducerCore<T> {
         self.identity.is_some() || !self.is_idempotent()
     }
 
-    /// Takes a record for a partition. Answers true when a batch became full, so that there is something to send.
-    pub fn push(&mut self, now_ms: u64, partition: u32, record: &Record, token: T) -> bool {
+    /// Takes a record for a partition; its outcome will carry `token`. Call [`poll`](Self::poll) afterwards.
+    pub fn push(&mut self, now_ms: u64, partition: u32, record: &Record, token: T) {
         let config = self.config;
         let p = &mut self.partitions[partition as usize];
         let bytes = record.payload_bytes() + 32;
-        let full = p.open.as_ref().is_some_and(|o| o.builder.encoded_bytes() + bytes > config.batch_bytes);
-        if full {
+        if p.open.as_ref().is_some_and(|o| o.builder.encoded_bytes() + bytes > config.batch_bytes) {
+            // Closed, and so compressed, on the caller's thread.
             p.close(&config);
         }
         let open = p.open.get_or_insert_with(|| Open {
@@ -209,7 +207,6 @@ impl<T> ProducerCore<T> {
         open.tokens.push(token);
         open.bytes += bytes;
         self.buffered_bytes += bytes;
-        full || p.batches.is_empty()
     }
 
     /// Bytes of records without an outcome.
@@ -298,8 +295,8 @@ impl<T> ProducerCore<T> {
             for at in done.into_iter().rev() {
                 let batch = p.batches.remove(at).expect("just sent");
                 self.buffered_bytes -= batch.bytes;
-                let (tokens, bytes) = (batch.tokens, batch.bytes);
-                self.outcomes.push(Outcome { partition: index as u32, tokens, result: Ok(None), bytes });
+                let tokens = batch.tokens;
+                self.outcomes.push(Outcome { partition: index as u32, tokens, result: Ok(None) });
             }
         }
         requests
@@ -349,7 +346,7 @@ impl<T> ProducerCore<T> {
 
     fn finish(&mut self, index: usize, batch: Batch<T>, result: Result<Option<u64>, Failure>) {
         self.buffered_bytes -= batch.bytes;
-        self.outcomes.push(Outcome { partition: index as u32, tokens: batch.tokens, result, bytes: batch.bytes });
+        self.outcomes.push(Outcome { partition: index as u32, tokens: batch.tokens, result });
     }
 
     /// Gives every record without outcome this failure: the producer is beyond repair or closed without flushing.
@@ -432,7 +429,7 @@ fn expire<T>(
         let batch = p.batches.pop_front().expect("just seen");
         *buffered_bytes -= batch.bytes;
         let result = Err(Failure::TimedOut(p.last_obstacle.clone()));
-        outcomes.push(Outcome { partition: index, tokens: batch.tokens, result, bytes: batch.bytes });
+        outcomes.push(Outcome { partition: index, tokens: batch.tokens, result });
     }
 }
 
@@ -463,7 +460,7 @@ mod tests {
     #[test]
     fn a_lone_record_does_not_linger_and_others_gather_behind_it() {
         let mut p = producer(1 << 20);
-        assert!(p.push(0, 0, &record(), 1));
+        p.push(0, 0, &record(), 1);
         let first = p.poll(0, false);
         assert_eq!(first.len(), 1);
         p.push(1, 0, &record(), 2);

@@ -127,13 +127,11 @@ impl<'a> Parser<'a> {
     fn string(&mut self) -> Result<Cow<'a, str>, ()> {
         self.expect(b'"')?;
         let start = self.at;
-        loop {
-            match self.peek().ok_or(())? {
-                b'"' => break,
-                b'\\' => return self.escaped(start),
-                0..0x20 => return Err(()),
-                _ => self.at += 1,
-            }
+        self.at += plain_bytes(&self.text.as_bytes()[start..]);
+        match self.peek().ok_or(())? {
+            b'"' => {}
+            b'\\' => return self.escaped(start),
+            _ => return Err(()),
         }
         self.at += 1;
         Ok(Cow::Borrowed(&self.text[start..self.at - 1]))
@@ -191,6 +189,23 @@ impl<'a> Parser<'a> {
         self.at += 4;
         u32::from_str_radix(digits, 16).map_err(|_| ())
     }
+}
+
+/// How many bytes come before a quote, a backslash or a control character: eight at a time, which is most of the work of
+/// finding a field.
+fn plain_bytes(bytes: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let zero_byte = |x: u64| x.wrapping_sub(ONES) & !x & HIGHS;
+    let (words, _) = bytes.as_chunks::<8>();
+    let plain = |word: &[u8; 8]| {
+        let x = u64::from_le_bytes(*word);
+        let control = x.wrapping_sub(ONES * 0x20) & !x & HIGHS;
+        control | zero_byte(x ^ (ONES * b'"' as u64)) | zero_byte(x ^ (ONES * b'\\' as u64)) == 0
+    };
+    let skipped = 8 * words.iter().take_while(|w| plain(w)).count();
+    let rest = &bytes[skipped..];
+    skipped + rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len())
 }
 
 /// JSON's numbers only: Rust would read "inf", "+1" and "1." as well.

@@ -1,0 +1,46 @@
+//! The fuzz targets' corpora, replayed on stable: what once was interesting never panics again.
+
+use std::path::PathBuf;
+
+use thalweg_control::MetadataRecord;
+use thalweg_model::RecordBatch;
+use thalweg_wire::{FrameDecoder, proto};
+
+fn corpus(name: &str) -> Vec<Vec<u8>> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
+    let files = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let found: Vec<_> = files.map(|f| std::fs::read(f.unwrap().path()).unwrap()).collect();
+    assert!(!found.is_empty(), "{name} has a corpus");
+    found
+}
+
+#[test]
+fn batches() {
+    for bytes in corpus("batch") {
+        if let Ok(batch) = RecordBatch::parse(bytes.into()) {
+            let _ = batch.records();
+        }
+    }
+}
+
+#[test]
+fn frames() {
+    for bytes in corpus("frame") {
+        let Some((step, bytes)) = bytes.split_first() else { continue };
+        let mut decoder = FrameDecoder::default();
+        for mut piece in bytes.chunks((*step as usize).max(1)) {
+            while let Ok(Some(frame)) = decoder.next(&mut piece) {
+                let _ = frame.message::<proto::Produce>();
+            }
+        }
+    }
+}
+
+#[test]
+fn metadata() {
+    for bytes in corpus("metadata") {
+        if let Ok(record) = MetadataRecord::decode(&bytes) {
+            assert_eq!(MetadataRecord::decode(&record.encode()), Ok(record));
+        }
+    }
+}

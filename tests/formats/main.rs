@@ -1,0 +1,69 @@
+//! Bytes on disk and wire, kept as files: a difference here is a change of format.
+
+use thalweg_control::{MetadataRecord, Pin, PluginDigest, TopicConfig};
+use thalweg_model::{
+    BatchBuilder, Codec, Header, LeaderEpoch, Offset, PinEpoch, ProducerEpoch, ProducerId, ProducerMark, Record,
+    RecordBatch, Sequence, TopicId,
+};
+use thalweg_wire::{encode_parts, proto};
+
+/// Compares with `tests/formats/<name>.hex`; `THALWEG_BLESS=1` writes it anew.
+fn check(name: &str, bytes: &[u8]) {
+    let path = format!("{}/formats/{name}.hex", env!("CARGO_MANIFEST_DIR"));
+    let hex: Vec<String> =
+        bytes.chunks(32).map(|line| line.iter().map(|b| format!("{b:02x}")).collect::<String>() + "\n").collect();
+    if std::env::var_os("THALWEG_BLESS").is_some() {
+        std::fs::write(&path, hex.concat()).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), hex.concat(), "{path}");
+}
+
+fn batch() -> RecordBatch {
+    let mut builder = BatchBuilder::new();
+    builder.push(&Record {
+        key: Some("key".into()),
+        value: Some("value".into()),
+        headers: vec![],
+        timestamp_ms: 1_000,
+    });
+    builder.push(&Record {
+        key: None,
+        value: None,
+        headers: vec![Header { key: "h".into(), value: None }, Header { key: "i".into(), value: Some("x".into()) }],
+        timestamp_ms: 999,
+    });
+    let mark = ProducerMark { id: ProducerId(7), epoch: ProducerEpoch(1), base_sequence: Sequence(40) };
+    builder.build(Codec::None, Some(mark)).with_position(Offset(1234), LeaderEpoch(5))
+}
+
+#[test]
+fn record_batch() {
+    check("record-batch", batch().bytes());
+}
+
+#[test]
+fn control_batches() {
+    check("leader-change", RecordBatch::leader_change(Offset(9), LeaderEpoch(2), 1, 1_000).bytes());
+    check("log-start", RecordBatch::log_start(Offset(10), LeaderEpoch(2), Offset(4), 1_000).bytes());
+}
+
+#[test]
+fn produce_frame() {
+    let batch = batch();
+    let head = proto::Produce { request_id: 300, topic_id: vec![0xab; 16].into(), partition: 3, pin_epoch: 1, acks: 2 };
+    check("produce-frame", &[&encode_parts(&head, batch.bytes().len())[..], batch.bytes()].concat());
+}
+
+#[test]
+fn metadata_record() {
+    let record = MetadataRecord::TopicCreated {
+        id: TopicId([0xcd; 16]),
+        name: "flights".into(),
+        partitions: 6,
+        pin: Some(Pin { digest: PluginDigest([0xef; 32]), name: "by-carrier".into(), version: 1, config: "{}".into() }),
+        pin_epoch: PinEpoch(1),
+        config: TopicConfig::default(),
+        created_ms: 1_700_000_000_000,
+    };
+    check("topic-created", &record.encode());
+}
