@@ -95,7 +95,9 @@ pub(crate) fn node() -> Result<PathBuf, String> {
     if !status.is_ok_and(|s| s.success()) {
         return Err("Node 20 or later is needed; node is older or missing".into());
     }
-    run(cargo().args(["build", "--profile", "fast", "--package", "thalweg-node"]))?;
+    // With the whole workspace: alone, the binding would ask its dependencies for other features, and wasmtime would be
+    // built once more.
+    workspace()?;
     let (prefix, extension) = if cfg!(target_os = "macos") { ("lib", "dylib") } else { ("lib", "so") };
     let library = target().join(format!("fast/{prefix}thalweg_node.{extension}"));
     let to = root().join("sdk-node/thalweg.node");
