@@ -298,9 +298,11 @@ impl Client {
             let message = format!("plugin {name:?}: the module is {} bytes, the limit is {limit}", module.len());
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        // Compilation happens meanwhile, in a process of its own.
-        let answer =
-            self.io.run(move |link| async move { link.request::<_, proto::UploadPluginReply>(request, module).await });
+        // The broker compiles it for a trial first, which may take as long as docs/LIMITS.md allows.
+        let answer = self.io.run(move |link| async move {
+            let timeout = link.options.timeout.max(Duration::from_secs(60));
+            link.request_within::<_, proto::UploadPluginReply>(timeout, request, module).await
+        });
         Ok(answer.await?.0.plugin.unwrap_or_default().into())
     }
 

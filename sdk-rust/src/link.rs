@@ -195,7 +195,17 @@ impl Link {
 
     /// One request and its answer on a stream of their own, tried again while the broker cannot be reached.
     pub(crate) async fn request<M: Message, R: Message>(&self, message: M, body: Bytes) -> Result<(R, Bytes)> {
-        let deadline = Instant::now() + self.options.timeout;
+        self.request_within(self.options.timeout, message, body).await
+    }
+
+    /// The same with a time-out of its own.
+    pub(crate) async fn request_within<M: Message, R: Message>(
+        &self,
+        timeout: Duration,
+        message: M,
+        body: Bytes,
+    ) -> Result<(R, Bytes)> {
+        let deadline = Instant::now() + timeout;
         let mut attempt = 0;
         loop {
             let connection = self.connection_until(deadline).await?;
@@ -210,7 +220,7 @@ impl Link {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => error,
                 Err(_) => {
-                    let what = format!("no answer within {:.0} s", self.options.timeout.as_secs_f32());
+                    let what = format!("no answer within {:.0} s", timeout.as_secs_f32());
                     return Err(Error::new(ErrorKind::Timeout, what));
                 }
             };

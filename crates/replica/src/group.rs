@@ -239,6 +239,11 @@ impl Group {
         }
     }
 
+    /// Requests that wait for an answer which will not come, because the group ends.
+    pub(crate) fn abandoned(self) -> impl Iterator<Item = Ticket> {
+        self.parked.into_values().flatten().map(|(ticket, _)| ticket)
+    }
+
     pub(crate) fn state(&self) -> GroupState {
         GroupState {
             high_watermark: self.high_watermark,

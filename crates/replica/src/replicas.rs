@@ -116,7 +116,11 @@ impl<D: Disk> Replicas<D> {
 
     /// Removes a partition and its files.
     pub fn remove(&mut self, now: Now, name: TopicPartition) {
-        self.partitions.remove(&name);
+        if let Some(partition) = self.partitions.remove(&name) {
+            for ticket in partition.group.abandoned() {
+                self.outputs.push(Output::Produced(ticket, Err(ProduceError::NotLeader)));
+            }
+        }
         self.persists.retain(|(_, group, _)| *group != name);
         self.log.drop_partition(name);
         self.log.pump(now.mono_ms);
