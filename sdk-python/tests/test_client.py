@@ -3,6 +3,8 @@
 import asyncio
 import os
 import pathlib
+import subprocess
+import sys
 import time
 
 import pytest
@@ -106,3 +108,18 @@ def test_after_a_fork_there_is_an_error_and_no_hang(broker: Broker) -> None:
             except BaseException:
                 os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+def test_the_interpreter_ends_cleanly_right_after_the_last_call(broker: Broker) -> None:
+    """A call's last touch of Python used to race with the end of the interpreter, which then aborted."""
+    script = f"""
+import asyncio, thalweg
+async def main():
+    async with thalweg.connect({broker.address!r}, ca={str(broker.ca)!r}) as client:
+        async with client.producer("t") as producer:
+            await producer.enqueue_batch([thalweg.Message("x")] * 1000)
+asyncio.run(main())
+"""
+    for _ in range(25):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stderr

@@ -10,6 +10,10 @@
 `thalweg.sync` has the same names with `with` and `for`.
 """
 
+import atexit as _atexit
+import os as _os
+
+from . import _native as _native_module
 from ._client import Client, Plugin, Topic, connect
 from ._consumer import Consumer, Counts
 from ._errors import (
@@ -27,6 +31,8 @@ from ._errors import (
 )
 from ._native import Batch, Record, __version__
 from ._producer import Delivery, Message, Producer
+
+_atexit.register(_native_module.drain, _os.getpid())
 
 __all__ = [
     "Batch",

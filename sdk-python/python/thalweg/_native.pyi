@@ -8,6 +8,7 @@ ERROR_CODES: list[tuple[str, bool]]
 
 Item = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]] | None, int | None]
 
+def drain(process: int) -> None: ...
 def connect(address: str, ca_pem: bytes | None, timeout_s: float) -> Awaitable[Client]: ...
 
 class Client:
