@@ -18,7 +18,6 @@ pub(super) struct Oracle {
     /// Ever read below the high watermark; `None` for a control record.
     seen: BTreeMap<(u32, u64), Option<RecordId>>,
     high_watermarks: BTreeMap<u32, u64>,
-    log_starts: BTreeMap<u32, u64>,
 }
 
 impl Oracle {
@@ -52,10 +51,6 @@ impl Oracle {
             true => Err(format!("the high watermark of {partition} moved back from {before} to {offset}")),
             false => Ok(()),
         }
-    }
-
-    pub(super) fn log_start(&mut self, partition: u32, offset: u64) {
-        self.log_starts.insert(partition, offset);
     }
 
     /// A whole read of a partition, from its log start to its high watermark.

@@ -402,7 +402,13 @@ impl World {
         let Some(node) = &mut self.node else {
             return Ok(());
         };
-        for output in node.take_outputs() {
+        let outputs = node.take_outputs();
+        self.take(outputs)
+    }
+
+    /// What the node said, to whom it concerns; every oracle that listens, listens here.
+    fn take(&mut self, outputs: Vec<Output>) -> Result<(), String> {
+        for output in outputs {
             self.events += 1;
             match output {
                 Output::Produced(ticket, result) => {
@@ -524,7 +530,6 @@ impl World {
         };
         let start = self.node.as_ref().and_then(|n| n.log().log_start(&group)).unwrap_or_default();
         let until = state.high_watermark;
-        self.oracle.log_start(partition, start.0);
         let (mut from, mut records) = (start, Vec::new());
         while from < until {
             let Some(node) = &mut self.node else {
@@ -585,7 +590,7 @@ impl World {
                     other => others.push(other),
                 }
             }
-            self.put_back(others)?;
+            self.take(others)?;
             match found {
                 Some(Ok(batches)) => return Ok(Some(batches)),
                 Some(Err(_)) if self.rotten => {
@@ -600,34 +605,6 @@ impl World {
             }
         }
         Err("a cold read never ends".into())
-    }
-
-    /// Handles outputs that came while a reader waited.
-    fn put_back(&mut self, outputs: Vec<Output>) -> Result<(), String> {
-        for output in outputs {
-            match output {
-                Output::Produced(ticket, result) => {
-                    let Some((client, request)) = self.tickets.remove(&ticket) else {
-                        continue;
-                    };
-                    let answer = result.map(|o| o.0).map_err(|e| RemoteError::new(code(&e), e.to_string()));
-                    let c = &mut self.clients[client];
-                    if c.connected {
-                        let due = c.to_client.back().map_or(self.now_ms, |(last, _, _)| *last);
-                        c.to_client.push_back((due, request, answer));
-                    }
-                }
-                Output::Offline(_, what) if !self.rotten => {
-                    return Err(format!("a partition goes offline, though nothing has rotted: {what}"));
-                }
-                Output::Fatal(_) => {
-                    self.crash(false);
-                    return Ok(());
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 }
 
