@@ -52,13 +52,30 @@ pub(crate) fn workspace() -> Result<(), String> {
     run(cargo().args(["build", "--profile", "fast", "--workspace"]))
 }
 
+/// What the plugins are compiled to.
+const GUEST_TARGET: &str = "wasm32-unknown-unknown";
+
+/// Installs the guests' standard library where it is missing: rust-toolchain.toml names it, but rustup takes that only as
+/// advice when the toolchain itself is there already, or when its automatic installation is switched off.
+fn guest_target() -> Result<(), String> {
+    let asked = command("rustc").args(["--print", "target-libdir", "--target", GUEST_TARGET]).output();
+    let folder = asked.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
+    if !folder.is_empty() && Path::new(&folder).exists() {
+        return Ok(());
+    }
+    run(command("rustup").args(["target", "add", GUEST_TARGET])).map_err(|e| {
+        format!("the plugins need Rust's standard library for {GUEST_TARGET}, and rustup cannot install it: {e}")
+    })
+}
+
 /// Builds the example plugins; answers with the folder of the modules.
 pub(crate) fn plugins() -> Result<PathBuf, String> {
+    guest_target()?;
     let folder = target().join("plugins");
     let mut command = cargo();
-    command.args(["build", "--release", "--target", "wasm32-unknown-unknown", "--manifest-path", "plugins/Cargo.toml"]);
+    command.args(["build", "--release", "--target", GUEST_TARGET, "--manifest-path", "plugins/Cargo.toml"]);
     run(command.arg("--target-dir").arg(&folder))?;
-    Ok(folder.join("wasm32-unknown-unknown/release"))
+    Ok(folder.join(GUEST_TARGET).join("release"))
 }
 
 /// A virtual environment with the Python SDK in it; answers with its interpreter.
