@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use thalweg::{Client, ClientBuilder, Record, Topic};
-use thalweg_plugin_host::{Engine, Kind, Partitioner, Profile, admit};
+use thalweg_plugin_host::{Engine, Filter, Kind, Partitioner, Profile, admit};
 
 use crate::process::{Broker, usage};
 use crate::raw::{self, Raw};
@@ -22,7 +22,10 @@ pub(crate) fn run(thalweg: &Path, plugins: &Path, wanted: &[String]) -> Result<(
             "start" => runtime.block_on(start(thalweg))?,
             "throughput" => throughput(&runtime, thalweg)?,
             "latency" => runtime.block_on(latency(thalweg))?,
-            "filter" => runtime.block_on(filter(thalweg, plugins))?,
+            "filter" => {
+                filter_alone(plugins)?;
+                runtime.block_on(filter(thalweg, plugins))?;
+            }
             _ => partitioner(plugins)?,
         }
     }
@@ -194,7 +197,39 @@ async fn latency(thalweg: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What a filter costs the broker, beyond sending everything.
+/// CPU of the filters themselves: opening the batch, the copy into the guest, the guest, the verdicts.
+fn filter_alone(plugins: &Path) -> Result<()> {
+    let engine = Engine::new(Profile::Broker)?;
+    for (what, file, config) in
+        [("prefix test", "starts_with.wasm", &b"{\"x"[..]), ("field scan", "late.wasm", &b""[..])]
+    {
+        let admitted = admit(&std::fs::read(plugins.join(file))?, 4 << 20)?;
+        let module = engine.compile(&admitted.component, Kind::Filter, file)?;
+        let mut guest = Filter::new(&module, config)?;
+        for size in [100usize, 1024] {
+            let pad = "x".repeat(size - 30);
+            let mut builder = thalweg_model::BatchBuilder::new();
+            for i in 0..1000 {
+                let value = format!(r#"{{"pad":"{pad}","dep_delay":{}}}"#, i % 61);
+                builder.push(&thalweg_model::Record { value: Some(value.into()), ..Default::default() });
+            }
+            let batch = builder.build(thalweg_model::Codec::None, None);
+            let rounds = 300;
+            let before = usage(std::process::id()).cpu_s;
+            for _ in 0..rounds {
+                let spans = batch.open()?;
+                let (data, header) = (spans.data().clone(), *spans.header());
+                let spans = spans.collect::<Result<Vec<_>, _>>()?;
+                anyhow::ensure!(guest.run(&data, &header, &spans, true).failure.is_none(), "the filter failed");
+            }
+            let cpu_s = usage(std::process::id()).cpu_s - before;
+            println!("filter alone, {what}, {size} B: {:.2} CPU-s/M", cpu_s / (rounds as f64 / 1e3));
+        }
+    }
+    Ok(())
+}
+
+/// What a filter costs the broker, reading and sending included.
 async fn filter(thalweg: &Path, plugins: &Path) -> Result<()> {
     for size in [100usize, 1024] {
         let folder = tempfile::tempdir()?;

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -123,3 +124,37 @@ asyncio.run(main())
     for _ in range(25):
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_ctrl_c_ends_a_waiting_consumer_within_a_second(broker: Broker, face: str) -> None:
+    connect = f"connect({broker.address!r}, ca={str(broker.ca)!r})"
+    scripts = {
+        "sync": f"""
+import thalweg.sync
+with thalweg.sync.{connect} as client:
+    client.create_topic("quiet", partitions=1)
+    print("waiting", flush=True)
+    for record in client.consumer("quiet"):
+        pass
+""",
+        "async": f"""
+import asyncio, thalweg
+async def main():
+    async with thalweg.{connect} as client:
+        await client.create_topic("quiet", partitions=1)
+        print("waiting", flush=True)
+        async for record in client.consumer("quiet"):
+            pass
+asyncio.run(main())
+""",
+    }
+    command = [sys.executable, "-c", scripts[face]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline() == "waiting\n"
+        time.sleep(0.5)
+        started = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=30)
+        assert time.monotonic() - started < 1.0
+        assert "KeyboardInterrupt" in said

@@ -18,12 +18,16 @@ pub(crate) fn run() -> Result<(), String> {
     let mut tally = Tally::default();
     build::step("plugins");
     let plugins = build::plugins()?;
-    build::step("Rust: unit, property, conformance, simulator, end to end");
-    // Built first: the end-to-end tests start the real binary.
+    build::step("bindings");
+    // Built first: the end-to-end tests start the real binary, and the README's quickstarts need both bindings.
     build::workspace()?;
+    let python = build::python()?;
+    build::node()?;
+    build::step("Rust: unit, property, conformance, simulator, end to end");
     let mut cargo = build::cargo();
     cargo.args(["test", "--profile", "fast", "--workspace", "--no-fail-fast"]);
     cargo.env("THALWEG_PLUGINS", &plugins).env("THALWEG_BIN", build::target().join("fast/thalweg"));
+    cargo.env("THALWEG_PYTHON", &python);
     tally.step("cargo test", &mut cargo, rust_line);
     build::step("Rust guest kit");
     let mut guests = build::cargo();
@@ -31,7 +35,6 @@ pub(crate) fn run() -> Result<(), String> {
     tally.step("guest kit", guests.arg(build::target().join("plugins")), rust_line);
 
     build::step("Python");
-    let python = build::python()?;
     let mut pip = build::command(&python);
     pip.args([
         "-m",
@@ -55,7 +58,6 @@ pub(crate) fn run() -> Result<(), String> {
     tally.check("mypy --strict", mypy.args(["sdk-python/python/thalweg", "demo/worker.py"]));
 
     build::step("Node");
-    build::node()?;
     let node = build::root().join("sdk-node");
     build::npm_install(&node)?;
     let mut tests = build::command("npm");

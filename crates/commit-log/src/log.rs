@@ -134,6 +134,8 @@ pub struct CommitLog<D> {
     unflushed_bytes: usize,
     /// Set by a full disk; while it lasts, appends are refused and writes wait until then.
     full_until_ms: Option<u64>,
+    /// Length of the next log file: smaller than usual after the disk had no room for a whole one.
+    spare_bytes_max: u64,
     fatal: bool,
 }
 
@@ -154,6 +156,7 @@ impl<D: Disk> CommitLog<D> {
             tail_bytes: 0,
             unflushed_bytes: 0,
             full_until_ms: None,
+            spare_bytes_max: config.wal_file_bytes,
             fatal: false,
         };
         #[cfg(feature = "mutants")]
@@ -370,7 +373,14 @@ impl<D: Disk> CommitLog<D> {
             (Purpose::WalCreate, result) => {
                 let (_, name, bytes) = self.wal.creating.take().expect("one file is made at a time");
                 match result {
-                    Ok(_) => self.wal.spares.push((name, bytes)),
+                    Ok(_) => {
+                        self.spare_bytes_max = self.config.wal_file_bytes;
+                        self.wal.spares.push((name, bytes));
+                    }
+                    // A disk that is nearly full may hold a smaller file still.
+                    Err(e) if e.full && bytes / 2 >= self.config.wal_first_bytes.max(self.wal.room_needed()) => {
+                        self.spare_bytes_max = bytes / 2;
+                    }
                     Err(e) if e.full => self.full_until_ms = Some(now_ms + FULL_RETRY_MS),
                     Err(e) => self.fail(e),
                 }
@@ -749,7 +759,7 @@ impl<D: Disk> CommitLog<D> {
         if first && needed == 0 {
             return;
         }
-        let usual = if first { self.config.wal_first_bytes } else { self.config.wal_file_bytes };
+        let usual = if first { self.config.wal_first_bytes } else { self.spare_bytes_max };
         let bytes = usual.max(needed);
         let name = FileName::new(format!("wal/{:04}.wal", self.wal.next_slot));
         self.wal.next_slot += 1;
