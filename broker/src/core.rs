@@ -7,7 +7,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use thalweg_control::{Answer, ControlError, Metadata, MetadataRecord, Request, Topic, TopicConfig};
-use thalweg_model::{BatchBuilder, Codec, Offset, PinEpoch, Record, TopicId, TopicPartition};
+use thalweg_model::{BatchBuilder, BrokerId, Codec, Offset, PinEpoch, Record, ReplicaId, TopicId, TopicPartition};
 use thalweg_replica::{Acks, PartitionSettings};
 use thalweg_wire::{ErrorCode, RemoteError, proto};
 use tokio::sync::{Mutex, oneshot};
@@ -62,7 +62,7 @@ impl Core {
 
     /// Reads the metadata log and brings every topic's partitions to life.
     pub(crate) async fn replay(&self) -> Result<()> {
-        self.shard.start_partition(METADATA, PartitionSettings::default());
+        self.shard.start_partition(METADATA, self.alone(PartitionSettings::default()));
         if let Some(what) = self.shard.offline(&METADATA) {
             bail!(
                 "the cluster metadata log is damaged: {what}. Nothing was changed; restore the data directory from a copy"
@@ -105,15 +105,22 @@ impl Core {
         Ok(())
     }
 
+    /// The one broker's replica is every group's one voter.
+    fn alone(&self, settings: PartitionSettings) -> PartitionSettings {
+        let me = ReplicaId::new(BrokerId(self.broker_id), 0);
+        PartitionSettings { replica: me, first_voters: vec![me], target: vec![me], ..settings }
+    }
+
     fn start_topic(&self, topic: &Topic) {
         self.by_id.borrow_mut().insert(topic.id, (topic.name.clone(), topic.partitions));
         let settings = PartitionSettings {
             pin_epoch: topic.pin_epoch,
             retention_ms: topic.config.retention_ms,
             retention_bytes: topic.config.retention_bytes,
+            ..Default::default()
         };
         for partition in 0..topic.partitions {
-            self.shard.start_partition(TopicPartition::new(topic.id, partition), settings);
+            self.shard.start_partition(TopicPartition::new(topic.id, partition), self.alone(settings.clone()));
         }
     }
 
@@ -145,7 +152,7 @@ impl Core {
         receiver.await.map_err(|_| lost())?.map_err(|e| {
             let code = match e {
                 thalweg_replica::ProduceError::StorageFull => ErrorCode::StorageFull,
-                thalweg_replica::ProduceError::NotLeader => ErrorCode::NotLeader,
+                thalweg_replica::ProduceError::NotLeader { .. } => ErrorCode::NotLeader,
                 _ => ErrorCode::Internal,
             };
             RemoteError::new(code, format!("cluster metadata: {e}"))

@@ -105,7 +105,12 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
 
     let (completions, completed) = tokio::sync::mpsc::unbounded_channel();
     let disk = RealDisk::new(&directory.path, completions);
-    let (replicas, recovery) = Replicas::open(disk, directory.directory_id(), Default::default())?;
+    let (replicas, recovery) = Replicas::open(
+        disk,
+        directory.directory_id(),
+        Default::default(),
+        u64::from_le_bytes(*uuid::Uuid::new_v4().as_bytes().first_chunk().expect("sixteen bytes")),
+    )?;
     for damage in &recovery.damages {
         match damage {
             Damage::Torn { file, at, plain: true } => {

@@ -102,7 +102,7 @@ fn append(
 
 fn remote(partition: u32, error: &ProduceError) -> RemoteError {
     let code = match error {
-        ProduceError::NotLeader => ErrorCode::NotLeader,
+        ProduceError::NotLeader { .. } => ErrorCode::NotLeader,
         ProduceError::StalePin { .. } => ErrorCode::StalePin,
         ProduceError::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
         ProduceError::Fenced { .. } => ErrorCode::ProducerFenced,

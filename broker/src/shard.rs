@@ -123,6 +123,8 @@ impl Shard {
                         let _ = sender.send(result);
                     }
                 }
+                // One broker alone sends nothing, and asks nobody.
+                Output::Send(_) | Output::Confirmed(..) => {}
                 Output::Offline(name, what) => {
                     self.metrics.partitions_offline.inc();
                     tracing::error!(partition = %name, %what, "partition is offline: stored data is damaged");

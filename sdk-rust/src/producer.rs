@@ -369,18 +369,18 @@ async fn drive(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, ac
         let error = match opened {
             Ok((sender, receiver)) => {
                 attempt = 0;
-                lock(&shared.core).connected();
+                (0..topic.partitions.len() as u32).for_each(|p| lock(&shared.core).connected(p));
                 let answers = answers(&shared, FrameReader::new(receiver));
                 let requests = requests(&shared, sender, &topic, acks);
                 let error = tokio::select! {
                     error = answers => error,
                     error = requests => match error { Some(error) => error, None => return },
                 };
-                lock(&shared.core).disconnected(&error.to_string());
+                (0..topic.partitions.len() as u32).for_each(|p| lock(&shared.core).disconnected(p, &error.to_string()));
                 error
             }
             Err(error) => {
-                lock(&shared.core).disconnected(&error.to_string());
+                (0..topic.partitions.len() as u32).for_each(|p| lock(&shared.core).disconnected(p, &error.to_string()));
                 error
             }
         };

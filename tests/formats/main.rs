@@ -43,7 +43,7 @@ fn record_batch() {
 
 #[test]
 fn control_batches() {
-    check("leader-change", RecordBatch::leader_change(Offset(9), LeaderEpoch(2), 1, 1_000).bytes());
+    check("leader-change", RecordBatch::leader_change(Offset(9), LeaderEpoch(2)).bytes());
     check("log-start", RecordBatch::log_start(Offset(10), LeaderEpoch(2), Offset(4), 1_000).bytes());
 }
 

@@ -9,8 +9,9 @@ use thalweg_commit_log::{Completion, Disk, DiskError, FileName, Lane, Op, Step};
 
 use super::rng::Rng;
 
-/// What a disk writes at once, or not at all, or torn.
+/// What a disk writes at once, or not at all, or torn. The log trusts sectors of 4 KiB (docs/formats/wal.md).
 const SECTOR: usize = 512;
+const LOG_SECTOR: usize = 4096;
 
 #[derive(Clone, Default)]
 struct File {
@@ -81,25 +82,27 @@ impl SimDisk {
         finished
     }
 
-    /// Power goes: submissions are forgotten, unsynced sectors survive by chance.
-    pub(super) fn cut_power(&self) {
+    /// Power goes: submissions are forgotten, unsynced sectors survive by chance, and some come out as garbage if `tears`.
+    pub(super) fn cut_power(&self, tears: bool) {
         let mut guard = self.0.borrow_mut();
         let inner = &mut *guard;
         inner.lanes.clear();
         for (name, file) in &mut inner.files {
             // Segments and their sums grow within a sector that was synced before. They trust the device to leave a sector
             // old or new (docs/formats/segment.md says so); the write-ahead log does not even trust that.
-            let may_tear = name.0.starts_with("wal/");
+            let is_log = name.0.ends_with(".wal");
+            let may_tear = tears && is_log;
+            let sector_bytes = if is_log { LOG_SECTOR } else { SECTOR };
             for (at, bytes) in std::mem::take(&mut file.unsynced) {
-                for (i, sector) in bytes.chunks(SECTOR).enumerate() {
-                    let at = at + i * SECTOR;
+                for (i, sector) in bytes.chunks(sector_bytes).enumerate() {
+                    let at = at + i * sector_bytes;
                     let end = at + sector.len();
                     let fate = inner.rng.below(1_000_000);
                     if may_tear && fate < inner.faults.torn {
                         grow(&mut file.durable, end);
                         // A sector is torn as a whole, with what stood in it before.
-                        let start = at / SECTOR * SECTOR;
-                        let stop = (start + SECTOR).min(file.durable.len());
+                        let start = at / sector_bytes * sector_bytes;
+                        let stop = (start + sector_bytes).min(file.durable.len());
                         for byte in &mut file.durable[start..stop] {
                             *byte = inner.rng.next() as u8;
                         }

@@ -1,10 +1,13 @@
 //! The seeded simulator: the pure core of a broker and of its clients, under a simulated network, clock and disk.
 //!
-//! One node so far. Everything is drawn from the seed, the fault rates included; the same seed gives the same trace.
+//! One, three or five brokers. Everything is drawn from the seed, the fault rates included; the same seed gives the same trace.
 
 mod disk;
+mod mutants;
+mod network;
 mod oracle;
 mod rng;
 mod world;
 
-pub use world::{Mutant, Outcome, run};
+pub use mutants::Mutant;
+pub use world::{Outcome, run};

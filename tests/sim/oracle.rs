@@ -1,9 +1,13 @@
-//! What must always hold, checked against what clients were told and what readers see.
+//! What must always hold, checked against what clients were told, what readers see and what replicas hold.
 //!
-//! Source: the design's promises 1 and 2. No acknowledged record is lost; every offset is an acknowledged record, an
-//! unacknowledged one or a control batch; nothing stands twice; what was read once stays.
+//! Source: the design's promises 1 and 2; Raft §5 (one leader per term, log matching, leader completeness). No acknowledged
+//! record is lost; every offset is an acknowledged record, an unacknowledged one or a control batch; nothing stands twice;
+//! what was read once stays; what one replica calls decided, no other calls otherwise.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use thalweg_model::{RecordBatch, ReplicaId};
 
 /// A record that some client pushed: client and number.
 pub(super) type RecordId = u64;
@@ -17,7 +21,11 @@ pub(super) struct Oracle {
     acked_at: BTreeMap<(u32, u64), RecordId>,
     /// Ever read below the high watermark; `None` for a control record.
     seen: BTreeMap<(u32, u64), Option<RecordId>>,
-    high_watermarks: BTreeMap<u32, u64>,
+    /// Newest leader epoch that served, and its high watermark.
+    serving: BTreeMap<u32, (u32, u64)>,
+    leaders: BTreeMap<(u32, u32), ReplicaId>,
+    /// Batches that some replica called decided: end offset and a hash, by offset.
+    decided: BTreeMap<(u32, u64), (u64, u64)>,
 }
 
 impl Oracle {
@@ -44,12 +52,56 @@ impl Oracle {
         self.acked.len()
     }
 
-    /// A node serves with this high watermark; it never moves back, not even over a restart.
-    pub(super) fn high_watermark(&mut self, partition: u32, offset: u64) -> Result<(), String> {
-        let before = self.high_watermarks.insert(partition, offset).unwrap_or(0);
-        match offset < before {
-            true => Err(format!("the high watermark of {partition} moved back from {before} to {offset}")),
+    /// One past the last acknowledged offset: what `latest` may not be below.
+    pub(super) fn acked_end(&self, partition: u32) -> u64 {
+        let last = self.acked_at.range((partition, 0)..=(partition, u64::MAX)).next_back();
+        last.map_or(0, |((_, offset), _)| offset + 1)
+    }
+
+    /// The answer to a request for `latest` that was made when `acked_end` was this.
+    pub(super) fn latest(&self, partition: u32, acked_end: u64, answer: u64) -> Result<(), String> {
+        match answer < acked_end {
+            true => Err(format!("latest of {partition} is {answer}, although {acked_end} was acknowledged before")),
             false => Ok(()),
+        }
+    }
+
+    /// A replica leads in this term; nobody else ever does.
+    pub(super) fn leads(&mut self, partition: u32, term: u32, replica: ReplicaId) -> Result<(), String> {
+        let first = self.leaders.entry((partition, term)).or_insert(replica);
+        match *first == replica {
+            true => Ok(()),
+            false => Err(format!("{partition} has two leaders in term {term}: replicas {first} and {replica}")),
+        }
+    }
+
+    /// A replica serves with this high watermark. A newer leader knows all that an older one did; one that was replaced
+    /// without knowing it may lag.
+    pub(super) fn high_watermark(&mut self, partition: u32, epoch: u32, offset: u64) -> Result<(), String> {
+        let (newest, before) = self.serving.get(&partition).copied().unwrap_or((0, 0));
+        if epoch >= newest {
+            self.serving.insert(partition, (epoch, offset.max(before)));
+        }
+        match epoch >= newest {
+            true if offset < before => {
+                Err(format!("the high watermark of {partition} moved back from {before} to {offset} in epoch {epoch}"))
+            }
+            false if offset > before => {
+                Err(format!("epoch {epoch} of {partition} decides up to {offset}, epoch {newest} began with {before}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A replica calls this batch decided.
+    pub(super) fn decided(&mut self, partition: u32, replica: ReplicaId, batch: &RecordBatch) -> Result<(), String> {
+        let mut hash = DefaultHasher::new();
+        batch.bytes().hash(&mut hash);
+        let here = (batch.end_offset().0, hash.finish());
+        let first = self.decided.entry((partition, batch.base_offset().0)).or_insert(here);
+        match *first == here {
+            true => Ok(()),
+            false => Err(format!("replica {replica} of {partition} holds another batch at {}", batch.base_offset())),
         }
     }
 
@@ -59,6 +111,7 @@ impl Oracle {
         partition: u32,
         from: u64,
         until: u64,
+        is_newest: bool,
         records: &[(u64, Option<RecordId>)],
     ) -> Result<(), String> {
         let mut next = from;
@@ -88,11 +141,18 @@ impl Oracle {
                 return Err(format!("record {id} stands twice: {partition}/{first} and {partition}/{offset}"));
             }
         }
-        for (id, (_, offset)) in self.acked.iter().filter(|(_, (p, _))| *p == partition) {
-            if *offset >= from && places.get(id) != Some(offset) {
+        for ((_, offset), id) in self.acked_at.range((partition, from)..=(partition, u64::MAX)) {
+            // A leader that was replaced without knowing it serves a shorter prefix.
+            let is_due = is_newest || *offset < until;
+            if is_due && places.get(id) != Some(offset) {
                 return Err(format!("acknowledged record {id} is not at {partition}/{offset} any more"));
             }
         }
         Ok(())
+    }
+
+    /// The newest epoch that has served a partition.
+    pub(super) fn newest_epoch(&self, partition: u32) -> u32 {
+        self.serving.get(&partition).map_or(0, |(epoch, _)| *epoch)
     }
 }

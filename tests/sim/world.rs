@@ -1,44 +1,31 @@
-//! One node, some producers, and a bad day: what a seed makes of them.
+//! Some brokers, some producers, and a bad day: what a seed makes of them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use bytes::Bytes;
 use thalweg_client_core::{Backoff, Failure, ProducerConfig, ProducerCore, ProducerIdentity};
-use thalweg_commit_log::Config;
-use thalweg_model::{Codec, DirectoryId, PinEpoch, ProducerEpoch, ProducerId, Record, TopicId, TopicPartition};
-use thalweg_replica::{Acks, Now, Output, PartitionSettings, ProduceError, ReadOutcome, Replicas, Ticket};
+use thalweg_commit_log::{Config, Damage};
+use thalweg_model::{
+    BatchBuilder, BrokerId, Codec, DirectoryId, PinEpoch, ProducerEpoch, ProducerId, Record, ReplicaId, TopicId,
+    TopicPartition,
+};
+use thalweg_replica::{Acks, Now, Output, PartitionSettings, PeerMessage, ProduceError, ReadOutcome, Replicas, Ticket};
 use thalweg_wire::{ErrorCode, RemoteError};
 
 use super::disk::{Faults, SimDisk};
+use super::mutants::Mutant;
+use super::network::{Network, NetworkFaults};
 use super::oracle::Oracle;
 use super::rng::Rng;
 
 const PARTITIONS: u32 = 2;
 const PRODUCERS: usize = 3;
-const RUN_MS: u64 = 2_500;
-/// After the faults stop, everything must be delivered within this.
+const RUN_MS: u64 = 4_000;
+/// After the faults stop, everything must be delivered within this, and every replica must be whole again.
 const HEAL_MS: u64 = 10_000;
-
-/// A planted bug.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutant {
-    /// In `commit-log`.
-    Log(thalweg_commit_log::Mutant),
-    /// In `replica`.
-    Replica(thalweg_replica::Mutant),
-}
-
-impl Mutant {
-    /// All planted bugs with their names.
-    pub const ALL: [(&str, Mutant); 3] = [
-        ("ack before fsync", Mutant::Replica(thalweg_replica::Mutant::AckBeforeFsync)),
-        ("a synced sector rewritten", Mutant::Log(thalweg_commit_log::Mutant::SyncedSectorRewritten)),
-        (
-            "duplicate answered before the original commits",
-            Mutant::Replica(thalweg_replica::Mutant::DuplicateAnsweredEarly),
-        ),
-    ];
-}
+/// How often a client hears who leads.
+const METADATA_EVERY_MS: u64 = 50;
 
 /// What became of a seed.
 #[derive(Clone, Debug)]
@@ -53,6 +40,8 @@ pub struct Outcome {
     pub acked: usize,
     /// Power cuts and kills.
     pub crashes: u32,
+    /// Replicas that were rebuilt from their peers.
+    pub rebuilt: u32,
     /// Readable lines, if asked for.
     pub history: Vec<String>,
 }
@@ -60,7 +49,14 @@ pub struct Outcome {
 /// Runs one seed to its end.
 pub fn run(seed: u64, mutant: Option<Mutant>, with_history: bool) -> Outcome {
     let mut world = World::new(seed, mutant, with_history);
-    let failure = world.run().err();
+    // A broken assertion of the core is a finding like any other.
+    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
+    let failure = ran.unwrap_or_else(|panic| {
+        let text =
+            panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
+        Err(format!("assertion: {}", text.unwrap_or_default()))
+    });
+    let failure = failure.err();
     if let Some(failure) = &failure {
         world.note(|| format!("FAILED: {failure}"));
     }
@@ -70,6 +66,7 @@ pub fn run(seed: u64, mutant: Option<Mutant>, with_history: bool) -> Outcome {
         events: world.events,
         acked: world.oracle.acked_count(),
         crashes: world.crashes,
+        rebuilt: world.rebuilt,
         history: world.history,
     }
 }
@@ -78,35 +75,78 @@ pub fn run(seed: u64, mutant: Option<Mutant>, with_history: bool) -> Outcome {
 #[derive(Clone, Copy, Debug)]
 struct Rates {
     power_cut: u64,
+    all_cut: u64,
     kill: u64,
+    wipe: u64,
+    pause: u64,
+    partition: u64,
     disconnect: u64,
     full: u64,
     rot: u64,
+    transfer: u64,
     push: u64,
-    network_ms: u64,
+    client_ms: u64,
     retention: bool,
 }
 
 struct Client {
     core: ProducerCore<u64>,
     next_record: u64,
+    /// Whom it takes for the leader of each partition, and since which epoch.
+    leaders: Vec<(usize, u32)>,
+    links: Vec<ClientLink>,
+}
+
+/// A client's stream to one broker; frames are in order, each way.
+#[derive(Default)]
+struct ClientLink {
     connected: bool,
     reconnect_at_ms: u64,
-    /// Frames of this connection on their way, each way; in order, as on one QUIC stream.
     to_broker: VecDeque<(u64, thalweg_client_core::Request)>,
-    to_client: VecDeque<(u64, u64, Result<u64, RemoteError>)>,
+    to_client: VecDeque<(u64, u64, Result<u64, RemoteError>, Option<usize>)>,
+}
+
+struct Node {
+    disk: SimDisk,
+    replicas: Option<Replicas<SimDisk>>,
+    start_at_ms: u64,
+    /// Stopped as by SIGSTOP until then.
+    paused_until_ms: u64,
+    /// Grows when the disk is replaced.
+    directory: u8,
+    /// Which copy of each partition lives here.
+    generations: Vec<u32>,
+    rotten: bool,
+    /// Up to where each partition's decided batches were compared.
+    compared: Vec<u64>,
+}
+
+/// How far a partition is on its way back to a state in which one more replica may be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Repair {
+    Done,
+    /// Some copy is lost, or may be.
+    Lost,
+    /// The members are as wanted again; each must come to hold everything up to this offset.
+    Until(u64),
 }
 
 struct World {
+    repairs: Vec<Repair>,
+    seed: u64,
     rng: Rng,
     rates: Rates,
-    disk: SimDisk,
-    node: Option<Replicas<SimDisk>>,
-    start_at_ms: u64,
+    faults: Faults,
+    nodes: Vec<Node>,
+    network: Network,
     now_ms: u64,
     clients: Vec<Client>,
-    /// Who asked what.
-    tickets: BTreeMap<Ticket, (usize, u64)>,
+    /// Who asked what: node, client and request.
+    tickets: BTreeMap<(usize, Ticket), (usize, u64)>,
+    /// Requests for `latest`: partition, and what was acknowledged when they were made.
+    confirms: BTreeMap<(usize, Ticket), (u32, u64)>,
+    /// Batches that were placed with a partitioner that is not the topic's.
+    stale_pins: BTreeMap<(usize, Ticket), u32>,
     next_ticket: u64,
     oracle: Oracle,
     mutant: Option<Mutant>,
@@ -114,8 +154,10 @@ struct World {
     trace: DefaultHasher,
     events: u64,
     crashes: u32,
+    rebuilt: u32,
     rotten: bool,
     ended: bool,
+    healing: bool,
     with_history: bool,
     history: Vec<String>,
 }
@@ -124,28 +166,52 @@ fn name(partition: u32) -> TopicPartition {
     TopicPartition::new(TopicId([7; 16]), partition)
 }
 
+fn broker(node: usize) -> BrokerId {
+    BrokerId(node as u32 + 1)
+}
+
+fn node_of(replica: ReplicaId) -> usize {
+    replica.broker().0 as usize - 1
+}
+
 impl World {
     fn new(seed: u64, mutant: Option<Mutant>, with_history: bool) -> World {
         let mut rng = Rng::new(seed);
+        let size = match rng.below(10) {
+            0 | 1 => 1,
+            2 => 5,
+            _ => 3,
+        };
         // Some seeds are gentle, some are not: a rate of 0 is as likely as a high one.
         let mut rate = |max: u64| {
             if rng.chance(300_000) { 0 } else { rng.below(max + 1) }
         };
         let rates = Rates {
-            power_cut: rate(8_000),
+            power_cut: rate(if size == 1 { 8_000 } else { 3_000 }),
+            all_cut: rate(1_000),
             kill: rate(4_000),
+            wipe: rate(1_000),
+            pause: rate(2_000),
+            partition: rate(3_000),
             disconnect: rate(30_000),
-            full: rate(2_000),
+            full: rate(1_000),
             rot: 0,
+            transfer: rate(3_000),
             push: 100_000 + rate(900_000),
-            network_ms: rate(20),
+            client_ms: rate(20),
             retention: rate(3) == 3,
         };
-        let rot = rng.chance(50_000);
+        let network = NetworkFaults {
+            delay_ms: rate(20),
+            loss: rate(30_000),
+            duplication: rate(20_000),
+            reordering: rate(50_000),
+        };
+        let rot = rng.chance(if size == 1 { 50_000 } else { 100_000 });
         let rates = Rates { rot: if rot { 2_000 } else { 0 }, ..rates };
         let faults = Faults {
             latency_ms: rng.below(15),
-            sync_error: if rng.chance(200_000) { 2_000 } else { 0 },
+            sync_error: if rng.chance(200_000) { 1_000 } else { 0 },
             kept: rng.below(1_000_000),
             torn: rng.below(200_000),
         };
@@ -158,6 +224,7 @@ impl World {
             tail_bytes: 8 << 10,
             unflushed_bytes: 256 << 10,
             marker_idle_ms: 50,
+            part_bytes: 4 << 10,
             mutant: match mutant {
                 Some(Mutant::Log(m)) => Some(m),
                 _ => None,
@@ -179,22 +246,36 @@ impl World {
                 Client {
                     core,
                     next_record: (i as u64) << 40,
-                    connected: false,
-                    reconnect_at_ms: 0,
-                    to_broker: VecDeque::new(),
-                    to_client: VecDeque::new(),
+                    leaders: (0..PARTITIONS as usize).map(|p| (p % size, 0)).collect(),
+                    links: (0..size).map(|_| ClientLink::default()).collect(),
                 }
             })
             .collect();
+        let nodes = (0..size)
+            .map(|n| Node {
+                disk: SimDisk::new(seed ^ (n as u64) << 32, faults),
+                replicas: None,
+                start_at_ms: 0,
+                paused_until_ms: 0,
+                directory: 1,
+                generations: vec![0; PARTITIONS as usize],
+                rotten: false,
+                compared: vec![0; PARTITIONS as usize],
+            })
+            .collect();
         World {
-            disk: SimDisk::new(seed, faults),
+            repairs: vec![Repair::Done; PARTITIONS as usize],
+            seed,
+            network: Network::new(seed, network),
             rng,
             rates,
-            node: None,
-            start_at_ms: 0,
+            faults,
+            nodes,
             now_ms: 0,
             clients,
             tickets: BTreeMap::new(),
+            confirms: BTreeMap::new(),
+            stale_pins: BTreeMap::new(),
             next_ticket: 1,
             oracle: Oracle::default(),
             mutant,
@@ -202,8 +283,10 @@ impl World {
             trace: DefaultHasher::new(),
             events: 0,
             crashes: 0,
+            rebuilt: 0,
             rotten: false,
             ended: false,
+            healing: false,
             with_history,
             history: Vec::new(),
         }
@@ -221,226 +304,534 @@ impl World {
         Now { mono_ms: self.now_ms, wall_ms: 1_700_000_000_000 + self.now_ms as i64 - jump }
     }
 
+    fn replica(&self, partition: u32, node: usize) -> ReplicaId {
+        ReplicaId::new(broker(node), self.nodes[node].generations[partition as usize])
+    }
+
+    fn settings(&self, partition: u32, node: usize) -> PartitionSettings {
+        let size = self.nodes.len();
+        let order = (0..size).map(|i| (i + partition as usize) % size);
+        PartitionSettings {
+            pin_epoch: PinEpoch(1),
+            retention_ms: None,
+            retention_bytes: self.rates.retention.then_some(40 << 10),
+            replica: self.replica(partition, node),
+            first_voters: (0..size).map(|n| ReplicaId::new(broker(n), 0)).collect(),
+            target: order.map(|n| self.replica(partition, n)).collect(),
+        }
+    }
+
     fn run(&mut self) -> Result<(), String> {
         while self.now_ms < RUN_MS && !self.ended {
-            self.faults();
+            self.faults()?;
             self.turn(true)?;
         }
-        // The healing phase: no more faults, and everything is delivered and readable in time.
-        self.disk.set_room(None);
-        self.disk.set_faults(Faults { latency_ms: 2, sync_error: 0, kept: 1_000_000, torn: 0 });
-        let deadline = self.now_ms + HEAL_MS;
-        while !self.ended && !(self.node.is_some() && self.clients.iter().all(|c| c.core.is_drained())) {
-            if self.now_ms > deadline {
-                return Err(format!("not healed within {HEAL_MS} ms: some records have no outcome"));
-            }
-            self.turn(false)?;
-        }
+        self.heal()?;
         if !self.ended {
             self.restart_and_read_all()?;
         }
         Ok(())
     }
 
-    /// One last power cut, so that only what is durable counts, then a whole read.
+    /// No more faults: everything is delivered in time, and every replica is a voter with everything again.
+    fn heal(&mut self) -> Result<(), String> {
+        self.note(|| "healing".to_owned());
+        self.healing = true;
+        self.network.heal();
+        self.faults = Faults { latency_ms: 2, sync_error: 0, kept: 1_000_000, torn: 0 };
+        for node in &mut self.nodes {
+            node.paused_until_ms = 0;
+            node.disk.set_room(None);
+            node.disk.set_faults(self.faults);
+        }
+        let deadline = self.now_ms + HEAL_MS;
+        while !self.ended && !(self.clients.iter().all(|c| c.core.is_drained()) && self.is_whole()) {
+            if self.now_ms > deadline {
+                return Err(match self.clients.iter().all(|c| c.core.is_drained()) {
+                    true => {
+                        format!("not healed within {HEAL_MS} ms: some replica is not whole again: {}", self.condition())
+                    }
+                    false => {
+                        format!("not healed within {HEAL_MS} ms: some records have no outcome: {}", self.condition())
+                    }
+                });
+            }
+            self.turn(false)?;
+        }
+        match self.ended {
+            true => Ok(()),
+            false => self.compare_states(),
+        }
+    }
+
+    /// What follows from the log is equal on every replica: members, producers, log start.
+    fn compare_states(&mut self) -> Result<(), String> {
+        for _ in 0..300 {
+            let now = self.now();
+            self.nodes.iter_mut().filter_map(|n| n.replicas.as_mut()).for_each(|r| r.flush_all(now));
+            self.turn(false)?;
+        }
+        for p in 0..PARTITIONS {
+            let group = name(p);
+            let states = self.nodes.iter().filter_map(|n| n.replicas.as_ref()).map(|r| {
+                let log = r.log();
+                let state = (log.configuration(&group).cloned(), log.producers(&group).cloned(), log.log_start(&group));
+                ((log.segments_end(&group), log.committed_end(&group)), state)
+            });
+            let states: Vec<_> = states.collect();
+            for (end, state) in &states[1..] {
+                if *end == states[0].0 && *state != states[0].1 {
+                    let at = end.0.map_or(0, |e| e.index.0);
+                    return Err(format!(
+                        "replicas of {p} hold the same entries up to {at} and differ in members, producers or log start"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One last power cut for all, so that only what is durable counts, then a whole read.
     fn restart_and_read_all(&mut self) -> Result<(), String> {
-        self.crash(true);
+        for node in 0..self.nodes.len() {
+            self.crash(node, true, false);
+        }
         let deadline = self.now_ms + HEAL_MS;
         loop {
             self.turn(false)?;
             if self.ended {
                 return Ok(());
             }
-            let serving = self
-                .node
-                .as_ref()
-                .is_some_and(|n| (0..PARTITIONS).all(|p| n.state(&name(p)).is_some_and(|s| s.is_serving)));
-            if serving {
-                return (0..PARTITIONS).try_for_each(|p| self.read_all(p));
+            let leaders: Vec<Option<usize>> = (0..PARTITIONS).map(|p| self.leader(p)).collect();
+            if let Some(leaders) = leaders.into_iter().collect::<Option<Vec<_>>>() {
+                return (0..PARTITIONS).try_for_each(|p| self.read_all(leaders[p as usize], p));
             }
             if self.now_ms > deadline {
-                return Err("not serving again after the last restart".into());
+                return Err(format!("not serving again after the last restart: {}", self.condition()));
             }
         }
     }
 
-    fn faults(&mut self) {
+    /// The node that serves a partition in the newest epoch.
+    fn leader(&self, partition: u32) -> Option<usize> {
+        let serving = |n: &usize| {
+            let state = self.nodes[*n].replicas.as_ref()?.state(&name(partition))?;
+            state.is_serving.then_some(state.leader_epoch)
+        };
+        (0..self.nodes.len()).filter(|n| serving(n).is_some()).max_by_key(|n| serving(n))
+    }
+
+    /// True when every wanted replica is a voter with everything, and nobody else is a member.
+    fn is_whole(&self) -> bool {
+        (0..PARTITIONS).all(|p| {
+            let Some(leader) = self.leader(p) else { return false };
+            let replicas = self.nodes[leader].replicas.as_ref().expect("it leads");
+            let followers = replicas.followers(&name(p));
+            self.members_are_wanted(p).is_some() && followers.iter().all(|f| f.is_active && f.lag_entries == 0)
+        }) && self.nodes.iter().all(|n| n.replicas.is_some() && self.now_ms >= n.paused_until_ms)
+    }
+
+    /// For the message of a failure.
+    fn condition(&self) -> String {
+        let mut said = String::new();
+        for p in 0..PARTITIONS {
+            for (n, node) in self.nodes.iter().enumerate() {
+                let Some(replicas) = &node.replicas else { continue };
+                let state = replicas.state(&name(p));
+                let (log_end, offline) = (replicas.log().committed_end(&name(p)), replicas.log().offline(&name(p)));
+                let what = state.map(|s| {
+                    format!(
+                        "epoch {} hw {} end {} leader {:?} serves {}",
+                        s.leader_epoch, s.high_watermark, s.log_end, s.leader, s.is_serving
+                    )
+                });
+                said += &format!("\n  {p} on {n}: {what:?} committed {log_end:?} offline {offline:?}");
+                if let (Some(members), true) = (replicas.members(&name(p)), self.leader(p) == Some(n)) {
+                    said += &format!(" members {members:?} followers {:?}", replicas.followers(&name(p)));
+                }
+            }
+        }
+        said
+    }
+
+    fn faults(&mut self) -> Result<(), String> {
         let r = self.rates;
+        let size = self.nodes.len();
+        let node = self.rng.below(size as u64) as usize;
         if self.rng.chance(r.power_cut) {
-            self.crash(true);
+            // Garbage in what was being written looks like damage, and costs a replica its id.
+            let tears = size == 1 || self.may_harm();
+            if tears {
+                self.harmed();
+            }
+            self.crash(node, true, tears);
+        }
+        if self.rng.chance(r.all_cut) {
+            self.note(|| "everybody's power".to_owned());
+            (0..size).for_each(|n| self.crash(n, true, false));
         }
         if self.rng.chance(r.kill) {
-            self.crash(false);
+            self.crash(node, false, false);
         }
-        for i in 0..self.clients.len() {
+        if size > 1 && self.rng.chance(r.wipe) && self.may_harm() {
+            self.harmed();
+            self.crash(node, false, false);
+            self.wipe(node, "the disk is replaced");
+        }
+        if self.rng.chance(r.pause) {
+            let until = self.now_ms + self.rng.below(2_000);
+            self.nodes[node].paused_until_ms = until;
+            self.note(|| format!("{node} is stopped until {until}"));
+        }
+        if size > 1 && self.rng.chance(r.partition) {
+            self.cut_off(node);
+        }
+        for client in 0..self.clients.len() {
             if self.rng.chance(r.disconnect) {
-                self.disconnect(i, "cut by the network");
+                self.disconnect(client, node, "cut by the network");
             }
         }
         if self.rng.chance(r.full) {
             let room = if self.rng.chance(500_000) { None } else { Some(self.rng.below(60_000)) };
-            self.note(|| format!("room on the disk: {room:?}"));
-            self.disk.set_room(room);
+            self.note(|| format!("room on the disk of {node}: {room:?}"));
+            self.nodes[node].disk.set_room(room);
         }
-        if self.rng.chance(r.rot)
-            && let Some(place) = self.disk.rot()
+        if !self.rotten
+            && self.rng.chance(r.rot)
+            && (size == 1 || self.may_harm())
+            && let Some(place) = self.nodes[node].disk.rot()
         {
             self.rotten = true;
-            self.note(|| format!("a bit rots: {place}"));
+            self.nodes[node].rotten = true;
+            self.note(|| format!("a bit rots on {node}: {place}"));
+        }
+        let partition = self.rng.below(PARTITIONS as u64) as u32;
+        if self.rng.chance(r.transfer)
+            && let Some(replicas) = &mut self.nodes[node].replicas
+        {
+            replicas.transfer(Now { mono_ms: self.now_ms, wall_ms: 0 }, name(partition), None);
+            self.outputs(node)?;
+        }
+        Ok(())
+    }
+
+    /// True while one more replica may lose what it has: the promise is about a minority, and a rebuilding takes its time.
+    fn may_harm(&mut self) -> bool {
+        for p in 0..PARTITIONS {
+            let at = p as usize;
+            if self.repairs[at] == Repair::Lost
+                && let Some(end) = self.members_are_wanted(p)
+            {
+                self.repairs[at] = Repair::Until(end);
+            }
+            if let Repair::Until(end) = self.repairs[at] {
+                let holds = |n: &Node| {
+                    n.replicas.as_ref().and_then(|r| r.state(&name(p))).is_some_and(|s| s.high_watermark.0 >= end)
+                };
+                if self.nodes.iter().all(holds) {
+                    self.repairs[at] = Repair::Done;
+                }
+            }
+        }
+        !self.rotten && self.repairs.iter().all(|r| *r == Repair::Done)
+    }
+
+    /// The log's end at the leader, once the voters are those that are wanted.
+    fn members_are_wanted(&self, partition: u32) -> Option<u64> {
+        let leader = self.leader(partition)?;
+        let replicas = self.nodes[leader].replicas.as_ref()?;
+        let members = replicas.members(&name(partition))?;
+        let mut target = self.settings(partition, leader).target;
+        target.sort();
+        let settled = members.voters == target && members.learners.is_empty() && members.voters_outgoing.is_empty();
+        settled.then(|| replicas.state(&name(partition)).map(|s| s.log_end.0)).flatten()
+    }
+
+    fn harmed(&mut self) {
+        self.repairs.fill(Repair::Lost);
+    }
+
+    fn cut_off(&mut self, node: usize) {
+        let until = self.now_ms + self.rng.below(2_000);
+        let (to, from) = (self.rng.chance(700_000), self.rng.chance(700_000));
+        let others: Vec<usize> = (0..self.nodes.len()).filter(|n| *n != node && !self.rng.chance(300_000)).collect();
+        self.note(|| format!("{node} is cut off from {others:?} until {until}, hears {} speaks {}", !to, !from));
+        for other in others {
+            for (a, b, cut) in [(other, node, to), (node, other, from)] {
+                if cut {
+                    self.network.block(a, b, until);
+                    let now = self.now();
+                    if let Some(replicas) = &mut self.nodes[a].replicas {
+                        replicas.unreachable(now, broker(b));
+                    }
+                }
+            }
         }
     }
 
-    fn crash(&mut self, power: bool) {
-        if self.node.take().is_none() {
+    /// A new disk in place of the old one: what lives there from now on are other copies.
+    fn wipe(&mut self, node: usize, why: &str) {
+        self.note(|| format!("{node}: {why}"));
+        let n = &mut self.nodes[node];
+        n.directory += 1;
+        n.rotten = false;
+        let seed = self.seed ^ (node as u64) << 32 ^ (n.directory as u64) << 40;
+        n.disk = SimDisk::new(seed, self.faults);
+        self.renew(node, 0..PARTITIONS);
+    }
+
+    /// The controller's part: other copies are wanted in place of damaged ones, and everybody hears of it.
+    fn renew(&mut self, node: usize, partitions: impl Iterator<Item = u32>) {
+        if self.mutant == Some(Mutant::Replica(thalweg_replica::Mutant::RetiredIdReused)) {
             return;
         }
-        self.note(|| (if power { "power cut" } else { "kill -9" }).to_owned());
-        self.crashes += 1;
+        let partitions: Vec<u32> = partitions.collect();
+        for p in &partitions {
+            self.nodes[node].generations[*p as usize] += 1;
+            self.rebuilt += 1;
+        }
+        let now = self.now();
+        for n in 0..self.nodes.len() {
+            for p in &partitions {
+                let settings = self.settings(*p, n);
+                if let Some(replicas) = &mut self.nodes[n].replicas {
+                    replicas.configure(now, name(*p), settings);
+                }
+            }
+        }
+    }
+
+    fn crash(&mut self, node: usize, power: bool, tears: bool) {
+        let away_ms = self.rng.below(if self.nodes.len() == 1 { 50 } else { 1_500 });
+        let n = &mut self.nodes[node];
+        if n.replicas.take().is_none() {
+            return;
+        }
         match power {
-            true => self.disk.cut_power(),
-            false => self.disk.kill_process(),
+            true => n.disk.cut_power(tears),
+            false => n.disk.kill_process(),
         }
-        self.tickets.clear();
-        for i in 0..self.clients.len() {
-            self.disconnect(i, "the broker is gone");
+        n.start_at_ms = self.now_ms + away_ms;
+        if self.healing {
+            self.nodes[node].start_at_ms = self.now_ms;
         }
-        self.start_at_ms = self.now_ms + self.rng.below(50);
+        self.note(|| format!("{node}: {}", if power { "power cut" } else { "kill -9" }));
+        self.crashes += 1;
+        self.tickets.retain(|(n, _), _| *n != node);
+        self.confirms.retain(|(n, _), _| *n != node);
+        self.stale_pins.retain(|(n, _), _| *n != node);
+        self.network.forget(node);
+        for client in 0..self.clients.len() {
+            self.disconnect(client, node, "the broker is gone");
+        }
+        let now = self.now();
+        for other in &mut self.nodes {
+            if let Some(replicas) = &mut other.replicas {
+                replicas.unreachable(now, broker(node));
+            }
+        }
     }
 
-    fn disconnect(&mut self, client: usize, why: &str) {
+    fn disconnect(&mut self, client: usize, node: usize, why: &str) {
         let c = &mut self.clients[client];
-        if !c.connected {
+        let link = &mut c.links[node];
+        if !link.connected {
             return;
         }
-        c.connected = false;
-        c.to_client.clear();
+        link.connected = false;
+        link.to_client.clear();
         // What the broker has received already is not taken back by a lost connection.
-        let arrived = c.to_broker.iter().take_while(|(due, _)| *due <= self.now_ms).count();
-        c.to_broker.truncate(arrived);
-        c.core.disconnected(why);
-        c.reconnect_at_ms = self.now_ms + self.rng.below(20);
+        let arrived = link.to_broker.iter().take_while(|(due, _)| *due <= self.now_ms).count();
+        link.to_broker.truncate(arrived);
+        link.reconnect_at_ms = self.now_ms + self.rng.below(20);
+        for p in 0..PARTITIONS {
+            if c.leaders[p as usize].0 == node {
+                c.core.disconnected(p, why);
+            }
+        }
     }
 
     /// One millisecond.
     fn turn(&mut self, pushing: bool) -> Result<(), String> {
         self.now_ms += 1;
-        self.start()?;
-        let completions = self.disk.advance(self.now_ms);
-        let now = self.now();
-        if let Some(node) = &mut self.node {
-            for completion in completions {
-                self.events += 1;
-                node.complete(now, completion);
-            }
-            node.tick(now);
-            if self.rates.retention && self.now_ms.is_multiple_of(100) {
-                node.apply_retention(now);
-            }
+        for node in 0..self.nodes.len() {
+            self.start(node)?;
         }
-        self.outputs()?;
-        self.requests();
-        if let Some(node) = &mut self.node {
-            node.pump(now);
+        // A stopped process receives later, and its disk works on.
+        for (node, message) in self.network.arrived(self.now_ms) {
+            self.receive(node, message)?;
         }
-        self.outputs()?;
+        for node in 0..self.nodes.len() {
+            self.node_turn(node)?;
+        }
         self.answers()?;
         if pushing {
             self.push();
         }
         self.poll()?;
-        if self.node.is_some() && self.rng.chance(3_000) {
-            let partition = self.rng.below(PARTITIONS as u64) as u32;
-            self.read_all(partition)?;
+        self.ask_around()
+    }
+
+    fn is_running(&self, node: usize) -> bool {
+        self.nodes[node].replicas.is_some() && self.now_ms >= self.nodes[node].paused_until_ms
+    }
+
+    fn receive(&mut self, node: usize, message: PeerMessage) -> Result<(), String> {
+        let now = self.now();
+        if !self.is_running(node) {
+            // A kernel buffers a little for a stopped process; more than that is lost.
+            return Ok(());
+        }
+        self.events += 1;
+        if let Some(replicas) = &mut self.nodes[node].replicas {
+            replicas.step(now, message);
+        }
+        self.outputs(node)
+    }
+
+    fn node_turn(&mut self, node: usize) -> Result<(), String> {
+        if !self.is_running(node) {
+            return Ok(());
+        }
+        let now = self.now();
+        let completions = self.nodes[node].disk.advance(self.now_ms);
+        let retains = self.rates.retention && self.now_ms.is_multiple_of(100);
+        if let Some(replicas) = &mut self.nodes[node].replicas {
+            for completion in completions {
+                self.events += 1;
+                replicas.complete(now, completion);
+            }
+            replicas.tick(now);
+            if retains {
+                replicas.apply_retention(now);
+            }
+        }
+        self.outputs(node)?;
+        if self.nodes[node].replicas.is_none() {
+            return Ok(());
+        }
+        self.requests(node);
+        if let Some(replicas) = &mut self.nodes[node].replicas {
+            replicas.pump(now);
+        }
+        self.outputs(node)?;
+        for p in 0..PARTITIONS {
+            let me = self.replica(p, node);
+            let Some(state) = self.nodes[node].replicas.as_ref().and_then(|r| r.state(&name(p))) else { continue };
+            if state.leader == Some(me) {
+                self.oracle.leads(p, state.leader_epoch.0, me)?;
+            }
         }
         Ok(())
     }
 
-    fn start(&mut self) -> Result<(), String> {
-        if self.node.is_some() || self.now_ms < self.start_at_ms {
+    fn start(&mut self, node: usize) -> Result<(), String> {
+        let size = self.nodes.len();
+        if self.nodes[node].replicas.is_some() || self.now_ms < self.nodes[node].start_at_ms {
             return Ok(());
         }
-        let opened = Replicas::open(self.disk.clone(), DirectoryId([1; 16]), self.config);
-        let (mut node, recovery) = match opened {
+        let seed = self.rng.next();
+        let directory = DirectoryId([self.nodes[node].directory; 16]);
+        let opened = Replicas::open(self.nodes[node].disk.clone(), directory, self.config, seed);
+        let rotten = self.nodes[node].rotten;
+        let (mut replicas, recovery) = match opened {
             Ok(opened) => opened,
-            // Reported, nothing served, nothing cut: all that one replica can do about rot.
-            Err(error) if self.rotten => {
-                self.note(|| format!("does not open: {error}"));
+            Err(error) if !rotten => return Err(format!("{node} does not open, though nothing has rotted: {error}")),
+            Err(error) => {
+                self.note(|| format!("{node} does not open: {error}"));
+                // Reported, nothing served, nothing cut: all that one replica can do about rot. With others it is replaced.
+                match size {
+                    1 => self.ended = true,
+                    _ => self.wipe(node, "the damaged disk is replaced"),
+                }
+                return Ok(());
+            }
+        };
+        let offline: Vec<(TopicPartition, String)> =
+            recovery.partitions.iter().filter_map(|p| Some((p.group, p.offline.clone()?))).collect();
+        if let Some((_, what)) = offline.first() {
+            if !rotten {
+                return Err(format!("a partition is offline on {node}, though nothing has rotted: {what}"));
+            }
+            self.note(|| format!("{node}: offline: {what}"));
+            if size == 1 {
                 self.ended = true;
                 return Ok(());
             }
-            Err(error) => return Err(format!("does not open, though nothing has rotted: {error}")),
-        };
-        let offline = recovery.partitions.iter().find_map(|p| p.offline.clone());
-        if let Some(what) = offline {
-            if !self.rotten {
-                return Err(format!("a partition is offline, though nothing has rotted: {what}"));
-            }
-            self.note(|| format!("offline: {what}"));
-            self.ended = true;
-            return Ok(());
+            self.renew(node, offline.iter().map(|(group, _)| group.partition.0));
         }
-        if self.rotten && !recovery.damages.is_empty() {
-            // A bit that rots in the last frames before anything covers them cannot be told from a torn write. A single
-            // replica cuts there and says so; more of them will repair it.
+        let torn = recovery.damages.iter().any(|d| match d {
+            // A bit that rots in the last frames before anything covers them cannot always be told from a torn write.
+            Damage::Torn { plain, .. } => !plain || rotten,
+            Damage::Rot { .. } => false,
+        });
+        if torn && rotten && size == 1 {
             self.note(|| format!("reported: {:?}", recovery.damages));
             self.ended = true;
             return Ok(());
         }
+        if torn && size > 1 {
+            self.note(|| format!("{node}: the log's end may be damaged: {:?}", recovery.damages));
+            self.renew(node, 0..PARTITIONS);
+        }
         if let Some(Mutant::Replica(mutant)) = self.mutant {
-            node.plant(mutant);
+            replicas.plant(mutant);
         }
         let now = self.now();
-        let retention_bytes = self.rates.retention.then_some(40 << 10);
-        let settings = PartitionSettings { pin_epoch: PinEpoch(1), retention_ms: None, retention_bytes };
-        (0..PARTITIONS).for_each(|p| node.start(now, name(p), settings));
-        self.note(|| format!("starts; {} damages", recovery.damages.len()));
-        self.node = Some(node);
-        Ok(())
+        for p in 0..PARTITIONS {
+            replicas.start(now, name(p), self.settings(p, node));
+            self.nodes[node].compared[p as usize] = 0;
+        }
+        self.note(|| {
+            let ends: Vec<String> =
+                recovery.partitions.iter().map(|p| format!("{}..{}", p.group.partition, p.log_end)).collect();
+            format!("{node} starts with {ends:?}; damages {:?}", recovery.damages)
+        });
+        self.nodes[node].replicas = Some(replicas);
+        self.outputs(node)
     }
 
-    fn outputs(&mut self) -> Result<(), String> {
-        let Some(node) = &mut self.node else {
-            return Ok(());
-        };
-        let outputs = node.take_outputs();
-        self.take(outputs)
+    fn outputs(&mut self, node: usize) -> Result<(), String> {
+        loop {
+            let Some(replicas) = &mut self.nodes[node].replicas else {
+                return Ok(());
+            };
+            let outputs = replicas.take_outputs();
+            if outputs.is_empty() {
+                return Ok(());
+            }
+            self.take(node, outputs)?;
+        }
     }
 
-    /// What the node said, to whom it concerns; every oracle that listens, listens here.
-    fn take(&mut self, outputs: Vec<Output>) -> Result<(), String> {
+    /// What a node said, to whom it concerns; every oracle that listens, listens here.
+    fn take(&mut self, node: usize, outputs: Vec<Output>) -> Result<(), String> {
         for output in outputs {
             self.events += 1;
             match output {
-                Output::Produced(ticket, result) => {
-                    let Some((client, request)) = self.tickets.remove(&ticket) else {
-                        continue;
-                    };
-                    let answer = result.map(|o| o.0).map_err(|e| RemoteError::new(code(&e), e.to_string()));
-                    (self.now_ms, client, request, answer.as_ref().map_err(|e| e.code as u32)).hash(&mut self.trace);
-                    let due = self.now_ms + self.rng.below(self.rates.network_ms + 1);
-                    let c = &mut self.clients[client];
-                    if c.connected {
-                        let due = c.to_client.back().map_or(due, |(last, _, _)| due.max(*last));
-                        c.to_client.push_back((due, request, answer));
+                Output::Send(message) => self.send(node, message)?,
+                Output::Produced(ticket, result) => self.produced(node, ticket, result)?,
+                Output::Confirmed(ticket, result) => {
+                    if let (Some((partition, acked_end)), Ok(offset)) = (self.confirms.remove(&(node, ticket)), result)
+                    {
+                        self.oracle.latest(partition, acked_end, offset.0)?;
                     }
                 }
-                Output::Advanced(group) => {
-                    let Some(node) = &self.node else { continue };
-                    let state = node.state(&group).expect("it has just moved");
-                    if state.is_serving {
-                        self.oracle.high_watermark(group.partition.0, state.high_watermark.0)?;
-                    }
-                }
+                Output::Advanced(group) => self.advanced(node, group)?,
                 Output::ColdRead { .. } => {}
-                Output::Offline(_, what) => {
-                    if !self.rotten {
-                        return Err(format!("a partition goes offline, though nothing has rotted: {what}"));
+                Output::Offline(group, what) => {
+                    if !self.nodes[node].rotten {
+                        return Err(format!("{group} goes offline on {node}, though nothing has rotted: {what}"));
                     }
-                    self.ended = true;
+                    self.note(|| format!("{node}: {group} goes offline: {what}"));
+                    match self.nodes.len() {
+                        1 => self.ended = true,
+                        _ => self.renew(node, std::iter::once(group.partition.0)),
+                    }
                 }
                 Output::Fatal(error) => {
-                    self.note(|| format!("fatal: {error}"));
-                    self.crash(false);
+                    self.note(|| format!("{node}: fatal: {error}"));
+                    self.crash(node, false, false);
                     return Ok(());
                 }
             }
@@ -448,33 +839,114 @@ impl World {
         Ok(())
     }
 
-    /// Hands the broker what has arrived.
-    fn requests(&mut self) {
+    fn send(&mut self, node: usize, message: PeerMessage) -> Result<(), String> {
+        let to = node_of(message.to);
+        // Through its bytes now and then, as on a real wire.
+        let message = match self.rng.chance(50_000) {
+            false => message,
+            true => {
+                let (head, batches) = message.encode();
+                let decoded = PeerMessage::decode(&head, &mut Bytes::from(batches.concat()));
+                decoded.map_err(|e| format!("{e}: {message:?}"))?
+            }
+        };
+        self.network.send(self.now_ms, node, to, message);
+        Ok(())
+    }
+
+    fn produced(
+        &mut self,
+        node: usize,
+        ticket: Ticket,
+        result: Result<thalweg_model::Offset, ProduceError>,
+    ) -> Result<(), String> {
+        if let Some(partition) = self.stale_pins.remove(&(node, ticket)) {
+            return match result {
+                Ok(offset) => Err(format!("a batch with a stale pin was appended at {partition}/{offset}")),
+                Err(_) => Ok(()),
+            };
+        }
+        let Some((client, request)) = self.tickets.remove(&(node, ticket)) else {
+            return Ok(());
+        };
+        let hint = match &result {
+            Err(ProduceError::NotLeader { leader: Some(leader) }) => Some(leader.0 as usize - 1),
+            _ => None,
+        };
+        let answer = result.map(|o| o.0).map_err(|e| RemoteError::new(code(&e), e.to_string()));
+        (self.now_ms, client, request, answer.as_ref().map_err(|e| e.code as u32)).hash(&mut self.trace);
+        let due = self.now_ms + self.rng.below(self.rates.client_ms + 1);
+        let link = &mut self.clients[client].links[node];
+        if link.connected {
+            let due = link.to_client.back().map_or(due, |(last, ..)| due.max(*last));
+            link.to_client.push_back((due, request, answer, hint));
+        }
+        Ok(())
+    }
+
+    fn advanced(&mut self, node: usize, group: TopicPartition) -> Result<(), String> {
+        let partition = group.partition.0;
+        let me = self.replica(partition, node);
+        let Node { replicas: Some(replicas), compared, .. } = &mut self.nodes[node] else { return Ok(()) };
+        let Some(state) = replicas.state(&group) else { return Ok(()) };
+        if state.is_serving {
+            self.oracle.high_watermark(partition, state.leader_epoch.0, state.high_watermark.0)?;
+        }
+        // Log matching: what this replica calls decided, batch by batch, as far as it is in memory.
+        let compared = &mut compared[partition as usize];
+        let from = thalweg_model::Offset((*compared).min(state.high_watermark.0));
+        *compared = state.high_watermark.0;
+        if let ReadOutcome::Batches(batches) = replicas.read_applied(&group, from, 1 << 20) {
+            for batch in batches {
+                self.oracle.decided(partition, me, &batch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a broker what has arrived from clients.
+    fn requests(&mut self, node: usize) {
         let now = self.now();
-        let Some(node) = &mut self.node else { return };
-        for (i, client) in self.clients.iter_mut().enumerate() {
-            while client.to_broker.front().is_some_and(|(due, _)| *due <= self.now_ms) {
-                let (_, request) = client.to_broker.pop_front().expect("just seen");
-                let ticket = Ticket(self.next_ticket);
-                self.next_ticket += 1;
-                self.tickets.insert(ticket, (i, request.id));
-                node.produce(now, name(request.partition), ticket, request.batch, PinEpoch(1), Acks::Quorum);
+        for client in 0..self.clients.len() {
+            loop {
+                let link = &mut self.clients[client].links[node];
+                let Some((_, request)) = link.to_broker.pop_front_if(|(due, _)| *due <= now.mono_ms) else { break };
+                let ticket = self.ticket();
+                self.tickets.insert((node, ticket), (client, request.id));
+                let replicas = self.nodes[node].replicas.as_mut().expect("the caller has looked");
+                replicas.produce(now, name(request.partition), ticket, request.batch, PinEpoch(1), Acks::Quorum);
             }
         }
     }
 
+    fn ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket)
+    }
+
     fn answers(&mut self) -> Result<(), String> {
-        for client in &mut self.clients {
-            while client.to_client.front().is_some_and(|(due, _, _)| *due <= self.now_ms) {
-                let (_, request, answer) = client.to_client.pop_front().expect("just seen");
-                client.core.answered(self.now_ms, request, answer, self.rng.next());
+        for i in 0..self.clients.len() {
+            for node in 0..self.nodes.len() {
+                let now_ms = self.now_ms;
+                while let Some((_, request, answer, hint)) =
+                    self.clients[i].links[node].to_client.pop_front_if(|(due, ..)| *due <= now_ms)
+                {
+                    let moved = answer.as_ref().is_err_and(|e| e.code == ErrorCode::NotLeader);
+                    let chance = self.rng.next();
+                    let partition = self.clients[i].core.answered(now_ms, request, answer, chance);
+                    if let (true, Some(partition)) = (moved, partition) {
+                        let other = hint.unwrap_or_else(|| self.rng.below(self.nodes.len() as u64) as usize);
+                        let epoch = self.clients[i].leaders[partition as usize].1;
+                        self.follow(i, partition, other, epoch);
+                    }
+                }
             }
-            for outcome in client.core.take_outcomes() {
+            for outcome in self.clients[i].core.take_outcomes() {
                 match outcome.result {
                     Ok(base) => {
                         let base = base.expect("acks are quorum");
-                        for (i, id) in outcome.tokens.iter().enumerate() {
-                            self.oracle.acked(*id, outcome.partition, base + i as u64)?;
+                        for (at, id) in outcome.tokens.iter().enumerate() {
+                            self.oracle.acked(*id, outcome.partition, base + at as u64)?;
                         }
                     }
                     Err(Failure::TimedOut(_)) => {}
@@ -485,6 +957,20 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// A client takes another broker for the leader.
+    fn follow(&mut self, client: usize, partition: u32, node: usize, epoch: u32) {
+        let c = &mut self.clients[client];
+        let leader = &mut c.leaders[partition as usize];
+        leader.1 = epoch;
+        if leader.0 != node {
+            leader.0 = node;
+            c.core.disconnected(partition, "the leader has moved");
+            if c.links[node].connected {
+                c.core.connected(partition);
+            }
+        }
     }
 
     fn push(&mut self) {
@@ -504,51 +990,119 @@ impl World {
     }
 
     fn poll(&mut self) -> Result<(), String> {
-        let up = self.node.is_some();
-        for client in &mut self.clients {
-            if up && !client.connected && self.now_ms >= client.reconnect_at_ms {
-                client.connected = true;
-                client.core.connected();
+        let learns = self.now_ms.is_multiple_of(METADATA_EVERY_MS);
+        for i in 0..self.clients.len() {
+            for node in 0..self.nodes.len() {
+                let up = self.is_running(node);
+                let c = &mut self.clients[i];
+                if up && !c.links[node].connected && self.now_ms >= c.links[node].reconnect_at_ms {
+                    c.links[node].connected = true;
+                    for p in 0..PARTITIONS {
+                        if c.leaders[p as usize].0 == node {
+                            c.core.connected(p);
+                        }
+                    }
+                }
             }
-            for request in client.core.poll(self.now_ms, false) {
-                if !client.connected {
+            if learns {
+                self.learn(i);
+            }
+            let c = &mut self.clients[i];
+            for request in c.core.poll(self.now_ms, false) {
+                let link = &mut c.links[c.leaders[request.partition as usize].0];
+                if !link.connected {
                     return Err("a client sends without a connection".into());
                 }
-                let due = self.now_ms + self.rng.below(self.rates.network_ms + 1);
-                let due = client.to_broker.back().map_or(due, |(last, _)| due.max(*last));
-                client.to_broker.push_back((due, request));
+                let due = self.now_ms + self.rng.below(self.rates.client_ms + 1);
+                let due = link.to_broker.back().map_or(due, |(last, _)| due.max(*last));
+                link.to_broker.push_back((due, request));
             }
         }
         Ok(())
     }
 
+    /// Metadata is pushed: some broker tells the client whom it takes for the leader.
+    fn learn(&mut self, client: usize) {
+        let node = self.rng.below(self.nodes.len() as u64) as usize;
+        if !self.is_running(node) {
+            return;
+        }
+        for p in 0..PARTITIONS {
+            let state = self.nodes[node].replicas.as_ref().and_then(|r| r.state(&name(p)));
+            let Some((leader, epoch)) = state.and_then(|s| Some((s.leader?, s.leader_epoch.0))) else { continue };
+            if epoch > self.clients[client].leaders[p as usize].1 {
+                self.follow(client, p, node_of(leader), epoch);
+            }
+        }
+    }
+
+    /// Readers, requests for `latest`, and a client with an old partitioner.
+    fn ask_around(&mut self) -> Result<(), String> {
+        let node = self.rng.below(self.nodes.len() as u64) as usize;
+        let partition = self.rng.below(PARTITIONS as u64) as u32;
+        let (reads, confirms, places) = (self.rng.chance(4_000), self.rng.chance(10_000), self.rng.chance(2_000));
+        if !self.is_running(node) {
+            return Ok(());
+        }
+        if reads {
+            self.read_all(node, partition)?;
+        }
+        let now = self.now();
+        if confirms && self.is_running(node) {
+            let ticket = self.ticket();
+            let acked_end = self.oracle.acked_end(partition);
+            self.confirms.insert((node, ticket), (partition, acked_end));
+            self.nodes[node].replicas.as_mut().expect("it runs").confirm(now, name(partition), ticket);
+            self.outputs(node)?;
+        }
+        if places && self.is_running(node) {
+            let ticket = self.ticket();
+            self.stale_pins.insert((node, ticket), partition);
+            let mut builder = BatchBuilder::new();
+            builder.push(&Record::default());
+            let batch = builder.build(Codec::None, None);
+            let replicas = self.nodes[node].replicas.as_mut().expect("it runs");
+            replicas.produce(now, name(partition), ticket, batch, PinEpoch(0), Acks::Quorum);
+            self.outputs(node)?;
+        }
+        Ok(())
+    }
+
     /// Reads a partition as a consumer would, from its start to the high watermark.
-    fn read_all(&mut self, partition: u32) -> Result<(), String> {
+    fn read_all(&mut self, node: usize, partition: u32) -> Result<(), String> {
         let group = name(partition);
-        let Some(state) = self.node.as_ref().and_then(|n| n.state(&group)).filter(|s| s.is_serving) else {
+        let state = |w: &World| w.nodes[node].replicas.as_ref().and_then(|n| n.state(&group)).filter(|s| s.is_serving);
+        let Some(before) = state(self) else {
             return Ok(());
         };
-        let start = self.node.as_ref().and_then(|n| n.log().log_start(&group)).unwrap_or_default();
-        let until = state.high_watermark;
+        let start = self.nodes[node].replicas.as_ref().and_then(|n| n.log().log_start(&group)).unwrap_or_default();
+        let until = before.high_watermark;
+        let is_newest = before.leader_epoch.0 >= self.oracle.newest_epoch(partition);
         let (mut from, mut records) = (start, Vec::new());
         while from < until {
-            let Some(node) = &mut self.node else {
+            let Some(replicas) = &mut self.nodes[node].replicas else {
                 return Ok(());
             };
-            let batches = match node.read(&group, from, 4 << 10) {
+            let high_watermark = replicas.state(&group).map(|s| s.high_watermark);
+            let batches = match replicas.read(&group, from, 4 << 10) {
                 ReadOutcome::Batches(batches) => batches,
-                ReadOutcome::Pending(op) => match self.await_read(op)? {
+                ReadOutcome::Pending(op) => match self.await_read(node, op)? {
                     Some(batches) => batches,
                     None => return Ok(()),
                 },
                 // Retention went by while this read waited.
                 ReadOutcome::BelowStart(_) => return Ok(()),
-                ReadOutcome::Offline(_) if self.rotten => return Ok(()),
+                ReadOutcome::Offline(_) if self.nodes[node].rotten => return Ok(()),
+                // It was replaced as leader meanwhile.
+                _ if state(self).is_none_or(|s| s.leader_epoch != before.leader_epoch) => return Ok(()),
                 other => {
                     return Err(format!("a reader of {partition} at {from} below {until} gets {other:?}"));
                 }
             };
             for batch in batches {
+                if high_watermark.is_some_and(|h| batch.end_offset() > h) {
+                    return Err(format!("a reader of {partition} gets {batch:?} above the high watermark {until}"));
+                }
                 let first = batch.base_offset().max(from);
                 if batch.base_offset() >= until {
                     break;
@@ -566,41 +1120,45 @@ impl World {
             }
         }
         (self.now_ms, partition, records.len()).hash(&mut self.trace);
-        self.note(|| format!("reads {partition}: {start}..{until}"));
-        self.oracle.read(partition, start.0, until.0, &records)
+        self.note(|| format!("reads {partition} from {node}: {start}..{until}"));
+        self.oracle.read(partition, start.0, until.0, is_newest, &records)
     }
 
-    /// Lets the disk work until a cold read is there; `None` when the partition goes offline meanwhile.
-    fn await_read(&mut self, op: thalweg_commit_log::OpId) -> Result<Option<Vec<thalweg_model::RecordBatch>>, String> {
+    /// Lets the disk work until a cold read is there; `None` when the partition goes offline meanwhile. The others wait.
+    fn await_read(
+        &mut self,
+        node: usize,
+        op: thalweg_commit_log::OpId,
+    ) -> Result<Option<Vec<thalweg_model::RecordBatch>>, String> {
         for _ in 0..1_000 {
             self.now_ms += 1;
             let now = self.now();
-            let completions = self.disk.advance(self.now_ms);
-            let Some(node) = &mut self.node else {
+            let completions = self.nodes[node].disk.advance(self.now_ms);
+            let Some(replicas) = &mut self.nodes[node].replicas else {
                 return Ok(None);
             };
             for completion in completions {
-                node.complete(now, completion);
+                replicas.complete(now, completion);
             }
             let mut found = None;
             let mut others = Vec::new();
-            for output in node.take_outputs() {
+            for output in replicas.take_outputs() {
                 match output {
                     Output::ColdRead { op: done, result, .. } if done == op => found = Some(result),
                     other => others.push(other),
                 }
             }
-            self.take(others)?;
+            self.take(node, others)?;
             match found {
                 Some(Ok(batches)) => return Ok(Some(batches)),
-                Some(Err(_)) if self.rotten => {
-                    self.ended = true;
+                Some(Err(_)) if self.nodes[node].rotten => {
+                    self.ended |= self.nodes.len() == 1;
                     return Ok(None);
                 }
                 Some(Err(what)) => {
                     return Err(format!("a cold read fails, though nothing has rotted: {what}"));
                 }
-                None if self.node.is_none() => return Ok(None),
+                None if self.nodes[node].replicas.is_none() => return Ok(None),
                 None => {}
             }
         }
@@ -611,7 +1169,7 @@ impl World {
 /// As the broker's shell translates it.
 fn code(error: &ProduceError) -> ErrorCode {
     match error {
-        ProduceError::NotLeader => ErrorCode::NotLeader,
+        ProduceError::NotLeader { .. } => ErrorCode::NotLeader,
         ProduceError::StalePin { .. } => ErrorCode::StalePin,
         ProduceError::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
         ProduceError::Fenced { .. } => ErrorCode::ProducerFenced,

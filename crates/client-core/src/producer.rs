@@ -136,6 +136,8 @@ struct Partition<T> {
     /// After a failure nothing is sent until all answers are in and this time has come.
     retry_at_ms: Option<u64>,
     last_obstacle: Option<String>,
+    /// There is a stream to its leader.
+    connected: bool,
 }
 
 /// See the module. `T` is what the caller wants back with each record's outcome.
@@ -146,7 +148,6 @@ pub struct ProducerCore<T> {
     next_request: u64,
     outcomes: Vec<Outcome<T>>,
     buffered_bytes: usize,
-    connected: bool,
 }
 
 impl<T> ProducerCore<T> {
@@ -160,6 +161,7 @@ impl<T> ProducerCore<T> {
             next_ordinal: 0,
             retry_at_ms: None,
             last_obstacle: None,
+            connected: false,
         };
         ProducerCore {
             config,
@@ -168,7 +170,6 @@ impl<T> ProducerCore<T> {
             next_request: 1,
             outcomes: Vec::new(),
             buffered_bytes: 0,
-            connected: false,
         }
     }
 
@@ -219,32 +220,43 @@ impl<T> ProducerCore<T> {
         self.partitions.iter().all(|p| p.open.is_none() && p.batches.is_empty())
     }
 
-    /// A connection is there: what was in flight on the last one is sent again, in order.
-    pub fn connected(&mut self) {
-        self.connected = true;
+    /// There is a stream to the partition's leader: what was in flight on the last one is sent again, in order.
+    pub fn connected(&mut self, partition: u32) {
+        self.partitions[partition as usize].connected = true;
     }
 
-    /// The connection is lost, with all answers that had not come; `why` ends up in the error of what times out.
-    pub fn disconnected(&mut self, why: &str) {
-        self.connected = false;
-        for p in &mut self.partitions {
-            for batch in p.batches.iter_mut().filter(|b| b.waiting) {
-                batch.waiting = false;
-            }
-            if !p.batches.is_empty() || p.open.is_some() {
-                p.last_obstacle = Some(why.to_owned());
-            }
+    /// The stream to the partition's leader is lost or not wanted any more, with all answers that had not come; `why` ends
+    /// up in the error of what times out.
+    pub fn disconnected(&mut self, partition: u32, why: &str) {
+        let p = &mut self.partitions[partition as usize];
+        p.connected = false;
+        for batch in p.batches.iter_mut().filter(|b| b.waiting) {
+            batch.waiting = false;
         }
+        if !p.batches.is_empty() || p.open.is_some() {
+            p.last_obstacle = Some(why.to_owned());
+        }
+    }
+
+    /// True while there is a stream to the partition's leader.
+    pub fn is_connected(&self, partition: u32) -> bool {
+        self.partitions[partition as usize].connected
+    }
+
+    /// True when the partition has records without an outcome.
+    pub fn has_work(&self, partition: u32) -> bool {
+        let p = &self.partitions[partition as usize];
+        p.open.is_some() || !p.batches.is_empty()
     }
 
     /// What to send now; call it after everything that may have changed it. `flush` closes open batches at once.
     pub fn poll(&mut self, now_ms: u64, flush: bool) -> Vec<Request> {
         let mut requests = Vec::new();
         let config = self.config;
-        let can_send = self.connected && self.is_identified();
+        let is_identified = self.is_identified();
         for (index, p) in self.partitions.iter_mut().enumerate() {
             expire(index as u32, p, now_ms, &config, &mut self.outcomes, &mut self.buffered_bytes);
-            if !can_send {
+            if !p.connected || !is_identified {
                 continue;
             }
             if let Some(at) = p.retry_at_ms {
@@ -302,20 +314,28 @@ impl<T> ProducerCore<T> {
         requests
     }
 
-    /// The broker's answer to a request. `chance` jitters the wait before a retry.
-    pub fn answered(&mut self, now_ms: u64, request: u64, result: Result<u64, RemoteError>, chance: u64) {
+    /// The broker's answer to a request. `chance` jitters the wait before a retry. Answers with the request's partition;
+    /// `None` for one that is not waited for any more.
+    pub fn answered(
+        &mut self,
+        now_ms: u64,
+        request: u64,
+        result: Result<u64, RemoteError>,
+        chance: u64,
+    ) -> Option<u32> {
         let config = self.config;
         let found = self.partitions.iter_mut().enumerate().find_map(|(i, p)| {
             let at = p.batches.iter().position(|b| b.request == request && b.waiting)?;
             Some((i, p, at))
         });
         // A request whose records have timed out meanwhile is not waited for any more.
-        let Some((index, p, at)) = found else { return };
+        let (index, p, at) = found?;
+        let partition = Some(index as u32);
         let error = match result {
             Ok(offset) => {
                 let batch = p.batches.remove(at).expect("just found");
                 self.finish(index, batch, Ok(Some(offset)));
-                return;
+                return partition;
             }
             Err(error) => error,
         };
@@ -331,7 +351,7 @@ impl<T> ProducerCore<T> {
             _ => {
                 let batch = p.batches.remove(at).expect("just found");
                 self.finish(index, batch, Err(Failure::Refused(error)));
-                return;
+                return partition;
             }
         }
         let attempt = p.batches[at].attempts;
@@ -342,6 +362,7 @@ impl<T> ProducerCore<T> {
         };
         let at_ms = now_ms + wait_ms;
         p.retry_at_ms = Some(p.retry_at_ms.map_or(at_ms, |t| t.max(at_ms)));
+        partition
     }
 
     fn finish(&mut self, index: usize, batch: Batch<T>, result: Result<Option<u64>, Failure>) {
@@ -368,7 +389,7 @@ impl<T> ProducerCore<T> {
     pub fn deadline_ms(&self) -> Option<u64> {
         let config = self.config;
         let of = |p: &Partition<T>| {
-            let linger = p.open.as_ref().filter(|_| self.connected).map(|o| o.since_ms + config.linger_ms);
+            let linger = p.open.as_ref().filter(|_| p.connected).map(|o| o.since_ms + config.linger_ms);
             let expiry = p.open.as_ref().map(|o| o.since_ms + config.delivery_timeout_ms);
             let oldest = p.batches.front().map(|b| b.expires_ms);
             linger.into_iter().chain(expiry).chain(oldest).chain(p.retry_at_ms).min()
@@ -444,7 +465,7 @@ mod tests {
     fn producer(batch_bytes: usize) -> ProducerCore<u32> {
         let mut p = ProducerCore::new(ProducerConfig { batch_bytes, ..Default::default() }, 1);
         p.identify(ProducerIdentity { id: ProducerId(9), epoch: ProducerEpoch(0) });
-        p.connected();
+        p.connected(0);
         p
     }
 
@@ -485,9 +506,9 @@ mod tests {
         let sent = p.poll(0, true);
         assert_eq!(sent.iter().map(sequence).collect::<Vec<_>>(), [(0, 0), (0, 1), (0, 2)]);
         p.answered(1, sent[0].id, Ok(7), 0);
-        p.disconnected("cable");
+        p.disconnected(0, "cable");
         assert!(p.poll(2, false).is_empty());
-        p.connected();
+        p.connected(0);
         let again = p.poll(3, false);
         assert_eq!(again.iter().map(sequence).collect::<Vec<_>>(), [(0, 1), (0, 2)]);
         let outcomes = p.take_outcomes();
@@ -514,16 +535,16 @@ mod tests {
         let mut p = producer(150);
         p.push(0, 0, &record(), 0);
         let sent = p.poll(0, true);
-        p.disconnected("cable");
+        p.disconnected(0, "cable");
         p.push(60_000, 0, &record(), 1);
-        p.connected();
+        p.connected(0);
         let again = p.poll(60_000, true);
         assert_eq!(again.iter().map(sequence).collect::<Vec<_>>(), [(0, 0), (0, 1)]);
-        p.disconnected("cable");
+        p.disconnected(0, "cable");
         assert!(p.poll(120_000, false).is_empty());
         let outcomes = p.take_outcomes();
         assert_eq!(outcomes[0].result, Err(Failure::TimedOut(Some("cable".into()))));
-        p.connected();
+        p.connected(0);
         // The second may have been appended: its number stays until the broker says that there is a gap before it.
         let again = p.poll(120_001, false);
         assert_eq!(sequence(&again[0]), (0, 1));

@@ -9,6 +9,7 @@
 //! - an entry leaves the write-ahead log only when a synced manifest covers it (`log.rs`, `recycle`);
 //! - recovery never cuts what was known durable (`recovery.rs`).
 
+mod configuration;
 mod disk;
 mod frame;
 mod log;
@@ -19,18 +20,34 @@ mod recovery;
 mod segment;
 mod wal;
 
+pub use configuration::{Configuration, MemberChange};
 pub use disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
 pub use frame::{FRAME_HEADER_BYTES, Lsn, SECTOR_BYTES};
-pub use log::{CommitLog, Config, LogEvent, ReadOutcome};
+pub use log::{CommitLog, Config, Install, LogEvent, PeerBase, ReadOutcome};
 pub use manifest::SegmentsEnd;
-pub use partition::HardState;
+pub use partition::{HardState, InstallEnd};
 pub use producers::{PRODUCERS_MAX, ProducerTable, SequenceCheck, Written};
 pub use recovery::{Damage, OpenError, RecoveredPartition, Recovery};
 
-/// A planted bug, for the simulator to find; see docs/MUTANTS.md.
-#[cfg(feature = "mutants")]
+/// A planted bug, for the simulator to find; see docs/MUTANTS.md. Only the feature `mutants` can plant one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
     /// A sync batch starts in the sector where the one before it ended.
     SyncedSectorRewritten,
+    /// Recycling a log file forgets the votes that stand in it.
+    VoteRecycledAway,
+    /// A log file is used again as soon as what lives in it has been appended again, synced or not.
+    FreedBeforeCarriedOver,
+    /// An entry that was carried over discards those behind it on replay.
+    CarriedOverDiscards,
+    /// A manifest is written before the segment that it covers is synced.
+    ManifestBeforeSegment,
+    /// A rebuilding discards what the replica had with its first part in segments, not with its last.
+    InstallDiscardsEarly,
+    /// Whatever stands at the log's end counts as a write that never ended.
+    DamageTakenForTorn,
+    /// A damaged frame is cut although it was synced.
+    RotCut,
+    /// A failed fsync counts as done.
+    SyncErrorIgnored,
 }

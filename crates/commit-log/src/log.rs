@@ -1,23 +1,26 @@
 //! The log of one data directory: what is appended, what is durable, what may be forgotten.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use thalweg_model::{DirectoryId, LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicPartition};
 
+use crate::configuration::Configuration;
 use crate::disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
 use crate::frame::{Frame, FrameKind, Lsn};
 use crate::manifest::SegmentsEnd;
-use crate::partition::{HardState, PartitionLog, TailEntry};
+use crate::partition::{HardState, InstallEnd, Installing, PartitionLog, TailEntry};
 use crate::producers::ProducerTable;
 use crate::recovery::{self, OpenError, RecoveredPartition, Recovery};
 use crate::segment::{self, EXTENSIONS, Range, SUM_RECORD_BYTES, Segment, SegmentWrite};
-use crate::wal::Wal;
+use crate::wal::{SectorSums, Spare, Wal, old_sums_file};
 
 /// Most bytes that one flush writes to a segment.
 const FLUSH_WRITE_BYTES_MAX: usize = 8 << 20;
 /// After a full disk the next attempt waits this long.
 const FULL_RETRY_MS: u64 = 1_000;
+/// How often the oldest log file is looked through for what still lives in it: with many partitions that is no small work.
+const RECYCLE_EVERY_MS: u64 = 5;
 
 /// Sizes; all in bytes unless the name says otherwise.
 #[derive(Clone, Copy, Debug)]
@@ -38,9 +41,16 @@ pub struct Config {
     pub unflushed_bytes: usize,
     /// Silence after which a marker frame covers what was synced last.
     pub marker_idle_ms: u64,
-    /// A planted bug.
-    #[cfg(feature = "mutants")]
+    /// Most bytes sent at once to a replica that catches up.
+    pub part_bytes: usize,
+    /// A planted bug; only the feature `mutants` heeds it.
     pub mutant: Option<crate::Mutant>,
+}
+
+impl Config {
+    pub(crate) fn is_planted(&self, mutant: crate::Mutant) -> bool {
+        cfg!(feature = "mutants") && self.mutant == Some(mutant)
+    }
 }
 
 impl Default for Config {
@@ -54,7 +64,7 @@ impl Default for Config {
             tail_bytes: 64 << 20,
             unflushed_bytes: 128 << 20,
             marker_idle_ms: 50,
-            #[cfg(feature = "mutants")]
+            part_bytes: 1 << 20,
             mutant: None,
         }
     }
@@ -81,6 +91,13 @@ pub enum LogEvent {
         /// File and position.
         what: String,
     },
+    /// What [`CommitLog::install`] put in place is in segments and synced.
+    Installed {
+        /// The partition.
+        group: TopicPartition,
+        /// The last installed entry.
+        to: RaftIndex,
+    },
     /// An fsync or a log write failed: what is on disk is unknown, and the process must end.
     Fatal(DiskError),
 }
@@ -100,11 +117,40 @@ pub enum ReadOutcome {
     Offline(String),
 }
 
+/// Committed entries for a replica that is behind, as its leader holds them.
+#[derive(Clone, Debug)]
+pub struct Install {
+    /// Index of the first batch: the one after the last that is committed here, unless `restarts_at` is set.
+    pub first_index: RaftIndex,
+    /// In order, without gaps.
+    pub batches: Vec<RecordBatch>,
+    /// Everything that the replica held goes, because its leader holds nothing before these batches any more; readers may
+    /// not go below this offset.
+    pub restarts_at: Option<Offset>,
+    /// Set with the last part after a restart.
+    pub end: Option<InstallEnd>,
+}
+
+/// What a replica needs to be rebuilt from this one.
+#[derive(Clone, Debug)]
+pub struct PeerBase {
+    /// Offset and index of the first entry that is kept here.
+    pub first: (Offset, RaftIndex),
+    /// First offset that readers may have.
+    pub log_start: Offset,
+    /// End of the segments, as of which `state` is known.
+    pub end: SegmentsEnd,
+    /// Members and producers as of `end`.
+    pub state: InstallEnd,
+}
+
 enum Purpose {
     WalBatch(Lsn),
     WalCreate,
+    WalSums,
     Flush {
         group: TopicPartition,
+        copy: u64,
         plan: SegmentWrite,
         end: SegmentsEnd,
         batches: Vec<(RaftIndex, RecordBatch)>,
@@ -112,6 +158,7 @@ enum Purpose {
     },
     ColdRead {
         group: TopicPartition,
+        copy: u64,
         file: FileName,
         ranges: Vec<Range>,
         from: Offset,
@@ -130,6 +177,20 @@ pub struct CommitLog<D> {
     events: Vec<LogEvent>,
     /// Files to delete once a frame is durable.
     deletions: Vec<(Lsn, Vec<Step>)>,
+    /// Manifests that are not synced yet, with the last entry that each covers.
+    manifests_pending: VecDeque<(Lsn, TopicPartition, RaftIndex)>,
+    /// Rebuildings that are done once a frame is durable.
+    installs_pending: Vec<(Lsn, TopicPartition, RaftIndex)>,
+    /// Partitions with enough to flush.
+    flush_due: BTreeSet<TopicPartition>,
+    /// Partitions with a new log start, which waits for its manifest.
+    manifest_due: BTreeSet<TopicPartition>,
+    /// Partitions that were dropped: until the frame that says so is durable, their files stay, and a new copy of the same
+    /// name writes none.
+    dropping: BTreeMap<TopicPartition, Lsn>,
+    next_copy: u64,
+    /// When the oldest log file is looked through next.
+    next_recycle_ms: u64,
     tail_bytes: usize,
     unflushed_bytes: usize,
     /// Set by a full disk; while it lasts, appends are refused and writes wait until then.
@@ -142,7 +203,7 @@ pub struct CommitLog<D> {
 impl<D: Disk> CommitLog<D> {
     /// Opens the directory and recovers what it holds. Blocks while it reads.
     pub fn open(mut disk: D, directory: DirectoryId, config: Config) -> Result<(Self, Recovery), OpenError> {
-        let opened = recovery::open(&mut disk, directory)?;
+        let opened = recovery::open(&mut disk, directory, &config)?;
         let strays = recovery::strays(&mut disk, &opened.partitions, &opened.dropped)?;
         let mut log = CommitLog {
             disk,
@@ -153,17 +214,24 @@ impl<D: Disk> CommitLog<D> {
             next_op: 1,
             events: Vec::new(),
             deletions: Vec::new(),
+            manifests_pending: VecDeque::new(),
+            installs_pending: Vec::new(),
+            flush_due: BTreeSet::new(),
+            manifest_due: BTreeSet::new(),
+            dropping: BTreeMap::new(),
+            next_copy: 1,
+            next_recycle_ms: 0,
             tail_bytes: 0,
             unflushed_bytes: 0,
             full_until_ms: None,
             spare_bytes_max: config.wal_file_bytes,
             fatal: false,
         };
-        #[cfg(feature = "mutants")]
-        {
-            log.wal.rewrite_sectors = config.mutant == Some(crate::Mutant::SyncedSectorRewritten);
-        }
+        log.wal.rewrite_sectors = config.is_planted(crate::Mutant::SyncedSectorRewritten);
         log.tail_bytes = log.partitions.values().map(|p| p.tail_bytes).sum();
+        for spare in std::mem::take(&mut log.wal.found) {
+            log.retire(0, spare);
+        }
         if !strays.is_empty() {
             let steps = strays.into_iter().map(|file| Step::Delete { file }).collect();
             log.submit(Lane::Bulk, steps, Purpose::Delete);
@@ -179,7 +247,9 @@ impl<D: Disk> CommitLog<D> {
 
     /// Starts a partition that the directory does not hold yet. It exists on disk with its first frame.
     pub fn create_partition(&mut self, group: TopicPartition) {
-        self.partitions.entry(group).or_default();
+        let copy = self.next_copy;
+        self.next_copy += 1;
+        self.partitions.entry(group).or_insert_with(|| PartitionLog { copy, ..Default::default() });
     }
 
     /// Removes a partition: its files go when the frame that says so is durable.
@@ -189,6 +259,10 @@ impl<D: Disk> CommitLog<D> {
         };
         self.tail_bytes -= log.tail_bytes;
         self.unflushed_bytes -= log.unflushed_bytes;
+        self.manifests_pending.retain(|(_, name, _)| *name != group);
+        self.installs_pending.retain(|(_, name, _)| *name != group);
+        self.flush_due.remove(&group);
+        self.manifest_due.remove(&group);
         self.push(FrameKind::Dropped, group, LeaderEpoch(0), RaftIndex(0), Offset(0), Bytes::new());
         // A crash before the frame is synced brings the partition back without files, so they wait for it: the bulk lane
         // deletes after the log lane has synced, because recovery takes a missing segment for damage.
@@ -196,7 +270,9 @@ impl<D: Disk> CommitLog<D> {
             .segments
             .iter()
             .flat_map(|s| EXTENSIONS.map(|e| Step::Delete { file: segment::file(&group, s.base_offset, e) }))
+            .chain(log.installing.into_iter().flat_map(|i| i.stale_files))
             .collect();
+        self.dropping.insert(group, Lsn(self.wal.next_lsn.0 - 1));
         self.deletions.push((Lsn(self.wal.next_lsn.0 - 1), files));
     }
 
@@ -217,7 +293,9 @@ impl<D: Disk> CommitLog<D> {
 
     /// Queues a new term or vote.
     pub fn set_hard_state(&mut self, group: TopicPartition, state: HardState) -> Lsn {
-        let lsn = self.push(FrameKind::HardState, group, state.term, RaftIndex(state.vote), Offset(0), Bytes::new());
+        // The replica id stands where an entry has its offset.
+        let (vote, replica) = (RaftIndex(state.vote), Offset(state.replica.0));
+        let lsn = self.push(FrameKind::HardState, group, state.term, vote, replica, Bytes::new());
         let log = self.partitions.get_mut(&group).expect("the caller created the partition");
         log.hard_state = state;
         log.hard_state_lsn = lsn;
@@ -230,6 +308,93 @@ impl<D: Disk> CommitLog<D> {
         let before = log.unflushed_bytes;
         log.set_committed(index);
         self.unflushed_bytes = self.unflushed_bytes + log.unflushed_bytes - before;
+        if log.unflushed_bytes >= self.config.flush_bytes {
+            self.flush_due.insert(group);
+        }
+    }
+
+    /// The members of the group as of the entry at `index`, which is on a quorum; index 0 for those it was made with.
+    pub fn set_configuration(&mut self, group: TopicPartition, index: RaftIndex, configuration: Configuration) {
+        let log = self.partitions.get_mut(&group).expect("the caller created the partition");
+        match index > log.end.index {
+            true => log.configurations.push_back((index, configuration)),
+            false if index == RaftIndex(0) => drop(log.configuration.get_or_insert(configuration)),
+            false => log.configuration = Some(configuration),
+        }
+    }
+
+    /// True while segments of the partition are being written, so that [`install`](Self::install) must wait.
+    pub fn is_flushing(&self, group: &TopicPartition) -> bool {
+        let flushing = self.partitions.get(group).is_some_and(|p| p.flushing);
+        flushing || self.is_installing(group) || self.dropping.contains_key(group)
+    }
+
+    /// True until what was [installed](Self::install) is in segments.
+    pub fn is_installing(&self, group: &TopicPartition) -> bool {
+        let waits = self.installs_pending.iter().any(|(_, name, _)| name == group);
+        waits || self.partitions.get(group).is_some_and(|p| p.installing.is_some())
+    }
+
+    /// Where the entries end that are known to be on a quorum: next offset and next index.
+    pub fn committed_end(&self, group: &TopicPartition) -> Option<(Offset, RaftIndex)> {
+        let log = self.partitions.get(group)?;
+        let last = log.tail_after(log.committed).checked_sub(1).map(|at| &log.tail[at]);
+        let last = last.filter(|e| e.index > log.end.index);
+        Some(last.map_or((log.end.offset, log.end.index.next()), |e| (e.batch.end_offset(), e.index.next())))
+    }
+
+    /// Takes a partition out of service, because of something that this log cannot see.
+    pub fn set_offline(&mut self, group: TopicPartition, what: String) {
+        if let Some(log) = self.partitions.get_mut(&group) {
+            log.offline.get_or_insert(what);
+        }
+    }
+
+    /// Puts committed entries in place that this replica has missed, without writing them to the log: they go straight to
+    /// segments, and count once [`LogEvent::Installed`] says so. A crash before leaves the replica as it was.
+    ///
+    /// Entries above the last one stay if that one stands here already; otherwise they conflict and go (Raft §7, rule 6).
+    ///
+    /// # Panics
+    /// While the partition [is flushing](Self::is_flushing), or when the entries leave a gap.
+    pub fn install(&mut self, group: TopicPartition, install: Install) {
+        let log = self.partitions.get_mut(&group).expect("the caller created the partition");
+        assert!(!log.flushing && log.installing.is_none(), "one writer per segment");
+        let last = install.batches.last().expect("at least one batch");
+        let to = RaftIndex(install.first_index.0 + install.batches.len() as u64 - 1);
+        let last_epoch = last.header().leader_epoch;
+        let (tail_before, unflushed_before) = (log.tail_bytes, log.unflushed_bytes);
+        let mut stale_files = Vec::new();
+        if let Some(log_start) = install.restarts_at {
+            let gone = std::mem::take(&mut log.segments);
+            let files =
+                |s: &Segment| EXTENSIONS.map(|e| Step::Delete { file: segment::file(&group, s.base_offset, e) });
+            stale_files.extend(gone.iter().flat_map(files));
+            let before = RaftIndex(install.first_index.0 - 1);
+            let offset = install.batches[0].base_offset();
+            assert!(gone.iter().all(|s| s.base_offset < offset), "a new segment takes no old one's name");
+            log.truncate_after(RaftIndex(0));
+            log.end = SegmentsEnd { offset, index: before, epoch: LeaderEpoch(0) };
+            (log.committed, log.log_start, log.unflushed_bytes) = (before, log_start, 0);
+            log.producers = ProducerTable::default();
+            log.configuration = None;
+            log.configurations.clear();
+            log.incomplete = true;
+        }
+        assert_eq!(install.first_index, log.committed.max(log.end.index).next(), "installed entries leave no gap");
+        let stands = log.tail.iter().rev().find(|e| e.index <= to).filter(|e| e.index == to);
+        let stays = stands.is_some_and(|e| e.batch.header().leader_epoch == last_epoch);
+        if !stays {
+            log.truncate_after(RaftIndex(install.first_index.0 - 1));
+            for (i, batch) in install.batches.into_iter().enumerate() {
+                log.append(TailEntry { index: RaftIndex(install.first_index.0 + i as u64), batch });
+            }
+        }
+        log.set_committed(to);
+        log.installing = Some(Installing { to, discards: !stays, stale_files, end: install.end });
+        self.tail_bytes = self.tail_bytes + log.tail_bytes - tail_before;
+        self.unflushed_bytes = self.unflushed_bytes + log.unflushed_bytes - unflushed_before;
+        self.flush_due.insert(group);
     }
 
     /// Readers may not go below `offset` any more; whole segments below it are deleted.
@@ -237,7 +402,7 @@ impl<D: Disk> CommitLog<D> {
         let log = self.partitions.get_mut(&group).expect("the caller created the partition");
         if offset > log.log_start {
             log.log_start = offset;
-            log.manifest_due = true;
+            self.manifest_due.insert(group);
         }
     }
 
@@ -278,6 +443,42 @@ impl<D: Disk> CommitLog<D> {
         if from < log.log_start {
             return ReadOutcome::BelowStart(log.log_start);
         }
+        self.read_kept(group, from, until, bytes_max)
+    }
+
+    /// The same for a peer, which also gets what stands below the log start as long as it is there.
+    pub fn read_for_peer(
+        &mut self,
+        group: &TopicPartition,
+        from: Offset,
+        until: Offset,
+        bytes_max: usize,
+    ) -> ReadOutcome {
+        match self.peer_base(group).map(|base| base.first.0) {
+            Some(first) if from < first => ReadOutcome::BelowStart(first),
+            _ => self.read_kept(group, from, until, bytes_max),
+        }
+    }
+
+    /// What a replica would be rebuilt from here; `None` while this one is being rebuilt itself, or holds no segment.
+    pub fn peer_base(&self, group: &TopicPartition) -> Option<PeerBase> {
+        let log = self.partitions.get(group).filter(|p| !p.incomplete)?;
+        let first = log.segments.front()?.ranges.first()?;
+        Some(PeerBase {
+            first: (first.base_offset, first.first_index),
+            log_start: log.log_start,
+            end: log.end,
+            state: InstallEnd { configuration: log.configuration.clone()?, producers: log.producers.clone() },
+        })
+    }
+
+    fn read_kept(&mut self, group: &TopicPartition, from: Offset, until: Offset, bytes_max: usize) -> ReadOutcome {
+        let Some(log) = self.partitions.get(group) else {
+            return ReadOutcome::Offline("this broker does not hold the partition".into());
+        };
+        if let Some(what) = &log.offline {
+            return ReadOutcome::Offline(what.clone());
+        }
         if from >= until {
             return ReadOutcome::AtEnd;
         }
@@ -313,7 +514,7 @@ impl<D: Disk> CommitLog<D> {
         let bytes_count = (ranges.last().expect("at least one").to - at) as usize;
         let file = segment::file(group, segment.base_offset, "log");
         let step = Step::Read { file: file.clone(), at, bytes_count };
-        let purpose = Purpose::ColdRead { group: *group, file, ranges, from };
+        let purpose = Purpose::ColdRead { group: *group, copy: log.copy, file, ranges, from };
         ReadOutcome::Pending(self.submit(Lane::Read, vec![step], purpose))
     }
 
@@ -347,8 +548,12 @@ impl<D: Disk> CommitLog<D> {
         if self.wal.wants_marker(now_ms, self.config.marker_idle_ms) {
             self.push_marker();
         }
-        self.start_flushes();
-        self.recycle();
+        let looks_through = now_ms >= self.next_recycle_ms && self.wal.files.len() > 1;
+        if looks_through {
+            self.next_recycle_ms = now_ms + RECYCLE_EVERY_MS;
+        }
+        self.start_flushes(looks_through);
+        self.recycle(looks_through);
         self.make_spare();
         if let Some(batch) = self.wal.start_batch() {
             let id = self.submit(Lane::Wal, batch.steps, Purpose::WalBatch(batch.last));
@@ -359,7 +564,8 @@ impl<D: Disk> CommitLog<D> {
     /// When [`pump`](Self::pump) must be called even if nothing happens.
     pub fn deadline_ms(&self) -> Option<u64> {
         let marker = self.wal.marker_deadline_ms(self.config.marker_idle_ms);
-        marker.into_iter().chain(self.full_until_ms).min()
+        let recycle = (self.wal.files.len() > 1).then_some(self.next_recycle_ms);
+        marker.into_iter().chain(self.full_until_ms).chain(recycle).min()
     }
 
     /// Takes a finished submission.
@@ -369,13 +575,16 @@ impl<D: Disk> CommitLog<D> {
         };
         match (purpose, completion.result) {
             (Purpose::WalBatch(last), Ok(_)) => self.durable(now_ms, last),
+            (Purpose::WalBatch(last), Err(_)) if self.config.is_planted(crate::Mutant::SyncErrorIgnored) => {
+                self.durable(now_ms, last);
+            }
             (Purpose::WalBatch(_), Err(e)) => self.fail(e),
             (Purpose::WalCreate, result) => {
                 let (_, name, bytes) = self.wal.creating.take().expect("one file is made at a time");
                 match result {
                     Ok(_) => {
                         self.spare_bytes_max = self.config.wal_file_bytes;
-                        self.wal.spares.push((name, bytes));
+                        self.wal.spares.push(Spare { name, bytes, sums: SectorSums::default() });
                     }
                     // A disk that is nearly full may hold a smaller file still.
                     Err(e) if e.full && bytes / 2 >= self.config.wal_first_bytes.max(self.wal.room_needed()) => {
@@ -385,22 +594,37 @@ impl<D: Disk> CommitLog<D> {
                     Err(e) => self.fail(e),
                 }
             }
-            (Purpose::Flush { group, plan, end, batches, new }, Ok(_)) => self.flushed(group, plan, end, &batches, new),
-            (Purpose::Flush { group, .. }, Err(e)) => {
-                if let Some(log) = self.partitions.get_mut(&group) {
+            (Purpose::WalSums, result) => {
+                let spare = self.wal.retiring.remove(&completion.id).expect("submitted with its file");
+                match result {
+                    Ok(_) => self.wal.spares.push(spare),
+                    // Without the table the file is of no use; a smaller log is better than an unsafe one.
+                    Err(e) if e.full => {
+                        self.full_until_ms = Some(now_ms + FULL_RETRY_MS);
+                        self.submit(Lane::Bulk, delete_log_file(&spare.name), Purpose::Delete);
+                    }
+                    Err(e) => self.fail(e),
+                }
+            }
+            (Purpose::Flush { group, copy, plan, end, batches, new }, Ok(_)) => {
+                self.flushed((group, copy), plan, end, &batches, new);
+            }
+            (Purpose::Flush { group, copy, .. }, Err(e)) => {
+                if let Some(log) = self.partitions.get_mut(&group).filter(|p| p.copy == copy) {
                     log.flushing = false;
+                    self.flush_due.insert(group);
                 }
                 match e.full {
                     true => self.full_until_ms = Some(now_ms + FULL_RETRY_MS),
                     false => self.fail(e),
                 }
             }
-            (Purpose::ColdRead { group, file, ranges, from }, result) => {
+            (Purpose::ColdRead { group, copy, file, ranges, from }, result) => {
                 let result = match result {
                     Ok(data) => split_verified(&file, &ranges, from, data),
                     Err(e) => Err(e.to_string()),
                 };
-                if let (Err(what), Some(log)) = (&result, self.partitions.get_mut(&group)) {
+                if let (Err(what), Some(log)) = (&result, self.partitions.get_mut(&group).filter(|p| p.copy == copy)) {
                     log.offline = Some(what.clone());
                     self.events.push(LogEvent::Offline { group, what: what.clone() });
                 }
@@ -447,6 +671,22 @@ impl<D: Disk> CommitLog<D> {
     /// End of what stands in segments; all of it is on a quorum.
     pub fn segments_end(&self, group: &TopicPartition) -> Option<SegmentsEnd> {
         self.partitions.get(group).map(|p| p.end)
+    }
+
+    /// Members as of [`segments_end`](Self::segments_end).
+    pub fn configuration(&self, group: &TopicPartition) -> Option<&Configuration> {
+        self.partitions.get(group)?.configuration.as_ref()
+    }
+
+    /// Members as of the last entry that is known to be on a quorum.
+    pub fn last_configuration(&self, group: &TopicPartition) -> Option<&Configuration> {
+        let log = self.partitions.get(group)?;
+        log.configurations.back().map(|(_, c)| c).or(log.configuration.as_ref())
+    }
+
+    /// True for a replica that is being rebuilt from its peers: it must neither vote nor acknowledge.
+    pub fn is_incomplete(&self, group: &TopicPartition) -> bool {
+        self.partitions.get(group).is_some_and(|p| p.incomplete)
     }
 
     /// Producers as of [`segments_end`](Self::segments_end).
@@ -505,11 +745,19 @@ impl<D: Disk> CommitLog<D> {
 
     fn push_manifest(&mut self, group: TopicPartition) {
         let log = self.partitions.get_mut(&group).expect("the caller holds the partition");
-        let (payload, index) = (log.manifest().encode(), log.end.index);
+        let early = self.config.is_planted(crate::Mutant::InstallDiscardsEarly);
+        let installed = log.installing.take_if(|i| log.end.index >= i.to);
+        let early = early && log.installing.as_ref().is_some_and(|i| i.discards);
+        let discards = early || installed.as_ref().is_some_and(|i| i.discards);
+        let (payload, index) = (log.manifest(discards).encode(), log.end.index);
         let lsn = self.push(FrameKind::Manifest, group, LeaderEpoch(0), RaftIndex(0), Offset(0), payload);
         let log = self.partitions.get_mut(&group).expect("the caller holds the partition");
         log.manifest_lsn = lsn;
-        log.manifests_pending.push_back((lsn, index));
+        self.manifests_pending.push_back((lsn, group, index));
+        if let Some(installed) = installed {
+            self.installs_pending.push((lsn, group, installed.to));
+            self.deletions.push((lsn, installed.stale_files));
+        }
     }
 
     fn submit(&mut self, lane: Lane, steps: Vec<Step>, purpose: Purpose) -> OpId {
@@ -533,11 +781,17 @@ impl<D: Disk> CommitLog<D> {
         if !self.wal.has_pending() {
             self.wal.idle_since_ms = Some(now_ms);
         }
-        for log in self.partitions.values_mut() {
-            while log.manifests_pending.front().is_some_and(|(lsn, _)| *lsn <= last) {
-                log.manifest_index = log.manifests_pending.pop_front().expect("just seen").1;
-            }
+        while let Some((_, group, index)) = self.manifests_pending.pop_front_if(|(lsn, _, _)| *lsn <= last) {
+            let log = self.partitions.get_mut(&group).expect("a dropped partition leaves no manifest behind");
+            log.manifest_index = index;
         }
+        self.dropping.retain(|group, lsn| {
+            let waits = *lsn > last;
+            if !waits && self.partitions.contains_key(group) {
+                self.flush_due.insert(*group);
+            }
+            waits
+        });
         let due = self.deletions.extract_if(.., |(lsn, _)| *lsn <= last).collect::<Vec<_>>();
         for (_, steps) in due {
             if !steps.is_empty() {
@@ -545,27 +799,27 @@ impl<D: Disk> CommitLog<D> {
             }
         }
         self.events.push(LogEvent::Durable(last));
+        let installed = self.installs_pending.extract_if(.., |(lsn, _, _)| *lsn <= last);
+        self.events.extend(installed.map(|(_, group, to)| LogEvent::Installed { group, to }));
     }
 
     /// Submits flushes of partitions that have much to write, or that hold up the oldest log file.
-    fn start_flushes(&mut self) {
+    fn start_flushes(&mut self, looks_through: bool) {
         if self.is_full() {
             return;
         }
-        let oldest = match self.wal.files.len() {
-            0 | 1 => None,
-            _ => self.wal.files.front(),
-        };
-        let holding_up: Vec<TopicPartition> = oldest
-            .into_iter()
-            .flat_map(|f| &f.groups)
-            .filter(|(group, last)| self.partitions.get(group).is_some_and(|p| p.end.index < **last))
-            .map(|(group, _)| *group)
-            .collect();
-        let large = self.partitions.iter().filter(|(_, p)| p.unflushed_bytes >= self.config.flush_bytes);
-        let groups: Vec<TopicPartition> = large.map(|(g, _)| *g).chain(holding_up).collect();
-        for group in groups {
+        for group in std::mem::take(&mut self.flush_due) {
             self.start_flush(group);
+        }
+        if looks_through {
+            let oldest = self.wal.files.iter().find(|f| f.free_after.is_none());
+            let holding_up: Vec<TopicPartition> = oldest
+                .into_iter()
+                .flat_map(|f| &f.groups)
+                .filter(|(group, last)| self.partitions.get(group).is_some_and(|p| p.end.index < **last))
+                .map(|(group, _)| *group)
+                .collect();
+            holding_up.into_iter().for_each(|group| self.start_flush(group));
         }
         self.trim_segments();
     }
@@ -579,7 +833,7 @@ impl<D: Disk> CommitLog<D> {
     fn start_flush(&mut self, group: TopicPartition) {
         let segment_bytes = self.config.segment_bytes;
         let log = self.partitions.get_mut(&group).expect("the caller holds the partition");
-        if log.flushing || log.offline.is_some() {
+        if log.flushing || log.offline.is_some() || self.dropping.contains_key(&group) {
             return;
         }
         let first = log.tail_after(log.end.index);
@@ -609,6 +863,7 @@ impl<D: Disk> CommitLog<D> {
         let base_offset = segment.base_offset;
         let records = segment.ranges.len();
         log.flushing = true;
+        let copy = log.copy;
         let file = |extension| segment::file(&group, base_offset, extension);
         let mut steps = Vec::new();
         if roll {
@@ -624,21 +879,27 @@ impl<D: Disk> CommitLog<D> {
                 steps.push(Step::Write { file: file(extension), at, buffers: vec![bytes.clone().into()] });
             }
         }
-        steps.push(Step::Sync { file: file("log") });
+        if !self.config.is_planted(crate::Mutant::ManifestBeforeSegment) {
+            steps.push(Step::Sync { file: file("log") });
+        }
         let at = (records * SUM_RECORD_BYTES) as u64;
         steps.push(Step::Write { file: file("sum"), at, buffers: vec![sums.into()] });
         steps.push(Step::Sync { file: file("sum") });
-        self.submit(Lane::Bulk, steps, Purpose::Flush { group, plan, end, batches, new: roll });
+        self.submit(Lane::Bulk, steps, Purpose::Flush { group, copy, plan, end, batches, new: roll });
     }
 
     fn flushed(
         &mut self,
-        group: TopicPartition,
+        (group, copy): (TopicPartition, u64),
         plan: SegmentWrite,
         end: SegmentsEnd,
         batches: &[(RaftIndex, RecordBatch)],
         new: bool,
     ) {
+        if self.partitions.get(&group).is_some_and(|p| p.copy != copy) {
+            // Of a copy that was dropped. Its files are written over by the new one, or removed by the next start.
+            return;
+        }
         let Some(log) = self.partitions.get_mut(&group) else {
             // Dropped meanwhile: a segment that was new is in no list of files to delete.
             let base = batches[0].1.base_offset();
@@ -655,8 +916,19 @@ impl<D: Disk> CommitLog<D> {
         let bytes: usize = batches.iter().map(|(_, b)| b.bytes().len()).sum();
         batches.iter().for_each(|(index, batch)| log.producers.append(*index, batch));
         log.end = end;
+        while let Some((_, configuration)) = log.configurations.pop_front_if(|(index, _)| *index <= end.index) {
+            log.configuration = Some(configuration);
+        }
         log.unflushed_bytes -= bytes;
         log.flushing = false;
+        if let Some(state) = log.installing.as_mut().filter(|i| end.index >= i.to).and_then(|i| i.end.take()) {
+            log.configuration = Some(state.configuration);
+            log.producers = state.producers;
+            log.incomplete = false;
+        }
+        if log.unflushed_bytes >= self.config.flush_bytes || log.installing.as_ref().is_some_and(|i| end.index < i.to) {
+            self.flush_due.insert(group);
+        }
         self.unflushed_bytes -= bytes;
         self.push_manifest(group);
         self.evict(group);
@@ -677,11 +949,12 @@ impl<D: Disk> CommitLog<D> {
 
     /// Deletes segments below the log start, after a manifest without them is durable.
     fn trim_segments(&mut self) {
-        let due: Vec<TopicPartition> =
-            self.partitions.iter().filter(|(_, p)| p.manifest_due && !p.flushing).map(|(g, _)| *g).collect();
+        let is_flushing = |group: &TopicPartition| self.partitions.get(group).is_some_and(|p| p.flushing);
+        let (wait, due): (BTreeSet<_>, BTreeSet<_>) =
+            std::mem::take(&mut self.manifest_due).into_iter().partition(is_flushing);
+        self.manifest_due = wait;
         for group in due {
-            let log = self.partitions.get_mut(&group).expect("just listed");
-            log.manifest_due = false;
+            let log = self.partitions.get_mut(&group).expect("a dropped partition is not due");
             let mut files = Vec::new();
             // The last segment stays: it is where the next flush goes on.
             while log.segments.len() > 1 && log.segments[0].end_offset() <= log.log_start {
@@ -694,22 +967,26 @@ impl<D: Disk> CommitLog<D> {
     }
 
     /// Frees the oldest log files: everything living in them is in synced segments or appended again.
-    fn recycle(&mut self) {
+    fn recycle(&mut self, looks_through: bool) {
         for i in 0..self.wal.files.len() {
             let file = &self.wal.files[i];
-            if file.reusable_after.is_none() && file.free_after.is_some_and(|lsn| lsn <= self.wal.durable) {
+            let early = self.config.is_planted(crate::Mutant::FreedBeforeCarriedOver);
+            if file.reusable_after.is_none() && file.free_after.is_some_and(|lsn| early || lsn <= self.wal.durable) {
                 self.wal.oldest_generation = file.generation + 1;
                 self.wal.files[i].reusable_after = Some(self.push_marker());
             }
         }
-        while self.wal.files.front().is_some_and(|f| f.reusable_after.is_some_and(|lsn| lsn <= self.wal.durable)) {
+        while self.wal.files.front().is_some_and(|f| {
+            f.reusable_after.is_some_and(|lsn| {
+                lsn <= self.wal.durable || self.config.is_planted(crate::Mutant::FreedBeforeCarriedOver)
+            })
+        }) {
             let file = self.wal.files.pop_front().expect("just seen");
             // Two spares are enough; a burst's further files are given back.
-            if self.wal.spares.len() < 2 {
-                self.wal.spares.push((file.name, file.bytes));
-            } else {
-                self.submit(Lane::Bulk, vec![Step::Delete { file: file.name }], Purpose::Delete);
-            }
+            self.retire(file.generation, Spare { name: file.name, bytes: file.bytes, sums: file.sums });
+        }
+        if !looks_through {
+            return;
         }
         // The active file is never freed, and files are freed in order.
         let Some(next) = self.wal.files.iter().position(|f| f.free_after.is_none()) else {
@@ -719,28 +996,57 @@ impl<D: Disk> CommitLog<D> {
             return;
         }
         let file = &self.wal.files[next];
+        // What is on a quorum leaves by a synced manifest alone.
         let held = |(group, last): (&TopicPartition, &RaftIndex)| {
-            self.partitions.get(group).is_some_and(|p| p.manifest_index < *last && p.last_index() > p.manifest_index)
+            self.partitions.get(group).is_some_and(|p| p.manifest_index < (*last).min(p.committed))
         };
         if file.groups.iter().any(held) {
             return;
         }
         let last_lsn = file.last_lsn;
-        let groups: Vec<TopicPartition> = file.groups.keys().copied().collect();
-        for group in groups {
+        let groups: Vec<(TopicPartition, RaftIndex)> = file.groups.iter().map(|(g, i)| (*g, *i)).collect();
+        for (group, last) in groups {
             let Some(log) = self.partitions.get(&group) else {
                 continue;
             };
             let (state, state_lsn, manifest_lsn) = (log.hard_state, log.hard_state_lsn, log.manifest_lsn);
-            if state_lsn <= last_lsn && state_lsn != Lsn(0) {
+            // Entries that wait for a quorum, perhaps for a long time, must not hold the log up for everyone: they are
+            // appended again, all of the group's, because on replay an entry discards those behind it.
+            let waiting: Vec<TailEntry> = match last > log.manifest_index {
+                true => log.tail.range(log.tail_after(log.manifest_index)..).cloned().collect(),
+                false => Vec::new(),
+            };
+            if state_lsn <= last_lsn && state_lsn != Lsn(0) && !self.config.is_planted(crate::Mutant::VoteRecycledAway)
+            {
                 self.set_hard_state(group, state);
             }
             if manifest_lsn <= last_lsn && manifest_lsn != Lsn(0) {
                 self.push_manifest(group);
             }
+            for TailEntry { index, batch } in waiting {
+                let header = batch.header();
+                self.push(FrameKind::Entry, group, header.leader_epoch, index, header.base_offset, batch.into_bytes());
+            }
         }
         let marker = self.push_marker();
         self.wal.files[next].free_after = Some(marker);
+    }
+
+    /// Makes a spare of a file in which nothing lives, once the table of its sectors is synced.
+    fn retire(&mut self, generation: u64, spare: Spare) {
+        if self.wal.spares.len() + self.wal.retiring.len() >= 2 {
+            self.submit(Lane::Bulk, delete_log_file(&spare.name), Purpose::Delete);
+            return;
+        }
+        let table = old_sums_file(&spare.name);
+        let buffers = vec![spare.sums.encode(generation)];
+        let steps = vec![
+            Step::Create { file: table.clone(), bytes_count: 0 },
+            Step::Write { file: table.clone(), at: 0, buffers },
+            Step::Sync { file: table },
+        ];
+        let id = self.submit(Lane::Bulk, steps, Purpose::WalSums);
+        self.wal.retiring.insert(id, spare);
     }
 
     /// Has a spare made when the next sync batch finds no room, or will soon.
@@ -750,7 +1056,7 @@ impl<D: Disk> CommitLog<D> {
         }
         let needed = self.wal.room_needed();
         let active_room = self.wal.files.back().map_or(0, |f| f.bytes.saturating_sub(self.wal.write_at));
-        let has_spare = self.wal.spares.iter().any(|(_, room)| *room >= needed.max(1));
+        let has_spare = self.wal.spares.iter().chain(self.wal.retiring.values()).any(|s| s.bytes >= needed.max(1));
         let ample = active_room > self.config.wal_file_bytes / 2 && active_room >= needed;
         if has_spare || ample {
             return;
@@ -764,10 +1070,15 @@ impl<D: Disk> CommitLog<D> {
         let name = FileName::new(format!("wal/{:04}.wal", self.wal.next_slot));
         self.wal.next_slot += 1;
         // The first file stands in the way of the first append; later ones are made beside it.
-        let step = Step::Create { file: name.clone(), bytes_count: bytes };
-        let id = self.submit(Lane::Bulk, vec![step], Purpose::WalCreate);
+        let steps =
+            vec![Step::Create { file: name.clone(), bytes_count: bytes }, Step::Delete { file: old_sums_file(&name) }];
+        let id = self.submit(Lane::Bulk, steps, Purpose::WalCreate);
         self.wal.creating = Some((id, name, bytes));
     }
+}
+
+fn delete_log_file(name: &FileName) -> Vec<Step> {
+    vec![Step::Delete { file: name.clone() }, Step::Delete { file: old_sums_file(name) }]
 }
 
 /// Checks what a cold read brought against its checksums and cuts it into batches.

@@ -4,10 +4,12 @@
 //!
 //! | field | bytes | meaning |
 //! |---|---|---|
-//! | version | 2 | 1 |
+//! | version | 2 | 2 |
+//! | flags | 1 | bit 0: entries in the log before this frame are not the group's any more; bit 1: incomplete, as long as a replica is being rebuilt from its peers |
 //! | log start offset | 8 | first offset that readers may have |
 //! | end offset, index, epoch | 8, 8, 4 | one past the last record, last entry and its epoch in the segments |
 //! | segment count | 4 | then the base offset (8) of each |
+//! | configuration | … | [`Configuration`] at the end: four lists (u8 count, then u64 each), auto leave (1) |
 //! | producers | … | [`ProducerTable`] at the end |
 //!
 //! All numbers are little-endian.
@@ -15,7 +17,12 @@
 use bytes::{Buf, BufMut, Bytes};
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex};
 
+use crate::configuration::Configuration;
 use crate::producers::ProducerTable;
+
+const VERSION: u16 = 2;
+const DISCARDS: u8 = 1;
+const INCOMPLETE: u8 = 2;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +30,12 @@ pub(crate) struct Manifest {
     pub(crate) log_start: Offset,
     pub(crate) end: SegmentsEnd,
     pub(crate) segments: Vec<Offset>,
+    /// `None` before the first configuration is known here: then it is the one that the partition was made with.
+    pub(crate) configuration: Option<Configuration>,
+    /// What the log holds of the group from before this frame is void.
+    pub(crate) discards: bool,
+    /// The replica is being rebuilt: what stands here is not all that it must know.
+    pub(crate) incomplete: bool,
     pub(crate) producers: ProducerTable,
 }
 
@@ -40,21 +53,27 @@ pub struct SegmentsEnd {
 impl Manifest {
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = Vec::new();
-        out.put_u16_le(1);
+        out.put_u16_le(VERSION);
+        out.put_u8((self.discards as u8 * DISCARDS) | (self.incomplete as u8 * INCOMPLETE));
         out.put_u64_le(self.log_start.0);
         out.put_u64_le(self.end.offset.0);
         out.put_u64_le(self.end.index.0);
         out.put_u32_le(self.end.epoch.0);
         out.put_u32_le(self.segments.len() as u32);
         self.segments.iter().for_each(|s| out.put_u64_le(s.0));
+        out.put_u8(self.configuration.is_some() as u8);
+        if let Some(configuration) = &self.configuration {
+            configuration.encode(&mut out);
+        }
         self.producers.encode(&mut out);
         out.into()
     }
 
     pub(crate) fn decode(mut data: &[u8]) -> Option<Manifest> {
-        if data.try_get_u16_le().ok()? != 1 {
+        if data.try_get_u16_le().ok()? != VERSION {
             return None;
         }
+        let flags = data.try_get_u8().ok()?;
         let log_start = Offset(data.try_get_u64_le().ok()?);
         let end = SegmentsEnd {
             offset: Offset(data.try_get_u64_le().ok()?),
@@ -66,7 +85,13 @@ impl Manifest {
             return None;
         }
         let segments = (0..count).map(|_| Offset(data.get_u64_le())).collect();
+        let configuration = match data.try_get_u8().ok()? {
+            0 => None,
+            _ => Some(Configuration::decode(&mut data)?),
+        };
         let producers = ProducerTable::decode(&mut data)?;
-        data.is_empty().then_some(Manifest { log_start, end, segments, producers })
+        let (discards, incomplete) = (flags & DISCARDS != 0, flags & INCOMPLETE != 0);
+        let manifest = Manifest { log_start, end, segments, configuration, discards, incomplete, producers };
+        data.is_empty().then_some(manifest)
     }
 }

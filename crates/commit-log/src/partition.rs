@@ -10,8 +10,10 @@
 
 use std::collections::VecDeque;
 
-use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch};
+use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId};
 
+use crate::configuration::Configuration;
+use crate::disk::Step;
 use crate::frame::Lsn;
 use crate::manifest::{Manifest, SegmentsEnd};
 use crate::producers::ProducerTable;
@@ -24,6 +26,8 @@ pub struct HardState {
     pub term: LeaderEpoch,
     /// Whom this replica voted for in it; 0 for nobody.
     pub vote: u64,
+    /// Whose state this is: data of another replica id is never taken for one's own.
+    pub replica: ReplicaId,
 }
 
 /// One entry: its index and its batch, which carries base offset and leader epoch.
@@ -33,8 +37,32 @@ pub(crate) struct TailEntry {
     pub(crate) batch: RecordBatch,
 }
 
+/// What is known at the end of a rebuilding, from the peer that it is made from.
+#[derive(Clone, Debug)]
+pub struct InstallEnd {
+    /// Members as of the last installed entry.
+    pub configuration: Configuration,
+    /// Producers as of it.
+    pub producers: ProducerTable,
+}
+
+/// Committed entries that were put in place of what the log held, until they are in segments.
+#[derive(Debug)]
+pub(crate) struct Installing {
+    /// The last of them.
+    pub(crate) to: RaftIndex,
+    /// Frames of the group from before are void once segments reach `to`. Not earlier: until then the old entries are
+    /// what this replica has acknowledged.
+    pub(crate) discards: bool,
+    /// Files that the old state used.
+    pub(crate) stale_files: Vec<Step>,
+    pub(crate) end: Option<InstallEnd>,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct PartitionLog {
+    /// Which of the copies that this process has held: finished work for another one is not taken for this one's.
+    pub(crate) copy: u64,
     pub(crate) hard_state: HardState,
     /// Frame that holds it; 0 while there is none.
     pub(crate) hard_state_lsn: Lsn,
@@ -48,8 +76,13 @@ pub(crate) struct PartitionLog {
     /// Last index covered by a manifest that is synced: what recycling may rely on.
     pub(crate) manifest_index: RaftIndex,
     pub(crate) manifest_lsn: Lsn,
-    /// Indexes of manifests that are not synced yet.
-    pub(crate) manifests_pending: VecDeque<(Lsn, RaftIndex)>,
+    /// Members as of `end`.
+    pub(crate) configuration: Option<Configuration>,
+    /// Members as of entries above `end`.
+    pub(crate) configurations: VecDeque<(RaftIndex, Configuration)>,
+    /// Being rebuilt from peers; survives restarts.
+    pub(crate) incomplete: bool,
+    pub(crate) installing: Option<Installing>,
     /// Entries in order; those at or below `end.index` are only a cache.
     pub(crate) tail: VecDeque<TailEntry>,
     pub(crate) tail_bytes: usize,
@@ -57,18 +90,27 @@ pub(crate) struct PartitionLog {
     pub(crate) unflushed_bytes: usize,
     pub(crate) committed: RaftIndex,
     pub(crate) flushing: bool,
-    /// A deletion of old segments, or a new log start, waits for its manifest.
-    pub(crate) manifest_due: bool,
     pub(crate) offline: Option<String>,
 }
 
 impl PartitionLog {
-    pub(crate) fn manifest(&self) -> Manifest {
+    pub(crate) fn manifest(&self, discards: bool) -> Manifest {
         Manifest {
             log_start: self.log_start,
             end: self.end,
             segments: self.segments.iter().map(|s| s.base_offset).collect(),
+            configuration: self.configuration.clone(),
+            discards,
+            incomplete: self.incomplete,
             producers: self.producers.clone(),
+        }
+    }
+
+    /// Forgets the entries above `index`.
+    pub(crate) fn truncate_after(&mut self, index: RaftIndex) {
+        while self.tail.back().is_some_and(|e| e.index > index) {
+            let gone = self.tail.pop_back().expect("just seen");
+            self.tail_bytes -= gone.batch.bytes().len();
         }
     }
 
@@ -84,10 +126,7 @@ impl PartitionLog {
     pub(crate) fn append(&mut self, entry: TailEntry) {
         assert!(entry.index > self.end.index, "an entry in a segment is on a quorum and is never replaced");
         assert!(entry.index > self.committed, "an entry on a quorum is never replaced");
-        while self.tail.back().is_some_and(|e| e.index >= entry.index) {
-            let gone = self.tail.pop_back().expect("just seen");
-            self.tail_bytes -= gone.batch.bytes().len();
-        }
+        self.truncate_after(RaftIndex(entry.index.0 - 1));
         assert_eq!(entry.index, self.last_index().next(), "entries have no gaps");
         assert_eq!(entry.batch.base_offset(), self.log_end(), "offsets have no gaps");
         self.tail_bytes += entry.batch.bytes().len();

@@ -144,6 +144,19 @@ impl ProducerTable {
         self.producers.is_empty()
     }
 
+    /// The bytes that travel when a whole state is handed to a replica.
+    pub fn to_bytes(&self) -> bytes::Bytes {
+        let mut out = Vec::new();
+        self.encode(&mut out);
+        out.into()
+    }
+
+    /// Reads them back; `None` for anything else.
+    pub fn from_bytes(mut data: &[u8]) -> Option<ProducerTable> {
+        let table = ProducerTable::decode(&mut data)?;
+        data.is_empty().then_some(table)
+    }
+
     /// Appends the table to a manifest.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.put_u8(self.has_forgotten as u8);

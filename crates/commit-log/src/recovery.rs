@@ -11,15 +11,16 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use thalweg_model::{DirectoryId, Offset, RecordBatch, TopicPartition};
+use thalweg_model::{DirectoryId, Offset, RecordBatch, ReplicaId, TopicPartition};
 use thiserror::Error;
 
 use crate::disk::{Disk, DiskError, FileName};
 use crate::frame::{FRAME_HEADER_BYTES, FrameKind, Header, Lsn, SECTOR_BYTES};
+use crate::log::Config;
 use crate::manifest::Manifest;
 use crate::partition::{HardState, PartitionLog, TailEntry};
 use crate::segment::{self, EXTENSIONS, Range, SUM_RECORD_BYTES, Segment};
-use crate::wal::{Wal, WalFile};
+use crate::wal::{SectorSums, Spare, Wal, WalFile, old_sums_file};
 
 /// How many of the last segment's checksummed runs are read and checked when a directory is opened (4 MiB).
 const CHECKED_RANGES: usize = 64;
@@ -80,6 +81,8 @@ pub struct Recovery {
 pub struct RecoveredPartition {
     /// Its name.
     pub group: TopicPartition,
+    /// Whose data it is.
+    pub replica: ReplicaId,
     /// One past its last offset.
     pub log_end: Offset,
     /// Why it is offline.
@@ -112,12 +115,12 @@ struct Found {
     first_lsn: Lsn,
 }
 
-pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId) -> Result<Opened, OpenError> {
+pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Config) -> Result<Opened, OpenError> {
     let mut wal = Wal::new(directory);
     let mut damages = Vec::new();
     let mut files = Vec::new();
     let (mut known_durable, mut oldest) = (Lsn(0), 1);
-    for name in disk.list("wal")? {
+    for name in disk.list("wal")?.into_iter().filter(|f| f.0.ends_with(".wal")) {
         let slot = name.0.trim_start_matches("wal/").trim_end_matches(".wal").parse::<u32>();
         wal.next_slot = wal.next_slot.max(slot.map_or(0, |s| s + 1));
         let bytes = disk.length(&name)?;
@@ -136,7 +139,12 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId) -> Result<Open
     files.sort_by_key(|f| f.generation);
     wal.next_generation = files.last().map_or(1, |f| f.generation + 1);
     let (live, spare): (Vec<_>, Vec<_>) = files.into_iter().partition(|f| f.generation >= oldest);
-    wal.spares = spare.into_iter().map(|f| (f.name, f.bytes)).collect();
+    for Found { name, bytes, .. } in spare {
+        // What stands in it is about to be described, so it must be what stands on the disk.
+        disk.sync(&name)?;
+        let data = disk.read(&name, 0, bytes as usize)?;
+        wal.found.push(Spare { name, bytes, sums: SectorSums::of(&data) });
+    }
 
     let mut groups: BTreeMap<TopicPartition, Group> = BTreeMap::new();
     let mut expected = live.first().map_or(Lsn(1), |f| f.first_lsn);
@@ -149,6 +157,7 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId) -> Result<Open
             name: file.name.clone(),
             bytes: file.bytes,
             generation: file.generation,
+            sums: SectorSums::of(&data),
             last_lsn: Lsn(expected.0.saturating_sub(1)),
             groups: BTreeMap::new(),
             free_after: None,
@@ -166,7 +175,7 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId) -> Result<Open
                 if header.kind == FrameKind::Entry {
                     *last = (*last).max(header.index);
                 }
-                replay(groups.entry(header.group).or_default(), &header, payload);
+                replay(groups.entry(header.group).or_default(), &header, payload, config);
                 used.last_lsn = expected;
                 expected.0 += 1;
                 at = header.next_at(at);
@@ -176,7 +185,7 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId) -> Result<Open
             if next_goes_on {
                 break;
             }
-            if expected <= known_durable {
+            if expected <= known_durable && !config.is_planted(crate::Mutant::RotCut) {
                 // Rot. With its header whole, the frame still says whose it was, and the others need not suffer.
                 let rot = OpenError::Rot { file: file.name.clone(), at, lsn: expected.0 };
                 let Some(header) = header else {
@@ -187,7 +196,9 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId) -> Result<Open
                 at = header.next_at(at);
                 continue;
             }
-            if let Some(plain) = torn(rest, at, header.as_ref(), file.generation) {
+            let old = old_sums(disk, &file.name)?;
+            if let Some(plain) = torn(&data, at, header.as_ref(), old.as_ref()) {
+                let plain = plain || config.is_planted(crate::Mutant::DamageTakenForTorn);
                 damages.push(Damage::Torn { file: file.name.clone(), at, plain });
             }
             break;
@@ -217,47 +228,75 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId) -> Result<Open
     Ok(Opened { wal, partitions, dropped, damages })
 }
 
-/// Judges the end of the log: `None` for a clean end, else whether it is plainly torn.
-fn torn(rest: &[u8], at: u64, header: Option<&Header>, generation: u64) -> Option<bool> {
-    let sector_is_old = |sector: &[u8]| {
-        sector.iter().all(|b| *b == 0) || Header::parse(sector).is_some_and(|h| h.place.generation < generation)
-    };
-    if header.is_none() && at.is_multiple_of(SECTOR_BYTES) {
-        // A batch that never began, or whose first sector never came: nothing to tell it from a clean end.
-        return None;
+/// The table of what stood in a log file before its present use; zeros before its first one.
+fn old_sums<D: Disk>(disk: &mut D, file: &FileName) -> Result<Option<SectorSums>, DiskError> {
+    let table = old_sums_file(file);
+    match disk.length(&table)? {
+        0 => Ok(Some(SectorSums::default())),
+        length => Ok(SectorSums::decode(&disk.read(&table, 0, length as usize)?).map(|(_, sums)| sums)),
     }
-    let to_boundary = (SECTOR_BYTES - at % SECTOR_BYTES) as usize;
-    let bytes = header.map_or(to_boundary, |h| FRAME_HEADER_BYTES + h.payload_bytes);
-    let sectors = rest.get(to_boundary.min(rest.len())..bytes.max(to_boundary).min(rest.len())).unwrap_or(&[]);
-    Some(sectors.chunks(SECTOR_BYTES as usize).any(sector_is_old))
 }
 
-fn replay(group: &mut Group, header: &Header, payload: &[u8]) {
+/// Judges the end of the log: `None` for a clean end, else whether it is plainly torn.
+///
+/// A sync batch is synced as a whole, so one sector of it that still holds what stood there before proves that it never was:
+/// nothing of it was acknowledged. Without such a sector it may have been, and something has damaged it since.
+fn torn(data: &[u8], at: u64, header: Option<&Header>, old: Option<&SectorSums>) -> Option<bool> {
+    let end = at + header.map_or(FRAME_HEADER_BYTES, |h| FRAME_HEADER_BYTES + h.payload_bytes) as u64;
+    let first = at / SECTOR_BYTES;
+    let sector = |n: u64| data.get((n * SECTOR_BYTES) as usize..((n + 1) * SECTOR_BYTES) as usize);
+    let is_old = |n: u64| match (sector(n), old) {
+        (Some(data), Some(old)) => old.is_unchanged(n, data),
+        // Beyond the file nothing was ever written.
+        (None, _) => true,
+        (Some(_), None) => false,
+    };
+    // Before a batch that never began, or whose first sector never came, there is nothing to report.
+    let is_clean = header.is_none() && at.is_multiple_of(SECTOR_BYTES) && is_old(first);
+    (!is_clean).then(|| (first..end.div_ceil(SECTOR_BYTES)).any(is_old))
+}
+
+fn replay(group: &mut Group, header: &Header, payload: &[u8], config: &Config) {
+    if group.dropped {
+        // Made again after it was dropped: nothing of its former life counts.
+        *group = Group::default();
+    }
     match header.kind {
         FrameKind::Entry => {
             // The bytes are copied, or one small entry would keep a whole file's buffer alive.
             match RecordBatch::parse(Bytes::copy_from_slice(payload)) {
                 Ok(batch) if batch.base_offset() == header.base_offset => {
                     let keep = group.entries.partition_point(|e| e.index < header.index);
-                    group.entries.truncate(keep);
-                    group.entries.push(TailEntry { index: header.index, batch });
+                    // The same entry again was carried over from a file that is to be recycled. It discards nothing: those
+                    // behind it may have been carried over into a sync batch that never became whole. (Found by the
+                    // simulator.)
+                    let same = |e: &TailEntry| e.index == header.index && e.batch.header().leader_epoch == header.term;
+                    let discards = config.is_planted(crate::Mutant::CarriedOverDiscards);
+                    if discards || !group.entries.get(keep).is_some_and(same) {
+                        group.entries.truncate(keep);
+                        group.entries.push(TailEntry { index: header.index, batch });
+                    }
                 }
                 Ok(_) => group.rot = Some(format!("entry {} holds a batch of another offset", header.index)),
                 Err(e) => group.rot = Some(format!("entry {} holds no batch: {e}", header.index)),
             }
         }
         FrameKind::HardState => {
-            group.hard_state = HardState { term: header.term, vote: header.index.0 };
+            let replica = ReplicaId(header.base_offset.0);
+            group.hard_state = HardState { term: header.term, vote: header.index.0, replica };
             group.hard_state_lsn = header.place.lsn;
         }
         FrameKind::Manifest => match Manifest::decode(payload) {
             Some(manifest) => {
+                if manifest.discards {
+                    group.entries.clear();
+                }
                 group.manifest = manifest;
                 group.manifest_lsn = header.place.lsn;
             }
             None => group.rot = Some(format!("manifest in frame {} does not decode", header.place.lsn.0)),
         },
-        FrameKind::Dropped => group.dropped = true,
+        FrameKind::Dropped => *group = Group { dropped: true, ..Default::default() },
         FrameKind::Marker => {}
     }
 }
@@ -268,7 +307,7 @@ fn partition<D: Disk>(
     found: Group,
     damages: &mut Vec<Damage>,
 ) -> Result<PartitionLog, OpenError> {
-    let Manifest { log_start, end, segments, producers } = found.manifest;
+    let Manifest { log_start, end, segments, configuration, discards: _, incomplete, producers } = found.manifest;
     let mut log = PartitionLog {
         hard_state: found.hard_state,
         hard_state_lsn: found.hard_state_lsn,
@@ -277,6 +316,8 @@ fn partition<D: Disk>(
         producers,
         manifest_index: end.index,
         manifest_lsn: found.manifest_lsn,
+        configuration,
+        incomplete,
         committed: end.index,
         offline: found.rot,
         ..Default::default()
@@ -395,6 +436,6 @@ pub(crate) fn strays<D: Disk>(
 
 impl RecoveredPartition {
     pub(crate) fn of(group: &TopicPartition, log: &PartitionLog) -> Self {
-        Self { group: *group, log_end: log.log_end(), offline: log.offline.clone() }
+        Self { group: *group, replica: log.hard_state.replica, log_end: log.log_end(), offline: log.offline.clone() }
     }
 }

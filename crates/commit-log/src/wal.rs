@@ -20,11 +20,91 @@ use crate::frame::{Frame, FrameKind, Lsn, Place, SECTOR_BYTES};
 /// Most bytes of one sync batch, unless a single frame is larger.
 const SYNC_BATCH_BYTES_MAX: u64 = 4 << 20;
 
+/// What stands in each sector of a file: when the file is used again, this tells sectors that the new use has not reached
+/// from damaged ones.
+///
+/// | field | bytes | meaning |
+/// |---|---|---|
+/// | generation | 8 | of the use that is described |
+/// | crc | 4 | CRC-32C of the generation and all that follows |
+/// | sums | 4 each | CRC-32C of each sector |
+///
+/// Little-endian. It stands beside the file as `.old`, synced before the file's first sector is overwritten.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SectorSums(pub(crate) Vec<u32>);
+
+impl SectorSums {
+    pub(crate) fn of(data: &[u8]) -> SectorSums {
+        SectorSums(data.chunks(SECTOR_BYTES as usize).map(crc32c::crc32c).collect())
+    }
+
+    /// Takes note of whole sectors written from position `at` on.
+    fn written(&mut self, at: u64, buffers: &[Bytes]) {
+        let mut sector = (at / SECTOR_BYTES) as usize;
+        let (mut crc, mut filled) = (0, 0);
+        for buffer in buffers {
+            let mut rest = &buffer[..];
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(rest.len().min(SECTOR_BYTES as usize - filled));
+                crc = crc32c::crc32c_append(crc, now);
+                filled += now.len();
+                rest = later;
+                if filled == SECTOR_BYTES as usize {
+                    if self.0.len() <= sector {
+                        self.0.resize(sector + 1, zero_sector_sum());
+                    }
+                    self.0[sector] = crc;
+                    sector += 1;
+                    (crc, filled) = (0, 0);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn encode(&self, generation: u64) -> Bytes {
+        let mut body = generation.to_le_bytes().to_vec();
+        self.0.iter().for_each(|sum| body.extend_from_slice(&sum.to_le_bytes()));
+        let crc = crc32c::crc32c(&body);
+        let mut out = body[..8].to_vec();
+        out.extend_from_slice(&crc.to_le_bytes());
+        out.extend_from_slice(&body[8..]);
+        out.into()
+    }
+
+    /// The generation that is described, and the sums; `None` for anything that `encode` did not write whole.
+    pub(crate) fn decode(data: &[u8]) -> Option<(u64, SectorSums)> {
+        let (generation, rest) = data.split_first_chunk::<8>()?;
+        let (crc, sums) = rest.split_first_chunk::<4>()?;
+        let expected = crc32c::crc32c_append(crc32c::crc32c(generation), sums);
+        if u32::from_le_bytes(*crc) != expected || !sums.len().is_multiple_of(4) {
+            return None;
+        }
+        let sums = sums.chunks_exact(4).map(|s| u32::from_le_bytes(s.try_into().expect("four bytes"))).collect();
+        Some((u64::from_le_bytes(*generation), SectorSums(sums)))
+    }
+
+    /// True when `sector` of the file still holds what is described. Beyond the table there were zeros.
+    pub(crate) fn is_unchanged(&self, sector: u64, data: &[u8]) -> bool {
+        let old = self.0.get(sector as usize).copied().unwrap_or_else(zero_sector_sum);
+        crc32c::crc32c(data) == old
+    }
+}
+
+fn zero_sector_sum() -> u32 {
+    crc32c::crc32c(&[0; SECTOR_BYTES as usize])
+}
+
+/// The table beside a log file.
+pub(crate) fn old_sums_file(file: &FileName) -> FileName {
+    FileName::new(file.0.replace(".wal", ".old"))
+}
+
 #[derive(Debug)]
 pub(crate) struct WalFile {
     pub(crate) name: FileName,
     pub(crate) bytes: u64,
     pub(crate) generation: u64,
+    pub(crate) sums: SectorSums,
     pub(crate) last_lsn: Lsn,
     /// Groups with frames in it, with the last entry of each.
     pub(crate) groups: BTreeMap<TopicPartition, RaftIndex>,
@@ -41,7 +121,11 @@ pub(crate) struct Wal {
     directory: DirectoryId,
     /// Oldest first; the last one is being written.
     pub(crate) files: VecDeque<WalFile>,
-    pub(crate) spares: Vec<(FileName, u64)>,
+    pub(crate) spares: Vec<Spare>,
+    /// Free files found by recovery. Their tables may be of an older use, or not have reached the disk: they get new ones.
+    pub(crate) found: Vec<Spare>,
+    /// Files that become spares when the table of their sectors is synced.
+    pub(crate) retiring: BTreeMap<OpId, Spare>,
     pub(crate) next_generation: u64,
     /// Files of a lower generation hold nothing that lives; every frame says so.
     pub(crate) oldest_generation: u64,
@@ -57,8 +141,17 @@ pub(crate) struct Wal {
     /// The last synced frame is not a marker, so that nothing covers it yet.
     uncovered: bool,
     pub(crate) idle_since_ms: Option<u64>,
-    #[cfg(feature = "mutants")]
+    /// A planted bug.
     pub(crate) rewrite_sectors: bool,
+}
+
+/// A file that may be overwritten.
+#[derive(Clone, Debug)]
+pub(crate) struct Spare {
+    pub(crate) name: FileName,
+    pub(crate) bytes: u64,
+    /// What stands in it.
+    pub(crate) sums: SectorSums,
 }
 
 /// What to submit for one sync batch.
@@ -73,6 +166,8 @@ impl Wal {
             directory,
             files: VecDeque::new(),
             spares: Vec::new(),
+            found: Vec::new(),
+            retiring: BTreeMap::new(),
             next_generation: 1,
             oldest_generation: 1,
             next_slot: 0,
@@ -85,7 +180,6 @@ impl Wal {
             creating: None,
             uncovered: false,
             idle_since_ms: None,
-            #[cfg(feature = "mutants")]
             rewrite_sectors: false,
         }
     }
@@ -142,12 +236,13 @@ impl Wal {
         }
         let fits = self.files.back().is_some_and(|f| self.write_at + bytes <= f.bytes);
         if !fits {
-            let spare = self.spares.iter().position(|(_, room)| *room >= bytes)?;
-            let (name, room) = self.spares.swap_remove(spare);
+            let spare = self.spares.iter().position(|s| s.bytes >= bytes)?;
+            let Spare { name, bytes, sums } = self.spares.swap_remove(spare);
             self.files.push_back(WalFile {
                 name,
-                bytes: room,
+                bytes,
                 generation: self.next_generation,
+                sums,
                 last_lsn: Lsn(0),
                 groups: BTreeMap::new(),
                 free_after: None,
@@ -156,7 +251,7 @@ impl Wal {
             self.next_generation += 1;
             self.write_at = 0;
         }
-        let rewrites_sectors = self.rewrites_sectors();
+        let rewrites_sectors = self.rewrite_sectors;
         let file = self.files.back_mut().expect("just made sure");
         let mut buffers: Vec<Bytes> = Vec::with_capacity(2 * count + 1);
         let mut last = Lsn(0);
@@ -202,6 +297,9 @@ impl Wal {
             buffers.push(Bytes::from_static(&ZEROS[..(end - written) as usize]));
         }
         file.last_lsn = last;
+        if !rewrites_sectors {
+            file.sums.written(self.write_at, &buffers);
+        }
         let steps = vec![
             Step::Write { file: file.name.clone(), at: self.write_at, buffers },
             Step::Sync { file: file.name.clone() },
@@ -213,12 +311,5 @@ impl Wal {
         }
         self.idle_since_ms = None;
         Some(SyncBatch { steps, last })
-    }
-
-    fn rewrites_sectors(&self) -> bool {
-        #[cfg(feature = "mutants")]
-        return self.rewrite_sectors;
-        #[cfg(not(feature = "mutants"))]
-        false
     }
 }

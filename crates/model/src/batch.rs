@@ -36,7 +36,7 @@ const ATTRIBUTES_KNOWN: u16 = CODEC_MASK | CONTROL_BIT;
 /// A batch whose length, magic, codec, counts and checksum have been checked; its records have not been opened.
 ///
 /// Cheap to clone: it shares its bytes.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RecordBatch {
     bytes: Bytes,
 }
@@ -150,19 +150,17 @@ impl RecordBatch {
         Self::parse(bytes.split_to(whole))
     }
 
-    /// A batch that one leader writes when it takes over, so that everything before it is decided.
+    /// The batch that stands for a new leader's first entry, so that everything before it is decided.
     ///
-    /// It is Kafka's leader-change control record, consumes one offset, and readers skip it.
-    pub fn leader_change(base_offset: Offset, leader_epoch: LeaderEpoch, leader: u32, now_ms: i64) -> RecordBatch {
-        let mut value = vec![0, 0];
-        value.extend_from_slice(&leader.to_be_bytes());
-        value.extend_from_slice(&[1, 1, 0]);
-        Self::control(2, value, base_offset, leader_epoch, now_ms)
+    /// It is Kafka's leader-change control record, consumes one offset, and readers skip it. It follows from its place
+    /// alone, because every replica makes it for itself; so it names no leader and has no time.
+    pub fn leader_change(base_offset: Offset, leader_epoch: LeaderEpoch) -> RecordBatch {
+        Self::control(2, vec![0, 0, 0, 0, 0, 0, 1, 1, 0], base_offset, leader_epoch, 0)
     }
 
-    /// A control batch of Thalweg's own for a Raft configuration entry.
-    pub fn configuration(base_offset: Offset, leader_epoch: LeaderEpoch, change: &[u8], now_ms: i64) -> RecordBatch {
-        Self::control(CONFIGURATION_KIND, change.to_vec(), base_offset, leader_epoch, now_ms)
+    /// A control batch of Thalweg's own for a Raft configuration entry; like the one above, it follows from its place.
+    pub fn configuration(base_offset: Offset, leader_epoch: LeaderEpoch, change: &[u8]) -> RecordBatch {
+        Self::control(CONFIGURATION_KIND, change.to_vec(), base_offset, leader_epoch, 0)
     }
 
     /// A control batch of Thalweg's own: readers may not go below `log_start` any more. Retention proposes it.
@@ -172,13 +170,22 @@ impl RecordBatch {
 
     /// The new log start, if this is such a batch.
     pub fn as_log_start(&self) -> Option<Offset> {
+        Some(Offset(u64::from_be_bytes(self.as_control(LOG_START_KIND)?[..].try_into().ok()?)))
+    }
+
+    /// The configuration change, if this is such a batch.
+    pub fn as_configuration(&self) -> Option<Bytes> {
+        self.as_control(CONFIGURATION_KIND)
+    }
+
+    fn as_control(&self, kind: u16) -> Option<Bytes> {
         if !self.is_control() {
             return None;
         }
         let (_, record) = self.records().ok()?.pop()?;
-        let kind = LOG_START_KIND.to_be_bytes();
+        let kind = kind.to_be_bytes();
         (record.key?[..] == [0, 0, kind[0], kind[1]]).then_some(())?;
-        Some(Offset(u64::from_be_bytes(record.value?[..].try_into().ok()?)))
+        record.value
     }
 
     fn control(kind: u16, value: Vec<u8>, base: Offset, epoch: LeaderEpoch, now_ms: i64) -> RecordBatch {

@@ -55,6 +55,29 @@ number! {
     BrokerId(u32)
 }
 
+number! {
+    /// One copy of one partition, and a member of its Raft group: the broker in the low 32 bits, and a number in the high
+    /// ones that grows with every copy that a broker gets of the partition, so that an id is never used again.
+    ReplicaId(u64)
+}
+
+impl ReplicaId {
+    /// Copy number `generation` that `broker` has of some partition.
+    pub fn new(broker: BrokerId, generation: u32) -> ReplicaId {
+        ReplicaId((generation as u64) << 32 | broker.0 as u64)
+    }
+
+    /// Where it lives.
+    pub fn broker(self) -> BrokerId {
+        BrokerId(self.0 as u32)
+    }
+
+    /// Which of that broker's copies it is.
+    pub fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
 impl Offset {
     /// The largest offset that the batch format can carry.
     pub const MAX: Offset = Offset(i64::MAX as u64);

@@ -17,8 +17,8 @@ pub use batch::{BATCH_HEADER_BYTES, BatchBuilder, BatchHeader, ProducerMark, Rec
 pub use codec::Codec;
 pub use error::{BatchError, NameError};
 pub use ids::{
-    BrokerId, DirectoryId, LeaderEpoch, Offset, PartitionId, PinEpoch, ProducerEpoch, ProducerId, RaftIndex, Sequence,
-    TopicId, TopicPartition,
+    BrokerId, DirectoryId, LeaderEpoch, Offset, PartitionId, PinEpoch, ProducerEpoch, ProducerId, RaftIndex, ReplicaId,
+    Sequence, TopicId, TopicPartition,
 };
 pub use murmur2::{murmur2, partition_for_key};
 pub use name::{check_plugin_name, check_topic_name};

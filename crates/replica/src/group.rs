@@ -1,23 +1,50 @@
 //! One Raft group: a thin wrapper around raft-rs that speaks batches and offsets.
 //!
 //! One entry is one batch, so an entry's offset follows from the entries before it. Proposals are numbered when they are
-//! proposed; only a leader proposes, and nothing is ever forwarded.
+//! proposed; only a leader proposes, and nothing is ever forwarded. Which replicas there should be, and how one that is far
+//! behind is brought near, is `replicas.rs`'s business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use raft::eraftpb::{Entry, EntryType, HardState as RaftHardState, Message, MessageType};
+use raft::eraftpb::{
+    ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType, HardState as RaftHardState, Message, MessageType,
+};
 use raft::{RawNode, StateRole};
-use thalweg_commit_log::{HardState, ProducerTable, SegmentsEnd, SequenceCheck};
+use thalweg_commit_log::{Configuration, HardState, MemberChange, ProducerTable, SegmentsEnd, SequenceCheck};
 use thalweg_model::limits::UNCOMMITTED_BYTES_MAX;
-use thalweg_model::{LeaderEpoch, Offset, PinEpoch, ProducerEpoch, RaftIndex, RecordBatch, Sequence, TopicPartition};
+use thalweg_model::{
+    BrokerId, LeaderEpoch, Offset, PinEpoch, ProducerEpoch, RaftIndex, RecordBatch, ReplicaId, Sequence, TopicPartition,
+};
 use thiserror::Error;
 
 use crate::Now;
-use crate::raft_log::RaftLog;
+use crate::message::{EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody};
+use crate::raft_log::{RaftLog, configuration, entry_of};
 
-/// This replica's id within its group. Until there are more, every group has one voter.
-const REPLICA: u64 = 1;
+/// Ticks of silence after which a follower stands for election; all have the same, and jitter comes from withheld ticks.
+const ELECTION_TICKS: usize = 10;
+/// Most ticks withheld from a follower whose leader is silent.
+const JITTER_TICKS: u64 = 8;
+/// Entries that every replica keeps in memory, so that a new leader can serve followers that are a little behind.
+const KEPT_BYTES: usize = 1 << 20;
+/// Entries that a leader keeps for a follower that is behind; one that is further behind reads from segments.
+const KEPT_FOR_LAGGARDS_BYTES: usize = 8 << 20;
+/// A learner with at most this many entries to go counts as caught up.
+const CAUGHT_UP_ENTRIES: u64 = 64;
+/// Ticks that a leader lets pass before it hands over to the replica that the placement prefers.
+const PREFERRED_AFTER_TICKS: u32 = 60;
+/// A replica that was heard of within so many ticks counts as active.
+const ACTIVE_TICKS: u64 = 10;
+/// Ticks for which the preferred leader of a new group keeps standing for election: the others may start a little later.
+const EAGER_TICKS: u32 = 20;
+
+fn not_leader(leader: Option<BrokerId>) -> String {
+    match leader {
+        Some(broker) => format!("this broker does not lead the partition (yet); broker {broker} does"),
+        None => "no leader of the partition is known here: too few of its replicas can be reached, or an election is going on".into(),
+    }
+}
 
 /// When a produce request is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,8 +66,11 @@ pub struct Ticket(pub u64);
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProduceError {
     /// This replica does not lead, or has not committed in its own term yet.
-    #[error("this broker does not lead the partition (yet)")]
-    NotLeader,
+    #[error("{}", not_leader(*leader))]
+    NotLeader {
+        /// Who leads, as far as this replica knows.
+        leader: Option<BrokerId>,
+    },
     /// The client placed the batch with an older partitioner.
     #[error("the topic's partitioner changed: the batch was placed with pin epoch {found}, it is {current} now")]
     StalePin {
@@ -83,6 +113,14 @@ pub enum ProduceError {
     NotProducible,
 }
 
+impl ProduceError {
+    /// True for a refusal after which a producer may number its batches anew.
+    fn tells_of_earlier_batches(&self) -> bool {
+        use ProduceError::{DuplicateForgotten, Fenced, OutOfOrder, UnknownProducer};
+        matches!(self, OutOfOrder { .. } | Fenced { .. } | UnknownProducer | DuplicateForgotten)
+    }
+}
+
 /// What the wrapper asks of its owner, in order.
 #[derive(Debug)]
 pub(crate) enum Effect {
@@ -90,16 +128,26 @@ pub(crate) enum Effect {
     Append(RaftIndex, RecordBatch),
     /// Put term and vote into the log.
     HardState(HardState),
-    /// Call [`Group::persisted`] with this number once everything before it is synced.
-    Persist(u64),
+    /// Once everything before it is synced, send these and call [`Group::persisted`] with this number.
+    Persist(u64, Vec<PeerMessage>),
+    /// Send at once.
+    Send(PeerMessage),
     /// Everything up to this index is on a quorum.
     Committed(RaftIndex),
+    /// The members as of this entry, which is on a quorum.
+    Configured(RaftIndex, Configuration),
     /// Retention moved the log start.
     LogStart(Offset),
     /// Answer a request.
     Answer(Ticket, Result<Offset, ProduceError>),
-    /// The high watermark moved.
+    /// Answer a request for the confirmed end.
+    Confirmed(Ticket, Result<Offset, ProduceError>),
+    /// The high watermark moved, or this replica began or ceased to serve.
     Advanced,
+    /// This follower needs entries that are not in memory any more.
+    Behind(ReplicaId),
+    /// A peer knows more of what this replica has acknowledged than it does itself: it must never vote again.
+    Forgot(String),
 }
 
 /// What operators see of a group.
@@ -115,63 +163,121 @@ pub struct GroupState {
     pub leader_epoch: LeaderEpoch,
     /// True when this replica leads and has committed in its own term.
     pub is_serving: bool,
+    /// Who leads, as far as this replica knows.
+    pub leader: Option<ReplicaId>,
+    /// Last entry that is on a quorum.
+    pub applied: RaftIndex,
+}
+
+/// What a leader knows of another replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerState {
+    /// Which.
+    pub replica: ReplicaId,
+    /// Counts for the high watermark.
+    pub is_voter: bool,
+    /// Entries of the leader that it has not acknowledged.
+    pub lag_entries: u64,
+    /// Was heard of lately.
+    pub is_active: bool,
+}
+
+/// What is told only once the quorum has confirmed that this replica still leads.
+#[derive(Debug)]
+enum Waiting {
+    /// The end of what is on a quorum.
+    Latest(Ticket),
+    /// A refusal that says something of the producer's earlier batches: a leader that has been replaced unawares may not know
+    /// of them, and the producer would number them anew, although they stand in the next leader's log.
+    Refusal(Ticket, ProduceError),
+}
+
+/// What a group starts from: the log as recovery or a rebuilding left it.
+pub(crate) struct Recovered<'a, I: Iterator<Item = (RaftIndex, &'a RecordBatch)>> {
+    pub(crate) hard_state: HardState,
+    pub(crate) end: SegmentsEnd,
+    pub(crate) configuration: Configuration,
+    pub(crate) producers: ProducerTable,
+    /// Above `end`.
+    pub(crate) entries: I,
 }
 
 pub(crate) struct Group {
     name: TopicPartition,
+    me: ReplicaId,
     node: RawNode<RaftLog>,
     log_end: Offset,
     high_watermark: Offset,
     applied: RaftIndex,
-    /// End offset of every entry above `applied`.
-    ends: BTreeMap<RaftIndex, Offset>,
-    /// New log starts among the entries above `applied`.
-    log_starts: BTreeMap<RaftIndex, Offset>,
+    /// Entries above `applied`.
+    pending: VecDeque<(RaftIndex, RecordBatch)>,
+    /// Largest log start that was proposed or applied.
+    log_start: Offset,
     /// Requests by the entry that they wait for.
     parked: BTreeMap<RaftIndex, Vec<(Ticket, Offset)>>,
+    /// Producers as of the log's end, against which new batches are checked.
     producers: ProducerTable,
+    /// Producers as of `applied`: where `producers` starts again when entries are replaced.
+    settled: ProducerTable,
     serving_term: Option<u64>,
     stored: HardState,
-    #[cfg(feature = "mutants")]
-    pub(crate) duplicate_early: bool,
+    /// Requests for the confirmed end: those under way with the number of their round, and those for the next one.
+    confirming: Option<(u64, Vec<Waiting>)>,
+    to_confirm: Vec<Waiting>,
+    next_round: u64,
+    was_serving: bool,
+    was_leader: bool,
+    /// Batches that are known already, so that no checksum is computed twice.
+    known: Vec<(u64, RecordBatch)>,
+    /// The change that was just proposed: raft-rs keeps it in a form of its own.
+    proposed_changes: Vec<MemberChange>,
+    withheld: Option<u64>,
+    eager_ticks: u32,
+    led_ticks: u32,
+    ticks: u64,
+    /// Tick at which each replica last spoke. raft-rs's own mark is reset every election time-out.
+    heard: BTreeMap<ReplicaId, u64>,
+    /// A planted bug.
+    pub(crate) mutant: Option<crate::Mutant>,
 }
 
 impl Group {
-    /// A group as recovery left it: what stands in segments, and the entries behind.
+    /// A member `me` of the group, with what its log holds.
     pub(crate) fn new<'a>(
         name: TopicPartition,
-        hard_state: HardState,
-        end: SegmentsEnd,
-        producers: ProducerTable,
-        entries: impl Iterator<Item = (RaftIndex, &'a RecordBatch)>,
+        me: ReplicaId,
+        recovered: Recovered<'a, impl Iterator<Item = (RaftIndex, &'a RecordBatch)>>,
     ) -> Self {
+        let Recovered { hard_state, end, configuration, producers, entries } = recovered;
         let raft_state = RaftHardState {
             term: hard_state.term.0.max(end.epoch.0) as u64,
             vote: hard_state.vote,
             commit: end.index.0,
             ..Default::default()
         };
-        let mut store = RaftLog::new(raft_state, vec![REPLICA], (end.index.0, end.epoch.0 as u64));
-        let mut group = (end.offset, BTreeMap::new(), BTreeMap::new(), producers);
+        let mut store = RaftLog::new(raft_state, &configuration, (end.index.0, end.epoch.0 as u64));
+        let mut pending = VecDeque::new();
+        let settled = producers.clone();
+        let (mut log_end, mut producers) = (end.offset, producers);
         for (index, batch) in entries {
-            store.append(entry_of(index, batch));
-            note(&mut group.1, &mut group.2, index, batch);
-            group.3.append(index, batch);
-            group.0 = batch.end_offset();
+            store.append(entry_of(index.0, batch), batch.clone());
+            producers.append(index, batch);
+            log_end = batch.end_offset();
+            pending.push_back((index, batch.clone()));
         }
-        let (log_end, ends, log_starts, producers) = group;
         let config = raft::Config {
-            id: REPLICA,
+            id: me.0,
             applied: end.index.0,
             // One draw for all: raft-rs would otherwise ask a random source of its own (it is the only one it has).
-            election_tick: 10,
-            min_election_tick: 10,
-            max_election_tick: 11,
-            heartbeat_tick: 1,
+            election_tick: ELECTION_TICKS,
+            min_election_tick: ELECTION_TICKS,
+            max_election_tick: ELECTION_TICKS + 1,
+            heartbeat_tick: 2,
             pre_vote: true,
             check_quorum: true,
-            max_size_per_msg: 1 << 20,
-            max_inflight_msgs: 64,
+            // Together with the number in flight this bounds what a slow follower costs: 8 MiB.
+            max_size_per_msg: 256 << 10,
+            max_inflight_msgs: 32,
             max_uncommitted_size: UNCOMMITTED_BYTES_MAX as u64,
             ..Default::default()
         };
@@ -179,43 +285,197 @@ impl Group {
         let node = RawNode::new(&config, store, &logger).expect("the configuration above is valid");
         Group {
             name,
+            me,
             node,
             log_end,
             high_watermark: end.offset,
             applied: end.index,
-            ends,
-            log_starts,
+            pending,
+            log_start: Offset(0),
             parked: BTreeMap::new(),
             producers,
+            settled,
             serving_term: None,
             stored: hard_state,
-            #[cfg(feature = "mutants")]
-            duplicate_early: false,
+            confirming: None,
+            to_confirm: Vec::new(),
+            next_round: 1,
+            was_serving: false,
+            was_leader: false,
+            known: Vec::new(),
+            proposed_changes: Vec::new(),
+            withheld: None,
+            eager_ticks: 0,
+            led_ticks: 0,
+            ticks: 0,
+            heard: BTreeMap::new(),
+            mutant: None,
         }
     }
 
-    /// Stands for election at once, as the only voter may.
-    pub(crate) fn start(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        self.node.campaign().expect("a voter may always campaign");
-        self.drive(now, effects);
+    /// Begins: the only voter of a group stands for election at once; so does the preferred leader of a new group.
+    pub(crate) fn start(&mut self, preferred: bool, effects: &mut Vec<Effect>) {
+        let voters = &self.node.raft.prs().conf().voters();
+        let alone = voters.contains(self.me.0) && voters.ids().iter().count() == 1;
+        if alone || (preferred && self.node.raft.term == 0) {
+            self.eager_ticks = EAGER_TICKS;
+            self.node.campaign().expect("campaigning is local");
+        }
+        self.drive(effects);
     }
 
-    /// Raft's clock: once every 100 ms.
-    pub(crate) fn tick(&mut self, now: Now, effects: &mut Vec<Effect>) {
+    /// Raft's clock. `chance` jitters elections.
+    pub(crate) fn tick(&mut self, chance: u64, effects: &mut Vec<Effect>) {
+        self.ticks += 1;
+        let raft = &self.node.raft;
+        if raft.state == StateRole::Leader {
+            self.led_ticks += 1;
+            self.eager_ticks = 0;
+            // A round may have been lost with a connection.
+            if let Some((_, waiting)) = self.confirming.take() {
+                self.to_confirm.extend(waiting);
+                self.confirm_round();
+            }
+        } else {
+            self.led_ticks = 0;
+            if self.eager_ticks > 0 && raft.leader_id == 0 {
+                self.eager_ticks -= 1;
+                if self.eager_ticks.is_multiple_of(2) {
+                    self.node.campaign().expect("campaigning is local");
+                }
+                return self.drive(effects);
+            }
+            match raft.election_elapsed + 1 >= ELECTION_TICKS {
+                false => self.withheld = None,
+                true => match self.withheld.get_or_insert(chance % JITTER_TICKS) {
+                    0 => self.withheld = None,
+                    left => {
+                        *left -= 1;
+                        return;
+                    }
+                },
+            }
+        }
         self.node.tick();
-        self.drive(now, effects);
+        self.drive(effects);
     }
 
     /// Everything up to `Persist(number)` is synced.
-    pub(crate) fn persisted(&mut self, now: Now, number: u64, effects: &mut Vec<Effect>) {
+    pub(crate) fn persisted(&mut self, number: u64, effects: &mut Vec<Effect>) {
         self.node.on_persist_ready(number);
-        self.drive(now, effects);
+        self.drive(effects);
+    }
+
+    /// Takes a peer's message. What would make raft-rs panic is noticed first.
+    pub(crate) fn step(&mut self, from: ReplicaId, body: RaftBody, effects: &mut Vec<Effect>) {
+        let kind = match body.kind {
+            3 => MessageType::MsgAppend,
+            4 => MessageType::MsgAppendResponse,
+            5 => MessageType::MsgRequestVote,
+            6 => MessageType::MsgRequestVoteResponse,
+            8 => MessageType::MsgHeartbeat,
+            9 => MessageType::MsgHeartbeatResponse,
+            14 => MessageType::MsgTimeoutNow,
+            17 => MessageType::MsgRequestPreVote,
+            18 => MessageType::MsgRequestPreVoteResponse,
+            // Local to raft-rs, or not used here: from a peer it means nothing.
+            _ => return,
+        };
+        let raft = &self.node.raft;
+        self.heard.insert(from, self.ticks);
+        let is_vote = matches!(
+            kind,
+            MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse | MessageType::MsgTimeoutNow
+        );
+        // Removed while it stood for election, it must not win any more.
+        if is_vote && raft.prs().get(self.me.0).is_none() {
+            return;
+        }
+        if body.term >= raft.term {
+            if kind == MessageType::MsgHeartbeat && body.commit > raft.raft_log.last_index() {
+                let last = raft.raft_log.last_index();
+                let what = format!(
+                    "the leader knows that entry {} was acknowledged here, the log ends at {last}",
+                    body.commit
+                );
+                return effects.push(Effect::Forgot(what));
+            }
+            let committed = raft.raft_log.committed;
+            for (i, entry) in body.entries.iter().enumerate() {
+                let index = body.index + 1 + i as u64;
+                if index > committed {
+                    break;
+                }
+                if raft.raft_log.term(index).is_ok_and(|term| term != 0 && term != entry.term) {
+                    let what = format!(
+                        "entry {index} is of another term here than at the leader, though both call it committed"
+                    );
+                    return effects.push(Effect::Forgot(what));
+                }
+            }
+        }
+        let mut body = body;
+        let is_ack = kind == MessageType::MsgAppendResponse && !body.reject;
+        if is_ack && self.is_planted(crate::Mutant::StaleAckCounted) {
+            body.term = raft.term;
+        }
+        let asks = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
+        if asks && self.is_planted(crate::Mutant::VoteForShorterLog) {
+            body.log_term = body.log_term.max(raft.raft_log.last_term());
+            body.index = body.index.max(raft.raft_log.last_index());
+        }
+        if is_ack && self.is_planted(crate::Mutant::HighWatermarkFromMinority) {
+            let other = self.members().voters.into_iter().find(|r| *r != self.me && *r != from);
+            if let Some(other) = other {
+                let mut message =
+                    Message { from: other.0, to: self.me.0, term: body.term, index: body.index, ..Default::default() };
+                message.set_msg_type(kind);
+                let _ = self.node.step(message);
+                self.drive(effects);
+            }
+        }
+        let mut message = Message {
+            from: from.0,
+            to: self.me.0,
+            term: body.term,
+            log_term: body.log_term,
+            index: body.index,
+            commit: body.commit,
+            commit_term: body.commit_term,
+            reject: body.reject,
+            reject_hint: body.reject_hint,
+            context: body.context,
+            ..Default::default()
+        };
+        message.set_msg_type(kind);
+        let mut entries = Vec::with_capacity(body.entries.len());
+        for (i, EntryBody { term, content }) in body.entries.into_iter().enumerate() {
+            let index = body.index + 1 + i as u64;
+            let (entry_type, data) = match content {
+                EntryContent::LeaderChange => (EntryType::EntryNormal, Bytes::new()),
+                EntryContent::Configuration(changes) => {
+                    (EntryType::EntryConfChangeV2, MemberChange::encode_all(&changes).into())
+                }
+                EntryContent::Batch(batch) => {
+                    if batch.header().leader_epoch.0 as u64 != term {
+                        return;
+                    }
+                    let data = batch.bytes().clone();
+                    self.known.push((index, batch));
+                    (EntryType::EntryNormal, data)
+                }
+            };
+            entries.push(Entry { entry_type, term, index, data, ..Default::default() });
+        }
+        message.entries = entries.into();
+        // Refusals are Raft's own affair: a stale message, a response from nobody.
+        let _ = self.node.step(message);
+        self.drive(effects);
     }
 
     /// Checks and proposes a client's batch; the answer comes as an effect, now or when the quorum has it.
     pub(crate) fn produce(
         &mut self,
-        now: Now,
         ticket: Ticket,
         batch: RecordBatch,
         pin: (PinEpoch, PinEpoch),
@@ -224,24 +484,146 @@ impl Group {
     ) {
         let result = self.check(&batch, pin);
         match result {
+            Err(error) if error.tells_of_earlier_batches() && !self.is_planted(crate::Mutant::GapNotConfirmed) => {
+                self.wait_for_quorum(Waiting::Refusal(ticket, error), effects);
+            }
             Err(error) => effects.push(Effect::Answer(ticket, Err(error))),
             Ok(Some(original)) => self.answer_duplicate(ticket, original, effects),
-            Ok(None) => self.propose(now, Some((ticket, acks)), batch, effects),
+            Ok(None) => self.propose(Some((ticket, acks)), batch, effects),
         }
     }
 
     /// Proposes that readers may not go below `offset` any more.
     pub(crate) fn propose_log_start(&mut self, now: Now, offset: Offset, effects: &mut Vec<Effect>) {
-        let proposed = self.log_starts.values().max().copied().unwrap_or_default();
-        if self.is_serving() && offset > proposed && offset <= self.high_watermark {
+        if self.is_serving() && offset > self.log_start && offset <= self.high_watermark {
             let batch = RecordBatch::log_start(self.log_end, self.epoch(), offset, now.wall_ms);
-            self.propose(now, None, batch, effects);
+            self.propose(None, batch, effects);
         }
     }
 
+    /// Asks the quorum whether this replica still leads, and answers with the high watermark then.
+    ///
+    /// Source: Raft §8, "read index".
+    pub(crate) fn confirm(&mut self, ticket: Ticket, effects: &mut Vec<Effect>) {
+        if !self.is_serving() {
+            return effects.push(Effect::Confirmed(ticket, Err(self.not_leader())));
+        }
+        self.wait_for_quorum(Waiting::Latest(ticket), effects);
+    }
+
+    fn wait_for_quorum(&mut self, waiting: Waiting, effects: &mut Vec<Effect>) {
+        self.to_confirm.push(waiting);
+        if self.confirming.is_none() {
+            self.confirm_round();
+        }
+        self.drive(effects);
+    }
+
+    fn confirm_round(&mut self) {
+        let round = self.next_round;
+        self.next_round += 1;
+        self.confirming = Some((round, std::mem::take(&mut self.to_confirm)));
+        self.node.read_index(round.to_le_bytes().to_vec());
+    }
+
+    /// Moves the members one step towards `target`, whose first one is the preferred leader. Only a leader does anything.
+    ///
+    /// A new member first follows as a learner; when it has caught up it takes the place of one that is not wanted any more,
+    /// in one joint change. So the number of voters never falls on the way.
+    pub(crate) fn reconcile(&mut self, target: &[ReplicaId], effects: &mut Vec<Effect>) {
+        let raft = &self.node.raft;
+        if !self.is_serving() || raft.has_pending_conf() || target.is_empty() {
+            return;
+        }
+        let now = configuration(&raft.prs().conf().to_conf_state());
+        if !now.voters_outgoing.is_empty() {
+            return;
+        }
+        let is_wanted = |r: &ReplicaId| target.contains(r);
+        let last = raft.raft_log.last_index();
+        let near = |r: ReplicaId| {
+            let progress = raft.prs().get(r.0);
+            self.is_active(r) && progress.is_some_and(|p| p.matched + CAUGHT_UP_ENTRIES >= last && p.matched > 0)
+        };
+        let stale_learners = now.learners.iter().filter(|r| !is_wanted(r)).map(|r| MemberChange::Remove(*r));
+        let mut changes: Vec<MemberChange> = stale_learners.collect();
+        let missing = target.iter().find(|r| !now.voters.contains(r) && !now.learners.contains(r));
+        let stale_voters: Vec<ReplicaId> = now.voters.iter().filter(|r| !is_wanted(r)).copied().collect();
+        if let Some(missing) = missing {
+            changes.push(MemberChange::Learner(*missing));
+        } else if let Some(learner) = now.learners.iter().find(|r| is_wanted(r) && near(**r)) {
+            changes.push(MemberChange::Voter(*learner));
+            // Never its own: a leader that is not wanted hands over first.
+            changes.extend(stale_voters.iter().find(|r| **r != self.me).map(|r| MemberChange::Remove(*r)));
+        } else if now.voters.len() > target.len() && now.learners.iter().all(|r| !is_wanted(r)) {
+            changes.extend(stale_voters.iter().find(|r| **r != self.me).map(|r| MemberChange::Remove(*r)));
+        }
+        if !changes.is_empty() {
+            return self.propose_changes(changes, effects);
+        }
+        let preferred = target.iter().find(|r| now.voters.contains(r) && near(**r));
+        let leaves = !is_wanted(&self.me);
+        if let Some(preferred) = preferred.filter(|r| **r != self.me)
+            && (leaves || (self.led_ticks > PREFERRED_AFTER_TICKS && *preferred == target[0]))
+        {
+            self.led_ticks = 0;
+            self.transfer(Some(*preferred), effects);
+        }
+    }
+
+    fn propose_changes(&mut self, changes: Vec<MemberChange>, effects: &mut Vec<Effect>) {
+        let cc = conf_change(&changes);
+        self.proposed_changes = changes;
+        // Dropped while leadership is handed over or another change is under way; the next round tries again.
+        let _ = self.node.propose_conf_change(Vec::new(), cc);
+        self.drive(effects);
+        self.proposed_changes.clear();
+    }
+
+    /// Hands leadership over, to the voter that is nearest if none is named. Produce is refused meanwhile.
+    pub(crate) fn transfer(&mut self, to: Option<ReplicaId>, effects: &mut Vec<Effect>) {
+        if self.node.raft.state != StateRole::Leader {
+            return;
+        }
+        let nearest = || {
+            let others = self.node.raft.prs().iter().filter(|(id, p)| {
+                **id != self.me.0
+                    && self.is_active(ReplicaId(**id))
+                    && p.matched > 0
+                    && self.node.raft.prs().conf().voters().contains(**id)
+            });
+            others.max_by_key(|(id, p)| (p.matched, **id)).map(|(id, _)| *id)
+        };
+        if let Some(to) = to.map(|r| r.0).or_else(nearest) {
+            self.node.transfer_leader(to);
+        }
+        self.drive(effects);
+    }
+
+    /// Messages to this broker may have been lost: raft-rs sends again from what is known to have arrived.
+    pub(crate) fn unreachable(&mut self, broker: BrokerId, effects: &mut Vec<Effect>) {
+        if self.node.raft.state != StateRole::Leader {
+            return;
+        }
+        let there: Vec<u64> =
+            self.node.raft.prs().iter().map(|(id, _)| *id).filter(|id| ReplicaId(*id).broker() == broker).collect();
+        there.into_iter().for_each(|id| self.node.report_unreachable(id));
+        self.drive(effects);
+    }
+
+    /// Tells the leader where this replica's log ends, after it was brought near from outside.
+    pub(crate) fn announce(&mut self, leader: ReplicaId) -> PeerMessage {
+        let raft = &self.node.raft;
+        let (kind, term, commit) = (MessageType::MsgAppendResponse as u8, raft.term, raft.raft_log.committed);
+        let body = RaftBody { kind, term, index: raft.raft_log.persisted, commit, ..Default::default() };
+        PeerMessage { group: self.name, from: self.me, to: leader, body: PeerBody::Raft(body) }
+    }
+
     /// Requests that wait for an answer which will not come, because the group ends.
-    pub(crate) fn abandoned(self) -> impl Iterator<Item = Ticket> {
-        self.parked.into_values().flatten().map(|(ticket, _)| ticket)
+    pub(crate) fn abandon(self, effects: &mut Vec<Effect>) {
+        let mut me = self;
+        let error = me.not_leader();
+        me.answer_all(&error, effects);
     }
 
     pub(crate) fn state(&self) -> GroupState {
@@ -250,11 +632,57 @@ impl Group {
             log_end: self.log_end,
             leader_epoch: self.epoch(),
             is_serving: self.is_serving(),
+            leader: self.leader(),
+            applied: self.applied,
         }
+    }
+
+    /// What this leader knows of the others; empty for followers.
+    pub(crate) fn followers(&self) -> Vec<FollowerState> {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        let last = raft.raft_log.last_index();
+        let mut all: Vec<FollowerState> = raft
+            .prs()
+            .iter()
+            .filter(|(id, _)| **id != self.me.0)
+            .map(|(id, p)| FollowerState {
+                replica: ReplicaId(*id),
+                is_voter: raft.prs().conf().voters().contains(*id),
+                lag_entries: last.saturating_sub(p.matched),
+                is_active: self.is_active(ReplicaId(*id)),
+            })
+            .collect();
+        all.sort_by_key(|f| f.replica);
+        all
+    }
+
+    fn is_active(&self, replica: ReplicaId) -> bool {
+        self.heard.get(&replica).is_some_and(|at| self.ticks <= at + ACTIVE_TICKS)
+    }
+
+    /// The members as of the last applied entry.
+    pub(crate) fn members(&self) -> Configuration {
+        configuration(&self.node.raft.prs().conf().to_conf_state())
+    }
+
+    /// True while entries from `index` on are in memory.
+    pub(crate) fn holds_from(&self, index: RaftIndex) -> bool {
+        self.node.store().first() <= index.0
     }
 
     pub(crate) fn is_serving(&self) -> bool {
         self.node.raft.state == StateRole::Leader && self.serving_term == Some(self.node.raft.term)
+    }
+
+    fn leader(&self) -> Option<ReplicaId> {
+        Some(self.node.raft.leader_id).filter(|id| *id != 0).map(ReplicaId)
+    }
+
+    fn not_leader(&self) -> ProduceError {
+        ProduceError::NotLeader { leader: self.leader().map(ReplicaId::broker) }
     }
 
     fn epoch(&self) -> LeaderEpoch {
@@ -268,7 +696,7 @@ impl Group {
         pin: (PinEpoch, PinEpoch),
     ) -> Result<Option<(RaftIndex, Offset)>, ProduceError> {
         if !self.is_serving() {
-            return Err(ProduceError::NotLeader);
+            return Err(self.not_leader());
         }
         let header = batch.header();
         if header.control || header.records_count != batch.offsets_count() {
@@ -289,7 +717,7 @@ impl Group {
             }
         }
         let (found, current) = pin;
-        if found != current {
+        if found != current && !self.is_planted(crate::Mutant::PinEpochIgnored) {
             return Err(ProduceError::StalePin { found, current });
         }
         Ok(None)
@@ -297,107 +725,193 @@ impl Group {
 
     fn answer_duplicate(&mut self, ticket: Ticket, original: (RaftIndex, Offset), effects: &mut Vec<Effect>) {
         let (index, offset) = original;
-        #[cfg(feature = "mutants")]
-        if self.duplicate_early {
-            effects.push(Effect::Answer(ticket, Ok(offset)));
-            return;
-        }
-        if index <= self.applied {
+        if index <= self.applied || self.is_planted(crate::Mutant::DuplicateAnsweredEarly) {
             effects.push(Effect::Answer(ticket, Ok(offset)));
         } else {
             self.parked.entry(index).or_default().push((ticket, offset));
         }
     }
 
-    fn propose(&mut self, now: Now, who: Option<(Ticket, Acks)>, batch: RecordBatch, effects: &mut Vec<Effect>) {
+    fn propose(&mut self, who: Option<(Ticket, Acks)>, batch: RecordBatch, effects: &mut Vec<Effect>) {
         let offset = self.log_end;
         let batch = batch.with_position(offset, self.epoch());
         let index = RaftIndex(self.node.raft.raft_log.last_index() + 1);
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
-        message.from = REPLICA;
+        message.from = self.me.0;
         let entry = Entry { data: batch.bytes().clone(), ..Default::default() };
         message.entries = vec![entry].into();
         if self.node.step(message).is_err() {
-            // The only refusal left to raft-rs here is its bound on uncommitted bytes.
+            // Refused while leadership is handed over, or above the bound on uncommitted bytes.
             if let Some((ticket, _)) = who {
-                effects.push(Effect::Answer(ticket, Err(ProduceError::Backlog)));
+                let error = match self.node.raft.lead_transferee {
+                    Some(_) => self.not_leader(),
+                    None => ProduceError::Backlog,
+                };
+                effects.push(Effect::Answer(ticket, Err(error)));
             }
             return;
         }
-        self.appended(index, &batch);
+        if let Some(log_start) = batch.as_log_start() {
+            self.log_start = log_start;
+        }
+        self.known.push((index.0, batch));
         match who {
             Some((ticket, Acks::Quorum)) => self.parked.entry(index).or_default().push((ticket, offset)),
             Some((ticket, Acks::Leader)) => effects.push(Effect::Answer(ticket, Ok(offset))),
             Some((_, Acks::None)) | None => {}
         }
-        self.drive(now, effects);
-    }
-
-    fn appended(&mut self, index: RaftIndex, batch: &RecordBatch) {
-        note(&mut self.ends, &mut self.log_starts, index, batch);
-        self.producers.append(index, batch);
-        self.log_end = batch.end_offset();
+        self.drive(effects);
     }
 
     /// Turns what raft-rs has ready into effects.
-    fn drive(&mut self, now: Now, effects: &mut Vec<Effect>) {
+    fn drive(&mut self, effects: &mut Vec<Effect>) {
         while self.node.has_ready() {
             let mut ready = self.node.ready();
             if let Some(state) = ready.hs() {
                 let term = LeaderEpoch(u32::try_from(state.term).expect("a term stays below 2^32"));
-                let state = HardState { term, vote: state.vote };
+                let state = HardState { term, vote: state.vote, replica: self.me };
                 // The commit index in it is not worth a frame: it follows from the entries of the next term.
                 if state != self.stored {
                     self.stored = state;
-                    effects.push(Effect::HardState(state));
+                    if !self.is_planted(crate::Mutant::VoteNotPersisted) {
+                        effects.push(Effect::HardState(state));
+                    }
                 }
             }
-            for mut entry in ready.take_entries() {
-                let index = RaftIndex(entry.index);
-                let batch = if entry.data.is_empty() {
-                    // raft-rs's own no-op of a new leader: it consumes an offset like every entry.
-                    let epoch = LeaderEpoch(entry.term as u32);
-                    let batch = RecordBatch::leader_change(self.log_end, epoch, 0, now.wall_ms);
-                    self.appended(index, &batch);
-                    batch
-                } else {
-                    RecordBatch::parse(entry.data.clone()).expect("proposed as a batch")
-                };
-                assert_eq!(self.ends.get(&index), Some(&batch.end_offset()), "entries are numbered as proposed");
-                if batch.is_control() {
-                    entry.data = Bytes::new();
-                }
-                self.node.mut_store().append(entry);
-                effects.push(Effect::Append(index, batch));
+            for entry in ready.take_entries() {
+                self.append(entry, effects);
             }
-            let committed = ready.take_committed_entries();
+            let at_once = ready.take_messages();
+            let persisted = ready.take_persisted_messages();
+            let committed = ready.take_committed_entries().last().map(|e| (e.index, e.term));
+            let reads = ready.take_read_states();
             let number = ready.number();
             self.node.advance_append_async(ready);
-            effects.push(Effect::Persist(number));
-            if let Some(last) = committed.last() {
-                self.apply(last.index, last.term, effects);
+            for message in at_once {
+                effects.extend(self.outgoing(message).map(Effect::Send));
             }
+            let mut after = persisted.into_iter().filter_map(|m| self.outgoing(m)).collect::<Vec<_>>();
+            if self.is_planted(crate::Mutant::AnswersBeforeFsync) {
+                effects.extend(after.drain(..).map(Effect::Send));
+            }
+            effects.push(Effect::Persist(number, after));
+            if let Some((index, term)) = committed {
+                self.apply(index, term, effects);
+            }
+            for read in reads {
+                let round = read.request_ctx.first_chunk::<8>().map(|b| u64::from_le_bytes(*b));
+                if let Some((_, waiting)) = self.confirming.take_if(|(r, _)| Some(*r) == round) {
+                    effects.extend(waiting.into_iter().map(|w| match w {
+                        Waiting::Latest(ticket) => Effect::Confirmed(ticket, Ok(self.high_watermark)),
+                        Waiting::Refusal(ticket, error) => Effect::Answer(ticket, Err(error)),
+                    }));
+                    if !self.to_confirm.is_empty() {
+                        self.confirm_round();
+                    }
+                }
+            }
+            let behind = self.node.mut_store().take_behind();
+            effects.extend(behind.into_iter().map(|id| Effect::Behind(ReplicaId(id))));
+        }
+        self.known.clear();
+        let is_leader = self.node.raft.state == StateRole::Leader;
+        if self.was_leader && !is_leader {
+            // Their entries may be on the quorum all the same: the client asks the next leader under the same number.
+            let error = self.not_leader();
+            self.answer_all(&error, effects);
+        }
+        self.was_leader = is_leader;
+        if self.was_serving != self.is_serving() {
+            self.was_serving = self.is_serving();
+            effects.push(Effect::Advanced);
+        }
+    }
+
+    fn answer_all(&mut self, error: &ProduceError, effects: &mut Vec<Effect>) {
+        for (ticket, _) in std::mem::take(&mut self.parked).into_values().flatten() {
+            effects.push(Effect::Answer(ticket, Err(error.clone())));
+        }
+        let confirming = self.confirming.take().map(|(_, tickets)| tickets).unwrap_or_default();
+        for waiting in confirming.into_iter().chain(std::mem::take(&mut self.to_confirm)) {
+            effects.push(match waiting {
+                Waiting::Latest(ticket) => Effect::Confirmed(ticket, Err(error.clone())),
+                Waiting::Refusal(ticket, _) => Effect::Answer(ticket, Err(error.clone())),
+            });
+        }
+    }
+
+    fn append(&mut self, mut entry: Entry, effects: &mut Vec<Effect>) {
+        let index = RaftIndex(entry.index);
+        if self.pending.back().is_some_and(|(last, _)| *last >= index) {
+            self.rewind(index);
+        }
+        let epoch = LeaderEpoch(entry.term as u32);
+        let known = self.known.iter().position(|(i, b)| *i == entry.index && b.bytes().as_ptr() == entry.data.as_ptr());
+        let batch = match known {
+            Some(known) => self.known.swap_remove(known).1,
+            None if entry.entry_type == EntryType::EntryConfChangeV2 => {
+                // raft-rs proposes an empty change itself to end a joint configuration.
+                let proposed = std::mem::take(&mut self.proposed_changes);
+                let change = match proposed.is_empty() {
+                    true => entry.data.clone(),
+                    false => MemberChange::encode_all(&proposed).into(),
+                };
+                entry.data = change.clone();
+                RecordBatch::configuration(self.log_end, epoch, &change)
+            }
+            None if entry.data.is_empty() => RecordBatch::leader_change(self.log_end, epoch),
+            None => RecordBatch::parse(entry.data.clone()).expect("proposed, and received, as a batch"),
+        };
+        assert_eq!(batch.base_offset(), self.log_end, "{}: entries are numbered as proposed", self.name);
+        self.producers.append(index, &batch);
+        self.log_end = batch.end_offset();
+        self.pending.push_back((index, batch.clone()));
+        self.node.mut_store().append(entry, batch.clone());
+        effects.push(Effect::Append(index, batch));
+    }
+
+    /// Forgets the entries at and above `index`: another leader replaces them.
+    fn rewind(&mut self, index: RaftIndex) {
+        assert!(index > self.applied, "{}: an entry on a quorum is never replaced", self.name);
+        while self.pending.pop_back_if(|(i, _)| *i >= index).is_some() {}
+        self.log_end = self.pending.back().map_or(self.high_watermark, |(_, b)| b.end_offset());
+        if !self.is_planted(crate::Mutant::SequencesNotRewound) {
+            self.producers = self.settled.clone();
+            self.pending.iter().for_each(|(i, b)| self.producers.append(*i, b));
         }
     }
 
     fn apply(&mut self, index: u64, term: u64, effects: &mut Vec<Effect>) {
         let applied = RaftIndex(index);
-        if term == self.node.raft.term {
-            self.serving_term = Some(term);
+        if term == self.node.raft.term || self.is_planted(crate::Mutant::ServesBeforeOwnTerm) {
+            self.serving_term = Some(self.node.raft.term);
         }
-        let above = self.ends.split_off(&applied.next());
-        if let Some((_, end)) = std::mem::replace(&mut self.ends, above).last_key_value() {
-            assert!(*end >= self.high_watermark && *end <= self.log_end, "{}: high watermark moves back", self.name);
-            self.high_watermark = *end;
+        let mut log_start = None;
+        while let Some((index, batch)) = self.pending.pop_front_if(|(i, _)| *i <= applied) {
+            assert!(batch.end_offset() > self.high_watermark, "{}: high watermark moves back", self.name);
+            self.high_watermark = batch.end_offset();
+            self.settled.append(index, &batch);
+            if !batch.is_control() {
+                continue;
+            }
+            log_start = log_start.max(batch.as_log_start());
+            if let Some(changes) = batch.as_configuration() {
+                let changes = MemberChange::decode_all(&changes).expect("proposed, and received, as changes");
+                // A change that makes no sense changes nothing, on every replica alike.
+                if let Ok(state) = self.node.apply_conf_change(&conf_change(&changes)) {
+                    effects.push(Effect::Configured(index, configuration(&state)));
+                    self.node.mut_store().set_configuration(state);
+                }
+            }
         }
         self.applied = applied;
         self.node.advance_apply_to(index);
-        self.node.mut_store().compact(index);
+        self.compact();
         effects.push(Effect::Committed(applied));
-        let above = self.log_starts.split_off(&applied.next());
-        if let Some(start) = std::mem::replace(&mut self.log_starts, above).values().max() {
-            effects.push(Effect::LogStart(*start));
+        if let Some(start) = log_start {
+            self.log_start = self.log_start.max(start);
+            effects.push(Effect::LogStart(start));
         }
         let above = self.parked.split_off(&applied.next());
         for (ticket, offset) in std::mem::replace(&mut self.parked, above).into_values().flatten() {
@@ -405,23 +919,73 @@ impl Group {
         }
         effects.push(Effect::Advanced);
     }
-}
 
-fn entry_of(index: RaftIndex, batch: &RecordBatch) -> Entry {
-    // Control batches are the log's form of raft-rs's empty entries.
-    let data = if batch.is_control() { Bytes::new() } else { batch.bytes().clone() };
-    let term = batch.header().leader_epoch.0 as u64;
-    Entry { entry_type: EntryType::EntryNormal, index: index.0, term, data, ..Default::default() }
-}
-
-fn note(
-    ends: &mut BTreeMap<RaftIndex, Offset>,
-    log_starts: &mut BTreeMap<RaftIndex, Offset>,
-    index: RaftIndex,
-    batch: &RecordBatch,
-) {
-    ends.insert(index, batch.end_offset());
-    if let Some(start) = batch.as_log_start() {
-        log_starts.insert(index, start);
+    /// Frees entries that no follower will ask for.
+    fn compact(&mut self) {
+        let raft = &self.node.raft;
+        let others = raft.prs().iter().filter(|(id, _)| **id != self.me.0);
+        let keep = match others.map(|(_, p)| p.matched).min() {
+            None => 0,
+            Some(least) if raft.state == StateRole::Leader && least < self.applied.0 => KEPT_FOR_LAGGARDS_BYTES,
+            Some(_) => KEPT_BYTES,
+        };
+        self.node.mut_store().compact(self.applied.0, keep);
     }
+
+    /// As it leaves for a peer; `None` for what raft-rs says to itself.
+    fn outgoing(&self, message: Message) -> Option<PeerMessage> {
+        let store = self.node.store();
+        let content = |e: &Entry| {
+            let batch = store.batch(e.index).expect("an entry on its way is in memory");
+            match batch.as_configuration() {
+                Some(c) => EntryContent::Configuration(MemberChange::decode_all(&c).expect("stored as changes")),
+                None if batch.is_control() && batch.as_log_start().is_none() => EntryContent::LeaderChange,
+                None => EntryContent::Batch(batch.clone()),
+            }
+        };
+        let entries = message.entries.iter().map(|e| EntryBody { term: e.term, content: content(e) });
+        let body = RaftBody {
+            kind: message.get_msg_type() as u8,
+            term: message.term,
+            log_term: message.log_term,
+            index: message.index,
+            commit: message.commit,
+            commit_term: message.commit_term,
+            reject: message.reject,
+            reject_hint: message.reject_hint,
+            context: message.context.clone(),
+            entries: entries.collect(),
+        };
+        let to = ReplicaId(message.to);
+        (to != self.me).then_some(PeerMessage { group: self.name, from: self.me, to, body: PeerBody::Raft(body) })
+    }
+
+    fn is_planted(&self, mutant: crate::Mutant) -> bool {
+        cfg!(feature = "mutants") && self.mutant == Some(mutant)
+    }
+}
+
+/// The members after a change that is on a quorum, where no raft-rs is awake to follow it.
+pub(crate) fn configuration_after(before: &Configuration, changes: &[MemberChange]) -> Configuration {
+    let store = RaftLog::new(RaftHardState::default(), before, (0, 0));
+    // Whose node it is makes no difference to the members.
+    let config = raft::Config { id: u64::MAX, ..Default::default() };
+    let mut node =
+        RawNode::new(&config, store, &slog::Logger::root(slog::Discard, slog::o!())).expect("a valid configuration");
+    match node.apply_conf_change(&conf_change(changes)) {
+        Ok(state) => configuration(&state),
+        Err(_) => before.clone(),
+    }
+}
+
+fn conf_change(changes: &[MemberChange]) -> ConfChangeV2 {
+    let single = |change: &MemberChange| {
+        let (kind, replica) = match change {
+            MemberChange::Voter(r) => (ConfChangeType::AddNode, r),
+            MemberChange::Learner(r) => (ConfChangeType::AddLearnerNode, r),
+            MemberChange::Remove(r) => (ConfChangeType::RemoveNode, r),
+        };
+        ConfChangeSingle { change_type: kind, node_id: replica.0, ..Default::default() }
+    };
+    ConfChangeV2 { changes: changes.iter().map(single).collect::<Vec<_>>().into(), ..Default::default() }
 }

@@ -1,43 +1,121 @@
-//! What raft-rs sees of the log: the entries that it may still ask for, sharing their bytes with the commit log.
+//! What raft-rs reads back: recent entries and terms, kept in memory, sharing their bytes with the commit log.
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, VecDeque};
 
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use bytes::Bytes;
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
+use thalweg_commit_log::Configuration;
+use thalweg_model::{RecordBatch, ReplicaId};
 
 /// Entries after `compacted`, in order and without gaps.
 pub(crate) struct RaftLog {
     hard_state: HardState,
     conf_state: ConfState,
     compacted: (u64, u64),
-    entries: VecDeque<Entry>,
+    entries: VecDeque<(Entry, RecordBatch)>,
+    bytes: usize,
+    /// Followers that need entries from before `compacted`; raft-rs asks through a shared reference.
+    behind: RefCell<BTreeSet<u64>>,
 }
 
 impl RaftLog {
     /// A log that starts after entry `compacted` (index, term).
-    pub(crate) fn new(hard_state: HardState, voters: Vec<u64>, compacted: (u64, u64)) -> Self {
-        let conf_state = ConfState { voters, ..Default::default() };
-        RaftLog { hard_state, conf_state, compacted, entries: VecDeque::new() }
+    pub(crate) fn new(hard_state: HardState, configuration: &Configuration, compacted: (u64, u64)) -> Self {
+        RaftLog {
+            hard_state,
+            conf_state: conf_state(configuration),
+            compacted,
+            entries: VecDeque::new(),
+            bytes: 0,
+            behind: RefCell::default(),
+        }
     }
 
-    pub(crate) fn append(&mut self, entry: Entry) {
-        while self.entries.back().is_some_and(|e| e.index >= entry.index) {
-            self.entries.pop_back();
+    pub(crate) fn append(&mut self, entry: Entry, batch: RecordBatch) {
+        while self.entries.back().is_some_and(|(e, _)| e.index >= entry.index) {
+            let (_, gone) = self.entries.pop_back().expect("just seen");
+            self.bytes -= gone.bytes().len();
         }
         assert_eq!(entry.index, self.last() + 1, "raft's entries have no gaps");
-        self.entries.push_back(entry);
+        self.bytes += batch.bytes().len();
+        self.entries.push_back((entry, batch));
     }
 
-    /// Forgets entries up to `index`; raft keeps asking for the term of the last one.
-    pub(crate) fn compact(&mut self, index: u64) {
-        while let Some(first) = self.entries.front().filter(|e| e.index <= index) {
+    /// Forgets entries up to `index`, from the oldest on, but keeps `keep_bytes` of them. raft-rs keeps asking for the term
+    /// of the last one that went.
+    pub(crate) fn compact(&mut self, index: u64, keep_bytes: usize) {
+        while self.bytes > keep_bytes
+            && let Some((first, gone)) = self.entries.pop_front_if(|(e, _)| e.index <= index)
+        {
             self.compacted = (first.index, first.term);
-            self.entries.pop_front();
+            self.bytes -= gone.bytes().len();
         }
+    }
+
+    /// The batch of an entry that is in memory.
+    pub(crate) fn batch(&self, index: u64) -> Option<&RecordBatch> {
+        let at = index.checked_sub(self.compacted.0 + 1)?;
+        self.entries.get(at as usize).map(|(_, batch)| batch)
+    }
+
+    /// Index of the first entry in memory.
+    pub(crate) fn first(&self) -> u64 {
+        self.compacted.0 + 1
+    }
+
+    pub(crate) fn set_configuration(&mut self, conf_state: ConfState) {
+        self.conf_state = conf_state;
+    }
+
+    /// Followers that raft-rs could not serve from memory since the last call.
+    pub(crate) fn take_behind(&mut self) -> BTreeSet<u64> {
+        std::mem::take(self.behind.get_mut())
     }
 
     fn last(&self) -> u64 {
-        self.entries.back().map_or(self.compacted.0, |e| e.index)
+        self.entries.back().map_or(self.compacted.0, |(e, _)| e.index)
+    }
+}
+
+/// An entry as raft-rs keeps it. It looks into the data of no entry that it has not been given by a proposal itself, so
+/// control batches stand as what they are.
+pub(crate) fn entry_of(index: u64, batch: &RecordBatch) -> Entry {
+    let term = batch.header().leader_epoch.0 as u64;
+    let (entry_type, data) = match batch.as_configuration() {
+        Some(change) => (EntryType::EntryConfChangeV2, change),
+        None if batch.is_control() && batch.as_log_start().is_none() => (EntryType::EntryNormal, Bytes::new()),
+        None => (EntryType::EntryNormal, batch.bytes().clone()),
+    };
+    Entry { entry_type, index, term, data, ..Default::default() }
+}
+
+pub(crate) fn conf_state(c: &Configuration) -> ConfState {
+    let ids = |list: &[ReplicaId]| list.iter().map(|r| r.0).collect();
+    ConfState {
+        voters: ids(&c.voters),
+        learners: ids(&c.learners),
+        voters_outgoing: ids(&c.voters_outgoing),
+        learners_next: ids(&c.learners_next),
+        auto_leave: c.auto_leave,
+        ..Default::default()
+    }
+}
+
+pub(crate) fn configuration(c: &ConfState) -> Configuration {
+    // raft-rs gives its sets in no order; ours must be equal on every replica.
+    let ids = |list: &[u64]| {
+        let mut ids: Vec<ReplicaId> = list.iter().map(|id| ReplicaId(*id)).collect();
+        ids.sort();
+        ids
+    };
+    Configuration {
+        voters: ids(&c.voters),
+        learners: ids(&c.learners),
+        voters_outgoing: ids(&c.voters_outgoing),
+        learners_next: ids(&c.learners_next),
+        auto_leave: c.auto_leave,
     }
 }
 
@@ -64,6 +142,7 @@ impl Storage for RaftLog {
         let limit = max_size.into().unwrap_or(u64::MAX);
         let mut bytes = 0;
         Ok(range
+            .map(|(e, _)| e)
             .take_while(|e| {
                 let is_first = bytes == 0;
                 bytes += e.data.len() as u64 + 32;
@@ -81,19 +160,21 @@ impl Storage for RaftLog {
             return Err(StorageError::Compacted.into());
         }
         let at = (index - self.compacted.0 - 1) as usize;
-        self.entries.get(at).map(|e| e.term).ok_or_else(|| StorageError::Unavailable.into())
+        self.entries.get(at).map(|(e, _)| e.term).ok_or_else(|| StorageError::Unavailable.into())
     }
 
     fn first_index(&self) -> Result<u64> {
-        Ok(self.compacted.0 + 1)
+        Ok(self.first())
     }
 
     fn last_index(&self) -> Result<u64> {
         Ok(self.last())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> Result<Snapshot> {
-        // Followers that are behind get segment files, not raft-rs snapshots; a single voter has no followers.
+    fn snapshot(&self, _request_index: u64, to: u64) -> Result<Snapshot> {
+        // A follower that is behind what is in memory asks for committed entries itself (`replicas.rs`, catching up); raft-rs
+        // goes on trying meanwhile.
+        self.behind.borrow_mut().insert(to);
         Err(StorageError::SnapshotTemporarilyUnavailable.into())
     }
 }

@@ -1,20 +1,32 @@
-//! All partitions of one data directory: effects of the groups become appends, finished fsyncs become their progress.
+//! All partitions of one data directory: effects of the groups become appends and messages, finished fsyncs and peers'
+//! messages their progress.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use thalweg_commit_log::{
-    CommitLog, Completion, Config, Disk, DiskError, LogEvent, Lsn, OpId, OpenError, ReadOutcome, Recovery,
+    CommitLog, Completion, Config, Configuration, Disk, DiskError, HardState, LogEvent, Lsn, MemberChange, OpId,
+    OpenError, ReadOutcome, Recovery,
 };
-use thalweg_model::{DirectoryId, Offset, PinEpoch, RecordBatch, TopicPartition};
+use thalweg_model::{
+    BrokerId, DirectoryId, LeaderEpoch, Offset, PinEpoch, RaftIndex, RecordBatch, ReplicaId, TopicPartition,
+};
 
-use crate::group::{Acks, Effect, Group, GroupState, ProduceError, Ticket};
-use crate::{Now, group};
+use crate::catch_up::{self, CatchingUp, PATIENCE_MS};
+use crate::group::{
+    Acks, Effect, FollowerState, Group, GroupState, ProduceError, Recovered, Ticket, configuration_after,
+};
+use crate::message::{CatchUp, PeerBody, PeerMessage, RaftBody};
+use crate::{Mutant, Now};
 
 /// Raft's tick.
-const TICK_MS: u64 = 100;
+const TICK_MS: u64 = 50;
+/// How often a leader compares the members with what is wanted.
+const RECONCILE_EVERY_MS: u64 = 500;
+/// A follower is offered to catch up at most this often.
+const OFFER_EVERY_MS: u64 = 200;
 
 /// What the owner of a partition decides about it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartitionSettings {
     /// Epoch of the topic's partitioner pin; produce with another one is refused.
     pub pin_epoch: PinEpoch,
@@ -22,14 +34,24 @@ pub struct PartitionSettings {
     pub retention_ms: Option<u64>,
     /// Bytes above this may go; `None`: never.
     pub retention_bytes: Option<u64>,
+    /// The copy that lives here.
+    pub replica: ReplicaId,
+    /// The voters that the group was made with: equal on every replica, for ever.
+    pub first_voters: Vec<ReplicaId>,
+    /// The voters that there should be, the preferred leader first.
+    pub target: Vec<ReplicaId>,
 }
 
 /// What happened, for the shell to pass on.
 #[derive(Debug)]
 pub enum Output {
+    /// A message for the broker of its addressee. Messages to one broker stay in order, but for bulk ones among themselves.
+    Send(PeerMessage),
     /// The answer to a produce request: the offset of the batch's first record.
     Produced(Ticket, Result<Offset, ProduceError>),
-    /// The partition's high watermark moved: readers may go on.
+    /// The answer to [`Replicas::confirm`]: the high watermark at some moment after the request.
+    Confirmed(Ticket, Result<Offset, ProduceError>),
+    /// The partition's high watermark moved, or it began or ceased to serve: readers look again.
     Advanced(TopicPartition),
     /// A cold read ended.
     ColdRead {
@@ -40,42 +62,59 @@ pub enum Output {
         /// The batches, or which file is damaged and where.
         result: Result<Vec<RecordBatch>, String>,
     },
-    /// A partition serves nothing any more.
+    /// A partition serves nothing any more; with other replicas, this one is to be replaced by a new copy.
     Offline(TopicPartition, String),
     /// The directory is lost to this process: it must end.
     Fatal(DiskError),
 }
 
 struct Partition {
-    group: Group,
+    /// `None` while the replica is being rebuilt, or is offline.
+    group: Option<Group>,
     settings: PartitionSettings,
+    catching_up: Option<CatchingUp>,
+    /// When which follower was last offered to catch up.
+    offered_ms: BTreeMap<ReplicaId, u64>,
+}
+
+/// A cold read for a replica that catches up.
+struct PeerRead {
+    to: ReplicaId,
+    from: Offset,
+    index: RaftIndex,
 }
 
 /// See the crate's page.
 pub struct Replicas<D> {
     log: CommitLog<D>,
     partitions: BTreeMap<TopicPartition, Partition>,
-    /// What waits for which frame to be durable; frames are numbered in order.
-    persists: VecDeque<(Lsn, TopicPartition, u64)>,
+    /// What waits for which frame to be durable, and the messages that leave then; frames are numbered in order.
+    persists: VecDeque<(Lsn, TopicPartition, u64, Vec<PeerMessage>)>,
+    peer_reads: BTreeMap<OpId, PeerRead>,
     last_lsn: Lsn,
     outputs: Vec<Output>,
     next_tick_ms: u64,
-    #[cfg(feature = "mutants")]
-    mutant: Option<crate::Mutant>,
+    next_reconcile_ms: u64,
+    chance: u64,
+    part_bytes: usize,
+    mutant: Option<Mutant>,
 }
 
 impl<D: Disk> Replicas<D> {
-    /// Opens the directory. Partitions come to life with [`start`](Self::start).
-    pub fn open(disk: D, directory: DirectoryId, config: Config) -> Result<(Self, Recovery), OpenError> {
+    /// Opens the directory. Partitions come to life with [`start`](Self::start). Elections are jittered from `seed`.
+    pub fn open(disk: D, directory: DirectoryId, config: Config, seed: u64) -> Result<(Self, Recovery), OpenError> {
         let (log, recovery) = CommitLog::open(disk, directory, config)?;
         let replicas = Replicas {
             last_lsn: log.durable_lsn(),
             log,
             partitions: BTreeMap::new(),
             persists: VecDeque::new(),
+            peer_reads: BTreeMap::new(),
             outputs: Vec::new(),
             next_tick_ms: 0,
-            #[cfg(feature = "mutants")]
+            next_reconcile_ms: 0,
+            chance: seed,
+            part_bytes: config.part_bytes,
             mutant: None,
         };
         Ok((replicas, recovery))
@@ -83,47 +122,105 @@ impl<D: Disk> Replicas<D> {
 
     /// Plants a bug.
     #[cfg(feature = "mutants")]
-    pub fn plant(&mut self, mutant: crate::Mutant) {
+    pub fn plant(&mut self, mutant: Mutant) {
         self.mutant = Some(mutant);
     }
 
-    /// Brings a partition to life, new or as recovery found it. A damaged one stays offline.
+    fn is_planted(&self, mutant: Mutant) -> bool {
+        cfg!(feature = "mutants") && self.mutant == Some(mutant)
+    }
+
+    /// Brings a partition to life, new or as recovery found it. A damaged one stays offline; data of another copy than
+    /// `settings.replica` is removed first.
     pub fn start(&mut self, now: Now, name: TopicPartition, settings: PartitionSettings) {
-        self.log.create_partition(name);
-        if self.log.offline(&name).is_some() || self.partitions.contains_key(&name) {
+        if self.partitions.contains_key(&name) {
             return;
         }
-        let state = self.log.hard_state(&name).expect("just created");
-        let end = self.log.segments_end(&name).expect("just created");
-        let producers = self.log.producers(&name).expect("just created").clone();
-        #[cfg_attr(not(feature = "mutants"), allow(unused_mut, reason = "set below by the planted bugs"))]
-        let mut group = Group::new(name, state, end, producers, self.log.entries(&name));
-        #[cfg(feature = "mutants")]
-        {
-            group.duplicate_early = self.mutant == Some(crate::Mutant::DuplicateAnsweredEarly);
+        let stored = self.log.hard_state(&name).map(|s| s.replica);
+        let is_other = stored.is_some_and(|r| r != settings.replica && r != ReplicaId(0));
+        if is_other && !self.is_planted(Mutant::RetiredIdReused) {
+            self.log.drop_partition(name);
         }
-        self.partitions.insert(name, Partition { group, settings });
-        self.with_group(now, name, |group, effects| group.start(now, effects));
+        self.log.create_partition(name);
+        let first = Configuration::of_voters(settings.first_voters.iter().copied());
+        self.log.set_configuration(name, RaftIndex(0), first);
+        let partition = Partition { group: None, settings, catching_up: None, offered_ms: BTreeMap::new() };
+        self.partitions.insert(name, partition);
+        if self.log.offline(&name).is_none() {
+            self.wake(now, name);
+        }
         self.log.pump(now.mono_ms);
     }
 
-    /// Changes what its owner decides about a partition.
-    pub fn configure(&mut self, name: &TopicPartition, settings: PartitionSettings) {
-        if let Some(partition) = self.partitions.get_mut(name) {
-            partition.settings = settings;
+    /// Starts raft-rs over what the log holds, unless that is half of a rebuilding.
+    fn wake(&mut self, now: Now, name: TopicPartition) {
+        let awake = self.is_planted(Mutant::IncompleteVotes);
+        let early = self.is_planted(Mutant::InstallNotSynced);
+        let Some(partition) = self.partitions.get_mut(&name).filter(|p| p.group.is_none()) else {
+            return;
+        };
+        if (self.log.is_incomplete(&name) && !awake) || (self.log.is_installing(&name) && !early) {
+            return;
         }
+        // A copy that was added later does not belong to the first voters, and starts empty: it must hear of its membership
+        // from the leader before it does anything.
+        let recovered = Recovered {
+            hard_state: self.log.hard_state(&name).expect("created at the start"),
+            end: self.log.segments_end(&name).expect("created at the start"),
+            configuration: self.log.configuration(&name).cloned().unwrap_or_default(),
+            producers: self.log.producers(&name).expect("created at the start").clone(),
+            entries: self.log.entries(&name),
+        };
+        let preferred = partition.settings.target.first() == Some(&partition.settings.replica);
+        let mut group = Group::new(name, partition.settings.replica, recovered);
+        group.mutant = self.mutant;
+        partition.group = Some(group);
+        self.with_group(now, name, |group, effects| group.start(preferred, effects));
+    }
+
+    /// Changes what its owner decides about a partition.
+    pub fn configure(&mut self, now: Now, name: TopicPartition, settings: PartitionSettings) {
+        let Some(partition) = self.partitions.get_mut(&name) else {
+            return;
+        };
+        if partition.settings.replica == settings.replica {
+            partition.settings = settings;
+            return;
+        }
+        // Another copy of the same partition: nothing of the old one may be taken for its own.
+        self.remove(now, name);
+        self.start(now, name, settings);
     }
 
     /// Removes a partition and its files.
     pub fn remove(&mut self, now: Now, name: TopicPartition) {
-        if let Some(partition) = self.partitions.remove(&name) {
-            for ticket in partition.group.abandoned() {
-                self.outputs.push(Output::Produced(ticket, Err(ProduceError::NotLeader)));
-            }
-        }
-        self.persists.retain(|(_, group, _)| *group != name);
+        self.sleep(name);
+        self.partitions.remove(&name);
         self.log.drop_partition(name);
         self.log.pump(now.mono_ms);
+    }
+
+    /// Ends the partition's raft-rs; what waits for it is answered, what it wanted to say is not said.
+    fn sleep(&mut self, name: TopicPartition) {
+        let mut effects = Vec::new();
+        if let Some(group) = self.partitions.get_mut(&name).and_then(|p| p.group.take()) {
+            group.abandon(&mut effects);
+        }
+        for effect in effects {
+            match effect {
+                Effect::Answer(ticket, result) => self.outputs.push(Output::Produced(ticket, result)),
+                Effect::Confirmed(ticket, result) => self.outputs.push(Output::Confirmed(ticket, result)),
+                other => unreachable!("an ending group only answers, not {other:?}"),
+            }
+        }
+        self.persists.retain(|(_, group, _, _)| *group != name);
+    }
+
+    /// Takes the partition out of service for good: its log is not what it said it was.
+    fn retire(&mut self, name: TopicPartition, what: String) {
+        self.sleep(name);
+        self.log.set_offline(name, what.clone());
+        self.outputs.push(Output::Offline(name, what));
     }
 
     /// Appends a client's batch, or answers why not. The answer is an [`Output::Produced`], never at once for `quorum`.
@@ -136,13 +233,14 @@ impl<D: Disk> Replicas<D> {
         pin_epoch: PinEpoch,
         acks: Acks,
     ) {
-        let refusal = match self.partitions.get(&name) {
+        let group = self.partitions.get(&name).and_then(|p| p.group.as_ref());
+        let refusal = match group {
             _ if self.log.is_full() => Some(ProduceError::StorageFull),
-            Some(_) => self.log.offline(&name).map(|what| ProduceError::Offline(what.to_owned())),
-            None => Some(match self.log.offline(&name) {
-                Some(what) => ProduceError::Offline(what.to_owned()),
-                None => ProduceError::NotLeader,
-            }),
+            _ if self.log.offline(&name).is_some() => {
+                Some(ProduceError::Offline(self.log.offline(&name).unwrap_or_default().to_owned()))
+            }
+            None => Some(ProduceError::NotLeader { leader: None }),
+            Some(_) => None,
         };
         if let Some(error) = refusal {
             self.outputs.push(Output::Produced(ticket, Err(error)));
@@ -150,8 +248,227 @@ impl<D: Disk> Replicas<D> {
         }
         let current = self.partitions[&name].settings.pin_epoch;
         self.with_group(now, name, |group, effects| {
-            group.produce(now, ticket, batch, (pin_epoch, current), acks, effects);
+            group.produce(ticket, batch, (pin_epoch, current), acks, effects);
         });
+    }
+
+    /// Asks the quorum whether this replica still leads; [`Output::Confirmed`] answers with the high watermark then.
+    pub fn confirm(&mut self, now: Now, name: TopicPartition, ticket: Ticket) {
+        if self.is_planted(Mutant::LatestNotConfirmed)
+            && let Some(state) = self.state(&name).filter(|s| s.leader.is_some_and(|l| self.is_mine(&name, l)))
+        {
+            self.outputs.push(Output::Confirmed(ticket, Ok(state.high_watermark)));
+            return;
+        }
+        match self.partitions.get(&name).is_some_and(|p| p.group.is_some()) {
+            true => self.with_group(now, name, |group, effects| group.confirm(ticket, effects)),
+            false => {
+                self.outputs.push(Output::Confirmed(ticket, Err(ProduceError::NotLeader { leader: None })));
+            }
+        }
+    }
+
+    fn is_mine(&self, name: &TopicPartition, replica: ReplicaId) -> bool {
+        self.partitions.get(name).is_some_and(|p| p.settings.replica == replica)
+    }
+
+    /// Takes a peer's message. The shell has made sure that it comes from the broker of `message.from`.
+    pub fn step(&mut self, now: Now, message: PeerMessage) {
+        let PeerMessage { group: name, from, to, body } = message;
+        let ignores_id = self.is_planted(Mutant::ReplicaIdIgnored);
+        let Some(partition) = self.partitions.get(&name) else {
+            return;
+        };
+        // For a copy that this broker had before, or does not have yet.
+        if partition.settings.replica != to && !ignores_id {
+            return;
+        }
+        if self.log.offline(&name).is_some() {
+            return;
+        }
+        match body {
+            PeerBody::Raft(raft) if partition.group.is_some() => {
+                self.with_group(now, name, |group, effects| group.step(from, raft, effects));
+            }
+            PeerBody::Raft(raft) => self.meet_leader(now, name, from, &raft),
+            PeerBody::CatchUpRequest { from: offset, index, until, wants_state, .. } => {
+                self.serve_catch_up(name, from, (offset, index), until, wants_state);
+            }
+            PeerBody::CatchUp(part) => self.catch_up(now, name, from, part),
+        }
+    }
+
+    /// A replica whose raft-rs sleeps hears of a leader: it asks that one to go on with the rebuilding.
+    fn meet_leader(&mut self, now: Now, name: TopicPartition, from: ReplicaId, raft: &RaftBody) {
+        if let Some(term) = raft.leader_term() {
+            self.start_catching_up(now, name, from, term);
+        }
+    }
+
+    fn start_catching_up(&mut self, now: Now, name: TopicPartition, leader: ReplicaId, term: LeaderEpoch) {
+        let known = self.log.hard_state(&name).map_or(LeaderEpoch(0), |s| s.term);
+        let Some(partition) = self.partitions.get_mut(&name) else { return };
+        if partition.catching_up.is_some() || term < known || self.log.is_installing(&name) {
+            return;
+        }
+        let next = self.log.committed_end(&name).expect("the partition was created");
+        let wants_state = self.log.is_incomplete(&name);
+        partition.catching_up = Some(CatchingUp::new(now.mono_ms, leader, term, next, wants_state));
+        self.ask(name);
+    }
+
+    fn ask(&mut self, name: TopicPartition) {
+        let Some(partition) = self.partitions.get(&name) else { return };
+        if let Some(catching_up) = &partition.catching_up {
+            let (from, to, body) = (partition.settings.replica, catching_up.leader, catching_up.request());
+            self.outputs.push(Output::Send(PeerMessage { group: name, from, to, body }));
+        }
+    }
+
+    /// A leader's side: the next part for a replica that is behind.
+    fn serve_catch_up(
+        &mut self,
+        name: TopicPartition,
+        to: ReplicaId,
+        (from, index): (Offset, RaftIndex),
+        until: Option<Offset>,
+        wants_state: bool,
+    ) {
+        // A leader that has not committed in its own term yet serves this too: it may need this very replica for it. What it
+        // calls decided is decided. (Found by the simulator.)
+        let Some(group) = self.partitions.get(&name).and_then(|p| p.group.as_ref()) else {
+            return;
+        };
+        let high_watermark = group.state().high_watermark;
+        if until.is_none() && !wants_state && group.holds_from(index) {
+            return self.answer_catch_up(name, to, CatchUp::Done);
+        }
+        let base = self.log.peer_base(&name);
+        if let Some(base) = base.filter(|b| wants_state || from < b.first.0) {
+            let without_producers = self.is_planted(Mutant::ProducersNotHandedOver);
+            return self.answer_catch_up(name, to, catch_up::restart_of(&base, from, without_producers));
+        }
+        let until = until.map_or(high_watermark, |u| u.min(high_watermark));
+        match self.log.read_for_peer(&name, from, until, self.part_bytes) {
+            ReadOutcome::Batches(batches) => self.answer_catch_up(name, to, CatchUp::Batches { index, batches }),
+            ReadOutcome::Pending(op) => drop(self.peer_reads.insert(op, PeerRead { to, from, index })),
+            ReadOutcome::AtEnd => self.answer_catch_up(name, to, CatchUp::Done),
+            ReadOutcome::BelowStart(_) | ReadOutcome::Offline(_) => {}
+        }
+    }
+
+    fn answer_catch_up(&mut self, name: TopicPartition, to: ReplicaId, mut part: CatchUp) {
+        if self.is_planted(Mutant::CatchUpSkipsBatches)
+            && let CatchUp::Batches { batches, .. } = &mut part
+            && batches.len() > 2
+        {
+            let at = batches.len() / 2;
+            batches.remove(at);
+        }
+        let Some(partition) = self.partitions.get(&name) else { return };
+        let (from, body) = (partition.settings.replica, PeerBody::CatchUp(part));
+        self.outputs.push(Output::Send(PeerMessage { group: name, from, to, body }));
+    }
+
+    /// A replica's side: what its leader says.
+    fn catch_up(&mut self, now: Now, name: TopicPartition, from: ReplicaId, part: CatchUp) {
+        if let CatchUp::Offer { term } = part {
+            return self.start_catching_up(now, name, from, term);
+        }
+        let skips = self.is_planted(Mutant::CatchUpSkipsBatches);
+        let Some(partition) = self.partitions.get_mut(&name) else { return };
+        let Some(catching_up) = partition.catching_up.as_mut().filter(|c| c.leader == from && c.waiting.is_none())
+        else {
+            return;
+        };
+        catching_up.deadline_ms = now.mono_ms + PATIENCE_MS;
+        match part {
+            CatchUp::Offer { .. } => {}
+            CatchUp::Restart { first, log_start, until, state } => {
+                let Some(state) = state.open() else { return };
+                catching_up.restart(first, log_start, (until, state));
+                self.ask(name);
+            }
+            CatchUp::Batches { index, mut batches } => {
+                if skips {
+                    // The planted bug is not even noticed where it arrives.
+                    close_gaps(&mut batches);
+                }
+                let Some(install) = catching_up.part(index, batches) else { return };
+                catching_up.waiting = Some(install);
+                self.install(now, name);
+            }
+            CatchUp::Done => self.caught_up(now, name),
+        }
+    }
+
+    /// Puts a part in place, once the segments can be written.
+    fn install(&mut self, now: Now, name: TopicPartition) {
+        if self.log.is_flushing(&name) || self.log.is_full() {
+            return;
+        }
+        let waiting = |p: &mut Partition| p.catching_up.as_mut()?.waiting.take();
+        let Some(install) = self.partitions.get_mut(&name).and_then(waiting) else {
+            return;
+        };
+        let next = self.log.committed_end(&name).expect("the partition was created").1;
+        if install.restarts_at.is_none() && install.first_index != next {
+            // Raft went on meanwhile, or something else is in the way: begin again from here.
+            self.partitions.get_mut(&name).expect("just seen").catching_up = None;
+            return self.wake(now, name);
+        }
+        self.sleep(name);
+        let first = self.partitions[&name].settings.first_voters.clone();
+        let restarts = install.restarts_at.is_some();
+        // Nobody but this follows the control entries among them. (Found by the simulator.)
+        let log_start = install.batches.iter().filter_map(RecordBatch::as_log_start).max();
+        let mut members = self.log.last_configuration(&name).cloned().unwrap_or_default();
+        let mut configurations = Vec::new();
+        for (i, batch) in install.batches.iter().enumerate() {
+            if let Some(changes) = batch.as_configuration().and_then(|c| MemberChange::decode_all(&c)) {
+                members = configuration_after(&members, &changes);
+                configurations.push((RaftIndex(install.first_index.0 + i as u64), members.clone()));
+            }
+        }
+        self.log.install(name, install);
+        if restarts {
+            self.log.set_configuration(name, RaftIndex(0), Configuration::of_voters(first));
+        }
+        for (index, members) in configurations {
+            self.log.set_configuration(name, index, members);
+        }
+        if let Some(log_start) = log_start {
+            self.log.set_log_start(name, log_start);
+        }
+        // A restart forgets no term and no vote.
+        let state = self.log.hard_state(&name).expect("the partition was created");
+        self.log.set_hard_state(name, HardState { replica: self.partitions[&name].settings.replica, ..state });
+        self.log.pump(now.mono_ms);
+        if self.is_planted(Mutant::InstallNotSynced) {
+            self.installed(now, name);
+        }
+    }
+
+    fn installed(&mut self, now: Now, name: TopicPartition) {
+        let Some(partition) = self.partitions.get_mut(&name) else { return };
+        match &mut partition.catching_up {
+            Some(catching_up) => {
+                catching_up.deadline_ms = now.mono_ms + PATIENCE_MS;
+                self.ask(name);
+            }
+            None => self.wake(now, name),
+        }
+    }
+
+    fn caught_up(&mut self, now: Now, name: TopicPartition) {
+        let Some(partition) = self.partitions.get_mut(&name) else { return };
+        let Some(catching_up) = partition.catching_up.take() else { return };
+        self.wake(now, name);
+        let partition = self.partitions.get_mut(&name).expect("just seen");
+        if let Some(group) = &mut partition.group {
+            let message = group.announce(catching_up.leader);
+            self.outputs.push(Output::Send(message));
+        }
     }
 
     /// Submits what the calls before have queued; call it once per turn of the loop, so that a turn shares a sync batch.
@@ -161,11 +478,20 @@ impl<D: Disk> Replicas<D> {
 
     /// Reads whole batches below the high watermark, from the one that holds `from`.
     pub fn read(&mut self, name: &TopicPartition, from: Offset, bytes_max: usize) -> ReadOutcome {
-        let until = match self.partitions.get(name) {
+        let above = self.is_planted(Mutant::ReadsAboveHighWatermark);
+        let until = match self.partitions.get(name).and_then(|p| p.group.as_ref()) {
             // A leader serves reads only after it has committed in its own term; until then positions wait.
-            Some(p) if p.group.is_serving() => p.group.state().high_watermark,
+            Some(group) if group.is_serving() && above => group.state().log_end,
+            Some(group) if group.is_serving() => group.state().high_watermark,
             _ => Offset(0),
         };
+        self.log.read(name, from, until, bytes_max)
+    }
+
+    /// Reads what this replica knows to be on a quorum, whether it leads or not: for state machines that follow the log.
+    pub fn read_applied(&mut self, name: &TopicPartition, from: Offset, bytes_max: usize) -> ReadOutcome {
+        let until =
+            self.partitions.get(name).and_then(|p| p.group.as_ref()).map_or(Offset(0), |g| g.state().high_watermark);
         self.log.read(name, from, until, bytes_max)
     }
 
@@ -175,26 +501,70 @@ impl<D: Disk> Replicas<D> {
         for event in self.log.take_events() {
             match event {
                 LogEvent::Durable(lsn) => self.durable(now, lsn),
-                LogEvent::ColdRead { group, op, result } => {
-                    self.outputs.push(Output::ColdRead { group, op, result });
+                LogEvent::ColdRead { group, op, result } => match self.peer_reads.remove(&op) {
+                    None => self.outputs.push(Output::ColdRead { group, op, result }),
+                    Some(PeerRead { to, from, index }) => {
+                        if let Ok(batches) = result
+                            && batches.first().is_some_and(|b| b.base_offset() == from)
+                        {
+                            self.answer_catch_up(group, to, CatchUp::Batches { index, batches });
+                        }
+                    }
+                },
+                LogEvent::Offline { group, what } => {
+                    self.sleep(group);
+                    self.outputs.push(Output::Offline(group, what));
                 }
-                LogEvent::Offline { group, what } => self.outputs.push(Output::Offline(group, what)),
+                LogEvent::Installed { group, .. } => self.installed(now, group),
                 LogEvent::Fatal(error) => self.outputs.push(Output::Fatal(error)),
             }
         }
         self.log.pump(now.mono_ms);
     }
 
-    /// Time passes: Raft's ticks, retention, the log's own deadlines.
+    /// Time passes: Raft's ticks, members, retention, the log's own deadlines.
     pub fn tick(&mut self, now: Now) {
         if now.mono_ms >= self.next_tick_ms {
             // A late loop gives one tick, not many, or a stall would look like a silent leader.
             self.next_tick_ms = now.mono_ms + TICK_MS;
+            let reconciles = now.mono_ms >= self.next_reconcile_ms;
+            if reconciles {
+                self.next_reconcile_ms = now.mono_ms + RECONCILE_EVERY_MS;
+            }
             for name in self.partitions.keys().copied().collect::<Vec<_>>() {
-                self.with_group(now, name, |group, effects| group.tick(now, effects));
+                let chance = self.next_chance();
+                self.with_group(now, name, |group, effects| group.tick(chance, effects));
+                if reconciles {
+                    let target = self.partitions.get(&name).map(|p| p.settings.target.clone()).unwrap_or_default();
+                    self.with_group(now, name, |group, effects| group.reconcile(&target, effects));
+                }
+                self.tick_catching_up(now, name);
             }
         }
         self.log.pump(now.mono_ms);
+    }
+
+    fn tick_catching_up(&mut self, now: Now, name: TopicPartition) {
+        let Some(partition) = self.partitions.get_mut(&name) else { return };
+        match &partition.catching_up {
+            Some(c) if c.waiting.is_some() => self.install(now, name),
+            Some(c) if now.mono_ms >= c.deadline_ms && !self.log.is_installing(&name) => {
+                partition.catching_up = None;
+                self.wake(now, name);
+            }
+            Some(_) => {}
+            None if partition.group.is_none() && self.log.offline(&name).is_none() => self.wake(now, name),
+            None => {}
+        }
+    }
+
+    /// Where elections get their jitter: SplitMix64 from the seed.
+    fn next_chance(&mut self) -> u64 {
+        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.chance;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
     }
 
     /// Proposes new log starts where retention asks for them.
@@ -203,7 +573,7 @@ impl<D: Disk> Replicas<D> {
             .partitions
             .iter()
             .filter_map(|(name, p)| {
-                let s = p.settings;
+                let s = &p.settings;
                 let point = self.log.retention_point(name, now.wall_ms, s.retention_ms, s.retention_bytes)?;
                 Some((*name, point))
             })
@@ -212,6 +582,25 @@ impl<D: Disk> Replicas<D> {
             self.with_group(now, name, |group, effects| group.propose_log_start(now, offset, effects));
         }
         self.log.pump(now.mono_ms);
+    }
+
+    /// Hands every leadership over, for a clean stop.
+    pub fn transfer_all(&mut self, now: Now) {
+        for name in self.partitions.keys().copied().collect::<Vec<_>>() {
+            self.with_group(now, name, |group, effects| group.transfer(None, effects));
+        }
+    }
+
+    /// Hands one leadership over, to the voter that is nearest if none is named.
+    pub fn transfer(&mut self, now: Now, name: TopicPartition, to: Option<ReplicaId>) {
+        self.with_group(now, name, |group, effects| group.transfer(to, effects));
+    }
+
+    /// The connection to a broker was lost, with messages that were under way.
+    pub fn unreachable(&mut self, now: Now, broker: BrokerId) {
+        for name in self.partitions.keys().copied().collect::<Vec<_>>() {
+            self.with_group(now, name, |group, effects| group.unreachable(broker, effects));
+        }
     }
 
     /// Writes everything on a quorum to segments, for a clean stop.
@@ -232,7 +621,22 @@ impl<D: Disk> Replicas<D> {
 
     /// High watermark, log end and epoch of a partition that is alive.
     pub fn state(&self, name: &TopicPartition) -> Option<GroupState> {
-        self.partitions.get(name).map(|p| p.group.state())
+        self.partitions.get(name)?.group.as_ref().map(Group::state)
+    }
+
+    /// What a leader knows of the other replicas; empty where this one does not lead.
+    pub fn followers(&self, name: &TopicPartition) -> Vec<FollowerState> {
+        self.partitions.get(name).and_then(|p| p.group.as_ref()).map_or_else(Vec::new, Group::followers)
+    }
+
+    /// The members as this replica knows them.
+    pub fn members(&self, name: &TopicPartition) -> Option<Configuration> {
+        self.partitions.get(name)?.group.as_ref().map(Group::members)
+    }
+
+    /// What its owner has decided about a partition.
+    pub fn settings(&self, name: &TopicPartition) -> Option<&PartitionSettings> {
+        self.partitions.get(name).map(|p| &p.settings)
     }
 
     /// The log below, for what it alone knows: log starts, sizes, damage, congestion.
@@ -246,19 +650,25 @@ impl<D: Disk> Replicas<D> {
     }
 
     fn durable(&mut self, now: Now, lsn: Lsn) {
-        while self.persists.front().is_some_and(|(at, _, _)| *at <= lsn) {
-            let (_, name, number) = self.persists.pop_front().expect("just seen");
-            self.with_group(now, name, |group, effects| group.persisted(now, number, effects));
+        while let Some((_, name, number, messages)) = self.persists.pop_front_if(|(at, ..)| *at <= lsn) {
+            self.persisted(now, name, number, messages);
         }
     }
 
+    fn persisted(&mut self, now: Now, name: TopicPartition, number: u64, messages: Vec<PeerMessage>) {
+        self.outputs.extend(messages.into_iter().map(Output::Send));
+        self.with_group(now, name, |group, effects| group.persisted(number, effects));
+    }
+
     fn with_group(&mut self, now: Now, name: TopicPartition, step: impl FnOnce(&mut Group, &mut Vec<Effect>)) {
-        let Some(partition) = self.partitions.get_mut(&name) else {
+        let Some(group) = self.partitions.get_mut(&name).and_then(|p| p.group.as_mut()) else {
             return;
         };
         let mut effects = Vec::new();
-        step(&mut partition.group, &mut effects);
-        self.run(now, name, effects);
+        step(group, &mut effects);
+        if !effects.is_empty() {
+            self.run(now, name, effects);
+        }
     }
 
     fn run(&mut self, now: Now, name: TopicPartition, effects: Vec<Effect>) {
@@ -268,24 +678,46 @@ impl<D: Disk> Replicas<D> {
                 Effect::Append(index, batch) => self.last_lsn = self.log.append(name, index, batch),
                 Effect::HardState(state) => self.last_lsn = self.log.set_hard_state(name, state),
                 // Nothing written since the last sync: persisted already.
-                Effect::Persist(number) if self.is_persisted_at_once() => at_once.push(number),
-                Effect::Persist(number) => self.persists.push_back((self.last_lsn, name, number)),
+                Effect::Persist(number, messages) if self.is_persisted_at_once() => at_once.push((number, messages)),
+                Effect::Persist(number, messages) => {
+                    self.persists.push_back((self.last_lsn, name, number, messages));
+                }
+                Effect::Send(message) => self.outputs.push(Output::Send(message)),
                 Effect::Committed(index) => self.log.set_committed(name, index),
+                Effect::Configured(index, configuration) => self.log.set_configuration(name, index, configuration),
                 Effect::LogStart(offset) => self.log.set_log_start(name, offset),
                 Effect::Answer(ticket, result) => self.outputs.push(Output::Produced(ticket, result)),
+                Effect::Confirmed(ticket, result) => self.outputs.push(Output::Confirmed(ticket, result)),
                 Effect::Advanced => self.outputs.push(Output::Advanced(name)),
+                Effect::Behind(replica) => self.offer(now, name, replica),
+                Effect::Forgot(what) => return self.retire(name, what),
             }
         }
-        for number in at_once {
-            self.with_group(now, name, |group: &mut group::Group, effects| group.persisted(now, number, effects));
+        for (number, messages) in at_once {
+            self.persisted(now, name, number, messages);
         }
     }
 
-    fn is_persisted_at_once(&self) -> bool {
-        #[cfg(feature = "mutants")]
-        if self.mutant == Some(crate::Mutant::AckBeforeFsync) {
-            return true;
+    fn offer(&mut self, now: Now, name: TopicPartition, to: ReplicaId) {
+        let partition = self.partitions.get_mut(&name).expect("its group has just spoken");
+        let last = partition.offered_ms.insert(to, now.mono_ms);
+        if last.is_some_and(|at| now.mono_ms < at + OFFER_EVERY_MS) {
+            partition.offered_ms.insert(to, last.expect("just seen"));
+            return;
         }
-        self.last_lsn <= self.log.durable_lsn()
+        let term = partition.group.as_ref().expect("it has just spoken").state().leader_epoch;
+        self.answer_catch_up(name, to, CatchUp::Offer { term });
+    }
+
+    fn is_persisted_at_once(&self) -> bool {
+        self.last_lsn <= self.log.durable_lsn() || self.is_planted(Mutant::AckBeforeFsync)
+    }
+}
+
+/// Renumbers batches so that a missing one leaves no gap; only a planted bug calls it.
+fn close_gaps(batches: &mut [RecordBatch]) {
+    for i in 1..batches.len() {
+        let (end, epoch) = (batches[i - 1].end_offset(), batches[i].header().leader_epoch);
+        batches[i] = batches[i].clone().with_position(end, epoch);
     }
 }

@@ -1,0 +1,113 @@
+//! How a replica is brought near that is further behind than its leader's memory reaches.
+//!
+//! ```text
+//!  leader                                      replica
+//!    │  Offer ──────────────────────────────────► │   raft-rs found no entries for it
+//!    │ ◄──────────────────── CatchUpRequest(from) │
+//!    │  Batches, from its segments ─────────────► │   written to segments, synced
+//!    │ ◄────────── CatchUpRequest(from further on) │
+//!    │  Done ───────────────────────────────────► │   goes on with Raft
+//! ```
+//! All of it is committed, and a segment's content follows from its batches, so the replica ends with the same segment files
+//! and every part is whole in itself: a crash on the way costs one part. Where the leader has removed the beginning by
+//! retention, `Restart` names the place to start from, and the state that cannot be computed from there.
+//!
+//! The replica's raft-rs sleeps while parts are put in place beneath it; it neither votes nor acknowledges meanwhile.
+
+use thalweg_commit_log::{Install, InstallEnd};
+use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId};
+
+use crate::message::{CatchUp, PeerBody};
+
+/// Without progress for so long, the replica goes on with what it has.
+pub(crate) const PATIENCE_MS: u64 = 1_000;
+
+/// A replica's side of it.
+#[derive(Debug)]
+pub(crate) struct CatchingUp {
+    pub(crate) leader: ReplicaId,
+    term: LeaderEpoch,
+    /// Next offset and index to come.
+    next: (Offset, RaftIndex),
+    /// Where the state of a restart is known, and that state.
+    end: Option<(Offset, InstallEnd)>,
+    restarts_at: Option<Offset>,
+    /// Set while a state from the leader is needed, because what stands here does not begin at the beginning.
+    wants_state: bool,
+    pub(crate) deadline_ms: u64,
+    /// A part that waits until the segments can be written.
+    pub(crate) waiting: Option<Install>,
+}
+
+impl CatchingUp {
+    pub(crate) fn new(
+        now_ms: u64,
+        leader: ReplicaId,
+        term: LeaderEpoch,
+        next: (Offset, RaftIndex),
+        wants_state: bool,
+    ) -> CatchingUp {
+        CatchingUp {
+            leader,
+            term,
+            next,
+            end: None,
+            restarts_at: None,
+            wants_state,
+            deadline_ms: now_ms + PATIENCE_MS,
+            waiting: None,
+        }
+    }
+
+    pub(crate) fn request(&self) -> PeerBody {
+        PeerBody::CatchUpRequest {
+            term: self.term,
+            from: self.next.0,
+            index: self.next.1,
+            until: self.end.as_ref().map(|(until, _)| *until),
+            wants_state: self.wants_state,
+        }
+    }
+
+    /// The leader has removed what was asked for, or hands over the state that was asked for.
+    pub(crate) fn restart(&mut self, first: Option<(Offset, RaftIndex)>, log_start: Offset, end: (Offset, InstallEnd)) {
+        if let Some(first) = first {
+            self.next = first;
+            self.restarts_at = Some(log_start);
+        }
+        self.wants_state = false;
+        self.end = Some(end);
+    }
+
+    /// A part; `None` for one that is not what was asked for.
+    pub(crate) fn part(&mut self, index: RaftIndex, batches: Vec<RecordBatch>) -> Option<Install> {
+        let mut offset = self.next.0;
+        for batch in &batches {
+            if batch.base_offset() != offset {
+                return None;
+            }
+            offset = batch.end_offset();
+        }
+        let until = self.end.as_ref().map(|(until, _)| *until);
+        if index != self.next.1 || batches.is_empty() || until.is_some_and(|until| offset > until) {
+            return None;
+        }
+        self.next = (offset, RaftIndex(index.0 + batches.len() as u64));
+        let end = self.end.take_if(|(until, _)| offset == *until).map(|(_, state)| state);
+        Some(Install { first_index: index, batches, restarts_at: self.restarts_at.take(), end })
+    }
+}
+
+/// The leader's answer when it holds nothing there any more, or is asked for its state.
+pub(crate) fn restart_of(base: &thalweg_commit_log::PeerBase, from: Offset, without_producers: bool) -> CatchUp {
+    let mut state = base.state.clone();
+    if without_producers {
+        state.producers = Default::default();
+    }
+    CatchUp::Restart {
+        first: (from < base.first.0).then_some(base.first),
+        log_start: base.log_start,
+        until: base.end.offset,
+        state: crate::message::CatchUpState::of(&state),
+    }
+}

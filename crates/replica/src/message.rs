@@ -1,0 +1,386 @@
+//! What replicas of one group say to each other, and its bytes.
+//!
+//! raft-rs would encode its messages with protobuf 2, which has an advisory about bytes from strangers; so they have a form
+//! of their own here. Whoever carries them knows only sender, addressee and group. docs/formats/peer.md has the tables.
+
+use bytes::{Buf, BufMut, Bytes};
+use thalweg_commit_log::{Configuration, InstallEnd, MemberChange, ProducerTable};
+use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicId, TopicPartition};
+use thiserror::Error;
+
+/// Most entries or batches of one message; a bound for the decoder.
+const ENTRIES_MAX: usize = 1 << 16;
+
+/// One message from a replica to another of the same group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PeerMessage {
+    /// The group.
+    pub group: TopicPartition,
+    /// Who says it.
+    pub from: ReplicaId,
+    /// To whom.
+    pub to: ReplicaId,
+    /// What.
+    pub body: PeerBody,
+}
+
+impl PeerMessage {
+    /// True for what must not stand in the way of heartbeats and small appends.
+    pub fn is_bulk(&self) -> bool {
+        matches!(self.body, PeerBody::CatchUpRequest { .. } | PeerBody::CatchUp(_))
+    }
+}
+
+/// See [`PeerMessage`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PeerBody {
+    /// Raft's own.
+    Raft(RaftBody),
+    /// A replica that is behind what its leader keeps in memory asks for committed entries from here on.
+    CatchUpRequest {
+        /// Term of the leader that it asks.
+        term: LeaderEpoch,
+        /// First offset that it has not committed.
+        from: Offset,
+        /// Index of the entry there.
+        index: RaftIndex,
+        /// Nothing from this offset on, while it is being rebuilt as of that end.
+        until: Option<Offset>,
+        /// It was left half rebuilt, and needs to be told members and producers.
+        wants_state: bool,
+    },
+    /// The leader's answer.
+    CatchUp(CatchUp),
+}
+
+/// A part of what a replica has missed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CatchUp {
+    /// The leader has no entries for it in memory: it should ask for them.
+    Offer {
+        /// The leader's term.
+        term: LeaderEpoch,
+    },
+    /// Committed entries in order from `index` on.
+    Batches {
+        /// Of the first batch.
+        index: RaftIndex,
+        /// Whole batches.
+        batches: Vec<RecordBatch>,
+    },
+    /// What was asked for is gone here: the replica starts anew from another place, without anything of its own.
+    Restart {
+        /// First offset and index that are kept; `None` when the replica may go on from where it is.
+        first: Option<(Offset, RaftIndex)>,
+        /// First offset that readers may have.
+        log_start: Offset,
+        /// Where the state below is known: ask until there.
+        until: Offset,
+        /// Members and producers there.
+        state: CatchUpState,
+    },
+    /// From here on Raft has everything.
+    Done,
+}
+
+/// Members and producers, as bytes of their own modules.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CatchUpState {
+    configuration: Bytes,
+    producers: Bytes,
+}
+
+impl CatchUpState {
+    pub(crate) fn of(end: &InstallEnd) -> CatchUpState {
+        CatchUpState { configuration: end.configuration.to_bytes(), producers: end.producers.to_bytes() }
+    }
+
+    pub(crate) fn open(&self) -> Option<InstallEnd> {
+        Some(InstallEnd {
+            configuration: Configuration::from_bytes(&self.configuration)?,
+            producers: ProducerTable::from_bytes(&self.producers)?,
+        })
+    }
+}
+
+/// A message of raft-rs, without what only protobuf needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RaftBody {
+    /// raft-rs's number of the kind.
+    pub(crate) kind: u8,
+    pub(crate) term: u64,
+    pub(crate) log_term: u64,
+    pub(crate) index: u64,
+    pub(crate) commit: u64,
+    pub(crate) commit_term: u64,
+    pub(crate) reject: bool,
+    pub(crate) reject_hint: u64,
+    /// Of read-index heartbeats and forced elections.
+    pub(crate) context: Bytes,
+    /// From `index` + 1 on.
+    pub(crate) entries: Vec<EntryBody>,
+}
+
+impl RaftBody {
+    /// The term of the leader that says this; `None` for what others say.
+    pub(crate) fn leader_term(&self) -> Option<LeaderEpoch> {
+        // Append and heartbeat.
+        matches!(self.kind, 3 | 8).then_some(LeaderEpoch(self.term as u32))
+    }
+}
+
+/// One entry on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct EntryBody {
+    pub(crate) term: u64,
+    pub(crate) content: EntryContent,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum EntryContent {
+    /// A leader's first: every replica makes its control batch for itself.
+    LeaderChange,
+    /// A batch, at its place.
+    Batch(RecordBatch),
+    /// A change of the members; likewise.
+    Configuration(Vec<MemberChange>),
+}
+
+/// Bytes that are no message; whoever sent them is not of this version, or no peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a peer's message does not decode")]
+pub struct MessageError;
+
+impl PeerMessage {
+    /// Its bytes, but for the batches, which follow one after the other in the order of the message.
+    pub fn encode(&self) -> (Vec<u8>, Vec<Bytes>) {
+        let mut out = Vec::with_capacity(96);
+        let mut batches = Vec::new();
+        out.put_slice(&self.group.topic.0);
+        out.put_u32_le(self.group.partition.0);
+        out.put_u64_le(self.from.0);
+        out.put_u64_le(self.to.0);
+        let mut put_batch = |out: &mut Vec<u8>, batch: &RecordBatch| {
+            out.put_u32_le(batch.bytes().len() as u32);
+            batches.push(batch.bytes().clone());
+        };
+        match &self.body {
+            PeerBody::Raft(m) => {
+                out.put_u8(0);
+                out.put_u8(m.kind);
+                for number in [m.term, m.log_term, m.index, m.commit, m.commit_term, m.reject_hint] {
+                    out.put_u64_le(number);
+                }
+                out.put_u8(m.reject as u8);
+                put_bytes(&mut out, &m.context);
+                out.put_u32_le(m.entries.len() as u32);
+                for entry in &m.entries {
+                    out.put_u64_le(entry.term);
+                    match &entry.content {
+                        EntryContent::LeaderChange => out.put_u8(0),
+                        EntryContent::Batch(batch) => {
+                            out.put_u8(1);
+                            put_batch(&mut out, batch);
+                        }
+                        EntryContent::Configuration(changes) => {
+                            out.put_u8(2);
+                            put_bytes(&mut out, &MemberChange::encode_all(changes));
+                        }
+                    }
+                }
+            }
+            PeerBody::CatchUpRequest { term, from, index, until, wants_state } => {
+                out.put_u8(1);
+                out.put_u32_le(term.0);
+                out.put_u64_le(from.0);
+                out.put_u64_le(index.0);
+                out.put_u64_le(until.map_or(u64::MAX, |u| u.0));
+                out.put_u8(*wants_state as u8);
+            }
+            PeerBody::CatchUp(CatchUp::Offer { term }) => {
+                out.put_u8(2);
+                out.put_u32_le(term.0);
+            }
+            PeerBody::CatchUp(CatchUp::Batches { index, batches }) => {
+                out.put_u8(3);
+                out.put_u64_le(index.0);
+                out.put_u32_le(batches.len() as u32);
+                batches.iter().for_each(|b| put_batch(&mut out, b));
+            }
+            PeerBody::CatchUp(CatchUp::Restart { first, log_start, until, state }) => {
+                out.put_u8(4);
+                let (offset, index) = first.map_or((u64::MAX, 0), |(o, i)| (o.0, i.0));
+                for number in [offset, index, log_start.0, until.0] {
+                    out.put_u64_le(number);
+                }
+                put_bytes(&mut out, &state.configuration);
+                put_bytes(&mut out, &state.producers);
+            }
+            PeerBody::CatchUp(CatchUp::Done) => out.put_u8(5),
+        }
+        (out, batches)
+    }
+
+    /// Reads one message: `head` from [`encode`](Self::encode), and its batches from the front of `bodies`.
+    ///
+    /// # Errors
+    /// Anything that `encode` did not write. Lengths are checked before memory is allocated; batches are checked whole.
+    pub fn decode(head: &[u8], bodies: &mut Bytes) -> Result<PeerMessage, MessageError> {
+        decode(head, bodies).ok_or(MessageError)
+    }
+}
+
+fn decode(mut head: &[u8], bodies: &mut Bytes) -> Option<PeerMessage> {
+    let data = &mut head;
+    let topic = TopicId(take_array(data)?);
+    let group = TopicPartition::new(topic, data.try_get_u32_le().ok()?);
+    let from = ReplicaId(data.try_get_u64_le().ok()?);
+    let to = ReplicaId(data.try_get_u64_le().ok()?);
+    let offset = |v: u64| (v <= Offset::MAX.0).then_some(Offset(v));
+    let body = match data.try_get_u8().ok()? {
+        0 => PeerBody::Raft(raft_body(data, bodies)?),
+        1 => PeerBody::CatchUpRequest {
+            term: LeaderEpoch(data.try_get_u32_le().ok()?),
+            from: offset(data.try_get_u64_le().ok()?)?,
+            index: RaftIndex(data.try_get_u64_le().ok()?),
+            until: match data.try_get_u64_le().ok()? {
+                u64::MAX => None,
+                until => Some(offset(until)?),
+            },
+            wants_state: data.try_get_u8().ok()? != 0,
+        },
+        2 => PeerBody::CatchUp(CatchUp::Offer { term: LeaderEpoch(data.try_get_u32_le().ok()?) }),
+        3 => {
+            let index = RaftIndex(data.try_get_u64_le().ok()?);
+            let count = data.try_get_u32_le().ok()? as usize;
+            if count > ENTRIES_MAX || count > data.len() / 4 {
+                return None;
+            }
+            let batches = (0..count).map(|_| take_batch(data, bodies)).collect::<Option<Vec<_>>>()?;
+            PeerBody::CatchUp(CatchUp::Batches { index, batches })
+        }
+        4 => PeerBody::CatchUp(CatchUp::Restart {
+            first: match (data.try_get_u64_le().ok()?, data.try_get_u64_le().ok()?) {
+                (u64::MAX, _) => None,
+                (first, index) => Some((offset(first)?, RaftIndex(index))),
+            },
+            log_start: offset(data.try_get_u64_le().ok()?)?,
+            until: offset(data.try_get_u64_le().ok()?)?,
+            state: CatchUpState { configuration: take_bytes(data)?, producers: take_bytes(data)? },
+        }),
+        5 => PeerBody::CatchUp(CatchUp::Done),
+        _ => return None,
+    };
+    data.is_empty().then_some(PeerMessage { group, from, to, body })
+}
+
+fn raft_body(data: &mut &[u8], bodies: &mut Bytes) -> Option<RaftBody> {
+    let kind = data.try_get_u8().ok()?;
+    let mut numbers = [0; 6];
+    for number in &mut numbers {
+        *number = data.try_get_u64_le().ok()?;
+    }
+    let [term, log_term, index, commit, commit_term, reject_hint] = numbers;
+    if term > u32::MAX as u64 {
+        return None;
+    }
+    let reject = data.try_get_u8().ok()? != 0;
+    let context = take_bytes(data)?;
+    let count = data.try_get_u32_le().ok()? as usize;
+    if count > ENTRIES_MAX || count > data.len() / 9 {
+        return None;
+    }
+    let mut entries = Vec::with_capacity(count);
+    for _ in 0..count {
+        let term = data.try_get_u64_le().ok().filter(|t| *t <= u32::MAX as u64)?;
+        let content = match data.try_get_u8().ok()? {
+            0 => EntryContent::LeaderChange,
+            1 => EntryContent::Batch(take_batch(data, bodies)?),
+            2 => EntryContent::Configuration(MemberChange::decode_all(&take_bytes(data)?)?),
+            _ => return None,
+        };
+        entries.push(EntryBody { term, content });
+    }
+    Some(RaftBody { kind, term, log_term, index, commit, commit_term, reject, reject_hint, context, entries })
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.put_u32_le(bytes.len() as u32);
+    out.put_slice(bytes);
+}
+
+fn take_bytes(data: &mut &[u8]) -> Option<Bytes> {
+    let length = data.try_get_u32_le().ok()? as usize;
+    let (bytes, rest) = data.split_at_checked(length)?;
+    *data = rest;
+    Some(Bytes::copy_from_slice(bytes))
+}
+
+fn take_batch(data: &mut &[u8], bodies: &mut Bytes) -> Option<RecordBatch> {
+    let length = data.try_get_u32_le().ok()? as usize;
+    if length > bodies.len() {
+        return None;
+    }
+    RecordBatch::parse(bodies.split_to(length)).ok()
+}
+
+fn take_array<const N: usize>(data: &mut &[u8]) -> Option<[u8; N]> {
+    let (array, rest) = data.split_first_chunk::<N>()?;
+    *data = rest;
+    Some(*array)
+}
+
+#[cfg(test)]
+mod tests {
+    use thalweg_model::{BatchBuilder, BrokerId, Codec, Record};
+
+    use super::*;
+
+    fn batch(offset: u64) -> RecordBatch {
+        let mut builder = BatchBuilder::new();
+        builder.push(&Record { value: Some("v".into()), ..Default::default() });
+        builder.build(Codec::None, None).with_position(Offset(offset), LeaderEpoch(3))
+    }
+
+    #[test]
+    fn messages_come_back_and_cut_ones_do_not() {
+        let entries = vec![
+            EntryBody { term: 3, content: EntryContent::LeaderChange },
+            EntryBody { term: 3, content: EntryContent::Batch(batch(1)) },
+            EntryBody { term: 3, content: EntryContent::Configuration(vec![MemberChange::Voter(ReplicaId(9))]) },
+        ];
+        let raft = RaftBody { kind: 3, term: 3, index: 7, context: "x".into(), entries, ..Default::default() };
+        let state = CatchUpState::of(&InstallEnd {
+            configuration: Configuration::of_voters([ReplicaId(1)]),
+            producers: ProducerTable::default(),
+        });
+        assert!(state.open().is_some());
+        let first = Some((Offset(5), RaftIndex(2)));
+        let bodies = [
+            PeerBody::Raft(raft),
+            PeerBody::CatchUpRequest {
+                term: LeaderEpoch(1),
+                from: Offset(2),
+                index: RaftIndex(3),
+                until: None,
+                wants_state: true,
+            },
+            PeerBody::CatchUp(CatchUp::Offer { term: LeaderEpoch(4) }),
+            PeerBody::CatchUp(CatchUp::Batches { index: RaftIndex(1), batches: vec![batch(0), batch(1)] }),
+            PeerBody::CatchUp(CatchUp::Restart { first, log_start: Offset(6), until: Offset(9), state }),
+            PeerBody::CatchUp(CatchUp::Done),
+        ];
+        for body in bodies {
+            let [from, to] = [1, 2].map(|b| ReplicaId::new(BrokerId(b), 4));
+            let message = PeerMessage { group: TopicPartition::new(TopicId([7; 16]), 3), from, to, body };
+            let (head, batches) = message.encode();
+            let mut bodies = Bytes::from(batches.concat());
+            assert_eq!(PeerMessage::decode(&head, &mut bodies), Ok(message));
+            assert!(bodies.is_empty());
+            for cut in 0..head.len() {
+                let mut bodies = Bytes::from(batches.concat());
+                assert_eq!(PeerMessage::decode(&head[..cut], &mut bodies), Err(MessageError));
+            }
+        }
+    }
+}

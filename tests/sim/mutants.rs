@@ -1,0 +1,47 @@
+//! The planted bugs: a simulator that does not find them proves nothing.
+
+use thalweg_commit_log::Mutant as Log;
+use thalweg_replica::Mutant as Replica;
+
+/// A planted bug, by the crate that it stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// In `commit-log`.
+    Log(Log),
+    /// In `replica`.
+    Replica(Replica),
+}
+
+impl Mutant {
+    /// All of them with their names.
+    pub const ALL: &[(&str, Mutant)] = &[
+        ("ack before fsync", Mutant::Replica(Replica::AckBeforeFsync)),
+        ("a synced sector rewritten", Mutant::Log(Log::SyncedSectorRewritten)),
+        ("duplicate answered before the original commits", Mutant::Replica(Replica::DuplicateAnsweredEarly)),
+        ("a follower answers before its fsync", Mutant::Replica(Replica::AnswersBeforeFsync)),
+        ("vote not persisted", Mutant::Replica(Replica::VoteNotPersisted)),
+        ("vote recycled away", Mutant::Log(Log::VoteRecycledAway)),
+        ("a leader serves before it has committed in its term", Mutant::Replica(Replica::ServesBeforeOwnTerm)),
+        ("sequences not rewound when entries are replaced", Mutant::Replica(Replica::SequencesNotRewound)),
+        ("pin epoch ignored", Mutant::Replica(Replica::PinEpochIgnored)),
+        ("producers not handed over in a rebuilding", Mutant::Replica(Replica::ProducersNotHandedOver)),
+        ("a rebuilding leaves out batches", Mutant::Replica(Replica::CatchUpSkipsBatches)),
+        ("a half rebuilt replica votes", Mutant::Replica(Replica::IncompleteVotes)),
+        ("messages for another copy are taken", Mutant::Replica(Replica::ReplicaIdIgnored)),
+        ("a replica that lost its disk keeps its id", Mutant::Replica(Replica::RetiredIdReused)),
+        ("latest not confirmed by the quorum", Mutant::Replica(Replica::LatestNotConfirmed)),
+        ("a gap answered without asking the quorum", Mutant::Replica(Replica::GapNotConfirmed)),
+        ("a rebuilding counts before it is synced", Mutant::Replica(Replica::InstallNotSynced)),
+        ("reads above the high watermark", Mutant::Replica(Replica::ReadsAboveHighWatermark)),
+        ("stale ack counted", Mutant::Replica(Replica::StaleAckCounted)),
+        ("high watermark from a minority", Mutant::Replica(Replica::HighWatermarkFromMinority)),
+        ("vote for a shorter log", Mutant::Replica(Replica::VoteForShorterLog)),
+        ("a log file freed before what lives in it is carried over", Mutant::Log(Log::FreedBeforeCarriedOver)),
+        ("a carried-over entry discards those behind it", Mutant::Log(Log::CarriedOverDiscards)),
+        ("manifest before its segment is synced", Mutant::Log(Log::ManifestBeforeSegment)),
+        ("a rebuilding discards too early", Mutant::Log(Log::InstallDiscardsEarly)),
+        ("damage taken for a torn write", Mutant::Log(Log::DamageTakenForTorn)),
+        ("rot cut", Mutant::Log(Log::RotCut)),
+        ("failed fsync ignored", Mutant::Log(Log::SyncErrorIgnored)),
+    ];
+}
