@@ -5,20 +5,70 @@ use std::rc::Rc;
 use bytes::Bytes;
 use quinn::SendStream;
 use thalweg_control::{Answer, PluginDigest, Request, TopicConfig};
-use thalweg_model::{PartitionId, TopicId, TopicPartition};
+use thalweg_model::{BrokerId, PartitionId, TopicId, TopicPartition};
 use thalweg_wire::{ErrorCode, Frame, FrameError, FrameKind, RemoteError, proto};
 
+use crate::connection::Asker;
 use crate::core::Core;
 use crate::fetch::resolve;
 use crate::plugins::describe;
-use crate::stream::{StreamError, refuse, send, send_with_body};
+use crate::stream::{FrameReader, StreamError, refuse, send, send_with_body};
 
 /// Answers one request and ends the stream.
-pub(crate) async fn serve(core: Rc<Core>, frame: Frame, mut stream: SendStream) {
-    match answer(&core, &frame, &mut stream).await {
+pub(crate) async fn serve(core: Rc<Core>, frame: Frame, mut stream: SendStream, asker: Asker) {
+    let answered = async {
+        if changes_the_cluster(frame.kind) {
+            if asker == Asker::Client {
+                let message = "changing the cluster from another machine needs a client certificate of its CA; \
+                               `thalweg cluster certify` makes one";
+                return Err(RemoteError::new(ErrorCode::Denied, message).into());
+            }
+            if asker != Asker::Peer
+                && let Some(answer) = core.at_controller(&frame).await?
+            {
+                stream.write_chunk(answer.header_and_head()).await.map_err(StreamError::from)?;
+                stream.write_chunk(answer.body).await.map_err(StreamError::from)?;
+                return Ok(());
+            }
+        }
+        answer(&core, &frame, &mut stream, asker).await
+    };
+    match answered.await {
         Ok(()) => drop(stream.finish()),
         Err(Failure::Refused(error)) => refuse(&mut stream, error).await,
         Err(Failure::Lost(error)) => tracing::debug!(%error, "request lost"),
+    }
+}
+
+/// True for what the controller decides.
+fn changes_the_cluster(kind: FrameKind) -> bool {
+    use FrameKind::{CreateTopicRequest, DeleteTopicRequest, UploadPluginRequest};
+    matches!(kind, CreateTopicRequest | DeleteTopicRequest | UploadPluginRequest)
+}
+
+/// Sends the metadata of some topics at once and after every change, until the client goes away.
+pub(crate) async fn watch(core: Rc<Core>, first: Frame, mut frames: FrameReader, mut stream: SendStream) {
+    let request: proto::MetadataWatch = match first.message() {
+        Ok(request) => request,
+        Err(e) => return refuse(&mut stream, RemoteError::new(ErrorCode::Malformed, e.to_string())).await,
+    };
+    let mut changed = core.shard.watch_metadata();
+    let mut last = None;
+    loop {
+        changed.borrow_and_update();
+        let request = proto::MetadataRequest { topics: request.topics.clone(), create_missing: false };
+        let now = metadata(&core, request, Asker::Client).await;
+        if last.as_ref() != Some(&now) {
+            if send(&mut stream, &now).await.is_err() {
+                return;
+            }
+            last = Some(now);
+        }
+        tokio::select! {
+            changed = changed.changed() => if changed.is_err() { return },
+            // A client says nothing more on this stream; its end is the end.
+            _ = frames.next() => return,
+        }
     }
 }
 
@@ -45,9 +95,9 @@ impl From<FrameError> for Failure {
     }
 }
 
-async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream) -> Result<(), Failure> {
+async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream, asker: Asker) -> Result<(), Failure> {
     match frame.kind {
-        FrameKind::MetadataRequest => send(stream, &metadata(core, frame.message()?).await).await?,
+        FrameKind::MetadataRequest => send(stream, &metadata(core, frame.message()?, asker).await).await?,
         FrameKind::CreateTopicRequest => {
             let request: proto::CreateTopicRequest = frame.message()?;
             let partitioner = match request.partitioner.as_str() {
@@ -55,7 +105,8 @@ async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream) -> Resu
                 reference => Some((reference.to_owned(), request.partitioner_config)),
             };
             let config = topic_config(request.config)?;
-            let topic = core.create_topic(&request.name, request.partitions, partitioner, config).await?;
+            let size = (request.partitions, request.replication_factor);
+            let topic = core.create_topic(&request.name, size, partitioner, config).await?;
             send(stream, &proto::CreateTopicReply { topic: Some(topic) }).await?;
         }
         FrameKind::DeleteTopicRequest => {
@@ -65,7 +116,7 @@ async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream) -> Resu
         }
         FrameKind::DescribeTopicRequest => {
             let request: proto::DescribeTopicRequest = frame.message()?;
-            send(stream, &describe_topic(core, &request.name)?).await?;
+            send(stream, &describe_topic(core, &request.name, asker).await?).await?;
         }
         FrameKind::UploadPluginRequest => {
             let request: proto::UploadPluginRequest = frame.message()?;
@@ -73,19 +124,38 @@ async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream) -> Resu
             send(stream, &proto::UploadPluginReply { plugin: Some(plugin), existed }).await?;
         }
         FrameKind::ListPluginsRequest => {
-            let plugins = core.metadata.borrow().plugins().map(describe).collect();
+            let plugins = core.shard.metadata().plugins().map(describe).collect();
             send(stream, &proto::ListPluginsReply { plugins }).await?;
         }
         FrameKind::FetchPluginRequest => {
             let (plugin, module) = fetch_plugin(core, frame.message()?).await?;
             send_with_body(stream, &proto::FetchPluginReply { plugin: Some(plugin) }, vec![module]).await?;
         }
-        FrameKind::InitProducerRequest => match core.change(Request::InitProducer).await? {
-            Answer::ProducerId(producer_id) => {
-                send(stream, &proto::InitProducerReply { producer_id, producer_epoch: 0 }).await?;
+        FrameKind::InitProducerRequest => {
+            // Any client may ask, wherever it is; only the controller hands ids out.
+            if asker != Asker::Peer
+                && let Some(answer) = core.at_controller(frame).await?
+            {
+                stream.write_chunk(answer.header_and_head()).await.map_err(StreamError::from)?;
+                return Ok(());
             }
-            other => unreachable!("a new producer is answered by {other:?}"),
-        },
+            match core.change(Request::InitProducer).await? {
+                Answer::ProducerId(producer_id) => {
+                    send(stream, &proto::InitProducerReply { producer_id, producer_epoch: 0 }).await?;
+                }
+                other => unreachable!("a new producer is answered by {other:?}"),
+            }
+        }
+        FrameKind::ElectLeaderRequest => {
+            let asked = elect_leaders(core, frame, asker).await?;
+            send(stream, &proto::ElectLeaderReply { asked }).await?;
+        }
+        FrameKind::ClusterStatusRequest => send(stream, &cluster_status(core)).await?,
+        FrameKind::StoreModuleRequest if asker == Asker::Peer => {
+            let request: proto::StoreModuleRequest = frame.message()?;
+            core.plugins.store(&request.digest, frame.body.clone()).await?;
+            send(stream, &proto::StoreModuleReply {}).await?;
+        }
         FrameKind::ListOffsetsRequest => send(stream, &list_offsets(core, frame.message()?).await?).await?,
         kind => {
             let message = format!("a stream does not start with {kind:?}");
@@ -113,21 +183,22 @@ fn topic_config(config: Option<proto::TopicConfig>) -> Result<TopicConfig, Remot
     })
 }
 
-async fn metadata(core: &Rc<Core>, request: proto::MetadataRequest) -> proto::MetadataReply {
+async fn metadata(core: &Rc<Core>, request: proto::MetadataRequest, asker: Asker) -> proto::MetadataReply {
     let mut topics = Vec::new();
     if request.topics.is_empty() {
-        let metadata = core.metadata.borrow();
-        topics.extend(metadata.topics().map(|t| core.describe(t)));
+        let all: Vec<_> = core.shard.metadata().topics().cloned().collect();
+        topics.extend(all.iter().map(|t| core.describe(t)));
     }
+    let find = |name: &str| {
+        let found = core.shard.metadata().topic(name).cloned();
+        found.map(|t| core.describe(&t)).map_err(|e| core.remote(&e))
+    };
     for name in request.topics {
-        let found = core.metadata.borrow().topic(&name).map(|t| core.describe(t)).map_err(|e| core.remote(&e));
-        let found = match found {
-            Err(_) if request.create_missing && core.topics_on_first_use => {
-                match core.create_topic(&name, 1, None, TopicConfig::default()).await {
+        let found = match find(&name) {
+            Err(_) if request.create_missing && core.topics_on_first_use && asker != Asker::Client => {
+                match make_on_first_use(core, &name).await {
                     // Two clients may come at once; the second finds what the first has made.
-                    Err(e) if e.code == ErrorCode::TopicExists => {
-                        core.metadata.borrow().topic(&name).map(|t| core.describe(t)).map_err(|e| core.remote(&e))
-                    }
+                    Err(e) if e.code == ErrorCode::TopicExists => find(&name),
                     made => made,
                 }
             }
@@ -135,27 +206,134 @@ async fn metadata(core: &Rc<Core>, request: proto::MetadataRequest) -> proto::Me
         };
         topics.push(found.unwrap_or_else(|e| proto::Topic { name, error: Some(e.into()), ..Default::default() }));
     }
-    let (host, port) = core.advertised.clone();
-    let brokers = vec![proto::Broker { id: core.broker_id, host, port: port as u32 }];
-    proto::MetadataReply { cluster_id: core.cluster_id.clone(), brokers, topics }
+    let controller = core.shard.controller().map_or(0, |c| c.0);
+    proto::MetadataReply { cluster_id: core.cluster_id.clone(), brokers: core.brokers(), topics, controller }
 }
 
-fn describe_topic(core: &Core, name: &str) -> Result<proto::DescribeTopicReply, RemoteError> {
-    let topic = core.metadata.borrow().topic(name).cloned().map_err(|e| core.remote(&e))?;
-    let partitions = (0..topic.partitions).map(|index| {
-        let name = TopicPartition::new(topic.id, index);
-        let state = core.shard.state(&name);
-        proto::PartitionState {
-            index,
-            log_start_offset: core.shard.log_start(&name).0,
-            high_watermark: state.map_or(0, |s| s.high_watermark.0),
-            log_end_offset: state.map_or(0, |s| s.log_end.0),
-            bytes: core.shard.bytes(&name),
-            leader_epoch: state.map_or(0, |s| s.leader_epoch.0),
-            offline: core.shard.offline(&name).unwrap_or_default(),
+async fn make_on_first_use(core: &Rc<Core>, name: &str) -> Result<proto::Topic, RemoteError> {
+    let request = proto::CreateTopicRequest { name: name.to_owned(), partitions: 1, ..Default::default() };
+    let frame = Frame::of(&request);
+    match core.at_controller(&frame).await? {
+        None => core.create_topic(name, (1, 0), None, TopicConfig::default()).await,
+        Some(answer) if answer.kind == FrameKind::Error => {
+            Err(answer.message::<proto::Error>().map(RemoteError::from).unwrap_or_else(malformed))
         }
+        Some(answer) => {
+            let reply: proto::CreateTopicReply = answer.message().map_err(malformed)?;
+            Ok(reply.topic.unwrap_or_default())
+        }
+    }
+}
+
+fn malformed(e: FrameError) -> RemoteError {
+    RemoteError::new(ErrorCode::Malformed, e.to_string())
+}
+
+/// Each partition as its leader sees it; this broker asks the others for theirs.
+async fn describe_topic(core: &Rc<Core>, name: &str, asker: Asker) -> Result<proto::DescribeTopicReply, RemoteError> {
+    let topic = core.shard.metadata().topic(name).cloned().map_err(|e| core.remote(&e))?;
+    let mut partitions: Vec<_> = (0..topic.partitions).map(|index| partition_state(core, topic.id, index)).collect();
+    if asker != Asker::Peer {
+        let mut others: Vec<u32> =
+            partitions.iter().map(|p| p.leader).filter(|l| *l != 0 && *l != core.broker_id).collect();
+        others.sort();
+        others.dedup();
+        for other in others {
+            let request = Frame::of(&proto::DescribeTopicRequest { name: name.to_owned() });
+            let answer = core.peers.request(BrokerId(other), request.header_and_head(), Vec::new()).await;
+            let Ok(Ok(answer)) = answer.map(|a| a.message::<proto::DescribeTopicReply>()) else { continue };
+            for (mine, theirs) in partitions.iter_mut().zip(answer.partitions) {
+                if theirs.leader == other {
+                    *mine = theirs;
+                }
+            }
+        }
+    }
+    Ok(proto::DescribeTopicReply { topic: Some(core.describe(&topic)), partitions })
+}
+
+fn partition_state(core: &Core, topic: TopicId, index: u32) -> proto::PartitionState {
+    let name = TopicPartition::new(topic, index);
+    let state = core.shard.state(&name);
+    let leader = core.shard.leader(&name);
+    let followers = core.shard.followers(&name);
+    let mine = state.filter(|s| s.is_serving).map(|_| proto::ReplicaState {
+        broker: core.broker_id,
+        voter: true,
+        active: true,
+        lag_entries: 0,
     });
-    Ok(proto::DescribeTopicReply { topic: Some(core.describe(&topic)), partitions: partitions.collect() })
+    let theirs = followers.iter().map(|f| proto::ReplicaState {
+        broker: f.replica.broker().0,
+        voter: f.is_voter,
+        active: f.is_active,
+        lag_entries: f.lag_entries,
+    });
+    let mut replicas: Vec<_> = theirs.chain(mine).collect();
+    replicas.sort_by_key(|r| r.broker);
+    proto::PartitionState {
+        index,
+        log_start_offset: core.shard.log_start(&name).0,
+        high_watermark: state.map_or(0, |s| s.high_watermark.0),
+        log_end_offset: state.map_or(0, |s| s.log_end.0),
+        bytes: core.shard.bytes(&name),
+        leader_epoch: leader.map_or(0, |(epoch, _)| epoch.0),
+        offline: core.shard.offline(&name).unwrap_or_default(),
+        leader: leader.map_or(0, |(_, b)| b.0),
+        replicas,
+    }
+}
+
+/// Each leader hands its own partitions over, so every broker is asked once.
+async fn elect_leaders(core: &Rc<Core>, frame: &Frame, asker: Asker) -> Result<u32, RemoteError> {
+    let request: proto::ElectLeaderRequest = frame.message().map_err(malformed)?;
+    let topic = core.shard.metadata().topic(&request.topic).cloned().map_err(|e| core.remote(&e))?;
+    if let Some(bad) = request.partitions.iter().find(|p| **p >= topic.partitions) {
+        core.find_partition(&TopicPartition::new(topic.id, *bad))?;
+    }
+    let wanted = |p: &u32| request.partitions.is_empty() || request.partitions.contains(p);
+    let mut asked = 0;
+    for partition in (0..topic.partitions).filter(wanted) {
+        let name = TopicPartition::new(topic.id, partition);
+        let preferred = topic.replicas[partition as usize].first().map(|r| r.broker().0);
+        if core.shard.state(&name).is_some_and(|s| s.is_serving) && preferred != Some(core.broker_id) {
+            core.shard.elect_preferred(name);
+            asked += 1;
+        }
+    }
+    if asker != Asker::Peer {
+        let others: Vec<BrokerId> = core.shard.metadata().brokers().map(|b| b.id).collect();
+        for other in others.into_iter().filter(|b| b.0 != core.broker_id) {
+            let answer = core.peers.request(other, frame.header_and_head(), Vec::new()).await;
+            if let Ok(Ok(reply)) = answer.map(|a| a.message::<proto::ElectLeaderReply>()) {
+                asked += reply.asked;
+            }
+        }
+    }
+    Ok(asked)
+}
+
+fn cluster_status(core: &Core) -> proto::ClusterStatusReply {
+    let metadata = core.shard.metadata();
+    let names: Vec<TopicPartition> =
+        metadata.topics().flat_map(|t| (0..t.partitions).map(|p| TopicPartition::new(t.id, p))).collect();
+    let (topics, partitions) = (metadata.topics().count() as u32, names.len() as u32);
+    drop(metadata);
+    let is_behind = |n: &&TopicPartition| {
+        let followers = core.shard.followers(n);
+        followers.iter().any(|f| !f.is_active || f.lag_entries > 0 || !f.is_voter)
+    };
+    proto::ClusterStatusReply {
+        cluster_id: core.cluster_id.clone(),
+        controller: core.shard.controller().map_or(0, |c| c.0),
+        brokers: core.brokers(),
+        controllers: core.controllers.clone(),
+        topics,
+        partitions,
+        without_leader: names.iter().filter(|n| core.shard.leader(n).is_none()).count() as u32,
+        behind: names.iter().filter(is_behind).count() as u32,
+        asked: core.broker_id,
+    }
 }
 
 async fn fetch_plugin(
@@ -163,18 +341,23 @@ async fn fetch_plugin(
     request: proto::FetchPluginRequest,
 ) -> Result<(proto::Plugin, Bytes), RemoteError> {
     let plugin = match request.digest.len() {
-        0 => core.metadata.borrow().plugin_any(&request.reference).cloned().map_err(|e| core.remote(&e))?,
+        0 => core.shard.metadata().plugin_any(&request.reference).cloned().map_err(|e| core.remote(&e))?,
         _ => {
             let digest: [u8; 32] = request.digest[..]
                 .try_into()
                 .map_err(|_| RemoteError::new(ErrorCode::Malformed, "a digest is 32 bytes"))?;
             let digest = PluginDigest(digest);
-            let found = core.metadata.borrow().plugin_by_digest(&digest).cloned();
+            let found = core.shard.metadata().plugin_by_digest(&digest).cloned();
             found.ok_or_else(|| RemoteError::new(ErrorCode::UnknownPlugin, format!("no plugin has digest {digest}")))?
         }
     };
-    let module = core.plugins.read(&plugin).await?;
+    let module = core.plugins.read(core, &plugin).await?;
     Ok((describe(&plugin), module))
+}
+
+fn not_served(core: &Core, name: &TopicPartition) -> RemoteError {
+    let nobody = || RemoteError::new(ErrorCode::NotLeader, "the partition has no leader at the moment");
+    core.led_elsewhere(name).unwrap_or_else(nobody)
 }
 
 async fn list_offsets(
@@ -189,9 +372,7 @@ async fn list_offsets(
         let found = async {
             core.find_partition(&name)?;
             let start = query.at.ok_or_else(|| RemoteError::new(ErrorCode::Malformed, "a query without a position"))?;
-            resolve(core, &name, start)
-                .await?
-                .ok_or_else(|| RemoteError::new(ErrorCode::NotLeader, "the partition does not serve yet"))
+            resolve(core, &name, start).await?.ok_or_else(|| not_served(core, &name))
         };
         let partition = query.partition;
         answers.push(match found.await {

@@ -9,7 +9,8 @@ use thalweg_wire::{ErrorCode, FrameKind, RemoteError, agree, proto, versions};
 
 use crate::core::Core;
 use crate::stream::{FrameReader, StreamError, refuse, send};
-use crate::{admin, fetch, produce};
+use crate::tls::proves;
+use crate::{admin, fetch, peers, produce};
 
 /// Handshakes at once; above it a client proves its address first.
 const HANDSHAKES_MAX: usize = 64;
@@ -41,6 +42,9 @@ pub(crate) async fn accept(core: Rc<Core>, endpoint: Endpoint) {
             let shaken = shake(incoming).await;
             handshakes.set(handshakes.get() - 1);
             let Some(connection) = shaken else { return };
+            if is_peer(&connection) {
+                return peers::accept(core, connection).await;
+            }
             core.metrics.connections.inc();
             serve(core.clone(), connection).await;
             core.metrics.connections.dec();
@@ -65,7 +69,38 @@ async fn shake(incoming: Incoming) -> Option<Connection> {
     }
 }
 
+/// Which of the two protocols was agreed on.
+fn is_peer(connection: &Connection) -> bool {
+    let data = connection.handshake_data().and_then(|d| d.downcast::<quinn::crypto::rustls::HandshakeData>().ok());
+    data.is_some_and(|d| d.protocol.as_deref() == Some(thalweg_wire::ALPN_PEER))
+}
+
+/// Another broker asks, for a client of its own or for itself.
+pub(crate) async fn peer_request(core: Rc<Core>, mut sender: SendStream, receiver: RecvStream) {
+    match FrameReader::new(receiver).next().await {
+        Ok(Some(frame)) => admin::serve(core, frame, sender, Asker::Peer).await,
+        Ok(None) => {}
+        Err(error) => refuse(&mut sender, RemoteError::new(ErrorCode::Malformed, error.to_string())).await,
+    }
+}
+
+/// Who asks; what he may do follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// A client on this machine, or one with a certificate of the cluster's CA.
+    Administrator,
+    /// Any other client: it produces, consumes and looks, and changes nothing.
+    Client,
+    /// Another broker: nothing is handed on once more.
+    Peer,
+}
+
 async fn serve(core: Rc<Core>, connection: Connection) {
+    let is_near = connection.remote_address().ip().to_canonical().is_loopback();
+    let asker = match is_near || proves(&connection, None) {
+        true => Asker::Administrator,
+        false => Asker::Client,
+    };
     match tokio::time::timeout(HELLO_TIMEOUT, hello(&core, &connection)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
@@ -80,7 +115,7 @@ async fn serve(core: Rc<Core>, connection: Connection) {
         tokio::select! {
             accepted = connection.accept_bi() => match accepted {
                 Ok((sender, receiver)) => {
-                    streams.spawn_local(stream(core.clone(), sender, receiver));
+                    streams.spawn_local(stream(core.clone(), asker, sender, receiver));
                 }
                 Err(_) => return,
             },
@@ -111,7 +146,7 @@ async fn hello(core: &Core, connection: &Connection) -> Result<(), StreamError> 
     Ok(())
 }
 
-async fn stream(core: Rc<Core>, mut sender: SendStream, receiver: RecvStream) {
+async fn stream(core: Rc<Core>, asker: Asker, mut sender: SendStream, receiver: RecvStream) {
     let mut frames = FrameReader::new(receiver);
     let first = match frames.next().await {
         Ok(Some(frame)) => frame,
@@ -124,7 +159,8 @@ async fn stream(core: Rc<Core>, mut sender: SendStream, receiver: RecvStream) {
     match first.kind {
         FrameKind::Produce => produce::serve(core, first, frames, sender).await,
         FrameKind::FetchOpen => fetch::serve(core, first, frames, sender).await,
-        _ => admin::serve(core, first, sender).await,
+        FrameKind::MetadataWatch => admin::watch(core, first, frames, sender).await,
+        _ => admin::serve(core, first, sender, asker).await,
     }
 }
 

@@ -1,208 +1,153 @@
-//! What every connection of a shard shares: the partitions, the cluster's metadata, the plugins.
+//! What every connection of a shard shares: the partitions, the cluster's metadata, the plugins, the other brokers.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use thalweg_control::{Answer, ControlError, Metadata, MetadataRecord, Request, Topic, TopicConfig};
-use thalweg_model::{BatchBuilder, BrokerId, Codec, Offset, PinEpoch, Record, ReplicaId, TopicId, TopicPartition};
-use thalweg_replica::{Acks, PartitionSettings};
-use thalweg_wire::{ErrorCode, RemoteError, proto};
-use tokio::sync::{Mutex, oneshot};
+use thalweg_broker_core::ChangeError;
+use thalweg_control::{Answer, ControlError, Request, Topic, TopicConfig};
+use thalweg_model::{BrokerId, TopicId, TopicPartition};
+use thalweg_replica::ProduceError;
+use thalweg_wire::{ErrorCode, Frame, RemoteError, proto};
 use uuid::Uuid;
 
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 use crate::plugins::Plugins;
-use crate::shard::{Read, Shard};
+use crate::shard::Shard;
 
-/// The metadata log is a partition like any other, of a topic whose id is fixed.
-pub(crate) const METADATA: TopicPartition =
-    TopicPartition { topic: TopicId(*b"cluster-metadata"), partition: thalweg_model::PartitionId(0) };
+/// How long a change waits for a controller.
+const CONTROLLER_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) struct Core {
     pub(crate) shard: Rc<Shard>,
-    pub(crate) metadata: RefCell<Metadata>,
-    /// Topics by id, as the produce and fetch paths look them up; follows `metadata`.
+    pub(crate) peers: Rc<Peers>,
+    /// Topics by id, as the produce and fetch paths look them up; follows the metadata.
     by_id: RefCell<HashMap<TopicId, (String, u32)>>,
-    /// One change at a time: the next one is decided on the state that the last one left.
-    changing: Mutex<()>,
+    by_id_version: Cell<Option<u64>>,
     pub(crate) plugins: Plugins,
     pub(crate) metrics: Metrics,
     pub(crate) cluster_id: String,
     pub(crate) broker_id: u32,
-    pub(crate) advertised: (String, u16),
+    pub(crate) controllers: Vec<u32>,
     pub(crate) topics_on_first_use: bool,
 }
 
 impl Core {
+    #[allow(clippy::too_many_arguments, reason = "its parts, put together once")]
     pub(crate) fn new(
         shard: Rc<Shard>,
+        peers: Rc<Peers>,
         plugins: Plugins,
         metrics: Metrics,
-        identity: (String, u32),
-        advertised: (String, u16),
+        (cluster_id, broker_id): (String, u32),
+        controllers: Vec<u32>,
         topics_on_first_use: bool,
     ) -> Rc<Core> {
-        let (cluster_id, broker_id) = identity;
         Rc::new(Core {
             shard,
-            metadata: RefCell::default(),
+            peers,
             by_id: RefCell::default(),
-            changing: Mutex::new(()),
+            by_id_version: Cell::new(None),
             plugins,
             metrics,
             cluster_id,
             broker_id,
-            advertised,
+            controllers,
             topics_on_first_use,
         })
     }
 
-    /// Reads the metadata log and brings every topic's partitions to life.
-    pub(crate) async fn replay(&self) -> Result<()> {
-        self.shard.start_partition(METADATA, self.alone(PartitionSettings::default()));
-        if let Some(what) = self.shard.offline(&METADATA) {
-            bail!(
-                "the cluster metadata log is damaged: {what}. Nothing was changed; restore the data directory from a copy"
-            );
-        }
-        let mut advanced = self.shard.watch(METADATA);
-        while !self.shard.state(&METADATA).is_some_and(|s| s.is_serving) {
-            advanced.changed().await.context("the disk was lost while starting")?;
-        }
-        let mut from = Offset(0);
-        loop {
-            match self.shard.read(&METADATA, from, 1 << 20).await {
-                Read::AtEnd => break,
-                Read::Batches(batches) => {
-                    for batch in batches {
-                        from = batch.end_offset();
-                        if !batch.is_control() {
-                            for (_, record) in batch.records().context("metadata batch")? {
-                                let record = MetadataRecord::decode(&record.value.unwrap_or_default())?;
-                                self.metadata.borrow_mut().apply(record);
-                            }
-                        }
-                    }
-                }
-                Read::BelowStart(_) => bail!("the cluster metadata log has lost its beginning"),
-                Read::Offline(what) => bail!("the cluster metadata log is damaged: {what}"),
-            }
-        }
-        let topics: Vec<Topic> = self.metadata.borrow().topics().cloned().collect();
-        for topic in &topics {
-            self.start_topic(topic);
-        }
-        // A crash between the record that deletes a topic and the removal of its partitions leaves some behind.
-        for name in self.shard.partitions() {
-            if name != METADATA && self.find_partition(&name).is_err() {
-                self.shard.remove_partition(name);
-            }
-        }
-        self.metrics.topics.set(topics.len() as i64);
-        Ok(())
-    }
-
-    /// The one broker's replica is every group's one voter.
-    fn alone(&self, settings: PartitionSettings) -> PartitionSettings {
-        let me = ReplicaId::new(BrokerId(self.broker_id), 0);
-        PartitionSettings { replica: me, first_voters: vec![me], target: vec![me], ..settings }
-    }
-
-    fn start_topic(&self, topic: &Topic) {
-        self.by_id.borrow_mut().insert(topic.id, (topic.name.clone(), topic.partitions));
-        let settings = PartitionSettings {
-            pin_epoch: topic.pin_epoch,
-            retention_ms: topic.config.retention_ms,
-            retention_bytes: topic.config.retention_bytes,
-            ..Default::default()
-        };
-        for partition in 0..topic.partitions {
-            self.shard.start_partition(TopicPartition::new(topic.id, partition), self.alone(settings.clone()));
-        }
-    }
-
-    /// Decides a change, puts it on the metadata log, and follows it once a quorum has it.
+    /// Decides a change here, if this broker is the controller; else `None` and who is.
     pub(crate) async fn change(self: &Rc<Self>, request: Request) -> Result<Answer, RemoteError> {
-        // In a task of its own: a client that hangs up half-way must not leave a change on the log but not applied.
-        let core = self.clone();
-        let task = tokio::task::spawn_local(async move { core.change_now(request).await });
-        task.await.map_err(|e| RemoteError::new(ErrorCode::Internal, format!("the change was lost: {e}")))?
+        self.shard.change(request).await.map_err(|e| self.refusal(&e))
     }
 
-    async fn change_now(&self, request: Request) -> Result<Answer, RemoteError> {
-        let _one_at_a_time = self.changing.lock().await;
-        let now = self.shard.now();
-        let (records, answer) =
-            self.metadata.borrow_mut().handle(now.wall_ms.max(0) as u64, request).map_err(|e| self.remote(&e))?;
-        if records.is_empty() {
-            return Ok(answer);
-        }
-        let mut builder = BatchBuilder::new();
-        for record in &records {
-            let value = Some(record.encode());
-            builder.push(&Record { key: None, value, headers: Vec::new(), timestamp_ms: now.wall_ms });
-        }
-        let (sender, receiver) = oneshot::channel();
-        let done = Box::new(move |result| drop(sender.send(result)));
-        self.shard.produce(METADATA, builder.build(Codec::None, None), PinEpoch(0), Acks::Quorum, done);
-        let lost = || RemoteError::new(ErrorCode::ShuttingDown, "the broker is shutting down");
-        receiver.await.map_err(|_| lost())?.map_err(|e| {
-            let code = match e {
-                thalweg_replica::ProduceError::StorageFull => ErrorCode::StorageFull,
-                thalweg_replica::ProduceError::NotLeader { .. } => ErrorCode::NotLeader,
-                _ => ErrorCode::Internal,
-            };
-            RemoteError::new(code, format!("cluster metadata: {e}"))
-        })?;
-        for record in records {
-            let deleted = match &record {
-                MetadataRecord::TopicDeleted { id } => Some(*id),
-                _ => None,
-            };
-            self.metadata.borrow_mut().apply(record);
-            if let Some(id) = deleted {
-                let (_, partitions) = self.by_id.borrow_mut().remove(&id).expect("metadata and index agree");
-                for partition in 0..partitions {
-                    self.shard.remove_partition(TopicPartition::new(id, partition));
+    fn refusal(&self, error: &ChangeError) -> RemoteError {
+        let code = match error {
+            ChangeError::NotController { .. } => ErrorCode::NotLeader,
+            ChangeError::Refused(e) => return self.remote(e),
+            ChangeError::Log(ProduceError::StorageFull) => ErrorCode::StorageFull,
+            ChangeError::Log(ProduceError::Backlog) | ChangeError::Busy => ErrorCode::Backlog,
+            ChangeError::Log(_) => ErrorCode::Internal,
+        };
+        RemoteError::new(code, error.to_string())
+    }
+
+    /// Waits until this broker is the controller, or hands the frame to the one that is and answers with its answer.
+    pub(crate) async fn at_controller(self: &Rc<Self>, frame: &Frame) -> Result<Option<Frame>, RemoteError> {
+        let end = Instant::now() + CONTROLLER_TIMEOUT;
+        let mut last = None;
+        while Instant::now() < end {
+            if self.shard.is_controller() {
+                return Ok(None);
+            }
+            if let Some(controller) = self.shard.controller().filter(|c| c.0 != self.broker_id) {
+                match self.peers.request(controller, frame.header_and_head(), vec![frame.body.clone()]).await {
+                    Ok(answer) => match remote_error(&answer) {
+                        Some(error) if error.code == ErrorCode::NotLeader => last = Some(error),
+                        _ => return Ok(Some(answer)),
+                    },
+                    Err(error) => last = Some(error),
                 }
             }
+            tokio::time::sleep(Duration::from_millis(30)).await;
         }
-        if let Answer::TopicCreated(name) = &answer {
-            let topic = self.metadata.borrow().topic(name).expect("just applied").clone();
-            self.start_topic(&topic);
-        }
-        self.metrics.topics.set(self.metadata.borrow().topics().count() as i64);
-        Ok(answer)
+        let nobody = || RemoteError::new(ErrorCode::NotLeader, ChangeError::NotController { leader: None }.to_string());
+        Err(last.unwrap_or_else(nobody))
     }
 
     pub(crate) async fn create_topic(
         self: &Rc<Self>,
         name: &str,
-        partitions: u32,
+        (partitions, replication_factor): (u32, u32),
         partitioner: Option<(String, Bytes)>,
         config: TopicConfig,
     ) -> Result<proto::Topic, RemoteError> {
-        let id = TopicId(Uuid::now_v7().into_bytes());
-        let request = Request::CreateTopic { id, name: name.to_owned(), partitions, partitioner, config };
+        let request = Request::CreateTopic {
+            id: TopicId(Uuid::now_v7().into_bytes()),
+            name: name.to_owned(),
+            partitions,
+            replication_factor,
+            live: self.shard.live(),
+            partitioner,
+            config,
+        };
         self.change(request).await?;
-        let topic = self.metadata.borrow().topic(name).cloned().map_err(|e| self.remote(&e))?;
+        let topic = self.shard.metadata().topic(name).cloned().map_err(|e| self.remote(&e))?;
+        self.wait_for_leaders(&topic).await;
         Ok(self.describe(&topic))
+    }
+
+    /// A new topic's partitions elect within a moment; who made it should find them led.
+    async fn wait_for_leaders(&self, topic: &Topic) {
+        let mut changed = self.shard.watch_metadata();
+        let all_led = || (0..topic.partitions).all(|p| self.shard.leader(&TopicPartition::new(topic.id, p)).is_some());
+        let waiting = async {
+            while !all_led() {
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(2), waiting).await;
     }
 
     /// A topic as clients see it.
     pub(crate) fn describe(&self, topic: &Topic) -> proto::Topic {
-        let (host, port) = &self.advertised;
-        let partitions = (0..topic.partitions).map(|index| {
-            let state = self.shard.state(&TopicPartition::new(topic.id, index));
+        let metadata = self.shard.metadata();
+        let partitions = topic.replicas.iter().enumerate().map(|(index, replicas)| {
+            let leader = self.shard.leader(&TopicPartition::new(topic.id, index as u32));
+            let broker = leader.and_then(|(_, b)| metadata.broker(b));
             proto::Partition {
-                index,
-                leader: self.broker_id,
-                leader_epoch: state.map_or(0, |s| s.leader_epoch.0),
-                host: host.clone(),
-                port: *port as u32,
+                index: index as u32,
+                leader: broker.map_or(0, |b| b.id.0),
+                leader_epoch: leader.map_or(0, |(epoch, _)| epoch.0),
+                host: broker.map_or_else(String::new, |b| b.host.clone()),
+                port: broker.map_or(0, |b| b.port as u32),
+                replicas: replicas.iter().map(|r| r.broker().0).collect(),
             }
         });
         proto::Topic {
@@ -225,8 +170,23 @@ impl Core {
         }
     }
 
+    /// All brokers as clients see them.
+    pub(crate) fn brokers(&self) -> Vec<proto::Broker> {
+        let live = self.shard.live();
+        let metadata = self.shard.metadata();
+        let describe = |b: &thalweg_control::Broker| proto::Broker {
+            id: b.id.0,
+            host: b.host.clone(),
+            port: b.port as u32,
+            rack: b.rack.clone(),
+            alive: live.contains(&b.id),
+        };
+        metadata.brokers().map(describe).collect()
+    }
+
     /// Checks that the partition exists.
     pub(crate) fn find_partition(&self, name: &TopicPartition) -> Result<(), RemoteError> {
+        self.refresh();
         match self.by_id.borrow().get(&name.topic) {
             None => Err(RemoteError::new(
                 ErrorCode::UnknownTopic,
@@ -244,10 +204,27 @@ impl Core {
         }
     }
 
+    fn refresh(&self) {
+        let version = *self.shard.watch_metadata().borrow();
+        if self.by_id_version.replace(Some(version)) != Some(version) {
+            let metadata = self.shard.metadata();
+            *self.by_id.borrow_mut() = metadata.topics().map(|t| (t.id, (t.name.clone(), t.partitions))).collect();
+            self.metrics.topics.set(metadata.topics().count() as i64);
+        }
+    }
+
+    /// Who leads a partition that this broker does not lead; `None` while nobody does, as far as it knows.
+    pub(crate) fn led_elsewhere(&self, name: &TopicPartition) -> Option<RemoteError> {
+        let (_, leader) = self.shard.leader(name).filter(|(_, b)| *b != BrokerId(self.broker_id))?;
+        let message = format!("broker {leader} leads partition {}, not broker {}", name.partition, self.broker_id);
+        Some(RemoteError::new(ErrorCode::NotLeader, message))
+    }
+
     /// A refusal as it goes over the wire.
     pub(crate) fn remote(&self, error: &ControlError) -> RemoteError {
         let code = match error {
             ControlError::Name { .. } | ControlError::Range { .. } => ErrorCode::InvalidRequest,
+            ControlError::TooFewBrokers { .. } | ControlError::BrokerIdTaken { .. } => ErrorCode::InvalidRequest,
             ControlError::TopicExists(_) => ErrorCode::TopicExists,
             ControlError::UnknownTopic(_) => ErrorCode::UnknownTopic,
             ControlError::UnknownPlugin(_) => ErrorCode::UnknownPlugin,
@@ -255,4 +232,8 @@ impl Core {
         };
         RemoteError::new(code, error.to_string())
     }
+}
+
+fn remote_error(frame: &Frame) -> Option<RemoteError> {
+    frame.message::<proto::Error>().ok().map(RemoteError::from)
 }

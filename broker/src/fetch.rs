@@ -157,12 +157,20 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
                     position = Some(offset);
                     Step::Push(offset, Vec::new(), proto::FetchPush::default())
                 }
-                Ok(None) => Step::Wait,
+                Ok(None) => match s.core.led_elsewhere(&name) {
+                    Some(error) => Step::Stop(offset_of(start), error),
+                    None => Step::Wait,
+                },
                 Err(error) => Step::Stop(offset_of(start), error),
             },
             Some(offset) => next(&s, &name, offset).await,
         };
         let (at, body, mut push, error) = match step {
+            // Somebody else leads now: the consumer goes there.
+            Step::Wait if position.is_some() && s.core.led_elsewhere(&name).is_some() => {
+                let error = s.core.led_elsewhere(&name).expect("just seen");
+                (position.expect("just seen"), Vec::new(), proto::FetchPush::default(), Some(error))
+            }
             Step::Wait => {
                 tokio::select! {
                     changed = advanced.changed() => if changed.is_err() {
@@ -182,18 +190,19 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
             // A seek came while this was read: nobody wants it any more.
             continue;
         }
-        let Some(state) = s.core.shard.state(&name) else {
+        let state = s.core.shard.state(&name);
+        if state.is_none() && s.core.find_partition(&name).is_err() {
             let gone = RemoteError::new(ErrorCode::UnknownTopic, "the topic was deleted");
             let _ = send(&mut *s.stream.lock().await, &failed(name.partition.0, generation, gone)).await;
             return;
-        };
+        }
         position = Some(at);
         push.partition = name.partition.0;
         push.generation = generation;
         push.scanned_through = at.0;
-        push.high_watermark = state.high_watermark.0;
+        push.high_watermark = state.map_or(0, |s| s.high_watermark.0);
         push.log_start_offset = s.core.shard.log_start(&name).0;
-        push.leader_epoch = state.leader_epoch.0;
+        push.leader_epoch = state.map_or(0, |s| s.leader_epoch.0);
         let stop = error.is_some();
         push.error = error.map(Into::into);
         let bytes: usize = body.iter().map(Bytes::len).sum();
@@ -230,7 +239,11 @@ pub(crate) async fn resolve(
     Ok(Some(match start.kind {
         0 => Offset(start.value.min(Offset::MAX.0)),
         1 => log_start,
-        2 => state.high_watermark,
+        // With others about, this broker may have been replaced without knowing it.
+        2 => match core.shard.confirm(*name).await {
+            Ok(offset) => offset,
+            Err(_) => return Ok(None),
+        },
         3 => timestamp_offset(core, name, start.value as i64).await?.unwrap_or(state.high_watermark),
         other => {
             return Err(RemoteError::new(ErrorCode::InvalidRequest, format!("start kind {other} is unknown")));

@@ -47,6 +47,23 @@ pub enum DirectoryError {
         /// What is wrong.
         reason: String,
     },
+    /// Another broker's, or another cluster's.
+    #[error(
+        "data directory {path} belongs to broker {found_broker} of cluster {found_cluster}, the configuration says broker \
+         {broker} of cluster {cluster}; name the right directory"
+    )]
+    Another {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found_broker: u32,
+        /// Of which cluster.
+        found_cluster: Uuid,
+        /// Who asks.
+        broker: u32,
+        /// Of which cluster.
+        cluster: Uuid,
+    },
     /// Data without an identity.
     #[error("{path} holds files but no identity; choose an empty directory")]
     NotEmpty {
@@ -62,18 +79,44 @@ pub(crate) struct Identity {
     pub(crate) cluster_id: Uuid,
     pub(crate) broker_id: u32,
     pub(crate) directory_id: Uuid,
+    /// Made for the cluster's first start: it may found the metadata group. A directory that takes the place of a lost one
+    /// never may.
+    #[serde(default)]
+    pub(crate) founder: bool,
+}
+
+impl Identity {
+    /// A new directory of this broker.
+    pub(crate) fn new(membership: Membership, founder: bool) -> Identity {
+        let Membership { cluster_id, broker_id } = membership;
+        Identity { format: FORMAT, cluster_id, broker_id, directory_id: Uuid::now_v7(), founder }
+    }
+
+    /// Writes it into a directory that has none.
+    pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
+        write_durably(path, &path.join("identity.json"), &serde_json::to_vec_pretty(self).expect("plain data"))
+    }
+}
+
+/// Whose a directory should be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Membership {
+    pub(crate) cluster_id: Uuid,
+    pub(crate) broker_id: u32,
 }
 
 /// An open, locked directory; the lock lasts as long as this.
 pub(crate) struct DataDirectory {
     pub(crate) path: PathBuf,
     pub(crate) identity: Identity,
+    /// Which start of a broker on this directory it is.
+    pub(crate) incarnation: u64,
     _lock: File,
 }
 
 impl DataDirectory {
-    /// Opens `path`, making it and its identity if it is new.
-    pub(crate) fn open(path: &Path) -> Result<DataDirectory, DirectoryError> {
+    /// Opens `path`, making it and its identity if it is new. Without `membership` it is a cluster of its own.
+    pub(crate) fn open(path: &Path, membership: Option<Membership>) -> Result<DataDirectory, DirectoryError> {
         let io = |error| DirectoryError::Io { path: path.to_owned(), error };
         std::fs::create_dir_all(path).map_err(io)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock")).map_err(io)?;
@@ -92,15 +135,28 @@ impl DataDirectory {
                 if has_data {
                     return Err(DirectoryError::NotEmpty { path: path.to_owned() });
                 }
-                let identity =
-                    Identity { format: FORMAT, cluster_id: Uuid::now_v7(), broker_id: 1, directory_id: Uuid::now_v7() };
-                let text = serde_json::to_vec_pretty(&identity).expect("plain data");
-                write_durably(path, &file, &text).map_err(io)?;
+                let alone = Membership { cluster_id: Uuid::now_v7(), broker_id: 1 };
+                let identity = Identity::new(membership.unwrap_or(alone), membership.is_none());
+                identity.write(path).map_err(io)?;
                 identity
             }
             Err(e) => return Err(io(e)),
         };
-        Ok(DataDirectory { path: path.to_owned(), identity, _lock: lock })
+        if let Some(Membership { cluster_id, broker_id }) = membership
+            && (cluster_id, broker_id) != (identity.cluster_id, identity.broker_id)
+        {
+            return Err(DirectoryError::Another {
+                path: path.to_owned(),
+                found_broker: identity.broker_id,
+                found_cluster: identity.cluster_id,
+                broker: broker_id,
+                cluster: cluster_id,
+            });
+        }
+        let starts = path.join("starts");
+        let last = std::fs::read_to_string(&starts).ok().and_then(|t| t.trim().parse::<u64>().ok()).unwrap_or(0);
+        write_durably(path, &starts, format!("{}\n", last + 1).as_bytes()).map_err(io)?;
+        Ok(DataDirectory { path: path.to_owned(), identity, incarnation: last + 1, _lock: lock })
     }
 
     pub(crate) fn directory_id(&self) -> DirectoryId {

@@ -5,12 +5,14 @@
 //! here bytes only find their way.
 
 mod admin;
+mod cluster;
 mod connection;
 mod core;
 mod disk;
 mod fetch;
 mod identity;
 mod metrics;
+mod peers;
 mod plugins;
 mod produce;
 mod shard;
@@ -25,21 +27,28 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+pub use cluster::{BrokerSpec, ConfigFile, add_broker, certify_client, init_cluster};
 pub use identity::DirectoryError;
+use thalweg_broker_core::{Node, NodeConfig};
 use thalweg_commit_log::Damage;
+use thalweg_control::Broker;
 use thalweg_model::limits::MODULE_BYTES_MAX;
-use thalweg_replica::Replicas;
+use thalweg_model::{BrokerId, ReplicaId};
+use uuid::Uuid;
 
 use crate::core::Core;
 use crate::disk::RealDisk;
-use crate::identity::DataDirectory;
+use crate::identity::{DataDirectory, Membership};
 use crate::metrics::Metrics;
+use crate::peers::{Me, Peers};
 use crate::plugins::Plugins;
 use crate::shard::Shard;
-use crate::tls::DevCertificates;
+use crate::tls::Certificates;
 
 /// How long a clean stop may take to write everything to segments.
 const FLUSH_LIMIT: Duration = Duration::from_secs(10);
+/// How long a clean stop waits for others to take its leaderships.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(1);
 
 /// What one broker needs to know.
 #[derive(Clone, Debug)]
@@ -56,6 +65,25 @@ pub struct BrokerConfig {
     pub module_bytes_max: usize,
     /// Command line of a process that ends in `thalweg_plugin_host::compile_child`.
     pub compiler: Vec<OsString>,
+    /// Its place in a cluster; `None`: it is one of its own.
+    pub member: Option<Member>,
+}
+
+/// A broker's place in a cluster of several.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The cluster.
+    pub cluster_id: Uuid,
+    /// This broker's number, from 1.
+    pub broker_id: u32,
+    /// Where clients and other brokers reach it; it may listen elsewhere.
+    pub advertised: (String, u16),
+    /// Where it stands; replicas of a partition go to different racks.
+    pub rack: String,
+    /// The brokers that the cluster began with as controllers, and where they are.
+    pub controllers: Vec<(u32, String, u16)>,
+    /// `ca.pem`, `server.pem` and `server.key`.
+    pub tls_dir: PathBuf,
 }
 
 impl BrokerConfig {
@@ -69,6 +97,7 @@ impl BrokerConfig {
             topics_on_first_use: true,
             module_bytes_max: MODULE_BYTES_MAX,
             compiler,
+            member: None,
         }
     }
 }
@@ -93,8 +122,11 @@ pub struct Started {
 /// # Errors
 /// What keeps it from starting ([`DirectoryError`] among others), or the disk error that ended it.
 pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: impl Future<Output = ()>) -> Result<()> {
-    let directory = DataDirectory::open(&config.data_dir)?;
-    let certificates = DevCertificates::open(&directory.path).context("make certificates for loopback")?;
+    let membership = config.member.as_ref().map(|m| Membership { cluster_id: m.cluster_id, broker_id: m.broker_id });
+    let directory = DataDirectory::open(&config.data_dir, membership)?;
+    let own_tls = directory.path.join("tls");
+    let tls_dir = config.member.as_ref().map_or(&own_tls, |m| &m.tls_dir);
+    let certificates = Certificates::open(&directory.path, tls_dir, config.member.is_none())?;
     let endpoint = tls::endpoint(config.listen, &certificates)
         .with_context(|| format!("listen on {} (UDP); is another broker running there?", config.listen))?;
     let address = endpoint.local_addr()?;
@@ -105,12 +137,30 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
 
     let (completions, completed) = tokio::sync::mpsc::unbounded_channel();
     let disk = RealDisk::new(&directory.path, completions);
-    let (replicas, recovery) = Replicas::open(
-        disk,
-        directory.directory_id(),
-        Default::default(),
-        u64::from_le_bytes(*uuid::Uuid::new_v4().as_bytes().first_chunk().expect("sixteen bytes")),
-    )?;
+    let me = BrokerId(directory.identity.broker_id);
+    let member = config.member.clone().unwrap_or_else(|| Member {
+        cluster_id: directory.identity.cluster_id,
+        broker_id: me.0,
+        advertised: (address.ip().to_string(), address.port()),
+        rack: String::new(),
+        controllers: vec![(me.0, address.ip().to_string(), address.port())],
+        tls_dir: own_tls.clone(),
+    });
+    let node_config = NodeConfig {
+        broker: Broker {
+            id: me,
+            directory: directory.directory_id(),
+            incarnation: directory.incarnation,
+            host: member.advertised.0.clone(),
+            port: member.advertised.1,
+            rack: member.rack.clone(),
+            metadata_replica: ReplicaId(0),
+        },
+        controllers: member.controllers.iter().map(|(id, ..)| BrokerId(*id)).collect(),
+        is_founder: directory.identity.founder,
+    };
+    let seed = Uuid::new_v4().as_u64_pair().0;
+    let (node, recovery) = Node::open(disk, node_config, Default::default(), seed)?;
     for damage in &recovery.damages {
         match damage {
             Damage::Torn { file, at, plain: true } => {
@@ -127,30 +177,48 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
             }
         }
     }
-    let shard = Shard::new(replicas, metrics.clone());
-    let shard_loop = tokio::task::spawn_local(shard.clone().run(completed));
-    let identity = (directory.identity.cluster_id.to_string(), directory.identity.broker_id);
+    let cluster_id = member.cluster_id.to_string();
+    let who = Me { cluster_id: cluster_id.clone(), broker_id: me, directory_id: directory.directory_id().0 };
+    let places = member.controllers.iter().map(|(id, host, port)| (BrokerId(*id), (host.clone(), *port))).collect();
+    let peers = Peers::new(endpoint.clone(), certificates.peer_config()?, who, places);
+    let shard = Shard::new(node, peers.clone(), metrics.clone());
+    peers.belong_to(&shard);
+    let mut shard_loop = tokio::task::spawn_local(shard.clone().run(completed));
     let plugins = Plugins::new(directory.path.clone(), config.compiler, config.module_bytes_max);
-    let advertised = (address.ip().to_string(), address.port());
+    let controllers = member.controllers.iter().map(|(id, ..)| *id).collect();
+    let identity = (cluster_id.clone(), me.0);
     let core =
-        Core::new(shard.clone(), plugins, metrics.clone(), identity.clone(), advertised, config.topics_on_first_use);
-    core.replay().await?;
+        Core::new(shard.clone(), peers, plugins, metrics.clone(), identity, controllers, config.topics_on_first_use);
+    let accepting = tokio::task::spawn_local(connection::accept(core, endpoint.clone()));
+    shard.start();
+    let mut stop = std::pin::pin!(stop);
+    // Clients find a broker that knows the cluster; in a cluster that cannot elect yet this takes as long as that does.
+    let registered = tokio::select! {
+        () = registered(&shard) => Ok(true),
+        () = &mut stop => Ok(false),
+        why = &mut shard_loop => Err(ended(why)),
+    };
 
     let gauges = tokio::task::spawn_local(watch_gauges(shard.clone(), metrics.clone()));
-    let accepting = tokio::task::spawn_local(connection::accept(core, endpoint.clone()));
-    metrics.ready.store(true, Ordering::Relaxed);
-    started(&Started { address, http, ca_pem: certificates.ca_pem.clone(), cluster_id: identity.0 });
-    tracing::info!(%address, %http, directory = %directory.path.display(), "ready");
-
-    let result = tokio::select! {
-        () = stop => Ok(()),
-        why = shard_loop => Err(match why {
-            Ok(why) => anyhow!("the data directory was lost: {why}. Acknowledged records are safe; restart the broker once the disk works"),
-            Err(e) => anyhow!("the partition loop failed: {e}"),
-        }),
+    let result = match registered {
+        Err(error) => Err(error),
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            metrics.ready.store(true, Ordering::Relaxed);
+            started(&Started { address, http, ca_pem: certificates.ca_pem.clone(), cluster_id });
+            tracing::info!(%address, %http, directory = %directory.path.display(), "ready");
+            tokio::select! {
+                () = &mut stop => Ok(()),
+                why = &mut shard_loop => Err(ended(why)),
+            }
+        }
     };
     metrics.ready.store(false, Ordering::Relaxed);
     tracing::info!("stopping");
+    if result.is_ok() {
+        // The others take over before this one is missed.
+        shard.hand_over(HAND_OVER_LIMIT).await;
+    }
     connection::close_all(&endpoint);
     accepting.abort();
     gauges.abort();
@@ -161,6 +229,30 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
     }
     http_task.abort();
     result
+}
+
+/// Waits until the cluster knows this broker, and this broker the cluster.
+async fn registered(shard: &Shard) {
+    let started = std::time::Instant::now();
+    let mut changed = shard.watch_metadata();
+    let mut told = false;
+    while !shard.is_registered() {
+        let _ = tokio::time::timeout(Duration::from_millis(500), changed.changed()).await;
+        if !told && started.elapsed() > Duration::from_secs(5) {
+            told = true;
+            tracing::warn!(
+                "the cluster's controllers have not taken this broker yet: too few of them can be reached, or the addresses \
+                 in `controllers` are wrong; it goes on trying"
+            );
+        }
+    }
+}
+
+fn ended(why: Result<String, tokio::task::JoinError>) -> anyhow::Error {
+    match why {
+        Ok(why) => anyhow!(why),
+        Err(e) => anyhow!("the partition loop failed: {e}"),
+    }
 }
 
 async fn watch_gauges(shard: std::rc::Rc<Shard>, metrics: Metrics) {

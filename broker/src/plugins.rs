@@ -8,10 +8,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use thalweg_control::{Answer, Plugin, PluginDigest, PluginKind, Request};
+use thalweg_model::BrokerId;
 use thalweg_model::limits::PLUGIN_CONFIG_BYTES_MAX;
 use thalweg_plugin_host::{AdmitError, Engine, Filter, FilterPool, Kind, Module, Profile, admit, compile_in_child};
-use thalweg_wire::{ErrorCode, RemoteError, proto};
+use thalweg_wire::{ErrorCode, Frame, FrameKind, RemoteError, encode_parts, proto};
 
 use crate::core::Core;
 use crate::identity::write_durably;
@@ -84,14 +86,9 @@ impl Plugins {
             let component = admitted.component.clone();
             off_thread(move || compile_in_child(&compiler, &component)).await?.map_err(invalid)?;
             let component = admitted.component.clone();
-            off_thread(move || write_durably(&root, &file, &component)).await?.map_err(|e| {
-                let code = match e.kind() {
-                    std::io::ErrorKind::StorageFull => ErrorCode::StorageFull,
-                    _ => ErrorCode::Internal,
-                };
-                RemoteError::new(code, format!("module of plugin {name:?} cannot be stored: {e}"))
-            })?;
+            off_thread(move || write_durably(&root, &file, &component)).await?.map_err(|e| cannot_store(&e))?;
         }
+        self.replicate(core, &digest, &admitted.component).await?;
         let request = Request::AdmitPlugin {
             name,
             kind: match admitted.kind {
@@ -109,14 +106,71 @@ impl Plugins {
         }
     }
 
-    /// A module's bytes.
-    pub(crate) async fn read(&self, plugin: &Plugin) -> Result<Bytes, RemoteError> {
+    /// Hands a module to the other brokers, so that a majority of them holds it before it has a name.
+    async fn replicate(&self, core: &Rc<Core>, digest: &PluginDigest, component: &[u8]) -> Result<(), RemoteError> {
+        let others: Vec<BrokerId> =
+            core.shard.metadata().brokers().map(|b| b.id).filter(|b| b.0 != core.broker_id).collect();
+        let majority = others.len().div_ceil(2);
+        let body = Bytes::copy_from_slice(component);
+        let mut tasks = tokio::task::JoinSet::new();
+        for other in others {
+            let head = encode_parts(&proto::StoreModuleRequest { digest: digest.0.to_vec().into() }, body.len());
+            let (peers, body) = (core.peers.clone(), body.clone());
+            tasks.spawn_local(async move {
+                let answer = peers.request(other, head, vec![body]).await;
+                answer.is_ok_and(|a| a.kind == FrameKind::StoreModuleReply)
+            });
+        }
+        let mut stored = 0;
+        while stored < majority {
+            match tasks.join_next().await {
+                Some(Ok(true)) => stored += 1,
+                Some(_) => {}
+                None => {
+                    let message = format!(
+                        "the module is on {} of the cluster's brokers, a majority is needed; try again",
+                        stored + 1
+                    );
+                    return Err(RemoteError::new(ErrorCode::Backlog, message));
+                }
+            }
+        }
+        // The others may take their time.
+        tasks.detach_all();
+        Ok(())
+    }
+
+    /// Keeps a module that another broker hands over.
+    pub(crate) async fn store(&self, digest: &[u8], component: Bytes) -> Result<(), RemoteError> {
+        let computed = PluginDigest(Sha256::digest(&component).into());
+        if computed.0[..] != *digest || component.len() > thalweg_model::limits::MODULE_BYTES_CEILING {
+            return Err(RemoteError::new(ErrorCode::InvalidPlugin, "the module is not what its digest says"));
+        }
+        let (root, file) = (self.root.clone(), self.file(&computed));
+        off_thread(move || write_durably(&root, &file, &component)).await?.map_err(|e| cannot_store(&e))
+    }
+
+    /// A module's bytes; from another broker, if this one was not there when it was uploaded.
+    pub(crate) async fn read(&self, core: &Rc<Core>, plugin: &Plugin) -> Result<Bytes, RemoteError> {
         let file = self.file(&plugin.digest);
         let path = file.display().to_string();
-        match off_thread(move || std::fs::read(file)).await? {
-            Ok(bytes) => Ok(bytes.into()),
-            Err(e) => Err(RemoteError::new(ErrorCode::Internal, format!("module {path} cannot be read: {e}"))),
+        let error = match off_thread(move || std::fs::read(file)).await? {
+            Ok(bytes) => return Ok(bytes.into()),
+            Err(error) => error,
+        };
+        let others: Vec<BrokerId> =
+            core.shard.metadata().brokers().map(|b| b.id).filter(|b| b.0 != core.broker_id).collect();
+        for other in others {
+            let request =
+                proto::FetchPluginRequest { digest: plugin.digest.0.to_vec().into(), reference: String::new() };
+            let answer = core.peers.request(other, encode_parts(&request, 0), Vec::new()).await;
+            if let Ok(answer) = answer.filter_kind(FrameKind::FetchPluginReply)
+                && self.store(&plugin.digest.0, answer.body.clone()).await.is_ok()
+            {
+                return Ok(answer.body);
+            }
         }
+        Err(RemoteError::new(ErrorCode::Internal, format!("module {path} cannot be read: {error}")))
     }
 
     /// Resolves, compiles and starts a filter, so that a wrong name or config shows when the subscription opens.
@@ -131,12 +185,12 @@ impl Plugins {
             return Err(RemoteError::new(ErrorCode::TooLarge, message));
         }
         let plugin =
-            core.metadata.borrow().plugin(reference, PluginKind::Filter).cloned().map_err(|e| core.remote(&e))?;
+            core.shard.metadata().plugin(reference, PluginKind::Filter).cloned().map_err(|e| core.remote(&e))?;
         let known = self.modules.borrow().get(&plugin.digest).cloned();
         let module = match known {
             Some(module) => module,
             None => {
-                let component = self.read(&plugin).await?;
+                let component = self.read(core, &plugin).await?;
                 let engine = self.engine()?;
                 let label = format!("{}@{} ({})", plugin.name, plugin.version, plugin.digest);
                 let compiled = off_thread(move || engine.compile(&component, Kind::Filter, &label)).await?;
@@ -164,6 +218,31 @@ impl Plugins {
         let engine = Engine::new(Profile::Broker).map_err(|e| RemoteError::new(ErrorCode::Internal, e.to_string()))?;
         Ok(self.engine.get_or_init(|| engine).clone())
     }
+}
+
+trait FilterKind {
+    fn filter_kind(self, kind: FrameKind) -> Result<Frame, RemoteError>;
+}
+
+impl FilterKind for Result<Frame, RemoteError> {
+    /// An answer of another kind is an error, most of the time one that says so itself.
+    fn filter_kind(self, kind: FrameKind) -> Result<Frame, RemoteError> {
+        let frame = self?;
+        match frame.kind == kind {
+            true => Ok(frame),
+            false => Err(frame
+                .message::<proto::Error>()
+                .map_or_else(|e| RemoteError::new(ErrorCode::Malformed, e.to_string()), RemoteError::from)),
+        }
+    }
+}
+
+fn cannot_store(e: &std::io::Error) -> RemoteError {
+    let code = match e.kind() {
+        std::io::ErrorKind::StorageFull => ErrorCode::StorageFull,
+        _ => ErrorCode::Internal,
+    };
+    RemoteError::new(code, format!("the module cannot be stored: {e}"))
 }
 
 pub(crate) fn describe(p: &Plugin) -> proto::Plugin {

@@ -7,14 +7,17 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use thalweg_broker_core::{ChangeError, Node, NodeMessage, Output};
 use thalweg_commit_log::{Completion, OpId, ReadOutcome};
-use thalweg_model::{Offset, PinEpoch, RecordBatch, TopicPartition};
-use thalweg_replica::{Acks, GroupState, Now, Output, PartitionSettings, ProduceError, Replicas, Ticket};
+use thalweg_control::{Answer, Metadata, Request};
+use thalweg_model::{BrokerId, LeaderEpoch, Offset, PinEpoch, RecordBatch, TopicPartition};
+use thalweg_replica::{Acks, FollowerState, GroupState, Now, Output as ReplicaOutput, ProduceError, Ticket};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::disk::RealDisk;
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 
 /// Called with the outcome of a produce request.
 pub(crate) type ProduceDone = Box<dyn FnOnce(Result<Offset, ProduceError>)>;
@@ -23,10 +26,15 @@ pub(crate) type ProduceDone = Box<dyn FnOnce(Result<Offset, ProduceError>)>;
 const RETENTION_EVERY: Duration = Duration::from_secs(30);
 
 pub(crate) struct Shard {
-    replicas: RefCell<Replicas<RealDisk>>,
+    node: RefCell<Node<RealDisk>>,
+    peers: Rc<Peers>,
     started: Instant,
     next_ticket: Cell<u64>,
     produces: RefCell<HashMap<Ticket, ProduceDone>>,
+    changes: RefCell<HashMap<Ticket, oneshot::Sender<Result<Answer, ChangeError>>>>,
+    confirms: RefCell<HashMap<Ticket, oneshot::Sender<Result<Offset, ProduceError>>>>,
+    /// Grows when topics, brokers or leaders change.
+    metadata_version: watch::Sender<u64>,
     cold_reads: RefCell<HashMap<OpId, oneshot::Sender<Result<Vec<RecordBatch>, String>>>>,
     advanced: RefCell<HashMap<TopicPartition, watch::Sender<u64>>>,
     /// Work was queued: the loop submits it.
@@ -46,12 +54,16 @@ pub(crate) enum Read {
 }
 
 impl Shard {
-    pub(crate) fn new(replicas: Replicas<RealDisk>, metrics: Metrics) -> Rc<Shard> {
+    pub(crate) fn new(node: Node<RealDisk>, peers: Rc<Peers>, metrics: Metrics) -> Rc<Shard> {
         Rc::new(Shard {
-            replicas: RefCell::new(replicas),
+            node: RefCell::new(node),
+            peers,
             started: Instant::now(),
             next_ticket: Cell::new(1),
             produces: RefCell::default(),
+            changes: RefCell::default(),
+            confirms: RefCell::default(),
+            metadata_version: watch::channel(0).0,
             cold_reads: RefCell::default(),
             advanced: RefCell::default(),
             work: Notify::new(),
@@ -71,15 +83,15 @@ impl Shard {
     pub(crate) async fn run(self: Rc<Self>, mut completions: UnboundedReceiver<Completion>) -> String {
         let mut retention = Instant::now() + RETENTION_EVERY;
         loop {
-            let deadline = self.started + Duration::from_millis(self.replicas.borrow().deadline_ms());
+            let deadline = self.started + Duration::from_millis(self.node.borrow().deadline_ms());
             tokio::select! {
                 biased;
                 Some(completion) = completions.recv() => {
                     let now = self.now();
-                    let mut replicas = self.replicas.borrow_mut();
-                    replicas.complete(now, completion);
+                    let mut node = self.node.borrow_mut();
+                    node.complete(now, completion);
                     while let Ok(completion) = completions.try_recv() {
-                        replicas.complete(now, completion);
+                        node.complete(now, completion);
                     }
                 }
                 () = self.work.notified() => {}
@@ -87,12 +99,13 @@ impl Shard {
             }
             let now = self.now();
             {
-                let mut replicas = self.replicas.borrow_mut();
-                replicas.tick(now);
+                let mut node = self.node.borrow_mut();
+                node.tick(now);
                 if Instant::now() >= retention {
                     retention = Instant::now() + RETENTION_EVERY;
-                    replicas.apply_retention(now);
+                    node.replicas_mut().apply_retention(now);
                 }
+                node.pump(now);
             }
             self.dispatch();
             if !self.is_congested() {
@@ -105,44 +118,164 @@ impl Shard {
     }
 
     fn dispatch(&self) {
-        let outputs = self.replicas.borrow_mut().take_outputs();
+        let now = self.now();
+        let outputs = self.node.borrow_mut().take_outputs(now);
         for output in outputs {
             match output {
-                Output::Produced(ticket, result) => {
-                    if let Some(done) = self.produces.borrow_mut().remove(&ticket) {
-                        done(result);
-                    }
-                }
-                Output::Advanced(name) => {
-                    if let Some(sender) = self.advanced.borrow().get(&name) {
-                        sender.send_modify(|count| *count += 1);
-                    }
-                }
-                Output::ColdRead { op, result, .. } => {
-                    if let Some(sender) = self.cold_reads.borrow_mut().remove(&op) {
+                Output::Send(to, message) => self.peers.send(to, message),
+                Output::Replica(output) => self.dispatch_replica(output),
+                Output::Changed(ticket, result) => {
+                    if let Some(sender) = self.changes.borrow_mut().remove(&ticket) {
                         let _ = sender.send(result);
                     }
                 }
-                // One broker alone sends nothing, and asks nobody.
-                Output::Send(_) | Output::Confirmed(..) => {}
-                Output::Offline(name, what) => {
-                    self.metrics.partitions_offline.inc();
-                    tracing::error!(partition = %name, %what, "partition is offline: stored data is damaged");
+                Output::Metadata => self.metadata_version.send_modify(|v| *v += 1),
+                Output::Refused(why) => {
+                    *self.fatal.borrow_mut() = Some(format!("the cluster does not take this broker: {why}"));
                 }
-                Output::Fatal(error) => *self.fatal.borrow_mut() = Some(error.to_string()),
             }
         }
     }
 
-    pub(crate) fn start_partition(&self, name: TopicPartition, settings: PartitionSettings) {
-        self.replicas.borrow_mut().start(self.now(), name, settings);
+    fn dispatch_replica(&self, output: ReplicaOutput) {
+        match output {
+            ReplicaOutput::Send(_) => unreachable!("a node's replicas send through the node"),
+            ReplicaOutput::Produced(ticket, result) => {
+                if let Some(done) = self.produces.borrow_mut().remove(&ticket) {
+                    done(result);
+                }
+            }
+            ReplicaOutput::Confirmed(ticket, result) => {
+                if let Some(sender) = self.confirms.borrow_mut().remove(&ticket) {
+                    let _ = sender.send(result);
+                }
+            }
+            ReplicaOutput::Advanced(name) => {
+                if let Some(sender) = self.advanced.borrow().get(&name) {
+                    sender.send_modify(|count| *count += 1);
+                }
+            }
+            ReplicaOutput::ColdRead { op, result, .. } => {
+                if let Some(sender) = self.cold_reads.borrow_mut().remove(&op) {
+                    let _ = sender.send(result);
+                }
+            }
+            ReplicaOutput::Offline(name, what) => {
+                self.metrics.partitions_offline.inc();
+                tracing::error!(partition = %name, %what, "partition is offline: stored data is damaged; a copy on another broker replaces it, where there is one");
+            }
+            ReplicaOutput::Fatal(error) => {
+                *self.fatal.borrow_mut() = Some(format!(
+                    "the data directory was lost: {error}. Acknowledged records are safe; restart the broker once the disk works"
+                ));
+            }
+        }
+    }
+
+    /// Begins, once everything that it talks to is there.
+    pub(crate) fn start(&self) {
+        self.node.borrow_mut().start(self.now());
         self.work.notify_one();
     }
 
-    pub(crate) fn remove_partition(&self, name: TopicPartition) {
-        self.replicas.borrow_mut().remove(self.now(), name);
-        self.advanced.borrow_mut().remove(&name);
+    /// A message from another broker.
+    pub(crate) fn step(&self, from: BrokerId, message: NodeMessage) {
+        self.node.borrow_mut().step(self.now(), from, message);
         self.work.notify_one();
+    }
+
+    /// The connection to a broker was lost.
+    pub(crate) fn unreachable(&self, broker: BrokerId) {
+        self.node.borrow_mut().unreachable(self.now(), broker);
+        self.work.notify_one();
+    }
+
+    /// Asks for a change; only the controller makes any.
+    pub(crate) async fn change(&self, request: Request) -> Result<Answer, ChangeError> {
+        let (sender, receiver) = oneshot::channel();
+        let ticket = self.ticket();
+        self.changes.borrow_mut().insert(ticket, sender);
+        self.node.borrow_mut().change(self.now(), ticket, request);
+        self.work.notify_one();
+        receiver.await.unwrap_or(Err(ChangeError::NotController { leader: None }))
+    }
+
+    /// The high watermark, once the quorum has confirmed that this broker still leads.
+    pub(crate) async fn confirm(&self, name: TopicPartition) -> Result<Offset, ProduceError> {
+        let (sender, receiver) = oneshot::channel();
+        let ticket = self.ticket();
+        self.confirms.borrow_mut().insert(ticket, sender);
+        self.node.borrow_mut().replicas_mut().confirm(self.now(), name, ticket);
+        self.work.notify_one();
+        receiver.await.unwrap_or(Err(ProduceError::NotLeader { leader: None }))
+    }
+
+    /// The metadata, for as long as nothing is awaited.
+    pub(crate) fn metadata(&self) -> std::cell::Ref<'_, Metadata> {
+        std::cell::Ref::map(self.node.borrow(), Node::metadata)
+    }
+
+    /// Tells when topics, brokers or leaders change.
+    pub(crate) fn watch_metadata(&self) -> watch::Receiver<u64> {
+        self.metadata_version.subscribe()
+    }
+
+    pub(crate) fn is_controller(&self) -> bool {
+        self.node.borrow().is_controller()
+    }
+
+    pub(crate) fn controller(&self) -> Option<BrokerId> {
+        self.node.borrow().controller()
+    }
+
+    pub(crate) fn is_registered(&self) -> bool {
+        self.node.borrow().is_registered()
+    }
+
+    pub(crate) fn live(&self) -> Vec<BrokerId> {
+        self.node.borrow().live(self.now())
+    }
+
+    pub(crate) fn leader(&self, name: &TopicPartition) -> Option<(LeaderEpoch, BrokerId)> {
+        self.node.borrow().leader(name)
+    }
+
+    pub(crate) fn followers(&self, name: &TopicPartition) -> Vec<FollowerState> {
+        self.node.borrow().replicas().followers(name)
+    }
+
+    /// Hands a partition's leadership to its preferred replica.
+    pub(crate) fn elect_preferred(&self, name: TopicPartition) {
+        let to = self.node.borrow().replicas().settings(&name).and_then(|s| s.target.first().copied());
+        self.node.borrow_mut().replicas_mut().transfer(self.now(), name, to);
+        self.work.notify_one();
+    }
+
+    /// Hands every leadership over and waits a moment for the others to take them.
+    pub(crate) async fn hand_over(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        self.node.borrow_mut().replicas_mut().transfer_all(self.now());
+        self.work.notify_one();
+        while Instant::now() < end && self.leads_shared() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// True while it leads a partition that others could lead.
+    fn leads_shared(&self) -> bool {
+        let node = self.node.borrow();
+        let names: Vec<TopicPartition> = node.replicas().log().partitions().collect();
+        names.iter().any(|n| {
+            let replicas = node.replicas();
+            replicas.state(n).is_some_and(|s| s.is_serving)
+                && replicas.followers(n).iter().any(|f| f.is_voter && f.is_active)
+        })
+    }
+
+    fn ticket(&self) -> Ticket {
+        let ticket = Ticket(self.next_ticket.get());
+        self.next_ticket.set(ticket.0 + 1);
+        ticket
     }
 
     /// Appends a batch; `done` is called on this thread, later, with acks other than `none`.
@@ -154,18 +287,17 @@ impl Shard {
         acks: Acks,
         done: ProduceDone,
     ) {
-        let ticket = Ticket(self.next_ticket.get());
-        self.next_ticket.set(ticket.0 + 1);
+        let ticket = self.ticket();
         if acks != Acks::None {
             self.produces.borrow_mut().insert(ticket, done);
         }
-        self.replicas.borrow_mut().produce(self.now(), name, ticket, batch, pin_epoch, acks);
+        self.node.borrow_mut().replicas_mut().produce(self.now(), name, ticket, batch, pin_epoch, acks);
         self.work.notify_one();
     }
 
     /// Reads below the high watermark, waiting for the disk if it must.
     pub(crate) async fn read(&self, name: &TopicPartition, from: Offset, bytes_max: usize) -> Read {
-        let outcome = self.replicas.borrow_mut().read(name, from, bytes_max);
+        let outcome = self.node.borrow_mut().replicas_mut().read(name, from, bytes_max);
         let op = match outcome {
             ReadOutcome::Batches(batches) => return Read::Batches(batches),
             ReadOutcome::AtEnd => return Read::AtEnd,
@@ -188,50 +320,45 @@ impl Shard {
     }
 
     pub(crate) fn state(&self, name: &TopicPartition) -> Option<GroupState> {
-        self.replicas.borrow().state(name)
+        self.node.borrow().replicas().state(name)
     }
 
     pub(crate) fn log_start(&self, name: &TopicPartition) -> Offset {
-        self.replicas.borrow().log().log_start(name).unwrap_or_default()
+        self.node.borrow().replicas().log().log_start(name).unwrap_or_default()
     }
 
     pub(crate) fn offline(&self, name: &TopicPartition) -> Option<String> {
-        self.replicas.borrow().log().offline(name).map(str::to_owned)
+        self.node.borrow().replicas().log().offline(name).map(str::to_owned)
     }
 
     pub(crate) fn bytes(&self, name: &TopicPartition) -> u64 {
-        self.replicas.borrow().log().partition_bytes(name)
+        self.node.borrow().replicas().log().partition_bytes(name)
     }
 
     pub(crate) fn offset_for_timestamp(&self, name: &TopicPartition, timestamp_ms: i64) -> Option<Offset> {
-        self.replicas.borrow().log().offset_for_timestamp(name, timestamp_ms)
-    }
-
-    /// Partitions that the directory holds.
-    pub(crate) fn partitions(&self) -> Vec<TopicPartition> {
-        self.replicas.borrow().log().partitions().collect()
+        self.node.borrow().replicas().log().offset_for_timestamp(name, timestamp_ms)
     }
 
     pub(crate) fn is_congested(&self) -> bool {
-        self.replicas.borrow().log().is_congested()
+        self.node.borrow().replicas().log().is_congested()
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.replicas.borrow().log().is_full()
+        self.node.borrow().replicas().log().is_full()
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.replicas.borrow().log().memory_bytes()
+        self.node.borrow().replicas().log().memory_bytes()
     }
 
     /// Writes everything to segments and waits until the disk is quiet, at most `limit`.
     pub(crate) async fn flush(&self, limit: Duration) {
         let end = Instant::now() + limit;
         loop {
-            self.replicas.borrow_mut().flush_all(self.now());
+            self.node.borrow_mut().replicas_mut().flush_all(self.now());
             self.work.notify_one();
             tokio::time::sleep(Duration::from_millis(5)).await;
-            if self.replicas.borrow().log().is_idle() || Instant::now() > end {
+            if self.node.borrow().replicas().log().is_idle() || Instant::now() > end {
                 return;
             }
         }

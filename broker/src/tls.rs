@@ -1,4 +1,4 @@
-//! Certificates for loopback, and QUIC as it was measured to be fast.
+//! Certificates of a cluster's own CA, and QUIC as it was measured to be fast.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use quinn::crypto::rustls::QuicServerConfig;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::CipherSuite;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 
 use crate::identity::write_durably;
 
@@ -23,8 +24,11 @@ const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Ten segments a call must stay below 65,507 bytes.
 const MTU_MAX: u16 = 6_500;
 
-/// A CA and a server certificate for loopback names.
-pub(crate) struct DevCertificates {
+/// A CA's name in its certificate.
+const CA_NAME: &str = "Thalweg CA";
+
+/// What a broker proves itself with, to clients and, as broker `id`, to its peers.
+pub(crate) struct Certificates {
     pub(crate) ca_pem: String,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -33,31 +37,87 @@ pub(crate) struct DevCertificates {
     reset_secret: Vec<u8>,
 }
 
-impl DevCertificates {
-    /// Reads them from `<directory>/tls`, or makes them there.
-    pub(crate) fn open(directory: &Path) -> Result<DevCertificates> {
-        let folder = directory.join("tls");
+/// A certificate authority that signs brokers' certificates.
+pub(crate) struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    /// A new one.
+    pub(crate) fn new() -> Result<Authority> {
+        let key = rcgen::KeyPair::generate()?;
+        let mut parameters = rcgen::CertificateParams::new(Vec::new())?;
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, CA_NAME);
+        let pem = parameters.self_signed(&key)?.pem();
+        Ok(Authority { issuer: rcgen::Issuer::new(parameters, key), pem })
+    }
+
+    /// The one that `write` left in a folder.
+    pub(crate) fn open(folder: &Path) -> Result<Authority> {
+        let read = |name: &str| {
+            let file = folder.join(name);
+            std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
+        };
+        let (pem, key) = (read("ca.pem")?, rcgen::KeyPair::from_pem(&read("ca.key")?)?);
+        let mut parameters = rcgen::CertificateParams::new(Vec::new())?;
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, CA_NAME);
+        Ok(Authority { issuer: rcgen::Issuer::new(parameters, key), pem })
+    }
+
+    /// Keeps it, with its key: who holds that can make brokers and administrators.
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
+        write_durably(folder, &folder.join("ca.pem"), self.pem.as_bytes())?;
+        write_private(folder, &folder.join("ca.key"), self.issuer.key().serialize_pem().as_bytes())?;
+        Ok(())
+    }
+
+    /// Writes certificate and key for a broker that clients reach as `hosts`, into `folder`.
+    pub(crate) fn certify_broker(&self, root: &Path, folder: &Path, broker: u32, hosts: &[String]) -> Result<()> {
+        let loopback = ["localhost", "127.0.0.1", "::1"].map(String::from);
+        let mut names: Vec<String> = loopback.into_iter().chain(hosts.iter().cloned()).collect();
+        names.push(peer_name(broker));
+        names.sort();
+        names.dedup();
+        self.certify(root, folder, "server", names)
+    }
+
+    /// Writes certificate and key as `NAME.pem` and `NAME.key`.
+    pub(crate) fn certify(&self, root: &Path, folder: &Path, name: &str, names: Vec<String>) -> Result<()> {
+        let key = rcgen::KeyPair::generate()?;
+        let certificate = rcgen::CertificateParams::new(names)?.signed_by(&key, &self.issuer)?;
+        write_durably(root, &folder.join("ca.pem"), self.pem.as_bytes())?;
+        write_durably(root, &folder.join(format!("{name}.pem")), certificate.pem().as_bytes())?;
+        write_private(root, &folder.join(format!("{name}.key")), key.serialize_pem().as_bytes())?;
+        Ok(())
+    }
+}
+
+/// The name under which a broker's certificate proves it to its peers.
+pub(crate) fn peer_name(broker: u32) -> String {
+    format!("broker-{broker}.peer.thalweg")
+}
+
+impl Certificates {
+    /// Reads them from `folder`. With `makes`, a broker of its own makes them there.
+    pub(crate) fn open(root: &Path, folder: &Path, makes: bool) -> Result<Certificates> {
         let [ca, certificate, key] = ["ca.pem", "server.pem", "server.key"].map(|f| folder.join(f));
         if !key.exists() {
-            let names = ["localhost", "127.0.0.1", "::1"].map(String::from).to_vec();
-            let ca_key = rcgen::KeyPair::generate()?;
-            let mut ca_parameters = rcgen::CertificateParams::new(Vec::new())?;
-            ca_parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
-            ca_parameters.distinguished_name.push(rcgen::DnType::CommonName, "Thalweg dev CA");
-            let ca_certificate = ca_parameters.self_signed(&ca_key)?;
-            let issuer = rcgen::Issuer::new(ca_parameters, ca_key);
-            let server_key = rcgen::KeyPair::generate()?;
-            let server = rcgen::CertificateParams::new(names)?.signed_by(&server_key, &issuer)?;
-            write_durably(directory, &ca, ca_certificate.pem().as_bytes())?;
-            write_durably(directory, &certificate, server.pem().as_bytes())?;
-            write_private(directory, &key, server_key.serialize_pem().as_bytes())?;
+            anyhow::ensure!(
+                makes,
+                "{} is missing; `thalweg cluster init` or `thalweg cluster add` makes a broker's certificate",
+                key.display()
+            );
+            Authority::new()?.certify_broker(root, folder, 1, &[])?;
         }
-        let reset = folder.join("reset.key");
+        let reset = root.join("reset.key");
         if !reset.exists() {
             let secret = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
-            write_private(directory, &reset, &secret)?;
+            write_private(root, &reset, &secret)?;
         }
-        Ok(DevCertificates {
+        Ok(Certificates {
             reset_secret: std::fs::read(&reset).context("read the reset key")?,
             ca_pem: std::fs::read_to_string(&ca).with_context(|| format!("read {}", ca.display()))?,
             chain: vec![CertificateDer::from_pem_file(&certificate).context("read the server certificate")?],
@@ -65,22 +125,69 @@ impl DevCertificates {
         })
     }
 
+    fn roots(&self) -> Result<rustls::RootCertStore> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).context("read the CA")?)?;
+        Ok(roots)
+    }
+
     /// The server's side of QUIC.
     fn server_config(&self) -> Result<quinn::ServerConfig> {
-        let mut provider = rustls::crypto::ring::default_provider();
-        // AES-128-GCM first: the cheapest per byte wherever the processor knows AES.
-        provider.cipher_suites.sort_by_key(|s| s.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
-        let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+        // Asked for, not demanded: most clients have none. Peers and administrators are looked at when they want something.
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider())
+            .allow_unauthenticated()
+            .build()
+            .context("trust the CA")?;
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_no_client_auth()
+            .with_client_cert_verifier(verifier)
             .with_single_cert(self.chain.clone(), self.key.clone_key())?;
-        tls.alpn_protocols = vec![thalweg_wire::ALPN_CLIENT.to_vec()];
+        tls.alpn_protocols = vec![thalweg_wire::ALPN_CLIENT.to_vec(), thalweg_wire::ALPN_PEER.to_vec()];
         tls.ignore_client_order = true;
         let crypto = QuicServerConfig::try_from(tls).context("QUIC from the TLS configuration")?;
         let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         config.transport_config(Arc::new(transport()));
         Ok(config)
     }
+
+    /// How this broker connects to its peers.
+    pub(crate) fn peer_config(&self) -> Result<quinn::ClientConfig> {
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(self.roots()?)
+            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())?;
+        tls.alpn_protocols = vec![thalweg_wire::ALPN_PEER.to_vec()];
+        let crypto = QuicClientConfig::try_from(tls).context("QUIC from the TLS configuration")?;
+        let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+        let mut transport = transport();
+        // Dead peers are noticed by Raft's heartbeats long before; this only frees what they held. The first packet is sent
+        // again soon, because a broker that comes back answers the next one.
+        transport.initial_rtt(Duration::from_millis(50)).keep_alive_interval(Some(Duration::from_secs(1)));
+        transport.max_idle_timeout(Some(Duration::from_secs(3).try_into().expect("below the limit")));
+        config.transport_config(Arc::new(transport));
+        Ok(config)
+    }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    let mut provider = rustls::crypto::ring::default_provider();
+    // AES-128-GCM first: the cheapest per byte wherever the processor knows AES.
+    provider.cipher_suites.sort_by_key(|s| s.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    Arc::new(provider)
+}
+
+/// True for a connection whose other end has a certificate of the cluster's CA that is valid for `name`, or for any name.
+pub(crate) fn proves(connection: &quinn::Connection, name: Option<&str>) -> bool {
+    let identity = connection.peer_identity().and_then(|i| i.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let Some(certificate) = identity.as_ref().and_then(|chain| chain.first()) else {
+        return false;
+    };
+    // That the CA has signed it was checked in the handshake.
+    name.is_none_or(|name| {
+        let name = rustls_pki_types::ServerName::try_from(name.to_owned());
+        let parsed = webpki::EndEntityCert::try_from(certificate);
+        matches!((name, parsed), (Ok(name), Ok(c)) if c.verify_is_valid_for_subject_name(&name).is_ok())
+    })
 }
 
 fn write_private(root: &Path, file: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -99,14 +206,14 @@ fn transport() -> quinn::TransportConfig {
         .send_window(2 * STREAM_WINDOW_BYTES as u64)
         .mtu_discovery_config(Some(discovery))
         .max_concurrent_bidi_streams(1024u32.into())
-        .max_concurrent_uni_streams(0u32.into())
+        .max_concurrent_uni_streams(16u32.into())
         .datagram_receive_buffer_size(None)
         .keep_alive_interval(Some(Duration::from_secs(5)))
         .max_idle_timeout(Some(Duration::from_secs(15).try_into().expect("below the limit")));
     transport
 }
 
-impl DevCertificates {
+impl Certificates {
     /// What is the same for every connection: packet size, and identities that survive a restart.
     fn endpoint_config(&self) -> quinn::EndpointConfig {
         let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &self.reset_secret);
@@ -119,7 +226,7 @@ impl DevCertificates {
 }
 
 /// A UDP endpoint with large kernel buffers; says in the log when the system granted less.
-pub(crate) fn endpoint(address: SocketAddr, certificates: &DevCertificates) -> Result<quinn::Endpoint> {
+pub(crate) fn endpoint(address: SocketAddr, certificates: &Certificates) -> Result<quinn::Endpoint> {
     let domain = if address.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
     let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None)?;
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);

@@ -1,13 +1,14 @@
-//! `thalweg dev`: one broker on loopback.
+//! `thalweg dev`: one broker on loopback, or a cluster of several, each in a process of its own.
 
 use std::ffi::OsString;
+use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
 use thalweg::{DevContext, dev_context_path};
-use thalweg_broker::{BrokerConfig, Started};
+use thalweg_broker::{BrokerConfig, BrokerSpec, Started, init_cluster};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The hidden command that compiles a module in a process of its own.
@@ -25,6 +26,9 @@ pub(crate) struct Dev {
     /// TCP port for metrics and health; 0 takes a free one
     #[arg(long, default_value_t = 9461)]
     http_port: u16,
+    /// Brokers of a whole cluster, each in a process of its own; the ports of the others follow in steps of ten
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=9))]
+    brokers: u32,
     /// Largest plugin module, in bytes
     #[arg(long, default_value_t = thalweg_model::limits::MODULE_BYTES_MAX, value_parser = module_bytes)]
     module_bytes_max: usize,
@@ -49,6 +53,9 @@ impl Dev {
             (None, Some(dir)) => dir.path().to_owned(),
             (None, None) => unreachable!("one of both is there"),
         };
+        if self.brokers > 1 {
+            return self.cluster(&data_dir, temporary.is_some()).await;
+        }
         let program = std::env::current_exe().context("find this program")?;
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let config = BrokerConfig {
@@ -58,20 +65,15 @@ impl Dev {
             topics_on_first_use: true,
             module_bytes_max: self.module_bytes_max,
             compiler: vec![program.into_os_string(), OsString::from(COMPILE_COMMAND)],
+            member: None,
         };
-        let mut terminate = signal(SignalKind::terminate())?;
-        let stop = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-        };
+        let stop = stopped()?;
         let mut context = None;
         let is_temporary = temporary.is_some();
         let result = thalweg_broker::run(
             config,
             |started| {
-                context = write_context(started);
+                context = write_context(started.address.port(), &started.ca_pem);
                 announce(started, &data_dir, is_temporary);
             },
             stop,
@@ -84,10 +86,171 @@ impl Dev {
     }
 }
 
+/// Ends with SIGTERM or Ctrl-C.
+pub(crate) fn stopped() -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    })
+}
+
+/// A broker of a dev cluster.
+struct Process {
+    child: tokio::process::Child,
+    port: u16,
+    http: String,
+}
+
+impl Dev {
+    /// Several brokers, each a `thalweg serve` of its own.
+    async fn cluster(&self, root: &Path, is_temporary: bool) -> Result<()> {
+        let ports = self.ports()?;
+        if !root.join("ca.key").exists() {
+            let spec = |(i, (port, _)): (usize, &(u16, u16))| BrokerSpec {
+                id: i as u32 + 1,
+                host: "localhost".into(),
+                port: *port,
+            };
+            init_cluster(root, &ports.iter().enumerate().map(spec).collect::<Vec<_>>())?;
+        }
+        let ca_pem = std::fs::read_to_string(root.join("ca.pem")).context("read the cluster's CA")?;
+        let stop = stopped()?;
+        let mut starting = Vec::new();
+        for (i, (_, http)) in ports.iter().enumerate() {
+            starting.push(self.start(root, i as u32 + 1, *http));
+        }
+        // All at once: a cluster is there when enough of it is.
+        let mut brokers = Vec::new();
+        for broker in futures_join(starting).await {
+            brokers.push(broker?);
+        }
+        let contexts: Vec<PathBuf> = brokers.iter().filter_map(|b| write_context(b.port, &ca_pem)).collect();
+        announce_cluster(&brokers, root, is_temporary);
+        let mut watched: Vec<_> = brokers.iter_mut().map(|b| &mut b.child).collect();
+        let ended = async {
+            // One that dies is only noted: the others go on, and that is what a cluster is for.
+            let mut noted = vec![false; watched.len()];
+            loop {
+                for (i, child) in watched.iter_mut().enumerate() {
+                    if let (false, Ok(Some(status))) = (noted[i], child.try_wait()) {
+                        noted[i] = true;
+                        eprintln!("broker {} has ended ({status}); start it again with:", i + 1);
+                        eprintln!(
+                            "  thalweg serve --config {}",
+                            root.join(format!("broker-{}/broker.toml", i + 1)).display()
+                        );
+                    }
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            }
+        };
+        tokio::select! {
+            () = stop => {}
+            () = ended => {}
+        }
+        for broker in &brokers {
+            if let Some(pid) = broker.child.id() {
+                let _ = std::process::Command::new("kill").arg(pid.to_string()).status();
+            }
+        }
+        for broker in &mut brokers {
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(15), broker.child.wait()).await;
+        }
+        contexts.into_iter().for_each(|path| drop(std::fs::remove_file(path)));
+        Ok(())
+    }
+
+    /// QUIC and HTTP ports of each broker. Free ones are looked for here, because every broker must know all of them.
+    fn ports(&self) -> Result<Vec<(u16, u16)>> {
+        let free = || -> Result<u16> {
+            let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
+            Ok(socket.local_addr()?.port())
+        };
+        (0..self.brokers as u16)
+            .map(|i| {
+                let http = if self.http_port == 0 { 0 } else { self.http_port + 10 * i };
+                let port = if self.port == 0 { free()? } else { self.port + 10 * i };
+                Ok((port, http))
+            })
+            .collect()
+    }
+
+    async fn start(&self, root: &Path, id: u32, http: u16) -> Result<Process> {
+        use tokio::io::AsyncBufReadExt;
+        let program = std::env::current_exe().context("find this program")?;
+        let config = root.join(format!("broker-{id}/broker.toml"));
+        let mut child = tokio::process::Command::new(program)
+            .arg("serve")
+            .arg("--config")
+            .arg(&config)
+            .args(["--http", &format!("127.0.0.1:{http}"), "--topics-on-first-use", "true"])
+            .args(["--module-bytes-max", &self.module_bytes_max.to_string()])
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("start a broker")?;
+        let mut lines = tokio::io::BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut after = async |word: &str| -> Result<String> {
+            let line =
+                lines.next_line().await?.with_context(|| format!("broker {id} has ended; its error stands above"))?;
+            line.split_once(word)
+                .map(|(_, rest)| rest.trim().to_owned())
+                .with_context(|| format!("broker {id} says {line:?}"))
+        };
+        let address = after("thalweg://").await?;
+        let port = address.rsplit(':').next().and_then(|p| p.parse().ok()).context("an address ends in its port")?;
+        let http = after("metrics").await?;
+        tokio::task::spawn_local(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Ok(Process { child, port, http })
+    }
+}
+
+/// Waits for all of them.
+async fn futures_join<T>(all: Vec<impl Future<Output = T>>) -> Vec<T> {
+    let mut pinned: Vec<_> = all.into_iter().map(Box::pin).collect();
+    let mut done: Vec<Option<T>> = pinned.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, done) in pinned.iter_mut().zip(&mut done) {
+            if done.is_none()
+                && let std::task::Poll::Ready(value) = future.as_mut().poll(context)
+            {
+                *done = Some(value);
+            }
+        }
+        if done.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    done.into_iter().map(|d| d.expect("all are done")).collect()
+}
+
+fn announce_cluster(brokers: &[Process], root: &Path, is_temporary: bool) {
+    let port = brokers[0].port;
+    let option = if port == 9460 { String::new() } else { format!(" --broker thalweg://localhost:{port}") };
+    let note = if is_temporary { " (temporary: removed at the end; keep one with --data-dir)" } else { "" };
+    println!("Thalweg cluster of {} brokers on thalweg://localhost:{port}", brokers.len());
+    println!("  data     {}{note}", root.display());
+    for (i, broker) in brokers.iter().enumerate() {
+        let pid = broker.child.id().unwrap_or_default();
+        println!("  broker {} thalweg://localhost:{}  metrics {}  pid {pid}", i + 1, broker.port, broker.http);
+    }
+    println!();
+    println!("Next, in another terminal:");
+    println!("  thalweg topic create orders --partitions 3 --replication-factor {}{option}", brokers.len().min(3));
+    println!("  thalweg topic describe orders{option}");
+    println!("  thalweg cluster status{option}");
+    println!("Kill a broker with -9: the others go on.");
+    println!();
+    println!("Ctrl-C stops them.");
+}
+
 /// Leaves address and CA where clients on this machine look for them.
-fn write_context(started: &Started) -> Option<PathBuf> {
-    let path = dev_context_path(started.address.port())?;
-    let context = DevContext { address: started.address.to_string(), ca_pem: started.ca_pem.clone() };
+fn write_context(port: u16, ca_pem: &str) -> Option<PathBuf> {
+    let path = dev_context_path(port)?;
+    let context = DevContext { address: format!("localhost:{port}"), ca_pem: ca_pem.to_owned() };
     let write = || -> std::io::Result<()> {
         std::fs::create_dir_all(path.parent().expect("stands in a folder"))?;
         std::fs::write(&path, serde_json::to_vec_pretty(&context)?)

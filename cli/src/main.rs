@@ -1,10 +1,12 @@
 //! The one binary, `thalweg`: a broker for development, and everything a user does with a cluster by hand.
 
+mod cluster;
 mod consume;
 mod dev;
 mod output;
 mod plugin;
 mod produce;
+mod serve;
 mod topic;
 
 use std::process::ExitCode;
@@ -27,6 +29,13 @@ struct Cli {
 enum Command {
     /// Starts a broker on this machine; topics are made on first use
     Dev(dev::Dev),
+    Serve(serve::Serve),
+    /// Makes a cluster's files, adds brokers to it, shows how it is
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Looks after single partitions
+    #[command(subcommand)]
+    Partition(cluster::PartitionCommand),
     /// Makes, lists, describes and deletes topics
     #[command(subcommand)]
     Topic(topic::TopicCommand),
@@ -51,6 +60,12 @@ pub(crate) struct Connect {
     /// File with the CA to trust (PEM); not needed for `thalweg dev` on this machine
     #[arg(long, env = "THALWEG_CA", value_name = "FILE", global = true)]
     ca: Option<std::path::PathBuf>,
+    /// File with a client certificate (PEM), for changing the cluster from another machine
+    #[arg(long, env = "THALWEG_CERT", value_name = "FILE", requires = "key", global = true)]
+    cert: Option<std::path::PathBuf>,
+    /// File with the certificate's key (PEM)
+    #[arg(long, env = "THALWEG_KEY", value_name = "FILE", global = true)]
+    key: Option<std::path::PathBuf>,
     /// How long to go on trying
     #[arg(long, env = "THALWEG_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, global = true)]
     timeout: Duration,
@@ -68,6 +83,12 @@ impl Connect {
                 std::fs::read(path).map_err(|e| anyhow::anyhow!("CA file {} does not read: {e}", path.display()))?;
             builder = builder.ca_pem(pem);
         }
+        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
+            let read = |path: &std::path::Path| {
+                std::fs::read(path).map_err(|e| anyhow::anyhow!("{} does not read: {e}", path.display()))
+            };
+            builder = builder.identity_pem(read(cert)?, read(key)?);
+        }
         Ok(builder.connect().await?)
     }
 
@@ -84,7 +105,7 @@ fn main() -> ExitCode {
     }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("the system has an event queue");
-    if let Command::Dev(_) = cli.command {
+    if let Command::Dev(_) | Command::Serve(_) = cli.command {
         output::log("info");
     } else {
         output::log("warn");
@@ -111,6 +132,9 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Dev(dev) => dev.run().await,
+        Command::Serve(serve) => serve.run().await,
+        Command::Cluster(cluster) => cluster.run().await,
+        Command::Partition(partition) => partition.run().await,
         Command::Topic(topic) => topic.run().await,
         Command::Produce(produce) => produce.run().await,
         Command::Consume(consume) => consume.run().await,

@@ -37,7 +37,7 @@ pub(crate) fn rows(output: Output, columns: &[&str], rows: Vec<Value>) -> Result
         }
     }
     for line in table.lines() {
-        writeln!(out, "{}", line.trim())?;
+        writeln!(out, "{}", line.strip_prefix(' ').unwrap_or(&line).trim_end())?;
     }
     Ok(())
 }

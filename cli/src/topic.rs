@@ -18,6 +18,9 @@ pub(crate) enum TopicCommand {
         /// How many partitions
         #[arg(long, short, default_value_t = 1)]
         partitions: u32,
+        /// Copies of each partition, on different brokers; three by default, or as many as there are brokers
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        replication_factor: u32,
         /// Plugin that places its records, "name" or "name@version"
         #[arg(long)]
         partitioner: Option<String>,
@@ -67,13 +70,15 @@ impl TopicCommand {
             TopicCommand::Create {
                 name,
                 partitions,
+                replication_factor,
                 partitioner,
                 partitioner_config,
                 retention,
                 retention_bytes,
                 connect,
             } => {
-                let mut topic = Topic::partitions(partitions).retention_ms(retention);
+                let mut topic =
+                    Topic::partitions(partitions).replication_factor(replication_factor).retention_ms(retention);
                 if let Some(partitioner) = partitioner {
                     topic = topic.partitioner(partitioner).partitioner_config(partitioner_config.unwrap_or_default());
                 }
@@ -101,7 +106,9 @@ impl TopicCommand {
                     .map(|p| {
                         json!({
                             "partition": p.partition,
-                            "leader": p.leader,
+                            "leader": if p.leader == 0 { "none".into() } else { json!(p.leader) },
+                            "replicas": p.replicas.iter().map(|b| b.to_string()).collect::<Vec<_>>().join(","),
+                            "lag": lag(p),
                             "epoch": p.leader_epoch,
                             "log_start": p.log_start_offset,
                             "high_watermark": p.high_watermark,
@@ -123,8 +130,18 @@ impl TopicCommand {
                 println!("partitioner  {partitioner}");
                 println!("retention    {}", object["retention"].as_str().unwrap_or_default());
                 println!();
-                let columns =
-                    ["partition", "leader", "epoch", "log_start", "high_watermark", "log_end", "bytes", "state"];
+                let columns = [
+                    "partition",
+                    "leader",
+                    "replicas",
+                    "lag",
+                    "epoch",
+                    "log_start",
+                    "high_watermark",
+                    "log_end",
+                    "bytes",
+                    "state",
+                ];
                 rows(connect.output, &columns, partitions)
             }
             TopicCommand::Delete { name, connect } => {
@@ -133,6 +150,16 @@ impl TopicCommand {
             }
         }
     }
+}
+
+/// What each follower has not acknowledged, in batches; "?" for one that its leader has not heard of lately.
+fn lag(p: &thalweg::PartitionStatus) -> String {
+    let of = |f: &thalweg::FollowerStatus| match f.is_active {
+        true => format!("{}:{}{}", f.broker, f.lag_batches, if f.is_voter { "" } else { " (learning)" }),
+        false => format!("{}:?", f.broker),
+    };
+    let all: Vec<String> = p.followers.iter().filter(|f| f.broker != p.leader).map(of).collect();
+    if all.is_empty() { "-".into() } else { all.join(" ") }
 }
 
 fn plural(count: u32) -> &'static str {

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 const DEFAULT_PORT: u16 = 9460;
 
 /// One bootstrap address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Address {
     pub(crate) host: String,
     pub(crate) port: u16,

@@ -1,7 +1,9 @@
 //! The client: one cluster, its topics and plugins.
 
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use thalweg_client_core::Position;
@@ -9,7 +11,7 @@ use thalweg_wire::{ErrorKind, Message, proto};
 
 use crate::address::{Address, Trust};
 use crate::consumer::ConsumerBuilder;
-use crate::link::{Io, LinkOptions};
+use crate::link::{Io, Link, LinkOptions};
 use crate::producer::ProducerBuilder;
 use crate::{Error, IntoBytes, Result};
 
@@ -28,6 +30,7 @@ pub struct ClientBuilder {
     ca_pem: Option<Vec<u8>>,
     timeout: Duration,
     client_name: String,
+    identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl ClientBuilder {
@@ -38,6 +41,7 @@ impl ClientBuilder {
             ca_pem: None,
             timeout: Duration::from_secs(10),
             client_name: "thalweg-rust".into(),
+            identity: None,
         }
     }
 
@@ -45,6 +49,12 @@ impl ClientBuilder {
     /// for loopback, then the platform's roots.
     pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca_pem = Some(pem.into());
+        self
+    }
+
+    /// Proves who this client is (certificate and key, PEM): changing the cluster from another machine needs it.
+    pub fn identity_pem(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        self.identity = Some((certificate.into(), key.into()));
         self
     }
 
@@ -70,7 +80,8 @@ impl ClientBuilder {
             (None, None) => Trust::Default,
         };
         let addresses = Address::parse_list(&self.address)?;
-        let options = LinkOptions { addresses, trust, client_name: self.client_name, timeout: self.timeout };
+        let (client_name, identity, timeout) = (self.client_name, self.identity, self.timeout);
+        let options = LinkOptions { addresses, trust, client_name, identity, timeout };
         let io = Io::start(options)?;
         io.run(|link| async move {
             let deadline = std::time::Instant::now() + link.options.timeout;
@@ -95,6 +106,7 @@ pub struct Topic {
     partitioner_config: Bytes,
     retention_ms: Option<i64>,
     retention_bytes: Option<i64>,
+    replication_factor: u32,
 }
 
 impl Topic {
@@ -106,7 +118,14 @@ impl Topic {
             partitioner_config: Bytes::new(),
             retention_ms: None,
             retention_bytes: None,
+            replication_factor: 0,
         }
+    }
+
+    /// Copies of each partition, on different brokers; by default three, or as many as there are brokers.
+    pub fn replication_factor(mut self, copies: u32) -> Topic {
+        self.replication_factor = copies;
+        self
     }
 
     /// Its records are placed by this plugin, "name" or "name@version".
@@ -179,6 +198,57 @@ pub struct PartitionStatus {
     pub bytes: u64,
     /// Why it serves nothing, if it does not.
     pub offline: Option<String>,
+    /// Brokers that should hold it, the preferred leader first.
+    pub replicas: Vec<u32>,
+    /// The replicas that there are, as the leader sees them.
+    pub followers: Vec<FollowerStatus>,
+}
+
+/// A replica as its leader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerStatus {
+    /// Where it is.
+    pub broker: u32,
+    /// Counts for the quorum.
+    pub is_voter: bool,
+    /// Was heard of lately.
+    pub is_active: bool,
+    /// Batches of the leader that it has not acknowledged.
+    pub lag_batches: u64,
+}
+
+/// A broker as the cluster knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerInfo {
+    /// Its number.
+    pub id: u32,
+    /// Where it is reached.
+    pub host: String,
+    /// QUIC's port there.
+    pub port: u16,
+    /// Where it stands; empty: nowhere in particular.
+    pub rack: String,
+    /// The controller heard of it lately.
+    pub is_alive: bool,
+}
+
+/// How the cluster is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterStatus {
+    /// Its identity.
+    pub cluster_id: String,
+    /// The broker that decides changes; 0 while there is none.
+    pub controller: u32,
+    /// The brokers that could.
+    pub controllers: Vec<u32>,
+    /// All brokers.
+    pub brokers: Vec<BrokerInfo>,
+    /// Topics.
+    pub topics: u32,
+    /// Their partitions.
+    pub partitions: u32,
+    /// Those that nobody leads at the moment.
+    pub without_leader: u32,
 }
 
 /// Where a partition begins and ends.
@@ -245,6 +315,7 @@ impl Client {
                 retention_bytes: topic.retention_bytes.unwrap_or(-1),
                 segment_bytes: 0,
             }),
+            replication_factor: topic.replication_factor,
         };
         let reply: proto::CreateTopicReply = self.request(request).await?;
         Ok(TopicInfo::from(&reply.topic.unwrap_or_default()))
@@ -269,7 +340,9 @@ impl Client {
         let topic = reply.topic.unwrap_or_default();
         let partitions = reply.partitions.into_iter().map(|p| PartitionStatus {
             partition: p.index,
-            leader: topic.partitions.get(p.index as usize).map_or(0, |t| t.leader),
+            leader: p.leader,
+            replicas: topic.partitions.get(p.index as usize).map_or_else(Vec::new, |t| t.replicas.clone()),
+            followers: p.replicas.iter().map(follower).collect(),
             leader_epoch: p.leader_epoch,
             log_start_offset: p.log_start_offset,
             high_watermark: p.high_watermark,
@@ -284,6 +357,49 @@ impl Client {
     pub async fn offsets(&self, topic: &str, position: Position) -> Result<Vec<PartitionOffsets>> {
         let topic = self.metadata(topic, false).await?;
         self.offsets_of(&topic, (0..topic.partitions.len() as u32).collect(), position).await
+    }
+
+    /// Asks the leaders of a topic's partitions (none named: all) to hand over to their preferred replicas; answers with how
+    /// many have something to hand over.
+    pub async fn elect_leaders(&self, topic: &str, partitions: &[u32]) -> Result<u32> {
+        let request = proto::ElectLeaderRequest { topic: topic.to_owned(), partitions: partitions.to_vec() };
+        let reply: proto::ElectLeaderReply = self.request(request).await?;
+        Ok(reply.asked)
+    }
+
+    /// How the cluster is: from its controller, which alone knows who is alive.
+    pub async fn cluster_status(&self) -> Result<ClusterStatus> {
+        let status = self.io.run(|link| async move {
+            let (status, _) =
+                link.request::<_, proto::ClusterStatusReply>(proto::ClusterStatusRequest {}, Bytes::new()).await?;
+            link.learn(&status.brokers);
+            let controller = status.brokers.iter().find(|b| b.id == status.controller && status.asked != b.id);
+            if let Some(b) = controller {
+                let address = Address { host: b.host.clone(), port: b.port as u16 };
+                let limit = Duration::from_secs(2);
+                if let Ok(better) = link.ask(&address, proto::ClusterStatusRequest {}, limit).await {
+                    return Ok(better);
+                }
+            }
+            Ok(status)
+        });
+        let s: proto::ClusterStatusReply = status.await?;
+        let brokers = s.brokers.into_iter().map(|b| BrokerInfo {
+            id: b.id,
+            host: b.host,
+            port: b.port as u16,
+            rack: b.rack,
+            is_alive: b.alive,
+        });
+        Ok(ClusterStatus {
+            cluster_id: s.cluster_id,
+            controller: s.controller,
+            controllers: s.controllers,
+            brokers: brokers.collect(),
+            topics: s.topics,
+            partitions: s.partitions,
+            without_leader: s.without_leader,
+        })
     }
 
     /// Uploads a module and gives it the next version of `name`; the same module again keeps its version.
@@ -340,7 +456,12 @@ impl Client {
     /// A topic's metadata; `first_use` lets a dev broker make it.
     pub(crate) async fn metadata(&self, topic: &str, first_use: bool) -> Result<Arc<proto::Topic>> {
         let request = proto::MetadataRequest { topics: vec![topic.to_owned()], create_missing: first_use };
-        let reply: proto::MetadataReply = self.request(request).await?;
+        let answer = self.io.run(move |link| async move {
+            let (reply, _) = link.request::<_, proto::MetadataReply>(request, Bytes::new()).await?;
+            link.learn(&reply.brokers);
+            Ok(reply)
+        });
+        let reply: proto::MetadataReply = answer.await?;
         let found = reply.topics.into_iter().next().unwrap_or_default();
         match found.error.clone() {
             None => Ok(Arc::new(found)),
@@ -348,23 +469,70 @@ impl Client {
         }
     }
 
+    /// Each partition's leader tells its own; where leaders change, they are asked again within the time-out.
     pub(crate) async fn offsets_of(
         &self,
         topic: &proto::Topic,
         partitions: Vec<u32>,
         position: Position,
     ) -> Result<Vec<PartitionOffsets>> {
-        let at = Some(position.start());
-        let queries = partitions.into_iter().map(|partition| proto::OffsetQuery { partition, at }).collect();
-        let request = proto::ListOffsetsRequest { topic_id: topic.id.clone(), queries };
-        let reply: proto::ListOffsetsReply = self.request(request).await?;
-        reply
-            .answers
-            .into_iter()
-            .map(|a| match a.error {
-                Some(error) => Err(thalweg_wire::RemoteError::from(error).into()),
-                None => Ok(PartitionOffsets { partition: a.partition, offset: a.offset }),
-            })
-            .collect()
+        let topic = topic.clone();
+        self.io.run(move |link| async move { offsets_of(&link, &topic, partitions, position).await }).await
     }
+}
+
+async fn offsets_of(
+    link: &Rc<Link>,
+    topic: &proto::Topic,
+    partitions: Vec<u32>,
+    position: Position,
+) -> Result<Vec<PartitionOffsets>> {
+    let deadline = Instant::now() + link.options.timeout;
+    let routing = crate::routing::follow(link, topic);
+    let mut left = partitions.clone();
+    let mut found = BTreeMap::new();
+    let mut last: Option<Error> = None;
+    while !left.is_empty() {
+        let mut by_leader: BTreeMap<Address, Vec<u32>> = BTreeMap::new();
+        for p in &left {
+            if let Some(leader) = routing.borrow().leader(*p) {
+                by_leader.entry(leader.clone()).or_default().push(*p);
+            }
+        }
+        for (leader, partitions) in by_leader {
+            let at = Some(position.start());
+            let queries = partitions.iter().map(|partition| proto::OffsetQuery { partition: *partition, at }).collect();
+            let request = proto::ListOffsetsRequest { topic_id: topic.id.clone(), queries };
+            let limit = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(3));
+            match link.ask::<_, proto::ListOffsetsReply>(&leader, request, limit).await {
+                Ok(reply) => {
+                    for a in reply.answers {
+                        match a.error.map(thalweg_wire::RemoteError::from) {
+                            None => drop(found.insert(a.partition, a.offset)),
+                            Some(error) if error.code.client_retries() => last = Some(error.into()),
+                            Some(error) => return Err(error.into()),
+                        }
+                    }
+                }
+                Err(error) if error.is_retriable() || error.code().is_some_and(|c| c.client_retries()) => {
+                    last = Some(error)
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        left.retain(|p| !found.contains_key(p));
+        if !left.is_empty() {
+            if Instant::now() >= deadline {
+                let nobody =
+                    || Error::new(ErrorKind::Timeout, format!("partitions {left:?} have no leader at the moment"));
+                return Err(last.unwrap_or_else(nobody));
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+    Ok(partitions.into_iter().map(|partition| PartitionOffsets { partition, offset: found[&partition] }).collect())
+}
+
+fn follower(r: &proto::ReplicaState) -> FollowerStatus {
+    FollowerStatus { broker: r.broker, is_voter: r.voter, is_active: r.active, lag_batches: r.lag_entries }
 }

@@ -1,5 +1,6 @@
 //! Consumers: pushes arrive on the connection's thread, records are decoded on the caller's.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,8 +13,9 @@ use thalweg_model::{BatchHeader, RecordBatch, RecordSpan};
 use thalweg_wire::{ErrorKind, RemoteError, proto};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::address::Address;
 use crate::client::{Client, PluginInfo};
-use crate::link::{Link, chance};
+use crate::link::{ATTEMPT, Link, chance};
 use crate::stream::{FrameReader, send};
 use crate::{Error, IntoBytes, Result};
 
@@ -124,8 +126,8 @@ impl ConsumerBuilder {
             .run(move |link| async move {
                 let deadline = std::time::Instant::now() + link.options.timeout;
                 let connection = link.connection_until(deadline).await?;
-                let (stream, plugin) = open_stream(&connection, &open).await?;
-                tokio::task::spawn_local(drive(link, io_core, open, stream, events, outgoing));
+                let (_, plugin) = open_stream(&connection, &open).await?;
+                tokio::task::spawn_local(drive(link, io_core, topic, open, events, outgoing));
                 Ok(plugin)
             })
             .await?;
@@ -436,93 +438,169 @@ async fn open_stream(connection: &quinn::Connection, open: &proto::FetchOpen) ->
     Ok(((sender, frames), opened.filter.map(Into::into)))
 }
 
-/// Serves one subscription on the connection's thread until its consumer is gone.
-async fn drive(
-    link: Rc<Link>,
+/// How long a partition waits before it is asked for again, where its broker does not lead it (any more).
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// One subscription, over a stream to every broker that leads one of its partitions.
+struct Subscription {
     core: Arc<Mutex<ConsumerCore>>,
     open: proto::FetchOpen,
-    stream: Stream,
     events: UnboundedSender<Event>,
-    mut controls: UnboundedReceiver<proto::FetchControl>,
-) {
-    let mut stream = Some(stream);
-    let mut attempt = 0;
-    loop {
-        let error = match stream.take() {
-            Some(stream) => {
-                attempt = 0;
-                match serve(&core, stream, &events, &mut controls).await {
-                    None => return,
-                    Some(error) => error,
-                }
-            }
-            None => {
-                let opened = async {
-                    let connection = link.connection().await?;
-                    open_stream(&connection, &open).await
-                };
-                match opened.await {
-                    Ok((opened, _)) => {
-                        stream = Some(opened);
-                        continue;
-                    }
-                    Err(error) => error,
-                }
-            }
-        };
-        let lost = error.kind() == ErrorKind::Disconnected || error.code().is_some_and(|c| c.client_retries());
-        if !lost {
-            let _ = events.send(Event::Failed(error));
+    leaders: RefCell<BTreeMap<u32, Option<Address>>>,
+    /// Streams that are open, by the broker that they lead to.
+    streams: RefCell<BTreeMap<Address, UnboundedSender<proto::FetchControl>>>,
+}
+
+impl Subscription {
+    /// Asks for a partition from its leader, if there is a stream to it.
+    fn ask(&self, partition: u32) {
+        let leaders = self.leaders.borrow();
+        let streams = self.streams.borrow();
+        let leader = leaders.get(&partition).and_then(Option::as_ref);
+        if let Some(stream) = leader.and_then(|l| streams.get(l)) {
+            let _ = stream.send(lock(&self.core).connected(partition));
+        }
+    }
+
+    /// Passes on what the user wants of a partition.
+    fn control(&self, control: proto::FetchControl) {
+        // One from before a reconnection speaks of a generation that the broker never saw.
+        if !lock(&self.core).is_current(control.partition, control.generation) {
             return;
         }
-        attempt += 1;
-        if attempt == 2 {
-            tracing::warn!("{error}; the consumer goes on trying");
-        }
-        let wait = Duration::from_millis(Backoff::default().wait_ms(attempt, chance()));
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = events.closed() => return,
+        let leaders = self.leaders.borrow();
+        let leader = leaders.get(&control.partition).and_then(Option::as_ref);
+        // Without a stream it is asked for anew as soon as there is one.
+        if let Some(stream) = leader.and_then(|l| self.streams.borrow().get(l).cloned()) {
+            let _ = stream.send(control);
         }
     }
 }
 
-/// Passes pushes and controls; `None` when the consumer is gone, else how the stream was lost.
-async fn serve(
-    core: &Mutex<ConsumerCore>,
-    stream: Stream,
-    events: &UnboundedSender<Event>,
-    controls: &mut UnboundedReceiver<proto::FetchControl>,
-) -> Option<Error> {
-    let (mut sender, mut frames) = stream;
-    let start = lock(core).connected();
-    for control in start {
-        if let Err(error) = send(&mut sender, &control, Bytes::new()).await {
-            return Some(error);
+/// Serves one subscription on the connection's thread until its consumer is gone.
+async fn drive(
+    link: Rc<Link>,
+    core: Arc<Mutex<ConsumerCore>>,
+    topic: Arc<proto::Topic>,
+    open: proto::FetchOpen,
+    events: UnboundedSender<Event>,
+    mut controls: UnboundedReceiver<proto::FetchControl>,
+) {
+    let mut routing = crate::routing::follow(&link, &topic);
+    let partitions: Vec<u32> = lock(&core).partitions().collect();
+    let leaders = RefCell::new(partitions.iter().map(|p| (*p, None)).collect());
+    let s = Rc::new(Subscription { core, open, events, leaders, streams: RefCell::default() });
+    let mut kept: BTreeMap<Address, tokio::task::JoinHandle<()>> = BTreeMap::new();
+    loop {
+        let now = routing.borrow_and_update().clone();
+        for p in &partitions {
+            let leader = now.leader(*p).cloned();
+            let before = s.leaders.borrow_mut().insert(*p, leader.clone());
+            if before != Some(leader) {
+                s.ask(*p);
+            }
+        }
+        let wanted: Vec<Address> = s.leaders.borrow().values().flatten().cloned().collect();
+        kept.retain(|address, task| {
+            let stays = wanted.contains(address) && !task.is_finished();
+            if !stays {
+                task.abort();
+                s.streams.borrow_mut().remove(address);
+            }
+            stays
+        });
+        for address in wanted {
+            if !kept.contains_key(&address) {
+                let task = keep_stream(link.clone(), s.clone(), address.clone());
+                kept.insert(address, tokio::task::spawn_local(task));
+            }
+        }
+        tokio::select! {
+            control = controls.recv() => match control {
+                Some(control) => s.control(control),
+                None => {
+                    kept.into_values().for_each(|task| task.abort());
+                    return;
+                }
+            },
+            _ = routing.changed() => {}
         }
     }
+}
+
+/// Opens a stream to one broker, again and again, and passes pushes and controls.
+async fn keep_stream(link: Rc<Link>, s: Rc<Subscription>, address: Address) {
+    let mut attempt = 0;
     loop {
-        tokio::select! {
-            control = controls.recv() => {
-                let control = control?;
-                // One from before a reconnection speaks of a generation that the broker never saw.
-                if lock(core).is_current(control.partition, control.generation)
-                    && let Err(error) = send(&mut sender, &control, Bytes::new()).await
-                {
-                    return Some(error);
-                }
+        let opened = async {
+            let connection = link.connection_to(&address, ATTEMPT).await?;
+            open_stream(&connection, &s.open).await
+        };
+        let error = match opened.await {
+            Ok((stream, _)) => {
+                attempt = 0;
+                serve(&s, &address, stream).await
             }
-            frame = frames.expect::<proto::FetchPush>() => {
-                let (push, body) = match frame {
-                    Ok(frame) => frame,
-                    Err(error) => return Some(error),
-                };
-                if let Pushed::Current { from } = lock(core).pushed(&push)
-                    && events.send(Event::Push { push: Box::new(push), body, from }).is_err()
-                {
-                    return None;
-                }
+            Err(error) => error,
+        };
+        s.streams.borrow_mut().remove(&address);
+        let lost = error.kind() == ErrorKind::Disconnected || error.code().is_some_and(|c| c.client_retries());
+        if !lost {
+            let _ = s.events.send(Event::Failed(error));
+            return;
+        }
+        attempt += 1;
+        if attempt == 3 {
+            tracing::warn!("{error}; the consumer goes on trying");
+        }
+        tokio::time::sleep(Duration::from_millis(Backoff::default().wait_ms(attempt, chance()))).await;
+    }
+}
+
+/// Passes pushes and controls; answers with how the stream was lost.
+async fn serve(s: &Rc<Subscription>, address: &Address, stream: Stream) -> Error {
+    let (mut sender, mut frames) = stream;
+    let (controls, mut outgoing) = unbounded_channel();
+    s.streams.borrow_mut().insert(address.clone(), controls);
+    let mine: Vec<u32> = {
+        let leaders = s.leaders.borrow();
+        leaders.iter().filter(|(_, l)| l.as_ref() == Some(address)).map(|(p, _)| *p).collect()
+    };
+    mine.into_iter().for_each(|p| s.ask(p));
+    let sending = async {
+        while let Some(control) = outgoing.recv().await {
+            if let Err(error) = send(&mut sender, &control, Bytes::new()).await {
+                return error;
             }
         }
+        crate::stream::lost("another broker leads")
+    };
+    let receiving = async {
+        loop {
+            let (push, body) = match frames.expect::<proto::FetchPush>().await {
+                Ok(frame) => frame,
+                Err(error) => return error,
+            };
+            if let Pushed::Current { from } = lock(&s.core).pushed(&push) {
+                let error = push.error.clone().map(RemoteError::from);
+                if error.is_some_and(|e| e.code.client_retries()) && body.is_empty() {
+                    // Not for the user: the partition is asked for again, wherever it is led by then.
+                    let (s, partition, generation) = (s.clone(), push.partition, push.generation);
+                    tokio::task::spawn_local(async move {
+                        tokio::time::sleep(ASK_AGAIN).await;
+                        let is_current = lock(&s.core).is_current(partition, generation);
+                        if is_current {
+                            s.ask(partition);
+                        }
+                    });
+                    continue;
+                }
+                let _ = s.events.send(Event::Push { push: Box::new(push), body, from });
+            }
+        }
+    };
+    tokio::select! {
+        error = sending => error,
+        error = receiving => error,
     }
 }

@@ -26,11 +26,13 @@ mod link;
 mod placement;
 mod producer;
 mod record;
+mod routing;
 mod stream;
 
 pub use address::{DevContext, dev_context_path};
 pub use client::{
-    Client, ClientBuilder, PartitionOffsets, PartitionStatus, PluginInfo, Topic, TopicDescription, TopicInfo, connect,
+    BrokerInfo, Client, ClientBuilder, ClusterStatus, FollowerStatus, PartitionOffsets, PartitionStatus, PluginInfo,
+    Topic, TopicDescription, TopicInfo, connect,
 };
 pub use consumer::{Batch, Consumer, ConsumerBuilder, ConsumerRecord, Part};
 pub use error::Error;

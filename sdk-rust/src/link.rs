@@ -1,5 +1,7 @@
 //! The thread that owns a client's connection.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
@@ -10,6 +12,8 @@ use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, Endpoint};
 use rustls::CipherSuite;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use thalweg_client_core::Backoff;
 use thalweg_wire::{ALPN_CLIENT, ErrorKind, Message, agree, proto, versions};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -19,7 +23,9 @@ use crate::stream::{FrameReader, send};
 use crate::{Error, Result};
 
 /// One attempt to reach one address.
-const ATTEMPT: Duration = Duration::from_secs(3);
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(3);
+/// How long one address is tried before the next one is tried beside it.
+const HEAD_START: Duration = Duration::from_millis(150);
 /// As the broker's side: windows and kernel buffers that were measured to be fast.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
@@ -39,7 +45,12 @@ pub(crate) struct Io {
 pub(crate) struct Link {
     pub(crate) options: LinkOptions,
     endpoints: [Option<Endpoint>; 2],
-    connection: Mutex<Option<Connection>>,
+    /// One connection to each broker that is in use, by its address.
+    connections: RefCell<BTreeMap<Address, Rc<Mutex<Option<Connection>>>>>,
+    /// Whoever answered last answers requests that any broker can answer.
+    favourite: RefCell<Option<Address>>,
+    /// Brokers of the cluster, as the last metadata told.
+    learnt: RefCell<Vec<Address>>,
 }
 
 #[derive(Clone, Debug)]
@@ -47,6 +58,8 @@ pub(crate) struct LinkOptions {
     pub(crate) addresses: Vec<Address>,
     pub(crate) trust: Trust,
     pub(crate) client_name: String,
+    /// Certificate and key (PEM) that prove who this client is.
+    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
     /// How long a request goes on trying to reach a broker.
     pub(crate) timeout: Duration,
 }
@@ -116,32 +129,80 @@ impl Link {
         let v4 = endpoint(SocketAddr::from(([0, 0, 0, 0], 0)))?;
         // A machine may have no IPv6 at all.
         let v6 = endpoint(SocketAddr::from(([0u16; 8], 0))).ok();
-        Ok(Link { options, endpoints: [Some(v4), v6], connection: Mutex::new(None) })
+        Ok(Link {
+            options,
+            endpoints: [Some(v4), v6],
+            connections: RefCell::default(),
+            favourite: RefCell::default(),
+            learnt: RefCell::default(),
+        })
     }
 
-    /// The connection, made anew if the last one is gone. One round over all addresses.
-    pub(crate) async fn connection(&self) -> Result<Connection> {
-        let mut current = self.connection.lock().await;
+    /// Takes note of where the cluster's brokers are.
+    pub(crate) fn learn(&self, brokers: &[proto::Broker]) {
+        let addresses = brokers.iter().map(|b| Address { host: b.host.clone(), port: b.port as u16 });
+        *self.learnt.borrow_mut() = addresses.collect();
+    }
+
+    /// Where the cluster can be reached: what was learnt, then what the user named.
+    pub(crate) fn addresses(&self) -> Vec<Address> {
+        let mut all: Vec<Address> = self.favourite.borrow().iter().cloned().collect();
+        for address in self.learnt.borrow().iter().chain(&self.options.addresses) {
+            if !all.contains(address) {
+                all.push(address.clone());
+            }
+        }
+        all
+    }
+
+    /// A connection to some broker. One round over all addresses: each gets a head start before the next one is tried too,
+    /// so that one that is down costs no more than that.
+    pub(crate) async fn connection(self: &Rc<Self>, attempt: Duration) -> Result<Connection> {
+        let mut tried = tokio::task::JoinSet::new();
+        for (i, address) in self.addresses().into_iter().enumerate() {
+            let link = self.clone();
+            tried.spawn_local(async move {
+                tokio::time::sleep(HEAD_START * i as u32).await;
+                (link.connection_to(&address, attempt).await, address)
+            });
+        }
+        let mut last = None;
+        while let Some(joined) = tried.join_next().await {
+            match joined {
+                Ok((Ok(connection), address)) => {
+                    *self.favourite.borrow_mut() = Some(address);
+                    return Ok(connection);
+                }
+                // What says something of this client counts more than that somebody is down.
+                Ok((Err(error), _)) => {
+                    if last.as_ref().is_none_or(|e: &Error| e.is_retriable()) {
+                        last = Some(error);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        Err(last.unwrap_or_else(closed))
+    }
+
+    /// The connection to one broker, made anew if the last one is gone.
+    pub(crate) async fn connection_to(&self, address: &Address, attempt: Duration) -> Result<Connection> {
+        let slot = self.connections.borrow_mut().entry(address.clone()).or_default().clone();
+        let mut current = slot.lock().await;
         if let Some(connection) = current.as_ref().filter(|c| c.close_reason().is_none()) {
             return Ok(connection.clone());
         }
-        let mut last = None;
-        for address in &self.options.addresses {
-            match self.connect(address).await {
-                Ok(connection) => return Ok(current.insert(connection).clone()),
-                Err(error) if !error.is_retriable() => return Err(error),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.expect("there is at least one address"))
+        let connection = self.connect(address, attempt).await?;
+        Ok(current.insert(connection).clone())
     }
 
-    /// The same, trying again until `deadline`.
-    pub(crate) async fn connection_until(&self, deadline: Instant) -> Result<Connection> {
+    /// A connection to some broker, tried again until `deadline`.
+    pub(crate) async fn connection_until(self: &Rc<Self>, deadline: Instant) -> Result<Connection> {
         let backoff = Backoff::default();
         let started = Instant::now();
         for attempt in 1.. {
-            let error = match self.connection().await {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let error = match self.connection(left.clamp(Duration::from_millis(50), ATTEMPT)).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) if !error.is_retriable() => return Err(error),
                 Err(error) => error,
@@ -160,12 +221,12 @@ impl Link {
         unreachable!("the loop ends by returning")
     }
 
-    async fn connect(&self, address: &Address) -> Result<Connection> {
+    async fn connect(&self, address: &Address, attempt: Duration) -> Result<Connection> {
         let unreachable = |why: &dyn std::fmt::Display| {
             let what = format!("broker {address} cannot be reached: {why}");
             Error::new(ErrorKind::Disconnected, format!("{what}. Is it running? `thalweg dev` starts one"))
         };
-        let config = client_config(&self.options.trust, address)?;
+        let config = client_config(&self.options, address)?;
         let found = address.resolve().await.map_err(|e| unreachable(&e))?;
         let mut last = unreachable(&"its name has no address");
         for socket in found {
@@ -178,10 +239,10 @@ impl Link {
                     return Err(Error::new(ErrorKind::Invalid, format!("address {address}: {e}")));
                 }
             };
-            match tokio::time::timeout(ATTEMPT, connecting).await {
-                Err(_) => last = unreachable(&format!("no answer within {} s", ATTEMPT.as_secs())),
+            match tokio::time::timeout(attempt, connecting).await {
+                Err(_) => last = unreachable(&format!("no answer within {:.0} s", attempt.as_secs_f32().ceil())),
                 Ok(Ok(connection)) => {
-                    hello(&connection, &self.options.client_name).await?;
+                    hello(&connection, &self.options.client_name, attempt).await?;
                     return Ok(connection);
                 }
                 Ok(Err(e)) => match refusal(address, &e) {
@@ -194,13 +255,17 @@ impl Link {
     }
 
     /// One request and its answer on a stream of their own, tried again while the broker cannot be reached.
-    pub(crate) async fn request<M: Message, R: Message>(&self, message: M, body: Bytes) -> Result<(R, Bytes)> {
+    pub(crate) async fn request<M: Message, R: Message>(
+        self: &Rc<Self>,
+        message: M,
+        body: Bytes,
+    ) -> Result<(R, Bytes)> {
         self.request_within(self.options.timeout, message, body).await
     }
 
     /// The same with a time-out of its own.
     pub(crate) async fn request_within<M: Message, R: Message>(
-        &self,
+        self: &Rc<Self>,
         timeout: Duration,
         message: M,
         body: Bytes,
@@ -225,7 +290,12 @@ impl Link {
                 }
             };
             attempt += 1;
-            let again = error.kind() == ErrorKind::Disconnected || error.code().is_some_and(|c| c.client_retries());
+            let is_lost = error.kind() == ErrorKind::Disconnected && error.code().is_none();
+            if is_lost {
+                // Whoever it was, another broker may answer.
+                self.favourite.borrow_mut().take();
+            }
+            let again = is_lost || error.code().is_some_and(|c| c.client_retries());
             let wait = Duration::from_millis(Backoff::default().wait_ms(attempt, chance()));
             if !again || Instant::now() + wait >= deadline {
                 return Err(error);
@@ -234,9 +304,34 @@ impl Link {
         }
     }
 
+    /// One request and its answer from one broker, once.
+    pub(crate) async fn ask<M: Message, R: Message>(
+        &self,
+        address: &Address,
+        message: M,
+        limit: Duration,
+    ) -> Result<R> {
+        let connection = self.connection_to(address, limit).await?;
+        let answer = async {
+            let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost)?;
+            send(&mut sender, &message, Bytes::new()).await?;
+            let _ = sender.finish();
+            FrameReader::new(receiver).expect::<R>().await
+        };
+        match tokio::time::timeout(limit, answer).await {
+            Ok(answer) => Ok(answer?.0),
+            Err(_) => Err(Error::new(ErrorKind::Timeout, format!("no answer of broker {address}"))),
+        }
+    }
+
     async fn close(&self) {
-        if let Some(connection) = self.connection.lock().await.take() {
-            connection.close(0u32.into(), b"");
+        let all: Vec<_> = self.connections.borrow().values().cloned().collect();
+        for slot in all {
+            if let Ok(mut slot) = slot.try_lock()
+                && let Some(connection) = slot.take()
+            {
+                connection.close(0u32.into(), b"");
+            }
         }
         for endpoint in self.endpoints.iter().flatten() {
             let _ = tokio::time::timeout(Duration::from_millis(200), endpoint.wait_idle()).await;
@@ -282,7 +377,7 @@ fn other_protocol(address: &Address) -> Error {
     Error::new(ErrorKind::Unsupported, format!("{address} speaks QUIC, but not Thalweg's protocol thalweg/1"))
 }
 
-async fn hello(connection: &Connection, client_name: &str) -> Result<()> {
+async fn hello(connection: &Connection, client_name: &str, attempt: Duration) -> Result<()> {
     let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost)?;
     let hello = proto::Hello {
         versions: versions(),
@@ -293,20 +388,30 @@ async fn hello(connection: &Connection, client_name: &str) -> Result<()> {
     send(&mut sender, &hello, Bytes::new()).await?;
     let _ = sender.finish();
     let mut frames = FrameReader::new(receiver);
-    let answer = tokio::time::timeout(ATTEMPT, frames.expect::<proto::HelloReply>()).await;
+    let answer = tokio::time::timeout(attempt, frames.expect::<proto::HelloReply>()).await;
     let (reply, _) = answer.map_err(|_| crate::stream::lost("no answer to the hello"))??;
     Ok(agree(&reply.versions)?)
 }
 
-fn client_config(trust: &Trust, address: &Address) -> Result<quinn::ClientConfig> {
+fn client_config(options: &LinkOptions, address: &Address) -> Result<quinn::ClientConfig> {
     let mut provider = rustls::crypto::ring::default_provider();
     provider.cipher_suites.sort_by_key(|s| s.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
     let internal = |e: &dyn std::fmt::Display| Error::new(ErrorKind::Internal, format!("TLS cannot be set up: {e}"));
-    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|e| internal(&e))?
-        .with_root_certificates(trust.roots(address)?)
-        .with_no_client_auth();
+        .with_root_certificates(options.trust.roots(address)?);
+    let mut tls = match &options.identity {
+        None => tls.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let invalid = |e: &dyn std::fmt::Display| {
+                Error::new(ErrorKind::Invalid, format!("the client certificate does not read: {e}"))
+            };
+            let chain = CertificateDer::pem_slice_iter(certificate).collect::<std::result::Result<_, _>>();
+            let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| invalid(&e))?;
+            tls.with_client_auth_cert(chain.map_err(|e| invalid(&e))?, key).map_err(|e| invalid(&e))?
+        }
+    };
     tls.alpn_protocols = vec![ALPN_CLIENT.to_vec()];
     let crypto = QuicClientConfig::try_from(tls).map_err(|e| internal(&e))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
@@ -321,11 +426,11 @@ fn client_config(trust: &Trust, address: &Address) -> Result<quinn::ClientConfig
         .max_concurrent_bidi_streams(0u32.into())
         .max_concurrent_uni_streams(0u32.into())
         .datagram_receive_buffer_size(None)
-        .keep_alive_interval(Some(Duration::from_secs(5)))
+        .keep_alive_interval(Some(Duration::from_secs(2)))
         // A broker that comes back answers the next first packet: the next one must not be a second away (RFC 9002 waits
         // three times this).
         .initial_rtt(Duration::from_millis(50))
-        .max_idle_timeout(Some(Duration::from_secs(15).try_into().expect("below the limit")));
+        .max_idle_timeout(Some(Duration::from_secs(6).try_into().expect("below the limit")));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }

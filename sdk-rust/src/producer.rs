@@ -1,21 +1,27 @@
 //! Producers: placement and batching on the caller's side, one stream on the connection's.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use quinn::SendStream;
-use thalweg_client_core::{Acks, Failure, Outcome, ProducerConfig, ProducerCore, ProducerIdentity};
+use thalweg_client_core::{Acks, Failure, Outcome, ProducerConfig, ProducerCore, ProducerIdentity, Request};
 use thalweg_model::{Codec, ProducerEpoch, ProducerId};
 use thalweg_wire::{ErrorKind, RemoteError, encode_parts, proto};
 use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
 
+use crate::address::Address;
 use crate::client::Client;
-use crate::link::{Link, chance};
+use crate::link::{ATTEMPT, Link, chance};
 use crate::placement::Placement;
+use crate::routing::Routing;
 use crate::stream::FrameReader;
 use crate::{Error, Record, Result};
 
@@ -353,95 +359,28 @@ impl Shared {
     }
 }
 
-/// Serves one producer on the connection's thread until it is closed and drained.
+/// What one producer sends where.
+struct Routes {
+    topic: Arc<proto::Topic>,
+    acks: Acks,
+    /// Where each partition goes now.
+    leaders: Vec<Option<Address>>,
+    /// Streams that are open, by the broker that they lead to.
+    open: BTreeMap<Address, UnboundedSender<Vec<Bytes>>>,
+    /// Tasks that keep a stream to a broker.
+    kept: BTreeMap<Address, JoinHandle<()>>,
+}
+
+/// Serves one producer on the connection's thread until it is closed and drained: one stream to every broker that leads a
+/// partition of the topic.
 async fn drive(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, acks: Acks) {
-    let mut attempt = 0;
-    while !is_done(&shared) {
-        // While there is no connection, records still time out.
-        let connection = tokio::select! {
-            connection = link.connection() => connection,
-            () = expire_meanwhile(&shared) => return,
-        };
-        let opened = match connection {
-            Ok(connection) => connection.open_bi().await.map_err(crate::stream::lost),
-            Err(error) => Err(error),
-        };
-        let error = match opened {
-            Ok((sender, receiver)) => {
-                attempt = 0;
-                (0..topic.partitions.len() as u32).for_each(|p| lock(&shared.core).connected(p));
-                let answers = answers(&shared, FrameReader::new(receiver));
-                let requests = requests(&shared, sender, &topic, acks);
-                let error = tokio::select! {
-                    error = answers => error,
-                    error = requests => match error { Some(error) => error, None => return },
-                };
-                (0..topic.partitions.len() as u32).for_each(|p| lock(&shared.core).disconnected(p, &error.to_string()));
-                error
-            }
-            Err(error) => {
-                (0..topic.partitions.len() as u32).for_each(|p| lock(&shared.core).disconnected(p, &error.to_string()));
-                error
-            }
-        };
-        if !error.is_retriable() && error.kind() != ErrorKind::Disconnected {
-            let failure = Failure::Refused(RemoteError::new(
-                error.code().unwrap_or(thalweg_wire::ErrorCode::Internal),
-                error.to_string(),
-            ));
-            let outcomes = {
-                let mut core = lock(&shared.core);
-                core.fail_all(&failure);
-                core.take_outcomes()
-            };
-            shared.settle(outcomes);
-        }
-        attempt += 1;
-        if attempt == 2 {
-            tracing::warn!("{error}; the producer goes on trying within its delivery time-out");
-        }
-        let wait = Duration::from_millis(thalweg_client_core::Backoff::default().wait_ms(attempt, chance()));
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = expire_meanwhile(&shared) => return,
-        }
-    }
-}
-
-fn is_done(shared: &Shared) -> bool {
-    shared.ended.load(Ordering::Acquire) && lock(&shared.core).is_drained()
-}
-
-/// Lets records time out while nothing can be sent; ends when the producer is done.
-async fn expire_meanwhile(shared: &Shared) {
-    while !is_done(shared) {
-        let (outcomes, deadline) = {
-            let mut core = lock(&shared.core);
-            let requests = core.poll(shared.now_ms(), false);
-            assert!(requests.is_empty(), "nothing is sent without a connection");
-            (core.take_outcomes(), core.deadline_ms())
-        };
-        shared.settle(outcomes);
-        tokio::select! {
-            () = sleep_until(shared, deadline) => {}
-            () = shared.wake.notified() => {}
-        }
-    }
-}
-
-fn sleep_until(shared: &Shared, deadline_ms: Option<u64>) -> impl Future<Output = ()> + use<> {
-    let at = deadline_ms.map(|ms| shared.started + Duration::from_millis(ms));
-    async move {
-        match at {
-            Some(at) => tokio::time::sleep_until(at.into()).await,
-            None => std::future::pending().await,
-        }
-    }
-}
-
-/// Sends what the core has ready; `None` when the producer is done, else how the stream was lost.
-async fn requests(shared: &Shared, mut stream: SendStream, topic: &proto::Topic, acks: Acks) -> Option<Error> {
+    let mut routing = crate::routing::follow(&link, &topic);
+    let partitions = topic.partitions.len();
+    let routes = Routes { topic, acks, leaders: vec![None; partitions], open: BTreeMap::new(), kept: BTreeMap::new() };
+    let routes = Rc::new(RefCell::new(routes));
     loop {
+        let now = routing.borrow_and_update().clone();
+        follow_leaders(&link, &shared, &routes, &now);
         let flush = shared.flushing.load(Ordering::Acquire);
         let (requests, outcomes, deadline, drained) = {
             let mut core = lock(&shared.core);
@@ -454,34 +393,164 @@ async fn requests(shared: &Shared, mut stream: SendStream, topic: &proto::Topic,
             (requests, core.take_outcomes(), core.deadline_ms(), drained)
         };
         shared.settle(outcomes);
-        if requests.is_empty() {
-            if drained {
-                if shared.ended.load(Ordering::Acquire) {
-                    let _ = stream.finish();
-                    return None;
-                }
-                shared.progress.notify_waiters();
-            }
-            tokio::select! {
-                () = sleep_until(shared, deadline) => {}
-                () = shared.wake.notified() => {}
-            }
+        if !requests.is_empty() {
+            routes.borrow().send(requests);
             continue;
         }
-        let mut chunks: Vec<Bytes> = Vec::with_capacity(2 * requests.len());
+        if drained {
+            if shared.ended.load(Ordering::Acquire) {
+                // Dropping a sender ends its stream, once what was given to it is written.
+                routes.borrow_mut().open.clear();
+                return;
+            }
+            shared.progress.notify_waiters();
+        }
+        tokio::select! {
+            () = sleep_until(&shared, deadline) => {}
+            () = shared.wake.notified() => {}
+            // The sender lives as long as this receiver.
+            _ = routing.changed() => {}
+        }
+    }
+}
+
+/// Moves partitions to their leaders of now, and keeps a stream to each of those.
+fn follow_leaders(link: &Rc<Link>, shared: &Arc<Shared>, routes: &Rc<RefCell<Routes>>, now: &Routing) {
+    let mut r = routes.borrow_mut();
+    for p in 0..r.leaders.len() {
+        let leader = now.leader(p as u32).cloned();
+        if r.leaders[p] == leader {
+            continue;
+        }
+        let mut core = lock(&shared.core);
+        core.disconnected(p as u32, "the partition's leader has moved");
+        if leader.as_ref().is_some_and(|l| r.open.contains_key(l)) {
+            core.connected(p as u32);
+        }
+        r.leaders[p] = leader;
+    }
+    let wanted: Vec<Address> = r.leaders.iter().flatten().cloned().collect();
+    let gone: Vec<Address> = r.kept.keys().filter(|a| !wanted.contains(a)).cloned().collect();
+    for address in gone {
+        if let Some(task) = r.kept.remove(&address) {
+            task.abort();
+        }
+        r.open.remove(&address);
+    }
+    for address in wanted {
+        if !r.kept.contains_key(&address) {
+            let task = keep_stream(link.clone(), shared.clone(), Rc::downgrade(routes), address.clone());
+            r.kept.insert(address, tokio::task::spawn_local(task));
+        }
+    }
+}
+
+impl Routes {
+    fn send(&self, requests: Vec<Request>) {
+        let mut by_leader: BTreeMap<&Address, Vec<Bytes>> = BTreeMap::new();
         for request in requests {
+            let leader = self.leaders[request.partition as usize].as_ref().expect("it was connected to its leader");
             let head = proto::Produce {
                 request_id: request.id,
-                topic_id: topic.id.clone(),
+                topic_id: self.topic.id.clone(),
                 partition: request.partition,
-                pin_epoch: topic.pin_epoch,
-                acks: acks.number(),
+                pin_epoch: self.topic.pin_epoch,
+                acks: self.acks.number(),
             };
+            let chunks = by_leader.entry(leader).or_default();
             chunks.push(encode_parts(&head, request.batch.bytes().len()));
             chunks.push(request.batch.into_bytes());
         }
-        if let Err(error) = stream.write_all_chunks(&mut chunks).await {
+        for (leader, chunks) in by_leader {
+            // A stream that was lost a moment ago takes nothing; its partitions are about to be disconnected.
+            if let Some(stream) = self.open.get(leader) {
+                let _ = stream.send(chunks);
+            }
+        }
+    }
+
+    /// Partitions that go to `address` now.
+    fn partitions_of(&self, address: &Address) -> Vec<u32> {
+        let there = self.leaders.iter().enumerate().filter(|(_, l)| l.as_ref() == Some(address));
+        there.map(|(p, _)| p as u32).collect()
+    }
+}
+
+/// Opens a stream to one broker, again and again, and passes what goes over it.
+async fn keep_stream(link: Rc<Link>, shared: Arc<Shared>, routes: Weak<RefCell<Routes>>, address: Address) {
+    let mut attempt = 0;
+    loop {
+        let opened = match link.connection_to(&address, ATTEMPT).await {
+            Ok(connection) => connection.open_bi().await.map_err(crate::stream::lost),
+            Err(error) => Err(error),
+        };
+        let error = match opened {
+            Ok((stream, receiver)) => {
+                let (sender, chunks) = unbounded_channel();
+                let Some(strong) = routes.upgrade() else { return };
+                strong.borrow_mut().open.insert(address.clone(), sender);
+                for p in strong.borrow().partitions_of(&address) {
+                    lock(&shared.core).connected(p);
+                }
+                drop(strong);
+                shared.wake.notify_one();
+                let since = Instant::now();
+                let error = tokio::select! {
+                    error = answers(&shared, FrameReader::new(receiver)) => error,
+                    error = write(stream, chunks) => match error { Some(error) => error, None => return },
+                };
+                if since.elapsed() > Duration::from_secs(1) {
+                    attempt = 0;
+                }
+                error
+            }
+            Err(error) => error,
+        };
+        let Some(strong) = routes.upgrade() else { return };
+        strong.borrow_mut().open.remove(&address);
+        for p in strong.borrow().partitions_of(&address) {
+            lock(&shared.core).disconnected(p, &error.to_string());
+        }
+        drop(strong);
+        if !error.is_retriable() && error.kind() != ErrorKind::Disconnected {
+            let failure = Failure::Refused(RemoteError::new(
+                error.code().unwrap_or(thalweg_wire::ErrorCode::Internal),
+                error.to_string(),
+            ));
+            let outcomes = {
+                let mut core = lock(&shared.core);
+                core.fail_all(&failure);
+                core.take_outcomes()
+            };
+            shared.settle(outcomes);
+        }
+        shared.wake.notify_one();
+        attempt += 1;
+        if attempt == 3 {
+            tracing::warn!("{error}; the producer goes on trying within its delivery time-out");
+        }
+        tokio::time::sleep(Duration::from_millis(thalweg_client_core::Backoff::default().wait_ms(attempt, chance())))
+            .await;
+    }
+}
+
+/// Writes what it is given; `None` when there will be nothing more, else how the stream was lost.
+async fn write(mut stream: SendStream, mut chunks: UnboundedReceiver<Vec<Bytes>>) -> Option<Error> {
+    while let Some(mut some) = chunks.recv().await {
+        if let Err(error) = stream.write_all_chunks(&mut some).await {
             return Some(crate::stream::lost(error));
+        }
+    }
+    let _ = stream.finish();
+    None
+}
+
+fn sleep_until(shared: &Shared, deadline_ms: Option<u64>) -> impl Future<Output = ()> + use<> {
+    let at = deadline_ms.map(|ms| shared.started + Duration::from_millis(ms));
+    async move {
+        match at {
+            Some(at) => tokio::time::sleep_until(at.into()).await,
+            None => std::future::pending().await,
         }
     }
 }

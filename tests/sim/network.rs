@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use thalweg_replica::PeerMessage;
+use thalweg_broker_core::NodeMessage;
 
 use super::rng::Rng;
 
@@ -28,7 +28,7 @@ pub(super) struct Network {
 
 #[derive(Default)]
 struct Link {
-    under_way: BTreeMap<(u64, u64), PeerMessage>,
+    under_way: BTreeMap<(u64, u64), NodeMessage>,
     last_due_ms: u64,
     blocked_until_ms: u64,
 }
@@ -38,7 +38,7 @@ impl Network {
         Network { faults, links: BTreeMap::new(), next: 0, rng: Rng::new(seed ^ 0x7e1) }
     }
 
-    pub(super) fn send(&mut self, now_ms: u64, from: usize, to: usize, message: PeerMessage) {
+    pub(super) fn send(&mut self, now_ms: u64, from: usize, to: usize, message: NodeMessage) {
         let f = self.faults;
         let link = self.links.entry((from, to)).or_default();
         if now_ms < link.blocked_until_ms || self.rng.chance(f.loss) {
@@ -56,12 +56,12 @@ impl Network {
         }
     }
 
-    /// What has arrived by now, in the order of arrival.
-    pub(super) fn arrived(&mut self, now_ms: u64) -> Vec<(usize, PeerMessage)> {
+    /// What has arrived by now: from whom, to whom, what.
+    pub(super) fn arrived(&mut self, now_ms: u64) -> Vec<(usize, usize, NodeMessage)> {
         let mut all = Vec::new();
-        for ((_, to), link) in &mut self.links {
+        for ((from, to), link) in &mut self.links {
             while let Some(entry) = link.under_way.first_entry().filter(|e| e.key().0 <= now_ms) {
-                all.push((*to, entry.remove()));
+                all.push((*from, *to, entry.remove()));
             }
         }
         all

@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
+use thalweg_broker_core::{METADATA, Node as Core, NodeConfig, NodeMessage, Output as NodeOutput};
 use thalweg_client_core::{Backoff, Failure, ProducerConfig, ProducerCore, ProducerIdentity};
 use thalweg_commit_log::{Config, Damage};
+use thalweg_control::{Broker, Request, TopicConfig};
 use thalweg_model::{
     BatchBuilder, BrokerId, Codec, DirectoryId, PinEpoch, ProducerEpoch, ProducerId, Record, ReplicaId, TopicId,
     TopicPartition,
 };
-use thalweg_replica::{Acks, Now, Output, PartitionSettings, PeerMessage, ProduceError, ReadOutcome, Replicas, Ticket};
+use thalweg_replica::{Acks, Now, Output, ProduceError, ReadOutcome, Replicas, Ticket};
 use thalweg_wire::{ErrorCode, RemoteError};
 
 use super::disk::{Faults, SimDisk};
@@ -108,17 +110,25 @@ struct ClientLink {
 
 struct Node {
     disk: SimDisk,
-    replicas: Option<Replicas<SimDisk>>,
+    core: Option<Core<SimDisk>>,
+    /// Starts of the process.
+    incarnation: u64,
     start_at_ms: u64,
     /// Stopped as by SIGSTOP until then.
     paused_until_ms: u64,
     /// Grows when the disk is replaced.
     directory: u8,
-    /// Which copy of each partition lives here.
-    generations: Vec<u32>,
     rotten: bool,
+    /// Its log's end may be damaged, or was: its replicas may go offline.
+    torn: bool,
     /// Up to where each partition's decided batches were compared.
-    compared: Vec<u64>,
+    compared: BTreeMap<TopicPartition, u64>,
+}
+
+impl Node {
+    fn replicas(&self) -> Option<&Replicas<SimDisk>> {
+        self.core.as_ref().map(Core::replicas)
+    }
 }
 
 /// How far a partition is on its way back to a state in which one more replica may be lost.
@@ -164,6 +174,15 @@ struct World {
 
 fn name(partition: u32) -> TopicPartition {
     TopicPartition::new(TopicId([7; 16]), partition)
+}
+
+/// Every group, and the number under which the oracles know it.
+fn groups() -> impl Iterator<Item = (u32, TopicPartition)> {
+    (0..PARTITIONS).map(|p| (p, name(p))).chain([(PARTITIONS, METADATA)])
+}
+
+fn number(group: TopicPartition) -> u32 {
+    if group == METADATA { PARTITIONS } else { group.partition.0 }
 }
 
 fn broker(node: usize) -> BrokerId {
@@ -254,17 +273,18 @@ impl World {
         let nodes = (0..size)
             .map(|n| Node {
                 disk: SimDisk::new(seed ^ (n as u64) << 32, faults),
-                replicas: None,
+                core: None,
+                incarnation: 0,
                 start_at_ms: 0,
                 paused_until_ms: 0,
                 directory: 1,
-                generations: vec![0; PARTITIONS as usize],
                 rotten: false,
-                compared: vec![0; PARTITIONS as usize],
+                torn: false,
+                compared: BTreeMap::new(),
             })
             .collect();
         World {
-            repairs: vec![Repair::Done; PARTITIONS as usize],
+            repairs: vec![Repair::Done; PARTITIONS as usize + 1],
             seed,
             network: Network::new(seed, network),
             rng,
@@ -304,20 +324,26 @@ impl World {
         Now { mono_ms: self.now_ms, wall_ms: 1_700_000_000_000 + self.now_ms as i64 - jump }
     }
 
-    fn replica(&self, partition: u32, node: usize) -> ReplicaId {
-        ReplicaId::new(broker(node), self.nodes[node].generations[partition as usize])
+    /// The copy of a partition that lives on a node.
+    fn replica(&self, group: TopicPartition, node: usize) -> Option<ReplicaId> {
+        Some(self.nodes[node].replicas()?.settings(&group)?.replica)
     }
 
-    fn settings(&self, partition: u32, node: usize) -> PartitionSettings {
-        let size = self.nodes.len();
-        let order = (0..size).map(|i| (i + partition as usize) % size);
-        PartitionSettings {
-            pin_epoch: PinEpoch(1),
-            retention_ms: None,
-            retention_bytes: self.rates.retention.then_some(40 << 10),
-            replica: self.replica(partition, node),
-            first_voters: (0..size).map(|n| ReplicaId::new(broker(n), 0)).collect(),
-            target: order.map(|n| self.replica(partition, n)).collect(),
+    fn config(&self, node: usize) -> NodeConfig {
+        let n = &self.nodes[node];
+        let reused = self.mutant == Some(Mutant::Replica(thalweg_replica::Mutant::RetiredIdReused));
+        NodeConfig {
+            broker: Broker {
+                id: broker(node),
+                directory: DirectoryId([if reused { 1 } else { n.directory }; 16]),
+                incarnation: n.incarnation,
+                host: format!("b{node}"),
+                port: 1,
+                rack: String::new(),
+                metadata_replica: ReplicaId(0),
+            },
+            controllers: (0..self.nodes.len()).map(broker).collect(),
+            is_founder: n.directory == 1 || reused,
         }
     }
 
@@ -368,12 +394,11 @@ impl World {
     fn compare_states(&mut self) -> Result<(), String> {
         for _ in 0..300 {
             let now = self.now();
-            self.nodes.iter_mut().filter_map(|n| n.replicas.as_mut()).for_each(|r| r.flush_all(now));
+            self.nodes.iter_mut().filter_map(|n| n.core.as_mut()).for_each(|c| c.replicas_mut().flush_all(now));
             self.turn(false)?;
         }
-        for p in 0..PARTITIONS {
-            let group = name(p);
-            let states = self.nodes.iter().filter_map(|n| n.replicas.as_ref()).map(|r| {
+        for (p, group) in groups() {
+            let states = self.nodes.iter().filter_map(Node::replicas).map(|r| {
                 let log = r.log();
                 let state = (log.configuration(&group).cloned(), log.producers(&group).cloned(), log.log_start(&group));
                 ((log.segments_end(&group), log.committed_end(&group)), state)
@@ -387,6 +412,16 @@ impl World {
                     ));
                 }
             }
+        }
+        let metadata: Vec<_> = self.nodes.iter().filter_map(|n| n.core.as_ref()).map(Core::metadata).collect();
+        let differ = metadata.iter().any(|m| {
+            let parts = |m: &thalweg_control::Metadata| {
+                (m.topics().cloned().collect::<Vec<_>>(), m.brokers().cloned().collect::<Vec<_>>())
+            };
+            parts(m) != parts(metadata[0])
+        });
+        if differ {
+            return Err("the brokers know different metadata, though all have applied the same log".into());
         }
         Ok(())
     }
@@ -402,7 +437,7 @@ impl World {
             if self.ended {
                 return Ok(());
             }
-            let leaders: Vec<Option<usize>> = (0..PARTITIONS).map(|p| self.leader(p)).collect();
+            let leaders: Vec<Option<usize>> = (0..PARTITIONS).map(|p| self.leader(name(p))).collect();
             if let Some(leaders) = leaders.into_iter().collect::<Option<Vec<_>>>() {
                 return (0..PARTITIONS).try_for_each(|p| self.read_all(leaders[p as usize], p));
             }
@@ -413,9 +448,9 @@ impl World {
     }
 
     /// The node that serves a partition in the newest epoch.
-    fn leader(&self, partition: u32) -> Option<usize> {
+    fn leader(&self, group: TopicPartition) -> Option<usize> {
         let serving = |n: &usize| {
-            let state = self.nodes[*n].replicas.as_ref()?.state(&name(partition))?;
+            let state = self.nodes[*n].replicas()?.state(&group)?;
             state.is_serving.then_some(state.leader_epoch)
         };
         (0..self.nodes.len()).filter(|n| serving(n).is_some()).max_by_key(|n| serving(n))
@@ -423,31 +458,32 @@ impl World {
 
     /// True when every wanted replica is a voter with everything, and nobody else is a member.
     fn is_whole(&self) -> bool {
-        (0..PARTITIONS).all(|p| {
-            let Some(leader) = self.leader(p) else { return false };
-            let replicas = self.nodes[leader].replicas.as_ref().expect("it leads");
-            let followers = replicas.followers(&name(p));
-            self.members_are_wanted(p).is_some() && followers.iter().all(|f| f.is_active && f.lag_entries == 0)
-        }) && self.nodes.iter().all(|n| n.replicas.is_some() && self.now_ms >= n.paused_until_ms)
+        groups().all(|(_, group)| {
+            let Some(leader) = self.leader(group) else { return false };
+            let followers = self.nodes[leader].replicas().expect("it leads").followers(&group);
+            self.members_are_wanted(group).is_some() && followers.iter().all(|f| f.is_active && f.lag_entries == 0)
+        }) && self.nodes.iter().all(|n| n.core.is_some() && self.now_ms >= n.paused_until_ms)
     }
 
     /// For the message of a failure.
     fn condition(&self) -> String {
         let mut said = String::new();
-        for p in 0..PARTITIONS {
+        for (n, core) in self.nodes.iter().enumerate().filter_map(|(n, node)| Some((n, node.core.as_ref()?))) {
+            said += &format!("\n  {n} has followed the metadata up to {}", core.followed());
+        }
+        for (p, group) in groups() {
             for (n, node) in self.nodes.iter().enumerate() {
-                let Some(replicas) = &node.replicas else { continue };
-                let state = replicas.state(&name(p));
-                let (log_end, offline) = (replicas.log().committed_end(&name(p)), replicas.log().offline(&name(p)));
+                let Some(replicas) = node.replicas() else { continue };
+                let state = replicas.state(&group);
+                let (log_end, offline) = (replicas.log().committed_end(&group), replicas.log().offline(&group));
                 let what = state.map(|s| {
-                    format!(
-                        "epoch {} hw {} end {} leader {:?} serves {}",
-                        s.leader_epoch, s.high_watermark, s.log_end, s.leader, s.is_serving
-                    )
+                    let (hw, end) = (s.high_watermark, s.log_end);
+                    format!("epoch {} hw {hw} end {end} leader {:?} serves {}", s.leader_epoch, s.leader, s.is_serving)
                 });
                 said += &format!("\n  {p} on {n}: {what:?} committed {log_end:?} offline {offline:?}");
-                if let (Some(members), true) = (replicas.members(&name(p)), self.leader(p) == Some(n)) {
-                    said += &format!(" members {members:?} followers {:?}", replicas.followers(&name(p)));
+                if let (Some(members), true) = (replicas.members(&group), self.leader(group) == Some(n)) {
+                    said += &format!(" wants {:?} has {members:?}", replicas.settings(&group).map(|s| &s.target));
+                    said += &format!(" followers {:?}", replicas.followers(&group));
                 }
             }
         }
@@ -506,10 +542,12 @@ impl World {
             self.note(|| format!("a bit rots on {node}: {place}"));
         }
         let partition = self.rng.below(PARTITIONS as u64) as u32;
+        let now = self.now();
         if self.rng.chance(r.transfer)
-            && let Some(replicas) = &mut self.nodes[node].replicas
+            && let Some(core) = &mut self.nodes[node].core
         {
-            replicas.transfer(Now { mono_ms: self.now_ms, wall_ms: 0 }, name(partition), None);
+            let group = if self.rng.chance(300_000) { METADATA } else { name(partition) };
+            core.replicas_mut().transfer(now, group, None);
             self.outputs(node)?;
         }
         Ok(())
@@ -517,17 +555,16 @@ impl World {
 
     /// True while one more replica may lose what it has: the promise is about a minority, and a rebuilding takes its time.
     fn may_harm(&mut self) -> bool {
-        for p in 0..PARTITIONS {
+        for (p, group) in groups() {
             let at = p as usize;
             if self.repairs[at] == Repair::Lost
-                && let Some(end) = self.members_are_wanted(p)
+                && let Some(end) = self.members_are_wanted(group)
             {
                 self.repairs[at] = Repair::Until(end);
             }
             if let Repair::Until(end) = self.repairs[at] {
-                let holds = |n: &Node| {
-                    n.replicas.as_ref().and_then(|r| r.state(&name(p))).is_some_and(|s| s.high_watermark.0 >= end)
-                };
+                let holds =
+                    |n: &Node| n.replicas().and_then(|r| r.state(&group)).is_some_and(|s| s.high_watermark.0 >= end);
                 if self.nodes.iter().all(holds) {
                     self.repairs[at] = Repair::Done;
                 }
@@ -536,15 +573,18 @@ impl World {
         !self.rotten && self.repairs.iter().all(|r| *r == Repair::Done)
     }
 
-    /// The log's end at the leader, once the voters are those that are wanted.
-    fn members_are_wanted(&self, partition: u32) -> Option<u64> {
-        let leader = self.leader(partition)?;
-        let replicas = self.nodes[leader].replicas.as_ref()?;
-        let members = replicas.members(&name(partition))?;
-        let mut target = self.settings(partition, leader).target;
+    /// The log's end at the leader, once the voters are those that are wanted, one on each broker that is up to date.
+    fn members_are_wanted(&self, group: TopicPartition) -> Option<u64> {
+        let leader = self.leader(group)?;
+        let replicas = self.nodes[leader].replicas()?;
+        let members = replicas.members(&group)?;
+        let mut target = replicas.settings(&group)?.target.clone();
         target.sort();
         let settled = members.voters == target && members.learners.is_empty() && members.voters_outgoing.is_empty();
-        settled.then(|| replicas.state(&name(partition)).map(|s| s.log_end.0)).flatten()
+        // A disk that was replaced a moment ago may not have been heard of yet.
+        let is_there = |n: usize| self.replica(group, n).is_some_and(|r| members.voters.contains(&r));
+        let settled = settled && (0..self.nodes.len()).all(is_there);
+        settled.then(|| replicas.state(&group).map(|s| s.log_end.0)).flatten()
     }
 
     fn harmed(&mut self) {
@@ -561,8 +601,8 @@ impl World {
                 if cut {
                     self.network.block(a, b, until);
                     let now = self.now();
-                    if let Some(replicas) = &mut self.nodes[a].replicas {
-                        replicas.unreachable(now, broker(b));
+                    if let Some(core) = &mut self.nodes[a].core {
+                        core.unreachable(now, broker(b));
                     }
                 }
             }
@@ -575,40 +615,23 @@ impl World {
         let n = &mut self.nodes[node];
         n.directory += 1;
         n.rotten = false;
+        n.torn = false;
         let seed = self.seed ^ (node as u64) << 32 ^ (n.directory as u64) << 40;
         n.disk = SimDisk::new(seed, self.faults);
-        self.renew(node, 0..PARTITIONS);
-    }
-
-    /// The controller's part: other copies are wanted in place of damaged ones, and everybody hears of it.
-    fn renew(&mut self, node: usize, partitions: impl Iterator<Item = u32>) {
-        if self.mutant == Some(Mutant::Replica(thalweg_replica::Mutant::RetiredIdReused)) {
-            return;
-        }
-        let partitions: Vec<u32> = partitions.collect();
-        for p in &partitions {
-            self.nodes[node].generations[*p as usize] += 1;
-            self.rebuilt += 1;
-        }
-        let now = self.now();
-        for n in 0..self.nodes.len() {
-            for p in &partitions {
-                let settings = self.settings(*p, n);
-                if let Some(replicas) = &mut self.nodes[n].replicas {
-                    replicas.configure(now, name(*p), settings);
-                }
-            }
-        }
+        self.rebuilt += 1;
     }
 
     fn crash(&mut self, node: usize, power: bool, tears: bool) {
         let away_ms = self.rng.below(if self.nodes.len() == 1 { 50 } else { 1_500 });
         let n = &mut self.nodes[node];
-        if n.replicas.take().is_none() {
+        if n.core.take().is_none() {
             return;
         }
         match power {
-            true => n.disk.cut_power(tears),
+            true => {
+                n.torn |= tears;
+                n.disk.cut_power(tears);
+            }
             false => n.disk.kill_process(),
         }
         n.start_at_ms = self.now_ms + away_ms;
@@ -626,8 +649,8 @@ impl World {
         }
         let now = self.now();
         for other in &mut self.nodes {
-            if let Some(replicas) = &mut other.replicas {
-                replicas.unreachable(now, broker(node));
+            if let Some(core) = &mut other.core {
+                core.unreachable(now, broker(node));
             }
         }
     }
@@ -658,8 +681,8 @@ impl World {
             self.start(node)?;
         }
         // A stopped process receives later, and its disk works on.
-        for (node, message) in self.network.arrived(self.now_ms) {
-            self.receive(node, message)?;
+        for (from, node, message) in self.network.arrived(self.now_ms) {
+            self.receive(node, from, message)?;
         }
         for node in 0..self.nodes.len() {
             self.node_turn(node)?;
@@ -673,18 +696,18 @@ impl World {
     }
 
     fn is_running(&self, node: usize) -> bool {
-        self.nodes[node].replicas.is_some() && self.now_ms >= self.nodes[node].paused_until_ms
+        self.nodes[node].core.is_some() && self.now_ms >= self.nodes[node].paused_until_ms
     }
 
-    fn receive(&mut self, node: usize, message: PeerMessage) -> Result<(), String> {
+    fn receive(&mut self, node: usize, from: usize, message: NodeMessage) -> Result<(), String> {
         let now = self.now();
         if !self.is_running(node) {
             // A kernel buffers a little for a stopped process; more than that is lost.
             return Ok(());
         }
         self.events += 1;
-        if let Some(replicas) = &mut self.nodes[node].replicas {
-            replicas.step(now, message);
+        if let Some(core) = &mut self.nodes[node].core {
+            core.step(now, broker(from), message);
         }
         self.outputs(node)
     }
@@ -696,28 +719,29 @@ impl World {
         let now = self.now();
         let completions = self.nodes[node].disk.advance(self.now_ms);
         let retains = self.rates.retention && self.now_ms.is_multiple_of(100);
-        if let Some(replicas) = &mut self.nodes[node].replicas {
+        if let Some(core) = &mut self.nodes[node].core {
             for completion in completions {
                 self.events += 1;
-                replicas.complete(now, completion);
+                core.complete(now, completion);
             }
-            replicas.tick(now);
+            core.tick(now);
             if retains {
-                replicas.apply_retention(now);
+                core.replicas_mut().apply_retention(now);
             }
         }
         self.outputs(node)?;
-        if self.nodes[node].replicas.is_none() {
+        if self.nodes[node].core.is_none() {
             return Ok(());
         }
         self.requests(node);
-        if let Some(replicas) = &mut self.nodes[node].replicas {
-            replicas.pump(now);
+        self.found(node);
+        if let Some(core) = &mut self.nodes[node].core {
+            core.pump(now);
         }
         self.outputs(node)?;
-        for p in 0..PARTITIONS {
-            let me = self.replica(p, node);
-            let Some(state) = self.nodes[node].replicas.as_ref().and_then(|r| r.state(&name(p))) else { continue };
+        for (p, group) in groups() {
+            let Some(me) = self.replica(group, node) else { continue };
+            let Some(state) = self.nodes[node].replicas().and_then(|r| r.state(&group)) else { continue };
             if state.leader == Some(me) {
                 self.oracle.leads(p, state.leader_epoch.0, me)?;
             }
@@ -725,16 +749,39 @@ impl World {
         Ok(())
     }
 
+    /// Somebody wants the topic that everything happens to, until it is there.
+    fn found(&mut self, node: usize) {
+        let now = self.now();
+        let replication_factor = self.nodes.len() as u32;
+        let ticket = self.ticket();
+        let Some(core) = self.nodes[node].core.as_mut().filter(|c| c.is_controller()) else { return };
+        let live = core.live(now);
+        if now.mono_ms % 50 != 0 || core.metadata().topic("t").is_ok() || live.len() < replication_factor as usize {
+            return;
+        }
+        let retention_bytes = self.rates.retention.then_some(40 << 10);
+        let request = Request::CreateTopic {
+            id: TopicId([7; 16]),
+            name: "t".into(),
+            partitions: PARTITIONS,
+            replication_factor,
+            live,
+            partitioner: None,
+            config: TopicConfig { retention_ms: None, retention_bytes },
+        };
+        core.change(now, ticket, request);
+    }
+
     fn start(&mut self, node: usize) -> Result<(), String> {
         let size = self.nodes.len();
-        if self.nodes[node].replicas.is_some() || self.now_ms < self.nodes[node].start_at_ms {
+        if self.nodes[node].core.is_some() || self.now_ms < self.nodes[node].start_at_ms {
             return Ok(());
         }
         let seed = self.rng.next();
-        let directory = DirectoryId([self.nodes[node].directory; 16]);
-        let opened = Replicas::open(self.nodes[node].disk.clone(), directory, self.config, seed);
+        self.nodes[node].incarnation += 1;
+        let opened = Core::open(self.nodes[node].disk.clone(), self.config(node), self.config, seed);
         let rotten = self.nodes[node].rotten;
-        let (mut replicas, recovery) = match opened {
+        let (mut core, recovery) = match opened {
             Ok(opened) => opened,
             Err(error) if !rotten => return Err(format!("{node} does not open, though nothing has rotted: {error}")),
             Err(error) => {
@@ -747,56 +794,48 @@ impl World {
                 return Ok(());
             }
         };
-        let offline: Vec<(TopicPartition, String)> =
-            recovery.partitions.iter().filter_map(|p| Some((p.group, p.offline.clone()?))).collect();
-        if let Some((_, what)) = offline.first() {
+        if let Some((group, what)) = recovery.partitions.iter().find_map(|p| Some((p.group, p.offline.clone()?))) {
             if !rotten {
-                return Err(format!("a partition is offline on {node}, though nothing has rotted: {what}"));
+                return Err(format!("{group} is offline on {node}, though nothing has rotted: {what}"));
             }
-            self.note(|| format!("{node}: offline: {what}"));
+            self.note(|| format!("{node}: {group} is offline: {what}"));
             if size == 1 {
                 self.ended = true;
                 return Ok(());
             }
-            self.renew(node, offline.iter().map(|(group, _)| group.partition.0));
         }
-        let torn = recovery.damages.iter().any(|d| match d {
-            // A bit that rots in the last frames before anything covers them cannot always be told from a torn write.
-            Damage::Torn { plain, .. } => !plain || rotten,
-            Damage::Rot { .. } => false,
-        });
-        if torn && rotten && size == 1 {
-            self.note(|| format!("reported: {:?}", recovery.damages));
-            self.ended = true;
+        let cut = recovery.damages.iter().any(|d| matches!(d, Damage::Torn { .. }));
+        if cut && rotten {
+            // A bit that rots in the last frames before anything covers them cannot always be told from a torn write. A
+            // single replica cuts there and says so; with others its disk is replaced.
+            self.note(|| format!("{node}: reported: {:?}", recovery.damages));
+            match size {
+                1 => self.ended = true,
+                _ => self.wipe(node, "the disk that rots is replaced"),
+            }
             return Ok(());
         }
-        if torn && size > 1 {
-            self.note(|| format!("{node}: the log's end may be damaged: {:?}", recovery.damages));
-            self.renew(node, 0..PARTITIONS);
-        }
         if let Some(Mutant::Replica(mutant)) = self.mutant {
-            replicas.plant(mutant);
+            core.replicas_mut().plant(mutant);
         }
         let now = self.now();
-        for p in 0..PARTITIONS {
-            replicas.start(now, name(p), self.settings(p, node));
-            self.nodes[node].compared[p as usize] = 0;
-        }
+        core.start(now);
+        self.nodes[node].compared.clear();
         self.note(|| {
-            let ends: Vec<String> =
-                recovery.partitions.iter().map(|p| format!("{}..{}", p.group.partition, p.log_end)).collect();
-            format!("{node} starts with {ends:?}; damages {:?}", recovery.damages)
+            let ends = recovery.partitions.iter().map(|p| format!("{}..{}", number(p.group), p.log_end));
+            format!("{node} starts with {:?}; damages {:?}", ends.collect::<Vec<_>>(), recovery.damages)
         });
-        self.nodes[node].replicas = Some(replicas);
+        self.nodes[node].core = Some(core);
         self.outputs(node)
     }
 
     fn outputs(&mut self, node: usize) -> Result<(), String> {
         loop {
-            let Some(replicas) = &mut self.nodes[node].replicas else {
+            let now = self.now();
+            let Some(core) = &mut self.nodes[node].core else {
                 return Ok(());
             };
-            let outputs = replicas.take_outputs();
+            let outputs = core.take_outputs(now);
             if outputs.is_empty() {
                 return Ok(());
             }
@@ -805,11 +844,20 @@ impl World {
     }
 
     /// What a node said, to whom it concerns; every oracle that listens, listens here.
-    fn take(&mut self, node: usize, outputs: Vec<Output>) -> Result<(), String> {
+    fn take(&mut self, node: usize, outputs: Vec<NodeOutput>) -> Result<(), String> {
         for output in outputs {
             self.events += 1;
+            let output = match output {
+                NodeOutput::Send(to, message) => {
+                    self.send(node, to.0 as usize - 1, message)?;
+                    continue;
+                }
+                NodeOutput::Refused(why) => return Err(format!("{node} is refused: {why}")),
+                NodeOutput::Changed(..) | NodeOutput::Metadata => continue,
+                NodeOutput::Replica(output) => output,
+            };
             match output {
-                Output::Send(message) => self.send(node, message)?,
+                Output::Send(_) => unreachable!("a node's replicas send through the node"),
                 Output::Produced(ticket, result) => self.produced(node, ticket, result)?,
                 Output::Confirmed(ticket, result) => {
                     if let (Some((partition, acked_end)), Ok(offset)) = (self.confirms.remove(&(node, ticket)), result)
@@ -820,14 +868,12 @@ impl World {
                 Output::Advanced(group) => self.advanced(node, group)?,
                 Output::ColdRead { .. } => {}
                 Output::Offline(group, what) => {
-                    if !self.nodes[node].rotten {
+                    if !self.nodes[node].rotten && !self.nodes[node].torn {
                         return Err(format!("{group} goes offline on {node}, though nothing has rotted: {what}"));
                     }
-                    self.note(|| format!("{node}: {group} goes offline: {what}"));
-                    match self.nodes.len() {
-                        1 => self.ended = true,
-                        _ => self.renew(node, std::iter::once(group.partition.0)),
-                    }
+                    self.rebuilt += 1;
+                    self.note(|| format!("{node}: {} goes offline: {what}", number(group)));
+                    self.ended |= self.nodes.len() == 1;
                 }
                 Output::Fatal(error) => {
                     self.note(|| format!("{node}: fatal: {error}"));
@@ -839,14 +885,13 @@ impl World {
         Ok(())
     }
 
-    fn send(&mut self, node: usize, message: PeerMessage) -> Result<(), String> {
-        let to = node_of(message.to);
+    fn send(&mut self, node: usize, to: usize, message: NodeMessage) -> Result<(), String> {
         // Through its bytes now and then, as on a real wire.
         let message = match self.rng.chance(50_000) {
             false => message,
             true => {
                 let (head, batches) = message.encode();
-                let decoded = PeerMessage::decode(&head, &mut Bytes::from(batches.concat()));
+                let decoded = NodeMessage::decode(&head, &mut Bytes::from(batches.concat()));
                 decoded.map_err(|e| format!("{e}: {message:?}"))?
             }
         };
@@ -885,18 +930,17 @@ impl World {
     }
 
     fn advanced(&mut self, node: usize, group: TopicPartition) -> Result<(), String> {
-        let partition = group.partition.0;
-        let me = self.replica(partition, node);
-        let Node { replicas: Some(replicas), compared, .. } = &mut self.nodes[node] else { return Ok(()) };
-        let Some(state) = replicas.state(&group) else { return Ok(()) };
+        let (partition, me) = (number(group), self.replica(group, node).unwrap_or_default());
+        let Node { core: Some(core), compared, .. } = &mut self.nodes[node] else { return Ok(()) };
+        let Some(state) = core.replicas().state(&group) else { return Ok(()) };
         if state.is_serving {
             self.oracle.high_watermark(partition, state.leader_epoch.0, state.high_watermark.0)?;
         }
         // Log matching: what this replica calls decided, batch by batch, as far as it is in memory.
-        let compared = &mut compared[partition as usize];
+        let compared = compared.entry(group).or_default();
         let from = thalweg_model::Offset((*compared).min(state.high_watermark.0));
         *compared = state.high_watermark.0;
-        if let ReadOutcome::Batches(batches) = replicas.read_applied(&group, from, 1 << 20) {
+        if let ReadOutcome::Batches(batches) = core.replicas_mut().read_applied(&group, from, 1 << 20) {
             for batch in batches {
                 self.oracle.decided(partition, me, &batch)?;
             }
@@ -913,8 +957,15 @@ impl World {
                 let Some((_, request)) = link.to_broker.pop_front_if(|(due, _)| *due <= now.mono_ms) else { break };
                 let ticket = self.ticket();
                 self.tickets.insert((node, ticket), (client, request.id));
-                let replicas = self.nodes[node].replicas.as_mut().expect("the caller has looked");
-                replicas.produce(now, name(request.partition), ticket, request.batch, PinEpoch(1), Acks::Quorum);
+                let core = self.nodes[node].core.as_mut().expect("the caller has looked");
+                core.replicas_mut().produce(
+                    now,
+                    name(request.partition),
+                    ticket,
+                    request.batch,
+                    PinEpoch(1),
+                    Acks::Quorum,
+                );
             }
         }
     }
@@ -1028,7 +1079,7 @@ impl World {
             return;
         }
         for p in 0..PARTITIONS {
-            let state = self.nodes[node].replicas.as_ref().and_then(|r| r.state(&name(p)));
+            let state = self.nodes[node].replicas().and_then(|r| r.state(&name(p)));
             let Some((leader, epoch)) = state.and_then(|s| Some((s.leader?, s.leader_epoch.0))) else { continue };
             if epoch > self.clients[client].leaders[p as usize].1 {
                 self.follow(client, p, node_of(leader), epoch);
@@ -1052,7 +1103,7 @@ impl World {
             let ticket = self.ticket();
             let acked_end = self.oracle.acked_end(partition);
             self.confirms.insert((node, ticket), (partition, acked_end));
-            self.nodes[node].replicas.as_mut().expect("it runs").confirm(now, name(partition), ticket);
+            self.nodes[node].core.as_mut().expect("it runs").replicas_mut().confirm(now, name(partition), ticket);
             self.outputs(node)?;
         }
         if places && self.is_running(node) {
@@ -1061,8 +1112,8 @@ impl World {
             let mut builder = BatchBuilder::new();
             builder.push(&Record::default());
             let batch = builder.build(Codec::None, None);
-            let replicas = self.nodes[node].replicas.as_mut().expect("it runs");
-            replicas.produce(now, name(partition), ticket, batch, PinEpoch(0), Acks::Quorum);
+            let core = self.nodes[node].core.as_mut().expect("it runs");
+            core.replicas_mut().produce(now, name(partition), ticket, batch, PinEpoch(0), Acks::Quorum);
             self.outputs(node)?;
         }
         Ok(())
@@ -1071,16 +1122,16 @@ impl World {
     /// Reads a partition as a consumer would, from its start to the high watermark.
     fn read_all(&mut self, node: usize, partition: u32) -> Result<(), String> {
         let group = name(partition);
-        let state = |w: &World| w.nodes[node].replicas.as_ref().and_then(|n| n.state(&group)).filter(|s| s.is_serving);
+        let state = |w: &World| w.nodes[node].replicas().and_then(|n| n.state(&group)).filter(|s| s.is_serving);
         let Some(before) = state(self) else {
             return Ok(());
         };
-        let start = self.nodes[node].replicas.as_ref().and_then(|n| n.log().log_start(&group)).unwrap_or_default();
+        let start = self.nodes[node].replicas().and_then(|n| n.log().log_start(&group)).unwrap_or_default();
         let until = before.high_watermark;
         let is_newest = before.leader_epoch.0 >= self.oracle.newest_epoch(partition);
         let (mut from, mut records) = (start, Vec::new());
         while from < until {
-            let Some(replicas) = &mut self.nodes[node].replicas else {
+            let Some(replicas) = self.nodes[node].core.as_mut().map(Core::replicas_mut) else {
                 return Ok(());
             };
             let high_watermark = replicas.state(&group).map(|s| s.high_watermark);
@@ -1092,7 +1143,7 @@ impl World {
                 },
                 // Retention went by while this read waited.
                 ReadOutcome::BelowStart(_) => return Ok(()),
-                ReadOutcome::Offline(_) if self.nodes[node].rotten => return Ok(()),
+                ReadOutcome::Offline(_) if self.nodes[node].rotten || self.nodes[node].torn => return Ok(()),
                 // It was replaced as leader meanwhile.
                 _ if state(self).is_none_or(|s| s.leader_epoch != before.leader_epoch) => return Ok(()),
                 other => {
@@ -1134,17 +1185,19 @@ impl World {
             self.now_ms += 1;
             let now = self.now();
             let completions = self.nodes[node].disk.advance(self.now_ms);
-            let Some(replicas) = &mut self.nodes[node].replicas else {
+            let Some(core) = &mut self.nodes[node].core else {
                 return Ok(None);
             };
             for completion in completions {
-                replicas.complete(now, completion);
+                core.complete(now, completion);
             }
             let mut found = None;
             let mut others = Vec::new();
-            for output in replicas.take_outputs() {
+            for output in core.take_outputs(now) {
                 match output {
-                    Output::ColdRead { op: done, result, .. } if done == op => found = Some(result),
+                    NodeOutput::Replica(Output::ColdRead { op: done, result, .. }) if done == op => {
+                        found = Some(result)
+                    }
                     other => others.push(other),
                 }
             }
@@ -1158,7 +1211,7 @@ impl World {
                 Some(Err(what)) => {
                     return Err(format!("a cold read fails, though nothing has rotted: {what}"));
                 }
-                None if self.nodes[node].replicas.is_none() => return Ok(None),
+                None if self.nodes[node].core.is_none() => return Ok(None),
                 None => {}
             }
         }

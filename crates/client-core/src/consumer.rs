@@ -113,15 +113,14 @@ impl ConsumerCore {
         self.next_generation - 1
     }
 
-    /// The stream is new: asks for every partition from its position, with a whole window of credit.
+    /// The stream to a partition's leader is new, or the broker has stopped pushing it: asks for it from its position, with
+    /// a whole window of credit.
     ///
-    /// What the user has not taken yet of the last stream is still his, so positions go on behind it.
-    pub fn connected(&mut self) -> Vec<proto::FetchControl> {
-        let partitions: Vec<u32> = self.partitions.keys().copied().collect();
-        partitions.into_iter().map(|partition| self.restart(partition)).collect()
-    }
-
-    fn restart(&mut self, partition: u32) -> proto::FetchControl {
+    /// What the user has not taken yet of the last stream is still his, so the position goes on behind it.
+    ///
+    /// # Panics
+    /// On a partition that is not read.
+    pub fn connected(&mut self, partition: u32) -> proto::FetchControl {
         let generation = self.generation();
         let p = self.partitions.get_mut(&partition).expect("the caller knows the partition");
         p.generation = generation;
@@ -175,7 +174,7 @@ impl ConsumerCore {
         let p = self.partitions.get_mut(&partition)?;
         p.start = to;
         p.position = None;
-        let control = self.restart(partition);
+        let control = self.connected(partition);
         let p = self.partitions.get_mut(&partition).expect("just moved");
         p.wanted_from = control.generation;
         Some(control)
@@ -231,22 +230,22 @@ mod tests {
     #[test]
     fn positions_move_over_filtered_ranges_and_old_generations_are_dropped() {
         let mut c = ConsumerCore::new([0], Position::Earliest, 0);
-        let control = c.connected().pop().unwrap();
+        let control = c.connected(0);
         assert_eq!(c.pushed(&push(0, control.generation, 5, 0, 0)), Pushed::Current { from: 5 });
         assert_eq!(c.pushed(&push(0, control.generation, 105, 0, 100)), Pushed::Current { from: 5 });
         assert_eq!((c.position(0), c.counts().scanned()), (Some(105), 100));
         let seek = c.seek(0, Position::Offset(7)).unwrap();
         assert_eq!(c.pushed(&push(0, control.generation, 200, 95, 0)), Pushed::Stale);
         assert_eq!(c.pushed(&push(0, seek.generation, 7, 0, 0)), Pushed::Current { from: 7 });
-        assert_eq!(c.connected()[0].start, Some(Position::Offset(7).start()));
+        assert_eq!(c.connected(0).start, Some(Position::Offset(7).start()));
     }
 
     #[test]
     fn what_came_before_a_reconnection_is_still_the_users_and_what_came_before_a_seek_is_not() {
         let mut c = ConsumerCore::new([0], Position::Earliest, 0);
-        let first = c.connected().pop().unwrap().generation;
+        let first = c.connected(0).generation;
         assert_eq!(c.pushed(&push(0, first, 10, 10, 0)), Pushed::Current { from: 10 });
-        let again = c.connected().pop().unwrap();
+        let again = c.connected(0);
         assert_eq!(again.start, Some(Position::Offset(10).start()));
         assert!(c.is_wanted(0, first) && !c.is_current(0, first));
         c.seek(0, Position::Earliest);
@@ -256,7 +255,7 @@ mod tests {
     #[test]
     fn credit_follows_what_the_user_takes_and_pause_withholds_it() {
         let mut c = ConsumerCore::new([0, 1], Position::Earliest, 4 << 20);
-        let g = c.connected()[0].generation;
+        let g = c.connected(0).generation;
         assert!(c.taken(0, g, 1 << 19).is_none());
         assert_eq!(c.taken(0, g, 1 << 19).unwrap().credit_bytes, 1 << 20);
         c.pause(0);

@@ -222,7 +222,10 @@ impl<T> ProducerCore<T> {
 
     /// There is a stream to the partition's leader: what was in flight on the last one is sent again, in order.
     pub fn connected(&mut self, partition: u32) {
-        self.partitions[partition as usize].connected = true;
+        let p = &mut self.partitions[partition as usize];
+        p.connected = true;
+        // Whoever is there now has refused nothing yet.
+        p.retry_at_ms = None;
     }
 
     /// The stream to the partition's leader is lost or not wanted any more, with all answers that had not come; `why` ends

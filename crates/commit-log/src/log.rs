@@ -19,6 +19,8 @@ use crate::wal::{SectorSums, Spare, Wal, old_sums_file};
 const FLUSH_WRITE_BYTES_MAX: usize = 8 << 20;
 /// After a full disk the next attempt waits this long.
 const FULL_RETRY_MS: u64 = 1_000;
+/// The log must be so many times as large as what waits for a quorum before that is carried over.
+const CARRY_OVER_SHARE: u64 = 4;
 /// How often the oldest log file is looked through for what still lives in it: with many partitions that is no small work.
 const RECYCLE_EVERY_MS: u64 = 5;
 
@@ -227,6 +229,7 @@ impl<D: Disk> CommitLog<D> {
             spare_bytes_max: config.wal_file_bytes,
             fatal: false,
         };
+        log.wal.batch_bytes_max = log.wal.batch_bytes_max.min(config.wal_file_bytes);
         log.wal.rewrite_sectors = config.is_planted(crate::Mutant::SyncedSectorRewritten);
         log.tail_bytes = log.partitions.values().map(|p| p.tail_bytes).sum();
         for spare in std::mem::take(&mut log.wal.found) {
@@ -1003,7 +1006,19 @@ impl<D: Disk> CommitLog<D> {
         if file.groups.iter().any(held) {
             return;
         }
+        // Entries that wait for a quorum are carried over only when room is short, and only while that makes room: carried over
+        // again and again they would do nothing but wear the disk. (Found by the simulator.)
         let last_lsn = file.last_lsn;
+        let waits = |log: &PartitionLog, last: RaftIndex| {
+            log.manifest_index < last.min(log.last_index()) && log.carried_lsn <= last_lsn
+        };
+        if file.groups.iter().any(|(group, last)| self.partitions.get(group).is_some_and(|p| waits(p, *last))) {
+            let total: u64 = self.wal.files.iter().filter(|f| f.free_after.is_none()).map(|f| f.bytes).sum();
+            let is_short = total > self.config.wal_total_bytes / 2;
+            if !is_short || total < CARRY_OVER_SHARE * self.uncommitted_bytes() {
+                return;
+            }
+        }
         let groups: Vec<(TopicPartition, RaftIndex)> = file.groups.iter().map(|(g, i)| (*g, *i)).collect();
         for (group, last) in groups {
             let Some(log) = self.partitions.get(&group) else {
@@ -1012,7 +1027,7 @@ impl<D: Disk> CommitLog<D> {
             let (state, state_lsn, manifest_lsn) = (log.hard_state, log.hard_state_lsn, log.manifest_lsn);
             // Entries that wait for a quorum, perhaps for a long time, must not hold the log up for everyone: they are
             // appended again, all of the group's, because on replay an entry discards those behind it.
-            let waiting: Vec<TailEntry> = match last > log.manifest_index {
+            let waiting: Vec<TailEntry> = match waits(log, last) {
                 true => log.tail.range(log.tail_after(log.manifest_index)..).cloned().collect(),
                 false => Vec::new(),
             };
@@ -1023,6 +1038,10 @@ impl<D: Disk> CommitLog<D> {
             if manifest_lsn <= last_lsn && manifest_lsn != Lsn(0) {
                 self.push_manifest(group);
             }
+            if !waiting.is_empty() {
+                let first = self.wal.next_lsn;
+                self.partitions.get_mut(&group).expect("just seen").carried_lsn = first;
+            }
             for TailEntry { index, batch } in waiting {
                 let header = batch.header();
                 self.push(FrameKind::Entry, group, header.leader_epoch, index, header.base_offset, batch.into_bytes());
@@ -1030,6 +1049,14 @@ impl<D: Disk> CommitLog<D> {
         }
         let marker = self.push_marker();
         self.wal.files[next].free_after = Some(marker);
+    }
+
+    /// Bytes of entries that are not known to be on a quorum.
+    fn uncommitted_bytes(&self) -> u64 {
+        let of = |p: &PartitionLog| {
+            p.tail.range(p.tail_after(p.committed)..).map(|e| e.batch.bytes().len() as u64).sum::<u64>()
+        };
+        self.partitions.values().map(of).sum()
     }
 
     /// Makes a spare of a file in which nothing lives, once the table of its sectors is synced.

@@ -76,6 +76,8 @@ pub(crate) struct PartitionLog {
     /// Last index covered by a manifest that is synced: what recycling may rely on.
     pub(crate) manifest_index: RaftIndex,
     pub(crate) manifest_lsn: Lsn,
+    /// First frame of the last time that entries were carried over: older frames of them are dead.
+    pub(crate) carried_lsn: Lsn,
     /// Members as of `end`.
     pub(crate) configuration: Option<Configuration>,
     /// Members as of entries above `end`.

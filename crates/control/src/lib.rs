@@ -5,7 +5,8 @@
 //! come in with the request; where the log is kept is left to `replica`.
 
 mod metadata;
+mod placement;
 mod record;
 
 pub use metadata::{Answer, ControlError, Metadata, Request, Topic};
-pub use record::{MetadataRecord, Pin, Plugin, PluginDigest, PluginKind, RecordError, TopicConfig};
+pub use record::{Broker, MetadataRecord, Pin, Plugin, PluginDigest, PluginKind, RecordError, TopicConfig};

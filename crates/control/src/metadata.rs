@@ -1,14 +1,17 @@
 //! Topics, plugins and producer ids: what is asked, what is decided, what follows from the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use thalweg_model::limits::{PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX, TOPICS_MAX};
-use thalweg_model::{NameError, PinEpoch, TopicId, check_plugin_name, check_topic_name};
+use thalweg_model::{BrokerId, NameError, PinEpoch, ReplicaId, TopicId, check_plugin_name, check_topic_name};
 use thiserror::Error;
 
-use crate::record::{MetadataRecord, Pin, Plugin, PluginDigest, PluginKind, TopicConfig};
+use crate::placement::place;
+use crate::record::{Broker, MetadataRecord, Pin, Plugin, PluginDigest, PluginKind, TopicConfig};
 
+/// Copies of each partition where nobody asks for another number, and there are brokers enough.
+const REPLICATION_FACTOR_USUAL: u32 = 3;
 /// Producer ids reserved by one record, so that most are given out without a write.
 const PRODUCER_ID_BLOCK: i64 = 1000;
 
@@ -23,6 +26,10 @@ pub enum Request {
         name: String,
         /// At least 1.
         partitions: u32,
+        /// Copies of each partition, on different brokers; 0: as many as the cluster has brokers, at most three.
+        replication_factor: u32,
+        /// Brokers that were heard of lately: new replicas go there.
+        live: Vec<BrokerId>,
         /// "name" or "name@version" of a partitioner, and its parameters.
         partitioner: Option<(String, Bytes)>,
         /// Retention.
@@ -50,6 +57,22 @@ pub enum Request {
     },
     /// A producer id that nobody had before.
     InitProducer,
+    /// A broker says that it is there.
+    RegisterBroker {
+        /// As it describes itself; its metadata replica is decided here.
+        broker: Broker,
+        /// One with the same number, but another directory, was heard of lately.
+        other_is_alive: bool,
+    },
+    /// A replica has lost or damaged what it held: another copy takes its place on the same broker.
+    ReplaceReplica {
+        /// The topic; `None` for the metadata log itself.
+        topic: Option<TopicId>,
+        /// The partition.
+        partition: u32,
+        /// The damaged copy. One that has been replaced already changes nothing.
+        replica: ReplicaId,
+    },
 }
 
 /// What the asker gets once the records are on a quorum.
@@ -63,6 +86,10 @@ pub enum Answer {
     Plugin(Plugin, bool),
     /// The producer id.
     ProducerId(i64),
+    /// The broker is registered.
+    Registered(BrokerId),
+    /// The replica is replaced.
+    Replaced,
 }
 
 /// Why a request is refused; nothing changes.
@@ -94,6 +121,32 @@ pub enum ControlError {
     /// No such topic.
     #[error("topic {0:?} does not exist; create it with `thalweg topic create {0}`")]
     UnknownTopic(String),
+    /// More copies than brokers.
+    #[error(
+        "replication factor {asked} needs as many brokers, {live} of {known} can be reached; \
+         start or add brokers (`thalweg cluster add`), or ask for fewer replicas"
+    )]
+    TooFewBrokers {
+        /// The factor asked for.
+        asked: u32,
+        /// Brokers that can be reached.
+        live: u32,
+        /// Brokers of the cluster.
+        known: u32,
+    },
+    /// Two processes with one number.
+    #[error(
+        "broker {id} is running already, with data directory {directory} at {address}; give this one another id, or stop \
+         that one first"
+    )]
+    BrokerIdTaken {
+        /// The number.
+        id: BrokerId,
+        /// The other's directory.
+        directory: String,
+        /// The other's address.
+        address: String,
+    },
     /// No such plugin.
     #[error("plugin {0:?} does not exist; upload it with `thalweg plugin upload`, or see `thalweg plugin list`")]
     UnknownPlugin(String),
@@ -118,6 +171,10 @@ pub struct Topic {
     pub name: String,
     /// Partitions.
     pub partitions: u32,
+    /// The replicas that each partition should have, the preferred leader first.
+    pub replicas: Vec<Vec<ReplicaId>>,
+    /// Those that it was made with.
+    pub first_replicas: Vec<Vec<ReplicaId>>,
     /// Its partitioner.
     pub pin: Option<Pin>,
     /// Epoch of the pin.
@@ -132,17 +189,22 @@ pub struct Metadata {
     topics: BTreeMap<String, Topic>,
     /// All versions of each name; version n stands at n - 1.
     plugins: BTreeMap<String, Vec<Plugin>>,
+    brokers: BTreeMap<BrokerId, Broker>,
+    /// Topics that are gone, so that what a broker still holds of them can go too.
+    deleted: BTreeSet<TopicId>,
     reserved: i64,
-    /// First id not given out by this process; ids left over from before a restart are never used.
-    next_producer_id: i64,
+    /// Ids of a block that this process reserved and has not given out; those left over from before a restart, or from
+    /// before another controller, are never used.
+    block: std::ops::Range<i64>,
 }
 
 impl Metadata {
     /// Decides a request. The answer may be given when the records are on a quorum and have been applied.
     pub fn handle(&mut self, now_ms: u64, request: Request) -> Result<(Vec<MetadataRecord>, Answer), ControlError> {
         match request {
-            Request::CreateTopic { id, name, partitions, partitioner, config } => {
-                let record = self.create_topic(now_ms, id, &name, partitions, partitioner, config)?;
+            Request::CreateTopic { id, name, partitions, replication_factor, live, partitioner, config } => {
+                let size = (partitions, replication_factor);
+                let record = self.create_topic(now_ms, id, &name, size, &live, partitioner, config)?;
                 Ok((vec![record], Answer::TopicCreated(name)))
             }
             Request::DeleteTopic { name } => {
@@ -160,17 +222,75 @@ impl Metadata {
                 Ok((vec![MetadataRecord::PluginAdmitted(plugin.clone())], Answer::Plugin(plugin, false)))
             }
             Request::InitProducer => {
-                let id = self.next_producer_id.max(0);
-                // A block that was reserved before a restart may be partly given out: start a new one.
-                let records = match id < self.reserved && self.next_producer_id > 0 {
-                    true => Vec::new(),
-                    false => vec![MetadataRecord::ProducerIdsReserved { next: self.reserved + PRODUCER_ID_BLOCK }],
-                };
-                let id = if records.is_empty() { id } else { self.reserved };
-                self.next_producer_id = id + 1;
+                let mut records = Vec::new();
+                if self.block.is_empty() {
+                    self.block = self.reserved..self.reserved + PRODUCER_ID_BLOCK;
+                    records.push(MetadataRecord::ProducerIdsReserved { next: self.block.end });
+                }
+                let id = self.block.next().expect("a block is not empty");
                 Ok((records, Answer::ProducerId(id)))
             }
+            Request::RegisterBroker { broker, other_is_alive } => self.register(broker, other_is_alive),
+            Request::ReplaceReplica { topic, partition, replica } => {
+                Ok((self.replace(topic, partition, replica).into_iter().collect(), Answer::Replaced))
+            }
         }
+    }
+
+    /// What was decided last did not reach the quorum, or another controller has been at work: ids that were reserved by it
+    /// may not be ours.
+    pub fn forget_reservations(&mut self) {
+        self.block = 0..0;
+    }
+
+    fn register(
+        &self,
+        mut broker: Broker,
+        other_is_alive: bool,
+    ) -> Result<(Vec<MetadataRecord>, Answer), ControlError> {
+        let answer = Answer::Registered(broker.id);
+        let id = broker.id;
+        let Some(known) = self.brokers.get(&id) else {
+            broker.metadata_replica = ReplicaId::new(id, broker.metadata_replica.generation());
+            return Ok((vec![MetadataRecord::BrokerRegistered(broker)], answer));
+        };
+        broker.metadata_replica = known.metadata_replica;
+        if known.directory == broker.directory {
+            // What an older start of the process said may arrive late, and is not news.
+            return Ok(match broker.incarnation > known.incarnation {
+                true => (vec![MetadataRecord::BrokerRegistered(broker)], answer),
+                false => (Vec::new(), answer),
+            });
+        }
+        if other_is_alive {
+            let address = format!("{}:{}", known.host, known.port);
+            return Err(ControlError::BrokerIdTaken { id, directory: known.directory.to_string(), address });
+        }
+        // Another disk under the same number: every copy that stood on the old one is lost, and gets a successor.
+        broker.metadata_replica = ReplicaId::new(id, known.metadata_replica.generation() + 1);
+        let mut records = vec![MetadataRecord::BrokerRegistered(broker)];
+        for topic in self.topics.values() {
+            for (partition, replicas) in topic.replicas.iter().enumerate() {
+                // The only copy of a partition cannot be rebuilt from anybody: it stays lost until an operator says so.
+                if let Some(lost) = replicas.iter().find(|r| r.broker() == id && replicas.len() > 1) {
+                    records.extend(self.replace(Some(topic.id), partition as u32, *lost));
+                }
+            }
+        }
+        Ok((records, answer))
+    }
+
+    fn replace(&self, topic: Option<TopicId>, partition: u32, replica: ReplicaId) -> Option<MetadataRecord> {
+        let next = ReplicaId::new(replica.broker(), replica.generation() + 1);
+        let Some(id) = topic else {
+            let known = self.brokers.get(&replica.broker()).filter(|b| b.metadata_replica == replica)?;
+            return Some(MetadataRecord::BrokerRegistered(Broker { metadata_replica: next, ..known.clone() }));
+        };
+        let topic = self.topics.values().find(|t| t.id == id)?;
+        let mut replicas = topic.replicas.get(partition as usize)?.clone();
+        let place = replicas.iter_mut().find(|r| **r == replica)?;
+        *place = next;
+        Some(MetadataRecord::ReplicasAssigned { topic: id, partition, replicas })
     }
 
     fn create_topic(
@@ -178,7 +298,8 @@ impl Metadata {
         created_ms: u64,
         id: TopicId,
         name: &str,
-        partitions: u32,
+        (partitions, replication_factor): (u32, u32),
+        live: &[BrokerId],
         partitioner: Option<(String, Bytes)>,
         config: TopicConfig,
     ) -> Result<MetadataRecord, ControlError> {
@@ -201,17 +322,37 @@ impl Metadata {
             }
         };
         let name = name.to_owned();
-        Ok(MetadataRecord::TopicCreated { id, name, partitions, pin, pin_epoch: PinEpoch(1), config, created_ms })
+        let usual = (self.brokers.len() as u32).clamp(1, REPLICATION_FACTOR_USUAL);
+        let asked = if replication_factor == 0 { usual } else { replication_factor };
+        let able: Vec<&Broker> = self.brokers.values().filter(|b| live.contains(&b.id)).collect();
+        if asked as usize > able.len() {
+            let (live, known) = (able.len() as u32, self.brokers.len() as u32);
+            return Err(ControlError::TooFewBrokers { asked, live, known });
+        }
+        let replicas = place(&able, self.topics.values(), partitions, asked);
+        Ok(MetadataRecord::TopicCreated { id, name, replicas, pin, pin_epoch: PinEpoch(1), config, created_ms })
     }
 
     /// Follows one record of the log.
     pub fn apply(&mut self, record: MetadataRecord) {
         match record {
-            MetadataRecord::TopicCreated { id, name, partitions, pin, pin_epoch, config, .. } => {
-                let topic = Topic { id, name: name.clone(), partitions, pin, pin_epoch, config };
+            MetadataRecord::TopicCreated { id, name, replicas, pin, pin_epoch, config, .. } => {
+                let (partitions, first_replicas) = (replicas.len() as u32, replicas.clone());
+                let topic =
+                    Topic { id, name: name.clone(), partitions, replicas, first_replicas, pin, pin_epoch, config };
                 self.topics.insert(name, topic);
             }
-            MetadataRecord::TopicDeleted { id } => self.topics.retain(|_, t| t.id != id),
+            MetadataRecord::TopicDeleted { id } => {
+                self.topics.retain(|_, t| t.id != id);
+                self.deleted.insert(id);
+            }
+            MetadataRecord::BrokerRegistered(broker) => drop(self.brokers.insert(broker.id, broker)),
+            MetadataRecord::ReplicasAssigned { topic, partition, replicas } => {
+                let found = self.topics.values_mut().find(|t| t.id == topic);
+                if let Some(there) = found.and_then(|t| t.replicas.get_mut(partition as usize)) {
+                    *there = replicas;
+                }
+            }
             MetadataRecord::PluginAdmitted(plugin) => {
                 let versions = self.plugins.entry(plugin.name.clone()).or_default();
                 assert_eq!(plugin.version as usize, versions.len() + 1, "versions are numbered one by one");
@@ -219,6 +360,21 @@ impl Metadata {
             }
             MetadataRecord::ProducerIdsReserved { next } => self.reserved = next,
         }
+    }
+
+    /// All brokers, by number.
+    pub fn brokers(&self) -> impl Iterator<Item = &Broker> {
+        self.brokers.values()
+    }
+
+    /// One broker.
+    pub fn broker(&self, id: BrokerId) -> Option<&Broker> {
+        self.brokers.get(&id)
+    }
+
+    /// True for a topic that once was.
+    pub fn is_deleted(&self, topic: TopicId) -> bool {
+        self.deleted.contains(&topic)
     }
 
     /// All topics, by name.
@@ -279,6 +435,8 @@ mod tests {
             id: TopicId([name.len() as u8; 16]),
             name: name.into(),
             partitions,
+            replication_factor: 0,
+            live: vec![BrokerId(1)],
             partitioner: partitioner.map(|p| (p.to_owned(), Bytes::new())),
             config: TopicConfig::default(),
         }
@@ -303,9 +461,92 @@ mod tests {
         Ok(answer)
     }
 
+    fn register(m: &mut Metadata, id: u32, directory: u8, rack: &str) {
+        let request = Request::RegisterBroker { broker: broker(id, directory, rack), other_is_alive: false };
+        run(m, request).unwrap();
+    }
+
+    fn broker(id: u32, directory: u8, rack: &str) -> Broker {
+        Broker {
+            id: BrokerId(id),
+            directory: thalweg_model::DirectoryId([directory; 16]),
+            incarnation: 1,
+            host: "h".into(),
+            port: 1,
+            rack: rack.into(),
+            metadata_replica: ReplicaId::new(BrokerId(id), 0),
+        }
+    }
+
+    fn create_on(live: &[u32], partitions: u32, replication_factor: u32) -> Request {
+        let Request::CreateTopic { id, name, partitioner, config, .. } = create("placed", 1, None) else {
+            unreachable!()
+        };
+        let live = live.iter().map(|b| BrokerId(*b)).collect();
+        Request::CreateTopic { id, name, partitions, replication_factor, live, partitioner, config }
+    }
+
+    #[test]
+    fn replicas_go_to_live_brokers_in_different_racks_and_leaders_are_spread() {
+        let mut m = Metadata::default();
+        for (id, rack) in [(1, "a"), (2, "a"), (3, "b"), (4, "b"), (5, "c")] {
+            register(&mut m, id, id as u8, rack);
+        }
+        let error = run(&mut m, create_on(&[1, 2], 1, 3)).unwrap_err();
+        assert_eq!(error, ControlError::TooFewBrokers { asked: 3, live: 2, known: 5 });
+        run(&mut m, create_on(&[1, 2, 3, 4, 5], 10, 3)).unwrap();
+        let topic = m.topic("placed").unwrap();
+        let mut leaders = BTreeMap::new();
+        for replicas in &topic.replicas {
+            *leaders.entry(replicas[0].broker()).or_insert(0) += 1;
+            let racks: BTreeSet<_> = replicas.iter().map(|r| &m.broker(r.broker()).unwrap().rack).collect();
+            assert_eq!(racks.len(), 3, "{replicas:?}");
+        }
+        assert_eq!(leaders.values().collect::<Vec<_>>(), [&2; 5]);
+    }
+
+    #[test]
+    fn a_replaced_disk_renews_every_copy_on_it_unless_the_other_still_lives() {
+        let mut m = Metadata::default();
+        (1..=3).for_each(|id| register(&mut m, id, id as u8, ""));
+        run(&mut m, create_on(&[1, 2, 3], 2, 3)).unwrap();
+        let again = |other_is_alive| Request::RegisterBroker { broker: broker(2, 9, ""), other_is_alive };
+        assert!(matches!(run(&mut m, again(true)), Err(ControlError::BrokerIdTaken { .. })));
+        run(&mut m, again(false)).unwrap();
+        let renewed = ReplicaId::new(BrokerId(2), 1);
+        assert_eq!(m.broker(BrokerId(2)).unwrap().metadata_replica, renewed);
+        let topic = m.topic("placed").unwrap().clone();
+        assert!(topic.replicas.iter().all(|r| r.contains(&renewed) && r.len() == 3));
+        assert!(topic.first_replicas.iter().all(|r| !r.contains(&renewed)));
+        // The same news twice changes nothing.
+        assert_eq!(m.handle(0, again(false)).unwrap().0, []);
+        let gone =
+            Request::ReplaceReplica { topic: Some(topic.id), partition: 0, replica: ReplicaId::new(BrokerId(2), 0) };
+        assert_eq!(m.handle(0, gone).unwrap().0, []);
+    }
+
+    #[test]
+    fn two_controllers_never_give_the_same_producer_id() {
+        let (mut a, mut b) = (Metadata::default(), Metadata::default());
+        let mut given = BTreeSet::new();
+        for round in 0..6 {
+            for _ in 0..700 {
+                let (at_work, idle) = if round % 2 == 0 { (&mut a, &mut b) } else { (&mut b, &mut a) };
+                let (records, answer) = at_work.handle(0, Request::InitProducer).unwrap();
+                for record in records {
+                    at_work.apply(record.clone());
+                    idle.apply(record);
+                }
+                let Answer::ProducerId(id) = answer else { panic!() };
+                assert!(given.insert(id), "{id} was given before");
+            }
+        }
+    }
+
     #[test]
     fn topics_are_made_once_and_pinned() {
         let mut m = Metadata::default();
+        register(&mut m, 1, 1, "");
         assert!(matches!(run(&mut m, create("t", 1, Some("by"))), Err(ControlError::UnknownPlugin(_))));
         run(&mut m, admit("by", PluginKind::Partitioner, 1)).unwrap();
         run(&mut m, admit("late", PluginKind::Filter, 2)).unwrap();

@@ -6,8 +6,8 @@
 use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes};
-use thalweg_model::limits::{NAME_BYTES_MAX, PLUGIN_CONFIG_BYTES_MAX};
-use thalweg_model::{PinEpoch, TopicId};
+use thalweg_model::limits::{NAME_BYTES_MAX, PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX};
+use thalweg_model::{BrokerId, DirectoryId, PinEpoch, ReplicaId, TopicId};
 use thiserror::Error;
 
 /// SHA-256 of a module.
@@ -84,6 +84,25 @@ pub struct Pin {
     pub config: Bytes,
 }
 
+/// A broker of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Broker {
+    /// Its number, chosen by its operator.
+    pub id: BrokerId,
+    /// Its data directory: another one under the same number is another disk.
+    pub directory: DirectoryId,
+    /// Grows with every start of the process.
+    pub incarnation: u64,
+    /// Where clients and other brokers reach it.
+    pub host: String,
+    /// QUIC's port there.
+    pub port: u16,
+    /// Where it stands; replicas of a partition go to different racks. Empty: nowhere in particular.
+    pub rack: String,
+    /// Its copy of the metadata log.
+    pub metadata_replica: ReplicaId,
+}
+
 /// What a topic's owner may choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicConfig {
@@ -109,8 +128,8 @@ pub enum MetadataRecord {
         id: TopicId,
         /// Its name.
         name: String,
-        /// Partitions, from 0.
-        partitions: u32,
+        /// The replicas of each partition, from 0, the preferred leader first. They are the group's first voters.
+        replicas: Vec<Vec<ReplicaId>>,
         /// `None`: round-robin and key hash.
         pin: Option<Pin>,
         /// Epoch of the pin, from 1.
@@ -127,6 +146,17 @@ pub enum MetadataRecord {
     },
     /// A module was admitted; its bytes are durable.
     PluginAdmitted(Plugin),
+    /// A broker is a member of the cluster, for the first time or with something new about it.
+    BrokerRegistered(Broker),
+    /// A partition is to have these replicas, the preferred leader first.
+    ReplicasAssigned {
+        /// The topic.
+        topic: TopicId,
+        /// The partition.
+        partition: u32,
+        /// As in `TopicCreated`.
+        replicas: Vec<ReplicaId>,
+    },
     /// Producer ids below this have been given out, or may have been.
     ProducerIdsReserved {
         /// First id that nobody has.
@@ -158,11 +188,12 @@ impl MetadataRecord {
     pub fn encode(&self) -> Bytes {
         let mut out = Vec::new();
         match self {
-            MetadataRecord::TopicCreated { id, name, partitions, pin, pin_epoch, config, created_ms } => {
+            MetadataRecord::TopicCreated { id, name, replicas, pin, pin_epoch, config, created_ms } => {
                 out.put_slice(&[1, 1]);
                 out.put_slice(&id.0);
                 put_bytes(&mut out, name.as_bytes());
-                out.put_u32_le(*partitions);
+                out.put_u32_le(replicas.len() as u32);
+                replicas.iter().for_each(|r| put_replicas(&mut out, r));
                 out.put_u32_le(pin_epoch.0);
                 out.put_u64_le(config.retention_ms.unwrap_or(u64::MAX));
                 out.put_u64_le(config.retention_bytes.unwrap_or(u64::MAX));
@@ -194,6 +225,22 @@ impl MetadataRecord {
                 out.put_slice(&[4, 1]);
                 out.put_i64_le(*next);
             }
+            MetadataRecord::BrokerRegistered(b) => {
+                out.put_slice(&[5, 1]);
+                out.put_u32_le(b.id.0);
+                out.put_slice(&b.directory.0);
+                out.put_u64_le(b.incarnation);
+                put_bytes(&mut out, b.host.as_bytes());
+                out.put_u16_le(b.port);
+                put_bytes(&mut out, b.rack.as_bytes());
+                out.put_u64_le(b.metadata_replica.0);
+            }
+            MetadataRecord::ReplicasAssigned { topic, partition, replicas } => {
+                out.put_slice(&[6, 1]);
+                out.put_slice(&topic.0);
+                out.put_u32_le(*partition);
+                put_replicas(&mut out, replicas);
+            }
         }
         out.into()
     }
@@ -203,7 +250,7 @@ impl MetadataRecord {
         let &[kind, layout, ref rest @ ..] = data else {
             return Err(RecordError::Malformed { kind: 0 });
         };
-        if !(1..=4).contains(&kind) || layout != 1 {
+        if !(1..=6).contains(&kind) || layout != 1 {
             return Err(RecordError::Newer { kind, layout });
         }
         let mut rest = rest;
@@ -211,7 +258,9 @@ impl MetadataRecord {
             1 => topic_created(&mut rest),
             2 => take_array(&mut rest).map(|id| MetadataRecord::TopicDeleted { id: TopicId(id) }),
             3 => plugin(&mut rest).map(MetadataRecord::PluginAdmitted),
-            _ => rest.try_get_i64_le().ok().map(|next| MetadataRecord::ProducerIdsReserved { next }),
+            4 => rest.try_get_i64_le().ok().map(|next| MetadataRecord::ProducerIdsReserved { next }),
+            5 => broker(&mut rest).map(MetadataRecord::BrokerRegistered),
+            _ => replicas_assigned(&mut rest),
         };
         record.filter(|_| rest.is_empty()).ok_or(RecordError::Malformed { kind })
     }
@@ -221,7 +270,11 @@ fn topic_created(data: &mut &[u8]) -> Option<MetadataRecord> {
     let bound = |v: u64| (v != u64::MAX).then_some(v);
     let id = TopicId(take_array(data)?);
     let name = take_name(data)?;
-    let partitions = data.try_get_u32_le().ok()?;
+    let partitions = data.try_get_u32_le().ok()? as usize;
+    if partitions > PARTITIONS_MAX as usize || partitions > data.len() {
+        return None;
+    }
+    let replicas = (0..partitions).map(|_| take_replicas(data)).collect::<Option<Vec<_>>>()?;
     let pin_epoch = PinEpoch(data.try_get_u32_le().ok()?);
     let config = TopicConfig {
         retention_ms: bound(data.try_get_u64_le().ok()?),
@@ -237,7 +290,7 @@ fn topic_created(data: &mut &[u8]) -> Option<MetadataRecord> {
             config: take_bytes(data, PLUGIN_CONFIG_BYTES_MAX)?,
         }),
     };
-    Some(MetadataRecord::TopicCreated { id, name, partitions, pin, pin_epoch, config, created_ms })
+    Some(MetadataRecord::TopicCreated { id, name, replicas, pin, pin_epoch, config, created_ms })
 }
 
 fn plugin(data: &mut &[u8]) -> Option<Plugin> {
@@ -255,6 +308,36 @@ fn plugin(data: &mut &[u8]) -> Option<Plugin> {
         created_ms: data.try_get_u64_le().ok()?,
         contract: data.try_get_u32_le().ok()?,
     })
+}
+
+fn broker(data: &mut &[u8]) -> Option<Broker> {
+    Some(Broker {
+        id: BrokerId(data.try_get_u32_le().ok()?),
+        directory: DirectoryId(take_array(data)?),
+        incarnation: data.try_get_u64_le().ok()?,
+        host: take_name(data)?,
+        port: data.try_get_u16_le().ok()?,
+        rack: take_name(data)?,
+        metadata_replica: ReplicaId(data.try_get_u64_le().ok()?),
+    })
+}
+
+fn replicas_assigned(data: &mut &[u8]) -> Option<MetadataRecord> {
+    Some(MetadataRecord::ReplicasAssigned {
+        topic: TopicId(take_array(data)?),
+        partition: data.try_get_u32_le().ok()?,
+        replicas: take_replicas(data)?,
+    })
+}
+
+fn put_replicas(out: &mut Vec<u8>, replicas: &[ReplicaId]) {
+    out.put_u8(replicas.len() as u8);
+    replicas.iter().for_each(|r| out.put_u64_le(r.0));
+}
+
+fn take_replicas(data: &mut &[u8]) -> Option<Vec<ReplicaId>> {
+    let count = data.try_get_u8().ok()? as usize;
+    (0..count).map(|_| data.try_get_u64_le().ok().map(ReplicaId)).collect()
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -295,7 +378,7 @@ mod tests {
             MetadataRecord::TopicCreated {
                 id: TopicId([1; 16]),
                 name: "flights".into(),
-                partitions: 6,
+                replicas: vec![vec![ReplicaId(1), ReplicaId(2)], vec![]],
                 pin: Some(Pin { digest, name: "by-carrier".into(), version: 2, config: "{}".into() }),
                 pin_epoch: PinEpoch(1),
                 config: TopicConfig { retention_ms: None, retention_bytes: Some(5) },
@@ -313,6 +396,16 @@ mod tests {
                 contract: 1,
             }),
             MetadataRecord::ProducerIdsReserved { next: 1000 },
+            MetadataRecord::BrokerRegistered(Broker {
+                id: BrokerId(3),
+                directory: DirectoryId([4; 16]),
+                incarnation: 9,
+                host: "b3.example".into(),
+                port: 9460,
+                rack: "r1".into(),
+                metadata_replica: ReplicaId(3),
+            }),
+            MetadataRecord::ReplicasAssigned { topic: TopicId([1; 16]), partition: 2, replicas: vec![ReplicaId(7)] },
         ];
         for record in records {
             let bytes = record.encode();
@@ -326,7 +419,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(kind in 0..6u8, bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+        fn no_bytes_make_it_panic(kind in 0..8u8, bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
             let _ = MetadataRecord::decode(&[&[kind, 1], &bytes[..]].concat());
         }
     }

@@ -530,7 +530,7 @@ impl Group {
     ///
     /// A new member first follows as a learner; when it has caught up it takes the place of one that is not wanted any more,
     /// in one joint change. So the number of voters never falls on the way.
-    pub(crate) fn reconcile(&mut self, target: &[ReplicaId], effects: &mut Vec<Effect>) {
+    pub(crate) fn reconcile(&mut self, target: &[ReplicaId], learners: &[ReplicaId], effects: &mut Vec<Effect>) {
         let raft = &self.node.raft;
         if !self.is_serving() || raft.has_pending_conf() || target.is_empty() {
             return;
@@ -545,9 +545,10 @@ impl Group {
             let progress = raft.prs().get(r.0);
             self.is_active(r) && progress.is_some_and(|p| p.matched + CAUGHT_UP_ENTRIES >= last && p.matched > 0)
         };
-        let stale_learners = now.learners.iter().filter(|r| !is_wanted(r)).map(|r| MemberChange::Remove(*r));
+        let stale_learners =
+            now.learners.iter().filter(|r| !is_wanted(r) && !learners.contains(r)).map(|r| MemberChange::Remove(*r));
         let mut changes: Vec<MemberChange> = stale_learners.collect();
-        let missing = target.iter().find(|r| !now.voters.contains(r) && !now.learners.contains(r));
+        let missing = target.iter().chain(learners).find(|r| !now.voters.contains(r) && !now.learners.contains(r));
         let stale_voters: Vec<ReplicaId> = now.voters.iter().filter(|r| !is_wanted(r)).copied().collect();
         if let Some(missing) = missing {
             changes.push(MemberChange::Learner(*missing));

@@ -152,6 +152,23 @@ pub(crate) enum EntryContent {
 pub struct MessageError;
 
 impl PeerMessage {
+    /// Bytes of the batches in it.
+    pub fn batch_bytes(&self) -> usize {
+        let of = |batches: &[RecordBatch]| batches.iter().map(|b| b.bytes().len()).sum();
+        match &self.body {
+            PeerBody::Raft(raft) => raft
+                .entries
+                .iter()
+                .map(|e| match &e.content {
+                    EntryContent::Batch(batch) => batch.bytes().len(),
+                    _ => 0,
+                })
+                .sum(),
+            PeerBody::CatchUp(CatchUp::Batches { batches, .. }) => of(batches),
+            _ => 0,
+        }
+    }
+
     /// Its bytes, but for the batches, which follow one after the other in the order of the message.
     pub fn encode(&self) -> (Vec<u8>, Vec<Bytes>) {
         let mut out = Vec::with_capacity(96);

@@ -40,6 +40,8 @@ pub struct PartitionSettings {
     pub first_voters: Vec<ReplicaId>,
     /// The voters that there should be, the preferred leader first.
     pub target: Vec<ReplicaId>,
+    /// Who should follow without a vote.
+    pub learners: Vec<ReplicaId>,
 }
 
 /// What happened, for the shell to pass on.
@@ -152,6 +154,16 @@ impl<D: Disk> Replicas<D> {
         self.log.pump(now.mono_ms);
     }
 
+    /// The same for a partition whose log cannot be trusted: it stays out of service, and vouches for nothing.
+    pub fn start_offline(&mut self, now: Now, name: TopicPartition, settings: PartitionSettings, what: String) {
+        self.log.create_partition(name);
+        self.log.set_offline(name, what.clone());
+        self.start(now, name, settings);
+        if self.log.offline(&name).is_some() {
+            self.outputs.push(Output::Offline(name, what));
+        }
+    }
+
     /// Starts raft-rs over what the log holds, unless that is half of a rebuilding.
     fn wake(&mut self, now: Now, name: TopicPartition) {
         let awake = self.is_planted(Mutant::IncompleteVotes);
@@ -175,6 +187,8 @@ impl<D: Disk> Replicas<D> {
         let mut group = Group::new(name, partition.settings.replica, recovered);
         group.mutant = self.mutant;
         partition.group = Some(group);
+        // What stands in segments is on a quorum, whether or not anything follows soon.
+        self.outputs.push(Output::Advanced(name));
         self.with_group(now, name, |group, effects| group.start(preferred, effects));
     }
 
@@ -535,8 +549,9 @@ impl<D: Disk> Replicas<D> {
                 let chance = self.next_chance();
                 self.with_group(now, name, |group, effects| group.tick(chance, effects));
                 if reconciles {
-                    let target = self.partitions.get(&name).map(|p| p.settings.target.clone()).unwrap_or_default();
-                    self.with_group(now, name, |group, effects| group.reconcile(&target, effects));
+                    let settings = self.partitions[&name].settings.clone();
+                    let (target, learners) = (settings.target, settings.learners);
+                    self.with_group(now, name, |group, effects| group.reconcile(&target, &learners, effects));
                 }
                 self.tick_catching_up(now, name);
             }

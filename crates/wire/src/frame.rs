@@ -131,6 +131,16 @@ kinds! {
     FetchPush = 25, PUSH_BYTES_MAX;
     ListOffsetsRequest = 26, 0;
     ListOffsetsReply = 27, 0;
+    MetadataWatch = 28, 0;
+    ElectLeaderRequest = 29, 0;
+    ElectLeaderReply = 30, 0;
+    ClusterStatusRequest = 31, 0;
+    ClusterStatusReply = 32, 0;
+    PeerHello = 33, 0;
+    PeerHelloReply = 34, 0;
+    PeerMessages = 35, PUSH_BYTES_MAX;
+    StoreModuleRequest = 36, MODULE_BYTES_CEILING;
+    StoreModuleReply = 37, 0;
 }
 
 /// A protobuf message that is the head of one frame kind.
@@ -195,15 +205,34 @@ impl Frame {
     }
 }
 
+impl Frame {
+    /// A frame without body, as if it had been received: for requests that are handed on.
+    pub fn of<M: Message>(message: &M) -> Frame {
+        Frame { kind: M::KIND, head: message.encode_to_vec().into(), body: Bytes::new() }
+    }
+
+    /// The bytes before the body, to send the frame as it came.
+    pub fn header_and_head(&self) -> Bytes {
+        let mut out = header(self.kind, self.head.len(), self.body.len());
+        out.extend_from_slice(&self.head);
+        out.freeze()
+    }
+}
+
+fn header(kind: FrameKind, head_bytes: usize, body_bytes: usize) -> BytesMut {
+    let mut out = BytesMut::with_capacity(FRAME_HEADER_BYTES + head_bytes);
+    out.extend_from_slice(&(head_bytes as u32).to_le_bytes());
+    out.extend_from_slice(&(body_bytes as u32).to_le_bytes());
+    out.extend_from_slice(&(kind as u16).to_le_bytes());
+    out.extend_from_slice(&1u16.to_le_bytes());
+    out
+}
+
 /// A frame's header and head in one buffer; the body of `body_bytes` bytes is sent behind it without a copy.
 pub fn encode_parts<M: Message>(message: &M, body_bytes: usize) -> Bytes {
     let head_bytes = message.encoded_len();
     debug_assert!(body_bytes <= M::KIND.body_bytes_max() && head_bytes <= HEAD_BYTES_MAX);
-    let mut out = BytesMut::with_capacity(FRAME_HEADER_BYTES + head_bytes);
-    out.extend_from_slice(&(head_bytes as u32).to_le_bytes());
-    out.extend_from_slice(&(body_bytes as u32).to_le_bytes());
-    out.extend_from_slice(&(M::KIND as u16).to_le_bytes());
-    out.extend_from_slice(&1u16.to_le_bytes());
+    let mut out = header(M::KIND, head_bytes, body_bytes);
     message.encode(&mut out).expect("the buffer grows");
     out.freeze()
 }

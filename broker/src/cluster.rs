@@ -1,0 +1,203 @@
+//! Making a cluster's files: its CA, and for each broker a configuration, certificates, and a data directory that knows whose
+//! it is.
+//!
+//! ```text
+//!  DIR/ca.pem, ca.key         who holds the key can make brokers and administrators
+//!  DIR/broker-1/broker.toml   what `thalweg serve --config` reads
+//!  DIR/broker-1/tls/          ca.pem, server.pem, server.key
+//!  DIR/broker-1/data/         its data directory
+//! ```
+//! A broker's folder is all that its machine needs.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::identity::{Identity, Membership, write_durably};
+use crate::tls::Authority;
+
+/// A broker to be.
+#[derive(Clone, Debug)]
+pub struct BrokerSpec {
+    /// Its number, from 1.
+    pub id: u32,
+    /// Where clients and other brokers will reach it.
+    pub host: String,
+    /// QUIC's port there.
+    pub port: u16,
+}
+
+/// `broker.toml`: everything that one broker of a cluster needs to know. Paths are relative to the file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigFile {
+    /// The cluster.
+    pub cluster_id: Uuid,
+    /// This broker's number, from 1; no other broker of the cluster has it.
+    pub broker_id: u32,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// `ca.pem`, `server.pem` and `server.key`.
+    pub tls_dir: PathBuf,
+    /// Address and port to listen on, UDP.
+    pub listen: SocketAddr,
+    /// "host:port" where clients and other brokers reach it.
+    pub advertised: String,
+    /// Address and port of metrics and health, TCP; loopback by default.
+    pub http: SocketAddr,
+    /// The controllers that the cluster began with, as "id@host:port"; the same on every broker.
+    pub controllers: Vec<String>,
+    /// Where it stands; replicas of a partition go to different racks.
+    #[serde(default)]
+    pub rack: String,
+    /// Topics are made by the first produce or consume.
+    #[serde(default)]
+    pub topics_on_first_use: bool,
+    /// Largest plugin module, in bytes.
+    #[serde(default = "module_bytes_max")]
+    pub module_bytes_max: usize,
+}
+
+fn module_bytes_max() -> usize {
+    thalweg_model::limits::MODULE_BYTES_MAX
+}
+
+/// Controllers of a cluster that is made at once.
+const CONTROLLERS_USUAL: usize = 3;
+
+/// Makes a cluster's files in `root`, which must not hold one yet; answers with the brokers' folders.
+///
+/// # Errors
+/// A number used twice, a folder that cannot be written, a cluster that is there already.
+pub fn init_cluster(root: &Path, brokers: &[BrokerSpec]) -> Result<Vec<PathBuf>> {
+    ensure!(!brokers.is_empty(), "a cluster has at least one broker");
+    for broker in brokers {
+        ensure!(broker.id > 0, "broker ids start with 1");
+        ensure!(brokers.iter().filter(|b| b.id == broker.id).count() == 1, "broker id {} stands twice", broker.id);
+    }
+    ensure!(
+        !root.join("ca.key").exists(),
+        "{} holds a cluster already; `thalweg cluster add` adds a broker to it",
+        root.display()
+    );
+    std::fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
+    let authority = Authority::new()?;
+    authority.write(root)?;
+    let cluster_id = Uuid::now_v7();
+    let wanted = if brokers.len() >= 2 * CONTROLLERS_USUAL { 5 } else { CONTROLLERS_USUAL };
+    let controllers: Vec<String> =
+        brokers.iter().take(wanted).map(|b| format!("{}@{}:{}", b.id, b.host, b.port)).collect();
+    let folders = brokers.iter().enumerate().map(|(i, broker)| {
+        let folder = make_broker(root, &authority, cluster_id, &controllers, broker)?;
+        if i < wanted {
+            // Only a directory made together with its cluster may found it.
+            let data = folder.join("data");
+            std::fs::create_dir_all(&data)?;
+            Identity::new(Membership { cluster_id, broker_id: broker.id }, true).write(&data)?;
+        }
+        Ok(folder)
+    });
+    folders.collect()
+}
+
+/// Makes the files of one more broker of the cluster in `root`; answers with its folder.
+///
+/// # Errors
+/// No cluster there, a number that is taken, a folder that cannot be written.
+pub fn add_broker(root: &Path, broker: &BrokerSpec) -> Result<PathBuf> {
+    let authority = Authority::open(root).context("that folder holds no cluster; `thalweg cluster init` makes one")?;
+    let folder = root.join(format!("broker-{}", broker.id));
+    ensure!(!folder.exists(), "{} is there already: choose another broker id", folder.display());
+    let other = std::fs::read_dir(root)?
+        .filter_map(|e| Some(e.ok()?.path().join("broker.toml")))
+        .find(|f| f.exists())
+        .context("no broker of the cluster is there whose configuration says which cluster it is")?;
+    let config = ConfigFile::read(&other)?;
+    make_broker(root, &authority, config.cluster_id, &config.controllers, broker)
+}
+
+/// Makes a certificate that lets a client change the cluster from another machine; answers with certificate and key.
+///
+/// # Errors
+/// No cluster in `root`, or files that cannot be written.
+pub fn certify_client(root: &Path, name: &str) -> Result<(PathBuf, PathBuf)> {
+    let authority = Authority::open(root).context("that folder holds no cluster; `thalweg cluster init` makes one")?;
+    let folder = root.join("clients");
+    authority.certify(root, &folder, name, vec![format!("{name}.client.thalweg")])?;
+    Ok((folder.join(format!("{name}.pem")), folder.join(format!("{name}.key"))))
+}
+
+fn make_broker(
+    root: &Path,
+    authority: &Authority,
+    cluster_id: Uuid,
+    controllers: &[String],
+    broker: &BrokerSpec,
+) -> Result<PathBuf> {
+    let folder = root.join(format!("broker-{}", broker.id));
+    authority.certify_broker(root, &folder.join("tls"), broker.id, std::slice::from_ref(&broker.host))?;
+    let is_local = broker.host == "localhost" || broker.host.starts_with("127.");
+    let any = if is_local { [127, 0, 0, 1] } else { [0, 0, 0, 0] };
+    let config = ConfigFile {
+        cluster_id,
+        broker_id: broker.id,
+        data_dir: "data".into(),
+        tls_dir: "tls".into(),
+        listen: SocketAddr::from((any, broker.port)),
+        advertised: format!("{}:{}", broker.host, broker.port),
+        http: SocketAddr::from(([127, 0, 0, 1], if is_local { 0 } else { 9461 })),
+        controllers: controllers.to_vec(),
+        rack: String::new(),
+        topics_on_first_use: false,
+        module_bytes_max: module_bytes_max(),
+    };
+    let text = toml::to_string_pretty(&config).context("write the configuration")?;
+    write_durably(root, &folder.join("broker.toml"), text.as_bytes())?;
+    Ok(folder)
+}
+
+impl ConfigFile {
+    /// Reads a configuration; its paths come out relative to the working directory.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is not what it should be; unknown keys are named.
+    pub fn read(file: &Path) -> Result<ConfigFile> {
+        let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        let mut config: ConfigFile =
+            toml::from_str(&text).with_context(|| format!("{} does not read", file.display()))?;
+        let folder = file.parent().unwrap_or(Path::new("."));
+        config.data_dir = folder.join(&config.data_dir);
+        config.tls_dir = folder.join(&config.tls_dir);
+        Ok(config)
+    }
+
+    /// The broker's place in its cluster.
+    ///
+    /// # Errors
+    /// Addresses that do not parse.
+    pub fn member(&self) -> Result<crate::Member> {
+        let address = |text: &str| -> Result<(String, u16)> {
+            let (host, port) = text.rsplit_once(':').with_context(|| format!("{text:?} is no \"host:port\""))?;
+            let port = port.parse().with_context(|| format!("{text:?} has no port"))?;
+            Ok((host.trim_start_matches('[').trim_end_matches(']').to_owned(), port))
+        };
+        let controller = |text: &String| -> Result<(u32, String, u16)> {
+            let (id, place) =
+                text.split_once('@').with_context(|| format!("controller {text:?} is no \"id@host:port\""))?;
+            let id = id.parse().with_context(|| format!("controller {text:?} has no number before the @"))?;
+            let (host, port) = address(place).context("controllers")?;
+            Ok((id, host, port))
+        };
+        Ok(crate::Member {
+            cluster_id: self.cluster_id,
+            broker_id: self.broker_id,
+            advertised: address(&self.advertised).context("advertised")?,
+            rack: self.rack.clone(),
+            controllers: self.controllers.iter().map(controller).collect::<Result<_>>()?,
+            tls_dir: self.tls_dir.clone(),
+        })
+    }
+}

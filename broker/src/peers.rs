@@ -1,0 +1,318 @@
+//! Connections to the other brokers: one to each, made when there is something to say, and made again when it is lost.
+//!
+//! Messages of one broker to another leave on one stream, in order; parts of segments leave on a stream of their own with a
+//! lower priority. What cannot be sent is dropped: Raft sends again what matters.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use thalweg_broker_core::NodeMessage;
+use thalweg_model::BrokerId;
+use thalweg_wire::{ErrorCode, Frame, FrameKind, RemoteError, proto};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::core::Core;
+use crate::shard::Shard;
+use crate::stream::{FrameReader, send, send_with_body};
+use crate::tls::{peer_name, proves};
+
+/// Messages that may wait for one broker; above it they are dropped.
+const QUEUE_MAX: usize = 8_192;
+/// Most bytes of batches in one frame, unless a single message is larger.
+const FRAME_BYTES: usize = 1 << 20;
+/// Most messages in one frame.
+const FRAME_MESSAGES: usize = 1_024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const PRIORITY_RAFT: i32 = 10;
+const PRIORITY_BULK: i32 = -10;
+/// Code of a connection that is closed because of what the other side said.
+const CLOSE_REFUSED: u32 = 3;
+
+/// Who this broker is to its peers.
+#[derive(Clone, Debug)]
+pub(crate) struct Me {
+    pub(crate) cluster_id: String,
+    pub(crate) broker_id: BrokerId,
+    pub(crate) directory_id: [u8; 16],
+}
+
+/// See the module.
+pub(crate) struct Peers {
+    endpoint: Endpoint,
+    config: quinn::ClientConfig,
+    me: Me,
+    /// Where the controllers are, before the metadata tells where everybody is.
+    controllers: HashMap<BrokerId, (String, u16)>,
+    shard: RefCell<Weak<Shard>>,
+    links: RefCell<HashMap<BrokerId, Rc<Link>>>,
+}
+
+struct Link {
+    queue: UnboundedSender<NodeMessage>,
+    waiting: Cell<usize>,
+    connection: RefCell<Option<Connection>>,
+}
+
+impl Peers {
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        config: quinn::ClientConfig,
+        me: Me,
+        controllers: HashMap<BrokerId, (String, u16)>,
+    ) -> Rc<Peers> {
+        Rc::new(Peers { endpoint, config, me, controllers, shard: RefCell::default(), links: RefCell::default() })
+    }
+
+    /// The shard and this know each other.
+    pub(crate) fn belong_to(&self, shard: &Rc<Shard>) {
+        *self.shard.borrow_mut() = Rc::downgrade(shard);
+    }
+
+    /// Queues a message.
+    pub(crate) fn send(self: &Rc<Self>, to: BrokerId, message: NodeMessage) {
+        let link = self.link(to);
+        if link.waiting.get() < QUEUE_MAX {
+            link.waiting.set(link.waiting.get() + 1);
+            let _ = link.queue.send(message);
+        }
+    }
+
+    fn link(self: &Rc<Self>, to: BrokerId) -> Rc<Link> {
+        if let Some(link) = self.links.borrow().get(&to) {
+            return link.clone();
+        }
+        let (queue, waiting) = unbounded_channel();
+        let link = Rc::new(Link { queue, waiting: Cell::new(0), connection: RefCell::default() });
+        self.links.borrow_mut().insert(to, link.clone());
+        tokio::task::spawn_local(self.clone().serve(to, link.clone(), waiting));
+        link
+    }
+
+    fn address(&self, to: BrokerId) -> Option<(String, u16)> {
+        let shard = self.shard.borrow().upgrade()?;
+        let known = shard.metadata().broker(to).map(|b| (b.host.clone(), b.port));
+        known.or_else(|| self.controllers.get(&to).cloned())
+    }
+
+    /// Connects and sends, for ever.
+    async fn serve(self: Rc<Self>, to: BrokerId, link: Rc<Link>, mut queue: UnboundedReceiver<NodeMessage>) {
+        let mut wait = Duration::from_millis(20);
+        loop {
+            match self.connect(to).await {
+                Ok(connection) => {
+                    tracing::info!(broker = %to, "connected to peer");
+                    wait = Duration::from_millis(20);
+                    *link.connection.borrow_mut() = Some(connection.clone());
+                    let error = tokio::select! {
+                        result = send_all(&connection, &link, &mut queue) => result.err(),
+                        error = connection.closed() => Some(error.into()),
+                    };
+                    *link.connection.borrow_mut() = None;
+                    let Some(error) = error else { return };
+                    tracing::info!(broker = %to, %error, "connection to peer lost");
+                    if let Some(shard) = self.shard.borrow().upgrade() {
+                        shard.unreachable(to);
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(broker = %to, error = format!("{error:#}"), "peer cannot be reached");
+                    wait = (wait * 2).min(Duration::from_millis(500));
+                }
+            }
+            // What was meant for the lost connection is of no use to the next one.
+            while queue.try_recv().is_ok() {
+                link.waiting.set(link.waiting.get() - 1);
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn connect(&self, to: BrokerId) -> Result<Connection> {
+        let (host, port) = self.address(to).context("its address is not known")?;
+        let mut found: Vec<_> = tokio::net::lookup_host((host.as_str(), port)).await?.collect();
+        let is_v4 = self.endpoint.local_addr()?.is_ipv4();
+        found.retain(|a| a.is_ipv4() || !is_v4);
+        found.sort_by_key(|a| a.is_ipv6());
+        let address = *found.first().with_context(|| format!("{host} has no address that this broker can use"))?;
+        let connecting = self.endpoint.connect_with(self.config.clone(), address, &peer_name(to.0))?;
+        let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.context("no answer")??;
+        let hello = async {
+            let (mut sender, receiver) = connection.open_bi().await?;
+            let hello = proto::PeerHello {
+                cluster_id: self.me.cluster_id.clone(),
+                broker_id: self.me.broker_id.0,
+                directory_id: self.me.directory_id.to_vec().into(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            };
+            send(&mut sender, &hello).await?;
+            sender.finish()?;
+            let frame = FrameReader::new(receiver).next().await?.context("the peer ends without a hello")?;
+            match frame.kind {
+                FrameKind::PeerHelloReply => Ok(()),
+                FrameKind::Error => bail!("refused: {}", frame.message::<proto::Error>()?.message),
+                other => bail!("it answers with {other:?}"),
+            }
+        };
+        let answer = tokio::time::timeout(CONNECT_TIMEOUT, hello).await.context("no answer to the hello")?;
+        if let Err(error) = answer {
+            tracing::warn!(broker = %to, error = format!("{error:#}"), "peer refuses this broker");
+            connection.close(CLOSE_REFUSED.into(), b"");
+            return Err(error);
+        }
+        Ok(connection)
+    }
+
+    /// Asks another broker, as a client would, and answers with its frame.
+    pub(crate) async fn request(
+        self: &Rc<Self>,
+        to: BrokerId,
+        head: Bytes,
+        body: Vec<Bytes>,
+    ) -> Result<Frame, RemoteError> {
+        let lost = |e: &dyn std::fmt::Display| {
+            RemoteError::new(ErrorCode::NotLeader, format!("broker {to} cannot be asked: {e}"))
+        };
+        let connection = self.link(to).connection.borrow().clone();
+        let connection = connection.ok_or_else(|| lost(&"there is no connection to it at the moment"))?;
+        let (mut sender, receiver) = connection.open_bi().await.map_err(|e| lost(&e))?;
+        let mut chunks = vec![head];
+        chunks.extend(body);
+        sender.write_all_chunks(&mut chunks).await.map_err(|e| lost(&e))?;
+        let _ = sender.finish();
+        let frame = FrameReader::new(receiver).next().await.map_err(|e| lost(&e))?;
+        frame.ok_or_else(|| lost(&"it ends without an answer"))
+    }
+}
+
+async fn send_all(connection: &Connection, link: &Link, queue: &mut UnboundedReceiver<NodeMessage>) -> Result<()> {
+    let raft = connection.open_uni().await?;
+    raft.set_priority(PRIORITY_RAFT)?;
+    let (bulk, parts) = unbounded_channel();
+    let mut bulk_stream = connection.open_uni().await?;
+    bulk_stream.set_priority(PRIORITY_BULK)?;
+    let sending_bulk = async move {
+        let mut parts: UnboundedReceiver<NodeMessage> = parts;
+        while let Some(part) = parts.recv().await {
+            send_frame(&mut bulk_stream, vec![part]).await?;
+        }
+        Ok(())
+    };
+    let sending_raft = async {
+        let mut stream = raft;
+        let mut some = Vec::new();
+        while queue.recv_many(&mut some, FRAME_MESSAGES).await > 0 {
+            link.waiting.set(link.waiting.get() - some.len());
+            let mut frame = Vec::new();
+            let mut bytes = 0;
+            for message in some.drain(..) {
+                if message.is_bulk() {
+                    let _ = bulk.send(message);
+                    continue;
+                }
+                bytes += message.batch_bytes();
+                frame.push(message);
+                if bytes >= FRAME_BYTES {
+                    send_frame(&mut stream, std::mem::take(&mut frame)).await?;
+                    bytes = 0;
+                }
+            }
+            if !frame.is_empty() {
+                send_frame(&mut stream, frame).await?;
+            }
+        }
+        Ok(())
+    };
+    tokio::try_join!(sending_raft, sending_bulk).map(|((), ())| ())
+}
+
+async fn send_frame(stream: &mut SendStream, messages: Vec<NodeMessage>) -> Result<()> {
+    let mut heads = Vec::with_capacity(messages.len());
+    let mut body = Vec::new();
+    for message in messages {
+        let (head, batches) = message.encode();
+        heads.push(head.into());
+        body.extend(batches);
+    }
+    Ok(send_with_body(stream, &proto::PeerMessages { heads }, body).await?)
+}
+
+/// Serves a connection that another broker has made.
+pub(crate) async fn accept(core: Rc<Core>, connection: Connection) {
+    let broker = match tokio::time::timeout(Duration::from_secs(10), greet(&core, &connection)).await {
+        Ok(Ok(broker)) => broker,
+        Ok(Err(error)) => {
+            tracing::warn!(from = %connection.remote_address(), error = format!("{error:#}"), "a peer was refused");
+            // Its answer says why; the close must not overtake it.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            return connection.close(CLOSE_REFUSED.into(), b"refused");
+        }
+        Err(_) => return connection.close(CLOSE_REFUSED.into(), b"no hello"),
+    };
+    let mut streams = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = connection.accept_uni() => match accepted {
+                Ok(stream) => drop(streams.spawn_local(receive(core.clone(), broker, stream))),
+                Err(_) => return,
+            },
+            accepted = connection.accept_bi() => match accepted {
+                Ok((sender, receiver)) => {
+                    streams.spawn_local(crate::connection::peer_request(core.clone(), sender, receiver));
+                }
+                Err(_) => return,
+            },
+            Some(_) = streams.join_next() => {}
+        }
+    }
+}
+
+/// Who is there, and may he be?
+async fn greet(core: &Core, connection: &Connection) -> Result<BrokerId> {
+    let (mut sender, receiver) = connection.accept_bi().await?;
+    let frame = FrameReader::new(receiver).next().await?.context("no hello")?;
+    let hello: proto::PeerHello = frame.message()?;
+    let refusal = if hello.cluster_id != core.cluster_id {
+        Some(format!(
+            "broker {} is of cluster {}, this is cluster {}",
+            hello.broker_id, hello.cluster_id, core.cluster_id
+        ))
+    } else if !proves(connection, Some(&peer_name(hello.broker_id))) {
+        Some(format!("the certificate does not prove that this is broker {}", hello.broker_id))
+    } else if hello.broker_id == core.broker_id {
+        Some(format!("broker {} is this one; give the other one another id", hello.broker_id))
+    } else {
+        None
+    };
+    if let Some(refusal) = refusal {
+        crate::stream::refuse(&mut sender, RemoteError::new(ErrorCode::InvalidRequest, refusal.clone())).await;
+        bail!(refusal);
+    }
+    send(&mut sender, &proto::PeerHelloReply { broker_id: core.broker_id }).await?;
+    let _ = sender.finish();
+    Ok(BrokerId(hello.broker_id))
+}
+
+async fn receive(core: Rc<Core>, from: BrokerId, stream: RecvStream) {
+    let mut frames = FrameReader::new(stream);
+    while let Ok(Some(frame)) = frames.next().await {
+        let Ok(messages) = frame.message::<proto::PeerMessages>() else {
+            tracing::warn!(broker = %from, kind = ?frame.kind, "a peer sends a frame that it may not; its stream is closed");
+            return;
+        };
+        let mut body = frame.body;
+        for head in messages.heads {
+            match NodeMessage::decode(&head, &mut body) {
+                Ok(message) => core.shard.step(from, message),
+                Err(error) => {
+                    tracing::warn!(broker = %from, %error, "its stream is closed");
+                    return;
+                }
+            }
+        }
+    }
+}

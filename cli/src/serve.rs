@@ -1,0 +1,86 @@
+//! `thalweg serve`: one broker of a cluster.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use thalweg_broker::{BrokerConfig, ConfigFile};
+
+use crate::dev::{COMPILE_COMMAND, stopped};
+
+/// Runs one broker of a cluster that `thalweg cluster init` has made
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// The broker's configuration; every key can be given here or in the environment as well, which counts more
+    #[arg(long, env = "THALWEG_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+    /// Where everything is kept
+    #[arg(long, env = "THALWEG_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// ca.pem, server.pem and server.key
+    #[arg(long, env = "THALWEG_TLS_DIR", value_name = "DIR")]
+    tls_dir: Option<PathBuf>,
+    /// Address and port to listen on, UDP
+    #[arg(long, env = "THALWEG_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// "host:port" where clients and other brokers reach it
+    #[arg(long, env = "THALWEG_ADVERTISED")]
+    advertised: Option<String>,
+    /// Address and port of metrics and health, TCP
+    #[arg(long, env = "THALWEG_HTTP")]
+    http: Option<SocketAddr>,
+    /// The controllers that the cluster began with, "id@host:port", separated by commas
+    #[arg(long, env = "THALWEG_CONTROLLERS", value_delimiter = ',')]
+    controllers: Option<Vec<String>>,
+    /// Where it stands; replicas of a partition go to different racks
+    #[arg(long, env = "THALWEG_RACK")]
+    rack: Option<String>,
+    /// This broker's number
+    #[arg(long, env = "THALWEG_BROKER_ID")]
+    broker_id: Option<u32>,
+    /// The cluster's UUID
+    #[arg(long, env = "THALWEG_CLUSTER_ID")]
+    cluster_id: Option<String>,
+    /// Topics are made by the first produce or consume
+    #[arg(long, env = "THALWEG_TOPICS_ON_FIRST_USE")]
+    topics_on_first_use: Option<bool>,
+    /// Largest plugin module, in bytes
+    #[arg(long, env = "THALWEG_MODULE_BYTES_MAX")]
+    module_bytes_max: Option<usize>,
+}
+
+impl Serve {
+    pub(crate) async fn run(self) -> Result<()> {
+        let mut file = ConfigFile::read(&self.config)?;
+        macro_rules! take {
+            ($($key:ident)*) => {$(
+                if let Some(value) = self.$key {
+                    file.$key = value;
+                }
+            )*};
+        }
+        take!(data_dir tls_dir listen advertised http controllers rack broker_id topics_on_first_use module_bytes_max);
+        if let Some(id) = self.cluster_id {
+            file.cluster_id = id.parse().with_context(|| format!("cluster id {id:?} is no UUID"))?;
+        }
+        let program = std::env::current_exe().context("find this program")?;
+        let member = file.member().with_context(|| self.config.display().to_string())?;
+        let (id, advertised) = (member.broker_id, file.advertised.clone());
+        let config = BrokerConfig {
+            data_dir: std::path::absolute(&file.data_dir)?,
+            listen: file.listen,
+            http: file.http,
+            topics_on_first_use: file.topics_on_first_use,
+            module_bytes_max: file.module_bytes_max,
+            compiler: vec![program.into_os_string(), OsString::from(COMPILE_COMMAND)],
+            member: Some(member),
+        };
+        let announce = |started: &thalweg_broker::Started| {
+            println!("Thalweg broker {id} on thalweg://{advertised}");
+            println!("  metrics  http://{}/metrics", started.http);
+        };
+        thalweg_broker::run(config, announce, stopped()?).await
+    }
+}

@@ -1,0 +1,18 @@
+//! One broker, pure: the replicas of its partitions, the metadata log that says which there are, and its part in the cluster.
+//!
+//! [`Node`] puts `replica` and `control` together. It follows `__cluster_metadata` and brings partitions to life as that log
+//! says; where it leads that log it is the controller, and decides changes one after the other. Calls carry the time, peers'
+//! messages and finished disk operations; what is to be sent and answered leaves as values. Sockets, plugins' bytes and
+//! clients are left to the broker's shell.
+//!
+//! Invariants:
+//! - a change is answered after its records are on a quorum and applied here (`node.rs`, `follow`);
+//! - a directory that is new to the cluster takes no part in the metadata group under an old name: it waits for the
+//!   controller to give it a replica id (`start`);
+//! - of two processes with one broker id, the second is refused as long as the first is heard of (`heartbeat`).
+
+mod message;
+mod node;
+
+pub use message::NodeMessage;
+pub use node::{ChangeError, METADATA, Node, NodeConfig, Output};

@@ -1,0 +1,178 @@
+//! What brokers say to each other, and its bytes.
+
+use bytes::{Buf, BufMut, Bytes};
+use thalweg_control::{Broker, MetadataRecord};
+use thalweg_model::{BrokerId, LeaderEpoch, ReplicaId, TopicId, TopicPartition};
+use thalweg_replica::{MessageError, PeerMessage};
+
+/// Longest text that a refusal may carry.
+const TEXT_BYTES_MAX: usize = 4096;
+/// Most controllers that a cluster has.
+const CONTROLLERS_MAX: usize = 16;
+
+/// A message from one broker to another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum NodeMessage {
+    /// Between replicas of one partition.
+    Replica(PeerMessage),
+    /// To the controller, twice a second: a broker is there, and this is how it describes itself.
+    Heartbeat(Broker),
+    /// The controller's answer to a broker that it knows.
+    Registered {
+        /// The broker's copy of the metadata log, which it may not know yet.
+        metadata_replica: ReplicaId,
+        /// The cluster's first controllers.
+        controllers: Vec<BrokerId>,
+    },
+    /// The controller's answer to a broker that it does not take.
+    Refused(String),
+    /// To everybody: which partitions this broker leads, so that every broker can tell every client.
+    Leading(Vec<(TopicPartition, LeaderEpoch)>),
+    /// To the controller: a replica lost or damaged what it held.
+    Damaged {
+        /// The topic; `None` for the metadata log.
+        topic: Option<TopicId>,
+        /// The partition.
+        partition: u32,
+        /// The copy.
+        replica: ReplicaId,
+    },
+}
+
+impl NodeMessage {
+    /// True for what must not stand in the way of heartbeats and small appends.
+    pub fn is_bulk(&self) -> bool {
+        matches!(self, NodeMessage::Replica(message) if message.is_bulk())
+    }
+
+    /// Bytes of the batches in it.
+    pub fn batch_bytes(&self) -> usize {
+        match self {
+            NodeMessage::Replica(message) => message.batch_bytes(),
+            _ => 0,
+        }
+    }
+
+    /// Its bytes, but for batches, which follow one after the other.
+    pub fn encode(&self) -> (Vec<u8>, Vec<Bytes>) {
+        let mut out = Vec::new();
+        match self {
+            NodeMessage::Replica(message) => {
+                let (head, batches) = message.encode();
+                out.reserve(1 + head.len());
+                out.put_u8(0);
+                out.put_slice(&head);
+                return (out, batches);
+            }
+            NodeMessage::Heartbeat(broker) => {
+                out.put_u8(1);
+                out.put_slice(&MetadataRecord::BrokerRegistered(broker.clone()).encode());
+            }
+            NodeMessage::Registered { metadata_replica, controllers } => {
+                out.put_u8(2);
+                out.put_u64_le(metadata_replica.0);
+                controllers.iter().for_each(|c| out.put_u32_le(c.0));
+            }
+            NodeMessage::Refused(why) => {
+                out.put_u8(3);
+                out.put_slice(why.as_bytes());
+            }
+            NodeMessage::Leading(partitions) => {
+                out.put_u8(5);
+                for (name, epoch) in partitions {
+                    out.put_slice(&name.topic.0);
+                    out.put_u32_le(name.partition.0);
+                    out.put_u32_le(epoch.0);
+                }
+            }
+            NodeMessage::Damaged { topic, partition, replica } => {
+                out.put_u8(4);
+                out.put_u8(topic.is_some() as u8);
+                out.put_slice(&topic.unwrap_or_default().0);
+                out.put_u32_le(*partition);
+                out.put_u64_le(replica.0);
+            }
+        }
+        (out, Vec::new())
+    }
+
+    /// Reads one message: `head` from [`encode`](Self::encode), and its batches from the front of `bodies`.
+    ///
+    /// # Errors
+    /// Anything that `encode` did not write.
+    pub fn decode(head: &[u8], bodies: &mut Bytes) -> Result<NodeMessage, MessageError> {
+        let (&kind, mut rest) = head.split_first().ok_or(MessageError)?;
+        let data = &mut rest;
+        match kind {
+            0 => return PeerMessage::decode(data, bodies).map(NodeMessage::Replica),
+            1 => match MetadataRecord::decode(data) {
+                Ok(MetadataRecord::BrokerRegistered(broker)) => Some(NodeMessage::Heartbeat(broker)),
+                _ => None,
+            },
+            2 if data.len() >= 8 && data.len() <= 8 + 4 * CONTROLLERS_MAX && data.len().is_multiple_of(4) => {
+                let metadata_replica = ReplicaId(data.get_u64_le());
+                let controllers = data.chunks_exact(4);
+                let controllers = controllers.map(|c| BrokerId(u32::from_le_bytes(c.try_into().expect("four bytes"))));
+                Some(NodeMessage::Registered { metadata_replica, controllers: controllers.collect() })
+            }
+            3 if data.len() <= TEXT_BYTES_MAX => {
+                std::str::from_utf8(data).ok().map(|why| NodeMessage::Refused(why.to_owned()))
+            }
+            4 if data.len() == 29 => {
+                let has_topic = data.get_u8() != 0;
+                let topic = TopicId(*data.first_chunk::<16>().expect("sixteen bytes"));
+                data.advance(16);
+                let (partition, replica) = (data.get_u32_le(), ReplicaId(data.get_u64_le()));
+                Some(NodeMessage::Damaged { topic: has_topic.then_some(topic), partition, replica })
+            }
+            5 if data.len().is_multiple_of(24) => {
+                let one = |b: &[u8]| {
+                    let topic = TopicId(*b.first_chunk::<16>().expect("sixteen bytes"));
+                    let number = |at: usize| u32::from_le_bytes(b[at..at + 4].try_into().expect("four bytes"));
+                    (TopicPartition::new(topic, number(16)), LeaderEpoch(number(20)))
+                };
+                Some(NodeMessage::Leading(data.chunks_exact(24).map(one).collect()))
+            }
+            _ => None,
+        }
+        .ok_or(MessageError)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use thalweg_model::DirectoryId;
+
+    use super::*;
+
+    #[test]
+    fn messages_come_back_and_cut_ones_do_not() {
+        let broker = Broker {
+            id: BrokerId(2),
+            directory: DirectoryId([3; 16]),
+            incarnation: 4,
+            host: "b2".into(),
+            port: 9460,
+            rack: String::new(),
+            metadata_replica: ReplicaId(2),
+        };
+        let messages = [
+            NodeMessage::Heartbeat(broker),
+            NodeMessage::Registered { metadata_replica: ReplicaId(7), controllers: vec![BrokerId(1), BrokerId(2)] },
+            NodeMessage::Refused("no".into()),
+            NodeMessage::Damaged { topic: Some(TopicId([1; 16])), partition: 3, replica: ReplicaId(9) },
+            NodeMessage::Damaged { topic: None, partition: 0, replica: ReplicaId(9) },
+            NodeMessage::Leading(vec![(TopicPartition::new(TopicId([2; 16]), 7), LeaderEpoch(3))]),
+        ];
+        for message in messages {
+            let (head, _) = message.encode();
+            assert_eq!(NodeMessage::decode(&head, &mut Bytes::new()), Ok(message));
+            // Texts and lists have no length of their own: their frame has one.
+            for cut in 0..head.len().min(8) {
+                let _ = NodeMessage::decode(&head[..cut], &mut Bytes::new());
+            }
+        }
+        assert!(NodeMessage::decode(&[9, 9], &mut Bytes::new()).is_err());
+        assert!(NodeMessage::decode(&[], &mut Bytes::new()).is_err());
+    }
+}

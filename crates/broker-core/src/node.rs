@@ -1,0 +1,684 @@
+//! See the crate's page.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use thalweg_commit_log::{Completion, Config, Damage, Disk, OpId, OpenError, Recovery};
+use thalweg_control::{Answer, Broker, ControlError, Metadata, MetadataRecord, Request, Topic};
+use thalweg_model::{
+    BatchBuilder, BrokerId, Codec, LeaderEpoch, Offset, PinEpoch, Record, ReplicaId, TopicId, TopicPartition,
+};
+use thalweg_replica::{
+    Acks, Now, Output as ReplicaOutput, PartitionSettings, ProduceError, ReadOutcome, Replicas, Ticket,
+};
+use thiserror::Error;
+
+use crate::message::NodeMessage;
+
+/// The metadata log is a partition like any other, of a topic whose id is fixed.
+pub const METADATA: TopicPartition =
+    TopicPartition { topic: TopicId(*b"cluster-metadata"), partition: thalweg_model::PartitionId(0) };
+/// How often a broker tells the controller that it is there.
+const HEARTBEAT_EVERY_MS: u64 = 500;
+/// A broker that was not heard of for so long counts as dead: nothing new is placed there, and its number may be taken.
+const SESSION_MS: u64 = 3_000;
+/// How often a damaged replica is reported until it is replaced.
+const REPORT_EVERY_MS: u64 = 500;
+/// How often every broker tells the others what it leads, besides at every change.
+const LEADING_EVERY_MS: u64 = 2_000;
+/// Changes that may wait for their turn.
+const CHANGES_MAX: usize = 1_024;
+/// Tickets of the node's own; those of its callers are smaller.
+const OWN_TICKETS: u64 = 1 << 63;
+
+/// Who a node is.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// As it describes itself, but for `metadata_replica`, which the controller decides.
+    pub broker: Broker,
+    /// The brokers that the cluster began with as controllers; equal everywhere, for ever.
+    pub controllers: Vec<BrokerId>,
+    /// The directory was made for the cluster's first start, so that it may found the metadata group.
+    pub is_founder: bool,
+}
+
+/// Why a change was not made, or may not have been.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ChangeError {
+    /// Another broker decides.
+    #[error("{}", not_controller(*leader))]
+    NotController {
+        /// Which, as far as this one knows.
+        leader: Option<BrokerId>,
+    },
+    /// The request is refused; nothing changes.
+    #[error(transparent)]
+    Refused(#[from] ControlError),
+    /// The metadata log does not take it.
+    #[error("cluster metadata: {0}")]
+    Log(ProduceError),
+    /// Too many changes wait.
+    #[error("{CHANGES_MAX} changes wait already")]
+    Busy,
+}
+
+fn not_controller(leader: Option<BrokerId>) -> String {
+    match leader {
+        Some(broker) => format!("broker {broker} is the controller, not this one"),
+        None => {
+            "no controller is known here: too few of the cluster's controllers can be reached, or they are electing one"
+                .into()
+        }
+    }
+}
+
+/// What happened, for the shell to pass on.
+#[derive(Debug)]
+pub enum Output {
+    /// A message for another broker.
+    Send(BrokerId, NodeMessage),
+    /// What a partition has to say; sends are turned into [`Output::Send`].
+    Replica(ReplicaOutput),
+    /// The answer to [`Node::change`].
+    Changed(Ticket, Result<Answer, ChangeError>),
+    /// Topics, brokers or leaders changed: clients and the shell's own tables follow.
+    Metadata,
+    /// The cluster does not take this broker: it must end.
+    Refused(String),
+}
+
+struct Change {
+    /// `None` for one of the node's own.
+    ticket: Option<Ticket>,
+    request: Request,
+}
+
+/// A change whose records are on their way to the quorum.
+struct Pending {
+    ticket: Option<Ticket>,
+    answer: Answer,
+    /// Its place in the log, once that is known: answered when it has been applied.
+    end: Option<Offset>,
+}
+
+/// See the crate's page.
+pub struct Node<D> {
+    config: NodeConfig,
+    replicas: Replicas<D>,
+    metadata: Metadata,
+    /// The metadata log has been applied up to here.
+    followed: Offset,
+    /// Partitions are as it says up to here.
+    aligned: Offset,
+    following: Option<OpId>,
+    changes: VecDeque<Change>,
+    pending: Option<Pending>,
+    was_controller: bool,
+    /// When the controller last heard of each broker.
+    seen_ms: BTreeMap<BrokerId, u64>,
+    /// Nobody counts as dead before he had a chance to be heard.
+    controller_since_ms: u64,
+    registering: BTreeSet<BrokerId>,
+    /// Replicas out of service.
+    offline: BTreeMap<TopicPartition, String>,
+    /// First and last refusal in a row.
+    refused_ms: Option<(u64, u64)>,
+    /// Who leads partitions elsewhere, as the leaders say themselves.
+    leaders: BTreeMap<TopicPartition, (LeaderEpoch, BrokerId)>,
+    /// Who leads was different when it was last told.
+    leads_anew: bool,
+    next_leading_ms: u64,
+    next_heartbeat_ms: u64,
+    next_report_ms: u64,
+    next_ticket: u64,
+    /// The directory may have lost what it acknowledged: what stood in it vouches for nothing where there are others.
+    is_damaged: bool,
+    outputs: Vec<Output>,
+}
+
+impl<D: Disk> Node<D> {
+    /// Opens the directory; [`start`](Self::start) begins.
+    pub fn open(disk: D, mut config: NodeConfig, log: Config, seed: u64) -> Result<(Node<D>, Recovery), OpenError> {
+        // The first name in the metadata group is for founders. A directory that comes later may stand in for one that was
+        // lost before the cluster wrote down who was there. (Found by the simulator.)
+        config.broker.metadata_replica = ReplicaId::new(config.broker.id, !config.is_founder as u32);
+        let (replicas, recovery) = Replicas::open(disk, config.broker.directory, log, seed)?;
+        let is_damaged = recovery.damages.iter().any(|d| matches!(d, Damage::Torn { plain: false, .. }));
+        let node = Node {
+            config,
+            replicas,
+            metadata: Metadata::default(),
+            followed: Offset(0),
+            aligned: Offset(0),
+            following: None,
+            changes: VecDeque::new(),
+            pending: None,
+            was_controller: false,
+            seen_ms: BTreeMap::new(),
+            controller_since_ms: 0,
+            registering: BTreeSet::new(),
+            offline: BTreeMap::new(),
+            refused_ms: None,
+            leaders: BTreeMap::new(),
+            leads_anew: false,
+            next_leading_ms: 0,
+            next_heartbeat_ms: 0,
+            next_report_ms: 0,
+            next_ticket: OWN_TICKETS,
+            is_damaged,
+            outputs: Vec::new(),
+        };
+        Ok((node, recovery))
+    }
+
+    /// Joins the metadata group, if this directory has a place in it already.
+    pub fn start(&mut self, now: Now) {
+        let me = self.config.broker.id;
+        let stored = self.replicas.log().hard_state(&METADATA).map(|s| s.replica).filter(|r| *r != ReplicaId(0));
+        let founds = self.config.is_founder && self.config.controllers.contains(&me);
+        // A directory that is new to the cluster waits for the controller's word: under its old name it might vote again.
+        if let Some(replica) = stored.or(founds.then_some(ReplicaId::new(me, 0))) {
+            self.start_metadata(now, replica, stored.is_some());
+        }
+        self.after(now);
+    }
+
+    fn start_metadata(&mut self, now: Now, replica: ReplicaId, is_stored: bool) {
+        let settings = self.metadata_settings(replica);
+        match self.is_damaged && is_stored && settings.first_voters.len() > 1 {
+            true => self.replicas.start_offline(now, METADATA, settings, DAMAGED.to_owned()),
+            false => self.replicas.start(now, METADATA, settings),
+        }
+        if let Some(what) = self.replicas.log().offline(&METADATA) {
+            self.offline.insert(METADATA, what.to_owned());
+        }
+    }
+
+    fn metadata_settings(&self, replica: ReplicaId) -> PartitionSettings {
+        let first = |id: &BrokerId| ReplicaId::new(*id, 0);
+        let now = |id: &BrokerId| self.metadata.broker(*id).map_or(first(id), |b| b.metadata_replica);
+        let controllers = &self.config.controllers;
+        let others = self.metadata.brokers().filter(|b| !controllers.contains(&b.id));
+        PartitionSettings {
+            replica,
+            first_voters: controllers.iter().map(first).collect(),
+            target: controllers.iter().map(now).collect(),
+            learners: others.map(|b| b.metadata_replica).collect(),
+            ..Default::default()
+        }
+    }
+
+    /// The metadata log has been applied up to here.
+    pub fn followed(&self) -> Offset {
+        self.followed
+    }
+
+    /// The partitions.
+    pub fn replicas(&self) -> &Replicas<D> {
+        &self.replicas
+    }
+
+    /// The same, to produce, read and confirm; follow it with [`take_outputs`](Self::take_outputs).
+    pub fn replicas_mut(&mut self) -> &mut Replicas<D> {
+        &mut self.replicas
+    }
+
+    /// The cluster's metadata, as far as this broker has followed it.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// True while this broker decides changes.
+    pub fn is_controller(&self) -> bool {
+        self.replicas.state(&METADATA).is_some_and(|s| s.is_serving && self.followed == s.high_watermark)
+    }
+
+    /// The broker that decides changes, as far as this one knows.
+    pub fn controller(&self) -> Option<BrokerId> {
+        self.replicas.state(&METADATA)?.leader.map(ReplicaId::broker)
+    }
+
+    /// Who leads a partition and since which epoch, as far as this broker knows; with a replica here, its own word counts
+    /// as much as the leader's.
+    pub fn leader(&self, name: &TopicPartition) -> Option<(LeaderEpoch, BrokerId)> {
+        let here = self.replicas.state(name).and_then(|s| Some((s.leader_epoch, s.leader?.broker())));
+        here.max(self.leaders.get(name).copied())
+    }
+
+    /// True once this broker has been registered, and knows of it.
+    pub fn is_registered(&self) -> bool {
+        let me = &self.config.broker;
+        self.metadata.broker(me.id).is_some_and(|b| b.directory == me.directory && b.incarnation == me.incarnation)
+    }
+
+    /// Brokers that the controller heard of lately; on other brokers, all.
+    pub fn live(&self, now: Now) -> Vec<BrokerId> {
+        let is_live = |id: &BrokerId| {
+            let seen_ms = self.seen_ms.get(id).copied().unwrap_or(self.controller_since_ms);
+            !self.was_controller || now.mono_ms < seen_ms + SESSION_MS
+        };
+        self.metadata.brokers().map(|b| b.id).filter(is_live).collect()
+    }
+
+    /// Asks for a change; [`Output::Changed`] answers once it is on a quorum and applied here.
+    pub fn change(&mut self, now: Now, ticket: Ticket, request: Request) {
+        if self.changes.len() >= CHANGES_MAX {
+            self.outputs.push(Output::Changed(ticket, Err(ChangeError::Busy)));
+            return;
+        }
+        self.changes.push_back(Change { ticket: Some(ticket), request });
+        self.after(now);
+    }
+
+    /// Takes another broker's message; the shell has made sure that it is that broker's.
+    pub fn step(&mut self, now: Now, from: BrokerId, message: NodeMessage) {
+        match message {
+            NodeMessage::Replica(message) if message.from.broker() == from => self.replicas.step(now, message),
+            NodeMessage::Heartbeat(broker) if broker.id == from => self.heartbeat(now, broker),
+            NodeMessage::Registered { metadata_replica, controllers }
+                if metadata_replica.broker() == self.config.broker.id =>
+            {
+                self.registered(now, metadata_replica, controllers);
+            }
+            NodeMessage::Refused(why) => {
+                // The other may have died a moment ago, and not count as dead yet: only to be refused on and on is final.
+                let (first_ms, last_ms) = self.refused_ms.unwrap_or((now.mono_ms, now.mono_ms));
+                let first_ms = if now.mono_ms > last_ms + 4 * HEARTBEAT_EVERY_MS { now.mono_ms } else { first_ms };
+                self.refused_ms = Some((first_ms, now.mono_ms));
+                if now.mono_ms >= first_ms + 2 * SESSION_MS {
+                    self.outputs.push(Output::Refused(why));
+                }
+            }
+            NodeMessage::Leading(partitions) => {
+                for (name, epoch) in partitions {
+                    let known = self.leaders.get(&name).map(|(epoch, _)| *epoch);
+                    if known.is_none_or(|known| epoch > known) {
+                        self.leaders.insert(name, (epoch, from));
+                        self.outputs.push(Output::Metadata);
+                    }
+                }
+            }
+            NodeMessage::Damaged { topic, partition, replica } if replica.broker() == from => {
+                self.enqueue(Request::ReplaceReplica { topic, partition, replica });
+            }
+            // Said in another's name.
+            _ => {}
+        }
+        self.after(now);
+    }
+
+    /// A finished disk operation.
+    pub fn complete(&mut self, now: Now, completion: Completion) {
+        self.replicas.complete(now, completion);
+        self.after(now);
+    }
+
+    /// Time passes.
+    pub fn tick(&mut self, now: Now) {
+        self.replicas.tick(now);
+        if now.mono_ms >= self.next_heartbeat_ms {
+            self.next_heartbeat_ms = now.mono_ms + HEARTBEAT_EVERY_MS;
+            let me = self.config.broker.clone();
+            self.tell_controller(now, NodeMessage::Heartbeat(me));
+        }
+        if self.leads_anew || now.mono_ms >= self.next_leading_ms {
+            self.leads_anew = false;
+            self.next_leading_ms = now.mono_ms + LEADING_EVERY_MS;
+            self.tell_leading();
+        }
+        if now.mono_ms >= self.next_report_ms {
+            self.next_report_ms = now.mono_ms + REPORT_EVERY_MS;
+            for name in self.offline.keys().copied().collect::<Vec<_>>() {
+                let Some(settings) = self.replicas.settings(&name).filter(|s| s.target.len() > 1) else { continue };
+                let topic = (name != METADATA).then_some(name.topic);
+                let (partition, replica) = (name.partition.0, settings.replica);
+                self.tell_controller(now, NodeMessage::Damaged { topic, partition, replica });
+            }
+        }
+        self.after(now);
+    }
+
+    fn tell_leading(&mut self) {
+        let topics = self.metadata.topics();
+        let names = topics.flat_map(|t| (0..t.partitions).map(|p| TopicPartition::new(t.id, p)));
+        let leading =
+            names.filter_map(|n| self.replicas.state(&n).filter(|s| s.is_serving).map(|s| (n, s.leader_epoch)));
+        let leading: Vec<_> = leading.collect();
+        let me = self.config.broker.id;
+        self.leaders.retain(|name, _| !self.metadata.is_deleted(name.topic));
+        for other in self.metadata.brokers().map(|b| b.id).filter(|id| *id != me).collect::<Vec<_>>() {
+            self.outputs.push(Output::Send(other, NodeMessage::Leading(leading.clone())));
+        }
+    }
+
+    /// When [`tick`](Self::tick) must be called at the latest.
+    pub fn deadline_ms(&self) -> u64 {
+        self.replicas.deadline_ms().min(self.next_heartbeat_ms)
+    }
+
+    /// Submits what is queued; call it once per turn of the loop.
+    pub fn pump(&mut self, now: Now) {
+        self.after(now);
+        self.replicas.pump(now);
+    }
+
+    /// The connection to a broker was lost, with messages that were under way.
+    pub fn unreachable(&mut self, now: Now, broker: BrokerId) {
+        self.replicas.unreachable(now, broker);
+        self.after(now);
+    }
+
+    /// What happened since the last call.
+    pub fn take_outputs(&mut self, now: Now) -> Vec<Output> {
+        self.after(now);
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// To the controller if one is known, else to all that might be it; to itself by a call.
+    fn tell_controller(&mut self, now: Now, message: NodeMessage) {
+        let me = self.config.broker.id;
+        let to = match self.controller() {
+            Some(controller) => vec![controller],
+            None => self.config.controllers.clone(),
+        };
+        for to in to {
+            match to == me {
+                true => self.step(now, me, message.clone()),
+                false => self.outputs.push(Output::Send(to, message.clone())),
+            }
+        }
+    }
+
+    /// The controller's side of a heartbeat.
+    fn heartbeat(&mut self, now: Now, broker: Broker) {
+        if !self.is_controller() {
+            return;
+        }
+        let id = broker.id;
+        let is_fresh = |at: &u64| now.mono_ms < at + SESSION_MS;
+        let seen = self.seen_ms.get(&id).is_some_and(is_fresh);
+        let known = self.metadata.broker(id);
+        let is_same = known.is_some_and(|k| k.directory == broker.directory);
+        if known.is_some_and(|k| is_same && k.incarnation > broker.incarnation) {
+            return;
+        }
+        if let Some(known) = known.filter(|_| is_same) {
+            let (metadata_replica, controllers) = (known.metadata_replica, self.config.controllers.clone());
+            self.seen_ms.insert(id, now.mono_ms);
+            if id != self.config.broker.id {
+                self.outputs.push(Output::Send(id, NodeMessage::Registered { metadata_replica, controllers }));
+            }
+        }
+        let is_young = now.mono_ms < self.controller_since_ms + SESSION_MS;
+        if known.is_some() && !is_same && !seen && is_young {
+            // Another disk under a known number, and too early to say whether the other one lives.
+            return;
+        }
+        let is_known = known.is_some_and(|k| is_same && k.incarnation == broker.incarnation);
+        if !is_known && self.registering.insert(id) {
+            self.enqueue(Request::RegisterBroker { broker, other_is_alive: seen && !is_same && known.is_some() });
+        }
+    }
+
+    /// A broker's side of the controller's answer.
+    fn registered(&mut self, now: Now, replica: ReplicaId, controllers: Vec<BrokerId>) {
+        self.refused_ms = None;
+        if self.config.controllers.is_empty() {
+            self.config.controllers = controllers;
+        }
+        match self.replicas.settings(&METADATA).map(|s| s.replica) {
+            None => self.start_metadata(now, replica, false),
+            Some(there) if there.generation() < replica.generation() => {
+                self.offline.remove(&METADATA);
+                self.replicas.configure(now, METADATA, self.metadata_settings(replica));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// A change of the node's own; the same one twice does no harm.
+    fn enqueue(&mut self, request: Request) {
+        if self.changes.len() < CHANGES_MAX {
+            self.changes.push_back(Change { ticket: None, request });
+        }
+    }
+
+    /// What follows from the calls before: outputs of the replicas, the metadata log, changes that wait.
+    fn after(&mut self, now: Now) {
+        loop {
+            let outputs = self.replicas.take_outputs();
+            if outputs.is_empty() {
+                break;
+            }
+            for output in outputs {
+                self.take(now, output);
+            }
+        }
+        self.decide(now);
+    }
+
+    fn take(&mut self, now: Now, output: ReplicaOutput) {
+        match output {
+            ReplicaOutput::Send(message) => {
+                let to = message.to.broker();
+                self.outputs.push(Output::Send(to, NodeMessage::Replica(message)));
+            }
+            ReplicaOutput::Produced(ticket, result) if ticket.0 >= OWN_TICKETS => self.written(result),
+            ReplicaOutput::ColdRead { op, .. } if self.following == Some(op) => {
+                self.following = None;
+                if let ReplicaOutput::ColdRead { result: Ok(batches), .. } = output {
+                    self.apply(batches);
+                }
+                self.follow(now);
+            }
+            ReplicaOutput::Advanced(name) => {
+                if name == METADATA {
+                    self.follow(now);
+                }
+                // Cheap to look at, and only a change of hands matters.
+                let leads = self.replicas.state(&name).filter(|s| s.is_serving).map(|s| s.leader_epoch);
+                let mine = self.leaders.get(&name).filter(|(_, b)| *b == self.config.broker.id).map(|(e, _)| *e);
+                if leads != mine {
+                    match leads {
+                        Some(epoch) => drop(self.leaders.insert(name, (epoch, self.config.broker.id))),
+                        None => drop(self.leaders.remove(&name)),
+                    }
+                    self.leads_anew |= leads.is_some();
+                    self.outputs.push(Output::Metadata);
+                }
+                self.outputs.push(Output::Replica(ReplicaOutput::Advanced(name)));
+            }
+            ReplicaOutput::Offline(name, what) => {
+                self.offline.insert(name, what.clone());
+                self.outputs.push(Output::Replica(ReplicaOutput::Offline(name, what)));
+            }
+            other => self.outputs.push(Output::Replica(other)),
+        }
+    }
+
+    /// Applies what is new in the metadata log, and brings this broker's partitions in line with it.
+    fn follow(&mut self, now: Now) {
+        while self.following.is_none() {
+            match self.replicas.read_applied(&METADATA, self.followed, 1 << 20) {
+                ReadOutcome::Batches(batches) => self.apply(batches),
+                ReadOutcome::Pending(op) => self.following = Some(op),
+                ReadOutcome::AtEnd | ReadOutcome::BelowStart(_) | ReadOutcome::Offline(_) => break,
+            }
+        }
+        // Not compared with where this call began: a cold read has moved on already. (Found by the simulator.)
+        if self.followed > self.aligned {
+            self.aligned = self.followed;
+            self.align(now);
+            self.outputs.push(Output::Metadata);
+        }
+        if let Some(pending) = self.pending.take_if(|p| p.end.is_some_and(|end| end <= self.followed)) {
+            self.answer(pending.ticket, Ok(pending.answer));
+        }
+    }
+
+    fn apply(&mut self, batches: Vec<thalweg_model::RecordBatch>) {
+        for batch in batches {
+            // A read begins with the batch that holds the offset asked for.
+            let is_known = batch.end_offset() <= self.followed;
+            self.followed = self.followed.max(batch.end_offset());
+            if is_known || batch.is_control() {
+                continue;
+            }
+            let records = batch.records().expect("a stored batch was checked when it was proposed");
+            for (_, record) in records {
+                // A record of a newer version would have been kept out by the feature level.
+                let record = MetadataRecord::decode(&record.value.unwrap_or_default());
+                self.metadata.apply(record.expect("the metadata log holds metadata records"));
+            }
+        }
+    }
+
+    /// Starts, changes and removes partitions as the metadata says.
+    fn align(&mut self, now: Now) {
+        let me = self.config.broker.id;
+        if let Some(replica) = self.replicas.settings(&METADATA).map(|s| s.replica) {
+            self.replicas.configure(now, METADATA, self.metadata_settings(replica));
+        }
+        let mut wanted = BTreeMap::new();
+        for topic in self.metadata.topics() {
+            for (partition, replicas) in topic.replicas.iter().enumerate() {
+                if let Some(mine) = replicas.iter().find(|r| r.broker() == me) {
+                    let name = TopicPartition::new(topic.id, partition as u32);
+                    wanted.insert(name, settings(topic, partition, *mine));
+                }
+            }
+        }
+        let stored: BTreeSet<TopicPartition> = self.replicas.log().partitions().collect();
+        for name in &stored {
+            if *name != METADATA && self.metadata.is_deleted(name.topic) {
+                self.offline.remove(name);
+                self.replicas.remove(now, *name);
+            }
+        }
+        for (name, settings) in wanted {
+            match self.replicas.settings(&name) {
+                Some(there) if *there == settings => {}
+                Some(there) => {
+                    if there.replica != settings.replica {
+                        self.offline.remove(&name);
+                    }
+                    self.replicas.configure(now, name, settings);
+                }
+                None => {
+                    let held = self.replicas.log().hard_state(&name).map(|s| s.replica);
+                    let is_mine = stored.contains(&name) && held == Some(settings.replica);
+                    match self.replicas.log().offline(&name).map(str::to_owned) {
+                        Some(what) if is_mine => {
+                            self.offline.insert(name, what);
+                            self.replicas.start(now, name, settings);
+                        }
+                        _ if is_mine && self.is_damaged && settings.target.len() > 1 => {
+                            self.replicas.start_offline(now, name, settings, DAMAGED.to_owned());
+                        }
+                        _ => self.replicas.start(now, name, settings),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Decides the next change, one at a time: each is decided on the state that the last one left.
+    fn decide(&mut self, now: Now) {
+        let is_controller = self.is_controller();
+        let leads = self.replicas.state(&METADATA).is_some_and(|s| s.is_serving);
+        if is_controller && !self.was_controller {
+            self.metadata.forget_reservations();
+            self.registering.clear();
+            self.seen_ms.clear();
+            self.controller_since_ms = now.mono_ms;
+        }
+        self.was_controller = leads && (is_controller || self.was_controller);
+        if !leads {
+            let leader = self.controller();
+            let waiting: Vec<Change> = self.changes.drain(..).collect();
+            for change in waiting {
+                self.answer(change.ticket, Err(ChangeError::NotController { leader }));
+            }
+            self.registering.clear();
+            return;
+        }
+        while is_controller && self.pending.is_none() {
+            let Some(Change { ticket, request }) = self.changes.pop_front() else { return };
+            let registers = match &request {
+                Request::RegisterBroker { broker, .. } => Some(broker.id),
+                _ => None,
+            };
+            let decided = self.metadata.handle(now.wall_ms.max(0) as u64, request);
+            if let Some(id) = registers {
+                self.registering.remove(&id);
+            }
+            match decided {
+                Err(error) => {
+                    if let Some(id) = registers {
+                        self.outputs.push(Output::Send(id, NodeMessage::Refused(error.to_string())));
+                    }
+                    self.answer(ticket, Err(error.into()));
+                }
+                Ok((records, answer)) if records.is_empty() => self.answer(ticket, Ok(answer)),
+                Ok((records, answer)) => {
+                    let mut builder = BatchBuilder::new();
+                    for record in &records {
+                        let value = Some(record.encode());
+                        builder.push(&Record { key: None, value, headers: Vec::new(), timestamp_ms: now.wall_ms });
+                    }
+                    self.pending = Some(Pending { ticket, answer, end: None });
+                    self.next_ticket += 1;
+                    let (own, batch) = (Ticket(self.next_ticket), builder.build(Codec::None, None));
+                    self.replicas.produce(now, METADATA, own, batch, PinEpoch(0), Acks::Quorum);
+                    return self.after(now);
+                }
+            }
+        }
+    }
+
+    /// The metadata log has taken a change, or has not.
+    fn written(&mut self, result: Result<Offset, ProduceError>) {
+        match result {
+            Ok(offset) => {
+                if let Some(pending) = &mut self.pending {
+                    // The batch is applied once the log is followed past its first record, because batches are whole.
+                    pending.end = Some(offset.plus(1));
+                    if self.followed > offset {
+                        let pending = self.pending.take().expect("just seen");
+                        self.answer(pending.ticket, Ok(pending.answer));
+                    }
+                }
+            }
+            Err(error) => {
+                self.metadata.forget_reservations();
+                let leader = self.controller();
+                if let Some(pending) = self.pending.take() {
+                    let error = match error {
+                        ProduceError::NotLeader { .. } => ChangeError::NotController { leader },
+                        other => ChangeError::Log(other),
+                    };
+                    self.answer(pending.ticket, Err(error));
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, ticket: Option<Ticket>, result: Result<Answer, ChangeError>) {
+        if let Some(ticket) = ticket {
+            self.outputs.push(Output::Changed(ticket, result));
+        }
+    }
+}
+
+const DAMAGED: &str = "the log's end may have been damaged after it was synced";
+
+fn settings(topic: &Topic, partition: usize, mine: ReplicaId) -> PartitionSettings {
+    PartitionSettings {
+        pin_epoch: topic.pin_epoch,
+        retention_ms: topic.config.retention_ms,
+        retention_bytes: topic.config.retention_bytes,
+        replica: mine,
+        first_voters: topic.first_replicas[partition].clone(),
+        target: topic.replicas[partition].clone(),
+        learners: Vec::new(),
+    }
+}
