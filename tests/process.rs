@@ -1,5 +1,6 @@
 //! Real brokers in processes of their own.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -94,4 +95,114 @@ impl Drop for Broker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A cluster of real brokers, each a `thalweg serve`; killed at the end of its test.
+pub struct Cluster {
+    /// Where its files are.
+    pub root: PathBuf,
+    /// The CA of its certificates.
+    pub ca_pem: Vec<u8>,
+    brokers: BTreeMap<u32, (u16, Option<Child>)>,
+}
+
+impl Cluster {
+    /// Makes a cluster of `count` brokers in `root` and starts them.
+    pub fn start(root: &Path, count: u32) -> Cluster {
+        let brokers: BTreeMap<u32, (u16, Option<Child>)> = (1..=count).map(|id| (id, (free_port(), None))).collect();
+        let specs = brokers.iter().map(|(id, (port, _))| format!("{id}@localhost:{port}"));
+        let made = Command::new(thalweg()).args(["cluster", "init"]).arg(root).args(specs).output().expect("it runs");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let ca_pem = std::fs::read(root.join("ca.pem")).expect("the cluster has a CA");
+        let mut cluster = Cluster { root: root.to_owned(), ca_pem, brokers };
+        let mut children: Vec<(u32, Child)> = (1..=count).map(|id| (id, cluster.spawn(id, &[]))).collect();
+        for (id, child) in &mut children {
+            wait_until_ready(*id, child);
+        }
+        for (id, child) in children {
+            cluster.brokers.get_mut(&id).expect("made above").1 = Some(child);
+        }
+        cluster
+    }
+
+    fn spawn(&self, id: u32, more: &[&str]) -> Child {
+        Command::new(thalweg())
+            .arg("serve")
+            .arg("--config")
+            .arg(self.root.join(format!("broker-{id}/broker.toml")))
+            .args(["--http", "127.0.0.1:0"])
+            .args(more)
+            .env("THALWEG_LOG", "error")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the broker starts")
+    }
+
+    /// Makes and starts one more broker.
+    pub fn add(&mut self, id: u32) {
+        let port = free_port();
+        let made = Command::new(thalweg())
+            .args(["cluster", "add"])
+            .arg(&self.root)
+            .arg(format!("{id}@localhost:{port}"))
+            .output()
+            .expect("it runs");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        self.brokers.insert(id, (port, None));
+        self.restart(id);
+    }
+
+    /// `thalweg://localhost:PORT` of one broker.
+    pub fn address(&self, id: u32) -> String {
+        format!("thalweg://localhost:{}", self.brokers[&id].0)
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self, id: u32) {
+        if let Some(mut child) = self.brokers.get_mut(&id).and_then(|b| b.1.take()) {
+            child.kill().expect("it was running");
+            child.wait().expect("it ends");
+        }
+    }
+
+    /// Stops a process for a while, or lets it go on.
+    pub fn signal(&self, id: u32, signal: &str) {
+        if let Some(child) = &self.brokers[&id].1 {
+            let _ = Command::new("kill").arg(signal).arg(child.id().to_string()).status();
+        }
+    }
+
+    /// Starts a broker that was killed, and waits until the cluster has it back.
+    pub fn restart(&mut self, id: u32) {
+        let mut child = self.spawn(id, &[]);
+        wait_until_ready(id, &mut child);
+        self.brokers.get_mut(&id).expect("it is known").1 = Some(child);
+    }
+
+    /// The same without waiting.
+    pub fn restart_soon(&mut self, id: u32) {
+        let mut child = self.spawn(id, &[]);
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        std::thread::spawn(move || lines.for_each(drop));
+        self.brokers.get_mut(&id).expect("it is known").1 = Some(child);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let ids: Vec<u32> = self.brokers.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.kill(id));
+    }
+}
+
+fn wait_until_ready(id: u32, child: &mut Child) {
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let line = lines.next().unwrap_or_else(|| panic!("broker {id} ends at once")).expect("text");
+    assert!(line.contains("Thalweg broker"), "{line}");
+    std::thread::spawn(move || lines.for_each(drop));
+}
+
+fn free_port() -> u16 {
+    let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).expect("loopback has a free port");
+    socket.local_addr().expect("it is bound").port()
 }

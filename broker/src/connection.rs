@@ -15,6 +15,8 @@ use crate::{admin, fetch, peers, produce};
 /// Handshakes at once; above it a client proves its address first.
 const HANDSHAKES_MAX: usize = 64;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client waits for a broker that is just joining.
+const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Codes of a closed connection, for the client's error message.
 const CLOSE_STOPPING: u32 = 1;
 const CLOSE_PROTOCOL: u32 = 2;
@@ -102,7 +104,12 @@ async fn serve(core: Rc<Core>, connection: Connection) {
         false => Asker::Client,
     };
     match tokio::time::timeout(HELLO_TIMEOUT, hello(&core, &connection)).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => {
+            // The answer says why; the close must not overtake it.
+            let _ = tokio::time::timeout(Duration::from_secs(1), connection.closed()).await;
+            return connection.close(CLOSE_PROTOCOL.into(), b"refused");
+        }
         Ok(Err(error)) => {
             tracing::debug!(%error, "hello failed");
             connection.close(CLOSE_PROTOCOL.into(), b"hello failed");
@@ -124,7 +131,8 @@ async fn serve(core: Rc<Core>, connection: Connection) {
     }
 }
 
-async fn hello(core: &Core, connection: &Connection) -> Result<(), StreamError> {
+/// Agrees on a version; false for a client that was refused.
+async fn hello(core: &Core, connection: &Connection) -> Result<bool, StreamError> {
     let (mut sender, receiver) = connection.accept_bi().await.map_err(quinn::ReadError::ConnectionLost)?;
     let Some(frame) = FrameReader::new(receiver).next().await? else {
         return Err(StreamError::Truncated);
@@ -132,7 +140,14 @@ async fn hello(core: &Core, connection: &Connection) -> Result<(), StreamError> 
     let hello: proto::Hello = frame.message()?;
     if let Err(error) = agree(&hello.versions) {
         refuse(&mut sender, error).await;
-        return Ok(());
+        return Ok(false);
+    }
+    // Before it has caught up with the metadata it would take topics for unknown that are only unknown to itself.
+    if tokio::time::timeout(READY_TIMEOUT, core.registered()).await.is_err() {
+        let what =
+            format!("broker {} has not joined its cluster yet; ask another broker, or again later", core.broker_id);
+        refuse(&mut sender, RemoteError::new(ErrorCode::NotLeader, what)).await;
+        return Ok(false);
     }
     let reply = proto::HelloReply {
         versions: versions(),
@@ -143,7 +158,7 @@ async fn hello(core: &Core, connection: &Connection) -> Result<(), StreamError> 
     };
     send(&mut sender, &reply).await?;
     let _ = sender.finish();
-    Ok(())
+    Ok(true)
 }
 
 async fn stream(core: Rc<Core>, asker: Asker, mut sender: SendStream, receiver: RecvStream) {

@@ -76,6 +76,12 @@ impl Core {
         RemoteError::new(code, error.to_string())
     }
 
+    /// Waits until this broker is one of the cluster and has followed its metadata that far.
+    pub(crate) async fn registered(&self) {
+        let mut changed = self.shard.watch_metadata();
+        while !self.shard.is_registered() && changed.changed().await.is_ok() {}
+    }
+
     /// Waits until this broker is the controller, or hands the frame to the one that is and answers with its answer.
     pub(crate) async fn at_controller(self: &Rc<Self>, frame: &Frame) -> Result<Option<Frame>, RemoteError> {
         let end = Instant::now() + CONTROLLER_TIMEOUT;

@@ -189,12 +189,12 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
     let identity = (cluster_id.clone(), me.0);
     let core =
         Core::new(shard.clone(), peers, plugins, metrics.clone(), identity, controllers, config.topics_on_first_use);
-    let accepting = tokio::task::spawn_local(connection::accept(core, endpoint.clone()));
+    let accepting = tokio::task::spawn_local(connection::accept(core.clone(), endpoint.clone()));
     shard.start();
     let mut stop = std::pin::pin!(stop);
     // Clients find a broker that knows the cluster; in a cluster that cannot elect yet this takes as long as that does.
     let registered = tokio::select! {
-        () = registered(&shard) => Ok(true),
+        () = registered(&core) => Ok(true),
         () = &mut stop => Ok(false),
         why = &mut shard_loop => Err(ended(why)),
     };
@@ -232,19 +232,13 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
 }
 
 /// Waits until the cluster knows this broker, and this broker the cluster.
-async fn registered(shard: &Shard) {
-    let started = std::time::Instant::now();
-    let mut changed = shard.watch_metadata();
-    let mut told = false;
-    while !shard.is_registered() {
-        let _ = tokio::time::timeout(Duration::from_millis(500), changed.changed()).await;
-        if !told && started.elapsed() > Duration::from_secs(5) {
-            told = true;
-            tracing::warn!(
-                "the cluster's controllers have not taken this broker yet: too few of them can be reached, or the addresses \
-                 in `controllers` are wrong; it goes on trying"
-            );
-        }
+async fn registered(core: &Core) {
+    if tokio::time::timeout(Duration::from_secs(5), core.registered()).await.is_err() {
+        tracing::warn!(
+            "the cluster's controllers have not taken this broker yet: too few of them can be reached, or the addresses in \
+             `controllers` are wrong; it goes on trying"
+        );
+        core.registered().await;
     }
 }
 

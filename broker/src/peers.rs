@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use thalweg_broker_core::NodeMessage;
+use thalweg_control::ControlError;
 use thalweg_model::BrokerId;
 use thalweg_wire::{ErrorCode, Frame, FrameKind, RemoteError, proto};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -50,6 +51,8 @@ pub(crate) struct Peers {
     controllers: HashMap<BrokerId, (String, u16)>,
     shard: RefCell<Weak<Shard>>,
     links: RefCell<HashMap<BrokerId, Rc<Link>>>,
+    /// Directory and number of the connections that each broker has made to this one.
+    guests: RefCell<HashMap<BrokerId, ([u8; 16], usize)>>,
 }
 
 struct Link {
@@ -65,7 +68,8 @@ impl Peers {
         me: Me,
         controllers: HashMap<BrokerId, (String, u16)>,
     ) -> Rc<Peers> {
-        Rc::new(Peers { endpoint, config, me, controllers, shard: RefCell::default(), links: RefCell::default() })
+        let (shard, links, guests) = Default::default();
+        Rc::new(Peers { endpoint, config, me, controllers, shard, links, guests })
     }
 
     /// The shard and this know each other.
@@ -154,7 +158,13 @@ impl Peers {
             let frame = FrameReader::new(receiver).next().await?.context("the peer ends without a hello")?;
             match frame.kind {
                 FrameKind::PeerHelloReply => Ok(()),
-                FrameKind::Error => bail!("refused: {}", frame.message::<proto::Error>()?.message),
+                FrameKind::Error => {
+                    let why = frame.message::<proto::Error>()?.message;
+                    if let Some(shard) = self.shard.borrow().upgrade() {
+                        shard.step(to, NodeMessage::Refused(why.clone()));
+                    }
+                    bail!("refused: {why}")
+                }
                 other => bail!("it answers with {other:?}"),
             }
         };
@@ -243,8 +253,8 @@ async fn send_frame(stream: &mut SendStream, messages: Vec<NodeMessage>) -> Resu
 
 /// Serves a connection that another broker has made.
 pub(crate) async fn accept(core: Rc<Core>, connection: Connection) {
-    let broker = match tokio::time::timeout(Duration::from_secs(10), greet(&core, &connection)).await {
-        Ok(Ok(broker)) => broker,
+    let guest = match tokio::time::timeout(Duration::from_secs(10), greet(&core, &connection)).await {
+        Ok(Ok(guest)) => guest,
         Ok(Err(error)) => {
             tracing::warn!(from = %connection.remote_address(), error = format!("{error:#}"), "a peer was refused");
             // Its answer says why; the close must not overtake it.
@@ -257,7 +267,7 @@ pub(crate) async fn accept(core: Rc<Core>, connection: Connection) {
     loop {
         tokio::select! {
             accepted = connection.accept_uni() => match accepted {
-                Ok(stream) => drop(streams.spawn_local(receive(core.clone(), broker, stream))),
+                Ok(stream) => drop(streams.spawn_local(receive(core.clone(), guest.broker, stream))),
                 Err(_) => return,
             },
             accepted = connection.accept_bi() => match accepted {
@@ -271,11 +281,42 @@ pub(crate) async fn accept(core: Rc<Core>, connection: Connection) {
     }
 }
 
+/// A broker that is connected to this one, for as long as the connection lives.
+struct Guest {
+    peers: Rc<Peers>,
+    broker: BrokerId,
+}
+
+impl Guest {
+    /// `None` while the same number is connected from another directory.
+    fn enter(peers: &Rc<Peers>, broker: BrokerId, directory: [u8; 16]) -> Option<Guest> {
+        let mut guests = peers.guests.borrow_mut();
+        let (known, connections) = guests.entry(broker).or_insert((directory, 0));
+        (*known == directory).then(|| {
+            *connections += 1;
+            Guest { peers: peers.clone(), broker }
+        })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut guests = self.peers.guests.borrow_mut();
+        if let Some((_, connections)) = guests.get_mut(&self.broker) {
+            *connections -= 1;
+            if *connections == 0 {
+                guests.remove(&self.broker);
+            }
+        }
+    }
+}
+
 /// Who is there, and may he be?
-async fn greet(core: &Core, connection: &Connection) -> Result<BrokerId> {
+async fn greet(core: &Core, connection: &Connection) -> Result<Guest> {
     let (mut sender, receiver) = connection.accept_bi().await?;
     let frame = FrameReader::new(receiver).next().await?.context("no hello")?;
     let hello: proto::PeerHello = frame.message()?;
+    let mut guest = None;
     let refusal = if hello.cluster_id != core.cluster_id {
         Some(format!(
             "broker {} is of cluster {}, this is cluster {}",
@@ -285,8 +326,11 @@ async fn greet(core: &Core, connection: &Connection) -> Result<BrokerId> {
         Some(format!("the certificate does not prove that this is broker {}", hello.broker_id))
     } else if hello.broker_id == core.broker_id {
         Some(format!("broker {} is this one; give the other one another id", hello.broker_id))
+    } else if let Ok(directory) = hello.directory_id[..].try_into() {
+        guest = Guest::enter(&core.peers, BrokerId(hello.broker_id), directory);
+        guest.is_none().then(|| taken(core, BrokerId(hello.broker_id)).to_string())
     } else {
-        None
+        Some("a directory id has 16 bytes".to_owned())
     };
     if let Some(refusal) = refusal {
         crate::stream::refuse(&mut sender, RemoteError::new(ErrorCode::InvalidRequest, refusal.clone())).await;
@@ -294,7 +338,15 @@ async fn greet(core: &Core, connection: &Connection) -> Result<BrokerId> {
     }
     send(&mut sender, &proto::PeerHelloReply { broker_id: core.broker_id }).await?;
     let _ = sender.finish();
-    Ok(BrokerId(hello.broker_id))
+    guest.context("neither refused nor let in")
+}
+
+fn taken(core: &Core, id: BrokerId) -> ControlError {
+    let metadata = core.shard.metadata();
+    let known = metadata.broker(id);
+    let directory = known.map_or_else(String::new, |b| b.directory.to_string());
+    let address = known.map_or_else(String::new, |b| format!("{}:{}", b.host, b.port));
+    ControlError::BrokerIdTaken { id, directory, address }
 }
 
 async fn receive(core: Rc<Core>, from: BrokerId, stream: RecvStream) {

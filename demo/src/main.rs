@@ -1,4 +1,5 @@
-//! The main job on one machine: one broker, three SDKs, a wasm partitioner and a wasm filter, on real data.
+//! The main job on one machine: three brokers, three SDKs, a wasm partitioner and a wasm filter, on real data, while brokers are
+//! killed.
 //!
 //! `xtask` builds everything and starts this with the paths. `worker` is the Rust part; `worker.py` and `worker.mjs` are
 //! the same in the other languages.
@@ -10,6 +11,9 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,6 +24,7 @@ use crate::check::Expected;
 
 const TOPIC: &str = "flights";
 pub(crate) const PARTITIONS: u32 = 6;
+const BROKERS: u32 = 3;
 const LANGUAGES: [&str; 3] = ["Rust", "Python", "Node"];
 
 fn main() -> ExitCode {
@@ -91,12 +96,74 @@ pub(crate) struct Report {
     pub(crate) partitions: BTreeMap<u32, (u64, u32)>,
 }
 
-/// Stops the broker however the demo ends.
-struct Broker(Option<Child>);
+/// The cluster; stopped however the demo ends.
+struct Cluster {
+    thalweg: PathBuf,
+    address: String,
+    directory: PathBuf,
+    /// `thalweg dev`, which has started the brokers.
+    dev: Option<Child>,
+    /// Process of each broker, from 1.
+    pids: BTreeMap<u32, u32>,
+    /// Brokers that were started again.
+    restarted: Vec<Child>,
+}
 
-impl Drop for Broker {
+impl Cluster {
+    fn start(paths: &Paths) -> Result<Cluster> {
+        let mut command = Command::new(&paths.thalweg);
+        // With --keep it lives on, at the ports where every example looks for it.
+        let ports: &[&str] = if paths.keep { &[] } else { &["--port", "0", "--http-port", "0"] };
+        command.args(["dev", "--brokers", &BROKERS.to_string()]).args(ports);
+        let mut child =
+            command.stdout(Stdio::piped()).env("THALWEG_LOG", "error").spawn().context("start the brokers")?;
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut cluster = Cluster {
+            thalweg: paths.thalweg.clone(),
+            address: String::new(),
+            directory: PathBuf::new(),
+            dev: Some(child),
+            pids: BTreeMap::new(),
+            restarted: Vec::new(),
+        };
+        while cluster.pids.len() < BROKERS as usize {
+            let line = lines.next().transpose()?.context("the cluster ended at once; its error stands above")?;
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["Thalweg", "cluster", .., address] => cluster.address = address.to_owned(),
+                ["data", directory, ..] => cluster.directory = directory.into(),
+                ["broker", id, .., "pid", pid] => drop(cluster.pids.insert(id.parse()?, pid.parse()?)),
+                _ => {}
+            }
+        }
+        // Its further words are read and dropped, so that it never waits for a reader.
+        std::thread::spawn(move || lines.for_each(drop));
+        Ok(cluster)
+    }
+
+    /// kill -9.
+    fn kill(&self, broker: u32) {
+        let _ = Command::new("kill").args(["-9", &self.pids[&broker].to_string()]).status();
+    }
+
+    /// Starts a broker again, as its operator would, and waits until the cluster has it back.
+    fn restart(&mut self, broker: u32) -> Result<()> {
+        let config = self.directory.join(format!("broker-{broker}/broker.toml"));
+        let mut command = Command::new(&self.thalweg);
+        command.arg("serve").arg("--config").arg(config).args(["--http", "127.0.0.1:0"]);
+        let mut child =
+            command.stdout(Stdio::piped()).env("THALWEG_LOG", "error").spawn().context("start a broker again")?;
+        self.pids.insert(broker, child.id());
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        self.restarted.push(child);
+        lines.next().transpose()?.context("the broker ended at once; its error stands above")?;
+        Ok(())
+    }
+}
+
+impl Drop for Cluster {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
+        for child in self.dev.iter_mut().chain(&mut self.restarted) {
             let _ = Command::new("kill").arg(child.id().to_string()).status();
             let deadline = Instant::now() + Duration::from_secs(15);
             while Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
@@ -112,8 +179,9 @@ fn demo(arguments: &[String]) -> Result<()> {
     let paths = Paths::parse(arguments)?;
     let expected = Expected::read(&paths.flights)?;
     println!("\n{} departures from New York in 2013, {:.1} MB of JSON", expected.records, expected.bytes as f64 / 1e6);
-    let (broker, address) = start_broker(&paths)?;
-    println!("broker on {address}");
+    let mut cluster = Cluster::start(&paths)?;
+    let address = cluster.address.clone();
+    println!("{BROKERS} brokers, {address} is one of them");
     let run = |arguments: &[&str]| -> Result<()> {
         let status = Command::new(&paths.thalweg).args(arguments).args(["--broker", &address]).status()?;
         ensure!(status.success(), "thalweg {} failed", arguments.join(" "));
@@ -122,53 +190,123 @@ fn demo(arguments: &[String]) -> Result<()> {
     let module = |name: &str| paths.plugins.join(name).display().to_string();
     run(&["plugin", "upload", "by-carrier", &module("by_carrier.wasm")])?;
     run(&["plugin", "upload", "late", &module("late.wasm")])?;
-    run(&["topic", "create", TOPIC, "--partitions", &PARTITIONS.to_string(), "--partitioner", "by-carrier@1"])?;
+    run(&[
+        "topic",
+        "create",
+        TOPIC,
+        "--partitions",
+        &PARTITIONS.to_string(),
+        "--replication-factor",
+        &BROKERS.to_string(),
+        "--partitioner",
+        "by-carrier@1",
+    ])?;
+    let probe = Probe::start(&address)?;
 
     let file = paths.flights.display().to_string();
     let mut produced = Vec::new();
+    let mut failovers = Vec::new();
     for (i, language) in LANGUAGES.iter().enumerate() {
         let [from, to] = [i, i + 1].map(|n| (expected.records * n as u64 / 3).to_string());
         let what = format!("produce with {language:<6}");
-        produced.push(work(&paths, language, &what, &address, &["produce", TOPIC, &file, &from, &to])?);
+        // In the middle of producing, a broker dies.
+        let victim = (*language == "Python").then_some(2);
+        let arguments = ["produce", TOPIC, &file, &from, &to];
+        produced.push(work(&paths, language, &what, &address, &arguments, victim.map(|v| (&cluster, v)))?);
+        if let Some(victim) = victim {
+            failovers.push(("producing", victim, probe.longest()));
+            cluster.restart(victim)?;
+        }
     }
     let mut whole = Vec::new();
     let mut late = Vec::new();
     for language in LANGUAGES {
-        whole.push(work(&paths, language, &format!("consume with {language:<6}"), &address, &["consume", TOPIC])?);
+        let what = format!("consume with {language:<6}");
+        let victim = (language == "Python").then_some(3);
+        if victim.is_some() {
+            probe.longest();
+        }
+        whole.push(work(&paths, language, &what, &address, &["consume", TOPIC], victim.map(|v| (&cluster, v)))?);
+        if let Some(victim) = victim {
+            std::thread::sleep(Duration::from_millis(1_500));
+            failovers.push(("consuming", victim, probe.longest()));
+            cluster.restart(victim)?;
+        }
     }
+    probe.stop()?;
     for language in LANGUAGES {
         let what = format!("filter with {language:<7}");
-        late.push(work(&paths, language, &what, &address, &["consume", TOPIC, "late@1"])?);
+        late.push(work(&paths, language, &what, &address, &["consume", TOPIC, "late@1"], None)?);
     }
     print_table(&produced, &whole, &late);
+    for (when, broker, gap) in &failovers {
+        println!(
+            "broker {broker} was killed with -9 while {when}: the longest wait of a probing producer was {} ms",
+            gap.as_millis()
+        );
+    }
     for (i, language) in LANGUAGES.iter().enumerate() {
         expected.check(language, &whole[i], &late[i])?;
     }
     println!("every total, every partition and every order agrees with the source file");
     if paths.keep {
-        keep(broker, &address);
+        keep(cluster, &address);
     }
     Ok(())
 }
 
-fn start_broker(paths: &Paths) -> Result<(Broker, String)> {
-    let mut command = Command::new(&paths.thalweg);
-    // With --keep it lives on, at the ports where every example looks for it.
-    let ports: &[&str] = if paths.keep { &[] } else { &["--port", "0", "--http-port", "0"] };
-    command.arg("dev").args(ports).stdout(Stdio::piped()).env("THALWEG_LOG", "warn");
-    let mut child = command.spawn().context("start the broker")?;
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let broker = Broker(Some(child));
-    let first = lines.next().transpose()?.context("the broker ended at once; its error stands above")?;
-    let address = first.rsplit(' ').next().unwrap_or_default().to_owned();
-    ensure!(address.starts_with("thalweg://"), "the broker says {first:?}");
-    // Its further words are read and dropped, so that it never waits for a reader.
-    std::thread::spawn(move || lines.for_each(drop));
-    Ok((broker, address))
+/// A producer that sends small records one after the other, to see how long a broker's death keeps anybody waiting.
+struct Probe {
+    longest_us: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<()>>,
+}
+
+impl Probe {
+    fn start(address: &str) -> Result<Probe> {
+        let (longest_us, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (address, longest, ends) = (address.to_owned(), longest_us.clone(), stop.clone());
+        let thread = std::thread::spawn(move || -> Result<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let client = thalweg::connect(&address).await?;
+                let topic = thalweg::Topic::partitions(BROKERS).replication_factor(BROKERS);
+                client.create_topic("probe", topic).await?;
+                let producer = client.producer("probe").build().await?;
+                while !ends.load(Ordering::Relaxed) {
+                    let started = Instant::now();
+                    producer.send(thalweg::Record::new("x")).await?;
+                    longest.fetch_max(started.elapsed().as_micros() as u64, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                producer.close().await?;
+                Ok(())
+            })
+        });
+        Ok(Probe { longest_us, stop, thread })
+    }
+
+    /// The longest send since the last call.
+    fn longest(&self) -> Duration {
+        Duration::from_micros(self.longest_us.swap(0, Ordering::Relaxed))
+    }
+
+    fn stop(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the probe ends").context("the probing producer failed")
+    }
 }
 
 /// Runs a worker and shows how far it is.
-fn work(paths: &Paths, language: &str, what: &str, address: &str, arguments: &[&str]) -> Result<Report> {
+fn work(
+    paths: &Paths,
+    language: &str,
+    what: &str,
+    address: &str,
+    arguments: &[&str],
+    victim: Option<(&Cluster, u32)>,
+) -> Result<Report> {
+    let mut victim = victim;
     let mut command = match language {
         "Rust" => {
             let mut command = Command::new(std::env::current_exe()?);
@@ -201,6 +339,10 @@ fn work(paths: &Paths, language: &str, what: &str, address: &str, arguments: &[&
         let line = line?;
         if line.starts_with("progress ") {
             print!(".");
+            if let Some((cluster, broker)) = victim.take() {
+                cluster.kill(broker);
+                print!("†");
+            }
             std::io::stdout().flush()?;
         } else {
             trouble.push_str(&line);
@@ -211,6 +353,7 @@ fn work(paths: &Paths, language: &str, what: &str, address: &str, arguments: &[&
     ensure!(output.status.success(), "{language} failed ({}):\n{trouble}", output.status);
     let report: Report = serde_json::from_slice(&output.stdout)
         .with_context(|| format!("{language} reports {:?}", String::from_utf8_lossy(&output.stdout)))?;
+    ensure!(victim.is_none(), "{language} was done before a broker could be killed");
     println!(" {} records in {:.2} s", report.records, report.seconds);
     Ok(report)
 }
@@ -238,14 +381,17 @@ fn print_table(produced: &[Report], whole: &[Report], late: &[Report]) {
     println!("\n{table}");
 }
 
-/// Leaves the broker running and says what can be typed next.
-fn keep(mut broker: Broker, address: &str) {
-    let pid = broker.0.take().map_or(0, |child| child.id());
-    println!("\nThe broker goes on running on {address}. Try:");
+/// Leaves the brokers running and says what can be typed next.
+fn keep(mut cluster: Cluster, address: &str) {
+    let mut pids: Vec<String> = cluster.restarted.drain(..).map(|c| c.id().to_string()).collect();
+    pids.extend(cluster.dev.take().map(|c| c.id().to_string()));
+    let pid = pids.join(" ");
+    println!("\nThe brokers go on running on {address}. Try:");
+    println!("  cargo thalweg cluster status");
     println!("  cargo thalweg topic describe {TOPIC}");
     println!("  cargo thalweg consume {TOPIC} --from-beginning --filter late --limit 5");
     println!("  cargo thalweg consume {TOPIC} --from-beginning --filter late --filter-config 600 --until-end");
-    println!("  kill {pid}      # stops it");
+    println!("  kill {pid}      # stops them");
 }
 
 /// The lines of the flights file.

@@ -1,5 +1,6 @@
 //! Real processes over real QUIC: crashes under load, bad input, operators' ports.
 
+mod cluster;
 mod handshake;
 mod hostile;
 

@@ -24,8 +24,10 @@ use super::rng::Rng;
 const PARTITIONS: u32 = 2;
 const PRODUCERS: usize = 3;
 const RUN_MS: u64 = 4_000;
-/// After the faults stop, everything must be delivered within this, and every replica must be whole again.
+/// After the faults stop, everything must be delivered within this.
 const HEAL_MS: u64 = 10_000;
+/// And every replica must be whole again within this: a replaced disk waits until its predecessor counts as dead.
+const WHOLE_MS: u64 = 20_000;
 /// How often a client hears who leads.
 const METADATA_EVERY_MS: u64 = 50;
 
@@ -370,17 +372,18 @@ impl World {
             node.disk.set_room(None);
             node.disk.set_faults(self.faults);
         }
-        let deadline = self.now_ms + HEAL_MS;
+        let healing_since_ms = self.now_ms;
         while !self.ended && !(self.clients.iter().all(|c| c.core.is_drained()) && self.is_whole()) {
-            if self.now_ms > deadline {
-                return Err(match self.clients.iter().all(|c| c.core.is_drained()) {
-                    true => {
-                        format!("not healed within {HEAL_MS} ms: some replica is not whole again: {}", self.condition())
-                    }
-                    false => {
-                        format!("not healed within {HEAL_MS} ms: some records have no outcome: {}", self.condition())
-                    }
-                });
+            let is_drained = self.clients.iter().all(|c| c.core.is_drained());
+            if !is_drained && self.now_ms > healing_since_ms + HEAL_MS {
+                return Err(format!(
+                    "some records have no outcome {HEAL_MS} ms after the last fault: {}",
+                    self.condition()
+                ));
+            }
+            if self.now_ms > healing_since_ms + WHOLE_MS {
+                let condition = self.condition();
+                return Err(format!("some replica is not whole again {WHOLE_MS} ms after the last fault: {condition}"));
             }
             self.turn(false)?;
         }
@@ -413,13 +416,13 @@ impl World {
                 }
             }
         }
-        let metadata: Vec<_> = self.nodes.iter().filter_map(|n| n.core.as_ref()).map(Core::metadata).collect();
-        let differ = metadata.iter().any(|m| {
-            let parts = |m: &thalweg_control::Metadata| {
-                (m.topics().cloned().collect::<Vec<_>>(), m.brokers().cloned().collect::<Vec<_>>())
-            };
-            parts(m) != parts(metadata[0])
-        });
+        let cores: Vec<_> = self.nodes.iter().filter_map(|n| n.core.as_ref()).collect();
+        let parts = |m: &thalweg_control::Metadata| {
+            (m.topics().cloned().collect::<Vec<_>>(), m.brokers().cloned().collect::<Vec<_>>())
+        };
+        let differ = cores
+            .iter()
+            .any(|c| c.followed() == cores[0].followed() && parts(c.metadata()) != parts(cores[0].metadata()));
         if differ {
             return Err("the brokers know different metadata, though all have applied the same log".into());
         }

@@ -279,6 +279,8 @@ impl<D: Disk> Node<D> {
             {
                 self.registered(now, metadata_replica, controllers);
             }
+            // Somebody who pretends to be this broker is told so at his own connection; once taken, it stays.
+            NodeMessage::Refused(_) if self.is_registered() => {}
             NodeMessage::Refused(why) => {
                 // The other may have died a moment ago, and not count as dead yet: only to be refused on and on is final.
                 let (first_ms, last_ms) = self.refused_ms.unwrap_or((now.mono_ms, now.mono_ms));
@@ -408,7 +410,7 @@ impl<D: Disk> Node<D> {
                 self.outputs.push(Output::Send(id, NodeMessage::Registered { metadata_replica, controllers }));
             }
         }
-        let is_young = now.mono_ms < self.controller_since_ms + SESSION_MS;
+        let is_young = now.mono_ms < self.controller_since_ms + 2 * HEARTBEAT_EVERY_MS;
         if known.is_some() && !is_same && !seen && is_young {
             // Another disk under a known number, and too early to say whether the other one lives.
             return;

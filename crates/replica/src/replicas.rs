@@ -250,7 +250,10 @@ impl<D: Disk> Replicas<D> {
         let group = self.partitions.get(&name).and_then(|p| p.group.as_ref());
         let refusal = match group {
             _ if self.log.is_full() => Some(ProduceError::StorageFull),
-            _ if self.log.offline(&name).is_some() => {
+            // With other replicas somebody else leads, or will soon.
+            _ if self.log.offline(&name).is_some()
+                && self.partitions.get(&name).is_some_and(|p| p.settings.target.len() < 2) =>
+            {
                 Some(ProduceError::Offline(self.log.offline(&name).unwrap_or_default().to_owned()))
             }
             None => Some(ProduceError::NotLeader { leader: None }),

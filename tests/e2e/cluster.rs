@@ -1,0 +1,233 @@
+//! A cluster of real processes: brokers die, are stopped, lose their disks, come and go.
+
+use std::collections::HashMap;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use thalweg::{Client, ClientBuilder, ErrorKind, Position, Record, Topic};
+use thalweg_tests::process::{Cluster, plugin, thalweg};
+
+use crate::read_all;
+
+async fn client_of(cluster: &Cluster, broker: u32) -> Client {
+    ClientBuilder::new(cluster.address(broker))
+        .ca_pem(cluster.ca_pem.clone())
+        .timeout(Duration::from_secs(30))
+        .connect()
+        .await
+        .unwrap()
+}
+
+/// Issue 4, "Real processes": what was acknowledged is there once, in order, whatever happened to the brokers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn brokers_die_and_stall_under_load_and_nothing_is_lost_or_doubled() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(folder.path(), 3);
+    let client = client_of(&cluster, 1).await;
+    client.create_topic("load", Topic::partitions(3).replication_factor(3)).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let acked: Arc<Mutex<Vec<(String, u32)>>> = Arc::default();
+    let mut load = Vec::new();
+    for worker in 0..3 {
+        let (client, stop, acked) = (client.clone(), stop.clone(), acked.clone());
+        load.push(tokio::spawn(async move {
+            let producer = client.producer("load").build().await.unwrap();
+            let mut next = 0u64;
+            while !stop.load(Ordering::Relaxed) {
+                let values: Vec<String> = (0..20).map(|i| format!("{worker}-{:08}", next + i)).collect();
+                next += 20;
+                let outcomes =
+                    producer.send_batch(values.iter().map(|v| Record::new(v.as_str())).collect()).await.unwrap();
+                for (value, outcome) in values.into_iter().zip(outcomes) {
+                    let at = outcome.expect("within the delivery time-out everything is delivered");
+                    acked.lock().unwrap().push((value, at.partition));
+                }
+            }
+            producer.close().await.unwrap();
+        }));
+    }
+    let cycles: u32 = std::env::var("THALWEG_TORTURE_CYCLES").ok().and_then(|c| c.parse().ok()).unwrap_or(8);
+    for cycle in 0..cycles {
+        let victim = cycle * 7 % 3 + 1;
+        tokio::time::sleep(Duration::from_millis(200 + (cycle as u64 * 97) % 400)).await;
+        match cycle % 4 {
+            3 => {
+                cluster.signal(victim, "-STOP");
+                tokio::time::sleep(Duration::from_millis(300 + (cycle as u64 * 131) % 1_200)).await;
+                cluster.signal(victim, "-CONT");
+            }
+            _ => {
+                cluster.kill(victim);
+                tokio::time::sleep(Duration::from_millis((cycle as u64 * 211) % 900)).await;
+                tokio::task::block_in_place(|| cluster.restart(victim));
+            }
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for task in load {
+        task.await.unwrap();
+    }
+    // Everybody dies at once, and only what is on the disks counts.
+    for id in 1..=3 {
+        cluster.kill(id);
+    }
+    for id in 1..=3 {
+        cluster.restart_soon(id);
+    }
+    let found = read_all(&client_of(&cluster, 2).await, "load").await;
+    let mut places: HashMap<&str, u32> = HashMap::new();
+    for (partition, values) in &found {
+        for value in values {
+            assert_eq!(places.insert(value, *partition), None, "{value} stands twice");
+        }
+        for worker in 0..3 {
+            let mine: Vec<_> = values.iter().filter(|v| v.starts_with(&format!("{worker}-"))).collect();
+            assert!(mine.is_sorted(), "partition {partition}, producer {worker}");
+        }
+    }
+    let acked = acked.lock().unwrap();
+    assert!(acked.len() > 500, "only {} records were acknowledged under load", acked.len());
+    for (value, partition) in acked.iter() {
+        assert_eq!(places.get(value.as_str()), Some(partition), "acknowledged {value} is lost");
+    }
+    assert_eq!(places.len(), acked.len(), "everything was acknowledged in the end");
+    println!("{cycles} cycles, {} records", acked.len());
+}
+
+#[tokio::test]
+async fn any_broker_is_the_way_in_and_its_death_is_only_a_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(folder.path(), 3);
+    // Through a broker that leads nothing of it, and is not the controller.
+    let client = client_of(&cluster, 3).await;
+    client.create_topic("t", Topic::partitions(2).replication_factor(3)).await.unwrap();
+    client.upload_plugin("late", plugin("late.wasm")).await.unwrap();
+    let producer = client.producer("t").build().await.unwrap();
+    producer.send_batch((0..10).map(|i| Record::new(i.to_string())).collect()).await.unwrap();
+    let mut consumer = client.consumer("t").from_beginning().build().await.unwrap();
+    for _ in 0..10 {
+        consumer.next().await.unwrap().unwrap();
+    }
+    // The address that the user named is gone; the others were learnt.
+    cluster.kill(3);
+    let started = Instant::now();
+    for i in 10..20 {
+        producer.send(Record::new(i.to_string())).await.unwrap();
+    }
+    for _ in 0..10 {
+        consumer.next().await.unwrap().unwrap();
+    }
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert_eq!(client.topics().await.unwrap().len(), 1);
+    // The plugin is where it was not uploaded.
+    let other = client_of(&cluster, 2).await;
+    assert_eq!(other.describe_plugin("late").await.unwrap().version, 1);
+    let mut filtered = other.consumer("t").from_beginning().until_end().filter("late").build().await.unwrap();
+    assert_eq!(filtered.next().await.unwrap().unwrap_err().kind(), ErrorKind::PluginFailed, "numbers are no flights");
+    // Two of three down: nothing is acknowledged any more, and the error says why.
+    cluster.kill(2);
+    let lonely = client.producer("t").delivery_timeout(Duration::from_secs(3)).build().await;
+    let error = match lonely {
+        Ok(producer) => producer.send(Record::new("x")).await.map(drop).unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(error.is_retriable(), "{error}");
+    cluster.restart(2);
+    producer.send(Record::new("again")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_replaced_disk_is_rebuilt_and_an_added_broker_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(folder.path(), 3);
+    let client = client_of(&cluster, 1).await;
+    client.create_topic("t", Topic::partitions(1).replication_factor(3)).await.unwrap();
+    let producer = client.producer("t").build().await.unwrap();
+    producer.send_batch((0..500).map(|i| Record::new(i.to_string())).collect()).await.unwrap();
+    cluster.kill(2);
+    std::fs::remove_dir_all(folder.path().join("broker-2/data")).unwrap();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    cluster.restart(2);
+    let whole = async || {
+        for _ in 0..200 {
+            let described = client.describe_topic("t").await.unwrap();
+            let p = &described.partitions[0];
+            if p.followers.len() == 3 && p.followers.iter().all(|f| f.is_voter && f.is_active && f.lag_batches == 0) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("not whole again: {:?}", client.describe_topic("t").await);
+    };
+    whole().await;
+    // What the rebuilt one holds is enough: the other two may go, one after the other.
+    cluster.kill(1);
+    producer.send(Record::new("500")).await.unwrap();
+    cluster.restart(1);
+    whole().await;
+    cluster.kill(3);
+    assert_eq!(read_all(&client, "t").await[&0].len(), 501);
+    cluster.restart(3);
+    cluster.add(4);
+    let error = client.create_topic("wide", Topic::partitions(1).replication_factor(5)).await.unwrap_err();
+    assert!(error.to_string().contains("replication factor 5 needs as many brokers, 4 of 4"), "{error}");
+    client.create_topic("wide", Topic::partitions(8).replication_factor(2)).await.unwrap();
+    let described = client.describe_topic("wide").await.unwrap();
+    assert!(described.partitions.iter().any(|p| p.replicas.contains(&4)), "{described:?}");
+    let at = client.producer("wide").build().await.unwrap();
+    at.send_batch((0..80).map(|i| Record::new(i.to_string())).collect()).await.unwrap();
+    let ends: u64 = client.offsets("wide", Position::Latest).await.unwrap().iter().map(|o| o.offset).sum();
+    assert!(ends >= 80);
+}
+
+/// Issue 4, "Bad input".
+#[tokio::test]
+async fn brokers_that_may_not_are_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(&folder.path().join("a"), 3);
+    let serve = |config: &std::path::Path, more: &[&str], limit_s: &str| {
+        let output = Command::new("timeout")
+            .args(["-s", "INT", limit_s])
+            .arg(thalweg())
+            .arg("serve")
+            .arg("--config")
+            .arg(config)
+            .args(["--http", "127.0.0.1:0"])
+            .args(more)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    // A typo in the configuration.
+    let own = cluster.root.join("broker-1/broker.toml");
+    let typo = folder.path().join("typo.toml");
+    std::fs::write(&typo, std::fs::read_to_string(&own).unwrap().replace("listen =", "lisen =")).unwrap();
+    let said = serve(&typo, &[], "5");
+    assert!(said.contains("unknown field `lisen`"), "{said}");
+    // Somebody else's directory.
+    let other = cluster.root.join("broker-2/broker.toml");
+    let said = serve(&other, &["--data-dir", cluster.root.join("broker-1/data").to_str().unwrap()], "5");
+    assert!(said.contains("in use by another broker") || said.contains("belongs to broker 1"), "{said}");
+    // A second process under the number of one that lives, with a directory of its own.
+    let fresh = folder.path().join("fresh");
+    let said = serve(&other, &["--data-dir", fresh.to_str().unwrap(), "--listen", "127.0.0.1:0"], "20");
+    assert!(said.contains("broker 2 is running already") && said.contains("another id"), "{said}");
+    // A broker of another cluster that was given this one's addresses: neither CA nor cluster id fit.
+    let stranger = folder.path().join("b");
+    let made = Command::new(thalweg()).args(["cluster", "init"]).arg(&stranger).arg("9@localhost:1").output().unwrap();
+    assert!(made.status.success());
+    let controllers = format!("1@{}", cluster.address(1).trim_start_matches("thalweg://"));
+    let config = stranger.join("broker-9/broker.toml");
+    let dir = folder.path().join("stranger");
+    let more = ["--controllers", &controllers, "--listen", "127.0.0.1:0", "--data-dir", dir.to_str().unwrap()];
+    let said = serve(&config, &more, "8");
+    assert!(said.contains("have not taken this broker yet"), "{said}");
+    // Meanwhile the cluster goes on.
+    let client = client_of(&cluster, 1).await;
+    client.create_topic("t", Topic::partitions(3)).await.unwrap();
+    client.producer("t").build().await.unwrap().send(Record::new("x")).await.unwrap();
+    let again = Command::new(thalweg()).args(["cluster", "init"]).arg(&cluster.root).arg("1@h:1").output().unwrap();
+    assert!(String::from_utf8_lossy(&again.stderr).contains("holds a cluster already"));
+}
