@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("thalweg-plugin-host", &["thalweg-model"]),
     ("thalweg-replica", &["thalweg-model", "thalweg-commit-log"]),
     ("thalweg-client-core", &["thalweg-model", "thalweg-wire"]),
+    ("thalweg-broker-core", &["thalweg-model", "thalweg-commit-log", "thalweg-replica", "thalweg-control"]),
     (
         "thalweg-broker",
         &[
@@ -22,6 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "thalweg-wire",
             "thalweg-commit-log",
             "thalweg-replica",
+            "thalweg-broker-core",
             "thalweg-control",
             "thalweg-plugin-host",
         ],
@@ -40,6 +42,7 @@ const PURE: &[&str] = &[
     "thalweg-wire",
     "thalweg-commit-log",
     "thalweg-replica",
+    "thalweg-broker-core",
     "thalweg-control",
     "thalweg-client-core",
 ];

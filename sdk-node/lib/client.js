@@ -9,9 +9,12 @@ import { Producer } from './producer.js'
 
 const toBuffer = (data) => (typeof data === 'string' ? Buffer.from(data) : data)
 
-export async function connect(address, { ca, timeoutMs = 10_000 } = {}) {
-  const pem = ca === undefined ? undefined : await readFile(ca)
-  return new Client(await call(native.connect(address, pem, timeoutMs)))
+export async function connect(address, { ca, cert, key, timeoutMs = 10_000 } = {}) {
+  if ((cert === undefined) !== (key === undefined)) {
+    throw new InvalidError('cert and key go together: a certificate and its private key, PEM files')
+  }
+  const read = async (path) => (path === undefined ? undefined : await readFile(path))
+  return new Client(await call(native.connect(address, await read(ca), timeoutMs, await read(cert), await read(key))))
 }
 
 export class Client {

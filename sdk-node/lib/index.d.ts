@@ -11,6 +11,9 @@ export type Start = 'earliest' | 'latest' | number | { timestamp: number }
 export interface ConnectOptions {
   /** File with the CA to trust (PEM). Without it: THALWEG_CA, the context of `thalweg dev`, the platform's roots. */
   ca?: string
+  /** Certificate and private key (PEM files) that prove who this client is: changing a cluster from another machine needs it. */
+  cert?: string
+  key?: string
   /** How long a request goes on trying to reach a broker; 10 s by default. */
   timeoutMs?: number
 }
@@ -37,6 +40,8 @@ export interface TopicOptions {
   partitionerConfig?: Data
   retentionMs?: number
   retentionBytes?: number
+  /** Copies of each partition, on different brokers; three, or as many as there are brokers. */
+  replicationFactor?: number
 }
 
 export interface Plugin {

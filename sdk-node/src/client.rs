@@ -64,6 +64,7 @@ pub struct TopicOptions {
     pub partitioner_config: Option<Buffer>,
     pub retention_ms: Option<f64>,
     pub retention_bytes: Option<f64>,
+    pub replication_factor: Option<u32>,
 }
 
 #[napi(object)]
@@ -115,11 +116,20 @@ pub struct Client {
 }
 
 #[napi]
-pub async fn connect(address: String, ca_pem: Option<Buffer>, timeout_ms: f64) -> Result<Client> {
+pub async fn connect(
+    address: String,
+    ca_pem: Option<Buffer>,
+    timeout_ms: f64,
+    certificate_pem: Option<Buffer>,
+    key_pem: Option<Buffer>,
+) -> Result<Client> {
     let timeout = Duration::from_secs_f64(timeout_ms.max(0.0) / 1e3);
     let mut builder = ClientBuilder::new(address).client_name("thalweg-node").timeout(timeout);
     if let Some(pem) = ca_pem {
         builder = builder.ca_pem(pem.to_vec());
+    }
+    if let (Some(certificate), Some(key)) = (certificate_pem, key_pem) {
+        builder = builder.identity_pem(certificate.to_vec(), key.to_vec());
     }
     Ok(Client { inner: builder.connect().await.map_err(raise)? })
 }
@@ -140,6 +150,9 @@ impl Client {
         }
         if let Some(bytes) = options.retention_bytes {
             topic = topic.retention_bytes(bytes as i64);
+        }
+        if let Some(copies) = options.replication_factor {
+            topic = topic.replication_factor(copies);
         }
         self.inner.create_topic(&name, topic).await.map(Into::into).map_err(raise)
     }

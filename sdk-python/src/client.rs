@@ -17,18 +17,22 @@ pub(crate) struct Client {
 }
 
 #[pyfunction]
-#[pyo3(signature = (address, ca_pem, timeout_s))]
+#[pyo3(signature = (address, ca_pem, timeout_s, identity_pem))]
 pub(crate) fn connect(
     py: Python<'_>,
     address: String,
     ca_pem: Option<Vec<u8>>,
     timeout_s: f64,
+    identity_pem: Option<(Vec<u8>, Vec<u8>)>,
 ) -> PyResult<Bound<'_, PyAny>> {
     future_into_py(py, async move {
         let mut builder =
             ClientBuilder::new(address).client_name("thalweg-python").timeout(Duration::from_secs_f64(timeout_s));
         if let Some(pem) = ca_pem {
             builder = builder.ca_pem(pem);
+        }
+        if let Some((certificate, key)) = identity_pem {
+            builder = builder.identity_pem(certificate, key);
         }
         let inner = builder.connect().await.map_err(raise)?;
         Ok(Client { inner })
@@ -92,6 +96,7 @@ impl Client {
         partitioner_config: Vec<u8>,
         retention_ms: Option<i64>,
         retention_bytes: Option<i64>,
+        replication_factor: Option<u32>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let client = self.inner.clone();
         let mut topic = Topic::partitions(partitions).partitioner_config(partitioner_config);
@@ -103,6 +108,9 @@ impl Client {
         }
         if let Some(bytes) = retention_bytes {
             topic = topic.retention_bytes(bytes);
+        }
+        if let Some(copies) = replication_factor {
+            topic = topic.replication_factor(copies);
         }
         future_into_py(py, async move { topic_dict(&client.create_topic(&name, topic).await.map_err(raise)?) })
     }

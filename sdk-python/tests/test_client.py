@@ -36,6 +36,10 @@ def test_errors_have_their_class(broker: Broker) -> None:
             client.delete_topic("nothing")
         with pytest.raises(ValueError, match="partition count"):
             client.create_topic("t", partitions=0)
+        with pytest.raises(ValueError, match="replication factor 3 needs as many brokers"):
+            client.create_topic("t", partitions=1, replication_factor=3)
+        with pytest.raises(thalweg.InvalidError, match="go together"):
+            thalweg.sync.connect(broker.address, ca=broker.ca, cert="cert.pem")
         with pytest.raises(thalweg.InvalidError, match="not a WebAssembly module"):
             client.upload_plugin("p", b"rubbish")
         with pytest.raises(thalweg.NotFoundError, match="plugin"):

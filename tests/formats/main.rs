@@ -1,10 +1,12 @@
 //! Bytes on disk and wire, kept as files: a difference here is a change of format.
 
-use thalweg_control::{MetadataRecord, Pin, PluginDigest, TopicConfig};
+use thalweg_broker_core::NodeMessage;
+use thalweg_control::{Broker, MetadataRecord, Pin, PluginDigest, TopicConfig};
 use thalweg_model::{
-    BatchBuilder, Codec, Header, LeaderEpoch, Offset, PinEpoch, ProducerEpoch, ProducerId, ProducerMark, Record,
-    RecordBatch, Sequence, TopicId,
+    BatchBuilder, BrokerId, Codec, DirectoryId, Header, LeaderEpoch, Offset, PinEpoch, ProducerEpoch, ProducerId,
+    ProducerMark, RaftIndex, Record, RecordBatch, ReplicaId, Sequence, TopicId, TopicPartition,
 };
+use thalweg_replica::{PeerBody, PeerMessage};
 use thalweg_wire::{encode_parts, proto};
 
 /// Compares with `tests/formats/<name>.hex`; `THALWEG_BLESS=1` writes it anew.
@@ -59,11 +61,44 @@ fn metadata_record() {
     let record = MetadataRecord::TopicCreated {
         id: TopicId([0xcd; 16]),
         name: "flights".into(),
-        partitions: 6,
+        replicas: (1..=6).map(|p| vec![ReplicaId::new(BrokerId(p), 0), ReplicaId::new(BrokerId(p + 1), 2)]).collect(),
         pin: Some(Pin { digest: PluginDigest([0xef; 32]), name: "by-carrier".into(), version: 1, config: "{}".into() }),
         pin_epoch: PinEpoch(1),
         config: TopicConfig::default(),
         created_ms: 1_700_000_000_000,
     };
     check("topic-created", &record.encode());
+}
+
+#[test]
+fn metadata_records_of_a_cluster() {
+    let broker = Broker {
+        id: BrokerId(3),
+        directory: DirectoryId([0x11; 16]),
+        incarnation: 9,
+        host: "b3.example".into(),
+        port: 9460,
+        rack: "r1".into(),
+        metadata_replica: ReplicaId::new(BrokerId(3), 1),
+    };
+    check("broker-registered", &MetadataRecord::BrokerRegistered(broker).encode());
+    let replicas = vec![ReplicaId::new(BrokerId(3), 1), ReplicaId::new(BrokerId(1), 0)];
+    let assigned = MetadataRecord::ReplicasAssigned { topic: TopicId([0xcd; 16]), partition: 2, replicas };
+    check("replicas-assigned", &assigned.encode());
+}
+
+#[test]
+fn peer_messages() {
+    let name = TopicPartition::new(TopicId([0xcd; 16]), 2);
+    check("leading", &NodeMessage::Leading(vec![(name, LeaderEpoch(7))]).encode().0);
+    let request = PeerBody::CatchUpRequest {
+        term: LeaderEpoch(7),
+        from: Offset(100),
+        index: RaftIndex(12),
+        until: None,
+        wants_state: false,
+    };
+    let [from, to] = [2, 1].map(|b| ReplicaId::new(BrokerId(b), 0));
+    let message = PeerMessage { group: name, from, to, body: request };
+    check("catch-up-request", &NodeMessage::Replica(message).encode().0);
 }

@@ -12,6 +12,7 @@ use super::rng::Rng;
 /// What a disk writes at once, or not at all, or torn. The log trusts sectors of 4 KiB (docs/formats/wal.md).
 const SECTOR: usize = 512;
 const LOG_SECTOR: usize = 4096;
+const SYNCS_KEPT: usize = 256;
 
 #[derive(Clone, Default)]
 struct File {
@@ -50,6 +51,8 @@ struct Inner {
     now_ms: u64,
     /// Bytes that fit; `u64::MAX` without a bound.
     room: u64,
+    /// What the write-ahead log's latest syncs have covered, oldest first: file, first byte, end.
+    synced: VecDeque<(FileName, usize, usize)>,
 }
 
 /// Shared between the log that uses it and the world that breaks it.
@@ -65,6 +68,7 @@ impl SimDisk {
             faults,
             now_ms: 0,
             room: u64::MAX,
+            synced: VecDeque::new(),
         };
         SimDisk(Rc::new(RefCell::new(inner)))
     }
@@ -132,6 +136,13 @@ impl SimDisk {
         self.0.borrow_mut().faults = faults;
     }
 
+    /// How many syncs of the log were finished after the one that covered this byte; `None` if none did, or long ago.
+    pub(super) fn syncs_since(&self, file: &FileName, at: u64) -> Option<usize> {
+        let inner = self.0.borrow();
+        let covers = |(f, from, end): &(FileName, usize, usize)| f == file && (*from..*end).contains(&(at as usize));
+        inner.synced.iter().rev().position(covers)
+    }
+
     /// Flips a bit of something synced; answers where.
     pub(super) fn rot(&self) -> Option<String> {
         let mut guard = self.0.borrow_mut();
@@ -147,9 +158,13 @@ impl SimDisk {
         if with_data.is_empty() {
             return None;
         }
-        let name = &with_data[inner.rng.below(with_data.len() as u64) as usize];
+        let any = &with_data[inner.rng.below(with_data.len() as u64) as usize];
+        // Where the log ends, rot and a write that never ended look most alike.
+        let last = inner.synced.back().filter(|(f, ..)| inner.files.contains_key(f) && inner.rng.chance(400_000));
+        let (name, from, end) =
+            last.map_or((any, 0, inner.files[any].current.len()), |(f, from, end)| (f, *from, *end));
         let file = inner.files.get_mut(name).expect("just listed");
-        let at = inner.rng.below(file.current.len() as u64) as usize;
+        let at = from + inner.rng.below((end - from) as u64) as usize;
         let bit = 1u8 << inner.rng.below(8);
         file.current[at] ^= bit;
         file.durable[at] ^= bit;
@@ -225,6 +240,9 @@ impl Inner {
                 if growth > 0 && used + growth > room {
                     return Err(error(&file, true, "no space left"));
                 }
+                if at == 0 {
+                    self.synced.retain(|(f, ..)| *f != file);
+                }
                 grow(&mut f.current, end);
                 f.current[at as usize..end].copy_from_slice(&data);
                 f.unsynced.push((at as usize, data));
@@ -238,7 +256,14 @@ impl Inner {
                     return Err(error(&file, false, "no such file"));
                 };
                 f.durable = f.current.clone();
-                f.unsynced.clear();
+                let ends = f.unsynced.drain(..).map(|(at, data)| (at, at + data.len()));
+                let covered = ends.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+                if let Some((from, end)) = covered.filter(|_| file.0.ends_with(".wal")) {
+                    self.synced.push_back((file, from, end));
+                    if self.synced.len() > SYNCS_KEPT {
+                        self.synced.pop_front();
+                    }
+                }
             }
             Step::Read { file, at, bytes_count } => {
                 let Some(f) = self.files.get(&file) else {

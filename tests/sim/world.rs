@@ -543,6 +543,10 @@ impl World {
             self.rotten = true;
             self.nodes[node].rotten = true;
             self.note(|| format!("a bit rots on {node}: {place}"));
+            // What rots at the log's end is only seen there by a start that comes soon.
+            if self.rng.chance(500_000) {
+                self.crash(node, true, false);
+            }
         }
         let partition = self.rng.below(PARTITIONS as u64) as u32;
         let now = self.now();
@@ -805,6 +809,15 @@ impl World {
             if size == 1 {
                 self.ended = true;
                 return Ok(());
+            }
+        }
+        for damage in &recovery.damages {
+            let Damage::Torn { file, at, plain } = damage else { continue };
+            match self.nodes[node].disk.syncs_since(file, *at) {
+                Some(_) if *plain => return Err(format!("{node} takes {file} at {at} for torn, but it was synced")),
+                // The log knows of a sync when the next batch but one begins, at the latest.
+                Some(2..) => return Err(format!("{node} cuts {file} at {at}, which is known to have been synced")),
+                _ => {}
             }
         }
         let cut = recovery.damages.iter().any(|d| matches!(d, Damage::Torn { .. }));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use thalweg_model::limits::{PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX, TOPICS_MAX};
+use thalweg_model::limits::{PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX, REPLICATION_FACTOR_MAX, TOPICS_MAX};
 use thalweg_model::{BrokerId, NameError, PinEpoch, ReplicaId, TopicId, check_plugin_name, check_topic_name};
 use thiserror::Error;
 
@@ -324,6 +324,7 @@ impl Metadata {
         let name = name.to_owned();
         let usual = (self.brokers.len() as u32).clamp(1, REPLICATION_FACTOR_USUAL);
         let asked = if replication_factor == 0 { usual } else { replication_factor };
+        range("replication factor", asked as usize, 1, REPLICATION_FACTOR_MAX as u64)?;
         let able: Vec<&Broker> = self.brokers.values().filter(|b| live.contains(&b.id)).collect();
         if asked as usize > able.len() {
             let (live, known) = (able.len() as u32, self.brokers.len() as u32);
@@ -555,6 +556,8 @@ mod tests {
         assert_eq!(m.topic("t").unwrap().pin.as_ref().unwrap().digest, PluginDigest([1; 32]));
         assert!(matches!(run(&mut m, create("t", 6, None)), Err(ControlError::TopicExists(_))));
         assert!(matches!(run(&mut m, create("u", 0, None)), Err(ControlError::Range { .. })));
+        let wide = create_on(&[1], 1, REPLICATION_FACTOR_MAX + 1);
+        assert!(matches!(run(&mut m, wide), Err(ControlError::Range { .. })));
         run(&mut m, Request::DeleteTopic { name: "t".into() }).unwrap();
         assert!(matches!(m.topic("t"), Err(ControlError::UnknownTopic(_))));
     }

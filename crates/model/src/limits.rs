@@ -36,3 +36,5 @@ pub const PLUGIN_CONFIG_BYTES_MAX: usize = 64 << 10;
 pub const CHUNK_RECORDS_MAX: usize = 1_000;
 /// Most record bytes in one call of a guest; a single larger record is a chunk of its own.
 pub const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// Replicas of a partition.
+pub const REPLICATION_FACTOR_MAX: u32 = 7;

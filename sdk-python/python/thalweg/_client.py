@@ -46,18 +46,31 @@ class connect:  # noqa: N801 - reads as a function: `await connect(…)` or `asy
     """Connects to a cluster by the address of any broker, `thalweg://host:port`.
 
     `ca` is a file with the CA to trust; without it THALWEG_CA, the context of `thalweg dev` on this machine, and the
-    platform's roots are used. Raises DisconnectedError when no broker answers within `timeout` seconds.
+    platform's roots are used. `cert` and `key` are files that prove who this client is: changing a cluster from another
+    machine needs them. Raises DisconnectedError when no broker answers within `timeout` seconds.
     """
 
-    def __init__(self, address: str, *, ca: str | PathLike[str] | None = None, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        ca: str | PathLike[str] | None = None,
+        cert: str | PathLike[str] | None = None,
+        key: str | PathLike[str] | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        if (cert is None) != (key is None):
+            raise InvalidError("cert and key go together: a certificate and its private key, PEM files")
         self._address = address
         self._ca = ca
+        self._identity = None if cert is None or key is None else (Path(cert), Path(key))
         self._timeout = timeout
         self._client: Client | None = None
 
     async def _connect(self) -> Client:
         pem = None if self._ca is None else Path(self._ca).read_bytes()
-        self._client = Client(await _native.connect(self._address, pem, self._timeout))
+        identity = None if self._identity is None else (self._identity[0].read_bytes(), self._identity[1].read_bytes())
+        self._client = Client(await _native.connect(self._address, pem, self._timeout, identity))
         return self._client
 
     def __await__(self) -> Generator[object, None, Client]:
@@ -94,10 +107,16 @@ class Client:
         partitioner_config: bytes | str = b"",
         retention_ms: int | None = None,
         retention_bytes: int | None = None,
+        replication_factor: int | None = None,
     ) -> Topic:
-        """Makes a topic. `partitioner` is a plugin, "name" or "name@version"; -1 means no bound on retention."""
+        """Makes a topic. `partitioner` is a plugin, "name" or "name@version"; -1 means no bound on retention.
+
+        `replication_factor` copies of each partition stand on different brokers; three, or as many as there are brokers.
+        """
         config = partitioner_config.encode() if isinstance(partitioner_config, str) else partitioner_config
-        made = await self._native.create_topic(name, partitions, partitioner, config, retention_ms, retention_bytes)
+        made = await self._native.create_topic(
+            name, partitions, partitioner, config, retention_ms, retention_bytes, replication_factor
+        )
         return Topic(**made)
 
     async def delete_topic(self, name: str) -> None:

@@ -46,11 +46,18 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def connect(address: str, *, ca: str | PathLike[str] | None = None, timeout: float = 10.0) -> Client:
+def connect(
+    address: str,
+    *,
+    ca: str | PathLike[str] | None = None,
+    cert: str | PathLike[str] | None = None,
+    key: str | PathLike[str] | None = None,
+    timeout: float = 10.0,
+) -> Client:
     """Connects to a cluster; see `thalweg.connect`."""
 
     async def go() -> _client.Client:
-        return await _client.connect(address, ca=ca, timeout=timeout)
+        return await _client.connect(address, ca=ca, cert=cert, key=key, timeout=timeout)
 
     return Client(_run(go()))
 
