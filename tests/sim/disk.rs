@@ -160,11 +160,19 @@ impl SimDisk {
         }
         let any = &with_data[inner.rng.below(with_data.len() as u64) as usize];
         // Where the log ends, rot and a write that never ended look most alike.
-        let last = inner.synced.back().filter(|(f, ..)| inner.files.contains_key(f) && inner.rng.chance(400_000));
+        let nearly_last = inner.synced.iter().nth_back(inner.rng.below(6) as usize);
+        let last = nearly_last.filter(|(f, ..)| inner.files.contains_key(f) && inner.rng.chance(500_000));
         let (name, from, end) =
             last.map_or((any, 0, inner.files[any].current.len()), |(f, from, end)| (f, *from, *end));
         let file = inner.files.get_mut(name).expect("just listed");
-        let at = from + inner.rng.below((end - from) as u64) as usize;
+        // Most of a small batch's sector is padding, which nobody reads.
+        let mut at = from;
+        for _ in 0..8 {
+            at = from + inner.rng.below((end - from) as u64) as usize;
+            if file.current[at] != 0 {
+                break;
+            }
+        }
         let bit = 1u8 << inner.rng.below(8);
         file.current[at] ^= bit;
         file.durable[at] ^= bit;
