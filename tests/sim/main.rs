@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     };
     if arguments.iter().any(|a| a == "--mutants") {
         let only = arguments.iter().position(|a| a == "--only").and_then(|at| arguments.get(at + 1));
-        return mutants(only.map_or("", String::as_str));
+        return mutants(only.map_or("", String::as_str), number("--from", 0));
     }
     let (seeds, from) = (number("--seeds", 1), number("--from", 0));
     let history = arguments.iter().any(|a| a == "--history") || seeds == 1;
@@ -42,8 +42,8 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Shows which seed finds each planted bug whose name has `only` in it. Two threads: seeds are independent.
-fn mutants(only: &str) -> ExitCode {
+/// Shows which seed finds each planted bug whose name has `only` in it, of those from `from` on. Two threads: seeds are independent.
+fn mutants(only: &str, from: u64) -> ExitCode {
     let wanted: Vec<_> = Mutant::ALL.iter().filter(|(name, _)| name.contains(only)).collect();
     std::panic::set_hook(Box::new(|_| {}));
     println!("| planted bug | seed | oracle |\n|---|---|---|");
@@ -52,7 +52,8 @@ fn mutants(only: &str) -> ExitCode {
     let work = || loop {
         let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let Some((name, mutant)) = wanted.get(at) else { return };
-        let found = (0..MUTANT_SEEDS).find_map(|seed| run(seed, Some(*mutant), false).failure.map(|f| (seed, f)));
+        let found =
+            (from..from + MUTANT_SEEDS).find_map(|seed| run(seed, Some(*mutant), false).failure.map(|f| (seed, f)));
         eprintln!("{name}: {:?}", found.as_ref().map(|(seed, _)| seed));
         rows.lock().expect("no panic while it is held")[at] = Some(found);
     };
