@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::future::Future;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,8 @@ use clap::Args;
 use thalweg::{DevContext, dev_context_path};
 use thalweg_broker::{BrokerConfig, BrokerSpec, Started, init_cluster};
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::output::say;
 
 /// The hidden command that compiles a module in a process of its own.
 pub(crate) const COMPILE_COMMAND: &str = "compile-plugin";
@@ -137,11 +140,9 @@ impl Dev {
                 for (i, child) in watched.iter_mut().enumerate() {
                     if let (false, Ok(Some(status))) = (noted[i], child.try_wait()) {
                         noted[i] = true;
-                        eprintln!("broker {} has ended ({status}); start it again with:", i + 1);
-                        eprintln!(
-                            "  thalweg serve --config {}",
-                            root.join(format!("broker-{}/broker.toml", i + 1)).display()
-                        );
+                        let again = root.join(format!("broker-{}/broker.toml", i + 1));
+                        let what = format!("broker {} has ended ({status}); start it again with:", i + 1);
+                        let _ = writeln!(std::io::stderr(), "{what}\n  thalweg serve --config {}", again.display());
                     }
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(300)).await;
@@ -231,20 +232,20 @@ fn announce_cluster(brokers: &[Process], root: &Path, is_temporary: bool) {
     let port = brokers[0].port;
     let option = if port == 9460 { String::new() } else { format!(" --broker thalweg://localhost:{port}") };
     let note = if is_temporary { " (temporary: removed at the end; keep one with --data-dir)" } else { "" };
-    println!("Thalweg cluster of {} brokers on thalweg://localhost:{port}", brokers.len());
-    println!("  data     {}{note}", root.display());
+    say!("Thalweg cluster of {} brokers on thalweg://localhost:{port}", brokers.len());
+    say!("  data     {}{note}", root.display());
     for (i, broker) in brokers.iter().enumerate() {
         let pid = broker.child.id().unwrap_or_default();
-        println!("  broker {} thalweg://localhost:{}  metrics {}  pid {pid}", i + 1, broker.port, broker.http);
+        say!("  broker {} thalweg://localhost:{}  metrics {}  pid {pid}", i + 1, broker.port, broker.http);
     }
-    println!();
-    println!("Next, in another terminal:");
-    println!("  thalweg topic create orders --partitions 3 --replication-factor {}{option}", brokers.len().min(3));
-    println!("  thalweg topic describe orders{option}");
-    println!("  thalweg cluster status{option}");
-    println!("Kill a broker with -9: the others go on.");
-    println!();
-    println!("Ctrl-C stops them.");
+    say!();
+    say!("Next, in another terminal:");
+    say!("  thalweg topic create orders --partitions 3 --replication-factor {}{option}", brokers.len().min(3));
+    say!("  thalweg topic describe orders{option}");
+    say!("  thalweg cluster status{option}");
+    say!("Kill a broker with -9: the others go on.");
+    say!();
+    say!("Ctrl-C stops them.");
 }
 
 /// Leaves address and CA where clients on this machine look for them.
@@ -268,13 +269,13 @@ fn announce(started: &Started, data_dir: &Path, is_temporary: bool) {
     let port = started.address.port();
     let option = if port == 9460 { String::new() } else { format!(" --broker thalweg://localhost:{port}") };
     let note = if is_temporary { " (temporary: removed at the end; keep one with --data-dir)" } else { "" };
-    println!("Thalweg broker on thalweg://localhost:{port}");
-    println!("  data     {}{note}", data_dir.display());
-    println!("  metrics  http://{}/metrics", started.http);
-    println!();
-    println!("Next, in another terminal:");
-    println!("  echo hello | thalweg produce greetings{option}");
-    println!("  thalweg consume greetings --from-beginning{option}");
-    println!();
-    println!("Ctrl-C stops it.");
+    say!("Thalweg broker on thalweg://localhost:{port}");
+    say!("  data     {}{note}", data_dir.display());
+    say!("  metrics  http://{}/metrics", started.http);
+    say!();
+    say!("Next, in another terminal:");
+    say!("  echo hello | thalweg produce greetings{option}");
+    say!("  thalweg consume greetings --from-beginning{option}");
+    say!();
+    say!("Ctrl-C stops it.");
 }

@@ -1,5 +1,14 @@
 //! What goes to the terminal: tables or JSON, and the log.
 
+/// Prints a line; a broker goes on when nobody reads it any more.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+pub(crate) use say;
+
 use std::io::{IsTerminal, Write};
 
 use anyhow::Result;

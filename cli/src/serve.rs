@@ -9,6 +9,7 @@ use clap::Args;
 use thalweg_broker::{BrokerConfig, ConfigFile};
 
 use crate::dev::{COMPILE_COMMAND, stopped};
+use crate::output::say;
 
 /// Runs one broker of a cluster that `thalweg cluster init` has made
 #[derive(Args)]
@@ -78,8 +79,8 @@ impl Serve {
             member: Some(member),
         };
         let announce = |started: &thalweg_broker::Started| {
-            println!("Thalweg broker {id} on thalweg://{advertised}");
-            println!("  metrics  http://{}/metrics", started.http);
+            say!("Thalweg broker {id} on thalweg://{advertised}");
+            say!("  metrics  http://{}/metrics", started.http);
         };
         thalweg_broker::run(config, announce, stopped()?).await
     }
