@@ -231,3 +231,33 @@ async fn brokers_that_may_not_are_refused_with_the_reason() {
     let again = Command::new(thalweg()).args(["cluster", "init"]).arg(&cluster.root).arg("1@h:1").output().unwrap();
     assert!(String::from_utf8_lossy(&again.stderr).contains("holds a cluster already"));
 }
+
+/// What `thalweg dev | head -1` leaves behind must go on.
+#[tokio::test]
+async fn a_broker_goes_on_when_nobody_reads_what_it_prints() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Command::new(thalweg())
+        .args(["dev", "--port", "0", "--http-port", "0", "--data-dir"])
+        .arg(folder.path())
+        .env("XDG_STATE_HOME", folder.path())
+        .env("THALWEG_LOG", "error")
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 64];
+    // One byte at a time: what follows the first line finds a closed pipe.
+    let mut said = child.stdout.take().unwrap();
+    let mut length = 0;
+    while length < first.len() && first[length.max(1) - 1] != b'\n' {
+        length += std::io::Read::read(&mut said, &mut first[length..length + 1]).unwrap();
+    }
+    drop(said);
+    let address = String::from_utf8_lossy(&first[..length]).trim().rsplit(' ').next().unwrap().to_owned();
+    let ca = std::fs::read(folder.path().join("tls/ca.pem")).unwrap();
+    let client = ClientBuilder::new(address).ca_pem(ca).connect().await.unwrap();
+    client.create_topic("t", Topic::partitions(1)).await.unwrap();
+    client.producer("t").build().await.unwrap().send(Record::new("x")).await.unwrap();
+    assert!(child.try_wait().unwrap().is_none(), "the broker lives");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
