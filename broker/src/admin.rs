@@ -17,19 +17,20 @@ use crate::stream::{FrameReader, StreamError, refuse, send, send_with_body};
 /// Answers one request and ends the stream.
 pub(crate) async fn serve(core: Rc<Core>, frame: Frame, mut stream: SendStream, asker: Asker) {
     let answered = async {
-        if changes_the_cluster(frame.kind) {
-            if asker == Asker::Client {
-                let message = "changing the cluster from another machine needs a client certificate of its CA; \
-                               `thalweg cluster certify` makes one";
-                return Err(RemoteError::new(ErrorCode::Denied, message).into());
-            }
-            if asker != Asker::Peer
-                && let Some(answer) = core.at_controller(&frame).await?
-            {
-                stream.write_chunk(answer.header_and_head()).await.map_err(StreamError::from)?;
-                stream.write_chunk(answer.body).await.map_err(StreamError::from)?;
-                return Ok(());
-            }
+        if changes_the_cluster(frame.kind) && asker == Asker::Client {
+            let message = "changing the cluster from another machine needs a client certificate of its CA; \
+                           `thalweg cluster certify` makes one";
+            return Err(RemoteError::new(ErrorCode::Denied, message).into());
+        }
+        // Any client may ask for a producer id, wherever it is; only the controller hands them out.
+        let is_decided = changes_the_cluster(frame.kind) || frame.kind == FrameKind::InitProducerRequest;
+        if is_decided
+            && asker != Asker::Peer
+            && let Some(answer) = core.at_controller(&frame).await?
+        {
+            stream.write_chunk(answer.header_and_head()).await.map_err(StreamError::from)?;
+            stream.write_chunk(answer.body).await.map_err(StreamError::from)?;
+            return Ok(());
         }
         answer(&core, &frame, &mut stream, asker).await
     };
@@ -40,7 +41,7 @@ pub(crate) async fn serve(core: Rc<Core>, frame: Frame, mut stream: SendStream, 
     }
 }
 
-/// True for what the controller decides.
+/// True for what only administrators may ask of the controller.
 fn changes_the_cluster(kind: FrameKind) -> bool {
     use FrameKind::{CreateTopicRequest, DeleteTopicRequest, UploadPluginRequest};
     matches!(kind, CreateTopicRequest | DeleteTopicRequest | UploadPluginRequest)
@@ -131,21 +132,12 @@ async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream, asker: 
             let (plugin, module) = fetch_plugin(core, frame.message()?).await?;
             send_with_body(stream, &proto::FetchPluginReply { plugin: Some(plugin) }, vec![module]).await?;
         }
-        FrameKind::InitProducerRequest => {
-            // Any client may ask, wherever it is; only the controller hands ids out.
-            if asker != Asker::Peer
-                && let Some(answer) = core.at_controller(frame).await?
-            {
-                stream.write_chunk(answer.header_and_head()).await.map_err(StreamError::from)?;
-                return Ok(());
+        FrameKind::InitProducerRequest => match core.change(Request::InitProducer).await? {
+            Answer::ProducerId(producer_id) => {
+                send(stream, &proto::InitProducerReply { producer_id, producer_epoch: 0 }).await?;
             }
-            match core.change(Request::InitProducer).await? {
-                Answer::ProducerId(producer_id) => {
-                    send(stream, &proto::InitProducerReply { producer_id, producer_epoch: 0 }).await?;
-                }
-                other => unreachable!("a new producer is answered by {other:?}"),
-            }
-        }
+            other => unreachable!("a new producer is answered by {other:?}"),
+        },
         FrameKind::ElectLeaderRequest => {
             let asked = elect_leaders(core, frame, asker).await?;
             send(stream, &proto::ElectLeaderReply { asked }).await?;

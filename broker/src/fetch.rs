@@ -165,12 +165,12 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
             },
             Some(offset) => next(&s, &name, offset).await,
         };
-        let (at, body, mut push, error) = match step {
+        let step = match (step, position) {
             // Somebody else leads now: the consumer goes there.
-            Step::Wait if position.is_some() && s.core.led_elsewhere(&name).is_some() => {
-                let error = s.core.led_elsewhere(&name).expect("just seen");
-                (position.expect("just seen"), Vec::new(), proto::FetchPush::default(), Some(error))
-            }
+            (Step::Wait, Some(at)) => s.core.led_elsewhere(&name).map_or(Step::Wait, |error| Step::Stop(at, error)),
+            (step, _) => step,
+        };
+        let (at, body, mut push, error) = match step {
             Step::Wait => {
                 tokio::select! {
                     changed = advanced.changed() => if changed.is_err() {

@@ -1,14 +1,12 @@
 //! A cluster of real processes: brokers die, are stopped, lose their disks, come and go.
 
-use std::collections::HashMap;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use thalweg::{Client, ClientBuilder, ErrorKind, Position, Record, Topic};
 use thalweg_tests::process::{Cluster, plugin, thalweg};
 
+use crate::load::{self, Load};
 use crate::read_all;
 
 async fn client_of(cluster: &Cluster, broker: u32) -> Client {
@@ -27,27 +25,7 @@ async fn brokers_die_and_stall_under_load_and_nothing_is_lost_or_doubled() {
     let mut cluster = Cluster::start(folder.path(), 3);
     let client = client_of(&cluster, 1).await;
     client.create_topic("load", Topic::partitions(3).replication_factor(3)).await.unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let acked: Arc<Mutex<Vec<(String, u32)>>> = Arc::default();
-    let mut load = Vec::new();
-    for worker in 0..3 {
-        let (client, stop, acked) = (client.clone(), stop.clone(), acked.clone());
-        load.push(tokio::spawn(async move {
-            let producer = client.producer("load").build().await.unwrap();
-            let mut next = 0u64;
-            while !stop.load(Ordering::Relaxed) {
-                let values: Vec<String> = (0..20).map(|i| format!("{worker}-{:08}", next + i)).collect();
-                next += 20;
-                let outcomes =
-                    producer.send_batch(values.iter().map(|v| Record::new(v.as_str())).collect()).await.unwrap();
-                for (value, outcome) in values.into_iter().zip(outcomes) {
-                    let at = outcome.expect("within the delivery time-out everything is delivered");
-                    acked.lock().unwrap().push((value, at.partition));
-                }
-            }
-            producer.close().await.unwrap();
-        }));
-    }
+    let load = Load::start(&client, 20);
     let cycles: u32 = std::env::var("THALWEG_TORTURE_CYCLES").ok().and_then(|c| c.parse().ok()).unwrap_or(8);
     for cycle in 0..cycles {
         let victim = cycle * 7 % 3 + 1;
@@ -65,10 +43,7 @@ async fn brokers_die_and_stall_under_load_and_nothing_is_lost_or_doubled() {
             }
         }
     }
-    stop.store(true, Ordering::Relaxed);
-    for task in load {
-        task.await.unwrap();
-    }
+    let acked = load.stop().await;
     // Everybody dies at once, and only what is on the disks counts.
     for id in 1..=3 {
         cluster.kill(id);
@@ -76,23 +51,7 @@ async fn brokers_die_and_stall_under_load_and_nothing_is_lost_or_doubled() {
     for id in 1..=3 {
         cluster.restart_soon(id);
     }
-    let found = read_all(&client_of(&cluster, 2).await, "load").await;
-    let mut places: HashMap<&str, u32> = HashMap::new();
-    for (partition, values) in &found {
-        for value in values {
-            assert_eq!(places.insert(value, *partition), None, "{value} stands twice");
-        }
-        for worker in 0..3 {
-            let mine: Vec<_> = values.iter().filter(|v| v.starts_with(&format!("{worker}-"))).collect();
-            assert!(mine.is_sorted(), "partition {partition}, producer {worker}");
-        }
-    }
-    let acked = acked.lock().unwrap();
-    assert!(acked.len() > 500, "only {} records were acknowledged under load", acked.len());
-    for (value, partition) in acked.iter() {
-        assert_eq!(places.get(value.as_str()), Some(partition), "acknowledged {value} is lost");
-    }
-    assert_eq!(places.len(), acked.len(), "everything was acknowledged in the end");
+    load::check(&client_of(&cluster, 2).await, &acked, 500).await;
     println!("{cycles} cycles, {} records", acked.len());
 }
 

@@ -3,18 +3,19 @@
 mod cluster;
 mod handshake;
 mod hostile;
+mod load;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use thalweg::{Client, ClientBuilder, ErrorKind, Position, Record, Topic};
 use thalweg_tests::process::{Broker, plugin, thalweg};
+
+use crate::load::Load;
 
 async fn client(broker: &Broker) -> Client {
     ClientBuilder::new(&broker.address)
@@ -43,57 +44,17 @@ async fn twenty_kills_under_load_lose_and_duplicate_nothing() {
     let port = broker.port();
     let client = client(&broker).await;
     client.create_topic("load", Topic::partitions(3)).await.unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let acked: Arc<Mutex<Vec<(String, u32, u64)>>> = Arc::default();
-    let mut load = Vec::new();
-    for worker in 0..3 {
-        let (client, stop, acked) = (client.clone(), stop.clone(), acked.clone());
-        load.push(tokio::spawn(async move {
-            let producer = client.producer("load").build().await.unwrap();
-            let mut next = 0u64;
-            while !stop.load(Ordering::Relaxed) {
-                let values: Vec<String> = (0..50).map(|i| format!("{worker}-{:08}", next + i)).collect();
-                next += 50;
-                let outcomes =
-                    producer.send_batch(values.iter().map(|v| Record::new(v.as_str())).collect()).await.unwrap();
-                for (value, outcome) in values.into_iter().zip(outcomes) {
-                    let at = outcome.expect("within the delivery time-out everything is delivered");
-                    acked.lock().unwrap().push((value, at.partition, at.offset.unwrap()));
-                }
-            }
-            producer.close().await.unwrap();
-        }));
-    }
+    let load = Load::start(&client, 50);
     for kill in 0..20u64 {
         // At a different moment each time.
         tokio::time::sleep(Duration::from_millis(30 + kill * 37 % 200)).await;
         broker.kill();
         broker = tokio::task::block_in_place(|| Broker::start(folder.path(), port));
     }
-    stop.store(true, Ordering::Relaxed);
-    for task in load {
-        task.await.unwrap();
-    }
+    let acked = load.stop().await;
     broker.kill();
     let _broker = tokio::task::block_in_place(|| Broker::start(folder.path(), port));
-    let found = read_all(&client, "load").await;
-    let mut places: HashMap<&str, u32> = HashMap::new();
-    for (partition, values) in &found {
-        for value in values {
-            assert_eq!(places.insert(value, *partition), None, "{value} stands twice");
-        }
-        // Each producer's records of a partition are in the order of their sending.
-        for worker in 0..3 {
-            let mine: Vec<_> = values.iter().filter(|v| v.starts_with(&format!("{worker}-"))).collect();
-            assert!(mine.is_sorted(), "partition {partition}, producer {worker}");
-        }
-    }
-    let acked = acked.lock().unwrap();
-    assert!(acked.len() > 1_000, "only {} records were acknowledged under load", acked.len());
-    for (value, partition, _) in acked.iter() {
-        assert_eq!(places.get(value.as_str()), Some(partition), "acknowledged {value} is lost");
-    }
-    assert_eq!(places.len(), acked.len(), "everything was acknowledged in the end");
+    load::check(&client, &acked, 1_000).await;
 }
 
 #[tokio::test]
