@@ -221,6 +221,8 @@ pub(crate) struct Group {
     settled: ProducerTable,
     serving_term: Option<u64>,
     stored: HardState,
+    /// Number of the last turn that waits for the disk.
+    unpersisted: Option<u64>,
     /// Requests for the confirmed end: those under way with the number of their round, and those for the next one.
     confirming: Option<(u64, Vec<Waiting>)>,
     to_confirm: Vec<Waiting>,
@@ -272,7 +274,8 @@ impl Group {
             election_tick: ELECTION_TICKS,
             min_election_tick: ELECTION_TICKS,
             max_election_tick: ELECTION_TICKS + 1,
-            heartbeat_tick: 2,
+            // Three within the shortest election time-out: with 1,000 idle groups these messages are what a broker does.
+            heartbeat_tick: 3,
             pre_vote: true,
             check_quorum: true,
             // Together with the number in flight this bounds what a slow follower costs: 8 MiB.
@@ -297,6 +300,7 @@ impl Group {
             settled,
             serving_term: None,
             stored: hard_state,
+            unpersisted: None,
             confirming: None,
             to_confirm: Vec::new(),
             next_round: 1,
@@ -362,6 +366,7 @@ impl Group {
 
     /// Everything up to `Persist(number)` is synced.
     pub(crate) fn persisted(&mut self, number: u64, effects: &mut Vec<Effect>) {
+        self.unpersisted.take_if(|last| *last == number);
         self.node.on_persist_ready(number);
         self.drive(effects);
     }
@@ -769,12 +774,14 @@ impl Group {
     fn drive(&mut self, effects: &mut Vec<Effect>) {
         while self.node.has_ready() {
             let mut ready = self.node.ready();
+            let mut writes = !ready.entries().is_empty();
             if let Some(state) = ready.hs() {
                 let term = LeaderEpoch(u32::try_from(state.term).expect("a term stays below 2^32"));
                 let state = HardState { term, vote: state.vote, replica: self.me };
                 // The commit index in it is not worth a frame: it follows from the entries of the next term.
                 if state != self.stored {
                     self.stored = state;
+                    writes = true;
                     if !self.is_planted(crate::Mutant::VoteNotPersisted) {
                         effects.push(Effect::HardState(state));
                     }
@@ -796,7 +803,17 @@ impl Group {
             if self.is_planted(crate::Mutant::AnswersBeforeFsync) {
                 effects.extend(after.drain(..).map(Effect::Send));
             }
-            effects.push(Effect::Persist(number, after));
+            match writes || self.unpersisted.is_some() {
+                true => {
+                    self.unpersisted = Some(number);
+                    effects.push(Effect::Persist(number, after));
+                }
+                // Most turns of most groups: nothing is written, and nothing waits for the disk.
+                false => {
+                    effects.extend(after.into_iter().map(Effect::Send));
+                    self.node.on_persist_ready(number);
+                }
+            }
             if let Some((index, term)) = committed {
                 self.apply(index, term, effects);
             }

@@ -300,13 +300,12 @@ impl<D: Disk> Replicas<D> {
         if partition.settings.replica != to && !ignores_id {
             return;
         }
-        if self.log.offline(&name).is_some() {
-            return;
-        }
         match body {
+            // An offline partition has no group.
             PeerBody::Raft(raft) if partition.group.is_some() => {
                 self.with_group(now, name, |group, effects| group.step(from, raft, effects));
             }
+            _ if self.log.offline(&name).is_some() => {}
             PeerBody::Raft(raft) => self.meet_leader(now, name, from, &raft),
             PeerBody::CatchUpRequest { from: offset, index, until, wants_state, .. } => {
                 self.serve_catch_up(name, from, (offset, index), until, wants_state);
@@ -548,18 +547,38 @@ impl<D: Disk> Replicas<D> {
             if reconciles {
                 self.next_reconcile_ms = now.mono_ms + RECONCILE_EVERY_MS;
             }
-            for name in self.partitions.keys().copied().collect::<Vec<_>>() {
-                let chance = self.next_chance();
-                self.with_group(now, name, |group, effects| group.tick(chance, effects));
-                if reconciles {
-                    let settings = self.partitions[&name].settings.clone();
-                    let (target, learners) = (settings.target, settings.learners);
-                    self.with_group(now, name, |group, effects| group.reconcile(&target, &learners, effects));
-                }
-                self.tick_catching_up(now, name);
-            }
+            self.tick_groups(now, reconciles);
         }
         self.log.pump(now.mono_ms);
+    }
+
+    /// Most groups have nothing to say at most ticks: only those that have are looked up again.
+    fn tick_groups(&mut self, now: Now, reconciles: bool) {
+        let mut said = Vec::new();
+        let mut asleep = Vec::new();
+        let mut chance = self.chance;
+        for (name, partition) in &mut self.partitions {
+            let jitter = next_chance(&mut chance);
+            if partition.group.is_none() || partition.catching_up.is_some() {
+                asleep.push(*name);
+            }
+            let Some(group) = &mut partition.group else { continue };
+            let mut effects = Vec::new();
+            group.tick(jitter, &mut effects);
+            if reconciles {
+                group.reconcile(&partition.settings.target, &partition.settings.learners, &mut effects);
+            }
+            if !effects.is_empty() {
+                said.push((*name, effects));
+            }
+        }
+        self.chance = chance;
+        for (name, effects) in said {
+            self.run(now, name, effects);
+        }
+        for name in asleep {
+            self.tick_catching_up(now, name);
+        }
     }
 
     fn tick_catching_up(&mut self, now: Now, name: TopicPartition) {
@@ -574,15 +593,6 @@ impl<D: Disk> Replicas<D> {
             None if partition.group.is_none() && self.log.offline(&name).is_none() => self.wake(now, name),
             None => {}
         }
-    }
-
-    /// Where elections get their jitter: SplitMix64 from the seed.
-    fn next_chance(&mut self) -> u64 {
-        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.chance;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 
     /// Proposes new log starts where retention asks for them.
@@ -730,6 +740,15 @@ impl<D: Disk> Replicas<D> {
     fn is_persisted_at_once(&self) -> bool {
         self.last_lsn <= self.log.durable_lsn() || self.is_planted(Mutant::AckBeforeFsync)
     }
+}
+
+/// Where elections get their jitter: SplitMix64 from the seed.
+fn next_chance(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// Renumbers batches so that a missing one leaves no gap; only a planted bug calls it.
