@@ -1,30 +1,31 @@
-//! Requests with one answer: metadata, topics, plugins, producer ids, offsets.
+//! What clients ask with one answer: metadata, topics, plugins, producer ids, offsets. What operators ask of the whole cluster
+//! is in `operate.rs`.
 
 use std::rc::Rc;
 
 use bytes::Bytes;
 use quinn::SendStream;
 use thalweg_control::{Answer, PluginDigest, Request, TopicConfig};
-use thalweg_model::{BrokerId, PartitionId, TopicId, TopicPartition};
+use thalweg_model::{PartitionId, TopicId, TopicPartition};
 use thalweg_wire::{ErrorCode, Frame, FrameError, FrameKind, RemoteError, proto};
 
 use crate::connection::Asker;
 use crate::core::Core;
 use crate::fetch::resolve;
+use crate::operate;
 use crate::plugins::describe;
 use crate::stream::{FrameReader, StreamError, refuse, send, send_with_body};
 
 /// Answers one request and ends the stream.
 pub(crate) async fn serve(core: Rc<Core>, frame: Frame, mut stream: SendStream, asker: Asker) {
     let answered = async {
-        if changes_the_cluster(frame.kind) && asker == Asker::Client {
+        if is_for_administrators(frame.kind) && asker == Asker::Client {
             let message = "changing the cluster from another machine needs a client certificate of its CA; \
                            `thalweg cluster certify` makes one";
             return Err(RemoteError::new(ErrorCode::Denied, message).into());
         }
         // Any client may ask for a producer id, wherever it is; only the controller hands them out.
-        let is_decided = changes_the_cluster(frame.kind) || frame.kind == FrameKind::InitProducerRequest;
-        if is_decided
+        if is_decided_by_the_controller(frame.kind)
             && asker != Asker::Peer
             && let Some(answer) = core.at_controller(&frame).await?
         {
@@ -41,10 +42,15 @@ pub(crate) async fn serve(core: Rc<Core>, frame: Frame, mut stream: SendStream, 
     }
 }
 
-/// True for what only administrators may ask of the controller.
-fn changes_the_cluster(kind: FrameKind) -> bool {
-    use FrameKind::{CreateTopicRequest, DeleteTopicRequest, UploadPluginRequest};
-    matches!(kind, CreateTopicRequest | DeleteTopicRequest | UploadPluginRequest)
+/// True for what changes the cluster.
+fn is_for_administrators(kind: FrameKind) -> bool {
+    let is_change = is_decided_by_the_controller(kind) && kind != FrameKind::InitProducerRequest;
+    is_change || kind == FrameKind::ElectLeaderRequest
+}
+
+fn is_decided_by_the_controller(kind: FrameKind) -> bool {
+    use FrameKind::{CreateTopicRequest, DeleteTopicRequest, InitProducerRequest, RecoverRequest, UploadPluginRequest};
+    matches!(kind, CreateTopicRequest | DeleteTopicRequest | InitProducerRequest | RecoverRequest | UploadPluginRequest)
 }
 
 /// Sends the metadata of some topics at once and after every change, until the client goes away.
@@ -117,7 +123,7 @@ async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream, asker: 
         }
         FrameKind::DescribeTopicRequest => {
             let request: proto::DescribeTopicRequest = frame.message()?;
-            send(stream, &describe_topic(core, &request.name, asker).await?).await?;
+            send(stream, &operate::describe_topic(core, &request.name, asker).await?).await?;
         }
         FrameKind::UploadPluginRequest => {
             let request: proto::UploadPluginRequest = frame.message()?;
@@ -139,10 +145,12 @@ async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream, asker: 
             other => unreachable!("a new producer is answered by {other:?}"),
         },
         FrameKind::ElectLeaderRequest => {
-            let asked = elect_leaders(core, frame, asker).await?;
+            let asked = operate::elect_leaders(core, frame, asker).await?;
             send(stream, &proto::ElectLeaderReply { asked }).await?;
         }
-        FrameKind::ClusterStatusRequest => send(stream, &cluster_status(core)).await?,
+        FrameKind::ClusterStatusRequest => send(stream, &operate::cluster_status(core)).await?,
+        FrameKind::RecoverRequest => send(stream, &operate::recover(core, frame.message()?).await?).await?,
+        FrameKind::ReplicaEndsRequest if asker == Asker::Peer => send(stream, &operate::replica_ends(core)).await?,
         FrameKind::StoreModuleRequest if asker == Asker::Peer => {
             let request: proto::StoreModuleRequest = frame.message()?;
             core.plugins.store(&request.digest, frame.body.clone()).await?;
@@ -217,115 +225,8 @@ async fn make_on_first_use(core: &Rc<Core>, name: &str) -> Result<proto::Topic, 
     }
 }
 
-fn malformed(e: FrameError) -> RemoteError {
+pub(crate) fn malformed(e: FrameError) -> RemoteError {
     RemoteError::new(ErrorCode::Malformed, e.to_string())
-}
-
-/// Each partition as its leader sees it; this broker asks the others for theirs.
-async fn describe_topic(core: &Rc<Core>, name: &str, asker: Asker) -> Result<proto::DescribeTopicReply, RemoteError> {
-    let topic = core.shard.metadata().topic(name).cloned().map_err(|e| core.remote(&e))?;
-    let mut partitions: Vec<_> = (0..topic.partitions).map(|index| partition_state(core, topic.id, index)).collect();
-    if asker != Asker::Peer {
-        let mut others: Vec<u32> =
-            partitions.iter().map(|p| p.leader).filter(|l| *l != 0 && *l != core.broker_id).collect();
-        others.sort();
-        others.dedup();
-        for other in others {
-            let request = Frame::of(&proto::DescribeTopicRequest { name: name.to_owned() });
-            let answer = core.peers.request(BrokerId(other), request.header_and_head(), Vec::new()).await;
-            let Ok(Ok(answer)) = answer.map(|a| a.message::<proto::DescribeTopicReply>()) else { continue };
-            for (mine, theirs) in partitions.iter_mut().zip(answer.partitions) {
-                if theirs.leader == other {
-                    *mine = theirs;
-                }
-            }
-        }
-    }
-    Ok(proto::DescribeTopicReply { topic: Some(core.describe(&topic)), partitions })
-}
-
-fn partition_state(core: &Core, topic: TopicId, index: u32) -> proto::PartitionState {
-    let name = TopicPartition::new(topic, index);
-    let state = core.shard.state(&name);
-    let leader = core.shard.leader(&name);
-    let followers = core.shard.followers(&name);
-    let mine = state.filter(|s| s.is_serving).map(|_| proto::ReplicaState {
-        broker: core.broker_id,
-        voter: true,
-        active: true,
-        lag_entries: 0,
-    });
-    let theirs = followers.iter().map(|f| proto::ReplicaState {
-        broker: f.replica.broker().0,
-        voter: f.is_voter,
-        active: f.is_active,
-        lag_entries: f.lag_entries,
-    });
-    let mut replicas: Vec<_> = theirs.chain(mine).collect();
-    replicas.sort_by_key(|r| r.broker);
-    proto::PartitionState {
-        index,
-        log_start_offset: core.shard.log_start(&name).0,
-        high_watermark: state.map_or(0, |s| s.high_watermark.0),
-        log_end_offset: state.map_or(0, |s| s.log_end.0),
-        bytes: core.shard.bytes(&name),
-        leader_epoch: leader.map_or(0, |(epoch, _)| epoch.0),
-        offline: core.shard.offline(&name).unwrap_or_default(),
-        leader: leader.map_or(0, |(_, b)| b.0),
-        replicas,
-    }
-}
-
-/// Each leader hands its own partitions over, so every broker is asked once.
-async fn elect_leaders(core: &Rc<Core>, frame: &Frame, asker: Asker) -> Result<u32, RemoteError> {
-    let request: proto::ElectLeaderRequest = frame.message().map_err(malformed)?;
-    let topic = core.shard.metadata().topic(&request.topic).cloned().map_err(|e| core.remote(&e))?;
-    if let Some(bad) = request.partitions.iter().find(|p| **p >= topic.partitions) {
-        core.find_partition(&TopicPartition::new(topic.id, *bad))?;
-    }
-    let wanted = |p: &u32| request.partitions.is_empty() || request.partitions.contains(p);
-    let mut asked = 0;
-    for partition in (0..topic.partitions).filter(wanted) {
-        let name = TopicPartition::new(topic.id, partition);
-        let preferred = topic.replicas[partition as usize].first().map(|r| r.broker().0);
-        if core.shard.state(&name).is_some_and(|s| s.is_serving) && preferred != Some(core.broker_id) {
-            core.shard.elect_preferred(name);
-            asked += 1;
-        }
-    }
-    if asker != Asker::Peer {
-        let others: Vec<BrokerId> = core.shard.metadata().brokers().map(|b| b.id).collect();
-        for other in others.into_iter().filter(|b| b.0 != core.broker_id) {
-            let answer = core.peers.request(other, frame.header_and_head(), Vec::new()).await;
-            if let Ok(Ok(reply)) = answer.map(|a| a.message::<proto::ElectLeaderReply>()) {
-                asked += reply.asked;
-            }
-        }
-    }
-    Ok(asked)
-}
-
-fn cluster_status(core: &Core) -> proto::ClusterStatusReply {
-    let metadata = core.shard.metadata();
-    let names: Vec<TopicPartition> =
-        metadata.topics().flat_map(|t| (0..t.partitions).map(|p| TopicPartition::new(t.id, p))).collect();
-    let (topics, partitions) = (metadata.topics().count() as u32, names.len() as u32);
-    drop(metadata);
-    let is_behind = |n: &&TopicPartition| {
-        let followers = core.shard.followers(n);
-        followers.iter().any(|f| !f.is_active || f.lag_entries > 0 || !f.is_voter)
-    };
-    proto::ClusterStatusReply {
-        cluster_id: core.cluster_id.clone(),
-        controller: core.shard.controller().map_or(0, |c| c.0),
-        brokers: core.brokers(),
-        controllers: core.controllers.clone(),
-        topics,
-        partitions,
-        without_leader: names.iter().filter(|n| core.shard.leader(n).is_none()).count() as u32,
-        behind: names.iter().filter(is_behind).count() as u32,
-        asked: core.broker_id,
-    }
 }
 
 async fn fetch_plugin(

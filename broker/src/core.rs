@@ -231,6 +231,8 @@ impl Core {
         let code = match error {
             ControlError::Name { .. } | ControlError::Range { .. } => ErrorCode::InvalidRequest,
             ControlError::TooFewBrokers { .. } | ControlError::BrokerIdTaken { .. } => ErrorCode::InvalidRequest,
+            ControlError::DirectoryLost { .. } | ControlError::UnknownBroker(_) => ErrorCode::InvalidRequest,
+            ControlError::BrokerAlive(_) | ControlError::BrokerSilent(_) => ErrorCode::InvalidRequest,
             ControlError::TopicExists(_) => ErrorCode::TopicExists,
             ControlError::UnknownTopic(_) => ErrorCode::UnknownTopic,
             ControlError::UnknownPlugin(_) => ErrorCode::UnknownPlugin,

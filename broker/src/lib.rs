@@ -12,9 +12,11 @@ mod disk;
 mod fetch;
 mod identity;
 mod metrics;
+mod operate;
 mod peers;
 mod plugins;
 mod produce;
+mod recover;
 mod shard;
 mod stream;
 mod tls;
@@ -29,6 +31,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 pub use cluster::{BrokerSpec, ConfigFile, add_broker, certify_client, init_cluster};
 pub use identity::DirectoryError;
+pub use recover::{MetadataCopy, recover_metadata};
 use thalweg_broker_core::{Node, NodeConfig};
 use thalweg_commit_log::Damage;
 use thalweg_control::Broker;
@@ -146,19 +149,7 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
         controllers: vec![(me.0, address.ip().to_string(), address.port())],
         tls_dir: own_tls.clone(),
     });
-    let node_config = NodeConfig {
-        broker: Broker {
-            id: me,
-            directory: directory.directory_id(),
-            incarnation: directory.incarnation,
-            host: member.advertised.0.clone(),
-            port: member.advertised.1,
-            rack: member.rack.clone(),
-            metadata_replica: ReplicaId(0),
-        },
-        controllers: member.controllers.iter().map(|(id, ..)| BrokerId(*id)).collect(),
-        is_founder: directory.identity.founder,
-    };
+    let node_config = node_config(&directory, &member);
     let seed = Uuid::new_v4().as_u64_pair().0;
     let (node, recovery) = Node::open(disk, node_config, Default::default(), seed)?;
     for damage in &recovery.damages {
@@ -231,6 +222,22 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
     result
 }
 
+fn node_config(directory: &DataDirectory, member: &Member) -> NodeConfig {
+    NodeConfig {
+        broker: Broker {
+            id: BrokerId(directory.identity.broker_id),
+            directory: directory.directory_id(),
+            incarnation: directory.incarnation,
+            host: member.advertised.0.clone(),
+            port: member.advertised.1,
+            rack: member.rack.clone(),
+            metadata_replica: ReplicaId(0),
+        },
+        controllers: member.controllers.iter().map(|(id, ..)| BrokerId(*id)).collect(),
+        is_founder: directory.identity.founder,
+    }
+}
+
 /// Waits until the cluster knows this broker, and this broker the cluster.
 async fn registered(core: &Core) {
     if tokio::time::timeout(Duration::from_secs(5), core.registered()).await.is_err() {
@@ -250,7 +257,20 @@ fn ended(why: Result<String, tokio::task::JoinError>) -> anyhow::Error {
 }
 
 async fn watch_gauges(shard: std::rc::Rc<Shard>, metrics: Metrics) {
+    let mut was_ready = true;
     loop {
+        // Not before the first registration, which says so itself.
+        let is_ready = shard.is_in_touch();
+        if shard.is_registered() && is_ready != was_ready {
+            was_ready = is_ready;
+            metrics.ready.store(is_ready, Ordering::Relaxed);
+            match is_ready {
+                true => tracing::info!("in touch with the cluster's controller again"),
+                false => tracing::warn!(
+                    "out of touch with the cluster's controller: too few controllers can be reached from here"
+                ),
+            }
+        }
         metrics.log_memory_bytes.set(shard.memory_bytes() as u64);
         metrics.storage_full.set(shard.is_full() as i64);
         tokio::time::sleep(Duration::from_secs(1)).await;

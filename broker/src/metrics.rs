@@ -114,6 +114,9 @@ async fn text(State(metrics): State<Metrics>) -> impl IntoResponse {
 async fn ready(State(metrics): State<Metrics>) -> impl IntoResponse {
     match metrics.ready.load(Ordering::Relaxed) {
         true => (StatusCode::OK, "ready\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n"),
+        false => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: starting, stopping, or out of touch with the cluster's controller\n",
+        ),
     }
 }

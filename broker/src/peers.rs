@@ -13,7 +13,7 @@ use bytes::Bytes;
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use thalweg_broker_core::NodeMessage;
 use thalweg_control::ControlError;
-use thalweg_model::BrokerId;
+use thalweg_model::{BrokerId, DirectoryId};
 use thalweg_wire::{ErrorCode, Frame, FrameKind, RemoteError, proto};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -327,8 +327,10 @@ async fn greet(core: &Core, connection: &Connection) -> Result<Guest> {
     } else if hello.broker_id == core.broker_id {
         Some(format!("broker {} is this one; give the other one another id", hello.broker_id))
     } else if let Ok(directory) = hello.directory_id[..].try_into() {
+        let given_up = core.shard.metadata().check_directory(BrokerId(hello.broker_id), DirectoryId(directory)).err();
         guest = Guest::enter(&core.peers, BrokerId(hello.broker_id), directory);
-        guest.is_none().then(|| taken(core, BrokerId(hello.broker_id)).to_string())
+        let taken = guest.is_none().then(|| taken(core, BrokerId(hello.broker_id)));
+        given_up.or(taken).map(|e| e.to_string())
     } else {
         Some("a directory id has 16 bytes".to_owned())
     };

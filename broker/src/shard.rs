@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use thalweg_broker_core::{ChangeError, Node, NodeMessage, Output};
 use thalweg_commit_log::{Completion, OpId, ReadOutcome};
 use thalweg_control::{Answer, Metadata, Request};
-use thalweg_model::{BrokerId, LeaderEpoch, Offset, PinEpoch, RecordBatch, TopicPartition};
+use thalweg_model::{BrokerId, LeaderEpoch, Offset, PinEpoch, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
 use thalweg_replica::{Acks, FollowerState, GroupState, Now, Output as ReplicaOutput, ProduceError, Ticket};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, oneshot, watch};
@@ -232,12 +232,24 @@ impl Shard {
         self.node.borrow().is_registered()
     }
 
+    pub(crate) fn is_in_touch(&self) -> bool {
+        self.node.borrow().is_in_touch(self.now())
+    }
+
     pub(crate) fn live(&self) -> Vec<BrokerId> {
         self.node.borrow().live(self.now())
     }
 
     pub(crate) fn leader(&self, name: &TopicPartition) -> Option<(LeaderEpoch, BrokerId)> {
         self.node.borrow().leader(name)
+    }
+
+    /// Where the log of each copy here ends, of those that can vouch for it.
+    pub(crate) fn replica_ends(&self) -> Vec<(TopicPartition, ReplicaId, (LeaderEpoch, RaftIndex, Offset))> {
+        let node = self.node.borrow();
+        let replicas = node.replicas();
+        let end = |name: TopicPartition| Some((name, replicas.settings(&name)?.replica, replicas.end(&name)?));
+        replicas.log().partitions().filter_map(end).collect()
     }
 
     pub(crate) fn followers(&self, name: &TopicPartition) -> Vec<FollowerState> {

@@ -251,6 +251,19 @@ pub struct ClusterStatus {
     pub without_leader: u32,
 }
 
+/// A partition that lost the majority of its replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveredPartition {
+    /// Its topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// The broker whose copy goes on alone; `None`: no copy is left, the partition starts empty.
+    pub kept_by: Option<u32>,
+    /// Where what that copy holds ends.
+    pub end_offset: u64,
+}
+
 /// Where a partition begins and ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionOffsets {
@@ -365,6 +378,23 @@ impl Client {
         let request = proto::ElectLeaderRequest { topic: topic.to_owned(), partitions: partitions.to_vec() };
         let reply: proto::ElectLeaderReply = self.request(request).await?;
         Ok(reply.asked)
+    }
+
+    /// Gives up brokers whose disks are lost for ever, and goes on with what the others hold; without `accept_loss` only tells
+    /// what that would mean for the partitions that lost the majority of their replicas.
+    ///
+    /// # Errors
+    /// `invalid` for a broker that is alive, or unknown, or while another one cannot be reached that holds copies.
+    pub async fn recover(&self, lost: &[u32], accept_loss: bool) -> Result<Vec<RecoveredPartition>> {
+        let request = proto::RecoverRequest { lost: lost.to_vec(), accept_loss };
+        let reply: proto::RecoverReply = self.request(request).await?;
+        let partition = |p: proto::RecoveredPartition| RecoveredPartition {
+            topic: p.topic,
+            partition: p.partition,
+            kept_by: Some(p.kept_by).filter(|b| *b != 0),
+            end_offset: p.end_offset,
+        };
+        Ok(reply.partitions.into_iter().map(partition).collect())
     }
 
     /// How the cluster is: from its controller, which alone knows who is alive.

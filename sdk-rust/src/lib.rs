@@ -32,7 +32,7 @@ mod stream;
 pub use address::{DevContext, dev_context_path};
 pub use client::{
     BrokerInfo, Client, ClientBuilder, ClusterStatus, FollowerStatus, PartitionOffsets, PartitionStatus, PluginInfo,
-    Topic, TopicDescription, TopicInfo, connect,
+    RecoveredPartition, Topic, TopicDescription, TopicInfo, connect,
 };
 pub use consumer::{Batch, Consumer, ConsumerBuilder, ConsumerRecord, Part};
 pub use error::Error;

@@ -109,23 +109,12 @@ async fn a_replaced_disk_is_rebuilt_and_an_added_broker_is_used() {
     std::fs::remove_dir_all(folder.path().join("broker-2/data")).unwrap();
     tokio::time::sleep(Duration::from_secs(4)).await;
     cluster.restart(2);
-    let whole = async || {
-        for _ in 0..200 {
-            let described = client.describe_topic("t").await.unwrap();
-            let p = &described.partitions[0];
-            if p.followers.len() == 3 && p.followers.iter().all(|f| f.is_voter && f.is_active && f.lag_batches == 0) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        panic!("not whole again: {:?}", client.describe_topic("t").await);
-    };
-    whole().await;
+    whole(&client, 3).await;
     // What the rebuilt one holds is enough: the other two may go, one after the other.
     cluster.kill(1);
     producer.send(Record::new("500")).await.unwrap();
     cluster.restart(1);
-    whole().await;
+    whole(&client, 3).await;
     cluster.kill(3);
     assert_eq!(read_all(&client, "t").await[&0].len(), 501);
     cluster.restart(3);
@@ -139,6 +128,98 @@ async fn a_replaced_disk_is_rebuilt_and_an_added_broker_is_used() {
     at.send_batch((0..80).map(|i| Record::new(i.to_string())).collect()).await.unwrap();
     let ends: u64 = client.offsets("wide", Position::Latest).await.unwrap().iter().map(|o| o.offset).sum();
     assert!(ends >= 80);
+}
+
+fn recover(arguments: &[&str]) -> String {
+    let output = Command::new(thalweg()).args(["cluster", "recover"]).args(arguments).output().unwrap();
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+/// Two of three disks are lost for ever, controllers included: an operator goes on with the third.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_lost_its_majority_goes_on_with_what_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(folder.path(), 3);
+    let client = client_of(&cluster, 1).await;
+    client.create_topic("t", Topic::partitions(2).replication_factor(3)).await.unwrap();
+    client.create_topic("solo", Topic::partitions(3).replication_factor(1)).await.unwrap();
+    let producer = client.producer("t").build().await.unwrap();
+    producer.send_batch((0..500).map(|i| Record::new(i.to_string())).collect()).await.unwrap();
+    producer.close().await.unwrap();
+    // Followers hear of it, so that the one that stays has everything.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (config, ca) = (folder.path().join("broker-1/broker.toml"), folder.path().join("ca.pem"));
+    let config = config.to_str().unwrap();
+    assert!(recover(&["--config", config]).contains("in use by another broker"));
+    for id in 1..=3 {
+        cluster.kill(id);
+    }
+    for id in [2, 3] {
+        std::fs::rename(folder.path().join(format!("broker-{id}/data")), folder.path().join(format!("old-{id}")))
+            .unwrap();
+    }
+    let said = recover(&["--config", config]);
+    assert!(said.contains("ends at entry") && said.contains("Nothing was changed"), "{said}");
+    let said = recover(&["--config", config, "--accept-loss"]);
+    assert!(said.contains("broker 1 decides alone"), "{said}");
+    tokio::task::block_in_place(|| cluster.restart(1));
+    let address = cluster.address(1);
+    let lost = ["--lost", "2,3", "--broker", &address, "--ca", ca.to_str().unwrap()];
+    let mut said = recover(&lost);
+    for _ in 0..50 {
+        // A controller that was just elected gives everybody a moment to be heard.
+        if !said.contains("heard of a moment ago") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        said = recover(&lost);
+    }
+    assert!(said.contains("Nothing was changed") && said.contains("nobody: it starts empty"), "{said}");
+    let said = recover(&[&lost[..], &["--accept-loss"]].concat());
+    assert!(said.contains("Brokers 2,3 are given up"), "{said}");
+    let client = client_of(&cluster, 1).await;
+    let read: usize = read_all(&client, "t").await.values().map(Vec::len).sum();
+    assert_eq!(read, 500, "the copy that was left holds everything");
+    client.producer("t").build().await.unwrap().send(Record::new("500")).await.unwrap();
+    client.producer("solo").build().await.unwrap().send_batch(vec![Record::new("x"); 30]).await.unwrap();
+    // A disk that was given up does not come back; an empty one is rebuilt.
+    std::fs::rename(folder.path().join("old-2"), folder.path().join("broker-2/data")).unwrap();
+    let old = Command::new("timeout")
+        .args(["-s", "INT", "20"])
+        .arg(thalweg())
+        .arg("serve")
+        .arg("--config")
+        .arg(folder.path().join("broker-2/broker.toml"))
+        .args(["--http", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&old.stderr).into_owned();
+    assert!(said.contains("was given up") && said.contains("empty data directory"), "{said}");
+    std::fs::remove_dir_all(folder.path().join("broker-2/data")).unwrap();
+    for id in [2, 3] {
+        tokio::task::block_in_place(|| cluster.restart(id));
+    }
+    whole(&client, 3).await;
+    cluster.kill(1);
+    let read: usize = read_all(&client, "t").await.values().map(Vec::len).sum();
+    assert_eq!(read, 501, "the rebuilt ones hold everything too");
+}
+
+/// Waits until every replica of the topic "t" is a voter with everything.
+async fn whole(client: &Client, replicas: usize) {
+    let mut last = None;
+    for _ in 0..200 {
+        let described = client.describe_topic("t").await.unwrap();
+        let is_whole = |p: &thalweg::PartitionStatus| {
+            p.followers.len() == replicas && p.followers.iter().all(|f| f.is_voter && f.is_active && f.lag_batches == 0)
+        };
+        if described.partitions.iter().all(is_whole) {
+            return;
+        }
+        last = Some(described);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("not whole again: {last:?}");
 }
 
 /// Issue 4, "Bad input".

@@ -85,6 +85,15 @@ fn metadata_records_of_a_cluster() {
     let replicas = vec![ReplicaId::new(BrokerId(3), 1), ReplicaId::new(BrokerId(1), 0)];
     let assigned = MetadataRecord::ReplicasAssigned { topic: TopicId([0xcd; 16]), partition: 2, replicas };
     check("replicas-assigned", &assigned.encode());
+    let lost = MetadataRecord::DirectoryLost { broker: BrokerId(2), directory: DirectoryId([0x22; 16]) };
+    check("directory-lost", &lost.encode());
+    let recovered = MetadataRecord::PartitionRecovered {
+        topic: TopicId([0xcd; 16]),
+        partition: 2,
+        replicas: vec![ReplicaId::new(BrokerId(1), 1), ReplicaId::new(BrokerId(2), 1)],
+        from: Some(ReplicaId::new(BrokerId(1), 0)),
+    };
+    check("partition-recovered", &recovered.encode());
 }
 
 #[test]

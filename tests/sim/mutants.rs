@@ -28,6 +28,10 @@ impl Mutant {
         ("a rebuilding leaves out batches", Mutant::Replica(Replica::CatchUpSkipsBatches)),
         ("a half rebuilt replica votes", Mutant::Replica(Replica::IncompleteVotes)),
         ("messages for another copy are taken", Mutant::Replica(Replica::ReplicaIdIgnored)),
+        (
+            "a copy that goes on alone drops what it did not know as decided",
+            Mutant::Replica(Replica::TakeOverDropsTail),
+        ),
         ("a replica that lost its disk keeps its id", Mutant::Replica(Replica::RetiredIdReused)),
         ("latest not confirmed by the quorum", Mutant::Replica(Replica::LatestNotConfirmed)),
         ("a gap answered without asking the quorum", Mutant::Replica(Replica::GapNotConfirmed)),

@@ -123,6 +123,8 @@ struct Node {
     rotten: bool,
     /// Its log's end may be damaged, or was: its replicas may go offline.
     torn: bool,
+    /// Its next start goes on without the other controllers.
+    recovers: bool,
     /// Up to where each partition's decided batches were compared.
     compared: BTreeMap<TopicPartition, u64>,
 }
@@ -282,6 +284,7 @@ impl World {
                 directory: 1,
                 rotten: false,
                 torn: false,
+                recovers: false,
                 compared: BTreeMap::new(),
             })
             .collect();
@@ -337,7 +340,11 @@ impl World {
         NodeConfig {
             broker: Broker {
                 id: broker(node),
-                directory: DirectoryId([if reused { 1 } else { n.directory }; 16]),
+                directory: DirectoryId(std::array::from_fn(|i| match (i, reused) {
+                    (0, _) => node as u8,
+                    (_, true) => 1,
+                    (_, false) => n.directory,
+                })),
                 incarnation: n.incarnation,
                 host: format!("b{node}"),
                 port: 1,
@@ -355,8 +362,59 @@ impl World {
             self.turn(true)?;
         }
         self.heal()?;
+        if !self.ended && self.nodes.len() > 1 && self.rng.chance(100_000) {
+            self.lose_the_majority()?;
+            self.heal()?;
+        }
         if !self.ended {
             self.restart_and_read_all()?;
+        }
+        Ok(())
+    }
+
+    /// All disks but one are lost for ever, and an operator goes on with that one (`thalweg cluster recover`). It held
+    /// everything, so everything stays; then the others come back empty.
+    fn lose_the_majority(&mut self) -> Result<(), String> {
+        let survivor = self.rng.below(self.nodes.len() as u64) as usize;
+        let lost: Vec<usize> = (0..self.nodes.len()).filter(|n| *n != survivor).collect();
+        self.note(|| format!("all are lost but {survivor}"));
+        for node in &lost {
+            self.crash(*node, false, false);
+            self.wipe(*node, "the disk is lost for ever");
+            self.nodes[*node].start_at_ms = u64::MAX;
+        }
+        let power = self.rng.chance(500_000);
+        self.crash(survivor, power, false);
+        self.nodes[survivor].recovers = true;
+        self.wait(survivor, "is the controller again", |core| core.is_controller())?;
+        let live = vec![broker(survivor)];
+        let replicas = self.nodes[survivor].replicas().expect("it runs");
+        let mine = |p| Some(((name(p).topic, p), replicas.settings(&name(p))?.replica));
+        let survivors = (0..PARTITIONS).filter_map(mine).collect();
+        let (now, ticket) = (self.now(), self.ticket());
+        let request = Request::Recover { lost: lost.iter().map(|n| broker(*n)).collect(), live, survivors };
+        self.nodes[survivor].core.as_mut().expect("it runs").change(now, ticket, request);
+        self.wait(survivor, "serves everything alone", |core| {
+            let serves = |p| core.replicas().state(&name(p)).is_some_and(|s| s.is_serving);
+            core.metadata().topics().all(|t| t.taken_over.len() == PARTITIONS as usize && (0..PARTITIONS).all(serves))
+        })?;
+        for p in 0..PARTITIONS {
+            self.read_all(survivor, p)?;
+        }
+        lost.iter().for_each(|n| self.nodes[*n].start_at_ms = self.now_ms);
+        for _ in 0..500 {
+            self.turn(true)?;
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, node: usize, what: &str, done: impl Fn(&Core<SimDisk>) -> bool) -> Result<(), String> {
+        let deadline = self.now_ms + HEAL_MS;
+        while !self.nodes[node].core.as_ref().is_some_and(&done) {
+            if self.now_ms > deadline {
+                return Err(format!("{node} never {what}: {}", self.condition()));
+            }
+            self.turn(false)?;
         }
         Ok(())
     }
@@ -836,6 +894,9 @@ impl World {
         }
         let now = self.now();
         core.start(now);
+        if std::mem::take(&mut self.nodes[node].recovers) {
+            core.recover_metadata(now).map_err(|e| format!("{node} does not recover: {e}"))?;
+        }
         self.nodes[node].compared.clear();
         self.note(|| {
             let ends = recovery.partitions.iter().map(|p| format!("{}..{}", number(p.group), p.log_end));

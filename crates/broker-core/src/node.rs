@@ -120,6 +120,8 @@ pub struct Node<D> {
     registering: BTreeSet<BrokerId>,
     /// Replicas out of service.
     offline: BTreeMap<TopicPartition, String>,
+    /// When the controller last said that it knows this broker.
+    in_touch_ms: Option<u64>,
     /// First and last refusal in a row.
     refused_ms: Option<(u64, u64)>,
     /// Who leads partitions elsewhere, as the leaders say themselves.
@@ -157,6 +159,7 @@ impl<D: Disk> Node<D> {
             controller_since_ms: 0,
             registering: BTreeSet::new(),
             offline: BTreeMap::new(),
+            in_touch_ms: None,
             refused_ms: None,
             leaders: BTreeMap::new(),
             leads_anew: false,
@@ -250,6 +253,11 @@ impl<D: Disk> Node<D> {
         self.metadata.broker(me.id).is_some_and(|b| b.directory == me.directory && b.incarnation == me.incarnation)
     }
 
+    /// True while this broker is the controller, or hears of it.
+    pub fn is_in_touch(&self, now: Now) -> bool {
+        self.is_controller() || self.in_touch_ms.is_some_and(|at| now.mono_ms < at + SESSION_MS)
+    }
+
     /// Brokers that the controller heard of lately; on other brokers, all.
     pub fn live(&self, now: Now) -> Vec<BrokerId> {
         let is_live = |id: &BrokerId| {
@@ -257,6 +265,25 @@ impl<D: Disk> Node<D> {
             !self.was_controller || now.mono_ms < seen_ms + SESSION_MS
         };
         self.metadata.brokers().map(|b| b.id).filter(is_live).collect()
+    }
+
+    /// Goes on with this directory's copy of the metadata log alone, because the other controllers are lost for ever. Call it
+    /// before [`start`](Self::start) is followed by anything else; the copy then elects itself.
+    ///
+    /// # Errors
+    /// The directory holds no copy, or one that cannot vouch for anything.
+    pub fn recover_metadata(&mut self, now: Now) -> Result<(), String> {
+        let Some(settings) = self.replicas.settings(&METADATA) else {
+            return Err("it holds no copy of the cluster's metadata; run this on one of the controllers".into());
+        };
+        let replica = settings.replica;
+        if self.replicas.end(&METADATA).is_none() {
+            let what = self.replicas.log().offline(&METADATA).unwrap_or("it was being rebuilt from the others");
+            return Err(format!("its copy of the cluster's metadata cannot be used: {what}"));
+        }
+        self.replicas.take_over(now, METADATA, replica);
+        self.after(now);
+        Ok(())
     }
 
     /// Asks for a change; [`Output::Changed`] answers once it is on a quorum and applied here.
@@ -424,6 +451,7 @@ impl<D: Disk> Node<D> {
     /// A broker's side of the controller's answer.
     fn registered(&mut self, now: Now, replica: ReplicaId, controllers: Vec<BrokerId>) {
         self.refused_ms = None;
+        self.in_touch_ms = Some(now.mono_ms);
         if self.config.controllers.is_empty() {
             self.config.controllers = controllers;
         }
@@ -682,5 +710,6 @@ fn settings(topic: &Topic, partition: usize, mine: ReplicaId) -> PartitionSettin
         first_voters: topic.first_replicas[partition].clone(),
         target: topic.replicas[partition].clone(),
         learners: Vec::new(),
+        takes_over: topic.taken_over.get(&(partition as u32)).copied(),
     }
 }

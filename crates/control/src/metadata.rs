@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use thalweg_model::limits::{PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX, REPLICATION_FACTOR_MAX, TOPICS_MAX};
-use thalweg_model::{BrokerId, NameError, PinEpoch, ReplicaId, TopicId, check_plugin_name, check_topic_name};
+use thalweg_model::{
+    BrokerId, DirectoryId, NameError, PinEpoch, ReplicaId, TopicId, check_plugin_name, check_topic_name,
+};
 use thiserror::Error;
 
 use crate::placement::place;
@@ -73,6 +75,15 @@ pub enum Request {
         /// The damaged copy. One that has been replaced already changes nothing.
         replica: ReplicaId,
     },
+    /// Go on without some brokers for ever, and with what is left of partitions that lost their majority.
+    Recover {
+        /// The brokers whose disks are given up.
+        lost: Vec<BrokerId>,
+        /// Brokers that were heard of lately.
+        live: Vec<BrokerId>,
+        /// Of each partition that lost its majority the copy with the longest log; a partition without one starts empty.
+        survivors: BTreeMap<(TopicId, u32), ReplicaId>,
+    },
 }
 
 /// What the asker gets once the records are on a quorum.
@@ -90,6 +101,8 @@ pub enum Answer {
     Registered(BrokerId),
     /// The replica is replaced.
     Replaced,
+    /// The cluster goes on without the lost brokers.
+    Recovered,
 }
 
 /// Why a request is refused; nothing changes.
@@ -147,6 +160,30 @@ pub enum ControlError {
         /// The other's address.
         address: String,
     },
+    /// The disk was given up.
+    #[error(
+        "data directory {directory} of broker {broker} was given up with `thalweg cluster recover`; start the broker with an \
+         empty data directory, and its replicas are rebuilt from the others"
+    )]
+    DirectoryLost {
+        /// The broker.
+        broker: BrokerId,
+        /// The directory.
+        directory: String,
+    },
+    /// No such broker.
+    #[error("there is no broker {0} in this cluster; `thalweg cluster status` lists its brokers")]
+    UnknownBroker(BrokerId),
+    /// Not lost at all.
+    #[error(
+        "broker {0} was heard of a moment ago: only brokers whose disks are lost for ever can be given up; stop it first if its disk is"
+    )]
+    BrokerAlive(BrokerId),
+    /// What it holds may be needed.
+    #[error(
+        "broker {0} holds copies of partitions that lost their majority and cannot be reached; start it, or name it as lost too"
+    )]
+    BrokerSilent(BrokerId),
     /// No such plugin.
     #[error("plugin {0:?} does not exist; upload it with `thalweg plugin upload`, or see `thalweg plugin list`")]
     UnknownPlugin(String),
@@ -175,6 +212,8 @@ pub struct Topic {
     pub replicas: Vec<Vec<ReplicaId>>,
     /// Those that it was made with.
     pub first_replicas: Vec<Vec<ReplicaId>>,
+    /// By partition: the copy whose log its successor took over, when the majority of the replicas was lost.
+    pub taken_over: BTreeMap<u32, ReplicaId>,
     /// Its partitioner.
     pub pin: Option<Pin>,
     /// Epoch of the pin.
@@ -192,6 +231,8 @@ pub struct Metadata {
     brokers: BTreeMap<BrokerId, Broker>,
     /// Topics that are gone, so that what a broker still holds of them can go too.
     deleted: BTreeSet<TopicId>,
+    /// Data directories that an operator has given up.
+    lost: BTreeSet<DirectoryId>,
     reserved: i64,
     /// Ids of a block that this process reserved and has not given out; those left over from before a restart, or from
     /// before another controller, are never used.
@@ -234,6 +275,9 @@ impl Metadata {
             Request::ReplaceReplica { topic, partition, replica } => {
                 Ok((self.replace(topic, partition, replica).into_iter().collect(), Answer::Replaced))
             }
+            Request::Recover { lost, live, survivors } => {
+                Ok((self.recover(&lost, &live, &survivors)?, Answer::Recovered))
+            }
         }
     }
 
@@ -250,6 +294,7 @@ impl Metadata {
     ) -> Result<(Vec<MetadataRecord>, Answer), ControlError> {
         let answer = Answer::Registered(broker.id);
         let id = broker.id;
+        self.check_directory(id, broker.directory)?;
         let Some(known) = self.brokers.get(&id) else {
             broker.metadata_replica = ReplicaId::new(id, broker.metadata_replica.generation());
             return Ok((vec![MetadataRecord::BrokerRegistered(broker)], answer));
@@ -267,7 +312,7 @@ impl Metadata {
             return Err(ControlError::BrokerIdTaken { id, directory: known.directory.to_string(), address });
         }
         // Another disk under the same number: every copy that stood on the old one is lost, and gets a successor.
-        broker.metadata_replica = ReplicaId::new(id, known.metadata_replica.generation() + 1);
+        broker.metadata_replica = known.metadata_replica.successor();
         let mut records = vec![MetadataRecord::BrokerRegistered(broker)];
         for topic in self.topics.values() {
             for (partition, replicas) in topic.replicas.iter().enumerate() {
@@ -280,8 +325,82 @@ impl Metadata {
         Ok((records, answer))
     }
 
+    /// Refuses a disk that was given up.
+    ///
+    /// # Errors
+    /// [`ControlError::DirectoryLost`].
+    pub fn check_directory(&self, broker: BrokerId, directory: DirectoryId) -> Result<(), ControlError> {
+        match self.lost.contains(&directory) {
+            true => Err(ControlError::DirectoryLost { broker, directory: directory.to_string() }),
+            false => Ok(()),
+        }
+    }
+
+    /// The partitions that cannot go on by themselves without some brokers.
+    pub fn without_majority<'a>(
+        &'a self,
+        lost: &'a [BrokerId],
+    ) -> impl Iterator<Item = (&'a Topic, u32, &'a [ReplicaId])> {
+        let all =
+            self.topics.values().flat_map(|t| t.replicas.iter().enumerate().map(move |(p, r)| (t, p as u32, &r[..])));
+        all.filter(|(_, _, replicas)| {
+            let left = replicas.iter().filter(|r| !lost.contains(&r.broker())).count();
+            left < replicas.len() && 2 * left <= replicas.len()
+        })
+    }
+
+    fn recover(
+        &self,
+        lost: &[BrokerId],
+        live: &[BrokerId],
+        survivors: &BTreeMap<(TopicId, u32), ReplicaId>,
+    ) -> Result<Vec<MetadataRecord>, ControlError> {
+        let mut records = Vec::new();
+        for id in lost {
+            let broker = self.brokers.get(id).ok_or(ControlError::UnknownBroker(*id))?;
+            if live.contains(id) {
+                return Err(ControlError::BrokerAlive(*id));
+            }
+            if !self.lost.contains(&broker.directory) {
+                records.push(MetadataRecord::DirectoryLost { broker: *id, directory: broker.directory });
+            }
+        }
+        let is_lost = |r: &ReplicaId| lost.contains(&r.broker());
+        let mut stuck = BTreeSet::new();
+        for (topic, partition, replicas) in self.without_majority(lost) {
+            stuck.insert((topic.id, partition));
+            if let Some(silent) = replicas.iter().find(|r| !is_lost(r) && !live.contains(&r.broker())) {
+                return Err(ControlError::BrokerSilent(silent.broker()));
+            }
+            let from = survivors.get(&(topic.id, partition)).copied().filter(|r| replicas.contains(r) && !is_lost(r));
+            let replicas = match from {
+                Some(_) => replicas.iter().map(|r| r.successor()).collect(),
+                None => {
+                    let able: Vec<&Broker> = self.brokers.values().filter(|b| live.contains(&b.id)).collect();
+                    let factor = replicas.len().min(able.len());
+                    let places = place(&able, self.topics.values(), 1, factor as u32).remove(0);
+                    // Nobody may take it for a copy that was there before.
+                    let newest = replicas.iter().map(|r| r.generation()).max().unwrap_or(0);
+                    places.iter().map(|r| ReplicaId::new(r.broker(), newest + 1)).collect()
+                }
+            };
+            records.push(MetadataRecord::PartitionRecovered { topic: topic.id, partition, replicas, from });
+        }
+        // Elsewhere the others have the majority, and rebuild what was lost once its broker has a new disk.
+        for topic in self.topics.values() {
+            for (partition, replicas) in topic.replicas.iter().enumerate() {
+                if replicas.iter().any(is_lost) && !stuck.contains(&(topic.id, partition as u32)) {
+                    let next = |r: &ReplicaId| if is_lost(r) { r.successor() } else { *r };
+                    let (partition, replicas) = (partition as u32, replicas.iter().map(next).collect());
+                    records.push(MetadataRecord::ReplicasAssigned { topic: topic.id, partition, replicas });
+                }
+            }
+        }
+        Ok(records)
+    }
+
     fn replace(&self, topic: Option<TopicId>, partition: u32, replica: ReplicaId) -> Option<MetadataRecord> {
-        let next = ReplicaId::new(replica.broker(), replica.generation() + 1);
+        let next = replica.successor();
         let Some(id) = topic else {
             let known = self.brokers.get(&replica.broker()).filter(|b| b.metadata_replica == replica)?;
             return Some(MetadataRecord::BrokerRegistered(Broker { metadata_replica: next, ..known.clone() }));
@@ -339,8 +458,18 @@ impl Metadata {
         match record {
             MetadataRecord::TopicCreated { id, name, replicas, pin, pin_epoch, config, .. } => {
                 let (partitions, first_replicas) = (replicas.len() as u32, replicas.clone());
-                let topic =
-                    Topic { id, name: name.clone(), partitions, replicas, first_replicas, pin, pin_epoch, config };
+                let taken_over = BTreeMap::new();
+                let topic = Topic {
+                    id,
+                    name: name.clone(),
+                    partitions,
+                    replicas,
+                    first_replicas,
+                    taken_over,
+                    pin,
+                    pin_epoch,
+                    config,
+                };
                 self.topics.insert(name, topic);
             }
             MetadataRecord::TopicDeleted { id } => {
@@ -353,6 +482,24 @@ impl Metadata {
                 if let Some(there) = found.and_then(|t| t.replicas.get_mut(partition as usize)) {
                     *there = replicas;
                 }
+            }
+            MetadataRecord::DirectoryLost { broker, directory } => {
+                self.lost.insert(directory);
+                if let Some(broker) = self.brokers.get_mut(&broker) {
+                    broker.metadata_replica = broker.metadata_replica.successor();
+                }
+            }
+            MetadataRecord::PartitionRecovered { topic, partition, replicas, from } => {
+                let found = self.topics.values_mut().find(|t| t.id == topic);
+                let Some(topic) = found.filter(|t| partition < t.partitions) else { return };
+                match from {
+                    Some(from) => drop(topic.taken_over.insert(partition, from)),
+                    None => {
+                        topic.taken_over.remove(&partition);
+                        topic.first_replicas[partition as usize] = replicas.clone();
+                    }
+                }
+                topic.replicas[partition as usize] = replicas;
             }
             MetadataRecord::PluginAdmitted(plugin) => {
                 let versions = self.plugins.entry(plugin.name.clone()).or_default();
@@ -524,6 +671,41 @@ mod tests {
         let gone =
             Request::ReplaceReplica { topic: Some(topic.id), partition: 0, replica: ReplicaId::new(BrokerId(2), 0) };
         assert_eq!(m.handle(0, gone).unwrap().0, []);
+    }
+
+    #[test]
+    fn recovery_keeps_the_longest_log_and_refuses_what_may_not_be_lost() {
+        let mut m = Metadata::default();
+        (1..=4).for_each(|id| register(&mut m, id, id as u8, ""));
+        run(&mut m, create_on(&[1, 2, 3], 1, 3)).unwrap();
+        let id = m.topic("placed").unwrap().id;
+        let (b, r) = (|id: u32| BrokerId(id), |b: u32, generation: u32| ReplicaId::new(BrokerId(b), generation));
+        let recover = |lost: &[u32], live: &[u32], kept: Option<ReplicaId>| Request::Recover {
+            lost: lost.iter().map(|id| b(*id)).collect(),
+            live: live.iter().map(|id| b(*id)).collect(),
+            survivors: kept.map(|r| ((id, 0), r)).into_iter().collect(),
+        };
+        let mut refused = |request| run(&mut m, request).unwrap_err();
+        assert_eq!(refused(recover(&[9], &[1], None)), ControlError::UnknownBroker(b(9)));
+        assert_eq!(refused(recover(&[2], &[1, 2, 3], None)), ControlError::BrokerAlive(b(2)));
+        assert_eq!(refused(recover(&[2, 3], &[4], None)), ControlError::BrokerSilent(b(1)));
+        // A minority: its copies are renewed, nothing else changes.
+        run(&mut m, recover(&[3], &[1, 2, 4], None)).unwrap();
+        let topic = m.topic("placed").unwrap();
+        assert_eq!(topic.replicas[0].iter().map(|r| r.generation()).sum::<u32>(), 1);
+        assert!(topic.replicas[0].contains(&r(3, 1)) && topic.taken_over.is_empty());
+        // A majority: the survivor goes on alone as its own successor.
+        run(&mut m, recover(&[2, 3], &[1, 4], Some(r(1, 0)))).unwrap();
+        let topic = m.topic("placed").unwrap();
+        assert_eq!(topic.taken_over.get(&0), Some(&r(1, 0)));
+        assert!([r(1, 1), r(2, 1), r(3, 2)].iter().all(|r| topic.replicas[0].contains(r)));
+        let old = Request::RegisterBroker { broker: broker(2, 2, ""), other_is_alive: false };
+        assert!(matches!(run(&mut m, old), Err(ControlError::DirectoryLost { .. })));
+        // Everything: it starts empty where somebody lives.
+        run(&mut m, recover(&[1, 2, 3], &[4], None)).unwrap();
+        let topic = m.topic("placed").unwrap();
+        assert_eq!((&topic.replicas[0], &topic.first_replicas[0]), (&vec![r(4, 3)], &vec![r(4, 3)]));
+        assert!(topic.taken_over.is_empty());
     }
 
     #[test]

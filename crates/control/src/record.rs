@@ -157,6 +157,24 @@ pub enum MetadataRecord {
         /// As in `TopicCreated`.
         replicas: Vec<ReplicaId>,
     },
+    /// An operator has given up a broker's data directory: nothing that it holds counts any more, and it may not come back.
+    DirectoryLost {
+        /// The broker.
+        broker: BrokerId,
+        /// Its directory.
+        directory: DirectoryId,
+    },
+    /// An operator goes on without the majority of a partition's replicas.
+    PartitionRecovered {
+        /// The topic.
+        topic: TopicId,
+        /// The partition.
+        partition: u32,
+        /// The replicas that there should be from now on, the preferred leader first.
+        replicas: Vec<ReplicaId>,
+        /// The copy whose log its successor among them takes over, alone; `None`: the partition starts empty.
+        from: Option<ReplicaId>,
+    },
     /// Producer ids below this have been given out, or may have been.
     ProducerIdsReserved {
         /// First id that nobody has.
@@ -241,6 +259,18 @@ impl MetadataRecord {
                 out.put_u32_le(*partition);
                 put_replicas(&mut out, replicas);
             }
+            MetadataRecord::DirectoryLost { broker, directory } => {
+                out.put_slice(&[7, 1]);
+                out.put_u32_le(broker.0);
+                out.put_slice(&directory.0);
+            }
+            MetadataRecord::PartitionRecovered { topic, partition, replicas, from } => {
+                out.put_slice(&[8, 1]);
+                out.put_slice(&topic.0);
+                out.put_u32_le(*partition);
+                put_replicas(&mut out, replicas);
+                out.put_u64_le(from.map_or(0, |r| r.0));
+            }
         }
         out.into()
     }
@@ -250,7 +280,7 @@ impl MetadataRecord {
         let &[kind, layout, ref rest @ ..] = data else {
             return Err(RecordError::Malformed { kind: 0 });
         };
-        if !(1..=6).contains(&kind) || layout != 1 {
+        if !(1..=8).contains(&kind) || layout != 1 {
             return Err(RecordError::Newer { kind, layout });
         }
         let mut rest = rest;
@@ -260,7 +290,9 @@ impl MetadataRecord {
             3 => plugin(&mut rest).map(MetadataRecord::PluginAdmitted),
             4 => rest.try_get_i64_le().ok().map(|next| MetadataRecord::ProducerIdsReserved { next }),
             5 => broker(&mut rest).map(MetadataRecord::BrokerRegistered),
-            _ => replicas_assigned(&mut rest),
+            6 => replicas_assigned(&mut rest),
+            7 => directory_lost(&mut rest),
+            _ => partition_recovered(&mut rest),
         };
         record.filter(|_| rest.is_empty()).ok_or(RecordError::Malformed { kind })
     }
@@ -327,6 +359,22 @@ fn replicas_assigned(data: &mut &[u8]) -> Option<MetadataRecord> {
         topic: TopicId(take_array(data)?),
         partition: data.try_get_u32_le().ok()?,
         replicas: take_replicas(data)?,
+    })
+}
+
+fn directory_lost(data: &mut &[u8]) -> Option<MetadataRecord> {
+    Some(MetadataRecord::DirectoryLost {
+        broker: BrokerId(data.try_get_u32_le().ok()?),
+        directory: DirectoryId(take_array(data)?),
+    })
+}
+
+fn partition_recovered(data: &mut &[u8]) -> Option<MetadataRecord> {
+    Some(MetadataRecord::PartitionRecovered {
+        topic: TopicId(take_array(data)?),
+        partition: data.try_get_u32_le().ok()?,
+        replicas: take_replicas(data)?,
+        from: Some(ReplicaId(data.try_get_u64_le().ok()?)).filter(|r| *r != ReplicaId(0)),
     })
 }
 
@@ -406,6 +454,19 @@ mod tests {
                 metadata_replica: ReplicaId(3),
             }),
             MetadataRecord::ReplicasAssigned { topic: TopicId([1; 16]), partition: 2, replicas: vec![ReplicaId(7)] },
+            MetadataRecord::DirectoryLost { broker: BrokerId(2), directory: DirectoryId([5; 16]) },
+            MetadataRecord::PartitionRecovered {
+                topic: TopicId([1; 16]),
+                partition: 2,
+                replicas: vec![ReplicaId(7), ReplicaId(9)],
+                from: Some(ReplicaId(3)),
+            },
+            MetadataRecord::PartitionRecovered {
+                topic: TopicId([1; 16]),
+                partition: 0,
+                replicas: vec![ReplicaId(7)],
+                from: None,
+            },
         ];
         for record in records {
             let bytes = record.encode();

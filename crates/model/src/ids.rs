@@ -76,6 +76,11 @@ impl ReplicaId {
     pub fn generation(self) -> u32 {
         (self.0 >> 32) as u32
     }
+
+    /// The next copy on the same broker.
+    pub fn successor(self) -> ReplicaId {
+        ReplicaId::new(self.broker(), self.generation() + 1)
+    }
 }
 
 impl Offset {

@@ -64,6 +64,8 @@ pub enum Mutant {
     LatestNotConfirmed,
     /// A gap in a producer's numbers is answered without asking the quorum.
     GapNotConfirmed,
+    /// A copy that goes on alone leaves out what it did not know to be decided.
+    TakeOverDropsTail,
     /// An installation counts before it is synced.
     InstallNotSynced,
     /// An acknowledgement from an older term counts.

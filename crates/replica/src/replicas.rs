@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use thalweg_commit_log::{
-    CommitLog, Completion, Config, Configuration, Disk, DiskError, HardState, LogEvent, Lsn, MemberChange, OpId,
-    OpenError, ReadOutcome, Recovery,
+    CommitLog, Completion, Config, Configuration, Disk, DiskError, HardState, Install, LogEvent, Lsn, MemberChange,
+    OpId, OpenError, ReadOutcome, Recovery,
 };
 use thalweg_model::{
     BrokerId, DirectoryId, LeaderEpoch, Offset, PinEpoch, RaftIndex, RecordBatch, ReplicaId, TopicPartition,
@@ -42,6 +42,8 @@ pub struct PartitionSettings {
     pub target: Vec<ReplicaId>,
     /// Who should follow without a vote.
     pub learners: Vec<ReplicaId>,
+    /// An operator has given up the majority: if `replica` is this copy's successor, it takes over its log, alone.
+    pub takes_over: Option<ReplicaId>,
 }
 
 /// What happened, for the shell to pass on.
@@ -68,6 +70,12 @@ pub enum Output {
     Offline(TopicPartition, String),
     /// The directory is lost to this process: it must end.
     Fatal(DiskError),
+}
+
+impl PartitionSettings {
+    fn takes_over_from(&self, stored: ReplicaId) -> bool {
+        self.takes_over == Some(stored) && self.replica == stored.successor()
+    }
 }
 
 struct Partition {
@@ -140,7 +148,8 @@ impl<D: Disk> Replicas<D> {
         }
         let stored = self.log.hard_state(&name).map(|s| s.replica);
         let is_other = stored.is_some_and(|r| r != settings.replica && r != ReplicaId(0));
-        if is_other && !self.is_planted(Mutant::RetiredIdReused) {
+        let takes_over = stored.is_some_and(|r| settings.takes_over_from(r));
+        if is_other && !takes_over && !self.is_planted(Mutant::RetiredIdReused) {
             self.log.drop_partition(name);
         }
         self.log.create_partition(name);
@@ -174,6 +183,10 @@ impl<D: Disk> Replicas<D> {
         if (self.log.is_incomplete(&name) && !awake) || (self.log.is_installing(&name) && !early) {
             return;
         }
+        let (replica, stored) = (partition.settings.replica, self.log.hard_state(&name).map(|s| s.replica));
+        if stored.is_some_and(|r| partition.settings.takes_over_from(r)) {
+            return self.take_over(now, name, replica);
+        }
         // A copy that was added later does not belong to the first voters, and starts empty: it must hear of its membership
         // from the leader before it does anything.
         let recovered = Recovered {
@@ -200,6 +213,12 @@ impl<D: Disk> Replicas<D> {
         if partition.settings.replica == settings.replica {
             partition.settings = settings;
             return;
+        }
+        if settings.takes_over_from(partition.settings.replica) && self.log.offline(&name).is_none() {
+            partition.settings = settings;
+            partition.catching_up = None;
+            self.sleep(name);
+            return self.wake(now, name);
         }
         // Another copy of the same partition: nothing of the old one may be taken for its own.
         self.remove(now, name);
@@ -433,6 +452,15 @@ impl<D: Disk> Replicas<D> {
             self.partitions.get_mut(&name).expect("just seen").catching_up = None;
             return self.wake(now, name);
         }
+        let replica = self.partitions[&name].settings.replica;
+        self.put(now, name, install, replica, None);
+        if self.is_planted(Mutant::InstallNotSynced) {
+            self.installed(now, name);
+        }
+    }
+
+    /// Puts decided batches in place beneath a sleeping group; a later term may begin with them.
+    fn put(&mut self, now: Now, name: TopicPartition, install: Install, replica: ReplicaId, term: Option<LeaderEpoch>) {
         self.sleep(name);
         let first = self.partitions[&name].settings.first_voters.clone();
         let restarts = install.restarts_at.is_some();
@@ -458,11 +486,69 @@ impl<D: Disk> Replicas<D> {
         }
         // A restart forgets no term and no vote.
         let state = self.log.hard_state(&name).expect("the partition was created");
-        self.log.set_hard_state(name, HardState { replica: self.partitions[&name].settings.replica, ..state });
+        let state = match term {
+            Some(term) => HardState { term, vote: 0, replica },
+            None => HardState { replica, ..state },
+        };
+        self.log.set_hard_state(name, state);
         self.log.pump(now.mono_ms);
-        if self.is_planted(Mutant::InstallNotSynced) {
-            self.installed(now, name);
+    }
+
+    /// Goes on alone, as `replica`, with everything that this copy holds, because an operator says that the majority is lost
+    /// for ever: what stands here counts as decided, and so does a change of members to this one alone. What the others alone
+    /// held is lost. Call it again, at any later turn, until the group is awake.
+    pub fn take_over(&mut self, now: Now, name: TopicPartition, replica: ReplicaId) {
+        if self.log.is_flushing(&name) || self.log.is_full() || self.log.is_incomplete(&name) {
+            return;
         }
+        self.sleep(name);
+        let (mut offset, committed) = self.log.committed_end(&name).expect("the partition was created");
+        let mut members = self.log.last_configuration(&name).cloned().unwrap_or_default();
+        let drops = self.is_planted(Mutant::TakeOverDropsTail);
+        let above = self.log.entries(&name).filter(|(index, _)| *index >= committed && !drops);
+        let mut batches: Vec<RecordBatch> = above.map(|(_, batch)| batch.clone()).collect();
+        let mut term = self.log.hard_state(&name).expect("the partition was created").term;
+        term = term.max(self.log.segments_end(&name).expect("the partition was created").epoch);
+        for batch in &batches {
+            (offset, term) = (batch.end_offset(), term.max(batch.header().leader_epoch));
+            if let Some(changes) = batch.as_configuration().and_then(|c| MemberChange::decode_all(&c)) {
+                members = configuration_after(&members, &changes);
+            }
+        }
+        let term = LeaderEpoch(term.0 + 1);
+        // One simple change after the other: a joint one would ask the lost for their agreement.
+        loop {
+            let others = members.voters.iter().chain(&members.learners);
+            let changes = match others.copied().find(|r| *r != replica) {
+                // An empty change ends a joint configuration.
+                _ if !members.voters_outgoing.is_empty() => vec![],
+                _ if !members.voters.contains(&replica) => vec![MemberChange::Voter(replica)],
+                Some(other) => vec![MemberChange::Remove(other)],
+                None => break,
+            };
+            let batch = RecordBatch::configuration(offset, term, &MemberChange::encode_all(&changes));
+            offset = batch.end_offset();
+            batches.push(batch);
+            let before = std::mem::take(&mut members);
+            members = configuration_after(&before, &changes);
+            assert_ne!(members, before, "{name}: a change of members that changes nothing");
+        }
+        if batches.is_empty() {
+            return;
+        }
+        let install = Install { first_index: committed, batches, restarts_at: None, end: None };
+        self.put(now, name, install, replica, Some(term));
+    }
+
+    /// Where what a copy holds ends: term and index of its last entry, and the next offset; `None` for a copy that cannot
+    /// vouch for anything.
+    pub fn end(&self, name: &TopicPartition) -> Option<(LeaderEpoch, RaftIndex, Offset)> {
+        if self.log.offline(name).is_some() || self.log.is_incomplete(name) {
+            return None;
+        }
+        let end = self.log.segments_end(name)?;
+        let last = self.log.entries(name).last().map(|(i, b)| (b.header().leader_epoch, i, b.end_offset()));
+        Some(last.unwrap_or((end.epoch, end.index, end.offset)))
     }
 
     fn installed(&mut self, now: Now, name: TopicPartition) {

@@ -141,6 +141,10 @@ kinds! {
     PeerMessages = 35, PUSH_BYTES_MAX;
     StoreModuleRequest = 36, MODULE_BYTES_CEILING;
     StoreModuleReply = 37, 0;
+    RecoverRequest = 38, 0;
+    RecoverReply = 39, 0;
+    ReplicaEndsRequest = 40, 0;
+    ReplicaEndsReply = 41, 0;
 }
 
 /// A protobuf message that is the head of one frame kind.
