@@ -24,6 +24,8 @@ use super::rng::Rng;
 const PARTITIONS: u32 = 2;
 const PRODUCERS: usize = 3;
 const RUN_MS: u64 = 4_000;
+/// Some run longer, so that disks that were replaced are rebuilt while things go wrong.
+const LONG_RUN_MS: u64 = 10_000;
 /// After the faults stop, everything must be delivered within this.
 const HEAL_MS: u64 = 10_000;
 /// And every replica must be whole again within this: a replaced disk waits until its predecessor counts as dead.
@@ -91,6 +93,11 @@ struct Rates {
     push: u64,
     client_ms: u64,
     retention: bool,
+    run_ms: u64,
+    /// While a copy is being rebuilt on a node: that is when it hurts.
+    rebuilding_crash: u64,
+    /// Per million disconnections: the client forgets who leads, and begins anywhere.
+    forgets: u64,
 }
 
 struct Client {
@@ -222,7 +229,10 @@ impl World {
             transfer: rate(3_000),
             push: 100_000 + rate(900_000),
             client_ms: rate(20),
-            retention: rate(3) == 3,
+            retention: rate(3) >= 2,
+            run_ms: if rate(9) == 9 { LONG_RUN_MS } else { RUN_MS },
+            rebuilding_crash: rate(200_000),
+            forgets: rate(500_000),
         };
         let network = NetworkFaults {
             delay_ms: rate(20),
@@ -248,6 +258,7 @@ impl World {
             unflushed_bytes: 256 << 10,
             marker_idle_ms: 50,
             part_bytes: 4 << 10,
+            kept_bytes: 2 << 10 << rng.below(8),
             mutant: match mutant {
                 Some(Mutant::Log(m)) => Some(m),
                 _ => None,
@@ -357,7 +368,7 @@ impl World {
     }
 
     fn run(&mut self) -> Result<(), String> {
-        while self.now_ms < RUN_MS && !self.ended {
+        while self.now_ms < self.rates.run_ms && !self.ended {
             self.faults()?;
             self.turn(true)?;
         }
@@ -575,6 +586,12 @@ impl World {
             self.crash(node, false, false);
             self.wipe(node, "the disk is replaced");
         }
+        if let Some(node) = (0..size).find(|n| size > 1 && self.is_rebuilding(*n))
+            && self.rng.chance(r.rebuilding_crash)
+        {
+            let power = self.rng.chance(500_000);
+            self.crash(node, power, false);
+        }
         if self.rng.chance(r.pause) {
             let until = self.now_ms + self.rng.below(2_000);
             self.nodes[node].paused_until_ms = until;
@@ -586,6 +603,9 @@ impl World {
         for client in 0..self.clients.len() {
             if self.rng.chance(r.disconnect) {
                 self.disconnect(client, node, "cut by the network");
+                if self.rng.chance(r.forgets) {
+                    self.forget(client, node);
+                }
             }
         }
         if self.rng.chance(r.full) {
@@ -737,6 +757,21 @@ impl World {
                 c.core.disconnected(p, why);
             }
         }
+    }
+
+    /// The client lost what it knew of the cluster, and believes what a broker that may know nothing new says.
+    fn forget(&mut self, client: usize, node: usize) {
+        for other in 0..self.nodes.len() {
+            self.disconnect(client, other, "the client begins anew");
+        }
+        for p in 0..PARTITIONS {
+            self.clients[client].leaders[p as usize] = (node, 0);
+        }
+    }
+
+    fn is_rebuilding(&self, node: usize) -> bool {
+        let log = self.nodes[node].replicas().map(Replicas::log);
+        log.is_some_and(|l| groups().any(|(_, g)| l.is_incomplete(&g) || l.is_installing(&g)))
     }
 
     /// One millisecond.

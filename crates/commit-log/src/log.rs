@@ -45,6 +45,9 @@ pub struct Config {
     pub marker_idle_ms: u64,
     /// Most bytes sent at once to a replica that catches up.
     pub part_bytes: usize,
+    /// Entries of a partition that its replica keeps in memory for followers that are a little behind; a leader keeps eight times
+    /// as much while one is.
+    pub kept_bytes: usize,
     /// A planted bug; only the feature `mutants` heeds it.
     pub mutant: Option<crate::Mutant>,
 }
@@ -67,6 +70,7 @@ impl Default for Config {
             unflushed_bytes: 128 << 20,
             marker_idle_ms: 50,
             part_bytes: 1 << 20,
+            kept_bytes: 1 << 20,
             mutant: None,
         }
     }

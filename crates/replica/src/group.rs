@@ -26,10 +26,8 @@ use crate::raft_log::{RaftLog, configuration, entry_of};
 const ELECTION_TICKS: usize = 10;
 /// Most ticks withheld from a follower whose leader is silent.
 const JITTER_TICKS: u64 = 8;
-/// Entries that every replica keeps in memory, so that a new leader can serve followers that are a little behind.
-const KEPT_BYTES: usize = 1 << 20;
-/// Entries that a leader keeps for a follower that is behind; one that is further behind reads from segments.
-const KEPT_FOR_LAGGARDS_BYTES: usize = 8 << 20;
+/// A leader keeps so many times more entries for a follower that is behind; one that is further behind is sent segments.
+const KEPT_FOR_LAGGARDS: usize = 8;
 /// A learner with at most this many entries to go counts as caught up.
 const CAUGHT_UP_ENTRIES: u64 = 64;
 /// Ticks that a leader lets pass before it hands over to the replica that the placement prefers.
@@ -239,6 +237,8 @@ pub(crate) struct Group {
     ticks: u64,
     /// Tick at which each replica last spoke. raft-rs's own mark is reset every election time-out.
     heard: BTreeMap<ReplicaId, u64>,
+    /// Entries in memory, so that a new leader can serve followers that are a little behind.
+    kept_bytes: usize,
     /// A planted bug.
     pub(crate) mutant: Option<crate::Mutant>,
 }
@@ -248,6 +248,7 @@ impl Group {
     pub(crate) fn new<'a>(
         name: TopicPartition,
         me: ReplicaId,
+        kept_bytes: usize,
         recovered: Recovered<'a, impl Iterator<Item = (RaftIndex, &'a RecordBatch)>>,
     ) -> Self {
         let Recovered { hard_state, end, configuration, producers, entries } = recovered;
@@ -313,6 +314,7 @@ impl Group {
             led_ticks: 0,
             ticks: 0,
             heard: BTreeMap::new(),
+            kept_bytes,
             mutant: None,
         }
     }
@@ -944,8 +946,10 @@ impl Group {
         let others = raft.prs().iter().filter(|(id, _)| **id != self.me.0);
         let keep = match others.map(|(_, p)| p.matched).min() {
             None => 0,
-            Some(least) if raft.state == StateRole::Leader && least < self.applied.0 => KEPT_FOR_LAGGARDS_BYTES,
-            Some(_) => KEPT_BYTES,
+            Some(least) if raft.state == StateRole::Leader && least < self.applied.0 => {
+                KEPT_FOR_LAGGARDS * self.kept_bytes
+            }
+            Some(_) => self.kept_bytes,
         };
         self.node.mut_store().compact(self.applied.0, keep);
     }

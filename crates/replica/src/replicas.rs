@@ -107,6 +107,7 @@ pub struct Replicas<D> {
     next_reconcile_ms: u64,
     chance: u64,
     part_bytes: usize,
+    kept_bytes: usize,
     mutant: Option<Mutant>,
 }
 
@@ -125,6 +126,7 @@ impl<D: Disk> Replicas<D> {
             next_reconcile_ms: 0,
             chance: seed,
             part_bytes: config.part_bytes,
+            kept_bytes: config.kept_bytes,
             mutant: None,
         };
         Ok((replicas, recovery))
@@ -197,7 +199,7 @@ impl<D: Disk> Replicas<D> {
             entries: self.log.entries(&name),
         };
         let preferred = partition.settings.target.first() == Some(&partition.settings.replica);
-        let mut group = Group::new(name, partition.settings.replica, recovered);
+        let mut group = Group::new(name, partition.settings.replica, self.kept_bytes, recovered);
         group.mutant = self.mutant;
         partition.group = Some(group);
         // What stands in segments is on a quorum, whether or not anything follows soon.
