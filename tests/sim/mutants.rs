@@ -26,7 +26,7 @@ impl Mutant {
         ("pin epoch ignored", Mutant::Replica(Replica::PinEpochIgnored)),
         ("producers not handed over in a rebuilding", Mutant::Replica(Replica::ProducersNotHandedOver)),
         ("a rebuilding leaves out batches", Mutant::Replica(Replica::CatchUpSkipsBatches)),
-        ("a half rebuilt replica votes", Mutant::Replica(Replica::IncompleteVotes)),
+        ("a half rebuilt replica takes part as a whole one", Mutant::Replica(Replica::IncompleteAwake)),
         ("messages for another copy are taken", Mutant::Replica(Replica::ReplicaIdIgnored)),
         (
             "a copy that goes on alone drops what it did not know as decided",

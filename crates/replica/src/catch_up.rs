@@ -79,6 +79,11 @@ impl CatchingUp {
         self.end = Some(end);
     }
 
+    /// It needs not start over after all.
+    pub(crate) fn goes_on(&mut self) {
+        self.end = None;
+    }
+
     /// A part; `None` for one that is not what was asked for.
     pub(crate) fn part(&mut self, index: RaftIndex, batches: Vec<RecordBatch>) -> Option<Install> {
         let mut offset = self.next.0;

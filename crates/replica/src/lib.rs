@@ -54,8 +54,8 @@ pub enum Mutant {
     ProducersNotHandedOver,
     /// A replica that is being rebuilt leaves out a part of what it is sent.
     CatchUpSkipsBatches,
-    /// A replica that is being rebuilt takes part in elections.
-    IncompleteVotes,
+    /// A replica that is being rebuilt takes part in everything, as if it were whole.
+    IncompleteAwake,
     /// A message for another copy of the partition on the same broker is taken.
     ReplicaIdIgnored,
     /// A replica that lost its log goes on under its old id.

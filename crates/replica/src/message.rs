@@ -129,6 +129,26 @@ impl RaftBody {
     }
 }
 
+/// raft-rs's numbers of requests for a vote and their answers.
+const VOTE: [u8; 2] = [5, 6];
+const PRE_VOTE: [u8; 2] = [17, 18];
+
+impl RaftBody {
+    pub(crate) fn asks_for_vote(&self) -> bool {
+        self.kind == VOTE[0] || self.is_pre_vote()
+    }
+
+    pub(crate) fn is_pre_vote(&self) -> bool {
+        self.kind == PRE_VOTE[0]
+    }
+
+    /// The answer that gives the vote asked for.
+    pub(crate) fn vote(&self) -> RaftBody {
+        let kind = if self.is_pre_vote() { PRE_VOTE[1] } else { VOTE[1] };
+        RaftBody { kind, term: self.term, ..Default::default() }
+    }
+}
+
 /// One entry on its way.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct EntryBody {

@@ -177,7 +177,7 @@ impl<D: Disk> Replicas<D> {
 
     /// Starts raft-rs over what the log holds, unless that is half of a rebuilding.
     fn wake(&mut self, now: Now, name: TopicPartition) {
-        let awake = self.is_planted(Mutant::IncompleteVotes);
+        let awake = self.is_planted(Mutant::IncompleteAwake);
         let early = self.is_planted(Mutant::InstallNotSynced);
         let Some(partition) = self.partitions.get_mut(&name).filter(|p| p.group.is_none()) else {
             return;
@@ -327,7 +327,7 @@ impl<D: Disk> Replicas<D> {
                 self.with_group(now, name, |group, effects| group.step(from, raft, effects));
             }
             _ if self.log.offline(&name).is_some() => {}
-            PeerBody::Raft(raft) => self.meet_leader(now, name, from, &raft),
+            PeerBody::Raft(raft) => self.hear_asleep(now, name, from, &raft),
             PeerBody::CatchUpRequest { from: offset, index, until, wants_state, .. } => {
                 self.serve_catch_up(name, from, (offset, index), until, wants_state);
             }
@@ -335,11 +335,41 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// A replica whose raft-rs sleeps hears of a leader: it asks that one to go on with the rebuilding.
-    fn meet_leader(&mut self, now: Now, name: TopicPartition, from: ReplicaId, raft: &RaftBody) {
-        if let Some(term) = raft.leader_term() {
-            self.start_catching_up(now, name, from, term);
+    /// A replica whose raft-rs sleeps asks a leader to go on with the rebuilding, and helps to elect one where there is none.
+    fn hear_asleep(&mut self, now: Now, name: TopicPartition, from: ReplicaId, raft: &RaftBody) {
+        match raft.leader_term() {
+            Some(term) => self.start_catching_up(now, name, from, term),
+            None if raft.asks_for_vote() => self.vote_asleep(name, from, raft),
+            None => {}
         }
+    }
+
+    /// A half rebuilt replica gives its vote, though it neither stands for election nor acknowledges: without it the whole ones
+    /// might not be a majority. It started over because something that it never acknowledged had been decided beyond all that
+    /// it held ([`keep_own`](Self::keep_own)); whoever decided that sits in every majority, and refuses who lacks it. (Found by
+    /// the simulator.)
+    fn vote_asleep(&mut self, name: TopicPartition, from: ReplicaId, raft: &RaftBody) {
+        let Some(partition) = self.partitions.get(&name) else { return };
+        // While a leader is heard of, nobody else is needed.
+        if !self.log.is_incomplete(&name) || partition.catching_up.is_some() {
+            return;
+        }
+        let (me, state) = (partition.settings.replica, self.log.hard_state(&name).expect("the partition was created"));
+        let end = self.log.segments_end(&name).expect("the partition was created");
+        let is_near = (raft.log_term, raft.index) >= (end.epoch.0 as u64, end.index.0);
+        let known = state.term.0 as u64;
+        let is_free =
+            raft.term > known || (raft.term == known && !raft.is_pre_vote() && [0, from.0].contains(&state.vote));
+        if !is_near || !is_free {
+            return;
+        }
+        let answer = PeerMessage { group: name, from: me, to: from, body: PeerBody::Raft(raft.vote()) };
+        if raft.is_pre_vote() {
+            return self.outputs.push(Output::Send(answer));
+        }
+        let term = LeaderEpoch(u32::try_from(raft.term).expect("checked when it was decoded"));
+        self.last_lsn = self.log.set_hard_state(name, HardState { term, vote: from.0, replica: me });
+        self.persists.push_back((self.last_lsn, name, 0, vec![answer]));
     }
 
     fn start_catching_up(&mut self, now: Now, name: TopicPartition, leader: ReplicaId, term: LeaderEpoch) {
@@ -448,6 +478,7 @@ impl<D: Disk> Replicas<D> {
         let Some(install) = self.partitions.get_mut(&name).and_then(waiting) else {
             return;
         };
+        let install = self.keep_own(name, install);
         let next = self.log.committed_end(&name).expect("the partition was created").1;
         if install.restarts_at.is_none() && install.first_index != next {
             // Raft went on meanwhile, or something else is in the way: begin again from here.
@@ -459,6 +490,29 @@ impl<D: Disk> Replicas<D> {
         if self.is_planted(Mutant::InstallNotSynced) {
             self.installed(now, name);
         }
+    }
+
+    /// A replica that is to start over from an entry that stands in its own log needs not: all before it is decided too. Only one
+    /// that lacks that entry may forget what it holds, because it may have acknowledged the rest of it.
+    ///
+    /// Source: Raft §5.3, log matching.
+    fn keep_own(&mut self, name: TopicPartition, mut install: Install) -> Install {
+        let first = &install.batches[0];
+        let is_same = |b: &RecordBatch| {
+            b.base_offset() == first.base_offset() && b.header().leader_epoch == first.header().leader_epoch
+        };
+        let stands = self.log.entries(&name).any(|(index, b)| index == install.first_index && is_same(b));
+        if install.restarts_at.is_none() || !stands || self.log.is_incomplete(&name) {
+            return install;
+        }
+        let next = self.log.committed_end(&name).expect("the partition was created").1;
+        let own = self.log.entries(&name).filter(|(index, _)| (next..install.first_index).contains(index));
+        let own: Vec<RecordBatch> = own.map(|(_, batch)| batch.clone()).collect();
+        if let Some(catching_up) = self.partitions.get_mut(&name).and_then(|p| p.catching_up.as_mut()) {
+            catching_up.goes_on();
+        }
+        install.batches.splice(0..0, own);
+        Install { first_index: next, restarts_at: None, end: None, ..install }
     }
 
     /// Puts decided batches in place beneath a sleeping group; a later term may begin with them.
