@@ -156,6 +156,10 @@ async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream, asker: 
             core.plugins.store(&request.digest, frame.body.clone()).await?;
             send(stream, &proto::StoreModuleReply {}).await?;
         }
+        FrameKind::PlaceRequest => {
+            let partitions = core.plugins.place(core, frame.message()?, frame.body.clone()).await?;
+            send(stream, &proto::PlaceReply { partitions }).await?;
+        }
         FrameKind::ListOffsetsRequest => send(stream, &list_offsets(core, frame.message()?).await?).await?,
         kind => {
             let message = format!("a stream does not start with {kind:?}");

@@ -346,7 +346,7 @@ async fn run_filter(
     let done = move |result| drop(sender.send(result));
     let job =
         FilterJob { digest: filter.digest, module: filter.module.clone(), config: filter.config.clone(), batch, from };
-    s.core.plugins.pool().submit(job, done);
+    s.core.plugins.pool().filter(job, done);
     let result =
         receiver.await.map_err(|_| RemoteError::new(ErrorCode::ShuttingDown, "the broker is shutting down"))?;
     let filtered = result.map_err(|e| RemoteError::new(ErrorCode::PluginFailed, e.to_string()))?;

@@ -1,4 +1,4 @@
-//! Modules on disk by digest, compiled filters in memory, and the threads that run them.
+//! Modules on disk by digest, compiled ones in memory, and the threads that run them.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
@@ -10,9 +10,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use thalweg_control::{Answer, Plugin, PluginDigest, PluginKind, Request};
-use thalweg_model::BrokerId;
 use thalweg_model::limits::PLUGIN_CONFIG_BYTES_MAX;
-use thalweg_plugin_host::{AdmitError, Engine, Filter, FilterPool, Kind, Module, Profile, admit, compile_in_child};
+use thalweg_model::{BrokerId, PinEpoch, RecordBatch, TopicId, TopicPartition};
+use thalweg_plugin_host::{
+    AdmitError, Engine, Filter, GuestPool, Kind, Module, PartitionFailure, PartitionJob, Profile, admit,
+    compile_in_child,
+};
+use thalweg_replica::ProduceError;
 use thalweg_wire::{ErrorCode, Frame, FrameKind, RemoteError, encode_parts, proto};
 
 use crate::core::Core;
@@ -20,8 +24,8 @@ use crate::identity::write_durably;
 
 /// Compiled modules kept in memory.
 const MODULES_MAX: usize = 64;
-/// Threads that run filters.
-const FILTER_THREADS: usize = 2;
+/// Threads that run guests.
+const GUEST_THREADS: usize = 2;
 
 pub(crate) struct Plugins {
     root: PathBuf,
@@ -30,7 +34,7 @@ pub(crate) struct Plugins {
     module_bytes_max: usize,
     /// Made on first use: an engine and its pool of address space are not free.
     engine: OnceCell<Engine>,
-    pool: OnceCell<FilterPool>,
+    pool: OnceCell<GuestPool>,
     modules: RefCell<HashMap<PluginDigest, Module>>,
 }
 
@@ -54,8 +58,8 @@ impl Plugins {
         }
     }
 
-    pub(crate) fn pool(&self) -> &FilterPool {
-        self.pool.get_or_init(|| FilterPool::new(FILTER_THREADS))
+    pub(crate) fn pool(&self) -> &GuestPool {
+        self.pool.get_or_init(|| GuestPool::new(GUEST_THREADS))
     }
 
     fn file(&self, digest: &PluginDigest) -> PathBuf {
@@ -186,29 +190,74 @@ impl Plugins {
         }
         let plugin =
             core.shard.metadata().plugin(reference, PluginKind::Filter).cloned().map_err(|e| core.remote(&e))?;
-        let known = self.modules.borrow().get(&plugin.digest).cloned();
-        let module = match known {
-            Some(module) => module,
-            None => {
-                let component = self.read(core, &plugin).await?;
-                let engine = self.engine()?;
-                let label = format!("{}@{} ({})", plugin.name, plugin.version, plugin.digest);
-                let compiled = off_thread(move || engine.compile(&component, Kind::Filter, &label)).await?;
-                let module = compiled.map_err(|e| RemoteError::new(ErrorCode::PluginFailed, e.to_string()))?;
-                let mut modules = self.modules.borrow_mut();
-                if modules.len() >= MODULES_MAX {
-                    modules.clear();
-                }
-                modules.insert(plugin.digest, module.clone());
-                module
-            }
-        };
+        let module = self.module(core, &plugin, Kind::Filter).await?;
         let config: Arc<[u8]> = config[..].into();
         let (trial, trial_config) = (module.clone(), config.clone());
         off_thread(move || Filter::new(&trial, &trial_config).map(drop))
             .await?
             .map_err(|e| RemoteError::new(ErrorCode::PluginFailed, e.to_string()))?;
         Ok(LoadedFilter { plugin: describe(&plugin), digest: plugin.digest.0, module, config })
+    }
+
+    /// A compiled module.
+    async fn module(&self, core: &Rc<Core>, plugin: &Plugin, kind: Kind) -> Result<Module, RemoteError> {
+        if let Some(known) = self.modules.borrow().get(&plugin.digest) {
+            return Ok(known.clone());
+        }
+        let component = self.read(core, plugin).await?;
+        let engine = self.engine()?;
+        let label = format!("{}@{} ({})", plugin.name, plugin.version, plugin.digest);
+        let compiled = off_thread(move || engine.compile(&component, kind, &label)).await?;
+        let module = compiled.map_err(|e| RemoteError::new(ErrorCode::PluginFailed, e.to_string()))?;
+        let mut modules = self.modules.borrow_mut();
+        if modules.len() >= MODULES_MAX {
+            modules.clear();
+        }
+        modules.insert(plugin.digest, module.clone());
+        Ok(module)
+    }
+
+    /// The partitions of a client's records, for clients that run no wasm themselves.
+    pub(crate) async fn place(
+        &self,
+        core: &Rc<Core>,
+        request: proto::PlaceRequest,
+        records: Bytes,
+    ) -> Result<Vec<u32>, RemoteError> {
+        let id = TopicId::from_slice(&request.topic_id)
+            .ok_or_else(|| RemoteError::new(ErrorCode::Malformed, "topic id is not 16 bytes"))?;
+        core.find_partition(&TopicPartition::new(id, 0))?;
+        let topic = core.shard.metadata().topics().find(|t| t.id == id).cloned();
+        let topic = topic.expect("its partition was found");
+        if topic.pin_epoch.0 != request.pin_epoch {
+            let (found, current) = (PinEpoch(request.pin_epoch), topic.pin_epoch);
+            return Err(RemoteError::new(ErrorCode::StalePin, ProduceError::StalePin { found, current }.to_string()));
+        }
+        let Some(pin) = &topic.pin else {
+            let message =
+                format!("topic {:?} has no plugin for its partitioner: place its records by their keys", topic.name);
+            return Err(RemoteError::new(ErrorCode::InvalidRequest, message));
+        };
+        let batch =
+            RecordBatch::parse(records).map_err(|e| RemoteError::new(ErrorCode::CorruptBatch, e.to_string()))?;
+        let found = core.shard.metadata().plugin_by_digest(&pin.digest).cloned();
+        let plugin = found.ok_or_else(|| {
+            RemoteError::new(ErrorCode::Internal, format!("plugin {}@{} is pinned and unknown", pin.name, pin.version))
+        })?;
+        let module = self.module(core, &plugin, Kind::Partitioner).await?;
+        let (digest, config, partitions) = (pin.digest.0, pin.config[..].into(), topic.partitions);
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let job = PartitionJob { digest, module, config, batch, partitions };
+        self.pool().partition(job, move |placed| drop(sender.send(placed)));
+        let placed = receiver.await.map_err(|_| RemoteError::new(ErrorCode::Internal, "a guest's thread failed"))?;
+        placed.map_err(|e| {
+            let code = match e {
+                PartitionFailure::Guest(_) | PartitionFailure::Call(_) => ErrorCode::PluginFailed,
+                PartitionFailure::Batch(_) => ErrorCode::CorruptBatch,
+                PartitionFailure::Busy => ErrorCode::Backlog,
+            };
+            RemoteError::new(code, e.to_string())
+        })
     }
 
     fn engine(&self) -> Result<Engine, RemoteError> {

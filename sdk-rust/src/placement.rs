@@ -1,7 +1,8 @@
-//! Which partition a record goes to: the topic decides, the client computes.
+//! Which partition a record goes to: the topic decides, the client computes, or asks a broker to where it runs no wasm.
 
+use bytes::Bytes;
 use thalweg_client_core::PlaceByKey;
-use thalweg_model::Record;
+use thalweg_model::{BatchBuilder, Codec, Record};
 #[cfg(feature = "wasm")]
 use thalweg_plugin_host::{Engine, Kind, Partitioner, Profile};
 #[cfg(feature = "wasm")]
@@ -15,24 +16,28 @@ pub(crate) enum Placement {
     Key(PlaceByKey),
     #[cfg(feature = "wasm")]
     Plugin(Box<Partitioner>),
+    /// A broker runs the topic's plugin.
+    Remote {
+        topic_id: Bytes,
+        pin_epoch: u32,
+    },
 }
 
-impl Placement {
-    /// Fetches and compiles the topic's partitioner, if it has one.
-    pub(crate) async fn of_topic(io: &Io, topic: &proto::Topic) -> Result<Placement> {
-        let Some(pin) = topic.partitioner.clone() else {
-            return Ok(Placement::Key(PlaceByKey::default()));
-        };
-        Self::of_pin(io, pin).await
-    }
+/// Bytes of records that a broker is asked to place at once.
+const ASK_BYTES: usize = 1 << 20;
 
-    #[cfg(not(feature = "wasm"))]
-    async fn of_pin(_io: &Io, pin: proto::Pin) -> Result<Placement> {
-        let what = format!(
-            "the topic's partitioner {}@{} is a plugin, and this client was built without wasm",
-            pin.name, pin.version
-        );
-        Err(Error::new(ErrorKind::Unsupported, what))
+impl Placement {
+    /// Fetches and compiles the topic's partitioner, if it has one; `on_broker` leaves it where it is.
+    pub(crate) async fn of_topic(io: &Io, topic: &proto::Topic, on_broker: bool) -> Result<Placement> {
+        match topic.partitioner.clone() {
+            None => Ok(Placement::Key(PlaceByKey::default())),
+            #[cfg(feature = "wasm")]
+            Some(pin) if !on_broker => Self::of_pin(io, pin).await,
+            Some(_) => {
+                let _ = (io, on_broker);
+                Ok(Placement::Remote { topic_id: topic.id.clone(), pin_epoch: topic.pin_epoch })
+            }
+        }
     }
 
     #[cfg(feature = "wasm")]
@@ -66,8 +71,9 @@ impl Placement {
     }
 
     /// The partition of each record. A plugin that fails fails the whole call: nothing is placed otherwise.
-    pub(crate) fn place(&mut self, records: &[Record], partitions: u32) -> Result<Vec<u32>> {
+    pub(crate) async fn place(&mut self, io: &Io, records: &[Record], partitions: u32) -> Result<Vec<u32>> {
         match self {
+            Placement::Remote { topic_id, pin_epoch } => ask(io, topic_id, *pin_epoch, records, partitions).await,
             Placement::Key(place) => Ok(records.iter().map(|r| place.place(r.key.as_deref(), partitions)).collect()),
             #[cfg(feature = "wasm")]
             Placement::Plugin(partitioner) => partitioner.partition(records, partitions).map_err(|e| {
@@ -79,4 +85,29 @@ impl Placement {
             }),
         }
     }
+}
+
+/// Has a broker place records, a micro-batch at a time.
+async fn ask(io: &Io, topic_id: &Bytes, pin_epoch: u32, records: &[Record], partitions: u32) -> Result<Vec<u32>> {
+    let mut placed = Vec::with_capacity(records.len());
+    while placed.len() < records.len() {
+        let (mut builder, first) = (BatchBuilder::new(), placed.len());
+        let fits = |builder: &BatchBuilder| builder.encoded_bytes() < ASK_BYTES;
+        while fits(&builder) && first + (builder.records_count() as usize) < records.len() {
+            builder.push(&records[first + builder.records_count() as usize]);
+        }
+        let asked = builder.records_count() as usize;
+        let body = builder.build(Codec::None, None).bytes().clone();
+        let request = proto::PlaceRequest { topic_id: topic_id.clone(), pin_epoch };
+        let (reply, _): (proto::PlaceReply, _) =
+            io.run(move |link| async move { link.request(request, body).await }).await?;
+        if reply.partitions.len() != asked || reply.partitions.iter().any(|p| *p >= partitions) {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "the broker's answer does not fit the records that it was asked to place",
+            ));
+        }
+        placed.extend(reply.partitions);
+    }
+    Ok(placed)
 }

@@ -43,13 +43,21 @@ pub struct ProducerBuilder {
     topic: String,
     config: ProducerConfig,
     buffer_bytes: usize,
+    place_on_broker: bool,
     on_error: Option<OnError>,
 }
 
 impl ProducerBuilder {
     pub(crate) fn new(client: Client, topic: &str) -> Self {
         let topic = topic.to_owned();
-        ProducerBuilder { client, topic, config: ProducerConfig::default(), buffer_bytes: 32 << 20, on_error: None }
+        ProducerBuilder {
+            client,
+            topic,
+            config: ProducerConfig::default(),
+            buffer_bytes: 32 << 20,
+            place_on_broker: false,
+            on_error: None,
+        }
     }
 
     /// How long a batch waits for more while others are in flight; 5 ms by default. A lone record never waits.
@@ -88,6 +96,13 @@ impl ProducerBuilder {
         self
     }
 
+    /// Has a broker run the topic's plugin instead of this process; placement is the same, and costs a round trip a call.
+    /// Clients that are built without the feature `wasm` always do so.
+    pub fn place_on_broker(mut self, on_broker: bool) -> Self {
+        self.place_on_broker = on_broker;
+        self
+    }
+
     /// Called with the outcome of enqueued records that failed and that nobody waits for.
     pub fn on_error(mut self, call: impl Fn(&Error) + Send + Sync + 'static) -> Self {
         self.on_error = Some(Arc::new(call));
@@ -102,7 +117,7 @@ impl ProducerBuilder {
         }
         let topic = self.client.metadata(&self.topic, true).await?;
         let partitions = topic.partitions.len() as u32;
-        let placement = Placement::of_topic(&self.client.io, &topic).await?;
+        let placement = Placement::of_topic(&self.client.io, &topic, self.place_on_broker).await?;
         let mut core = ProducerCore::new(self.config, partitions);
         if core.is_idempotent() {
             let reply: proto::InitProducerReply = self.client.request(proto::InitProducerRequest {}).await?;
@@ -122,9 +137,9 @@ impl ProducerBuilder {
         let (io_shared, io_topic, acks) = (shared.clone(), topic.clone(), self.config.acks);
         self.client.io.spawn(move |link| drive(link, io_shared, io_topic, acks))?;
         let inner = Inner {
-            _client: self.client,
+            client: self.client,
             topic: self.topic,
-            placement: Mutex::new(placement),
+            placement: tokio::sync::Mutex::new(placement),
             partitions,
             buffer_bytes: self.buffer_bytes,
             shared,
@@ -140,9 +155,9 @@ pub struct Producer {
 }
 
 struct Inner {
-    _client: Client,
+    client: Client,
     topic: String,
-    placement: Mutex<Placement>,
+    placement: tokio::sync::Mutex<Placement>,
     partitions: u32,
     buffer_bytes: usize,
     shared: Arc<Shared>,
@@ -262,7 +277,8 @@ impl Producer {
         for record in &records {
             record.check_limits()?;
         }
-        let placed = lock(&self.inner.placement).place(&records, self.inner.partitions)?;
+        let (io, partitions) = (&self.inner.client.io, self.inner.partitions);
+        let placed = self.inner.placement.lock().await.place(io, &records, partitions).await?;
         let state =
             PendingState { left: records.len(), outcomes: records.iter().map(|_| None).collect(), detached: false };
         let pending = Arc::new(Pending { state: Mutex::new(state), done: Notify::new() });

@@ -41,6 +41,12 @@ async fn a_hostile_partitioner_fails_its_send_and_nobody_elses() {
         assert!(!error.is_retriable());
         assert!(said.contains(&format!("{name}@1")) && said.contains("record 0") && said.contains(reason), "{said}");
         assert!(said.contains(&plugin.digest[..12]), "{said} does not name digest {}", plugin.digest);
+        // Nor may it do more where the broker runs it.
+        let on_broker = client.producer(name).place_on_broker(true).build().await.unwrap();
+        let error = on_broker.send_batch(vec![Record::new("x"); 3]).await.unwrap_err();
+        let said = error.to_string();
+        assert_eq!(error.kind(), ErrorKind::PluginFailed, "{said}");
+        assert!(said.contains(&format!("{name}@1")) && said.contains("record 0"), "{said}");
         client.producer("honest").build().await.unwrap().send(Record::new("x")).await.unwrap();
     }
     for (name, reason) in [("forbidden-import", "imports"), ("wrong-exports", "export")] {

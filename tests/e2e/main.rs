@@ -85,6 +85,32 @@ async fn topics_plugins_and_positions_survive_a_restart() {
     assert_eq!(read_all(&client, "flights").await[&at.partition].len(), 2);
 }
 
+/// Issue 4: clients built without wasm place micro-batches through `Place`, and get the same partitions.
+#[tokio::test]
+async fn a_broker_places_records_as_a_client_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    client.upload_plugin("by-carrier", plugin("by_carrier.wasm")).await.unwrap();
+    client.create_topic("t", Topic::partitions(6).partitioner("by-carrier")).await.unwrap();
+    let pad = "x".repeat(1_000);
+    let records: Vec<_> = (0..3_000)
+        .map(|i| Record::new(format!(r#"{{"carrier":"C{}","pad":"{pad}"}}"#, i % 97)).key(i.to_string()))
+        .collect();
+    let mut placed = Vec::new();
+    for on_broker in [false, true] {
+        let producer = client.producer("t").place_on_broker(on_broker).build().await.unwrap();
+        let outcomes = producer.send_batch(records.clone()).await.unwrap();
+        placed.push(outcomes.into_iter().map(|o| o.unwrap().partition).collect::<Vec<_>>());
+    }
+    assert_eq!(placed[0], placed[1]);
+    assert!((0..6).all(|p| placed[0].contains(&p)), "all partitions are used");
+    let producer = client.producer("t").place_on_broker(true).build().await.unwrap();
+    let error = producer.send(Record::new("no flight")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PluginFailed, "{error}");
+    producer.send(records[0].clone()).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_filter_that_keeps_nothing_still_moves_the_position() {
     let folder = tempfile::tempdir().unwrap();

@@ -66,6 +66,13 @@ pub(crate) fn run() -> Result<(), String> {
     tally.step("node --test", &mut tests, node_line);
     tally.check("tsc --strict", build::command("npm").current_dir(&node).args(["run", "--silent", "types"]));
 
+    build::step("a client without wasm");
+    let mut bare = build::cargo();
+    tally.check(
+        "thalweg without wasm",
+        bare.args(["check", "--quiet", "--profile", "fast", "--package", "thalweg", "--no-default-features"]),
+    );
+
     build::step("format");
     tally.check("cargo fmt", build::cargo().args(["fmt", "--all", "--check"]));
     for broken in &tally.broken {

@@ -1,7 +1,7 @@
 //! Runs users' WebAssembly: checks a module once, compiles it, and calls it within bounds of time, memory and output.
 //!
 //! The contract is `plugins/wit/plugin.wit`. [`admit`] makes a component without imports of what a user uploaded,
-//! [`Engine`] compiles it, [`Partitioner`] and [`Filter`] call it, [`FilterPool`] gives filters threads of their own.
+//! [`Engine`] compiles it, [`Partitioner`] and [`Filter`] call it, [`GuestPool`] gives them threads of their own.
 //! Where modules are stored and who may upload them is left to the broker.
 //!
 //! Invariants: nothing is linked, so a guest reaches no clock, file, network or random source; a call that is interrupted
@@ -17,7 +17,7 @@ pub use admit::{AdmitError, Admitted, admit, compile_child, compile_in_child};
 pub use chunk::{Chunk, STRIDE};
 pub use engine::{Engine, Module, Profile};
 pub use guest::{CallFailure, Filter, FilterRun, GuestError, Partitioner, Verdict};
-pub use pool::{FilterFailure, FilterJob, FilterPool, Filtered};
+pub use pool::{FilterFailure, FilterJob, Filtered, GuestPool, PartitionFailure, PartitionJob};
 
 /// Version of the contract, as in a plugin's manifest.
 pub const CONTRACT: u32 = 1;

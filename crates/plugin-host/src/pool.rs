@@ -1,4 +1,4 @@
-//! Threads for filters: a guest that runs long must not hold up the network.
+//! Threads for guests: one that runs long must not hold up the network.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use thalweg_model::{Offset, RecordBatch, RecordSpan};
 
 use crate::engine::Module;
-use crate::guest::{CallFailure, Filter, GuestError, Verdict};
+use crate::guest::{CallFailure, Filter, GuestError, Partitioner, Verdict};
 
-/// Batches that may wait; a subscription has at most one in here, so this bounds nothing in practice but memory.
+/// Batches that may wait; a subscription has at most one in here, and so has a request, so this bounds memory.
 const QUEUE_MAX: usize = 4096;
 
 /// One batch to filter.
@@ -51,70 +51,128 @@ pub enum FilterFailure {
     Busy,
 }
 
-struct Queued {
-    job: FilterJob,
-    done: Box<dyn FnOnce(Result<Filtered, FilterFailure>) + Send>,
+/// One batch to place.
+pub struct PartitionJob {
+    /// As in [`FilterJob`].
+    pub digest: [u8; 32],
+    /// The module.
+    pub module: Module,
+    /// Its parameters.
+    pub config: Arc<[u8]>,
+    /// The records, as a client sends them.
+    pub batch: RecordBatch,
+    /// Partitions of the topic.
+    pub partitions: u32,
+}
+
+/// Why records could not be placed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PartitionFailure {
+    /// The plugin does not start.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// It failed on a record.
+    #[error(transparent)]
+    Call(#[from] CallFailure),
+    /// The batch does not open.
+    #[error("batch cannot be opened: {0}")]
+    Batch(#[from] thalweg_model::BatchError),
+    /// More batches wait than the pool takes.
+    #[error("too many batches wait for plugins")]
+    Busy,
+}
+
+type Done<T, E> = Box<dyn FnOnce(Result<T, E>) + Send>;
+
+enum Queued {
+    Filter(FilterJob, Done<Filtered, FilterFailure>),
+    Partition(PartitionJob, Done<Vec<u32>, PartitionFailure>),
 }
 
 /// Names a module with its config: batches of the same key share instances.
-type FilterKey = ([u8; 32], Arc<[u8]>);
+type GuestKey = ([u8; 32], Arc<[u8]>);
 
-/// A few threads that run filters, first come first served.
+/// A few threads that run guests, first come first served.
 ///
 /// Each subscription hands in its next batch when the last one is done, so threads are shared fairly batch by batch.
-pub struct FilterPool {
+pub struct GuestPool {
     jobs: SyncSender<Queued>,
 }
 
-impl FilterPool {
+impl GuestPool {
     /// Starts `threads` threads. They end when the pool is dropped.
-    pub fn new(threads: usize) -> FilterPool {
+    pub fn new(threads: usize) -> GuestPool {
         let (jobs, queue) = sync_channel(QUEUE_MAX);
         let queue = Arc::new(Mutex::new(queue));
         for i in 0..threads {
             let queue = queue.clone();
             std::thread::Builder::new()
-                .name(format!("thalweg-filter-{i}"))
+                .name(format!("thalweg-guest-{i}"))
                 .spawn(move || work(&queue))
-                .expect("the system has a thread for filters");
+                .expect("the system has a thread for guests");
         }
-        FilterPool { jobs }
+        GuestPool { jobs }
     }
 
     /// Filters a batch on one of the threads and calls `done` there.
-    pub fn submit(&self, job: FilterJob, done: impl FnOnce(Result<Filtered, FilterFailure>) + Send + 'static) {
-        let queued = Queued { job, done: Box::new(done) };
-        if let Err(TrySendError::Full(queued) | TrySendError::Disconnected(queued)) = self.jobs.try_send(queued) {
-            (queued.done)(Err(FilterFailure::Busy));
+    pub fn filter(&self, job: FilterJob, done: impl FnOnce(Result<Filtered, FilterFailure>) + Send + 'static) {
+        self.submit(Queued::Filter(job, Box::new(done)));
+    }
+
+    /// Places the records of a batch on one of the threads and calls `done` there.
+    pub fn partition(&self, job: PartitionJob, done: impl FnOnce(Result<Vec<u32>, PartitionFailure>) + Send + 'static) {
+        self.submit(Queued::Partition(job, Box::new(done)));
+    }
+
+    fn submit(&self, queued: Queued) {
+        match self.jobs.try_send(queued) {
+            Ok(()) => {}
+            Err(TrySendError::Full(queued) | TrySendError::Disconnected(queued)) => match queued {
+                Queued::Filter(_, done) => done(Err(FilterFailure::Busy)),
+                Queued::Partition(_, done) => done(Err(PartitionFailure::Busy)),
+            },
+        }
+    }
+}
+
+/// One instance per module and config and thread, so live instances never outnumber threads times modules in use.
+struct Instances<T>(HashMap<GuestKey, T>);
+
+impl<T> Instances<T> {
+    const MAX: usize = 16;
+
+    fn get(&mut self, key: GuestKey, start: impl FnOnce() -> Result<T, GuestError>) -> Result<&mut T, GuestError> {
+        if self.0.len() >= Self::MAX && !self.0.contains_key(&key) {
+            self.0.clear();
+        }
+        match self.0.entry(key) {
+            Entry::Occupied(e) => Ok(e.into_mut()),
+            Entry::Vacant(e) => Ok(e.insert(start()?)),
         }
     }
 }
 
 fn work(queue: &Mutex<Receiver<Queued>>) {
-    // One instance per module and config and thread, so live instances never outnumber threads times modules in use.
-    const INSTANCES_MAX: usize = 16;
-    let mut filters: HashMap<FilterKey, Filter> = HashMap::new();
+    let (mut filters, mut partitioners) = (Instances(HashMap::new()), Instances(HashMap::new()));
     loop {
-        let Ok(Queued { job, done }) = queue.lock().expect("no panic while it is held").recv() else {
+        let Ok(queued) = queue.lock().expect("no panic while it is held").recv() else {
             return;
         };
-        let key = (job.digest, job.config.clone());
-        if filters.len() >= INSTANCES_MAX && !filters.contains_key(&key) {
-            filters.clear();
+        match queued {
+            Queued::Filter(job, done) => done(filter(&mut filters, &job)),
+            Queued::Partition(job, done) => done(partition(&mut partitioners, &job)),
         }
-        done(filter(&mut filters, key, &job));
     }
 }
 
-fn filter(
-    filters: &mut HashMap<FilterKey, Filter>,
-    key: FilterKey,
-    job: &FilterJob,
-) -> Result<Filtered, FilterFailure> {
-    let filter = match filters.entry(key) {
-        Entry::Occupied(e) => e.into_mut(),
-        Entry::Vacant(e) => e.insert(Filter::new(&job.module, &job.config)?),
-    };
+fn partition(guests: &mut Instances<Partitioner>, job: &PartitionJob) -> Result<Vec<u32>, PartitionFailure> {
+    let guest = guests.get((job.digest, job.config.clone()), || Partitioner::new(&job.module, &job.config))?;
+    let records: Vec<_> = job.batch.records()?.into_iter().map(|(_, record)| record).collect();
+    Ok(guest.partition(&records, job.partitions)?)
+}
+
+fn filter(guests: &mut Instances<Filter>, job: &FilterJob) -> Result<Filtered, FilterFailure> {
+    let filter = guests.get((job.digest, job.config.clone()), || Filter::new(&job.module, &job.config))?;
     let spans = job.batch.open()?;
     let (data, header) = (spans.data().clone(), *spans.header());
     let offset = |span: &RecordSpan| header.base_offset.plus(span.offset_delta as u64);

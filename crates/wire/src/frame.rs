@@ -145,6 +145,8 @@ kinds! {
     RecoverReply = 39, 0;
     ReplicaEndsRequest = 40, 0;
     ReplicaEndsReply = 41, 0;
+    PlaceRequest = 42, BATCH_BYTES_MAX;
+    PlaceReply = 43, 0;
 }
 
 /// A protobuf message that is the head of one frame kind.
