@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use bytes::Bytes;
+use thalweg_broker_core::NodeMessage;
 use thalweg_control::MetadataRecord;
 use thalweg_model::RecordBatch;
 use thalweg_wire::{FrameDecoder, proto};
@@ -32,6 +34,18 @@ fn frames() {
             while let Ok(Some(frame)) = decoder.next(&mut piece) {
                 let _ = frame.message::<proto::Produce>();
             }
+        }
+    }
+}
+
+#[test]
+fn peers() {
+    for bytes in corpus("peer") {
+        let Some((length, rest)) = bytes.split_first_chunk::<2>() else { continue };
+        let (head, body) = rest.split_at((u16::from_le_bytes(*length) as usize).min(rest.len()));
+        if let Ok(message) = NodeMessage::decode(head, &mut Bytes::copy_from_slice(body)) {
+            let (head, batches) = message.encode();
+            assert_eq!(NodeMessage::decode(&head, &mut Bytes::from(batches.concat())), Ok(message));
         }
     }
 }

@@ -569,7 +569,10 @@ impl<D: Disk> Node<D> {
             self.replicas.configure(now, METADATA, self.metadata_settings(replica));
         }
         let mut wanted = BTreeMap::new();
-        for topic in self.metadata.topics() {
+        // Until it is known under this directory, what the metadata says of this broker is about a disk that is gone. (Found by
+        // the simulator: it took part under the lost copies' names.)
+        let is_known = self.metadata.broker(me).is_some_and(|b| b.directory == self.config.broker.directory);
+        for topic in self.metadata.topics().filter(|_| is_known) {
             for (partition, replicas) in topic.replicas.iter().enumerate() {
                 if let Some(mine) = replicas.iter().find(|r| r.broker() == me) {
                     let name = TopicPartition::new(topic.id, partition as u32);
@@ -596,6 +599,10 @@ impl<D: Disk> Node<D> {
                 None => {
                     let held = self.replicas.log().hard_state(&name).map(|s| s.replica);
                     let is_mine = stored.contains(&name) && held == Some(settings.replica);
+                    // What stands here is newer than the metadata that has been followed so far: it will say so itself.
+                    if held.is_some_and(|held| held.generation() > settings.replica.generation()) {
+                        continue;
+                    }
                     match self.replicas.log().offline(&name).map(str::to_owned) {
                         Some(what) if is_mine => {
                             self.offline.insert(name, what);

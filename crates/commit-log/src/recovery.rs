@@ -338,7 +338,8 @@ fn partition<D: Disk>(
             Ok(segment) => log.segments.push_back(segment),
             Err(what) => {
                 log.offline.get_or_insert(what);
-                break;
+                // It stays in the list: a manifest that is written again from here must not forget it. (Found by the simulator.)
+                log.segments.push_back(Segment::new(*base_offset));
             }
         }
     }
