@@ -1,4 +1,5 @@
-//! What the tests of the whole share: the simulator, and the starting of real brokers.
+//! What the tests of the whole share: the simulator, real brokers, and a bad time for them.
 
 pub mod process;
 pub mod sim;
+pub mod torture;

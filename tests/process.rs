@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 pub fn thalweg() -> PathBuf {
     let beside = || {
         let me = std::env::current_exe().expect("a test is a program");
-        me.ancestors().nth(2).expect("it stands in the build folder").join("thalweg")
+        // Tests stand one folder deeper than programs.
+        let found = me.ancestors().skip(1).take(2).map(|folder| folder.join("thalweg")).find(|f| f.exists());
+        found.unwrap_or_else(|| me.with_file_name("thalweg"))
     };
     let path = std::env::var_os("THALWEG_BIN").map_or_else(beside, PathBuf::from);
     assert!(path.exists(), "{} is missing; run `cargo xtask test`", path.display());
@@ -103,35 +105,63 @@ pub struct Cluster {
     pub root: PathBuf,
     /// The CA of its certificates.
     pub ca_pem: Vec<u8>,
-    brokers: BTreeMap<u32, (u16, Option<Child>)>,
+    brokers: BTreeMap<u32, Place>,
+}
+
+/// One broker of a cluster.
+struct Place {
+    /// Where others reach it.
+    port: u16,
+    /// Where it listens, if that is elsewhere.
+    listen: Option<u16>,
+    child: Option<Child>,
 }
 
 impl Cluster {
     /// Makes a cluster of `count` brokers in `root` and starts them.
     pub fn start(root: &Path, count: u32) -> Cluster {
-        let brokers: BTreeMap<u32, (u16, Option<Child>)> = (1..=count).map(|id| (id, (free_port(), None))).collect();
-        let specs = brokers.iter().map(|(id, (port, _))| format!("{id}@localhost:{port}"));
+        let place = |id| (id, Place { port: free_port(), listen: None, child: None });
+        Cluster::start_at(root, (1..=count).map(place).collect())
+    }
+
+    /// The same, with something between the brokers and those who reach them: `relay` hears where they will listen, and answers
+    /// with where they are to be reached.
+    pub fn start_behind<T>(
+        root: &Path,
+        count: u32,
+        relay: impl FnOnce(&BTreeMap<u32, u16>) -> (BTreeMap<u32, u16>, T),
+    ) -> (Cluster, T) {
+        let listen: BTreeMap<u32, u16> = (1..=count).map(|id| (id, free_port())).collect();
+        let (ports, relay) = relay(&listen);
+        let place = |(id, listen): (&u32, &u16)| (*id, Place { port: ports[id], listen: Some(*listen), child: None });
+        (Cluster::start_at(root, listen.iter().map(place).collect()), relay)
+    }
+
+    fn start_at(root: &Path, brokers: BTreeMap<u32, Place>) -> Cluster {
+        let specs = brokers.iter().map(|(id, place)| format!("{id}@localhost:{}", place.port));
         let made = Command::new(thalweg()).args(["cluster", "init"]).arg(root).args(specs).output().expect("it runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let ca_pem = std::fs::read(root.join("ca.pem")).expect("the cluster has a CA");
         let mut cluster = Cluster { root: root.to_owned(), ca_pem, brokers };
-        let mut children: Vec<(u32, Child)> = (1..=count).map(|id| (id, cluster.spawn(id, &[]))).collect();
+        let ids: Vec<u32> = cluster.brokers.keys().copied().collect();
+        let mut children: Vec<(u32, Child)> = ids.into_iter().map(|id| (id, cluster.spawn(id))).collect();
         for (id, child) in &mut children {
             wait_until_ready(*id, child);
         }
         for (id, child) in children {
-            cluster.brokers.get_mut(&id).expect("made above").1 = Some(child);
+            cluster.brokers.get_mut(&id).expect("made above").child = Some(child);
         }
         cluster
     }
 
-    fn spawn(&self, id: u32, more: &[&str]) -> Child {
+    fn spawn(&self, id: u32) -> Child {
+        let listen = self.brokers[&id].listen.map(|port| format!("--listen=127.0.0.1:{port}"));
         Command::new(thalweg())
             .arg("serve")
             .arg("--config")
             .arg(self.root.join(format!("broker-{id}/broker.toml")))
             .args(["--http", "127.0.0.1:0"])
-            .args(more)
+            .args(listen)
             .env("THALWEG_LOG", "error")
             .stdout(Stdio::piped())
             .spawn()
@@ -148,18 +178,23 @@ impl Cluster {
             .output()
             .expect("it runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        self.brokers.insert(id, (port, None));
+        self.brokers.insert(id, Place { port, listen: None, child: None });
         self.restart(id);
     }
 
     /// `thalweg://localhost:PORT` of one broker.
     pub fn address(&self, id: u32) -> String {
-        format!("thalweg://localhost:{}", self.brokers[&id].0)
+        format!("thalweg://localhost:{}", self.brokers[&id].port)
+    }
+
+    /// The process of a broker that runs.
+    pub fn pid(&self, id: u32) -> u32 {
+        self.brokers[&id].child.as_ref().map(Child::id).expect("it runs")
     }
 
     /// kill -9.
     pub fn kill(&mut self, id: u32) {
-        if let Some(mut child) = self.brokers.get_mut(&id).and_then(|b| b.1.take()) {
+        if let Some(mut child) = self.brokers.get_mut(&id).and_then(|b| b.child.take()) {
             child.kill().expect("it was running");
             child.wait().expect("it ends");
         }
@@ -167,24 +202,24 @@ impl Cluster {
 
     /// Stops a process for a while, or lets it go on.
     pub fn signal(&self, id: u32, signal: &str) {
-        if let Some(child) = &self.brokers[&id].1 {
+        if let Some(child) = &self.brokers[&id].child {
             let _ = Command::new("kill").arg(signal).arg(child.id().to_string()).status();
         }
     }
 
     /// Starts a broker that was killed, and waits until the cluster has it back.
     pub fn restart(&mut self, id: u32) {
-        let mut child = self.spawn(id, &[]);
+        let mut child = self.spawn(id);
         wait_until_ready(id, &mut child);
-        self.brokers.get_mut(&id).expect("it is known").1 = Some(child);
+        self.brokers.get_mut(&id).expect("it is known").child = Some(child);
     }
 
     /// The same without waiting.
     pub fn restart_soon(&mut self, id: u32) {
-        let mut child = self.spawn(id, &[]);
+        let mut child = self.spawn(id);
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         std::thread::spawn(move || lines.for_each(drop));
-        self.brokers.get_mut(&id).expect("it is known").1 = Some(child);
+        self.brokers.get_mut(&id).expect("it is known").child = Some(child);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Rates drift with the machine, so every row is also a ratio to raw quinn and CPU-seconds of both ends. How to read the
 //! rows, and the results: bench/RESULTS.md.
 
+mod cluster;
 mod process;
 mod raw;
 mod rows;

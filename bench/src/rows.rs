@@ -8,10 +8,12 @@ use hdrhistogram::Histogram;
 use thalweg::{Client, ClientBuilder, Record, Topic};
 use thalweg_plugin_host::{Engine, Filter, Kind, Partitioner, Profile, admit};
 
+use crate::cluster;
 use crate::process::{Broker, usage};
 use crate::raw::{self, Raw};
 
-const ROWS: [&str; 5] = ["start", "throughput", "latency", "filter", "partitioner"];
+const ROWS: [&str; 9] =
+    ["start", "throughput", "latency", "filter", "partitioner", "replication", "failover", "partitions", "idle"];
 /// Payload of one throughput row.
 const BYTES: u64 = 512 << 20;
 
@@ -26,10 +28,30 @@ pub(crate) fn run(thalweg: &Path, plugins: &Path, wanted: &[String]) -> Result<(
                 filter_alone(plugins)?;
                 runtime.block_on(filter(thalweg, plugins))?;
             }
-            _ => partitioner(plugins)?,
+            "partitioner" => partitioner(plugins)?,
+            // Starting a process again blocks, so these have a runtime with threads.
+            name => cluster_row(name, thalweg)?,
         }
     }
     Ok(())
+}
+
+fn cluster_row(name: &str, thalweg: &Path) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(async {
+        let row = tokio::spawn({
+            let (name, thalweg) = (name.to_owned(), thalweg.to_owned());
+            async move {
+                match name.as_str() {
+                    "replication" => cluster::replication().await,
+                    "failover" => cluster::failover().await,
+                    "partitions" => cluster::partitions(&thalweg).await,
+                    _ => cluster::idle().await,
+                }
+            }
+        });
+        row.await?
+    })
 }
 
 async fn client(broker: &Broker) -> Result<Client> {

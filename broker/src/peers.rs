@@ -24,6 +24,8 @@ use crate::tls::{peer_name, proves};
 
 /// Messages that may wait for one broker; above it they are dropped.
 const QUEUE_MAX: usize = 8_192;
+/// Bytes of catch-ups that may wait for one broker.
+const BULK_BYTES_MAX: usize = 64 << 20;
 /// Most bytes of batches in one frame, unless a single message is larger.
 const FRAME_BYTES: usize = 1 << 20;
 /// Most messages in one frame.
@@ -203,11 +205,13 @@ async fn send_all(connection: &Connection, link: &Link, queue: &mut UnboundedRec
     let raft = connection.open_uni().await?;
     raft.set_priority(PRIORITY_RAFT)?;
     let (bulk, parts) = unbounded_channel();
+    let bulk_bytes = Cell::new(0);
     let mut bulk_stream = connection.open_uni().await?;
     bulk_stream.set_priority(PRIORITY_BULK)?;
-    let sending_bulk = async move {
+    let sending_bulk = async {
         let mut parts: UnboundedReceiver<NodeMessage> = parts;
         while let Some(part) = parts.recv().await {
+            bulk_bytes.set(bulk_bytes.get() - part.batch_bytes());
             send_frame(&mut bulk_stream, vec![part]).await?;
         }
         Ok(())
@@ -221,7 +225,11 @@ async fn send_all(connection: &Connection, link: &Link, queue: &mut UnboundedRec
             let mut bytes = 0;
             for message in some.drain(..) {
                 if message.is_bulk() {
-                    let _ = bulk.send(message);
+                    // Dropped where too much waits: the replica asks again.
+                    if bulk_bytes.get() < BULK_BYTES_MAX {
+                        bulk_bytes.set(bulk_bytes.get() + message.batch_bytes());
+                        let _ = bulk.send(message);
+                    }
                     continue;
                 }
                 bytes += message.batch_bytes();

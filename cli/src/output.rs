@@ -74,6 +74,8 @@ pub(crate) fn log(level: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("THALWEG_LOG")
         .unwrap_or_else(|_| format!("warn,thalweg={level},thalweg_broker={level},quinn=error").into());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A broker outlives whoever read its log: a line that cannot be written is no reason to panic over another one.
+    let builder = builder.log_internal_errors(false);
     if level == "info" && !std::io::stderr().is_terminal() {
         builder.json().init();
     } else {

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use thalweg::{Client, ClientBuilder, ErrorKind, Position, Record, Topic};
 use thalweg_tests::process::{Cluster, plugin, thalweg};
 
-use crate::load::{self, Load};
 use crate::read_all;
 
 async fn client_of(cluster: &Cluster, broker: u32) -> Client {
@@ -18,41 +17,11 @@ async fn client_of(cluster: &Cluster, broker: u32) -> Client {
         .unwrap()
 }
 
-/// Issue 4, "Real processes": what was acknowledged is there once, in order, whatever happened to the brokers.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn brokers_die_and_stall_under_load_and_nothing_is_lost_or_doubled() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut cluster = Cluster::start(folder.path(), 3);
-    let client = client_of(&cluster, 1).await;
-    client.create_topic("load", Topic::partitions(3).replication_factor(3)).await.unwrap();
-    let load = Load::start(&client, 20);
-    let cycles: u32 = std::env::var("THALWEG_TORTURE_CYCLES").ok().and_then(|c| c.parse().ok()).unwrap_or(8);
-    for cycle in 0..cycles {
-        let victim = cycle * 7 % 3 + 1;
-        tokio::time::sleep(Duration::from_millis(200 + (cycle as u64 * 97) % 400)).await;
-        match cycle % 4 {
-            3 => {
-                cluster.signal(victim, "-STOP");
-                tokio::time::sleep(Duration::from_millis(300 + (cycle as u64 * 131) % 1_200)).await;
-                cluster.signal(victim, "-CONT");
-            }
-            _ => {
-                cluster.kill(victim);
-                tokio::time::sleep(Duration::from_millis((cycle as u64 * 211) % 900)).await;
-                tokio::task::block_in_place(|| cluster.restart(victim));
-            }
-        }
-    }
-    let acked = load.stop().await;
-    // Everybody dies at once, and only what is on the disks counts.
-    for id in 1..=3 {
-        cluster.kill(id);
-    }
-    for id in 1..=3 {
-        cluster.restart_soon(id);
-    }
-    load::check(&client_of(&cluster, 2).await, &acked, 500).await;
-    println!("{cycles} cycles, {} records", acked.len());
+/// Issue 4, "Real processes": the short run; `cargo xtask torture` is the long one.
+#[test]
+fn brokers_die_stall_and_lose_their_network_and_nothing_is_lost_or_doubled() {
+    let report = thalweg_tests::torture::run(12, 1, |line| println!("{line}"));
+    assert!(report.acked > 1_000, "{report:?}");
 }
 
 #[tokio::test]
@@ -280,8 +249,9 @@ async fn a_broker_goes_on_when_nobody_reads_what_it_prints() {
         .args(["dev", "--port", "0", "--http-port", "0", "--data-dir"])
         .arg(folder.path())
         .env("XDG_STATE_HOME", folder.path())
-        .env("THALWEG_LOG", "error")
+        .env("THALWEG_LOG", "trace")
         .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     let mut first = [0; 64];
@@ -291,7 +261,7 @@ async fn a_broker_goes_on_when_nobody_reads_what_it_prints() {
     while length < first.len() && first[length.max(1) - 1] != b'\n' {
         length += std::io::Read::read(&mut said, &mut first[length..length + 1]).unwrap();
     }
-    drop(said);
+    drop((said, child.stderr.take()));
     let address = String::from_utf8_lossy(&first[..length]).trim().rsplit(' ').next().unwrap().to_owned();
     let ca = std::fs::read(folder.path().join("tls/ca.pem")).unwrap();
     let client = ClientBuilder::new(address).ca_pem(ca).connect().await.unwrap();

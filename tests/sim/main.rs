@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use thalweg_tests::sim::{Mutant, run};
+use thalweg_tests::sim::{FAULTS, Mutant, run, run_with_faults};
 
 /// Seeds within which every planted bug must show.
 const MUTANT_SEEDS: u64 = 3_000;
@@ -20,10 +20,19 @@ fn main() -> ExitCode {
     }
     let (seeds, from) = (number("--seeds", 1), number("--from", 0));
     let history = arguments.iter().any(|a| a == "--history") || seeds == 1;
+    let at = arguments.iter().position(|a| a == "--faults");
+    let faults: Option<Vec<&str>> = at.map(|at| arguments.get(at + 1).map_or("", String::as_str).split(',').collect());
+    if let Some(unknown) = faults.iter().flatten().find(|f| !f.is_empty() && !FAULTS.contains(f)) {
+        eprintln!("error: there is no fault {unknown:?}; --faults takes some of {}", FAULTS.join(","));
+        return ExitCode::from(2);
+    }
     let started = Instant::now();
     let (mut events, mut acked, mut crashes, mut rebuilt) = (0, 0, 0u64, 0u64);
     for seed in from..from + seeds {
-        let outcome = run(seed, None, history);
+        let outcome = match &faults {
+            None => run(seed, None, history),
+            Some(faults) => run_with_faults(seed, faults, history),
+        };
         outcome.history.iter().for_each(|line| println!("{line}"));
         if let Some(failure) = outcome.failure {
             println!("seed {seed}: {failure}\nreplay with: cargo xtask sim --from {seed}");

@@ -83,9 +83,14 @@ impl Network {
         }
     }
 
+    /// No chance of anything bad from now on.
+    pub(super) fn calm(&mut self) {
+        self.faults = NetworkFaults { delay_ms: 2, loss: 0, duplication: 0, reordering: 0 };
+    }
+
     /// No more faults.
     pub(super) fn heal(&mut self) {
-        self.faults = NetworkFaults { delay_ms: 2, loss: 0, duplication: 0, reordering: 0 };
+        self.calm();
         self.links.values_mut().for_each(|l| l.blocked_until_ms = 0);
     }
 }

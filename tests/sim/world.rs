@@ -52,9 +52,37 @@ pub struct Outcome {
     pub history: Vec<String>,
 }
 
-/// Runs one seed to its end.
+/// Runs one seed to its end, with all faults that it draws.
 pub fn run(seed: u64, mutant: Option<Mutant>, with_history: bool) -> Outcome {
-    let mut world = World::new(seed, mutant, with_history);
+    run_with(World::new(seed, mutant, with_history))
+}
+
+/// The same with no other faults than those named, of [`FAULTS`].
+pub fn run_with_faults(seed: u64, faults: &[&str], with_history: bool) -> Outcome {
+    let mut world = World::new(seed, None, with_history);
+    world.keep(faults);
+    run_with(world)
+}
+
+/// What [`run_with_faults`] may leave out.
+pub const FAULTS: [&str; 14] = [
+    "power",
+    "kill",
+    "wipe",
+    "pause",
+    "partition",
+    "disconnect",
+    "full",
+    "rot",
+    "transfer",
+    "retention",
+    "network",
+    "torn",
+    "sync",
+    "majority",
+];
+
+fn run_with(mut world: World) -> Outcome {
     // A broken assertion of the core is a finding like any other.
     let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
     let failure = ran.unwrap_or_else(|panic| {
@@ -93,6 +121,8 @@ struct Rates {
     push: u64,
     client_ms: u64,
     retention: bool,
+    /// In the end a majority may be lost for ever.
+    majority: bool,
     run_ms: u64,
     /// While a copy is being rebuilt on a node: that is when it hurts.
     rebuilding_crash: u64,
@@ -230,6 +260,7 @@ impl World {
             push: 100_000 + rate(900_000),
             client_ms: rate(20),
             retention: rate(3) >= 2,
+            majority: true,
             run_ms: if rate(9) == 9 { LONG_RUN_MS } else { RUN_MS },
             rebuilding_crash: rate(200_000),
             forgets: rate(500_000),
@@ -328,6 +359,34 @@ impl World {
         }
     }
 
+    /// Leaves out what is not named. The seed draws the same numbers all the same.
+    fn keep(&mut self, faults: &[&str]) {
+        let is_out = |name: &str| !faults.contains(&name);
+        let (r, d) = (&mut self.rates, &mut self.faults);
+        let rates = [
+            ("power", &mut r.power_cut),
+            ("power", &mut r.all_cut),
+            ("kill", &mut r.kill),
+            ("kill", &mut r.rebuilding_crash),
+            ("wipe", &mut r.wipe),
+            ("pause", &mut r.pause),
+            ("partition", &mut r.partition),
+            ("disconnect", &mut r.disconnect),
+            ("full", &mut r.full),
+            ("rot", &mut r.rot),
+            ("transfer", &mut r.transfer),
+            ("torn", &mut d.torn),
+            ("sync", &mut d.sync_error),
+        ];
+        rates.into_iter().filter(|(name, _)| is_out(name)).for_each(|(_, rate)| *rate = 0);
+        r.retention &= !is_out("retention");
+        r.majority &= !is_out("majority");
+        if is_out("network") {
+            self.network.calm();
+        }
+        self.nodes.iter_mut().for_each(|n| n.disk.set_faults(*d));
+    }
+
     fn note(&mut self, line: impl FnOnce() -> String) {
         if self.with_history {
             self.history.push(format!("{:>6} ms  {}", self.now_ms, line()));
@@ -373,7 +432,7 @@ impl World {
             self.turn(true)?;
         }
         self.heal()?;
-        if !self.ended && self.nodes.len() > 1 && self.rng.chance(100_000) {
+        if !self.ended && self.nodes.len() > 1 && self.rng.chance(100_000) && self.rates.majority {
             self.lose_the_majority()?;
             self.heal()?;
         }

@@ -18,12 +18,15 @@ fn main() -> ExitCode {
         ["bench", ref rest @ ..] => bench(rest),
         ["sim", ref rest @ ..] => sim(rest),
         ["mutants"] => sim(&["--mutants"]),
+        ["torture", ref rest @ ..] => torture(rest),
         _ => {
             eprintln!(
                 "cargo demo [--keep]      the main job, end to end\n\
                  cargo xtask test         all tests\n\
-                 cargo xtask sim [--seeds N] [--from S] [--history]\n\
+                 cargo xtask sim [--seeds N] [--from S] [--faults LIST] [--history]\n\
                  \x20                        the simulator, over N seeds from S on\n\
+                 cargo xtask torture [--cycles N] [--seed S]
+                 \x20                        real brokers and SDKs under kills, stops and a bad network
                  cargo xtask mutants      shows that the simulator finds the planted bugs\n\
                  cargo xtask bench [ROW]  measures, beside raw quinn\n\
                  cargo xtask plugins      builds the example plugins\n\
@@ -71,6 +74,15 @@ fn bench(arguments: &[&str]) -> Result<(), String> {
     let mut command = build::command(&build::target().join("fast/thalweg-bench"));
     command.arg(build::target().join("fast/thalweg")).arg(plugins).args(arguments);
     build::run(&mut command)
+}
+
+fn torture(arguments: &[&str]) -> Result<(), String> {
+    build::workspace()?;
+    let python = build::python()?;
+    build::node()?;
+    let mut command = build::command(&build::target().join("fast/torture"));
+    command.env("THALWEG_PYTHON", python).env("THALWEG_BIN", build::target().join("fast/thalweg"));
+    build::run(command.args(arguments))
 }
 
 fn sim(arguments: &[&str]) -> Result<(), String> {
