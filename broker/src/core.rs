@@ -231,6 +231,7 @@ impl Core {
         let code = match error {
             ControlError::Name { .. } | ControlError::Range { .. } => ErrorCode::InvalidRequest,
             ControlError::TooFewBrokers { .. } | ControlError::BrokerIdTaken { .. } => ErrorCode::InvalidRequest,
+            ControlError::FeatureLevel { .. } => ErrorCode::Unsupported,
             ControlError::DirectoryLost { .. } | ControlError::UnknownBroker(_) => ErrorCode::InvalidRequest,
             ControlError::BrokerAlive(_) | ControlError::BrokerSilent(_) => ErrorCode::InvalidRequest,
             ControlError::TopicExists(_) => ErrorCode::TopicExists,

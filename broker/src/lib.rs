@@ -34,7 +34,7 @@ pub use identity::DirectoryError;
 pub use recover::{MetadataCopy, recover_metadata};
 use thalweg_broker_core::{Node, NodeConfig};
 use thalweg_commit_log::Damage;
-use thalweg_control::Broker;
+use thalweg_control::{Broker, FEATURE_LEVEL};
 use thalweg_model::limits::MODULE_BYTES_MAX;
 use thalweg_model::{BrokerId, ReplicaId};
 use uuid::Uuid;
@@ -232,6 +232,7 @@ fn node_config(directory: &DataDirectory, member: &Member) -> NodeConfig {
             port: member.advertised.1,
             rack: member.rack.clone(),
             metadata_replica: ReplicaId(0),
+            feature_level: FEATURE_LEVEL,
         },
         controllers: member.controllers.iter().map(|(id, ..)| BrokerId(*id)).collect(),
         is_founder: directory.identity.founder,

@@ -104,6 +104,7 @@ pub(crate) fn cluster_status(core: &Core) -> proto::ClusterStatusReply {
     let names: Vec<TopicPartition> =
         metadata.topics().flat_map(|t| (0..t.partitions).map(|p| TopicPartition::new(t.id, p))).collect();
     let (topics, partitions) = (metadata.topics().count() as u32, names.len() as u32);
+    let feature_level = metadata.feature_level();
     drop(metadata);
     let is_behind = |n: &&TopicPartition| {
         let followers = core.shard.followers(n);
@@ -119,6 +120,7 @@ pub(crate) fn cluster_status(core: &Core) -> proto::ClusterStatusReply {
         without_leader: names.iter().filter(|n| core.shard.leader(n).is_none()).count() as u32,
         behind: names.iter().filter(is_behind).count() as u32,
         asked: core.broker_id,
+        feature_level,
     }
 }
 

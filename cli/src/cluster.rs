@@ -142,11 +142,12 @@ impl ClusterCommand {
                     let object = json!({
                         "cluster_id": status.cluster_id, "controller": status.controller, "brokers": brokers,
                         "topics": status.topics, "partitions": status.partitions, "without_leader": status.without_leader,
+                        "feature_level": status.feature_level,
                     });
                     println!("{}", serde_json::to_string_pretty(&object)?);
                     return Ok(());
                 }
-                println!("cluster     {}", status.cluster_id);
+                println!("cluster     {}, feature level {}", status.cluster_id, status.feature_level);
                 println!("topics      {}", status.topics);
                 match status.controller {
                     0 => println!("partitions  {}", status.partitions),

@@ -249,6 +249,8 @@ pub struct ClusterStatus {
     pub partitions: u32,
     /// Those that nobody leads at the moment.
     pub without_leader: u32,
+    /// What every broker knows: newer records and messages are not used.
+    pub feature_level: u32,
 }
 
 /// A partition that lost the majority of its replicas.
@@ -429,6 +431,7 @@ impl Client {
             topics: s.topics,
             partitions: s.partitions,
             without_leader: s.without_leader,
+            feature_level: s.feature_level,
         })
     }
 

@@ -80,6 +80,7 @@ fn metadata_records_of_a_cluster() {
         port: 9460,
         rack: "r1".into(),
         metadata_replica: ReplicaId::new(BrokerId(3), 1),
+        feature_level: 1,
     };
     check("broker-registered", &MetadataRecord::BrokerRegistered(broker).encode());
     let replicas = vec![ReplicaId::new(BrokerId(3), 1), ReplicaId::new(BrokerId(1), 0)];

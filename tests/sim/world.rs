@@ -7,7 +7,7 @@ use bytes::Bytes;
 use thalweg_broker_core::{METADATA, Node as Core, NodeConfig, NodeMessage, Output as NodeOutput};
 use thalweg_client_core::{Backoff, Failure, ProducerConfig, ProducerCore, ProducerIdentity};
 use thalweg_commit_log::{Config, Damage};
-use thalweg_control::{Broker, Request, TopicConfig};
+use thalweg_control::{Broker, FEATURE_LEVEL, Request, TopicConfig};
 use thalweg_model::{
     BatchBuilder, BrokerId, Codec, DirectoryId, PinEpoch, ProducerEpoch, ProducerId, Record, ReplicaId, TopicId,
     TopicPartition,
@@ -420,6 +420,7 @@ impl World {
                 port: 1,
                 rack: String::new(),
                 metadata_replica: ReplicaId(0),
+                feature_level: FEATURE_LEVEL,
             },
             controllers: (0..self.nodes.len()).map(broker).collect(),
             is_founder: n.directory == 1 || reused,

@@ -155,6 +155,7 @@ mod tests {
             port: 9460,
             rack: String::new(),
             metadata_replica: ReplicaId(2),
+            feature_level: 1,
         };
         let messages = [
             NodeMessage::Heartbeat(broker),

@@ -555,9 +555,11 @@ impl<D: Disk> Node<D> {
             }
             let records = batch.records().expect("a stored batch was checked when it was proposed");
             for (_, record) in records {
-                // A record of a newer version would have been kept out by the feature level.
-                let record = MetadataRecord::decode(&record.value.unwrap_or_default());
-                self.metadata.apply(record.expect("the metadata log holds metadata records"));
+                match MetadataRecord::decode(&record.value.unwrap_or_default()) {
+                    Ok(record) => self.metadata.apply(record),
+                    // The feature level was raised over this broker's head, or the process went back to an older version.
+                    Err(error) => return self.outputs.push(Output::Refused(error.to_string())),
+                }
             }
         }
     }

@@ -9,4 +9,6 @@ mod placement;
 mod record;
 
 pub use metadata::{Answer, ControlError, Metadata, Request, Topic};
-pub use record::{Broker, MetadataRecord, Pin, Plugin, PluginDigest, PluginKind, RecordError, TopicConfig};
+pub use record::{
+    Broker, FEATURE_LEVEL, MetadataRecord, Pin, Plugin, PluginDigest, PluginKind, RecordError, TopicConfig,
+};

@@ -160,6 +160,16 @@ pub enum ControlError {
         /// The other's address.
         address: String,
     },
+    /// A broker of an older version.
+    #[error("broker {broker} knows feature level {known}, the cluster is at level {needed}; upgrade that broker")]
+    FeatureLevel {
+        /// The broker.
+        broker: BrokerId,
+        /// What it knows.
+        known: u32,
+        /// What it must know.
+        needed: u32,
+    },
     /// The disk was given up.
     #[error(
         "data directory {directory} of broker {broker} was given up with `thalweg cluster recover`; start the broker with an \
@@ -231,6 +241,8 @@ pub struct Metadata {
     brokers: BTreeMap<BrokerId, Broker>,
     /// Topics that are gone, so that what a broker still holds of them can go too.
     deleted: BTreeSet<TopicId>,
+    /// Records up to this level are used; 0 before the first broker.
+    feature_level: u32,
     /// Data directories that an operator has given up.
     lost: BTreeSet<DirectoryId>,
     reserved: i64,
@@ -295,9 +307,19 @@ impl Metadata {
         let answer = Answer::Registered(broker.id);
         let id = broker.id;
         self.check_directory(id, broker.directory)?;
+        if broker.feature_level < self.feature_level {
+            let (known, needed) = (broker.feature_level, self.feature_level);
+            return Err(ControlError::FeatureLevel { broker: id, known, needed });
+        }
+        // The first broker's level is the cluster's.
+        let founded = match self.feature_level {
+            0 => vec![MetadataRecord::FeatureLevelSet { level: broker.feature_level }],
+            _ => Vec::new(),
+        };
         let Some(known) = self.brokers.get(&id) else {
             broker.metadata_replica = ReplicaId::new(id, broker.metadata_replica.generation());
-            return Ok((vec![MetadataRecord::BrokerRegistered(broker)], answer));
+            let records = founded.into_iter().chain([MetadataRecord::BrokerRegistered(broker)]).collect();
+            return Ok((records, answer));
         };
         broker.metadata_replica = known.metadata_replica;
         if known.directory == broker.directory {
@@ -483,6 +505,7 @@ impl Metadata {
                     *there = replicas;
                 }
             }
+            MetadataRecord::FeatureLevelSet { level } => self.feature_level = level,
             MetadataRecord::DirectoryLost { broker, directory } => {
                 self.lost.insert(directory);
                 if let Some(broker) = self.brokers.get_mut(&broker) {
@@ -508,6 +531,11 @@ impl Metadata {
             }
             MetadataRecord::ProducerIdsReserved { next } => self.reserved = next,
         }
+    }
+
+    /// Records and messages up to this level are used; 0 before the first broker.
+    pub fn feature_level(&self) -> u32 {
+        self.feature_level
     }
 
     /// All brokers, by number.
@@ -623,7 +651,23 @@ mod tests {
             port: 1,
             rack: rack.into(),
             metadata_replica: ReplicaId::new(BrokerId(id), 0),
+            feature_level: 1,
         }
+    }
+
+    #[test]
+    fn a_broker_of_an_older_feature_level_is_refused() {
+        let mut m = Metadata::default();
+        let of = |id: u32, level: u32| {
+            let broker = Broker { feature_level: level, ..broker(id, id as u8, "") };
+            Request::RegisterBroker { broker, other_is_alive: false }
+        };
+        run(&mut m, of(1, 2)).unwrap();
+        assert_eq!(m.feature_level(), 2);
+        let error = run(&mut m, of(2, 1)).unwrap_err();
+        assert_eq!(error, ControlError::FeatureLevel { broker: BrokerId(2), known: 1, needed: 2 });
+        run(&mut m, of(3, 3)).unwrap();
+        assert_eq!(m.feature_level(), 2, "it is not raised by itself");
     }
 
     fn create_on(live: &[u32], partitions: u32, replication_factor: u32) -> Request {

@@ -101,7 +101,13 @@ pub struct Broker {
     pub rack: String,
     /// Its copy of the metadata log.
     pub metadata_replica: ReplicaId,
+    /// The newest records and messages that it knows: see [`FEATURE_LEVEL`].
+    pub feature_level: u32,
 }
+
+/// What this version knows. It grows when a new kind of record or message between brokers comes, which is not used before the
+/// cluster's own level says that every broker knows it.
+pub const FEATURE_LEVEL: u32 = 1;
 
 /// What a topic's owner may choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +180,11 @@ pub enum MetadataRecord {
         replicas: Vec<ReplicaId>,
         /// The copy whose log its successor among them takes over, alone; `None`: the partition starts empty.
         from: Option<ReplicaId>,
+    },
+    /// From here on records and messages of this level may be used: every broker knows them.
+    FeatureLevelSet {
+        /// As in [`FEATURE_LEVEL`].
+        level: u32,
     },
     /// Producer ids below this have been given out, or may have been.
     ProducerIdsReserved {
@@ -252,12 +263,17 @@ impl MetadataRecord {
                 out.put_u16_le(b.port);
                 put_bytes(&mut out, b.rack.as_bytes());
                 out.put_u64_le(b.metadata_replica.0);
+                out.put_u32_le(b.feature_level);
             }
             MetadataRecord::ReplicasAssigned { topic, partition, replicas } => {
                 out.put_slice(&[6, 1]);
                 out.put_slice(&topic.0);
                 out.put_u32_le(*partition);
                 put_replicas(&mut out, replicas);
+            }
+            MetadataRecord::FeatureLevelSet { level } => {
+                out.put_slice(&[9, 1]);
+                out.put_u32_le(*level);
             }
             MetadataRecord::DirectoryLost { broker, directory } => {
                 out.put_slice(&[7, 1]);
@@ -280,7 +296,7 @@ impl MetadataRecord {
         let &[kind, layout, ref rest @ ..] = data else {
             return Err(RecordError::Malformed { kind: 0 });
         };
-        if !(1..=8).contains(&kind) || layout != 1 {
+        if !(1..=9).contains(&kind) || layout != 1 {
             return Err(RecordError::Newer { kind, layout });
         }
         let mut rest = rest;
@@ -292,7 +308,8 @@ impl MetadataRecord {
             5 => broker(&mut rest).map(MetadataRecord::BrokerRegistered),
             6 => replicas_assigned(&mut rest),
             7 => directory_lost(&mut rest),
-            _ => partition_recovered(&mut rest),
+            8 => partition_recovered(&mut rest),
+            _ => rest.try_get_u32_le().ok().map(|level| MetadataRecord::FeatureLevelSet { level }),
         };
         record.filter(|_| rest.is_empty()).ok_or(RecordError::Malformed { kind })
     }
@@ -351,6 +368,7 @@ fn broker(data: &mut &[u8]) -> Option<Broker> {
         port: data.try_get_u16_le().ok()?,
         rack: take_name(data)?,
         metadata_replica: ReplicaId(data.try_get_u64_le().ok()?),
+        feature_level: data.try_get_u32_le().ok()?,
     })
 }
 
@@ -452,7 +470,9 @@ mod tests {
                 port: 9460,
                 rack: "r1".into(),
                 metadata_replica: ReplicaId(3),
+                feature_level: 1,
             }),
+            MetadataRecord::FeatureLevelSet { level: 2 },
             MetadataRecord::ReplicasAssigned { topic: TopicId([1; 16]), partition: 2, replicas: vec![ReplicaId(7)] },
             MetadataRecord::DirectoryLost { broker: BrokerId(2), directory: DirectoryId([5; 16]) },
             MetadataRecord::PartitionRecovered {
@@ -475,7 +495,7 @@ mod tests {
                 assert!(MetadataRecord::decode(&bytes[..cut]).is_err());
             }
         }
-        assert_eq!(MetadataRecord::decode(&[9, 1]), Err(RecordError::Newer { kind: 9, layout: 1 }));
+        assert_eq!(MetadataRecord::decode(&[10, 1]), Err(RecordError::Newer { kind: 10, layout: 1 }));
     }
 
     proptest! {
