@@ -49,8 +49,10 @@ fn is_for_administrators(kind: FrameKind) -> bool {
 }
 
 fn is_decided_by_the_controller(kind: FrameKind) -> bool {
-    use FrameKind::{CreateTopicRequest, DeleteTopicRequest, InitProducerRequest, RecoverRequest, UploadPluginRequest};
-    matches!(kind, CreateTopicRequest | DeleteTopicRequest | InitProducerRequest | RecoverRequest | UploadPluginRequest)
+    use FrameKind::{CreateTopicRequest, DeleteTopicRequest, InitProducerRequest};
+    use FrameKind::{RecoverRequest, SetPartitionerRequest, UploadPluginRequest};
+    matches!(kind, CreateTopicRequest | DeleteTopicRequest | InitProducerRequest)
+        || matches!(kind, RecoverRequest | SetPartitionerRequest | UploadPluginRequest)
 }
 
 /// Sends the metadata of some topics at once and after every change, until the client goes away.
@@ -107,14 +109,18 @@ async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream, asker: 
         FrameKind::MetadataRequest => send(stream, &metadata(core, frame.message()?, asker).await).await?,
         FrameKind::CreateTopicRequest => {
             let request: proto::CreateTopicRequest = frame.message()?;
-            let partitioner = match request.partitioner.as_str() {
-                "" => None,
-                reference => Some((reference.to_owned(), request.partitioner_config)),
-            };
+            let partitioner = partitioner(request.partitioner, request.partitioner_config);
             let config = topic_config(request.config)?;
             let size = (request.partitions, request.replication_factor);
             let topic = core.create_topic(&request.name, size, partitioner, config).await?;
             send(stream, &proto::CreateTopicReply { topic: Some(topic) }).await?;
+        }
+        FrameKind::SetPartitionerRequest => {
+            let request: proto::SetPartitionerRequest = frame.message()?;
+            let partitioner = partitioner(request.partitioner, request.partitioner_config);
+            core.change(Request::SetPartitioner { name: request.name.clone(), partitioner }).await?;
+            let topic = core.shard.metadata().topic(&request.name).cloned().map_err(|e| core.remote(&e))?;
+            send(stream, &proto::SetPartitionerReply { topic: Some(core.describe(&topic)) }).await?;
         }
         FrameKind::DeleteTopicRequest => {
             let request: proto::DeleteTopicRequest = frame.message()?;
@@ -167,6 +173,11 @@ async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream, asker: 
         }
     }
     Ok(())
+}
+
+/// An empty reference is the built-in way.
+fn partitioner(reference: String, config: Bytes) -> Option<(String, Bytes)> {
+    (!reference.is_empty()).then_some((reference, config))
 }
 
 fn topic_config(config: Option<proto::TopicConfig>) -> Result<TopicConfig, RemoteError> {

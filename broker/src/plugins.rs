@@ -229,8 +229,12 @@ impl Plugins {
         core.find_partition(&TopicPartition::new(id, 0))?;
         let topic = core.shard.metadata().topics().find(|t| t.id == id).cloned();
         let topic = topic.expect("its partition was found");
-        if topic.pin_epoch.0 != request.pin_epoch {
-            let (found, current) = (PinEpoch(request.pin_epoch), topic.pin_epoch);
+        let (found, current) = (PinEpoch(request.pin_epoch), topic.pin_epoch);
+        if found > current {
+            let error = ProduceError::PinUnknown { found, current };
+            return Err(RemoteError::new(ErrorCode::PinUnknown, error.to_string()));
+        }
+        if found != current {
             return Err(RemoteError::new(ErrorCode::StalePin, ProduceError::StalePin { found, current }.to_string()));
         }
         let Some(pin) = &topic.pin else {

@@ -104,6 +104,7 @@ fn remote(partition: u32, error: &ProduceError) -> RemoteError {
     let code = match error {
         ProduceError::NotLeader { .. } => ErrorCode::NotLeader,
         ProduceError::StalePin { .. } => ErrorCode::StalePin,
+        ProduceError::PinUnknown { .. } => ErrorCode::PinUnknown,
         ProduceError::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
         ProduceError::Fenced { .. } => ErrorCode::ProducerFenced,
         ProduceError::UnknownProducer | ProduceError::DuplicateForgotten => ErrorCode::UnknownProducer,

@@ -48,6 +48,22 @@ pub(crate) enum TopicCommand {
         #[command(flatten)]
         connect: Connect,
     },
+    /// Places a topic's records in another way from now on; what stands in it stays where it is
+    SetPartitioner {
+        /// Its name
+        name: String,
+        /// Plugin that places its records, "name" or "name@version"
+        #[arg(required_unless_present = "built_in", conflicts_with = "built_in")]
+        partitioner: Option<String>,
+        /// The plugin's parameters
+        #[arg(long, requires = "partitioner")]
+        partitioner_config: Option<String>,
+        /// No plugin: by the hash of the key, else in turn
+        #[arg(long)]
+        built_in: bool,
+        #[command(flatten)]
+        connect: Connect,
+    },
     /// Deletes a topic and its records, for ever
     Delete {
         /// Its name
@@ -143,6 +159,13 @@ impl TopicCommand {
                     "state",
                 ];
                 rows(connect.output, &columns, partitions)
+            }
+            TopicCommand::SetPartitioner { name, partitioner, partitioner_config, connect, .. } => {
+                let config = partitioner_config.unwrap_or_default().into();
+                let partitioner = partitioner.as_deref().map(|p| (p, config));
+                let topic = connect.client().await?.set_partitioner(&name, partitioner).await?;
+                let by = topic.partitioner.as_deref().unwrap_or("key hash, else in turn");
+                done(connect.output, &format!("topic {name} is placed by {by} from now on"), &describe(&topic))
             }
             TopicCommand::Delete { name, connect } => {
                 connect.client().await?.delete_topic(&name).await?;

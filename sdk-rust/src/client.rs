@@ -435,6 +435,19 @@ impl Client {
         })
     }
 
+    /// Places a topic's records in another way from now on: by a plugin with its parameters, or, with `None`, by key hash and in
+    /// turn. Producers that are at work notice, and place again what has not been written yet.
+    pub async fn set_partitioner(&self, topic: &str, partitioner: Option<(&str, Bytes)>) -> Result<TopicInfo> {
+        let (partitioner, partitioner_config) = partitioner.unwrap_or_default();
+        let request = proto::SetPartitionerRequest {
+            name: topic.to_owned(),
+            partitioner: partitioner.to_owned(),
+            partitioner_config,
+        };
+        let reply: proto::SetPartitionerReply = self.request(request).await?;
+        Ok((&reply.topic.unwrap_or_default()).into())
+    }
+
     /// Uploads a module and gives it the next version of `name`; the same module again keeps its version.
     ///
     /// # Errors

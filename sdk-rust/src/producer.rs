@@ -119,6 +119,7 @@ impl ProducerBuilder {
         let partitions = topic.partitions.len() as u32;
         let placement = Placement::of_topic(&self.client.io, &topic, self.place_on_broker).await?;
         let mut core = ProducerCore::new(self.config, partitions);
+        core.placed_anew(topic.pin_epoch);
         if core.is_idempotent() {
             let reply: proto::InitProducerReply = self.client.request(proto::InitProducerRequest {}).await?;
             let epoch = ProducerEpoch(reply.producer_epoch as i16);
@@ -134,12 +135,14 @@ impl ProducerBuilder {
             first_error: Mutex::new(None),
             on_error: self.on_error,
         });
+        let placement = Arc::new(tokio::sync::Mutex::new((topic.pin_epoch, placement)));
+        let placing = Placing { placement: placement.clone(), on_broker: self.place_on_broker };
         let (io_shared, io_topic, acks) = (shared.clone(), topic.clone(), self.config.acks);
-        self.client.io.spawn(move |link| drive(link, io_shared, io_topic, acks))?;
+        self.client.io.spawn(move |link| drive(link, io_shared, io_topic, acks, placing))?;
         let inner = Inner {
             client: self.client,
             topic: self.topic,
-            placement: tokio::sync::Mutex::new(placement),
+            placement,
             partitions,
             buffer_bytes: self.buffer_bytes,
             shared,
@@ -154,10 +157,13 @@ pub struct Producer {
     inner: Arc<Inner>,
 }
 
+/// How records are placed, and the epoch of the pin that says so.
+type SharedPlacement = Arc<tokio::sync::Mutex<(u32, Placement)>>;
+
 struct Inner {
     client: Client,
     topic: String,
-    placement: tokio::sync::Mutex<Placement>,
+    placement: SharedPlacement,
     partitions: u32,
     buffer_bytes: usize,
     shared: Arc<Shared>,
@@ -277,34 +283,59 @@ impl Producer {
         for record in &records {
             record.check_limits()?;
         }
-        let (io, partitions) = (&self.inner.client.io, self.inner.partitions);
-        let placed = self.inner.placement.lock().await.place(io, &records, partitions).await?;
+        let (mut placed_by, mut placed) = self.place(&records).await?;
         let state =
             PendingState { left: records.len(), outcomes: records.iter().map(|_| None).collect(), detached: false };
         let pending = Arc::new(Pending { state: Mutex::new(state), done: Notify::new() });
-        let mut next = 0;
+        // Those before `first` were pushed when the rest was placed again.
+        let (mut first, mut next) = (0, 0);
         while next < records.len() {
             let room = shared.progress.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            {
+            let is_replaced = {
                 let mut core = lock(&shared.core);
                 if shared.ended.load(Ordering::Acquire) {
                     return Err(Error::new(ErrorKind::Invalid, "the producer is closed"));
                 }
                 let now = shared.now_ms();
-                while next < records.len() && core.buffered_bytes() < self.inner.buffer_bytes {
+                let is_current = core.pin_epoch() == placed_by;
+                while !core.is_stale()
+                    && is_current
+                    && next < records.len()
+                    && core.buffered_bytes() < self.inner.buffer_bytes
+                {
                     let token = Token { receipt: pending.clone(), at: next as u32 };
-                    core.push(now, placed[next], &records[next], token);
+                    core.push(now, placed[next - first], &records[next], token);
                     next += 1;
                 }
-            }
+                !is_current && !core.is_stale()
+            };
             shared.wake.notify_one();
-            if next < records.len() {
+            if is_replaced {
+                // Nothing tells of the topic's new partitioner twice: the records that are left follow it.
+                (placed_by, placed) = match self.place(&records[next..]).await {
+                    Ok(placed) => placed,
+                    Err(error) if next == 0 => return Err(error),
+                    Err(error) => {
+                        let rest = (next..records.len()).map(|at| Token { receipt: pending.clone(), at: at as u32 });
+                        shared.settle(vec![refused(rest.collect(), &error)]);
+                        break;
+                    }
+                };
+                first = next;
+            } else if next < records.len() {
                 room.await;
             }
         }
         Ok(Receipt { pending, waited: false })
+    }
+
+    /// The partitions of records, and the epoch of the pin that was asked.
+    async fn place(&self, records: &[thalweg_model::Record]) -> Result<(u32, Vec<u32>)> {
+        let mut placement = self.inner.placement.lock().await;
+        let placed = placement.1.place(&self.inner.client.io, records, self.inner.partitions).await?;
+        Ok((placement.0, placed))
     }
 
     /// Waits until every record has its outcome; closes open batches at once.
@@ -389,8 +420,10 @@ struct Routes {
 
 /// Serves one producer on the connection's thread until it is closed and drained: one stream to every broker that leads a
 /// partition of the topic.
-async fn drive(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, acks: Acks) {
+async fn drive(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, acks: Acks, placing: Placing) {
+    let placing = Rc::new(placing);
     let mut routing = crate::routing::follow(&link, &topic);
+    let mut placing_anew: Option<JoinHandle<()>> = None;
     let partitions = topic.partitions.len();
     let routes = Routes { topic, acks, leaders: vec![None; partitions], open: BTreeMap::new(), kept: BTreeMap::new() };
     let routes = Rc::new(RefCell::new(routes));
@@ -400,11 +433,16 @@ async fn drive(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, ac
         let flush = shared.flushing.load(Ordering::Acquire);
         let (requests, outcomes, deadline, drained) = {
             let mut core = lock(&shared.core);
+            core.hear_of_pin(now.pin_epoch());
             let ended = shared.ended.load(Ordering::Acquire);
             let requests = core.poll(shared.now_ms(), flush || ended);
             let drained = core.is_drained();
             if drained {
                 shared.flushing.store(false, Ordering::Release);
+            }
+            if core.is_settled() && placing_anew.as_ref().is_none_or(JoinHandle::is_finished) {
+                let task = place_anew(link.clone(), shared.clone(), routes.borrow().topic.clone(), placing.clone());
+                placing_anew = Some(tokio::task::spawn_local(task));
             }
             (requests, core.take_outcomes(), core.deadline_ms(), drained)
         };
@@ -428,6 +466,85 @@ async fn drive(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, ac
             _ = routing.changed() => {}
         }
     }
+}
+
+/// What placing anew needs.
+struct Placing {
+    placement: SharedPlacement,
+    on_broker: bool,
+}
+
+fn refused(tokens: Vec<Token>, error: &Error) -> Outcome<Token> {
+    let code = error.code().unwrap_or(thalweg_wire::ErrorCode::PluginFailed);
+    Outcome { partition: 0, tokens, result: Err(Failure::Refused(RemoteError::new(code, error.to_string()))) }
+}
+
+/// The topic has another partitioner: what is not written yet is placed with it. Called once the fate of everything else is known.
+async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, placing: Rc<Placing>) {
+    let anew = async {
+        let old = lock(&shared.core).pin_epoch();
+        let topic = loop {
+            let request = proto::MetadataRequest { topics: vec![topic.name.clone()], create_missing: false };
+            let (reply, _): (proto::MetadataReply, _) = link.request(request, Bytes::new()).await?;
+            let found = reply.topics.into_iter().next().unwrap_or_default();
+            if let Some(error) = found.error {
+                return Err(RemoteError::from(error).into());
+            }
+            if found.id != topic.id {
+                let message = format!("topic {:?} was deleted and made anew", topic.name);
+                return Err(Error::new(ErrorKind::NotFound, message));
+            }
+            if found.pin_epoch > old {
+                break found;
+            }
+            // This broker has not heard of it yet.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        Ok((topic.pin_epoch, Placement::of_topic(&link, &topic, placing.on_broker).await?))
+    };
+    let (pin_epoch, mut placement) = match anew.await {
+        Ok(anew) => anew,
+        Err(error) => {
+            // Without it nothing can be sent; what comes later tries again.
+            let (mut core, failure) = (lock(&shared.core), refused(Vec::new(), &error).result.expect_err("a refusal"));
+            core.fail_all(&failure);
+            let outcomes = core.take_outcomes();
+            drop(core);
+            shared.settle(outcomes);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            return shared.wake.notify_one();
+        }
+    };
+    let partitions = topic.partitions.len() as u32;
+    let unplaced = lock(&shared.core).take_unplaced();
+    let (records, rest): (Vec<_>, Vec<_>) = unplaced.into_iter().map(|u| (u.record, (u.token, u.since_ms))).unzip();
+    let mut places = Vec::with_capacity(records.len());
+    match placement.place(&link, &records, partitions).await {
+        Ok(placed) => places.extend(placed.into_iter().map(Ok)),
+        // One of them: each is asked for by itself.
+        Err(_) => {
+            for record in records.chunks(1) {
+                places.push(placement.place(&link, record, partitions).await.map(|p| p[0]));
+            }
+        }
+    }
+    *placing.placement.lock().await = (pin_epoch, placement);
+    let outcomes = {
+        let mut core = lock(&shared.core);
+        core.placed_anew(pin_epoch);
+        let mut outcomes = Vec::new();
+        for ((record, (token, since_ms)), place) in records.iter().zip(rest).zip(places) {
+            match place {
+                Ok(partition) => core.push(since_ms, partition, record, token),
+                Err(error) => outcomes.push(refused(vec![token], &error)),
+            }
+        }
+        outcomes
+    };
+    shared.settle(outcomes);
+    tracing::info!(topic = topic.name, pin_epoch, "records are placed by the topic's new partitioner from now on");
+    shared.progress.notify_waiters();
+    shared.wake.notify_one();
 }
 
 /// Moves partitions to their leaders of now, and keeps a stream to each of those.
@@ -470,7 +587,7 @@ impl Routes {
                 request_id: request.id,
                 topic_id: self.topic.id.clone(),
                 partition: request.partition,
-                pin_epoch: self.topic.pin_epoch,
+                pin_epoch: request.pin_epoch,
                 acks: self.acks.number(),
             };
             let chunks = by_leader.entry(leader).or_default();

@@ -25,18 +25,20 @@ const LOOK_OVER_EVERY: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Routing {
     leaders: Vec<(u32, Option<Address>)>,
+    pin_epoch: u32,
 }
 
 impl Routing {
     pub(crate) fn of(topic: &proto::Topic) -> Routing {
-        let mut routing = Routing { leaders: vec![(0, None); topic.partitions.len()] };
+        let mut routing = Routing { leaders: vec![(0, None); topic.partitions.len()], pin_epoch: topic.pin_epoch };
         routing.follow(topic);
         routing
     }
 
     /// Takes what is newer; true if anything is.
     fn follow(&mut self, topic: &proto::Topic) -> bool {
-        let mut is_news = false;
+        let mut is_news = topic.pin_epoch > self.pin_epoch;
+        self.pin_epoch = self.pin_epoch.max(topic.pin_epoch);
         for p in &topic.partitions {
             let Some(known) = self.leaders.get_mut(p.index as usize) else { continue };
             let leader = (p.leader != 0).then(|| Address { host: p.host.clone(), port: p.port as u16 });
@@ -47,6 +49,11 @@ impl Routing {
             }
         }
         is_news
+    }
+
+    /// Epoch of the topic's pin.
+    pub(crate) fn pin_epoch(&self) -> u32 {
+        self.pin_epoch
     }
 
     /// Where a partition's leader is; `None` while none is known.

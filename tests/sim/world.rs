@@ -5,9 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
 use thalweg_broker_core::{METADATA, Node as Core, NodeConfig, NodeMessage, Output as NodeOutput};
-use thalweg_client_core::{Backoff, Failure, ProducerConfig, ProducerCore, ProducerIdentity};
+use thalweg_client_core::{Backoff, Failure, ProducerConfig, ProducerCore, ProducerIdentity, Unplaced};
 use thalweg_commit_log::{Config, Damage};
-use thalweg_control::{Broker, FEATURE_LEVEL, Request, TopicConfig};
+use thalweg_control::{Broker, FEATURE_LEVEL, PluginDigest, PluginKind, Request, TopicConfig};
 use thalweg_model::{
     BatchBuilder, BrokerId, Codec, DirectoryId, PinEpoch, ProducerEpoch, ProducerId, Record, ReplicaId, TopicId,
     TopicPartition,
@@ -65,7 +65,8 @@ pub fn run_with_faults(seed: u64, faults: &[&str], with_history: bool) -> Outcom
 }
 
 /// What [`run_with_faults`] may leave out.
-pub const FAULTS: [&str; 14] = [
+pub const FAULTS: [&str; 15] = [
+    "repin",
     "power",
     "kill",
     "wipe",
@@ -118,6 +119,8 @@ struct Rates {
     full: u64,
     rot: u64,
     transfer: u64,
+    /// The topic's partitioner changes.
+    repin: u64,
     push: u64,
     client_ms: u64,
     retention: bool,
@@ -257,6 +260,7 @@ impl World {
             full: rate(1_000),
             rot: 0,
             transfer: rate(3_000),
+            repin: rate(1_000),
             push: 100_000 + rate(900_000),
             client_ms: rate(20),
             retention: rate(3) >= 2,
@@ -308,6 +312,7 @@ impl World {
                 };
                 let mut core = ProducerCore::new(config, PARTITIONS);
                 core.identify(ProducerIdentity { id: ProducerId(i as i64), epoch: ProducerEpoch(0) });
+                core.placed_anew(1);
                 Client {
                     core,
                     next_record: (i as u64) << 40,
@@ -375,6 +380,7 @@ impl World {
             ("full", &mut r.full),
             ("rot", &mut r.rot),
             ("transfer", &mut r.transfer),
+            ("repin", &mut r.repin),
             ("torn", &mut d.torn),
             ("sync", &mut d.sync_error),
         ];
@@ -702,6 +708,9 @@ impl World {
                 self.crash(node, true, false);
             }
         }
+        if self.rng.chance(r.repin) {
+            self.repin(node);
+        }
         let partition = self.rng.below(PARTITIONS as u64) as u32;
         let now = self.now();
         if self.rng.chance(r.transfer)
@@ -923,6 +932,49 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Somebody gives the topic another partitioner, or takes it away again, if this node is the controller.
+    fn repin(&mut self, node: usize) {
+        if !self.is_running(node) {
+            return;
+        }
+        let (now, digest) = (self.now(), PluginDigest([1; 32]));
+        let tickets = [self.ticket(), self.ticket()];
+        let Some(core) = self.nodes[node].core.as_mut().filter(|c| c.is_controller()) else { return };
+        let Some(is_pinned) = core.metadata().topic("t").ok().map(|t| t.pin.is_some()) else { return };
+        let admit = Request::AdmitPlugin {
+            name: "by".into(),
+            kind: PluginKind::Partitioner,
+            digest,
+            source_digest: digest,
+            bytes: 1,
+            contract: 1,
+        };
+        let partitioner = (!is_pinned).then(|| ("by".to_owned(), Bytes::new()));
+        core.change(now, tickets[0], admit);
+        core.change(now, tickets[1], Request::SetPartitioner { name: "t".into(), partitioner });
+        self.note(|| format!("{node}: another partitioner, pinned {}", !is_pinned));
+    }
+
+    /// The pin that a node knows of.
+    fn pin_epoch(&self, node: usize) -> Option<u32> {
+        Some(self.nodes[node].core.as_ref()?.metadata().topic("t").ok()?.pin_epoch.0)
+    }
+
+    /// What a client does when its records were placed with an older pin.
+    fn place_anew(&mut self, client: usize) {
+        let node = self.rng.below(self.nodes.len() as u64) as usize;
+        let pin_epoch = self.pin_epoch(node).filter(|_| self.is_running(node));
+        let core = &mut self.clients[client].core;
+        let Some(pin_epoch) = pin_epoch.filter(|epoch| *epoch > core.pin_epoch()) else { return };
+        let unplaced = core.take_unplaced();
+        core.placed_anew(pin_epoch);
+        for Unplaced { record, token: id, since_ms } in unplaced {
+            let partition = (id as u32).wrapping_add(pin_epoch) % PARTITIONS;
+            self.oracle.pushed(id, partition);
+            core.push(since_ms, partition, &record, id);
+        }
     }
 
     /// Somebody wants the topic that everything happens to, until it is there.
@@ -1151,7 +1203,7 @@ impl World {
                     name(request.partition),
                     ticket,
                     request.batch,
-                    PinEpoch(1),
+                    PinEpoch(request.pin_epoch),
                     Acks::Quorum,
                 );
             }
@@ -1213,7 +1265,7 @@ impl World {
     }
 
     fn push(&mut self) {
-        for client in &mut self.clients {
+        for client in self.clients.iter_mut().filter(|c| !c.core.is_stale()) {
             while self.rng.chance(self.rates.push / 2) {
                 let partition = self.rng.below(PARTITIONS as u64) as u32;
                 let id = client.next_record;
@@ -1246,6 +1298,9 @@ impl World {
             if learns {
                 self.learn(i);
             }
+            if self.clients[i].core.is_settled() {
+                self.place_anew(i);
+            }
             let c = &mut self.clients[i];
             for request in c.core.poll(self.now_ms, false) {
                 let link = &mut c.links[c.leaders[request.partition as usize].0];
@@ -1265,6 +1320,9 @@ impl World {
         let node = self.rng.below(self.nodes.len() as u64) as usize;
         if !self.is_running(node) {
             return;
+        }
+        if let Some(pin_epoch) = self.pin_epoch(node) {
+            self.clients[client].core.hear_of_pin(pin_epoch);
         }
         for p in 0..PARTITIONS {
             let state = self.nodes[node].replicas().and_then(|r| r.state(&name(p)));
@@ -1412,6 +1470,7 @@ fn code(error: &ProduceError) -> ErrorCode {
     match error {
         ProduceError::NotLeader { .. } => ErrorCode::NotLeader,
         ProduceError::StalePin { .. } => ErrorCode::StalePin,
+        ProduceError::PinUnknown { .. } => ErrorCode::PinUnknown,
         ProduceError::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
         ProduceError::Fenced { .. } => ErrorCode::ProducerFenced,
         ProduceError::UnknownProducer | ProduceError::DuplicateForgotten => ErrorCode::UnknownProducer,

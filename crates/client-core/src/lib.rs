@@ -15,4 +15,4 @@ mod producer;
 pub use backoff::Backoff;
 pub use consumer::{ConsumerCore, Counts, Position, Pushed};
 pub use placement::{PlaceByKey, Placed};
-pub use producer::{Acks, Failure, Outcome, ProducerConfig, ProducerCore, ProducerIdentity, Request};
+pub use producer::{Acks, Failure, Outcome, ProducerConfig, ProducerCore, ProducerIdentity, Request, Unplaced};

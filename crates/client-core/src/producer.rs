@@ -8,6 +8,10 @@
 //! A batch gets its number when it is first sent and keeps it as long as it may have been appended. Only the broker's word
 //! that a batch before it is missing (and so that itself was not appended) lets it be numbered anew, in a new epoch.
 //! Epochs count per partition: brokers fence per partition too.
+//!
+//! When a broker says that records were placed with an older partitioner, nothing new is sent. What was sent is asked for
+//! until every batch is written, or refused and so not written ([`ProducerCore::is_settled`]); then the caller takes what is left
+//! ([`ProducerCore::take_unplaced`]), places it again, pushes it, and says so ([`ProducerCore::placed_anew`]).
 
 use std::collections::VecDeque;
 
@@ -104,6 +108,19 @@ pub struct Request {
     pub partition: u32,
     /// The batch.
     pub batch: RecordBatch,
+    /// Epoch of the pin that its records were placed with.
+    pub pin_epoch: u32,
+}
+
+/// A record that has to be placed again.
+#[derive(Debug)]
+pub struct Unplaced<T> {
+    /// The record.
+    pub record: Record,
+    /// As it was pushed with.
+    pub token: T,
+    /// When it was pushed, about.
+    pub since_ms: u64,
 }
 
 struct Open<T> {
@@ -124,6 +141,8 @@ struct Batch<T> {
     request: u64,
     /// Sent and not answered yet.
     waiting: bool,
+    /// The broker's word is that it was not appended, and will not be, because of its placement.
+    unplaced: bool,
 }
 
 struct Partition<T> {
@@ -148,6 +167,9 @@ pub struct ProducerCore<T> {
     next_request: u64,
     outcomes: Vec<Outcome<T>>,
     buffered_bytes: usize,
+    pin_epoch: u32,
+    /// A broker knows a newer pin.
+    is_stale: bool,
 }
 
 impl<T> ProducerCore<T> {
@@ -170,7 +192,57 @@ impl<T> ProducerCore<T> {
             next_request: 1,
             outcomes: Vec::new(),
             buffered_bytes: 0,
+            pin_epoch: 0,
+            is_stale: false,
         }
+    }
+
+    /// The epoch of the pin that records are placed with; a caller that has placed with another one places again.
+    pub fn pin_epoch(&self) -> u32 {
+        self.pin_epoch
+    }
+
+    /// Records are placed with the pin of this epoch from now on.
+    pub fn placed_anew(&mut self, pin_epoch: u32) {
+        (self.pin_epoch, self.is_stale) = (pin_epoch, false);
+    }
+
+    /// The cluster tells of a pin; a newer one makes what is here stale.
+    pub fn hear_of_pin(&mut self, pin_epoch: u32) {
+        self.is_stale |= pin_epoch > self.pin_epoch && self.is_identified();
+    }
+
+    /// A broker knows a newer pin: push nothing until what is here has been placed again.
+    pub fn is_stale(&self) -> bool {
+        self.is_stale
+    }
+
+    /// Stale, and the fate of everything that was sent is known.
+    pub fn is_settled(&self) -> bool {
+        let sent = |p: &Partition<T>| p.batches.iter().any(|b| b.waiting || (b.attempts > 0 && !b.unplaced));
+        self.is_stale && !self.partitions.iter().any(sent)
+    }
+
+    /// Everything without outcome, to be placed again, partition by partition and there in order: so the records of a key keep
+    /// their order.
+    pub fn take_unplaced(&mut self) -> Vec<Unplaced<T>> {
+        let config = self.config;
+        let mut taken = Vec::new();
+        for p in &mut self.partitions {
+            p.close(&config);
+            if p.batches.iter().any(|b| b.ordinal.is_some()) {
+                // Their numbers may still be under way somewhere; what comes next has others.
+                p.renumber();
+            }
+            for batch in p.batches.drain(..) {
+                self.buffered_bytes -= batch.bytes;
+                let since_ms = batch.expires_ms.saturating_sub(config.delivery_timeout_ms);
+                let records = batch.batch.records().expect("a batch that was built here opens");
+                let both = records.into_iter().zip(batch.tokens);
+                taken.extend(both.map(|((_, record), token)| Unplaced { record, token, since_ms }));
+            }
+        }
+        taken
     }
 
     /// True when sends are numbered, so that a retry is never appended twice.
@@ -217,7 +289,7 @@ impl<T> ProducerCore<T> {
 
     /// True when every record has its outcome.
     pub fn is_drained(&self) -> bool {
-        self.partitions.iter().all(|p| p.open.is_none() && p.batches.is_empty())
+        !self.is_stale && self.partitions.iter().all(|p| p.open.is_none() && p.batches.is_empty())
     }
 
     /// There is a stream to the partition's leader: what was in flight on the last one is sent again, in order.
@@ -279,8 +351,11 @@ impl<T> ProducerCore<T> {
             let mut count = p.batches.iter().filter(|b| b.waiting).count();
             let mut done = Vec::new();
             for at in 0..p.batches.len() {
-                if p.batches[at].waiting {
+                if p.batches[at].waiting || p.batches[at].unplaced {
                     continue;
+                }
+                if self.is_stale && p.batches[at].attempts == 0 {
+                    break;
                 }
                 let length = p.batches[at].batch.bytes().len();
                 if count > 0 && (count >= IN_FLIGHT_BATCHES_MAX || bytes + length > IN_FLIGHT_BYTES_MAX) {
@@ -302,7 +377,8 @@ impl<T> ProducerCore<T> {
                 batch.attempts += 1;
                 batch.waiting = true;
                 self.next_request += 1;
-                requests.push(Request { id: batch.request, partition: index as u32, batch: batch.batch.clone() });
+                let (id, batch, pin_epoch) = (batch.request, batch.batch.clone(), self.pin_epoch);
+                requests.push(Request { id, partition: index as u32, batch, pin_epoch });
                 if config.acks == Acks::None {
                     done.push(at);
                 }
@@ -345,7 +421,17 @@ impl<T> ProducerCore<T> {
         p.batches[at].waiting = false;
         p.last_obstacle = Some(error.message.clone());
         let first_try = p.batches[at].attempts == 1;
+        if error.code == ErrorCode::StalePin {
+            (self.is_stale, p.batches[at].unplaced) = (true, true);
+            return partition;
+        }
+        let behind_unplaced = p.batches.iter().take(at).any(|b| b.unplaced);
         match error.code {
+            // Not appended for the gap that one before it left, which will not be filled.
+            ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer if behind_unplaced => {
+                p.batches[at].unplaced = true;
+                return partition;
+            }
             // The broker has not appended it, and will append nothing of this epoch behind the gap.
             ErrorCode::OutOfOrderSequence if at == 0 => p.renumber(),
             ErrorCode::UnknownProducer if first_try && at == 0 => p.renumber(),
@@ -413,6 +499,7 @@ impl<T> Partition<T> {
             attempts: 0,
             request: 0,
             waiting: false,
+            unplaced: false,
         });
     }
 

@@ -42,6 +42,13 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Place a topic's records in another way from now on.
+    SetPartitioner {
+        /// The topic's name.
+        name: String,
+        /// As in `CreateTopic`; `None`: round-robin and key hash.
+        partitioner: Option<(String, Bytes)>,
+    },
     /// Take up a module that has been checked and stored.
     AdmitPlugin {
         /// Its name.
@@ -93,6 +100,8 @@ pub enum Answer {
     TopicCreated(String),
     /// The topic with this id is gone.
     TopicDeleted(TopicId),
+    /// The topic of this name is placed as asked.
+    PartitionerSet(String),
     /// The plugin, and whether it was there before.
     Plugin(Plugin, bool),
     /// The producer id.
@@ -263,6 +272,14 @@ impl Metadata {
             Request::DeleteTopic { name } => {
                 let id = self.topics.get(&name).ok_or(ControlError::UnknownTopic(name))?.id;
                 Ok((vec![MetadataRecord::TopicDeleted { id }], Answer::TopicDeleted(id)))
+            }
+            Request::SetPartitioner { name, partitioner } => {
+                let pin = self.pin(partitioner)?;
+                let topic = self.topics.get(&name).ok_or_else(|| ControlError::UnknownTopic(name.clone()))?;
+                let pin_epoch = PinEpoch(topic.pin_epoch.0 + 1);
+                let record = MetadataRecord::PartitionerSet { topic: topic.id, pin_epoch, pin };
+                let is_new = !matches!(&record, MetadataRecord::PartitionerSet { pin, .. } if *pin == topic.pin);
+                Ok((is_new.then_some(record).into_iter().collect(), Answer::PartitionerSet(name)))
             }
             Request::AdmitPlugin { name, kind, digest, source_digest, bytes, contract } => {
                 check_plugin_name(&name).map_err(|error| ControlError::Name { what: "plugin", error })?;
@@ -445,23 +462,12 @@ impl Metadata {
         config: TopicConfig,
     ) -> Result<MetadataRecord, ControlError> {
         check_topic_name(name).map_err(|error| ControlError::Name { what: "topic", error })?;
-        let range = |what, found: usize, min: u64, max: u64| match (min..=max).contains(&(found as u64)) {
-            true => Ok(()),
-            false => Err(ControlError::Range { what, found: found as u64, min, max }),
-        };
         range("partition count", partitions as usize, 1, PARTITIONS_MAX as u64)?;
         range("number of topics", self.topics.len() + 1, 1, TOPICS_MAX as u64)?;
         if self.topics.contains_key(name) {
             return Err(ControlError::TopicExists(name.to_owned()));
         }
-        let pin = match partitioner {
-            None => None,
-            Some((reference, config)) => {
-                range("partitioner config in bytes", config.len(), 0, PLUGIN_CONFIG_BYTES_MAX as u64)?;
-                let plugin = self.plugin(&reference, PluginKind::Partitioner)?;
-                Some(Pin { digest: plugin.digest, name: plugin.name.clone(), version: plugin.version, config })
-            }
-        };
+        let pin = self.pin(partitioner)?;
         let name = name.to_owned();
         let usual = (self.brokers.len() as u32).clamp(1, REPLICATION_FACTOR_USUAL);
         let asked = if replication_factor == 0 { usual } else { replication_factor };
@@ -473,6 +479,14 @@ impl Metadata {
         }
         let replicas = place(&able, self.topics.values(), partitions, asked);
         Ok(MetadataRecord::TopicCreated { id, name, replicas, pin, pin_epoch: PinEpoch(1), config, created_ms })
+    }
+
+    /// What a topic's pin will be.
+    fn pin(&self, partitioner: Option<(String, Bytes)>) -> Result<Option<Pin>, ControlError> {
+        let Some((reference, config)) = partitioner else { return Ok(None) };
+        range("partitioner config in bytes", config.len(), 0, PLUGIN_CONFIG_BYTES_MAX as u64)?;
+        let plugin = self.plugin(&reference, PluginKind::Partitioner)?;
+        Ok(Some(Pin { digest: plugin.digest, name: plugin.name.clone(), version: plugin.version, config }))
     }
 
     /// Follows one record of the log.
@@ -506,6 +520,11 @@ impl Metadata {
                 }
             }
             MetadataRecord::FeatureLevelSet { level } => self.feature_level = level,
+            MetadataRecord::PartitionerSet { topic, pin_epoch, pin } => {
+                if let Some(topic) = self.topics.values_mut().find(|t| t.id == topic) {
+                    (topic.pin_epoch, topic.pin) = (pin_epoch, pin);
+                }
+            }
             MetadataRecord::DirectoryLost { broker, directory } => {
                 self.lost.insert(directory);
                 if let Some(broker) = self.brokers.get_mut(&broker) {
@@ -599,6 +618,13 @@ impl Metadata {
     /// The plugin with this digest.
     pub fn plugin_by_digest(&self, digest: &PluginDigest) -> Option<&Plugin> {
         self.plugins().find(|p| p.digest == *digest)
+    }
+}
+
+fn range(what: &'static str, found: usize, min: u64, max: u64) -> Result<(), ControlError> {
+    match (min..=max).contains(&(found as u64)) {
+        true => Ok(()),
+        false => Err(ControlError::Range { what, found: found as u64, min, max }),
     }
 }
 
@@ -780,6 +806,15 @@ mod tests {
         assert!(matches!(run(&mut m, create("t", 1, Some("late"))), Err(ControlError::WrongKind { .. })));
         run(&mut m, create("t", 6, Some("by@1"))).unwrap();
         assert_eq!(m.topic("t").unwrap().pin.as_ref().unwrap().digest, PluginDigest([1; 32]));
+        let set = |partitioner: Option<&str>| Request::SetPartitioner {
+            name: "t".into(),
+            partitioner: partitioner.map(|p| (p.to_owned(), Bytes::new())),
+        };
+        run(&mut m, set(Some("by"))).unwrap();
+        assert_eq!(m.topic("t").unwrap().pin_epoch, PinEpoch(1), "the same pin is no change");
+        assert!(matches!(run(&mut m, set(Some("late"))), Err(ControlError::WrongKind { .. })));
+        run(&mut m, set(None)).unwrap();
+        assert_eq!((&m.topic("t").unwrap().pin, m.topic("t").unwrap().pin_epoch), (&None, PinEpoch(2)));
         assert!(matches!(run(&mut m, create("t", 6, None)), Err(ControlError::TopicExists(_))));
         assert!(matches!(run(&mut m, create("u", 0, None)), Err(ControlError::Range { .. })));
         let wide = create_on(&[1], 1, REPLICATION_FACTOR_MAX + 1);

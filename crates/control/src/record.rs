@@ -181,6 +181,15 @@ pub enum MetadataRecord {
         /// The copy whose log its successor among them takes over, alone; `None`: the partition starts empty.
         from: Option<ReplicaId>,
     },
+    /// A topic's records are placed in another way from here on.
+    PartitionerSet {
+        /// The topic.
+        topic: TopicId,
+        /// Of the new pin; one more than the last.
+        pin_epoch: PinEpoch,
+        /// `None`: round-robin and key hash.
+        pin: Option<Pin>,
+    },
     /// From here on records and messages of this level may be used: every broker knows them.
     FeatureLevelSet {
         /// As in [`FEATURE_LEVEL`].
@@ -227,13 +236,7 @@ impl MetadataRecord {
                 out.put_u64_le(config.retention_ms.unwrap_or(u64::MAX));
                 out.put_u64_le(config.retention_bytes.unwrap_or(u64::MAX));
                 out.put_u64_le(*created_ms);
-                out.put_u8(pin.is_some() as u8);
-                if let Some(pin) = pin {
-                    out.put_slice(&pin.digest.0);
-                    put_bytes(&mut out, pin.name.as_bytes());
-                    out.put_u32_le(pin.version);
-                    put_bytes(&mut out, &pin.config);
-                }
+                put_pin(&mut out, pin.as_ref());
             }
             MetadataRecord::TopicDeleted { id } => {
                 out.put_slice(&[2, 1]);
@@ -271,6 +274,12 @@ impl MetadataRecord {
                 out.put_u32_le(*partition);
                 put_replicas(&mut out, replicas);
             }
+            MetadataRecord::PartitionerSet { topic, pin_epoch, pin } => {
+                out.put_slice(&[10, 1]);
+                out.put_slice(&topic.0);
+                out.put_u32_le(pin_epoch.0);
+                put_pin(&mut out, pin.as_ref());
+            }
             MetadataRecord::FeatureLevelSet { level } => {
                 out.put_slice(&[9, 1]);
                 out.put_u32_le(*level);
@@ -296,7 +305,7 @@ impl MetadataRecord {
         let &[kind, layout, ref rest @ ..] = data else {
             return Err(RecordError::Malformed { kind: 0 });
         };
-        if !(1..=9).contains(&kind) || layout != 1 {
+        if !(1..=10).contains(&kind) || layout != 1 {
             return Err(RecordError::Newer { kind, layout });
         }
         let mut rest = rest;
@@ -309,7 +318,8 @@ impl MetadataRecord {
             6 => replicas_assigned(&mut rest),
             7 => directory_lost(&mut rest),
             8 => partition_recovered(&mut rest),
-            _ => rest.try_get_u32_le().ok().map(|level| MetadataRecord::FeatureLevelSet { level }),
+            9 => rest.try_get_u32_le().ok().map(|level| MetadataRecord::FeatureLevelSet { level }),
+            _ => partitioner_set(&mut rest),
         };
         record.filter(|_| rest.is_empty()).ok_or(RecordError::Malformed { kind })
     }
@@ -330,15 +340,7 @@ fn topic_created(data: &mut &[u8]) -> Option<MetadataRecord> {
         retention_bytes: bound(data.try_get_u64_le().ok()?),
     };
     let created_ms = data.try_get_u64_le().ok()?;
-    let pin = match data.try_get_u8().ok()? {
-        0 => None,
-        _ => Some(Pin {
-            digest: PluginDigest(take_array(data)?),
-            name: take_name(data)?,
-            version: data.try_get_u32_le().ok()?,
-            config: take_bytes(data, PLUGIN_CONFIG_BYTES_MAX)?,
-        }),
-    };
+    let pin = take_pin(data)?;
     Some(MetadataRecord::TopicCreated { id, name, replicas, pin, pin_epoch, config, created_ms })
 }
 
@@ -394,6 +396,37 @@ fn partition_recovered(data: &mut &[u8]) -> Option<MetadataRecord> {
         replicas: take_replicas(data)?,
         from: Some(ReplicaId(data.try_get_u64_le().ok()?)).filter(|r| *r != ReplicaId(0)),
     })
+}
+
+fn partitioner_set(data: &mut &[u8]) -> Option<MetadataRecord> {
+    Some(MetadataRecord::PartitionerSet {
+        topic: TopicId(take_array(data)?),
+        pin_epoch: PinEpoch(data.try_get_u32_le().ok()?),
+        pin: take_pin(data)?,
+    })
+}
+
+fn put_pin(out: &mut Vec<u8>, pin: Option<&Pin>) {
+    out.put_u8(pin.is_some() as u8);
+    if let Some(pin) = pin {
+        out.put_slice(&pin.digest.0);
+        put_bytes(out, pin.name.as_bytes());
+        out.put_u32_le(pin.version);
+        put_bytes(out, &pin.config);
+    }
+}
+
+/// The outer `None` for bytes that are neither.
+fn take_pin(data: &mut &[u8]) -> Option<Option<Pin>> {
+    match data.try_get_u8().ok()? {
+        0 => Some(None),
+        _ => Some(Some(Pin {
+            digest: PluginDigest(take_array(data)?),
+            name: take_name(data)?,
+            version: data.try_get_u32_le().ok()?,
+            config: take_bytes(data, PLUGIN_CONFIG_BYTES_MAX)?,
+        })),
+    }
 }
 
 fn put_replicas(out: &mut Vec<u8>, replicas: &[ReplicaId]) {
@@ -473,6 +506,12 @@ mod tests {
                 feature_level: 1,
             }),
             MetadataRecord::FeatureLevelSet { level: 2 },
+            MetadataRecord::PartitionerSet {
+                topic: TopicId([1; 16]),
+                pin_epoch: PinEpoch(2),
+                pin: Some(Pin { digest, name: "by-carrier".into(), version: 2, config: "{}".into() }),
+            },
+            MetadataRecord::PartitionerSet { topic: TopicId([1; 16]), pin_epoch: PinEpoch(3), pin: None },
             MetadataRecord::ReplicasAssigned { topic: TopicId([1; 16]), partition: 2, replicas: vec![ReplicaId(7)] },
             MetadataRecord::DirectoryLost { broker: BrokerId(2), directory: DirectoryId([5; 16]) },
             MetadataRecord::PartitionRecovered {
@@ -495,7 +534,7 @@ mod tests {
                 assert!(MetadataRecord::decode(&bytes[..cut]).is_err());
             }
         }
-        assert_eq!(MetadataRecord::decode(&[10, 1]), Err(RecordError::Newer { kind: 10, layout: 1 }));
+        assert_eq!(MetadataRecord::decode(&[11, 1]), Err(RecordError::Newer { kind: 11, layout: 1 }));
     }
 
     proptest! {

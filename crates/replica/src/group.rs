@@ -77,6 +77,14 @@ pub enum ProduceError {
         /// The topic's.
         current: PinEpoch,
     },
+    /// The client knows a newer partitioner than this broker, which will hear of it soon.
+    #[error("this broker has not heard yet of the topic's partitioner with pin epoch {found}; it knows {current}")]
+    PinUnknown {
+        /// The batch's.
+        found: PinEpoch,
+        /// The topic's, here.
+        current: PinEpoch,
+    },
     /// A batch before this one is missing.
     #[error("sequence {found} does not follow: {expected} is next")]
     OutOfOrder {
@@ -112,10 +120,11 @@ pub enum ProduceError {
 }
 
 impl ProduceError {
-    /// True for a refusal after which a producer may number its batches anew.
+    /// True for a refusal after which a producer may number its batches anew, or send their records elsewhere.
     fn tells_of_earlier_batches(&self) -> bool {
-        use ProduceError::{DuplicateForgotten, Fenced, OutOfOrder, UnknownProducer};
-        matches!(self, OutOfOrder { .. } | Fenced { .. } | UnknownProducer | DuplicateForgotten)
+        use ProduceError::{DuplicateForgotten, Fenced, OutOfOrder, StalePin, UnknownProducer};
+        // A stale pin tells that the batch is not in the log: the producer places its records again.
+        matches!(self, OutOfOrder { .. } | Fenced { .. } | StalePin { .. } | UnknownProducer | DuplicateForgotten)
     }
 }
 
@@ -725,6 +734,9 @@ impl Group {
             }
         }
         let (found, current) = pin;
+        if found > current {
+            return Err(ProduceError::PinUnknown { found, current });
+        }
         if found != current && !self.is_planted(crate::Mutant::PinEpochIgnored) {
             return Err(ProduceError::StalePin { found, current });
         }

@@ -165,6 +165,8 @@ codes! {
     Unsupported = 26, Unsupported, false;
     /// A timed-out wait inside the broker.
     Timeout = 27, Timeout, true;
+    /// The client knows a newer partitioner of the topic than this broker does yet.
+    PinUnknown = 28, Disconnected, true;
 }
 
 /// An error as it crosses the wire.

@@ -147,6 +147,8 @@ kinds! {
     ReplicaEndsReply = 41, 0;
     PlaceRequest = 42, BATCH_BYTES_MAX;
     PlaceReply = 43, 0;
+    SetPartitionerRequest = 44, 0;
+    SetPartitionerReply = 45, 0;
 }
 
 /// A protobuf message that is the head of one frame kind.
