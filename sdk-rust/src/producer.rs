@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use quinn::SendStream;
-use thalweg_client_core::{Acks, Failure, Outcome, ProducerConfig, ProducerCore, ProducerIdentity, Request};
+use thalweg_client_core::{Acks, Failure, Outcome, ProducerConfig, ProducerCore, ProducerIdentity, Request, Unplaced};
 use thalweg_model::{Codec, ProducerEpoch, ProducerId};
 use thalweg_wire::{ErrorKind, RemoteError, encode_parts, proto};
 use tokio::sync::Notify;
@@ -333,9 +333,26 @@ impl Producer {
 
     /// The partitions of records, and the epoch of the pin that was asked.
     async fn place(&self, records: &[thalweg_model::Record]) -> Result<(u32, Vec<u32>)> {
-        let mut placement = self.inner.placement.lock().await;
-        let placed = placement.1.place(&self.inner.client.io, records, self.inner.partitions).await?;
-        Ok((placement.0, placed))
+        let shared = &self.inner.shared;
+        loop {
+            let progress = shared.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            let (pin_epoch, placed) = {
+                let mut placement = self.inner.placement.lock().await;
+                (placement.0, placement.1.place(&self.inner.client.io, records, self.inner.partitions).await)
+            };
+            match placed {
+                Ok(placed) => return Ok((pin_epoch, placed)),
+                // The broker that was asked knows a newer one; the connection's thread gets it.
+                Err(error) if error.code() == Some(thalweg_wire::ErrorCode::StalePin) => {
+                    lock(&shared.core).hear_of_pin(pin_epoch + 1);
+                    shared.wake.notify_one();
+                    progress.await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Waits until every record has its outcome; closes open batches at once.
@@ -479,67 +496,76 @@ fn refused(tokens: Vec<Token>, error: &Error) -> Outcome<Token> {
     Outcome { partition: 0, tokens, result: Err(Failure::Refused(RemoteError::new(code, error.to_string()))) }
 }
 
+/// The topic with a newer pin than `old`, and how it places records.
+async fn newer_placement(link: &Rc<Link>, topic: &proto::Topic, old: u32, on_broker: bool) -> Result<(u32, Placement)> {
+    loop {
+        let request = proto::MetadataRequest { topics: vec![topic.name.clone()], create_missing: false };
+        let (reply, _): (proto::MetadataReply, _) = link.request(request, Bytes::new()).await?;
+        let found = reply.topics.into_iter().next().unwrap_or_default();
+        if let Some(error) = found.error {
+            return Err(RemoteError::from(error).into());
+        }
+        if found.id != topic.id {
+            let message = format!("topic {:?} was deleted and made anew", topic.name);
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
+        if found.pin_epoch > old {
+            return Ok((found.pin_epoch, Placement::of_topic(link, &found, on_broker).await?));
+        }
+        // This broker has not heard of it yet.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// The topic has another partitioner: what is not written yet is placed with it. Called once the fate of everything else is known.
 async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, placing: Rc<Placing>) {
-    let anew = async {
-        let old = lock(&shared.core).pin_epoch();
-        let topic = loop {
-            let request = proto::MetadataRequest { topics: vec![topic.name.clone()], create_missing: false };
-            let (reply, _): (proto::MetadataReply, _) = link.request(request, Bytes::new()).await?;
-            let found = reply.topics.into_iter().next().unwrap_or_default();
-            if let Some(error) = found.error {
-                return Err(RemoteError::from(error).into());
-            }
-            if found.id != topic.id {
-                let message = format!("topic {:?} was deleted and made anew", topic.name);
-                return Err(Error::new(ErrorKind::NotFound, message));
-            }
-            if found.pin_epoch > old {
-                break found;
-            }
-            // This broker has not heard of it yet.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
-        Ok((topic.pin_epoch, Placement::of_topic(&link, &topic, placing.on_broker).await?))
-    };
-    let (pin_epoch, mut placement) = match anew.await {
-        Ok(anew) => anew,
-        Err(error) => {
-            // Without it nothing can be sent; what comes later tries again.
-            let (mut core, failure) = (lock(&shared.core), refused(Vec::new(), &error).result.expect_err("a refusal"));
-            core.fail_all(&failure);
-            let outcomes = core.take_outcomes();
-            drop(core);
-            shared.settle(outcomes);
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            return shared.wake.notify_one();
-        }
-    };
     let partitions = topic.partitions.len() as u32;
-    let unplaced = lock(&shared.core).take_unplaced();
-    let (records, rest): (Vec<_>, Vec<_>) = unplaced.into_iter().map(|u| (u.record, (u.token, u.since_ms))).unzip();
-    let mut places = Vec::with_capacity(records.len());
-    match placement.place(&link, &records, partitions).await {
-        Ok(placed) => places.extend(placed.into_iter().map(Ok)),
-        // One of them: each is asked for by itself.
-        Err(_) => {
-            for record in records.chunks(1) {
-                places.push(placement.place(&link, record, partitions).await.map(|p| p[0]));
+    let mut known = lock(&shared.core).pin_epoch();
+    let mut unplaced: Option<Vec<_>> = None;
+    let (pin_epoch, placement, records, places) = loop {
+        let (pin_epoch, mut placement) = match newer_placement(&link, &topic, known, placing.on_broker).await {
+            Ok(newer) => newer,
+            Err(error) => {
+                // Nothing can be sent without it: what is there fails, and what comes later tries again.
+                let taken = unplaced.unwrap_or_else(|| lock(&shared.core).take_unplaced());
+                shared.settle(vec![refused(taken.into_iter().map(|u| u.token).collect(), &error)]);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                return shared.wake.notify_one();
             }
-        }
-    }
+        };
+        let taken = unplaced.take().unwrap_or_else(|| lock(&shared.core).take_unplaced());
+        let records: Vec<_> = taken.iter().map(|u| u.record.clone()).collect();
+        let places = match placement.place(&link, &records, partitions).await {
+            Ok(placed) => placed.into_iter().map(Ok).collect(),
+            Err(error) if error.code() == Some(thalweg_wire::ErrorCode::StalePin) => {
+                // It changed once more.
+                (known, unplaced) = (pin_epoch, Some(taken));
+                continue;
+            }
+            // One of them cannot be placed: each is asked for by itself.
+            Err(_) => {
+                let mut places = Vec::with_capacity(records.len());
+                for record in records.chunks(1) {
+                    places.push(placement.place(&link, record, partitions).await.map(|p| p[0]));
+                }
+                places
+            }
+        };
+        break (pin_epoch, placement, taken, places);
+    };
     *placing.placement.lock().await = (pin_epoch, placement);
-    let outcomes = {
+    let outcomes: Vec<_> = {
         let mut core = lock(&shared.core);
         core.placed_anew(pin_epoch);
-        let mut outcomes = Vec::new();
-        for ((record, (token, since_ms)), place) in records.iter().zip(rest).zip(places) {
-            match place {
-                Ok(partition) => core.push(since_ms, partition, record, token),
-                Err(error) => outcomes.push(refused(vec![token], &error)),
+        let both = records.into_iter().zip(places);
+        let push = |(unplaced, place): (Unplaced<Token>, Result<u32>)| match place {
+            Ok(partition) => {
+                core.push(unplaced.since_ms, partition, &unplaced.record, unplaced.token);
+                None
             }
-        }
-        outcomes
+            Err(error) => Some(refused(vec![unplaced.token], &error)),
+        };
+        both.filter_map(push).collect()
     };
     shared.settle(outcomes);
     tracing::info!(topic = topic.name, pin_epoch, "records are placed by the topic's new partitioner from now on");

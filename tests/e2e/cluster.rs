@@ -99,6 +99,67 @@ async fn a_replaced_disk_is_rebuilt_and_an_added_broker_is_used() {
     assert!(ends >= 80);
 }
 
+/// Issue 4, "Controller group": a stale pin is refused and refreshed, under producers that are at work.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partitioner_changes_under_its_producers() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(folder.path(), 3);
+    let client = client_of(&cluster, 1).await;
+    client.upload_plugin("by-carrier", plugin("by_carrier.wasm")).await.unwrap();
+    client.create_topic("t", Topic::partitions(6).replication_factor(3)).await.unwrap();
+    let record = |n: u64| Record::new(format!(r#"{{"carrier":"C{}","n":{n}}}"#, n % 5)).key("one");
+    let producers = [false, true].map(|on_broker| client.producer("t").place_on_broker(on_broker));
+    let mut sent = 0;
+    let mut tasks = Vec::new();
+    for builder in producers {
+        let (producer, first) = (builder.build().await.unwrap(), sent);
+        sent += 6_000;
+        tasks.push(tokio::spawn(async move {
+            let mut receipts = Vec::new();
+            for n in (first..first + 6_000).step_by(20) {
+                receipts.push(producer.enqueue_batch((n..n + 20).map(record).collect()).await.unwrap());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            producer.flush().await.unwrap();
+            let mut partitions = Vec::new();
+            for receipt in receipts {
+                partitions.extend(receipt.wait().await.into_iter().map(|o| o.unwrap().partition));
+            }
+            (first, partitions)
+        }));
+    }
+    for (at_ms, partitioner) in [(300, Some("by-carrier")), (300, None), (300, Some("by-carrier"))] {
+        tokio::time::sleep(Duration::from_millis(at_ms)).await;
+        let partitioner = partitioner.map(|p| (p, Default::default()));
+        let topic = client.set_partitioner("t", partitioner.clone()).await.unwrap();
+        assert_eq!(topic.partitioner.is_some(), partitioner.is_some());
+    }
+    let mut told = std::collections::HashMap::new();
+    for task in tasks {
+        let (first, partitions) = task.await.unwrap();
+        assert_eq!(partitions.len(), 6_000);
+        told.extend(partitions.into_iter().enumerate().map(|(i, p)| (first + i as u64, p)));
+    }
+    // Everything once, where it was said to be.
+    let mut found = std::collections::HashMap::new();
+    for (partition, values) in read_all(&client, "t").await {
+        for value in values {
+            let value: serde_json::Value = serde_json::from_str(&value).unwrap();
+            assert_eq!(found.insert(value["n"].as_u64().unwrap(), partition), None, "{value} stands twice");
+        }
+    }
+    assert_eq!(found, told);
+    // By key all go to one partition, by carrier to several; a producer that was there before follows the last change.
+    let used =
+        |numbers: std::ops::Range<u64>| numbers.map(|n| told[&n]).collect::<std::collections::BTreeSet<_>>().len();
+    for first in [0, 6_000] {
+        assert_eq!(used(first..first + 100), 1, "before the first change");
+        assert!(used(first + 5_900..first + 6_000) > 1, "after the last one");
+    }
+    let error = client.set_partitioner("t", Some(("nobody", Default::default()))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+}
+
 fn recover(arguments: &[&str]) -> String {
     let output = Command::new(thalweg()).args(["cluster", "recover"]).args(arguments).output().unwrap();
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()

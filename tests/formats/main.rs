@@ -88,6 +88,8 @@ fn metadata_records_of_a_cluster() {
     check("replicas-assigned", &assigned.encode());
     let lost = MetadataRecord::DirectoryLost { broker: BrokerId(2), directory: DirectoryId([0x22; 16]) };
     check("directory-lost", &lost.encode());
+    let set = MetadataRecord::PartitionerSet { topic: TopicId([0xcd; 16]), pin_epoch: PinEpoch(2), pin: None };
+    check("partitioner-set", &set.encode());
     let recovered = MetadataRecord::PartitionRecovered {
         topic: TopicId([0xcd; 16]),
         partition: 2,

@@ -645,6 +645,46 @@ mod tests {
     }
 
     #[test]
+    fn records_placed_with_an_old_pin_are_handed_back_once_the_fate_of_all_is_known() {
+        let mut p = producer(150);
+        p.placed_anew(1);
+        for i in 0..4 {
+            p.push(7, 0, &record(), i);
+        }
+        let sent = p.poll(7, true);
+        assert!(sent.iter().all(|r| r.pin_epoch == 1));
+        p.answered(8, sent[0].id, Ok(0), 0);
+        p.answered(8, sent[1].id, Err(error(ErrorCode::StalePin)), 0);
+        assert!(p.is_stale() && !p.is_settled(), "two answers are still to come");
+        p.push(8, 0, &record(), 4);
+        assert!(p.poll(100, true).is_empty(), "nothing new is sent with the old pin");
+        p.answered(9, sent[2].id, Err(error(ErrorCode::OutOfOrderSequence)), 0);
+        p.disconnected(0, "cable");
+        p.connected(0);
+        // The last one may have been appended: it is asked for again, under its number.
+        let again = p.poll(200, true);
+        assert_eq!(again.iter().map(sequence).collect::<Vec<_>>(), [(0, 3)]);
+        assert!(!p.is_settled());
+        p.answered(201, again[0].id, Err(error(ErrorCode::OutOfOrderSequence)), 0);
+        assert!(p.is_settled() && !p.is_drained());
+        let unplaced = p.take_unplaced();
+        assert_eq!(
+            unplaced.iter().map(|u| (u.token, u.since_ms)).collect::<Vec<_>>(),
+            [(1, 7), (2, 7), (3, 7), (4, 8)]
+        );
+        p.placed_anew(2);
+        for u in unplaced {
+            p.push(u.since_ms, 0, &u.record, u.token);
+        }
+        let anew = p.poll(201, true);
+        assert_eq!(anew.iter().map(sequence).collect::<Vec<_>>(), [(1, 0), (1, 1), (1, 2), (1, 3)]);
+        assert!(anew.iter().all(|r| r.pin_epoch == 2));
+        anew.iter().for_each(|r| drop(p.answered(202, r.id, Ok(1), 0)));
+        assert!(p.is_drained());
+        assert_eq!(p.buffered_bytes(), 0);
+    }
+
+    #[test]
     fn a_refused_batch_has_one_outcome_and_the_next_go_on_in_a_new_epoch() {
         let mut p = producer(150);
         for i in 0..2 {

@@ -137,8 +137,8 @@ codes! {
     ProducerFenced = 12, Rebalanced, false;
     /// The broker has forgotten this producer id.
     UnknownProducer = 13, Rebalanced, false;
-    /// The topic's partitioner changed since the client read it: read metadata again.
-    StalePin = 14, Invalid, true;
+    /// The topic's partitioner changed since the client read it: read metadata again, and place again.
+    StalePin = 14, Invalid, false;
     /// Another broker leads the partition: read metadata again.
     NotLeader = 15, Disconnected, true;
     /// No space left on the broker's disk; reads go on.
