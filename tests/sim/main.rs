@@ -6,7 +6,7 @@ use std::time::Instant;
 use thalweg_tests::sim::{FAULTS, Mutant, run, run_with_faults};
 
 /// Seeds within which every planted bug must show.
-const MUTANT_SEEDS: u64 = 3_000;
+const MUTANT_SEEDS: u64 = 5_000;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
