@@ -187,6 +187,12 @@ impl Cluster {
         format!("thalweg://localhost:{}", self.brokers[&id].port)
     }
 
+    /// All of them as one address.
+    pub fn addresses(&self) -> String {
+        let all: Vec<String> = self.brokers.values().map(|b| format!("localhost:{}", b.port)).collect();
+        format!("thalweg://{}", all.join(","))
+    }
+
     /// The process of a broker that runs.
     pub fn pid(&self, id: u32) -> u32 {
         self.brokers[&id].child.as_ref().map(Child::id).expect("it runs")

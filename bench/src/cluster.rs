@@ -12,8 +12,7 @@ use crate::process::{Broker, usage};
 const BROKERS: u32 = 3;
 
 async fn client(cluster: &Cluster) -> Result<Client> {
-    let all: Vec<String> = (1..=BROKERS).map(|id| cluster.address(id).replace("thalweg://", "")).collect();
-    let builder = ClientBuilder::new(format!("thalweg://{}", all.join(","))).ca_pem(cluster.ca_pem.clone());
+    let builder = ClientBuilder::new(cluster.addresses()).ca_pem(cluster.ca_pem.clone());
     Ok(builder.timeout(Duration::from_secs(30)).connect().await?)
 }
 

@@ -39,10 +39,7 @@ pub async fn recover_metadata(data_dir: &Path, member: &Member, accept_loss: boo
     let now = || Now { mono_ms: started.elapsed().as_millis() as u64, wall_ms: 0 };
     node.start(now());
     let unusable = |why: String| anyhow!("{}: {why}", directory.path.display());
-    let Some((epoch, index, _)) = node.replicas().end(&METADATA) else {
-        let why = node.recover_metadata(now()).err();
-        return Err(unusable(why.unwrap_or_else(|| "it holds no copy of the cluster's metadata".into())));
-    };
+    let (epoch, index) = node.metadata_end().map_err(unusable)?;
     let copy = MetadataCopy { leader_epoch: epoch.0, index: index.0 };
     if !accept_loss {
         return Ok(copy);

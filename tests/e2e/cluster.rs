@@ -160,6 +160,21 @@ async fn a_partitioner_changes_under_its_producers() {
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
 }
 
+/// What a broker says that is stopped after `limit_s` at the latest.
+fn serve(config: &std::path::Path, more: &[&str], limit_s: &str) -> String {
+    let output = Command::new("timeout")
+        .args(["-s", "INT", limit_s])
+        .arg(thalweg())
+        .arg("serve")
+        .arg("--config")
+        .arg(config)
+        .args(["--http", "127.0.0.1:0"])
+        .args(more)
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
 fn recover(arguments: &[&str]) -> String {
     let output = Command::new(thalweg()).args(["cluster", "recover"]).args(arguments).output().unwrap();
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
@@ -214,16 +229,7 @@ async fn a_cluster_that_lost_its_majority_goes_on_with_what_is_left() {
     client.producer("solo").build().await.unwrap().send_batch(vec![Record::new("x"); 30]).await.unwrap();
     // A disk that was given up does not come back; an empty one is rebuilt.
     std::fs::rename(folder.path().join("old-2"), folder.path().join("broker-2/data")).unwrap();
-    let old = Command::new("timeout")
-        .args(["-s", "INT", "20"])
-        .arg(thalweg())
-        .arg("serve")
-        .arg("--config")
-        .arg(folder.path().join("broker-2/broker.toml"))
-        .args(["--http", "127.0.0.1:0"])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&old.stderr).into_owned();
+    let said = serve(&folder.path().join("broker-2/broker.toml"), &[], "20");
     assert!(said.contains("was given up") && said.contains("empty data directory"), "{said}");
     std::fs::remove_dir_all(folder.path().join("broker-2/data")).unwrap();
     for id in [2, 3] {
@@ -257,19 +263,6 @@ async fn whole(client: &Client, replicas: usize) {
 async fn brokers_that_may_not_are_refused_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(&folder.path().join("a"), 3);
-    let serve = |config: &std::path::Path, more: &[&str], limit_s: &str| {
-        let output = Command::new("timeout")
-            .args(["-s", "INT", limit_s])
-            .arg(thalweg())
-            .arg("serve")
-            .arg("--config")
-            .arg(config)
-            .args(["--http", "127.0.0.1:0"])
-            .args(more)
-            .output()
-            .unwrap();
-        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
-    };
     // A typo in the configuration.
     let own = cluster.root.join("broker-1/broker.toml");
     let typo = folder.path().join("typo.toml");

@@ -149,8 +149,7 @@ pub fn run(cycles: u64, seed: u64, mut tell: impl FnMut(&str)) -> Report {
         let relay = Relay::start(listen, seed);
         (relay.ports.clone(), relay)
     });
-    let addresses: Vec<String> = (1..=BROKERS).map(|id| cluster.address(id).replace("thalweg://", "")).collect();
-    let address = format!("thalweg://{}", addresses.join(","));
+    let address = cluster.addresses();
     let ca = cluster.root.join("ca.pem").display().to_string();
     let ca_pem = cluster.ca_pem.clone();
     let connect = || {

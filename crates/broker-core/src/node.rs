@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use thalweg_commit_log::{Completion, Config, Damage, Disk, OpId, OpenError, Recovery};
 use thalweg_control::{Answer, Broker, ControlError, Metadata, MetadataRecord, Request, Topic};
 use thalweg_model::{
-    BatchBuilder, BrokerId, Codec, LeaderEpoch, Offset, PinEpoch, Record, ReplicaId, TopicId, TopicPartition,
+    BatchBuilder, BrokerId, Codec, LeaderEpoch, Offset, PinEpoch, RaftIndex, Record, ReplicaId, TopicId, TopicPartition,
 };
 use thalweg_replica::{
     Acks, Now, Output as ReplicaOutput, PartitionSettings, ProduceError, ReadOutcome, Replicas, Ticket,
@@ -267,21 +267,28 @@ impl<D: Disk> Node<D> {
         self.metadata.brokers().map(|b| b.id).filter(is_live).collect()
     }
 
+    /// Where this directory's copy of the metadata log ends: term and index of its last entry.
+    ///
+    /// # Errors
+    /// The directory holds no copy, or one that cannot vouch for anything.
+    pub fn metadata_end(&self) -> Result<(LeaderEpoch, RaftIndex), String> {
+        if self.replicas.settings(&METADATA).is_none() {
+            return Err("it holds no copy of the cluster's metadata; run this on one of the controllers".into());
+        }
+        self.replicas.end(&METADATA).map(|(epoch, index, _)| (epoch, index)).ok_or_else(|| {
+            let what = self.replicas.log().offline(&METADATA).unwrap_or("it was being rebuilt from the others");
+            format!("its copy of the cluster's metadata cannot be used: {what}")
+        })
+    }
+
     /// Goes on with this directory's copy of the metadata log alone, because the other controllers are lost for ever. Call it
     /// before [`start`](Self::start) is followed by anything else; the copy then elects itself.
     ///
     /// # Errors
-    /// The directory holds no copy, or one that cannot vouch for anything.
+    /// As [`metadata_end`](Self::metadata_end).
     pub fn recover_metadata(&mut self, now: Now) -> Result<(), String> {
-        let Some(settings) = self.replicas.settings(&METADATA) else {
-            return Err("it holds no copy of the cluster's metadata; run this on one of the controllers".into());
-        };
-        let replica = settings.replica;
-        if self.replicas.end(&METADATA).is_none() {
-            let what = self.replicas.log().offline(&METADATA).unwrap_or("it was being rebuilt from the others");
-            return Err(format!("its copy of the cluster's metadata cannot be used: {what}"));
-        }
-        self.replicas.take_over(now, METADATA, replica);
+        self.metadata_end()?;
+        self.replicas.take_over(now, METADATA);
         self.after(now);
         Ok(())
     }

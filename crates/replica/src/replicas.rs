@@ -185,9 +185,9 @@ impl<D: Disk> Replicas<D> {
         if (self.log.is_incomplete(&name) && !awake) || (self.log.is_installing(&name) && !early) {
             return;
         }
-        let (replica, stored) = (partition.settings.replica, self.log.hard_state(&name).map(|s| s.replica));
+        let stored = self.log.hard_state(&name).map(|s| s.replica);
         if stored.is_some_and(|r| partition.settings.takes_over_from(r)) {
-            return self.take_over(now, name, replica);
+            return self.take_over(now, name);
         }
         // A copy that was added later does not belong to the first voters, and starts empty: it must hear of its membership
         // from the leader before it does anything.
@@ -485,8 +485,7 @@ impl<D: Disk> Replicas<D> {
             self.partitions.get_mut(&name).expect("just seen").catching_up = None;
             return self.wake(now, name);
         }
-        let replica = self.partitions[&name].settings.replica;
-        self.put(now, name, install, replica, None);
+        self.put(now, name, install, None);
         if self.is_planted(Mutant::InstallNotSynced) {
             self.installed(now, name);
         }
@@ -497,12 +496,15 @@ impl<D: Disk> Replicas<D> {
     ///
     /// Source: Raft §5.3, log matching.
     fn keep_own(&mut self, name: TopicPartition, mut install: Install) -> Install {
+        if install.restarts_at.is_none() || self.log.is_incomplete(&name) {
+            return install;
+        }
         let first = &install.batches[0];
         let is_same = |b: &RecordBatch| {
             b.base_offset() == first.base_offset() && b.header().leader_epoch == first.header().leader_epoch
         };
         let stands = self.log.entries(&name).any(|(index, b)| index == install.first_index && is_same(b));
-        if install.restarts_at.is_none() || !stands || self.log.is_incomplete(&name) {
+        if !stands {
             return install;
         }
         let next = self.log.committed_end(&name).expect("the partition was created").1;
@@ -516,8 +518,9 @@ impl<D: Disk> Replicas<D> {
     }
 
     /// Puts decided batches in place beneath a sleeping group; a later term may begin with them.
-    fn put(&mut self, now: Now, name: TopicPartition, install: Install, replica: ReplicaId, term: Option<LeaderEpoch>) {
+    fn put(&mut self, now: Now, name: TopicPartition, install: Install, term: Option<LeaderEpoch>) {
         self.sleep(name);
+        let replica = self.partitions[&name].settings.replica;
         let first = self.partitions[&name].settings.first_voters.clone();
         let restarts = install.restarts_at.is_some();
         // Nobody but this follows the control entries among them. (Found by the simulator.)
@@ -525,8 +528,7 @@ impl<D: Disk> Replicas<D> {
         let mut members = self.log.last_configuration(&name).cloned().unwrap_or_default();
         let mut configurations = Vec::new();
         for (i, batch) in install.batches.iter().enumerate() {
-            if let Some(changes) = batch.as_configuration().and_then(|c| MemberChange::decode_all(&c)) {
-                members = configuration_after(&members, &changes);
+            if follow_change(&mut members, batch) {
                 configurations.push((RaftIndex(install.first_index.0 + i as u64), members.clone()));
             }
         }
@@ -550,10 +552,11 @@ impl<D: Disk> Replicas<D> {
         self.log.pump(now.mono_ms);
     }
 
-    /// Goes on alone, as `replica`, with everything that this copy holds, because an operator says that the majority is lost
+    /// Goes on alone, under the name that its settings give it, with everything that this copy holds, because an operator says that the majority is lost
     /// for ever: what stands here counts as decided, and so does a change of members to this one alone. What the others alone
     /// held is lost. Call it again, at any later turn, until the group is awake.
-    pub fn take_over(&mut self, now: Now, name: TopicPartition, replica: ReplicaId) {
+    pub fn take_over(&mut self, now: Now, name: TopicPartition) {
+        let Some(replica) = self.partitions.get(&name).map(|p| p.settings.replica) else { return };
         if self.log.is_flushing(&name) || self.log.is_full() || self.log.is_incomplete(&name) {
             return;
         }
@@ -567,9 +570,7 @@ impl<D: Disk> Replicas<D> {
         term = term.max(self.log.segments_end(&name).expect("the partition was created").epoch);
         for batch in &batches {
             (offset, term) = (batch.end_offset(), term.max(batch.header().leader_epoch));
-            if let Some(changes) = batch.as_configuration().and_then(|c| MemberChange::decode_all(&c)) {
-                members = configuration_after(&members, &changes);
-            }
+            follow_change(&mut members, batch);
         }
         let term = LeaderEpoch(term.0 + 1);
         // One simple change after the other: a joint one would ask the lost for their agreement.
@@ -593,7 +594,7 @@ impl<D: Disk> Replicas<D> {
             return;
         }
         let install = Install { first_index: committed, batches, restarts_at: None, end: None };
-        self.put(now, name, install, replica, Some(term));
+        self.put(now, name, install, Some(term));
     }
 
     /// Where what a copy holds ends: term and index of its last entry, and the next offset; `None` for a copy that cannot
@@ -882,6 +883,15 @@ impl<D: Disk> Replicas<D> {
     fn is_persisted_at_once(&self) -> bool {
         self.last_lsn <= self.log.durable_lsn() || self.is_planted(Mutant::AckBeforeFsync)
     }
+}
+
+/// Applies the change of members in a batch; false for a batch without one.
+fn follow_change(members: &mut Configuration, batch: &RecordBatch) -> bool {
+    let changes = batch.as_configuration().and_then(|c| MemberChange::decode_all(&c));
+    if let Some(changes) = &changes {
+        *members = configuration_after(members, changes);
+    }
+    changes.is_some()
 }
 
 /// Where elections get their jitter: SplitMix64 from the seed.
