@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::Subcommand;
+use clap::{ArgGroup, Subcommand};
 use serde_json::json;
 use thalweg::RecoveredPartition;
 use thalweg_broker::{BrokerSpec, ConfigFile, add_broker, certify_client, init_cluster, recover_metadata};
@@ -42,9 +42,10 @@ pub(crate) enum ClusterCommand {
     /// When the majority of the controllers is lost, first stop the brokers that are left and run it with --config on the
     /// controller that holds most; then start them, and run it with --lost for the topics. Without --accept-loss it only tells
     /// what would happen. The lost brokers may come back with empty data directories only.
+    #[command(group = ArgGroup::new("what").required(true).args(["config", "lost"]))]
     Recover {
         /// `broker.toml` of a stopped controller: its copy of the cluster's metadata becomes the only one
-        #[arg(long, conflicts_with = "lost", required_unless_present = "lost")]
+        #[arg(long)]
         config: Option<PathBuf>,
         /// The brokers whose disks are lost
         #[arg(long, value_delimiter = ',')]

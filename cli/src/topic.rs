@@ -1,7 +1,7 @@
 //! `thalweg topic`.
 
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{ArgGroup, Subcommand};
 use serde_json::{Value, json};
 use thalweg::{Topic, TopicInfo};
 
@@ -49,11 +49,11 @@ pub(crate) enum TopicCommand {
         connect: Connect,
     },
     /// Places a topic's records in another way from now on; what stands in it stays where it is
+    #[command(group = ArgGroup::new("how").required(true).args(["partitioner", "built_in"]))]
     SetPartitioner {
         /// Its name
         name: String,
         /// Plugin that places its records, "name" or "name@version"
-        #[arg(required_unless_present = "built_in", conflicts_with = "built_in")]
         partitioner: Option<String>,
         /// The plugin's parameters
         #[arg(long, requires = "partitioner")]
