@@ -82,7 +82,11 @@ impl Disk for RealDisk {
 
     fn sync(&mut self, file: &FileName) -> Result<(), DiskError> {
         let opened = OpenOptions::new().write(true).open(self.path(file));
-        opened.and_then(|f| f.sync_data()).map_err(|e| error(&file.0, &e))
+        let settle = |f: File| {
+            f.sync_data()?;
+            Ok(rustix::fs::fadvise(&f, 0, None, rustix::fs::Advice::DontNeed)?)
+        };
+        opened.and_then(settle).map_err(|e| error(&file.0, &e))
     }
 
     fn truncate(&mut self, file: &FileName, bytes_count: u64) -> Result<(), DiskError> {

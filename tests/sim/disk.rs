@@ -18,7 +18,7 @@ const SYNCS_KEPT: usize = 256;
 struct File {
     /// As a reader sees it.
     current: Vec<u8>,
-    /// As it is after a power cut, but for `unsynced`.
+    /// As it is after a power cut, but for `unsynced`. What a failed sync has dropped is missing here for good.
     durable: Vec<u8>,
     unsynced: Vec<(usize, Bytes)>,
 }
@@ -111,8 +111,7 @@ impl SimDisk {
                             *byte = inner.rng.next() as u8;
                         }
                     } else if fate < inner.faults.torn + inner.faults.kept {
-                        grow(&mut file.durable, end);
-                        file.durable[at..end].copy_from_slice(sector);
+                        put(&mut file.durable, at, sector);
                     }
                 }
             }
@@ -186,6 +185,29 @@ fn grow(bytes: &mut Vec<u8>, to: usize) {
     }
 }
 
+fn put(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
+    grow(bytes, at + data.len());
+    bytes[at..at + data.len()].copy_from_slice(data);
+}
+
+impl File {
+    /// What a sync that succeeds writes; answers from where to where.
+    fn write_back(&mut self) -> Vec<(usize, usize)> {
+        let mut covered = Vec::new();
+        for (at, data) in std::mem::take(&mut self.unsynced) {
+            put(&mut self.durable, at, &data);
+            covered.push((at, at + data.len()));
+        }
+        covered
+    }
+
+    /// Syncs, and shows from now on what stands on the disk.
+    fn settle(&mut self) {
+        self.write_back();
+        self.current = self.durable.clone();
+    }
+}
+
 impl Inner {
     /// Finishes one step of a lane if it is due; answers when its submission has ended.
     fn step(&mut self, lane: Lane) -> Option<Completion> {
@@ -251,20 +273,25 @@ impl Inner {
                 if at == 0 {
                     self.synced.retain(|(f, ..)| *f != file);
                 }
-                grow(&mut f.current, end);
-                f.current[at as usize..end].copy_from_slice(&data);
+                put(&mut f.current, at as usize, &data);
                 f.unsynced.push((at as usize, data));
             }
             Step::Sync { file } => {
-                if self.rng.chance(self.faults.sync_error) {
-                    // As on Linux: the pages are dropped from the to-do list, whatever became of them.
-                    return Err(error(&file, false, "input/output error"));
-                }
                 let Some(f) = self.files.get_mut(&file) else {
                     return Err(error(&file, false, "no such file"));
                 };
-                f.durable = f.current.clone();
-                let ends = f.unsynced.drain(..).map(|(at, data)| (at, at + data.len()));
+                if self.rng.chance(self.faults.sync_error) {
+                    // As on Linux: the pages count as clean, whatever became of them, and no later sync writes them.
+                    for (at, data) in std::mem::take(&mut f.unsynced) {
+                        for (i, sector) in data.chunks(LOG_SECTOR).enumerate() {
+                            if self.rng.below(1_000_000) < self.faults.kept {
+                                put(&mut f.durable, at + i * LOG_SECTOR, sector);
+                            }
+                        }
+                    }
+                    return Err(error(&file, false, "input/output error"));
+                }
+                let ends = f.write_back().into_iter();
                 let covered = ends.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
                 if let Some((from, end)) = covered.filter(|_| file.0.ends_with(".wal")) {
                     self.synced.push_back((file, from, end));
@@ -306,17 +333,16 @@ impl Disk for SimDisk {
 
     fn sync(&mut self, file: &FileName) -> Result<(), DiskError> {
         if let Some(f) = self.0.borrow_mut().files.get_mut(file) {
-            f.durable = f.current.clone();
-            f.unsynced.clear();
+            f.settle();
         }
         Ok(())
     }
 
     fn truncate(&mut self, file: &FileName, bytes_count: u64) -> Result<(), DiskError> {
         if let Some(f) = self.0.borrow_mut().files.get_mut(file) {
+            f.settle();
+            f.durable.truncate(bytes_count as usize);
             f.current.truncate(bytes_count as usize);
-            f.durable = f.current.clone();
-            f.unsynced.clear();
         }
         Ok(())
     }

@@ -131,6 +131,8 @@ struct Rates {
     rebuilding_crash: u64,
     /// Per million disconnections: the client forgets who leads, and begins anywhere.
     forgets: u64,
+    /// Per million cuts and stops of a node, and per client: it ends up on that node's side.
+    strays: u64,
 }
 
 struct Client {
@@ -197,6 +199,8 @@ struct World {
     clients: Vec<Client>,
     /// Who asked what: node, client and request.
     tickets: BTreeMap<(usize, Ticket), (usize, u64)>,
+    /// When a client will find itself beside which node.
+    strays: Vec<(u64, usize, usize)>,
     /// Requests for `latest`: partition, and what was acknowledged when they were made.
     confirms: BTreeMap<(usize, Ticket), (u32, u64)>,
     /// Batches that were placed with a partitioner that is not the topic's.
@@ -268,6 +272,7 @@ impl World {
             run_ms: if rate(9) == 9 { LONG_RUN_MS } else { RUN_MS },
             rebuilding_crash: rate(200_000),
             forgets: rate(500_000),
+            strays: rate(500_000),
         };
         let network = NetworkFaults {
             delay_ms: rate(20),
@@ -279,7 +284,7 @@ impl World {
         let rates = Rates { rot: if rot { 2_000 } else { 0 }, ..rates };
         let faults = Faults {
             latency_ms: rng.below(15),
-            sync_error: if rng.chance(200_000) { 1_000 } else { 0 },
+            sync_error: if rng.chance(200_000) { 4_000 } else { 0 },
             kept: rng.below(1_000_000),
             torn: rng.below(200_000),
         };
@@ -287,7 +292,7 @@ impl World {
             wal_first_bytes: 16 << 10,
             wal_file_bytes: 64 << 10,
             wal_total_bytes: 1 << 20,
-            segment_bytes: 16 << 10,
+            segment_bytes: 4 << 10 << rng.below(4),
             flush_bytes: 4 << 10,
             tail_bytes: 8 << 10,
             unflushed_bytes: 256 << 10,
@@ -346,6 +351,7 @@ impl World {
             now_ms: 0,
             clients,
             tickets: BTreeMap::new(),
+            strays: Vec::new(),
             confirms: BTreeMap::new(),
             stale_pins: BTreeMap::new(),
             next_ticket: 1,
@@ -510,13 +516,17 @@ impl World {
         let healing_since_ms = self.now_ms;
         // A copy that is rebuilt from nothing takes its time with a slow disk: it must get on, and come to an end.
         let (mut held, mut progress_ms) = (0, self.now_ms);
+        // What has piled up while nothing could be written may take its time too, as long as something is acknowledged.
+        let (mut acked, mut acked_ms) = (0, self.now_ms);
         while !self.ended && !(self.clients.iter().all(|c| c.core.is_drained()) && self.is_whole()) {
             let is_drained = self.clients.iter().all(|c| c.core.is_drained());
-            if !is_drained && self.now_ms > healing_since_ms + HEAL_MS {
-                return Err(format!(
-                    "some records have no outcome {HEAL_MS} ms after the last fault: {}",
-                    self.condition()
-                ));
+            if self.oracle.acked_count() > acked {
+                (acked, acked_ms) = (self.oracle.acked_count(), self.now_ms);
+            }
+            if !is_drained && self.now_ms > acked_ms + HEAL_MS {
+                let after_ms = self.now_ms - healing_since_ms;
+                let condition = self.condition();
+                return Err(format!("some records have no outcome {after_ms} ms after the last fault: {condition}"));
             }
             let holds = self.held();
             if holds > held {
@@ -678,6 +688,7 @@ impl World {
             let until = self.now_ms + self.rng.below(2_000);
             self.nodes[node].paused_until_ms = until;
             self.note(|| format!("{node} is stopped until {until}"));
+            self.lead_astray(node, until, until + 20);
         }
         if size > 1 && self.rng.chance(r.partition) {
             self.cut_off(node);
@@ -689,6 +700,9 @@ impl World {
                     self.forget(client, node);
                 }
             }
+        }
+        for (_, client, node) in self.strays.extract_if(.., |s| s.0 <= self.now_ms).collect::<Vec<_>>() {
+            self.forget(client, node);
         }
         if self.rng.chance(r.full) {
             let room = if self.rng.chance(500_000) { None } else { Some(self.rng.below(60_000)) };
@@ -766,6 +780,7 @@ impl World {
         let (to, from) = (self.rng.chance(700_000), self.rng.chance(700_000));
         let others: Vec<usize> = (0..self.nodes.len()).filter(|n| *n != node && !self.rng.chance(300_000)).collect();
         self.note(|| format!("{node} is cut off from {others:?} until {until}, hears {} speaks {}", !to, !from));
+        self.lead_astray(node, self.now_ms, until);
         for other in others {
             for (a, b, cut) in [(other, node, to), (node, other, from)] {
                 if cut {
@@ -840,6 +855,15 @@ impl World {
         for p in 0..PARTITIONS {
             if c.leaders[p as usize].0 == node {
                 c.core.disconnected(p, why);
+            }
+        }
+    }
+
+    /// Some clients find themselves on the side of a broker that may still take itself for a leader.
+    fn lead_astray(&mut self, node: usize, from_ms: u64, until_ms: u64) {
+        for client in 0..self.clients.len() {
+            if self.rng.chance(self.rates.strays) {
+                self.strays.push((from_ms + self.rng.below(until_ms - from_ms + 1), client, node));
             }
         }
     }

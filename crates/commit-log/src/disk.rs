@@ -127,7 +127,8 @@ pub trait Disk {
     /// Length of the file. Only while opening.
     fn length(&mut self, file: &FileName) -> Result<u64, DiskError>;
 
-    /// Makes everything in the file durable. Only while opening.
+    /// Makes everything in the file durable, and drops what only the system's cache holds: pages that a failed fsync of an
+    /// earlier process has left there count as clean, and no sync would ever write them. Only while opening.
     fn sync(&mut self, file: &FileName) -> Result<(), DiskError>;
 
     /// Cuts the file to `bytes_count` and syncs it. Only while opening.
