@@ -10,8 +10,9 @@ use thalweg_model::{PartitionId, TopicId, TopicPartition};
 use thalweg_wire::{ErrorCode, Frame, FrameError, FrameKind, RemoteError, proto};
 
 use crate::connection::Asker;
-use crate::core::Core;
+use crate::core::{Core, check_own};
 use crate::fetch::resolve;
+use crate::groups;
 use crate::operate;
 use crate::plugins::describe;
 use crate::stream::{FrameReader, StreamError, refuse, send, send_with_body};
@@ -23,6 +24,13 @@ pub(crate) async fn serve(core: Rc<Core>, frame: Frame, mut stream: SendStream, 
             let message = "changing the cluster from another machine needs a client certificate of its CA; \
                            `thalweg cluster certify` makes one";
             return Err(RemoteError::new(ErrorCode::Denied, message).into());
+        }
+        if asker != Asker::Peer {
+            check_own_topic(&frame)?;
+            // The coordinator answers for its groups, wherever they are asked for.
+            if let Some(answer) = groups::elsewhere(&core, &frame).await? {
+                return Ok(stream.write_chunk(answer.header_and_head()).await.map_err(StreamError::from)?);
+            }
         }
         // Any client may ask for a producer id, wherever it is; only the controller hands them out.
         if is_decided_by_the_controller(frame.kind)
@@ -42,10 +50,22 @@ pub(crate) async fn serve(core: Rc<Core>, frame: Frame, mut stream: SendStream, 
     }
 }
 
+/// Refuses a change of one of the cluster's own topics.
+fn check_own_topic(frame: &Frame) -> Result<(), Failure> {
+    let name = match frame.kind {
+        FrameKind::CreateTopicRequest => frame.message::<proto::CreateTopicRequest>()?.name,
+        FrameKind::DeleteTopicRequest => frame.message::<proto::DeleteTopicRequest>()?.name,
+        FrameKind::SetPartitionerRequest => frame.message::<proto::SetPartitionerRequest>()?.name,
+        _ => return Ok(()),
+    };
+    Ok(check_own(&name)?)
+}
+
 /// True for what changes the cluster.
 fn is_for_administrators(kind: FrameKind) -> bool {
     let is_change = is_decided_by_the_controller(kind) && kind != FrameKind::InitProducerRequest;
-    is_change || kind == FrameKind::ElectLeaderRequest
+    let of_groups = matches!(kind, FrameKind::DeleteGroupRequest | FrameKind::CommitOffsetsRequest);
+    is_change || kind == FrameKind::ElectLeaderRequest || of_groups
 }
 
 fn is_decided_by_the_controller(kind: FrameKind) -> bool {
@@ -166,6 +186,11 @@ async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream, asker: 
             let partitions = core.plugins.place(core, frame.message()?, frame.body.clone()).await?;
             send(stream, &proto::PlaceReply { partitions }).await?;
         }
+        FrameKind::FindCoordinatorRequest => send(stream, &groups::find(core, frame.message()?).await?).await?,
+        FrameKind::ListGroupsRequest => send(stream, &groups::list(core, asker).await?).await?,
+        FrameKind::DescribeGroupRequest => send(stream, &groups::describe(core, frame.message()?).await?).await?,
+        FrameKind::DeleteGroupRequest => send(stream, &groups::delete(core, frame.message()?).await?).await?,
+        FrameKind::CommitOffsetsRequest => send(stream, &groups::commit(core, frame.message()?).await?).await?,
         FrameKind::ListOffsetsRequest => send(stream, &list_offsets(core, frame.message()?).await?).await?,
         kind => {
             let message = format!("a stream does not start with {kind:?}");
@@ -189,12 +214,10 @@ fn topic_config(config: Option<proto::TopicConfig>) -> Result<TopicConfig, Remot
         0.. => Ok(Some(value as u64)),
         _ => Err(RemoteError::new(ErrorCode::InvalidRequest, format!("{name} is {value}; it is -1 or not negative"))),
     };
-    if config.segment_bytes != 0 {
-        return Err(RemoteError::new(ErrorCode::Unsupported, "segment_bytes cannot be set per topic yet"));
-    }
     Ok(TopicConfig {
         retention_ms: bound("retention_ms", config.retention_ms)?,
         retention_bytes: bound("retention_bytes", config.retention_bytes)?,
+        segment_bytes: Some(config.segment_bytes).filter(|b| *b != 0),
     })
 }
 
@@ -210,7 +233,12 @@ async fn metadata(core: &Rc<Core>, request: proto::MetadataRequest, asker: Asker
     };
     for name in request.topics {
         let found = match find(&name) {
-            Err(_) if request.create_missing && core.topics_on_first_use && asker != Asker::Client => {
+            Err(_)
+                if request.create_missing
+                    && core.topics_on_first_use
+                    && asker != Asker::Client
+                    && check_own(&name).is_ok() =>
+            {
                 match make_on_first_use(core, &name).await {
                     // Two clients may come at once; the second finds what the first has made.
                     Err(e) if e.code == ErrorCode::TopicExists => find(&name),

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::GroupSettings;
 use crate::identity::{Identity, Membership, write_durably};
 use crate::tls::Authority;
 
@@ -59,6 +60,20 @@ pub struct ConfigFile {
     /// Largest plugin module, in bytes.
     #[serde(default = "module_bytes_max")]
     pub module_bytes_max: usize,
+    /// Partitions that `__consumer_offsets` gets when the first consumer group comes.
+    #[serde(default = "offsets_partitions")]
+    pub offsets_partitions: u32,
+    /// A group without members is forgotten after so long without a commit.
+    #[serde(default = "offsets_retention_ms")]
+    pub offsets_retention_ms: u64,
+}
+
+fn offsets_partitions() -> u32 {
+    GroupSettings::default().partitions
+}
+
+fn offsets_retention_ms() -> u64 {
+    GroupSettings::default().offsets_retention.as_millis() as u64
 }
 
 fn module_bytes_max() -> usize {
@@ -153,6 +168,8 @@ fn make_broker(
         rack: String::new(),
         topics_on_first_use: false,
         module_bytes_max: module_bytes_max(),
+        offsets_partitions: offsets_partitions(),
+        offsets_retention_ms: offsets_retention_ms(),
     };
     let text = toml::to_string_pretty(&config).context("write the configuration")?;
     write_durably(root, &folder.join("broker.toml"), text.as_bytes())?;

@@ -10,7 +10,7 @@ use thalweg_wire::{ErrorCode, FrameKind, RemoteError, agree, proto, versions};
 use crate::core::Core;
 use crate::stream::{FrameReader, StreamError, refuse, send};
 use crate::tls::proves;
-use crate::{admin, fetch, peers, produce};
+use crate::{admin, fetch, groups, peers, produce};
 
 /// Handshakes at once; above it a client proves its address first.
 const HANDSHAKES_MAX: usize = 64;
@@ -122,7 +122,7 @@ async fn serve(core: Rc<Core>, connection: Connection) {
         tokio::select! {
             accepted = connection.accept_bi() => match accepted {
                 Ok((sender, receiver)) => {
-                    streams.spawn_local(stream(core.clone(), asker, sender, receiver));
+                    streams.spawn_local(stream(core.clone(), asker, connection.clone(), sender, receiver));
                 }
                 Err(_) => return,
             },
@@ -161,7 +161,7 @@ async fn hello(core: &Core, connection: &Connection) -> Result<bool, StreamError
     Ok(true)
 }
 
-async fn stream(core: Rc<Core>, asker: Asker, mut sender: SendStream, receiver: RecvStream) {
+async fn stream(core: Rc<Core>, asker: Asker, connection: Connection, mut sender: SendStream, receiver: RecvStream) {
     let mut frames = FrameReader::new(receiver);
     let first = match frames.next().await {
         Ok(Some(frame)) => frame,
@@ -175,6 +175,7 @@ async fn stream(core: Rc<Core>, asker: Asker, mut sender: SendStream, receiver: 
         FrameKind::Produce => produce::serve(core, first, frames, sender).await,
         FrameKind::FetchOpen => fetch::serve(core, first, frames, sender).await,
         FrameKind::MetadataWatch => admin::watch(core, first, frames, sender).await,
+        FrameKind::GroupOpen => groups::serve(core, connection, first, frames, sender).await,
         _ => admin::serve(core, first, sender, asker).await,
     }
 }

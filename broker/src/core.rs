@@ -33,6 +33,8 @@ pub(crate) struct Core {
     pub(crate) broker_id: u32,
     pub(crate) controllers: Vec<u32>,
     pub(crate) topics_on_first_use: bool,
+    /// Partitions that `__consumer_offsets` gets when it is made.
+    pub(crate) offsets_partitions: u32,
 }
 
 impl Core {
@@ -45,6 +47,7 @@ impl Core {
         (cluster_id, broker_id): (String, u32),
         controllers: Vec<u32>,
         topics_on_first_use: bool,
+        offsets_partitions: u32,
     ) -> Rc<Core> {
         Rc::new(Core {
             shard,
@@ -57,6 +60,7 @@ impl Core {
             broker_id,
             controllers,
             topics_on_first_use,
+            offsets_partitions,
         })
     }
 
@@ -170,7 +174,7 @@ impl Core {
             config: Some(proto::TopicConfig {
                 retention_ms: topic.config.retention_ms.map_or(-1, |v| v as i64),
                 retention_bytes: topic.config.retention_bytes.map_or(-1, |v| v as i64),
-                segment_bytes: 0,
+                segment_bytes: topic.config.segment_bytes.unwrap_or(0),
             }),
             error: None,
         }
@@ -210,6 +214,11 @@ impl Core {
         }
     }
 
+    /// Checks that clients may write to the partition's topic, which exists.
+    pub(crate) fn check_producible(&self, name: &TopicPartition) -> Result<(), RemoteError> {
+        self.by_id.borrow().get(&name.topic).map_or(Ok(()), |(topic, _)| check_own(topic))
+    }
+
     fn refresh(&self) {
         let version = *self.shard.watch_metadata().borrow();
         if self.by_id_version.replace(Some(version)) != Some(version) {
@@ -240,6 +249,22 @@ impl Core {
             ControlError::WrongKind { .. } => ErrorCode::WrongPluginKind,
         };
         RemoteError::new(code, error.to_string())
+    }
+}
+
+/// Topics whose names begin so are the cluster's own.
+const OWN_PREFIX: &str = "__";
+
+/// Clients neither make, change nor write the cluster's own topics.
+pub(crate) fn check_own(topic: &str) -> Result<(), RemoteError> {
+    match topic.starts_with(OWN_PREFIX) {
+        false => Ok(()),
+        true => Err(RemoteError::new(
+            ErrorCode::InvalidRequest,
+            format!(
+                "topic {topic:?}: topics whose names begin with {OWN_PREFIX} are the cluster's own; choose another name"
+            ),
+        )),
     }
 }
 

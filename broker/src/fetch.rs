@@ -10,7 +10,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use quinn::SendStream;
 use thalweg_model::{Offset, PartitionId, RecordBatch, TopicId, TopicPartition};
-use thalweg_plugin_host::FilterJob;
+use thalweg_plugin_host::{FilterJob, Filtered, OnFailure};
 use thalweg_wire::{ErrorCode, Frame, RemoteError, proto};
 use tokio::sync::{Mutex, Notify};
 
@@ -25,6 +25,7 @@ const PUSH_BYTES: usize = 1 << 20;
 struct Subscription {
     core: Rc<Core>,
     filter: Option<LoadedFilter>,
+    on_failure: OnFailure,
     stream: Mutex<SendStream>,
 }
 
@@ -72,12 +73,12 @@ pub(crate) async fn serve(core: Rc<Core>, first: Frame, mut frames: FrameReader,
         Ok(opened) => opened,
         Err(error) => return refuse(&mut stream, error).await,
     };
-    let (topic, filter) = opened;
+    let (topic, filter, on_failure) = opened;
     let reply = proto::FetchOpened { filter: filter.as_ref().map(|f| f.plugin.clone()) };
     if send(&mut stream, &reply).await.is_err() {
         return;
     }
-    let subscription = Rc::new(Subscription { core, filter, stream: Mutex::new(stream) });
+    let subscription = Rc::new(Subscription { core, filter, on_failure, stream: Mutex::new(stream) });
     let mut slots: HashMap<u32, Rc<Slot>> = HashMap::new();
     let mut tasks = tokio::task::JoinSet::new();
     loop {
@@ -115,20 +116,25 @@ pub(crate) async fn serve(core: Rc<Core>, first: Frame, mut frames: FrameReader,
     // Dropping the tasks ends them, wherever they wait.
 }
 
-async fn open(core: &Rc<Core>, first: &Frame) -> Result<(TopicId, Option<LoadedFilter>), RemoteError> {
+async fn open(core: &Rc<Core>, first: &Frame) -> Result<(TopicId, Option<LoadedFilter>, OnFailure), RemoteError> {
     let malformed = |e: thalweg_wire::FrameError| RemoteError::new(ErrorCode::Malformed, e.to_string());
     let head: proto::FetchOpen = first.message().map_err(malformed)?;
     let topic = TopicId::from_slice(&head.topic_id)
         .ok_or_else(|| RemoteError::new(ErrorCode::Malformed, "topic id is not 16 bytes"))?;
+    let on_failure = match head.filter.as_ref().map_or(0, |f| f.on_failure) {
+        0 => OnFailure::Fail,
+        1 => OnFailure::Skip,
+        2 => OnFailure::Pass,
+        other => {
+            let message = format!("policy {other} is unknown: 0 fail, 1 skip, 2 pass");
+            return Err(RemoteError::new(ErrorCode::InvalidRequest, message));
+        }
+    };
     let filter = match head.filter {
         None => None,
-        Some(filter) if filter.on_failure != 0 => {
-            let message = "only the policy `fail` is supported when a filter fails on a record";
-            return Err(RemoteError::new(ErrorCode::Unsupported, message));
-        }
         Some(filter) => Some(core.plugins.load_filter(core, &filter.reference, filter.config).await?),
     };
-    Ok((topic, filter))
+    Ok((topic, filter, on_failure))
 }
 
 fn failed(partition: u32, generation: u64, error: RemoteError) -> proto::FetchPush {
@@ -317,15 +323,18 @@ async fn next(s: &Subscription, name: &TopicPartition, from: Offset) -> Step {
         };
         match run_filter(s, filter, batch, from).await {
             Err(error) => return Step::PushThenStop(at, body, push, error),
-            Ok((kept, dropped, failure)) => {
-                push.delivered += kept.records_count() as u64;
-                push.filtered += dropped;
+            Ok((filtered, failure)) => {
+                let kept = filtered.batch;
+                // A record that is passed on although the filter failed on it counts as failed, not as delivered.
+                let passed = if s.on_failure == OnFailure::Pass { filtered.failed } else { 0 };
+                push.delivered += kept.records_count() as u64 - passed;
+                push.filtered += filtered.dropped;
+                push.failed += filtered.failed;
+                s.core.metrics.plugin_failures.inc_by(filtered.failed);
                 if kept.records_count() > 0 {
                     body.push(kept.into_bytes());
                 }
                 if let Some((offset, error)) = failure {
-                    push.failed += 1;
-                    s.core.metrics.plugin_failures.inc();
                     return Step::PushThenStop(offset, body, push, error);
                 }
                 at = end;
@@ -335,24 +344,30 @@ async fn next(s: &Subscription, name: &TopicPartition, from: Offset) -> Step {
     Step::Push(at, body, push)
 }
 
-/// The kept part of a batch, how many were dropped, and the record on which the filter failed.
+/// What a filter made of a batch, and the record at which it stops.
 async fn run_filter(
     s: &Subscription,
     filter: &LoadedFilter,
     batch: RecordBatch,
     from: Offset,
-) -> Result<(RecordBatch, u64, Option<(Offset, RemoteError)>), RemoteError> {
+) -> Result<(Filtered, Option<(Offset, RemoteError)>), RemoteError> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let done = move |result| drop(sender.send(result));
-    let job =
-        FilterJob { digest: filter.digest, module: filter.module.clone(), config: filter.config.clone(), batch, from };
+    let job = FilterJob {
+        digest: filter.digest,
+        module: filter.module.clone(),
+        config: filter.config.clone(),
+        batch,
+        from,
+        on_failure: s.on_failure,
+    };
     s.core.plugins.pool().filter(job, done);
     let result =
         receiver.await.map_err(|_| RemoteError::new(ErrorCode::ShuttingDown, "the broker is shutting down"))?;
     let filtered = result.map_err(|e| RemoteError::new(ErrorCode::PluginFailed, e.to_string()))?;
-    let failure = filtered.failure.map(|(offset, f)| {
+    let failure = filtered.failure.clone().filter(|_| s.on_failure == OnFailure::Fail).map(|(offset, f)| {
         let message = format!("plugin {} failed on offset {offset}: {}", f.plugin, f.reason);
         (offset, RemoteError::new(ErrorCode::PluginFailed, message))
     });
-    Ok((filtered.batch, filtered.dropped, failure))
+    Ok((filtered, failure))
 }

@@ -10,6 +10,7 @@ mod connection;
 mod core;
 mod disk;
 mod fetch;
+mod groups;
 mod identity;
 mod metrics;
 mod operate;
@@ -32,7 +33,7 @@ use anyhow::{Context, Result, anyhow};
 pub use cluster::{BrokerSpec, ConfigFile, add_broker, certify_client, init_cluster};
 pub use identity::DirectoryError;
 pub use recover::{MetadataCopy, recover_metadata};
-use thalweg_broker_core::{Node, NodeConfig};
+use thalweg_broker_core::{GroupsConfig, Node, NodeConfig};
 use thalweg_commit_log::Damage;
 use thalweg_control::{Broker, FEATURE_LEVEL};
 use thalweg_model::limits::MODULE_BYTES_MAX;
@@ -66,10 +67,29 @@ pub struct BrokerConfig {
     pub topics_on_first_use: bool,
     /// Largest plugin module.
     pub module_bytes_max: usize,
+    /// Consumer groups.
+    pub groups: GroupSettings,
     /// Command line of a process that ends in `thalweg_plugin_host::compile_child`.
     pub compiler: Vec<OsString>,
     /// Its place in a cluster; `None`: it is one of its own.
     pub member: Option<Member>,
+}
+
+/// What an operator decides about consumer groups.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupSettings {
+    /// Partitions that `__consumer_offsets` gets when the first group comes; more of them let more brokers coordinate.
+    pub partitions: u32,
+    /// A group without members is forgotten after so long without a commit.
+    pub offsets_retention: Duration,
+}
+
+impl Default for GroupSettings {
+    /// 16 partitions, and a week.
+    fn default() -> Self {
+        let defaults = GroupsConfig::default();
+        GroupSettings { partitions: 16, offsets_retention: Duration::from_millis(defaults.offsets_retention_ms) }
+    }
 }
 
 /// A broker's place in a cluster of several.
@@ -99,6 +119,7 @@ impl BrokerConfig {
             http: any,
             topics_on_first_use: true,
             module_bytes_max: MODULE_BYTES_MAX,
+            groups: GroupSettings::default(),
             compiler,
             member: None,
         }
@@ -149,7 +170,7 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
         controllers: vec![(me.0, address.ip().to_string(), address.port())],
         tls_dir: own_tls.clone(),
     });
-    let node_config = node_config(&directory, &member);
+    let node_config = node_config(&directory, &member, config.groups);
     let seed = Uuid::new_v4().as_u64_pair().0;
     let (node, recovery) = Node::open(disk, node_config, Default::default(), seed)?;
     for damage in &recovery.damages {
@@ -178,8 +199,16 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
     let plugins = Plugins::new(directory.path.clone(), config.compiler, config.module_bytes_max);
     let controllers = member.controllers.iter().map(|(id, ..)| *id).collect();
     let identity = (cluster_id.clone(), me.0);
-    let core =
-        Core::new(shard.clone(), peers, plugins, metrics.clone(), identity, controllers, config.topics_on_first_use);
+    let core = Core::new(
+        shard.clone(),
+        peers,
+        plugins,
+        metrics.clone(),
+        identity,
+        controllers,
+        config.topics_on_first_use,
+        config.groups.partitions,
+    );
     let accepting = tokio::task::spawn_local(connection::accept(core.clone(), endpoint.clone()));
     shard.start();
     let mut stop = std::pin::pin!(stop);
@@ -222,7 +251,7 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
     result
 }
 
-fn node_config(directory: &DataDirectory, member: &Member) -> NodeConfig {
+fn node_config(directory: &DataDirectory, member: &Member, groups: GroupSettings) -> NodeConfig {
     NodeConfig {
         broker: Broker {
             id: BrokerId(directory.identity.broker_id),
@@ -236,6 +265,10 @@ fn node_config(directory: &DataDirectory, member: &Member) -> NodeConfig {
         },
         controllers: member.controllers.iter().map(|(id, ..)| BrokerId(*id)).collect(),
         is_founder: directory.identity.founder,
+        groups: GroupsConfig {
+            offsets_retention_ms: groups.offsets_retention.as_millis() as u64,
+            ..Default::default()
+        },
     }
 }
 

@@ -72,7 +72,7 @@ fn append(
         return Ok(());
     };
     let name = TopicPartition { topic, partition: PartitionId(head.partition) };
-    if let Err(error) = core.find_partition(&name) {
+    if let Err(error) = core.find_partition(&name).and_then(|()| core.check_producible(&name)) {
         answer(Err(error));
         return Ok(());
     }
@@ -130,7 +130,7 @@ async fn write_replies(mut replies: UnboundedReceiver<proto::ProduceReply>, mut 
 /// Held by a batch that waits for its answer.
 pub(crate) struct Permit(Rc<tokio::sync::Semaphore>);
 
-trait AcquireRc {
+pub(crate) trait AcquireRc {
     async fn acquire_owned_rc(self) -> Permit;
 }
 

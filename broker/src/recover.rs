@@ -8,9 +8,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use thalweg_broker_core::{METADATA, Node, Output};
 use thalweg_replica::{Now, Output as ReplicaOutput};
 
-use crate::Member;
 use crate::disk::RealDisk;
 use crate::identity::{DataDirectory, Membership};
+use crate::{GroupSettings, Member};
 
 /// How long a sound directory may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -34,7 +34,8 @@ pub async fn recover_metadata(data_dir: &Path, member: &Member, accept_loss: boo
     let directory = DataDirectory::open(data_dir, Some(membership))?;
     let (completions, mut completed) = tokio::sync::mpsc::unbounded_channel();
     let disk = RealDisk::new(&directory.path, completions);
-    let (mut node, _) = Node::open(disk, crate::node_config(&directory, member), Default::default(), 0)?;
+    let (mut node, _) =
+        Node::open(disk, crate::node_config(&directory, member, GroupSettings::default()), Default::default(), 0)?;
     let started = Instant::now();
     let now = || Now { mono_ms: started.elapsed().as_millis() as u64, wall_ms: 0 };
     node.start(now());

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use thalweg_broker_core::{ChangeError, Node, NodeMessage, Output};
+use thalweg_broker_core::{ChangeError, CoordinatorError, Node, NodeMessage, Output};
 use thalweg_commit_log::{Completion, OpId, ReadOutcome};
-use thalweg_control::{Answer, Metadata, Request};
+use thalweg_control::{Answer, GroupAnswer, GroupRequest, Metadata, Request};
 use thalweg_model::{BrokerId, LeaderEpoch, Offset, PinEpoch, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
 use thalweg_replica::{Acks, FollowerState, GroupState, Now, Output as ReplicaOutput, ProduceError, Ticket};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -22,6 +22,9 @@ use crate::peers::Peers;
 /// Called with the outcome of a produce request.
 pub(crate) type ProduceDone = Box<dyn FnOnce(Result<Offset, ProduceError>)>;
 
+/// What a group's coordinator says.
+pub(crate) type GroupResult = Result<GroupAnswer, CoordinatorError>;
+
 /// How often retention looks for segments to remove.
 const RETENTION_EVERY: Duration = Duration::from_secs(30);
 
@@ -33,6 +36,9 @@ pub(crate) struct Shard {
     produces: RefCell<HashMap<Ticket, ProduceDone>>,
     changes: RefCell<HashMap<Ticket, oneshot::Sender<Result<Answer, ChangeError>>>>,
     confirms: RefCell<HashMap<Ticket, oneshot::Sender<Result<Offset, ProduceError>>>>,
+    groups: RefCell<HashMap<Ticket, oneshot::Sender<GroupResult>>>,
+    /// Streams of members, told when something changes for them.
+    members: RefCell<HashMap<(String, String), Rc<Notify>>>,
     /// Grows when topics, brokers or leaders change.
     metadata_version: watch::Sender<u64>,
     cold_reads: RefCell<HashMap<OpId, oneshot::Sender<Result<Vec<RecordBatch>, String>>>>,
@@ -63,6 +69,8 @@ impl Shard {
             produces: RefCell::default(),
             changes: RefCell::default(),
             confirms: RefCell::default(),
+            groups: RefCell::default(),
+            members: RefCell::default(),
             metadata_version: watch::channel(0).0,
             cold_reads: RefCell::default(),
             advanced: RefCell::default(),
@@ -127,6 +135,16 @@ impl Shard {
                 Output::Changed(ticket, result) => {
                     if let Some(sender) = self.changes.borrow_mut().remove(&ticket) {
                         let _ = sender.send(result);
+                    }
+                }
+                Output::Group(ticket, result) => {
+                    if let Some(sender) = self.groups.borrow_mut().remove(&ticket) {
+                        let _ = sender.send(result);
+                    }
+                }
+                Output::GroupChanged { group, member } => {
+                    if let Some(changed) = self.members.borrow().get(&(group, member)) {
+                        changed.notify_one();
                     }
                 }
                 Output::Metadata => self.metadata_version.send_modify(|v| *v += 1),
@@ -198,6 +216,38 @@ impl Shard {
         self.node.borrow_mut().change(self.now(), ticket, request);
         self.work.notify_one();
         receiver.await.unwrap_or(Err(ChangeError::NotController { leader: None }))
+    }
+
+    /// Asks the coordinator of the groups that live in a partition of `__consumer_offsets`. Requests are decided in the order of
+    /// these calls, whenever their answers are awaited.
+    pub(crate) fn group(&self, partition: u32, request: GroupRequest) -> impl Future<Output = GroupResult> + 'static {
+        let (sender, receiver) = oneshot::channel();
+        let ticket = self.ticket();
+        self.groups.borrow_mut().insert(ticket, sender);
+        self.node.borrow_mut().group(partition, ticket, request);
+        self.work.notify_one();
+        async move { receiver.await.unwrap_or(Err(CoordinatorError::NotCoordinator { leader: None })) }
+    }
+
+    /// Tells when a member of a group should be told something else, until [`forget_member`](Self::forget_member).
+    pub(crate) fn watch_member(&self, group: &str, member: &str) -> Rc<Notify> {
+        let changed = Rc::new(Notify::new());
+        self.members.borrow_mut().insert((group.to_owned(), member.to_owned()), changed.clone());
+        changed
+    }
+
+    /// The stream that watched is gone; another one may have taken its place.
+    pub(crate) fn forget_member(&self, group: &str, member: &str, changed: &Rc<Notify>) {
+        let mut members = self.members.borrow_mut();
+        let name = (group.to_owned(), member.to_owned());
+        if members.get(&name).is_some_and(|c| Rc::ptr_eq(c, changed)) {
+            members.remove(&name);
+        }
+    }
+
+    /// The partition of `__consumer_offsets` that a group lives in.
+    pub(crate) fn partition_of_group(&self, group: &str) -> Option<TopicPartition> {
+        self.node.borrow().partition_of_group(group)
     }
 
     /// The high watermark, once the quorum has confirmed that this broker still leads.

@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use thalweg_broker::{BrokerConfig, ConfigFile};
+use thalweg_broker::{BrokerConfig, ConfigFile, GroupSettings};
 
 use crate::dev::{COMPILE_COMMAND, stopped};
 use crate::output::say;
@@ -50,6 +51,12 @@ pub(crate) struct Serve {
     /// Largest plugin module, in bytes
     #[arg(long, env = "THALWEG_MODULE_BYTES_MAX")]
     module_bytes_max: Option<usize>,
+    /// Partitions that __consumer_offsets gets when the first consumer group comes
+    #[arg(long, env = "THALWEG_OFFSETS_PARTITIONS")]
+    offsets_partitions: Option<u32>,
+    /// A consumer group without members is forgotten after so long without a commit
+    #[arg(long, env = "THALWEG_OFFSETS_RETENTION_MS", value_name = "MS")]
+    offsets_retention_ms: Option<u64>,
 }
 
 impl Serve {
@@ -63,6 +70,7 @@ impl Serve {
             )*};
         }
         take!(data_dir tls_dir listen advertised http controllers rack broker_id topics_on_first_use module_bytes_max);
+        take!(offsets_partitions offsets_retention_ms);
         if let Some(id) = self.cluster_id {
             file.cluster_id = id.parse().with_context(|| format!("cluster id {id:?} is no UUID"))?;
         }
@@ -75,6 +83,10 @@ impl Serve {
             http: file.http,
             topics_on_first_use: file.topics_on_first_use,
             module_bytes_max: file.module_bytes_max,
+            groups: GroupSettings {
+                partitions: file.offsets_partitions,
+                offsets_retention: Duration::from_millis(file.offsets_retention_ms),
+            },
             compiler: vec![program.into_os_string(), OsString::from(COMPILE_COMMAND)],
             member: Some(member),
         };

@@ -81,6 +81,7 @@ impl ClientBuilder {
         };
         let addresses = Address::parse_list(&self.address)?;
         let (client_name, identity, timeout) = (self.client_name, self.identity, self.timeout);
+        let named = client_name.clone();
         let options = LinkOptions { addresses, trust, client_name, identity, timeout };
         let io = Io::start(options)?;
         io.run(|link| async move {
@@ -88,7 +89,7 @@ impl ClientBuilder {
             link.connection_until(deadline).await.map(drop)
         })
         .await?;
-        Ok(Client { io })
+        Ok(Client { io, name: named.into(), timeout })
     }
 }
 
@@ -96,6 +97,8 @@ impl ClientBuilder {
 #[derive(Clone)]
 pub struct Client {
     pub(crate) io: Io,
+    name: Arc<str>,
+    timeout: Duration,
 }
 
 /// How a topic is to be made.
@@ -488,7 +491,22 @@ impl Client {
 
     /// A consumer of a topic: of all its partitions, from the end, unless told otherwise.
     pub fn consumer(&self, topic: &str) -> ConsumerBuilder {
-        ConsumerBuilder::new(self.clone(), topic)
+        self.consumer_of([topic])
+    }
+
+    /// The same for several topics.
+    pub fn consumer_of<T: Into<String>>(&self, topics: impl IntoIterator<Item = T>) -> ConsumerBuilder {
+        ConsumerBuilder::new(self.clone(), topics.into_iter().map(Into::into).collect())
+    }
+
+    /// How this client calls itself.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How long a request goes on trying.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     pub(crate) async fn request<M: Message + Send + 'static, R: Message + Send + 'static>(

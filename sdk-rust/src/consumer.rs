@@ -1,63 +1,111 @@
-//! Consumers: pushes arrive on the connection's thread, records are decoded on the caller's.
+//! Consumers, alone or in a group: pushes arrive on the connection's thread, records are decoded on the caller's.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::SendStream;
-use thalweg_client_core::{Backoff, ConsumerCore, Counts, Position, Pushed};
-use thalweg_model::{BatchHeader, RecordBatch, RecordSpan};
+use thalweg_client_core::{Change, ConsumerCore, Counts, MembershipConfig, PartitionKey, Position};
 use thalweg_wire::{ErrorKind, RemoteError, proto};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{oneshot, watch};
 
-use crate::address::Address;
+use crate::batch::decode;
 use crate::client::{Client, PluginInfo};
-use crate::link::{ATTEMPT, Link, chance};
-use crate::stream::{FrameReader, send};
-use crate::{Error, IntoBytes, Result};
+use crate::group::{Cursor, GroupOptions, GroupShared, Rebalance};
+use crate::subscription::{Event, Reader, open_stream};
+use crate::{Batch, ConsumerRecord, Error, IntoBytes, Result};
 
 /// Memory for records that were pushed and not taken yet.
 const BUFFER_BYTES: u64 = 32 << 20;
+/// Unheard for so long, a member counts as dead.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a member says that it is alive.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// How often what is done is committed.
+const AUTO_COMMIT: Duration = Duration::from_secs(1);
+/// How often a group's other members are looked after, to know whether everything has been read.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How a group's partitions are shared out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Assignor {
+    /// As evenly as it goes, over all topics together; who has a partition keeps it, unless that makes it uneven.
+    #[default]
+    Uniform,
+    /// Per topic, runs of partitions in the order of the members: equal numbers of two topics go to the same member.
+    Range,
+}
+
+/// What becomes of a record on which the filter fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// The partition stops there, with an error of kind `plugin_failed`.
+    #[default]
+    Fail,
+    /// It is passed over, and counted as failed.
+    Skip,
+    /// It is delivered, and counted as failed.
+    Pass,
+}
+
+type Listener = Arc<dyn Fn(&Rebalance) + Send + Sync>;
 
 /// Options of a consumer.
 #[derive(Clone)]
 pub struct ConsumerBuilder {
     client: Client,
-    topic: String,
+    topics: Vec<String>,
     partitions: Option<Vec<u32>>,
-    start: Position,
+    start: Option<Position>,
     until_end: bool,
     filter: Option<String>,
     filter_config: Bytes,
+    on_failure: OnFailure,
     buffer_bytes: u64,
+    group: Option<String>,
+    instance: Option<String>,
+    session_timeout: Duration,
+    auto_commit: Option<Duration>,
+    assignor: Assignor,
+    max_processing: Option<Duration>,
+    waits_for_topics: bool,
+    listener: Option<Listener>,
 }
 
 impl ConsumerBuilder {
-    pub(crate) fn new(client: Client, topic: &str) -> Self {
+    pub(crate) fn new(client: Client, topics: Vec<String>) -> Self {
         ConsumerBuilder {
             client,
-            topic: topic.to_owned(),
+            topics,
             partitions: None,
-            start: Position::Latest,
+            start: None,
             until_end: false,
             filter: None,
             filter_config: Bytes::new(),
+            on_failure: OnFailure::Fail,
             buffer_bytes: BUFFER_BYTES,
+            group: None,
+            instance: None,
+            session_timeout: SESSION_TIMEOUT,
+            auto_commit: Some(AUTO_COMMIT),
+            assignor: Assignor::Uniform,
+            max_processing: None,
+            waits_for_topics: false,
+            listener: None,
         }
     }
 
-    /// Reads only these partitions; all of them by default.
+    /// Reads only these partitions; all of them by default. Not in a group, which shares them out itself.
     pub fn partitions(mut self, partitions: impl IntoIterator<Item = u32>) -> Self {
         self.partitions = Some(partitions.into_iter().collect());
         self
     }
 
-    /// Where to start; at the end by default.
+    /// Where to start: without a group at the end by default. A group goes on where it left off, and starts here in partitions that
+    /// it has not come to yet: with the first record kept by default, so that it misses nothing.
     pub fn start(mut self, position: Position) -> Self {
-        self.start = position;
+        self.start = Some(position);
         self
     }
 
@@ -66,13 +114,14 @@ impl ConsumerBuilder {
         self.start(Position::Earliest)
     }
 
-    /// Ends once everything has been scanned that was there at the start, whether or not a filter kept any of it.
+    /// Ends once everything has been scanned that was there at the start, whether or not a filter kept any of it; in a group, by
+    /// whichever member.
     pub fn until_end(mut self) -> Self {
         self.until_end = true;
         self
     }
 
-    /// The broker sends only what this plugin keeps, "name" or "name@version".
+    /// The broker sends only what this plugin keeps, "name" or "name@version". All members of a group have the same filter.
     pub fn filter(mut self, reference: impl Into<String>) -> Self {
         self.filter = Some(reference.into());
         self
@@ -84,273 +133,558 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Memory for records that were pushed and not taken yet; 32 MiB by default.
+    /// What becomes of a record on which the filter fails; by default the partition stops there.
+    pub fn on_filter_failure(mut self, policy: OnFailure) -> Self {
+        self.on_failure = policy;
+        self
+    }
+
+    /// Memory for records that were pushed and not taken yet, per topic; 32 MiB by default.
     pub fn buffer_bytes(mut self, bytes: u64) -> Self {
         self.buffer_bytes = bytes;
         self
     }
 
-    /// Finds the topic and opens the subscription.
+    /// Shares the partitions with the other consumers of this group id, and goes on where the group left off.
+    pub fn group(mut self, id: impl Into<String>) -> Self {
+        self.group = Some(id.into());
+        self
+    }
+
+    /// A name that outlives this process: a consumer that comes back under it within the session timeout gets its partitions back
+    /// without anybody else noticing.
+    pub fn instance(mut self, id: impl Into<String>) -> Self {
+        self.instance = Some(id.into());
+        self
+    }
+
+    /// Unheard for so long, a member counts as dead, and its partitions go to others; 3 s by default.
+    pub fn session_timeout(mut self, timeout: Duration) -> Self {
+        self.session_timeout = timeout;
+        self
+    }
+
+    /// How often what is done is committed, besides when a partition is given up and at the end; every second by default. `None`: only
+    /// by [`commit`](Consumer::commit) and its like.
+    ///
+    /// A record is done when the next one is asked for.
+    pub fn auto_commit(mut self, every: Option<Duration>) -> Self {
+        self.auto_commit = every;
+        self
+    }
+
+    /// How the group's partitions are shared out.
+    pub fn assignor(mut self, assignor: Assignor) -> Self {
+        self.assignor = assignor;
+        self
+    }
+
+    /// Whoever keeps a record longer than this without asking for the next one leaves the group until he does; never by default.
+    pub fn max_processing(mut self, limit: Duration) -> Self {
+        self.max_processing = Some(limit);
+        self
+    }
+
+    /// A topic that does not exist yet is waited for; without this it is an error of kind `not_found`. Only in a group.
+    pub fn wait_for_topics(mut self) -> Self {
+        self.waits_for_topics = true;
+        self
+    }
+
+    /// Called between two records, on the thread that asks for the next one, when partitions come or go.
+    pub fn on_rebalance(mut self, listener: impl Fn(&Rebalance) + Send + Sync + 'static) -> Self {
+        self.listener = Some(Arc::new(listener));
+        self
+    }
+
+    /// Finds the topics, joins the group if there is one, and opens the subscription.
     ///
     /// # Errors
-    /// `not_found` for an unknown topic, partition or filter, `plugin_failed` when the filter does not start.
+    /// `not_found` for an unknown topic, partition or filter, `plugin_failed` when the filter does not start, `invalid` for a bad group
+    /// id, an instance id in use, or a group whose members have another filter or assignor.
     pub async fn build(self) -> Result<Consumer> {
-        let topic = self.client.metadata(&self.topic, true).await?;
-        let count = topic.partitions.len() as u32;
-        let partitions = self.partitions.unwrap_or_else(|| (0..count).collect());
-        if let Some(bad) = partitions.iter().find(|p| **p >= count) {
-            let message = format!(
-                "topic {:?} has {count} partitions, 0 to {}; there is no partition {bad}",
-                self.topic,
-                count - 1
-            );
-            return Err(Error::new(ErrorKind::NotFound, message));
+        if self.topics.is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, "a consumer reads at least one topic"));
         }
-        let mut ends = BTreeMap::new();
-        if self.until_end {
-            for end in self.client.offsets_of(&topic, partitions.clone(), Position::Latest).await? {
-                ends.insert(end.partition, end.offset);
+        match self.group.clone() {
+            Some(group) => self.build_member(group).await,
+            None => self.build_alone().await,
+        }
+    }
+
+    fn wire_filter(&self) -> Option<proto::Filter> {
+        self.filter.as_ref().map(|reference| proto::Filter {
+            reference: reference.clone(),
+            config: self.filter_config.clone(),
+            on_failure: self.on_failure as u32,
+        })
+    }
+
+    async fn build_alone(self) -> Result<Consumer> {
+        for (is_set, what) in [
+            (self.instance.is_some(), "an instance id"),
+            (self.max_processing.is_some(), "a limit of processing"),
+            (self.waits_for_topics, "waiting for topics"),
+        ] {
+            if is_set {
+                return Err(Error::new(ErrorKind::Invalid, format!("{what} belongs to a group: name one")));
             }
         }
-        let core = Arc::new(Mutex::new(ConsumerCore::new(partitions, self.start, self.buffer_bytes)));
-        let filter =
-            self.filter.map(|reference| proto::Filter { reference, config: self.filter_config, on_failure: 0 });
-        let open = proto::FetchOpen { topic_id: topic.id.clone(), filter };
+        let (start, filter) = (self.start.unwrap_or(Position::Latest), self.wire_filter());
+        let (mut topics, mut ends) = (Vec::new(), BTreeMap::new());
+        for name in &self.topics {
+            let topic = self.client.metadata(name, true).await?;
+            let count = topic.partitions.len() as u32;
+            let partitions = self.partitions.clone().unwrap_or_else(|| (0..count).collect());
+            if let Some(bad) = partitions.iter().find(|p| **p >= count) {
+                let message =
+                    format!("topic {name:?} has {count} partitions, 0 to {}; there is no partition {bad}", count - 1);
+                return Err(Error::new(ErrorKind::NotFound, message));
+            }
+            if self.until_end {
+                self.find_ends(&topic, partitions.clone(), &mut ends).await?;
+            }
+            topics.push((topic, partitions));
+        }
         let (events, incoming) = unbounded_channel();
-        let (controls, outgoing) = unbounded_channel();
-        let io_core = core.clone();
+        let buffer_bytes = self.buffer_bytes;
         // Opened here once, so that a wrong filter is an error of this call.
-        let plugin = self
-            .client
-            .io
-            .run(move |link| async move {
-                let deadline = std::time::Instant::now() + link.options.timeout;
+        let opening = self.client.io.run(move |link| async move {
+            let deadline = std::time::Instant::now() + link.options.timeout;
+            let mut plugin = None;
+            if filter.is_some() {
                 let connection = link.connection_until(deadline).await?;
-                let (_, plugin) = open_stream(&connection, &open).await?;
-                tokio::task::spawn_local(drive(link, io_core, topic, open, events, outgoing));
-                Ok(plugin)
-            })
-            .await?;
-        Ok(Consumer {
-            _client: self.client,
-            topic: self.topic.into(),
-            core,
-            controls,
-            incoming,
-            ends: self.until_end.then_some(ends),
-            positions: BTreeMap::new(),
-            filter: plugin,
-            current: None,
-            failed: None,
-        })
+                let open = proto::FetchOpen { topic_id: topics[0].0.id.clone(), filter: filter.clone() };
+                plugin = open_stream(&connection, &open).await?.1;
+            }
+            let reader = |(topic, partitions)| {
+                let core = ConsumerCore::new(partitions, start, buffer_bytes);
+                Reader::open(link.clone(), topic, core, filter.clone(), events.clone())
+            };
+            Ok((topics.into_iter().map(reader).collect(), plugin))
+        });
+        let (readers, plugin): (Vec<Arc<Reader>>, _) = opening.await?;
+        let ends = self.until_end.then_some(ends);
+        Ok(Consumer::new(self.client, Source::Alone(readers), incoming, ends, plugin))
+    }
+
+    async fn find_ends(
+        &self,
+        topic: &proto::Topic,
+        partitions: Vec<u32>,
+        ends: &mut BTreeMap<PartitionKey, u64>,
+    ) -> Result<()> {
+        for end in self.client.offsets_of(topic, partitions, Position::Latest).await? {
+            let key = PartitionKey { topic_id: topic.id.clone(), partition: end.partition };
+            ends.insert(key, end.offset);
+        }
+        Ok(())
+    }
+
+    async fn build_member(self, group: String) -> Result<Consumer> {
+        if self.partitions.is_some() {
+            let message = "a group shares partitions out itself: leave the partitions to it, or read without a group";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        let mut ends = BTreeMap::new();
+        for name in &self.topics {
+            match self.client.metadata(name, true).await {
+                Ok(topic) if self.until_end => {
+                    let all = (0..topic.partitions.len() as u32).collect();
+                    self.find_ends(&topic, all, &mut ends).await?;
+                }
+                Ok(_) => {}
+                Err(error) if self.waits_for_topics && error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let ms = |d: Duration| d.as_millis() as u64;
+        let session_ms = ms(self.session_timeout) as u32;
+        let options = GroupOptions {
+            membership: MembershipConfig {
+                group,
+                join: proto::GroupJoin {
+                    instance: self.instance.clone().unwrap_or_default(),
+                    topics: self.topics.clone(),
+                    session_ms,
+                    assignor: self.assignor as u32,
+                    filter: self.wire_filter(),
+                    client: self.client.name().to_owned(),
+                    gone: Vec::new(),
+                },
+                heartbeat_ms: ms(HEARTBEAT).min(session_ms as u64 / 6).max(1),
+                auto_commit_ms: self.auto_commit.map(ms),
+                max_processing_ms: self.max_processing.map(ms),
+            },
+            start: self.start.unwrap_or(Position::Earliest),
+            buffer_bytes: self.buffer_bytes,
+            client_timeout: self.client.timeout(),
+        };
+        let shared = GroupShared::new(options);
+        let (events, incoming) = unbounded_channel();
+        let (joined, answer) = oneshot::channel();
+        let keeps = shared.clone();
+        self.client.io.keep(move |link| crate::group::keep(link, keeps, events, joined))?;
+        let closed = || Error::new(ErrorKind::Invalid, "the client is closed");
+        // A caller who gives up waiting takes his membership with him.
+        let guard = LeaveOnDrop(shared.clone());
+        answer.await.map_err(|_| closed())??;
+        std::mem::forget(guard);
+        let plugin = shared.filter().map(PluginInfo::from);
+        let member = Member { news: shared.news(), shared, listener: self.listener };
+        let ends = self.until_end.then_some(ends);
+        Ok(Consumer::new(self.client, Source::Group(Box::new(member)), incoming, ends, plugin))
     }
 }
 
-/// Reads records of one topic.
+struct LeaveOnDrop(Arc<GroupShared>);
+
+impl Drop for LeaveOnDrop {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+/// Names a partition of what a consumer reads: a number where it reads one topic, else topic and number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    topic: Option<String>,
+    partition: u32,
+}
+
+impl From<u32> for Place {
+    fn from(partition: u32) -> Self {
+        Place { topic: None, partition }
+    }
+}
+
+impl<T: Into<String>> From<(T, u32)> for Place {
+    fn from((topic, partition): (T, u32)) -> Self {
+        Place { topic: Some(topic.into()), partition }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.topic {
+            Some(topic) => write!(f, "partition {} of topic {topic:?}", self.partition),
+            None => write!(f, "partition {}", self.partition),
+        }
+    }
+}
+
+struct Member {
+    shared: Arc<GroupShared>,
+    news: watch::Receiver<u64>,
+    listener: Option<Listener>,
+}
+
+enum Source {
+    Alone(Vec<Arc<Reader>>),
+    Group(Box<Member>),
+}
+
+/// Records in the user's hands, or about to be.
+struct Current {
+    key: PartitionKey,
+    cursor: Option<Arc<Cursor>>,
+    records: VecDeque<ConsumerRecord>,
+    /// The position when all of them are done.
+    end: u64,
+    filtered: u64,
+    failed: u64,
+    /// Everything before this has been handed out.
+    handed_to: u64,
+}
+
+/// Reads records of one topic or several.
 ///
-/// Everything pushed but not taken is bounded by the buffer; the broker stops when it is full.
+/// Everything pushed but not taken is bounded by the buffer; the broker stops when it is full. In a group it leaves when it is closed or
+/// dropped.
 pub struct Consumer {
-    _client: Client,
-    topic: Arc<str>,
-    core: Arc<Mutex<ConsumerCore>>,
-    controls: UnboundedSender<proto::FetchControl>,
+    client: Client,
+    source: Source,
     incoming: UnboundedReceiver<Event>,
-    /// With `until_end`: where each partition that is not done yet ends.
-    ends: Option<BTreeMap<u32, u64>>,
+    /// With `until_end`: where each partition ends.
+    ends: Option<BTreeMap<PartitionKey, u64>>,
     /// Next offset that the user has not been given.
-    positions: BTreeMap<u32, u64>,
+    positions: BTreeMap<PartitionKey, u64>,
     filter: Option<PluginInfo>,
-    current: Option<VecDeque<ConsumerRecord>>,
+    current: Option<Current>,
     failed: Option<Error>,
-}
-
-enum Event {
-    Push { push: Box<proto::FetchPush>, body: Bytes, from: u64 },
-    Failed(Error),
-}
-
-/// A record as it was read.
-#[derive(Clone, Debug)]
-pub struct ConsumerRecord {
-    topic: Arc<str>,
-    partition: u32,
-    offset: u64,
-    record: thalweg_model::Record,
-}
-
-impl ConsumerRecord {
-    /// The topic.
-    pub fn topic(&self) -> &str {
-        &self.topic
-    }
-
-    /// Its partition.
-    pub fn partition(&self) -> u32 {
-        self.partition
-    }
-
-    /// Its offset.
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// Milliseconds since the Unix epoch.
-    pub fn timestamp_ms(&self) -> i64 {
-        self.record.timestamp_ms
-    }
-
-    /// Its key.
-    pub fn key(&self) -> Option<&Bytes> {
-        self.record.key.as_ref()
-    }
-
-    /// Its value; `None` is a tombstone.
-    pub fn value(&self) -> Option<&Bytes> {
-        self.record.value.as_ref()
-    }
-
-    /// Its headers in order.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&Bytes>)> {
-        self.record.headers.iter().map(|h| (h.key.as_str(), h.value.as_ref()))
-    }
-
-    /// The value as text.
-    pub fn text(&self) -> Result<&str> {
-        std::str::from_utf8(self.value().map_or(&[], |v| v))
-            .map_err(|e| Error::new(ErrorKind::Invalid, format!("value at offset {} is not UTF-8: {e}", self.offset)))
-    }
-
-    /// The value as JSON.
-    pub fn json(&self) -> Result<serde_json::Value> {
-        serde_json::from_slice(self.value().map_or(&[], |v| v))
-            .map_err(|e| Error::new(ErrorKind::Invalid, format!("value at offset {} is not JSON: {e}", self.offset)))
-    }
-}
-
-/// Records that came together, of one partition, sharing their bytes.
-#[derive(Clone, Debug)]
-pub struct Batch {
-    topic: Arc<str>,
-    partition: u32,
-    parts: Vec<Part>,
-}
-
-/// A run of records over one buffer; for the bindings.
-#[derive(Clone, Debug)]
-pub struct Part {
-    /// What the spans point into.
-    pub data: Bytes,
-    /// Base offset and base timestamp.
-    pub header: BatchHeader,
-    /// The records.
-    pub spans: Vec<RecordSpan>,
-}
-
-impl Batch {
-    /// The topic.
-    pub fn topic(&self) -> &str {
-        &self.topic
-    }
-
-    /// The partition.
-    pub fn partition(&self) -> u32 {
-        self.partition
-    }
-
-    /// Records in it.
-    pub fn len(&self) -> usize {
-        self.parts.iter().map(|p| p.spans.len()).sum()
-    }
-
-    /// True without records; `next_batch` never answers with such a one.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The runs that it is made of.
-    pub fn parts(&self) -> &[Part] {
-        &self.parts
-    }
-
-    /// The records, each sharing the batch's bytes.
-    pub fn records(&self) -> impl Iterator<Item = ConsumerRecord> + '_ {
-        self.parts.iter().flat_map(move |part| {
-            part.spans.iter().map(move |span| ConsumerRecord {
-                topic: self.topic.clone(),
-                partition: self.partition,
-                offset: part.header.base_offset.0 + span.offset_delta as u64,
-                record: span.record(&part.data, &part.header),
-            })
-        })
-    }
+    /// Why nothing more comes.
+    over: Option<Error>,
 }
 
 impl Consumer {
-    /// The next record; `None` at the end of `until_end`.
+    fn new(
+        client: Client,
+        source: Source,
+        incoming: UnboundedReceiver<Event>,
+        ends: Option<BTreeMap<PartitionKey, u64>>,
+        filter: Option<PluginInfo>,
+    ) -> Consumer {
+        Consumer {
+            client,
+            source,
+            incoming,
+            ends,
+            positions: BTreeMap::new(),
+            filter,
+            current: None,
+            failed: None,
+            over: None,
+        }
+    }
+
+    /// The next record; `None` at the end of `until_end`. The one before it is done then.
     ///
     /// # Errors
     /// `plugin_failed` when the filter fails on a record, `invalid` when retention has removed the position. The consumer
     /// stays at that position: `seek` past it to go on.
     pub async fn next(&mut self) -> Option<Result<ConsumerRecord>> {
+        self.done_with_handed();
         loop {
-            if let Some(record) = self.current.as_mut().and_then(VecDeque::pop_front) {
+            self.follow_group().await;
+            if let Some(current) = &mut self.current
+                && let Some(record) = current.records.pop_front()
+            {
+                current.handed_to = record.offset() + 1;
+                self.busy(true);
                 return Some(Ok(record));
             }
-            match self.next_batch().await? {
-                Ok(batch) => self.current = Some(batch.records().collect()),
+            self.done_with_current();
+            match self.receive().await? {
+                Ok((current, batch)) => {
+                    let records = batch.records().collect();
+                    self.current = Some(Current { records, ..current });
+                }
                 Err(error) => return Some(Err(error)),
             }
         }
     }
 
-    /// The next records that came together: the fast way out. Not to be mixed with [`next`](Self::next).
+    /// The next records that came together: the fast way out. Those before them are done then. Not to be mixed with
+    /// [`next`](Self::next).
     pub async fn next_batch(&mut self) -> Option<Result<Batch>> {
+        self.done_with_current();
+        self.busy(false);
+        match self.receive().await? {
+            Ok((mut current, batch)) => {
+                current.handed_to = current.end;
+                self.current = Some(current);
+                self.busy(true);
+                Some(Ok(batch))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Of the batch that was taken last, only records before `offset` are done so far, say; for the bindings, whose users take records
+    /// one by one. The rest is done when the next batch is asked for.
+    pub fn handed_to(&mut self, offset: u64) {
+        if let Some(current) = &mut self.current {
+            current.handed_to = offset;
+        }
+    }
+
+    /// True while what was taken last may still be handed to the user; for the bindings.
+    pub fn is_current(&self) -> bool {
+        match &self.source {
+            Source::Alone(_) => true,
+            Source::Group(m) => m.shared.has_lease() && !m.news.has_changed().unwrap_or(false),
+        }
+    }
+
+    async fn receive(&mut self) -> Option<Result<(Current, Batch)>> {
         loop {
-            if let Some(error) = self.failed.take() {
+            self.follow_group().await;
+            if let Some(error) = self.failed.take().or_else(|| self.over.clone()) {
                 return Some(Err(error));
             }
-            if self.ends.as_ref().is_some_and(|ends| ends.iter().all(|(p, end)| self.is_past(*p, *end))) {
+            if self.has_ended().await {
                 return None;
             }
-            match self.incoming.recv().await {
+            let event = match &mut self.source {
+                Source::Alone(_) => self.incoming.recv().await,
+                Source::Group(member) => tokio::select! {
+                    biased;
+                    changed = member.news.changed() => match changed {
+                        Ok(()) => {
+                            member.news.mark_changed();
+                            continue;
+                        }
+                        Err(_) => None,
+                    },
+                    event = self.incoming.recv() => event,
+                    // Others of the group may get to the end.
+                    _ = self.client.io.sleep(LOOK_EVERY), if self.ends.is_some() => continue,
+                },
+            };
+            match event {
                 None => return Some(Err(Error::new(ErrorKind::Invalid, "the client is closed"))),
-                Some(Event::Failed(error)) => return Some(Err(error)),
-                Some(Event::Push { push, body, from }) => {
-                    if let Some(batch) = self.open(*push, body, from) {
-                        return Some(batch);
+                Some(Event::Failed(error)) => {
+                    self.over = Some(error.clone());
+                    return Some(Err(error));
+                }
+                Some(Event::Push { reader, push, body, from }) => {
+                    if let Some(opened) = self.open(reader, *push, body, from) {
+                        return Some(opened);
                     }
                 }
             }
         }
     }
 
-    fn is_past(&self, partition: u32, end: u64) -> bool {
-        end == 0 || self.positions.get(&partition).is_some_and(|p| *p >= end)
+    /// Takes note of what the group has given or taken; waits while there is no lease.
+    async fn follow_group(&mut self) {
+        loop {
+            let Source::Group(member) = &mut self.source else { return };
+            if member.news.has_changed().unwrap_or(false) {
+                member.news.mark_unchanged();
+                let shared = member.shared.clone();
+                for change in shared.take_changes() {
+                    self.follow(&shared, change);
+                }
+                continue;
+            }
+            if member.shared.has_lease() || self.current.as_ref().is_none_or(|c| c.records.is_empty()) {
+                return;
+            }
+            // What was pushed may be another's by now: it waits for the coordinator's word.
+            if member.news.changed().await.is_err() {
+                return;
+            }
+            member.news.mark_changed();
+        }
+    }
+
+    fn follow(&mut self, shared: &Arc<GroupShared>, change: Change) {
+        let (key, rebalance): (_, fn(String, u32) -> Rebalance) = match &change {
+            Change::Assigned { key, .. } => (key, |topic, partition| Rebalance::Assigned { topic, partition }),
+            Change::Revoked(key) => (key, |topic, partition| Rebalance::Revoked { topic, partition }),
+            Change::Lost(key) => (key, |topic, partition| Rebalance::Lost { topic, partition }),
+        };
+        let topic = match &change {
+            Change::Assigned { topic, .. } => Some(topic.clone()),
+            _ => shared.reader_of(&key.topic_id).map(|r| r.name.to_string()),
+        };
+        if !matches!(change, Change::Assigned { .. }) {
+            self.current.take_if(|c| c.key == *key);
+            self.positions.remove(key);
+        }
+        let listener = match &self.source {
+            Source::Group(member) => member.listener.clone(),
+            Source::Alone(_) => None,
+        };
+        if let (Some(listener), Some(topic)) = (listener, topic) {
+            listener(&rebalance(topic, key.partition));
+        }
+        if let Change::Revoked(key) = &change {
+            shared.released(key);
+        }
+    }
+
+    /// What was handed out is done; the rest of it is not.
+    fn done_with_handed(&mut self) {
+        if let Some(current) = &self.current
+            && let Some(cursor) = &current.cursor
+            && !current.records.is_empty()
+        {
+            cursor.set(current.handed_to);
+        }
+        self.busy(false);
+    }
+
+    /// All that was taken last is done, and what a filter dropped behind it has been scanned.
+    fn done_with_current(&mut self) {
+        let Some(current) = self.current.take() else { return };
+        if let Some(cursor) = current.cursor {
+            cursor.set(current.end);
+            cursor.count(current.filtered, current.failed);
+        }
+    }
+
+    fn busy(&self, holds: bool) {
+        if let Source::Group(member) = &self.source {
+            member.shared.busy(holds);
+        }
+    }
+
+    /// With `until_end`: true once everything has been scanned that was there at the start.
+    async fn has_ended(&mut self) -> bool {
+        let Some(ends) = &self.ends else { return false };
+        let is_past = |key: &PartitionKey, end: u64| end == 0 || self.positions.get(key).is_some_and(|p| *p >= end);
+        let left: Vec<(PartitionKey, u64)> =
+            ends.iter().filter(|(key, end)| !is_past(key, **end)).map(|(key, end)| (key.clone(), *end)).collect();
+        let Source::Group(member) = &self.source else { return left.is_empty() };
+        if left.is_empty() {
+            return true;
+        }
+        // What this member reads itself it will get to.
+        if left.iter().any(|(key, _)| member.shared.cursor(key).is_some()) {
+            return false;
+        }
+        let Ok(described) = self.client.describe_group(&member.shared.group).await else { return false };
+        let committed =
+            |key: &PartitionKey| described.offsets.iter().find(|o| o.key == *key).map_or(0, |o| o.committed);
+        left.iter().all(|(key, end)| committed(key) >= *end)
     }
 
     /// Decodes a push; `None` when it holds nothing for the user.
-    fn open(&mut self, push: proto::FetchPush, body: Bytes, from: u64) -> Option<Result<Batch>> {
+    fn open(
+        &mut self,
+        reader: Arc<Reader>,
+        push: proto::FetchPush,
+        body: Bytes,
+        from: u64,
+    ) -> Option<Result<(Current, Batch)>> {
         {
-            let mut core = lock(&self.core);
-            // A seek may have come since the push was taken from the stream.
+            let mut core = reader.core();
+            // A seek may have come since the push was taken from the stream, or the partition is another's now.
             if !core.is_wanted(push.partition, push.generation) {
                 return None;
             }
-            if let Some(credit) = core.taken(push.partition, push.generation, body.len() as u64) {
-                let _ = self.controls.send(credit);
+            let credit = core.taken(push.partition, push.generation, body.len() as u64);
+            drop(core);
+            if let Some(credit) = credit {
+                reader.control(credit);
             }
         }
-        self.positions.insert(push.partition, push.scanned_through);
+        let key = reader.key(push.partition);
+        let cursor = match &self.source {
+            Source::Group(member) => member.shared.cursor(&key),
+            Source::Alone(_) => None,
+        };
+        self.positions.insert(key.clone(), push.scanned_through);
         if let Some(error) = push.error {
             let error = Error::from(RemoteError::from(error));
-            self.failed = Some(error.in_context(&format!("topic {:?} partition {}", self.topic, push.partition)));
+            self.failed = Some(error.in_context(&format!("topic {:?} partition {}", reader.name, push.partition)));
         }
         let parts = match decode(body, from) {
             Ok(parts) => parts,
             Err(error) => return Some(Err(error)),
         };
-        let batch = Batch { topic: self.topic.clone(), partition: push.partition, parts };
-        (!batch.is_empty()).then_some(Ok(batch))
+        let batch = Batch { topic: reader.name.clone(), partition: push.partition, parts };
+        let current = Current {
+            key,
+            cursor,
+            records: VecDeque::new(),
+            end: push.scanned_through,
+            filtered: push.filtered,
+            failed: push.failed,
+            handed_to: from,
+        };
+        match batch.is_empty() {
+            false => Some(Ok((current, batch))),
+            // Nothing for the user: it has been scanned, which is all that there was to do. The first push of all only says where the
+            // group begins, and that is worth keeping.
+            true => {
+                self.current = Some(current);
+                self.done_with_current();
+                None
+            }
+        }
     }
 
     /// The filter in use, with the version that its name was resolved to.
@@ -358,249 +692,209 @@ impl Consumer {
         self.filter.as_ref()
     }
 
-    /// Records scanned so far: delivered, filtered, failed.
+    /// Records scanned so far: delivered, filtered, failed; of the partitions that are read at the moment.
     pub fn counts(&self) -> Counts {
-        lock(&self.core).counts()
+        let add = |a: Counts, r: &Arc<Reader>| {
+            let b = r.core().counts();
+            Counts {
+                delivered: a.delivered + b.delivered,
+                filtered: a.filtered + b.filtered,
+                failed: a.failed + b.failed,
+            }
+        };
+        self.readers().iter().fold(Counts::default(), add)
     }
 
-    /// Partitions of this consumer.
+    fn readers(&self) -> Vec<Arc<Reader>> {
+        match &self.source {
+            Source::Alone(readers) => readers.clone(),
+            Source::Group(member) => member.shared.readers(),
+        }
+    }
+
+    /// Partitions that this consumer reads at the moment; with several topics, of all of them.
     pub fn partitions(&self) -> Vec<u32> {
-        lock(&self.core).partitions().collect()
+        self.assignment().into_iter().map(|(_, partition)| partition).collect()
+    }
+
+    /// Topics and partitions that this consumer reads at the moment.
+    pub fn assignment(&self) -> Vec<(String, u32)> {
+        match &self.source {
+            Source::Alone(readers) => {
+                let of = |r: &Arc<Reader>| {
+                    let partitions: Vec<u32> = r.core().partitions().collect();
+                    partitions.into_iter().map(|p| (r.name.to_string(), p)).collect::<Vec<_>>()
+                };
+                readers.iter().flat_map(of).collect()
+            }
+            Source::Group(member) => member.shared.assignment(),
+        }
+    }
+
+    fn reader(&self, place: &Place) -> Result<Arc<Reader>> {
+        let reads = |r: &&Arc<Reader>| {
+            place.topic.as_deref().is_none_or(|t| *r.name == *t) && r.core().partitions().any(|p| p == place.partition)
+        };
+        let found = match &self.source {
+            Source::Alone(readers) => readers.iter().find(reads).cloned(),
+            Source::Group(member) => member.shared.reader(place.topic.as_deref(), place.partition),
+        };
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("this consumer does not read {place}")))
     }
 
     /// Next offset of a partition that has not been scanned for the user; `None` before the first answer of the broker.
-    pub fn position(&self, partition: u32) -> Option<u64> {
-        self.positions.get(&partition).copied()
+    pub fn position(&self, place: impl Into<Place>) -> Option<u64> {
+        let place = place.into();
+        let key = self.reader(&place).ok()?.key(place.partition);
+        self.positions.get(&key).copied()
+    }
+
+    /// Records of a partition that are left to scan, as far as the broker has said.
+    pub fn lag(&self, place: impl Into<Place>) -> Option<u64> {
+        let place = place.into();
+        let reader = self.reader(&place).ok()?;
+        let position = self.positions.get(&reader.key(place.partition))?;
+        let end = reader.core().high_watermark(place.partition)?;
+        Some(end.saturating_sub(*position))
+    }
+
+    /// How far the group has come in a partition that this member reads; `None`: not yet at all.
+    ///
+    /// # Errors
+    /// `invalid` without a group, `not_found` for a partition that is another's.
+    pub fn committed(&self, place: impl Into<Place>) -> Result<Option<u64>> {
+        let place = place.into();
+        let member = self.member()?;
+        let key = self.reader(&place)?.key(place.partition);
+        Ok(member.shared.known(&key).map(|p| p.offset))
     }
 
     /// Moves a partition. Records that wait are dropped.
-    pub fn seek(&mut self, partition: u32, to: Position) -> Result<()> {
-        let control = lock(&self.core).seek(partition, to).ok_or_else(|| self.unknown(partition))?;
-        self.positions.remove(&partition);
-        if let Some(current) = &mut self.current {
-            current.retain(|r| r.partition != partition);
+    pub fn seek(&mut self, place: impl Into<Place>, to: Position) -> Result<()> {
+        let place = place.into();
+        let reader = self.reader(&place)?;
+        let control = reader.core().seek(place.partition, to);
+        let key = reader.key(place.partition);
+        self.positions.remove(&key);
+        self.current.take_if(|c| c.key == key);
+        if let Some(control) = control {
+            reader.control(control);
         }
-        let _ = self.controls.send(control);
         Ok(())
     }
 
     /// Withholds a partition's credit: what is under way still comes, then nothing.
-    pub fn pause(&mut self, partition: u32) -> Result<()> {
-        match lock(&self.core).pause(partition) {
-            true => Ok(()),
-            false => Err(self.unknown(partition)),
-        }
+    pub fn pause(&mut self, place: impl Into<Place>) -> Result<()> {
+        let place = place.into();
+        self.reader(&place)?.core().pause(place.partition);
+        Ok(())
     }
 
     /// Grants a partition's credit again.
-    pub fn resume(&mut self, partition: u32) -> Result<()> {
-        let control = lock(&self.core).resume(partition);
-        match control {
-            Some(control) => drop(self.controls.send(control)),
-            None if lock(&self.core).partitions().any(|p| p == partition) => {}
-            None => return Err(self.unknown(partition)),
+    pub fn resume(&mut self, place: impl Into<Place>) -> Result<()> {
+        let place = place.into();
+        let reader = self.reader(&place)?;
+        let control = reader.core().resume(place.partition);
+        if let Some(control) = control {
+            reader.control(control);
         }
         Ok(())
     }
 
-    fn unknown(&self, partition: u32) -> Error {
-        Error::new(ErrorKind::NotFound, format!("this consumer does not read partition {partition}"))
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// The records from `from` on in a push's body.
-fn decode(mut body: Bytes, from: u64) -> Result<Vec<Part>> {
-    let mut parts = Vec::new();
-    while !body.is_empty() {
-        let batch = RecordBatch::split_first(&mut body)?;
-        let spans = batch.open()?;
-        let (data, header) = (spans.data().clone(), *spans.header());
-        let mut spans = spans.collect::<std::result::Result<Vec<_>, _>>()?;
-        // The first batch may begin before the position that was asked for.
-        let skipped = spans.partition_point(|s| header.base_offset.0 + (s.offset_delta as u64) < from);
-        spans.drain(..skipped);
-        parts.push(Part { data, header, spans });
-    }
-    Ok(parts)
-}
-
-type Stream = (SendStream, FrameReader);
-
-async fn open_stream(connection: &quinn::Connection, open: &proto::FetchOpen) -> Result<(Stream, Option<PluginInfo>)> {
-    let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost)?;
-    send(&mut sender, open, Bytes::new()).await?;
-    let mut frames = FrameReader::new(receiver);
-    let (opened, _) = frames.expect::<proto::FetchOpened>().await?;
-    Ok(((sender, frames), opened.filter.map(Into::into)))
-}
-
-/// How long a partition waits before it is asked for again, where its broker does not lead it (any more).
-const ASK_AGAIN: Duration = Duration::from_millis(50);
-
-/// One subscription, over a stream to every broker that leads one of its partitions.
-struct Subscription {
-    core: Arc<Mutex<ConsumerCore>>,
-    open: proto::FetchOpen,
-    events: UnboundedSender<Event>,
-    leaders: RefCell<BTreeMap<u32, Option<Address>>>,
-    /// Streams that are open, by the broker that they lead to.
-    streams: RefCell<BTreeMap<Address, UnboundedSender<proto::FetchControl>>>,
-}
-
-impl Subscription {
-    /// Asks for a partition from its leader, if there is a stream to it.
-    fn ask(&self, partition: u32) {
-        let leaders = self.leaders.borrow();
-        let streams = self.streams.borrow();
-        let leader = leaders.get(&partition).and_then(Option::as_ref);
-        if let Some(stream) = leader.and_then(|l| streams.get(l)) {
-            let _ = stream.send(lock(&self.core).connected(partition));
-        }
-    }
-
-    /// Passes on what the user wants of a partition.
-    fn control(&self, control: proto::FetchControl) {
-        // One from before a reconnection speaks of a generation that the broker never saw.
-        if !lock(&self.core).is_current(control.partition, control.generation) {
-            return;
-        }
-        let leaders = self.leaders.borrow();
-        let leader = leaders.get(&control.partition).and_then(Option::as_ref);
-        // Without a stream it is asked for anew as soon as there is one.
-        if let Some(stream) = leader.and_then(|l| self.streams.borrow().get(l).cloned()) {
-            let _ = stream.send(control);
-        }
-    }
-}
-
-/// Serves one subscription on the connection's thread until its consumer is gone.
-async fn drive(
-    link: Rc<Link>,
-    core: Arc<Mutex<ConsumerCore>>,
-    topic: Arc<proto::Topic>,
-    open: proto::FetchOpen,
-    events: UnboundedSender<Event>,
-    mut controls: UnboundedReceiver<proto::FetchControl>,
-) {
-    let mut routing = crate::routing::follow(&link, &topic);
-    let partitions: Vec<u32> = lock(&core).partitions().collect();
-    let leaders = RefCell::new(partitions.iter().map(|p| (*p, None)).collect());
-    let s = Rc::new(Subscription { core, open, events, leaders, streams: RefCell::default() });
-    let mut kept: BTreeMap<Address, tokio::task::JoinHandle<()>> = BTreeMap::new();
-    loop {
-        let now = routing.borrow_and_update().clone();
-        for p in &partitions {
-            let leader = now.leader(*p).cloned();
-            let before = s.leaders.borrow_mut().insert(*p, leader.clone());
-            if before != Some(leader) {
-                s.ask(*p);
+    fn member(&self) -> Result<&Member> {
+        match &self.source {
+            Source::Group(member) => Ok(member),
+            Source::Alone(_) => {
+                Err(Error::new(ErrorKind::Invalid, "this consumer is in no group: name one to commit its offsets"))
             }
         }
-        let wanted: Vec<Address> = s.leaders.borrow().values().flatten().cloned().collect();
-        kept.retain(|address, task| {
-            let stays = wanted.contains(address) && !task.is_finished();
-            if !stays {
-                task.abort();
-                s.streams.borrow_mut().remove(address);
-            }
-            stays
-        });
-        for address in wanted {
-            if !kept.contains_key(&address) {
-                let task = keep_stream(link.clone(), s.clone(), address.clone());
-                kept.insert(address, tokio::task::spawn_local(task));
-            }
+    }
+
+    /// This member's id in its group; `None` without a group, or while it joins anew.
+    pub fn member_id(&self) -> Option<String> {
+        self.member().ok()?.shared.member_id()
+    }
+
+    /// Commits everything that was handed out so far, the last record included.
+    ///
+    /// # Errors
+    /// `rebalanced` when a partition is another's by now, `timeout` when no coordinator answers in time.
+    pub async fn commit(&mut self) -> Result<()> {
+        self.start_commit()?.await
+    }
+
+    /// The same without waiting: the commit is under way when this returns, and the future tells what became of it.
+    pub fn start_commit(&mut self) -> Result<impl Future<Output = Result<()>> + Send + 'static> {
+        if let Some(current) = &self.current
+            && let Some(cursor) = &current.cursor
+        {
+            cursor.set(current.handed_to);
         }
-        tokio::select! {
-            control = controls.recv() => match control {
-                Some(control) => s.control(control),
-                None => {
-                    kept.into_values().for_each(|task| task.abort());
-                    return;
+        Ok(self.member()?.shared.commit(None))
+    }
+
+    /// Commits the position behind one record; all before it in its partition count as done.
+    pub async fn commit_record(&mut self, record: &ConsumerRecord) -> Result<()> {
+        self.commit_offsets([((record.topic(), record.partition()), record.offset() + 1)]).await
+    }
+
+    /// Commits these offsets: each the next one to be read of its partition.
+    ///
+    /// # Errors
+    /// `invalid` for an offset past the end of its partition, `not_found` for a partition that this member does not read.
+    pub async fn commit_offsets<P: Into<Place>>(&mut self, offsets: impl IntoIterator<Item = (P, u64)>) -> Result<()> {
+        let mut wanted = Vec::new();
+        for (place, offset) in offsets {
+            let place = place.into();
+            let reader = self.reader(&place)?;
+            let seen = reader.core().high_watermark(place.partition).unwrap_or(0);
+            if offset > seen {
+                let topic = self.client.metadata(&reader.name, false).await?;
+                let end = self.client.offsets_of(&topic, vec![place.partition], Position::Latest).await?;
+                let end = end.first().map_or(0, |e| e.offset);
+                if offset > end {
+                    let message = format!("offset {offset} of {place} of {:?} is past its end, {end}", reader.name);
+                    return Err(RemoteError::new(thalweg_wire::ErrorCode::OffsetOutOfRange, message).into());
                 }
-            },
-            _ = routing.changed() => {}
-        }
-    }
-}
-
-/// Opens a stream to one broker, again and again, and passes pushes and controls.
-async fn keep_stream(link: Rc<Link>, s: Rc<Subscription>, address: Address) {
-    let mut attempt = 0;
-    loop {
-        let opened = async {
-            let connection = link.connection_to(&address, ATTEMPT).await?;
-            open_stream(&connection, &s.open).await
-        };
-        let error = match opened.await {
-            Ok((stream, _)) => {
-                attempt = 0;
-                serve(&s, &address, stream).await
             }
-            Err(error) => error,
-        };
-        s.streams.borrow_mut().remove(&address);
-        let lost = error.kind() == ErrorKind::Disconnected || error.code().is_some_and(|c| c.client_retries());
-        if !lost {
-            let _ = s.events.send(Event::Failed(error));
-            return;
+            wanted.push((reader.key(place.partition), offset));
         }
-        attempt += 1;
-        if attempt == 3 {
-            tracing::warn!("{error}; the consumer goes on trying");
-        }
-        tokio::time::sleep(Duration::from_millis(Backoff::default().wait_ms(attempt, chance()))).await;
+        self.member()?.shared.commit(Some(wanted)).await
     }
-}
 
-/// Passes pushes and controls; answers with how the stream was lost.
-async fn serve(s: &Rc<Subscription>, address: &Address, stream: Stream) -> Error {
-    let (mut sender, mut frames) = stream;
-    let (controls, mut outgoing) = unbounded_channel();
-    s.streams.borrow_mut().insert(address.clone(), controls);
-    let mine: Vec<u32> = {
-        let leaders = s.leaders.borrow();
-        leaders.iter().filter(|(_, l)| l.as_ref() == Some(address)).map(|(p, _)| *p).collect()
-    };
-    mine.into_iter().for_each(|p| s.ask(p));
-    let sending = async {
-        while let Some(control) = outgoing.recv().await {
-            if let Err(error) = send(&mut sender, &control, Bytes::new()).await {
-                return error;
-            }
-        }
-        crate::stream::lost("another broker leads")
-    };
-    let receiving = async {
-        loop {
-            let (push, body) = match frames.expect::<proto::FetchPush>().await {
-                Ok(frame) => frame,
-                Err(error) => return error,
-            };
-            if let Pushed::Current { from } = lock(&s.core).pushed(&push) {
-                let error = push.error.clone().map(RemoteError::from);
-                if error.is_some_and(|e| e.code.client_retries()) && body.is_empty() {
-                    // Not for the user: the partition is asked for again, wherever it is led by then.
-                    let (s, partition, generation) = (s.clone(), push.partition, push.generation);
-                    tokio::task::spawn_local(async move {
-                        tokio::time::sleep(ASK_AGAIN).await;
-                        let is_current = lock(&s.core).is_current(partition, generation);
-                        if is_current {
-                            s.ask(partition);
-                        }
-                    });
-                    continue;
+    /// Leaves the group: what was handed out so far is done and, where that is automatic, committed. Without a group it only ends.
+    pub async fn close(mut self) -> Result<()> {
+        if let Source::Group(member) = &self.source {
+            if let Some(current) = self.current.take()
+                && let Some(cursor) = &current.cursor
+            {
+                match current.records.is_empty() && current.handed_to >= current.end {
+                    true => {
+                        cursor.set(current.end);
+                        cursor.count(current.filtered, current.failed);
+                    }
+                    false => cursor.set(current.handed_to),
                 }
-                let _ = s.events.send(Event::Push { push: Box::new(push), body, from });
             }
+            let shared = member.shared.clone();
+            shared.leave();
+            let limit = self.client.timeout();
+            let ended =
+                self.client.io.run(move |_| async move { Ok(tokio::time::timeout(limit, shared.ended()).await) });
+            return ended.await?.map_err(|_| {
+                let what =
+                    "the group's coordinator did not answer in time; the member counts as gone when its session ends";
+                Error::new(ErrorKind::Timeout, what)
+            });
         }
-    };
-    tokio::select! {
-        error = sending => error,
-        error = receiving => error,
+        Ok(())
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        if let Source::Group(member) = &self.source {
+            member.shared.leave();
+        }
     }
 }

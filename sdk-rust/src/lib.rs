@@ -19,23 +19,30 @@
 //! belong to no particular runtime. Decisions (batching, numbering, retries, credit) are `thalweg-client-core`'s.
 
 mod address;
+mod batch;
 mod client;
 mod consumer;
 mod error;
+mod group;
+mod groups;
 mod link;
 mod placement;
 mod producer;
 mod record;
 mod routing;
 mod stream;
+mod subscription;
 
 pub use address::{DevContext, dev_context_path};
+pub use batch::{Batch, ConsumerRecord, Part};
 pub use client::{
     BrokerInfo, Client, ClientBuilder, ClusterStatus, FollowerStatus, PartitionOffsets, PartitionStatus, PluginInfo,
     RecoveredPartition, Topic, TopicDescription, TopicInfo, connect,
 };
-pub use consumer::{Batch, Consumer, ConsumerBuilder, ConsumerRecord, Part};
+pub use consumer::{Assignor, Consumer, ConsumerBuilder, OnFailure, Place};
 pub use error::Error;
+pub use group::Rebalance;
+pub use groups::{GroupDescription, GroupInfo, GroupMemberInfo, GroupOffset};
 pub use producer::{Delivery, Producer, ProducerBuilder, Receipt};
 pub use record::{IntoBytes, Record};
 pub use thalweg_client_core::{Acks, Counts, Position};

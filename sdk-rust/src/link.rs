@@ -32,6 +32,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 const MTU_MAX: u16 = 6_500;
 
+/// How long a client that is dropped goes on to say what it must.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 type Job = Box<dyn FnOnce(Rc<Link>) + Send>;
 
 /// Reaches the connection thread from anywhere. The thread ends with the last clone.
@@ -49,6 +52,8 @@ pub(crate) struct Link {
     connections: RefCell<BTreeMap<Address, Rc<Mutex<Option<Connection>>>>>,
     /// Whoever answered last answers requests that any broker can answer.
     favourite: RefCell<Option<Address>>,
+    /// What is waited for before the connections are closed.
+    farewells: RefCell<Vec<tokio::task::JoinHandle<()>>>,
     /// Brokers of the cluster, as the last metadata told.
     learnt: RefCell<Vec<Address>>,
 }
@@ -87,6 +92,10 @@ impl Io {
                     while let Some(job) = queue.recv().await {
                         job(link.clone());
                     }
+                    let farewells = std::mem::take(&mut *link.farewells.borrow_mut());
+                    for farewell in farewells {
+                        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+                    }
                     link.close().await;
                 });
             })
@@ -107,6 +116,28 @@ impl Io {
         }
         let job: Job = Box::new(move |link| drop(tokio::task::spawn_local(make(link))));
         self.jobs.send(job).map_err(|_| closed())
+    }
+
+    /// The same for what must be said to its end also when the client is dropped.
+    pub(crate) fn keep<F: Future<Output = ()> + 'static>(
+        &self,
+        make: impl FnOnce(Rc<Link>) -> F + Send + 'static,
+    ) -> Result<()> {
+        self.spawn(|link| async move {
+            let task = tokio::task::spawn_local(make(link.clone()));
+            let mut farewells = link.farewells.borrow_mut();
+            farewells.retain(|f| !f.is_finished());
+            farewells.push(task);
+        })
+    }
+
+    /// Waits, on any runtime.
+    pub(crate) async fn sleep(&self, time: Duration) -> Result<()> {
+        self.run(move |_| async move {
+            tokio::time::sleep(time).await;
+            Ok(())
+        })
+        .await
     }
 
     /// Runs a future on the connection thread and waits for its result, on any runtime.
@@ -134,6 +165,7 @@ impl Link {
             endpoints: [Some(v4), v6],
             connections: RefCell::default(),
             favourite: RefCell::default(),
+            farewells: RefCell::default(),
             learnt: RefCell::default(),
         })
     }

@@ -60,6 +60,6 @@ pub(crate) fn lost(e: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Disconnected, format!("connection lost: {e}"))
 }
 
-fn malformed(e: impl std::fmt::Display) -> Error {
+pub(crate) fn malformed(e: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Unsupported, format!("the broker's answer does not decode: {e}"))
 }

@@ -8,7 +8,7 @@ use thalweg_tests::process::{Cluster, plugin, thalweg};
 
 use crate::read_all;
 
-async fn client_of(cluster: &Cluster, broker: u32) -> Client {
+pub(crate) async fn client_of(cluster: &Cluster, broker: u32) -> Client {
     ClientBuilder::new(cluster.address(broker))
         .ca_pem(cluster.ca_pem.clone())
         .timeout(Duration::from_secs(30))

@@ -1,6 +1,7 @@
 //! Real processes over real QUIC: crashes under load, bad input, operators' ports.
 
 mod cluster;
+mod groups;
 mod handshake;
 mod hostile;
 mod load;

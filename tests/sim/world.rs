@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
-use thalweg_broker_core::{METADATA, Node as Core, NodeConfig, NodeMessage, Output as NodeOutput};
+use thalweg_broker_core::{GroupsConfig, METADATA, Node as Core, NodeConfig, NodeMessage, Output as NodeOutput};
 use thalweg_client_core::{Backoff, Failure, ProducerConfig, ProducerCore, ProducerIdentity, Unplaced};
 use thalweg_commit_log::{Config, Damage};
 use thalweg_control::{Broker, FEATURE_LEVEL, PluginDigest, PluginKind, Request, TopicConfig};
 use thalweg_model::{
-    BatchBuilder, BrokerId, Codec, DirectoryId, PinEpoch, ProducerEpoch, ProducerId, Record, ReplicaId, TopicId,
-    TopicPartition,
+    BatchBuilder, BrokerId, Codec, DirectoryId, PinEpoch, ProducerEpoch, ProducerId, RaftIndex, Record, ReplicaId,
+    TopicId, TopicPartition,
 };
-use thalweg_replica::{Acks, Now, Output, ProduceError, ReadOutcome, Replicas, Ticket};
+use thalweg_replica::{Acks, Now, Output, PeerBody, PeerMessage, ProduceError, ReadOutcome, Replicas, Ticket};
 use thalweg_wire::{ErrorCode, RemoteError};
 
 use super::disk::{Faults, SimDisk};
@@ -199,6 +199,8 @@ struct World {
     clients: Vec<Client>,
     /// Who asked what: node, client and request.
     tickets: BTreeMap<(usize, Ticket), (usize, u64)>,
+    /// How far each copy has acknowledged what it knew to be decided: offset, by copy and group.
+    vouched: BTreeMap<(ReplicaId, TopicPartition), u64>,
     /// When a client will find itself beside which node.
     strays: Vec<(u64, usize, usize)>,
     /// Requests for `latest`: partition, and what was acknowledged when they were made.
@@ -351,6 +353,7 @@ impl World {
             now_ms: 0,
             clients,
             tickets: BTreeMap::new(),
+            vouched: BTreeMap::new(),
             strays: Vec::new(),
             confirms: BTreeMap::new(),
             stale_pins: BTreeMap::new(),
@@ -436,6 +439,7 @@ impl World {
             },
             controllers: (0..self.nodes.len()).map(broker).collect(),
             is_founder: n.directory == 1 || reused,
+            groups: GroupsConfig::default(),
         }
     }
 
@@ -1019,7 +1023,7 @@ impl World {
             replication_factor,
             live,
             partitioner: None,
-            config: TopicConfig { retention_ms: None, retention_bytes },
+            config: TopicConfig { retention_ms: None, retention_bytes, segment_bytes: None },
         };
         core.change(now, ticket, request);
     }
@@ -1076,6 +1080,15 @@ impl World {
             }
             return Ok(());
         }
+        for p in recovery.partitions.iter().filter(|p| p.offline.is_none() && !cut) {
+            let vouched = self.vouched.get(&(p.replica, p.group)).copied().unwrap_or(0);
+            if p.log_end.0 < vouched && !core.replicas().log().is_incomplete(&p.group) {
+                let (group, end) = (number(p.group), p.log_end);
+                return Err(format!(
+                    "{node} has forgotten of {group} what it acknowledged: up to {vouched}, has {end}"
+                ));
+            }
+        }
         if let Some(Mutant::Replica(mutant)) = self.mutant {
             core.replicas_mut().plant(mutant);
         }
@@ -1118,6 +1131,7 @@ impl World {
                 }
                 NodeOutput::Refused(why) => return Err(format!("{node} is refused: {why}")),
                 NodeOutput::Changed(..) | NodeOutput::Metadata => continue,
+                NodeOutput::Group(..) | NodeOutput::GroupChanged { .. } => continue,
                 NodeOutput::Replica(output) => output,
             };
             match output {
@@ -1150,6 +1164,15 @@ impl World {
     }
 
     fn send(&mut self, node: usize, to: usize, message: NodeMessage) -> Result<(), String> {
+        if let NodeMessage::Replica(PeerMessage { group, from, body: PeerBody::Raft(body), .. }) = &message
+            && let Some(index) = body.acknowledged()
+            && let Some(log) = self.nodes[node].replicas().map(Replicas::log)
+            && let Some((end, next)) = log.committed_end(group)
+            && index >= RaftIndex(next.0 - 1)
+        {
+            let vouched = self.vouched.entry((*from, *group)).or_default();
+            *vouched = end.0.max(*vouched);
+        }
         // Through its bytes now and then, as on a real wire.
         let message = match self.rng.chance(50_000) {
             false => message,

@@ -11,8 +11,10 @@
 //!   controller to give it a replica id (`start`);
 //! - of two processes with one broker id, the second is refused as long as the first is heard of (`heartbeat`).
 
+mod groups;
 mod message;
 mod node;
 
+pub use groups::{CoordinatorError, GroupsConfig};
 pub use message::NodeMessage;
 pub use node::{ChangeError, METADATA, Node, NodeConfig, Output};

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use thalweg_commit_log::{Completion, Config, Damage, Disk, OpId, OpenError, Recovery};
-use thalweg_control::{Answer, Broker, ControlError, Metadata, MetadataRecord, Request, Topic};
+use thalweg_control::{
+    Answer, Broker, ControlError, Coordinator, GroupAnswer, GroupRequest, Metadata, MetadataRecord, OFFSETS_TOPIC,
+    Request, Topic, partition_of_group,
+};
 use thalweg_model::{
     BatchBuilder, BrokerId, Codec, LeaderEpoch, Offset, PinEpoch, RaftIndex, Record, ReplicaId, TopicId, TopicPartition,
 };
@@ -12,6 +15,7 @@ use thalweg_replica::{
 };
 use thiserror::Error;
 
+use crate::groups::{self, CoordinatorError, GroupOutput, Groups, GroupsConfig, Surroundings};
 use crate::message::NodeMessage;
 
 /// The metadata log is a partition like any other, of a topic whose id is fixed.
@@ -39,6 +43,8 @@ pub struct NodeConfig {
     pub controllers: Vec<BrokerId>,
     /// The directory was made for the cluster's first start, so that it may found the metadata group.
     pub is_founder: bool,
+    /// Consumer groups.
+    pub groups: GroupsConfig,
 }
 
 /// Why a change was not made, or may not have been.
@@ -82,6 +88,15 @@ pub enum Output {
     Changed(Ticket, Result<Answer, ChangeError>),
     /// Topics, brokers or leaders changed: clients and the shell's own tables follow.
     Metadata,
+    /// The answer to [`Node::group`].
+    Group(Ticket, Result<GroupAnswer, CoordinatorError>),
+    /// A member of a group is to be told something else from now on: look.
+    GroupChanged {
+        /// The group.
+        group: String,
+        /// The member.
+        member: String,
+    },
     /// The cluster does not take this broker: it must end.
     Refused(String),
 }
@@ -96,6 +111,8 @@ struct Change {
 struct Pending {
     ticket: Option<Ticket>,
     answer: Answer,
+    /// The node's own name for the batch.
+    own: Ticket,
     /// Its place in the log, once that is known: answered when it has been applied.
     end: Option<Offset>,
 }
@@ -112,6 +129,7 @@ pub struct Node<D> {
     following: Option<OpId>,
     changes: VecDeque<Change>,
     pending: Option<Pending>,
+    groups: Groups,
     was_controller: bool,
     /// When the controller last heard of each broker.
     seen_ms: BTreeMap<BrokerId, u64>,
@@ -144,6 +162,7 @@ impl<D: Disk> Node<D> {
         // lost before the cluster wrote down who was there. (Found by the simulator.)
         config.broker.metadata_replica = ReplicaId::new(config.broker.id, !config.is_founder as u32);
         let (replicas, recovery) = Replicas::open(disk, config.broker.directory, log, seed)?;
+        let groups = Groups::new(config.groups);
         let is_damaged = recovery.damages.iter().any(|d| matches!(d, Damage::Torn { plain: false, .. }));
         let node = Node {
             config,
@@ -154,6 +173,7 @@ impl<D: Disk> Node<D> {
             following: None,
             changes: VecDeque::new(),
             pending: None,
+            groups,
             was_controller: false,
             seen_ms: BTreeMap::new(),
             controller_since_ms: 0,
@@ -303,6 +323,39 @@ impl<D: Disk> Node<D> {
         self.after(now);
     }
 
+    /// The partition of `__consumer_offsets` that a group lives in; `None` before there is that topic.
+    pub fn partition_of_group(&self, group: &str) -> Option<TopicPartition> {
+        let topic = self.metadata.topic(OFFSETS_TOPIC).ok()?;
+        groups::name(&self.metadata, partition_of_group(group, topic.partitions))
+    }
+
+    /// Asks the coordinator of the groups that live in a partition of `__consumer_offsets`; [`Output::Group`] answers, after the next
+    /// [`pump`](Self::pump).
+    pub fn group(&mut self, partition: u32, ticket: Ticket, request: GroupRequest) {
+        self.groups.request(partition, ticket, request);
+    }
+
+    /// The groups of a partition of `__consumer_offsets`, as the coordinator here has decided, if it is here.
+    pub fn coordinator(&self, partition: u32) -> Option<&Coordinator> {
+        self.groups.coordinator(partition)
+    }
+
+    /// Plants a bug in the coordinators to come.
+    #[cfg(feature = "mutants")]
+    pub fn plant_in_groups(&mut self, mutant: thalweg_control::Mutant) {
+        self.groups.plant(mutant);
+    }
+
+    fn pump_groups(&mut self, now: Now) {
+        let mut surroundings = Surroundings {
+            replicas: &mut self.replicas,
+            metadata: &self.metadata,
+            metadata_version: self.followed.0,
+            next_ticket: &mut self.next_ticket,
+        };
+        self.groups.pump(now, &mut surroundings);
+    }
+
     /// Takes another broker's message; the shell has made sure that it is that broker's.
     pub fn step(&mut self, now: Now, from: BrokerId, message: NodeMessage) {
         match message {
@@ -388,11 +441,14 @@ impl<D: Disk> Node<D> {
 
     /// When [`tick`](Self::tick) must be called at the latest.
     pub fn deadline_ms(&self) -> u64 {
-        self.replicas.deadline_ms().min(self.next_heartbeat_ms)
+        let own = self.replicas.deadline_ms().min(self.next_heartbeat_ms);
+        self.groups.deadline_ms().map_or(own, |d| d.min(own))
     }
 
     /// Submits what is queued; call it once per turn of the loop.
     pub fn pump(&mut self, now: Now) {
+        self.after(now);
+        self.pump_groups(now);
         self.after(now);
         self.replicas.pump(now);
     }
@@ -490,6 +546,12 @@ impl<D: Disk> Node<D> {
                 self.take(now, output);
             }
         }
+        for output in self.groups.take_outputs() {
+            self.outputs.push(match output {
+                GroupOutput::Answer(ticket, result) => Output::Group(ticket, result),
+                GroupOutput::Changed(group, member) => Output::GroupChanged { group, member },
+            });
+        }
         self.decide(now);
     }
 
@@ -499,13 +561,23 @@ impl<D: Disk> Node<D> {
                 let to = message.to.broker();
                 self.outputs.push(Output::Send(to, NodeMessage::Replica(message)));
             }
-            ReplicaOutput::Produced(ticket, result) if ticket.0 >= OWN_TICKETS => self.written(result),
+            ReplicaOutput::Produced(ticket, result) if ticket.0 >= OWN_TICKETS => {
+                match self.pending.as_ref().is_some_and(|p| p.own == ticket) {
+                    true => self.written(result),
+                    false => self.groups.produced(now, &mut self.replicas, ticket, &result),
+                }
+            }
+            ReplicaOutput::Confirmed(ticket, result) if ticket.0 >= OWN_TICKETS => {
+                self.groups.confirmed(ticket, &result)
+            }
             ReplicaOutput::ColdRead { op, .. } if self.following == Some(op) => {
                 self.following = None;
                 if let ReplicaOutput::ColdRead { result: Ok(batches), .. } = output {
                     self.apply(batches);
                 }
                 self.follow(now);
+            }
+            ReplicaOutput::ColdRead { op, ref result, .. } if self.groups.read(now, &mut self.replicas, op, result) => {
             }
             ReplicaOutput::Advanced(name) => {
                 if name == METADATA {
@@ -671,9 +743,9 @@ impl<D: Disk> Node<D> {
                         let value = Some(record.encode());
                         builder.push(&Record { key: None, value, headers: Vec::new(), timestamp_ms: now.wall_ms });
                     }
-                    self.pending = Some(Pending { ticket, answer, end: None });
                     self.next_ticket += 1;
                     let (own, batch) = (Ticket(self.next_ticket), builder.build(Codec::None, None));
+                    self.pending = Some(Pending { ticket, answer, own, end: None });
                     self.replicas.produce(now, METADATA, own, batch, PinEpoch(0), Acks::Quorum);
                     return self.after(now);
                 }
@@ -722,6 +794,7 @@ fn settings(topic: &Topic, partition: usize, mine: ReplicaId) -> PartitionSettin
         pin_epoch: topic.pin_epoch,
         retention_ms: topic.config.retention_ms,
         retention_bytes: topic.config.retention_bytes,
+        segment_bytes: topic.config.segment_bytes,
         replica: mine,
         first_voters: topic.first_replicas[partition].clone(),
         target: topic.replicas[partition].clone(),

@@ -82,30 +82,43 @@ struct Partition {
 #[derive(Debug, Default)]
 pub struct ConsumerCore {
     partitions: BTreeMap<u32, Partition>,
-    window_bytes: u64,
+    budget_bytes: u64,
     next_generation: u64,
 }
 
 impl ConsumerCore {
     /// Reads `partitions` from `start`, with about `budget_bytes` of memory for records that wait.
     pub fn new(partitions: impl IntoIterator<Item = u32>, start: Position, budget_bytes: u64) -> Self {
-        let mut core = ConsumerCore { partitions: BTreeMap::new(), window_bytes: 0, next_generation: 1 };
-        for partition in partitions {
-            let generation = core.generation();
-            let state = Partition {
-                generation,
-                wanted_from: generation,
-                start,
-                position: None,
-                high_watermark: 0,
-                owed_bytes: 0,
-                paused: false,
-                counts: Counts::default(),
-            };
-            core.partitions.insert(partition, state);
-        }
-        core.window_bytes = (budget_bytes / core.partitions.len().max(1) as u64).max(WINDOW_BYTES_MIN);
+        let mut core = ConsumerCore { partitions: BTreeMap::new(), budget_bytes, next_generation: 1 };
+        partitions.into_iter().for_each(|p| core.assign(p, start));
         core
+    }
+
+    /// Reads one more partition from `start`; [`connected`](Self::connected) asks for it.
+    pub fn assign(&mut self, partition: u32, start: Position) {
+        let generation = self.generation();
+        let state = Partition {
+            generation,
+            wanted_from: generation,
+            start,
+            position: None,
+            high_watermark: 0,
+            owed_bytes: 0,
+            paused: false,
+            counts: Counts::default(),
+        };
+        self.partitions.insert(partition, state);
+    }
+
+    /// Reads a partition no longer: pushes of it are stale from here on. Answers with what tells its broker so.
+    pub fn revoke(&mut self, partition: u32) -> Option<proto::FetchControl> {
+        let p = self.partitions.remove(&partition)?;
+        Some(proto::FetchControl { partition, generation: p.generation, start: None, credit_bytes: 0, stop: true })
+    }
+
+    /// Bytes that one partition may have under way or waiting.
+    fn window_bytes(&self) -> u64 {
+        (self.budget_bytes / self.partitions.len().max(1) as u64).max(WINDOW_BYTES_MIN)
     }
 
     fn generation(&mut self) -> u64 {
@@ -121,12 +134,12 @@ impl ConsumerCore {
     /// # Panics
     /// On a partition that is not read.
     pub fn connected(&mut self, partition: u32) -> proto::FetchControl {
-        let generation = self.generation();
+        let (generation, window_bytes) = (self.generation(), self.window_bytes());
         let p = self.partitions.get_mut(&partition).expect("the caller knows the partition");
         p.generation = generation;
         p.owed_bytes = 0;
         let start = p.position.map_or(p.start, Position::Offset);
-        let credit_bytes = if p.paused { 0 } else { self.window_bytes };
+        let credit_bytes = if p.paused { 0 } else { window_bytes };
         proto::FetchControl { partition, generation, start: Some(start.start()), credit_bytes, stop: false }
     }
 
@@ -149,9 +162,10 @@ impl ConsumerCore {
 
     /// The user has taken records that came as `bytes`; answers with credit once half a window is owed.
     pub fn taken(&mut self, partition: u32, generation: u64, bytes: u64) -> Option<proto::FetchControl> {
+        let window_bytes = self.window_bytes();
         let p = self.partitions.get_mut(&partition).filter(|p| p.generation == generation)?;
         p.owed_bytes += bytes;
-        if p.paused || p.owed_bytes * 2 < self.window_bytes {
+        if p.paused || p.owed_bytes * 2 < window_bytes {
             return None;
         }
         let credit_bytes = std::mem::take(&mut p.owed_bytes);
@@ -187,7 +201,7 @@ impl ConsumerCore {
 
     /// Grants credit again.
     pub fn resume(&mut self, partition: u32) -> Option<proto::FetchControl> {
-        let window = self.window_bytes;
+        let window = self.window_bytes();
         let p = self.partitions.get_mut(&partition).filter(|p| p.paused)?;
         p.paused = false;
         let credit_bytes = std::mem::take(&mut p.owed_bytes).max(window / 2);
@@ -207,6 +221,11 @@ impl ConsumerCore {
     /// The last high watermark that the broker told.
     pub fn high_watermark(&self, partition: u32) -> Option<u64> {
         self.partitions.get(&partition).map(|p| p.high_watermark)
+    }
+
+    /// Records seen of one partition.
+    pub fn counts_of(&self, partition: u32) -> Counts {
+        self.partitions.get(&partition).map(|p| p.counts).unwrap_or_default()
     }
 
     /// Records seen, of all partitions.

@@ -404,6 +404,11 @@ impl<D: Disk> CommitLog<D> {
         self.flush_due.insert(group);
     }
 
+    /// New segments of a partition are closed at this size, if it is less than the log's own limit.
+    pub fn set_segment_bytes(&mut self, group: TopicPartition, bytes_max: Option<u64>) {
+        self.partitions.get_mut(&group).expect("the caller created the partition").segment_bytes_max = bytes_max;
+    }
+
     /// Readers may not go below `offset` any more; whole segments below it are deleted.
     pub fn set_log_start(&mut self, group: TopicPartition, offset: Offset) {
         let log = self.partitions.get_mut(&group).expect("the caller created the partition");
@@ -838,8 +843,8 @@ impl<D: Disk> CommitLog<D> {
     }
 
     fn start_flush(&mut self, group: TopicPartition) {
-        let segment_bytes = self.config.segment_bytes;
         let log = self.partitions.get_mut(&group).expect("the caller holds the partition");
+        let segment_bytes = log.segment_bytes_max.unwrap_or(u64::MAX).min(self.config.segment_bytes);
         if log.flushing || log.offline.is_some() || self.dropping.contains_key(&group) {
             return;
         }

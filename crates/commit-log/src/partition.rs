@@ -78,6 +78,8 @@ pub(crate) struct PartitionLog {
     pub(crate) manifest_lsn: Lsn,
     /// First frame of the last time that entries were carried over: older frames of them are dead.
     pub(crate) carried_lsn: Lsn,
+    /// Closed at this size, if it is less than the log's own limit.
+    pub(crate) segment_bytes_max: Option<u64>,
     /// Members as of `end`.
     pub(crate) configuration: Option<Configuration>,
     /// Members as of entries above `end`.

@@ -4,10 +4,17 @@
 //! [`Metadata::apply`] follows them. So a replay of the log gives the same state everywhere. Chance (topic ids) and time
 //! come in with the request; where the log is kept is left to `replica`.
 
+mod coding;
+mod group;
 mod metadata;
 mod placement;
 mod record;
 
+pub use group::{
+    Assigned, Assignment, Assignor, Clock, Committed, Coordinator, Group, GroupAnswer, GroupError, GroupFilter,
+    GroupRecord, GroupRequest, GroupState, GroupSummary, Holding, Join, Member, Mutant, OFFSETS_TOPIC, OnFailure,
+    SESSION_MS_MAX, SESSION_MS_MIN, Terms, partition_of_group,
+};
 pub use metadata::{Answer, ControlError, Metadata, Request, Topic};
 pub use record::{
     Broker, FEATURE_LEVEL, MetadataRecord, Pin, Plugin, PluginDigest, PluginKind, RecordError, TopicConfig,

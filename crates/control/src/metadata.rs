@@ -245,6 +245,7 @@ pub struct Topic {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
     topics: BTreeMap<String, Topic>,
+    names: BTreeMap<TopicId, String>,
     /// All versions of each name; version n stands at n - 1.
     plugins: BTreeMap<String, Vec<Plugin>>,
     brokers: BTreeMap<BrokerId, Broker>,
@@ -444,7 +445,7 @@ impl Metadata {
             let known = self.brokers.get(&replica.broker()).filter(|b| b.metadata_replica == replica)?;
             return Some(MetadataRecord::BrokerRegistered(Broker { metadata_replica: next, ..known.clone() }));
         };
-        let topic = self.topics.values().find(|t| t.id == id)?;
+        let topic = self.topic_by_id(id)?;
         let mut replicas = topic.replicas.get(partition as usize)?.clone();
         let place = replicas.iter_mut().find(|r| **r == replica)?;
         *place = next;
@@ -506,22 +507,25 @@ impl Metadata {
                     pin_epoch,
                     config,
                 };
+                self.names.insert(id, name.clone());
                 self.topics.insert(name, topic);
             }
             MetadataRecord::TopicDeleted { id } => {
-                self.topics.retain(|_, t| t.id != id);
+                if let Some(name) = self.names.remove(&id) {
+                    self.topics.remove(&name);
+                }
                 self.deleted.insert(id);
             }
             MetadataRecord::BrokerRegistered(broker) => drop(self.brokers.insert(broker.id, broker)),
             MetadataRecord::ReplicasAssigned { topic, partition, replicas } => {
-                let found = self.topics.values_mut().find(|t| t.id == topic);
+                let found = self.topic_by_id_mut(topic);
                 if let Some(there) = found.and_then(|t| t.replicas.get_mut(partition as usize)) {
                     *there = replicas;
                 }
             }
             MetadataRecord::FeatureLevelSet { level } => self.feature_level = level,
             MetadataRecord::PartitionerSet { topic, pin_epoch, pin } => {
-                if let Some(topic) = self.topics.values_mut().find(|t| t.id == topic) {
+                if let Some(topic) = self.topic_by_id_mut(topic) {
                     (topic.pin_epoch, topic.pin) = (pin_epoch, pin);
                 }
             }
@@ -532,7 +536,7 @@ impl Metadata {
                 }
             }
             MetadataRecord::PartitionRecovered { topic, partition, replicas, from } => {
-                let found = self.topics.values_mut().find(|t| t.id == topic);
+                let found = self.topic_by_id_mut(topic);
                 let Some(topic) = found.filter(|t| partition < t.partitions) else { return };
                 match from {
                     Some(from) => drop(topic.taken_over.insert(partition, from)),
@@ -580,6 +584,15 @@ impl Metadata {
     /// The topic called `name`.
     pub fn topic(&self, name: &str) -> Result<&Topic, ControlError> {
         self.topics.get(name).ok_or_else(|| ControlError::UnknownTopic(name.to_owned()))
+    }
+
+    /// The topic with this id, if there is one (still).
+    pub fn topic_by_id(&self, id: TopicId) -> Option<&Topic> {
+        self.topics.get(self.names.get(&id)?)
+    }
+
+    fn topic_by_id_mut(&mut self, id: TopicId) -> Option<&mut Topic> {
+        self.topics.get_mut(self.names.get(&id)?)
     }
 
     /// All plugins in all versions.

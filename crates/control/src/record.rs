@@ -6,9 +6,11 @@
 use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes};
-use thalweg_model::limits::{NAME_BYTES_MAX, PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX};
+use thalweg_model::limits::{PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX};
 use thalweg_model::{BrokerId, DirectoryId, PinEpoch, ReplicaId, TopicId};
 use thiserror::Error;
+
+use crate::coding::{put_bytes, take_array, take_bytes, take_name};
 
 /// SHA-256 of a module.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,12 +118,14 @@ pub struct TopicConfig {
     pub retention_ms: Option<u64>,
     /// Per partition; `None`: unbounded.
     pub retention_bytes: Option<u64>,
+    /// A segment is closed at this size, if it is less than the broker's own limit; `None`: at that.
+    pub segment_bytes: Option<u64>,
 }
 
 impl Default for TopicConfig {
     /// A week, as in Kafka.
     fn default() -> Self {
-        TopicConfig { retention_ms: Some(7 * 24 * 3600 * 1000), retention_bytes: None }
+        TopicConfig { retention_ms: Some(7 * 24 * 3600 * 1000), retention_bytes: None, segment_bytes: None }
     }
 }
 
@@ -235,6 +239,7 @@ impl MetadataRecord {
                 out.put_u32_le(pin_epoch.0);
                 out.put_u64_le(config.retention_ms.unwrap_or(u64::MAX));
                 out.put_u64_le(config.retention_bytes.unwrap_or(u64::MAX));
+                out.put_u64_le(config.segment_bytes.unwrap_or(u64::MAX));
                 out.put_u64_le(*created_ms);
                 put_pin(&mut out, pin.as_ref());
             }
@@ -338,6 +343,7 @@ fn topic_created(data: &mut &[u8]) -> Option<MetadataRecord> {
     let config = TopicConfig {
         retention_ms: bound(data.try_get_u64_le().ok()?),
         retention_bytes: bound(data.try_get_u64_le().ok()?),
+        segment_bytes: bound(data.try_get_u64_le().ok()?),
     };
     let created_ms = data.try_get_u64_le().ok()?;
     let pin = take_pin(data)?;
@@ -439,31 +445,6 @@ fn take_replicas(data: &mut &[u8]) -> Option<Vec<ReplicaId>> {
     (0..count).map(|_| data.try_get_u64_le().ok().map(ReplicaId)).collect()
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.put_u32_le(bytes.len() as u32);
-    out.put_slice(bytes);
-}
-
-fn take_bytes(data: &mut &[u8], limit: usize) -> Option<Bytes> {
-    let length = data.try_get_u32_le().ok()? as usize;
-    if length > limit || length > data.len() {
-        return None;
-    }
-    let (bytes, rest) = data.split_at(length);
-    *data = rest;
-    Some(Bytes::copy_from_slice(bytes))
-}
-
-fn take_name(data: &mut &[u8]) -> Option<String> {
-    String::from_utf8(take_bytes(data, NAME_BYTES_MAX)?.into()).ok()
-}
-
-fn take_array<const N: usize>(data: &mut &[u8]) -> Option<[u8; N]> {
-    let (array, rest) = data.split_first_chunk::<N>()?;
-    *data = rest;
-    Some(*array)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -480,7 +461,7 @@ mod tests {
                 replicas: vec![vec![ReplicaId(1), ReplicaId(2)], vec![]],
                 pin: Some(Pin { digest, name: "by-carrier".into(), version: 2, config: "{}".into() }),
                 pin_epoch: PinEpoch(1),
-                config: TopicConfig { retention_ms: None, retention_bytes: Some(5) },
+                config: TopicConfig { retention_ms: None, retention_bytes: Some(5), segment_bytes: Some(1 << 20) },
                 created_ms: 9,
             },
             MetadataRecord::TopicDeleted { id: TopicId([2; 16]) },

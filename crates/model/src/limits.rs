@@ -38,3 +38,9 @@ pub const CHUNK_RECORDS_MAX: usize = 1_000;
 pub const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// Replicas of a partition.
 pub const REPLICATION_FACTOR_MAX: u32 = 7;
+/// Longest id of a consumer group, of a member, of an instance.
+pub const GROUP_ID_BYTES_MAX: usize = 249;
+/// Most members of one consumer group.
+pub const GROUP_MEMBERS_MAX: usize = 1_000;
+/// Most topics that one member subscribes to.
+pub const GROUP_TOPICS_MAX: usize = 100;

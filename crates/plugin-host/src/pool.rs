@@ -25,15 +25,31 @@ pub struct FilterJob {
     pub batch: RecordBatch,
     /// Records before this one are neither judged nor kept.
     pub from: Offset,
+    /// What becomes of records on which the filter fails.
+    pub on_failure: OnFailure,
+}
+
+/// What becomes of a record on which a filter fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Nothing is judged from there on.
+    #[default]
+    Fail,
+    /// It is dropped, and counted as failed.
+    Skip,
+    /// It is kept, and counted as failed.
+    Pass,
 }
 
 /// What a filter made of one batch.
 pub struct Filtered {
     /// The batch with the kept records only, up to the failed one.
     pub batch: RecordBatch,
-    /// Records dropped.
+    /// Records that the filter dropped.
     pub dropped: u64,
-    /// The record on which the filter failed; those from there on have not been judged.
+    /// Records on which it failed.
+    pub failed: u64,
+    /// The first of them; with [`OnFailure::Fail`] those from there on have not been judged.
     pub failure: Option<(Offset, CallFailure)>,
 }
 
@@ -179,9 +195,17 @@ fn filter(guests: &mut Instances<Filter>, job: &FilterJob) -> Result<Filtered, F
     let mut spans = spans.collect::<Result<Vec<_>, _>>()?;
     let skipped = spans.partition_point(|s| offset(s) < job.from);
     spans.drain(..skipped);
-    let run = filter.run(&data, &header, &spans, true);
-    let batch = job.batch.filtered(&data, &spans, |i| run.verdicts.get(i) == Some(&Verdict::Keep));
-    let dropped = run.verdicts.iter().filter(|v| **v == Verdict::Drop).count() as u64;
+    let stops = job.on_failure == OnFailure::Fail;
+    let run = filter.run(&data, &header, &spans, stops);
+    let is_kept = |v: Option<&Verdict>| match v {
+        Some(Verdict::Failed) => job.on_failure == OnFailure::Pass,
+        v => v == Some(&Verdict::Keep),
+    };
+    let batch = job.batch.filtered(&data, &spans, |i| is_kept(run.verdicts.get(i)));
+    let count = |verdict| run.verdicts.iter().filter(|v| **v == verdict).count() as u64;
+    // With `Fail` the verdicts end before the failed record.
+    let failed = count(Verdict::Failed) + (stops && run.failure.is_some()) as u64;
+    let dropped = count(Verdict::Drop);
     let failure = run.failure.map(|f| (offset(&spans[f.record]), f));
-    Ok(Filtered { batch, dropped, failure })
+    Ok(Filtered { batch, dropped, failed, failure })
 }

@@ -129,11 +129,18 @@ impl RaftBody {
     }
 }
 
+/// raft-rs's number of the answer to an append.
+const APPENDED: u8 = 4;
 /// raft-rs's numbers of requests for a vote and their answers.
 const VOTE: [u8; 2] = [5, 6];
 const PRE_VOTE: [u8; 2] = [17, 18];
 
 impl RaftBody {
+    /// Up to which index the sender says that it has everything on disk; for those who check that it does not forget.
+    pub fn acknowledged(&self) -> Option<RaftIndex> {
+        (self.kind == APPENDED && !self.reject).then_some(RaftIndex(self.index))
+    }
+
     pub(crate) fn asks_for_vote(&self) -> bool {
         self.kind == VOTE[0] || self.is_pre_vote()
     }

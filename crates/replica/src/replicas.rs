@@ -34,6 +34,8 @@ pub struct PartitionSettings {
     pub retention_ms: Option<u64>,
     /// Bytes above this may go; `None`: never.
     pub retention_bytes: Option<u64>,
+    /// A segment is closed at this size, if that is less than the log's own limit.
+    pub segment_bytes: Option<u64>,
     /// The copy that lives here.
     pub replica: ReplicaId,
     /// The voters that the group was made with: equal on every replica, for ever.
@@ -157,6 +159,7 @@ impl<D: Disk> Replicas<D> {
         self.log.create_partition(name);
         let first = Configuration::of_voters(settings.first_voters.iter().copied());
         self.log.set_configuration(name, RaftIndex(0), first);
+        self.log.set_segment_bytes(name, settings.segment_bytes);
         let partition = Partition { group: None, settings, catching_up: None, offered_ms: BTreeMap::new() };
         self.partitions.insert(name, partition);
         if self.log.offline(&name).is_none() {
@@ -750,9 +753,14 @@ impl<D: Disk> Replicas<D> {
             })
             .collect();
         for (name, offset) in due {
-            self.with_group(now, name, |group, effects| group.propose_log_start(now, offset, effects));
+            self.move_log_start(now, name, offset);
         }
         self.log.pump(now.mono_ms);
+    }
+
+    /// Proposes that readers of a partition that this replica leads may not go below `offset` any more; whole segments below it go.
+    pub fn move_log_start(&mut self, now: Now, name: TopicPartition, offset: Offset) {
+        self.with_group(now, name, |group, effects| group.propose_log_start(now, offset, effects));
     }
 
     /// Hands every leadership over, for a clean stop.

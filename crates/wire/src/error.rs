@@ -167,6 +167,22 @@ codes! {
     Timeout = 27, Timeout, true;
     /// The client knows a newer partitioner of the topic than this broker does yet.
     PinUnknown = 28, Disconnected, true;
+    /// Another broker coordinates the group, or nobody does at the moment.
+    NotCoordinator = 29, Disconnected, true;
+    /// The member left its group, or was not heard of for its whole session.
+    UnknownMember = 30, Rebalanced, false;
+    /// The member speaks of a partition that is not its own (any more).
+    StaleMemberEpoch = 31, Rebalanced, false;
+    /// Another member holds this instance id.
+    InstanceIdInUse = 32, Invalid, false;
+    /// Another member has this id.
+    MemberIdInUse = 33, Invalid, false;
+    /// The members of a group differ in filter, policy or assignor.
+    InconsistentGroup = 34, Invalid, false;
+    /// The group has members.
+    GroupNotEmpty = 35, Invalid, false;
+    /// There is no such group.
+    UnknownGroup = 36, NotFound, false;
 }
 
 /// An error as it crosses the wire.

@@ -149,6 +149,23 @@ kinds! {
     PlaceReply = 43, 0;
     SetPartitionerRequest = 44, 0;
     SetPartitionerReply = 45, 0;
+    FindCoordinatorRequest = 46, 0;
+    FindCoordinatorReply = 47, 0;
+    GroupOpen = 48, 0;
+    GroupHeartbeat = 49, 0;
+    GroupAssignment = 50, 0;
+    GroupCommit = 51, 0;
+    GroupCommitReply = 52, 0;
+    GroupLeave = 53, 0;
+    GroupLeft = 54, 0;
+    ListGroupsRequest = 55, 0;
+    ListGroupsReply = 56, 0;
+    DescribeGroupRequest = 57, 0;
+    DescribeGroupReply = 58, 0;
+    DeleteGroupRequest = 59, 0;
+    DeleteGroupReply = 60, 0;
+    CommitOffsetsRequest = 61, 0;
+    CommitOffsetsReply = 62, 0;
 }
 
 /// A protobuf message that is the head of one frame kind.

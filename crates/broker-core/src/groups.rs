@@ -1,0 +1,473 @@
+//! The consumer groups whose partitions of `__consumer_offsets` this broker leads.
+//!
+//! Requests are decided at once, on a state that runs ahead of the log; their records are appended in batches, one per turn of the
+//! loop. An answer leaves when all that it rests on is on a quorum, and the quorum has confirmed after the request came that this
+//! broker still leads: a coordinator that was deposed without knowing it says nothing, so that a member's lease, counted from when it
+//! sent its heartbeat, ends before a successor's patience.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use thalweg_commit_log::{Disk, OpId};
+use thalweg_control::{
+    Clock, Coordinator, GroupAnswer, GroupError, GroupRecord, GroupRequest, Metadata, Mutant, OFFSETS_TOPIC,
+};
+use thalweg_model::{
+    BatchBuilder, BrokerId, Codec, LeaderEpoch, Offset, Record, RecordBatch, ReplicaId, TopicPartition,
+};
+use thalweg_replica::{Acks, Now, ProduceError, ReadOutcome, Replicas, Ticket};
+use thiserror::Error;
+
+/// How often sessions are looked over.
+const TICK_MS: u64 = 50;
+/// Requests of one partition that may wait for their turn, or for the groups to be loaded.
+const WAITING_MAX: usize = 4_096;
+/// Bytes of records in one batch, about.
+const BATCH_BYTES: usize = 1 << 20;
+/// A checkpoint is due when this many times its own size was written since the last one, or the configured bytes, if those are more.
+const CHECKPOINT_TIMES: u64 = 3;
+/// Read at once while groups are loaded.
+const LOAD_BYTES: usize = 1 << 20;
+
+/// Why a group's request was not answered.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CoordinatorError {
+    /// Another broker coordinates the group.
+    #[error("{}", not_coordinator(*leader))]
+    NotCoordinator {
+        /// Which, as far as this one knows.
+        leader: Option<BrokerId>,
+    },
+    /// The request is refused; nothing changes.
+    #[error(transparent)]
+    Refused(#[from] GroupError),
+    /// The log of the groups does not take it.
+    #[error("{OFFSETS_TOPIC}: {0}")]
+    Log(ProduceError),
+    /// Too many requests wait.
+    #[error("{WAITING_MAX} requests wait for this group's coordinator already")]
+    Busy,
+}
+
+fn not_coordinator(leader: Option<BrokerId>) -> String {
+    match leader {
+        Some(broker) => format!("broker {broker} coordinates this group, not this one"),
+        None => "nobody coordinates this group at the moment: its partition of __consumer_offsets has no leader".into(),
+    }
+}
+
+/// What an operator decides about consumer groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupsConfig {
+    /// A group without members is forgotten after so long without a commit.
+    pub offsets_retention_ms: u64,
+    /// At least so much is written to a partition of `__consumer_offsets` before its log begins anew from a checkpoint.
+    pub checkpoint_bytes: u64,
+}
+
+impl Default for GroupsConfig {
+    /// A week, as in Kafka, and 1 MiB.
+    fn default() -> Self {
+        GroupsConfig { offsets_retention_ms: 7 * 24 * 3600 * 1000, checkpoint_bytes: 1 << 20 }
+    }
+}
+
+/// For the shell.
+#[derive(Debug)]
+pub(crate) enum GroupOutput {
+    Answer(Ticket, Result<GroupAnswer, CoordinatorError>),
+    /// A member should be told something else from now on.
+    Changed(String, String),
+}
+
+/// What may be said once it is certain.
+type Said = (Ticket, Result<GroupAnswer, GroupError>);
+
+enum Phase {
+    /// The log is being replayed, from there.
+    Loading {
+        from: Offset,
+        reading: Option<OpId>,
+    },
+    Ready,
+}
+
+/// A checkpoint on its way to the quorum: its first and last batch, and where it begins.
+struct Checkpoint {
+    first: Ticket,
+    last: Ticket,
+    at: Option<Offset>,
+}
+
+struct Part {
+    name: TopicPartition,
+    epoch: LeaderEpoch,
+    coordinator: Coordinator,
+    phase: Phase,
+    /// Batches on their way, oldest first, with what may be said then.
+    appends: VecDeque<(Ticket, Vec<Said>)>,
+    /// Answers that rest on batches before them, and on the quorum's word.
+    confirms: BTreeMap<Ticket, (Option<Ticket>, Vec<Said>)>,
+    checkpoint: Option<Checkpoint>,
+    checkpoint_bytes: u64,
+    /// Since the last checkpoint.
+    written_bytes: u64,
+}
+
+/// See the module.
+pub(crate) struct Groups {
+    parts: BTreeMap<u32, Part>,
+    /// Requests by partition, in the order in which they came.
+    inbox: BTreeMap<u32, Vec<(Ticket, GroupRequest)>>,
+    next_tick_ms: u64,
+    config: GroupsConfig,
+    mutant: Option<Mutant>,
+    outputs: Vec<GroupOutput>,
+}
+
+/// What the groups need of the node at every call.
+pub(crate) struct Surroundings<'a, D> {
+    pub(crate) replicas: &'a mut Replicas<D>,
+    pub(crate) metadata: &'a Metadata,
+    /// Grows with every change of the metadata.
+    pub(crate) metadata_version: u64,
+    pub(crate) next_ticket: &'a mut u64,
+}
+
+impl<D: Disk> Surroundings<'_, D> {
+    fn ticket(&mut self) -> Ticket {
+        *self.next_ticket += 1;
+        Ticket(*self.next_ticket)
+    }
+}
+
+fn clock(now: Now) -> Clock {
+    Clock { mono_ms: now.mono_ms, wall_ms: now.wall_ms.max(0) as u64 }
+}
+
+/// The partition of `__consumer_offsets` with this number, if there is one.
+pub(crate) fn name(metadata: &Metadata, partition: u32) -> Option<TopicPartition> {
+    let topic = metadata.topic(OFFSETS_TOPIC).ok().filter(|t| partition < t.partitions)?;
+    Some(TopicPartition::new(topic.id, partition))
+}
+
+impl Groups {
+    pub(crate) fn new(config: GroupsConfig) -> Groups {
+        let (parts, inbox) = (BTreeMap::new(), BTreeMap::new());
+        Groups { parts, inbox, next_tick_ms: 0, config, mutant: None, outputs: Vec::new() }
+    }
+
+    #[cfg(feature = "mutants")]
+    pub(crate) fn plant(&mut self, mutant: Mutant) {
+        self.mutant = Some(mutant);
+    }
+
+    pub(crate) fn take_outputs(&mut self) -> Vec<GroupOutput> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// The groups of one partition, if this broker coordinates them.
+    pub(crate) fn coordinator(&self, partition: u32) -> Option<&Coordinator> {
+        self.parts.get(&partition).filter(|p| matches!(p.phase, Phase::Ready)).map(|p| &p.coordinator)
+    }
+
+    /// When [`pump`](Self::pump) has something to do, if nothing comes before.
+    pub(crate) fn deadline_ms(&self) -> Option<u64> {
+        (!self.parts.is_empty()).then_some(self.next_tick_ms)
+    }
+
+    /// Takes a request of a group that lives in `partition`; decided by the next [`pump`](Self::pump).
+    pub(crate) fn request(&mut self, partition: u32, ticket: Ticket, request: GroupRequest) {
+        let inbox = self.inbox.entry(partition).or_default();
+        match inbox.len() < WAITING_MAX {
+            true => inbox.push((ticket, request)),
+            false => self.outputs.push(GroupOutput::Answer(ticket, Err(CoordinatorError::Busy))),
+        }
+    }
+
+    /// Follows leaderships, decides what has come, and appends what follows; once per turn of the loop.
+    pub(crate) fn pump<D: Disk>(&mut self, now: Now, s: &mut Surroundings<'_, D>) {
+        let ticks = now.mono_ms >= self.next_tick_ms;
+        if ticks {
+            self.next_tick_ms = now.mono_ms + TICK_MS;
+            let partitions = s.metadata.topic(OFFSETS_TOPIC).map_or(0, |t| t.partitions);
+            let all: BTreeSet<u32> = (0..partitions).chain(self.parts.keys().copied()).collect();
+            for partition in all {
+                self.follow_leadership(now, s, partition);
+                self.load(now, s.replicas, partition);
+            }
+        }
+        let asked: Vec<u32> = self.inbox.keys().copied().collect();
+        asked.into_iter().for_each(|p| self.follow_leadership(now, s, p));
+        for (partition, part) in &mut self.parts {
+            if matches!(part.phase, Phase::Loading { .. }) {
+                continue;
+            }
+            let (mut records, mut said) = (Vec::new(), Vec::new());
+            if ticks {
+                let (metadata, version) = (s.metadata, s.metadata_version);
+                records = part.coordinator.tick(clock(now), metadata, version, self.config.offsets_retention_ms);
+                tell(&records, None, &mut self.outputs);
+            }
+            for (ticket, request) in self.inbox.remove(partition).unwrap_or_default() {
+                let asker = request.member().map(str::to_owned);
+                let decided = part.coordinator.handle(clock(now), s.metadata, request);
+                said.push((
+                    ticket,
+                    decided.map(|(more, answer)| {
+                        tell(&more, asker.as_deref(), &mut self.outputs);
+                        records.extend(more);
+                        answer
+                    }),
+                ));
+            }
+            part.append(now, s, &records, said);
+            part.begin_anew(now, s, self.config.checkpoint_bytes);
+        }
+    }
+
+    /// Takes up what this broker leads now, and lets go of what it does not lead any more.
+    fn follow_leadership<D: Disk>(&mut self, now: Now, s: &mut Surroundings<'_, D>, partition: u32) {
+        let name = name(s.metadata, partition);
+        let state = name.and_then(|n| s.replicas.state(&n));
+        let leads = state.filter(|s| s.is_serving).map(|s| s.leader_epoch);
+        let leader = state.and_then(|s| s.leader).map(ReplicaId::broker);
+        let error = CoordinatorError::NotCoordinator { leader };
+        if self.parts.get(&partition).is_some_and(|part| Some(part.epoch) != leads) {
+            self.let_go(partition, &error);
+        }
+        let (Some(name), Some(epoch)) = (name, leads) else {
+            let waiting = self.inbox.remove(&partition).unwrap_or_default();
+            let refused = waiting.into_iter().map(|(ticket, _)| GroupOutput::Answer(ticket, Err(error.clone())));
+            return self.outputs.extend(refused);
+        };
+        if self.parts.contains_key(&partition) {
+            return;
+        }
+        let part = Part {
+            name,
+            epoch,
+            coordinator: Coordinator::new(self.mutant),
+            phase: Phase::Loading { from: s.replicas.log().log_start(&name).unwrap_or_default(), reading: None },
+            appends: VecDeque::new(),
+            confirms: BTreeMap::new(),
+            checkpoint: None,
+            checkpoint_bytes: 0,
+            written_bytes: 0,
+        };
+        self.parts.insert(partition, part);
+        self.load(now, s.replicas, partition);
+    }
+
+    /// Everything that waits is answered: what was decided and is not on a quorum may not have happened.
+    fn let_go(&mut self, partition: u32, why: &CoordinatorError) {
+        let Some(part) = self.parts.remove(&partition) else { return };
+        let appended = part.appends.into_iter().flat_map(|(_, said)| said);
+        let said = appended.chain(part.confirms.into_values().flat_map(|(_, said)| said));
+        self.outputs.extend(said.map(|(ticket, _)| GroupOutput::Answer(ticket, Err(why.clone()))));
+    }
+
+    /// Replays the log as far as it can be read now.
+    fn load<D: Disk>(&mut self, now: Now, replicas: &mut Replicas<D>, partition: u32) {
+        let Some(part) = self.parts.get_mut(&partition) else { return };
+        let failed = loop {
+            let Phase::Loading { from, reading: reading @ None } = &mut part.phase else { return };
+            match replicas.read(&part.name, *from, LOAD_BYTES) {
+                ReadOutcome::Batches(batches) => match part.replay(&batches) {
+                    Ok(()) => {}
+                    Err(what) => break what,
+                },
+                ReadOutcome::Pending(op) => *reading = Some(op),
+                ReadOutcome::BelowStart(start) => *from = start,
+                // What is on its way was appended here, by a coordinator that was let go of: it counts, too.
+                ReadOutcome::AtEnd if replicas.state(&part.name).is_none_or(|s| s.high_watermark < s.log_end) => return,
+                ReadOutcome::AtEnd => {
+                    part.coordinator.begin(clock(now));
+                    part.phase = Phase::Ready;
+                    return;
+                }
+                ReadOutcome::Offline(what) => break what,
+            }
+        };
+        self.let_go(partition, &CoordinatorError::Log(ProduceError::Offline(failed)));
+    }
+
+    /// A cold read has ended; true if it was one of these.
+    pub(crate) fn read<D: Disk>(
+        &mut self,
+        now: Now,
+        replicas: &mut Replicas<D>,
+        op: OpId,
+        result: &Result<Vec<RecordBatch>, String>,
+    ) -> bool {
+        let is_mine = |p: &Part| matches!(p.phase, Phase::Loading { reading: Some(r), .. } if r == op);
+        let Some((partition, part)) = self.parts.iter_mut().find(|(_, p)| is_mine(p)) else { return false };
+        let partition = *partition;
+        if let Phase::Loading { reading, .. } = &mut part.phase {
+            *reading = None;
+        }
+        match result.as_ref().map_err(String::clone).and_then(|batches| part.replay(batches)) {
+            Ok(()) => self.load(now, replicas, partition),
+            Err(what) => self.let_go(partition, &CoordinatorError::Log(ProduceError::Offline(what))),
+        }
+        true
+    }
+
+    /// A batch is on the quorum, or will not be.
+    pub(crate) fn produced<D: Disk>(
+        &mut self,
+        now: Now,
+        replicas: &mut Replicas<D>,
+        ticket: Ticket,
+        result: &Result<Offset, ProduceError>,
+    ) {
+        let has = |p: &Part| p.appends.iter().any(|(t, _)| *t == ticket);
+        // Of a coordinator that was let go of, otherwise.
+        let Some((partition, part)) = self.parts.iter_mut().find(|(_, p)| has(p)) else { return };
+        let partition = *partition;
+        let offset = match result {
+            Ok(offset) => *offset,
+            Err(error) => {
+                let error = match error {
+                    ProduceError::NotLeader { leader } => CoordinatorError::NotCoordinator { leader: *leader },
+                    other => CoordinatorError::Log(other.clone()),
+                };
+                return self.let_go(partition, &error);
+            }
+        };
+        // Batches are answered in the order of the log, so those before this one are on the quorum as well.
+        while let Some((done, said)) = part.appends.pop_front() {
+            self.outputs.extend(said.into_iter().map(answer));
+            if done == ticket {
+                break;
+            }
+        }
+        if let Some(checkpoint) = &mut part.checkpoint {
+            if checkpoint.first == ticket {
+                checkpoint.at = Some(offset);
+            }
+            if checkpoint.last == ticket {
+                let at = checkpoint.at.expect("its first batch was answered before");
+                part.checkpoint = None;
+                replicas.move_log_start(now, part.name, at);
+            }
+        }
+    }
+
+    /// The quorum has said whether this broker leads.
+    pub(crate) fn confirmed(&mut self, ticket: Ticket, result: &Result<Offset, ProduceError>) {
+        let found = self.parts.iter_mut().find(|(_, p)| p.confirms.contains_key(&ticket));
+        let Some((partition, part)) = found else { return };
+        match result {
+            Ok(_) => {
+                let (rests_on, said) = part.confirms.remove(&ticket).expect("just seen");
+                let waits = rests_on.and_then(|on| part.appends.iter_mut().find(|(t, _)| *t == on));
+                match waits {
+                    Some((_, waiting)) => waiting.extend(said),
+                    None => self.outputs.extend(said.into_iter().map(answer)),
+                }
+            }
+            Err(_) => {
+                let partition = *partition;
+                self.let_go(partition, &CoordinatorError::NotCoordinator { leader: None });
+            }
+        }
+    }
+}
+
+fn answer((ticket, said): Said) -> GroupOutput {
+    GroupOutput::Answer(ticket, said.map_err(CoordinatorError::Refused))
+}
+
+/// Members of whom something changed are told, but for the one that asks.
+fn tell(records: &[GroupRecord], asker: Option<&str>, outputs: &mut Vec<GroupOutput>) {
+    for record in records {
+        if let GroupRecord::MemberChanged { group, member, .. } | GroupRecord::MemberGone { group, member, .. } = record
+            && Some(&member[..]) != asker
+        {
+            outputs.push(GroupOutput::Changed(group.clone(), member.clone()));
+        }
+    }
+}
+
+impl Part {
+    fn replay(&mut self, batches: &[RecordBatch]) -> Result<(), String> {
+        let Phase::Loading { from, .. } = &mut self.phase else { return Ok(()) };
+        for batch in batches {
+            // A read begins with the batch that holds the offset asked for.
+            if batch.end_offset() <= *from {
+                continue;
+            }
+            *from = batch.end_offset();
+            self.written_bytes += batch.bytes().len() as u64;
+            if batch.is_control() {
+                continue;
+            }
+            for (offset, record) in batch.records().map_err(|e| e.to_string())? {
+                let record = GroupRecord::decode(&record.value.unwrap_or_default());
+                self.coordinator.apply(&record.map_err(|e| format!("{OFFSETS_TOPIC} at offset {offset}: {e}"))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends records; what is said waits for them, and for everything before. Without records the quorum is asked.
+    fn append<D: Disk>(&mut self, now: Now, s: &mut Surroundings<'_, D>, records: &[GroupRecord], said: Vec<Said>) {
+        if !records.is_empty() {
+            let (_, last, bytes) = self.write(now, s, records);
+            self.written_bytes += bytes;
+            let (_, waiting) = self.appends.iter_mut().find(|(t, _)| *t == last).expect("just written");
+            waiting.extend(said);
+        } else if !said.is_empty() {
+            let ticket = s.ticket();
+            let rests_on = self.appends.back().map(|(t, _)| *t);
+            self.confirms.insert(ticket, (rests_on, said));
+            s.replicas.confirm(now, self.name, ticket);
+        }
+    }
+
+    /// Writes everything that is true now, and lets the log begin there, when most of what it holds is not true any more.
+    fn begin_anew<D: Disk>(&mut self, now: Now, s: &mut Surroundings<'_, D>, bytes_min: u64) {
+        let is_due = self.written_bytes > bytes_min.max(CHECKPOINT_TIMES * self.checkpoint_bytes);
+        if !is_due || self.checkpoint.is_some() {
+            return;
+        }
+        let records = self.coordinator.checkpoint();
+        if !records.is_empty() {
+            let (first, last, bytes) = self.write(now, s, &records);
+            self.checkpoint = Some(Checkpoint { first, last, at: None });
+            (self.checkpoint_bytes, self.written_bytes) = (bytes, 0);
+        }
+    }
+
+    /// Writes records in batches; answers with the first and the last one's ticket, and their bytes.
+    fn write<D: Disk>(
+        &mut self,
+        now: Now,
+        s: &mut Surroundings<'_, D>,
+        records: &[GroupRecord],
+    ) -> (Ticket, Ticket, u64) {
+        let (mut first, mut written) = (None, 0);
+        let mut records = records.iter().peekable();
+        loop {
+            let mut builder = BatchBuilder::new();
+            let mut bytes = 0;
+            while let Some(record) = records.next_if(|_| bytes < BATCH_BYTES) {
+                let value = record.encode();
+                bytes += value.len();
+                let key = Some(record.group().to_owned().into());
+                builder.push(&Record { key, value: Some(value), headers: Vec::new(), timestamp_ms: now.wall_ms });
+            }
+            let batch = builder.build(Codec::None, None);
+            written += batch.bytes().len() as u64;
+            let ticket = s.ticket();
+            // Before it is proposed: a refusal is said at once.
+            self.appends.push_back((ticket, Vec::new()));
+            let pin_epoch = s.replicas.settings(&self.name).map(|s| s.pin_epoch).unwrap_or_default();
+            s.replicas.produce(now, self.name, ticket, batch, pin_epoch, Acks::Quorum);
+            let first = *first.get_or_insert(ticket);
+            if records.peek().is_none() {
+                return (first, ticket, written);
+            }
+        }
+    }
+}

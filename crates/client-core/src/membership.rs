@@ -1,0 +1,668 @@
+//! A member of a consumer group: when it joins and is heard of, what it may read, what it commits.
+//!
+//! The machine says what to send on the membership stream and follows what comes back. It reads no clock and opens no stream.
+//!
+//! Two rules make a partition's reader the only one:
+//! - it may deliver only while its *lease* lasts, which counts from when the last answered heartbeat was *sent*, and is shorter than
+//!   the session that the coordinator counts from when that heartbeat *came*;
+//! - the epoch in its heartbeats is that of the last assignment of which it has given up everything that it takes away, and a
+//!   partition is given up when the user has done with its records, not earlier.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use thalweg_wire::{ErrorCode, RemoteError, proto};
+
+/// A partition of a topic, by the topic's id.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionKey {
+    /// The topic's id, 16 bytes.
+    pub topic_id: Bytes,
+    /// The partition.
+    pub partition: u32,
+}
+
+/// How far a group has come in a partition; counts are over the group's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Next offset to be scanned.
+    pub offset: u64,
+    /// Records that the filter dropped.
+    pub filtered: u64,
+    /// Records on which it failed.
+    pub failed: u64,
+}
+
+/// Options of a member.
+#[derive(Clone, Debug)]
+pub struct MembershipConfig {
+    /// The group.
+    pub group: String,
+    /// All that the join says, but for the ids tried before.
+    pub join: proto::GroupJoin,
+    /// How often it says that it is alive.
+    pub heartbeat_ms: u64,
+    /// How often what is done is committed; `None`: only when asked.
+    pub auto_commit_ms: Option<u64>,
+    /// A user who keeps a record longer than this loses his partitions; `None`: never.
+    pub max_processing_ms: Option<u64>,
+}
+
+/// What the member reads from now on, or does not read any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It may read this partition.
+    Assigned {
+        /// Which.
+        key: PartitionKey,
+        /// The topic's name.
+        topic: String,
+        /// How far the group has come there; `None`: not yet at all.
+        committed: Option<Progress>,
+    },
+    /// It should give up this partition: nothing more is delivered; say [`Membership::released`] once the user has done with what was.
+    Revoked(PartitionKey),
+    /// The partition may be another's already.
+    Lost(PartitionKey),
+}
+
+/// What to send on the membership stream.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ToCoordinator {
+    /// Alive.
+    Heartbeat(proto::GroupHeartbeat),
+    /// So far.
+    Commit(proto::GroupCommit),
+    /// Gone.
+    Leave(proto::GroupLeave),
+}
+
+/// What to do about a refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Open another stream, perhaps to another broker.
+    TryAgain,
+    /// The group does without this member: it joins anew.
+    JoinAgain,
+    /// The same would be refused again.
+    Fatal,
+}
+
+#[derive(Debug)]
+struct Held {
+    since: u32,
+    /// Told to give it up; the user is not done yet.
+    is_revoked: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stream {
+    Closed,
+    /// The first frame is on its way.
+    Opening,
+    Open,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Membership {
+    config: MembershipConfig,
+    stream: Stream,
+    /// Its id, and whether the coordinator has taken it.
+    id: Option<String>,
+    is_member: bool,
+    /// Ids of joins without an answer.
+    tried: Vec<String>,
+    /// Of the last assignment heard.
+    told_epoch: u32,
+    /// Of the last assignment that is followed in full.
+    followed_epoch: u32,
+    held: BTreeMap<PartitionKey, Held>,
+    /// Nothing is delivered after this.
+    lease_ms: u64,
+    opened_ms: u64,
+    next_heartbeat_ms: u64,
+    next_number: u64,
+    /// Heartbeats without an answer, and when they were sent.
+    sent: VecDeque<(u64, u64)>,
+    /// What the user has done with, and what the coordinator knows of it.
+    done: BTreeMap<PartitionKey, Progress>,
+    known: BTreeMap<PartitionKey, Progress>,
+    next_commit_ms: u64,
+    commits: BTreeMap<u64, Sent>,
+    wanted: VecDeque<(u64, Vec<(PartitionKey, Progress)>)>,
+    outcomes: Vec<(u64, Result<(), RemoteError>)>,
+    next_token: u64,
+    busy_since_ms: Option<u64>,
+    is_leaving: bool,
+    /// On this stream.
+    has_said_goodbye: bool,
+    has_left: bool,
+}
+
+/// A commit without an answer.
+#[derive(Debug)]
+struct Sent {
+    offsets: Vec<(PartitionKey, Progress)>,
+    /// Somebody waits for it.
+    token: Option<u64>,
+}
+
+impl Membership {
+    /// A member to be.
+    pub fn new(config: MembershipConfig) -> Self {
+        Membership {
+            config,
+            stream: Stream::Closed,
+            id: None,
+            is_member: false,
+            tried: Vec::new(),
+            told_epoch: 0,
+            followed_epoch: 0,
+            held: BTreeMap::new(),
+            lease_ms: 0,
+            opened_ms: 0,
+            next_heartbeat_ms: 0,
+            next_number: 1,
+            sent: VecDeque::new(),
+            done: BTreeMap::new(),
+            known: BTreeMap::new(),
+            next_commit_ms: 0,
+            commits: BTreeMap::new(),
+            wanted: VecDeque::new(),
+            outcomes: Vec::new(),
+            next_token: 1,
+            busy_since_ms: None,
+            is_leaving: false,
+            has_said_goodbye: false,
+            has_left: false,
+        }
+    }
+
+    /// How long one answered heartbeat lets it deliver: two thirds of the session.
+    fn lease_length_ms(&self) -> u64 {
+        self.config.join.session_ms as u64 * 2 / 3
+    }
+
+    /// A stream to the coordinator is open: what to say first. `fresh_id` is a UUID that nobody has had.
+    pub fn opened(&mut self, now_ms: u64, fresh_id: String) -> proto::GroupOpen {
+        self.closed();
+        self.stream = Stream::Opening;
+        self.opened_ms = now_ms;
+        let join = (!self.is_member).then(|| {
+            // A join whose answer was lost may have come: that member is nobody.
+            self.tried.extend(self.id.replace(fresh_id));
+            proto::GroupJoin { gone: self.tried.clone(), ..self.config.join.clone() }
+        });
+        let member = self.id.clone().expect("it has one when it is a member, and was given one otherwise");
+        proto::GroupOpen { group: self.config.group.clone(), member, join }
+    }
+
+    /// The stream is gone; the membership is not.
+    pub fn closed(&mut self) {
+        self.stream = Stream::Closed;
+        self.sent.clear();
+        self.has_said_goodbye = false;
+        // Whoever waits for a commit waits on: said again on the next stream, it does no harm.
+        for (_, sent) in std::mem::take(&mut self.commits) {
+            if let Some(token) = sent.token {
+                self.wanted.push_back((token, sent.offsets));
+            }
+        }
+    }
+
+    /// True once the coordinator has taken it.
+    pub fn is_member(&self) -> bool {
+        self.is_member
+    }
+
+    /// The member's id, if it has one.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref().filter(|_| self.is_member)
+    }
+
+    /// Follows an assignment.
+    pub fn assigned(&mut self, now_ms: u64, assignment: &proto::GroupAssignment) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if self.stream == Stream::Opening {
+            self.stream = Stream::Open;
+            self.next_heartbeat_ms = now_ms;
+            if !self.is_member {
+                self.is_member = true;
+                self.tried.clear();
+                (self.told_epoch, self.followed_epoch) = (0, 0);
+                // To have joined is to have been heard of.
+                self.lease_ms = self.opened_ms + self.lease_length_ms();
+                self.next_commit_ms = now_ms + self.config.auto_commit_ms.unwrap_or(0);
+            }
+        }
+        if assignment.number != 0 {
+            while let Some((number, sent_ms)) = self.sent.pop_front_if(|(number, _)| *number <= assignment.number) {
+                if number == assignment.number {
+                    self.lease_ms = self.lease_ms.max(sent_ms + self.lease_length_ms());
+                }
+            }
+        }
+        // Answers may overtake each other; what was said first is not true any more.
+        if assignment.epoch < self.told_epoch || !self.is_member {
+            return changes;
+        }
+        let is_news = assignment.epoch > self.told_epoch;
+        self.told_epoch = assignment.epoch;
+        let told: BTreeMap<PartitionKey, &proto::AssignedPartition> = assignment
+            .partitions
+            .iter()
+            .map(|a| (PartitionKey { topic_id: a.topic_id.clone(), partition: a.partition }, a))
+            .collect();
+        for (key, held) in &mut self.held {
+            match told.get(key) {
+                Some(a) if a.since == held.since => {}
+                None if !held.is_revoked => {
+                    held.is_revoked = true;
+                    changes.push(Change::Revoked(key.clone()));
+                }
+                None => {}
+                // It was another's in between.
+                Some(_) => changes.push(Change::Lost(key.clone())),
+            }
+        }
+        for change in &changes {
+            if let Change::Lost(key) = change {
+                self.forget(key);
+            }
+        }
+        for (key, a) in told {
+            if !self.held.contains_key(&key) {
+                let committed =
+                    a.committed.map(|c| Progress { offset: c.offset, filtered: c.filtered, failed: c.failed });
+                self.held.insert(key.clone(), Held { since: a.since, is_revoked: false });
+                if let Some(committed) = committed {
+                    self.known.insert(key.clone(), committed);
+                }
+                changes.push(Change::Assigned { key, topic: a.topic.clone(), committed });
+            }
+        }
+        self.follow();
+        if is_news {
+            // Others may wait for what this one gives up.
+            self.next_heartbeat_ms = now_ms;
+        }
+        changes
+    }
+
+    fn forget(&mut self, key: &PartitionKey) {
+        self.held.remove(key);
+        self.done.remove(key);
+        self.known.remove(key);
+    }
+
+    fn follow(&mut self) {
+        if self.held.values().all(|h| !h.is_revoked) {
+            self.followed_epoch = self.told_epoch;
+        }
+    }
+
+    /// The user has done with a partition that was revoked; what he has done of it is committed first, if that is automatic.
+    pub fn released(&mut self, now_ms: u64, key: &PartitionKey) {
+        if self.held.get(key).is_none_or(|h| !h.is_revoked) {
+            return;
+        }
+        if self.config.auto_commit_ms.is_some()
+            && let Some(done) = self.undone(key)
+        {
+            self.wanted.push_back((0, vec![(key.clone(), done)]));
+        }
+        self.forget(key);
+        self.follow();
+        self.next_heartbeat_ms = now_ms;
+    }
+
+    /// What is done and not known to the coordinator.
+    fn undone(&self, key: &PartitionKey) -> Option<Progress> {
+        self.done.get(key).copied().filter(|done| self.known.get(key) != Some(done))
+    }
+
+    /// The coordinator does without this member, or cannot be reached: nothing that it holds is its own any more.
+    fn lose_all(&mut self) -> Vec<Change> {
+        self.is_member = false;
+        self.id = None;
+        self.lease_ms = 0;
+        let lost: Vec<PartitionKey> = self.held.keys().cloned().collect();
+        lost.iter().for_each(|key| self.forget(key));
+        let gone =
+            RemoteError::new(ErrorCode::UnknownMember, "the group went on without this member before it could commit");
+        for (token, _) in self.wanted.drain(..).filter(|(token, _)| *token != 0) {
+            self.outcomes.push((token, Err(gone.clone())));
+        }
+        lost.into_iter().map(Change::Lost).collect()
+    }
+
+    /// The broker has refused, and ended the stream.
+    pub fn refused(&mut self, error: &RemoteError) -> (Verdict, Vec<Change>) {
+        self.closed();
+        match error.code {
+            ErrorCode::UnknownMember | ErrorCode::StaleMemberEpoch => (Verdict::JoinAgain, self.lose_all()),
+            ErrorCode::MemberIdInUse => (Verdict::JoinAgain, Vec::new()),
+            code if code.client_retries() => (Verdict::TryAgain, Vec::new()),
+            _ => (Verdict::Fatal, self.lose_all()),
+        }
+    }
+
+    /// True while records of a partition may be handed to the user.
+    pub fn may_deliver(&self, now_ms: u64, key: &PartitionKey) -> bool {
+        now_ms < self.lease_ms && self.held.get(key).is_some_and(|h| !h.is_revoked)
+    }
+
+    /// When the lease ends, if no heartbeat is answered before.
+    pub fn lease_ms(&self) -> u64 {
+        self.lease_ms
+    }
+
+    /// Partitions that it may read.
+    pub fn assignment(&self) -> impl Iterator<Item = &PartitionKey> {
+        self.held.iter().filter(|(_, h)| !h.is_revoked).map(|(key, _)| key)
+    }
+
+    /// How far the group has come in a partition that this member holds, as far as the coordinator has said.
+    pub fn known(&self, key: &PartitionKey) -> Option<Progress> {
+        self.known.get(key).copied()
+    }
+
+    /// What the user has done with, whether or not it is committed.
+    pub fn progress(&self, key: &PartitionKey) -> Option<Progress> {
+        self.done.get(key).copied()
+    }
+
+    /// The user has done with everything before this.
+    pub fn done(&mut self, key: &PartitionKey, progress: Progress) {
+        if self.held.contains_key(key) {
+            self.done.insert(key.clone(), progress);
+        }
+    }
+
+    /// The user holds a record, or holds none any more.
+    pub fn busy(&mut self, since_ms: Option<u64>) {
+        self.busy_since_ms = since_ms;
+    }
+
+    /// Commits these offsets, or all that is done; [`take_outcomes`](Self::take_outcomes) answers under the number given back.
+    pub fn commit(&mut self, offsets: Option<Vec<(PartitionKey, Progress)>>) -> u64 {
+        let token = self.next_token;
+        self.next_token += 1;
+        let all = || self.held.keys().filter_map(|key| Some((key.clone(), self.undone(key)?))).collect();
+        let offsets: Vec<_> = offsets.unwrap_or_else(all);
+        match offsets.is_empty() {
+            true => self.outcomes.push((token, Ok(()))),
+            false => self.wanted.push_back((token, offsets)),
+        }
+        token
+    }
+
+    /// What became of commits since the last call.
+    pub fn take_outcomes(&mut self) -> Vec<(u64, Result<(), RemoteError>)> {
+        std::mem::take(&mut self.outcomes)
+    }
+
+    /// Leaves once what is done is committed. A static member may come back: its partitions wait for it until its session ends.
+    pub fn leave(&mut self) {
+        self.is_leaving = true;
+    }
+
+    /// True while there is a stream, or one is being opened.
+    pub fn is_open(&self) -> bool {
+        self.stream != Stream::Closed
+    }
+
+    /// Unheard for so long, it counts as dead.
+    pub fn session_ms(&self) -> u32 {
+        self.config.join.session_ms
+    }
+
+    /// True once it is out of the group, or never was in.
+    pub fn has_left(&self) -> bool {
+        self.has_left || (self.is_leaving && !self.is_member)
+    }
+
+    /// The broker has let it go: for good, or until the user comes back.
+    pub fn left(&mut self) -> Vec<Change> {
+        self.closed();
+        self.has_left = self.is_leaving;
+        self.lose_all()
+    }
+
+    /// True while it has a use for a stream: not while the user keeps a record for too long.
+    pub fn wants_stream(&self, now_ms: u64) -> bool {
+        self.is_member || !self.is_too_slow(now_ms)
+    }
+
+    fn is_too_slow(&self, now_ms: u64) -> bool {
+        self.config.max_processing_ms.zip(self.busy_since_ms).is_some_and(|(max, since)| now_ms >= since + max)
+    }
+
+    /// What to send now; the second part is what was given up because the user took too long.
+    pub fn poll(&mut self, now_ms: u64) -> (Vec<ToCoordinator>, Vec<Change>) {
+        let mut out = Vec::new();
+        if self.stream != Stream::Open || self.has_said_goodbye {
+            return (out, Vec::new());
+        }
+        let is_due = self.config.auto_commit_ms.is_some_and(|every_ms| {
+            let due = now_ms >= self.next_commit_ms || self.is_leaving;
+            if due {
+                self.next_commit_ms = now_ms + every_ms;
+            }
+            due
+        });
+        if is_due {
+            let under_way: BTreeSet<&PartitionKey> = self
+                .commits
+                .values()
+                .filter(|s| s.token.is_none())
+                .flat_map(|s| s.offsets.iter().map(|(k, _)| k))
+                .collect();
+            let changed = self.held.keys().filter(|key| self.is_leaving || !under_way.contains(key));
+            let offsets: Vec<_> = changed.filter_map(|key| Some((key.clone(), self.undone(key)?))).collect();
+            if !offsets.is_empty() {
+                self.wanted.push_back((0, offsets));
+            }
+        }
+        while let Some((token, offsets)) = self.wanted.pop_front() {
+            let number = self.number();
+            let commit = |(key, p): &(PartitionKey, Progress)| proto::PartitionCommit {
+                topic_id: key.topic_id.clone(),
+                partition: key.partition,
+                at: Some(proto::CommittedOffset { offset: p.offset, filtered: p.filtered, failed: p.failed }),
+            };
+            // The epoch that was told, not the one that is followed: it tells since when the partition is held.
+            let (epoch, offsets_sent) = (self.told_epoch, offsets.iter().map(commit).collect());
+            out.push(ToCoordinator::Commit(proto::GroupCommit { number, epoch, offsets: offsets_sent }));
+            self.commits.insert(number, Sent { offsets, token: Some(token).filter(|t| *t != 0) });
+        }
+        if self.is_too_slow(now_ms) && !self.is_leaving && self.is_member {
+            out.push(ToCoordinator::Leave(proto::GroupLeave { for_a_moment: false }));
+            self.has_said_goodbye = true;
+            return (out, self.lose_all());
+        }
+        if self.is_leaving && self.is_member {
+            let for_a_moment = !self.config.join.instance.is_empty();
+            out.push(ToCoordinator::Leave(proto::GroupLeave { for_a_moment }));
+            self.has_said_goodbye = true;
+        } else if now_ms >= self.next_heartbeat_ms {
+            self.next_heartbeat_ms = now_ms + self.config.heartbeat_ms;
+            let number = self.number();
+            self.sent.push_back((number, now_ms));
+            out.push(ToCoordinator::Heartbeat(proto::GroupHeartbeat { number, epoch: self.followed_epoch }));
+        }
+        (out, Vec::new())
+    }
+
+    /// When [`poll`](Self::poll) has something to do, if nothing else happens before.
+    pub fn deadline_ms(&self) -> u64 {
+        match self.config.auto_commit_ms {
+            Some(_) => self.next_heartbeat_ms.min(self.next_commit_ms),
+            None => self.next_heartbeat_ms,
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number - 1
+    }
+
+    /// Follows the answer to a commit; what the group took from this member meanwhile is lost.
+    pub fn committed(&mut self, reply: &proto::GroupCommitReply) {
+        let Some(sent) = self.commits.remove(&reply.number) else { return };
+        let is_refused = |key: &PartitionKey| {
+            reply.refused.iter().find(|r| r.topic_id == key.topic_id && r.partition == key.partition)
+        };
+        let mut first = None;
+        for (key, progress) in sent.offsets {
+            match is_refused(&key) {
+                None if self.held.contains_key(&key) => drop(self.known.insert(key, progress)),
+                None => {}
+                Some(refused) => {
+                    first.get_or_insert_with(|| RemoteError::from(refused.error.clone().unwrap_or_default()));
+                }
+            }
+        }
+        if let Some(token) = sent.token {
+            self.outcomes.push((token, first.map_or(Ok(()), Err)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> MembershipConfig {
+        MembershipConfig {
+            group: "g".into(),
+            join: proto::GroupJoin { session_ms: 3_000, topics: vec!["t".into()], ..Default::default() },
+            heartbeat_ms: 500,
+            auto_commit_ms: Some(1_000),
+            max_processing_ms: None,
+        }
+    }
+
+    fn key(partition: u32) -> PartitionKey {
+        PartitionKey { topic_id: Bytes::from_static(&[1; 16]), partition }
+    }
+
+    fn told(number: u64, epoch: u32, partitions: &[(u32, u32)]) -> proto::GroupAssignment {
+        let partition = |(partition, since): &(u32, u32)| proto::AssignedPartition {
+            topic: "t".into(),
+            topic_id: key(0).topic_id,
+            partition: *partition,
+            since: *since,
+            committed: None,
+        };
+        proto::GroupAssignment { number, epoch, partitions: partitions.iter().map(partition).collect(), filter: None }
+    }
+
+    fn joined(now_ms: u64, partitions: &[(u32, u32)]) -> Membership {
+        let mut m = Membership::new(config());
+        assert!(m.opened(now_ms, "a".into()).join.is_some());
+        let changes = m.assigned(now_ms, &told(0, 2, partitions));
+        assert_eq!(changes.len(), partitions.len());
+        m
+    }
+
+    fn heartbeats(m: &mut Membership, now_ms: u64) -> Vec<proto::GroupHeartbeat> {
+        let is = |t| match t {
+            ToCoordinator::Heartbeat(h) => Some(h),
+            _ => None,
+        };
+        m.poll(now_ms).0.into_iter().filter_map(is).collect()
+    }
+
+    #[test]
+    fn the_lease_counts_from_when_the_answered_heartbeat_was_sent() {
+        let mut m = joined(1_000, &[(0, 2)]);
+        assert!(m.may_deliver(2_999, &key(0)) && !m.may_deliver(3_000, &key(0)));
+        let first = heartbeats(&mut m, 1_100)[0];
+        let second = heartbeats(&mut m, 1_700)[0];
+        m.assigned(2_900, &told(first.number, 2, &[(0, 2)]));
+        assert_eq!(m.lease_ms(), 3_100);
+        // What is said unasked is no answer.
+        m.assigned(3_050, &told(0, 2, &[(0, 2)]));
+        assert_eq!(m.lease_ms(), 3_100);
+        m.assigned(3_200, &told(second.number, 2, &[(0, 2)]));
+        assert!(m.may_deliver(3_500, &key(0)));
+        // Another stream, of the same member, says nothing of it.
+        m.closed();
+        assert!(m.opened(3_600, "b".into()).join.is_none());
+        m.assigned(3_600, &told(0, 2, &[(0, 2)]));
+        assert!(!m.may_deliver(3_700, &key(0)));
+        let third = heartbeats(&mut m, 3_700)[0];
+        m.assigned(3_800, &told(third.number, 2, &[(0, 2)]));
+        assert!(m.may_deliver(3_800, &key(0)));
+    }
+
+    #[test]
+    fn a_revoked_partition_is_confirmed_when_the_user_is_done_and_has_been_committed() {
+        let mut m = joined(0, &[(0, 2), (1, 2)]);
+        m.done(&key(1), Progress { offset: 7, ..Default::default() });
+        assert_eq!(m.assigned(10, &told(0, 3, &[(0, 2)])), [Change::Revoked(key(1))]);
+        assert!(m.may_deliver(10, &key(0)) && !m.may_deliver(10, &key(1)));
+        assert_eq!(heartbeats(&mut m, 20)[0].epoch, 2);
+        m.done(&key(1), Progress { offset: 8, ..Default::default() });
+        m.released(30, &key(1));
+        let (sent, _) = m.poll(30);
+        let ToCoordinator::Commit(commit) = &sent[0] else { panic!("{sent:?}") };
+        assert_eq!(commit.offsets[0].at.unwrap().offset, 8);
+        assert!(matches!(&sent[1], ToCoordinator::Heartbeat(h) if h.epoch == 3));
+        // An answer from before does not bring it back.
+        assert!(m.assigned(40, &told(0, 2, &[(0, 2), (1, 2)])).is_empty());
+    }
+
+    #[test]
+    fn one_that_the_group_forgot_loses_everything_and_joins_under_another_id() {
+        let mut m = joined(0, &[(0, 2)]);
+        let error = RemoteError::new(ErrorCode::UnknownMember, "");
+        assert_eq!(m.refused(&error), (Verdict::JoinAgain, vec![Change::Lost(key(0))]));
+        assert!(!m.may_deliver(1, &key(0)));
+        let open = m.opened(10, "b".into());
+        assert_eq!((open.member.as_str(), open.join.unwrap().gone.len()), ("b", 0));
+        // No answer: the next join says who never was.
+        let open = m.opened(20, "c".into());
+        assert_eq!((open.member.as_str(), open.join.unwrap().gone), ("c", vec!["b".to_owned()]));
+        assert_eq!(m.refused(&RemoteError::new(ErrorCode::InconsistentGroup, "")).0, Verdict::Fatal);
+    }
+
+    #[test]
+    fn commits_are_repeated_until_they_are_answered() {
+        let mut m = joined(0, &[(0, 2)]);
+        m.done(&key(0), Progress { offset: 5, ..Default::default() });
+        let token = m.commit(None);
+        let commits = |m: &mut Membership, now| {
+            m.poll(now).0.into_iter().filter(|t| matches!(t, ToCoordinator::Commit(_))).count()
+        };
+        assert_eq!(commits(&mut m, 10), 1);
+        m.closed();
+        m.opened(20, "x".into());
+        m.assigned(20, &told(0, 2, &[(0, 2)]));
+        let (sent, _) = m.poll(20);
+        let ToCoordinator::Commit(commit) = &sent[0] else { panic!("{sent:?}") };
+        m.committed(&proto::GroupCommitReply { number: commit.number, refused: vec![] });
+        assert_eq!(m.take_outcomes(), [(token, Ok(()))]);
+        assert_eq!((m.known(&key(0)).unwrap().offset, commits(&mut m, 5_000)), (5, 0));
+        m.done(&key(0), Progress { offset: 6, ..Default::default() });
+        m.leave();
+        let (sent, _) = m.poll(5_001);
+        assert!(matches!(&sent[..], [ToCoordinator::Commit(_), ToCoordinator::Leave(_)]), "{sent:?}");
+        assert_eq!(m.left(), [Change::Lost(key(0))]);
+        assert!(m.has_left());
+    }
+
+    #[test]
+    fn who_keeps_a_record_too_long_leaves_if_asked_to() {
+        let mut m = Membership::new(MembershipConfig { max_processing_ms: Some(100), ..config() });
+        m.opened(0, "a".into());
+        m.assigned(0, &told(0, 2, &[(0, 2)]));
+        m.busy(Some(10));
+        assert_eq!(m.poll(50).1, []);
+        let (sent, lost) = m.poll(110);
+        assert!(matches!(sent.last(), Some(ToCoordinator::Leave(_))));
+        assert_eq!(lost, [Change::Lost(key(0))]);
+    }
+}

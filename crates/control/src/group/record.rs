@@ -1,0 +1,452 @@
+//! The records of `__consumer_offsets` and their bytes.
+//!
+//! A record starts with its kind (u8) and the version of its layout (u8, 1). Numbers are little-endian, or LEB128 where the table
+//! says varint; texts and bytes carry a u32 length. docs/formats/groups.md has the tables, tests/formats the fixtures.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::{Buf, BufMut, Bytes};
+use thalweg_model::limits::{GROUP_TOPICS_MAX, PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX};
+use thalweg_model::{TopicId, TopicPartition};
+
+use super::assign::Assignor;
+use crate::RecordError;
+use crate::coding::{put_bytes, take_array, take_bytes, take_name};
+
+/// What a group does with a record on which its filter fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OnFailure {
+    /// The partition stops there, with an error.
+    #[default]
+    Fail,
+    /// The record is passed over, and counted.
+    Skip,
+    /// The record is delivered, and counted.
+    Pass,
+}
+
+impl OnFailure {
+    /// As on the wire and in records.
+    pub fn from_number(number: u8) -> Option<OnFailure> {
+        [OnFailure::Fail, OnFailure::Skip, OnFailure::Pass].into_iter().find(|p| *p as u8 == number)
+    }
+
+    /// As on command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            OnFailure::Fail => "fail",
+            OnFailure::Skip => "skip",
+            OnFailure::Pass => "pass",
+        }
+    }
+}
+
+/// The filter of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GroupFilter {
+    /// "name@version", resolved when the first member joined.
+    pub reference: String,
+    /// Its parameters.
+    pub config: Bytes,
+    /// What becomes of a record on which it fails.
+    pub on_failure: OnFailure,
+}
+
+/// What all members of a group must agree on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Terms {
+    /// How partitions are shared out.
+    pub assignor: Assignor,
+    /// `None`: every record is delivered.
+    pub filter: Option<GroupFilter>,
+}
+
+/// A partition that a member may read, or still may until it has given it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Holding {
+    /// The member epoch that brought it.
+    pub since: u32,
+    /// The member epoch that takes it away: free once the member has confirmed that epoch. `None`: it may keep it.
+    pub revoked_by: Option<u32>,
+}
+
+/// A member of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Member {
+    /// A name that outlives the process, for static membership.
+    pub instance: Option<String>,
+    /// How its client calls itself: "thalweg-python".
+    pub client: String,
+    /// From where it came.
+    pub host: String,
+    /// Names of the topics that it wants, sorted.
+    pub topics: Vec<String>,
+    /// Unheard for so long, it counts as dead.
+    pub session_ms: u32,
+    /// Grows with every change of what it is told; what it is told carries it.
+    pub epoch: u32,
+    /// A static member that has left for a moment: its partitions wait for it until its session ends.
+    pub is_away: bool,
+    /// What it should come to hold.
+    pub target: BTreeSet<TopicPartition>,
+    /// What it may be reading.
+    pub holdings: BTreeMap<TopicPartition, Holding>,
+}
+
+/// How far a group has come in one partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Committed {
+    /// The next offset to be scanned.
+    pub offset: u64,
+    /// Records that the group's filter has dropped so far.
+    pub filtered: u64,
+    /// Records on which it has failed so far.
+    pub failed: u64,
+}
+
+/// One change of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupRecord {
+    /// A group is there, with these terms.
+    GroupChanged {
+        /// Its id.
+        group: String,
+        /// No member epoch so far is larger.
+        epoch: u32,
+        /// What its members agree on.
+        terms: Terms,
+        /// When its last member left, or it was made, ms since the epoch.
+        idle_since_ms: u64,
+    },
+    /// A member is as given here.
+    MemberChanged {
+        /// The group.
+        group: String,
+        /// The member's id.
+        member: String,
+        /// All about it.
+        state: Member,
+    },
+    /// A member left, or was not heard of for too long.
+    MemberGone {
+        /// The group.
+        group: String,
+        /// The member's id.
+        member: String,
+        /// ms since the epoch.
+        at_ms: u64,
+    },
+    /// The group has come so far.
+    OffsetsCommitted {
+        /// The group.
+        group: String,
+        /// ms since the epoch.
+        at_ms: u64,
+        /// Per partition.
+        offsets: Vec<(TopicPartition, Committed)>,
+    },
+    /// These partitions are no more.
+    OffsetsForgotten {
+        /// The group.
+        group: String,
+        /// The partitions.
+        partitions: Vec<TopicPartition>,
+    },
+    /// The group is gone, with its offsets.
+    GroupGone {
+        /// The group.
+        group: String,
+    },
+}
+
+impl GroupRecord {
+    /// The group that it is about; the record's key in the log.
+    pub fn group(&self) -> &str {
+        match self {
+            GroupRecord::GroupChanged { group, .. }
+            | GroupRecord::MemberChanged { group, .. }
+            | GroupRecord::MemberGone { group, .. }
+            | GroupRecord::OffsetsCommitted { group, .. }
+            | GroupRecord::OffsetsForgotten { group, .. }
+            | GroupRecord::GroupGone { group } => group,
+        }
+    }
+
+    /// The record's bytes.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Vec::new();
+        let kind = match self {
+            GroupRecord::GroupChanged { .. } => 1,
+            GroupRecord::MemberChanged { .. } => 2,
+            GroupRecord::MemberGone { .. } => 3,
+            GroupRecord::OffsetsCommitted { .. } => 4,
+            GroupRecord::OffsetsForgotten { .. } => 5,
+            GroupRecord::GroupGone { .. } => 6,
+        };
+        out.put_slice(&[kind, 1]);
+        put_bytes(&mut out, self.group().as_bytes());
+        match self {
+            GroupRecord::GroupChanged { epoch, terms, idle_since_ms, .. } => {
+                out.put_u32_le(*epoch);
+                out.put_u64_le(*idle_since_ms);
+                out.put_u8(terms.assignor as u8);
+                out.put_u8(terms.filter.is_some() as u8);
+                if let Some(filter) = &terms.filter {
+                    put_bytes(&mut out, filter.reference.as_bytes());
+                    put_bytes(&mut out, &filter.config);
+                    out.put_u8(filter.on_failure as u8);
+                }
+            }
+            GroupRecord::MemberChanged { member, state, .. } => {
+                put_bytes(&mut out, member.as_bytes());
+                put_member(&mut out, state);
+            }
+            GroupRecord::MemberGone { member, at_ms, .. } => {
+                put_bytes(&mut out, member.as_bytes());
+                out.put_u64_le(*at_ms);
+            }
+            GroupRecord::OffsetsCommitted { at_ms, offsets, .. } => {
+                out.put_u64_le(*at_ms);
+                put_by_topic(&mut out, offsets.iter().map(|(name, c)| (*name, c)), |out, c| {
+                    put_varint(out, c.offset);
+                    put_varint(out, c.filtered);
+                    put_varint(out, c.failed);
+                });
+            }
+            GroupRecord::OffsetsForgotten { partitions, .. } => {
+                put_by_topic(&mut out, partitions.iter().map(|name| (*name, ())), |_, ()| {});
+            }
+            GroupRecord::GroupGone { .. } => {}
+        }
+        out.into()
+    }
+
+    /// Reads a record back.
+    ///
+    /// # Errors
+    /// `Newer` for a kind or layout of a newer version, `Malformed` for anything that `encode` did not write.
+    pub fn decode(data: &[u8]) -> Result<GroupRecord, RecordError> {
+        let &[kind, layout, ref rest @ ..] = data else {
+            return Err(RecordError::Malformed { kind: 0 });
+        };
+        if !(1..=6).contains(&kind) || layout != 1 {
+            return Err(RecordError::Newer { kind, layout });
+        }
+        let mut rest = rest;
+        decode_kind(kind, &mut rest).filter(|_| rest.is_empty()).ok_or(RecordError::Malformed { kind })
+    }
+}
+
+fn decode_kind(kind: u8, data: &mut &[u8]) -> Option<GroupRecord> {
+    let group = take_name(data)?;
+    Some(match kind {
+        1 => {
+            let epoch = data.try_get_u32_le().ok()?;
+            let idle_since_ms = data.try_get_u64_le().ok()?;
+            let assignor = Assignor::from_number(data.try_get_u8().ok()?)?;
+            let filter = match data.try_get_u8().ok()? {
+                0 => None,
+                _ => Some(GroupFilter {
+                    reference: take_name(data)?,
+                    config: take_bytes(data, PLUGIN_CONFIG_BYTES_MAX)?,
+                    on_failure: OnFailure::from_number(data.try_get_u8().ok()?)?,
+                }),
+            };
+            GroupRecord::GroupChanged { group, epoch, terms: Terms { assignor, filter }, idle_since_ms }
+        }
+        2 => GroupRecord::MemberChanged { group, member: take_name(data)?, state: take_member(data)? },
+        3 => GroupRecord::MemberGone { group, member: take_name(data)?, at_ms: data.try_get_u64_le().ok()? },
+        4 => GroupRecord::OffsetsCommitted {
+            group,
+            at_ms: data.try_get_u64_le().ok()?,
+            offsets: take_by_topic(data, |data| {
+                Some(Committed { offset: take_varint(data)?, filtered: take_varint(data)?, failed: take_varint(data)? })
+            })?,
+        },
+        5 => {
+            let partitions = take_by_topic(data, |_| Some(()))?.into_iter().map(|(name, ())| name).collect();
+            GroupRecord::OffsetsForgotten { group, partitions }
+        }
+        _ => GroupRecord::GroupGone { group },
+    })
+}
+
+fn put_member(out: &mut Vec<u8>, m: &Member) {
+    put_bytes(out, m.instance.as_deref().unwrap_or_default().as_bytes());
+    put_bytes(out, m.client.as_bytes());
+    put_bytes(out, m.host.as_bytes());
+    out.put_u16_le(m.topics.len() as u16);
+    m.topics.iter().for_each(|t| put_bytes(out, t.as_bytes()));
+    out.put_u32_le(m.session_ms);
+    out.put_u32_le(m.epoch);
+    out.put_u8(m.is_away as u8);
+    put_by_topic(out, m.target.iter().map(|name| (*name, ())), |_, ()| {});
+    put_by_topic(out, m.holdings.iter().map(|(name, h)| (*name, h)), |out, h| {
+        put_varint(out, h.since as u64);
+        put_varint(out, h.revoked_by.unwrap_or(0) as u64);
+    });
+}
+
+fn take_member(data: &mut &[u8]) -> Option<Member> {
+    let instance = Some(take_name(data)?).filter(|i| !i.is_empty());
+    let (client, host) = (take_name(data)?, take_name(data)?);
+    let topics = data.try_get_u16_le().ok()? as usize;
+    if topics > GROUP_TOPICS_MAX {
+        return None;
+    }
+    let topics = (0..topics).map(|_| take_name(data)).collect::<Option<Vec<_>>>()?;
+    Some(Member {
+        instance,
+        client,
+        host,
+        topics,
+        session_ms: data.try_get_u32_le().ok()?,
+        epoch: data.try_get_u32_le().ok()?,
+        is_away: data.try_get_u8().ok()? != 0,
+        target: take_by_topic(data, |_| Some(()))?.into_iter().map(|(name, ())| name).collect(),
+        holdings: take_by_topic(data, |data| {
+            let since = take_varint(data)?.try_into().ok()?;
+            let revoked_by = Some(take_varint(data)?.try_into().ok()?).filter(|by| *by != 0);
+            Some(Holding { since, revoked_by })
+        })?
+        .into_iter()
+        .collect(),
+    })
+}
+
+/// Per topic its id once, then its partitions, each with what belongs to it. Runs of one topic must stand together.
+fn put_by_topic<T>(
+    out: &mut Vec<u8>,
+    items: impl Iterator<Item = (TopicPartition, T)>,
+    mut put: impl FnMut(&mut Vec<u8>, T),
+) {
+    let mut items = items.peekable();
+    let counted = out.len();
+    out.put_u32_le(0);
+    let mut topics = 0u32;
+    while let Some(topic) = items.peek().map(|(name, _)| name.topic) {
+        topics += 1;
+        out.put_slice(&topic.0);
+        let counted = out.len();
+        out.put_u32_le(0);
+        let mut count = 0u32;
+        while let Some((name, item)) = items.next_if(|(name, _)| name.topic == topic) {
+            count += 1;
+            put_varint(out, name.partition.0 as u64);
+            put(out, item);
+        }
+        out[counted..counted + 4].copy_from_slice(&count.to_le_bytes());
+    }
+    out[counted..counted + 4].copy_from_slice(&topics.to_le_bytes());
+}
+
+fn take_by_topic<T>(
+    data: &mut &[u8],
+    mut take: impl FnMut(&mut &[u8]) -> Option<T>,
+) -> Option<Vec<(TopicPartition, T)>> {
+    let topics = data.try_get_u32_le().ok()?;
+    let mut items = Vec::new();
+    for _ in 0..topics {
+        let topic = TopicId(take_array(data)?);
+        let count = data.try_get_u32_le().ok()?;
+        // Every partition takes a byte at least, so nothing is made that the data does not hold.
+        if count > PARTITIONS_MAX || count as usize > data.len() {
+            return None;
+        }
+        for _ in 0..count {
+            let partition = take_varint(data)?.try_into().ok()?;
+            items.push((TopicPartition::new(topic, partition), take(data)?));
+        }
+    }
+    Some(items)
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.put_u8(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}
+
+fn take_varint(data: &mut &[u8]) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let byte = data.try_get_u8().ok()?;
+        let bits = (byte & 0x7f) as u64;
+        if shift == 63 && bits > 1 {
+            return None;
+        }
+        value |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name(topic: u8, partition: u32) -> TopicPartition {
+        TopicPartition::new(TopicId([topic; 16]), partition)
+    }
+
+    #[test]
+    fn records_come_back() {
+        let group = "billing".to_owned();
+        let holding = |since, revoked_by| Holding { since, revoked_by };
+        let state = Member {
+            instance: Some("a".into()),
+            client: "thalweg-rust".into(),
+            host: "127.0.0.1".into(),
+            topics: vec!["flights".into(), "trains".into()],
+            session_ms: 3_000,
+            epoch: 7,
+            is_away: true,
+            target: [name(1, 0), name(1, 3), name(2, 1)].into(),
+            holdings: [(name(1, 0), holding(3, None)), (name(2, 200), holding(4, Some(7)))].into(),
+        };
+        let filter = GroupFilter { reference: "late@1".into(), config: "{}".into(), on_failure: OnFailure::Skip };
+        let terms = Terms { assignor: Assignor::Range, filter: Some(filter) };
+        let committed = Committed { offset: u64::MAX, filtered: 300, failed: 0 };
+        let records = [
+            GroupRecord::GroupChanged { group: group.clone(), epoch: 9, terms, idle_since_ms: 5 },
+            GroupRecord::GroupChanged { group: group.clone(), epoch: 9, terms: Terms::default(), idle_since_ms: 0 },
+            GroupRecord::MemberChanged { group: group.clone(), member: "m".into(), state },
+            GroupRecord::MemberGone { group: group.clone(), member: "m".into(), at_ms: 6 },
+            GroupRecord::OffsetsCommitted {
+                group: group.clone(),
+                at_ms: 6,
+                offsets: vec![(name(1, 0), committed), (name(1, 2), Committed::default()), (name(3, 0), committed)],
+            },
+            GroupRecord::OffsetsForgotten { group: group.clone(), partitions: vec![name(1, 0), name(9, 1)] },
+            GroupRecord::GroupGone { group },
+        ];
+        for record in records {
+            let bytes = record.encode();
+            for cut in 0..bytes.len() {
+                assert!(GroupRecord::decode(&bytes[..cut]).is_err());
+            }
+            assert_eq!(GroupRecord::decode(&bytes), Ok(record));
+        }
+        assert_eq!(GroupRecord::decode(&[7, 1]), Err(RecordError::Newer { kind: 7, layout: 1 }));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(kind in 0..8u8, bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let _ = GroupRecord::decode(&[&[kind, 1, 1, 0, 0, 0, b'g'], &bytes[..]].concat());
+        }
+
+        #[test]
+        fn varints_come_back(value in any::<u64>()) {
+            let mut out = Vec::new();
+            put_varint(&mut out, value);
+            prop_assert_eq!(take_varint(&mut &out[..]), Some(value));
+        }
+    }
+}

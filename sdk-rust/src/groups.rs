@@ -1,0 +1,226 @@
+//! What operators ask about consumer groups.
+
+use thalweg_client_core::{PartitionKey, Position};
+use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
+
+use crate::Result;
+use crate::client::Client;
+
+/// A group in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupInfo {
+    /// Its id.
+    pub group: String,
+    /// "empty", "reconciling" or "stable".
+    pub state: String,
+    /// Its members.
+    pub members: u32,
+}
+
+/// All about a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupDescription {
+    /// Its id.
+    pub group: String,
+    /// "empty": without members; "reconciling": partitions change hands; "stable".
+    pub state: String,
+    /// Grows with every change of what members are told.
+    pub epoch: u32,
+    /// "uniform" or "range".
+    pub assignor: String,
+    /// "name@version" of its filter.
+    pub filter: Option<String>,
+    /// The broker that coordinates it.
+    pub coordinator: u32,
+    /// Its members.
+    pub members: Vec<GroupMemberInfo>,
+    /// How far it has come, partition by partition.
+    pub offsets: Vec<GroupOffset>,
+}
+
+/// A member of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupMemberInfo {
+    /// Its id.
+    pub member: String,
+    /// Its name for static membership.
+    pub instance: Option<String>,
+    /// How its client calls itself: "thalweg-python".
+    pub client: String,
+    /// From where it came.
+    pub host: String,
+    /// The topics that it wants.
+    pub topics: Vec<String>,
+    /// Unheard for so long, it counts as dead.
+    pub session_ms: u32,
+    /// A static member that has left for a moment.
+    pub is_away: bool,
+    /// Topics and partitions that it reads.
+    pub partitions: Vec<(String, u32)>,
+    /// Those that it has been told to give up, and has not yet.
+    pub revoked: Vec<(String, u32)>,
+}
+
+/// How far a group has come in one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupOffset {
+    /// The topic; its id where it does not exist any more.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// Next offset to be scanned.
+    pub committed: u64,
+    /// Records that the group's filter has dropped so far.
+    pub filtered: u64,
+    /// Records on which it has failed so far.
+    pub failed: u64,
+    pub(crate) key: PartitionKey,
+}
+
+impl From<proto::DescribeGroupReply> for GroupDescription {
+    fn from(g: proto::DescribeGroupReply) -> Self {
+        let member = |m: proto::GroupMember| {
+            let held = |revoked: bool| {
+                let some = m.holdings.iter().filter(|h| h.revoked == revoked);
+                some.map(|h| (h.topic.clone(), h.partition)).collect()
+            };
+            GroupMemberInfo {
+                partitions: held(false),
+                revoked: held(true),
+                instance: Some(m.instance.clone()).filter(|i| !i.is_empty()),
+                member: m.member,
+                client: m.client,
+                host: m.host,
+                topics: m.topics,
+                session_ms: m.session_ms,
+                is_away: m.away,
+            }
+        };
+        let offset = |o: proto::GroupOffset| {
+            let at = o.committed.unwrap_or_default();
+            let (committed, filtered, failed) = (at.offset, at.filtered, at.failed);
+            let key = PartitionKey { topic_id: o.topic_id, partition: o.partition };
+            GroupOffset { topic: o.topic, partition: o.partition, committed, filtered, failed, key }
+        };
+        GroupDescription {
+            group: g.group,
+            state: g.state,
+            epoch: g.epoch,
+            assignor: g.assignor,
+            filter: g.filter.map(|f| f.reference),
+            coordinator: g.coordinator,
+            members: g.members.into_iter().map(member).collect(),
+            offsets: g.offsets.into_iter().map(offset).collect(),
+        }
+    }
+}
+
+impl Client {
+    /// All consumer groups.
+    pub async fn groups(&self) -> Result<Vec<GroupInfo>> {
+        let reply: proto::ListGroupsReply = self.request(proto::ListGroupsRequest {}).await?;
+        let info = |g: proto::GroupSummary| GroupInfo { group: g.group, state: g.state, members: g.members };
+        Ok(reply.groups.into_iter().map(info).collect())
+    }
+
+    /// A group with its members and offsets.
+    ///
+    /// # Errors
+    /// `not_found` where there is no such group.
+    pub async fn describe_group(&self, group: &str) -> Result<GroupDescription> {
+        let request = proto::DescribeGroupRequest { group: group.to_owned() };
+        Ok(self.request::<_, proto::DescribeGroupReply>(request).await?.into())
+    }
+
+    /// Forgets a group and its offsets.
+    ///
+    /// # Errors
+    /// `invalid` while it has members, `not_found` where there is no such group.
+    pub async fn delete_group(&self, group: &str) -> Result<()> {
+        let _: proto::DeleteGroupReply = self.request(proto::DeleteGroupRequest { group: group.to_owned() }).await?;
+        Ok(())
+    }
+
+    /// Where a group would stand in each partition of a topic if it were moved to `to`; [`set_group_offsets`](Self::set_group_offsets)
+    /// moves it. Offsets are brought within what the partition holds.
+    pub async fn plan_group_offsets(&self, topic: &str, partitions: &[u32], to: Position) -> Result<Vec<(u32, u64)>> {
+        let topic = self.metadata(topic, false).await?;
+        let count = topic.partitions.len() as u32;
+        let partitions = if partitions.is_empty() { (0..count).collect() } else { partitions.to_vec() };
+        if let Some(bad) = partitions.iter().find(|p| **p >= count) {
+            let message = format!("topic {:?} has {count} partitions; there is no partition {bad}", topic.name);
+            return Err(RemoteError::new(ErrorCode::UnknownPartition, message).into());
+        }
+        let Position::Offset(offset) = to else {
+            let found = self.offsets_of(&topic, partitions, to).await?;
+            return Ok(found.into_iter().map(|o| (o.partition, o.offset)).collect());
+        };
+        let first = self.offsets_of(&topic, partitions.clone(), Position::Earliest).await?;
+        let last = self.offsets_of(&topic, partitions, Position::Latest).await?;
+        let within = first.iter().zip(&last).map(|(a, b)| (a.partition, offset.clamp(a.offset, b.offset)));
+        Ok(within.collect())
+    }
+
+    /// Moves a group without members: from now on it begins there.
+    ///
+    /// # Errors
+    /// `invalid` while it has members, or for an offset past the end of its partition.
+    pub async fn set_group_offsets(&self, group: &str, topic: &str, offsets: &[(u32, u64)]) -> Result<()> {
+        let found = self.metadata(topic, false).await?;
+        let partitions = offsets.iter().map(|(p, _)| *p).collect();
+        for (end, (partition, offset)) in
+            self.offsets_of(&found, partitions, Position::Latest).await?.iter().zip(offsets)
+        {
+            if *offset > end.offset {
+                let message =
+                    format!("offset {offset} of partition {partition} of {topic:?} is past its end, {}", end.offset);
+                return Err(RemoteError::new(ErrorCode::OffsetOutOfRange, message).into());
+            }
+        }
+        // What its filter has dropped so far is no matter of where it stands.
+        let before = match self.describe_group(group).await {
+            Ok(described) => described.offsets,
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let commit = |(partition, offset): &(u32, u64)| {
+            let key = PartitionKey { topic_id: found.id.clone(), partition: *partition };
+            let counts = before.iter().find(|o| o.key == key);
+            let at = proto::CommittedOffset {
+                offset: *offset,
+                filtered: counts.map_or(0, |c| c.filtered),
+                failed: counts.map_or(0, |c| c.failed),
+            };
+            proto::PartitionCommit { topic_id: found.id.clone(), partition: *partition, at: Some(at) }
+        };
+        let offsets = offsets.iter().map(commit).collect();
+        let request = proto::CommitOffsetsRequest { group: group.to_owned(), offsets };
+        let _: proto::CommitOffsetsReply = self.request(request).await?;
+        Ok(())
+    }
+
+    /// Records that a group has left to scan, by partition: from where it stands, or from the partition's start, to the end.
+    pub async fn group_lag(&self, group: &GroupDescription) -> Result<Vec<(String, u32, u64)>> {
+        let mut lags = Vec::new();
+        let mut topics: Vec<&str> = group.offsets.iter().map(|o| &o.topic[..]).collect();
+        topics.extend(group.members.iter().flat_map(|m| m.partitions.iter().map(|(t, _)| &t[..])));
+        topics.sort_unstable();
+        topics.dedup();
+        for name in topics {
+            let topic = match self.metadata(name, false).await {
+                Ok(topic) => topic,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let all: Vec<u32> = (0..topic.partitions.len() as u32).collect();
+            let first = self.offsets_of(&topic, all.clone(), Position::Earliest).await?;
+            let last = self.offsets_of(&topic, all, Position::Latest).await?;
+            for (first, last) in first.iter().zip(&last) {
+                let here = group.offsets.iter().find(|o| o.topic == name && o.partition == first.partition);
+                let at = here.map_or(first.offset, |o| o.committed.max(first.offset));
+                lags.push((name.to_owned(), first.partition, last.offset.saturating_sub(at)));
+            }
+        }
+        Ok(lags)
+    }
+}

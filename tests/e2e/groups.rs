@@ -1,0 +1,343 @@
+//! Consumer groups over real brokers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use thalweg::{
+    Assignor, Client, Consumer, ConsumerBuilder, ErrorCode, ErrorKind, OnFailure, Position, Rebalance, Record, Topic,
+};
+use thalweg_tests::process::{Broker, Cluster, plugin};
+
+use crate::client;
+use crate::cluster::client_of;
+
+/// A member that reads in a task of its own, and what it has read.
+struct Reading {
+    read: Arc<Mutex<Vec<(String, u32, u64, String)>>>,
+    assigned: Arc<Mutex<BTreeSet<(String, u32)>>>,
+    stop: tokio::sync::oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Reading {
+    async fn start(builder: ConsumerBuilder) -> Reading {
+        let assigned: Arc<Mutex<BTreeSet<(String, u32)>>> = Arc::default();
+        let seen = assigned.clone();
+        let builder = builder.on_rebalance(move |change| {
+            let mut assigned = seen.lock().unwrap();
+            match change.clone() {
+                Rebalance::Assigned { topic, partition } => drop(assigned.insert((topic, partition))),
+                Rebalance::Revoked { topic, partition } | Rebalance::Lost { topic, partition } => {
+                    assigned.remove(&(topic, partition));
+                }
+            }
+        });
+        let mut consumer = builder.build().await.unwrap();
+        let read: Arc<Mutex<Vec<(String, u32, u64, String)>>> = Arc::default();
+        let into = read.clone();
+        let (stop, mut stopped) = tokio::sync::oneshot::channel();
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    record = consumer.next() => {
+                        let r = record.unwrap().unwrap();
+                        let what = (r.topic().to_owned(), r.partition(), r.offset(), r.text().unwrap().to_owned());
+                        into.lock().unwrap().push(what);
+                    }
+                    _ = &mut stopped => return consumer.close().await.unwrap(),
+                }
+            }
+        });
+        Reading { read, assigned, stop, task }
+    }
+
+    fn count(&self) -> usize {
+        self.read.lock().unwrap().len()
+    }
+
+    fn is_active(&self) -> bool {
+        !self.assigned.lock().unwrap().is_empty()
+    }
+
+    async fn leave(self) -> Vec<(String, u32, u64, String)> {
+        let _ = self.stop.send(());
+        self.task.await.unwrap();
+        Arc::into_inner(self.read).unwrap().into_inner().unwrap()
+    }
+}
+
+async fn eventually(what: &str, limit: Duration, mut is_so: impl AsyncFnMut() -> bool) -> Duration {
+    let started = Instant::now();
+    while !is_so().await {
+        assert!(started.elapsed() < limit, "{what}: not within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    started.elapsed()
+}
+
+async fn produce(client: &Client, topic: &str, from: usize, to: usize) {
+    let producer = client.producer(topic).build().await.unwrap();
+    producer.send_batch((from..to).map(|i| Record::new(i.to_string())).collect()).await.unwrap();
+    producer.close().await.unwrap();
+}
+
+async fn next(consumer: &mut Consumer) -> (u32, u64) {
+    let record = tokio::time::timeout(Duration::from_secs(10), consumer.next()).await.expect("a record comes");
+    let record = record.unwrap().unwrap();
+    (record.partition(), record.offset())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_partitions_and_three_members_leave_one_waiting_and_three_groups_read_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    client.create_topic("t", Topic::partitions(2)).await.unwrap();
+    let group = |g: &str| client.consumer("t").group(g);
+    let mut members = Vec::new();
+    for _ in 0..3 {
+        members.push(Reading::start(group("billing")).await);
+    }
+    let active = |members: &[Reading]| members.iter().filter(|m| m.is_active()).count();
+    let described = |g: &'static str| {
+        let client = client.clone();
+        async move { client.describe_group(g).await.unwrap() }
+    };
+    eventually("a settled group", Duration::from_secs(5), async || described("billing").await.state == "stable").await;
+    eventually("two active", Duration::from_secs(5), async || active(&members) == 2).await;
+    assert_eq!(described("billing").await.members.iter().filter(|m| !m.partitions.is_empty()).count(), 2);
+    produce(&client, "t", 0, 1_000).await;
+    let others = [Reading::start(group("audit")).await, Reading::start(group("search")).await];
+    let all_read = async || members.iter().map(Reading::count).sum::<usize>() >= 1_000;
+    eventually("everything read once", Duration::from_secs(10), all_read).await;
+    for other in &others {
+        eventually("everything read", Duration::from_secs(10), async || other.count() == 1_000).await;
+    }
+    // One that is active leaves: the third takes over at once, not after a session.
+    let leaver = members.iter().position(Reading::is_active).unwrap();
+    let leaver = members.remove(leaver);
+    let mut read = leaver.leave().await;
+    let took = eventually("the third", Duration::from_secs(5), async || active(&members) == 2).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    produce(&client, "t", 1_000, 2_000).await;
+    let total = |members: &[Reading]| members.iter().map(Reading::count).sum::<usize>();
+    let (before, wanted) = (read.len(), 2_000);
+    eventually("the rest", Duration::from_secs(10), async || before + total(&members) >= wanted).await;
+    for member in members {
+        read.extend(member.leave().await);
+    }
+    let unique: BTreeSet<(u32, u64)> = read.iter().map(|(_, p, o, _)| (*p, *o)).collect();
+    assert_eq!((read.len(), unique.len()), (2_000, 2_000), "nothing crashed: each record once");
+    assert_eq!(described("billing").await.state, "empty");
+    let groups: Vec<String> = client.groups().await.unwrap().into_iter().map(|g| g.group).collect();
+    assert_eq!(groups, ["audit", "billing", "search"]);
+    assert!(client.group_lag(&described("billing").await).await.unwrap().iter().all(|(_, _, lag)| *lag == 0));
+    // A group that comes back goes on where it left off.
+    let again = Reading::start(group("billing")).await;
+    produce(&client, "t", 2_000, 2_010).await;
+    eventually("only what is new", Duration::from_secs(10), async || again.count() >= 10).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(again.leave().await.len(), 10);
+}
+
+#[tokio::test]
+async fn commits_are_manual_or_automatic_and_a_group_resumes_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut broker = Broker::start(folder.path(), 0);
+    let port = broker.port();
+    let client = client(&broker).await;
+    client.create_topic("t", Topic::partitions(1)).await.unwrap();
+    produce(&client, "t", 0, 100).await;
+    let group = || client.consumer("t").group("g").auto_commit(None);
+    let mut consumer = group().build().await.unwrap();
+    // A new leader's own entry stands first.
+    let (_, base) = next(&mut consumer).await;
+    for i in 1..10 {
+        assert_eq!(next(&mut consumer).await, (0, base + i));
+    }
+    assert_eq!(consumer.committed(0).unwrap(), None);
+    consumer.commit().await.unwrap();
+    assert_eq!((consumer.committed(0).unwrap(), consumer.lag(0)), (Some(base + 10), Some(0)), "pushed as a whole");
+    for _ in 0..5 {
+        next(&mut consumer).await;
+    }
+    drop(consumer);
+    // Not committed: read again. Per record, and by offset.
+    let mut consumer = group().build().await.unwrap();
+    assert_eq!(next(&mut consumer).await, (0, base + 10));
+    let record = consumer.next().await.unwrap().unwrap();
+    consumer.commit_record(&record).await.unwrap();
+    assert_eq!(consumer.committed(("t", 0)).unwrap(), Some(base + 12));
+    consumer.commit_offsets([(0, 40)]).await.unwrap();
+    let error = consumer.commit_offsets([(0, base + 101)]).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Invalid, Some(ErrorCode::OffsetOutOfRange)), "{error}");
+    let error = consumer.commit_offsets([(7, 1)]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    consumer.close().await.unwrap();
+    // After the broker was killed as well; and seeking moves what is committed.
+    broker.kill();
+    let _broker = tokio::task::block_in_place(|| Broker::start(folder.path(), port));
+    let mut consumer = client.consumer("t").group("g").build().await.unwrap();
+    assert_eq!(next(&mut consumer).await, (0, 40));
+    consumer.seek(0, Position::Offset(90)).unwrap();
+    assert_eq!(next(&mut consumer).await, (0, 90));
+    consumer.close().await.unwrap();
+    assert_eq!(client.describe_group("g").await.unwrap().offsets[0].committed, 91);
+    // An operator moves the group, once it is empty.
+    let plan = client.plan_group_offsets("t", &[], Position::Offset(1_000)).await.unwrap();
+    assert!(plan[0].1 >= base + 100 && plan[0].1 < 1_000, "{plan:?}");
+    client.set_group_offsets("g", "t", &[(0, 3)]).await.unwrap();
+    let mut consumer = client.consumer("t").group("g").build().await.unwrap();
+    assert_eq!(next(&mut consumer).await, (0, 3));
+    let error = client.set_group_offsets("g", "t", &[(0, 0)]).await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::GroupNotEmpty), "{error}");
+    assert_eq!(client.delete_group("g").await.unwrap_err().code(), Some(ErrorCode::GroupNotEmpty));
+    drop(consumer);
+    eventually("gone", Duration::from_secs(5), async || client.delete_group("g").await.is_ok()).await;
+    assert_eq!(client.describe_group("g").await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_filter_belongs_to_the_group_and_commits_move_over_what_it_drops() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    client.upload_plugin("late", plugin("late.wasm")).await.unwrap();
+    client.create_topic("t", Topic::partitions(1)).await.unwrap();
+    let producer = client.producer("t").build().await.unwrap();
+    for i in 0..100 {
+        let value =
+            if i == 50 { "no flight".into() } else { format!("{{\"dep_delay\": {}}}", if i == 60 { 90 } else { 5 }) };
+        producer.send(Record::new(value)).await.unwrap();
+    }
+    let group = |g: &str, policy| client.consumer("t").group(g).filter("late").on_filter_failure(policy);
+    let mut skipping = group("skip", OnFailure::Skip).build().await.unwrap();
+    // A new leader's own entry stands first.
+    assert_eq!(next(&mut skipping).await, (0, 61));
+    assert_eq!(skipping.filter().map(|f| f.version), Some(1));
+    skipping.close().await.unwrap();
+    let done = async |g: &str| {
+        let offsets = client.describe_group(g).await.unwrap().offsets;
+        offsets.first().map(|o| (o.committed, o.filtered, o.failed))
+    };
+    eventually("over what was dropped", Duration::from_secs(5), async || done("skip").await.is_some()).await;
+    let mut skipping = group("skip", OnFailure::Skip).build().await.unwrap();
+    let all = async || done("skip").await == Some((101, 98, 1));
+    let reading = tokio::spawn(async move { skipping.next().await });
+    eventually("everything scanned", Duration::from_secs(5), all).await;
+    reading.abort();
+    let mut passing = group("pass", OnFailure::Pass).build().await.unwrap();
+    assert_eq!((next(&mut passing).await, next(&mut passing).await), ((0, 51), (0, 61)));
+    let mut failing = group("fail", OnFailure::Fail).build().await.unwrap();
+    let error = failing.next().await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PluginFailed, "{error}");
+    // Members that differ.
+    let differ = [
+        group("pass", OnFailure::Fail),
+        client.consumer("t").group("pass"),
+        group("pass", OnFailure::Pass).assignor(Assignor::Range),
+    ];
+    for builder in differ {
+        let error = builder.build().await.map(drop).unwrap_err();
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Invalid, Some(ErrorCode::InconsistentGroup)), "{error}");
+    }
+    assert!(group("pass", OnFailure::Pass).filter("late@1").build().await.is_ok());
+}
+
+#[tokio::test]
+async fn bad_input_is_a_typed_error_and_static_members_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    client.create_topic("t", Topic::partitions(2)).await.unwrap();
+    for id in [String::new(), "g".repeat(250)] {
+        let error = client.consumer("t").group(id).build().await.map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(error.to_string().contains("between 1 and 249"), "{error}");
+    }
+    let error = client.create_topic("__mine", Topic::partitions(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    let error = client.delete_topic("__consumer_offsets").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    let mut alone = client.consumer("t").from_beginning().build().await.unwrap();
+    assert_eq!(alone.commit().await.unwrap_err().kind(), ErrorKind::Invalid);
+    let both = client.consumer("t").group("g").partitions([0]).build().await.map(drop).unwrap_err();
+    assert_eq!(both.kind(), ErrorKind::Invalid);
+    // A static member: another one under its name is refused, itself comes back to what it had.
+    let named = |n: &str| client.consumer("t").group("g").instance(n).session_timeout(Duration::from_secs(5));
+    let mut one = named("one").build().await.unwrap();
+    let mut two = named("two").build().await.unwrap();
+    // What is revoked is given up between two records, that is, by who asks for one.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while one.partitions().len() != 1 || two.partitions().len() != 1 {
+        assert!(Instant::now() < deadline);
+        let _ = tokio::time::timeout(Duration::from_millis(20), one.next()).await;
+        let _ = tokio::time::timeout(Duration::from_millis(20), two.next()).await;
+    }
+    let had = two.partitions();
+    let refused =
+        tokio::time::timeout(Duration::from_secs(15), named("one").session_timeout(Duration::from_secs(1)).build());
+    let error = refused.await.unwrap().map(drop).unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Invalid, Some(ErrorCode::InstanceIdInUse)), "{error}");
+    two.close().await.unwrap();
+    let described = client.describe_group("g").await.unwrap();
+    assert!(described.members.iter().any(|m| m.instance.as_deref() == Some("two") && m.is_away));
+    let two = named("two").build().await.unwrap();
+    let back = eventually("its partition", Duration::from_secs(3), async || two.partitions() == had).await;
+    assert!(back < Duration::from_secs(1), "{back:?}");
+    assert_eq!(one.partitions().len(), 1);
+}
+
+#[tokio::test]
+async fn topics_are_waited_for_and_several_are_read_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(folder.path(), 1);
+    let client = client_of(&cluster, 1).await;
+    client.create_topic("a", Topic::partitions(2)).await.unwrap();
+    let both = || client.consumer_of(["a", "b"]).group("g");
+    let error = both().build().await.map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert!(error.to_string().contains("\"b\""), "{error}");
+    let reading = Reading::start(both().wait_for_topics()).await;
+    produce(&client, "a", 0, 10).await;
+    eventually("what is there", Duration::from_secs(5), async || reading.count() == 10).await;
+    client.create_topic("b", Topic::partitions(1)).await.unwrap();
+    produce(&client, "b", 0, 10).await;
+    eventually("what came later", Duration::from_secs(5), async || reading.count() == 20).await;
+    let mut by_topic: BTreeMap<String, usize> = BTreeMap::new();
+    for (topic, ..) in reading.leave().await {
+        *by_topic.entry(topic).or_default() += 1;
+    }
+    assert_eq!(by_topic, BTreeMap::from([("a".to_owned(), 10), ("b".to_owned(), 10)]));
+    cluster.kill(1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_coordinator_is_only_a_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(folder.path(), 3);
+    let client = client_of(&cluster, 1).await;
+    client.create_topic("t", Topic::partitions(4).replication_factor(3)).await.unwrap();
+    let group = || client.consumer("t").group("g");
+    let members = [Reading::start(group()).await, Reading::start(group()).await];
+    let total = || members.iter().map(Reading::count).sum::<usize>();
+    for round in 0..3 {
+        produce(&client, "t", round * 500, (round + 1) * 500).await;
+        eventually("this round", Duration::from_secs(20), async || total() >= (round + 1) * 500).await;
+        let described = client.describe_group("g").await.unwrap();
+        assert_eq!(described.members.len(), 2, "nobody was thrown out: {described:?}");
+        if round < 2 {
+            cluster.kill(described.coordinator);
+            tokio::task::block_in_place(|| cluster.restart(described.coordinator));
+        }
+    }
+    let mut read = Vec::new();
+    for member in members {
+        read.extend(member.leave().await);
+    }
+    let unique: BTreeSet<(u32, u64)> = read.iter().map(|(_, p, o, _)| (*p, *o)).collect();
+    assert_eq!((unique.len(), read.len()), (1_500, 1_500));
+    let lag = client.group_lag(&client.describe_group("g").await.unwrap()).await.unwrap();
+    assert!(lag.len() == 4 && lag.iter().all(|(_, _, lag)| *lag == 0), "{lag:?}");
+}
