@@ -449,7 +449,8 @@ impl Consumer {
             if let Some(current) = &mut self.current
                 && let Some(record) = current.records.pop_front()
             {
-                current.handed_to = record.offset() + 1;
+                // Behind the last one nothing is left to scan of what came with it.
+                current.handed_to = if current.records.is_empty() { current.end } else { record.offset() + 1 };
                 self.busy(true);
                 return Some(Ok(record));
             }
@@ -868,12 +869,9 @@ impl Consumer {
             if let Some(current) = self.current.take()
                 && let Some(cursor) = &current.cursor
             {
-                match current.records.is_empty() && current.handed_to >= current.end {
-                    true => {
-                        cursor.set(current.end);
-                        cursor.count(current.filtered, current.failed);
-                    }
-                    false => cursor.set(current.handed_to),
+                cursor.set(current.handed_to);
+                if current.handed_to >= current.end {
+                    cursor.count(current.filtered, current.failed);
                 }
             }
             let shared = member.shared.clone();

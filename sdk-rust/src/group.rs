@@ -268,17 +268,25 @@ impl GroupShared {
 
     /// Leaves the group: what is done is committed first, if that is automatic.
     pub(crate) fn leave(&self) {
+        self.goes();
+        self.wake.notify_one();
+    }
+
+    fn goes(&self) {
         let mut inner = self.lock();
         inner.gather();
         inner.membership.leave();
-        drop(inner);
-        self.wake.notify_one();
     }
 
     /// Waits until the membership has ended.
     pub(crate) async fn ended(&self) {
         let mut news = self.news();
-        while !self.lock().is_over && news.changed().await.is_ok() {}
+        loop {
+            let is_over = self.lock().is_over;
+            if is_over || news.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     fn tell(&self) {
@@ -392,7 +400,7 @@ async fn run(
             return Ok(());
         }
         if events.is_closed() {
-            shared.leave();
+            shared.goes();
         }
         let wants = shared.lock().membership.wants_stream(shared.now_ms());
         if !wants {
@@ -521,7 +529,7 @@ async fn session(
             }
         }
         if events.is_closed() {
-            shared.leave();
+            shared.goes();
         }
         let (out, changes) = {
             let mut inner = shared.lock();

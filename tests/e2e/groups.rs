@@ -141,7 +141,7 @@ async fn two_partitions_and_three_members_leave_one_waiting_and_three_groups_rea
     assert_eq!(again.leave().await.len(), 10);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commits_are_manual_or_automatic_and_a_group_resumes_there() {
     let folder = tempfile::tempdir().unwrap();
     let mut broker = Broker::start(folder.path(), 0);

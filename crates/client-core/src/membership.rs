@@ -498,6 +498,8 @@ impl Membership {
     /// When [`poll`](Self::poll) has something to do, if nothing else happens before.
     pub fn deadline_ms(&self) -> u64 {
         match self.config.auto_commit_ms {
+            // Only an answer matters any more.
+            _ if self.has_said_goodbye => u64::MAX / 2,
             Some(_) => self.next_heartbeat_ms.min(self.next_commit_ms),
             None => self.next_heartbeat_ms,
         }

@@ -144,16 +144,23 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
         let (generation, first_lsn) = first.map_or((0, Lsn(0)), |h| (h.place.generation, h.place.lsn));
         files.push(Found { name, bytes, generation, first_lsn });
     }
-    // What a file without a readable beginning holds cannot be placed. (Found by the simulator: it was taken for an unused file.)
-    for (file, plain, newest) in headless {
-        if let Some(frame) = newest.filter(|n| n.place.generation >= oldest) {
-            return Err(OpenError::Rot { file, at: 0, lsn: frame.place.lsn.0.saturating_sub(1) });
-        }
-        damages.push(Damage::Torn { file, at: 0, plain });
-    }
     files.sort_by_key(|f| f.generation);
     wal.next_generation = files.last().map_or(1, |f| f.generation + 1);
     let (live, spare): (Vec<_>, Vec<_>) = files.into_iter().partition(|f| f.generation >= oldest);
+    // Generations follow each other from the oldest that is needed on. One that is missing was synced before the next began.
+    let begins_late = live.first().is_some_and(|f| f.generation > oldest);
+    // A file without a readable beginning may be it. (Found by the simulator: it was taken for an unused one.)
+    for (file, plain, newest) in headless {
+        let is_live = newest.is_some_and(|n| n.place.generation >= oldest);
+        if begins_late || is_live {
+            let lsn = newest.filter(|_| is_live).map_or(live.first().map(|f| f.first_lsn), |n| Some(n.place.lsn));
+            return Err(OpenError::Rot { file, at: 0, lsn: lsn.map_or(0, |l| l.0.saturating_sub(1)) });
+        }
+        damages.push(Damage::Torn { file, at: 0, plain });
+    }
+    if let Some(first) = live.first().filter(|_| begins_late) {
+        return Err(OpenError::Rot { file: first.name.clone(), at: 0, lsn: first.first_lsn.0.saturating_sub(1) });
+    }
     for Found { name, bytes, .. } in spare {
         // What stands in it is about to be described, so it must be what stands on the disk.
         disk.sync(&name)?;
