@@ -1,6 +1,7 @@
 //! The planted bugs: a simulator that does not find them proves nothing.
 
 use thalweg_commit_log::Mutant as Log;
+use thalweg_control::Mutant as Group;
 use thalweg_replica::Mutant as Replica;
 
 /// A planted bug, by the crate that it stands in.
@@ -10,6 +11,8 @@ pub enum Mutant {
     Log(Log),
     /// In `replica`.
     Replica(Replica),
+    /// In `control`, about consumer groups.
+    Group(Group),
 }
 
 impl Mutant {
@@ -47,5 +50,10 @@ impl Mutant {
         ("damage taken for a torn write", Mutant::Log(Log::DamageTakenForTorn)),
         ("rot cut", Mutant::Log(Log::RotCut)),
         ("failed fsync ignored", Mutant::Log(Log::SyncErrorIgnored)),
+        ("a revoked partition is not waited for", Mutant::Group(Group::RevokedNotAwaited)),
+        ("any heartbeat confirms what was revoked", Mutant::Group(Group::AnyEpochConfirms)),
+        ("a commit of a former owner is taken", Mutant::Group(Group::StaleCommitTaken)),
+        ("a new coordinator ends sessions at once", Mutant::Group(Group::SessionsNotRenewed)),
+        ("a deposed coordinator answers", Mutant::Group(Group::AnswersNotConfirmed)),
     ];
 }

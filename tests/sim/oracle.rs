@@ -48,6 +48,11 @@ impl Oracle {
         }
     }
 
+    /// Where every acknowledged record stands.
+    pub(super) fn acked_places(&self) -> impl Iterator<Item = (u32, u64)> {
+        self.acked_at.keys().copied()
+    }
+
     pub(super) fn acked_count(&self) -> usize {
         self.acked.len()
     }

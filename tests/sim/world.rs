@@ -1,5 +1,7 @@
 //! Some brokers, some producers, and a bad day: what a seed makes of them.
 
+mod members;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -15,6 +17,7 @@ use thalweg_model::{
 use thalweg_replica::{Acks, Now, Output, PeerBody, PeerMessage, ProduceError, ReadOutcome, Replicas, Ticket};
 use thalweg_wire::{ErrorCode, RemoteError};
 
+use self::members::{Members, OFFSETS};
 use super::disk::{Faults, SimDisk};
 use super::mutants::Mutant;
 use super::network::{Network, NetworkFaults};
@@ -194,6 +197,8 @@ struct World {
     rates: Rates,
     faults: Faults,
     nodes: Vec<Node>,
+    /// Consumer groups, if this seed has any.
+    members: Option<Members>,
     network: Network,
     now_ms: u64,
     clients: Vec<Client>,
@@ -226,13 +231,12 @@ fn name(partition: u32) -> TopicPartition {
     TopicPartition::new(TopicId([7; 16]), partition)
 }
 
-/// Every group, and the number under which the oracles know it.
-fn groups() -> impl Iterator<Item = (u32, TopicPartition)> {
-    (0..PARTITIONS).map(|p| (p, name(p))).chain([(PARTITIONS, METADATA)])
-}
-
 fn number(group: TopicPartition) -> u32 {
-    if group == METADATA { PARTITIONS } else { group.partition.0 }
+    match group {
+        METADATA => PARTITIONS,
+        OFFSETS => PARTITIONS + 1,
+        group => group.partition.0,
+    }
 }
 
 fn broker(node: usize) -> BrokerId {
@@ -244,6 +248,12 @@ fn node_of(replica: ReplicaId) -> usize {
 }
 
 impl World {
+    /// Every Raft group, and the number under which the oracles know it.
+    fn groups(&self) -> Vec<(u32, TopicPartition)> {
+        let all = (0..PARTITIONS).map(name).chain([METADATA]).chain(self.members.is_some().then_some(OFFSETS));
+        all.map(|group| (number(group), group)).collect()
+    }
+
     fn new(seed: u64, mutant: Option<Mutant>, with_history: bool) -> World {
         let mut rng = Rng::new(seed);
         let size = match rng.below(10) {
@@ -342,8 +352,9 @@ impl World {
                 compared: BTreeMap::new(),
             })
             .collect();
-        World {
-            repairs: vec![Repair::Done; PARTITIONS as usize + 1],
+        let mut world = World {
+            repairs: vec![Repair::Done; PARTITIONS as usize + 2],
+            members: Members::new(seed),
             seed,
             network: Network::new(seed, network),
             rng,
@@ -370,7 +381,11 @@ impl World {
             healing: false,
             with_history,
             history: Vec::new(),
+        };
+        if world.members.as_ref().is_some_and(|m| m.is_calm) {
+            world.keep(&[]);
         }
+        world
     }
 
     /// Leaves out what is not named. The seed draws the same numbers all the same.
@@ -439,7 +454,7 @@ impl World {
             },
             controllers: (0..self.nodes.len()).map(broker).collect(),
             is_founder: n.directory == 1 || reused,
-            groups: GroupsConfig::default(),
+            groups: GroupsConfig { checkpoint_bytes: 2 << 10, ..GroupsConfig::default() },
         }
     }
 
@@ -476,14 +491,17 @@ impl World {
         self.wait(survivor, "is the controller again", |core| core.is_controller())?;
         let live = vec![broker(survivor)];
         let replicas = self.nodes[survivor].replicas().expect("it runs");
-        let mine = |p| Some(((name(p).topic, p), replicas.settings(&name(p))?.replica));
-        let survivors = (0..PARTITIONS).filter_map(mine).collect();
+        let mine = |g: TopicPartition| Some(((g.topic, g.partition.0), replicas.settings(&g)?.replica));
+        let partitions = self.groups().into_iter().map(|(_, g)| g).filter(|g| *g != METADATA);
+        let partitions: Vec<TopicPartition> = partitions.collect();
+        let survivors = partitions.iter().filter_map(|g| mine(*g)).collect();
         let (now, ticket) = (self.now(), self.ticket());
         let request = Request::Recover { lost: lost.iter().map(|n| broker(*n)).collect(), live, survivors };
         self.nodes[survivor].core.as_mut().expect("it runs").change(now, ticket, request);
         self.wait(survivor, "serves everything alone", |core| {
-            let serves = |p| core.replicas().state(&name(p)).is_some_and(|s| s.is_serving);
-            core.metadata().topics().all(|t| t.taken_over.len() == PARTITIONS as usize && (0..PARTITIONS).all(serves))
+            let serves = |g: &TopicPartition| core.replicas().state(g).is_some_and(|s| s.is_serving);
+            let is_taken_over = |t: &thalweg_control::Topic| t.taken_over.len() == t.partitions as usize;
+            core.metadata().topics().all(is_taken_over) && partitions.iter().all(serves)
         })?;
         for p in 0..PARTITIONS {
             self.read_all(survivor, p)?;
@@ -522,7 +540,8 @@ impl World {
         let (mut held, mut progress_ms) = (0, self.now_ms);
         // What has piled up while nothing could be written may take its time too, as long as something is acknowledged.
         let (mut acked, mut acked_ms) = (0, self.now_ms);
-        while !self.ended && !(self.clients.iter().all(|c| c.core.is_drained()) && self.is_whole()) {
+        let is_done = |w: &World| w.clients.iter().all(|c| c.core.is_drained()) && w.is_whole() && w.members_are_done();
+        while !self.ended && !is_done(self) {
             let is_drained = self.clients.iter().all(|c| c.core.is_drained());
             if self.oracle.acked_count() > acked {
                 (acked, acked_ms) = (self.oracle.acked_count(), self.now_ms);
@@ -545,17 +564,19 @@ impl World {
         }
         match self.ended {
             true => Ok(()),
-            false => self.compare_states(),
+            false => self.check_deliveries().and_then(|()| self.compare_states()),
         }
     }
 
     /// Decided entries of all copies.
     fn held(&self) -> u64 {
+        let groups = self.groups();
         let ends = |n: &Node| {
             let log = n.replicas().map(Replicas::log);
-            log.map_or(0, |l| groups().filter_map(|(_, g)| Some(l.committed_end(&g)?.1.0)).sum::<u64>())
+            log.map_or(0, |l| groups.iter().filter_map(|(_, g)| Some(l.committed_end(g)?.1.0)).sum::<u64>())
         };
-        self.nodes.iter().map(ends).sum()
+        let held: u64 = self.nodes.iter().map(ends).sum();
+        held + self.members.as_ref().map_or(0, Members::progress)
     }
 
     /// What follows from the log is equal on every replica: members, producers, log start.
@@ -565,7 +586,7 @@ impl World {
             self.nodes.iter_mut().filter_map(|n| n.core.as_mut()).for_each(|c| c.replicas_mut().flush_all(now));
             self.turn(false)?;
         }
-        for (p, group) in groups() {
+        for (p, group) in self.groups() {
             let states = self.nodes.iter().filter_map(Node::replicas).map(|r| {
                 let log = r.log();
                 let state = (log.configuration(&group).cloned(), log.producers(&group).cloned(), log.log_start(&group));
@@ -626,7 +647,7 @@ impl World {
 
     /// True when every wanted replica is a voter with everything, and nobody else is a member.
     fn is_whole(&self) -> bool {
-        groups().all(|(_, group)| {
+        self.groups().into_iter().all(|(_, group)| {
             let Some(leader) = self.leader(group) else { return false };
             let followers = self.nodes[leader].replicas().expect("it leads").followers(&group);
             self.members_are_wanted(group).is_some() && followers.iter().all(|f| f.is_active && f.lag_entries == 0)
@@ -639,7 +660,7 @@ impl World {
         for (n, core) in self.nodes.iter().enumerate().filter_map(|(n, node)| Some((n, node.core.as_ref()?))) {
             said += &format!("\n  {n} has followed the metadata up to {}", core.followed());
         }
-        for (p, group) in groups() {
+        for (p, group) in self.groups() {
             for (n, node) in self.nodes.iter().enumerate() {
                 let Some(replicas) = node.replicas() else { continue };
                 let state = replicas.state(&group);
@@ -743,7 +764,7 @@ impl World {
 
     /// True while one more replica may lose what it has: the promise is about a minority, and a rebuilding takes its time.
     fn may_harm(&mut self) -> bool {
-        for (p, group) in groups() {
+        for (p, group) in self.groups() {
             let at = p as usize;
             if self.repairs[at] == Repair::Lost
                 && let Some(end) = self.members_are_wanted(group)
@@ -832,6 +853,9 @@ impl World {
         self.tickets.retain(|(n, _), _| *n != node);
         self.confirms.retain(|(n, _), _| *n != node);
         self.stale_pins.retain(|(n, _), _| *n != node);
+        if let Some(members) = &mut self.members {
+            members.broker_gone(node);
+        }
         self.network.forget(node);
         for client in 0..self.clients.len() {
             self.disconnect(client, node, "the broker is gone");
@@ -884,7 +908,7 @@ impl World {
 
     fn is_rebuilding(&self, node: usize) -> bool {
         let log = self.nodes[node].replicas().map(Replicas::log);
-        log.is_some_and(|l| groups().any(|(_, g)| l.is_incomplete(&g) || l.is_installing(&g)))
+        log.is_some_and(|l| self.groups().into_iter().any(|(_, g)| l.is_incomplete(&g) || l.is_installing(&g)))
     }
 
     /// One millisecond.
@@ -901,6 +925,7 @@ impl World {
             self.node_turn(node)?;
         }
         self.answers()?;
+        self.members_turn()?;
         if pushing {
             self.push();
         }
@@ -947,12 +972,14 @@ impl World {
             return Ok(());
         }
         self.requests(node);
+        self.member_requests(node);
         self.found(node);
+        self.found_groups(node);
         if let Some(core) = &mut self.nodes[node].core {
             core.pump(now);
         }
         self.outputs(node)?;
-        for (p, group) in groups() {
+        for (p, group) in self.groups() {
             let Some(me) = self.replica(group, node) else { continue };
             let Some(state) = self.nodes[node].replicas().and_then(|r| r.state(&group)) else { continue };
             if state.leader == Some(me) {
@@ -1092,8 +1119,10 @@ impl World {
                 ));
             }
         }
-        if let Some(Mutant::Replica(mutant)) = self.mutant {
-            core.replicas_mut().plant(mutant);
+        match self.mutant {
+            Some(Mutant::Replica(mutant)) => core.replicas_mut().plant(mutant),
+            Some(Mutant::Group(mutant)) => core.plant_in_groups(mutant),
+            _ => {}
         }
         let now = self.now();
         core.start(now);
@@ -1134,7 +1163,14 @@ impl World {
                 }
                 NodeOutput::Refused(why) => return Err(format!("{node} is refused: {why}")),
                 NodeOutput::Changed(..) | NodeOutput::Metadata => continue,
-                NodeOutput::Group(..) | NodeOutput::GroupChanged { .. } => continue,
+                NodeOutput::Group(ticket, result) => {
+                    self.group_answered(node, ticket, result);
+                    continue;
+                }
+                NodeOutput::GroupChanged { group, member } => {
+                    self.group_changed(node, group, member);
+                    continue;
+                }
                 NodeOutput::Replica(output) => output,
             };
             match output {
@@ -1147,7 +1183,7 @@ impl World {
                     }
                 }
                 Output::Advanced(group) => self.advanced(node, group)?,
-                Output::ColdRead { .. } => {}
+                Output::ColdRead { op, result, .. } => drop(self.member_read(node, op, &result)),
                 Output::Offline(group, what) => {
                     if !self.nodes[node].rotten && !self.nodes[node].torn {
                         return Err(format!("{group} goes offline on {node}, though nothing has rotted: {what}"));

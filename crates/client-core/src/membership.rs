@@ -350,7 +350,7 @@ impl Membership {
 
     /// True while records of a partition may be handed to the user.
     pub fn may_deliver(&self, now_ms: u64, key: &PartitionKey) -> bool {
-        now_ms < self.lease_ms && self.held.get(key).is_some_and(|h| !h.is_revoked)
+        now_ms < self.lease_ms && !self.is_leaving && self.held.get(key).is_some_and(|h| !h.is_revoked)
     }
 
     /// When the lease ends, if no heartbeat is answered before.

@@ -125,6 +125,9 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
         let slot = name.0.trim_start_matches("wal/").trim_end_matches(".wal").parse::<u32>();
         wal.next_slot = wal.next_slot.max(slot.map_or(0, |s| s + 1));
         let bytes = disk.length(&name)?;
+        // A process that was killed leaves frames in the page cache that no fsync has covered. They are about to count as durable,
+        // and what they say of others as well, so they must be. (Found by the simulator: kill -9, restart, power cut.)
+        disk.sync(&name)?;
         let data = disk.read(&name, 0, bytes as usize)?;
         let ours = |h: &Header| h.place.directory == directory;
         let mut newest: Option<Header> = None;
@@ -162,8 +165,6 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
         return Err(OpenError::Rot { file: first.name.clone(), at: 0, lsn: first.first_lsn.0.saturating_sub(1) });
     }
     for Found { name, bytes, .. } in spare {
-        // What stands in it is about to be described, so it must be what stands on the disk.
-        disk.sync(&name)?;
         let data = disk.read(&name, 0, bytes as usize)?;
         wal.found.push(Spare { name, bytes, sums: SectorSums::of(&data) });
     }
@@ -171,9 +172,6 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
     let mut groups: BTreeMap<TopicPartition, Group> = BTreeMap::new();
     let mut expected = live.first().map_or(Lsn(1), |f| f.first_lsn);
     for (i, file) in live.iter().enumerate() {
-        // A process that was killed leaves frames in the page cache that no fsync has covered. They are about to count as
-        // durable, so they must be. (Found by the simulator: kill -9, restart, power cut.)
-        disk.sync(&file.name)?;
         let data = disk.read(&file.name, 0, file.bytes as usize)?;
         let mut used = WalFile {
             name: file.name.clone(),

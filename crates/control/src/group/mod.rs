@@ -381,6 +381,8 @@ pub enum Mutant {
     StaleCommitTaken,
     /// A new coordinator goes on with the sessions' ends of the old one's start: members count as unheard since long ago.
     SessionsNotRenewed,
+    /// A coordinator answers without asking the quorum whether it still is one.
+    AnswersNotConfirmed,
 }
 
 /// The groups of one partition of `__consumer_offsets`.

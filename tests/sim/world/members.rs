@@ -1,0 +1,695 @@
+//! Members of consumer groups: they join, read, work, commit, leave, stall and die, and their coordinators do so too.
+//!
+//! The client's side is `client-core`'s [`Membership`], the broker's side the node's coordinators; what stands between them here is what
+//! `broker/src/groups.rs` and `sdk-rust/src/group.rs` do with frames.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use thalweg_broker_core::CoordinatorError;
+use thalweg_client_core::{Change, Membership, MembershipConfig, PartitionKey, Progress, ToCoordinator, Verdict};
+use thalweg_commit_log::OpId;
+use thalweg_control::{
+    Assignment, Assignor, Committed, GroupAnswer, GroupError, GroupRequest, Join, OFFSETS_TOPIC, Request, Terms,
+    TopicConfig,
+};
+use thalweg_model::{PartitionId, RecordBatch, TopicId, TopicPartition};
+use thalweg_replica::{ReadOutcome, Ticket};
+use thalweg_wire::{ErrorCode, RemoteError, proto};
+
+use super::super::rng::Rng;
+use super::{PARTITIONS, World, name};
+
+/// Members of the first group; the second one has one.
+const SHARING: usize = 3;
+/// Everything must be read within this, with no pause longer than that.
+pub(super) const OFFSETS: TopicPartition = TopicPartition { topic: TopicId([8; 16]), partition: PartitionId(0) };
+
+/// How members behave; drawn from the seed, per million milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct Rates {
+    kill: u64,
+    stop: u64,
+    leave: u64,
+    disconnect: u64,
+    /// Most milliseconds that a record takes.
+    work_ms: u64,
+    session_ms: u32,
+    auto_commit_ms: u64,
+    is_range: bool,
+}
+
+/// What a frame asked for.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Open,
+    Look,
+    Heartbeat(u64),
+    Commit(u64),
+    Leave,
+}
+
+enum ToBroker {
+    Open(proto::GroupOpen),
+    Said(ToCoordinator),
+}
+
+enum ToMember {
+    Assignment(proto::GroupAssignment),
+    Committed(proto::GroupCommitReply, Vec<(TopicPartition, u64)>),
+    Left,
+    Refused(RemoteError),
+}
+
+struct Member {
+    group: usize,
+    membership: Membership,
+    /// The node that it speaks to, over which of its streams.
+    stream: Option<(usize, u64)>,
+    guess: usize,
+    retry_at_ms: u64,
+    to_broker: VecDeque<(u64, usize, u64, String, ToBroker)>,
+    to_member: VecDeque<(u64, u64, ToMember)>,
+    /// What each partition's reading has come to, and what waits.
+    positions: BTreeMap<PartitionKey, u64>,
+    waiting: BTreeMap<PartitionKey, VecDeque<(u64, bool)>>,
+    revoked: BTreeSet<PartitionKey>,
+    /// A record in the user's hands, and when he is done.
+    working: Option<(PartitionKey, u64, u64)>,
+    /// Asleep, or dead, until then.
+    until_ms: u64,
+    is_dead: bool,
+    wants_to_leave: bool,
+}
+
+/// All members, and what must hold about them.
+pub(super) struct Members {
+    rng: Rng,
+    rates: Rates,
+    members: Vec<Member>,
+    next_id: u64,
+    next_stream: u64,
+    tickets: BTreeMap<(usize, Ticket), (usize, u64, String, Asked, Vec<(TopicPartition, u64)>)>,
+    /// Which stream of a member counts on a node.
+    streams: BTreeMap<(usize, String), (usize, u64)>,
+    reads: BTreeMap<(usize, OpId), (usize, PartitionKey)>,
+    /// How often each record was handed to somebody, by group.
+    delivered: [BTreeMap<(u32, u64), u32>; 2],
+    /// Up to where each group knows that it has committed.
+    committed: BTreeMap<(usize, TopicPartition), u64>,
+    /// Nothing goes wrong at all: then each record comes once.
+    pub(super) is_calm: bool,
+}
+
+fn group_name(group: usize) -> String {
+    ["sharing", "alone"][group].to_owned()
+}
+
+fn partition_of(key: &PartitionKey) -> TopicPartition {
+    TopicPartition::new(TopicId(key.topic_id[..].try_into().expect("sixteen bytes")), key.partition)
+}
+
+impl Members {
+    /// Some seeds have members.
+    pub(super) fn new(seed: u64) -> Option<Members> {
+        let mut rng = Rng::new(seed ^ 0x6e0f);
+        if !rng.chance(400_000) {
+            return None;
+        }
+        let is_calm = rng.chance(100_000);
+        let mut rate = |max: u64| if rng.chance(300_000) { 0 } else { rng.below(max + 1) };
+        let faulty = |rate: u64| if is_calm { 0 } else { rate };
+        let rates = Rates {
+            kill: faulty(rate(500)),
+            stop: faulty(rate(500)),
+            leave: rate(500),
+            disconnect: faulty(rate(1_000)),
+            work_ms: rate(6),
+            session_ms: 700 + rate(2_000) as u32,
+            auto_commit_ms: 1 + rate(500),
+            is_range: rate(1) == 1,
+        };
+        let mut members = Members {
+            rng,
+            rates,
+            members: Vec::new(),
+            next_id: 0,
+            next_stream: 0,
+            tickets: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            delivered: Default::default(),
+            committed: BTreeMap::new(),
+            is_calm,
+        };
+        for i in 0..=SHARING {
+            let start_ms = members.rng.below(1_500);
+            let member = members.fresh((i == SHARING) as usize, start_ms);
+            members.members.push(member);
+        }
+        Some(members)
+    }
+
+    fn fresh(&self, group: usize, start_ms: u64) -> Member {
+        let config = MembershipConfig {
+            group: group_name(group),
+            join: proto::GroupJoin {
+                topics: vec!["t".into()],
+                session_ms: self.rates.session_ms,
+                assignor: self.rates.is_range as u32,
+                client: "sim".into(),
+                ..Default::default()
+            },
+            heartbeat_ms: self.rates.session_ms as u64 / 6,
+            auto_commit_ms: Some(self.rates.auto_commit_ms),
+            max_processing_ms: None,
+        };
+        Member {
+            group,
+            membership: Membership::new(config),
+            stream: None,
+            guess: 0,
+            retry_at_ms: 0,
+            to_broker: VecDeque::new(),
+            to_member: VecDeque::new(),
+            positions: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            revoked: BTreeSet::new(),
+            working: None,
+            until_ms: start_ms,
+            is_dead: true,
+            wants_to_leave: false,
+        }
+    }
+
+    /// A node is gone with its streams.
+    pub(super) fn broker_gone(&mut self, node: usize) {
+        self.tickets.retain(|(n, _), _| *n != node);
+        self.streams.retain(|(n, _), _| *n != node);
+        self.reads.retain(|(n, _), _| *n != node);
+        for member in &mut self.members {
+            member.to_broker.retain(|(_, n, ..)| *n != node);
+            if member.stream.is_some_and(|(n, _)| n == node) {
+                member.stream = None;
+                member.membership.closed();
+            }
+        }
+    }
+
+    /// What has been read so far, for those who wait for progress.
+    pub(super) fn progress(&self) -> u64 {
+        self.members.iter().flat_map(|m| m.positions.values()).sum()
+    }
+}
+
+impl World {
+    /// The topic that holds groups, once everybody is there who should hold it.
+    pub(super) fn found_groups(&mut self, node: usize) {
+        if self.members.is_none() {
+            return;
+        }
+        let (now, ticket) = (self.now(), self.ticket());
+        let replication_factor = self.nodes.len() as u32;
+        let Some(core) = self.nodes[node].core.as_mut().filter(|c| c.is_controller()) else { return };
+        let live = core.live(now);
+        let is_made = core.metadata().topic(OFFSETS_TOPIC).is_ok();
+        if now.mono_ms % 50 != 25 || is_made || live.len() < replication_factor as usize {
+            return;
+        }
+        let request = Request::CreateTopic {
+            id: OFFSETS.topic,
+            name: OFFSETS_TOPIC.into(),
+            partitions: 1,
+            replication_factor,
+            live,
+            partitioner: None,
+            config: TopicConfig { retention_ms: None, retention_bytes: None, segment_bytes: None },
+        };
+        core.change(now, ticket, request);
+    }
+
+    /// Hands a broker what has arrived from members.
+    pub(super) fn member_requests(&mut self, node: usize) {
+        let Some(mut all) = self.members.take() else { return };
+        for i in 0..all.members.len() {
+            loop {
+                let now_ms = self.now_ms;
+                let due = |m: &Member| m.to_broker.iter().position(|(due, n, ..)| *n == node && *due <= now_ms);
+                let Some(at) = due(&all.members[i]) else { break };
+                let (_, _, stream, id, frame) = all.members[i].to_broker.remove(at).expect("just found");
+                let group = group_name(all.members[i].group);
+                let mut offsets = Vec::new();
+                let (asked, request) = match frame {
+                    ToBroker::Open(open) => {
+                        // One stream counts: what an older one still brings is dropped.
+                        all.streams.insert((node, id.clone()), (i, stream));
+                        let request = match open.join {
+                            None => GroupRequest::Look { group, member: id.clone() },
+                            Some(join) => {
+                                for gone in join.gone {
+                                    let ticket = self.ticket();
+                                    let leave = GroupRequest::Leave {
+                                        group: group.clone(),
+                                        member: gone,
+                                        is_for_a_moment: false,
+                                    };
+                                    self.nodes[node].core.as_mut().expect("it runs").group(0, ticket, leave);
+                                }
+                                let assignor = Assignor::from_number(join.assignor as u8).unwrap_or_default();
+                                let join = Join {
+                                    instance: None,
+                                    client: join.client,
+                                    host: String::new(),
+                                    topics: join.topics,
+                                    session_ms: join.session_ms,
+                                    terms: Terms { assignor, filter: None },
+                                };
+                                GroupRequest::Join { group, member: id.clone(), join }
+                            }
+                        };
+                        (Asked::Open, request)
+                    }
+                    _ if all.streams.get(&(node, id.clone())) != Some(&(i, stream)) => continue,
+                    ToBroker::Said(ToCoordinator::Heartbeat(h)) => {
+                        let request = GroupRequest::Heartbeat { group, member: id.clone(), epoch: h.epoch };
+                        (Asked::Heartbeat(h.number), request)
+                    }
+                    ToBroker::Said(ToCoordinator::Commit(c)) => {
+                        let commit = |c: &proto::PartitionCommit| {
+                            let key = PartitionKey { topic_id: c.topic_id.clone(), partition: c.partition };
+                            let offset = c.at.unwrap_or_default().offset;
+                            (partition_of(&key), Committed { offset, ..Default::default() })
+                        };
+                        let commits: Vec<_> = c.offsets.iter().map(commit).collect();
+                        offsets = commits.iter().map(|(p, c)| (*p, c.offset)).collect();
+                        let member = Some((id.clone(), c.epoch));
+                        (Asked::Commit(c.number), GroupRequest::Commit { group, member, offsets: commits })
+                    }
+                    ToBroker::Said(ToCoordinator::Leave(_)) => {
+                        (Asked::Leave, GroupRequest::Leave { group, member: id.clone(), is_for_a_moment: false })
+                    }
+                };
+                let ticket = self.ticket();
+                all.tickets.insert((node, ticket), (i, stream, id, asked, offsets));
+                self.nodes[node].core.as_mut().expect("it runs").group(0, ticket, request);
+            }
+        }
+        self.members = Some(all);
+    }
+
+    /// A coordinator has answered.
+    pub(super) fn group_answered(
+        &mut self,
+        node: usize,
+        ticket: Ticket,
+        result: Result<GroupAnswer, CoordinatorError>,
+    ) {
+        let delay_ms = self.rates.client_ms + 1;
+        let now_ms = self.now_ms;
+        let Some(all) = &mut self.members else { return };
+        let Some((i, stream, id, asked, offsets)) = all.tickets.remove(&(node, ticket)) else { return };
+        if all.streams.get(&(node, id)) != Some(&(i, stream)) {
+            return;
+        }
+        let assignment = |number: u64, a: Assignment| proto::GroupAssignment {
+            number,
+            epoch: a.epoch,
+            partitions: (a.partitions.iter())
+                .map(|a| proto::AssignedPartition {
+                    topic: "t".into(),
+                    topic_id: Bytes::copy_from_slice(&a.partition.topic.0),
+                    partition: a.partition.partition.0,
+                    since: a.since,
+                    committed: a.committed.map(|c| proto::CommittedOffset { offset: c.offset, filtered: 0, failed: 0 }),
+                })
+                .collect(),
+            filter: None,
+        };
+        let frame = match (asked, result) {
+            (Asked::Heartbeat(number), Ok(GroupAnswer::Assigned(a))) => ToMember::Assignment(assignment(number, a)),
+            (_, Ok(GroupAnswer::Assigned(a))) => ToMember::Assignment(assignment(0, a)),
+            (Asked::Commit(number), Ok(GroupAnswer::Committed(refused))) => {
+                let taken = offsets.into_iter().filter(|(p, _)| refused.iter().all(|(r, _)| r != p)).collect();
+                let refused = refused.iter().map(|(p, e)| proto::RefusedCommit {
+                    topic_id: Bytes::copy_from_slice(&p.topic.0),
+                    partition: p.partition.0,
+                    error: Some(remote(&CoordinatorError::Refused(e.clone())).into()),
+                });
+                ToMember::Committed(proto::GroupCommitReply { number, refused: refused.collect() }, taken)
+            }
+            (Asked::Leave, Ok(_)) => ToMember::Left,
+            (Asked::Leave, Err(CoordinatorError::Refused(_))) => ToMember::Left,
+            (_, Err(error)) => ToMember::Refused(remote(&error)),
+            (asked, Ok(other)) => unreachable!("{asked:?} is answered by {other:?}"),
+        };
+        let due = now_ms + all.rng.below(delay_ms);
+        let due = all.members[i].to_member.back().map_or(due, |(last, ..)| due.max(*last));
+        all.members[i].to_member.push_back((due, stream, frame));
+    }
+
+    /// A member is to be told something else: its stream looks.
+    pub(super) fn group_changed(&mut self, node: usize, group: String, member: String) {
+        let ticket = self.ticket();
+        let Some(all) = &mut self.members else { return };
+        let Some((i, stream)) = all.streams.get(&(node, member.clone())).copied() else { return };
+        all.tickets.insert((node, ticket), (i, stream, member.clone(), Asked::Look, Vec::new()));
+        if let Some(core) = &mut self.nodes[node].core {
+            core.group(0, ticket, GroupRequest::Look { group, member });
+        }
+    }
+
+    /// A cold read has ended; true if a member waited for it.
+    pub(super) fn member_read(&mut self, node: usize, op: OpId, result: &Result<Vec<RecordBatch>, String>) -> bool {
+        let Some(all) = &mut self.members else { return false };
+        let Some((i, key)) = all.reads.remove(&(node, op)) else { return false };
+        if let Ok(batches) = result {
+            all.members[i].take_batches(&key, batches);
+        }
+        true
+    }
+
+    /// One millisecond of every member.
+    pub(super) fn members_turn(&mut self) -> Result<(), String> {
+        let Some(mut all) = self.members.take() else { return Ok(()) };
+        let result = (0..all.members.len()).try_for_each(|i| self.member_turn(&mut all, i));
+        let result = result.and_then(|()| self.check_members(&all));
+        self.members = Some(all);
+        result
+    }
+
+    fn member_turn(&mut self, all: &mut Members, i: usize) -> Result<(), String> {
+        let (now_ms, rates) = (self.now_ms, all.rates);
+        let group = all.members[i].group;
+        if all.members[i].is_dead && self.healing {
+            all.members[i].until_ms = all.members[i].until_ms.min(now_ms);
+        }
+        if now_ms < all.members[i].until_ms && !(self.healing && !all.members[i].is_dead) {
+            return Ok(());
+        }
+        all.members[i].is_dead = false;
+        if !self.healing {
+            if all.rng.chance(rates.kill) {
+                let start_ms = now_ms + all.rng.below(1_500);
+                self.note(|| format!("member {i} is killed"));
+                all.members[i] = all.fresh(group, start_ms);
+                return Ok(());
+            }
+            if all.rng.chance(rates.stop) {
+                let until = now_ms + all.rng.below(3_000);
+                self.note(|| format!("member {i} is stopped until {until}"));
+                all.members[i].until_ms = until;
+                return Ok(());
+            }
+            if all.rng.chance(rates.disconnect) {
+                let m = &mut all.members[i];
+                m.stream = None;
+                m.membership.closed();
+                m.retry_at_ms = now_ms + all.rng.below(50);
+            }
+            if all.rng.chance(rates.leave) {
+                all.members[i].wants_to_leave = true;
+            }
+        }
+        // What has come.
+        while let Some((_, stream, frame)) = all.members[i].to_member.pop_front_if(|(due, ..)| *due <= now_ms) {
+            if all.members[i].stream.is_some_and(|(_, s)| s == stream) {
+                self.member_hears(all, i, frame)?;
+            }
+        }
+        if all.members[i].membership.has_left() {
+            let start_ms = now_ms + if self.healing { 0 } else { all.rng.below(1_000) };
+            self.note(|| format!("member {i} has left"));
+            all.members[i] = all.fresh(group, start_ms);
+            return Ok(());
+        }
+        self.member_connects(all, i);
+        self.member_works(all, i);
+        // What is to be said.
+        let m = &mut all.members[i];
+        if m.wants_to_leave && m.working.is_none() {
+            m.membership.leave();
+        }
+        let (out, changes) = m.membership.poll(now_ms);
+        m.follow(now_ms, changes);
+        if let (Some((node, stream)), Some(id)) = (m.stream, m.membership.id().map(str::to_owned)) {
+            for frame in out {
+                all.send(i, node, stream, id.clone(), ToBroker::Said(frame), (now_ms, self.rates.client_ms));
+            }
+        }
+        Ok(())
+    }
+
+    fn member_hears(&mut self, all: &mut Members, i: usize, frame: ToMember) -> Result<(), String> {
+        let now_ms = self.now_ms;
+        let retry_at_ms = now_ms + 1 + all.rng.below(30);
+        let nodes = self.nodes.len() as u64;
+        let other = all.rng.below(nodes) as usize;
+        let m = &mut all.members[i];
+        match frame {
+            ToMember::Assignment(assignment) => {
+                let changes = m.membership.assigned(now_ms, &assignment);
+                if !changes.is_empty() {
+                    self.note(|| format!("member {i} at epoch {}: {changes:?}", assignment.epoch));
+                }
+                m.follow(now_ms, changes);
+            }
+            ToMember::Committed(reply, taken) => {
+                for (partition, offset) in taken {
+                    let known = all.committed.entry((m.group, partition)).or_default();
+                    *known = offset.max(*known);
+                }
+                m.membership.committed(&reply);
+            }
+            ToMember::Left => {
+                let changes = m.membership.left();
+                m.follow(now_ms, changes);
+                m.stream = None;
+            }
+            ToMember::Refused(error) => {
+                self.note(|| format!("member {i} is refused: {error}"));
+                let m = &mut all.members[i];
+                m.stream = None;
+                m.retry_at_ms = retry_at_ms;
+                m.guess = other;
+                let (verdict, changes) = m.membership.refused(&error);
+                m.follow(now_ms, changes);
+                if verdict == Verdict::Fatal {
+                    return Err(format!("member {i} is refused for good: {error}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn member_connects(&mut self, all: &mut Members, i: usize) {
+        let now_ms = self.now_ms;
+        let m = &all.members[i];
+        if m.stream.is_some() || now_ms < m.retry_at_ms || !m.membership.wants_stream(now_ms) {
+            return;
+        }
+        // Metadata is pushed: some broker says whom it takes for the leader.
+        let asked = all.rng.below(self.nodes.len() as u64) as usize;
+        let told = self.nodes[asked].replicas().and_then(|r| r.state(&OFFSETS)?.leader).map(super::node_of);
+        let node = told.unwrap_or(m.guess);
+        if !self.is_running(node) {
+            all.members[i].retry_at_ms = now_ms + 20;
+            return;
+        }
+        all.next_stream += 1;
+        all.next_id += 1;
+        let (stream, fresh_id) = (all.next_stream, format!("m{}", all.next_id));
+        let m = &mut all.members[i];
+        m.stream = Some((node, stream));
+        let open = m.membership.opened(now_ms, fresh_id);
+        let id = open.member.clone();
+        all.send(i, node, stream, id, ToBroker::Open(open), (now_ms, self.rates.client_ms));
+    }
+
+    /// Reads, and hands records to the user, one at a time.
+    fn member_works(&mut self, all: &mut Members, i: usize) {
+        let now_ms = self.now_ms;
+        // What has piled up is not to take for ever.
+        let work_ms = if self.healing { 0 } else { all.rates.work_ms };
+        let m = &mut all.members[i];
+        if let Some((key, offset, _)) = m.working.take_if(|(.., until)| *until <= now_ms) {
+            m.done(&key, offset + 1);
+        }
+        if m.working.is_none() {
+            // Between two records, whatever was revoked is given up.
+            for key in std::mem::take(&mut m.revoked) {
+                m.membership.released(now_ms, &key);
+            }
+        }
+        let held: Vec<PartitionKey> = m.membership.assignment().cloned().collect();
+        for key in held {
+            let m = &mut all.members[i];
+            let is_empty = m.waiting.get(&key).is_none_or(VecDeque::is_empty);
+            if is_empty && !all.reads.values().any(|(who, k)| *who == i && *k == key) {
+                self.member_fetches(all, i, &key);
+            }
+            let m = &mut all.members[i];
+            while m.working.is_none() && m.membership.may_deliver(now_ms, &key) {
+                let Some((offset, is_record)) = m.waiting.get_mut(&key).and_then(VecDeque::pop_front) else { break };
+                if is_record {
+                    *all.delivered[m.group].entry((key.partition, offset)).or_default() += 1;
+                    m.working = Some((key.clone(), offset, now_ms + all.rng.below(work_ms + 1)));
+                    if work_ms == 0 {
+                        m.working = None;
+                        m.done(&key, offset + 1);
+                    }
+                } else {
+                    m.done(&key, offset + 1);
+                }
+            }
+        }
+    }
+
+    fn member_fetches(&mut self, all: &mut Members, i: usize, key: &PartitionKey) {
+        let group = partition_of(key);
+        let Some(node) = self.leader(group).filter(|n| self.is_running(*n)) else { return };
+        let Some(from) = all.members[i].positions.get(key).copied() else { return };
+        let replicas = self.nodes[node].core.as_mut().expect("it runs").replicas_mut();
+        match replicas.read(&group, thalweg_model::Offset(from), 2 << 10) {
+            ReadOutcome::Batches(batches) => all.members[i].take_batches(key, &batches),
+            ReadOutcome::Pending(op) => drop(all.reads.insert((node, op), (i, key.clone()))),
+            ReadOutcome::BelowStart(start) => drop(all.members[i].positions.insert(key.clone(), start.0)),
+            ReadOutcome::AtEnd | ReadOutcome::Offline(_) => {}
+        }
+    }
+
+    fn check_members(&self, all: &Members) -> Result<(), String> {
+        // Whoever may deliver is alone, by the client's own clock.
+        let mut readers = BTreeMap::new();
+        for (i, m) in all.members.iter().enumerate() {
+            for key in m.membership.assignment().filter(|k| m.membership.may_deliver(self.now_ms, k)) {
+                if let Some(other) = readers.insert((m.group, key.clone()), i) {
+                    let group = group_name(m.group);
+                    return Err(format!("members {other} and {i} of {group} read partition {} at once", key.partition));
+                }
+            }
+        }
+        let newest = self.oracle.newest_epoch(super::number(OFFSETS));
+        for (node, n) in self.nodes.iter().enumerate() {
+            let Some(core) = &n.core else { continue };
+            let Some(coordinator) = core.coordinator(0) else { continue };
+            for (id, group) in coordinator.groups() {
+                let mut holders = BTreeSet::new();
+                for p in group.members.values().flat_map(|m| m.holdings.keys()) {
+                    if !holders.insert(*p) {
+                        return Err(format!("partition {p} of group {id} has two owners, says {node}"));
+                    }
+                }
+            }
+            let is_newest = core.replicas().state(&OFFSETS).is_some_and(|s| s.is_serving && s.leader_epoch.0 >= newest);
+            for ((group, partition), known) in all.committed.iter().filter(|_| is_newest) {
+                let there = coordinator.groups().find(|(id, _)| *id == group_name(*group));
+                let offset = there.and_then(|(_, g)| g.offsets.get(partition)).map_or(0, |c| c.offset);
+                if offset < *known {
+                    let group = group_name(*group);
+                    return Err(format!(
+                        "what {group} has committed of {partition} moved back from {known} to {offset}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// True once every group has read everything, and every partition has its reader.
+    pub(super) fn members_are_done(&self) -> bool {
+        let Some(all) = &self.members else { return true };
+        (0..2).all(|group| {
+            (0..PARTITIONS).all(|p| {
+                let end = self.leader(name(p)).and_then(|n| self.nodes[n].replicas()?.state(&name(p)));
+                let Some(end) = end.map(|s| s.high_watermark.0) else { return false };
+                let reads = |m: &Member| {
+                    let key = PartitionKey { topic_id: Bytes::copy_from_slice(&name(p).topic.0), partition: p };
+                    let has = m.membership.assignment().any(|k| *k == key);
+                    m.group == group && has && m.working.is_none() && m.positions.get(&key).is_some_and(|at| *at >= end)
+                };
+                all.members.iter().any(reads)
+            })
+        })
+    }
+
+    /// After everything was read: nothing acknowledged was passed over, and without any fault nothing came twice.
+    pub(super) fn check_deliveries(&self) -> Result<(), String> {
+        let Some(all) = &self.members else { return Ok(()) };
+        for (group, delivered) in all.delivered.iter().enumerate() {
+            for (partition, offset) in self.oracle.acked_places() {
+                if !self.rates.retention && !delivered.contains_key(&(partition, offset)) {
+                    let group = group_name(group);
+                    return Err(format!("{group} never got the acknowledged record at {partition}/{offset}"));
+                }
+            }
+            if let (true, Some((at, times))) = (all.is_calm, delivered.iter().find(|(_, times)| **times > 1)) {
+                return Err(format!("nothing went wrong, and {} got {at:?} {times} times", group_name(group)));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Members {
+    fn send(&mut self, i: usize, node: usize, stream: u64, id: String, frame: ToBroker, (now_ms, most_ms): (u64, u64)) {
+        let due = now_ms + self.rng.below(most_ms + 1);
+        let last = self.members[i].to_broker.iter().rev().find(|(_, n, s, ..)| (*n, *s) == (node, stream));
+        let due = last.map_or(due, |(last, ..)| due.max(*last));
+        self.members[i].to_broker.push_back((due, node, stream, id, frame));
+    }
+}
+
+impl Member {
+    fn follow(&mut self, now_ms: u64, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Assigned { key, committed, .. } => {
+                    self.positions.insert(key.clone(), committed.map_or(0, |c| c.offset));
+                    self.waiting.remove(&key);
+                    self.revoked.remove(&key);
+                }
+                Change::Revoked(key) => {
+                    self.waiting.remove(&key);
+                    match self.working.as_ref().is_some_and(|(k, ..)| *k == key) {
+                        true => drop(self.revoked.insert(key)),
+                        false => self.membership.released(now_ms, &key),
+                    }
+                }
+                Change::Lost(key) => {
+                    self.waiting.remove(&key);
+                    self.positions.remove(&key);
+                    self.revoked.remove(&key);
+                    self.working.take_if(|(k, ..)| *k == key);
+                }
+            }
+        }
+    }
+
+    fn done(&mut self, key: &PartitionKey, position: u64) {
+        self.positions.insert(key.clone(), position);
+        self.membership.done(key, Progress { offset: position, ..Default::default() });
+    }
+
+    fn take_batches(&mut self, key: &PartitionKey, batches: &[RecordBatch]) {
+        let Some(from) = self.positions.get(key).copied() else { return };
+        let waiting = self.waiting.entry(key.clone()).or_default();
+        if !waiting.is_empty() || self.working.as_ref().is_some_and(|(k, ..)| k == key) {
+            return;
+        }
+        for batch in batches {
+            let offsets = batch.base_offset().0.max(from)..batch.end_offset().0;
+            waiting.extend(offsets.map(|offset| (offset, !batch.is_control())));
+        }
+    }
+}
+
+fn remote(error: &CoordinatorError) -> RemoteError {
+    let code = match error {
+        CoordinatorError::Refused(GroupError::UnknownMember { .. }) => ErrorCode::UnknownMember,
+        CoordinatorError::Refused(GroupError::StaleEpoch { .. }) => ErrorCode::StaleMemberEpoch,
+        CoordinatorError::Refused(GroupError::MemberIdInUse { .. }) => ErrorCode::MemberIdInUse,
+        CoordinatorError::Refused(_) => ErrorCode::InvalidRequest,
+        _ => ErrorCode::NotCoordinator,
+    };
+    RemoteError::new(code, error.to_string())
+}
