@@ -3,9 +3,9 @@
 use std::io::Write;
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use thalweg::{ConsumerRecord, Position};
+use thalweg::{ConsumerRecord, OnFailure, Position};
 
 use crate::Connect;
 use crate::output::Output;
@@ -25,14 +25,26 @@ pub(crate) struct Consume {
     #[arg(long, value_name = "TIME", value_parser = time, conflicts_with_all = ["from_beginning", "offset"])]
     since: Option<i64>,
     /// Only these partitions
-    #[arg(long, short, value_delimiter = ',')]
+    #[arg(long, short, value_delimiter = ',', conflicts_with = "group")]
     partition: Option<Vec<u32>>,
+    /// Shares the partitions with the other consumers of this group, and goes on where the group left off
+    #[arg(long, short)]
+    group: Option<String>,
+    /// A name that outlives this process, for static membership
+    #[arg(long, requires = "group")]
+    instance: Option<String>,
+    /// Unheard for so long, a member of a group counts as dead
+    #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
+    session_timeout: std::time::Duration,
     /// Plugin that chooses the records, "name" or "name@version"
     #[arg(long)]
     filter: Option<String>,
     /// The plugin's parameters
     #[arg(long, requires = "filter")]
     filter_config: Option<String>,
+    /// What becomes of a record on which the plugin fails
+    #[arg(long, value_enum, default_value_t = Policy::Fail)]
+    on_filter_failure: Policy,
     /// Ends when everything that was there at the start has been scanned
     #[arg(long)]
     until_end: bool,
@@ -54,6 +66,16 @@ fn time(text: &str) -> Result<i64, String> {
     humantime::parse_rfc3339_weak(text).map(ms).map_err(|e| e.to_string())
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Policy {
+    /// The partition stops there, with an error
+    Fail,
+    /// It is passed over
+    Skip,
+    /// It is printed
+    Pass,
+}
+
 impl Consume {
     pub(crate) async fn run(self) -> Result<()> {
         let format = Format::parse(&self.format)?;
@@ -72,7 +94,19 @@ impl Consume {
             builder = builder.partitions(partitions);
         }
         if let Some(filter) = self.filter {
-            builder = builder.filter(filter).filter_config(self.filter_config.unwrap_or_default());
+            let policy = match self.on_filter_failure {
+                Policy::Fail => OnFailure::Fail,
+                Policy::Skip => OnFailure::Skip,
+                Policy::Pass => OnFailure::Pass,
+            };
+            let config = self.filter_config.unwrap_or_default();
+            builder = builder.filter(filter).filter_config(config).on_filter_failure(policy);
+        }
+        if let Some(group) = self.group {
+            builder = builder.group(group).session_timeout(self.session_timeout);
+        }
+        if let Some(instance) = self.instance {
+            builder = builder.instance(instance);
         }
         if self.until_end {
             builder = builder.until_end();
@@ -83,10 +117,14 @@ impl Consume {
         let interrupted = tokio::signal::ctrl_c();
         tokio::pin!(interrupted);
         let mut result = Ok(());
-        while left > 0 {
+        let mut interrupted_once = false;
+        while left > 0 && !interrupted_once {
             let batch = tokio::select! {
                 batch = consumer.next_batch() => batch,
-                _ = &mut interrupted => None,
+                _ = &mut interrupted => {
+                    interrupted_once = true;
+                    continue;
+                }
             };
             let batch = match batch {
                 None => break,
@@ -96,7 +134,12 @@ impl Consume {
                     break;
                 }
             };
-            for record in batch.records().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+            let count = batch.len();
+            for (i, record) in batch.records().enumerate().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+                // A group goes on behind what was printed.
+                if !consumer.advance(record.offset(), i + 1 == count) && !consumer.still_holds().await {
+                    break;
+                }
                 match self.connect.output {
                     Output::Json => writeln!(out, "{}", object(&record))?,
                     Output::Table => format.write(&mut out, &record)?,
@@ -119,6 +162,7 @@ impl Consume {
                 c.scanned()
             );
         }
+        consumer.close().await?;
         result
     }
 }

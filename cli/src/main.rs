@@ -3,6 +3,7 @@
 mod cluster;
 mod consume;
 mod dev;
+mod group;
 mod output;
 mod plugin;
 mod produce;
@@ -43,6 +44,9 @@ enum Command {
     Produce(produce::Produce),
     /// Prints records as they come
     Consume(consume::Consume),
+    /// Lists, describes, moves and deletes consumer groups
+    #[command(subcommand)]
+    Group(group::GroupCommand),
     /// Uploads, lists and describes plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -138,6 +142,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Topic(topic) => topic.run().await,
         Command::Produce(produce) => produce.run().await,
         Command::Consume(consume) => consume.run().await,
+        Command::Group(group) => group.run().await,
         Command::Plugin(plugin) => plugin.run().await,
         Command::CompilePlugin => unreachable!("handled before the runtime starts"),
     }

@@ -331,7 +331,10 @@ impl ConsumerBuilder {
         answer.await.map_err(|_| closed())??;
         std::mem::forget(guard);
         let plugin = shared.filter().map(PluginInfo::from);
-        let member = Member { news: shared.news(), shared, listener: self.listener };
+        let mut news = shared.news();
+        // What came with joining, and since.
+        news.mark_changed();
+        let member = Member { news, shared, listener: self.listener };
         let ends = self.until_end.then_some(ends);
         Ok(Consumer::new(self.client, Source::Group(Box::new(member)), incoming, ends, plugin))
     }
@@ -411,6 +414,8 @@ pub struct Consumer {
     positions: BTreeMap<PartitionKey, u64>,
     filter: Option<PluginInfo>,
     current: Option<Current>,
+    /// The next batch, until it is certain that it may be handed out.
+    held: Option<(Current, Batch)>,
     failed: Option<Error>,
     /// Why nothing more comes.
     over: Option<Error>,
@@ -432,6 +437,7 @@ impl Consumer {
             positions: BTreeMap::new(),
             filter,
             current: None,
+            held: None,
             failed: None,
             over: None,
         }
@@ -481,25 +487,34 @@ impl Consumer {
         }
     }
 
-    /// Of the batch that was taken last, only records before `offset` are done so far, say; for the bindings, whose users take records
-    /// one by one. The rest is done when the next batch is asked for.
-    pub fn handed_to(&mut self, offset: u64) {
+    /// Of the batch that was taken last the record at `offset` is about to be handed out, and everything before it is done; for the
+    /// bindings, whose users take records one by one. False if the group may have taken the batch away meanwhile:
+    /// [`still_holds`](Self::still_holds) tells.
+    pub fn advance(&mut self, offset: u64, is_last: bool) -> bool {
         if let Some(current) = &mut self.current {
-            current.handed_to = offset;
+            current.handed_to = if is_last { current.end } else { offset + 1 };
+            if let Some(cursor) = &current.cursor {
+                cursor.set(offset);
+            }
         }
-    }
-
-    /// True while what was taken last may still be handed to the user; for the bindings.
-    pub fn is_current(&self) -> bool {
         match &self.source {
             Source::Alone(_) => true,
             Source::Group(m) => m.shared.has_lease() && !m.news.has_changed().unwrap_or(false),
         }
     }
 
+    /// Waits until it is clear whether the rest of the batch that was taken last may be handed out; for the bindings.
+    pub async fn still_holds(&mut self) -> bool {
+        self.follow_group().await;
+        self.current.is_some()
+    }
+
     async fn receive(&mut self) -> Option<Result<(Current, Batch)>> {
         loop {
             self.follow_group().await;
+            if let Some(held) = self.held.take() {
+                return Some(Ok(held));
+            }
             if let Some(error) = self.failed.take().or_else(|| self.over.clone()) {
                 return Some(Err(error));
             }
@@ -529,8 +544,11 @@ impl Consumer {
                     return Some(Err(error));
                 }
                 Some(Event::Push { reader, push, body, from }) => {
-                    if let Some(opened) = self.open(reader, *push, body, from) {
-                        return Some(opened);
+                    match self.open(reader, *push, body, from) {
+                        // Handed out once it is certain that there still is a lease.
+                        Some(Ok(opened)) => self.held = Some(opened),
+                        Some(Err(error)) => return Some(Err(error)),
+                        None => {}
                     }
                 }
             }
@@ -549,7 +567,7 @@ impl Consumer {
                 }
                 continue;
             }
-            if member.shared.has_lease() || self.current.as_ref().is_none_or(|c| c.records.is_empty()) {
+            if member.shared.has_lease() || member.shared.is_over() {
                 return;
             }
             // What was pushed may be another's by now: it waits for the coordinator's word.
@@ -572,6 +590,7 @@ impl Consumer {
         };
         if !matches!(change, Change::Assigned { .. }) {
             self.current.take_if(|c| c.key == *key);
+            self.held.take_if(|(c, _)| c.key == *key);
             self.positions.remove(key);
         }
         let listener = match &self.source {
@@ -778,6 +797,7 @@ impl Consumer {
         let key = reader.key(place.partition);
         self.positions.remove(&key);
         self.current.take_if(|c| c.key == key);
+        self.held.take_if(|(c, _)| c.key == key);
         if let Some(control) = control {
             reader.control(control);
         }
@@ -825,7 +845,7 @@ impl Consumer {
     }
 
     /// The same without waiting: the commit is under way when this returns, and the future tells what became of it.
-    pub fn start_commit(&mut self) -> Result<impl Future<Output = Result<()>> + Send + 'static> {
+    pub fn start_commit(&mut self) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
         if let Some(current) = &self.current
             && let Some(cursor) = &current.cursor
         {
@@ -865,6 +885,15 @@ impl Consumer {
 
     /// Leaves the group: what was handed out so far is done and, where that is automatic, committed. Without a group it only ends.
     pub async fn close(mut self) -> Result<()> {
+        self.leave().await
+    }
+
+    /// What was handed out last is not done.
+    pub(crate) fn put_back(&mut self) {
+        self.current = None;
+    }
+
+    pub(crate) async fn leave(&mut self) -> Result<()> {
         if let Source::Group(member) = &self.source {
             if let Some(current) = self.current.take()
                 && let Some(cursor) = &current.cursor

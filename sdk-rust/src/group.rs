@@ -183,6 +183,11 @@ impl GroupShared {
         self.lock().membership.id().map(str::to_owned)
     }
 
+    /// True once the membership has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.lock().is_over
+    }
+
     pub(crate) fn take_changes(&self) -> Vec<Change> {
         self.lock().changes.drain(..).collect()
     }
@@ -243,7 +248,7 @@ impl GroupShared {
     pub(crate) fn commit(
         &self,
         offsets: Option<Vec<(PartitionKey, u64)>>,
-    ) -> impl Future<Output = Result<()>> + Send + 'static {
+    ) -> impl Future<Output = Result<()>> + Send + use<> {
         let (sender, receiver) = oneshot::channel();
         let mut inner = self.lock();
         inner.gather();

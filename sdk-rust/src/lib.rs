@@ -30,6 +30,7 @@ mod placement;
 mod producer;
 mod record;
 mod routing;
+mod shared;
 mod stream;
 mod subscription;
 
@@ -45,6 +46,7 @@ pub use group::Rebalance;
 pub use groups::{GroupDescription, GroupInfo, GroupMemberInfo, GroupOffset};
 pub use producer::{Delivery, Producer, ProducerBuilder, Receipt};
 pub use record::{IntoBytes, Record};
+pub use shared::SharedConsumer;
 pub use thalweg_client_core::{Acks, Counts, Position};
 pub use thalweg_model::Codec;
 pub use thalweg_wire::{ErrorCode, ErrorKind};

@@ -1,0 +1,232 @@
+//! `thalweg group`: consumer groups.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use serde_json::{Value, json};
+use thalweg::{Client, ErrorKind, GroupDescription, Position};
+
+use crate::Connect;
+use crate::output::{Output, done, rows, say};
+
+#[derive(Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Lists consumer groups
+    List {
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// Shows a group: its members, what each reads, how far it has come and what is left
+    Describe {
+        /// The group
+        group: String,
+        /// Shows it again and again, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+        /// How often, with --watch
+        #[arg(long, default_value = "1s", value_parser = humantime::parse_duration, requires = "watch")]
+        every: Duration,
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// Forgets a group without members, and how far it has come
+    Delete {
+        /// The group
+        group: String,
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// Moves a group without members to another place in a topic
+    ResetOffsets {
+        /// The group
+        group: String,
+        /// The topic
+        #[arg(long)]
+        topic: String,
+        /// Only these partitions
+        #[arg(long, short, value_delimiter = ',')]
+        partition: Vec<u32>,
+        #[command(flatten)]
+        to: ResetTo,
+        /// Only shows where it would be moved
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        connect: Connect,
+    },
+}
+
+/// Where to.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct ResetTo {
+    /// To the first record kept
+    #[arg(long)]
+    to_earliest: bool,
+    /// Behind the last record
+    #[arg(long)]
+    to_latest: bool,
+    /// To this offset, or the nearest one that the partition holds
+    #[arg(long, value_name = "OFFSET")]
+    to_offset: Option<u64>,
+    /// To the first record at or after this time, as in 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_rfc3339_weak)]
+    to_datetime: Option<SystemTime>,
+    /// To the first record of the last so many hours, minutes, days: "2h"
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    by_duration: Option<Duration>,
+}
+
+impl ResetTo {
+    fn position(&self) -> Result<Position> {
+        let ms = |t: SystemTime| t.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+        Ok(match self {
+            ResetTo { to_earliest: true, .. } => Position::Earliest,
+            ResetTo { to_latest: true, .. } => Position::Latest,
+            ResetTo { to_offset: Some(offset), .. } => Position::Offset(*offset),
+            ResetTo { to_datetime: Some(time), .. } => Position::Timestamp(ms(*time)),
+            ResetTo { by_duration: Some(ago), .. } => {
+                Position::Timestamp(ms(SystemTime::now().checked_sub(*ago).context("too long ago")?))
+            }
+            _ => bail!("say where to: --to-earliest, --to-latest, --to-offset, --to-datetime or --by-duration"),
+        })
+    }
+}
+
+impl GroupCommand {
+    pub(crate) async fn run(self) -> Result<()> {
+        match self {
+            GroupCommand::List { connect } => {
+                let groups = connect.client().await?.groups().await.context("list groups")?;
+                let row = |g: thalweg::GroupInfo| json!({ "group": g.group, "state": g.state, "members": g.members });
+                rows(connect.output, &["group", "state", "members"], groups.into_iter().map(row).collect())
+            }
+            GroupCommand::Describe { group, watch, every, connect } => {
+                let client = connect.client().await?;
+                let interrupted = tokio::signal::ctrl_c();
+                tokio::pin!(interrupted);
+                loop {
+                    let shown = show(&client, &group, connect.output, watch).await;
+                    match shown {
+                        Err(error) if watch && is_passing(&error) => say!("{error:#}"),
+                        shown => shown.with_context(|| format!("describe group {group}"))?,
+                    }
+                    if !watch {
+                        return Ok(());
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(every) => {}
+                        _ = &mut interrupted => return Ok(()),
+                    }
+                }
+            }
+            GroupCommand::Delete { group, connect } => {
+                connect.client().await?.delete_group(&group).await.with_context(|| format!("delete group {group}"))?;
+                done(connect.output, &format!("deleted group {group}"), &json!({ "group": group, "deleted": true }))
+            }
+            GroupCommand::ResetOffsets { group, topic, partition, to, dry_run, connect } => {
+                let client = connect.client().await?;
+                reset(&client, &group, &topic, &partition, to.position()?, dry_run, connect.output)
+                    .await
+                    .with_context(|| format!("reset offsets of group {group}"))
+            }
+        }
+    }
+}
+
+fn is_passing(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<thalweg::Error>().is_some_and(|e| e.is_retriable() || e.kind() == ErrorKind::NotFound)
+}
+
+async fn show(client: &Client, group: &str, output: Output, watch: bool) -> Result<()> {
+    let g = client.describe_group(group).await?;
+    let lags = client.group_lag(&g).await?;
+    let (members, partitions) = tables(&g, &lags);
+    if output == Output::Json {
+        let object = json!({
+            "group": g.group, "state": g.state, "epoch": g.epoch, "coordinator": g.coordinator, "assignor": g.assignor,
+            "filter": g.filter, "members": members, "partitions": partitions,
+        });
+        // One line a look, so that a program can follow.
+        match watch {
+            true => say!("{object}"),
+            false => say!("{}", serde_json::to_string_pretty(&object)?),
+        }
+        return Ok(());
+    }
+    if watch {
+        // Clears the screen, as `watch` does.
+        say!("\x1b[2J\x1b[H{}", humantime::format_rfc3339_seconds(SystemTime::now()));
+    }
+    say!("group        {}", g.group);
+    say!("state        {}, epoch {}", g.state, g.epoch);
+    say!("coordinator  broker {}", g.coordinator);
+    say!("assignor     {}", g.assignor);
+    say!("filter       {}", g.filter.as_deref().unwrap_or("none"));
+    say!();
+    match members.is_empty() {
+        true => say!("no members"),
+        false => rows(output, &["member", "client", "host", "partitions", "gives up"], members)?,
+    }
+    say!();
+    rows(output, &["topic", "partition", "committed", "lag", "filtered", "failed", "member"], partitions)
+}
+
+fn tables(g: &GroupDescription, lags: &[(String, u32, u64)]) -> (Vec<Value>, Vec<Value>) {
+    let label = |m: &thalweg::GroupMemberInfo| {
+        let short = m.member.split('-').next().unwrap_or_default().to_owned();
+        let name = m.instance.clone().unwrap_or(short);
+        if m.is_away { format!("{name} (away)") } else { name }
+    };
+    let list = |some: &[(String, u32)]| some.iter().map(|(t, p)| format!("{t}/{p}")).collect::<Vec<_>>().join(" ");
+    let member = |m: &thalweg::GroupMemberInfo| {
+        json!({
+            "member": label(m), "client": m.client, "host": m.host, "partitions": list(&m.partitions),
+            "gives up": list(&m.revoked),
+        })
+    };
+    let partition = |(topic, partition, lag): &(String, u32, u64)| {
+        let at = g.offsets.iter().find(|o| o.topic == *topic && o.partition == *partition);
+        let reader = g.members.iter().find(|m| m.partitions.contains(&(topic.clone(), *partition)));
+        json!({
+            "topic": topic, "partition": partition, "committed": at.map(|o| o.committed), "lag": lag,
+            "filtered": at.map_or(0, |o| o.filtered), "failed": at.map_or(0, |o| o.failed),
+            "member": reader.map(label),
+        })
+    };
+    (g.members.iter().map(member).collect(), lags.iter().map(partition).collect())
+}
+
+async fn reset(
+    client: &Client,
+    group: &str,
+    topic: &str,
+    partitions: &[u32],
+    to: Position,
+    dry_run: bool,
+    output: Output,
+) -> Result<()> {
+    let before = match client.describe_group(group).await {
+        Ok(described) => described.offsets,
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let plan = client.plan_group_offsets(topic, partitions, to).await?;
+    if !dry_run {
+        client.set_group_offsets(group, topic, &plan).await?;
+    }
+    let row = |(partition, offset): &(u32, u64)| {
+        let at = before.iter().find(|o| o.topic == topic && o.partition == *partition);
+        json!({ "topic": topic, "partition": partition, "from": at.map(|o| o.committed), "to": offset })
+    };
+    rows(output, &["topic", "partition", "from", "to"], plan.iter().map(row).collect())?;
+    if output == Output::Table {
+        say!();
+        match dry_run {
+            true => say!("Nothing was changed. Next: the same without --dry-run"),
+            false => say!("group {group} goes on there"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! A consumer that several tasks use at once: for the bindings, whose users may commit while they wait for records.
+
+use std::sync::Arc;
+
+use thalweg_wire::ErrorKind;
+use tokio::sync::{Mutex, Notify};
+
+use crate::{Batch, Consumer, Error, Result};
+
+/// Gives way: whoever waits for records is interrupted for a moment by anybody else.
+#[derive(Clone)]
+pub struct SharedConsumer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// `None` once it is closed.
+    consumer: Mutex<Option<Consumer>>,
+    interrupt: Notify,
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Invalid, "the consumer is closed")
+}
+
+impl SharedConsumer {
+    /// Shares a consumer.
+    pub fn new(consumer: Consumer) -> SharedConsumer {
+        SharedConsumer { inner: Arc::new(Inner { consumer: Mutex::new(Some(consumer)), interrupt: Notify::new() }) }
+    }
+
+    /// As [`Consumer::next_batch`]; `None` as well when the consumer is closed meanwhile.
+    pub async fn next_batch(&self) -> Option<Result<Batch>> {
+        let mut has_waited = false;
+        loop {
+            let interrupted = self.inner.interrupt.notified();
+            tokio::pin!(interrupted);
+            interrupted.as_mut().enable();
+            let mut consumer = self.inner.consumer.lock().await;
+            let Some(open) = consumer.as_mut() else {
+                return if has_waited { None } else { Some(Err(closed())) };
+            };
+            has_waited = true;
+            tokio::select! {
+                biased;
+                () = interrupted => {}
+                batch = open.next_batch() => return batch,
+            }
+        }
+    }
+
+    /// Runs `act` on the consumer.
+    pub async fn with<T>(&self, act: impl FnOnce(&mut Consumer) -> Result<T>) -> Result<T> {
+        let lock = self.inner.consumer.lock();
+        tokio::pin!(lock);
+        // Queued before the other one is woken, so that it comes first.
+        let mut consumer = tokio::select! {
+            biased;
+            consumer = &mut lock => consumer,
+            () = async { self.inner.interrupt.notify_waiters() } => lock.await,
+        };
+        act(consumer.as_mut().ok_or_else(closed)?)
+    }
+
+    /// As [`Consumer::advance`], without waiting; true for a consumer that is busy or closed.
+    pub fn advance(&self, offset: u64, is_last: bool) -> bool {
+        match self.inner.consumer.try_lock() {
+            Ok(mut consumer) => consumer.as_mut().is_none_or(|c| c.advance(offset, is_last)),
+            Err(_) => true,
+        }
+    }
+
+    /// As [`Consumer::still_holds`].
+    pub async fn still_holds(&self) -> Result<bool> {
+        let mut consumer = self.inner.consumer.lock().await;
+        Ok(consumer.as_mut().ok_or_else(closed)?.still_holds().await)
+    }
+
+    /// As [`Consumer::commit`], or with offsets by topic and partition as [`Consumer::commit_offsets`].
+    pub async fn commit(&self, offsets: Option<Vec<(String, u32, u64)>>) -> Result<()> {
+        match offsets {
+            None => self.with(Consumer::start_commit).await?.await,
+            Some(offsets) => {
+                self.with(|_| Ok(())).await?;
+                let mut consumer = self.inner.consumer.lock().await;
+                let offsets = offsets.into_iter().map(|(topic, partition, offset)| ((topic, partition), offset));
+                consumer.as_mut().ok_or_else(closed)?.commit_offsets(offsets).await
+            }
+        }
+    }
+
+    /// Ends the subscription; in a group, as [`Consumer::close`] or, where what is in hand is not done, as by dropping it.
+    pub async fn close(&self, is_done: bool) -> Result<()> {
+        let taken = self.with(|_| Ok(())).await;
+        if taken.is_err() {
+            return Ok(());
+        }
+        let Some(mut consumer) = self.inner.consumer.lock().await.take() else { return Ok(()) };
+        self.inner.interrupt.notify_waiters();
+        if !is_done {
+            consumer.put_back();
+        }
+        consumer.leave().await
+    }
+}
