@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use thalweg_broker_core::NodeMessage;
-use thalweg_control::MetadataRecord;
+use thalweg_control::{GroupRecord, MetadataRecord};
 use thalweg_model::RecordBatch;
 use thalweg_wire::{FrameDecoder, proto};
 
@@ -55,6 +55,15 @@ fn metadata() {
     for bytes in corpus("metadata") {
         if let Ok(record) = MetadataRecord::decode(&bytes) {
             assert_eq!(MetadataRecord::decode(&record.encode()), Ok(record));
+        }
+    }
+}
+
+#[test]
+fn groups() {
+    for bytes in corpus("group") {
+        if let Ok(record) = GroupRecord::decode(&bytes) {
+            assert_eq!(GroupRecord::decode(&record.encode()), Ok(record));
         }
     }
 }

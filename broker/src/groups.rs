@@ -56,6 +56,8 @@ pub(crate) async fn serve(
             biased;
             () = writer_gone(&sender) => break None,
             frame = frames.next() => match frame {
+                // Its member speaks over a newer stream: what this one still brings would come after what that one brought.
+                Ok(Some(_)) if !core.shard.is_watching(&member.group, &member.id, &changed) => break None,
                 Ok(Some(frame)) => match member.request(&core, &frame) {
                     Ok(answer) => drop(answers.spawn_local(pass(answer, sender.clone(), permit))),
                     Err(error) => break Some(error),

@@ -236,12 +236,16 @@ impl Shard {
         changed
     }
 
+    /// True while no other stream of the same member has come after.
+    pub(crate) fn is_watching(&self, group: &str, member: &str, changed: &Rc<Notify>) -> bool {
+        let name = (group.to_owned(), member.to_owned());
+        self.members.borrow().get(&name).is_some_and(|c| Rc::ptr_eq(c, changed))
+    }
+
     /// The stream that watched is gone; another one may have taken its place.
     pub(crate) fn forget_member(&self, group: &str, member: &str, changed: &Rc<Notify>) {
-        let mut members = self.members.borrow_mut();
-        let name = (group.to_owned(), member.to_owned());
-        if members.get(&name).is_some_and(|c| Rc::ptr_eq(c, changed)) {
-            members.remove(&name);
+        if self.is_watching(group, member, changed) {
+            self.members.borrow_mut().remove(&(group.to_owned(), member.to_owned()));
         }
     }
 

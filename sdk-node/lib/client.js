@@ -64,11 +64,38 @@ export class Client {
     return new Producer(topic, () => client.producer(topic, options))
   }
 
-  consumer(topic, { signal, start, filterConfig, ...options } = {}) {
+  consumer(topics, { signal, start, filterConfig, autoCommitMs, onRebalance, ...options } = {}) {
     const client = this.#open
-    const [startKind, startValue] = position(start)
+    const names = typeof topics === 'string' ? [topics] : [...topics]
+    const [startKind, startValue] = start === undefined ? [] : position(start)
     const all = { ...options, startKind, startValue, filterConfig: toBuffer(filterConfig) }
-    return new Consumer(topic, () => client.consumer(topic, all), signal)
+    if (autoCommitMs !== undefined) all.autoCommitMs = autoCommitMs === null ? -1 : autoCommitMs
+    return new Consumer(names, () => client.consumer(names, all), { signal, onRebalance, group: options.group })
+  }
+
+  async setPartitioner(topic, partitioner, partitionerConfig) {
+    await call(this.#open.setPartitioner(topic, partitioner ?? undefined, toBuffer(partitionerConfig)))
+  }
+
+  async groups() {
+    return call(this.#open.groups())
+  }
+
+  async describeGroup(group) {
+    const found = await call(this.#open.describeGroup(group))
+    const members = found.members.map((m) => ({ ...m, instance: m.instance ?? null }))
+    const offsets = found.offsets.map((o) => ({ ...o, committed: o.committed ?? null }))
+    return { ...found, filter: found.filter ?? null, members, offsets }
+  }
+
+  async deleteGroup(group) {
+    await call(this.#open.deleteGroup(group))
+  }
+
+  async resetGroup(group, topic, to, { partitions = [], dryRun = false } = {}) {
+    const [kind, value] = position(to)
+    const moved = await call(this.#open.resetGroup(group, topic, partitions, kind, value, dryRun))
+    return new Map(moved.map((o) => [o.partition, o.offset]))
   }
 
   /** Lets the connection go; producers and consumers that are open keep theirs until they are closed. */

@@ -1,7 +1,7 @@
 // The consumer: `for await (const record of consumer)`, or `for await (const batch of consumer.batches())`.
 
 import { InvalidError, call } from './errors.js'
-import { Batch } from './record.js'
+import { Batch, Record } from './record.js'
 
 /** A position as the native half wants it: kind and number. */
 export function position(start = 'latest') {
@@ -11,17 +11,22 @@ export function position(start = 'latest') {
   throw new InvalidError(`start is ${JSON.stringify(start)}; 'earliest', 'latest', an offset or { timestamp } is expected`)
 }
 
+/** Topic and partition as the native half wants them; a number alone where one topic is read. */
+const place = (at) => (typeof at === 'object' && at !== null ? [at.topic, at.partition] : [undefined, at])
+
 export class Consumer {
   #open
   #native
-  #signal
+  #options
   #left = []
   #closed = false
 
-  constructor(topic, open, signal) {
-    this.topic = topic
+  constructor(topics, open, options) {
+    this.topics = topics
+    this.topic = topics[0]
+    this.group = options.group ?? null
     this.#open = open
-    this.#signal = signal
+    this.#options = options
   }
 
   async #ready() {
@@ -39,54 +44,98 @@ export class Consumer {
     return this
   }
 
+  #tell(changes) {
+    for (const kind of ['lost', 'revoked', 'assigned']) {
+      const some = changes.filter((c) => c.kind === kind)
+      const partitions = some.map(({ topic, partition }) => ({ topic, partition }))
+      if (partitions.length > 0) this.#options.onRebalance?.({ kind, partitions })
+    }
+  }
+
   /** Batches as they come: the fast way out. */
   async *batches() {
-    const signal = this.#signal
+    const signal = this.#options.signal
     signal?.throwIfAborted()
-    const stop = () => this.close()
+    const stop = () => this.#leave(false)
     signal?.addEventListener('abort', stop, { once: true })
     try {
       const native = await this.#ready()
       for (;;) {
-        const batch = await call(native.nextBatch())
+        const { changes, batch } = await call(native.next())
         signal?.throwIfAborted()
-        if (batch === null || batch === undefined) return
-        yield new Batch(batch)
+        if (changes.length > 0) this.#tell(changes)
+        if (batch !== null && batch !== undefined) yield new Batch(batch)
+        else if (changes.length === 0) return
       }
     } finally {
       signal?.removeEventListener('abort', stop)
     }
   }
 
-  /** Records one by one. Leaving the loop closes the consumer, so that the process can end. */
+  /**
+   * Records one by one. Leaving the loop closes the consumer, so that the process can end; the record that the loop was left with
+   * is not done then, because a `break` looks like an exception from here.
+   */
   async *[Symbol.asyncIterator]() {
     try {
       for await (const batch of this.batches()) {
         this.#left = batch.records()
         this.#left.reverse()
-        while (this.#left.length > 0) yield this.#left.pop()
+        while (this.#left.length > 0) {
+          const record = this.#left.pop()
+          if (this.group !== null && !(await this.#advance(record))) break
+          yield record
+        }
       }
     } finally {
-      await this.close()
+      await this.#leave(false)
     }
   }
 
-  async seek(partition, to) {
+  /** Whether the record may be handed out; what was before it is done. */
+  async #advance(record) {
+    const native = await this.#ready()
+    if (native.advance(record.offset, this.#left.length === 0) || (await call(native.stillHolds()))) return true
+    this.#left = []
+    return false
+  }
+
+  async seek(at, to) {
+    const [topic, partition] = place(at)
     const [kind, value] = position(to)
-    await call((await this.#ready()).seek(partition, kind, value))
-    this.#left = this.#left.filter((record) => record.partition !== partition)
+    await call((await this.#ready()).seek(topic, partition, kind, value))
+    this.#left = this.#left.filter((r) => r.partition !== partition || (topic !== undefined && r.topic !== topic))
   }
 
-  async pause(partition) {
-    await call((await this.#ready()).pause(partition))
+  async pause(at) {
+    await call((await this.#ready()).pause(...place(at)))
   }
 
-  async resume(partition) {
-    await call((await this.#ready()).resume(partition))
+  async resume(at) {
+    await call((await this.#ready()).resume(...place(at)))
   }
 
-  async position(partition) {
-    return (await call((await this.#ready()).position(partition))) ?? null
+  async position(at) {
+    return (await call((await this.#ready()).position(...place(at)))) ?? null
+  }
+
+  async lag(at) {
+    return (await call((await this.#ready()).lag(...place(at)))) ?? null
+  }
+
+  async committed(at) {
+    return (await call((await this.#ready()).committed(...place(at)))) ?? null
+  }
+
+  async assignment() {
+    return call((await this.#ready()).assignment())
+  }
+
+  async commit(offsets) {
+    const native = await this.#ready()
+    if (offsets === undefined) return call(native.commit())
+    const list = offsets instanceof Record ? [{ topic: offsets.topic, partition: offsets.partition, offset: offsets.offset + 1 }] : offsets
+    await call(native.commit(list.map(({ topic = this.topic, partition, offset }) => ({ topic, partition, offset }))))
   }
 
   async counts() {
@@ -94,10 +143,17 @@ export class Consumer {
     return { ...counts, scanned: counts.delivered + counts.filtered + counts.failed }
   }
 
-  async close() {
+  async #leave(isDone) {
     this.#closed = true
-    const native = await this.#native?.catch(() => undefined)
-    if (native) await native.close()
+    const opening = this.#native
+    this.#native = undefined
+    const native = await opening?.catch(() => undefined)
+    if (native) await call(native.close(isDone))
+  }
+
+  /** Ends the subscription. In a group, all that was handed out is done, and committed unless that is manual. */
+  async close() {
+    await this.#leave(true)
   }
 
   async [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {

@@ -67,16 +67,50 @@ export interface ProducerOptions {
   bufferBytes?: number
 }
 
+/** Partitions that a member of a group reads from now on, or does not read any more. */
+export interface Rebalance {
+  /** 'revoked' was given up in order; 'lost' was taken away: what was done of it since the last commit may be done again. */
+  kind: 'assigned' | 'revoked' | 'lost'
+  partitions: TopicPartition[]
+}
+
+export interface TopicPartition {
+  topic: string
+  partition: number
+}
+
+/** A partition: its number, or with its topic where several are read. */
+export type Place = number | TopicPartition
+
 export interface ConsumerOptions {
   /** All partitions without it. */
   partitions?: number[]
-  /** 'latest' by default. */
+  /**
+   * Without a group 'latest' by default. In a group it counts where the group has not come to yet, and is 'earliest' by default.
+   */
   start?: Start
-  /** Ends once everything has been scanned that was there at the start. */
+  /** Ends once everything has been scanned that was there at the start; in a group, by whichever member. */
   untilEnd?: boolean
-  /** Plugin that chooses the records, "name" or "name@version". */
+  /** Plugin that chooses the records, "name" or "name@version"; the same for all members of a group. */
   filter?: string
   filterConfig?: Data
+  /** What becomes of a record on which the filter fails; 'fail' by default: the partition stops there. */
+  onFilterFailure?: 'fail' | 'skip' | 'pass'
+  /** Shares the partitions with the other consumers of this group, and goes on where the group left off. */
+  group?: string
+  /** A name that outlives the process, for static membership. */
+  instance?: string
+  /** Unheard for so long, a member counts as dead; 3,000 by default. */
+  sessionTimeoutMs?: number
+  /** How often what is done is committed; 1,000 by default, null: only by `commit`. */
+  autoCommitMs?: number | null
+  assignor?: 'uniform' | 'range'
+  /** Whoever keeps a record longer leaves the group until he asks for the next one. */
+  maxProcessingMs?: number
+  /** A topic that does not exist yet is waited for. */
+  waitForTopics?: boolean
+  /** Called between two records. */
+  onRebalance?: (change: Rebalance) => void
   /** Ends the loop with its reason when aborted. */
   signal?: AbortSignal
 }
@@ -93,8 +127,55 @@ export class Client {
   /** A producer; it is opened by its first use. */
   producer(topic: string, options?: ProducerOptions): Producer
   /** A consumer; it is opened by its first use. */
-  consumer(topic: string, options?: ConsumerOptions): Consumer
+  consumer(topics: string | string[], options?: ConsumerOptions): Consumer
+  /** Places a topic's records in another way from now on; null: by key hash and in turn. */
+  setPartitioner(topic: string, partitioner: string | null, partitionerConfig?: Data): Promise<void>
+  groups(): Promise<GroupInfo[]>
+  describeGroup(group: string): Promise<Group>
+  /** Forgets a group without members, and how far it has come. */
+  deleteGroup(group: string): Promise<void>
+  /** Moves a group without members; answers with the offset of each partition. */
+  resetGroup(
+    group: string,
+    topic: string,
+    to: Start,
+    options?: { partitions?: number[]; dryRun?: boolean },
+  ): Promise<Map<number, number>>
   close(): Promise<void>
+}
+
+export interface GroupInfo {
+  group: string
+  state: 'empty' | 'reconciling' | 'stable'
+  members: number
+}
+
+export interface Group {
+  group: string
+  state: 'empty' | 'reconciling' | 'stable'
+  epoch: number
+  coordinator: number
+  assignor: 'uniform' | 'range'
+  filter: string | null
+  members: Array<{
+    member: string
+    instance: string | null
+    client: string
+    host: string
+    partitions: TopicPartition[]
+    /** What it has been told to give up, and has not yet. */
+    revoked: TopicPartition[]
+    isAway: boolean
+  }>
+  offsets: Array<{
+    topic: string
+    partition: number
+    /** Next offset to be scanned; null: the group has not come here yet. */
+    committed: number | null
+    lag: number
+    filtered: number
+    failed: number
+  }>
 }
 
 export interface Message {
@@ -134,19 +215,34 @@ export interface Counts {
 }
 
 export class Consumer implements AsyncIterable<Record> {
+  readonly topics: string[]
+  /** The topic, or the first of several. */
   readonly topic: string
+  readonly group: string | null
   open(): Promise<this>
   /** Records one by one; leaving the loop closes the consumer. */
   [Symbol.asyncIterator](): AsyncGenerator<Record, void, void>
   /** Batches as they come: the fast way out. */
   batches(): AsyncGenerator<Batch, void, void>
-  seek(partition: number, to: Start): Promise<void>
+  seek(at: Place, to: Start): Promise<void>
   /** Withholds a partition's credit: what is under way still comes, then nothing. */
-  pause(partition: number): Promise<void>
-  resume(partition: number): Promise<void>
+  pause(at: Place): Promise<void>
+  resume(at: Place): Promise<void>
   /** Next offset that has not been scanned; null before the broker has answered. */
-  position(partition: number): Promise<number | null>
+  position(at: Place): Promise<number | null>
+  /** Records that are left to scan. */
+  lag(at: Place): Promise<number | null>
+  /** How far the group has come in a partition that this member reads; null: not yet at all. */
+  committed(at: Place): Promise<number | null>
+  /** What is read at the moment. */
+  assignment(): Promise<TopicPartition[]>
+  /**
+   * Commits all that was handed out so far, or what is before and with one record, or next offsets by partition. RebalancedError: a
+   * partition is another member's by now.
+   */
+  commit(offsets?: Record | Array<{ topic?: string; partition: number; offset: number }>): Promise<void>
   counts(): Promise<Counts>
+  /** Ends the subscription. In a group, all that was handed out is done, and committed unless that is manual. */
   close(): Promise<void>
 }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use napi::Result;
 use napi::bindgen_prelude::Buffer;
 use napi_derive::napi;
-use thalweg::{Acks, ClientBuilder, Codec, PluginInfo, Position, TopicInfo};
+use thalweg::{Acks, Assignor, ClientBuilder, Codec, OnFailure, PluginInfo, Position, SharedConsumer, TopicInfo};
 
-use crate::consumer::Consumer;
+use crate::consumer::{Consumer, TopicPartition};
 use crate::error::{invalid, raise};
 use crate::producer::Producer;
 
@@ -81,11 +81,60 @@ pub struct ProducerOptions {
 #[napi(object)]
 pub struct ConsumerOptions {
     pub partitions: Option<Vec<u32>>,
-    pub start_kind: String,
-    pub start_value: f64,
+    pub start_kind: Option<String>,
+    pub start_value: Option<f64>,
     pub until_end: Option<bool>,
     pub filter: Option<String>,
     pub filter_config: Option<Buffer>,
+    pub on_filter_failure: Option<String>,
+    pub group: Option<String>,
+    pub instance: Option<String>,
+    pub session_timeout_ms: Option<f64>,
+    /// Absent: every second; negative: never.
+    pub auto_commit_ms: Option<f64>,
+    pub assignor: Option<String>,
+    pub max_processing_ms: Option<f64>,
+    pub wait_for_topics: Option<bool>,
+}
+
+#[napi(object)]
+pub struct GroupInfo {
+    pub group: String,
+    pub state: String,
+    pub members: u32,
+}
+
+#[napi(object)]
+pub struct GroupMember {
+    pub member: String,
+    pub instance: Option<String>,
+    pub client: String,
+    pub host: String,
+    pub partitions: Vec<TopicPartition>,
+    pub revoked: Vec<TopicPartition>,
+    pub is_away: bool,
+}
+
+#[napi(object)]
+pub struct GroupOffset {
+    pub topic: String,
+    pub partition: u32,
+    pub committed: Option<f64>,
+    pub lag: f64,
+    pub filtered: f64,
+    pub failed: f64,
+}
+
+#[napi(object)]
+pub struct Group {
+    pub group: String,
+    pub state: String,
+    pub epoch: u32,
+    pub coordinator: u32,
+    pub assignor: String,
+    pub filter: Option<String>,
+    pub members: Vec<GroupMember>,
+    pub offsets: Vec<GroupOffset>,
 }
 
 #[napi(object)]
@@ -216,8 +265,12 @@ impl Client {
     }
 
     #[napi]
-    pub async fn consumer(&self, topic: String, options: ConsumerOptions) -> Result<Consumer> {
-        let mut builder = self.inner.consumer(&topic).start(position(&options.start_kind, options.start_value)?);
+    pub async fn consumer(&self, topics: Vec<String>, options: ConsumerOptions) -> Result<Consumer> {
+        let ms = |ms: f64| Duration::from_secs_f64(ms.max(0.0) / 1e3);
+        let mut builder = self.inner.consumer_of(topics);
+        if let Some(kind) = options.start_kind {
+            builder = builder.start(position(&kind, options.start_value.unwrap_or(0.0))?);
+        }
         if let Some(partitions) = options.partitions {
             builder = builder.partitions(partitions);
         }
@@ -225,9 +278,121 @@ impl Client {
             builder = builder.until_end();
         }
         if let Some(filter) = options.filter {
-            builder = builder.filter(filter);
+            let policy = match options.on_filter_failure.as_deref() {
+                None | Some("fail") => OnFailure::Fail,
+                Some("skip") => OnFailure::Skip,
+                Some("pass") => OnFailure::Pass,
+                Some(other) => return Err(invalid(format!("onFilterFailure is {other:?}; fail, skip or pass"))),
+            };
+            builder = builder.filter(filter).on_filter_failure(policy);
             builder = builder.filter_config(options.filter_config.map(|c| c.to_vec()).unwrap_or_default());
         }
-        Ok(Consumer::new(builder.build().await.map_err(raise)?))
+        if let Some(group) = options.group {
+            let assignor = match options.assignor.as_deref() {
+                None | Some("uniform") => Assignor::Uniform,
+                Some("range") => Assignor::Range,
+                Some(other) => return Err(invalid(format!("assignor is {other:?}; uniform or range"))),
+            };
+            builder = builder.group(group).assignor(assignor);
+            if let Some(timeout) = options.session_timeout_ms {
+                builder = builder.session_timeout(ms(timeout));
+            }
+            if let Some(every) = options.auto_commit_ms {
+                builder = builder.auto_commit((every >= 0.0).then(|| ms(every)));
+            }
+            if let Some(limit) = options.max_processing_ms {
+                builder = builder.max_processing(ms(limit));
+            }
+            if options.wait_for_topics.unwrap_or(false) {
+                builder = builder.wait_for_topics();
+            }
+        }
+        if let Some(instance) = options.instance {
+            builder = builder.instance(instance);
+        }
+        Ok(Consumer::new(SharedConsumer::build(builder).await.map_err(raise)?))
+    }
+
+    #[napi]
+    pub async fn groups(&self) -> Result<Vec<GroupInfo>> {
+        let groups = self.inner.groups().await.map_err(raise)?;
+        let info = |g: thalweg::GroupInfo| GroupInfo { group: g.group, state: g.state, members: g.members };
+        Ok(groups.into_iter().map(info).collect())
+    }
+
+    #[napi]
+    pub async fn describe_group(&self, group: String) -> Result<Group> {
+        let g = self.inner.describe_group(&group).await.map_err(raise)?;
+        let lags = self.inner.group_lag(&g).await.map_err(raise)?;
+        let places = |some: Vec<(String, u32)>| {
+            some.into_iter().map(|(topic, partition)| TopicPartition { topic, partition }).collect()
+        };
+        let offset = |(topic, partition, lag): (String, u32, u64)| {
+            let at = g.offsets.iter().find(|o| o.topic == topic && o.partition == partition);
+            GroupOffset {
+                committed: at.map(|o| o.committed as f64),
+                filtered: at.map_or(0.0, |o| o.filtered as f64),
+                failed: at.map_or(0.0, |o| o.failed as f64),
+                lag: lag as f64,
+                topic,
+                partition,
+            }
+        };
+        let offsets = lags.into_iter().map(offset).collect();
+        let member = |m: thalweg::GroupMemberInfo| GroupMember {
+            member: m.member,
+            instance: m.instance,
+            client: m.client,
+            host: m.host,
+            partitions: places(m.partitions),
+            revoked: places(m.revoked),
+            is_away: m.is_away,
+        };
+        Ok(Group {
+            group: g.group,
+            state: g.state,
+            epoch: g.epoch,
+            coordinator: g.coordinator,
+            assignor: g.assignor,
+            filter: g.filter,
+            members: g.members.into_iter().map(member).collect(),
+            offsets,
+        })
+    }
+
+    #[napi]
+    pub async fn delete_group(&self, group: String) -> Result<()> {
+        self.inner.delete_group(&group).await.map_err(raise)
+    }
+
+    /// Moves a group without members; answers with where each partition is moved.
+    #[napi]
+    pub async fn reset_group(
+        &self,
+        group: String,
+        topic: String,
+        partitions: Vec<u32>,
+        kind: String,
+        value: f64,
+        dry_run: bool,
+    ) -> Result<Vec<PartitionOffset>> {
+        let to = position(&kind, value)?;
+        let plan = self.inner.plan_group_offsets(&topic, &partitions, to).await.map_err(raise)?;
+        if !dry_run {
+            self.inner.set_group_offsets(&group, &topic, &plan).await.map_err(raise)?;
+        }
+        Ok(plan.into_iter().map(|(partition, offset)| PartitionOffset { partition, offset: offset as f64 }).collect())
+    }
+
+    #[napi]
+    pub async fn set_partitioner(
+        &self,
+        topic: String,
+        partitioner: Option<String>,
+        config: Option<Buffer>,
+    ) -> Result<()> {
+        let config = config.map(|c| c.to_vec()).unwrap_or_default();
+        let with = partitioner.as_deref().map(|p| (p, config.into()));
+        self.inner.set_partitioner(&topic, with).await.map(drop).map_err(raise)
     }
 }

@@ -1,11 +1,9 @@
 //! The consumer: a batch crosses as one buffer and arrays of positions; `lib/record.js` reads from them.
 
-use std::sync::Arc;
-
 use napi::Result;
 use napi::bindgen_prelude::{Buffer, Float64Array, Uint32Array};
 use napi_derive::napi;
-use tokio::sync::{Mutex, Notify};
+use thalweg::{Place, Rebalance, SharedConsumer};
 
 use crate::client::position;
 use crate::error::raise;
@@ -14,8 +12,34 @@ const NONE: u32 = u32::MAX;
 
 #[napi]
 pub struct Consumer {
-    inner: Arc<Mutex<Option<thalweg::Consumer>>>,
-    closing: Arc<Notify>,
+    inner: SharedConsumer,
+}
+
+/// What partitions came or went, and the next batch; neither at the end, or when the consumer is closed meanwhile.
+#[napi(object)]
+pub struct Next {
+    pub changes: Vec<Change>,
+    pub batch: Option<Batch>,
+}
+
+#[napi(object)]
+pub struct Change {
+    pub kind: String,
+    pub topic: String,
+    pub partition: u32,
+}
+
+#[napi(object)]
+pub struct TopicPartition {
+    pub topic: String,
+    pub partition: u32,
+}
+
+#[napi(object)]
+pub struct Commit {
+    pub topic: String,
+    pub partition: u32,
+    pub offset: f64,
 }
 
 /// `index`: key offset, key length (0xffffffff for none), value offset, value length, per record.
@@ -46,13 +70,22 @@ pub struct Counts {
 }
 
 impl Consumer {
-    pub(crate) fn new(inner: thalweg::Consumer) -> Self {
-        Consumer { inner: Arc::new(Mutex::new(Some(inner))), closing: Arc::default() }
+    pub(crate) fn new(inner: SharedConsumer) -> Self {
+        Consumer { inner }
     }
 }
 
-fn closed() -> napi::Error {
-    crate::error::invalid("the consumer is closed".to_owned())
+fn place(topic: Option<String>, partition: u32) -> Place {
+    topic.map_or_else(|| partition.into(), |topic| (topic, partition).into())
+}
+
+fn change(rebalance: Rebalance) -> Change {
+    let (kind, topic, partition) = match rebalance {
+        Rebalance::Assigned { topic, partition } => ("assigned", topic, partition),
+        Rebalance::Revoked { topic, partition } => ("revoked", topic, partition),
+        Rebalance::Lost { topic, partition } => ("lost", topic, partition),
+    };
+    Change { kind: kind.to_owned(), topic, partition }
 }
 
 fn pack(batch: &thalweg::Batch) -> Batch {
@@ -93,58 +126,80 @@ fn pack(batch: &thalweg::Batch) -> Batch {
 
 #[napi]
 impl Consumer {
-    /// The next batch; null at the end of `untilEnd`, or when the consumer is closed meanwhile.
     #[napi]
-    pub async fn next_batch(&self) -> Result<Option<Batch>> {
-        let closing = self.closing.notified();
-        let mut consumer = self.inner.lock().await;
-        let Some(open) = consumer.as_mut() else {
-            return Err(closed());
-        };
-        let batch = tokio::select! {
-            batch = open.next_batch() => batch,
-            () = closing => return Ok(None),
-        };
-        Ok(batch.transpose().map_err(raise)?.map(|b| pack(&b)))
+    pub async fn next(&self) -> Result<Next> {
+        let next = self.inner.next().await.map_err(raise)?;
+        let changes = next.rebalances.into_iter().map(change).collect();
+        Ok(Next { changes, batch: next.batch.map(|b| pack(&b)) })
+    }
+
+    /// The record at this offset of the last batch is about to be handed out; false if the batch may be another's by now.
+    #[napi]
+    pub fn advance(&self, offset: f64, is_last: bool) -> bool {
+        self.inner.advance(offset as u64, is_last)
+    }
+
+    /// Whether the rest of the last batch may be handed out; waits until that is clear.
+    #[napi]
+    pub async fn still_holds(&self) -> Result<bool> {
+        self.inner.still_holds().await.map_err(raise)
     }
 
     #[napi]
-    pub async fn seek(&self, partition: u32, kind: String, value: f64) -> Result<()> {
+    pub async fn commit(&self, offsets: Option<Vec<Commit>>) -> Result<()> {
+        let offsets = offsets.map(|o| o.into_iter().map(|c| (c.topic, c.partition, c.offset as u64)).collect());
+        self.inner.commit(offsets).await.map_err(raise)
+    }
+
+    #[napi]
+    pub async fn seek(&self, topic: Option<String>, partition: u32, kind: String, value: f64) -> Result<()> {
         let to = position(&kind, value)?;
-        self.inner.lock().await.as_mut().ok_or_else(closed)?.seek(partition, to).map_err(raise)
+        self.inner.with(|c| c.seek(place(topic, partition), to)).await.map_err(raise)
     }
 
     #[napi]
-    pub async fn pause(&self, partition: u32) -> Result<()> {
-        self.inner.lock().await.as_mut().ok_or_else(closed)?.pause(partition).map_err(raise)
+    pub async fn pause(&self, topic: Option<String>, partition: u32) -> Result<()> {
+        self.inner.with(|c| c.pause(place(topic, partition))).await.map_err(raise)
     }
 
     #[napi]
-    pub async fn resume(&self, partition: u32) -> Result<()> {
-        self.inner.lock().await.as_mut().ok_or_else(closed)?.resume(partition).map_err(raise)
+    pub async fn resume(&self, topic: Option<String>, partition: u32) -> Result<()> {
+        self.inner.with(|c| c.resume(place(topic, partition))).await.map_err(raise)
     }
 
     #[napi]
-    pub async fn position(&self, partition: u32) -> Result<Option<f64>> {
-        Ok(self.inner.lock().await.as_ref().ok_or_else(closed)?.position(partition).map(|p| p as f64))
+    pub async fn position(&self, topic: Option<String>, partition: u32) -> Result<Option<f64>> {
+        let position = self.inner.with(|c| Ok(c.position(place(topic, partition)))).await.map_err(raise)?;
+        Ok(position.map(|p| p as f64))
+    }
+
+    #[napi]
+    pub async fn lag(&self, topic: Option<String>, partition: u32) -> Result<Option<f64>> {
+        let lag = self.inner.with(|c| Ok(c.lag(place(topic, partition)))).await.map_err(raise)?;
+        Ok(lag.map(|p| p as f64))
+    }
+
+    #[napi]
+    pub async fn committed(&self, topic: Option<String>, partition: u32) -> Result<Option<f64>> {
+        let committed = self.inner.with(|c| c.committed(place(topic, partition))).await.map_err(raise)?;
+        Ok(committed.map(|p| p as f64))
+    }
+
+    #[napi]
+    pub async fn assignment(&self) -> Result<Vec<TopicPartition>> {
+        let all = self.inner.with(|c| Ok(c.assignment())).await.map_err(raise)?;
+        Ok(all.into_iter().map(|(topic, partition)| TopicPartition { topic, partition }).collect())
     }
 
     #[napi]
     pub async fn counts(&self) -> Result<Counts> {
-        let c = self.inner.lock().await.as_ref().ok_or_else(closed)?.counts();
+        let c = self.inner.with(|c| Ok(c.counts())).await.map_err(raise)?;
         Ok(Counts { delivered: c.delivered as f64, filtered: c.filtered as f64, failed: c.failed as f64 })
     }
 
-    /// Ends the subscription and whoever waits in `next_batch`.
+    /// Ends the subscription and whoever waits in `next`.
     #[napi]
-    pub async fn close(&self) {
-        loop {
-            self.closing.notify_waiters();
-            if let Ok(mut consumer) = self.inner.try_lock() {
-                *consumer = None;
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
+    pub async fn close(&self, is_done: bool) -> Result<()> {
+        self.inner.close(is_done).await.map_err(raise)
     }
 }

@@ -5,7 +5,10 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3_async_runtimes::tokio::future_into_py;
-use thalweg::{Acks, ClientBuilder, Codec, Error, ErrorKind, PluginInfo, Position, Topic, TopicInfo};
+use thalweg::{
+    Acks, Assignor, ClientBuilder, Codec, Error, ErrorKind, OnFailure, PluginInfo, Position, SharedConsumer, Topic,
+    TopicInfo,
+};
 
 use crate::consumer::Consumer;
 use crate::error::raise;
@@ -181,27 +184,143 @@ impl Client {
         future_into_py(py, async move { Ok(Producer::new(builder.build().await.map_err(raise)?)) })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "keyword arguments of the Python side")]
+    /// Options of the consumer as a dictionary; those that are None are left as they are.
     fn consumer<'py>(
         &self,
         py: Python<'py>,
-        topic: String,
-        partitions: Option<Vec<u32>>,
-        start: (String, i64),
-        until_end: bool,
-        filter: Option<String>,
-        filter_config: Vec<u8>,
+        topics: Vec<String>,
+        options: ConsumerOptions,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let mut builder = self.inner.consumer(&topic).start(position(&start.0, start.1)?);
-        if let Some(partitions) = partitions {
+        let mut builder = self.inner.consumer_of(topics);
+        if let Some((kind, value)) = options.start {
+            builder = builder.start(position(&kind, value)?);
+        }
+        if let Some(partitions) = options.partitions {
             builder = builder.partitions(partitions);
         }
-        if until_end {
+        if options.until_end {
             builder = builder.until_end();
         }
-        if let Some(filter) = filter {
-            builder = builder.filter(filter).filter_config(filter_config);
+        if let Some(filter) = options.filter {
+            let policy = match &options.on_filter_failure[..] {
+                "fail" => OnFailure::Fail,
+                "skip" => OnFailure::Skip,
+                "pass" => OnFailure::Pass,
+                other => return Err(invalid(format!("on_filter_failure is {other:?}; fail, skip or pass"))),
+            };
+            builder = builder.filter(filter).filter_config(options.filter_config).on_filter_failure(policy);
         }
-        future_into_py(py, async move { Ok(Consumer::new(builder.build().await.map_err(raise)?)) })
+        if let Some(group) = options.group {
+            let seconds = Duration::from_secs_f64;
+            let assignor = match &options.assignor[..] {
+                "uniform" => Assignor::Uniform,
+                "range" => Assignor::Range,
+                other => return Err(invalid(format!("assignor is {other:?}; uniform or range"))),
+            };
+            builder = builder.group(group).assignor(assignor);
+            builder = builder.session_timeout(seconds(options.session_timeout.max(0.0)));
+            builder = builder.auto_commit(options.auto_commit.map(|s| seconds(s.max(0.0))));
+            if let Some(limit) = options.max_processing {
+                builder = builder.max_processing(seconds(limit.max(0.0)));
+            }
+            if options.wait_for_topics {
+                builder = builder.wait_for_topics();
+            }
+        }
+        if let Some(instance) = options.instance {
+            builder = builder.instance(instance);
+        }
+        future_into_py(py, async move { Ok(Consumer::new(SharedConsumer::build(builder).await.map_err(raise)?)) })
     }
+
+    /// All consumer groups: (group, state, members).
+    fn groups<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let client = self.inner.clone();
+        future_into_py(py, async move {
+            let groups = client.groups().await.map_err(raise)?;
+            Ok(groups.into_iter().map(|g| (g.group, g.state, g.members)).collect::<Vec<_>>())
+        })
+    }
+
+    /// A group: state, epoch, coordinator, assignor, filter, members, offsets.
+    fn describe_group<'py>(&self, py: Python<'py>, group: String) -> PyResult<Bound<'py, PyAny>> {
+        let client = self.inner.clone();
+        future_into_py(py, async move {
+            let g = client.describe_group(&group).await.map_err(raise)?;
+            let lags = client.group_lag(&g).await.map_err(raise)?;
+            let members: Vec<_> = g
+                .members
+                .into_iter()
+                .map(|m| (m.member, m.instance, m.client, m.host, m.partitions, m.revoked, m.is_away))
+                .collect();
+            let offsets: Vec<_> = lags
+                .into_iter()
+                .map(|(topic, partition, lag)| {
+                    let at = g.offsets.iter().find(|o| o.topic == topic && o.partition == partition);
+                    let (committed, filtered, failed) =
+                        at.map_or((None, 0, 0), |o| (Some(o.committed), o.filtered, o.failed));
+                    (topic, partition, committed, lag, filtered, failed)
+                })
+                .collect();
+            Ok((g.state, g.epoch, g.coordinator, g.assignor, g.filter, members, offsets))
+        })
+    }
+
+    fn delete_group<'py>(&self, py: Python<'py>, group: String) -> PyResult<Bound<'py, PyAny>> {
+        let client = self.inner.clone();
+        future_into_py(py, async move { client.delete_group(&group).await.map_err(raise) })
+    }
+
+    /// Moves a group without members; answers with (partition, offset).
+    fn reset_group<'py>(
+        &self,
+        py: Python<'py>,
+        group: String,
+        topic: String,
+        partitions: Vec<u32>,
+        to: (String, i64),
+        dry_run: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (client, to) = (self.inner.clone(), position(&to.0, to.1)?);
+        future_into_py(py, async move {
+            let plan = client.plan_group_offsets(&topic, &partitions, to).await.map_err(raise)?;
+            if !dry_run {
+                client.set_group_offsets(&group, &topic, &plan).await.map_err(raise)?;
+            }
+            Ok(plan)
+        })
+    }
+
+    fn set_partitioner<'py>(
+        &self,
+        py: Python<'py>,
+        topic: String,
+        partitioner: Option<String>,
+        config: Vec<u8>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let client = self.inner.clone();
+        future_into_py(py, async move {
+            let with = partitioner.as_deref().map(|p| (p, config.into()));
+            client.set_partitioner(&topic, with).await.map(drop).map_err(raise)
+        })
+    }
+}
+
+/// What `consumer` in `_client.py` passes on.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct ConsumerOptions {
+    partitions: Option<Vec<u32>>,
+    start: Option<(String, i64)>,
+    until_end: bool,
+    filter: Option<String>,
+    filter_config: Vec<u8>,
+    on_filter_failure: String,
+    group: Option<String>,
+    instance: Option<String>,
+    session_timeout: f64,
+    auto_commit: Option<f64>,
+    assignor: String,
+    max_processing: Option<f64>,
+    wait_for_topics: bool,
 }

@@ -5,59 +5,116 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 use pyo3_async_runtimes::tokio::future_into_py;
-use thalweg::Part;
-use tokio::sync::Mutex;
+use thalweg::{Part, Place, Rebalance, SharedConsumer};
 
 use crate::client::position;
 use crate::error::raise;
 
 #[pyclass(frozen)]
 pub(crate) struct Consumer {
-    inner: Arc<Mutex<thalweg::Consumer>>,
+    inner: SharedConsumer,
 }
 
 impl Consumer {
-    pub(crate) fn new(inner: thalweg::Consumer) -> Self {
-        Consumer { inner: Arc::new(Mutex::new(inner)) }
+    pub(crate) fn new(inner: SharedConsumer) -> Self {
+        Consumer { inner }
     }
+}
+
+fn place(topic: Option<String>, partition: u32) -> Place {
+    topic.map_or_else(|| partition.into(), |topic| (topic, partition).into())
 }
 
 #[pymethods]
 impl Consumer {
-    /// The next batch, or None at the end of `until_end`.
-    fn next_batch<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    /// What partitions came or went, as (what, topic, partition), and the next batch, or None at the end of `until_end`.
+    fn next<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let consumer = self.inner.clone();
         future_into_py(py, async move {
-            let batch = consumer.lock().await.next_batch().await.transpose().map_err(raise)?;
-            Ok(batch.map(|b| Batch { inner: Arc::new(b) }))
+            let next = consumer.next().await.map_err(raise)?;
+            let change = |r: Rebalance| match r {
+                Rebalance::Assigned { topic, partition } => ("assigned", topic, partition),
+                Rebalance::Revoked { topic, partition } => ("revoked", topic, partition),
+                Rebalance::Lost { topic, partition } => ("lost", topic, partition),
+            };
+            let changes: Vec<_> = next.rebalances.into_iter().map(change).collect();
+            Ok((changes, next.batch.map(|b| Batch { inner: Arc::new(b) })))
         })
     }
 
-    fn seek<'py>(&self, py: Python<'py>, partition: u32, kind: String, value: i64) -> PyResult<Bound<'py, PyAny>> {
-        let consumer = self.inner.clone();
-        future_into_py(py, async move { consumer.lock().await.seek(partition, position(&kind, value)?).map_err(raise) })
+    /// The record at this offset of the last batch is about to be handed out; False if the batch may be another's by now.
+    fn advance(&self, offset: u64, is_last: bool) -> bool {
+        self.inner.advance(offset, is_last)
     }
 
-    fn pause<'py>(&self, py: Python<'py>, partition: u32) -> PyResult<Bound<'py, PyAny>> {
+    /// Whether the rest of the last batch may be handed out; waits until that is clear.
+    fn still_holds<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let consumer = self.inner.clone();
-        future_into_py(py, async move { consumer.lock().await.pause(partition).map_err(raise) })
+        future_into_py(py, async move { consumer.still_holds().await.map_err(raise) })
     }
 
-    fn resume<'py>(&self, py: Python<'py>, partition: u32) -> PyResult<Bound<'py, PyAny>> {
+    /// Commits offsets (topic, partition, offset), or without them all that was handed out.
+    fn commit<'py>(&self, py: Python<'py>, offsets: Option<Vec<(String, u32, u64)>>) -> PyResult<Bound<'py, PyAny>> {
         let consumer = self.inner.clone();
-        future_into_py(py, async move { consumer.lock().await.resume(partition).map_err(raise) })
+        future_into_py(py, async move { consumer.commit(offsets).await.map_err(raise) })
     }
 
-    fn position<'py>(&self, py: Python<'py>, partition: u32) -> PyResult<Bound<'py, PyAny>> {
+    fn close<'py>(&self, py: Python<'py>, is_done: bool) -> PyResult<Bound<'py, PyAny>> {
         let consumer = self.inner.clone();
-        future_into_py(py, async move { Ok(consumer.lock().await.position(partition)) })
+        future_into_py(py, async move { consumer.close(is_done).await.map_err(raise) })
+    }
+
+    fn seek<'py>(
+        &self,
+        py: Python<'py>,
+        topic: Option<String>,
+        partition: u32,
+        kind: String,
+        value: i64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (consumer, to) = (self.inner.clone(), position(&kind, value)?);
+        future_into_py(py, async move { consumer.with(|c| c.seek(place(topic, partition), to)).await.map_err(raise) })
+    }
+
+    fn pause<'py>(&self, py: Python<'py>, topic: Option<String>, partition: u32) -> PyResult<Bound<'py, PyAny>> {
+        let consumer = self.inner.clone();
+        future_into_py(py, async move { consumer.with(|c| c.pause(place(topic, partition))).await.map_err(raise) })
+    }
+
+    fn resume<'py>(&self, py: Python<'py>, topic: Option<String>, partition: u32) -> PyResult<Bound<'py, PyAny>> {
+        let consumer = self.inner.clone();
+        future_into_py(py, async move { consumer.with(|c| c.resume(place(topic, partition))).await.map_err(raise) })
+    }
+
+    fn position<'py>(&self, py: Python<'py>, topic: Option<String>, partition: u32) -> PyResult<Bound<'py, PyAny>> {
+        let consumer = self.inner.clone();
+        future_into_py(
+            py,
+            async move { consumer.with(|c| Ok(c.position(place(topic, partition)))).await.map_err(raise) },
+        )
+    }
+
+    fn lag<'py>(&self, py: Python<'py>, topic: Option<String>, partition: u32) -> PyResult<Bound<'py, PyAny>> {
+        let consumer = self.inner.clone();
+        future_into_py(py, async move { consumer.with(|c| Ok(c.lag(place(topic, partition)))).await.map_err(raise) })
+    }
+
+    fn committed<'py>(&self, py: Python<'py>, topic: Option<String>, partition: u32) -> PyResult<Bound<'py, PyAny>> {
+        let consumer = self.inner.clone();
+        future_into_py(py, async move { consumer.with(|c| c.committed(place(topic, partition))).await.map_err(raise) })
+    }
+
+    /// (topic, partition) of all that is read at the moment.
+    fn assignment<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let consumer = self.inner.clone();
+        future_into_py(py, async move { consumer.with(|c| Ok(c.assignment())).await.map_err(raise) })
     }
 
     /// (delivered, filtered, failed)
     fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let consumer = self.inner.clone();
         future_into_py(py, async move {
-            let c = consumer.lock().await.counts();
+            let c = consumer.with(|c| Ok(c.counts())).await.map_err(raise)?;
             Ok((c.delivered, c.filtered, c.failed))
         })
     }

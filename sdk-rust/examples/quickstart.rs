@@ -13,7 +13,7 @@ async fn main() -> Result<()> {
     let json = r#"{"carrier":"UA","dep_delay":61}"#;
     let at = producer.send(thalweg::Record::new(json).key("N14228")).await?;
     println!("partition {} offset {:?}", at.partition, at.offset);
-    let mut consumer = client.consumer("flights").from_beginning().filter("late@1").build().await?;
+    let mut consumer = client.consumer("flights").group("ops").filter("late@1").build().await?;
     while let Some(record) = consumer.next().await.transpose()? {
         println!("{:?}", record.json()?);
     }

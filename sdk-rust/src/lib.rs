@@ -46,7 +46,7 @@ pub use group::Rebalance;
 pub use groups::{GroupDescription, GroupInfo, GroupMemberInfo, GroupOffset};
 pub use producer::{Delivery, Producer, ProducerBuilder, Receipt};
 pub use record::{IntoBytes, Record};
-pub use shared::SharedConsumer;
+pub use shared::{Next, SharedConsumer};
 pub use thalweg_client_core::{Acks, Counts, Position};
 pub use thalweg_model::Codec;
 pub use thalweg_wire::{ErrorCode, ErrorKind};

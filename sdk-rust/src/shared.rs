@@ -5,7 +5,7 @@ use std::sync::Arc;
 use thalweg_wire::ErrorKind;
 use tokio::sync::{Mutex, Notify};
 
-use crate::{Batch, Consumer, Error, Result};
+use crate::{Batch, Consumer, ConsumerBuilder, Error, Rebalance, Result};
 
 /// Gives way: whoever waits for records is interrupted for a moment by anybody else.
 #[derive(Clone)]
@@ -17,6 +17,29 @@ struct Inner {
     /// `None` once it is closed.
     consumer: Mutex<Option<Consumer>>,
     interrupt: Notify,
+    changes: Arc<Changes>,
+}
+
+/// What came and went, until somebody is told.
+#[derive(Default)]
+struct Changes {
+    list: std::sync::Mutex<Vec<Rebalance>>,
+    told: Notify,
+}
+
+impl Changes {
+    fn take(&self) -> Vec<Rebalance> {
+        std::mem::take(&mut *self.list.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+/// What there is for the user.
+#[derive(Debug, Default)]
+pub struct Next {
+    /// What came and went, before anything else.
+    pub rebalances: Vec<Rebalance>,
+    /// Records; with none, and without rebalances, everything has been read or the consumer was closed.
+    pub batch: Option<Batch>,
 }
 
 fn closed() -> Error {
@@ -24,27 +47,43 @@ fn closed() -> Error {
 }
 
 impl SharedConsumer {
-    /// Shares a consumer.
-    pub fn new(consumer: Consumer) -> SharedConsumer {
-        SharedConsumer { inner: Arc::new(Inner { consumer: Mutex::new(Some(consumer)), interrupt: Notify::new() }) }
+    /// Builds a consumer to share.
+    pub async fn build(builder: ConsumerBuilder) -> Result<SharedConsumer> {
+        let changes: Arc<Changes> = Arc::default();
+        let into = changes.clone();
+        let builder = builder.on_rebalance(move |change| {
+            into.list.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(change.clone());
+            into.told.notify_one();
+        });
+        let consumer = Mutex::new(Some(builder.build().await?));
+        Ok(SharedConsumer { inner: Arc::new(Inner { consumer, interrupt: Notify::new(), changes }) })
     }
 
-    /// As [`Consumer::next_batch`]; `None` as well when the consumer is closed meanwhile.
-    pub async fn next_batch(&self) -> Option<Result<Batch>> {
+    /// As [`Consumer::next_batch`].
+    pub async fn next(&self) -> Result<Next> {
+        let changes = &self.inner.changes;
         let mut has_waited = false;
         loop {
+            let rebalances = changes.take();
+            if !rebalances.is_empty() {
+                return Ok(Next { rebalances, batch: None });
+            }
             let interrupted = self.inner.interrupt.notified();
             tokio::pin!(interrupted);
             interrupted.as_mut().enable();
             let mut consumer = self.inner.consumer.lock().await;
             let Some(open) = consumer.as_mut() else {
-                return if has_waited { None } else { Some(Err(closed())) };
+                return if has_waited { Ok(Next::default()) } else { Err(closed()) };
             };
             has_waited = true;
             tokio::select! {
                 biased;
                 () = interrupted => {}
-                batch = open.next_batch() => return batch,
+                batch = open.next_batch() => {
+                    let batch = batch.transpose()?;
+                    return Ok(Next { rebalances: changes.take(), batch });
+                }
+                () = changes.told.notified() => {}
             }
         }
     }

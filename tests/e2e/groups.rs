@@ -1,6 +1,9 @@
 //! Consumer groups over real brokers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -340,4 +343,100 @@ async fn a_killed_coordinator_is_only_a_pause() {
     assert_eq!((unique.len(), read.len()), (1_500, 1_500));
     let lag = client.group_lag(&client.describe_group("g").await.unwrap()).await.unwrap();
     assert!(lag.len() == 4 && lag.iter().all(|(_, _, lag)| *lag == 0), "{lag:?}");
+}
+
+/// A member in another process, in another language.
+struct Foreign {
+    child: std::process::Child,
+    read: Arc<Mutex<Vec<(u32, u64)>>>,
+    held: Arc<Mutex<BTreeSet<u32>>>,
+}
+
+impl Foreign {
+    fn start(language: &str, sdk: &Path, address: &str, ca: &Path, group: &str) -> Foreign {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e");
+        let mut command = match language {
+            "python" => Command::new(sdk),
+            _ => Command::new("node"),
+        };
+        match language {
+            "python" => command.arg(folder.join("member.py")),
+            _ => command.arg(folder.join("member.mjs")).arg(sdk),
+        };
+        let command = command.arg(address).arg(ca).args(["t", group]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{language}: {e}"));
+        let (read, held): (Arc<Mutex<Vec<(u32, u64)>>>, Arc<Mutex<BTreeSet<u32>>>) = Default::default();
+        let (into, held_there) = (read.clone(), held.clone());
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let words: Vec<&str> = line.split(' ').collect();
+                match words[..] {
+                    ["record", p, o] => into.lock().unwrap().push((p.parse().unwrap(), o.parse().unwrap())),
+                    ["assigned", p] => drop(held_there.lock().unwrap().insert(p.parse().unwrap())),
+                    [_, p] => drop(held_there.lock().unwrap().remove(&p.parse().unwrap())),
+                    _ => panic!("{line}"),
+                }
+            }
+        });
+        Foreign { child, read, held }
+    }
+
+    fn leave(mut self) -> Vec<(u32, u64)> {
+        self.child.stdin.take().unwrap().write_all(b"leave\n").unwrap();
+        assert!(self.child.wait().unwrap().success());
+        std::mem::take(&mut *self.read.lock().unwrap())
+    }
+}
+
+/// Issue 5, "the mission's scenes": one group, three languages; one of them is killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mixed_group_shares_the_partitions_and_survives_a_killed_member() {
+    let languages = thalweg_tests::torture::languages();
+    if languages.len() < 2 {
+        // `cargo xtask test` builds both SDKs first, and says so if it cannot.
+        eprintln!("only with both SDKs: {languages:?}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    client.create_topic("t", Topic::partitions(6)).await.unwrap();
+    let ca = folder.path().join("tls/ca.pem");
+    let start = |(language, sdk): &(&'static str, PathBuf)| {
+        Foreign::start(language, &std::path::absolute(sdk).unwrap(), &broker.address, &ca, "mixed")
+    };
+    let mut foreign: Vec<Foreign> = languages.iter().map(start).collect();
+    let rust = Reading::start(client.consumer("t").group("mixed")).await;
+    let held = |foreign: &[Foreign]| -> Vec<usize> {
+        let mut held: Vec<usize> = foreign.iter().map(|f| f.held.lock().unwrap().len()).collect();
+        held.push(rust.assigned.lock().unwrap().len());
+        held
+    };
+    eventually("two each", Duration::from_secs(20), async || held(&foreign) == [2, 2, 2]).await;
+    let clients: BTreeSet<String> =
+        client.describe_group("mixed").await.unwrap().members.into_iter().map(|m| m.client).collect();
+    assert_eq!(clients.into_iter().collect::<Vec<_>>(), ["thalweg-node", "thalweg-python", "thalweg-rust"]);
+    produce(&client, "t", 0, 3_000).await;
+    let total =
+        |foreign: &[Foreign]| foreign.iter().map(|f| f.read.lock().unwrap().len()).sum::<usize>() + rust.count();
+    eventually("each record once", Duration::from_secs(10), async || total(&foreign) == 3_000).await;
+    let mut killed = foreign.remove(0);
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
+    let took = eventually("the others have it all", Duration::from_secs(10), async || held(&foreign) == [3, 3]).await;
+    assert!(took < Duration::from_secs(4), "the session timeout is 3 s: {took:?}");
+    produce(&client, "t", 3_000, 4_000).await;
+    let unique = |foreign: &[Foreign]| {
+        let mut all: BTreeSet<(u32, u64)> = killed.read.lock().unwrap().iter().copied().collect();
+        all.extend(foreign.iter().flat_map(|f| f.read.lock().unwrap().clone()));
+        all.extend(rust.read.lock().unwrap().iter().map(|(_, p, o, _)| (*p, *o)));
+        all.len()
+    };
+    eventually("everything, at least once", Duration::from_secs(10), async || unique(&foreign) == 4_000).await;
+    for one in foreign {
+        one.leave();
+    }
+    rust.leave().await;
+    assert_eq!(client.describe_group("mixed").await.unwrap().state, "empty");
 }

@@ -1,7 +1,10 @@
 //! Bytes on disk and wire, kept as files: a difference here is a change of format.
 
 use thalweg_broker_core::NodeMessage;
-use thalweg_control::{Broker, MetadataRecord, Pin, PluginDigest, TopicConfig};
+use thalweg_control::{
+    Assignor, Broker, Committed, GroupFilter, GroupRecord, Holding, Member, MetadataRecord, OnFailure, Pin,
+    PluginDigest, Terms, TopicConfig,
+};
 use thalweg_model::{
     BatchBuilder, BrokerId, Codec, DirectoryId, Header, LeaderEpoch, Offset, PinEpoch, ProducerEpoch, ProducerId,
     ProducerMark, RaftIndex, Record, RecordBatch, ReplicaId, Sequence, TopicId, TopicPartition,
@@ -68,6 +71,45 @@ fn metadata_record() {
         created_ms: 1_700_000_000_000,
     };
     check("topic-created", &record.encode());
+}
+
+#[test]
+fn group_records() {
+    let group = "billing".to_owned();
+    let place = |partition| TopicPartition::new(TopicId([0xcd; 16]), partition);
+    let filter = GroupFilter { reference: "late@1".into(), config: "{}".into(), on_failure: OnFailure::Skip };
+    let terms = Terms { assignor: Assignor::Range, filter: Some(filter) };
+    let changed = GroupRecord::GroupChanged { group: group.clone(), epoch: 7, terms, idle_since_ms: 1_700_000_000_000 };
+    check("group-changed", &changed.encode());
+    let state = Member {
+        instance: Some("pod-1".into()),
+        client: "thalweg-python".into(),
+        host: "10.0.0.7".into(),
+        topics: vec!["flights".into()],
+        session_ms: 3_000,
+        epoch: 7,
+        is_away: false,
+        target: [place(0)].into(),
+        holdings: [
+            (place(0), Holding { since: 3, revoked_by: None }),
+            (place(300), Holding { since: 4, revoked_by: Some(7) }),
+        ]
+        .into(),
+    };
+    let member = "4f0c5e0e-0000-4000-8000-000000000001".to_owned();
+    let joined = GroupRecord::MemberChanged { group: group.clone(), member: member.clone(), state };
+    check("member-changed", &joined.encode());
+    let gone = GroupRecord::MemberGone { group: group.clone(), member, at_ms: 1_700_000_000_000 };
+    check("member-gone", &gone.encode());
+    let offsets = vec![
+        (place(0), Committed { offset: 300, filtered: 128, failed: 0 }),
+        (place(1), Committed { offset: 1, filtered: 0, failed: 2 }),
+    ];
+    let committed = GroupRecord::OffsetsCommitted { group: group.clone(), at_ms: 1_700_000_000_000, offsets };
+    check("offsets-committed", &committed.encode());
+    let forgotten = GroupRecord::OffsetsForgotten { group: group.clone(), partitions: vec![place(0), place(1)] };
+    check("offsets-forgotten", &forgotten.encode());
+    check("group-gone", &GroupRecord::GroupGone { group }.encode());
 }
 
 #[test]

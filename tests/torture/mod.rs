@@ -68,7 +68,7 @@ impl Acked {
 type Shared = Arc<Mutex<Acked>>;
 
 /// Where the SDKs of the other languages are; without them only Rust takes part.
-fn languages() -> Vec<(&'static str, PathBuf)> {
+pub fn languages() -> Vec<(&'static str, PathBuf)> {
     let python = std::env::var_os("THALWEG_PYTHON").map(|p| ("python", PathBuf::from(p)));
     let node = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk-node");
     let node = node.join("thalweg.node").exists().then(|| ("node", node.join("lib/index.js")));

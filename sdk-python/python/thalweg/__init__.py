@@ -14,8 +14,8 @@ import atexit as _atexit
 import os as _os
 
 from . import _native as _native_module
-from ._client import Client, Plugin, Topic, connect
-from ._consumer import Consumer, Counts
+from ._client import Client, Group, GroupInfo, GroupMember, GroupOffset, Plugin, Topic, connect
+from ._consumer import Consumer, Counts, Rebalance, TopicPartition
 from ._errors import (
     DeniedError,
     DisconnectedError,
@@ -42,6 +42,10 @@ __all__ = [
     "Delivery",
     "DeniedError",
     "DisconnectedError",
+    "Group",
+    "GroupInfo",
+    "GroupMember",
+    "GroupOffset",
     "InternalError",
     "InvalidError",
     "Message",
@@ -49,12 +53,14 @@ __all__ = [
     "Plugin",
     "PluginFailedError",
     "Producer",
+    "Rebalance",
     "RebalancedError",
     "Record",
     "StorageFullError",
     "ThalwegError",
     "TimedOutError",
     "Topic",
+    "TopicPartition",
     "UnsupportedError",
     "__version__",
     "connect",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from . import _native
-from ._consumer import Consumer, Start, parse_start
+from ._consumer import Consumer, Rebalance, Start, TopicPartition, parse_start
 from ._errors import InvalidError
 from ._producer import Producer
 
@@ -84,6 +84,50 @@ class connect:  # noqa: N801 - reads as a function: `await connect(…)` or `asy
     ) -> None:
         if self._client is not None:
             await self._client.close()
+
+
+class GroupInfo(NamedTuple):
+    """A consumer group in a list."""
+
+    group: str
+    state: str
+    members: int
+
+
+class GroupMember(NamedTuple):
+    """A member of a group; `revoked` is what it has been told to give up, and has not yet."""
+
+    member: str
+    instance: str | None
+    client: str
+    host: str
+    partitions: list[TopicPartition]
+    revoked: list[TopicPartition]
+    is_away: bool
+
+
+class GroupOffset(NamedTuple):
+    """How far a group has come in one partition, and what is left to scan."""
+
+    topic: str
+    partition: int
+    committed: int | None
+    lag: int
+    filtered: int
+    failed: int
+
+
+class Group(NamedTuple):
+    """A consumer group: "empty", "reconciling" or "stable"."""
+
+    group: str
+    state: str
+    epoch: int
+    coordinator: int
+    assignor: str
+    filter: str | None
+    members: list[GroupMember]
+    offsets: list[GroupOffset]
 
 
 class Client:
@@ -161,24 +205,91 @@ class Client:
 
     def consumer(
         self,
-        topic: str,
+        topics: str | Sequence[str],
         *,
         partitions: Sequence[int] | None = None,
-        start: Start = "latest",
+        start: Start | None = None,
         until_end: bool = False,
         filter: str | None = None,
         filter_config: bytes | str = b"",
+        on_filter_failure: Literal["fail", "skip", "pass"] = "fail",
+        group: str | None = None,
+        instance: str | None = None,
+        session_timeout: float = 3.0,
+        auto_commit: float | None = 1.0,
+        assignor: Literal["uniform", "range"] = "uniform",
+        max_processing: float | None = None,
+        wait_for_topics: bool = False,
+        on_rebalance: Callable[[Rebalance], object] | None = None,
     ) -> Consumer:
-        """A consumer of a topic: of all partitions unless some are named.
+        """A consumer of a topic, or of several: of all partitions unless some are named.
 
-        `start` is "earliest", "latest", an offset, or {"timestamp": ms}. With `until_end` it ends once everything has
-        been scanned that was there at the start. `filter` is a plugin, "name" or "name@version".
+        With `group` it shares the partitions with the other consumers of that group id, and goes on where the group left off.
+        `start` is "earliest", "latest", an offset, or {"timestamp": ms}: without a group "latest"; in a group it counts where the
+        group has not come to yet, and is "earliest". With `until_end` it ends once everything has been scanned that was there at
+        the start, in a group by whichever member. `filter` is a plugin, "name" or "name@version"; all members have the same.
+
+        `auto_commit` is how often, in seconds, what is done is committed; None: only by `commit`. `instance` is a name that
+        outlives the process, for static membership. Unheard for `session_timeout` seconds a member counts as dead. `on_rebalance`
+        is called between two records.
         """
         native = self._native
-        kind_value = parse_start(start)
-        config = filter_config.encode() if isinstance(filter_config, str) else filter_config
-        chosen = None if partitions is None else list(partitions)
-        return Consumer(topic, lambda: native.consumer(topic, chosen, kind_value, until_end, filter, config))
+        options = {
+            "partitions": None if partitions is None else list(partitions),
+            "start": None if start is None else parse_start(start),
+            "until_end": until_end,
+            "filter": filter,
+            "filter_config": filter_config.encode() if isinstance(filter_config, str) else filter_config,
+            "on_filter_failure": on_filter_failure,
+            "group": group,
+            "instance": instance,
+            "session_timeout": session_timeout,
+            "auto_commit": auto_commit,
+            "assignor": assignor,
+            "max_processing": max_processing,
+            "wait_for_topics": wait_for_topics,
+        }
+        names = [topics] if isinstance(topics, str) else list(topics)
+        return Consumer(names, group, lambda: native.consumer(names, options), on_rebalance)
+
+    async def set_partitioner(
+        self, topic: str, partitioner: str | None, partitioner_config: bytes | str = b""
+    ) -> None:
+        """Places a topic's records in another way from now on; None: by key hash and in turn."""
+        config = partitioner_config.encode() if isinstance(partitioner_config, str) else partitioner_config
+        await self._native.set_partitioner(topic, partitioner, config)
+
+    async def groups(self) -> list[GroupInfo]:
+        """All consumer groups."""
+        return [GroupInfo(*g) for g in await self._native.groups()]
+
+    async def describe_group(self, group: str) -> Group:
+        """A group with its members and offsets."""
+        state, epoch, coordinator, assignor, filter, members, offsets = await self._native.describe_group(group)
+
+        def places(some: Sequence[tuple[str, int]]) -> list[TopicPartition]:
+            return [TopicPartition(*p) for p in some]
+
+        return Group(
+            group,
+            state,
+            epoch,
+            coordinator,
+            assignor,
+            filter,
+            [GroupMember(*m[:4], places(m[4]), places(m[5]), m[6]) for m in members],
+            [GroupOffset(*o) for o in offsets],
+        )
+
+    async def delete_group(self, group: str) -> None:
+        """Forgets a group without members, and how far it has come."""
+        await self._native.delete_group(group)
+
+    async def reset_group(
+        self, group: str, topic: str, to: Start, *, partitions: Sequence[int] = (), dry_run: bool = False
+    ) -> dict[int, int]:
+        """Moves a group without members; answers with the offset of each partition. With `dry_run` it only answers."""
+        return dict(await self._native.reset_group(group, topic, list(partitions), parse_start(to), dry_run))
 
     async def close(self) -> None:
         """Lets the connection go; producers and consumers that are open keep theirs until they are closed."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import _client, _consumer, _producer
+from . import _client, _consumer, _native, _producer
 from ._errors import InvalidError, ThalwegError
 from ._native import Batch, Record
 
@@ -62,6 +62,10 @@ def connect(
     return Client(_run(go()))
 
 
+async def _holds(native: _native.Consumer) -> bool:
+    return await native.still_holds()
+
+
 class _Closing:
     def close(self) -> None:
         raise NotImplementedError
@@ -102,8 +106,23 @@ class Client(_Closing):
     def producer(self, topic: str, **options: Any) -> Producer:
         return Producer(self._inner.producer(topic, **options))
 
-    def consumer(self, topic: str, **options: Any) -> Consumer:
-        return Consumer(self._inner.consumer(topic, **options))
+    def consumer(self, topics: str | Sequence[str], **options: Any) -> Consumer:
+        return Consumer(self._inner.consumer(topics, **options))
+
+    def set_partitioner(self, topic: str, partitioner: str | None, partitioner_config: bytes | str = b"") -> None:
+        _run(self._inner.set_partitioner(topic, partitioner, partitioner_config))
+
+    def groups(self) -> list[_client.GroupInfo]:
+        return _run(self._inner.groups())
+
+    def describe_group(self, group: str) -> _client.Group:
+        return _run(self._inner.describe_group(group))
+
+    def delete_group(self, group: str) -> None:
+        _run(self._inner.delete_group(group))
+
+    def reset_group(self, group: str, topic: str, to: _consumer.Start, **options: Any) -> dict[int, int]:
+        return _run(self._inner.reset_group(group, topic, to, **options))
 
     def close(self) -> None:
         _run(self._inner.close())
@@ -150,31 +169,51 @@ class Consumer(_Closing):
         _run(self._inner.__aenter__())
         return self
 
-    def _next_batch(self) -> Batch | None:
-        async def go() -> Batch | None:
-            return await (await self._inner._ready()).next_batch()
-
-        return _run(go())
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _run(self._inner._leave(kind is None))
 
     def __iter__(self) -> Iterator[Record]:
+        inner = self._inner
         for batch in self.batches():
-            yield from batch.records()
+            if inner.group is None:
+                yield from batch.records()
+                continue
+            native = _run(inner._ready())
+            records = batch.records()
+            for i, record in enumerate(records, 1):
+                if not native.advance(record.offset, i == len(records)) and not _run(_holds(native)):
+                    break
+                yield record
 
     def batches(self) -> Iterator[Batch]:
-        while (batch := self._next_batch()) is not None:
+        while (batch := _run(self._inner._next_batch())) is not None:
             yield batch
 
-    def seek(self, partition: int, to: _consumer.Start) -> None:
-        _run(self._inner.seek(partition, to))
+    def seek(self, place: _consumer.Place, to: _consumer.Start) -> None:
+        _run(self._inner.seek(place, to))
 
-    def pause(self, partition: int) -> None:
-        _run(self._inner.pause(partition))
+    def pause(self, place: _consumer.Place) -> None:
+        _run(self._inner.pause(place))
 
-    def resume(self, partition: int) -> None:
-        _run(self._inner.resume(partition))
+    def resume(self, place: _consumer.Place) -> None:
+        _run(self._inner.resume(place))
 
-    def position(self, partition: int) -> int | None:
-        return _run(self._inner.position(partition))
+    def position(self, place: _consumer.Place) -> int | None:
+        return _run(self._inner.position(place))
+
+    def lag(self, place: _consumer.Place) -> int | None:
+        return _run(self._inner.lag(place))
+
+    def committed(self, place: _consumer.Place) -> int | None:
+        return _run(self._inner.committed(place))
+
+    def assignment(self) -> list[_consumer.TopicPartition]:
+        return _run(self._inner.assignment())
+
+    def commit(self, offsets: Mapping[_consumer.Place, int] | Record | None = None) -> None:
+        _run(self._inner.commit(offsets))
 
     def counts(self) -> _consumer.Counts:
         return _run(self._inner.counts())

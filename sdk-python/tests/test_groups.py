@@ -1,0 +1,124 @@
+"""Consumer groups, as users of the Python SDK see them."""
+
+import asyncio
+import time
+
+import pytest
+import thalweg
+import thalweg.sync
+from conftest import Broker
+
+
+class Reader:
+    """A member that reads in a task of its own."""
+
+    def __init__(self, client: thalweg.Client, group: str) -> None:
+        self.read: list[thalweg.Record] = []
+        self.held: set[thalweg.TopicPartition] = set()
+        self.consumer = client.consumer("t", group=group, on_rebalance=self.follow)
+        self.task = asyncio.create_task(self.go())
+
+    def follow(self, change: thalweg.Rebalance) -> None:
+        if change.kind == "assigned":
+            self.held |= set(change.partitions)
+        else:
+            self.held -= set(change.partitions)
+
+    async def go(self) -> None:
+        async for record in self.consumer:
+            self.read.append(record)
+
+    async def leave(self) -> None:
+        await self.consumer.close()
+        await self.task
+
+
+async def eventually(what: str, is_so: "Callable[[], bool]", limit: float = 10.0) -> float:  # noqa: F821
+    started = time.monotonic()
+    while not is_so():
+        assert time.monotonic() - started < limit, what
+        await asyncio.sleep(0.01)
+    return time.monotonic() - started
+
+
+def test_two_partitions_and_three_members(broker: Broker) -> None:
+    async def go() -> None:
+        async with thalweg.connect(broker.address, ca=broker.ca) as client:
+            await client.create_topic("t", partitions=2)
+            members = [Reader(client, "billing") for _ in range(3)]
+            await eventually("two active", lambda: sum(bool(m.held) for m in members) == 2)
+            await asyncio.sleep(0.3)
+            assert sum(bool(m.held) for m in members) == 2
+            async with client.producer("t") as producer:
+                await producer.enqueue_batch([thalweg.Message(str(i)) for i in range(500)])
+            others = [Reader(client, "audit"), Reader(client, "search")]
+            await eventually("each record once", lambda: sum(len(m.read) for m in members) == 500)
+            for other in others:
+                await eventually("everything", lambda other=other: len(other.read) == 500)
+            leaver = next(m for m in members if m.held)
+            members.remove(leaver)
+            await leaver.leave()
+            took = await eventually("the third takes over", lambda: sum(bool(m.held) for m in members) == 2)
+            assert took < 1.0
+            async with client.producer("t") as producer:
+                await producer.enqueue_batch([thalweg.Message(str(i)) for i in range(500)])
+            done = len(leaver.read)
+            await eventually("the rest", lambda: done + sum(len(m.read) for m in members) == 1000)
+            for member in [*members, *others]:
+                await member.leave()
+            assert {g.group: g.state for g in await client.groups()} == dict.fromkeys(
+                ["audit", "billing", "search"], "empty"
+            )
+            group = await client.describe_group("billing")
+            assert [o.lag for o in group.offsets] == [0, 0]
+
+    asyncio.run(go())
+
+
+def test_commits_and_where_a_group_goes_on(broker: Broker) -> None:
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        client.create_topic("t", partitions=1)
+        with client.producer("t") as producer:
+            producer.enqueue_batch([thalweg.Message(str(i)) for i in range(100)])
+        consumer = client.consumer("t", group="g", auto_commit=None)
+        records = iter(consumer)
+        first = [next(records) for _ in range(10)]
+        assert consumer.committed(0) is None
+        consumer.commit()
+        assert consumer.committed(0) == first[-1].offset + 1
+        record = next(records)
+        consumer.commit(record)
+        with pytest.raises(thalweg.InvalidError, match="past its end"):
+            consumer.commit({("t", 0): 10_000})
+        consumer.close()
+        # Automatic: done when the next one is asked for, and when the consumer is left in order.
+        with client.consumer("t", group="g") as consumer:
+            assert [next(iter(consumer)).text() for _ in range(1)] == ["11"]
+        with pytest.raises(RuntimeError), client.consumer("t", group="g") as consumer:
+            assert next(iter(consumer)).text() == "12"
+            raise RuntimeError
+        with client.consumer("t", group="g") as consumer:
+            assert next(iter(consumer)).text() == "12"
+        assert client.reset_group("g", "t", "earliest", dry_run=True) == {0: 0}
+        client.reset_group("g", "t", "earliest")
+        with client.consumer("t", group="g", until_end=True) as consumer:
+            assert [r.text() for r in consumer] == [str(i) for i in range(100)]
+        client.delete_group("g")
+        with pytest.raises(thalweg.NotFoundError, match="does not exist"):
+            client.describe_group("g")
+
+
+def test_bad_input_is_typed(broker: Broker) -> None:
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        client.create_topic("t", partitions=1)
+        with pytest.raises(thalweg.InvalidError, match="between 1 and 249"):
+            client.consumer("t", group="g" * 250).__enter__()
+        with pytest.raises(thalweg.NotFoundError, match="missing"):
+            client.consumer(["t", "missing"], group="g").__enter__()
+        with client.consumer("t", group="g", instance="one"):
+            with pytest.raises(thalweg.InvalidError, match="instance"):
+                client.consumer("t", group="g", instance="one", session_timeout=0.6).__enter__()
+            with pytest.raises(thalweg.InvalidError, match="assignor `range`"):
+                client.consumer("t", group="g", assignor="range").__enter__()
+            with pytest.raises(thalweg.InvalidError, match="members"):
+                client.delete_group("g")
