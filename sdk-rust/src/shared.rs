@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use thalweg_wire::ErrorKind;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, MutexGuard, Notify};
 
 use crate::{Batch, Consumer, ConsumerBuilder, Error, Rebalance, Result};
 
@@ -62,7 +62,6 @@ impl SharedConsumer {
     /// As [`Consumer::next_batch`].
     pub async fn next(&self) -> Result<Next> {
         let changes = &self.inner.changes;
-        let mut has_waited = false;
         loop {
             let rebalances = changes.take();
             if !rebalances.is_empty() {
@@ -72,10 +71,7 @@ impl SharedConsumer {
             tokio::pin!(interrupted);
             interrupted.as_mut().enable();
             let mut consumer = self.inner.consumer.lock().await;
-            let Some(open) = consumer.as_mut() else {
-                return if has_waited { Ok(Next::default()) } else { Err(closed()) };
-            };
-            has_waited = true;
+            let Some(open) = consumer.as_mut() else { return Ok(Next::default()) };
             tokio::select! {
                 biased;
                 () = interrupted => {}
@@ -88,17 +84,21 @@ impl SharedConsumer {
         }
     }
 
-    /// Runs `act` on the consumer.
-    pub async fn with<T>(&self, act: impl FnOnce(&mut Consumer) -> Result<T>) -> Result<T> {
+    /// The consumer, from whoever waits with it.
+    async fn lock(&self) -> MutexGuard<'_, Option<Consumer>> {
         let lock = self.inner.consumer.lock();
         tokio::pin!(lock);
-        // Queued before the other one is woken, so that it comes first.
-        let mut consumer = tokio::select! {
+        // Queued before the other one is woken, so that this one comes first.
+        tokio::select! {
             biased;
             consumer = &mut lock => consumer,
             () = async { self.inner.interrupt.notify_waiters() } => lock.await,
-        };
-        act(consumer.as_mut().ok_or_else(closed)?)
+        }
+    }
+
+    /// Runs `act` on the consumer.
+    pub async fn with<T>(&self, act: impl FnOnce(&mut Consumer) -> Result<T>) -> Result<T> {
+        act(self.lock().await.as_mut().ok_or_else(closed)?)
     }
 
     /// As [`Consumer::advance`], without waiting; true for a consumer that is busy or closed.
@@ -111,8 +111,7 @@ impl SharedConsumer {
 
     /// As [`Consumer::still_holds`].
     pub async fn still_holds(&self) -> Result<bool> {
-        let mut consumer = self.inner.consumer.lock().await;
-        Ok(consumer.as_mut().ok_or_else(closed)?.still_holds().await)
+        Ok(self.lock().await.as_mut().ok_or_else(closed)?.still_holds().await)
     }
 
     /// As [`Consumer::commit`], or with offsets by topic and partition as [`Consumer::commit_offsets`].
@@ -120,22 +119,15 @@ impl SharedConsumer {
         match offsets {
             None => self.with(Consumer::start_commit).await?.await,
             Some(offsets) => {
-                self.with(|_| Ok(())).await?;
-                let mut consumer = self.inner.consumer.lock().await;
                 let offsets = offsets.into_iter().map(|(topic, partition, offset)| ((topic, partition), offset));
-                consumer.as_mut().ok_or_else(closed)?.commit_offsets(offsets).await
+                self.lock().await.as_mut().ok_or_else(closed)?.commit_offsets(offsets).await
             }
         }
     }
 
     /// Ends the subscription; in a group, as [`Consumer::close`] or, where what is in hand is not done, as by dropping it.
     pub async fn close(&self, is_done: bool) -> Result<()> {
-        let taken = self.with(|_| Ok(())).await;
-        if taken.is_err() {
-            return Ok(());
-        }
-        let Some(mut consumer) = self.inner.consumer.lock().await.take() else { return Ok(()) };
-        self.inner.interrupt.notify_waiters();
+        let Some(mut consumer) = self.lock().await.take() else { return Ok(()) };
         if !is_done {
             consumer.put_back();
         }

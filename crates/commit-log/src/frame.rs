@@ -52,13 +52,20 @@ pub(crate) enum FrameKind {
     Dropped = 4,
     /// Nothing: its durable LSN covers the frames before it.
     Marker = 5,
+    /// An entry that is appended again because its file is to be recycled. It discards nothing: one without those that were
+    /// carried over behind it says nothing about them.
+    CarriedOver = 6,
 }
 
 impl FrameKind {
     fn from_number(number: u16) -> Option<FrameKind> {
-        [FrameKind::Entry, FrameKind::HardState, FrameKind::Manifest, FrameKind::Dropped, FrameKind::Marker]
-            .into_iter()
-            .find(|k| *k as u16 == number)
+        use FrameKind::{CarriedOver, Dropped, Entry, HardState, Manifest, Marker};
+        [Entry, HardState, Manifest, Dropped, Marker, CarriedOver].into_iter().find(|k| *k as u16 == number)
+    }
+
+    /// True for frames that hold an entry.
+    pub(crate) fn is_entry(self) -> bool {
+        matches!(self, FrameKind::Entry | FrameKind::CarriedOver)
     }
 }
 

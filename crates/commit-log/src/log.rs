@@ -1053,7 +1053,8 @@ impl<D: Disk> CommitLog<D> {
             }
             for TailEntry { index, batch } in waiting {
                 let header = batch.header();
-                self.push(FrameKind::Entry, group, header.leader_epoch, index, header.base_offset, batch.into_bytes());
+                let (epoch, offset) = (header.leader_epoch, header.base_offset);
+                self.push(FrameKind::CarriedOver, group, epoch, index, offset, batch.into_bytes());
             }
         }
         let marker = self.push_marker();

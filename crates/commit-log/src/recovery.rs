@@ -192,7 +192,7 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
             let payload = header.and_then(|h| h.payload(rest));
             if let (Some(header), Some(payload)) = (header, payload) {
                 let last = used.groups.entry(header.group).or_default();
-                if header.kind == FrameKind::Entry {
+                if header.kind.is_entry() {
                     *last = (*last).max(header.index);
                 }
                 replay(groups.entry(header.group).or_default(), &header, payload, config);
@@ -282,19 +282,24 @@ fn replay(group: &mut Group, header: &Header, payload: &[u8], config: &Config) {
         *group = Group::default();
     }
     match header.kind {
-        FrameKind::Entry => {
+        FrameKind::Entry | FrameKind::CarriedOver => {
             // The bytes are copied, or one small entry would keep a whole file's buffer alive.
             match RecordBatch::parse(Bytes::copy_from_slice(payload)) {
                 Ok(batch) if batch.base_offset() == header.base_offset => {
-                    let keep = group.entries.partition_point(|e| e.index < header.index);
-                    // The same entry again was carried over from a file that is to be recycled. It discards nothing: those
-                    // behind it may have been carried over into a sync batch that never became whole. (Found by the
-                    // simulator.)
-                    let same = |e: &TailEntry| e.index == header.index && e.batch.header().leader_epoch == header.term;
-                    let discards = config.is_planted(crate::Mutant::CarriedOverDiscards);
-                    if discards || !group.entries.get(keep).is_some_and(same) {
-                        group.entries.truncate(keep);
-                        group.entries.push(TailEntry { index: header.index, batch });
+                    let at = group.entries.partition_point(|e| e.index < header.index);
+                    let is_there = group.entries.get(at).is_some_and(|e| e.index == header.index);
+                    let entry = TailEntry { index: header.index, batch };
+                    // Those behind one that was carried over may have been carried over into a sync batch that never became
+                    // whole, and stand elsewhere. (Found by the simulator, twice: also when its own first copy is gone since.)
+                    let discards =
+                        header.kind == FrameKind::Entry || config.is_planted(crate::Mutant::CarriedOverDiscards);
+                    match (discards, is_there) {
+                        (true, _) => {
+                            group.entries.truncate(at);
+                            group.entries.push(entry);
+                        }
+                        (false, true) => {}
+                        (false, false) => group.entries.insert(at, entry),
                     }
                 }
                 Ok(_) => group.rot = Some(format!("entry {} holds a batch of another offset", header.index)),

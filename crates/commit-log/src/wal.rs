@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use thalweg_model::{DirectoryId, RaftIndex, TopicPartition};
 
 use crate::disk::{FileName, OpId, Step};
-use crate::frame::{Frame, FrameKind, Lsn, Place, SECTOR_BYTES};
+use crate::frame::{Frame, Lsn, Place, SECTOR_BYTES};
 
 /// Most bytes of one sync batch, unless a single frame is larger.
 const SYNC_BATCH_BYTES_MAX: u64 = 4 << 20;
@@ -274,7 +274,7 @@ impl Wal {
             let bytes = frame.disk_bytes();
             let padding = bytes as usize - header.len() - frame.payload.len();
             let group_last = file.groups.entry(frame.group).or_default();
-            if frame.kind == FrameKind::Entry {
+            if frame.kind.is_entry() {
                 *group_last = (*group_last).max(frame.index);
             }
             self.pending_bytes -= bytes;

@@ -277,7 +277,7 @@ class Client:
             coordinator,
             assignor,
             filter,
-            [GroupMember(*m[:4], places(m[4]), places(m[5]), m[6]) for m in members],
+            [GroupMember(m[0], m[1], m[2], m[3], places(m[4]), places(m[5]), m[6]) for m in members],
             [GroupOffset(*o) for o in offsets],
         )
 
