@@ -2,17 +2,21 @@
 //
 //   worker.mjs ADDRESS produce TOPIC FILE FROM TO
 //   worker.mjs ADDRESS consume TOPIC [FILTER]
+//   worker.mjs ADDRESS share TOPIC GROUP
 //
 // Prints one JSON object; progress goes to standard error.
 
 import { createReadStream } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { performance } from 'node:perf_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
 
 import { connect } from 'thalweg'
 
 const CHUNK = 2000
+// What a batch takes, so that there is time to die in the middle.
+const WORK_MS = 40
 
 async function produce(client, topic, file, first, last) {
   const started = performance.now()
@@ -60,9 +64,32 @@ async function consume(client, topic, filter) {
   return { records, bytes, seconds: (performance.now() - started) / 1000, scanned: counts.scanned, filtered: counts.filtered, partitions }
 }
 
+/** Reads as a member of a group, and says which offsets it has got. */
+async function share(client, topic, group) {
+  const started = performance.now()
+  const consumer = client.consumer(topic, { group, untilEnd: true })
+  let records = 0
+  for await (const batch of consumer.batches()) {
+    await sleep(WORK_MS)
+    let first = batch.offsets[0]
+    batch.offsets.forEach((offset, i) => {
+      if (batch.offsets[i + 1] === offset + 1) return
+      console.error(`got ${batch.partition} ${first} ${offset}`)
+      first = batch.offsets[i + 1]
+    })
+    records += batch.length
+  }
+  await consumer.close()
+  return { records, bytes: 0, seconds: (performance.now() - started) / 1000 }
+}
+
 const [address, what, topic, ...rest] = process.argv.slice(2)
 const client = await connect(address)
-const result =
-  what === 'produce' ? await produce(client, topic, rest[0], Number(rest[1]), Number(rest[2])) : await consume(client, topic, rest[0])
+const work = {
+  produce: () => produce(client, topic, rest[0], Number(rest[1]), Number(rest[2])),
+  consume: () => consume(client, topic, rest[0]),
+  share: () => share(client, topic, rest[0]),
+}
+const result = await work[what]()
 console.log(JSON.stringify(result))
 await client.close()

@@ -2,6 +2,7 @@
 
     worker.py ADDRESS produce TOPIC FILE FROM TO
     worker.py ADDRESS consume TOPIC [FILTER]
+    worker.py ADDRESS share TOPIC GROUP
 
 Prints one JSON object; progress goes to standard error.
 """
@@ -16,6 +17,8 @@ import zlib
 import thalweg
 
 CHUNK = 2000
+# What a batch takes, so that there is time to die in the middle.
+WORK = 0.04
 
 
 async def produce(client: thalweg.Client, topic: str, file: str, first: int, last: int) -> dict[str, object]:
@@ -64,10 +67,30 @@ async def consume(client: thalweg.Client, topic: str, filter: str | None) -> dic
     }
 
 
+async def share(client: thalweg.Client, topic: str, group: str) -> dict[str, object]:
+    """Reads as a member of a group, and says which offsets it has got."""
+    started = time.perf_counter()
+    done = 0
+    async with client.consumer(topic, group=group, until_end=True) as consumer:
+        async for batch in consumer.batches():
+            await asyncio.sleep(WORK)
+            offsets = [record.offset for record in batch.records()]
+            first = last = offsets[0]
+            for offset in [*offsets[1:], -1]:
+                if offset != last + 1:
+                    print(f"got {batch.partition} {first} {last}", file=sys.stderr, flush=True)
+                    first = offset
+                last = offset
+            done += len(offsets)
+    return {"records": done, "bytes": 0, "seconds": time.perf_counter() - started}
+
+
 async def main(address: str, what: str, topic: str, *rest: str) -> None:
     async with thalweg.connect(address) as client:
         if what == "produce":
             result = await produce(client, topic, rest[0], int(rest[1]), int(rest[2]))
+        elif what == "share":
+            result = await share(client, topic, rest[0])
         else:
             result = await consume(client, topic, rest[0] if rest else None)
     print(json.dumps(result))

@@ -7,7 +7,7 @@
 mod check;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -25,6 +25,7 @@ use crate::check::Expected;
 const TOPIC: &str = "flights";
 pub(crate) const PARTITIONS: u32 = 6;
 const BROKERS: u32 = 3;
+const GROUP: &str = "everybody";
 const LANGUAGES: [&str; 3] = ["Rust", "Python", "Node"];
 
 fn main() -> ExitCode {
@@ -234,6 +235,7 @@ fn demo(arguments: &[String]) -> Result<()> {
         }
     }
     probe.stop()?;
+    share(&paths, &mut cluster, &expected)?;
     for language in LANGUAGES {
         let what = format!("filter with {language:<7}");
         late.push(work(&paths, language, &what, &address, &["consume", TOPIC, "late@1"], None)?);
@@ -297,16 +299,8 @@ impl Probe {
     }
 }
 
-/// Runs a worker and shows how far it is.
-fn work(
-    paths: &Paths,
-    language: &str,
-    what: &str,
-    address: &str,
-    arguments: &[&str],
-    victim: Option<(&Cluster, u32)>,
-) -> Result<Report> {
-    let mut victim = victim;
+/// Starts a worker.
+fn start(paths: &Paths, language: &str, address: &str, arguments: &[&str]) -> Result<Child> {
     let mut command = match language {
         "Rust" => {
             let mut command = Command::new(std::env::current_exe()?);
@@ -324,13 +318,26 @@ fn work(
             command
         }
     };
-    let mut child = command
+    command
         .arg(address)
         .args(arguments)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| format!("start {language}"))?;
+        .with_context(|| format!("start {language}"))
+}
+
+/// Runs a worker and shows how far it is.
+fn work(
+    paths: &Paths,
+    language: &str,
+    what: &str,
+    address: &str,
+    arguments: &[&str],
+    victim: Option<(&Cluster, u32)>,
+) -> Result<Report> {
+    let mut victim = victim;
+    let mut child = start(paths, language, address, arguments)?;
     let said = BufReader::new(child.stderr.take().expect("piped"));
     print!("{what} ");
     std::io::stdout().flush()?;
@@ -356,6 +363,80 @@ fn work(
     ensure!(victim.is_none(), "{language} was done before a broker could be killed");
     println!(" {} records in {:.2} s", report.records, report.seconds);
     Ok(report)
+}
+
+/// Three languages read as one group; a member is killed, and so is the broker that coordinates it. Each record must have been got
+/// by somebody.
+fn share(paths: &Paths, cluster: &mut Cluster, expected: &Expected) -> Result<()> {
+    let address = cluster.address.clone();
+    let started = Instant::now();
+    let (sender, said) = std::sync::mpsc::channel::<(usize, String)>();
+    let mut members = Vec::new();
+    for (i, language) in LANGUAGES.iter().enumerate() {
+        let mut member = start(paths, language, &address, &["share", TOPIC, GROUP])?;
+        let lines = BufReader::new(member.stderr.take().expect("piped")).lines();
+        let sender = sender.clone();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send((i, line))));
+        members.push(member);
+    }
+    drop(sender);
+    print!("share as one group  ");
+    let mut got: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
+    let (mut by_language, mut all) = ([0u64; 3], 0u64);
+    let (mut killed_member, mut killed_broker) = (false, None);
+    let mut trouble = String::new();
+    for (i, line) in said {
+        let words: Vec<&str> = line.split(' ').collect();
+        let ["got", partition, first, last] = words[..] else {
+            trouble += &format!("{}: {line}\n", LANGUAGES[i]);
+            continue;
+        };
+        let (first, last): (u64, u64) = (first.parse()?, last.parse()?);
+        got.entry(partition.parse()?).or_default().extend(first..=last);
+        by_language[i] += last - first + 1;
+        let before = all;
+        all += last - first + 1;
+        if before / 20_000 != all / 20_000 {
+            print!(".");
+        }
+        // Python, when it has read something; the coordinator, when a third is done.
+        if !killed_member && by_language[1] > 0 && all > expected.records / 10 {
+            members[1].kill()?;
+            killed_member = true;
+            print!("†");
+        }
+        if killed_broker.is_none() && all > expected.records / 3 {
+            let coordinator = coordinator(&address)?;
+            cluster.kill(coordinator);
+            killed_broker = Some(coordinator);
+            print!("†");
+        }
+        std::io::stdout().flush()?;
+    }
+    for (i, member) in members.iter_mut().enumerate() {
+        let status = member.wait()?;
+        ensure!(status.success() || i == 1, "{} failed ({status}):\n{trouble}", LANGUAGES[i]);
+    }
+    let unique: u64 = got.values().map(|offsets| offsets.len() as u64).sum();
+    let shares = LANGUAGES.iter().zip(by_language).map(|(l, n)| format!("{l} {n}")).collect::<Vec<_>>().join(", ");
+    println!(" {unique} records in {:.2} s", started.elapsed().as_secs_f64());
+    ensure!(unique == expected.records, "the group got {unique} records of {}:\n{trouble}", expected.records);
+    let broker = killed_broker.context("the group was done before its coordinator could be killed")?;
+    ensure!(killed_member, "the group was done before a member could be killed");
+    println!(
+        "  {shares}; Python was killed with -9, and so was broker {broker}, its coordinator; {} records came again",
+        all - unique
+    );
+    cluster.restart(broker)
+}
+
+/// The broker that coordinates the group.
+fn coordinator(address: &str) -> Result<u32> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = thalweg::connect(address).await?;
+        Ok(client.describe_group(GROUP).await?.coordinator)
+    })
 }
 
 fn print_table(produced: &[Report], whole: &[Report], late: &[Report]) {

@@ -23,7 +23,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
             }
             ["consume", topic] => consume(&client, topic, None).await,
             ["consume", topic, filter] => consume(&client, topic, Some(filter)).await,
-            _ => bail!("produce TOPIC FILE FROM TO, or consume TOPIC [FILTER]"),
+            ["share", topic, group] => share(&client, topic, group).await,
+            _ => bail!("produce TOPIC FILE FROM TO, consume TOPIC [FILTER], or share TOPIC GROUP"),
         }
     })?;
     println!("{report}");
@@ -54,6 +55,30 @@ async fn produce(client: &Client, topic: &str, file: &Path, from: usize, to: usi
     drop(producer.enqueue_batch(chunk).await?);
     producer.close().await?;
     Ok(json!({ "records": to - from, "bytes": bytes, "seconds": started.elapsed().as_secs_f64() }))
+}
+
+/// What a batch takes, so that there is time to die in the middle.
+const WORK: std::time::Duration = std::time::Duration::from_millis(40);
+
+/// Reads as a member of a group, and says which offsets it has got.
+async fn share(client: &Client, topic: &str, group: &str) -> Result<Value> {
+    let started = Instant::now();
+    let mut consumer = client.consumer(topic).group(group).until_end().build().await?;
+    let mut records = 0;
+    while let Some(batch) = consumer.next_batch().await.transpose()? {
+        tokio::time::sleep(WORK).await;
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for record in batch.records() {
+            match runs.last_mut().filter(|(_, last)| last + 1 == record.offset()) {
+                Some(run) => run.1 = record.offset(),
+                None => runs.push((record.offset(), record.offset())),
+            }
+        }
+        records += batch.len();
+        runs.iter().for_each(|(first, last)| eprintln!("got {} {first} {last}", batch.partition()));
+    }
+    consumer.close().await?;
+    Ok(json!({ "records": records, "bytes": 0, "seconds": started.elapsed().as_secs_f64() }))
 }
 
 async fn consume(client: &Client, topic: &str, filter: Option<&str>) -> Result<Value> {
