@@ -153,7 +153,9 @@ async def main():
 asyncio.run(main())
 """,
     }
-    command = [sys.executable, "-c", scripts[face]]
+    # A process that was started in the background ignores the signal, and so would its children.
+    heeds = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    command = [sys.executable, "-c", heeds + scripts[face]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stdout.readline() == "waiting\n"
         time.sleep(0.5)

@@ -33,6 +33,8 @@ const LONG_RUN_MS: u64 = 10_000;
 const HEAL_MS: u64 = 10_000;
 /// And every replica must be whole again, with no pause longer than this: a replaced disk waits until its predecessor counts as dead.
 const WHOLE_MS: u64 = 20_000;
+/// A whole read that takes longer is a stall to everybody else.
+const STALL_MS: u64 = 50;
 /// How often a client hears who leads.
 const METADATA_EVERY_MS: u64 = 50;
 
@@ -1462,6 +1464,7 @@ impl World {
         let until = before.high_watermark;
         let is_newest = before.leader_epoch.0 >= self.oracle.newest_epoch(partition);
         let (mut from, mut records) = (start, Vec::new());
+        let since_ms = self.now_ms;
         while from < until {
             let Some(replicas) = self.nodes[node].core.as_mut().map(Core::replicas_mut) else {
                 return Ok(());
@@ -1501,6 +1504,10 @@ impl World {
                 }
                 from = batch.end_offset();
             }
+        }
+        // Everybody else has stood still meanwhile: to members that is a stall.
+        if let Some(members) = self.members.as_mut().filter(|_| self.now_ms > since_ms + STALL_MS) {
+            members.is_calm = false;
         }
         (self.now_ms, partition, records.len()).hash(&mut self.trace);
         self.note(|| format!("reads {partition} from {node}: {start}..{until}"));
