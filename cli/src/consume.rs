@@ -117,14 +117,10 @@ impl Consume {
         let interrupted = tokio::signal::ctrl_c();
         tokio::pin!(interrupted);
         let mut result = Ok(());
-        let mut interrupted_once = false;
-        while left > 0 && !interrupted_once {
+        while left > 0 {
             let batch = tokio::select! {
                 batch = consumer.next_batch() => batch,
-                _ = &mut interrupted => {
-                    interrupted_once = true;
-                    continue;
-                }
+                _ = &mut interrupted => None,
             };
             let batch = match batch {
                 None => break,
