@@ -4,6 +4,7 @@
 //! rows, and the results: bench/RESULTS.md.
 
 mod cluster;
+mod groups;
 mod process;
 mod raw;
 mod rows;

@@ -1,6 +1,7 @@
 //! Processes under measurement: what they cost, and a broker to measure.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -26,6 +27,18 @@ pub(crate) fn usage(pid: u32) -> Usage {
     Usage { cpu_s: (ticks(11) + ticks(12)) / 100.0, resident_kib }
 }
 
+/// Bytes that the files under a folder take on disk.
+pub(crate) fn folder_bytes(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        // In blocks of 512 bytes, whatever the file system's own are.
+        bytes += if meta.is_dir() { folder_bytes(&entry.path())? } else { meta.blocks() * 512 };
+    }
+    Ok(bytes)
+}
+
 /// A broker on a fresh directory.
 pub(crate) struct Broker {
     pub(crate) child: Child,
@@ -48,6 +61,15 @@ impl Broker {
         std::thread::spawn(move || lines.for_each(drop));
         let address = first.rsplit(' ').next().unwrap_or_default().to_owned();
         Ok(Broker { child, address, ca_pem: std::fs::read(directory.join("tls/ca.pem"))? })
+    }
+}
+
+impl Broker {
+    /// kill -9.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 }
 

@@ -8,12 +8,23 @@ use hdrhistogram::Histogram;
 use thalweg::{Client, ClientBuilder, Record, Topic};
 use thalweg_plugin_host::{Engine, Filter, Kind, Partitioner, Profile, admit};
 
-use crate::cluster;
 use crate::process::{Broker, usage};
 use crate::raw::{self, Raw};
+use crate::{cluster, groups};
 
-const ROWS: [&str; 9] =
-    ["start", "throughput", "latency", "filter", "partitioner", "replication", "failover", "partitions", "idle"];
+const ROWS: [&str; 11] = [
+    "start",
+    "throughput",
+    "latency",
+    "filter",
+    "partitioner",
+    "replication",
+    "failover",
+    "partitions",
+    "idle",
+    "groups",
+    "offsets",
+];
 /// Payload of one throughput row.
 const BYTES: u64 = 512 << 20;
 
@@ -46,6 +57,8 @@ fn cluster_row(name: &str, thalweg: &Path) -> Result<()> {
                     "replication" => cluster::replication().await,
                     "failover" => cluster::failover().await,
                     "partitions" => cluster::partitions(&thalweg).await,
+                    "groups" => groups::rebalance(&thalweg).await,
+                    "offsets" => groups::offsets(&thalweg).await,
                     _ => cluster::idle().await,
                 }
             }

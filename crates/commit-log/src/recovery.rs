@@ -121,6 +121,7 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
     let mut files = Vec::new();
     let (mut known_durable, mut oldest) = (Lsn(0), 1);
     let mut headless = Vec::new();
+    let mut last_generation = 0;
     for name in disk.list("wal")?.into_iter().filter(|f| f.0.ends_with(".wal")) {
         let slot = name.0.trim_start_matches("wal/").trim_end_matches(".wal").parse::<u32>();
         wal.next_slot = wal.next_slot.max(slot.map_or(0, |s| s + 1));
@@ -140,6 +141,8 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
                 }
             }
         }
+        // Also one of which only the middle came to the disk: used again, its number would make those frames count.
+        last_generation = last_generation.max(newest.map_or(0, |h| h.place.generation));
         let first = Header::parse(&data).filter(ours);
         if let (None, Some(plain)) = (first, torn(&data, 0, None, old_sums(disk, &name)?.as_ref())) {
             headless.push((name.clone(), plain, newest));
@@ -148,16 +151,19 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
         files.push(Found { name, bytes, generation, first_lsn });
     }
     files.sort_by_key(|f| f.generation);
-    wal.next_generation = files.last().map_or(1, |f| f.generation + 1);
+    wal.next_generation = last_generation + 1;
     let (live, spare): (Vec<_>, Vec<_>) = files.into_iter().partition(|f| f.generation >= oldest);
     // Generations follow each other from the oldest that is needed on. One that is missing was synced before the next began.
     let begins_late = live.first().is_some_and(|f| f.generation > oldest);
     // A file without a readable beginning may be it. (Found by the simulator: it was taken for an unused one.)
     for (file, plain, newest) in headless {
-        let is_live = newest.is_some_and(|n| n.place.generation >= oldest);
-        if begins_late || is_live {
-            let lsn = newest.filter(|_| is_live).map_or(live.first().map(|f| f.first_lsn), |n| Some(n.place.lsn));
-            return Err(OpenError::Rot { file, at: 0, lsn: lsn.map_or(0, |l| l.0.saturating_sub(1)) });
+        // Its first batch may also never have become whole: then nothing says that the frames before those that came are durable.
+        // (Found by the simulator: that was taken for damage.)
+        let before = |h: &Header| Lsn(h.place.lsn.0.saturating_sub(1));
+        let lost = newest.filter(|h| h.place.generation >= oldest && before(h) <= known_durable);
+        if begins_late || lost.is_some() {
+            let lsn = lost.map(|h| before(&h)).or(live.first().map(|f| Lsn(f.first_lsn.0.saturating_sub(1))));
+            return Err(OpenError::Rot { file, at: 0, lsn: lsn.map_or(0, |l| l.0) });
         }
         damages.push(Damage::Torn { file, at: 0, plain });
     }
@@ -463,5 +469,116 @@ pub(crate) fn strays<D: Disk>(
 impl RecoveredPartition {
     pub(crate) fn of(group: &TopicPartition, log: &PartitionLog) -> Self {
         Self { group: *group, replica: log.hard_state.replica, log_end: log.log_end(), offline: log.offline.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use thalweg_model::{LeaderEpoch, RaftIndex, TopicId};
+
+    use super::*;
+    use crate::disk::{Op, Step};
+    use crate::frame::Frame;
+
+    const SECTOR: usize = SECTOR_BYTES as usize;
+    const DIRECTORY: DirectoryId = DirectoryId([8; 16]);
+
+    /// Files in memory, as they stand after a power cut.
+    #[derive(Clone, Default)]
+    struct Files(BTreeMap<FileName, Vec<u8>>);
+
+    impl Disk for Files {
+        fn submit(&mut self, _: Op) {
+            unreachable!("recovery only reads")
+        }
+
+        fn list(&mut self, dir: &str) -> Result<Vec<FileName>, DiskError> {
+            Ok(self.0.keys().filter(|f| f.0.starts_with(dir)).cloned().collect())
+        }
+
+        fn read(&mut self, file: &FileName, at: u64, bytes_count: usize) -> Result<Bytes, DiskError> {
+            let data = self.0.get(file).map_or(&[][..], |f| &f[at as usize..]);
+            Ok(Bytes::copy_from_slice(&data[..bytes_count.min(data.len())]))
+        }
+
+        fn length(&mut self, file: &FileName) -> Result<u64, DiskError> {
+            Ok(self.0.get(file).map_or(0, Vec::len) as u64)
+        }
+
+        fn sync(&mut self, _: &FileName) -> Result<(), DiskError> {
+            Ok(())
+        }
+
+        fn truncate(&mut self, _: &FileName, _: u64) -> Result<(), DiskError> {
+            Ok(())
+        }
+    }
+
+    /// A log over two files of four sectors each.
+    fn empty() -> (Files, Wal) {
+        let (mut files, mut wal) = (Files::default(), Wal::new(DIRECTORY));
+        wal.write_at = u64::MAX >> 1;
+        for slot in [1, 0] {
+            let name = FileName::new(format!("wal/000{slot}.wal"));
+            files.0.insert(name.clone(), vec![0; 4 * SECTOR]);
+            let bytes = 4 * SECTOR as u64;
+            wal.spares.push(Spare { name, bytes, sums: SectorSums::default() });
+        }
+        (files, wal)
+    }
+
+    /// Writes a batch of frames that take a sector each, and answers in which file.
+    fn write(files: &mut Files, wal: &mut Wal, frames: usize, terms: u32) -> FileName {
+        for i in 0..frames {
+            // Headers stand where sectors begin, as they do now and then.
+            let payload = Bytes::from(vec![1; SECTOR - FRAME_HEADER_BYTES]);
+            let group = TopicPartition::new(TopicId([3; 16]), 0);
+            let (term, index) = (LeaderEpoch(terms + i as u32), RaftIndex(0));
+            wal.push(Frame { kind: FrameKind::HardState, group, term, index, base_offset: Offset(1), payload }, false);
+        }
+        let batch = wal.start_batch().unwrap();
+        wal.durable = batch.last;
+        let Step::Write { file, at, buffers } = &batch.steps[0] else { panic!("a batch is written first") };
+        let data = buffers.concat();
+        files.0.get_mut(file).unwrap()[*at as usize..][..data.len()].copy_from_slice(&data);
+        file.clone()
+    }
+
+    fn reopen(files: &Files) -> Result<Opened, OpenError> {
+        open(&mut files.clone(), DIRECTORY, &Config::default())
+    }
+
+    #[test]
+    fn a_first_batch_that_lost_its_beginning_is_torn_until_something_says_that_it_was_synced() {
+        let (mut files, mut wal) = empty();
+        write(&mut files, &mut wal, 4, 1);
+        let second = write(&mut files, &mut wal, 2, 5);
+        let mut torn = files.clone();
+        torn.0.get_mut(&second).unwrap()[..SECTOR].fill(0xa5);
+        let opened = reopen(&torn).unwrap();
+        assert_eq!(opened.wal.next_lsn, Lsn(5));
+        assert_eq!(opened.damages, [Damage::Torn { file: second.clone(), at: 0, plain: false }]);
+        // One more batch was written: so the one before it had been synced.
+        write(&mut files, &mut wal, 1, 7);
+        files.0.get_mut(&second).unwrap()[..SECTOR].fill(0xa5);
+        assert_eq!(reopen(&files).err(), Some(OpenError::Rot { file: second, at: 0, lsn: 5 }));
+    }
+
+    #[test]
+    fn frames_of_a_batch_that_never_became_whole_do_not_come_back_when_their_file_is_used_again() {
+        let (mut files, mut wal) = empty();
+        write(&mut files, &mut wal, 4, 1);
+        let second = write(&mut files, &mut wal, 2, 5);
+        files.0.get_mut(&second).unwrap()[..SECTOR].fill(0);
+        let mut wal = reopen(&files).unwrap().wal;
+        assert_eq!((wal.next_lsn, wal.found.len()), (Lsn(5), 1));
+        let spare = wal.found.remove(0);
+        files.0.insert(old_sums_file(&spare.name), spare.sums.encode(0).to_vec());
+        wal.spares.push(spare);
+        // The same frame again, as far as the sector that was lost; behind it still stands what followed it then.
+        assert_eq!(write(&mut files, &mut wal, 1, 5), second);
+        let opened = reopen(&files).unwrap();
+        assert_eq!((opened.wal.next_lsn, opened.damages), (Lsn(6), Vec::new()));
+        assert_eq!(opened.partitions.values().next().unwrap().hard_state.term, LeaderEpoch(5));
     }
 }
