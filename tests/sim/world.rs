@@ -29,6 +29,8 @@ const PRODUCERS: usize = 3;
 const RUN_MS: u64 = 4_000;
 /// Some run longer, so that disks that were replaced are rebuilt while things go wrong.
 const LONG_RUN_MS: u64 = 10_000;
+/// How long a cluster may take to make its topics while nothing goes wrong.
+const FOUNDING_MS: u64 = 3_000;
 /// After the faults stop, everything must be delivered within this.
 const HEAL_MS: u64 = 10_000;
 /// And every replica must be whole again, with no pause longer than this: a replaced disk waits until its predecessor counts as dead.
@@ -131,6 +133,8 @@ struct Rates {
     retention: bool,
     /// In the end a majority may be lost for ever.
     majority: bool,
+    /// Things go wrong only once every partition is there: otherwise that may be as late as in the healing phase.
+    founds_in_peace: bool,
     run_ms: u64,
     /// While a copy is being rebuilt on a node: that is when it hurts.
     rebuilding_crash: u64,
@@ -283,6 +287,7 @@ impl World {
             client_ms: rate(20),
             retention: rate(3) >= 2,
             majority: true,
+            founds_in_peace: rate(9) != 9,
             run_ms: if rate(9) == 9 { LONG_RUN_MS } else { RUN_MS },
             rebuilding_crash: rate(200_000),
             forgets: rate(500_000),
@@ -461,7 +466,12 @@ impl World {
     }
 
     fn run(&mut self) -> Result<(), String> {
-        while self.now_ms < self.rates.run_ms && !self.ended {
+        let is_founded = |w: &World| w.groups().into_iter().all(|(_, g)| w.leader(g).is_some());
+        while self.rates.founds_in_peace && self.now_ms < FOUNDING_MS && !is_founded(self) {
+            self.turn(true)?;
+        }
+        let end_ms = self.now_ms + self.rates.run_ms;
+        while self.now_ms < end_ms && !self.ended {
             self.faults()?;
             self.turn(true)?;
         }
@@ -712,13 +722,22 @@ impl World {
             self.crash(node, power, false);
         }
         if self.rng.chance(r.pause) {
-            let until = self.now_ms + self.rng.below(2_000);
-            self.nodes[node].paused_until_ms = until;
-            self.note(|| format!("{node} is stopped until {until}"));
-            self.lead_astray(node, until, until + 20);
+            let for_ms = self.rng.below(2_000);
+            self.stop(node, for_ms);
         }
         if size > 1 && self.rng.chance(r.partition) {
-            self.cut_off(node);
+            let for_ms = self.rng.below(2_000);
+            self.cut_off(node, for_ms);
+        }
+        // The coordinator is stopped for so long that it has a successor when it goes on, and may not hear of that at once.
+        if size > 1
+            && self.members.as_mut().is_some_and(Members::stops_coordinator)
+            && let Some(node) = self.leader(OFFSETS)
+        {
+            let for_ms = 1_000 + self.rng.below(2_000);
+            self.stop(node, for_ms);
+            let deaf_ms = for_ms + self.rng.below(500);
+            self.cut_off(node, deaf_ms);
         }
         for client in 0..self.clients.len() {
             if self.rng.chance(r.disconnect) {
@@ -802,8 +821,16 @@ impl World {
         self.repairs.fill(Repair::Lost);
     }
 
-    fn cut_off(&mut self, node: usize) {
-        let until = self.now_ms + self.rng.below(2_000);
+    /// As by SIGSTOP.
+    fn stop(&mut self, node: usize, for_ms: u64) {
+        let until = self.now_ms + for_ms;
+        self.nodes[node].paused_until_ms = until;
+        self.note(|| format!("{node} is stopped until {until}"));
+        self.lead_astray(node, until, until + 20);
+    }
+
+    fn cut_off(&mut self, node: usize, for_ms: u64) {
+        let until = self.now_ms + for_ms;
         let (to, from) = (self.rng.chance(700_000), self.rng.chance(700_000));
         let others: Vec<usize> = (0..self.nodes.len()).filter(|n| *n != node && !self.rng.chance(300_000)).collect();
         self.note(|| format!("{node} is cut off from {others:?} until {until}, hears {} speaks {}", !to, !from));

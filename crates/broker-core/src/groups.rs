@@ -211,17 +211,16 @@ impl Groups {
             for (ticket, request) in self.inbox.remove(partition).unwrap_or_default() {
                 let asker = request.member().map(str::to_owned);
                 let decided = part.coordinator.handle(clock(now), s.metadata, request);
-                said.push((
-                    ticket,
-                    decided.map(|(more, answer)| {
-                        tell(&more, asker.as_deref(), &mut self.outputs);
-                        records.extend(more);
-                        answer
-                    }),
-                ));
-            }
-            if cfg!(feature = "mutants") && self.mutant == Some(Mutant::AnswersNotConfirmed) && records.is_empty() {
-                self.outputs.extend(said.drain(..).map(answer));
+                let changes = decided.as_ref().is_ok_and(|(more, _)| !more.is_empty());
+                let decided = decided.map(|(more, answer)| {
+                    tell(&more, asker.as_deref(), &mut self.outputs);
+                    records.extend(more);
+                    answer
+                });
+                match cfg!(feature = "mutants") && self.mutant == Some(Mutant::AnswersNotConfirmed) && !changes {
+                    true => self.outputs.push(answer((ticket, decided))),
+                    false => said.push((ticket, decided)),
+                }
             }
             part.append(now, s, &records, said);
             part.begin_anew(now, s, self.config.checkpoint_bytes);

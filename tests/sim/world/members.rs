@@ -32,10 +32,18 @@ struct Rates {
     stop: u64,
     leave: u64,
     disconnect: u64,
+    /// Cut off from every broker for a while: what was sent arrives later.
+    cut: u64,
+    /// The user commits what is done, and waits for it.
+    commit: u64,
+    /// Whoever coordinates is stopped.
+    coordinator: u64,
     /// Most milliseconds that a record takes.
     work_ms: u64,
     session_ms: u32,
     auto_commit_ms: u64,
+    /// A coordinator that answers nothing for so long is looked for anew. Nothing may rest on how patient a client is.
+    silence_ms: u64,
     is_range: bool,
 }
 
@@ -78,6 +86,10 @@ struct Member {
     working: Option<(PartitionKey, u64, u64)>,
     /// Asleep, or dead, until then.
     until_ms: u64,
+    /// Cut off until then.
+    cut_until_ms: u64,
+    /// When it was last heard of by the coordinator's side of the stream.
+    heard_ms: u64,
     is_dead: bool,
     wants_to_leave: bool,
 }
@@ -124,9 +136,13 @@ impl Members {
             stop: faulty(rate(500)),
             leave: rate(500),
             disconnect: faulty(rate(1_000)),
+            cut: faulty(rate(500)),
+            commit: rate(10_000),
+            coordinator: faulty(rate(500)),
             work_ms: rate(6),
             session_ms: 700 + rate(2_000) as u32,
             auto_commit_ms: 1 + rate(500),
+            silence_ms: 1_200 + rate(3_000),
             is_range: rate(1) == 1,
         };
         let mut members = Members {
@@ -177,9 +193,16 @@ impl Members {
             revoked: BTreeSet::new(),
             working: None,
             until_ms: start_ms,
+            cut_until_ms: 0,
+            heard_ms: 0,
             is_dead: true,
             wants_to_leave: false,
         }
+    }
+
+    /// Now and then.
+    pub(super) fn stops_coordinator(&mut self) -> bool {
+        self.rng.chance(self.rates.coordinator)
     }
 
     /// A node is gone with its streams.
@@ -342,7 +365,7 @@ impl World {
             (_, Err(error)) => ToMember::Refused(remote(&error)),
             (asked, Ok(other)) => unreachable!("{asked:?} is answered by {other:?}"),
         };
-        let due = now_ms + all.rng.below(delay_ms);
+        let due = (now_ms + all.rng.below(delay_ms)).max(all.members[i].cut_until_ms);
         let due = all.members[i].to_member.back().map_or(due, |(last, ..)| due.max(*last));
         all.members[i].to_member.push_back((due, stream, frame));
     }
@@ -406,6 +429,14 @@ impl World {
                 m.membership.closed();
                 m.retry_at_ms = now_ms + all.rng.below(50);
             }
+            if all.rng.chance(rates.cut) {
+                let until_ms = now_ms + all.rng.below(3_000);
+                self.note(|| format!("member {i} is cut off until {until_ms}"));
+                all.members[i].cut_off(until_ms);
+            }
+            if all.rng.chance(rates.commit) {
+                all.members[i].membership.commit(None);
+            }
             if all.rng.chance(rates.leave) {
                 all.members[i].wants_to_leave = true;
             }
@@ -413,6 +444,7 @@ impl World {
         // What has come.
         while let Some((_, stream, frame)) = all.members[i].to_member.pop_front_if(|(due, ..)| *due <= now_ms) {
             if all.members[i].stream.is_some_and(|(_, s)| s == stream) {
+                all.members[i].heard_ms = now_ms;
                 self.member_hears(all, i, frame)?;
             }
         }
@@ -429,8 +461,13 @@ impl World {
         if m.wants_to_leave && m.working.is_none() {
             m.membership.leave();
         }
+        if m.stream.is_some() && now_ms >= m.heard_ms + rates.silence_ms {
+            m.stream = None;
+            m.membership.closed();
+        }
         let (out, changes) = m.membership.poll(now_ms);
         m.follow(now_ms, changes);
+        m.membership.take_outcomes();
         if let (Some((node, stream)), Some(id)) = (m.stream, m.membership.id().map(str::to_owned)) {
             for frame in out {
                 all.send(i, node, stream, id.clone(), ToBroker::Said(frame), (now_ms, self.rates.client_ms));
@@ -500,6 +537,7 @@ impl World {
         let (stream, fresh_id) = (all.next_stream, format!("m{}", all.next_id));
         let m = &mut all.members[i];
         m.stream = Some((node, stream));
+        m.heard_ms = now_ms;
         let open = m.membership.opened(now_ms, fresh_id);
         let id = open.member.clone();
         all.send(i, node, stream, id, ToBroker::Open(open), (now_ms, self.rates.client_ms));
@@ -632,7 +670,7 @@ impl World {
 
 impl Members {
     fn send(&mut self, i: usize, node: usize, stream: u64, id: String, frame: ToBroker, (now_ms, most_ms): (u64, u64)) {
-        let due = now_ms + self.rng.below(most_ms + 1);
+        let due = (now_ms + self.rng.below(most_ms + 1)).max(self.members[i].cut_until_ms);
         let last = self.members[i].to_broker.iter().rev().find(|(_, n, s, ..)| (*n, *s) == (node, stream));
         let due = last.map_or(due, |(last, ..)| due.max(*last));
         self.members[i].to_broker.push_back((due, node, stream, id, frame));
@@ -640,6 +678,13 @@ impl Members {
 }
 
 impl Member {
+    /// What is under way either way, and what is said meanwhile, arrives afterwards.
+    fn cut_off(&mut self, until_ms: u64) {
+        self.cut_until_ms = until_ms;
+        self.to_broker.iter_mut().for_each(|(due, ..)| *due = until_ms.max(*due));
+        self.to_member.iter_mut().for_each(|(due, ..)| *due = until_ms.max(*due));
+    }
+
     fn follow(&mut self, now_ms: u64, changes: Vec<Change>) {
         for change in changes {
             match change {
