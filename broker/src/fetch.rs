@@ -9,13 +9,13 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use quinn::SendStream;
-use thalweg_model::{Offset, PartitionId, RecordBatch, TopicId, TopicPartition};
-use thalweg_plugin_host::{FilterJob, Filtered, OnFailure};
+use thalweg_model::{Offset, OnFailure, PartitionId, RecordBatch, TopicId, TopicPartition};
+use thalweg_plugin_host::{FilterJob, Filtered};
 use thalweg_wire::{ErrorCode, Frame, RemoteError, proto};
 use tokio::sync::{Mutex, Notify};
 
 use crate::core::Core;
-use crate::plugins::LoadedFilter;
+use crate::plugins::{LoadedFilter, on_failure};
 use crate::shard::Read;
 use crate::stream::{FrameReader, refuse, send, send_with_body};
 
@@ -121,15 +121,7 @@ async fn open(core: &Rc<Core>, first: &Frame) -> Result<(TopicId, Option<LoadedF
     let head: proto::FetchOpen = first.message().map_err(malformed)?;
     let topic = TopicId::from_slice(&head.topic_id)
         .ok_or_else(|| RemoteError::new(ErrorCode::Malformed, "topic id is not 16 bytes"))?;
-    let on_failure = match head.filter.as_ref().map_or(0, |f| f.on_failure) {
-        0 => OnFailure::Fail,
-        1 => OnFailure::Skip,
-        2 => OnFailure::Pass,
-        other => {
-            let message = format!("policy {other} is unknown: 0 fail, 1 skip, 2 pass");
-            return Err(RemoteError::new(ErrorCode::InvalidRequest, message));
-        }
-    };
+    let on_failure = head.filter.as_ref().map_or(Ok(OnFailure::Fail), on_failure)?;
     let filter = match head.filter {
         None => None,
         Some(filter) => Some(core.plugins.load_filter(core, &filter.reference, filter.config).await?),

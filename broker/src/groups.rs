@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use quinn::{Connection, ConnectionError, ReadError, SendStream};
 use thalweg_broker_core::CoordinatorError;
 use thalweg_control::{
-    Assignment, Assignor, Committed, GroupAnswer, GroupError, GroupFilter, GroupRequest, Join, OFFSETS_TOPIC,
-    OnFailure, PluginKind, Terms, TopicConfig,
+    Assignment, Committed, GroupAnswer, GroupError, GroupFilter, GroupRequest, Join, OFFSETS_TOPIC, PluginKind, Terms,
+    TopicConfig,
 };
-use thalweg_model::{BrokerId, PartitionId, TopicId, TopicPartition};
+use thalweg_model::{Assignor, BrokerId, PartitionId, TopicId, TopicPartition};
 use thalweg_replica::ProduceError;
 use thalweg_wire::{ErrorCode, Frame, FrameKind, RemoteError, encode, proto};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -18,6 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::admin::malformed;
 use crate::connection::Asker;
 use crate::core::Core;
+use crate::plugins::on_failure;
 use crate::produce::{AcquireRc, Permit};
 use crate::shard::GroupResult;
 use crate::stream::{FrameReader, StreamError, refuse};
@@ -145,21 +146,12 @@ async fn open(core: &Rc<Core>, first: &Frame, host: String) -> Result<(Session, 
                 let found = core.shard.metadata().plugin(&f.reference, PluginKind::Filter).cloned();
                 filter = Some(found.map_err(|e| core.remote(&e))?);
             }
-            let on_failure = |number: u32| {
-                u8::try_from(number).ok().and_then(OnFailure::from_number).ok_or_else(|| {
-                    let message = format!("policy {number} is unknown: 0 fail, 1 skip, 2 pass");
-                    RemoteError::new(ErrorCode::InvalidRequest, message)
-                })
-            };
             let resolved = join.filter.as_ref().zip(filter.as_ref()).map(|(f, plugin)| {
                 let reference = format!("{}@{}", plugin.name, plugin.version);
-                on_failure(f.on_failure).map(|on_failure| GroupFilter {
-                    reference,
-                    config: f.config.clone(),
-                    on_failure,
-                })
+                let config = f.config.clone();
+                on_failure(f).map(|on_failure| GroupFilter { reference, config, on_failure })
             });
-            let assignor = u8::try_from(join.assignor).ok().and_then(Assignor::from_number).ok_or_else(|| {
+            let assignor = Assignor::from_number(join.assignor).ok_or_else(|| {
                 let message = format!("assignor {} is unknown: 0 uniform, 1 range", join.assignor);
                 RemoteError::new(ErrorCode::InvalidRequest, message)
             })?;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use thalweg_control::{Answer, Plugin, PluginDigest, PluginKind, Request};
 use thalweg_model::limits::PLUGIN_CONFIG_BYTES_MAX;
-use thalweg_model::{BrokerId, PinEpoch, RecordBatch, TopicId, TopicPartition};
+use thalweg_model::{BrokerId, OnFailure, PinEpoch, RecordBatch, TopicId, TopicPartition};
 use thalweg_plugin_host::{
     AdmitError, Engine, Filter, GuestPool, Kind, Module, PartitionFailure, PartitionJob, Profile, admit,
     compile_in_child,
@@ -44,6 +44,14 @@ pub(crate) struct LoadedFilter {
     pub(crate) digest: [u8; 32],
     pub(crate) module: Module,
     pub(crate) config: Arc<[u8]>,
+}
+
+/// What a subscription wants done with a record on which its filter fails.
+pub(crate) fn on_failure(filter: &proto::Filter) -> Result<OnFailure, RemoteError> {
+    OnFailure::from_number(filter.on_failure).ok_or_else(|| {
+        let message = format!("policy {} is unknown: 0 fail, 1 skip, 2 pass", filter.on_failure);
+        RemoteError::new(ErrorCode::InvalidRequest, message)
+    })
 }
 
 impl Plugins {

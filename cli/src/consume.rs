@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use anyhow::{Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 use thalweg::{ConsumerRecord, OnFailure, Position};
 
@@ -43,8 +43,8 @@ pub(crate) struct Consume {
     #[arg(long, requires = "filter")]
     filter_config: Option<String>,
     /// What becomes of a record on which the plugin fails
-    #[arg(long, value_enum, default_value_t = Policy::Fail)]
-    on_filter_failure: Policy,
+    #[arg(long, value_name = "fail|skip|pass", default_value = "fail", value_parser = policy)]
+    on_filter_failure: OnFailure,
     /// Ends when everything that was there at the start has been scanned
     #[arg(long)]
     until_end: bool,
@@ -66,14 +66,8 @@ fn time(text: &str) -> Result<i64, String> {
     humantime::parse_rfc3339_weak(text).map(ms).map_err(|e| e.to_string())
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Policy {
-    /// The partition stops there, with an error
-    Fail,
-    /// It is passed over
-    Skip,
-    /// It is printed
-    Pass,
+fn policy(text: &str) -> Result<OnFailure, String> {
+    OnFailure::from_name(text).ok_or_else(|| "fail, skip or pass".to_owned())
 }
 
 impl Consume {
@@ -94,13 +88,8 @@ impl Consume {
             builder = builder.partitions(partitions);
         }
         if let Some(filter) = self.filter {
-            let policy = match self.on_filter_failure {
-                Policy::Fail => OnFailure::Fail,
-                Policy::Skip => OnFailure::Skip,
-                Policy::Pass => OnFailure::Pass,
-            };
             let config = self.filter_config.unwrap_or_default();
-            builder = builder.filter(filter).filter_config(config).on_filter_failure(policy);
+            builder = builder.filter(filter).filter_config(config).on_filter_failure(self.on_filter_failure);
         }
         if let Some(group) = self.group {
             builder = builder.group(group).session_timeout(self.session_timeout);

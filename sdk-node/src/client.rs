@@ -278,21 +278,18 @@ impl Client {
             builder = builder.until_end();
         }
         if let Some(filter) = options.filter {
-            let policy = match options.on_filter_failure.as_deref() {
-                None | Some("fail") => OnFailure::Fail,
-                Some("skip") => OnFailure::Skip,
-                Some("pass") => OnFailure::Pass,
-                Some(other) => return Err(invalid(format!("onFilterFailure is {other:?}; fail, skip or pass"))),
-            };
+            let policy = options.on_filter_failure.as_deref().map_or(Ok(OnFailure::Fail), |policy| {
+                OnFailure::from_name(policy)
+                    .ok_or_else(|| invalid(format!("onFilterFailure is {policy:?}; fail, skip or pass")))
+            })?;
             builder = builder.filter(filter).on_filter_failure(policy);
             builder = builder.filter_config(options.filter_config.map(|c| c.to_vec()).unwrap_or_default());
         }
         if let Some(group) = options.group {
-            let assignor = match options.assignor.as_deref() {
-                None | Some("uniform") => Assignor::Uniform,
-                Some("range") => Assignor::Range,
-                Some(other) => return Err(invalid(format!("assignor is {other:?}; uniform or range"))),
-            };
+            let assignor = options.assignor.as_deref().map_or(Ok(Assignor::Uniform), |assignor| {
+                Assignor::from_name(assignor)
+                    .ok_or_else(|| invalid(format!("assignor is {assignor:?}; uniform or range")))
+            })?;
             builder = builder.group(group).assignor(assignor);
             if let Some(timeout) = options.session_timeout_ms {
                 builder = builder.session_timeout(ms(timeout));

@@ -202,21 +202,16 @@ impl Client {
             builder = builder.until_end();
         }
         if let Some(filter) = options.filter {
-            let policy = match &options.on_filter_failure[..] {
-                "fail" => OnFailure::Fail,
-                "skip" => OnFailure::Skip,
-                "pass" => OnFailure::Pass,
-                other => return Err(invalid(format!("on_filter_failure is {other:?}; fail, skip or pass"))),
-            };
+            let policy = &options.on_filter_failure[..];
+            let policy = OnFailure::from_name(policy)
+                .ok_or_else(|| invalid(format!("on_filter_failure is {policy:?}; fail, skip or pass")))?;
             builder = builder.filter(filter).filter_config(options.filter_config).on_filter_failure(policy);
         }
         if let Some(group) = options.group {
             let seconds = Duration::from_secs_f64;
-            let assignor = match &options.assignor[..] {
-                "uniform" => Assignor::Uniform,
-                "range" => Assignor::Range,
-                other => return Err(invalid(format!("assignor is {other:?}; uniform or range"))),
-            };
+            let assignor = &options.assignor[..];
+            let assignor = Assignor::from_name(assignor)
+                .ok_or_else(|| invalid(format!("assignor is {assignor:?}; uniform or range")))?;
             builder = builder.group(group).assignor(assignor);
             builder = builder.session_timeout(seconds(options.session_timeout.max(0.0)));
             builder = builder.auto_commit(options.auto_commit.map(|s| seconds(s.max(0.0))));

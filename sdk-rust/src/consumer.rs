@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use thalweg_client_core::{Change, ConsumerCore, Counts, MembershipConfig, PartitionKey, Position};
+use thalweg_model::{Assignor, OnFailure};
 use thalweg_wire::{ErrorKind, RemoteError, proto};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
@@ -26,28 +27,6 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 const AUTO_COMMIT: Duration = Duration::from_secs(1);
 /// How often a group's other members are looked after, to know whether everything has been read.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-
-/// How a group's partitions are shared out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Assignor {
-    /// As evenly as it goes, over all topics together; who has a partition keeps it, unless that makes it uneven.
-    #[default]
-    Uniform,
-    /// Per topic, runs of partitions in the order of the members: equal numbers of two topics go to the same member.
-    Range,
-}
-
-/// What becomes of a record on which the filter fails.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnFailure {
-    /// The partition stops there, with an error of kind `plugin_failed`.
-    #[default]
-    Fail,
-    /// It is passed over, and counted as failed.
-    Skip,
-    /// It is delivered, and counted as failed.
-    Pass,
-}
 
 type Listener = Arc<dyn Fn(&Rebalance) + Send + Sync>;
 

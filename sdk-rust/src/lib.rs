@@ -40,7 +40,7 @@ pub use client::{
     BrokerInfo, Client, ClientBuilder, ClusterStatus, FollowerStatus, PartitionOffsets, PartitionStatus, PluginInfo,
     RecoveredPartition, Topic, TopicDescription, TopicInfo, connect,
 };
-pub use consumer::{Assignor, Consumer, ConsumerBuilder, OnFailure, Place};
+pub use consumer::{Consumer, ConsumerBuilder, Place};
 pub use error::Error;
 pub use group::Rebalance;
 pub use groups::{GroupDescription, GroupInfo, GroupMemberInfo, GroupOffset};
@@ -48,7 +48,7 @@ pub use producer::{Delivery, Producer, ProducerBuilder, Receipt};
 pub use record::{IntoBytes, Record};
 pub use shared::{Next, SharedConsumer};
 pub use thalweg_client_core::{Acks, Counts, Position};
-pub use thalweg_model::Codec;
+pub use thalweg_model::{Assignor, Codec, OnFailure};
 pub use thalweg_wire::{ErrorCode, ErrorKind};
 
 /// Result of this crate's calls.

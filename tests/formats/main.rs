@@ -2,12 +2,12 @@
 
 use thalweg_broker_core::NodeMessage;
 use thalweg_control::{
-    Assignor, Broker, Committed, GroupFilter, GroupRecord, Holding, Member, MetadataRecord, OnFailure, Pin,
-    PluginDigest, Terms, TopicConfig,
+    Broker, Committed, GroupFilter, GroupRecord, Holding, Member, MetadataRecord, Pin, PluginDigest, Terms, TopicConfig,
 };
 use thalweg_model::{
-    BatchBuilder, BrokerId, Codec, DirectoryId, Header, LeaderEpoch, Offset, PinEpoch, ProducerEpoch, ProducerId,
-    ProducerMark, RaftIndex, Record, RecordBatch, ReplicaId, Sequence, TopicId, TopicPartition,
+    Assignor, BatchBuilder, BrokerId, Codec, DirectoryId, Header, LeaderEpoch, Offset, OnFailure, PinEpoch,
+    ProducerEpoch, ProducerId, ProducerMark, RaftIndex, Record, RecordBatch, ReplicaId, Sequence, TopicId,
+    TopicPartition,
 };
 use thalweg_replica::{PeerBody, PeerMessage};
 use thalweg_wire::{encode_parts, proto};

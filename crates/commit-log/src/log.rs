@@ -980,12 +980,14 @@ impl<D: Disk> CommitLog<D> {
 
     /// Frees the oldest log files: everything living in them is in synced segments or appended again.
     fn recycle(&mut self, looks_through: bool) {
-        for i in 0..self.wal.files.len() {
-            let file = &self.wal.files[i];
+        // The active file is never freed, so there is always a next one. Its generation need not be the next number: recovery skips
+        // those of batches that never became whole.
+        for i in 1..self.wal.files.len() {
+            let (file, next) = (&self.wal.files[i - 1], &self.wal.files[i]);
             let early = self.config.is_planted(crate::Mutant::FreedBeforeCarriedOver);
             if file.reusable_after.is_none() && file.free_after.is_some_and(|lsn| early || lsn <= self.wal.durable) {
-                self.wal.oldest_generation = file.generation + 1;
-                self.wal.files[i].reusable_after = Some(self.push_marker());
+                self.wal.oldest_generation = next.generation;
+                self.wal.files[i - 1].reusable_after = Some(self.push_marker());
             }
         }
         while self.wal.files.front().is_some_and(|f| {

@@ -157,10 +157,11 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
     let begins_late = live.first().is_some_and(|f| f.generation > oldest);
     // A file without a readable beginning may be it. (Found by the simulator: it was taken for an unused one.)
     for (file, plain, newest) in headless {
-        // Its first batch may also never have become whole: then nothing says that the frames before those that came are durable.
-        // (Found by the simulator: that was taken for damage.)
+        // Its first batch may also never have become whole: then nothing says that the frames before those that came are durable, or
+        // they were cut, and a later file bears their numbers. (Found by the simulator: both were taken for damage.)
         let before = |h: &Header| Lsn(h.place.lsn.0.saturating_sub(1));
-        let lost = newest.filter(|h| h.place.generation >= oldest && before(h) <= known_durable);
+        let was_cut = |h: &Header| live.iter().any(|f| f.generation > h.place.generation && f.first_lsn <= h.place.lsn);
+        let lost = newest.filter(|h| h.place.generation >= oldest && before(h) <= known_durable && !was_cut(h));
         if begins_late || lost.is_some() {
             let lsn = lost.map(|h| before(&h)).or(live.first().map(|f| Lsn(f.first_lsn.0.saturating_sub(1))));
             return Err(OpenError::Rot { file, at: 0, lsn: lsn.map_or(0, |l| l.0) });
@@ -514,11 +515,11 @@ mod tests {
         }
     }
 
-    /// A log over two files of four sectors each.
+    /// A log over three files of four sectors each.
     fn empty() -> (Files, Wal) {
         let (mut files, mut wal) = (Files::default(), Wal::new(DIRECTORY));
         wal.write_at = u64::MAX >> 1;
-        for slot in [1, 0] {
+        for slot in [2, 1, 0] {
             let name = FileName::new(format!("wal/000{slot}.wal"));
             files.0.insert(name.clone(), vec![0; 4 * SECTOR]);
             let bytes = 4 * SECTOR as u64;
@@ -557,7 +558,15 @@ mod tests {
         torn.0.get_mut(&second).unwrap()[..SECTOR].fill(0xa5);
         let opened = reopen(&torn).unwrap();
         assert_eq!(opened.wal.next_lsn, Lsn(5));
-        assert_eq!(opened.damages, [Damage::Torn { file: second.clone(), at: 0, plain: false }]);
+        let reported = [Damage::Torn { file: second.clone(), at: 0, plain: false }];
+        assert_eq!(opened.damages, reported);
+        // It goes on elsewhere, under the same numbers.
+        let mut again = opened.wal;
+        again.spares = again.found.extract_if(.., |s| s.name != second).collect();
+        write(&mut torn, &mut again, 2, 5);
+        write(&mut torn, &mut again, 1, 7);
+        let opened = reopen(&torn).unwrap();
+        assert_eq!((opened.wal.next_lsn, &opened.damages[..]), (Lsn(8), &reported[..]));
         // One more batch was written: so the one before it had been synced.
         write(&mut files, &mut wal, 1, 7);
         files.0.get_mut(&second).unwrap()[..SECTOR].fill(0xa5);
@@ -571,8 +580,8 @@ mod tests {
         let second = write(&mut files, &mut wal, 2, 5);
         files.0.get_mut(&second).unwrap()[..SECTOR].fill(0);
         let mut wal = reopen(&files).unwrap().wal;
-        assert_eq!((wal.next_lsn, wal.found.len()), (Lsn(5), 1));
-        let spare = wal.found.remove(0);
+        assert_eq!(wal.next_lsn, Lsn(5));
+        let spare = wal.found.extract_if(.., |s| s.name == second).next().unwrap();
         files.0.insert(old_sums_file(&spare.name), spare.sums.encode(0).to_vec());
         wal.spares.push(spare);
         // The same frame again, as far as the sector that was lost; behind it still stands what followed it then.

@@ -11,9 +11,9 @@ mod placement;
 mod record;
 
 pub use group::{
-    Assigned, Assignment, Assignor, Clock, Committed, Coordinator, Group, GroupAnswer, GroupError, GroupFilter,
-    GroupRecord, GroupRequest, GroupState, GroupSummary, Holding, Join, Member, Mutant, OFFSETS_TOPIC, OnFailure,
-    SESSION_MS_MAX, SESSION_MS_MIN, Terms, partition_of_group,
+    Assigned, Assignment, Clock, Committed, Coordinator, Group, GroupAnswer, GroupError, GroupFilter, GroupRecord,
+    GroupRequest, GroupState, GroupSummary, Holding, Join, Member, Mutant, OFFSETS_TOPIC, SESSION_MS_MAX,
+    SESSION_MS_MIN, Terms, partition_of_group,
 };
 pub use metadata::{Answer, ControlError, Metadata, Request, Topic};
 pub use record::{

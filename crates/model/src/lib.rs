@@ -4,6 +4,7 @@
 //! batch *is* and refuses what is not one.
 
 mod batch;
+mod choice;
 mod codec;
 mod error;
 mod ids;
@@ -14,6 +15,7 @@ mod record;
 mod varint;
 
 pub use batch::{BATCH_HEADER_BYTES, BatchBuilder, BatchHeader, ProducerMark, RecordBatch, RecordSpan, RecordSpans};
+pub use choice::{Assignor, OnFailure};
 pub use codec::Codec;
 pub use error::{BatchError, NameError};
 pub use ids::{

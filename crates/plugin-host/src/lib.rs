@@ -17,7 +17,7 @@ pub use admit::{AdmitError, Admitted, admit, compile_child, compile_in_child};
 pub use chunk::{Chunk, STRIDE};
 pub use engine::{Engine, Module, Profile};
 pub use guest::{CallFailure, Filter, FilterRun, GuestError, Partitioner, Verdict};
-pub use pool::{FilterFailure, FilterJob, Filtered, GuestPool, OnFailure, PartitionFailure, PartitionJob};
+pub use pool::{FilterFailure, FilterJob, Filtered, GuestPool, PartitionFailure, PartitionJob};
 
 /// Version of the contract, as in a plugin's manifest.
 pub const CONTRACT: u32 = 1;

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 
-use thalweg_model::{Offset, RecordBatch, RecordSpan};
+use thalweg_model::{Offset, OnFailure, RecordBatch, RecordSpan};
 
 use crate::engine::Module;
 use crate::guest::{CallFailure, Filter, GuestError, Partitioner, Verdict};
@@ -27,18 +27,6 @@ pub struct FilterJob {
     pub from: Offset,
     /// What becomes of records on which the filter fails.
     pub on_failure: OnFailure,
-}
-
-/// What becomes of a record on which a filter fails.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnFailure {
-    /// Nothing is judged from there on.
-    #[default]
-    Fail,
-    /// It is dropped, and counted as failed.
-    Skip,
-    /// It is kept, and counted as failed.
-    Pass,
 }
 
 /// What a filter made of one batch.

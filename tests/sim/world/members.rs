@@ -10,10 +10,9 @@ use thalweg_broker_core::CoordinatorError;
 use thalweg_client_core::{Change, Membership, MembershipConfig, PartitionKey, Progress, ToCoordinator, Verdict};
 use thalweg_commit_log::OpId;
 use thalweg_control::{
-    Assignment, Assignor, Committed, GroupAnswer, GroupError, GroupRequest, Join, OFFSETS_TOPIC, Request, Terms,
-    TopicConfig,
+    Assignment, Committed, GroupAnswer, GroupError, GroupRequest, Join, OFFSETS_TOPIC, Request, Terms, TopicConfig,
 };
-use thalweg_model::{PartitionId, RecordBatch, TopicId, TopicPartition};
+use thalweg_model::{Assignor, PartitionId, RecordBatch, TopicId, TopicPartition};
 use thalweg_replica::{ReadOutcome, Ticket};
 use thalweg_wire::{ErrorCode, RemoteError, proto};
 
@@ -278,7 +277,7 @@ impl World {
                                     };
                                     self.nodes[node].core.as_mut().expect("it runs").group(0, ticket, leave);
                                 }
-                                let assignor = Assignor::from_number(join.assignor as u8).unwrap_or_default();
+                                let assignor = Assignor::from_number(join.assignor).unwrap_or_default();
                                 let join = Join {
                                     instance: None,
                                     client: join.client,

@@ -2,37 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use thalweg_model::TopicPartition;
-
-/// How a group's partitions are shared out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Assignor {
-    /// As evenly as it goes, over all topics together; who has a partition keeps it, unless that makes it uneven.
-    #[default]
-    Uniform,
-    /// Per topic, runs of partitions in the order of the members: equal numbers of two topics go to the same member.
-    Range,
-}
-
-impl Assignor {
-    /// As on the wire and in records.
-    pub fn from_number(number: u8) -> Option<Assignor> {
-        [Assignor::Uniform, Assignor::Range].into_iter().find(|a| *a as u8 == number)
-    }
-
-    /// As on command lines.
-    pub fn name(self) -> &'static str {
-        match self {
-            Assignor::Uniform => "uniform",
-            Assignor::Range => "range",
-        }
-    }
-
-    /// The assignor called `name`.
-    pub fn from_name(name: &str) -> Option<Assignor> {
-        [Assignor::Uniform, Assignor::Range].into_iter().find(|a| a.name() == name)
-    }
-}
+use thalweg_model::{Assignor, TopicPartition};
 
 /// What one member wants and had.
 pub(super) struct Wish<'a> {

@@ -17,9 +17,8 @@ use thalweg_model::limits::{GROUP_ID_BYTES_MAX, GROUP_MEMBERS_MAX, GROUP_TOPICS_
 use thalweg_model::{TopicPartition, check_topic_name, partition_for_key};
 use thiserror::Error;
 
-pub use self::assign::Assignor;
 use self::assign::{Wish, assign};
-pub use self::record::{Committed, GroupFilter, GroupRecord, Holding, Member, OnFailure, Terms};
+pub use self::record::{Committed, GroupFilter, GroupRecord, Holding, Member, Terms};
 use crate::Metadata;
 
 /// The topic that holds what groups are.

@@ -7,39 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, BufMut, Bytes};
 use thalweg_model::limits::{GROUP_TOPICS_MAX, PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX};
-use thalweg_model::{TopicId, TopicPartition};
+use thalweg_model::{Assignor, OnFailure, TopicId, TopicPartition};
 
-use super::assign::Assignor;
 use crate::RecordError;
 use crate::coding::{put_bytes, take_array, take_bytes, take_name};
-
-/// What a group does with a record on which its filter fails.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum OnFailure {
-    /// The partition stops there, with an error.
-    #[default]
-    Fail,
-    /// The record is passed over, and counted.
-    Skip,
-    /// The record is delivered, and counted.
-    Pass,
-}
-
-impl OnFailure {
-    /// As on the wire and in records.
-    pub fn from_number(number: u8) -> Option<OnFailure> {
-        [OnFailure::Fail, OnFailure::Skip, OnFailure::Pass].into_iter().find(|p| *p as u8 == number)
-    }
-
-    /// As on command lines.
-    pub fn name(self) -> &'static str {
-        match self {
-            OnFailure::Fail => "fail",
-            OnFailure::Skip => "skip",
-            OnFailure::Pass => "pass",
-        }
-    }
-}
 
 /// The filter of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -243,13 +214,13 @@ fn decode_kind(kind: u8, data: &mut &[u8]) -> Option<GroupRecord> {
         1 => {
             let epoch = data.try_get_u32_le().ok()?;
             let idle_since_ms = data.try_get_u64_le().ok()?;
-            let assignor = Assignor::from_number(data.try_get_u8().ok()?)?;
+            let assignor = Assignor::from_number(data.try_get_u8().ok()?.into())?;
             let filter = match data.try_get_u8().ok()? {
                 0 => None,
                 _ => Some(GroupFilter {
                     reference: take_name(data)?,
                     config: take_bytes(data, PLUGIN_CONFIG_BYTES_MAX)?,
-                    on_failure: OnFailure::from_number(data.try_get_u8().ok()?)?,
+                    on_failure: OnFailure::from_number(data.try_get_u8().ok()?.into())?,
                 }),
             };
             GroupRecord::GroupChanged { group, epoch, terms: Terms { assignor, filter }, idle_since_ms }
