@@ -158,7 +158,7 @@ impl Worker {
     }
 
     fn create(&mut self, file: &FileName, bytes_count: u64) -> io::Result<()> {
-        const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         self.files.remove(file);
         let path = self.root.join(&*file.0);
         let folder = path.parent().expect("a file stands in a folder").to_owned();

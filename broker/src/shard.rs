@@ -363,20 +363,24 @@ impl Shard {
 
     /// Reads below the high watermark, waiting for the disk if it must.
     pub(crate) async fn read(&self, name: &TopicPartition, from: Offset, bytes_max: usize) -> Read {
-        let outcome = self.node.borrow_mut().replicas_mut().read(name, from, bytes_max);
-        let op = match outcome {
-            ReadOutcome::Batches(batches) => return Read::Batches(batches),
-            ReadOutcome::AtEnd => return Read::AtEnd,
-            ReadOutcome::BelowStart(start) => return Read::BelowStart(start),
-            ReadOutcome::Offline(what) => return Read::Offline(what),
-            ReadOutcome::Pending(op) => op,
-        };
-        let (sender, receiver) = oneshot::channel();
-        self.cold_reads.borrow_mut().insert(op, sender);
-        match receiver.await {
-            Ok(Ok(batches)) => Read::Batches(batches),
-            Ok(Err(what)) => Read::Offline(what),
-            Err(_) => Read::Offline("the broker is shutting down".into()),
+        loop {
+            let outcome = self.node.borrow_mut().replicas_mut().read(name, from, bytes_max);
+            let op = match outcome {
+                ReadOutcome::Batches(batches) => return Read::Batches(batches),
+                ReadOutcome::AtEnd => return Read::AtEnd,
+                ReadOutcome::BelowStart(start) => return Read::BelowStart(start),
+                ReadOutcome::Offline(what) => return Read::Offline(what),
+                ReadOutcome::Pending(op) => op,
+            };
+            let (sender, receiver) = oneshot::channel();
+            self.cold_reads.borrow_mut().insert(op, sender);
+            match receiver.await {
+                // Gone while it was read: now the log starts behind it.
+                Ok(Ok(batches)) if batches.is_empty() => {}
+                Ok(Ok(batches)) => return Read::Batches(batches),
+                Ok(Err(what)) => return Read::Offline(what),
+                Err(_) => return Read::Offline("the broker is shutting down".into()),
+            }
         }
     }
 

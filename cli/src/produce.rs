@@ -167,10 +167,9 @@ impl Produce {
                 }
             }
             // A slow pipe's records go out one by one, a fast one's together.
-            if chunk.len() == CHUNK_RECORDS || sender.capacity() == sender.max_capacity() {
-                if sender.blocking_send(Ok(std::mem::take(&mut chunk))).is_err() {
-                    return Ok(());
-                }
+            let is_due = chunk.len() == CHUNK_RECORDS || sender.capacity() == sender.max_capacity();
+            if is_due && sender.blocking_send(Ok(std::mem::take(&mut chunk))).is_err() {
+                return Ok(());
             }
         }
         let _ = sender.blocking_send(Ok(chunk));

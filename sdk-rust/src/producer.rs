@@ -597,10 +597,10 @@ fn follow_leaders(link: &Rc<Link>, shared: &Arc<Shared>, routes: &Rc<RefCell<Rou
         r.open.remove(&address);
     }
     for address in wanted {
-        if !r.kept.contains_key(&address) {
+        r.kept.entry(address).or_insert_with_key(|address| {
             let task = keep_stream(link.clone(), shared.clone(), Rc::downgrade(routes), address.clone());
-            r.kept.insert(address, tokio::task::spawn_local(task));
-        }
+            tokio::task::spawn_local(task)
+        });
     }
 }
 

@@ -184,10 +184,8 @@ async fn drive(
             stays
         });
         for address in wanted {
-            if !kept.contains_key(&address) {
-                let task = keep_stream(link.clone(), s.clone(), address.clone());
-                kept.insert(address, tokio::task::spawn_local(task));
-            }
+            kept.entry(address)
+                .or_insert_with_key(|a| tokio::task::spawn_local(keep_stream(link.clone(), s.clone(), a.clone())));
         }
         tokio::select! {
             Some(control) = controls.recv() => match control {

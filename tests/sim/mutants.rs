@@ -50,6 +50,7 @@ impl Mutant {
         ("damage taken for a torn write", Mutant::Log(Log::DamageTakenForTorn)),
         ("rot cut", Mutant::Log(Log::RotCut)),
         ("failed fsync ignored", Mutant::Log(Log::SyncErrorIgnored)),
+        ("a copy's successor forgotten", Mutant::Log(Log::SuccessorForgotten)),
         ("a revoked partition is not waited for", Mutant::Group(Group::RevokedNotAwaited)),
         ("any heartbeat confirms what was revoked", Mutant::Group(Group::AnyEpochConfirms)),
         ("a commit of a former owner is taken", Mutant::Group(Group::StaleCommitTaken)),

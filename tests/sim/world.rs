@@ -1068,7 +1068,10 @@ impl World {
         let ticket = self.ticket();
         let Some(core) = self.nodes[node].core.as_mut().filter(|c| c.is_controller()) else { return };
         let live = core.live(now);
-        if now.mono_ms % 50 != 0 || core.metadata().topic("t").is_ok() || live.len() < replication_factor as usize {
+        if !now.mono_ms.is_multiple_of(50)
+            || core.metadata().topic("t").is_ok()
+            || live.len() < replication_factor as usize
+        {
             return;
         }
         let retention_bytes = self.rates.retention.then_some(40 << 10);

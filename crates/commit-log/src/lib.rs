@@ -50,4 +50,6 @@ pub enum Mutant {
     RotCut,
     /// A failed fsync counts as done.
     SyncErrorIgnored,
+    /// A crash between a copy and the one that takes its place forgets that there was one.
+    SuccessorForgotten,
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use thalweg_model::{DirectoryId, LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicPartition};
+use thalweg_model::{DirectoryId, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
 
 use crate::configuration::Configuration;
 use crate::disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
@@ -87,7 +87,7 @@ pub enum LogEvent {
         group: TopicPartition,
         /// What [`ReadOutcome::Pending`] named.
         op: OpId,
-        /// Batches from the asked offset on.
+        /// Batches from the asked offset on; none where they have gone meanwhile, so that another read says where the log starts.
         result: Result<Vec<RecordBatch>, String>,
     },
     /// A partition serves nothing any more, and why.
@@ -261,6 +261,21 @@ impl<D: Disk> CommitLog<D> {
 
     /// Removes a partition: its files go when the frame that says so is durable.
     pub fn drop_partition(&mut self, group: TopicPartition) {
+        self.drop_for(group, ReplicaId(0));
+    }
+
+    /// Puts another copy, an empty one, in the place of the one that is here. The frame that drops the old copy names the new one: had a
+    /// crash left the partition without any, it could come back under its first name. (Found by the simulator: it did, and had forgotten
+    /// what it acknowledged.)
+    pub fn replace_partition(&mut self, group: TopicPartition, replica: ReplicaId) {
+        self.drop_for(group, replica);
+        self.create_partition(group);
+        let lsn = Lsn(self.wal.next_lsn.0 - 1);
+        let log = self.partitions.get_mut(&group).expect("just made");
+        (log.hard_state, log.hard_state_lsn) = (HardState { replica, ..Default::default() }, lsn);
+    }
+
+    fn drop_for(&mut self, group: TopicPartition, successor: ReplicaId) {
         let Some(log) = self.partitions.remove(&group) else {
             return;
         };
@@ -270,7 +285,8 @@ impl<D: Disk> CommitLog<D> {
         self.installs_pending.retain(|(_, name, _)| *name != group);
         self.flush_due.remove(&group);
         self.manifest_due.remove(&group);
-        self.push(FrameKind::Dropped, group, LeaderEpoch(0), RaftIndex(0), Offset(0), Bytes::new());
+        // The successor stands where an entry has its offset.
+        self.push(FrameKind::Dropped, group, LeaderEpoch(0), RaftIndex(0), Offset(successor.0), Bytes::new());
         // A crash before the frame is synced brings the partition back without files, so they wait for it: the bulk lane
         // deletes after the log lane has synced, because recovery takes a missing segment for damage.
         let files: Vec<Step> = log
@@ -632,11 +648,16 @@ impl<D: Disk> CommitLog<D> {
                 }
             }
             (Purpose::ColdRead { group, copy, file, ranges, from }, result) => {
+                let log = self.partitions.get_mut(&group).filter(|p| p.copy == copy);
+                let is_kept =
+                    |l: &PartitionLog| l.segments.iter().any(|s| segment::file(&group, s.base_offset, "log") == file);
                 let result = match result {
                     Ok(data) => split_verified(&file, &ranges, from, data),
+                    // Retention was faster. (Found by the simulator: that was taken for damage.)
+                    Err(_) if log.as_deref().is_some_and(|l| !is_kept(l)) => Ok(Vec::new()),
                     Err(e) => Err(e.to_string()),
                 };
-                if let (Err(what), Some(log)) = (&result, self.partitions.get_mut(&group).filter(|p| p.copy == copy)) {
+                if let (Err(what), Some(log)) = (&result, log) {
                     log.offline = Some(what.clone());
                     self.events.push(LogEvent::Offline { group, what: what.clone() });
                 }

@@ -328,7 +328,15 @@ fn replay(group: &mut Group, header: &Header, payload: &[u8], config: &Config) {
             }
             None => group.rot = Some(format!("manifest in frame {} does not decode", header.place.lsn.0)),
         },
-        FrameKind::Dropped => *group = Group { dropped: true, ..Default::default() },
+        FrameKind::Dropped => {
+            let replica = ReplicaId(header.base_offset.0);
+            let dropped = replica == ReplicaId(0) || config.is_planted(crate::Mutant::SuccessorForgotten);
+            let hard_state = HardState { replica, ..Default::default() };
+            *group = match dropped {
+                true => Group { dropped, ..Default::default() },
+                false => Group { hard_state, hard_state_lsn: header.place.lsn, ..Default::default() },
+            };
+        }
         FrameKind::Marker => {}
     }
 }
@@ -433,9 +441,7 @@ fn load_segment<D: Disk>(
         let relative_end = until.0 - base_offset.0;
         *kept = data
             .chunks_exact(entry_bytes)
-            .take_while(|e| {
-                u32::from_be_bytes(e[at..at + 4].try_into().expect("four bytes")) as u64 + 1 <= relative_end
-            })
+            .take_while(|e| (u32::from_be_bytes(e[at..at + 4].try_into().expect("four bytes")) as u64) < relative_end)
             .count() as u64
             * entry_bytes as u64;
         disk.truncate(&name, *kept)?;

@@ -452,6 +452,7 @@ impl Metadata {
         Some(MetadataRecord::ReplicasAssigned { topic: id, partition, replicas })
     }
 
+    #[expect(clippy::too_many_arguments, reason = "all that a topic is made of")]
     fn create_topic(
         &self,
         created_ms: u64,

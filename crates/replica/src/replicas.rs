@@ -154,7 +154,7 @@ impl<D: Disk> Replicas<D> {
         let is_other = stored.is_some_and(|r| r != settings.replica && r != ReplicaId(0));
         let takes_over = stored.is_some_and(|r| settings.takes_over_from(r));
         if is_other && !takes_over && !self.is_planted(Mutant::RetiredIdReused) {
-            self.log.drop_partition(name);
+            self.log.replace_partition(name, settings.replica);
         }
         self.log.create_partition(name);
         let first = Configuration::of_voters(settings.first_voters.iter().copied());
@@ -226,7 +226,8 @@ impl<D: Disk> Replicas<D> {
             return self.wake(now, name);
         }
         // Another copy of the same partition: nothing of the old one may be taken for its own.
-        self.remove(now, name);
+        self.sleep(name);
+        self.partitions.remove(&name);
         self.start(now, name, settings);
     }
 

@@ -402,10 +402,10 @@ impl World {
     fn member_turn(&mut self, all: &mut Members, i: usize) -> Result<(), String> {
         let (now_ms, rates) = (self.now_ms, all.rates);
         let group = all.members[i].group;
-        if all.members[i].is_dead && self.healing {
+        if self.healing {
             all.members[i].until_ms = all.members[i].until_ms.min(now_ms);
         }
-        if now_ms < all.members[i].until_ms && !(self.healing && !all.members[i].is_dead) {
+        if now_ms < all.members[i].until_ms {
             return Ok(());
         }
         all.members[i].is_dead = false;

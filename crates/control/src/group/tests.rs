@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use thalweg_model::{PinEpoch, ReplicaId, TopicId};
+use thalweg_model::{Assignor, OnFailure, PinEpoch, ReplicaId, TopicId};
 
 use super::*;
 use crate::{MetadataRecord, TopicConfig};
