@@ -447,7 +447,11 @@ async fn run(
             Verdict::Fatal => return Err(error),
             Verdict::JoinAgain => tracing::warn!("group {:?}: {error}; joining again", shared.group),
             Verdict::TryAgain if joined.is_some() && shared.started.elapsed() > shared.client_timeout => {
-                return Err(error);
+                let (group, limit) = (&shared.group, shared.client_timeout);
+                let what = format!(
+                    "no coordinator of group {group:?} answered within {limit:?} ({error}); `thalweg cluster status` tells which brokers run"
+                );
+                return Err(Error::new(error.kind(), what));
             }
             Verdict::TryAgain => {}
         }

@@ -317,7 +317,10 @@ impl Link {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => error,
                 Err(_) => {
-                    let what = format!("no answer within {:.0} s", timeout.as_secs_f32());
+                    let (from, limit) = (connection.remote_address(), timeout.as_secs_f32());
+                    let what = format!(
+                        "no answer from {from} within {limit:.0} s; `thalweg cluster status` tells which brokers run"
+                    );
                     return Err(Error::new(ErrorKind::Timeout, what));
                 }
             };

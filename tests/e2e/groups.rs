@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use thalweg::{
-    Assignor, Client, Consumer, ConsumerBuilder, ErrorCode, ErrorKind, OnFailure, Position, Rebalance, Record, Topic,
+    Assignor, Client, ClientBuilder, Consumer, ConsumerBuilder, ErrorCode, ErrorKind, OnFailure, Position, Rebalance,
+    Record, Topic,
 };
 use thalweg_tests::process::{Broker, Cluster, plugin};
 
@@ -83,6 +84,11 @@ async fn produce(client: &Client, topic: &str, from: usize, to: usize) {
     let producer = client.producer(topic).build().await.unwrap();
     producer.send_batch((from..to).map(|i| Record::new(i.to_string())).collect()).await.unwrap();
     producer.close().await.unwrap();
+}
+
+async fn next_text(consumer: &mut Consumer) -> String {
+    let record = tokio::time::timeout(Duration::from_secs(10), consumer.next()).await.expect("a record comes");
+    record.unwrap().unwrap().text().unwrap().to_owned()
 }
 
 async fn next(consumer: &mut Consumer) -> (u32, u64) {
@@ -314,6 +320,93 @@ async fn topics_are_waited_for_and_several_are_read_at_once() {
     }
     assert_eq!(by_topic, BTreeMap::from([("a".to_owned(), 10), ("b".to_owned(), 10)]));
     cluster.kill(1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_handler_keeps_its_partitions_unless_a_limit_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    client.create_topic("t", Topic::partitions(1)).await.unwrap();
+    produce(&client, "t", 0, 3).await;
+    let group = |g: &str| client.consumer("t").group(g).session_timeout(Duration::from_millis(600));
+    for (g, limit) in [("patient", None), ("limited", Some(Duration::from_millis(300)))] {
+        let builder = limit.map_or_else(|| group(g), |limit| group(g).max_processing(limit));
+        let mut slow = builder.build().await.unwrap();
+        assert_eq!(next_text(&mut slow).await, "0");
+        // The record is in its hands, far longer than a session.
+        let waiting = Reading::start(group(g)).await;
+        tokio::time::sleep(Duration::from_millis(1_800)).await;
+        assert_eq!(waiting.count(), if limit.is_some() { 3 } else { 0 }, "{g}");
+        match limit {
+            None => assert_eq!(next_text(&mut slow).await, "1"),
+            // The group has gone on without it; when the other goes, it is asked again.
+            Some(_) => {
+                let come_back = tokio::time::timeout(Duration::from_millis(500), slow.next()).await;
+                assert!(come_back.is_err(), "everything is done: {come_back:?}");
+                let read = waiting.leave().await;
+                assert_eq!(
+                    read.iter().map(|r| &r.3).collect::<Vec<_>>(),
+                    ["0", "1", "2"],
+                    "what was not done comes again"
+                );
+                produce(&client, "t", 3, 4).await;
+                assert_eq!(next_text(&mut slow).await, "3");
+            }
+        }
+        slow.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_group_is_forgotten_and_one_with_members_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(folder.path(), 1);
+    cluster.kill(1);
+    let config = folder.path().join("broker-1/broker.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert!(text.contains("offsets_retention_ms = 604800000"), "a week: {text}");
+    std::fs::write(&config, text.replace("604800000", "1000")).unwrap();
+    cluster.restart(1);
+    let client = client_of(&cluster, 1).await;
+    client.create_topic("t", Topic::partitions(1)).await.unwrap();
+    produce(&client, "t", 0, 1).await;
+    for g in ["idle", "live"] {
+        let mut consumer = client.consumer("t").group(g).build().await.unwrap();
+        assert_eq!(next_text(&mut consumer).await, "0");
+        consumer.close().await.unwrap();
+    }
+    let _live = client.consumer("t").group("live").build().await.unwrap();
+    let names = async || client.groups().await.unwrap().into_iter().map(|g| g.group).collect::<Vec<_>>();
+    assert_eq!(names().await, ["idle", "live"]);
+    eventually("the idle one is gone", Duration::from_secs(5), async || names().await == ["live"]).await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(names().await, ["live"]);
+    let described = client.describe_group("live").await.unwrap();
+    assert_eq!(client.group_lag(&described).await.unwrap(), [("t".to_owned(), 0, 0)]);
+    assert_eq!(client.describe_group("idle").await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_that_stays_down_is_a_typed_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut broker = Broker::start(folder.path(), 0);
+    let builder = ClientBuilder::new(&broker.address).ca_pem(broker.ca_pem.clone());
+    let client = builder.timeout(Duration::from_secs(1)).connect().await.unwrap();
+    client.create_topic("t", Topic::partitions(1)).await.unwrap();
+    produce(&client, "t", 0, 2).await;
+    let mut consumer = client.consumer("t").group("g").auto_commit(None).build().await.unwrap();
+    assert_eq!(next_text(&mut consumer).await, "0");
+    broker.kill();
+    let asked = Instant::now();
+    let error = consumer.commit().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert!(error.to_string().contains("may or may not be committed"), "{error}");
+    let error = client.consumer("t").group("g").build().await.map(drop).unwrap_err();
+    assert!(error.is_retriable(), "{error}");
+    assert!(error.to_string().contains("`thalweg cluster status`"), "{error}");
+    assert!(client.groups().await.unwrap_err().is_retriable());
+    assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
