@@ -16,7 +16,8 @@ fn main() -> ExitCode {
     };
     if arguments.iter().any(|a| a == "--mutants") {
         let only = arguments.iter().position(|a| a == "--only").and_then(|at| arguments.get(at + 1));
-        return mutants(only.map_or("", String::as_str), number("--from", 0));
+        let from = number("--from", 0);
+        return mutants(only.map_or("", String::as_str), from..from + number("--seeds", MUTANT_SEEDS));
     }
     let (seeds, from) = (number("--seeds", 1), number("--from", 0));
     let history = arguments.iter().any(|a| a == "--history") || seeds == 1;
@@ -51,8 +52,8 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Shows which seed finds each planted bug whose name has `only` in it, of those from `from` on. Two threads: seeds are independent.
-fn mutants(only: &str, from: u64) -> ExitCode {
+/// Shows which of the seeds finds each planted bug whose name has `only` in it. Two threads: seeds are independent.
+fn mutants(only: &str, seeds: std::ops::Range<u64>) -> ExitCode {
     let wanted: Vec<_> = Mutant::ALL.iter().filter(|(name, _)| name.contains(only)).collect();
     std::panic::set_hook(Box::new(|_| {}));
     println!("| planted bug | seed | oracle |\n|---|---|---|");
@@ -61,8 +62,7 @@ fn mutants(only: &str, from: u64) -> ExitCode {
     let work = || loop {
         let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let Some((name, mutant)) = wanted.get(at) else { return };
-        let found =
-            (from..from + MUTANT_SEEDS).find_map(|seed| run(seed, Some(*mutant), false).failure.map(|f| (seed, f)));
+        let found = seeds.clone().find_map(|seed| run(seed, Some(*mutant), false).failure.map(|f| (seed, f)));
         eprintln!("{name}: {:?}", found.as_ref().map(|(seed, _)| seed));
         rows.lock().expect("no panic while it is held")[at] = Some(found);
     };
@@ -77,7 +77,7 @@ fn mutants(only: &str, from: u64) -> ExitCode {
             Some((seed, failure)) => println!("| {name} | {seed} | {} |", failure.lines().next().unwrap_or_default()),
             None => {
                 all_found = false;
-                println!("| {name} | not within {MUTANT_SEEDS} seeds | |");
+                println!("| {name} | not within {} seeds | |", seeds.end - seeds.start);
             }
         }
     }

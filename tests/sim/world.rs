@@ -72,7 +72,7 @@ pub fn run_with_faults(seed: u64, faults: &[&str], with_history: bool) -> Outcom
 }
 
 /// What [`run_with_faults`] may leave out.
-pub const FAULTS: [&str; 15] = [
+pub const FAULTS: [&str; 16] = [
     "repin",
     "power",
     "kill",
@@ -88,6 +88,7 @@ pub const FAULTS: [&str; 15] = [
     "torn",
     "sync",
     "majority",
+    "members",
 ];
 
 fn run_with(mut world: World) -> Outcome {
@@ -420,6 +421,9 @@ impl World {
         r.majority &= !is_out("majority");
         if is_out("network") {
             self.network.calm();
+        }
+        if let Some(members) = self.members.as_mut().filter(|_| is_out("members")) {
+            members.calm();
         }
         self.nodes.iter_mut().for_each(|n| n.disk.set_faults(*d));
     }

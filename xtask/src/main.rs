@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         ["node"] => build::node().map(drop),
         ["bench", ref rest @ ..] => bench(rest),
         ["sim", ref rest @ ..] => sim(rest),
-        ["mutants"] => sim(&["--mutants"]),
+        ["mutants", ref rest @ ..] => sim(&[&["--mutants"], rest].concat()),
         ["torture", ref rest @ ..] => torture(rest),
         _ => {
             eprintln!(
@@ -25,9 +25,10 @@ fn main() -> ExitCode {
                  cargo xtask test         all tests\n\
                  cargo xtask sim [--seeds N] [--from S] [--faults LIST] [--history]\n\
                  \x20                        the simulator, over N seeds from S on\n\
-                 cargo xtask torture [--cycles N] [--seed S]
-                 \x20                        real brokers and SDKs under kills, stops and a bad network
-                 cargo xtask mutants      shows that the simulator finds the planted bugs\n\
+                 cargo xtask torture [--cycles N] [--seed S]\n\
+                 \x20                        real brokers and SDKs under kills, stops and a bad network\n\
+                 cargo xtask mutants [--only NAME] [--seeds N] [--from S]\n\
+                 \x20                        shows which seed finds each planted bug\n\
                  cargo xtask bench [ROW]  measures, beside raw quinn\n\
                  cargo xtask plugins      builds the example plugins\n\
                  cargo xtask python       installs the Python SDK into target/venv\n\

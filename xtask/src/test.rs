@@ -73,8 +73,11 @@ pub(crate) fn run() -> Result<(), String> {
         bare.args(["check", "--quiet", "--profile", "fast", "--package", "thalweg", "--no-default-features"]),
     );
 
-    build::step("format");
+    build::step("format and lints");
     tally.check("cargo fmt", build::cargo().args(["fmt", "--all", "--check"]));
+    let mut clippy = build::cargo();
+    clippy.args(["clippy", "--quiet", "--profile", "fast", "--workspace", "--lib", "--bins", "--tests", "--"]);
+    tally.check("clippy", clippy.args(["--deny", "warnings"]));
     for broken in &tally.broken {
         eprintln!("failed: {broken}");
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use thalweg_commit_log::{Completion, Config, Damage, Disk, OpId, OpenError, Recovery};
+use thalweg_commit_log::{Completion, Config, Disk, OpId, OpenError, Recovery};
 use thalweg_control::{
     Answer, Broker, ControlError, Coordinator, GroupAnswer, GroupRequest, Metadata, MetadataRecord, OFFSETS_TOPIC,
     Request, Topic, partition_of_group,
@@ -150,8 +150,6 @@ pub struct Node<D> {
     next_heartbeat_ms: u64,
     next_report_ms: u64,
     next_ticket: u64,
-    /// The directory may have lost what it acknowledged: what stood in it vouches for nothing where there are others.
-    is_damaged: bool,
     outputs: Vec<Output>,
 }
 
@@ -163,7 +161,6 @@ impl<D: Disk> Node<D> {
         config.broker.metadata_replica = ReplicaId::new(config.broker.id, !config.is_founder as u32);
         let (replicas, recovery) = Replicas::open(disk, config.broker.directory, log, seed)?;
         let groups = Groups::new(config.groups);
-        let is_damaged = recovery.damages.iter().any(|d| matches!(d, Damage::Torn { plain: false, .. }));
         let node = Node {
             config,
             replicas,
@@ -187,7 +184,6 @@ impl<D: Disk> Node<D> {
             next_heartbeat_ms: 0,
             next_report_ms: 0,
             next_ticket: OWN_TICKETS,
-            is_damaged,
             outputs: Vec::new(),
         };
         Ok((node, recovery))
@@ -200,16 +196,18 @@ impl<D: Disk> Node<D> {
         let founds = self.config.is_founder && self.config.controllers.contains(&me);
         // A directory that is new to the cluster waits for the controller's word: under its old name it might vote again.
         if let Some(replica) = stored.or(founds.then_some(ReplicaId::new(me, 0))) {
-            self.start_metadata(now, replica, stored.is_some());
+            self.start_metadata(now, replica);
         }
         self.after(now);
     }
 
-    fn start_metadata(&mut self, now: Now, replica: ReplicaId, is_stored: bool) {
+    fn start_metadata(&mut self, now: Now, replica: ReplicaId) {
         let settings = self.metadata_settings(replica);
-        match self.is_damaged && is_stored && settings.first_voters.len() > 1 {
-            true => self.replicas.start_offline(now, METADATA, settings, DAMAGED.to_owned()),
-            false => self.replicas.start(now, METADATA, settings),
+        match self.replicas.log().suspicion(&METADATA).map(str::to_owned) {
+            Some(what) if settings.first_voters.len() > 1 => {
+                self.replicas.start_offline(now, METADATA, settings, what);
+            }
+            _ => self.replicas.start(now, METADATA, settings),
         }
         if let Some(what) = self.replicas.log().offline(&METADATA) {
             self.offline.insert(METADATA, what.to_owned());
@@ -519,7 +517,7 @@ impl<D: Disk> Node<D> {
             self.config.controllers = controllers;
         }
         match self.replicas.settings(&METADATA).map(|s| s.replica) {
-            None => self.start_metadata(now, replica, false),
+            None => self.start_metadata(now, replica),
             Some(there) if there.generation() < replica.generation() => {
                 self.offline.remove(&METADATA);
                 self.replicas.configure(now, METADATA, self.metadata_settings(replica));
@@ -689,10 +687,12 @@ impl<D: Disk> Node<D> {
                             self.offline.insert(name, what);
                             self.replicas.start(now, name, settings);
                         }
-                        _ if is_mine && self.is_damaged && settings.target.len() > 1 => {
-                            self.replicas.start_offline(now, name, settings, DAMAGED.to_owned());
-                        }
-                        _ => self.replicas.start(now, name, settings),
+                        _ => match self.replicas.log().suspicion(&name).map(str::to_owned) {
+                            Some(what) if is_mine && settings.target.len() > 1 => {
+                                self.replicas.start_offline(now, name, settings, what);
+                            }
+                            _ => self.replicas.start(now, name, settings),
+                        },
                     }
                 }
             }
@@ -786,8 +786,6 @@ impl<D: Disk> Node<D> {
         }
     }
 }
-
-const DAMAGED: &str = "the log's end may have been damaged after it was synced";
 
 fn settings(topic: &Topic, partition: usize, mine: ReplicaId) -> PartitionSettings {
     PartitionSettings {

@@ -55,12 +55,14 @@ pub(crate) enum FrameKind {
     /// An entry that is appended again because its file is to be recycled. It discards nothing: one without those that were
     /// carried over behind it says nothing about them.
     CarriedOver = 6,
+    /// What this copy acknowledged is lost (index 1) or may be (index 0); the payload says why. Said before what shows it is recycled.
+    Damaged = 7,
 }
 
 impl FrameKind {
     fn from_number(number: u16) -> Option<FrameKind> {
-        use FrameKind::{CarriedOver, Dropped, Entry, HardState, Manifest, Marker};
-        [Entry, HardState, Manifest, Dropped, Marker, CarriedOver].into_iter().find(|k| *k as u16 == number)
+        use FrameKind::{CarriedOver, Damaged, Dropped, Entry, HardState, Manifest, Marker};
+        [Entry, HardState, Manifest, Dropped, Marker, CarriedOver, Damaged].into_iter().find(|k| *k as u16 == number)
     }
 
     /// True for frames that hold an entry.

@@ -9,9 +9,9 @@ use crate::configuration::Configuration;
 use crate::disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
 use crate::frame::{Frame, FrameKind, Lsn};
 use crate::manifest::SegmentsEnd;
-use crate::partition::{HardState, InstallEnd, Installing, PartitionLog, TailEntry};
+use crate::partition::{HardState, InstallEnd, Installing, Loss, PartitionLog, TailEntry};
 use crate::producers::ProducerTable;
-use crate::recovery::{self, OpenError, RecoveredPartition, Recovery};
+use crate::recovery::{self, Damage, OpenError, RecoveredPartition, Recovery};
 use crate::segment::{self, EXTENSIONS, Range, SUM_RECORD_BYTES, Segment, SegmentWrite};
 use crate::wal::{SectorSums, Spare, Wal, old_sums_file};
 
@@ -243,6 +243,16 @@ impl<D: Disk> CommitLog<D> {
             let steps = strays.into_iter().map(|file| Step::Delete { file }).collect();
             log.submit(Lane::Bulk, steps, Purpose::Delete);
         }
+        // Once the log has gone on, nothing shows any more that its end was damaged, and what was damaged may be recycled.
+        if opened.damages.iter().any(|d| matches!(d, Damage::Torn { plain: false, .. })) {
+            for partition in log.partitions.values_mut() {
+                let what = "the log's end may have been damaged after it was synced".to_owned();
+                partition.damage.get_or_insert(Loss { is_certain: false, what });
+            }
+        }
+        let unwritten = |(_, p): &(&TopicPartition, &PartitionLog)| p.damage.is_some() && p.damage_lsn == Lsn(0);
+        let unwritten: Vec<TopicPartition> = log.partitions.iter().filter(unwritten).map(|(g, _)| *g).collect();
+        unwritten.into_iter().for_each(|group| log.push_damage(group));
         let partitions = log.partitions.iter().map(|(group, p)| RecoveredPartition::of(group, p)).collect();
         Ok((log, Recovery { partitions, damages: opened.damages }))
     }
@@ -364,6 +374,19 @@ impl<D: Disk> CommitLog<D> {
         let last = log.tail_after(log.committed).checked_sub(1).map(|at| &log.tail[at]);
         let last = last.filter(|e| e.index > log.end.index);
         Some(last.map_or((log.end.offset, log.end.index.next()), |e| (e.batch.end_offset(), e.index.next())))
+    }
+
+    /// Why a partition's copy may have lost something that it acknowledged: with others about, it should vouch for nothing.
+    pub fn suspicion(&self, group: &TopicPartition) -> Option<&str> {
+        Some(&self.partitions.get(group)?.damage.as_ref()?.what)
+    }
+
+    fn push_damage(&mut self, group: TopicPartition) {
+        let Some(log) = self.partitions.get(&group) else { return };
+        let (Some(Loss { is_certain, what }), replica) = (&log.damage, log.hard_state.replica) else { return };
+        let (index, payload) = (RaftIndex(*is_certain as u64), Bytes::copy_from_slice(what.as_bytes()));
+        let lsn = self.push(FrameKind::Damaged, group, LeaderEpoch(0), index, Offset(replica.0), payload);
+        self.partitions.get_mut(&group).expect("just seen").damage_lsn = lsn;
     }
 
     /// Takes a partition out of service, because of something that this log cannot see.
@@ -1057,6 +1080,7 @@ impl<D: Disk> CommitLog<D> {
                 continue;
             };
             let (state, state_lsn, manifest_lsn) = (log.hard_state, log.hard_state_lsn, log.manifest_lsn);
+            let is_damage_here = log.damage_lsn <= last_lsn && log.damage_lsn != Lsn(0);
             // Entries that wait for a quorum, perhaps for a long time, must not hold the log up for everyone: they are
             // appended again, all of the group's, because on replay an entry discards those behind it.
             let waiting: Vec<TailEntry> = match waits(log, last) {
@@ -1069,6 +1093,9 @@ impl<D: Disk> CommitLog<D> {
             }
             if manifest_lsn <= last_lsn && manifest_lsn != Lsn(0) {
                 self.push_manifest(group);
+            }
+            if is_damage_here {
+                self.push_damage(group);
             }
             if !waiting.is_empty() {
                 let first = self.wal.next_lsn;

@@ -95,6 +95,19 @@ pub(crate) struct PartitionLog {
     pub(crate) committed: RaftIndex,
     pub(crate) flushing: bool,
     pub(crate) offline: Option<String>,
+    /// What was lost, or may have been, of what this copy acknowledged, as an earlier start or this one found: written down, because
+    /// what shows it is recycled.
+    pub(crate) damage: Option<Loss>,
+    /// Frame that says so; 0 while there is none.
+    pub(crate) damage_lsn: Lsn,
+}
+
+/// Something that a copy acknowledged and cannot vouch for any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Loss {
+    /// Lost for sure: the partition is offline. Otherwise it only may be.
+    pub(crate) is_certain: bool,
+    pub(crate) what: String,
 }
 
 impl PartitionLog {

@@ -11,14 +11,14 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use thalweg_model::{DirectoryId, Offset, RecordBatch, ReplicaId, TopicPartition};
+use thalweg_model::{DirectoryId, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
 use thiserror::Error;
 
 use crate::disk::{Disk, DiskError, FileName};
 use crate::frame::{FRAME_HEADER_BYTES, FrameKind, Header, Lsn, SECTOR_BYTES};
 use crate::log::Config;
 use crate::manifest::Manifest;
-use crate::partition::{HardState, PartitionLog, TailEntry};
+use crate::partition::{HardState, Loss, PartitionLog, TailEntry};
 use crate::segment::{self, EXTENSIONS, Range, SUM_RECORD_BYTES, Segment};
 use crate::wal::{SectorSums, Spare, Wal, WalFile, old_sums_file};
 
@@ -106,6 +106,8 @@ struct Group {
     entries: Vec<TailEntry>,
     dropped: bool,
     rot: Option<String>,
+    /// Found by an earlier start, and the frame that says so.
+    damage: Option<(Loss, Lsn)>,
 }
 
 struct Found {
@@ -337,6 +339,10 @@ fn replay(group: &mut Group, header: &Header, payload: &[u8], config: &Config) {
                 false => Group { hard_state, hard_state_lsn: header.place.lsn, ..Default::default() },
             };
         }
+        FrameKind::Damaged => {
+            let what = String::from_utf8_lossy(payload).into_owned();
+            group.damage = Some((Loss { is_certain: header.index == RaftIndex(1), what }, header.place.lsn));
+        }
         FrameKind::Marker => {}
     }
 }
@@ -348,6 +354,8 @@ fn partition<D: Disk>(
     damages: &mut Vec<Damage>,
 ) -> Result<PartitionLog, OpenError> {
     let Manifest { log_start, end, segments, configuration, discards: _, incomplete, producers } = found.manifest;
+    let (damage, damage_lsn) = found.damage.map_or((None, Lsn(0)), |(loss, lsn)| (Some(loss), lsn));
+    let known = damage.as_ref().filter(|d| d.is_certain).map(|d| d.what.clone());
     let mut log = PartitionLog {
         hard_state: found.hard_state,
         hard_state_lsn: found.hard_state_lsn,
@@ -359,7 +367,9 @@ fn partition<D: Disk>(
         configuration,
         incomplete,
         committed: end.index,
-        offline: found.rot,
+        offline: known.or(found.rot),
+        damage,
+        damage_lsn,
         ..Default::default()
     };
     for entry in found.entries.into_iter().filter(|e| e.index > end.index) {
@@ -370,6 +380,10 @@ fn partition<D: Disk>(
             break;
         }
         log.append(entry);
+    }
+    // What a segment has lost shows again at every start, what the write-ahead log has lost only until it is recycled.
+    if let Some(what) = log.offline.clone().filter(|_| log.damage.as_ref().is_none_or(|d| !d.is_certain)) {
+        (log.damage, log.damage_lsn) = (Some(Loss { is_certain: true, what }), Lsn(0));
     }
     let last = segments.len().wrapping_sub(1);
     for (i, base_offset) in segments.iter().enumerate() {
@@ -481,7 +495,7 @@ impl RecoveredPartition {
 
 #[cfg(test)]
 mod tests {
-    use thalweg_model::{LeaderEpoch, RaftIndex, TopicId};
+    use thalweg_model::{LeaderEpoch, TopicId};
 
     use super::*;
     use crate::disk::{Op, Step};

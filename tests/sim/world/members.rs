@@ -199,6 +199,11 @@ impl Members {
         }
     }
 
+    /// Nothing happens to them but that they come and go.
+    pub(super) fn calm(&mut self) {
+        self.rates = Rates { kill: 0, stop: 0, disconnect: 0, cut: 0, coordinator: 0, ..self.rates };
+    }
+
     /// Now and then.
     pub(super) fn stops_coordinator(&mut self) -> bool {
         self.rng.chance(self.rates.coordinator)
