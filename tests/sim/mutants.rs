@@ -51,6 +51,7 @@ impl Mutant {
         ("rot cut", Mutant::Log(Log::RotCut)),
         ("failed fsync ignored", Mutant::Log(Log::SyncErrorIgnored)),
         ("a copy's successor forgotten", Mutant::Log(Log::SuccessorForgotten)),
+        ("a copy's damage recycled away", Mutant::Log(Log::DamageForgotten)),
         ("a revoked partition is not waited for", Mutant::Group(Group::RevokedNotAwaited)),
         ("any heartbeat confirms what was revoked", Mutant::Group(Group::AnyEpochConfirms)),
         ("a commit of a former owner is taken", Mutant::Group(Group::StaleCommitTaken)),

@@ -52,4 +52,6 @@ pub enum Mutant {
     SyncErrorIgnored,
     /// A crash between a copy and the one that takes its place forgets that there was one.
     SuccessorForgotten,
+    /// What shows that a copy has lost something is recycled, and nothing else says so.
+    DamageForgotten,
 }

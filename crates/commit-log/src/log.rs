@@ -382,6 +382,9 @@ impl<D: Disk> CommitLog<D> {
     }
 
     fn push_damage(&mut self, group: TopicPartition) {
+        if self.config.is_planted(crate::Mutant::DamageForgotten) {
+            return;
+        }
         let Some(log) = self.partitions.get(&group) else { return };
         let (Some(Loss { is_certain, what }), replica) = (&log.damage, log.hard_state.replica) else { return };
         let (index, payload) = (RaftIndex(*is_certain as u64), Bytes::copy_from_slice(what.as_bytes()));
