@@ -1363,6 +1363,8 @@ impl World {
                         }
                     }
                     Err(Failure::TimedOut(_)) => {}
+                    // By the only copy there is, which has rotted and says so.
+                    Err(Failure::Refused(_)) if self.ended => {}
                     Err(Failure::Refused(error)) => {
                         return Err(format!("a batch was refused: {error}"));
                     }
