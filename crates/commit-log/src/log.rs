@@ -446,6 +446,26 @@ impl<D: Disk> CommitLog<D> {
         self.flush_due.insert(group);
     }
 
+    /// Makes a partition that [is incomplete](Self::is_incomplete) whole: this is the state as of its end. It counts once
+    /// [`LogEvent::Installed`] says so.
+    ///
+    /// # Panics
+    /// While the partition [is flushing](Self::is_flushing).
+    pub fn make_whole(&mut self, group: TopicPartition, state: InstallEnd) {
+        let log = self.partitions.get_mut(&group).expect("the caller created the partition");
+        assert!(!log.flushing && log.installing.is_none() && log.committed <= log.end.index, "all is in segments");
+        (log.configuration, log.producers, log.incomplete) = (Some(state.configuration), state.producers, false);
+        log.installing = Some(Installing { to: log.end.index, discards: false, stale_files: Vec::new(), end: None });
+        self.push_manifest(group);
+    }
+
+    /// Writes what a partition has on a quorum to segments soon, however little it is.
+    pub fn flush(&mut self, group: TopicPartition) {
+        if self.partitions.contains_key(&group) {
+            self.flush_due.insert(group);
+        }
+    }
+
     /// New segments of a partition are closed at this size, if it is less than the log's own limit.
     pub fn set_segment_bytes(&mut self, group: TopicPartition, bytes_max: Option<u64>) {
         self.partitions.get_mut(&group).expect("the caller created the partition").segment_bytes_max = bytes_max;

@@ -79,6 +79,16 @@ impl CatchingUp {
         self.end = Some(end);
     }
 
+    /// True where nothing is to come before `offset`.
+    pub(crate) fn is_at(&self, offset: Offset) -> bool {
+        self.next.0 == offset
+    }
+
+    /// All that it lacked was the state.
+    pub(crate) fn has_state(&mut self) {
+        self.wants_state = false;
+    }
+
     /// It needs not start over after all.
     pub(crate) fn goes_on(&mut self) {
         self.end = None;

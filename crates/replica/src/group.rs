@@ -628,6 +628,17 @@ impl Group {
         self.drive(effects);
     }
 
+    /// Another copy holds as decided what this leader has without knowing so: it would not have been elected without it (Raft §5.4).
+    pub(crate) fn learn_decided(&mut self, index: RaftIndex, effects: &mut Vec<Effect>) {
+        let raft = &mut self.node.raft;
+        if raft.state == StateRole::Leader
+            && (raft.raft_log.committed + 1..=raft.raft_log.last_index()).contains(&index.0)
+        {
+            raft.raft_log.commit_to(index.0);
+            self.drive(effects);
+        }
+    }
+
     /// Tells the leader where this replica's log ends, after it was brought near from outside.
     pub(crate) fn announce(&mut self, leader: ReplicaId) -> PeerMessage {
         let raft = &self.node.raft;

@@ -154,6 +154,11 @@ impl RaftBody {
         let kind = if self.is_pre_vote() { PRE_VOTE[1] } else { VOTE[1] };
         RaftBody { kind, term: self.term, ..Default::default() }
     }
+
+    /// The answer that refuses it, and tells the term that the asker may have missed.
+    pub(crate) fn refusal(&self, term: LeaderEpoch) -> RaftBody {
+        RaftBody { term: term.0 as u64, reject: true, ..self.vote() }
+    }
 }
 
 /// One entry on its way.

@@ -333,7 +333,7 @@ impl<D: Disk> Replicas<D> {
             _ if self.log.offline(&name).is_some() => {}
             PeerBody::Raft(raft) => self.hear_asleep(now, name, from, &raft),
             PeerBody::CatchUpRequest { from: offset, index, until, wants_state, .. } => {
-                self.serve_catch_up(name, from, (offset, index), until, wants_state);
+                self.serve_catch_up(now, name, from, (offset, index), until, wants_state);
             }
             PeerBody::CatchUp(part) => self.catch_up(now, name, from, part),
         }
@@ -364,11 +364,11 @@ impl<D: Disk> Replicas<D> {
         let known = state.term.0 as u64;
         let is_free =
             raft.term > known || (raft.term == known && !raft.is_pre_vote() && [0, from.0].contains(&state.vote));
-        if !is_near || !is_free {
-            return;
-        }
-        let answer = PeerMessage { group: name, from: me, to: from, body: PeerBody::Raft(raft.vote()) };
-        if raft.is_pre_vote() {
+        let grants = is_near && is_free;
+        // Who asks within a term that was voted in already would ask on and on. (Found by the simulator.)
+        let body = if grants { raft.vote() } else { raft.refusal(state.term) };
+        let answer = PeerMessage { group: name, from: me, to: from, body: PeerBody::Raft(body) };
+        if raft.is_pre_vote() || !grants {
             return self.outputs.push(Output::Send(answer));
         }
         let term = LeaderEpoch(u32::try_from(raft.term).expect("checked when it was decoded"));
@@ -399,12 +399,17 @@ impl<D: Disk> Replicas<D> {
     /// A leader's side: the next part for a replica that is behind.
     fn serve_catch_up(
         &mut self,
+        now: Now,
         name: TopicPartition,
         to: ReplicaId,
         (from, index): (Offset, RaftIndex),
         until: Option<Offset>,
         wants_state: bool,
     ) {
+        if wants_state && index > RaftIndex(1) {
+            // Half rebuilt by another leader, it may hold more than this one knows to be decided. (Found by the simulator.)
+            self.with_group(now, name, |group, effects| group.learn_decided(RaftIndex(index.0 - 1), effects));
+        }
         // A leader that has not committed in its own term yet serves this too: it may need this very replica for it. What it
         // calls decided is decided. (Found by the simulator.)
         let Some(group) = self.partitions.get(&name).and_then(|p| p.group.as_ref()) else {
@@ -416,6 +421,10 @@ impl<D: Disk> Replicas<D> {
         }
         let base = self.log.peer_base(&name);
         if let Some(base) = base.filter(|b| wants_state || from < b.first.0) {
+            if from > base.end.offset {
+                // The state that it lacks is known as of the segments' end: they must come as far as it is.
+                return self.log.flush(name);
+            }
             let without_producers = self.is_planted(Mutant::ProducersNotHandedOver);
             return self.answer_catch_up(name, to, catch_up::restart_of(&base, from, without_producers));
         }
@@ -457,6 +466,15 @@ impl<D: Disk> Replicas<D> {
             CatchUp::Offer { .. } => {}
             CatchUp::Restart { first, log_start, until, state } => {
                 let Some(state) = state.open() else { return };
+                if first.is_none() && catching_up.is_at(until) {
+                    // Nothing is lacking but that. Flushed or not yet: it asks again.
+                    if !self.log.is_flushing(&name) {
+                        catching_up.has_state();
+                        self.log.make_whole(name, state);
+                        self.log.pump(now.mono_ms);
+                    }
+                    return;
+                }
                 catching_up.restart(first, log_start, (until, state));
                 self.ask(name);
             }
