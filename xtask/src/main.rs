@@ -61,7 +61,7 @@ fn demo(arguments: &[&str]) -> Result<(), String> {
     let flights = build::flights(&python)?;
     let demo = build::root().join("demo");
     build::npm_install(&demo)?;
-    let mut command = build::command(&build::target().join("fast/thalweg-demo"));
+    let mut command = build::command(build::target().join("fast/thalweg-demo"));
     command.arg("--thalweg").arg(build::target().join("fast/thalweg"));
     command.arg("--python").arg(python).arg("--node").arg(node).arg("--demo").arg(demo);
     command.arg("--flights").arg(flights).arg("--plugins").arg(plugins);
@@ -72,7 +72,7 @@ fn demo(arguments: &[&str]) -> Result<(), String> {
 fn bench(arguments: &[&str]) -> Result<(), String> {
     build::workspace()?;
     let plugins = build::plugins()?;
-    let mut command = build::command(&build::target().join("fast/thalweg-bench"));
+    let mut command = build::command(build::target().join("fast/thalweg-bench"));
     command.arg(build::target().join("fast/thalweg")).arg(plugins).args(arguments);
     build::run(&mut command)
 }
@@ -81,7 +81,7 @@ fn torture(arguments: &[&str]) -> Result<(), String> {
     build::workspace()?;
     let python = build::python()?;
     build::node()?;
-    let mut command = build::command(&build::target().join("fast/torture"));
+    let mut command = build::command(build::target().join("fast/torture"));
     command.env("THALWEG_PYTHON", python).env("THALWEG_BIN", build::target().join("fast/thalweg"));
     build::run(command.args(arguments))
 }
