@@ -161,8 +161,6 @@ impl SimDisk {
         // Where the log ends, rot and a write that never ended look most alike.
         let nearly_last = inner.synced.iter().nth_back(inner.rng.below(6) as usize);
         let last = nearly_last.filter(|(f, ..)| inner.files.contains_key(f) && inner.rng.chance(500_000));
-        // It may have been made anew since.
-        let last = last.filter(|(f, _, end)| *end <= inner.files[f].current.len());
         let (name, from, end) =
             last.map_or((any, 0, inner.files[any].current.len()), |(f, from, end)| (f, *from, *end));
         let file = inner.files.get_mut(name).expect("just listed");
@@ -176,7 +174,8 @@ impl SimDisk {
         }
         let bit = 1u8 << inner.rng.below(8);
         file.current[at] ^= bit;
-        file.durable[at] ^= bit;
+        // Unless a failed sync has kept it from the disk.
+        file.durable.get_mut(at).into_iter().for_each(|b| *b ^= bit);
         Some(format!("{name} byte {at}"))
     }
 }
