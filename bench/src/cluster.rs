@@ -11,7 +11,7 @@ use crate::process::{Broker, usage};
 
 const BROKERS: u32 = 3;
 
-async fn client(cluster: &Cluster) -> Result<Client> {
+pub(crate) async fn client(cluster: &Cluster) -> Result<Client> {
     let builder = ClientBuilder::new(cluster.addresses()).ca_pem(cluster.ca_pem.clone());
     Ok(builder.timeout(Duration::from_secs(30)).connect().await?)
 }

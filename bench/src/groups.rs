@@ -13,16 +13,12 @@ use thalweg::{Client, ClientBuilder, Consumer, Position, Record, Topic};
 use thalweg_tests::process::Cluster;
 use tokio::task::JoinHandle;
 
+use crate::cluster::client;
 use crate::process::{Broker, folder_bytes, usage};
 
 const BROKERS: u32 = 3;
 const PARTITIONS: u32 = 6;
 const RUNS: usize = 30;
-
-async fn client(cluster: &Cluster) -> Result<Client> {
-    let builder = ClientBuilder::new(cluster.addresses()).ca_pem(cluster.ca_pem.clone());
-    Ok(builder.timeout(Duration::from_secs(30)).connect().await?)
-}
 
 /// A record every millisecond, in turn to every partition.
 struct Trickle {
