@@ -10,6 +10,7 @@ use crate::build;
 struct Tally {
     passed: u64,
     failed: u64,
+    skipped: u64,
     /// Steps that failed, whatever they counted.
     broken: Vec<String>,
 }
@@ -81,7 +82,10 @@ pub(crate) fn run() -> Result<(), String> {
     for broken in &tally.broken {
         eprintln!("failed: {broken}");
     }
-    println!("\n{} passed, {} failed", tally.passed, tally.failed);
+    match tally.skipped {
+        0 => println!("\n{} passed, {} failed", tally.passed, tally.failed),
+        skipped => println!("\n{} passed, {} failed, {skipped} skipped", tally.passed, tally.failed),
+    }
     match tally.broken.is_empty() && tally.failed == 0 {
         true => Ok(()),
         false => Err("tests failed".into()),
@@ -90,7 +94,7 @@ pub(crate) fn run() -> Result<(), String> {
 
 impl Tally {
     /// Runs a test runner, shows what it prints, and counts what `read` finds in its lines.
-    fn step(&mut self, name: &str, command: &mut Command, read: fn(&str) -> (u64, u64)) {
+    fn step(&mut self, name: &str, command: &mut Command, read: fn(&str) -> (u64, u64, u64)) {
         let before = self.failed;
         let child = command.stdout(Stdio::piped()).spawn();
         let Ok(mut child) = child else {
@@ -98,9 +102,10 @@ impl Tally {
         };
         for line in BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok) {
             println!("{line}");
-            let (passed, failed) = read(&line);
+            let (passed, failed, skipped) = read(&line);
             self.passed += passed;
             self.failed += failed;
+            self.skipped += skipped;
         }
         let success = child.wait().is_ok_and(|status| status.success());
         if !success {
@@ -135,30 +140,31 @@ fn before(line: &str, word: &str) -> u64 {
     0
 }
 
-/// `test result: ok. 3 passed; 0 failed; …`
-fn rust_line(line: &str) -> (u64, u64) {
+/// `test result: ok. 3 passed; 0 failed; 1 ignored; …`
+fn rust_line(line: &str) -> (u64, u64, u64) {
     match line.starts_with("test result:") {
-        true => (before(line, "passed"), before(line, "failed")),
-        false => (0, 0),
+        true => (before(line, "passed"), before(line, "failed"), before(line, "ignored")),
+        false => (0, 0, 0),
     }
 }
 
-/// `3 passed, 1 failed in 0.5s`
-fn pytest_line(line: &str) -> (u64, u64) {
+/// `3 passed, 1 failed, 2 skipped in 0.5s`
+fn pytest_line(line: &str) -> (u64, u64, u64) {
     let line = line.trim_matches('=').trim();
-    match line.contains(" in ") && (line.contains(" passed") || line.contains(" failed")) {
-        true => (before(line, "passed"), before(line, "failed")),
-        false => (0, 0),
+    let counts = |line: &str| ["passed", "failed", "skipped"].iter().any(|word| line.contains(&format!(" {word}")));
+    match line.contains(" in ") && counts(line) {
+        true => (before(line, "passed"), before(line, "failed"), before(line, "skipped")),
+        false => (0, 0, 0),
     }
 }
 
-/// `# pass 3` and `# fail 1`, or with `ℹ` in front.
-fn node_line(line: &str) -> (u64, u64) {
+/// `# pass 3`, `# fail 1` and `# skipped 2`, or with `ℹ` in front.
+fn node_line(line: &str) -> (u64, u64, u64) {
     let number = |word: &str| {
         let rest = line.trim_start_matches(['#', 'ℹ', ' ']).strip_prefix(word)?;
         rest.trim().parse().ok()
     };
-    (number("pass ").unwrap_or(0), number("fail ").unwrap_or(0))
+    (number("pass ").unwrap_or(0), number("fail ").unwrap_or(0), number("skipped ").unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -167,11 +173,12 @@ mod tests {
 
     #[test]
     fn the_runners_lines_are_read() {
-        assert_eq!(rust_line("test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured"), (3, 1));
-        assert_eq!(pytest_line("1 failed, 12 passed in 3.21s"), (12, 1));
-        assert_eq!(pytest_line("===== 12 passed in 3.21s ====="), (12, 0));
-        assert_eq!(node_line("# pass 9"), (9, 0));
-        assert_eq!(node_line("ℹ fail 2"), (0, 2));
-        assert_eq!(rust_line("running 3 tests"), (0, 0));
+        assert_eq!(rust_line("test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured"), (3, 1, 2));
+        assert_eq!(pytest_line("1 failed, 12 passed, 3 skipped in 3.21s"), (12, 1, 3));
+        assert_eq!(pytest_line("===== 12 passed in 3.21s ====="), (12, 0, 0));
+        assert_eq!(node_line("# pass 9"), (9, 0, 0));
+        assert_eq!(node_line("ℹ fail 2"), (0, 2, 0));
+        assert_eq!(node_line("# skipped 1"), (0, 0, 1));
+        assert_eq!(rust_line("running 3 tests"), (0, 0, 0));
     }
 }
