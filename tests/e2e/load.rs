@@ -1,15 +1,17 @@
 //! Producers under way while brokers die, and the check of what they were told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use thalweg::{Client, Record};
+use thalweg::{Client, Receipt, Record};
 use tokio::task::JoinHandle;
 
 use crate::read_all;
 
 const WORKERS: usize = 3;
+/// Batches that each producer has under way: faults hit a whole window of them.
+const IN_FLIGHT: usize = 10;
 
 /// Three producers to the topic "load", until [`stop`](Self::stop).
 pub(crate) struct Load {
@@ -19,24 +21,31 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Each sends `batch` records at a time.
+    /// Each enqueues `batch` records at a time, and has several batches in flight.
     pub(crate) fn start(client: &Client, batch: u64) -> Load {
         let (stop, acked): (Arc<AtomicBool>, Arc<Mutex<Vec<(String, u32)>>>) = Default::default();
         let workers = (0..WORKERS).map(|worker| {
             let (client, stop, acked) = (client.clone(), stop.clone(), acked.clone());
             tokio::spawn(async move {
                 let producer = client.producer("load").build().await.unwrap();
-                let mut next = 0u64;
-                while !stop.load(Ordering::Relaxed) {
+                let (mut next, mut receipts) = (0u64, VecDeque::new());
+                loop {
+                    let is_ending = stop.load(Ordering::Relaxed);
+                    while receipts.len() >= IN_FLIGHT || (is_ending && !receipts.is_empty()) {
+                        let (values, receipt): (Vec<String>, Receipt) = receipts.pop_front().unwrap();
+                        for (value, outcome) in values.into_iter().zip(receipt.wait().await) {
+                            let at = outcome.expect("within the delivery time-out everything is delivered");
+                            at.offset.expect("acknowledged by the quorum, it has a place");
+                            acked.lock().unwrap().push((value, at.partition));
+                        }
+                    }
+                    if is_ending {
+                        break;
+                    }
                     let values: Vec<String> = (0..batch).map(|i| format!("{worker}-{:08}", next + i)).collect();
                     next += batch;
-                    let outcomes =
-                        producer.send_batch(values.iter().map(|v| Record::new(v.as_str())).collect()).await.unwrap();
-                    for (value, outcome) in values.into_iter().zip(outcomes) {
-                        let at = outcome.expect("within the delivery time-out everything is delivered");
-                        at.offset.expect("acknowledged by the quorum, it has a place");
-                        acked.lock().unwrap().push((value, at.partition));
-                    }
+                    let records = values.iter().map(|v| Record::new(v.as_str())).collect();
+                    receipts.push_back((values, producer.enqueue_batch(records).await.unwrap()));
                 }
                 producer.close().await.unwrap();
             })

@@ -8,6 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
 
 const BATCH = 20
+const BATCHES = 20
 const [sdk, address, ca, what, name] = process.argv.slice(2)
 const { connect } = await import(sdk)
 
@@ -21,15 +22,18 @@ async function produce(client) {
   let stopped = false
   heard.then(() => { stopped = true })
   const producer = await client.producer('load').open()
-  for (let done = 0; !stopped; done += BATCH) {
-    const messages = Array.from({ length: BATCH }, (_, i) => ({
-      value: `${name}-${String(done + i).padStart(8, '0')}`,
-      key: `${name}-${(done + i) % 7}`
-    }))
-    const outcomes = await producer.sendBatch(messages)
-    for (const outcome of outcomes) if (outcome instanceof Error) throw outcome
-    console.log(`acked ${done} ${outcomes.map(o => o.partition).join(',')}`)
-    await sleep(20)
+  for (let done = 0; !stopped;) {
+    const first = done
+    for (let batch = 0; batch < BATCHES; batch++, done += BATCH) {
+      await producer.enqueueBatch(Array.from({ length: BATCH }, (_, i) => ({
+        value: `${name}-${String(done + i).padStart(8, '0')}`,
+        key: `${name}-${(done + i) % 7}`
+      })))
+      await sleep(10)
+    }
+    // Throws the first error of what was enqueued.
+    await producer.flush()
+    console.log(`acked ${first} ${done - first}`)
   }
   await producer.close()
 }

@@ -12,6 +12,7 @@ import zlib
 import thalweg
 
 BATCH = 20
+BATCHES = 20
 
 
 async def heard() -> str:
@@ -23,15 +24,17 @@ async def produce(client: thalweg.Client, name: str) -> None:
     done = 0
     async with client.producer("load") as producer:
         while not stop.done():
-            numbers = range(done, done + BATCH)
-            messages = [thalweg.Message(f"{name}-{n:08}", key=f"{name}-{n % 7}") for n in numbers]
-            done += BATCH
-            outcomes = await producer.send_batch(messages)
-            for outcome in outcomes:
-                if isinstance(outcome, Exception):
-                    raise outcome
-            print("acked", numbers[0], ",".join(str(outcome.partition) for outcome in outcomes), flush=True)
-            await asyncio.sleep(0.02)
+            first = done
+            for _ in range(BATCHES):
+                numbers = range(done, done + BATCH)
+                await producer.enqueue_batch(
+                    [thalweg.Message(f"{name}-{n:08}", key=f"{name}-{n % 7}") for n in numbers]
+                )
+                done += BATCH
+                await asyncio.sleep(0.01)
+            # Raises the first error of what was enqueued.
+            await producer.flush()
+            print("acked", first, done - first, flush=True)
 
 
 async def consume(client: thalweg.Client) -> None:
