@@ -2,4 +2,5 @@
 
 pub mod process;
 pub mod sim;
+pub mod soak;
 pub mod torture;

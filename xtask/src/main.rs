@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         ["sim", ref rest @ ..] => sim(rest),
         ["mutants", ref rest @ ..] => sim(&[&["--mutants"], rest].concat()),
         ["torture", ref rest @ ..] => torture(rest),
+        ["soak", ref rest @ ..] => soak(rest),
         _ => {
             eprintln!(
                 "cargo demo [--keep]      the main job, end to end\n\
@@ -27,6 +28,8 @@ fn main() -> ExitCode {
                  \x20                        the simulator, over N seeds from S on\n\
                  cargo xtask torture [--cycles N] [--seed S]\n\
                  \x20                        real brokers and SDKs under kills, stops and a bad network\n\
+                 cargo xtask soak [--minutes N] [--seed S]\n\
+                 \x20                        a steady load on real brokers: memory, descriptors and disk stay level\n\
                  cargo xtask mutants [--only NAME] [--seeds N] [--from S]\n\
                  \x20                        shows which seed finds each planted bug\n\
                  cargo xtask bench [ROW]  measures, beside raw quinn\n\
@@ -84,6 +87,12 @@ fn torture(arguments: &[&str]) -> Result<(), String> {
     let mut command = build::command(build::target().join("fast/torture"));
     command.env("THALWEG_PYTHON", python).env("THALWEG_BIN", build::target().join("fast/thalweg"));
     build::run(command.args(arguments))
+}
+
+fn soak(arguments: &[&str]) -> Result<(), String> {
+    build::workspace()?;
+    let mut command = build::command(build::target().join("fast/soak"));
+    build::run(command.env("THALWEG_BIN", build::target().join("fast/thalweg")).args(arguments))
 }
 
 fn sim(arguments: &[&str]) -> Result<(), String> {
