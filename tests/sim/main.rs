@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use thalweg_tests::sim::{FAULTS, Mutant, run, run_with_faults};
+use thalweg_sim::{FAULTS, Mutant, run, run_with_faults};
 
 /// Seeds within which every planted bug must show.
 const MUTANT_SEEDS: u64 = 5_000;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use thalweg_tests::sim::{Mutant, run};
+use thalweg_sim::{Mutant, run};
 
 /// Planted bugs that must be found.
 const FOUND_MIN: u64 = 25;

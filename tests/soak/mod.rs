@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use thalweg::{Client, ClientBuilder, Record, Topic};
 
 use crate::process::Cluster;
-use crate::sim::Rng;
+use thalweg_sim::Rng;
 
 const BROKERS: u32 = 3;
 const PARTITIONS: u32 = 4;

@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 use thalweg::{Client, ClientBuilder, Delivery, Receipt, Record, Topic};
 
 use crate::process::Cluster;
-use crate::sim::Rng;
 use relay::{Relay, Weather};
+use thalweg_sim::Rng;
 
 const BROKERS: u32 = 3;
 const PARTITIONS: u32 = 3;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::net::UdpSocket;
 
-use crate::sim::Rng;
+use thalweg_sim::Rng;
 
 /// A broker's number, or 0 for whoever is no broker.
 pub(super) type Party = u32;

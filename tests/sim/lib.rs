@@ -10,5 +10,5 @@ mod rng;
 mod world;
 
 pub use mutants::Mutant;
-pub(crate) use rng::Rng;
+pub use rng::Rng;
 pub use world::{FAULTS, Outcome, run, run_with_faults};
