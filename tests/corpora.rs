@@ -6,6 +6,7 @@ use bytes::Bytes;
 use thalweg_broker_core::NodeMessage;
 use thalweg_control::{GroupRecord, MetadataRecord};
 use thalweg_model::RecordBatch;
+use thalweg_tests::forge;
 use thalweg_wire::{FrameDecoder, proto};
 
 fn corpus(name: &str) -> Vec<Vec<u8>> {
@@ -23,6 +24,20 @@ fn batches() {
             let _ = batch.records();
         }
     }
+}
+
+#[test]
+fn checks() {
+    let mut passed = 0;
+    for bytes in corpus("check") {
+        if let Ok(batch) = RecordBatch::parse(forge::seal(&bytes))
+            && batch.check_records().is_ok()
+        {
+            passed += 1;
+            batch.records().expect("what passed the check can be read");
+        }
+    }
+    assert_eq!(passed, 3, "one honest batch of each codec is in the corpus");
 }
 
 #[test]

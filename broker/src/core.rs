@@ -35,6 +35,9 @@ pub(crate) struct Core {
     pub(crate) topics_on_first_use: bool,
     /// Partitions that `__consumer_offsets` gets when it is made.
     pub(crate) offsets_partitions: u32,
+    /// Turns for checking the records of produced batches beside this thread: one for each core, so that no number of
+    /// producers with compressed batches takes more threads, or memory for decompressing, than that.
+    pub(crate) checks: tokio::sync::Semaphore,
 }
 
 impl Core {
@@ -61,6 +64,7 @@ impl Core {
             controllers,
             topics_on_first_use,
             offsets_partitions,
+            checks: tokio::sync::Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
         })
     }
 

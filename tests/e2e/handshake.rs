@@ -16,10 +16,8 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-#[tokio::test]
-async fn a_client_with_another_alpn_is_refused_and_the_broker_goes_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let broker = Broker::start(folder.path(), 0);
+/// A bare QUIC client that trusts the broker's CA and asks for `alpn`.
+pub(crate) fn endpoint_of(broker: &Broker, alpn: &[u8]) -> (quinn::Endpoint, quinn::ClientConfig) {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(&broker.ca_pem).unwrap()).unwrap();
     let mut tls = rustls::ClientConfig::builder_with_provider(provider())
@@ -27,9 +25,16 @@ async fn a_client_with_another_alpn_is_refused_and_the_broker_goes_on() {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    tls.alpn_protocols = vec![b"h3".to_vec()];
+    tls.alpn_protocols = vec![alpn.to_vec()];
     let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-    let endpoint = quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    (quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap(), config)
+}
+
+#[tokio::test]
+async fn a_client_with_another_alpn_is_refused_and_the_broker_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let (endpoint, config) = endpoint_of(&broker, b"h3");
     let to = SocketAddr::from(([127, 0, 0, 1], broker.port()));
     let error = endpoint.connect_with(config, to, "localhost").unwrap().await.unwrap_err();
     // TLS alert 120, no_application_protocol.

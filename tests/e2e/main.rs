@@ -5,6 +5,8 @@ mod groups;
 mod handshake;
 mod hostile;
 mod load;
+mod raw;
+mod records;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};

@@ -11,6 +11,8 @@
 //! All numbers are big-endian. The CRC-32C covers everything from `attr` to the end, so base offset and leader epoch can
 //! be set by the leader without touching it. Deciding which offset a batch gets is `replica`'s business.
 
+mod check;
+
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
@@ -253,6 +255,12 @@ impl RecordBatch {
         }
     }
 
+    /// The CRC-32C over everything but the position: the same for every try to send a batch under one number, and another for
+    /// other records, or the same ones under another number.
+    pub fn checksum(&self) -> u32 {
+        u32_at(&self.bytes, CRC_AT)
+    }
+
     /// Offset of the first record.
     pub fn base_offset(&self) -> Offset {
         Offset(i64_at(&self.bytes, 0) as u64)
@@ -405,62 +413,14 @@ impl RecordSpans {
     }
 
     fn step(&mut self) -> Result<RecordSpan, BatchError> {
-        let data = &self.data;
-        let start = self.at;
-        let mut at = start;
-        let length = varint::take(data, &mut at)?;
-        let end =
-            usize::try_from(length).ok().and_then(|l| at.checked_add(l)).filter(|end| *end <= data.len()).ok_or(
-                BatchError::Truncated { needed: at.saturating_add(length.max(0) as usize), found: data.len() },
-            )?;
-        // Everything below is bounded by `end`, so no field can reach into the next record.
-        let body = &data[..end];
-        at += 1; // attributes, unused in v2
-        let timestamp_delta_ms = varint::take(body, &mut at)?;
-        let offset_delta = varint::take(body, &mut at)?;
+        let RecordParts { span, .. } = RecordParts::parse(&self.data, self.at)?;
+        let offset_delta = span.offset_delta as i64;
         if offset_delta < self.next_delta || offset_delta > self.header.last_offset_delta as i64 {
             return Err(BatchError::Field { field: "offset delta", reason: "not growing, or past the batch's last" });
         }
-        let key = take_field(body, &mut at, end)?;
-        let value = take_field(body, &mut at, end)?;
-        let count = varint::take(body, &mut at)?;
-        if count < 0 || count as usize > HEADERS_COUNT_MAX {
-            return Err(BatchError::TooMany {
-                what: "record headers",
-                found: usize::try_from(count).unwrap_or(0),
-                limit: HEADERS_COUNT_MAX,
-            });
-        }
-        let headers_from = at;
-        for _ in 0..count {
-            let name = take_field(body, &mut at, end)?
-                .ok_or(BatchError::Field { field: "header key", reason: "a header key is never null" })?;
-            if name.len() > HEADER_KEY_BYTES_MAX {
-                return Err(BatchError::TooLarge {
-                    what: "header key",
-                    found: name.len(),
-                    limit: HEADER_KEY_BYTES_MAX,
-                });
-            }
-            if std::str::from_utf8(&body[name]).is_err() {
-                return Err(BatchError::Field { field: "header key", reason: "not UTF-8" });
-            }
-            take_field(body, &mut at, end)?;
-        }
-        if at != end {
-            return Err(BatchError::LengthMismatch { expected: end - start, found: at - start });
-        }
-        self.at = end;
+        self.at = span.raw.end;
         self.next_delta = offset_delta + 1;
-        Ok(RecordSpan {
-            offset_delta: offset_delta as u32,
-            timestamp_delta_ms,
-            key,
-            value,
-            headers_count: count as u32,
-            headers: headers_from..end,
-            raw: start..end,
-        })
+        Ok(span)
     }
 }
 
@@ -482,6 +442,76 @@ impl Iterator for RecordSpans {
         let step = self.step();
         self.failed = step.is_err();
         Some(step)
+    }
+}
+
+/// One record as it stands in a batch's opened bytes, and what only the check on produce looks at.
+struct RecordParts {
+    span: RecordSpan,
+    /// The record's own attributes, unused in format v2.
+    attributes: u8,
+    /// Bytes of key, value and headers, as [`Record::payload_bytes`] counts them.
+    payload_bytes: usize,
+}
+
+impl RecordParts {
+    /// Reads the record that starts `data[start..]`; its order among the others is the caller's to check.
+    fn parse(data: &[u8], start: usize) -> Result<RecordParts, BatchError> {
+        let mut at = start;
+        let length = varint::take(data, &mut at)?;
+        let end =
+            usize::try_from(length).ok().and_then(|l| at.checked_add(l)).filter(|end| *end <= data.len()).ok_or(
+                BatchError::Truncated { needed: at.saturating_add(length.max(0) as usize), found: data.len() },
+            )?;
+        // Everything below is bounded by `end`, so no field can reach into the next record.
+        let body = &data[..end];
+        let attributes = *body.get(at).ok_or(BatchError::Truncated { needed: at + 1, found: end })?;
+        at += 1;
+        let timestamp_delta_ms = varint::take(body, &mut at)?;
+        let offset_delta = varint::take(body, &mut at)?;
+        let offset_delta = u32::try_from(offset_delta)
+            .map_err(|_| BatchError::Field { field: "offset delta", reason: "negative, or past 2^32" })?;
+        let key = take_field(body, &mut at, end)?;
+        let value = take_field(body, &mut at, end)?;
+        let count = varint::take(body, &mut at)?;
+        if count < 0 || count as usize > HEADERS_COUNT_MAX {
+            return Err(BatchError::TooMany {
+                what: "record headers",
+                found: usize::try_from(count).unwrap_or(0),
+                limit: HEADERS_COUNT_MAX,
+            });
+        }
+        let mut payload_bytes = key.as_ref().map_or(0, Range::len) + value.as_ref().map_or(0, Range::len);
+        let headers_from = at;
+        for _ in 0..count {
+            let name = take_field(body, &mut at, end)?
+                .ok_or(BatchError::Field { field: "header key", reason: "a header key is never null" })?;
+            if name.len() > HEADER_KEY_BYTES_MAX {
+                return Err(BatchError::TooLarge {
+                    what: "header key",
+                    found: name.len(),
+                    limit: HEADER_KEY_BYTES_MAX,
+                });
+            }
+            payload_bytes += name.len();
+            if std::str::from_utf8(&body[name]).is_err() {
+                return Err(BatchError::Field { field: "header key", reason: "not UTF-8" });
+            }
+            payload_bytes += take_field(body, &mut at, end)?.map_or(0, |value| value.len());
+        }
+        if at != end {
+            return Err(BatchError::LengthMismatch { expected: end - start, found: at - start });
+        }
+        let span = RecordSpan {
+            offset_delta,
+            timestamp_delta_ms,
+            key,
+            value,
+            headers_count: count as u32,
+            headers: headers_from..end,
+            raw: start..end,
+        };
+        Ok(RecordParts { span, attributes, payload_bytes })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The compression of a batch's records; the broker opens a batch only to filter it.
+//! The compression of a batch's records; the broker opens a batch to check it when it comes, and to filter it.
 
 use std::io::{Read, Write};
 
@@ -75,24 +75,64 @@ impl Codec {
 
     /// Decompresses `data` into at most `limit` bytes; memory grows with what really comes out.
     pub(crate) fn decompress(self, data: &[u8], limit: usize) -> Result<Vec<u8>, BatchError> {
-        let failed = |e: std::io::Error| BatchError::Decompress { codec: self.name(), reason: e.to_string() };
         let mut out = Vec::new();
-        let cap = limit as u64 + 1;
-        match self {
-            Codec::None => out.extend_from_slice(data),
-            Codec::Lz4 => {
-                lz4::Decoder::new(data).map_err(failed)?.take(cap).read_to_end(&mut out).map_err(failed)?;
-            }
-            Codec::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::new(data).map_err(failed)?;
-                // A frame may ask for a window of gigabytes; 16 MiB is all that a batch may hold.
-                decoder.window_log_max(24).map_err(failed)?;
-                decoder.take(cap).read_to_end(&mut out).map_err(failed)?;
-            }
-        }
+        self.reader(data)?.take(limit as u64 + 1).read_to_end(&mut out).map_err(|e| self.failed(&e))?;
         if out.len() > limit {
             return Err(BatchError::TooLarge { what: "decompressed batch", found: out.len(), limit });
         }
         Ok(out)
+    }
+
+    /// Decompresses `data` piece by piece, in the memory of the codec's window (16 MiB at most).
+    pub(crate) fn reader(self, data: &[u8]) -> Result<CodecReader<'_>, BatchError> {
+        let failed = |e: std::io::Error| self.failed(&e);
+        Ok(match self {
+            Codec::None => CodecReader::None(data),
+            Codec::Lz4 => CodecReader::Lz4(lz4::Decoder::new(data).map_err(failed)?),
+            Codec::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(data).map_err(failed)?;
+                // A frame may ask for a window of gigabytes; 16 MiB is all that a batch may hold.
+                decoder.window_log_max(24).map_err(failed)?;
+                CodecReader::Zstd(decoder)
+            }
+        })
+    }
+
+    /// What the codec's library says, as an error of the batch.
+    pub(crate) fn failed(self, error: &std::io::Error) -> BatchError {
+        BatchError::Decompress { codec: self.name(), reason: error.to_string() }
+    }
+}
+
+/// Bytes on their way out of a codec.
+pub(crate) enum CodecReader<'a> {
+    None(&'a [u8]),
+    Lz4(lz4::Decoder<&'a [u8]>),
+    Zstd(zstd::stream::read::Decoder<'static, &'a [u8]>),
+}
+
+impl CodecReader<'_> {
+    /// True when the compression has ended as its format asks for, and nothing stands behind it. Call it once `read` has
+    /// answered with 0: the library takes a cut LZ4 frame for a whole one.
+    pub(crate) fn is_whole(self) -> bool {
+        match self {
+            CodecReader::None(rest) => rest.is_empty(),
+            CodecReader::Lz4(decoder) => {
+                let (rest, ended) = decoder.finish();
+                ended.is_ok() && rest.is_empty()
+            }
+            // It reads frame after frame to the end of its input, and calls a cut one an error.
+            CodecReader::Zstd(_) => true,
+        }
+    }
+}
+
+impl Read for CodecReader<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            CodecReader::None(data) => data.read(out),
+            CodecReader::Lz4(decoder) => decoder.read(out),
+            CodecReader::Zstd(decoder) => decoder.read(out),
+        }
     }
 }

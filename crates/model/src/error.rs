@@ -73,6 +73,28 @@ pub enum BatchError {
         /// The limit.
         limit: usize,
     },
+    /// Fewer records than the header counts.
+    #[error("the batch's header counts {expected} records, {found} are there")]
+    RecordsMissing {
+        /// What the header says.
+        expected: u32,
+        /// Whole records that are there.
+        found: u32,
+    },
+    /// Bytes behind the last record, or behind the end of its compression.
+    #[error("bytes follow the last of the batch's {records} records")]
+    LeftOver {
+        /// Records that the header counts.
+        records: u32,
+    },
+    /// One of the batch's records is wrong.
+    #[error("record {number} of the batch: {error}")]
+    Record {
+        /// Which, from 0.
+        number: u32,
+        /// What is wrong with it.
+        error: Box<BatchError>,
+    },
     /// A field holds a value that no writer produces.
     #[error("field {field} is invalid: {reason}")]
     Field {
@@ -81,6 +103,17 @@ pub enum BatchError {
         /// What is wrong with it.
         reason: &'static str,
     },
+}
+
+impl BatchError {
+    /// True where a published limit is passed, rather than the format broken.
+    pub fn is_limit(&self) -> bool {
+        match self {
+            BatchError::TooLarge { .. } | BatchError::TooMany { .. } => true,
+            BatchError::Record { error, .. } => error.is_limit(),
+            _ => false,
+        }
+    }
 }
 
 /// Why a text is not a topic's or a plugin's name.

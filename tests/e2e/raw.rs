@@ -1,0 +1,104 @@
+//! A client that speaks the protocol by hand, so that it can send what no SDK sends.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use thalweg_model::RecordBatch;
+use thalweg_tests::process::Broker;
+use thalweg_wire::{Frame, FrameDecoder, Message, RemoteError, encode, encode_parts, proto};
+
+use crate::handshake::endpoint_of;
+
+/// A connection after its hello.
+pub(crate) struct Raw {
+    connection: quinn::Connection,
+    _endpoint: quinn::Endpoint,
+}
+
+impl Raw {
+    pub(crate) async fn connect(broker: &Broker) -> Raw {
+        let (endpoint, config) = endpoint_of(broker, thalweg_wire::ALPN_CLIENT);
+        let to = SocketAddr::from(([127, 0, 0, 1], broker.port()));
+        let connection = endpoint.connect_with(config, to, "localhost").unwrap().await.unwrap();
+        let raw = Raw { connection, _endpoint: endpoint };
+        let hello = proto::Hello { versions: thalweg_wire::versions(), ..Default::default() };
+        raw.request::<_, proto::HelloReply>(&hello).await.unwrap();
+        raw
+    }
+
+    /// One request on a stream of its own.
+    pub(crate) async fn request<M: Message, R: Message>(&self, message: &M) -> Result<R, RemoteError> {
+        let mut stream = self.stream().await;
+        stream.send(encode(message)).await;
+        let frame = stream.next().await;
+        match frame.message::<proto::Error>() {
+            Ok(error) => Err(error.into()),
+            Err(_) => Ok(frame.message().unwrap()),
+        }
+    }
+
+    pub(crate) async fn stream(&self) -> RawStream {
+        let (sender, receiver) = self.connection.open_bi().await.unwrap();
+        RawStream { sender, receiver, decoder: FrameDecoder::default(), left: Bytes::new() }
+    }
+
+    /// A topic's id.
+    pub(crate) async fn topic(&self, name: &str) -> Bytes {
+        let request = proto::MetadataRequest { topics: vec![name.to_owned()], create_missing: false };
+        let reply: proto::MetadataReply = self.request(&request).await.unwrap();
+        reply.topics[0].id.clone()
+    }
+
+    /// Sends one batch to partition 0 on a stream of its own; answers with its offset.
+    pub(crate) async fn produce(&self, topic: &Bytes, batch: Bytes) -> Result<u64, RemoteError> {
+        let head =
+            proto::Produce { request_id: 1, topic_id: topic.clone(), acks: 2, pin_epoch: 1, ..Default::default() };
+        self.produce_with(head, batch).await
+    }
+
+    pub(crate) async fn produce_with(&self, head: proto::Produce, batch: Bytes) -> Result<u64, RemoteError> {
+        let mut stream = self.stream().await;
+        stream.produce(head, batch).await;
+        let reply: proto::ProduceReply = stream.next().await.message().unwrap();
+        reply.error.map_or(Ok(reply.base_offset), |error| Err(error.into()))
+    }
+}
+
+/// Frames by hand.
+pub(crate) struct RawStream {
+    sender: quinn::SendStream,
+    receiver: quinn::RecvStream,
+    decoder: FrameDecoder,
+    left: Bytes,
+}
+
+impl RawStream {
+    pub(crate) async fn send(&mut self, bytes: Bytes) {
+        self.sender.write_chunk(bytes).await.unwrap();
+    }
+
+    pub(crate) async fn produce(&mut self, head: proto::Produce, batch: Bytes) {
+        self.send(encode_parts(&head, batch.len())).await;
+        self.send(batch).await;
+    }
+
+    pub(crate) async fn next(&mut self) -> Frame {
+        loop {
+            let mut input = &self.left[..];
+            let frame = self.decoder.next(&mut input).unwrap();
+            self.left = self.left.slice_ref(input);
+            match frame {
+                Some(frame) => return frame,
+                None => self.left = self.receiver.read_chunk(1 << 20, true).await.unwrap().expect("an answer").bytes,
+            }
+        }
+    }
+}
+
+/// A good batch of one record.
+pub(crate) fn good(value: &str, mark: Option<thalweg_model::ProducerMark>) -> RecordBatch {
+    let mut builder = thalweg_model::BatchBuilder::new();
+    let value = Some(Bytes::copy_from_slice(value.as_bytes()));
+    builder.push(&thalweg_model::Record { value, ..Default::default() });
+    builder.build(thalweg_model::Codec::None, mark)
+}
