@@ -123,6 +123,7 @@ fn remote(partition: u32, error: &ProduceError) -> RemoteError {
         ProduceError::PinUnknown { .. } => ErrorCode::PinUnknown,
         ProduceError::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
         ProduceError::Fenced { .. } => ErrorCode::ProducerFenced,
+        ProduceError::SequenceTaken { .. } => ErrorCode::SequenceTaken,
         ProduceError::UnknownProducer | ProduceError::DuplicateForgotten => ErrorCode::UnknownProducer,
         ProduceError::Backlog => ErrorCode::Backlog,
         ProduceError::StorageFull => ErrorCode::StorageFull,

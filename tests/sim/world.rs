@@ -1602,6 +1602,7 @@ fn code(error: &ProduceError) -> ErrorCode {
         ProduceError::PinUnknown { .. } => ErrorCode::PinUnknown,
         ProduceError::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
         ProduceError::Fenced { .. } => ErrorCode::ProducerFenced,
+        ProduceError::SequenceTaken { .. } => ErrorCode::SequenceTaken,
         ProduceError::UnknownProducer | ProduceError::DuplicateForgotten => ErrorCode::UnknownProducer,
         ProduceError::Backlog => ErrorCode::Backlog,
         ProduceError::StorageFull => ErrorCode::StorageFull,

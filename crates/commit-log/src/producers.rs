@@ -36,6 +36,8 @@ pub struct Written {
     pub base_sequence: Sequence,
     /// Records in it.
     pub count: u32,
+    /// [`RecordBatch::checksum`]: tells a retry from other records under the same number.
+    pub checksum: u32,
     /// Where it was put.
     pub base_offset: Offset,
     /// Its entry.
@@ -49,6 +51,9 @@ pub enum SequenceCheck {
     Next,
     /// Written before, and still remembered.
     Duplicate(Written),
+    /// Its sequences were written before, with other records: two have written under the same id, or the one that has it has gone
+    /// back in time (a copied process, a restored machine). To call it a duplicate would lose its records.
+    Conflict(Written),
     /// Written before, so long ago that its offset is forgotten.
     DuplicateForgotten,
     /// A batch before it is missing; `expected` is the sequence that should have come.
@@ -67,7 +72,7 @@ pub enum SequenceCheck {
 
 impl ProducerTable {
     /// Classifies a batch of `count` records numbered by `mark`; changes nothing.
-    pub fn check(&self, mark: ProducerMark, count: u32) -> SequenceCheck {
+    pub fn check(&self, mark: ProducerMark, count: u32, checksum: u32) -> SequenceCheck {
         let Some(producer) = self.producers.get(&mark.id) else {
             return match mark.base_sequence.0 {
                 0 => SequenceCheck::Next,
@@ -91,9 +96,16 @@ impl ProducerTable {
             0 => SequenceCheck::Next,
             1.. => SequenceCheck::Gap { expected },
             _ => {
-                let same = |w: &&Written| w.base_sequence == mark.base_sequence && w.count == count;
-                match producer.batches.iter().find(same) {
-                    Some(written) => SequenceCheck::Duplicate(*written),
+                let overlaps = |w: &&Written| {
+                    mark.base_sequence.distance_from(w.base_sequence) < w.count as i64
+                        && w.base_sequence.distance_from(mark.base_sequence) < count as i64
+                };
+                let (base_sequence, same) = (mark.base_sequence, (count, checksum));
+                match producer.batches.iter().find(overlaps) {
+                    Some(w) if w.base_sequence == base_sequence && (w.count, w.checksum) == same => {
+                        SequenceCheck::Duplicate(*w)
+                    }
+                    Some(written) => SequenceCheck::Conflict(*written),
                     None => SequenceCheck::DuplicateForgotten,
                 }
             }
@@ -107,6 +119,7 @@ impl ProducerTable {
         let written = Written {
             base_sequence: mark.base_sequence,
             count: batch.offsets_count(),
+            checksum: batch.checksum(),
             base_offset: header.base_offset,
             index,
         };
@@ -168,6 +181,7 @@ impl ProducerTable {
             for w in &producer.batches {
                 out.put_i32_le(w.base_sequence.0);
                 out.put_u32_le(w.count);
+                out.put_u32_le(w.checksum);
                 out.put_u64_le(w.base_offset.0);
                 out.put_u64_le(w.index.0);
             }
@@ -185,6 +199,7 @@ impl ProducerTable {
                 let written = Written {
                     base_sequence: Sequence(data.try_get_i32_le().ok()?),
                     count: data.try_get_u32_le().ok()?,
+                    checksum: data.try_get_u32_le().ok()?,
                     base_offset: Offset(data.try_get_u64_le().ok()?),
                     index: RaftIndex(data.try_get_u64_le().ok()?),
                 };
@@ -205,27 +220,63 @@ mod tests {
         ProducerMark { id: ProducerId(id), epoch: ProducerEpoch(epoch), base_sequence: Sequence(seq) }
     }
 
-    fn append(table: &mut ProducerTable, mark: ProducerMark, count: u32, index: u64) {
+    fn batch(mark: ProducerMark, count: u32, value: &'static str) -> RecordBatch {
         let mut builder = BatchBuilder::new();
-        (0..count).for_each(|_| builder.push(&Record::default()));
-        let batch = builder.build(Codec::None, Some(mark)).with_position(Offset(index * 100), LeaderEpoch(1));
+        let record = Record { value: Some(value.into()), ..Record::default() };
+        (0..count).for_each(|_| builder.push(&record));
+        builder.build(Codec::None, Some(mark))
+    }
+
+    fn append(table: &mut ProducerTable, mark: ProducerMark, count: u32, index: u64) {
+        let batch = batch(mark, count, "value").with_position(Offset(index * 100), LeaderEpoch(1));
         table.append(RaftIndex(index), &batch);
+    }
+
+    fn check(table: &ProducerTable, mark: ProducerMark, count: u32) -> SequenceCheck {
+        table.check(mark, count, batch(mark, count, "value").checksum())
     }
 
     #[test]
     fn sequences_are_classified() {
         let mut table = ProducerTable::default();
-        assert_eq!(table.check(mark(1, 0, 5), 1), SequenceCheck::Gap { expected: Sequence(0) });
-        assert_eq!(table.check(mark(1, 0, 0), 3), SequenceCheck::Next);
+        assert_eq!(check(&table, mark(1, 0, 5), 1), SequenceCheck::Gap { expected: Sequence(0) });
+        assert_eq!(check(&table, mark(1, 0, 0), 3), SequenceCheck::Next);
         append(&mut table, mark(1, 0, 0), 3, 1);
-        assert_eq!(table.check(mark(1, 0, 3), 1), SequenceCheck::Next);
-        assert_eq!(table.check(mark(1, 0, 4), 1), SequenceCheck::Gap { expected: Sequence(3) });
-        let SequenceCheck::Duplicate(w) = table.check(mark(1, 0, 0), 3) else { panic!("a duplicate") };
+        assert_eq!(check(&table, mark(1, 0, 3), 1), SequenceCheck::Next);
+        assert_eq!(check(&table, mark(1, 0, 4), 1), SequenceCheck::Gap { expected: Sequence(3) });
+        let SequenceCheck::Duplicate(w) = check(&table, mark(1, 0, 0), 3) else { panic!("a duplicate") };
         assert_eq!(w.base_offset, Offset(100));
-        assert_eq!(table.check(mark(1, 0, 0), 2), SequenceCheck::DuplicateForgotten);
-        assert_eq!(table.check(mark(1, 1, 0), 1), SequenceCheck::Next);
+        assert_eq!(check(&table, mark(1, 1, 0), 1), SequenceCheck::Next);
         append(&mut table, mark(1, 1, 0), 1, 2);
-        assert_eq!(table.check(mark(1, 0, 3), 1), SequenceCheck::Fenced { current: ProducerEpoch(1) });
+        assert_eq!(check(&table, mark(1, 0, 3), 1), SequenceCheck::Fenced { current: ProducerEpoch(1) });
+    }
+
+    #[test]
+    fn only_the_same_bytes_are_a_duplicate() {
+        let mut table = ProducerTable::default();
+        append(&mut table, mark(1, 0, 0), 3, 1);
+        append(&mut table, mark(1, 0, 3), 2, 2);
+        // Other values, another number of records, or numbers that lie across two batches.
+        let other = batch(mark(1, 0, 0), 3, "other");
+        let SequenceCheck::Conflict(w) = table.check(mark(1, 0, 0), 3, other.checksum()) else { panic!("a conflict") };
+        assert_eq!((w.base_sequence, w.base_offset), (Sequence(0), Offset(100)));
+        for (seq, count) in [(0, 2), (0, 1), (1, 1), (2, 1), (2, 2), (0, 5), (3, 1), (4, 1), (4, 9)] {
+            let check = check(&table, mark(1, 0, seq), count);
+            assert!(matches!(check, SequenceCheck::Conflict(_)), "{seq} {count}: {check:?}");
+        }
+        for (seq, count) in [(0, 3), (3, 2)] {
+            assert!(matches!(check(&table, mark(1, 0, seq), count), SequenceCheck::Duplicate(_)));
+        }
+    }
+
+    #[test]
+    fn what_is_too_old_to_compare_is_no_duplicate_with_a_place() {
+        let mut table = ProducerTable::default();
+        for i in 0..=IN_FLIGHT_BATCHES_MAX as i32 {
+            append(&mut table, mark(1, 0, i), 1, i as u64 + 1);
+        }
+        assert_eq!(check(&table, mark(1, 0, 0), 1), SequenceCheck::DuplicateForgotten);
+        assert!(matches!(check(&table, mark(1, 0, 1), 1), SequenceCheck::Duplicate(_)));
     }
 
     #[test]
@@ -233,7 +284,8 @@ mod tests {
         let mut table = ProducerTable::default();
         append(&mut table, mark(1, 0, 0), 1, 1);
         append(&mut table, mark(1, 0, i32::MAX - 1), 2, 2);
-        assert_eq!(table.check(mark(1, 0, 0), 1), SequenceCheck::Next);
+        assert_eq!(check(&table, mark(1, 0, 0), 1), SequenceCheck::Next);
+        assert!(matches!(check(&table, mark(1, 0, i32::MAX), 1), SequenceCheck::Conflict(_)));
     }
 
     #[test]
@@ -243,7 +295,7 @@ mod tests {
             append(&mut table, mark(i as i64, 0, 0), 1, i + 1);
         }
         assert_eq!(table.len(), PRODUCERS_MAX);
-        assert_eq!(table.check(mark(3, 0, 1), 1), SequenceCheck::Unknown);
+        assert_eq!(check(&table, mark(3, 0, 1), 1), SequenceCheck::Unknown);
         let mut out = Vec::new();
         table.encode(&mut out);
         let mut data = &out[..];

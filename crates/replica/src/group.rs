@@ -102,6 +102,18 @@ pub enum ProduceError {
     /// Not the first batch, of a producer that is not known here.
     #[error("this partition does not know the producer (any more)")]
     UnknownProducer,
+    /// Other records stand under its number: it was not written.
+    #[error(
+        "other records of this producer id stand under sequence {sequence}, in the batch at offset {offset}: a second process \
+         writes under the same id, or this one was copied or restored. These records were not written; close this producer \
+         and send them with a new one"
+    )]
+    SequenceTaken {
+        /// The batch's first.
+        sequence: Sequence,
+        /// Where the other records are.
+        offset: Offset,
+    },
     /// Written long ago; its offset is forgotten.
     #[error("the batch was written before, too long ago to tell its offset")]
     DuplicateForgotten,
@@ -122,9 +134,18 @@ pub enum ProduceError {
 impl ProduceError {
     /// True for a refusal after which a producer may number its batches anew, or send their records elsewhere.
     fn tells_of_earlier_batches(&self) -> bool {
-        use ProduceError::{DuplicateForgotten, Fenced, OutOfOrder, StalePin, UnknownProducer};
+        use ProduceError::{DuplicateForgotten, Fenced, OutOfOrder, SequenceTaken, StalePin, UnknownProducer};
         // A stale pin tells that the batch is not in the log: the producer places its records again.
-        matches!(self, OutOfOrder { .. } | Fenced { .. } | StalePin { .. } | UnknownProducer | DuplicateForgotten)
+        // Entries of a leader that has been replaced unawares may be what stands under the number, and may be dropped.
+        matches!(
+            self,
+            OutOfOrder { .. }
+                | Fenced { .. }
+                | StalePin { .. }
+                | SequenceTaken { .. }
+                | UnknownProducer
+                | DuplicateForgotten
+        )
     }
 }
 
@@ -731,10 +752,17 @@ impl Group {
             return Err(ProduceError::NotProducible);
         }
         if let Some(mark) = header.producer {
-            match self.producers.check(mark, header.records_count) {
+            match self.producers.check(mark, header.records_count, batch.checksum()) {
                 SequenceCheck::Next => {}
                 SequenceCheck::Duplicate(written) => {
                     return Ok(Some((written.index, written.base_offset)));
+                }
+                SequenceCheck::Conflict(written) if self.is_planted(crate::Mutant::DuplicateByNumber) => {
+                    return Ok(Some((written.index, written.base_offset)));
+                }
+                SequenceCheck::Conflict(written) => {
+                    let (sequence, offset) = (mark.base_sequence, written.base_offset);
+                    return Err(ProduceError::SequenceTaken { sequence, offset });
                 }
                 SequenceCheck::DuplicateForgotten => return Err(ProduceError::DuplicateForgotten),
                 SequenceCheck::Gap { expected } => {

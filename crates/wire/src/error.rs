@@ -183,6 +183,8 @@ codes! {
     GroupNotEmpty = 35, Invalid, false;
     /// There is no such group.
     UnknownGroup = 36, NotFound, false;
+    /// Other records stand under the batch's producer id and sequence: two write under one id.
+    SequenceTaken = 37, Rebalanced, false;
 }
 
 /// An error as it crosses the wire.
