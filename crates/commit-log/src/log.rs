@@ -945,6 +945,12 @@ impl<D: Disk> CommitLog<D> {
         let copy = log.copy;
         let file = |extension| segment::file(&group, base_offset, extension);
         let mut steps = Vec::new();
+        if let Some((last, (at, entry))) =
+            log.segments.back().filter(|_| roll).and_then(|s| Some((s, s.closing_entry()?)))
+        {
+            let file = segment::file(&group, last.base_offset, "timeindex");
+            steps.push(Step::Write { file, at, buffers: vec![entry] });
+        }
         if roll {
             steps.extend(EXTENSIONS.map(|e| Step::Create { file: file(e), bytes_count: 0 }));
         }

@@ -426,7 +426,7 @@ fn load_segment<D: Disk>(
             None => break,
         }
     }
-    let segment = Segment::recovered(base_offset, ranges, 0, 0);
+    let segment = Segment::recovered(base_offset, ranges, &[], &[]);
     if segment.end_offset() != until {
         let at = segment.ranges.len() * SUM_RECORD_BYTES;
         return Ok(Err(format!("{sum} is damaged at byte {at}: offsets from {} are missing", segment.end_offset())));
@@ -447,20 +447,17 @@ fn load_segment<D: Disk>(
     // What stands behind was written by a flush whose manifest was never synced; its entries are in the log still.
     disk.truncate(&log, segment.bytes())?;
     disk.truncate(&sum, (segment.ranges.len() * SUM_RECORD_BYTES) as u64)?;
-    let mut kept = [0; 2];
-    for (kept, (extension, entry_bytes, at)) in kept.iter_mut().zip([("index", 8, 0), ("timeindex", 12, 8)]) {
-        let name = file(extension);
-        let length = disk.length(&name)?;
-        let data = disk.read(&name, 0, length as usize)?;
-        let relative_end = until.0 - base_offset.0;
-        *kept = data
-            .chunks_exact(entry_bytes)
-            .take_while(|e| (u32::from_be_bytes(e[at..at + 4].try_into().expect("four bytes")) as u64) < relative_end)
-            .count() as u64
-            * entry_bytes as u64;
-        disk.truncate(&name, *kept)?;
+    let indexes = ["index", "timeindex"].map(file);
+    let mut held = [Vec::new(), Vec::new()];
+    for (held, name) in held.iter_mut().zip(&indexes) {
+        let length = disk.length(name)?;
+        *held = disk.read(name, 0, length as usize)?.to_vec();
     }
-    Ok(Ok(Segment::recovered(base_offset, segment.ranges, kept[0], kept[1])))
+    let segment = Segment::recovered(base_offset, segment.ranges, &held[0], &held[1]);
+    for (name, length) in indexes.iter().zip(segment.index_lengths()) {
+        disk.truncate(name, length)?;
+    }
+    Ok(Ok(segment))
 }
 
 /// Files below `partitions/` that belong to no segment of `partitions`: left over from a crash.

@@ -1,7 +1,7 @@
 //! A segment's files and what is known of it in memory.
 //!
 //! `<base offset>.log` holds record batches one after the other, just as Kafka's does; `.index` and `.timeindex` have
-//! Kafka's layouts and are never read back; `.sum` is authoritative. One `.sum` record covers a run of whole batches, at
+//! Kafka's layouts, for Kafka's tools, and are read here only to find where to go on; `.sum` is authoritative. One `.sum` record covers a run of whole batches, at
 //! most [`RANGE_BYTES_MAX`] of them unless a single batch is larger:
 //!
 //! | field | bytes | meaning |
@@ -26,8 +26,14 @@ use crate::disk::FileName;
 pub(crate) const RANGE_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of one `.sum` record.
 pub(crate) const SUM_RECORD_BYTES: usize = 64;
-/// Kafka's `log.index.interval.bytes`.
+/// Kafka's `log.index.interval.bytes`: an index entry follows when more has been appended since the last one.
 const INDEX_INTERVAL_BYTES: u64 = 4096;
+/// Bytes of an entry of `.index`: offset less the segment's base, position of its batch; 4 each, big-endian.
+pub(crate) const INDEX_ENTRY_BYTES: usize = 8;
+/// Bytes of an entry of `.timeindex`: timestamp (8), offset less the segment's base (4); big-endian.
+pub(crate) const TIMEINDEX_ENTRY_BYTES: usize = 12;
+/// Kafka's "no timestamp"; an entry's is larger.
+const NO_TIMESTAMP_MS: i64 = -1;
 
 /// One run of batches under one checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +92,10 @@ pub(crate) struct Segment {
     index_bytes: u64,
     timeindex_bytes: u64,
     indexed_at: u64,
-    max_timestamp_ms: i64,
+    /// Largest timestamp so far, and the last offset of the first batch that has it.
+    max_timestamp: (i64, Offset),
+    /// Timestamp of the last entry of `.timeindex`.
+    timeindexed_ms: i64,
 }
 
 impl Segment {
@@ -97,15 +106,52 @@ impl Segment {
             index_bytes: 0,
             timeindex_bytes: 0,
             indexed_at: 0,
-            max_timestamp_ms: i64::MIN,
+            max_timestamp: (i64::MIN, base_offset),
+            timeindexed_ms: NO_TIMESTAMP_MS,
         }
     }
 
-    /// A segment as recovery found it. `index_bytes` and `timeindex_bytes` are the lengths of those files.
-    pub(crate) fn recovered(base_offset: Offset, ranges: Vec<Range>, index_bytes: u64, timeindex_bytes: u64) -> Self {
-        let indexed_at = ranges.last().map_or(0, |r| r.to);
-        let max_timestamp_ms = ranges.iter().map(|r| r.max_timestamp_ms).max().unwrap_or(i64::MIN);
-        Segment { base_offset, ranges, index_bytes, timeindex_bytes, indexed_at, max_timestamp_ms }
+    /// A segment as recovery found it, with the contents of its `.index` and `.timeindex`. What does not fit the segment's data
+    /// at their ends is not counted: neither is synced, and a crash may have left anything there.
+    pub(crate) fn recovered(base_offset: Offset, ranges: Vec<Range>, index: &[u8], timeindex: &[u8]) -> Self {
+        let mut segment = Segment::new(base_offset);
+        segment.indexed_at = ranges.last().map_or(0, |r| r.to);
+        segment.ranges = ranges;
+        let relative_end = segment.end_offset().0 - base_offset.0;
+        let u32_at = |e: &[u8], at: usize| u32::from_be_bytes(e[at..at + 4].try_into().expect("four bytes")) as u64;
+        let mut last = None;
+        for entry in index.chunks_exact(INDEX_ENTRY_BYTES) {
+            let (relative, position) = (u32_at(entry, 0), u32_at(entry, 4));
+            let grows = last.is_none_or(|(r, p)| relative > r && position > p);
+            if !grows || relative >= relative_end || position >= segment.bytes() {
+                break;
+            }
+            segment.index_bytes += INDEX_ENTRY_BYTES as u64;
+            last = Some((relative, position));
+        }
+        let mut timeindexed = base_offset;
+        for entry in timeindex.chunks_exact(TIMEINDEX_ENTRY_BYTES) {
+            let timestamp_ms = i64::from_be_bytes(*entry.first_chunk().expect("eight bytes"));
+            let offset = Offset(base_offset.0 + u32_at(entry, 8));
+            if timestamp_ms <= segment.timeindexed_ms || offset < timeindexed || offset >= segment.end_offset() {
+                break;
+            }
+            segment.timeindex_bytes += TIMEINDEX_ENTRY_BYTES as u64;
+            (segment.timeindexed_ms, timeindexed) = (timestamp_ms, offset);
+        }
+        // Which batch has the largest timestamp is not known without reading it. Everything before this offset is older, which
+        // is what an entry promises to those who look up a time.
+        for range in &segment.ranges {
+            if range.max_timestamp_ms > segment.max_timestamp.0 {
+                segment.max_timestamp = (range.max_timestamp_ms, range.base_offset.max(timeindexed));
+            }
+        }
+        segment
+    }
+
+    /// Bytes of `.index` and `.timeindex` that count.
+    pub(crate) fn index_lengths(&self) -> [u64; 2] {
+        [self.index_bytes, self.timeindex_bytes]
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -117,7 +163,15 @@ impl Segment {
     }
 
     pub(crate) fn max_timestamp_ms(&self) -> i64 {
-        self.max_timestamp_ms
+        self.max_timestamp.0
+    }
+
+    /// Where and what to write to `.timeindex` when nothing more comes into this segment: as in Kafka, its last entry has the
+    /// segment's largest timestamp.
+    pub(crate) fn closing_entry(&self) -> Option<(u64, Bytes)> {
+        let mut entry = Vec::new();
+        put_time_entry(&mut entry, self.base_offset, self.max_timestamp, self.timeindexed_ms);
+        (!entry.is_empty()).then(|| (self.timeindex_bytes, entry.into()))
     }
 
     /// What to write to append `batches` (index and batch, in order); changes nothing.
@@ -131,7 +185,8 @@ impl Segment {
             timeindex_at: self.timeindex_bytes,
             timeindex: Vec::new(),
             indexed_at: self.indexed_at,
-            max_timestamp_ms: self.max_timestamp_ms,
+            max_timestamp: self.max_timestamp,
+            timeindexed_ms: self.timeindexed_ms,
         };
         let mut at = plan.at;
         let mut open: Option<Range> = None;
@@ -158,18 +213,18 @@ impl Segment {
             range.last_epoch = header.leader_epoch;
             range.batch_count += 1;
             range.crc = crc32c::crc32c_append(range.crc, batch.bytes());
-            if at - plan.indexed_at >= INDEX_INTERVAL_BYTES {
-                // Kafka's offset index: offset relative to the segment, then the file position; big-endian.
-                let relative = (header.base_offset.0 + header.last_offset_delta as u64 - self.base_offset.0) as u32;
-                plan.index.put_u32(relative);
+            // As Kafka's LogSegment.append does: the time index tells the largest timestamp so far, of whichever batch.
+            let last_offset = Offset(batch.end_offset().0 - 1);
+            if header.max_timestamp_ms > plan.max_timestamp.0 {
+                plan.max_timestamp = (header.max_timestamp_ms, last_offset);
+            }
+            if at - plan.indexed_at > INDEX_INTERVAL_BYTES {
+                plan.index.put_u32((last_offset.0 - self.base_offset.0) as u32);
                 plan.index.put_u32(at as u32);
                 plan.indexed_at = at;
-                if header.max_timestamp_ms > plan.max_timestamp_ms {
-                    plan.timeindex.put_i64(header.max_timestamp_ms);
-                    plan.timeindex.put_u32(relative);
-                }
+                let (max, last_ms) = (plan.max_timestamp, plan.timeindexed_ms);
+                plan.timeindexed_ms = put_time_entry(&mut plan.timeindex, self.base_offset, max, last_ms);
             }
-            plan.max_timestamp_ms = plan.max_timestamp_ms.max(header.max_timestamp_ms);
             plan.buffers.push(batch.bytes().clone());
             at += bytes;
         }
@@ -184,7 +239,8 @@ impl Segment {
         self.index_bytes += plan.index.len() as u64;
         self.timeindex_bytes += plan.timeindex.len() as u64;
         self.indexed_at = plan.indexed_at;
-        self.max_timestamp_ms = plan.max_timestamp_ms;
+        self.max_timestamp = plan.max_timestamp;
+        self.timeindexed_ms = plan.timeindexed_ms;
     }
 
     /// Position in `ranges` of the one that holds `offset`, or of the first after it.
@@ -204,7 +260,18 @@ pub(crate) struct SegmentWrite {
     pub(crate) timeindex_at: u64,
     pub(crate) timeindex: Vec<u8>,
     indexed_at: u64,
-    max_timestamp_ms: i64,
+    max_timestamp: (i64, Offset),
+    timeindexed_ms: i64,
+}
+
+/// Appends an entry of `.timeindex` if it is larger than the last one; answers with the last one's timestamp then.
+fn put_time_entry(out: &mut Vec<u8>, base: Offset, (timestamp_ms, offset): (i64, Offset), last_ms: i64) -> i64 {
+    if timestamp_ms <= last_ms {
+        return last_ms;
+    }
+    out.put_i64(timestamp_ms);
+    out.put_u32((offset.0 - base.0) as u32);
+    timestamp_ms
 }
 
 /// A file of a segment.
@@ -219,3 +286,6 @@ pub(crate) fn folder(group: &TopicPartition) -> String {
 
 /// The four files of a segment, `.sum` first, so that a half-deleted segment is never taken for a whole one.
 pub(crate) const EXTENSIONS: [&str; 4] = ["sum", "log", "index", "timeindex"];
+
+#[cfg(test)]
+mod tests;
