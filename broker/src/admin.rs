@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use quinn::SendStream;
+use ring::rand::SecureRandom;
 use thalweg_control::{Answer, PluginDigest, Request, TopicConfig};
 use thalweg_model::{PartitionId, TopicId, TopicPartition};
 use thalweg_wire::{ErrorCode, Frame, FrameError, FrameKind, RemoteError, proto};
@@ -59,6 +60,10 @@ fn check_own_topic(frame: &Frame) -> Result<(), Failure> {
         _ => return Ok(()),
     };
     Ok(check_own(&name)?)
+}
+
+fn no_chance() -> RemoteError {
+    RemoteError::new(ErrorCode::Internal, "the operating system gives no random bytes")
 }
 
 /// True for what changes the cluster.
@@ -164,12 +169,18 @@ async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream, asker: 
             let (plugin, module) = fetch_plugin(core, frame.message()?).await?;
             send_with_body(stream, &proto::FetchPluginReply { plugin: Some(plugin) }, vec![module]).await?;
         }
-        FrameKind::InitProducerRequest => match core.change(Request::InitProducer).await? {
-            Answer::ProducerId(producer_id) => {
-                send(stream, &proto::InitProducerReply { producer_id, producer_epoch: 0 }).await?;
+        FrameKind::InitProducerRequest => {
+            let mut secret = [0; 32];
+            ring::rand::SystemRandom::new().fill(&mut secret).map_err(|_| no_chance())?;
+            match core.change(Request::InitProducer { secret }).await? {
+                Answer::Producer(id, token) => {
+                    let (producer_id, producer_token) = (id.0, token.0.to_vec().into());
+                    let reply = proto::InitProducerReply { producer_id, producer_epoch: 0, producer_token };
+                    send(stream, &reply).await?;
+                }
+                other => unreachable!("a new producer is answered by {other:?}"),
             }
-            other => unreachable!("a new producer is answered by {other:?}"),
-        },
+        }
         FrameKind::ElectLeaderRequest => {
             let asked = operate::elect_leaders(core, frame, asker).await?;
             send(stream, &proto::ElectLeaderReply { asked }).await?;

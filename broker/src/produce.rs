@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use quinn::SendStream;
+use thalweg_broker_core::Produce;
 use thalweg_model::{BatchError, Codec, PartitionId, PinEpoch, RecordBatch, TopicId, TopicPartition};
 use thalweg_replica::{Acks, ProduceError};
 use thalweg_wire::{ErrorCode, Frame, RemoteError, proto};
@@ -95,12 +96,12 @@ async fn append(
     };
     core.metrics.produced_records.inc_by(batch.records_count() as u64);
     core.metrics.produced_bytes.inc_by(batch.bytes().len() as u64);
-    let pin_epoch = PinEpoch(head.pin_epoch);
+    let request = Produce { batch, token: head.producer_token, pin_epoch: PinEpoch(head.pin_epoch), acks };
     let partition = head.partition;
     let done = Box::new(move |result: Result<thalweg_model::Offset, ProduceError>| {
         answer(result.map(|o| o.0).map_err(|e| remote(partition, &e)));
     });
-    core.shard.produce(name, batch, pin_epoch, acks, done);
+    core.shard.produce(name, request, done);
     Ok(())
 }
 
@@ -124,6 +125,8 @@ fn remote(partition: u32, error: &ProduceError) -> RemoteError {
         ProduceError::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
         ProduceError::Fenced { .. } => ErrorCode::ProducerFenced,
         ProduceError::SequenceTaken { .. } => ErrorCode::SequenceTaken,
+        ProduceError::NotIssued { .. } => ErrorCode::ProducerNotIssued,
+        ProduceError::SecretUnknown => ErrorCode::Behind,
         ProduceError::UnknownProducer | ProduceError::DuplicateForgotten => ErrorCode::UnknownProducer,
         ProduceError::Backlog => ErrorCode::Backlog,
         ProduceError::StorageFull => ErrorCode::StorageFull,

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use thalweg_broker_core::{ChangeError, CoordinatorError, Node, NodeMessage, Output};
+use thalweg_broker_core::{ChangeError, CoordinatorError, Node, NodeMessage, Output, Produce};
 use thalweg_commit_log::{Completion, OpId, ReadOutcome};
 use thalweg_control::{Answer, GroupAnswer, GroupRequest, Metadata, Request};
-use thalweg_model::{BrokerId, LeaderEpoch, Offset, PinEpoch, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
+use thalweg_model::{BrokerId, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
 use thalweg_replica::{Acks, FollowerState, GroupState, Now, Output as ReplicaOutput, ProduceError, Ticket};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, oneshot, watch};
@@ -345,19 +345,12 @@ impl Shard {
     }
 
     /// Appends a batch; `done` is called on this thread, later, with acks other than `none`.
-    pub(crate) fn produce(
-        &self,
-        name: TopicPartition,
-        batch: RecordBatch,
-        pin_epoch: PinEpoch,
-        acks: Acks,
-        done: ProduceDone,
-    ) {
+    pub(crate) fn produce(&self, name: TopicPartition, request: Produce, done: ProduceDone) {
         let ticket = self.ticket();
-        if acks != Acks::None {
+        if request.acks != Acks::None {
             self.produces.borrow_mut().insert(ticket, done);
         }
-        self.node.borrow_mut().replicas_mut().produce(self.now(), name, ticket, batch, pin_epoch, acks);
+        self.node.borrow_mut().produce(self.now(), name, ticket, request);
         self.work.notify_one();
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use quinn::SendStream;
 use thalweg_client_core::{Acks, Failure, Outcome, ProducerConfig, ProducerCore, ProducerIdentity, Request, Unplaced};
-use thalweg_model::{Codec, ProducerEpoch, ProducerId};
+use thalweg_model::{Codec, ProducerEpoch, ProducerId, ProducerToken};
 use thalweg_wire::{ErrorKind, RemoteError, encode_parts, proto};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -123,7 +123,10 @@ impl ProducerBuilder {
         if core.is_idempotent() {
             let reply: proto::InitProducerReply = self.client.request(proto::InitProducerRequest {}).await?;
             let epoch = ProducerEpoch(reply.producer_epoch as i16);
-            core.identify(ProducerIdentity { id: ProducerId(reply.producer_id), epoch });
+            let token = reply.producer_token[..].try_into().map(ProducerToken).map_err(|_| {
+                Error::new(ErrorKind::Unsupported, "the broker gives no proof of producer ids; upgrade it")
+            })?;
+            core.identify(ProducerIdentity { id: ProducerId(reply.producer_id), epoch, token });
         }
         let shared = Arc::new(Shared {
             core: Mutex::new(core),
@@ -615,6 +618,7 @@ impl Routes {
                 partition: request.partition,
                 pin_epoch: request.pin_epoch,
                 acks: self.acks.number(),
+                producer_token: request.token.map_or_else(Bytes::new, |t| Bytes::copy_from_slice(&t.0)),
             };
             let chunks = by_leader.entry(leader).or_default();
             chunks.push(encode_parts(&head, request.batch.bytes().len()));

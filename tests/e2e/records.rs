@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use thalweg::{Record, Topic};
-use thalweg_model::{BATCH_HEADER_BYTES, BatchBuilder, Codec};
+use thalweg_model::{
+    BATCH_HEADER_BYTES, BatchBuilder, Codec, ProducerEpoch, ProducerId, ProducerMark, RecordBatch, Sequence,
+};
 use thalweg_tests::forge;
 use thalweg_tests::process::Broker;
 use thalweg_wire::{ErrorCode, proto};
@@ -111,4 +113,79 @@ async fn a_refused_batch_takes_nothing_with_it() {
     assert_eq!(refused, [4, 14, 24]);
     let expect: Vec<String> = (0..30).filter(|i| i % 10 != 4).map(|i| i.to_string()).collect();
     assert_eq!(read_all(&client, "t").await[&0], expect);
+}
+
+/// A producer id with its token, as a client gets it.
+async fn init(raw: &Raw) -> proto::InitProducerReply {
+    raw.request(&proto::InitProducerRequest {}).await.unwrap()
+}
+
+fn numbered(id: i64, epoch: i16, sequence: i32, value: &str) -> RecordBatch {
+    let (id, epoch) = (ProducerId(id), ProducerEpoch(epoch));
+    good(value, Some(ProducerMark { id, epoch, base_sequence: Sequence(sequence) }))
+}
+
+fn head(topic_id: &Bytes, producer_token: &Bytes) -> proto::Produce {
+    let (topic_id, producer_token) = (topic_id.clone(), producer_token.clone());
+    proto::Produce { request_id: 1, topic_id, acks: 2, pin_epoch: 1, producer_token, ..Default::default() }
+}
+
+/// Somebody claimed the ids that producers would get next, one junk record each: their first batches were then acknowledged as
+/// duplicates, and lost.
+#[tokio::test]
+async fn ids_that_were_not_given_out_take_nobodys_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    client.create_topic("payments", Topic::partitions(1)).await.unwrap();
+    let raw = Raw::connect(&broker).await;
+    let topic = raw.topic("payments").await;
+    let mine = init(&raw).await;
+    for token in [Bytes::new(), Bytes::from_static(&[7; 16]), mine.producer_token.clone()] {
+        for id in (1..=20).map(|i| mine.producer_id + i).chain([1_000_000_000_000_000_000, i64::MAX]) {
+            let junk = numbered(id, 0, 0, "junk").into_bytes();
+            let error = raw.produce_with(head(&topic, &token), junk).await.unwrap_err();
+            assert_eq!(error.code, ErrorCode::ProducerNotIssued, "{error}");
+            assert!(error.message.contains(&id.to_string()), "{error}");
+        }
+    }
+    for i in 0..3 {
+        let producer = client.producer("payments").build().await.unwrap();
+        producer.send(Record::new(format!("payment-{i}"))).await.unwrap();
+    }
+    assert_eq!(read_all(&client, "payments").await[&0], ["payment-0", "payment-1", "payment-2"]);
+}
+
+/// Every reader of a batch sees its producer's id and sequence. That must not be enough to shut the producer out, or to write
+/// in its place.
+#[tokio::test]
+async fn who_knows_a_living_producers_numbers_neither_fences_it_nor_takes_its_sequences() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    client.create_topic("t", Topic::partitions(1)).await.unwrap();
+    let (victim, thief) = (Raw::connect(&broker).await, Raw::connect(&broker).await);
+    let topic = victim.topic("t").await;
+    let (me, other) = (init(&victim).await, init(&thief).await);
+    assert_ne!(me.producer_token, other.producer_token);
+    let first = numbered(me.producer_id, 0, 0, "first").into_bytes();
+    let at = victim.produce_with(head(&topic, &me.producer_token), first.clone()).await.unwrap();
+    for (epoch, sequence) in [(i16::MAX, 0), (1, 0), (0, 1), (0, 0)] {
+        for token in [Bytes::new(), other.producer_token.clone()] {
+            let forged = numbered(me.producer_id, epoch, sequence, "forged").into_bytes();
+            let error = thief.produce_with(head(&topic, &token), forged).await.unwrap_err();
+            assert_eq!(error.code, ErrorCode::ProducerNotIssued, "{error}");
+        }
+    }
+    // The producer itself goes on, and a retry has the first answer.
+    let again = victim.produce_with(head(&topic, &me.producer_token), first).await.unwrap();
+    let second = numbered(me.producer_id, 0, 1, "second").into_bytes();
+    let next = victim.produce_with(head(&topic, &me.producer_token), second).await.unwrap();
+    assert_eq!((again, next), (at, at + 1));
+    // A copy of the producer has its token too. Its records are not acknowledged in the place of the first one's.
+    let twin = numbered(me.producer_id, 0, 1, "the twin's").into_bytes();
+    let error = thief.produce_with(head(&topic, &me.producer_token), twin).await.unwrap_err();
+    assert_eq!((error.code, error.code.kind()), (ErrorCode::SequenceTaken, thalweg::ErrorKind::Rebalanced), "{error}");
+    assert!(error.message.contains("not written") && error.message.contains("new one"), "{error}");
+    assert_eq!(read_all(&client, "t").await[&0], ["first", "second"]);
 }

@@ -2,7 +2,8 @@
 
 use thalweg_broker_core::NodeMessage;
 use thalweg_control::{
-    Broker, Committed, GroupFilter, GroupRecord, Holding, Member, MetadataRecord, Pin, PluginDigest, Terms, TopicConfig,
+    Broker, Committed, GroupFilter, GroupRecord, Holding, Member, MetadataRecord, Pin, PluginDigest, ProducerSecret,
+    Terms, TopicConfig,
 };
 use thalweg_model::{
     Assignor, BatchBuilder, BrokerId, Codec, DirectoryId, Header, LeaderEpoch, Offset, OnFailure, PinEpoch,
@@ -55,7 +56,14 @@ fn control_batches() {
 #[test]
 fn produce_frame() {
     let batch = batch();
-    let head = proto::Produce { request_id: 300, topic_id: vec![0xab; 16].into(), partition: 3, pin_epoch: 1, acks: 2 };
+    let head = proto::Produce {
+        request_id: 300,
+        topic_id: vec![0xab; 16].into(),
+        partition: 3,
+        pin_epoch: 1,
+        acks: 2,
+        producer_token: vec![0xcd; 16].into(),
+    };
     check("produce-frame", &[&encode_parts(&head, batch.bytes().len())[..], batch.bytes()].concat());
 }
 
@@ -130,6 +138,8 @@ fn metadata_records_of_a_cluster() {
     check("replicas-assigned", &assigned.encode());
     let lost = MetadataRecord::DirectoryLost { broker: BrokerId(2), directory: DirectoryId([0x22; 16]) };
     check("directory-lost", &lost.encode());
+    let secret = MetadataRecord::ProducerSecretSet(ProducerSecret::new([0x33; 32]));
+    check("producer-secret-set", &secret.encode());
     let set = MetadataRecord::PartitionerSet { topic: TopicId([0xcd; 16]), pin_epoch: PinEpoch(2), pin: None };
     check("partitioner-set", &set.encode());
     let recovered = MetadataRecord::PartitionRecovered {

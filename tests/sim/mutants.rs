@@ -21,6 +21,7 @@ impl Mutant {
         ("ack before fsync", Mutant::Replica(Replica::AckBeforeFsync)),
         ("a synced sector rewritten", Mutant::Log(Log::SyncedSectorRewritten)),
         ("duplicate answered before the original commits", Mutant::Replica(Replica::DuplicateAnsweredEarly)),
+        ("a producer id counts without proof", Mutant::Replica(Replica::ProducerNotProved)),
         ("a duplicate is one by its number alone", Mutant::Replica(Replica::DuplicateByNumber)),
         ("a follower answers before its fsync", Mutant::Replica(Replica::AnswersBeforeFsync)),
         ("vote not persisted", Mutant::Replica(Replica::VoteNotPersisted)),

@@ -1,23 +1,26 @@
 //! Some brokers, some producers, and a bad day: what a seed makes of them.
 
 mod members;
+mod producers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
-use thalweg_broker_core::{GroupsConfig, METADATA, Node as Core, NodeConfig, NodeMessage, Output as NodeOutput};
-use thalweg_client_core::{Backoff, Failure, ProducerConfig, ProducerCore, ProducerIdentity, Unplaced};
+use thalweg_broker_core::{
+    GroupsConfig, METADATA, Node as Core, NodeConfig, NodeMessage, Output as NodeOutput, Produce,
+};
+use thalweg_client_core::{Backoff, Failure, ProducerConfig, ProducerCore, Unplaced};
 use thalweg_commit_log::{Config, Damage};
 use thalweg_control::{Broker, FEATURE_LEVEL, PluginDigest, PluginKind, Request, TopicConfig};
 use thalweg_model::{
-    BatchBuilder, BrokerId, Codec, DirectoryId, PinEpoch, ProducerEpoch, ProducerId, RaftIndex, Record, ReplicaId,
-    TopicId, TopicPartition,
+    BatchBuilder, BrokerId, Codec, DirectoryId, PinEpoch, RaftIndex, Record, ReplicaId, TopicId, TopicPartition,
 };
 use thalweg_replica::{Acks, Now, Output, PeerBody, PeerMessage, ProduceError, ReadOutcome, Replicas, Ticket};
 use thalweg_wire::{ErrorCode, RemoteError};
 
 use self::members::{Members, OFFSETS};
+use self::producers::Producers;
 use super::disk::{Faults, SimDisk};
 use super::mutants::Mutant;
 use super::network::{Network, NetworkFaults};
@@ -72,7 +75,7 @@ pub fn run_with_faults(seed: u64, faults: &[&str], with_history: bool) -> Outcom
 }
 
 /// What [`run_with_faults`] may leave out.
-pub const FAULTS: [&str; 16] = [
+pub const FAULTS: [&str; 17] = [
     "repin",
     "power",
     "kill",
@@ -89,6 +92,7 @@ pub const FAULTS: [&str; 16] = [
     "sync",
     "majority",
     "members",
+    "strangers",
 ];
 
 fn run_with(mut world: World) -> Outcome {
@@ -206,6 +210,8 @@ struct World {
     nodes: Vec<Node>,
     /// Consumer groups, if this seed has any.
     members: Option<Members>,
+    /// Who has which producer id, and who writes under another's.
+    producers: Producers,
     network: Network,
     now_ms: u64,
     clients: Vec<Client>,
@@ -336,7 +342,6 @@ impl World {
                     backoff: Backoff::default(),
                 };
                 let mut core = ProducerCore::new(config, PARTITIONS);
-                core.identify(ProducerIdentity { id: ProducerId(i as i64), epoch: ProducerEpoch(0) });
                 core.placed_anew(1);
                 Client {
                     core,
@@ -363,6 +368,7 @@ impl World {
         let mut world = World {
             repairs: vec![Repair::Done; PARTITIONS as usize + 2],
             members: Members::new(seed),
+            producers: Producers::new(seed),
             seed,
             network: Network::new(seed, network),
             rng,
@@ -424,6 +430,9 @@ impl World {
         }
         if let Some(members) = self.members.as_mut().filter(|_| is_out("members")) {
             members.calm();
+        }
+        if is_out("strangers") {
+            self.producers.calm();
         }
         self.nodes.iter_mut().for_each(|n| n.disk.set_faults(*d));
     }
@@ -886,6 +895,7 @@ impl World {
         self.tickets.retain(|(n, _), _| *n != node);
         self.confirms.retain(|(n, _), _| *n != node);
         self.stale_pins.retain(|(n, _), _| *n != node);
+        self.producers.broker_gone(node);
         if let Some(members) = &mut self.members {
             members.broker_gone(node);
         }
@@ -963,6 +973,7 @@ impl World {
             self.push();
         }
         self.poll()?;
+        self.strangers()?;
         self.ask_around()
     }
 
@@ -1007,6 +1018,7 @@ impl World {
         self.requests(node);
         self.member_requests(node);
         self.found(node);
+        self.ask_for_ids(node);
         self.found_groups(node);
         if let Some(core) = &mut self.nodes[node].core {
             core.pump(now);
@@ -1198,7 +1210,11 @@ impl World {
                     continue;
                 }
                 NodeOutput::Refused(why) => return Err(format!("{node} is refused: {why}")),
-                NodeOutput::Changed(..) | NodeOutput::Metadata => continue,
+                NodeOutput::Metadata => continue,
+                NodeOutput::Changed(ticket, result) => {
+                    self.id_given(node, ticket, result);
+                    continue;
+                }
                 NodeOutput::Group(ticket, result) => {
                     self.group_answered(node, ticket, result);
                     continue;
@@ -1273,6 +1289,7 @@ impl World {
                 Err(_) => Ok(()),
             };
         }
+        let Some(result) = self.stranger_answered(node, ticket, result)? else { return Ok(()) };
         let Some((client, request)) = self.tickets.remove(&(node, ticket)) else {
             return Ok(());
         };
@@ -1319,15 +1336,14 @@ impl World {
                 let Some((_, request)) = link.to_broker.pop_front_if(|(due, _)| *due <= now.mono_ms) else { break };
                 let ticket = self.ticket();
                 self.tickets.insert((node, ticket), (client, request.id));
-                let core = self.nodes[node].core.as_mut().expect("the caller has looked");
-                core.replicas_mut().produce(
-                    now,
-                    name(request.partition),
-                    ticket,
-                    request.batch,
-                    PinEpoch(request.pin_epoch),
-                    Acks::Quorum,
-                );
+                let partition = request.partition;
+                let produce = Produce {
+                    batch: request.batch,
+                    token: request.token.map_or_else(Bytes::new, |t| Bytes::copy_from_slice(&t.0)),
+                    pin_epoch: PinEpoch(request.pin_epoch),
+                    acks: Acks::Quorum,
+                };
+                self.hand_over(node, client, partition, ticket, produce);
             }
         }
     }
@@ -1365,6 +1381,7 @@ impl World {
                     Err(Failure::TimedOut(_)) => {}
                     // By the only copy there is, which has rotted and says so.
                     Err(Failure::Refused(_)) if self.ended => {}
+                    Err(Failure::Refused(error)) if self.producers.may_refuse(i, &error) => {}
                     Err(Failure::Refused(error)) => {
                         return Err(format!("a batch was refused: {error}"));
                     }
@@ -1603,6 +1620,8 @@ fn code(error: &ProduceError) -> ErrorCode {
         ProduceError::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
         ProduceError::Fenced { .. } => ErrorCode::ProducerFenced,
         ProduceError::SequenceTaken { .. } => ErrorCode::SequenceTaken,
+        ProduceError::NotIssued { .. } => ErrorCode::ProducerNotIssued,
+        ProduceError::SecretUnknown => ErrorCode::Behind,
         ProduceError::UnknownProducer | ProduceError::DuplicateForgotten => ErrorCode::UnknownProducer,
         ProduceError::Backlog => ErrorCode::Backlog,
         ProduceError::StorageFull => ErrorCode::StorageFull,

@@ -9,12 +9,15 @@
 //! - a change is answered after its records are on a quorum and applied here (`node.rs`, `follow`);
 //! - a directory that is new to the cluster takes no part in the metadata group under an old name: it waits for the
 //!   controller to give it a replica id (`start`);
+//! - a batch is numbered by the producer that was given its id, or refused (`produce.rs`);
 //! - of two processes with one broker id, the second is refused as long as the first is heard of (`heartbeat`).
 
 mod groups;
 mod message;
 mod node;
+mod produce;
 
 pub use groups::{CoordinatorError, GroupsConfig};
 pub use message::NodeMessage;
 pub use node::{ChangeError, METADATA, Node, NodeConfig, Output};
+pub use produce::Produce;

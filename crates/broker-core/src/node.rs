@@ -238,7 +238,7 @@ impl<D: Disk> Node<D> {
         &self.replicas
     }
 
-    /// The same, to produce, read and confirm; follow it with [`take_outputs`](Self::take_outputs).
+    /// The same, to read and confirm; follow it with [`take_outputs`](Self::take_outputs).
     pub fn replicas_mut(&mut self) -> &mut Replicas<D> {
         &mut self.replicas
     }
@@ -778,6 +778,11 @@ impl<D: Disk> Node<D> {
                 }
             }
         }
+    }
+
+    /// Says something to the shell from another file of this crate.
+    pub(crate) fn push_output(&mut self, output: Output) {
+        self.outputs.push(output);
     }
 
     fn answer(&mut self, ticket: Option<Ticket>, result: Result<Answer, ChangeError>) {

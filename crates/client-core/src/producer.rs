@@ -16,7 +16,9 @@
 use std::collections::VecDeque;
 
 use thalweg_model::limits::{IN_FLIGHT_BATCHES_MAX, IN_FLIGHT_BYTES_MAX};
-use thalweg_model::{BatchBuilder, Codec, ProducerEpoch, ProducerId, ProducerMark, Record, RecordBatch, Sequence};
+use thalweg_model::{
+    BatchBuilder, Codec, ProducerEpoch, ProducerId, ProducerMark, ProducerToken, Record, RecordBatch, Sequence,
+};
 use thalweg_wire::{ErrorCode, RemoteError};
 
 use crate::Backoff;
@@ -77,6 +79,8 @@ pub struct ProducerIdentity {
     pub id: ProducerId,
     /// Its first epoch.
     pub epoch: ProducerEpoch,
+    /// Shown with each batch: the id is this producer's.
+    pub token: ProducerToken,
 }
 
 /// Why a batch was not delivered, or may not have been.
@@ -110,6 +114,8 @@ pub struct Request {
     pub batch: RecordBatch,
     /// Epoch of the pin that its records were placed with.
     pub pin_epoch: u32,
+    /// For a batch that is numbered: the proof of its producer id.
+    pub token: Option<ProducerToken>,
 }
 
 /// A record that has to be placed again.
@@ -378,7 +384,8 @@ impl<T> ProducerCore<T> {
                 batch.waiting = true;
                 self.next_request += 1;
                 let (id, batch, pin_epoch) = (batch.request, batch.batch.clone(), self.pin_epoch);
-                requests.push(Request { id, partition: index as u32, batch, pin_epoch });
+                let token = self.identity.map(|identity| identity.token);
+                requests.push(Request { id, partition: index as u32, batch, pin_epoch, token });
                 if config.acks == Acks::None {
                     done.push(at);
                 }
@@ -554,7 +561,7 @@ mod tests {
 
     fn producer(batch_bytes: usize) -> ProducerCore<u32> {
         let mut p = ProducerCore::new(ProducerConfig { batch_bytes, ..Default::default() }, 1);
-        p.identify(ProducerIdentity { id: ProducerId(9), epoch: ProducerEpoch(0) });
+        p.identify(ProducerIdentity { id: ProducerId(9), epoch: ProducerEpoch(0), token: ProducerToken([9; 16]) });
         p.connected(0);
         p
     }

@@ -1,13 +1,14 @@
 //! The cluster's metadata as a pure machine, replayed from the `__cluster_metadata` log.
 //!
 //! [`Metadata::handle`] turns a request into records and an answer and changes nothing; once the records are on a quorum,
-//! [`Metadata::apply`] follows them. So a replay of the log gives the same state everywhere. Chance (topic ids) and time
+//! [`Metadata::apply`] follows them. So a replay of the log gives the same state everywhere. Chance (topic ids, the secret behind producer ids) and time
 //! come in with the request; where the log is kept is left to `replica`.
 
 mod coding;
 mod group;
 mod metadata;
 mod placement;
+mod producer;
 mod record;
 
 pub use group::{
@@ -16,6 +17,7 @@ pub use group::{
     SESSION_MS_MIN, Terms, partition_of_group,
 };
 pub use metadata::{Answer, ControlError, Metadata, Request, Topic};
+pub use producer::ProducerSecret;
 pub use record::{
     Broker, FEATURE_LEVEL, MetadataRecord, Pin, Plugin, PluginDigest, PluginKind, RecordError, TopicConfig,
 };

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use thalweg_model::limits::{PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX, REPLICATION_FACTOR_MAX, TOPICS_MAX};
 use thalweg_model::{
-    BrokerId, DirectoryId, NameError, PinEpoch, ReplicaId, TopicId, check_plugin_name, check_topic_name,
+    BrokerId, DirectoryId, NameError, PinEpoch, ProducerId, ProducerToken, ReplicaId, TopicId, check_plugin_name,
+    check_topic_name,
 };
 use thiserror::Error;
 
 use crate::placement::place;
+use crate::producer::ProducerSecret;
 use crate::record::{Broker, MetadataRecord, Pin, Plugin, PluginDigest, PluginKind, TopicConfig};
 
 /// Copies of each partition where nobody asks for another number, and there are brokers enough.
@@ -65,7 +67,10 @@ pub enum Request {
         contract: u32,
     },
     /// A producer id that nobody had before.
-    InitProducer,
+    InitProducer {
+        /// 32 bytes of chance: the cluster's secret for producers' tokens, if it has none yet.
+        secret: [u8; 32],
+    },
     /// A broker says that it is there.
     RegisterBroker {
         /// As it describes itself; its metadata replica is decided here.
@@ -104,8 +109,8 @@ pub enum Answer {
     PartitionerSet(String),
     /// The plugin, and whether it was there before.
     Plugin(Plugin, bool),
-    /// The producer id.
-    ProducerId(i64),
+    /// The producer id, and what proves that this producer was given it.
+    Producer(ProducerId, ProducerToken),
     /// The broker is registered.
     Registered(BrokerId),
     /// The replica is replaced.
@@ -255,6 +260,8 @@ pub struct Metadata {
     feature_level: u32,
     /// Data directories that an operator has given up.
     lost: BTreeSet<DirectoryId>,
+    /// Behind the tokens of producers; `None` before the first of them.
+    producer_secret: Option<ProducerSecret>,
     reserved: i64,
     /// Ids of a block that this process reserved and has not given out; those left over from before a restart, or from
     /// before another controller, are never used.
@@ -292,14 +299,19 @@ impl Metadata {
                 let plugin = Plugin { name, version, digest, source_digest, kind, bytes, created_ms: now_ms, contract };
                 Ok((vec![MetadataRecord::PluginAdmitted(plugin.clone())], Answer::Plugin(plugin, false)))
             }
-            Request::InitProducer => {
+            Request::InitProducer { secret } => {
                 let mut records = Vec::new();
+                let drawn = ProducerSecret::new(secret);
+                let secret = self.producer_secret.as_ref().unwrap_or_else(|| {
+                    records.push(MetadataRecord::ProducerSecretSet(drawn.clone()));
+                    &drawn
+                });
                 if self.block.is_empty() {
                     self.block = self.reserved..self.reserved + PRODUCER_ID_BLOCK;
                     records.push(MetadataRecord::ProducerIdsReserved { next: self.block.end });
                 }
-                let id = self.block.next().expect("a block is not empty");
-                Ok((records, Answer::ProducerId(id)))
+                let id = ProducerId(self.block.next().expect("a block is not empty"));
+                Ok((records, Answer::Producer(id, secret.token(id))))
             }
             Request::RegisterBroker { broker, other_is_alive } => self.register(broker, other_is_alive),
             Request::ReplaceReplica { topic, partition, replica } => {
@@ -554,7 +566,13 @@ impl Metadata {
                 versions.push(plugin);
             }
             MetadataRecord::ProducerIdsReserved { next } => self.reserved = next,
+            MetadataRecord::ProducerSecretSet(secret) => self.producer_secret = Some(secret),
         }
+    }
+
+    /// What tells producers from those who only say that they are; `None` before the first producer.
+    pub fn producer_secret(&self) -> Option<&ProducerSecret> {
+        self.producer_secret.as_ref()
     }
 
     /// Records and messages up to this level are used; 0 before the first broker.
@@ -792,6 +810,30 @@ mod tests {
         assert!(topic.taken_over.is_empty());
     }
 
+    fn init(chance: u8) -> Request {
+        Request::InitProducer { secret: [chance; 32] }
+    }
+
+    #[test]
+    fn the_first_producer_draws_the_secret_and_all_tokens_are_its() {
+        let (mut first, mut second) = (Metadata::default(), Metadata::default());
+        let mut tokens = Vec::new();
+        for round in 1..=4 {
+            let (at_work, idle) = if round % 2 == 0 { (&mut second, &mut first) } else { (&mut first, &mut second) };
+            let (records, answer) = at_work.handle(0, init(round)).unwrap();
+            for record in records {
+                at_work.apply(record.clone());
+                idle.apply(record);
+            }
+            let Answer::Producer(id, token) = answer else { panic!() };
+            assert!(idle.producer_secret().unwrap().proves(id, &token.0));
+            tokens.push(token.0);
+        }
+        assert_eq!(first.producer_secret().unwrap().bytes(), &[1; 32], "it stays, whatever comes later");
+        tokens.dedup();
+        assert_eq!(tokens.len(), 4, "each id has its own");
+    }
+
     #[test]
     fn two_controllers_never_give_the_same_producer_id() {
         let (mut a, mut b) = (Metadata::default(), Metadata::default());
@@ -799,12 +841,12 @@ mod tests {
         for round in 0..6 {
             for _ in 0..700 {
                 let (at_work, idle) = if round % 2 == 0 { (&mut a, &mut b) } else { (&mut b, &mut a) };
-                let (records, answer) = at_work.handle(0, Request::InitProducer).unwrap();
+                let (records, answer) = at_work.handle(0, init(1)).unwrap();
                 for record in records {
                     at_work.apply(record.clone());
                     idle.apply(record);
                 }
-                let Answer::ProducerId(id) = answer else { panic!() };
+                let Answer::Producer(id, _) = answer else { panic!() };
                 assert!(given.insert(id), "{id} was given before");
             }
         }
@@ -857,10 +899,10 @@ mod tests {
             let mut m = Metadata::default();
             log.iter().cloned().for_each(|r| m.apply(r));
             for _ in 0..1500 {
-                let (records, answer) = m.handle(0, Request::InitProducer).unwrap();
+                let (records, answer) = m.handle(0, init(1)).unwrap();
                 records.iter().cloned().for_each(|r| m.apply(r));
                 log.extend(records);
-                let Answer::ProducerId(id) = answer else { panic!() };
+                let Answer::Producer(id, _) = answer else { panic!() };
                 assert!(given.insert(id), "{id} was given before");
             }
         }

@@ -11,6 +11,7 @@ use thalweg_model::{BrokerId, DirectoryId, PinEpoch, ReplicaId, TopicId};
 use thiserror::Error;
 
 use crate::coding::{put_bytes, take_array, take_bytes, take_name};
+use crate::producer::ProducerSecret;
 
 /// SHA-256 of a module.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -204,6 +205,8 @@ pub enum MetadataRecord {
         /// First id that nobody has.
         next: i64,
     },
+    /// Producers prove their ids under this secret from now on.
+    ProducerSecretSet(ProducerSecret),
 }
 
 /// Bytes that are no metadata record.
@@ -262,6 +265,10 @@ impl MetadataRecord {
                 out.put_slice(&[4, 1]);
                 out.put_i64_le(*next);
             }
+            MetadataRecord::ProducerSecretSet(secret) => {
+                out.put_slice(&[11, 1]);
+                out.put_slice(secret.bytes());
+            }
             MetadataRecord::BrokerRegistered(b) => {
                 out.put_slice(&[5, 1]);
                 out.put_u32_le(b.id.0);
@@ -310,7 +317,7 @@ impl MetadataRecord {
         let &[kind, layout, ref rest @ ..] = data else {
             return Err(RecordError::Malformed { kind: 0 });
         };
-        if !(1..=10).contains(&kind) || layout != 1 {
+        if !(1..=11).contains(&kind) || layout != 1 {
             return Err(RecordError::Newer { kind, layout });
         }
         let mut rest = rest;
@@ -324,7 +331,8 @@ impl MetadataRecord {
             7 => directory_lost(&mut rest),
             8 => partition_recovered(&mut rest),
             9 => rest.try_get_u32_le().ok().map(|level| MetadataRecord::FeatureLevelSet { level }),
-            _ => partitioner_set(&mut rest),
+            10 => partitioner_set(&mut rest),
+            _ => take_array(&mut rest).map(|secret| MetadataRecord::ProducerSecretSet(ProducerSecret::new(secret))),
         };
         record.filter(|_| rest.is_empty()).ok_or(RecordError::Malformed { kind })
     }
@@ -476,6 +484,7 @@ mod tests {
                 contract: 1,
             }),
             MetadataRecord::ProducerIdsReserved { next: 1000 },
+            MetadataRecord::ProducerSecretSet(ProducerSecret::new([9; 32])),
             MetadataRecord::BrokerRegistered(Broker {
                 id: BrokerId(3),
                 directory: DirectoryId([4; 16]),
@@ -515,7 +524,7 @@ mod tests {
                 assert!(MetadataRecord::decode(&bytes[..cut]).is_err());
             }
         }
-        assert_eq!(MetadataRecord::decode(&[11, 1]), Err(RecordError::Newer { kind: 11, layout: 1 }));
+        assert_eq!(MetadataRecord::decode(&[12, 1]), Err(RecordError::Newer { kind: 12, layout: 1 }));
     }
 
     proptest! {

@@ -158,6 +158,18 @@ uuid16! {
     DirectoryId
 }
 
+/// What a producer shows with each batch: the cluster gave out its id, and gave it to this producer. Readers of its batches see
+/// the id, but never this.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ProducerToken(pub [u8; 16]);
+
+impl fmt::Debug for ProducerToken {
+    /// Without its bytes: who has them writes as that producer.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProducerToken(…)")
+    }
+}
+
 /// One partition of one topic; also the name of its Raft group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TopicPartition {

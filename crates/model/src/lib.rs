@@ -19,8 +19,8 @@ pub use choice::{Assignor, OnFailure};
 pub use codec::Codec;
 pub use error::{BatchError, NameError};
 pub use ids::{
-    BrokerId, DirectoryId, LeaderEpoch, Offset, PartitionId, PinEpoch, ProducerEpoch, ProducerId, RaftIndex, ReplicaId,
-    Sequence, TopicId, TopicPartition,
+    BrokerId, DirectoryId, LeaderEpoch, Offset, PartitionId, PinEpoch, ProducerEpoch, ProducerId, ProducerToken,
+    RaftIndex, ReplicaId, Sequence, TopicId, TopicPartition,
 };
 pub use murmur2::{murmur2, partition_for_key};
 pub use name::{check_plugin_name, check_topic_name};

@@ -14,7 +14,8 @@ use raft::{RawNode, StateRole};
 use thalweg_commit_log::{Configuration, HardState, MemberChange, ProducerTable, SegmentsEnd, SequenceCheck};
 use thalweg_model::limits::UNCOMMITTED_BYTES_MAX;
 use thalweg_model::{
-    BrokerId, LeaderEpoch, Offset, PinEpoch, ProducerEpoch, RaftIndex, RecordBatch, ReplicaId, Sequence, TopicPartition,
+    BrokerId, LeaderEpoch, Offset, PinEpoch, ProducerEpoch, ProducerId, RaftIndex, RecordBatch, ReplicaId, Sequence,
+    TopicPartition,
 };
 use thiserror::Error;
 
@@ -85,6 +86,20 @@ pub enum ProduceError {
         /// The topic's, here.
         current: PinEpoch,
     },
+    /// The producer id was not given out by this cluster, or not to whoever sent the batch.
+    #[error(
+        "producer id {id} comes without the proof that this cluster gave it to you: it was never given out, or belongs to \
+         somebody else; get a new one"
+    )]
+    NotIssued {
+        /// The id.
+        id: ProducerId,
+    },
+    /// This broker cannot check the producer's id yet: it has not followed the metadata that far.
+    #[error(
+        "this broker has not heard yet of the secret behind producer ids; it is catching up with the cluster's metadata"
+    )]
+    SecretUnknown,
     /// A batch before this one is missing.
     #[error("sequence {found} does not follow: {expected} is next")]
     OutOfOrder {

@@ -40,6 +40,8 @@ pub enum Mutant {
     AckBeforeFsync,
     /// A duplicate is answered at once, although the original is not on a quorum yet.
     DuplicateAnsweredEarly,
+    /// A producer id counts without proof that it was given to whoever sends it.
+    ProducerNotProved,
     /// A batch counts as a duplicate by its number alone, whatever its records.
     DuplicateByNumber,
     /// A follower's answers leave before what they tell is synced.

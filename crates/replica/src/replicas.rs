@@ -140,7 +140,8 @@ impl<D: Disk> Replicas<D> {
         self.mutant = Some(mutant);
     }
 
-    fn is_planted(&self, mutant: Mutant) -> bool {
+    /// True if this bug was planted; also for the crates above.
+    pub fn is_planted(&self, mutant: Mutant) -> bool {
         cfg!(feature = "mutants") && self.mutant == Some(mutant)
     }
 

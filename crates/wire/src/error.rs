@@ -185,6 +185,10 @@ codes! {
     UnknownGroup = 36, NotFound, false;
     /// Other records stand under the batch's producer id and sequence: two write under one id.
     SequenceTaken = 37, Rebalanced, false;
+    /// The producer id comes without the proof that it was given to this client: get a new one.
+    ProducerNotIssued = 38, Rebalanced, false;
+    /// The broker has not caught up yet with the cluster's metadata that the request rests on.
+    Behind = 39, Disconnected, true;
 }
 
 /// An error as it crosses the wire.
