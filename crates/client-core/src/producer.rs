@@ -51,7 +51,7 @@ pub struct ProducerConfig {
     pub linger_ms: u64,
     /// Compression.
     pub codec: Codec,
-    /// When a send is done. Anything but `Quorum` switches idempotence off.
+    /// When a send is done. `None` switches idempotence off: what is not answered is never sent again.
     pub acks: Acks,
     /// From push to outcome, retries included.
     pub delivery_timeout_ms: u64,
@@ -253,7 +253,7 @@ impl<T> ProducerCore<T> {
 
     /// True when sends are numbered, so that a retry is never appended twice.
     pub fn is_idempotent(&self) -> bool {
-        self.config.acks == Acks::Quorum
+        self.config.acks != Acks::None
     }
 
     /// Gives the producer its id; before that, an idempotent one sends nothing.
@@ -367,7 +367,11 @@ impl<T> ProducerCore<T> {
                 if count > 0 && (count >= IN_FLIGHT_BATCHES_MAX || bytes + length > IN_FLIGHT_BYTES_MAX) {
                     break;
                 }
-                if let (Some(identity), Acks::Quorum, None) = (self.identity, config.acks, p.batches[at].ordinal) {
+                // With acks from the leader alone, what it acknowledged may be missing at the next one: that is a gap like any
+                // other, and what follows is numbered anew. Without numbers a retry would stand twice, or behind later records.
+                if let (Some(identity), Acks::Leader | Acks::Quorum, None) =
+                    (self.identity, config.acks, p.batches[at].ordinal)
+                {
                     // The broker remembers this many batches, so none may run further ahead of one whose fate is open: it
                     // can have been appended although its last answer was a refusal. (Found by the simulator.)
                     let oldest = p.batches.iter().find_map(|b| b.ordinal).unwrap_or(p.next_ordinal);
@@ -691,6 +695,57 @@ mod tests {
         }
         assert!(p.is_drained());
         assert_eq!(p.buffered_bytes(), 0);
+    }
+
+    #[test]
+    fn what_a_lost_leader_had_acknowledged_alone_leaves_a_gap_that_the_rest_gets_over() {
+        let mut p = producer(150);
+        p.config.acks = Acks::Leader;
+        for i in 0..3 {
+            p.push(0, 0, &record(), i);
+        }
+        let sent = p.poll(0, true);
+        assert_eq!(sent.iter().map(sequence).collect::<Vec<_>>(), [(0, 0), (0, 1), (0, 2)]);
+        assert!(sent.iter().all(|r| r.token == Some(ProducerToken([9; 16]))));
+        p.answered(1, sent[0].id, Ok(7), 0);
+        p.disconnected(0, "the leader is gone");
+        p.connected(0);
+        let again = p.poll(2, false);
+        assert_eq!(again.iter().map(sequence).collect::<Vec<_>>(), [(0, 1), (0, 2)], "a retry keeps its number");
+        // The next leader has never seen the first one.
+        p.answered(3, again[0].id, Err(error(ErrorCode::OutOfOrderSequence)), 0);
+        p.answered(3, again[1].id, Err(error(ErrorCode::OutOfOrderSequence)), 0);
+        let anew = p.poll(10, false);
+        assert_eq!(anew.iter().map(sequence).collect::<Vec<_>>(), [(1, 0), (1, 1)]);
+    }
+
+    #[test]
+    fn without_acks_nothing_is_numbered_or_sent_twice() {
+        let mut p = ProducerCore::new(ProducerConfig { acks: Acks::None, batch_bytes: 150, ..Default::default() }, 1);
+        p.connected(0);
+        p.push(0, 0, &record(), 1);
+        let sent = p.poll(0, true);
+        assert_eq!((sent[0].batch.header().producer, sent[0].token), (None, None));
+        assert!(matches!(&p.take_outcomes()[..], [Outcome { result: Ok(None), .. }]));
+        p.disconnected(0, "cable");
+        p.connected(0);
+        assert!(p.poll(1, true).is_empty() && p.is_drained());
+        assert_eq!(p.answered(2, sent[0].id, Err(error(ErrorCode::Backlog)), 0), None);
+    }
+
+    #[test]
+    fn a_batch_under_whose_number_others_stand_is_refused_and_the_next_goes_on() {
+        let mut p = producer(150);
+        for i in 0..2 {
+            p.push(0, 0, &record(), i);
+        }
+        let sent = p.poll(0, true);
+        p.answered(1, sent[0].id, Err(error(ErrorCode::SequenceTaken)), 0);
+        p.answered(1, sent[1].id, Ok(4), 0);
+        let outcomes = p.take_outcomes();
+        assert!(matches!(&outcomes[0].result, Err(Failure::Refused(e)) if e.code == ErrorCode::SequenceTaken));
+        assert_eq!(outcomes[1].result, Ok(Some(4)));
+        assert!(p.is_drained());
     }
 
     #[test]
