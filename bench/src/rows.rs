@@ -5,19 +5,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
-use thalweg::{Client, ClientBuilder, Record, Topic};
+use thalweg::{Client, ClientBuilder, Codec, Record, Topic};
 use thalweg_plugin_host::{Engine, Filter, Kind, Partitioner, Profile, admit};
 
 use crate::process::{Broker, usage};
 use crate::raw::{self, Raw};
 use crate::{cluster, groups};
 
-const ROWS: [&str; 11] = [
+const ROWS: [&str; 12] = [
     "start",
     "throughput",
     "latency",
     "filter",
     "partitioner",
+    "check",
     "replication",
     "failover",
     "partitions",
@@ -40,6 +41,7 @@ pub(crate) fn run(thalweg: &Path, plugins: &Path, wanted: &[String]) -> Result<(
                 runtime.block_on(filter(thalweg, plugins))?;
             }
             "partitioner" => partitioner(plugins)?,
+            "check" => check(),
             // Starting a process again blocks, so these have a runtime with threads.
             name => cluster_row(name, thalweg)?,
         }
@@ -315,4 +317,25 @@ fn partitioner(plugins: &Path) -> Result<()> {
         println!("partitioner by-carrier, {batch} a call: {ns:.0} ns a record");
     }
     Ok(())
+}
+
+/// What a broker spends on looking at every record of a batch before it takes it.
+fn check() {
+    for (size, codec) in
+        [(100, Codec::None), (1024, Codec::None), (100, Codec::Lz4), (100, Codec::Zstd), (1024, Codec::Zstd)]
+    {
+        let value = thalweg_model::Record { value: Some(vec![b'x'; size].into()), ..Default::default() };
+        let mut builder = thalweg_model::BatchBuilder::new();
+        while builder.encoded_bytes() < 128 << 10 {
+            builder.push(&value);
+        }
+        let batch = builder.build(codec, None);
+        let (count, rounds) = (batch.records_count(), 2_000);
+        let started = Instant::now();
+        for _ in 0..rounds {
+            batch.check_records().expect("an honest batch");
+        }
+        let ns = started.elapsed().as_nanos() as f64 / (rounds * count) as f64;
+        println!("check of {size} B, {}: {ns:.1} ns a record", codec.name());
+    }
 }
