@@ -265,14 +265,11 @@ async fn timestamp_offset(core: &Core, name: &TopicPartition, at_ms: i64) -> Res
             Read::Offline(what) => return Err(RemoteError::new(ErrorCode::PartitionOffline, what)),
         };
         for batch in batches {
-            from = batch.end_offset();
-            if batch.is_control() || batch.header().max_timestamp_ms < at_ms {
-                continue;
-            }
-            let records = batch.records().map_err(|e| RemoteError::new(ErrorCode::CorruptBatch, e.to_string()))?;
-            if let Some((offset, _)) = records.into_iter().find(|(_, r)| r.timestamp_ms >= at_ms) {
+            let found = batch.first_at_or_after(from, at_ms);
+            if let Some(offset) = found.map_err(|e| RemoteError::new(ErrorCode::CorruptBatch, e.to_string()))? {
                 return Ok(Some(offset));
             }
+            from = from.max(batch.end_offset());
         }
     }
 }

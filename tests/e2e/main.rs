@@ -1,5 +1,6 @@
 //! Real processes over real QUIC: crashes under load, bad input, operators' ports.
 
+mod acks;
 mod cluster;
 mod groups;
 mod handshake;
@@ -7,6 +8,7 @@ mod hostile;
 mod load;
 mod raw;
 mod records;
+mod times;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};

@@ -4,7 +4,7 @@
 //! record is lost; every offset is an acknowledged record, an unacknowledged one or a control batch; nothing stands twice;
 //! what was read once stays; what one replica calls decided, no other calls otherwise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use thalweg_model::{RecordBatch, ReplicaId};
@@ -26,11 +26,33 @@ pub(super) struct Oracle {
     leaders: BTreeMap<(u32, u32), ReplicaId>,
     /// Batches that some replica called decided: end offset and a hash, by offset.
     decided: BTreeMap<(u32, u64), (u64, u64)>,
+    /// Acknowledged by a leader alone: partition, offset, and the epoch that it led.
+    acked_by_leader: BTreeMap<RecordId, (u32, u64, u32)>,
+    /// Where each record was sent first: records of one place move together, when the topic's partitioner changes.
+    born: BTreeMap<RecordId, u32>,
+    /// Clients whose records need not stand in the order of their sending.
+    unordered: BTreeSet<u64>,
+}
+
+/// Who sent a record; strangers have numbers above those of clients.
+pub(super) fn client_of(id: RecordId) -> u64 {
+    id >> 40
 }
 
 impl Oracle {
     pub(super) fn pushed(&mut self, id: RecordId, partition: u32) {
         self.pushed.insert(id, partition);
+        self.born.entry(id).or_insert(partition);
+    }
+
+    /// Nothing is said about the order of this client's records.
+    pub(super) fn is_unordered(&mut self, client: u64) {
+        self.unordered.insert(client);
+    }
+
+    /// A leader acknowledged this record alone. While it leads, the record stays where it is.
+    pub(super) fn acked_by_leader(&mut self, id: RecordId, partition: u32, offset: u64, epoch: u32) {
+        self.acked_by_leader.insert(id, (partition, offset, epoch));
     }
 
     pub(super) fn acked(&mut self, id: RecordId, partition: u32, offset: u64) -> Result<(), String> {
@@ -144,6 +166,29 @@ impl Oracle {
         for (offset, id) in records.iter().filter_map(|(o, id)| id.map(|id| (o, id))) {
             if let Some(first) = places.insert(id, *offset) {
                 return Err(format!("record {id} stands twice: {partition}/{first} and {partition}/{offset}"));
+            }
+        }
+        let mut last: BTreeMap<(u64, u32, u64), (RecordId, u64)> = BTreeMap::new();
+        for (offset, id) in records.iter().filter_map(|(o, id)| id.map(|id| (*o, id))) {
+            let client = client_of(id);
+            if self.unordered.contains(&client) {
+                continue;
+            }
+            let place = (client, self.born.get(&id).copied().unwrap_or(partition), id % 2);
+            if let Some((before, at)) = last.insert(place, (id, offset)).filter(|(before, _)| *before > id) {
+                return Err(format!(
+                    "record {before} stands before {id}, which was sent first: {partition}/{at} and {partition}/{offset}"
+                ));
+            }
+        }
+        let newest = self.newest_epoch(partition);
+        for (id, (_, offset, _)) in
+            self.acked_by_leader.iter().filter(|(_, (p, _, epoch))| (*p, *epoch) == (partition, newest))
+        {
+            if is_newest && (from..until).contains(offset) && places.get(id) != Some(offset) {
+                return Err(format!(
+                    "record {id} is not at {partition}/{offset}, though the leader that acknowledged it has led all the time"
+                ));
             }
         }
         for ((_, offset), id) in self.acked_at.range((partition, from)..=(partition, u64::MAX)) {

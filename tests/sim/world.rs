@@ -2,6 +2,7 @@
 
 mod members;
 mod producers;
+mod times;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -336,7 +337,7 @@ impl World {
                     batch_bytes: 200 + rng.below(2_000) as usize,
                     linger_ms: rng.below(10),
                     codec: Codec::None,
-                    acks: thalweg_client_core::Acks::Quorum,
+                    acks: producers::acks_of(seed, i),
                     // Some give up early, so that what follows must be numbered anew.
                     delivery_timeout_ms: if rng.chance(300_000) { 200 } else { 1_000_000 },
                     backoff: Backoff::default(),
@@ -399,6 +400,13 @@ impl World {
         if world.members.as_ref().is_some_and(|m| m.is_calm) {
             world.keep(&[]);
         }
+        for client in 0..PRODUCERS {
+            // Frames that were on their way to two leaders may arrive in any order, and nobody is told what became of them.
+            if producers::acks_of(seed, client) == thalweg_client_core::Acks::None {
+                world.oracle.is_unordered(client as u64);
+            }
+        }
+        world.oracle.is_unordered(producers::TWIN >> 40);
         world
     }
 
@@ -1341,7 +1349,7 @@ impl World {
                     batch: request.batch,
                     token: request.token.map_or_else(Bytes::new, |t| Bytes::copy_from_slice(&t.0)),
                     pin_epoch: PinEpoch(request.pin_epoch),
-                    acks: Acks::Quorum,
+                    acks: producers::on_broker(producers::acks_of(self.seed, client)),
                 };
                 self.hand_over(node, client, partition, ticket, produce);
             }
@@ -1372,6 +1380,8 @@ impl World {
             }
             for outcome in self.clients[i].core.take_outcomes() {
                 match outcome.result {
+                    // Nothing is promised; what its leader said is noted where it said so.
+                    Ok(_) if producers::acks_of(self.seed, i) != thalweg_client_core::Acks::Quorum => {}
                     Ok(base) => {
                         let base = base.expect("acks are quorum");
                         for (at, id) in outcome.tokens.iter().enumerate() {
@@ -1413,8 +1423,9 @@ impl World {
                 client.next_record += 1;
                 let mut value = id.to_le_bytes().to_vec();
                 value.resize(8 + self.rng.below(300) as usize, id as u8);
-                let record =
-                    Record { value: Some(value.into()), timestamp_ms: self.now_ms as i64, ..Default::default() };
+                // Clients' clocks differ: times do not grow with offsets.
+                let timestamp_ms = self.now_ms as i64 - (id * 7_919 % 300) as i64;
+                let record = Record { value: Some(value.into()), timestamp_ms, ..Default::default() };
                 self.oracle.pushed(id, partition);
                 client.core.push(self.now_ms, partition, &record, id);
             }
@@ -1516,7 +1527,7 @@ impl World {
         let start = self.nodes[node].replicas().and_then(|n| n.log().log_start(&group)).unwrap_or_default();
         let until = before.high_watermark;
         let is_newest = before.leader_epoch.0 >= self.oracle.newest_epoch(partition);
-        let (mut from, mut records) = (start, Vec::new());
+        let (mut from, mut records, mut times) = (start, Vec::new(), Vec::new());
         let since_ms = self.now_ms;
         while from < until {
             let Some(replicas) = self.nodes[node].core.as_mut().map(Core::replicas_mut) else {
@@ -1548,6 +1559,9 @@ impl World {
                 }
                 for (offset, record) in batch.records().map_err(|e| format!("a stored batch does not open: {e}"))? {
                     if offset >= first {
+                        if !batch.is_control() {
+                            times.push((offset.0, record.timestamp_ms));
+                        }
                         let id = record
                             .value
                             .filter(|_| !batch.is_control())
@@ -1564,6 +1578,7 @@ impl World {
         }
         (self.now_ms, partition, records.len()).hash(&mut self.trace);
         self.note(|| format!("reads {partition} from {node}: {start}..{until}"));
+        self.check_times(node, group, start, &times)?;
         self.oracle.read(partition, start.0, until.0, is_newest, &records)
     }
 

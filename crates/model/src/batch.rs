@@ -300,6 +300,26 @@ impl RecordBatch {
         Ok(RecordSpans { header, data, at: 0, left: header.records_count, next_delta: 0, failed: false })
     }
 
+    /// Offset of the first record at or above `from` with a timestamp of `at_ms` or later.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); not for control batches, or ones that the header says are older.
+    pub fn first_at_or_after(&self, from: Offset, at_ms: i64) -> Result<Option<Offset>, BatchError> {
+        let header = self.header();
+        if header.control || header.max_timestamp_ms < at_ms || self.end_offset() <= from {
+            return Ok(None);
+        }
+        for span in self.open()? {
+            let span = span?;
+            let offset = header.base_offset.plus(span.offset_delta as u64);
+            let timestamp_ms = header.base_timestamp_ms.wrapping_add(span.timestamp_delta_ms);
+            if offset >= from && timestamp_ms >= at_ms {
+                return Ok(Some(offset));
+            }
+        }
+        Ok(None)
+    }
+
     /// All records, owned; what tests and small readers want.
     pub fn records(&self) -> Result<Vec<(Offset, Record)>, BatchError> {
         let spans = self.open()?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use thalweg_broker_core::{ChangeError, Produce};
-use thalweg_client_core::ProducerIdentity;
+use thalweg_client_core::{Acks as ClientAcks, ProducerIdentity};
 use thalweg_control::{Answer, Request};
 use thalweg_model::{
     BatchBuilder, Codec, Offset, PinEpoch, ProducerEpoch, ProducerId, ProducerMark, Record, RecordBatch, Sequence,
@@ -21,9 +21,27 @@ use super::{PARTITIONS, World, name};
 const ASK_EVERY_MS: u64 = 50;
 /// Records of thieves and of the twin have numbers from here on.
 const THIEF: RecordId = 0xdead << 40;
-const TWIN: RecordId = 0xbeef << 40;
+pub(super) const TWIN: RecordId = 0xbeef << 40;
 /// The client that has a twin, if any has.
 const COPIED: usize = 0;
+
+/// When a client's sends count as done: most wait for the quorum, as its oracles need, and so does the one that has a twin.
+pub(super) fn acks_of(seed: u64, client: usize) -> ClientAcks {
+    match Rng::new(seed ^ 0xacc5 ^ (client as u64) << 32).below(6) {
+        0 if client != COPIED => ClientAcks::Leader,
+        1 if client != COPIED => ClientAcks::None,
+        _ => ClientAcks::Quorum,
+    }
+}
+
+/// As the broker's shell reads it.
+pub(super) fn on_broker(acks: ClientAcks) -> Acks {
+    match acks {
+        ClientAcks::None => Acks::None,
+        ClientAcks::Leader => Acks::Leader,
+        ClientAcks::Quorum => Acks::Quorum,
+    }
+}
 
 pub(super) struct Producers {
     /// A draw of its own, so that strangers change nothing else that a seed does.
@@ -36,6 +54,8 @@ pub(super) struct Producers {
     asked: BTreeMap<(usize, Ticket), usize>,
     /// How each client numbered its last batch to a partition, and its records: what every reader can see.
     seen: BTreeMap<(usize, u32), (ProducerMark, u32)>,
+    /// Records that a leader may acknowledge alone.
+    by_leader: BTreeMap<(usize, Ticket), (u32, Vec<RecordId>)>,
     stolen: BTreeMap<(usize, Ticket), ProducerMark>,
     copied: BTreeMap<(usize, Ticket), (u32, Vec<RecordId>)>,
     /// What the twin was told: noted between two turns, as with clients, because a whole read takes several.
@@ -55,6 +75,7 @@ impl Producers {
             identities: BTreeMap::new(),
             asked: BTreeMap::new(),
             seen: BTreeMap::new(),
+            by_leader: BTreeMap::new(),
             stolen: BTreeMap::new(),
             copied: BTreeMap::new(),
             acked: Vec::new(),
@@ -68,6 +89,7 @@ impl Producers {
 
     pub(super) fn broker_gone(&mut self, node: usize) {
         self.asked.retain(|(n, _), _| *n != node);
+        self.by_leader.retain(|(n, _), _| *n != node);
         self.stolen.retain(|(n, _), _| *n != node);
         self.copied.retain(|(n, _), _| *n != node);
     }
@@ -132,6 +154,12 @@ impl World {
         let (now, pin_epoch, token) = (self.now(), produce.pin_epoch, produce.token.clone());
         if let Some(mark) = mark {
             self.producers.seen.insert((client, partition), (mark, count));
+        }
+        if produce.acks == Acks::Leader {
+            let records = produce.batch.records().expect("built by a client").into_iter();
+            let number = |r: Record| r.value.and_then(|v| v.first_chunk::<8>().map(|b| u64::from_le_bytes(*b)));
+            let ids = records.filter_map(|(_, r)| number(r)).collect();
+            self.producers.by_leader.insert((node, ticket), (partition, ids));
         }
         let mut all = vec![(ticket, produce)];
         if let Some(mark) = twin {
@@ -203,6 +231,15 @@ impl World {
                 Ok(offset) => Err(format!("whoever was not given {mark:?} wrote under it, at {offset}")),
                 Err(_) => Ok(None),
             };
+        }
+        if let Some((partition, ids)) = self.producers.by_leader.remove(&(node, ticket)) {
+            let state = self.nodes[node].replicas().and_then(|r| r.state(&name(partition)));
+            if let (Ok(base), Some(state)) = (&result, state) {
+                for (at, id) in ids.into_iter().enumerate() {
+                    self.oracle.acked_by_leader(id, partition, base.0 + at as u64, state.leader_epoch.0);
+                }
+            }
+            return Ok(Some(result));
         }
         let Some((partition, ids)) = self.producers.copied.remove(&(node, ticket)) else { return Ok(Some(result)) };
         if let Ok(base) = result {

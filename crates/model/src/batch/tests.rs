@@ -58,6 +58,22 @@ fn a_filtered_batch_keeps_offsets_and_timestamps() {
 }
 
 #[test]
+fn a_time_is_found_at_its_first_record_from_a_position_on() {
+    // Timestamps grow by 3 from record to record.
+    for codec in [Codec::None, Codec::Lz4, Codec::Zstd] {
+        let batch = sample(codec);
+        let find = |from: u64, ms: i64| batch.first_at_or_after(Offset(from), 1_700_000_000_000 + ms).unwrap();
+        assert_eq!(find(0, -9), Some(Offset(1000)));
+        assert_eq!(find(0, 7), Some(Offset(1003)));
+        assert_eq!(find(1010, 7), Some(Offset(1010)), "what lies before the position does not count");
+        assert_eq!(find(0, 57), Some(Offset(1019)));
+        assert_eq!((find(0, 58), find(1020, 0)), (None, None));
+    }
+    let control = RecordBatch::log_start(Offset(5), LeaderEpoch(1), Offset(2), 1_000);
+    assert_eq!(control.first_at_or_after(Offset(0), 0), Ok(None));
+}
+
+#[test]
 fn bytes_that_are_no_batch_get_a_typed_error() {
     let good = sample(Codec::None).into_bytes();
     let with = |at: usize, byte: u8| {
