@@ -28,8 +28,8 @@ pub(super) struct Oracle {
     decided: BTreeMap<(u32, u64), (u64, u64)>,
     /// Acknowledged by a leader alone: partition, offset, and the epoch that it led.
     acked_by_leader: BTreeMap<RecordId, (u32, u64, u32)>,
-    /// Where each record was sent first: records of one place move together, when the topic's partitioner changes.
-    born: BTreeMap<RecordId, u32>,
+    /// Where each record was sent first, and as of which pin: records of one place move together when the partitioner changes.
+    born: BTreeMap<RecordId, (u32, u32)>,
     /// Clients whose records need not stand in the order of their sending.
     unordered: BTreeSet<u64>,
 }
@@ -42,7 +42,12 @@ pub(super) fn client_of(id: RecordId) -> u64 {
 impl Oracle {
     pub(super) fn pushed(&mut self, id: RecordId, partition: u32) {
         self.pushed.insert(id, partition);
-        self.born.entry(id).or_insert(partition);
+    }
+
+    /// Sent there for the first time.
+    pub(super) fn born(&mut self, id: RecordId, partition: u32, pin_epoch: u32) {
+        self.pushed(id, partition);
+        self.born.insert(id, (partition, pin_epoch));
     }
 
     /// Nothing is said about the order of this client's records.
@@ -168,13 +173,13 @@ impl Oracle {
                 return Err(format!("record {id} stands twice: {partition}/{first} and {partition}/{offset}"));
             }
         }
-        let mut last: BTreeMap<(u64, u32, u64), (RecordId, u64)> = BTreeMap::new();
+        let mut last: BTreeMap<(u64, Option<(u32, u32)>, u64), (RecordId, u64)> = BTreeMap::new();
         for (offset, id) in records.iter().filter_map(|(o, id)| id.map(|id| (*o, id))) {
             let client = client_of(id);
             if self.unordered.contains(&client) {
                 continue;
             }
-            let place = (client, self.born.get(&id).copied().unwrap_or(partition), id % 2);
+            let place = (client, self.born.get(&id).copied(), id % 2);
             if let Some((before, at)) = last.insert(place, (id, offset)).filter(|(before, _)| *before > id) {
                 return Err(format!(
                     "record {before} stands before {id}, which was sent first: {partition}/{at} and {partition}/{offset}"

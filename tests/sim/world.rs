@@ -1426,7 +1426,7 @@ impl World {
                 // Clients' clocks differ: times do not grow with offsets.
                 let timestamp_ms = self.now_ms as i64 - (id * 7_919 % 300) as i64;
                 let record = Record { value: Some(value.into()), timestamp_ms, ..Default::default() };
-                self.oracle.pushed(id, partition);
+                self.oracle.born(id, partition, client.core.pin_epoch());
                 client.core.push(self.now_ms, partition, &record, id);
             }
         }
