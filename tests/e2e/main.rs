@@ -6,6 +6,7 @@ mod groups;
 mod handshake;
 mod hostile;
 mod load;
+mod plugins;
 mod raw;
 mod records;
 mod times;

@@ -9,7 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use thalweg_model::limits::CHUNK_RECORDS_MAX;
 use thalweg_model::{BatchHeader, Record, RecordSpan};
 use thiserror::Error;
-use wasmtime::component::{Func, Linker, WasmList};
+use wasmtime::component::{Func, Linker};
 use wasmtime::{Store, StoreLimits, StoreLimitsBuilder, Trap, UpdateDeadline};
 
 use crate::chunk::Chunk;
@@ -19,7 +19,8 @@ use crate::engine::{MEMORY_BYTES_MAX, Module, TABLE_ELEMENTS_MAX};
 const CPU_BUDGET: Duration = Duration::from_millis(50);
 /// Backstop in wall time.
 const WALL_BUDGET: Duration = Duration::from_secs(5);
-/// A result list is at most four bytes per record; the rest is for `init`'s error text.
+/// Bytes that one call may hand to the host; wasmtime counts them before it allocates. A result list is at most four bytes
+/// per record; the rest is for `init`'s error text.
 const HOSTCALL_FUEL: usize = 4 * CHUNK_RECORDS_MAX + (64 << 10);
 
 /// Why a plugin could not be used at all.
@@ -157,6 +158,9 @@ impl Guest {
     }
 
     /// One call within a budget. An instance whose call failed is never used again: its memory may hold anything.
+    ///
+    /// `call` takes the answer as a `Vec`, which wasmtime copies before it runs the guest's post-return. A `WasmList` points into
+    /// the guest's memory, where by then the guest has freed the answer and most allocators have written over it.
     fn call<R>(
         &mut self,
         call: impl FnOnce(&mut Store<State>, &Func) -> wasmtime::Result<Result<R, String>>,
@@ -225,12 +229,11 @@ impl Partitioner {
 
     fn call(&mut self, chunk: &Chunk, partitions: u32) -> Result<Vec<u32>, String> {
         self.0.call(|store, function| {
-            let function = function.typed::<(&[u32], &[u8], u32), (WasmList<u32>,)>(&store)?;
-            let (answer,) = function.call(&mut *store, (&chunk.index, &chunk.data, partitions))?;
-            if answer.len() != chunk.len() {
-                return Ok(Err(format!("it answered {} partitions for {} records", answer.len(), chunk.len())));
+            let function = function.typed::<(&[u32], &[u8], u32), (Vec<u32>,)>(&store)?;
+            let (placed,) = function.call(&mut *store, (&chunk.index, &chunk.data, partitions))?;
+            if placed.len() != chunk.len() {
+                return Ok(Err(format!("it answered {} partitions for {} records", placed.len(), chunk.len())));
             }
-            let placed: Vec<u32> = answer.as_le_slice(&*store).iter().map(|p| u32::from_le(*p)).collect();
             match placed.iter().find(|p| **p >= partitions) {
                 Some(bad) => Ok(Err(format!("it named partition {bad}, the topic has {partitions}"))),
                 None => Ok(Ok(placed)),
@@ -320,12 +323,12 @@ impl Filter {
 
     fn call(&mut self, chunk: &Chunk) -> Result<Vec<Verdict>, String> {
         self.0.call(|store, function| {
-            let function = function.typed::<(&[u32], &[u8]), (WasmList<u8>,)>(&store)?;
+            let function = function.typed::<(&[u32], &[u8]), (Vec<u8>,)>(&store)?;
             let (answer,) = function.call(&mut *store, (&chunk.index, &chunk.data))?;
             if answer.len() != chunk.len() {
                 return Ok(Err(format!("it answered {} verdicts for {} records", answer.len(), chunk.len())));
             }
-            let verdicts = answer.as_le_slice(&*store).iter().map(|v| match v {
+            let verdicts = answer.into_iter().map(|verdict| match verdict {
                 0 => Ok(Verdict::Drop),
                 1 => Ok(Verdict::Keep),
                 2 => Ok(Verdict::Failed),

@@ -72,6 +72,9 @@ fn a_partition_that_does_not_exist_is_named() {
 fn an_oversized_answer_is_refused() {
     let reason = failure("oversized-output");
     assert!(reason.contains("failed on record 0"), "{reason}");
+    // One that lies in the guest's memory is refused before it is copied.
+    let reason = failure("long-output");
+    assert!(reason.contains("failed on record 0: too much data is being copied"), "{reason}");
 }
 
 #[test]
