@@ -166,7 +166,7 @@ async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream, asker: 
             send(stream, &proto::ListPluginsReply { plugins }).await?;
         }
         FrameKind::FetchPluginRequest => {
-            let (plugin, module) = fetch_plugin(core, frame.message()?).await?;
+            let (plugin, module) = fetch_plugin(core, frame.message()?, asker).await?;
             send_with_body(stream, &proto::FetchPluginReply { plugin: Some(plugin) }, vec![module]).await?;
         }
         FrameKind::InitProducerRequest => {
@@ -286,6 +286,7 @@ pub(crate) fn malformed(e: FrameError) -> RemoteError {
 async fn fetch_plugin(
     core: &Rc<Core>,
     request: proto::FetchPluginRequest,
+    asker: Asker,
 ) -> Result<(proto::Plugin, Bytes), RemoteError> {
     let plugin = match request.digest.len() {
         0 => core.shard.metadata().plugin_any(&request.reference).cloned().map_err(|e| core.remote(&e))?,
@@ -298,7 +299,7 @@ async fn fetch_plugin(
             found.ok_or_else(|| RemoteError::new(ErrorCode::UnknownPlugin, format!("no plugin has digest {digest}")))?
         }
     };
-    let module = core.plugins.read(core, &plugin).await?;
+    let module = core.plugins.read_for(core, &plugin, asker).await?;
     Ok((describe(&plugin), module))
 }
 

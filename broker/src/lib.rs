@@ -13,6 +13,7 @@ mod fetch;
 mod groups;
 mod identity;
 mod metrics;
+mod modules;
 mod operate;
 mod peers;
 mod plugins;
@@ -219,6 +220,7 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
         why = &mut shard_loop => Err(ended(why)),
     };
 
+    let scrubbing = tokio::task::spawn_local(plugins::keep_whole(core.clone()));
     let gauges = tokio::task::spawn_local(watch_gauges(shard.clone(), metrics.clone()));
     let result = match registered {
         Err(error) => Err(error),
@@ -242,6 +244,7 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
     connection::close_all(&endpoint);
     accepting.abort();
     gauges.abort();
+    scrubbing.abort();
     if result.is_ok() {
         shard.flush(FLUSH_LIMIT).await;
         // Lets the close reach the clients; one that is gone must not hold up the stop.

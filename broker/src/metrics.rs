@@ -24,6 +24,8 @@ pub(crate) struct Metrics {
     pub(crate) fetched_bytes: Counter,
     pub(crate) filtered_records: Counter,
     pub(crate) plugin_failures: Counter,
+    pub(crate) damaged_modules: Counter,
+    pub(crate) repaired_modules: Counter,
     pub(crate) connections: Gauge,
     pub(crate) topics: Gauge,
     pub(crate) partitions_offline: Gauge,
@@ -54,6 +56,8 @@ impl Metrics {
         let fetched_records: Counter = metric!("fetched_records", "Records pushed to consumers");
         let filtered_records: Counter = metric!("filtered_records", "Records that filters dropped");
         let plugin_failures: Counter = metric!("plugin_failures", "Filter runs that failed");
+        let damaged_modules: Counter = metric!("damaged_modules", "Plugins' modules found to differ from their digest");
+        let repaired_modules: Counter = metric!("repaired_modules", "Plugins' modules got back from another broker");
         let connections: Gauge = metric!("connections", "Open client connections");
         let topics: Gauge = metric!("topics", "Topics");
         let partitions_offline: Gauge = metric!("partitions_offline", "Partitions with damaged data");
@@ -68,6 +72,8 @@ impl Metrics {
             fetched_bytes,
             filtered_records,
             plugin_failures,
+            damaged_modules,
+            repaired_modules,
             connections,
             topics,
             partitions_offline,

@@ -1,4 +1,4 @@
-//! Modules on disk by digest, compiled ones in memory, and the threads that run them.
+//! Plugins: uploaded, handed to other brokers and got back from them, compiled, and run on threads of their own.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
@@ -6,9 +6,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use thalweg_control::{Answer, Plugin, PluginDigest, PluginKind, Request};
 use thalweg_model::limits::PLUGIN_CONFIG_BYTES_MAX;
 use thalweg_model::{BrokerId, OnFailure, PinEpoch, RecordBatch, TopicId, TopicPartition};
@@ -19,23 +19,30 @@ use thalweg_plugin_host::{
 use thalweg_replica::ProduceError;
 use thalweg_wire::{ErrorCode, Frame, FrameKind, RemoteError, encode_parts, proto};
 
+use crate::connection::Asker;
 use crate::core::Core;
-use crate::identity::write_durably;
+use crate::modules::{ModuleFault, ModuleStore, digest_of};
 
 /// Compiled modules kept in memory.
 const MODULES_MAX: usize = 64;
 /// Threads that run guests.
 const GUEST_THREADS: usize = 2;
+/// How long one other broker may take to hand over a module.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often all modules on this broker's disk are read and compared with their digests, from its start on.
+const SCRUB_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// When this is tried again if one of them is not whole afterwards: the broker that has it may be down, or not connected yet.
+const SCRUB_AGAIN: Duration = Duration::from_secs(60);
 
 pub(crate) struct Plugins {
-    root: PathBuf,
+    modules: Arc<ModuleStore>,
     /// The command line that ends in `thalweg_plugin_host::compile_child`.
     compiler: Vec<OsString>,
     module_bytes_max: usize,
     /// Made on first use: an engine and its pool of address space are not free.
     engine: OnceCell<Engine>,
     pool: OnceCell<GuestPool>,
-    modules: RefCell<HashMap<PluginDigest, Module>>,
+    compiled: RefCell<HashMap<PluginDigest, Module>>,
 }
 
 /// A filter that a subscription uses.
@@ -57,21 +64,17 @@ pub(crate) fn on_failure(filter: &proto::Filter) -> Result<OnFailure, RemoteErro
 impl Plugins {
     pub(crate) fn new(root: PathBuf, compiler: Vec<OsString>, module_bytes_max: usize) -> Self {
         Plugins {
-            root,
+            modules: Arc::new(ModuleStore::new(root)),
             compiler,
             module_bytes_max,
             engine: OnceCell::new(),
             pool: OnceCell::new(),
-            modules: RefCell::default(),
+            compiled: RefCell::default(),
         }
     }
 
     pub(crate) fn pool(&self) -> &GuestPool {
         self.pool.get_or_init(|| GuestPool::new(GUEST_THREADS))
-    }
-
-    fn file(&self, digest: &PluginDigest) -> PathBuf {
-        self.root.join("plugins").join(format!("{digest}.wasm"))
     }
 
     /// Checks, compiles for a trial, stores and records an uploaded module.
@@ -92,13 +95,11 @@ impl Plugins {
             return Err(RemoteError::new(ErrorCode::WrongPluginKind, message));
         }
         let digest = PluginDigest(admitted.digest);
-        let file = self.file(&digest);
-        if !file.exists() {
-            let (compiler, root) = (self.compiler.clone(), self.root.clone());
+        if self.stored(digest).await?.is_err() {
+            let compiler = self.compiler.clone();
             let component = admitted.component.clone();
             off_thread(move || compile_in_child(&compiler, &component)).await?.map_err(invalid)?;
-            let component = admitted.component.clone();
-            off_thread(move || write_durably(&root, &file, &component)).await?.map_err(|e| cannot_store(&e))?;
+            self.keep(digest, admitted.component.clone().into()).await?;
         }
         self.replicate(core, &digest, &admitted.component).await?;
         let request = Request::AdmitPlugin {
@@ -113,7 +114,14 @@ impl Plugins {
             contract: thalweg_plugin_host::CONTRACT,
         };
         match core.change(request).await? {
-            Answer::Plugin(plugin, existed) => Ok((describe(&plugin), existed)),
+            Answer::Plugin(plugin, existed) => {
+                // Known by what was uploaded. Another version of Thalweg may have made another component of it then, and that
+                // one is what topics are pinned to.
+                if existed && plugin.digest != digest {
+                    self.read(core, &plugin).await?;
+                }
+                Ok((describe(&plugin), existed))
+            }
             other => unreachable!("an admitted plugin is answered by {other:?}"),
         }
     }
@@ -154,35 +162,93 @@ impl Plugins {
 
     /// Keeps a module that another broker hands over.
     pub(crate) async fn store(&self, digest: &[u8], component: Bytes) -> Result<(), RemoteError> {
-        let computed = PluginDigest(Sha256::digest(&component).into());
-        if computed.0[..] != *digest || component.len() > thalweg_model::limits::MODULE_BYTES_CEILING {
+        let (found, component) = off_thread(move || (digest_of(&component), component)).await?;
+        if found.0[..] != *digest || component.len() > thalweg_model::limits::MODULE_BYTES_CEILING {
             return Err(RemoteError::new(ErrorCode::InvalidPlugin, "the module is not what its digest says"));
         }
-        let (root, file) = (self.root.clone(), self.file(&computed));
-        off_thread(move || write_durably(&root, &file, &component)).await?.map_err(|e| cannot_store(&e))
+        self.keep(found, component).await
     }
 
-    /// A module's bytes; from another broker, if this one was not there when it was uploaded.
+    async fn keep(&self, digest: PluginDigest, component: Bytes) -> Result<(), RemoteError> {
+        let modules = self.modules.clone();
+        off_thread(move || modules.write(&digest, &component)).await?.map_err(|e| cannot_store(&e))
+    }
+
+    /// This broker's own copy of a module.
+    async fn stored(&self, digest: PluginDigest) -> Result<Result<Bytes, ModuleFault>, RemoteError> {
+        let modules = self.modules.clone();
+        off_thread(move || modules.read(&digest)).await
+    }
+
+    /// A module's bytes, which have its digest; from another broker, if this one's copy is missing or damaged.
     pub(crate) async fn read(&self, core: &Rc<Core>, plugin: &Plugin) -> Result<Bytes, RemoteError> {
-        let file = self.file(&plugin.digest);
-        let path = file.display().to_string();
-        let error = match off_thread(move || std::fs::read(file)).await? {
-            Ok(bytes) => return Ok(bytes.into()),
-            Err(error) => error,
-        };
+        match self.stored(plugin.digest).await? {
+            Ok(module) => Ok(module),
+            Err(fault) => self.repair(core, plugin, &fault).await,
+        }
+    }
+
+    /// The same for whoever asks. Another broker gets this one's own copy or none: two that have lost a module would ask each other
+    /// for ever.
+    pub(crate) async fn read_for(&self, core: &Rc<Core>, plugin: &Plugin, asker: Asker) -> Result<Bytes, RemoteError> {
+        if asker != Asker::Peer {
+            return self.read(core, plugin).await;
+        }
+        self.stored(plugin.digest).await?.map_err(|fault| RemoteError::new(ErrorCode::DamagedPlugin, fault.to_string()))
+    }
+
+    /// Gets a module from another broker that has it whole, and keeps it in the place of what is on this one's disk.
+    async fn repair(&self, core: &Rc<Core>, plugin: &Plugin, fault: &ModuleFault) -> Result<Bytes, RemoteError> {
+        let label = label(plugin);
+        if fault.is_damage() {
+            core.metrics.damaged_modules.inc();
+            tracing::error!(plugin = %label, %fault, "a plugin's module is not what was uploaded; other brokers are asked for it");
+        }
         let others: Vec<BrokerId> =
             core.shard.metadata().brokers().map(|b| b.id).filter(|b| b.0 != core.broker_id).collect();
-        for other in others {
+        let mut said = Vec::new();
+        for other in &others {
             let request =
                 proto::FetchPluginRequest { digest: plugin.digest.0.to_vec().into(), reference: String::new() };
-            let answer = core.peers.request(other, encode_parts(&request, 0), Vec::new()).await;
-            if let Ok(answer) = answer.filter_kind(FrameKind::FetchPluginReply)
-                && self.store(&plugin.digest.0, answer.body.clone()).await.is_ok()
-            {
-                return Ok(answer.body);
+            let asked = core.peers.request(*other, encode_parts(&request, 0), Vec::new());
+            let answer = match tokio::time::timeout(FETCH_TIMEOUT, asked).await {
+                Ok(answer) => answer.filter_kind(FrameKind::FetchPluginReply),
+                Err(_) => Err(RemoteError::new(ErrorCode::Timeout, "no answer in time")),
+            };
+            let kept = match answer {
+                Ok(answer) => self.store(&plugin.digest.0, answer.body.clone()).await.map(|()| answer.body),
+                Err(error) => Err(error),
+            };
+            match kept {
+                Ok(module) => {
+                    core.metrics.repaired_modules.inc();
+                    tracing::warn!(plugin = %label, from = %other, was = %fault, "a plugin's module is whole again");
+                    return Ok(module);
+                }
+                Err(error) => said.push(format!("broker {other}: {error}")),
             }
         }
-        Err(RemoteError::new(ErrorCode::Internal, format!("module {path} cannot be read: {error}")))
+        let elsewhere = match others.is_empty() {
+            true => "there is no other broker to get it from".to_owned(),
+            false => format!("no other broker hands it over ({})", said.join("; ")),
+        };
+        Err(damaged(plugin, &format!("{fault}, and {elsewhere}")))
+    }
+
+    /// Reads every module that the cluster knows, and repairs what is not whole; answers how many could not be.
+    async fn scrub(&self, core: &Rc<Core>) -> usize {
+        let mut plugins: Vec<Plugin> = core.shard.metadata().plugins().cloned().collect();
+        plugins.sort_by_key(|p| p.digest);
+        plugins.dedup_by_key(|p| p.digest);
+        let mut lost = 0;
+        for plugin in &plugins {
+            if let Err(error) = self.read(core, plugin).await {
+                tracing::error!(%error, "a plugin's module is not whole on this broker");
+                lost += 1;
+            }
+        }
+        tracing::info!(modules = plugins.len(), lost, "the modules of all plugins were compared with their digests");
+        lost
     }
 
     /// Resolves, compiles and starts a filter, so that a wrong name or config shows when the subscription opens.
@@ -209,19 +275,19 @@ impl Plugins {
 
     /// A compiled module.
     async fn module(&self, core: &Rc<Core>, plugin: &Plugin, kind: Kind) -> Result<Module, RemoteError> {
-        if let Some(known) = self.modules.borrow().get(&plugin.digest) {
+        if let Some(known) = self.compiled.borrow().get(&plugin.digest) {
             return Ok(known.clone());
         }
         let component = self.read(core, plugin).await?;
         let engine = self.engine()?;
-        let label = format!("{}@{} ({})", plugin.name, plugin.version, plugin.digest);
-        let compiled = off_thread(move || engine.compile(&component, kind, &label)).await?;
-        let module = compiled.map_err(|e| RemoteError::new(ErrorCode::PluginFailed, e.to_string()))?;
-        let mut modules = self.modules.borrow_mut();
-        if modules.len() >= MODULES_MAX {
-            modules.clear();
+        let label = label(plugin);
+        let made = off_thread(move || engine.compile(&component, kind, &label)).await?;
+        let module = made.map_err(|e| RemoteError::new(ErrorCode::PluginFailed, e.to_string()))?;
+        let mut compiled = self.compiled.borrow_mut();
+        if compiled.len() >= MODULES_MAX {
+            compiled.clear();
         }
-        modules.insert(plugin.digest, module.clone());
+        compiled.insert(plugin.digest, module.clone());
         Ok(module)
     }
 
@@ -279,6 +345,32 @@ impl Plugins {
         let engine = Engine::new(Profile::Broker).map_err(|e| RemoteError::new(ErrorCode::Internal, e.to_string()))?;
         Ok(self.engine.get_or_init(|| engine).clone())
     }
+}
+
+/// Keeps the modules on this broker's disk whole, as long as it runs.
+pub(crate) async fn keep_whole(core: Rc<Core>) {
+    core.registered().await;
+    loop {
+        let wait = match core.plugins.scrub(&core).await {
+            0 => SCRUB_EVERY,
+            _ => SCRUB_AGAIN,
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// A plugin as errors and the log name it.
+fn label(plugin: &Plugin) -> String {
+    format!("{}@{} ({})", plugin.name, plugin.version, plugin.digest)
+}
+
+fn damaged(plugin: &Plugin, what: &str) -> RemoteError {
+    let (label, name) = (label(plugin), &plugin.name);
+    let message = format!(
+        "plugin {label}: {what}. Nothing is run in its place. Upload the same file again (`thalweg plugin upload {name} FILE`), or bring back \
+         a broker that has the module"
+    );
+    RemoteError::new(ErrorCode::DamagedPlugin, message)
 }
 
 trait FilterKind {

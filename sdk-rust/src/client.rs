@@ -412,7 +412,7 @@ impl Client {
             if let Some(b) = controller {
                 let address = Address { host: b.host.clone(), port: b.port as u16 };
                 let limit = Duration::from_secs(2);
-                if let Ok(better) = link.ask(&address, proto::ClusterStatusRequest {}, limit).await {
+                if let Ok((better, _)) = link.ask(&address, proto::ClusterStatusRequest {}, limit).await {
                     return Ok(better);
                 }
             }
@@ -569,7 +569,7 @@ async fn offsets_of(
             let request = proto::ListOffsetsRequest { topic_id: topic.id.clone(), queries };
             let limit = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(3));
             match link.ask::<_, proto::ListOffsetsReply>(&leader, request, limit).await {
-                Ok(reply) => {
+                Ok((reply, _)) => {
                     for a in reply.answers {
                         match a.error.map(thalweg_wire::RemoteError::from) {
                             None => drop(found.insert(a.partition, a.offset)),

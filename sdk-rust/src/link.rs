@@ -345,7 +345,7 @@ impl Link {
         address: &Address,
         message: M,
         limit: Duration,
-    ) -> Result<R> {
+    ) -> Result<(R, Bytes)> {
         let connection = self.connection_to(address, limit).await?;
         let answer = async {
             let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost)?;
@@ -354,7 +354,7 @@ impl Link {
             FrameReader::new(receiver).expect::<R>().await
         };
         match tokio::time::timeout(limit, answer).await {
-            Ok(answer) => Ok(answer?.0),
+            Ok(answer) => answer,
             Err(_) => Err(Error::new(ErrorKind::Timeout, format!("no answer of broker {address}"))),
         }
     }

@@ -1,33 +1,70 @@
 //! Which partition a record goes to: the topic decides, the client computes, or asks a broker to where it runs no wasm.
 
 use std::rc::Rc;
+#[cfg(feature = "wasm")]
+use std::time::Duration;
 
 use bytes::Bytes;
 use thalweg_client_core::PlaceByKey;
 use thalweg_model::{BatchBuilder, Codec, Record};
 #[cfg(feature = "wasm")]
-use thalweg_plugin_host::{Engine, Kind, Partitioner, Profile};
+use thalweg_plugin_host::{Engine, Kind, Partitioner, Profile, sha256};
 #[cfg(feature = "wasm")]
 use thalweg_wire::{ErrorCode, RemoteError};
 use thalweg_wire::{ErrorKind, Message, proto};
 
+#[cfg(feature = "wasm")]
+use crate::address::Address;
 use crate::link::{Io, Link};
 use crate::{Error, Result};
 
 /// Reaches a broker, from a caller's thread or from the connection's.
 pub(crate) trait Ask {
     async fn ask<M: Message + 'static, R: Message + 'static>(&self, message: M, body: Bytes) -> Result<(R, Bytes)>;
+
+    /// The brokers that are known, in the order in which they are worth a try.
+    #[cfg(feature = "wasm")]
+    async fn brokers(&self) -> Result<Vec<Address>>;
+
+    /// Asks one of them for a module, once.
+    #[cfg(feature = "wasm")]
+    async fn fetch_from(&self, broker: Address, request: proto::FetchPluginRequest) -> Result<Bytes>;
 }
+
+/// How long one broker may take to hand over a module that another one did not have whole.
+#[cfg(feature = "wasm")]
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Ask for Io {
     async fn ask<M: Message + 'static, R: Message + 'static>(&self, message: M, body: Bytes) -> Result<(R, Bytes)> {
         self.run(move |link| async move { link.request(message, body).await }).await
+    }
+
+    #[cfg(feature = "wasm")]
+    async fn brokers(&self) -> Result<Vec<Address>> {
+        self.run(|link| async move { Ok(link.addresses()) }).await
+    }
+
+    #[cfg(feature = "wasm")]
+    async fn fetch_from(&self, broker: Address, request: proto::FetchPluginRequest) -> Result<Bytes> {
+        self.run(move |link| async move { link.fetch_from(broker, request).await }).await
     }
 }
 
 impl Ask for Rc<Link> {
     async fn ask<M: Message + 'static, R: Message + 'static>(&self, message: M, body: Bytes) -> Result<(R, Bytes)> {
         self.request(message, body).await
+    }
+
+    #[cfg(feature = "wasm")]
+    async fn brokers(&self) -> Result<Vec<Address>> {
+        Ok(self.addresses())
+    }
+
+    #[cfg(feature = "wasm")]
+    async fn fetch_from(&self, broker: Address, request: proto::FetchPluginRequest) -> Result<Bytes> {
+        let (_, module) = Link::ask::<_, proto::FetchPluginReply>(self, &broker, request, FETCH_TIMEOUT).await?;
+        Ok(module)
     }
 }
 
@@ -62,10 +99,8 @@ impl Placement {
     #[cfg(feature = "wasm")]
     async fn of_pin(asker: &impl Ask, pin: proto::Pin) -> Result<Placement> {
         static ENGINE: std::sync::OnceLock<Engine> = std::sync::OnceLock::new();
-        let request = proto::FetchPluginRequest { digest: pin.digest.clone(), reference: String::new() };
-        let (_, module): (proto::FetchPluginReply, _) = asker.ask(request, Bytes::new()).await?;
-        let hex: String = pin.digest.iter().map(|b| format!("{b:02x}")).collect();
-        let label = format!("{}@{} ({hex})", pin.name, pin.version);
+        let label = format!("{}@{} ({})", pin.name, pin.version, hex(&pin.digest));
+        let module = pinned_module(asker, &pin.digest, &label).await?;
         // Off the connection thread, and off the caller's runtime as well: compiling takes tens of milliseconds and more.
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let compile = move || -> Result<Partitioner> {
@@ -105,6 +140,45 @@ impl Placement {
     }
 }
 
+#[cfg(feature = "wasm")]
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The module that a topic is pinned to, from the first broker that has it whole. One that was damaged on a broker's disk or on the
+/// way mostly still runs, and would place records elsewhere.
+#[cfg(feature = "wasm")]
+async fn pinned_module(asker: &impl Ask, digest: &Bytes, label: &str) -> Result<Bytes> {
+    let request = || proto::FetchPluginRequest { digest: digest.clone(), reference: String::new() };
+    let check = |module: Bytes| match sha256(&module) {
+        found if found[..] == digest[..] => Ok(module),
+        found => Err(format!("a module with the digest {} came", hex(&found))),
+    };
+    let answer: Result<(proto::FetchPluginReply, _)> = asker.ask(request(), Bytes::new()).await;
+    let error = match answer.map(|(_, module)| check(module)) {
+        Ok(Ok(module)) => return Ok(module),
+        Ok(Err(what)) => {
+            let name = label.split('@').next().unwrap_or_default();
+            let message = format!(
+                "plugin {label}: {what}, and no other broker hands over the one that the topic is pinned to. Nothing is placed \
+                 otherwise. Upload the same file again: `thalweg plugin upload {name} FILE`"
+            );
+            RemoteError::new(ErrorCode::DamagedPlugin, message).into()
+        }
+        // That broker has lost it and knows nobody who has it; this client may reach others.
+        Err(error) if error.code() == Some(ErrorCode::DamagedPlugin) => error,
+        Err(error) => return Err(error),
+    };
+    for broker in asker.brokers().await? {
+        let answer = asker.fetch_from(broker.clone(), request()).await;
+        match answer.map_err(|e| e.to_string()).and_then(check) {
+            Ok(module) => return Ok(module),
+            Err(what) => tracing::warn!(plugin = label, %broker, what, "a broker does not have a plugin's module"),
+        }
+    }
+    Err(error)
+}
+
 /// Has a broker place records, a micro-batch at a time.
 async fn ask(
     asker: &impl Ask,
@@ -133,4 +207,73 @@ async fn ask(
         placed.extend(reply.partitions);
     }
     Ok(placed)
+}
+
+#[cfg(all(test, feature = "wasm"))]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    const DAMAGED: &str = "plugin p@1 (abc): its file is damaged; `thalweg plugin upload p FILE`";
+    const DIGEST: fn(&[u8]) -> Bytes = |module| Bytes::copy_from_slice(&sha256(module));
+
+    /// Brokers that hand over what they have, the first one to whom everybody turns; `None`: it knows that its own is damaged.
+    struct Brokers {
+        modules: Vec<Option<&'static [u8]>>,
+        asked: RefCell<Vec<u16>>,
+    }
+
+    impl Brokers {
+        fn answer(&self, broker: u16) -> Result<Bytes> {
+            self.asked.borrow_mut().push(broker);
+            let damaged = || RemoteError::new(ErrorCode::DamagedPlugin, DAMAGED).into();
+            self.modules[broker as usize].map(Bytes::from_static).ok_or_else(damaged)
+        }
+    }
+
+    impl Ask for Brokers {
+        async fn ask<M: Message + 'static, R: Message + 'static>(&self, _: M, _: Bytes) -> Result<(R, Bytes)> {
+            Ok((R::default(), self.answer(0)?))
+        }
+
+        async fn brokers(&self) -> Result<Vec<Address>> {
+            Ok((0..self.modules.len() as u16).map(|port| Address { host: "b".into(), port }).collect())
+        }
+
+        async fn fetch_from(&self, broker: Address, _: proto::FetchPluginRequest) -> Result<Bytes> {
+            self.answer(broker.port)
+        }
+    }
+
+    fn check(modules: &[Option<&'static [u8]>], expect: std::result::Result<usize, &str>) {
+        let brokers = Brokers { modules: modules.to_vec(), asked: RefCell::default() };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let found = runtime.block_on(pinned_module(&brokers, &DIGEST(b"right"), "p@1 (abc)"));
+        match (found, expect) {
+            (Ok(module), Ok(asked)) => {
+                assert_eq!(&module[..], b"right");
+                assert_eq!(brokers.asked.borrow().len(), asked);
+            }
+            (Err(error), Err(said)) => {
+                assert_eq!((error.code(), error.is_retriable()), (Some(ErrorCode::DamagedPlugin), false));
+                let text = error.to_string();
+                assert!(text.contains("p@1 (abc)") && text.contains("plugin upload p FILE"), "{text}");
+                assert!(text.contains(said), "{text}");
+            }
+            (found, _) => panic!("{modules:?}: {found:?}"),
+        }
+    }
+
+    #[test]
+    fn a_module_that_is_not_the_pinned_one_is_never_compiled() {
+        check(&[Some(b"right"), Some(b"wrong")], Ok(1));
+        check(&[Some(b"wrong"), Some(b"right")], Ok(3));
+        check(&[Some(b"righ"), None, Some(b"right")], Ok(4));
+        check(&[None, Some(b"right")], Ok(3));
+        let wrong = hex(&sha256(b"wrong"));
+        check(&[Some(b"wrong")], Err(&wrong));
+        check(&[Some(b"wrong"), Some(b"wrong")], Err(&wrong));
+        check(&[None, None], Err("its file is damaged"));
+    }
 }

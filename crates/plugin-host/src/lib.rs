@@ -13,7 +13,7 @@ mod engine;
 mod guest;
 mod pool;
 
-pub use admit::{AdmitError, Admitted, admit, compile_child, compile_in_child};
+pub use admit::{AdmitError, Admitted, admit, compile_child, compile_in_child, sha256};
 pub use chunk::{Chunk, STRIDE};
 pub use engine::{Engine, Module, Profile};
 pub use guest::{CallFailure, Filter, FilterRun, GuestError, Partitioner, Verdict};

@@ -43,8 +43,7 @@ fn a_filter_may_free_its_answer_once_it_has_given_it() {
             let spans: Vec<_> = spans.map(Result::unwrap).collect();
             let run = filter.run(&data, &header, &spans, true);
             assert_eq!(run.failure, None, "{profile:?}, {count} records");
-            let expected: Vec<_> =
-                (0..count).map(|i| if i % 2 == 0 { Verdict::Keep } else { Verdict::Drop }).collect();
+            let expected: Vec<_> = (0..count).map(|i| if i % 2 == 0 { Verdict::Keep } else { Verdict::Drop }).collect();
             assert_eq!(run.verdicts, expected, "{profile:?}, {count} records");
         }
     }

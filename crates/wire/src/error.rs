@@ -189,6 +189,8 @@ codes! {
     ProducerNotIssued = 38, Rebalanced, false;
     /// The broker has not caught up yet with the cluster's metadata that the request rests on.
     Behind = 39, Disconnected, true;
+    /// A plugin's module is not what was uploaded, or nowhere to be had; the message names the plugin and its digest.
+    DamagedPlugin = 40, Internal, false;
 }
 
 /// An error as it crosses the wire.
