@@ -4,12 +4,15 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use quinn::{Connection, ConnectionError, ReadError, SendStream};
+use sha2::{Digest, Sha256};
 use thalweg_broker_core::CoordinatorError;
 use thalweg_control::{
-    Assignment, Committed, GroupAnswer, GroupError, GroupFilter, GroupRequest, Join, OFFSETS_TOPIC, PluginKind, Terms,
-    TopicConfig,
+    Assignment, Committed, Committer, GroupAnswer, GroupError, GroupFilter, GroupRequest, Join, OFFSETS_TOPIC,
+    PluginKind, SecretDigest, Terms, TopicConfig,
 };
+use thalweg_model::limits::MEMBER_SECRET_BYTES;
 use thalweg_model::{Assignor, BrokerId, PartitionId, TopicId, TopicPartition};
 use thalweg_replica::ProduceError;
 use thalweg_wire::{ErrorCode, Frame, FrameKind, RemoteError, encode, proto};
@@ -93,7 +96,7 @@ fn closed_by_peer(error: &StreamError) -> bool {
     matches!(error, StreamError::Read(ReadError::ConnectionLost(ConnectionError::ApplicationClosed(_))))
 }
 
-type Reply = Result<bytes::Bytes, RemoteError>;
+type Reply = Result<Bytes, RemoteError>;
 
 /// Hands an answer to the writer; an error is the stream's last word.
 async fn pass(answer: impl Future<Output = Reply>, replies: UnboundedSender<Reply>, permit: Permit) {
@@ -123,6 +126,8 @@ async fn write(mut replies: UnboundedReceiver<Reply>, mut stream: SendStream) {
 struct Session {
     group: String,
     id: String,
+    /// Of what its `GroupOpen` brought; goes with everything that this stream asks.
+    secret: SecretDigest,
     /// Of `__consumer_offsets`.
     partition: u32,
 }
@@ -131,17 +136,15 @@ struct Session {
 async fn open(core: &Rc<Core>, first: &Frame, host: String) -> Result<(Session, proto::GroupAssignment), RemoteError> {
     let head: proto::GroupOpen = first.message().map_err(malformed)?;
     let partition = core.shard.partition_of_group(&head.group).ok_or_else(nobody)?.partition.0;
-    let session = Session { group: head.group, id: head.member, partition };
+    let secret = digest(&head.secret)?;
+    let session = Session { group: head.group, id: head.member, secret, partition };
     let (group, member) = (session.group.clone(), session.id.clone());
     let mut filter = None;
     let answer = match head.join {
-        None => core.shard.group(partition, GroupRequest::Look { group, member }),
+        None => core.shard.group(partition, GroupRequest::Look { group, member, secret }),
         Some(join) => {
-            for gone in join.gone {
-                let request = GroupRequest::Leave { group: group.clone(), member: gone, is_for_a_moment: false };
-                // It may never have come to be one.
-                drop(core.shard.group(partition, request));
-            }
+            let gone = join.gone.into_iter().map(|g| Ok((g.member, digest(&g.secret)?)));
+            let gone = gone.collect::<Result<Vec<_>, RemoteError>>()?;
             if let Some(f) = &join.filter {
                 let found = core.shard.metadata().plugin(&f.reference, PluginKind::Filter).cloned();
                 filter = Some(found.map_err(|e| core.remote(&e))?);
@@ -156,6 +159,8 @@ async fn open(core: &Rc<Core>, first: &Frame, host: String) -> Result<(Session, 
                 RemoteError::new(ErrorCode::InvalidRequest, message)
             })?;
             let join = Join {
+                secret,
+                gone,
                 instance: Some(join.instance).filter(|i| !i.is_empty()),
                 client: join.client,
                 host,
@@ -178,18 +183,19 @@ impl Session {
         core: &Rc<Core>,
         frame: &Frame,
     ) -> Result<std::pin::Pin<Box<dyn Future<Output = Reply>>>, RemoteError> {
-        let (group, member, core) = (self.group.clone(), self.id.clone(), core.clone());
+        let (group, member, secret, core) = (self.group.clone(), self.id.clone(), self.secret, core.clone());
         match frame.kind {
             FrameKind::GroupHeartbeat => {
                 let head: proto::GroupHeartbeat = frame.message().map_err(malformed)?;
-                let request = GroupRequest::Heartbeat { group, member, epoch: head.epoch };
+                let request = GroupRequest::Heartbeat { group, member, secret, epoch: head.epoch };
                 let answer = core.shard.group(self.partition, request);
                 Ok(Box::pin(async move { Ok(encode(&assigned(&core, head.number, answer.await)?)) }))
             }
             FrameKind::GroupCommit => {
                 let head: proto::GroupCommit = frame.message().map_err(malformed)?;
                 let offsets = commits(head.offsets)?;
-                let request = GroupRequest::Commit { group, member: Some((member, head.epoch)), offsets };
+                let committer = Some(Committer { member, secret, epoch: head.epoch });
+                let request = GroupRequest::Commit { group, committer, offsets };
                 let answer = core.shard.group(self.partition, request);
                 Ok(Box::pin(async move {
                     let refused = committed(answer.await)?.into_iter().map(|(p, error)| proto::RefusedCommit {
@@ -202,7 +208,7 @@ impl Session {
             }
             FrameKind::GroupLeave => {
                 let head: proto::GroupLeave = frame.message().map_err(malformed)?;
-                let request = GroupRequest::Leave { group, member, is_for_a_moment: head.for_a_moment };
+                let request = GroupRequest::Leave { group, member, secret, is_for_a_moment: head.for_a_moment };
                 let answer = core.shard.group(self.partition, request);
                 Ok(Box::pin(async move {
                     match answer.await {
@@ -220,14 +226,15 @@ impl Session {
     }
 
     fn look(&self, core: &Rc<Core>) -> impl Future<Output = Reply> + 'static {
-        let request = GroupRequest::Look { group: self.group.clone(), member: self.id.clone() };
+        let (group, member) = (self.group.clone(), self.id.clone());
+        let request = GroupRequest::Look { group, member, secret: self.secret };
         let (core, answer) = (core.clone(), core.shard.group(self.partition, request));
         async move { Ok(encode(&assigned(&core, 0, answer.await)?)) }
     }
 
     async fn leave(&self, core: &Rc<Core>, is_for_a_moment: bool) {
         let (group, member) = (self.group.clone(), self.id.clone());
-        let request = GroupRequest::Leave { group, member, is_for_a_moment };
+        let request = GroupRequest::Leave { group, member, secret: self.secret, is_for_a_moment };
         if let Err(error) = core.shard.group(self.partition, request).await {
             tracing::debug!(group = self.group, member = self.id, %error, "a member left that is none");
         }
@@ -274,6 +281,18 @@ fn commits(offsets: Vec<proto::PartitionCommit>) -> Result<Vec<(TopicPartition, 
     offsets.into_iter().map(commit).collect()
 }
 
+/// What a coordinator keeps of a member's secret.
+fn digest(secret: &[u8]) -> Result<SecretDigest, RemoteError> {
+    match secret.len() {
+        MEMBER_SECRET_BYTES => Ok(SecretDigest(Sha256::digest(secret).into())),
+        found => {
+            let message =
+                format!("a member's secret is {found} bytes, it must be {MEMBER_SECRET_BYTES} bytes of chance");
+            Err(RemoteError::new(ErrorCode::InvalidRequest, message))
+        }
+    }
+}
+
 fn nobody() -> RemoteError {
     refusal(&CoordinatorError::NotCoordinator { leader: None })
 }
@@ -294,6 +313,10 @@ fn remote(error: &GroupError) -> RemoteError {
     let code = match error {
         GroupError::Id { .. } | GroupError::Range { .. } | GroupError::Topic(_) => ErrorCode::InvalidRequest,
         GroupError::UnknownMember { .. } => ErrorCode::UnknownMember,
+        GroupError::WrongSecret { .. } => ErrorCode::WrongMemberSecret,
+        GroupError::BeyondEnd { .. } => ErrorCode::OffsetBeyondEnd,
+        // Its leader may answer the next time.
+        GroupError::EndUnknown { .. } => ErrorCode::NotLeader,
         GroupError::StaleEpoch { .. } => ErrorCode::StaleMemberEpoch,
         GroupError::MemberIdInUse { .. } => ErrorCode::MemberIdInUse,
         GroupError::InstanceInUse { .. } => ErrorCode::InstanceIdInUse,
@@ -527,7 +550,7 @@ pub(crate) async fn commit(
     request: proto::CommitOffsetsRequest,
 ) -> Result<proto::CommitOffsetsReply, RemoteError> {
     let offsets = commits(request.offsets)?;
-    match coordinate(core, GroupRequest::Commit { group: request.group, member: None, offsets }).await? {
+    match coordinate(core, GroupRequest::Commit { group: request.group, committer: None, offsets }).await? {
         GroupAnswer::Committed(refused) => match refused.into_iter().next() {
             None => Ok(proto::CommitOffsetsReply {}),
             Some((_, error)) => Err(remote(&error)),

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quinn::SendStream;
 use thalweg_client_core::{
-    Backoff, Change, ConsumerCore, Membership, PartitionKey, Position, Progress, ToCoordinator, Verdict,
+    Backoff, Change, ConsumerCore, MemberIdentity, Membership, PartitionKey, Position, Progress, ToCoordinator, Verdict,
 };
+use thalweg_model::limits::MEMBER_SECRET_BYTES;
 use thalweg_model::partition_for_key;
 use thalweg_wire::{ErrorCode, ErrorKind, FrameKind, RemoteError, proto};
 use tokio::sync::mpsc::UnboundedSender;
@@ -507,7 +508,10 @@ async fn session(
     let connection = link.connection_to(&address, ATTEMPT).await?;
     let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost)?;
     let mut frames = FrameReader::new(receiver);
-    let open = shared.lock().membership.opened(shared.now_ms(), fresh_id());
+    let open = {
+        let fresh = fresh_identity()?;
+        shared.lock().membership.opened(shared.now_ms(), fresh)
+    };
     send(&mut sender, &open, Bytes::new()).await?;
     let mut heard = Instant::now();
     let mut asked = false;
@@ -627,7 +631,11 @@ async fn open_readers(
     Ok(())
 }
 
-/// A UUID of version 4.
-fn fresh_id() -> String {
-    uuid::Uuid::new_v4().to_string()
+/// A UUID of version 4, and a secret from the same source of chance as TLS keys.
+fn fresh_identity() -> Result<MemberIdentity> {
+    let mut secret = [0; MEMBER_SECRET_BYTES];
+    let chance = rustls::crypto::ring::default_provider().secure_random;
+    let failed = |_| Error::new(ErrorKind::Internal, "the system gives no random numbers");
+    chance.fill(&mut secret).map_err(failed)?;
+    Ok(MemberIdentity { id: uuid::Uuid::new_v4().to_string(), secret })
 }

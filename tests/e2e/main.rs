@@ -5,6 +5,7 @@ mod cluster;
 mod groups;
 mod handshake;
 mod hostile;
+mod impostors;
 mod load;
 mod plugins;
 mod raw;

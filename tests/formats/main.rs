@@ -3,7 +3,7 @@
 use thalweg_broker_core::NodeMessage;
 use thalweg_control::{
     Broker, Committed, GroupFilter, GroupRecord, Holding, Member, MetadataRecord, Pin, PluginDigest, ProducerSecret,
-    Terms, TopicConfig,
+    SecretDigest, Terms, TopicConfig,
 };
 use thalweg_model::{
     Assignor, BatchBuilder, BrokerId, Codec, DirectoryId, Header, LeaderEpoch, Offset, OnFailure, PinEpoch,
@@ -90,6 +90,7 @@ fn group_records() {
     let changed = GroupRecord::GroupChanged { group: group.clone(), epoch: 7, terms, idle_since_ms: 1_700_000_000_000 };
     check("group-changed", &changed.encode());
     let state = Member {
+        secret: SecretDigest([0x5e; 32]),
         instance: Some("pod-1".into()),
         client: "thalweg-python".into(),
         host: "10.0.0.7".into(),

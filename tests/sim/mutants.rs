@@ -57,6 +57,8 @@ impl Mutant {
         ("a revoked partition is not waited for", Mutant::Group(Group::RevokedNotAwaited)),
         ("any heartbeat confirms what was revoked", Mutant::Group(Group::AnyEpochConfirms)),
         ("a commit of a former owner is taken", Mutant::Group(Group::StaleCommitTaken)),
+        ("anybody speaks for a member", Mutant::Group(Group::SecretNotAsked)),
+        ("a commit is taken whatever the partition's end is", Mutant::Group(Group::EndNotAsked)),
         ("a new coordinator ends sessions at once", Mutant::Group(Group::SessionsNotRenewed)),
         ("a deposed coordinator answers", Mutant::Group(Group::AnswersNotConfirmed)),
     ];

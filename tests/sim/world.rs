@@ -1,5 +1,6 @@
 //! Some brokers, some producers, and a bad day: what a seed makes of them.
 
+mod impostors;
 mod members;
 mod producers;
 mod times;

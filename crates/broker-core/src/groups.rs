@@ -4,12 +4,16 @@
 //! loop. An answer leaves when all that it rests on is on a quorum, and the quorum has confirmed after the request came that this
 //! broker still leads: a coordinator that was deposed without knowing it says nothing, so that a member's lease, counted from when it
 //! sent its heartbeat, ends before a successor's patience.
+//!
+//! A commit that goes beyond what this broker knows of a partition's end waits until the partition's leader was asked, and with it what its
+//! member asks after it: a heartbeat that gives the partition up must not overtake what was done of it. Such a heartbeat is
+//! answered all the same, and confirms later.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use thalweg_commit_log::{Disk, OpId};
 use thalweg_control::{
-    Clock, Coordinator, GroupAnswer, GroupError, GroupRecord, GroupRequest, Metadata, Mutant, OFFSETS_TOPIC,
+    Clock, Coordinator, Ends, GroupAnswer, GroupError, GroupRecord, GroupRequest, Metadata, Mutant, OFFSETS_TOPIC,
 };
 use thalweg_model::{
     BatchBuilder, BrokerId, Codec, LeaderEpoch, Offset, Record, RecordBatch, ReplicaId, TopicPartition,
@@ -25,6 +29,10 @@ const WAITING_MAX: usize = 4_096;
 const BATCH_BYTES: usize = 1 << 20;
 /// A checkpoint is due when this many times its own size was written since the last one, or the configured bytes, if those are more.
 const CHECKPOINT_TIMES: u64 = 3;
+/// How long a commit waits for the leaders of its partitions to say how far these go.
+const ENDS_WAIT_MS: u64 = 1_000;
+/// How often they are asked again: another broker may lead by now.
+const ENDS_ASK_EVERY_MS: u64 = 100;
 /// Read at once while groups are loaded.
 const LOAD_BYTES: usize = 1 << 20;
 
@@ -77,6 +85,8 @@ pub(crate) enum GroupOutput {
     Answer(Ticket, Result<GroupAnswer, CoordinatorError>),
     /// A member should be told something else from now on.
     Changed(String, String),
+    /// The leaders of these partitions are to be asked whether they go on up to these offsets; [`Groups::told`] takes the answers.
+    AskEnds(u64, Vec<(TopicPartition, Offset)>),
 }
 
 /// What may be said once it is certain.
@@ -98,6 +108,20 @@ struct Checkpoint {
     at: Option<Offset>,
 }
 
+/// A commit that waits for the ends of its partitions, and what the same member asked after it.
+struct Parked {
+    /// Names what the leaders are asked.
+    question: u64,
+    /// What they have not answered yet.
+    asked: BTreeMap<TopicPartition, Offset>,
+    /// What they have.
+    told: Ends,
+    next_ask_ms: u64,
+    deadline_ms: u64,
+    /// The commit first. Without a ticket: a heartbeat that has been answered, but for what it confirms.
+    requests: VecDeque<(Option<Ticket>, GroupRequest)>,
+}
+
 struct Part {
     name: TopicPartition,
     epoch: LeaderEpoch,
@@ -107,6 +131,8 @@ struct Part {
     appends: VecDeque<(Ticket, Vec<Said>)>,
     /// Answers that rest on batches before them, and on the quorum's word.
     confirms: BTreeMap<Ticket, (Option<Ticket>, Vec<Said>)>,
+    /// By group and member; an empty member stands for those outside.
+    parked: BTreeMap<(String, String), Parked>,
     checkpoint: Option<Checkpoint>,
     checkpoint_bytes: u64,
     /// Since the last checkpoint.
@@ -118,6 +144,10 @@ pub(crate) struct Groups {
     parts: BTreeMap<u32, Part>,
     /// Requests by partition, in the order in which they came.
     inbox: BTreeMap<u32, Vec<(Ticket, GroupRequest)>>,
+    /// High watermarks that leaders have told, as far as commits asked for them: none is lower by now.
+    known: Ends,
+    /// The metadata's version when topics that are gone were last forgotten in `known`.
+    known_version: u64,
     next_tick_ms: u64,
     config: GroupsConfig,
     mutant: Option<Mutant>,
@@ -153,7 +183,8 @@ pub(crate) fn name(metadata: &Metadata, partition: u32) -> Option<TopicPartition
 impl Groups {
     pub(crate) fn new(config: GroupsConfig) -> Groups {
         let (parts, inbox) = (BTreeMap::new(), BTreeMap::new());
-        Groups { parts, inbox, next_tick_ms: 0, config, mutant: None, outputs: Vec::new() }
+        let (known, known_version) = (Ends::new(), 0);
+        Groups { parts, inbox, known, known_version, next_tick_ms: 0, config, mutant: None, outputs: Vec::new() }
     }
 
     #[cfg(feature = "mutants")]
@@ -172,7 +203,21 @@ impl Groups {
 
     /// When [`pump`](Self::pump) has something to do, if nothing comes before.
     pub(crate) fn deadline_ms(&self) -> Option<u64> {
-        (!self.parts.is_empty()).then_some(self.next_tick_ms)
+        let is_ready = self.parts.values().any(|p| p.parked.values().any(|p| p.asked.is_empty()));
+        (!self.parts.is_empty()).then_some(if is_ready { 0 } else { self.next_tick_ms })
+    }
+
+    /// A leader has told how far partitions go.
+    pub(crate) fn told(&mut self, question: u64, ends: &[(TopicPartition, Offset)]) {
+        let mut parked = self.parts.values_mut().flat_map(|p| p.parked.values_mut());
+        let Some(parked) = parked.find(|p| p.question == question) else { return };
+        for (name, end) in ends {
+            if parked.asked.remove(name).is_some() {
+                parked.told.insert(*name, end.0);
+                let known = self.known.entry(*name).or_default();
+                *known = end.0.max(*known);
+            }
+        }
     }
 
     /// Takes a request of a group that lives in `partition`; decided by the next [`pump`](Self::pump).
@@ -198,29 +243,28 @@ impl Groups {
         }
         let asked: Vec<u32> = self.inbox.keys().copied().collect();
         asked.into_iter().for_each(|p| self.follow_leadership(now, s, p));
+        if ticks && self.known_version != s.metadata_version {
+            self.known_version = s.metadata_version;
+            self.known.retain(|name, _| !s.metadata.is_deleted(name.topic));
+        }
         for (partition, part) in &mut self.parts {
             if matches!(part.phase, Phase::Loading { .. }) {
                 continue;
             }
-            let (mut records, mut said) = (Vec::new(), Vec::new());
+            let mut turn =
+                Turn { now, s, known: &self.known, records: Vec::new(), said: Vec::new(), outputs: &mut self.outputs };
             if ticks {
-                let (metadata, version) = (s.metadata, s.metadata_version);
-                records = part.coordinator.tick(clock(now), metadata, version, self.config.offsets_retention_ms);
-                tell(&records, None, &mut self.outputs);
+                let (metadata, version) = (turn.s.metadata, turn.s.metadata_version);
+                turn.records = part.coordinator.tick(clock(now), metadata, version, self.config.offsets_retention_ms);
+                tell(&turn.records, None, turn.outputs);
             }
+            part.unpark(&mut turn);
             for (ticket, request) in self.inbox.remove(partition).unwrap_or_default() {
-                let asker = request.member().map(str::to_owned);
-                let decided = part.coordinator.handle(clock(now), s.metadata, request);
-                let changes = decided.as_ref().is_ok_and(|(more, _)| !more.is_empty());
-                let decided = decided.map(|(more, answer)| {
-                    tell(&more, asker.as_deref(), &mut self.outputs);
-                    records.extend(more);
-                    answer
-                });
-                match cfg!(feature = "mutants") && self.mutant == Some(Mutant::AnswersNotConfirmed) && !changes {
-                    true => self.outputs.push(answer((ticket, decided))),
-                    false => said.push((ticket, decided)),
-                }
+                part.take(&mut turn, ticket, request);
+            }
+            let Turn { records, mut said, .. } = turn;
+            if cfg!(feature = "mutants") && self.mutant == Some(Mutant::AnswersNotConfirmed) && records.is_empty() {
+                self.outputs.extend(said.drain(..).map(answer));
             }
             part.append(now, s, &records, said);
             part.begin_anew(now, s, self.config.checkpoint_bytes);
@@ -252,6 +296,7 @@ impl Groups {
             phase: Phase::Loading { from: s.replicas.log().log_start(&name).unwrap_or_default(), reading: None },
             appends: VecDeque::new(),
             confirms: BTreeMap::new(),
+            parked: BTreeMap::new(),
             checkpoint: None,
             checkpoint_bytes: 0,
             written_bytes: 0,
@@ -264,8 +309,9 @@ impl Groups {
     fn let_go(&mut self, partition: u32, why: &CoordinatorError) {
         let Some(part) = self.parts.remove(&partition) else { return };
         let appended = part.appends.into_iter().flat_map(|(_, said)| said);
-        let said = appended.chain(part.confirms.into_values().flat_map(|(_, said)| said));
-        self.outputs.extend(said.map(|(ticket, _)| GroupOutput::Answer(ticket, Err(why.clone()))));
+        let said = appended.chain(part.confirms.into_values().flat_map(|(_, said)| said)).map(|(ticket, _)| ticket);
+        let parked = part.parked.into_values().flat_map(|p| p.requests).filter_map(|(ticket, _)| ticket);
+        self.outputs.extend(said.chain(parked).map(|ticket| GroupOutput::Answer(ticket, Err(why.clone()))));
     }
 
     /// Replays the log as far as it can be read now.
@@ -391,7 +437,151 @@ fn tell(records: &[GroupRecord], asker: Option<&str>, outputs: &mut Vec<GroupOut
     }
 }
 
+/// What happens to one coordinator in one turn of the loop.
+struct Turn<'t, 's, D> {
+    now: Now,
+    s: &'t mut Surroundings<'s, D>,
+    known: &'t Ends,
+    records: Vec<GroupRecord>,
+    said: Vec<Said>,
+    outputs: &'t mut Vec<GroupOutput>,
+}
+
+impl<D: Disk> Turn<'_, '_, D> {
+    /// The end of a partition, as far as it is known here: it may be further.
+    fn known(&self, name: &TopicPartition) -> Offset {
+        let here = self.s.replicas.state(name).map(|s| s.high_watermark).unwrap_or_default();
+        here.max(Offset(self.known.get(name).copied().unwrap_or(0)))
+    }
+
+    /// What of a commit goes beyond that, in partitions that there are.
+    fn beyond(&self, request: &GroupRequest) -> BTreeMap<TopicPartition, Offset> {
+        let GroupRequest::Commit { offsets, .. } = request else { return BTreeMap::new() };
+        let exists = |name: &TopicPartition| {
+            self.s.metadata.topic_by_id(name.topic).is_some_and(|t| name.partition.0 < t.partitions)
+        };
+        let mut beyond = BTreeMap::new();
+        for (name, at) in offsets {
+            let offset = Offset(at.offset);
+            if offset > self.known(name) && exists(name) {
+                let most = beyond.entry(*name).or_insert(offset);
+                *most = offset.max(*most);
+            }
+        }
+        beyond
+    }
+}
+
 impl Part {
+    /// Decides a request, or lets it wait.
+    fn take<D: Disk>(&mut self, turn: &mut Turn<'_, '_, D>, ticket: Ticket, request: GroupRequest) {
+        let key = (request.group().unwrap_or_default().to_owned(), request.member().unwrap_or_default().to_owned());
+        // Who only pretends to be a member holds up nothing of it.
+        if !self.coordinator.is_proven(&request) {
+            return self.decide(turn, &Ends::new(), Some(ticket), request);
+        }
+        if let Some(parked) = self.parked.get_mut(&key) {
+            match request {
+                GroupRequest::Heartbeat { group, member, secret, epoch } => {
+                    parked.requests.pop_back_if(|(ticket, _)| ticket.is_none());
+                    let confirms =
+                        GroupRequest::Heartbeat { group: group.clone(), member: member.clone(), secret, epoch };
+                    parked.requests.push_back((None, confirms));
+                    let alive = GroupRequest::Heartbeat { group, member, secret, epoch: 0 };
+                    return self.decide(turn, &Ends::new(), Some(ticket), alive);
+                }
+                request @ (GroupRequest::Commit { .. } | GroupRequest::Leave { .. }) => {
+                    return match parked.requests.len() < WAITING_MAX {
+                        true => parked.requests.push_back((Some(ticket), request)),
+                        false => turn.outputs.push(GroupOutput::Answer(ticket, Err(CoordinatorError::Busy))),
+                    };
+                }
+                other => return self.decide(turn, &Ends::new(), Some(ticket), other),
+            }
+        }
+        let asked = turn.beyond(&request);
+        match asked.is_empty() {
+            true => self.decide(turn, &Ends::new(), Some(ticket), request),
+            false => self.park(turn, key, asked, [(Some(ticket), request)].into()),
+        }
+    }
+
+    fn park<D: Disk>(
+        &mut self,
+        turn: &mut Turn<'_, '_, D>,
+        key: (String, String),
+        asked: BTreeMap<TopicPartition, Offset>,
+        requests: VecDeque<(Option<Ticket>, GroupRequest)>,
+    ) {
+        if self.parked.len() >= WAITING_MAX {
+            let tickets = requests.into_iter().filter_map(|(ticket, _)| ticket);
+            let busy = |ticket| GroupOutput::Answer(ticket, Err(CoordinatorError::Busy));
+            return turn.outputs.extend(tickets.map(busy));
+        }
+        let question = turn.s.ticket().0;
+        turn.outputs.push(GroupOutput::AskEnds(question, asked.iter().map(|(name, at)| (*name, *at)).collect()));
+        let now_ms = turn.now.mono_ms;
+        let (next_ask_ms, deadline_ms) = (now_ms + ENDS_ASK_EVERY_MS, now_ms + ENDS_WAIT_MS);
+        let parked = Parked { question, asked, told: Ends::new(), next_ask_ms, deadline_ms, requests };
+        self.parked.insert(key, parked);
+    }
+
+    /// Goes on with what has its answers, or has waited for long enough.
+    fn unpark<D: Disk>(&mut self, turn: &mut Turn<'_, '_, D>) {
+        let now_ms = turn.now.mono_ms;
+        for parked in self.parked.values_mut().filter(|p| !p.asked.is_empty() && now_ms >= p.next_ask_ms) {
+            parked.next_ask_ms = now_ms + ENDS_ASK_EVERY_MS;
+            let again = parked.asked.iter().map(|(name, at)| (*name, *at)).collect();
+            turn.outputs.push(GroupOutput::AskEnds(parked.question, again));
+        }
+        let is_due = |p: &Parked| p.asked.is_empty() || now_ms >= p.deadline_ms;
+        let due: Vec<_> = self.parked.iter().filter(|(_, p)| is_due(p)).map(|(key, _)| key.clone()).collect();
+        for key in due {
+            let Parked { told, mut requests, .. } = self.parked.remove(&key).expect("just seen");
+            let mut told = Some(told);
+            while let Some((ticket, request)) = requests.pop_front() {
+                let asked = turn.beyond(&request);
+                let first = told.take();
+                if first.is_none() && !asked.is_empty() {
+                    requests.push_front((ticket, request));
+                    self.park(turn, key, asked, requests);
+                    break;
+                }
+                self.decide(turn, &first.unwrap_or_default(), ticket, request);
+            }
+        }
+    }
+
+    /// Has the coordinator decide; `told` is what leaders have said of the ends of a commit's partitions.
+    fn decide<D: Disk>(
+        &mut self,
+        turn: &mut Turn<'_, '_, D>,
+        told: &Ends,
+        ticket: Option<Ticket>,
+        request: GroupRequest,
+    ) {
+        let mut ends = told.clone();
+        if let GroupRequest::Commit { offsets, .. } = &request {
+            for (name, at) in offsets {
+                let known = turn.known(name).0;
+                // What nobody has confirmed is enough to take a commit, not to refuse one.
+                if told.contains_key(name) || known >= at.offset {
+                    let end = ends.entry(*name).or_default();
+                    *end = known.max(*end);
+                }
+            }
+        }
+        // Without a ticket there is no answer that would tell the member.
+        let asker = ticket.and(request.member()).map(str::to_owned);
+        let decided = self.coordinator.handle(clock(turn.now), turn.s.metadata, &ends, request);
+        let decided = decided.map(|(more, answer)| {
+            tell(&more, asker.as_deref(), turn.outputs);
+            turn.records.extend(more);
+            answer
+        });
+        turn.said.extend(ticket.map(|ticket| (ticket, decided)));
+    }
+
     fn replay(&mut self, batches: &[RecordBatch]) -> Result<(), String> {
         let Phase::Loading { from, .. } = &mut self.phase else { return Ok(()) };
         for batch in batches {

@@ -12,6 +12,7 @@
 //! - a batch is numbered by the producer that was given its id, or refused (`produce.rs`);
 //! - of two processes with one broker id, the second is refused as long as the first is heard of (`heartbeat`).
 
+mod ends;
 mod groups;
 mod message;
 mod node;

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BufMut, Bytes};
 use thalweg_control::{Broker, MetadataRecord};
-use thalweg_model::{BrokerId, LeaderEpoch, ReplicaId, TopicId, TopicPartition};
+use thalweg_model::{BrokerId, LeaderEpoch, Offset, ReplicaId, TopicId, TopicPartition};
 use thalweg_replica::{MessageError, PeerMessage};
 
 /// Longest text that a refusal may carry.
@@ -36,6 +36,20 @@ pub enum NodeMessage {
         partition: u32,
         /// The copy.
         replica: ReplicaId,
+    },
+    /// From a coordinator of groups to a leader: do these partitions go on up to these offsets?
+    AskEnds {
+        /// Comes back with the answers.
+        question: u64,
+        /// The partitions.
+        partitions: Vec<(TopicPartition, Offset)>,
+    },
+    /// A leader's answer, a part of it at a time: high watermarks. One that is below what was asked for has been confirmed by the quorum.
+    Ends {
+        /// Which question it answers.
+        question: u64,
+        /// The partitions.
+        partitions: Vec<(TopicPartition, Offset)>,
     },
 }
 
@@ -92,6 +106,15 @@ impl NodeMessage {
                 out.put_u32_le(*partition);
                 out.put_u64_le(replica.0);
             }
+            NodeMessage::AskEnds { question, partitions } | NodeMessage::Ends { question, partitions } => {
+                out.put_u8(if matches!(self, NodeMessage::AskEnds { .. }) { 6 } else { 7 });
+                out.put_u64_le(*question);
+                for (name, offset) in partitions {
+                    out.put_slice(&name.topic.0);
+                    out.put_u32_le(name.partition.0);
+                    out.put_u64_le(offset.0);
+                }
+            }
         }
         (out, Vec::new())
     }
@@ -133,6 +156,20 @@ impl NodeMessage {
                 };
                 Some(NodeMessage::Leading(data.chunks_exact(24).map(one).collect()))
             }
+            6 | 7 if data.len() >= 8 && (data.len() - 8).is_multiple_of(28) => {
+                let question = data.get_u64_le();
+                let one = |b: &[u8]| {
+                    let topic = TopicId(*b.first_chunk::<16>().expect("sixteen bytes"));
+                    let partition = u32::from_le_bytes(b[16..20].try_into().expect("four bytes"));
+                    let offset = u64::from_le_bytes(b[20..28].try_into().expect("eight bytes"));
+                    (TopicPartition::new(topic, partition), Offset(offset))
+                };
+                let partitions = data.chunks_exact(28).map(one).collect();
+                Some(match kind {
+                    6 => NodeMessage::AskEnds { question, partitions },
+                    _ => NodeMessage::Ends { question, partitions },
+                })
+            }
             _ => None,
         }
         .ok_or(MessageError)
@@ -164,6 +201,12 @@ mod tests {
             NodeMessage::Damaged { topic: Some(TopicId([1; 16])), partition: 3, replica: ReplicaId(9) },
             NodeMessage::Damaged { topic: None, partition: 0, replica: ReplicaId(9) },
             NodeMessage::Leading(vec![(TopicPartition::new(TopicId([2; 16]), 7), LeaderEpoch(3))]),
+            NodeMessage::AskEnds {
+                question: 5,
+                partitions: vec![(TopicPartition::new(TopicId([2; 16]), 7), Offset(9))],
+            },
+            NodeMessage::Ends { question: 5, partitions: vec![(TopicPartition::new(TopicId([2; 16]), 7), Offset(8))] },
+            NodeMessage::Ends { question: u64::MAX, partitions: vec![] },
         ];
         for message in messages {
             let (head, _) = message.encode();

@@ -15,6 +15,7 @@ use thalweg_replica::{
 };
 use thiserror::Error;
 
+use crate::ends::{Ends, Told};
 use crate::groups::{self, CoordinatorError, GroupOutput, Groups, GroupsConfig, Surroundings};
 use crate::message::NodeMessage;
 
@@ -130,6 +131,7 @@ pub struct Node<D> {
     changes: VecDeque<Change>,
     pending: Option<Pending>,
     groups: Groups,
+    ends: Ends,
     was_controller: bool,
     /// When the controller last heard of each broker.
     seen_ms: BTreeMap<BrokerId, u64>,
@@ -171,6 +173,7 @@ impl<D: Disk> Node<D> {
             changes: VecDeque::new(),
             pending: None,
             groups,
+            ends: Ends::default(),
             was_controller: false,
             seen_ms: BTreeMap::new(),
             controller_since_ms: 0,
@@ -387,10 +390,41 @@ impl<D: Disk> Node<D> {
             NodeMessage::Damaged { topic, partition, replica } if replica.broker() == from => {
                 self.enqueue(Request::ReplaceReplica { topic, partition, replica });
             }
+            NodeMessage::AskEnds { question, partitions } => self.ends_asked(now, (from, question), &partitions),
+            NodeMessage::Ends { question, partitions } => self.groups.told(question, &partitions),
             // Said in another's name.
             _ => {}
         }
         self.after(now);
+    }
+
+    /// A coordinator wants to know where partitions end that this broker leads.
+    fn ends_asked(&mut self, now: Now, asker: (BrokerId, u64), partitions: &[(TopicPartition, Offset)]) {
+        let told = self.ends.asked(now, &mut self.replicas, &mut self.next_ticket, asker, partitions);
+        told.into_iter().for_each(|told| self.tell_end(told));
+    }
+
+    fn tell_end(&mut self, Told { to, question, end }: Told) {
+        match to == self.config.broker.id {
+            true => self.groups.told(question, &[end]),
+            false => self.outputs.push(Output::Send(to, NodeMessage::Ends { question, partitions: vec![end] })),
+        }
+    }
+
+    /// Asks the leaders of partitions, as far as they are known, how far these go.
+    fn ask_ends(&mut self, now: Now, question: u64, partitions: Vec<(TopicPartition, Offset)>) {
+        let mut by_leader: BTreeMap<BrokerId, Vec<(TopicPartition, Offset)>> = BTreeMap::new();
+        for (name, offset) in partitions {
+            if let Some((_, leader)) = self.leader(&name) {
+                by_leader.entry(leader).or_default().push((name, offset));
+            }
+        }
+        for (leader, partitions) in by_leader {
+            match leader == self.config.broker.id {
+                true => self.ends_asked(now, (leader, question), &partitions),
+                false => self.outputs.push(Output::Send(leader, NodeMessage::AskEnds { question, partitions })),
+            }
+        }
     }
 
     /// A finished disk operation.
@@ -545,10 +579,11 @@ impl<D: Disk> Node<D> {
             }
         }
         for output in self.groups.take_outputs() {
-            self.outputs.push(match output {
-                GroupOutput::Answer(ticket, result) => Output::Group(ticket, result),
-                GroupOutput::Changed(group, member) => Output::GroupChanged { group, member },
-            });
+            match output {
+                GroupOutput::Answer(ticket, result) => self.outputs.push(Output::Group(ticket, result)),
+                GroupOutput::Changed(group, member) => self.outputs.push(Output::GroupChanged { group, member }),
+                GroupOutput::AskEnds(question, partitions) => self.ask_ends(now, question, partitions),
+            }
         }
         self.decide(now);
     }
@@ -566,7 +601,10 @@ impl<D: Disk> Node<D> {
                 }
             }
             ReplicaOutput::Confirmed(ticket, result) if ticket.0 >= OWN_TICKETS => {
-                self.groups.confirmed(ticket, &result)
+                match self.ends.confirmed(ticket, &result) {
+                    Some(told) => told.into_iter().for_each(|told| self.tell_end(told)),
+                    None => self.groups.confirmed(ticket, &result),
+                }
             }
             ReplicaOutput::ColdRead { op, .. } if self.following == Some(op) => {
                 self.following = None;

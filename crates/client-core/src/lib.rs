@@ -15,6 +15,8 @@ mod producer;
 
 pub use backoff::Backoff;
 pub use consumer::{ConsumerCore, Counts, Position, Pushed};
-pub use membership::{Change, Membership, MembershipConfig, PartitionKey, Progress, ToCoordinator, Verdict};
+pub use membership::{
+    Change, MemberIdentity, Membership, MembershipConfig, PartitionKey, Progress, ToCoordinator, Verdict,
+};
 pub use placement::{PlaceByKey, Placed};
 pub use producer::{Acks, Failure, Outcome, ProducerConfig, ProducerCore, ProducerIdentity, Request, Unplaced};

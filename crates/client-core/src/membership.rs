@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use thalweg_model::limits::{GROUP_GONE_MAX, MEMBER_SECRET_BYTES};
 use thalweg_wire::{ErrorCode, RemoteError, proto};
 
 /// A partition of a topic, by the topic's id.
@@ -31,6 +32,21 @@ pub struct Progress {
     pub filtered: u64,
     /// Records on which it failed.
     pub failed: u64,
+}
+
+/// Who a member is to be: drawn anew for every join.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MemberIdentity {
+    /// A UUID that nobody has had; anybody may see it.
+    pub id: String,
+    /// What proves that somebody speaks for that member. Nobody but this process and the coordinator ever gets it.
+    pub secret: [u8; MEMBER_SECRET_BYTES],
+}
+
+impl std::fmt::Debug for MemberIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MemberIdentity({})", self.id)
+    }
 }
 
 /// Options of a member.
@@ -108,11 +124,11 @@ enum Stream {
 pub struct Membership {
     config: MembershipConfig,
     stream: Stream,
-    /// Its id, and whether the coordinator has taken it.
-    id: Option<String>,
+    /// Who it is, and whether the coordinator has taken it.
+    identity: Option<MemberIdentity>,
     is_member: bool,
-    /// Ids of joins without an answer.
-    tried: Vec<String>,
+    /// Of joins without an answer, the last ones.
+    tried: VecDeque<MemberIdentity>,
     /// Of the last assignment heard.
     told_epoch: u32,
     /// Of the last assignment that is followed in full.
@@ -154,9 +170,9 @@ impl Membership {
         Membership {
             config,
             stream: Stream::Closed,
-            id: None,
+            identity: None,
             is_member: false,
-            tried: Vec::new(),
+            tried: VecDeque::new(),
             told_epoch: 0,
             followed_epoch: 0,
             held: BTreeMap::new(),
@@ -184,18 +200,25 @@ impl Membership {
         self.config.join.session_ms as u64 * 2 / 3
     }
 
-    /// A stream to the coordinator is open: what to say first. `fresh_id` is a UUID that nobody has had.
-    pub fn opened(&mut self, now_ms: u64, fresh_id: String) -> proto::GroupOpen {
+    /// A stream to the coordinator is open: what to say first. `fresh` is used if this is a join.
+    pub fn opened(&mut self, now_ms: u64, fresh: MemberIdentity) -> proto::GroupOpen {
         self.closed();
         self.stream = Stream::Opening;
         self.opened_ms = now_ms;
         let join = (!self.is_member).then(|| {
             // A join whose answer was lost may have come: that member is nobody.
-            self.tried.extend(self.id.replace(fresh_id));
-            proto::GroupJoin { gone: self.tried.clone(), ..self.config.join.clone() }
+            self.tried.extend(self.identity.replace(fresh));
+            // What is older ends with its session.
+            self.tried.drain(..self.tried.len().saturating_sub(GROUP_GONE_MAX));
+            let gone = |tried: &MemberIdentity| proto::GoneMember {
+                member: tried.id.clone(),
+                secret: Bytes::copy_from_slice(&tried.secret),
+            };
+            proto::GroupJoin { gone: self.tried.iter().map(gone).collect(), ..self.config.join.clone() }
         });
-        let member = self.id.clone().expect("it has one when it is a member, and was given one otherwise");
-        proto::GroupOpen { group: self.config.group.clone(), member, join }
+        let me = self.identity.as_ref().expect("it has one when it is a member, and was given one otherwise");
+        let (member, secret) = (me.id.clone(), Bytes::copy_from_slice(&me.secret));
+        proto::GroupOpen { group: self.config.group.clone(), member, join, secret }
     }
 
     /// The stream is gone; the membership is not.
@@ -218,7 +241,7 @@ impl Membership {
 
     /// The member's id, if it has one.
     pub fn id(&self) -> Option<&str> {
-        self.id.as_deref().filter(|_| self.is_member)
+        self.identity.as_ref().filter(|_| self.is_member).map(|me| &me.id[..])
     }
 
     /// Follows an assignment.
@@ -325,7 +348,7 @@ impl Membership {
     /// The coordinator does without this member, or cannot be reached: nothing that it holds is its own any more.
     fn lose_all(&mut self) -> Vec<Change> {
         self.is_member = false;
-        self.id = None;
+        self.identity = None;
         self.lease_ms = 0;
         let lost: Vec<PartitionKey> = self.held.keys().cloned().collect();
         lost.iter().for_each(|key| self.forget(key));
@@ -341,7 +364,10 @@ impl Membership {
     pub fn refused(&mut self, error: &RemoteError) -> (Verdict, Vec<Change>) {
         self.closed();
         match error.code {
-            ErrorCode::UnknownMember | ErrorCode::StaleMemberEpoch => (Verdict::JoinAgain, self.lose_all()),
+            // What it cannot prove to be is not its own.
+            ErrorCode::UnknownMember | ErrorCode::StaleMemberEpoch | ErrorCode::WrongMemberSecret => {
+                (Verdict::JoinAgain, self.lose_all())
+            }
             ErrorCode::MemberIdInUse => (Verdict::JoinAgain, Vec::new()),
             code if code.client_retries() => (Verdict::TryAgain, Vec::new()),
             _ => (Verdict::Fatal, self.lose_all()),
@@ -516,18 +542,21 @@ impl Membership {
         let is_refused = |key: &PartitionKey| {
             reply.refused.iter().find(|r| r.topic_id == key.topic_id && r.partition == key.partition)
         };
-        let mut first = None;
+        // What is wrong, and what is only to be said again: somebody who had to be asked did not answer in time.
+        let (mut wrong, mut again) = (None, Vec::new());
         for (key, progress) in sent.offsets {
-            match is_refused(&key) {
+            match is_refused(&key).map(|r| RemoteError::from(r.error.clone().unwrap_or_default())) {
                 None if self.held.contains_key(&key) => drop(self.known.insert(key, progress)),
                 None => {}
-                Some(refused) => {
-                    first.get_or_insert_with(|| RemoteError::from(refused.error.clone().unwrap_or_default()));
-                }
+                Some(error) if error.code.client_retries() && !self.is_leaving => again.push((key, progress)),
+                Some(error) => drop(wrong.get_or_insert(error)),
             }
         }
-        if let Some(token) = sent.token {
-            self.outcomes.push((token, first.map_or(Ok(()), Err)));
+        match (sent.token, wrong) {
+            (None, _) => {}
+            (Some(token), Some(error)) => self.outcomes.push((token, Err(error))),
+            (Some(token), None) if again.is_empty() => self.outcomes.push((token, Ok(()))),
+            (Some(token), None) => self.wanted.push_back((token, again)),
         }
     }
 }
@@ -561,9 +590,13 @@ mod tests {
         proto::GroupAssignment { number, epoch, partitions: partitions.iter().map(partition).collect(), filter: None }
     }
 
+    fn identity(id: &str) -> MemberIdentity {
+        MemberIdentity { id: id.into(), secret: [id.as_bytes()[0]; 16] }
+    }
+
     fn joined(now_ms: u64, partitions: &[(u32, u32)]) -> Membership {
         let mut m = Membership::new(config());
-        assert!(m.opened(now_ms, "a".into()).join.is_some());
+        assert!(m.opened(now_ms, identity("a")).join.is_some());
         let changes = m.assigned(now_ms, &told(0, 2, partitions));
         assert_eq!(changes.len(), partitions.len());
         m
@@ -592,7 +625,7 @@ mod tests {
         assert!(m.may_deliver(3_500, &key(0)));
         // Another stream, of the same member, says nothing of it.
         m.closed();
-        assert!(m.opened(3_600, "b".into()).join.is_none());
+        assert!(m.opened(3_600, identity("b")).join.is_none());
         m.assigned(3_600, &told(0, 2, &[(0, 2)]));
         assert!(!m.may_deliver(3_700, &key(0)));
         let third = heartbeats(&mut m, 3_700)[0];
@@ -623,12 +656,58 @@ mod tests {
         let error = RemoteError::new(ErrorCode::UnknownMember, "");
         assert_eq!(m.refused(&error), (Verdict::JoinAgain, vec![Change::Lost(key(0))]));
         assert!(!m.may_deliver(1, &key(0)));
-        let open = m.opened(10, "b".into());
+        let open = m.opened(10, identity("b"));
         assert_eq!((open.member.as_str(), open.join.unwrap().gone.len()), ("b", 0));
         // No answer: the next join says who never was.
-        let open = m.opened(20, "c".into());
-        assert_eq!((open.member.as_str(), open.join.unwrap().gone), ("c", vec!["b".to_owned()]));
+        let open = m.opened(20, identity("c"));
+        let gone = proto::GoneMember { member: "b".into(), secret: Bytes::from_static(b"bbbbbbbbbbbbbbbb") };
+        assert_eq!((open.member.as_str(), &open.secret[..]), ("c", &b"cccccccccccccccc"[..]));
+        assert_eq!(open.join.unwrap().gone, [gone]);
         assert_eq!(m.refused(&RemoteError::new(ErrorCode::InconsistentGroup, "")).0, Verdict::Fatal);
+    }
+
+    #[test]
+    fn its_secret_comes_with_every_stream_and_stands_in_no_debug_text() {
+        let mut m = joined(0, &[(0, 2)]);
+        for now_ms in [10, 20] {
+            let open = m.opened(now_ms, identity("x"));
+            assert_eq!((open.member.as_str(), &open.secret[..]), ("a", &b"aaaaaaaaaaaaaaaa"[..]));
+        }
+        assert!(!format!("{m:?}").contains(&format!("{:?}", &[b'a'; 4])[1..10]), "{m:?}");
+        // Whoever cannot prove to be a member is none.
+        let error = RemoteError::new(ErrorCode::WrongMemberSecret, "");
+        assert_eq!(m.refused(&error), (Verdict::JoinAgain, vec![Change::Lost(key(0))]));
+        let mut m = Membership::new(config());
+        for attempt in 0..200u64 {
+            m.opened(attempt, MemberIdentity { id: attempt.to_string(), secret: [1; 16] });
+        }
+        let gone = m.opened(200, identity("z")).join.unwrap().gone;
+        assert_eq!((gone.len(), &gone[63].member[..]), (GROUP_GONE_MAX, "199"), "the last ones");
+    }
+
+    #[test]
+    fn a_commit_whose_partitions_leader_was_away_is_said_again() {
+        let mut m = joined(0, &[(0, 2)]);
+        m.done(&key(0), Progress { offset: 5, ..Default::default() });
+        let token = m.commit(None);
+        let answer = |m: &mut Membership, now_ms, code| {
+            let commits = m.poll(now_ms).0.into_iter().filter_map(|t| match t {
+                ToCoordinator::Commit(c) => Some(c),
+                _ => None,
+            });
+            let commit = commits.last().expect("it is said");
+            let refused = proto::RefusedCommit {
+                topic_id: key(0).topic_id,
+                partition: 0,
+                error: Some(RemoteError::new(code, "why").into()),
+            };
+            m.committed(&proto::GroupCommitReply { number: commit.number, refused: vec![refused] });
+        };
+        answer(&mut m, 10, ErrorCode::NotLeader);
+        assert_eq!(m.take_outcomes(), []);
+        answer(&mut m, 20, ErrorCode::OffsetBeyondEnd);
+        let error = RemoteError::new(ErrorCode::OffsetBeyondEnd, "why");
+        assert_eq!(m.take_outcomes(), [(token, Err(error))]);
     }
 
     #[test]
@@ -641,7 +720,7 @@ mod tests {
         };
         assert_eq!(commits(&mut m, 10), 1);
         m.closed();
-        m.opened(20, "x".into());
+        m.opened(20, identity("x"));
         m.assigned(20, &told(0, 2, &[(0, 2)]));
         let (sent, _) = m.poll(20);
         let ToCoordinator::Commit(commit) = &sent[0] else { panic!("{sent:?}") };
@@ -659,7 +738,7 @@ mod tests {
     #[test]
     fn who_keeps_a_record_too_long_leaves_if_asked_to() {
         let mut m = Membership::new(MembershipConfig { max_processing_ms: Some(100), ..config() });
-        m.opened(0, "a".into());
+        m.opened(0, identity("a"));
         m.assigned(0, &told(0, 2, &[(0, 2)]));
         m.busy(Some(10));
         assert_eq!(m.poll(50).1, []);

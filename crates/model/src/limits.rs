@@ -42,5 +42,9 @@ pub const REPLICATION_FACTOR_MAX: u32 = 7;
 pub const GROUP_ID_BYTES_MAX: usize = 249;
 /// Most members of one consumer group.
 pub const GROUP_MEMBERS_MAX: usize = 1_000;
+/// Bytes of chance that prove that somebody speaks for a member of a group.
+pub const MEMBER_SECRET_BYTES: usize = 16;
+/// Most members that one join may say are nobody, because their joins were never answered; older ones end with their sessions.
+pub const GROUP_GONE_MAX: usize = 64;
 /// Most topics that one member subscribes to.
 pub const GROUP_TOPICS_MAX: usize = 100;

@@ -191,6 +191,10 @@ codes! {
     Behind = 39, Disconnected, true;
     /// A plugin's module is not what was uploaded, or nowhere to be had; the message names the plugin and its digest.
     DamagedPlugin = 40, Internal, false;
+    /// A member of a group that is somebody else's: the secret is not the one of its join.
+    WrongMemberSecret = 41, Denied, false;
+    /// A commit beyond the partition's high watermark.
+    OffsetBeyondEnd = 42, Invalid, false;
 }
 
 /// An error as it crosses the wire.

@@ -7,16 +7,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use thalweg_broker_core::CoordinatorError;
-use thalweg_client_core::{Change, Membership, MembershipConfig, PartitionKey, Progress, ToCoordinator, Verdict};
+use thalweg_client_core::{
+    Change, MemberIdentity, Membership, MembershipConfig, PartitionKey, Progress, ToCoordinator, Verdict,
+};
 use thalweg_commit_log::OpId;
 use thalweg_control::{
-    Assignment, Committed, GroupAnswer, GroupError, GroupRequest, Join, OFFSETS_TOPIC, Request, Terms, TopicConfig,
+    Assignment, Committed, Committer, GroupAnswer, GroupError, GroupRequest, Join, OFFSETS_TOPIC, Request,
+    SecretDigest, Terms, TopicConfig,
 };
 use thalweg_model::{Assignor, PartitionId, RecordBatch, TopicId, TopicPartition};
 use thalweg_replica::{ReadOutcome, Ticket};
 use thalweg_wire::{ErrorCode, RemoteError, proto};
 
 use super::super::rng::Rng;
+use super::impostors::Impostors;
 use super::{PARTITIONS, World, name};
 
 /// Members of the first group; the second one has one.
@@ -101,8 +105,8 @@ pub(super) struct Members {
     next_id: u64,
     next_stream: u64,
     tickets: BTreeMap<(usize, Ticket), (usize, u64, String, Asked, Vec<(TopicPartition, u64)>)>,
-    /// Which stream of a member counts on a node.
-    streams: BTreeMap<(usize, String), (usize, u64)>,
+    /// Which stream of a member counts on a node, and what its first frame brought to prove that it is that member.
+    streams: BTreeMap<(usize, String), (usize, u64, SecretDigest)>,
     reads: BTreeMap<(usize, OpId), (usize, PartitionKey)>,
     /// How often each record was handed to somebody, by group.
     delivered: [BTreeMap<(u32, u64), u32>; 2],
@@ -110,6 +114,7 @@ pub(super) struct Members {
     committed: BTreeMap<(usize, TopicPartition), u64>,
     /// Nothing goes wrong at all: then each record comes once.
     pub(super) is_calm: bool,
+    pub(super) impostors: Impostors,
 }
 
 fn group_name(group: usize) -> String {
@@ -156,6 +161,7 @@ impl Members {
             delivered: Default::default(),
             committed: BTreeMap::new(),
             is_calm,
+            impostors: Impostors::new(seed),
         };
         for i in 0..=SHARING {
             let start_ms = members.rng.below(1_500);
@@ -211,6 +217,7 @@ impl Members {
 
     /// A node is gone with its streams.
     pub(super) fn broker_gone(&mut self, node: usize) {
+        self.impostors.broker_gone(node);
         self.tickets.retain(|(n, _), _| *n != node);
         self.streams.retain(|(n, _), _| *n != node);
         self.reads.retain(|(n, _), _| *n != node);
@@ -266,24 +273,20 @@ impl World {
                 let (_, _, stream, id, frame) = all.members[i].to_broker.remove(at).expect("just found");
                 let group = group_name(all.members[i].group);
                 let mut offsets = Vec::new();
+                let counts = all.streams.get(&(node, id.clone())).filter(|(who, s, _)| (*who, *s) == (i, stream));
+                let secret = counts.map(|(.., secret)| *secret);
                 let (asked, request) = match frame {
                     ToBroker::Open(open) => {
                         // One stream counts: what an older one still brings is dropped.
-                        all.streams.insert((node, id.clone()), (i, stream));
+                        let secret = digest(&open.secret);
+                        all.streams.insert((node, id.clone()), (i, stream, secret));
                         let request = match open.join {
-                            None => GroupRequest::Look { group, member: id.clone() },
+                            None => GroupRequest::Look { group, member: id.clone(), secret },
                             Some(join) => {
-                                for gone in join.gone {
-                                    let ticket = self.ticket();
-                                    let leave = GroupRequest::Leave {
-                                        group: group.clone(),
-                                        member: gone,
-                                        is_for_a_moment: false,
-                                    };
-                                    self.nodes[node].core.as_mut().expect("it runs").group(0, ticket, leave);
-                                }
                                 let assignor = Assignor::from_number(join.assignor).unwrap_or_default();
                                 let join = Join {
+                                    secret,
+                                    gone: join.gone.into_iter().map(|g| (g.member, digest(&g.secret))).collect(),
                                     instance: None,
                                     client: join.client,
                                     host: String::new(),
@@ -296,24 +299,10 @@ impl World {
                         };
                         (Asked::Open, request)
                     }
-                    _ if all.streams.get(&(node, id.clone())) != Some(&(i, stream)) => continue,
-                    ToBroker::Said(ToCoordinator::Heartbeat(h)) => {
-                        let request = GroupRequest::Heartbeat { group, member: id.clone(), epoch: h.epoch };
-                        (Asked::Heartbeat(h.number), request)
-                    }
-                    ToBroker::Said(ToCoordinator::Commit(c)) => {
-                        let commit = |c: &proto::PartitionCommit| {
-                            let key = PartitionKey { topic_id: c.topic_id.clone(), partition: c.partition };
-                            let offset = c.at.unwrap_or_default().offset;
-                            (partition_of(&key), Committed { offset, ..Default::default() })
-                        };
-                        let commits: Vec<_> = c.offsets.iter().map(commit).collect();
-                        offsets = commits.iter().map(|(p, c)| (*p, c.offset)).collect();
-                        let member = Some((id.clone(), c.epoch));
-                        (Asked::Commit(c.number), GroupRequest::Commit { group, member, offsets: commits })
-                    }
-                    ToBroker::Said(ToCoordinator::Leave(_)) => {
-                        (Asked::Leave, GroupRequest::Leave { group, member: id.clone(), is_for_a_moment: false })
+                    ToBroker::Said(said) => {
+                        let Some(secret) = secret else { continue };
+                        let member = id.clone();
+                        self.member_says(group, member, secret, said, &mut offsets)
                     }
                 };
                 let ticket = self.ticket();
@@ -322,6 +311,36 @@ impl World {
             }
         }
         self.members = Some(all);
+    }
+
+    /// What a frame on a member's stream asks for.
+    fn member_says(
+        &self,
+        group: String,
+        member: String,
+        secret: SecretDigest,
+        said: ToCoordinator,
+        offsets: &mut Vec<(TopicPartition, u64)>,
+    ) -> (Asked, GroupRequest) {
+        match said {
+            ToCoordinator::Heartbeat(h) => {
+                (Asked::Heartbeat(h.number), GroupRequest::Heartbeat { group, member, secret, epoch: h.epoch })
+            }
+            ToCoordinator::Commit(c) => {
+                let commit = |c: &proto::PartitionCommit| {
+                    let key = PartitionKey { topic_id: c.topic_id.clone(), partition: c.partition };
+                    let offset = c.at.unwrap_or_default().offset;
+                    (partition_of(&key), Committed { offset, ..Default::default() })
+                };
+                let commits: Vec<_> = c.offsets.iter().map(commit).collect();
+                *offsets = commits.iter().map(|(p, c)| (*p, c.offset)).collect();
+                let committer = Some(Committer { member, secret, epoch: c.epoch });
+                (Asked::Commit(c.number), GroupRequest::Commit { group, committer, offsets: commits })
+            }
+            ToCoordinator::Leave(_) => {
+                (Asked::Leave, GroupRequest::Leave { group, member, secret, is_for_a_moment: false })
+            }
+        }
     }
 
     /// A coordinator has answered.
@@ -334,8 +353,11 @@ impl World {
         let delay_ms = self.rates.client_ms + 1;
         let now_ms = self.now_ms;
         let Some(all) = &mut self.members else { return };
+        if all.impostors.answered(node, ticket, &result) {
+            return;
+        }
         let Some((i, stream, id, asked, offsets)) = all.tickets.remove(&(node, ticket)) else { return };
-        if all.streams.get(&(node, id)) != Some(&(i, stream)) {
+        if all.streams.get(&(node, id)).is_none_or(|(who, s, _)| (*who, *s) != (i, stream)) {
             return;
         }
         let assignment = |number: u64, a: Assignment| proto::GroupAssignment {
@@ -378,10 +400,10 @@ impl World {
     pub(super) fn group_changed(&mut self, node: usize, group: String, member: String) {
         let ticket = self.ticket();
         let Some(all) = &mut self.members else { return };
-        let Some((i, stream)) = all.streams.get(&(node, member.clone())).copied() else { return };
+        let Some((i, stream, secret)) = all.streams.get(&(node, member.clone())).copied() else { return };
         all.tickets.insert((node, ticket), (i, stream, member.clone(), Asked::Look, Vec::new()));
         if let Some(core) = &mut self.nodes[node].core {
-            core.group(0, ticket, GroupRequest::Look { group, member });
+            core.group(0, ticket, GroupRequest::Look { group, member, secret });
         }
     }
 
@@ -398,8 +420,9 @@ impl World {
     /// One millisecond of every member.
     pub(super) fn members_turn(&mut self) -> Result<(), String> {
         let Some(mut all) = self.members.take() else { return Ok(()) };
+        self.impostors_turn(&mut all);
         let result = (0..all.members.len()).try_for_each(|i| self.member_turn(&mut all, i));
-        let result = result.and_then(|()| self.check_members(&all));
+        let result = result.and_then(|()| self.check_members(&all)).and_then(|()| all.impostors.check());
         self.members = Some(all);
         result
     }
@@ -538,11 +561,13 @@ impl World {
         }
         all.next_stream += 1;
         all.next_id += 1;
-        let (stream, fresh_id) = (all.next_stream, format!("m{}", all.next_id));
+        let stream = all.next_stream;
+        let secret = std::array::from_fn(|_| all.rng.below(256) as u8);
+        let fresh = MemberIdentity { id: format!("m{}", all.next_id), secret };
         let m = &mut all.members[i];
         m.stream = Some((node, stream));
         m.heard_ms = now_ms;
-        let open = m.membership.opened(now_ms, fresh_id);
+        let open = m.membership.opened(now_ms, fresh);
         let id = open.member.clone();
         all.send(i, node, stream, id, ToBroker::Open(open), (now_ms, self.rates.client_ms));
     }
@@ -732,9 +757,17 @@ impl Member {
     }
 }
 
+/// In the place of SHA-256: no two secrets have the same.
+fn digest(secret: &[u8]) -> SecretDigest {
+    SecretDigest([secret, secret].concat().try_into().expect("a secret is 16 bytes"))
+}
+
 fn remote(error: &CoordinatorError) -> RemoteError {
     let code = match error {
         CoordinatorError::Refused(GroupError::UnknownMember { .. }) => ErrorCode::UnknownMember,
+        CoordinatorError::Refused(GroupError::WrongSecret { .. }) => ErrorCode::WrongMemberSecret,
+        CoordinatorError::Refused(GroupError::BeyondEnd { .. }) => ErrorCode::OffsetBeyondEnd,
+        CoordinatorError::Refused(GroupError::EndUnknown { .. }) => ErrorCode::NotLeader,
         CoordinatorError::Refused(GroupError::StaleEpoch { .. }) => ErrorCode::StaleMemberEpoch,
         CoordinatorError::Refused(GroupError::MemberIdInUse { .. }) => ErrorCode::MemberIdInUse,
         CoordinatorError::Refused(_) => ErrorCode::InvalidRequest,

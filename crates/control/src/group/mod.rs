@@ -5,6 +5,10 @@
 //! all before them, are on the quorum and the broker still leads. A coordinator whose records were not taken is thrown away and replayed
 //! from the log. Only when it last heard of each member is in no record: a new coordinator gives everybody a whole session.
 //!
+//! A member is spoken for by whoever knows the secret that came with its join: heartbeats, commits, leaves and a fresh stream carry it, and
+//! another is refused whatever it asks. A static name passes on only when its holder has said so itself, with its secret, or was not heard of
+//! for its whole session: while it lives nobody takes it over, whoever knows the name.
+//!
 //! Source of the protocol's shape: KIP-848. A member's epoch names what it was told; by coming back with that epoch it confirms that
 //! it has given up what that takes away, and only then is the partition free for another.
 
@@ -13,12 +17,12 @@ mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use thalweg_model::limits::{GROUP_ID_BYTES_MAX, GROUP_MEMBERS_MAX, GROUP_TOPICS_MAX};
+use thalweg_model::limits::{GROUP_GONE_MAX, GROUP_ID_BYTES_MAX, GROUP_MEMBERS_MAX, GROUP_TOPICS_MAX};
 use thalweg_model::{TopicPartition, check_topic_name, partition_for_key};
 use thiserror::Error;
 
 use self::assign::{Wish, assign};
-pub use self::record::{Committed, GroupFilter, GroupRecord, Holding, Member, Terms};
+pub use self::record::{Committed, GroupFilter, GroupRecord, Holding, Member, SecretDigest, Terms};
 use crate::Metadata;
 
 /// The topic that holds what groups are.
@@ -38,6 +42,10 @@ pub fn partition_of_group(group: &str, partitions: u32) -> u32 {
 /// How a member describes itself when it joins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Join {
+    /// What proves from now on that somebody speaks for this member.
+    pub secret: SecretDigest,
+    /// Members as which the same process has tried to join before, each with its secret; they may never have come to be.
+    pub gone: Vec<(String, SecretDigest)>,
     /// A name that outlives the process, for static membership.
     pub instance: Option<String>,
     /// How its client calls itself.
@@ -71,6 +79,8 @@ pub enum GroupRequest {
         group: String,
         /// The member.
         member: String,
+        /// What proves that it is the member that asks.
+        secret: SecretDigest,
         /// The epoch of the last assignment that it follows.
         epoch: u32,
     },
@@ -80,6 +90,8 @@ pub enum GroupRequest {
         group: String,
         /// The member.
         member: String,
+        /// What proves that it is the member that asks.
+        secret: SecretDigest,
     },
     /// A member goes; its partitions are free at once.
     Leave {
@@ -87,6 +99,8 @@ pub enum GroupRequest {
         group: String,
         /// The member.
         member: String,
+        /// What proves that it is the member that asks.
+        secret: SecretDigest,
         /// A static member comes back soon: its partitions wait for it until its session ends.
         is_for_a_moment: bool,
     },
@@ -94,8 +108,8 @@ pub enum GroupRequest {
     Commit {
         /// The group.
         group: String,
-        /// The member that says so and its epoch; `None`: somebody outside, while the group has no members.
-        member: Option<(String, u32)>,
+        /// The member that says so; `None`: somebody outside, while the group has no members.
+        committer: Option<Committer>,
         /// Per partition.
         offsets: Vec<(TopicPartition, Committed)>,
     },
@@ -111,6 +125,17 @@ pub enum GroupRequest {
         /// The group.
         group: String,
     },
+}
+
+/// A member that commits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committer {
+    /// Its id.
+    pub member: String,
+    /// What proves that it is the member that asks.
+    pub secret: SecretDigest,
+    /// Its epoch.
+    pub epoch: u32,
 }
 
 impl GroupRequest {
@@ -135,6 +160,7 @@ impl GroupRequest {
             | GroupRequest::Heartbeat { member, .. }
             | GroupRequest::Look { member, .. }
             | GroupRequest::Leave { member, .. } => Some(member),
+            GroupRequest::Commit { committer, .. } => committer.as_ref().map(|c| &c.member[..]),
             _ => None,
         }
     }
@@ -249,6 +275,17 @@ pub enum GroupError {
         /// The member.
         member: String,
     },
+    /// Somebody else's member.
+    #[error(
+        "member {member} of group {group:?} is another's: what came with this is not the secret that came with its join, and only the \
+         process that joined speaks for it"
+    )]
+    WrongSecret {
+        /// The group.
+        group: String,
+        /// The member.
+        member: String,
+    },
     /// It speaks of an assignment that it never had, or has lost.
     #[error(
         "member {member} of group {group:?} says epoch {found}, the group is at {epoch}: partition {partition} is not its own (any more), \
@@ -318,7 +355,35 @@ pub enum GroupError {
     /// No such partition.
     #[error("partition {0} does not exist (any more)")]
     UnknownPartition(TopicPartition),
+    /// Nobody can have read so far.
+    #[error(
+        "offset {offset} of partition {partition} cannot be committed: its records end at {end}, which is the largest offset that a group \
+         can have come to"
+    )]
+    BeyondEnd {
+        /// The partition.
+        partition: TopicPartition,
+        /// What was to be committed.
+        offset: u64,
+        /// The partition's high watermark.
+        end: u64,
+    },
+    /// Nobody who knows could be asked in time.
+    #[error(
+        "offset {offset} of partition {partition} is not committed: whether it has records up to there could not be learnt, because its \
+         leader did not answer; the same commit works once it does"
+    )]
+    EndUnknown {
+        /// The partition.
+        partition: TopicPartition,
+        /// What was to be committed.
+        offset: u64,
+    },
 }
+
+/// How far partitions go, as far as it matters to a commit: no partition's high watermark is below what stands here. A partition without
+/// an entry has nobody who could say.
+pub type Ends = BTreeMap<TopicPartition, u64>;
 
 /// A group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -376,6 +441,10 @@ pub enum Mutant {
     RevokedNotAwaited,
     /// Any heartbeat confirms whatever was revoked.
     AnyEpochConfirms,
+    /// Anybody speaks for a member who knows its id.
+    SecretNotAsked,
+    /// A commit is taken whatever the partition's end is.
+    EndNotAsked,
     /// A commit is taken from whoever was a member once.
     StaleCommitTaken,
     /// A new coordinator goes on with the sessions' ends of the old one's start: members count as unheard since long ago.
@@ -480,7 +549,7 @@ impl Coordinator {
     }
 
     /// Decides a request, and applies what follows. The answer may be given when the records, and those before them, are on a
-    /// quorum.
+    /// quorum. `ends` matters to commits only.
     ///
     /// # Errors
     /// Nothing changes then.
@@ -488,19 +557,24 @@ impl Coordinator {
         &mut self,
         now: Clock,
         metadata: &Metadata,
+        ends: &Ends,
         request: GroupRequest,
     ) -> Result<(Vec<GroupRecord>, GroupAnswer), GroupError> {
         match request {
             GroupRequest::Join { group, member, join } => self.join(now, metadata, group, member, join),
-            GroupRequest::Heartbeat { group, member, epoch } => self.heartbeat(now, &group, &member, epoch),
-            GroupRequest::Look { group, member } => {
-                let (g, m) = self.find(&group, &member)?;
+            GroupRequest::Heartbeat { group, member, secret, epoch } => {
+                self.heartbeat(now, &group, (&member, secret), epoch)
+            }
+            GroupRequest::Look { group, member, secret } => {
+                let (g, m) = self.prove(&group, &member, secret)?;
                 Ok((Vec::new(), GroupAnswer::Assigned(g.assignment(m))))
             }
-            GroupRequest::Leave { group, member, is_for_a_moment } => {
-                self.leave(now, metadata, &group, &member, is_for_a_moment)
+            GroupRequest::Leave { group, member, secret, is_for_a_moment } => {
+                self.leave(now, metadata, &group, (&member, secret), is_for_a_moment)
             }
-            GroupRequest::Commit { group, member, offsets } => self.commit(now, metadata, group, member, offsets),
+            GroupRequest::Commit { group, committer, offsets } => {
+                self.commit(now, metadata, ends, group, committer, offsets)
+            }
             GroupRequest::Describe { group } => {
                 let g = self.groups.get(&group).cloned().ok_or(GroupError::UnknownGroup(group))?;
                 Ok((Vec::new(), GroupAnswer::Group(Box::new(g))))
@@ -565,6 +639,23 @@ impl Coordinator {
         records
     }
 
+    /// True unless the request is in the name of a member that it does not come from, or of none: nothing is done on its behalf.
+    pub fn is_proven(&self, request: &GroupRequest) -> bool {
+        match request {
+            GroupRequest::Commit { group, committer: Some(c), .. } => self.prove(group, &c.member, c.secret).is_ok(),
+            GroupRequest::Commit { group, committer: None, .. } => {
+                self.groups.get(group).is_none_or(|g| g.members.is_empty())
+            }
+            GroupRequest::Heartbeat { group, member, secret, .. }
+            | GroupRequest::Look { group, member, secret }
+            | GroupRequest::Leave { group, member, secret, .. } => self.prove(group, member, *secret).is_ok(),
+            GroupRequest::Join { .. }
+            | GroupRequest::Describe { .. }
+            | GroupRequest::List
+            | GroupRequest::Delete { .. } => true,
+        }
+    }
+
     fn take(&mut self, records: Vec<GroupRecord>) -> Vec<GroupRecord> {
         records.iter().for_each(|r| self.apply(r));
         records
@@ -576,6 +667,15 @@ impl Coordinator {
         Ok((g, g.members.get(member).ok_or_else(unknown)?))
     }
 
+    /// The member, if it is the member that asks. Digests are compared, so that the time it takes tells nothing of the secret.
+    fn prove(&self, group: &str, member: &str, secret: SecretDigest) -> Result<(&Group, &Member), GroupError> {
+        let (g, m) = self.find(group, member)?;
+        match m.secret == secret || self.is_planted(Mutant::SecretNotAsked) {
+            true => Ok((g, m)),
+            false => Err(GroupError::WrongSecret { group: group.to_owned(), member: member.to_owned() }),
+        }
+    }
+
     fn join(
         &mut self,
         now: Clock,
@@ -585,8 +685,16 @@ impl Coordinator {
         join: Join,
     ) -> Result<(Vec<GroupRecord>, GroupAnswer), GroupError> {
         check(&group, &member, &join)?;
+        let mut gone = BTreeSet::new();
+        for (id, secret) in &join.gone {
+            match self.prove(&group, id, *secret) {
+                Ok(_) => drop(gone.insert(id.clone())),
+                Err(GroupError::UnknownMember { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
         let there = self.groups.get(&group);
-        let others = there.map_or(0, |g| g.members.len());
+        let others = there.map_or(0, |g| g.members.len() - gone.len());
         if there.is_some_and(|g| g.members.contains_key(&member)) {
             return Err(GroupError::MemberIdInUse { group, member });
         }
@@ -598,7 +706,8 @@ impl Coordinator {
             let (there, wanted) = (describe(&g.terms), describe(&join.terms));
             return Err(GroupError::TermsDiffer { group, there, wanted });
         }
-        let same = |(_, m): &(&String, &Member)| m.instance.is_some() && m.instance == join.instance;
+        let same =
+            |(id, m): &(&String, &Member)| m.instance.is_some() && m.instance == join.instance && !gone.contains(*id);
         let predecessor = there.and_then(|g| g.members.iter().find(same)).map(|(id, m)| (id.clone(), m.clone()));
         if let Some((id, m)) = predecessor.as_ref().filter(|(_, m)| !m.is_away) {
             return Err(GroupError::InstanceInUse {
@@ -610,7 +719,8 @@ impl Coordinator {
             });
         }
         let epoch = there.map_or(0, |g| g.epoch) + 1;
-        let mut records = Vec::new();
+        let leaves = |member: String| GroupRecord::MemberGone { group: group.clone(), member, at_ms: now.wall_ms };
+        let mut records: Vec<GroupRecord> = gone.into_iter().map(leaves).collect();
         if there.is_none_or(|g| g.terms != join.terms) {
             let (group, terms) = (group.clone(), join.terms);
             records.push(GroupRecord::GroupChanged { group, epoch, terms, idle_since_ms: now.wall_ms });
@@ -624,6 +734,7 @@ impl Coordinator {
             m
         });
         let state = Member {
+            secret: join.secret,
             instance: join.instance,
             client: join.client,
             host: join.host,
@@ -646,10 +757,10 @@ impl Coordinator {
         &mut self,
         now: Clock,
         group: &str,
-        member: &str,
+        (member, secret): (&str, SecretDigest),
         epoch: u32,
     ) -> Result<(Vec<GroupRecord>, GroupAnswer), GroupError> {
-        let (_, m) = self.find(group, member)?;
+        let (_, m) = self.prove(group, member, secret)?;
         if epoch > m.epoch {
             return Err(GroupError::UnknownMember { group: group.to_owned(), member: member.to_owned() });
         }
@@ -674,10 +785,10 @@ impl Coordinator {
         now: Clock,
         metadata: &Metadata,
         group: &str,
-        member: &str,
+        (member, secret): (&str, SecretDigest),
         is_for_a_moment: bool,
     ) -> Result<(Vec<GroupRecord>, GroupAnswer), GroupError> {
-        let (_, m) = self.find(group, member)?;
+        let (_, m) = self.prove(group, member, secret)?;
         let (group, member) = (group.to_owned(), member.to_owned());
         if is_for_a_moment && m.instance.is_some() {
             let state = Member { is_away: true, ..m.clone() };
@@ -695,17 +806,18 @@ impl Coordinator {
         &mut self,
         now: Clock,
         metadata: &Metadata,
+        ends: &Ends,
         group: String,
-        member: Option<(String, u32)>,
+        committer: Option<Committer>,
         offsets: Vec<(TopicPartition, Committed)>,
     ) -> Result<(Vec<GroupRecord>, GroupAnswer), GroupError> {
         check_id("group id", &group)?;
         let exists = |p: &TopicPartition| metadata.topic_by_id(p.topic).is_some_and(|t| p.partition.0 < t.partitions);
         let mut refused = Vec::new();
         let mut taken: BTreeMap<TopicPartition, Committed> = BTreeMap::new();
-        let holder = match &member {
+        let holder = match &committer {
             Some(_) if self.is_planted(Mutant::StaleCommitTaken) => None,
-            Some((id, epoch)) => Some((id, *epoch, self.find(&group, id)?.1)),
+            Some(c) => Some((&c.member, c.epoch, self.prove(&group, &c.member, c.secret)?.1)),
             None => {
                 if let Some(g) = self.groups.get(&group) {
                     without_members(&group, g)?;
@@ -724,6 +836,17 @@ impl Coordinator {
                     let (group, member, epoch) = (group.clone(), id.clone(), m.epoch);
                     let error = GroupError::StaleEpoch { group, member, found, epoch, partition };
                     refused.push((partition, error));
+                }
+                None if self.is_planted(Mutant::EndNotAsked) => drop(taken.insert(partition, committed)),
+                None if committed.offset > ends.get(&partition).copied().unwrap_or(0) => {
+                    let offset = committed.offset;
+                    refused.push((
+                        partition,
+                        match ends.get(&partition) {
+                            Some(end) => GroupError::BeyondEnd { partition, offset, end: *end },
+                            None => GroupError::EndUnknown { partition, offset },
+                        },
+                    ));
                 }
                 None => drop(taken.insert(partition, committed)),
             }
@@ -833,6 +956,7 @@ fn check(group: &str, member: &str, join: &Join) -> Result<(), GroupError> {
         true => Ok(()),
         false => Err(GroupError::Range { what, found, min, max }),
     };
+    range("the number of members that have gone", join.gone.len() as u64, (0, GROUP_GONE_MAX as u64))?;
     range("the number of topics", join.topics.len() as u64, (1, GROUP_TOPICS_MAX as u64))?;
     range("the session timeout in ms", join.session_ms as u64, (SESSION_MS_MIN as u64, SESSION_MS_MAX as u64))
 }

@@ -4,6 +4,7 @@
 //! says varint; texts and bytes carry a u32 length. docs/formats/groups.md has the tables, tests/formats the fixtures.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes};
 use thalweg_model::limits::{GROUP_TOPICS_MAX, PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX};
@@ -32,6 +33,17 @@ pub struct Terms {
     pub filter: Option<GroupFilter>,
 }
 
+/// SHA-256 of the secret that a member chose when it joined. Whoever knows that secret speaks for the member, and nobody else; what is
+/// stored, replicated and shown to operators does not tell it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretDigest(pub [u8; 32]);
+
+impl fmt::Debug for SecretDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretDigest(…)")
+    }
+}
+
 /// A partition that a member may read, or still may until it has given it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Holding {
@@ -44,6 +56,8 @@ pub struct Holding {
 /// A member of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
+    /// What proves that somebody speaks for it.
+    pub secret: SecretDigest,
     /// A name that outlives the process, for static membership.
     pub instance: Option<String>,
     /// How its client calls itself: "thalweg-python".
@@ -243,6 +257,7 @@ fn decode_kind(kind: u8, data: &mut &[u8]) -> Option<GroupRecord> {
 }
 
 fn put_member(out: &mut Vec<u8>, m: &Member) {
+    out.put_slice(&m.secret.0);
     put_bytes(out, m.instance.as_deref().unwrap_or_default().as_bytes());
     put_bytes(out, m.client.as_bytes());
     put_bytes(out, m.host.as_bytes());
@@ -259,6 +274,7 @@ fn put_member(out: &mut Vec<u8>, m: &Member) {
 }
 
 fn take_member(data: &mut &[u8]) -> Option<Member> {
+    let secret = SecretDigest(take_array(data)?);
     let instance = Some(take_name(data)?).filter(|i| !i.is_empty());
     let (client, host) = (take_name(data)?, take_name(data)?);
     let topics = data.try_get_u16_le().ok()? as usize;
@@ -267,6 +283,7 @@ fn take_member(data: &mut &[u8]) -> Option<Member> {
     }
     let topics = (0..topics).map(|_| take_name(data)).collect::<Option<Vec<_>>>()?;
     Some(Member {
+        secret,
         instance,
         client,
         host,
@@ -371,6 +388,7 @@ mod tests {
         let group = "billing".to_owned();
         let holding = |since, revoked_by| Holding { since, revoked_by };
         let state = Member {
+            secret: SecretDigest([5; 32]),
             instance: Some("a".into()),
             client: "thalweg-rust".into(),
             host: "127.0.0.1".into(),

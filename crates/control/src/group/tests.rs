@@ -22,11 +22,20 @@ fn metadata(topics: &[(&str, u8, u32)]) -> Metadata {
     metadata
 }
 
+/// The secret of a member in these tests.
+fn secret(member: &str) -> SecretDigest {
+    let mut digest = [0; 32];
+    digest[..member.len()].copy_from_slice(member.as_bytes());
+    SecretDigest(digest)
+}
+
 /// A coordinator, its log, and the checks that hold after every step.
 struct Bench {
     coordinator: Coordinator,
     metadata: Metadata,
     version: u64,
+    /// High watermarks, as far as they are known.
+    ends: Ends,
     log: Vec<GroupRecord>,
     now_ms: u64,
 }
@@ -34,7 +43,9 @@ struct Bench {
 impl Bench {
     fn new(topics: &[(&str, u8, u32)]) -> Bench {
         let (coordinator, metadata) = (Coordinator::default(), metadata(topics));
-        Bench { coordinator, metadata, version: 1, log: Vec::new(), now_ms: 1_000 }
+        let names = topics.iter().flat_map(|(_, id, n)| (0..*n).map(|p| TopicPartition::new(TopicId([*id; 16]), p)));
+        let ends = names.map(|name| (name, 1_000)).collect();
+        Bench { coordinator, metadata, version: 1, ends, log: Vec::new(), now_ms: 1_000 }
     }
 
     fn clock(&self) -> Clock {
@@ -42,7 +53,7 @@ impl Bench {
     }
 
     fn ask(&mut self, request: GroupRequest) -> Result<GroupAnswer, GroupError> {
-        let (records, answer) = self.coordinator.handle(self.clock(), &self.metadata, request)?;
+        let (records, answer) = self.coordinator.handle(self.clock(), &self.metadata, &self.ends, request)?;
         self.log.extend(records);
         self.check();
         Ok(answer)
@@ -79,6 +90,8 @@ impl Bench {
 
     fn join_as(&mut self, member: &str, change: impl FnOnce(&mut Join)) -> Result<Assignment, GroupError> {
         let mut join = Join {
+            secret: secret(member),
+            gone: Vec::new(),
             instance: None,
             client: "test".into(),
             host: "here".into(),
@@ -91,15 +104,18 @@ impl Bench {
     }
 
     fn heartbeat(&mut self, member: &str, epoch: u32) -> Result<Assignment, GroupError> {
-        self.ask(GroupRequest::Heartbeat { group: "g".into(), member: member.into(), epoch }).map(assignment)
+        let (group, secret) = ("g".into(), secret(member));
+        self.ask(GroupRequest::Heartbeat { group, member: member.into(), secret, epoch }).map(assignment)
     }
 
     fn look(&mut self, member: &str) -> Assignment {
-        self.ask(GroupRequest::Look { group: "g".into(), member: member.into() }).map(assignment).unwrap()
+        let (group, secret) = ("g".into(), secret(member));
+        self.ask(GroupRequest::Look { group, member: member.into(), secret }).map(assignment).unwrap()
     }
 
     fn leave(&mut self, member: &str, is_for_a_moment: bool) {
-        self.ask(GroupRequest::Leave { group: "g".into(), member: member.into(), is_for_a_moment }).unwrap();
+        let (group, secret) = ("g".into(), secret(member));
+        self.ask(GroupRequest::Leave { group, member: member.into(), secret, is_for_a_moment }).unwrap();
     }
 
     fn commit(
@@ -108,9 +124,9 @@ impl Bench {
         partition: TopicPartition,
         offset: u64,
     ) -> Result<Vec<GroupError>, GroupError> {
-        let member = member.map(|(m, epoch)| (m.to_owned(), epoch));
+        let committer = member.map(|(m, epoch)| Committer { member: m.to_owned(), secret: secret(m), epoch });
         let offsets = vec![(partition, Committed { offset, ..Default::default() })];
-        match self.ask(GroupRequest::Commit { group: "g".into(), member, offsets })? {
+        match self.ask(GroupRequest::Commit { group: "g".into(), committer, offsets })? {
             GroupAnswer::Committed(refused) => Ok(refused.into_iter().map(|(_, e)| e).collect()),
             other => panic!("{other:?}"),
         }
@@ -226,7 +242,7 @@ fn bad_input_is_refused_by_name() {
     assert!(matches!(joins(&mut b, |j| j.topics = vec!["a/b".into()]), GroupError::Topic(_)));
     assert!(matches!(joins(&mut b, |j| j.instance = Some(String::new())), GroupError::Id { .. }));
     for group in [String::new(), "g".repeat(250)] {
-        let request = GroupRequest::Commit { group, member: None, offsets: vec![] };
+        let request = GroupRequest::Commit { group, committer: None, offsets: vec![] };
         assert!(matches!(b.ask(request), Err(GroupError::Id { what: "group id", .. })));
     }
     b.join("a");
@@ -240,6 +256,107 @@ fn bad_input_is_refused_by_name() {
     assert!(matches!(b.heartbeat("a", 99), Err(GroupError::UnknownMember { .. })));
     assert!(matches!(b.ask(GroupRequest::Delete { group: "g".into() }), Err(GroupError::NotEmpty { .. })));
     assert!(matches!(b.ask(GroupRequest::Delete { group: "h".into() }), Err(GroupError::UnknownGroup(_))));
+}
+
+#[test]
+fn nobody_speaks_for_a_member_without_its_secret() {
+    let mut b = Bench::new(&[("flights", 1, 4)]);
+    b.join_as("a", |j| j.instance = Some("x".into())).unwrap();
+    b.join("b");
+    let told = b.look("a");
+    b.heartbeat("a", told.epoch).unwrap();
+    let wrong = [SecretDigest::default(), secret("b"), SecretDigest([0xff; 32])];
+    let before = b.coordinator.groups.clone();
+    for secret in wrong {
+        let (group, member) = ("g".to_owned(), "a".to_owned());
+        let committer = Committer { member: member.clone(), secret, epoch: told.epoch };
+        let offsets = vec![(flights(0), Committed { offset: 5, ..Default::default() })];
+        let requests = [
+            GroupRequest::Look { group: group.clone(), member: member.clone(), secret },
+            GroupRequest::Heartbeat { group: group.clone(), member: member.clone(), secret, epoch: told.epoch },
+            GroupRequest::Leave { group: group.clone(), member: member.clone(), secret, is_for_a_moment: false },
+            GroupRequest::Leave { group: group.clone(), member: member.clone(), secret, is_for_a_moment: true },
+            GroupRequest::Commit { group: group.clone(), committer: Some(committer), offsets },
+        ];
+        let refusal = GroupError::WrongSecret { group, member };
+        for request in requests {
+            assert_eq!(b.ask(request.clone()), Err(refusal.clone()), "{request:?}");
+        }
+        // Nor by joining in its place: neither as one that has gone, nor under its static name.
+        let join = b.join_as("c", |j| j.gone = vec![("never".into(), secret), ("a".into(), secret)]);
+        assert_eq!(join, Err(refusal));
+        let join = b.join_as("c", |j| j.instance = Some("x".into()));
+        assert!(matches!(join, Err(GroupError::InstanceInUse { .. })), "{join:?}");
+    }
+    assert_eq!(b.coordinator.groups, before, "nothing has changed");
+    // Nor does an unheard impostor keep a dead member alive.
+    for _ in 0..31 {
+        b.tick(100);
+        let epoch = b.look("b").epoch;
+        b.heartbeat("b", epoch).unwrap();
+        let (group, member) = ("g".into(), "a".into());
+        let _ = b.ask(GroupRequest::Heartbeat { group, member, secret: wrong[0], epoch: told.epoch });
+    }
+    assert_eq!(partitions(&b.look("b")), [0, 1, 2, 3]);
+    // Its name is free now, and what its last holder knew is worth nothing.
+    b.join_as("c", |j| j.instance = Some("x".into())).unwrap();
+    assert!(matches!(b.heartbeat("a", told.epoch), Err(GroupError::UnknownMember { .. })));
+}
+
+#[test]
+fn secrets_survive_a_change_of_coordinator() {
+    let mut b = Bench::new(&[("flights", 1, 2)]);
+    let told = b.join("a");
+    for log in [b.log.clone(), b.coordinator.checkpoint()] {
+        let mut replayed = Coordinator::default();
+        log.iter().for_each(|r| replayed.apply(&GroupRecord::decode(&r.encode()).unwrap()));
+        replayed.begin(b.clock());
+        b.coordinator = replayed;
+        let (group, member, epoch) = ("g".into(), "a".into(), told.epoch);
+        let request = GroupRequest::Heartbeat { group, member, secret: secret("b"), epoch };
+        assert!(matches!(b.ask(request), Err(GroupError::WrongSecret { .. })));
+        b.heartbeat("a", told.epoch).unwrap();
+    }
+}
+
+#[test]
+fn who_has_tried_before_says_so_with_the_secret_of_then() {
+    let mut b = Bench::new(&[("flights", 1, 2)]);
+    b.join_as("a1", |j| j.instance = Some("x".into())).unwrap();
+    // The answer was lost: the same process comes under another id, to all that it had, its static name included.
+    let told = b.join_as("a2", |j| {
+        j.instance = Some("x".into());
+        j.gone = vec![("a0".into(), secret("a0")), ("a1".into(), secret("a1"))];
+    });
+    assert_eq!(partitions(&told.unwrap()), [0, 1]);
+    assert_eq!(b.coordinator.groups["g"].members.keys().collect::<Vec<_>>(), ["a2"]);
+    let many = (0..=GROUP_GONE_MAX).map(|i| (format!("n{i}"), secret("n"))).collect();
+    assert!(matches!(b.join_as("b", |j| j.gone = many), Err(GroupError::Range { found: 65, max: 64, .. })));
+}
+
+#[test]
+fn no_group_comes_further_than_the_records() {
+    let mut b = Bench::new(&[("flights", 1, 2)]);
+    let told = b.join("a");
+    b.ends.insert(flights(0), 7);
+    b.ends.remove(&flights(1));
+    let mine = Some(("a", told.epoch));
+    assert_eq!(b.commit(mine, flights(0), 7), Ok(vec![]));
+    let error = b.commit(mine, flights(0), 8).unwrap().remove(0);
+    assert_eq!(error, GroupError::BeyondEnd { partition: flights(0), offset: 8, end: 7 });
+    assert!(error.to_string().contains("offset 8 of partition") && error.to_string().contains("end at 7"), "{error}");
+    let unknown = GroupError::EndUnknown { partition: flights(1), offset: 1 };
+    assert_eq!(b.commit(mine, flights(1), 1), Ok(vec![unknown.clone()]));
+    let committed = |b: &Bench| b.coordinator.groups["g"].offsets.get(&flights(0)).map(|c| c.offset);
+    assert_eq!((committed(&b), b.coordinator.groups["g"].offsets.len()), (Some(7), 1));
+    // An operator neither.
+    b.leave("a", false);
+    assert!(matches!(b.commit(None, flights(0), u64::MAX).unwrap()[..], [GroupError::BeyondEnd { end: 7, .. }]));
+    assert_eq!(b.commit(None, flights(1), 1), Ok(vec![unknown]));
+    // The very beginning is there whatever the end is.
+    assert_eq!(b.commit(None, flights(1), 0), Ok(vec![]));
+    assert_eq!(b.commit(None, flights(0), 2), Ok(vec![]));
+    assert_eq!(committed(&b), Some(2));
 }
 
 #[test]
