@@ -476,6 +476,7 @@ struct RecordParts {
 
 impl RecordParts {
     /// Reads the record that starts `data[start..]`; its order among the others is the caller's to check.
+    #[inline]
     fn parse(data: &[u8], start: usize) -> Result<RecordParts, BatchError> {
         let mut at = start;
         let length = varint::take(data, &mut at)?;
@@ -536,6 +537,7 @@ impl RecordParts {
 }
 
 /// A varint length (-1 for null) and that many bytes, not past `end`.
+#[inline]
 fn take_field(data: &[u8], at: &mut usize, end: usize) -> Result<Option<Range<usize>>, BatchError> {
     let length = varint::take(data, at)?;
     if length == -1 {

@@ -19,9 +19,30 @@ pub(crate) fn put(out: &mut Vec<u8>, value: i64) {
 }
 
 /// Reads one at `*at` and moves past it.
+#[inline]
 pub(crate) fn take(data: &[u8], at: &mut usize) -> Result<i64, BatchError> {
+    // Nearly all numbers of a record take one byte or two, and there are some seven of them in each.
+    match data.get(*at..) {
+        Some([a @ 0..0x80, ..]) => {
+            *at += 1;
+            Ok(signed(*a as u64))
+        }
+        Some([a, b @ 0..0x80, ..]) => {
+            *at += 2;
+            Ok(signed((*a & 0x7f) as u64 | (*b as u64) << 7))
+        }
+        _ => take_long(data, at),
+    }
+}
+
+fn signed(zigzag: u64) -> i64 {
+    (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64)
+}
+
+#[inline(never)]
+fn take_long(data: &[u8], at: &mut usize) -> Result<i64, BatchError> {
     let mut zigzag = 0u64;
-    for shift in (0..70).step_by(7) {
+    for shift in [0, 7, 14, 21, 28, 35, 42, 49, 56, 63] {
         let byte = *data.get(*at).ok_or(BatchError::Truncated { needed: *at + 1, found: data.len() })?;
         *at += 1;
         if shift == 63 && byte > 1 {
@@ -29,7 +50,7 @@ pub(crate) fn take(data: &[u8], at: &mut usize) -> Result<i64, BatchError> {
         }
         zigzag |= ((byte & 0x7f) as u64) << shift;
         if byte & 0x80 == 0 {
-            return Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
+            return Ok(signed(zigzag));
         }
     }
     Err(BatchError::Field { field: "varint", reason: "longer than 64 bits" })
