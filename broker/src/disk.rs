@@ -140,6 +140,11 @@ impl Worker {
                     }
                     (file, result)
                 }
+                Step::Replace { file, bytes } => {
+                    self.files.remove(&file);
+                    let result = self.replace(&file, &bytes);
+                    (file, result)
+                }
             };
             result.map_err(|e| error(&file.0, &e))?;
         }
@@ -155,6 +160,22 @@ impl Worker {
             self.files.insert(file.clone(), opened);
         }
         Ok(&self.files[file])
+    }
+
+    /// The two names change places, so that the file of the last time is written over: a disk that is full has no room for a third.
+    fn replace(&self, file: &FileName, bytes: &[u8]) -> io::Result<()> {
+        let path = self.root.join(&*file.0);
+        let next = self.root.join(format!("{}.new", file.0));
+        let made = OpenOptions::new().create(true).truncate(false).write(true).open(&next)?;
+        made.write_all_at(bytes, 0)?;
+        made.set_len(bytes.len() as u64)?;
+        made.sync_all()?;
+        let exchange = rustix::fs::RenameFlags::EXCHANGE;
+        if rustix::fs::renameat_with(rustix::fs::CWD, &next, rustix::fs::CWD, &path, exchange).is_err() {
+            // The first time, or a file system that cannot exchange.
+            std::fs::rename(&next, &path)?;
+        }
+        sync_folders(&self.root, path.parent().expect("a file stands in a folder"))
     }
 
     fn create(&mut self, file: &FileName, bytes_count: u64) -> io::Result<()> {

@@ -12,7 +12,9 @@ use uuid::Uuid;
 use crate::disk::sync_folders;
 
 /// Version of everything below a data directory.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// The file that counts the starts of a broker on the directory.
+const STARTS: &str = "starts";
 
 /// Why a data directory cannot be used.
 #[derive(Debug, Error)]
@@ -34,6 +36,14 @@ pub enum DirectoryError {
     /// Written by a newer version.
     #[error("data directory {path} has format {found}, this broker knows formats up to {FORMAT}; upgrade the broker")]
     Newer {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Written by an earlier version, before 1.0.
+    #[error("data directory {path} has format {found}, this broker knows format {FORMAT} only; move it away to start empty")]
+    Older {
         /// The directory.
         path: PathBuf,
         /// Its format.
@@ -65,9 +75,21 @@ pub enum DirectoryError {
         cluster: Uuid,
     },
     /// Data without an identity.
-    #[error("{path} holds files but no identity; choose an empty directory")]
+    #[error(
+        "{path} holds files but no identity. Nothing was changed. If this is a broker's data directory, restore identity.json from a \
+         copy of it; else choose an empty directory"
+    )]
     NotEmpty {
         /// The directory.
+        path: PathBuf,
+    },
+    /// How often a broker was started on it is not known any more.
+    #[error(
+        "{path}, which counts the broker's starts, is missing or damaged. Nothing was changed. Restore it from a copy, or write a number \
+         into it that is surely higher than it was, as 1000000: with a lower one the others would take this directory for an old copy"
+    )]
+    StartsLost {
+        /// The file.
         path: PathBuf,
     },
 }
@@ -94,6 +116,10 @@ impl Identity {
 
     /// Writes it into a directory that has none.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
+        // The identity comes last: with it, everything else is there too, and what is missing has been lost.
+        write_durably(path, &path.join(STARTS), b"0\n")?;
+        let (files, none) = thalweg_commit_log::empty_list();
+        write_durably(path, &path.join(&*files.0), &none)?;
         write_durably(path, &path.join("identity.json"), &serde_json::to_vec_pretty(self).expect("plain data"))
     }
 }
@@ -132,7 +158,7 @@ impl DataDirectory {
             Ok(bytes) => read(path, &file, &bytes)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let has_data = ["wal", "partitions"].iter().any(|d| path.join(d).exists());
-                if has_data {
+                if has_data || read_starts(path).is_some_and(|starts| starts > 0) {
                     return Err(DirectoryError::NotEmpty { path: path.to_owned() });
                 }
                 let alone = Membership { cluster_id: Uuid::now_v7(), broker_id: 1 };
@@ -153,8 +179,8 @@ impl DataDirectory {
                 cluster: cluster_id,
             });
         }
-        let starts = path.join("starts");
-        let last = std::fs::read_to_string(&starts).ok().and_then(|t| t.trim().parse::<u64>().ok()).unwrap_or(0);
+        let starts = path.join(STARTS);
+        let last = read_starts(path).ok_or_else(|| DirectoryError::StartsLost { path: starts.clone() })?;
         write_durably(path, &starts, format!("{}\n", last + 1).as_bytes()).map_err(io)?;
         Ok(DataDirectory { path: path.to_owned(), identity, incarnation: last + 1, _lock: lock })
     }
@@ -164,6 +190,11 @@ impl DataDirectory {
     }
 }
 
+/// How often a broker was started on the directory; `None` where that cannot be read.
+fn read_starts(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path.join(STARTS)).ok()?.trim().parse().ok()
+}
+
 fn read(path: &Path, file: &Path, bytes: &[u8]) -> Result<Identity, DirectoryError> {
     let unreadable = |e: serde_json::Error| DirectoryError::Unreadable { path: file.to_owned(), reason: e.to_string() };
     // The format first: a newer file may have other fields.
@@ -171,6 +202,9 @@ fn read(path: &Path, file: &Path, bytes: &[u8]) -> Result<Identity, DirectoryErr
     let found = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0) as u32;
     if found > FORMAT {
         return Err(DirectoryError::Newer { path: path.to_owned(), found });
+    }
+    if value.get("format").is_some() && found < FORMAT {
+        return Err(DirectoryError::Older { path: path.to_owned(), found });
     }
     serde_json::from_value(value).map_err(unreadable)
 }

@@ -30,11 +30,11 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 pub use cluster::{BrokerSpec, ConfigFile, add_broker, certify_client, init_cluster};
 pub use identity::DirectoryError;
 pub use recover::{MetadataCopy, recover_metadata};
-use thalweg_broker_core::{GroupsConfig, Node, NodeConfig};
+use thalweg_broker_core::{GroupsConfig, METADATA, Node, NodeConfig};
 use thalweg_commit_log::Damage;
 use thalweg_control::{Broker, FEATURE_LEVEL};
 use thalweg_model::limits::MODULE_BYTES_MAX;
@@ -189,6 +189,14 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
                 tracing::error!(partition = %group, %what, "partition is offline: stored data is damaged");
             }
         }
+    }
+    let is_only_controller = member.controllers.iter().all(|(id, ..)| *id == me.0);
+    if let Some(what) = node.replicas().log().offline(&METADATA).filter(|_| is_only_controller) {
+        bail!(
+            "the cluster's metadata on this disk is damaged: {what}. Nothing was changed. Put the file back, or restore {} from a copy; \
+             this is the only controller, so no other broker has one",
+            directory.path.display()
+        );
     }
     let cluster_id = member.cluster_id.to_string();
     let who = Me { cluster_id: cluster_id.clone(), broker_id: me, directory_id: directory.directory_id().0 };

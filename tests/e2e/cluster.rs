@@ -243,7 +243,7 @@ async fn a_cluster_that_lost_its_majority_goes_on_with_what_is_left() {
 }
 
 /// Waits until every replica of the topic "t" is a voter with everything.
-async fn whole(client: &Client, replicas: usize) {
+pub(crate) async fn whole(client: &Client, replicas: usize) {
     let mut last = None;
     for _ in 0..200 {
         let described = client.describe_topic("t").await.unwrap();

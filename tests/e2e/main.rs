@@ -2,6 +2,7 @@
 
 mod acks;
 mod cluster;
+mod directory;
 mod groups;
 mod handshake;
 mod hostile;
@@ -236,9 +237,9 @@ fn a_directory_has_one_broker_and_a_format() {
     assert!(broker.stop());
     let identity = directory.join("identity.json");
     let text = std::fs::read_to_string(&identity).unwrap();
-    std::fs::write(&identity, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
+    std::fs::write(&identity, text.replace("\"format\": 2", "\"format\": 3")).unwrap();
     let (code, said) = run(&dev, folder.path());
-    assert!(code == 1 && said.contains("has format 2") && said.contains("upgrade the broker"), "{said}");
+    assert!(code == 1 && said.contains("has format 3") && said.contains("upgrade the broker"), "{said}");
     std::fs::remove_file(&identity).unwrap();
     let (code, said) = run(&dev, folder.path());
     assert!(code == 1 && said.contains("holds files but no identity"), "{said}");

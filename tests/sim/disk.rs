@@ -61,8 +61,9 @@ pub(super) struct SimDisk(Rc<RefCell<Inner>>);
 
 impl SimDisk {
     pub(super) fn new(seed: u64, faults: Faults) -> SimDisk {
+        let (list, empty) = thalweg_commit_log::empty_list();
         let inner = Inner {
-            files: BTreeMap::new(),
+            files: [(list, File { current: empty.to_vec(), durable: empty.to_vec(), unsynced: Vec::new() })].into(),
             lanes: BTreeMap::new(),
             rng: Rng::new(seed ^ 0xd15c),
             faults,
@@ -309,6 +310,10 @@ impl Inner {
                 return Ok(Bytes::copy_from_slice(&f.current[from..(from + bytes_count).min(f.current.len())]));
             }
             Step::Delete { file } => drop(self.files.remove(&file)),
+            Step::Replace { file, bytes } => {
+                let bytes = bytes.to_vec();
+                self.files.insert(file, File { current: bytes.clone(), durable: bytes, unsynced: Vec::new() });
+            }
         }
         Ok(Bytes::new())
     }

@@ -90,6 +90,14 @@ pub enum Step {
         /// The file.
         file: FileName,
     },
+    /// Makes the file hold just `bytes`, synced, its folder entry too: after a crash it holds the old bytes or the new ones, whole. It takes no
+    /// further room on a disk that is full, once it has been done twice.
+    Replace {
+        /// The file; made if it is missing.
+        file: FileName,
+        /// All that it is to hold.
+        bytes: Bytes,
+    },
 }
 
 /// How a submission ended.

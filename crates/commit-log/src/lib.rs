@@ -6,22 +6,29 @@
 //!
 //! Invariants, each with its simulator oracle in `tests/sim`:
 //! - a synced sector is never written again (`wal.rs`, `start_batch`);
+//! - a log file is named in the list of files before it is used, and as long as it is there (`log.rs`, `keep_list`);
 //! - an entry leaves the write-ahead log only when a synced manifest covers it (`log.rs`, `recycle`);
 //! - recovery never cuts what was known durable (`recovery.rs`).
 
 mod configuration;
 mod disk;
+mod files;
 mod frame;
 mod log;
+#[cfg(test)]
+mod lost_files;
 mod manifest;
 mod partition;
 mod producers;
 mod recovery;
 mod segment;
+#[cfg(test)]
+mod testing;
 mod wal;
 
 pub use configuration::{Configuration, MemberChange};
 pub use disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
+pub use files::empty_list;
 pub use frame::{FRAME_HEADER_BYTES, Lsn, SECTOR_BYTES};
 pub use log::{CommitLog, Config, Install, LogEvent, PeerBase, ReadOutcome};
 pub use manifest::SegmentsEnd;

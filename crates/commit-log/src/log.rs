@@ -7,6 +7,7 @@ use thalweg_model::{DirectoryId, LeaderEpoch, Offset, RaftIndex, RecordBatch, Re
 
 use crate::configuration::Configuration;
 use crate::disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
+use crate::files;
 use crate::frame::{Frame, FrameKind, Lsn};
 use crate::manifest::SegmentsEnd;
 use crate::partition::{HardState, InstallEnd, Installing, Loss, PartitionLog, TailEntry};
@@ -154,6 +155,8 @@ enum Purpose {
     WalBatch(Lsn),
     WalCreate,
     WalSums,
+    WalList,
+    Indexes,
     Flush {
         group: TopicPartition,
         copy: u64,
@@ -238,6 +241,12 @@ impl<D: Disk> CommitLog<D> {
         log.tail_bytes = log.partitions.values().map(|p| p.tail_bytes).sum();
         for spare in std::mem::take(&mut log.wal.found) {
             log.retire(0, spare);
+        }
+        if !opened.indexes.is_empty() {
+            let create = |file: &FileName| Step::Create { file: file.clone(), bytes_count: 0 };
+            let write = |(file, bytes)| [create(&file), Step::Write { file, at: 0, buffers: vec![bytes] }];
+            let steps = opened.indexes.into_iter().flat_map(write).collect();
+            log.submit(Lane::Bulk, steps, Purpose::Indexes);
         }
         if !strays.is_empty() {
             let steps = strays.into_iter().map(|file| Step::Delete { file }).collect();
@@ -629,6 +638,7 @@ impl<D: Disk> CommitLog<D> {
         self.start_flushes(looks_through);
         self.recycle(looks_through);
         self.make_spare();
+        self.keep_list();
         if let Some(batch) = self.wal.start_batch() {
             let id = self.submit(Lane::Wal, batch.steps, Purpose::WalBatch(batch.last));
             self.wal.in_flight = Some((id, batch.last));
@@ -658,7 +668,7 @@ impl<D: Disk> CommitLog<D> {
                 match result {
                     Ok(_) => {
                         self.spare_bytes_max = self.config.wal_file_bytes;
-                        self.wal.spares.push(Spare { name, bytes, sums: SectorSums::default() });
+                        self.wal.unlisted.push(Spare { name, bytes, sums: SectorSums::default() });
                     }
                     // A disk that is nearly full may hold a smaller file still.
                     Err(e) if e.full && bytes / 2 >= self.config.wal_first_bytes.max(self.wal.room_needed()) => {
@@ -671,12 +681,20 @@ impl<D: Disk> CommitLog<D> {
             (Purpose::WalSums, result) => {
                 let spare = self.wal.retiring.remove(&completion.id).expect("submitted with its file");
                 match result {
-                    Ok(_) => self.wal.spares.push(spare),
+                    Ok(_) => self.wal.unlisted.push(spare),
                     // Without the table the file is of no use; a smaller log is better than an unsafe one.
                     Err(e) if e.full => {
                         self.full_until_ms = Some(now_ms + FULL_RETRY_MS);
-                        self.submit(Lane::Bulk, delete_log_file(&spare.name), Purpose::Delete);
+                        self.wal.leaving.push(spare.name);
                     }
+                    Err(e) => self.fail(e),
+                }
+            }
+            (Purpose::WalList, result) => {
+                let list = self.wal.listing.take().expect("one list is written at a time");
+                match result {
+                    Ok(_) => self.wal.listed = list,
+                    Err(e) if e.full => self.full_until_ms = Some(now_ms + FULL_RETRY_MS),
                     Err(e) => self.fail(e),
                 }
             }
@@ -709,6 +727,9 @@ impl<D: Disk> CommitLog<D> {
                 }
                 self.events.push(LogEvent::ColdRead { group, op: completion.id, result });
             }
+            (Purpose::Indexes, Ok(_)) => {}
+            // The next flush would not find them.
+            (Purpose::Indexes, Err(e)) => self.fail(e),
             // A file that stays behind costs space, not correctness; the next start removes it.
             (Purpose::Delete, _) => {}
         }
@@ -1150,8 +1171,8 @@ impl<D: Disk> CommitLog<D> {
 
     /// Makes a spare of a file in which nothing lives, once the table of its sectors is synced.
     fn retire(&mut self, generation: u64, spare: Spare) {
-        if self.wal.spares.len() + self.wal.retiring.len() >= 2 {
-            self.submit(Lane::Bulk, delete_log_file(&spare.name), Purpose::Delete);
+        if self.wal.spares.len() + self.wal.unlisted.len() + self.wal.retiring.len() >= 2 {
+            self.wal.leaving.push(spare.name);
             return;
         }
         let table = old_sums_file(&spare.name);
@@ -1165,6 +1186,26 @@ impl<D: Disk> CommitLog<D> {
         self.wal.retiring.insert(id, spare);
     }
 
+    /// Brings the list of files in line with the files. One that it does not name yet is not used, and one that it names is not removed: a start
+    /// that misses a file can then say so.
+    fn keep_list(&mut self) {
+        if self.wal.listing.is_some() {
+            return;
+        }
+        let wanted = self.wal.files_wanted();
+        if wanted == self.wal.listed {
+            self.wal.spares.append(&mut self.wal.unlisted);
+            for name in std::mem::take(&mut self.wal.leaving) {
+                let steps = vec![Step::Delete { file: name.clone() }, Step::Delete { file: old_sums_file(&name) }];
+                self.submit(Lane::Bulk, steps, Purpose::Delete);
+            }
+        } else if !self.is_full() {
+            let step = Step::Replace { file: files::name(), bytes: wanted.encode() };
+            self.wal.listing = Some(wanted);
+            self.submit(Lane::Bulk, vec![step], Purpose::WalList);
+        }
+    }
+
     /// Has a spare made when the next sync batch finds no room, or will soon.
     fn make_spare(&mut self) {
         if self.wal.creating.is_some() || self.is_full() {
@@ -1172,12 +1213,13 @@ impl<D: Disk> CommitLog<D> {
         }
         let needed = self.wal.room_needed();
         let active_room = self.wal.files.back().map_or(0, |f| f.bytes.saturating_sub(self.wal.write_at));
-        let has_spare = self.wal.spares.iter().chain(self.wal.retiring.values()).any(|s| s.bytes >= needed.max(1));
+        let spares = self.wal.spares.iter().chain(&self.wal.unlisted).chain(self.wal.retiring.values());
+        let has_spare = spares.into_iter().any(|s| s.bytes >= needed.max(1));
         let ample = active_room > self.config.wal_file_bytes / 2 && active_room >= needed;
         if has_spare || ample {
             return;
         }
-        let first = self.wal.files.is_empty() && self.wal.spares.is_empty();
+        let first = self.wal.files.is_empty() && self.wal.spares.is_empty() && self.wal.unlisted.is_empty();
         if first && needed == 0 {
             return;
         }
@@ -1191,10 +1233,6 @@ impl<D: Disk> CommitLog<D> {
         let id = self.submit(Lane::Bulk, steps, Purpose::WalCreate);
         self.wal.creating = Some((id, name, bytes));
     }
-}
-
-fn delete_log_file(name: &FileName) -> Vec<Step> {
-    vec![Step::Delete { file: name.clone() }, Step::Delete { file: old_sums_file(name) }]
 }
 
 /// Checks what a cold read brought against its checksums and cuts it into batches.

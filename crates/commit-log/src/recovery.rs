@@ -8,13 +8,14 @@
 //! Where the sectors of a cut frame are neither zero nor an older generation's, the cut is reported as damage. Repair from
 //! peers is `replica`'s business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use thalweg_model::{DirectoryId, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
 use thiserror::Error;
 
 use crate::disk::{Disk, DiskError, FileName};
+use crate::files::FileList;
 use crate::frame::{FRAME_HEADER_BYTES, FrameKind, Header, Lsn, SECTOR_BYTES};
 use crate::log::Config;
 use crate::manifest::Manifest;
@@ -31,10 +32,20 @@ pub enum OpenError {
     /// The disk failed.
     #[error("cannot read the data directory: {0}")]
     Disk(#[from] DiskError),
+    /// Files of the write-ahead log are not there, or not as long as they were made: what they held, and of which partitions, is unknown.
+    #[error(
+        "the write-ahead log is not whole: {}. Nothing was changed. Put the files back, or restore the directory from a copy; \
+         or move the directory away to start empty: in a cluster its copies are then rebuilt from the others",
+        what.join(", ")
+    )]
+    Incomplete {
+        /// What is wrong with each file.
+        what: Vec<String>,
+    },
     /// A synced frame of the write-ahead log is unreadable, and with it which partition it belonged to.
     #[error(
         "{file} is damaged at byte {at}: frame {lsn} was synced and cannot be read. Nothing was changed. \
-         Restore the directory from a copy, or move it away to start empty"
+         Restore the directory from a copy; or move it away to start empty: in a cluster its copies are then rebuilt from the others"
     )]
     Rot {
         /// The file.
@@ -95,6 +106,8 @@ pub(crate) struct Opened {
     pub(crate) partitions: BTreeMap<TopicPartition, PartitionLog>,
     pub(crate) dropped: Vec<TopicPartition>,
     pub(crate) damages: Vec<Damage>,
+    /// Index files that were missing, and what they should hold.
+    pub(crate) indexes: Vec<(FileName, Bytes)>,
 }
 
 #[derive(Default)]
@@ -124,10 +137,15 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
     let (mut known_durable, mut oldest) = (Lsn(0), 1);
     let mut headless = Vec::new();
     let mut last_generation = 0;
-    for name in disk.list("wal")?.into_iter().filter(|f| f.0.ends_with(".wal")) {
+    let there = log_files(disk)?;
+    wal.listed = FileList::read(disk)?.map_err(|what| OpenError::Incomplete { what: vec![what] })?;
+    let what = wal.listed.compare(&there);
+    if !what.is_empty() {
+        return Err(OpenError::Incomplete { what });
+    }
+    for (name, bytes) in there {
         let slot = name.0.trim_start_matches("wal/").trim_end_matches(".wal").parse::<u32>();
         wal.next_slot = wal.next_slot.max(slot.map_or(0, |s| s + 1));
-        let bytes = disk.length(&name)?;
         // A process that was killed leaves frames in the page cache that no fsync has covered. They are about to count as durable,
         // and what they say of others as well, so they must be. (Found by the simulator: kill -9, restart, power cut.)
         disk.sync(&name)?;
@@ -245,16 +263,24 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
     // Never go on in a file that may end in a torn batch: the next batch opens a new one.
     wal.write_at = u64::MAX >> 1;
 
-    let mut partitions = BTreeMap::new();
-    let mut dropped = Vec::new();
+    let mut opened = Opened { wal, partitions: BTreeMap::new(), dropped: Vec::new(), damages, indexes: Vec::new() };
+    let there = disk.list("partitions")?.into_iter().collect();
     for (group, found) in groups {
         if found.dropped {
-            dropped.push(group);
+            opened.dropped.push(group);
         } else if group != TopicPartition::default() {
-            partitions.insert(group, partition(disk, group, found, &mut damages)?);
+            let (log, what) = partition(disk, group, found, &there, &mut opened.indexes);
+            opened.damages.extend(what.map(|what| Damage::Rot { group, what }));
+            opened.partitions.insert(group, log);
         }
     }
-    Ok(Opened { wal, partitions, dropped, damages })
+    Ok(opened)
+}
+
+/// The files of the write-ahead log that are there, and their lengths.
+fn log_files<D: Disk>(disk: &mut D) -> Result<BTreeMap<FileName, u64>, DiskError> {
+    let names = disk.list("wal")?.into_iter().filter(|f| f.0.ends_with(".wal"));
+    names.map(|name| disk.length(&name).map(|bytes| (name, bytes))).collect()
 }
 
 /// The table of what stood in a log file before its present use; zeros before its first one.
@@ -347,12 +373,14 @@ fn replay(group: &mut Group, header: &Header, payload: &[u8], config: &Config) {
     }
 }
 
+/// A partition as its frames say, and why it is offline. Of the files below `partitions/`, `there` are there.
 fn partition<D: Disk>(
     disk: &mut D,
     group: TopicPartition,
     found: Group,
-    damages: &mut Vec<Damage>,
-) -> Result<PartitionLog, OpenError> {
+    there: &BTreeSet<FileName>,
+    indexes: &mut Vec<(FileName, Bytes)>,
+) -> (PartitionLog, Option<String>) {
     let Manifest { log_start, end, segments, configuration, discards: _, incomplete, producers } = found.manifest;
     let (damage, damage_lsn) = found.damage.map_or((None, Lsn(0)), |(loss, lsn)| (Some(loss), lsn));
     let known = damage.as_ref().filter(|d| d.is_certain).map(|d| d.what.clone());
@@ -388,8 +416,13 @@ fn partition<D: Disk>(
     let last = segments.len().wrapping_sub(1);
     for (i, base_offset) in segments.iter().enumerate() {
         let until = segments.get(i + 1).copied().unwrap_or(end.offset);
-        match load_segment(disk, &group, *base_offset, until, i == last)? {
-            Ok(segment) => log.segments.push_back(segment),
+        let loaded = load_segment(disk, &group, (*base_offset, until), i == last, there);
+        // A disk that does not give back one file costs the partition, not the broker.
+        match loaded.unwrap_or_else(|e| Err(e.to_string())) {
+            Ok((segment, missing)) => {
+                log.segments.push_back(segment);
+                indexes.extend(missing);
+            }
             Err(what) => {
                 log.offline.get_or_insert(what);
                 // It stays in the list: a manifest that is written again from here must not forget it. (Found by the simulator.)
@@ -397,21 +430,30 @@ fn partition<D: Disk>(
             }
         }
     }
-    if let Some(what) = &log.offline {
-        damages.push(Damage::Rot { group, what: what.clone() });
-    }
-    Ok(log)
+    let what = log.offline.clone();
+    (log, what)
 }
+
+/// A segment, and those of its index files that were missing, with what they should hold.
+type Loaded = (Segment, Vec<(FileName, Bytes)>);
 
 /// Reads a segment's `.sum` up to offset `until`; the inner error is rot.
 fn load_segment<D: Disk>(
     disk: &mut D,
     group: &TopicPartition,
-    base_offset: Offset,
-    until: Offset,
+    (base_offset, until): (Offset, Offset),
     last: bool,
-) -> Result<Result<Segment, String>, DiskError> {
+    there: &BTreeSet<FileName>,
+) -> Result<Result<Loaded, String>, DiskError> {
     let file = |extension| segment::file(group, base_offset, extension);
+    let folder = segment::folder(group);
+    if !there.iter().any(|f| f.0.rsplit_once('/').is_some_and(|(of, _)| of == folder)) {
+        return Ok(Err(format!("{folder} is missing, or empty: offsets from {base_offset} on are missing")));
+    }
+    // Without its checksums a segment cannot be vouched for.
+    if let Some(name) = ["sum", "log"].map(file).into_iter().find(|f| !there.contains(f)) {
+        return Ok(Err(format!("{name} is missing, and with it offsets from {base_offset} to {until}")));
+    }
     let sum = file("sum");
     let bytes = disk.length(&sum)?;
     let data = disk.read(&sum, 0, bytes as usize)?;
@@ -435,8 +477,18 @@ fn load_segment<D: Disk>(
     if disk.length(&log)? < segment.bytes() {
         return Ok(Err(format!("{log} is shorter than its {} synced bytes", segment.bytes())));
     }
+    let missing: Vec<&str> = ["index", "timeindex"].into_iter().filter(|e| !there.contains(&file(e))).collect();
+    let indexes = match missing.is_empty() {
+        true => [Bytes::new(), Bytes::new()],
+        false => match segment::indexes(base_offset, &segment.ranges, !last, |at, count| disk.read(&log, at, count))? {
+            Ok(indexes) => indexes,
+            Err((from, to)) => return Ok(Err(format!("{log} is damaged between bytes {from} and {to}"))),
+        },
+    };
+    let rebuilt = ["index", "timeindex"].into_iter().zip(indexes).filter(|(e, _)| missing.contains(e));
+    let rebuilt: Vec<(FileName, Bytes)> = rebuilt.map(|(e, bytes)| (file(e), bytes)).collect();
     if !last {
-        return Ok(Ok(segment));
+        return Ok(Ok((segment, rebuilt)));
     }
     for range in segment.ranges.iter().rev().take(CHECKED_RANGES) {
         let bytes = disk.read(&log, range.from, (range.to - range.from) as usize)?;
@@ -450,14 +502,21 @@ fn load_segment<D: Disk>(
     let indexes = ["index", "timeindex"].map(file);
     let mut held = [Vec::new(), Vec::new()];
     for (held, name) in held.iter_mut().zip(&indexes) {
-        let length = disk.length(name)?;
-        *held = disk.read(name, 0, length as usize)?.to_vec();
+        *held = match rebuilt.iter().find(|(n, _)| n == name) {
+            Some((_, bytes)) => bytes.to_vec(),
+            None => {
+                let length = disk.length(name)?;
+                disk.read(name, 0, length as usize)?.to_vec()
+            }
+        };
     }
     let segment = Segment::recovered(base_offset, segment.ranges, &held[0], &held[1]);
     for (name, length) in indexes.iter().zip(segment.index_lengths()) {
-        disk.truncate(name, length)?;
+        if rebuilt.iter().all(|(n, _)| n != name) {
+            disk.truncate(name, length)?;
+        }
     }
-    Ok(Ok(segment))
+    Ok(Ok((segment, rebuilt)))
 }
 
 /// Files below `partitions/` that belong to no segment of `partitions`: left over from a crash.
@@ -466,8 +525,8 @@ pub(crate) fn strays<D: Disk>(
     partitions: &BTreeMap<TopicPartition, PartitionLog>,
     dropped: &[TopicPartition],
 ) -> Result<Vec<FileName>, DiskError> {
-    let mut known = std::collections::BTreeSet::new();
-    let mut folders = std::collections::BTreeSet::new();
+    let mut known = BTreeSet::new();
+    let mut folders = BTreeSet::new();
     for (group, log) in partitions {
         if log.offline.is_none() {
             folders.insert(segment::folder(group));
@@ -495,50 +554,20 @@ mod tests {
     use thalweg_model::{LeaderEpoch, TopicId};
 
     use super::*;
-    use crate::disk::{Op, Step};
+    use crate::disk::Step;
     use crate::frame::Frame;
+    use crate::testing::MemoryDisk;
 
     const SECTOR: usize = SECTOR_BYTES as usize;
     const DIRECTORY: DirectoryId = DirectoryId([8; 16]);
 
-    /// Files in memory, as they stand after a power cut.
-    #[derive(Clone, Default)]
-    struct Files(BTreeMap<FileName, Vec<u8>>);
-
-    impl Disk for Files {
-        fn submit(&mut self, _: Op) {
-            unreachable!("recovery only reads")
-        }
-
-        fn list(&mut self, dir: &str) -> Result<Vec<FileName>, DiskError> {
-            Ok(self.0.keys().filter(|f| f.0.starts_with(dir)).cloned().collect())
-        }
-
-        fn read(&mut self, file: &FileName, at: u64, bytes_count: usize) -> Result<Bytes, DiskError> {
-            let data = self.0.get(file).map_or(&[][..], |f| &f[at as usize..]);
-            Ok(Bytes::copy_from_slice(&data[..bytes_count.min(data.len())]))
-        }
-
-        fn length(&mut self, file: &FileName) -> Result<u64, DiskError> {
-            Ok(self.0.get(file).map_or(0, Vec::len) as u64)
-        }
-
-        fn sync(&mut self, _: &FileName) -> Result<(), DiskError> {
-            Ok(())
-        }
-
-        fn truncate(&mut self, _: &FileName, _: u64) -> Result<(), DiskError> {
-            Ok(())
-        }
-    }
-
     /// A log over three files of four sectors each.
-    fn empty() -> (Files, Wal) {
-        let (mut files, mut wal) = (Files::default(), Wal::new(DIRECTORY));
+    fn empty() -> (MemoryDisk, Wal) {
+        let (mut files, mut wal) = (MemoryDisk::new(), Wal::new(DIRECTORY));
         wal.write_at = u64::MAX >> 1;
         for slot in [2, 1, 0] {
             let name = FileName::new(format!("wal/000{slot}.wal"));
-            files.0.insert(name.clone(), vec![0; 4 * SECTOR]);
+            files.files.insert(name.clone(), vec![0; 4 * SECTOR]);
             let bytes = 4 * SECTOR as u64;
             wal.spares.push(Spare { name, bytes, sums: SectorSums::default() });
         }
@@ -546,7 +575,7 @@ mod tests {
     }
 
     /// Writes a batch of frames that take a sector each, and answers in which file.
-    fn write(files: &mut Files, wal: &mut Wal, frames: usize, terms: u32) -> FileName {
+    fn write(files: &mut MemoryDisk, wal: &mut Wal, frames: usize, terms: u32) -> FileName {
         for i in 0..frames {
             // Headers stand where sectors begin, as they do now and then.
             let payload = Bytes::from(vec![1; SECTOR - FRAME_HEADER_BYTES]);
@@ -558,11 +587,11 @@ mod tests {
         wal.durable = batch.last;
         let Step::Write { file, at, buffers } = &batch.steps[0] else { panic!("a batch is written first") };
         let data = buffers.concat();
-        files.0.get_mut(file).unwrap()[*at as usize..][..data.len()].copy_from_slice(&data);
+        files.files.get_mut(file).unwrap()[*at as usize..][..data.len()].copy_from_slice(&data);
         file.clone()
     }
 
-    fn reopen(files: &Files) -> Result<Opened, OpenError> {
+    fn reopen(files: &MemoryDisk) -> Result<Opened, OpenError> {
         open(&mut files.clone(), DIRECTORY, &Config::default())
     }
 
@@ -572,7 +601,7 @@ mod tests {
         write(&mut files, &mut wal, 4, 1);
         let second = write(&mut files, &mut wal, 2, 5);
         let mut torn = files.clone();
-        torn.0.get_mut(&second).unwrap()[..SECTOR].fill(0xa5);
+        torn.files.get_mut(&second).unwrap()[..SECTOR].fill(0xa5);
         let opened = reopen(&torn).unwrap();
         assert_eq!(opened.wal.next_lsn, Lsn(5));
         let reported = [Damage::Torn { file: second.clone(), at: 0, plain: false }];
@@ -586,7 +615,7 @@ mod tests {
         assert_eq!((opened.wal.next_lsn, &opened.damages[..]), (Lsn(8), &reported[..]));
         // One more batch was written: so the one before it had been synced.
         write(&mut files, &mut wal, 1, 7);
-        files.0.get_mut(&second).unwrap()[..SECTOR].fill(0xa5);
+        files.files.get_mut(&second).unwrap()[..SECTOR].fill(0xa5);
         assert_eq!(reopen(&files).err(), Some(OpenError::Rot { file: second, at: 0, lsn: 5 }));
     }
 
@@ -595,11 +624,11 @@ mod tests {
         let (mut files, mut wal) = empty();
         write(&mut files, &mut wal, 4, 1);
         let second = write(&mut files, &mut wal, 2, 5);
-        files.0.get_mut(&second).unwrap()[..SECTOR].fill(0);
+        files.files.get_mut(&second).unwrap()[..SECTOR].fill(0);
         let mut wal = reopen(&files).unwrap().wal;
         assert_eq!(wal.next_lsn, Lsn(5));
         let spare = wal.found.extract_if(.., |s| s.name == second).next().unwrap();
-        files.0.insert(old_sums_file(&spare.name), spare.sums.encode(0).to_vec());
+        files.files.insert(old_sums_file(&spare.name), spare.sums.encode(0).to_vec());
         wal.spares.push(spare);
         // The same frame again, as far as the sector that was lost; behind it still stands what followed it then.
         assert_eq!(write(&mut files, &mut wal, 1, 5), second);

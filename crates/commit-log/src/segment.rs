@@ -249,6 +249,35 @@ impl Segment {
     }
 }
 
+/// What `.index` and `.timeindex` of a segment should hold, made anew from its batches, which `read` brings; nothing more comes into one that
+/// `is_closed`. The inner error is a run that does not match its checksum.
+pub(crate) fn indexes<E>(
+    base_offset: Offset,
+    ranges: &[Range],
+    is_closed: bool,
+    mut read: impl FnMut(u64, usize) -> Result<Bytes, E>,
+) -> Result<Result<[Bytes; 2], (u64, u64)>, E> {
+    let mut segment = Segment::new(base_offset);
+    let (mut index, mut timeindex) = (Vec::new(), Vec::new());
+    for range in ranges {
+        let mut run = read(range.from, (range.to - range.from) as usize)?;
+        if crc32c::crc32c(&run) != range.crc {
+            return Ok(Err((range.from, range.to)));
+        }
+        let mut batches = Vec::with_capacity(range.batch_count as usize);
+        while !run.is_empty() {
+            let Ok(batch) = RecordBatch::split_first(&mut run) else { return Ok(Err((range.from, range.to))) };
+            batches.push((RaftIndex(range.first_index.0 + batches.len() as u64), batch));
+        }
+        let plan = segment.plan(&batches);
+        index.extend_from_slice(&plan.index);
+        timeindex.extend_from_slice(&plan.timeindex);
+        segment.written(&plan);
+    }
+    timeindex.extend(segment.closing_entry().filter(|_| is_closed).into_iter().flat_map(|(_, entry)| entry));
+    Ok(Ok([index.into(), timeindex.into()]))
+}
+
 /// One append to a segment's files.
 #[derive(Clone, Debug)]
 pub(crate) struct SegmentWrite {

@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use thalweg_model::{DirectoryId, RaftIndex, TopicPartition};
 
 use crate::disk::{FileName, OpId, Step};
+use crate::files::FileList;
 use crate::frame::{Frame, Lsn, Place, SECTOR_BYTES};
 
 /// Most bytes of one sync batch, unless a single frame is larger.
@@ -122,6 +123,14 @@ pub(crate) struct Wal {
     /// Oldest first; the last one is being written.
     pub(crate) files: VecDeque<WalFile>,
     pub(crate) spares: Vec<Spare>,
+    /// Files that become spares when the list of files has their names.
+    pub(crate) unlisted: Vec<Spare>,
+    /// Files to remove once the list of files has their names no longer.
+    pub(crate) leaving: Vec<FileName>,
+    /// The list of files as it is on the disk.
+    pub(crate) listed: FileList,
+    /// The list that is on its way to the disk.
+    pub(crate) listing: Option<FileList>,
     /// Free files found by recovery. Their tables may be of an older use, or not have reached the disk: they get new ones.
     pub(crate) found: Vec<Spare>,
     /// Files that become spares when the table of their sectors is synced.
@@ -170,6 +179,10 @@ impl Wal {
             files: VecDeque::new(),
             spares: Vec::new(),
             found: Vec::new(),
+            unlisted: Vec::new(),
+            leaving: Vec::new(),
+            listed: FileList::default(),
+            listing: None,
             retiring: BTreeMap::new(),
             next_generation: 1,
             oldest_generation: 1,
@@ -223,6 +236,13 @@ impl Wal {
             count += 1;
         }
         (bytes.next_multiple_of(SECTOR_BYTES), count)
+    }
+
+    /// The list of files as it should be.
+    pub(crate) fn files_wanted(&self) -> FileList {
+        let used = self.files.iter().map(|f| (f.name.clone(), f.bytes));
+        let spares = self.spares.iter().chain(&self.unlisted).chain(self.retiring.values());
+        FileList(used.chain(spares.map(|s| (s.name.clone(), s.bytes))).collect())
     }
 
     /// Room that a file must have for the next sync batch; 0 without one.

@@ -1,0 +1,108 @@
+//! Which files the write-ahead log consists of, written down beside it: a file that is missing, or shorter than it was made, must not be
+//! taken for one that never was. What stands in the files is `recovery.rs`'s business.
+//!
+//! `wal.files`, text, replaced as a whole:
+//! ```text
+//! thalweg log files 1
+//! wal/0000.wal 4194304
+//! wal/0001.wal 67108864
+//! crc 1a2b3c4d
+//! ```
+//! A line names a file and its bytes; the last one has the CRC-32C of all before it. A file is named here before it is first used, and
+//! no longer before it is removed. A directory has this file before it has an identity.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use bytes::Bytes;
+
+use crate::disk::{Disk, DiskError, FileName};
+
+/// The list, in the data directory itself: it must not go with the folder of those that it names.
+const NAME: &str = "wal.files";
+const FIRST_LINE: &str = "thalweg log files 1";
+/// Most bytes of a list; a bound for its reader.
+const BYTES_MAX: u64 = 1 << 20;
+
+/// The files of the write-ahead log and how many bytes each has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FileList(pub(crate) BTreeMap<FileName, u64>);
+
+/// The list of a directory in which nothing was ever written, and its name. Who makes a directory puts it there, durably, before anything else:
+/// without it [`crate::CommitLog::open`] takes the directory for one that has lost it.
+pub fn empty_list() -> (FileName, Bytes) {
+    (name(), FileList::default().encode())
+}
+
+pub(crate) fn name() -> FileName {
+    FileName::new(NAME)
+}
+
+impl FileList {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = format!("{FIRST_LINE}\n");
+        for (name, bytes) in &self.0 {
+            writeln!(out, "{name} {bytes}").expect("text grows");
+        }
+        let crc = crc32c::crc32c(out.as_bytes());
+        writeln!(out, "crc {crc:08x}").expect("text grows");
+        out.into()
+    }
+
+    /// `None` for anything that `encode` did not write whole.
+    pub(crate) fn decode(data: &[u8]) -> Option<FileList> {
+        let (body, crc) = std::str::from_utf8(data).ok()?.split_at_checked(data.len().checked_sub(13)?)?;
+        if format!("crc {:08x}\n", crc32c::crc32c(body.as_bytes())) != crc {
+            return None;
+        }
+        let file = |line: &str| {
+            let (name, bytes) = line.split_once(' ')?;
+            Some((FileName::new(name), bytes.parse().ok()?))
+        };
+        let files = body.strip_prefix(FIRST_LINE)?.strip_prefix('\n')?.lines().map(file);
+        files.collect::<Option<_>>().map(FileList)
+    }
+
+    /// Reads the list of a directory; the inner error says why there is none.
+    pub(crate) fn read<D: Disk>(disk: &mut D) -> Result<Result<FileList, String>, DiskError> {
+        let file = name();
+        match disk.length(&file)? {
+            0 => Ok(Err(format!("{file} is missing or empty"))),
+            bytes if bytes > BYTES_MAX => Ok(Err(format!("{file} is damaged"))),
+            bytes => {
+                let list = FileList::decode(&disk.read(&file, 0, bytes as usize)?);
+                Ok(list.ok_or_else(|| format!("{file} is damaged")))
+            }
+        }
+    }
+
+    /// What is wrong with the files that are there, whose lengths `there` tells: one line for each that is missing or shorter than it was made.
+    pub(crate) fn compare(&self, there: &BTreeMap<FileName, u64>) -> Vec<String> {
+        let line = |(name, made): (&FileName, &u64)| match there.get(name) {
+            None => Some(format!("{name} is missing")),
+            Some(bytes) if bytes < made => Some(format!("{name} has {bytes} of {made} bytes")),
+            Some(_) => None,
+        };
+        self.0.iter().filter_map(line).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_comes_back_and_any_flipped_bit_is_noticed() {
+        let files = [("wal/0000.wal", 4 << 20), ("wal/0012.wal", 64 << 20)].map(|(n, b)| (FileName::new(n), b));
+        for list in [FileList::default(), FileList(files.into())] {
+            let bytes = list.encode();
+            assert_eq!(FileList::decode(&bytes), Some(list));
+            for bit in 0..bytes.len() * 8 {
+                let mut bad = bytes.to_vec();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(FileList::decode(&bad), None, "bit {bit}");
+            }
+            assert!((0..bytes.len()).all(|cut| FileList::decode(&bytes[..cut]).is_none()));
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What a start says when files of the directory are missing or shorter than they were.
+
+use thalweg_model::{BatchBuilder, Codec, DirectoryId, LeaderEpoch, Offset, RaftIndex, Record, ReplicaId, TopicId, TopicPartition};
+
+use crate::disk::FileName;
+use crate::log::{CommitLog, Config};
+use crate::partition::HardState;
+use crate::testing::MemoryDisk;
+
+const DIRECTORY: DirectoryId = DirectoryId([8; 16]);
+const GROUP: TopicPartition = TopicPartition { topic: TopicId([3; 16]), partition: thalweg_model::PartitionId(0) };
+const OTHER: TopicPartition = TopicPartition { topic: TopicId([4; 16]), partition: thalweg_model::PartitionId(1) };
+
+fn config() -> Config {
+    Config {
+        wal_first_bytes: 16 << 10,
+        wal_file_bytes: 32 << 10,
+        segment_bytes: 16 << 10,
+        flush_bytes: 1 << 20,
+        tail_bytes: 0,
+        ..Default::default()
+    }
+}
+
+fn open(disk: &MemoryDisk) -> CommitLog<MemoryDisk> {
+    CommitLog::open(disk.clone(), DIRECTORY, config()).expect("the directory is whole").0
+}
+
+/// Lets the disk work until nothing is to be done.
+fn settle(log: &mut CommitLog<MemoryDisk>, now_ms: u64) {
+    loop {
+        log.pump(now_ms);
+        let done: Vec<_> = log.disk_mut().completions.drain(..).collect();
+        if done.is_empty() {
+            return;
+        }
+        done.into_iter().for_each(|completion| log.complete(now_ms, completion));
+    }
+}
+
+/// Index of the last entry, which is one more than its offset.
+fn end(log: &CommitLog<MemoryDisk>, group: TopicPartition) -> u64 {
+    log.entries(&group).last().map_or(log.segments_end(&group).expect("it is there").index.0, |(index, _)| index.0)
+}
+
+/// Appends records of 1 kB to `group` up to index `to`, one a batch, all of them on the quorum.
+fn append(log: &mut CommitLog<MemoryDisk>, group: TopicPartition, to: u64) {
+    log.create_partition(group);
+    let next = end(log, group) + 1;
+    if next == 1 {
+        log.set_hard_state(group, HardState { term: LeaderEpoch(1), vote: 1, replica: ReplicaId(1) });
+    }
+    for index in next..=to {
+        let mut builder = BatchBuilder::new();
+        builder.push(&Record { key: None, value: Some(vec![index as u8; 1000].into()), headers: vec![], timestamp_ms: 1 });
+        let batch = builder.build(Codec::None, None).with_position(Offset(index - 1), LeaderEpoch(1));
+        log.append(group, RaftIndex(index), batch);
+        log.set_committed(group, RaftIndex(index));
+        settle(log, 0);
+    }
+    settle(log, 100);
+}
+
+/// A directory whose broker was stopped, 40 records of each of two partitions in segments, and then killed with 40 more in the log.
+fn directory() -> MemoryDisk {
+    let mut log = open(&MemoryDisk::new());
+    append(&mut log, GROUP, 40);
+    append(&mut log, OTHER, 40);
+    while log.partitions().any(|p| log.segments_end(&p).is_some_and(|end| end.offset < Offset(40))) {
+        log.flush_all();
+        settle(&mut log, 200);
+    }
+    let mut log = open(&log.disk_mut().clone());
+    append(&mut log, GROUP, 80);
+    log.disk_mut().clone()
+}
+
+enum Expect {
+    /// Everything is there.
+    Whole,
+    /// The directory does not open, and the reason names this.
+    Refused(&'static str),
+    /// This partition alone is offline, and the reason names this.
+    Offline(TopicPartition, &'static str),
+}
+
+fn check(damage: impl FnOnce(&mut MemoryDisk), expect: Expect) {
+    let mut disk = directory();
+    damage(&mut disk);
+    let before = disk.files.clone();
+    let opened = CommitLog::open(disk, DIRECTORY, config());
+    match (opened, expect) {
+        (Err(error), Expect::Refused(what)) => assert!(error.to_string().contains(what), "{error} does not name {what}"),
+        (Err(error), _) => panic!("does not open: {error}"),
+        (Ok((log, recovery)), Expect::Refused(what)) => {
+            let ends: Vec<_> = recovery.partitions.iter().map(|p| (p.group, p.log_end)).collect();
+            panic!("opens with {ends:?}, {} files before, and should name {what}", before.len() + log.partitions().count());
+        }
+        (Ok((mut log, _)), Expect::Whole) => {
+            settle(&mut log, 0);
+            append(&mut log, GROUP, 100);
+            append(&mut log, OTHER, 60);
+            log.flush_all();
+            settle(&mut log, 100);
+            let log = open(&log.disk_mut().clone());
+            assert!([GROUP, OTHER].iter().all(|p| log.offline(p).is_none()));
+            assert_eq!([GROUP, OTHER].map(|p| end(&log, p)), [100, 60]);
+        }
+        (Ok((log, _)), Expect::Offline(group, what)) => {
+            for partition in [GROUP, OTHER] {
+                match log.offline(&partition) {
+                    Some(why) => assert!(partition == group && why.contains(what), "{why} does not name {what}"),
+                    None => assert!(partition != group, "{what} is not noticed"),
+                }
+            }
+        }
+    }
+}
+
+fn remove(file: &str) -> impl FnOnce(&mut MemoryDisk) {
+    move |disk| assert!(disk.files.remove(&FileName::new(file)).is_some(), "{file} is there before: {:?}", disk.files.keys())
+}
+
+fn cut(file: &str, to: usize) -> impl FnOnce(&mut MemoryDisk) {
+    move |disk| {
+        let bytes = disk.files.get_mut(&FileName::new(file)).expect("it is there");
+        assert!(bytes.len() > to, "{file} has {} bytes", bytes.len());
+        bytes.truncate(to);
+    }
+}
+
+/// The log files of [`directory`], by what is in them.
+fn log_files(disk: &MemoryDisk) -> Vec<String> {
+    disk.files.keys().filter(|f| f.0.ends_with(".wal")).map(|f| f.to_string()).collect()
+}
+
+#[test]
+fn a_whole_directory_opens() {
+    check(|_| (), Expect::Whole);
+}
+
+#[test]
+fn every_log_file_that_is_missing_is_named() {
+    let files = log_files(&directory());
+    assert!(files.len() >= 3, "{files:?}");
+    for file in files {
+        let said = format!("{file} is missing").leak();
+        check(remove(&file), Expect::Refused(said));
+    }
+}
+
+#[test]
+fn every_log_file_that_is_shorter_than_it_was_made_is_named() {
+    for file in log_files(&directory()) {
+        let said = format!("{file} has 8192 of ").leak();
+        check(cut(&file, 8192), Expect::Refused(said));
+        let said = format!("{file} has 0 of ").leak();
+        check(cut(&file, 0), Expect::Refused(said));
+    }
+}
+
+#[test]
+fn a_directory_without_its_log_is_not_taken_for_a_new_one() {
+    let is_log = |f: &FileName| f.0.starts_with("wal/");
+    check(|disk| disk.files.retain(|f, _| !is_log(f)), Expect::Refused("wal/0000.wal is missing"));
+    check(remove("wal.files"), Expect::Refused("wal.files is missing"));
+    check(|disk| disk.files.retain(|f, _| !f.0.starts_with("wal")), Expect::Refused("wal.files is missing"));
+    check(cut("wal.files", 20), Expect::Refused("wal.files is damaged"));
+}
+
+#[test]
+fn tables_of_what_stood_in_a_log_file_may_be_missing() {
+    check(|disk| disk.files.retain(|f, _| !f.0.ends_with(".old")), Expect::Whole);
+}
+
+/// A start at every step of what a log does with its files finds them as the list says.
+#[test]
+fn a_crash_between_the_list_and_the_files_is_no_damage() {
+    let mut log = open(&MemoryDisk::new());
+    log.create_partition(GROUP);
+    let mut seen = 0;
+    for index in 1..=200u64 {
+        let mut builder = BatchBuilder::new();
+        builder.push(&Record { key: None, value: Some(vec![1; 1000].into()), headers: vec![], timestamp_ms: 1 });
+        let batch = builder.build(Codec::None, None).with_position(Offset(index - 1), LeaderEpoch(1));
+        log.append(GROUP, RaftIndex(index), batch);
+        log.set_committed(GROUP, RaftIndex(index));
+        if index % 16 == 0 {
+            log.flush(GROUP);
+        }
+        loop {
+            log.pump(index * 10);
+            CommitLog::open(log.disk_mut().clone(), DIRECTORY, config()).expect("a crash is no damage");
+            seen += 1;
+            let Some(done) = log.disk_mut().completions.pop_front() else { break };
+            log.complete(index * 10, done);
+        }
+    }
+    assert!(seen > 400, "{seen}");
+}
+
+/// The files of `group`'s segments with this extension, in order.
+fn segment_files(group: TopicPartition, extension: &str) -> Vec<String> {
+    let of = |f: &&FileName| f.0.starts_with(&crate::segment::folder(&group)) && f.0.ends_with(&format!(".{extension}"));
+    directory().files.keys().filter(of).map(|f| f.to_string()).collect()
+}
+
+#[test]
+fn a_segment_that_has_lost_a_file_takes_its_own_partition_offline() {
+    for extension in ["sum", "log"] {
+        let files = segment_files(GROUP, extension);
+        assert!(files.len() >= 3, "{files:?}");
+        for file in &files {
+            check(remove(file), Expect::Offline(GROUP, format!("{file} is missing").leak()));
+        }
+        for file in &files {
+            check(cut(file, 0), Expect::Offline(GROUP, crate::segment::folder(&GROUP).leak()));
+        }
+        let last = files.last().unwrap();
+        check(cut(last, 33), Expect::Offline(GROUP, last.rsplit_once('.').unwrap().0.to_owned().leak()));
+    }
+}
+
+#[test]
+fn a_partition_without_its_folder_is_offline() {
+    let folder = crate::segment::folder(&OTHER);
+    let is_there = |f: &FileName| f.0.starts_with(&folder);
+    let said = format!("{folder} is missing, or empty").leak();
+    check(|disk| disk.files.retain(|f, _| !is_there(f)), Expect::Offline(OTHER, said));
+}
+
+#[test]
+fn indexes_that_are_missing_are_made_anew() {
+    for extension in ["index", "timeindex"] {
+        for file in segment_files(GROUP, extension) {
+            check(remove(&file), Expect::Whole);
+            let mut disk = directory();
+            let before = disk.files.remove(&FileName::new(&file));
+            let mut log = open(&disk);
+            settle(&mut log, 0);
+            assert_eq!(log.disk_mut().files.get(&FileName::new(&file)).cloned(), before, "{file}");
+        }
+    }
+}

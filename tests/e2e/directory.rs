@@ -1,0 +1,175 @@
+//! Files of a data directory are missing or shorter than they were: what a broker says, and what it goes on serving.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use thalweg::{Position, Record, Topic};
+use thalweg_tests::process::{Broker, Cluster};
+
+use crate::cluster::{client_of, whole};
+use crate::{client, read_all, run};
+
+/// A directory whose broker was stopped, and then, after more records, killed.
+async fn directory(data: &Path) {
+    let mut broker = Broker::start(data, 0);
+    let client = client(&broker).await;
+    for topic in ["t", "u"] {
+        client.create_topic(topic, Topic::partitions(1)).await.unwrap();
+        send(&client, topic, 0..200).await;
+    }
+    assert!(broker.stop());
+    let mut broker = Broker::start(data, broker.port());
+    send(&client, "t", 200..300).await;
+    broker.kill();
+}
+
+async fn send(client: &thalweg::Client, topic: &str, numbers: std::ops::Range<u32>) {
+    let producer = client.producer(topic).build().await.unwrap();
+    let sent = producer.send_batch(numbers.map(|i| Record::new(i.to_string())).collect()).await.unwrap();
+    sent.into_iter().for_each(|s| drop(s.unwrap()));
+}
+
+/// Files of a kind below `folder`, sorted.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    let mut found: Vec<PathBuf> = entries.filter(|p| p.extension().is_some_and(|e| e == extension)).collect();
+    found.sort();
+    found
+}
+
+fn cut(file: &Path, to: u64) {
+    OpenOptions::new().write(true).open(file).unwrap().set_len(to).unwrap();
+}
+
+/// Everything below a folder, to compare.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &to.join(entry.file_name())),
+            false => drop(fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
+        }
+    }
+}
+
+/// What a broker says that is started on a damaged directory: it must end, and leave everything as it was.
+fn refusal(data: &Path) -> String {
+    let home = tempfile::tempdir().unwrap();
+    let arguments = ["dev", "--port", "0", "--http-port", "0", "--data-dir", data.to_str().unwrap()];
+    let (code, said) = run(&arguments, home.path());
+    assert_eq!(code, 1, "{said}");
+    said
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_has_lost_log_files_names_them_and_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("data");
+    directory(&whole).await;
+    let names: Vec<String> =
+        files(&whole.join("wal"), "wal").iter().map(|f| f.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    assert!(names.len() > 1, "{names:?}");
+    let check = |damage: &dyn Fn(&Path), expected: &[&str]| {
+        let data = folder.path().join("copy");
+        copy(&whole, &data);
+        damage(&data);
+        let said = tokio::task::block_in_place(|| refusal(&data));
+        for expected in expected.iter().chain(&["Nothing was changed", "estore"]) {
+            assert!(said.contains(expected), "{expected:?} is not in {said}");
+        }
+        fs::remove_dir_all(&data).unwrap();
+    };
+    for name in &names {
+        check(&|data| fs::remove_file(data.join("wal").join(name)).unwrap(), &[&format!("wal/{name} is missing")]);
+        let half = |data: &Path| {
+            let file = data.join("wal").join(name);
+            cut(&file, fs::metadata(&file).unwrap().len() / 2);
+        };
+        check(&half, &[&format!("wal/{name} has "), " of "]);
+    }
+    check(&|data| fs::remove_dir_all(data.join("wal")).unwrap(), &["wal/0000.wal is missing"]);
+    check(&|data| fs::remove_file(data.join("wal.files")).unwrap(), &["wal.files is missing"]);
+    check(&|data| fs::remove_file(data.join("starts")).unwrap(), &["starts, which counts"]);
+    check(&|data| fs::write(data.join("starts"), "x").unwrap(), &["starts, which counts"]);
+    check(&|data| fs::remove_file(data.join("identity.json")).unwrap(), &["no identity"]);
+    let metadata = "partitions/636c7573-7465-722d-6d65-746164617461-0";
+    check(&|data| fs::remove_dir_all(data.join(metadata)).unwrap(), &["metadata on this disk is damaged", metadata]);
+    // And whole it opens, with everything.
+    let broker = tokio::task::block_in_place(|| Broker::start(&whole, 0));
+    let client = client(&broker).await;
+    assert_eq!(read_all(&client, "t").await[&0].len(), 300);
+    assert_eq!(read_all(&client, "u").await[&0].len(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_has_lost_files_is_offline_and_no_other_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    directory(&data).await;
+    let broker = Broker::start(&data, 0);
+    let client_then = client(&broker).await;
+    let id = client_then.describe_topic("t").await.unwrap().topic.id;
+    drop(broker);
+    let segments = data.join(format!("partitions/{id}-0"));
+    // What Kafka's tools read is made anew, to the byte.
+    for extension in ["index", "timeindex"] {
+        let file = files(&segments, extension).remove(0);
+        let before = fs::read(&file).unwrap();
+        fs::remove_file(&file).unwrap();
+        let broker = tokio::task::block_in_place(|| Broker::start(&data, 0));
+        assert_eq!(read_all(&client(&broker).await, "t").await[&0].len(), 300);
+        assert!(fs::read(&file).unwrap().starts_with(&before), "{extension}");
+    }
+    let aside = folder.path().join("aside");
+    for extension in ["sum", "log"] {
+        let file = files(&segments, extension).remove(0);
+        fs::rename(&file, &aside).unwrap();
+        let broker = tokio::task::block_in_place(|| Broker::start(&data, 0));
+        let client = client(&broker).await;
+        assert_eq!(read_all(&client, "u").await[&0].len(), 200);
+        let partition = &client.describe_topic("t").await.unwrap().partitions[0];
+        let why = partition.offline.clone().unwrap_or_default();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(why.contains(&format!("{name} is missing")), "{why}");
+        drop(broker);
+        fs::rename(&aside, &file).unwrap();
+    }
+    let broker = tokio::task::block_in_place(|| Broker::start(&data, 0));
+    assert_eq!(read_all(&client(&broker).await, "t").await[&0].len(), 300);
+}
+
+/// Its copies are rebuilt from the others, whether its directory is moved away or only a partition's files are gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_of_three_gets_its_lost_files_from_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(folder.path(), 3);
+    let client = client_of(&cluster, 1).await;
+    client.create_topic("t", Topic::partitions(1).replication_factor(3)).await.unwrap();
+    send(&client, "t", 0..500).await;
+    let id = client.describe_topic("t").await.unwrap().topic.id;
+    let data = folder.path().join("broker-2/data");
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    cluster.signal(2, "-TERM");
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    cluster.kill(2);
+    let segments = data.join(format!("partitions/{id}-0"));
+    assert!(!files(&segments, "log").is_empty(), "a clean stop writes segments");
+    fs::remove_dir_all(&segments).unwrap();
+    tokio::task::block_in_place(|| cluster.restart(2));
+    whole(&client, 3).await;
+    cluster.kill(2);
+    fs::remove_file(files(&data.join("wal"), "wal").pop().unwrap()).unwrap();
+    let config = folder.path().join("broker-2/broker.toml");
+    let (code, said) = tokio::task::block_in_place(|| {
+        run(&["serve", "--config", config.to_str().unwrap(), "--http", "127.0.0.1:0"], folder.path())
+    });
+    assert!(code == 1 && said.contains("is missing") && said.contains("rebuilt from the others"), "{said}");
+    fs::rename(&data, folder.path().join("damaged")).unwrap();
+    tokio::task::block_in_place(|| cluster.restart(2));
+    whole(&client, 3).await;
+    // What the rebuilt one holds is enough.
+    cluster.kill(1);
+    send(&client, "t", 500..501).await;
+    assert_eq!(read_all(&client, "t").await[&0].len(), 501);
+    assert_eq!(client.offsets("t", Position::Earliest).await.unwrap().len(), 1);
+}
