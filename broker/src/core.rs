@@ -154,7 +154,9 @@ impl Core {
         let metadata = self.shard.metadata();
         let partitions = topic.replicas.iter().enumerate().map(|(index, replicas)| {
             let leader = self.shard.leader(&TopicPartition::new(topic.id, index as u32));
-            let broker = leader.and_then(|(_, b)| metadata.broker(b));
+            // Who holds the only copy is to be asked, whether it leads or not: only it knows if that is for good.
+            let only = || Some(replicas.first()?.broker()).filter(|_| replicas.len() == 1);
+            let broker = leader.map(|(_, b)| b).or_else(only).and_then(|b| metadata.broker(b));
             proto::Partition {
                 index: index as u32,
                 leader: broker.map_or(0, |b| b.id.0),
@@ -270,6 +272,15 @@ pub(crate) fn check_own(topic: &str) -> Result<(), RemoteError> {
             ),
         )),
     }
+}
+
+/// Says to a client that a partition is offline, and what there is to be done.
+pub(crate) fn damaged(partition: u32, what: &str) -> RemoteError {
+    let message = format!(
+        "partition {partition} is damaged: {what}; the operator of the broker can put the file back, or have the partition go on with \
+         what is left of it: thalweg partition salvage --help"
+    );
+    RemoteError::new(ErrorCode::PartitionOffline, message)
 }
 
 fn remote_error(frame: &Frame) -> Option<RemoteError> {

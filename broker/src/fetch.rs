@@ -14,7 +14,7 @@ use thalweg_plugin_host::{FilterJob, Filtered};
 use thalweg_wire::{ErrorCode, Frame, RemoteError, proto};
 use tokio::sync::{Mutex, Notify};
 
-use crate::core::Core;
+use crate::core::{Core, damaged};
 use crate::plugins::{LoadedFilter, on_failure};
 use crate::shard::Read;
 use crate::stream::{FrameReader, refuse, send, send_with_body};
@@ -228,7 +228,7 @@ pub(crate) async fn resolve(
     start: proto::Start,
 ) -> Result<Option<Offset>, RemoteError> {
     if let Some(what) = core.shard.offline(name) {
-        return Err(RemoteError::new(ErrorCode::PartitionOffline, what));
+        return Err(damaged(name.partition.0, &what));
     }
     let Some(state) = core.shard.state(name).filter(|s| s.is_serving) else {
         return Ok(None);
@@ -262,7 +262,7 @@ async fn timestamp_offset(core: &Core, name: &TopicPartition, at_ms: i64) -> Res
                 continue;
             }
             Read::AtEnd => return Ok(None),
-            Read::Offline(what) => return Err(RemoteError::new(ErrorCode::PartitionOffline, what)),
+            Read::Offline(what) => return Err(damaged(name.partition.0, &what)),
         };
         for batch in batches {
             let found = batch.first_at_or_after(from, at_ms);
@@ -283,7 +283,7 @@ async fn next(s: &Subscription, name: &TopicPartition, from: Offset) -> Step {
     let batches = match s.core.shard.read(name, from, PUSH_BYTES).await {
         Read::AtEnd => return Step::Wait,
         Read::Offline(what) => {
-            return Step::Stop(from, RemoteError::new(ErrorCode::PartitionOffline, what));
+            return Step::Stop(from, damaged(name.partition.0, &what));
         }
         Read::BelowStart(start) => {
             let message = format!(

@@ -20,22 +20,33 @@ pub(crate) async fn describe_topic(
     let topic = core.shard.metadata().topic(name).cloned().map_err(|e| core.remote(&e))?;
     let mut partitions: Vec<_> = (0..topic.partitions).map(|index| partition_state(core, topic.id, index)).collect();
     if asker != Asker::Peer {
-        let mut others: Vec<u32> =
-            partitions.iter().map(|p| p.leader).filter(|l| *l != 0 && *l != core.broker_id).collect();
+        let mut others: Vec<u32> = topic
+            .replicas
+            .iter()
+            .zip(&partitions)
+            .filter_map(|(r, p)| holder(r, p))
+            .filter(|l| *l != core.broker_id)
+            .collect();
         others.sort();
         others.dedup();
         for other in others {
             let request = Frame::of(&proto::DescribeTopicRequest { name: name.to_owned() });
             let answer = core.peers.request(BrokerId(other), request.header_and_head(), Vec::new()).await;
             let Ok(Ok(answer)) = answer.map(|a| a.message::<proto::DescribeTopicReply>()) else { continue };
-            for (mine, theirs) in partitions.iter_mut().zip(answer.partitions) {
-                if theirs.leader == other {
+            for ((mine, theirs), replicas) in partitions.iter_mut().zip(answer.partitions).zip(&topic.replicas) {
+                if holder(replicas, &theirs) == Some(other) {
                     *mine = theirs;
                 }
             }
         }
     }
     Ok(proto::DescribeTopicReply { topic: Some(core.describe(&topic)), partitions })
+}
+
+/// Who answers for a partition: its leader, or the only one that holds it.
+fn holder(replicas: &[ReplicaId], state: &proto::PartitionState) -> Option<u32> {
+    let only = Some(replicas.first()?.broker().0).filter(|_| replicas.len() == 1);
+    Some(state.leader).filter(|l| *l != 0).or(only)
 }
 
 fn partition_state(core: &Core, topic: TopicId, index: u32) -> proto::PartitionState {

@@ -10,7 +10,7 @@ use thalweg_replica::{Acks, ProduceError};
 use thalweg_wire::{ErrorCode, Frame, RemoteError, proto};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::core::Core;
+use crate::core::{Core, damaged};
 use crate::stream::{FrameReader, StreamError};
 
 /// Answers sent in one write at most.
@@ -119,6 +119,7 @@ async fn checked(core: &Core, body: Bytes) -> Result<RecordBatch, BatchError> {
 
 fn remote(partition: u32, error: &ProduceError) -> RemoteError {
     let code = match error {
+        ProduceError::Offline(what) => return damaged(partition, what),
         ProduceError::NotLeader { .. } => ErrorCode::NotLeader,
         ProduceError::StalePin { .. } => ErrorCode::StalePin,
         ProduceError::PinUnknown { .. } => ErrorCode::PinUnknown,
@@ -130,7 +131,6 @@ fn remote(partition: u32, error: &ProduceError) -> RemoteError {
         ProduceError::UnknownProducer | ProduceError::DuplicateForgotten => ErrorCode::UnknownProducer,
         ProduceError::Backlog => ErrorCode::Backlog,
         ProduceError::StorageFull => ErrorCode::StorageFull,
-        ProduceError::Offline(_) => ErrorCode::PartitionOffline,
         ProduceError::NotProducible => ErrorCode::CorruptBatch,
     };
     RemoteError::new(code, format!("partition {partition}: {error}"))

@@ -39,6 +39,9 @@ export class StorageFullError extends ThalwegError {
   static code = 'storage_full'
   static retriable = true
 }
+export class DamagedError extends ThalwegError {
+  static code = 'damaged'
+}
 export class InternalError extends ThalwegError {
   static code = 'internal'
 }
@@ -56,6 +59,7 @@ const classes = new Map(
     RebalancedError,
     PluginFailedError,
     StorageFullError,
+    DamagedError,
     InternalError,
     UnsupportedError,
   ].map((c) => [c.code, c]),

@@ -288,5 +288,6 @@ export class InvalidError extends ThalwegError {}
 export class RebalancedError extends ThalwegError {}
 export class PluginFailedError extends ThalwegError {}
 export class StorageFullError extends ThalwegError {}
+export class DamagedError extends ThalwegError {}
 export class InternalError extends ThalwegError {}
 export class UnsupportedError extends ThalwegError {}

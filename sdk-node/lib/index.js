@@ -3,6 +3,7 @@
 export { Client, connect } from './client.js'
 export { Consumer } from './consumer.js'
 export {
+  DamagedError,
   DeniedError,
   DisconnectedError,
   InternalError,

@@ -374,7 +374,7 @@ impl Client {
     /// Where each partition of a topic has `position`: its first and last offset, or the offset of a time.
     pub async fn offsets(&self, topic: &str, position: Position) -> Result<Vec<PartitionOffsets>> {
         let topic = self.metadata(topic, false).await?;
-        self.offsets_of(&topic, (0..topic.partitions.len() as u32).collect(), position).await
+        self.offsets_of(&topic, (0..topic.partitions.len() as u32).collect(), position).await?.all()
     }
 
     /// Asks the leaders of a topic's partitions (none named: all) to hand over to their preferred replicas; answers with how
@@ -539,9 +539,26 @@ impl Client {
         topic: &proto::Topic,
         partitions: Vec<u32>,
         position: Position,
-    ) -> Result<Vec<PartitionOffsets>> {
+    ) -> Result<FoundOffsets> {
         let topic = topic.clone();
         self.io.run(move |link| async move { offsets_of(&link, &topic, partitions, position).await }).await
+    }
+}
+
+/// Offsets of the partitions that could be asked.
+pub(crate) struct FoundOffsets {
+    pub(crate) found: Vec<PartitionOffsets>,
+    /// Partitions whose only copy is damaged, and the broker's words.
+    pub(crate) damaged: Vec<(u32, Error)>,
+}
+
+impl FoundOffsets {
+    /// Those of all partitions.
+    pub(crate) fn all(self) -> Result<Vec<PartitionOffsets>> {
+        match self.damaged.into_iter().next() {
+            None => Ok(self.found),
+            Some((_, error)) => Err(error),
+        }
     }
 }
 
@@ -550,11 +567,12 @@ async fn offsets_of(
     topic: &proto::Topic,
     partitions: Vec<u32>,
     position: Position,
-) -> Result<Vec<PartitionOffsets>> {
+) -> Result<FoundOffsets> {
     let deadline = Instant::now() + link.options.timeout;
     let routing = crate::routing::follow(link, topic);
     let mut left = partitions.clone();
     let mut found = BTreeMap::new();
+    let mut damaged: BTreeMap<u32, Error> = BTreeMap::new();
     let mut last: Option<Error> = None;
     while !left.is_empty() {
         let mut by_leader: BTreeMap<Address, Vec<u32>> = BTreeMap::new();
@@ -574,6 +592,9 @@ async fn offsets_of(
                         match a.error.map(thalweg_wire::RemoteError::from) {
                             None => drop(found.insert(a.partition, a.offset)),
                             Some(error) if error.code.client_retries() => last = Some(error.into()),
+                            Some(error) if error.code.kind() == ErrorKind::Damaged => {
+                                damaged.insert(a.partition, error.into());
+                            }
                             Some(error) => return Err(error.into()),
                         }
                     }
@@ -584,7 +605,7 @@ async fn offsets_of(
                 Err(error) => return Err(error),
             }
         }
-        left.retain(|p| !found.contains_key(p));
+        left.retain(|p| !found.contains_key(p) && !damaged.contains_key(p));
         if !left.is_empty() {
             if Instant::now() >= deadline {
                 let nobody =
@@ -594,7 +615,9 @@ async fn offsets_of(
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
     }
-    Ok(partitions.into_iter().map(|partition| PartitionOffsets { partition, offset: found[&partition] }).collect())
+    let offset = |partition: u32| Some(PartitionOffsets { partition, offset: *found.get(&partition)? });
+    let found = partitions.into_iter().filter_map(offset).collect();
+    Ok(FoundOffsets { found, damaged: damaged.into_iter().collect() })
 }
 
 fn follower(r: &proto::ReplicaState) -> FollowerStatus {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
 use crate::batch::decode;
-use crate::client::{Client, PluginInfo};
+use crate::client::{Client, FoundOffsets, PluginInfo};
 use crate::group::{Cursor, GroupOptions, GroupShared, Rebalance};
 use crate::subscription::{Event, Reader, open_stream};
 use crate::{Batch, ConsumerRecord, Error, IntoBytes, Result};
@@ -210,7 +210,7 @@ impl ConsumerBuilder {
             }
         }
         let (start, filter) = (self.start.unwrap_or(Position::Latest), self.wire_filter());
-        let (mut topics, mut ends) = (Vec::new(), BTreeMap::new());
+        let (mut topics, mut ends, mut damaged) = (Vec::new(), BTreeMap::new(), VecDeque::new());
         for name in &self.topics {
             let topic = self.client.metadata(name, true).await?;
             let count = topic.partitions.len() as u32;
@@ -220,8 +220,11 @@ impl ConsumerBuilder {
                     format!("topic {name:?} has {count} partitions, 0 to {}; there is no partition {bad}", count - 1);
                 return Err(Error::new(ErrorKind::NotFound, message));
             }
+            let mut partitions = partitions;
             if self.until_end {
-                self.find_ends(&topic, partitions.clone(), &mut ends).await?;
+                let broken = self.find_ends(&topic, partitions.clone(), &mut ends).await?;
+                partitions.retain(|p| broken.iter().all(|(b, _)| b != p));
+                damaged.extend(broken.into_iter().map(|(_, error)| error));
             }
             topics.push((topic, partitions));
         }
@@ -244,7 +247,9 @@ impl ConsumerBuilder {
         });
         let (readers, plugin): (Vec<Arc<Reader>>, _) = opening.await?;
         let ends = self.until_end.then_some(ends);
-        Ok(Consumer::new(self.client, Source::Alone(readers), incoming, ends, plugin))
+        let mut consumer = Consumer::new(self.client, Source::Alone(readers), incoming, ends, plugin);
+        consumer.damaged = damaged;
+        Ok(consumer)
     }
 
     async fn find_ends(
@@ -252,12 +257,13 @@ impl ConsumerBuilder {
         topic: &proto::Topic,
         partitions: Vec<u32>,
         ends: &mut BTreeMap<PartitionKey, u64>,
-    ) -> Result<()> {
-        for end in self.client.offsets_of(topic, partitions, Position::Latest).await? {
+    ) -> Result<Vec<(u32, Error)>> {
+        let FoundOffsets { found, damaged } = self.client.offsets_of(topic, partitions, Position::Latest).await?;
+        for end in found {
             let key = PartitionKey { topic_id: topic.id.clone(), partition: end.partition };
             ends.insert(key, end.offset);
         }
-        Ok(())
+        Ok(damaged)
     }
 
     async fn build_member(self, group: String) -> Result<Consumer> {
@@ -270,7 +276,8 @@ impl ConsumerBuilder {
             match self.client.metadata(name, true).await {
                 Ok(topic) if self.until_end => {
                     let all = (0..topic.partitions.len() as u32).collect();
-                    self.find_ends(&topic, all, &mut ends).await?;
+                    // Whoever gets a damaged partition hears of it when reading.
+                    let _damaged = self.find_ends(&topic, all, &mut ends).await?;
                 }
                 Ok(_) => {}
                 Err(error) if self.waits_for_topics && error.kind() == ErrorKind::NotFound => {}
@@ -396,6 +403,8 @@ pub struct Consumer {
     /// The next batch, until it is certain that it may be handed out.
     held: Option<(Current, Batch)>,
     failed: Option<Error>,
+    /// With `until_end`: what is said of partitions that cannot be read at all, once the others have been.
+    damaged: VecDeque<Error>,
     /// Why nothing more comes.
     over: Option<Error>,
 }
@@ -418,6 +427,7 @@ impl Consumer {
             current: None,
             held: None,
             failed: None,
+            damaged: VecDeque::new(),
             over: None,
         }
     }
@@ -498,7 +508,7 @@ impl Consumer {
                 return Some(Err(error));
             }
             if self.has_ended().await {
-                return None;
+                return self.damaged.pop_front().map(Err);
             }
             let event = match &mut self.source {
                 Source::Alone(_) => self.incoming.recv().await,
@@ -850,7 +860,7 @@ impl Consumer {
             let seen = reader.core().high_watermark(place.partition).unwrap_or(0);
             if offset > seen {
                 let topic = self.client.metadata(&reader.name, false).await?;
-                let end = self.client.offsets_of(&topic, vec![place.partition], Position::Latest).await?;
+                let end = self.client.offsets_of(&topic, vec![place.partition], Position::Latest).await?.all()?;
                 let end = end.first().map_or(0, |e| e.offset);
                 if offset > end {
                     let message = format!("offset {offset} of {place} of {:?} is past its end, {end}", reader.name);

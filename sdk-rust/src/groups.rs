@@ -152,11 +152,11 @@ impl Client {
             return Err(RemoteError::new(ErrorCode::UnknownPartition, message).into());
         }
         let Position::Offset(offset) = to else {
-            let found = self.offsets_of(&topic, partitions, to).await?;
+            let found = self.offsets_of(&topic, partitions, to).await?.all()?;
             return Ok(found.into_iter().map(|o| (o.partition, o.offset)).collect());
         };
-        let first = self.offsets_of(&topic, partitions.clone(), Position::Earliest).await?;
-        let last = self.offsets_of(&topic, partitions, Position::Latest).await?;
+        let first = self.offsets_of(&topic, partitions.clone(), Position::Earliest).await?.all()?;
+        let last = self.offsets_of(&topic, partitions, Position::Latest).await?.all()?;
         let within = first.iter().zip(&last).map(|(a, b)| (a.partition, offset.clamp(a.offset, b.offset)));
         Ok(within.collect())
     }
@@ -169,7 +169,7 @@ impl Client {
         let found = self.metadata(topic, false).await?;
         let partitions = offsets.iter().map(|(p, _)| *p).collect();
         for (end, (partition, offset)) in
-            self.offsets_of(&found, partitions, Position::Latest).await?.iter().zip(offsets)
+            self.offsets_of(&found, partitions, Position::Latest).await?.all()?.iter().zip(offsets)
         {
             if *offset > end.offset {
                 let message =

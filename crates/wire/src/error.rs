@@ -23,6 +23,8 @@ pub enum ErrorKind {
     PluginFailed,
     /// The broker's disk or a published bound is full: free space or slow down.
     StorageFull,
+    /// Stored data is damaged and there is no other copy: the broker's operator puts it right.
+    Damaged,
     /// A broken invariant: report it.
     Internal,
     /// This version cannot do it: upgrade.
@@ -31,7 +33,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All kinds, for tests that check every language against them.
-    pub const ALL: [ErrorKind; 10] = [
+    pub const ALL: [ErrorKind; 11] = [
         ErrorKind::Timeout,
         ErrorKind::Disconnected,
         ErrorKind::NotFound,
@@ -40,6 +42,7 @@ impl ErrorKind {
         ErrorKind::Rebalanced,
         ErrorKind::PluginFailed,
         ErrorKind::StorageFull,
+        ErrorKind::Damaged,
         ErrorKind::Internal,
         ErrorKind::Unsupported,
     ];
@@ -55,6 +58,7 @@ impl ErrorKind {
             ErrorKind::Rebalanced => "rebalanced",
             ErrorKind::PluginFailed => "plugin_failed",
             ErrorKind::StorageFull => "storage_full",
+            ErrorKind::Damaged => "damaged",
             ErrorKind::Internal => "internal",
             ErrorKind::Unsupported => "unsupported",
         }
@@ -145,8 +149,8 @@ codes! {
     StorageFull = 16, StorageFull, true;
     /// Too many bytes wait for the quorum.
     Backlog = 17, StorageFull, true;
-    /// The partition's data is damaged; the message names file and offset.
-    PartitionOffline = 18, Internal, false;
+    /// The partition's data is damaged, and no other copy is there; the message names the file, and what an operator can do.
+    PartitionOffline = 18, Damaged, false;
     /// A position below the log's start.
     OffsetOutOfRange = 19, Invalid, false;
     /// The module is not a plugin: not wasm, wrong exports, forbidden import, too large or too costly to compile.

@@ -17,6 +17,7 @@ from . import _native as _native_module
 from ._client import Client, Group, GroupInfo, GroupMember, GroupOffset, Plugin, Topic, connect
 from ._consumer import Consumer, Counts, Rebalance, TopicPartition
 from ._errors import (
+    DamagedError,
     DeniedError,
     DisconnectedError,
     InternalError,
@@ -40,6 +41,7 @@ __all__ = [
     "Consumer",
     "Counts",
     "Delivery",
+    "DamagedError",
     "DeniedError",
     "DisconnectedError",
     "Group",

@@ -61,6 +61,12 @@ class StorageFullError(ThalwegError):
     retriable = True
 
 
+class DamagedError(ThalwegError):
+    """Stored data is damaged and there is no other copy: the broker's operator puts it right."""
+
+    code = "damaged"
+
+
 class InternalError(ThalwegError):
     """A broken invariant: report it."""
 
@@ -84,6 +90,7 @@ _CLASSES: dict[str, type[ThalwegError]] = {
         RebalancedError,
         PluginFailedError,
         StorageFullError,
+        DamagedError,
         InternalError,
         UnsupportedError,
     )
