@@ -60,6 +60,10 @@ impl Disk for RealDisk {
         let _ = sender.send(op);
     }
 
+    fn run(&mut self, steps: Vec<Step>) -> Result<Bytes, DiskError> {
+        Worker { root: self.root.clone(), files: HashMap::new() }.run(steps)
+    }
+
     fn list(&mut self, dir: &str) -> Result<Vec<FileName>, DiskError> {
         let mut found = Vec::new();
         walk(&self.root, &self.root.join(dir), &mut found).map_err(|e| error(dir, &e))?;

@@ -42,7 +42,9 @@ pub enum DirectoryError {
         found: u32,
     },
     /// Written by an earlier version, before 1.0.
-    #[error("data directory {path} has format {found}, this broker knows format {FORMAT} only; move it away to start empty")]
+    #[error(
+        "data directory {path} has format {found}, this broker knows format {FORMAT} only; move it away to start empty"
+    )]
     Older {
         /// The directory.
         path: PathBuf,

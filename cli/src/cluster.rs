@@ -6,7 +6,10 @@ use anyhow::{Context, Result};
 use clap::{ArgGroup, Subcommand};
 use serde_json::json;
 use thalweg::RecoveredPartition;
-use thalweg_broker::{BrokerSpec, ConfigFile, add_broker, certify_client, init_cluster, recover_metadata};
+use thalweg_broker::{
+    BrokerSpec, ConfigFile, Member, SalvagedPartition, add_broker, certify_client, init_cluster, recover_metadata,
+    salvage,
+};
 
 use crate::Connect;
 use crate::output::{Output, done, rows};
@@ -73,6 +76,25 @@ pub(crate) enum PartitionCommand {
         /// Its partitions; all of them by default
         #[arg(long, value_delimiter = ',')]
         partitions: Vec<u32>,
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// Tells what is left of a stopped broker's partitions whose files are damaged, and has them go on with it
+    ///
+    /// For partitions without another copy, whose files cannot be put back. Offsets keep their numbers; readers go on behind what is lost. Copy the data
+    /// directory first.
+    Salvage {
+        /// TOPIC/PARTITION; everything by default
+        partition: Option<String>,
+        /// The stopped broker's configuration
+        #[arg(long, value_name = "FILE", required_unless_present = "data_dir", conflicts_with = "data_dir")]
+        config: Option<PathBuf>,
+        /// The data directory of a stopped `thalweg dev`
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+        /// Do it; without this nothing is changed
+        #[arg(long)]
+        accept_loss: bool,
         #[command(flatten)]
         connect: Connect,
     },
@@ -225,7 +247,26 @@ async fn recover(lost: &[u32], accept_loss: bool, connect: Connect) -> Result<()
 
 impl PartitionCommand {
     pub(crate) async fn run(self) -> Result<()> {
-        let PartitionCommand::ElectLeader { topic, partitions, connect } = self;
+        let (topic, partitions, connect) = match self {
+            PartitionCommand::ElectLeader { topic, partitions, connect } => (topic, partitions, connect),
+            PartitionCommand::Salvage { partition, config, data_dir, accept_loss, connect } => {
+                let (data_dir, member) = match config {
+                    Some(file) => {
+                        let config = ConfigFile::read(&file)?;
+                        let member = config.member().with_context(|| file.display().to_string())?;
+                        (std::path::absolute(&config.data_dir)?, Some(member))
+                    }
+                    None => (data_dir.context("--config or --data-dir is needed")?, None),
+                };
+                return salvage_partitions(
+                    &data_dir,
+                    member.as_ref(),
+                    partition.as_deref(),
+                    accept_loss,
+                    connect.output,
+                );
+            }
+        };
         let client = connect.client().await?;
         let asked = client.elect_leaders(&topic, &partitions).await.context("elect leaders")?;
         let line = match asked {
@@ -234,4 +275,71 @@ impl PartitionCommand {
         };
         done(connect.output, &line, &json!({ "topic": topic, "asked": asked }))
     }
+}
+
+fn salvage_partitions(
+    data_dir: &Path,
+    member: Option<&Member>,
+    partition: Option<&str>,
+    accept_loss: bool,
+    output: Output,
+) -> Result<()> {
+    let only = partition.map(|text| {
+        let parsed = text.rsplit_once('/').and_then(|(topic, number)| Some((topic, number.parse().ok()?)));
+        parsed.with_context(|| format!("{text:?} does not look like TOPIC/PARTITION"))
+    });
+    let found = salvage(data_dir, member, only.transpose()?, accept_loss)?;
+    let state = |p: &SalvagedPartition| match (p.is_done, &p.damage) {
+        (true, _) => "goes on with what is left".to_owned(),
+        (false, Some(_)) if p.has_others => "damaged; rebuilt from its other copies when the broker starts".to_owned(),
+        (false, Some(what)) => format!("damaged: {what}"),
+        (false, None) => "whole".to_owned(),
+    };
+    let range = |(from, to): &(u64, u64)| format!("{from} to {}", to - 1);
+    let row = |p: &SalvagedPartition| {
+        let lost = match (p.lost.is_empty(), p.goes_on_at) {
+            (true, None) => "nothing".to_owned(),
+            (false, None) => p.lost.iter().map(range).collect::<Vec<_>>().join(", "),
+            (true, Some(at)) => format!("perhaps records behind; it goes on at {at}"),
+            (false, Some(at)) => {
+                let holes = p.lost.iter().map(range).collect::<Vec<_>>().join(", ");
+                format!("{holes}, and perhaps records behind; it goes on at {at}")
+            }
+        };
+        let offsets = if p.offsets.0 < p.offsets.1 { range(&p.offsets) } else { "none".to_owned() };
+        json!({ "partition": format!("{}/{}", p.topic, p.partition), "offsets": offsets, "lost": lost, "state": state(p) })
+    };
+    let is_damaged = |p: &&SalvagedPartition| p.damage.is_some();
+    let damaged = found.partitions.iter().filter(is_damaged).count();
+    if output == Output::Json {
+        let partition = |p: &SalvagedPartition| {
+            json!({
+                "topic": p.topic, "partition": p.partition, "damage": p.damage, "start": p.offsets.0, "end": p.offsets.1,
+                "lost": p.lost, "goes_on_at": p.goes_on_at, "has_others": p.has_others, "done": p.is_done,
+            })
+        };
+        let partitions: Vec<_> = found.partitions.iter().map(partition).collect();
+        println!("{}", serde_json::to_string_pretty(&json!({ "log": found.log_damage, "partitions": partitions }))?);
+        return Ok(());
+    }
+    if !found.log_damage.is_empty() {
+        println!("The write-ahead log is not whole: {}.", found.log_damage.join(", "));
+        println!("What it held may be lost, of every partition; what stands in segments is still there.");
+        println!();
+    }
+    // Whole ones only where they were asked for.
+    let shown = found.partitions.iter().filter(|p| partition.is_some() || is_damaged(p));
+    let list: Vec<_> = shown.map(row).collect();
+    if list.is_empty() {
+        println!("{} partitions were read, all of them are whole", found.partitions.len());
+        return Ok(());
+    }
+    rows(output, &["partition", "offsets", "lost", "state"], list)?;
+    println!();
+    match (accept_loss, damaged) {
+        (true, _) => println!("Next: start the broker"),
+        (false, 0) => println!("Nothing was changed, and nothing is to be done"),
+        (false, _) => println!("Nothing was changed. Next: copy the data directory, then the same with --accept-loss"),
+    }
+    Ok(())
 }

@@ -2,8 +2,9 @@
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use thalweg::{Position, Record, Topic};
+use thalweg::{ErrorKind, Position, Record, Topic};
 use thalweg_tests::process::{Broker, Cluster};
 
 use crate::cluster::{client_of, whole};
@@ -148,9 +149,9 @@ async fn a_broker_of_three_gets_its_lost_files_from_the_others() {
     send(&client, "t", 0..500).await;
     let id = client.describe_topic("t").await.unwrap().topic.id;
     let data = folder.path().join("broker-2/data");
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     cluster.signal(2, "-TERM");
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
     cluster.kill(2);
     let segments = data.join(format!("partitions/{id}-0"));
     assert!(!files(&segments, "log").is_empty(), "a clean stop writes segments");
@@ -172,4 +173,122 @@ async fn a_broker_of_three_gets_its_lost_files_from_the_others() {
     send(&client, "t", 500..501).await;
     assert_eq!(read_all(&client, "t").await[&0].len(), 501);
     assert_eq!(client.offsets("t", Position::Earliest).await.unwrap().len(), 1);
+}
+
+/// The only copy of a partition is damaged: clients hear so at once, the other partitions are delivered, and what is left is brought back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_single_copy_is_a_typed_error_and_what_is_left_of_it_can_be_salvaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    directory(&data).await;
+    let mut broker = Broker::start(&data, 0);
+    let port = broker.port();
+    let id = {
+        let client = client(&broker).await;
+        client.create_topic("two", Topic::partitions(2)).await.unwrap();
+        let producer = client.producer("two").build().await.unwrap();
+        for i in 0..200 {
+            producer.send(Record::new(i.to_string())).await.unwrap();
+        }
+        client.describe_topic("two").await.unwrap().topic.id
+    };
+    assert!(broker.stop());
+    let log = files(&data.join(format!("partitions/{id}-0")), "log").remove(0);
+    let mut bytes = fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&log, bytes).unwrap();
+    let salvage = |more: &[&str]| {
+        let arguments = ["partition", "salvage", "--data-dir", data.to_str().unwrap()];
+        tokio::task::block_in_place(|| run(&[&arguments, more].concat(), folder.path()))
+    };
+    {
+        let broker = tokio::task::block_in_place(|| Broker::start(&data, port));
+        let client = client(&broker).await;
+        let is_damaged = |error: &thalweg::Error| {
+            error.kind() == ErrorKind::Damaged
+                && !error.is_retriable()
+                && error.to_string().contains("thalweg partition salvage")
+        };
+        let started = Instant::now();
+        let producer = client.producer("two").build().await.unwrap();
+        // The first record of a producer goes to partition 0.
+        let sent = producer.send(Record::new("x")).await.map(drop).unwrap_err();
+        assert!(is_damaged(&sent), "{sent}");
+        let mut consumer = client.consumer("two").from_beginning().until_end().build().await.unwrap();
+        let mut read = 0;
+        let error = loop {
+            match consumer.next().await {
+                Some(Ok(record)) => {
+                    assert_eq!(record.partition(), 1);
+                    read += 1;
+                }
+                Some(Err(error)) => break error,
+                None => panic!("the end comes without a word about partition 0"),
+            }
+        };
+        assert!(is_damaged(&error), "{error}");
+        assert_eq!((read, consumer.next().await.is_none()), (100, true));
+        let error = client.offsets("two", Position::Latest).await.unwrap_err();
+        assert!(is_damaged(&error), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(10), "nothing waits for a time-out");
+        let (code, said) = salvage(&[]);
+        assert!(code == 1 && said.contains("in use"), "{said}");
+    }
+    let (code, said) = salvage(&["nothing/0"]);
+    assert!(code == 1 && said.contains("knows no topic"), "{said}");
+    let (code, said) = salvage(&["two/0"]);
+    assert!(code == 0 && said.contains("two/0") && said.contains("Nothing was changed"), "{said}");
+    let (code, said) = salvage(&["two/0", "--output", "json"]);
+    let found: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let lost = &found["partitions"][0]["lost"];
+    assert!(code == 0 && lost.as_array().unwrap().len() == 1, "{said}");
+    let (from, to) = (lost[0][0].as_u64().unwrap(), lost[0][1].as_u64().unwrap());
+    let (code, said) = salvage(&["two/0", "--accept-loss"]);
+    assert!(code == 0 && said.contains("goes on with what is left"), "{said}");
+    let (code, said) = salvage(&[]);
+    assert!(code == 0 && said.contains("all of them are whole"), "{said}");
+    let broker = tokio::task::block_in_place(|| Broker::start(&data, port));
+    let client = client(&broker).await;
+    let read = read_all(&client, "two").await;
+    assert_eq!((read[&0].len() as u64, read[&1].len()), (100 - (to - from), 100));
+    // In the middle of the hole, and across it.
+    let mut consumer =
+        client.consumer("two").partitions([0]).start(Position::Offset(from)).until_end().build().await.unwrap();
+    let first = consumer.next().await.unwrap().unwrap();
+    assert_eq!(first.offset(), to);
+    let producer = client.producer("two").build().await.unwrap();
+    let at = producer.send(Record::new("more")).await.unwrap();
+    assert!(at.offset.unwrap() >= to);
+}
+
+/// After `rm -r wal` what stands in segments comes back, the topics too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_without_its_log_is_salvaged_from_its_segments() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    directory(&data).await;
+    fs::remove_dir_all(data.join("wal")).unwrap();
+    let salvage = |more: &[&str]| {
+        let arguments = ["partition", "salvage", "--data-dir", data.to_str().unwrap()];
+        tokio::task::block_in_place(|| run(&[&arguments, more].concat(), folder.path()))
+    };
+    let (code, said) = salvage(&[]);
+    assert!(code == 0 && said.contains("wal/0000.wal is missing") && said.contains("t/0"), "{said}");
+    let (code, said) = salvage(&["t/0", "--accept-loss"]);
+    assert!(code == 1 && said.contains("concerns every partition"), "{said}");
+    let (code, said) = salvage(&["--accept-loss"]);
+    assert!(code == 0 && said.contains("goes on with what is left"), "{said}");
+    let mut broker = tokio::task::block_in_place(|| Broker::start(&data, 0));
+    let port = broker.port();
+    let client = client(&broker).await;
+    assert_eq!(read_all(&client, "u").await[&0].len(), 200);
+    // The last hundred stood in the log alone.
+    assert_eq!(read_all(&client, "t").await[&0].len(), 200);
+    let producer = client.producer("t").build().await.unwrap();
+    let at = producer.send(Record::new("more")).await.unwrap();
+    assert!(at.offset.unwrap() > 10_000_000, "{at:?}");
+    broker.kill();
+    let _broker = tokio::task::block_in_place(|| Broker::start(&data, port));
+    assert_eq!(read_all(&client, "t").await[&0].len(), 201);
 }

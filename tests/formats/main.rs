@@ -50,6 +50,7 @@ fn record_batch() {
 #[test]
 fn control_batches() {
     check("leader-change", RecordBatch::leader_change(Offset(9), LeaderEpoch(2)).bytes());
+    check("lost", RecordBatch::lost(Offset(11), LeaderEpoch(2), 500).bytes());
     check("log-start", RecordBatch::log_start(Offset(10), LeaderEpoch(2), Offset(4), 1_000).bytes());
 }
 

@@ -126,6 +126,9 @@ pub trait Disk {
     /// Queues an operation; never blocks. Its completion is handed to [`crate::CommitLog::complete`].
     fn submit(&mut self, op: Op);
 
+    /// Does the steps in order up to the first error, and waits for them. Only while no submission is under way: for what is done offline.
+    fn run(&mut self, steps: Vec<Step>) -> Result<Bytes, DiskError>;
+
     /// Names of the files under folder `dir`, at any depth, sorted. Only while opening.
     fn list(&mut self, dir: &str) -> Result<Vec<FileName>, DiskError>;
 

@@ -21,6 +21,7 @@ mod manifest;
 mod partition;
 mod producers;
 mod recovery;
+mod salvage;
 mod segment;
 #[cfg(test)]
 mod testing;
@@ -35,6 +36,7 @@ pub use manifest::SegmentsEnd;
 pub use partition::{HardState, InstallEnd};
 pub use producers::{PRODUCERS_MAX, ProducerTable, SequenceCheck, Written};
 pub use recovery::{Damage, OpenError, RecoveredPartition, Recovery};
+pub use salvage::{Salvage, Salvageable};
 
 /// A planted bug, for the simulator to find; see docs/MUTANTS.md. Only the feature `mutants` can plant one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

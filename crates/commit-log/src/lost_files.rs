@@ -1,17 +1,21 @@
 //! What a start says when files of the directory are missing or shorter than they were.
 
-use thalweg_model::{BatchBuilder, Codec, DirectoryId, LeaderEpoch, Offset, RaftIndex, Record, ReplicaId, TopicId, TopicPartition};
+use thalweg_model::{
+    BatchBuilder, Codec, DirectoryId, LeaderEpoch, Offset, RaftIndex, Record, ReplicaId, TopicId, TopicPartition,
+};
 
 use crate::disk::FileName;
 use crate::log::{CommitLog, Config};
 use crate::partition::HardState;
 use crate::testing::MemoryDisk;
 
-const DIRECTORY: DirectoryId = DirectoryId([8; 16]);
-const GROUP: TopicPartition = TopicPartition { topic: TopicId([3; 16]), partition: thalweg_model::PartitionId(0) };
-const OTHER: TopicPartition = TopicPartition { topic: TopicId([4; 16]), partition: thalweg_model::PartitionId(1) };
+pub(crate) const DIRECTORY: DirectoryId = DirectoryId([8; 16]);
+pub(crate) const GROUP: TopicPartition =
+    TopicPartition { topic: TopicId([3; 16]), partition: thalweg_model::PartitionId(0) };
+pub(crate) const OTHER: TopicPartition =
+    TopicPartition { topic: TopicId([4; 16]), partition: thalweg_model::PartitionId(1) };
 
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config {
         wal_first_bytes: 16 << 10,
         wal_file_bytes: 32 << 10,
@@ -27,7 +31,7 @@ fn open(disk: &MemoryDisk) -> CommitLog<MemoryDisk> {
 }
 
 /// Lets the disk work until nothing is to be done.
-fn settle(log: &mut CommitLog<MemoryDisk>, now_ms: u64) {
+pub(crate) fn settle(log: &mut CommitLog<MemoryDisk>, now_ms: u64) {
     loop {
         log.pump(now_ms);
         let done: Vec<_> = log.disk_mut().completions.drain(..).collect();
@@ -39,12 +43,12 @@ fn settle(log: &mut CommitLog<MemoryDisk>, now_ms: u64) {
 }
 
 /// Index of the last entry, which is one more than its offset.
-fn end(log: &CommitLog<MemoryDisk>, group: TopicPartition) -> u64 {
+pub(crate) fn end(log: &CommitLog<MemoryDisk>, group: TopicPartition) -> u64 {
     log.entries(&group).last().map_or(log.segments_end(&group).expect("it is there").index.0, |(index, _)| index.0)
 }
 
 /// Appends records of 1 kB to `group` up to index `to`, one a batch, all of them on the quorum.
-fn append(log: &mut CommitLog<MemoryDisk>, group: TopicPartition, to: u64) {
+pub(crate) fn append(log: &mut CommitLog<MemoryDisk>, group: TopicPartition, to: u64) {
     log.create_partition(group);
     let next = end(log, group) + 1;
     if next == 1 {
@@ -52,7 +56,12 @@ fn append(log: &mut CommitLog<MemoryDisk>, group: TopicPartition, to: u64) {
     }
     for index in next..=to {
         let mut builder = BatchBuilder::new();
-        builder.push(&Record { key: None, value: Some(vec![index as u8; 1000].into()), headers: vec![], timestamp_ms: 1 });
+        builder.push(&Record {
+            key: None,
+            value: Some(vec![index as u8; 1000].into()),
+            headers: vec![],
+            timestamp_ms: 1,
+        });
         let batch = builder.build(Codec::None, None).with_position(Offset(index - 1), LeaderEpoch(1));
         log.append(group, RaftIndex(index), batch);
         log.set_committed(group, RaftIndex(index));
@@ -62,7 +71,7 @@ fn append(log: &mut CommitLog<MemoryDisk>, group: TopicPartition, to: u64) {
 }
 
 /// A directory whose broker was stopped, 40 records of each of two partitions in segments, and then killed with 40 more in the log.
-fn directory() -> MemoryDisk {
+pub(crate) fn directory() -> MemoryDisk {
     let mut log = open(&MemoryDisk::new());
     append(&mut log, GROUP, 40);
     append(&mut log, OTHER, 40);
@@ -90,11 +99,16 @@ fn check(damage: impl FnOnce(&mut MemoryDisk), expect: Expect) {
     let before = disk.files.clone();
     let opened = CommitLog::open(disk, DIRECTORY, config());
     match (opened, expect) {
-        (Err(error), Expect::Refused(what)) => assert!(error.to_string().contains(what), "{error} does not name {what}"),
+        (Err(error), Expect::Refused(what)) => {
+            assert!(error.to_string().contains(what), "{error} does not name {what}")
+        }
         (Err(error), _) => panic!("does not open: {error}"),
         (Ok((log, recovery)), Expect::Refused(what)) => {
             let ends: Vec<_> = recovery.partitions.iter().map(|p| (p.group, p.log_end)).collect();
-            panic!("opens with {ends:?}, {} files before, and should name {what}", before.len() + log.partitions().count());
+            panic!(
+                "opens with {ends:?}, {} files before, and should name {what}",
+                before.len() + log.partitions().count()
+            );
         }
         (Ok((mut log, _)), Expect::Whole) => {
             settle(&mut log, 0);
@@ -117,11 +131,13 @@ fn check(damage: impl FnOnce(&mut MemoryDisk), expect: Expect) {
     }
 }
 
-fn remove(file: &str) -> impl FnOnce(&mut MemoryDisk) {
-    move |disk| assert!(disk.files.remove(&FileName::new(file)).is_some(), "{file} is there before: {:?}", disk.files.keys())
+pub(crate) fn remove(file: &str) -> impl FnOnce(&mut MemoryDisk) {
+    move |disk| {
+        assert!(disk.files.remove(&FileName::new(file)).is_some(), "{file} is there before: {:?}", disk.files.keys())
+    }
 }
 
-fn cut(file: &str, to: usize) -> impl FnOnce(&mut MemoryDisk) {
+pub(crate) fn cut(file: &str, to: usize) -> impl FnOnce(&mut MemoryDisk) {
     move |disk| {
         let bytes = disk.files.get_mut(&FileName::new(file)).expect("it is there");
         assert!(bytes.len() > to, "{file} has {} bytes", bytes.len());
@@ -200,8 +216,9 @@ fn a_crash_between_the_list_and_the_files_is_no_damage() {
 }
 
 /// The files of `group`'s segments with this extension, in order.
-fn segment_files(group: TopicPartition, extension: &str) -> Vec<String> {
-    let of = |f: &&FileName| f.0.starts_with(&crate::segment::folder(&group)) && f.0.ends_with(&format!(".{extension}"));
+pub(crate) fn segment_files(group: TopicPartition, extension: &str) -> Vec<String> {
+    let of =
+        |f: &&FileName| f.0.starts_with(&crate::segment::folder(&group)) && f.0.ends_with(&format!(".{extension}"));
     directory().files.keys().filter(of).map(|f| f.to_string()).collect()
 }
 

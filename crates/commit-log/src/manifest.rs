@@ -5,7 +5,7 @@
 //! | field | bytes | meaning |
 //! |---|---|---|
 //! | version | 2 | 2 |
-//! | flags | 1 | bit 0: entries in the log before this frame are not the group's any more; bit 1: incomplete, as long as a replica is being rebuilt from its peers |
+//! | flags | 1 | bit 0: entries in the log before this frame are not the group's any more; bit 1: incomplete, as long as a replica is being rebuilt from its peers; bit 2: salvaged, what was found damaged before this frame has been made up for |
 //! | log start offset | 8 | first offset that readers may have |
 //! | end offset, index, epoch | 8, 8, 4 | one past the last record, last entry and its epoch in the segments |
 //! | segment count | 4 | then the base offset (8) of each |
@@ -23,6 +23,7 @@ use crate::producers::ProducerTable;
 const VERSION: u16 = 2;
 const DISCARDS: u8 = 1;
 const INCOMPLETE: u8 = 2;
+const SALVAGED: u8 = 4;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub(crate) struct Manifest {
     pub(crate) discards: bool,
     /// The replica is being rebuilt: what stands here is not all that it must know.
     pub(crate) incomplete: bool,
+    /// The partition goes on with what was left of it: damage that frames before this one show or tell of is over.
+    pub(crate) salvaged: bool,
     pub(crate) producers: ProducerTable,
 }
 
@@ -54,7 +57,8 @@ impl Manifest {
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = Vec::new();
         out.put_u16_le(VERSION);
-        out.put_u8((self.discards as u8 * DISCARDS) | (self.incomplete as u8 * INCOMPLETE));
+        let salvaged = self.salvaged as u8 * SALVAGED;
+        out.put_u8((self.discards as u8 * DISCARDS) | (self.incomplete as u8 * INCOMPLETE) | salvaged);
         out.put_u64_le(self.log_start.0);
         out.put_u64_le(self.end.offset.0);
         out.put_u64_le(self.end.index.0);
@@ -91,7 +95,8 @@ impl Manifest {
         };
         let producers = ProducerTable::decode(&mut data)?;
         let (discards, incomplete) = (flags & DISCARDS != 0, flags & INCOMPLETE != 0);
-        let manifest = Manifest { log_start, end, segments, configuration, discards, incomplete, producers };
+        let salvaged = flags & SALVAGED != 0;
+        let manifest = Manifest { log_start, end, segments, configuration, discards, incomplete, salvaged, producers };
         data.is_empty().then_some(manifest)
     }
 }

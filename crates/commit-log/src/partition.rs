@@ -119,6 +119,7 @@ impl PartitionLog {
             configuration: self.configuration.clone(),
             discards,
             incomplete: self.incomplete,
+            salvaged: false,
             producers: self.producers.clone(),
         }
     }

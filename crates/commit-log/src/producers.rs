@@ -71,6 +71,11 @@ pub enum SequenceCheck {
 }
 
 impl ProducerTable {
+    /// A table that knows nobody, because what is known was lost.
+    pub(crate) fn of_forgotten() -> ProducerTable {
+        ProducerTable { has_forgotten: true, ..Default::default() }
+    }
+
     /// Classifies a batch of `count` records numbered by `mark`; changes nothing.
     pub fn check(&self, mark: ProducerMark, count: u32, checksum: u32) -> SequenceCheck {
         let Some(producer) = self.producers.get(&mark.id) else {

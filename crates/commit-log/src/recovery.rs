@@ -57,6 +57,17 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// What is wrong, without what to do about it.
+    fn what(&self) -> Vec<String> {
+        match self {
+            OpenError::Disk(error) => vec![error.to_string()],
+            OpenError::Incomplete { what } => what.clone(),
+            OpenError::Rot { file, at, .. } => vec![format!("{file} is damaged at byte {at}")],
+        }
+    }
+}
+
 /// Something that was not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Damage {
@@ -110,17 +121,27 @@ pub(crate) struct Opened {
     pub(crate) indexes: Vec<(FileName, Bytes)>,
 }
 
+/// The frames of one partition.
 #[derive(Default)]
-struct Group {
-    hard_state: HardState,
+pub(crate) struct Group {
+    pub(crate) hard_state: HardState,
     hard_state_lsn: Lsn,
-    manifest: Manifest,
+    pub(crate) manifest: Manifest,
     manifest_lsn: Lsn,
-    entries: Vec<TailEntry>,
-    dropped: bool,
-    rot: Option<String>,
+    pub(crate) entries: Vec<TailEntry>,
+    pub(crate) dropped: bool,
+    pub(crate) rot: Option<String>,
     /// Found by an earlier start, and the frame that says so.
-    damage: Option<(Loss, Lsn)>,
+    pub(crate) damage: Option<(Loss, Lsn)>,
+}
+
+/// The write-ahead log as it was read.
+pub(crate) struct Replayed {
+    pub(crate) wal: Wal,
+    pub(crate) groups: BTreeMap<TopicPartition, Group>,
+    damages: Vec<Damage>,
+    /// What of it cannot be read, where the caller wanted the rest all the same.
+    pub(crate) lost: Vec<String>,
 }
 
 struct Found {
@@ -131,6 +152,36 @@ struct Found {
 }
 
 pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Config) -> Result<Opened, OpenError> {
+    let Replayed { wal, groups, damages, .. } = replay_log(disk, directory, config, false)?;
+    let mut opened = Opened { wal, partitions: BTreeMap::new(), dropped: Vec::new(), damages, indexes: Vec::new() };
+    let there = disk.list("partitions")?.into_iter().collect();
+    for (group, found) in groups {
+        if found.dropped {
+            opened.dropped.push(group);
+        } else if group != TopicPartition::default() {
+            let (log, what) = partition(disk, group, found, &there, &mut opened.indexes);
+            opened.damages.extend(what.map(|what| Damage::Rot { group, what }));
+            opened.partitions.insert(group, log);
+        }
+    }
+    Ok(opened)
+}
+
+/// Reads the write-ahead log. Frames that were synced and cannot be read are an error, unless the caller wants `what_is_left`.
+pub(crate) fn replay_log<D: Disk>(
+    disk: &mut D,
+    directory: DirectoryId,
+    config: &Config,
+    what_is_left: bool,
+) -> Result<Replayed, OpenError> {
+    let mut lost = Vec::new();
+    let mut refuse = |error: OpenError| match what_is_left {
+        true => {
+            lost.extend(error.what());
+            Ok(())
+        }
+        false => Err(error),
+    };
     let mut wal = Wal::new(directory);
     let mut damages = Vec::new();
     let mut files = Vec::new();
@@ -138,10 +189,13 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
     let mut headless = Vec::new();
     let mut last_generation = 0;
     let there = log_files(disk)?;
-    wal.listed = FileList::read(disk)?.map_err(|what| OpenError::Incomplete { what: vec![what] })?;
+    match FileList::read(disk)? {
+        Ok(list) => wal.listed = list,
+        Err(what) => refuse(OpenError::Incomplete { what: vec![what] })?,
+    }
     let what = wal.listed.compare(&there);
     if !what.is_empty() {
-        return Err(OpenError::Incomplete { what });
+        refuse(OpenError::Incomplete { what })?;
     }
     for (name, bytes) in there {
         let slot = name.0.trim_start_matches("wal/").trim_end_matches(".wal").parse::<u32>();
@@ -184,12 +238,13 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
         let lost = newest.filter(|h| h.place.generation >= oldest && before(h) <= known_durable && !was_cut(h));
         if begins_late || lost.is_some() {
             let lsn = lost.map(|h| before(&h)).or(live.first().map(|f| Lsn(f.first_lsn.0.saturating_sub(1))));
-            return Err(OpenError::Rot { file, at: 0, lsn: lsn.map_or(0, |l| l.0) });
+            refuse(OpenError::Rot { file, at: 0, lsn: lsn.map_or(0, |l| l.0) })?;
+            continue;
         }
         damages.push(Damage::Torn { file, at: 0, plain });
     }
     if let Some(first) = live.first().filter(|_| begins_late) {
-        return Err(OpenError::Rot { file: first.name.clone(), at: 0, lsn: first.first_lsn.0.saturating_sub(1) });
+        refuse(OpenError::Rot { file: first.name.clone(), at: 0, lsn: first.first_lsn.0.saturating_sub(1) })?;
     }
     for Found { name, bytes, .. } in spare {
         let data = disk.read(&name, 0, bytes as usize)?;
@@ -236,7 +291,10 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
                 // Rot. With its header whole, the frame still says whose it was, and the others need not suffer.
                 let rot = OpenError::Rot { file: file.name.clone(), at, lsn: expected.0 };
                 let Some(header) = header else {
-                    return Err(rot);
+                    refuse(rot)?;
+                    let Some((next, lsn)) = next_frame(&data, at, directory, file.generation, expected) else { break };
+                    (at, expected) = (next, lsn);
+                    continue;
                 };
                 groups.entry(header.group).or_default().rot = Some(rot.to_string());
                 expected.0 += 1;
@@ -253,8 +311,8 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
         wal.files.push_back(used);
         if live.get(i + 1).is_some_and(|n| n.first_lsn != expected) {
             // Only a missing or unreadable file leaves such a gap, and what it held was synced before the next began.
-            let file = live[i + 1].name.clone();
-            return Err(OpenError::Rot { file, at: 0, lsn: expected.0 });
+            refuse(OpenError::Rot { file: live[i + 1].name.clone(), at: 0, lsn: expected.0 })?;
+            expected = expected.max(live[i + 1].first_lsn);
         }
     }
     wal.next_lsn = expected;
@@ -263,18 +321,16 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
     // Never go on in a file that may end in a torn batch: the next batch opens a new one.
     wal.write_at = u64::MAX >> 1;
 
-    let mut opened = Opened { wal, partitions: BTreeMap::new(), dropped: Vec::new(), damages, indexes: Vec::new() };
-    let there = disk.list("partitions")?.into_iter().collect();
-    for (group, found) in groups {
-        if found.dropped {
-            opened.dropped.push(group);
-        } else if group != TopicPartition::default() {
-            let (log, what) = partition(disk, group, found, &there, &mut opened.indexes);
-            opened.damages.extend(what.map(|what| Damage::Rot { group, what }));
-            opened.partitions.insert(group, log);
-        }
-    }
-    Ok(opened)
+    Ok(Replayed { wal, groups, damages, lost })
+}
+
+/// The first frame behind `at` that reads, and its number: batches begin where sectors do.
+fn next_frame(data: &[u8], at: u64, directory: DirectoryId, generation: u64, after: Lsn) -> Option<(u64, Lsn)> {
+    let sectors = (at / SECTOR_BYTES + 1..data.len() as u64 / SECTOR_BYTES).map(|n| n * SECTOR_BYTES);
+    let is_next =
+        |h: &Header| h.place.directory == directory && h.place.generation == generation && h.place.lsn > after;
+    let frame = |at: u64| Header::parse(&data[at as usize..]).filter(is_next).map(|h| (at, h.place.lsn));
+    sectors.into_iter().find_map(frame)
 }
 
 /// The files of the write-ahead log that are there, and their lengths.
@@ -351,6 +407,9 @@ fn replay(group: &mut Group, header: &Header, payload: &[u8], config: &Config) {
                 if manifest.discards {
                     group.entries.clear();
                 }
+                if manifest.salvaged {
+                    (group.rot, group.damage) = (None, None);
+                }
                 group.manifest = manifest;
                 group.manifest_lsn = header.place.lsn;
             }
@@ -381,7 +440,7 @@ fn partition<D: Disk>(
     there: &BTreeSet<FileName>,
     indexes: &mut Vec<(FileName, Bytes)>,
 ) -> (PartitionLog, Option<String>) {
-    let Manifest { log_start, end, segments, configuration, discards: _, incomplete, producers } = found.manifest;
+    let Manifest { log_start, end, segments, configuration, incomplete, producers, .. } = found.manifest;
     let (damage, damage_lsn) = found.damage.map_or((None, Lsn(0)), |(loss, lsn)| (Some(loss), lsn));
     let known = damage.as_ref().filter(|d| d.is_certain).map(|d| d.what.clone());
     let mut log = PartitionLog {

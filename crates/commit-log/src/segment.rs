@@ -36,7 +36,7 @@ pub(crate) const TIMEINDEX_ENTRY_BYTES: usize = 12;
 const NO_TIMESTAMP_MS: i64 = -1;
 
 /// One run of batches under one checksum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Range {
     pub(crate) from: u64,
     pub(crate) to: u64,
@@ -63,6 +63,11 @@ impl Range {
         out.put_u32_le(self.crc);
         let crc = crc32c::crc32c(&out[start..]);
         out.put_u32_le(crc);
+    }
+
+    /// Index of the first batch behind it.
+    pub(crate) fn end_index(&self) -> RaftIndex {
+        RaftIndex(self.first_index.0 + self.batch_count as u64)
     }
 
     pub(crate) fn decode(b: &[u8]) -> Option<Range> {
@@ -311,6 +316,13 @@ pub(crate) fn file(group: &TopicPartition, base_offset: Offset, extension: &str)
 /// The folder of a partition's segments.
 pub(crate) fn folder(group: &TopicPartition) -> String {
     format!("partitions/{}-{}", group.topic, group.partition)
+}
+
+/// The partition that a file below `partitions/` belongs to.
+pub(crate) fn group_of(file: &str) -> Option<TopicPartition> {
+    let (folder, _) = file.strip_prefix("partitions/")?.split_once('/')?;
+    let (topic, partition) = folder.rsplit_once('-')?;
+    Some(TopicPartition::new(topic.parse().ok()?, partition.parse().ok()?))
 }
 
 /// The four files of a segment, `.sum` first, so that a half-deleted segment is never taken for a whole one.

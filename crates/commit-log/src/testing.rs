@@ -13,13 +13,15 @@ pub(crate) struct MemoryDisk {
     pub(crate) files: BTreeMap<FileName, Vec<u8>>,
     /// How the submissions ended that nobody has been told of yet.
     pub(crate) completions: VecDeque<Completion>,
+    /// Steps that are done before the disk fails; `None`: it does not.
+    pub(crate) steps_left: Option<u64>,
 }
 
 impl MemoryDisk {
     /// A new directory.
     pub(crate) fn new() -> MemoryDisk {
         let (name, bytes) = files::empty_list();
-        MemoryDisk { files: [(name, bytes.to_vec())].into(), completions: VecDeque::new() }
+        MemoryDisk { files: [(name, bytes.to_vec())].into(), completions: VecDeque::new(), steps_left: None }
     }
 
     fn get(&mut self, file: &FileName) -> Result<&mut Vec<u8>, DiskError> {
@@ -28,6 +30,11 @@ impl MemoryDisk {
     }
 
     fn perform(&mut self, step: Step) -> Result<Bytes, DiskError> {
+        match &mut self.steps_left {
+            None => {}
+            Some(0) => return Err(DiskError { full: false, file: String::new(), message: "no power".into() }),
+            Some(left) => *left -= 1,
+        }
         match step {
             Step::Create { file, bytes_count } => drop(self.files.insert(file, vec![0; bytes_count as usize])),
             Step::Write { file, at, buffers } => {
@@ -47,8 +54,12 @@ impl MemoryDisk {
 
 impl Disk for MemoryDisk {
     fn submit(&mut self, op: Op) {
-        let result = op.steps.into_iter().try_fold(Bytes::new(), |_, step| self.perform(step));
+        let result = self.run(op.steps);
         self.completions.push_back(Completion { id: op.id, result });
+    }
+
+    fn run(&mut self, steps: Vec<Step>) -> Result<Bytes, DiskError> {
+        steps.into_iter().try_fold(Bytes::new(), |_, step| self.perform(step))
     }
 
     fn list(&mut self, dir: &str) -> Result<Vec<FileName>, DiskError> {

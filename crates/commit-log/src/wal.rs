@@ -245,6 +245,11 @@ impl Wal {
         FileList(used.chain(spares.map(|s| (s.name.clone(), s.bytes))).collect())
     }
 
+    /// Room for all that waits, and a little more, however it is cut into sync batches.
+    pub(crate) fn bytes_wanted(&self) -> u64 {
+        self.pending_bytes + (self.pending.len() as u64 + 2) * SECTOR_BYTES
+    }
+
     /// Room that a file must have for the next sync batch; 0 without one.
     pub(crate) fn room_needed(&self) -> u64 {
         self.next_batch().0

@@ -30,6 +30,7 @@ const MAGIC: u8 = 2;
 /// Control types from 1,000 are Thalweg's own and unknown to Kafka.
 const CONFIGURATION_KIND: u16 = 1000;
 const LOG_START_KIND: u16 = 1001;
+const LOST_KIND: u16 = 1002;
 const CODEC_MASK: u16 = 0x07;
 const CONTROL_BIT: u16 = 0x20;
 /// Attribute bits that a writer of this format may set: codec and control.
@@ -168,6 +169,21 @@ impl RecordBatch {
     /// A control batch of Thalweg's own: readers may not go below `log_start` any more. Retention proposes it.
     pub fn log_start(base_offset: Offset, leader_epoch: LeaderEpoch, log_start: Offset, now_ms: i64) -> RecordBatch {
         Self::control(LOG_START_KIND, log_start.0.to_be_bytes().to_vec(), base_offset, leader_epoch, now_ms)
+    }
+
+    /// A control batch of Thalweg's own in the place of one that could not be read any more, whose offsets it takes, `count` of them. Only an
+    /// operator has it made (`thalweg partition salvage`).
+    pub fn lost(base_offset: Offset, leader_epoch: LeaderEpoch, count: u32) -> RecordBatch {
+        assert!((1..=BATCH_RECORDS_MAX as u32).contains(&count), "a batch takes that many offsets");
+        let one = Self::control(LOST_KIND, Vec::new(), base_offset, leader_epoch, 0);
+        let mut bytes = BytesMut::from(&one.bytes[..]);
+        bytes[23..27].copy_from_slice(&(count - 1).to_be_bytes());
+        RecordBatch { bytes: sealed(bytes) }
+    }
+
+    /// True for such a batch.
+    pub fn is_lost(&self) -> bool {
+        self.as_control(LOST_KIND).is_some()
     }
 
     /// The new log start, if this is such a batch.
