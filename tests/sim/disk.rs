@@ -15,7 +15,7 @@ const LOG_SECTOR: usize = 4096;
 const SYNCS_KEPT: usize = 256;
 
 #[derive(Clone, Default)]
-struct File {
+pub(super) struct File {
     /// As a reader sees it.
     current: Vec<u8>,
     /// As it is after a power cut, but for `unsynced`. What a failed sync has dropped is missing here for good.
@@ -143,6 +143,12 @@ impl SimDisk {
         inner.synced.iter().rev().position(covers)
     }
 
+    /// Changes what stands on the disk, behind the back of whoever uses it.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<FileName, File>, &mut Rng) -> T) -> T {
+        let inner = &mut *self.0.borrow_mut();
+        change(&mut inner.files, &mut inner.rng)
+    }
+
     /// Flips a bit of something synced; answers where.
     pub(super) fn rot(&self) -> Option<String> {
         let mut guard = self.0.borrow_mut();
@@ -151,7 +157,9 @@ impl SimDisk {
             .files
             .iter()
             .filter(|(name, f)| {
-                (name.0.ends_with(".log") || name.0.ends_with(".wal")) && f.unsynced.is_empty() && !f.current.is_empty()
+                [".log", ".wal", ".sum", ".old"].iter().any(|e| name.0.ends_with(e))
+                    && f.unsynced.is_empty()
+                    && !f.current.is_empty()
             })
             .map(|(name, _)| name.clone())
             .collect();
@@ -193,6 +201,17 @@ fn put(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
 }
 
 impl File {
+    /// As a reader sees it.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.current
+    }
+
+    pub(super) fn cut(&mut self, to: usize) {
+        self.current.truncate(to);
+        self.durable.truncate(to);
+        self.unsynced.retain(|(at, data)| at + data.len() <= to);
+    }
+
     /// What a sync that succeeds writes; answers from where to where.
     fn write_back(&mut self) -> Vec<(usize, usize)> {
         let mut covered = Vec::new();
@@ -322,6 +341,10 @@ impl Inner {
 impl Disk for SimDisk {
     fn submit(&mut self, op: Op) {
         self.0.borrow_mut().lanes.entry(op.lane).or_default().1.push_back(op);
+    }
+
+    fn run(&mut self, steps: Vec<Step>) -> Result<Bytes, DiskError> {
+        steps.into_iter().try_fold(Bytes::new(), |_, step| self.0.borrow_mut().perform(step))
     }
 
     fn list(&mut self, dir: &str) -> Result<Vec<FileName>, DiskError> {

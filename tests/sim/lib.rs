@@ -3,6 +3,7 @@
 //! One, three or five brokers. Everything is drawn from the seed, the fault rates included; the same seed gives the same trace.
 
 mod disk;
+mod lost_files;
 mod mutants;
 mod network;
 mod oracle;

@@ -179,6 +179,8 @@ struct Node {
     /// Grows when the disk is replaced.
     directory: u8,
     rotten: bool,
+    /// A file of its log that was lost, until a start has said so.
+    log_lost: Option<String>,
     /// Its log's end may be damaged, or was: its replicas may go offline.
     torn: bool,
     /// Its next start goes on without the other controllers.
@@ -362,6 +364,7 @@ impl World {
                 paused_until_ms: 0,
                 directory: 1,
                 rotten: false,
+                log_lost: None,
                 torn: false,
                 recovers: false,
                 compared: BTreeMap::new(),
@@ -777,11 +780,16 @@ impl World {
             self.note(|| format!("room on the disk of {node}: {room:?}"));
             self.nodes[node].disk.set_room(room);
         }
-        if !self.rotten
-            && self.rng.chance(r.rot)
-            && (size == 1 || self.may_harm())
-            && let Some(place) = self.nodes[node].disk.rot()
-        {
+        let decays = !self.rotten && self.rng.chance(r.rot) && (size == 1 || self.may_harm());
+        if decays && self.rng.chance(300_000) {
+            self.crash(node, true, false);
+            if let Some(lost) = self.nodes[node].disk.lose() {
+                self.rotten = true;
+                self.nodes[node].rotten = true;
+                self.nodes[node].log_lost = lost.is_log.then(|| lost.what.clone());
+                self.note(|| format!("on {node}: {}", lost.what));
+            }
+        } else if decays && let Some(place) = self.nodes[node].disk.rot() {
             self.rotten = true;
             self.nodes[node].rotten = true;
             self.note(|| format!("a bit rots on {node}: {place}"));
@@ -876,6 +884,7 @@ impl World {
         let n = &mut self.nodes[node];
         n.directory += 1;
         n.rotten = false;
+        n.log_lost = None;
         n.torn = false;
         let seed = self.seed ^ (node as u64) << 32 ^ (n.directory as u64) << 40;
         n.disk = SimDisk::new(seed, self.faults);
@@ -1121,6 +1130,9 @@ impl World {
         self.nodes[node].incarnation += 1;
         let opened = Core::open(self.nodes[node].disk.clone(), self.config(node), self.config, seed);
         let rotten = self.nodes[node].rotten;
+        if let (Some(what), Ok(_)) = (self.nodes[node].log_lost.take(), &opened) {
+            return Err(format!("{node} opens as if nothing had been lost, but {what}"));
+        }
         let (mut core, recovery) = match opened {
             Ok(opened) => opened,
             Err(error) if !rotten => return Err(format!("{node} does not open, though nothing has rotted: {error}")),
