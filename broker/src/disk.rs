@@ -169,6 +169,7 @@ impl Worker {
     /// The two names change places, so that the file of the last time is written over: a disk that is full has no room for a third.
     fn replace(&self, file: &FileName, bytes: &[u8]) -> io::Result<()> {
         let path = self.root.join(&*file.0);
+        std::fs::create_dir_all(path.parent().expect("a file stands in a folder"))?;
         let next = self.root.join(format!("{}.new", file.0));
         let made = OpenOptions::new().create(true).truncate(false).write(true).open(&next)?;
         made.write_all_at(bytes, 0)?;

@@ -196,7 +196,7 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
     if let Some(what) = node.replicas().log().offline(&METADATA).filter(|_| is_only_controller) {
         bail!(
             "the cluster's metadata on this disk is damaged: {what}. Nothing was changed. Put the file back, or restore {} from a copy; \
-             this is the only controller, so no other broker has one",
+             `thalweg partition salvage` tells what is left, as no other broker is a controller",
             directory.path.display()
         );
     }

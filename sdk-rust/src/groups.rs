@@ -213,9 +213,11 @@ impl Client {
                 Err(error) => return Err(error),
             };
             let all: Vec<u32> = (0..topic.partitions.len() as u32).collect();
-            let first = self.offsets_of(&topic, all.clone(), Position::Earliest).await?;
-            let last = self.offsets_of(&topic, all, Position::Latest).await?;
-            for (first, last) in first.iter().zip(&last) {
+            // A damaged partition has neither, and keeps no other from being told.
+            let first = self.offsets_of(&topic, all.clone(), Position::Earliest).await?.found;
+            let last = self.offsets_of(&topic, all, Position::Latest).await?.found;
+            for first in &first {
+                let Some(last) = last.iter().find(|l| l.partition == first.partition) else { continue };
                 let here = group.offsets.iter().find(|o| o.topic == name && o.partition == first.partition);
                 let at = here.map_or(first.offset, |o| o.committed.max(first.offset));
                 lags.push((name.to_owned(), first.partition, last.offset.saturating_sub(at)));

@@ -62,7 +62,9 @@ pub(crate) fn append(log: &mut CommitLog<MemoryDisk>, group: TopicPartition, to:
             headers: vec![],
             timestamp_ms: 1,
         });
-        let batch = builder.build(Codec::None, None).with_position(Offset(index - 1), LeaderEpoch(1));
+        let segments = log.segments_end(&group).expect("just made").offset;
+        let at = log.entries(&group).last().map_or(segments, |(_, batch)| batch.end_offset());
+        let batch = builder.build(Codec::None, None).with_position(at, LeaderEpoch(1));
         log.append(group, RaftIndex(index), batch);
         log.set_committed(group, RaftIndex(index));
         settle(log, 0);

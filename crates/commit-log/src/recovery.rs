@@ -34,8 +34,9 @@ pub enum OpenError {
     Disk(#[from] DiskError),
     /// Files of the write-ahead log are not there, or not as long as they were made: what they held, and of which partitions, is unknown.
     #[error(
-        "the write-ahead log is not whole: {}. Nothing was changed. Put the files back, or restore the directory from a copy; \
-         or move the directory away to start empty: in a cluster its copies are then rebuilt from the others",
+        "the write-ahead log is not whole: {}. Nothing was changed. Put the files back, or restore the directory from a copy. In a \
+         cluster, move the directory away and start empty: its copies are rebuilt from the others. Alone, `thalweg partition salvage` tells what is \
+         left",
         what.join(", ")
     )]
     Incomplete {
@@ -45,7 +46,8 @@ pub enum OpenError {
     /// A synced frame of the write-ahead log is unreadable, and with it which partition it belonged to.
     #[error(
         "{file} is damaged at byte {at}: frame {lsn} was synced and cannot be read. Nothing was changed. \
-         Restore the directory from a copy; or move it away to start empty: in a cluster its copies are then rebuilt from the others"
+         Restore the directory from a copy. In a cluster, move it away and start empty: its copies are rebuilt from the others. Alone, \
+         `thalweg partition salvage` tells what is left"
     )]
     Rot {
         /// The file.
