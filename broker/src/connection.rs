@@ -144,8 +144,11 @@ async fn hello(core: &Core, connection: &Connection) -> Result<bool, StreamError
     }
     // Before it has caught up with the metadata it would take topics for unknown that are only unknown to itself.
     if tokio::time::timeout(READY_TIMEOUT, core.registered()).await.is_err() {
-        let what =
-            format!("broker {} has not joined its cluster yet; ask another broker, or again later", core.broker_id);
+        let why = core.shard.refusal().map(|why| format!(": {why}")).unwrap_or_default();
+        let what = format!(
+            "broker {} has not joined its cluster yet{why}; ask another broker, or again later",
+            core.broker_id
+        );
         refuse(&mut sender, RemoteError::new(ErrorCode::NotLeader, what)).await;
         return Ok(false);
     }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use thalweg_broker_core::ChangeError;
+use thalweg_broker_core::{ChangeError, OWN_PREFIX};
 use thalweg_control::{Answer, ControlError, Request, Topic, TopicConfig};
 use thalweg_model::{BrokerId, TopicId, TopicPartition};
 use thalweg_replica::ProduceError;
@@ -188,14 +188,16 @@ impl Core {
 
     /// All brokers as clients see them.
     pub(crate) fn brokers(&self) -> Vec<proto::Broker> {
-        let live = self.shard.live();
+        let (live, full) = (self.shard.live(), self.shard.full());
         let metadata = self.shard.metadata();
+        let trouble = |b: &thalweg_control::Broker| if full.contains(&b.id) { "disk full" } else { "" };
         let describe = |b: &thalweg_control::Broker| proto::Broker {
             id: b.id.0,
             host: b.host.clone(),
             port: b.port as u32,
             rack: b.rack.clone(),
             alive: live.contains(&b.id),
+            trouble: trouble(b).to_owned(),
         };
         metadata.brokers().map(describe).collect()
     }
@@ -257,9 +259,6 @@ impl Core {
         RemoteError::new(code, error.to_string())
     }
 }
-
-/// Topics whose names begin so are the cluster's own.
-const OWN_PREFIX: &str = "__";
 
 /// Clients neither make, change nor write the cluster's own topics.
 pub(crate) fn check_own(topic: &str) -> Result<(), RemoteError> {

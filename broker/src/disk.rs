@@ -132,6 +132,10 @@ impl Worker {
                     let result = self.open(&file).and_then(|f| read_at(f, at, bytes_count)).map(|bytes| read = bytes);
                     (file, result)
                 }
+                Step::Link { file, to } => {
+                    let result = self.link(&file, &to);
+                    (file, result)
+                }
                 Step::Delete { file } => {
                     self.files.remove(&file);
                     let result = match std::fs::remove_file(self.root.join(&*file.0)) {
@@ -181,6 +185,22 @@ impl Worker {
             std::fs::rename(&next, &path)?;
         }
         sync_folders(&self.root, path.parent().expect("a file stands in a folder"))
+    }
+
+    fn link(&mut self, file: &FileName, to: &FileName) -> io::Result<()> {
+        let (from, to) = (self.root.join(&*file.0), self.root.join(&*to.0));
+        let folder = to.parent().expect("a file stands in a folder").to_owned();
+        std::fs::create_dir_all(&folder)?;
+        match std::fs::hard_link(&from, &to) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            // Some file systems know no second names.
+            Err(e) if matches!(e.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
+                std::fs::copy(&from, &to)?;
+                File::open(&to)?.sync_all()?;
+            }
+            linked => linked?,
+        }
+        sync_folders(&self.root, &folder)
     }
 
     fn create(&mut self, file: &FileName, bytes_count: u64) -> io::Result<()> {

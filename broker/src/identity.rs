@@ -137,8 +137,8 @@ pub(crate) struct Membership {
 pub(crate) struct DataDirectory {
     pub(crate) path: PathBuf,
     pub(crate) identity: Identity,
-    /// Which start of a broker on this directory it is.
-    pub(crate) incarnation: u64,
+    /// How often a broker was started on it, this time included.
+    pub(crate) starts: u64,
     _lock: File,
 }
 
@@ -182,9 +182,10 @@ impl DataDirectory {
             });
         }
         let starts = path.join(STARTS);
-        let last = read_starts(path).ok_or_else(|| DirectoryError::StartsLost { path: starts.clone() })?;
-        write_durably(path, &starts, format!("{}\n", last + 1).as_bytes()).map_err(io)?;
-        Ok(DataDirectory { path: path.to_owned(), identity, incarnation: last + 1, _lock: lock })
+        let last = read_starts(path).ok_or(DirectoryError::StartsLost { path: starts })?;
+        let count = || write_starts(path, last + 1);
+        count().or_else(|e| if give_up_ballast(path, &e) { count() } else { Err(e) }).map_err(io)?;
+        Ok(DataDirectory { path: path.to_owned(), identity, starts: last + 1, _lock: lock })
     }
 
     pub(crate) fn directory_id(&self) -> DirectoryId {
@@ -209,6 +210,18 @@ fn read(path: &Path, file: &Path, bytes: &[u8]) -> Result<Identity, DirectoryErr
         return Err(DirectoryError::Older { path: path.to_owned(), found });
     }
     serde_json::from_value(value).map_err(unreadable)
+}
+
+/// Writes down how often a broker was started on the directory.
+pub(crate) fn write_starts(path: &Path, starts: u64) -> io::Result<()> {
+    write_durably(path, &path.join(STARTS), format!("{starts}\n").as_bytes())
+}
+
+/// On a full disk a broker must start all the same, or nothing could be deleted: removes the file that is kept for that. False where
+/// there is none, or the error is another one.
+fn give_up_ballast(path: &Path, error: &io::Error) -> bool {
+    let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    is_full && std::fs::remove_file(path.join(&*thalweg_commit_log::ballast_file().0)).is_ok()
 }
 
 /// Writes a file so that after a crash it is there whole or not at all.

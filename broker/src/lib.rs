@@ -11,6 +11,7 @@ mod core;
 mod disk;
 mod fetch;
 mod groups;
+mod health;
 mod identity;
 mod metrics;
 mod modules;
@@ -38,7 +39,7 @@ pub use recover::{MetadataCopy, recover_metadata};
 pub use salvage::{Salvaged, SalvagedPartition, salvage};
 use thalweg_broker_core::{GroupsConfig, METADATA, Node, NodeConfig};
 use thalweg_commit_log::Damage;
-use thalweg_control::{Broker, FEATURE_LEVEL};
+use thalweg_control::{Broker, FEATURE_LEVEL, incarnation};
 use thalweg_model::limits::MODULE_BYTES_MAX;
 use thalweg_model::{BrokerId, ReplicaId};
 use uuid::Uuid;
@@ -173,9 +174,12 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
         controllers: vec![(me.0, address.ip().to_string(), address.port())],
         tls_dir: own_tls.clone(),
     });
-    let node_config = node_config(&directory, &member, config.groups);
-    let seed = Uuid::new_v4().as_u64_pair().0;
-    let (node, recovery) = Node::open(disk, node_config, Default::default(), seed)?;
+    let (seed, chance) = Uuid::new_v4().as_u64_pair();
+    let incarnation = incarnation(directory.starts, chance);
+    let node_config = node_config(&directory, incarnation, &member, config.groups);
+    let mut log = thalweg_commit_log::Config::default();
+    log.reserve_bytes = health::reserve(&directory.path, log.reserve_bytes);
+    let (node, recovery) = Node::open(disk, node_config, log, seed)?;
     for damage in &recovery.damages {
         match damage {
             Damage::Torn { file, at, plain: true } => {
@@ -201,10 +205,15 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
         );
     }
     let cluster_id = member.cluster_id.to_string();
-    let who = Me { cluster_id: cluster_id.clone(), broker_id: me, directory_id: directory.directory_id().0 };
+    let who = Me {
+        cluster_id: cluster_id.clone(),
+        broker_id: me,
+        directory_id: directory.directory_id().0,
+        incarnation: incarnation.into(),
+    };
     let places = member.controllers.iter().map(|(id, host, port)| (BrokerId(*id), (host.clone(), *port))).collect();
     let peers = Peers::new(endpoint.clone(), certificates.peer_config()?, who, places);
-    let shard = Shard::new(node, peers.clone(), metrics.clone());
+    let shard = Shard::new(node, peers.clone(), metrics.clone(), directory.path.clone());
     peers.belong_to(&shard);
     let mut shard_loop = tokio::task::spawn_local(shard.clone().run(completed));
     let plugins = Plugins::new(directory.path.clone(), config.compiler, config.module_bytes_max);
@@ -221,7 +230,12 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
         config.groups.partitions,
     );
     let accepting = tokio::task::spawn_local(connection::accept(core.clone(), endpoint.clone()));
+    // Before anything is made that a small disk has no room for.
+    if let Ok((free_bytes, _)) = health::room(&directory.path) {
+        shard.set_room(free_bytes);
+    }
     shard.start();
+    let health = tokio::task::spawn_local(health::watch(shard.clone(), metrics.clone(), directory.path.clone()));
     let mut stop = std::pin::pin!(stop);
     // Clients find a broker that knows the cluster; in a cluster that cannot elect yet this takes as long as that does.
     let registered = tokio::select! {
@@ -231,12 +245,11 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
     };
 
     let scrubbing = tokio::task::spawn_local(plugins::keep_whole(core.clone()));
-    let gauges = tokio::task::spawn_local(watch_gauges(shard.clone(), metrics.clone()));
     let result = match registered {
         Err(error) => Err(error),
         Ok(false) => Ok(()),
         Ok(true) => {
-            metrics.ready.store(true, Ordering::Relaxed);
+            metrics.serving.store(true, Ordering::Relaxed);
             started(&Started { address, http, ca_pem: certificates.ca_pem.clone(), cluster_id });
             tracing::info!(%address, %http, directory = %directory.path.display(), "ready");
             tokio::select! {
@@ -245,7 +258,7 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
             }
         }
     };
-    metrics.ready.store(false, Ordering::Relaxed);
+    metrics.serving.store(false, Ordering::Relaxed);
     tracing::info!("stopping");
     if result.is_ok() {
         // The others take over before this one is missed.
@@ -253,7 +266,7 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
     }
     connection::close_all(&endpoint);
     accepting.abort();
-    gauges.abort();
+    health.abort();
     scrubbing.abort();
     if result.is_ok() {
         shard.flush(FLUSH_LIMIT).await;
@@ -264,12 +277,12 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
     result
 }
 
-fn node_config(directory: &DataDirectory, member: &Member, groups: GroupSettings) -> NodeConfig {
+fn node_config(directory: &DataDirectory, incarnation: u64, member: &Member, groups: GroupSettings) -> NodeConfig {
     NodeConfig {
         broker: Broker {
             id: BrokerId(directory.identity.broker_id),
             directory: directory.directory_id(),
-            incarnation: directory.incarnation,
+            incarnation,
             host: member.advertised.0.clone(),
             port: member.advertised.1,
             rack: member.rack.clone(),
@@ -288,10 +301,10 @@ fn node_config(directory: &DataDirectory, member: &Member, groups: GroupSettings
 /// Waits until the cluster knows this broker, and this broker the cluster.
 async fn registered(core: &Core) {
     if tokio::time::timeout(Duration::from_secs(5), core.registered()).await.is_err() {
-        tracing::warn!(
-            "the cluster's controllers have not taken this broker yet: too few of them can be reached, or the addresses in \
-             `controllers` are wrong; it goes on trying"
-        );
+        let why = core.shard.refusal().unwrap_or_else(|| {
+            "too few of them can be reached, or the addresses in `controllers` are wrong".to_owned()
+        });
+        tracing::warn!(%why, "the cluster's controllers have not taken this broker yet; it goes on trying");
         core.registered().await;
     }
 }
@@ -300,26 +313,5 @@ fn ended(why: Result<String, tokio::task::JoinError>) -> anyhow::Error {
     match why {
         Ok(why) => anyhow!(why),
         Err(e) => anyhow!("the partition loop failed: {e}"),
-    }
-}
-
-async fn watch_gauges(shard: std::rc::Rc<Shard>, metrics: Metrics) {
-    let mut was_ready = true;
-    loop {
-        // Not before the first registration, which says so itself.
-        let is_ready = shard.is_in_touch();
-        if shard.is_registered() && is_ready != was_ready {
-            was_ready = is_ready;
-            metrics.ready.store(is_ready, Ordering::Relaxed);
-            match is_ready {
-                true => tracing::info!("in touch with the cluster's controller again"),
-                false => tracing::warn!(
-                    "out of touch with the cluster's controller: too few controllers can be reached from here"
-                ),
-            }
-        }
-        metrics.log_memory_bytes.set(shard.memory_bytes() as u64);
-        metrics.storage_full.set(shard.is_full() as i64);
-        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

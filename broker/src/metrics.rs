@@ -1,8 +1,8 @@
 //! What operators can watch, and the HTTP port that shows it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::extract::State;
@@ -31,8 +31,14 @@ pub(crate) struct Metrics {
     pub(crate) partitions_offline: Gauge,
     pub(crate) log_memory_bytes: Gauge<u64, AtomicU64>,
     pub(crate) storage_full: Gauge,
+    pub(crate) outdated_disks: Counter,
+    pub(crate) partitions_aside: Gauge,
+    pub(crate) storage_free_bytes: Gauge<u64, AtomicU64>,
     pub(crate) recovery_cuts: Counter,
-    pub(crate) ready: Arc<AtomicBool>,
+    /// True from the first registration on until the broker stops.
+    pub(crate) serving: Arc<AtomicBool>,
+    /// Why it is not ready although it serves; empty when it is.
+    trouble: Arc<Mutex<String>>,
     registry: Arc<Registry>,
 }
 
@@ -63,6 +69,12 @@ impl Metrics {
         let partitions_offline: Gauge = metric!("partitions_offline", "Partitions with damaged data");
         let log_memory_bytes: Gauge<u64, AtomicU64> = metric!("log_memory_bytes", "Batches held in memory, in bytes");
         let storage_full: Gauge = metric!("storage_full", "1 while the disk is full and produce is refused");
+        let partitions_aside: Gauge =
+            metric!("partitions_aside", "Copies with another history than their partition's, kept aside");
+        let outdated_disks: Counter =
+            metric!("outdated_disks", "Times that the data directory was found older than what the cluster knows");
+        let storage_free_bytes: Gauge<u64, AtomicU64> =
+            metric!("storage_free_bytes", "What the file system of the data directory has left for the broker");
         let recovery_cuts: Counter = metric!("recovery_cuts", "Unfinished log ends cut at start");
         Metrics {
             produced_records,
@@ -79,10 +91,21 @@ impl Metrics {
             partitions_offline,
             log_memory_bytes,
             storage_full,
+            outdated_disks,
+            partitions_aside,
+            storage_free_bytes,
             recovery_cuts,
-            ready: Arc::default(),
+            serving: Arc::default(),
+            trouble: Arc::default(),
             registry: Arc::new(r),
         }
+    }
+}
+
+impl Metrics {
+    /// Says why the broker is not ready; empty when it is.
+    pub(crate) fn set_trouble(&self, why: String) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 }
 
@@ -118,11 +141,13 @@ async fn text(State(metrics): State<Metrics>) -> impl IntoResponse {
 }
 
 async fn ready(State(metrics): State<Metrics>) -> impl IntoResponse {
-    match metrics.ready.load(Ordering::Relaxed) {
-        true => (StatusCode::OK, "ready\n"),
-        false => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: starting, stopping, or out of touch with the cluster's controller\n",
-        ),
+    let trouble = metrics.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let why = match metrics.serving.load(Ordering::Relaxed) {
+        false if trouble.is_empty() => "starting, or stopping".to_owned(),
+        _ => trouble,
+    };
+    match why.is_empty() {
+        true => (StatusCode::OK, "ready\n".to_owned()),
+        false => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use thalweg_commit_log::ASIDE;
 use thalweg_control::Request;
 use thalweg_model::{BrokerId, LeaderEpoch, Offset, RaftIndex, ReplicaId, TopicId, TopicPartition};
 use thalweg_wire::{ErrorCode, Frame, RemoteError, proto};
@@ -20,13 +21,10 @@ pub(crate) async fn describe_topic(
     let topic = core.shard.metadata().topic(name).cloned().map_err(|e| core.remote(&e))?;
     let mut partitions: Vec<_> = (0..topic.partitions).map(|index| partition_state(core, topic.id, index)).collect();
     if asker != Asker::Peer {
-        let mut others: Vec<u32> = topic
-            .replicas
-            .iter()
-            .zip(&partitions)
-            .filter_map(|(r, p)| holder(r, p))
-            .filter(|l| *l != core.broker_id)
-            .collect();
+        // The leaders and only holders tell of their partitions, and any broker may keep what has been put aside.
+        let mut others: Vec<u32> = core.shard.live().into_iter().map(|b| b.0).collect();
+        others.extend(topic.replicas.iter().zip(&partitions).filter_map(|(r, p)| holder(r, p)));
+        others.retain(|b| *b != core.broker_id);
         others.sort();
         others.dedup();
         for other in others {
@@ -34,8 +32,16 @@ pub(crate) async fn describe_topic(
             let answer = core.peers.request(BrokerId(other), request.header_and_head(), Vec::new()).await;
             let Ok(Ok(answer)) = answer.map(|a| a.message::<proto::DescribeTopicReply>()) else { continue };
             for ((mine, theirs), replicas) in partitions.iter_mut().zip(answer.partitions).zip(&topic.replicas) {
+                let mut asides = std::mem::take(&mut mine.asides);
+                asides.extend(theirs.asides.iter().cloned());
+                let offline = theirs.offline.clone();
                 if holder(replicas, &theirs) == Some(other) {
                     *mine = theirs;
+                }
+                mine.asides = asides;
+                // Nobody leads it, and somebody knows why.
+                if mine.leader == 0 && mine.offline.is_empty() {
+                    mine.offline = offline;
                 }
             }
         }
@@ -77,6 +83,11 @@ fn partition_state(core: &Core, topic: TopicId, index: u32) -> proto::PartitionS
         leader_epoch: leader.map_or(0, |(epoch, _)| epoch.0),
         offline: core.shard.offline(&name).unwrap_or_default(),
         leader: leader.map_or(0, |(_, b)| b.0),
+        asides: {
+            let prefix = format!("{ASIDE}/{name}-copy-");
+            let folders = core.shard.asides().into_iter().filter(|f| f.starts_with(&prefix));
+            folders.map(|folder| proto::Aside { broker: core.broker_id, folder }).collect()
+        },
         replicas,
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
-use thalweg_broker_core::NodeMessage;
+use thalweg_broker_core::{NodeMessage, Peer};
 use thalweg_control::ControlError;
 use thalweg_model::{BrokerId, DirectoryId};
 use thalweg_wire::{ErrorCode, Frame, FrameKind, RemoteError, proto};
@@ -33,6 +33,8 @@ const FRAME_MESSAGES: usize = 1_024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const PRIORITY_RAFT: i32 = 10;
 const PRIORITY_BULK: i32 = -10;
+/// Code of a connection that is closed because what this broker has said of itself does not hold any more.
+const CLOSE_RENEWED: u32 = 4;
 /// Code of a connection that is closed because of what the other side said.
 const CLOSE_REFUSED: u32 = 3;
 
@@ -42,6 +44,8 @@ pub(crate) struct Me {
     pub(crate) cluster_id: String,
     pub(crate) broker_id: BrokerId,
     pub(crate) directory_id: [u8; 16],
+    /// Which start of a broker on that directory this is.
+    pub(crate) incarnation: Cell<u64>,
 }
 
 /// See the module.
@@ -99,6 +103,20 @@ impl Peers {
         link
     }
 
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.me.incarnation.get()
+    }
+
+    /// Another start of the directory from here on: everybody is told so, by new connections.
+    pub(crate) fn renew(&self, incarnation: u64) {
+        self.me.incarnation.set(incarnation);
+        for link in self.links.borrow().values() {
+            if let Some(connection) = &*link.connection.borrow() {
+                connection.close(CLOSE_RENEWED.into(), b"");
+            }
+        }
+    }
+
     fn address(&self, to: BrokerId) -> Option<(String, u16)> {
         let shard = self.shard.borrow().upgrade()?;
         let known = shard.metadata().broker(to).map(|b| (b.host.clone(), b.port));
@@ -154,16 +172,23 @@ impl Peers {
                 broker_id: self.me.broker_id.0,
                 directory_id: self.me.directory_id.to_vec().into(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
+                incarnation: self.me.incarnation.get(),
             };
             send(&mut sender, &hello).await?;
             sender.finish()?;
             let frame = FrameReader::new(receiver).next().await?.context("the peer ends without a hello")?;
             match frame.kind {
-                FrameKind::PeerHelloReply => Ok(()),
+                FrameKind::PeerHelloReply => {
+                    let remembered = frame.message::<proto::PeerHelloReply>()?.remembered;
+                    if let Some(shard) = self.shard.borrow().upgrade() {
+                        shard.outdated(hello.incarnation, remembered);
+                    }
+                    Ok(())
+                }
                 FrameKind::Error => {
                     let why = frame.message::<proto::Error>()?.message;
                     if let Some(shard) = self.shard.borrow().upgrade() {
-                        shard.step(to, NodeMessage::Refused(why.clone()));
+                        shard.refused(why.clone());
                     }
                     bail!("refused: {why}")
                 }
@@ -275,7 +300,7 @@ pub(crate) async fn accept(core: Rc<Core>, connection: Connection) {
     loop {
         tokio::select! {
             accepted = connection.accept_uni() => match accepted {
-                Ok(stream) => drop(streams.spawn_local(receive(core.clone(), guest.broker, stream))),
+                Ok(stream) => drop(streams.spawn_local(receive(core.clone(), guest.peer, stream))),
                 Err(_) => return,
             },
             accepted = connection.accept_bi() => match accepted {
@@ -292,17 +317,17 @@ pub(crate) async fn accept(core: Rc<Core>, connection: Connection) {
 /// A broker that is connected to this one, for as long as the connection lives.
 struct Guest {
     peers: Rc<Peers>,
-    broker: BrokerId,
+    peer: Peer,
 }
 
 impl Guest {
     /// `None` while the same number is connected from another directory.
-    fn enter(peers: &Rc<Peers>, broker: BrokerId, directory: [u8; 16]) -> Option<Guest> {
+    fn enter(peers: &Rc<Peers>, peer: Peer) -> Option<Guest> {
         let mut guests = peers.guests.borrow_mut();
-        let (known, connections) = guests.entry(broker).or_insert((directory, 0));
-        (*known == directory).then(|| {
+        let (known, connections) = guests.entry(peer.id).or_insert((peer.directory.0, 0));
+        (*known == peer.directory.0).then(|| {
             *connections += 1;
-            Guest { peers: peers.clone(), broker }
+            Guest { peers: peers.clone(), peer }
         })
     }
 }
@@ -310,10 +335,10 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         let mut guests = self.peers.guests.borrow_mut();
-        if let Some((_, connections)) = guests.get_mut(&self.broker) {
+        if let Some((_, connections)) = guests.get_mut(&self.peer.id) {
             *connections -= 1;
             if *connections == 0 {
-                guests.remove(&self.broker);
+                guests.remove(&self.peer.id);
             }
         }
     }
@@ -335,8 +360,10 @@ async fn greet(core: &Core, connection: &Connection) -> Result<Guest> {
     } else if hello.broker_id == core.broker_id {
         Some(format!("broker {} is this one; give the other one another id", hello.broker_id))
     } else if let Ok(directory) = hello.directory_id[..].try_into() {
-        let given_up = core.shard.metadata().check_directory(BrokerId(hello.broker_id), DirectoryId(directory)).err();
-        guest = Guest::enter(&core.peers, BrokerId(hello.broker_id), directory);
+        let directory = DirectoryId(directory);
+        let given_up = core.shard.metadata().check_directory(BrokerId(hello.broker_id), directory).err();
+        let peer = Peer { id: BrokerId(hello.broker_id), directory, incarnation: hello.incarnation };
+        guest = Guest::enter(&core.peers, peer);
         let taken = guest.is_none().then(|| taken(core, BrokerId(hello.broker_id)));
         given_up.or(taken).map(|e| e.to_string())
     } else {
@@ -346,7 +373,8 @@ async fn greet(core: &Core, connection: &Connection) -> Result<Guest> {
         crate::stream::refuse(&mut sender, RemoteError::new(ErrorCode::InvalidRequest, refusal.clone())).await;
         bail!(refusal);
     }
-    send(&mut sender, &proto::PeerHelloReply { broker_id: core.broker_id }).await?;
+    let remembered = guest.as_ref().map_or(0, |g| core.shard.remembers(g.peer.directory));
+    send(&mut sender, &proto::PeerHelloReply { broker_id: core.broker_id, remembered }).await?;
     let _ = sender.finish();
     guest.context("neither refused nor let in")
 }
@@ -359,11 +387,11 @@ fn taken(core: &Core, id: BrokerId) -> ControlError {
     ControlError::BrokerIdTaken { id, directory, address }
 }
 
-async fn receive(core: Rc<Core>, from: BrokerId, stream: RecvStream) {
+async fn receive(core: Rc<Core>, from: Peer, stream: RecvStream) {
     let mut frames = FrameReader::new(stream);
     while let Ok(Some(frame)) = frames.next().await {
         let Ok(messages) = frame.message::<proto::PeerMessages>() else {
-            tracing::warn!(broker = %from, kind = ?frame.kind, "a peer sends a frame that it may not; its stream is closed");
+            tracing::warn!(broker = %from.id, kind = ?frame.kind, "a peer sends a frame that it may not; its stream is closed");
             return;
         };
         let mut body = frame.body;
@@ -371,7 +399,7 @@ async fn receive(core: Rc<Core>, from: BrokerId, stream: RecvStream) {
             match NodeMessage::decode(&head, &mut body) {
                 Ok(message) => core.shard.step(from, message),
                 Err(error) => {
-                    tracing::warn!(broker = %from, %error, "its stream is closed");
+                    tracing::warn!(broker = %from.id, %error, "its stream is closed");
                     return;
                 }
             }

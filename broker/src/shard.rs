@@ -4,18 +4,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use thalweg_broker_core::{ChangeError, CoordinatorError, Node, NodeMessage, Output, Produce};
+use thalweg_broker_core::{ChangeError, CoordinatorError, Node, NodeMessage, Output, Peer, Produce};
 use thalweg_commit_log::{Completion, OpId, ReadOutcome};
-use thalweg_control::{Answer, GroupAnswer, GroupRequest, Metadata, Request};
-use thalweg_model::{BrokerId, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
+use thalweg_control::{Answer, GroupAnswer, GroupRequest, Metadata, Request, starts_of};
+use thalweg_model::{BrokerId, DirectoryId, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
 use thalweg_replica::{Acks, FollowerState, GroupState, Now, Output as ReplicaOutput, ProduceError, Ticket};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::disk::RealDisk;
+use crate::identity::write_starts;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 
@@ -28,9 +30,14 @@ pub(crate) type GroupResult = Result<GroupAnswer, CoordinatorError>;
 /// How often retention looks for segments to remove.
 const RETENTION_EVERY: Duration = Duration::from_secs(30);
 
+/// The same while the disk is full, when that may be what frees it.
+const RETENTION_WHILE_FULL: Duration = Duration::from_secs(1);
+
 pub(crate) struct Shard {
     node: RefCell<Node<RealDisk>>,
     peers: Rc<Peers>,
+    directory: PathBuf,
+    asides: RefCell<Vec<String>>,
     started: Instant,
     next_ticket: Cell<u64>,
     produces: RefCell<HashMap<Ticket, ProduceDone>>,
@@ -60,10 +67,12 @@ pub(crate) enum Read {
 }
 
 impl Shard {
-    pub(crate) fn new(node: Node<RealDisk>, peers: Rc<Peers>, metrics: Metrics) -> Rc<Shard> {
+    pub(crate) fn new(node: Node<RealDisk>, peers: Rc<Peers>, metrics: Metrics, directory: PathBuf) -> Rc<Shard> {
         Rc::new(Shard {
             node: RefCell::new(node),
             peers,
+            directory,
+            asides: RefCell::default(),
             started: Instant::now(),
             next_ticket: Cell::new(1),
             produces: RefCell::default(),
@@ -110,7 +119,8 @@ impl Shard {
                 let mut node = self.node.borrow_mut();
                 node.tick(now);
                 if Instant::now() >= retention {
-                    retention = Instant::now() + RETENTION_EVERY;
+                    let is_full = node.replicas().log().is_full();
+                    retention = Instant::now() + if is_full { RETENTION_WHILE_FULL } else { RETENTION_EVERY };
                     node.replicas_mut().apply_retention(now);
                 }
                 node.pump(now);
@@ -148,6 +158,28 @@ impl Shard {
                     }
                 }
                 Output::Metadata => self.metadata_version.send_modify(|v| *v += 1),
+                Output::Outdated { incarnation, remembered } => {
+                    self.metrics.outdated_disks.inc();
+                    tracing::error!(
+                        start = starts_of(incarnation),
+                        remembered = starts_of(remembered),
+                        directory = %self.directory.display(),
+                        "the data directory is older than what the cluster knows, as if a copy or a snapshot had been put in its place. \
+                         Its replicas count as lost: those with others are rebuilt from them, those without are out of service \
+                         (docs/operating.md, \"A disk that came back older\")"
+                    );
+                }
+                Output::Renew { incarnation } => match write_starts(&self.directory, starts_of(incarnation)) {
+                    Ok(()) => {
+                        self.peers.renew(incarnation);
+                        self.node.borrow_mut().renew(now, incarnation);
+                        self.work.notify_one();
+                    }
+                    Err(error) => {
+                        let what = format!("{}: {error}", self.directory.join("starts").display());
+                        *self.fatal.borrow_mut() = Some(what);
+                    }
+                },
                 Output::Refused(why) => {
                     *self.fatal.borrow_mut() = Some(format!("the cluster does not take this broker: {why}"));
                 }
@@ -182,6 +214,28 @@ impl Shard {
                 self.metrics.partitions_offline.inc();
                 tracing::error!(partition = %name, %what, "partition is offline: stored data is damaged; a copy on another broker replaces it, where there is one");
             }
+            ReplicaOutput::Diverged(name, what) => {
+                tracing::error!(
+                    partition = %name, %what,
+                    "two histories of the partition were decided: some disk has forgotten what it acknowledged. The one that is led goes on; \
+                     the one here is being kept aside"
+                );
+            }
+            ReplicaOutput::KeptAside(name, Ok(folder)) => {
+                let folder = self.directory.join(folder);
+                tracing::error!(
+                    partition = %name, folder = %folder.display(),
+                    "the partition's other history is kept aside; look at it with `thalweg partition dump`, and remove the folder \
+                     when nothing of it is needed (docs/operating.md, \"Two histories\")"
+                );
+            }
+            ReplicaOutput::KeptAside(name, Err(error)) => {
+                tracing::error!(
+                    partition = %name, %error,
+                    "the partition's other history cannot be kept aside; its copy stays out of service, and nothing takes its place \
+                     before the next start has tried again"
+                );
+            }
             ReplicaOutput::Fatal(error) => {
                 *self.fatal.borrow_mut() = Some(format!(
                     "the data directory was lost: {error}. Acknowledged records are safe; restart the broker once the disk works"
@@ -197,9 +251,33 @@ impl Shard {
     }
 
     /// A message from another broker.
-    pub(crate) fn step(&self, from: BrokerId, message: NodeMessage) {
+    pub(crate) fn step(&self, from: Peer, message: NodeMessage) {
         self.node.borrow_mut().step(self.now(), from, message);
         self.work.notify_one();
+    }
+
+    /// Another broker refuses this one.
+    pub(crate) fn refused(&self, why: String) {
+        self.node.borrow_mut().refused(self.now(), why);
+        self.work.notify_one();
+    }
+
+    /// Why the cluster does not take this broker, if it said so.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.node.borrow().refusal().map(str::to_owned)
+    }
+
+    /// Another broker remembers this start of the directory, when it was told of `incarnation`; 0: none.
+    pub(crate) fn outdated(&self, incarnation: u64, remembered: u64) {
+        if self.peers.incarnation() == incarnation {
+            self.node.borrow_mut().outdated(self.now(), remembered);
+            self.work.notify_one();
+        }
+    }
+
+    /// The last start of a directory that this broker has heard of.
+    pub(crate) fn remembers(&self, directory: DirectoryId) -> u64 {
+        self.node.borrow().remembers(directory)
     }
 
     /// The connection to a broker was lost.
@@ -408,6 +486,30 @@ impl Shard {
 
     pub(crate) fn is_full(&self) -> bool {
         self.node.borrow().replicas().log().is_full()
+    }
+
+    pub(crate) fn reserve_bytes(&self) -> u64 {
+        self.node.borrow().replicas().log().reserve_bytes()
+    }
+
+    /// Folders of other histories that are kept aside here, below the data directory.
+    pub(crate) fn asides(&self) -> Vec<String> {
+        self.asides.borrow().clone()
+    }
+
+    pub(crate) fn set_asides(&self, folders: Vec<String>) {
+        *self.asides.borrow_mut() = folders;
+    }
+
+    /// What the file system says is free.
+    pub(crate) fn set_room(&self, free_bytes: u64) {
+        self.node.borrow_mut().set_room(self.now(), free_bytes);
+        self.work.notify_one();
+    }
+
+    /// Brokers whose disks are full, as they say.
+    pub(crate) fn full(&self) -> std::collections::BTreeSet<BrokerId> {
+        self.node.borrow().full().clone()
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {

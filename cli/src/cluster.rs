@@ -98,6 +98,14 @@ pub(crate) enum PartitionCommand {
         #[command(flatten)]
         connect: Connect,
     },
+    /// Prints the records of a partition's folder, one JSON object a line, without any broker
+    ///
+    /// For a history that was kept aside (`partitions-aside/…` in a data directory), or any folder of segments. The lines are those of
+    /// `thalweg consume --output json`.
+    Dump {
+        /// The folder with the segments
+        folder: PathBuf,
+    },
 }
 
 fn spec(text: &str) -> Result<BrokerSpec, String> {
@@ -154,9 +162,10 @@ impl ClusterCommand {
                             (false, false) => "",
                         };
                         let state = match (status.controller, b.is_alive) {
-                            (0, _) => "unknown",
-                            (_, true) => "alive",
-                            (_, false) => "silent",
+                            (0, _) => "unknown".to_owned(),
+                            (_, true) if !b.trouble.is_empty() => format!("alive, {}", b.trouble),
+                            (_, true) => "alive".to_owned(),
+                            (_, false) => "silent".to_owned(),
                         };
                         json!({ "broker": b.id, "address": format!("{}:{}", b.host, b.port), "rack": b.rack, "role": role, "state": state })
                     })
@@ -266,6 +275,7 @@ impl PartitionCommand {
                     connect.output,
                 );
             }
+            PartitionCommand::Dump { folder } => return crate::dump::run(&folder),
         };
         let client = connect.client().await?;
         let asked = client.elect_leaders(&topic, &partitions).await.context("elect leaders")?;

@@ -153,7 +153,7 @@ impl Consume {
 }
 
 /// Text as it is, other bytes as `{"base64": …}`, so that nothing is lost.
-fn lossless(bytes: Option<&bytes::Bytes>) -> Value {
+pub(crate) fn lossless(bytes: Option<&bytes::Bytes>) -> Value {
     match bytes.map(|b| std::str::from_utf8(b)) {
         None => Value::Null,
         Some(Ok(text)) => text.into(),

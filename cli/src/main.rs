@@ -3,6 +3,7 @@
 mod cluster;
 mod consume;
 mod dev;
+mod dump;
 mod group;
 mod output;
 mod plugin;

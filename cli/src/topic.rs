@@ -131,6 +131,7 @@ impl TopicCommand {
                             "log_end": p.log_end_offset,
                             "bytes": p.bytes,
                             "state": p.offline.as_deref().unwrap_or("online"),
+                            "asides": p.asides.iter().map(|a| json!({ "broker": a.broker, "folder": a.folder })).collect::<Vec<_>>(),
                         })
                     })
                     .collect();
@@ -158,7 +159,21 @@ impl TopicCommand {
                     "bytes",
                     "state",
                 ];
-                rows(connect.output, &columns, partitions)
+                rows(connect.output, &columns, partitions)?;
+                for p in &described.partitions {
+                    for aside in &p.asides {
+                        println!();
+                        println!(
+                            "partition {} has another history, kept by broker {} in {}",
+                            p.partition, aside.broker, aside.folder
+                        );
+                        println!(
+                            "(below its data directory). Look at it there with `thalweg partition dump FOLDER`, produce again what is"
+                        );
+                        println!("needed of it, and remove the folder.");
+                    }
+                }
+                Ok(())
             }
             TopicCommand::SetPartitioner { name, partitioner, partitioner_config, connect, .. } => {
                 let config = partitioner_config.unwrap_or_default().into();

@@ -205,6 +205,17 @@ pub struct PartitionStatus {
     pub replicas: Vec<u32>,
     /// The replicas that there are, as the leader sees them.
     pub followers: Vec<FollowerStatus>,
+    /// Other histories of the partition that brokers keep aside: somebody should look at them, and remove them.
+    pub asides: Vec<AsideStatus>,
+}
+
+/// A copy of a partition with another history than the one that goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AsideStatus {
+    /// The broker that keeps it.
+    pub broker: u32,
+    /// Where, below the broker's data directory.
+    pub folder: String,
 }
 
 /// A replica as its leader sees it.
@@ -233,6 +244,8 @@ pub struct BrokerInfo {
     pub rack: String,
     /// The controller heard of it lately.
     pub is_alive: bool,
+    /// What keeps it from leading, in words; empty where nothing does, as far as is known.
+    pub trouble: String,
 }
 
 /// How the cluster is.
@@ -367,6 +380,7 @@ impl Client {
             log_end_offset: p.log_end_offset,
             bytes: p.bytes,
             offline: Some(p.offline).filter(|o| !o.is_empty()),
+            asides: p.asides.into_iter().map(|a| AsideStatus { broker: a.broker, folder: a.folder }).collect(),
         });
         Ok(TopicDescription { topic: TopicInfo::from(&topic), partitions: partitions.collect() })
     }
@@ -425,6 +439,7 @@ impl Client {
             port: b.port as u16,
             rack: b.rack,
             is_alive: b.alive,
+            trouble: b.trouble,
         });
         Ok(ClusterStatus {
             cluster_id: s.cluster_id,

@@ -37,8 +37,8 @@ mod subscription;
 pub use address::{DevContext, dev_context_path};
 pub use batch::{Batch, ConsumerRecord, Part};
 pub use client::{
-    BrokerInfo, Client, ClientBuilder, ClusterStatus, FollowerStatus, PartitionOffsets, PartitionStatus, PluginInfo,
-    RecoveredPartition, Topic, TopicDescription, TopicInfo, connect,
+    AsideStatus, BrokerInfo, Client, ClientBuilder, ClusterStatus, FollowerStatus, PartitionOffsets, PartitionStatus,
+    PluginInfo, RecoveredPartition, Topic, TopicDescription, TopicInfo, connect,
 };
 pub use consumer::{Consumer, ConsumerBuilder, Place};
 pub use error::Error;

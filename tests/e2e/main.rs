@@ -3,6 +3,7 @@
 mod acks;
 mod cluster;
 mod directory;
+mod disks;
 mod groups;
 mod handshake;
 mod hostile;

@@ -156,11 +156,12 @@ fn metadata_records_of_a_cluster() {
 #[test]
 fn peer_messages() {
     let name = TopicPartition::new(TopicId([0xcd; 16]), 2);
-    check("leading", &NodeMessage::Leading(vec![(name, LeaderEpoch(7))]).encode().0);
+    check("leading", &NodeMessage::Leading { partitions: vec![(name, LeaderEpoch(7))], is_full: true }.encode().0);
     let request = PeerBody::CatchUpRequest {
         term: LeaderEpoch(7),
         from: Offset(100),
         index: RaftIndex(12),
+        after: Some(LeaderEpoch(6)),
         until: None,
         wants_state: false,
     };

@@ -132,6 +132,38 @@ impl SimDisk {
         inner.room = more.map_or(u64::MAX, |m| used + m);
     }
 
+    /// The disk as it would come back if power went now and everything written stayed.
+    pub(super) fn copy(&self) -> SimDisk {
+        let inner = self.0.borrow();
+        let files = inner.files.iter().map(|(name, f)| {
+            let file = File { current: f.current.clone(), durable: f.current.clone(), unsynced: Vec::new() };
+            (name.clone(), file)
+        });
+        SimDisk(Rc::new(RefCell::new(Inner {
+            files: files.collect(),
+            lanes: BTreeMap::new(),
+            rng: inner.rng.clone(),
+            faults: inner.faults,
+            now_ms: inner.now_ms,
+            room: u64::MAX,
+            synced: inner.synced.clone(),
+        })))
+    }
+
+    /// What stands in the segments below a folder.
+    pub(super) fn contents(&self, folder: &str) -> Vec<Bytes> {
+        let inner = self.0.borrow();
+        let segments = inner.files.iter().filter(|(name, _)| name.0.starts_with(folder) && name.0.ends_with(".log"));
+        segments.map(|(_, f)| Bytes::copy_from_slice(&f.current)).collect()
+    }
+
+    /// What is free.
+    pub(super) fn room(&self) -> u64 {
+        let inner = self.0.borrow();
+        let used: u64 = inner.files.values().map(|f| f.current.len() as u64).sum();
+        inner.room.saturating_sub(used)
+    }
+
     pub(super) fn set_faults(&self, faults: Faults) {
         self.0.borrow_mut().faults = faults;
     }
@@ -327,6 +359,12 @@ impl Inner {
                 };
                 let from = (at as usize).min(f.current.len());
                 return Ok(Bytes::copy_from_slice(&f.current[from..(from + bytes_count).min(f.current.len())]));
+            }
+            Step::Link { file, to } => {
+                let Some(f) = self.files.get(&file).cloned() else {
+                    return Err(error(&file, false, "no such file"));
+                };
+                self.files.insert(to, f);
             }
             Step::Delete { file } => drop(self.files.remove(&file)),
             Step::Replace { file, bytes } => {

@@ -44,6 +44,7 @@ impl Mutant {
         ("reads above the high watermark", Mutant::Replica(Replica::ReadsAboveHighWatermark)),
         ("stale ack counted", Mutant::Replica(Replica::StaleAckCounted)),
         ("high watermark from a minority", Mutant::Replica(Replica::HighWatermarkFromMinority)),
+        ("an older disk votes", Mutant::Replica(Replica::OlderDiskTrusted)),
         ("vote for a shorter log", Mutant::Replica(Replica::VoteForShorterLog)),
         ("a log file freed before what lives in it is carried over", Mutant::Log(Log::FreedBeforeCarriedOver)),
         ("a carried-over entry discards those behind it", Mutant::Log(Log::CarriedOverDiscards)),

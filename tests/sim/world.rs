@@ -1,7 +1,9 @@
 //! Some brokers, some producers, and a bad day: what a seed makes of them.
 
+mod full;
 mod impostors;
 mod members;
+mod older;
 mod producers;
 mod times;
 
@@ -10,11 +12,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
 use thalweg_broker_core::{
-    GroupsConfig, METADATA, Node as Core, NodeConfig, NodeMessage, Output as NodeOutput, Produce,
+    GroupsConfig, METADATA, Node as Core, NodeConfig, NodeMessage, Output as NodeOutput, Peer, Produce,
 };
 use thalweg_client_core::{Backoff, Failure, ProducerConfig, ProducerCore, Unplaced};
 use thalweg_commit_log::{Config, Damage};
-use thalweg_control::{Broker, FEATURE_LEVEL, PluginDigest, PluginKind, Request, TopicConfig};
+use thalweg_control::{Broker, FEATURE_LEVEL, PluginDigest, PluginKind, Request, TopicConfig, incarnation, starts_of};
 use thalweg_model::{
     BatchBuilder, BrokerId, Codec, DirectoryId, PinEpoch, RaftIndex, Record, ReplicaId, TopicId, TopicPartition,
 };
@@ -22,6 +24,7 @@ use thalweg_replica::{Acks, Now, Output, PeerBody, PeerMessage, ProduceError, Re
 use thalweg_wire::{ErrorCode, RemoteError};
 
 use self::members::{Members, OFFSETS};
+use self::older::{Older, Saved};
 use self::producers::Producers;
 use super::disk::{Faults, SimDisk};
 use super::mutants::Mutant;
@@ -42,6 +45,8 @@ const HEAL_MS: u64 = 10_000;
 const WHOLE_MS: u64 = 20_000;
 /// A whole read that takes longer is a stall to everybody else.
 const STALL_MS: u64 = 50;
+/// How often a broker asks how much room its disk has.
+const ROOM_EVERY_MS: u64 = 50;
 /// How often a client hears who leads.
 const METADATA_EVERY_MS: u64 = 50;
 
@@ -82,6 +87,7 @@ pub const FAULTS: [&str; 17] = [
     "power",
     "kill",
     "wipe",
+    "older",
     "pause",
     "partition",
     "disconnect",
@@ -127,6 +133,8 @@ struct Rates {
     all_cut: u64,
     kill: u64,
     wipe: u64,
+    /// A disk comes back as it was some time ago.
+    older: u64,
     pause: u64,
     partition: u64,
     disconnect: u64,
@@ -140,6 +148,8 @@ struct Rates {
     retention: bool,
     /// In the end a majority may be lost for ever.
     majority: bool,
+    /// In the end disks may be full while nothing else goes wrong.
+    full_in_peace: bool,
     /// Things go wrong only once every partition is there: otherwise that may be as late as in the healing phase.
     founds_in_peace: bool,
     run_ms: u64,
@@ -171,8 +181,9 @@ struct ClientLink {
 struct Node {
     disk: SimDisk,
     core: Option<Core<SimDisk>>,
-    /// Starts of the process.
-    incarnation: u64,
+    /// Starts of the process that its disk counts, and what chance has drawn at the last one.
+    starts: u64,
+    chance: u64,
     start_at_ms: u64,
     /// Stopped as by SIGSTOP until then.
     paused_until_ms: u64,
@@ -183,6 +194,10 @@ struct Node {
     log_lost: Option<String>,
     /// Its log's end may be damaged, or was: its replicas may go offline.
     torn: bool,
+    /// A copy of its disk, as somebody may put it back: with the starts that were counted on it, and when it was made.
+    saved: Option<Saved>,
+    /// Its disk is older than it was, and it does not know yet; it knows.
+    older: Option<Older>,
     /// Its next start goes on without the other controllers.
     recovers: bool,
     /// Up to where each partition's decided batches were compared.
@@ -240,6 +255,8 @@ struct World {
     rotten: bool,
     ended: bool,
     healing: bool,
+    /// A disk has come back older, and nobody could tell.
+    two_histories: bool,
     with_history: bool,
     history: Vec<String>,
 }
@@ -287,6 +304,7 @@ impl World {
             all_cut: rate(1_000),
             kill: rate(4_000),
             wipe: rate(1_000),
+            older: rate(4_000),
             pause: rate(2_000),
             partition: rate(3_000),
             disconnect: rate(30_000),
@@ -298,6 +316,7 @@ impl World {
             client_ms: rate(20),
             retention: rate(3) >= 2,
             majority: true,
+            full_in_peace: true,
             founds_in_peace: rate(9) != 9,
             run_ms: if rate(9) == 9 { LONG_RUN_MS } else { RUN_MS },
             rebuilding_crash: rate(200_000),
@@ -329,6 +348,9 @@ impl World {
             marker_idle_ms: 50,
             part_bytes: 4 << 10,
             kept_bytes: 2 << 10 << rng.below(8),
+            reserve_bytes: 96 << 10,
+            // A sync batch takes a whole sector: with less, the elections after a start would use it up.
+            ballast_bytes: 512 << 10,
             mutant: match mutant {
                 Some(Mutant::Log(m)) => Some(m),
                 _ => None,
@@ -359,13 +381,16 @@ impl World {
             .map(|n| Node {
                 disk: SimDisk::new(seed ^ (n as u64) << 32, faults),
                 core: None,
-                incarnation: 0,
+                starts: 0,
+                chance: 0,
                 start_at_ms: 0,
                 paused_until_ms: 0,
                 directory: 1,
                 rotten: false,
                 log_lost: None,
                 torn: false,
+                saved: None,
+                older: None,
                 recovers: false,
                 compared: BTreeMap::new(),
             })
@@ -398,6 +423,7 @@ impl World {
             rotten: false,
             ended: false,
             healing: false,
+            two_histories: false,
             with_history,
             history: Vec::new(),
         };
@@ -424,6 +450,7 @@ impl World {
             ("kill", &mut r.kill),
             ("kill", &mut r.rebuilding_crash),
             ("wipe", &mut r.wipe),
+            ("older", &mut r.older),
             ("pause", &mut r.pause),
             ("partition", &mut r.partition),
             ("disconnect", &mut r.disconnect),
@@ -437,6 +464,7 @@ impl World {
         rates.into_iter().filter(|(name, _)| is_out(name)).for_each(|(_, rate)| *rate = 0);
         r.retention &= !is_out("retention");
         r.majority &= !is_out("majority");
+        r.full_in_peace &= !is_out("full");
         if is_out("network") {
             self.network.calm();
         }
@@ -477,7 +505,7 @@ impl World {
                     (_, true) => 1,
                     (_, false) => n.directory,
                 })),
-                incarnation: n.incarnation,
+                incarnation: incarnation(n.starts, n.chance),
                 host: format!("b{node}"),
                 port: 1,
                 rack: String::new(),
@@ -501,12 +529,19 @@ impl World {
             self.turn(true)?;
         }
         self.heal()?;
+        if !self.ended && self.rng.chance(100_000) && self.rates.full_in_peace {
+            self.fill_up()?;
+            self.heal()?;
+        }
         if !self.ended && self.nodes.len() > 1 && self.rng.chance(100_000) && self.rates.majority {
             self.lose_the_majority()?;
             self.heal()?;
         }
         if !self.ended {
             self.restart_and_read_all()?;
+        }
+        if !self.ended && self.nodes.len() == 3 && self.rates.older > 0 && self.rng.chance(200_000) {
+            self.make_two_histories()?;
         }
         Ok(())
     }
@@ -688,7 +723,8 @@ impl World {
             let Some(leader) = self.leader(group) else { return false };
             let followers = self.nodes[leader].replicas().expect("it leads").followers(&group);
             self.members_are_wanted(group).is_some() && followers.iter().all(|f| f.is_active && f.lag_entries == 0)
-        }) && self.nodes.iter().all(|n| n.core.is_some() && self.now_ms >= n.paused_until_ms)
+        }) && self.nodes.iter().all(|n| n.older != Some(Older::Unaware) || self.two_histories)
+            && self.nodes.iter().all(|n| n.core.is_some() && self.now_ms >= n.paused_until_ms)
     }
 
     /// For the message of a failure.
@@ -740,6 +776,7 @@ impl World {
             self.crash(node, false, false);
             self.wipe(node, "the disk is replaced");
         }
+        self.older_disks(node);
         if let Some(node) = (0..size).find(|n| size > 1 && self.is_rebuilding(*n))
             && self.rng.chance(r.rebuilding_crash)
         {
@@ -777,8 +814,12 @@ impl World {
         }
         if self.rng.chance(r.full) {
             let room = if self.rng.chance(500_000) { None } else { Some(self.rng.below(60_000)) };
-            self.note(|| format!("room on the disk of {node}: {room:?}"));
-            self.nodes[node].disk.set_room(room);
+            // Copies of the same partitions grow alike: often all disks are full at once.
+            let all = self.rng.chance(300_000);
+            for node in (0..size).filter(|n| all || *n == node) {
+                self.note(|| format!("room on the disk of {node}: {room:?}"));
+                self.nodes[node].disk.set_room(room);
+            }
         }
         let decays = !self.rotten && self.rng.chance(r.rot) && (size == 1 || self.may_harm());
         if decays && self.rng.chance(300_000) {
@@ -886,6 +927,7 @@ impl World {
         n.rotten = false;
         n.log_lost = None;
         n.torn = false;
+        (n.saved, n.older) = (None, None);
         let seed = self.seed ^ (node as u64) << 32 ^ (n.directory as u64) << 40;
         n.disk = SimDisk::new(seed, self.faults);
         self.rebuilt += 1;
@@ -1006,8 +1048,10 @@ impl World {
             return Ok(());
         }
         self.events += 1;
+        let Broker { id, directory, incarnation, .. } = self.config(from).broker;
+        let peer = Peer { id, directory, incarnation };
         if let Some(core) = &mut self.nodes[node].core {
-            core.step(now, broker(from), message);
+            core.step(now, peer, message);
         }
         self.outputs(node)
     }
@@ -1018,11 +1062,15 @@ impl World {
         }
         let now = self.now();
         let completions = self.nodes[node].disk.advance(self.now_ms);
+        let room_bytes = self.nodes[node].disk.room();
         let retains = self.rates.retention && self.now_ms.is_multiple_of(100);
         if let Some(core) = &mut self.nodes[node].core {
             for completion in completions {
                 self.events += 1;
                 core.complete(now, completion);
+            }
+            if self.now_ms.is_multiple_of(ROOM_EVERY_MS) {
+                core.set_room(now, room_bytes);
             }
             core.tick(now);
             if retains {
@@ -1046,6 +1094,7 @@ impl World {
             let Some(me) = self.replica(group, node) else { continue };
             let Some(state) = self.nodes[node].replicas().and_then(|r| r.state(&group)) else { continue };
             if state.leader == Some(me) {
+                self.may_lead(node)?;
                 self.oracle.leads(p, state.leader_epoch.0, me)?;
             }
         }
@@ -1127,7 +1176,8 @@ impl World {
             return Ok(());
         }
         let seed = self.rng.next();
-        self.nodes[node].incarnation += 1;
+        self.nodes[node].starts += 1;
+        self.nodes[node].chance = seed;
         let opened = Core::open(self.nodes[node].disk.clone(), self.config(node), self.config, seed);
         let rotten = self.nodes[node].rotten;
         if let (Some(what), Ok(_)) = (self.nodes[node].log_lost.take(), &opened) {
@@ -1147,11 +1197,11 @@ impl World {
             }
         };
         if let Some((group, what)) = recovery.partitions.iter().find_map(|p| Some((p.group, p.offline.clone()?))) {
-            if !rotten {
+            if !rotten && !self.two_histories {
                 return Err(format!("{group} is offline on {node}, though nothing has rotted: {what}"));
             }
             self.note(|| format!("{node}: {group} is offline: {what}"));
-            if size == 1 {
+            if size == 1 && rotten {
                 self.ended = true;
                 return Ok(());
             }
@@ -1181,7 +1231,10 @@ impl World {
         }
         for p in recovery.partitions.iter().filter(|p| p.offline.is_none() && !cut) {
             let vouched = self.vouched.get(&(p.replica, p.group)).copied().unwrap_or(0);
-            if p.log_end.0 < vouched && !core.replicas().log().is_incomplete(&p.group) {
+            if p.log_end.0 < vouched
+                && self.nodes[node].older.is_none()
+                && !core.replicas().log().is_incomplete(&p.group)
+            {
                 let (group, end) = (number(p.group), p.log_end);
                 return Err(format!(
                     "{node} has forgotten of {group} what it acknowledged: up to {vouched}, has {end}"
@@ -1230,6 +1283,14 @@ impl World {
                     self.send(node, to.0 as usize - 1, message)?;
                     continue;
                 }
+                NodeOutput::Outdated { incarnation, remembered } => {
+                    self.found_out(node, incarnation, remembered)?;
+                    continue;
+                }
+                NodeOutput::Renew { incarnation } => {
+                    self.renew(node, incarnation);
+                    continue;
+                }
                 NodeOutput::Refused(why) => return Err(format!("{node} is refused: {why}")),
                 NodeOutput::Metadata => continue,
                 NodeOutput::Changed(ticket, result) => {
@@ -1258,12 +1319,18 @@ impl World {
                 Output::Advanced(group) => self.advanced(node, group)?,
                 Output::ColdRead { op, result, .. } => drop(self.member_read(node, op, &result)),
                 Output::Offline(group, what) => {
-                    if !self.nodes[node].rotten && !self.nodes[node].torn {
+                    let is_older = self.two_histories || self.nodes[node].older.is_some();
+                    if !self.nodes[node].rotten && !self.nodes[node].torn && !is_older {
                         return Err(format!("{group} goes offline on {node}, though nothing has rotted: {what}"));
                     }
                     self.rebuilt += 1;
                     self.note(|| format!("{node}: {} goes offline: {what}", number(group)));
                     self.ended |= self.nodes.len() == 1;
+                }
+                Output::Diverged(group, what) => self.diverged(node, group, &what)?,
+                Output::KeptAside(group, folder) => {
+                    self.note(|| format!("{node}: {} is kept aside: {folder:?}", number(group)));
+                    self.kept_aside(node, group, folder)?;
                 }
                 Output::Fatal(error) => {
                     self.note(|| format!("{node}: fatal: {error}"));

@@ -10,6 +10,8 @@
 //! - a directory that is new to the cluster takes no part in the metadata group under an old name: it waits for the
 //!   controller to give it a replica id (`start`);
 //! - a batch is numbered by the producer that was given its id, or refused (`produce.rs`);
+//! - a broker whose directory is older than others remember is heard by nobody, and counts for nothing under its old copies'
+//!   names (`step`, `outdated`);
 //! - of two processes with one broker id, the second is refused as long as the first is heard of (`heartbeat`).
 
 mod ends;
@@ -19,6 +21,6 @@ mod node;
 mod produce;
 
 pub use groups::{CoordinatorError, GroupsConfig};
-pub use message::NodeMessage;
-pub use node::{ChangeError, METADATA, Node, NodeConfig, Output};
+pub use message::{NodeMessage, Peer};
+pub use node::{ChangeError, METADATA, Node, NodeConfig, OWN_PREFIX, Output};
 pub use produce::Produce;

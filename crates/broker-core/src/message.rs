@@ -2,13 +2,24 @@
 
 use bytes::{Buf, BufMut, Bytes};
 use thalweg_control::{Broker, MetadataRecord};
-use thalweg_model::{BrokerId, LeaderEpoch, Offset, ReplicaId, TopicId, TopicPartition};
+use thalweg_model::{BrokerId, DirectoryId, LeaderEpoch, Offset, ReplicaId, TopicId, TopicPartition};
 use thalweg_replica::{MessageError, PeerMessage};
 
 /// Longest text that a refusal may carry.
 const TEXT_BYTES_MAX: usize = 4096;
 /// Most controllers that a cluster has.
 const CONTROLLERS_MAX: usize = 16;
+
+/// Who says something, as the connection proves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The broker.
+    pub id: BrokerId,
+    /// Its data directory.
+    pub directory: DirectoryId,
+    /// Which start of a broker on that directory it is.
+    pub incarnation: u64,
+}
 
 /// A message from one broker to another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,8 +37,23 @@ pub enum NodeMessage {
     },
     /// The controller's answer to a broker that it does not take.
     Refused(String),
-    /// To everybody: which partitions this broker leads, so that every broker can tell every client.
-    Leading(Vec<(TopicPartition, LeaderEpoch)>),
+    /// To a broker whose directory has seen more starts than it knows of itself: the disk is older than it was, and what it has
+    /// acknowledged since is forgotten. Anybody who remembers says so.
+    Outdated {
+        /// The directory.
+        directory: DirectoryId,
+        /// The start that spoke.
+        incarnation: u64,
+        /// The last start that is remembered.
+        remembered: u64,
+    },
+    /// To everybody: which partitions this broker leads, so that every broker can tell every client, and whether others should.
+    Leading {
+        /// What it leads, and since which epoch.
+        partitions: Vec<(TopicPartition, LeaderEpoch)>,
+        /// Its disk is full.
+        is_full: bool,
+    },
     /// To the controller: a replica lost or damaged what it held.
     Damaged {
         /// The topic; `None` for the metadata log.
@@ -87,12 +113,19 @@ impl NodeMessage {
                 out.put_u64_le(metadata_replica.0);
                 controllers.iter().for_each(|c| out.put_u32_le(c.0));
             }
+            NodeMessage::Outdated { directory, incarnation, remembered } => {
+                out.put_u8(8);
+                out.put_slice(&directory.0);
+                out.put_u64_le(*incarnation);
+                out.put_u64_le(*remembered);
+            }
             NodeMessage::Refused(why) => {
                 out.put_u8(3);
                 out.put_slice(why.as_bytes());
             }
-            NodeMessage::Leading(partitions) => {
+            NodeMessage::Leading { partitions, is_full } => {
                 out.put_u8(5);
+                out.put_u8(*is_full as u8);
                 for (name, epoch) in partitions {
                     out.put_slice(&name.topic.0);
                     out.put_u32_le(name.partition.0);
@@ -148,13 +181,20 @@ impl NodeMessage {
                 let (partition, replica) = (data.get_u32_le(), ReplicaId(data.get_u64_le()));
                 Some(NodeMessage::Damaged { topic: has_topic.then_some(topic), partition, replica })
             }
-            5 if data.len().is_multiple_of(24) => {
+            8 if data.len() == 32 => {
+                let directory = DirectoryId(*data.first_chunk::<16>().expect("sixteen bytes"));
+                data.advance(16);
+                let (incarnation, remembered) = (data.get_u64_le(), data.get_u64_le());
+                Some(NodeMessage::Outdated { directory, incarnation, remembered })
+            }
+            5 if data.len() % 24 == 1 => {
+                let is_full = data.get_u8() != 0;
                 let one = |b: &[u8]| {
                     let topic = TopicId(*b.first_chunk::<16>().expect("sixteen bytes"));
                     let number = |at: usize| u32::from_le_bytes(b[at..at + 4].try_into().expect("four bytes"));
                     (TopicPartition::new(topic, number(16)), LeaderEpoch(number(20)))
                 };
-                Some(NodeMessage::Leading(data.chunks_exact(24).map(one).collect()))
+                Some(NodeMessage::Leading { partitions: data.chunks_exact(24).map(one).collect(), is_full })
             }
             6 | 7 if data.len() >= 8 && (data.len() - 8).is_multiple_of(28) => {
                 let question = data.get_u64_le();
@@ -178,8 +218,6 @@ impl NodeMessage {
 
 #[cfg(test)]
 mod tests {
-    use thalweg_model::DirectoryId;
-
     use super::*;
 
     #[test]
@@ -198,9 +236,13 @@ mod tests {
             NodeMessage::Heartbeat(broker),
             NodeMessage::Registered { metadata_replica: ReplicaId(7), controllers: vec![BrokerId(1), BrokerId(2)] },
             NodeMessage::Refused("no".into()),
+            NodeMessage::Outdated { directory: DirectoryId([5; 16]), incarnation: 2, remembered: 9 },
             NodeMessage::Damaged { topic: Some(TopicId([1; 16])), partition: 3, replica: ReplicaId(9) },
             NodeMessage::Damaged { topic: None, partition: 0, replica: ReplicaId(9) },
-            NodeMessage::Leading(vec![(TopicPartition::new(TopicId([2; 16]), 7), LeaderEpoch(3))]),
+            NodeMessage::Leading {
+                partitions: vec![(TopicPartition::new(TopicId([2; 16]), 7), LeaderEpoch(3))],
+                is_full: true,
+            },
             NodeMessage::AskEnds {
                 question: 5,
                 partitions: vec![(TopicPartition::new(TopicId([2; 16]), 7), Offset(9))],

@@ -2,26 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use thalweg_commit_log::{Completion, Config, Disk, OpId, OpenError, Recovery};
+use thalweg_commit_log::{Completion, Config, Disk, DiskError, Lsn, OpId, OpenError, Recovery};
 use thalweg_control::{
     Answer, Broker, ControlError, Coordinator, GroupAnswer, GroupRequest, Metadata, MetadataRecord, OFFSETS_TOPIC,
-    Request, Topic, partition_of_group,
+    Request, Topic, is_outdated, partition_of_group, renewed, starts_of,
 };
 use thalweg_model::{
-    BatchBuilder, BrokerId, Codec, LeaderEpoch, Offset, PinEpoch, RaftIndex, Record, ReplicaId, TopicId, TopicPartition,
+    BatchBuilder, BrokerId, Codec, DirectoryId, LeaderEpoch, Offset, PinEpoch, RaftIndex, Record, RecordBatch,
+    ReplicaId, TopicId, TopicPartition,
 };
 use thalweg_replica::{
-    Acks, Now, Output as ReplicaOutput, PartitionSettings, ProduceError, ReadOutcome, Replicas, Ticket,
+    Acks, Mutant, Now, Output as ReplicaOutput, PartitionSettings, ProduceError, ReadOutcome, Replicas, Ticket,
 };
 use thiserror::Error;
 
 use crate::ends::{Ends, Told};
 use crate::groups::{self, CoordinatorError, GroupOutput, Groups, GroupsConfig, Surroundings};
-use crate::message::NodeMessage;
+use crate::message::{NodeMessage, Peer};
 
 /// The metadata log is a partition like any other, of a topic whose id is fixed.
 pub const METADATA: TopicPartition =
     TopicPartition { topic: TopicId(*b"cluster-metadata"), partition: thalweg_model::PartitionId(0) };
+/// Topics whose names begin so are the cluster's own.
+pub const OWN_PREFIX: &str = "__";
 /// How often a broker tells the controller that it is there.
 const HEARTBEAT_EVERY_MS: u64 = 500;
 /// A broker that was not heard of for so long counts as dead: nothing new is placed there, and its number may be taken.
@@ -100,6 +103,18 @@ pub enum Output {
     },
     /// The cluster does not take this broker: it must end.
     Refused(String),
+    /// The data directory is older than others remember: every copy in it has stopped, and is about to be written down as lost.
+    Outdated {
+        /// The start that this one took itself for.
+        incarnation: u64,
+        /// The last one that the others remember.
+        remembered: u64,
+    },
+    /// That is done: write down durably that the directory has seen so many starts as this one counts, then call [`Node::renew`].
+    Renew {
+        /// It counts one more than the others remember.
+        incarnation: u64,
+    },
 }
 
 struct Change {
@@ -144,9 +159,21 @@ pub struct Node<D> {
     in_touch_ms: Option<u64>,
     /// First and last refusal in a row.
     refused_ms: Option<(u64, u64)>,
+    /// Why the cluster does not take this broker, as it said last.
+    refusal: Option<String>,
+    /// The last start of each data directory that was ever heard of: in the metadata log, decided or not, or from its broker. A start is
+    /// a fact, whoever tells it.
+    remembered: BTreeMap<DirectoryId, u64>,
+    /// When this broker was first asked for something.
+    since_ms: Option<u64>,
+    /// Set while this directory is known to be older than it was: what the others remember, and until it is durable the last frame that
+    /// writes it down.
+    outdated: Option<(u64, Option<Lsn>)>,
     /// Who leads partitions elsewhere, as the leaders say themselves.
     leaders: BTreeMap<TopicPartition, (LeaderEpoch, BrokerId)>,
-    /// Who leads was different when it was last told.
+    /// Brokers whose disks are full, as they say themselves; this one as its log says.
+    full: BTreeSet<BrokerId>,
+    /// Who leads, or whether the disk here is full, was different when it was last told.
     leads_anew: bool,
     next_leading_ms: u64,
     next_heartbeat_ms: u64,
@@ -163,7 +190,7 @@ impl<D: Disk> Node<D> {
         config.broker.metadata_replica = ReplicaId::new(config.broker.id, !config.is_founder as u32);
         let (replicas, recovery) = Replicas::open(disk, config.broker.directory, log, seed)?;
         let groups = Groups::new(config.groups);
-        let node = Node {
+        let mut node = Node {
             config,
             replicas,
             metadata: Metadata::default(),
@@ -181,7 +208,12 @@ impl<D: Disk> Node<D> {
             offline: BTreeMap::new(),
             in_touch_ms: None,
             refused_ms: None,
+            refusal: None,
+            remembered: BTreeMap::new(),
+            since_ms: None,
+            outdated: None,
             leaders: BTreeMap::new(),
+            full: BTreeSet::new(),
             leads_anew: false,
             next_leading_ms: 0,
             next_heartbeat_ms: 0,
@@ -189,6 +221,15 @@ impl<D: Disk> Node<D> {
             next_ticket: OWN_TICKETS,
             outputs: Vec::new(),
         };
+        // What is not known to be decided yet tells of starts all the same.
+        let batches: Vec<RecordBatch> = node.replicas.log().entries(&METADATA).map(|(_, b)| b.clone()).collect();
+        for record in batches.iter().filter(|b| !b.is_control()).filter_map(|b| b.records().ok()).flatten() {
+            if let Ok(MetadataRecord::BrokerRegistered(broker)) =
+                MetadataRecord::decode(&record.1.value.unwrap_or_default())
+            {
+                node.remember(broker.directory, broker.incarnation);
+            }
+        }
         Ok((node, recovery))
     }
 
@@ -212,7 +253,9 @@ impl<D: Disk> Node<D> {
             }
             _ => self.replicas.start(now, METADATA, settings),
         }
-        if let Some(what) = self.replicas.log().offline(&METADATA) {
+        if let Some(what) =
+            self.replicas.log().offline(&METADATA).filter(|_| !self.replicas.log().is_diverged(&METADATA))
+        {
             self.offline.insert(METADATA, what.to_owned());
         }
     }
@@ -227,6 +270,7 @@ impl<D: Disk> Node<D> {
             first_voters: controllers.iter().map(first).collect(),
             target: controllers.iter().map(now).collect(),
             learners: others.map(|b| b.metadata_replica).collect(),
+            is_own: true,
             ..Default::default()
         }
     }
@@ -358,7 +402,83 @@ impl<D: Disk> Node<D> {
     }
 
     /// Takes another broker's message; the shell has made sure that it is that broker's.
-    pub fn step(&mut self, now: Now, from: BrokerId, message: NodeMessage) {
+    pub fn step(&mut self, now: Now, from: Peer, message: NodeMessage) {
+        let remembered = self.remembers(from.directory);
+        if remembered != 0
+            && is_outdated(from.incarnation, remembered)
+            && !self.replicas.is_planted(Mutant::OlderDiskTrusted)
+        {
+            // Its votes and acknowledgements are those of a copy that has forgotten some.
+            if matches!(message, NodeMessage::Heartbeat(_) | NodeMessage::Leading { .. }) {
+                let Peer { id, directory, incarnation } = from;
+                self.outputs.push(Output::Send(id, NodeMessage::Outdated { directory, incarnation, remembered }));
+            }
+            return self.after(now);
+        }
+        self.remember(from.directory, from.incarnation);
+        self.hear(now, from.id, message);
+    }
+
+    /// The last start of a data directory that this broker has heard of; 0 for none.
+    pub fn remembers(&self, directory: DirectoryId) -> u64 {
+        self.remembered.get(&directory).copied().unwrap_or(0)
+    }
+
+    fn remember(&mut self, directory: DirectoryId, incarnation: u64) {
+        let known = self.remembered.entry(directory).or_default();
+        *known = incarnation.max(*known);
+    }
+
+    /// Others remember a later start of this very directory: the disk is older than it was, by a restored copy or a snapshot that was
+    /// rolled back. Its copies have forgotten what they acknowledged since; each of them is written down as lost, stops at once, and a
+    /// successor takes its place where others can rebuild it. The only copy of a partition goes out of service.
+    pub fn outdated(&mut self, now: Now, remembered: u64) {
+        let incarnation = self.config.broker.incarnation;
+        let is_so = remembered != 0 && is_outdated(incarnation, remembered);
+        if !is_so || self.outdated.is_some() || self.replicas.is_planted(Mutant::OlderDiskTrusted) {
+            return;
+        }
+        let (found, known) = (starts_of(incarnation), starts_of(remembered));
+        let what = format!(
+            "the data directory is older than what the cluster knows: this is start {found} of it, and others have seen start {known} \
+             of what it was; what was acknowledged in between is not here"
+        );
+        let written = self.replicas.lose_everything(now, &what);
+        self.refusal = Some(what);
+        self.outdated = Some((remembered, Some(written)));
+        self.outputs.push(Output::Outdated { incarnation, remembered });
+        self.after(now);
+    }
+
+    /// Goes on as another start of the directory, after [`Output::Renew`].
+    pub fn renew(&mut self, now: Now, incarnation: u64) {
+        self.config.broker.incarnation = incarnation;
+        self.outdated = None;
+        self.after(now);
+    }
+
+    /// Why the cluster does not take this broker at the moment, if it said so.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref().filter(|_| !self.is_registered())
+    }
+
+    /// A peer does not take this broker, and says why.
+    pub fn refused(&mut self, now: Now, why: String) {
+        // Somebody who pretends to be this broker is told so at his own connection; once taken, it stays.
+        if self.is_registered() {
+            return;
+        }
+        self.refusal = Some(why.clone());
+        // The other may have died a moment ago, and not count as dead yet: only to be refused on and on is final.
+        let (first_ms, last_ms) = self.refused_ms.unwrap_or((now.mono_ms, now.mono_ms));
+        let first_ms = if now.mono_ms > last_ms + 4 * HEARTBEAT_EVERY_MS { now.mono_ms } else { first_ms };
+        self.refused_ms = Some((first_ms, now.mono_ms));
+        if now.mono_ms >= first_ms + 2 * SESSION_MS {
+            self.outputs.push(Output::Refused(why));
+        }
+    }
+
+    fn hear(&mut self, now: Now, from: BrokerId, message: NodeMessage) {
         match message {
             NodeMessage::Replica(message) if message.from.broker() == from => self.replicas.step(now, message),
             NodeMessage::Heartbeat(broker) if broker.id == from => self.heartbeat(now, broker),
@@ -367,18 +487,14 @@ impl<D: Disk> Node<D> {
             {
                 self.registered(now, metadata_replica, controllers);
             }
-            // Somebody who pretends to be this broker is told so at his own connection; once taken, it stays.
-            NodeMessage::Refused(_) if self.is_registered() => {}
-            NodeMessage::Refused(why) => {
-                // The other may have died a moment ago, and not count as dead yet: only to be refused on and on is final.
-                let (first_ms, last_ms) = self.refused_ms.unwrap_or((now.mono_ms, now.mono_ms));
-                let first_ms = if now.mono_ms > last_ms + 4 * HEARTBEAT_EVERY_MS { now.mono_ms } else { first_ms };
-                self.refused_ms = Some((first_ms, now.mono_ms));
-                if now.mono_ms >= first_ms + 2 * SESSION_MS {
-                    self.outputs.push(Output::Refused(why));
-                }
+            NodeMessage::Refused(why) => self.refused(now, why),
+            NodeMessage::Outdated { directory, incarnation, remembered }
+                if (directory, incarnation) == (self.config.broker.directory, self.config.broker.incarnation) =>
+            {
+                self.outdated(now, remembered);
             }
-            NodeMessage::Leading(partitions) => {
+            NodeMessage::Leading { partitions, is_full } => {
+                self.know_full(from, is_full);
                 for (name, epoch) in partitions {
                     let known = self.leaders.get(&name).map(|(epoch, _)| *epoch);
                     if known.is_none_or(|known| epoch > known) {
@@ -427,6 +543,26 @@ impl<D: Disk> Node<D> {
         }
     }
 
+    /// What the file system says is free, in bytes; to be told often.
+    pub fn set_room(&mut self, now: Now, free_bytes: u64) {
+        self.replicas.set_room(now, free_bytes);
+        self.after(now);
+    }
+
+    /// Brokers whose disks are full: they lead nothing that others can lead, and take no clients' records.
+    pub fn full(&self) -> &BTreeSet<BrokerId> {
+        &self.full
+    }
+
+    fn know_full(&mut self, broker: BrokerId, is_full: bool) {
+        let is_news = if is_full { self.full.insert(broker) } else { self.full.remove(&broker) };
+        if is_news {
+            self.replicas.set_full(self.full.clone());
+            self.outputs.push(Output::Metadata);
+        }
+        self.leads_anew |= is_news && broker == self.config.broker.id;
+    }
+
     /// A finished disk operation.
     pub fn complete(&mut self, now: Now, completion: Completion) {
         self.replicas.complete(now, completion);
@@ -441,6 +577,9 @@ impl<D: Disk> Node<D> {
             let me = self.config.broker.clone();
             self.tell_controller(now, NodeMessage::Heartbeat(me));
         }
+        self.know_full(self.config.broker.id, self.replicas.log().is_full());
+        let since_ms = *self.since_ms.get_or_insert(now.mono_ms);
+        self.replicas.set_unfit(!self.is_registered() && now.mono_ms >= since_ms + 2 * SESSION_MS);
         if self.leads_anew || now.mono_ms >= self.next_leading_ms {
             self.leads_anew = false;
             self.next_leading_ms = now.mono_ms + LEADING_EVERY_MS;
@@ -449,7 +588,7 @@ impl<D: Disk> Node<D> {
         if now.mono_ms >= self.next_report_ms {
             self.next_report_ms = now.mono_ms + REPORT_EVERY_MS;
             for name in self.offline.keys().copied().collect::<Vec<_>>() {
-                let Some(settings) = self.replicas.settings(&name).filter(|s| s.target.len() > 1) else { continue };
+                let Some(settings) = self.replicas.settings(&name).filter(|s| !s.is_only()) else { continue };
                 let topic = (name != METADATA).then_some(name.topic);
                 let (partition, replica) = (name.partition.0, settings.replica);
                 self.tell_controller(now, NodeMessage::Damaged { topic, partition, replica });
@@ -467,7 +606,8 @@ impl<D: Disk> Node<D> {
         let me = self.config.broker.id;
         self.leaders.retain(|name, _| !self.metadata.is_deleted(name.topic));
         for other in self.metadata.brokers().map(|b| b.id).filter(|id| *id != me).collect::<Vec<_>>() {
-            self.outputs.push(Output::Send(other, NodeMessage::Leading(leading.clone())));
+            let message = NodeMessage::Leading { partitions: leading.clone(), is_full: self.full.contains(&me) };
+            self.outputs.push(Output::Send(other, message));
         }
     }
 
@@ -506,7 +646,7 @@ impl<D: Disk> Node<D> {
         };
         for to in to {
             match to == me {
-                true => self.step(now, me, message.clone()),
+                true => self.hear(now, me, message.clone()),
                 false => self.outputs.push(Output::Send(to, message.clone())),
             }
         }
@@ -522,9 +662,6 @@ impl<D: Disk> Node<D> {
         let seen = self.seen_ms.get(&id).is_some_and(is_fresh);
         let known = self.metadata.broker(id);
         let is_same = known.is_some_and(|k| k.directory == broker.directory);
-        if known.is_some_and(|k| is_same && k.incarnation > broker.incarnation) {
-            return;
-        }
         if let Some(known) = known.filter(|_| is_same) {
             let (metadata_replica, controllers) = (known.metadata_replica, self.config.controllers.clone());
             self.seen_ms.insert(id, now.mono_ms);
@@ -545,7 +682,7 @@ impl<D: Disk> Node<D> {
 
     /// A broker's side of the controller's answer.
     fn registered(&mut self, now: Now, replica: ReplicaId, controllers: Vec<BrokerId>) {
-        self.refused_ms = None;
+        (self.refused_ms, self.refusal) = (None, None);
         self.in_touch_ms = Some(now.mono_ms);
         if self.config.controllers.is_empty() {
             self.config.controllers = controllers;
@@ -585,11 +722,20 @@ impl<D: Disk> Node<D> {
                 GroupOutput::AskEnds(question, partitions) => self.ask_ends(now, question, partitions),
             }
         }
+        if let Some((remembered, Some(written))) = self.outdated
+            && self.replicas.log().durable_lsn() >= written
+        {
+            self.outdated = Some((remembered, None));
+            let incarnation = renewed(self.config.broker.incarnation, remembered);
+            self.outputs.push(Output::Renew { incarnation });
+        }
         self.decide(now);
     }
 
     fn take(&mut self, now: Now, output: ReplicaOutput) {
         match output {
+            // From a copy to its own predecessor, which is still a member: there is none any more.
+            ReplicaOutput::Send(message) if message.to.broker() == self.config.broker.id => {}
             ReplicaOutput::Send(message) => {
                 let to = message.to.broker();
                 self.outputs.push(Output::Send(to, NodeMessage::Replica(message)));
@@ -632,6 +778,13 @@ impl<D: Disk> Node<D> {
                 }
                 self.outputs.push(Output::Replica(ReplicaOutput::Advanced(name)));
             }
+            ReplicaOutput::KeptAside(METADATA, Ok(folder)) if self.followed > Offset(0) => {
+                // What was applied came of a history that does not go on; the next start follows the other one from its beginning.
+                let message =
+                    format!("two histories of the cluster's metadata were decided; the one here is kept in {folder}");
+                let error = DiskError { full: false, file: "the metadata log".into(), message };
+                self.outputs.push(Output::Replica(ReplicaOutput::Fatal(error)));
+            }
             ReplicaOutput::Offline(name, what) => {
                 self.offline.insert(name, what.clone());
                 self.outputs.push(Output::Replica(ReplicaOutput::Offline(name, what)));
@@ -654,13 +807,15 @@ impl<D: Disk> Node<D> {
             self.aligned = self.followed;
             self.align(now);
             self.outputs.push(Output::Metadata);
+            // It may have come from the metadata itself.
+            self.outdated(now, self.remembers(self.config.broker.directory));
         }
         if let Some(pending) = self.pending.take_if(|p| p.end.is_some_and(|end| end <= self.followed)) {
             self.answer(pending.ticket, Ok(pending.answer));
         }
     }
 
-    fn apply(&mut self, batches: Vec<thalweg_model::RecordBatch>) {
+    fn apply(&mut self, batches: Vec<RecordBatch>) {
         for batch in batches {
             // A read begins with the batch that holds the offset asked for.
             let is_known = batch.end_offset() <= self.followed;
@@ -671,7 +826,12 @@ impl<D: Disk> Node<D> {
             let records = batch.records().expect("a stored batch was checked when it was proposed");
             for (_, record) in records {
                 match MetadataRecord::decode(&record.value.unwrap_or_default()) {
-                    Ok(record) => self.metadata.apply(record),
+                    Ok(record) => {
+                        if let MetadataRecord::BrokerRegistered(b) = &record {
+                            self.remember(b.directory, b.incarnation);
+                        }
+                        self.metadata.apply(record);
+                    }
                     // The feature level was raised over this broker's head, or the process went back to an older version.
                     Err(error) => return self.outputs.push(Output::Refused(error.to_string())),
                 }
@@ -722,7 +882,9 @@ impl<D: Disk> Node<D> {
                     }
                     match self.replicas.log().offline(&name).map(str::to_owned) {
                         Some(what) if is_mine => {
-                            self.offline.insert(name, what);
+                            if !self.replicas.log().is_diverged(&name) {
+                                self.offline.insert(name, what);
+                            }
                             self.replicas.start(now, name, settings);
                         }
                         _ => match self.replicas.log().suspicion(&name).map(str::to_owned) {
@@ -840,6 +1002,7 @@ fn settings(topic: &Topic, partition: usize, mine: ReplicaId) -> PartitionSettin
         first_voters: topic.first_replicas[partition].clone(),
         target: topic.replicas[partition].clone(),
         learners: Vec::new(),
+        is_own: topic.name.starts_with(OWN_PREFIX),
         takes_over: topic.taken_over.get(&(partition as u32)).copied(),
     }
 }

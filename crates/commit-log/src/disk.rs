@@ -85,6 +85,14 @@ pub enum Step {
         /// Most bytes.
         bytes_count: usize,
     },
+    /// Gives the file a second name (and that its folder), so that it outlives the removal of the first. One that has it already is no
+    /// error.
+    Link {
+        /// The file.
+        file: FileName,
+        /// Its second name.
+        to: FileName,
+    },
     /// Removes the file; one that is missing is no error.
     Delete {
         /// The file.

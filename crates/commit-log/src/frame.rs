@@ -57,12 +57,15 @@ pub(crate) enum FrameKind {
     CarriedOver = 6,
     /// What this copy acknowledged is lost (index 1) or may be (index 0); the payload says why. Said before what shows it is recycled.
     Damaged = 7,
+    /// Everything up to this index is on a quorum, which segments do not tell yet.
+    Committed = 8,
 }
 
 impl FrameKind {
     fn from_number(number: u16) -> Option<FrameKind> {
-        use FrameKind::{CarriedOver, Damaged, Dropped, Entry, HardState, Manifest, Marker};
-        [Entry, HardState, Manifest, Dropped, Marker, CarriedOver, Damaged].into_iter().find(|k| *k as u16 == number)
+        use FrameKind::{CarriedOver, Committed, Damaged, Dropped, Entry, HardState, Manifest, Marker};
+        let all = [Entry, HardState, Manifest, Dropped, Marker, CarriedOver, Damaged, Committed];
+        all.into_iter().find(|k| *k as u16 == number)
     }
 
     /// True for frames that hold an entry.

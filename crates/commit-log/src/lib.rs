@@ -21,6 +21,7 @@ mod manifest;
 mod partition;
 mod producers;
 mod recovery;
+mod room;
 mod salvage;
 mod segment;
 #[cfg(test)]
@@ -31,11 +32,12 @@ pub use configuration::{Configuration, MemberChange};
 pub use disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
 pub use files::empty_list;
 pub use frame::{FRAME_HEADER_BYTES, Lsn, SECTOR_BYTES};
-pub use log::{CommitLog, Config, Install, LogEvent, PeerBase, ReadOutcome};
+pub use log::{ASIDE, CommitLog, Config, Install, LogEvent, PeerBase, ReadOutcome};
 pub use manifest::SegmentsEnd;
 pub use partition::{HardState, InstallEnd};
 pub use producers::{PRODUCERS_MAX, ProducerTable, SequenceCheck, Written};
 pub use recovery::{Damage, OpenError, RecoveredPartition, Recovery};
+pub use room::ballast_file;
 pub use salvage::{Salvage, Salvageable};
 
 /// A planted bug, for the simulator to find; see docs/MUTANTS.md. Only the feature `mutants` can plant one.

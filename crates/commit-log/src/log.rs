@@ -13,17 +13,20 @@ use crate::manifest::SegmentsEnd;
 use crate::partition::{HardState, InstallEnd, Installing, Loss, PartitionLog, TailEntry};
 use crate::producers::ProducerTable;
 use crate::recovery::{self, Damage, OpenError, RecoveredPartition, Recovery};
+use crate::room::{Ballast, Room, ballast_file};
 use crate::segment::{self, EXTENSIONS, Range, SUM_RECORD_BYTES, Segment, SegmentWrite};
 use crate::wal::{SectorSums, Spare, Wal, old_sums_file};
 
 /// Most bytes that one flush writes to a segment.
 const FLUSH_WRITE_BYTES_MAX: usize = 8 << 20;
-/// After a full disk the next attempt waits this long.
-const FULL_RETRY_MS: u64 = 1_000;
 /// The log must be so many times as large as what waits for a quorum before that is carried over.
 const CARRY_OVER_SHARE: u64 = 4;
 /// How often the oldest log file is looked through for what still lives in it: with many partitions that is no small work.
 const RECYCLE_EVERY_MS: u64 = 5;
+
+/// Folder of copies that are kept although others have taken their places: below it one folder for each, which begins with the
+/// partition's name and "-copy-".
+pub const ASIDE: &str = "partitions-aside";
 
 /// Sizes; all in bytes unless the name says otherwise.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +52,11 @@ pub struct Config {
     /// Entries of a partition that its replica keeps in memory for followers that are a little behind; a leader keeps eight times
     /// as much while one is.
     pub kept_bytes: usize,
+    /// Below so much free room on the disk, clients' records are refused: the rest is for what frees room, and for the cluster's own
+    /// records. Whoever opens the log tells what is free ([`CommitLog::set_room`]).
+    pub reserve_bytes: u64,
+    /// Length of a file that is kept only to be given up when the write-ahead log finds no room at all; 0: none.
+    pub ballast_bytes: u64,
     /// A planted bug; only the feature `mutants` heeds it.
     pub mutant: Option<crate::Mutant>,
 }
@@ -72,6 +80,8 @@ impl Default for Config {
             marker_idle_ms: 50,
             part_bytes: 1 << 20,
             kept_bytes: 1 << 20,
+            reserve_bytes: 256 << 20,
+            ballast_bytes: 8 << 20,
             mutant: None,
         }
     }
@@ -104,6 +114,13 @@ pub enum LogEvent {
         group: TopicPartition,
         /// The last installed entry.
         to: RaftIndex,
+    },
+    /// What [`CommitLog::keep_aside`] asked for: the folder, or what the disk says.
+    KeptAside {
+        /// The partition.
+        group: TopicPartition,
+        /// Below the data directory.
+        folder: Result<String, String>,
     },
     /// An fsync or a log write failed: what is on disk is unknown, and the process must end.
     Fatal(DiskError),
@@ -173,6 +190,13 @@ enum Purpose {
         from: Offset,
     },
     Delete,
+    Aside {
+        group: TopicPartition,
+        copy: u64,
+        folder: String,
+    },
+    MakeBallast,
+    GiveUpBallast,
 }
 
 /// See the crate's page.
@@ -192,6 +216,10 @@ pub struct CommitLog<D> {
     installs_pending: Vec<(Lsn, TopicPartition, RaftIndex)>,
     /// Partitions with enough to flush.
     flush_due: BTreeSet<TopicPartition>,
+    /// Partitions of which more is on a quorum than is written down.
+    unnoted: BTreeSet<TopicPartition>,
+    /// Partitions whose copies are to be kept aside.
+    aside_due: BTreeSet<TopicPartition>,
     /// Partitions with a new log start, which waits for its manifest.
     manifest_due: BTreeSet<TopicPartition>,
     /// Partitions that were dropped: until the frame that says so is durable, their files stay, and a new copy of the same
@@ -202,8 +230,9 @@ pub struct CommitLog<D> {
     next_recycle_ms: u64,
     tail_bytes: usize,
     unflushed_bytes: usize,
-    /// Set by a full disk; while it lasts, appends are refused and writes wait until then.
-    full_until_ms: Option<u64>,
+    room: Room,
+    /// Most bytes of one sync batch while there is room.
+    usual_batch_bytes_max: u64,
     /// Length of the next log file: smaller than usual after the disk had no room for a whole one.
     spare_bytes_max: u64,
     fatal: bool,
@@ -226,17 +255,24 @@ impl<D: Disk> CommitLog<D> {
             manifests_pending: VecDeque::new(),
             installs_pending: Vec::new(),
             flush_due: BTreeSet::new(),
+            unnoted: BTreeSet::new(),
+            aside_due: BTreeSet::new(),
             manifest_due: BTreeSet::new(),
             dropping: BTreeMap::new(),
             next_copy: 1,
             next_recycle_ms: 0,
             tail_bytes: 0,
             unflushed_bytes: 0,
-            full_until_ms: None,
+            room: Room::new(config.reserve_bytes, config.ballast_bytes),
+            usual_batch_bytes_max: 0,
             spare_bytes_max: config.wal_file_bytes,
             fatal: false,
         };
-        log.wal.batch_bytes_max = log.wal.batch_bytes_max.min(config.wal_file_bytes);
+        log.usual_batch_bytes_max = log.wal.batch_bytes_max.min(config.wal_file_bytes);
+        log.wal.batch_bytes_max = log.usual_batch_bytes_max;
+        if log.config.ballast_bytes > 0 && log.disk.length(&ballast_file())? >= log.config.ballast_bytes {
+            log.room.ballast = Ballast::There;
+        }
         log.wal.rewrite_sectors = config.is_planted(crate::Mutant::SyncedSectorRewritten);
         log.tail_bytes = log.partitions.values().map(|p| p.tail_bytes).sum();
         for spare in std::mem::take(&mut log.wal.found) {
@@ -262,6 +298,8 @@ impl<D: Disk> CommitLog<D> {
         let unwritten = |(_, p): &(&TopicPartition, &PartitionLog)| p.damage.is_some() && p.damage_lsn == Lsn(0);
         let unwritten: Vec<TopicPartition> = log.partitions.iter().filter(unwritten).map(|(g, _)| *g).collect();
         unwritten.into_iter().for_each(|group| log.push_damage(group));
+        let diverged = log.partitions.iter().filter(|(_, p)| p.diverged).map(|(g, _)| *g).collect::<Vec<_>>();
+        diverged.into_iter().for_each(|group| log.gather_aside(group));
         let partitions = log.partitions.iter().map(|(group, p)| RecoveredPartition::of(group, p)).collect();
         Ok((log, Recovery { partitions, damages: opened.damages }))
     }
@@ -303,6 +341,9 @@ impl<D: Disk> CommitLog<D> {
         self.manifests_pending.retain(|(_, name, _)| *name != group);
         self.installs_pending.retain(|(_, name, _)| *name != group);
         self.flush_due.remove(&group);
+        self.room.refused.remove(&group);
+        self.aside_due.remove(&group);
+        self.unnoted.remove(&group);
         self.manifest_due.remove(&group);
         // The successor stands where an entry has its offset.
         self.push(FrameKind::Dropped, group, LeaderEpoch(0), RaftIndex(0), Offset(successor.0), Bytes::new());
@@ -325,6 +366,11 @@ impl<D: Disk> CommitLog<D> {
     /// # Panics
     /// On an entry that leaves a gap or replaces one that is on a quorum.
     pub fn append(&mut self, group: TopicPartition, index: RaftIndex, batch: RecordBatch) -> Lsn {
+        // Once in a sync batch, beside entries: it is noted for next to nothing.
+        let is_noted = |p: &PartitionLog| p.noted_lsn >= self.wal.first_pending();
+        if self.unnoted.contains(&group) && !self.partitions.get(&group).is_some_and(is_noted) {
+            self.note(group);
+        }
         let log = self.partitions.get_mut(&group).expect("the caller created the partition");
         let before = log.tail_bytes;
         log.append(TailEntry { index, batch: batch.clone() });
@@ -353,6 +399,27 @@ impl<D: Disk> CommitLog<D> {
         if log.unflushed_bytes >= self.config.flush_bytes {
             self.flush_due.insert(group);
         }
+        self.unnoted.insert(group);
+    }
+
+    /// The last entry that was known to be on a quorum by the last process, as far as it was written down.
+    pub fn noted(&self, group: &TopicPartition) -> Option<RaftIndex> {
+        self.partitions.get(group).map(|p| p.noted.min(p.last_index()).max(p.end.index))
+    }
+
+    /// Writes down how far a partition's entries in the log are known to be on a quorum, so that a start knows what must never be replaced.
+    /// Until they are in segments nothing else tells: another history could take their place, and nobody would notice.
+    fn note(&mut self, group: TopicPartition) {
+        self.unnoted.remove(&group);
+        let Some(log) = self.partitions.get(&group) else { return };
+        // What is being installed stands in no entry, and others of the same numbers may.
+        let stands = log.committed > log.end.index.max(log.noted) && log.installing.is_none() && !log.diverged;
+        if stands {
+            let index = log.committed;
+            let lsn = self.push(FrameKind::Committed, group, LeaderEpoch(0), index, Offset(0), Bytes::new());
+            let log = self.partitions.get_mut(&group).expect("just seen");
+            (log.noted, log.noted_lsn) = (index, lsn);
+        }
     }
 
     /// The members of the group as of the entry at `index`, which is on a quorum; index 0 for those it was made with.
@@ -377,6 +444,17 @@ impl<D: Disk> CommitLog<D> {
         waits || self.partitions.get(group).is_some_and(|p| p.installing.is_some())
     }
 
+    /// The last entry that is known to be on a quorum: its epoch, and its batch if that is in memory.
+    pub fn committed_last(&self, group: &TopicPartition) -> Option<(LeaderEpoch, Option<RecordBatch>)> {
+        let log = self.partitions.get(group)?;
+        let index = log.committed.max(log.end.index);
+        let entry = log.tail_after(index).checked_sub(1).map(|at| &log.tail[at]).filter(|e| e.index == index);
+        match entry {
+            Some(entry) => Some((entry.batch.header().leader_epoch, Some(entry.batch.clone()))),
+            None => Some((log.end.epoch, None)),
+        }
+    }
+
     /// Where the entries end that are known to be on a quorum: next offset and next index.
     pub fn committed_end(&self, group: &TopicPartition) -> Option<(Offset, RaftIndex)> {
         let log = self.partitions.get(group)?;
@@ -396,9 +474,106 @@ impl<D: Disk> CommitLog<D> {
         }
         let Some(log) = self.partitions.get(&group) else { return };
         let (Some(Loss { is_certain, what }), replica) = (&log.damage, log.hard_state.replica) else { return };
-        let (index, payload) = (RaftIndex(*is_certain as u64), Bytes::copy_from_slice(what.as_bytes()));
+        let kind = if log.diverged { recovery::DIVERGED } else { *is_certain as u64 };
+        let (index, payload) = (RaftIndex(kind), Bytes::copy_from_slice(what.as_bytes()));
         let lsn = self.push(FrameKind::Damaged, group, LeaderEpoch(0), index, Offset(replica.0), payload);
         self.partitions.get_mut(&group).expect("just seen").damage_lsn = lsn;
+    }
+
+    /// Writes down that a copy cannot vouch any more for what it acknowledged, or, if `is_certain`, that it has lost something for sure.
+    /// It counts once the frame is durable.
+    pub fn lose(&mut self, group: TopicPartition, is_certain: bool, what: String) -> Lsn {
+        let log = self.partitions.get_mut(&group).expect("the caller created the partition");
+        if log.damage.as_ref().is_none_or(|d| is_certain && !d.is_certain) {
+            log.damage = Some(Loss { is_certain, what });
+            self.push_damage(group);
+        }
+        self.partitions[&group].damage_lsn
+    }
+
+    /// Takes a partition out of service whose copy here holds another history than the one that was decided elsewhere. Everything in it is
+    /// written to segments, and these are kept in a folder of their own, whatever takes the copy's place; [`LogEvent::KeptAside`] says
+    /// when. A crash before begins it anew.
+    pub fn keep_aside(&mut self, group: TopicPartition, what: String) {
+        let log = self.partitions.get_mut(&group).expect("the caller created the partition");
+        if log.diverged {
+            return;
+        }
+        log.diverged = true;
+        log.offline.get_or_insert(what.clone());
+        log.damage = Some(Loss { is_certain: true, what });
+        self.push_damage(group);
+        self.gather_aside(group);
+    }
+
+    /// The copy counts for nothing any more, so nothing is wrong with taking all of it for decided.
+    fn gather_aside(&mut self, group: TopicPartition) {
+        let last = self.partitions[&group].last_index();
+        self.set_committed(group, last);
+        self.aside_due.insert(group);
+    }
+
+    /// Begins a copy anew that [was kept aside](LogEvent::KeptAside): it holds nothing, and is to be rebuilt from its leader, but goes on under its
+    /// name, with its term and its vote. Another copy in its place could not help to a majority where two of three have been kept aside.
+    pub fn start_over(&mut self, group: TopicPartition) {
+        let Some(log) = self.partitions.get_mut(&group).filter(|p| p.diverged && !p.flushing) else { return };
+        let files = |s: &Segment| EXTENSIONS.map(|e| Step::Delete { file: segment::file(&group, s.base_offset, e) });
+        let gone: Vec<Step> = log.segments.iter().flat_map(files).collect();
+        self.tail_bytes -= log.tail_bytes;
+        self.unflushed_bytes -= log.unflushed_bytes;
+        let (copy, segment_bytes_max) = (self.next_copy, log.segment_bytes_max);
+        self.next_copy += 1;
+        let (hard_state, hard_state_lsn) = (log.hard_state, log.hard_state_lsn);
+        *log = PartitionLog {
+            copy,
+            hard_state,
+            hard_state_lsn,
+            segment_bytes_max,
+            incomplete: true,
+            ..Default::default()
+        };
+        self.manifests_pending.retain(|(_, name, _)| *name != group);
+        self.flush_due.remove(&group);
+        self.manifest_due.remove(&group);
+        self.unnoted.remove(&group);
+        // One frame makes all of it count.
+        let payload = log.manifest(true).encode();
+        let lsn = self.push(FrameKind::Manifest, group, LeaderEpoch(0), RaftIndex(0), Offset(0), payload);
+        self.partitions.get_mut(&group).expect("just seen").manifest_lsn = lsn;
+        self.dropping.insert(group, lsn);
+        self.deletions.push((lsn, gone));
+    }
+
+    /// True for a partition whose copy is, or will be, kept aside.
+    pub fn is_diverged(&self, group: &TopicPartition) -> bool {
+        self.partitions.get(group).is_some_and(|p| p.diverged)
+    }
+
+    /// Keeps segments of copies aside that are all there is of them.
+    fn keep_asides(&mut self) {
+        if self.room.is_waiting() {
+            return;
+        }
+        for group in self.aside_due.clone() {
+            let log = &self.partitions[&group];
+            if log.flushing || log.installing.is_some() {
+                continue;
+            }
+            if log.tail_after(log.end.index) < log.tail.len() {
+                self.flush_due.insert(group);
+                continue;
+            }
+            self.aside_due.remove(&group);
+            let (copy, replica) = (log.copy, log.hard_state.replica);
+            let folder = format!("{ASIDE}/{group}-copy-{}.{}", replica.broker(), replica.generation());
+            let link = |file: FileName| {
+                let name = file.0.rsplit('/').next().unwrap_or_default().to_owned();
+                Step::Link { file, to: FileName::new(format!("{folder}/{name}")) }
+            };
+            let files = |s: &Segment| EXTENSIONS.map(|e| link(segment::file(&group, s.base_offset, e)));
+            let steps = log.segments.iter().flat_map(files).collect();
+            self.submit(Lane::Bulk, steps, Purpose::Aside { group, copy, folder });
+        }
     }
 
     /// Takes a partition out of service, because of something that this log cannot see.
@@ -625,8 +800,13 @@ impl<D: Disk> CommitLog<D> {
         if self.fatal {
             return;
         }
-        if self.full_until_ms.is_some_and(|until| now_ms >= until) {
-            self.full_until_ms = None;
+        self.room.judge(now_ms, self.unflushed_bytes as u64);
+        // Where there is room for a small log file only, a sync batch must not need a large one.
+        let usual = self.usual_batch_bytes_max;
+        self.wal.batch_bytes_max = if self.room.is_low() { usual.min(self.config.wal_first_bytes) } else { usual };
+        let is_idle = self.wal.idle_since_ms.is_some_and(|since| now_ms >= since + self.config.marker_idle_ms);
+        if is_idle {
+            self.unnoted.clone().into_iter().for_each(|group| self.note(group));
         }
         if self.wal.wants_marker(now_ms, self.config.marker_idle_ms) {
             self.push_marker();
@@ -635,8 +815,15 @@ impl<D: Disk> CommitLog<D> {
         if looks_through {
             self.next_recycle_ms = now_ms + RECYCLE_EVERY_MS;
         }
-        self.start_flushes(looks_through);
+        self.keep_asides();
+        // Room that the ballast has left is for the log first: segments would take all of it, and nothing could be deleted.
+        if self.is_stuck() && self.room.is_low() {
+            self.make_spare();
+        } else {
+            self.start_flushes(looks_through);
+        }
         self.recycle(looks_through);
+        self.keep_ballast();
         self.make_spare();
         self.keep_list();
         if let Some(batch) = self.wal.start_batch() {
@@ -647,9 +834,11 @@ impl<D: Disk> CommitLog<D> {
 
     /// When [`pump`](Self::pump) must be called even if nothing happens.
     pub fn deadline_ms(&self) -> Option<u64> {
-        let marker = self.wal.marker_deadline_ms(self.config.marker_idle_ms);
+        let idle =
+            self.wal.idle_since_ms.filter(|_| !self.unnoted.is_empty()).map(|at| at + self.config.marker_idle_ms);
+        let marker = self.wal.marker_deadline_ms(self.config.marker_idle_ms).or(idle);
         let recycle = (self.wal.files.len() > 1).then_some(self.next_recycle_ms);
-        marker.into_iter().chain(self.full_until_ms).chain(recycle).min()
+        marker.into_iter().chain(self.room.retry_ms()).chain(recycle).min()
     }
 
     /// Takes a finished submission.
@@ -674,7 +863,10 @@ impl<D: Disk> CommitLog<D> {
                     Err(e) if e.full && bytes / 2 >= self.config.wal_first_bytes.max(self.wal.room_needed()) => {
                         self.spare_bytes_max = bytes / 2;
                     }
-                    Err(e) if e.full => self.full_until_ms = Some(now_ms + FULL_RETRY_MS),
+                    Err(e) if e.full => {
+                        self.room.run_out(now_ms);
+                        self.give_up_ballast();
+                    }
                     Err(e) => self.fail(e),
                 }
             }
@@ -684,7 +876,7 @@ impl<D: Disk> CommitLog<D> {
                     Ok(_) => self.wal.unlisted.push(spare),
                     // Without the table the file is of no use; a smaller log is better than an unsafe one.
                     Err(e) if e.full => {
-                        self.full_until_ms = Some(now_ms + FULL_RETRY_MS);
+                        self.room.run_out(now_ms);
                         self.wal.leaving.push(spare.name);
                     }
                     Err(e) => self.fail(e),
@@ -694,20 +886,22 @@ impl<D: Disk> CommitLog<D> {
                 let list = self.wal.listing.take().expect("one list is written at a time");
                 match result {
                     Ok(_) => self.wal.listed = list,
-                    Err(e) if e.full => self.full_until_ms = Some(now_ms + FULL_RETRY_MS),
+                    Err(e) if e.full => self.room.run_out(now_ms),
                     Err(e) => self.fail(e),
                 }
             }
             (Purpose::Flush { group, copy, plan, end, batches, new }, Ok(_)) => {
+                self.room.refused.remove(&group);
                 self.flushed((group, copy), plan, end, &batches, new);
             }
             (Purpose::Flush { group, copy, .. }, Err(e)) => {
                 if let Some(log) = self.partitions.get_mut(&group).filter(|p| p.copy == copy) {
                     log.flushing = false;
                     self.flush_due.insert(group);
+                    self.room.refused.extend(Some(group).filter(|_| e.full));
                 }
                 match e.full {
-                    true => self.full_until_ms = Some(now_ms + FULL_RETRY_MS),
+                    true => self.room.run_out(now_ms),
                     false => self.fail(e),
                 }
             }
@@ -732,6 +926,29 @@ impl<D: Disk> CommitLog<D> {
             (Purpose::Indexes, Err(e)) => self.fail(e),
             // A file that stays behind costs space, not correctness; the next start removes it.
             (Purpose::Delete, _) => {}
+            (Purpose::Aside { group, copy, folder }, result) => {
+                let is_here = self.partitions.get(&group).is_some_and(|p| p.copy == copy);
+                match result {
+                    Err(e) if e.full => {
+                        self.room.run_out(now_ms);
+                        self.aside_due.extend(Some(group).filter(|_| is_here));
+                    }
+                    Err(e) => self.events.push(LogEvent::KeptAside { group, folder: Err(e.to_string()) }),
+                    Ok(_) => self.events.push(LogEvent::KeptAside { group, folder: Ok(folder) }),
+                }
+            }
+            (Purpose::MakeBallast, result) => {
+                self.room.ballast = if result.is_ok() { Ballast::There } else { Ballast::Missing };
+                match result {
+                    Err(e) if !e.full => self.fail(e),
+                    Err(_) => self.room.run_out(now_ms),
+                    Ok(_) => {}
+                }
+            }
+            (Purpose::GiveUpBallast, _) => {
+                self.room.ballast = Ballast::Missing;
+                self.room.retry();
+            }
         }
     }
 
@@ -740,9 +957,42 @@ impl<D: Disk> CommitLog<D> {
         std::mem::take(&mut self.events)
     }
 
-    /// True while the disk is full: appends should be refused, reads go on.
+    /// What the file system says is free, in bytes; to be told often. Decided on at the next [`pump`](Self::pump).
+    pub fn set_room(&mut self, free_bytes: u64) {
+        self.room.tell(free_bytes);
+    }
+
+    /// True while the disk is full, or nearly: clients' records should be refused, reads and what frees room go on.
     pub fn is_full(&self) -> bool {
-        self.full_until_ms.is_some()
+        self.room.is_low()
+    }
+
+    /// Free room below which [the disk counts as full](Self::is_full), in bytes.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.config.reserve_bytes
+    }
+
+    /// True while so little room is left that what other leaders append should not be taken either.
+    pub fn is_scarce(&self) -> bool {
+        self.room.is_scarce()
+    }
+
+    /// True while what is appended would wait for room: the write-ahead log has none, nor has the disk.
+    pub fn is_out_of_room(&self) -> bool {
+        self.room.is_waiting() && self.is_stuck() && self.room.ballast == Ballast::Missing
+    }
+
+    /// True while no write that needs new room is tried.
+    pub fn waits_for_room(&self) -> bool {
+        self.room.is_waiting()
+    }
+
+    /// The next sync batch fits into no log file, and none is being made.
+    fn is_stuck(&self) -> bool {
+        let needed = self.wal.room_needed();
+        let active_room = self.wal.files.back().map_or(0, |f| f.bytes.saturating_sub(self.wal.write_at));
+        let has_spare = self.wal.spares.iter().chain(self.wal.retiring.values()).any(|s| s.bytes >= needed);
+        needed > active_room && !has_spare && self.wal.creating.is_none()
     }
 
     /// True while segments lag so far behind that callers should hold back.
@@ -905,12 +1155,17 @@ impl<D: Disk> CommitLog<D> {
 
     /// Submits flushes of partitions that have much to write, or that hold up the oldest log file.
     fn start_flushes(&mut self, looks_through: bool) {
-        if self.is_full() {
+        if self.room.is_waiting() {
             return;
         }
-        for group in std::mem::take(&mut self.flush_due) {
-            self.start_flush(group);
-        }
+        // What frees neither a log file nor old segments can wait for room.
+        let is_low = self.room.is_low();
+        let waits = |p: &PartitionLog| is_low && p.installing.is_none();
+        let due = std::mem::take(&mut self.flush_due);
+        let (later, due): (BTreeSet<_>, BTreeSet<_>) =
+            due.into_iter().partition(|group| self.partitions.get(group).is_some_and(waits));
+        self.flush_due = later;
+        due.into_iter().for_each(|group| self.start_flush(group));
         if looks_through {
             let oldest = self.wal.files.iter().find(|f| f.free_after.is_none());
             let holding_up: Vec<TopicPartition> = oldest
@@ -933,7 +1188,7 @@ impl<D: Disk> CommitLog<D> {
     fn start_flush(&mut self, group: TopicPartition) {
         let log = self.partitions.get_mut(&group).expect("the caller holds the partition");
         let segment_bytes = log.segment_bytes_max.unwrap_or(u64::MAX).min(self.config.segment_bytes);
-        if log.flushing || log.offline.is_some() || self.dropping.contains_key(&group) {
+        if log.flushing || (log.offline.is_some() && !log.diverged) || self.dropping.contains_key(&group) {
             return;
         }
         let first = log.tail_after(log.end.index);
@@ -991,6 +1246,7 @@ impl<D: Disk> CommitLog<D> {
         let at = (records * SUM_RECORD_BYTES) as u64;
         steps.push(Step::Write { file: file("sum"), at, buffers: vec![sums.into()] });
         steps.push(Step::Sync { file: file("sum") });
+        self.room.spend(bytes as u64);
         self.submit(Lane::Bulk, steps, Purpose::Flush { group, copy, plan, end, batches, new: roll });
     }
 
@@ -1199,7 +1455,7 @@ impl<D: Disk> CommitLog<D> {
                 let steps = vec![Step::Delete { file: name.clone() }, Step::Delete { file: old_sums_file(&name) }];
                 self.submit(Lane::Bulk, steps, Purpose::Delete);
             }
-        } else if !self.is_full() {
+        } else if !self.room.is_waiting() {
             let step = Step::Replace { file: files::name(), bytes: wanted.encode() };
             self.wal.listing = Some(wanted);
             self.submit(Lane::Bulk, vec![step], Purpose::WalList);
@@ -1208,7 +1464,7 @@ impl<D: Disk> CommitLog<D> {
 
     /// Has a spare made when the next sync batch finds no room, or will soon.
     fn make_spare(&mut self) {
-        if self.wal.creating.is_some() || self.is_full() {
+        if self.wal.creating.is_some() || self.room.is_waiting() {
             return;
         }
         let needed = self.wal.room_needed();
@@ -1224,7 +1480,8 @@ impl<D: Disk> CommitLog<D> {
             return;
         }
         let usual = if first { self.config.wal_first_bytes } else { self.spare_bytes_max };
-        let bytes = usual.max(needed);
+        let bytes = self.room.file_bytes(usual, self.config.wal_first_bytes).max(needed);
+        self.room.spend(bytes);
         let name = FileName::new(format!("wal/{:04}.wal", self.wal.next_slot));
         self.wal.next_slot += 1;
         // The first file stands in the way of the first append; later ones are made beside it.
@@ -1232,6 +1489,27 @@ impl<D: Disk> CommitLog<D> {
             vec![Step::Create { file: name.clone(), bytes_count: bytes }, Step::Delete { file: old_sums_file(&name) }];
         let id = self.submit(Lane::Bulk, steps, Purpose::WalCreate);
         self.wal.creating = Some((id, name, bytes));
+    }
+
+    /// Makes the ballast once it would not be missed, and the log has its first file.
+    fn keep_ballast(&mut self) {
+        let bytes_count = self.config.ballast_bytes;
+        let is_due = self.room.ballast == Ballast::Missing && !self.wal.files.is_empty();
+        if is_due && self.room.has_room_for_ballast() {
+            self.room.spend(bytes_count);
+            let step = Step::Create { file: ballast_file(), bytes_count };
+            self.room.ballast = Ballast::Making;
+            self.submit(Lane::Bulk, vec![step], Purpose::MakeBallast);
+        }
+    }
+
+    /// The last resort: what waits may be what frees room, a topic's deletion above all.
+    fn give_up_ballast(&mut self) {
+        if self.is_stuck() && self.room.ballast == Ballast::There {
+            let step = Step::Delete { file: ballast_file() };
+            self.room.ballast = Ballast::Leaving;
+            self.submit(Lane::Bulk, vec![step], Purpose::GiveUpBallast);
+        }
     }
 }
 

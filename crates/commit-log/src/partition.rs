@@ -78,6 +78,9 @@ pub(crate) struct PartitionLog {
     pub(crate) manifest_lsn: Lsn,
     /// First frame of the last time that entries were carried over: older frames of them are dead.
     pub(crate) carried_lsn: Lsn,
+    /// How far the entries in the write-ahead log are written down to be on a quorum, and the last frame that says so.
+    pub(crate) noted: RaftIndex,
+    pub(crate) noted_lsn: Lsn,
     /// Closed at this size, if it is less than the log's own limit.
     pub(crate) segment_bytes_max: Option<u64>,
     /// Members as of `end`.
@@ -100,6 +103,8 @@ pub(crate) struct PartitionLog {
     pub(crate) damage: Option<Loss>,
     /// Frame that says so; 0 while there is none.
     pub(crate) damage_lsn: Lsn,
+    /// That damage is another history than the one that was decided elsewhere: it is kept aside before anything takes its place.
+    pub(crate) diverged: bool,
 }
 
 /// Something that a copy acknowledged and cannot vouch for any more.

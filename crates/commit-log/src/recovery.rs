@@ -26,6 +26,9 @@ use crate::wal::{SectorSums, Spare, Wal, WalFile, old_sums_file};
 /// How many of the last segment's checksummed runs are read and checked when a directory is opened (4 MiB).
 const CHECKED_RANGES: usize = 64;
 
+/// Where a frame of damage has an index: what is damaged is not lost, but another history.
+pub(crate) const DIVERGED: u64 = 2;
+
 /// Why a directory cannot be opened at all.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum OpenError {
@@ -135,6 +138,8 @@ pub(crate) struct Group {
     pub(crate) rot: Option<String>,
     /// Found by an earlier start, and the frame that says so.
     pub(crate) damage: Option<(Loss, Lsn)>,
+    pub(crate) diverged: bool,
+    noted: RaftIndex,
 }
 
 /// The write-ahead log as it was read.
@@ -406,11 +411,16 @@ fn replay(group: &mut Group, header: &Header, payload: &[u8], config: &Config) {
         }
         FrameKind::Manifest => match Manifest::decode(payload) {
             Some(manifest) => {
+                if manifest.discards && manifest.incomplete && manifest.segments.is_empty() {
+                    // What another history was is kept aside: it starts over.
+                    (group.damage, group.diverged) = (None, false);
+                }
                 if manifest.discards {
+                    group.noted = RaftIndex(0);
                     group.entries.clear();
                 }
                 if manifest.salvaged {
-                    (group.rot, group.damage) = (None, None);
+                    (group.rot, group.damage, group.diverged) = (None, None, false);
                 }
                 group.manifest = manifest;
                 group.manifest_lsn = header.place.lsn;
@@ -428,8 +438,10 @@ fn replay(group: &mut Group, header: &Header, payload: &[u8], config: &Config) {
         }
         FrameKind::Damaged => {
             let what = String::from_utf8_lossy(payload).into_owned();
-            group.damage = Some((Loss { is_certain: header.index == RaftIndex(1), what }, header.place.lsn));
+            group.damage = Some((Loss { is_certain: header.index != RaftIndex(0), what }, header.place.lsn));
+            group.diverged = header.index == RaftIndex(DIVERGED);
         }
+        FrameKind::Committed => group.noted = group.noted.max(header.index),
         FrameKind::Marker => {}
     }
 }
@@ -459,6 +471,8 @@ fn partition<D: Disk>(
         offline: known.or(found.rot),
         damage,
         damage_lsn,
+        diverged: found.diverged,
+        noted: found.noted,
         ..Default::default()
     };
     for entry in found.entries.into_iter().filter(|e| e.index > end.index) {

@@ -215,6 +215,11 @@ impl Wal {
         !self.pending.is_empty()
     }
 
+    /// The first frame that no sync batch has taken yet, or the next one to come.
+    pub(crate) fn first_pending(&self) -> Lsn {
+        self.pending.front().map_or(self.next_lsn, |(lsn, _)| *lsn)
+    }
+
     /// True when a marker frame should cover what was synced last.
     pub(crate) fn wants_marker(&self, now_ms: u64, idle_ms: u64) -> bool {
         self.uncovered && self.idle_since_ms.is_some_and(|since| now_ms >= since + idle_ms)

@@ -94,7 +94,7 @@ pub struct Broker {
     pub id: BrokerId,
     /// Its data directory: another one under the same number is another disk.
     pub directory: DirectoryId,
-    /// Grows with every start of the process.
+    /// Which start of the process on the directory it is: [`incarnation`].
     pub incarnation: u64,
     /// Where clients and other brokers reach it.
     pub host: String,
@@ -106,6 +106,31 @@ pub struct Broker {
     pub metadata_replica: ReplicaId,
     /// The newest records and messages that it knows: see [`FEATURE_LEVEL`].
     pub feature_level: u32,
+}
+
+/// Bits of an incarnation that are drawn by chance.
+const CHANCE_BITS: u32 = 24;
+
+/// Names a start of a broker on its data directory: how many there have been, and a number drawn at this one. With the count alone, a copy of a
+/// directory that was put back would be taken for what it was copied from, if each was started once.
+pub fn incarnation(starts: u64, chance: u64) -> u64 {
+    starts << CHANCE_BITS | chance & ((1 << CHANCE_BITS) - 1)
+}
+
+/// How many starts there had been of the directory.
+pub fn starts_of(incarnation: u64) -> u64 {
+    incarnation >> CHANCE_BITS
+}
+
+/// True for a start of a directory that is older than it was when the other start was made: it counts no more than that one, and is not the
+/// same.
+pub fn is_outdated(incarnation: u64, remembered: u64) -> bool {
+    incarnation != remembered && starts_of(incarnation) <= starts_of(remembered)
+}
+
+/// The start that follows on `remembered`, with what chance has drawn for `incarnation`.
+pub fn renewed(incarnation: u64, remembered: u64) -> u64 {
+    self::incarnation(starts_of(remembered) + 1, incarnation)
 }
 
 /// What this version knows. It grows when a new kind of record or message between brokers comes, which is not used before the

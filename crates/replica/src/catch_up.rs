@@ -29,6 +29,8 @@ pub(crate) struct CatchingUp {
     term: LeaderEpoch,
     /// Next offset and index to come.
     next: (Offset, RaftIndex),
+    /// Epoch of the last decided entry here, and the entry if it is in memory: set until the leader has shown that it holds the same.
+    last: Option<(LeaderEpoch, Option<RecordBatch>)>,
     /// Where the state of a restart is known, and that state.
     end: Option<(Offset, InstallEnd)>,
     restarts_at: Option<Offset>,
@@ -45,12 +47,14 @@ impl CatchingUp {
         leader: ReplicaId,
         term: LeaderEpoch,
         next: (Offset, RaftIndex),
+        last: Option<(LeaderEpoch, Option<RecordBatch>)>,
         wants_state: bool,
     ) -> CatchingUp {
         CatchingUp {
             leader,
             term,
             next,
+            last,
             end: None,
             restarts_at: None,
             wants_state,
@@ -64,15 +68,43 @@ impl CatchingUp {
             term: self.term,
             from: self.next.0,
             index: self.next.1,
+            after: self.last.as_ref().map(|(epoch, _)| *epoch),
             until: self.end.as_ref().map(|(until, _)| *until),
             wants_state: self.wants_state,
         }
+    }
+
+    /// Compares the first batch of a part with the last decided entry here, where the leader leaves that to this replica: what follows
+    /// fits only on the same history (Raft §5.3, log matching). Takes it away, and answers with the index of the next one.
+    pub(crate) fn compare(&mut self, index: RaftIndex, batches: &mut Vec<RecordBatch>) -> Result<RaftIndex, String> {
+        let last = self.last.take();
+        let Some((epoch, batch)) = last.filter(|_| index.next() == self.next.1 && !batches.is_empty()) else {
+            return Ok(index);
+        };
+        let first = batches.remove(0);
+        let is_same = first.end_offset() == self.next.0 && first.header().leader_epoch == epoch;
+        if !is_same || batch.is_some_and(|b| b.bytes() != first.bytes()) {
+            return Err(format!("entry {index} is another one here than at the leader, though both call it committed"));
+        }
+        Ok(index.next())
+    }
+
+    /// What is wrong when the leader finds that itself.
+    pub(crate) fn conflict(&self) -> String {
+        let last = self.next.1.0 - 1;
+        format!("entry {last} is committed here, and the leader holds another one in its place, or none")
+    }
+
+    /// The leader holds nothing before the place where this replica goes on: there is nothing to compare with.
+    pub(crate) fn begins_at(&mut self, first: (Offset, RaftIndex)) -> bool {
+        first == self.next && self.last.take().is_some()
     }
 
     /// The leader has removed what was asked for, or hands over the state that was asked for.
     pub(crate) fn restart(&mut self, first: Option<(Offset, RaftIndex)>, log_start: Offset, end: (Offset, InstallEnd)) {
         if let Some(first) = first {
             self.next = first;
+            self.last = None;
             self.restarts_at = Some(log_start);
         }
         self.wants_state = false;

@@ -4,7 +4,7 @@
 //! proposed; only a leader proposes, and nothing is ever forwarded. Which replicas there should be, and how one that is far
 //! behind is brought near, is `replicas.rs`'s business.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use raft::eraftpb::{
@@ -33,6 +33,8 @@ const KEPT_FOR_LAGGARDS: usize = 8;
 const CAUGHT_UP_ENTRIES: u64 = 64;
 /// Ticks that a leader lets pass before it hands over to the replica that the placement prefers.
 const PREFERRED_AFTER_TICKS: u32 = 60;
+/// The same for a leader whose disk is full: soon, but not so often that two of them would hand it to and fro.
+const FULL_AFTER_TICKS: u32 = 10;
 /// A replica that was heard of within so many ticks counts as active.
 const ACTIVE_TICKS: u64 = 10;
 /// Ticks for which the preferred leader of a new group keeps standing for election: the others may start a little later.
@@ -136,7 +138,9 @@ pub enum ProduceError {
     #[error("{UNCOMMITTED_BYTES_MAX} bytes wait for the quorum already")]
     Backlog,
     /// The disk is full.
-    #[error("no space left on the broker's disk; reads go on")]
+    #[error(
+        "no space left on the broker's disk, nor on enough others that hold the partition; reads go on, and so do deletes"
+    )]
     StorageFull,
     /// The partition is damaged.
     #[error("partition is offline: {0}")]
@@ -189,6 +193,11 @@ pub(crate) enum Effect {
     Advanced,
     /// This follower needs entries that are not in memory any more.
     Behind(ReplicaId),
+    /// Something else was decided elsewhere than here, for the same place: one of the two histories comes of a disk that has forgotten
+    /// what it acknowledged.
+    Diverged(String),
+    /// This leader sends what was decided here long ago, and whether it is the same cannot be told from memory: it is asked.
+    Doubt(ReplicaId, LeaderEpoch),
     /// A peer knows more of what this replica has acknowledged than it does itself: it must never vote again.
     Forgot(String),
 }
@@ -239,6 +248,8 @@ enum Waiting {
 pub(crate) struct Recovered<'a, I: Iterator<Item = (RaftIndex, &'a RecordBatch)>> {
     pub(crate) hard_state: HardState,
     pub(crate) end: SegmentsEnd,
+    /// The last entry that is known to be on a quorum.
+    pub(crate) committed: RaftIndex,
     pub(crate) configuration: Configuration,
     pub(crate) producers: ProducerTable,
     /// Above `end`.
@@ -296,11 +307,11 @@ impl Group {
         kept_bytes: usize,
         recovered: Recovered<'a, impl Iterator<Item = (RaftIndex, &'a RecordBatch)>>,
     ) -> Self {
-        let Recovered { hard_state, end, configuration, producers, entries } = recovered;
+        let Recovered { hard_state, end, committed, configuration, producers, entries } = recovered;
         let raft_state = RaftHardState {
             term: hard_state.term.0.max(end.epoch.0) as u64,
             vote: hard_state.vote,
-            commit: end.index.0,
+            commit: committed.0.max(end.index.0),
             ..Default::default()
         };
         let mut store = RaftLog::new(raft_state, &configuration, (end.index.0, end.epoch.0 as u64));
@@ -453,6 +464,21 @@ impl Group {
                 return effects.push(Effect::Forgot(what));
             }
             let committed = raft.raft_log.committed;
+            let term_of = |index: u64| raft.raft_log.term(index).ok().filter(|term| *term != 0);
+            if kind == MessageType::MsgAppend && body.index <= committed {
+                if term_of(body.index).is_some_and(|term| term != body.log_term) {
+                    let index = body.index;
+                    let what = format!(
+                        "entry {index} is of another term here than at the leader, though both call it committed"
+                    );
+                    return effects.push(Effect::Diverged(what));
+                }
+                // raft-rs would answer with all that is decided here, and a leader that has another history would take that for its own.
+                let end = body.index + body.entries.len() as u64;
+                if end < committed && term_of(end).is_none() {
+                    return effects.push(Effect::Doubt(from, LeaderEpoch(body.term as u32)));
+                }
+            }
             for (i, entry) in body.entries.iter().enumerate() {
                 let index = body.index + 1 + i as u64;
                 if index > committed {
@@ -462,9 +488,17 @@ impl Group {
                     let what = format!(
                         "entry {index} is of another term here than at the leader, though both call it committed"
                     );
-                    return effects.push(Effect::Forgot(what));
+                    return effects.push(Effect::Diverged(what));
                 }
             }
+        }
+        // Decided elsewhere, and unknown to this leader: it must not count as the acknowledgement of what this one appends there.
+        if kind == MessageType::MsgAppendResponse
+            && !body.reject
+            && raft.state == StateRole::Leader
+            && body.index > raft.raft_log.last_index()
+        {
+            return;
         }
         let mut body = body;
         let is_ack = kind == MessageType::MsgAppendResponse && !body.reject;
@@ -582,7 +616,15 @@ impl Group {
     ///
     /// A new member first follows as a learner; when it has caught up it takes the place of one that is not wanted any more,
     /// in one joint change. So the number of voters never falls on the way.
-    pub(crate) fn reconcile(&mut self, target: &[ReplicaId], learners: &[ReplicaId], effects: &mut Vec<Effect>) {
+    /// A leader on one of the `full` brokers, or on one that is unfit, hands over to a copy with room, and takes nothing back before there is some.
+    pub(crate) fn reconcile(
+        &mut self,
+        target: &[ReplicaId],
+        learners: &[ReplicaId],
+        full: &BTreeSet<BrokerId>,
+        is_unfit: bool,
+        effects: &mut Vec<Effect>,
+    ) {
         let raft = &self.node.raft;
         if !self.is_serving() || raft.has_pending_conf() || target.is_empty() {
             return;
@@ -614,10 +656,16 @@ impl Group {
         if !changes.is_empty() {
             return self.propose_changes(changes, effects);
         }
-        let preferred = target.iter().find(|r| now.voters.contains(r) && near(**r));
+        let is_full = |r: &ReplicaId| full.contains(&r.broker());
+        let able = |r: &&ReplicaId| **r != self.me && now.voters.contains(r) && near(**r);
         let leaves = !is_wanted(&self.me);
-        if let Some(preferred) = preferred.filter(|r| **r != self.me)
-            && (leaves || (self.led_ticks > PREFERRED_AFTER_TICKS && *preferred == target[0]))
+        let preferred = target.iter().find(|r| able(r) && !is_full(r));
+        // Nobody has room: then it is better led there than by who is not wanted.
+        let preferred = preferred.or_else(|| target.iter().find(|r| leaves && able(r)));
+        let gives_way = is_full(&self.me) && self.led_ticks > FULL_AFTER_TICKS;
+        let gives_way = gives_way || (is_unfit && self.led_ticks > PREFERRED_AFTER_TICKS);
+        if let Some(preferred) = preferred
+            && (leaves || gives_way || (self.led_ticks > PREFERRED_AFTER_TICKS && *preferred == target[0]))
         {
             self.led_ticks = 0;
             self.transfer(Some(*preferred), effects);
@@ -730,6 +778,16 @@ impl Group {
     /// The members as of the last applied entry.
     pub(crate) fn members(&self) -> Configuration {
         configuration(&self.node.raft.prs().conf().to_conf_state())
+    }
+
+    /// Whether the entry at `index` is of this epoch here; `None` where that is not in memory any more.
+    pub(crate) fn holds(&self, index: RaftIndex, epoch: LeaderEpoch) -> Option<bool> {
+        let log = &self.node.raft.raft_log;
+        match log.term(index.0) {
+            _ if index.0 > log.last_index() => Some(false),
+            Ok(term) if term != 0 => Some(term == epoch.0 as u64),
+            _ => None,
+        }
     }
 
     /// True while entries from `index` on are in memory.

@@ -76,6 +76,8 @@ pub enum Mutant {
     StaleAckCounted,
     /// One follower's acknowledgement counts for another too.
     HighWatermarkFromMinority,
+    /// A broker whose disk is older than others remember is heard as if it had forgotten nothing.
+    OlderDiskTrusted,
     /// A vote goes to whoever asks, also with a shorter log.
     VoteForShorterLog,
     /// Followers serve reads from their log's end.

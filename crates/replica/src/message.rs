@@ -44,6 +44,8 @@ pub enum PeerBody {
         from: Offset,
         /// Index of the entry there.
         index: RaftIndex,
+        /// Epoch of the entry before, until the leader has shown that it holds the same.
+        after: Option<LeaderEpoch>,
         /// Nothing from this offset on, while it is being rebuilt as of that end.
         until: Option<Offset>,
         /// It was left half rebuilt, and needs to be told members and producers.
@@ -61,7 +63,8 @@ pub enum CatchUp {
         /// The leader's term.
         term: LeaderEpoch,
     },
-    /// Committed entries in order from `index` on.
+    /// Committed entries in order from `index` on; with the one before the place asked for, where the leader could not compare it
+    /// without reading it.
     Batches {
         /// Of the first batch.
         index: RaftIndex,
@@ -81,6 +84,8 @@ pub enum CatchUp {
     },
     /// From here on Raft has everything.
     Done,
+    /// The leader holds another entry, or none, before the place that was asked for.
+    Conflict,
 }
 
 /// Members and producers, as bytes of their own modules.
@@ -139,6 +144,17 @@ impl RaftBody {
     /// Up to which index the sender says that it has everything on disk; for those who check that it does not forget.
     pub fn acknowledged(&self) -> Option<RaftIndex> {
         (self.kind == APPENDED && !self.reject).then_some(RaftIndex(self.index))
+    }
+
+    /// True for an append with a client's records.
+    pub(crate) fn has_records(&self) -> bool {
+        self.entries.iter().any(|e| matches!(&e.content, EntryContent::Batch(batch) if !batch.is_control()))
+    }
+
+    /// True for an append after which segments may go.
+    pub(crate) fn moves_log_start(&self) -> bool {
+        let moves = |e: &EntryBody| matches!(&e.content, EntryContent::Batch(batch) if batch.as_log_start().is_some());
+        self.entries.iter().any(moves)
     }
 
     pub(crate) fn asks_for_vote(&self) -> bool {
@@ -238,11 +254,12 @@ impl PeerMessage {
                     }
                 }
             }
-            PeerBody::CatchUpRequest { term, from, index, until, wants_state } => {
+            PeerBody::CatchUpRequest { term, from, index, after, until, wants_state } => {
                 out.put_u8(1);
                 out.put_u32_le(term.0);
                 out.put_u64_le(from.0);
                 out.put_u64_le(index.0);
+                out.put_u32_le(after.map_or(0, |epoch| epoch.0));
                 out.put_u64_le(until.map_or(u64::MAX, |u| u.0));
                 out.put_u8(*wants_state as u8);
             }
@@ -266,6 +283,7 @@ impl PeerMessage {
                 put_bytes(&mut out, &state.producers);
             }
             PeerBody::CatchUp(CatchUp::Done) => out.put_u8(5),
+            PeerBody::CatchUp(CatchUp::Conflict) => out.put_u8(6),
         }
         (out, batches)
     }
@@ -292,6 +310,7 @@ fn decode(mut head: &[u8], bodies: &mut Bytes) -> Option<PeerMessage> {
             term: LeaderEpoch(data.try_get_u32_le().ok()?),
             from: offset(data.try_get_u64_le().ok()?)?,
             index: RaftIndex(data.try_get_u64_le().ok()?),
+            after: Some(LeaderEpoch(data.try_get_u32_le().ok()?)).filter(|epoch| *epoch != LeaderEpoch(0)),
             until: match data.try_get_u64_le().ok()? {
                 u64::MAX => None,
                 until => Some(offset(until)?),
@@ -318,6 +337,7 @@ fn decode(mut head: &[u8], bodies: &mut Bytes) -> Option<PeerMessage> {
             state: CatchUpState { configuration: take_bytes(data)?, producers: take_bytes(data)? },
         }),
         5 => PeerBody::CatchUp(CatchUp::Done),
+        6 => PeerBody::CatchUp(CatchUp::Conflict),
         _ => return None,
     };
     data.is_empty().then_some(PeerMessage { group, from, to, body })
@@ -411,6 +431,7 @@ mod tests {
                 term: LeaderEpoch(1),
                 from: Offset(2),
                 index: RaftIndex(3),
+                after: Some(LeaderEpoch(1)),
                 until: None,
                 wants_state: true,
             },
@@ -418,6 +439,7 @@ mod tests {
             PeerBody::CatchUp(CatchUp::Batches { index: RaftIndex(1), batches: vec![batch(0), batch(1)] }),
             PeerBody::CatchUp(CatchUp::Restart { first, log_start: Offset(6), until: Offset(9), state }),
             PeerBody::CatchUp(CatchUp::Done),
+            PeerBody::CatchUp(CatchUp::Conflict),
         ];
         for body in bodies {
             let [from, to] = [1, 2].map(|b| ReplicaId::new(BrokerId(b), 4));

@@ -1,7 +1,7 @@
 //! All partitions of one data directory: effects of the groups become appends and messages, finished fsyncs and peers'
 //! messages their progress.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use thalweg_commit_log::{
     CommitLog, Completion, Config, Configuration, Disk, DiskError, HardState, Install, LogEvent, Lsn, MemberChange,
@@ -44,6 +44,8 @@ pub struct PartitionSettings {
     pub target: Vec<ReplicaId>,
     /// Who should follow without a vote.
     pub learners: Vec<ReplicaId>,
+    /// The cluster's own partition, not a topic of its users: its records go on where clients' are refused for want of room.
+    pub is_own: bool,
     /// An operator has given up the majority: if `replica` is this copy's successor, it takes over its log, alone.
     pub takes_over: Option<ReplicaId>,
 }
@@ -70,11 +72,20 @@ pub enum Output {
     },
     /// A partition serves nothing any more; with other replicas, this one is to be replaced by a new copy.
     Offline(TopicPartition, String),
+    /// The copy here holds another history of the partition than its leader: it has stopped, and is about to be kept aside.
+    Diverged(TopicPartition, String),
+    /// It is kept in this folder below the data directory, or cannot be, and why. Once kept, the copy is rebuilt from its leader.
+    KeptAside(TopicPartition, Result<String, String>),
     /// The directory is lost to this process: it must end.
     Fatal(DiskError),
 }
 
 impl PartitionSettings {
+    /// True when nobody else holds the partition, so that nobody can rebuild this copy.
+    pub fn is_only(&self) -> bool {
+        self.target.len() < 2 && self.target.contains(&self.replica)
+    }
+
     fn takes_over_from(&self, stored: ReplicaId) -> bool {
         self.takes_over == Some(stored) && self.replica == stored.successor()
     }
@@ -105,6 +116,10 @@ pub struct Replicas<D> {
     peer_reads: BTreeMap<OpId, PeerRead>,
     last_lsn: Lsn,
     outputs: Vec<Output>,
+    /// Brokers that should not lead, this one among them: their disks are full.
+    full: BTreeSet<BrokerId>,
+    /// This broker should not lead, whatever its disk: clients cannot reach it.
+    is_unfit: bool,
     next_tick_ms: u64,
     next_reconcile_ms: u64,
     chance: u64,
@@ -124,6 +139,8 @@ impl<D: Disk> Replicas<D> {
             persists: VecDeque::new(),
             peer_reads: BTreeMap::new(),
             outputs: Vec::new(),
+            full: BTreeSet::new(),
+            is_unfit: false,
             next_tick_ms: 0,
             next_reconcile_ms: 0,
             chance: seed,
@@ -143,6 +160,19 @@ impl<D: Disk> Replicas<D> {
     /// True if this bug was planted; also for the crates above.
     pub fn is_planted(&self, mutant: Mutant) -> bool {
         cfg!(feature = "mutants") && self.mutant == Some(mutant)
+    }
+
+    /// Nothing in this directory may count as what it was: every copy is written down as lost, and stops. With others about, a successor
+    /// takes its place; an only copy stays out of service until an operator takes what is left of it. Answers with the last frame that says
+    /// so.
+    pub fn lose_everything(&mut self, now: Now, what: &str) -> Lsn {
+        for name in self.log.partitions().collect::<Vec<_>>() {
+            let is_only = self.partitions.get(&name).is_some_and(|p| p.settings.is_only());
+            self.last_lsn = self.log.lose(name, is_only, what.to_owned()).max(self.last_lsn);
+            self.retire(name, what.to_owned());
+        }
+        self.log.pump(now.mono_ms);
+        self.last_lsn
     }
 
     /// Brings a partition to life, new or as recovery found it. A damaged one stays offline; data of another copy than
@@ -198,6 +228,7 @@ impl<D: Disk> Replicas<D> {
         let recovered = Recovered {
             hard_state: self.log.hard_state(&name).expect("created at the start"),
             end: self.log.segments_end(&name).expect("created at the start"),
+            committed: self.log.noted(&name).expect("created at the start"),
             configuration: self.log.configuration(&name).cloned().unwrap_or_default(),
             producers: self.log.producers(&name).expect("created at the start").clone(),
             entries: self.log.entries(&name),
@@ -263,6 +294,26 @@ impl<D: Disk> Replicas<D> {
         self.outputs.push(Output::Offline(name, what));
     }
 
+    /// Two histories were decided for one partition, and the leader has the other one. Which of them is to stay is for people to say: this
+    /// one is kept aside before it is rebuilt.
+    fn diverge(&mut self, name: TopicPartition, what: String) {
+        self.sleep(name);
+        if let Some(partition) = self.partitions.get_mut(&name) {
+            partition.catching_up = None;
+        }
+        self.log.keep_aside(name, what.clone());
+        self.outputs.push(Output::Diverged(name, what));
+    }
+
+    /// The copy here is kept aside: from now on it is one that is being rebuilt from its leader.
+    fn begin_anew(&mut self, name: TopicPartition) {
+        self.log.start_over(name);
+        if let Some(partition) = self.partitions.get(&name) {
+            let first = Configuration::of_voters(partition.settings.first_voters.iter().copied());
+            self.log.set_configuration(name, RaftIndex(0), first);
+        }
+    }
+
     /// Appends a client's batch, or answers why not. The answer is an [`Output::Produced`], never at once for `quorum`.
     pub fn produce(
         &mut self,
@@ -275,7 +326,7 @@ impl<D: Disk> Replicas<D> {
     ) {
         let group = self.partitions.get(&name).and_then(|p| p.group.as_ref());
         let refusal = match group {
-            _ if self.log.is_full() => Some(ProduceError::StorageFull),
+            _ if self.has_no_room(&name) => Some(ProduceError::StorageFull),
             // With other replicas somebody else leads, or will soon.
             _ if self.log.offline(&name).is_some()
                 && self.partitions.get(&name).is_some_and(|p| p.settings.target.len() < 2) =>
@@ -293,6 +344,45 @@ impl<D: Disk> Replicas<D> {
         self.with_group(now, name, |group, effects| {
             group.produce(ticket, batch, (pin_epoch, current), acks, effects);
         });
+    }
+
+    /// True when a batch must wait for room, here or, where most of the partition's copies stand, there. The reserve is for the cluster's
+    /// own records: without them no topic could be deleted, and no group could go on.
+    fn has_no_room(&self, name: &TopicPartition) -> bool {
+        let Some(partition) = self.partitions.get(name).filter(|p| !p.settings.is_own) else {
+            return self.log.is_out_of_room();
+        };
+        let most_are_full = || {
+            let voters = partition.group.as_ref().map(|g| g.members().voters).unwrap_or_default();
+            let full = voters.iter().filter(|r| self.full.contains(&r.broker())).count();
+            full > 0 && 2 * (voters.len() - full) <= voters.len()
+        };
+        self.log.is_full() || (!self.full.is_empty() && most_are_full())
+    }
+
+    /// What the file system says is free, in bytes.
+    pub fn set_room(&mut self, now: Now, free_bytes: u64) {
+        self.log.set_room(free_bytes);
+        self.log.pump(now.mono_ms);
+    }
+
+    /// Tells which brokers' disks are full: leadership goes to the others.
+    pub fn set_full(&mut self, full: BTreeSet<BrokerId>) {
+        self.full = full;
+    }
+
+    /// Tells whether this broker should hand over what it leads.
+    pub fn set_unfit(&mut self, is_unfit: bool) {
+        self.is_unfit = is_unfit;
+    }
+
+    /// True for records that a copy here takes only while there is room: another leader may have plenty, and would fill this disk to
+    /// the last byte, with nothing left for what frees it. Raft sends them again.
+    fn is_too_much(&self, name: &TopicPartition, body: &RaftBody) -> bool {
+        self.log.is_scarce()
+            && self.partitions.get(name).is_some_and(|p| !p.settings.is_own)
+            && body.has_records()
+            && !body.moves_log_start()
     }
 
     /// Asks the quorum whether this replica still leads; [`Output::Confirmed`] answers with the high watermark then.
@@ -328,13 +418,14 @@ impl<D: Disk> Replicas<D> {
         }
         match body {
             // An offline partition has no group.
+            PeerBody::Raft(raft) if self.is_too_much(&name, &raft) => {}
             PeerBody::Raft(raft) if partition.group.is_some() => {
                 self.with_group(now, name, |group, effects| group.step(from, raft, effects));
             }
             _ if self.log.offline(&name).is_some() => {}
             PeerBody::Raft(raft) => self.hear_asleep(now, name, from, &raft),
-            PeerBody::CatchUpRequest { from: offset, index, until, wants_state, .. } => {
-                self.serve_catch_up(now, name, from, (offset, index), until, wants_state);
+            PeerBody::CatchUpRequest { from: offset, index, after, until, wants_state, .. } => {
+                self.serve_catch_up(now, name, from, (offset, index, after), until, wants_state);
             }
             PeerBody::CatchUp(part) => self.catch_up(now, name, from, part),
         }
@@ -385,7 +476,8 @@ impl<D: Disk> Replicas<D> {
         }
         let next = self.log.committed_end(&name).expect("the partition was created");
         let wants_state = self.log.is_incomplete(&name);
-        partition.catching_up = Some(CatchingUp::new(now.mono_ms, leader, term, next, wants_state));
+        let last = self.log.committed_last(&name).filter(|(epoch, _)| !wants_state && *epoch > LeaderEpoch(0));
+        partition.catching_up = Some(CatchingUp::new(now.mono_ms, leader, term, next, last, wants_state));
         self.ask(name);
     }
 
@@ -403,7 +495,7 @@ impl<D: Disk> Replicas<D> {
         now: Now,
         name: TopicPartition,
         to: ReplicaId,
-        (from, index): (Offset, RaftIndex),
+        (mut from, mut index, after): (Offset, RaftIndex, Option<LeaderEpoch>),
         until: Option<Offset>,
         wants_state: bool,
     ) {
@@ -417,10 +509,21 @@ impl<D: Disk> Replicas<D> {
             return;
         };
         let high_watermark = group.state().high_watermark;
+        let before = RaftIndex(index.0.saturating_sub(1));
+        match after.map(|epoch| group.holds(before, epoch)) {
+            Some(Some(false)) => return self.answer_catch_up(name, to, CatchUp::Conflict),
+            // Not in memory: whoever asked compares it.
+            Some(None) => (from, index) = (Offset(from.0.saturating_sub(1)), before),
+            None | Some(Some(true)) => {}
+        }
         if until.is_none() && !wants_state && group.holds_from(index) {
             return self.answer_catch_up(name, to, CatchUp::Done);
         }
         let base = self.log.peer_base(&name);
+        if wants_state && base.is_none() {
+            // The state is known as of the end of segments, and there are none yet.
+            return self.log.flush(name);
+        }
         if let Some(base) = base.filter(|b| wants_state || from < b.first.0) {
             if from > base.end.offset {
                 // The state that it lacks is known as of the segments' end: they must come as far as it is.
@@ -465,6 +568,7 @@ impl<D: Disk> Replicas<D> {
         catching_up.deadline_ms = now.mono_ms + PATIENCE_MS;
         match part {
             CatchUp::Offer { .. } => {}
+            CatchUp::Restart { first: Some(first), .. } if catching_up.begins_at(first) => self.ask(name),
             CatchUp::Restart { first, log_start, until, state } => {
                 let Some(state) = state.open() else { return };
                 if first.is_none() && catching_up.is_at(until) {
@@ -484,17 +588,35 @@ impl<D: Disk> Replicas<D> {
                     // The planted bug is not even noticed where it arrives.
                     close_gaps(&mut batches);
                 }
+                let index = match catching_up.compare(index, &mut batches) {
+                    Ok(index) => index,
+                    Err(what) => return self.diverge(name, what),
+                };
+                if batches.is_empty() {
+                    return self.ask(name);
+                }
                 let Some(install) = catching_up.part(index, batches) else { return };
                 catching_up.waiting = Some(install);
                 self.install(now, name);
             }
             CatchUp::Done => self.caught_up(now, name),
+            CatchUp::Conflict => {
+                let what = catching_up.conflict();
+                self.diverge(name, what);
+            }
         }
     }
 
     /// Puts a part in place, once the segments can be written.
     fn install(&mut self, now: Now, name: TopicPartition) {
-        if self.log.is_flushing(&name) || self.log.is_full() {
+        if self.log.is_flushing(&name) || self.log.waits_for_room() {
+            return;
+        }
+        // A restart frees what was there before.
+        let is_restart = |c: &CatchingUp| c.waiting.as_ref().is_some_and(|i| i.restarts_at.is_some());
+        let catching_up = self.partitions.get(&name).and_then(|p| p.catching_up.as_ref());
+        let is_own = self.partitions.get(&name).is_some_and(|p| p.settings.is_own);
+        if self.log.is_scarce() && !is_own && !catching_up.is_some_and(is_restart) {
             return;
         }
         let waiting = |p: &mut Partition| p.catching_up.as_mut()?.waiting.take();
@@ -580,7 +702,7 @@ impl<D: Disk> Replicas<D> {
     /// held is lost. Call it again, at any later turn, until the group is awake.
     pub fn take_over(&mut self, now: Now, name: TopicPartition) {
         let Some(replica) = self.partitions.get(&name).map(|p| p.settings.replica) else { return };
-        if self.log.is_flushing(&name) || self.log.is_full() || self.log.is_incomplete(&name) {
+        if self.log.is_flushing(&name) || self.log.waits_for_room() || self.log.is_incomplete(&name) {
             return;
         }
         self.sleep(name);
@@ -687,7 +809,7 @@ impl<D: Disk> Replicas<D> {
                     None => self.outputs.push(Output::ColdRead { group, op, result }),
                     Some(PeerRead { to, from, index }) => {
                         if let Ok(batches) = result
-                            && batches.first().is_some_and(|b| b.base_offset() == from)
+                            && batches.first().is_some_and(|b| b.base_offset() <= from && from < b.end_offset())
                         {
                             self.answer_catch_up(group, to, CatchUp::Batches { index, batches });
                         }
@@ -698,6 +820,12 @@ impl<D: Disk> Replicas<D> {
                     self.outputs.push(Output::Offline(group, what));
                 }
                 LogEvent::Installed { group, .. } => self.installed(now, group),
+                LogEvent::KeptAside { group, folder } => {
+                    if folder.is_ok() {
+                        self.begin_anew(group);
+                    }
+                    self.outputs.push(Output::KeptAside(group, folder));
+                }
                 LogEvent::Fatal(error) => self.outputs.push(Output::Fatal(error)),
             }
         }
@@ -732,7 +860,8 @@ impl<D: Disk> Replicas<D> {
             let mut effects = Vec::new();
             group.tick(jitter, &mut effects);
             if reconciles {
-                group.reconcile(&partition.settings.target, &partition.settings.learners, &mut effects);
+                let settings = &partition.settings;
+                group.reconcile(&settings.target, &settings.learners, &self.full, self.is_unfit, &mut effects);
             }
             if !effects.is_empty() {
                 said.push((*name, effects));
@@ -890,6 +1019,8 @@ impl<D: Disk> Replicas<D> {
                 Effect::Advanced => self.outputs.push(Output::Advanced(name)),
                 Effect::Behind(replica) => self.offer(now, name, replica),
                 Effect::Forgot(what) => return self.retire(name, what),
+                Effect::Diverged(what) => return self.diverge(name, what),
+                Effect::Doubt(leader, term) => self.start_catching_up(now, name, leader, term),
             }
         }
         for (number, messages) in at_once {

@@ -1,0 +1,201 @@
+//! How much room is left on the disk, and who may still have it.
+//!
+//! ```text
+//!  free   |------------------------------------------------------------|
+//!         |       everybody       | reserve: what frees room, and the  |
+//!         |                       | cluster's own records              |
+//!                                 |    also appends of   | no appends  |
+//!                                 |    other leaders     |             |
+//!                                                        ^ half of it
+//! ```
+//! Below all of that lies the ballast, a file that is given up when the write-ahead log itself finds no room. What is written and
+//! deleted is `log.rs`'s business.
+
+use std::collections::BTreeSet;
+
+use thalweg_model::TopicPartition;
+
+use crate::disk::FileName;
+
+/// After a full disk the next attempt waits this long.
+const RETRY_MS: u64 = 1_000;
+/// Room for producers is there again only with this much more than the reserve: a quarter. Otherwise a disk at the brink would be
+/// full and not full in turn.
+const SLACK_SHARE: u64 = 4;
+
+/// The file that is given up when nothing else is left ([`Config::ballast_bytes`](crate::Config)).
+pub fn ballast_file() -> FileName {
+    FileName::new("ballast")
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Ballast {
+    #[default]
+    Missing,
+    Making,
+    There,
+    Leaving,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    reserve_bytes: u64,
+    ballast_bytes: u64,
+    /// What the file system said last, less what has been asked of it since; `None` where nobody tells.
+    free_bytes: Option<u64>,
+    /// Less than the reserve was left, and not much more since.
+    is_low: bool,
+    /// Less than half of the reserve is left.
+    is_scarce: bool,
+    /// Set by a write that found no room: until then none is tried again.
+    retry_ms: Option<u64>,
+    /// Partitions whose last flush found no room, and what the file system says of it does not count: it may be a quota.
+    pub(crate) refused: BTreeSet<TopicPartition>,
+    pub(crate) ballast: Ballast,
+}
+
+impl Room {
+    pub(crate) fn new(reserve_bytes: u64, ballast_bytes: u64) -> Room {
+        Room { reserve_bytes, ballast_bytes, ..Room::default() }
+    }
+
+    /// The file system was asked.
+    pub(crate) fn tell(&mut self, free_bytes: u64) {
+        self.free_bytes = Some(free_bytes);
+    }
+
+    /// A file is about to grow.
+    pub(crate) fn spend(&mut self, bytes: u64) {
+        self.free_bytes = self.free_bytes.map(|free| free.saturating_sub(bytes));
+    }
+
+    /// A write found no room.
+    pub(crate) fn run_out(&mut self, now_ms: u64) {
+        self.retry_ms = Some(now_ms + RETRY_MS);
+    }
+
+    /// Judges anew, where `promised_bytes` are in the write-ahead log and will need their place in segments.
+    pub(crate) fn judge(&mut self, now_ms: u64, promised_bytes: u64) {
+        if self.retry_ms.is_some_and(|until| now_ms >= until) {
+            self.retry_ms = None;
+        }
+        let Some(free) = self.free_bytes else { return };
+        // What the ballast has left, or will take, is not for producers.
+        let owed = if self.ballast == Ballast::There { 0 } else { self.ballast_bytes };
+        let left = free.saturating_sub(promised_bytes + owed);
+        self.is_scarce = left < self.reserve_bytes / 2;
+        if left < self.reserve_bytes {
+            self.is_low = true;
+        } else if left >= self.reserve_bytes + self.reserve_bytes / SLACK_SHARE {
+            self.is_low = false;
+        }
+    }
+
+    /// True while producers must wait.
+    pub(crate) fn is_low(&self) -> bool {
+        self.is_low || self.retry_ms.is_some() || !self.refused.is_empty()
+    }
+
+    /// True while not even what other leaders append is taken, unless it frees room.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.is_scarce || self.retry_ms.is_some() || !self.refused.is_empty()
+    }
+
+    /// True while no write that needs new room is tried.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.retry_ms.is_some()
+    }
+
+    pub(crate) fn retry_ms(&self) -> Option<u64> {
+        self.retry_ms
+    }
+
+    /// Try again at once: something was freed.
+    pub(crate) fn retry(&mut self) {
+        self.retry_ms = None;
+    }
+
+    /// Length of the next log file: smaller than usual where it would be at the reserve's cost, so that what frees room finds its
+    /// place too.
+    pub(crate) fn file_bytes(&self, usual: u64, least: u64) -> u64 {
+        let spare = |free: u64| free.saturating_sub(self.reserve_bytes);
+        let mut bytes = usual;
+        while self.free_bytes.is_some_and(|free| bytes > spare(free)) && bytes / 2 >= least {
+            bytes /= 2;
+        }
+        bytes
+    }
+
+    /// True when the ballast would not be missed.
+    pub(crate) fn has_room_for_ballast(&self) -> bool {
+        let needed = self.reserve_bytes + self.reserve_bytes / SLACK_SHARE + self.ballast_bytes;
+        self.ballast_bytes > 0 && !self.is_low() && self.free_bytes.is_some_and(|free| free >= needed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn producers_wait_below_the_reserve_and_until_there_is_more_than_that() {
+        let mut room = Room::new(100, 0);
+        room.judge(0, 0);
+        assert!(!room.is_low(), "nobody has told of any bound");
+        for (free, promised, low, scarce) in [
+            (200, 0, false, false),
+            (150, 51, true, false),
+            (149, 100, true, true),
+            (110, 0, true, false),
+            (125, 0, false, false),
+        ] {
+            room.tell(free);
+            room.judge(0, promised);
+            assert_eq!((room.is_low(), room.is_scarce()), (low, scarce), "free {free} promised {promised}");
+        }
+        room.spend(30);
+        room.judge(0, 0);
+        assert!(room.is_low(), "what is being written counts before the file system is asked again");
+    }
+
+    #[test]
+    fn the_room_of_the_ballast_is_not_for_producers() {
+        let mut room = Room::new(100, 50);
+        room.tell(160);
+        room.judge(0, 0);
+        assert!(!room.is_low() && !room.has_room_for_ballast());
+        room.tell(175);
+        room.judge(0, 0);
+        assert!(room.has_room_for_ballast());
+        room.ballast = Ballast::There;
+        room.tell(99);
+        room.judge(0, 0);
+        assert!(room.is_low());
+        // Given up.
+        room.ballast = Ballast::Missing;
+        room.tell(149);
+        room.judge(0, 0);
+        assert!(room.is_low());
+    }
+
+    #[test]
+    fn a_write_that_found_no_room_is_tried_again_after_a_while() {
+        let mut room = Room::new(100, 0);
+        room.tell(1_000);
+        room.run_out(5);
+        room.judge(6, 0);
+        assert!(room.is_low() && room.is_waiting());
+        room.judge(5 + RETRY_MS, 0);
+        assert!(!room.is_low() && !room.is_waiting());
+    }
+
+    #[test]
+    fn log_files_get_smaller_with_the_room() {
+        let mut room = Room::new(100, 0);
+        assert_eq!(room.file_bytes(64, 4), 64);
+        room.tell(300);
+        assert_eq!((room.file_bytes(64, 4), room.file_bytes(1_024, 4)), (64, 128));
+        room.tell(99);
+        assert_eq!(room.file_bytes(64, 4), 4);
+    }
+}

@@ -1,0 +1,192 @@
+//! A disk that comes back as it was some time ago: a snapshot that was rolled back, a copy that was restored. The others remember
+//! that there were more starts of it than it knows, so that it never counts as what it was.
+
+use std::collections::BTreeSet;
+
+use thalweg_model::{RecordBatch, TopicPartition};
+
+use super::super::disk::SimDisk;
+use super::super::oracle::RecordId;
+use super::{Broker, Core, PARTITIONS, World, name, number, starts_of};
+
+/// A copy of a disk.
+pub(super) struct Saved {
+    disk: SimDisk,
+    /// Starts that were counted on it by then.
+    starts: u64,
+    directory: u8,
+}
+
+/// What a broker knows of its disk's being older than it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Older {
+    /// Nothing: it takes itself for what it was.
+    Unaware,
+    /// It has been told. Its copies are lost, and others take their places.
+    Told,
+}
+
+impl World {
+    /// Saves a disk now and then, and puts what was saved back in place of what came of it.
+    pub(super) fn older_disks(&mut self, node: usize) {
+        let (saves, restores) = (self.rng.chance(2 * self.rates.older), self.rng.chance(self.rates.older));
+        let n = &self.nodes[node];
+        if saves
+            && self.nodes.len() > 1
+            && self.rates.older > 0
+            && n.saved.is_none()
+            && n.older.is_none()
+            && n.core.is_some()
+            && !n.torn
+        {
+            let saved = Saved { disk: n.disk.copy(), starts: n.starts, directory: n.directory };
+            self.nodes[node].saved = Some(saved);
+            self.note(|| format!("{node}: its disk is copied"));
+        }
+        let remembered = (0..self.nodes.len()).find(|n| restores && self.nodes.len() > 1 && self.is_remembered(*n));
+        if let Some(node) = remembered.filter(|_| self.may_harm()) {
+            self.harmed();
+            self.crash(node, true, false);
+            let Some(saved) = self.nodes[node].saved.take() else { return };
+            self.note(|| format!("{node}: its disk is as it was after {} starts", saved.starts));
+            let n = &mut self.nodes[node];
+            (n.disk, n.starts, n.older) = (saved.disk, saved.starts, Some(Older::Unaware));
+        }
+    }
+
+    /// True when a copy of the disk is there, and every other broker knows of a later start than the last one that it counts.
+    fn is_remembered(&self, node: usize) -> bool {
+        let Some(saved) = self.nodes[node].saved.as_ref().filter(|s| s.directory == self.nodes[node].directory) else {
+            return false;
+        };
+        let directory = self.config(node).broker.directory;
+        let is_later = |b: &Broker| b.directory == directory && starts_of(b.incarnation) > saved.starts;
+        let knows = |core: &Core<SimDisk>| core.metadata().brokers().any(is_later);
+        let others = self.nodes.iter().enumerate().filter(|(n, _)| *n != node);
+        self.nodes[node].core.is_some() && others.into_iter().all(|(_, n)| n.core.as_ref().is_some_and(knows))
+    }
+
+    /// A broker says that its disk is older than others remember.
+    pub(super) fn found_out(&mut self, node: usize, incarnation: u64, remembered: u64) -> Result<(), String> {
+        let (start, known) = (starts_of(incarnation), starts_of(remembered));
+        self.note(|| format!("{node} hears that its disk is older: start {start}, remembered {known}"));
+        match &mut self.nodes[node].older {
+            Some(older) => *older = Older::Told,
+            None => return Err(format!("{node} takes its disk for older, though it is not")),
+        }
+        Ok(())
+    }
+
+    /// Its copies are written down as lost: it goes on as another start.
+    pub(super) fn renew(&mut self, node: usize, incarnation: u64) {
+        self.nodes[node].starts = starts_of(incarnation);
+        let now = self.now();
+        self.nodes[node].core.as_mut().expect("it has just spoken").renew(now, incarnation);
+    }
+
+    /// An older disk leads nothing before its copies are replaced.
+    pub(super) fn may_lead(&self, node: usize) -> Result<(), String> {
+        match self.nodes[node].older {
+            Some(Older::Unaware) if !self.two_histories => {
+                Err(format!("{node} leads with a disk that is older than it was"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What nobody can notice at once: a disk comes back older, and only who could tell is down. Acknowledged records are lost to readers;
+    /// but when the broker that has them returns, they must be kept, although the others have gone on without them.
+    pub(super) fn make_two_histories(&mut self) -> Result<(), String> {
+        let first = self.rng.below(3) as usize;
+        let (forgets, knows, behind) = (first, (first + 1) % 3, (first + 2) % 3);
+        let saved = self.nodes[forgets].disk.copy();
+        let starts = self.nodes[forgets].starts;
+        self.note(|| format!("the disk of {forgets} is copied, {behind} stops"));
+        self.crash(behind, false, false);
+        self.nodes[behind].start_at_ms = u64::MAX;
+        let before: BTreeSet<RecordId> = self.oracle.acked_ids().collect();
+        let for_ms = 1_000 + self.rng.below(2_000);
+        for _ in 0..for_ms {
+            self.turn(true)?;
+        }
+        let since: BTreeSet<RecordId> = self.oracle.acked_ids().filter(|id| !before.contains(id)).collect();
+        // From here on promises are broken, and no oracle can say anything but that nothing is thrown away.
+        self.two_histories = true;
+        self.oracle.is_mute = true;
+        self.members = None;
+        self.crash(knows, false, false);
+        self.nodes[knows].start_at_ms = u64::MAX;
+        self.crash(forgets, true, false);
+        self.note(|| format!("{forgets} has its old disk again, and {behind} starts, without {knows}"));
+        let n = &mut self.nodes[forgets];
+        (n.disk, n.starts, n.older) = (saved, starts, Some(Older::Unaware));
+        for node in [forgets, behind] {
+            self.nodes[node].start_at_ms = self.now_ms;
+        }
+        let for_ms = 3_000 + self.rng.below(2_000);
+        for _ in 0..for_ms {
+            self.turn(true)?;
+        }
+        self.note(|| format!("{knows} starts again"));
+        self.nodes[knows].start_at_ms = self.now_ms;
+        let deadline_ms = self.now_ms + 20_000;
+        while !self.is_whole() {
+            if self.now_ms > deadline_ms {
+                return Err(format!("a partition with two histories is not whole again: {}", self.condition()));
+            }
+            self.turn(false)?;
+        }
+        let mut kept = ids(&self.nodes[knows].disk.contents("partitions-aside/"));
+        for p in 0..PARTITIONS {
+            let leader = self.leader(name(p)).expect("it is whole");
+            let now = self.now();
+            self.nodes[leader].core.as_mut().expect("it leads").replicas_mut().flush_all(now);
+        }
+        (0..300).try_for_each(|_| self.turn(false))?;
+        for node in &self.nodes {
+            kept.extend(ids(&node.disk.contents("partitions/")));
+        }
+        match since.iter().find(|id| !kept.contains(id)) {
+            Some(lost) => {
+                Err(format!("record {lost} is thrown away with one of two histories; {} were at stake", since.len()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A copy stops because its leader has another history.
+    pub(super) fn diverged(&mut self, node: usize, group: TopicPartition, what: &str) -> Result<(), String> {
+        self.note(|| format!("{node}: {} has two histories: {what}", number(group)));
+        match self.two_histories {
+            true => Ok(()),
+            false => Err(format!("{group} has two histories on {node}, though no disk has forgotten any: {what}")),
+        }
+    }
+
+    /// It is kept.
+    pub(super) fn kept_aside(
+        &mut self,
+        node: usize,
+        group: TopicPartition,
+        folder: Result<String, String>,
+    ) -> Result<(), String> {
+        match folder {
+            Ok(_) if self.two_histories => Ok(()),
+            other => Err(format!("{group} is kept aside on {node}: {other:?}")),
+        }
+    }
+}
+
+/// The numbers of all records in some segments.
+fn ids(segments: &[bytes::Bytes]) -> BTreeSet<RecordId> {
+    let mut found = BTreeSet::new();
+    for segment in segments {
+        let mut rest = segment.clone();
+        while let Ok(batch) = RecordBatch::split_first(&mut rest) {
+            let records = batch.records().ok().into_iter().flatten().filter(|_| !batch.is_control());
+            let values = records.filter_map(|(_, record)| record.value);
+            found.extend(values.filter_map(|v| v.first_chunk::<8>().map(|b| u64::from_le_bytes(*b))));
+        }
+    }
+    found
+}
