@@ -7,6 +7,7 @@ use bytes::Bytes;
 use quinn::SendStream;
 use ring::rand::SecureRandom;
 use thalweg_control::{Answer, PluginDigest, Request, TopicConfig};
+use thalweg_model::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_MS_MIN, TIMESTAMP_AHEAD_MS};
 use thalweg_model::{PartitionId, TopicId, TopicPartition};
 use thalweg_wire::{ErrorCode, Frame, FrameError, FrameKind, RemoteError, proto};
 
@@ -225,10 +226,21 @@ fn topic_config(config: Option<proto::TopicConfig>) -> Result<TopicConfig, Remot
         0.. => Ok(Some(value as u64)),
         _ => Err(RemoteError::new(ErrorCode::InvalidRequest, format!("{name} is {value}; it is -1 or not negative"))),
     };
+    let chosen = |name: &str, value: u64, (min, max): (u64, u64)| match value {
+        0 => Ok(None),
+        _ if (min..=max).contains(&value) => Ok(Some(value)),
+        _ => {
+            let message = format!("{name} is {value}; it is {min} to {max}, or left out");
+            Err(RemoteError::new(ErrorCode::InvalidRequest, message))
+        }
+    };
+    let ahead_ms = config.timestamp_ahead_max_ms.unwrap_or(TIMESTAMP_AHEAD_MS as i64);
     Ok(TopicConfig {
         retention_ms: bound("retention_ms", config.retention_ms)?,
         retention_bytes: bound("retention_bytes", config.retention_bytes)?,
-        segment_bytes: Some(config.segment_bytes).filter(|b| *b != 0),
+        segment_bytes: chosen("segment_bytes", config.segment_bytes, (SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX))?,
+        segment_ms: chosen("segment_ms", config.segment_ms, (SEGMENT_MS_MIN, i64::MAX as u64))?,
+        timestamp_ahead_max_ms: bound("timestamp_ahead_max_ms", ahead_ms)?,
     })
 }
 

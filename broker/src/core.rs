@@ -180,7 +180,9 @@ impl Core {
             config: Some(proto::TopicConfig {
                 retention_ms: topic.config.retention_ms.map_or(-1, |v| v as i64),
                 retention_bytes: topic.config.retention_bytes.map_or(-1, |v| v as i64),
-                segment_bytes: topic.config.segment_bytes.unwrap_or(0),
+                segment_bytes: topic.config.segment_bytes_max(),
+                segment_ms: topic.config.segment_ms_max(),
+                timestamp_ahead_max_ms: Some(topic.config.timestamp_ahead_max_ms.map_or(-1, |v| v as i64)),
             }),
             error: None,
         }

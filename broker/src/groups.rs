@@ -380,7 +380,13 @@ async fn ensure_topic(core: &Rc<Core>) -> Result<(), RemoteError> {
     if is_there() {
         return Ok(());
     }
-    let forever = TopicConfig { retention_ms: None, retention_bytes: None, segment_bytes: Some(OFFSETS_SEGMENT_BYTES) };
+    let forever = TopicConfig {
+        retention_ms: None,
+        segment_bytes: Some(OFFSETS_SEGMENT_BYTES),
+        // Its records are the coordinators' own, who may differ in what time it is.
+        timestamp_ahead_max_ms: None,
+        ..TopicConfig::default()
+    };
     let request = proto::CreateTopicRequest {
         name: OFFSETS_TOPIC.to_owned(),
         partitions: core.offsets_partitions,
@@ -388,6 +394,8 @@ async fn ensure_topic(core: &Rc<Core>) -> Result<(), RemoteError> {
             retention_ms: -1,
             retention_bytes: -1,
             segment_bytes: OFFSETS_SEGMENT_BYTES,
+            segment_ms: 0,
+            timestamp_ahead_max_ms: Some(-1),
         }),
         ..Default::default()
     };

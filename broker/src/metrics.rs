@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     pub(crate) partitions_aside: Gauge,
     pub(crate) storage_free_bytes: Gauge<u64, AtomicU64>,
     pub(crate) recovery_cuts: Counter,
+    pub(crate) clock_skew_ms: Gauge,
     /// True from the first registration on until the broker stops.
     pub(crate) serving: Arc<AtomicBool>,
     /// Why it is not ready although it serves; empty when it is.
@@ -76,6 +77,10 @@ impl Metrics {
         let storage_free_bytes: Gauge<u64, AtomicU64> =
             metric!("storage_free_bytes", "What the file system of the data directory has left for the broker");
         let recovery_cuts: Counter = metric!("recovery_cuts", "Unfinished log ends cut at start");
+        let clock_skew_ms: Gauge = metric!(
+            "clock_skew_ms",
+            "This broker's clock ahead of the median of the brokers', in ms; negative: behind"
+        );
         Metrics {
             produced_records,
             produced_bytes,
@@ -95,6 +100,7 @@ impl Metrics {
             partitions_aside,
             storage_free_bytes,
             recovery_cuts,
+            clock_skew_ms,
             serving: Arc::default(),
             trouble: Arc::default(),
             registry: Arc::new(r),

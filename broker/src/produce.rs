@@ -131,6 +131,7 @@ fn remote(partition: u32, error: &ProduceError) -> RemoteError {
         ProduceError::UnknownProducer | ProduceError::DuplicateForgotten => ErrorCode::UnknownProducer,
         ProduceError::Backlog => ErrorCode::Backlog,
         ProduceError::StorageFull => ErrorCode::StorageFull,
+        ProduceError::TimestampAhead { .. } | ProduceError::TimestampNegative { .. } => ErrorCode::InvalidTimestamp,
         ProduceError::NotProducible => ErrorCode::CorruptBatch,
     };
     RemoteError::new(code, format!("partition {partition}: {error}"))

@@ -27,8 +27,8 @@ pub(crate) type ProduceDone = Box<dyn FnOnce(Result<Offset, ProduceError>)>;
 /// What a group's coordinator says.
 pub(crate) type GroupResult = Result<GroupAnswer, CoordinatorError>;
 
-/// How often retention looks for segments to remove.
-const RETENTION_EVERY: Duration = Duration::from_secs(30);
+/// How often segments are closed for their age and retention looks for what may go: what has expired stays that much longer, twice.
+const RETENTION_EVERY: Duration = Duration::from_secs(5);
 
 /// The same while the disk is full, when that may be what frees it.
 const RETENTION_WHILE_FULL: Duration = Duration::from_secs(1);
@@ -55,6 +55,7 @@ pub(crate) struct Shard {
     /// Room may be there again for callers that were held back.
     pub(crate) room: Notify,
     metrics: Metrics,
+    is_clock_off: Cell<bool>,
     fatal: RefCell<Option<String>>,
 }
 
@@ -86,6 +87,7 @@ impl Shard {
             work: Notify::new(),
             room: Notify::new(),
             metrics,
+            is_clock_off: Cell::new(false),
             fatal: RefCell::default(),
         })
     }
@@ -121,7 +123,8 @@ impl Shard {
                 if Instant::now() >= retention {
                     let is_full = node.replicas().log().is_full();
                     retention = Instant::now() + if is_full { RETENTION_WHILE_FULL } else { RETENTION_EVERY };
-                    node.replicas_mut().apply_retention(now);
+                    node.apply_retention(now);
+                    self.watch_clock(node.clock_skew_ms(now));
                 }
                 node.pump(now);
             }
@@ -132,6 +135,24 @@ impl Shard {
             if let Some(why) = self.fatal.borrow().clone() {
                 return why;
             }
+        }
+    }
+
+    /// Says so when this broker's clock and the others' come to differ, and when they do not any more.
+    fn watch_clock(&self, skew_ms: Option<i64>) {
+        let Some(skew_ms) = skew_ms else { return };
+        self.metrics.clock_skew_ms.set(skew_ms);
+        let is_off = skew_ms.unsigned_abs() >= thalweg_broker_core::CLOCK_TOLERANCE_MS;
+        if self.is_clock_off.replace(is_off) == is_off {
+            return;
+        }
+        match is_off {
+            true => tracing::warn!(
+                skew_ms,
+                "this broker's clock is {} the other brokers': correct it. Until then records expire, and new ones are checked, by the median of all",
+                if skew_ms > 0 { "ahead of" } else { "behind" }
+            ),
+            false => tracing::info!(skew_ms, "this broker's clock agrees with the others' again"),
         }
     }
 

@@ -13,6 +13,7 @@ mod plugins;
 mod raw;
 mod records;
 mod times;
+mod retention;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -76,7 +77,8 @@ async fn topics_plugins_and_positions_survive_a_restart() {
     let again = client.upload_plugin("by-carrier", plugin("by_carrier.wasm")).await.unwrap();
     assert_eq!((uploaded.version, &uploaded), (1, &again), "the same module keeps its version");
     client.create_topic("gone", Topic::partitions(2)).await.unwrap();
-    client.create_topic("flights", Topic::partitions(6).partitioner("by-carrier")).await.unwrap();
+    let flights = Topic::partitions(6).partitioner("by-carrier").timestamp_ahead_max_ms(-1);
+    client.create_topic("flights", flights).await.unwrap();
     client.delete_topic("gone").await.unwrap();
     assert!(broker.stop(), "a clean stop ends with success");
     let mut broker = Broker::start(folder.path(), port);

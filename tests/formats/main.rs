@@ -156,7 +156,9 @@ fn metadata_records_of_a_cluster() {
 #[test]
 fn peer_messages() {
     let name = TopicPartition::new(TopicId([0xcd; 16]), 2);
-    check("leading", &NodeMessage::Leading { partitions: vec![(name, LeaderEpoch(7))], is_full: true }.encode().0);
+    let partitions = vec![(name, LeaderEpoch(7))];
+    let leading = NodeMessage::Leading { wall_ms: 1_700_000_000_000, is_full: true, partitions };
+    check("leading", &leading.encode().0);
     let request = PeerBody::CatchUpRequest {
         term: LeaderEpoch(7),
         from: Offset(100),

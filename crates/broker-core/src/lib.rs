@@ -14,12 +14,14 @@
 //!   names (`step`, `outdated`);
 //! - of two processes with one broker id, the second is refused as long as the first is heard of (`heartbeat`).
 
+mod clock;
 mod ends;
 mod groups;
 mod message;
 mod node;
 mod produce;
 
+pub use clock::TOLERANCE_MS as CLOCK_TOLERANCE_MS;
 pub use groups::{CoordinatorError, GroupsConfig};
 pub use message::{NodeMessage, Peer};
 pub use node::{ChangeError, METADATA, Node, NodeConfig, OWN_PREFIX, Output};

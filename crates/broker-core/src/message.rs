@@ -47,12 +47,14 @@ pub enum NodeMessage {
         /// The last start that is remembered.
         remembered: u64,
     },
-    /// To everybody: which partitions this broker leads, so that every broker can tell every client, and whether others should.
+    /// To everybody, every two seconds and at every change.
     Leading {
-        /// What it leads, and since which epoch.
-        partitions: Vec<(TopicPartition, LeaderEpoch)>,
-        /// Its disk is full.
+        /// The sender's wall clock, ms since the Unix epoch, so that each can judge its own.
+        wall_ms: i64,
+        /// Its disk is full: others should lead.
         is_full: bool,
+        /// Which partitions it leads and since which epoch, so that every broker can tell every client.
+        partitions: Vec<(TopicPartition, LeaderEpoch)>,
     },
     /// To the controller: a replica lost or damaged what it held.
     Damaged {
@@ -123,8 +125,9 @@ impl NodeMessage {
                 out.put_u8(3);
                 out.put_slice(why.as_bytes());
             }
-            NodeMessage::Leading { partitions, is_full } => {
+            NodeMessage::Leading { wall_ms, is_full, partitions } => {
                 out.put_u8(5);
+                out.put_i64_le(*wall_ms);
                 out.put_u8(*is_full as u8);
                 for (name, epoch) in partitions {
                     out.put_slice(&name.topic.0);
@@ -187,14 +190,15 @@ impl NodeMessage {
                 let (incarnation, remembered) = (data.get_u64_le(), data.get_u64_le());
                 Some(NodeMessage::Outdated { directory, incarnation, remembered })
             }
-            5 if data.len() % 24 == 1 => {
-                let is_full = data.get_u8() != 0;
+            5 if data.len() >= 9 && (data.len() - 9).is_multiple_of(24) => {
+                let (wall_ms, is_full) = (data.get_i64_le(), data.get_u8() != 0);
                 let one = |b: &[u8]| {
                     let topic = TopicId(*b.first_chunk::<16>().expect("sixteen bytes"));
                     let number = |at: usize| u32::from_le_bytes(b[at..at + 4].try_into().expect("four bytes"));
                     (TopicPartition::new(topic, number(16)), LeaderEpoch(number(20)))
                 };
-                Some(NodeMessage::Leading { partitions: data.chunks_exact(24).map(one).collect(), is_full })
+                let partitions = data.chunks_exact(24).map(one).collect();
+                Some(NodeMessage::Leading { wall_ms, is_full, partitions })
             }
             6 | 7 if data.len() >= 8 && (data.len() - 8).is_multiple_of(28) => {
                 let question = data.get_u64_le();
@@ -240,8 +244,9 @@ mod tests {
             NodeMessage::Damaged { topic: Some(TopicId([1; 16])), partition: 3, replica: ReplicaId(9) },
             NodeMessage::Damaged { topic: None, partition: 0, replica: ReplicaId(9) },
             NodeMessage::Leading {
-                partitions: vec![(TopicPartition::new(TopicId([2; 16]), 7), LeaderEpoch(3))],
+                wall_ms: -5,
                 is_full: true,
+                partitions: vec![(TopicPartition::new(TopicId([2; 16]), 7), LeaderEpoch(3))],
             },
             NodeMessage::AskEnds {
                 question: 5,

@@ -16,6 +16,7 @@ use thalweg_replica::{
 };
 use thiserror::Error;
 
+use crate::clock::Clocks;
 use crate::ends::{Ends, Told};
 use crate::groups::{self, CoordinatorError, GroupOutput, Groups, GroupsConfig, Surroundings};
 use crate::message::{NodeMessage, Peer};
@@ -171,6 +172,7 @@ pub struct Node<D> {
     outdated: Option<(u64, Option<Lsn>)>,
     /// Who leads partitions elsewhere, as the leaders say themselves.
     leaders: BTreeMap<TopicPartition, (LeaderEpoch, BrokerId)>,
+    clocks: Clocks,
     /// Brokers whose disks are full, as they say themselves; this one as its log says.
     full: BTreeSet<BrokerId>,
     /// Who leads, or whether the disk here is full, was different when it was last told.
@@ -213,6 +215,7 @@ impl<D: Disk> Node<D> {
             since_ms: None,
             outdated: None,
             leaders: BTreeMap::new(),
+            clocks: Clocks::default(),
             full: BTreeSet::new(),
             leads_anew: false,
             next_leading_ms: 0,
@@ -235,6 +238,7 @@ impl<D: Disk> Node<D> {
 
     /// Joins the metadata group, if this directory has a place in it already.
     pub fn start(&mut self, now: Now) {
+        self.clocks.start(now);
         let me = self.config.broker.id;
         let stored = self.replicas.log().hard_state(&METADATA).map(|s| s.replica).filter(|r| *r != ReplicaId(0));
         let founds = self.config.is_founder && self.config.controllers.contains(&me);
@@ -392,6 +396,8 @@ impl<D: Disk> Node<D> {
     }
 
     fn pump_groups(&mut self, now: Now) {
+        // Groups are forgotten by the same time as records are.
+        let now = Now { wall_ms: self.replicas.clock().early_ms(now), ..now };
         let mut surroundings = Surroundings {
             replicas: &mut self.replicas,
             metadata: &self.metadata,
@@ -493,7 +499,9 @@ impl<D: Disk> Node<D> {
             {
                 self.outdated(now, remembered);
             }
-            NodeMessage::Leading { partitions, is_full } => {
+            NodeMessage::Leading { wall_ms, is_full, partitions } => {
+                self.clocks.hear(now, from, wall_ms);
+                self.judge_clock(now);
                 self.know_full(from, is_full);
                 for (name, epoch) in partitions {
                     let known = self.leaders.get(&name).map(|(epoch, _)| *epoch);
@@ -576,6 +584,7 @@ impl<D: Disk> Node<D> {
             self.next_heartbeat_ms = now.mono_ms + HEARTBEAT_EVERY_MS;
             let me = self.config.broker.clone();
             self.tell_controller(now, NodeMessage::Heartbeat(me));
+            self.judge_clock(now);
         }
         self.know_full(self.config.broker.id, self.replicas.log().is_full());
         let since_ms = *self.since_ms.get_or_insert(now.mono_ms);
@@ -583,7 +592,7 @@ impl<D: Disk> Node<D> {
         if self.leads_anew || now.mono_ms >= self.next_leading_ms {
             self.leads_anew = false;
             self.next_leading_ms = now.mono_ms + LEADING_EVERY_MS;
-            self.tell_leading();
+            self.tell_leading(now);
         }
         if now.mono_ms >= self.next_report_ms {
             self.next_report_ms = now.mono_ms + REPORT_EVERY_MS;
@@ -597,7 +606,27 @@ impl<D: Disk> Node<D> {
         self.after(now);
     }
 
-    fn tell_leading(&mut self) {
+    /// Closes segments for their age, and removes what retention does not keep; call it every few seconds.
+    pub fn apply_retention(&mut self, now: Now) {
+        self.judge_clock(now);
+        self.replicas.apply_retention(now);
+        self.after(now);
+    }
+
+    /// How far this broker's clock is ahead of the other brokers', in ms; negative: behind; `None` where there is none to compare it with.
+    pub fn clock_skew_ms(&self, now: Now) -> Option<i64> {
+        self.clocks.skew_ms(now, self.others())
+    }
+
+    fn judge_clock(&mut self, now: Now) {
+        self.replicas.set_clock(self.clocks.judge(now, self.others()));
+    }
+
+    fn others(&self) -> usize {
+        self.metadata.brokers().filter(|b| b.id != self.config.broker.id).count()
+    }
+
+    fn tell_leading(&mut self, now: Now) {
         let topics = self.metadata.topics();
         let names = topics.flat_map(|t| (0..t.partitions).map(|p| TopicPartition::new(t.id, p)));
         let leading =
@@ -606,7 +635,8 @@ impl<D: Disk> Node<D> {
         let me = self.config.broker.id;
         self.leaders.retain(|name, _| !self.metadata.is_deleted(name.topic));
         for other in self.metadata.brokers().map(|b| b.id).filter(|id| *id != me).collect::<Vec<_>>() {
-            let message = NodeMessage::Leading { partitions: leading.clone(), is_full: self.full.contains(&me) };
+            let is_full = self.full.contains(&me);
+            let message = NodeMessage::Leading { wall_ms: now.wall_ms, is_full, partitions: leading.clone() };
             self.outputs.push(Output::Send(other, message));
         }
     }
@@ -997,7 +1027,9 @@ fn settings(topic: &Topic, partition: usize, mine: ReplicaId) -> PartitionSettin
         pin_epoch: topic.pin_epoch,
         retention_ms: topic.config.retention_ms,
         retention_bytes: topic.config.retention_bytes,
-        segment_bytes: topic.config.segment_bytes,
+        segment_bytes: Some(topic.config.segment_bytes_max()),
+        segment_ms: Some(topic.config.segment_ms_max()),
+        timestamp_ahead_max_ms: topic.config.timestamp_ahead_max_ms,
         replica: mine,
         first_voters: topic.first_replicas[partition].clone(),
         target: topic.replicas[partition].clone(),

@@ -18,9 +18,12 @@ mod log;
 #[cfg(test)]
 mod lost_files;
 mod manifest;
+#[cfg(test)]
+mod memory;
 mod partition;
 mod producers;
 mod recovery;
+mod retention;
 mod room;
 mod salvage;
 mod segment;
@@ -37,6 +40,7 @@ pub use manifest::SegmentsEnd;
 pub use partition::{HardState, InstallEnd};
 pub use producers::{PRODUCERS_MAX, ProducerTable, SequenceCheck, Written};
 pub use recovery::{Damage, OpenError, RecoveredPartition, Recovery};
+pub use retention::Retention;
 pub use room::ballast_file;
 pub use salvage::{Salvage, Salvageable};
 
@@ -65,4 +69,10 @@ pub enum Mutant {
     SuccessorForgotten,
     /// What shows that a copy has lost something is recycled, and nothing else says so.
     DamageForgotten,
+    /// Retention removes one segment more than is due.
+    RetentionOneTooMany,
+    /// A segment found at the start counts as older than anything.
+    FoundWithoutTimestamp,
+    /// Segments are deleted before the manifest without them is synced.
+    SegmentsDeletedEarly,
 }

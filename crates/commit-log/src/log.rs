@@ -13,6 +13,7 @@ use crate::manifest::SegmentsEnd;
 use crate::partition::{HardState, InstallEnd, Installing, Loss, PartitionLog, TailEntry};
 use crate::producers::ProducerTable;
 use crate::recovery::{self, Damage, OpenError, RecoveredPartition, Recovery};
+use crate::retention::{self, OpenSince, Retention};
 use crate::room::{Ballast, Room, ballast_file};
 use crate::segment::{self, EXTENSIONS, Range, SUM_RECORD_BYTES, Segment, SegmentWrite};
 use crate::wal::{SectorSums, Spare, Wal, old_sums_file};
@@ -63,7 +64,7 @@ pub struct Config {
 
 impl Config {
     pub(crate) fn is_planted(&self, mutant: crate::Mutant) -> bool {
-        cfg!(feature = "mutants") && self.mutant == Some(mutant)
+        cfg!(any(test, feature = "mutants")) && self.mutant == Some(mutant)
     }
 }
 
@@ -275,6 +276,10 @@ impl<D: Disk> CommitLog<D> {
         }
         log.wal.rewrite_sectors = config.is_planted(crate::Mutant::SyncedSectorRewritten);
         log.tail_bytes = log.partitions.values().map(|p| p.tail_bytes).sum();
+        if config.is_planted(crate::Mutant::FoundWithoutTimestamp) {
+            let segments = log.partitions.values_mut().flat_map(|p| &mut p.segments);
+            segments.for_each(Segment::forget_newest);
+        }
         for spare in std::mem::take(&mut log.wal.found) {
             log.retire(0, spare);
         }
@@ -396,7 +401,7 @@ impl<D: Disk> CommitLog<D> {
         let before = log.unflushed_bytes;
         log.set_committed(index);
         self.unflushed_bytes = self.unflushed_bytes + log.unflushed_bytes - before;
-        if log.unflushed_bytes >= self.config.flush_bytes {
+        if log.unflushed_bytes >= log.flush_bytes(&self.config) {
             self.flush_due.insert(group);
         }
         self.unnoted.insert(group);
@@ -613,6 +618,7 @@ impl<D: Disk> CommitLog<D> {
             log.configuration = None;
             log.configurations.clear();
             log.incomplete = true;
+            (log.closes_after, log.open_since) = (None, OpenSince::Nobody);
         }
         assert_eq!(install.first_index, log.committed.max(log.end.index).next(), "installed entries leave no gap");
         let stands = log.tail.iter().rev().find(|e| e.index <= to).filter(|e| e.index == to);
@@ -661,33 +667,28 @@ impl<D: Disk> CommitLog<D> {
         if offset > log.log_start {
             log.log_start = offset;
             self.manifest_due.insert(group);
+            if retention::wants_flush(log) {
+                self.flush_due.insert(group);
+            }
         }
     }
 
-    /// The offset to which retention would move the log start: the end of the last segment that is too old or too much.
-    pub fn retention_point(
-        &self,
-        group: &TopicPartition,
-        now_wall_ms: i64,
-        retention_ms: Option<u64>,
-        retention_bytes: Option<u64>,
-    ) -> Option<Offset> {
-        let log = self.partitions.get(group)?;
-        let mut total = log.bytes();
-        let mut point = None;
-        for segment in &log.segments {
-            let too_old = retention_ms
-                .is_some_and(|limit| segment.max_timestamp_ms() < now_wall_ms.saturating_sub_unsigned(limit));
-            let too_much = retention_bytes.is_some_and(|limit| total > limit);
-            if segment.end_offset() > log.log_start {
-                if !(too_old || too_much) {
-                    break;
-                }
-                point = Some(segment.end_offset());
-            }
-            total -= segment.bytes();
+    /// The offset to which retention would move the log start: the end of the last segment that is too old or too much. By size, as many
+    /// bytes stay as are to be kept, or more, and the active segment stays in any case.
+    pub fn retention_point(&self, group: &TopicPartition, retention: &Retention) -> Option<Offset> {
+        retention::point(self.partitions.get(group)?, retention, &self.config)
+    }
+
+    /// Closes the partition's active segment once it has been open for `segment_ms`, idle or not; what is in the write-ahead log only goes
+    /// to it first. Call it every few seconds at most `segment_ms`; `wall_ms` only tells the age of what an earlier process wrote.
+    pub fn close_aged(&mut self, group: TopicPartition, mono_ms: u64, wall_ms: i64, segment_ms: u64) {
+        let Some(log) = self.partitions.get_mut(&group).filter(|p| p.offline.is_none() && !p.incomplete) else {
+            return;
+        };
+        retention::close_aged(log, mono_ms, wall_ms, segment_ms);
+        if retention::wants_flush(log) {
+            self.flush_due.insert(group);
         }
-        point
     }
 
     /// Reads whole batches from the one that holds `from`, below `until`, about `bytes_max` of them and at least one.
@@ -892,7 +893,7 @@ impl<D: Disk> CommitLog<D> {
             }
             (Purpose::Flush { group, copy, plan, end, batches, new }, Ok(_)) => {
                 self.room.refused.remove(&group);
-                self.flushed((group, copy), plan, end, &batches, new);
+                self.flushed(now_ms, (group, copy), plan, end, &batches, new);
             }
             (Purpose::Flush { group, copy, .. }, Err(e)) => {
                 if let Some(log) = self.partitions.get_mut(&group).filter(|p| p.copy == copy) {
@@ -1061,7 +1062,7 @@ impl<D: Disk> CommitLog<D> {
         self.partitions.get(group)?.offline.as_deref()
     }
 
-    /// Bytes of the partition's record batches.
+    /// Bytes of the partition's record batches, those that readers may not have any more included.
     pub fn partition_bytes(&self, group: &TopicPartition) -> u64 {
         self.partitions.get(group).map_or(0, PartitionLog::bytes)
     }
@@ -1155,6 +1156,8 @@ impl<D: Disk> CommitLog<D> {
 
     /// Submits flushes of partitions that have much to write, or that hold up the oldest log file.
     fn start_flushes(&mut self, looks_through: bool) {
+        // What goes makes room.
+        self.trim_segments();
         if self.room.is_waiting() {
             return;
         }
@@ -1176,7 +1179,6 @@ impl<D: Disk> CommitLog<D> {
                 .collect();
             holding_up.into_iter().for_each(|group| self.start_flush(group));
         }
-        self.trim_segments();
     }
 
     /// Flushes every partition, for a clean stop: the next start has nothing to replay.
@@ -1187,7 +1189,7 @@ impl<D: Disk> CommitLog<D> {
 
     fn start_flush(&mut self, group: TopicPartition) {
         let log = self.partitions.get_mut(&group).expect("the caller holds the partition");
-        let segment_bytes = log.segment_bytes_max.unwrap_or(u64::MAX).min(self.config.segment_bytes);
+        let segment_bytes = log.segment_bytes(&self.config);
         if log.flushing || (log.offline.is_some() && !log.diverged) || self.dropping.contains_key(&group) {
             return;
         }
@@ -1198,7 +1200,8 @@ impl<D: Disk> CommitLog<D> {
         }
         let base = log.tail[first].batch.base_offset();
         let first_bytes = log.tail[first].batch.bytes().len() as u64;
-        let roll = log.segments.back().is_none_or(|s| s.bytes() > 0 && s.bytes() + first_bytes > segment_bytes);
+        let is_filled = log.segments.back().is_some_and(|s| s.bytes() > 0 && s.bytes() + first_bytes > segment_bytes);
+        let roll = is_filled || retention::rolls_at(log, base);
         let fresh = Segment::new(base);
         let segment = if roll { &fresh } else { log.segments.back().expect("not rolled") };
         let mut bytes = 0;
@@ -1208,7 +1211,9 @@ impl<D: Disk> CommitLog<D> {
             .take_while(|e| {
                 bytes += e.batch.bytes().len();
                 bytes == e.batch.bytes().len()
-                    || (bytes <= FLUSH_WRITE_BYTES_MAX && segment.bytes() + bytes as u64 <= segment_bytes)
+                    || (bytes <= FLUSH_WRITE_BYTES_MAX
+                        && segment.bytes() + bytes as u64 <= segment_bytes
+                        && retention::may_follow(log, e.index, e.batch.base_offset()))
             })
             .map(|e| (e.index, e.batch.clone()))
             .collect();
@@ -1252,6 +1257,7 @@ impl<D: Disk> CommitLog<D> {
 
     fn flushed(
         &mut self,
+        now_ms: u64,
         (group, copy): (TopicPartition, u64),
         plan: SegmentWrite,
         end: SegmentsEnd,
@@ -1273,8 +1279,10 @@ impl<D: Disk> CommitLog<D> {
         };
         if new {
             log.segments.push_back(Segment::new(batches[0].1.base_offset()));
+            log.open_since = OpenSince::At(i64::try_from(now_ms).unwrap_or(i64::MAX));
+            log.closes_after.take_if(|at| batches[0].0 > *at);
         }
-        log.segments.back_mut().expect("just made sure").written(&plan);
+        log.segments.back_mut().expect("just made sure").written(&plan, now_ms);
         let bytes: usize = batches.iter().map(|(_, b)| b.bytes().len()).sum();
         batches.iter().for_each(|(index, batch)| log.producers.append(*index, batch));
         log.end = end;
@@ -1288,11 +1296,15 @@ impl<D: Disk> CommitLog<D> {
             log.producers = state.producers;
             log.incomplete = false;
         }
-        if log.unflushed_bytes >= self.config.flush_bytes || log.installing.as_ref().is_some_and(|i| end.index < i.to) {
+        if log.unflushed_bytes >= log.flush_bytes(&self.config)
+            || log.installing.as_ref().is_some_and(|i| end.index < i.to)
+            || retention::wants_flush(log)
+        {
             self.flush_due.insert(group);
         }
         self.unflushed_bytes -= bytes;
-        self.push_manifest(group);
+        self.manifest_due.remove(&group);
+        self.push_manifest_without_gone(group);
         self.evict(group);
     }
 
@@ -1316,15 +1328,21 @@ impl<D: Disk> CommitLog<D> {
             std::mem::take(&mut self.manifest_due).into_iter().partition(is_flushing);
         self.manifest_due = wait;
         for group in due {
-            let log = self.partitions.get_mut(&group).expect("a dropped partition is not due");
-            let mut files = Vec::new();
-            // The last segment stays: it is where the next flush goes on.
-            while log.segments.len() > 1 && log.segments[0].end_offset() <= log.log_start {
-                let gone = log.segments.pop_front().expect("just seen");
-                files.extend(EXTENSIONS.map(|e| Step::Delete { file: segment::file(&group, gone.base_offset, e) }));
-            }
-            self.push_manifest(group);
-            self.deletions.push((Lsn(self.wal.next_lsn.0 - 1), files));
+            self.push_manifest_without_gone(group);
+        }
+    }
+
+    /// A manifest without the segments that lie below the log start. Their files go when it is durable: recovery takes a missing segment
+    /// for damage.
+    fn push_manifest_without_gone(&mut self, group: TopicPartition) {
+        let log = self.partitions.get_mut(&group).expect("the caller holds the partition");
+        let gone = retention::take_gone(log);
+        let files = |s: &Segment| EXTENSIONS.map(|e| Step::Delete { file: segment::file(&group, s.base_offset, e) });
+        let files: Vec<Step> = gone.iter().flat_map(files).collect();
+        self.push_manifest(group);
+        match self.config.is_planted(crate::Mutant::SegmentsDeletedEarly) {
+            true if !files.is_empty() => drop(self.submit(Lane::Bulk, files, Purpose::Delete)),
+            _ => self.deletions.push((Lsn(self.wal.next_lsn.0 - 1), files)),
         }
     }
 

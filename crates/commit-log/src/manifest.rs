@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | version | 2 | 2 |
 //! | flags | 1 | bit 0: entries in the log before this frame are not the group's any more; bit 1: incomplete, as long as a replica is being rebuilt from its peers; bit 2: salvaged, what was found damaged before this frame has been made up for |
-//! | log start offset | 8 | first offset that readers may have |
+//! | log start offset | 8 | first offset that readers may have, as far as records below the end have moved it; not above the end |
 //! | end offset, index, epoch | 8, 8, 4 | one past the last record, last entry and its epoch in the segments |
 //! | segment count | 4 | then the base offset (8) of each |
 //! | configuration | … | [`Configuration`] at the end: four lists (u8 count, then u64 each), auto leave (1) |
@@ -85,7 +85,7 @@ impl Manifest {
             epoch: LeaderEpoch(data.try_get_u32_le().ok()?),
         };
         let count = data.try_get_u32_le().ok()? as usize;
-        if count > data.len() / 8 {
+        if count > data.len() / 8 || log_start > end.offset {
             return None;
         }
         let segments = (0..count).map(|_| Offset(data.get_u64_le())).collect();

@@ -15,8 +15,10 @@ use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId};
 use crate::configuration::Configuration;
 use crate::disk::Step;
 use crate::frame::Lsn;
+use crate::log::Config;
 use crate::manifest::{Manifest, SegmentsEnd};
 use crate::producers::ProducerTable;
+use crate::retention::OpenSince;
 use crate::segment::Segment;
 
 /// What a Raft group must not forget besides its entries.
@@ -83,6 +85,10 @@ pub(crate) struct PartitionLog {
     pub(crate) noted_lsn: Lsn,
     /// Closed at this size, if it is less than the log's own limit.
     pub(crate) segment_bytes_max: Option<u64>,
+    /// The segment that holds this entry takes none after it, because it has been open for long enough.
+    pub(crate) closes_after: Option<RaftIndex>,
+    /// Since when what is above `closes_after`, or in the active segment and after it, has been there.
+    pub(crate) open_since: OpenSince,
     /// Members as of `end`.
     pub(crate) configuration: Option<Configuration>,
     /// Members as of entries above `end`.
@@ -118,7 +124,8 @@ pub(crate) struct Loss {
 impl PartitionLog {
     pub(crate) fn manifest(&self, discards: bool) -> Manifest {
         Manifest {
-            log_start: self.log_start,
+            // The record that moved it further stands in the log above the end, and will move it there again when it is on a quorum.
+            log_start: self.log_start.min(self.end.offset),
             end: self.end,
             segments: self.segments.iter().map(|s| s.base_offset).collect(),
             configuration: self.configuration.clone(),
@@ -127,6 +134,16 @@ impl PartitionLog {
             salvaged: false,
             producers: self.producers.clone(),
         }
+    }
+
+    /// A segment takes no more than this, unless a single batch is larger.
+    pub(crate) fn segment_bytes(&self, config: &Config) -> u64 {
+        self.segment_bytes_max.unwrap_or(u64::MAX).min(config.segment_bytes)
+    }
+
+    /// The partition is flushed when so much waits: a small segment should not be waited for longer than it takes to fill it.
+    pub(crate) fn flush_bytes(&self, config: &Config) -> usize {
+        config.flush_bytes.min(usize::try_from(self.segment_bytes(config)).unwrap_or(usize::MAX))
     }
 
     /// Forgets the entries above `index`.

@@ -20,6 +20,7 @@ use crate::frame::{FRAME_HEADER_BYTES, FrameKind, Header, Lsn, SECTOR_BYTES};
 use crate::log::Config;
 use crate::manifest::Manifest;
 use crate::partition::{HardState, Loss, PartitionLog, TailEntry};
+use crate::retention::OpenSince;
 use crate::segment::{self, EXTENSIONS, Range, SUM_RECORD_BYTES, Segment};
 use crate::wal::{SectorSums, Spare, Wal, WalFile, old_sums_file};
 
@@ -468,6 +469,7 @@ fn partition<D: Disk>(
         configuration,
         incomplete,
         committed: end.index,
+        open_since: OpenSince::Recovered,
         offline: known.or(found.rot),
         damage,
         damage_lsn,

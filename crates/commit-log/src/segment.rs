@@ -9,7 +9,7 @@
 //! | from, to | 8, 8 | bytes of the `.log` file |
 //! | base offset, end offset | 8, 8 | records in it |
 //! | first index | 8 | Raft index of its first batch |
-//! | max timestamp | 8 | ms since the epoch |
+//! | max timestamp | 8 | of its records, ms since the epoch; -1: they have none; -2^63: there are none, only control batches |
 //! | last epoch | 4 | leader epoch of its last batch |
 //! | batch count | 4 | batches in it: its last index follows |
 //! | data crc | 4 | CRC-32C of the bytes |
@@ -97,10 +97,13 @@ pub(crate) struct Segment {
     index_bytes: u64,
     timeindex_bytes: u64,
     indexed_at: u64,
-    /// Largest timestamp so far, and the last offset of the first batch that has it.
+    /// Largest timestamp of its records so far, and the last offset of the first batch that has it; `i64::MIN` while there are only control
+    /// batches.
     max_timestamp: (i64, Offset),
     /// Timestamp of the last entry of `.timeindex`.
     timeindexed_ms: i64,
+    /// When this process wrote to it last, on the monotonic clock.
+    written_ms: Option<u64>,
 }
 
 impl Segment {
@@ -113,6 +116,7 @@ impl Segment {
             indexed_at: 0,
             max_timestamp: (i64::MIN, base_offset),
             timeindexed_ms: NO_TIMESTAMP_MS,
+            written_ms: None,
         }
     }
 
@@ -167,6 +171,7 @@ impl Segment {
         self.ranges.last().map_or(self.base_offset, |r| r.end_offset)
     }
 
+    /// Of its records; -1: none of them has a timestamp.
     pub(crate) fn max_timestamp_ms(&self) -> i64 {
         self.max_timestamp.0
     }
@@ -177,6 +182,32 @@ impl Segment {
         let mut entry = Vec::new();
         put_time_entry(&mut entry, self.base_offset, self.max_timestamp, self.timeindexed_ms);
         (!entry.is_empty()).then(|| (self.timeindex_bytes, entry.into()))
+    }
+
+    /// False for one that holds control batches only.
+    pub(crate) fn has_records(&self) -> bool {
+        self.max_timestamp.0 != i64::MIN
+    }
+
+    /// Newest timestamp of the first run that holds records.
+    pub(crate) fn first_timestamp_ms(&self) -> Option<i64> {
+        self.ranges.iter().map(|r| r.max_timestamp_ms).find(|ms| *ms != i64::MIN)
+    }
+
+    /// When this process wrote to it last, on the monotonic clock.
+    pub(crate) fn written_ms(&self) -> Option<u64> {
+        self.written_ms
+    }
+
+    /// Bytes of the runs that lie wholly at or above `offset`.
+    pub(crate) fn bytes_from(&self, offset: Offset) -> u64 {
+        let below = self.ranges.partition_point(|r| r.base_offset < offset);
+        self.bytes() - below.checked_sub(1).map_or(0, |last| self.ranges[last].to)
+    }
+
+    /// A planted bug.
+    pub(crate) fn forget_newest(&mut self) {
+        self.max_timestamp.0 = self.max_timestamp.0.min(0);
     }
 
     /// What to write to append `batches` (index and batch, in order); changes nothing.
@@ -214,14 +245,16 @@ impl Segment {
             });
             range.to = at + bytes;
             range.end_offset = batch.end_offset();
-            range.max_timestamp_ms = range.max_timestamp_ms.max(header.max_timestamp_ms);
+            // Control batches are nobody's records: they neither age nor are looked up by time.
+            let timestamp_ms = if header.control { i64::MIN } else { header.max_timestamp_ms };
+            range.max_timestamp_ms = range.max_timestamp_ms.max(timestamp_ms);
             range.last_epoch = header.leader_epoch;
             range.batch_count += 1;
             range.crc = crc32c::crc32c_append(range.crc, batch.bytes());
             // As Kafka's LogSegment.append does: the time index tells the largest timestamp so far, of whichever batch.
             let last_offset = Offset(batch.end_offset().0 - 1);
-            if header.max_timestamp_ms > plan.max_timestamp.0 {
-                plan.max_timestamp = (header.max_timestamp_ms, last_offset);
+            if timestamp_ms > plan.max_timestamp.0 {
+                plan.max_timestamp = (timestamp_ms, last_offset);
             }
             if at - plan.indexed_at > INDEX_INTERVAL_BYTES {
                 plan.index.put_u32((last_offset.0 - self.base_offset.0) as u32);
@@ -238,7 +271,7 @@ impl Segment {
     }
 
     /// Takes note that `plan` has been written and synced.
-    pub(crate) fn written(&mut self, plan: &SegmentWrite) {
+    pub(crate) fn written(&mut self, plan: &SegmentWrite, now_ms: u64) {
         assert_eq!(plan.at, self.bytes(), "one writer per segment");
         self.ranges.extend(&plan.ranges);
         self.index_bytes += plan.index.len() as u64;
@@ -246,6 +279,7 @@ impl Segment {
         self.indexed_at = plan.indexed_at;
         self.max_timestamp = plan.max_timestamp;
         self.timeindexed_ms = plan.timeindexed_ms;
+        self.written_ms = Some(now_ms);
     }
 
     /// Position in `ranges` of the one that holds `offset`, or of the first after it.

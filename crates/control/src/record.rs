@@ -6,7 +6,10 @@
 use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes};
-use thalweg_model::limits::{PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX};
+use thalweg_model::limits::{
+    PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX, SEGMENT_BYTES_DERIVED_MIN, SEGMENT_BYTES_MAX, SEGMENT_MS_DERIVED_MAX,
+    SEGMENT_MS_DERIVED_MIN, TIMESTAMP_AHEAD_MS,
+};
 use thalweg_model::{BrokerId, DirectoryId, PinEpoch, ReplicaId, TopicId};
 use thiserror::Error;
 
@@ -144,14 +147,40 @@ pub struct TopicConfig {
     pub retention_ms: Option<u64>,
     /// Per partition; `None`: unbounded.
     pub retention_bytes: Option<u64>,
-    /// A segment is closed at this size, if it is less than the broker's own limit; `None`: at that.
+    /// A segment is closed at this size, if it is less than the broker's own limit; `None`: at what [`segment_bytes_max`](Self::segment_bytes_max) finds.
     pub segment_bytes: Option<u64>,
+    /// A segment is closed when it has been open for so long; `None`: for what [`segment_ms_max`](Self::segment_ms_max) finds.
+    pub segment_ms: Option<u64>,
+    /// A record may be stamped so far ahead of the broker's clock; `None`: any time. One that is far ahead would keep its whole segment.
+    pub timestamp_ahead_max_ms: Option<u64>,
+}
+
+impl TopicConfig {
+    /// The size at which a segment is closed. Segments are what retention removes, and one more than is to be kept stays at most: unless it is
+    /// set, it is an eighth of what is to be kept.
+    pub fn segment_bytes_max(&self) -> u64 {
+        let eighth = self.retention_bytes.map_or(SEGMENT_BYTES_MAX, |bytes| bytes / 8);
+        self.segment_bytes.unwrap_or(eighth.clamp(SEGMENT_BYTES_DERIVED_MIN, SEGMENT_BYTES_MAX))
+    }
+
+    /// How long a segment stays open. What has expired goes with the newest record of its segment: an eighth of the time for which records are
+    /// kept.
+    pub fn segment_ms_max(&self) -> u64 {
+        let eighth = self.retention_ms.map_or(SEGMENT_MS_DERIVED_MAX, |ms| ms / 8);
+        self.segment_ms.unwrap_or(eighth.clamp(SEGMENT_MS_DERIVED_MIN, SEGMENT_MS_DERIVED_MAX))
+    }
 }
 
 impl Default for TopicConfig {
-    /// A week, as in Kafka.
+    /// A week, and an hour ahead, as in Kafka.
     fn default() -> Self {
-        TopicConfig { retention_ms: Some(7 * 24 * 3600 * 1000), retention_bytes: None, segment_bytes: None }
+        TopicConfig {
+            retention_ms: Some(7 * 24 * 3600 * 1000),
+            retention_bytes: None,
+            segment_bytes: None,
+            segment_ms: None,
+            timestamp_ahead_max_ms: Some(TIMESTAMP_AHEAD_MS),
+        }
     }
 }
 
@@ -268,6 +297,8 @@ impl MetadataRecord {
                 out.put_u64_le(config.retention_ms.unwrap_or(u64::MAX));
                 out.put_u64_le(config.retention_bytes.unwrap_or(u64::MAX));
                 out.put_u64_le(config.segment_bytes.unwrap_or(u64::MAX));
+                out.put_u64_le(config.segment_ms.unwrap_or(u64::MAX));
+                out.put_u64_le(config.timestamp_ahead_max_ms.unwrap_or(u64::MAX));
                 out.put_u64_le(*created_ms);
                 put_pin(&mut out, pin.as_ref());
             }
@@ -377,6 +408,8 @@ fn topic_created(data: &mut &[u8]) -> Option<MetadataRecord> {
         retention_ms: bound(data.try_get_u64_le().ok()?),
         retention_bytes: bound(data.try_get_u64_le().ok()?),
         segment_bytes: bound(data.try_get_u64_le().ok()?),
+        segment_ms: bound(data.try_get_u64_le().ok()?),
+        timestamp_ahead_max_ms: bound(data.try_get_u64_le().ok()?),
     };
     let created_ms = data.try_get_u64_le().ok()?;
     let pin = take_pin(data)?;
@@ -485,6 +518,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn segments_are_an_eighth_of_what_is_kept_unless_they_are_chosen() {
+        let of = |retention_bytes, segment_bytes, retention_ms, segment_ms| {
+            let config =
+                TopicConfig { retention_bytes, segment_bytes, retention_ms, segment_ms, ..TopicConfig::default() };
+            (config.segment_bytes_max(), config.segment_ms_max())
+        };
+        let week_ms = 7 * 24 * 3600 * 1000;
+        assert_eq!(of(None, None, None, None), (1 << 30, week_ms));
+        assert_eq!(of(Some(80 << 20), None, Some(80_000), None), (10 << 20, 10_000));
+        assert_eq!(of(Some(1), None, Some(1), None), (1 << 20, 5_000));
+        assert_eq!(of(Some(u64::MAX), None, Some(u64::MAX), None), (1 << 30, week_ms));
+        assert_eq!(of(Some(80 << 20), Some(7), Some(80_000), Some(9)), (7, 9));
+    }
+
+    #[test]
     fn records_come_back() {
         let digest = PluginDigest([7; 32]);
         let records = [
@@ -494,7 +542,13 @@ mod tests {
                 replicas: vec![vec![ReplicaId(1), ReplicaId(2)], vec![]],
                 pin: Some(Pin { digest, name: "by-carrier".into(), version: 2, config: "{}".into() }),
                 pin_epoch: PinEpoch(1),
-                config: TopicConfig { retention_ms: None, retention_bytes: Some(5), segment_bytes: Some(1 << 20) },
+                config: TopicConfig {
+                    retention_ms: None,
+                    retention_bytes: Some(5),
+                    segment_bytes: Some(1 << 20),
+                    segment_ms: Some(6),
+                    timestamp_ahead_max_ms: None,
+                },
                 created_ms: 9,
             },
             MetadataRecord::TopicDeleted { id: TopicId([2; 16]) },

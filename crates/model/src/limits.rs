@@ -26,6 +26,20 @@ pub const IN_FLIGHT_BATCHES_MAX: usize = 64;
 pub const IN_FLIGHT_BYTES_MAX: usize = 8 << 20;
 /// Most bytes proposed to one partition and not yet on a quorum; produce is refused above it.
 pub const UNCOMMITTED_BYTES_MAX: usize = 16 << 20;
+/// Smallest size at which a topic's owner may have segments closed.
+pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+/// Largest segment. Kafka's default; its index reaches no further than 4 GiB.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// Smallest segment that follows from a topic's retention by size: four files and some fsyncs each.
+pub const SEGMENT_BYTES_DERIVED_MIN: u64 = 1 << 20;
+/// Shortest time for which a topic's owner may have segments stay open.
+pub const SEGMENT_MS_MIN: u64 = 1_000;
+/// A record may be stamped so far ahead of the broker's clock, unless its topic's owner chooses otherwise. Kafka's default since 4.0 (KIP-1030).
+pub const TIMESTAMP_AHEAD_MS: u64 = 3600 * 1000;
+/// Shortest time for which a segment stays open, where it follows from a topic's retention by time.
+pub const SEGMENT_MS_DERIVED_MIN: u64 = 5_000;
+/// Longest time for which a segment stays open, unless a topic's owner chooses a longer one. Kafka's default.
+pub const SEGMENT_MS_DERIVED_MAX: u64 = 7 * 24 * 3600 * 1000;
 /// Largest plugin module by default.
 pub const MODULE_BYTES_MAX: usize = 4 << 20;
 /// Largest plugin module that a broker may be configured to accept.

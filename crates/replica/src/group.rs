@@ -39,6 +39,8 @@ const FULL_AFTER_TICKS: u32 = 10;
 const ACTIVE_TICKS: u64 = 10;
 /// Ticks for which the preferred leader of a new group keeps standing for election: the others may start a little later.
 const EAGER_TICKS: u32 = 20;
+/// The timestamp of a record without one. Source: Kafka, `RecordBatch.NO_TIMESTAMP`.
+const NO_TIMESTAMP_MS: i64 = -1;
 
 fn not_leader(leader: Option<BrokerId>) -> String {
     match leader {
@@ -57,6 +59,16 @@ pub enum Acks {
     /// When a majority has fsynced.
     #[default]
     Quorum,
+}
+
+/// What a batch is checked against.
+pub(crate) struct Terms {
+    /// Pin epoch by which it was placed, and the topic's.
+    pub(crate) pin: (PinEpoch, PinEpoch),
+    /// What time it is, ms since the Unix epoch.
+    pub(crate) clock_ms: i64,
+    /// Records may be stamped so far ahead of that; `None`: any time.
+    pub(crate) ahead_max_ms: Option<u64>,
 }
 
 /// Names a produce request; the answer carries it back.
@@ -145,6 +157,28 @@ pub enum ProduceError {
     /// The partition is damaged.
     #[error("partition is offline: {0}")]
     Offline(String),
+    /// The newest record is stamped too far ahead of the clock.
+    #[error(
+        "a record is stamped {timestamp_ms} ms since 1970, {} ms ahead of this broker's clock ({clock_ms}); the topic's \
+         timestamp_ahead_max_ms allows {ahead_max_ms}. Correct the timestamps, or the clock that is wrong",
+        timestamp_ms.abs_diff(*clock_ms)
+    )]
+    TimestampAhead {
+        /// The record's, ms since the Unix epoch.
+        timestamp_ms: i64,
+        /// The broker's, as far as it can be trusted.
+        clock_ms: i64,
+        /// The topic's limit.
+        ahead_max_ms: u64,
+    },
+    /// The newest record is stamped before 1970.
+    #[error(
+        "no record of the batch is stamped later than {timestamp_ms} ms since 1970; timestamps are not negative, and -1 for none"
+    )]
+    TimestampNegative {
+        /// The record's.
+        timestamp_ms: i64,
+    },
     /// A control batch, or one with fewer records than offsets, from a client.
     #[error("only whole batches of records can be produced")]
     NotProducible,
@@ -265,8 +299,10 @@ pub(crate) struct Group {
     applied: RaftIndex,
     /// Entries above `applied`.
     pending: VecDeque<(RaftIndex, RecordBatch)>,
-    /// Largest log start that was proposed or applied.
+    /// Largest log start that stands in the log or was applied: no need to propose it again.
     log_start: Offset,
+    /// Largest log start that was applied.
+    settled_log_start: Offset,
     /// Requests by the entry that they wait for.
     parked: BTreeMap<RaftIndex, Vec<(Ticket, Offset)>>,
     /// Producers as of the log's end, against which new batches are checked.
@@ -352,6 +388,7 @@ impl Group {
             applied: end.index,
             pending,
             log_start: Offset(0),
+            settled_log_start: Offset(0),
             parked: BTreeMap::new(),
             producers,
             settled,
@@ -564,11 +601,11 @@ impl Group {
         &mut self,
         ticket: Ticket,
         batch: RecordBatch,
-        pin: (PinEpoch, PinEpoch),
+        terms: Terms,
         acks: Acks,
         effects: &mut Vec<Effect>,
     ) {
-        let result = self.check(&batch, pin);
+        let result = self.check(&batch, &terms);
         match result {
             Err(error) if error.tells_of_earlier_batches() && !self.is_planted(crate::Mutant::GapNotConfirmed) => {
                 self.wait_for_quorum(Waiting::Refusal(ticket, error), effects);
@@ -812,11 +849,7 @@ impl Group {
     }
 
     /// Sequence before pin: a duplicate of a batch placed with an older pin is a duplicate still.
-    fn check(
-        &self,
-        batch: &RecordBatch,
-        pin: (PinEpoch, PinEpoch),
-    ) -> Result<Option<(RaftIndex, Offset)>, ProduceError> {
+    fn check(&self, batch: &RecordBatch, terms: &Terms) -> Result<Option<(RaftIndex, Offset)>, ProduceError> {
         if !self.is_serving() {
             return Err(self.not_leader());
         }
@@ -845,7 +878,17 @@ impl Group {
                 SequenceCheck::Unknown => return Err(ProduceError::UnknownProducer),
             }
         }
-        let (found, current) = pin;
+        let (newest_ms, clock_ms) = (header.max_timestamp_ms, terms.clock_ms);
+        if newest_ms < NO_TIMESTAMP_MS {
+            return Err(ProduceError::TimestampNegative { timestamp_ms: newest_ms });
+        }
+        if let Some(ahead_max_ms) = terms.ahead_max_ms
+            && newest_ms > clock_ms.saturating_add_unsigned(ahead_max_ms)
+            && !self.is_planted(crate::Mutant::TimestampAheadTaken)
+        {
+            return Err(ProduceError::TimestampAhead { timestamp_ms: newest_ms, clock_ms, ahead_max_ms });
+        }
+        let (found, current) = terms.pin;
         if found > current {
             return Err(ProduceError::PinUnknown { found, current });
         }
@@ -1020,6 +1063,8 @@ impl Group {
         assert!(index > self.applied, "{}: an entry on a quorum is never replaced", self.name);
         while self.pending.pop_back_if(|(i, _)| *i >= index).is_some() {}
         self.log_end = self.pending.back().map_or(self.high_watermark, |(_, b)| b.end_offset());
+        let pending = self.pending.iter().filter_map(|(_, b)| log_start_of(b)).max();
+        self.log_start = pending.map_or(self.settled_log_start, |start| start.max(self.settled_log_start));
         if !self.is_planted(crate::Mutant::SequencesNotRewound) {
             self.producers = self.settled.clone();
             self.pending.iter().for_each(|(i, b)| self.producers.append(*i, b));
@@ -1039,7 +1084,7 @@ impl Group {
             if !batch.is_control() {
                 continue;
             }
-            log_start = log_start.max(batch.as_log_start());
+            log_start = log_start.max(log_start_of(&batch));
             if let Some(changes) = batch.as_configuration() {
                 let changes = MemberChange::decode_all(&changes).expect("proposed, and received, as changes");
                 // A change that makes no sense changes nothing, on every replica alike.
@@ -1055,6 +1100,7 @@ impl Group {
         effects.push(Effect::Committed(applied));
         if let Some(start) = log_start {
             self.log_start = self.log_start.max(start);
+            self.settled_log_start = self.settled_log_start.max(start);
             effects.push(Effect::LogStart(start));
         }
         let above = self.parked.split_off(&applied.next());
@@ -1107,8 +1153,13 @@ impl Group {
     }
 
     fn is_planted(&self, mutant: crate::Mutant) -> bool {
-        cfg!(feature = "mutants") && self.mutant == Some(mutant)
+        cfg!(any(test, feature = "mutants")) && self.mutant == Some(mutant)
     }
+}
+
+/// The log start that a batch tells. It never passes the batch itself: what comes after cannot have been meant.
+pub(crate) fn log_start_of(batch: &RecordBatch) -> Option<Offset> {
+    batch.as_log_start().filter(|start| *start <= batch.base_offset())
 }
 
 /// The members after a change that is on a quorum, where no raft-rs is awake to follow it.
@@ -1134,4 +1185,132 @@ fn conf_change(changes: &[MemberChange]) -> ConfChangeV2 {
         ConfChangeSingle { change_type: kind, node_id: replica.0, ..Default::default() }
     };
     ConfChangeV2 { changes: changes.iter().map(single).collect::<Vec<_>>().into(), ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use thalweg_model::{BatchBuilder, Codec, Record, TopicId};
+
+    use super::*;
+
+    const NOW_MS: i64 = 1_700_000_000_000;
+    const HOUR_MS: u64 = 3_600_000;
+
+    /// A group of one that leads and has everything synced.
+    fn leader() -> Group {
+        let me = ReplicaId::new(BrokerId(1), 0);
+        let recovered = Recovered {
+            hard_state: HardState { replica: me, ..Default::default() },
+            end: SegmentsEnd::default(),
+            configuration: Configuration::of_voters([me]),
+            producers: ProducerTable::default(),
+            entries: std::iter::empty(),
+        };
+        let mut group = Group::new(TopicPartition::new(TopicId([1; 16]), 0), me, 1 << 20, recovered);
+        let mut effects = Vec::new();
+        group.start(true, &mut effects);
+        sync(&mut group, effects);
+        assert!(group.is_serving());
+        group
+    }
+
+    /// Everything that waits for the disk is synced; the rest of the effects.
+    fn sync(group: &mut Group, mut effects: Vec<Effect>) -> Vec<Effect> {
+        let mut said = Vec::new();
+        while !effects.is_empty() {
+            for effect in std::mem::take(&mut effects) {
+                match effect {
+                    Effect::Persist(number, _) => group.persisted(number, &mut effects),
+                    other => said.push(other),
+                }
+            }
+        }
+        said
+    }
+
+    fn produce(group: &mut Group, timestamps_ms: &[i64], ahead_max_ms: Option<u64>) -> Result<Offset, ProduceError> {
+        let mut builder = BatchBuilder::new();
+        timestamps_ms.iter().for_each(|ms| builder.push(&Record { timestamp_ms: *ms, ..Default::default() }));
+        let terms = Terms { pin: (PinEpoch(0), PinEpoch(0)), clock_ms: NOW_MS, ahead_max_ms };
+        let mut effects = Vec::new();
+        group.produce(Ticket(1), builder.build(Codec::None, None), terms, Acks::Quorum, &mut effects);
+        let said = sync(group, effects);
+        let answer = said.into_iter().find_map(|e| match e {
+            Effect::Answer(_, result) => Some(result),
+            _ => None,
+        });
+        answer.expect("it is answered")
+    }
+
+    /// Source: Kafka's `message.timestamp.after.max.ms` (KIP-937).
+    #[test]
+    fn a_record_far_ahead_of_the_clock_is_refused_with_its_batch() {
+        let ahead = |by_ms: i64| NOW_MS + by_ms;
+        let refused = |timestamp_ms| {
+            let (clock_ms, ahead_max_ms) = (NOW_MS, HOUR_MS);
+            Err(ProduceError::TimestampAhead { timestamp_ms, clock_ms, ahead_max_ms })
+        };
+        let mut group = leader();
+        let first = group.state().log_end;
+        let hour = HOUR_MS as i64;
+        assert_eq!(produce(&mut group, &[ahead(hour)], Some(HOUR_MS)), Ok(first));
+        assert_eq!(produce(&mut group, &[0, ahead(hour + 1)], Some(HOUR_MS)), refused(ahead(hour + 1)));
+        assert_eq!(produce(&mut group, &[i64::MAX], Some(HOUR_MS)), refused(i64::MAX));
+        assert_eq!(produce(&mut group, &[i64::MAX], Some(u64::MAX)), Ok(first.plus(1)), "no limit is passed");
+        assert_eq!(produce(&mut group, &[i64::MAX], None), Ok(first.plus(2)));
+        group.mutant = Some(crate::Mutant::TimestampAheadTaken);
+        assert!(produce(&mut group, &[i64::MAX], Some(HOUR_MS)).is_ok(), "the planted bug shows");
+    }
+
+    #[test]
+    fn timestamps_are_not_negative_but_for_none() {
+        let mut group = leader();
+        let first = group.state().log_end;
+        assert_eq!(produce(&mut group, &[-1], None), Ok(first));
+        for timestamp_ms in [-2, i64::MIN] {
+            let refused = Err(ProduceError::TimestampNegative { timestamp_ms });
+            assert_eq!(produce(&mut group, &[timestamp_ms], None), refused);
+        }
+    }
+
+    #[test]
+    fn a_log_start_counts_when_it_is_on_a_quorum_and_is_forgotten_with_its_entry() {
+        let (me, other) = (ReplicaId::new(BrokerId(1), 0), ReplicaId::new(BrokerId(2), 0));
+        let recovered = Recovered {
+            hard_state: HardState { replica: me, ..Default::default() },
+            end: SegmentsEnd::default(),
+            configuration: Configuration::of_voters([me, other]),
+            producers: ProducerTable::default(),
+            entries: std::iter::empty(),
+        };
+        let mut group = Group::new(TopicPartition::new(TopicId([1; 16]), 0), me, 1 << 20, recovered);
+        let entry = |term: u64, content| EntryBody { term, content };
+        let append = |term: u64, log: (u64, u64), commit: u64, entries: Vec<EntryBody>| RaftBody {
+            kind: MessageType::MsgAppend as u8,
+            term,
+            index: log.0,
+            log_term: log.1,
+            commit,
+            entries,
+            ..Default::default()
+        };
+        let log_start = |offset: u64, to: u64, term: u32| {
+            EntryContent::Batch(RecordBatch::log_start(Offset(offset), LeaderEpoch(term), Offset(to), NOW_MS))
+        };
+        let heard = |group: &mut Group, body| {
+            let mut effects = Vec::new();
+            group.step(other, body, &mut effects);
+            let said = sync(group, effects);
+            said.into_iter()
+                .filter_map(|e| if let Effect::LogStart(to) = e { Some(to) } else { None })
+                .collect::<Vec<_>>()
+        };
+        let first = vec![entry(1, EntryContent::LeaderChange), entry(1, log_start(1, 1, 1))];
+        assert_eq!(heard(&mut group, append(1, (0, 0), 1, first)), [], "it is not on a quorum");
+        // Another leader puts something else in its place.
+        let second = vec![entry(2, EntryContent::LeaderChange), entry(2, log_start(2, 9, 2))];
+        assert_eq!(heard(&mut group, append(2, (1, 1), 3, second)), [], "what comes after the record cannot be meant");
+        assert_eq!(group.log_start, Offset(0));
+        assert_eq!(heard(&mut group, append(2, (3, 2), 4, vec![entry(2, log_start(3, 2, 2))])), [Offset(2)]);
+    }
 }

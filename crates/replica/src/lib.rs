@@ -14,11 +14,13 @@
 //! - what a replica has acknowledged is on its disk until something that contains it is (`replicas.rs`, `install`).
 
 mod catch_up;
+mod clock;
 mod group;
 mod message;
 mod raft_log;
 mod replicas;
 
+pub use clock::Clock;
 pub use group::{Acks, FollowerState, GroupState, ProduceError, Ticket};
 pub use message::{MessageError, PeerBody, PeerMessage};
 pub use replicas::{Output, PartitionSettings, Replicas};
@@ -82,4 +84,6 @@ pub enum Mutant {
     VoteForShorterLog,
     /// Followers serve reads from their log's end.
     ReadsAboveHighWatermark,
+    /// A record that is stamped far ahead of the clock is taken.
+    TimestampAheadTaken,
 }

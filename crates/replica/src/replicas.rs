@@ -5,15 +5,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use thalweg_commit_log::{
     CommitLog, Completion, Config, Configuration, Disk, DiskError, HardState, Install, LogEvent, Lsn, MemberChange,
-    OpId, OpenError, ReadOutcome, Recovery,
+    OpId, OpenError, ReadOutcome, Recovery, Retention,
 };
 use thalweg_model::{
     BrokerId, DirectoryId, LeaderEpoch, Offset, PinEpoch, RaftIndex, RecordBatch, ReplicaId, TopicPartition,
 };
 
 use crate::catch_up::{self, CatchingUp, PATIENCE_MS};
+use crate::clock::Clock;
 use crate::group::{
-    Acks, Effect, FollowerState, Group, GroupState, ProduceError, Recovered, Ticket, configuration_after,
+    Acks, Effect, FollowerState, Group, GroupState, ProduceError, Recovered, Terms, Ticket, configuration_after,
+    log_start_of,
 };
 use crate::message::{CatchUp, PeerBody, PeerMessage, RaftBody};
 use crate::{Mutant, Now};
@@ -32,10 +34,14 @@ pub struct PartitionSettings {
     pub pin_epoch: PinEpoch,
     /// Records older than this may go; `None`: never.
     pub retention_ms: Option<u64>,
-    /// Bytes above this may go; `None`: never.
+    /// What is oldest may go as long as so many bytes stay; `None`: never.
     pub retention_bytes: Option<u64>,
     /// A segment is closed at this size, if that is less than the log's own limit.
     pub segment_bytes: Option<u64>,
+    /// A segment is closed when it has been open for so long; `None`: never.
+    pub segment_ms: Option<u64>,
+    /// Records may be stamped so far ahead of the clock; `None`: any time.
+    pub timestamp_ahead_max_ms: Option<u64>,
     /// The copy that lives here.
     pub replica: ReplicaId,
     /// The voters that the group was made with: equal on every replica, for ever.
@@ -122,6 +128,7 @@ pub struct Replicas<D> {
     is_unfit: bool,
     next_tick_ms: u64,
     next_reconcile_ms: u64,
+    clock: Clock,
     chance: u64,
     part_bytes: usize,
     kept_bytes: usize,
@@ -143,6 +150,7 @@ impl<D: Disk> Replicas<D> {
             is_unfit: false,
             next_tick_ms: 0,
             next_reconcile_ms: 0,
+            clock: Clock::default(),
             chance: seed,
             part_bytes: config.part_bytes,
             kept_bytes: config.kept_bytes,
@@ -248,6 +256,7 @@ impl<D: Disk> Replicas<D> {
             return;
         };
         if partition.settings.replica == settings.replica {
+            self.log.set_segment_bytes(name, settings.segment_bytes);
             partition.settings = settings;
             return;
         }
@@ -340,10 +349,11 @@ impl<D: Disk> Replicas<D> {
             self.outputs.push(Output::Produced(ticket, Err(error)));
             return;
         }
-        let current = self.partitions[&name].settings.pin_epoch;
-        self.with_group(now, name, |group, effects| {
-            group.produce(ticket, batch, (pin_epoch, current), acks, effects);
-        });
+        let settings = &self.partitions[&name].settings;
+        let (clock_ms, ahead_max_ms) =
+            (self.clock.late_ms(now), settings.timestamp_ahead_max_ms.filter(|_| self.clock.may_refuse));
+        let terms = Terms { pin: (pin_epoch, settings.pin_epoch), clock_ms, ahead_max_ms };
+        self.with_group(now, name, |group, effects| group.produce(ticket, batch, terms, acks, effects));
     }
 
     /// True when a batch must wait for room, here or, where most of the partition's copies stand, there. The reserve is for the cluster's
@@ -669,7 +679,7 @@ impl<D: Disk> Replicas<D> {
         let first = self.partitions[&name].settings.first_voters.clone();
         let restarts = install.restarts_at.is_some();
         // Nobody but this follows the control entries among them. (Found by the simulator.)
-        let log_start = install.batches.iter().filter_map(RecordBatch::as_log_start).max();
+        let log_start = install.batches.iter().filter_map(log_start_of).max();
         let mut members = self.log.last_configuration(&name).cloned().unwrap_or_default();
         let mut configurations = Vec::new();
         for (i, batch) in install.batches.iter().enumerate() {
@@ -890,15 +900,38 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// Proposes new log starts where retention asks for them.
+    /// Sets what new records and those that may have expired are judged by from here on.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+
+    /// What [`set_clock`](Self::set_clock) has set.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Closes segments that have been open for long enough, on every replica, and proposes new log starts where retention asks for them. Call
+    /// it every few seconds.
     pub fn apply_retention(&mut self, now: Now) {
+        let (clock, wall_ms) = (self.clock, self.clock.early_ms(now));
+        for (name, partition) in &self.partitions {
+            if let Some(segment_ms) = partition.settings.segment_ms {
+                self.log.close_aged(*name, now.mono_ms, wall_ms, segment_ms);
+            }
+        }
         let due: Vec<(TopicPartition, Offset)> = self
             .partitions
             .iter()
             .filter_map(|(name, p)| {
                 let s = &p.settings;
-                let point = self.log.retention_point(name, now.wall_ms, s.retention_ms, s.retention_bytes)?;
-                Some((*name, point))
+                let retention = Retention {
+                    retention_ms: s.retention_ms.filter(|_| clock.may_expire),
+                    retention_bytes: s.retention_bytes,
+                    mono_ms: now.mono_ms,
+                    wall_ms,
+                    is_wall_doubtful: clock.is_doubtful,
+                };
+                Some((*name, self.log.retention_point(name, &retention)?))
             })
             .collect();
         for (name, offset) in due {

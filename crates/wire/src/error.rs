@@ -199,6 +199,8 @@ codes! {
     WrongMemberSecret = 41, Denied, false;
     /// A commit beyond the partition's high watermark.
     OffsetBeyondEnd = 42, Invalid, false;
+    /// A record's timestamp is negative, or too far ahead of the broker's clock.
+    InvalidTimestamp = 43, Invalid, false;
 }
 
 /// An error as it crosses the wire.
