@@ -27,12 +27,21 @@ pub(crate) enum TopicCommand {
         /// The plugin's parameters
         #[arg(long, requires = "partitioner")]
         partitioner_config: Option<String>,
-        /// How long records are kept, as in "7d" or "forever"
+        /// How long records are kept, by their timestamps, as in "7d" or "forever"
         #[arg(long, default_value = "7d", value_parser = retention)]
         retention: i64,
-        /// Bytes kept per partition; unbounded without it
+        /// Bytes kept per partition, and up to a segment more; unbounded without it
         #[arg(long)]
         retention_bytes: Option<i64>,
+        /// Size at which a segment is closed; what is removed are whole segments. An eighth of --retention-bytes without it, 1 MiB to 1 GiB
+        #[arg(long)]
+        segment_bytes: Option<u64>,
+        /// How long a segment stays open, as in "1h". An eighth of --retention without it, 5 s to a week
+        #[arg(long, value_parser = duration)]
+        segment_time: Option<u64>,
+        /// How far a record may be stamped ahead of the broker's clock, as in "1h" or "forever"
+        #[arg(long, default_value = "1h", value_parser = retention)]
+        timestamp_ahead_max: i64,
         #[command(flatten)]
         connect: Connect,
     },
@@ -80,6 +89,10 @@ fn retention(text: &str) -> Result<i64, String> {
     }
 }
 
+fn duration(text: &str) -> Result<u64, String> {
+    humantime::parse_duration(text).map(|d| d.as_millis() as u64).map_err(|e| e.to_string())
+}
+
 impl TopicCommand {
     pub(crate) async fn run(self) -> Result<()> {
         match self {
@@ -91,15 +104,26 @@ impl TopicCommand {
                 partitioner_config,
                 retention,
                 retention_bytes,
+                segment_bytes,
+                segment_time,
+                timestamp_ahead_max,
                 connect,
             } => {
-                let mut topic =
-                    Topic::partitions(partitions).replication_factor(replication_factor).retention_ms(retention);
+                let mut topic = Topic::partitions(partitions)
+                    .replication_factor(replication_factor)
+                    .retention_ms(retention)
+                    .timestamp_ahead_max_ms(timestamp_ahead_max);
                 if let Some(partitioner) = partitioner {
                     topic = topic.partitioner(partitioner).partitioner_config(partitioner_config.unwrap_or_default());
                 }
                 if let Some(bytes) = retention_bytes {
                     topic = topic.retention_bytes(bytes);
+                }
+                if let Some(bytes) = segment_bytes {
+                    topic = topic.segment_bytes(bytes);
+                }
+                if let Some(ms) = segment_time {
+                    topic = topic.segment_ms(ms);
                 }
                 let made = connect.client().await?.create_topic(&name, topic).await?;
                 let placed = made.partitioner.as_ref().map(|p| format!(", placed by {p}")).unwrap_or_default();
@@ -110,7 +134,7 @@ impl TopicCommand {
                 let topics = connect.client().await?.topics().await?;
                 rows(
                     connect.output,
-                    &["name", "partitions", "partitioner", "retention"],
+                    &["name", "partitions", "partitioner", "retention", "segments"],
                     topics.iter().map(describe).collect(),
                 )
             }
@@ -146,6 +170,8 @@ impl TopicCommand {
                 println!("id           {}", described.topic.id);
                 println!("partitioner  {partitioner}");
                 println!("retention    {}", object["retention"].as_str().unwrap_or_default());
+                println!("segments     {}", object["segments"].as_str().unwrap_or_default());
+                println!("timestamps   {}", timestamps(&described.topic));
                 println!();
                 let columns = [
                     "partition",
@@ -204,11 +230,27 @@ fn plural(count: u32) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
+fn span(ms: u64) -> String {
+    humantime::format_duration(std::time::Duration::from_millis(ms)).to_string()
+}
+
+/// In the largest unit that leaves a whole number.
+fn size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let whole = units.into_iter().find(|(shift, _)| bytes >= 1 << shift && bytes.is_multiple_of(1 << shift));
+    whole.map_or_else(|| format!("{bytes} bytes"), |(shift, unit)| format!("{} {unit}", bytes >> shift))
+}
+
+/// Which timestamps records may have.
+fn timestamps(topic: &TopicInfo) -> String {
+    match u64::try_from(topic.timestamp_ahead_max_ms) {
+        Ok(ms) => format!("up to {} ahead of the broker's clock", span(ms)),
+        Err(_) => "any".to_owned(),
+    }
+}
+
 fn describe(topic: &TopicInfo) -> Value {
-    let time = match u64::try_from(topic.retention_ms) {
-        Ok(ms) => humantime::format_duration(std::time::Duration::from_millis(ms)).to_string(),
-        Err(_) => "forever".to_owned(),
-    };
+    let time = u64::try_from(topic.retention_ms).map_or_else(|_| "forever".to_owned(), span);
     let retention = match topic.retention_bytes {
         -1 => time,
         bytes => format!("{time} or {bytes} bytes per partition"),
@@ -221,5 +263,9 @@ fn describe(topic: &TopicInfo) -> Value {
         "retention": retention,
         "retention_ms": topic.retention_ms,
         "retention_bytes": topic.retention_bytes,
+        "segments": format!("{} or {}", size(topic.segment_bytes), span(topic.segment_ms)),
+        "segment_bytes": topic.segment_bytes,
+        "segment_ms": topic.segment_ms,
+        "timestamp_ahead_max_ms": topic.timestamp_ahead_max_ms,
     })
 }

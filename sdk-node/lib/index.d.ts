@@ -31,6 +31,12 @@ export interface Topic {
   retentionMs: number
   /** Per partition; -1: unbounded. */
   retentionBytes: number
+  /** Size at which a segment is closed. */
+  segmentBytes: number
+  /** How long a segment stays open. */
+  segmentMs: number
+  /** How far a record may be stamped ahead of the broker's clock; -1: any time. */
+  timestampAheadMaxMs: number
 }
 
 export interface TopicOptions {
@@ -38,8 +44,16 @@ export interface TopicOptions {
   /** Plugin that places its records, "name" or "name@version". */
   partitioner?: string
   partitionerConfig?: Data
+  /** Records whose timestamps are older are removed; -1: never. A week by default. */
   retentionMs?: number
+  /** So many bytes of each partition stay, and a segment more at most; -1, the default: all. */
   retentionBytes?: number
+  /** Size at which a segment is closed, 64 KiB to 1 GiB: what is removed are whole segments. By default an eighth of retentionBytes, at least 1 MiB. */
+  segmentBytes?: number
+  /** How long a segment stays open, at least 1000. By default an eighth of retentionMs, from 5 s to a week. */
+  segmentMs?: number
+  /** A record may be stamped so far ahead of the broker's clock, or its batch is refused; -1: any time. An hour by default. */
+  timestampAheadMaxMs?: number
   /** Copies of each partition, on different brokers; three, or as many as there are brokers. */
   replicationFactor?: number
 }

@@ -19,6 +19,9 @@ pub struct Topic {
     pub partitioner: Option<String>,
     pub retention_ms: f64,
     pub retention_bytes: f64,
+    pub segment_bytes: f64,
+    pub segment_ms: f64,
+    pub timestamp_ahead_max_ms: f64,
 }
 
 impl From<TopicInfo> for Topic {
@@ -30,6 +33,9 @@ impl From<TopicInfo> for Topic {
             partitioner: t.partitioner,
             retention_ms: t.retention_ms as f64,
             retention_bytes: t.retention_bytes as f64,
+            segment_bytes: t.segment_bytes as f64,
+            segment_ms: t.segment_ms as f64,
+            timestamp_ahead_max_ms: t.timestamp_ahead_max_ms as f64,
         }
     }
 }
@@ -64,6 +70,9 @@ pub struct TopicOptions {
     pub partitioner_config: Option<Buffer>,
     pub retention_ms: Option<f64>,
     pub retention_bytes: Option<f64>,
+    pub segment_bytes: Option<f64>,
+    pub segment_ms: Option<f64>,
+    pub timestamp_ahead_max_ms: Option<f64>,
     pub replication_factor: Option<u32>,
 }
 
@@ -199,6 +208,15 @@ impl Client {
         }
         if let Some(bytes) = options.retention_bytes {
             topic = topic.retention_bytes(bytes as i64);
+        }
+        if let Some(bytes) = options.segment_bytes {
+            topic = topic.segment_bytes(bytes as u64);
+        }
+        if let Some(ms) = options.segment_ms {
+            topic = topic.segment_ms(ms as u64);
+        }
+        if let Some(ms) = options.timestamp_ahead_max_ms {
+            topic = topic.timestamp_ahead_max_ms(ms as i64);
         }
         if let Some(copies) = options.replication_factor {
             topic = topic.replication_factor(copies);

@@ -58,10 +58,31 @@ test('plugins place and filter', async (t) => {
   await client.close()
 })
 
+test('a topic has the settings that it was made with', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const options = { retentionMs: 80_000, retentionBytes: 1 << 20, segmentBytes: 1 << 17, segmentMs: 7_000 }
+  const made = await client.createTopic('kept', options)
+  assert.deepEqual({ ...made, ...options, timestampAheadMaxMs: 3_600_000 }, { ...made })
+  const derived = await client.createTopic('derived', { retentionMs: 80_000, retentionBytes: 80 << 20 })
+  assert.deepEqual([derived.segmentBytes, derived.segmentMs], [10 << 20, 10_000])
+  await assert.rejects(client.createTopic('tiny', { segmentBytes: 1 }), InvalidError)
+  const producer = client.producer('kept')
+  await assert.rejects(
+    producer.send('x', { timestampMs: 99_999_999_999_999 }),
+    (e) => e instanceof InvalidError && e.message.includes('timestamp_ahead_max_ms'),
+  )
+  await assert.rejects(producer.send('x', { timestampMs: -2 }), InvalidError)
+  await producer.send('x')
+  await producer.close()
+  await client.close()
+})
+
 for (const compression of ['none', 'lz4', 'zstd']) {
   test(`records come back as they were sent (${compression})`, async (t) => {
     const { address, ca } = await startBroker(t)
     const client = await connect(address, { ca })
+    await client.createTopic('records', { timestampAheadMaxMs: -1 })
     const producer = client.producer('records', { compression })
     for (const r of vectors.records) {
       const headers = r.headers.map(([name, value]) => [name, unhex(value)])

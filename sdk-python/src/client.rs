@@ -53,6 +53,9 @@ fn topic_dict(t: &TopicInfo) -> PyResult<Dict> {
         d.set_item("partitioner", t.partitioner.as_deref())?;
         d.set_item("retention_ms", t.retention_ms)?;
         d.set_item("retention_bytes", t.retention_bytes)?;
+        d.set_item("segment_bytes", t.segment_bytes)?;
+        d.set_item("segment_ms", t.segment_ms)?;
+        d.set_item("timestamp_ahead_max_ms", t.timestamp_ahead_max_ms)?;
         Ok(d.unbind())
     })
 }
@@ -99,6 +102,9 @@ impl Client {
         partitioner_config: Vec<u8>,
         retention_ms: Option<i64>,
         retention_bytes: Option<i64>,
+        segment_bytes: Option<u64>,
+        segment_ms: Option<u64>,
+        timestamp_ahead_max_ms: Option<i64>,
         replication_factor: Option<u32>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let client = self.inner.clone();
@@ -111,6 +117,15 @@ impl Client {
         }
         if let Some(bytes) = retention_bytes {
             topic = topic.retention_bytes(bytes);
+        }
+        if let Some(bytes) = segment_bytes {
+            topic = topic.segment_bytes(bytes);
+        }
+        if let Some(ms) = segment_ms {
+            topic = topic.segment_ms(ms);
+        }
+        if let Some(ms) = timestamp_ahead_max_ms {
+            topic = topic.timestamp_ahead_max_ms(ms);
         }
         if let Some(copies) = replication_factor {
             topic = topic.replication_factor(copies);

@@ -60,6 +60,7 @@ def test_plugins_place_and_filter(broker: Broker, vectors: Any, plugins: pathlib
 def test_records_come_back_as_they_were_sent(broker: Broker, vectors: Any, codec: Any) -> None:
     async def go() -> None:
         async with thalweg.connect(broker.address, ca=broker.ca) as client:
+            await client.create_topic("records", timestamp_ahead_max_ms=-1)
             async with client.producer("records", compression=codec) as producer:
                 for r in vectors["records"]:
                     headers = [(name, unhex(value)) for name, value in r["headers"]]
@@ -72,6 +73,26 @@ def test_records_come_back_as_they_were_sent(broker: Broker, vectors: Any, codec
                 assert record.value == unhex(r["value"])
                 assert record.timestamp_ms == r["timestamp_ms"]
                 assert record.headers == [(name, unhex(value)) for name, value in r["headers"]]
+
+    asyncio.run(go())
+
+
+def test_a_topic_has_the_settings_that_it_was_made_with(broker: Broker) -> None:
+    async def go() -> None:
+        async with thalweg.connect(broker.address, ca=broker.ca) as client:
+            made = await client.create_topic("kept", retention_ms=80_000, retention_bytes=1 << 20, segment_bytes=1 << 17, segment_ms=7_000)
+            assert (made.retention_ms, made.retention_bytes, made.segment_bytes, made.segment_ms) == (80_000, 1 << 20, 1 << 17, 7_000)
+            assert made.timestamp_ahead_max_ms == 3_600_000
+            derived = await client.create_topic("derived", retention_ms=80_000, retention_bytes=80 << 20)
+            assert (derived.segment_bytes, derived.segment_ms) == (10 << 20, 10_000)
+            with pytest.raises(thalweg.InvalidError, match="segment_bytes"):
+                await client.create_topic("tiny", segment_bytes=1)
+            async with client.producer("kept") as producer:
+                with pytest.raises(thalweg.InvalidError, match="timestamp_ahead_max_ms"):
+                    await producer.send("x", timestamp_ms=99_999_999_999_999)
+                with pytest.raises(thalweg.InvalidError, match="not negative"):
+                    await producer.send("x", timestamp_ms=-2)
+                await producer.send("x")
 
     asyncio.run(go())
 

@@ -109,6 +109,9 @@ pub struct Topic {
     partitioner_config: Bytes,
     retention_ms: Option<i64>,
     retention_bytes: Option<i64>,
+    segment_bytes: Option<u64>,
+    segment_ms: Option<u64>,
+    timestamp_ahead_max_ms: Option<i64>,
     replication_factor: u32,
 }
 
@@ -121,6 +124,9 @@ impl Topic {
             partitioner_config: Bytes::new(),
             retention_ms: None,
             retention_bytes: None,
+            segment_bytes: None,
+            segment_ms: None,
+            timestamp_ahead_max_ms: None,
             replication_factor: 0,
         }
     }
@@ -143,15 +149,37 @@ impl Topic {
         self
     }
 
-    /// Records older than this may be removed; -1: never. A week by default.
+    /// Records older than this are removed; -1: never. A week by default. Older by their timestamps: one that is stamped far in the past
+    /// is removed soon.
     pub fn retention_ms(mut self, ms: i64) -> Topic {
         self.retention_ms = Some(ms);
         self
     }
 
-    /// A partition's bytes above this may be removed, oldest first; -1, the default: never.
+    /// So many bytes of each partition stay, and a segment more at most: what is oldest is removed; -1, the default: nothing is.
     pub fn retention_bytes(mut self, bytes: i64) -> Topic {
         self.retention_bytes = Some(bytes);
+        self
+    }
+
+    /// Size at which a segment is closed: 64 KiB to 1 GiB. Records are removed by whole segments. By default an eighth of
+    /// [`retention_bytes`](Self::retention_bytes), at least 1 MiB; without that, 1 GiB.
+    pub fn segment_bytes(mut self, bytes: u64) -> Topic {
+        self.segment_bytes = Some(bytes);
+        self
+    }
+
+    /// How long a segment stays open: 1 s at least. What has expired is removed with its whole segment. By default an eighth of
+    /// [`retention_ms`](Self::retention_ms), at least 5 s and at most a week.
+    pub fn segment_ms(mut self, ms: u64) -> Topic {
+        self.segment_ms = Some(ms);
+        self
+    }
+
+    /// A record may be stamped so far ahead of the broker's clock, or its batch is refused; -1: any time. An hour by default. One that is
+    /// stamped far ahead keeps its segment for as long.
+    pub fn timestamp_ahead_max_ms(mut self, ms: i64) -> Topic {
+        self.timestamp_ahead_max_ms = Some(ms);
         self
     }
 }
@@ -171,6 +199,12 @@ pub struct TopicInfo {
     pub retention_ms: i64,
     /// Bytes per partition, -1 unbounded.
     pub retention_bytes: i64,
+    /// Size at which a segment is closed.
+    pub segment_bytes: u64,
+    /// How long a segment stays open, in milliseconds.
+    pub segment_ms: u64,
+    /// How far a record may be stamped ahead of the broker's clock, in milliseconds; -1 any time.
+    pub timestamp_ahead_max_ms: i64,
 }
 
 /// A topic with the state of its partitions.
@@ -325,6 +359,9 @@ impl From<&proto::Topic> for TopicInfo {
             partitioner: t.partitioner.as_ref().map(|p| format!("{}@{}", p.name, p.version)),
             retention_ms: t.config.as_ref().map_or(-1, |c| c.retention_ms),
             retention_bytes: t.config.as_ref().map_or(-1, |c| c.retention_bytes),
+            segment_bytes: t.config.as_ref().map_or(0, |c| c.segment_bytes),
+            segment_ms: t.config.as_ref().map_or(0, |c| c.segment_ms),
+            timestamp_ahead_max_ms: t.config.as_ref().and_then(|c| c.timestamp_ahead_max_ms).unwrap_or(-1),
         }
     }
 }
@@ -335,16 +372,17 @@ impl Client {
     /// # Errors
     /// `invalid` for a bad name or count or a name that is taken, `not_found` for an unknown partitioner.
     pub async fn create_topic(&self, name: &str, topic: Topic) -> Result<TopicInfo> {
-        let has_config = topic.retention_ms.is_some() || topic.retention_bytes.is_some();
         let request = proto::CreateTopicRequest {
             name: name.to_owned(),
             partitions: topic.partitions,
             partitioner: topic.partitioner.unwrap_or_default(),
             partitioner_config: topic.partitioner_config,
-            config: has_config.then(|| proto::TopicConfig {
+            config: Some(proto::TopicConfig {
                 retention_ms: topic.retention_ms.unwrap_or(7 * 24 * 3600 * 1000),
                 retention_bytes: topic.retention_bytes.unwrap_or(-1),
-                segment_bytes: 0,
+                segment_bytes: topic.segment_bytes.unwrap_or(0),
+                segment_ms: topic.segment_ms.unwrap_or(0),
+                timestamp_ahead_max_ms: topic.timestamp_ahead_max_ms,
             }),
             replication_factor: topic.replication_factor,
         };

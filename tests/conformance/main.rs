@@ -94,6 +94,7 @@ async fn records_come_back_as_they_were_sent() {
     let client = client(&broker).await;
     for codec in [thalweg::Codec::None, thalweg::Codec::Lz4, thalweg::Codec::Zstd] {
         let topic = format!("records-{}", codec.name());
+        client.create_topic(&topic, Topic::partitions(1).timestamp_ahead_max_ms(-1)).await.unwrap();
         let producer = client.producer(&topic).compression(codec).build().await.unwrap();
         let v = vectors();
         for r in list(&v["records"]) {

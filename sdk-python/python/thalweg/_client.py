@@ -25,6 +25,9 @@ class Topic:
     partitioner: str | None
     retention_ms: int
     retention_bytes: int
+    segment_bytes: int
+    segment_ms: int
+    timestamp_ahead_max_ms: int
 
 
 @dataclass(frozen=True)
@@ -151,15 +154,30 @@ class Client:
         partitioner_config: bytes | str = b"",
         retention_ms: int | None = None,
         retention_bytes: int | None = None,
+        segment_bytes: int | None = None,
+        segment_ms: int | None = None,
+        timestamp_ahead_max_ms: int | None = None,
         replication_factor: int | None = None,
     ) -> Topic:
         """Makes a topic. `partitioner` is a plugin, "name" or "name@version"; -1 means no bound on retention.
 
+        What is removed are whole segments: one is closed at `segment_bytes` (an eighth of `retention_bytes`, at least 1 MiB) or when it has
+        been open for `segment_ms` (an eighth of `retention_ms`, from 5 s to a week). A record that is stamped more than
+        `timestamp_ahead_max_ms` ahead of the broker's clock is refused with its batch; an hour by default, -1 for any time.
         `replication_factor` copies of each partition stand on different brokers; three, or as many as there are brokers.
         """
         config = partitioner_config.encode() if isinstance(partitioner_config, str) else partitioner_config
         made = await self._native.create_topic(
-            name, partitions, partitioner, config, retention_ms, retention_bytes, replication_factor
+            name,
+            partitions,
+            partitioner,
+            config,
+            retention_ms,
+            retention_bytes,
+            segment_bytes,
+            segment_ms,
+            timestamp_ahead_max_ms,
+            replication_factor,
         )
         return Topic(**made)
 

@@ -22,6 +22,9 @@ class Client:
         partitioner_config: bytes,
         retention_ms: int | None,
         retention_bytes: int | None,
+        segment_bytes: int | None,
+        segment_ms: int | None,
+        timestamp_ahead_max_ms: int | None,
         replication_factor: int | None,
     ) -> Awaitable[dict[str, Any]]: ...
     def delete_topic(self, name: str) -> Awaitable[None]: ...
