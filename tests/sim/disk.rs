@@ -74,6 +74,13 @@ impl SimDisk {
         SimDisk(Rc::new(RefCell::new(inner)))
     }
 
+    /// Bytes of the files whose path begins and ends so.
+    pub(super) fn bytes_of(&self, prefix: &str, suffix: &str) -> u64 {
+        let inner = self.0.borrow();
+        let wanted = inner.files.iter().filter(|(f, _)| f.0.starts_with(prefix) && f.0.ends_with(suffix));
+        wanted.map(|(_, file)| file.current.len() as u64).sum()
+    }
+
     /// Does what is due; answers with what has finished.
     pub(super) fn advance(&self, now_ms: u64) -> Vec<Completion> {
         let mut inner = self.0.borrow_mut();

@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use thalweg_model::{RecordBatch, ReplicaId};
 
 /// A record that some client pushed: client and number.
-pub(super) type RecordId = u64;
+pub(in crate::sim) type RecordId = u64;
 
 #[derive(Default)]
 pub(super) struct Oracle {
@@ -24,8 +24,8 @@ pub(super) struct Oracle {
     /// Newest leader epoch that served, and its high watermark.
     serving: BTreeMap<u32, (u32, u64)>,
     leaders: BTreeMap<(u32, u32), ReplicaId>,
-    /// Batches that some replica called decided: end offset and a hash, by offset.
-    decided: BTreeMap<(u32, u64), (u64, u64)>,
+    /// Batches that some replica called decided: end offset, a hash and length, by offset.
+    decided: BTreeMap<(u32, u64), (u64, u64, u64)>,
     /// Acknowledged by a leader alone: partition, offset, and the epoch that it led.
     acked_by_leader: BTreeMap<RecordId, (u32, u64, u32)>,
     /// Where each record was sent first, and as of which pin: records of one place move together when the partitioner changes.
@@ -90,6 +90,28 @@ impl Oracle {
         self.acked_at.keys().copied()
     }
 
+    /// The acknowledged records at these offsets.
+    pub(super) fn acked_in(
+        &self,
+        partition: u32,
+        offsets: std::ops::Range<u64>,
+    ) -> impl Iterator<Item = (u64, RecordId)> + '_ {
+        let within = (partition, offsets.start)..(partition, offsets.end);
+        self.acked_at.range(within).map(|((_, offset), id)| (*offset, *id))
+    }
+
+    /// Bytes of decided batches from an offset on; `None` where some of them were never seen.
+    pub(super) fn bytes_from(&self, partition: u32, offset: u64) -> Option<u64> {
+        let (mut next, mut bytes) = (offset, 0);
+        for ((_, base), (end, _, length)) in self.decided.range((partition, offset)..=(partition, u64::MAX)) {
+            if *base != next {
+                return None;
+            }
+            (next, bytes) = (*end, bytes + length);
+        }
+        Some(bytes)
+    }
+
     pub(super) fn acked_count(&self) -> usize {
         self.acked.len()
     }
@@ -151,7 +173,7 @@ impl Oracle {
         }
         let mut hash = DefaultHasher::new();
         batch.bytes().hash(&mut hash);
-        let here = (batch.end_offset().0, hash.finish());
+        let here = (batch.end_offset().0, hash.finish(), batch.bytes().len() as u64);
         let first = self.decided.entry((partition, batch.base_offset().0)).or_insert(here);
         match *first == here {
             true => Ok(()),

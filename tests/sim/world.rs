@@ -5,6 +5,7 @@ mod impostors;
 mod members;
 mod older;
 mod producers;
+mod retention;
 mod times;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,6 +27,7 @@ use thalweg_wire::{ErrorCode, RemoteError};
 use self::members::{Members, OFFSETS};
 use self::older::{Older, Saved};
 use self::producers::Producers;
+use self::retention::{Kept, RETENTION_EVERY_MS, WALL_MS};
 use super::disk::{Faults, SimDisk};
 use super::mutants::Mutant;
 use super::network::{Network, NetworkFaults};
@@ -145,7 +147,6 @@ struct Rates {
     repin: u64,
     push: u64,
     client_ms: u64,
-    retention: bool,
     /// In the end a majority may be lost for ever.
     majority: bool,
     /// In the end disks may be full while nothing else goes wrong.
@@ -231,6 +232,7 @@ struct World {
     members: Option<Members>,
     /// Who has which producer id, and who writes under another's.
     producers: Producers,
+    kept: Kept,
     network: Network,
     now_ms: u64,
     clients: Vec<Client>,
@@ -314,7 +316,6 @@ impl World {
             repin: rate(1_000),
             push: 100_000 + rate(900_000),
             client_ms: rate(20),
-            retention: rate(3) >= 2,
             majority: true,
             full_in_peace: true,
             founds_in_peace: rate(9) != 9,
@@ -399,6 +400,7 @@ impl World {
             repairs: vec![Repair::Done; PARTITIONS as usize + 2],
             members: Members::new(seed),
             producers: Producers::new(seed),
+            kept: Kept::new(seed, size),
             seed,
             network: Network::new(seed, network),
             rng,
@@ -462,9 +464,11 @@ impl World {
             ("sync", &mut d.sync_error),
         ];
         rates.into_iter().filter(|(name, _)| is_out(name)).for_each(|(_, rate)| *rate = 0);
-        r.retention &= !is_out("retention");
         r.majority &= !is_out("majority");
         r.full_in_peace &= !is_out("full");
+        if is_out("retention") {
+            self.kept.keep_all();
+        }
         if is_out("network") {
             self.network.calm();
         }
@@ -485,8 +489,8 @@ impl World {
 
     fn now(&self) -> Now {
         // The wall clock runs beside the other one and jumps back now and then.
-        let jump = if self.now_ms % 1_000 > 900 { 5_000 } else { 0 };
-        Now { mono_ms: self.now_ms, wall_ms: 1_700_000_000_000 + self.now_ms as i64 - jump }
+        let jump = if self.now_ms % 1_000 > 900 && !self.healing { 5_000 } else { 0 };
+        Now { mono_ms: self.now_ms, wall_ms: WALL_MS + self.now_ms as i64 - jump }
     }
 
     /// The copy of a partition that lives on a node.
@@ -537,6 +541,7 @@ impl World {
             self.lose_the_majority()?;
             self.heal()?;
         }
+        self.check_what_is_kept()?;
         if !self.ended {
             self.restart_and_read_all()?;
         }
@@ -567,7 +572,7 @@ impl World {
         let partitions = self.groups().into_iter().map(|(_, g)| g).filter(|g| *g != METADATA);
         let partitions: Vec<TopicPartition> = partitions.collect();
         let survivors = partitions.iter().filter_map(|g| mine(*g)).collect();
-        let (now, ticket) = (self.now(), self.ticket());
+        let (now, ticket) = (self.now_at(survivor), self.ticket());
         let request = Request::Recover { lost: lost.iter().map(|n| broker(*n)).collect(), live, survivors };
         self.nodes[survivor].core.as_mut().expect("it runs").change(now, ticket, request);
         self.wait(survivor, "serves everything alone", |core| {
@@ -843,7 +848,7 @@ impl World {
             self.repin(node);
         }
         let partition = self.rng.below(PARTITIONS as u64) as u32;
-        let now = self.now();
+        let now = self.now_at(node);
         if self.rng.chance(r.transfer)
             && let Some(core) = &mut self.nodes[node].core
         {
@@ -1042,7 +1047,7 @@ impl World {
     }
 
     fn receive(&mut self, node: usize, from: usize, message: NodeMessage) -> Result<(), String> {
-        let now = self.now();
+        let now = self.now_at(node);
         if !self.is_running(node) {
             // A kernel buffers a little for a stopped process; more than that is lost.
             return Ok(());
@@ -1060,10 +1065,10 @@ impl World {
         if !self.is_running(node) {
             return Ok(());
         }
-        let now = self.now();
+        let now = self.now_at(node);
         let completions = self.nodes[node].disk.advance(self.now_ms);
         let room_bytes = self.nodes[node].disk.room();
-        let retains = self.rates.retention && self.now_ms.is_multiple_of(100);
+        let retains = self.now_ms.is_multiple_of(RETENTION_EVERY_MS);
         if let Some(core) = &mut self.nodes[node].core {
             for completion in completions {
                 self.events += 1;
@@ -1074,7 +1079,7 @@ impl World {
             }
             core.tick(now);
             if retains {
-                core.replicas_mut().apply_retention(now);
+                core.apply_retention(now);
             }
         }
         self.outputs(node)?;
@@ -1090,6 +1095,7 @@ impl World {
             core.pump(now);
         }
         self.outputs(node)?;
+        self.watch_log_starts(node)?;
         for (p, group) in self.groups() {
             let Some(me) = self.replica(group, node) else { continue };
             let Some(state) = self.nodes[node].replicas().and_then(|r| r.state(&group)) else { continue };
@@ -1106,7 +1112,7 @@ impl World {
         if !self.is_running(node) {
             return;
         }
-        let (now, digest) = (self.now(), PluginDigest([1; 32]));
+        let (now, digest) = (self.now_at(node), PluginDigest([1; 32]));
         let tickets = [self.ticket(), self.ticket()];
         let Some(core) = self.nodes[node].core.as_mut().filter(|c| c.is_controller()) else { return };
         let Some(is_pinned) = core.metadata().topic("t").ok().map(|t| t.pin.is_some()) else { return };
@@ -1146,7 +1152,7 @@ impl World {
 
     /// Somebody wants the topic that everything happens to, until it is there.
     fn found(&mut self, node: usize) {
-        let now = self.now();
+        let now = self.now_at(node);
         let replication_factor = self.nodes.len() as u32;
         let ticket = self.ticket();
         let Some(core) = self.nodes[node].core.as_mut().filter(|c| c.is_controller()) else { return };
@@ -1157,7 +1163,6 @@ impl World {
         {
             return;
         }
-        let retention_bytes = self.rates.retention.then_some(40 << 10);
         let request = Request::CreateTopic {
             id: TopicId([7; 16]),
             name: "t".into(),
@@ -1165,7 +1170,7 @@ impl World {
             replication_factor,
             live,
             partitioner: None,
-            config: TopicConfig { retention_ms: None, retention_bytes, segment_bytes: None },
+            config: self.kept.topic(),
         };
         core.change(now, ticket, request);
     }
@@ -1246,7 +1251,7 @@ impl World {
             Some(Mutant::Group(mutant)) => core.plant_in_groups(mutant),
             _ => {}
         }
-        let now = self.now();
+        let now = self.now_at(node);
         core.start(now);
         if std::mem::take(&mut self.nodes[node].recovers) {
             core.recover_metadata(now).map_err(|e| format!("{node} does not recover: {e}"))?;
@@ -1262,7 +1267,7 @@ impl World {
 
     fn outputs(&mut self, node: usize) -> Result<(), String> {
         loop {
-            let now = self.now();
+            let now = self.now_at(node);
             let Some(core) = &mut self.nodes[node].core else {
                 return Ok(());
             };
@@ -1417,7 +1422,7 @@ impl World {
 
     /// Hands a broker what has arrived from clients.
     fn requests(&mut self, node: usize) {
-        let now = self.now();
+        let now = self.now_at(node);
         for client in 0..self.clients.len() {
             loop {
                 let link = &mut self.clients[client].links[node];
@@ -1504,9 +1509,11 @@ impl World {
                 let mut value = id.to_le_bytes().to_vec();
                 value.resize(8 + self.rng.below(300) as usize, id as u8);
                 // Clients' clocks differ: times do not grow with offsets.
-                let timestamp_ms = self.now_ms as i64 - (id * 7_919 % 300) as i64;
+                let since_ms = self.now_ms.saturating_sub(id * 7_919 % 300);
+                let timestamp_ms = WALL_MS + since_ms as i64;
                 let record = Record { value: Some(value.into()), timestamp_ms, ..Default::default() };
                 self.oracle.born(id, partition, client.core.pin_epoch());
+                self.kept.pushed(id, since_ms);
                 client.core.push(self.now_ms, partition, &record, id);
             }
         }
@@ -1576,7 +1583,7 @@ impl World {
         if reads {
             self.read_all(node, partition)?;
         }
-        let now = self.now();
+        let now = self.now_at(node);
         if confirms && self.is_running(node) {
             let ticket = self.ticket();
             let acked_end = self.oracle.acked_end(partition);
@@ -1670,7 +1677,7 @@ impl World {
     ) -> Result<Option<Vec<thalweg_model::RecordBatch>>, String> {
         for _ in 0..1_000 {
             self.now_ms += 1;
-            let now = self.now();
+            let now = self.now_at(node);
             let completions = self.nodes[node].disk.advance(self.now_ms);
             let Some(core) = &mut self.nodes[node].core else {
                 return Ok(None);
@@ -1721,6 +1728,7 @@ fn code(error: &ProduceError) -> ErrorCode {
         ProduceError::Backlog => ErrorCode::Backlog,
         ProduceError::StorageFull => ErrorCode::StorageFull,
         ProduceError::Offline(_) => ErrorCode::PartitionOffline,
+        ProduceError::TimestampAhead { .. } | ProduceError::TimestampNegative { .. } => ErrorCode::InvalidTimestamp,
         ProduceError::NotProducible => ErrorCode::CorruptBatch,
     }
 }

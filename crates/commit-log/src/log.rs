@@ -1163,7 +1163,7 @@ impl<D: Disk> CommitLog<D> {
         }
         // What frees neither a log file nor old segments can wait for room.
         let is_low = self.room.is_low();
-        let waits = |p: &PartitionLog| is_low && p.installing.is_none();
+        let waits = |p: &PartitionLog| is_low && p.installing.is_none() && !retention::wants_flush(p);
         let due = std::mem::take(&mut self.flush_due);
         let (later, due): (BTreeSet<_>, BTreeSet<_>) =
             due.into_iter().partition(|group| self.partitions.get(group).is_some_and(waits));

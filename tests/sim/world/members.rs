@@ -242,7 +242,7 @@ impl World {
         if self.members.is_none() {
             return;
         }
-        let (now, ticket) = (self.now(), self.ticket());
+        let (now, ticket) = (self.now_at(node), self.ticket());
         let replication_factor = self.nodes.len() as u32;
         let Some(core) = self.nodes[node].core.as_mut().filter(|c| c.is_controller()) else { return };
         let live = core.live(now);
@@ -257,7 +257,7 @@ impl World {
             replication_factor,
             live,
             partitioner: None,
-            config: TopicConfig { retention_ms: None, retention_bytes: None, segment_bytes: None },
+            config: TopicConfig { retention_ms: None, timestamp_ahead_max_ms: None, ..TopicConfig::default() },
         };
         core.change(now, ticket, request);
     }
@@ -684,7 +684,7 @@ impl World {
         let Some(all) = &self.members else { return Ok(()) };
         for (group, delivered) in all.delivered.iter().enumerate() {
             for (partition, offset) in self.oracle.acked_places() {
-                if !self.rates.retention && !delivered.contains_key(&(partition, offset)) {
+                if !self.kept.removes() && !delivered.contains_key(&(partition, offset)) {
                     let group = group_name(group);
                     return Err(format!("{group} never got the acknowledged record at {partition}/{offset}"));
                 }
