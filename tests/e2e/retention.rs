@@ -1,0 +1,95 @@
+//! What retention keeps and what it frees, on real disks and by real clocks.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use thalweg::{ErrorKind, Record, Topic};
+use thalweg_tests::process::Broker;
+
+use crate::{client, read_all};
+
+/// Bytes of the files of a topic's only partition.
+fn partition_bytes(data: &Path, topic: &str) -> u64 {
+    let Ok(files) = std::fs::read_dir(data.join("partitions").join(format!("{topic}-0"))) else { return 0 };
+    // A file may go while they are counted.
+    files.filter_map(|f| Some(f.ok()?.metadata().ok()?.len())).sum()
+}
+
+/// LIMITS.md, "What retention promises": at least as much as is to be kept, and a segment more at most.
+#[tokio::test]
+async fn by_size_the_limit_stays_readable_and_the_disk_is_freed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut broker = Broker::start(folder.path(), 0);
+    let port = broker.port();
+    let client = client(&broker).await;
+    let limit = 20_000_000;
+    let topic = client.create_topic("small", Topic::partitions(1).retention_bytes(limit)).await.unwrap();
+    assert_eq!(topic.segment_bytes, 2_500_000, "an eighth of what is kept");
+    let producer = client.producer("small").build().await.unwrap();
+    let pad = "x".repeat(1_000);
+    for thousand in 0..60 {
+        let records = (0..1_000).map(|i| Record::new(format!("{:08}{pad}", thousand * 1_000 + i))).collect();
+        for outcome in producer.send_batch(records).await.unwrap() {
+            outcome.unwrap();
+        }
+    }
+    // Records, 2 indexes and checksums.
+    let most = limit as u64 + topic.segment_bytes + 2_000_000;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while partition_bytes(folder.path(), &topic.id) > most {
+        assert!(Instant::now() < deadline, "{} bytes are left", partition_bytes(folder.path(), &topic.id));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let newest = |values: &[String]| {
+        assert!(values.len() >= 19_000, "{} of 60,000 records are left", values.len());
+        assert!(values.last().unwrap().starts_with("00059999"));
+    };
+    newest(&read_all(&client, "small").await[&0]);
+    assert!(broker.stop());
+    let _broker = Broker::start(folder.path(), port);
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    newest(&read_all(&client, "small").await[&0]);
+}
+
+/// LIMITS.md, "What retention promises": while more is written, and when nothing is any more, also what was in the write-ahead log only.
+#[tokio::test]
+async fn by_time_what_has_expired_leaves_readers_and_disk_within_a_minute() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    let topic = client.create_topic("short", Topic::partitions(1).retention_ms(5_000)).await.unwrap();
+    let producer = client.producer("short").build().await.unwrap();
+    let started = Instant::now();
+    let mut sent = 0;
+    while started.elapsed() < Duration::from_secs(40) {
+        producer.send(Record::new(format!("{sent} {}", "x".repeat(1_000)))).await.unwrap();
+        sent += 1;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let left = read_all(&client, "short").await.remove(&0).unwrap_or_default();
+    let oldest: u64 = left[0].split(' ').next().unwrap().parse().unwrap();
+    // A tenth of a second each: 5 s are kept, a segment spans 5, and it is looked every 5.
+    assert!(left.len() >= 45 && sent - oldest <= 250, "{} of {sent} records are left", left.len());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !read_all(&client, "short").await.is_empty() || partition_bytes(folder.path(), &topic.id) > 2_000 {
+        assert!(Instant::now() < deadline, "{} bytes are left", partition_bytes(folder.path(), &topic.id));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[tokio::test]
+async fn timestamps_far_ahead_and_negative_ones_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    client.create_topic("t", Topic::partitions(1)).await.unwrap();
+    let producer = client.producer("t").build().await.unwrap();
+    for (timestamp_ms, said) in [(99_999_999_999_999, "timestamp_ahead_max_ms"), (i64::MAX, "ahead"), (-2, "negative")]
+    {
+        let error = producer.send(Record::new("x").timestamp_ms(timestamp_ms)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(error.to_string().contains(said), "{error}");
+    }
+    producer.send(Record::new("y")).await.unwrap();
+    assert_eq!(read_all(&client, "t").await[&0], ["y"]);
+}
