@@ -106,7 +106,7 @@ proptest! {
             let to = all.len().min(at + sizes.next().unwrap());
             let plan = segment.plan(&all[at..to]);
             files.write(&plan);
-            segment.written(&plan);
+            segment.written(&plan, 0);
             at = to;
         }
         let [index_bytes, timeindex_bytes] = segment.index_lengths();
@@ -160,7 +160,7 @@ fn an_entry_follows_every_four_kibibytes_and_tells_the_largest_timestamp_so_far(
     let mut files = Files::default();
     let plan = segment.plan(&batches(&drawn));
     files.write(&plan);
-    segment.written(&plan);
+    segment.written(&plan, 0);
     let bytes = files.batches()[1].0;
     assert_eq!(files.offset_entries(BASE), [(BASE + 4, 4 * bytes), (BASE + 8, 8 * bytes)]);
     assert_eq!(files.time_entries(BASE), [(90, BASE + 1)]);
