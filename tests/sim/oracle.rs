@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use thalweg_model::{RecordBatch, ReplicaId};
 
 /// A record that some client pushed: client and number.
-pub(in crate::sim) type RecordId = u64;
+pub(crate) type RecordId = u64;
 
 #[derive(Default)]
 pub(super) struct Oracle {

@@ -17,7 +17,7 @@ use thalweg_broker_core::{
 };
 use thalweg_client_core::{Backoff, Failure, ProducerConfig, ProducerCore, Unplaced};
 use thalweg_commit_log::{Config, Damage};
-use thalweg_control::{Broker, FEATURE_LEVEL, PluginDigest, PluginKind, Request, TopicConfig, incarnation, starts_of};
+use thalweg_control::{Broker, FEATURE_LEVEL, PluginDigest, PluginKind, Request, incarnation, starts_of};
 use thalweg_model::{
     BatchBuilder, BrokerId, Codec, DirectoryId, PinEpoch, RaftIndex, Record, ReplicaId, TopicId, TopicPartition,
 };
