@@ -144,7 +144,9 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
             generation = want.generation;
             position = None;
         }
-        let (true, Some(start)) = (!want.stopped && want.credit_bytes > 0, want.start) else {
+        // Where a start lies is told without credit: it costs none, and whoever waits for it may have none to give.
+        let may_push = want.credit_bytes > 0 || position.is_none();
+        let (true, Some(start)) = (!want.stopped && may_push, want.start) else {
             slot.changed.notified().await;
             continue;
         };
@@ -161,7 +163,7 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
                 },
                 Err(error) => Step::Stop(offset_of(start), error),
             },
-            Some(offset) => next(&s, &name, offset).await,
+            Some(offset) => next(&s, &name, offset, want.credit_bytes as u64).await,
         };
         let step = match (step, position) {
             // Somebody else leads now: the consumer goes there.
@@ -278,9 +280,10 @@ fn offset_of(start: proto::Start) -> Offset {
     Offset(if start.kind == 0 { start.value } else { 0 })
 }
 
-/// Reads from `from` and makes the next push of it.
-async fn next(s: &Subscription, name: &TopicPartition, from: Offset) -> Step {
-    let batches = match s.core.shard.read(name, from, PUSH_BYTES).await {
+/// Reads from `from` and makes the next push of it: as much as the credit allows, and one batch at least.
+async fn next(s: &Subscription, name: &TopicPartition, from: Offset, credit_bytes: u64) -> Step {
+    let bytes_max = credit_bytes.min(PUSH_BYTES as u64) as usize;
+    let batches = match s.core.shard.read(name, from, bytes_max).await {
         Read::AtEnd => return Step::Wait,
         Read::Offline(what) => {
             return Step::Stop(from, damaged(name.partition.0, &what));

@@ -648,17 +648,10 @@ impl Consumer {
         body: Bytes,
         from: u64,
     ) -> Option<Result<(Current, Batch)>> {
-        {
-            let mut core = reader.core();
-            // A seek may have come since the push was taken from the stream, or the partition is another's now.
-            if !core.is_wanted(push.partition, push.generation) {
-                return None;
-            }
-            let credit = core.taken(push.partition, push.generation, body.len() as u64);
-            drop(core);
-            if let Some(credit) = credit {
-                reader.control(credit);
-            }
+        reader.taken(push.partition, body.len() as u64);
+        // A seek may have come since the push was taken from the stream, or the partition is another's now.
+        if !reader.core().is_wanted(push.partition, push.generation) {
+            return None;
         }
         let key = reader.key(push.partition);
         let cursor = match &self.source {
@@ -703,15 +696,7 @@ impl Consumer {
 
     /// Records scanned so far: delivered, filtered, failed; of the partitions that are read at the moment.
     pub fn counts(&self) -> Counts {
-        let add = |a: Counts, r: &Arc<Reader>| {
-            let b = r.core().counts();
-            Counts {
-                delivered: a.delivered + b.delivered,
-                filtered: a.filtered + b.filtered,
-                failed: a.failed + b.failed,
-            }
-        };
-        self.readers().iter().fold(Counts::default(), add)
+        self.readers().iter().fold(Counts::default(), |all, reader| all.plus(reader.core().counts()))
     }
 
     fn readers(&self) -> Vec<Arc<Reader>> {
@@ -782,14 +767,11 @@ impl Consumer {
     pub fn seek(&mut self, place: impl Into<Place>, to: Position) -> Result<()> {
         let place = place.into();
         let reader = self.reader(&place)?;
-        let control = reader.core().seek(place.partition, to);
+        reader.change(|core| core.seek(place.partition, to));
         let key = reader.key(place.partition);
         self.positions.remove(&key);
         self.current.take_if(|c| c.key == key);
         self.held.take_if(|(c, _)| c.key == key);
-        if let Some(control) = control {
-            reader.control(control);
-        }
         Ok(())
     }
 
@@ -803,11 +785,7 @@ impl Consumer {
     /// Grants a partition's credit again.
     pub fn resume(&mut self, place: impl Into<Place>) -> Result<()> {
         let place = place.into();
-        let reader = self.reader(&place)?;
-        let control = reader.core().resume(place.partition);
-        if let Some(control) = control {
-            reader.control(control);
-        }
+        self.reader(&place)?.change(|core| core.resume(place.partition));
         Ok(())
     }
 

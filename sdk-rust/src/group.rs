@@ -320,12 +320,12 @@ impl GroupShared {
                     inner.cursors.insert(key.clone(), Cursor::new(*committed));
                     let start = committed.map_or(self.start, |c| Position::Offset(c.offset));
                     if let Some(reader) = inner.readers.get(&key.topic_id) {
-                        reader.assign(key.partition, start);
+                        reader.change(|core| core.assign(key.partition, start));
                     }
                 }
                 Change::Revoked(key) | Change::Lost(key) => {
                     if let Some(reader) = inner.readers.get(&key.topic_id) {
-                        reader.revoke(key.partition);
+                        reader.change(|core| core.revoke(key.partition));
                     }
                     if matches!(change, Change::Lost(_)) {
                         inner.cursors.remove(key);

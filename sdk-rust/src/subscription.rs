@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::SendStream;
-use thalweg_client_core::{Backoff, ConsumerCore, PartitionKey, Position, Pushed};
-use thalweg_wire::{ErrorKind, RemoteError, proto};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use thalweg_client_core::{Backoff, ConsumerCore, PartitionKey, Pushed};
+use thalweg_wire::{ErrorKind, proto};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, watch};
 
 use crate::address::Address;
 use crate::client::PluginInfo;
@@ -29,22 +30,15 @@ pub(crate) enum Event {
     Failed(Error),
 }
 
-/// What the user's side says to the streams.
-pub(crate) enum Control {
-    /// Credit, or another position.
-    Frame(proto::FetchControl),
-    /// A partition is read no longer.
-    Stop(proto::FetchControl),
-    /// There are more partitions to read.
-    More,
-}
-
 /// One topic that a consumer reads, shared between both sides.
 pub(crate) struct Reader {
     pub(crate) name: Arc<str>,
     topic_id: Bytes,
     core: Mutex<ConsumerCore>,
-    controls: UnboundedSender<Control>,
+    /// There is something for the brokers.
+    wake: Notify,
+    /// Grows with each start that is resolved or refused.
+    resolved: watch::Sender<u64>,
 }
 
 impl Reader {
@@ -56,11 +50,11 @@ impl Reader {
         filter: Option<proto::Filter>,
         events: UnboundedSender<Event>,
     ) -> Arc<Reader> {
-        let (controls, outgoing) = unbounded_channel();
         let (name, topic_id) = (topic.name.as_str().into(), topic.id.clone());
         let open = proto::FetchOpen { topic_id: topic_id.clone(), filter };
-        let reader = Arc::new(Reader { name, topic_id, core: Mutex::new(core), controls });
-        tokio::task::spawn_local(drive(link, reader.clone(), topic, open, events, outgoing));
+        let (wake, resolved) = (Notify::new(), watch::channel(0).0);
+        let reader = Arc::new(Reader { name, topic_id, core: Mutex::new(core), wake, resolved });
+        tokio::task::spawn_local(drive(link, reader.clone(), topic, open, events));
         reader
     }
 
@@ -72,23 +66,29 @@ impl Reader {
         PartitionKey { topic_id: self.topic_id.clone(), partition }
     }
 
-    pub(crate) fn control(&self, control: proto::FetchControl) {
-        // The streams end with the client; then nobody reads any more.
-        let _ = self.controls.send(Control::Frame(control));
+    /// Changes what is read; what follows from it is told to the brokers.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut ConsumerCore) -> T) -> T {
+        let changed = change(&mut self.core());
+        self.wake.notify_one();
+        changed
     }
 
-    /// Reads one more partition.
-    pub(crate) fn assign(&self, partition: u32, start: Position) {
-        self.core().assign(partition, start);
-        let _ = self.controls.send(Control::More);
-    }
-
-    /// Reads a partition no longer.
-    pub(crate) fn revoke(&self, partition: u32) {
-        let stop = self.core().revoke(partition);
-        if let Some(stop) = stop {
-            let _ = self.controls.send(Control::Stop(stop));
+    /// The user's side has taken, or dropped, a push that came as `bytes`.
+    pub(crate) fn taken(&self, partition: u32, bytes: u64) {
+        let is_due = self.core().taken(partition, bytes);
+        if is_due {
+            self.wake.notify_one();
         }
+    }
+
+    /// Waits until each partition's leader has said where its start lies, or has refused.
+    pub(crate) async fn resolved(&self) {
+        let mut resolved = self.resolved.subscribe();
+        while self.core().unresolved().next().is_some() && resolved.changed().await.is_ok() {}
+    }
+
+    fn tell_resolved(&self) {
+        self.resolved.send_modify(|n| *n += 1);
     }
 }
 
@@ -122,33 +122,27 @@ impl Subscription {
         self.streams.borrow().get(leaders.get(&partition)?.as_ref()?).cloned()
     }
 
-    /// Asks for a partition from its leader, if there is a stream to it.
-    fn ask(&self, partition: u32) {
-        let Some(stream) = self.stream_of(partition) else { return };
+    /// Tells the brokers what is due, and asks for what has a stream by now.
+    fn flush(&self) {
         let mut core = self.reader.core();
-        if core.partitions().any(|p| p == partition) {
-            let _ = stream.send(core.connected(partition));
+        let partitions: Vec<u32> = core.partitions().filter(|p| core.lacks_stream(*p)).collect();
+        for p in partitions.into_iter().filter(|p| self.stream_of(*p).is_some()) {
+            core.connected(p);
+        }
+        for control in core.poll() {
+            // Without a stream it is asked for anew as soon as there is one.
+            if let Some(stream) = self.stream_of(control.partition) {
+                let _ = stream.send(control);
+            }
         }
     }
 
-    /// Passes on what the user wants of a partition.
-    fn control(&self, control: proto::FetchControl) {
-        // One from before a reconnection speaks of a generation that the broker never saw.
-        if !self.reader.core().is_current(control.partition, control.generation) {
-            return;
-        }
-        // Without a stream it is asked for anew as soon as there is one.
-        if let Some(stream) = self.stream_of(control.partition) {
-            let _ = stream.send(control);
-        }
-    }
-
-    fn stop(&self, stop: proto::FetchControl) {
-        let stream = self.stream_of(stop.partition);
-        self.leaders.borrow_mut().remove(&stop.partition);
-        if let Some(stream) = stream {
-            let _ = stream.send(stop);
-        }
+    /// There is no stream to this broker any more.
+    fn lost(&self, address: &Address) {
+        self.streams.borrow_mut().remove(address);
+        let leaders = self.leaders.borrow();
+        let mut core = self.reader.core();
+        leaders.iter().filter(|(_, l)| l.as_ref() == Some(address)).for_each(|(p, _)| core.disconnected(*p));
     }
 }
 
@@ -158,7 +152,6 @@ async fn drive(
     topic: Arc<proto::Topic>,
     open: proto::FetchOpen,
     events: UnboundedSender<Event>,
-    mut controls: UnboundedReceiver<Control>,
 ) {
     let mut routing = crate::routing::follow(&link, &topic);
     let (leaders, streams) = (RefCell::default(), RefCell::default());
@@ -166,20 +159,24 @@ async fn drive(
     let mut kept: BTreeMap<Address, tokio::task::JoinHandle<()>> = BTreeMap::new();
     loop {
         let now = routing.borrow_and_update().clone();
+        // What is read no longer is stopped where it was led.
+        s.flush();
         let partitions: Vec<u32> = s.reader.core().partitions().collect();
+        s.leaders.borrow_mut().retain(|p, _| partitions.contains(p));
         for p in partitions {
             let leader = now.leader(p).cloned();
             let before = s.leaders.borrow_mut().insert(p, leader.clone());
             if before != Some(leader) {
-                s.ask(p);
+                s.reader.core().disconnected(p);
             }
         }
+        s.flush();
         let wanted: Vec<Address> = s.leaders.borrow().values().flatten().cloned().collect();
         kept.retain(|address, task| {
             let stays = wanted.contains(address) && !task.is_finished();
             if !stays {
                 task.abort();
-                s.streams.borrow_mut().remove(address);
+                s.lost(address);
             }
             stays
         });
@@ -188,11 +185,7 @@ async fn drive(
                 .or_insert_with_key(|a| tokio::task::spawn_local(keep_stream(link.clone(), s.clone(), a.clone())));
         }
         tokio::select! {
-            Some(control) = controls.recv() => match control {
-                Control::Frame(control) => s.control(control),
-                Control::Stop(stop) => s.stop(stop),
-                Control::More => {}
-            },
+            () = s.reader.wake.notified() => {}
             () = s.events.closed() => {
                 kept.into_values().for_each(|task| task.abort());
                 return;
@@ -217,7 +210,7 @@ async fn keep_stream(link: Rc<Link>, s: Rc<Subscription>, address: Address) {
             }
             Err(error) => error,
         };
-        s.streams.borrow_mut().remove(&address);
+        s.lost(&address);
         let lost = error.kind() == ErrorKind::Disconnected || error.code().is_some_and(|c| c.client_retries());
         if !lost {
             let _ = s.events.send(Event::Failed(error));
@@ -236,11 +229,7 @@ async fn serve(s: &Rc<Subscription>, address: &Address, stream: Stream) -> Error
     let (mut sender, mut frames) = stream;
     let (controls, mut outgoing) = unbounded_channel();
     s.streams.borrow_mut().insert(address.clone(), controls);
-    let mine: Vec<u32> = {
-        let leaders = s.leaders.borrow();
-        leaders.iter().filter(|(_, l)| l.as_ref() == Some(address)).map(|(p, _)| *p).collect()
-    };
-    mine.into_iter().for_each(|p| s.ask(p));
+    s.flush();
     let sending = async {
         while let Some(control) = outgoing.recv().await {
             if let Err(error) = send(&mut sender, &control, Bytes::new()).await {
@@ -251,27 +240,33 @@ async fn serve(s: &Rc<Subscription>, address: &Address, stream: Stream) -> Error
     };
     let receiving = async {
         loop {
-            let (push, body) = match frames.expect::<proto::FetchPush>().await {
+            let (mut push, body) = match frames.expect::<proto::FetchPush>().await {
                 Ok(frame) => frame,
                 Err(error) => return error,
             };
-            let pushed = s.reader.core().pushed(&push);
-            if let Pushed::Current { from } = pushed {
-                let error = push.error.clone().map(RemoteError::from);
-                if error.is_some_and(|e| e.code.client_retries()) && body.is_empty() {
-                    // Not for the user: the partition is asked for again, wherever it is led by then.
-                    let (s, partition, generation) = (s.clone(), push.partition, push.generation);
-                    tokio::task::spawn_local(async move {
-                        tokio::time::sleep(ASK_AGAIN).await;
-                        let is_current = s.reader.core().is_current(partition, generation);
-                        if is_current {
-                            s.ask(partition);
-                        }
-                    });
+            let (pushed, waited) = {
+                let mut core = s.reader.core();
+                let waited = core.resolved(push.partition).is_none();
+                (core.pushed(&push, body.len() as u64), waited)
+            };
+            let Pushed::Current { from, passes } = pushed else { continue };
+            if waited {
+                s.reader.tell_resolved();
+            }
+            if passes {
+                // Not for the user: the partition is asked for again, wherever it is led by then.
+                push.error = None;
+                let (s, partition, generation) = (s.clone(), push.partition, push.generation);
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                    s.reader.core().ask_again(partition, generation);
+                    s.flush();
+                });
+                if body.is_empty() {
                     continue;
                 }
-                let _ = s.events.send(Event::Push { reader: s.reader.clone(), push: Box::new(push), body, from });
             }
+            let _ = s.events.send(Event::Push { reader: s.reader.clone(), push: Box::new(push), body, from });
         }
     };
     tokio::select! {

@@ -1,11 +1,25 @@
 //! Positions, generations and credit of one subscription.
+//!
+//! Memory is one budget. Of every byte in it exactly one thing is true: it is *outstanding* (granted to a broker, not arrived), *buffered*
+//! (arrived, not yet taken or dropped by the user's side) or *free*. A partition's window, its share of the budget, only says how much is
+//! granted to it; nothing is ever judged by the window of an earlier moment. When partitions come or go:
+//!
+//! - more of them: windows shrink. What a partition holds beyond its new one is taken back where another would wait for it, by asking for
+//!   the partition anew under another generation, with less credit. What is under way then is pushed again.
+//! - fewer of them: windows grow, and the others are granted the difference at once.
+//! - what was pushed of a partition that is not read any more stays counted until the user's side has dropped it.
+//!
+//! A broker pushes a whole batch while any credit is left. So credit may go below zero by less than one batch, and a window may be smaller
+//! than a batch without anything standing still.
+//!
+//! The caller says what has happened, then sends what [`ConsumerCore::poll`] answers. Streams and the queue to the user are his.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use thalweg_wire::proto;
+use thalweg_wire::{ErrorCode, proto};
 
-/// Bytes that one partition may have under way or waiting, at least.
-const WINDOW_BYTES_MIN: u64 = 512 << 10;
+/// Smallest window of a partition. With more partitions than fit into the budget that way, this counts rather than the budget.
+const WINDOW_BYTES_MIN: u64 = 64 << 10;
 
 /// Where a partition's reading starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +47,7 @@ impl Position {
     }
 }
 
-/// What a filter made of the records so far; without a filter everything is delivered.
+/// What became of the records so far; without a filter all that can be read is delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Records that were sent.
@@ -42,83 +56,166 @@ pub struct Counts {
     pub filtered: u64,
     /// Records on which the filter failed.
     pub failed: u64,
+    /// Records that were passed over because their batch does not decode.
+    pub unreadable: u64,
 }
 
 impl Counts {
     /// Records looked at.
     pub fn scanned(&self) -> u64 {
-        self.delivered + self.filtered + self.failed
+        self.delivered + self.filtered + self.failed + self.unreadable
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Counts) -> Counts {
+        Counts {
+            delivered: self.delivered + other.delivered,
+            filtered: self.filtered + other.filtered,
+            failed: self.failed + other.failed,
+            unreadable: self.unreadable + other.unreadable,
+        }
     }
 }
 
 /// What a push means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pushed {
-    /// Take its records, those from `from` on.
+    /// Take its records, those from `from` on; its bytes are buffered from here on, until [`ConsumerCore::taken`].
     Current {
         /// The position before the push.
         from: u64,
+        /// The error that it carries will pass: it is not for the user. Say [`ConsumerCore::ask_again`] after a moment.
+        passes: bool,
     },
-    /// From before a seek, or of a partition that is not read any more: drop it.
+    /// From before a seek, or of a partition that is not read any more: drop it. It has cost nothing of the budget.
     Stale,
+}
+
+/// What the leader of a partition has been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// Nothing of this generation: the next frame names a start.
+    Nothing,
+    /// To push.
+    Reading,
+    /// To push, and it has refused for the moment: it is asked again after a while, or on another stream.
+    Refused,
+    /// The broker has refused to go on, or the user's side has: nothing comes before a seek or another stream.
+    Stopped,
 }
 
 #[derive(Debug)]
 struct Partition {
     generation: u64,
-    /// Of the last seek: what came since then is the user's, also when the stream was made anew meanwhile.
+    /// Generation of the last seek: what came since then is the user's, also when the stream was made anew meanwhile.
     wanted_from: u64,
     start: Position,
+    /// Where the leader found `start` to lie.
+    resolved: Option<u64>,
     /// Next offset to come, once the broker has resolved `start`.
     position: Option<u64>,
     high_watermark: u64,
-    /// Bytes taken by the user since the last grant.
-    owed_bytes: u64,
+    log_start: u64,
+    has_stream: bool,
+    told: Told,
+    /// Bytes granted under this generation that have not arrived; below zero after a batch that was larger than what was left.
+    outstanding: i64,
+    /// Bytes that have arrived, under whatever generation, and that the user's side has neither taken nor dropped.
+    buffered: u64,
     paused: bool,
     counts: Counts,
+}
+
+impl Partition {
+    fn held(&self) -> u64 {
+        self.outstanding.max(0) as u64 + self.buffered
+    }
+
+    /// Where the next start frame points.
+    fn from(&self) -> Position {
+        self.position.map_or(self.start, Position::Offset)
+    }
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct ConsumerCore {
     partitions: BTreeMap<u32, Partition>,
+    /// Bytes that were pushed of partitions which are not read any more, and that the user's side has not dropped yet.
+    left: BTreeMap<u32, u64>,
     budget_bytes: u64,
+    window_bytes_min: u64,
     next_generation: u64,
+    /// Partitions to look at in the next [`poll`](Self::poll): there may be something to tell their leader.
+    due: BTreeSet<u32>,
+    /// Partitions that got less than their window, because others hold the rest.
+    waiting: BTreeSet<u32>,
+    stops: Vec<proto::FetchControl>,
 }
 
 impl ConsumerCore {
-    /// Reads `partitions` from `start`, with about `budget_bytes` of memory for records that wait.
+    /// Reads `partitions` from `start`, with `budget_bytes` of memory for records that wait.
     pub fn new(partitions: impl IntoIterator<Item = u32>, start: Position, budget_bytes: u64) -> Self {
-        let mut core = ConsumerCore { partitions: BTreeMap::new(), budget_bytes, next_generation: 1 };
+        let window_bytes_min = WINDOW_BYTES_MIN;
+        let mut core = ConsumerCore { budget_bytes, window_bytes_min, next_generation: 1, ..Default::default() };
         partitions.into_iter().for_each(|p| core.assign(p, start));
         core
     }
 
-    /// Reads one more partition from `start`; [`connected`](Self::connected) asks for it.
+    /// Another smallest window than 64 KiB, for who has small batches.
+    pub fn with_window_min(mut self, bytes: u64) -> Self {
+        self.window_bytes_min = bytes.max(1);
+        self
+    }
+
+    /// Reads one more partition from `start`, once it is [`connected`](Self::connected). One that is read already moves there.
     pub fn assign(&mut self, partition: u32, start: Position) {
+        self.revoke(partition);
         let generation = self.generation();
         let state = Partition {
             generation,
             wanted_from: generation,
             start,
+            resolved: None,
             position: None,
             high_watermark: 0,
-            owed_bytes: 0,
+            log_start: 0,
+            has_stream: false,
+            told: Told::Nothing,
+            outstanding: 0,
+            buffered: self.left.remove(&partition).unwrap_or(0),
             paused: false,
             counts: Counts::default(),
         };
         self.partitions.insert(partition, state);
     }
 
-    /// Reads a partition no longer: pushes of it are stale from here on. Answers with what tells its broker so.
-    pub fn revoke(&mut self, partition: u32) -> Option<proto::FetchControl> {
-        let p = self.partitions.remove(&partition)?;
-        Some(proto::FetchControl { partition, generation: p.generation, start: None, credit_bytes: 0, stop: true })
+    /// Reads a partition no longer: pushes of it are stale from here on, and the others share what it was granted.
+    pub fn revoke(&mut self, partition: u32) {
+        let Some(p) = self.partitions.remove(&partition) else { return };
+        if p.has_stream && p.told == Told::Reading {
+            self.stops.push(stop(partition, p.generation));
+        }
+        if p.buffered > 0 {
+            self.left.insert(partition, p.buffered);
+        }
+        self.waiting.remove(&partition);
+        self.due.extend(self.partitions.keys());
     }
 
-    /// Bytes that one partition may have under way or waiting.
+    /// Bytes that outstanding, buffered and free ones sum up to.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.budget_bytes.max(self.partitions.len() as u64 * self.window_bytes_min)
+    }
+
+    /// Bytes that are outstanding or buffered.
+    pub fn held_bytes(&self) -> u64 {
+        self.partitions.values().map(Partition::held).sum::<u64>() + self.left.values().sum::<u64>()
+    }
+
+    /// Bytes that one partition may have outstanding and buffered.
     fn window_bytes(&self) -> u64 {
-        (self.budget_bytes / self.partitions.len().max(1) as u64).max(WINDOW_BYTES_MIN)
+        self.capacity_bytes() / self.partitions.len().max(1) as u64
     }
 
     fn generation(&mut self) -> u64 {
@@ -126,50 +223,162 @@ impl ConsumerCore {
         self.next_generation - 1
     }
 
-    /// The stream to a partition's leader is new, or the broker has stopped pushing it: asks for it from its position, with
-    /// a whole window of credit.
-    ///
-    /// What the user has not taken yet of the last stream is still his, so the position goes on behind it.
-    ///
-    /// # Panics
-    /// On a partition that is not read.
-    pub fn connected(&mut self, partition: u32) -> proto::FetchControl {
-        let (generation, window_bytes) = (self.generation(), self.window_bytes());
-        let p = self.partitions.get_mut(&partition).expect("the caller knows the partition");
-        p.generation = generation;
-        p.owed_bytes = 0;
-        let start = p.position.map_or(p.start, Position::Offset);
-        let credit_bytes = if p.paused { 0 } else { window_bytes };
-        proto::FetchControl { partition, generation, start: Some(start.start()), credit_bytes, stop: false }
+    /// There is a stream to a partition's leader, and it is new: the partition is asked for from its position. What the user has not
+    /// taken yet of the last stream is still his, so the position goes on behind it.
+    pub fn connected(&mut self, partition: u32) {
+        if let Some(p) = self.partitions.get_mut(&partition) {
+            p.has_stream = true;
+            self.restart(partition);
+        }
     }
 
-    /// Follows a push, before its records are looked at.
-    pub fn pushed(&mut self, push: &proto::FetchPush) -> Pushed {
+    /// The stream to a partition's leader is gone, and what was granted on it with it.
+    pub fn disconnected(&mut self, partition: u32) {
+        if let Some(p) = self.partitions.get_mut(&partition) {
+            p.has_stream = false;
+            self.restart(partition);
+        }
+    }
+
+    /// The broker has refused to go on with this generation, for the moment: asks for the partition anew.
+    pub fn ask_again(&mut self, partition: u32, generation: u64) {
+        if let Some(p) = self.partitions.get_mut(&partition).filter(|p| p.generation == generation) {
+            p.told = Told::Nothing;
+            self.restart(partition);
+        }
+    }
+
+    /// Nothing of what was granted counts any more. A partition that has been stopped stays so.
+    fn restart(&mut self, partition: u32) {
+        let generation = self.generation();
+        let Some(p) = self.partitions.get_mut(&partition).filter(|p| p.told != Told::Stopped) else { return };
+        p.generation = generation;
+        p.outstanding = 0;
+        p.told = Told::Nothing;
+        self.due.insert(partition);
+        self.due.append(&mut self.waiting);
+    }
+
+    /// What is to be told to the partitions' leaders by now.
+    pub fn poll(&mut self) -> Vec<proto::FetchControl> {
+        let mut out = std::mem::take(&mut self.stops);
+        if self.due.is_empty() {
+            return out;
+        }
+        let window = self.window_bytes();
+        let mut free = self.capacity_bytes() as i64 - self.held_bytes() as i64;
+        while let Some(partition) = self.due.pop_first() {
+            let may_say = |p: &&mut Partition| p.has_stream && !matches!(p.told, Told::Refused | Told::Stopped);
+            let Some(p) = self.partitions.get_mut(&partition).filter(may_say) else { continue };
+            // A grant is worth a frame once half a window is to be had.
+            let is_due = !p.paused && (p.told == Told::Nothing || p.held() * 2 <= window);
+            let wanted = if is_due { window.saturating_sub(p.held()) } else { 0 };
+            let granted = wanted.min(free.max(0) as u64);
+            free -= granted as i64;
+            // What a batch took beyond its credit is buffered, or was: it is not owed twice.
+            let credit_bytes = if granted == 0 { 0 } else { granted + p.outstanding.min(0).unsigned_abs() };
+            p.outstanding += credit_bytes as i64;
+            let start = (p.told == Told::Nothing).then(|| p.from().start());
+            p.told = Told::Reading;
+            if start.is_some() || credit_bytes > 0 {
+                out.push(proto::FetchControl { partition, generation: p.generation, start, credit_bytes, stop: false });
+            }
+            if granted < wanted {
+                self.waiting.insert(partition);
+                free += self.take_back(window);
+            }
+        }
+        out
+    }
+
+    /// Asks anew for whatever holds more credit than its window allows by now; answers with the bytes that this frees.
+    fn take_back(&mut self, window: u64) -> i64 {
+        let holds_more = |p: &Partition| p.outstanding > 0 && p.held() > window;
+        let beyond: Vec<u32> = self.partitions.iter().filter(|(_, p)| holds_more(p)).map(|(n, _)| *n).collect();
+        let freed = beyond.iter().map(|n| self.partitions[n].outstanding).sum();
+        beyond.into_iter().for_each(|partition| self.restart(partition));
+        freed
+    }
+
+    /// Follows a push with a body of `bytes`, before its records are looked at.
+    pub fn pushed(&mut self, push: &proto::FetchPush, bytes: u64) -> Pushed {
         let Some(p) = self.partitions.get_mut(&push.partition) else {
             return Pushed::Stale;
         };
-        if p.generation != push.generation {
+        if p.generation != push.generation || p.told != Told::Reading {
             return Pushed::Stale;
         }
-        let from = p.position.unwrap_or(push.scanned_through);
-        p.position = Some(push.scanned_through);
+        let through = push.scanned_through.max(p.position.unwrap_or(0));
+        let from = p.position.unwrap_or(through);
+        p.outstanding -= bytes as i64;
+        p.buffered += bytes;
+        let mut passes = false;
+        match &push.error {
+            None => {
+                p.position = Some(through);
+                p.resolved.get_or_insert(from);
+            }
+            // The broker pushes nothing more of this generation. A start that was not resolved stays as it was asked for.
+            Some(error) => {
+                passes = ErrorCode::from_number(error.code).client_retries();
+                p.position = p.position.map(|_| through);
+                p.told = if passes { Told::Refused } else { Told::Stopped };
+                p.outstanding = 0;
+                self.due.append(&mut self.waiting);
+            }
+        }
         p.high_watermark = p.high_watermark.max(push.high_watermark);
+        p.log_start = p.log_start.max(push.log_start_offset);
         p.counts.delivered += push.delivered;
         p.counts.filtered += push.filtered;
         p.counts.failed += push.failed;
-        Pushed::Current { from }
+        Pushed::Current { from, passes }
     }
 
-    /// The user has taken records that came as `bytes`; answers with credit once half a window is owed.
-    pub fn taken(&mut self, partition: u32, generation: u64, bytes: u64) -> Option<proto::FetchControl> {
-        let window_bytes = self.window_bytes();
-        let p = self.partitions.get_mut(&partition).filter(|p| p.generation == generation)?;
-        p.owed_bytes += bytes;
-        if p.paused || p.owed_bytes * 2 < window_bytes {
-            return None;
+    /// The user's side has taken, or dropped, a push that came as `bytes`; to be said once for each that was `Current`. True when
+    /// [`poll`](Self::poll) has something to say.
+    pub fn taken(&mut self, partition: u32, bytes: u64) -> bool {
+        let window = self.window_bytes();
+        let is_due = match self.partitions.get_mut(&partition) {
+            Some(p) => {
+                p.buffered = p.buffered.checked_sub(bytes).expect("only what was buffered is taken");
+                p.held() * 2 <= window && !p.paused
+            }
+            None if bytes == 0 => false,
+            None => {
+                let left = self.left.get_mut(&partition).expect("what was pushed is counted until it is taken");
+                *left = left.checked_sub(bytes).expect("only what was buffered is taken");
+                if *left == 0 {
+                    self.left.remove(&partition);
+                }
+                false
+            }
+        };
+        if is_due {
+            self.due.insert(partition);
         }
-        let credit_bytes = std::mem::take(&mut p.owed_bytes);
-        Some(proto::FetchControl { partition, generation, start: None, credit_bytes, stop: false })
+        self.due.append(&mut self.waiting);
+        !self.due.is_empty()
+    }
+
+    /// The user's side cannot go on with what was pushed of a partition: it stops before `at`, and stays there until a seek.
+    pub fn stop_at(&mut self, partition: u32, at: u64) {
+        let generation = self.generation();
+        let Some(p) = self.partitions.get_mut(&partition) else { return };
+        if p.has_stream && p.told == Told::Reading {
+            self.stops.push(stop(partition, p.generation));
+        }
+        (p.generation, p.wanted_from) = (generation, generation);
+        (p.position, p.told, p.outstanding) = (Some(at), Told::Stopped, 0);
+        self.due.append(&mut self.waiting);
+    }
+
+    /// Records of a batch that does not decode were passed over. Those that a push named as delivered are `pushed` ones.
+    pub fn passed_over(&mut self, partition: u32, records: u64, pushed: bool) {
+        if let Some(p) = self.partitions.get_mut(&partition) {
+            p.counts.unreadable += records;
+            p.counts.delivered -= if pushed { records.min(p.counts.delivered) } else { 0 };
+        }
     }
 
     /// True while pushes of this generation are wanted.
@@ -184,33 +393,63 @@ impl ConsumerCore {
     }
 
     /// Moves a partition; pushes from before are stale from here on.
-    pub fn seek(&mut self, partition: u32, to: Position) -> Option<proto::FetchControl> {
-        let p = self.partitions.get_mut(&partition)?;
+    pub fn seek(&mut self, partition: u32, to: Position) {
+        let Some(p) = self.partitions.get_mut(&partition) else { return };
         p.start = to;
         p.position = None;
-        let control = self.connected(partition);
-        let p = self.partitions.get_mut(&partition).expect("just moved");
-        p.wanted_from = control.generation;
-        Some(control)
+        p.resolved = None;
+        p.told = Told::Nothing;
+        self.restart(partition);
+        if let Some(p) = self.partitions.get_mut(&partition) {
+            p.wanted_from = p.generation;
+        }
     }
 
     /// Withholds credit: what is under way still comes, then nothing.
-    pub fn pause(&mut self, partition: u32) -> bool {
-        self.partitions.get_mut(&partition).map(|p| p.paused = true).is_some()
+    pub fn pause(&mut self, partition: u32) {
+        if let Some(p) = self.partitions.get_mut(&partition) {
+            p.paused = true;
+            self.waiting.remove(&partition);
+        }
     }
 
     /// Grants credit again.
-    pub fn resume(&mut self, partition: u32) -> Option<proto::FetchControl> {
-        let window = self.window_bytes();
-        let p = self.partitions.get_mut(&partition).filter(|p| p.paused)?;
-        p.paused = false;
-        let credit_bytes = std::mem::take(&mut p.owed_bytes).max(window / 2);
-        Some(proto::FetchControl { partition, generation: p.generation, start: None, credit_bytes, stop: false })
+    pub fn resume(&mut self, partition: u32) {
+        if let Some(p) = self.partitions.get_mut(&partition) {
+            p.paused = false;
+            self.due.insert(partition);
+        }
     }
 
     /// Partitions of this subscription.
     pub fn partitions(&self) -> impl Iterator<Item = u32> + '_ {
         self.partitions.keys().copied()
+    }
+
+    /// True for a partition that is read.
+    pub fn reads(&self, partition: u32) -> bool {
+        self.partitions.contains_key(&partition)
+    }
+
+    /// True for a partition that waits for a stream to its leader.
+    pub fn lacks_stream(&self, partition: u32) -> bool {
+        self.partitions.get(&partition).is_some_and(|p| !p.has_stream)
+    }
+
+    /// Partitions whose leader has not yet said where their start lies, and has not refused either.
+    pub fn unresolved(&self) -> impl Iterator<Item = u32> + '_ {
+        let waits = |p: &Partition| p.resolved.is_none() && p.told != Told::Stopped;
+        self.partitions.iter().filter(move |(_, p)| waits(p)).map(|(n, _)| *n)
+    }
+
+    /// Where a partition's start was found to lie; `None` until its leader has said so.
+    pub fn resolved(&self, partition: u32) -> Option<u64> {
+        self.partitions.get(&partition)?.resolved
+    }
+
+    /// What a partition's reading was asked to start from.
+    pub fn start(&self, partition: u32) -> Option<Position> {
+        self.partitions.get(&partition).map(|p| p.start)
     }
 
     /// Next offset to come from the broker; `None` until it has resolved the start.
@@ -230,41 +469,58 @@ impl ConsumerCore {
 
     /// Records seen, of all partitions.
     pub fn counts(&self) -> Counts {
-        self.partitions.values().fold(Counts::default(), |a, p| Counts {
-            delivered: a.delivered + p.counts.delivered,
-            filtered: a.filtered + p.counts.filtered,
-            failed: a.failed + p.counts.failed,
-        })
+        self.partitions.values().fold(Counts::default(), |all, p| all.plus(p.counts))
     }
+}
+
+fn stop(partition: u32, generation: u64) -> proto::FetchControl {
+    proto::FetchControl { partition, generation, start: None, credit_bytes: 0, stop: true }
 }
 
 #[cfg(test)]
 mod tests {
+    use thalweg_wire::RemoteError;
+
     use super::*;
 
     fn push(partition: u32, generation: u64, scanned_through: u64, delivered: u64, filtered: u64) -> proto::FetchPush {
         proto::FetchPush { partition, generation, scanned_through, delivered, filtered, ..Default::default() }
     }
 
+    /// The one frame that a connection brings about.
+    fn connect(c: &mut ConsumerCore, partition: u32) -> proto::FetchControl {
+        c.connected(partition);
+        c.poll().into_iter().rfind(|control| control.partition == partition).expect("it is asked for")
+    }
+
+    fn credit(c: &mut ConsumerCore) -> Vec<(u32, u64)> {
+        c.poll().into_iter().filter(|f| !f.stop).map(|f| (f.partition, f.credit_bytes)).collect()
+    }
+
     #[test]
     fn positions_move_over_filtered_ranges_and_old_generations_are_dropped() {
         let mut c = ConsumerCore::new([0], Position::Earliest, 0);
-        let control = c.connected(0);
-        assert_eq!(c.pushed(&push(0, control.generation, 5, 0, 0)), Pushed::Current { from: 5 });
-        assert_eq!(c.pushed(&push(0, control.generation, 105, 0, 100)), Pushed::Current { from: 5 });
+        let control = connect(&mut c, 0);
+        assert_eq!(c.unresolved().collect::<Vec<_>>(), [0]);
+        assert_eq!(c.pushed(&push(0, control.generation, 5, 0, 0), 0), Pushed::Current { from: 5, passes: false });
+        assert_eq!((c.unresolved().count(), c.resolved(0)), (0, Some(5)));
+        assert_eq!(c.pushed(&push(0, control.generation, 105, 0, 100), 0), Pushed::Current { from: 5, passes: false });
         assert_eq!((c.position(0), c.counts().scanned()), (Some(105), 100));
-        let seek = c.seek(0, Position::Offset(7)).unwrap();
-        assert_eq!(c.pushed(&push(0, control.generation, 200, 95, 0)), Pushed::Stale);
-        assert_eq!(c.pushed(&push(0, seek.generation, 7, 0, 0)), Pushed::Current { from: 7 });
-        assert_eq!(c.connected(0).start, Some(Position::Offset(7).start()));
+        c.seek(0, Position::Offset(7));
+        let seek = c.poll().remove(0);
+        assert_eq!(c.pushed(&push(0, control.generation, 200, 95, 0), 0), Pushed::Stale);
+        assert_eq!(c.pushed(&push(0, seek.generation, 7, 0, 0), 0), Pushed::Current { from: 7, passes: false });
+        assert_eq!(connect(&mut c, 0).start, Some(Position::Offset(7).start()));
     }
 
     #[test]
     fn what_came_before_a_reconnection_is_still_the_users_and_what_came_before_a_seek_is_not() {
         let mut c = ConsumerCore::new([0], Position::Earliest, 0);
-        let first = c.connected(0).generation;
-        assert_eq!(c.pushed(&push(0, first, 10, 10, 0)), Pushed::Current { from: 10 });
-        let again = c.connected(0);
+        let first = connect(&mut c, 0).generation;
+        c.pushed(&push(0, first, 0, 0, 0), 0);
+        assert_eq!(c.pushed(&push(0, first, 10, 10, 0), 0), Pushed::Current { from: 0, passes: false });
+        c.disconnected(0);
+        let again = connect(&mut c, 0);
         assert_eq!(again.start, Some(Position::Offset(10).start()));
         assert!(c.is_wanted(0, first) && !c.is_current(0, first));
         c.seek(0, Position::Earliest);
@@ -273,14 +529,107 @@ mod tests {
 
     #[test]
     fn credit_follows_what_the_user_takes_and_pause_withholds_it() {
-        let mut c = ConsumerCore::new([0, 1], Position::Earliest, 4 << 20);
-        let g = c.connected(0).generation;
-        assert!(c.taken(0, g, 1 << 19).is_none());
-        assert_eq!(c.taken(0, g, 1 << 19).unwrap().credit_bytes, 1 << 20);
+        const MIB: u64 = 1 << 20;
+        let mut c = ConsumerCore::new([0, 1], Position::Earliest, 4 * MIB);
+        let first = connect(&mut c, 0);
+        assert_eq!(first.credit_bytes, 2 * MIB);
+        for n in 1..=4 {
+            c.pushed(&push(0, first.generation, n, 1, 0), MIB / 2);
+        }
+        assert!(!c.taken(0, MIB / 2) && c.poll().is_empty());
+        assert!(c.taken(0, MIB / 2));
+        assert_eq!(credit(&mut c), [(0, MIB)]);
         c.pause(0);
-        assert!(c.taken(0, g, 1 << 21).is_none());
-        assert_eq!(c.resume(0).unwrap().credit_bytes, 1 << 21);
-        assert!(c.resume(0).is_none());
-        assert!(c.taken(0, g + 100, 1 << 21).is_none());
+        assert!(!c.taken(0, MIB / 2) && !c.taken(0, MIB / 2) && c.poll().is_empty());
+        // What is outstanding is not granted a second time, however often it is paused and resumed.
+        for _ in 0..3 {
+            c.pause(0);
+            c.resume(0);
+        }
+        assert_eq!(credit(&mut c), [(0, MIB)]);
+        c.resume(0);
+        assert!(c.poll().is_empty());
+    }
+
+    #[test]
+    fn a_reader_whose_partitions_become_fewer_is_granted_the_difference() {
+        let mut c = ConsumerCore::new(0..4, Position::Earliest, 4 << 20);
+        let first = connect(&mut c, 0);
+        (1..4).for_each(|p| drop(connect(&mut c, p)));
+        (1..4).for_each(|p| c.revoke(p));
+        let out = c.poll();
+        assert_eq!(out.iter().filter(|f| f.stop).count(), 3);
+        assert_eq!(out.iter().find(|f| f.partition == 0).map(|f| f.credit_bytes), Some(3 << 20));
+        assert_eq!(c.held_bytes(), 4 << 20);
+        c.pushed(&push(0, first.generation, 1, 1, 0), 4 << 20);
+        assert!(c.taken(0, 4 << 20));
+        assert_eq!(credit(&mut c), [(0, 4 << 20)]);
+    }
+
+    #[test]
+    fn what_an_idle_partition_was_granted_is_taken_back_for_a_new_one() {
+        let mut c = ConsumerCore::new([0], Position::Latest, 4 << 20);
+        let first = connect(&mut c, 0).generation;
+        c.pushed(&push(0, first, 9, 0, 0), 0);
+        c.assign(1, Position::Earliest);
+        c.connected(1);
+        let out = c.poll();
+        let again = out.iter().find(|f| f.partition == 0).expect("asked anew");
+        assert_eq!((again.start, again.credit_bytes), (Some(Position::Offset(9).start()), 2 << 20));
+        let granted: u64 = out.iter().filter(|f| f.partition == 1).map(|f| f.credit_bytes).sum();
+        assert_eq!((granted, c.held_bytes()), (2 << 20, 4 << 20));
+    }
+
+    #[test]
+    fn a_batch_larger_than_its_window_is_not_owed_twice() {
+        let mut c = ConsumerCore::new([0], Position::Earliest, 0);
+        let first = connect(&mut c, 0);
+        assert_eq!(first.credit_bytes, WINDOW_BYTES_MIN);
+        c.pushed(&push(0, first.generation, 1, 1, 0), 16 << 20);
+        assert!(c.poll().is_empty());
+        assert!(c.taken(0, 16 << 20));
+        // The broker's count is below zero by what the batch took too much.
+        assert_eq!(credit(&mut c), [(0, 16 << 20)]);
+        assert_eq!(c.held_bytes(), WINDOW_BYTES_MIN);
+    }
+
+    #[test]
+    fn what_was_pushed_of_a_revoked_partition_counts_until_it_is_dropped() {
+        let mut c = ConsumerCore::new([0, 1], Position::Earliest, 2 << 20);
+        let first = connect(&mut c, 0);
+        connect(&mut c, 1);
+        c.pushed(&push(0, first.generation, 1, 1, 0), 1 << 20);
+        c.revoke(0);
+        assert_eq!((credit(&mut c), c.held_bytes()), (vec![], 2 << 20));
+        assert!(c.taken(0, 1 << 20));
+        assert_eq!((credit(&mut c), c.held_bytes()), (vec![(1, 1 << 20)], 2 << 20));
+    }
+
+    #[test]
+    fn a_refused_start_stays_as_it_was_asked_for_and_a_stopped_partition_waits_for_a_seek() {
+        let mut c = ConsumerCore::new([0], Position::Latest, 0);
+        let first = connect(&mut c, 0);
+        let refusal = |generation, code| proto::FetchPush {
+            error: Some(RemoteError::new(code, "").into()),
+            ..push(0, generation, 0, 0, 0)
+        };
+        let passes = c.pushed(&refusal(first.generation, ErrorCode::NotLeader), 0);
+        assert_eq!(passes, Pushed::Current { from: 0, passes: true });
+        assert!(c.poll().is_empty() && c.unresolved().count() == 1);
+        c.ask_again(0, first.generation);
+        let again = c.poll().remove(0);
+        assert_eq!(again.start, Some(Position::Latest.start()));
+        let stops = c.pushed(&refusal(again.generation, ErrorCode::PartitionOffline), 0);
+        assert_eq!(stops, Pushed::Current { from: 0, passes: false });
+        assert_eq!(c.unresolved().count(), 0);
+        c.disconnected(0);
+        c.connected(0);
+        assert!(c.poll().is_empty());
+        c.seek(0, Position::Earliest);
+        let again = c.poll().remove(0);
+        c.stop_at(0, 4);
+        assert!(c.poll()[0].stop && !c.is_wanted(0, again.generation));
+        c.seek(0, Position::Offset(5));
+        assert_eq!(c.poll().remove(0).start, Some(Position::Offset(5).start()));
     }
 }
