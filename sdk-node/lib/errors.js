@@ -4,11 +4,13 @@ export class ThalwegError extends Error {
   static code = 'internal'
   static retriable = false
 
-  constructor(message) {
+  constructor(message, place = undefined) {
     super(message)
     this.name = new.target.name
     this.code = new.target.code
     this.retriable = new.target.retriable
+    // Topic, partition, offset, and both ends of the log, where it is about a place and as far as that is known.
+    if (place !== undefined) Object.assign(this, place)
   }
 }
 
@@ -48,6 +50,12 @@ export class InternalError extends ThalwegError {
 export class UnsupportedError extends ThalwegError {
   static code = 'unsupported'
 }
+export class OffsetOutOfRangeError extends ThalwegError {
+  static code = 'offset_out_of_range'
+}
+export class BadRecordError extends ThalwegError {
+  static code = 'bad_record'
+}
 
 const classes = new Map(
   [
@@ -62,13 +70,15 @@ const classes = new Map(
     DamagedError,
     InternalError,
     UnsupportedError,
+    OffsetOutOfRangeError,
+    BadRecordError,
   ].map((c) => [c.code, c]),
 )
 
 /** The error of a kind. */
-export function makeError(code, message) {
+export function makeError(code, message, place) {
   const Class = classes.get(code) ?? InternalError
-  return new Class(message)
+  return new Class(message, place)
 }
 
 /** Waits for a native call and turns its error into the class of its kind. */
@@ -76,8 +86,8 @@ export async function call(promise) {
   try {
     return await promise
   } catch (error) {
-    // The native half puts the code before the message, with this mark between them.
-    const [code, message] = String(error.message).split('\u0001')
-    throw message === undefined ? error : makeError(code, message)
+    // The native half puts code and place before the message, with this mark between them.
+    const [code, place, message] = String(error.message).split('\u0001')
+    throw message === undefined ? error : makeError(code, message, place === '' ? undefined : JSON.parse(place))
   }
 }

@@ -3,12 +3,14 @@
 export { Client, connect } from './client.js'
 export { Consumer } from './consumer.js'
 export {
+  BadRecordError,
   DamagedError,
   DeniedError,
   DisconnectedError,
   InternalError,
   InvalidError,
   NotFoundError,
+  OffsetOutOfRangeError,
   PluginFailedError,
   RebalancedError,
   StorageFullError,

@@ -4,11 +4,22 @@ use napi::{Error, Status};
 use napi_derive::napi;
 use thalweg::{Error as ThalwegError, ErrorKind};
 
-/// What separates code and message in a native error's text; `lib/errors.js` splits there.
+/// What separates code, place (JSON or nothing) and message in a native error's text; `lib/errors.js` splits there.
 const MARK: char = '\u{1}';
 
 pub(crate) fn raise(e: ThalwegError) -> Error {
-    Error::new(Status::GenericFailure, format!("{}{MARK}{e}", e.kind().code()))
+    let place = e.place().map(|p| {
+        let number = |n: Option<u64>| n.map_or("null".to_owned(), |n| n.to_string());
+        format!(
+            r#"{{"topic":{:?},"partition":{},"offset":{},"logStart":{},"logEnd":{}}}"#,
+            p.topic,
+            number(p.partition.map(u64::from)),
+            number(p.offset),
+            number(p.log_start),
+            number(p.log_end),
+        )
+    });
+    Error::new(Status::GenericFailure, format!("{}{MARK}{}{MARK}{e}", e.kind().code(), place.unwrap_or_default()))
 }
 
 pub(crate) fn invalid(message: String) -> Error {

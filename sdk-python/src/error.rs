@@ -10,7 +10,8 @@ pub(crate) fn codes() -> Vec<(&'static str, bool)> {
 
 /// The exception object for an error.
 pub(crate) fn to_object<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>> {
-    py.import("thalweg._errors")?.getattr("make")?.call1((error.kind().code(), error.to_string()))
+    let place = error.place().map(|p| (p.topic.clone(), p.partition, p.offset, p.log_start, p.log_end));
+    py.import("thalweg._errors")?.getattr("make")?.call1((error.kind().code(), error.to_string(), place))
 }
 
 /// The exception for an error.

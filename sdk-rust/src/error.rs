@@ -14,12 +14,28 @@ pub struct Error {
     kind: ErrorKind,
     code: Option<ErrorCode>,
     message: String,
+    place: Option<Box<ErrorPlace>>,
+}
+
+/// What an error of a consumer or producer speaks of, as far as that is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ErrorPlace {
+    /// The topic's name.
+    pub topic: String,
+    /// The partition.
+    pub partition: Option<u32>,
+    /// The record, or the position that was asked for.
+    pub offset: Option<u64>,
+    /// First offset that the partition's log holds.
+    pub log_start: Option<u64>,
+    /// Where its log ends for readers, exclusive.
+    pub log_end: Option<u64>,
 }
 
 impl Error {
     /// An error of this kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { kind, code: None, message: message.into() }
+        Error { kind, code: None, message: message.into(), place: None }
     }
 
     /// What can be done about it.
@@ -37,15 +53,32 @@ impl Error {
         self.kind.is_retriable()
     }
 
+    /// Topic, partition and offset that it speaks of.
+    pub fn place(&self) -> Option<&ErrorPlace> {
+        self.place.as_deref()
+    }
+
     pub(crate) fn in_context(mut self, what: &str) -> Error {
         self.message = format!("{what}: {}", self.message);
         self
+    }
+
+    pub(crate) fn at(mut self, place: ErrorPlace) -> Error {
+        self.place = Some(Box::new(place));
+        self
+    }
+
+    /// A topic that was read or written is not there any more. Brokers know only its id then.
+    pub(crate) fn topic_gone(topic: &str) -> Error {
+        let message = format!("topic {topic:?} was deleted");
+        let error = Error::from(RemoteError::new(ErrorCode::UnknownTopic, message));
+        error.at(ErrorPlace { topic: topic.to_owned(), ..Default::default() })
     }
 }
 
 impl From<RemoteError> for Error {
     fn from(e: RemoteError) -> Self {
-        Error { kind: e.code.kind(), code: Some(e.code), message: e.message }
+        Error { kind: e.code.kind(), code: Some(e.code), message: e.message, place: None }
     }
 }
 

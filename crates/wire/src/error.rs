@@ -29,11 +29,15 @@ pub enum ErrorKind {
     Internal,
     /// This version cannot do it: upgrade.
     Unsupported,
+    /// The log does not hold the position (any more, or yet): seek to where it does.
+    OffsetOutOfRange,
+    /// What is stored there does not decode: seek past it, or skip such records.
+    BadRecord,
 }
 
 impl ErrorKind {
     /// All kinds, for tests that check every language against them.
-    pub const ALL: [ErrorKind; 11] = [
+    pub const ALL: [ErrorKind; 13] = [
         ErrorKind::Timeout,
         ErrorKind::Disconnected,
         ErrorKind::NotFound,
@@ -45,6 +49,8 @@ impl ErrorKind {
         ErrorKind::Damaged,
         ErrorKind::Internal,
         ErrorKind::Unsupported,
+        ErrorKind::OffsetOutOfRange,
+        ErrorKind::BadRecord,
     ];
 
     /// The `code` that SDK users see, in every language.
@@ -61,6 +67,8 @@ impl ErrorKind {
             ErrorKind::Damaged => "damaged",
             ErrorKind::Internal => "internal",
             ErrorKind::Unsupported => "unsupported",
+            ErrorKind::OffsetOutOfRange => "offset_out_of_range",
+            ErrorKind::BadRecord => "bad_record",
         }
     }
 
@@ -151,8 +159,8 @@ codes! {
     Backlog = 17, StorageFull, true;
     /// The partition's data is damaged, and no other copy is there; the message names the file, and what an operator can do.
     PartitionOffline = 18, Damaged, false;
-    /// A position below the log's start.
-    OffsetOutOfRange = 19, Invalid, false;
+    /// A position below the log's start or past its end.
+    OffsetOutOfRange = 19, OffsetOutOfRange, false;
     /// The module is not a plugin: not wasm, wrong exports, forbidden import, too large or too costly to compile.
     InvalidPlugin = 20, Invalid, false;
     /// A plugin trapped, ran out of time or memory, or answered nonsense.
@@ -201,6 +209,8 @@ codes! {
     OffsetBeyondEnd = 42, Invalid, false;
     /// A record's timestamp is negative, or too far ahead of the broker's clock.
     InvalidTimestamp = 43, Invalid, false;
+    /// A stored batch that does not decode, where somebody has to look into it.
+    UnreadableBatch = 44, BadRecord, false;
 }
 
 /// An error as it crosses the wire.

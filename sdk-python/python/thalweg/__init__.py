@@ -17,12 +17,14 @@ from . import _native as _native_module
 from ._client import Client, Group, GroupInfo, GroupMember, GroupOffset, Plugin, Topic, connect
 from ._consumer import Consumer, Counts, Rebalance, TopicPartition
 from ._errors import (
+    BadRecordError,
     DamagedError,
     DeniedError,
     DisconnectedError,
     InternalError,
     InvalidError,
     NotFoundError,
+    OffsetOutOfRangeError,
     PluginFailedError,
     RebalancedError,
     StorageFullError,
@@ -41,6 +43,7 @@ __all__ = [
     "Consumer",
     "Counts",
     "Delivery",
+    "BadRecordError",
     "DamagedError",
     "DeniedError",
     "DisconnectedError",
@@ -52,6 +55,7 @@ __all__ = [
     "InvalidError",
     "Message",
     "NotFoundError",
+    "OffsetOutOfRangeError",
     "Plugin",
     "PluginFailedError",
     "Producer",

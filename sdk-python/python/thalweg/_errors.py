@@ -4,10 +4,19 @@ from __future__ import annotations
 
 
 class ThalwegError(Exception):
-    """Base of all errors. `code` names the kind, `retriable` tells whether the same call may succeed later."""
+    """Base of all errors. `code` names the kind, `retriable` tells whether the same call may succeed later.
+
+    An error about a place in a log names it, as far as that is known: `topic`, `partition`, `offset`, and where that log begins and
+    ends (exclusive).
+    """
 
     code: str = "internal"
     retriable: bool = False
+    topic: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+    log_start: int | None = None
+    log_end: int | None = None
 
 
 class TimedOutError(ThalwegError, TimeoutError):
@@ -79,6 +88,18 @@ class UnsupportedError(ThalwegError):
     code = "unsupported"
 
 
+class OffsetOutOfRangeError(ThalwegError, LookupError):
+    """The log does not hold the position (any more, or yet): seek to where it does."""
+
+    code = "offset_out_of_range"
+
+
+class BadRecordError(ThalwegError):
+    """What is stored there does not decode: seek past it, or read with `on_bad_record="skip"`."""
+
+    code = "bad_record"
+
+
 _CLASSES: dict[str, type[ThalwegError]] = {
     c.code: c
     for c in (
@@ -93,10 +114,18 @@ _CLASSES: dict[str, type[ThalwegError]] = {
         DamagedError,
         InternalError,
         UnsupportedError,
+        OffsetOutOfRangeError,
+        BadRecordError,
     )
 }
 
 
-def make(code: str, message: str) -> ThalwegError:
+Place = tuple[str, int | None, int | None, int | None, int | None]
+
+
+def make(code: str, message: str, place: Place | None = None) -> ThalwegError:
     """The exception for a native error."""
-    return _CLASSES[code](message)
+    error = _CLASSES[code](message)
+    if place is not None:
+        error.topic, error.partition, error.offset, error.log_start, error.log_end = place
+    return error
