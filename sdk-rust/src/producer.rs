@@ -12,7 +12,7 @@ use bytes::Bytes;
 use quinn::SendStream;
 use thalweg_client_core::{Acks, Failure, Outcome, ProducerConfig, ProducerCore, ProducerIdentity, Request, Unplaced};
 use thalweg_model::{Codec, ProducerEpoch, ProducerId, ProducerToken};
-use thalweg_wire::{ErrorKind, RemoteError, encode_parts, proto};
+use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, encode_parts, proto};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
@@ -116,6 +116,13 @@ impl ProducerBuilder {
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         let topic = self.client.metadata(&self.topic, true).await?;
+        let session = Mutex::new(Arc::new(self.open(topic).await?));
+        let (reopening, closed) = (tokio::sync::Mutex::new(()), AtomicBool::new(false));
+        Ok(Producer { inner: Arc::new(Inner { builder: self, session, reopening, closed }) })
+    }
+
+    /// Starts to send to a topic, as it was found.
+    async fn open(&self, topic: Arc<proto::Topic>) -> Result<Session> {
         let partitions = topic.partitions.len() as u32;
         let placement = Placement::of_topic(&self.client.io, &topic, self.place_on_broker).await?;
         let mut core = ProducerCore::new(self.config, partitions);
@@ -135,22 +142,16 @@ impl ProducerBuilder {
             progress: Notify::new(),
             flushing: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
             first_error: Mutex::new(None),
-            on_error: self.on_error,
+            on_error: self.on_error.clone(),
         });
         let placement = Arc::new(tokio::sync::Mutex::new((topic.pin_epoch, placement)));
         let placing = Placing { placement: placement.clone(), on_broker: self.place_on_broker };
         let (io_shared, io_topic, acks) = (shared.clone(), topic.clone(), self.config.acks);
         self.client.io.spawn(move |link| drive(link, io_shared, io_topic, acks, placing))?;
-        let inner = Inner {
-            client: self.client,
-            topic: self.topic,
-            placement,
-            partitions,
-            buffer_bytes: self.buffer_bytes,
-            shared,
-        };
-        Ok(Producer { inner: Arc::new(inner) })
+        Ok(Session { topic_id: topic.id.clone(), placement, partitions, shared })
     }
 }
 
@@ -164,15 +165,22 @@ pub struct Producer {
 type SharedPlacement = Arc<tokio::sync::Mutex<(u32, Placement)>>;
 
 struct Inner {
-    client: Client,
-    topic: String,
+    builder: ProducerBuilder,
+    /// Where records go at the moment. Another one follows when the topic was deleted and made anew.
+    session: Mutex<Arc<Session>>,
+    reopening: tokio::sync::Mutex<()>,
+    closed: AtomicBool,
+}
+
+/// A producer of one topic id, which lives as long as that topic does.
+struct Session {
+    topic_id: Bytes,
     placement: SharedPlacement,
     partitions: u32,
-    buffer_bytes: usize,
     shared: Arc<Shared>,
 }
 
-impl Drop for Inner {
+impl Drop for Session {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Release);
         self.shared.wake.notify_one();
@@ -189,6 +197,10 @@ struct Shared {
     progress: Notify,
     flushing: AtomicBool,
     ended: AtomicBool,
+    /// The leader of a partition said that the topic is not there any more: the next call looks.
+    gone: AtomicBool,
+    /// So said another broker, who may just be late: the next call looks for another topic of the name.
+    doubted: AtomicBool,
     /// Of an enqueued record that nobody waits for; `flush` and `close` tell it.
     first_error: Mutex<Option<Error>>,
     on_error: Option<OnError>,
@@ -252,14 +264,48 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Producer {
     /// The topic.
     pub fn topic(&self) -> &str {
-        &self.inner.topic
+        &self.inner.builder.topic
+    }
+
+    /// Where records go. A topic that was deleted is looked for by its name: it may have been made anew.
+    async fn session(&self) -> Result<Arc<Session>> {
+        let inner = &self.inner;
+        let current = lock(&inner.session).clone();
+        if !current.shared.is_in_doubt() {
+            return Ok(current);
+        }
+        let _alone = inner.reopening.lock().await;
+        let current = lock(&inner.session).clone();
+        if !current.shared.is_in_doubt() || inner.closed.load(Ordering::Acquire) {
+            return Ok(current);
+        }
+        current.shared.doubted.store(false, Ordering::Release);
+        let name = &inner.builder.topic;
+        let found = match inner.builder.client.metadata(name, false).await {
+            // Its leader has not said so: it is asked by sending.
+            Err(_) if !current.shared.gone.load(Ordering::Acquire) => return Ok(current),
+            Err(error) if error.code() == Some(ErrorCode::UnknownTopic) => return Err(Error::topic_gone(name)),
+            found => found?,
+        };
+        if found.id == current.topic_id {
+            // Whoever said so had not heard of it yet.
+            current.shared.gone.store(false, Ordering::Release);
+            return Ok(current);
+        }
+        current.shared.fail_all(name);
+        let fresh = Arc::new(inner.builder.open(found).await?);
+        *lock(&fresh.shared.first_error) = lock(&current.shared.first_error).take();
+        tracing::info!(topic = name, "the topic was made anew: records go to the new one from now on");
+        *lock(&inner.session) = fresh.clone();
+        Ok(fresh)
     }
 
     /// Sends a record and waits until it is delivered.
     ///
     /// # Errors
     /// `timeout` when no outcome came within the delivery time-out, `plugin_failed` when the topic's partitioner fails on
-    /// it, `invalid` above a limit. Retriable errors of the broker are retried inside.
+    /// it, `invalid` above a limit, `not_found` when the topic was deleted. Once it exists again, the same producer sends to the new one.
+    /// Retriable errors of the broker are retried inside.
     pub async fn send(&self, record: Record) -> Result<Delivery> {
         let receipt = self.enqueue(record).await?;
         receipt.wait().await.pop().expect("one record, one outcome")
@@ -280,13 +326,14 @@ impl Producer {
     /// # Errors
     /// When one record is refused (too large, or the partitioner fails on it), none of the call is buffered.
     pub async fn enqueue_batch(&self, records: Vec<Record>) -> Result<Receipt> {
-        let shared = &self.inner.shared;
+        let session = self.session().await?;
+        let (shared, buffer_bytes) = (&session.shared, self.inner.builder.buffer_bytes);
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
         let records: Vec<_> = records.into_iter().map(|r| r.into_model(now_ms)).collect();
         for record in &records {
             record.check_limits()?;
         }
-        let (mut placed_by, mut placed) = self.place(&records).await?;
+        let (mut placed_by, mut placed) = self.place(&session, &records).await?;
         let state =
             PendingState { left: records.len(), outcomes: records.iter().map(|_| None).collect(), detached: false };
         let pending = Arc::new(Pending { state: Mutex::new(state), done: Notify::new() });
@@ -303,11 +350,7 @@ impl Producer {
                 }
                 let now = shared.now_ms();
                 let is_current = core.pin_epoch() == placed_by;
-                while !core.is_stale()
-                    && is_current
-                    && next < records.len()
-                    && core.buffered_bytes() < self.inner.buffer_bytes
-                {
+                while !core.is_stale() && is_current && next < records.len() && core.buffered_bytes() < buffer_bytes {
                     let token = Token { receipt: pending.clone(), at: next as u32 };
                     core.push(now, placed[next - first], &records[next], token);
                     next += 1;
@@ -317,7 +360,7 @@ impl Producer {
             shared.wake.notify_one();
             if is_replaced {
                 // Nothing tells of the topic's new partitioner twice: the records that are left follow it.
-                (placed_by, placed) = match self.place(&records[next..]).await {
+                (placed_by, placed) = match self.place(&session, &records[next..]).await {
                     Ok(placed) => placed,
                     Err(error) if next == 0 => return Err(error),
                     Err(error) => {
@@ -335,15 +378,15 @@ impl Producer {
     }
 
     /// The partitions of records, and the epoch of the pin that was asked.
-    async fn place(&self, records: &[thalweg_model::Record]) -> Result<(u32, Vec<u32>)> {
-        let shared = &self.inner.shared;
+    async fn place(&self, session: &Session, records: &[thalweg_model::Record]) -> Result<(u32, Vec<u32>)> {
+        let (shared, io) = (&session.shared, &self.inner.builder.client.io);
         loop {
             let progress = shared.progress.notified();
             tokio::pin!(progress);
             progress.as_mut().enable();
             let (pin_epoch, placed) = {
-                let mut placement = self.inner.placement.lock().await;
-                (placement.0, placement.1.place(&self.inner.client.io, records, self.inner.partitions).await)
+                let mut placement = session.placement.lock().await;
+                (placement.0, placement.1.place(io, records, session.partitions).await)
             };
             match placed {
                 Ok(placed) => return Ok((pin_epoch, placed)),
@@ -363,7 +406,8 @@ impl Producer {
     /// # Errors
     /// The first error of an enqueued record whose receipt was dropped, where no `on_error` took it.
     pub async fn flush(&self) -> Result<()> {
-        let shared = &self.inner.shared;
+        let session = lock(&self.inner.session).clone();
+        let shared = &session.shared;
         loop {
             let progress = shared.progress.notified();
             tokio::pin!(progress);
@@ -384,8 +428,10 @@ impl Producer {
     /// Flushes and ends; further sends are refused.
     pub async fn close(&self) -> Result<()> {
         let result = self.flush().await;
-        self.inner.shared.ended.store(true, Ordering::Release);
-        self.inner.shared.wake.notify_one();
+        self.inner.closed.store(true, Ordering::Release);
+        let session = lock(&self.inner.session).clone();
+        session.shared.ended.store(true, Ordering::Release);
+        session.shared.wake.notify_one();
         result
     }
 }
@@ -393,6 +439,21 @@ impl Producer {
 impl Shared {
     fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.gone.load(Ordering::Acquire) || self.doubted.load(Ordering::Acquire)
+    }
+
+    /// The topic was deleted: nothing of what is there can be delivered.
+    fn fail_all(&self, topic: &str) {
+        let gone = Error::topic_gone(topic);
+        let outcomes = {
+            let mut core = lock(&self.core);
+            core.fail_all(&Failure::Refused(RemoteError::new(ErrorCode::UnknownTopic, gone.to_string())));
+            core.take_outcomes()
+        };
+        self.settle(outcomes);
     }
 
     /// Passes outcomes on to whoever waits.
@@ -447,8 +508,13 @@ async fn drive(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, ac
     let partitions = topic.partitions.len();
     let routes = Routes { topic, acks, leaders: vec![None; partitions], open: BTreeMap::new(), kept: BTreeMap::new() };
     let routes = Rc::new(RefCell::new(routes));
+    let mut doubts = 0;
     loop {
         let now = routing.borrow_and_update().clone();
+        if now.doubts() > doubts {
+            doubts = now.doubts();
+            shared.doubted.store(true, Ordering::Release);
+        }
         follow_leaders(&link, &shared, &routes, &now);
         let flush = shared.flushing.load(Ordering::Acquire);
         let (requests, outcomes, deadline, drained) = {
@@ -509,8 +575,7 @@ async fn newer_placement(link: &Rc<Link>, topic: &proto::Topic, old: u32, on_bro
             return Err(RemoteError::from(error).into());
         }
         if found.id != topic.id {
-            let message = format!("topic {:?} was deleted and made anew", topic.name);
-            return Err(Error::new(ErrorKind::NotFound, message));
+            return Err(Error::topic_gone(&topic.name));
         }
         if found.pin_epoch > old {
             return Ok((found.pin_epoch, Placement::of_topic(link, &found, on_broker).await?));
@@ -530,6 +595,9 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic
             Ok(newer) => newer,
             Err(error) => {
                 // Nothing can be sent without it: what is there fails, and what comes later tries again.
+                if error.code() == Some(ErrorCode::UnknownTopic) {
+                    shared.gone.store(true, Ordering::Release);
+                }
                 let taken = unplaced.unwrap_or_else(|| lock(&shared.core).take_unplaced());
                 shared.settle(vec![refused(taken.into_iter().map(|u| u.token).collect(), &error)]);
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -655,11 +723,12 @@ async fn keep_stream(link: Rc<Link>, shared: Arc<Shared>, routes: Weak<RefCell<R
                 for p in strong.borrow().partitions_of(&address) {
                     lock(&shared.core).connected(p);
                 }
+                let topic = strong.borrow().topic.name.clone();
                 drop(strong);
                 shared.wake.notify_one();
                 let since = Instant::now();
                 let error = tokio::select! {
-                    error = answers(&shared, FrameReader::new(receiver)) => error,
+                    error = answers(&shared, &topic, FrameReader::new(receiver)) => error,
                     error = write(stream, chunks) => match error { Some(error) => error, None => return },
                 };
                 if since.elapsed() > Duration::from_secs(1) {
@@ -719,7 +788,7 @@ fn sleep_until(shared: &Shared, deadline_ms: Option<u64>) -> impl Future<Output 
 }
 
 /// Takes answers until the stream is lost.
-async fn answers(shared: &Shared, mut frames: FrameReader) -> Error {
+async fn answers(shared: &Shared, topic: &str, mut frames: FrameReader) -> Error {
     loop {
         let (reply, _) = match frames.expect::<proto::ProduceReply>().await {
             Ok(reply) => reply,
@@ -729,6 +798,13 @@ async fn answers(shared: &Shared, mut frames: FrameReader) -> Error {
             None => Ok(reply.base_offset),
             Some(error) => Err(RemoteError::from(error)),
         };
+        let result = result.map_err(|error| match error.code {
+            ErrorCode::UnknownTopic => {
+                shared.gone.store(true, Ordering::Release);
+                RemoteError::new(error.code, Error::topic_gone(topic).to_string())
+            }
+            _ => error,
+        });
         let outcomes = {
             let mut core = lock(&shared.core);
             core.answered(shared.now_ms(), reply.request_id, result, chance());

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use thalweg_client_core::Backoff;
-use thalweg_wire::proto;
+use thalweg_wire::{ErrorCode, proto};
 use tokio::sync::watch;
 
 use crate::Result;
@@ -24,13 +24,17 @@ const LOOK_OVER_EVERY: Duration = Duration::from_millis(500);
 /// The leader of each partition: its epoch, and where it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Routing {
+    topic_id: Bytes,
     leaders: Vec<(u32, Option<Address>)>,
     pin_epoch: u32,
+    /// How often a broker said that there is no such topic, or another one of its name. It may be the one that is late.
+    doubts: u64,
 }
 
 impl Routing {
     pub(crate) fn of(topic: &proto::Topic) -> Routing {
-        let mut routing = Routing { leaders: vec![(0, None); topic.partitions.len()], pin_epoch: topic.pin_epoch };
+        let leaders = vec![(0, None); topic.partitions.len()];
+        let mut routing = Routing { topic_id: topic.id.clone(), leaders, pin_epoch: topic.pin_epoch, doubts: 0 };
         routing.follow(topic);
         routing
     }
@@ -49,6 +53,11 @@ impl Routing {
             }
         }
         is_news
+    }
+
+    /// Grows when a broker says that the topic is not there any more.
+    pub(crate) fn doubts(&self) -> u64 {
+        self.doubts
     }
 
     /// Epoch of the topic's pin.
@@ -114,8 +123,16 @@ async fn hear(link: &Link, address: &Address, topic: &str, routing: &watch::Send
     loop {
         let (reply, _) = frames.expect::<proto::MetadataReply>().await?;
         link.learn(&reply.brokers);
-        if let Some(found) = reply.topics.first().filter(|t| t.error.is_none()) {
-            routing.send_if_modified(|r| r.follow(found));
-        }
+        let Some(found) = reply.topics.first() else { continue };
+        let unknown = found.error.as_ref().is_some_and(|e| ErrorCode::from_number(e.code) == ErrorCode::UnknownTopic);
+        routing.send_if_modified(|r| match &found.error {
+            // A topic that was made anew under the name is another one.
+            None if found.id == r.topic_id => r.follow(found),
+            Some(_) if !unknown => false,
+            _ => {
+                r.doubts += 1;
+                true
+            }
+        });
     }
 }
