@@ -10,7 +10,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use quinn::SendStream;
 use thalweg_model::{Offset, OnFailure, PartitionId, RecordBatch, TopicId, TopicPartition};
-use thalweg_plugin_host::{FilterJob, Filtered};
+use thalweg_plugin_host::{FilterFailure, FilterJob, Filtered};
 use thalweg_wire::{ErrorCode, Frame, RemoteError, proto};
 use tokio::sync::{Mutex, Notify};
 
@@ -136,6 +136,7 @@ fn failed(partition: u32, generation: u64, error: RemoteError) -> proto::FetchPu
 /// Pushes one partition until the stream ends.
 async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot>) {
     let mut advanced = s.core.shard.watch(name);
+    let mut metadata = s.core.shard.watch_metadata();
     let mut generation = 0;
     let mut position = None;
     loop {
@@ -151,7 +152,7 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
             continue;
         };
         let step = match position {
-            None => match resolve(&s.core, &name, start).await {
+            None => match resolve_to_read(&s.core, &name, start).await {
                 // Said at once, so that a consumer knows its position before anything comes.
                 Ok(Some(offset)) => {
                     position = Some(offset);
@@ -170,18 +171,19 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
             (Step::Wait, Some(at)) => s.core.led_elsewhere(&name).map_or(Step::Wait, |error| Step::Stop(at, error)),
             (step, _) => step,
         };
+        metadata.mark_unchanged();
+        let gone = s.core.find_partition(&name).err();
         let (at, body, mut push, error) = match step {
-            Step::Wait => {
+            Step::Wait if gone.is_none() => {
                 tokio::select! {
-                    changed = advanced.changed() => if changed.is_err() {
-                        let gone = RemoteError::new(ErrorCode::UnknownTopic, "the topic was deleted");
-                        let _ = send(&mut *s.stream.lock().await, &failed(name.partition.0, generation, gone)).await;
-                        return;
-                    },
+                    changed = advanced.changed() => if changed.is_err() { return },
+                    // The topic may be deleted.
+                    changed = metadata.changed() => if changed.is_err() { return },
                     () = slot.changed.notified() => {}
                 }
                 continue;
             }
+            Step::Wait => (position.unwrap_or(offset_of(start)), Vec::new(), proto::FetchPush::default(), None),
             Step::Push(at, body, push) => (at, body, push, None),
             Step::Stop(at, error) => (at, Vec::new(), proto::FetchPush::default(), Some(error)),
             Step::PushThenStop(at, body, push, error) => (at, body, push, Some(error)),
@@ -191,11 +193,14 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
             continue;
         }
         let state = s.core.shard.state(&name);
-        if state.is_none() && s.core.find_partition(&name).is_err() {
-            let gone = RemoteError::new(ErrorCode::UnknownTopic, "the topic was deleted");
-            let _ = send(&mut *s.stream.lock().await, &failed(name.partition.0, generation, gone)).await;
-            return;
-        }
+        let error = match error {
+            // It has been deleted, or moved to others, while it was read.
+            error if gone.is_some() => gone.or(error),
+            Some(error) if state.is_none() && error.code == ErrorCode::PartitionOffline => {
+                Some(RemoteError::new(ErrorCode::NotLeader, error.message))
+            }
+            error => error,
+        };
         position = Some(at);
         push.partition = name.partition.0;
         push.generation = generation;
@@ -221,6 +226,33 @@ enum Step {
     Push(Offset, Vec<Bytes>, proto::FetchPush),
     PushThenStop(Offset, Vec<Bytes>, proto::FetchPush, RemoteError),
     Stop(Offset, RemoteError),
+}
+
+/// As [`resolve`], for who reads from there: a position that the log does not hold is refused.
+async fn resolve_to_read(
+    core: &Core,
+    name: &TopicPartition,
+    start: proto::Start,
+) -> Result<Option<Offset>, RemoteError> {
+    let Some(at) = resolve(core, name, start).await? else { return Ok(None) };
+    let end = || core.shard.state(name).map_or(at, |s| s.log_end);
+    // Up to the log's end it is a matter of waiting. Past it, somebody may lead who knows more: the quorum tells.
+    if at > end() && core.shard.confirm(*name).await.is_err() {
+        return Ok(None);
+    }
+    let log_start = core.shard.log_start(name);
+    match at >= log_start && at <= end() {
+        true => Ok(Some(at)),
+        false => Err(out_of_range(at, log_start, end())),
+    }
+}
+
+fn out_of_range(at: Offset, log_start: Offset, end: Offset) -> RemoteError {
+    let message = match at < log_start {
+        true => format!("offset {at} has been removed by retention: the log holds {log_start} to {end} (exclusive)"),
+        false => format!("offset {at} is past the end: the log holds {log_start} to {end} (exclusive)"),
+    };
+    RemoteError::new(ErrorCode::OffsetOutOfRange, message)
 }
 
 /// Where a start position lies now; `None` while the partition does not serve yet.
@@ -289,11 +321,8 @@ async fn next(s: &Subscription, name: &TopicPartition, from: Offset, credit_byte
             return Step::Stop(from, damaged(name.partition.0, &what));
         }
         Read::BelowStart(start) => {
-            let message = format!(
-                "offset {from} of partition {} was removed by retention; the log starts at {start}",
-                name.partition
-            );
-            return Step::Stop(from, RemoteError::new(ErrorCode::OffsetOutOfRange, message));
+            let end = s.core.shard.state(name).map_or(start, |s| s.log_end);
+            return Step::Stop(from, out_of_range(from, start, end));
         }
         Read::Batches(batches) => batches,
     };
@@ -314,6 +343,10 @@ async fn next(s: &Subscription, name: &TopicPartition, from: Offset, credit_byte
             continue;
         };
         match run_filter(s, filter, batch, from).await {
+            Err(error) if error.code == ErrorCode::UnreadableBatch => {
+                push.unreadable_through = end.0;
+                return Step::PushThenStop(first, body, push, error);
+            }
             Err(error) => return Step::PushThenStop(at, body, push, error),
             Ok((filtered, failure)) => {
                 let kept = filtered.batch;
@@ -356,7 +389,14 @@ async fn run_filter(
     s.core.plugins.pool().filter(job, done);
     let result =
         receiver.await.map_err(|_| RemoteError::new(ErrorCode::ShuttingDown, "the broker is shutting down"))?;
-    let filtered = result.map_err(|e| RemoteError::new(ErrorCode::PluginFailed, e.to_string()))?;
+    let filtered = result.map_err(|e| {
+        let code = match &e {
+            // Nobody can read it, with or without a filter.
+            FilterFailure::Batch(_) => ErrorCode::UnreadableBatch,
+            _ => ErrorCode::PluginFailed,
+        };
+        RemoteError::new(code, e.to_string())
+    })?;
     let failure = filtered.failure.clone().filter(|_| s.on_failure == OnFailure::Fail).map(|(offset, f)| {
         let message = format!("plugin {} failed on offset {offset}: {}", f.plugin, f.reason);
         (offset, RemoteError::new(ErrorCode::PluginFailed, message))

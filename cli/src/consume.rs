@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use thalweg::{ConsumerRecord, OnFailure, Position};
+use thalweg::{ConsumerRecord, OnBadRecord, OnFailure, Position};
 
 use crate::Connect;
 use crate::output::Output;
@@ -45,6 +45,9 @@ pub(crate) struct Consume {
     /// What becomes of a record on which the plugin fails
     #[arg(long, value_name = "fail|skip|pass", default_value = "fail", value_parser = policy)]
     on_filter_failure: OnFailure,
+    /// What becomes of a stored batch that does not decode
+    #[arg(long, value_name = "fail|skip", default_value = "fail", value_parser = bad_record)]
+    on_bad_record: OnBadRecord,
     /// Ends when everything that was there at the start has been scanned
     #[arg(long)]
     until_end: bool,
@@ -70,11 +73,15 @@ fn policy(text: &str) -> Result<OnFailure, String> {
     OnFailure::from_name(text).ok_or_else(|| "fail, skip or pass".to_owned())
 }
 
+fn bad_record(text: &str) -> Result<OnBadRecord, String> {
+    OnBadRecord::from_name(text).ok_or_else(|| "fail or skip".to_owned())
+}
+
 impl Consume {
     pub(crate) async fn run(self) -> Result<()> {
         let format = Format::parse(&self.format)?;
         let client = self.connect.client().await?;
-        let mut builder = client.consumer(&self.topic);
+        let mut builder = client.consumer(&self.topic).on_bad_record(self.on_bad_record);
         if self.from_beginning {
             builder = builder.from_beginning();
         }
@@ -135,8 +142,11 @@ impl Consume {
             out.flush()?;
         }
         out.flush()?;
+        let c = consumer.counts();
+        if c.unreadable > 0 {
+            eprintln!("{} records were passed over: they do not decode", c.unreadable);
+        }
         if let Some(filter) = consumer.filter() {
-            let c = consumer.counts();
             eprintln!(
                 "filter {}@{}: {} kept, {} dropped, {} failed of {} scanned",
                 filter.name,

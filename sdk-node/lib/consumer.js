@@ -1,6 +1,6 @@
 // The consumer: `for await (const record of consumer)`, or `for await (const batch of consumer.batches())`.
 
-import { InvalidError, call } from './errors.js'
+import { InvalidError, ThalwegError, call } from './errors.js'
 import { Batch, Record } from './record.js'
 
 /** A position as the native half wants it: kind and number. */
@@ -74,9 +74,11 @@ export class Consumer {
 
   /**
    * Records one by one. Leaving the loop closes the consumer, so that the process can end; the record that the loop was left with
-   * is not done then, because a `break` looks like an exception from here.
+   * is not done then, because a `break` looks like an exception from here. An error of a partition leaves it open: `seek` past it and
+   * loop again, or close it.
    */
   async *[Symbol.asyncIterator]() {
+    let stands = false
     try {
       for await (const batch of this.batches()) {
         this.#left = batch.records()
@@ -87,8 +89,11 @@ export class Consumer {
           yield record
         }
       }
+    } catch (error) {
+      stands = !this.#closed && error instanceof ThalwegError
+      throw error
     } finally {
-      await this.#leave(false)
+      if (!stands) await this.#leave(false)
     }
   }
 
@@ -140,7 +145,7 @@ export class Consumer {
 
   async counts() {
     const counts = await call((await this.#ready()).counts())
-    return { ...counts, scanned: counts.delivered + counts.filtered + counts.failed }
+    return { ...counts, scanned: counts.delivered + counts.filtered + counts.failed + counts.unreadable }
   }
 
   async #leave(isDone) {

@@ -110,6 +110,11 @@ export interface ConsumerOptions {
   filterConfig?: Data
   /** What becomes of a record on which the filter fails; 'fail' by default: the partition stops there. */
   onFilterFailure?: 'fail' | 'skip' | 'pass'
+  /**
+   * What becomes of a stored batch that does not decode; 'fail' by default: BadRecordError at every call until a seek past it. 'skip'
+   * passes it over and counts its records as unreadable.
+   */
+  onBadRecord?: 'fail' | 'skip'
   /** Shares the partitions with the other consumers of this group, and goes on where the group left off. */
   group?: string
   /** A name that outlives the process, for static membership. */
@@ -225,6 +230,8 @@ export interface Counts {
   delivered: number
   filtered: number
   failed: number
+  /** Records of batches that do not decode, passed over with onBadRecord 'skip'. */
+  unreadable: number
   scanned: number
 }
 
@@ -233,8 +240,9 @@ export class Consumer implements AsyncIterable<Record> {
   /** The topic, or the first of several. */
   readonly topic: string
   readonly group: string | null
+  /** Opens the subscription: every partition's start has been resolved then, and what is sent from now on comes. */
   open(): Promise<this>
-  /** Records one by one; leaving the loop closes the consumer. */
+  /** Records one by one; leaving the loop closes the consumer, an error of a partition does not: seek past it, or close. */
   [Symbol.asyncIterator](): AsyncGenerator<Record, void, void>
   /** Batches as they come: the fast way out. */
   batches(): AsyncGenerator<Batch, void, void>
@@ -293,6 +301,12 @@ export class ThalwegError extends Error {
   readonly code: string
   /** Whether the same call may succeed later. */
   readonly retriable: boolean
+  /** Where it is about a place in a log: which, and that log's first offset and end (exclusive), as far as they are known. */
+  readonly topic?: string
+  readonly partition?: number | null
+  readonly offset?: number | null
+  readonly logStart?: number | null
+  readonly logEnd?: number | null
 }
 export class TimedOutError extends ThalwegError {}
 export class DisconnectedError extends ThalwegError {}
@@ -305,3 +319,7 @@ export class StorageFullError extends ThalwegError {}
 export class DamagedError extends ThalwegError {}
 export class InternalError extends ThalwegError {}
 export class UnsupportedError extends ThalwegError {}
+/** The log does not hold the position: seek to where it does. */
+export class OffsetOutOfRangeError extends ThalwegError {}
+/** What is stored there does not decode: seek past it, or read with onBadRecord 'skip'. */
+export class BadRecordError extends ThalwegError {}

@@ -5,7 +5,9 @@ use std::time::Duration;
 use napi::Result;
 use napi::bindgen_prelude::Buffer;
 use napi_derive::napi;
-use thalweg::{Acks, Assignor, ClientBuilder, Codec, OnFailure, PluginInfo, Position, SharedConsumer, TopicInfo};
+use thalweg::{
+    Acks, Assignor, ClientBuilder, Codec, OnBadRecord, OnFailure, PluginInfo, Position, SharedConsumer, TopicInfo,
+};
 
 use crate::consumer::{Consumer, TopicPartition};
 use crate::error::{invalid, raise};
@@ -96,6 +98,7 @@ pub struct ConsumerOptions {
     pub filter: Option<String>,
     pub filter_config: Option<Buffer>,
     pub on_filter_failure: Option<String>,
+    pub on_bad_record: Option<String>,
     pub group: Option<String>,
     pub instance: Option<String>,
     pub session_timeout_ms: Option<f64>,
@@ -302,6 +305,11 @@ impl Client {
             })?;
             builder = builder.filter(filter).on_filter_failure(policy);
             builder = builder.filter_config(options.filter_config.map(|c| c.to_vec()).unwrap_or_default());
+        }
+        if let Some(policy) = options.on_bad_record {
+            let policy = OnBadRecord::from_name(&policy)
+                .ok_or_else(|| invalid(format!("onBadRecord is {policy:?}; fail or skip")))?;
+            builder = builder.on_bad_record(policy);
         }
         if let Some(group) = options.group {
             let assignor = options.assignor.as_deref().map_or(Ok(Assignor::Uniform), |assignor| {

@@ -67,6 +67,7 @@ pub struct Counts {
     pub delivered: f64,
     pub filtered: f64,
     pub failed: f64,
+    pub unreadable: f64,
 }
 
 impl Consumer {
@@ -194,7 +195,12 @@ impl Consumer {
     #[napi]
     pub async fn counts(&self) -> Result<Counts> {
         let c = self.inner.with(|c| Ok(c.counts())).await.map_err(raise)?;
-        Ok(Counts { delivered: c.delivered as f64, filtered: c.filtered as f64, failed: c.failed as f64 })
+        Ok(Counts {
+            delivered: c.delivered as f64,
+            filtered: c.filtered as f64,
+            failed: c.failed as f64,
+            unreadable: c.unreadable as f64,
+        })
     }
 
     /// Ends the subscription and whoever waits in `next`.

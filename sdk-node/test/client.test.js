@@ -6,7 +6,7 @@ import { createRequire } from 'node:module'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
-import { DisconnectedError, InvalidError, NotFoundError, connect } from '../lib/index.js'
+import { DisconnectedError, InvalidError, NotFoundError, OffsetOutOfRangeError, connect } from '../lib/index.js'
 import { startBroker } from './broker.js'
 
 test('errors have their class', async (t) => {
@@ -84,4 +84,35 @@ test('the process ends after close', async (t) => {
 test('require works too', { skip: Number(process.versions.node.split('.')[0]) < 22 && 'needs require(esm) of Node 20.19 or 22' }, () => {
   const require = createRequire(fileURLToPath(import.meta.url))
   assert.equal(typeof require('../lib/index.js').connect, 'function')
+})
+
+test('a position past the end is thrown with both ends, until a seek', { timeout: 60_000 }, async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const producer = client.producer('t')
+  const { offset: last } = await producer.send('a')
+  const consumer = client.consumer('t', { start: 5_000 })
+  await consumer.open()
+  const expected = (e) =>
+    e instanceof OffsetOutOfRangeError && e.topic === 't' && e.partition === 0 && e.offset === 5_000 && e.logStart === 0 && e.logEnd === last + 1
+  const first = async (records) => {
+    for await (const record of records) return record
+  }
+  for (let i = 0; i < 2; i++) {
+    await assert.rejects(first(consumer), expected)
+    await assert.rejects(first(consumer.batches()), expected)
+  }
+  await consumer.seek(0, last)
+  assert.equal((await first(consumer)).text(), 'a')
+  const alone = await client.consumer('t').open()
+  await client.deleteTopic('t')
+  for (let i = 0; i < 2; i++) {
+    await assert.rejects(first(alone), (e) => e instanceof NotFoundError && e.message === 'topic "t" was deleted')
+    await assert.rejects(producer.send('x'), (e) => e instanceof NotFoundError && e.message === 'topic "t" was deleted')
+  }
+  await client.createTopic('t', { partitions: 1 })
+  await producer.send('y')
+  await alone.close()
+  await producer.close()
+  await client.close()
 })

@@ -6,8 +6,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3_async_runtimes::tokio::future_into_py;
 use thalweg::{
-    Acks, Assignor, ClientBuilder, Codec, Error, ErrorKind, OnFailure, PluginInfo, Position, SharedConsumer, Topic,
-    TopicInfo,
+    Acks, Assignor, ClientBuilder, Codec, Error, ErrorKind, OnBadRecord, OnFailure, PluginInfo, Position,
+    SharedConsumer, Topic, TopicInfo,
 };
 
 use crate::consumer::Consumer;
@@ -222,6 +222,10 @@ impl Client {
                 .ok_or_else(|| invalid(format!("on_filter_failure is {policy:?}; fail, skip or pass")))?;
             builder = builder.filter(filter).filter_config(options.filter_config).on_filter_failure(policy);
         }
+        let on_bad = &options.on_bad_record[..];
+        let on_bad = OnBadRecord::from_name(on_bad)
+            .ok_or_else(|| invalid(format!("on_bad_record is {on_bad:?}; fail or skip")))?;
+        builder = builder.on_bad_record(on_bad);
         if let Some(group) = options.group {
             let seconds = Duration::from_secs_f64;
             let assignor = &options.assignor[..];
@@ -326,6 +330,7 @@ struct ConsumerOptions {
     filter: Option<String>,
     filter_config: Vec<u8>,
     on_filter_failure: String,
+    on_bad_record: String,
     group: Option<String>,
     instance: Option<String>,
     session_timeout: f64,

@@ -110,12 +110,12 @@ impl Consumer {
         future_into_py(py, async move { consumer.with(|c| Ok(c.assignment())).await.map_err(raise) })
     }
 
-    /// (delivered, filtered, failed)
+    /// (delivered, filtered, failed, unreadable)
     fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let consumer = self.inner.clone();
         future_into_py(py, async move {
             let c = consumer.with(|c| Ok(c.counts())).await.map_err(raise)?;
-            Ok((c.delivered, c.filtered, c.failed))
+            Ok((c.delivered, c.filtered, c.failed, c.unreadable))
         })
     }
 }

@@ -11,7 +11,7 @@ import time
 import pytest
 import thalweg
 import thalweg.sync
-from conftest import Broker
+from conftest import PLUGINS, Broker
 
 
 def test_sync_has_the_same_names(broker: Broker) -> None:
@@ -164,3 +164,60 @@ asyncio.run(main())
         _, said = child.communicate(timeout=30)
         assert time.monotonic() - started < 1.0
         assert "KeyboardInterrupt" in said
+
+
+def test_a_position_past_the_end_is_raised_with_both_ends_until_a_seek(broker: Broker) -> None:
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        with client.producer("t") as producer:
+            last = producer.send("a").offset
+        assert last is not None
+        with client.consumer("t", start=5_000) as consumer:
+            for read in (lambda: next(iter(consumer)), lambda: next(consumer.batches())) * 2:
+                with pytest.raises(thalweg.OffsetOutOfRangeError) as raised:
+                    read()
+                e = raised.value
+                assert (e.topic, e.partition, e.offset, e.log_start, e.log_end) == ("t", 0, 5_000, 0, last + 1)
+            consumer.seek(0, last)
+            assert next(iter(consumer)).text() == "a"
+
+    async def go() -> None:
+        async with thalweg.connect(broker.address, ca=broker.ca) as client:
+            async with client.consumer("t", start=5_000) as consumer:
+                for _ in range(3):
+                    with pytest.raises(thalweg.OffsetOutOfRangeError):
+                        async with asyncio.timeout(10):
+                            async for _record in consumer:
+                                pass
+                await consumer.seek(0, last)
+                async with asyncio.timeout(10):
+                    async for record in consumer:
+                        assert record.text() == "a"
+                        break
+            # The name of a topic that is gone.
+            async with client.consumer("t", start="latest") as consumer, client.producer("t") as producer:
+                await client.delete_topic("t")
+                for _ in range(2):
+                    with pytest.raises(thalweg.NotFoundError, match='topic "t" was deleted'):
+                        async with asyncio.timeout(10):
+                            await anext(aiter(consumer))
+                    with pytest.raises(thalweg.NotFoundError, match='topic "t" was deleted'):
+                        await producer.send("x")
+                await client.create_topic("t", partitions=1)
+                await producer.send("y")
+
+    asyncio.run(go())
+
+
+def test_what_is_sent_after_a_consumer_was_opened_comes(broker: Broker) -> None:
+    async def go() -> None:
+        async with thalweg.connect(broker.address, ca=broker.ca) as client:
+            await client.upload_plugin("late", PLUGINS / "late.wasm")
+            await client.create_topic("race", partitions=1)
+            async with client.producer("race") as producer:
+                for turn in range(60):
+                    async with client.consumer("race", filter="late" if turn % 2 else None) as consumer:
+                        await producer.send({"dep_delay": 100, "turn": turn})
+                        async with asyncio.timeout(10):
+                            assert (await anext(aiter(consumer))).json()["turn"] == turn
+
+    asyncio.run(go())

@@ -89,7 +89,7 @@ def test_commits_and_where_a_group_goes_on(broker: Broker) -> None:
         assert consumer.committed(0) == first[-1].offset + 1
         record = next(records)
         consumer.commit(record)
-        with pytest.raises(thalweg.InvalidError, match="past its end"):
+        with pytest.raises(thalweg.OffsetOutOfRangeError, match="past its end"):
             consumer.commit({("t", 0): 10_000})
         consumer.close()
         # Automatic: done when the next one is asked for, and when the consumer is left in order.

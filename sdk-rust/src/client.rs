@@ -93,6 +93,21 @@ impl ClientBuilder {
     }
 }
 
+#[cfg(test)]
+impl Client {
+    /// One that never reaches anybody.
+    pub(crate) fn unconnected() -> Client {
+        let options = LinkOptions {
+            addresses: Address::parse_list("thalweg://127.0.0.1:1").expect("an address"),
+            trust: Trust::Default,
+            client_name: "test".into(),
+            identity: None,
+            timeout: Duration::from_millis(100),
+        };
+        Client { io: Io::start(options).expect("a thread"), name: "test".into(), timeout: Duration::from_millis(100) }
+    }
+}
+
 /// A connected client. Cheap to clone; the connection closes with the last clone, producer and consumer.
 #[derive(Clone)]
 pub struct Client {

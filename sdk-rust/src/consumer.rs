@@ -7,15 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use thalweg_client_core::{Change, ConsumerCore, Counts, MembershipConfig, PartitionKey, Position};
 use thalweg_model::{Assignor, OnFailure};
-use thalweg_wire::{ErrorKind, RemoteError, proto};
+use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
-use crate::batch::decode;
+use crate::batch::{OnBadRecord, decode};
 use crate::client::{Client, FoundOffsets, PluginInfo};
 use crate::group::{Cursor, GroupOptions, GroupShared, Rebalance};
 use crate::subscription::{Event, Reader, open_stream};
-use crate::{Batch, ConsumerRecord, Error, IntoBytes, Result};
+use crate::{Batch, ConsumerRecord, Error, ErrorPlace, IntoBytes, Result};
 
 /// Memory for records that were pushed and not taken yet.
 const BUFFER_BYTES: u64 = 32 << 20;
@@ -41,6 +41,7 @@ pub struct ConsumerBuilder {
     filter: Option<String>,
     filter_config: Bytes,
     on_failure: OnFailure,
+    on_bad_record: OnBadRecord,
     buffer_bytes: u64,
     group: Option<String>,
     instance: Option<String>,
@@ -63,6 +64,7 @@ impl ConsumerBuilder {
             filter: None,
             filter_config: Bytes::new(),
             on_failure: OnFailure::Fail,
+            on_bad_record: OnBadRecord::Fail,
             buffer_bytes: BUFFER_BYTES,
             group: None,
             instance: None,
@@ -118,7 +120,14 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Memory for records that were pushed and not taken yet, per topic; 32 MiB by default.
+    /// What becomes of a stored batch that does not decode; by default the consumer answers with `bad_record` until a seek past it.
+    pub fn on_bad_record(mut self, policy: OnBadRecord) -> Self {
+        self.on_bad_record = policy;
+        self
+    }
+
+    /// Memory for records that were granted, or pushed and not taken yet, per topic; 32 MiB by default, and at least 64 KiB for each
+    /// partition. Beyond it there is at most one batch of each partition.
     pub fn buffer_bytes(mut self, bytes: u64) -> Self {
         self.buffer_bytes = bytes;
         self
@@ -176,7 +185,9 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Finds the topics, joins the group if there is one, and opens the subscription.
+    /// Finds the topics, joins the group if there is one, and opens the subscription: when this returns, the start of every partition
+    /// has been resolved by its leader, so that what is sent from now on comes. A leader that is away is waited for, for as long as the
+    /// client's time-out; then it is an error only where the start is a matter of when it is looked up (the end, a time).
     ///
     /// # Errors
     /// `not_found` for an unknown topic, partition or filter, `plugin_failed` when the filter does not start, `invalid` for a bad group
@@ -241,7 +252,7 @@ impl ConsumerBuilder {
             }
             let reader = |(topic, partitions)| {
                 let core = ConsumerCore::new(partitions, start, buffer_bytes);
-                Reader::open(link.clone(), topic, core, filter.clone(), events.clone())
+                Reader::open(link.clone(), topic, core, filter.clone(), events.clone(), false)
             };
             Ok((topics.into_iter().map(reader).collect(), plugin))
         });
@@ -249,6 +260,8 @@ impl ConsumerBuilder {
         let ends = self.until_end.then_some(ends);
         let mut consumer = Consumer::new(self.client, Source::Alone(readers), incoming, ends, plugin);
         consumer.damaged = damaged;
+        consumer.on_bad_record = self.on_bad_record;
+        consumer.opened().await?;
         Ok(consumer)
     }
 
@@ -322,7 +335,10 @@ impl ConsumerBuilder {
         news.mark_changed();
         let member = Member { news, shared, listener: self.listener };
         let ends = self.until_end.then_some(ends);
-        Ok(Consumer::new(self.client, Source::Group(Box::new(member)), incoming, ends, plugin))
+        let mut consumer = Consumer::new(self.client, Source::Group(Box::new(member)), incoming, ends, plugin);
+        consumer.on_bad_record = self.on_bad_record;
+        consumer.opened().await?;
+        Ok(consumer)
     }
 }
 
@@ -402,9 +418,12 @@ pub struct Consumer {
     current: Option<Current>,
     /// The next batch, until it is certain that it may be handed out.
     held: Option<(Current, Batch)>,
-    failed: Option<Error>,
     /// With `until_end`: what is said of partitions that cannot be read at all, once the others have been.
     damaged: VecDeque<Error>,
+    on_bad_record: OnBadRecord,
+    /// Partitions that stand still, each until a seek or until it is another member's, and why. Every call says so again: a loop that
+    /// went on with the others would pass the gap over.
+    failed: BTreeMap<PartitionKey, Error>,
     /// Why nothing more comes.
     over: Option<Error>,
 }
@@ -426,17 +445,46 @@ impl Consumer {
             filter,
             current: None,
             held: None,
-            failed: None,
             damaged: VecDeque::new(),
+            on_bad_record: OnBadRecord::Fail,
+            failed: BTreeMap::new(),
             over: None,
         }
+    }
+
+    /// Waits until the leaders have resolved where reading starts.
+    async fn opened(&mut self) -> Result<()> {
+        let (readers, limit) = (self.readers(), self.client.timeout());
+        let all = async {
+            for reader in &readers {
+                reader.resolved().await;
+            }
+        };
+        tokio::select! {
+            () = all => return Ok(()),
+            slept = self.client.io.sleep(limit) => slept?,
+        }
+        for reader in &readers {
+            let core = reader.core();
+            // The first record and an offset stay what they are, whenever they are looked up.
+            let moves = |p: &u32| matches!(core.start(*p), Some(Position::Latest | Position::Timestamp(_)));
+            if let Some(partition) = core.unresolved().find(moves) {
+                let message = format!(
+                    "the leader of topic {:?} partition {partition} did not say within {limit:?} where reading starts",
+                    reader.name
+                );
+                return Err(Error::new(ErrorKind::Timeout, message).at(reader.place(partition)));
+            }
+        }
+        Ok(())
     }
 
     /// The next record; `None` at the end of `until_end`. The one before it is done then.
     ///
     /// # Errors
-    /// `plugin_failed` when the filter fails on a record, `invalid` when retention has removed the position. The consumer
-    /// stays at that position: `seek` past it to go on.
+    /// `plugin_failed` when the filter fails on a record, `bad_record` where a stored batch does not decode, `offset_out_of_range` where
+    /// the log does not hold the position (any more), `not_found` when a topic was deleted. The consumer stays at that position, and
+    /// answers so again: `seek` past it to go on. [`Error::place`] tells which partition and offset.
     pub async fn next(&mut self) -> Option<Result<ConsumerRecord>> {
         self.done_with_handed();
         loop {
@@ -504,8 +552,8 @@ impl Consumer {
             if let Some(held) = self.held.take() {
                 return Some(Ok(held));
             }
-            if let Some(error) = self.failed.take().or_else(|| self.over.clone()) {
-                return Some(Err(error));
+            if let Some(error) = self.failed.values().next().or(self.over.as_ref()) {
+                return Some(Err(error.clone()));
             }
             if self.has_ended().await {
                 return self.damaged.pop_front().map(Err);
@@ -532,14 +580,8 @@ impl Consumer {
                     self.over = Some(error.clone());
                     return Some(Err(error));
                 }
-                Some(Event::Push { reader, push, body, from }) => {
-                    match self.open(reader, *push, body, from) {
-                        // Handed out once it is certain that there still is a lease.
-                        Some(Ok(opened)) => self.held = Some(opened),
-                        Some(Err(error)) => return Some(Err(error)),
-                        None => {}
-                    }
-                }
+                // Handed out once it is certain that there still is a lease.
+                Some(Event::Push { reader, push, body, from }) => self.held = self.open(reader, *push, body, from),
             }
         }
     }
@@ -581,6 +623,7 @@ impl Consumer {
             self.current.take_if(|c| c.key == *key);
             self.held.take_if(|(c, _)| c.key == *key);
             self.positions.remove(key);
+            self.failed.remove(key);
         }
         let listener = match &self.source {
             Source::Group(member) => member.listener.clone(),
@@ -640,14 +683,14 @@ impl Consumer {
         left.iter().all(|(key, end)| committed(key) >= *end)
     }
 
-    /// Decodes a push; `None` when it holds nothing for the user.
+    /// Decodes a push; `None` when it holds no records for the user.
     fn open(
         &mut self,
         reader: Arc<Reader>,
         push: proto::FetchPush,
         body: Bytes,
         from: u64,
-    ) -> Option<Result<(Current, Batch)>> {
+    ) -> Option<(Current, Batch)> {
         reader.taken(push.partition, body.len() as u64);
         // A seek may have come since the push was taken from the stream, or the partition is another's now.
         if !reader.core().is_wanted(push.partition, push.generation) {
@@ -658,27 +701,51 @@ impl Consumer {
             Source::Group(member) => member.shared.cursor(&key),
             Source::Alone(_) => None,
         };
-        self.positions.insert(key.clone(), push.scanned_through);
-        if let Some(error) = push.error {
-            let error = Error::from(RemoteError::from(error));
-            self.failed = Some(error.in_context(&format!("topic {:?} partition {}", reader.name, push.partition)));
+        let decoded = decode(body, from, push.scanned_through.max(from), self.on_bad_record);
+        let mut end = decoded.end;
+        if decoded.unreadable > 0 {
+            reader.core().passed_over(push.partition, decoded.unreadable, true);
         }
-        let parts = match decode(body, from) {
-            Ok(parts) => parts,
-            Err(error) => return Some(Err(error)),
-        };
-        let batch = Batch { topic: reader.name.clone(), partition: push.partition, parts };
+        if let Some((at, reason)) = decoded.bad {
+            let error = RemoteError::new(ErrorCode::UnreadableBatch, format!("offset {at} cannot be read: {reason}"));
+            match self.on_bad_record {
+                OnBadRecord::Skip => skipped(&reader, push.partition, at, &error),
+                OnBadRecord::Fail => {
+                    // What is pushed meanwhile lies behind it.
+                    reader.change(|core| core.stop_at(push.partition, at));
+                    self.fail(&reader, &push, Some(at), error);
+                }
+            }
+        } else if let Some(error) = push.error.clone().map(RemoteError::from) {
+            let (at, through) = (push.scanned_through, push.unreadable_through);
+            if error.code == ErrorCode::UnreadableBatch && self.on_bad_record == OnBadRecord::Skip && through > at {
+                skipped(&reader, push.partition, at, &error);
+                reader.change(|core| {
+                    core.passed_over(push.partition, through - at, false);
+                    core.seek(push.partition, Position::Offset(through));
+                });
+                end = through;
+            } else {
+                // A start that could not be looked up is at no offset.
+                let is_known = at >= from && (at > 0 || reader.core().resolved(push.partition).is_some());
+                self.fail(&reader, &push, is_known.then_some(at), error);
+            }
+        }
+        if push.error.is_none() || end > from {
+            self.positions.insert(key.clone(), end);
+        }
+        let batch = Batch { topic: reader.name.clone(), partition: push.partition, parts: decoded.parts };
         let current = Current {
             key,
             cursor,
             records: VecDeque::new(),
-            end: push.scanned_through,
+            end,
             filtered: push.filtered,
             failed: push.failed,
             handed_to: from,
         };
         match batch.is_empty() {
-            false => Some(Ok((current, batch))),
+            false => Some((current, batch)),
             // Nothing for the user: it has been scanned, which is all that there was to do. The first push of all only says where the
             // group begins, and that is worth keeping.
             true => {
@@ -687,6 +754,22 @@ impl Consumer {
                 None
             }
         }
+    }
+
+    /// A partition stands still, and every call says why.
+    fn fail(&mut self, reader: &Reader, push: &proto::FetchPush, offset: Option<u64>, error: RemoteError) {
+        let is_told = push.leader_epoch > 0;
+        let place = ErrorPlace {
+            offset,
+            log_start: is_told.then_some(push.log_start_offset),
+            log_end: is_told.then_some(push.high_watermark),
+            ..reader.place(push.partition)
+        };
+        let error = match error.code {
+            ErrorCode::UnknownTopic => Error::topic_gone(&reader.name),
+            _ => Error::from(error).in_context(&format!("topic {:?} partition {}", reader.name, push.partition)),
+        };
+        self.failed.insert(reader.key(push.partition), error.at(place));
     }
 
     /// The filter in use, with the version that its name was resolved to.
@@ -739,17 +822,18 @@ impl Consumer {
     /// Next offset of a partition that has not been scanned for the user; `None` before the first answer of the broker.
     pub fn position(&self, place: impl Into<Place>) -> Option<u64> {
         let place = place.into();
-        let key = self.reader(&place).ok()?.key(place.partition);
-        self.positions.get(&key).copied()
+        let reader = self.reader(&place).ok()?;
+        let position = self.positions.get(&reader.key(place.partition)).copied();
+        position.or_else(|| reader.core().resolved(place.partition))
     }
 
     /// Records of a partition that are left to scan, as far as the broker has said.
     pub fn lag(&self, place: impl Into<Place>) -> Option<u64> {
         let place = place.into();
         let reader = self.reader(&place).ok()?;
-        let position = self.positions.get(&reader.key(place.partition))?;
+        let position = self.position(place.clone())?;
         let end = reader.core().high_watermark(place.partition)?;
-        Some(end.saturating_sub(*position))
+        Some(end.saturating_sub(position))
     }
 
     /// How far the group has come in a partition that this member reads; `None`: not yet at all.
@@ -772,6 +856,7 @@ impl Consumer {
         self.positions.remove(&key);
         self.current.take_if(|c| c.key == key);
         self.held.take_if(|(c, _)| c.key == key);
+        self.failed.remove(&key);
         Ok(())
     }
 
@@ -829,7 +914,7 @@ impl Consumer {
     /// Commits these offsets: each the next one to be read of its partition.
     ///
     /// # Errors
-    /// `invalid` for an offset past the end of its partition, `not_found` for a partition that this member does not read.
+    /// `offset_out_of_range` for an offset past the end of its partition, `not_found` for a partition that this member does not read.
     pub async fn commit_offsets<P: Into<Place>>(&mut self, offsets: impl IntoIterator<Item = (P, u64)>) -> Result<()> {
         let mut wanted = Vec::new();
         for (place, offset) in offsets {
@@ -842,7 +927,9 @@ impl Consumer {
                 let end = end.first().map_or(0, |e| e.offset);
                 if offset > end {
                     let message = format!("offset {offset} of {place} of {:?} is past its end, {end}", reader.name);
-                    return Err(RemoteError::new(thalweg_wire::ErrorCode::OffsetOutOfRange, message).into());
+                    let error = Error::from(RemoteError::new(ErrorCode::OffsetOutOfRange, message));
+                    let place = reader.place(place.partition);
+                    return Err(error.at(ErrorPlace { offset: Some(offset), log_end: Some(end), ..place }));
                 }
             }
             wanted.push((reader.key(place.partition), offset));
@@ -885,10 +972,139 @@ impl Consumer {
     }
 }
 
+fn skipped(reader: &Reader, partition: u32, at: u64, reason: &RemoteError) {
+    tracing::warn!(topic = &*reader.name, partition, offset = at, "an unreadable batch is passed over: {reason}");
+}
+
 impl Drop for Consumer {
     fn drop(&mut self) {
         if let Source::Group(member) = &self.source {
             member.shared.leave();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use thalweg_client_core::Pushed;
+    use tokio::sync::mpsc::UnboundedSender;
+
+    use super::*;
+    use crate::batch::crafted::{bad, good};
+
+    /// A consumer of one partition, and the broker that pushes to it.
+    struct Pair {
+        consumer: Consumer,
+        reader: Arc<Reader>,
+        events: UnboundedSender<Event>,
+        generation: u64,
+    }
+
+    impl Pair {
+        fn new(on_bad_record: OnBadRecord) -> Pair {
+            let topic = proto::Topic { name: "t".into(), id: Bytes::from_static(&[7; 16]), ..Default::default() };
+            let reader = Arc::new(Reader::new(&topic, ConsumerCore::new([0], Position::Offset(10), 1 << 20)));
+            let (events, incoming) = unbounded_channel();
+            let source = Source::Alone(vec![reader.clone()]);
+            let mut consumer = Consumer::new(Client::unconnected(), source, incoming, None, None);
+            consumer.on_bad_record = on_bad_record;
+            reader.core().connected(0);
+            let mut pair = Pair { consumer, reader, events, generation: 0 };
+            assert_eq!(pair.start(), 10);
+            pair.push(&[], proto::FetchPush { scanned_through: 10, ..Default::default() });
+            pair
+        }
+
+        /// Where the consumer wants to be pushed from.
+        fn start(&mut self) -> u64 {
+            let asked = self.reader.core().poll().into_iter().find(|c| c.start.is_some()).expect("it asks for a start");
+            self.generation = asked.generation;
+            asked.start.expect("just seen").value
+        }
+
+        fn push(&mut self, body: &[Bytes], push: proto::FetchPush) {
+            let push = proto::FetchPush { generation: self.generation, leader_epoch: 1, high_watermark: 99, ..push };
+            let body = Bytes::from(body.concat());
+            let pushed = self.reader.core().pushed(&push, body.len() as u64);
+            if let Pushed::Current { from, .. } = pushed {
+                let _ = self.events.send(Event::Push { reader: self.reader.clone(), push: Box::new(push), body, from });
+            }
+        }
+
+        async fn next(&mut self) -> std::result::Result<u64, (ErrorKind, ErrorPlace)> {
+            let next = tokio::time::timeout(Duration::from_secs(10), self.consumer.next()).await.expect("an answer");
+            let next = next.expect("it does not end");
+            next.map(|r| r.offset()).map_err(|e| (e.kind(), e.place().expect("it names its place").clone()))
+        }
+    }
+
+    fn scanned(scanned_through: u64, delivered: u64) -> proto::FetchPush {
+        proto::FetchPush { scanned_through, delivered, ..Default::default() }
+    }
+
+    fn bad_at(offset: u64) -> (ErrorKind, ErrorPlace) {
+        let place = ErrorPlace {
+            topic: "t".into(),
+            partition: Some(0),
+            offset: Some(offset),
+            log_start: Some(0),
+            log_end: Some(99),
+        };
+        (ErrorKind::BadRecord, place)
+    }
+
+    #[tokio::test]
+    async fn what_stands_before_a_bad_batch_comes_first_and_nothing_from_behind_it_before_a_seek() {
+        let mut pair = Pair::new(OnBadRecord::Fail);
+        pair.push(&[good(10, &["a", "b"]), bad(12, 3), good(15, &["c"])], scanned(16, 6));
+        pair.push(&[good(16, &["d"])], scanned(17, 1));
+        assert_eq!((pair.next().await, pair.next().await), (Ok(10), Ok(11)));
+        for _ in 0..3 {
+            assert_eq!(pair.next().await, Err(bad_at(12)));
+        }
+        assert!(pair.consumer.next_batch().await.unwrap().is_err());
+        assert_eq!(pair.consumer.position(0), Some(12));
+        pair.consumer.seek(0, Position::Offset(15)).unwrap();
+        assert_eq!(pair.start(), 15);
+        pair.push(&[], scanned(15, 0));
+        pair.push(&[good(15, &["c"])], scanned(16, 1));
+        assert_eq!(pair.next().await, Ok(15));
+        assert!(pair.reader.core().held_bytes() <= 1 << 20);
+    }
+
+    #[tokio::test]
+    async fn skip_passes_a_bad_batch_over_and_counts_its_records() {
+        let mut pair = Pair::new(OnBadRecord::Skip);
+        pair.push(&[good(10, &["a", "b"]), bad(12, 3), good(15, &["c"])], scanned(16, 6));
+        pair.push(&[bad(16, 2)], scanned(18, 2));
+        pair.push(&[good(18, &["d"])], scanned(19, 1));
+        let mut offsets = Vec::new();
+        for _ in 0..4 {
+            offsets.push(pair.next().await.unwrap());
+        }
+        assert_eq!(offsets, [10, 11, 15, 18]);
+        let counts = pair.consumer.counts();
+        assert_eq!((counts.delivered, counts.unreadable, counts.scanned()), (4, 5, 9));
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_a_filter_cannot_be_shown_is_a_bad_record_too() {
+        let refusal = |delivered| proto::FetchPush {
+            error: Some(RemoteError::new(ErrorCode::UnreadableBatch, "garbage").into()),
+            unreadable_through: 15,
+            ..scanned(12, delivered)
+        };
+        let mut pair = Pair::new(OnBadRecord::Fail);
+        pair.push(&[good(10, &["a", "b"])], refusal(2));
+        assert_eq!((pair.next().await, pair.next().await), (Ok(10), Ok(11)));
+        assert_eq!((pair.next().await, pair.next().await), (Err(bad_at(12)), Err(bad_at(12))));
+        let mut pair = Pair::new(OnBadRecord::Skip);
+        pair.push(&[good(10, &["a", "b"])], refusal(2));
+        assert_eq!((pair.next().await, pair.next().await), (Ok(10), Ok(11)));
+        assert_eq!(pair.start(), 15);
+        pair.push(&[], scanned(15, 0));
+        pair.push(&[good(15, &["c"])], scanned(16, 1));
+        assert_eq!(pair.next().await, Ok(15));
+        assert_eq!((pair.consumer.counts().delivered, pair.consumer.counts().unreadable), (3, 3));
     }
 }

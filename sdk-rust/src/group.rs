@@ -625,7 +625,7 @@ async fn open_readers(
     for topic in reply.topics.into_iter().filter(|t| t.error.is_none()) {
         let core = ConsumerCore::new([], shared.start, shared.buffer_bytes);
         let topic = Arc::new(topic);
-        let reader = Reader::open(link.clone(), topic.clone(), core, filter.clone(), events.clone());
+        let reader = Reader::open(link.clone(), topic.clone(), core, filter.clone(), events.clone(), true);
         shared.lock().readers.insert(topic.id.clone(), reader);
     }
     Ok(())

@@ -35,13 +35,13 @@ mod stream;
 mod subscription;
 
 pub use address::{DevContext, dev_context_path};
-pub use batch::{Batch, ConsumerRecord, Part};
+pub use batch::{Batch, ConsumerRecord, OnBadRecord, Part};
 pub use client::{
     AsideStatus, BrokerInfo, Client, ClientBuilder, ClusterStatus, FollowerStatus, PartitionOffsets, PartitionStatus,
     PluginInfo, RecoveredPartition, Topic, TopicDescription, TopicInfo, connect,
 };
 pub use consumer::{Consumer, ConsumerBuilder, Place};
-pub use error::Error;
+pub use error::{Error, ErrorPlace};
 pub use group::Rebalance;
 pub use groups::{GroupDescription, GroupInfo, GroupMemberInfo, GroupOffset};
 pub use producer::{Delivery, Producer, ProducerBuilder, Receipt};

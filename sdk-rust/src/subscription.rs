@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::SendStream;
 use thalweg_client_core::{Backoff, ConsumerCore, PartitionKey, Pushed};
-use thalweg_wire::{ErrorKind, proto};
+use thalweg_wire::{ErrorCode, ErrorKind, proto};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
@@ -17,10 +17,14 @@ use crate::address::Address;
 use crate::client::PluginInfo;
 use crate::link::{ATTEMPT, Link, chance};
 use crate::stream::{FrameReader, send};
-use crate::{Error, Result};
+use crate::{Error, ErrorPlace, Result};
 
 /// How long a partition waits before it is asked for again, where its broker does not lead it (any more).
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How often, and how far apart, brokers are asked before a topic counts as deleted.
+const LOOKS_FOR_TOPIC: u32 = 4;
+const LOOK_FOR_TOPIC_EVERY: Duration = Duration::from_millis(150);
 
 /// What reaches the user's side.
 pub(crate) enum Event {
@@ -37,7 +41,7 @@ pub(crate) struct Reader {
     core: Mutex<ConsumerCore>,
     /// There is something for the brokers.
     wake: Notify,
-    /// Grows with each start that is resolved or refused.
+    /// Grows with each start that is resolved or refused, up to `u64::MAX` when nothing comes any more.
     resolved: watch::Sender<u64>,
 }
 
@@ -49,13 +53,18 @@ impl Reader {
         core: ConsumerCore,
         filter: Option<proto::Filter>,
         events: UnboundedSender<Event>,
+        in_group: bool,
     ) -> Arc<Reader> {
-        let (name, topic_id) = (topic.name.as_str().into(), topic.id.clone());
-        let open = proto::FetchOpen { topic_id: topic_id.clone(), filter };
-        let (wake, resolved) = (Notify::new(), watch::channel(0).0);
-        let reader = Arc::new(Reader { name, topic_id, core: Mutex::new(core), wake, resolved });
-        tokio::task::spawn_local(drive(link, reader.clone(), topic, open, events));
+        let open = proto::FetchOpen { topic_id: topic.id.clone(), filter };
+        let reader = Arc::new(Reader::new(&topic, core));
+        tokio::task::spawn_local(drive(link, reader.clone(), topic, open, events, in_group));
         reader
+    }
+
+    /// One that nobody serves yet.
+    pub(crate) fn new(topic: &proto::Topic, core: ConsumerCore) -> Reader {
+        let (name, topic_id) = (topic.name.as_str().into(), topic.id.clone());
+        Reader { name, topic_id, core: Mutex::new(core), wake: Notify::new(), resolved: watch::channel(0).0 }
     }
 
     pub(crate) fn core(&self) -> MutexGuard<'_, ConsumerCore> {
@@ -81,14 +90,24 @@ impl Reader {
         }
     }
 
-    /// Waits until each partition's leader has said where its start lies, or has refused.
+    /// Waits until each partition's leader has said where its start lies, or has refused, or nothing comes any more.
     pub(crate) async fn resolved(&self) {
         let mut resolved = self.resolved.subscribe();
-        while self.core().unresolved().next().is_some() && resolved.changed().await.is_ok() {}
+        loop {
+            let waits = *resolved.borrow_and_update() != u64::MAX && self.core().unresolved().next().is_some();
+            if !waits || resolved.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// What an error about one of its partitions speaks of.
+    pub(crate) fn place(&self, partition: u32) -> ErrorPlace {
+        ErrorPlace { topic: self.name.to_string(), partition: Some(partition), ..Default::default() }
     }
 
     fn tell_resolved(&self) {
-        self.resolved.send_modify(|n| *n += 1);
+        self.resolved.send_modify(|n| *n = n.saturating_add(1));
     }
 }
 
@@ -108,7 +127,10 @@ pub(crate) async fn open_stream(
 
 /// One topic, over a stream to every broker that leads one of its partitions.
 struct Subscription {
+    link: Rc<Link>,
     reader: Arc<Reader>,
+    /// The group's coordinator takes the partitions of a deleted topic away.
+    in_group: bool,
     open: proto::FetchOpen,
     events: UnboundedSender<Event>,
     leaders: RefCell<BTreeMap<u32, Option<Address>>>,
@@ -152,10 +174,11 @@ async fn drive(
     topic: Arc<proto::Topic>,
     open: proto::FetchOpen,
     events: UnboundedSender<Event>,
+    in_group: bool,
 ) {
     let mut routing = crate::routing::follow(&link, &topic);
     let (leaders, streams) = (RefCell::default(), RefCell::default());
-    let s = Rc::new(Subscription { reader, open, events, leaders, streams });
+    let s = Rc::new(Subscription { link: link.clone(), reader, in_group, open, events, leaders, streams });
     let mut kept: BTreeMap<Address, tokio::task::JoinHandle<()>> = BTreeMap::new();
     loop {
         let now = routing.borrow_and_update().clone();
@@ -214,6 +237,7 @@ async fn keep_stream(link: Rc<Link>, s: Rc<Subscription>, address: Address) {
         let lost = error.kind() == ErrorKind::Disconnected || error.code().is_some_and(|c| c.client_retries());
         if !lost {
             let _ = s.events.send(Event::Failed(error));
+            s.reader.resolved.send_replace(u64::MAX);
             return;
         }
         attempt += 1;
@@ -221,6 +245,28 @@ async fn keep_stream(link: Rc<Link>, s: Rc<Subscription>, address: Address) {
             tracing::warn!("{error}; the consumer goes on trying");
         }
         tokio::time::sleep(Duration::from_millis(Backoff::default().wait_ms(attempt, chance()))).await;
+    }
+}
+
+/// Looks whether the topic was deleted, as a broker has it; if not, the partition is asked for again.
+async fn find_gone(s: Rc<Subscription>, push: proto::FetchPush, from: u64) {
+    for _ in 0..LOOKS_FOR_TOPIC {
+        let (partition, generation) = (push.partition, push.generation);
+        if !s.reader.core().is_current(partition, generation) {
+            return;
+        }
+        let request = proto::MetadataRequest { topics: vec![s.reader.name.to_string()], create_missing: false };
+        let found = s.link.request::<_, proto::MetadataReply>(request, Bytes::new()).await;
+        let topic = found.ok().and_then(|(reply, _)| reply.topics.into_iter().next());
+        if topic.is_some_and(|t| t.error.is_none() && t.id == s.reader.topic_id) {
+            s.reader.change(|core| core.ask_again(partition, generation));
+            return;
+        }
+        tokio::time::sleep(LOOK_FOR_TOPIC_EVERY).await;
+    }
+    s.reader.tell_resolved();
+    if !s.in_group {
+        let _ = s.events.send(Event::Push { reader: s.reader.clone(), push: Box::new(push), body: Bytes::new(), from });
     }
 }
 
@@ -250,6 +296,13 @@ async fn serve(s: &Rc<Subscription>, address: &Address, stream: Stream) -> Error
                 (core.pushed(&push, body.len() as u64), waited)
             };
             let Pushed::Current { from, passes } = pushed else { continue };
+            let is_gone =
+                push.error.as_ref().is_some_and(|e| ErrorCode::from_number(e.code) == ErrorCode::UnknownTopic);
+            if is_gone {
+                // A broker that has just started may not have heard of the topic yet; what it says counts once others say so.
+                tokio::task::spawn_local(find_gone(s.clone(), push, from));
+                continue;
+            }
             if waited {
                 s.reader.tell_resolved();
             }

@@ -4,6 +4,7 @@ mod acks;
 mod cluster;
 mod directory;
 mod disks;
+mod consumers;
 mod groups;
 mod handshake;
 mod hostile;

@@ -231,6 +231,7 @@ class Client:
         filter: str | None = None,
         filter_config: bytes | str = b"",
         on_filter_failure: Literal["fail", "skip", "pass"] = "fail",
+        on_bad_record: Literal["fail", "skip"] = "fail",
         group: str | None = None,
         instance: str | None = None,
         session_timeout: float = 3.0,
@@ -246,6 +247,8 @@ class Client:
         `start` is "earliest", "latest", an offset, or {"timestamp": ms}: without a group "latest"; in a group it counts where the
         group has not come to yet, and is "earliest". With `until_end` it ends once everything has been scanned that was there at
         the start, in a group by whichever member. `filter` is a plugin, "name" or "name@version"; all members have the same.
+        `on_bad_record` says what becomes of a stored batch that does not decode: "fail" raises `BadRecordError` at every call until a
+        `seek` past it, "skip" passes it over and counts its records as unreadable.
 
         `auto_commit` is how often, in seconds, what is done is committed; None: only by `commit`. `instance` is a name that
         outlives the process, for static membership. Unheard for `session_timeout` seconds a member counts as dead. `on_rebalance`
@@ -259,6 +262,7 @@ class Client:
             "filter": filter,
             "filter_config": filter_config.encode() if isinstance(filter_config, str) else filter_config,
             "on_filter_failure": on_filter_failure,
+            "on_bad_record": on_bad_record,
             "group": group,
             "instance": instance,
             "session_timeout": session_timeout,

@@ -14,16 +14,17 @@ Start = Literal["earliest", "latest"] | int | Mapping[Literal["timestamp"], int]
 
 
 class Counts(NamedTuple):
-    """What a filter made of the records so far; without a filter everything is delivered."""
+    """What became of the records so far; without a filter all that can be read is delivered."""
 
     delivered: int
     filtered: int
     failed: int
+    unreadable: int = 0
 
     @property
     def scanned(self) -> int:
         """Records looked at."""
-        return self.delivered + self.filtered + self.failed
+        return self.delivered + self.filtered + self.failed + self.unreadable
 
 
 def parse_start(start: Start) -> tuple[str, int]:
@@ -67,6 +68,9 @@ class Consumer:
 
     A record is done when the loop asks for the next one, a batch when it asks for the next batch; in a group, what is done is
     committed now and then, and when the consumer is closed or left with `async with`.
+
+    When it is open (`async with`, or the first call that needs it), every partition's start has been resolved: what is sent from then
+    on comes. After an error of a partition every further call raises it again, until a `seek` past it.
     """
 
     def __init__(
