@@ -5,6 +5,7 @@ mod impostors;
 mod members;
 mod older;
 mod producers;
+mod reading;
 mod retention;
 mod times;
 

@@ -1,7 +1,7 @@
 //! Members of consumer groups: they join, read, work, commit, leave, stall and die, and their coordinators do so too.
 //!
 //! The client's side is `client-core`'s [`Membership`], the broker's side the node's coordinators; what stands between them here is what
-//! `broker/src/groups.rs` and `sdk-rust/src/group.rs` do with frames.
+//! `broker/src/groups.rs` and `sdk-rust/src/group.rs` do with frames. What they read goes through [`Reading`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -16,15 +16,16 @@ use thalweg_control::{
     SecretDigest, Terms, TopicConfig,
 };
 use thalweg_model::{Assignor, PartitionId, RecordBatch, TopicId, TopicPartition};
-use thalweg_replica::{ReadOutcome, Ticket};
+use thalweg_replica::Ticket;
 use thalweg_wire::{ErrorCode, RemoteError, proto};
 
 use super::super::rng::Rng;
 use super::impostors::Impostors;
+use super::reading::{ColdRead, Reading, Taken};
 use super::{PARTITIONS, World, name};
 
-/// Members of the first group; the second one has one.
-const SHARING: usize = 3;
+/// Most members of the first group; the second one has one.
+const SHARING_MAX: u64 = 15;
 /// Everything must be read within this, with no pause longer than that.
 pub(super) const OFFSETS: TopicPartition = TopicPartition { topic: TopicId([8; 16]), partition: PartitionId(0) };
 
@@ -44,6 +45,8 @@ struct Rates {
     /// Most milliseconds that a record takes.
     work_ms: u64,
     session_ms: u32,
+    /// Memory of a member for what is granted or waits.
+    budget_bytes: u64,
     auto_commit_ms: u64,
     /// A coordinator that answers nothing for so long is looked for anew. Nothing may rest on how patient a client is.
     silence_ms: u64,
@@ -81,9 +84,11 @@ struct Member {
     retry_at_ms: u64,
     to_broker: VecDeque<(u64, usize, u64, String, ToBroker)>,
     to_member: VecDeque<(u64, u64, ToMember)>,
-    /// What each partition's reading has come to, and what waits.
+    /// Everything before this has been done.
     positions: BTreeMap<PartitionKey, u64>,
-    waiting: BTreeMap<PartitionKey, VecDeque<(u64, bool)>>,
+    reading: Reading,
+    /// Records that came together, of which some are still to be handed out.
+    current: Option<Taken>,
     revoked: BTreeSet<PartitionKey>,
     /// A record in the user's hands, and when he is done.
     working: Option<(PartitionKey, u64, u64)>,
@@ -107,7 +112,7 @@ pub(super) struct Members {
     tickets: BTreeMap<(usize, Ticket), (usize, u64, String, Asked, Vec<(TopicPartition, u64)>)>,
     /// Which stream of a member counts on a node, and what its first frame brought to prove that it is that member.
     streams: BTreeMap<(usize, String), (usize, u64, SecretDigest)>,
-    reads: BTreeMap<(usize, OpId), (usize, PartitionKey)>,
+    reads: BTreeMap<(usize, OpId), ColdRead>,
     /// How often each record was handed to somebody, by group.
     delivered: [BTreeMap<(u32, u64), u32>; 2],
     /// Up to where each group knows that it has committed.
@@ -145,6 +150,7 @@ impl Members {
             coordinator: faulty(rate(500)),
             work_ms: rate(6),
             session_ms: 700 + rate(2_000) as u32,
+            budget_bytes: rate(8 << 10),
             auto_commit_ms: 1 + rate(500),
             silence_ms: 1_200 + rate(3_000),
             is_range: rate(1) == 1,
@@ -163,9 +169,12 @@ impl Members {
             is_calm,
             impostors: Impostors::new(seed),
         };
-        for i in 0..=SHARING {
+        // Few as a rule: many cost time, and are for what happens when partitions go from one to another again and again.
+        let most = if members.rng.chance(150_000) { SHARING_MAX } else { 4 };
+        let sharing = 1 + members.rng.below(most);
+        for i in 0..=sharing {
             let start_ms = members.rng.below(1_500);
-            let member = members.fresh((i == SHARING) as usize, start_ms);
+            let member = members.fresh((i == sharing) as usize, start_ms);
             members.members.push(member);
         }
         Some(members)
@@ -194,7 +203,8 @@ impl Members {
             to_broker: VecDeque::new(),
             to_member: VecDeque::new(),
             positions: BTreeMap::new(),
-            waiting: BTreeMap::new(),
+            reading: Reading::new(self.rates.budget_bytes),
+            current: None,
             revoked: BTreeSet::new(),
             working: None,
             until_ms: start_ms,
@@ -227,6 +237,7 @@ impl Members {
                 member.stream = None;
                 member.membership.closed();
             }
+            member.reading.broker_gone(node);
         }
     }
 
@@ -410,10 +421,9 @@ impl World {
     /// A cold read has ended; true if a member waited for it.
     pub(super) fn member_read(&mut self, node: usize, op: OpId, result: &Result<Vec<RecordBatch>, String>) -> bool {
         let Some(all) = &mut self.members else { return false };
-        let Some((i, key)) = all.reads.remove(&(node, op)) else { return false };
-        if let Ok(batches) = result {
-            all.members[i].take_batches(&key, batches);
-        }
+        let Some(read) = all.reads.remove(&(node, op)) else { return false };
+        let due_ms = self.now_ms + 1 + all.rng.below(self.rates.client_ms + 1);
+        all.members[read.member].reading.has_read(read, result.as_deref().ok(), due_ms);
         true
     }
 
@@ -422,7 +432,7 @@ impl World {
         let Some(mut all) = self.members.take() else { return Ok(()) };
         self.impostors_turn(&mut all);
         let result = (0..all.members.len()).try_for_each(|i| self.member_turn(&mut all, i));
-        let result = result.and_then(|()| self.check_members(&all)).and_then(|()| all.impostors.check());
+        let result = result.and_then(|()| self.check_members(&mut all)).and_then(|()| all.impostors.check());
         self.members = Some(all);
         result
     }
@@ -482,7 +492,8 @@ impl World {
             return Ok(());
         }
         self.member_connects(all, i);
-        self.member_works(all, i);
+        self.member_reads(all, i);
+        self.member_works(all, i)?;
         // What is to be said.
         let m = &mut all.members[i];
         if m.wants_to_leave && m.working.is_none() {
@@ -572,59 +583,79 @@ impl World {
         all.send(i, node, stream, id, ToBroker::Open(open), (now_ms, self.rates.client_ms));
     }
 
-    /// Reads, and hands records to the user, one at a time.
-    fn member_works(&mut self, all: &mut Members, i: usize) {
+    /// Streams to leaders, and what goes over them.
+    fn member_reads(&mut self, all: &mut Members, i: usize) {
+        let (now_ms, most_ms) = (self.now_ms, self.rates.client_ms);
+        let until_ms = all.members[i].cut_until_ms;
+        let leader = |p: u32| self.leader(name(p)).filter(|n| self.is_running(*n));
+        all.members[i].reading.follow_leaders(leader);
+        let Members { rng, members, reads, .. } = all;
+        let reading = &mut members[i].reading;
+        reading.exchange(now_ms, || rng.below(most_ms + 1).max(until_ms.saturating_sub(now_ms)));
+        for (partition, node) in reading.pushing() {
+            let Some(core) = self.nodes[node].core.as_mut() else { continue };
+            let due_ms = (now_ms + 1 + rng.below(most_ms + 1)).max(until_ms);
+            if let Some((op, read)) = reading.push(i, name(partition), core.replicas_mut(), due_ms) {
+                reads.insert((node, op), read);
+            }
+        }
+    }
+
+    /// Hands records to the user, one at a time; as `Consumer::next` in `sdk-rust/src/consumer.rs`.
+    fn member_works(&mut self, all: &mut Members, i: usize) -> Result<(), String> {
         let now_ms = self.now_ms;
         // What has piled up is not to take for ever.
         let work_ms = if self.healing { 0 } else { all.rates.work_ms };
-        let m = &mut all.members[i];
+        let Members { rng, members, delivered, .. } = all;
+        let m = &mut members[i];
         if let Some((key, offset, _)) = m.working.take_if(|(.., until)| *until <= now_ms) {
             m.done(&key, offset + 1);
         }
-        if m.working.is_none() {
+        while m.working.is_none() {
             // Between two records, whatever was revoked is given up.
             for key in std::mem::take(&mut m.revoked) {
                 m.membership.released(now_ms, &key);
             }
-        }
-        let held: Vec<PartitionKey> = m.membership.assignment().cloned().collect();
-        for key in held {
-            let m = &mut all.members[i];
-            let is_empty = m.waiting.get(&key).is_none_or(VecDeque::is_empty);
-            if is_empty && !all.reads.values().any(|(who, k)| *who == i && *k == key) {
-                self.member_fetches(all, i, &key);
+            if m.wants_to_leave || now_ms >= m.membership.lease_ms() {
+                return Ok(());
             }
-            let m = &mut all.members[i];
-            while m.working.is_none() && m.membership.may_deliver(now_ms, &key) {
-                let Some((offset, is_record)) = m.waiting.get_mut(&key).and_then(VecDeque::pop_front) else { break };
-                if is_record {
-                    *all.delivered[m.group].entry((key.partition, offset)).or_default() += 1;
-                    m.working = Some((key.clone(), offset, now_ms + all.rng.below(work_ms + 1)));
+            let Some(current) = &mut m.current else {
+                m.current = m.reading.take();
+                match m.current {
+                    Some(_) => continue,
+                    None => return Ok(()),
+                }
+            };
+            let key = key_of(current.partition);
+            if !m.membership.may_deliver(now_ms, &key) {
+                return Err(format!(
+                    "member {i} is handed records of partition {}, which it does not hold",
+                    key.partition
+                ));
+            }
+            match current.records.pop_front() {
+                Some(offset) => {
+                    *delivered[m.group].entry((key.partition, offset)).or_default() += 1;
+                    m.working = Some((key.clone(), offset, now_ms + rng.below(work_ms + 1)));
                     if work_ms == 0 {
                         m.working = None;
                         m.done(&key, offset + 1);
                     }
-                } else {
-                    m.done(&key, offset + 1);
+                }
+                None => {
+                    let end = current.end;
+                    m.current = None;
+                    m.done(&key, end);
                 }
             }
         }
+        Ok(())
     }
 
-    fn member_fetches(&mut self, all: &mut Members, i: usize, key: &PartitionKey) {
-        let group = partition_of(key);
-        let Some(node) = self.leader(group).filter(|n| self.is_running(*n)) else { return };
-        let Some(from) = all.members[i].positions.get(key).copied() else { return };
-        let replicas = self.nodes[node].core.as_mut().expect("it runs").replicas_mut();
-        match replicas.read(&group, thalweg_model::Offset(from), 2 << 10) {
-            ReadOutcome::Batches(batches) => all.members[i].take_batches(key, &batches),
-            ReadOutcome::Pending(op) => drop(all.reads.insert((node, op), (i, key.clone()))),
-            ReadOutcome::BelowStart(start) => drop(all.members[i].positions.insert(key.clone(), start.0)),
-            ReadOutcome::AtEnd | ReadOutcome::Offline(_) => {}
+    fn check_members(&self, all: &mut Members) -> Result<(), String> {
+        for (i, m) in all.members.iter_mut().enumerate() {
+            m.reading.check(PARTITIONS as u64).map_err(|what| format!("member {i}: {what}"))?;
         }
-    }
-
-    fn check_members(&self, all: &Members) -> Result<(), String> {
         // Whoever may deliver is alone, by the client's own clock.
         let mut readers = BTreeMap::new();
         for (i, m) in all.members.iter().enumerate() {
@@ -670,7 +701,7 @@ impl World {
                 let end = self.leader(name(p)).and_then(|n| self.nodes[n].replicas()?.state(&name(p)));
                 let Some(end) = end.map(|s| s.high_watermark.0) else { return false };
                 let reads = |m: &Member| {
-                    let key = PartitionKey { topic_id: Bytes::copy_from_slice(&name(p).topic.0), partition: p };
+                    let key = key_of(p);
                     let has = m.membership.assignment().any(|k| *k == key);
                     m.group == group && has && m.working.is_none() && m.positions.get(&key).is_some_and(|at| *at >= end)
                 };
@@ -718,19 +749,21 @@ impl Member {
         for change in changes {
             match change {
                 Change::Assigned { key, committed, .. } => {
+                    self.reading.assign(key.partition, committed.map(|c| c.offset));
                     self.positions.insert(key.clone(), committed.map_or(0, |c| c.offset));
-                    self.waiting.remove(&key);
                     self.revoked.remove(&key);
                 }
                 Change::Revoked(key) => {
-                    self.waiting.remove(&key);
+                    self.reading.revoke(key.partition);
+                    self.current.take_if(|c| c.partition == key.partition);
                     match self.working.as_ref().is_some_and(|(k, ..)| *k == key) {
                         true => drop(self.revoked.insert(key)),
                         false => self.membership.released(now_ms, &key),
                     }
                 }
                 Change::Lost(key) => {
-                    self.waiting.remove(&key);
+                    self.reading.revoke(key.partition);
+                    self.current.take_if(|c| c.partition == key.partition);
                     self.positions.remove(&key);
                     self.revoked.remove(&key);
                     self.working.take_if(|(k, ..)| *k == key);
@@ -743,18 +776,11 @@ impl Member {
         self.positions.insert(key.clone(), position);
         self.membership.done(key, Progress { offset: position, ..Default::default() });
     }
+}
 
-    fn take_batches(&mut self, key: &PartitionKey, batches: &[RecordBatch]) {
-        let Some(from) = self.positions.get(key).copied() else { return };
-        let waiting = self.waiting.entry(key.clone()).or_default();
-        if !waiting.is_empty() || self.working.as_ref().is_some_and(|(k, ..)| k == key) {
-            return;
-        }
-        for batch in batches {
-            let offsets = batch.base_offset().0.max(from)..batch.end_offset().0;
-            waiting.extend(offsets.map(|offset| (offset, !batch.is_control())));
-        }
-    }
+/// The key of a partition of the topic that is read.
+fn key_of(partition: u32) -> PartitionKey {
+    PartitionKey { topic_id: Bytes::copy_from_slice(&name(partition).topic.0), partition }
 }
 
 /// In the place of SHA-256: no two secrets have the same.
