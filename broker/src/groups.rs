@@ -302,7 +302,7 @@ fn refusal(error: &CoordinatorError) -> RemoteError {
         CoordinatorError::Refused(error) => return remote(error),
         CoordinatorError::NotCoordinator { .. } => ErrorCode::NotCoordinator,
         CoordinatorError::Log(ProduceError::StorageFull) => ErrorCode::StorageFull,
-        CoordinatorError::Log(ProduceError::Backlog) | CoordinatorError::Busy => ErrorCode::Backlog,
+        CoordinatorError::Log(ProduceError::Backlog) | CoordinatorError::Busy { .. } => ErrorCode::Backlog,
         CoordinatorError::Log(ProduceError::Offline(_)) => ErrorCode::PartitionOffline,
         CoordinatorError::Log(_) => ErrorCode::Internal,
     };

@@ -23,10 +23,6 @@ use thiserror::Error;
 
 /// How often sessions are looked over.
 const TICK_MS: u64 = 50;
-/// Requests of one partition that may wait for their turn, or for the groups to be loaded.
-const WAITING_MAX: usize = 4_096;
-/// Bytes of records in one batch, about.
-const BATCH_BYTES: usize = 1 << 20;
 /// A checkpoint is due when this many times its own size was written since the last one, or the configured bytes, if those are more.
 const CHECKPOINT_TIMES: u64 = 3;
 /// How long a commit waits for the leaders of its partitions to say how far these go.
@@ -52,8 +48,11 @@ pub enum CoordinatorError {
     #[error("{OFFSETS_TOPIC}: {0}")]
     Log(ProduceError),
     /// Too many requests wait.
-    #[error("{WAITING_MAX} requests wait for this group's coordinator already")]
-    Busy,
+    #[error("{waiting} requests wait for this group's coordinator already; try again")]
+    Busy {
+        /// How many.
+        waiting: usize,
+    },
 }
 
 fn not_coordinator(leader: Option<BrokerId>) -> String {
@@ -70,12 +69,21 @@ pub struct GroupsConfig {
     pub offsets_retention_ms: u64,
     /// At least so much is written to a partition of `__consumer_offsets` before its log begins anew from a checkpoint.
     pub checkpoint_bytes: u64,
+    /// Bytes of records in one batch of `__consumer_offsets`, about: a larger checkpoint is several batches.
+    pub batch_bytes: usize,
+    /// Requests of one partition that may wait for their turn, or for the groups to be loaded; more are refused.
+    pub waiting_max: usize,
 }
 
 impl Default for GroupsConfig {
-    /// A week, as in Kafka, and 1 MiB.
+    /// A week, as in Kafka; checkpoints after 1 MiB, in batches of 1 MiB; 4,096 requests.
     fn default() -> Self {
-        GroupsConfig { offsets_retention_ms: 7 * 24 * 3600 * 1000, checkpoint_bytes: 1 << 20 }
+        GroupsConfig {
+            offsets_retention_ms: 7 * 24 * 3600 * 1000,
+            checkpoint_bytes: 1 << 20,
+            batch_bytes: 1 << 20,
+            waiting_max: 4_096,
+        }
     }
 }
 
@@ -137,6 +145,8 @@ struct Part {
     checkpoint_bytes: u64,
     /// Since the last checkpoint.
     written_bytes: u64,
+    /// As configured.
+    batch_bytes: usize,
 }
 
 /// See the module.
@@ -223,9 +233,10 @@ impl Groups {
     /// Takes a request of a group that lives in `partition`; decided by the next [`pump`](Self::pump).
     pub(crate) fn request(&mut self, partition: u32, ticket: Ticket, request: GroupRequest) {
         let inbox = self.inbox.entry(partition).or_default();
-        match inbox.len() < WAITING_MAX {
+        let waiting = inbox.len();
+        match waiting < self.config.waiting_max {
             true => inbox.push((ticket, request)),
-            false => self.outputs.push(GroupOutput::Answer(ticket, Err(CoordinatorError::Busy))),
+            false => self.outputs.push(GroupOutput::Answer(ticket, Err(CoordinatorError::Busy { waiting }))),
         }
     }
 
@@ -300,6 +311,7 @@ impl Groups {
             checkpoint: None,
             checkpoint_bytes: 0,
             written_bytes: 0,
+            batch_bytes: self.config.batch_bytes,
         };
         self.parts.insert(partition, part);
         self.load(now, s.replicas, partition);
@@ -643,7 +655,7 @@ impl Part {
         loop {
             let mut builder = BatchBuilder::new();
             let mut bytes = 0;
-            while let Some(record) = records.next_if(|_| bytes < BATCH_BYTES) {
+            while let Some(record) = records.next_if(|_| bytes < self.batch_bytes) {
                 let value = record.encode();
                 bytes += value.len();
                 let key = Some(record.group().to_owned().into());

@@ -57,6 +57,8 @@ pub struct ProducerConfig {
     pub delivery_timeout_ms: u64,
     /// Waits between tries.
     pub backoff: Backoff,
+    /// Most bytes in flight to one partition; a single larger batch goes alone.
+    pub in_flight_bytes_max: usize,
 }
 
 impl Default for ProducerConfig {
@@ -68,6 +70,7 @@ impl Default for ProducerConfig {
             acks: Acks::Quorum,
             delivery_timeout_ms: 120_000,
             backoff: Backoff::default(),
+            in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
         }
     }
 }
@@ -364,7 +367,7 @@ impl<T> ProducerCore<T> {
                     break;
                 }
                 let length = p.batches[at].batch.bytes().len();
-                if count > 0 && (count >= IN_FLIGHT_BATCHES_MAX || bytes + length > IN_FLIGHT_BYTES_MAX) {
+                if count > 0 && (count >= IN_FLIGHT_BATCHES_MAX || bytes + length > config.in_flight_bytes_max) {
                     break;
                 }
                 // With acks from the leader alone, what it acknowledged may be missing at the next one: that is a gap like any

@@ -11,7 +11,7 @@ use crate::files;
 use crate::frame::{Frame, FrameKind, Lsn};
 use crate::manifest::SegmentsEnd;
 use crate::partition::{HardState, InstallEnd, Installing, Loss, PartitionLog, TailEntry};
-use crate::producers::ProducerTable;
+use crate::producers::{PRODUCERS_MAX, ProducerTable};
 use crate::recovery::{self, Damage, OpenError, RecoveredPartition, Recovery};
 use crate::retention::{self, OpenSince, Retention};
 use crate::room::{Ballast, Room, ballast_file};
@@ -58,6 +58,9 @@ pub struct Config {
     pub reserve_bytes: u64,
     /// Length of a file that is kept only to be given up when the write-ahead log finds no room at all; 0: none.
     pub ballast_bytes: u64,
+    /// Producers that a partition remembers. Every broker of a cluster must have the same number: what follows from a log is equal on all
+    /// of its replicas.
+    pub producers_max: usize,
     /// A planted bug; only the feature `mutants` heeds it.
     pub mutant: Option<crate::Mutant>,
 }
@@ -83,6 +86,7 @@ impl Default for Config {
             kept_bytes: 1 << 20,
             reserve_bytes: 256 << 20,
             ballast_bytes: 8 << 20,
+            producers_max: PRODUCERS_MAX,
             mutant: None,
         }
     }
@@ -1284,7 +1288,7 @@ impl<D: Disk> CommitLog<D> {
         }
         log.segments.back_mut().expect("just made sure").written(&plan, now_ms);
         let bytes: usize = batches.iter().map(|(_, b)| b.bytes().len()).sum();
-        batches.iter().for_each(|(index, batch)| log.producers.append(*index, batch));
+        batches.iter().for_each(|(index, batch)| log.producers.append(*index, batch, self.config.producers_max));
         log.end = end;
         while let Some((_, configuration)) = log.configurations.pop_front_if(|(index, _)| *index <= end.index) {
             log.configuration = Some(configuration);

@@ -9,8 +9,8 @@ use bytes::{Buf, BufMut};
 use thalweg_model::limits::IN_FLIGHT_BATCHES_MAX;
 use thalweg_model::{Offset, ProducerEpoch, ProducerId, ProducerMark, RaftIndex, RecordBatch, Sequence};
 
-/// Most producers that one partition remembers. The one that wrote longest ago leaves first: a rule over the log alone,
-/// so that every replica forgets the same one.
+/// Most producers that one partition remembers, unless [`Config::producers_max`](crate::Config::producers_max) says otherwise. The one
+/// that wrote longest ago leaves first: a rule over the log alone, so that every replica forgets the same one.
 pub const PRODUCERS_MAX: usize = 4096;
 
 /// What one partition knows of its producers after some prefix of its log.
@@ -117,8 +117,9 @@ impl ProducerTable {
         }
     }
 
-    /// Follows the log: `batch` is its entry at `index`. Batches without a producer change nothing.
-    pub fn append(&mut self, index: RaftIndex, batch: &RecordBatch) {
+    /// Follows the log: `batch` is its entry at `index`. Batches without a producer change nothing. Above `producers_max` producers the
+    /// one that wrote longest ago is forgotten.
+    pub fn append(&mut self, index: RaftIndex, batch: &RecordBatch, producers_max: usize) {
         let header = batch.header();
         let Some(mark) = header.producer else { return };
         let written = Written {
@@ -129,7 +130,7 @@ impl ProducerTable {
             index,
         };
         self.put(mark.id, mark.epoch, written);
-        if self.producers.len() > PRODUCERS_MAX {
+        if self.producers.len() > producers_max {
             let (_, oldest) = self.by_last_index.pop_first().expect("one index for each producer");
             self.producers.remove(&oldest);
             self.has_forgotten = true;
@@ -234,7 +235,7 @@ mod tests {
 
     fn append(table: &mut ProducerTable, mark: ProducerMark, count: u32, index: u64) {
         let batch = batch(mark, count, "value").with_position(Offset(index * 100), LeaderEpoch(1));
-        table.append(RaftIndex(index), &batch);
+        table.append(RaftIndex(index), &batch, PRODUCERS_MAX);
     }
 
     fn check(table: &ProducerTable, mark: ProducerMark, count: u32) -> SequenceCheck {

@@ -290,6 +290,17 @@ pub(crate) struct Recovered<'a, I: Iterator<Item = (RaftIndex, &'a RecordBatch)>
     pub(crate) entries: I,
 }
 
+/// What is the same for all groups of a broker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupConfig {
+    /// Bytes of entries kept in memory, so that a new leader can serve followers that are a little behind.
+    pub(crate) kept_bytes: usize,
+    /// Producers that a partition remembers.
+    pub(crate) producers_max: usize,
+    /// A planted bug; only the feature `mutants` heeds it.
+    pub(crate) mutant: Option<crate::Mutant>,
+}
+
 pub(crate) struct Group {
     name: TopicPartition,
     me: ReplicaId,
@@ -329,10 +340,7 @@ pub(crate) struct Group {
     ticks: u64,
     /// Tick at which each replica last spoke. raft-rs's own mark is reset every election time-out.
     heard: BTreeMap<ReplicaId, u64>,
-    /// Entries in memory, so that a new leader can serve followers that are a little behind.
-    kept_bytes: usize,
-    /// A planted bug.
-    pub(crate) mutant: Option<crate::Mutant>,
+    config: GroupConfig,
 }
 
 impl Group {
@@ -340,7 +348,7 @@ impl Group {
     pub(crate) fn new<'a>(
         name: TopicPartition,
         me: ReplicaId,
-        kept_bytes: usize,
+        config: GroupConfig,
         recovered: Recovered<'a, impl Iterator<Item = (RaftIndex, &'a RecordBatch)>>,
     ) -> Self {
         let Recovered { hard_state, end, committed, configuration, producers, entries } = recovered;
@@ -356,11 +364,11 @@ impl Group {
         let (mut log_end, mut producers) = (end.offset, producers);
         for (index, batch) in entries {
             store.append(entry_of(index.0, batch), batch.clone());
-            producers.append(index, batch);
+            producers.append(index, batch, config.producers_max);
             log_end = batch.end_offset();
             pending.push_back((index, batch.clone()));
         }
-        let config = raft::Config {
+        let raft_config = raft::Config {
             id: me.0,
             applied: end.index.0,
             // One draw for all: raft-rs would otherwise ask a random source of its own (it is the only one it has).
@@ -378,7 +386,7 @@ impl Group {
             ..Default::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let node = RawNode::new(&config, store, &logger).expect("the configuration above is valid");
+        let node = RawNode::new(&raft_config, store, &logger).expect("the configuration above is valid");
         Group {
             name,
             me,
@@ -407,8 +415,7 @@ impl Group {
             led_ticks: 0,
             ticks: 0,
             heard: BTreeMap::new(),
-            kept_bytes,
-            mutant: None,
+            config,
         }
     }
 
@@ -1051,7 +1058,7 @@ impl Group {
             None => RecordBatch::parse(entry.data.clone()).expect("proposed, and received, as a batch"),
         };
         assert_eq!(batch.base_offset(), self.log_end, "{}: entries are numbered as proposed", self.name);
-        self.producers.append(index, &batch);
+        self.producers.append(index, &batch, self.config.producers_max);
         self.log_end = batch.end_offset();
         self.pending.push_back((index, batch.clone()));
         self.node.mut_store().append(entry, batch.clone());
@@ -1067,7 +1074,8 @@ impl Group {
         self.log_start = pending.map_or(self.settled_log_start, |start| start.max(self.settled_log_start));
         if !self.is_planted(crate::Mutant::SequencesNotRewound) {
             self.producers = self.settled.clone();
-            self.pending.iter().for_each(|(i, b)| self.producers.append(*i, b));
+            let producers_max = self.config.producers_max;
+            self.pending.iter().for_each(|(i, b)| self.producers.append(*i, b, producers_max));
         }
     }
 
@@ -1080,7 +1088,7 @@ impl Group {
         while let Some((index, batch)) = self.pending.pop_front_if(|(i, _)| *i <= applied) {
             assert!(batch.end_offset() > self.high_watermark, "{}: high watermark moves back", self.name);
             self.high_watermark = batch.end_offset();
-            self.settled.append(index, &batch);
+            self.settled.append(index, &batch, self.config.producers_max);
             if !batch.is_control() {
                 continue;
             }
@@ -1117,9 +1125,9 @@ impl Group {
         let keep = match others.map(|(_, p)| p.matched).min() {
             None => 0,
             Some(least) if raft.state == StateRole::Leader && least < self.applied.0 => {
-                KEPT_FOR_LAGGARDS * self.kept_bytes
+                KEPT_FOR_LAGGARDS * self.config.kept_bytes
             }
-            Some(_) => self.kept_bytes,
+            Some(_) => self.config.kept_bytes,
         };
         self.node.mut_store().compact(self.applied.0, keep);
     }
@@ -1153,7 +1161,7 @@ impl Group {
     }
 
     fn is_planted(&self, mutant: crate::Mutant) -> bool {
-        cfg!(any(test, feature = "mutants")) && self.mutant == Some(mutant)
+        cfg!(any(test, feature = "mutants")) && self.config.mutant == Some(mutant)
     }
 }
 

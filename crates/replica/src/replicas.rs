@@ -14,8 +14,8 @@ use thalweg_model::{
 use crate::catch_up::{self, CatchingUp, PATIENCE_MS};
 use crate::clock::Clock;
 use crate::group::{
-    Acks, Effect, FollowerState, Group, GroupState, ProduceError, Recovered, Terms, Ticket, configuration_after,
-    log_start_of,
+    Acks, Effect, FollowerState, Group, GroupConfig, GroupState, ProduceError, Recovered, Terms, Ticket,
+    configuration_after, log_start_of,
 };
 use crate::message::{CatchUp, PeerBody, PeerMessage, RaftBody};
 use crate::{Mutant, Now};
@@ -131,7 +131,7 @@ pub struct Replicas<D> {
     clock: Clock,
     chance: u64,
     part_bytes: usize,
-    kept_bytes: usize,
+    group_config: GroupConfig,
     mutant: Option<Mutant>,
 }
 
@@ -153,7 +153,11 @@ impl<D: Disk> Replicas<D> {
             clock: Clock::default(),
             chance: seed,
             part_bytes: config.part_bytes,
-            kept_bytes: config.kept_bytes,
+            group_config: GroupConfig {
+                kept_bytes: config.kept_bytes,
+                producers_max: config.producers_max,
+                mutant: None,
+            },
             mutant: None,
         };
         Ok((replicas, recovery))
@@ -242,8 +246,8 @@ impl<D: Disk> Replicas<D> {
             entries: self.log.entries(&name),
         };
         let preferred = partition.settings.target.first() == Some(&partition.settings.replica);
-        let mut group = Group::new(name, partition.settings.replica, self.kept_bytes, recovered);
-        group.mutant = self.mutant;
+        let config = GroupConfig { mutant: self.mutant, ..self.group_config };
+        let group = Group::new(name, partition.settings.replica, config, recovered);
         partition.group = Some(group);
         // What stands in segments is on a quorum, whether or not anything follows soon.
         self.outputs.push(Output::Advanced(name));
