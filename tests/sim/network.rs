@@ -74,6 +74,11 @@ impl Network {
         link.under_way.clear();
     }
 
+    /// One direction carries again.
+    pub(super) fn unblock(&mut self, from: usize, to: usize) {
+        self.links.entry((from, to)).or_default().blocked_until_ms = 0;
+    }
+
     /// Everything to and from a broker that died is lost.
     pub(super) fn forget(&mut self, broker: usize) {
         for ((from, to), link) in &mut self.links {

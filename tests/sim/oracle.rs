@@ -2,20 +2,46 @@
 //!
 //! Source: the design's promises 1 and 2; Raft §5 (one leader per term, log matching, leader completeness). No acknowledged
 //! record is lost; every offset is an acknowledged record, an unacknowledged one or a control batch; nothing stands twice;
-//! what was read once stays; what one replica calls decided, no other calls otherwise.
+//! what was read once stays; what one replica calls decided, no other calls otherwise. And of docs/sdk.md's: a producer's records of one
+//! partition stand in the order in which it pushed them, each where the partitioner puts it whose pin the log was under.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use thalweg_model::{RecordBatch, ReplicaId};
+use thalweg_model::{Record, RecordBatch, ReplicaId};
+
+use super::world::PARTITIONS;
 
 /// A record that some client pushed: client and number.
 pub(crate) type RecordId = u64;
 
+/// Above it, records are strangers'.
+const CLIENTS_END: u64 = 1 << 8;
+
+/// The clients' partitioner: where the pin of this epoch puts a record.
+pub(super) fn place(id: RecordId, pin_epoch: u32) -> u32 {
+    // Neighbours apart, so that each partition gets runs of them.
+    ((id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32).wrapping_add(pin_epoch) % PARTITIONS
+}
+
+/// The number that a record's value begins with.
+pub(super) fn id_of(record: &Record) -> RecordId {
+    let value = record.value.as_deref().expect("clients send values");
+    u64::from_le_bytes(value[..8].try_into().expect("values start with their number"))
+}
+
 #[derive(Default)]
 pub(super) struct Oracle {
-    /// Every record that was pushed, with its partition.
-    pushed: BTreeMap<RecordId, u32>,
+    /// Every record that was pushed: its partition, and its place among all pushes, the latest one if it was placed anew.
+    pushed: BTreeMap<RecordId, (u32, u64)>,
+    pushes: u64,
+    /// Given up by their clients. Whether they stand anywhere is open.
+    timed_out: BTreeSet<RecordId>,
+    /// Brokers forget producers that the clients still are, so that what a stopped broker takes late, after its client has given it up and
+    /// gone on, may be taken for something new.
+    pub(super) producers_are_forgotten: bool,
+    /// Under which pin each record was last appended, by partition.
+    appended: BTreeMap<(u32, RecordId), u32>,
     /// Acknowledged: partition and offset.
     acked: BTreeMap<RecordId, (u32, u64)>,
     acked_at: BTreeMap<(u32, u64), RecordId>,
@@ -28,8 +54,6 @@ pub(super) struct Oracle {
     decided: BTreeMap<(u32, u64), (u64, u64, u64)>,
     /// Acknowledged by a leader alone: partition, offset, and the epoch that it led.
     acked_by_leader: BTreeMap<RecordId, (u32, u64, u32)>,
-    /// Where each record was sent first, and as of which pin: records of one place move together when the partitioner changes.
-    born: BTreeMap<RecordId, (u32, u32)>,
     /// Clients whose records need not stand in the order of their sending.
     unordered: BTreeSet<u64>,
     /// Says nothing any more: what it knows was promised by a disk that has forgotten it.
@@ -43,13 +67,20 @@ pub(super) fn client_of(id: RecordId) -> u64 {
 
 impl Oracle {
     pub(super) fn pushed(&mut self, id: RecordId, partition: u32) {
-        self.pushed.insert(id, partition);
+        self.pushes += 1;
+        self.pushed.insert(id, (partition, self.pushes));
     }
 
-    /// Sent there for the first time.
-    pub(super) fn born(&mut self, id: RecordId, partition: u32, pin_epoch: u32) {
-        self.pushed(id, partition);
-        self.born.insert(id, (partition, pin_epoch));
+    /// A client has given the record up.
+    pub(super) fn timed_out(&mut self, id: RecordId) {
+        self.timed_out.insert(id);
+    }
+
+    /// A leader that knows this pin has appended a client's batch.
+    pub(super) fn appended(&mut self, partition: u32, pin_epoch: u32, batch: &RecordBatch) {
+        let records = batch.records().expect("a batch that a client built opens");
+        let ids = records.into_iter().map(|(_, record)| id_of(&record));
+        self.appended.extend(ids.map(|id| ((partition, id), pin_epoch)));
     }
 
     /// Nothing is said about the order of this client's records.
@@ -194,15 +225,43 @@ impl Oracle {
             return Ok(());
         }
         let mut next = from;
+        let mut latest: BTreeMap<u64, (u64, RecordId)> = BTreeMap::new();
         for (offset, id) in records {
             if *offset != next {
                 return Err(format!("a reader of {partition} got offset {offset} where {next} follows"));
             }
             next += 1;
-            if let Some(id) = id
-                && self.pushed.get(id) != Some(&partition)
-            {
-                return Err(format!("a reader got record {id} at {partition}/{offset}, which nobody sent there"));
+            if let Some(id) = id {
+                let order = match self.pushed.get(id) {
+                    Some((there, order)) if *there == partition => *order,
+                    _ => {
+                        return Err(format!(
+                            "a reader got record {id} at {partition}/{offset}, which nobody sent there"
+                        ));
+                    }
+                };
+                let is_twins = client_of(*id) >= CLIENTS_END;
+                match self.appended.get(&(partition, *id)) {
+                    Some(_) if is_twins => {}
+                    Some(pin_epoch) if place(*id, *pin_epoch) == partition => {}
+                    pin_epoch => {
+                        return Err(format!(
+                            "record {id} was appended at {partition}/{offset} under pin epoch {pin_epoch:?}, whose place it is not"
+                        ));
+                    }
+                }
+                let is_late = (self.producers_are_forgotten && self.timed_out.contains(id))
+                    || self.unordered.contains(&client_of(*id))
+                    || is_twins;
+                let before = if is_late { None } else { latest.insert(client_of(*id), (order, *id)) };
+                match before {
+                    Some((before, other)) if before > order => {
+                        return Err(format!(
+                            "record {id} at {partition}/{offset} was pushed before {other}, which stands before it"
+                        ));
+                    }
+                    _ => {}
+                }
             }
             match self.seen.insert((partition, *offset), *id) {
                 Some(before) if before != *id => {
@@ -218,19 +277,6 @@ impl Oracle {
         for (offset, id) in records.iter().filter_map(|(o, id)| id.map(|id| (o, id))) {
             if let Some(first) = places.insert(id, *offset) {
                 return Err(format!("record {id} stands twice: {partition}/{first} and {partition}/{offset}"));
-            }
-        }
-        let mut last: BTreeMap<(u64, Option<(u32, u32)>, u64), (RecordId, u64)> = BTreeMap::new();
-        for (offset, id) in records.iter().filter_map(|(o, id)| id.map(|id| (*o, id))) {
-            let client = client_of(id);
-            if self.unordered.contains(&client) {
-                continue;
-            }
-            let place = (client, self.born.get(&id).copied(), id % 2);
-            if let Some((before, at)) = last.insert(place, (id, offset)).filter(|(before, _)| *before > id) {
-                return Err(format!(
-                    "record {before} stands before {id}, which was sent first: {partition}/{at} and {partition}/{offset}"
-                ));
             }
         }
         let newest = self.newest_epoch(partition);

@@ -1,5 +1,7 @@
 //! Some brokers, some producers, and a bad day: what a seed makes of them.
 
+mod copies;
+mod flip;
 mod full;
 mod impostors;
 mod members;
@@ -17,7 +19,7 @@ use thalweg_broker_core::{
     GroupsConfig, METADATA, Node as Core, NodeConfig, NodeMessage, Output as NodeOutput, Peer, Produce,
 };
 use thalweg_client_core::{Backoff, Failure, ProducerConfig, ProducerCore, Unplaced};
-use thalweg_commit_log::{Config, Damage};
+use thalweg_commit_log::{Config, Damage, PRODUCERS_MAX};
 use thalweg_control::{Broker, FEATURE_LEVEL, PluginDigest, PluginKind, Request, incarnation, starts_of};
 use thalweg_model::{
     BatchBuilder, BrokerId, Codec, DirectoryId, PinEpoch, RaftIndex, Record, ReplicaId, TopicId, TopicPartition,
@@ -25,6 +27,7 @@ use thalweg_model::{
 use thalweg_replica::{Acks, Now, Output, PeerBody, PeerMessage, ProduceError, ReadOutcome, Replicas, Ticket};
 use thalweg_wire::{ErrorCode, RemoteError};
 
+use self::flip::Flip;
 use self::members::{Members, OFFSETS};
 use self::older::{Older, Saved};
 use self::producers::Producers;
@@ -32,10 +35,10 @@ use self::retention::{Kept, RETENTION_EVERY_MS, WALL_MS};
 use super::disk::{Faults, SimDisk};
 use super::mutants::Mutant;
 use super::network::{Network, NetworkFaults};
-use super::oracle::Oracle;
+use super::oracle::{Oracle, id_of, place};
 use super::rng::Rng;
 
-const PARTITIONS: u32 = 2;
+pub(super) const PARTITIONS: u32 = 2;
 const PRODUCERS: usize = 3;
 const RUN_MS: u64 = 4_000;
 /// Some run longer, so that disks that were replaced are rebuilt while things go wrong.
@@ -52,6 +55,10 @@ const STALL_MS: u64 = 50;
 const ROOM_EVERY_MS: u64 = 50;
 /// How often a client hears who leads.
 const METADATA_EVERY_MS: u64 = 50;
+/// Most records that a client is given at once.
+const BURST_RECORDS: u64 = 200;
+/// What a client holds at most; above it nobody gives it more.
+const BUFFER_BYTES: usize = 128 << 10;
 
 /// What became of a seed.
 #[derive(Clone, Debug)]
@@ -85,7 +92,7 @@ pub fn run_with_faults(seed: u64, faults: &[&str], with_history: bool) -> Outcom
 }
 
 /// What [`run_with_faults`] may leave out.
-pub const FAULTS: [&str; 17] = [
+pub const FAULTS: [&str; 19] = [
     "repin",
     "power",
     "kill",
@@ -104,6 +111,8 @@ pub const FAULTS: [&str; 17] = [
     "majority",
     "members",
     "strangers",
+    "away",
+    "flip",
 ];
 
 fn run_with(mut world: World) -> Outcome {
@@ -141,12 +150,18 @@ struct Rates {
     pause: u64,
     partition: u64,
     disconnect: u64,
+    /// A client reaches nobody for a while.
+    away: u64,
+    /// A leadership goes and comes back while no client looks.
+    flip: u64,
     full: u64,
     rot: u64,
     transfer: u64,
     /// The topic's partitioner changes.
     repin: u64,
     push: u64,
+    /// Many records at once, so that as many batches as may be are in flight.
+    burst: u64,
     client_ms: u64,
     /// In the end a majority may be lost for ever.
     majority: bool,
@@ -168,6 +183,8 @@ struct Client {
     next_record: u64,
     /// Whom it takes for the leader of each partition, and since which epoch.
     leaders: Vec<(usize, u32)>,
+    /// It reaches nobody until then.
+    away_until_ms: u64,
     links: Vec<ClientLink>,
 }
 
@@ -243,6 +260,7 @@ struct World {
     vouched: BTreeMap<(ReplicaId, TopicPartition), u64>,
     /// When a client will find itself beside which node.
     strays: Vec<(u64, usize, usize)>,
+    flip: Option<Flip>,
     /// Requests for `latest`: partition, and what was acknowledged when they were made.
     confirms: BTreeMap<(usize, Ticket), (u32, u64)>,
     /// Batches that were placed with a partitioner that is not the topic's.
@@ -251,6 +269,7 @@ struct World {
     oracle: Oracle,
     mutant: Option<Mutant>,
     config: Config,
+    groups_config: GroupsConfig,
     trace: DefaultHasher,
     events: u64,
     crashes: u32,
@@ -311,11 +330,14 @@ impl World {
             pause: rate(2_000),
             partition: rate(3_000),
             disconnect: rate(30_000),
+            away: rate(400),
+            flip: 0,
             full: rate(1_000),
             rot: 0,
             transfer: rate(3_000),
             repin: rate(1_000),
             push: 100_000 + rate(900_000),
+            burst: rate(2_000),
             client_ms: rate(20),
             majority: true,
             full_in_peace: true,
@@ -332,7 +354,8 @@ impl World {
             reordering: rate(50_000),
         };
         let rot = rng.chance(if size == 1 { 50_000 } else { 100_000 });
-        let rates = Rates { rot: if rot { 2_000 } else { 0 }, ..rates };
+        let flip = if rng.chance(200_000) { 1_500 } else { 0 };
+        let rates = Rates { rot: if rot { 2_000 } else { 0 }, flip, ..rates };
         let faults = Faults {
             latency_ms: rng.below(15),
             sync_error: if rng.chance(200_000) { 4_000 } else { 0 },
@@ -353,21 +376,31 @@ impl World {
             reserve_bytes: 96 << 10,
             // A sync batch takes a whole sector: with less, the elections after a start would use it up.
             ballast_bytes: 512 << 10,
+            producers_max: if rng.chance(100_000) { PRODUCERS - 1 } else { PRODUCERS_MAX },
             mutant: match mutant {
                 Some(Mutant::Log(m)) => Some(m),
                 _ => None,
             },
         };
+        let groups_config = GroupsConfig {
+            checkpoint_bytes: 2 << 10,
+            // Some checkpoints are several batches, and some coordinators turn requests away.
+            batch_bytes: if rng.chance(500_000) { 100 } else { 1 << 20 },
+            waiting_max: if rng.chance(300_000) { 12 } else { 4_096 },
+            ..GroupsConfig::default()
+        };
         let clients = (0..PRODUCERS)
             .map(|i| {
                 let config = ProducerConfig {
-                    batch_bytes: 200 + rng.below(2_000) as usize,
+                    // Some send every record by itself: then as many batches as may be are in flight.
+                    batch_bytes: if rng.chance(300_000) { 1 } else { 200 + rng.below(2_000) as usize },
                     linger_ms: rng.below(10),
                     codec: Codec::None,
                     acks: producers::acks_of(seed, i),
                     // Some give up early, so that what follows must be numbered anew.
                     delivery_timeout_ms: if rng.chance(300_000) { 200 } else { 1_000_000 },
                     backoff: Backoff::default(),
+                    in_flight_bytes_max: if rng.chance(300_000) { 500 + rng.below(5_000) as usize } else { 8 << 20 },
                 };
                 let mut core = ProducerCore::new(config, PARTITIONS);
                 core.placed_anew(1);
@@ -375,6 +408,7 @@ impl World {
                     core,
                     next_record: (i as u64) << 40,
                     leaders: (0..PARTITIONS as usize).map(|p| (p % size, 0)).collect(),
+                    away_until_ms: 0,
                     links: (0..size).map(|_| ClientLink::default()).collect(),
                 }
             })
@@ -413,12 +447,14 @@ impl World {
             tickets: BTreeMap::new(),
             vouched: BTreeMap::new(),
             strays: Vec::new(),
+            flip: None,
             confirms: BTreeMap::new(),
             stale_pins: BTreeMap::new(),
             next_ticket: 1,
-            oracle: Oracle::default(),
+            oracle: Oracle { producers_are_forgotten: config.producers_max < PRODUCERS, ..Oracle::default() },
             mutant,
             config,
+            groups_config,
             trace: DefaultHasher::new(),
             events: 0,
             crashes: 0,
@@ -457,6 +493,8 @@ impl World {
             ("pause", &mut r.pause),
             ("partition", &mut r.partition),
             ("disconnect", &mut r.disconnect),
+            ("away", &mut r.away),
+            ("flip", &mut r.flip),
             ("full", &mut r.full),
             ("rot", &mut r.rot),
             ("transfer", &mut r.transfer),
@@ -519,11 +557,13 @@ impl World {
             },
             controllers: (0..self.nodes.len()).map(broker).collect(),
             is_founder: n.directory == 1 || reused,
-            groups: GroupsConfig { checkpoint_bytes: 2 << 10, ..GroupsConfig::default() },
+            groups: self.groups_config,
         }
     }
 
     fn run(&mut self) -> Result<(), String> {
+        let (config, groups, rates) = (self.config, self.groups_config, self.rates);
+        self.note(|| format!("{config:?} {groups:?} {rates:?}"));
         let is_founded = |w: &World| w.groups().into_iter().all(|(_, g)| w.leader(g).is_some());
         while self.rates.founds_in_peace && self.now_ms < FOUNDING_MS && !is_founded(self) {
             self.turn(true)?;
@@ -606,6 +646,8 @@ impl World {
     fn heal(&mut self) -> Result<(), String> {
         self.note(|| "healing".to_owned());
         self.healing = true;
+        self.end_flip();
+        self.call_back();
         self.network.heal();
         self.faults = Faults { latency_ms: 2, sync_error: 0, kept: 1_000_000, torn: 0 };
         for node in &mut self.nodes {
@@ -693,7 +735,7 @@ impl World {
         Ok(())
     }
 
-    /// One last power cut for all, so that only what is durable counts, then a whole read.
+    /// One last power cut for all, so that only what is durable counts, then a whole read of every copy.
     fn restart_and_read_all(&mut self) -> Result<(), String> {
         for node in 0..self.nodes.len() {
             self.crash(node, true, false);
@@ -706,7 +748,8 @@ impl World {
             }
             let leaders: Vec<Option<usize>> = (0..PARTITIONS).map(|p| self.leader(name(p))).collect();
             if let Some(leaders) = leaders.into_iter().collect::<Option<Vec<_>>>() {
-                return (0..PARTITIONS).try_for_each(|p| self.read_all(leaders[p as usize], p));
+                (0..PARTITIONS).try_for_each(|p| self.read_all(leaders[p as usize], p))?;
+                return self.read_all_copies();
             }
             if self.now_ms > deadline {
                 return Err(format!("not serving again after the last restart: {}", self.condition()));
@@ -759,6 +802,10 @@ impl World {
     }
 
     fn faults(&mut self) -> Result<(), String> {
+        self.flip_turn()?;
+        if self.flip.is_some_and(|f| f.is_alone) {
+            return Ok(());
+        }
         let r = self.rates;
         let size = self.nodes.len();
         let node = self.rng.below(size as u64) as usize;
@@ -813,6 +860,12 @@ impl World {
                 if self.rng.chance(r.forgets) {
                     self.forget(client, node);
                 }
+            }
+        }
+        for client in 0..self.clients.len() {
+            if self.rng.chance(r.away) && self.flip.is_none() {
+                let until_ms = self.now_ms + self.rng.below(3_000);
+                self.send_away(client, until_ms);
             }
         }
         for (_, client, node) in self.strays.extract_if(.., |s| s.0 <= self.now_ms).collect::<Vec<_>>() {
@@ -1139,13 +1192,14 @@ impl World {
     /// What a client does when its records were placed with an older pin.
     fn place_anew(&mut self, client: usize) {
         let node = self.rng.below(self.nodes.len() as u64) as usize;
-        let pin_epoch = self.pin_epoch(node).filter(|_| self.is_running(node));
+        let is_heard = self.is_running(node) && self.now_ms >= self.clients[client].away_until_ms;
+        let pin_epoch = self.pin_epoch(node).filter(|_| is_heard);
         let core = &mut self.clients[client].core;
         let Some(pin_epoch) = pin_epoch.filter(|epoch| *epoch > core.pin_epoch()) else { return };
         let unplaced = core.take_unplaced();
         core.placed_anew(pin_epoch);
         for Unplaced { record, token: id, since_ms } in unplaced {
-            let partition = (id as u32).wrapping_add(pin_epoch) % PARTITIONS;
+            let partition = place(id, pin_epoch);
             self.oracle.pushed(id, partition);
             core.push(since_ms, partition, &record, id);
         }
@@ -1474,10 +1528,13 @@ impl World {
                             self.oracle.acked(*id, outcome.partition, base + at as u64)?;
                         }
                     }
-                    Err(Failure::TimedOut(_)) => {}
+                    Err(Failure::TimedOut(_)) => outcome.tokens.iter().for_each(|id| self.oracle.timed_out(*id)),
                     // By the only copy there is, which has rotted and says so.
                     Err(Failure::Refused(_)) if self.ended => {}
                     Err(Failure::Refused(error)) if self.producers.may_refuse(i, &error) => {}
+                    // Forgotten for those who wrote since: it cannot know what became of the batch, and says so.
+                    Err(Failure::Refused(error))
+                        if error.code == ErrorCode::UnknownProducer && self.config.producers_max < PRODUCERS => {}
                     Err(Failure::Refused(error)) => {
                         return Err(format!("a batch was refused: {error}"));
                     }
@@ -1503,17 +1560,22 @@ impl World {
 
     fn push(&mut self) {
         for client in self.clients.iter_mut().filter(|c| !c.core.is_stale()) {
-            while self.rng.chance(self.rates.push / 2) {
-                let partition = self.rng.below(PARTITIONS as u64) as u32;
+            let mut burst = match self.rng.chance(self.rates.burst) {
+                true => self.rng.below(BURST_RECORDS),
+                false => 0,
+            };
+            while client.core.buffered_bytes() < BUFFER_BYTES && (burst > 0 || self.rng.chance(self.rates.push / 2)) {
+                burst = burst.saturating_sub(1);
                 let id = client.next_record;
                 client.next_record += 1;
+                let partition = place(id, client.core.pin_epoch());
                 let mut value = id.to_le_bytes().to_vec();
                 value.resize(8 + self.rng.below(300) as usize, id as u8);
                 // Clients' clocks differ: times do not grow with offsets.
                 let since_ms = self.now_ms.saturating_sub(id * 7_919 % 300);
                 let timestamp_ms = WALL_MS + since_ms as i64;
                 let record = Record { value: Some(value.into()), timestamp_ms, ..Default::default() };
-                self.oracle.born(id, partition, client.core.pin_epoch());
+                self.oracle.pushed(id, partition);
                 self.kept.pushed(id, since_ms);
                 client.core.push(self.now_ms, partition, &record, id);
             }
@@ -1526,6 +1588,7 @@ impl World {
             for node in 0..self.nodes.len() {
                 let up = self.is_running(node);
                 let c = &mut self.clients[i];
+                let up = up && self.now_ms >= c.away_until_ms;
                 if up && !c.links[node].connected && self.now_ms >= c.links[node].reconnect_at_ms {
                     c.links[node].connected = true;
                     for p in 0..PARTITIONS {
@@ -1558,7 +1621,7 @@ impl World {
     /// Metadata is pushed: some broker tells the client whom it takes for the leader.
     fn learn(&mut self, client: usize) {
         let node = self.rng.below(self.nodes.len() as u64) as usize;
-        if !self.is_running(node) {
+        if !self.is_running(node) || self.now_ms < self.clients[client].away_until_ms {
             return;
         }
         if let Some(pin_epoch) = self.pin_epoch(node) {
@@ -1650,10 +1713,7 @@ impl World {
                         if !batch.is_control() {
                             times.push((offset.0, record.timestamp_ms));
                         }
-                        let id = record
-                            .value
-                            .filter(|_| !batch.is_control())
-                            .map(|v| u64::from_le_bytes(v[..8].try_into().expect("values start with their number")));
+                        let id = (!batch.is_control() && record.value.is_some()).then(|| id_of(&record));
                         records.push((offset.0, id));
                     }
                 }

@@ -797,6 +797,7 @@ fn remote(error: &CoordinatorError) -> RemoteError {
         CoordinatorError::Refused(GroupError::StaleEpoch { .. }) => ErrorCode::StaleMemberEpoch,
         CoordinatorError::Refused(GroupError::MemberIdInUse { .. }) => ErrorCode::MemberIdInUse,
         CoordinatorError::Refused(_) => ErrorCode::InvalidRequest,
+        CoordinatorError::Busy { .. } => ErrorCode::Backlog,
         _ => ErrorCode::NotCoordinator,
     };
     RemoteError::new(code, error.to_string())

@@ -173,8 +173,16 @@ impl World {
             let produce = Produce { batch, token, pin_epoch, acks: Acks::Quorum };
             all.insert(if comes_first { 0 } else { 1 }, (ticket, produce));
         }
-        let core = self.nodes[node].core.as_mut().expect("the caller has looked");
-        all.into_iter().for_each(|(ticket, produce)| core.produce(now, name(partition), ticket, produce));
+        let group = name(partition);
+        for (ticket, produce) in all {
+            let core = self.nodes[node].core.as_mut().expect("the caller has looked");
+            let (batch, before) = (produce.batch.clone(), core.replicas().state(&group).map(|s| s.log_end));
+            core.produce(now, group, ticket, produce);
+            let settings = core.replicas().settings(&group);
+            if let Some(settings) = settings.filter(|_| core.replicas().state(&group).map(|s| s.log_end) != before) {
+                self.oracle.appended(partition, settings.pin_epoch.0, &batch);
+            }
+        }
     }
 
     /// Somebody writes under a producer id that he has seen, guessed or made up.

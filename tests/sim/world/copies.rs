@@ -1,0 +1,65 @@
+//! Every copy, read whole from its own disk when all is over.
+//!
+//! While a seed runs, a copy is compared as far as it is in memory when its high watermark moves; what it wrote to segments, and what was
+//! rebuilt there, nobody has read but where it leads. Here each copy is read as it would be read if it led next.
+
+use thalweg_model::{Offset, TopicPartition};
+use thalweg_replica::ReadOutcome;
+
+use super::{HEAL_MS, World};
+
+/// Small, so that a copy is read in many steps.
+const READ_BYTES: usize = 4 << 10;
+
+impl World {
+    /// Reads every copy below its high watermark, and compares it with what was ever called decided.
+    pub(super) fn read_all_copies(&mut self) -> Result<(), String> {
+        let deadline_ms = self.now_ms + HEAL_MS;
+        while !self.is_whole() && !self.ended {
+            if self.now_ms > deadline_ms {
+                return Err(format!("not whole again after the last restart: {}", self.condition()));
+            }
+            self.turn(false)?;
+        }
+        for node in 0..self.nodes.len() {
+            for (_, group) in self.groups() {
+                self.read_copy(node, group)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_copy(&mut self, node: usize, group: TopicPartition) -> Result<(), String> {
+        let (partition, me) = (super::number(group), self.replica(group, node).unwrap_or_default());
+        let Some(replicas) = self.nodes[node].replicas() else { return Ok(()) };
+        let Some(until) = replicas.state(&group).map(|s| s.high_watermark) else { return Ok(()) };
+        let start = replicas.log().log_start(&group).unwrap_or_default();
+        let what = |w: &World| w.nodes[node].replicas().and_then(|r| r.log().offline(&group).map(str::to_owned));
+        let (mut from, mut end): (Offset, Option<Offset>) = (start, None);
+        while from < until {
+            let Some(replicas) = self.nodes[node].core.as_mut().map(|c| c.replicas_mut()) else { return Ok(()) };
+            let batches = match replicas.read_applied(&group, from, READ_BYTES) {
+                ReadOutcome::Batches(batches) => batches,
+                ReadOutcome::Pending(op) => match self.await_read(node, op)? {
+                    Some(batches) => batches,
+                    None => return Ok(()),
+                },
+                ReadOutcome::Offline(_) if self.nodes[node].rotten => return Ok(()),
+                other => {
+                    let what = what(self);
+                    return Err(format!("{node}'s copy of {partition} at {from} below {until}: {other:?} {what:?}"));
+                }
+            };
+            for batch in &batches {
+                let follows = end.is_none_or(|end| batch.base_offset() == end);
+                if !follows || batch.base_offset() > from.max(start) {
+                    return Err(format!("{node}'s copy of {partition} goes on with {batch:?} behind {end:?}"));
+                }
+                self.oracle.decided(partition, me, batch)?;
+                (from, end) = (batch.end_offset(), Some(batch.end_offset()));
+            }
+        }
+        self.note(|| format!("{node}'s copy of {partition} holds {start}..{until}"));
+        Ok(())
+    }
+}
