@@ -2,9 +2,9 @@
 
 mod acks;
 mod cluster;
+mod consumers;
 mod directory;
 mod disks;
-mod consumers;
 mod groups;
 mod handshake;
 mod hostile;
@@ -13,8 +13,8 @@ mod load;
 mod plugins;
 mod raw;
 mod records;
-mod times;
 mod retention;
+mod times;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};

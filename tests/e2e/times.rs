@@ -73,7 +73,12 @@ async fn a_lookup_by_time_finds_what_a_scan_finds_hot_cold_after_retention_and_a
     let mut broker = Broker::start(folder.path(), 0);
     let port = broker.port();
     let client = client(&broker).await;
-    let config = proto::TopicConfig { retention_ms: -1, retention_bytes: KEPT_BYTES, segment_bytes: SEGMENT_BYTES };
+    let config = proto::TopicConfig {
+        retention_ms: -1,
+        retention_bytes: KEPT_BYTES,
+        segment_bytes: SEGMENT_BYTES,
+        ..Default::default()
+    };
     let create =
         proto::CreateTopicRequest { name: "t".into(), partitions: 1, config: Some(config), ..Default::default() };
     Raw::connect(&broker).await.request::<_, proto::CreateTopicReply>(&create).await.unwrap();
@@ -106,7 +111,12 @@ async fn index_files_of_a_broker_that_was_never_killed_point_at_what_they_say() 
     let folder = tempfile::tempdir().unwrap();
     let mut broker = Broker::start(folder.path(), 0);
     let client = client(&broker).await;
-    let config = proto::TopicConfig { retention_ms: -1, retention_bytes: -1, segment_bytes: SEGMENT_BYTES };
+    let config = proto::TopicConfig {
+        retention_ms: -1,
+        retention_bytes: -1,
+        segment_bytes: SEGMENT_BYTES,
+        ..Default::default()
+    };
     let create =
         proto::CreateTopicRequest { name: "t".into(), partitions: 1, config: Some(config), ..Default::default() };
     Raw::connect(&broker).await.request::<_, proto::CreateTopicReply>(&create).await.unwrap();

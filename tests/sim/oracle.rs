@@ -66,6 +66,10 @@ pub(super) fn client_of(id: RecordId) -> u64 {
 }
 
 impl Oracle {
+    pub(super) fn new(producers_are_forgotten: bool) -> Oracle {
+        Oracle { producers_are_forgotten, ..Oracle::default() }
+    }
+
     pub(super) fn pushed(&mut self, id: RecordId, partition: u32) {
         self.pushes += 1;
         self.pushed.insert(id, (partition, self.pushes));

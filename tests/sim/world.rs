@@ -92,7 +92,7 @@ pub fn run_with_faults(seed: u64, faults: &[&str], with_history: bool) -> Outcom
 }
 
 /// What [`run_with_faults`] may leave out.
-pub const FAULTS: [&str; 19] = [
+pub const FAULTS: [&str; 20] = [
     "repin",
     "power",
     "kill",
@@ -451,7 +451,7 @@ impl World {
             confirms: BTreeMap::new(),
             stale_pins: BTreeMap::new(),
             next_ticket: 1,
-            oracle: Oracle { producers_are_forgotten: config.producers_max < PRODUCERS, ..Oracle::default() },
+            oracle: Oracle::new(config.producers_max < PRODUCERS),
             mutant,
             config,
             groups_config,

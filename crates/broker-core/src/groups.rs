@@ -262,8 +262,15 @@ impl Groups {
             if matches!(part.phase, Phase::Loading { .. }) {
                 continue;
             }
-            let mut turn =
-                Turn { now, s, known: &self.known, records: Vec::new(), said: Vec::new(), outputs: &mut self.outputs };
+            let mut turn = Turn {
+                now,
+                s,
+                known: &self.known,
+                waiting_max: self.config.waiting_max,
+                records: Vec::new(),
+                said: Vec::new(),
+                outputs: &mut self.outputs,
+            };
             if ticks {
                 let (metadata, version) = (turn.s.metadata, turn.s.metadata_version);
                 turn.records = part.coordinator.tick(clock(now), metadata, version, self.config.offsets_retention_ms);
@@ -454,6 +461,8 @@ struct Turn<'t, 's, D> {
     now: Now,
     s: &'t mut Surroundings<'s, D>,
     known: &'t Ends,
+    /// Commits that may wait, for each of those that wait for a partition's end too.
+    waiting_max: usize,
     records: Vec<GroupRecord>,
     said: Vec<Said>,
     outputs: &'t mut Vec<GroupOutput>,
@@ -503,9 +512,12 @@ impl Part {
                     return self.decide(turn, &Ends::new(), Some(ticket), alive);
                 }
                 request @ (GroupRequest::Commit { .. } | GroupRequest::Leave { .. }) => {
-                    return match parked.requests.len() < WAITING_MAX {
+                    let waiting = parked.requests.len();
+                    return match waiting < turn.waiting_max {
                         true => parked.requests.push_back((Some(ticket), request)),
-                        false => turn.outputs.push(GroupOutput::Answer(ticket, Err(CoordinatorError::Busy))),
+                        false => {
+                            turn.outputs.push(GroupOutput::Answer(ticket, Err(CoordinatorError::Busy { waiting })))
+                        }
                     };
                 }
                 other => return self.decide(turn, &Ends::new(), Some(ticket), other),
@@ -525,9 +537,10 @@ impl Part {
         asked: BTreeMap<TopicPartition, Offset>,
         requests: VecDeque<(Option<Ticket>, GroupRequest)>,
     ) {
-        if self.parked.len() >= WAITING_MAX {
+        let waiting = self.parked.len();
+        if waiting >= turn.waiting_max {
             let tickets = requests.into_iter().filter_map(|(ticket, _)| ticket);
-            let busy = |ticket| GroupOutput::Answer(ticket, Err(CoordinatorError::Busy));
+            let busy = |ticket| GroupOutput::Answer(ticket, Err(CoordinatorError::Busy { waiting }));
             return turn.outputs.extend(tickets.map(busy));
         }
         let question = turn.s.ticket().0;

@@ -603,7 +603,7 @@ impl<'a, D: Disk> Writer<'a, D> {
         } else {
             self.parts.iter_mut().zip(parts).for_each(|(all, part)| all.extend(part));
         }
-        self.segment.written(&plan);
+        self.segment.written(&plan, 0);
         self.waiting.clear();
         self.waiting_bytes = 0;
         Ok(())

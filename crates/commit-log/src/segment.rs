@@ -311,7 +311,7 @@ pub(crate) fn indexes<E>(
         let plan = segment.plan(&batches);
         index.extend_from_slice(&plan.index);
         timeindex.extend_from_slice(&plan.timeindex);
-        segment.written(&plan);
+        segment.written(&plan, 0);
     }
     timeindex.extend(segment.closing_entry().filter(|_| is_closed).into_iter().flat_map(|(_, entry)| entry));
     Ok(Ok([index.into(), timeindex.into()]))

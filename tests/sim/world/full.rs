@@ -90,7 +90,7 @@ impl World {
             }
             self.turn(false)?;
         }
-        if self.rates.retention {
+        if self.kept.removes() {
             for p in 0..PARTITIONS {
                 self.expire(p)?;
             }
@@ -114,6 +114,7 @@ impl World {
                     let replicas = self.nodes[leader].core.as_mut().expect("it leads").replicas_mut();
                     if to == Offset(0) {
                         to = replicas.state(&group).expect("it leads").high_watermark;
+                        self.kept.removed_by_hand(partition, to.0);
                     }
                     replicas.move_log_start(now, group, to);
                 }

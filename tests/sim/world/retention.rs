@@ -82,6 +82,11 @@ impl Kept {
         }
     }
 
+    /// The log start moves to this offset, whatever retention would say.
+    pub(super) fn removed_by_hand(&mut self, partition: u32, to: u64) {
+        self.log_starts.insert(partition, to);
+    }
+
     pub(super) fn pushed(&mut self, id: RecordId, now_ms: u64) {
         self.pushed_ms.insert(id, now_ms);
     }
