@@ -17,9 +17,9 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 /// A bare QUIC client that trusts the broker's CA and asks for `alpn`.
-pub(crate) fn endpoint_of(broker: &Broker, alpn: &[u8]) -> (quinn::Endpoint, quinn::ClientConfig) {
+pub(crate) fn endpoint_of(ca_pem: &[u8], alpn: &[u8]) -> (quinn::Endpoint, quinn::ClientConfig) {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(&broker.ca_pem).unwrap()).unwrap();
+    roots.add(CertificateDer::from_pem_slice(ca_pem).unwrap()).unwrap();
     let mut tls = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
@@ -34,7 +34,7 @@ pub(crate) fn endpoint_of(broker: &Broker, alpn: &[u8]) -> (quinn::Endpoint, qui
 async fn a_client_with_another_alpn_is_refused_and_the_broker_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let broker = Broker::start(folder.path(), 0);
-    let (endpoint, config) = endpoint_of(&broker, b"h3");
+    let (endpoint, config) = endpoint_of(&broker.ca_pem, b"h3");
     let to = SocketAddr::from(([127, 0, 0, 1], broker.port()));
     let error = endpoint.connect_with(config, to, "localhost").unwrap().await.unwrap_err();
     // TLS alert 120, no_application_protocol.

@@ -17,8 +17,12 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) async fn connect(broker: &Broker) -> Raw {
-        let (endpoint, config) = endpoint_of(broker, thalweg_wire::ALPN_CLIENT);
-        let to = SocketAddr::from(([127, 0, 0, 1], broker.port()));
+        Raw::connect_to(&broker.ca_pem, broker.port()).await
+    }
+
+    pub(crate) async fn connect_to(ca_pem: &[u8], port: u16) -> Raw {
+        let (endpoint, config) = endpoint_of(ca_pem, thalweg_wire::ALPN_CLIENT);
+        let to = SocketAddr::from(([127, 0, 0, 1], port));
         let connection = endpoint.connect_with(config, to, "localhost").unwrap().await.unwrap();
         let raw = Raw { connection, _endpoint: endpoint };
         let hello = proto::Hello { versions: thalweg_wire::versions(), ..Default::default() };
