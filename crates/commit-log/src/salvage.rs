@@ -611,12 +611,18 @@ impl<'a, D: Disk> Writer<'a, D> {
 
     fn finish(mut self) -> Result<(), DiskError> {
         self.write()?;
+        let closing = self.segment.closing_entry();
         let file = |e| segment::file(self.group, self.segment.base_offset, e);
         let replace = |e, bytes: Vec<u8>| Step::Replace { file: file(e), bytes: bytes.into() };
-        let [log, index, timeindex] = self.parts;
+        let [log, index, mut timeindex] = self.parts;
         let steps = match self.by_chunks {
-            true => vec![Step::Sync { file: file("log") }, replace("sum", self.sums)],
+            true => {
+                let write = |(at, entry)| Step::Write { file: file("timeindex"), at, buffers: vec![entry] };
+                let data = [Step::Sync { file: file("log") }, replace("sum", self.sums)];
+                closing.map(write).into_iter().chain(data).collect()
+            }
             false => {
+                timeindex.extend(closing.into_iter().flat_map(|(_, entry)| entry));
                 vec![
                     replace("log", log),
                     replace("sum", self.sums),
