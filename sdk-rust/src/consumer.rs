@@ -127,7 +127,7 @@ impl ConsumerBuilder {
     }
 
     /// Memory for records that were granted, or pushed and not taken yet, per topic; 32 MiB by default, and at least 64 KiB for each
-    /// partition. Beyond it there is at most one batch of each partition.
+    /// partition. Beyond it there is at most one batch of each partition, or 64 KiB of smaller ones.
     pub fn buffer_bytes(mut self, bytes: u64) -> Self {
         self.buffer_bytes = bytes;
         self

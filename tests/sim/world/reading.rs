@@ -67,8 +67,8 @@ pub(super) struct Reading {
     controls: VecDeque<(u64, u64, proto::FetchControl)>,
     pushes: VecDeque<(u64, u64, proto::FetchPush, Vec<(u64, bool)>, u64)>,
     incoming: VecDeque<Waiting>,
-    /// The largest batch seen: what the budget may be passed by, for each partition.
-    batch_bytes_max: u64,
+    /// The most by which a push has been larger than the credit for it: what the budget may be passed by, for each partition.
+    beyond_bytes_max: u64,
     capacity_max: u64,
 }
 
@@ -82,7 +82,7 @@ impl Reading {
             controls: VecDeque::new(),
             pushes: VecDeque::new(),
             incoming: VecDeque::new(),
-            batch_bytes_max: 0,
+            beyond_bytes_max: 0,
             capacity_max: 0,
         }
     }
@@ -220,7 +220,6 @@ impl Reading {
             let offsets = batch.base_offset().0.max(from)..batch.end_offset().0;
             records.extend(offsets.map(|offset| (offset, !batch.is_control())));
             bytes += if batch.is_control() { 0 } else { batch.bytes().len() as u64 };
-            self.batch_bytes_max = self.batch_bytes_max.max(batch.bytes().len() as u64);
             at = batch.end_offset().0;
         }
         if at > from {
@@ -239,6 +238,7 @@ impl Reading {
     ) {
         let Some(slot) = self.slots.get_mut(&partition) else { return };
         (slot.position, slot.credit) = (Some(at), slot.credit - bytes as i64);
+        self.beyond_bytes_max = self.beyond_bytes_max.max(slot.credit.min(0).unsigned_abs());
         let push = proto::FetchPush {
             partition,
             generation: slot.generation,
@@ -269,11 +269,10 @@ impl Reading {
         None
     }
 
-    /// Memory is what the budget says, and a batch of each partition.
+    /// Memory is what the budget says, and what one push of each partition takes beyond its credit.
     pub(super) fn check(&mut self, partitions: u64) -> Result<(), String> {
         self.capacity_max = self.capacity_max.max(self.core.capacity_bytes());
-        let (held, most) =
-            (self.core.held_bytes(), self.capacity_max + partitions * self.batch_bytes_max.max(PUSH_BYTES));
+        let (held, most) = (self.core.held_bytes(), self.capacity_max + partitions * self.beyond_bytes_max);
         match held <= most {
             true => Ok(()),
             false => Err(format!("{held} bytes are granted or wait, {most} are the bound")),
