@@ -220,6 +220,9 @@ impl ConsumerBuilder {
                 return Err(Error::new(ErrorKind::Invalid, format!("{what} belongs to a group: name one")));
             }
         }
+        if self.partitions.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Error::new(ErrorKind::Invalid, "a consumer reads at least one partition"));
+        }
         let (start, filter) = (self.start.unwrap_or(Position::Latest), self.wire_filter());
         let (mut topics, mut ends, mut damaged) = (Vec::new(), BTreeMap::new(), VecDeque::new());
         for name in &self.topics {
