@@ -544,7 +544,7 @@ impl Shard {
             self.node.borrow_mut().replicas_mut().flush_all(self.now());
             self.work.notify_one();
             tokio::time::sleep(Duration::from_millis(5)).await;
-            if self.node.borrow().replicas().log().is_idle() || Instant::now() > end {
+            if self.node.borrow().replicas().log().is_flushed() || Instant::now() > end {
                 return;
             }
         }

@@ -1013,6 +1013,12 @@ impl<D: Disk> CommitLog<D> {
         self.ops.is_empty() && !self.wal.has_pending()
     }
 
+    /// True when, besides, everything that is on a quorum stands in segments: one call of [`flush_all`](Self::flush_all) writes
+    /// no more than one segment of each partition.
+    pub fn is_flushed(&self) -> bool {
+        self.is_idle() && self.partitions.values().all(|p| p.offline.is_some() || p.unflushed_bytes == 0)
+    }
+
     /// All partitions of the directory.
     pub fn partitions(&self) -> impl Iterator<Item = TopicPartition> + '_ {
         self.partitions.keys().copied()
