@@ -13,22 +13,25 @@ use thalweg_wire::proto;
 use crate::client;
 use crate::raw::Raw;
 
-const SEGMENT_BYTES: u64 = 64 << 10;
+const SEGMENT_BYTES: u64 = 256 << 10;
 /// What retention leaves, about.
-const KEPT_BYTES: i64 = 250 << 10;
+const KEPT_BYTES: i64 = 2 << 20;
+
+/// Bytes of a value: some thousand of them are more than a broker keeps out of its segments (4 MiB).
+const VALUE_BYTES: usize = 2_000;
 
 /// Sends `count` records whose times wander, not in order, one compression after the other.
 async fn produce(client: &Client, from_ms: i64, count: u64) {
     let mut chance = 12_345u64;
     for (codec, part) in [(Codec::None, 0), (Codec::Lz4, 1), (Codec::Zstd, 2)] {
-        let producer = client.producer("t").compression(codec).batch_bytes(3_000).build().await.unwrap();
+        let producer = client.producer("t").compression(codec).batch_bytes(20_000).build().await.unwrap();
         let mut draw = || {
             chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             chance >> 33
         };
         let record = |i: u64| {
             // What no codec makes smaller.
-            let value: Vec<u8> = (0..200).map(|_| draw() as u8).collect();
+            let value: Vec<u8> = (0..VALUE_BYTES).map(|_| draw() as u8).collect();
             let jitter = draw() as i64 % 400;
             Record::new(value).timestamp_ms(from_ms + (part * count / 3 + i) as i64 + jitter)
         };
