@@ -11,7 +11,7 @@ use crate::cluster::client_of;
 use crate::read_all;
 
 /// Room for the log and little else.
-const SMALL: &str = "size=120m";
+const SMALL: &str = "size=200m";
 
 /// A small file system in place of a broker's data directory.
 struct SmallDisk(PathBuf);

@@ -586,7 +586,12 @@ impl World {
         if !self.ended {
             self.restart_and_read_all()?;
         }
-        if !self.ended && self.nodes.len() == 3 && self.rates.older > 0 && self.rng.chance(200_000) {
+        if !self.ended
+            && self.nodes.len() == 3
+            && self.rates.older > 0
+            && self.rng.chance(200_000)
+            && !self.kept.removes()
+        {
             self.make_two_histories()?;
         }
         Ok(())

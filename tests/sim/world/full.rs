@@ -98,13 +98,15 @@ impl World {
         Ok(())
     }
 
-    /// What retention does, on every copy.
+    /// What retention does, on most copies.
     fn expire(&mut self, partition: u32) -> Result<(), String> {
         let (group, mut to) = (name(partition), Offset(0));
         let (mut asked_ms, deadline_ms) = (0, self.now_ms + 2 * SOON_MS);
         let has_moved = |w: &World, to: Offset| {
             let start = |n: &super::Node| n.replicas().and_then(|r| r.log().log_start(&group));
-            to > Offset(0) && w.nodes.iter().all(|n| start(n).is_some_and(|s| s >= to))
+            // One that is catching up takes in nothing while its disk is full, and hears of it later.
+            let moved = w.nodes.iter().filter(|n| start(n).is_some_and(|s| s >= to)).count();
+            to > Offset(0) && 2 * moved > w.nodes.len()
         };
         while !has_moved(self, to) {
             if self.now_ms > asked_ms + 1_000 {
