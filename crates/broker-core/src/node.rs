@@ -275,6 +275,7 @@ impl<D: Disk> Node<D> {
             target: controllers.iter().map(now).collect(),
             learners: others.map(|b| b.metadata_replica).collect(),
             is_own: true,
+            is_vital: true,
             ..Default::default()
         }
     }
@@ -1035,6 +1036,7 @@ fn settings(topic: &Topic, partition: usize, mine: ReplicaId) -> PartitionSettin
         target: topic.replicas[partition].clone(),
         learners: Vec::new(),
         is_own: topic.name.starts_with(OWN_PREFIX),
+        is_vital: false,
         takes_over: topic.taken_over.get(&(partition as u32)).copied(),
     }
 }

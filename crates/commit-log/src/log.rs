@@ -987,6 +987,11 @@ impl<D: Disk> CommitLog<D> {
         self.room.is_waiting() && self.is_stuck() && self.room.ballast == Ballast::Missing
     }
 
+    /// True while the room that is left is the ballast's, for deletions and little else.
+    pub fn is_at_last_resort(&self) -> bool {
+        self.config.ballast_bytes > 0 && self.room.is_low() && self.room.ballast != Ballast::There
+    }
+
     /// True while no write that needs new room is tried.
     pub fn waits_for_room(&self) -> bool {
         self.room.is_waiting()

@@ -52,6 +52,8 @@ pub struct PartitionSettings {
     pub learners: Vec<ReplicaId>,
     /// The cluster's own partition, not a topic of its users: its records go on where clients' are refused for want of room.
     pub is_own: bool,
+    /// Of those, the one without which nothing could be deleted: its records go on to the very last.
+    pub is_vital: bool,
     /// An operator has given up the majority: if `replica` is this copy's successor, it takes over its log, alone.
     pub takes_over: Option<ReplicaId>,
 }
@@ -364,7 +366,8 @@ impl<D: Disk> Replicas<D> {
     /// own records: without them no topic could be deleted, and no group could go on.
     fn has_no_room(&self, name: &TopicPartition) -> bool {
         let Some(partition) = self.partitions.get(name).filter(|p| !p.settings.is_own) else {
-            return self.log.is_out_of_room();
+            let is_vital = self.partitions.get(name).is_some_and(|p| p.settings.is_vital);
+            return self.log.is_out_of_room() || (!is_vital && self.log.is_at_last_resort());
         };
         let most_are_full = || {
             let voters = partition.group.as_ref().map(|g| g.members().voters).unwrap_or_default();
@@ -393,10 +396,11 @@ impl<D: Disk> Replicas<D> {
     /// True for records that a copy here takes only while there is room: another leader may have plenty, and would fill this disk to
     /// the last byte, with nothing left for what frees it. Raft sends them again.
     fn is_too_much(&self, name: &TopicPartition, body: &RaftBody) -> bool {
-        self.log.is_scarce()
-            && self.partitions.get(name).is_some_and(|p| !p.settings.is_own)
-            && body.has_records()
-            && !body.moves_log_start()
+        let is_too_much = |p: &Partition| match p.settings.is_own {
+            false => self.log.is_scarce(),
+            true => self.log.is_at_last_resort() && !p.settings.is_vital,
+        };
+        self.partitions.get(name).is_some_and(is_too_much) && body.has_records() && !body.moves_log_start()
     }
 
     /// Asks the quorum whether this replica still leads; [`Output::Confirmed`] answers with the high watermark then.
