@@ -8,15 +8,24 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use crate::disk::{Completion, Disk, DiskError, FileName, Lane, Op, Step};
+use crate::files;
 
 /// Shared by its clones, so that it outlives the log above it: dropping the log is a kill of the process.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MemoryDisk(Rc<RefCell<State>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     files: BTreeMap<FileName, Vec<u8>>,
     lanes: BTreeMap<Lane, VecDeque<Op>>,
+}
+
+impl Default for State {
+    /// A new directory.
+    fn default() -> Self {
+        let (list, empty) = files::empty_list();
+        State { files: [(list, empty.to_vec())].into(), lanes: BTreeMap::new() }
+    }
 }
 
 impl MemoryDisk {
@@ -24,22 +33,7 @@ impl MemoryDisk {
     pub(crate) fn step(&self, lane: Lane) -> Option<Completion> {
         let mut state = self.0.borrow_mut();
         let Op { id, steps, .. } = state.lanes.get_mut(&lane)?.pop_front()?;
-        let mut data = Bytes::new();
-        for step in steps {
-            match step {
-                Step::Create { file, bytes_count } => drop(state.files.insert(file, vec![0; bytes_count as usize])),
-                Step::Write { file, at, buffers } => {
-                    let written = buffers.concat();
-                    let stored = state.files.get_mut(&file).expect("a file is made before it is written");
-                    stored.resize(stored.len().max(at as usize + written.len()), 0);
-                    stored[at as usize..][..written.len()].copy_from_slice(&written);
-                }
-                Step::Sync { .. } => {}
-                Step::Read { file, at, bytes_count } => data = state.bytes(&file, at, bytes_count),
-                Step::Delete { file } => drop(state.files.remove(&file)),
-            }
-        }
-        Some(Completion { id, result: Ok(data) })
+        Some(Completion { id, result: Ok(state.perform(steps)) })
     }
 
     /// The process is gone, and what it had submitted with it.
@@ -62,6 +56,31 @@ impl MemoryDisk {
 }
 
 impl State {
+    /// Does the steps in order; answers with what the last `Read` brought.
+    fn perform(&mut self, steps: Vec<Step>) -> Bytes {
+        let mut data = Bytes::new();
+        for step in steps {
+            match step {
+                Step::Create { file, bytes_count } => drop(self.files.insert(file, vec![0; bytes_count as usize])),
+                Step::Write { file, at, buffers } => {
+                    let written = buffers.concat();
+                    let stored = self.files.get_mut(&file).expect("a file is made before it is written");
+                    stored.resize(stored.len().max(at as usize + written.len()), 0);
+                    stored[at as usize..][..written.len()].copy_from_slice(&written);
+                }
+                Step::Sync { .. } => {}
+                Step::Read { file, at, bytes_count } => data = self.bytes(&file, at, bytes_count),
+                Step::Link { file, to } => {
+                    let held = self.files.get(&file).expect("a file is there before it gets a second name").clone();
+                    self.files.entry(to).or_insert(held);
+                }
+                Step::Delete { file } => drop(self.files.remove(&file)),
+                Step::Replace { file, bytes } => drop(self.files.insert(file, bytes.to_vec())),
+            }
+        }
+        data
+    }
+
     fn bytes(&self, file: &FileName, at: u64, bytes_count: usize) -> Bytes {
         let data = self.files.get(file).and_then(|f| f.get(at as usize..)).unwrap_or_default();
         Bytes::copy_from_slice(&data[..bytes_count.min(data.len())])
@@ -71,6 +90,10 @@ impl State {
 impl Disk for MemoryDisk {
     fn submit(&mut self, op: Op) {
         self.0.borrow_mut().lanes.entry(op.lane).or_default().push_back(op);
+    }
+
+    fn run(&mut self, steps: Vec<Step>) -> Result<Bytes, DiskError> {
+        Ok(self.0.borrow_mut().perform(steps))
     }
 
     fn list(&mut self, dir: &str) -> Result<Vec<FileName>, DiskError> {

@@ -45,6 +45,10 @@ impl MemoryDisk {
             }
             Step::Sync { file } => drop(self.get(&file)?),
             Step::Read { file, at, bytes_count } => return self.read(&file, at, bytes_count),
+            Step::Link { file, to } => {
+                let held = self.get(&file)?.clone();
+                self.files.entry(to).or_insert(held);
+            }
             Step::Delete { file } => drop(self.files.remove(&file)),
             Step::Replace { file, bytes } => drop(self.files.insert(file, bytes.to_vec())),
         }
