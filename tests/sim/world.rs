@@ -291,6 +291,7 @@ fn number(group: TopicPartition) -> u32 {
     match group {
         METADATA => PARTITIONS,
         OFFSETS => PARTITIONS + 1,
+        full::SPARE => PARTITIONS + 2,
         group => group.partition.0,
     }
 }

@@ -10,7 +10,7 @@ use super::{PARTITIONS, World, broker, name};
 /// Leaders move, and deletes get through, within this.
 const SOON_MS: u64 = 5_000;
 /// The topic that is made to be deleted.
-const SPARE: TopicPartition = TopicPartition { topic: TopicId([8; 16]), partition: PartitionId(0) };
+pub(super) const SPARE: TopicPartition = TopicPartition { topic: TopicId([6; 16]), partition: PartitionId(0) };
 /// What is written to it.
 const SPARE_BYTES: usize = 40_000;
 
