@@ -1197,6 +1197,7 @@ fn conf_change(changes: &[MemberChange]) -> ConfChangeV2 {
 
 #[cfg(test)]
 mod tests {
+    use thalweg_commit_log::PRODUCERS_MAX;
     use thalweg_model::{BatchBuilder, Codec, Record, TopicId};
 
     use super::*;
@@ -1204,17 +1205,22 @@ mod tests {
     const NOW_MS: i64 = 1_700_000_000_000;
     const HOUR_MS: u64 = 3_600_000;
 
+    fn config() -> GroupConfig {
+        GroupConfig { kept_bytes: 1 << 20, producers_max: PRODUCERS_MAX, mutant: None }
+    }
+
     /// A group of one that leads and has everything synced.
     fn leader() -> Group {
         let me = ReplicaId::new(BrokerId(1), 0);
         let recovered = Recovered {
             hard_state: HardState { replica: me, ..Default::default() },
             end: SegmentsEnd::default(),
+            committed: RaftIndex(0),
             configuration: Configuration::of_voters([me]),
             producers: ProducerTable::default(),
             entries: std::iter::empty(),
         };
-        let mut group = Group::new(TopicPartition::new(TopicId([1; 16]), 0), me, 1 << 20, recovered);
+        let mut group = Group::new(TopicPartition::new(TopicId([1; 16]), 0), me, config(), recovered);
         let mut effects = Vec::new();
         group.start(true, &mut effects);
         sync(&mut group, effects);
@@ -1266,7 +1272,7 @@ mod tests {
         assert_eq!(produce(&mut group, &[i64::MAX], Some(HOUR_MS)), refused(i64::MAX));
         assert_eq!(produce(&mut group, &[i64::MAX], Some(u64::MAX)), Ok(first.plus(1)), "no limit is passed");
         assert_eq!(produce(&mut group, &[i64::MAX], None), Ok(first.plus(2)));
-        group.mutant = Some(crate::Mutant::TimestampAheadTaken);
+        group.config.mutant = Some(crate::Mutant::TimestampAheadTaken);
         assert!(produce(&mut group, &[i64::MAX], Some(HOUR_MS)).is_ok(), "the planted bug shows");
     }
 
@@ -1287,11 +1293,12 @@ mod tests {
         let recovered = Recovered {
             hard_state: HardState { replica: me, ..Default::default() },
             end: SegmentsEnd::default(),
+            committed: RaftIndex(0),
             configuration: Configuration::of_voters([me, other]),
             producers: ProducerTable::default(),
             entries: std::iter::empty(),
         };
-        let mut group = Group::new(TopicPartition::new(TopicId([1; 16]), 0), me, 1 << 20, recovered);
+        let mut group = Group::new(TopicPartition::new(TopicId([1; 16]), 0), me, config(), recovered);
         let entry = |term: u64, content| EntryBody { term, content };
         let append = |term: u64, log: (u64, u64), commit: u64, entries: Vec<EntryBody>| RaftBody {
             kind: MessageType::MsgAppend as u8,
