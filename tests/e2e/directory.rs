@@ -283,12 +283,13 @@ async fn a_directory_without_its_log_is_salvaged_from_its_segments() {
     let port = broker.port();
     let client = client(&broker).await;
     assert_eq!(read_all(&client, "u").await[&0].len(), 200);
-    // The last hundred stood in the log alone.
-    assert_eq!(read_all(&client, "t").await[&0].len(), 200);
+    // Of the last hundred only what had come to segments is left.
+    let left = read_all(&client, "t").await[&0].len();
+    assert!((200..=300).contains(&left), "{left}");
     let producer = client.producer("t").build().await.unwrap();
     let at = producer.send(Record::new("more")).await.unwrap();
     assert!(at.offset.unwrap() > 10_000_000, "{at:?}");
     broker.kill();
     let _broker = tokio::task::block_in_place(|| Broker::start(&data, port));
-    assert_eq!(read_all(&client, "t").await[&0].len(), 201);
+    assert_eq!(read_all(&client, "t").await[&0].len(), left + 1);
 }
