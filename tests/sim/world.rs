@@ -1012,6 +1012,10 @@ impl World {
             false => n.disk.kill_process(),
         }
         n.start_at_ms = self.now_ms + away_ms;
+        // Each further start is counted: soon there are more of them than the others remember.
+        if n.older == Some(Older::Unaware) {
+            n.older = Some(Older::Told);
+        }
         if self.healing {
             self.nodes[node].start_at_ms = self.now_ms;
         }

@@ -1176,6 +1176,9 @@ impl<D: Disk> CommitLog<D> {
         if self.room.is_waiting() {
             return;
         }
+        if self.room.is_ballast_only() {
+            return;
+        }
         // What frees neither a log file nor old segments can wait for room.
         let is_low = self.room.is_low();
         let waits = |p: &PartitionLog| is_low && p.installing.is_none() && !retention::wants_flush(p);

@@ -106,6 +106,12 @@ impl Room {
         self.retry_ms.is_some()
     }
 
+    /// True while what is free is no more than what the ballast has left: that is not for segments.
+    pub(crate) fn is_ballast_only(&self) -> bool {
+        let is_gone = self.ballast_bytes > 0 && self.ballast != Ballast::There;
+        is_gone && self.is_low() && self.free_bytes.is_some_and(|free| free <= self.ballast_bytes)
+    }
+
     pub(crate) fn retry_ms(&self) -> Option<u64> {
         self.retry_ms
     }
