@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use thalweg_model::{Record, RecordBatch, ReplicaId};
+use thalweg_model::{ProducerMark, Record, RecordBatch, ReplicaId};
 
 use super::world::PARTITIONS;
 
@@ -42,6 +42,8 @@ pub(super) struct Oracle {
     pub(super) producers_are_forgotten: bool,
     /// Under which pin each record was last appended, by partition.
     appended: BTreeMap<(u32, RecordId), u32>,
+    /// Where leaders appended each record, and how its batch was numbered; kept only where producers are forgotten.
+    appends: BTreeMap<(u32, RecordId), Vec<(u64, Option<ProducerMark>)>>,
     /// Acknowledged: partition and offset.
     acked: BTreeMap<RecordId, (u32, u64)>,
     acked_at: BTreeMap<(u32, u64), RecordId>,
@@ -80,11 +82,35 @@ impl Oracle {
         self.timed_out.insert(id);
     }
 
-    /// A leader that knows this pin has appended a client's batch.
-    pub(super) fn appended(&mut self, partition: u32, pin_epoch: u32, batch: &RecordBatch) {
+    /// A leader that knows this pin has appended a client's batch, from this offset on.
+    pub(super) fn appended(&mut self, partition: u32, pin_epoch: u32, offset: u64, batch: &RecordBatch) {
         let records = batch.records().expect("a batch that a client built opens");
-        let ids = records.into_iter().map(|(_, record)| id_of(&record));
-        self.appended.extend(ids.map(|id| ((partition, id), pin_epoch)));
+        for (offset, (_, record)) in (offset..).zip(records) {
+            let key = (partition, id_of(&record));
+            self.appended.insert(key, pin_epoch);
+            if self.producers_are_forgotten {
+                self.appends.entry(key).or_default().push((offset, batch.header().producer));
+            }
+        }
+    }
+
+    /// What stands here is the record's second copy, which a leader took that had forgotten its producer.
+    ///
+    /// The number 0 begins an epoch, and so does the number 0 that is sent again because its answer was lost: whoever has forgotten
+    /// the producer cannot tell one from the other, takes it, and then takes what follows it. Other numbers of a forgotten producer are refused.
+    /// Only a copy under the very number of the first one, which still stands before it or went with retention, is excused: a client that
+    /// numbers anew what may have been appended is not, nor is any second copy where nobody is forgotten.
+    fn is_forgotten_copy(
+        &self,
+        (partition, offset): (u32, u64),
+        id: RecordId,
+        from: u64,
+        places: &BTreeSet<(RecordId, u64)>,
+    ) -> bool {
+        let appends = self.appends.get(&(partition, id)).map_or(&[][..], Vec::as_slice);
+        let here = appends.iter().filter(|(at, mark)| *at == offset && mark.is_some()).map(|(_, mark)| mark);
+        let is_first = |at: u64| at < offset && (at < from || places.contains(&(id, at)));
+        here.into_iter().any(|number| appends.iter().any(|(at, mark)| mark == number && is_first(*at)))
     }
 
     /// Nothing is said about the order of this client's records.
@@ -229,6 +255,7 @@ impl Oracle {
             return Ok(());
         }
         let mut next = from;
+        let places: BTreeSet<(RecordId, u64)> = records.iter().filter_map(|(o, id)| id.map(|id| (id, *o))).collect();
         let mut latest: BTreeMap<u64, (u64, RecordId)> = BTreeMap::new();
         for (offset, id) in records {
             if *offset != next {
@@ -256,7 +283,8 @@ impl Oracle {
                 }
                 let is_late = (self.producers_are_forgotten && self.timed_out.contains(id))
                     || self.unordered.contains(&client_of(*id))
-                    || is_twins;
+                    || is_twins
+                    || self.is_forgotten_copy((partition, *offset), *id, from, &places);
                 let before = if is_late { None } else { latest.insert(client_of(*id), (order, *id)) };
                 match before {
                     Some((before, other)) if before > order => {
@@ -277,17 +305,16 @@ impl Oracle {
         if next != until {
             return Err(format!("a reader of {partition} got offsets up to {next}, the high watermark is {until}"));
         }
-        let mut places: BTreeMap<RecordId, u64> = BTreeMap::new();
-        for (offset, id) in records.iter().filter_map(|(o, id)| id.map(|id| (o, id))) {
-            if let Some(first) = places.insert(id, *offset) {
-                return Err(format!("record {id} stands twice: {partition}/{first} and {partition}/{offset}"));
+        for ((first, before), (id, offset)) in places.iter().zip(places.iter().skip(1)) {
+            if first == id && !self.is_forgotten_copy((partition, *offset), *id, from, &places) {
+                return Err(format!("record {id} stands twice: {partition}/{before} and {partition}/{offset}"));
             }
         }
         let newest = self.newest_epoch(partition);
         for (id, (_, offset, _)) in
             self.acked_by_leader.iter().filter(|(_, (p, _, epoch))| (*p, *epoch) == (partition, newest))
         {
-            if is_newest && (from..until).contains(offset) && places.get(id) != Some(offset) {
+            if is_newest && (from..until).contains(offset) && !places.contains(&(*id, *offset)) {
                 return Err(format!(
                     "record {id} is not at {partition}/{offset}, though the leader that acknowledged it has led all the time"
                 ));
@@ -296,7 +323,7 @@ impl Oracle {
         for ((_, offset), id) in self.acked_at.range((partition, from)..=(partition, u64::MAX)) {
             // A leader that was replaced without knowing it serves a shorter prefix.
             let is_due = is_newest || *offset < until;
-            if is_due && places.get(id) != Some(offset) {
+            if is_due && !places.contains(&(*id, *offset)) {
                 return Err(format!("acknowledged record {id} is not at {partition}/{offset} any more"));
             }
         }

@@ -179,8 +179,9 @@ impl World {
             let (batch, before) = (produce.batch.clone(), core.replicas().state(&group).map(|s| s.log_end));
             core.produce(now, group, ticket, produce);
             let settings = core.replicas().settings(&group);
-            if let Some(settings) = settings.filter(|_| core.replicas().state(&group).map(|s| s.log_end) != before) {
-                self.oracle.appended(partition, settings.pin_epoch.0, &batch);
+            let is_longer = core.replicas().state(&group).map(|s| s.log_end) != before;
+            if let (Some(settings), Some(offset), true) = (settings, before, is_longer) {
+                self.oracle.appended(partition, settings.pin_epoch.0, offset.0, &batch);
             }
         }
     }
