@@ -64,7 +64,6 @@ pub(crate) fn point(log: &PartitionLog, r: &Retention, config: &Config) -> Optio
                 break;
             }
             point = Some(segment.end_offset());
-            // Nothing but control batches is no reason: the record that moves the log start is one, and would be the reason for the next.
             is_worth_it |= is_too_much || segment.has_records();
         }
         readable -= bytes;
@@ -81,7 +80,9 @@ pub(crate) fn point(log: &PartitionLog, r: &Retention, config: &Config) -> Optio
         // Another replica may have these in the segment that is to go: only a log start behind them lets it go there, too.
         point = log.tail.range(..log.tail_after(log.committed)).last().map(|e| e.batch.end_offset()).max(point);
     }
-    point.filter(|_| is_worth_it)
+    // One control batch is no reason: the record that moves the log start is one, and would be the reason for the next. More of them are:
+    // what was appended before that record, but on a quorum after it was proposed, may be in the segment that is to go on another replica.
+    point.filter(|to| is_worth_it || to.0 > log.log_start.0 + 1)
 }
 
 fn is_expired(segment: &Segment, r: &Retention) -> bool {
@@ -435,6 +436,38 @@ mod tests {
         assert_eq!(bench.log.segments_end(&group()).unwrap().offset, Offset(7), "the last is in the write-ahead log");
         bench.run(Pass(10_000));
         assert_eq!(bench.log.log_start(&group()), Some(Offset(8)));
+    }
+
+    #[test]
+    fn a_control_batch_before_the_record_that_moves_the_log_start_keeps_nothing_on_any_replica() {
+        let [mut leader, mut follower] = [(); 2].map(|()| Bench::new(None));
+        for bench in [&mut leader, &mut follower] {
+            [KEEP_20_S, Write(7, 0)].into_iter().for_each(|step| bench.run(step));
+            bench.log.flush(group());
+            bench.settle();
+            bench.retention.mono_ms += 30_000;
+            bench.retention.wall_ms += 30_000;
+        }
+        let point = |bench: &Bench| bench.log.retention_point(&group(), &bench.retention);
+        assert_eq!(point(&leader), Some(Offset(7)));
+        let mut moves = |to: Offset, comes_between: bool| {
+            for (bench, flushes) in [(&mut leader, false), (&mut follower, true)] {
+                if comes_between {
+                    bench.run(Elect);
+                }
+                // To free a file of the write-ahead log, say.
+                if comes_between && flushes {
+                    bench.log.flush(group());
+                    bench.settle();
+                }
+                bench.append(RecordBatch::log_start(bench.next.1, LeaderEpoch(1), to, 0));
+                bench.log.set_log_start(group(), to);
+                bench.settle();
+            }
+            (point(&leader), follower.disk.bytes_of("partitions", ".log") / BATCH_BYTES)
+        };
+        assert_eq!(moves(Offset(7), true), (Some(Offset(9)), 2), "the follower's segment goes on above the log start");
+        assert_eq!(moves(Offset(9), false), (None, 0));
     }
 
     #[test]
