@@ -173,6 +173,12 @@ impl Oracle {
         Some(bytes)
     }
 
+    /// End of the decided batch that holds this offset; `None` where it was never seen.
+    pub(super) fn batch_end(&self, partition: u32, offset: u64) -> Option<u64> {
+        let last = self.decided.range((partition, 0)..=(partition, offset)).next_back();
+        last.map(|(_, (end, ..))| *end).filter(|end| *end > offset)
+    }
+
     pub(super) fn acked_count(&self) -> usize {
         self.acked.len()
     }

@@ -114,13 +114,19 @@ impl World {
             // What others than clients have sent is stamped in 1970.
             let age_ms = |id: &RecordId| kept.pushed_ms.get(id).map_or(u64::MAX / 2, |since_ms| self.now_ms - since_ms);
             let is_young = |age_ms: u64| kept.ms.is_none_or(|ms| age_ms + CLOCK_OFF_MS + 1 < ms);
-            let mut passed = self.oracle.acked_in(partition, before..start.0);
-            let Some((offset, id)) = passed.find(|(_, id)| is_young(age_ms(id))) else { continue };
-            let at = format!("{partition}/{offset}, {} ms old", age_ms(&id));
-            match (kept.bytes, self.oracle.bytes_from(partition, start.0)) {
+            let passed: Vec<_> = self.oracle.acked_in(partition, before..start.0).collect();
+            let Some(last) = passed.iter().rposition(|(_, id)| is_young(age_ms(id))) else { continue };
+            // What is too much goes first, and what has expired behind it may go at once: that is not part of what was to be kept. Records
+            // that clients have held back for long stand behind younger ones.
+            let kept_from = match passed.get(last + 1) {
+                Some(_) => self.oracle.batch_end(partition, passed[last].0),
+                None => Some(start.0),
+            };
+            let at = format!("{partition}/{}, {} ms old", passed[last].0, age_ms(&passed[last].1));
+            match (kept.bytes, kept_from.and_then(|from| self.oracle.bytes_from(partition, from))) {
                 (None, _) => return Err(format!("retention has removed {at}, of {:?} ms", kept.ms)),
                 (Some(limit), Some(left)) if left < limit => {
-                    return Err(format!("retention has removed {at}, and {left} bytes are left of {limit}"));
+                    return Err(format!("retention has removed {at}, and {left} bytes behind it of {limit}"));
                 }
                 _ => {}
             }
