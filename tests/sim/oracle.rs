@@ -341,3 +341,47 @@ impl Oracle {
         self.serving.get(&partition).map_or(0, |(epoch, _)| *epoch)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use thalweg_model::{BatchBuilder, Codec, ProducerEpoch, ProducerId, Sequence};
+
+    use super::*;
+
+    /// Two records of a client, appended by leaders at 0, 1 and again at 2, 3: the second time in this epoch.
+    fn twice(producers_are_forgotten: bool, epoch: i16) -> (Oracle, [RecordId; 2]) {
+        let mut oracle = Oracle::new(producers_are_forgotten);
+        let mut ids = (0..).filter(|id| place(*id, 0) == 0);
+        let ids = [ids.next(), ids.next()].map(|id| id.expect("every partition gets some"));
+        ids.iter().for_each(|id| oracle.pushed(*id, 0));
+        for (offset, epoch) in [(0, 0), (2, epoch)] {
+            for (at, id) in (0..).zip(ids) {
+                let mut builder = BatchBuilder::new();
+                builder.push(&Record { value: Some(id.to_le_bytes().to_vec().into()), ..Record::default() });
+                let base_sequence = Sequence(at as i32);
+                let mark = ProducerMark { id: ProducerId(7), epoch: ProducerEpoch(epoch), base_sequence };
+                oracle.appended(0, 0, offset + at, &builder.build(Codec::None, Some(mark)));
+            }
+        }
+        (oracle, ids)
+    }
+
+    #[test]
+    fn a_second_copy_is_excused_only_under_the_number_of_the_first_and_where_producers_are_forgotten() {
+        let all = |[a, b]: [RecordId; 2]| [(0, Some(a)), (1, Some(b)), (2, Some(a)), (3, Some(b))];
+        let (mut oracle, ids) = twice(true, 0);
+        assert_eq!(oracle.read(0, 0, 4, true, &all(ids)), Ok(()));
+        // The first copies went with retention.
+        assert_eq!(oracle.read(0, 1, 4, true, &all(ids)[1..]), Ok(()));
+        let (mut oracle, ids) = twice(false, 0);
+        assert!(oracle.read(0, 0, 4, true, &all(ids)).unwrap_err().contains("was pushed before"));
+        let (mut oracle, ids) = twice(true, 1);
+        assert!(oracle.read(0, 0, 4, true, &all(ids)).unwrap_err().contains("was pushed before"));
+    }
+
+    #[test]
+    fn the_only_copy_of_a_record_keeps_its_place_in_the_order() {
+        let (mut oracle, [a, b]) = twice(true, 0);
+        assert!(oracle.read(0, 0, 2, true, &[(0, Some(b)), (1, Some(a))]).unwrap_err().contains("was pushed before"));
+    }
+}
