@@ -786,7 +786,10 @@ impl World {
     fn condition(&self) -> String {
         let mut said = String::new();
         for (n, core) in self.nodes.iter().enumerate().filter_map(|(n, node)| Some((n, node.core.as_ref()?))) {
-            said += &format!("\n  {n} has followed the metadata up to {}", core.followed());
+            let (followed, full, room) = (core.followed(), core.full(), self.nodes[n].disk.room());
+            said += &format!(
+                "\n  {n} has followed the metadata up to {followed}, takes {full:?} for full, has room for {room}"
+            );
         }
         for (p, group) in self.groups() {
             for (n, node) in self.nodes.iter().enumerate() {

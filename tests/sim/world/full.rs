@@ -35,18 +35,23 @@ impl World {
         let room = self.rng.below(self.config.reserve_bytes);
         self.note(|| format!("the disk of {node} has room for {room} bytes"));
         self.nodes[node].disk.set_room(Some(room));
-        self.wait_for("leads what others could lead, although its disk is full", |w| {
-            w.groups().into_iter().all(|(_, g)| w.leader(g).is_some_and(|leader| leader != node))
-        })?;
+        self.wait_for("leads what others could lead, although its disk is full", |w| w.has_given_way(node))?;
         for _ in 0..200 {
             self.turn(true)?;
         }
         self.wait_for("has a full disk, and records wait although others have room", |w| {
             w.clients.iter().all(|c| c.core.is_drained())
         })?;
-        self.wait_for("leads what others could lead, although its disk is full", |w| {
-            w.groups().into_iter().all(|(_, g)| w.leader(g).is_some_and(|leader| leader != node))
-        })
+        self.wait_for("leads what others could lead, although its disk is full", |w| w.has_given_way(node))
+    }
+
+    /// True when a broker whose disk was filled leads nothing. When retention, or a log file that is not needed any more, has freed so
+    /// much that the disk is not full, the broker may lead again, and takes back what it is preferred for.
+    fn has_given_way(&self, node: usize) -> bool {
+        let n = &self.nodes[node];
+        let has_room = n.disk.room() >= self.config.reserve_bytes
+            && n.core.as_ref().is_some_and(|c| !c.full().contains(&broker(node)));
+        has_room || self.groups().into_iter().all(|(_, g)| self.leader(g).is_some_and(|leader| leader != node))
     }
 
     fn fill_all(&mut self) -> Result<(), String> {
