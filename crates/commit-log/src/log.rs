@@ -1180,7 +1180,8 @@ impl<D: Disk> CommitLog<D> {
             return;
         }
         // What frees neither a log file nor old segments can wait for room.
-        let is_low = self.room.is_low();
+        // One that found none is tried again once the file system says that there is some: until it succeeds, the disk counts as full.
+        let is_low = self.room.is_short();
         let waits = |p: &PartitionLog| is_low && p.installing.is_none() && !retention::wants_flush(p);
         let due = std::mem::take(&mut self.flush_due);
         let (later, due): (BTreeSet<_>, BTreeSet<_>) =

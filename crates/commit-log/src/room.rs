@@ -96,6 +96,11 @@ impl Room {
         self.is_low || self.retry_ms.is_some() || !self.refused.is_empty()
     }
 
+    /// True while the file system says that less than the reserve is left, whatever has been refused before.
+    pub(crate) fn is_short(&self) -> bool {
+        self.is_low
+    }
+
     /// True while not even what other leaders append is taken, unless it frees room.
     pub(crate) fn is_scarce(&self) -> bool {
         self.is_scarce || self.retry_ms.is_some() || !self.refused.is_empty()
