@@ -201,6 +201,18 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_flush_does_not_wait_for_itself() {
+        let mut room = Room::new(100, 0);
+        room.refused.insert(TopicPartition::new(thalweg_model::TopicId([1; 16]), 0));
+        room.tell(50);
+        room.judge(0, 0);
+        assert!(room.is_low() && room.is_short());
+        room.tell(1_000);
+        room.judge(0, 0);
+        assert!(room.is_low() && !room.is_short(), "full until the flush succeeds, which has room now");
+    }
+
+    #[test]
     fn log_files_get_smaller_with_the_room() {
         let mut room = Room::new(100, 0);
         assert_eq!(room.file_bytes(64, 4), 64);
