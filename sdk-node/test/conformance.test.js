@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { join } from 'node:path'
 import { test } from 'node:test'
 
-import { PluginFailedError, ThalwegError, connect } from '../lib/index.js'
+import { InvalidError, PluginFailedError, ThalwegError, connect } from '../lib/index.js'
 import { makeError } from '../lib/errors.js'
 import { native } from '../lib/native.js'
 import { plugins, startBroker, vectors } from './broker.js'

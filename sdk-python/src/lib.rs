@@ -39,8 +39,10 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     let runtime = match RUNTIME.get() {
         Some(runtime) => runtime,
         None => {
-            let made =
-                Builder::new_multi_thread().worker_threads(2).thread_name("thalweg-python").enable_all().build()?;
+            // One blocking thread: `drain` waits behind what it has to hand over.
+            let mut builder = Builder::new_multi_thread();
+            builder.worker_threads(2).max_blocking_threads(1).thread_name("thalweg-python").enable_all();
+            let made = builder.build()?;
             RUNTIME.get_or_init(|| made)
         }
     };

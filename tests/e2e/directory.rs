@@ -27,7 +27,7 @@ async fn directory(data: &Path) {
 async fn send(client: &thalweg::Client, topic: &str, numbers: std::ops::Range<u32>) {
     let producer = client.producer(topic).build().await.unwrap();
     let sent = producer.send_batch(numbers.map(|i| Record::new(i.to_string())).collect()).await.unwrap();
-    sent.into_iter().for_each(|s| drop(s.unwrap()));
+    assert!(sent.iter().all(Result::is_ok));
 }
 
 /// Files of a kind below `folder`, sorted.

@@ -114,7 +114,7 @@ pub(crate) enum CodecReader<'a> {
 impl CodecReader<'_> {
     /// True when the compression has ended as its format asks for, and nothing stands behind it. Call it once `read` has
     /// answered with 0: the library takes a cut LZ4 frame for a whole one.
-    pub(crate) fn is_whole(self) -> bool {
+    pub(crate) fn ended_whole(self) -> bool {
         match self {
             CodecReader::None(rest) => rest.is_empty(),
             CodecReader::Lz4(decoder) => {
