@@ -25,7 +25,8 @@ fn for_each(count: u64, check: impl Fn(u64) + Sync) {
 
 #[test]
 fn no_seed_breaks_a_promise() {
-    for_each(2_000, |seed| {
+    // Fewer than there were: a seed takes some three times as long since every copy is read whole at its end.
+    for_each(400, |seed| {
         let outcome = run(seed, None, false);
         assert_eq!(outcome.failure, None, "replay with: cargo xtask sim --from {seed}");
     });
@@ -33,7 +34,7 @@ fn no_seed_breaks_a_promise() {
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
-    for_each(200, |seed| {
+    for_each(100, |seed| {
         assert_eq!(run(seed, None, false).trace, run(seed, None, false).trace, "seed {seed}");
     });
 }

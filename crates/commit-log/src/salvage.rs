@@ -684,7 +684,7 @@ fn scan_segment<D: Disk>(
         _ => Bytes::new(),
     };
     let is_sane = |r: &Range| {
-        let bytes = r.to.checked_sub(r.from).unwrap_or(0);
+        let bytes = r.to.saturating_sub(r.from);
         bytes > 0
             && bytes <= RANGE_BYTES_MAX.max(BATCH_BYTES_MAX as u64)
             && r.base_offset >= base

@@ -63,6 +63,7 @@ enum Asked {
     Leave,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a handful of them is under way at a time")]
 enum ToBroker {
     Open(proto::GroupOpen),
     Said(ToCoordinator),

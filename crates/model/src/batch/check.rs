@@ -44,7 +44,10 @@ impl RecordBatch {
             held.truncate(before + count);
             if count == 0 {
                 check.finish(held.len())?;
-                return reader.ended_whole().then_some(()).ok_or(BatchError::LeftOver { records: header.records_count });
+                return reader
+                    .ended_whole()
+                    .then_some(())
+                    .ok_or(BatchError::LeftOver { records: header.records_count });
             }
             total += count;
             if total > BATCH_BYTES_MAX {
