@@ -58,7 +58,8 @@ async fn a_filter_with_a_memo_keeps_what_it_is_told_to() {
     client.upload_plugin("memo", plugin("memo.wasm")).await.unwrap();
     client.create_topic("t", Topic::partitions(1)).await.unwrap();
     let producer = client.producer("t").build().await.unwrap();
-    let value = |i: u32| format!("{i} {}", if i.is_multiple_of(3) { "wanted" } else { "other" }.repeat(1 + i as usize % 9));
+    let value =
+        |i: u32| format!("{i} {}", if i.is_multiple_of(3) { "wanted" } else { "other" }.repeat(1 + i as usize % 9));
     let records: Vec<_> = (0..1_500).map(|i| Record::new(value(i))).collect();
     assert!(producer.send_batch(records).await.unwrap().iter().all(Result::is_ok));
     let mut consumer =
