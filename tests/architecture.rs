@@ -33,18 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("thalweg-python", &["thalweg"]),
     ("thalweg-node", &["thalweg"]),
     ("thalweg-demo", &["thalweg", "thalweg-model"]),
-    (
-        "thalweg-sim",
-        &[
-            "thalweg-model",
-            "thalweg-wire",
-            "thalweg-commit-log",
-            "thalweg-replica",
-            "thalweg-broker-core",
-            "thalweg-control",
-            "thalweg-client-core",
-        ],
-    ),
+    ("thalweg-sim", PURE),
     ("xtask", &[]),
 ];
 
