@@ -97,6 +97,34 @@ fn pure_crates_stay_pure() {
     }
 }
 
+/// The packages below `package`, with the features that they get when `selection` is built.
+fn features(selection: &[&str], package: &str) -> BTreeSet<String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let tree = |arguments: &[&str]| {
+        let mut command = Command::new(&cargo);
+        command.args(["tree", "--offline", "--edges", "normal", "--prefix", "none", "--format"]).args(arguments);
+        let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs");
+        let text = String::from_utf8(output.stdout).expect("names are text");
+        text.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect::<BTreeSet<String>>()
+    };
+    let below = tree(&["{p}", "--package", package]);
+    let all = tree(&[&["{p}|{f}"], selection].concat());
+    let is_below = |line: &String| line.split_once('|').is_some_and(|(p, _)| below.contains(p));
+    all.into_iter().filter(is_below).collect()
+}
+
+/// Whoever installs a binding alone, as pip does, finds wasmtime built already: three minutes of compiling.
+#[test]
+fn wasmtime_has_the_same_features_in_the_workspace_and_in_a_binding_alone() {
+    let whole = features(&["--workspace"], "wasmtime");
+    assert!(whole.iter().any(|l| l.starts_with("cranelift-codegen ")), "{whole:?}");
+    for binding in ["thalweg-python", "thalweg-node"] {
+        let alone = features(&["--package", binding], "wasmtime");
+        let differs: Vec<_> = whole.symmetric_difference(&alone).collect();
+        assert!(differs.is_empty(), "{binding} alone: {differs:?}; see crates/plugin-host/Cargo.toml");
+    }
+}
+
 #[test]
 fn pure_crates_name_no_clock_chance_socket_or_file() {
     const FORBIDDEN: &[&str] =

@@ -4,12 +4,11 @@
 
 mod disk;
 mod lost_files;
-mod mutants;
 mod network;
 mod oracle;
+pub mod planted;
 mod rng;
 mod world;
 
-pub use mutants::Mutant;
 pub use rng::Rng;
 pub use world::{FAULTS, Outcome, run, run_with_faults};

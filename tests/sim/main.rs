@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use thalweg_sim::{FAULTS, Mutant, run, run_with_faults};
+use thalweg_model::Bug;
+use thalweg_sim::planted::{Finder, Row, rows};
+use thalweg_sim::{FAULTS, run, run_with_faults};
 
 /// Seeds within which every planted bug must show.
 const MUTANT_SEEDS: u64 = 5_000;
@@ -15,9 +17,11 @@ fn main() -> ExitCode {
         at.and_then(|i| arguments.get(i + 1)).map_or(default, |v| v.parse().unwrap_or(default))
     };
     if arguments.iter().any(|a| a == "--mutants") {
-        let only = arguments.iter().position(|a| a == "--only").and_then(|at| arguments.get(at + 1));
         let from = number("--from", 0);
-        return mutants(only.map_or("", String::as_str), from..from + number("--seeds", MUTANT_SEEDS));
+        let text = |name: &str| arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1));
+        let (only, words) = (text("--only"), text("--words"));
+        let seeds = from..from + number("--seeds", MUTANT_SEEDS);
+        return mutants(only.map_or("", String::as_str), words.map_or("", String::as_str), seeds);
     }
     let (seeds, from) = (number("--seeds", 1), number("--from", 0));
     let history = arguments.iter().any(|a| a == "--history") || seeds == 1;
@@ -52,34 +56,48 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Shows which of the seeds finds each planted bug whose name has `only` in it. Two threads: seeds are independent.
-fn mutants(only: &str, seeds: std::ops::Range<u64>) -> ExitCode {
-    let wanted: Vec<_> = Mutant::ALL.iter().filter(|(name, _)| name.contains(only)).collect();
+/// Prints the table of docs/MUTANTS.md anew, for bugs whose name has `only` in it: which of the seeds finds each, with `wanted_words` in what it says. Those
+/// that a unit test finds keep their rows. Two threads: seeds are independent.
+fn mutants(only: &str, wanted_words: &str, seeds: std::ops::Range<u64>) -> ExitCode {
+    let known = rows();
+    let by_file = |bug: Bug| known.iter().find(|r| r.bug == bug.name() && matches!(r.finder, Finder::File(_)));
+    let wanted: Vec<Bug> = Bug::ALL.iter().copied().filter(|b| b.name().contains(only)).collect();
     std::panic::set_hook(Box::new(|_| {}));
-    println!("| planted bug | seed | oracle |\n|---|---|---|");
     let next = std::sync::atomic::AtomicUsize::new(0);
-    let rows = std::sync::Mutex::new(vec![None; wanted.len()]);
+    let lines = std::sync::Mutex::new(vec![None; wanted.len()]);
     let work = || loop {
         let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let Some((name, mutant)) = wanted.get(at) else { return };
-        let found = seeds.clone().find_map(|seed| run(seed, Some(*mutant), false).failure.map(|f| (seed, f)));
-        eprintln!("{name}: {:?}", found.as_ref().map(|(seed, _)| seed));
-        rows.lock().expect("no panic while it is held")[at] = Some(found);
+        let Some(bug) = wanted.get(at).copied() else { return };
+        let name = bug.name();
+        let line = match by_file(bug) {
+            Some(Row { finder: Finder::File(file), words, .. }) => Some(format!("| {name} | `{file}` | {words} |")),
+            _ => seeds.clone().find_map(|seed| {
+                let failure = run(seed, Some(bug), false).failure.filter(|f| f.contains(wanted_words))?;
+                Some(format!("| {name} | {seed} | {} |", words(&failure)))
+            }),
+        };
+        eprintln!("{}", line.as_deref().unwrap_or(name));
+        lines.lock().expect("no panic while it is held")[at] = line;
     };
     std::thread::scope(|scope| {
         scope.spawn(work);
         work();
     });
-    let rows = rows.into_inner().expect("no panic while it was held");
+    println!("| planted bug | found by | in these words |\n|---|---|---|");
     let mut all_found = true;
-    for ((name, _), found) in wanted.iter().zip(rows) {
-        match found.expect("every bug was looked for") {
-            Some((seed, failure)) => println!("| {name} | {seed} | {} |", failure.lines().next().unwrap_or_default()),
-            None => {
-                all_found = false;
-                println!("| {name} | not within {} seeds | |", seeds.end - seeds.start);
-            }
-        }
+    for (bug, line) in wanted.iter().zip(lines.into_inner().expect("no panic while it was held")) {
+        all_found &= line.is_some();
+        println!(
+            "{}",
+            line.unwrap_or_else(|| format!("| {} | not within {} seeds | |", bug.name(), seeds.end - seeds.start))
+        );
     }
     if all_found { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What a failure says in words: the longest part of its first line that names no number and no id.
+fn words(failure: &str) -> &str {
+    let line = failure.lines().next().unwrap_or_default();
+    let parts = line.split(|c: char| c.is_ascii_digit() || "|[]{}()\"`".contains(c));
+    parts.map(|part| part.trim_matches(|c: char| !c.is_alphabetic())).max_by_key(|part| part.len()).unwrap_or_default()
 }

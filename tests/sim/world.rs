@@ -22,7 +22,8 @@ use thalweg_client_core::{Backoff, Failure, ProducerConfig, ProducerCore, Unplac
 use thalweg_commit_log::{Config, Damage, PRODUCERS_MAX};
 use thalweg_control::{Broker, FEATURE_LEVEL, PluginDigest, PluginKind, Request, incarnation, starts_of};
 use thalweg_model::{
-    BatchBuilder, BrokerId, Codec, DirectoryId, PinEpoch, RaftIndex, Record, ReplicaId, TopicId, TopicPartition,
+    BatchBuilder, BrokerId, Bug, Codec, DirectoryId, PinEpoch, RaftIndex, Record, ReplicaId, TopicId, TopicPartition,
+    is_planted, with_planted,
 };
 use thalweg_replica::{Acks, Now, Output, PeerBody, PeerMessage, ProduceError, ReadOutcome, Replicas, Ticket};
 use thalweg_wire::{ErrorCode, RemoteError};
@@ -33,7 +34,6 @@ use self::older::{Older, Saved};
 use self::producers::Producers;
 use self::retention::{Kept, RETENTION_EVERY_MS, WALL_MS};
 use super::disk::{Faults, SimDisk};
-use super::mutants::Mutant;
 use super::network::{Network, NetworkFaults};
 use super::oracle::{Oracle, id_of, place};
 use super::rng::Rng;
@@ -80,13 +80,13 @@ pub struct Outcome {
 }
 
 /// Runs one seed to its end, with all faults that it draws.
-pub fn run(seed: u64, mutant: Option<Mutant>, with_history: bool) -> Outcome {
-    run_with(World::new(seed, mutant, with_history))
+pub fn run(seed: u64, planted: Option<Bug>, with_history: bool) -> Outcome {
+    with_planted(planted, || run_with(World::new(seed, with_history)))
 }
 
 /// The same with no other faults than those named, of [`FAULTS`].
 pub fn run_with_faults(seed: u64, faults: &[&str], with_history: bool) -> Outcome {
-    let mut world = World::new(seed, None, with_history);
+    let mut world = World::new(seed, with_history);
     world.keep(faults);
     run_with(world)
 }
@@ -267,7 +267,6 @@ struct World {
     stale_pins: BTreeMap<(usize, Ticket), u32>,
     next_ticket: u64,
     oracle: Oracle,
-    mutant: Option<Mutant>,
     config: Config,
     groups_config: GroupsConfig,
     trace: DefaultHasher,
@@ -311,7 +310,7 @@ impl World {
         all.map(|group| (number(group), group)).collect()
     }
 
-    fn new(seed: u64, mutant: Option<Mutant>, with_history: bool) -> World {
+    fn new(seed: u64, with_history: bool) -> World {
         let mut rng = Rng::new(seed);
         let size = match rng.below(10) {
             0 | 1 => 1,
@@ -378,10 +377,6 @@ impl World {
             // A sync batch takes a whole sector: with less, the elections after a start would use it up.
             ballast_bytes: 512 << 10,
             producers_max: if rng.chance(100_000) { PRODUCERS - 1 } else { PRODUCERS_MAX },
-            mutant: match mutant {
-                Some(Mutant::Log(m)) => Some(m),
-                _ => None,
-            },
         };
         let groups_config = GroupsConfig {
             checkpoint_bytes: 2 << 10,
@@ -453,7 +448,6 @@ impl World {
             stale_pins: BTreeMap::new(),
             next_ticket: 1,
             oracle: Oracle::new(config.producers_max < PRODUCERS),
-            mutant,
             config,
             groups_config,
             trace: DefaultHasher::new(),
@@ -540,7 +534,7 @@ impl World {
 
     fn config(&self, node: usize) -> NodeConfig {
         let n = &self.nodes[node];
-        let reused = self.mutant == Some(Mutant::Replica(thalweg_replica::Mutant::RetiredIdReused));
+        let reused = is_planted(Bug::RetiredIdReused);
         NodeConfig {
             broker: Broker {
                 id: broker(node),
@@ -1313,11 +1307,6 @@ impl World {
                     "{node} has forgotten of {group} what it acknowledged: up to {vouched}, has {end}"
                 ));
             }
-        }
-        match self.mutant {
-            Some(Mutant::Replica(mutant)) => core.replicas_mut().plant(mutant),
-            Some(Mutant::Group(mutant)) => core.plant_in_groups(mutant),
-            _ => {}
         }
         let now = self.now_at(node);
         core.start(now);

@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use thalweg_commit_log::{Disk, OpId};
 use thalweg_control::{
-    Clock, Coordinator, Ends, GroupAnswer, GroupError, GroupRecord, GroupRequest, Metadata, Mutant, OFFSETS_TOPIC,
+    Clock, Coordinator, Ends, GroupAnswer, GroupError, GroupRecord, GroupRequest, Metadata, OFFSETS_TOPIC,
 };
 use thalweg_model::{
-    BatchBuilder, BrokerId, Codec, LeaderEpoch, Offset, Record, RecordBatch, ReplicaId, TopicPartition,
+    BatchBuilder, BrokerId, Bug, Codec, LeaderEpoch, Offset, Record, RecordBatch, ReplicaId, TopicPartition, is_planted,
 };
 use thalweg_replica::{Acks, Now, ProduceError, ReadOutcome, Replicas, Ticket};
 use thiserror::Error;
@@ -160,7 +160,6 @@ pub(crate) struct Groups {
     known_version: u64,
     next_tick_ms: u64,
     config: GroupsConfig,
-    mutant: Option<Mutant>,
     outputs: Vec<GroupOutput>,
 }
 
@@ -194,12 +193,7 @@ impl Groups {
     pub(crate) fn new(config: GroupsConfig) -> Groups {
         let (parts, inbox) = (BTreeMap::new(), BTreeMap::new());
         let (known, known_version) = (Ends::new(), 0);
-        Groups { parts, inbox, known, known_version, next_tick_ms: 0, config, mutant: None, outputs: Vec::new() }
-    }
-
-    #[cfg(feature = "mutants")]
-    pub(crate) fn plant(&mut self, mutant: Mutant) {
-        self.mutant = Some(mutant);
+        Groups { parts, inbox, known, known_version, next_tick_ms: 0, config, outputs: Vec::new() }
     }
 
     pub(crate) fn take_outputs(&mut self) -> Vec<GroupOutput> {
@@ -281,7 +275,7 @@ impl Groups {
                 part.take(&mut turn, ticket, request);
             }
             let Turn { records, mut said, .. } = turn;
-            if cfg!(feature = "mutants") && self.mutant == Some(Mutant::AnswersNotConfirmed) && records.is_empty() {
+            if is_planted(Bug::AnswersNotConfirmed) && records.is_empty() {
                 self.outputs.extend(said.drain(..).map(answer));
             }
             part.append(now, s, &records, said);
@@ -310,7 +304,7 @@ impl Groups {
         let part = Part {
             name,
             epoch,
-            coordinator: Coordinator::new(self.mutant),
+            coordinator: Coordinator::default(),
             phase: Phase::Loading { from: s.replicas.log().log_start(&name).unwrap_or_default(), reading: None },
             appends: VecDeque::new(),
             confirms: BTreeMap::new(),
@@ -409,7 +403,7 @@ impl Groups {
             }
         }
         if let Some(checkpoint) = &mut part.checkpoint {
-            if checkpoint.first == ticket {
+            if checkpoint.first == ticket || is_planted(Bug::CheckpointStartsAtItsEnd) {
                 checkpoint.at = Some(offset);
             }
             if checkpoint.last == ticket {
@@ -636,7 +630,7 @@ impl Part {
             waiting.extend(said);
         } else if !said.is_empty() {
             let ticket = s.ticket();
-            let rests_on = self.appends.back().map(|(t, _)| *t);
+            let rests_on = self.appends.back().map(|(t, _)| *t).filter(|_| !is_planted(Bug::AnswerNotAwaited));
             self.confirms.insert(ticket, (rests_on, said));
             s.replicas.confirm(now, self.name, ticket);
         }

@@ -8,11 +8,11 @@ use thalweg_control::{
     Request, Topic, is_outdated, partition_of_group, renewed, starts_of,
 };
 use thalweg_model::{
-    BatchBuilder, BrokerId, Codec, DirectoryId, LeaderEpoch, Offset, PinEpoch, RaftIndex, Record, RecordBatch,
-    ReplicaId, TopicId, TopicPartition,
+    BatchBuilder, BrokerId, Bug, Codec, DirectoryId, LeaderEpoch, Offset, PinEpoch, RaftIndex, Record, RecordBatch,
+    ReplicaId, TopicId, TopicPartition, is_planted,
 };
 use thalweg_replica::{
-    Acks, Mutant, Now, Output as ReplicaOutput, PartitionSettings, ProduceError, ReadOutcome, Replicas, Ticket,
+    Acks, Now, Output as ReplicaOutput, PartitionSettings, ProduceError, ReadOutcome, Replicas, Ticket,
 };
 use thiserror::Error;
 
@@ -391,11 +391,6 @@ impl<D: Disk> Node<D> {
     }
 
     /// Plants a bug in the coordinators to come.
-    #[cfg(feature = "mutants")]
-    pub fn plant_in_groups(&mut self, mutant: thalweg_control::Mutant) {
-        self.groups.plant(mutant);
-    }
-
     fn pump_groups(&mut self, now: Now) {
         // Groups are forgotten by the same time as records are.
         let now = Now { wall_ms: self.replicas.clock().early_ms(now), ..now };
@@ -411,10 +406,7 @@ impl<D: Disk> Node<D> {
     /// Takes another broker's message; the shell has made sure that it is that broker's.
     pub fn step(&mut self, now: Now, from: Peer, message: NodeMessage) {
         let remembered = self.remembers(from.directory);
-        if remembered != 0
-            && is_outdated(from.incarnation, remembered)
-            && !self.replicas.is_planted(Mutant::OlderDiskTrusted)
-        {
+        if remembered != 0 && is_outdated(from.incarnation, remembered) && !is_planted(Bug::OlderDiskTrusted) {
             // Its votes and acknowledgements are those of a copy that has forgotten some.
             if matches!(message, NodeMessage::Heartbeat(_) | NodeMessage::Leading { .. }) {
                 let Peer { id, directory, incarnation } = from;
@@ -442,7 +434,7 @@ impl<D: Disk> Node<D> {
     pub fn outdated(&mut self, now: Now, remembered: u64) {
         let incarnation = self.config.broker.incarnation;
         let is_so = remembered != 0 && is_outdated(incarnation, remembered);
-        if !is_so || self.outdated.is_some() || self.replicas.is_planted(Mutant::OlderDiskTrusted) {
+        if !is_so || self.outdated.is_some() || is_planted(Bug::OlderDiskTrusted) {
             return;
         }
         let (found, known) = (starts_of(incarnation), starts_of(remembered));
@@ -487,7 +479,9 @@ impl<D: Disk> Node<D> {
 
     fn hear(&mut self, now: Now, from: BrokerId, message: NodeMessage) {
         match message {
-            NodeMessage::Replica(message) if message.from.broker() == from => self.replicas.step(now, message),
+            NodeMessage::Replica(message) if message.from.broker() == from || is_planted(Bug::OthersNameTaken) => {
+                self.replicas.step(now, message);
+            }
             NodeMessage::Heartbeat(broker) if broker.id == from => self.heartbeat(now, broker),
             NodeMessage::Registered { metadata_replica, controllers }
                 if metadata_replica.broker() == self.config.broker.id =>

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use thalweg_commit_log::Disk;
-use thalweg_model::{PinEpoch, ProducerId, RecordBatch, TopicPartition};
+use thalweg_model::{Bug, PinEpoch, ProducerId, RecordBatch, TopicPartition, is_planted};
 use thalweg_replica::{Acks, Now, Output as ReplicaOutput, ProduceError, Ticket};
 
 use crate::{Node, Output};
@@ -38,7 +38,7 @@ impl<D: Disk> Node<D> {
     }
 
     fn prove(&self, id: ProducerId, token: &[u8]) -> Result<(), ProduceError> {
-        if self.replicas().is_planted(thalweg_replica::Mutant::ProducerNotProved) {
+        if is_planted(Bug::ProducerNotProved) {
             return Ok(());
         }
         match self.metadata().producer_secret() {

@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use thalweg_model::{Bug, is_planted};
 use thalweg_wire::{ErrorCode, proto};
 
 /// Smallest window of a partition. With more partitions than fit into the budget that way, this counts rather than the budget.
@@ -272,7 +273,8 @@ impl ConsumerCore {
             let Some(p) = self.partitions.get_mut(&partition).filter(may_say) else { continue };
             // A grant is worth a frame once half a window is to be had.
             let is_due = !p.paused && (p.told == Told::Nothing || p.held() * 2 <= window);
-            let wanted = if is_due { window.saturating_sub(p.held()) } else { 0 };
+            let held = if is_planted(Bug::CreditGivenTwice) { 0 } else { p.held() };
+            let wanted = if is_due { window.saturating_sub(held) } else { 0 };
             let granted = wanted.min(free.max(0) as u64);
             free -= granted as i64;
             // What a batch took beyond its credit is buffered, or was: it is not owed twice.
@@ -348,6 +350,9 @@ impl ConsumerCore {
             None => {
                 let left = self.left.get_mut(&partition).expect("what was pushed is counted until it is taken");
                 *left = left.checked_sub(bytes).expect("only what was buffered is taken");
+                if is_planted(Bug::DroppedStaysHeld) {
+                    *left += bytes;
+                }
                 if *left == 0 {
                     self.left.remove(&partition);
                 }
@@ -479,6 +484,7 @@ fn stop(partition: u32, generation: u64) -> proto::FetchControl {
 
 #[cfg(test)]
 mod tests {
+    use thalweg_model::assert_finds;
     use thalweg_wire::RemoteError;
 
     use super::*;
@@ -633,5 +639,11 @@ mod tests {
         assert!(c.poll()[0].stop && !c.is_wanted(0, again.generation));
         c.seek(0, Position::Offset(5));
         assert_eq!(c.poll().remove(0).start, Some(Position::Offset(5).start()));
+    }
+
+    #[test]
+    fn planted_bugs_show() {
+        assert_finds(Bug::CreditGivenTwice, credit_follows_what_the_user_takes_and_pause_withholds_it);
+        assert_finds(Bug::DroppedStaysHeld, what_was_pushed_of_a_revoked_partition_counts_until_it_is_dropped);
     }
 }

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use thalweg_model::limits::{GROUP_GONE_MAX, MEMBER_SECRET_BYTES};
+use thalweg_model::{Bug, is_planted};
 use thalweg_wire::{ErrorCode, RemoteError, proto};
 
 /// A partition of a topic, by the topic's id.
@@ -255,7 +256,8 @@ impl Membership {
                 self.tried.clear();
                 (self.told_epoch, self.followed_epoch) = (0, 0);
                 // To have joined is to have been heard of.
-                self.lease_ms = self.opened_ms + self.lease_length_ms();
+                let since_ms = if is_planted(Bug::LeaseFromAnswer) { now_ms } else { self.opened_ms };
+                self.lease_ms = since_ms + self.lease_length_ms();
                 self.next_commit_ms = now_ms + self.config.auto_commit_ms.unwrap_or(0);
             }
         }
@@ -376,7 +378,9 @@ impl Membership {
 
     /// True while records of a partition may be handed to the user.
     pub fn may_deliver(&self, now_ms: u64, key: &PartitionKey) -> bool {
-        now_ms < self.lease_ms && !self.is_leaving && self.held.get(key).is_some_and(|h| !h.is_revoked)
+        now_ms < self.lease_ms
+            && !self.is_leaving
+            && self.held.get(key).is_some_and(|h| !h.is_revoked || is_planted(Bug::RevokedDelivered))
     }
 
     /// When the lease ends, if no heartbeat is answered before.
@@ -563,6 +567,8 @@ impl Membership {
 
 #[cfg(test)]
 mod tests {
+    use thalweg_model::assert_finds;
+
     use super::*;
 
     fn config() -> MembershipConfig {
@@ -745,5 +751,22 @@ mod tests {
         let (sent, lost) = m.poll(110);
         assert!(matches!(sent.last(), Some(ToCoordinator::Leave(_))));
         assert_eq!(lost, [Change::Lost(key(0))]);
+    }
+
+    #[test]
+    fn the_lease_of_a_join_counts_from_its_question() {
+        let mut m = Membership::new(config());
+        m.opened(1_000, identity("a"));
+        m.assigned(2_900, &told(0, 2, &[(0, 2)]));
+        assert!(m.may_deliver(2_999, &key(0)) && !m.may_deliver(3_000, &key(0)), "{}", m.lease_ms());
+    }
+
+    #[test]
+    fn planted_bugs_show() {
+        assert_finds(Bug::LeaseFromAnswer, the_lease_of_a_join_counts_from_its_question);
+        assert_finds(
+            Bug::RevokedDelivered,
+            a_revoked_partition_is_confirmed_when_the_user_is_done_and_has_been_committed,
+        );
     }
 }

@@ -17,7 +17,8 @@ use std::collections::VecDeque;
 
 use thalweg_model::limits::{IN_FLIGHT_BATCHES_MAX, IN_FLIGHT_BYTES_MAX};
 use thalweg_model::{
-    BatchBuilder, Codec, ProducerEpoch, ProducerId, ProducerMark, ProducerToken, Record, RecordBatch, Sequence,
+    BatchBuilder, Bug, Codec, ProducerEpoch, ProducerId, ProducerMark, ProducerToken, Record, RecordBatch, Sequence,
+    is_planted,
 };
 use thalweg_wire::{ErrorCode, RemoteError};
 
@@ -218,6 +219,10 @@ impl<T> ProducerCore<T> {
 
     /// The cluster tells of a pin; a newer one makes what is here stale.
     pub fn hear_of_pin(&mut self, pin_epoch: u32) {
+        if is_planted(Bug::PinAdoptedUnplaced) || is_planted(Bug::PinRefusalResent) {
+            self.pin_epoch = self.pin_epoch.max(pin_epoch);
+            return;
+        }
         self.is_stale |= pin_epoch > self.pin_epoch && self.is_identified();
     }
 
@@ -316,6 +321,9 @@ impl<T> ProducerCore<T> {
         p.connected = false;
         for batch in p.batches.iter_mut().filter(|b| b.waiting) {
             batch.waiting = false;
+            if is_planted(Bug::DisconnectForgetsAttempts) {
+                batch.attempts = 0;
+            }
         }
         if !p.batches.is_empty() || p.open.is_some() {
             p.last_obstacle = Some(why.to_owned());
@@ -368,6 +376,9 @@ impl<T> ProducerCore<T> {
                 }
                 let length = p.batches[at].batch.bytes().len();
                 if count > 0 && (count >= IN_FLIGHT_BATCHES_MAX || bytes + length > config.in_flight_bytes_max) {
+                    if is_planted(Bug::SmallOvertakesLarge) {
+                        continue;
+                    }
                     break;
                 }
                 // With acks from the leader alone, what it acknowledged may be missing at the next one: that is a gap like any
@@ -435,6 +446,10 @@ impl<T> ProducerCore<T> {
         p.batches[at].waiting = false;
         p.last_obstacle = Some(error.message.clone());
         let first_try = p.batches[at].attempts == 1;
+        if error.code == ErrorCode::StalePin && is_planted(Bug::PinRefusalResent) {
+            p.retry_at_ms = Some(now_ms + 5);
+            return partition;
+        }
         if error.code == ErrorCode::StalePin {
             (self.is_stale, p.batches[at].unplaced) = (true, true);
             return partition;
@@ -448,7 +463,17 @@ impl<T> ProducerCore<T> {
             }
             // The broker has not appended it, and will append nothing of this epoch behind the gap.
             ErrorCode::OutOfOrderSequence if at == 0 => p.renumber(),
-            ErrorCode::UnknownProducer if first_try && at == 0 => p.renumber(),
+            ErrorCode::UnknownProducer if at == 0 && (first_try || is_planted(Bug::UnknownAlwaysRenumbers)) => {
+                p.renumber();
+            }
+            ErrorCode::NotLeader if at == 0 && is_planted(Bug::NotLeaderRenumbers) => p.renumber(),
+            ErrorCode::NotLeader if is_planted(Bug::RefusedGoesBehind) => {
+                let batch = p.batches.remove(at).expect("just found");
+                let to = p.batches.iter().rposition(|b| b.ordinal.is_some()).map_or(0, |i| i + 1);
+                p.batches.insert(to, batch);
+                p.retry_at_ms = Some(now_ms + 5);
+                return partition;
+            }
             code if code.client_retries() => {}
             ErrorCode::UnknownProducer if at > 0 => {}
             _ => {
@@ -504,7 +529,9 @@ impl<T> ProducerCore<T> {
 impl<T> Partition<T> {
     fn close(&mut self, config: &ProducerConfig) {
         let Some(open) = self.open.take() else { return };
-        self.batches.push_back(Batch {
+        let first_unsent = || self.batches.iter().position(|b| b.ordinal.is_none());
+        let to = Some(self.batches.len()).filter(|_| !is_planted(Bug::ClosedGoesFirst)).or_else(first_unsent);
+        let batch = Batch {
             batch: open.builder.build(config.codec, None),
             tokens: open.tokens,
             expires_ms: open.since_ms + config.delivery_timeout_ms,
@@ -514,7 +541,8 @@ impl<T> Partition<T> {
             request: 0,
             waiting: false,
             unplaced: false,
-        });
+        };
+        self.batches.insert(to.unwrap_or(self.batches.len()), batch);
     }
 
     /// Numbers the batch at `at` as the next one of its epoch.
@@ -560,6 +588,8 @@ fn expire<T>(
 
 #[cfg(test)]
 mod tests {
+    use thalweg_model::assert_finds;
+
     use super::*;
 
     fn record() -> Record {
@@ -768,5 +798,98 @@ mod tests {
         assert_eq!(outcomes[1].result, Ok(Some(5)));
         assert!(p.is_drained());
         assert_eq!(p.buffered_bytes(), 0);
+    }
+
+    #[test]
+    fn a_broker_that_does_not_lead_changes_neither_numbers_nor_order() {
+        let mut p = producer(150);
+        for i in 0..3 {
+            p.push(0, 0, &record(), i);
+        }
+        let sent = p.poll(0, true);
+        for (request, code) in
+            sent.iter().zip([ErrorCode::NotLeader, ErrorCode::OutOfOrderSequence, ErrorCode::NotLeader])
+        {
+            p.answered(1, request.id, Err(error(code)), 0);
+        }
+        let again = p.poll(1_000, false);
+        assert_eq!(again.iter().map(sequence).collect::<Vec<_>>(), [(0, 0), (0, 1), (0, 2)]);
+    }
+
+    #[test]
+    fn a_producer_that_was_forgotten_begins_anew_only_with_what_was_sent_once() {
+        let mut p = producer(150);
+        p.push(0, 0, &record(), 1);
+        let sent = p.poll(0, true);
+        p.answered(1, sent[0].id, Err(error(ErrorCode::UnknownProducer)), 0);
+        let again = p.poll(1_000, false);
+        assert_eq!(sequence(&again[0]), (1, 0));
+        // It may have been appended the first time: under another number it could stand twice.
+        p.disconnected(0, "cable");
+        p.connected(0);
+        let again = p.poll(1_001, false);
+        p.answered(1_002, again[0].id, Err(error(ErrorCode::UnknownProducer)), 0);
+        let outcomes = p.take_outcomes();
+        assert!(matches!(&outcomes[..], [Outcome { result: Err(Failure::Refused(_)), .. }]), "{outcomes:?}");
+    }
+
+    #[test]
+    fn a_small_batch_does_not_overtake_one_that_has_no_room_in_flight() {
+        let mut p = producer(150);
+        p.config.in_flight_bytes_max = 2_000;
+        let large = Record { value: Some(vec![1; 1_900].into()), ..record() };
+        for (i, record) in [&record(), &large, &record()].into_iter().enumerate() {
+            p.push(0, 0, record, i as u32);
+        }
+        let sent = p.poll(0, true);
+        assert_eq!(sent.len(), 1, "the second one has no room, and the third one waits behind it");
+        p.answered(1, sent[0].id, Ok(0), 0);
+        assert_eq!(p.poll(1, true)[0].batch.bytes().len() > 1_900, true);
+    }
+
+    #[test]
+    fn what_was_pushed_first_is_sent_first() {
+        let mut p = producer(150);
+        p.disconnected(0, "not yet");
+        for i in 0..4 {
+            p.push(i, 0, &Record { timestamp_ms: i as i64 + 1, ..record() }, i as u32);
+        }
+        p.connected(0);
+        let sent = p.poll(4, true);
+        let stamps: Vec<_> = sent.iter().map(|r| r.batch.records().unwrap()[0].1.timestamp_ms).collect();
+        assert_eq!(stamps, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_newer_pin_makes_what_waits_stale_and_is_not_sent_under() {
+        let mut p = producer(150);
+        p.placed_anew(1);
+        p.push(0, 0, &record(), 1);
+        p.hear_of_pin(2);
+        assert!(p.is_stale() && p.poll(1, true).is_empty());
+        assert_eq!(p.take_unplaced().len(), 1);
+        p.placed_anew(2);
+        p.push(1, 0, &record(), 1);
+        let sent = p.poll(1, true);
+        p.answered(2, sent[0].id, Err(error(ErrorCode::StalePin)), 0);
+        assert!(p.is_stale() && p.poll(1_000, true).is_empty(), "a refused placement is not tried again");
+    }
+
+    #[test]
+    fn planted_bugs_show() {
+        assert_finds(Bug::NotLeaderRenumbers, a_broker_that_does_not_lead_changes_neither_numbers_nor_order);
+        assert_finds(Bug::RefusedGoesBehind, a_broker_that_does_not_lead_changes_neither_numbers_nor_order);
+        assert_finds(
+            Bug::UnknownAlwaysRenumbers,
+            a_producer_that_was_forgotten_begins_anew_only_with_what_was_sent_once,
+        );
+        assert_finds(
+            Bug::DisconnectForgetsAttempts,
+            a_producer_that_was_forgotten_begins_anew_only_with_what_was_sent_once,
+        );
+        assert_finds(Bug::SmallOvertakesLarge, a_small_batch_does_not_overtake_one_that_has_no_room_in_flight);
+        assert_finds(Bug::ClosedGoesFirst, what_was_pushed_first_is_sent_first);
+        assert_finds(Bug::PinAdoptedUnplaced, a_newer_pin_makes_what_waits_stale_and_is_not_sent_under);
+        assert_finds(Bug::PinRefusalResent, a_newer_pin_makes_what_waits_stale_and_is_not_sent_under);
     }
 }

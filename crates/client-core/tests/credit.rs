@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 use thalweg_client_core::{ConsumerCore, Position, Pushed};
+use thalweg_model::{Bug, assert_finds};
 use thalweg_wire::{ErrorCode, RemoteError, proto};
 
 const PARTITIONS: u32 = 6;
@@ -341,4 +342,23 @@ proptest! {
         ops.iter().for_each(|op| world.step(op));
         world.drain();
     }
+}
+
+/// A group's member loses three of four partitions while their records lie in its queue, then drops those.
+fn a_reader_that_loses_partitions_gets_the_rest() {
+    let mut world = World::new(1 << 20);
+    let mut run = |ops: &[Op]| ops.iter().for_each(|op| world.step(op));
+    (0..4).for_each(|p| run(&[Op::Assign(p, 0), Op::Connect(p)]));
+    for p in 0..4 {
+        run(&[Op::Append(p, 10, 200 << 10), Op::Append(p, 10, 200 << 10)]);
+        (0..6).for_each(|_| run(&[Op::Broker(p), Op::Arrive(p)]));
+    }
+    run(&[Op::Revoke(1), Op::Revoke(2), Op::Revoke(3), Op::Take(5), Op::Take(5), Op::Take(5)]);
+    (0..20).for_each(|_| run(&[Op::Append(0, 10, 200 << 10)]));
+    world.drain();
+}
+
+#[test]
+fn planted_bugs_show() {
+    assert_finds(Bug::DroppedStaysHeld, a_reader_that_loses_partitions_gets_the_rest);
 }

@@ -14,11 +14,13 @@ mod configuration;
 mod disk;
 mod files;
 mod frame;
+#[cfg(test)]
+mod kills;
 mod log;
 #[cfg(test)]
 mod lost_files;
 mod manifest;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 mod memory;
 mod partition;
 mod producers;
@@ -27,8 +29,6 @@ mod retention;
 mod room;
 mod salvage;
 mod segment;
-#[cfg(test)]
-mod testing;
 mod wal;
 
 pub use configuration::{Configuration, MemberChange};
@@ -37,42 +37,11 @@ pub use files::empty_list;
 pub use frame::{FRAME_HEADER_BYTES, Lsn, SECTOR_BYTES};
 pub use log::{ASIDE, CommitLog, Config, Install, LogEvent, PeerBase, ReadOutcome};
 pub use manifest::SegmentsEnd;
+#[cfg(any(test, feature = "testing"))]
+pub use memory::MemoryDisk;
 pub use partition::{HardState, InstallEnd};
 pub use producers::{PRODUCERS_MAX, ProducerTable, SequenceCheck, Written};
 pub use recovery::{Damage, OpenError, RecoveredPartition, Recovery};
 pub use retention::Retention;
 pub use room::ballast_file;
 pub use salvage::{Salvage, Salvageable};
-
-/// A planted bug, for the simulator to find; see docs/MUTANTS.md. Only the feature `mutants` can plant one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutant {
-    /// A sync batch starts in the sector where the one before it ended.
-    SyncedSectorRewritten,
-    /// Recycling a log file forgets the votes that stand in it.
-    VoteRecycledAway,
-    /// A log file is used again as soon as what lives in it has been appended again, synced or not.
-    FreedBeforeCarriedOver,
-    /// An entry that was carried over discards those behind it on replay.
-    CarriedOverDiscards,
-    /// A manifest is written before the segment that it covers is synced.
-    ManifestBeforeSegment,
-    /// A rebuilding discards what the replica had with its first part in segments, not with its last.
-    InstallDiscardsEarly,
-    /// Whatever stands at the log's end counts as a write that never ended.
-    DamageTakenForTorn,
-    /// A damaged frame is cut although it was synced.
-    RotCut,
-    /// A failed fsync counts as done.
-    SyncErrorIgnored,
-    /// A crash between a copy and the one that takes its place forgets that there was one.
-    SuccessorForgotten,
-    /// What shows that a copy has lost something is recycled, and nothing else says so.
-    DamageForgotten,
-    /// Retention removes one segment more than is due.
-    RetentionOneTooMany,
-    /// A segment found at the start counts as older than anything.
-    FoundWithoutTimestamp,
-    /// Segments are deleted before the manifest without them is synced.
-    SegmentsDeletedEarly,
-}

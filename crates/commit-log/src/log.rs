@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use thalweg_model::{DirectoryId, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
+use thalweg_model::{
+    Bug, DirectoryId, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition, is_planted,
+};
 
 use crate::configuration::Configuration;
 use crate::disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
@@ -61,14 +63,6 @@ pub struct Config {
     /// Producers that a partition remembers. Every broker of a cluster must have the same number: what follows from a log is equal on all
     /// of its replicas.
     pub producers_max: usize,
-    /// A planted bug; only the feature `mutants` heeds it.
-    pub mutant: Option<crate::Mutant>,
-}
-
-impl Config {
-    pub(crate) fn is_planted(&self, mutant: crate::Mutant) -> bool {
-        cfg!(any(test, feature = "mutants")) && self.mutant == Some(mutant)
-    }
 }
 
 impl Default for Config {
@@ -87,7 +81,6 @@ impl Default for Config {
             reserve_bytes: 256 << 20,
             ballast_bytes: 8 << 20,
             producers_max: PRODUCERS_MAX,
-            mutant: None,
         }
     }
 }
@@ -246,7 +239,7 @@ pub struct CommitLog<D> {
 impl<D: Disk> CommitLog<D> {
     /// Opens the directory and recovers what it holds. Blocks while it reads.
     pub fn open(mut disk: D, directory: DirectoryId, config: Config) -> Result<(Self, Recovery), OpenError> {
-        let opened = recovery::open(&mut disk, directory, &config)?;
+        let opened = recovery::open(&mut disk, directory)?;
         let strays = recovery::strays(&mut disk, &opened.partitions, &opened.dropped)?;
         let mut log = CommitLog {
             disk,
@@ -278,9 +271,9 @@ impl<D: Disk> CommitLog<D> {
         if log.config.ballast_bytes > 0 && log.disk.length(&ballast_file())? >= log.config.ballast_bytes {
             log.room.ballast = Ballast::There;
         }
-        log.wal.rewrite_sectors = config.is_planted(crate::Mutant::SyncedSectorRewritten);
+        log.wal.rewrite_sectors = is_planted(Bug::SyncedSectorRewritten);
         log.tail_bytes = log.partitions.values().map(|p| p.tail_bytes).sum();
-        if config.is_planted(crate::Mutant::FoundWithoutTimestamp) {
+        if is_planted(Bug::FoundWithoutTimestamp) {
             let segments = log.partitions.values_mut().flat_map(|p| &mut p.segments);
             segments.for_each(Segment::forget_newest);
         }
@@ -478,7 +471,7 @@ impl<D: Disk> CommitLog<D> {
     }
 
     fn push_damage(&mut self, group: TopicPartition) {
-        if self.config.is_planted(crate::Mutant::DamageForgotten) {
+        if is_planted(Bug::DamageForgotten) {
             return;
         }
         let Some(log) = self.partitions.get(&group) else { return };
@@ -626,7 +619,8 @@ impl<D: Disk> CommitLog<D> {
         }
         assert_eq!(install.first_index, log.committed.max(log.end.index).next(), "installed entries leave no gap");
         let stands = log.tail.iter().rev().find(|e| e.index <= to).filter(|e| e.index == to);
-        let stays = stands.is_some_and(|e| e.batch.header().leader_epoch == last_epoch);
+        let stays = stands
+            .is_some_and(|e| e.batch.header().leader_epoch == last_epoch || is_planted(Bug::InstallKeepsOtherTail));
         if !stays {
             log.truncate_after(RaftIndex(install.first_index.0 - 1));
             for (i, batch) in install.batches.into_iter().enumerate() {
@@ -680,7 +674,7 @@ impl<D: Disk> CommitLog<D> {
     /// The offset to which retention would move the log start: the end of the last segment that is too old or too much. By size, as many
     /// bytes stay as are to be kept, or more, and the active segment stays in any case.
     pub fn retention_point(&self, group: &TopicPartition, retention: &Retention) -> Option<Offset> {
-        retention::point(self.partitions.get(group)?, retention, &self.config)
+        retention::point(self.partitions.get(group)?, retention)
     }
 
     /// Closes the partition's active segment once it has been open for `segment_ms`, idle or not; what is in the write-ahead log only goes
@@ -853,7 +847,7 @@ impl<D: Disk> CommitLog<D> {
         };
         match (purpose, completion.result) {
             (Purpose::WalBatch(last), Ok(_)) => self.durable(now_ms, last),
-            (Purpose::WalBatch(last), Err(_)) if self.config.is_planted(crate::Mutant::SyncErrorIgnored) => {
+            (Purpose::WalBatch(last), Err(_)) if is_planted(Bug::SyncErrorIgnored) => {
                 self.durable(now_ms, last);
             }
             (Purpose::WalBatch(_), Err(e)) => self.fail(e),
@@ -1111,7 +1105,7 @@ impl<D: Disk> CommitLog<D> {
 
     fn push_manifest(&mut self, group: TopicPartition) {
         let log = self.partitions.get_mut(&group).expect("the caller holds the partition");
-        let early = self.config.is_planted(crate::Mutant::InstallDiscardsEarly);
+        let early = is_planted(Bug::InstallDiscardsEarly);
         let installed = log.installing.take_if(|i| log.end.index >= i.to);
         let early = early && log.installing.as_ref().is_some_and(|i| i.discards);
         let discards = early || installed.as_ref().is_some_and(|i| i.discards);
@@ -1238,7 +1232,10 @@ impl<D: Disk> CommitLog<D> {
             .collect();
         let (last_index, last) = batches.last().expect("at least one");
         let end = SegmentsEnd { offset: last.end_offset(), index: *last_index, epoch: last.header().leader_epoch };
-        let plan = segment.plan(&batches);
+        let mut plan = segment.plan(&batches);
+        if roll && is_planted(Bug::FirstIndexOffByOne) {
+            plan.ranges[0].first_index.0 += 1;
+        }
         let base_offset = segment.base_offset;
         let records = segment.ranges.len();
         log.flushing = true;
@@ -1264,7 +1261,7 @@ impl<D: Disk> CommitLog<D> {
                 steps.push(Step::Write { file: file(extension), at, buffers: vec![bytes.clone().into()] });
             }
         }
-        if !self.config.is_planted(crate::Mutant::ManifestBeforeSegment) {
+        if !is_planted(Bug::ManifestBeforeSegment) {
             steps.push(Step::Sync { file: file("log") });
         }
         let at = (records * SUM_RECORD_BYTES) as u64;
@@ -1359,7 +1356,7 @@ impl<D: Disk> CommitLog<D> {
         let files = |s: &Segment| EXTENSIONS.map(|e| Step::Delete { file: segment::file(&group, s.base_offset, e) });
         let files: Vec<Step> = gone.iter().flat_map(files).collect();
         self.push_manifest(group);
-        match self.config.is_planted(crate::Mutant::SegmentsDeletedEarly) {
+        match is_planted(Bug::SegmentsDeletedEarly) {
             true if !files.is_empty() => drop(self.submit(Lane::Bulk, files, Purpose::Delete)),
             _ => self.deletions.push((Lsn(self.wal.next_lsn.0 - 1), files)),
         }
@@ -1371,7 +1368,7 @@ impl<D: Disk> CommitLog<D> {
         // those of batches that never became whole.
         for i in 1..self.wal.files.len() {
             let (file, next) = (&self.wal.files[i - 1], &self.wal.files[i]);
-            let early = self.config.is_planted(crate::Mutant::FreedBeforeCarriedOver);
+            let early = is_planted(Bug::FreedBeforeCarriedOver);
             if file.reusable_after.is_none() && file.free_after.is_some_and(|lsn| early || lsn <= self.wal.durable) {
                 self.wal.oldest_generation = next.generation;
                 self.wal.files[i - 1].reusable_after = Some(self.push_marker());
@@ -1379,7 +1376,7 @@ impl<D: Disk> CommitLog<D> {
         }
         while self.wal.files.front().is_some_and(|f| {
             f.reusable_after.is_some_and(|lsn| {
-                lsn <= self.wal.durable || self.config.is_planted(crate::Mutant::FreedBeforeCarriedOver)
+                lsn <= self.wal.durable || is_planted(Bug::FreedBeforeCarriedOver) || is_planted(Bug::ReusedBeforeFreed)
             })
         }) {
             let file = self.wal.files.pop_front().expect("just seen");
@@ -1430,8 +1427,7 @@ impl<D: Disk> CommitLog<D> {
                 true => log.tail.range(log.tail_after(log.manifest_index)..).cloned().collect(),
                 false => Vec::new(),
             };
-            if state_lsn <= last_lsn && state_lsn != Lsn(0) && !self.config.is_planted(crate::Mutant::VoteRecycledAway)
-            {
+            if state_lsn <= last_lsn && state_lsn != Lsn(0) && !is_planted(Bug::VoteRecycledAway) {
                 self.set_hard_state(group, state);
             }
             if manifest_lsn <= last_lsn && manifest_lsn != Lsn(0) {
@@ -1561,7 +1557,8 @@ fn split_verified(
     for range in ranges {
         let damaged = || format!("{file} is damaged between bytes {} and {}", range.from, range.to);
         let bytes = (range.to - range.from) as usize;
-        if data.len() < bytes || crc32c::crc32c(&data[..bytes]) != range.crc {
+        let is_whole = |run: &[u8]| crc32c::crc32c(run) == range.crc || is_planted(Bug::SegmentSumsNotChecked);
+        if data.len() < bytes || !is_whole(&data[..bytes]) {
             return Err(damaged());
         }
         let mut run = data.split_to(bytes);

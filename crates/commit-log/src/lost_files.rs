@@ -6,8 +6,8 @@ use thalweg_model::{
 
 use crate::disk::FileName;
 use crate::log::{CommitLog, Config};
+use crate::memory::MemoryDisk;
 use crate::partition::HardState;
-use crate::testing::MemoryDisk;
 
 pub(crate) const DIRECTORY: DirectoryId = DirectoryId([8; 16]);
 pub(crate) const GROUP: TopicPartition =
@@ -27,18 +27,15 @@ pub(crate) fn config() -> Config {
 }
 
 fn open(disk: &MemoryDisk) -> CommitLog<MemoryDisk> {
-    CommitLog::open(disk.clone(), DIRECTORY, config()).expect("the directory is whole").0
+    CommitLog::open(disk.image(), DIRECTORY, config()).expect("the directory is whole").0
 }
 
 /// Lets the disk work until nothing is to be done.
 pub(crate) fn settle(log: &mut CommitLog<MemoryDisk>, now_ms: u64) {
-    loop {
+    log.pump(now_ms);
+    while let Some(done) = log.disk_mut().step_any() {
+        log.complete(now_ms, done);
         log.pump(now_ms);
-        let done: Vec<_> = log.disk_mut().completions.drain(..).collect();
-        if done.is_empty() {
-            return;
-        }
-        done.into_iter().for_each(|completion| log.complete(now_ms, completion));
     }
 }
 
@@ -74,16 +71,16 @@ pub(crate) fn append(log: &mut CommitLog<MemoryDisk>, group: TopicPartition, to:
 
 /// A directory whose broker was stopped, 40 records of each of two partitions in segments, and then killed with 40 more in the log.
 pub(crate) fn directory() -> MemoryDisk {
-    let mut log = open(&MemoryDisk::new());
+    let mut log = open(&MemoryDisk::empty());
     append(&mut log, GROUP, 40);
     append(&mut log, OTHER, 40);
     while log.partitions().any(|p| log.segments_end(&p).is_some_and(|end| end.offset < Offset(40))) {
         log.flush_all();
         settle(&mut log, 200);
     }
-    let mut log = open(&log.disk_mut().clone());
+    let mut log = open(log.disk_mut());
     append(&mut log, GROUP, 80);
-    log.disk_mut().clone()
+    log.disk_mut().image()
 }
 
 enum Expect {
@@ -118,7 +115,7 @@ fn check(damage: impl FnOnce(&mut MemoryDisk), expect: Expect) {
             append(&mut log, OTHER, 60);
             log.flush_all();
             settle(&mut log, 100);
-            let log = open(&log.disk_mut().clone());
+            let log = open(log.disk_mut());
             assert!([GROUP, OTHER].iter().all(|p| log.offline(p).is_none()));
             assert_eq!([GROUP, OTHER].map(|p| end(&log, p)), [100, 60]);
         }
@@ -194,7 +191,7 @@ fn tables_of_what_stood_in_a_log_file_may_be_missing() {
 /// A start at every step of what a log does with its files finds them as the list says.
 #[test]
 fn a_crash_between_the_list_and_the_files_is_no_damage() {
-    let mut log = open(&MemoryDisk::new());
+    let mut log = open(&MemoryDisk::empty());
     log.create_partition(GROUP);
     let mut seen = 0;
     for index in 1..=200u64 {
@@ -208,9 +205,9 @@ fn a_crash_between_the_list_and_the_files_is_no_damage() {
         }
         loop {
             log.pump(index * 10);
-            CommitLog::open(log.disk_mut().clone(), DIRECTORY, config()).expect("a crash is no damage");
+            CommitLog::open(log.disk_mut().image(), DIRECTORY, config()).expect("a crash is no damage");
             seen += 1;
-            let Some(done) = log.disk_mut().completions.pop_front() else { break };
+            let Some(done) = log.disk_mut().step_any() else { break };
             log.complete(index * 10, done);
         }
     }

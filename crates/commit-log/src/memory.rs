@@ -1,112 +1,134 @@
-//! A disk in memory for this crate's tests: what is submitted is done when the test says so, one operation after the other in each lane.
-//! Torn and lost writes are left to `tests/sim`.
+//! A disk in memory for the tests of this crate and of those above it: what is submitted is done when the test says so. Torn and lost
+//! writes, and chance, are left to `tests/sim`.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
 
 use bytes::Bytes;
 
 use crate::disk::{Completion, Disk, DiskError, FileName, Lane, Op, Step};
 use crate::files;
+use crate::frame::SECTOR_BYTES;
 
-/// Shared by its clones, so that it outlives the log above it: dropping the log is a kill of the process.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct MemoryDisk(Rc<RefCell<State>>);
-
-#[derive(Debug)]
-struct State {
-    files: BTreeMap<FileName, Vec<u8>>,
-    lanes: BTreeMap<Lane, VecDeque<Op>>,
-}
-
-impl Default for State {
-    /// A new directory.
-    fn default() -> Self {
-        let (list, empty) = files::empty_list();
-        State { files: [(list, empty.to_vec())].into(), lanes: BTreeMap::new() }
-    }
+/// Files by name; tests look into them and change them.
+#[derive(Clone, Debug)]
+pub struct MemoryDisk {
+    /// What the disk holds.
+    pub files: BTreeMap<FileName, Vec<u8>>,
+    /// Operations that nobody has let happen yet, oldest first.
+    submitted: VecDeque<Op>,
+    /// Steps that are done before the disk fails; `None`: it does not.
+    pub steps_left: Option<u64>,
 }
 
 impl MemoryDisk {
+    /// An empty directory.
+    pub fn empty() -> MemoryDisk {
+        let (name, bytes) = files::empty_list();
+        MemoryDisk { files: [(name, bytes.to_vec())].into(), submitted: VecDeque::new(), steps_left: None }
+    }
+
+    /// What a start finds that follows on a kill of the process now: the files alone.
+    pub fn image(&self) -> MemoryDisk {
+        MemoryDisk { files: self.files.clone(), submitted: VecDeque::new(), steps_left: None }
+    }
+
     /// Does the oldest operation of a lane.
-    pub(crate) fn step(&self, lane: Lane) -> Option<Completion> {
-        let mut state = self.0.borrow_mut();
-        let Op { id, steps, .. } = state.lanes.get_mut(&lane)?.pop_front()?;
-        Some(Completion { id, result: Ok(state.perform(steps)) })
+    pub fn step(&mut self, lane: Lane) -> Option<Completion> {
+        let at = self.submitted.iter().position(|op| op.lane == lane)?;
+        let Op { id, steps, .. } = self.submitted.remove(at).expect("just found");
+        Some(Completion { id, result: self.run(steps) })
     }
 
-    /// The process is gone, and what it had submitted with it.
-    pub(crate) fn forget_submitted(&self) {
-        self.0.borrow_mut().lanes.clear();
+    /// Does the oldest operation of any lane, those of the write-ahead log last: that order is the likelier one to show what a log
+    /// file is freed too early for.
+    pub fn step_any(&mut self) -> Option<Completion> {
+        [Lane::Bulk, Lane::Read, Lane::Wal].into_iter().find_map(|lane| self.step(lane))
     }
 
-    /// The files as they stand, for a start beside the running process.
-    pub(crate) fn copy(&self) -> MemoryDisk {
-        let files = self.0.borrow().files.clone();
-        MemoryDisk(Rc::new(RefCell::new(State { files, lanes: BTreeMap::new() })))
+    /// What a kill may leave now: of the operation that is next in a lane any number of steps are done, and of a write its first sector
+    /// or all of it.
+    pub fn cut_short(&self) -> Vec<MemoryDisk> {
+        let mut images = vec![self.image()];
+        for lane in [Lane::Wal, Lane::Bulk] {
+            let Some(op) = self.submitted.iter().find(|op| op.lane == lane) else { continue };
+            let mut image = self.image();
+            for step in &op.steps {
+                if let Step::Write { file, at, buffers } = step {
+                    let mut first = Bytes::from(buffers.concat());
+                    first.truncate(SECTOR_BYTES as usize);
+                    let mut part = image.clone();
+                    let is_done = part.perform(Step::Write { file: file.clone(), at: *at, buffers: vec![first] });
+                    images.extend(is_done.is_ok().then_some(part));
+                }
+                if image.perform(step.clone()).is_err() {
+                    break;
+                }
+                images.push(image.clone());
+            }
+        }
+        images
     }
 
     /// Bytes of the files whose path begins and ends so.
-    pub(crate) fn bytes_of(&self, prefix: &str, suffix: &str) -> u64 {
-        let state = self.0.borrow();
-        let wanted = state.files.iter().filter(|(f, _)| f.0.starts_with(prefix) && f.0.ends_with(suffix));
+    pub fn bytes_of(&self, prefix: &str, suffix: &str) -> u64 {
+        let wanted = self.files.iter().filter(|(f, _)| f.0.starts_with(prefix) && f.0.ends_with(suffix));
         wanted.map(|(_, data)| data.len() as u64).sum()
     }
-}
 
-impl State {
-    /// Does the steps in order; answers with what the last `Read` brought.
-    fn perform(&mut self, steps: Vec<Step>) -> Bytes {
-        let mut data = Bytes::new();
-        for step in steps {
-            match step {
-                Step::Create { file, bytes_count } => drop(self.files.insert(file, vec![0; bytes_count as usize])),
-                Step::Write { file, at, buffers } => {
-                    let written = buffers.concat();
-                    let stored = self.files.get_mut(&file).expect("a file is made before it is written");
-                    stored.resize(stored.len().max(at as usize + written.len()), 0);
-                    stored[at as usize..][..written.len()].copy_from_slice(&written);
-                }
-                Step::Sync { .. } => {}
-                Step::Read { file, at, bytes_count } => data = self.bytes(&file, at, bytes_count),
-                Step::Link { file, to } => {
-                    let held = self.files.get(&file).expect("a file is there before it gets a second name").clone();
-                    self.files.entry(to).or_insert(held);
-                }
-                Step::Delete { file } => drop(self.files.remove(&file)),
-                Step::Replace { file, bytes } => drop(self.files.insert(file, bytes.to_vec())),
-            }
-        }
-        data
+    fn get(&mut self, file: &FileName) -> Result<&mut Vec<u8>, DiskError> {
+        let missing = || DiskError { full: false, file: file.to_string(), message: "no such file".into() };
+        self.files.get_mut(file).ok_or_else(missing)
     }
 
-    fn bytes(&self, file: &FileName, at: u64, bytes_count: usize) -> Bytes {
-        let data = self.files.get(file).and_then(|f| f.get(at as usize..)).unwrap_or_default();
-        Bytes::copy_from_slice(&data[..bytes_count.min(data.len())])
+    fn perform(&mut self, step: Step) -> Result<Bytes, DiskError> {
+        match &mut self.steps_left {
+            None => {}
+            Some(0) => return Err(DiskError { full: false, file: String::new(), message: "no power".into() }),
+            Some(left) => *left -= 1,
+        }
+        match step {
+            Step::Create { file, bytes_count } => drop(self.files.insert(file, vec![0; bytes_count as usize])),
+            Step::Write { file, at, buffers } => {
+                let (data, at) = (buffers.concat(), at as usize);
+                let bytes = self.get(&file)?;
+                bytes.resize(bytes.len().max(at + data.len()), 0);
+                bytes[at..at + data.len()].copy_from_slice(&data);
+            }
+            Step::Sync { file } => drop(self.get(&file)?),
+            Step::Read { file, at, bytes_count } => return self.read(&file, at, bytes_count),
+            Step::Link { file, to } => {
+                let held = self.get(&file)?.clone();
+                self.files.entry(to).or_insert(held);
+            }
+            Step::Delete { file } => drop(self.files.remove(&file)),
+            Step::Replace { file, bytes } => drop(self.files.insert(file, bytes.to_vec())),
+        }
+        Ok(Bytes::new())
     }
 }
 
 impl Disk for MemoryDisk {
     fn submit(&mut self, op: Op) {
-        self.0.borrow_mut().lanes.entry(op.lane).or_default().push_back(op);
+        self.submitted.push_back(op);
     }
 
     fn run(&mut self, steps: Vec<Step>) -> Result<Bytes, DiskError> {
-        Ok(self.0.borrow_mut().perform(steps))
+        steps.into_iter().try_fold(Bytes::new(), |_, step| self.perform(step))
     }
 
     fn list(&mut self, dir: &str) -> Result<Vec<FileName>, DiskError> {
-        let prefix = format!("{dir}/");
-        Ok(self.0.borrow().files.keys().filter(|f| f.0.starts_with(&prefix)).cloned().collect())
+        let folder = format!("{dir}/");
+        Ok(self.files.keys().filter(|f| f.0.starts_with(&folder)).cloned().collect())
     }
 
     fn read(&mut self, file: &FileName, at: u64, bytes_count: usize) -> Result<Bytes, DiskError> {
-        Ok(self.0.borrow().bytes(file, at, bytes_count))
+        let bytes = self.get(file)?;
+        let rest = bytes.get(at as usize..).unwrap_or_default();
+        Ok(Bytes::copy_from_slice(&rest[..bytes_count.min(rest.len())]))
     }
 
     fn length(&mut self, file: &FileName) -> Result<u64, DiskError> {
-        Ok(self.0.borrow().files.get(file).map_or(0, Vec::len) as u64)
+        Ok(self.files.get(file).map_or(0, Vec::len) as u64)
     }
 
     fn sync(&mut self, _: &FileName) -> Result<(), DiskError> {
@@ -114,9 +136,7 @@ impl Disk for MemoryDisk {
     }
 
     fn truncate(&mut self, file: &FileName, bytes_count: u64) -> Result<(), DiskError> {
-        if let Some(data) = self.0.borrow_mut().files.get_mut(file) {
-            data.truncate(bytes_count as usize);
-        }
+        self.get(file)?.truncate(bytes_count as usize);
         Ok(())
     }
 }

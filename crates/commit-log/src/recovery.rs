@@ -11,13 +11,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use thalweg_model::{DirectoryId, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
+use thalweg_model::{Bug, DirectoryId, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition, is_planted};
 use thiserror::Error;
 
 use crate::disk::{Disk, DiskError, FileName};
 use crate::files::FileList;
 use crate::frame::{FRAME_HEADER_BYTES, FrameKind, Header, Lsn, SECTOR_BYTES};
-use crate::log::Config;
 use crate::manifest::Manifest;
 use crate::partition::{HardState, Loss, PartitionLog, TailEntry};
 use crate::retention::OpenSince;
@@ -159,8 +158,8 @@ struct Found {
     first_lsn: Lsn,
 }
 
-pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Config) -> Result<Opened, OpenError> {
-    let Replayed { wal, groups, damages, .. } = replay_log(disk, directory, config, false)?;
+pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId) -> Result<Opened, OpenError> {
+    let Replayed { wal, groups, damages, .. } = replay_log(disk, directory, false)?;
     let mut opened = Opened { wal, partitions: BTreeMap::new(), dropped: Vec::new(), damages, indexes: Vec::new() };
     let there = disk.list("partitions")?.into_iter().collect();
     for (group, found) in groups {
@@ -179,7 +178,6 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId, config: &Confi
 pub(crate) fn replay_log<D: Disk>(
     disk: &mut D,
     directory: DirectoryId,
-    config: &Config,
     what_is_left: bool,
 ) -> Result<Replayed, OpenError> {
     let mut lost = Vec::new();
@@ -210,7 +208,9 @@ pub(crate) fn replay_log<D: Disk>(
         wal.next_slot = wal.next_slot.max(slot.map_or(0, |s| s + 1));
         // A process that was killed leaves frames in the page cache that no fsync has covered. They are about to count as durable,
         // and what they say of others as well, so they must be. (Found by the simulator: kill -9, restart, power cut.)
-        disk.sync(&name)?;
+        if !is_planted(Bug::OpenNotSynced) {
+            disk.sync(&name)?;
+        }
         let data = disk.read(&name, 0, bytes as usize)?;
         let ours = |h: &Header| h.place.directory == directory;
         let mut newest: Option<Header> = None;
@@ -285,7 +285,7 @@ pub(crate) fn replay_log<D: Disk>(
                 if header.kind.is_entry() {
                     *last = (*last).max(header.index);
                 }
-                replay(groups.entry(header.group).or_default(), &header, payload, config);
+                replay(groups.entry(header.group).or_default(), &header, payload);
                 used.last_lsn = expected;
                 expected.0 += 1;
                 at = header.next_at(at);
@@ -295,7 +295,7 @@ pub(crate) fn replay_log<D: Disk>(
             if next_goes_on {
                 break;
             }
-            if expected <= known_durable && !config.is_planted(crate::Mutant::RotCut) {
+            if expected <= known_durable && !is_planted(Bug::RotCut) {
                 // Rot. With its header whole, the frame still says whose it was, and the others need not suffer.
                 let rot = OpenError::Rot { file: file.name.clone(), at, lsn: expected.0 };
                 let Some(header) = header else {
@@ -311,7 +311,7 @@ pub(crate) fn replay_log<D: Disk>(
             }
             let old = old_sums(disk, &file.name)?;
             if let Some(plain) = torn(&data, at, header.as_ref(), old.as_ref()) {
-                let plain = plain || config.is_planted(crate::Mutant::DamageTakenForTorn);
+                let plain = plain || is_planted(Bug::DamageTakenForTorn);
                 damages.push(Damage::Torn { file: file.name.clone(), at, plain });
             }
             break;
@@ -375,7 +375,7 @@ fn torn(data: &[u8], at: u64, header: Option<&Header>, old: Option<&SectorSums>)
     (!is_clean).then(|| (first..end.div_ceil(SECTOR_BYTES)).any(is_old))
 }
 
-fn replay(group: &mut Group, header: &Header, payload: &[u8], config: &Config) {
+fn replay(group: &mut Group, header: &Header, payload: &[u8]) {
     if group.dropped {
         // Made again after it was dropped: nothing of its former life counts.
         *group = Group::default();
@@ -390,8 +390,7 @@ fn replay(group: &mut Group, header: &Header, payload: &[u8], config: &Config) {
                     let entry = TailEntry { index: header.index, batch };
                     // Those behind one that was carried over may have been carried over into a sync batch that never became
                     // whole, and stand elsewhere. (Found by the simulator, twice: also when its own first copy is gone since.)
-                    let discards =
-                        header.kind == FrameKind::Entry || config.is_planted(crate::Mutant::CarriedOverDiscards);
+                    let discards = header.kind == FrameKind::Entry || is_planted(Bug::CarriedOverDiscards);
                     match (discards, is_there) {
                         (true, _) => {
                             group.entries.truncate(at);
@@ -430,7 +429,7 @@ fn replay(group: &mut Group, header: &Header, payload: &[u8], config: &Config) {
         },
         FrameKind::Dropped => {
             let replica = ReplicaId(header.base_offset.0);
-            let dropped = replica == ReplicaId(0) || config.is_planted(crate::Mutant::SuccessorForgotten);
+            let dropped = replica == ReplicaId(0) || is_planted(Bug::SuccessorForgotten);
             let hard_state = HardState { replica, ..Default::default() };
             *group = match dropped {
                 true => Group { dropped, ..Default::default() },
@@ -628,19 +627,19 @@ impl RecoveredPartition {
 
 #[cfg(test)]
 mod tests {
-    use thalweg_model::{LeaderEpoch, TopicId};
+    use thalweg_model::{LeaderEpoch, TopicId, assert_finds};
 
     use super::*;
     use crate::disk::Step;
     use crate::frame::Frame;
-    use crate::testing::MemoryDisk;
+    use crate::memory::MemoryDisk;
 
     const SECTOR: usize = SECTOR_BYTES as usize;
     const DIRECTORY: DirectoryId = DirectoryId([8; 16]);
 
     /// A log over three files of four sectors each.
     fn empty() -> (MemoryDisk, Wal) {
-        let (mut files, mut wal) = (MemoryDisk::new(), Wal::new(DIRECTORY));
+        let (mut files, mut wal) = (MemoryDisk::empty(), Wal::new(DIRECTORY));
         wal.write_at = u64::MAX >> 1;
         for slot in [2, 1, 0] {
             let name = FileName::new(format!("wal/000{slot}.wal"));
@@ -669,7 +668,7 @@ mod tests {
     }
 
     fn reopen(files: &MemoryDisk) -> Result<Opened, OpenError> {
-        open(&mut files.clone(), DIRECTORY, &Config::default())
+        open(&mut files.clone(), DIRECTORY)
     }
 
     #[test]
@@ -712,5 +711,31 @@ mod tests {
         let opened = reopen(&files).unwrap();
         assert_eq!((opened.wal.next_lsn, opened.damages), (Lsn(6), Vec::new()));
         assert_eq!(opened.partitions.values().next().unwrap().hard_state.term, LeaderEpoch(5));
+    }
+
+    #[test]
+    fn sectors_at_the_end_that_hold_neither_zeros_nor_what_stood_there_may_be_damage() {
+        let (mut files, mut wal) = empty();
+        let first = write(&mut files, &mut wal, 2, 1);
+        files.files.get_mut(&first).unwrap()[SECTOR..2 * SECTOR].fill(0xa5);
+        assert!(matches!(reopen(&files).unwrap().damages[..], [Damage::Torn { plain: false, .. }]));
+    }
+
+    #[test]
+    fn a_frame_that_later_ones_call_synced_is_rot_and_not_torn() {
+        let (mut files, mut wal) = empty();
+        let first = write(&mut files, &mut wal, 2, 1);
+        write(&mut files, &mut wal, 1, 3);
+        files.files.get_mut(&first).unwrap()[SECTOR..2 * SECTOR].fill(0xa5);
+        assert_eq!(reopen(&files).err(), Some(OpenError::Rot { file: first, at: SECTOR as u64, lsn: 2 }));
+    }
+
+    #[test]
+    fn planted_bugs_show() {
+        let at_the_end = sectors_at_the_end_that_hold_neither_zeros_nor_what_stood_there_may_be_damage;
+        assert_finds(Bug::DamageTakenForTorn, at_the_end);
+        let torn = a_first_batch_that_lost_its_beginning_is_torn_until_something_says_that_it_was_synced;
+        assert_finds(Bug::DurableCoversItself, torn);
+        assert_finds(Bug::RotCut, a_frame_that_later_ones_call_synced_is_rot_and_not_torn);
     }
 }

@@ -13,9 +13,8 @@
 
 use std::collections::VecDeque;
 
-use thalweg_model::{Offset, RaftIndex};
+use thalweg_model::{Bug, Offset, RaftIndex, is_planted};
 
-use crate::log::Config;
 use crate::partition::PartitionLog;
 use crate::segment::Segment;
 
@@ -48,7 +47,7 @@ pub(crate) enum OpenSince {
 }
 
 /// The offset to which retention would move the log start; `None` where it stays.
-pub(crate) fn point(log: &PartitionLog, r: &Retention, config: &Config) -> Option<Offset> {
+pub(crate) fn point(log: &PartitionLog, r: &Retention) -> Option<Offset> {
     if log.offline.is_some() || log.incomplete || log.installing.is_some() {
         return None;
     }
@@ -69,7 +68,7 @@ pub(crate) fn point(log: &PartitionLog, r: &Retention, config: &Config) -> Optio
         readable -= bytes;
         next = i + 1;
     }
-    if config.is_planted(crate::Mutant::RetentionOneTooMany)
+    if is_planted(Bug::RetentionOneTooMany)
         && point.is_some()
         && let Some(segment) = log.segments.get(next)
     {
@@ -177,10 +176,12 @@ mod tests {
     use thalweg_model::{BatchBuilder, Codec, DirectoryId, LeaderEpoch, Record, RecordBatch, TopicId, TopicPartition};
 
     use self::Do::*;
+    use thalweg_model::assert_finds;
+
     use super::*;
     use crate::disk::Lane;
     use crate::memory::MemoryDisk;
-    use crate::{CommitLog, Mutant, ReadOutcome};
+    use crate::{CommitLog, Config, ReadOutcome};
 
     const DIRECTORY: DirectoryId = DirectoryId([5; 16]);
     const BATCH_BYTES: u64 = 1_000;
@@ -210,7 +211,6 @@ mod tests {
     }
 
     struct Bench {
-        disk: MemoryDisk,
         config: Config,
         log: CommitLog<MemoryDisk>,
         retention: Retention,
@@ -223,7 +223,7 @@ mod tests {
     }
 
     impl Bench {
-        fn new(mutant: Option<Mutant>) -> Bench {
+        fn new() -> Bench {
             let config = Config {
                 wal_first_bytes: 64 << 10,
                 wal_file_bytes: 64 << 10,
@@ -231,15 +231,17 @@ mod tests {
                 segment_bytes: SEGMENT_BYTES,
                 flush_bytes: 2_000,
                 tail_bytes: 0,
-                mutant,
                 ..Config::default()
             };
-            let disk = MemoryDisk::default();
-            let (mut log, _) = CommitLog::open(disk.clone(), DIRECTORY, config).unwrap();
+            let (mut log, _) = CommitLog::open(MemoryDisk::empty(), DIRECTORY, config).unwrap();
             log.create_partition(group());
             log.set_hard_state(group(), crate::HardState::default());
             let retention = Retention { wall_ms: EPOCH_MS, ..Default::default() };
-            Bench { disk, config, log, retention, next: (RaftIndex(1), Offset(0)), checks_crashes: true }
+            Bench { config, log, retention, next: (RaftIndex(1), Offset(0)), checks_crashes: true }
+        }
+
+        fn disk(&mut self) -> &mut MemoryDisk {
+            self.log.disk_mut()
         }
 
         fn append(&mut self, batch: RecordBatch) {
@@ -255,9 +257,9 @@ mod tests {
         /// Everything that is submitted is done, and a start from what the disk holds in between finds everything.
         fn settle(&mut self) {
             self.log.pump(self.retention.mono_ms);
-            while let Some(done) = [Lane::Bulk, Lane::Wal, Lane::Read].iter().find_map(|lane| self.disk.step(*lane)) {
+            while let Some(done) = self.log.disk_mut().step_any() {
                 if self.checks_crashes {
-                    let (_, found) = CommitLog::open(self.disk.copy(), DIRECTORY, self.config).expect("it opens");
+                    let (_, found) = CommitLog::open(self.disk().image(), DIRECTORY, self.config).expect("it opens");
                     assert_eq!(found.damages, [], "after a crash in between");
                 }
                 self.log.complete(self.retention.mono_ms, done);
@@ -307,8 +309,7 @@ mod tests {
                 }
                 Doubt => self.retention.is_wall_doubtful = true,
                 Restart => {
-                    self.disk.forget_submitted();
-                    let (log, found) = CommitLog::open(self.disk.clone(), DIRECTORY, self.config).unwrap();
+                    let (log, found) = CommitLog::open(self.disk().image(), DIRECTORY, self.config).unwrap();
                     assert_eq!(found.damages, []);
                     self.log = log;
                     self.retention.mono_ms = 0;
@@ -353,11 +354,11 @@ mod tests {
     /// What is left: how many batches readers get, the newest ones, and how many whole batches of 1,000 bytes the segments hold.
     #[track_caller]
     fn check(script: &[Do], left: u64, on_disk: std::ops::RangeInclusive<u64>) {
-        let mut bench = Bench::new(None);
+        let mut bench = Bench::new();
         script.iter().for_each(|step| bench.run(*step));
         let (_, count) = bench.readable();
         assert_eq!(count, left, "{script:?}");
-        let bytes = bench.disk.bytes_of("partitions", ".log");
+        let bytes = bench.disk().bytes_of("partitions", ".log");
         assert!(on_disk.contains(&(bytes / BATCH_BYTES)), "{script:?}: {bytes} bytes in segments");
         if let Some(limit) = bench.retention.retention_bytes {
             assert!(bytes <= limit + SEGMENT_BYTES, "{script:?}: {bytes} bytes in segments");
@@ -389,17 +390,17 @@ mod tests {
 
     #[test]
     fn what_lies_below_the_log_start_does_not_count_as_kept() {
-        let on_disk = |bench: &Bench| bench.disk.bytes_of("partitions", ".log") / BATCH_BYTES;
-        let mut bench = Bench::new(None);
+        let on_disk = |bench: &mut Bench| bench.disk().bytes_of("partitions", ".log") / BATCH_BYTES;
+        let mut bench = Bench::new();
         bench.run(Write(12, 0));
         // As a follower, whose borders differ from the leader's: nothing of it can go yet.
         bench.log.set_log_start(group(), Offset(4));
         bench.run(Keep { ms: None, bytes: Some(8_000) });
-        assert_eq!((bench.log.log_start(&group()), on_disk(&bench)), (Some(Offset(4)), 11));
+        assert_eq!((bench.log.log_start(&group()), on_disk(&mut bench)), (Some(Offset(4)), 11));
         bench.run(Write(1, 0));
         bench.run(Pass(1_000));
         assert_eq!(bench.readable(), (5, 8));
-        assert!(on_disk(&bench) <= 8, "what cannot be read any more is gone");
+        assert!(on_disk(&mut bench) <= 8, "what cannot be read any more is gone");
     }
 
     #[test]
@@ -424,14 +425,14 @@ mod tests {
 
     #[test]
     fn the_record_that_moves_the_log_start_is_no_reason_to_move_it_again() {
-        let mut bench = Bench::new(None);
+        let mut bench = Bench::new();
         [KEEP_20_S, Elect, Write(1, 0), Pass(300_000)].into_iter().for_each(|step| bench.run(step));
         assert_eq!((bench.log.log_start(&group()), bench.next.1), (Some(Offset(2)), Offset(3)));
     }
 
     #[test]
     fn what_another_replica_may_hold_in_the_segment_that_goes_lies_below_the_log_start_too() {
-        let mut bench = Bench::new(None);
+        let mut bench = Bench::new();
         [Write(7, 0), KEEP_20_S, Pass(15_000), Elect].into_iter().for_each(|step| bench.run(step));
         assert_eq!(bench.log.segments_end(&group()).unwrap().offset, Offset(7), "the last is in the write-ahead log");
         bench.run(Pass(10_000));
@@ -440,7 +441,7 @@ mod tests {
 
     #[test]
     fn a_control_batch_before_the_record_that_moves_the_log_start_keeps_nothing_on_any_replica() {
-        let [mut leader, mut follower] = [(); 2].map(|()| Bench::new(None));
+        let [mut leader, mut follower] = [(); 2].map(|()| Bench::new());
         for bench in [&mut leader, &mut follower] {
             [KEEP_20_S, Write(7, 0)].into_iter().for_each(|step| bench.run(step));
             bench.log.flush(group());
@@ -464,7 +465,7 @@ mod tests {
                 bench.log.set_log_start(group(), to);
                 bench.settle();
             }
-            (point(&leader), follower.disk.bytes_of("partitions", ".log") / BATCH_BYTES)
+            (point(&leader), follower.disk().bytes_of("partitions", ".log") / BATCH_BYTES)
         };
         assert_eq!(moves(Offset(7), true), (Some(Offset(9)), 2), "the follower's segment goes on above the log start");
         assert_eq!(moves(Offset(9), false), (None, 0));
@@ -498,35 +499,34 @@ mod tests {
 
     #[test]
     fn a_log_start_above_the_segments_is_not_written_down_before_what_moved_it() {
-        let mut bench = Bench::new(None);
+        let mut bench = Bench::new();
         bench.run(Write(1, 0));
         bench.append(RecordBatch::log_start(Offset(1), LeaderEpoch(1), Offset(1), 0));
         bench.log.set_log_start(group(), Offset(1));
         bench.log.pump(0);
         // The manifest is synced, and no segment is yet.
-        while let Some(done) = bench.disk.step(Lane::Wal) {
+        while let Some(done) = bench.disk().step(Lane::Wal) {
             bench.log.complete(0, done);
             bench.log.pump(0);
         }
-        bench.disk.forget_submitted();
-        let (log, _) = CommitLog::open(bench.disk.clone(), DIRECTORY, bench.config).unwrap();
+        let (log, _) = CommitLog::open(bench.disk().image(), DIRECTORY, bench.config).unwrap();
         assert_eq!((log.log_start(&group()), log.entries(&group()).count()), (Some(Offset(0)), 2));
     }
 
     #[test]
     fn planted_bugs_show() {
-        let left = |mutant, script: &[Do]| {
-            let mut bench = Bench::new(mutant);
+        let left = |script: &[Do]| {
+            let mut bench = Bench::new();
             script.iter().for_each(|step| bench.run(*step));
             bench.readable()
         };
-        let by_size = [Write(60, 0), KEEP_10];
-        assert_eq!(left(None, &by_size), (50, 10));
-        assert_eq!(left(Some(Mutant::RetentionOneTooMany), &by_size), (55, 5));
-        let by_time = [Write(30, 0), Restart, Keep { ms: Some(86_400_000), bytes: None }];
-        assert_eq!(left(None, &by_time), (0, 30));
-        assert!(left(Some(Mutant::FoundWithoutTimestamp), &by_time).1 <= 1, "all that was in segments is gone");
-        let crash = std::panic::catch_unwind(|| left(Some(Mutant::SegmentsDeletedEarly), &by_size));
-        assert!(crash.is_err(), "a crash between deletion and manifest finds a missing segment");
+        let by_size = || assert_eq!(left(&[Write(60, 0), KEEP_10]), (50, 10));
+        assert_finds(Bug::RetentionOneTooMany, by_size);
+        // A crash between the deletion and the manifest finds that a segment is missing.
+        assert_finds(Bug::SegmentsDeletedEarly, by_size);
+        let by_time = || {
+            assert_eq!(left(&[Write(30, 0), Restart, Keep { ms: Some(86_400_000), bytes: None }]), (0, 30));
+        };
+        assert_finds(Bug::FoundWithoutTimestamp, by_time);
     }
 }

@@ -120,7 +120,7 @@ impl<D: Disk> Salvage<D> {
         config: Config,
         only: Option<TopicPartition>,
     ) -> Result<Salvage<D>, OpenError> {
-        let replayed = recovery::replay_log(&mut disk, directory, &config, true)?;
+        let replayed = recovery::replay_log(&mut disk, directory, true)?;
         let there: BTreeSet<FileName> = disk.list("partitions")?.into_iter().collect();
         let mut groups = replayed.groups;
         let dropped: BTreeSet<_> = groups.iter().filter(|(_, g)| g.dropped).map(|(name, _)| *name).collect();
@@ -870,7 +870,7 @@ mod tests {
     use crate::lost_files::{
         DIRECTORY, GROUP, OTHER, append, config, cut, directory, end, remove, segment_files, settle,
     };
-    use crate::testing::MemoryDisk;
+    use crate::memory::MemoryDisk;
 
     /// What a directory has left after `damage`; checks that looking changes nothing, and that it opens with everything else once that is accepted.
     fn check(damage: impl FnOnce(&mut MemoryDisk), expect: impl FnOnce(&Salvageable)) -> MemoryDisk {
@@ -890,7 +890,6 @@ mod tests {
             true => vec![(GROUP, ReplicaId(1))],
             false => salvage.partitions().map(|p| (p.group, ReplicaId(1))).collect(),
         };
-        salvage.disk.completions.clear();
         // A crash at any step before the end: it begins anew, and nothing more is lost.
         let mut whole = None;
         for steps in 0.. {
@@ -950,10 +949,10 @@ mod tests {
         append(&mut log, GROUP, to);
         log.flush_all();
         settle(&mut log, 300);
-        let log = CommitLog::open(log.disk_mut().clone(), DIRECTORY, config()).expect("it opens").0;
+        let log = CommitLog::open(log.disk_mut().image(), DIRECTORY, config()).expect("it opens").0;
         assert!([GROUP, OTHER].iter().all(|g| log.offline(g).is_none()));
         let mut log = log;
-        log.disk_mut().clone()
+        log.disk_mut().image()
     }
 
     fn holes(left: &Salvageable) -> Vec<(u64, u64)> {

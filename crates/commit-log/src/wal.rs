@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
-use thalweg_model::{DirectoryId, RaftIndex, TopicPartition};
+use thalweg_model::{Bug, DirectoryId, RaftIndex, TopicPartition, is_planted};
 
 use crate::disk::{FileName, OpId, Step};
 use crate::files::FileList;
@@ -222,7 +222,9 @@ impl Wal {
 
     /// True when a marker frame should cover what was synced last.
     pub(crate) fn wants_marker(&self, now_ms: u64, idle_ms: u64) -> bool {
-        self.uncovered && self.idle_since_ms.is_some_and(|since| now_ms >= since + idle_ms)
+        !is_planted(Bug::NoIdleMarker)
+            && self.uncovered
+            && self.idle_since_ms.is_some_and(|since| now_ms >= since + idle_ms)
     }
 
     /// When [`wants_marker`](Self::wants_marker) may become true.
@@ -296,7 +298,7 @@ impl Wal {
                 directory: self.directory,
                 generation: file.generation,
                 lsn,
-                durable: self.durable,
+                durable: if is_planted(Bug::DurableCoversItself) { Lsn(lsn.0 - 1) } else { self.durable },
                 oldest_generation: self.oldest_generation,
                 last_of_batch: i + 1 == count && !rewrites_sectors,
             };

@@ -13,7 +13,7 @@ mod record;
 
 pub use group::{
     Assigned, Assignment, Clock, Committed, Committer, Coordinator, Ends, Group, GroupAnswer, GroupError, GroupFilter,
-    GroupRecord, GroupRequest, GroupState, GroupSummary, Holding, Join, Member, Mutant, OFFSETS_TOPIC, SESSION_MS_MAX,
+    GroupRecord, GroupRequest, GroupState, GroupSummary, Holding, Join, Member, OFFSETS_TOPIC, SESSION_MS_MAX,
     SESSION_MS_MIN, SecretDigest, Terms, partition_of_group,
 };
 pub use metadata::{Answer, ControlError, Metadata, Request, Topic};

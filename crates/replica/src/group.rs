@@ -14,8 +14,8 @@ use raft::{RawNode, StateRole};
 use thalweg_commit_log::{Configuration, HardState, MemberChange, ProducerTable, SegmentsEnd, SequenceCheck};
 use thalweg_model::limits::UNCOMMITTED_BYTES_MAX;
 use thalweg_model::{
-    BrokerId, LeaderEpoch, Offset, PinEpoch, ProducerEpoch, ProducerId, RaftIndex, RecordBatch, ReplicaId, Sequence,
-    TopicPartition,
+    BrokerId, Bug, LeaderEpoch, Offset, PinEpoch, ProducerEpoch, ProducerId, RaftIndex, RecordBatch, ReplicaId,
+    Sequence, TopicPartition, is_planted,
 };
 use thiserror::Error;
 
@@ -297,8 +297,6 @@ pub(crate) struct GroupConfig {
     pub(crate) kept_bytes: usize,
     /// Producers that a partition remembers.
     pub(crate) producers_max: usize,
-    /// A planted bug; only the feature `mutants` heeds it.
-    pub(crate) mutant: Option<crate::Mutant>,
 }
 
 pub(crate) struct Group {
@@ -360,13 +358,16 @@ impl Group {
         };
         let mut store = RaftLog::new(raft_state, &configuration, (end.index.0, end.epoch.0 as u64));
         let mut pending = VecDeque::new();
-        let settled = producers.clone();
+        let mut settled = producers.clone();
         let (mut log_end, mut producers) = (end.offset, producers);
         for (index, batch) in entries {
             store.append(entry_of(index.0, batch), batch.clone());
             producers.append(index, batch, config.producers_max);
             log_end = batch.end_offset();
             pending.push_back((index, batch.clone()));
+        }
+        if is_planted(Bug::UnsettledCountedAsSettled) {
+            settled = producers.clone();
         }
         let raft_config = raft::Config {
             id: me.0,
@@ -546,15 +547,15 @@ impl Group {
         }
         let mut body = body;
         let is_ack = kind == MessageType::MsgAppendResponse && !body.reject;
-        if is_ack && self.is_planted(crate::Mutant::StaleAckCounted) {
+        if is_ack && is_planted(Bug::StaleAckCounted) {
             body.term = raft.term;
         }
         let asks = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
-        if asks && self.is_planted(crate::Mutant::VoteForShorterLog) {
+        if asks && is_planted(Bug::VoteForShorterLog) {
             body.log_term = body.log_term.max(raft.raft_log.last_term());
             body.index = body.index.max(raft.raft_log.last_index());
         }
-        if is_ack && self.is_planted(crate::Mutant::HighWatermarkFromMinority) {
+        if is_ack && is_planted(Bug::HighWatermarkFromMinority) {
             let other = self.members().voters.into_iter().find(|r| *r != self.me && *r != from);
             if let Some(other) = other {
                 let mut message =
@@ -614,7 +615,7 @@ impl Group {
     ) {
         let result = self.check(&batch, &terms);
         match result {
-            Err(error) if error.tells_of_earlier_batches() && !self.is_planted(crate::Mutant::GapNotConfirmed) => {
+            Err(error) if error.tells_of_earlier_batches() && !is_planted(Bug::GapNotConfirmed) => {
                 self.wait_for_quorum(Waiting::Refusal(ticket, error), effects);
             }
             Err(error) => effects.push(Effect::Answer(ticket, Err(error))),
@@ -771,7 +772,11 @@ impl Group {
     pub(crate) fn announce(&mut self, leader: ReplicaId) -> PeerMessage {
         let raft = &self.node.raft;
         let (kind, term, commit) = (MessageType::MsgAppendResponse as u8, raft.term, raft.raft_log.committed);
-        let body = RaftBody { kind, term, index: raft.raft_log.persisted, commit, ..Default::default() };
+        let index = match is_planted(Bug::UnsyncedAnnounced) {
+            true => raft.raft_log.last_index(),
+            false => raft.raft_log.persisted,
+        };
+        let body = RaftBody { kind, term, index, commit, ..Default::default() };
         PeerMessage { group: self.name, from: self.me, to: leader, body: PeerBody::Raft(body) }
     }
 
@@ -870,7 +875,7 @@ impl Group {
                 SequenceCheck::Duplicate(written) => {
                     return Ok(Some((written.index, written.base_offset)));
                 }
-                SequenceCheck::Conflict(written) if self.is_planted(crate::Mutant::DuplicateByNumber) => {
+                SequenceCheck::Conflict(written) if is_planted(Bug::DuplicateByNumber) => {
                     return Ok(Some((written.index, written.base_offset)));
                 }
                 SequenceCheck::Conflict(written) => {
@@ -891,7 +896,7 @@ impl Group {
         }
         if let Some(ahead_max_ms) = terms.ahead_max_ms
             && newest_ms > clock_ms.saturating_add_unsigned(ahead_max_ms)
-            && !self.is_planted(crate::Mutant::TimestampAheadTaken)
+            && !is_planted(Bug::TimestampAheadTaken)
         {
             return Err(ProduceError::TimestampAhead { timestamp_ms: newest_ms, clock_ms, ahead_max_ms });
         }
@@ -899,7 +904,7 @@ impl Group {
         if found > current {
             return Err(ProduceError::PinUnknown { found, current });
         }
-        if found != current && !self.is_planted(crate::Mutant::PinEpochIgnored) {
+        if found != current && !is_planted(Bug::PinEpochIgnored) {
             return Err(ProduceError::StalePin { found, current });
         }
         Ok(None)
@@ -907,9 +912,10 @@ impl Group {
 
     fn answer_duplicate(&mut self, ticket: Ticket, original: (RaftIndex, Offset), effects: &mut Vec<Effect>) {
         let (index, offset) = original;
-        if index <= self.applied || self.is_planted(crate::Mutant::DuplicateAnsweredEarly) {
+        if index <= self.applied || is_planted(Bug::DuplicateAnsweredEarly) {
             effects.push(Effect::Answer(ticket, Ok(offset)));
         } else {
+            let offset = if is_planted(Bug::DuplicateAnsweredWithEnd) { self.log_end } else { offset };
             self.parked.entry(index).or_default().push((ticket, offset));
         }
     }
@@ -957,8 +963,8 @@ impl Group {
                 // The commit index in it is not worth a frame: it follows from the entries of the next term.
                 if state != self.stored {
                     self.stored = state;
-                    writes = true;
-                    if !self.is_planted(crate::Mutant::VoteNotPersisted) {
+                    writes |= !is_planted(Bug::VoteNotAwaited);
+                    if !is_planted(Bug::VoteNotPersisted) {
                         effects.push(Effect::HardState(state));
                     }
                 }
@@ -976,7 +982,7 @@ impl Group {
                 effects.extend(self.outgoing(message).map(Effect::Send));
             }
             let mut after = persisted.into_iter().filter_map(|m| self.outgoing(m)).collect::<Vec<_>>();
-            if self.is_planted(crate::Mutant::AnswersBeforeFsync) {
+            if is_planted(Bug::AnswersBeforeFsync) {
                 effects.extend(after.drain(..).map(Effect::Send));
             }
             match writes || self.unpersisted.is_some() {
@@ -1072,7 +1078,7 @@ impl Group {
         self.log_end = self.pending.back().map_or(self.high_watermark, |(_, b)| b.end_offset());
         let pending = self.pending.iter().filter_map(|(_, b)| log_start_of(b)).max();
         self.log_start = pending.map_or(self.settled_log_start, |start| start.max(self.settled_log_start));
-        if !self.is_planted(crate::Mutant::SequencesNotRewound) {
+        if !is_planted(Bug::SequencesNotRewound) {
             self.producers = self.settled.clone();
             let producers_max = self.config.producers_max;
             self.pending.iter().for_each(|(i, b)| self.producers.append(*i, b, producers_max));
@@ -1081,7 +1087,7 @@ impl Group {
 
     fn apply(&mut self, index: u64, term: u64, effects: &mut Vec<Effect>) {
         let applied = RaftIndex(index);
-        if term == self.node.raft.term || self.is_planted(crate::Mutant::ServesBeforeOwnTerm) {
+        if term == self.node.raft.term || is_planted(Bug::ServesBeforeOwnTerm) {
             self.serving_term = Some(self.node.raft.term);
         }
         let mut log_start = None;
@@ -1159,10 +1165,6 @@ impl Group {
         let to = ReplicaId(message.to);
         (to != self.me).then_some(PeerMessage { group: self.name, from: self.me, to, body: PeerBody::Raft(body) })
     }
-
-    fn is_planted(&self, mutant: crate::Mutant) -> bool {
-        cfg!(any(test, feature = "mutants")) && self.config.mutant == Some(mutant)
-    }
 }
 
 /// The log start that a batch tells. It never passes the batch itself: what comes after cannot have been meant.
@@ -1198,7 +1200,7 @@ fn conf_change(changes: &[MemberChange]) -> ConfChangeV2 {
 #[cfg(test)]
 mod tests {
     use thalweg_commit_log::PRODUCERS_MAX;
-    use thalweg_model::{BatchBuilder, Codec, Record, TopicId};
+    use thalweg_model::{BatchBuilder, Codec, Record, TopicId, assert_finds};
 
     use super::*;
 
@@ -1206,7 +1208,7 @@ mod tests {
     const HOUR_MS: u64 = 3_600_000;
 
     fn config() -> GroupConfig {
-        GroupConfig { kept_bytes: 1 << 20, producers_max: PRODUCERS_MAX, mutant: None }
+        GroupConfig { kept_bytes: 1 << 20, producers_max: PRODUCERS_MAX }
     }
 
     /// A group of one that leads and has everything synced.
@@ -1272,8 +1274,11 @@ mod tests {
         assert_eq!(produce(&mut group, &[i64::MAX], Some(HOUR_MS)), refused(i64::MAX));
         assert_eq!(produce(&mut group, &[i64::MAX], Some(u64::MAX)), Ok(first.plus(1)), "no limit is passed");
         assert_eq!(produce(&mut group, &[i64::MAX], None), Ok(first.plus(2)));
-        group.config.mutant = Some(crate::Mutant::TimestampAheadTaken);
-        assert!(produce(&mut group, &[i64::MAX], Some(HOUR_MS)).is_ok(), "the planted bug shows");
+    }
+
+    #[test]
+    fn planted_bugs_show() {
+        assert_finds(Bug::TimestampAheadTaken, a_record_far_ahead_of_the_clock_is_refused_with_its_batch);
     }
 
     #[test]

@@ -8,9 +8,11 @@ use thalweg_commit_log::{
     OpId, OpenError, ReadOutcome, Recovery, Retention,
 };
 use thalweg_model::{
-    BrokerId, DirectoryId, LeaderEpoch, Offset, PinEpoch, RaftIndex, RecordBatch, ReplicaId, TopicPartition,
+    BrokerId, Bug, DirectoryId, LeaderEpoch, Offset, PinEpoch, RaftIndex, RecordBatch, ReplicaId, TopicPartition,
+    is_planted,
 };
 
+use crate::Now;
 use crate::catch_up::{self, CatchingUp, PATIENCE_MS};
 use crate::clock::Clock;
 use crate::group::{
@@ -18,10 +20,9 @@ use crate::group::{
     configuration_after, log_start_of,
 };
 use crate::message::{CatchUp, PeerBody, PeerMessage, RaftBody};
-use crate::{Mutant, Now};
 
 /// Raft's tick.
-const TICK_MS: u64 = 50;
+pub(crate) const TICK_MS: u64 = 50;
 /// How often a leader compares the members with what is wanted.
 const RECONCILE_EVERY_MS: u64 = 500;
 /// A follower is offered to catch up at most this often.
@@ -134,7 +135,6 @@ pub struct Replicas<D> {
     chance: u64,
     part_bytes: usize,
     group_config: GroupConfig,
-    mutant: Option<Mutant>,
 }
 
 impl<D: Disk> Replicas<D> {
@@ -155,25 +155,9 @@ impl<D: Disk> Replicas<D> {
             clock: Clock::default(),
             chance: seed,
             part_bytes: config.part_bytes,
-            group_config: GroupConfig {
-                kept_bytes: config.kept_bytes,
-                producers_max: config.producers_max,
-                mutant: None,
-            },
-            mutant: None,
+            group_config: GroupConfig { kept_bytes: config.kept_bytes, producers_max: config.producers_max },
         };
         Ok((replicas, recovery))
-    }
-
-    /// Plants a bug.
-    #[cfg(feature = "mutants")]
-    pub fn plant(&mut self, mutant: Mutant) {
-        self.mutant = Some(mutant);
-    }
-
-    /// True if this bug was planted; also for the crates above.
-    pub fn is_planted(&self, mutant: Mutant) -> bool {
-        cfg!(feature = "mutants") && self.mutant == Some(mutant)
     }
 
     /// Nothing in this directory may count as what it was: every copy is written down as lost, and stops. With others about, a successor
@@ -198,7 +182,7 @@ impl<D: Disk> Replicas<D> {
         let stored = self.log.hard_state(&name).map(|s| s.replica);
         let is_other = stored.is_some_and(|r| r != settings.replica && r != ReplicaId(0));
         let takes_over = stored.is_some_and(|r| settings.takes_over_from(r));
-        if is_other && !takes_over && !self.is_planted(Mutant::RetiredIdReused) {
+        if is_other && !takes_over && !is_planted(Bug::RetiredIdReused) {
             self.log.replace_partition(name, settings.replica);
         }
         self.log.create_partition(name);
@@ -225,8 +209,8 @@ impl<D: Disk> Replicas<D> {
 
     /// Starts raft-rs over what the log holds, unless that is half of a rebuilding.
     fn wake(&mut self, now: Now, name: TopicPartition) {
-        let awake = self.is_planted(Mutant::IncompleteAwake);
-        let early = self.is_planted(Mutant::InstallNotSynced);
+        let awake = is_planted(Bug::IncompleteAwake);
+        let early = is_planted(Bug::InstallNotSynced);
         let Some(partition) = self.partitions.get_mut(&name).filter(|p| p.group.is_none()) else {
             return;
         };
@@ -248,8 +232,7 @@ impl<D: Disk> Replicas<D> {
             entries: self.log.entries(&name),
         };
         let preferred = partition.settings.target.first() == Some(&partition.settings.replica);
-        let config = GroupConfig { mutant: self.mutant, ..self.group_config };
-        let group = Group::new(name, partition.settings.replica, config, recovered);
+        let group = Group::new(name, partition.settings.replica, self.group_config, recovered);
         partition.group = Some(group);
         // What stands in segments is on a quorum, whether or not anything follows soon.
         self.outputs.push(Output::Advanced(name));
@@ -299,7 +282,9 @@ impl<D: Disk> Replicas<D> {
                 other => unreachable!("an ending group only answers, not {other:?}"),
             }
         }
-        self.persists.retain(|(_, group, _, _)| *group != name);
+        if !is_planted(Bug::SleepersWritesCount) {
+            self.persists.retain(|(_, group, _, _)| *group != name);
+        }
     }
 
     /// Takes the partition out of service for good: its log is not what it said it was.
@@ -405,7 +390,7 @@ impl<D: Disk> Replicas<D> {
 
     /// Asks the quorum whether this replica still leads; [`Output::Confirmed`] answers with the high watermark then.
     pub fn confirm(&mut self, now: Now, name: TopicPartition, ticket: Ticket) {
-        if self.is_planted(Mutant::LatestNotConfirmed)
+        if is_planted(Bug::LatestNotConfirmed)
             && let Some(state) = self.state(&name).filter(|s| s.leader.is_some_and(|l| self.is_mine(&name, l)))
         {
             self.outputs.push(Output::Confirmed(ticket, Ok(state.high_watermark)));
@@ -426,7 +411,7 @@ impl<D: Disk> Replicas<D> {
     /// Takes a peer's message. The shell has made sure that it comes from the broker of `message.from`.
     pub fn step(&mut self, now: Now, message: PeerMessage) {
         let PeerMessage { group: name, from, to, body } = message;
-        let ignores_id = self.is_planted(Mutant::ReplicaIdIgnored);
+        let ignores_id = is_planted(Bug::ReplicaIdIgnored);
         let Some(partition) = self.partitions.get(&name) else {
             return;
         };
@@ -470,7 +455,8 @@ impl<D: Disk> Replicas<D> {
         }
         let (me, state) = (partition.settings.replica, self.log.hard_state(&name).expect("the partition was created"));
         let end = self.log.segments_end(&name).expect("the partition was created");
-        let is_near = (raft.log_term, raft.index) >= (end.epoch.0 as u64, end.index.0);
+        let is_near = (raft.log_term, raft.index) >= (end.epoch.0 as u64, end.index.0)
+            || is_planted(Bug::IncompleteVotesForShorter);
         let known = state.term.0 as u64;
         let is_free =
             raft.term > known || (raft.term == known && !raft.is_pre_vote() && [0, from.0].contains(&state.vote));
@@ -547,7 +533,7 @@ impl<D: Disk> Replicas<D> {
                 // The state that it lacks is known as of the segments' end: they must come as far as it is.
                 return self.log.flush(name);
             }
-            let without_producers = self.is_planted(Mutant::ProducersNotHandedOver);
+            let without_producers = is_planted(Bug::ProducersNotHandedOver);
             return self.answer_catch_up(name, to, catch_up::restart_of(&base, from, without_producers));
         }
         let until = until.map_or(high_watermark, |u| u.min(high_watermark));
@@ -560,7 +546,7 @@ impl<D: Disk> Replicas<D> {
     }
 
     fn answer_catch_up(&mut self, name: TopicPartition, to: ReplicaId, mut part: CatchUp) {
-        if self.is_planted(Mutant::CatchUpSkipsBatches)
+        if is_planted(Bug::CatchUpSkipsBatches)
             && let CatchUp::Batches { batches, .. } = &mut part
             && batches.len() > 2
         {
@@ -577,7 +563,7 @@ impl<D: Disk> Replicas<D> {
         if let CatchUp::Offer { term } = part {
             return self.start_catching_up(now, name, from, term);
         }
-        let skips = self.is_planted(Mutant::CatchUpSkipsBatches);
+        let skips = is_planted(Bug::CatchUpSkipsBatches);
         let Some(partition) = self.partitions.get_mut(&name) else { return };
         let Some(catching_up) = partition.catching_up.as_mut().filter(|c| c.leader == from && c.waiting.is_none())
         else {
@@ -649,7 +635,7 @@ impl<D: Disk> Replicas<D> {
             return self.wake(now, name);
         }
         self.put(now, name, install, None);
-        if self.is_planted(Mutant::InstallNotSynced) {
+        if is_planted(Bug::InstallNotSynced) {
             self.installed(now, name);
         }
     }
@@ -659,7 +645,7 @@ impl<D: Disk> Replicas<D> {
     ///
     /// Source: Raft §5.3, log matching.
     fn keep_own(&mut self, name: TopicPartition, mut install: Install) -> Install {
-        if install.restarts_at.is_none() || self.log.is_incomplete(&name) {
+        if install.restarts_at.is_none() || self.log.is_incomplete(&name) || is_planted(Bug::OwnNotKept) {
             return install;
         }
         let first = &install.batches[0];
@@ -726,7 +712,7 @@ impl<D: Disk> Replicas<D> {
         self.sleep(name);
         let (mut offset, committed) = self.log.committed_end(&name).expect("the partition was created");
         let mut members = self.log.last_configuration(&name).cloned().unwrap_or_default();
-        let drops = self.is_planted(Mutant::TakeOverDropsTail);
+        let drops = is_planted(Bug::TakeOverDropsTail);
         let above = self.log.entries(&name).filter(|(index, _)| *index >= committed && !drops);
         let mut batches: Vec<RecordBatch> = above.map(|(_, batch)| batch.clone()).collect();
         let mut term = self.log.hard_state(&name).expect("the partition was created").term;
@@ -800,7 +786,7 @@ impl<D: Disk> Replicas<D> {
 
     /// Reads whole batches below the high watermark, from the one that holds `from`.
     pub fn read(&mut self, name: &TopicPartition, from: Offset, bytes_max: usize) -> ReadOutcome {
-        let above = self.is_planted(Mutant::ReadsAboveHighWatermark);
+        let above = is_planted(Bug::ReadsAboveHighWatermark);
         let until = match self.partitions.get(name).and_then(|p| p.group.as_ref()) {
             // A leader serves reads only after it has committed in its own term; until then positions wait.
             Some(group) if group.is_serving() && above => group.state().log_end,
@@ -1081,7 +1067,7 @@ impl<D: Disk> Replicas<D> {
     }
 
     fn is_persisted_at_once(&self) -> bool {
-        self.last_lsn <= self.log.durable_lsn() || self.is_planted(Mutant::AckBeforeFsync)
+        self.last_lsn <= self.log.durable_lsn() || is_planted(Bug::AckBeforeFsync)
     }
 }
 

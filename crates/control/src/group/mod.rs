@@ -18,7 +18,7 @@ mod record;
 use std::collections::{BTreeMap, BTreeSet};
 
 use thalweg_model::limits::{GROUP_GONE_MAX, GROUP_ID_BYTES_MAX, GROUP_MEMBERS_MAX, GROUP_TOPICS_MAX};
-use thalweg_model::{TopicPartition, check_topic_name, partition_for_key};
+use thalweg_model::{Bug, TopicPartition, check_topic_name, is_planted, partition_for_key};
 use thiserror::Error;
 
 use self::assign::{Wish, assign};
@@ -434,25 +434,6 @@ pub struct Clock {
     pub wall_ms: u64,
 }
 
-/// A planted bug, for the simulator to find; see docs/MUTANTS.md. Only the feature `mutants` can plant one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutant {
-    /// A revoked partition is another's before its reader has given it up.
-    RevokedNotAwaited,
-    /// Any heartbeat confirms whatever was revoked.
-    AnyEpochConfirms,
-    /// Anybody speaks for a member who knows its id.
-    SecretNotAsked,
-    /// A commit is taken whatever the partition's end is.
-    EndNotAsked,
-    /// A commit is taken from whoever was a member once.
-    StaleCommitTaken,
-    /// A new coordinator goes on with the sessions' ends of the old one's start: members count as unheard since long ago.
-    SessionsNotRenewed,
-    /// A coordinator answers without asking the quorum whether it still is one.
-    AnswersNotConfirmed,
-}
-
 /// The groups of one partition of `__consumer_offsets`.
 #[derive(Debug, Default)]
 pub struct Coordinator {
@@ -462,19 +443,9 @@ pub struct Coordinator {
     last_tick_ms: Option<u64>,
     /// The partitions of all topics as they were when shares were last computed.
     metadata_version: u64,
-    mutant: Option<Mutant>,
 }
 
 impl Coordinator {
-    /// No groups yet; a planted bug counts only with the feature `mutants`.
-    pub fn new(mutant: Option<Mutant>) -> Coordinator {
-        Coordinator { mutant, ..Coordinator::default() }
-    }
-
-    fn is_planted(&self, mutant: Mutant) -> bool {
-        cfg!(feature = "mutants") && self.mutant == Some(mutant)
-    }
-
     /// Its groups.
     pub fn groups(&self) -> impl Iterator<Item = (&str, &Group)> {
         self.groups.iter().map(|(id, g)| (&id[..], g))
@@ -517,7 +488,7 @@ impl Coordinator {
 
     /// The log has been replayed: every member has a whole session to be heard of.
     pub fn begin(&mut self, now: Clock) {
-        let since_ms = if self.is_planted(Mutant::SessionsNotRenewed) { 0 } else { now.mono_ms };
+        let since_ms = if is_planted(Bug::SessionsNotRenewed) { 0 } else { now.mono_ms };
         for (id, group) in &self.groups {
             for member in group.members.keys() {
                 self.heard_ms.insert((id.clone(), member.clone()), since_ms);
@@ -540,7 +511,8 @@ impl Coordinator {
                 let (group, member, state) = (id.clone(), member.clone(), state.clone());
                 records.push(GroupRecord::MemberChanged { group, member, state });
             }
-            if !g.offsets.is_empty() {
+            let left_out = g.members.is_empty() && is_planted(Bug::IdleOffsetsNotKept);
+            if !g.offsets.is_empty() && !left_out {
                 let offsets = g.offsets.iter().map(|(p, c)| (*p, *c)).collect();
                 records.push(GroupRecord::OffsetsCommitted { group: id.clone(), at_ms: g.active_ms, offsets });
             }
@@ -631,8 +603,10 @@ impl Coordinator {
                 records.extend(self.share_out(metadata, &group));
             }
         }
-        let is_forgotten =
-            |g: &Group| g.members.is_empty() && now.wall_ms >= g.active_ms.saturating_add(offsets_retention_ms);
+        let is_forgotten = |g: &Group| {
+            (g.members.is_empty() || is_planted(Bug::LiveGroupForgotten))
+                && now.wall_ms >= g.active_ms.saturating_add(offsets_retention_ms)
+        };
         let forgotten: Vec<String> =
             self.groups.iter().filter(|(_, g)| is_forgotten(g)).map(|(id, _)| id.clone()).collect();
         records.extend(self.take(forgotten.into_iter().map(|group| GroupRecord::GroupGone { group }).collect()));
@@ -670,7 +644,7 @@ impl Coordinator {
     /// The member, if it is the member that asks. Digests are compared, so that the time it takes tells nothing of the secret.
     fn prove(&self, group: &str, member: &str, secret: SecretDigest) -> Result<(&Group, &Member), GroupError> {
         let (g, m) = self.find(group, member)?;
-        match m.secret == secret || self.is_planted(Mutant::SecretNotAsked) {
+        match m.secret == secret || is_planted(Bug::SecretNotAsked) {
             true => Ok((g, m)),
             false => Err(GroupError::WrongSecret { group: group.to_owned(), member: member.to_owned() }),
         }
@@ -709,7 +683,7 @@ impl Coordinator {
         let same =
             |(id, m): &(&String, &Member)| m.instance.is_some() && m.instance == join.instance && !gone.contains(*id);
         let predecessor = there.and_then(|g| g.members.iter().find(same)).map(|(id, m)| (id.clone(), m.clone()));
-        if let Some((id, m)) = predecessor.as_ref().filter(|(_, m)| !m.is_away) {
+        if let Some((id, m)) = predecessor.as_ref().filter(|(_, m)| !m.is_away && !is_planted(Bug::StaticNameTaken)) {
             return Err(GroupError::InstanceInUse {
                 group,
                 instance: join.instance.unwrap_or_default(),
@@ -764,8 +738,9 @@ impl Coordinator {
         if epoch > m.epoch {
             return Err(GroupError::UnknownMember { group: group.to_owned(), member: member.to_owned() });
         }
-        let any = self.is_planted(Mutant::AnyEpochConfirms);
-        let confirms = |h: &Holding| h.revoked_by.is_some_and(|by| by <= epoch || any);
+        let any = is_planted(Bug::AnyEpochConfirms);
+        let up_to = if is_planted(Bug::NextEpochConfirmed) { epoch + 1 } else { epoch };
+        let confirms = |h: &Holding| h.revoked_by.is_some_and(|by| by <= up_to || any);
         let mut records = Vec::new();
         if m.holdings.values().any(confirms) {
             let mut state = m.clone();
@@ -816,7 +791,7 @@ impl Coordinator {
         let mut refused = Vec::new();
         let mut taken: BTreeMap<TopicPartition, Committed> = BTreeMap::new();
         let holder = match &committer {
-            Some(_) if self.is_planted(Mutant::StaleCommitTaken) => None,
+            Some(_) if is_planted(Bug::StaleCommitTaken) => None,
             Some(c) => Some((&c.member, c.epoch, self.prove(&group, &c.member, c.secret)?.1)),
             None => {
                 if let Some(g) = self.groups.get(&group) {
@@ -837,7 +812,7 @@ impl Coordinator {
                     let error = GroupError::StaleEpoch { group, member, found, epoch, partition };
                     refused.push((partition, error));
                 }
-                None if self.is_planted(Mutant::EndNotAsked) => drop(taken.insert(partition, committed)),
+                None if is_planted(Bug::EndNotAsked) => drop(taken.insert(partition, committed)),
                 None if committed.offset > ends.get(&partition).copied().unwrap_or(0) => {
                     let offset = committed.offset;
                     refused.push((
@@ -900,7 +875,7 @@ impl Coordinator {
     /// Gives members what they should have and nobody else holds.
     fn hand_out(&mut self, group: &str) -> Vec<GroupRecord> {
         let Some(g) = self.groups.get(group) else { return Vec::new() };
-        let early = self.is_planted(Mutant::RevokedNotAwaited);
+        let early = is_planted(Bug::RevokedNotAwaited);
         let holdings = g.members.values().flat_map(|m| &m.holdings);
         let held: BTreeSet<TopicPartition> =
             holdings.filter(|(_, h)| !early || h.revoked_by.is_none()).map(|(p, _)| *p).collect();

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use thalweg_model::{Assignor, OnFailure, PinEpoch, ReplicaId, TopicId};
+use thalweg_model::{Assignor, OnFailure, PinEpoch, ReplicaId, TopicId, assert_finds};
 
 use super::*;
 use crate::{MetadataRecord, TopicConfig};
@@ -381,6 +381,42 @@ fn idle_groups_are_forgotten_and_living_ones_are_not() {
     assert_eq!(b.coordinator.groups().count(), 1);
     b.tick(1_000);
     assert_eq!(b.coordinator.groups().count(), 0);
+}
+
+#[test]
+fn a_heartbeat_confirms_what_was_revoked_up_to_its_epoch_and_nothing_later() {
+    let mut b = Bench::new(&[("flights", 1, 2)]);
+    let first = b.join("a");
+    // One of them goes to the newcomer; `a` has not heard of it yet.
+    b.join("b");
+    let told = b.look("a").epoch;
+    for epoch in first.epoch..told {
+        assert_eq!(partitions(&b.heartbeat("a", epoch).unwrap()).len(), 1);
+        assert_eq!(partitions(&b.look("b")), [], "it is still read by its first owner");
+    }
+    b.heartbeat("a", told).unwrap();
+    assert_eq!(partitions(&b.look("b")).len(), 1);
+}
+
+#[test]
+fn a_group_without_members_keeps_its_offsets_in_a_checkpoint() {
+    let mut b = Bench::new(&[("flights", 1, 2)]);
+    b.join("a");
+    b.commit(Some(("a", 2)), flights(0), 5).unwrap();
+    b.leave("a", false);
+    assert_eq!(b.coordinator.groups["g"].offsets[&flights(0)].offset, 5);
+}
+
+#[test]
+fn planted_bugs_show() {
+    assert_finds(Bug::StaticNameTaken, a_static_member_comes_back_to_what_it_had);
+    assert_finds(Bug::NextEpochConfirmed, a_heartbeat_confirms_what_was_revoked_up_to_its_epoch_and_nothing_later);
+    assert_finds(Bug::AnyEpochConfirms, a_heartbeat_confirms_what_was_revoked_up_to_its_epoch_and_nothing_later);
+    assert_finds(Bug::RevokedNotAwaited, a_heartbeat_confirms_what_was_revoked_up_to_its_epoch_and_nothing_later);
+    assert_finds(Bug::IdleOffsetsNotKept, a_group_without_members_keeps_its_offsets_in_a_checkpoint);
+    assert_finds(Bug::LiveGroupForgotten, idle_groups_are_forgotten_and_living_ones_are_not);
+    assert_finds(Bug::SecretNotAsked, nobody_speaks_for_a_member_without_its_secret);
+    assert_finds(Bug::EndNotAsked, no_group_comes_further_than_the_records);
 }
 
 proptest! {

@@ -1,0 +1,462 @@
+//! Rules of one copy among its neighbours, played by hand: the test says which message arrives, when the disk has synced, and when a
+//! process ends. Each rule stands with the planted bug that breaks it.
+
+use std::collections::VecDeque;
+
+use thalweg_commit_log::{Config, Configuration, InstallEnd, MemoryDisk, ProducerTable};
+use thalweg_model::{
+    BatchBuilder, BrokerId, Bug, Codec, DirectoryId, LeaderEpoch, Offset, PinEpoch, ProducerEpoch, ProducerId,
+    ProducerMark, RaftIndex, Record, RecordBatch, ReplicaId, Sequence, TopicId, TopicPartition, assert_finds,
+};
+
+use crate::Now;
+use crate::catch_up;
+use crate::group::{Acks, Ticket};
+use crate::message::{CatchUp, CatchUpState, EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody};
+use crate::replicas::{Output, PartitionSettings, Replicas, TICK_MS};
+
+const NAME: TopicPartition = TopicPartition { topic: TopicId([3; 16]), partition: thalweg_model::PartitionId(0) };
+/// raft-rs's numbers of messages.
+const APPEND: u8 = 3;
+const APPENDED: u8 = 4;
+const VOTE: u8 = 5;
+const VOTED: u8 = 6;
+const HEARTBEAT: u8 = 8;
+const PRE_VOTE: u8 = 17;
+const PRE_VOTED: u8 = 18;
+
+fn copy(broker: u32) -> ReplicaId {
+    ReplicaId::new(BrokerId(broker), 0)
+}
+
+fn settings() -> PartitionSettings {
+    let voters: Vec<ReplicaId> = [1, 2, 3].map(copy).into();
+    PartitionSettings {
+        replica: copy(1),
+        first_voters: voters.clone(),
+        // Nobody is preferred, so that nobody stands for election unless a test lets time pass.
+        target: [2, 3, 1].map(copy).into(),
+        ..Default::default()
+    }
+}
+
+fn config() -> Config {
+    Config {
+        wal_first_bytes: 64 << 10,
+        wal_file_bytes: 64 << 10,
+        flush_bytes: 1 << 20,
+        tail_bytes: 1 << 20,
+        reserve_bytes: 0,
+        ballast_bytes: 0,
+        ..Default::default()
+    }
+}
+
+/// One record in a batch of an epoch, at its place.
+fn batch(index: u64, epoch: u32) -> RecordBatch {
+    let mut builder = BatchBuilder::new();
+    builder.push(&Record { value: Some(vec![epoch as u8; 100].into()), timestamp_ms: 1, ..Default::default() });
+    builder.build(Codec::None, None).with_position(Offset(index - 1), LeaderEpoch(epoch))
+}
+
+/// The copy on broker 1, of three.
+struct Copy {
+    replicas: Replicas<MemoryDisk>,
+    now: Now,
+    /// What it has sent, and nobody has looked at yet.
+    sent: VecDeque<PeerMessage>,
+    /// Other outputs.
+    said: Vec<Output>,
+}
+
+impl Copy {
+    fn new() -> Copy {
+        Copy::open(MemoryDisk::empty(), settings())
+    }
+
+    fn open(disk: MemoryDisk, settings: PartitionSettings) -> Copy {
+        let now = Now { mono_ms: 1_000, wall_ms: 1_700_000_000_000 };
+        let (mut replicas, _) = Replicas::open(disk, DirectoryId([9; 16]), config(), 7).expect("the directory opens");
+        replicas.set_room(now, 1 << 40);
+        replicas.start(now, NAME, settings);
+        let mut copy = Copy { replicas, now, sent: VecDeque::new(), said: Vec::new() };
+        copy.look();
+        copy
+    }
+
+    /// The process ends, and starts again from what the disk holds.
+    fn restart(&mut self) -> Copy {
+        let settings = self.replicas.settings(&NAME).expect("it was started").clone();
+        Copy::open(self.replicas.log_mut().disk_mut().image(), settings)
+    }
+
+    fn look(&mut self) {
+        self.replicas.pump(self.now);
+        for output in self.replicas.take_outputs() {
+            match output {
+                Output::Send(message) => self.sent.push_back(message),
+                other => self.said.push(other),
+            }
+        }
+    }
+
+    /// The disk does one thing more. False when there is nothing to be done.
+    fn disk(&mut self) -> bool {
+        let done = self.replicas.log_mut().disk_mut().step_any();
+        let has_done = done.is_some();
+        done.into_iter().for_each(|done| self.replicas.complete(self.now, done));
+        self.look();
+        has_done
+    }
+
+    fn sync(&mut self) {
+        while self.disk() {}
+    }
+
+    fn tick(&mut self) {
+        self.now.mono_ms += TICK_MS;
+        self.now.wall_ms += TICK_MS as i64;
+        self.replicas.tick(self.now);
+        self.look();
+    }
+
+    fn hear(&mut self, from: u32, body: PeerBody) {
+        self.replicas.step(self.now, PeerMessage { group: NAME, from: copy(from), to: copy(1), body });
+        self.look();
+    }
+
+    fn hear_raft(&mut self, from: u32, body: RaftBody) {
+        self.hear(from, PeerBody::Raft(body));
+    }
+
+    /// Raft messages of a kind that it has sent since the last look.
+    fn sent_of(&mut self, kind: u8) -> Vec<RaftBody> {
+        let of = |m: PeerMessage| match m.body {
+            PeerBody::Raft(body) if body.kind == kind => Some(body),
+            _ => None,
+        };
+        std::mem::take(&mut self.sent).into_iter().filter_map(of).collect()
+    }
+
+    /// A leader appends entries `from..=to` of its term; what is decided may go with it.
+    fn append(&mut self, leader: u32, term: u32, after: (u64, u32), to: u64, commit: u64) {
+        let entry = |index| EntryBody { term: term as u64, content: EntryContent::Batch(batch(index, term)) };
+        let body = RaftBody {
+            kind: APPEND,
+            term: term as u64,
+            index: after.0,
+            log_term: after.1 as u64,
+            commit,
+            entries: (after.0 + 1..=to).map(entry).collect(),
+            ..Default::default()
+        };
+        self.hear_raft(leader, body);
+    }
+
+    /// Lets time pass until it is the leader of a term, with the votes and acknowledgements of broker 2; answers with the term.
+    fn lead(&mut self) -> u32 {
+        for _ in 0..100 {
+            self.tick();
+            self.sync();
+            for (asked, answer) in [(PRE_VOTE, PRE_VOTED), (VOTE, VOTED)] {
+                if let Some(body) = self.sent.iter().find_map(|m| match &m.body {
+                    PeerBody::Raft(body) if body.kind == asked && m.to == copy(2) => Some(body.clone()),
+                    _ => None,
+                }) {
+                    self.sent.clear();
+                    self.hear_raft(2, RaftBody { kind: answer, term: body.term, ..Default::default() });
+                    self.sync();
+                }
+            }
+            if let Some(append) = self.sent_of(APPEND).last() {
+                let index = append.index + append.entries.len() as u64;
+                self.acknowledge(2, append.term, index);
+                self.sync();
+                assert!(self.replicas.state(&NAME).expect("it is there").is_serving);
+                return append.term as u32;
+            }
+        }
+        panic!("it never stands for election");
+    }
+
+    fn acknowledge(&mut self, from: u32, term: u64, index: u64) {
+        self.hear_raft(from, RaftBody { kind: APPENDED, term, index, ..Default::default() });
+    }
+
+    fn log_end(&self) -> u64 {
+        self.replicas.end(&NAME).map_or(0, |(_, index, _)| index.0)
+    }
+
+    fn produce(&mut self, mark: Option<ProducerMark>) -> Vec<Result<Offset, crate::ProduceError>> {
+        let mut builder = BatchBuilder::new();
+        builder.push(&Record { value: Some(vec![1; 10].into()), timestamp_ms: 1, ..Default::default() });
+        let batch = builder.build(Codec::None, mark);
+        self.replicas.produce(self.now, NAME, Ticket(1), batch, PinEpoch(0), Acks::Quorum);
+        self.look();
+        self.answers()
+    }
+
+    fn answers(&mut self) -> Vec<Result<Offset, crate::ProduceError>> {
+        let of = |o| match o {
+            Output::Produced(_, result) => Some(result),
+            _ => None,
+        };
+        std::mem::take(&mut self.said).into_iter().filter_map(of).collect()
+    }
+}
+
+fn asks_for_vote(kind: u8, term: u64, last: (u64, u64)) -> RaftBody {
+    RaftBody { kind, term, index: last.0, log_term: last.1, ..Default::default() }
+}
+
+/// Source: Raft §5.2, "each server will vote for at most one candidate in a given term", and figure 2: persistent state is updated before
+/// responding.
+fn a_vote_leaves_when_it_is_synced_and_is_given_once() {
+    let mut copy = Copy::new();
+    copy.sync();
+    copy.hear_raft(2, asks_for_vote(VOTE, 5, (0, 0)));
+    assert_eq!(copy.sent_of(VOTED), [], "the vote is not on the disk yet");
+    copy.sync();
+    let voted = copy.sent_of(VOTED);
+    assert!(voted.len() == 1 && !voted[0].reject, "{voted:?}");
+    let mut copy = copy.restart();
+    copy.sync();
+    copy.hear_raft(3, asks_for_vote(VOTE, 5, (0, 0)));
+    copy.sync();
+    assert!(copy.sent_of(VOTED).iter().all(|v| v.reject), "it has voted for broker 2 in this term");
+}
+
+/// Source: Raft §5.4.1.
+fn a_shorter_log_gets_no_vote() {
+    let mut copy = Copy::new();
+    copy.append(2, 4, (0, 0), 3, 3);
+    copy.sync();
+    copy.sent.clear();
+    // What a leader says when it hands over: the vote is asked for at once, though a leader was heard just now.
+    let at_once = |last| RaftBody { context: "CampaignTransfer".into(), ..asks_for_vote(VOTE, 9, last) };
+    copy.hear_raft(3, at_once((2, 4)));
+    copy.sync();
+    let voted = copy.sent_of(VOTED);
+    assert!(voted.len() == 1 && voted[0].reject, "{voted:?}");
+    copy.hear_raft(2, at_once((3, 4)));
+    copy.sync();
+    let voted = copy.sent_of(VOTED);
+    assert!(voted.len() == 1 && !voted[0].reject, "{voted:?}");
+}
+
+/// Source: Raft figure 2.
+fn an_entry_is_acknowledged_when_it_is_synced() {
+    let mut copy = Copy::new();
+    copy.sync();
+    copy.append(2, 4, (0, 0), 3, 0);
+    assert_eq!(copy.sent_of(APPENDED), []);
+    copy.sync();
+    assert_eq!(copy.sent_of(APPENDED).iter().map(|a| a.index).max(), Some(3));
+}
+
+fn a_message_for_the_copy_before_is_not_taken() {
+    let mut copy = Copy::new();
+    copy.sync();
+    copy.sent.clear();
+    let body = PeerBody::Raft(asks_for_vote(VOTE, 5, (0, 0)));
+    let to = ReplicaId::new(BrokerId(1), 1);
+    copy.replicas.step(copy.now, PeerMessage { group: NAME, from: self::copy(2), to, body });
+    copy.look();
+    copy.sync();
+    assert_eq!(copy.sent.len(), 0);
+}
+
+/// Source: Raft §5.3: what was acknowledged in an older term may have been replaced since.
+fn an_acknowledgement_of_an_older_term_does_not_count() {
+    let mut copy = Copy::new();
+    // Somebody else was elected before.
+    copy.hear_raft(2, asks_for_vote(VOTE, 5, (0, 0)));
+    copy.sync();
+    let term = copy.lead() as u64;
+    assert_eq!(copy.produce(None), []);
+    copy.sync();
+    let last = copy.log_end();
+    copy.acknowledge(3, term - 1, last);
+    assert_eq!(copy.answers(), []);
+    copy.acknowledge(3, term, last);
+    assert_eq!(copy.answers().len(), 1);
+}
+
+/// A leader that was deposed knows less of a producer than its successor: it must not make him number anew what stands there.
+fn a_gap_is_told_after_the_quorum_has_confirmed_the_leader() {
+    let mut copy = Copy::new();
+    copy.sync();
+    let term = copy.lead() as u64;
+    let mark =
+        |sequence| ProducerMark { id: ProducerId(5), epoch: ProducerEpoch(0), base_sequence: Sequence(sequence) };
+    copy.produce(Some(mark(0)));
+    copy.sync();
+    let last = copy.log_end();
+    copy.acknowledge(2, term, last);
+    assert_eq!(copy.answers().len(), 1);
+    copy.sent.clear();
+    assert_eq!(copy.produce(Some(mark(7))), [], "nobody has confirmed yet that it leads");
+    let asked = copy.sent_of(HEARTBEAT).pop().expect("it asks");
+    let answer = RaftBody { kind: 9, term, context: asked.context.clone(), ..Default::default() };
+    copy.hear_raft(2, answer);
+    assert!(matches!(copy.answers()[..], [Err(crate::ProduceError::OutOfOrder { .. })]));
+}
+
+/// Entries 1 to 6 of a first term, acknowledged, the first two known to be decided; its leader is gone.
+fn with_entries() -> Copy {
+    let mut copy = Copy::new();
+    copy.append(2, 1, (0, 0), 6, 2);
+    copy.sync();
+    assert_eq!(copy.sent_of(APPENDED).iter().map(|a| a.index).max(), Some(6));
+    copy
+}
+
+/// Members and producers of a rebuilding.
+fn state() -> CatchUpState {
+    let configuration = Configuration::of_voters([1, 2, 3].map(copy));
+    CatchUpState::of(&InstallEnd { configuration, producers: ProducerTable::default() })
+}
+
+/// A new leader, broker 3 in term 2, holds nothing before `first`, and is about to bring entries up to 20.
+fn offer_restart(copy: &mut Copy, first: u64) {
+    copy.hear(3, PeerBody::CatchUp(CatchUp::Offer { term: LeaderEpoch(2) }));
+    let until = Offset(20);
+    let first = Some((Offset(first - 1), RaftIndex(first)));
+    copy.hear(3, PeerBody::CatchUp(CatchUp::Restart { first, log_start: Offset(0), until, state: state() }));
+}
+
+fn bring(copy: &mut Copy, entries: std::ops::RangeInclusive<u64>, epoch: u32) {
+    let index = RaftIndex(*entries.start());
+    let batches = entries.map(|index| batch(index, epoch)).collect();
+    copy.hear(3, PeerBody::CatchUp(CatchUp::Batches { index, batches }));
+}
+
+/// A copy that starts over from an entry of its own keeps what stands after it until all of the rebuilding is there: the rest of it may
+/// have been acknowledged, and nobody else may hold it.
+fn what_a_copy_has_acknowledged_stays_in_a_rebuilding() {
+    let mut copy = with_entries();
+    offer_restart(&mut copy, 4);
+    bring(&mut copy, 4..=5, 1);
+    copy.sync();
+    let copy = copy.restart();
+    assert_eq!(copy.log_end(), 6);
+}
+
+/// Rebuilt up to entry 32 of 40, from 31 on, when its leader goes.
+fn half_rebuilt() -> Copy {
+    let mut copy = with_entries();
+    copy.hear(3, PeerBody::CatchUp(CatchUp::Offer { term: LeaderEpoch(2) }));
+    let (first, until) = (Some((Offset(30), RaftIndex(31))), Offset(40));
+    copy.hear(3, PeerBody::CatchUp(CatchUp::Restart { first, log_start: Offset(30), until, state: state() }));
+    bring(&mut copy, 31..=32, 2);
+    copy.sync();
+    for _ in 0..2 * catch_up::PATIENCE_MS / TICK_MS {
+        copy.tick();
+    }
+    copy.sync();
+    copy
+}
+
+/// Source: Raft §5.4.1, as far as such a copy can tell.
+fn a_half_rebuilt_copy_votes_for_no_shorter_log_than_its_own() {
+    let mut copy = half_rebuilt();
+    copy.sent.clear();
+    copy.hear_raft(2, asks_for_vote(VOTE, 9, (31, 2)));
+    copy.sync();
+    let voted = copy.sent_of(VOTED);
+    assert!(voted.len() == 1 && voted[0].reject, "{voted:?}");
+    copy.hear_raft(2, asks_for_vote(VOTE, 10, (32, 2)));
+    copy.sync();
+    let voted = copy.sent_of(VOTED);
+    assert!(voted.len() == 1 && !voted[0].reject, "{voted:?}");
+}
+
+fn a_half_rebuilt_copy_stands_for_no_election() {
+    let mut copy = half_rebuilt();
+    copy.sent.clear();
+    for _ in 0..100 {
+        copy.tick();
+        copy.sync();
+    }
+    assert_eq!(copy.sent_of(PRE_VOTE), []);
+    let mut copy = copy.restart();
+    for _ in 0..100 {
+        copy.tick();
+        copy.sync();
+    }
+    assert_eq!(copy.sent_of(PRE_VOTE), []);
+}
+
+/// What raft-rs asked to be synced before it slept says nothing of the one that wakes.
+fn writes_of_the_raft_before_do_not_count_for_the_one_after() {
+    let mut copy = with_entries();
+    // Two more, not synced, when the leader of a later term brings decided ones in their place.
+    copy.append(2, 1, (6, 1), 8, 6);
+    copy.hear(3, PeerBody::CatchUp(CatchUp::Offer { term: LeaderEpoch(2) }));
+    bring(&mut copy, 7..=7, 2);
+    copy.sent.clear();
+    copy.sync();
+    let acknowledged = copy.sent_of(APPENDED);
+    assert!(acknowledged.iter().all(|a| a.term != 1), "{acknowledged:?}");
+}
+
+/// What is announced after a rebuilding is what is on the disk.
+fn an_announced_end_is_synced() {
+    let mut copy = with_entries();
+    copy.hear(3, PeerBody::CatchUp(CatchUp::Offer { term: LeaderEpoch(2) }));
+    copy.append(3, 2, (6, 1), 8, 6);
+    copy.sent.clear();
+    copy.hear(3, PeerBody::CatchUp(CatchUp::Done));
+    let acknowledged = copy.sent_of(APPENDED);
+    assert!(acknowledged.iter().all(|a| a.index <= 6), "{acknowledged:?}");
+}
+
+/// An operator says that the majority is lost for ever: all that this copy holds counts as decided.
+fn who_goes_on_alone_keeps_all_that_it_holds() {
+    let mut copy = with_entries();
+    let mut alone = settings();
+    (alone.takes_over, alone.replica) = (Some(self::copy(1)), self::copy(1).successor());
+    alone.target = vec![alone.replica];
+    copy.replicas.configure(copy.now, NAME, alone);
+    for _ in 0..50 {
+        copy.tick();
+        copy.sync();
+    }
+    let state = copy.replicas.state(&NAME).expect("it is there");
+    assert!(state.is_serving && state.high_watermark >= Offset(6), "{state:?}");
+    let thalweg_commit_log::ReadOutcome::Batches(batches) = copy.replicas.read(&NAME, Offset(0), 1 << 20) else {
+        panic!("they are in memory");
+    };
+    assert_eq!(batches[..6], (1..=6).map(|index| batch(index, 1)).collect::<Vec<_>>()[..]);
+}
+
+macro_rules! rules {
+    ($($rule:ident: $($bug:ident)+;)+) => {
+        mod rules {
+            $(#[test]
+            fn $rule() {
+                super::$rule();
+            })+
+        }
+
+        #[test]
+        fn planted_bugs_show() {
+            $($(assert_finds(Bug::$bug, $rule);)+)+
+        }
+    };
+}
+
+rules! {
+    a_vote_leaves_when_it_is_synced_and_is_given_once: VoteNotPersisted VoteNotAwaited;
+    a_shorter_log_gets_no_vote: VoteForShorterLog;
+    an_entry_is_acknowledged_when_it_is_synced: AnswersBeforeFsync;
+    a_message_for_the_copy_before_is_not_taken: ReplicaIdIgnored;
+    an_acknowledgement_of_an_older_term_does_not_count: StaleAckCounted;
+    a_gap_is_told_after_the_quorum_has_confirmed_the_leader: GapNotConfirmed;
+    what_a_copy_has_acknowledged_stays_in_a_rebuilding: OwnNotKept;
+    a_half_rebuilt_copy_votes_for_no_shorter_log_than_its_own: IncompleteVotesForShorter;
+    a_half_rebuilt_copy_stands_for_no_election: IncompleteAwake;
+    writes_of_the_raft_before_do_not_count_for_the_one_after: SleepersWritesCount;
+    an_announced_end_is_synced: UnsyncedAnnounced;
+    who_goes_on_alone_keeps_all_that_it_holds: TakeOverDropsTail;
+}
