@@ -206,6 +206,13 @@ impl Cluster {
         }
     }
 
+    /// Ends a broker as an operator does, and waits for it; false if it says that something went wrong.
+    pub fn stop(&mut self, id: u32) -> bool {
+        self.signal(id, "-TERM");
+        let child = self.brokers.get_mut(&id).and_then(|b| b.child.take());
+        child.is_some_and(|mut child| child.wait().is_ok_and(|status| status.success()))
+    }
+
     /// Stops a process for a while, or lets it go on.
     pub fn signal(&self, id: u32, signal: &str) {
         if let Some(child) = &self.brokers[&id].child {

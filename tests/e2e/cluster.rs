@@ -245,7 +245,8 @@ async fn a_cluster_that_lost_its_majority_goes_on_with_what_is_left() {
 /// Waits until every replica of the topic "t" is a voter with everything.
 pub(crate) async fn whole(client: &Client, replicas: usize) {
     let mut last = None;
-    for _ in 0..200 {
+    // On a busy machine a rebuilding may take a while.
+    for _ in 0..600 {
         let described = client.describe_topic("t").await.unwrap();
         let is_whole = |p: &thalweg::PartitionStatus| {
             p.followers.len() == replicas && p.followers.iter().all(|f| f.is_voter && f.is_active && f.lag_batches == 0)

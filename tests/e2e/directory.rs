@@ -149,10 +149,8 @@ async fn a_broker_of_three_gets_its_lost_files_from_the_others() {
     send(&client, "t", 0..500).await;
     let id = client.describe_topic("t").await.unwrap().topic.id;
     let data = folder.path().join("broker-2/data");
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    cluster.signal(2, "-TERM");
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    cluster.kill(2);
+    whole(&client, 3).await;
+    assert!(tokio::task::block_in_place(|| cluster.stop(2)), "a clean stop ends with code 0");
     let segments = data.join(format!("partitions/{id}-0"));
     assert!(!files(&segments, "log").is_empty(), "a clean stop writes segments");
     fs::remove_dir_all(&segments).unwrap();

@@ -14,6 +14,8 @@
 //!   names (`step`, `outdated`);
 //! - of two processes with one broker id, the second is refused as long as the first is heard of (`heartbeat`).
 
+#[cfg(test)]
+mod by_hand;
 mod clock;
 mod ends;
 mod groups;
