@@ -81,6 +81,13 @@ impl SimDisk {
         wanted.map(|(_, file)| file.current.len() as u64).sum()
     }
 
+    /// Length of each file whose path begins so.
+    pub(super) fn lengths(&self, prefix: &str) -> Vec<(FileName, usize)> {
+        let inner = self.0.borrow();
+        let wanted = inner.files.iter().filter(|(f, _)| f.0.starts_with(prefix));
+        wanted.map(|(name, file)| (name.clone(), file.current.len())).collect()
+    }
+
     /// Does what is due; answers with what has finished.
     pub(super) fn advance(&self, now_ms: u64) -> Vec<Completion> {
         let mut inner = self.0.borrow_mut();

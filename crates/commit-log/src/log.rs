@@ -246,8 +246,8 @@ pub struct CommitLog<D> {
 impl<D: Disk> CommitLog<D> {
     /// Opens the directory and recovers what it holds. Blocks while it reads.
     pub fn open(mut disk: D, directory: DirectoryId, config: Config) -> Result<(Self, Recovery), OpenError> {
-        let opened = recovery::open(&mut disk, directory, &config)?;
-        let strays = recovery::strays(&mut disk, &opened.partitions, &opened.dropped)?;
+        let mut opened = recovery::open(&mut disk, directory, &config)?;
+        let strays = recovery::strays(&mut disk, &mut opened.partitions, &opened.dropped)?;
         let mut log = CommitLog {
             disk,
             config,
@@ -358,12 +358,8 @@ impl<D: Disk> CommitLog<D> {
         self.push(FrameKind::Dropped, group, LeaderEpoch(0), RaftIndex(0), Offset(successor.0), Bytes::new());
         // A crash before the frame is synced brings the partition back without files, so they wait for it: the bulk lane
         // deletes after the log lane has synced, because recovery takes a missing segment for damage.
-        let files: Vec<Step> = log
-            .segments
-            .iter()
-            .flat_map(|s| EXTENSIONS.map(|e| Step::Delete { file: segment::file(&group, s.base_offset, e) }))
-            .chain(log.installing.into_iter().flat_map(|i| i.stale_files))
-            .collect();
+        let mut files = files_of(&group, &log);
+        files.extend(log.installing.into_iter().flat_map(|i| i.stale_files));
         self.dropping.insert(group, Lsn(self.wal.next_lsn.0 - 1));
         self.deletions.push((Lsn(self.wal.next_lsn.0 - 1), files));
     }
@@ -526,8 +522,7 @@ impl<D: Disk> CommitLog<D> {
     /// name, with its term and its vote. Another copy in its place could not help to a majority where two of three have been kept aside.
     pub fn start_over(&mut self, group: TopicPartition) {
         let Some(log) = self.partitions.get_mut(&group).filter(|p| p.diverged && !p.flushing) else { return };
-        let files = |s: &Segment| EXTENSIONS.map(|e| Step::Delete { file: segment::file(&group, s.base_offset, e) });
-        let gone: Vec<Step> = log.segments.iter().flat_map(files).collect();
+        let gone = files_of(&group, log);
         self.tail_bytes -= log.tail_bytes;
         self.unflushed_bytes -= log.unflushed_bytes;
         let (copy, segment_bytes_max) = (self.next_copy, log.segment_bytes_max);
@@ -1252,6 +1247,7 @@ impl<D: Disk> CommitLog<D> {
             steps.push(Step::Write { file, at, buffers: vec![entry] });
         }
         if roll {
+            log.left_over.extend(EXTENSIONS.map(file));
             steps.extend(EXTENSIONS.map(|e| Step::Create { file: file(e), bytes_count: 0 }));
         }
         let mut sums = Vec::with_capacity(plan.ranges.len() * SUM_RECORD_BYTES);
@@ -1283,21 +1279,14 @@ impl<D: Disk> CommitLog<D> {
         batches: &[(RaftIndex, RecordBatch)],
         new: bool,
     ) {
-        if self.partitions.get(&group).is_some_and(|p| p.copy != copy) {
-            // Of a copy that was dropped. Its files are written over by the new one, or removed by the next start.
-            return;
-        }
-        let Some(log) = self.partitions.get_mut(&group) else {
-            // Dropped meanwhile: a segment that was new is in no list of files to delete.
-            let base = batches[0].1.base_offset();
-            let steps = EXTENSIONS.map(|e| Step::Delete { file: segment::file(&group, base, e) });
-            if new {
-                self.submit(Lane::Bulk, steps.into(), Purpose::Delete);
-            }
-            return;
-        };
+        // That of a copy that was dropped is among what goes with it, once that is durable.
+        let Some(log) = self.partitions.get_mut(&group).filter(|p| p.copy == copy) else { return };
         if new {
-            log.segments.push_back(Segment::new(batches[0].1.base_offset()));
+            let base = batches[0].1.base_offset();
+            for extension in EXTENSIONS {
+                log.left_over.remove(&segment::file(&group, base, extension));
+            }
+            log.segments.push_back(Segment::new(base));
             log.open_since = OpenSince::At(i64::try_from(now_ms).unwrap_or(i64::MAX));
             log.closes_after.take_if(|at| batches[0].0 > *at);
         }
@@ -1548,6 +1537,12 @@ impl<D: Disk> CommitLog<D> {
             self.submit(Lane::Bulk, vec![step], Purpose::GiveUpBallast);
         }
     }
+}
+
+/// Deletes all that a copy has in its folder.
+fn files_of(group: &TopicPartition, log: &PartitionLog) -> Vec<Step> {
+    let in_segments = log.segments.iter().flat_map(|s| EXTENSIONS.map(|e| segment::file(group, s.base_offset, e)));
+    in_segments.chain(log.left_over.iter().cloned()).map(|file| Step::Delete { file }).collect()
 }
 
 /// Checks what a cold read brought against its checksums and cuts it into batches.

@@ -1,7 +1,8 @@
 //! What a start says when files of the directory are missing or shorter than they were.
 
 use thalweg_model::{
-    BatchBuilder, Codec, DirectoryId, LeaderEpoch, Offset, RaftIndex, Record, ReplicaId, TopicId, TopicPartition,
+    BatchBuilder, Codec, DirectoryId, LeaderEpoch, Offset, RaftIndex, Record, RecordBatch, ReplicaId, TopicId,
+    TopicPartition,
 };
 
 use crate::disk::FileName;
@@ -263,4 +264,31 @@ fn indexes_that_are_missing_are_made_anew() {
             assert!(after == before || (grew_on && after.is_some()), "{file}: {after:?} after {before:?}");
         }
     }
+}
+
+#[test]
+fn a_copy_that_is_replaced_leaves_no_file_behind() {
+    let folder = crate::segment::folder(&GROUP);
+    let check = |mut log: CommitLog<MemoryDisk>| {
+        log.replace_partition(GROUP, ReplicaId(1 << 32 | 1));
+        settle(&mut log, 1_000);
+        let left: Vec<_> = log.disk_mut().files.keys().filter(|f| f.0.starts_with(&folder)).cloned().collect();
+        assert_eq!(left, []);
+    };
+    // One that has lost a file, beside what a flush has left that a crash cut short.
+    let mut disk = directory();
+    remove(&segment_files(GROUP, "log")[0])(&mut disk);
+    disk.files.insert(FileName::new(format!("{folder}/00000000000000000041.log")), vec![1; 10]);
+    let log = open(&disk);
+    assert!(log.offline(&GROUP).is_some());
+    check(log);
+    // One that is being written.
+    let mut log = open(&MemoryDisk::new());
+    log.create_partition(GROUP);
+    log.append(GROUP, RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
+    log.set_committed(GROUP, RaftIndex(1));
+    log.flush(GROUP);
+    log.pump(0);
+    assert!(log.is_flushing(&GROUP));
+    check(log);
 }

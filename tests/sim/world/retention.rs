@@ -158,8 +158,9 @@ impl World {
                         return Err(format!("{partition}/{offset} on {n} has expired and can still be read"));
                     }
                     if bytes > CONTROL_BYTES_MAX {
+                        let files = node.disk.lengths(&folder(partition));
                         return Err(format!(
-                            "all of {partition} has expired, and {n} holds {bytes} bytes of it on disk"
+                            "all of {partition} has expired, and {n} holds {bytes} bytes of it on disk: {files:?}"
                         ));
                     }
                 }
@@ -178,6 +179,10 @@ impl World {
 }
 
 fn segment_bytes_on(node: &Node, partition: u32) -> u64 {
+    node.disk.bytes_of(&folder(partition), ".log")
+}
+
+fn folder(partition: u32) -> String {
     let name = name(partition);
-    node.disk.bytes_of(&format!("partitions/{}-{}/", name.topic, name.partition), ".log")
+    format!("partitions/{}-{}/", name.topic, name.partition)
 }
