@@ -412,7 +412,7 @@ impl<D: Disk> Replicas<D> {
             false => self.log.is_scarce(),
             true => self.log.is_at_last_resort() && !p.settings.is_vital,
         };
-        self.partitions.get(name).is_some_and(is_too_much) && body.has_records() && !body.moves_log_start()
+        self.partitions.get(name).is_some_and(is_too_much) && body.can_wait() && !body.moves_log_start()
     }
 
     /// Asks the quorum whether this replica still leads; [`Output::Confirmed`] answers with the high watermark then.
