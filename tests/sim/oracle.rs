@@ -146,6 +146,11 @@ impl Oracle {
         self.acked.keys().copied()
     }
 
+    /// Partition and offset of an acknowledged record.
+    pub(super) fn acked_place(&self, id: RecordId) -> Option<(u32, u64)> {
+        self.acked.get(&id).copied()
+    }
+
     /// Where every acknowledged record stands.
     pub(super) fn acked_places(&self) -> impl Iterator<Item = (u32, u64)> {
         self.acked_at.keys().copied()
