@@ -194,7 +194,8 @@ enum Purpose {
         ranges: Vec<Range>,
         from: Offset,
     },
-    Delete,
+    /// Of what the frame of this number has made void; 0 for files that some start would find.
+    Delete(Lsn),
     Aside {
         group: TopicPartition,
         copy: u64,
@@ -230,6 +231,8 @@ pub struct CommitLog<D> {
     /// Partitions that were dropped: until the frame that says so is durable, their files stay, and a new copy of the same
     /// name writes none.
     dropping: BTreeMap<TopicPartition, Lsn>,
+    /// Frames that drop partitions whose files are still there. The log keeps them: without them nobody would know whose the files are.
+    undeleted: BTreeSet<Lsn>,
     next_copy: u64,
     /// When the oldest log file is looked through next.
     next_recycle_ms: u64,
@@ -264,6 +267,7 @@ impl<D: Disk> CommitLog<D> {
             aside_due: BTreeSet::new(),
             manifest_due: BTreeSet::new(),
             dropping: BTreeMap::new(),
+            undeleted: BTreeSet::new(),
             next_copy: 1,
             next_recycle_ms: 0,
             tail_bytes: 0,
@@ -295,7 +299,8 @@ impl<D: Disk> CommitLog<D> {
         }
         if !strays.is_empty() {
             let steps = strays.into_iter().map(|file| Step::Delete { file }).collect();
-            log.submit(Lane::Bulk, steps, Purpose::Delete);
+            log.undeleted.insert(log.wal.durable);
+            log.submit(Lane::Bulk, steps, Purpose::Delete(log.wal.durable));
         }
         // Once the log has gone on, nothing shows any more that its end was damaged, and what was damaged may be recycled.
         if opened.damages.iter().any(|d| matches!(d, Damage::Torn { plain: false, .. })) {
@@ -360,8 +365,12 @@ impl<D: Disk> CommitLog<D> {
         // deletes after the log lane has synced, because recovery takes a missing segment for damage.
         let mut files = files_of(&group, &log);
         files.extend(log.installing.into_iter().flat_map(|i| i.stale_files));
-        self.dropping.insert(group, Lsn(self.wal.next_lsn.0 - 1));
-        self.deletions.push((Lsn(self.wal.next_lsn.0 - 1), files));
+        let lsn = Lsn(self.wal.next_lsn.0 - 1);
+        self.dropping.insert(group, lsn);
+        if !files.is_empty() {
+            self.undeleted.insert(lsn);
+        }
+        self.deletions.push((lsn, files));
     }
 
     /// Queues one entry. What the partition held at or above its index is discarded.
@@ -925,7 +934,9 @@ impl<D: Disk> CommitLog<D> {
             // The next flush would not find them.
             (Purpose::Indexes, Err(e)) => self.fail(e),
             // A file that stays behind costs space, not correctness; the next start removes it.
-            (Purpose::Delete, _) => {}
+            (Purpose::Delete(lsn), _) => {
+                self.undeleted.remove(&lsn);
+            }
             (Purpose::Aside { group, copy, folder }, result) => {
                 let is_here = self.partitions.get(&group).is_some_and(|p| p.copy == copy);
                 match result {
@@ -1154,9 +1165,9 @@ impl<D: Disk> CommitLog<D> {
             waits
         });
         let due = self.deletions.extract_if(.., |(lsn, _)| *lsn <= last).collect::<Vec<_>>();
-        for (_, steps) in due {
+        for (lsn, steps) in due {
             if !steps.is_empty() {
-                self.submit(Lane::Bulk, steps, Purpose::Delete);
+                self.submit(Lane::Bulk, steps, Purpose::Delete(lsn));
             }
         }
         self.events.push(LogEvent::Durable(last));
@@ -1349,7 +1360,7 @@ impl<D: Disk> CommitLog<D> {
         let files: Vec<Step> = gone.iter().flat_map(files).collect();
         self.push_manifest(group);
         match self.config.is_planted(crate::Mutant::SegmentsDeletedEarly) {
-            true if !files.is_empty() => drop(self.submit(Lane::Bulk, files, Purpose::Delete)),
+            true if !files.is_empty() => drop(self.submit(Lane::Bulk, files, Purpose::Delete(Lsn(0)))),
             _ => self.deletions.push((Lsn(self.wal.next_lsn.0 - 1), files)),
         }
     }
@@ -1390,7 +1401,8 @@ impl<D: Disk> CommitLog<D> {
         let held = |(group, last): (&TopicPartition, &RaftIndex)| {
             self.partitions.get(group).is_some_and(|p| p.manifest_index < (*last).min(p.committed))
         };
-        if file.groups.iter().any(held) {
+        let drops = self.undeleted.first().is_some_and(|lsn| *lsn <= file.last_lsn);
+        if drops || file.groups.iter().any(held) {
             return;
         }
         // Entries that wait for a quorum are carried over only when room is short, and only while that makes room: carried over
@@ -1479,7 +1491,7 @@ impl<D: Disk> CommitLog<D> {
             self.wal.spares.append(&mut self.wal.unlisted);
             for name in std::mem::take(&mut self.wal.leaving) {
                 let steps = vec![Step::Delete { file: name.clone() }, Step::Delete { file: old_sums_file(&name) }];
-                self.submit(Lane::Bulk, steps, Purpose::Delete);
+                self.submit(Lane::Bulk, steps, Purpose::Delete(Lsn(0)));
             }
         } else if !self.room.is_waiting() {
             let step = Step::Replace { file: files::name(), bytes: wanted.encode() };

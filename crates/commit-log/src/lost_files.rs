@@ -5,7 +5,7 @@ use thalweg_model::{
     TopicPartition,
 };
 
-use crate::disk::FileName;
+use crate::disk::{FileName, Lane};
 use crate::log::{CommitLog, Config};
 use crate::partition::HardState;
 use crate::testing::MemoryDisk;
@@ -291,4 +291,40 @@ fn a_copy_that_is_replaced_leaves_no_file_behind() {
     log.pump(0);
     assert!(log.is_flushing(&GROUP));
     check(log);
+}
+
+/// The log goes on, and a crash comes, while the lane that deletes has other things to do.
+#[test]
+fn a_dropped_partition_is_known_until_its_files_are_gone() {
+    let disk = crate::memory::MemoryDisk::default();
+    let open = || CommitLog::open(disk.clone(), DIRECTORY, config()).expect("a crash is no damage").0;
+    let settle = |log: &mut CommitLog<crate::memory::MemoryDisk>, now_ms: u64, lanes: &[Lane]| {
+        log.pump(now_ms);
+        while let Some(done) = lanes.iter().find_map(|lane| disk.step(*lane)) {
+            log.complete(now_ms, done);
+            log.pump(now_ms);
+        }
+    };
+    let is_there = || disk.bytes_of(&crate::segment::folder(&GROUP), ".log") > 0;
+    let mut log = open();
+    log.create_partition(OTHER);
+    log.create_partition(GROUP);
+    log.append(GROUP, RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
+    log.set_committed(GROUP, RaftIndex(1));
+    log.flush(GROUP);
+    // So far that the next file is there.
+    for ms in 0..6 {
+        log.set_hard_state(OTHER, HardState { term: LeaderEpoch(1 + ms as u32), vote: 1, replica: ReplicaId(1) });
+        settle(&mut log, ms, &[Lane::Wal, Lane::Bulk]);
+    }
+    assert!(is_there());
+    log.drop_partition(GROUP);
+    for ms in 6..30 {
+        log.set_hard_state(OTHER, HardState { term: LeaderEpoch(1 + ms as u32), vote: 1, replica: ReplicaId(1) });
+        settle(&mut log, ms * 10, &[Lane::Wal]);
+    }
+    disk.forget_submitted();
+    assert!(is_there());
+    settle(&mut open(), 0, &[Lane::Wal, Lane::Bulk]);
+    assert!(!is_there(), "nobody knows whose they are");
 }
