@@ -1015,12 +1015,13 @@ impl World {
             false => n.disk.kill_process(),
         }
         n.start_at_ms = self.now_ms + away_ms;
-        // Each further start is counted: soon there are more of them than the others remember.
-        if n.older == Some(Older::Unaware) {
-            n.older = Some(Older::Told);
-        }
         if self.healing {
-            self.nodes[node].start_at_ms = self.now_ms;
+            n.start_at_ms = self.now_ms;
+        }
+        // Each further start is counted: with the next one there may be more of them than the others remember, and nobody could tell any
+        // more (docs/adr/0018-older-disks.md, under cost).
+        if n.older == Some(Older::Unaware) {
+            self.wipe(node, "the older disk is replaced, before anybody has told that it is older");
         }
         self.note(|| format!("{node}: {}", if power { "power cut" } else { "kill -9" }));
         self.crashes += 1;
