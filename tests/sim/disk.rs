@@ -34,6 +34,10 @@ pub(super) struct Faults {
     pub(super) kept: u64,
     /// Of a million unsynced sectors, how many are garbage after one.
     pub(super) torn: u64,
+    /// What is under way when the process or the machine ends may be done in part.
+    pub(super) is_partial: bool,
+    /// Of a million files whose deletion is not synced, how many are there again after a power cut.
+    pub(super) undone: u64,
 }
 
 struct Running {
@@ -45,6 +49,8 @@ struct Running {
 
 struct Inner {
     files: BTreeMap<FileName, File>,
+    /// Files that were deleted from folders that were not synced since.
+    deleted: BTreeMap<FileName, File>,
     lanes: BTreeMap<Lane, (Option<Running>, VecDeque<Op>)>,
     rng: Rng,
     faults: Faults,
@@ -64,6 +70,7 @@ impl SimDisk {
         let (list, empty) = thalweg_commit_log::empty_list();
         let inner = Inner {
             files: [(list, File { current: empty.to_vec(), durable: empty.to_vec(), unsynced: Vec::new() })].into(),
+            deleted: BTreeMap::new(),
             lanes: BTreeMap::new(),
             rng: Rng::new(seed ^ 0xd15c),
             faults,
@@ -88,6 +95,13 @@ impl SimDisk {
         wanted.map(|(name, file)| (name.clone(), file.current.len())).collect()
     }
 
+    /// What stands in a file of text; empty if there is none.
+    pub(super) fn text(&self, file: &str) -> String {
+        let inner = self.0.borrow();
+        let found = inner.files.get(&FileName::new(file));
+        found.map_or_else(String::new, |f| String::from_utf8_lossy(&f.current).into_owned())
+    }
+
     /// Does what is due; answers with what has finished.
     pub(super) fn advance(&self, now_ms: u64) -> Vec<Completion> {
         let mut inner = self.0.borrow_mut();
@@ -105,7 +119,12 @@ impl SimDisk {
     pub(super) fn cut_power(&self, tears: bool) {
         let mut guard = self.0.borrow_mut();
         let inner = &mut *guard;
-        inner.lanes.clear();
+        inner.stop();
+        for (name, file) in std::mem::take(&mut inner.deleted) {
+            if inner.rng.chance(inner.faults.undone) {
+                inner.files.entry(name).or_insert(file);
+            }
+        }
         for (name, file) in &mut inner.files {
             // Segments and their sums grow within a sector that was synced before. They trust the device to leave a sector
             // old or new (docs/formats/segment.md says so); the write-ahead log does not even trust that.
@@ -136,7 +155,7 @@ impl SimDisk {
 
     /// The process dies, the machine does not: everything written stays, in the page cache.
     pub(super) fn kill_process(&self) {
-        self.0.borrow_mut().lanes.clear();
+        self.0.borrow_mut().stop();
     }
 
     /// Limits (or frees) the room on the disk.
@@ -155,6 +174,7 @@ impl SimDisk {
         });
         SimDisk(Rc::new(RefCell::new(Inner {
             files: files.collect(),
+            deleted: BTreeMap::new(),
             lanes: BTreeMap::new(),
             rng: inner.rng.clone(),
             faults: inner.faults,
@@ -235,6 +255,11 @@ impl SimDisk {
     }
 }
 
+/// The folder that a path names something in; empty for what stands in no folder.
+fn folder_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
 fn grow(bytes: &mut Vec<u8>, to: usize) {
     if bytes.len() < to {
         bytes.resize(to, 0);
@@ -276,6 +301,76 @@ impl File {
 }
 
 impl Inner {
+    /// Submissions are forgotten; of the steps under way, some are done in part.
+    fn stop(&mut self) {
+        for (_, (running, _)) in std::mem::take(&mut self.lanes) {
+            let step = running.and_then(|mut r| (r.step < r.op.steps.len()).then(|| r.op.steps.swap_remove(r.step)));
+            if let Some(step) = step.filter(|_| self.faults.is_partial) {
+                self.perform_in_part(step);
+            }
+        }
+    }
+
+    /// What has no beginning that could be told from its end is done or not; of the rest, some sectors from the first one on.
+    fn perform_in_part(&mut self, step: Step) {
+        let done = match step {
+            Step::Write { file, at, buffers } => {
+                let data = Bytes::from(buffers.concat());
+                let end = self.some_sectors(&file, at, at + data.len() as u64);
+                Step::Write { file, at, buffers: vec![data.slice(..(end - at) as usize)] }
+            }
+            Step::Create { file, bytes_count } => {
+                let bytes_count = self.some_sectors(&file, 0, bytes_count);
+                return self.create_in_part(file, bytes_count);
+            }
+            Step::Replace { file, bytes } if self.rng.chance(500_000) => {
+                let next = FileName::new(format!("{file}.new"));
+                let end = self.some_sectors(&file, 0, bytes.len() as u64);
+                return self.put_file(next, bytes[..end as usize].to_vec());
+            }
+            Step::Delete { .. } | Step::Link { .. } if self.rng.chance(500_000) => return,
+            Step::Sync { .. } | Step::Read { .. } => return,
+            whole => whole,
+        };
+        // As good as it gets: the disk may be full.
+        let _ = self.perform(done);
+    }
+
+    /// Some place from `at` on and before `end` where one of the file's sectors begins, or `at`.
+    fn some_sectors(&mut self, file: &FileName, at: u64, end: u64) -> u64 {
+        let sector_bytes = if file.0.ends_with(".wal") { LOG_SECTOR } else { SECTOR } as u64;
+        let place = at + self.rng.below((end - at).max(1));
+        (place / sector_bytes * sector_bytes).max(at)
+    }
+
+    /// Its zeros, as far as they came, are in the system's cache; where it stood before, it may be as it was after a power cut.
+    fn create_in_part(&mut self, file: FileName, bytes_count: u64) {
+        let used: u64 = self.files.values().map(|f| f.current.len() as u64).sum();
+        if used + bytes_count > self.room {
+            return;
+        }
+        let zeros = vec![0; bytes_count as usize];
+        let before = self.files.remove(&file).map(|f| f.durable).filter(|_| self.rng.chance(500_000));
+        let unsynced = vec![(0, Bytes::from(zeros.clone()))];
+        self.files.insert(file, File { current: zeros, durable: before.unwrap_or_default(), unsynced });
+    }
+
+    fn put_file(&mut self, name: FileName, bytes: Vec<u8>) {
+        self.files.insert(name, File { current: bytes.clone(), durable: bytes, unsynced: Vec::new() });
+    }
+
+    /// A file's folder was synced, and those above it: what was deleted from them is gone for good.
+    fn sync_folders(&mut self, file: &FileName) {
+        let is_above = |folder: &str| folder.is_empty() || file.0.starts_with(&format!("{folder}/"));
+        let files = &self.files;
+        self.deleted.retain(|name, _| {
+            let folder = folder_of(&name.0);
+            // A folder goes with its last file.
+            let is_there = files.keys().any(|f| folder_of(&f.0) == folder);
+            !is_above(if is_there { folder } else { folder_of(folder) })
+        });
+    }
+
     /// Finishes one step of a lane if it is due; answers when its submission has ended.
     fn step(&mut self, lane: Lane) -> Option<Completion> {
         loop {
@@ -292,6 +387,10 @@ impl Inner {
             let step = current.op.steps.get(current.step).cloned();
             let Some(step) = step else {
                 let done = running.take().expect("running");
+                // What it has deleted is synced away in the end.
+                let deletes = |step: &Step| if let Step::Delete { file } = step { Some(file.clone()) } else { None };
+                let gone: Vec<FileName> = done.op.steps.iter().filter_map(deletes).collect();
+                gone.iter().for_each(|file| drop(self.deleted.remove(file)));
                 return Some(Completion { id: done.op.id, result: Ok(done.read) });
             };
             current.step += 1;
@@ -323,8 +422,8 @@ impl Inner {
                     self.files.remove(&file);
                     return Err(error(&file, true, "no space left"));
                 }
-                let zeros = vec![0; bytes_count as usize];
-                self.files.insert(file, File { current: zeros.clone(), durable: zeros, unsynced: Vec::new() });
+                self.put_file(file.clone(), vec![0; bytes_count as usize]);
+                self.sync_folders(&file);
             }
             Step::Write { file, at, buffers } => {
                 let room = self.room;
@@ -378,12 +477,18 @@ impl Inner {
                 let Some(f) = self.files.get(&file).cloned() else {
                     return Err(error(&file, false, "no such file"));
                 };
-                self.files.insert(to, f);
+                self.files.insert(to.clone(), f);
+                self.sync_folders(&to);
             }
-            Step::Delete { file } => drop(self.files.remove(&file)),
+            Step::Delete { file } => {
+                if let Some(f) = self.files.remove(&file) {
+                    self.deleted.insert(file, f);
+                }
+            }
             Step::Replace { file, bytes } => {
-                let bytes = bytes.to_vec();
-                self.files.insert(file, File { current: bytes.clone(), durable: bytes, unsynced: Vec::new() });
+                self.files.remove(&FileName::new(format!("{file}.new")));
+                self.put_file(file.clone(), bytes.to_vec());
+                self.sync_folders(&file);
             }
         }
         Ok(Bytes::new())

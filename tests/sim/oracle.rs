@@ -10,8 +10,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use thalweg_model::{ProducerMark, Record, RecordBatch, ReplicaId};
 
-use super::world::PARTITIONS;
-
 /// A record that some client pushed: client and number.
 pub(crate) type RecordId = u64;
 
@@ -19,9 +17,9 @@ pub(crate) type RecordId = u64;
 const CLIENTS_END: u64 = 1 << 8;
 
 /// The clients' partitioner: where the pin of this epoch puts a record.
-pub(super) fn place(id: RecordId, pin_epoch: u32) -> u32 {
+pub(super) fn place(id: RecordId, pin_epoch: u32, partitions: u32) -> u32 {
     // Neighbours apart, so that each partition gets runs of them.
-    ((id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32).wrapping_add(pin_epoch) % PARTITIONS
+    ((id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32).wrapping_add(pin_epoch) % partitions
 }
 
 /// The number that a record's value begins with.
@@ -32,8 +30,12 @@ pub(super) fn id_of(record: &Record) -> RecordId {
 
 #[derive(Default)]
 pub(super) struct Oracle {
+    /// Of the topic.
+    partitions: u32,
     /// Every record that was pushed: its partition, and its place among all pushes, the latest one if it was placed anew.
     pushed: BTreeMap<RecordId, (u32, u64)>,
+    /// Where else a record was placed before; kept only where producers are forgotten.
+    placed_before: BTreeSet<(RecordId, u32)>,
     pushes: u64,
     /// Given up by their clients. Whether they stand anywhere is open.
     timed_out: BTreeSet<RecordId>,
@@ -68,13 +70,16 @@ pub(super) fn client_of(id: RecordId) -> u64 {
 }
 
 impl Oracle {
-    pub(super) fn new(producers_are_forgotten: bool) -> Oracle {
-        Oracle { producers_are_forgotten, ..Oracle::default() }
+    pub(super) fn new(partitions: u32, producers_are_forgotten: bool) -> Oracle {
+        Oracle { partitions, producers_are_forgotten, ..Oracle::default() }
     }
 
     pub(super) fn pushed(&mut self, id: RecordId, partition: u32) {
         self.pushes += 1;
-        self.pushed.insert(id, (partition, self.pushes));
+        let before = self.pushed.insert(id, (partition, self.pushes));
+        if self.producers_are_forgotten {
+            self.placed_before.extend(before.map(|(partition, _)| (id, partition)));
+        }
     }
 
     /// A client has given the record up.
@@ -274,8 +279,10 @@ impl Oracle {
             }
             next += 1;
             if let Some(id) = id {
+                // Of what a broker has appended and then forgotten, it says that it has not: its client then places it anew.
+                let is_from_before = self.placed_before.contains(&(*id, partition));
                 let order = match self.pushed.get(id) {
-                    Some((there, order)) if *there == partition => *order,
+                    Some((there, order)) if *there == partition || is_from_before => *order,
                     _ => {
                         return Err(format!(
                             "a reader got record {id} at {partition}/{offset}, which nobody sent there"
@@ -285,7 +292,7 @@ impl Oracle {
                 let is_twins = client_of(*id) >= CLIENTS_END;
                 match self.appended.get(&(partition, *id)) {
                     Some(_) if is_twins => {}
-                    Some(pin_epoch) if place(*id, *pin_epoch) == partition => {}
+                    Some(pin_epoch) if place(*id, *pin_epoch, self.partitions) == partition => {}
                     pin_epoch => {
                         return Err(format!(
                             "record {id} was appended at {partition}/{offset} under pin epoch {pin_epoch:?}, whose place it is not"
@@ -295,6 +302,7 @@ impl Oracle {
                 let is_late = (self.producers_are_forgotten && self.timed_out.contains(id))
                     || self.unordered.contains(&client_of(*id))
                     || is_twins
+                    || is_from_before
                     || self.is_forgotten_copy((partition, *offset), *id, from, &places);
                 let before = if is_late { None } else { latest.insert(client_of(*id), (order, *id)) };
                 match before {
@@ -355,8 +363,8 @@ mod tests {
 
     /// Two records of a client, appended by leaders at 0, 1 and again at 2, 3: the second time in this epoch.
     fn twice(producers_are_forgotten: bool, epoch: i16) -> (Oracle, [RecordId; 2]) {
-        let mut oracle = Oracle::new(producers_are_forgotten);
-        let mut ids = (0..).filter(|id| place(*id, 0) == 0);
+        let mut oracle = Oracle::new(2, producers_are_forgotten);
+        let mut ids = (0..).filter(|id| place(*id, 0, 2) == 0);
         let ids = [ids.next(), ids.next()].map(|id| id.expect("every partition gets some"));
         ids.iter().for_each(|id| oracle.pushed(*id, 0));
         for (offset, epoch) in [(0, 0), (2, epoch)] {
@@ -382,6 +390,16 @@ mod tests {
         assert!(oracle.read(0, 0, 4, true, &all(ids)).unwrap_err().contains("was pushed before"));
         let (mut oracle, ids) = twice(true, 1);
         assert!(oracle.read(0, 0, 4, true, &all(ids)).unwrap_err().contains("was pushed before"));
+    }
+
+    #[test]
+    fn a_record_may_stand_where_it_was_placed_before_only_where_producers_are_forgotten() {
+        for (producers_are_forgotten, is_excused) in [(true, true), (false, false)] {
+            let (mut oracle, [a, _]) = twice(producers_are_forgotten, 0);
+            oracle.pushed(a, 1);
+            let read = oracle.read(0, 0, 1, true, &[(0, Some(a))]);
+            assert_eq!(read.is_ok(), is_excused, "{read:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use thalweg_model::{RecordBatch, TopicPartition};
 
 use super::super::disk::SimDisk;
 use super::super::oracle::RecordId;
-use super::{Broker, Core, PARTITIONS, WHOLE_MS, World, name, number, starts_of};
+use super::{Broker, Core, WHOLE_MS, World, name, number, starts_of};
 
 /// What is decided is written down within this.
 const NOTED_WITHIN_MS: u64 = 200;
@@ -116,7 +116,7 @@ impl World {
         // something else there takes its place, as always.
         let replicas = self.nodes[knows].replicas();
         let decided = |p: u32| replicas.and_then(|r| r.state(&name(p))).map_or(0, |s| s.high_watermark.0);
-        let decided: Vec<u64> = (0..PARTITIONS).map(decided).collect();
+        let decided: Vec<u64> = (0..self.partitions).map(decided).collect();
         for _ in 0..NOTED_WITHIN_MS {
             self.turn(true)?;
         }
