@@ -161,8 +161,7 @@ impl SimDisk {
     /// Limits (or frees) the room on the disk.
     pub(super) fn set_room(&self, more: Option<u64>) {
         let mut inner = self.0.borrow_mut();
-        let used: u64 = inner.files.values().map(|f| f.current.len() as u64).sum();
-        inner.room = more.map_or(u64::MAX, |m| used + m);
+        inner.room = more.map_or(u64::MAX, |m| inner.used() + m);
     }
 
     /// The disk as it would come back if power went now and everything written stayed.
@@ -194,8 +193,10 @@ impl SimDisk {
     /// What is free.
     pub(super) fn room(&self) -> u64 {
         let inner = self.0.borrow();
-        let used: u64 = inner.files.values().map(|f| f.current.len() as u64).sum();
-        inner.room.saturating_sub(used)
+        match inner.room {
+            u64::MAX => u64::MAX,
+            room => room.saturating_sub(inner.used()),
+        }
     }
 
     pub(super) fn set_faults(&self, faults: Faults) {
@@ -345,14 +346,22 @@ impl Inner {
 
     /// Its zeros, as far as they came, are in the system's cache; where it stood before, it may be as it was after a power cut.
     fn create_in_part(&mut self, file: FileName, bytes_count: u64) {
-        let used: u64 = self.files.values().map(|f| f.current.len() as u64).sum();
-        if used + bytes_count > self.room {
+        if !self.has_room(bytes_count) {
             return;
         }
         let zeros = vec![0; bytes_count as usize];
         let before = self.files.remove(&file).map(|f| f.durable).filter(|_| self.rng.chance(500_000));
         let unsynced = vec![(0, Bytes::from(zeros.clone()))];
         self.files.insert(file, File { current: zeros, durable: before.unwrap_or_default(), unsynced });
+    }
+
+    fn used(&self) -> u64 {
+        self.files.values().map(|f| f.current.len() as u64).sum()
+    }
+
+    /// Without a bound nobody counts: there may be thousands of files.
+    fn has_room(&self, more: u64) -> bool {
+        self.room == u64::MAX || self.used() + more <= self.room
     }
 
     fn put_file(&mut self, name: FileName, bytes: Vec<u8>) {
@@ -414,11 +423,10 @@ impl Inner {
             file: file.to_string(),
             message: message.to_owned(),
         };
-        let used: u64 = self.files.values().map(|f| f.current.len() as u64).sum();
         match step {
             Step::Create { file, bytes_count } => {
                 let old = self.files.get(&file).map_or(0, |f| f.current.len() as u64);
-                if used - old + bytes_count > self.room {
+                if !self.has_room(bytes_count.saturating_sub(old)) {
                     self.files.remove(&file);
                     return Err(error(&file, true, "no space left"));
                 }
@@ -426,16 +434,16 @@ impl Inner {
                 self.sync_folders(&file);
             }
             Step::Write { file, at, buffers } => {
-                let room = self.room;
-                let Some(f) = self.files.get_mut(&file) else {
+                let Some(f) = self.files.get(&file) else {
                     return Err(error(&file, false, "no such file"));
                 };
                 let data: Bytes = buffers.concat().into();
                 let end = at as usize + data.len();
                 let growth = end.saturating_sub(f.current.len()) as u64;
-                if growth > 0 && used + growth > room {
+                if growth > 0 && !self.has_room(growth) {
                     return Err(error(&file, true, "no space left"));
                 }
+                let f = self.files.get_mut(&file).expect("just seen");
                 if at == 0 {
                     self.synced.retain(|(f, ..)| *f != file);
                 }

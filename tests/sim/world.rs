@@ -1171,15 +1171,15 @@ impl World {
         }
         let now = self.now_at(node);
         let completions = self.nodes[node].disk.advance(self.now_ms);
-        let room_bytes = self.nodes[node].disk.room();
         let retains = self.now_ms.is_multiple_of(RETENTION_EVERY_MS);
-        if let Some(core) = &mut self.nodes[node].core {
+        let Node { core, disk, .. } = &mut self.nodes[node];
+        if let Some(core) = core {
             for completion in completions {
                 self.events += 1;
                 core.complete(now, completion);
             }
             if self.now_ms.is_multiple_of(ROOM_EVERY_MS) {
-                core.set_room(now, room_bytes);
+                core.set_room(now, disk.room());
             }
             core.tick(now);
             if retains {
