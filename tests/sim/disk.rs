@@ -1,4 +1,7 @@
-//! A disk that forgets: what was not synced may be lost, in any sectors, or torn.
+//! A disk that forgets: what was not synced may be lost, in any sectors, or torn; what was under way may be done in part, and what was
+//! deleted may come back.
+//!
+//! Which folders are synced, and when, is as in `broker/src/disk.rs`.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -113,6 +116,20 @@ impl SimDisk {
             }
         }
         finished
+    }
+
+    /// True while it would show if the process or the machine ended now: what is under way would be done in part, or a deletion undone.
+    pub(super) fn is_exposed(&self) -> bool {
+        let inner = self.0.borrow();
+        let bytes = |buffers: &[Bytes]| buffers.iter().map(Bytes::len).sum::<usize>();
+        let shows = |step: &Step| match step {
+            Step::Write { buffers, .. } => bytes(buffers) > LOG_SECTOR,
+            Step::Create { .. } | Step::Replace { .. } | Step::Delete { .. } | Step::Link { .. } => true,
+            Step::Sync { .. } | Step::Read { .. } => false,
+        };
+        let under_way = inner.lanes.values().filter_map(|(running, _)| running.as_ref());
+        let is_in_part = inner.faults.is_partial && under_way.filter_map(|r| r.op.steps.get(r.step)).any(shows);
+        is_in_part || (inner.faults.undone > 0 && !inner.deleted.is_empty())
     }
 
     /// Power goes: submissions are forgotten, unsynced sectors survive by chance, and some come out as garbage if `tears`.

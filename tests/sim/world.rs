@@ -162,6 +162,8 @@ struct Rates {
     flip: u64,
     /// Members come and go within milliseconds of what happens to a broker that they or their records need.
     joins: u64,
+    /// A crash while the disk is in the middle of something: otherwise that is rare.
+    exposed: u64,
     full: u64,
     rot: u64,
     transfer: u64,
@@ -347,6 +349,7 @@ impl World {
             away: rate(400),
             flip: 0,
             joins: 0,
+            exposed: 0,
             full: rate(1_000),
             rot: 0,
             transfer: rate(3_000),
@@ -374,7 +377,8 @@ impl World {
         // What came later draws for itself, so that seeds stay what they were.
         let mut schedule = Rng::new(seed ^ 0x5c4e_d01e);
         let joins = if schedule.chance(400_000) { schedule.below(3_000) } else { 0 };
-        let rates = Rates { joins, ..rates };
+        let exposed = if schedule.chance(500_000) { schedule.below(20_000) } else { 0 };
+        let rates = Rates { joins, exposed, ..rates };
         let partitions = match schedule.below(100) {
             0..15 => 1,
             15..65 => 2,
@@ -879,6 +883,13 @@ impl World {
             && self.rng.chance(r.rebuilding_crash)
         {
             let power = self.rng.chance(500_000);
+            self.crash(node, power, false);
+        }
+        let is_exposed = |n: &usize| self.nodes[*n].core.is_some() && self.nodes[*n].disk.is_exposed();
+        if let Some(node) = (0..size).find(is_exposed)
+            && self.schedule.chance(r.exposed)
+        {
+            let power = self.schedule.chance(500_000);
             self.crash(node, power, false);
         }
         if self.rng.chance(r.pause) {
