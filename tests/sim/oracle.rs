@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use thalweg_model::{ProducerMark, Record, RecordBatch, ReplicaId};
+use thalweg_model::{ProducerEpoch, ProducerId, ProducerMark, Record, RecordBatch, ReplicaId};
 
 /// A record that some client pushed: client and number.
 pub(crate) type RecordId = u64;
@@ -46,6 +46,8 @@ pub(super) struct Oracle {
     appended: BTreeMap<(u32, RecordId), u32>,
     /// Where leaders appended each record, and how its batch was numbered; kept only where producers are forgotten.
     appends: BTreeMap<(u32, RecordId), Vec<(u64, Option<ProducerMark>)>>,
+    /// How often the number 0 of a producer's epoch was appended, by partition, producer and epoch; kept only where producers are forgotten.
+    begun: BTreeMap<(u32, ProducerId, ProducerEpoch), u32>,
     /// Acknowledged: partition and offset.
     acked: BTreeMap<RecordId, (u32, u64)>,
     acked_at: BTreeMap<(u32, u64), RecordId>,
@@ -89,6 +91,9 @@ impl Oracle {
 
     /// A leader that knows this pin has appended a client's batch, from this offset on.
     pub(super) fn appended(&mut self, partition: u32, pin_epoch: u32, offset: u64, batch: &RecordBatch) {
+        if let Some(mark) = batch.header().producer.filter(|m| self.producers_are_forgotten && m.base_sequence.0 == 0) {
+            *self.begun.entry((partition, mark.id, mark.epoch)).or_default() += 1;
+        }
         let records = batch.records().expect("a batch that a client built opens");
         for (offset, (_, record)) in (offset..).zip(records) {
             let key = (partition, id_of(&record));
@@ -103,8 +108,10 @@ impl Oracle {
     ///
     /// The number 0 begins an epoch, and so does the number 0 that is sent again because its answer was lost: whoever has forgotten
     /// the producer cannot tell one from the other, takes it, and then takes what follows it. Other numbers of a forgotten producer are refused.
-    /// Only a copy under the very number of the first one, which still stands before it or went with retention, is excused: a client that
-    /// numbers anew what may have been appended is not, nor is any second copy where nobody is forgotten.
+    /// Where that is not its beginning, the leader says that a number does not follow, which proves to a client that nothing was appended under
+    /// it, so that the client numbers anew: that proof is wrong then. A copy is excused under the very number of the first one, which still
+    /// stands before it or went with retention, and in a later epoch than one that was begun twice. A client that numbers anew otherwise what
+    /// may have been appended is not excused, nor is any second copy where nobody is forgotten.
     fn is_forgotten_copy(
         &self,
         (partition, offset): (u32, u64),
@@ -113,9 +120,15 @@ impl Oracle {
         places: &BTreeSet<(RecordId, u64)>,
     ) -> bool {
         let appends = self.appends.get(&(partition, id)).map_or(&[][..], Vec::as_slice);
-        let here = appends.iter().filter(|(at, mark)| *at == offset && mark.is_some()).map(|(_, mark)| mark);
+        let here = appends.iter().filter(|(at, _)| *at == offset).map(|(_, mark)| mark.as_ref());
         let is_first = |at: u64| at < offset && (at < from || places.contains(&(id, at)));
-        here.into_iter().any(|number| appends.iter().any(|(at, mark)| mark == number && is_first(*at)))
+        let was_begun_twice = |m: &ProducerMark| self.begun.get(&(partition, m.id, m.epoch)).is_some_and(|n| *n > 1);
+        let comes_of = |here: &ProducerMark, first: &ProducerMark| {
+            here == first || (here.id == first.id && here.epoch > first.epoch && was_begun_twice(first))
+        };
+        here.into_iter().flatten().any(|here| {
+            appends.iter().any(|(at, first)| is_first(*at) && first.as_ref().is_some_and(|first| comes_of(here, first)))
+        })
     }
 
     /// Nothing is said about the order of this client's records.
@@ -307,8 +320,9 @@ impl Oracle {
                 let before = if is_late { None } else { latest.insert(client_of(*id), (order, *id)) };
                 match before {
                     Some((before, other)) if before > order => {
+                        let appends = [id, &other].map(|id| self.appends.get(&(partition, *id)));
                         return Err(format!(
-                            "record {id} at {partition}/{offset} was pushed before {other}, which stands before it"
+                            "record {id} at {partition}/{offset} was pushed before {other}, which stands before it; appended {appends:?}"
                         ));
                     }
                     _ => {}
@@ -357,7 +371,7 @@ impl Oracle {
 
 #[cfg(test)]
 mod tests {
-    use thalweg_model::{BatchBuilder, Codec, ProducerEpoch, ProducerId, Sequence};
+    use thalweg_model::{BatchBuilder, Codec, Sequence};
 
     use super::*;
 
