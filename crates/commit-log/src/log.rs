@@ -289,6 +289,11 @@ impl<D: Disk> CommitLog<D> {
             segments.for_each(Segment::forget_newest);
         }
         for spare in std::mem::take(&mut log.wal.found) {
+            // One that no list names was never used: a crash cut its making short, or its removal. On a full disk the room counts.
+            if !log.wal.listed.0.contains_key(&spare.name) {
+                log.wal.leaving.push(spare.name);
+                continue;
+            }
             log.retire(0, spare);
         }
         if !opened.indexes.is_empty() {

@@ -328,3 +328,13 @@ fn a_dropped_partition_is_known_until_its_files_are_gone() {
     settle(&mut open(), 0, &[Lane::Wal, Lane::Bulk]);
     assert!(!is_there(), "nobody knows whose they are");
 }
+
+#[test]
+fn a_log_file_that_was_never_made_whole_is_removed() {
+    let mut disk = directory();
+    let stray = FileName::new("wal/0099.wal");
+    disk.files.insert(stray.clone(), vec![0; 12 << 10]);
+    let mut log = open(&disk);
+    settle(&mut log, 0);
+    assert!(!log.disk_mut().files.contains_key(&stray));
+}
