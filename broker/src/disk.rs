@@ -2,7 +2,7 @@
 //!
 //! What to write and when to sync is decided by `commit-log`; this only does it and says how it ended.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
@@ -114,6 +114,7 @@ struct Worker {
 impl Worker {
     fn run(&mut self, steps: Vec<Step>) -> Result<Bytes, DiskError> {
         let mut read = Bytes::new();
+        let mut emptied = BTreeSet::new();
         for step in steps {
             let (file, result) = match step {
                 Step::Create { file, bytes_count } => {
@@ -138,10 +139,12 @@ impl Worker {
                 }
                 Step::Delete { file } => {
                     self.files.remove(&file);
-                    let result = match std::fs::remove_file(self.root.join(&*file.0)) {
+                    let path = self.root.join(&*file.0);
+                    let result = match std::fs::remove_file(&path) {
                         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
                         _ => Ok(()),
                     };
+                    emptied.extend(path.parent().map(Path::to_owned));
                     if let Some(folder) = Path::new(&*file.0).parent().filter(|f| f.starts_with("partitions")) {
                         // Goes with its last file; until then the system refuses.
                         let _ = std::fs::remove_dir(self.root.join(folder));
@@ -155,6 +158,10 @@ impl Worker {
                 }
             };
             result.map_err(|e| error(&file.0, &e))?;
+        }
+        // Once for all that a submission removes, after the last of it: a power cut may bring back what is not synced away.
+        for folder in emptied {
+            sync_what_is_left(&self.root, &folder).map_err(|e| error(&folder.to_string_lossy(), &e))?;
         }
         Ok(read)
     }
@@ -235,6 +242,16 @@ impl Worker {
 pub(crate) fn sync_folders(root: &Path, folder: &Path) -> io::Result<()> {
     let within = folder.ancestors().take_while(|f| f.starts_with(root));
     within.into_iter().try_for_each(|f| File::open(f)?.sync_all())
+}
+
+/// Syncs `folder`, or the nearest folder above it if it went with its last file.
+fn sync_what_is_left(root: &Path, folder: &Path) -> io::Result<()> {
+    let mut within = folder.ancestors().take_while(|f| f.starts_with(root));
+    let opened = within.find_map(|f| match File::open(f) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        opened => Some(opened),
+    });
+    opened.map_or(Ok(()), |folder| folder?.sync_all())
 }
 
 fn write_all_at(file: &File, mut at: u64, buffers: &[Bytes]) -> io::Result<()> {

@@ -1,4 +1,7 @@
-//! A disk that forgets: what was not synced may be lost, in any sectors, or torn.
+//! A disk that forgets: what was not synced may be lost, in any sectors, or torn; what was under way may be done in part, and what was
+//! deleted may come back.
+//!
+//! Which folders are synced, and when, is as in `broker/src/disk.rs`.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -34,6 +37,10 @@ pub(super) struct Faults {
     pub(super) kept: u64,
     /// Of a million unsynced sectors, how many are garbage after one.
     pub(super) torn: u64,
+    /// What is under way when the process or the machine ends may be done in part.
+    pub(super) is_partial: bool,
+    /// Of a million files whose deletion is not synced, how many are there again after a power cut.
+    pub(super) undone: u64,
 }
 
 struct Running {
@@ -45,6 +52,8 @@ struct Running {
 
 struct Inner {
     files: BTreeMap<FileName, File>,
+    /// Files that were deleted from folders that were not synced since.
+    deleted: BTreeMap<FileName, File>,
     lanes: BTreeMap<Lane, (Option<Running>, VecDeque<Op>)>,
     rng: Rng,
     faults: Faults,
@@ -64,6 +73,7 @@ impl SimDisk {
         let (list, empty) = thalweg_commit_log::empty_list();
         let inner = Inner {
             files: [(list, File { current: empty.to_vec(), durable: empty.to_vec(), unsynced: Vec::new() })].into(),
+            deleted: BTreeMap::new(),
             lanes: BTreeMap::new(),
             rng: Rng::new(seed ^ 0xd15c),
             faults,
@@ -81,6 +91,20 @@ impl SimDisk {
         wanted.map(|(_, file)| file.current.len() as u64).sum()
     }
 
+    /// Length of each file whose path begins so.
+    pub(super) fn lengths(&self, prefix: &str) -> Vec<(FileName, usize)> {
+        let inner = self.0.borrow();
+        let wanted = inner.files.iter().filter(|(f, _)| f.0.starts_with(prefix));
+        wanted.map(|(name, file)| (name.clone(), file.current.len())).collect()
+    }
+
+    /// What stands in a file of text; empty if there is none.
+    pub(super) fn text(&self, file: &str) -> String {
+        let inner = self.0.borrow();
+        let found = inner.files.get(&FileName::new(file));
+        found.map_or_else(String::new, |f| String::from_utf8_lossy(&f.current).into_owned())
+    }
+
     /// Does what is due; answers with what has finished.
     pub(super) fn advance(&self, now_ms: u64) -> Vec<Completion> {
         let mut inner = self.0.borrow_mut();
@@ -94,11 +118,30 @@ impl SimDisk {
         finished
     }
 
+    /// True while it would show if the process or the machine ended now: what is under way would be done in part, or a deletion undone.
+    pub(super) fn is_exposed(&self) -> bool {
+        let inner = self.0.borrow();
+        let bytes = |buffers: &[Bytes]| buffers.iter().map(Bytes::len).sum::<usize>();
+        let shows = |step: &Step| match step {
+            Step::Write { buffers, .. } => bytes(buffers) > LOG_SECTOR,
+            Step::Create { .. } | Step::Replace { .. } | Step::Delete { .. } | Step::Link { .. } => true,
+            Step::Sync { .. } | Step::Read { .. } => false,
+        };
+        let under_way = inner.lanes.values().filter_map(|(running, _)| running.as_ref());
+        let is_in_part = inner.faults.is_partial && under_way.filter_map(|r| r.op.steps.get(r.step)).any(shows);
+        is_in_part || (inner.faults.undone > 0 && !inner.deleted.is_empty())
+    }
+
     /// Power goes: submissions are forgotten, unsynced sectors survive by chance, and some come out as garbage if `tears`.
     pub(super) fn cut_power(&self, tears: bool) {
         let mut guard = self.0.borrow_mut();
         let inner = &mut *guard;
-        inner.lanes.clear();
+        inner.stop();
+        for (name, file) in std::mem::take(&mut inner.deleted) {
+            if inner.rng.chance(inner.faults.undone) {
+                inner.files.entry(name).or_insert(file);
+            }
+        }
         for (name, file) in &mut inner.files {
             // Segments and their sums grow within a sector that was synced before. They trust the device to leave a sector
             // old or new (docs/formats/segment.md says so); the write-ahead log does not even trust that.
@@ -129,14 +172,13 @@ impl SimDisk {
 
     /// The process dies, the machine does not: everything written stays, in the page cache.
     pub(super) fn kill_process(&self) {
-        self.0.borrow_mut().lanes.clear();
+        self.0.borrow_mut().stop();
     }
 
     /// Limits (or frees) the room on the disk.
     pub(super) fn set_room(&self, more: Option<u64>) {
         let mut inner = self.0.borrow_mut();
-        let used: u64 = inner.files.values().map(|f| f.current.len() as u64).sum();
-        inner.room = more.map_or(u64::MAX, |m| used + m);
+        inner.room = more.map_or(u64::MAX, |m| inner.used() + m);
     }
 
     /// The disk as it would come back if power went now and everything written stayed.
@@ -148,6 +190,7 @@ impl SimDisk {
         });
         SimDisk(Rc::new(RefCell::new(Inner {
             files: files.collect(),
+            deleted: BTreeMap::new(),
             lanes: BTreeMap::new(),
             rng: inner.rng.clone(),
             faults: inner.faults,
@@ -167,8 +210,10 @@ impl SimDisk {
     /// What is free.
     pub(super) fn room(&self) -> u64 {
         let inner = self.0.borrow();
-        let used: u64 = inner.files.values().map(|f| f.current.len() as u64).sum();
-        inner.room.saturating_sub(used)
+        match inner.room {
+            u64::MAX => u64::MAX,
+            room => room.saturating_sub(inner.used()),
+        }
     }
 
     pub(super) fn set_faults(&self, faults: Faults) {
@@ -228,6 +273,11 @@ impl SimDisk {
     }
 }
 
+/// The folder that a path names something in; empty for what stands in no folder.
+fn folder_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
 fn grow(bytes: &mut Vec<u8>, to: usize) {
     if bytes.len() < to {
         bytes.resize(to, 0);
@@ -269,6 +319,84 @@ impl File {
 }
 
 impl Inner {
+    /// Submissions are forgotten; of the steps under way, some are done in part.
+    fn stop(&mut self) {
+        for (_, (running, _)) in std::mem::take(&mut self.lanes) {
+            let step = running.and_then(|mut r| (r.step < r.op.steps.len()).then(|| r.op.steps.swap_remove(r.step)));
+            if let Some(step) = step.filter(|_| self.faults.is_partial) {
+                self.perform_in_part(step);
+            }
+        }
+    }
+
+    /// What has no beginning that could be told from its end is done or not; of the rest, some sectors from the first one on.
+    fn perform_in_part(&mut self, step: Step) {
+        let done = match step {
+            Step::Write { file, at, buffers } => {
+                let data = Bytes::from(buffers.concat());
+                let end = self.some_sectors(&file, at, at + data.len() as u64);
+                Step::Write { file, at, buffers: vec![data.slice(..(end - at) as usize)] }
+            }
+            Step::Create { file, bytes_count } => {
+                let bytes_count = self.some_sectors(&file, 0, bytes_count);
+                return self.create_in_part(file, bytes_count);
+            }
+            Step::Replace { file, bytes } if self.rng.chance(500_000) => {
+                let next = FileName::new(format!("{file}.new"));
+                let end = self.some_sectors(&file, 0, bytes.len() as u64);
+                return self.put_file(next, bytes[..end as usize].to_vec());
+            }
+            Step::Delete { .. } | Step::Link { .. } if self.rng.chance(500_000) => return,
+            Step::Sync { .. } | Step::Read { .. } => return,
+            whole => whole,
+        };
+        // As good as it gets: the disk may be full.
+        let _ = self.perform(done);
+    }
+
+    /// Some place from `at` on and before `end` where one of the file's sectors begins, or `at`.
+    fn some_sectors(&mut self, file: &FileName, at: u64, end: u64) -> u64 {
+        let sector_bytes = if file.0.ends_with(".wal") { LOG_SECTOR } else { SECTOR } as u64;
+        let place = at + self.rng.below((end - at).max(1));
+        (place / sector_bytes * sector_bytes).max(at)
+    }
+
+    /// Its zeros, as far as they came, are in the system's cache; where it stood before, it may be as it was after a power cut.
+    fn create_in_part(&mut self, file: FileName, bytes_count: u64) {
+        if !self.has_room(bytes_count) {
+            return;
+        }
+        let zeros = vec![0; bytes_count as usize];
+        let before = self.files.remove(&file).map(|f| f.durable).filter(|_| self.rng.chance(500_000));
+        let unsynced = vec![(0, Bytes::from(zeros.clone()))];
+        self.files.insert(file, File { current: zeros, durable: before.unwrap_or_default(), unsynced });
+    }
+
+    fn used(&self) -> u64 {
+        self.files.values().map(|f| f.current.len() as u64).sum()
+    }
+
+    /// Without a bound nobody counts: there may be thousands of files.
+    fn has_room(&self, more: u64) -> bool {
+        self.room == u64::MAX || self.used() + more <= self.room
+    }
+
+    fn put_file(&mut self, name: FileName, bytes: Vec<u8>) {
+        self.files.insert(name, File { current: bytes.clone(), durable: bytes, unsynced: Vec::new() });
+    }
+
+    /// A file's folder was synced, and those above it: what was deleted from them is gone for good.
+    fn sync_folders(&mut self, file: &FileName) {
+        let is_above = |folder: &str| folder.is_empty() || file.0.starts_with(&format!("{folder}/"));
+        let files = &self.files;
+        self.deleted.retain(|name, _| {
+            let folder = folder_of(&name.0);
+            // A folder goes with its last file.
+            let is_there = files.keys().any(|f| folder_of(&f.0) == folder);
+            !is_above(if is_there { folder } else { folder_of(folder) })
+        });
+    }
+
     /// Finishes one step of a lane if it is due; answers when its submission has ended.
     fn step(&mut self, lane: Lane) -> Option<Completion> {
         loop {
@@ -285,6 +413,10 @@ impl Inner {
             let step = current.op.steps.get(current.step).cloned();
             let Some(step) = step else {
                 let done = running.take().expect("running");
+                // What it has deleted is synced away in the end.
+                let deletes = |step: &Step| if let Step::Delete { file } = step { Some(file.clone()) } else { None };
+                let gone: Vec<FileName> = done.op.steps.iter().filter_map(deletes).collect();
+                gone.iter().for_each(|file| drop(self.deleted.remove(file)));
                 return Some(Completion { id: done.op.id, result: Ok(done.read) });
             };
             current.step += 1;
@@ -308,28 +440,27 @@ impl Inner {
             file: file.to_string(),
             message: message.to_owned(),
         };
-        let used: u64 = self.files.values().map(|f| f.current.len() as u64).sum();
         match step {
             Step::Create { file, bytes_count } => {
                 let old = self.files.get(&file).map_or(0, |f| f.current.len() as u64);
-                if used - old + bytes_count > self.room {
+                if !self.has_room(bytes_count.saturating_sub(old)) {
                     self.files.remove(&file);
                     return Err(error(&file, true, "no space left"));
                 }
-                let zeros = vec![0; bytes_count as usize];
-                self.files.insert(file, File { current: zeros.clone(), durable: zeros, unsynced: Vec::new() });
+                self.put_file(file.clone(), vec![0; bytes_count as usize]);
+                self.sync_folders(&file);
             }
             Step::Write { file, at, buffers } => {
-                let room = self.room;
-                let Some(f) = self.files.get_mut(&file) else {
+                let Some(f) = self.files.get(&file) else {
                     return Err(error(&file, false, "no such file"));
                 };
                 let data: Bytes = buffers.concat().into();
                 let end = at as usize + data.len();
                 let growth = end.saturating_sub(f.current.len()) as u64;
-                if growth > 0 && used + growth > room {
+                if growth > 0 && !self.has_room(growth) {
                     return Err(error(&file, true, "no space left"));
                 }
+                let f = self.files.get_mut(&file).expect("just seen");
                 if at == 0 {
                     self.synced.retain(|(f, ..)| *f != file);
                 }
@@ -371,12 +502,18 @@ impl Inner {
                 let Some(f) = self.files.get(&file).cloned() else {
                     return Err(error(&file, false, "no such file"));
                 };
-                self.files.insert(to, f);
+                self.files.insert(to.clone(), f);
+                self.sync_folders(&to);
             }
-            Step::Delete { file } => drop(self.files.remove(&file)),
+            Step::Delete { file } => {
+                if let Some(f) = self.files.remove(&file) {
+                    self.deleted.insert(file, f);
+                }
+            }
             Step::Replace { file, bytes } => {
-                let bytes = bytes.to_vec();
-                self.files.insert(file, File { current: bytes.clone(), durable: bytes, unsynced: Vec::new() });
+                self.files.remove(&FileName::new(format!("{file}.new")));
+                self.put_file(file.clone(), bytes.to_vec());
+                self.sync_folders(&file);
             }
         }
         Ok(Bytes::new())

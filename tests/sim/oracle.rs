@@ -8,9 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use thalweg_model::{ProducerMark, Record, RecordBatch, ReplicaId};
-
-use super::world::PARTITIONS;
+use thalweg_model::{ProducerEpoch, ProducerId, ProducerMark, Record, RecordBatch, ReplicaId};
 
 /// A record that some client pushed: client and number.
 pub(crate) type RecordId = u64;
@@ -19,9 +17,9 @@ pub(crate) type RecordId = u64;
 const CLIENTS_END: u64 = 1 << 8;
 
 /// The clients' partitioner: where the pin of this epoch puts a record.
-pub(super) fn place(id: RecordId, pin_epoch: u32) -> u32 {
+pub(super) fn place(id: RecordId, pin_epoch: u32, partitions: u32) -> u32 {
     // Neighbours apart, so that each partition gets runs of them.
-    ((id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32).wrapping_add(pin_epoch) % PARTITIONS
+    ((id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32).wrapping_add(pin_epoch) % partitions
 }
 
 /// The number that a record's value begins with.
@@ -32,8 +30,12 @@ pub(super) fn id_of(record: &Record) -> RecordId {
 
 #[derive(Default)]
 pub(super) struct Oracle {
+    /// Of the topic.
+    partitions: u32,
     /// Every record that was pushed: its partition, and its place among all pushes, the latest one if it was placed anew.
     pushed: BTreeMap<RecordId, (u32, u64)>,
+    /// Where else a record was placed before; kept only where producers are forgotten.
+    placed_before: BTreeSet<(RecordId, u32)>,
     pushes: u64,
     /// Given up by their clients. Whether they stand anywhere is open.
     timed_out: BTreeSet<RecordId>,
@@ -44,6 +46,8 @@ pub(super) struct Oracle {
     appended: BTreeMap<(u32, RecordId), u32>,
     /// Where leaders appended each record, and how its batch was numbered; kept only where producers are forgotten.
     appends: BTreeMap<(u32, RecordId), Vec<(u64, Option<ProducerMark>)>>,
+    /// How often the number 0 of a producer's epoch was appended, by partition, producer and epoch; kept only where producers are forgotten.
+    begun: BTreeMap<(u32, ProducerId, ProducerEpoch), u32>,
     /// Acknowledged: partition and offset.
     acked: BTreeMap<RecordId, (u32, u64)>,
     acked_at: BTreeMap<(u32, u64), RecordId>,
@@ -68,13 +72,16 @@ pub(super) fn client_of(id: RecordId) -> u64 {
 }
 
 impl Oracle {
-    pub(super) fn new(producers_are_forgotten: bool) -> Oracle {
-        Oracle { producers_are_forgotten, ..Oracle::default() }
+    pub(super) fn new(partitions: u32, producers_are_forgotten: bool) -> Oracle {
+        Oracle { partitions, producers_are_forgotten, ..Oracle::default() }
     }
 
     pub(super) fn pushed(&mut self, id: RecordId, partition: u32) {
         self.pushes += 1;
-        self.pushed.insert(id, (partition, self.pushes));
+        let before = self.pushed.insert(id, (partition, self.pushes));
+        if self.producers_are_forgotten {
+            self.placed_before.extend(before.map(|(partition, _)| (id, partition)));
+        }
     }
 
     /// A client has given the record up.
@@ -84,6 +91,9 @@ impl Oracle {
 
     /// A leader that knows this pin has appended a client's batch, from this offset on.
     pub(super) fn appended(&mut self, partition: u32, pin_epoch: u32, offset: u64, batch: &RecordBatch) {
+        if let Some(mark) = batch.header().producer.filter(|m| self.producers_are_forgotten && m.base_sequence.0 == 0) {
+            *self.begun.entry((partition, mark.id, mark.epoch)).or_default() += 1;
+        }
         let records = batch.records().expect("a batch that a client built opens");
         for (offset, (_, record)) in (offset..).zip(records) {
             let key = (partition, id_of(&record));
@@ -98,8 +108,10 @@ impl Oracle {
     ///
     /// The number 0 begins an epoch, and so does the number 0 that is sent again because its answer was lost: whoever has forgotten
     /// the producer cannot tell one from the other, takes it, and then takes what follows it. Other numbers of a forgotten producer are refused.
-    /// Only a copy under the very number of the first one, which still stands before it or went with retention, is excused: a client that
-    /// numbers anew what may have been appended is not, nor is any second copy where nobody is forgotten.
+    /// Where that is not its beginning, the leader says that a number does not follow, which proves to a client that nothing was appended under
+    /// it, so that the client numbers anew: that proof is wrong then. A copy is excused under the very number of the first one, which still
+    /// stands before it or went with retention, and in a later epoch than one that was begun twice. A client that numbers anew otherwise what
+    /// may have been appended is not excused, nor is any second copy where nobody is forgotten.
     fn is_forgotten_copy(
         &self,
         (partition, offset): (u32, u64),
@@ -108,9 +120,15 @@ impl Oracle {
         places: &BTreeSet<(RecordId, u64)>,
     ) -> bool {
         let appends = self.appends.get(&(partition, id)).map_or(&[][..], Vec::as_slice);
-        let here = appends.iter().filter(|(at, mark)| *at == offset && mark.is_some()).map(|(_, mark)| mark);
+        let here = appends.iter().filter(|(at, _)| *at == offset).map(|(_, mark)| mark.as_ref());
         let is_first = |at: u64| at < offset && (at < from || places.contains(&(id, at)));
-        here.into_iter().any(|number| appends.iter().any(|(at, mark)| mark == number && is_first(*at)))
+        let was_begun_twice = |m: &ProducerMark| self.begun.get(&(partition, m.id, m.epoch)).is_some_and(|n| *n > 1);
+        let comes_of = |here: &ProducerMark, first: &ProducerMark| {
+            here == first || (here.id == first.id && here.epoch > first.epoch && was_begun_twice(first))
+        };
+        here.into_iter().flatten().any(|here| {
+            appends.iter().any(|(at, first)| is_first(*at) && first.as_ref().is_some_and(|first| comes_of(here, first)))
+        })
     }
 
     /// Nothing is said about the order of this client's records.
@@ -144,6 +162,11 @@ impl Oracle {
     /// Every acknowledged record.
     pub(super) fn acked_ids(&self) -> impl Iterator<Item = RecordId> {
         self.acked.keys().copied()
+    }
+
+    /// Partition and offset of an acknowledged record.
+    pub(super) fn acked_place(&self, id: RecordId) -> Option<(u32, u64)> {
+        self.acked.get(&id).copied()
     }
 
     /// Where every acknowledged record stands.
@@ -269,8 +292,10 @@ impl Oracle {
             }
             next += 1;
             if let Some(id) = id {
+                // Of what a broker has appended and then forgotten, it says that it has not: its client then places it anew.
+                let is_from_before = self.placed_before.contains(&(*id, partition));
                 let order = match self.pushed.get(id) {
-                    Some((there, order)) if *there == partition => *order,
+                    Some((there, order)) if *there == partition || is_from_before => *order,
                     _ => {
                         return Err(format!(
                             "a reader got record {id} at {partition}/{offset}, which nobody sent there"
@@ -280,7 +305,7 @@ impl Oracle {
                 let is_twins = client_of(*id) >= CLIENTS_END;
                 match self.appended.get(&(partition, *id)) {
                     Some(_) if is_twins => {}
-                    Some(pin_epoch) if place(*id, *pin_epoch) == partition => {}
+                    Some(pin_epoch) if place(*id, *pin_epoch, self.partitions) == partition => {}
                     pin_epoch => {
                         return Err(format!(
                             "record {id} was appended at {partition}/{offset} under pin epoch {pin_epoch:?}, whose place it is not"
@@ -290,12 +315,14 @@ impl Oracle {
                 let is_late = (self.producers_are_forgotten && self.timed_out.contains(id))
                     || self.unordered.contains(&client_of(*id))
                     || is_twins
+                    || is_from_before
                     || self.is_forgotten_copy((partition, *offset), *id, from, &places);
                 let before = if is_late { None } else { latest.insert(client_of(*id), (order, *id)) };
                 match before {
                     Some((before, other)) if before > order => {
+                        let appends = [id, &other].map(|id| self.appends.get(&(partition, *id)));
                         return Err(format!(
-                            "record {id} at {partition}/{offset} was pushed before {other}, which stands before it"
+                            "record {id} at {partition}/{offset} was pushed before {other}, which stands before it; appended {appends:?}"
                         ));
                     }
                     _ => {}
@@ -344,14 +371,14 @@ impl Oracle {
 
 #[cfg(test)]
 mod tests {
-    use thalweg_model::{BatchBuilder, Codec, ProducerEpoch, ProducerId, Sequence};
+    use thalweg_model::{BatchBuilder, Codec, Sequence};
 
     use super::*;
 
     /// Two records of a client, appended by leaders at 0, 1 and again at 2, 3: the second time in this epoch.
     fn twice(producers_are_forgotten: bool, epoch: i16) -> (Oracle, [RecordId; 2]) {
-        let mut oracle = Oracle::new(producers_are_forgotten);
-        let mut ids = (0..).filter(|id| place(*id, 0) == 0);
+        let mut oracle = Oracle::new(2, producers_are_forgotten);
+        let mut ids = (0..).filter(|id| place(*id, 0, 2) == 0);
         let ids = [ids.next(), ids.next()].map(|id| id.expect("every partition gets some"));
         ids.iter().for_each(|id| oracle.pushed(*id, 0));
         for (offset, epoch) in [(0, 0), (2, epoch)] {
@@ -377,6 +404,16 @@ mod tests {
         assert!(oracle.read(0, 0, 4, true, &all(ids)).unwrap_err().contains("was pushed before"));
         let (mut oracle, ids) = twice(true, 1);
         assert!(oracle.read(0, 0, 4, true, &all(ids)).unwrap_err().contains("was pushed before"));
+    }
+
+    #[test]
+    fn a_record_may_stand_where_it_was_placed_before_only_where_producers_are_forgotten() {
+        for (producers_are_forgotten, is_excused) in [(true, true), (false, false)] {
+            let (mut oracle, [a, _]) = twice(producers_are_forgotten, 0);
+            oracle.pushed(a, 1);
+            let read = oracle.read(0, 0, 1, true, &[(0, Some(a))]);
+            assert_eq!(read.is_ok(), is_excused, "{read:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod copies;
 mod flip;
 mod full;
 mod impostors;
+mod incidents;
 mod members;
 mod older;
 mod producers;
@@ -29,6 +30,7 @@ use thalweg_replica::{Acks, Now, Output, PeerBody, PeerMessage, ProduceError, Re
 use thalweg_wire::{ErrorCode, RemoteError};
 
 use self::flip::Flip;
+use self::incidents::Incident;
 use self::members::{Members, OFFSETS};
 use self::older::{Older, Saved};
 use self::producers::Producers;
@@ -38,7 +40,8 @@ use super::network::{Network, NetworkFaults};
 use super::oracle::{Oracle, id_of, place};
 use super::rng::Rng;
 
-pub(super) const PARTITIONS: u32 = 2;
+/// Most partitions of the topic that everything happens to.
+const PARTITIONS_MAX: u32 = 5;
 const PRODUCERS: usize = 3;
 const RUN_MS: u64 = 4_000;
 /// Some run longer, so that disks that were replaced are rebuilt while things go wrong.
@@ -92,7 +95,7 @@ pub fn run_with_faults(seed: u64, faults: &[&str], with_history: bool) -> Outcom
 }
 
 /// What [`run_with_faults`] may leave out.
-pub const FAULTS: [&str; 20] = [
+pub const FAULTS: [&str; 23] = [
     "repin",
     "power",
     "kill",
@@ -113,6 +116,9 @@ pub const FAULTS: [&str; 20] = [
     "strangers",
     "away",
     "flip",
+    "partial",
+    "undone",
+    "joins",
 ];
 
 fn run_with(mut world: World) -> Outcome {
@@ -154,6 +160,10 @@ struct Rates {
     away: u64,
     /// A leadership goes and comes back while no client looks.
     flip: u64,
+    /// Members come and go within milliseconds of what happens to a broker that they or their records need.
+    joins: u64,
+    /// A crash while the disk is in the middle of something: otherwise that is rare.
+    exposed: u64,
     full: u64,
     rot: u64,
     transfer: u64,
@@ -242,6 +252,8 @@ enum Repair {
 struct World {
     repairs: Vec<Repair>,
     seed: u64,
+    /// Of the topic that everything happens to.
+    partitions: u32,
     rng: Rng,
     rates: Rates,
     faults: Faults,
@@ -261,6 +273,9 @@ struct World {
     /// When a client will find itself beside which node.
     strays: Vec<(u64, usize, usize)>,
     flip: Option<Flip>,
+    /// Chance for what `incidents.rs` plans.
+    schedule: Rng,
+    incident: Option<Incident>,
     /// Requests for `latest`: partition, and what was acknowledged when they were made.
     confirms: BTreeMap<(usize, Ticket), (u32, u64)>,
     /// Batches that were placed with a partitioner that is not the topic's.
@@ -288,9 +303,9 @@ fn name(partition: u32) -> TopicPartition {
 
 fn number(group: TopicPartition) -> u32 {
     match group {
-        METADATA => PARTITIONS,
-        OFFSETS => PARTITIONS + 1,
-        full::SPARE => PARTITIONS + 2,
+        METADATA => PARTITIONS_MAX,
+        OFFSETS => PARTITIONS_MAX + 1,
+        full::SPARE => PARTITIONS_MAX + 2,
         group => group.partition.0,
     }
 }
@@ -306,7 +321,7 @@ fn node_of(replica: ReplicaId) -> usize {
 impl World {
     /// Every Raft group, and the number under which the oracles know it.
     fn groups(&self) -> Vec<(u32, TopicPartition)> {
-        let all = (0..PARTITIONS).map(name).chain([METADATA]).chain(self.members.is_some().then_some(OFFSETS));
+        let all = (0..self.partitions).map(name).chain([METADATA]).chain(self.members.is_some().then_some(OFFSETS));
         all.map(|group| (number(group), group)).collect()
     }
 
@@ -332,6 +347,8 @@ impl World {
             disconnect: rate(30_000),
             away: rate(400),
             flip: 0,
+            joins: 0,
+            exposed: 0,
             full: rate(1_000),
             rot: 0,
             transfer: rate(3_000),
@@ -356,11 +373,25 @@ impl World {
         let rot = rng.chance(if size == 1 { 50_000 } else { 100_000 });
         let flip = if rng.chance(200_000) { 1_500 } else { 0 };
         let rates = Rates { rot: if rot { 2_000 } else { 0 }, flip, ..rates };
+        // What came later draws for itself, so that seeds stay what they were.
+        let mut schedule = Rng::new(seed ^ 0x5c4e_d01e);
+        let joins = if schedule.chance(400_000) { schedule.below(3_000) } else { 0 };
+        let exposed = if schedule.chance(500_000) { schedule.below(20_000) } else { 0 };
+        let rates = Rates { joins, exposed, ..rates };
+        let partitions = match schedule.below(100) {
+            0..15 => 1,
+            15..65 => 2,
+            65..85 => 3,
+            85..93 => 4,
+            _ => PARTITIONS_MAX,
+        };
         let faults = Faults {
             latency_ms: rng.below(15),
             sync_error: if rng.chance(200_000) { 4_000 } else { 0 },
             kept: rng.below(1_000_000),
             torn: rng.below(200_000),
+            is_partial: schedule.chance(400_000),
+            undone: if schedule.chance(400_000) { schedule.below(1_000_001) } else { 0 },
         };
         let config = Config {
             wal_first_bytes: 16 << 10,
@@ -398,12 +429,12 @@ impl World {
                     backoff: Backoff::default(),
                     in_flight_bytes_max: if rng.chance(300_000) { 500 + rng.below(5_000) as usize } else { 8 << 20 },
                 };
-                let mut core = ProducerCore::new(config, PARTITIONS);
+                let mut core = ProducerCore::new(config, partitions);
                 core.placed_anew(1);
                 Client {
                     core,
                     next_record: (i as u64) << 40,
-                    leaders: (0..PARTITIONS as usize).map(|p| (p % size, 0)).collect(),
+                    leaders: (0..partitions as usize).map(|p| (p % size, 0)).collect(),
                     away_until_ms: 0,
                     links: (0..size).map(|_| ClientLink::default()).collect(),
                 }
@@ -428,11 +459,12 @@ impl World {
             })
             .collect();
         let mut world = World {
-            repairs: vec![Repair::Done; PARTITIONS as usize + 2],
+            repairs: vec![Repair::Done; PARTITIONS_MAX as usize + 2],
             members: Members::new(seed),
             producers: Producers::new(seed),
             kept: Kept::new(seed, size),
             seed,
+            partitions,
             network: Network::new(seed, network),
             rng,
             rates,
@@ -444,10 +476,12 @@ impl World {
             vouched: BTreeMap::new(),
             strays: Vec::new(),
             flip: None,
+            schedule,
+            incident: None,
             confirms: BTreeMap::new(),
             stale_pins: BTreeMap::new(),
             next_ticket: 1,
-            oracle: Oracle::new(config.producers_max < PRODUCERS),
+            oracle: Oracle::new(partitions, config.producers_max < PRODUCERS),
             config,
             groups_config,
             trace: DefaultHasher::new(),
@@ -490,15 +524,18 @@ impl World {
             ("disconnect", &mut r.disconnect),
             ("away", &mut r.away),
             ("flip", &mut r.flip),
+            ("joins", &mut r.joins),
             ("full", &mut r.full),
             ("rot", &mut r.rot),
             ("transfer", &mut r.transfer),
             ("repin", &mut r.repin),
             ("torn", &mut d.torn),
             ("sync", &mut d.sync_error),
+            ("undone", &mut d.undone),
         ];
         rates.into_iter().filter(|(name, _)| is_out(name)).for_each(|(_, rate)| *rate = 0);
         r.majority &= !is_out("majority");
+        d.is_partial &= !is_out("partial");
         r.full_in_peace &= !is_out("full");
         if is_out("retention") {
             self.kept.keep_all();
@@ -508,6 +545,7 @@ impl World {
         }
         if let Some(members) = self.members.as_mut().filter(|_| is_out("members")) {
             members.calm();
+            self.rates.joins = 0;
         }
         if is_out("strangers") {
             self.producers.calm();
@@ -558,7 +596,8 @@ impl World {
 
     fn run(&mut self) -> Result<(), String> {
         let (config, groups, rates) = (self.config, self.groups_config, self.rates);
-        self.note(|| format!("{config:?} {groups:?} {rates:?}"));
+        let (partitions, faults) = (self.partitions, self.faults);
+        self.note(|| format!("{config:?} {groups:?} {rates:?} {faults:?} {partitions} partitions"));
         let is_founded = |w: &World| w.groups().into_iter().all(|(_, g)| w.leader(g).is_some());
         while self.rates.founds_in_peace && self.now_ms < FOUNDING_MS && !is_founded(self) {
             self.turn(true)?;
@@ -621,7 +660,7 @@ impl World {
             let is_taken_over = |t: &thalweg_control::Topic| t.taken_over.len() == t.partitions as usize;
             core.metadata().topics().all(is_taken_over) && partitions.iter().all(serves)
         })?;
-        for p in 0..PARTITIONS {
+        for p in 0..self.partitions {
             self.read_all(survivor, p)?;
         }
         lost.iter().for_each(|n| self.nodes[*n].start_at_ms = self.now_ms);
@@ -649,7 +688,7 @@ impl World {
         self.end_flip();
         self.call_back();
         self.network.heal();
-        self.faults = Faults { latency_ms: 2, sync_error: 0, kept: 1_000_000, torn: 0 };
+        self.faults = Faults { latency_ms: 2, sync_error: 0, kept: 1_000_000, torn: 0, ..self.faults };
         for node in &mut self.nodes {
             node.paused_until_ms = 0;
             node.disk.set_room(None);
@@ -746,9 +785,9 @@ impl World {
             if self.ended {
                 return Ok(());
             }
-            let leaders: Vec<Option<usize>> = (0..PARTITIONS).map(|p| self.leader(name(p))).collect();
+            let leaders: Vec<Option<usize>> = (0..self.partitions).map(|p| self.leader(name(p))).collect();
             if let Some(leaders) = leaders.into_iter().collect::<Option<Vec<_>>>() {
-                (0..PARTITIONS).try_for_each(|p| self.read_all(leaders[p as usize], p))?;
+                (0..self.partitions).try_for_each(|p| self.read_all(leaders[p as usize], p))?;
                 return self.read_all_copies();
             }
             if self.now_ms > deadline {
@@ -805,6 +844,7 @@ impl World {
     }
 
     fn faults(&mut self) -> Result<(), String> {
+        self.incidents_turn()?;
         self.flip_turn()?;
         if self.flip.is_some_and(|f| f.is_alone) {
             return Ok(());
@@ -837,6 +877,13 @@ impl World {
             && self.rng.chance(r.rebuilding_crash)
         {
             let power = self.rng.chance(500_000);
+            self.crash(node, power, false);
+        }
+        let is_exposed = |n: &usize| self.nodes[*n].core.is_some() && self.nodes[*n].disk.is_exposed();
+        if let Some(node) = (0..size).find(is_exposed)
+            && self.schedule.chance(r.exposed)
+        {
+            let power = self.schedule.chance(500_000);
             self.crash(node, power, false);
         }
         if self.rng.chance(r.pause) {
@@ -904,7 +951,7 @@ impl World {
         if self.rng.chance(r.repin) {
             self.repin(node);
         }
-        let partition = self.rng.below(PARTITIONS as u64) as u32;
+        let partition = self.rng.below(self.partitions as u64) as u32;
         let now = self.now_at(node);
         if self.rng.chance(r.transfer)
             && let Some(core) = &mut self.nodes[node].core
@@ -1009,12 +1056,13 @@ impl World {
             false => n.disk.kill_process(),
         }
         n.start_at_ms = self.now_ms + away_ms;
-        // Each further start is counted: soon there are more of them than the others remember.
-        if n.older == Some(Older::Unaware) {
-            n.older = Some(Older::Told);
-        }
         if self.healing {
-            self.nodes[node].start_at_ms = self.now_ms;
+            n.start_at_ms = self.now_ms;
+        }
+        // Each further start is counted: with the next one there may be more of them than the others remember, and nobody could tell any
+        // more (docs/adr/0018-older-disks.md, under cost).
+        if n.older == Some(Older::Unaware) {
+            self.wipe(node, "the older disk is replaced, before anybody has told that it is older");
         }
         self.note(|| format!("{node}: {}", if power { "power cut" } else { "kill -9" }));
         self.crashes += 1;
@@ -1049,7 +1097,7 @@ impl World {
         let arrived = link.to_broker.iter().take_while(|(due, _)| *due <= self.now_ms).count();
         link.to_broker.truncate(arrived);
         link.reconnect_at_ms = self.now_ms + self.rng.below(20);
-        for p in 0..PARTITIONS {
+        for p in 0..self.partitions {
             if c.leaders[p as usize].0 == node {
                 c.core.disconnected(p, why);
             }
@@ -1070,7 +1118,7 @@ impl World {
         for other in 0..self.nodes.len() {
             self.disconnect(client, other, "the client begins anew");
         }
-        for p in 0..PARTITIONS {
+        for p in 0..self.partitions {
             self.clients[client].leaders[p as usize] = (node, 0);
         }
     }
@@ -1128,15 +1176,15 @@ impl World {
         }
         let now = self.now_at(node);
         let completions = self.nodes[node].disk.advance(self.now_ms);
-        let room_bytes = self.nodes[node].disk.room();
         let retains = self.now_ms.is_multiple_of(RETENTION_EVERY_MS);
-        if let Some(core) = &mut self.nodes[node].core {
+        let Node { core, disk, .. } = &mut self.nodes[node];
+        if let Some(core) = core {
             for completion in completions {
                 self.events += 1;
                 core.complete(now, completion);
             }
             if self.now_ms.is_multiple_of(ROOM_EVERY_MS) {
-                core.set_room(now, room_bytes);
+                core.set_room(now, disk.room());
             }
             core.tick(now);
             if retains {
@@ -1206,7 +1254,7 @@ impl World {
         let unplaced = core.take_unplaced();
         core.placed_anew(pin_epoch);
         for Unplaced { record, token: id, since_ms } in unplaced {
-            let partition = place(id, pin_epoch);
+            let partition = place(id, pin_epoch, self.partitions);
             self.oracle.pushed(id, partition);
             core.push(since_ms, partition, &record, id);
         }
@@ -1228,7 +1276,7 @@ impl World {
         let request = Request::CreateTopic {
             id: TopicId([7; 16]),
             name: "t".into(),
-            partitions: PARTITIONS,
+            partitions: self.partitions,
             replication_factor,
             live,
             partitioner: None,
@@ -1570,7 +1618,7 @@ impl World {
                 burst = burst.saturating_sub(1);
                 let id = client.next_record;
                 client.next_record += 1;
-                let partition = place(id, client.core.pin_epoch());
+                let partition = place(id, client.core.pin_epoch(), self.partitions);
                 let mut value = id.to_le_bytes().to_vec();
                 value.resize(8 + self.rng.below(300) as usize, id as u8);
                 // Clients' clocks differ: times do not grow with offsets.
@@ -1593,7 +1641,7 @@ impl World {
                 let up = up && self.now_ms >= c.away_until_ms;
                 if up && !c.links[node].connected && self.now_ms >= c.links[node].reconnect_at_ms {
                     c.links[node].connected = true;
-                    for p in 0..PARTITIONS {
+                    for p in 0..self.partitions {
                         if c.leaders[p as usize].0 == node {
                             c.core.connected(p);
                         }
@@ -1629,7 +1677,7 @@ impl World {
         if let Some(pin_epoch) = self.pin_epoch(node) {
             self.clients[client].core.hear_of_pin(pin_epoch);
         }
-        for p in 0..PARTITIONS {
+        for p in 0..self.partitions {
             let state = self.nodes[node].replicas().and_then(|r| r.state(&name(p)));
             let Some((leader, epoch)) = state.and_then(|s| Some((s.leader?, s.leader_epoch.0))) else { continue };
             if epoch > self.clients[client].leaders[p as usize].1 {
@@ -1641,7 +1689,7 @@ impl World {
     /// Readers, requests for `latest`, and a client with an old partitioner.
     fn ask_around(&mut self) -> Result<(), String> {
         let node = self.rng.below(self.nodes.len() as u64) as usize;
-        let partition = self.rng.below(PARTITIONS as u64) as u32;
+        let partition = self.rng.below(self.partitions as u64) as u32;
         let (reads, confirms, places) = (self.rng.chance(4_000), self.rng.chance(10_000), self.rng.chance(2_000));
         if !self.is_running(node) {
             return Ok(());

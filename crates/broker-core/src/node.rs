@@ -900,7 +900,9 @@ impl<D: Disk> Node<D> {
                 }
                 None => {
                     let held = self.replicas.log().hard_state(&name).map(|s| s.replica);
-                    let is_mine = stored.contains(&name) && held == Some(settings.replica);
+                    // One that was lost before its first term has no name yet.
+                    let is_mine = stored.contains(&name)
+                        && held.is_some_and(|held| [settings.replica, ReplicaId(0)].contains(&held));
                     // What stands here is newer than the metadata that has been followed so far: it will say so itself.
                     if held.is_some_and(|held| held.generation() > settings.replica.generation()) {
                         continue;

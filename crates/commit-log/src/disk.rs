@@ -93,7 +93,8 @@ pub enum Step {
         /// Its second name.
         to: FileName,
     },
-    /// Removes the file; one that is missing is no error.
+    /// Removes the file; one that is missing is no error. It is gone for good once the submission has ended: until then a power cut may
+    /// bring it back, whatever was synced before.
     Delete {
         /// The file.
         file: FileName,

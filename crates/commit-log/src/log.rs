@@ -187,7 +187,8 @@ enum Purpose {
         ranges: Vec<Range>,
         from: Offset,
     },
-    Delete,
+    /// Of what the frame of this number has made void; 0 for files that some start would find.
+    Delete(Lsn),
     Aside {
         group: TopicPartition,
         copy: u64,
@@ -223,6 +224,8 @@ pub struct CommitLog<D> {
     /// Partitions that were dropped: until the frame that says so is durable, their files stay, and a new copy of the same
     /// name writes none.
     dropping: BTreeMap<TopicPartition, Lsn>,
+    /// Frames that drop partitions whose files are still there. The log keeps them: without them nobody would know whose the files are.
+    undeleted: BTreeSet<Lsn>,
     next_copy: u64,
     /// When the oldest log file is looked through next.
     next_recycle_ms: u64,
@@ -239,8 +242,8 @@ pub struct CommitLog<D> {
 impl<D: Disk> CommitLog<D> {
     /// Opens the directory and recovers what it holds. Blocks while it reads.
     pub fn open(mut disk: D, directory: DirectoryId, config: Config) -> Result<(Self, Recovery), OpenError> {
-        let opened = recovery::open(&mut disk, directory)?;
-        let strays = recovery::strays(&mut disk, &opened.partitions, &opened.dropped)?;
+        let mut opened = recovery::open(&mut disk, directory)?;
+        let strays = recovery::strays(&mut disk, &mut opened.partitions, &opened.dropped)?;
         let mut log = CommitLog {
             disk,
             config,
@@ -257,6 +260,7 @@ impl<D: Disk> CommitLog<D> {
             aside_due: BTreeSet::new(),
             manifest_due: BTreeSet::new(),
             dropping: BTreeMap::new(),
+            undeleted: BTreeSet::new(),
             next_copy: 1,
             next_recycle_ms: 0,
             tail_bytes: 0,
@@ -278,6 +282,11 @@ impl<D: Disk> CommitLog<D> {
             segments.for_each(Segment::forget_newest);
         }
         for spare in std::mem::take(&mut log.wal.found) {
+            // One that no list names was never used: a crash cut its making short, or its removal. On a full disk the room counts.
+            if !log.wal.listed.0.contains_key(&spare.name) {
+                log.wal.leaving.push(spare.name);
+                continue;
+            }
             log.retire(0, spare);
         }
         if !opened.indexes.is_empty() {
@@ -288,7 +297,8 @@ impl<D: Disk> CommitLog<D> {
         }
         if !strays.is_empty() {
             let steps = strays.into_iter().map(|file| Step::Delete { file }).collect();
-            log.submit(Lane::Bulk, steps, Purpose::Delete);
+            log.undeleted.insert(log.wal.durable);
+            log.submit(Lane::Bulk, steps, Purpose::Delete(log.wal.durable));
         }
         // Once the log has gone on, nothing shows any more that its end was damaged, and what was damaged may be recycled.
         if opened.damages.iter().any(|d| matches!(d, Damage::Torn { plain: false, .. })) {
@@ -351,14 +361,14 @@ impl<D: Disk> CommitLog<D> {
         self.push(FrameKind::Dropped, group, LeaderEpoch(0), RaftIndex(0), Offset(successor.0), Bytes::new());
         // A crash before the frame is synced brings the partition back without files, so they wait for it: the bulk lane
         // deletes after the log lane has synced, because recovery takes a missing segment for damage.
-        let files: Vec<Step> = log
-            .segments
-            .iter()
-            .flat_map(|s| EXTENSIONS.map(|e| Step::Delete { file: segment::file(&group, s.base_offset, e) }))
-            .chain(log.installing.into_iter().flat_map(|i| i.stale_files))
-            .collect();
-        self.dropping.insert(group, Lsn(self.wal.next_lsn.0 - 1));
-        self.deletions.push((Lsn(self.wal.next_lsn.0 - 1), files));
+        let mut files = files_of(&group, &log);
+        files.extend(log.installing.into_iter().flat_map(|i| i.stale_files));
+        let lsn = Lsn(self.wal.next_lsn.0 - 1);
+        self.dropping.insert(group, lsn);
+        if !files.is_empty() {
+            self.undeleted.insert(lsn);
+        }
+        self.deletions.push((lsn, files));
     }
 
     /// Queues one entry. What the partition held at or above its index is discarded.
@@ -519,8 +529,7 @@ impl<D: Disk> CommitLog<D> {
     /// name, with its term and its vote. Another copy in its place could not help to a majority where two of three have been kept aside.
     pub fn start_over(&mut self, group: TopicPartition) {
         let Some(log) = self.partitions.get_mut(&group).filter(|p| p.diverged && !p.flushing) else { return };
-        let files = |s: &Segment| EXTENSIONS.map(|e| Step::Delete { file: segment::file(&group, s.base_offset, e) });
-        let gone: Vec<Step> = log.segments.iter().flat_map(files).collect();
+        let gone = files_of(&group, log);
         self.tail_bytes -= log.tail_bytes;
         self.unflushed_bytes -= log.unflushed_bytes;
         let (copy, segment_bytes_max) = (self.next_copy, log.segment_bytes_max);
@@ -924,7 +933,9 @@ impl<D: Disk> CommitLog<D> {
             // The next flush would not find them.
             (Purpose::Indexes, Err(e)) => self.fail(e),
             // A file that stays behind costs space, not correctness; the next start removes it.
-            (Purpose::Delete, _) => {}
+            (Purpose::Delete(lsn), _) => {
+                self.undeleted.remove(&lsn);
+            }
             (Purpose::Aside { group, copy, folder }, result) => {
                 let is_here = self.partitions.get(&group).is_some_and(|p| p.copy == copy);
                 match result {
@@ -1153,9 +1164,9 @@ impl<D: Disk> CommitLog<D> {
             waits
         });
         let due = self.deletions.extract_if(.., |(lsn, _)| *lsn <= last).collect::<Vec<_>>();
-        for (_, steps) in due {
+        for (lsn, steps) in due {
             if !steps.is_empty() {
-                self.submit(Lane::Bulk, steps, Purpose::Delete);
+                self.submit(Lane::Bulk, steps, Purpose::Delete(lsn));
             }
         }
         self.events.push(LogEvent::Durable(last));
@@ -1249,6 +1260,7 @@ impl<D: Disk> CommitLog<D> {
             steps.push(Step::Write { file, at, buffers: vec![entry] });
         }
         if roll {
+            log.left_over.extend(EXTENSIONS.map(file));
             steps.extend(EXTENSIONS.map(|e| Step::Create { file: file(e), bytes_count: 0 }));
         }
         let mut sums = Vec::with_capacity(plan.ranges.len() * SUM_RECORD_BYTES);
@@ -1280,21 +1292,14 @@ impl<D: Disk> CommitLog<D> {
         batches: &[(RaftIndex, RecordBatch)],
         new: bool,
     ) {
-        if self.partitions.get(&group).is_some_and(|p| p.copy != copy) {
-            // Of a copy that was dropped. Its files are written over by the new one, or removed by the next start.
-            return;
-        }
-        let Some(log) = self.partitions.get_mut(&group) else {
-            // Dropped meanwhile: a segment that was new is in no list of files to delete.
-            let base = batches[0].1.base_offset();
-            let steps = EXTENSIONS.map(|e| Step::Delete { file: segment::file(&group, base, e) });
-            if new {
-                self.submit(Lane::Bulk, steps.into(), Purpose::Delete);
-            }
-            return;
-        };
+        // That of a copy that was dropped is among what goes with it, once that is durable.
+        let Some(log) = self.partitions.get_mut(&group).filter(|p| p.copy == copy) else { return };
         if new {
-            log.segments.push_back(Segment::new(batches[0].1.base_offset()));
+            let base = batches[0].1.base_offset();
+            for extension in EXTENSIONS {
+                log.left_over.remove(&segment::file(&group, base, extension));
+            }
+            log.segments.push_back(Segment::new(base));
             log.open_since = OpenSince::At(i64::try_from(now_ms).unwrap_or(i64::MAX));
             log.closes_after.take_if(|at| batches[0].0 > *at);
         }
@@ -1357,7 +1362,7 @@ impl<D: Disk> CommitLog<D> {
         let files: Vec<Step> = gone.iter().flat_map(files).collect();
         self.push_manifest(group);
         match is_planted(Bug::SegmentsDeletedEarly) {
-            true if !files.is_empty() => drop(self.submit(Lane::Bulk, files, Purpose::Delete)),
+            true if !files.is_empty() => drop(self.submit(Lane::Bulk, files, Purpose::Delete(Lsn(0)))),
             _ => self.deletions.push((Lsn(self.wal.next_lsn.0 - 1), files)),
         }
     }
@@ -1398,7 +1403,8 @@ impl<D: Disk> CommitLog<D> {
         let held = |(group, last): (&TopicPartition, &RaftIndex)| {
             self.partitions.get(group).is_some_and(|p| p.manifest_index < (*last).min(p.committed))
         };
-        if file.groups.iter().any(held) {
+        let drops = self.undeleted.first().is_some_and(|lsn| *lsn <= file.last_lsn);
+        if drops || file.groups.iter().any(held) {
             return;
         }
         // Entries that wait for a quorum are carried over only when room is short, and only while that makes room: carried over
@@ -1486,7 +1492,7 @@ impl<D: Disk> CommitLog<D> {
             self.wal.spares.append(&mut self.wal.unlisted);
             for name in std::mem::take(&mut self.wal.leaving) {
                 let steps = vec![Step::Delete { file: name.clone() }, Step::Delete { file: old_sums_file(&name) }];
-                self.submit(Lane::Bulk, steps, Purpose::Delete);
+                self.submit(Lane::Bulk, steps, Purpose::Delete(Lsn(0)));
             }
         } else if !self.room.is_waiting() {
             let step = Step::Replace { file: files::name(), bytes: wanted.encode() };
@@ -1544,6 +1550,12 @@ impl<D: Disk> CommitLog<D> {
             self.submit(Lane::Bulk, vec![step], Purpose::GiveUpBallast);
         }
     }
+}
+
+/// Deletes all that a copy has in its folder.
+fn files_of(group: &TopicPartition, log: &PartitionLog) -> Vec<Step> {
+    let in_segments = log.segments.iter().flat_map(|s| EXTENSIONS.map(|e| segment::file(group, s.base_offset, e)));
+    in_segments.chain(log.left_over.iter().cloned()).map(|file| Step::Delete { file }).collect()
 }
 
 /// Checks what a cold read brought against its checksums and cuts it into batches.

@@ -1,10 +1,11 @@
 //! What a start says when files of the directory are missing or shorter than they were.
 
 use thalweg_model::{
-    BatchBuilder, Codec, DirectoryId, LeaderEpoch, Offset, RaftIndex, Record, ReplicaId, TopicId, TopicPartition,
+    BatchBuilder, Codec, DirectoryId, LeaderEpoch, Offset, RaftIndex, Record, RecordBatch, ReplicaId, TopicId,
+    TopicPartition,
 };
 
-use crate::disk::FileName;
+use crate::disk::{FileName, Lane};
 use crate::log::{CommitLog, Config};
 use crate::memory::MemoryDisk;
 use crate::partition::HardState;
@@ -260,4 +261,76 @@ fn indexes_that_are_missing_are_made_anew() {
             assert!(after == before || (grew_on && after.is_some()), "{file}: {after:?} after {before:?}");
         }
     }
+}
+
+#[test]
+fn a_copy_that_is_replaced_leaves_no_file_behind() {
+    let folder = crate::segment::folder(&GROUP);
+    let check = |mut log: CommitLog<MemoryDisk>| {
+        log.replace_partition(GROUP, ReplicaId(1 << 32 | 1));
+        settle(&mut log, 1_000);
+        let left: Vec<_> = log.disk_mut().files.keys().filter(|f| f.0.starts_with(&folder)).cloned().collect();
+        assert_eq!(left, []);
+    };
+    // One that has lost a file, beside what a flush has left that a crash cut short.
+    let mut disk = directory();
+    remove(&segment_files(GROUP, "log")[0])(&mut disk);
+    disk.files.insert(FileName::new(format!("{folder}/00000000000000000041.log")), vec![1; 10]);
+    let log = open(&disk);
+    assert!(log.offline(&GROUP).is_some());
+    check(log);
+    // One that is being written.
+    let mut log = open(&MemoryDisk::empty());
+    log.create_partition(GROUP);
+    log.append(GROUP, RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
+    log.set_committed(GROUP, RaftIndex(1));
+    log.flush(GROUP);
+    log.pump(0);
+    assert!(log.is_flushing(&GROUP));
+    check(log);
+}
+
+/// The log goes on, and a crash comes, while the lane that deletes has other things to do.
+#[test]
+fn a_dropped_partition_is_known_until_its_files_are_gone() {
+    let settle = |log: &mut CommitLog<MemoryDisk>, now_ms: u64, lanes: &[Lane]| {
+        log.pump(now_ms);
+        while let Some(done) = lanes.iter().find_map(|lane| log.disk_mut().step(*lane)) {
+            log.complete(now_ms, done);
+            log.pump(now_ms);
+        }
+    };
+    let is_there =
+        |log: &mut CommitLog<MemoryDisk>| log.disk_mut().bytes_of(&crate::segment::folder(&GROUP), ".log") > 0;
+    let mut log = open(&MemoryDisk::empty());
+    log.create_partition(OTHER);
+    log.create_partition(GROUP);
+    log.append(GROUP, RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
+    log.set_committed(GROUP, RaftIndex(1));
+    log.flush(GROUP);
+    // So far that the next file is there.
+    for ms in 0..6 {
+        log.set_hard_state(OTHER, HardState { term: LeaderEpoch(1 + ms as u32), vote: 1, replica: ReplicaId(1) });
+        settle(&mut log, ms, &[Lane::Wal, Lane::Bulk]);
+    }
+    assert!(is_there(&mut log));
+    log.drop_partition(GROUP);
+    for ms in 6..30 {
+        log.set_hard_state(OTHER, HardState { term: LeaderEpoch(1 + ms as u32), vote: 1, replica: ReplicaId(1) });
+        settle(&mut log, ms * 10, &[Lane::Wal]);
+    }
+    let mut log = open(log.disk_mut());
+    assert!(is_there(&mut log));
+    settle(&mut log, 0, &[Lane::Wal, Lane::Bulk]);
+    assert!(!is_there(&mut log), "nobody knows whose they are");
+}
+
+#[test]
+fn a_log_file_that_was_never_made_whole_is_removed() {
+    let mut disk = directory();
+    let stray = FileName::new("wal/0099.wal");
+    disk.files.insert(stray.clone(), vec![0; 12 << 10]);
+    let mut log = open(&disk);
+    settle(&mut log, 0);
+    assert!(!log.disk_mut().files.contains_key(&stray));
 }

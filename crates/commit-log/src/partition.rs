@@ -8,12 +8,12 @@
 //!            tail.front
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId};
 
 use crate::configuration::Configuration;
-use crate::disk::Step;
+use crate::disk::{FileName, Step};
 use crate::frame::Lsn;
 use crate::log::Config;
 use crate::manifest::{Manifest, SegmentsEnd};
@@ -71,6 +71,9 @@ pub(crate) struct PartitionLog {
     pub(crate) log_start: Offset,
     /// Written by recovery and by finished flushes.
     pub(crate) segments: VecDeque<Segment>,
+    /// Files of this copy that are in no segment: of a flush that is under way or found no room, or that a start found beside a partition
+    /// that is offline. They go with the copy.
+    pub(crate) left_over: BTreeSet<FileName>,
     /// End of the segments.
     pub(crate) end: SegmentsEnd,
     /// Producers as of `end`.

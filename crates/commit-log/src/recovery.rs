@@ -595,28 +595,36 @@ fn load_segment<D: Disk>(
     Ok(Ok((segment, rebuilt)))
 }
 
-/// Files below `partitions/` that belong to no segment of `partitions`: left over from a crash.
+/// Files below `partitions/` that belong to no segment of `partitions`: left over from a crash. Those of a partition that is offline stay
+/// with it, for whoever looks for what is left.
 pub(crate) fn strays<D: Disk>(
     disk: &mut D,
-    partitions: &BTreeMap<TopicPartition, PartitionLog>,
+    partitions: &mut BTreeMap<TopicPartition, PartitionLog>,
     dropped: &[TopicPartition],
 ) -> Result<Vec<FileName>, DiskError> {
-    let mut known = BTreeSet::new();
-    let mut folders = BTreeSet::new();
-    for (group, log) in partitions {
-        if log.offline.is_none() {
-            folders.insert(segment::folder(group));
-        }
-        for segment in &log.segments {
-            known.extend(EXTENSIONS.map(|e| segment::file(group, segment.base_offset, e)));
+    let mut by_folder: BTreeMap<String, BTreeSet<FileName>> = BTreeMap::new();
+    for file in disk.list("partitions")? {
+        if let Some((folder, _)) = file.0.rsplit_once('/') {
+            by_folder.entry(folder.to_owned()).or_default().insert(file.clone());
         }
     }
-    folders.extend(dropped.iter().map(segment::folder));
-    let files = disk.list("partitions")?;
-    Ok(files
-        .into_iter()
-        .filter(|f| f.0.rsplit_once('/').is_some_and(|(folder, _)| folders.contains(folder)) && !known.contains(f))
-        .collect())
+    let mut strays = BTreeSet::new();
+    for (group, log) in partitions {
+        let mut files = by_folder.remove(&segment::folder(group)).unwrap_or_default();
+        for segment in &log.segments {
+            for extension in EXTENSIONS {
+                files.remove(&segment::file(group, segment.base_offset, extension));
+            }
+        }
+        match log.offline.is_some() {
+            true => log.left_over = files,
+            false => strays.append(&mut files),
+        }
+    }
+    for group in dropped {
+        strays.extend(by_folder.remove(&segment::folder(group)).unwrap_or_default());
+    }
+    Ok(strays.into_iter().collect())
 }
 
 impl RecoveredPartition {

@@ -158,3 +158,32 @@ pub(crate) fn restart_of(base: &thalweg_commit_log::PeerBase, from: Offset, with
         state: crate::message::CatchUpState::of(&state),
     }
 }
+
+/// True where a part can be put in place in a copy whose decided entries go up to `next` (exclusive). A copy that was told to start over may have
+/// heard from its leader meanwhile and hold what it was to start from, in segments of its own: then it needs not. (Found by the simulator: a
+/// part waited for room, and was put in place after what followed it.)
+pub(crate) fn fits(install: &Install, next: RaftIndex) -> bool {
+    match install.restarts_at {
+        None => install.first_index == next,
+        Some(_) => install.first_index > next,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_raft_has_brought_further_does_not_start_over() {
+        let install = |restarts_at: Option<Offset>| Install {
+            first_index: RaftIndex(9),
+            batches: vec![RecordBatch::leader_change(Offset(20), LeaderEpoch(1))],
+            restarts_at,
+            end: None,
+        };
+        for (next, goes_on, starts_over) in [(8, false, true), (9, true, false), (10, false, false)] {
+            assert_eq!(fits(&install(None), RaftIndex(next)), goes_on);
+            assert_eq!(fits(&install(Some(Offset(18))), RaftIndex(next)), starts_over);
+        }
+    }
+}

@@ -146,9 +146,13 @@ impl RaftBody {
         (self.kind == APPENDED && !self.reject).then_some(RaftIndex(self.index))
     }
 
-    /// True for an append with a client's records.
-    pub(crate) fn has_records(&self) -> bool {
-        self.entries.iter().any(|e| matches!(&e.content, EntryContent::Batch(batch) if !batch.is_control()))
+    /// True for an append with records that nobody needs to have on this replica: new ones of the leader's own term, and those that are on
+    /// a quorum without it. What an earlier leader has left undecided must find its quorum before anything else can be decided, and that
+    /// is no more than what was under way then. (Found by the simulator: one such record on full disks, and the log start could not move.)
+    pub(crate) fn can_wait(&self) -> bool {
+        let is_undecided = |(index, e): &(u64, &EntryBody)| e.term < self.term && *index > self.commit;
+        let is_record = |e: &EntryBody| matches!(&e.content, EntryContent::Batch(batch) if !batch.is_control());
+        (self.index + 1..).zip(&self.entries).any(|entry| is_record(entry.1) && !is_undecided(&entry))
     }
 
     /// True for an append after which segments may go.
@@ -409,6 +413,22 @@ mod tests {
         let mut builder = BatchBuilder::new();
         builder.push(&Record { value: Some("v".into()), ..Default::default() });
         builder.build(Codec::None, None).with_position(Offset(offset), LeaderEpoch(3))
+    }
+
+    #[test]
+    fn records_that_a_former_leader_left_undecided_cannot_wait_for_room() {
+        let record = |term| EntryBody { term, content: EntryContent::Batch(batch(8)) };
+        let change = || EntryBody { term: 4, content: EntryContent::LeaderChange };
+        let check = |commit: u64, entries: Vec<EntryBody>, can_wait: bool| {
+            let raft = RaftBody { kind: 3, term: 4, index: 7, commit, entries, ..Default::default() };
+            assert_eq!(raft.can_wait(), can_wait, "{raft:?}");
+        };
+        check(7, vec![record(3), change()], false);
+        check(6, vec![record(2), record(3), change()], false);
+        // On a quorum without this replica.
+        check(8, vec![record(3), change()], true);
+        check(7, vec![record(3), change(), record(4)], true);
+        check(7, vec![change()], false);
     }
 
     #[test]

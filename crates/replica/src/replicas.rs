@@ -166,6 +166,7 @@ impl<D: Disk> Replicas<D> {
     pub fn lose_everything(&mut self, now: Now, what: &str) -> Lsn {
         for name in self.log.partitions().collect::<Vec<_>>() {
             let is_only = self.partitions.get(&name).is_some_and(|p| p.settings.is_only());
+            self.name_lost(name);
             self.last_lsn = self.log.lose(name, is_only, what.to_owned()).max(self.last_lsn);
             self.retire(name, what.to_owned());
         }
@@ -191,10 +192,21 @@ impl<D: Disk> Replicas<D> {
         self.log.set_segment_bytes(name, settings.segment_bytes);
         let partition = Partition { group: None, settings, catching_up: None, offered_ms: BTreeMap::new() };
         self.partitions.insert(name, partition);
-        if self.log.offline(&name).is_none() {
-            self.wake(now, name);
+        match self.log.offline(&name).is_some() {
+            true => self.name_lost(name),
+            false => self.wake(now, name),
         }
         self.log.pump(now.mono_ms);
+    }
+
+    /// Gives a copy that is out of service the name that its owner knows it by, if it has none yet: a copy gets one with its first term. Without
+    /// a name it could not be told from its successor, and would stand in that one's place for ever. (Found by the simulator.)
+    fn name_lost(&mut self, name: TopicPartition) {
+        let state = self.log.hard_state(&name).filter(|s| s.replica == ReplicaId(0));
+        if let (Some(state), Some(partition)) = (state, self.partitions.get(&name)) {
+            let replica = partition.settings.replica;
+            self.last_lsn = self.log.set_hard_state(name, HardState { replica, ..state });
+        }
     }
 
     /// The same for a partition whose log cannot be trusted: it stays out of service, and vouches for nothing.
@@ -385,7 +397,7 @@ impl<D: Disk> Replicas<D> {
             false => self.log.is_scarce(),
             true => self.log.is_at_last_resort() && !p.settings.is_vital,
         };
-        self.partitions.get(name).is_some_and(is_too_much) && body.has_records() && !body.moves_log_start()
+        self.partitions.get(name).is_some_and(is_too_much) && body.can_wait() && !body.moves_log_start()
     }
 
     /// Asks the quorum whether this replica still leads; [`Output::Confirmed`] answers with the high watermark then.
@@ -629,7 +641,7 @@ impl<D: Disk> Replicas<D> {
         };
         let install = self.keep_own(name, install);
         let next = self.log.committed_end(&name).expect("the partition was created").1;
-        if install.restarts_at.is_none() && install.first_index != next {
+        if !catch_up::fits(&install, next) {
             // Raft went on meanwhile, or something else is in the way: begin again from here.
             self.partitions.get_mut(&name).expect("just seen").catching_up = None;
             return self.wake(now, name);
@@ -1094,5 +1106,65 @@ fn close_gaps(batches: &mut [RecordBatch]) {
     for i in 1..batches.len() {
         let (end, epoch) = (batches[i - 1].end_offset(), batches[i].header().leader_epoch);
         batches[i] = batches[i].clone().with_position(end, epoch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use thalweg_commit_log::{FileName, Op, Step};
+    use thalweg_model::TopicId;
+
+    use super::*;
+
+    /// A new directory, and a disk that never gets to what is asked of it.
+    struct Slow;
+
+    impl Disk for Slow {
+        fn submit(&mut self, _: Op) {}
+
+        fn run(&mut self, _: Vec<Step>) -> Result<bytes::Bytes, DiskError> {
+            Ok(bytes::Bytes::new())
+        }
+
+        fn list(&mut self, _: &str) -> Result<Vec<FileName>, DiskError> {
+            Ok(vec![thalweg_commit_log::empty_list().0])
+        }
+
+        fn read(&mut self, _: &FileName, at: u64, bytes_count: usize) -> Result<bytes::Bytes, DiskError> {
+            let list = thalweg_commit_log::empty_list().1;
+            Ok(list.slice((at as usize).min(list.len())..(at as usize + bytes_count).min(list.len())))
+        }
+
+        fn length(&mut self, _: &FileName) -> Result<u64, DiskError> {
+            Ok(thalweg_commit_log::empty_list().1.len() as u64)
+        }
+
+        fn sync(&mut self, _: &FileName) -> Result<(), DiskError> {
+            Ok(())
+        }
+
+        fn truncate(&mut self, _: &FileName, _: u64) -> Result<(), DiskError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_copy_that_is_lost_before_its_first_term_makes_way_for_its_successor() {
+        let (name, now) = (TopicPartition::new(TopicId([3; 16]), 0), Now { mono_ms: 1, wall_ms: 1 });
+        let voters: Vec<ReplicaId> = (1..4).map(|b| ReplicaId::new(BrokerId(b), 0)).collect();
+        let settings = |replica: ReplicaId| PartitionSettings {
+            replica,
+            first_voters: voters.clone(),
+            target: voters.clone(),
+            ..Default::default()
+        };
+        let (mut replicas, _) = Replicas::open(Slow, DirectoryId([1; 16]), Config::default(), 0).unwrap();
+        replicas.start(now, name, settings(voters[0]));
+        assert_eq!(replicas.log().hard_state(&name).map(|s| s.replica), Some(ReplicaId(0)), "it has no name yet");
+        replicas.lose_everything(now, "the disk is older than it was");
+        assert!(replicas.log().offline(&name).is_some());
+        replicas.configure(now, name, settings(voters[0].successor()));
+        assert_eq!(replicas.log().offline(&name), None);
+        assert_eq!(replicas.log().hard_state(&name).map(|s| s.replica), Some(voters[0].successor()));
     }
 }

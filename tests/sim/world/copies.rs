@@ -3,6 +3,8 @@
 //! While a seed runs, a copy is compared as far as it is in memory when its high watermark moves; what it wrote to segments, and what was
 //! rebuilt there, nobody has read but where it leads. Here each copy is read as it would be read if it led next.
 
+use std::collections::BTreeSet;
+
 use thalweg_model::{Offset, TopicPartition};
 use thalweg_replica::ReadOutcome;
 
@@ -26,7 +28,35 @@ impl World {
                 self.read_copy(node, group)?;
             }
         }
+        self.find_no_strays()
+    }
+
+    /// What was deleted and came back, or was never deleted, is gone: below `partitions/` every folder is that of a copy which the log
+    /// knows, and below `wal/` every log file is named in the list.
+    fn find_no_strays(&mut self) -> Result<(), String> {
+        let deadline_ms = self.now_ms + HEAL_MS;
+        while let Some((node, stray)) = (0..self.nodes.len()).find_map(|n| Some((n, self.stray(n)?))) {
+            if self.ended {
+                return Ok(());
+            }
+            if self.now_ms > deadline_ms {
+                return Err(format!("{stray} on {node} belongs to nothing, and is never removed"));
+            }
+            self.turn(false)?;
+        }
         Ok(())
+    }
+
+    fn stray(&self, node: usize) -> Option<String> {
+        let (disk, log) = (&self.nodes[node].disk, self.nodes[node].replicas()?.log());
+        let folders: BTreeSet<String> = log.partitions().map(|p| format!("partitions/{p}")).collect();
+        let list = disk.text("wal.files");
+        let is_known = |file: &str| match file.rsplit_once('/') {
+            Some((folder, _)) if folder.starts_with("partitions/") => folders.contains(folder),
+            Some(("wal", name)) if name.ends_with(".wal") => list.contains(file),
+            _ => true,
+        };
+        disk.lengths("").into_iter().map(|(name, _)| name.to_string()).find(|name| !is_known(name))
     }
 
     fn read_copy(&mut self, node: usize, group: TopicPartition) -> Result<(), String> {
@@ -45,6 +75,11 @@ impl World {
                     None => return Ok(()),
                 },
                 ReadOutcome::Offline(_) if self.nodes[node].rotten => return Ok(()),
+                // Retention goes on while this read waits.
+                ReadOutcome::BelowStart(moved) if self.kept.removes() && moved > from => {
+                    (from, end) = (moved, None);
+                    continue;
+                }
                 other => {
                     let what = what(self);
                     return Err(format!("{node}'s copy of {partition} at {from} below {until}: {other:?} {what:?}"));
@@ -52,7 +87,7 @@ impl World {
             };
             for batch in &batches {
                 let follows = end.is_none_or(|end| batch.base_offset() == end);
-                if !follows || batch.base_offset() > from.max(start) {
+                if !follows || batch.base_offset() > from {
                     return Err(format!("{node}'s copy of {partition} goes on with {batch:?} behind {end:?}"));
                 }
                 self.oracle.decided(partition, me, batch)?;

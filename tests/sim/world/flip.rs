@@ -106,7 +106,7 @@ impl World {
         if self.nodes.len() < 3 || !self.rng.chance(self.rates.flip) {
             return None;
         }
-        let partition = self.rng.below(super::PARTITIONS as u64) as u32;
+        let partition = self.rng.below(self.partitions as u64) as u32;
         let node = self.leader(name(partition)).filter(|n| self.is_running(*n))?;
         let epoch = self.nodes[node].replicas()?.state(&name(partition))?.leader_epoch.0;
         let until_ms = self.now_ms + FLIP_MS;

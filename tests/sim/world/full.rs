@@ -5,7 +5,7 @@ use thalweg_control::{Request, TopicConfig};
 use thalweg_model::{BatchBuilder, Codec, Offset, PartitionId, PinEpoch, Record, TopicId, TopicPartition};
 use thalweg_replica::Acks;
 
-use super::{PARTITIONS, World, broker, name};
+use super::{World, broker, name};
 
 /// Leaders move, and deletes get through, within this.
 const SOON_MS: u64 = 5_000;
@@ -96,7 +96,7 @@ impl World {
             self.turn(false)?;
         }
         if self.kept.removes() {
-            for p in 0..PARTITIONS {
+            for p in 0..self.partitions {
                 self.expire(p)?;
             }
         }

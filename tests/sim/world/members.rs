@@ -22,7 +22,7 @@ use thalweg_wire::{ErrorCode, RemoteError, proto};
 use super::super::rng::Rng;
 use super::impostors::Impostors;
 use super::reading::{ColdRead, Reading, Taken};
-use super::{PARTITIONS, World, name};
+use super::{World, name};
 
 /// Most members of the first group; the second one has one.
 const SHARING_MAX: u64 = 15;
@@ -51,6 +51,14 @@ struct Rates {
     /// A coordinator that answers nothing for so long is looked for anew. Nothing may rest on how patient a client is.
     silence_ms: u64,
     is_range: bool,
+}
+
+/// What a member is about to do of its own accord, or what becomes of it.
+#[derive(Clone, Copy, Debug)]
+enum Deed {
+    Leave,
+    /// It is killed, and another one takes its place after so many ms.
+    Die(u64),
 }
 
 /// What a frame asked for.
@@ -108,6 +116,8 @@ pub(super) struct Members {
     rng: Rng,
     rates: Rates,
     members: Vec<Member>,
+    /// When which member does what.
+    due: Vec<(u64, usize, Deed)>,
     next_id: u64,
     next_stream: u64,
     tickets: BTreeMap<(usize, Ticket), (usize, u64, String, Asked, Vec<(TopicPartition, u64)>)>,
@@ -160,6 +170,7 @@ impl Members {
             rng,
             rates,
             members: Vec::new(),
+            due: Vec::new(),
             next_id: 0,
             next_stream: 0,
             tickets: BTreeMap::new(),
@@ -224,6 +235,27 @@ impl Members {
     /// Now and then.
     pub(super) fn stops_coordinator(&mut self) -> bool {
         self.rng.chance(self.rates.coordinator)
+    }
+
+    /// Some of those who are not there come, some of those who are there go, and some are new.
+    pub(super) fn come_and_go(&mut self, now_ms: u64, within_ms: u64) {
+        for i in 0..self.members.len() {
+            let (at_ms, then_ms) = (now_ms + self.rng.below(within_ms), self.rng.below(within_ms));
+            let chance = self.rng.below(10);
+            let m = &mut self.members[i];
+            match (m.is_dead && m.until_ms > now_ms, chance) {
+                (true, 0..6) => m.until_ms = at_ms,
+                (false, 0..3) => self.due.push((at_ms, i, Deed::Leave)),
+                (false, 3) => self.due.push((at_ms, i, Deed::Die(then_ms))),
+                _ => {}
+            }
+        }
+        for _ in 0..self.rng.below(4) {
+            let at_ms = now_ms + self.rng.below(within_ms);
+            if self.members.len() as u64 <= SHARING_MAX {
+                self.members.push(self.fresh(0, at_ms));
+            }
+        }
     }
 
     /// A node is gone with its streams.
@@ -432,6 +464,13 @@ impl World {
     pub(super) fn members_turn(&mut self) -> Result<(), String> {
         let Some(mut all) = self.members.take() else { return Ok(()) };
         self.impostors_turn(&mut all);
+        for (_, i, deed) in all.due.extract_if(.., |(at_ms, ..)| *at_ms <= self.now_ms).collect::<Vec<_>>() {
+            self.note(|| format!("member {i}: {deed:?}"));
+            match deed {
+                Deed::Leave => all.members[i].wants_to_leave = true,
+                Deed::Die(then_ms) => all.members[i] = all.fresh(all.members[i].group, self.now_ms + then_ms),
+            }
+        }
         let result = (0..all.members.len()).try_for_each(|i| self.member_turn(&mut all, i));
         let result = result.and_then(|()| self.check_members(&mut all)).and_then(|()| all.impostors.check());
         self.members = Some(all);
@@ -655,7 +694,7 @@ impl World {
 
     fn check_members(&self, all: &mut Members) -> Result<(), String> {
         for (i, m) in all.members.iter_mut().enumerate() {
-            m.reading.check(PARTITIONS as u64).map_err(|what| format!("member {i}: {what}"))?;
+            m.reading.check(self.partitions as u64).map_err(|what| format!("member {i}: {what}"))?;
         }
         // Whoever may deliver is alone, by the client's own clock.
         let mut readers = BTreeMap::new();
@@ -698,7 +737,7 @@ impl World {
     pub(super) fn members_are_done(&self) -> bool {
         let Some(all) = &self.members else { return true };
         (0..2).all(|group| {
-            (0..PARTITIONS).all(|p| {
+            (0..self.partitions).all(|p| {
                 let end = self.leader(name(p)).and_then(|n| self.nodes[n].replicas()?.state(&name(p)));
                 let Some(end) = end.map(|s| s.high_watermark.0) else { return false };
                 let reads = |m: &Member| {

@@ -7,7 +7,10 @@ use thalweg_model::{RecordBatch, TopicPartition};
 
 use super::super::disk::SimDisk;
 use super::super::oracle::RecordId;
-use super::{Broker, Core, PARTITIONS, WHOLE_MS, World, name, number, starts_of};
+use super::{Broker, Core, WHOLE_MS, World, name, number, starts_of};
+
+/// What is decided is written down within this.
+const NOTED_WITHIN_MS: u64 = 200;
 
 /// A copy of a disk.
 pub(super) struct Saved {
@@ -109,7 +112,18 @@ impl World {
         for _ in 0..for_ms {
             self.turn(true)?;
         }
-        let since: BTreeSet<RecordId> = self.oracle.acked_ids().filter(|id| !before.contains(id)).collect();
+        // What a copy acknowledged last, and did not know to be decided yet when it stopped, is the end of any follower's log: a leader that has
+        // something else there takes its place, as always.
+        let replicas = self.nodes[knows].replicas();
+        let decided = |p: u32| replicas.and_then(|r| r.state(&name(p))).map_or(0, |s| s.high_watermark.0);
+        let decided: Vec<u64> = (0..self.partitions).map(decided).collect();
+        for _ in 0..NOTED_WITHIN_MS {
+            self.turn(true)?;
+        }
+        let is_decided =
+            |id: &RecordId| self.oracle.acked_place(*id).is_some_and(|(p, offset)| offset < decided[p as usize]);
+        let since = self.oracle.acked_ids().filter(|id| !before.contains(id) && is_decided(id));
+        let since: BTreeSet<RecordId> = since.collect();
         // From here on promises are broken, and no oracle can say anything but that nothing is thrown away.
         self.two_histories = true;
         self.oracle.is_mute = true;
@@ -147,18 +161,24 @@ impl World {
             self.turn(false)?;
         }
         let mut kept = ids(&self.nodes[knows].disk.contents("partitions-aside/"));
-        for p in 0..PARTITIONS {
-            let leader = self.leader(name(p)).expect("it is whole");
+        // One flush writes no more than a segment takes: many may be needed.
+        let deadline_ms = self.now_ms + WHOLE_MS;
+        let is_flushed = |w: &World| w.nodes.iter().filter_map(|n| n.replicas()).all(|r| r.log().is_flushed());
+        while !is_flushed(self) && self.now_ms < deadline_ms {
             let now = self.now();
-            self.nodes[leader].core.as_mut().expect("it leads").replicas_mut().flush_all(now);
+            self.nodes.iter_mut().filter_map(|n| n.core.as_mut()).for_each(|c| c.replicas_mut().flush_all(now));
+            self.turn(false)?;
         }
-        (0..300).try_for_each(|_| self.turn(false))?;
         for node in &self.nodes {
             kept.extend(ids(&node.disk.contents("partitions/")));
         }
         match since.iter().find(|id| !kept.contains(id)) {
             Some(lost) => {
-                Err(format!("record {lost} is thrown away with one of two histories; {} were at stake", since.len()))
+                let (place, count) = (self.oracle.acked_place(*lost), since.difference(&kept).count());
+                Err(format!(
+                    "record {lost} of {place:?} is thrown away with one of two histories, with {count} of {} at stake",
+                    since.len()
+                ))
             }
             None => Ok(()),
         }

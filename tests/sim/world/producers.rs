@@ -15,7 +15,7 @@ use thalweg_wire::{ErrorCode, RemoteError};
 
 use super::super::oracle::RecordId;
 use super::super::rng::Rng;
-use super::{PARTITIONS, World, name};
+use super::{World, name};
 
 /// How often a client without an id asks for one.
 const ASK_EVERY_MS: u64 = 50;
@@ -196,7 +196,7 @@ impl World {
             return Ok(());
         }
         let rng = &mut self.producers.rng;
-        let partition = rng.below(PARTITIONS as u64) as u32;
+        let partition = rng.below(self.partitions as u64) as u32;
         let (kind, client, token_kind, near) =
             (rng.below(5), rng.below(3) as usize, rng.below(3), rng.below(20) as i64);
         let random: [u8; 16] = std::array::from_fn(|_| rng.below(256) as u8);

@@ -7,7 +7,7 @@ use thalweg_replica::{Now, Replicas};
 
 use super::super::oracle::RecordId;
 use super::super::rng::Rng;
-use super::{Node, PARTITIONS, World, name};
+use super::{Node, World, name};
 
 /// The wall clock when a run begins, ms since the Unix epoch.
 pub(super) const WALL_MS: i64 = 1_700_000_000_000;
@@ -101,7 +101,7 @@ impl World {
 
     /// Where a log start moves for the first time, on any broker: what it passes has expired, or as much as is to be kept stands behind it.
     pub(super) fn watch_log_starts(&mut self, node: usize) -> Result<(), String> {
-        for partition in 0..PARTITIONS {
+        for partition in 0..self.partitions {
             let log = self.nodes[node].replicas().map(Replicas::log);
             let Some(start) = log.and_then(|l| l.log_start(&name(partition))) else { continue };
             let before = self.kept.log_starts.insert(partition, start.0).unwrap_or(0);
@@ -148,7 +148,7 @@ impl World {
             return Ok(());
         }
         let segment_bytes = self.config.segment_bytes;
-        for partition in 0..PARTITIONS {
+        for partition in 0..self.partitions {
             for (n, node) in self.nodes.iter().enumerate() {
                 let Some(log) = node.replicas().map(Replicas::log) else { continue };
                 let start = log.log_start(&name(partition)).unwrap_or_default();
@@ -158,8 +158,9 @@ impl World {
                         return Err(format!("{partition}/{offset} on {n} has expired and can still be read"));
                     }
                     if bytes > CONTROL_BYTES_MAX {
+                        let files = node.disk.lengths(&folder(partition));
                         return Err(format!(
-                            "all of {partition} has expired, and {n} holds {bytes} bytes of it on disk"
+                            "all of {partition} has expired, and {n} holds {bytes} bytes of it on disk: {files:?}"
                         ));
                     }
                 }
@@ -178,6 +179,10 @@ impl World {
 }
 
 fn segment_bytes_on(node: &Node, partition: u32) -> u64 {
+    node.disk.bytes_of(&folder(partition), ".log")
+}
+
+fn folder(partition: u32) -> String {
     let name = name(partition);
-    node.disk.bytes_of(&format!("partitions/{}-{}/", name.topic, name.partition), ".log")
+    format!("partitions/{}-{}/", name.topic, name.partition)
 }
