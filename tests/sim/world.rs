@@ -1061,7 +1061,9 @@ impl World {
         }
         // Each further start is counted: with the next one there may be more of them than the others remember, and nobody could tell any
         // more (docs/adr/0018-older-disks.md, under cost).
-        if n.older == Some(Older::Unaware) {
+        if n.older == Some(Older::Unaware) && self.two_histories {
+            n.older = Some(Older::Told);
+        } else if n.older == Some(Older::Unaware) {
             self.wipe(node, "the older disk is replaced, before anybody has told that it is older");
         }
         self.note(|| format!("{node}: {}", if power { "power cut" } else { "kill -9" }));
