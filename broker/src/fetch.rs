@@ -196,8 +196,12 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
         let error = match error {
             // It has been deleted, or moved to others, while it was read.
             error if gone.is_some() => gone.or(error),
+            // Another copy serves, or will soon; without another there is nobody to turn to.
             Some(error) if state.is_none() && error.code == ErrorCode::PartitionOffline => {
-                Some(RemoteError::new(ErrorCode::NotLeader, error.message))
+                match s.core.shard.lost_for_all(&name) {
+                    Some(what) => Some(crate::core::damaged(name.partition.0, &what)),
+                    None => Some(RemoteError::new(ErrorCode::NotLeader, error.message)),
+                }
             }
             error => error,
         };

@@ -432,6 +432,7 @@ pub(crate) async fn find(
 ) -> Result<proto::FindCoordinatorReply, RemoteError> {
     ensure_topic(core).await?;
     let name = core.shard.partition_of_group(&request.group).ok_or_else(nobody)?;
+    damaged(core, &name)?;
     let mut changed = core.shard.watch_metadata();
     let waiting = async {
         loop {
@@ -450,6 +451,20 @@ pub(crate) async fn find(
     Ok(proto::FindCoordinatorReply { broker: broker.id.0, host: broker.host.clone(), port: broker.port as u32 })
 }
 
+/// Says so when the partition of `__consumer_offsets` has no copy but one here that is damaged: no coordinator will come.
+fn damaged(core: &Rc<Core>, name: &TopicPartition) -> Result<(), RemoteError> {
+    match core.shard.lost_for_all(name) {
+        None => Ok(()),
+        Some(what) => {
+            let error = crate::core::damaged(name.partition.0, &what);
+            Err(RemoteError::new(
+                error.code,
+                format!("{OFFSETS_TOPIC}, which holds consumer groups: {}", error.message),
+            ))
+        }
+    }
+}
+
 /// All groups of the cluster; for another broker, those that are coordinated here.
 pub(crate) async fn list(core: &Rc<Core>, asker: Asker) -> Result<proto::ListGroupsReply, RemoteError> {
     let mut groups = Vec::new();
@@ -458,6 +473,7 @@ pub(crate) async fn list(core: &Rc<Core>, asker: Asker) -> Result<proto::ListGro
     };
     let mut others = std::collections::BTreeSet::new();
     for partition in 0..topic.partitions {
+        damaged(core, &TopicPartition::new(topic.id, partition))?;
         match core.shard.leader(&TopicPartition::new(topic.id, partition)) {
             Some((_, broker)) if broker.0 == core.broker_id => {
                 match core.shard.group(partition, GroupRequest::List).await.map_err(|e| refusal(&e))? {
@@ -492,6 +508,7 @@ async fn coordinate(core: &Rc<Core>, request: GroupRequest) -> Result<GroupAnswe
     let group = request.group().unwrap_or_default().to_owned();
     let name = core.shard.partition_of_group(&group);
     let name = name.ok_or_else(|| remote(&GroupError::UnknownGroup(group)))?;
+    damaged(core, &name)?;
     core.shard.group(name.partition.0, request).await.map_err(|e| refusal(&e))
 }
 

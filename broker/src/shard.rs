@@ -232,7 +232,6 @@ impl Shard {
                 }
             }
             ReplicaOutput::Offline(name, what) => {
-                self.metrics.partitions_offline.inc();
                 tracing::error!(partition = %name, %what, "partition is offline: stored data is damaged; a copy on another broker replaces it, where there is one");
             }
             ReplicaOutput::Diverged(name, what) => {
@@ -491,6 +490,20 @@ impl Shard {
 
     pub(crate) fn offline(&self, name: &TopicPartition) -> Option<String> {
         self.node.borrow().replicas().log().offline(name).map(str::to_owned)
+    }
+
+    /// Why a partition serves nothing that no other broker could serve: its only copy is here, and damaged.
+    pub(crate) fn lost_for_all(&self, name: &TopicPartition) -> Option<String> {
+        let node = self.node.borrow();
+        let is_only = node.replicas().settings(name).is_some_and(|settings| settings.is_only());
+        node.replicas().log().offline(name).filter(|_| is_only).map(str::to_owned)
+    }
+
+    /// Partitions whose copies here are damaged.
+    pub(crate) fn offline_count(&self) -> usize {
+        let node = self.node.borrow();
+        let log = node.replicas().log();
+        log.partitions().filter(|name| log.offline(name).is_some()).count()
     }
 
     pub(crate) fn bytes(&self, name: &TopicPartition) -> u64 {

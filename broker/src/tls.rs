@@ -95,6 +95,9 @@ impl Authority {
     }
 }
 
+/// Two UUIDs.
+const RESET_SECRET_BYTES: u64 = 32;
+
 /// The name under which a broker's certificate proves it to its peers.
 pub(crate) fn peer_name(broker: u32) -> String {
     format!("broker-{broker}.peer.thalweg")
@@ -113,6 +116,11 @@ impl Certificates {
             Authority::new()?.certify_broker(root, folder, 1, &[])?;
         }
         let reset = root.join("reset.key");
+        // After a power cut it may be there and be empty.
+        if std::fs::metadata(&reset).is_ok_and(|file| file.len() != RESET_SECRET_BYTES) {
+            tracing::warn!(file = %reset.display(), "the key that tells clients of a restart is damaged: a new one is made");
+            std::fs::remove_file(&reset).context("remove the damaged reset key")?;
+        }
         if !reset.exists() {
             let secret = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
             write_private(root, &reset, &secret)?;
@@ -217,7 +225,7 @@ impl Certificates {
     /// What is the same for every connection: packet size, and identities that survive a restart.
     fn endpoint_config(&self) -> quinn::EndpointConfig {
         let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &self.reset_secret);
-        let cid_key = u64::from_le_bytes(*self.reset_secret.first_chunk().expect("32 bytes were written"));
+        let cid_key = u64::from_le_bytes(*self.reset_secret.first_chunk().expect("32 bytes, or it was made anew"));
         let mut config = quinn::EndpointConfig::new(Arc::new(reset_key));
         config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid_key)));
         config.max_udp_payload_size(MTU_MAX).expect("a valid payload size");

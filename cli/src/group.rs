@@ -173,7 +173,7 @@ async fn show(client: &Client, group: &str, output: Output, watch: bool) -> Resu
     rows(output, &["topic", "partition", "committed", "lag", "filtered", "failed", "member"], partitions)
 }
 
-fn tables(g: &GroupDescription, lags: &[(String, u32, u64)]) -> (Vec<Value>, Vec<Value>) {
+fn tables(g: &GroupDescription, lags: &[(String, u32, Option<u64>)]) -> (Vec<Value>, Vec<Value>) {
     let label = |m: &thalweg::GroupMemberInfo| {
         let short = m.member.split('-').next().unwrap_or_default().to_owned();
         let name = m.instance.clone().unwrap_or(short);
@@ -186,7 +186,7 @@ fn tables(g: &GroupDescription, lags: &[(String, u32, u64)]) -> (Vec<Value>, Vec
             "gives up": list(&m.revoked),
         })
     };
-    let partition = |(topic, partition, lag): &(String, u32, u64)| {
+    let partition = |(topic, partition, lag): &(String, u32, Option<u64>)| {
         let at = g.offsets.iter().find(|o| o.topic == *topic && o.partition == *partition);
         let reader = g.members.iter().find(|m| m.partitions.contains(&(topic.clone(), *partition)));
         json!({

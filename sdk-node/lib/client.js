@@ -84,7 +84,7 @@ export class Client {
   async describeGroup(group) {
     const found = await call(this.#open.describeGroup(group))
     const members = found.members.map((m) => ({ ...m, instance: m.instance ?? null }))
-    const offsets = found.offsets.map((o) => ({ ...o, committed: o.committed ?? null }))
+    const offsets = found.offsets.map((o) => ({ ...o, committed: o.committed ?? null, lag: o.lag ?? null }))
     return { ...found, filter: found.filter ?? null, members, offsets }
   }
 

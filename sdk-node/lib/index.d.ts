@@ -191,7 +191,8 @@ export interface Group {
     partition: number
     /** Next offset to be scanned; null: the group has not come here yet. */
     committed: number | null
-    lag: number
+    /** Records left to scan; null: the partition's only copy is damaged. */
+    lag: number | null
     filtered: number
     failed: number
   }>

@@ -132,7 +132,7 @@ pub struct GroupOffset {
     pub topic: String,
     pub partition: u32,
     pub committed: Option<f64>,
-    pub lag: f64,
+    pub lag: Option<f64>,
     pub filtered: f64,
     pub failed: f64,
 }
@@ -350,13 +350,13 @@ impl Client {
         let places = |some: Vec<(String, u32)>| {
             some.into_iter().map(|(topic, partition)| TopicPartition { topic, partition }).collect()
         };
-        let offset = |(topic, partition, lag): (String, u32, u64)| {
+        let offset = |(topic, partition, lag): (String, u32, Option<u64>)| {
             let at = g.offsets.iter().find(|o| o.topic == topic && o.partition == partition);
             GroupOffset {
                 committed: at.map(|o| o.committed as f64),
                 filtered: at.map_or(0.0, |o| o.filtered as f64),
                 failed: at.map_or(0.0, |o| o.failed as f64),
-                lag: lag as f64,
+                lag: lag.map(|lag| lag as f64),
                 topic,
                 partition,
             }

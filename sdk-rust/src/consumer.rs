@@ -287,13 +287,13 @@ impl ConsumerBuilder {
             let message = "a group shares partitions out itself: leave the partitions to it, or read without a group";
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        let mut ends = BTreeMap::new();
+        let (mut ends, mut damaged) = (BTreeMap::new(), VecDeque::new());
         for name in &self.topics {
             match self.client.metadata(name, true).await {
                 Ok(topic) if self.until_end => {
                     let all = (0..topic.partitions.len() as u32).collect();
-                    // Whoever gets a damaged partition hears of it when reading.
-                    let _damaged = self.find_ends(&topic, all, &mut ends).await?;
+                    let broken = self.find_ends(&topic, all, &mut ends).await?;
+                    damaged.extend(broken.into_iter().map(|(_, error)| error));
                 }
                 Ok(_) => {}
                 Err(error) if self.waits_for_topics && error.kind() == ErrorKind::NotFound => {}
@@ -339,6 +339,7 @@ impl ConsumerBuilder {
         let member = Member { news, shared, listener: self.listener };
         let ends = self.until_end.then_some(ends);
         let mut consumer = Consumer::new(self.client, Source::Group(Box::new(member)), incoming, ends, plugin);
+        consumer.damaged = damaged;
         consumer.on_bad_record = self.on_bad_record;
         consumer.opened().await?;
         Ok(consumer)

@@ -199,8 +199,9 @@ impl Client {
         Ok(())
     }
 
-    /// Records that a group has left to scan, by partition: from where it stands, or from the partition's start, to the end.
-    pub async fn group_lag(&self, group: &GroupDescription) -> Result<Vec<(String, u32, u64)>> {
+    /// Records that a group has left to scan, by partition: from where it stands, or from the partition's start, to the end; `None` for a
+    /// partition whose only copy is damaged.
+    pub async fn group_lag(&self, group: &GroupDescription) -> Result<Vec<(String, u32, Option<u64>)>> {
         let mut lags = Vec::new();
         let mut topics: Vec<&str> = group.offsets.iter().map(|o| &o.topic[..]).collect();
         topics.extend(group.members.iter().flat_map(|m| m.partitions.iter().map(|(t, _)| &t[..])));
@@ -213,14 +214,15 @@ impl Client {
                 Err(error) => return Err(error),
             };
             let all: Vec<u32> = (0..topic.partitions.len() as u32).collect();
-            // A damaged partition has neither, and keeps no other from being told.
             let first = self.offsets_of(&topic, all.clone(), Position::Earliest).await?.found;
-            let last = self.offsets_of(&topic, all, Position::Latest).await?.found;
-            for first in &first {
-                let Some(last) = last.iter().find(|l| l.partition == first.partition) else { continue };
-                let here = group.offsets.iter().find(|o| o.topic == name && o.partition == first.partition);
-                let at = here.map_or(first.offset, |o| o.committed.max(first.offset));
-                lags.push((name.to_owned(), first.partition, last.offset.saturating_sub(at)));
+            let last = self.offsets_of(&topic, all.clone(), Position::Latest).await?.found;
+            for partition in all {
+                let of = |found: &[PartitionOffsets]| found.iter().find(|o| o.partition == partition).map(|o| o.offset);
+                let committed = group.offsets.iter().find(|o| o.topic == name && o.partition == partition);
+                let lag = of(&first)
+                    .zip(of(&last))
+                    .map(|(first, last)| last.saturating_sub(committed.map_or(first, |o| o.committed.max(first))));
+                lags.push((name.to_owned(), partition, lag));
             }
         }
         Ok(lags)

@@ -229,6 +229,26 @@ async fn a_damaged_single_copy_is_a_typed_error_and_what_is_left_of_it_can_be_sa
         assert_eq!((read, consumer.next().await.is_none()), (100, true));
         let error = client.offsets("two", Position::Latest).await.unwrap_err();
         assert!(is_damaged(&error), "{error}");
+        // Whoever waits for more hears of it, too, and so does a group, however often it comes.
+        for group in [None, Some("g"), Some("g")] {
+            let mut consumer = client.consumer("two").from_beginning();
+            if let Some(group) = group {
+                consumer = consumer.group(group).until_end();
+            }
+            let mut consumer = consumer.build().await.unwrap();
+            let error = loop {
+                match consumer.next().await {
+                    Some(Ok(record)) => assert_eq!(record.partition(), 1),
+                    Some(Err(error)) => break error,
+                    None => panic!("{group:?} ends without a word about partition 0"),
+                }
+            };
+            assert!(is_damaged(&error), "{group:?}: {error}");
+            consumer.close().await.unwrap();
+        }
+        let described = client.describe_group("g").await.unwrap();
+        let lag: Vec<_> = client.group_lag(&described).await.unwrap().into_iter().map(|(_, p, lag)| (p, lag)).collect();
+        assert!(matches!(lag[..], [(0, None), (1, Some(_))]), "{lag:?}");
         assert!(started.elapsed() < Duration::from_secs(10), "nothing waits for a time-out");
         let (code, said) = salvage(&[]);
         assert!(code == 1 && said.contains("in use"), "{said}");

@@ -739,7 +739,30 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_that_was_carried_over_leaves_those_behind_it() {
+        let (mut files, mut wal) = empty();
+        let group = TopicPartition::new(TopicId([3; 16]), 0);
+        let entry = |kind, index: u64| {
+            let batch = RecordBatch::leader_change(Offset(index - 1), LeaderEpoch(1));
+            let (index, base_offset) = (RaftIndex(index), batch.base_offset());
+            Frame { kind, group, term: LeaderEpoch(1), index, base_offset, payload: batch.into_bytes() }
+        };
+        let kinds = [(FrameKind::Entry, 1), (FrameKind::Entry, 2), (FrameKind::CarriedOver, 1)];
+        for (kind, index) in kinds {
+            wal.push(entry(kind, index), false);
+        }
+        let batch = wal.start_batch().unwrap();
+        let Step::Write { file, at, buffers } = &batch.steps[0] else { panic!("a batch is written first") };
+        let data = buffers.concat();
+        files.files.get_mut(file).unwrap()[*at as usize..][..data.len()].copy_from_slice(&data);
+        let opened = reopen(&files).unwrap();
+        let indexes: Vec<_> = opened.partitions[&group].tail.iter().map(|e| e.index).collect();
+        assert_eq!(indexes, [RaftIndex(1), RaftIndex(2)]);
+    }
+
+    #[test]
     fn planted_bugs_show() {
+        assert_finds(Bug::CarriedOverDiscards, an_entry_that_was_carried_over_leaves_those_behind_it);
         let at_the_end = sectors_at_the_end_that_hold_neither_zeros_nor_what_stood_there_may_be_damage;
         assert_finds(Bug::DamageTakenForTorn, at_the_end);
         let torn = a_first_batch_that_lost_its_beginning_is_torn_until_something_says_that_it_was_synced;

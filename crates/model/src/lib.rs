@@ -28,4 +28,4 @@ pub use name::{check_plugin_name, check_topic_name};
 pub use planted::{Bug, is_planted};
 #[cfg(feature = "mutants")]
 pub use planted::{assert_finds, with_planted};
-pub use record::{Header, Record};
+pub use record::{Header, NO_TIMESTAMP_MS, Record};

@@ -5,6 +5,9 @@ use bytes::Bytes;
 use crate::limits::{HEADER_KEY_BYTES_MAX, HEADERS_COUNT_MAX, KEY_BYTES_MAX, RECORD_BYTES_MAX};
 use crate::{BatchError, varint};
 
+/// The timestamp of a record without one. Source: Kafka, `RecordBatch.NO_TIMESTAMP`.
+pub const NO_TIMESTAMP_MS: i64 = -1;
+
 /// A named value beside the record's own; the same name may stand more than once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -54,6 +57,9 @@ impl Record {
         let bytes = self.payload_bytes();
         if bytes > RECORD_BYTES_MAX {
             return large("record", bytes, RECORD_BYTES_MAX);
+        }
+        if self.timestamp_ms < NO_TIMESTAMP_MS {
+            return Err(BatchError::Field { field: "timestamp", reason: "negative, and not -1 for none" });
         }
         Ok(())
     }

@@ -14,8 +14,8 @@ use raft::{RawNode, StateRole};
 use thalweg_commit_log::{Configuration, HardState, MemberChange, ProducerTable, SegmentsEnd, SequenceCheck};
 use thalweg_model::limits::UNCOMMITTED_BYTES_MAX;
 use thalweg_model::{
-    BrokerId, Bug, LeaderEpoch, Offset, PinEpoch, ProducerEpoch, ProducerId, RaftIndex, RecordBatch, ReplicaId,
-    Sequence, TopicPartition, is_planted,
+    BrokerId, Bug, LeaderEpoch, NO_TIMESTAMP_MS, Offset, PinEpoch, ProducerEpoch, ProducerId, RaftIndex, RecordBatch,
+    ReplicaId, Sequence, TopicPartition, is_planted,
 };
 use thiserror::Error;
 
@@ -39,8 +39,6 @@ const FULL_AFTER_TICKS: u32 = 10;
 const ACTIVE_TICKS: u64 = 10;
 /// Ticks for which the preferred leader of a new group keeps standing for election: the others may start a little later.
 const EAGER_TICKS: u32 = 20;
-/// The timestamp of a record without one. Source: Kafka, `RecordBatch.NO_TIMESTAMP`.
-const NO_TIMESTAMP_MS: i64 = -1;
 
 fn not_leader(leader: Option<BrokerId>) -> String {
     match leader {

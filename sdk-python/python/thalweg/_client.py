@@ -115,7 +115,8 @@ class GroupOffset(NamedTuple):
     topic: str
     partition: int
     committed: int | None
-    lag: int
+    lag: int | None
+    """None: the partition's only copy is damaged."""
     filtered: int
     failed: int
 

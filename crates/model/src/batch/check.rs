@@ -8,7 +8,7 @@ use std::io::Read;
 
 use super::{BATCH_HEADER_BYTES, BatchHeader, RecordBatch, RecordParts};
 use crate::limits::{BATCH_BYTES_MAX, HEADERS_COUNT_MAX, KEY_BYTES_MAX, RECORD_BYTES_MAX};
-use crate::{BatchError, Codec, varint};
+use crate::{BatchError, Codec, NO_TIMESTAMP_MS, varint};
 
 /// Longest record with its lengths and deltas, each at most ten bytes of varint, but without the length in front.
 const ENCODED_BYTES_MAX: usize = RECORD_BYTES_MAX + 1 + 5 * 10 + HEADERS_COUNT_MAX * 20;
@@ -119,6 +119,9 @@ impl Check<'_> {
         }
         // Wraps where readers do.
         let timestamp_ms = self.header.base_timestamp_ms.wrapping_add(span.timestamp_delta_ms);
+        if timestamp_ms < NO_TIMESTAMP_MS {
+            return Err(BatchError::Field { field: "timestamp", reason: "negative, and not -1 for none" });
+        }
         self.max_timestamp_ms = self.max_timestamp_ms.max(timestamp_ms);
         Ok(Some(span.raw.end))
     }

@@ -179,10 +179,26 @@ fn the_headers_timestamps_are_the_records() {
     assert!(matches!(of_record(shifted.check()), (0, BatchError::Field { field: "timestamp", .. })));
 }
 
+#[test]
+fn no_records_time_is_negative_but_for_none() {
+    let at = |timestamp_ms| Record { timestamp_ms, ..record(1) };
+    let checked = |stamps: &[i64]| {
+        let mut builder = BatchBuilder::new();
+        stamps.iter().for_each(|ms| builder.push(&at(*ms)));
+        builder.build(Codec::None, None).check_records()
+    };
+    assert_eq!(checked(&[-1, 0, 7, -1]), Ok(()));
+    // Also where the newest one, which is all that the header tells, is as it should be.
+    for stamps in [[7, -2], [-2, 7], [0, i64::MIN]] {
+        let (_, error) = of_record(checked(&stamps));
+        assert!(matches!(error, BatchError::Field { field: "timestamp", .. }), "{error}");
+    }
+}
+
 fn records() -> impl Strategy<Value = Vec<Record>> {
     let bytes = || proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from));
     let header = ("[a-zß]{0,6}", bytes()).prop_map(|(key, value)| Header { key, value });
-    let record = (bytes(), bytes(), proptest::collection::vec(header, 0..4), any::<i64>())
+    let record = (bytes(), bytes(), proptest::collection::vec(header, 0..4), -1..=i64::MAX)
         .prop_map(|(key, value, headers, timestamp_ms)| Record { key, value, headers, timestamp_ms });
     proptest::collection::vec(record, 1..30)
 }
@@ -195,7 +211,7 @@ fn reads_if_it_passes(batch: RecordBatch) {
         assert_eq!(read.last().map(|(offset, _)| offset.plus(1)), Some(batch.end_offset()));
         let largest = read.iter().map(|(_, record)| record.timestamp_ms).max();
         assert_eq!(largest, Some(batch.header().max_timestamp_ms));
-        assert!(read.iter().all(|(_, record)| record.check_limits().is_ok()));
+        assert!(read.iter().all(|(_, record)| record.check_limits().is_ok() && record.timestamp_ms >= -1));
     }
 }
 
