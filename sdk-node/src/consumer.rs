@@ -130,6 +130,8 @@ impl Consumer {
     #[napi]
     pub async fn next(&self) -> Result<Next> {
         let next = self.inner.next().await.map_err(raise)?;
+        // A promise cannot be cancelled: it arrives.
+        self.inner.taken();
         let changes = next.rebalances.into_iter().map(change).collect();
         Ok(Next { changes, batch: next.batch.map(|b| pack(&b)) })
     }

@@ -38,8 +38,13 @@ impl Consumer {
                 Rebalance::Lost { topic, partition } => ("lost", topic, partition),
             };
             let changes: Vec<_> = next.rebalances.into_iter().map(change).collect();
-            Ok((changes, next.batch.map(|b| Batch { inner: Arc::new(b) })))
+            Ok((changes, next.batch.map(|inner| Batch { inner })))
         })
+    }
+
+    /// What `next` has answered last has arrived; until then it is answered again.
+    fn taken(&self) {
+        self.inner.taken();
     }
 
     /// The record at this offset of the last batch is about to be handed out; False if the batch may be another's by now.

@@ -538,6 +538,8 @@ impl Consumer {
                 cursor.set(offset);
             }
         }
+        // What counts is how long one record is kept.
+        self.busy(true);
         match &self.source {
             Source::Alone(_) => true,
             Source::Group(m) => m.shared.has_lease() && !m.news.has_changed().unwrap_or(false),
@@ -546,7 +548,10 @@ impl Consumer {
 
     /// Waits until it is clear whether the rest of the batch that was taken last may be handed out; for the bindings.
     pub async fn still_holds(&mut self) -> bool {
+        // Whoever asks keeps nothing: one that left for keeping a record too long comes back.
+        self.busy(false);
         self.follow_group().await;
+        self.busy(self.current.is_some());
         self.current.is_some()
     }
 

@@ -4,7 +4,7 @@ use thalweg_client_core::{PartitionKey, Position};
 use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
 
 use crate::Result;
-use crate::client::Client;
+use crate::client::{Client, PartitionOffsets};
 
 /// A group in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,6 +18,8 @@ struct Inner {
     consumer: Mutex<Option<Consumer>>,
     interrupt: Notify,
     changes: Arc<Changes>,
+    /// What [`SharedConsumer::next`] has answered last, until [`SharedConsumer::taken`]: whoever had asked may have given up.
+    given: std::sync::Mutex<Option<Next>>,
 }
 
 /// What came and went, until somebody is told.
@@ -34,12 +36,12 @@ impl Changes {
 }
 
 /// What there is for the user.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Next {
     /// What came and went, before anything else.
     pub rebalances: Vec<Rebalance>,
     /// Records; with none, and without rebalances, everything has been read or the consumer was closed.
-    pub batch: Option<Batch>,
+    pub batch: Option<Arc<Batch>>,
 }
 
 fn closed() -> Error {
@@ -56,16 +58,22 @@ impl SharedConsumer {
             into.told.notify_one();
         });
         let consumer = Mutex::new(Some(builder.build().await?));
-        Ok(SharedConsumer { inner: Arc::new(Inner { consumer, interrupt: Notify::new(), changes }) })
+        Ok(SharedConsumer {
+            inner: Arc::new(Inner { consumer, interrupt: Notify::new(), changes, given: Default::default() }),
+        })
     }
 
-    /// As [`Consumer::next_batch`].
+    /// As [`Consumer::next_batch`]. Until [`taken`](Self::taken) says that the answer has arrived, it is answered again: the language above
+    /// may drop it, with the call of somebody who has given up waiting.
     pub async fn next(&self) -> Result<Next> {
         let changes = &self.inner.changes;
+        if let Some(given) = self.given_again().await? {
+            return Ok(given);
+        }
         loop {
             let rebalances = changes.take();
             if !rebalances.is_empty() {
-                return Ok(Next { rebalances, batch: None });
+                return Ok(self.give(Next { rebalances, batch: None }));
             }
             let interrupted = self.inner.interrupt.notified();
             tokio::pin!(interrupted);
@@ -76,12 +84,39 @@ impl SharedConsumer {
                 biased;
                 () = interrupted => {}
                 batch = open.next_batch() => {
-                    let batch = batch.transpose()?;
-                    return Ok(Next { rebalances: changes.take(), batch });
+                    let batch = batch.transpose()?.map(Arc::new);
+                    return Ok(self.give(Next { rebalances: changes.take(), batch }));
                 }
                 () = changes.told.notified() => {}
             }
         }
+    }
+
+    /// What [`next`](Self::next) has answered last has arrived.
+    pub fn taken(&self) {
+        *self.given() = None;
+    }
+
+    fn given(&self) -> std::sync::MutexGuard<'_, Option<Next>> {
+        self.inner.given.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn give(&self, next: Next) -> Next {
+        *self.given() = Some(next.clone());
+        next
+    }
+
+    /// The last answer, where it has not arrived, without a batch that a seek or the group has taken away since.
+    async fn given_again(&self) -> Result<Option<Next>> {
+        let Some(given) = self.given().clone() else { return Ok(None) };
+        let holds = match given.batch {
+            Some(_) => self.still_holds().await?,
+            None => true,
+        };
+        let is_something = holds || !given.rebalances.is_empty();
+        let given = Next { batch: given.batch.filter(|_| holds), ..given };
+        *self.given() = is_something.then(|| given.clone());
+        Ok(is_something.then_some(given))
     }
 
     /// The consumer, from whoever waits with it.
@@ -109,9 +144,22 @@ impl SharedConsumer {
         }
     }
 
-    /// As [`Consumer::still_holds`].
+    /// As [`Consumer::still_holds`]; false once it is closed. Gives way like [`next`](Self::next).
     pub async fn still_holds(&self) -> Result<bool> {
-        Ok(self.lock().await.as_mut().ok_or_else(closed)?.still_holds().await)
+        let mut consumer = self.lock().await;
+        loop {
+            let interrupted = self.inner.interrupt.notified();
+            tokio::pin!(interrupted);
+            interrupted.as_mut().enable();
+            let Some(open) = consumer.as_mut() else { return Ok(false) };
+            tokio::select! {
+                biased;
+                () = interrupted => {}
+                holds = open.still_holds() => return Ok(holds),
+            }
+            drop(consumer);
+            consumer = self.inner.consumer.lock().await;
+        }
     }
 
     /// As [`Consumer::commit`], or with offsets by topic and partition as [`Consumer::commit_offsets`].
@@ -128,7 +176,9 @@ impl SharedConsumer {
     /// Ends the subscription; in a group, as [`Consumer::close`] or, where what is in hand is not done, as by dropping it.
     pub async fn close(&self, is_done: bool) -> Result<()> {
         let Some(mut consumer) = self.lock().await.take() else { return Ok(()) };
-        if !is_done {
+        // What nobody has been given is not done.
+        let is_given = self.given().take().is_none_or(|given| given.batch.is_none());
+        if !is_done || !is_given {
             consumer.put_back();
         }
         consumer.leave().await

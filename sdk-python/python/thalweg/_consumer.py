@@ -85,7 +85,12 @@ class Consumer:
         self._open = open
         self._on_rebalance = on_rebalance
         self._opening: asyncio.Future[_native.Consumer] | None = None
+        # What the core has handed out, and no loop has taken yet: records of one batch, the next one last, and a batch.
         self._left: list[_native.Record] = []
+        self._batch: _native.Batch | None = None
+        # A record was about to be handed out when its reader gave up.
+        self._in_doubt = False
+        self._turn = asyncio.Lock()
         self._closed = False
 
     @property
@@ -93,9 +98,12 @@ class Consumer:
         """The topic, or the first of several."""
         return self.topics[0]
 
-    async def _ready(self) -> _native.Consumer:
+    def _check_open(self) -> None:
         if self._closed:
             raise InvalidError("the consumer is closed")
+
+    async def _ready(self) -> _native.Consumer:
+        self._check_open()
         if self._opening is None:
             self._opening = asyncio.ensure_future(self._open())
         try:
@@ -112,47 +120,82 @@ class Consumer:
             if partitions:
                 self._on_rebalance(Rebalance(kind, partitions))
 
-    async def _next_batch(self) -> _native.Batch | None:
+    async def _pull(self) -> tuple[list[tuple[Literal["assigned", "revoked", "lost"], str, int]], _native.Batch | None]:
+        """What comes next. Whoever gives up waiting leaves it to whoever asks next: the core answers again what has not arrived."""
         native = await self._ready()
-        while True:
-            changes, batch = await native.next()
+        pulled = await native.next()
+        native.taken()
+        return pulled
+
+    async def _fill_batch(self) -> bool:
+        """Whether there is a batch to take; waits for one."""
+        while self._batch is None:
+            # A loop that was running when the consumer was closed ends.
+            pulled = None if self._closed else await self._pull()
+            if pulled is None or self._closed:
+                return False
+            changes, self._batch = pulled
+            is_end = self._batch is None and not changes
             if changes:
                 self._tell(changes)
-            if batch is not None or not changes:
-                return batch
+            if is_end:
+                return False
+        return True
 
-    async def __aiter__(self) -> AsyncIterator[_native.Record]:
-        # Records that a loop left behind are the next loop's.
+    def _take_batch(self) -> _native.Batch:
+        batch, self._batch = self._batch, None
+        assert batch is not None, "it was filled"
+        return batch
+
+    async def _fill(self) -> bool:
+        """Whether there is a record to take, the last one of those that are left; waits for one."""
         while True:
             while self._left:
-                record = self._left.pop()
-                if self.group is not None and not await self._advance(record):
-                    break
-                yield record
-            batch = await self._next_batch()
-            if batch is None:
-                return
-            self._left = batch.records()
+                if await self._holds():
+                    return True
+                # The group has taken the partition away meanwhile.
+                self._left = []
+            if not await self._fill_batch():
+                return False
+            self._left = self._take_batch().records()
             self._left.reverse()
 
-    async def _advance(self, record: _native.Record) -> bool:
-        """Whether the record may be handed out; what was before it is done."""
-        native = await self._ready()
-        if native.advance(record.offset, not self._left) or await native.still_holds():
-            return True
-        self._left = []
-        return False
+    def _may_take(self) -> bool:
+        """Whether the record that is next may be handed out at once; what was before it is done."""
+        if not self._left or self._opening is None:
+            return False
+        record = self._left[-1]
+        return self.group is None or self._opening.result().advance(record.offset, len(self._left) == 1)
 
-    async def batches(self) -> AsyncIterator[_native.Batch]:
+    async def _holds(self) -> bool:
+        if self._may_take():
+            return True
+        self._in_doubt = True
+        holds = await (await self._ready()).still_holds()
+        self._in_doubt = False
+        return holds
+
+    def __aiter__(self) -> AsyncIterator[_native.Record]:
+        # Records that a loop left behind are the next loop's.
+        self._check_open()
+        return _Records(self)
+
+    def batches(self) -> AsyncIterator[_native.Batch]:
         """Batches as they come: the fast way out. Not to be mixed with the record iterator."""
-        while (batch := await self._next_batch()) is not None:
-            yield batch
+        self._check_open()
+        return _Batches(self)
 
     async def seek(self, place: Place, to: Start) -> None:
         """Moves a partition: a number, or (topic, number) where several topics are read. Records that wait are dropped."""
         (topic, partition), (kind, value) = split_place(place), parse_start(to)
         await (await self._ready()).seek(topic, partition, kind, value)
-        self._left = [r for r in self._left if r.partition != partition or (topic is not None and r.topic != topic)]
+
+        def stays(held: _native.Record | _native.Batch) -> bool:
+            return held.partition != partition or (topic is not None and held.topic != topic)
+
+        self._left = [record for record in self._left if stays(record)]
+        if self._batch is not None and not stays(self._batch):
+            self._batch = None
 
     async def pause(self, place: Place) -> None:
         """Withholds a partition's credit: what is under way still comes, then nothing."""
@@ -200,7 +243,10 @@ class Consumer:
         opening, self._opening, self._closed = self._opening, None, True
         if opening is not None:
             native = await asyncio.shield(opening)
-            await native.close(is_done)
+            # What the core has handed out, and nobody has been given, is not done.
+            is_given = self._batch is None and not self._in_doubt
+            await native.close(is_done and is_given)
+        self._left, self._batch = [], None
 
     async def close(self) -> None:
         """Ends the subscription. In a group, all that was handed out is done, and committed unless that is manual."""
@@ -215,3 +261,39 @@ class Consumer:
     ) -> None:
         # What was in hand when an exception came is not done.
         await self._leave(kind is None)
+
+
+class _Records:
+    """Records one by one. An iterator of its own rather than a generator, which would end with the first cancelled read."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+
+    def __aiter__(self) -> _Records:
+        return self
+
+    async def __anext__(self) -> _native.Record:
+        consumer = self._consumer
+        if not consumer._turn.locked() and consumer._may_take():
+            return consumer._left.pop()
+        async with consumer._turn:
+            if not await consumer._fill():
+                raise StopAsyncIteration
+            return consumer._left.pop()
+
+
+class _Batches:
+    """Batches; see `_Records`."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+
+    def __aiter__(self) -> _Batches:
+        return self
+
+    async def __anext__(self) -> _native.Batch:
+        consumer = self._consumer
+        async with consumer._turn:
+            if not await consumer._fill_batch():
+                raise StopAsyncIteration
+            return consumer._take_batch()

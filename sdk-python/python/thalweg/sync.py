@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -33,11 +34,12 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
     try:
-        loop = _loop()
-    except InvalidError:
-        work.close()
+        future = asyncio.run_coroutine_threadsafe(work, _loop())
+    except BaseException:
+        # After a fork, or with a signal before it began: what runs already cannot be closed, and ends by itself.
+        with contextlib.suppress(ValueError):
+            work.close()
         raise
-    future = asyncio.run_coroutine_threadsafe(work, loop)
     try:
         return future.result()
     except BaseException:
@@ -60,10 +62,6 @@ def connect(
         return await _client.connect(address, ca=ca, cert=cert, key=key, timeout=timeout)
 
     return Client(_run(go()))
-
-
-async def _holds(native: _native.Consumer) -> bool:
-    return await native.still_holds()
 
 
 class _Closing:
@@ -175,21 +173,16 @@ class Consumer(_Closing):
         _run(self._inner._leave(kind is None))
 
     def __iter__(self) -> Iterator[Record]:
+        # Records that a loop left behind are the next loop's.
         inner = self._inner
-        for batch in self.batches():
-            if inner.group is None:
-                yield from batch.records()
-                continue
-            native = _run(inner._ready())
-            records = batch.records()
-            for i, record in enumerate(records, 1):
-                if not native.advance(record.offset, i == len(records)) and not _run(_holds(native)):
-                    break
-                yield record
+        inner._check_open()
+        while inner._may_take() or _run(inner._fill()):
+            yield inner._left.pop()
 
     def batches(self) -> Iterator[Batch]:
-        while (batch := _run(self._inner._next_batch())) is not None:
-            yield batch
+        self._inner._check_open()
+        while _run(self._inner._fill_batch()):
+            yield self._inner._take_batch()
 
     def seek(self, place: _consumer.Place, to: _consumer.Start) -> None:
         _run(self._inner.seek(place, to))
