@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use thalweg_commit_log::{Config, MemoryDisk};
+use thalweg_commit_log::{Config, HardState, Lane, MemoryDisk};
 use thalweg_control::{
     Broker, Committed, FEATURE_LEVEL, GroupAnswer, GroupRequest, OFFSETS_TOPIC, Request, TopicConfig, incarnation,
 };
@@ -189,6 +189,29 @@ fn nobody_is_heard_in_anothers_name() {
     };
     assert_eq!(answers_to(2, 2), 1);
     assert_eq!(answers_to(2, 3), 0);
+}
+
+/// Where two of three copies of the metadata log are kept aside at once, their successors would wait for a majority that nobody is left to make.
+#[test]
+fn a_copy_that_is_about_to_be_kept_aside_is_not_reported_as_damaged() {
+    let mut bench = Bench::open(MemoryDisk::empty(), &[1, 2, 3]);
+    bench.pass(1_000);
+    let log = bench.node.replicas_mut().log_mut();
+    log.set_hard_state(METADATA, HardState { replica: ReplicaId::new(BrokerId(1), 0), ..Default::default() });
+    bench.turn();
+    bench.sync();
+    let log = bench.node.replicas_mut().log_mut();
+    log.keep_aside(METADATA, "its leader has another history".into());
+    bench.turn();
+    while let Some(done) = bench.node.replicas_mut().log_mut().disk_mut().step(Lane::Wal) {
+        bench.node.complete(bench.now, done);
+        bench.turn();
+    }
+    let mut bench = Bench::open(bench.node.replicas_mut().log_mut().disk_mut().image(), &[1, 2, 3]);
+    assert!(bench.node.replicas().log().is_diverged(&METADATA), "nothing is kept aside yet");
+    bench.pass(2_000);
+    let says = |o: &Output| matches!(o, Output::Send(_, NodeMessage::Damaged { .. }));
+    assert!(!bench.outputs.iter().any(says), "{:?}", bench.outputs);
 }
 
 #[test]
