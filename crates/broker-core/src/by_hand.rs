@@ -14,6 +14,8 @@ use thalweg_replica::{Now, PeerBody, PeerMessage, Ticket};
 use crate::{GroupsConfig, METADATA, Node, NodeConfig, NodeMessage, Output, Peer};
 
 const DIRECTORY: DirectoryId = DirectoryId([1; 16]);
+/// The wall clock when a broker starts, ms since the Unix epoch.
+const WALL_MS: i64 = 1_700_000_000_000;
 const TOPIC: TopicId = TopicId([7; 16]);
 
 fn config(controllers: &[u32]) -> NodeConfig {
@@ -54,7 +56,11 @@ struct Bench {
 
 impl Bench {
     fn open(disk: MemoryDisk, controllers: &[u32]) -> Bench {
-        let now = Now { mono_ms: 1_000, wall_ms: 1_700_000_000_000 };
+        Bench::open_at(WALL_MS, disk, controllers)
+    }
+
+    fn open_at(wall_ms: i64, disk: MemoryDisk, controllers: &[u32]) -> Bench {
+        let now = Now { mono_ms: 1_000, wall_ms };
         let (node, _) = Node::open(disk, config(controllers), log(), 7).expect("the directory opens");
         let mut bench = Bench { node, now, outputs: VecDeque::new(), next_ticket: 1 };
         bench.node.set_room(now, 1 << 40);
@@ -189,6 +195,33 @@ fn nobody_is_heard_in_anothers_name() {
     };
     assert_eq!(answers_to(2, 2), 1);
     assert_eq!(answers_to(2, 3), 0);
+}
+
+/// A group without members is forgotten after a week by the brokers' common time, which a broker that has just started does not know.
+#[test]
+fn no_group_is_forgotten_by_a_clock_that_nobody_vouches_for() {
+    let mut bench = Bench::alone();
+    let (directory, incarnation) = (DirectoryId([2; 16]), incarnation(1, 1));
+    let other = Broker { id: BrokerId(2), directory, incarnation, ..config(&[1]).broker };
+    let peer = Peer { id: BrokerId(2), directory, incarnation };
+    bench.node.step(bench.now, peer, NodeMessage::Heartbeat(other));
+    bench.commit("g", 1);
+    bench.pass(500);
+    let image = bench.node.replicas_mut().log_mut().disk_mut().image();
+    let week_ms = config(&[1]).groups.offsets_retention_ms as i64;
+    let mut bench = Bench::open_at(WALL_MS + 2 * week_ms, image, &[1]);
+    let groups = |bench: &mut Bench| {
+        let list = bench.ask(GroupRequest::List);
+        bench.pass(500);
+        let Some(GroupAnswer::Groups(groups)) = bench.answer(list) else { panic!("it coordinates") };
+        groups.len()
+    };
+    bench.pass(3_000);
+    assert_eq!(groups(&mut bench), 1, "the only clock that was heard is its own");
+    let wall_ms = bench.now.wall_ms;
+    bench.node.step(bench.now, peer, NodeMessage::Leading { wall_ms, is_full: false, partitions: Vec::new() });
+    bench.pass(100);
+    assert_eq!(groups(&mut bench), 0, "the other one says the same");
 }
 
 /// Where two of three copies of the metadata log are kept aside at once, their successors would wait for a majority that nobody is left to make.

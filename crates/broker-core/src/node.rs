@@ -614,6 +614,8 @@ impl<D: Disk> Node<D> {
         self.clocks.skew_ms(now, self.others())
     }
 
+    /// To be called before anything is judged by the clock: when one was heard, when the brokers are others, and often enough to forget what was
+    /// heard long ago.
     fn judge_clock(&mut self, now: Now) {
         self.replicas.set_clock(self.clocks.judge(now, self.others()));
     }
@@ -832,6 +834,8 @@ impl<D: Disk> Node<D> {
         if self.followed > self.aligned {
             self.aligned = self.followed;
             self.align(now);
+            // How many clocks are a majority is known from here.
+            self.judge_clock(now);
             self.outputs.push(Output::Metadata);
             // It may have come from the metadata itself.
             self.outdated(now, self.remembers(self.config.broker.directory));
