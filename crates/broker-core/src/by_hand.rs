@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use thalweg_commit_log::{Config, MemoryDisk};
+use thalweg_commit_log::{Config, HardState, Lane, MemoryDisk};
 use thalweg_control::{
     Broker, Committed, FEATURE_LEVEL, GroupAnswer, GroupRequest, OFFSETS_TOPIC, Request, TopicConfig, incarnation,
 };
@@ -14,6 +14,8 @@ use thalweg_replica::{Now, PeerBody, PeerMessage, Ticket};
 use crate::{GroupsConfig, METADATA, Node, NodeConfig, NodeMessage, Output, Peer};
 
 const DIRECTORY: DirectoryId = DirectoryId([1; 16]);
+/// The wall clock when a broker starts, ms since the Unix epoch.
+const WALL_MS: i64 = 1_700_000_000_000;
 const TOPIC: TopicId = TopicId([7; 16]);
 
 fn config(controllers: &[u32]) -> NodeConfig {
@@ -54,7 +56,11 @@ struct Bench {
 
 impl Bench {
     fn open(disk: MemoryDisk, controllers: &[u32]) -> Bench {
-        let now = Now { mono_ms: 1_000, wall_ms: 1_700_000_000_000 };
+        Bench::open_at(WALL_MS, disk, controllers)
+    }
+
+    fn open_at(wall_ms: i64, disk: MemoryDisk, controllers: &[u32]) -> Bench {
+        let now = Now { mono_ms: 1_000, wall_ms };
         let (node, _) = Node::open(disk, config(controllers), log(), 7).expect("the directory opens");
         let mut bench = Bench { node, now, outputs: VecDeque::new(), next_ticket: 1 };
         bench.node.set_room(now, 1 << 40);
@@ -189,6 +195,56 @@ fn nobody_is_heard_in_anothers_name() {
     };
     assert_eq!(answers_to(2, 2), 1);
     assert_eq!(answers_to(2, 3), 0);
+}
+
+/// A group without members is forgotten after a week by the brokers' common time, which a broker that has just started does not know.
+#[test]
+fn no_group_is_forgotten_by_a_clock_that_nobody_vouches_for() {
+    let mut bench = Bench::alone();
+    let (directory, incarnation) = (DirectoryId([2; 16]), incarnation(1, 1));
+    let other = Broker { id: BrokerId(2), directory, incarnation, ..config(&[1]).broker };
+    let peer = Peer { id: BrokerId(2), directory, incarnation };
+    bench.node.step(bench.now, peer, NodeMessage::Heartbeat(other));
+    bench.commit("g", 1);
+    bench.pass(500);
+    let image = bench.node.replicas_mut().log_mut().disk_mut().image();
+    let week_ms = config(&[1]).groups.offsets_retention_ms as i64;
+    let mut bench = Bench::open_at(WALL_MS + 2 * week_ms, image, &[1]);
+    let groups = |bench: &mut Bench| {
+        let list = bench.ask(GroupRequest::List);
+        bench.pass(500);
+        let Some(GroupAnswer::Groups(groups)) = bench.answer(list) else { panic!("it coordinates") };
+        groups.len()
+    };
+    bench.pass(3_000);
+    assert_eq!(groups(&mut bench), 1, "the only clock that was heard is its own");
+    let wall_ms = bench.now.wall_ms;
+    bench.node.step(bench.now, peer, NodeMessage::Leading { wall_ms, is_full: false, partitions: Vec::new() });
+    bench.pass(100);
+    assert_eq!(groups(&mut bench), 0, "the other one says the same");
+}
+
+/// Where two of three copies of the metadata log are kept aside at once, their successors would wait for a majority that nobody is left to make.
+#[test]
+fn a_copy_that_is_about_to_be_kept_aside_is_not_reported_as_damaged() {
+    let mut bench = Bench::open(MemoryDisk::empty(), &[1, 2, 3]);
+    bench.pass(1_000);
+    let log = bench.node.replicas_mut().log_mut();
+    log.set_hard_state(METADATA, HardState { replica: ReplicaId::new(BrokerId(1), 0), ..Default::default() });
+    bench.turn();
+    bench.sync();
+    let log = bench.node.replicas_mut().log_mut();
+    log.keep_aside(METADATA, "its leader has another history".into());
+    bench.turn();
+    while let Some(done) = bench.node.replicas_mut().log_mut().disk_mut().step(Lane::Wal) {
+        bench.node.complete(bench.now, done);
+        bench.turn();
+    }
+    let mut bench = Bench::open(bench.node.replicas_mut().log_mut().disk_mut().image(), &[1, 2, 3]);
+    assert!(bench.node.replicas().log().is_diverged(&METADATA), "nothing is kept aside yet");
+    bench.pass(2_000);
+    let says = |o: &Output| matches!(o, Output::Send(_, NodeMessage::Damaged { .. }));
+    assert!(!bench.outputs.iter().any(says), "{:?}", bench.outputs);
 }
 
 #[test]

@@ -267,7 +267,10 @@ impl Groups {
             };
             if ticks {
                 let (metadata, version) = (turn.s.metadata, turn.s.metadata_version);
-                turn.records = part.coordinator.tick(clock(now), metadata, version, self.config.offsets_retention_ms);
+                // The own clock may be days ahead: before a majority was heard, no group is forgotten, as no record expires. (Found by the simulator.)
+                let may_expire = turn.s.replicas.clock().may_expire;
+                let retention_ms = if may_expire { self.config.offsets_retention_ms } else { u64::MAX };
+                turn.records = part.coordinator.tick(clock(now), metadata, version, retention_ms);
                 tell(&turn.records, None, turn.outputs);
             }
             part.unpark(&mut turn);
