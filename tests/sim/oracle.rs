@@ -48,6 +48,8 @@ pub(super) struct Oracle {
     appends: BTreeMap<(u32, RecordId), Vec<(u64, Option<ProducerMark>)>>,
     /// How often the number 0 of a producer's epoch was appended, by partition, producer and epoch; kept only where producers are forgotten.
     begun: BTreeMap<(u32, ProducerId, ProducerEpoch), u32>,
+    /// Where a twin's record was first appended, by partition, producer, epoch and number; kept only where producers are forgotten.
+    by_twin: BTreeMap<(u32, ProducerId, ProducerEpoch, i32), u64>,
     /// Acknowledged: partition and offset.
     acked: BTreeMap<RecordId, (u32, u64)>,
     acked_at: BTreeMap<(u32, u64), RecordId>,
@@ -95,10 +97,14 @@ impl Oracle {
             *self.begun.entry((partition, mark.id, mark.epoch)).or_default() += 1;
         }
         let records = batch.records().expect("a batch that a client built opens");
-        for (offset, (_, record)) in (offset..).zip(records) {
+        for ((at, offset), (_, record)) in (0..).zip(offset..).zip(records) {
             let key = (partition, id_of(&record));
             self.appended.insert(key, pin_epoch);
             if self.producers_are_forgotten {
+                if let Some(m) = batch.header().producer.filter(|_| client_of(key.1) >= CLIENTS_END) {
+                    let number = m.base_sequence.plus(at).0;
+                    self.by_twin.entry((partition, m.id, m.epoch, number)).or_insert(offset);
+                }
                 self.appends.entry(key).or_default().push((offset, batch.header().producer));
             }
         }
@@ -128,6 +134,19 @@ impl Oracle {
         };
         here.into_iter().flatten().any(|here| {
             appends.iter().any(|(at, first)| is_first(*at) && first.as_ref().is_some_and(|first| comes_of(here, first)))
+        })
+    }
+
+    /// What stands here has a number that a twin's records had first, in an epoch that was begun again since.
+    ///
+    /// The record was refused then, and what followed the twin's was taken: all of it without an answer that arrived. A leader that has forgotten the
+    /// producer takes the whole epoch anew, this time with the record, which so stands behind the first copies of what followed it.
+    fn was_number_of_twin(&self, (partition, offset): (u32, u64), id: RecordId) -> bool {
+        let appends = self.appends.get(&(partition, id)).map_or(&[][..], Vec::as_slice);
+        appends.iter().filter(|(at, _)| *at == offset).filter_map(|(_, mark)| mark.as_ref()).any(|m| {
+            let twins = self.by_twin.get(&(partition, m.id, m.epoch, m.base_sequence.0));
+            let begun = self.begun.get(&(partition, m.id, m.epoch)).copied().unwrap_or(0);
+            twins.is_some_and(|at| *at < offset) && begun > 1
         })
     }
 
@@ -316,7 +335,8 @@ impl Oracle {
                     || self.unordered.contains(&client_of(*id))
                     || is_twins
                     || is_from_before
-                    || self.is_forgotten_copy((partition, *offset), *id, from, &places);
+                    || self.is_forgotten_copy((partition, *offset), *id, from, &places)
+                    || self.was_number_of_twin((partition, *offset), *id);
                 let before = if is_late { None } else { latest.insert(client_of(*id), (order, *id)) };
                 match before {
                     Some((before, other)) if before > order => {
@@ -414,6 +434,33 @@ mod tests {
             let read = oracle.read(0, 0, 1, true, &[(0, Some(a))]);
             assert_eq!(read.is_ok(), is_excused, "{read:?}");
         }
+    }
+
+    #[test]
+    fn a_record_may_stand_behind_what_followed_a_twins_under_its_number_only_where_the_epoch_was_begun_again() {
+        // What is appended at 0, 1 and so on: records by number, of a client or of its twin.
+        let check = |all: &[(bool, i32)], is_excused: bool| {
+            let mut oracle = Oracle::new(2, true);
+            let ids: Vec<RecordId> = (0..).filter(|id| place(*id, 0, 2) == 0).take(3).collect();
+            let id_of =
+                |(is_twins, number): (bool, i32)| if is_twins { CLIENTS_END << 40 } else { ids[number as usize] };
+            ids.iter().copied().chain([CLIENTS_END << 40]).for_each(|id| oracle.pushed(id, 0));
+            for (offset, record) in (0..).zip(all) {
+                let mut builder = BatchBuilder::new();
+                builder
+                    .push(&Record { value: Some(id_of(*record).to_le_bytes().to_vec().into()), ..Record::default() });
+                let mark =
+                    ProducerMark { id: ProducerId(7), epoch: ProducerEpoch(0), base_sequence: Sequence(record.1) };
+                oracle.appended(0, 0, offset, &builder.build(Codec::None, Some(mark)));
+            }
+            let records: Vec<_> = (0..).zip(all).map(|(offset, record)| (offset, Some(id_of(*record)))).collect();
+            let read = oracle.read(0, 0, all.len() as u64, true, &records);
+            assert_eq!(read.is_ok(), is_excused, "{all:?}: {read:?}");
+        };
+        let (own, twins) = (|number| (false, number), |number| (true, number));
+        check(&[own(0), twins(1), own(2), own(0), own(1), own(2)], true);
+        check(&[own(0), twins(1), own(2), own(1)], false);
+        check(&[own(0), own(2), own(0), own(1), own(2)], false);
     }
 
     #[test]
