@@ -58,14 +58,24 @@ pub(super) struct Oracle {
     /// Newest leader epoch that served, and its high watermark.
     serving: BTreeMap<u32, (u32, u64)>,
     leaders: BTreeMap<(u32, u32), ReplicaId>,
-    /// Batches that some replica called decided: end offset, a hash and length, by offset.
-    decided: BTreeMap<(u32, u64), (u64, u64, u64)>,
+    /// Batches that some replica called decided, by offset.
+    decided: BTreeMap<(u32, u64), Decided>,
     /// Acknowledged by a leader alone: partition, offset, and the epoch that it led.
     acked_by_leader: BTreeMap<RecordId, (u32, u64, u32)>,
     /// Clients whose records need not stand in the order of their sending.
     unordered: BTreeSet<u64>,
     /// Says nothing any more: what it knows was promised by a disk that has forgotten it.
     pub(super) is_mute: bool,
+}
+
+/// A batch.
+#[derive(PartialEq, Eq)]
+struct Decided {
+    end: u64,
+    hash: u64,
+    length: u64,
+    /// Of its newest record, ms since the Unix epoch; `None` without records.
+    newest_ms: Option<i64>,
 }
 
 /// Who sent a record; strangers have numbers above those of clients.
@@ -206,19 +216,28 @@ impl Oracle {
     /// Bytes of decided batches from an offset on; `None` where some of them were never seen.
     pub(super) fn bytes_from(&self, partition: u32, offset: u64) -> Option<u64> {
         let (mut next, mut bytes) = (offset, 0);
-        for ((_, base), (end, _, length)) in self.decided.range((partition, offset)..=(partition, u64::MAX)) {
+        for ((_, base), batch) in self.decided.range((partition, offset)..=(partition, u64::MAX)) {
             if *base != next {
                 return None;
             }
-            (next, bytes) = (*end, bytes + length);
+            (next, bytes) = (batch.end, bytes + batch.length);
         }
         Some(bytes)
     }
 
-    /// End of the decided batch that holds this offset; `None` where it was never seen.
-    pub(super) fn batch_end(&self, partition: u32, offset: u64) -> Option<u64> {
-        let last = self.decided.range((partition, 0)..=(partition, offset)).next_back();
-        last.map(|(_, (end, ..))| *end).filter(|end| *end > offset)
+    /// End of the last decided batch that holds one of these offsets and is young by its timestamps, or else of the one that holds the first
+    /// of them; `None` where that was never seen.
+    pub(super) fn young_end(
+        &self,
+        partition: u32,
+        offsets: std::ops::Range<u64>,
+        is_young: impl Fn(i64) -> bool,
+    ) -> Option<u64> {
+        let first = self.decided.range((partition, 0)..=(partition, offsets.start)).next_back();
+        let end = first.map(|(_, batch)| batch.end).filter(|end| *end > offsets.start)?;
+        let mut behind = self.decided.range((partition, end)..(partition, offsets.end.max(end)));
+        let young = behind.rfind(|(_, batch)| batch.newest_ms.is_some_and(&is_young));
+        Some(young.map_or(end, |(_, batch)| batch.end))
     }
 
     pub(super) fn acked_count(&self) -> usize {
@@ -282,11 +301,16 @@ impl Oracle {
         }
         let mut hash = DefaultHasher::new();
         batch.bytes().hash(&mut hash);
-        let here = (batch.end_offset().0, hash.finish(), batch.bytes().len() as u64);
-        let first = self.decided.entry((partition, batch.base_offset().0)).or_insert(here);
-        match *first == here {
-            true => Ok(()),
-            false => Err(format!("replica {replica} of {partition} holds another batch at {}", batch.base_offset())),
+        let newest_ms = (!batch.is_control()).then(|| batch.header().max_timestamp_ms);
+        let (end, length) = (batch.end_offset().0, batch.bytes().len() as u64);
+        let here = Decided { end, hash: hash.finish(), length, newest_ms };
+        match self.decided.get(&(partition, batch.base_offset().0)) {
+            None => {
+                self.decided.insert((partition, batch.base_offset().0), here);
+                Ok(())
+            }
+            Some(first) if *first == here => Ok(()),
+            Some(_) => Err(format!("replica {replica} of {partition} holds another batch at {}", batch.base_offset())),
         }
     }
 
