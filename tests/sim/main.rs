@@ -31,6 +31,8 @@ fn main() -> ExitCode {
         eprintln!("error: there is no fault {unknown:?}; --faults takes some of {}", FAULTS.join(","));
         return ExitCode::from(2);
     }
+    // Two builds that print the same do the same.
+    let traces = arguments.iter().any(|a| a == "--traces");
     let started = Instant::now();
     let (mut events, mut acked, mut crashes, mut rebuilt) = (0, 0, 0u64, 0u64);
     for seed in from..from + seeds {
@@ -42,6 +44,9 @@ fn main() -> ExitCode {
         if let Some(failure) = outcome.failure {
             println!("seed {seed}: {failure}\nreplay with: cargo xtask sim --from {seed}");
             return ExitCode::FAILURE;
+        }
+        if traces {
+            println!("seed {seed}: trace {:016x}, {} events", outcome.trace, outcome.events);
         }
         events += outcome.events;
         acked += outcome.acked;

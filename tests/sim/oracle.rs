@@ -48,6 +48,8 @@ pub(super) struct Oracle {
     appends: BTreeMap<(u32, RecordId), Vec<(u64, Option<ProducerMark>)>>,
     /// How often the number 0 of a producer's epoch was appended, by partition, producer and epoch; kept only where producers are forgotten.
     begun: BTreeMap<(u32, ProducerId, ProducerEpoch), u32>,
+    /// Where a twin's record was first appended, by partition, producer, epoch and number; kept only where producers are forgotten.
+    by_twin: BTreeMap<(u32, ProducerId, ProducerEpoch, i32), u64>,
     /// Acknowledged: partition and offset.
     acked: BTreeMap<RecordId, (u32, u64)>,
     acked_at: BTreeMap<(u32, u64), RecordId>,
@@ -56,14 +58,24 @@ pub(super) struct Oracle {
     /// Newest leader epoch that served, and its high watermark.
     serving: BTreeMap<u32, (u32, u64)>,
     leaders: BTreeMap<(u32, u32), ReplicaId>,
-    /// Batches that some replica called decided: end offset, a hash and length, by offset.
-    decided: BTreeMap<(u32, u64), (u64, u64, u64)>,
+    /// Batches that some replica called decided, by offset.
+    decided: BTreeMap<(u32, u64), Decided>,
     /// Acknowledged by a leader alone: partition, offset, and the epoch that it led.
     acked_by_leader: BTreeMap<RecordId, (u32, u64, u32)>,
     /// Clients whose records need not stand in the order of their sending.
     unordered: BTreeSet<u64>,
     /// Says nothing any more: what it knows was promised by a disk that has forgotten it.
     pub(super) is_mute: bool,
+}
+
+/// A batch.
+#[derive(PartialEq, Eq)]
+struct Decided {
+    end: u64,
+    hash: u64,
+    length: u64,
+    /// Of its newest record, ms since the Unix epoch; `None` without records.
+    newest_ms: Option<i64>,
 }
 
 /// Who sent a record; strangers have numbers above those of clients.
@@ -95,10 +107,14 @@ impl Oracle {
             *self.begun.entry((partition, mark.id, mark.epoch)).or_default() += 1;
         }
         let records = batch.records().expect("a batch that a client built opens");
-        for (offset, (_, record)) in (offset..).zip(records) {
+        for ((at, offset), (_, record)) in (0..).zip(offset..).zip(records) {
             let key = (partition, id_of(&record));
             self.appended.insert(key, pin_epoch);
             if self.producers_are_forgotten {
+                if let Some(m) = batch.header().producer.filter(|_| client_of(key.1) >= CLIENTS_END) {
+                    let number = m.base_sequence.plus(at).0;
+                    self.by_twin.entry((partition, m.id, m.epoch, number)).or_insert(offset);
+                }
                 self.appends.entry(key).or_default().push((offset, batch.header().producer));
             }
         }
@@ -128,6 +144,19 @@ impl Oracle {
         };
         here.into_iter().flatten().any(|here| {
             appends.iter().any(|(at, first)| is_first(*at) && first.as_ref().is_some_and(|first| comes_of(here, first)))
+        })
+    }
+
+    /// What stands here has a number that a twin's records had first, in an epoch that was begun again since.
+    ///
+    /// The record was refused then, and what followed the twin's was taken: all of it without an answer that arrived. A leader that has forgotten the
+    /// producer takes the whole epoch anew, this time with the record, which so stands behind the first copies of what followed it.
+    fn was_number_of_twin(&self, (partition, offset): (u32, u64), id: RecordId) -> bool {
+        let appends = self.appends.get(&(partition, id)).map_or(&[][..], Vec::as_slice);
+        appends.iter().filter(|(at, _)| *at == offset).filter_map(|(_, mark)| mark.as_ref()).any(|m| {
+            let twins = self.by_twin.get(&(partition, m.id, m.epoch, m.base_sequence.0));
+            let begun = self.begun.get(&(partition, m.id, m.epoch)).copied().unwrap_or(0);
+            twins.is_some_and(|at| *at < offset) && begun > 1
         })
     }
 
@@ -187,19 +216,28 @@ impl Oracle {
     /// Bytes of decided batches from an offset on; `None` where some of them were never seen.
     pub(super) fn bytes_from(&self, partition: u32, offset: u64) -> Option<u64> {
         let (mut next, mut bytes) = (offset, 0);
-        for ((_, base), (end, _, length)) in self.decided.range((partition, offset)..=(partition, u64::MAX)) {
+        for ((_, base), batch) in self.decided.range((partition, offset)..=(partition, u64::MAX)) {
             if *base != next {
                 return None;
             }
-            (next, bytes) = (*end, bytes + length);
+            (next, bytes) = (batch.end, bytes + batch.length);
         }
         Some(bytes)
     }
 
-    /// End of the decided batch that holds this offset; `None` where it was never seen.
-    pub(super) fn batch_end(&self, partition: u32, offset: u64) -> Option<u64> {
-        let last = self.decided.range((partition, 0)..=(partition, offset)).next_back();
-        last.map(|(_, (end, ..))| *end).filter(|end| *end > offset)
+    /// End of the last decided batch that holds one of these offsets and is young by its timestamps, or else of the one that holds the first
+    /// of them; `None` where that was never seen.
+    pub(super) fn young_end(
+        &self,
+        partition: u32,
+        offsets: std::ops::Range<u64>,
+        is_young: impl Fn(i64) -> bool,
+    ) -> Option<u64> {
+        let first = self.decided.range((partition, 0)..=(partition, offsets.start)).next_back();
+        let end = first.map(|(_, batch)| batch.end).filter(|end| *end > offsets.start)?;
+        let mut behind = self.decided.range((partition, end)..(partition, offsets.end.max(end)));
+        let young = behind.rfind(|(_, batch)| batch.newest_ms.is_some_and(&is_young));
+        Some(young.map_or(end, |(_, batch)| batch.end))
     }
 
     pub(super) fn acked_count(&self) -> usize {
@@ -263,11 +301,16 @@ impl Oracle {
         }
         let mut hash = DefaultHasher::new();
         batch.bytes().hash(&mut hash);
-        let here = (batch.end_offset().0, hash.finish(), batch.bytes().len() as u64);
-        let first = self.decided.entry((partition, batch.base_offset().0)).or_insert(here);
-        match *first == here {
-            true => Ok(()),
-            false => Err(format!("replica {replica} of {partition} holds another batch at {}", batch.base_offset())),
+        let newest_ms = (!batch.is_control()).then(|| batch.header().max_timestamp_ms);
+        let (end, length) = (batch.end_offset().0, batch.bytes().len() as u64);
+        let here = Decided { end, hash: hash.finish(), length, newest_ms };
+        match self.decided.get(&(partition, batch.base_offset().0)) {
+            None => {
+                self.decided.insert((partition, batch.base_offset().0), here);
+                Ok(())
+            }
+            Some(first) if *first == here => Ok(()),
+            Some(_) => Err(format!("replica {replica} of {partition} holds another batch at {}", batch.base_offset())),
         }
     }
 
@@ -316,7 +359,8 @@ impl Oracle {
                     || self.unordered.contains(&client_of(*id))
                     || is_twins
                     || is_from_before
-                    || self.is_forgotten_copy((partition, *offset), *id, from, &places);
+                    || self.is_forgotten_copy((partition, *offset), *id, from, &places)
+                    || self.was_number_of_twin((partition, *offset), *id);
                 let before = if is_late { None } else { latest.insert(client_of(*id), (order, *id)) };
                 match before {
                     Some((before, other)) if before > order => {
@@ -414,6 +458,33 @@ mod tests {
             let read = oracle.read(0, 0, 1, true, &[(0, Some(a))]);
             assert_eq!(read.is_ok(), is_excused, "{read:?}");
         }
+    }
+
+    #[test]
+    fn a_record_may_stand_behind_what_followed_a_twins_under_its_number_only_where_the_epoch_was_begun_again() {
+        // What is appended at 0, 1 and so on: records by number, of a client or of its twin.
+        let check = |all: &[(bool, i32)], is_excused: bool| {
+            let mut oracle = Oracle::new(2, true);
+            let ids: Vec<RecordId> = (0..).filter(|id| place(*id, 0, 2) == 0).take(3).collect();
+            let id_of =
+                |(is_twins, number): (bool, i32)| if is_twins { CLIENTS_END << 40 } else { ids[number as usize] };
+            ids.iter().copied().chain([CLIENTS_END << 40]).for_each(|id| oracle.pushed(id, 0));
+            for (offset, record) in (0..).zip(all) {
+                let mut builder = BatchBuilder::new();
+                builder
+                    .push(&Record { value: Some(id_of(*record).to_le_bytes().to_vec().into()), ..Record::default() });
+                let mark =
+                    ProducerMark { id: ProducerId(7), epoch: ProducerEpoch(0), base_sequence: Sequence(record.1) };
+                oracle.appended(0, 0, offset, &builder.build(Codec::None, Some(mark)));
+            }
+            let records: Vec<_> = (0..).zip(all).map(|(offset, record)| (offset, Some(id_of(*record)))).collect();
+            let read = oracle.read(0, 0, all.len() as u64, true, &records);
+            assert_eq!(read.is_ok(), is_excused, "{all:?}: {read:?}");
+        };
+        let (own, twins) = (|number| (false, number), |number| (true, number));
+        check(&[own(0), twins(1), own(2), own(0), own(1), own(2)], true);
+        check(&[own(0), twins(1), own(2), own(1)], false);
+        check(&[own(0), own(2), own(0), own(1), own(2)], false);
     }
 
     #[test]

@@ -157,8 +157,10 @@ struct Batch<T> {
 
 struct Partition<T> {
     open: Option<Open<T>>,
-    /// The first `in_flight` have been sent; those may have been appended.
+    /// In the order of their records. Those that were sent may have been appended.
     batches: VecDeque<Batch<T>>,
+    /// How many of them wait for an answer, and their encoded bytes: thousands may stand behind them, and nobody looks through those.
+    in_flight: (usize, usize),
     epoch: ProducerEpoch,
     next_sequence: Sequence,
     next_ordinal: u64,
@@ -188,6 +190,7 @@ impl<T> ProducerCore<T> {
         let partition = || Partition {
             open: None,
             batches: VecDeque::new(),
+            in_flight: (0, 0),
             epoch: ProducerEpoch(0),
             next_sequence: Sequence(0),
             next_ordinal: 0,
@@ -248,6 +251,7 @@ impl<T> ProducerCore<T> {
                 // Their numbers may still be under way somewhere; what comes next has others.
                 p.renumber();
             }
+            p.in_flight = (0, 0);
             for batch in p.batches.drain(..) {
                 self.buffered_bytes -= batch.bytes;
                 let since_ms = batch.expires_ms.saturating_sub(config.delivery_timeout_ms);
@@ -319,6 +323,7 @@ impl<T> ProducerCore<T> {
     pub fn disconnected(&mut self, partition: u32, why: &str) {
         let p = &mut self.partitions[partition as usize];
         p.connected = false;
+        p.in_flight = (0, 0);
         for batch in p.batches.iter_mut().filter(|b| b.waiting) {
             batch.waiting = false;
             if is_planted(Bug::DisconnectForgetsAttempts) {
@@ -352,7 +357,7 @@ impl<T> ProducerCore<T> {
                 continue;
             }
             if let Some(at) = p.retry_at_ms {
-                if now_ms < at || p.batches.iter().any(|b| b.waiting) {
+                if now_ms < at || p.in_flight.0 > 0 {
                     continue;
                 }
                 p.retry_at_ms = None;
@@ -364,8 +369,7 @@ impl<T> ProducerCore<T> {
             if due {
                 p.close(&config);
             }
-            let mut bytes: usize = p.batches.iter().filter(|b| b.waiting).map(|b| b.batch.bytes().len()).sum();
-            let mut count = p.batches.iter().filter(|b| b.waiting).count();
+            let (mut count, mut bytes) = p.in_flight;
             let mut done = Vec::new();
             for at in 0..p.batches.len() {
                 if p.batches[at].waiting || p.batches[at].unplaced {
@@ -399,7 +403,7 @@ impl<T> ProducerCore<T> {
                 let batch = &mut p.batches[at];
                 batch.request = self.next_request;
                 batch.attempts += 1;
-                batch.waiting = true;
+                p.in_flight = batch.wait(p.in_flight);
                 self.next_request += 1;
                 let (id, batch, pin_epoch) = (batch.request, batch.batch.clone(), self.pin_epoch);
                 let token = self.identity.map(|identity| identity.token);
@@ -409,7 +413,8 @@ impl<T> ProducerCore<T> {
                 }
             }
             for at in done.into_iter().rev() {
-                let batch = p.batches.remove(at).expect("just sent");
+                let mut batch = p.batches.remove(at).expect("just sent");
+                p.in_flight = batch.wait_no_more(p.in_flight);
                 self.buffered_bytes -= batch.bytes;
                 let tokens = batch.tokens;
                 self.outcomes.push(Outcome { partition: index as u32, tokens, result: Ok(None) });
@@ -429,12 +434,14 @@ impl<T> ProducerCore<T> {
     ) -> Option<u32> {
         let config = self.config;
         let found = self.partitions.iter_mut().enumerate().find_map(|(i, p)| {
-            let at = p.batches.iter().position(|b| b.request == request && b.waiting)?;
+            let mut waiting = p.batches.iter().enumerate().filter(|(_, b)| b.waiting).take(p.in_flight.0);
+            let at = waiting.find(|(_, b)| b.request == request)?.0;
             Some((i, p, at))
         });
         // A request whose records have timed out meanwhile is not waited for any more.
         let (index, p, at) = found?;
         let partition = Some(index as u32);
+        p.in_flight = p.batches[at].wait_no_more(p.in_flight);
         let error = match result {
             Ok(offset) => {
                 let batch = p.batches.remove(at).expect("just found");
@@ -443,7 +450,6 @@ impl<T> ProducerCore<T> {
             }
             Err(error) => error,
         };
-        p.batches[at].waiting = false;
         p.last_obstacle = Some(error.message.clone());
         let first_try = p.batches[at].attempts == 1;
         if error.code == ErrorCode::StalePin && is_planted(Bug::PinRefusalResent) {
@@ -502,6 +508,7 @@ impl<T> ProducerCore<T> {
     pub fn fail_all(&mut self, failure: &Failure) {
         for index in 0..self.partitions.len() {
             self.partitions[index].close(&self.config);
+            self.partitions[index].in_flight = (0, 0);
             while let Some(batch) = self.partitions[index].batches.pop_front() {
                 self.finish(index, batch, Err(failure.clone()));
             }
@@ -523,6 +530,22 @@ impl<T> ProducerCore<T> {
             linger.into_iter().chain(expiry).chain(oldest).chain(p.retry_at_ms).min()
         };
         self.partitions.iter().filter_map(of).min()
+    }
+}
+
+impl<T> Batch<T> {
+    /// It is sent; answers with what is in flight then.
+    fn wait(&mut self, (count, bytes): (usize, usize)) -> (usize, usize) {
+        self.waiting = true;
+        (count + 1, bytes + self.batch.bytes().len())
+    }
+
+    /// It is answered, or nobody waits for that any more.
+    fn wait_no_more(&mut self, (count, bytes): (usize, usize)) -> (usize, usize) {
+        match std::mem::take(&mut self.waiting) {
+            true => (count - 1, bytes - self.batch.bytes().len()),
+            false => (count, bytes),
+        }
     }
 }
 
@@ -579,7 +602,8 @@ fn expire<T>(
         p.close(config);
     }
     while p.batches.front().is_some_and(|b| now_ms >= b.expires_ms) {
-        let batch = p.batches.pop_front().expect("just seen");
+        let mut batch = p.batches.pop_front().expect("just seen");
+        p.in_flight = batch.wait_no_more(p.in_flight);
         *buffered_bytes -= batch.bytes;
         let result = Err(Failure::TimedOut(p.last_obstacle.clone()));
         outcomes.push(Outcome { partition: index, tokens: batch.tokens, result });

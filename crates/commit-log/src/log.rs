@@ -1344,6 +1344,9 @@ impl<D: Disk> CommitLog<D> {
 
     /// Deletes segments below the log start, after a manifest without them is durable.
     fn trim_segments(&mut self) {
+        if self.manifest_due.is_empty() {
+            return;
+        }
         let is_flushing = |group: &TopicPartition| self.partitions.get(group).is_some_and(|p| p.flushing);
         let (wait, due): (BTreeSet<_>, BTreeSet<_>) =
             std::mem::take(&mut self.manifest_due).into_iter().partition(is_flushing);
@@ -1487,14 +1490,14 @@ impl<D: Disk> CommitLog<D> {
         if self.wal.listing.is_some() {
             return;
         }
-        let wanted = self.wal.files_wanted();
-        if wanted == self.wal.listed {
+        if self.wal.is_listed() {
             self.wal.spares.append(&mut self.wal.unlisted);
             for name in std::mem::take(&mut self.wal.leaving) {
                 let steps = vec![Step::Delete { file: name.clone() }, Step::Delete { file: old_sums_file(&name) }];
                 self.submit(Lane::Bulk, steps, Purpose::Delete(Lsn(0)));
             }
         } else if !self.room.is_waiting() {
+            let wanted = self.wal.files_wanted();
             let step = Step::Replace { file: files::name(), bytes: wanted.encode() };
             self.wal.listing = Some(wanted);
             self.submit(Lane::Bulk, vec![step], Purpose::WalList);

@@ -247,9 +247,19 @@ impl Wal {
 
     /// The list of files as it should be.
     pub(crate) fn files_wanted(&self) -> FileList {
-        let used = self.files.iter().map(|f| (f.name.clone(), f.bytes));
+        FileList(self.files_there().map(|(name, bytes)| (name.clone(), bytes)).collect())
+    }
+
+    /// True while the list names just that. It is asked at every turn of the loop, so it builds no list.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.files_there().count() == self.listed.0.len()
+            && self.files_there().all(|(name, bytes)| self.listed.0.get(name) == Some(&bytes))
+    }
+
+    /// Every file once, and how many bytes it has.
+    fn files_there(&self) -> impl Iterator<Item = (&FileName, u64)> {
         let spares = self.spares.iter().chain(&self.unlisted).chain(self.retiring.values());
-        FileList(used.chain(spares.map(|s| (s.name.clone(), s.bytes))).collect())
+        self.files.iter().map(|f| (&f.name, f.bytes)).chain(spares.map(|s| (&s.name, s.bytes)))
     }
 
     /// Room for all that waits, and a little more, however it is cut into sync batches.

@@ -430,6 +430,36 @@ fn who_goes_on_alone_keeps_all_that_it_holds() {
     assert_eq!(batches[..6], (1..=6).map(|index| batch(index, 1)).collect::<Vec<_>>()[..]);
 }
 
+/// Two leaders of one term, because a disk forgot that it had voted, have written different entries under the same index.
+#[test]
+fn a_leader_whose_entries_follow_on_others_of_the_same_term_has_another_history() {
+    // By index: what the leader of a later term holds there, of term 1; at the offset of the one that it stands for.
+    let diverges = |after: u64, entries: &[(u64, u64)]| {
+        let mut copy = with_entries();
+        let entry = |(of, at): &(u64, u64)| {
+            let batch = batch(*of, 1).with_position(Offset(*at), LeaderEpoch(1));
+            EntryBody { term: 1, content: EntryContent::Batch(batch) }
+        };
+        let entries = entries.iter().map(entry).collect();
+        copy.hear_raft(3, RaftBody { kind: APPEND, term: 2, index: after, log_term: 1, entries, ..Default::default() });
+        copy.sync();
+        copy.said.iter().any(|o| matches!(o, Output::Diverged(..)))
+    };
+    assert!(!diverges(6, &[(7, 6), (8, 7)]), "it goes on where this one ends");
+    assert!(!diverges(3, &[(4, 3), (5, 4), (6, 5), (7, 6)]), "it says again what is here");
+    assert!(diverges(6, &[(7, 9)]), "there are more records before it than here");
+    assert!(diverges(3, &[(4, 3), (5, 5)]), "the same, behind one that is the same");
+    let other = |copy: &mut Copy| {
+        let mut builder = BatchBuilder::new();
+        builder.push(&Record { value: Some(vec![9; 100].into()), timestamp_ms: 1, ..Default::default() });
+        let batch = builder.build(Codec::None, None).with_position(Offset(4), LeaderEpoch(1));
+        let entries = vec![EntryBody { term: 1, content: EntryContent::Batch(batch) }];
+        copy.hear_raft(3, RaftBody { kind: APPEND, term: 2, index: 4, log_term: 1, entries, ..Default::default() });
+        copy.said.iter().any(|o| matches!(o, Output::Diverged(..)))
+    };
+    assert!(other(&mut with_entries()), "other records in the same place");
+}
+
 macro_rules! rules {
     ($($rule:ident: $($bug:ident)+;)+) => {
         mod rules {

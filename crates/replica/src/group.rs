@@ -534,6 +534,15 @@ impl Group {
                     return effects.push(Effect::Diverged(what));
                 }
             }
+            let is_near = term_of(body.index).is_none_or(|term| term == body.log_term);
+            if kind == MessageType::MsgAppend
+                && is_near
+                && let Some(index) = self.contradicted_by(&body)
+            {
+                let what =
+                    format!("entry {index} follows on another one here than at the leader, though of the same term");
+                return effects.push(Effect::Diverged(what));
+            }
         }
         // Decided elsewhere, and unknown to this leader: it must not count as the acknowledgement of what this one appends there.
         if kind == MessageType::MsgAppendResponse
@@ -600,6 +609,32 @@ impl Group {
         // Refusals are Raft's own affair: a stale message, a response from nobody.
         let _ = self.node.step(message);
         self.drive(effects);
+    }
+
+    /// The first entry of an append that cannot stand here, although raft-rs would take it. A disk that has forgotten its vote may have given
+    /// it twice in one term: then two leaders of that term have each written an entry under the same index, and what follows on the one
+    /// does not follow on the other, which terms do not tell. (Found by the simulator.)
+    fn contradicted_by(&self, body: &RaftBody) -> Option<u64> {
+        let store = self.node.store();
+        let is_last = body.index == self.node.raft.raft_log.last_index();
+        let mut end = store.batch(body.index).map(RecordBatch::end_offset).or(is_last.then_some(self.log_end));
+        for (index, entry) in (body.index + 1..).zip(&body.entries) {
+            end = match &entry.content {
+                EntryContent::Batch(batch) => {
+                    let is_same_term = |b: &&RecordBatch| b.header().leader_epoch.0 as u64 == entry.term;
+                    let here = store.batch(index).filter(is_same_term);
+                    if end.is_some_and(|end| end != batch.base_offset())
+                        || here.is_some_and(|b| b.checksum() != batch.checksum())
+                    {
+                        return Some(index);
+                    }
+                    Some(batch.end_offset())
+                }
+                // Each of these takes one offset.
+                EntryContent::LeaderChange | EntryContent::Configuration(_) => end.map(|end| end.plus(1)),
+            };
+        }
+        None
     }
 
     /// Checks and proposes a client's batch; the answer comes as an effect, now or when the quorum has it.

@@ -116,12 +116,10 @@ impl World {
             let is_young = |age_ms: u64| kept.ms.is_none_or(|ms| age_ms + CLOCK_OFF_MS + 1 < ms);
             let passed: Vec<_> = self.oracle.acked_in(partition, before..start.0).collect();
             let Some(last) = passed.iter().rposition(|(_, id)| is_young(age_ms(id))) else { continue };
-            // What is too much goes first, and what has expired behind it may go at once: that is not part of what was to be kept. Records
-            // that clients have held back for long stand behind younger ones.
-            let kept_from = match passed.get(last + 1) {
-                Some(_) => self.oracle.batch_end(partition, passed[last].0),
-                None => Some(start.0),
-            };
+            // What is too much goes first, and what has expired behind it may go at once, acknowledged or not: that is not part of what was to be
+            // kept. Records that clients have held back for long stand behind younger ones.
+            let is_stamped_young = |ms: i64| is_young(self.now_ms.saturating_sub_signed(ms.saturating_sub(WALL_MS)));
+            let kept_from = self.oracle.young_end(partition, passed[last].0..start.0, is_stamped_young);
             let at = format!("{partition}/{}, {} ms old", passed[last].0, age_ms(&passed[last].1));
             match (kept.bytes, kept_from.and_then(|from| self.oracle.bytes_from(partition, from))) {
                 (None, _) => return Err(format!("retention has removed {at}, of {:?} ms", kept.ms)),
