@@ -191,7 +191,6 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
                 tracing::warn!(%file, at, "the log's end was cut where the disk may have damaged it; nothing known as synced is lost");
             }
             Damage::Rot { group, what } => {
-                metrics.partitions_offline.inc();
                 tracing::error!(partition = %group, %what, "partition is offline: stored data is damaged");
             }
         }
