@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use thalweg_broker_core::{ChangeError, CoordinatorError, Node, NodeMessage, Output, Peer, Produce};
 use thalweg_commit_log::{Completion, OpId, ReadOutcome};
-use thalweg_control::{Answer, Copy, GroupAnswer, GroupRequest, Metadata, Request, starts_of};
+use thalweg_control::{Answer, ControlError, Copy, GroupAnswer, GroupRequest, Metadata, Request, starts_of};
 use thalweg_model::{BrokerId, DirectoryId, LeaderEpoch, Offset, RecordBatch, TopicPartition};
 use thalweg_replica::{Acks, FollowerState, GroupState, Now, Output as ReplicaOutput, ProduceError, Ticket};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -195,6 +195,15 @@ impl Shard {
                          (docs/operating.md, \"A disk that came back older\")"
                     );
                 }
+                Output::Miscounted { counted, known } => {
+                    let file = self.directory.join("starts");
+                    *self.fatal.borrow_mut() = Some(format!(
+                        "{} counts {counted} starts of this directory, and the directory's own log tells of {known}. No data was given up. Restore the \
+                         file from a copy, or write a number into it that is higher, followed by the words \"by hand\", as in \"{} by hand\"",
+                        file.display(),
+                        known + 1,
+                    ));
+                }
                 Output::Renew { incarnation } => match write_starts(&self.directory, starts_of(incarnation)) {
                     Ok(()) => {
                         self.peers.renew(incarnation);
@@ -273,6 +282,11 @@ impl Shard {
     pub(crate) fn start(&self) {
         self.node.borrow_mut().start(self.now());
         self.work.notify_one();
+    }
+
+    /// Whether a process may speak for another broker.
+    pub(crate) fn admit(&self, peer: &Peer) -> Result<(), ControlError> {
+        self.node.borrow().admit(self.now(), peer)
     }
 
     /// A message from another broker.

@@ -1164,7 +1164,7 @@ impl World {
         }
         self.events += 1;
         let Broker { id, directory, incarnation, .. } = self.config(from).broker;
-        let peer = Peer { id, directory, incarnation };
+        let peer = Peer { id, directory, incarnation, place: (from as u128, 0) };
         if let Some(core) = &mut self.nodes[node].core {
             core.step(now, peer, message);
         }
@@ -1406,6 +1406,9 @@ impl World {
                 // Never more than a minority is harmed before what was harmed is whole again.
                 NodeOutput::OutOfService(group, what) => {
                     return Err(format!("{node} gives {} up without a reason: {what}", number(group)));
+                }
+                NodeOutput::Miscounted { counted, known } => {
+                    return Err(format!("{node} takes start {counted} for wrong, as its log tells of {known}"));
                 }
                 NodeOutput::Metadata => continue,
                 NodeOutput::Changed(ticket, result) => {

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use thalweg_commit_log::{Config, MemoryDisk};
 use thalweg_control::{
-    Broker, Committed, Copies, FEATURE_LEVEL, GroupAnswer, GroupRequest, OFFSETS_TOPIC, Request, TopicConfig,
-    incarnation,
+    Broker, Committed, ControlError, Copies, FEATURE_LEVEL, GroupAnswer, GroupRequest, OFFSETS_TOPIC, Request,
+    TopicConfig, incarnation,
 };
 use thalweg_model::{
     BatchBuilder, BrokerId, Bug, Codec, DirectoryId, LeaderEpoch, Offset, PartitionId, PinEpoch, RaftIndex, Record,
@@ -178,7 +178,7 @@ impl Cluster {
                 for output in Vec::from(sent as VecDeque<Output>) {
                     let Output::Send(to, message) = output else { unreachable!("just parted") };
                     let Some(to) = self.benches.get_mut(to.0 as usize - 1) else { continue };
-                    to.node.step(to.now, Peer { id, directory, incarnation }, message);
+                    to.node.step(to.now, Peer { id, directory, incarnation, place: (id.0 as u128, 0) }, message);
                     to.turn();
                 }
             }
@@ -281,6 +281,51 @@ fn a_disk_that_was_wiped_does_not_serve_what_only_it_held() {
     assert_eq!((cluster.out_of_service(1), cluster.out_of_service(2)), (vec![], vec![]));
 }
 
+/// Whoever is heard of stays; a copy of its directory that is started elsewhere is refused, whatever it counts.
+fn a_second_process_on_a_copied_directory_does_not_take_the_first_one_out() {
+    let mut cluster = Cluster::of(2);
+    let living = cluster.benches[1].broker.clone();
+    let peer =
+        |starts, place| Peer { id: living.id, directory: living.directory, incarnation: incarnation(starts, 5), place };
+    let here = (2, 0);
+    for starts in [1, 2] {
+        let clone = peer(starts, (99, 0));
+        let controller = &mut cluster.benches[0];
+        let speaks = NodeMessage::Heartbeat(Broker { incarnation: clone.incarnation, ..living.clone() });
+        assert!(matches!(controller.node.admit(controller.now, &clone), Err(ControlError::BrokerIdTaken { .. })));
+        controller.node.step(controller.now, clone, speaks);
+        controller.turn();
+        let told = controller.outputs.iter().filter(|o| matches!(o, Output::Send(_, NodeMessage::Outdated { .. })));
+        assert_eq!(told.count(), 0, "told that it is older, it would count itself up");
+        cluster.pass(2_000);
+    }
+    let is_out = |o: &Output| matches!(o, Output::Outdated { .. } | Output::Refused(_));
+    assert!(!cluster.benches[1].outputs.iter().any(is_out) && cluster.benches[1].node.is_registered());
+    // A restart is none, nor is a move once the process before it is silent.
+    let controller = &cluster.benches[0];
+    assert_eq!(controller.node.admit(controller.now, &peer(2, here)), Ok(()));
+    let later = Now { mono_ms: controller.now.mono_ms + 3_000, ..controller.now };
+    assert_eq!(controller.node.admit(later, &peer(2, (99, 0))), Ok(()));
+}
+
+/// A sole controller's log is its own: what it tells of later starts is no other's word, but shows that the count is wrong.
+#[test]
+fn a_count_that_its_own_log_belies_gives_nothing_up() {
+    let mut bench = Bench::alone();
+    for (starts, is_wrong) in [(12, false), (1, true), (13, false)] {
+        let image = bench.node.replicas_mut().log_mut().disk_mut().image();
+        let mut config = config(&[1]);
+        config.broker.incarnation = incarnation(starts, 9);
+        bench = Bench::open_as(image, config);
+        bench.pass(3_000);
+        let told = |o: &Output| matches!(o, Output::Miscounted { counted: 1, known: 12 });
+        assert_eq!(bench.outputs.iter().any(told), is_wrong, "{starts}");
+        assert!(!bench.outputs.iter().any(|o| matches!(o, Output::Outdated { .. })));
+        assert_eq!(bench.node.replicas().log().offline(&NAME), None);
+        assert!(is_wrong || bench.node.is_registered());
+    }
+}
+
 /// Two of three copies are replaced before either of the new ones belongs to the group: its majority is gone, though three brokers live and one copy
 /// is whole.
 #[test]
@@ -369,8 +414,12 @@ fn nobody_is_heard_in_anothers_name() {
             wants_state: false,
         };
         let message = PeerMessage { group: METADATA, from: copy(speaks_for), to: copy(1), body };
-        let peer =
-            Peer { id: BrokerId(from), directory: DirectoryId([from as u8; 16]), incarnation: incarnation(1, 1) };
+        let peer = Peer {
+            id: BrokerId(from),
+            directory: DirectoryId([from as u8; 16]),
+            incarnation: incarnation(1, 1),
+            place: (0, 0),
+        };
         bench.node.step(bench.now, peer, NodeMessage::Replica(message));
         bench.turn();
         bench.outputs.iter().filter(|o| matches!(o, Output::Send(_, NodeMessage::Replica(_)))).count()
@@ -384,6 +433,7 @@ fn planted_bugs_show() {
     assert_finds(Bug::AnswerNotAwaited, an_answer_waits_for_the_records_that_it_rests_on);
     assert_finds(Bug::AnswersNotConfirmed, an_answer_waits_for_the_records_that_it_rests_on);
     assert_finds(Bug::CheckpointStartsAtItsEnd, a_checkpoint_of_several_batches_keeps_all_groups);
+    assert_finds(Bug::CloneHeard, a_second_process_on_a_copied_directory_does_not_take_the_first_one_out);
     assert_finds(Bug::WipedCopyServes, a_disk_that_was_wiped_does_not_serve_what_only_it_held);
     assert_finds(Bug::OthersNameTaken, nobody_is_heard_in_anothers_name);
 }

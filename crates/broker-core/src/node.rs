@@ -115,6 +115,14 @@ pub enum Output {
         /// The last one that the others remember.
         remembered: u64,
     },
+    /// The directory counts fewer starts than its own log tells of, which nobody else has a hand in: the count is wrong. Nothing was given up; the broker
+    /// must end.
+    Miscounted {
+        /// Starts as counted, this one included.
+        counted: u64,
+        /// The last one that the log tells of.
+        known: u64,
+    },
     /// That is done: write down durably that the directory has seen so many starts as this one counts, then call [`Node::renew`].
     Renew {
         /// It counts one more than the others remember.
@@ -173,6 +181,10 @@ pub struct Node<D> {
     /// The last start of each data directory that was ever heard of: in the metadata log, decided or not, or from its broker. A start is
     /// a fact, whoever tells it.
     remembered: BTreeMap<DirectoryId, u64>,
+    /// The last start of this directory that its own copy of the metadata log tells of; 0 for none.
+    logged: u64,
+    /// The process that speaks for each other broker, and when it last did.
+    heard: BTreeMap<BrokerId, (Peer, u64)>,
     /// When this broker was first asked for something.
     since_ms: Option<u64>,
     /// Set while this directory is known to be older than it was: what the others remember, and until it is durable the last frame that
@@ -222,6 +234,8 @@ impl<D: Disk> Node<D> {
             refused_ms: None,
             refusal: None,
             remembered: BTreeMap::new(),
+            logged: 0,
+            heard: BTreeMap::new(),
             since_ms: None,
             outdated: None,
             leaders: BTreeMap::new(),
@@ -241,6 +255,7 @@ impl<D: Disk> Node<D> {
                 MetadataRecord::decode(&record.1.value.unwrap_or_default())
             {
                 node.remember(broker.directory, broker.incarnation);
+                node.note_logged(broker.directory, broker.incarnation);
             }
         }
         Ok((node, recovery))
@@ -413,13 +428,34 @@ impl<D: Disk> Node<D> {
         self.groups.pump(now, &mut surroundings);
     }
 
-    /// Takes another broker's message; the shell has made sure that it is that broker's.
+    /// Whether a process may speak for a broker: not while another one is heard of that does, from another place, be it on a copy of the same
+    /// directory. Of the two the first stays. Let in, the second would be told that its copy is older, count itself up for that, and so make the
+    /// living one count as older. (A start at the same place is a restart: the process before it has ended.)
+    ///
+    /// # Errors
+    /// [`ControlError::BrokerIdTaken`].
+    pub fn admit(&self, now: Now, peer: &Peer) -> Result<(), ControlError> {
+        let Some((other, at_ms)) = self.heard.get(&peer.id) else { return Ok(()) };
+        let is_same = (other.directory, other.incarnation) == (peer.directory, peer.incarnation);
+        if is_same || other.place == peer.place || now.mono_ms >= at_ms + SESSION_MS || is_planted(Bug::CloneHeard) {
+            return Ok(());
+        }
+        let known = self.metadata.broker(peer.id);
+        let address = known.map_or_else(String::new, |b| format!("{}:{}", b.host, b.port));
+        Err(ControlError::BrokerIdTaken { id: peer.id, directory: other.directory.to_string(), address })
+    }
+
+    /// Takes another broker's message; the shell has made sure that it is that broker's, and that it [may](Self::admit) speak.
     pub fn step(&mut self, now: Now, from: Peer, message: NodeMessage) {
+        if self.admit(now, &from).is_err() {
+            return self.after(now);
+        }
+        self.heard.insert(from.id, (from, now.mono_ms));
         let remembered = self.remembers(from.directory);
         if remembered != 0 && is_outdated(from.incarnation, remembered) && !is_planted(Bug::OlderDiskTrusted) {
             // Its votes and acknowledgements are those of a copy that has forgotten some.
             if matches!(message, NodeMessage::Heartbeat(_) | NodeMessage::Leading { .. }) {
-                let Peer { id, directory, incarnation } = from;
+                let Peer { id, directory, incarnation, .. } = from;
                 self.outputs.push(Output::Send(id, NodeMessage::Outdated { directory, incarnation, remembered }));
             }
             return self.after(now);
@@ -438,6 +474,12 @@ impl<D: Disk> Node<D> {
         *known = incarnation.max(*known);
     }
 
+    fn note_logged(&mut self, directory: DirectoryId, incarnation: u64) {
+        if directory == self.config.broker.directory {
+            self.logged = self.logged.max(incarnation);
+        }
+    }
+
     /// Others remember a later start of this very directory: the disk is older than it was, by a restored copy or a snapshot that was
     /// rolled back. Its copies have forgotten what they acknowledged since; each of them is written down as lost, stops at once, and a
     /// successor takes its place where others can rebuild it. The only copy of a partition goes out of service.
@@ -448,6 +490,12 @@ impl<D: Disk> Node<D> {
             return;
         }
         let (found, known) = (starts_of(incarnation), starts_of(remembered));
+        // Whoever else could have told it of a later start is no controller: it stands in this broker's own log.
+        if self.config.controllers == [self.config.broker.id] && self.logged >= remembered {
+            self.outdated = Some((remembered, None));
+            let (counted, known) = (starts_of(incarnation), starts_of(remembered));
+            return self.outputs.push(Output::Miscounted { counted, known });
+        }
         let what = format!(
             "the data directory is older than what the cluster knows: this is start {found} of it, and others have seen start {known} \
              of what it was; what was acknowledged in between is not here"
@@ -958,6 +1006,7 @@ impl<D: Disk> Node<D> {
                     Ok(record) => {
                         if let MetadataRecord::BrokerRegistered(b) = &record {
                             self.remember(b.directory, b.incarnation);
+                            self.note_logged(b.directory, b.incarnation);
                         }
                         self.metadata.apply(record);
                     }
