@@ -186,7 +186,7 @@ async fn answer(core: &Rc<Core>, frame: &Frame, stream: &mut SendStream, asker: 
             let asked = operate::elect_leaders(core, frame, asker).await?;
             send(stream, &proto::ElectLeaderReply { asked }).await?;
         }
-        FrameKind::ClusterStatusRequest => send(stream, &operate::cluster_status(core)).await?,
+        FrameKind::ClusterStatusRequest => send(stream, &operate::cluster_status(core, asker).await).await?,
         FrameKind::RecoverRequest => send(stream, &operate::recover(core, frame.message()?).await?).await?,
         FrameKind::ReplicaEndsRequest if asker == Asker::Peer => send(stream, &operate::replica_ends(core)).await?,
         FrameKind::StoreModuleRequest if asker == Asker::Peer => {

@@ -253,6 +253,7 @@ impl Core {
             ControlError::FeatureLevel { .. } => ErrorCode::Unsupported,
             ControlError::DirectoryLost { .. } | ControlError::UnknownBroker(_) => ErrorCode::InvalidRequest,
             ControlError::BrokerAlive(_) | ControlError::BrokerSilent(_) => ErrorCode::InvalidRequest,
+            ControlError::CopyUnknown { .. } => ErrorCode::InvalidRequest,
             ControlError::TopicExists(_) => ErrorCode::TopicExists,
             ControlError::UnknownTopic(_) => ErrorCode::UnknownTopic,
             ControlError::UnknownPlugin(_) => ErrorCode::UnknownPlugin,
@@ -282,6 +283,11 @@ pub(crate) fn damaged(partition: u32, what: &str) -> RemoteError {
          what is left of it: thalweg partition salvage --help"
     );
     RemoteError::new(ErrorCode::PartitionOffline, message)
+}
+
+/// Says to a client that no copy of a partition is left.
+pub(crate) fn lost(partition: u32, what: &str) -> RemoteError {
+    RemoteError::new(ErrorCode::PartitionOffline, format!("partition {partition} is out of service: {what}"))
 }
 
 fn remote_error(frame: &Frame) -> Option<RemoteError> {

@@ -14,7 +14,7 @@ use thalweg_plugin_host::{FilterFailure, FilterJob, Filtered};
 use thalweg_wire::{ErrorCode, Frame, RemoteError, proto};
 use tokio::sync::{Mutex, Notify};
 
-use crate::core::{Core, damaged};
+use crate::core::{Core, damaged, lost};
 use crate::plugins::{LoadedFilter, on_failure};
 use crate::shard::Read;
 use crate::stream::{FrameReader, refuse, send, send_with_body};
@@ -267,6 +267,9 @@ pub(crate) async fn resolve(
 ) -> Result<Option<Offset>, RemoteError> {
     if let Some(what) = core.shard.offline(name) {
         return Err(damaged(name.partition.0, &what));
+    }
+    if let Some(what) = core.shard.lost_copy(name) {
+        return Err(lost(name.partition.0, &what));
     }
     let Some(state) = core.shard.state(name).filter(|s| s.is_serving) else {
         return Ok(None);

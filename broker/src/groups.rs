@@ -303,7 +303,7 @@ fn refusal(error: &CoordinatorError) -> RemoteError {
         CoordinatorError::NotCoordinator { .. } => ErrorCode::NotCoordinator,
         CoordinatorError::Log(ProduceError::StorageFull) => ErrorCode::StorageFull,
         CoordinatorError::Log(ProduceError::Backlog) | CoordinatorError::Busy { .. } => ErrorCode::Backlog,
-        CoordinatorError::Log(ProduceError::Offline(_)) => ErrorCode::PartitionOffline,
+        CoordinatorError::Log(ProduceError::Offline(_) | ProduceError::Lost(_)) => ErrorCode::PartitionOffline,
         CoordinatorError::Log(_) => ErrorCode::Internal,
     };
     RemoteError::new(code, error.to_string())

@@ -67,7 +67,10 @@ impl Metrics {
         let repaired_modules: Counter = metric!("repaired_modules", "Plugins' modules got back from another broker");
         let connections: Gauge = metric!("connections", "Open client connections");
         let topics: Gauge = metric!("topics", "Topics");
-        let partitions_offline: Gauge = metric!("partitions_offline", "Partitions with damaged data");
+        let partitions_offline: Gauge = metric!(
+            "partitions_offline",
+            "Partitions that are here, or should be, and out of service: damaged, lost, or without a majority for certain"
+        );
         let log_memory_bytes: Gauge<u64, AtomicU64> = metric!("log_memory_bytes", "Batches held in memory, in bytes");
         let storage_full: Gauge = metric!("storage_full", "1 while the disk is full and produce is refused");
         let partitions_aside: Gauge =

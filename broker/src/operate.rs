@@ -1,16 +1,20 @@
 //! What operators ask of the whole cluster: gathered from the brokers that know.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 use thalweg_commit_log::ASIDE;
-use thalweg_control::Request;
+use thalweg_control::{Copies, Copy, Request, Stuck};
 use thalweg_model::{BrokerId, LeaderEpoch, Offset, RaftIndex, ReplicaId, TopicId, TopicPartition};
-use thalweg_wire::{ErrorCode, Frame, RemoteError, proto};
+use thalweg_wire::{Frame, RemoteError, proto};
 
 use crate::admin::malformed;
 use crate::connection::Asker;
 use crate::core::Core;
+
+/// How long another broker may take to say what is out of service there. It says so in its log and its metrics too.
+const STATUS_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Each partition as its leader sees it; this broker asks the others for theirs.
 pub(crate) async fn describe_topic(
@@ -34,15 +38,13 @@ pub(crate) async fn describe_topic(
             for ((mine, theirs), replicas) in partitions.iter_mut().zip(answer.partitions).zip(&topic.replicas) {
                 let mut asides = std::mem::take(&mut mine.asides);
                 asides.extend(theirs.asides.iter().cloned());
-                let offline = theirs.offline.clone();
-                if holder(replicas, &theirs) == Some(other) {
+                // Nobody leads it, and somebody knows why: who holds most of it knows best.
+                let knows = mine.leader == 0 && theirs.leader == 0 && !theirs.offline.is_empty();
+                let is_better = mine.offline.is_empty() || theirs.log_end_offset > mine.log_end_offset;
+                if holder(replicas, &theirs) == Some(other) || (knows && is_better) {
                     *mine = theirs;
                 }
                 mine.asides = asides;
-                // Nobody leads it, and somebody knows why.
-                if mine.leader == 0 && mine.offline.is_empty() {
-                    mine.offline = offline;
-                }
             }
         }
     }
@@ -58,6 +60,7 @@ fn holder(replicas: &[ReplicaId], state: &proto::PartitionState) -> Option<u32> 
 fn partition_state(core: &Core, topic: TopicId, index: u32) -> proto::PartitionState {
     let name = TopicPartition::new(topic, index);
     let state = core.shard.state(&name);
+    let stuck = || core.shard.out_of_service().into_iter().find(|(n, _)| *n == name).map(|(_, what)| what);
     let leader = core.shard.leader(&name);
     let followers = core.shard.followers(&name);
     let mine = state.filter(|s| s.is_serving).map(|_| proto::ReplicaState {
@@ -81,7 +84,7 @@ fn partition_state(core: &Core, topic: TopicId, index: u32) -> proto::PartitionS
         log_end_offset: state.map_or(0, |s| s.log_end.0),
         bytes: core.shard.bytes(&name),
         leader_epoch: leader.map_or(0, |(epoch, _)| epoch.0),
-        offline: core.shard.offline(&name).unwrap_or_default(),
+        offline: core.shard.offline(&name).or_else(|| core.shard.lost_copy(&name)).or_else(stuck).unwrap_or_default(),
         leader: leader.map_or(0, |(_, b)| b.0),
         asides: {
             let prefix = format!("{ASIDE}/{name}-copy-");
@@ -121,13 +124,49 @@ pub(crate) async fn elect_leaders(core: &Rc<Core>, frame: &Frame, asker: Asker) 
     Ok(asked)
 }
 
-pub(crate) fn cluster_status(core: &Core) -> proto::ClusterStatusReply {
+/// How the cluster is, as this broker knows it, and what the others have out of service.
+pub(crate) async fn cluster_status(core: &Rc<Core>, asker: Asker) -> proto::ClusterStatusReply {
+    let mut reply = own_status(core);
+    let mut troubles = reply.out_of_service.clone();
+    // Where another broker is the controller, clients ask that one: it knows who can answer.
+    let gathers = core.shard.controller().is_none_or(|c| c.0 == core.broker_id);
+    if asker != Asker::Peer && gathers {
+        for other in core.shard.live().into_iter().filter(|b| b.0 != core.broker_id) {
+            let request = Frame::of(&proto::ClusterStatusRequest {});
+            let asking = core.peers.request(other, request.header_and_head(), Vec::new());
+            let Ok(Ok(answer)) = tokio::time::timeout(STATUS_PATIENCE, asking).await else { continue };
+            let Ok(theirs) = answer.message::<proto::ClusterStatusReply>() else { continue };
+            troubles.extend(theirs.out_of_service);
+        }
+    }
+    // Several may tell of the same one: who holds most of it knows best.
+    troubles.sort_by(|a, b| {
+        let key = |t: &proto::PartitionTrouble| (t.topic.clone(), t.partition, u64::MAX - t.log_end_offset, t.broker);
+        key(a).cmp(&key(b))
+    });
+    troubles.dedup_by(|a, b| (&a.topic, a.partition) == (&b.topic, b.partition));
+    reply.out_of_service = troubles;
+    reply
+}
+
+fn own_status(core: &Core) -> proto::ClusterStatusReply {
     let metadata = core.shard.metadata();
     let names: Vec<TopicPartition> =
         metadata.topics().flat_map(|t| (0..t.partitions).map(|p| TopicPartition::new(t.id, p))).collect();
     let (topics, partitions) = (metadata.topics().count() as u32, names.len() as u32);
     let feature_level = metadata.feature_level();
+    let trouble = |(name, what): (TopicPartition, String)| {
+        Some(proto::PartitionTrouble {
+            topic: metadata.topic_by_id(name.topic)?.name.clone(),
+            partition: name.partition.0,
+            broker: core.broker_id,
+            what,
+            log_end_offset: core.shard.state(&name).map_or(0, |s| s.log_end.0),
+        })
+    };
+    let out_of_service = core.shard.out_of_service().into_iter().filter_map(trouble).collect();
     drop(metadata);
+    let live = core.shard.live();
     let is_behind = |n: &&TopicPartition| {
         let followers = core.shard.followers(n);
         followers.iter().any(|f| !f.is_active || f.lag_entries > 0 || !f.is_voter)
@@ -139,37 +178,53 @@ pub(crate) fn cluster_status(core: &Core) -> proto::ClusterStatusReply {
         controllers: core.controllers.clone(),
         topics,
         partitions,
-        without_leader: names.iter().filter(|n| core.shard.leader(n).is_none()).count() as u32,
+        without_leader: names.iter().filter(|n| core.shard.leader(n).is_none_or(|(_, b)| !live.contains(&b))).count()
+            as u32,
         behind: names.iter().filter(is_behind).count() as u32,
         asked: core.broker_id,
         feature_level,
+        out_of_service,
     }
 }
 
-/// Where the log of each copy on this broker ends.
+/// The copies on this broker, and where their logs end.
 pub(crate) fn replica_ends(core: &Core) -> proto::ReplicaEndsReply {
-    let ends = core.shard.replica_ends().into_iter().map(|(name, replica, (epoch, index, offset))| proto::ReplicaEnd {
-        topic_id: name.topic.0.to_vec().into(),
-        partition: name.partition.0,
-        replica: replica.0,
-        leader_epoch: epoch.0,
-        index: index.0,
-        end_offset: offset.0,
+    let ends = core.shard.copies().into_iter().map(|(name, copy)| {
+        let ids = |ids: &[ReplicaId]| ids.iter().map(|r| r.0).collect();
+        let (epoch, index, offset) = copy.end.unwrap_or_default();
+        proto::ReplicaEnd {
+            topic_id: name.topic.0.to_vec().into(),
+            partition: name.partition.0,
+            replica: copy.replica.0,
+            leader_epoch: epoch.0,
+            index: index.0,
+            end_offset: offset.0,
+            whole: copy.end.is_some(),
+            lost: copy.is_lost,
+            voters: ids(&copy.voters),
+            voters_outgoing: ids(&copy.voters_outgoing),
+            serving: copy.is_serving,
+        }
     });
     proto::ReplicaEndsReply { ends: ends.collect() }
 }
 
-/// How much each copy holds: the longest log has everything that any quorum acknowledged as far as it is left at all.
-type Ends = BTreeMap<(TopicId, u32), Vec<(LeaderEpoch, RaftIndex, Offset, ReplicaId)>>;
-
-async fn all_ends(core: &Rc<Core>, lost: &[BrokerId]) -> Result<Ends, RemoteError> {
-    let mut ends = Ends::new();
+/// What each broker that lives and is not given up holds.
+async fn all_copies(core: &Rc<Core>, lost: &[BrokerId]) -> Result<Copies, RemoteError> {
+    let mut copies = Copies::new();
     let mut take = |reply: proto::ReplicaEndsReply| {
         for end in reply.ends {
             let Some(topic) = TopicId::from_slice(&end.topic_id) else { continue };
-            let end_of = (LeaderEpoch(end.leader_epoch), RaftIndex(end.index), Offset(end.end_offset));
-            let (epoch, index, offset) = end_of;
-            ends.entry((topic, end.partition)).or_default().push((epoch, index, offset, ReplicaId(end.replica)));
+            let ids = |ids: Vec<u64>| ids.into_iter().map(ReplicaId).collect();
+            let at = (LeaderEpoch(end.leader_epoch), RaftIndex(end.index), Offset(end.end_offset));
+            copies.entry((topic, end.partition)).or_default().push(Copy {
+                replica: ReplicaId(end.replica),
+                end: end.whole.then_some(at),
+                is_lost: end.lost,
+                voters: ids(end.voters),
+                voters_outgoing: ids(end.voters_outgoing),
+                is_serving: end.serving,
+            });
         }
     };
     take(replica_ends(core));
@@ -178,44 +233,40 @@ async fn all_ends(core: &Rc<Core>, lost: &[BrokerId]) -> Result<Ends, RemoteErro
         let answer = core.peers.request(other, request.header_and_head(), Vec::new()).await?;
         take(answer.message().map_err(malformed)?);
     }
-    Ok(ends)
+    Ok(copies)
 }
 
-/// Goes on without some brokers for ever; without the operator's consent it only tells what that would mean.
+/// Goes on without some brokers for ever, and without copies that are lost for certain; without the operator's consent it only tells what that
+/// would mean.
 pub(crate) async fn recover(
     core: &Rc<Core>,
     request: proto::RecoverRequest,
 ) -> Result<proto::RecoverReply, RemoteError> {
-    if request.lost.is_empty() {
-        let message = "name the brokers whose disks are lost for ever; `thalweg cluster status` shows which are silent";
-        return Err(RemoteError::new(ErrorCode::InvalidRequest, message));
-    }
     let lost: Vec<BrokerId> = request.lost.iter().map(|id| BrokerId(*id)).collect();
-    let ends = all_ends(core, &lost).await?;
-    let mut survivors = BTreeMap::new();
-    let mut partitions = Vec::new();
-    for (topic, partition, replicas) in core.shard.metadata().without_majority(&lost) {
-        let held = ends.get(&(topic.id, partition)).map_or(&[][..], Vec::as_slice);
-        let is_left = |r: &ReplicaId| replicas.contains(r) && !lost.contains(&r.broker());
-        let longest = held.iter().filter(|(.., r)| is_left(r)).max_by_key(|(epoch, index, _, r)| (*epoch, *index, *r));
-        if let Some((.., replica)) = longest {
-            survivors.insert((topic.id, partition), *replica);
+    let copies = all_copies(core, &lost).await?;
+    // The same checks without consent: a copy of the metadata tells what would be refused, and what would come of it.
+    let mut trial = core.shard.metadata().clone();
+    let stuck = trial.clone();
+    let stuck = stuck.without_majority(&lost, &copies);
+    let request_of = || Request::Recover { lost: lost.clone(), live: core.shard.live(), copies: copies.clone() };
+    let (records, _) = trial.handle(0, request_of()).map_err(|e| core.remote(&e))?;
+    records.into_iter().for_each(|record| trial.apply(record));
+    let partition = |s: &Stuck| {
+        let voters = s.survivor.iter().flat_map(|c| &c.voters);
+        let members = s.topic.replicas[s.partition as usize].iter().chain(voters);
+        let gone: BTreeSet<u32> = members.filter(|r| !s.left.contains(r)).map(|r| r.broker().0).collect();
+        let starts_at = || Some(trial.topic_by_id(s.topic.id)?.first_offsets.get(&s.partition)?.0);
+        proto::RecoveredPartition {
+            topic: s.topic.name.clone(),
+            partition: s.partition,
+            kept_by: s.survivor.as_ref().map_or(0, |c| c.replica.broker().0),
+            end_offset: s.survivor.as_ref().map_or_else(starts_at, |c| c.end.map(|(.., o)| o.0)).unwrap_or(0),
+            lost: gone.into_iter().collect(),
         }
-        partitions.push(proto::RecoveredPartition {
-            topic: topic.name.clone(),
-            partition,
-            kept_by: longest.map_or(0, |(.., r)| r.broker().0),
-            end_offset: longest.map_or(0, |(_, _, offset, _)| offset.0),
-        });
-    }
-    // The same checks without consent: a copy of the metadata tells what would be refused.
-    let request_of = || Request::Recover { lost: lost.clone(), live: core.shard.live(), survivors: survivors.clone() };
-    match request.accept_loss {
-        true => drop(core.change(request_of()).await?),
-        false => {
-            let mut trial = core.shard.metadata().clone();
-            trial.handle(0, request_of()).map_err(|e| core.remote(&e))?;
-        }
+    };
+    let partitions = stuck.iter().map(partition).collect();
+    if request.accept_loss {
+        core.change(request_of()).await?;
     }
     Ok(proto::RecoverReply { partitions, done: request.accept_loss })
 }

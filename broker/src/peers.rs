@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -362,10 +363,17 @@ async fn greet(core: &Core, connection: &Connection) -> Result<Guest> {
     } else if let Ok(directory) = hello.directory_id[..].try_into() {
         let directory = DirectoryId(directory);
         let given_up = core.shard.metadata().check_directory(BrokerId(hello.broker_id), directory).err();
-        let peer = Peer { id: BrokerId(hello.broker_id), directory, incarnation: hello.incarnation };
-        guest = Guest::enter(&core.peers, peer);
-        let taken = guest.is_none().then(|| taken(core, BrokerId(hello.broker_id)));
-        given_up.or(taken).map(|e| e.to_string())
+        let at = connection.remote_address();
+        let ip = match at.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        let (id, place) = (BrokerId(hello.broker_id), (ip.to_bits(), at.port()));
+        let peer = Peer { id, directory, incarnation: hello.incarnation, place };
+        let second = core.shard.admit(&peer).err();
+        guest = second.is_none().then(|| Guest::enter(&core.peers, peer)).flatten();
+        let taken = guest.is_none().then(|| taken(core, id));
+        given_up.or(second).or(taken).map(|e| e.to_string())
     } else {
         Some("a directory id has 16 bytes".to_owned())
     };

@@ -10,7 +10,7 @@ use thalweg_replica::{Acks, ProduceError};
 use thalweg_wire::{ErrorCode, Frame, RemoteError, proto};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::core::{Core, damaged};
+use crate::core::{Core, damaged, lost};
 use crate::stream::{FrameReader, StreamError};
 
 /// Answers sent in one write at most.
@@ -120,6 +120,7 @@ async fn checked(core: &Core, body: Bytes) -> Result<RecordBatch, BatchError> {
 fn remote(partition: u32, error: &ProduceError) -> RemoteError {
     let code = match error {
         ProduceError::Offline(what) => return damaged(partition, what),
+        ProduceError::Lost(what) => return lost(partition, what),
         ProduceError::NotLeader { .. } => ErrorCode::NotLeader,
         ProduceError::StalePin { .. } => ErrorCode::StalePin,
         ProduceError::PinUnknown { .. } => ErrorCode::PinUnknown,

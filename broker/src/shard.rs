@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use thalweg_broker_core::{ChangeError, CoordinatorError, Node, NodeMessage, Output, Peer, Produce};
 use thalweg_commit_log::{Completion, OpId, ReadOutcome};
-use thalweg_control::{Answer, GroupAnswer, GroupRequest, Metadata, Request, starts_of};
-use thalweg_model::{BrokerId, DirectoryId, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
+use thalweg_control::{Answer, ControlError, Copy, GroupAnswer, GroupRequest, Metadata, Request, starts_of};
+use thalweg_model::{BrokerId, DirectoryId, LeaderEpoch, Offset, RecordBatch, TopicPartition};
 use thalweg_replica::{Acks, FollowerState, GroupState, Now, Output as ReplicaOutput, ProduceError, Ticket};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, oneshot, watch};
@@ -178,6 +178,11 @@ impl Shard {
                         changed.notify_one();
                     }
                 }
+                Output::OutOfService(name, what) => {
+                    let metadata = self.metadata();
+                    let topic = metadata.topic_by_id(name.topic).map_or("", |t| &t.name);
+                    tracing::error!(topic, partition = name.partition.0, %what, "partition is out of service");
+                }
                 Output::Metadata => self.metadata_version.send_modify(|v| *v += 1),
                 Output::Outdated { incarnation, remembered } => {
                     self.metrics.outdated_disks.inc();
@@ -189,6 +194,15 @@ impl Shard {
                          Its replicas count as lost: those with others are rebuilt from them, those without are out of service \
                          (docs/operating.md, \"A disk that came back older\")"
                     );
+                }
+                Output::Miscounted { counted, known } => {
+                    let file = self.directory.join("starts");
+                    *self.fatal.borrow_mut() = Some(format!(
+                        "{} counts {counted} starts of this directory, and the directory's own log tells of {known}. No data was given up. Restore the \
+                         file from a copy, or write a number into it that is higher, followed by the words \"by hand\", as in \"{} by hand\"",
+                        file.display(),
+                        known + 1,
+                    ));
                 }
                 Output::Renew { incarnation } => match write_starts(&self.directory, starts_of(incarnation)) {
                     Ok(()) => {
@@ -268,6 +282,11 @@ impl Shard {
     pub(crate) fn start(&self) {
         self.node.borrow_mut().start(self.now());
         self.work.notify_one();
+    }
+
+    /// Whether a process may speak for another broker.
+    pub(crate) fn admit(&self, peer: &Peer) -> Result<(), ControlError> {
+        self.node.borrow().admit(self.now(), peer)
     }
 
     /// A message from another broker.
@@ -396,12 +415,19 @@ impl Shard {
         self.node.borrow().leader(name)
     }
 
-    /// Where the log of each copy here ends, of those that can vouch for it.
-    pub(crate) fn replica_ends(&self) -> Vec<(TopicPartition, ReplicaId, (LeaderEpoch, RaftIndex, Offset))> {
-        let node = self.node.borrow();
-        let replicas = node.replicas();
-        let end = |name: TopicPartition| Some((name, replicas.settings(&name)?.replica, replicas.end(&name)?));
-        replicas.log().partitions().filter_map(end).collect()
+    /// The copies of topics' partitions here.
+    pub(crate) fn copies(&self) -> Vec<(TopicPartition, Copy)> {
+        self.node.borrow().copies()
+    }
+
+    /// Partitions here that are out of service until somebody does something, and why.
+    pub(crate) fn out_of_service(&self) -> Vec<(TopicPartition, String)> {
+        self.node.borrow().out_of_service()
+    }
+
+    /// Why the only copy of a partition is not there any more, if that is so.
+    pub(crate) fn lost_copy(&self, name: &TopicPartition) -> Option<String> {
+        self.node.borrow().lost_copy(name)
     }
 
     pub(crate) fn followers(&self, name: &TopicPartition) -> Vec<FollowerState> {

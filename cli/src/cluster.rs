@@ -40,17 +40,18 @@ pub(crate) enum ClusterCommand {
         /// Whose it is
         name: String,
     },
-    /// Goes on without brokers whose disks are lost for ever
+    /// Goes on without copies that are lost for ever
     ///
-    /// When the majority of the controllers is lost, first stop the brokers that are left and run it with --config on the
+    /// Without --lost it looks for partitions whose copies were damaged, or went with disks that have been replaced, so that no majority is left;
+    /// with --lost also for those that cannot do without these brokers. The longest whole copy goes on. When the majority of the controllers is lost, first stop the brokers that are left and run it with --config on the
     /// controller that holds most; then start them, and run it with --lost for the topics. Without --accept-loss it only tells
     /// what would happen. The lost brokers may come back with empty data directories only.
-    #[command(group = ArgGroup::new("what").required(true).args(["config", "lost"]))]
+    #[command(group = ArgGroup::new("what").args(["config", "lost"]))]
     Recover {
         /// `broker.toml` of a stopped controller: its copy of the cluster's metadata becomes the only one
         #[arg(long)]
         config: Option<PathBuf>,
-        /// The brokers whose disks are lost
+        /// Brokers whose disks are lost, and that are to be given up
         #[arg(long, value_delimiter = ',')]
         lost: Vec<u32>,
         /// Yes, what only the lost brokers held is lost
@@ -170,11 +171,13 @@ impl ClusterCommand {
                         json!({ "broker": b.id, "address": format!("{}:{}", b.host, b.port), "rack": b.rack, "role": role, "state": state })
                     })
                     .collect();
+                let trouble = |t: &thalweg::PartitionTrouble| json!({ "topic": t.topic, "partition": t.partition, "broker": t.broker, "what": t.what });
                 if connect.output == Output::Json {
                     let object = json!({
                         "cluster_id": status.cluster_id, "controller": status.controller, "brokers": brokers,
                         "topics": status.topics, "partitions": status.partitions, "without_leader": status.without_leader,
                         "feature_level": status.feature_level,
+                        "out_of_service": status.out_of_service.iter().map(trouble).collect::<Vec<_>>(),
                     });
                     println!("{}", serde_json::to_string_pretty(&object)?);
                     return Ok(());
@@ -183,12 +186,20 @@ impl ClusterCommand {
                 println!("topics      {}", status.topics);
                 match status.controller {
                     0 => println!("partitions  {}", status.partitions),
-                    _ => println!("partitions  {}, {} without a leader", status.partitions, status.without_leader),
+                    _ => println!(
+                        "partitions  {}, {} without a leader, {} out of service",
+                        status.partitions,
+                        status.without_leader,
+                        status.out_of_service.len()
+                    ),
                 }
                 if status.controller == 0 {
                     let ids = status.controllers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
                     println!("controller  none: too few of {ids} can be reached, or they are electing one");
                     println!("            (if their disks are lost for ever: thalweg cluster recover --help)");
+                }
+                for t in &status.out_of_service {
+                    println!("            {}/{} is out of service: {}", t.topic, t.partition, t.what);
                 }
                 println!();
                 rows(connect.output, &["broker", "address", "rack", "role", "state"], brokers)
@@ -224,9 +235,16 @@ async fn recover_controllers(file: &Path, accept_loss: bool, output: Output) -> 
 async fn recover(lost: &[u32], accept_loss: bool, connect: Connect) -> Result<()> {
     let partitions = connect.client().await?.recover(lost, accept_loss).await.context("recover")?;
     let ids = lost.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let lost_on = |p: &RecoveredPartition| p.lost.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     let row = |p: &RecoveredPartition| match p.kept_by {
-        Some(broker) => json!({ "topic": p.topic, "partition": p.partition, "kept by": broker, "up to": p.end_offset }),
-        None => json!({ "topic": p.topic, "partition": p.partition, "kept by": "nobody: it starts empty", "up to": 0 }),
+        Some(broker) => json!({
+            "topic": p.topic, "partition": p.partition, "lost on": lost_on(p), "kept by": broker,
+            "offsets": format!("up to {}", p.end_offset),
+        }),
+        None => json!({
+            "topic": p.topic, "partition": p.partition, "lost on": lost_on(p), "kept by": "nobody: it starts empty",
+            "offsets": format!("from {}", p.end_offset),
+        }),
     };
     let list: Vec<_> = partitions.iter().map(row).collect();
     if connect.output == Output::Json {
@@ -239,17 +257,26 @@ async fn recover(lost: &[u32], accept_loss: bool, connect: Connect) -> Result<()
     match (list.is_empty(), accept_loss) {
         (true, _) => println!("no partition lost the majority of its replicas"),
         (false, false) => {
-            println!("These partitions lost their majority; what only the lost brokers held would be lost:")
+            println!("These partitions lost their majority; what only the lost copies held would be lost:")
         }
         (false, true) => println!("These partitions go on with the longest copy that was left:"),
     }
     if !list.is_empty() {
-        rows(connect.output, &["topic", "partition", "kept by", "up to"], list)?;
+        rows(connect.output, &["topic", "partition", "lost on", "kept by", "offsets"], list)?;
     }
     println!();
-    match accept_loss {
-        false => println!("Nothing was changed. Next: the same with --accept-loss"),
-        true => println!("Brokers {ids} are given up. Start them with empty data directories, and they are rebuilt."),
+    match (accept_loss, lost.is_empty()) {
+        (false, true) if partitions.is_empty() => {
+            println!(
+                "Nothing was changed, and nothing is to be done. Brokers that will not come back are named with --lost"
+            );
+        }
+        (false, _) => println!("Nothing was changed. Next: the same with --accept-loss"),
+        (true, true) if partitions.is_empty() => println!("Nothing was changed."),
+        (true, true) => println!("The other copies are rebuilt from these."),
+        (true, false) => {
+            println!("Brokers {ids} are given up. Start them with empty data directories, and they are rebuilt.")
+        }
     }
     Ok(())
 }

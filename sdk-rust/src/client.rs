@@ -316,6 +316,21 @@ pub struct ClusterStatus {
     pub without_leader: u32,
     /// What every broker knows: newer records and messages are not used.
     pub feature_level: u32,
+    /// Partitions that serve nothing until somebody does something.
+    pub out_of_service: Vec<PartitionTrouble>,
+}
+
+/// A partition that serves nothing until somebody does something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionTrouble {
+    /// Its topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// The broker that says so.
+    pub broker: u32,
+    /// Why, and what there is to be done.
+    pub what: String,
 }
 
 /// A partition that lost the majority of its replicas.
@@ -325,10 +340,12 @@ pub struct RecoveredPartition {
     pub topic: String,
     /// The partition.
     pub partition: u32,
-    /// The broker whose copy goes on alone; `None`: no copy is left, the partition starts empty.
+    /// The broker whose copy goes on alone; `None`: no copy is left, the partition starts empty, at offsets that were never given.
     pub kept_by: Option<u32>,
-    /// Where what that copy holds ends.
+    /// Where what that copy holds ends; without a copy, where the partition starts.
     pub end_offset: u64,
+    /// The brokers whose copies are lost.
+    pub lost: Vec<u32>,
 }
 
 /// Where a partition begins and ends.
@@ -452,8 +469,9 @@ impl Client {
         Ok(reply.asked)
     }
 
-    /// Gives up brokers whose disks are lost for ever, and goes on with what the others hold; without `accept_loss` only tells
-    /// what that would mean for the partitions that lost the majority of their replicas.
+    /// Gives up brokers whose disks are lost for ever, none or some, and goes on with what the others hold; without `accept_loss` only tells
+    /// what that would mean for the partitions that lost the majority of their replicas. Copies that were found damaged, or were lost with a disk
+    /// that has been replaced, count as lost in any case.
     ///
     /// # Errors
     /// `invalid` for a broker that is alive, or unknown, or while another one cannot be reached that holds copies.
@@ -465,6 +483,7 @@ impl Client {
             partition: p.partition,
             kept_by: Some(p.kept_by).filter(|b| *b != 0),
             end_offset: p.end_offset,
+            lost: p.lost,
         };
         Ok(reply.partitions.into_iter().map(partition).collect())
     }
@@ -494,7 +513,14 @@ impl Client {
             is_alive: b.alive,
             trouble: b.trouble,
         });
+        let trouble = |t: proto::PartitionTrouble| PartitionTrouble {
+            topic: t.topic,
+            partition: t.partition,
+            broker: t.broker,
+            what: t.what,
+        };
         Ok(ClusterStatus {
+            out_of_service: s.out_of_service.into_iter().map(trouble).collect(),
             cluster_id: s.cluster_id,
             controller: s.controller,
             controllers: s.controllers,

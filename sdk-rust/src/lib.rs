@@ -38,7 +38,7 @@ pub use address::{DevContext, dev_context_path};
 pub use batch::{Batch, ConsumerRecord, OnBadRecord, Part};
 pub use client::{
     AsideStatus, BrokerInfo, Client, ClientBuilder, ClusterStatus, FollowerStatus, PartitionOffsets, PartitionStatus,
-    PluginInfo, RecoveredPartition, Topic, TopicDescription, TopicInfo, connect,
+    PartitionTrouble, PluginInfo, RecoveredPartition, Topic, TopicDescription, TopicInfo, connect,
 };
 pub use consumer::{Consumer, ConsumerBuilder, Place};
 pub use error::{Error, ErrorPlace};

@@ -149,8 +149,17 @@ fn metadata_records_of_a_cluster() {
         partition: 2,
         replicas: vec![ReplicaId::new(BrokerId(1), 1), ReplicaId::new(BrokerId(2), 1)],
         from: Some(ReplicaId::new(BrokerId(1), 0)),
+        first_offset: Offset(0),
     };
     check("partition-recovered", &recovered.encode());
+    let anew = MetadataRecord::PartitionRecovered {
+        topic: TopicId([0xcd; 16]),
+        partition: 2,
+        replicas: vec![ReplicaId::new(BrokerId(1), 1)],
+        from: None,
+        first_offset: Offset(1_000_000_000_000),
+    };
+    check("partition-started-anew", &anew.encode());
 }
 
 #[test]

@@ -647,13 +647,12 @@ impl World {
         self.nodes[survivor].recovers = true;
         self.wait(survivor, "is the controller again", |core| core.is_controller())?;
         let live = vec![broker(survivor)];
-        let replicas = self.nodes[survivor].replicas().expect("it runs");
-        let mine = |g: TopicPartition| Some(((g.topic, g.partition.0), replicas.settings(&g)?.replica));
         let partitions = self.groups().into_iter().map(|(_, g)| g).filter(|g| *g != METADATA);
         let partitions: Vec<TopicPartition> = partitions.collect();
-        let survivors = partitions.iter().filter_map(|g| mine(*g)).collect();
+        let told = self.nodes[survivor].core.as_ref().expect("it runs").copies();
+        let copies = told.into_iter().map(|(g, copy)| ((g.topic, g.partition.0), vec![copy])).collect();
         let (now, ticket) = (self.now_at(survivor), self.ticket());
-        let request = Request::Recover { lost: lost.iter().map(|n| broker(*n)).collect(), live, survivors };
+        let request = Request::Recover { lost: lost.iter().map(|n| broker(*n)).collect(), live, copies };
         self.nodes[survivor].core.as_mut().expect("it runs").change(now, ticket, request);
         self.wait(survivor, "serves everything alone", |core| {
             let serves = |g: &TopicPartition| core.replicas().state(g).is_some_and(|s| s.is_serving);
@@ -1165,7 +1164,7 @@ impl World {
         }
         self.events += 1;
         let Broker { id, directory, incarnation, .. } = self.config(from).broker;
-        let peer = Peer { id, directory, incarnation };
+        let peer = Peer { id, directory, incarnation, place: (from as u128, 0) };
         if let Some(core) = &mut self.nodes[node].core {
             core.step(now, peer, message);
         }
@@ -1404,6 +1403,13 @@ impl World {
                     continue;
                 }
                 NodeOutput::Refused(why) => return Err(format!("{node} is refused: {why}")),
+                // Never more than a minority is harmed before what was harmed is whole again.
+                NodeOutput::OutOfService(group, what) => {
+                    return Err(format!("{node} gives {} up without a reason: {what}", number(group)));
+                }
+                NodeOutput::Miscounted { counted, known } => {
+                    return Err(format!("{node} takes start {counted} for wrong, as its log tells of {known}"));
+                }
                 NodeOutput::Metadata => continue,
                 NodeOutput::Changed(ticket, result) => {
                     self.id_given(node, ticket, result);
@@ -1840,7 +1846,7 @@ fn code(error: &ProduceError) -> ErrorCode {
         ProduceError::UnknownProducer | ProduceError::DuplicateForgotten => ErrorCode::UnknownProducer,
         ProduceError::Backlog => ErrorCode::Backlog,
         ProduceError::StorageFull => ErrorCode::StorageFull,
-        ProduceError::Offline(_) => ErrorCode::PartitionOffline,
+        ProduceError::Offline(_) | ProduceError::Lost(_) => ErrorCode::PartitionOffline,
         ProduceError::TimestampAhead { .. } | ProduceError::TimestampNegative { .. } => ErrorCode::InvalidTimestamp,
         ProduceError::NotProducible => ErrorCode::CorruptBatch,
     }

@@ -2,21 +2,25 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use thalweg_commit_log::{Config, HardState, Lane, MemoryDisk};
 use thalweg_control::{
-    Broker, Committed, FEATURE_LEVEL, GroupAnswer, GroupRequest, OFFSETS_TOPIC, Request, TopicConfig, incarnation,
+    Broker, Committed, ControlError, Copies, FEATURE_LEVEL, GroupAnswer, GroupRequest, OFFSETS_TOPIC, Request,
+    TopicConfig, incarnation,
 };
 use thalweg_model::{
-    BrokerId, Bug, DirectoryId, LeaderEpoch, Offset, RaftIndex, ReplicaId, TopicId, TopicPartition, assert_finds,
+    BatchBuilder, BrokerId, Bug, Codec, DirectoryId, LeaderEpoch, Offset, PartitionId, PinEpoch, RaftIndex, Record,
+    ReplicaId, TopicId, TopicPartition, assert_finds,
 };
-use thalweg_replica::{Now, PeerBody, PeerMessage, Ticket};
+use thalweg_replica::{Acks, Now, Output as ReplicaOutput, PeerBody, PeerMessage, ProduceError, Ticket};
 
-use crate::{GroupsConfig, METADATA, Node, NodeConfig, NodeMessage, Output, Peer};
+use crate::{GroupsConfig, METADATA, Node, NodeConfig, NodeMessage, Output, Peer, Produce};
 
 const DIRECTORY: DirectoryId = DirectoryId([1; 16]);
 /// The wall clock when a broker starts, ms since the Unix epoch.
 const WALL_MS: i64 = 1_700_000_000_000;
 const TOPIC: TopicId = TopicId([7; 16]);
+const NAME: TopicPartition = TopicPartition { topic: TOPIC, partition: PartitionId(0) };
 
 fn config(controllers: &[u32]) -> NodeConfig {
     NodeConfig {
@@ -46,8 +50,9 @@ fn log() -> Config {
     }
 }
 
-/// Broker 1.
+/// One broker.
 struct Bench {
+    broker: Broker,
     node: Node<MemoryDisk>,
     now: Now,
     outputs: VecDeque<Output>,
@@ -60,9 +65,17 @@ impl Bench {
     }
 
     fn open_at(wall_ms: i64, disk: MemoryDisk, controllers: &[u32]) -> Bench {
-        let now = Now { mono_ms: 1_000, wall_ms };
-        let (node, _) = Node::open(disk, config(controllers), log(), 7).expect("the directory opens");
-        let mut bench = Bench { node, now, outputs: VecDeque::new(), next_ticket: 1 };
+        Bench::open_as_at(wall_ms, disk, config(controllers))
+    }
+
+    fn open_as(disk: MemoryDisk, config: NodeConfig) -> Bench {
+        Bench::open_as_at(WALL_MS, disk, config)
+    }
+
+    fn open_as_at(wall_ms: i64, disk: MemoryDisk, config: NodeConfig) -> Bench {
+        let (now, broker) = (Now { mono_ms: 1_000, wall_ms }, config.broker.clone());
+        let (node, _) = Node::open(disk, config, log(), 7).expect("the directory opens");
+        let mut bench = Bench { broker, node, now, outputs: VecDeque::new(), next_ticket: 1 };
         bench.node.set_room(now, 1 << 40);
         bench.node.start(now);
         bench.turn();
@@ -135,6 +148,230 @@ impl Bench {
     }
 }
 
+/// Brokers of one cluster, the first of which is its controller. What they say to each other arrives within a turn.
+struct Cluster {
+    benches: Vec<Bench>,
+}
+
+impl Cluster {
+    fn of(size: u32) -> Cluster {
+        let mut cluster =
+            Cluster { benches: (1..=size).map(|id| Cluster::broker(id, id as u8, MemoryDisk::empty())).collect() };
+        cluster.pass(5_000);
+        cluster
+    }
+
+    fn broker(id: u32, directory: u8, disk: MemoryDisk) -> Bench {
+        let mut config = config(&[1]);
+        config.broker = Broker { id: BrokerId(id), directory: DirectoryId([directory; 16]), ..config.broker };
+        config.is_founder = id == 1;
+        Bench::open_as(disk, config)
+    }
+
+    /// The broker comes back with another disk.
+    fn replace(&mut self, id: u32, directory: u8, disk: MemoryDisk) {
+        let now = self.benches[0].now;
+        let mut bench = Cluster::broker(id, directory, disk);
+        bench.now = now;
+        self.benches[id as usize - 1] = bench;
+    }
+
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms / 50 {
+            for at in 0..self.benches.len() {
+                self.benches[at].pass(50);
+                let (sent, kept) = std::mem::take(&mut self.benches[at].outputs)
+                    .into_iter()
+                    .partition(|o| matches!(o, Output::Send(..)));
+                self.benches[at].outputs = kept;
+                let Broker { id, directory, incarnation, .. } = self.benches[at].broker.clone();
+                for output in Vec::from(sent as VecDeque<Output>) {
+                    let Output::Send(to, message) = output else { unreachable!("just parted") };
+                    let Some(to) = self.benches.get_mut(to.0 as usize - 1) else { continue };
+                    to.node.step(to.now, Peer { id, directory, incarnation, place: (id.0 as u128, 0) }, message);
+                    to.turn();
+                }
+            }
+        }
+    }
+
+    /// A topic of one partition, on the brokers named.
+    fn create(&mut self, live: &[u32]) {
+        let request = Request::CreateTopic {
+            id: TOPIC,
+            name: "t".into(),
+            partitions: 1,
+            replication_factor: live.len() as u32,
+            live: live.iter().map(|id| BrokerId(*id)).collect(),
+            partitioner: None,
+            config: TopicConfig::default(),
+        };
+        let controller = &mut self.benches[0];
+        controller.node.change(controller.now, Ticket(1), request);
+        self.pass(3_000);
+    }
+
+    /// As `thalweg cluster recover --accept-loss`, without a broker that is given up.
+    fn recover(&mut self) {
+        let mut copies = Copies::new();
+        for (name, copy) in self.benches.iter().flat_map(|b| b.node.copies()) {
+            copies.entry((name.topic, name.partition.0)).or_default().push(copy);
+        }
+        let live = (1..=self.benches.len() as u32).map(BrokerId).collect();
+        let controller = &mut self.benches[0];
+        controller.node.change(controller.now, Ticket(2), Request::Recover { lost: Vec::new(), live, copies });
+        self.pass(10_000);
+    }
+
+    fn produce(&mut self, id: u32) -> Result<Offset, ProduceError> {
+        let bench = &mut self.benches[id as usize - 1];
+        bench.next_ticket += 1;
+        let ticket = Ticket(bench.next_ticket);
+        let mut builder = BatchBuilder::new();
+        builder.push(&Record {
+            key: None,
+            value: Some("x".into()),
+            headers: Vec::new(),
+            timestamp_ms: bench.now.wall_ms,
+        });
+        let batch = builder.build(Codec::None, None);
+        let request = Produce { batch, token: Bytes::new(), pin_epoch: PinEpoch(1), acks: Acks::Quorum };
+        bench.node.produce(bench.now, NAME, ticket, request);
+        bench.turn();
+        self.pass(1_000);
+        let answers = self.benches[id as usize - 1].outputs.iter().filter_map(|output| match output {
+            Output::Replica(ReplicaOutput::Produced(to, result)) if *to == ticket => Some(result.clone()),
+            _ => None,
+        });
+        answers.last().expect("it is answered")
+    }
+
+    fn leader(&self) -> Option<u32> {
+        let is_serving = |b: &&Bench| b.node.replicas().state(&NAME).is_some_and(|s| s.is_serving);
+        self.benches.iter().find(is_serving).map(|b| b.broker.id.0)
+    }
+
+    fn out_of_service(&self, id: u32) -> Vec<String> {
+        self.benches[id as usize - 1].node.out_of_service().into_iter().map(|(_, what)| what).collect()
+    }
+}
+
+/// An acknowledged record is never forgotten in silence: whoever had read up to it would miss what came in its place.
+fn a_disk_that_was_wiped_does_not_serve_what_only_it_held() {
+    let mut cluster = Cluster::of(2);
+    cluster.create(&[2]);
+    let given = cluster.produce(2).expect("it is led");
+    let disk = cluster.benches[1].node.replicas_mut().log_mut().disk_mut().image();
+    cluster.replace(2, 9, MemoryDisk::empty());
+    cluster.pass(10_000);
+    assert!(matches!(cluster.produce(2), Err(ProduceError::Lost(_))));
+    assert!(matches!(&cluster.out_of_service(2)[..], [what] if what.contains("cluster recover")));
+    let said = |o: &Output| matches!(o, Output::OutOfService(NAME, _));
+    assert_eq!(cluster.benches[1].outputs.iter().filter(|o| said(o)).count(), 1);
+    // The old disk may come back after all.
+    cluster.replace(2, 2, disk);
+    cluster.pass(10_000);
+    assert_eq!(
+        cluster.produce(2).expect("it is led again"),
+        given.plus(1 + 1),
+        "behind the new leadership's first entry"
+    );
+    cluster.replace(2, 9, MemoryDisk::empty());
+    cluster.pass(10_000);
+    assert!(matches!(cluster.produce(2), Err(ProduceError::Lost(_))));
+    cluster.recover();
+    let leader =
+        1 + cluster.benches.iter().position(|b| b.node.replicas().settings(&NAME).is_some()).expect("it is made");
+    let again = cluster.produce(leader as u32).expect("it goes on");
+    assert!(again >= Offset(1_000_000_000_000), "{again} may have been given before");
+    // It is so after a start, too.
+    let disk = cluster.benches[leader - 1].node.replicas_mut().log_mut().disk_mut().image();
+    let held = Bench::open_as(disk, config(&[1])).node.replicas().end(&NAME).expect("it is whole");
+    assert!(held.2 > again);
+    assert_eq!((cluster.out_of_service(1), cluster.out_of_service(2)), (vec![], vec![]));
+}
+
+/// Whoever is heard of stays; a copy of its directory that is started elsewhere is refused, whatever it counts.
+fn a_second_process_on_a_copied_directory_does_not_take_the_first_one_out() {
+    let mut cluster = Cluster::of(2);
+    let living = cluster.benches[1].broker.clone();
+    let peer =
+        |starts, place| Peer { id: living.id, directory: living.directory, incarnation: incarnation(starts, 5), place };
+    let here = (2, 0);
+    for starts in [1, 2] {
+        let clone = peer(starts, (99, 0));
+        let controller = &mut cluster.benches[0];
+        let speaks = NodeMessage::Heartbeat(Broker { incarnation: clone.incarnation, ..living.clone() });
+        assert!(matches!(controller.node.admit(controller.now, &clone), Err(ControlError::BrokerIdTaken { .. })));
+        controller.node.step(controller.now, clone, speaks);
+        controller.turn();
+        let told = controller.outputs.iter().filter(|o| matches!(o, Output::Send(_, NodeMessage::Outdated { .. })));
+        assert_eq!(told.count(), 0, "told that it is older, it would count itself up");
+        cluster.pass(2_000);
+    }
+    let is_out = |o: &Output| matches!(o, Output::Outdated { .. } | Output::Refused(_));
+    assert!(!cluster.benches[1].outputs.iter().any(is_out) && cluster.benches[1].node.is_registered());
+    // A restart is none, nor is a move once the process before it is silent.
+    let controller = &cluster.benches[0];
+    assert_eq!(controller.node.admit(controller.now, &peer(2, here)), Ok(()));
+    let later = Now { mono_ms: controller.now.mono_ms + 3_000, ..controller.now };
+    assert_eq!(controller.node.admit(later, &peer(2, (99, 0))), Ok(()));
+}
+
+/// A sole controller's log is its own: what it tells of later starts is no other's word, but shows that the count is wrong.
+#[test]
+fn a_count_that_its_own_log_belies_gives_nothing_up() {
+    let mut bench = Bench::alone();
+    for (starts, is_wrong) in [(12, false), (1, true), (13, false)] {
+        let image = bench.node.replicas_mut().log_mut().disk_mut().image();
+        let mut config = config(&[1]);
+        config.broker.incarnation = incarnation(starts, 9);
+        bench = Bench::open_as(image, config);
+        bench.pass(3_000);
+        let told = |o: &Output| matches!(o, Output::Miscounted { counted: 1, known: 12 });
+        assert_eq!(bench.outputs.iter().any(told), is_wrong, "{starts}");
+        assert!(!bench.outputs.iter().any(|o| matches!(o, Output::Outdated { .. })));
+        assert_eq!(bench.node.replicas().log().offline(&NAME), None);
+        assert!(is_wrong || bench.node.is_registered());
+    }
+}
+
+/// Two of three copies are replaced before either of the new ones belongs to the group: its majority is gone, though three brokers live and one copy
+/// is whole.
+#[test]
+fn a_whole_copy_without_a_majority_says_so_and_takes_over_when_it_is_told_to() {
+    let mut cluster = Cluster::of(3);
+    cluster.create(&[1, 2, 3]);
+    let leader = cluster.leader().expect("it is led");
+    let given = cluster.produce(leader).expect("it is led");
+    cluster.replace(2, 8, MemoryDisk::empty());
+    cluster.replace(3, 9, MemoryDisk::empty());
+    cluster.pass(20_000);
+    assert_eq!(cluster.leader(), None);
+    for bench in &cluster.benches {
+        assert_eq!(bench.node.leader(&NAME), None, "nobody takes a leader that was for one that is");
+    }
+    let what = cluster.out_of_service(1).pop().expect("it is said");
+    assert!(
+        what.contains("on brokers 2, 3") && what.contains("on broker 1 holds") && what.contains("recover"),
+        "{what}"
+    );
+    let said = cluster.benches[0].outputs.iter().filter(|o| matches!(o, Output::OutOfService(NAME, _)));
+    assert_eq!(said.count(), 1);
+    cluster.recover();
+    let leader = cluster.leader().expect("it is led again");
+    assert!(cluster.produce(leader).expect("it goes on") > given);
+    for id in 1..=3 {
+        assert_eq!(cluster.out_of_service(id), Vec::<String>::new());
+        let held = cluster.benches[id as usize - 1].node.replicas().end(&NAME).expect("it is whole");
+        assert!(held.2 > given, "{id}");
+    }
+    // Again it finds nothing to do.
+    let before = cluster.benches[0].node.metadata().topic("t").unwrap().clone();
+    cluster.recover();
+    assert_eq!(cluster.benches[0].node.metadata().topic("t").unwrap(), &before);
+}
+
 /// Who reads what another one changed just now must not be told of it while the change may still be lost.
 fn an_answer_waits_for_the_records_that_it_rests_on() {
     let mut bench = Bench::alone();
@@ -187,8 +424,12 @@ fn nobody_is_heard_in_anothers_name() {
             wants_state: false,
         };
         let message = PeerMessage { group: METADATA, from: copy(speaks_for), to: copy(1), body };
-        let peer =
-            Peer { id: BrokerId(from), directory: DirectoryId([from as u8; 16]), incarnation: incarnation(1, 1) };
+        let peer = Peer {
+            id: BrokerId(from),
+            directory: DirectoryId([from as u8; 16]),
+            incarnation: incarnation(1, 1),
+            place: (0, 0),
+        };
         bench.node.step(bench.now, peer, NodeMessage::Replica(message));
         bench.turn();
         bench.outputs.iter().filter(|o| matches!(o, Output::Send(_, NodeMessage::Replica(_)))).count()
@@ -203,7 +444,7 @@ fn no_group_is_forgotten_by_a_clock_that_nobody_vouches_for() {
     let mut bench = Bench::alone();
     let (directory, incarnation) = (DirectoryId([2; 16]), incarnation(1, 1));
     let other = Broker { id: BrokerId(2), directory, incarnation, ..config(&[1]).broker };
-    let peer = Peer { id: BrokerId(2), directory, incarnation };
+    let peer = Peer { id: BrokerId(2), directory, incarnation, place: (2, 0) };
     bench.node.step(bench.now, peer, NodeMessage::Heartbeat(other));
     bench.commit("g", 1);
     bench.pass(500);
@@ -252,5 +493,7 @@ fn planted_bugs_show() {
     assert_finds(Bug::AnswerNotAwaited, an_answer_waits_for_the_records_that_it_rests_on);
     assert_finds(Bug::AnswersNotConfirmed, an_answer_waits_for_the_records_that_it_rests_on);
     assert_finds(Bug::CheckpointStartsAtItsEnd, a_checkpoint_of_several_batches_keeps_all_groups);
+    assert_finds(Bug::CloneHeard, a_second_process_on_a_copied_directory_does_not_take_the_first_one_out);
+    assert_finds(Bug::WipedCopyServes, a_disk_that_was_wiped_does_not_serve_what_only_it_held);
     assert_finds(Bug::OthersNameTaken, nobody_is_heard_in_anothers_name);
 }

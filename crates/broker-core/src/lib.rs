@@ -12,7 +12,8 @@
 //! - a batch is numbered by the producer that was given its id, or refused (`produce.rs`);
 //! - a broker whose directory is older than others remember is heard by nobody, and counts for nothing under its old copies'
 //!   names (`step`, `outdated`);
-//! - of two processes with one broker id, the second is refused as long as the first is heard of (`heartbeat`).
+//! - of two processes with one broker id, the second is refused as long as the first is heard of (`heartbeat`), also on a copy of its
+//!   directory (`admit`).
 
 #[cfg(test)]
 mod by_hand;

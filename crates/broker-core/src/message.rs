@@ -19,6 +19,9 @@ pub struct Peer {
     pub directory: DirectoryId,
     /// Which start of a broker on that directory it is.
     pub incarnation: u64,
+    /// IP address (as IPv6) and UDP port that it speaks from. Two processes that run at the same time differ in it; one that is started again where
+    /// it was does not.
+    pub place: (u128, u16),
 }
 
 /// A message from one broker to another.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use thalweg_commit_log::{Completion, Config, Disk, DiskError, Lsn, OpId, OpenError, Recovery};
 use thalweg_control::{
-    Answer, Broker, ControlError, Coordinator, GroupAnswer, GroupRequest, Metadata, MetadataRecord, OFFSETS_TOPIC,
-    Request, Topic, is_outdated, partition_of_group, renewed, starts_of,
+    Answer, Broker, ControlError, Coordinator, Copies, Copy, GroupAnswer, GroupRequest, Metadata, MetadataRecord,
+    OFFSETS_TOPIC, Request, Topic, is_outdated, partition_of_group, renewed, starts_of,
 };
 use thalweg_model::{
     BatchBuilder, BrokerId, Bug, Codec, DirectoryId, LeaderEpoch, Offset, PinEpoch, RaftIndex, Record, RecordBatch,
@@ -32,6 +32,8 @@ const HEARTBEAT_EVERY_MS: u64 = 500;
 const SESSION_MS: u64 = 3_000;
 /// How often a damaged replica is reported until it is replaced.
 const REPORT_EVERY_MS: u64 = 500;
+/// A partition without a majority is called so when it has been without one for so long: a change of members may be on its way.
+const MAJORITY_PATIENCE_MS: u64 = 3_000;
 /// How often every broker tells the others what it leads, besides at every change.
 const LEADING_EVERY_MS: u64 = 2_000;
 /// Changes that may wait for their turn.
@@ -91,6 +93,8 @@ pub enum Output {
     Replica(ReplicaOutput),
     /// The answer to [`Node::change`].
     Changed(Ticket, Result<Answer, ChangeError>),
+    /// A partition serves nothing, and nothing that brokers do by themselves will change that: why, and what an operator can do.
+    OutOfService(TopicPartition, String),
     /// Topics, brokers or leaders changed: clients and the shell's own tables follow.
     Metadata,
     /// The answer to [`Node::group`].
@@ -110,6 +114,14 @@ pub enum Output {
         incarnation: u64,
         /// The last one that the others remember.
         remembered: u64,
+    },
+    /// The directory counts fewer starts than its own log tells of, which nobody else has a hand in: the count is wrong. Nothing was given up; the broker
+    /// must end.
+    Miscounted {
+        /// Starts as counted, this one included.
+        counted: u64,
+        /// The last one that the log tells of.
+        known: u64,
     },
     /// That is done: write down durably that the directory has seen so many starts as this one counts, then call [`Node::renew`].
     Renew {
@@ -156,6 +168,10 @@ pub struct Node<D> {
     registering: BTreeSet<BrokerId>,
     /// Replicas out of service.
     offline: BTreeMap<TopicPartition, String>,
+    /// Partitions whose only copy should be here, and was on another disk: what is said of each.
+    lost: BTreeMap<TopicPartition, String>,
+    /// Partitions of which a whole copy here knows that its group has lost its majority for certain: since when, and whether that was said.
+    without_majority: BTreeMap<TopicPartition, (u64, bool)>,
     /// When the controller last said that it knows this broker.
     in_touch_ms: Option<u64>,
     /// First and last refusal in a row.
@@ -165,6 +181,10 @@ pub struct Node<D> {
     /// The last start of each data directory that was ever heard of: in the metadata log, decided or not, or from its broker. A start is
     /// a fact, whoever tells it.
     remembered: BTreeMap<DirectoryId, u64>,
+    /// The last start of this directory that its own copy of the metadata log tells of; 0 for none.
+    logged: u64,
+    /// The process that speaks for each other broker, and when it last did.
+    heard: BTreeMap<BrokerId, (Peer, u64)>,
     /// When this broker was first asked for something.
     since_ms: Option<u64>,
     /// Set while this directory is known to be older than it was: what the others remember, and until it is durable the last frame that
@@ -208,10 +228,14 @@ impl<D: Disk> Node<D> {
             controller_since_ms: 0,
             registering: BTreeSet::new(),
             offline: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            without_majority: BTreeMap::new(),
             in_touch_ms: None,
             refused_ms: None,
             refusal: None,
             remembered: BTreeMap::new(),
+            logged: 0,
+            heard: BTreeMap::new(),
             since_ms: None,
             outdated: None,
             leaders: BTreeMap::new(),
@@ -231,6 +255,7 @@ impl<D: Disk> Node<D> {
                 MetadataRecord::decode(&record.1.value.unwrap_or_default())
             {
                 node.remember(broker.directory, broker.incarnation);
+                node.note_logged(broker.directory, broker.incarnation);
             }
         }
         Ok((node, recovery))
@@ -404,13 +429,34 @@ impl<D: Disk> Node<D> {
         self.groups.pump(now, &mut surroundings);
     }
 
-    /// Takes another broker's message; the shell has made sure that it is that broker's.
+    /// Whether a process may speak for a broker: not while another one is heard of that does, from another place, be it on a copy of the same
+    /// directory. Of the two the first stays. Let in, the second would be told that its copy is older, count itself up for that, and so make the
+    /// living one count as older. (A start at the same place is a restart: the process before it has ended.)
+    ///
+    /// # Errors
+    /// [`ControlError::BrokerIdTaken`].
+    pub fn admit(&self, now: Now, peer: &Peer) -> Result<(), ControlError> {
+        let Some((other, at_ms)) = self.heard.get(&peer.id) else { return Ok(()) };
+        let is_same = (other.directory, other.incarnation) == (peer.directory, peer.incarnation);
+        if is_same || other.place == peer.place || now.mono_ms >= at_ms + SESSION_MS || is_planted(Bug::CloneHeard) {
+            return Ok(());
+        }
+        let known = self.metadata.broker(peer.id);
+        let address = known.map_or_else(String::new, |b| format!("{}:{}", b.host, b.port));
+        Err(ControlError::BrokerIdTaken { id: peer.id, directory: other.directory.to_string(), address })
+    }
+
+    /// Takes another broker's message; the shell has made sure that it is that broker's, and that it [may](Self::admit) speak.
     pub fn step(&mut self, now: Now, from: Peer, message: NodeMessage) {
+        if self.admit(now, &from).is_err() {
+            return self.after(now);
+        }
+        self.heard.insert(from.id, (from, now.mono_ms));
         let remembered = self.remembers(from.directory);
         if remembered != 0 && is_outdated(from.incarnation, remembered) && !is_planted(Bug::OlderDiskTrusted) {
             // Its votes and acknowledgements are those of a copy that has forgotten some.
             if matches!(message, NodeMessage::Heartbeat(_) | NodeMessage::Leading { .. }) {
-                let Peer { id, directory, incarnation } = from;
+                let Peer { id, directory, incarnation, .. } = from;
                 self.outputs.push(Output::Send(id, NodeMessage::Outdated { directory, incarnation, remembered }));
             }
             return self.after(now);
@@ -429,6 +475,12 @@ impl<D: Disk> Node<D> {
         *known = incarnation.max(*known);
     }
 
+    fn note_logged(&mut self, directory: DirectoryId, incarnation: u64) {
+        if directory == self.config.broker.directory {
+            self.logged = self.logged.max(incarnation);
+        }
+    }
+
     /// Others remember a later start of this very directory: the disk is older than it was, by a restored copy or a snapshot that was
     /// rolled back. Its copies have forgotten what they acknowledged since; each of them is written down as lost, stops at once, and a
     /// successor takes its place where others can rebuild it. The only copy of a partition goes out of service.
@@ -439,6 +491,12 @@ impl<D: Disk> Node<D> {
             return;
         }
         let (found, known) = (starts_of(incarnation), starts_of(remembered));
+        // Whoever else could have told it of a later start is no controller: it stands in this broker's own log.
+        if self.config.controllers == [self.config.broker.id] && self.logged >= remembered {
+            self.outdated = Some((remembered, None));
+            let (counted, known) = (starts_of(incarnation), starts_of(remembered));
+            return self.outputs.push(Output::Miscounted { counted, known });
+        }
         let what = format!(
             "the data directory is older than what the cluster knows: this is start {found} of it, and others have seen start {known} \
              of what it was; what was acknowledged in between is not here"
@@ -499,6 +557,12 @@ impl<D: Disk> Node<D> {
                 self.clocks.hear(now, from, wall_ms);
                 self.judge_clock(now);
                 self.know_full(from, is_full);
+                let told: BTreeSet<TopicPartition> = partitions.iter().map(|(name, _)| *name).collect();
+                let before = self.leaders.len();
+                self.leaders.retain(|name, (_, leader)| *leader != from || told.contains(name));
+                if self.leaders.len() < before {
+                    self.outputs.push(Output::Metadata);
+                }
                 for (name, epoch) in partitions {
                     let known = self.leaders.get(&name).map(|(epoch, _)| *epoch);
                     if known.is_none_or(|known| epoch > known) {
@@ -598,8 +662,93 @@ impl<D: Disk> Node<D> {
                 let (partition, replica) = (name.partition.0, settings.replica);
                 self.tell_controller(now, NodeMessage::Damaged { topic, partition, replica });
             }
+            self.watch_majorities(now);
         }
         self.after(now);
+    }
+
+    /// The copies that this broker holds of topics' partitions, under the names that stand on its disk.
+    pub fn copies(&self) -> Vec<(TopicPartition, Copy)> {
+        let names = self.replicas.log().partitions().filter(|name| *name != METADATA);
+        names.filter_map(|name| Some((name, self.copy(&name)?))).collect()
+    }
+
+    fn copy(&self, name: &TopicPartition) -> Option<Copy> {
+        let (log, settings) = (self.replicas.log(), self.replicas.settings(name)?);
+        // One without a first term has no name yet.
+        let stored = log.hard_state(name)?.replica;
+        let members = self.replicas.members(name).or_else(|| log.last_configuration(name).cloned()).unwrap_or_default();
+        Some(Copy {
+            replica: if stored == ReplicaId(0) { settings.replica } else { stored },
+            end: self.replicas.end(name),
+            is_lost: log.offline(name).is_some() && !log.is_diverged(name),
+            voters: members.voters,
+            voters_outgoing: members.voters_outgoing,
+            is_serving: self.replicas.state(name).is_some_and(|s| s.is_serving),
+        })
+    }
+
+    /// Why the only copy of a partition is not there any more, if that is so, wherever it should be.
+    pub fn lost_copy(&self, name: &TopicPartition) -> Option<String> {
+        let topic = self.metadata.topic_by_id(name.topic)?;
+        if !self.metadata.lost_its_only_copy(topic, name.partition.0) {
+            return None;
+        }
+        let broker = topic.replicas.get(name.partition.0 as usize)?.first()?.broker();
+        Some(format!(
+            "its only copy was on the disk that broker {broker} had before; put that disk back, or give up what was on it with \
+             `thalweg cluster recover`"
+        ))
+    }
+
+    /// Partitions that are here, or should be, and out of service until somebody does something: damaged, lost, or without a majority.
+    pub fn out_of_service(&self) -> Vec<(TopicPartition, String)> {
+        let offline = self.offline.iter().map(|(name, what)| (*name, what.clone()));
+        let lost = self.lost.iter().map(|(name, what)| (*name, what.clone()));
+        let said = self.without_majority.iter().filter(|(_, (_, is_said))| *is_said);
+        let stuck = said.filter_map(|(name, _)| Some((*name, self.lacks_majority(name)?)));
+        offline.chain(lost).chain(stuck).collect()
+    }
+
+    /// What the copy here knows of a group that has lost its majority for certain; `None` while it may have one, or somebody else leads.
+    fn lacks_majority(&self, name: &TopicPartition) -> Option<String> {
+        let topic = self.metadata.topic_by_id(name.topic)?;
+        // Of most partitions this is all that is looked at.
+        if self.leader(name).is_some() {
+            return None;
+        }
+        let mine = self.copy(name)?;
+        let copies = Copies::from([((name.topic, name.partition.0), vec![mine.clone()])]);
+        let all = self.metadata.without_majority_of(topic, name.partition.0, &[], &copies)?;
+        let is_lost = |r: &&ReplicaId| !all.left.contains(r);
+        let lost: BTreeSet<BrokerId> = mine.voters.iter().filter(is_lost).map(|r| r.broker()).collect();
+        let lost = lost.iter().map(BrokerId::to_string).collect::<Vec<_>>().join(", ");
+        let held = match all.survivor.and_then(|c| c.end) {
+            Some((_, _, end)) => {
+                format!("the one on broker {} holds offsets up to {end} (exclusive)", self.config.broker.id)
+            }
+            None => format!("broker {} holds nothing of it", self.config.broker.id),
+        };
+        Some(format!(
+            "no majority of its copies is left: those on brokers {lost} were damaged or lost with their disks, {held}; see \
+             `thalweg cluster recover`"
+        ))
+    }
+
+    /// Looks for groups that nobody will ever lead again by themselves, and says so once of each.
+    fn watch_majorities(&mut self, now: Now) {
+        let names: Vec<TopicPartition> = self.replicas.log().partitions().filter(|name| *name != METADATA).collect();
+        let mut stuck = BTreeMap::new();
+        for name in names.into_iter().filter(|name| !self.offline.contains_key(name)) {
+            let Some(what) = self.lacks_majority(&name) else { continue };
+            let (since_ms, is_said) = self.without_majority.get(&name).copied().unwrap_or((now.mono_ms, false));
+            let says = !is_said && now.mono_ms >= since_ms + MAJORITY_PATIENCE_MS;
+            if says {
+                self.outputs.push(Output::OutOfService(name, what));
+            }
+            stuck.insert(name, (since_ms, is_said || says));
+        }
+        self.without_majority = stuck;
     }
 
     /// Closes segments for their age, and removes what retention does not keep; call it every few seconds.
@@ -631,7 +780,10 @@ impl<D: Disk> Node<D> {
             names.filter_map(|n| self.replicas.state(&n).filter(|s| s.is_serving).map(|s| (n, s.leader_epoch)));
         let leading: Vec<_> = leading.collect();
         let me = self.config.broker.id;
-        self.leaders.retain(|name, _| !self.metadata.is_deleted(name.topic));
+        // What this broker led and has stopped leading without a word, as a damaged copy does, is not led by it any more.
+        let led: BTreeSet<TopicPartition> = leading.iter().map(|(name, _)| *name).collect();
+        let is_led = |name: &TopicPartition, leader: BrokerId| leader != me || led.contains(name);
+        self.leaders.retain(|name, (_, b)| is_led(name, *b) && !self.metadata.is_deleted(name.topic));
         for other in self.metadata.brokers().map(|b| b.id).filter(|id| *id != me).collect::<Vec<_>>() {
             let is_full = self.full.contains(&me);
             let message = NodeMessage::Leading { wall_ms: now.wall_ms, is_full, partitions: leading.clone() };
@@ -859,6 +1011,7 @@ impl<D: Disk> Node<D> {
                     Ok(record) => {
                         if let MetadataRecord::BrokerRegistered(b) = &record {
                             self.remember(b.directory, b.incarnation);
+                            self.note_logged(b.directory, b.incarnation);
                         }
                         self.metadata.apply(record);
                     }
@@ -875,7 +1028,7 @@ impl<D: Disk> Node<D> {
         if let Some(replica) = self.replicas.settings(&METADATA).map(|s| s.replica) {
             self.replicas.configure(now, METADATA, self.metadata_settings(replica));
         }
-        let mut wanted = BTreeMap::new();
+        let (mut wanted, mut lost) = (BTreeMap::new(), BTreeMap::new());
         // Until it is known under this directory, what the metadata says of this broker is about a disk that is gone. (Found by
         // the simulator: it took part under the lost copies' names.)
         let is_known = self.metadata.broker(me).is_some_and(|b| b.directory == self.config.broker.directory);
@@ -883,10 +1036,18 @@ impl<D: Disk> Node<D> {
             for (partition, replicas) in topic.replicas.iter().enumerate() {
                 if let Some(mine) = replicas.iter().find(|r| r.broker() == me) {
                     let name = TopicPartition::new(topic.id, partition as u32);
-                    wanted.insert(name, settings(topic, partition, *mine));
+                    match self.metadata.lost_its_only_copy(topic, partition as u32) && !is_planted(Bug::WipedCopyServes)
+                    {
+                        true => drop(lost.insert(name, self.lost_copy(&name).unwrap_or_default())),
+                        false => drop(wanted.insert(name, settings(topic, partition, *mine))),
+                    }
                 }
             }
         }
+        for (name, what) in lost.iter().filter(|(name, _)| !self.lost.contains_key(name)) {
+            self.outputs.push(Output::OutOfService(*name, what.clone()));
+        }
+        self.lost = lost;
         let stored: BTreeSet<TopicPartition> = self.replicas.log().partitions().collect();
         for name in &stored {
             if *name != METADATA && self.metadata.is_deleted(name.topic) {
@@ -1038,6 +1199,7 @@ fn settings(topic: &Topic, partition: usize, mine: ReplicaId) -> PartitionSettin
         learners: Vec::new(),
         is_own: topic.name.starts_with(OWN_PREFIX),
         is_vital: false,
+        first_offset: topic.first_offsets.get(&(partition as u32)).copied().unwrap_or_default(),
         takes_over: topic.taken_over.get(&(partition as u32)).copied(),
     }
 }

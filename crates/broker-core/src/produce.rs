@@ -28,6 +28,9 @@ impl<D: Disk> Node<D> {
     /// refusal is answered.
     pub fn produce(&mut self, now: Now, name: TopicPartition, ticket: Ticket, request: Produce) {
         let Produce { batch, token, pin_epoch, acks } = request;
+        if let Some(what) = self.lost_copy(&name).filter(|_| self.replicas().settings(&name).is_none()) {
+            return self.push_output(Output::Replica(ReplicaOutput::Produced(ticket, Err(ProduceError::Lost(what)))));
+        }
         // Whoever does not lead says so, and who does: he may not have heard of the secret.
         let is_serving = self.replicas().state(&name).is_some_and(|s| s.is_serving);
         let id = batch.header().producer.filter(|_| is_serving).map(|mark| mark.id);

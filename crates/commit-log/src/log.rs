@@ -328,6 +328,18 @@ impl<D: Disk> CommitLog<D> {
         self.partitions.entry(group).or_insert_with(|| PartitionLog { copy, ..Default::default() });
     }
 
+    /// Lets a partition that holds nothing yet begin at `offset`, because those below may have been given before it was made. Every copy of a
+    /// partition begins at the same one. One that holds something stays as it is.
+    pub fn begin_at(&mut self, group: TopicPartition, offset: Offset) {
+        let log = self.partitions.get_mut(&group).expect("the caller created the partition");
+        let holds_nothing = log.end == SegmentsEnd::default() && log.tail.is_empty() && log.segments.is_empty();
+        if offset > Offset(0) && holds_nothing && !log.incomplete && log.offline.is_none() && log.installing.is_none() {
+            (log.end.offset, log.log_start) = (offset, offset);
+            // It stands before the first entry in the log, which would else seem to follow a gap.
+            self.push_manifest(group);
+        }
+    }
+
     /// Removes a partition: its files go when the frame that says so is durable.
     pub fn drop_partition(&mut self, group: TopicPartition) {
         self.drop_for(group, ReplicaId(0));

@@ -6,6 +6,7 @@
 
 mod coding;
 mod group;
+mod majority;
 mod metadata;
 mod placement;
 mod producer;
@@ -16,6 +17,7 @@ pub use group::{
     GroupRecord, GroupRequest, GroupState, GroupSummary, Holding, Join, Member, OFFSETS_TOPIC, SESSION_MS_MAX,
     SESSION_MS_MIN, SecretDigest, Terms, partition_of_group,
 };
+pub use majority::{Copies, Copy, Stuck};
 pub use metadata::{Answer, ControlError, Metadata, Request, Topic};
 pub use producer::ProducerSecret;
 pub use record::{

@@ -5,17 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use thalweg_model::limits::{PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX, REPLICATION_FACTOR_MAX, TOPICS_MAX};
 use thalweg_model::{
-    BrokerId, DirectoryId, NameError, PinEpoch, ProducerId, ProducerToken, ReplicaId, TopicId, check_plugin_name,
-    check_topic_name,
+    BrokerId, DirectoryId, NameError, Offset, PinEpoch, ProducerId, ProducerToken, ReplicaId, TopicId,
+    check_plugin_name, check_topic_name,
 };
 use thiserror::Error;
 
+use crate::majority::{Copies, Stuck};
 use crate::placement::place;
 use crate::producer::ProducerSecret;
 use crate::record::{Broker, MetadataRecord, Pin, Plugin, PluginDigest, PluginKind, TopicConfig};
 
 /// Copies of each partition where nobody asks for another number, and there are brokers enough.
 const REPLICATION_FACTOR_USUAL: u32 = 3;
+/// A partition of which no copy is left goes on so many offsets behind the first one that it could have given before. How many it gave is not known:
+/// at a million records a second it takes eleven days to give so many. An offset that is given twice is missed by readers that were beyond it.
+const OFFSETS_LEFT_OUT: u64 = 1_000_000_000_000;
 /// Producer ids reserved by one record, so that most are given out without a write.
 const PRODUCER_ID_BLOCK: i64 = 1000;
 
@@ -93,8 +97,9 @@ pub enum Request {
         lost: Vec<BrokerId>,
         /// Brokers that were heard of lately.
         live: Vec<BrokerId>,
-        /// Of each partition that lost its majority the copy with the longest log; a partition without one starts empty.
-        survivors: BTreeMap<(TopicId, u32), ReplicaId>,
+        /// What the live brokers tell of their copies. Of each partition that lost its majority the longest whole one goes on; a partition without
+        /// one starts empty, at offsets that were never given.
+        copies: Copies,
     },
 }
 
@@ -208,6 +213,18 @@ pub enum ControlError {
         "broker {0} holds copies of partitions that lost their majority and cannot be reached; start it, or name it as lost too"
     )]
     BrokerSilent(BrokerId),
+    /// What it holds may be needed, and it was not asked, or does not know yet what it should hold.
+    #[error(
+        "broker {broker} does not tell yet what it holds of partition {partition} of topic {topic:?}; try again in a moment"
+    )]
+    CopyUnknown {
+        /// The broker.
+        broker: BrokerId,
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u32,
+    },
     /// No such plugin.
     #[error("plugin {0:?} does not exist; upload it with `thalweg plugin upload`, or see `thalweg plugin list`")]
     UnknownPlugin(String),
@@ -238,6 +255,10 @@ pub struct Topic {
     pub first_replicas: Vec<Vec<ReplicaId>>,
     /// By partition: the copy whose log its successor took over, when the majority of the replicas was lost.
     pub taken_over: BTreeMap<u32, ReplicaId>,
+    /// By partition with a single replica: the data directory that its copy was made on. The copy is there or nowhere.
+    pub only_on: BTreeMap<u32, DirectoryId>,
+    /// By partition that started empty because no copy was left: its first offset. Elsewhere it is 0.
+    pub first_offsets: BTreeMap<u32, Offset>,
     /// Its partitioner.
     pub pin: Option<Pin>,
     /// Epoch of the pin.
@@ -317,9 +338,7 @@ impl Metadata {
             Request::ReplaceReplica { topic, partition, replica } => {
                 Ok((self.replace(topic, partition, replica).into_iter().collect(), Answer::Replaced))
             }
-            Request::Recover { lost, live, survivors } => {
-                Ok((self.recover(&lost, &live, &survivors)?, Answer::Recovered))
-            }
+            Request::Recover { lost, live, copies } => Ok((self.recover(&lost, &live, &copies)?, Answer::Recovered)),
         }
     }
 
@@ -368,7 +387,8 @@ impl Metadata {
         let mut records = vec![MetadataRecord::BrokerRegistered(broker)];
         for topic in self.topics.values() {
             for (partition, replicas) in topic.replicas.iter().enumerate() {
-                // The only copy of a partition cannot be rebuilt from anybody: it stays lost until an operator says so.
+                // The only copy of a partition cannot be rebuilt from anybody. It keeps its name: should the old disk come back after all, it is there
+                // (`lost_its_only_copy`). Until then the partition is out of service, unless an operator says that it is lost.
                 if let Some(lost) = replicas.iter().find(|r| r.broker() == id && replicas.len() > 1) {
                     records.extend(self.replace(Some(topic.id), partition as u32, *lost));
                 }
@@ -388,24 +408,11 @@ impl Metadata {
         }
     }
 
-    /// The partitions that cannot go on by themselves without some brokers.
-    pub fn without_majority<'a>(
-        &'a self,
-        lost: &'a [BrokerId],
-    ) -> impl Iterator<Item = (&'a Topic, u32, &'a [ReplicaId])> {
-        let all =
-            self.topics.values().flat_map(|t| t.replicas.iter().enumerate().map(move |(p, r)| (t, p as u32, &r[..])));
-        all.filter(|(_, _, replicas)| {
-            let left = replicas.iter().filter(|r| !lost.contains(&r.broker())).count();
-            left < replicas.len() && 2 * left <= replicas.len()
-        })
-    }
-
     fn recover(
         &self,
         lost: &[BrokerId],
         live: &[BrokerId],
-        survivors: &BTreeMap<(TopicId, u32), ReplicaId>,
+        copies: &Copies,
     ) -> Result<Vec<MetadataRecord>, ControlError> {
         let mut records = Vec::new();
         for id in lost {
@@ -419,24 +426,34 @@ impl Metadata {
         }
         let is_lost = |r: &ReplicaId| lost.contains(&r.broker());
         let mut stuck = BTreeSet::new();
-        for (topic, partition, replicas) in self.without_majority(lost) {
+        for Stuck { topic, partition, left, survivor } in self.without_majority(lost, copies) {
             stuck.insert((topic.id, partition));
-            if let Some(silent) = replicas.iter().find(|r| !is_lost(r) && !live.contains(&r.broker())) {
+            if let Some(silent) = left.iter().find(|r| !live.contains(&r.broker())) {
                 return Err(ControlError::BrokerSilent(silent.broker()));
             }
-            let from = survivors.get(&(topic.id, partition)).copied().filter(|r| replicas.contains(r) && !is_lost(r));
-            let replicas = match from {
-                Some(_) => replicas.iter().map(|r| r.successor()).collect(),
+            // One that is about to take over a log does not go by its new name yet: nothing may be decided over its head.
+            let told = copies.get(&(topic.id, partition)).map_or(&[][..], Vec::as_slice);
+            if let Some(untold) = left.iter().find(|r| told.iter().all(|c| c.replica != **r)) {
+                let (broker, topic) = (untold.broker(), topic.name.clone());
+                return Err(ControlError::CopyUnknown { broker, topic, partition });
+            }
+            let replicas = &topic.replicas[partition as usize];
+            let from = survivor.map(|copy| copy.replica);
+            let (replicas, first_offset) = match from {
+                Some(_) => (replicas.iter().map(|r| r.successor()).collect(), Offset(0)),
                 None => {
                     let able: Vec<&Broker> = self.brokers.values().filter(|b| live.contains(&b.id)).collect();
                     let factor = replicas.len().min(able.len());
                     let places = place(&able, self.topics.values(), 1, factor as u32).remove(0);
                     // Nobody may take it for a copy that was there before.
                     let newest = replicas.iter().map(|r| r.generation()).max().unwrap_or(0);
-                    places.iter().map(|r| ReplicaId::new(r.broker(), newest + 1)).collect()
+                    let before = topic.first_offsets.get(&partition).copied().unwrap_or_default();
+                    let replicas = places.iter().map(|r| ReplicaId::new(r.broker(), newest + 1)).collect();
+                    (replicas, before.plus(OFFSETS_LEFT_OUT))
                 }
             };
-            records.push(MetadataRecord::PartitionRecovered { topic: topic.id, partition, replicas, from });
+            let topic = topic.id;
+            records.push(MetadataRecord::PartitionRecovered { topic, partition, replicas, from, first_offset });
         }
         // Elsewhere the others have the majority, and rebuild what was lost once its broker has a new disk.
         for topic in self.topics.values() {
@@ -508,14 +525,16 @@ impl Metadata {
         match record {
             MetadataRecord::TopicCreated { id, name, replicas, pin, pin_epoch, config, .. } => {
                 let (partitions, first_replicas) = (replicas.len() as u32, replicas.clone());
-                let taken_over = BTreeMap::new();
+                let only_on = (0..).zip(&replicas).filter_map(|(p, r)| Some((p, self.directory_of_only(r)?))).collect();
                 let topic = Topic {
                     id,
                     name: name.clone(),
                     partitions,
                     replicas,
                     first_replicas,
-                    taken_over,
+                    taken_over: BTreeMap::new(),
+                    only_on,
+                    first_offsets: BTreeMap::new(),
                     pin,
                     pin_epoch,
                     config,
@@ -548,7 +567,8 @@ impl Metadata {
                     broker.metadata_replica = broker.metadata_replica.successor();
                 }
             }
-            MetadataRecord::PartitionRecovered { topic, partition, replicas, from } => {
+            MetadataRecord::PartitionRecovered { topic, partition, replicas, from, first_offset } => {
+                let directory = self.directory_of_only(&replicas);
                 let found = self.topic_by_id_mut(topic);
                 let Some(topic) = found.filter(|t| partition < t.partitions) else { return };
                 match from {
@@ -556,6 +576,8 @@ impl Metadata {
                     None => {
                         topic.taken_over.remove(&partition);
                         topic.first_replicas[partition as usize] = replicas.clone();
+                        topic.first_offsets.insert(partition, first_offset);
+                        topic.only_on.extend(directory.map(|d| (partition, d)));
                     }
                 }
                 topic.replicas[partition as usize] = replicas;
@@ -568,6 +590,12 @@ impl Metadata {
             MetadataRecord::ProducerIdsReserved { next } => self.reserved = next,
             MetadataRecord::ProducerSecretSet(secret) => self.producer_secret = Some(secret),
         }
+    }
+
+    /// The directory that a partition's only copy is made on.
+    fn directory_of_only(&self, replicas: &[ReplicaId]) -> Option<DirectoryId> {
+        let [only] = replicas else { return None };
+        self.brokers.get(&only.broker()).map(|b| b.directory)
     }
 
     /// What tells producers from those who only say that they are; `None` before the first producer.
@@ -662,7 +690,10 @@ fn range(what: &'static str, found: usize, min: u64, max: u64) -> Result<(), Con
 
 #[cfg(test)]
 mod tests {
+    use thalweg_model::{LeaderEpoch, RaftIndex};
+
     use super::*;
+    use crate::majority::Copy;
 
     fn create(name: &str, partitions: u32, partitioner: Option<&str>) -> Request {
         Request::CreateTopic {
@@ -775,39 +806,110 @@ mod tests {
         assert_eq!(m.handle(0, gone).unwrap().0, []);
     }
 
+    fn copy(replica: ReplicaId, index: u64, voters: &[ReplicaId]) -> Copy {
+        let end = Some((LeaderEpoch(1), RaftIndex(index), Offset(index)));
+        Copy { replica, end, is_lost: false, voters: voters.to_vec(), voters_outgoing: Vec::new(), is_serving: false }
+    }
+
+    fn copy_of(broker: u32, generation: u32) -> ReplicaId {
+        ReplicaId::new(BrokerId(broker), generation)
+    }
+
+    fn recover(lost: &[u32], live: &[u32], topic: TopicId, copies: Vec<Copy>) -> Request {
+        let ids = |ids: &[u32]| ids.iter().map(|id| BrokerId(*id)).collect();
+        Request::Recover { lost: ids(lost), live: ids(live), copies: BTreeMap::from([((topic, 0), copies)]) }
+    }
+
     #[test]
     fn recovery_keeps_the_longest_log_and_refuses_what_may_not_be_lost() {
         let mut m = Metadata::default();
         (1..=4).for_each(|id| register(&mut m, id, id as u8, ""));
         run(&mut m, create_on(&[1, 2, 3], 1, 3)).unwrap();
         let id = m.topic("placed").unwrap().id;
-        let (b, r) = (|id: u32| BrokerId(id), |b: u32, generation: u32| ReplicaId::new(BrokerId(b), generation));
-        let recover = |lost: &[u32], live: &[u32], kept: Option<ReplicaId>| Request::Recover {
-            lost: lost.iter().map(|id| b(*id)).collect(),
-            live: live.iter().map(|id| b(*id)).collect(),
-            survivors: kept.map(|r| ((id, 0), r)).into_iter().collect(),
-        };
+        let (b, r, none) = (|id: u32| BrokerId(id), copy_of, Vec::new);
         let mut refused = |request| run(&mut m, request).unwrap_err();
-        assert_eq!(refused(recover(&[9], &[1], None)), ControlError::UnknownBroker(b(9)));
-        assert_eq!(refused(recover(&[2], &[1, 2, 3], None)), ControlError::BrokerAlive(b(2)));
-        assert_eq!(refused(recover(&[2, 3], &[4], None)), ControlError::BrokerSilent(b(1)));
+        assert_eq!(refused(recover(&[9], &[1], id, none())), ControlError::UnknownBroker(b(9)));
+        assert_eq!(refused(recover(&[2], &[1, 2, 3], id, none())), ControlError::BrokerAlive(b(2)));
+        assert_eq!(refused(recover(&[2, 3], &[4], id, none())), ControlError::BrokerSilent(b(1)));
+        let unknown = ControlError::CopyUnknown { broker: b(1), topic: "placed".into(), partition: 0 };
+        assert_eq!(refused(recover(&[2, 3], &[1, 4], id, none())), unknown);
         // A minority: its copies are renewed, nothing else changes.
-        run(&mut m, recover(&[3], &[1, 2, 4], None)).unwrap();
+        run(&mut m, recover(&[3], &[1, 2, 4], id, none())).unwrap();
         let topic = m.topic("placed").unwrap();
         assert_eq!(topic.replicas[0].iter().map(|r| r.generation()).sum::<u32>(), 1);
         assert!(topic.replicas[0].contains(&r(3, 1)) && topic.taken_over.is_empty());
         // A majority: the survivor goes on alone as its own successor.
-        run(&mut m, recover(&[2, 3], &[1, 4], Some(r(1, 0)))).unwrap();
+        let voters = [r(1, 0), r(2, 0), r(3, 0)];
+        run(&mut m, recover(&[2, 3], &[1, 4], id, vec![copy(r(1, 0), 5, &voters)])).unwrap();
         let topic = m.topic("placed").unwrap();
         assert_eq!(topic.taken_over.get(&0), Some(&r(1, 0)));
         assert!([r(1, 1), r(2, 1), r(3, 2)].iter().all(|r| topic.replicas[0].contains(r)));
+        // It has not got that far itself: its word is about the copy that it was.
+        assert_eq!(run(&mut m, recover(&[2, 3], &[1, 4], id, vec![copy(r(1, 0), 5, &voters)])), Err(unknown));
         let old = Request::RegisterBroker { broker: broker(2, 2, ""), other_is_alive: false };
         assert!(matches!(run(&mut m, old), Err(ControlError::DirectoryLost { .. })));
-        // Everything: it starts empty where somebody lives.
-        run(&mut m, recover(&[1, 2, 3], &[4], None)).unwrap();
+        // Everything: it starts empty where somebody lives, where no offset was given before.
+        for round in 1..=2 {
+            run(&mut m, recover(&[1, 2, 3], &[4], id, none())).unwrap();
+            let topic = m.topic("placed").unwrap();
+            let only = vec![r(4, 2 + round)];
+            assert_eq!((&topic.replicas[0], &topic.first_replicas[0]), (&only, &only));
+            assert_eq!(topic.first_offsets[&0], Offset(round as u64 * OFFSETS_LEFT_OUT));
+            assert!(topic.taken_over.is_empty());
+            register(&mut m, 4, 4 + round as u8, "");
+        }
+    }
+
+    #[test]
+    fn an_only_copy_stays_lost_with_its_disk_until_an_operator_says_so() {
+        let mut m = Metadata::default();
+        (1..=2).for_each(|id| register(&mut m, id, id as u8, ""));
+        run(&mut m, create_on(&[2], 1, 1)).unwrap();
+        let is_lost = |m: &Metadata| m.lost_its_only_copy(m.topic("placed").unwrap(), 0);
+        assert!(!is_lost(&m));
+        register(&mut m, 2, 9, "");
+        assert!(is_lost(&m), "what the new disk has under that name is not the copy");
+        register(&mut m, 2, 2, "");
+        assert!(!is_lost(&m), "the old disk has come back");
+        register(&mut m, 2, 9, "");
+        let (id, none) = (m.topic("placed").unwrap().id, Copies::new());
+        let stuck = m.without_majority(&[], &none);
+        assert!(matches!(&stuck[..], [Stuck { partition: 0, survivor: None, left, .. }] if left.is_empty()));
+        run(&mut m, recover(&[], &[1, 2], id, Vec::new())).unwrap();
+        assert!(!is_lost(&m) && m.without_majority(&[], &none).is_empty());
         let topic = m.topic("placed").unwrap();
-        assert_eq!((&topic.replicas[0], &topic.first_replicas[0]), (&vec![r(4, 3)], &vec![r(4, 3)]));
-        assert!(topic.taken_over.is_empty());
+        assert_eq!((topic.replicas[0][0].generation(), topic.first_offsets[&0]), (1, Offset(OFFSETS_LEFT_OUT)));
+    }
+
+    /// Raft §6: a group's voters are those that its own log has decided, whatever its owner wants.
+    #[test]
+    fn a_group_is_stuck_when_the_voters_that_its_copies_know_are_lost() {
+        let mut m = Metadata::default();
+        (1..=3).for_each(|id| register(&mut m, id, id as u8, ""));
+        run(&mut m, create_on(&[1, 2, 3], 1, 3)).unwrap();
+        let (id, r) = (m.topic("placed").unwrap().id, copy_of);
+        let first = [r(1, 0), r(2, 0), r(3, 0)];
+        for lost in &first[..2] {
+            run(&mut m, Request::ReplaceReplica { topic: Some(id), partition: 0, replica: *lost }).unwrap();
+        }
+        let is_stuck = |copies: &[Copy]| {
+            let copies = BTreeMap::from([((id, 0), copies.to_vec())]);
+            m.without_majority(&[], &copies).first().map(|s| s.survivor.as_ref().map(|c| c.replica))
+        };
+        // The successors have nothing yet, and know the members that the group was made with.
+        let empty = |b: u32| copy(r(b, 1), 0, &first);
+        let (behind, whole) = (copy(r(3, 0), 7, &first), copy(r(3, 0), 7, &[r(1, 1), r(2, 1), r(3, 0)]));
+        assert_eq!(is_stuck(&[empty(1), empty(2), behind.clone()]), Some(Some(r(3, 0))));
+        assert_eq!(is_stuck(&[empty(1), empty(2), whole]), None);
+        let half = Copy { voters_outgoing: first.to_vec(), ..copy(r(3, 0), 7, &[r(1, 1), r(2, 1), r(3, 0)]) };
+        assert_eq!(is_stuck(&[empty(1), empty(2), half]), Some(Some(r(3, 0))), "a joint change needs both majorities");
+        // The copy of broker 3 is behind: broker 1's took part in a later change of members.
+        let ahead = copy(r(1, 1), 9, &[r(1, 1), r(2, 0), r(3, 0)]);
+        assert_eq!(is_stuck(&[ahead, empty(2), behind.clone()]), None);
+        // Nothing is left of it.
+        let gone = Copy { end: None, is_lost: true, ..behind };
+        assert_eq!(is_stuck(&[empty(1), empty(2), gone]), Some(None));
+        assert_eq!(is_stuck(&[]), None, "nobody has said anything");
     }
 
     fn init(chance: u8) -> Request {

@@ -10,7 +10,7 @@ use thalweg_model::limits::{
     PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX, SEGMENT_BYTES_DERIVED_MIN, SEGMENT_BYTES_MAX, SEGMENT_MS_DERIVED_MAX,
     SEGMENT_MS_DERIVED_MIN, TIMESTAMP_AHEAD_MS,
 };
-use thalweg_model::{BrokerId, DirectoryId, PinEpoch, ReplicaId, TopicId};
+use thalweg_model::{BrokerId, DirectoryId, Offset, PinEpoch, ReplicaId, TopicId};
 use thiserror::Error;
 
 use crate::coding::{put_bytes, take_array, take_bytes, take_name};
@@ -239,6 +239,8 @@ pub enum MetadataRecord {
         replicas: Vec<ReplicaId>,
         /// The copy whose log its successor among them takes over, alone; `None`: the partition starts empty.
         from: Option<ReplicaId>,
+        /// Where it starts if it is empty, as offsets below may have been given before; else 0.
+        first_offset: Offset,
     },
     /// A topic's records are placed in another way from here on.
     PartitionerSet {
@@ -357,12 +359,15 @@ impl MetadataRecord {
                 out.put_u32_le(broker.0);
                 out.put_slice(&directory.0);
             }
-            MetadataRecord::PartitionRecovered { topic, partition, replicas, from } => {
-                out.put_slice(&[8, 1]);
+            MetadataRecord::PartitionRecovered { topic, partition, replicas, from, first_offset } => {
+                out.put_slice(&[8, if from.is_some() { 1 } else { 2 }]);
                 out.put_slice(&topic.0);
                 out.put_u32_le(*partition);
                 put_replicas(&mut out, replicas);
                 out.put_u64_le(from.map_or(0, |r| r.0));
+                if from.is_none() {
+                    out.put_u64_le(first_offset.0);
+                }
             }
         }
         out.into()
@@ -373,7 +378,7 @@ impl MetadataRecord {
         let &[kind, layout, ref rest @ ..] = data else {
             return Err(RecordError::Malformed { kind: 0 });
         };
-        if !(1..=11).contains(&kind) || layout != 1 {
+        if !(1..=11).contains(&kind) || !(layout == 1 || (kind, layout) == (8, 2)) {
             return Err(RecordError::Newer { kind, layout });
         }
         let mut rest = rest;
@@ -385,7 +390,7 @@ impl MetadataRecord {
             5 => broker(&mut rest).map(MetadataRecord::BrokerRegistered),
             6 => replicas_assigned(&mut rest),
             7 => directory_lost(&mut rest),
-            8 => partition_recovered(&mut rest),
+            8 => partition_recovered(&mut rest, layout),
             9 => rest.try_get_u32_le().ok().map(|level| MetadataRecord::FeatureLevelSet { level }),
             10 => partitioner_set(&mut rest),
             _ => take_array(&mut rest).map(|secret| MetadataRecord::ProducerSecretSet(ProducerSecret::new(secret))),
@@ -461,12 +466,16 @@ fn directory_lost(data: &mut &[u8]) -> Option<MetadataRecord> {
     })
 }
 
-fn partition_recovered(data: &mut &[u8]) -> Option<MetadataRecord> {
+fn partition_recovered(data: &mut &[u8], layout: u8) -> Option<MetadataRecord> {
     Some(MetadataRecord::PartitionRecovered {
         topic: TopicId(take_array(data)?),
         partition: data.try_get_u32_le().ok()?,
         replicas: take_replicas(data)?,
         from: Some(ReplicaId(data.try_get_u64_le().ok()?)).filter(|r| *r != ReplicaId(0)),
+        first_offset: match layout {
+            1 => Offset(0),
+            _ => Offset(data.try_get_u64_le().ok()?),
+        },
     })
 }
 
@@ -588,12 +597,14 @@ mod tests {
                 partition: 2,
                 replicas: vec![ReplicaId(7), ReplicaId(9)],
                 from: Some(ReplicaId(3)),
+                first_offset: Offset(0),
             },
             MetadataRecord::PartitionRecovered {
                 topic: TopicId([1; 16]),
                 partition: 0,
                 replicas: vec![ReplicaId(7)],
                 from: None,
+                first_offset: Offset(10),
             },
         ];
         for record in records {

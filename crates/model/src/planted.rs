@@ -86,6 +86,10 @@ bugs! {
     UnsyncedAnnounced = "an unsynced end is announced",
     /// A broker whose disk is older than others remember is heard as if it had forgotten nothing.
     OlderDiskTrusted = "an older disk votes",
+    /// A second process on a copy of a living broker's directory is heard.
+    CloneHeard = "a clone is heard beside its original",
+    /// The only copy of a partition is made anew, empty, on a disk that came in place of its own.
+    WipedCopyServes = "a wiped only copy serves",
     /// A vote goes to whoever asks, also with a shorter log.
     VoteForShorterLog = "vote for a shorter log",
     /// A record that is stamped far ahead of the clock is taken.

@@ -155,6 +155,9 @@ pub enum ProduceError {
     /// The partition is damaged.
     #[error("partition is offline: {0}")]
     Offline(String),
+    /// No copy of the partition is left, and nobody has said yet that it may start empty.
+    #[error("partition is out of service: {0}")]
+    Lost(String),
     /// The newest record is stamped too far ahead of the clock.
     #[error(
         "a record is stamped {timestamp_ms} ms since 1970, {} ms ahead of this broker's clock ({clock_ms}); the topic's \

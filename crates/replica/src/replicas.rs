@@ -55,6 +55,8 @@ pub struct PartitionSettings {
     pub is_own: bool,
     /// Of those, the one without which nothing could be deleted: its records go on to the very last.
     pub is_vital: bool,
+    /// Where the partition begins, if not at 0: equal on every replica, for ever.
+    pub first_offset: Offset,
     /// An operator has given up the majority: if `replica` is this copy's successor, it takes over its log, alone.
     pub takes_over: Option<ReplicaId>,
 }
@@ -187,6 +189,7 @@ impl<D: Disk> Replicas<D> {
             self.log.replace_partition(name, settings.replica);
         }
         self.log.create_partition(name);
+        self.log.begin_at(name, settings.first_offset);
         let first = Configuration::of_voters(settings.first_voters.iter().copied());
         self.log.set_configuration(name, RaftIndex(0), first);
         self.log.set_segment_bytes(name, settings.segment_bytes);
