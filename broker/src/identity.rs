@@ -15,6 +15,8 @@ use crate::disk::sync_folders;
 const FORMAT: u32 = 2;
 /// The file that counts the starts of a broker on the directory.
 const STARTS: &str = "starts";
+/// What stands there instead of a checksum when a person has written the number.
+const BY_HAND: &str = "by hand";
 
 /// Why a data directory cannot be used.
 #[derive(Debug, Error)]
@@ -87,12 +89,15 @@ pub enum DirectoryError {
     },
     /// How often a broker was started on it is not known any more.
     #[error(
-        "{path}, which counts the broker's starts, is missing or damaged. Nothing was changed. Restore it from a copy, or write a number \
-         into it that is surely higher than it was, as 1000000: with a lower one the others would take this directory for an old copy"
+        "{path}, which counts the broker's starts, {reason}. Nothing was changed. Restore it from a copy, or write a number into it that is \
+         surely higher than it was, followed by the words \"by hand\", as in \"1000000 by hand\": with a lower one the others would take this \
+         directory for an old copy"
     )]
     StartsLost {
         /// The file.
         path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
 }
 
@@ -119,7 +124,7 @@ impl Identity {
     /// Writes it into a directory that has none.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
         // The identity comes last: with it, everything else is there too, and what is missing has been lost.
-        write_durably(path, &path.join(STARTS), b"0\n")?;
+        write_starts(path, 0)?;
         let (files, none) = thalweg_commit_log::empty_list();
         write_durably(path, &path.join(&*files.0), &none)?;
         write_durably(path, &path.join("identity.json"), &serde_json::to_vec_pretty(self).expect("plain data"))
@@ -160,7 +165,7 @@ impl DataDirectory {
             Ok(bytes) => read(path, &file, &bytes)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let has_data = ["wal", "partitions"].iter().any(|d| path.join(d).exists());
-                if has_data || read_starts(path).is_some_and(|starts| starts > 0) {
+                if has_data || read_starts(path).is_ok_and(|starts| starts > 0) {
                     return Err(DirectoryError::NotEmpty { path: path.to_owned() });
                 }
                 let alone = Membership { cluster_id: Uuid::now_v7(), broker_id: 1 };
@@ -182,7 +187,7 @@ impl DataDirectory {
             });
         }
         let starts = path.join(STARTS);
-        let last = read_starts(path).ok_or(DirectoryError::StartsLost { path: starts })?;
+        let last = read_starts(path).map_err(|reason| DirectoryError::StartsLost { path: starts, reason })?;
         let count = || write_starts(path, last + 1);
         count().or_else(|e| if give_up_ballast(path, &e) { count() } else { Err(e) }).map_err(io)?;
         Ok(DataDirectory { path: path.to_owned(), identity, starts: last + 1, _lock: lock })
@@ -193,9 +198,25 @@ impl DataDirectory {
     }
 }
 
-/// How often a broker was started on the directory; `None` where that cannot be read.
-fn read_starts(path: &Path) -> Option<u64> {
-    std::fs::read_to_string(path.join(STARTS)).ok()?.trim().parse().ok()
+/// How often a broker was started on the directory, or why that cannot be told. A count that reads too low would make all data of the directory
+/// count as older than it is, so that it carries a checksum (docs/formats/directory.md).
+fn read_starts(path: &Path) -> Result<u64, String> {
+    let text = match std::fs::read(path.join(STARTS)) {
+        Ok(bytes) => String::from_utf8(bytes).map_err(|_| "is damaged".to_owned())?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err("is missing".to_owned()),
+        Err(e) => return Err(format!("cannot be read: {e}")),
+    };
+    let (count, proof) =
+        text.trim().split_once(' ').ok_or_else(|| format!("is damaged: {:?} has no checksum", text.trim()))?;
+    match proof == BY_HAND || proof == checksum(count) {
+        true => count.parse().map_err(|_| format!("is damaged: {count:?} is no number")),
+        false => Err(format!("is damaged: {proof:?} is not the checksum of {count:?}")),
+    }
+}
+
+/// The checksum behind a number in `starts`.
+fn checksum(count: &str) -> String {
+    format!("crc32c={:08x}", crc32c::crc32c(count.as_bytes()))
 }
 
 fn read(path: &Path, file: &Path, bytes: &[u8]) -> Result<Identity, DirectoryError> {
@@ -214,7 +235,7 @@ fn read(path: &Path, file: &Path, bytes: &[u8]) -> Result<Identity, DirectoryErr
 
 /// Writes down how often a broker was started on the directory.
 pub(crate) fn write_starts(path: &Path, starts: u64) -> io::Result<()> {
-    write_durably(path, &path.join(STARTS), format!("{starts}\n").as_bytes())
+    write_durably(path, &path.join(STARTS), format!("{starts} {}\n", checksum(&starts.to_string())).as_bytes())
 }
 
 /// On a full disk a broker must start all the same, or nothing could be deleted: removes the file that is kept for that. False where
@@ -234,4 +255,34 @@ pub(crate) fn write_durably(root: &Path, file: &Path, bytes: &[u8]) -> io::Resul
     made.sync_all()?;
     std::fs::rename(&temporary, file)?;
     sync_folders(root, folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_of_starts_that_is_not_as_it_was_written_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        write_starts(path, 12).unwrap();
+        assert_eq!(read_starts(path), Ok(12));
+        let whole = std::fs::read(path.join(STARTS)).unwrap();
+        let read = |bytes: &[u8]| {
+            std::fs::write(path.join(STARTS), bytes).unwrap();
+            read_starts(path)
+        };
+        for at in 0..whole.len() - 1 {
+            assert!(read(&whole[..at]).is_err(), "{at} bytes are left");
+            for bit in 0..8 {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 1 << bit;
+                assert!(read(&bytes).is_err(), "bit {bit} of byte {at}");
+            }
+        }
+        assert!(read(b"0").is_err() && read(b"12\n").is_err() && read(b"").is_err());
+        assert_eq!(read(b"1000000 by hand\n"), Ok(1_000_000));
+        std::fs::remove_file(path.join(STARTS)).unwrap();
+        assert_eq!(read_starts(path), Err("is missing".to_owned()));
+    }
 }

@@ -966,7 +966,11 @@ impl<D: Disk> Node<D> {
                 self.outputs.push(Output::Replica(ReplicaOutput::Fatal(error)));
             }
             ReplicaOutput::Offline(name, what) => {
-                self.offline.insert(name, what.clone());
+                // One that is being kept aside begins anew under its own name; a successor could not help to a majority. (Found by the simulator, where
+                // two of three copies of the metadata log had another history, and came back offline after a crash.)
+                if !self.replicas.log().is_diverged(&name) {
+                    self.offline.insert(name, what.clone());
+                }
                 self.outputs.push(Output::Replica(ReplicaOutput::Offline(name, what)));
             }
             other => self.outputs.push(Output::Replica(other)),
