@@ -1207,9 +1207,9 @@ impl World {
         self.outputs(node)?;
         self.watch_log_starts(node)?;
         for (p, group) in self.groups() {
-            let Some(me) = self.replica(group, node) else { continue };
             let Some(state) = self.nodes[node].replicas().and_then(|r| r.state(&group)) else { continue };
-            if state.leader == Some(me) {
+            let Some(me) = state.leader.filter(|leader| node_of(*leader) == node) else { continue };
+            if self.replica(group, node) == Some(me) {
                 self.may_lead(node)?;
                 self.oracle.leads(p, state.leader_epoch.0, me)?;
             }

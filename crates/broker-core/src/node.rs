@@ -1098,8 +1098,10 @@ impl<D: Disk> Node<D> {
 
     /// Decides the next change, one at a time: each is decided on the state that the last one left.
     fn decide(&mut self, now: Now) {
-        let is_controller = self.is_controller();
-        let leads = self.replicas.state(&METADATA).is_some_and(|s| s.is_serving);
+        // Once, because this runs several times in every turn of the loop.
+        let state = self.replicas.state(&METADATA).filter(|s| s.is_serving);
+        let leads = state.is_some();
+        let is_controller = state.is_some_and(|s| self.followed == s.high_watermark);
         if is_controller && !self.was_controller {
             self.metadata.forget_reservations();
             self.registering.clear();
