@@ -349,6 +349,7 @@ pub(crate) async fn elsewhere(core: &Rc<Core>, frame: &Frame) -> Result<Option<F
         ensure_topic(core).await?;
     }
     let Some(name) = core.shard.partition_of_group(&group) else { return Ok(None) };
+    damaged(core, &name)?;
     let end = Instant::now() + COORDINATOR_TIMEOUT;
     let mut last = nobody();
     while Instant::now() < end {
