@@ -411,6 +411,35 @@ fn an_announced_end_is_synced() {
     assert!(acknowledged.iter().all(|a| a.index <= 6), "{acknowledged:?}");
 }
 
+/// Where a disk has forgotten its vote, a term may have had two leaders: equal terms do not make two histories one.
+#[test]
+fn a_leader_tells_who_has_other_offsets_at_the_same_entries() {
+    let mut copy = Copy::new();
+    copy.sync();
+    let term = copy.lead();
+    copy.produce(None);
+    copy.sync();
+    let last = copy.log_end();
+    copy.acknowledge(2, term as u64, last);
+    let decided = copy.replicas.state(&NAME).expect("it leads").high_watermark.0;
+    let mut answers_to = |from: u64, index: u64| {
+        copy.sent.clear();
+        let (from, index, after) = (Offset(from), RaftIndex(index), Some(LeaderEpoch(term)));
+        let request =
+            PeerBody::CatchUpRequest { term: LeaderEpoch(term), from, index, after, until: None, wants_state: false };
+        copy.hear(2, request);
+        let is_conflict = |m: &PeerMessage| m.body == PeerBody::CatchUp(CatchUp::Conflict);
+        (copy.sent.len(), copy.sent.iter().any(is_conflict))
+    };
+    assert_eq!(answers_to(decided - 1, last), (1, false));
+    assert_eq!(answers_to(decided, last + 1), (1, false));
+    // As many entries as the leader, or fewer, and more records.
+    assert_eq!(answers_to(decided, last), (1, true));
+    assert_eq!(answers_to(decided + 100, last), (1, true));
+    // More entries, and fewer records.
+    assert_eq!(answers_to(decided - 1, last + 1), (1, true));
+}
+
 /// An operator says that the majority is lost for ever: all that this copy holds counts as decided.
 fn who_goes_on_alone_keeps_all_that_it_holds() {
     let mut copy = with_entries();
