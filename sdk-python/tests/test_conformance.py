@@ -90,7 +90,7 @@ def test_a_topic_has_the_settings_that_it_was_made_with(broker: Broker) -> None:
             async with client.producer("kept") as producer:
                 with pytest.raises(thalweg.InvalidError, match="timestamp_ahead_max_ms"):
                     await producer.send("x", timestamp_ms=99_999_999_999_999)
-                with pytest.raises(thalweg.InvalidError, match="not negative"):
+                with pytest.raises(thalweg.InvalidError, match="negative"):
                     await producer.send("x", timestamp_ms=-2)
                 await producer.send("x")
 

@@ -125,19 +125,20 @@ def test_an_exception_of_a_signal_handler_loses_nothing(broker: Broker) -> None:
             client.create_topic(topic)
             with client.producer(topic) as producer, client.consumer(topic, group="g") as consumer:
                 got = list[int]()
-                for i in range(200):
+                for i in range(100):
                     producer.enqueue(str(i))
-                    signal.setitimer(signal.ITIMER_REAL, 0.001)
+                    signal.setitimer(signal.ITIMER_REAL, 0.004)
                     try:
                         for record in consumer:
                             got.append(int(record.value or b""))
-                    except Alarm:
+                    except (Alarm, RuntimeError):
+                        # An exception that meets Python's own condition variables may come out of them as a RuntimeError.
                         pass
                     finally:
                         signal.setitimer(signal.ITIMER_REAL, 0)
-                while len(got) < 200:
+                while len(got) < 100:
                     got.append(int(next(iter(consumer)).value or b""))
-                assert got == list(range(200))
+                assert got == list(range(100))
     finally:
         signal.signal(signal.SIGALRM, before)
 

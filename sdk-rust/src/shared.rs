@@ -67,19 +67,24 @@ impl SharedConsumer {
     /// may drop it, with the call of somebody who has given up waiting.
     pub async fn next(&self) -> Result<Next> {
         let changes = &self.inner.changes;
-        if let Some(given) = self.given_again().await? {
-            return Ok(given);
-        }
         loop {
-            let rebalances = changes.take();
-            if !rebalances.is_empty() {
-                return Ok(self.give(Next { rebalances, batch: None }));
-            }
             let interrupted = self.inner.interrupt.notified();
             tokio::pin!(interrupted);
             interrupted.as_mut().enable();
             let mut consumer = self.inner.consumer.lock().await;
             let Some(open) = consumer.as_mut() else { return Ok(Next::default()) };
+            // Looked at with the lock: a call that was given up may have gone on for a moment, and have been answered.
+            if self.given().is_some() {
+                drop(consumer);
+                match self.given_again().await? {
+                    Some(given) => return Ok(given),
+                    None => continue,
+                }
+            }
+            let rebalances = changes.take();
+            if !rebalances.is_empty() {
+                return Ok(self.give(Next { rebalances, batch: None }));
+            }
             tokio::select! {
                 biased;
                 () = interrupted => {}
