@@ -196,7 +196,8 @@ fn kill_at_every_step(together: u64) {
                     Ok((left, found)) => {
                         assert!(!found.damages.iter().any(|d| matches!(d, Damage::Rot { .. })), "{found:?}");
                         for (group, wanted) in [GROUP, OTHER].into_iter().zip(wanted) {
-                            let there = left.partitions().any(|p| p == group).then(|| end(&left, group)).unwrap_or(0);
+                            let is_there = left.partitions().any(|p| p == group);
+                            let there = if is_there { end(&left, group) } else { 0 };
                             assert!(there >= wanted, "{there} of {wanted} entries are left");
                             assert_eq!(left.offline(&group), None);
                         }
