@@ -199,7 +199,7 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
             // Another copy serves, or will soon; without another there is nobody to turn to.
             Some(error) if state.is_none() && error.code == ErrorCode::PartitionOffline => {
                 match s.core.shard.lost_for_all(&name) {
-                    Some(what) => Some(crate::core::damaged(name.partition.0, &what)),
+                    Some(what) => Some(damaged(name.partition.0, &what)),
                     None => Some(RemoteError::new(ErrorCode::NotLeader, error.message)),
                 }
             }

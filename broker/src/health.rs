@@ -98,7 +98,6 @@ pub(crate) async fn watch(shard: Rc<Shard>, metrics: Metrics, directory: PathBuf
         metrics.log_memory_bytes.set(shard.memory_bytes() as u64);
         metrics.partitions_offline.set(shard.out_of_service().len() as i64);
         metrics.partitions_aside.set(asides.len() as i64);
-        metrics.partitions_offline.set(shard.offline_count() as i64);
         shard.set_asides(asides);
         metrics.storage_full.set(is_full as i64);
         tokio::time::sleep(EVERY).await;

@@ -525,13 +525,6 @@ impl Shard {
         node.replicas().log().offline(name).filter(|_| is_only).map(str::to_owned)
     }
 
-    /// Partitions whose copies here are damaged.
-    pub(crate) fn offline_count(&self) -> usize {
-        let node = self.node.borrow();
-        let log = node.replicas().log();
-        log.partitions().filter(|name| log.offline(name).is_some()).count()
-    }
-
     pub(crate) fn bytes(&self, name: &TopicPartition) -> u64 {
         self.node.borrow().replicas().log().partition_bytes(name)
     }

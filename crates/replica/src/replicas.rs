@@ -1119,42 +1119,10 @@ fn close_gaps(batches: &mut [RecordBatch]) {
 
 #[cfg(test)]
 mod tests {
-    use thalweg_commit_log::{FileName, Op, Step};
+    use thalweg_commit_log::MemoryDisk;
     use thalweg_model::TopicId;
 
     use super::*;
-
-    /// A new directory, and a disk that never gets to what is asked of it.
-    struct Slow;
-
-    impl Disk for Slow {
-        fn submit(&mut self, _: Op) {}
-
-        fn run(&mut self, _: Vec<Step>) -> Result<bytes::Bytes, DiskError> {
-            Ok(bytes::Bytes::new())
-        }
-
-        fn list(&mut self, _: &str) -> Result<Vec<FileName>, DiskError> {
-            Ok(vec![thalweg_commit_log::empty_list().0])
-        }
-
-        fn read(&mut self, _: &FileName, at: u64, bytes_count: usize) -> Result<bytes::Bytes, DiskError> {
-            let list = thalweg_commit_log::empty_list().1;
-            Ok(list.slice((at as usize).min(list.len())..(at as usize + bytes_count).min(list.len())))
-        }
-
-        fn length(&mut self, _: &FileName) -> Result<u64, DiskError> {
-            Ok(thalweg_commit_log::empty_list().1.len() as u64)
-        }
-
-        fn sync(&mut self, _: &FileName) -> Result<(), DiskError> {
-            Ok(())
-        }
-
-        fn truncate(&mut self, _: &FileName, _: u64) -> Result<(), DiskError> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn a_copy_that_is_lost_before_its_first_term_makes_way_for_its_successor() {
@@ -1166,7 +1134,8 @@ mod tests {
             target: voters.clone(),
             ..Default::default()
         };
-        let (mut replicas, _) = Replicas::open(Slow, DirectoryId([1; 16]), Config::default(), 0).unwrap();
+        let (mut replicas, _) =
+            Replicas::open(MemoryDisk::empty(), DirectoryId([1; 16]), Config::default(), 0).unwrap();
         replicas.start(now, name, settings(voters[0]));
         assert_eq!(replicas.log().hard_state(&name).map(|s| s.replica), Some(ReplicaId(0)), "it has no name yet");
         replicas.lose_everything(now, "the disk is older than it was");
