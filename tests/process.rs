@@ -50,7 +50,7 @@ impl Broker {
             .arg(directory)
             .args(more)
             .env("XDG_STATE_HOME", directory.join("state"))
-            .env("THALWEG_LOG", "error")
+            .env("THALWEG_LOG", std::env::var("THALWEG_LOG").unwrap_or("error".into()))
             .stdout(Stdio::piped())
             .spawn()
             .expect("the broker starts");
@@ -162,7 +162,7 @@ impl Cluster {
             .arg(self.root.join(format!("broker-{id}/broker.toml")))
             .args(["--http", "127.0.0.1:0"])
             .args(listen)
-            .env("THALWEG_LOG", "error")
+            .env("THALWEG_LOG", std::env::var("THALWEG_LOG").unwrap_or("error".into()))
             .stdout(Stdio::piped())
             .spawn()
             .expect("the broker starts")

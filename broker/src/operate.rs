@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
+use thalweg_broker_core::METADATA;
 use thalweg_commit_log::ASIDE;
 use thalweg_control::{Copies, Copy, Request, Stuck};
 use thalweg_model::{BrokerId, LeaderEpoch, Offset, RaftIndex, ReplicaId, TopicId, TopicPartition};
@@ -137,6 +138,7 @@ pub(crate) async fn cluster_status(core: &Rc<Core>, asker: Asker) -> proto::Clus
             let Ok(Ok(answer)) = tokio::time::timeout(STATUS_PATIENCE, asking).await else { continue };
             let Ok(theirs) = answer.message::<proto::ClusterStatusReply>() else { continue };
             troubles.extend(theirs.out_of_service);
+            reply.behind += theirs.behind;
         }
     }
     // Several may tell of the same one: who holds most of it knows best.
@@ -167,10 +169,6 @@ fn own_status(core: &Core) -> proto::ClusterStatusReply {
     let out_of_service = core.shard.out_of_service().into_iter().filter_map(trouble).collect();
     drop(metadata);
     let live = core.shard.live();
-    let is_behind = |n: &&TopicPartition| {
-        let followers = core.shard.followers(n);
-        followers.iter().any(|f| !f.is_active || f.lag_entries > 0 || !f.is_voter)
-    };
     proto::ClusterStatusReply {
         cluster_id: core.cluster_id.clone(),
         controller: core.shard.controller().map_or(0, |c| c.0),
@@ -180,10 +178,11 @@ fn own_status(core: &Core) -> proto::ClusterStatusReply {
         partitions,
         without_leader: names.iter().filter(|n| core.shard.leader(n).is_none_or(|(_, b)| !live.contains(&b))).count()
             as u32,
-        behind: names.iter().filter(is_behind).count() as u32,
+        behind: names.iter().filter(|n| !core.shard.behind(n).is_empty()).count() as u32,
         asked: core.broker_id,
         feature_level,
         out_of_service,
+        controllers_behind: core.shard.behind(&METADATA).into_iter().map(|b| b.0).collect(),
     }
 }
 

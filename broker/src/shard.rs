@@ -434,6 +434,11 @@ impl Shard {
         self.node.borrow().replicas().followers(name)
     }
 
+    /// Brokers whose copies of a partition that is led here cannot be counted on at the moment.
+    pub(crate) fn behind(&self, name: &TopicPartition) -> Vec<BrokerId> {
+        self.node.borrow().replicas().behind(name)
+    }
+
     /// Hands a partition's leadership to its preferred replica.
     pub(crate) fn elect_preferred(&self, name: TopicPartition) {
         let to = self.node.borrow().replicas().settings(&name).and_then(|s| s.target.first().copied());

@@ -159,6 +159,7 @@ impl ClusterCommand {
                         let is_controller = status.controllers.contains(&b.id);
                         let role = match (b.id == status.controller, is_controller) {
                             (true, _) => "controller",
+                            (false, true) if status.controllers_behind.contains(&b.id) => "stand-by, behind",
                             (false, true) => "stand-by",
                             (false, false) => "",
                         };
@@ -176,6 +177,7 @@ impl ClusterCommand {
                     let object = json!({
                         "cluster_id": status.cluster_id, "controller": status.controller, "brokers": brokers,
                         "topics": status.topics, "partitions": status.partitions, "without_leader": status.without_leader,
+                        "behind": status.behind, "controllers_behind": status.controllers_behind,
                         "feature_level": status.feature_level,
                         "out_of_service": status.out_of_service.iter().map(trouble).collect::<Vec<_>>(),
                     });
@@ -187,9 +189,10 @@ impl ClusterCommand {
                 match status.controller {
                     0 => println!("partitions  {}", status.partitions),
                     _ => println!(
-                        "partitions  {}, {} without a leader, {} out of service",
+                        "partitions  {}, {} without a leader, {} behind, {} out of service",
                         status.partitions,
                         status.without_leader,
+                        status.behind,
                         status.out_of_service.len()
                     ),
                 }

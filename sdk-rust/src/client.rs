@@ -314,6 +314,11 @@ pub struct ClusterStatus {
     pub partitions: u32,
     /// Those that nobody leads at the moment.
     pub without_leader: u32,
+    /// Those of which a copy cannot be counted on: it is being caught up, or its broker is silent. While there are any, no other broker should
+    /// be stopped.
+    pub behind: u32,
+    /// The same of the controllers' copies of the cluster's metadata: the brokers that hold them.
+    pub controllers_behind: Vec<u32>,
     /// What every broker knows: newer records and messages are not used.
     pub feature_level: u32,
     /// Partitions that serve nothing until somebody does something.
@@ -528,6 +533,8 @@ impl Client {
             topics: s.topics,
             partitions: s.partitions,
             without_leader: s.without_leader,
+            behind: s.behind,
+            controllers_behind: s.controllers_behind,
             feature_level: s.feature_level,
         })
     }

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use thalweg::{Client, ClientBuilder, ErrorKind, Position, Record, Topic};
+use thalweg::{Client, ClientBuilder, ClusterStatus, ErrorKind, Position, Record, Topic};
 use thalweg_tests::process::{Cluster, plugin, thalweg};
 
 use crate::read_all;
@@ -243,6 +243,11 @@ async fn a_cluster_that_lost_its_majority_goes_on_with_what_is_left() {
 }
 
 /// Waits until every replica of the topic "t" is a voter with everything.
+/// Any broker may stop: every copy of every partition counts, of the metadata too.
+pub(crate) fn is_safe(status: &ClusterStatus) -> bool {
+    status.controller != 0 && status.behind == 0 && status.controllers_behind.is_empty()
+}
+
 pub(crate) async fn whole(client: &Client, replicas: usize) {
     let mut last = None;
     // On a busy machine a rebuilding may take a while.
@@ -251,10 +256,11 @@ pub(crate) async fn whole(client: &Client, replicas: usize) {
         let is_whole = |p: &thalweg::PartitionStatus| {
             p.followers.len() == replicas && p.followers.iter().all(|f| f.is_voter && f.is_active && f.lag_batches == 0)
         };
-        if described.partitions.iter().all(is_whole) {
+        let status = client.cluster_status().await.unwrap();
+        if described.partitions.iter().all(is_whole) && is_safe(&status) {
             return;
         }
-        last = Some(described);
+        last = Some((described, status));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("not whole again: {last:?}");

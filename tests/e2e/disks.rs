@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use thalweg::{Client, ErrorKind, PartitionStatus, Record, Topic};
 use thalweg_tests::process::{Cluster, thalweg};
 
-use crate::cluster::client_of;
+use crate::cluster::{client_of, is_safe};
 use crate::read_all;
 
 /// Room for the log and little else.
@@ -78,7 +78,7 @@ async fn is_whole(client: &Client) -> bool {
     let whole = |p: &PartitionStatus| {
         p.followers.len() == 3 && p.followers.iter().all(|f| f.is_voter && f.is_active && f.lag_batches == 0)
     };
-    !all.is_empty() && all.iter().all(whole)
+    !all.is_empty() && all.iter().all(whole) && is_safe(&client.cluster_status().await.unwrap())
 }
 
 async fn trouble(client: &Client, id: u32) -> String {

@@ -440,6 +440,68 @@ fn a_leader_tells_who_has_other_offsets_at_the_same_entries() {
     assert_eq!(answers_to(decided - 1, last + 1), (1, true));
 }
 
+/// Whoever stops another broker wants to know before whether the copies elsewhere count.
+#[test]
+fn a_leader_names_the_brokers_whose_copies_do_not_count_yet() {
+    let brokers = |copy: &Copy| copy.replicas.behind(&NAME).iter().map(|b| b.0).collect::<Vec<_>>();
+    let mut copy = Copy::new();
+    copy.sync();
+    assert_eq!(brokers(&copy), [], "it does not lead");
+    let term = copy.lead() as u64;
+    assert_eq!(brokers(&copy), [3], "not a word of it yet");
+    let last = copy.log_end();
+    copy.acknowledge(3, term, last);
+    assert_eq!(brokers(&copy), []);
+    // The broker comes with another disk: its copy there is another one, which is no member yet, though the old one was heard of just now.
+    let mut settings = copy.replicas.settings(&NAME).expect("it was started").clone();
+    settings.target[1] = self::copy(3).successor();
+    copy.replicas.configure(copy.now, NAME, settings);
+    copy.look();
+    assert_eq!(brokers(&copy), [3]);
+    for _ in 0..=crate::group::ACTIVE_TICKS {
+        copy.acknowledge(3, term, last);
+        copy.tick();
+    }
+    assert_eq!(brokers(&copy), [2, 3], "the second is silent");
+}
+
+/// While a copy is replaced, the one before is needed for a majority; a follower goes by the change only once it knows that it is decided.
+#[test]
+fn a_replaced_copy_counts_when_the_one_before_is_not_needed_and_all_know_it() {
+    let mut copy = Copy::new();
+    copy.sync();
+    let term = copy.lead() as u64;
+    let fresh = self::copy(3).successor();
+    let mut settings = copy.replicas.settings(&NAME).expect("it was started").clone();
+    settings.target[1] = fresh;
+    copy.replicas.configure(copy.now, NAME, settings);
+    let acknowledge = |copy: &mut Copy, from: ReplicaId, commit: u64| {
+        let body = RaftBody { kind: APPENDED, term, index: copy.log_end(), commit, ..Default::default() };
+        copy.replicas.step(copy.now, PeerMessage { group: NAME, from, to: self::copy(1), body: PeerBody::Raft(body) });
+        copy.look();
+        copy.sync();
+    };
+    let members = |copy: &Copy| copy.replicas.members(&NAME).expect("it runs");
+    let mut was_joint = false;
+    while !members(&copy).voters.contains(&fresh) || !members(&copy).voters_outgoing.is_empty() {
+        was_joint |= !members(&copy).voters_outgoing.is_empty();
+        assert!(copy.replicas.behind(&NAME).contains(&BrokerId(3)), "{:?}", members(&copy));
+        assert!(copy.now.mono_ms < 20_000, "it is never replaced: {:?}", members(&copy));
+        copy.tick();
+        copy.sync();
+        acknowledge(&mut copy, self::copy(2), 0);
+        acknowledge(&mut copy, fresh, 0);
+    }
+    assert!(was_joint, "the change goes by way of both majorities");
+    let decided = copy.log_end();
+    assert_eq!(copy.replicas.behind(&NAME), [2, 3].map(BrokerId), "nobody has said that he knows");
+    acknowledge(&mut copy, self::copy(2), decided);
+    acknowledge(&mut copy, fresh, decided - 1);
+    assert_eq!(copy.replicas.behind(&NAME), [BrokerId(3)]);
+    acknowledge(&mut copy, fresh, decided);
+    assert_eq!(copy.replicas.behind(&NAME), []);
+}
+
 /// An operator says that the majority is lost for ever: all that this copy holds counts as decided.
 fn who_goes_on_alone_keeps_all_that_it_holds() {
     let mut copy = with_entries();

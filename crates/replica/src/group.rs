@@ -36,7 +36,7 @@ const PREFERRED_AFTER_TICKS: u32 = 60;
 /// The same for a leader whose disk is full: soon, but not so often that two of them would hand it to and fro.
 const FULL_AFTER_TICKS: u32 = 10;
 /// A replica that was heard of within so many ticks counts as active.
-const ACTIVE_TICKS: u64 = 10;
+pub(crate) const ACTIVE_TICKS: u64 = 10;
 /// Ticks for which the preferred leader of a new group keeps standing for election: the others may start a little later.
 const EAGER_TICKS: u32 = 20;
 
@@ -307,6 +307,8 @@ pub(crate) struct Group {
     log_end: Offset,
     high_watermark: Offset,
     applied: RaftIndex,
+    /// The last change of members that was applied since the start; 0 before there was one.
+    configured: RaftIndex,
     /// Entries above `applied`.
     pending: VecDeque<(RaftIndex, RecordBatch)>,
     /// Largest log start that stands in the log or was applied: no need to propose it again.
@@ -415,6 +417,7 @@ impl Group {
             withheld: None,
             eager_ticks: 0,
             led_ticks: 0,
+            configured: RaftIndex(0),
             ticks: 0,
             heard: BTreeMap::new(),
             config,
@@ -856,6 +859,28 @@ impl Group {
         all
     }
 
+    /// Which of `target` cannot be counted on at the moment, as this leader sees it: they do not vote alone yet, were not heard of lately, are
+    /// more than a few batches behind, or may not know the last change of members. (While members change, the majority of the former ones
+    /// is needed as well, among them the copy that is replaced; and a copy goes by a change only from when it knows that it is decided.) Empty for
+    /// followers.
+    pub(crate) fn behind(&self, target: &[ReplicaId]) -> Vec<BrokerId> {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        let (members, last) = (self.members(), raft.raft_log.last_index());
+        let votes = |r: &ReplicaId| {
+            let before = &members.voters_outgoing;
+            members.voters.contains(r) && (before.is_empty() || before.contains(r))
+        };
+        let is_near = |r: &ReplicaId| {
+            let knows =
+                |p: &raft::Progress| p.matched + CAUGHT_UP_ENTRIES >= last && p.committed_index >= self.configured.0;
+            *r == self.me || (self.is_active(*r) && raft.prs().get(r.0).is_some_and(knows))
+        };
+        target.iter().filter(|r| !votes(r) || !is_near(r)).map(|r| r.broker()).collect()
+    }
+
     fn is_active(&self, replica: ReplicaId) -> bool {
         self.heard.get(&replica).is_some_and(|at| self.ticks <= at + ACTIVE_TICKS)
     }
@@ -1141,6 +1166,7 @@ impl Group {
                 if let Ok(state) = self.node.apply_conf_change(&conf_change(&changes)) {
                     effects.push(Effect::Configured(index, configuration(&state)));
                     self.node.mut_store().set_configuration(state);
+                    self.configured = index;
                 }
             }
         }

@@ -1004,6 +1004,13 @@ impl<D: Disk> Replicas<D> {
         self.partitions.get(name).and_then(|p| p.group.as_ref()).map_or_else(Vec::new, Group::followers)
     }
 
+    /// The brokers whose copies a leader cannot count on at the moment: another broker that stops now may leave no majority. Empty where this
+    /// one does not lead.
+    pub fn behind(&self, name: &TopicPartition) -> Vec<BrokerId> {
+        let behind = |p: &Partition| Some(p.group.as_ref()?.behind(&p.settings.target));
+        self.partitions.get(name).and_then(behind).unwrap_or_default()
+    }
+
     /// The members as this replica knows them.
     pub fn members(&self, name: &TopicPartition) -> Option<Configuration> {
         self.partitions.get(name)?.group.as_ref().map(Group::members)
