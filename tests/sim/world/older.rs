@@ -187,6 +187,10 @@ impl World {
     /// A copy stops because its leader has another history.
     pub(super) fn diverged(&mut self, node: usize, group: TopicPartition, what: &str) -> Result<(), String> {
         self.note(|| format!("{node}: {} has two histories: {what}", number(group)));
+        // It begins anew under its own name: what it acknowledged of this history it never had of the other one, which may be shorter. What it
+        // acknowledges from here on counts as ever.
+        let replica = self.replica(group, node);
+        self.vouched.retain(|(copy, name), _| Some(*copy) != replica || *name != group);
         match self.two_histories {
             true => Ok(()),
             false => Err(format!("{group} has two histories on {node}, though no disk has forgotten any: {what}")),
