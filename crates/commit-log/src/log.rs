@@ -58,7 +58,8 @@ pub struct Config {
     /// Below so much free room on the disk, clients' records are refused: the rest is for what frees room, and for the cluster's own
     /// records. Whoever opens the log tells what is free ([`CommitLog::set_room`]).
     pub reserve_bytes: u64,
-    /// Length of a file that is kept only to be given up when the write-ahead log finds no room at all; 0: none.
+    /// Length of a file that is kept only to be given up when the write-ahead log, or what [nothing could be deleted
+    /// without](CommitLog::set_vital), finds no room at all; 0: none.
     pub ballast_bytes: u64,
     /// Producers that a partition remembers. Every broker of a cluster must have the same number: what follows from a log is equal on all
     /// of its replicas.
@@ -544,7 +545,7 @@ impl<D: Disk> CommitLog<D> {
         let gone = files_of(&group, log);
         self.tail_bytes -= log.tail_bytes;
         self.unflushed_bytes -= log.unflushed_bytes;
-        let (copy, segment_bytes_max) = (self.next_copy, log.segment_bytes_max);
+        let (copy, segment_bytes_max, is_vital) = (self.next_copy, log.segment_bytes_max, log.is_vital);
         self.next_copy += 1;
         let (hard_state, hard_state_lsn) = (log.hard_state, log.hard_state_lsn);
         *log = PartitionLog {
@@ -552,6 +553,7 @@ impl<D: Disk> CommitLog<D> {
             hard_state,
             hard_state_lsn,
             segment_bytes_max,
+            is_vital,
             incomplete: true,
             ..Default::default()
         };
@@ -678,6 +680,12 @@ impl<D: Disk> CommitLog<D> {
     /// New segments of a partition are closed at this size, if it is less than the log's own limit.
     pub fn set_segment_bytes(&mut self, group: TopicPartition, bytes_max: Option<u64>) {
         self.partitions.get_mut(&group).expect("the caller created the partition").segment_bytes_max = bytes_max;
+    }
+
+    /// Says of a partition that nothing could be deleted without it: what it is to have in segments does not wait for room, not even for
+    /// that which the ballast has left.
+    pub fn set_vital(&mut self, group: TopicPartition, is_vital: bool) {
+        self.partitions.get_mut(&group).expect("the caller created the partition").is_vital = is_vital;
     }
 
     /// Readers may not go below `offset` any more; whole segments below it are deleted.
@@ -921,7 +929,10 @@ impl<D: Disk> CommitLog<D> {
                     self.room.refused.extend(Some(group).filter(|_| e.full));
                 }
                 match e.full {
-                    true => self.room.run_out(now_ms),
+                    true => {
+                        self.room.run_out(now_ms);
+                        self.give_up_ballast();
+                    }
                     false => self.fail(e),
                 }
             }
@@ -1009,9 +1020,10 @@ impl<D: Disk> CommitLog<D> {
         self.config.ballast_bytes > 0 && self.room.is_low() && self.room.ballast != Ballast::There
     }
 
-    /// True while no write that needs new room is tried.
-    pub fn waits_for_room(&self) -> bool {
-        self.room.is_waiting()
+    /// True while nothing of a partition is written that needs new room: what was [installed](Self::install) now would wait for some.
+    pub fn waits_for_room(&self, group: &TopicPartition) -> bool {
+        let is_vital = self.partitions.get(group).is_some_and(|p| p.is_vital);
+        self.room.is_waiting() || (self.room.is_ballast_only() && !is_vital)
     }
 
     /// The next sync batch fits into no log file, and none is being made.
@@ -1193,19 +1205,18 @@ impl<D: Disk> CommitLog<D> {
         if self.room.is_waiting() {
             return;
         }
-        if self.room.is_ballast_only() {
-            return;
-        }
         // What frees neither a log file nor old segments can wait for room.
         // One that found none is tried again once the file system says that there is some: until it succeeds, the disk counts as full.
-        let is_low = self.room.is_short();
-        let waits = |p: &PartitionLog| is_low && p.installing.is_none() && !retention::wants_flush(p);
+        let (is_low, is_ballast_only) = (self.room.is_short(), self.room.is_ballast_only());
+        let waits = |p: &PartitionLog| {
+            !p.is_vital && (is_ballast_only || (is_low && p.installing.is_none() && !retention::wants_flush(p)))
+        };
         let due = std::mem::take(&mut self.flush_due);
         let (later, due): (BTreeSet<_>, BTreeSet<_>) =
             due.into_iter().partition(|group| self.partitions.get(group).is_some_and(waits));
         self.flush_due = later;
         due.into_iter().for_each(|group| self.start_flush(group));
-        if looks_through {
+        if looks_through && !is_ballast_only {
             let oldest = self.wal.files.iter().find(|f| f.free_after.is_none());
             let holding_up: Vec<TopicPartition> = oldest
                 .into_iter()
@@ -1557,9 +1568,12 @@ impl<D: Disk> CommitLog<D> {
         }
     }
 
-    /// The last resort: what waits may be what frees room, a topic's deletion above all.
+    /// The last resort: what waits may be what frees room, a topic's deletion above all. It may be on its way to the segments of a copy that is
+    /// brought near.
     fn give_up_ballast(&mut self) {
-        if self.is_stuck() && self.room.ballast == Ballast::There {
+        let is_vital = |p: &PartitionLog| p.is_vital && p.installing.is_some();
+        let is_needed = self.room.refused.iter().any(|group| self.partitions.get(group).is_some_and(is_vital));
+        if (self.is_stuck() || is_needed) && self.room.ballast == Ballast::There {
             let step = Step::Delete { file: ballast_file() };
             self.room.ballast = Ballast::Leaving;
             self.submit(Lane::Bulk, vec![step], Purpose::GiveUpBallast);

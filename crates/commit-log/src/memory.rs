@@ -18,18 +18,20 @@ pub struct MemoryDisk {
     submitted: VecDeque<Op>,
     /// Steps that are done before the disk fails; `None`: it does not.
     pub steps_left: Option<u64>,
+    /// Bytes by which files may still grow; `None`: as many as they like.
+    pub room: Option<u64>,
 }
 
 impl MemoryDisk {
     /// An empty directory.
     pub fn empty() -> MemoryDisk {
         let (name, bytes) = files::empty_list();
-        MemoryDisk { files: [(name, bytes.to_vec())].into(), submitted: VecDeque::new(), steps_left: None }
+        MemoryDisk { files: [(name, bytes.to_vec())].into(), submitted: VecDeque::new(), steps_left: None, room: None }
     }
 
     /// What a start finds that follows on a kill of the process now: the files alone.
     pub fn image(&self) -> MemoryDisk {
-        MemoryDisk { files: self.files.clone(), submitted: VecDeque::new(), steps_left: None }
+        MemoryDisk { files: self.files.clone(), submitted: VecDeque::new(), steps_left: None, room: self.room }
     }
 
     /// Does the oldest operation of a lane.
@@ -80,6 +82,20 @@ impl MemoryDisk {
         self.files.get_mut(file).ok_or_else(missing)
     }
 
+    /// Takes the room for a file that is to be at least so long.
+    fn grow(&mut self, file: &FileName, to: usize) -> Result<(), DiskError> {
+        let growth = to.saturating_sub(self.files.get(file).map_or(0, Vec::len)) as u64;
+        let Some(room) = &mut self.room else { return Ok(()) };
+        let full = || DiskError { full: true, file: file.to_string(), message: "no space left".into() };
+        *room = room.checked_sub(growth).ok_or_else(full)?;
+        Ok(())
+    }
+
+    fn remove(&mut self, file: &FileName) {
+        let bytes = self.files.remove(file).map_or(0, |data| data.len() as u64);
+        self.room = self.room.map(|room| room + bytes);
+    }
+
     fn perform(&mut self, step: Step) -> Result<Bytes, DiskError> {
         match &mut self.steps_left {
             None => {}
@@ -87,9 +103,15 @@ impl MemoryDisk {
             Some(left) => *left -= 1,
         }
         match step {
-            Step::Create { file, bytes_count } => drop(self.files.insert(file, vec![0; bytes_count as usize])),
+            Step::Create { file, bytes_count } => {
+                self.remove(&file);
+                self.grow(&file, bytes_count as usize)?;
+                self.files.insert(file, vec![0; bytes_count as usize]);
+            }
             Step::Write { file, at, buffers } => {
                 let (data, at) = (buffers.concat(), at as usize);
+                self.get(&file)?;
+                self.grow(&file, at + data.len())?;
                 let bytes = self.get(&file)?;
                 bytes.resize(bytes.len().max(at + data.len()), 0);
                 bytes[at..at + data.len()].copy_from_slice(&data);
@@ -100,7 +122,7 @@ impl MemoryDisk {
                 let held = self.get(&file)?.clone();
                 self.files.entry(to).or_insert(held);
             }
-            Step::Delete { file } => drop(self.files.remove(&file)),
+            Step::Delete { file } => self.remove(&file),
             Step::Replace { file, bytes } => drop(self.files.insert(file, bytes.to_vec())),
         }
         Ok(Bytes::new())

@@ -88,6 +88,8 @@ pub(crate) struct PartitionLog {
     pub(crate) noted_lsn: Lsn,
     /// Closed at this size, if it is less than the log's own limit.
     pub(crate) segment_bytes_max: Option<u64>,
+    /// Without it nothing could be deleted: it goes to segments however little room is left.
+    pub(crate) is_vital: bool,
     /// The segment that holds this entry takes none after it, because it has been open for long enough.
     pub(crate) closes_after: Option<RaftIndex>,
     /// Since when what is above `closes_after`, or in the active segment and after it, has been there.

@@ -8,8 +8,8 @@
 //!                                 |    other leaders     |             |
 //!                                                        ^ half of it
 //! ```
-//! Below all of that lies the ballast, a file that is given up when the write-ahead log itself finds no room. What is written and
-//! deleted is `log.rs`'s business.
+//! Below all of that lies the ballast, a file that is given up when the write-ahead log itself finds no room, or what nothing could be
+//! deleted without. What is written and deleted is `log.rs`'s business.
 
 use std::collections::BTreeSet;
 
@@ -111,7 +111,8 @@ impl Room {
         self.retry_ms.is_some()
     }
 
-    /// True while what is free is no more than what the ballast has left: that is not for segments.
+    /// True while what is free is no more than what the ballast has left: that is for segments of what nothing could be deleted without,
+    /// and of nothing else.
     pub(crate) fn is_ballast_only(&self) -> bool {
         let is_gone = self.ballast_bytes > 0 && self.ballast != Ballast::There;
         is_gone && self.is_low() && self.free_bytes.is_some_and(|free| free <= self.ballast_bytes)
@@ -146,7 +147,61 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
+    use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch};
+
     use super::*;
+    use crate::log::{CommitLog, Config, Install};
+    use crate::lost_files::{DIRECTORY, GROUP, OTHER, append, config, settle};
+    use crate::memory::MemoryDisk;
+
+    const BALLAST_BYTES: u64 = 64 << 10;
+
+    /// Three entries of each of two partitions, and a fourth that their leader brings, straight to segments; nothing could be deleted
+    /// without `GROUP`.
+    fn brought_near(free_bytes: u64, before: impl Fn(&mut CommitLog<MemoryDisk>)) -> CommitLog<MemoryDisk> {
+        let config = Config { ballast_bytes: BALLAST_BYTES, reserve_bytes: 16 << 10, ..config() };
+        let mut log = CommitLog::open(MemoryDisk::empty(), DIRECTORY, config).expect("it opens").0;
+        log.set_room(free_bytes);
+        append(&mut log, GROUP, 3);
+        append(&mut log, OTHER, 3);
+        log.set_vital(GROUP, true);
+        before(&mut log);
+        settle(&mut log, 1_000);
+        for group in [GROUP, OTHER] {
+            let batches = vec![RecordBatch::leader_change(Offset(3), LeaderEpoch(1))];
+            log.install(group, Install { first_index: RaftIndex(4), batches, restarts_at: None, end: None });
+        }
+        settle(&mut log, 1_000);
+        log
+    }
+
+    /// Found by the simulator: on a full disk a copy of the metadata log was asleep until a part of it would be in segments, and the part waited
+    /// for room. The deletion of a topic, which would have made some, was never heard of.
+    #[test]
+    fn what_nothing_could_be_deleted_without_goes_to_segments_in_the_room_of_the_ballast() {
+        let mut log = brought_near(1 << 20, |_| ());
+        assert!(![GROUP, OTHER].iter().any(|group| log.is_installing(group) || log.waits_for_room(group)));
+        assert!(log.disk_mut().files.contains_key(&ballast_file()));
+        let mut log = brought_near(BALLAST_BYTES, |_| ());
+        assert_eq!([GROUP, OTHER].map(|group| log.is_installing(&group)), [false, true]);
+        assert_eq!([GROUP, OTHER].map(|group| log.waits_for_room(&group)), [false, true]);
+        log.set_room(1 << 20);
+        settle(&mut log, 1_000);
+        assert!(!log.is_installing(&OTHER));
+    }
+
+    #[test]
+    fn the_ballast_is_given_up_for_what_nothing_could_be_deleted_without() {
+        let mut log = brought_near(1 << 20, |log| {
+            settle(log, 500);
+            log.set_room(0);
+            log.disk_mut().room = Some(0);
+        });
+        assert!(!log.disk_mut().files.contains_key(&ballast_file()));
+        log.set_room(BALLAST_BYTES);
+        settle(&mut log, 1_000);
+        assert_eq!([GROUP, OTHER].map(|group| log.is_installing(&group)), [false, true]);
+    }
 
     #[test]
     fn producers_wait_below_the_reserve_and_until_there_is_more_than_that() {

@@ -75,9 +75,13 @@ impl Copy {
     }
 
     fn open(disk: MemoryDisk, settings: PartitionSettings) -> Copy {
+        Copy::open_with(disk, settings, config(), 1 << 40)
+    }
+
+    fn open_with(disk: MemoryDisk, settings: PartitionSettings, config: Config, free_bytes: u64) -> Copy {
         let now = Now { mono_ms: 1_000, wall_ms: 1_700_000_000_000 };
-        let (mut replicas, _) = Replicas::open(disk, DirectoryId([9; 16]), config(), 7).expect("the directory opens");
-        replicas.set_room(now, 1 << 40);
+        let (mut replicas, _) = Replicas::open(disk, DirectoryId([9; 16]), config, 7).expect("the directory opens");
+        replicas.set_room(now, free_bytes);
         replicas.start(now, NAME, settings);
         let mut copy = Copy { replicas, now, sent: VecDeque::new(), said: Vec::new() };
         copy.look();
@@ -549,6 +553,29 @@ fn a_leader_whose_entries_follow_on_others_of_the_same_term_has_another_history(
         copy.said.iter().any(|o| matches!(o, Output::Diverged(..)))
     };
     assert!(other(&mut with_entries()), "other records in the same place");
+}
+
+/// Where only the ballast has left room, a copy goes on with Raft until a part of what it lacks gets to segments: asleep, it would neither vote
+/// nor acknowledge for as long as the disk is full. The one without which nothing could be deleted does not wait for room.
+#[test]
+fn a_copy_is_not_put_to_sleep_for_a_part_that_waits_for_room() {
+    for is_vital in [false, true] {
+        let ballast_bytes = 1 << 20;
+        let config = Config { ballast_bytes, reserve_bytes: 1 << 20, ..config() };
+        let settings = PartitionSettings { is_own: true, is_vital, ..settings() };
+        let mut copy = Copy::open_with(MemoryDisk::empty(), settings, config, ballast_bytes);
+        copy.sync();
+        copy.hear(3, PeerBody::CatchUp(CatchUp::Offer { term: LeaderEpoch(2) }));
+        bring(&mut copy, 1..=2, 2);
+        copy.sync();
+        let is_in_segments = copy.replicas.log().segments_end(&NAME).is_some_and(|end| end.index == RaftIndex(2));
+        assert_eq!((copy.replicas.state(&NAME).is_some(), is_in_segments), (!is_vital, is_vital));
+        copy.replicas.set_room(copy.now, 1 << 40);
+        copy.tick();
+        copy.sync();
+        copy.hear(3, PeerBody::CatchUp(CatchUp::Done));
+        assert!(copy.replicas.state(&NAME).is_some_and(|s| s.high_watermark == Offset(2)), "vital: {is_vital}");
+    }
 }
 
 macro_rules! rules {

@@ -193,6 +193,7 @@ impl<D: Disk> Replicas<D> {
         let first = Configuration::of_voters(settings.first_voters.iter().copied());
         self.log.set_configuration(name, RaftIndex(0), first);
         self.log.set_segment_bytes(name, settings.segment_bytes);
+        self.log.set_vital(name, settings.is_vital);
         let partition = Partition { group: None, settings, catching_up: None, offered_ms: BTreeMap::new() };
         self.partitions.insert(name, partition);
         match self.log.offline(&name).is_some() {
@@ -633,7 +634,7 @@ impl<D: Disk> Replicas<D> {
 
     /// Puts a part in place, once the segments can be written.
     fn install(&mut self, now: Now, name: TopicPartition) {
-        if self.log.is_flushing(&name) || self.log.waits_for_room() {
+        if self.log.is_flushing(&name) || self.log.waits_for_room(&name) {
             return;
         }
         // A restart frees what was there before.
@@ -726,7 +727,7 @@ impl<D: Disk> Replicas<D> {
     /// held is lost. Call it again, at any later turn, until the group is awake.
     pub fn take_over(&mut self, now: Now, name: TopicPartition) {
         let Some(replica) = self.partitions.get(&name).map(|p| p.settings.replica) else { return };
-        if self.log.is_flushing(&name) || self.log.waits_for_room() || self.log.is_incomplete(&name) {
+        if self.log.is_flushing(&name) || self.log.waits_for_room(&name) || self.log.is_incomplete(&name) {
             return;
         }
         self.sleep(name);
