@@ -2,6 +2,9 @@
 //!
 //! The machine says what to send on the membership stream and follows what comes back. It reads no clock and opens no stream.
 //!
+//! Commits have an order, and what was committed last stays: of a partition only the newest commit is said, and those before it are said
+//! again only if that one is refused. A commit counts for the epoch in which it was made.
+//!
 //! Two rules make a partition's reader the only one:
 //! - it may deliver only while its *lease* lasts, which counts from when the last answered heartbeat was *sent*, and is shorter than
 //!   the session that the coordinator counts from when that heartbeat *came*;
@@ -146,8 +149,14 @@ pub struct Membership {
     done: BTreeMap<PartitionKey, Progress>,
     known: BTreeMap<PartitionKey, Progress>,
     next_commit_ms: u64,
-    commits: BTreeMap<u64, Sent>,
-    wanted: VecDeque<(u64, Vec<(PartitionKey, Progress)>)>,
+    /// Commits to be said, and those that are to be said again; by their tokens, which tell their order.
+    wanted: BTreeMap<u64, Commit>,
+    /// On this stream, without an answer: by the number of their frame, with their tokens.
+    commits: BTreeMap<u64, (u64, Commit)>,
+    /// Somebody waits for these.
+    awaited: BTreeSet<u64>,
+    /// The last commit of each partition that the group has taken, as long as an older one may have to be said again.
+    taken: BTreeMap<PartitionKey, u64>,
     outcomes: Vec<(u64, Result<(), RemoteError>)>,
     next_token: u64,
     busy_since_ms: Option<u64>,
@@ -157,12 +166,13 @@ pub struct Membership {
     has_left: bool,
 }
 
-/// A commit without an answer.
+/// A commit without an answer, or a part of one.
 #[derive(Debug)]
-struct Sent {
+struct Commit {
+    /// That was told last when it was made: it tells since when the partitions are held. Under a later one, what waited while a partition was
+    /// another's would be taken, and undo what that one has committed.
+    epoch: u32,
     offsets: Vec<(PartitionKey, Progress)>,
-    /// Somebody waits for it.
-    token: Option<u64>,
 }
 
 impl Membership {
@@ -185,8 +195,10 @@ impl Membership {
             done: BTreeMap::new(),
             known: BTreeMap::new(),
             next_commit_ms: 0,
+            wanted: BTreeMap::new(),
             commits: BTreeMap::new(),
-            wanted: VecDeque::new(),
+            awaited: BTreeSet::new(),
+            taken: BTreeMap::new(),
             outcomes: Vec::new(),
             next_token: 1,
             busy_since_ms: None,
@@ -227,12 +239,11 @@ impl Membership {
         self.stream = Stream::Closed;
         self.sent.clear();
         self.has_said_goodbye = false;
-        // Whoever waits for a commit waits on: said again on the next stream, it does no harm.
-        for (_, sent) in std::mem::take(&mut self.commits) {
-            if let Some(token) = sent.token {
-                self.wanted.push_back((token, sent.offsets));
-            }
+        // Whether the group has taken these is not known: said again on the next stream, in their order, they do no harm.
+        for (token, commit) in std::mem::take(&mut self.commits).into_values() {
+            self.want(token, commit);
         }
+        self.settle();
     }
 
     /// True once the coordinator has taken it.
@@ -335,7 +346,7 @@ impl Membership {
         if self.config.auto_commit_ms.is_some()
             && let Some(done) = self.undone(key)
         {
-            self.wanted.push_back((0, vec![(key.clone(), done)]));
+            self.make(vec![(key.clone(), done)]);
         }
         self.forget(key);
         self.follow();
@@ -356,8 +367,8 @@ impl Membership {
         lost.iter().for_each(|key| self.forget(key));
         let gone =
             RemoteError::new(ErrorCode::UnknownMember, "the group went on without this member before it could commit");
-        for (token, _) in self.wanted.drain(..).filter(|(token, _)| *token != 0) {
-            self.outcomes.push((token, Err(gone.clone())));
+        for token in std::mem::take(&mut self.wanted).into_keys() {
+            self.end(token, Err(gone.clone()));
         }
         lost.into_iter().map(Change::Lost).collect()
     }
@@ -417,15 +428,59 @@ impl Membership {
 
     /// Commits these offsets, or all that is done; [`take_outcomes`](Self::take_outcomes) answers under the number given back.
     pub fn commit(&mut self, offsets: Option<Vec<(PartitionKey, Progress)>>) -> u64 {
-        let token = self.next_token;
-        self.next_token += 1;
         let all = || self.held.keys().filter_map(|key| Some((key.clone(), self.undone(key)?))).collect();
         let offsets: Vec<_> = offsets.unwrap_or_else(all);
-        match offsets.is_empty() {
+        let is_nothing = offsets.is_empty();
+        let token = self.make(offsets);
+        match is_nothing {
             true => self.outcomes.push((token, Ok(()))),
-            false => self.wanted.push_back((token, offsets)),
+            false => drop(self.awaited.insert(token)),
         }
         token
+    }
+
+    /// A commit is to be said.
+    fn make(&mut self, offsets: Vec<(PartitionKey, Progress)>) -> u64 {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.want(token, Commit { epoch: self.told_epoch, offsets });
+        token
+    }
+
+    /// A commit is to be said, or a part of one.
+    fn want(&mut self, token: u64, commit: Commit) {
+        if !commit.offsets.is_empty() {
+            let Commit { epoch, offsets } = commit;
+            self.wanted.entry(token).or_insert(Commit { epoch, offsets: Vec::new() }).offsets.extend(offsets);
+        }
+    }
+
+    /// Whoever waits for a commit hears how it ended.
+    fn end(&mut self, token: u64, result: Result<(), RemoteError>) {
+        if self.awaited.remove(&token) {
+            self.outcomes.push((token, result));
+        }
+    }
+
+    /// Drops what a later commit has made pointless, and ends those commits of which nothing is left.
+    fn settle(&mut self) {
+        for (token, commit) in &mut self.wanted {
+            commit.offsets.retain(|(key, _)| self.taken.get(key).is_none_or(|last| last < token));
+        }
+        self.wanted.retain(|_, commit| !commit.offsets.is_empty());
+        let open: BTreeSet<u64> = self.open().map(|(token, _)| token).collect();
+        for token in self.awaited.difference(&open).copied().collect::<Vec<_>>() {
+            self.end(token, Ok(()));
+        }
+        if open.is_empty() {
+            self.taken.clear();
+        }
+    }
+
+    /// Commits without an answer, with their tokens.
+    fn open(&self) -> impl Iterator<Item = (u64, &Commit)> {
+        let sent = self.commits.values().map(|(token, commit)| (*token, commit));
+        sent.chain(self.wanted.iter().map(|(token, commit)| (*token, commit)))
     }
 
     /// What became of commits since the last call.
@@ -484,29 +539,15 @@ impl Membership {
         });
         if is_due {
             let under_way: BTreeSet<&PartitionKey> = self
-                .commits
-                .values()
-                .filter(|s| s.token.is_none())
-                .flat_map(|s| s.offsets.iter().map(|(k, _)| k))
+                .open()
+                .filter(|(token, _)| !self.awaited.contains(token))
+                .flat_map(|(_, commit)| commit.offsets.iter().map(|(key, _)| key))
                 .collect();
             let changed = self.held.keys().filter(|key| self.is_leaving || !under_way.contains(key));
             let offsets: Vec<_> = changed.filter_map(|key| Some((key.clone(), self.undone(key)?))).collect();
-            if !offsets.is_empty() {
-                self.wanted.push_back((0, offsets));
-            }
+            self.make(offsets);
         }
-        while let Some((token, offsets)) = self.wanted.pop_front() {
-            let number = self.number();
-            let commit = |(key, p): &(PartitionKey, Progress)| proto::PartitionCommit {
-                topic_id: key.topic_id.clone(),
-                partition: key.partition,
-                at: Some(proto::CommittedOffset { offset: p.offset, filtered: p.filtered, failed: p.failed }),
-            };
-            // The epoch that was told, not the one that is followed: it tells since when the partition is held.
-            let (epoch, offsets_sent) = (self.told_epoch, offsets.iter().map(commit).collect());
-            out.push(ToCoordinator::Commit(proto::GroupCommit { number, epoch, offsets: offsets_sent }));
-            self.commits.insert(number, Sent { offsets, token: Some(token).filter(|t| *t != 0) });
-        }
+        self.say_commits(&mut out);
         if self.is_too_slow(now_ms) && !self.is_leaving && self.is_member {
             out.push(ToCoordinator::Leave(proto::GroupLeave { for_a_moment: false }));
             self.has_said_goodbye = true;
@@ -523,6 +564,38 @@ impl Membership {
             out.push(ToCoordinator::Heartbeat(proto::GroupHeartbeat { number, epoch: self.followed_epoch }));
         }
         (out, Vec::new())
+    }
+
+    /// Of each partition the newest commit is said, if it is not under way. An older one waits for what becomes of that: it would arrive behind it.
+    fn say_commits(&mut self, out: &mut Vec<ToCoordinator>) {
+        if self.wanted.is_empty() {
+            return;
+        }
+        let mut newest = BTreeMap::new();
+        for (token, commit) in self.open() {
+            for (key, _) in &commit.offsets {
+                let newest = newest.entry(key.clone()).or_insert(token);
+                *newest = token.max(*newest);
+            }
+        }
+        for (token, Commit { epoch, offsets }) in std::mem::take(&mut self.wanted) {
+            let is_newest =
+                |(key, _): &(PartitionKey, Progress)| newest[key] == token || is_planted(Bug::CommitOvertaken);
+            let (offsets, waits): (Vec<_>, Vec<_>) = offsets.into_iter().partition(is_newest);
+            self.want(token, Commit { epoch, offsets: waits });
+            if offsets.is_empty() {
+                continue;
+            }
+            let commit = |(key, p): &(PartitionKey, Progress)| proto::PartitionCommit {
+                topic_id: key.topic_id.clone(),
+                partition: key.partition,
+                at: Some(proto::CommittedOffset { offset: p.offset, filtered: p.filtered, failed: p.failed }),
+            };
+            let (number, said) = (self.number(), offsets.iter().map(commit).collect());
+            let under = if is_planted(Bug::CommitUnderLaterEpoch) { self.told_epoch } else { epoch };
+            out.push(ToCoordinator::Commit(proto::GroupCommit { number, epoch: under, offsets: said }));
+            self.commits.insert(number, (token, Commit { epoch, offsets }));
+        }
     }
 
     /// When [`poll`](Self::poll) has something to do, if nothing else happens before.
@@ -542,26 +615,34 @@ impl Membership {
 
     /// Follows the answer to a commit; what the group took from this member meanwhile is lost.
     pub fn committed(&mut self, reply: &proto::GroupCommitReply) {
-        let Some(sent) = self.commits.remove(&reply.number) else { return };
+        let Some((token, Commit { epoch, offsets })) = self.commits.remove(&reply.number) else { return };
         let is_refused = |key: &PartitionKey| {
             reply.refused.iter().find(|r| r.topic_id == key.topic_id && r.partition == key.partition)
         };
         // What is wrong, and what is only to be said again: somebody who had to be asked did not answer in time.
         let (mut wrong, mut again) = (None, Vec::new());
-        for (key, progress) in sent.offsets {
+        let is_repeated = self.awaited.contains(&token) && !self.is_leaving;
+        for (key, progress) in offsets {
             match is_refused(&key).map(|r| RemoteError::from(r.error.clone().unwrap_or_default())) {
-                None if self.held.contains_key(&key) => drop(self.known.insert(key, progress)),
-                None => {}
-                Some(error) if error.code.client_retries() && !self.is_leaving => again.push((key, progress)),
+                None => {
+                    let last = self.taken.entry(key.clone()).or_insert(token);
+                    // Answers may overtake each other.
+                    if *last <= token {
+                        *last = token;
+                        if self.held.contains_key(&key) {
+                            self.known.insert(key, progress);
+                        }
+                    }
+                }
+                Some(error) if error.code.client_retries() && is_repeated => again.push((key, progress)),
                 Some(error) => drop(wrong.get_or_insert(error)),
             }
         }
-        match (sent.token, wrong) {
-            (None, _) => {}
-            (Some(token), Some(error)) => self.outcomes.push((token, Err(error))),
-            (Some(token), None) if again.is_empty() => self.outcomes.push((token, Ok(()))),
-            (Some(token), None) => self.wanted.push_back((token, again)),
+        match wrong {
+            Some(error) => self.end(token, Err(error)),
+            None => self.want(token, Commit { epoch, offsets: again }),
         }
+        self.settle();
     }
 }
 
@@ -741,6 +822,126 @@ mod tests {
         assert!(m.has_left());
     }
 
+    /// Commits that are said now: their numbers, epochs, and offsets by partition.
+    fn commits(m: &mut Membership, now_ms: u64) -> Vec<(u64, u32, Vec<(u32, u64)>)> {
+        let is = |t| match t {
+            ToCoordinator::Commit(c) => Some(c),
+            _ => None,
+        };
+        let offsets = |c: &proto::GroupCommit| c.offsets.iter().map(|o| (o.partition, o.at.unwrap().offset)).collect();
+        m.poll(now_ms).0.into_iter().filter_map(is).map(|c| (c.number, c.epoch, offsets(&c))).collect()
+    }
+
+    fn refuse(m: &mut Membership, number: u64, partition: u32, code: ErrorCode) {
+        let error = Some(RemoteError::new(code, "why").into());
+        let refused = proto::RefusedCommit { topic_id: key(0).topic_id, partition, error };
+        m.committed(&proto::GroupCommitReply { number, refused: vec![refused] });
+    }
+
+    fn take(m: &mut Membership, number: u64) {
+        m.committed(&proto::GroupCommitReply { number, refused: vec![] });
+    }
+
+    /// Commits one offset of each of these partitions.
+    fn commit(m: &mut Membership, offsets: &[(u32, u64)]) -> u64 {
+        let progress = |(p, offset): &(u32, u64)| (key(*p), Progress { offset: *offset, ..Default::default() });
+        m.commit(Some(offsets.iter().map(progress).collect()))
+    }
+
+    #[test]
+    fn a_commit_that_is_said_again_undoes_no_later_one() {
+        let mut m = joined(0, &[(0, 2), (1, 2)]);
+        let first = commit(&mut m, &[(0, 5), (1, 5)]);
+        let number = commits(&mut m, 10)[0].0;
+        let second = commit(&mut m, &[(0, 6)]);
+        let later = commits(&mut m, 20)[0].0;
+        // Of what is to be said again, only that goes out which nothing later is under way for.
+        m.committed(&proto::GroupCommitReply {
+            number,
+            refused: [0, 1]
+                .map(|partition| proto::RefusedCommit {
+                    topic_id: key(0).topic_id,
+                    partition,
+                    error: Some(RemoteError::new(ErrorCode::NotLeader, "why").into()),
+                })
+                .into(),
+        });
+        let said = commits(&mut m, 30);
+        assert_eq!(said.iter().map(|(.., offsets)| &offsets[..]).collect::<Vec<_>>(), [[(1, 5)]]);
+        take(&mut m, said[0].0);
+        assert_eq!(m.take_outcomes(), []);
+        take(&mut m, later);
+        assert_eq!(m.take_outcomes(), [(first, Ok(())), (second, Ok(()))]);
+        assert_eq!((commits(&mut m, 40), m.known(&key(0)).unwrap().offset), (vec![], 6));
+        // Answers overtake each other.
+        let first = commit(&mut m, &[(0, 7)]);
+        let number = commits(&mut m, 50)[0].0;
+        let second = commit(&mut m, &[(0, 8)]);
+        let later = commits(&mut m, 60)[0].0;
+        take(&mut m, later);
+        assert_eq!(m.take_outcomes(), [(second, Ok(()))]);
+        refuse(&mut m, number, 0, ErrorCode::NotLeader);
+        assert_eq!((m.take_outcomes(), commits(&mut m, 70)), (vec![(first, Ok(()))], vec![]));
+        // Nothing came of the later one: the first is said again.
+        let first = commit(&mut m, &[(0, 9)]);
+        let number = commits(&mut m, 80)[0].0;
+        let second = commit(&mut m, &[(0, 1_000)]);
+        let later = commits(&mut m, 90)[0].0;
+        refuse(&mut m, number, 0, ErrorCode::NotLeader);
+        assert_eq!(commits(&mut m, 100), []);
+        refuse(&mut m, later, 0, ErrorCode::OffsetBeyondEnd);
+        let error = RemoteError::new(ErrorCode::OffsetBeyondEnd, "why");
+        assert_eq!(m.take_outcomes(), [(second, Err(error))]);
+        let said = commits(&mut m, 110);
+        assert_eq!(said[0].2, [(0, 9)]);
+        take(&mut m, said[0].0);
+        assert_eq!(m.take_outcomes(), [(first, Ok(()))]);
+    }
+
+    #[test]
+    fn what_a_lost_stream_leaves_open_is_said_in_its_order() {
+        let mut m = joined(0, &[(0, 2), (1, 2)]);
+        let first = commit(&mut m, &[(0, 5)]);
+        assert_eq!(commits(&mut m, 10).len(), 1);
+        // One that nobody waits for, on its way too; one that was not said before the stream was lost.
+        m.done(&key(0), Progress { offset: 6, ..Default::default() });
+        assert_eq!(commits(&mut m, 1_000)[0].2, [(0, 6)]);
+        let second = commit(&mut m, &[(0, 7), (1, 7)]);
+        m.closed();
+        m.opened(1_010, identity("x"));
+        m.assigned(1_010, &told(0, 2, &[(0, 2), (1, 2)]));
+        let said = commits(&mut m, 1_010);
+        assert_eq!((said.len(), &said[0].2[..]), (1, &[(0, 7), (1, 7)][..]));
+        take(&mut m, said[0].0);
+        assert_eq!(m.take_outcomes(), [(first, Ok(())), (second, Ok(()))]);
+        // What was done of a partition that was given up is said on the next stream, too.
+        m.done(&key(1), Progress { offset: 8, ..Default::default() });
+        m.assigned(1_020, &told(0, 3, &[(0, 2)]));
+        m.released(1_030, &key(1));
+        assert_eq!(commits(&mut m, 1_030)[0].2, [(1, 8)]);
+        m.closed();
+        m.opened(1_040, identity("x"));
+        m.assigned(1_040, &told(0, 3, &[(0, 2)]));
+        assert_eq!(commits(&mut m, 1_040)[0].2, [(1, 8)]);
+    }
+
+    #[test]
+    fn a_commit_counts_for_the_epoch_in_which_it_was_made() {
+        let mut m = joined(0, &[(0, 2)]);
+        let token = commit(&mut m, &[(0, 5)]);
+        assert_eq!(commits(&mut m, 10)[0].1, 2);
+        m.closed();
+        m.opened(20, identity("x"));
+        // It was another's in between, who may have come further.
+        let changes = m.assigned(20, &told(0, 5, &[(0, 4)]));
+        assert_eq!(changes[0], Change::Lost(key(0)));
+        let said = commits(&mut m, 20);
+        assert_eq!(said[0].1, 2);
+        refuse(&mut m, said[0].0, 0, ErrorCode::StaleMemberEpoch);
+        let error = RemoteError::new(ErrorCode::StaleMemberEpoch, "why");
+        assert_eq!(m.take_outcomes(), [(token, Err(error))]);
+    }
+
     #[test]
     fn who_keeps_a_record_too_long_leaves_if_asked_to() {
         let mut m = Membership::new(MembershipConfig { max_processing_ms: Some(100), ..config() });
@@ -768,5 +969,8 @@ mod tests {
             Bug::RevokedDelivered,
             a_revoked_partition_is_confirmed_when_the_user_is_done_and_has_been_committed,
         );
+        assert_finds(Bug::CommitOvertaken, a_commit_that_is_said_again_undoes_no_later_one);
+        assert_finds(Bug::CommitOvertaken, what_a_lost_stream_leaves_open_is_said_in_its_order);
+        assert_finds(Bug::CommitUnderLaterEpoch, a_commit_counts_for_the_epoch_in_which_it_was_made);
     }
 }

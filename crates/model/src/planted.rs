@@ -192,6 +192,10 @@ bugs! {
     LeaseFromAnswer = "a member's lease counts from its answer",
     /// A partition that is being revoked is still delivered.
     RevokedDelivered = "a revoked partition is delivered",
+    /// A commit that is said again does not look for later ones of its partitions.
+    CommitOvertaken = "a commit that is said again undoes a later one",
+    /// A commit is said under the epoch that was told last when it is said, not when it was made.
+    CommitUnderLaterEpoch = "a commit is said under a later epoch than its own",
     /// Credit is given for what has been buffered already.
     CreditGivenTwice = "credit is given for what lies in the buffer",
     /// What was buffered of a partition that went to another member stays counted after it has been dropped.
