@@ -306,6 +306,7 @@ impl<D: Disk> Replicas<D> {
     /// Takes the partition out of service for good: its log is not what it said it was.
     fn retire(&mut self, name: TopicPartition, what: String) {
         self.sleep(name);
+        self.name_lost(name);
         self.log.set_offline(name, what.clone());
         self.outputs.push(Output::Offline(name, what));
     }
@@ -1142,14 +1143,23 @@ mod tests {
             target: voters.clone(),
             ..Default::default()
         };
-        let (mut replicas, _) =
-            Replicas::open(MemoryDisk::empty(), DirectoryId([1; 16]), Config::default(), 0).unwrap();
-        replicas.start(now, name, settings(voters[0]));
-        assert_eq!(replicas.log().hard_state(&name).map(|s| s.replica), Some(ReplicaId(0)), "it has no name yet");
-        replicas.lose_everything(now, "the disk is older than it was");
-        assert!(replicas.log().offline(&name).is_some());
-        replicas.configure(now, name, settings(voters[0].successor()));
-        assert_eq!(replicas.log().offline(&name), None);
-        assert_eq!(replicas.log().hard_state(&name).map(|s| s.replica), Some(voters[0].successor()));
+        let body = RaftBody { kind: 8, term: 1, commit: 2, ..Default::default() };
+        let (from, to) = (voters[1], voters[0]);
+        let heartbeat = PeerMessage { group: name, from, to, body: PeerBody::Raft(body) };
+        // All at once, or because a leader's heartbeat tells more of it than it holds.
+        for is_older in [true, false] {
+            let (mut replicas, _) =
+                Replicas::open(MemoryDisk::empty(), DirectoryId([1; 16]), Config::default(), 0).unwrap();
+            replicas.start(now, name, settings(voters[0]));
+            assert_eq!(replicas.log().hard_state(&name).map(|s| s.replica), Some(ReplicaId(0)), "it has no name yet");
+            match is_older {
+                true => drop(replicas.lose_everything(now, "the disk is older than it was")),
+                false => replicas.step(now, heartbeat.clone()),
+            }
+            assert!(replicas.log().offline(&name).is_some());
+            replicas.configure(now, name, settings(voters[0].successor()));
+            assert_eq!(replicas.log().offline(&name), None);
+            assert_eq!(replicas.log().hard_state(&name).map(|s| s.replica), Some(voters[0].successor()));
+        }
     }
 }
