@@ -3,9 +3,12 @@
 import { readFile } from 'node:fs/promises'
 
 import { Consumer, position } from './consumer.js'
-import { InvalidError, call } from './errors.js'
+import { checkNames } from './data.js'
+import { InvalidError, call, raised } from './errors.js'
 import { native } from './native.js'
 import { Producer } from './producer.js'
+
+const PRODUCER_OPTIONS = ['lingerMs', 'batchBytes', 'compression', 'acks', 'deliveryTimeoutMs', 'bufferBytes']
 
 const toBuffer = (data) => (typeof data === 'string' ? Buffer.from(data) : data)
 
@@ -60,8 +63,12 @@ export class Client {
   }
 
   producer(topic, options = {}) {
-    const client = this.#open
-    return new Producer(topic, () => client.producer(topic, options))
+    checkNames('options of a producer', options, PRODUCER_OPTIONS)
+    try {
+      return new Producer(topic, this.#open.producer(topic, options))
+    } catch (error) {
+      throw raised(error)
+    }
   }
 
   consumer(topics, { signal, start, filterConfig, autoCommitMs, onRebalance, ...options } = {}) {

@@ -81,13 +81,23 @@ export function makeError(code, message, place) {
   return new Class(message, place)
 }
 
+/** The error of a native error's text. */
+export function errorOf(text) {
+  // The native half puts code and place before the message, with this mark between them.
+  const [code, place, message] = text.split('\u0001')
+  return message === undefined ? undefined : makeError(code, message, place === '' ? undefined : JSON.parse(place))
+}
+
+/** Turns a native error into the class of its kind. */
+export function raised(error) {
+  return errorOf(String(error.message)) ?? error
+}
+
 /** Waits for a native call and turns its error into the class of its kind. */
 export async function call(promise) {
   try {
     return await promise
   } catch (error) {
-    // The native half puts code and place before the message, with this mark between them.
-    const [code, place, message] = String(error.message).split('\u0001')
-    throw message === undefined ? error : makeError(code, message, place === '' ? undefined : JSON.parse(place))
+    throw raised(error)
   }
 }

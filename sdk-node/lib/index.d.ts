@@ -1,10 +1,11 @@
+/// <reference lib="esnext.disposable" />
 /** Client of the Thalweg streaming platform. */
 
-/** Bytes, or text as UTF-8. */
-export type Data = string | Uint8Array
-/** A value: bytes, text, or anything that is a JSON object or array. `null` is a tombstone. */
+/** Bytes, in any buffer or view of one, or text as UTF-8. They are taken at the call. */
+export type Data = string | ArrayBufferView | ArrayBufferLike
+/** A value: bytes, text, or an object or array for JSON (no Map, Set, Date, Error, Promise). `null` is a tombstone. */
 export type Value = Data | object | null
-export type Headers = { [name: string]: Data | null } | Array<[string, Data | null]>
+export type Headers = { [name: string]: Data | null } | Map<string, Data | null> | Array<[string, Data | null]>
 /** Where a partition's reading starts; a number is an offset. */
 export type Start = 'earliest' | 'latest' | number | { timestamp: number }
 
@@ -202,8 +203,8 @@ export interface Message {
   value: Value
   key?: Data | null
   headers?: Headers
-  /** Milliseconds since the epoch; the time of sending without it. */
-  timestampMs?: number
+  /** Milliseconds since the epoch, or a Date; the time of sending without it. */
+  timestampMs?: number | Date
 }
 
 export interface Delivery {
@@ -212,19 +213,28 @@ export interface Delivery {
   offset: number | null
 }
 
+/**
+ * Each call takes its record, and its place in line, before it returns, whether it is awaited or not: the order of calls is the order of records in
+ * each partition. What is no data is refused with a TypeError that names the argument.
+ */
 export class Producer {
+  private constructor()
   readonly topic: string
+  /** Finds the topic now, so that a missing one shows before the first send. */
   open(): Promise<this>
-  /** Sends a record and waits until it is delivered. */
+  /** Sends a record; resolves when it is delivered. */
   send(value: Value, options?: Omit<Message, 'value'>): Promise<Delivery>
-  /** Sends records and waits for every outcome: the delivery, or the error of that record. */
+  /** Sends records; resolves with each one's outcome in order: the delivery, or the error of that record. */
   sendBatch(messages: Message[]): Promise<Array<Delivery | ThalwegError>>
-  /** Buffers a record. An error in its delivery is thrown by the next `flush()` or `close()`. */
+  /** Buffers a record; waits only while the buffer is full. An error in its delivery is thrown by the next `flush()` or `close()`. */
   enqueue(value: Value, options?: Omit<Message, 'value'>): Promise<void>
   /** Buffers records together: the fast way in. */
   enqueueBatch(messages: Message[]): Promise<void>
+  /** Resolves when every record that was sent before has its outcome. */
   flush(): Promise<void>
+  /** Refuses further records from now on; resolves when those that were sent before have their outcomes. */
   close(): Promise<void>
+  [Symbol.asyncDispose](): Promise<void>
 }
 
 export interface Counts {

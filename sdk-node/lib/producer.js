@@ -1,107 +1,225 @@
-// The producer: records are packed into one buffer and an index, which cross the border together.
+// The producer: records are packed into one buffer and an index, which cross the border together, once a turn of the event loop.
 
-import { InvalidError, call, makeError } from './errors.js'
+import { checkNames, dataOf, headersOf, timestampOf, valueOf } from './data.js'
+import { InvalidError, call, errorOf } from './errors.js'
 
 const NONE = 0xffffffff
+// So many records go to the core at once, or so many bytes, without waiting for the end of the turn.
+const TOGETHER = 512
+const TOGETHER_BYTES = 256 << 10
 
-function bytes(data) {
-  if (data === null || data === undefined) return null
-  if (typeof data === 'string') return Buffer.from(data, 'utf8')
-  if (data instanceof Uint8Array) return data
-  throw new InvalidError(`bytes or a string are expected, not ${typeof data}`)
-}
+const RECORD_OPTIONS = ['key', 'headers', 'timestampMs']
+const MESSAGE_FIELDS = ['value', ...RECORD_OPTIONS]
 
-function valueBytes(value) {
-  const isPlain = typeof value === 'object' && value !== null && !(value instanceof Uint8Array)
-  return bytes(isPlain ? JSON.stringify(value) : value)
-}
+/** Records on their way to the core: their bytes one after the other, and the lengths. */
+class Pack {
+  #data = Buffer.allocUnsafe(4 << 10)
+  #at = 0
+  #index = []
+  #headers = []
+  #timestamps = []
 
-function pack(messages) {
-  const index = new Uint32Array(messages.length * 3)
-  const timestamps = new Float64Array(messages.length)
-  const headerIndex = []
-  const parts = []
-  const put = (part) => {
-    if (part === null) return NONE
-    parts.push(part)
-    return part.length
+  get length() {
+    return this.#timestamps.length
   }
-  messages.forEach((message, i) => {
-    const headers = message.headers ?? []
-    const pairs = Array.isArray(headers) ? headers : Object.entries(headers)
-    index[i * 3] = put(bytes(message.key))
-    index[i * 3 + 1] = put(valueBytes(message.value))
-    index[i * 3 + 2] = pairs.length
-    for (const [name, value] of pairs) headerIndex.push(put(bytes(name)), put(bytes(value)))
-    timestamps[i] = message.timestampMs ?? NaN
-  })
-  return [Buffer.concat(parts), index, Uint32Array.from(headerIndex), timestamps]
+
+  get bytes() {
+    return this.#at
+  }
+
+  /** Takes a record, or throws and takes nothing. */
+  add(value, key, headers, timestampMs) {
+    const of = valueOf(value)
+    const by = key === undefined || key === null ? null : dataOf(key, 'key')
+    const pairs = headers === undefined ? [] : headersOf(headers)
+    const at = timestampOf(timestampMs)
+    this.#index.push(this.#put(by), this.#put(of), pairs.length)
+    for (const [name, data] of pairs) this.#headers.push(this.#put(name), this.#put(data))
+    this.#timestamps.push(at)
+  }
+
+  #put(part) {
+    if (part === null) return NONE
+    const isText = typeof part === 'string'
+    // A unit of UTF-16 takes up to three bytes of UTF-8.
+    const most = isText ? part.length * 3 : part.length
+    if (this.#at + most > this.#data.length) {
+      const larger = Buffer.allocUnsafe(Math.max(2 * this.#data.length, this.#at + most))
+      this.#data.copy(larger, 0, 0, this.#at)
+      this.#data = larger
+    }
+    const length = isText ? this.#data.write(part, this.#at) : part.length
+    if (!isText) this.#data.set(part, this.#at)
+    this.#at += length
+    return length
+  }
+
+  submit(native, isWaitedFor) {
+    const data = this.#data.subarray(0, this.#at)
+    const [index, headers] = [Uint32Array.from(this.#index), Uint32Array.from(this.#headers)]
+    return native.submit(data, index, headers, Float64Array.from(this.#timestamps), isWaitedFor)
+  }
 }
 
 export class Producer {
-  #open
   #native
-  #closed = false
+  #isClosed = false
+  // What has been called for in this turn, and who waits for which of it; null: it is enqueued only.
+  #pack = null
+  #waiters = null
+  #settling = new Set()
 
-  constructor(topic, open) {
+  constructor(topic, native) {
     this.topic = topic
-    this.#open = open
+    this.#native = native
   }
 
-  async #ready() {
-    if (this.#closed) throw new InvalidError('the producer is closed')
-    this.#native ??= call(this.#open()).catch((error) => {
-      this.#native = undefined
-      throw error
-    })
-    return this.#native
-  }
-
-  /** Opens the producer now, so that a missing topic shows before the first send. */
+  /** Finds the topic now, so that a missing one shows before the first send. */
   async open() {
-    await this.#ready()
+    this.#check()
+    await call(this.#native.open())
     return this
   }
 
-  async send(value, { key, headers, timestampMs } = {}) {
-    const [outcome] = await this.sendBatch([{ value, key, headers, timestampMs }])
-    if (outcome instanceof Error) throw outcome
-    return outcome
+  /** Sends a record; it has its place in line when this returns. Resolves when it is delivered. */
+  send(value, options = {}) {
+    return new Promise((resolve, reject) => {
+      this.#check()
+      checkNames('options of send', options, RECORD_OPTIONS)
+      const pack = this.#begin(true)
+      const at = pack.length
+      pack.add(value, options.key, options.headers, options.timestampMs)
+      this.#waiters[at] = (outcome) => (outcome instanceof Error ? reject(outcome) : resolve(outcome))
+      this.#handOverIfMany()
+    })
   }
 
-  async sendBatch(messages) {
-    const native = await this.#ready()
-    const outcomes = await call(native.sendBatch(...pack(messages)))
-    const result = Array.from(outcomes.partitions, (partition, i) => ({
-      partition,
-      offset: outcomes.offsets[i] < 0 ? null : outcomes.offsets[i],
-    }))
-    for (const { index, code, message } of outcomes.failed) result[index] = makeError(code, message)
-    return result
+  /** Sends records; resolves with each one's outcome in order: the delivery, or the error of that record. */
+  sendBatch(messages) {
+    return new Promise((resolve) => {
+      this.#check()
+      const added = this.#add(messages, true)
+      const outcomes = new Array(added.count)
+      let left = added.count
+      if (left === 0) return resolve(outcomes)
+      for (let i = 0; i < added.count; i++) {
+        this.#waiters[added.first + i] = (outcome) => {
+          outcomes[i] = outcome
+          left -= 1
+          if (left === 0) resolve(outcomes)
+        }
+      }
+      this.#handOver()
+    })
   }
 
-  async enqueue(value, { key, headers, timestampMs } = {}) {
-    await this.enqueueBatch([{ value, key, headers, timestampMs }])
+  /** Buffers a record; it has its place in line when this returns. Resolves once the buffer has room. */
+  async enqueue(value, options = {}) {
+    this.#check()
+    checkNames('options of enqueue', options, RECORD_OPTIONS)
+    this.#begin(false).add(value, options.key, options.headers, options.timestampMs)
+    const receipt = this.#handOverIfMany()
+    if (receipt && !receipt.isBuffered) await call(receipt.buffered())
   }
 
+  /** Buffers records together. */
   async enqueueBatch(messages) {
-    const native = await this.#ready()
-    await call(native.enqueueBatch(...pack(messages)))
+    this.#check()
+    this.#add(messages, false)
+    const receipt = this.#handOver()
+    if (receipt && !receipt.isBuffered) await call(receipt.buffered())
   }
 
+  /** Resolves when every record that was sent before has its outcome. */
   async flush() {
-    if (this.#native) await call((await this.#native).flush())
+    this.#handOver()
+    await this.#end(this.#native.flush())
   }
 
+  /** Refuses further records from now on; resolves when those that were sent before have their outcomes. */
   async close() {
-    if (this.#closed) return
-    this.#closed = true
-    const native = await this.#native
-    this.#native = undefined
-    if (native) await call(native.close())
+    if (this.#isClosed) return
+    this.#handOver()
+    this.#isClosed = true
+    this.#native.refuse()
+    await this.#end(this.#native.close())
   }
 
   async [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {
     await this.close()
+  }
+
+  async #end(ended) {
+    let error
+    await call(ended).catch((e) => {
+      error = e
+    })
+    // Whoever waits for one of them hears of it first.
+    await Promise.all(this.#settling)
+    if (error) throw error
+  }
+
+  #check() {
+    if (this.#isClosed) throw new InvalidError('the producer is closed')
+  }
+
+  /** Where the next record of this kind goes, behind those that came before it. */
+  #begin(isWaitedFor) {
+    if (this.#pack && (this.#waiters !== null) !== isWaitedFor) this.#handOver()
+    if (!this.#pack) {
+      this.#pack = new Pack()
+      this.#waiters = isWaitedFor ? [] : null
+      setImmediate(() => this.#handOver())
+    }
+    return this.#pack
+  }
+
+  /** All of them, or none: one that is no record is the caller's mistake. */
+  #add(messages, isWaitedFor) {
+    if (typeof messages !== 'object' || typeof messages?.[Symbol.iterator] !== 'function' || ArrayBuffer.isView(messages)) {
+      throw new TypeError('messages are expected as an array of { value, key, headers, timestampMs }')
+    }
+    // Apart, so that what throws in the middle leaves nothing behind.
+    this.#handOver()
+    const pack = new Pack()
+    for (const message of messages) {
+      checkNames('fields of a message', message, MESSAGE_FIELDS)
+      pack.add(message.value, message.key, message.headers, message.timestampMs)
+    }
+    if (pack.length > 0) {
+      this.#pack = pack
+      this.#waiters = isWaitedFor ? [] : null
+    }
+    return { first: 0, count: pack.length }
+  }
+
+  #handOverIfMany() {
+    if (this.#pack.length >= TOGETHER || this.#pack.bytes >= TOGETHER_BYTES) return this.#handOver()
+    return undefined
+  }
+
+  #handOver() {
+    const [pack, waiters] = [this.#pack, this.#waiters]
+    this.#pack = this.#waiters = null
+    if (!pack || pack.length === 0) return undefined
+    const receipt = pack.submit(this.#native, waiters !== null)
+    if (waiters) {
+      const settling = this.#settle(receipt, waiters)
+      this.#settling.add(settling)
+      settling.finally(() => this.#settling.delete(settling))
+    }
+    return receipt
+  }
+
+  async #settle(receipt, waiters) {
+    let left = waiters.length
+    while (left > 0) {
+      const { at, partitions, offsets, failed } = await receipt.settled()
+      left -= at.length + failed.length
+      for (let i = 0; i < at.length; i++) {
+        waiters[at[i]]({ partition: partitions[i], offset: offsets[i] < 0 ? null : offsets[i] })
+      }
+      for (const { index, error } of failed) waiters[index](errorOf(error))
+    }
   }
 }

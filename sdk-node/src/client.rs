@@ -254,7 +254,7 @@ impl Client {
     }
 
     #[napi]
-    pub async fn producer(&self, topic: String, options: ProducerOptions) -> Result<Producer> {
+    pub fn producer(&self, topic: String, options: ProducerOptions) -> Result<Producer> {
         let mut builder = self.inner.producer(&topic);
         if let Some(ms) = options.linger_ms {
             builder = builder.linger(Duration::from_secs_f64(ms.max(0.0) / 1e3));
@@ -282,7 +282,7 @@ impl Client {
         if let Some(bytes) = options.buffer_bytes {
             builder = builder.buffer_bytes(bytes as usize);
         }
-        Ok(Producer::new(builder.build().await.map_err(raise)?))
+        Ok(Producer::new(builder.start().map_err(raise)?))
     }
 
     #[napi]

@@ -1,10 +1,13 @@
 //! The producer: records in as one buffer and an index, outcomes out as arrays.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use napi::Result;
 use napi::bindgen_prelude::{Buffer, Float64Array, Uint32Array};
 use napi_derive::napi;
 use thalweg::Record;
+use tokio::sync::Mutex;
 
 use crate::error::{invalid, raise};
 
@@ -20,13 +23,14 @@ pub struct Producer {
 #[napi(object)]
 pub struct FailedRecord {
     pub index: u32,
-    pub code: String,
-    pub message: String,
+    /// As the reason of an error that is thrown.
+    pub error: String,
 }
 
-/// Offset -1 where there is none.
+/// Those that were delivered, by their places in the call, offset -1 where there is none; and those that were not.
 #[napi(object)]
 pub struct Outcomes {
+    pub at: Uint32Array,
     pub partitions: Uint32Array,
     pub offsets: Float64Array,
     pub failed: Vec<FailedRecord>,
@@ -80,43 +84,36 @@ impl Producer {
 
 #[napi]
 impl Producer {
+    /// Finds the topic now.
     #[napi]
-    pub async fn send_batch(
-        &self,
-        data: Buffer,
-        index: Uint32Array,
-        header_index: Uint32Array,
-        timestamps: Float64Array,
-    ) -> Result<Outcomes> {
-        let records = unpack(&data, &index, &header_index, &timestamps)?;
-        let outcomes = self.inner.send_batch(records).await.map_err(raise)?;
-        let (mut partitions, mut offsets, mut failed) = (Vec::new(), Vec::new(), Vec::new());
-        for (i, outcome) in outcomes.into_iter().enumerate() {
-            match outcome {
-                Ok(at) => {
-                    partitions.push(at.partition);
-                    offsets.push(at.offset.map_or(-1.0, |o| o as f64));
-                }
-                Err(e) => {
-                    partitions.push(0);
-                    offsets.push(-1.0);
-                    failed.push(FailedRecord { index: i as u32, code: e.kind().code().into(), message: e.to_string() });
-                }
-            }
-        }
-        Ok(Outcomes { partitions: partitions.into(), offsets: offsets.into(), failed })
+    pub async fn open(&self) -> Result<()> {
+        self.inner.open().await.map_err(raise)
     }
 
+    /// Gives records their places in line.
     #[napi]
-    pub async fn enqueue_batch(
+    pub fn submit(
         &self,
         data: Buffer,
         index: Uint32Array,
         header_index: Uint32Array,
         timestamps: Float64Array,
-    ) -> Result<()> {
+        is_waited_for: bool,
+    ) -> Result<Receipt> {
         let records = unpack(&data, &index, &header_index, &timestamps)?;
-        self.inner.enqueue_batch(records).await.map(drop).map_err(raise)
+        let receipt = self.inner.submit(records).map_err(raise)?;
+        if !is_waited_for {
+            // JavaScript's own half lives until somebody collects it.
+            receipt.detach();
+        }
+        Ok(Receipt { is_buffered: receipt.is_buffered(), inner: Arc::new(Mutex::new(receipt)) })
+    }
+
+    /// No more records are taken from now on.
+    #[napi]
+    pub fn refuse(&self) {
+        // What it waits for, `close` waits for.
+        drop(self.inner.close());
     }
 
     #[napi]
@@ -127,5 +124,46 @@ impl Producer {
     #[napi]
     pub async fn close(&self) -> Result<()> {
         self.inner.close().await.map_err(raise)
+    }
+}
+
+/// The outcomes of records that were submitted together.
+#[napi]
+pub struct Receipt {
+    inner: Arc<Mutex<thalweg::Receipt>>,
+    is_buffered: bool,
+}
+
+#[napi]
+impl Receipt {
+    /// All had room when they were submitted.
+    #[napi(getter)]
+    pub fn is_buffered(&self) -> bool {
+        self.is_buffered
+    }
+
+    /// Waits until all have a place in the buffer.
+    #[napi]
+    pub async fn buffered(&self) -> Result<()> {
+        self.inner.lock().await.buffered().await;
+        Ok(())
+    }
+
+    /// What has come since the last call, at least one.
+    #[napi]
+    pub async fn settled(&self) -> Result<Outcomes> {
+        let (mut at, mut partitions, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
+        let mut failed = Vec::new();
+        for (index, outcome) in self.inner.lock().await.settled().await {
+            match outcome {
+                Ok(delivery) => {
+                    at.push(index as u32);
+                    partitions.push(delivery.partition);
+                    offsets.push(delivery.offset.map_or(-1.0, |o| o as f64));
+                }
+                Err(e) => failed.push(FailedRecord { index: index as u32, error: raise(e).reason.clone() }),
+            }
+        }
+        Ok(Outcomes { at: at.into(), partitions: partitions.into(), offsets: offsets.into(), failed })
     }
 }

@@ -166,9 +166,8 @@ impl Client {
     }
 
     #[allow(clippy::too_many_arguments, reason = "keyword arguments of the Python side")]
-    fn producer<'py>(
+    fn producer(
         &self,
-        py: Python<'py>,
         topic: String,
         linger_ms: f64,
         batch_bytes: usize,
@@ -176,7 +175,7 @@ impl Client {
         acks: String,
         delivery_timeout_s: f64,
         buffer_bytes: usize,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    ) -> PyResult<Producer> {
         let codec = Codec::from_name(&compression)
             .ok_or_else(|| invalid(format!("compression {compression:?} is unknown; none, lz4 or zstd")))?;
         let acks = match acks.as_str() {
@@ -196,7 +195,7 @@ impl Client {
             .acks(acks)
             .delivery_timeout(Duration::from_secs_f64(delivery_timeout_s.max(0.0)))
             .buffer_bytes(buffer_bytes);
-        future_into_py(py, async move { Ok(Producer::new(builder.build().await.map_err(raise)?)) })
+        Ok(Producer::new(builder.start().map_err(raise)?))
     }
 
     /// Options of the consumer as a dictionary; those that are None are left as they are.

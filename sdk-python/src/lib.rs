@@ -54,6 +54,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(client::connect, m)?)?;
     m.add_class::<client::Client>()?;
     m.add_class::<producer::Producer>()?;
+    m.add_class::<producer::Receipt>()?;
     m.add_class::<consumer::Consumer>()?;
     m.add_class::<consumer::Batch>()?;
     m.add_class::<consumer::Record>()

@@ -1,9 +1,12 @@
 //! The producer: records in by the list, outcomes out by the list.
 
+use std::sync::Arc;
+
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use pyo3_async_runtimes::tokio::future_into_py;
-use thalweg::{Delivery, Error, Record};
+use thalweg::Record;
+use tokio::sync::Mutex;
 
 use crate::error::{raise, to_object};
 
@@ -38,17 +41,6 @@ fn record(item: Item<'_>) -> Record {
     }
 }
 
-/// (partition, offset) or the exception.
-fn outcomes(outcomes: Vec<Result<Delivery, Error>>) -> PyResult<Vec<Py<PyAny>>> {
-    Python::attach(|py| {
-        let each = outcomes.into_iter().map(|outcome| match outcome {
-            Ok(d) => Ok((d.partition, d.offset).into_pyobject(py)?.into_any().unbind()),
-            Err(e) => Ok(to_object(py, &e)?.unbind()),
-        });
-        each.collect()
-    })
-}
-
 impl Producer {
     pub(crate) fn new(inner: thalweg::Producer) -> Self {
         Producer { inner }
@@ -57,27 +49,68 @@ impl Producer {
 
 #[pymethods]
 impl Producer {
-    /// Sends and waits for every outcome.
-    fn send_batch<'py>(&self, py: Python<'py>, items: Vec<Item<'py>>) -> PyResult<Bound<'py, PyAny>> {
+    /// Finds the topic now.
+    fn open<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let producer = self.inner.clone();
-        let records = items.into_iter().map(record).collect();
-        future_into_py(py, async move { outcomes(producer.send_batch(records).await.map_err(raise)?) })
+        future_into_py(py, async move { producer.open().await.map_err(raise) })
     }
 
-    /// Buffers; outcomes that fail show at the next flush.
-    fn enqueue_batch<'py>(&self, py: Python<'py>, items: Vec<Item<'py>>) -> PyResult<Bound<'py, PyAny>> {
-        let producer = self.inner.clone();
-        let records = items.into_iter().map(record).collect();
-        future_into_py(py, async move { producer.enqueue_batch(records).await.map(drop).map_err(raise) })
+    /// Gives records their places in line.
+    fn submit(&self, items: Vec<Item>, is_waited_for: bool) -> PyResult<Receipt> {
+        let records: Vec<Record> = items.into_iter().map(record).collect();
+        let receipt = self.inner.submit(records).map_err(raise)?;
+        if !is_waited_for {
+            receipt.detach();
+        }
+        Ok(Receipt { is_buffered: receipt.is_buffered(), inner: Arc::new(Mutex::new(receipt)) })
     }
 
     fn flush<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let producer = self.inner.clone();
-        future_into_py(py, async move { producer.flush().await.map_err(raise) })
+        let flushed = self.inner.flush();
+        future_into_py(py, async move { flushed.await.map_err(raise) })
     }
 
     fn close<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let producer = self.inner.clone();
-        future_into_py(py, async move { producer.close().await.map_err(raise) })
+        let closed = self.inner.close();
+        future_into_py(py, async move { closed.await.map_err(raise) })
+    }
+}
+
+/// The outcomes of records that were submitted together.
+#[pyclass(frozen)]
+pub(crate) struct Receipt {
+    inner: Arc<Mutex<thalweg::Receipt>>,
+    /// All had room when they were submitted.
+    #[pyo3(get)]
+    is_buffered: bool,
+}
+
+#[pymethods]
+impl Receipt {
+    /// Waits until all have a place in the buffer.
+    fn buffered<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let receipt = self.inner.clone();
+        future_into_py(py, async move {
+            receipt.lock().await.buffered().await;
+            Ok(())
+        })
+    }
+
+    /// What has come since the last call, at least one: (place in the call, partition, offset), and (place, exception).
+    fn settled<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let receipt = self.inner.clone();
+        future_into_py(py, async move {
+            let outcomes = receipt.lock().await.settled().await;
+            Python::attach(|py| {
+                let (mut delivered, mut failed) = (Vec::with_capacity(outcomes.len()), Vec::new());
+                for (at, outcome) in outcomes {
+                    match outcome {
+                        Ok(d) => delivered.push((at, d.partition, d.offset)),
+                        Err(e) => failed.push((at, to_object(py, &e)?.unbind())),
+                    }
+                }
+                Ok((delivered, failed))
+            })
+        })
     }
 }

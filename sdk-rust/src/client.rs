@@ -620,18 +620,8 @@ impl Client {
 
     /// A topic's metadata; `first_use` lets a dev broker make it.
     pub(crate) async fn metadata(&self, topic: &str, first_use: bool) -> Result<Arc<proto::Topic>> {
-        let request = proto::MetadataRequest { topics: vec![topic.to_owned()], create_missing: first_use };
-        let answer = self.io.run(move |link| async move {
-            let (reply, _) = link.request::<_, proto::MetadataReply>(request, Bytes::new()).await?;
-            link.learn(&reply.brokers);
-            Ok(reply)
-        });
-        let reply: proto::MetadataReply = answer.await?;
-        let found = reply.topics.into_iter().next().unwrap_or_default();
-        match found.error.clone() {
-            None => Ok(Arc::new(found)),
-            Some(error) => Err(thalweg_wire::RemoteError::from(error).into()),
-        }
+        let topic = topic.to_owned();
+        self.io.run(move |link| async move { find_topic(&link, &topic, first_use).await }).await
     }
 
     /// Each partition's leader tells its own; where leaders change, they are asked again within the time-out.
@@ -643,6 +633,18 @@ impl Client {
     ) -> Result<FoundOffsets> {
         let topic = topic.clone();
         self.io.run(move |link| async move { offsets_of(&link, &topic, partitions, position).await }).await
+    }
+}
+
+/// A topic's metadata; `first_use` lets a dev broker make it.
+pub(crate) async fn find_topic(link: &Rc<Link>, topic: &str, first_use: bool) -> Result<Arc<proto::Topic>> {
+    let request = proto::MetadataRequest { topics: vec![topic.to_owned()], create_missing: first_use };
+    let (reply, _): (proto::MetadataReply, _) = link.request(request, Bytes::new()).await?;
+    link.learn(&reply.brokers);
+    let found = reply.topics.into_iter().next().unwrap_or_default();
+    match found.error.clone() {
+        None => Ok(Arc::new(found)),
+        Some(error) => Err(thalweg_wire::RemoteError::from(error).into()),
     }
 }
 

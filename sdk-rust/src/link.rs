@@ -109,13 +109,18 @@ impl Io {
         &self,
         make: impl FnOnce(Rc<Link>) -> F + Send + 'static,
     ) -> Result<()> {
-        // After a fork the thread is not there: an error now, instead of a wait for ever.
-        if std::process::id() != self.process {
-            let message = "this client was made before a fork; connect again in the child process";
-            return Err(Error::new(ErrorKind::Invalid, message));
-        }
+        self.check_process()?;
         let job: Job = Box::new(move |link| drop(tokio::task::spawn_local(make(link))));
         self.jobs.send(job).map_err(|_| closed())
+    }
+
+    /// After a fork the thread is not there: an error, instead of a wait for ever.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        if std::process::id() == self.process {
+            return Ok(());
+        }
+        let message = "this client was made before a fork; connect again in the child process";
+        Err(Error::new(ErrorKind::Invalid, message))
     }
 
     /// The same for what must be said to its end also when the client is dropped.

@@ -1,6 +1,7 @@
 //! Which partition a record goes to: the topic decides, the client computes, or asks a broker to where it runs no wasm.
 
 use std::rc::Rc;
+use std::sync::Arc;
 #[cfg(feature = "wasm")]
 use std::time::Duration;
 
@@ -79,6 +80,50 @@ pub(crate) enum Placement {
     },
 }
 
+/// How records are placed, and the epoch of the pin that says so.
+pub(crate) type SharedPlacement = Arc<tokio::sync::Mutex<(u32, Placement)>>;
+
+/// The partition of each record, and the epoch of the pin that was asked. A record that the plugin fails on is the only one that fails.
+pub(crate) async fn place_all(
+    placement: &SharedPlacement,
+    link: &Rc<Link>,
+    records: Vec<Record>,
+    partitions: u32,
+) -> (u32, Vec<Result<u32>>) {
+    let mut placement = placement.clone().lock_owned().await;
+    let pin_epoch = placement.0;
+    #[cfg(feature = "wasm")]
+    if matches!(placement.1, Placement::Plugin(_)) {
+        // A plugin may take its time: not on the thread that the connections are on.
+        let count = records.len();
+        let work = move || {
+            let mut place = |records: &[Record]| placement.1.place_here(records, partitions).expect("a plugin");
+            match place(&records) {
+                Ok(placed) => placed.into_iter().map(Ok).collect(),
+                Err(error) if count == 1 => vec![Err(error)],
+                Err(_) => records.chunks(1).map(|record| place(record).map(|p| p[0])).collect(),
+            }
+        };
+        let places = tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
+            let error = Error::new(ErrorKind::Internal, format!("the topic's partitioner has ended its thread: {e}"));
+            vec![Err(error); count]
+        });
+        return (pin_epoch, places);
+    }
+    let places = match placement.1.place(link, &records, partitions).await {
+        Ok(placed) => placed.into_iter().map(Ok).collect(),
+        Err(error) if error.kind() == ErrorKind::PluginFailed && records.len() > 1 => {
+            let mut places = Vec::with_capacity(records.len());
+            for record in records.chunks(1) {
+                places.push(placement.1.place(link, record, partitions).await.map(|p| p[0]));
+            }
+            places
+        }
+        Err(error) => vec![Err(error); records.len()],
+    };
+    (pin_epoch, places)
+}
+
 /// Bytes of records that a broker is asked to place at once.
 const ASK_BYTES: usize = 1 << 20;
 
@@ -125,17 +170,28 @@ impl Placement {
 
     /// The partition of each record. A plugin that fails fails the whole call: nothing is placed otherwise.
     pub(crate) async fn place(&mut self, asker: &impl Ask, records: &[Record], partitions: u32) -> Result<Vec<u32>> {
+        if let Some(placed) = self.place_here(records, partitions) {
+            return placed;
+        }
+        let Placement::Remote { topic_id, pin_epoch } = self else { unreachable!("everything else is placed here") };
+        ask(asker, topic_id, *pin_epoch, records, partitions).await
+    }
+
+    /// The same where no broker has to be asked.
+    fn place_here(&mut self, records: &[Record], partitions: u32) -> Option<Result<Vec<u32>>> {
         match self {
-            Placement::Remote { topic_id, pin_epoch } => ask(asker, topic_id, *pin_epoch, records, partitions).await,
-            Placement::Key(place) => Ok(records.iter().map(|r| place.place(r.key.as_deref(), partitions)).collect()),
+            Placement::Remote { .. } => None,
+            Placement::Key(place) => {
+                Some(Ok(records.iter().map(|r| place.place(r.key.as_deref(), partitions)).collect()))
+            }
             #[cfg(feature = "wasm")]
-            Placement::Plugin(partitioner) => partitioner.partition(records, partitions).map_err(|e| {
+            Placement::Plugin(partitioner) => Some(partitioner.partition(records, partitions).map_err(|e| {
                 let message = match records.len() {
                     1 => format!("plugin {} failed on the record: {}", e.plugin, e.reason),
                     _ => e.to_string(),
                 };
                 RemoteError::new(ErrorCode::PluginFailed, message).into()
-            }),
+            })),
         }
     }
 }

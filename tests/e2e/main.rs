@@ -14,6 +14,7 @@ mod plugins;
 mod raw;
 mod records;
 mod retention;
+mod sending;
 mod times;
 
 use std::collections::HashMap;

@@ -215,12 +215,11 @@ class Client:
         delivery_timeout: float = 120.0,
         buffer_bytes: int = 32 << 20,
     ) -> Producer:
-        """A producer to a topic; it is opened by its first use or by `async with`."""
-        native = self._native
-        return Producer(
-            topic,
-            lambda: native.producer(topic, linger_ms, batch_bytes, compression, acks, delivery_timeout, buffer_bytes),
+        """A producer to a topic. It looks for the topic at its first record, or by `async with`."""
+        native = self._native.producer(
+            topic, linger_ms, batch_bytes, compression, acks, delivery_timeout, buffer_bytes
         )
+        return Producer(topic, native)
 
     def consumer(
         self,

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Awaitable, Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from . import _native
-from ._errors import ThalwegError
+from ._errors import InvalidError, ThalwegError
 
 Data = bytes | bytearray | memoryview | str
 Value = Data | Mapping[str, Any] | list[Any] | None
 Headers = Mapping[str, Data | None] | Sequence[tuple[str, Data | None]]
+Timestamp = int | datetime
+T = TypeVar("T")
+
+# Records of one turn of the event loop go to the core together, or so many.
+_TOGETHER = 512
+_INT64_MAX = 2**63 - 1
 
 
 class Delivery(NamedTuple):
@@ -26,35 +34,118 @@ class Delivery(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A record to send."""
+    """A record to send. `timestamp_ms` is milliseconds since the epoch, or a `datetime`."""
 
     value: Value
     key: Data | None = None
     headers: Headers | None = None
-    timestamp_ms: int | None = None
+    timestamp_ms: Timestamp | None = None
 
 
-def _data(data: Data | None) -> bytes | None:
+class Sending(asyncio.Future[T], Coroutine[Any, Any, T]):
+    """What comes of a call that has taken its place already: await it, gather it, or make a task of it. Nobody has to wait for it."""
+
+    def send(self, value: Any) -> Any:
+        return self._steps().send(value)
+
+    def throw(self, *args: Any) -> Any:
+        return self._steps().throw(*args)
+
+    def close(self) -> None:
+        self._steps().close()
+
+    def _steps(self) -> Generator[Any, None, T]:
+        # As a coroutine it is driven by one task.
+        steps: Generator[Any, None, T] | None = getattr(self, "_driven", None)
+        if steps is None:
+            steps = self._driven = _steps(self)
+        return steps
+
+
+def _steps(future: asyncio.Future[T]) -> Generator[Any, None, T]:
+    return (yield from future.__await__())
+
+
+class _Done:
+    """A call that needs not wait."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
+
+
+_DONE = _Done()
+
+
+def _data(data: Any, what: str) -> bytes | None:
     if data is None or type(data) is bytes:
         return data
-    return data.encode() if isinstance(data, str) else bytes(data)
+    if isinstance(data, str):
+        return data.encode()
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    raise TypeError(f"{what} is {type(data).__name__}; bytes or str is expected")
 
 
-def _item(message: Message | Value) -> _native.Item:
-    if not isinstance(message, Message):
-        message = Message(message)
-    value = message.value
+def _value(value: Any) -> bytes | None:
+    if type(value) is bytes or value is None:
+        return value
     if isinstance(value, (Mapping, list)):
         # As in JavaScript: no space, and text as it is.
-        value = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    headers = message.headers
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
-    encoded = None if pairs is None else [(name, _data(v)) for name, v in pairs]
-    return (_data(value), _data(message.key), encoded, message.timestamp_ms)
+        return json.dumps(
+            dict(value) if isinstance(value, Mapping) else value,
+            separators=(",", ":"),
+            ensure_ascii=False,
+            allow_nan=False,
+        ).encode()
+    if isinstance(value, Message):
+        raise TypeError("value is Message; send_batch and enqueue_batch take messages")
+    if isinstance(value, (str, bytes, bytearray, memoryview)):
+        return _data(value, "value")
+    raise TypeError(f"value is {type(value).__name__}; bytes, str, or a mapping or list for JSON is expected")
 
 
-def _delivery(outcome: Any) -> Delivery | ThalwegError:
-    return outcome if isinstance(outcome, ThalwegError) else Delivery(*outcome)
+def _headers(headers: Any) -> list[tuple[str, bytes | None]]:
+    if isinstance(headers, (str, bytes, bytearray, memoryview)):
+        raise TypeError(f"headers is {type(headers).__name__}; a mapping, or pairs of name and value are expected")
+    encoded = []
+    for pair in headers.items() if isinstance(headers, Mapping) else headers:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"headers holds {pair!r}; pairs of name and value are expected")
+        name, value = pair
+        if not isinstance(name, str):
+            raise TypeError(f"a header's name is {type(name).__name__}; str is expected")
+        encoded.append((name, _data(value, f"header {name!r}")))
+    return encoded
+
+
+def _timestamp(at: Any) -> int:
+    if isinstance(at, datetime):
+        return round(at.timestamp() * 1000)
+    if not isinstance(at, int) or isinstance(at, bool):
+        raise TypeError(f"timestamp_ms is {type(at).__name__}; milliseconds as int, or a datetime, are expected")
+    # Which of them a topic takes, the core knows.
+    if not -_INT64_MAX <= at <= _INT64_MAX:
+        raise InvalidError(f"timestamp_ms is {at}; milliseconds since 1970 are expected")
+    return at
+
+
+def _item(value: Any, key: Any, headers: Any, timestamp_ms: Any) -> _native.Item:
+    return (
+        _value(value),
+        _data(key, "key"),
+        None if headers is None else _headers(headers),
+        None if timestamp_ms is None else _timestamp(timestamp_ms),
+    )
+
+
+def _items(messages: Any) -> list[_native.Item]:
+    if isinstance(messages, (str, bytes, bytearray, memoryview, Mapping, Message)):
+        raise TypeError(f"messages is {type(messages).__name__}; a list of messages or values is expected")
+    return [
+        _item(m.value, m.key, m.headers, m.timestamp_ms) if isinstance(m, Message) else _item(m, None, None, None)
+        for m in messages
+    ]
 
 
 class Producer:
@@ -62,70 +153,199 @@ class Producer:
 
     `await send()` means delivered; `await enqueue()` means buffered, and waits while the buffer is full. Progress needs no
     flush. Values are bytes or str, or anything that is a JSON object or list.
+
+    Each call takes its record, and its place in line, before it returns, whether it is awaited or not: the order of calls is the order
+    of records in each partition. A call that is cancelled is sent all the same; if it fails, the next `flush()` or `close()` says so.
     """
 
-    def __init__(self, topic: str, open: Callable[[], Awaitable[_native.Producer]]) -> None:
+    def __init__(self, topic: str, native: _native.Producer) -> None:
         self.topic = topic
-        self._open = open
-        self._opening: asyncio.Future[_native.Producer] | None = None
+        self._native = native
+        # Guards what has been called for and not handed over yet: two loops may share a producer.
+        self._lock = threading.Lock()
+        self._together: list[_native.Item] = []
+        # Who waits for which of them; None: all of them are enqueued only.
+        self._waiters: list[Sending[Delivery]] | None = None
+        self._untold: list[ThalwegError] = []
+        self._settling: set[asyncio.Task[None]] = set()
 
-    async def _ready(self) -> _native.Producer:
-        if self._opening is None:
-            self._opening = asyncio.ensure_future(self._open())
-        try:
-            return await asyncio.shield(self._opening)
-        except ThalwegError:
-            self._opening = None
-            raise
-
-    async def send(
+    def send(
         self,
         value: Value,
         *,
         key: Data | None = None,
         headers: Headers | None = None,
-        timestamp_ms: int | None = None,
-    ) -> Delivery:
-        """Sends a record and waits until it is delivered."""
-        outcome = (await self.send_batch([Message(value, key, headers, timestamp_ms)]))[0]
-        if isinstance(outcome, ThalwegError):
-            raise outcome
-        return outcome
+        timestamp_ms: Timestamp | None = None,
+    ) -> Sending[Delivery]:
+        """Sends a record; awaited, it waits until the record is delivered.
 
-    async def send_batch(self, messages: Iterable[Message | Value]) -> list[Delivery | ThalwegError]:
-        """Sends records and waits for every outcome: the delivery, or the error of that record."""
-        outcomes = await (await self._ready()).send_batch([_item(m) for m in messages])
-        return [_delivery(o) for o in outcomes]
+        Raises TypeError for what is no data, InvalidError above a limit, PluginFailedError where the topic's partitioner fails on it,
+        TimedOutError without an outcome within `delivery_timeout`.
+        """
+        item = _item(value, key, headers, timestamp_ms)
+        loop = asyncio.get_running_loop()
+        future: Sending[Delivery] = Sending(loop=loop)
+        with self._lock:
+            self._begin(loop, True).append(future)
+            self._together.append(item)
+            if len(self._together) >= _TOGETHER:
+                self._hand_over(loop)
+        return future
 
-    async def enqueue(
+    def send_batch(self, messages: Iterable[Message | Value]) -> Sending[list[Delivery | ThalwegError]]:
+        """Sends records; awaited, it gives each one's outcome in order: the delivery, or the error of that record."""
+        items = _items(messages)
+        loop = asyncio.get_running_loop()
+        future: Sending[list[Delivery | ThalwegError]] = Sending(loop=loop)
+        if not items:
+            future.set_result([])
+            return future
+        with self._lock:
+            self._hand_over(loop)
+            receipt = self._native.submit(items, True)
+        self._keep(loop, self._settle_batch(receipt, len(items), future))
+        return future
+
+    def enqueue(
         self,
         value: Value,
         *,
         key: Data | None = None,
         headers: Headers | None = None,
-        timestamp_ms: int | None = None,
+        timestamp_ms: Timestamp | None = None,
+    ) -> Awaitable[None]:
+        """Buffers a record; awaited, it waits while the buffer is full. An error in its delivery is raised by the next `flush()` or `close()`."""
+        item = _item(value, key, headers, timestamp_ms)
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            self._begin(loop, False)
+            self._together.append(item)
+            if len(self._together) < _TOGETHER:
+                return _DONE
+            return self._room(loop)
+
+    def enqueue_batch(self, messages: Iterable[Message | Value]) -> Awaitable[None]:
+        """Buffers records together; awaited, it waits while the buffer is full. The fast way in."""
+        items = _items(messages)
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            self._begin(loop, False)
+            self._together.extend(items)
+            return self._room(loop)
+
+    def flush(self) -> Awaitable[None]:
+        """Waits until every record that was sent before has its outcome."""
+        self._hand_over_now()
+        return self._end(self._native.flush())
+
+    def close(self) -> Awaitable[None]:
+        """Refuses further records from now on, and waits until those that were sent before have their outcomes."""
+        self._hand_over_now()
+        return self._end(self._native.close())
+
+    def _end(self, ended: Awaitable[None]) -> Awaitable[None]:
+        async def go() -> None:
+            error: ThalwegError | None = None
+            try:
+                await ended
+            except ThalwegError as e:
+                error = e
+            while self._settling:
+                await asyncio.wait(self._settling)
+            untold, self._untold = self._untold, []
+            if error is None and untold:
+                error = untold[0]
+                if len(untold) > 1:
+                    error.add_note(f"{len(untold)} records were not delivered; this is the first one's error")
+            if error is not None:
+                raise error
+
+        return asyncio.ensure_future(go())
+
+    def _begin(self, loop: asyncio.AbstractEventLoop, waits: bool) -> list[Any]:
+        """Makes room for a record of this kind behind those that came before it."""
+        if self._together and (self._waiters is not None) != waits:
+            self._hand_over(loop)
+        if not self._together:
+            self._waiters = [] if waits else None
+            loop.call_soon(self._hand_over_now, loop)
+        return self._waiters if self._waiters is not None else []
+
+    def _hand_over_now(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        with self._lock:
+            self._hand_over(loop or asyncio.get_running_loop())
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> _native.Receipt | None:
+        """Gives the core what has been called for, in order."""
+        if not self._together:
+            return None
+        items, waiters = self._together, self._waiters
+        self._together, self._waiters = [], None
+        receipt = self._native.submit(items, waiters is not None)
+        if waiters is not None:
+            self._keep(loop, self._settle(receipt, waiters))
+        return receipt
+
+    def _keep(self, loop: asyncio.AbstractEventLoop, settling: Coroutine[Any, Any, None]) -> None:
+        task = loop.create_task(settling)
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    def _room(self, loop: asyncio.AbstractEventLoop) -> Awaitable[None]:
+        receipt = self._hand_over(loop)
+        if receipt is None or receipt.is_buffered:
+            return _DONE
+        return receipt.buffered()
+
+    async def _settle(self, receipt: _native.Receipt, waiters: list[Sending[Delivery]]) -> None:
+        left = len(waiters)
+        while left:
+            delivered, failed = await receipt.settled()
+            left -= len(delivered) + len(failed)
+            for at, partition, offset in delivered:
+                if not waiters[at].done():
+                    waiters[at].set_result(Delivery(partition, offset))
+            for at, error in failed:
+                if waiters[at].done():
+                    self._tell_later(error)
+                else:
+                    waiters[at].set_exception(error)
+
+    async def _settle_batch(
+        self, receipt: _native.Receipt, count: int, future: Sending[list[Delivery | ThalwegError]]
     ) -> None:
-        """Buffers a record. An error in its delivery is raised by the next `flush()` or `close()`."""
-        await self.enqueue_batch([Message(value, key, headers, timestamp_ms)])
+        outcomes: list[Any] = [None] * count
+        left, errors = count, []
+        while left:
+            delivered, failed = await receipt.settled()
+            left -= len(delivered) + len(failed)
+            for at, partition, offset in delivered:
+                outcomes[at] = Delivery(partition, offset)
+            for at, error in failed:
+                outcomes[at] = error
+                errors.append(error)
+        if not future.done():
+            future.set_result(outcomes)
+        else:
+            for error in errors:
+                self._tell_later(error)
 
-    async def enqueue_batch(self, messages: Iterable[Message | Value]) -> None:
-        """Buffers records together: the fast way in."""
-        await (await self._ready()).enqueue_batch([_item(m) for m in messages])
-
-    async def flush(self) -> None:
-        """Waits until every record has its outcome."""
-        await (await self._ready()).flush()
-
-    async def close(self) -> None:
-        """Flushes and ends."""
-        if self._opening is not None:
-            await (await self._ready()).close()
+    def _tell_later(self, error: Exception) -> None:
+        """The call was cancelled: nobody else hears of it."""
+        if isinstance(error, ThalwegError):
+            self._untold.append(error)
 
     async def __aenter__(self) -> Producer:
-        await self._ready()
+        await self._native.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        try:
+            await self.close()
+        except ThalwegError as failed:
+            # What went wrong in the block comes first.
+            if error is None:
+                raise
+            error.add_note(f"closing the producer of {self.topic!r}: {failed}")

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, TypeVar
@@ -46,6 +46,15 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         # Ctrl-C must not leave the call running.
         future.cancel()
         raise
+
+
+def _wait(call: Callable[[], Awaitable[T]]) -> T:
+    """Calls on the loop's thread, and waits for what comes of it."""
+
+    async def go() -> T:
+        return await call()
+
+    return _run(go())
 
 
 def connect(
@@ -137,24 +146,24 @@ class Producer(_Closing):
         return self
 
     def send(self, value: _producer.Value, **options: Any) -> _producer.Delivery:
-        return _run(self._inner.send(value, **options))
+        return _wait(lambda: self._inner.send(value, **options))
 
     def send_batch(
         self, messages: Iterable[_producer.Message | _producer.Value]
     ) -> Sequence[_producer.Delivery | ThalwegError]:
-        return _run(self._inner.send_batch(messages))
+        return _wait(lambda: self._inner.send_batch(messages))
 
     def enqueue(self, value: _producer.Value, **options: Any) -> None:
-        _run(self._inner.enqueue(value, **options))
+        _wait(lambda: self._inner.enqueue(value, **options))
 
     def enqueue_batch(self, messages: Iterable[_producer.Message | _producer.Value]) -> None:
-        _run(self._inner.enqueue_batch(messages))
+        _wait(lambda: self._inner.enqueue_batch(messages))
 
     def flush(self) -> None:
-        _run(self._inner.flush())
+        _wait(self._inner.flush)
 
     def close(self) -> None:
-        _run(self._inner.close())
+        _wait(self._inner.close)
 
 
 class Consumer(_Closing):

@@ -1,0 +1,137 @@
+// The order of calls is the order of records, what is sent is taken at the call, and what is no data is refused.
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { runInNewContext } from 'node:vm'
+
+import { InvalidError, TimedOutError, connect } from '../lib/index.js'
+import { startBroker } from './broker.js'
+
+async function read(client, topic) {
+  const records = []
+  for await (const record of client.consumer(topic, { start: 'earliest', untilEnd: true })) records.push(record)
+  return records
+}
+
+const numbers = async (client, topic) => (await read(client, topic)).map((r) => Number(r.text()))
+const upTo = (n) => Array.from({ length: n }, (_, i) => i)
+
+test('the order of calls is the order of records', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const producer = client.producer('t')
+  // Not opened yet: the first ones wait for that, in line.
+  await Promise.all(upTo(2000).map((i) => producer.send(String(i), { key: 'k' })))
+  for (let i = 2000; i < 3000; i += 4) {
+    producer.send(String(i))
+    producer.enqueue(String(i + 1))
+    producer.enqueueBatch([{ value: String(i + 2) }])
+    producer.sendBatch([{ value: String(i + 3) }])
+  }
+  const sent = upTo(300).map((i) => producer.send(String(3000 + i)))
+  await producer.close()
+  await Promise.all(sent)
+  await assert.rejects(producer.send('x'), /closed/)
+  assert.deepEqual(await numbers(client, 't'), upTo(3300))
+  const full = client.producer('full', { bufferBytes: 200_000 })
+  await Promise.all(upTo(60).map((i) => full.send(String(i).padStart(100_000, '0'))))
+  await full.close()
+  assert.deepEqual(await numbers(client, 'full'), upTo(60))
+  await client.close()
+})
+
+test('what is sent is taken at the call', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const producer = client.producer('t')
+  const [buffer, order] = [Buffer.from('AAAA'), { a: 1 }]
+  const sent = [producer.send(buffer, { key: buffer }), producer.send(order)]
+  buffer.fill('B')
+  order.a = 2
+  await Promise.all(sent)
+  const [first, second] = await read(client, 't')
+  assert.deepEqual([first.text(), first.key.toString(), second.json()], ['AAAA', 'AAAA', { a: 1 }])
+  await client.close()
+})
+
+test('bytes are bytes, of whichever kind and realm', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const producer = client.producer('t')
+  const bytes = [1, 2, 255]
+  const same = [
+    Buffer.from(bytes),
+    new Uint8Array(bytes),
+    new Uint8ClampedArray(bytes),
+    new Uint8Array(bytes).buffer,
+    new DataView(new Uint8Array([0, ...bytes]).buffer, 1),
+    runInNewContext('new Uint8Array([1, 2, 255])'),
+    runInNewContext('new Uint8Array([1, 2, 255]).buffer'),
+  ]
+  for (const value of same) await producer.send(value, { headers: new Map([['h', value]]), timestampMs: new Date(5) })
+  await producer.send(runInNewContext('({ a: [1] })'), { headers: [['h', null]] })
+  await producer.close()
+  const records = await read(client, 't')
+  assert.deepEqual(records.pop().json(), { a: [1] })
+  for (const record of records) {
+    assert.deepEqual([...record.value], bytes)
+    assert.deepEqual([...record.headers[0][1]], bytes)
+    assert.equal(record.timestampMs, 5)
+  }
+  await client.close()
+})
+
+test('what is no data is refused, and nothing is stored', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const producer = client.producer('t')
+  const noData = [42, true, 5n, Symbol('s'), undefined, () => 1, new Map([['a', 1]]), new Set(), new Date(), new Error('x'), /x/]
+  noData.push(Promise.resolve('x'), { then: () => {} }, runInNewContext('new Map()'), { toJSON: () => undefined })
+  for (const value of noData) {
+    await assert.rejects(producer.send(value), (e) => e instanceof TypeError && e.message.startsWith('value '))
+    await assert.rejects(producer.enqueue(value), TypeError)
+    await assert.rejects(producer.sendBatch([{ value: 'fine' }, { value }]), TypeError)
+    await assert.rejects(producer.enqueueBatch([{ value: 'fine' }, { value }]), TypeError)
+    if (value !== undefined) await assert.rejects(producer.send('x', { key: value }), /key is /)
+    await assert.rejects(producer.send('x', { headers: { h: value } }), /header "h" is /)
+  }
+  await assert.rejects(producer.send('x', { headers: 'abc' }), /headers is string/)
+  await assert.rejects(producer.send('x', { partition: 7 }), /options of send have no "partition"/)
+  await assert.rejects(producer.enqueue('x', { Key: 'k' }), /have no "Key"/)
+  await assert.rejects(producer.sendBatch('abc'), /messages are expected/)
+  await assert.rejects(producer.sendBatch([{ value: 'x', timestamp: 5 }]), /have no "timestamp"/)
+  for (const timestampMs of [NaN, Infinity, -2, 1.5, 1e20, new Date(NaN)]) {
+    await assert.rejects(producer.send('x', { timestampMs }), InvalidError)
+  }
+  await assert.rejects(producer.send('x', { timestampMs: '5' }), TypeError)
+  assert.throws(() => client.producer('t', { linger: 5 }), /have no "linger"/)
+  assert.throws(() => client.producer('t', { acks: 'some' }), InvalidError)
+  await producer.send(null)
+  await producer.close()
+  assert.deepEqual((await read(client, 't')).map((r) => r.value), [null])
+  await client.close()
+})
+
+test('one bad record does not keep the others, and a flush says how many were lost', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const producer = client.producer('t')
+  const outcomes = await producer.sendBatch([{ value: 'a' }, { value: Buffer.alloc(2_000_000) }, { value: 'b' }])
+  assert.deepEqual(outcomes.map((o) => o instanceof InvalidError), [false, true, false])
+  await producer.enqueueBatch([{ value: 'c' }, { value: Buffer.alloc(2_000_000) }, { value: Buffer.alloc(2_000_000) }])
+  await assert.rejects(producer.flush(), /2 records were not delivered/)
+  await producer.flush()
+  await producer.close()
+  assert.deepEqual((await read(client, 't')).map((r) => r.text()), ['a', 'b', 'c'])
+  await client.close()
+})
+
+test('a send is bounded from the call on, though nothing is open', async (t) => {
+  const { address, ca, child } = await startBroker(t)
+  const client = await connect(address, { ca })
+  child.kill('SIGKILL')
+  const since = performance.now()
+  await assert.rejects(client.producer('t', { deliveryTimeoutMs: 1500 }).send('x'), TimedOutError)
+  assert.ok(performance.now() - since < 3000)
+  await client.close()
+})

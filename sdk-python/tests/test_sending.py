@@ -1,0 +1,193 @@
+"""The order of calls is the order of records, what is sent is taken at the call, and what is no data is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import types
+import uuid
+from typing import Any
+
+import pytest
+import thalweg
+import thalweg.sync
+from conftest import Broker
+
+
+def run(broker: Broker, work: types.FunctionType) -> None:
+    async def go() -> None:
+        async with thalweg.connect(broker.address, ca=broker.ca) as client:
+            topic = str(uuid.uuid4())
+            await client.create_topic(topic)
+            await work(client, topic)
+
+    asyncio.run(go())
+
+
+async def read(client: thalweg.Client, topic: str) -> list[thalweg.Record]:
+    async with client.consumer(topic, start="earliest", until_end=True) as consumer:
+        return [record async for record in consumer]
+
+
+async def numbers(client: thalweg.Client, topic: str) -> list[int]:
+    return [int((record.value or b"").lstrip(b"0") or b"0") for record in await read(client, topic)]
+
+
+def test_the_order_of_calls_is_the_order_of_records(broker: Broker) -> None:
+    async def send(client: thalweg.Client, topic: str) -> None:
+        producer = client.producer(topic)
+        # Not opened yet: the first ones wait for that, in line.
+        sent = [producer.send(str(i), key="k") for i in range(2000)]
+        assert [d.partition for d in await asyncio.gather(*sent)] == [0] * 2000
+        # Awaited by nobody, and of all kinds.
+        for i in range(2000, 3000, 5):
+            producer.send(str(i))
+            producer.enqueue(str(i + 1))
+            producer.enqueue_batch([str(i + 2)])
+            producer.send_batch([str(i + 3)])
+            asyncio.create_task(producer.send(str(i + 4)))
+        async with asyncio.TaskGroup() as group:
+            for i in range(3000, 3200):
+                group.create_task(producer.send(str(i)))
+        for i in range(3200, 3300):
+            producer.send(str(i))
+        await producer.close()
+        assert await numbers(client, topic) == list(range(3300))
+        with pytest.raises(thalweg.InvalidError, match="closed"):
+            await producer.send("x")
+
+    run(broker, send)
+
+
+def test_order_holds_when_the_buffer_is_full(broker: Broker) -> None:
+    async def send(client: thalweg.Client, topic: str) -> None:
+        async with client.producer(topic, buffer_bytes=200_000) as producer:
+
+            def record(i: int) -> str:
+                return str(i).rjust(100_000, "0")
+
+            await asyncio.gather(*(producer.send(record(i)) for i in range(60)))
+            await asyncio.gather(*(producer.enqueue_batch([record(i)]) for i in range(60, 100)))
+        assert await numbers(client, topic) == list(range(100))
+
+    run(broker, send)
+
+
+def test_what_is_sent_is_taken_at_the_call(broker: Broker) -> None:
+    async def send(client: thalweg.Client, topic: str) -> None:
+        producer = client.producer(topic)
+        buffer, order, headers = bytearray(b"AAAA"), {"a": 1}, {"h": b"1"}
+        sent = [producer.send(buffer, key=buffer, headers=headers), producer.send(order)]
+        buffer[:] = b"BBBB"
+        order["a"] = 2
+        headers["h"] = b"2"
+        await asyncio.gather(*sent)
+        first, second = await read(client, topic)
+        assert (first.value, first.key, first.headers) == (b"AAAA", b"AAAA", [("h", b"1")])
+        assert second.json() == {"a": 1}
+
+    run(broker, send)
+
+
+NO_DATA: list[Any] = [42, True, 1.5, (1, 2), {1, 2}, range(3), object(), len, datetime.datetime.now()]
+
+
+def test_what_is_no_data_is_refused_and_nothing_is_stored(broker: Broker) -> None:
+    async def send(client: thalweg.Client, topic: str) -> None:
+        producer = client.producer(topic)
+        calls: list[tuple[str, dict[str, Any]]] = [("value", {"value": bad}) for bad in NO_DATA]
+        calls += [("key", {"value": "x", "key": bad}) for bad in [*NO_DATA, [1], {"a": 1}]]
+        calls += [("header 'h'", {"value": "x", "headers": {"h": bad}}) for bad in [*NO_DATA, [1]]]
+        calls += [("headers", {"value": "x", "headers": bad}) for bad in ["abc", b"abc", ["ab"], [1]]]
+        calls += [("header's name", {"value": "x", "headers": [(b"h", b"v")]})]
+        calls += [("timestamp_ms", {"value": "x", "timestamp_ms": bad}) for bad in [1.5, "1", True]]
+        for named, arguments in calls:
+            for call in (producer.send, producer.enqueue):
+                with pytest.raises(TypeError, match=named):
+                    call(**arguments)
+        with pytest.raises(thalweg.InvalidError, match="timestamp_ms"):
+            producer.send("x", timestamp_ms=2**63)
+        with pytest.raises(thalweg.InvalidError, match="negative"):
+            await producer.send("x", timestamp_ms=-2)
+        for messages in ("abc", b"abc", {"a": 1}, thalweg.Message("x")):
+            for call in (producer.send_batch, producer.enqueue_batch):
+                with pytest.raises(TypeError, match="messages"):
+                    call(messages)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="send_batch"):
+            producer.send(thalweg.Message("x"))  # type: ignore[arg-type]
+        when = datetime.datetime(2001, 2, 3, 4, 5, 6, tzinfo=datetime.UTC)
+        await producer.send(memoryview(b"abc"), timestamp_ms=when)
+        await producer.close()
+        (record,) = await read(client, topic)
+        assert (record.value, record.timestamp_ms) == (b"abc", int(when.timestamp()) * 1000)
+
+    run(broker, send)
+
+
+def test_one_bad_record_does_not_keep_the_others(broker: Broker) -> None:
+    async def send(client: thalweg.Client, topic: str) -> None:
+        async with client.producer(topic) as producer:
+            outcomes = await producer.send_batch(["a", b"x" * 2_000_000, "b"])
+            assert [isinstance(o, thalweg.Delivery) for o in outcomes] == [True, False, True]
+            assert isinstance(outcomes[1], thalweg.InvalidError) and "1048576" in str(outcomes[1])
+            await producer.enqueue_batch(["c", b"x" * 2_000_000, b"x" * 2_000_000])
+            with pytest.raises(thalweg.InvalidError, match="2 records were not delivered"):
+                await producer.flush()
+            await producer.flush()
+        assert [record.text() for record in await read(client, topic)] == ["a", "b", "c"]
+
+    run(broker, send)
+
+
+def test_a_send_that_is_cancelled_is_sent_and_its_failure_is_told(broker: Broker) -> None:
+    async def send(client: thalweg.Client, topic: str) -> None:
+        producer = client.producer(topic)
+        for i in range(100):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(producer.send(str(i)), 0.0001)
+        sending = producer.send(b"x" * 2_000_000)
+        sending.cancel()
+        with pytest.raises(thalweg.InvalidError):
+            await producer.close()
+        assert await numbers(client, topic) == list(range(100))
+
+    run(broker, send)
+
+
+def test_the_block_s_own_error_comes_first(broker: Broker) -> None:
+    async def go() -> None:
+        async with thalweg.connect(broker.address, ca=broker.ca, timeout=1) as client:
+            with pytest.raises(ZeroDivisionError) as raised:
+                async with client.producer("t", delivery_timeout=1) as producer:
+                    broker.kill()
+                    await producer.enqueue("x")
+                    raise ZeroDivisionError
+            assert "closing the producer" in raised.value.__notes__[0]
+
+    asyncio.run(go())
+
+
+def test_a_send_is_bounded_from_the_call_on_though_nothing_is_open(broker: Broker) -> None:
+    async def go() -> None:
+        async with thalweg.connect(broker.address, ca=broker.ca, timeout=10) as client:
+            broker.kill()
+            producer, loop = client.producer("t", delivery_timeout=1.5), asyncio.get_running_loop()
+            since = loop.time()
+            with pytest.raises(thalweg.TimedOutError):
+                await producer.send("x")
+            assert 1.4 < loop.time() - since < 3
+
+    asyncio.run(go())
+
+
+def test_without_acks_everything_has_left_when_it_is_closed(broker: Broker) -> None:
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        for turn in range(5):
+            client.create_topic(f"t{turn}")
+            with client.producer(f"t{turn}", acks="none") as producer:
+                producer.enqueue_batch([str(i) for i in range(2000)])
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        for turn in range(5):
+            with client.consumer(f"t{turn}", start="earliest", until_end=True) as consumer:
+                assert [int(record.value or b"") for record in consumer] == list(range(2000))

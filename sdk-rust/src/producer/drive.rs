@@ -1,0 +1,515 @@
+//! One stream to every broker that leads a partition of the topic, on the connection's thread.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quinn::SendStream;
+use thalweg_client_core::{Acks, Failure, Outcome, ProducerCore, ProducerIdentity, Request, Unplaced};
+use thalweg_model::{ProducerEpoch, ProducerId, ProducerToken};
+use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, encode_parts, proto};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::receipt::Token;
+use super::{Delivery, Options, lock};
+use crate::address::Address;
+use crate::error::ErrorPlace;
+use crate::link::{ATTEMPT, Link, chance};
+use crate::placement::{Placement, SharedPlacement};
+use crate::routing::Routing;
+use crate::stream::FrameReader;
+use crate::{Error, Result};
+
+/// How long a producer that ends waits for what needs no answer to arrive.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// A producer of one topic id, which lives as long as that topic does.
+pub(super) struct Session {
+    topic_id: Bytes,
+    pub(super) placement: SharedPlacement,
+    pub(super) partitions: u32,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Shared by the callers' threads and the connection's.
+pub(super) struct Shared {
+    pub(super) core: Mutex<ProducerCore<Token>>,
+    started: Instant,
+    topic: String,
+    /// There may be something to send.
+    pub(super) wake: Notify,
+    /// Outcomes came: memory is free.
+    pub(super) progress: Notify,
+    flushes: Arc<AtomicUsize>,
+    ended: AtomicBool,
+    /// The leader of a partition said that the topic is not there any more: the next call looks.
+    gone: AtomicBool,
+    /// So said another broker, who may just be late: the next call looks for another topic of the name.
+    doubted: AtomicBool,
+}
+
+impl Session {
+    /// Starts to send to a topic, as it was found.
+    pub(super) async fn open(
+        link: &Rc<Link>,
+        options: &Options,
+        topic: Arc<proto::Topic>,
+        driven: &mut JoinSet<()>,
+    ) -> Result<Arc<Session>> {
+        let partitions = topic.partitions.len() as u32;
+        let placement = Placement::of_topic(link, &topic, options.place_on_broker).await?;
+        let mut core = ProducerCore::new(options.config, partitions);
+        core.placed_anew(topic.pin_epoch);
+        if core.is_idempotent() {
+            let (reply, _): (proto::InitProducerReply, _) =
+                link.request(proto::InitProducerRequest {}, Bytes::new()).await?;
+            let epoch = ProducerEpoch(reply.producer_epoch as i16);
+            let token = reply.producer_token[..].try_into().map(ProducerToken).map_err(|_| {
+                Error::new(ErrorKind::Unsupported, "the broker gives no proof of producer ids; upgrade it")
+            })?;
+            core.identify(ProducerIdentity { id: ProducerId(reply.producer_id), epoch, token });
+        }
+        let shared = Arc::new(Shared {
+            core: Mutex::new(core),
+            started: options.started,
+            topic: options.topic.clone(),
+            wake: Notify::new(),
+            progress: Notify::new(),
+            flushes: options.flushes.clone(),
+            ended: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
+        });
+        let placement = Arc::new(tokio::sync::Mutex::new((topic.pin_epoch, placement)));
+        let placing = Placing { placement: placement.clone(), on_broker: options.place_on_broker };
+        let topic_id = topic.id.clone();
+        driven.spawn_local(drive(link.clone(), shared.clone(), topic, options.config.acks, placing));
+        Ok(Arc::new(Session { topic_id, placement, partitions, shared }))
+    }
+
+    /// What is there is sent to the end; then the streams are closed.
+    pub(super) fn end(&self) {
+        self.shared.ended.store(true, Ordering::Release);
+        self.shared.wake.notify_one();
+    }
+
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.shared.gone.load(Ordering::Acquire) || self.shared.doubted.load(Ordering::Acquire)
+    }
+
+    /// Somebody said that the topic is not there any more: another one of its name, `None` where it is there after all.
+    pub(super) async fn look(&self, link: &Rc<Link>, name: &str) -> Result<Option<Arc<proto::Topic>>> {
+        let shared = &self.shared;
+        shared.doubted.store(false, Ordering::Release);
+        let found = match crate::client::find_topic(link, name, false).await {
+            // Its leader has not said so: it is asked by sending.
+            Err(_) if !shared.gone.load(Ordering::Acquire) => return Ok(None),
+            Err(error) if error.code() == Some(ErrorCode::UnknownTopic) => return Err(Error::topic_gone(name)),
+            found => found?,
+        };
+        if found.id == self.topic_id {
+            // Whoever said so had not heard of it yet.
+            shared.gone.store(false, Ordering::Release);
+            return Ok(None);
+        }
+        Ok(Some(found))
+    }
+
+    /// The topic was deleted: nothing of what is there can be delivered.
+    pub(super) fn fail_all(&self, topic: &str) {
+        let gone = Error::topic_gone(topic);
+        let outcomes = {
+            let mut core = lock(&self.shared.core);
+            core.fail_all(&Failure::Refused(RemoteError::new(ErrorCode::UnknownTopic, gone.to_string())));
+            core.take_outcomes()
+        };
+        self.shared.settle(outcomes);
+    }
+}
+
+impl Shared {
+    fn now_ms(&self) -> u64 {
+        self.at_ms(Instant::now())
+    }
+
+    /// As the core counts time.
+    pub(super) fn at_ms(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.started).as_millis() as u64
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Passes outcomes on to whoever waits.
+    fn settle(&self, outcomes: Vec<Outcome<Token>>) {
+        if outcomes.is_empty() {
+            return;
+        }
+        for outcome in outcomes {
+            let place = || ErrorPlace {
+                topic: self.topic.clone(),
+                partition: Some(outcome.partition),
+                ..ErrorPlace::default()
+            };
+            let error = outcome.result.as_ref().err().map(|f| Error::from(f.clone()).at(place()));
+            let base = outcome.result.ok().flatten();
+            for (i, token) in outcome.tokens.into_iter().enumerate() {
+                token.settle(match &error {
+                    None => Ok(Delivery { partition: outcome.partition, offset: base.map(|b| b + i as u64) }),
+                    Some(error) => Err(error.clone()),
+                });
+            }
+        }
+        self.progress.notify_waiters();
+    }
+}
+
+/// What one producer sends where.
+struct Routes {
+    topic: Arc<proto::Topic>,
+    acks: Acks,
+    /// Where each partition goes now.
+    leaders: Vec<Option<Address>>,
+    /// Streams that are open, by the broker that they lead to.
+    open: BTreeMap<Address, UnboundedSender<Vec<Bytes>>>,
+    /// Tasks that keep a stream to a broker.
+    kept: BTreeMap<Address, JoinHandle<()>>,
+}
+
+/// Serves one producer on the connection's thread until it is closed and drained: one stream to every broker that leads a
+/// partition of the topic.
+async fn drive(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, acks: Acks, placing: Placing) {
+    let placing = Rc::new(placing);
+    let mut routing = crate::routing::follow(&link, &topic);
+    let mut placing_anew: Option<JoinHandle<()>> = None;
+    let partitions = topic.partitions.len();
+    let routes = Routes { topic, acks, leaders: vec![None; partitions], open: BTreeMap::new(), kept: BTreeMap::new() };
+    let routes = Rc::new(RefCell::new(routes));
+    let mut doubts = 0;
+    loop {
+        let now = routing.borrow_and_update().clone();
+        if now.doubts() > doubts {
+            doubts = now.doubts();
+            shared.doubted.store(true, Ordering::Release);
+        }
+        follow_leaders(&link, &shared, &routes, &now);
+        let flush = shared.flushes.load(Ordering::Acquire) > 0;
+        let (requests, outcomes, deadline, drained) = {
+            let mut core = lock(&shared.core);
+            core.hear_of_pin(now.pin_epoch());
+            let ended = shared.ended.load(Ordering::Acquire);
+            let requests = core.poll(shared.now_ms(), flush || ended);
+            let drained = core.is_drained();
+            if core.is_settled() && placing_anew.as_ref().is_none_or(JoinHandle::is_finished) {
+                let task = place_anew(link.clone(), shared.clone(), routes.borrow().topic.clone(), placing.clone());
+                placing_anew = Some(tokio::task::spawn_local(task));
+            }
+            (requests, core.take_outcomes(), core.deadline_ms(), drained)
+        };
+        shared.settle(outcomes);
+        if !requests.is_empty() {
+            routes.borrow().send(requests);
+            continue;
+        }
+        if drained && shared.ended.load(Ordering::Acquire) {
+            return farewell(routes).await;
+        }
+        tokio::select! {
+            () = sleep_until(&shared, deadline) => {}
+            () = shared.wake.notified() => {}
+            // The sender lives as long as this receiver.
+            _ = routing.changed() => {}
+        }
+    }
+}
+
+/// Ends the streams. With acks `none` nothing but their end says that what was written has arrived: that is waited for.
+async fn farewell(routes: Rc<RefCell<Routes>>) {
+    let (open, kept, acks) = {
+        let mut routes = routes.borrow_mut();
+        // Dropping a sender ends its stream, once what was given to it is written.
+        let open: Vec<Address> = std::mem::take(&mut routes.open).into_keys().collect();
+        (open, std::mem::take(&mut routes.kept), routes.acks)
+    };
+    drop(routes);
+    let deadline = tokio::time::Instant::now() + FAREWELL;
+    for (address, mut task) in kept {
+        let has_left =
+            acks == Acks::None && open.contains(&address) && tokio::time::timeout_at(deadline, &mut task).await.is_ok();
+        if !has_left && !open.contains(&address) {
+            task.abort();
+        }
+    }
+}
+
+/// What placing anew needs.
+struct Placing {
+    placement: SharedPlacement,
+    on_broker: bool,
+}
+
+fn refused(tokens: Vec<Token>, error: &Error) -> Outcome<Token> {
+    let code = error.code().unwrap_or(thalweg_wire::ErrorCode::PluginFailed);
+    Outcome { partition: 0, tokens, result: Err(Failure::Refused(RemoteError::new(code, error.to_string()))) }
+}
+
+/// The topic with a newer pin than `old`, and how it places records.
+async fn newer_placement(link: &Rc<Link>, topic: &proto::Topic, old: u32, on_broker: bool) -> Result<(u32, Placement)> {
+    loop {
+        let request = proto::MetadataRequest { topics: vec![topic.name.clone()], create_missing: false };
+        let (reply, _): (proto::MetadataReply, _) = link.request(request, Bytes::new()).await?;
+        let found = reply.topics.into_iter().next().unwrap_or_default();
+        if let Some(error) = found.error {
+            return Err(RemoteError::from(error).into());
+        }
+        if found.id != topic.id {
+            return Err(Error::topic_gone(&topic.name));
+        }
+        if found.pin_epoch > old {
+            return Ok((found.pin_epoch, Placement::of_topic(link, &found, on_broker).await?));
+        }
+        // This broker has not heard of it yet.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The topic has another partitioner: what is not written yet is placed with it. Called once the fate of everything else is known.
+async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, placing: Rc<Placing>) {
+    let partitions = topic.partitions.len() as u32;
+    let mut known = lock(&shared.core).pin_epoch();
+    let mut unplaced: Option<Vec<_>> = None;
+    let (pin_epoch, placement, records, places) = loop {
+        let (pin_epoch, mut placement) = match newer_placement(&link, &topic, known, placing.on_broker).await {
+            Ok(newer) => newer,
+            Err(error) => {
+                // Nothing can be sent without it: what is there fails, and what comes later tries again.
+                if error.code() == Some(ErrorCode::UnknownTopic) {
+                    shared.gone.store(true, Ordering::Release);
+                }
+                let taken = unplaced.unwrap_or_else(|| lock(&shared.core).take_unplaced());
+                shared.settle(vec![refused(taken.into_iter().map(|u| u.token).collect(), &error)]);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                return shared.wake.notify_one();
+            }
+        };
+        let taken = unplaced.take().unwrap_or_else(|| lock(&shared.core).take_unplaced());
+        let records: Vec<_> = taken.iter().map(|u| u.record.clone()).collect();
+        let places = match placement.place(&link, &records, partitions).await {
+            Ok(placed) => placed.into_iter().map(Ok).collect(),
+            Err(error) if error.code() == Some(thalweg_wire::ErrorCode::StalePin) => {
+                // It changed once more.
+                (known, unplaced) = (pin_epoch, Some(taken));
+                continue;
+            }
+            // One of them cannot be placed: each is asked for by itself.
+            Err(_) => {
+                let mut places = Vec::with_capacity(records.len());
+                for record in records.chunks(1) {
+                    places.push(placement.place(&link, record, partitions).await.map(|p| p[0]));
+                }
+                places
+            }
+        };
+        break (pin_epoch, placement, taken, places);
+    };
+    *placing.placement.lock().await = (pin_epoch, placement);
+    let outcomes: Vec<_> = {
+        let mut core = lock(&shared.core);
+        core.placed_anew(pin_epoch);
+        let both = records.into_iter().zip(places);
+        let push = |(unplaced, place): (Unplaced<Token>, Result<u32>)| match place {
+            Ok(partition) => {
+                core.push(unplaced.since_ms, partition, &unplaced.record, unplaced.token);
+                None
+            }
+            Err(error) => Some(refused(vec![unplaced.token], &error)),
+        };
+        both.filter_map(push).collect()
+    };
+    shared.settle(outcomes);
+    tracing::info!(topic = topic.name, pin_epoch, "records are placed by the topic's new partitioner from now on");
+    shared.progress.notify_waiters();
+    shared.wake.notify_one();
+}
+
+/// Moves partitions to their leaders of now, and keeps a stream to each of those.
+fn follow_leaders(link: &Rc<Link>, shared: &Arc<Shared>, routes: &Rc<RefCell<Routes>>, now: &Routing) {
+    let mut r = routes.borrow_mut();
+    for p in 0..r.leaders.len() {
+        let leader = now.leader(p as u32).cloned();
+        if r.leaders[p] == leader {
+            continue;
+        }
+        let mut core = lock(&shared.core);
+        core.disconnected(p as u32, "the partition's leader has moved");
+        if leader.as_ref().is_some_and(|l| r.open.contains_key(l)) {
+            core.connected(p as u32);
+        }
+        r.leaders[p] = leader;
+    }
+    let wanted: Vec<Address> = r.leaders.iter().flatten().cloned().collect();
+    let gone: Vec<Address> = r.kept.keys().filter(|a| !wanted.contains(a)).cloned().collect();
+    for address in gone {
+        if let Some(task) = r.kept.remove(&address) {
+            task.abort();
+        }
+        r.open.remove(&address);
+    }
+    for address in wanted {
+        r.kept.entry(address).or_insert_with_key(|address| {
+            let task = keep_stream(link.clone(), shared.clone(), Rc::downgrade(routes), address.clone());
+            tokio::task::spawn_local(task)
+        });
+    }
+}
+
+impl Routes {
+    fn send(&self, requests: Vec<Request>) {
+        let mut by_leader: BTreeMap<&Address, Vec<Bytes>> = BTreeMap::new();
+        for request in requests {
+            let leader = self.leaders[request.partition as usize].as_ref().expect("it was connected to its leader");
+            let head = proto::Produce {
+                request_id: request.id,
+                topic_id: self.topic.id.clone(),
+                partition: request.partition,
+                pin_epoch: request.pin_epoch,
+                acks: self.acks.number(),
+                producer_token: request.token.map_or_else(Bytes::new, |t| Bytes::copy_from_slice(&t.0)),
+            };
+            let chunks = by_leader.entry(leader).or_default();
+            chunks.push(encode_parts(&head, request.batch.bytes().len()));
+            chunks.push(request.batch.into_bytes());
+        }
+        for (leader, chunks) in by_leader {
+            // A stream that was lost a moment ago takes nothing; its partitions are about to be disconnected.
+            if let Some(stream) = self.open.get(leader) {
+                let _ = stream.send(chunks);
+            }
+        }
+    }
+
+    /// Partitions that go to `address` now.
+    fn partitions_of(&self, address: &Address) -> Vec<u32> {
+        let there = self.leaders.iter().enumerate().filter(|(_, l)| l.as_ref() == Some(address));
+        there.map(|(p, _)| p as u32).collect()
+    }
+}
+
+/// Opens a stream to one broker, again and again, and passes what goes over it.
+async fn keep_stream(link: Rc<Link>, shared: Arc<Shared>, routes: Weak<RefCell<Routes>>, address: Address) {
+    let mut attempt = 0;
+    loop {
+        let opened = match link.connection_to(&address, ATTEMPT).await {
+            Ok(connection) => connection.open_bi().await.map_err(crate::stream::lost),
+            Err(error) => Err(error),
+        };
+        let error = match opened {
+            Ok((stream, receiver)) => {
+                let (sender, chunks) = unbounded_channel();
+                let Some(strong) = routes.upgrade() else { return };
+                strong.borrow_mut().open.insert(address.clone(), sender);
+                for p in strong.borrow().partitions_of(&address) {
+                    lock(&shared.core).connected(p);
+                }
+                let topic = strong.borrow().topic.name.clone();
+                drop(strong);
+                shared.wake.notify_one();
+                let since = Instant::now();
+                let error = tokio::select! {
+                    error = answers(&shared, &topic, FrameReader::new(receiver)) => error,
+                    error = write(stream, chunks) => match error { Some(error) => error, None => return },
+                };
+                if since.elapsed() > Duration::from_secs(1) {
+                    attempt = 0;
+                }
+                error
+            }
+            Err(error) => error,
+        };
+        let Some(strong) = routes.upgrade() else { return };
+        strong.borrow_mut().open.remove(&address);
+        for p in strong.borrow().partitions_of(&address) {
+            lock(&shared.core).disconnected(p, &error.to_string());
+        }
+        drop(strong);
+        if !error.is_retriable() && error.kind() != ErrorKind::Disconnected {
+            let failure = Failure::Refused(RemoteError::new(
+                error.code().unwrap_or(thalweg_wire::ErrorCode::Internal),
+                error.to_string(),
+            ));
+            let outcomes = {
+                let mut core = lock(&shared.core);
+                core.fail_all(&failure);
+                core.take_outcomes()
+            };
+            shared.settle(outcomes);
+        }
+        shared.wake.notify_one();
+        attempt += 1;
+        if attempt == 3 {
+            tracing::warn!("{error}; the producer goes on trying within its delivery time-out");
+        }
+        tokio::time::sleep(Duration::from_millis(thalweg_client_core::Backoff::default().wait_ms(attempt, chance())))
+            .await;
+    }
+}
+
+/// Writes what it is given; `None` when there will be nothing more, else how the stream was lost.
+async fn write(mut stream: SendStream, mut chunks: UnboundedReceiver<Vec<Bytes>>) -> Option<Error> {
+    while let Some(mut some) = chunks.recv().await {
+        if let Err(error) = stream.write_all_chunks(&mut some).await {
+            return Some(crate::stream::lost(error));
+        }
+    }
+    let _ = stream.finish();
+    // Until the broker has acknowledged every byte.
+    let _ = stream.stopped().await;
+    None
+}
+
+fn sleep_until(shared: &Shared, deadline_ms: Option<u64>) -> impl Future<Output = ()> + use<> {
+    let at = deadline_ms.map(|ms| shared.started + Duration::from_millis(ms));
+    async move {
+        match at {
+            Some(at) => tokio::time::sleep_until(at.into()).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Takes answers until the stream is lost.
+async fn answers(shared: &Shared, topic: &str, mut frames: FrameReader) -> Error {
+    loop {
+        let (reply, _) = match frames.expect::<proto::ProduceReply>().await {
+            Ok(reply) => reply,
+            Err(error) => return error,
+        };
+        let result = match reply.error {
+            None => Ok(reply.base_offset),
+            Some(error) => Err(RemoteError::from(error)),
+        };
+        let result = result.map_err(|error| match error.code {
+            ErrorCode::UnknownTopic => {
+                shared.gone.store(true, Ordering::Release);
+                RemoteError::new(error.code, Error::topic_gone(topic).to_string())
+            }
+            _ => error,
+        });
+        let outcomes = {
+            let mut core = lock(&shared.core);
+            core.answered(shared.now_ms(), reply.request_id, result, chance());
+            core.take_outcomes()
+        };
+        shared.settle(outcomes);
+        shared.wake.notify_one();
+    }
+}

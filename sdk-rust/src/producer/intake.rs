@@ -1,0 +1,405 @@
+//! Where records wait for their places: the order of calls is the order of records.
+//!
+//! ```text
+//!  call ─► queue ─► hand (placed together) ─► the producer's core, while there is room
+//!    └──────────── at once, where nobody waits ────────────▲
+//! ```
+//! A call takes its place before it returns, on the caller's thread. Whatever needs the network or a plugin happens on the connection's
+//! thread ([`serve`]), one hand after the other.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+
+use thalweg_model::Record;
+use thalweg_wire::{ErrorCode, ErrorKind};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::receipt::{Calls, Failures, Pending, Receipt, Token};
+use super::{Options, Session, lock};
+use crate::link::Link;
+use crate::placement::place_all;
+use crate::{Error, Result};
+
+/// Most records that are placed together, and their bytes.
+const HAND_RECORDS: usize = 1_024;
+const HAND_BYTES: usize = 1 << 20;
+/// Pause before a topic that could not be opened is tried again.
+const REOPEN_AFTER: Duration = Duration::from_millis(200);
+
+/// Shared by the callers and the connection's thread.
+pub(super) struct Intake {
+    queue: Mutex<Queue>,
+    /// There may be something to do for [`serve`].
+    work: Notify,
+    /// Calls have got their last outcomes.
+    pub(super) settled: Arc<Notify>,
+    pub(super) failures: Arc<Failures>,
+    /// How many wait in a flush: open batches are closed at once meanwhile.
+    pub(super) flushes: Arc<AtomicUsize>,
+    /// True when everything has been sent, and the streams are closed.
+    ended: watch::Sender<bool>,
+    buffer_bytes: usize,
+    delivery_timeout: Duration,
+}
+
+struct Queue {
+    waiting: VecDeque<Item>,
+    /// Records that were called for before those that wait are in [`serve`]'s hand.
+    has_hand: bool,
+    /// Where records go at the moment; `None` before the topic was found. Another one follows when it was deleted and made anew.
+    session: Option<Arc<Session>>,
+    /// Who waits for the topic to be found.
+    openers: Vec<oneshot::Sender<Result<()>>>,
+    /// No more records are taken.
+    is_closed: bool,
+    /// The calls since the last flush, and those before.
+    calls: Arc<Calls>,
+    older: Vec<Weak<Calls>>,
+}
+
+/// A record in line.
+struct Item {
+    record: Record,
+    token: Token,
+    since: Instant,
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Invalid, "the producer is closed")
+}
+
+impl Intake {
+    pub(super) fn new(failures: Arc<Failures>, buffer_bytes: usize, delivery_timeout: Duration) -> Intake {
+        let settled = Arc::new(Notify::new());
+        let queue = Queue {
+            waiting: VecDeque::new(),
+            has_hand: false,
+            session: None,
+            openers: Vec::new(),
+            is_closed: false,
+            calls: Arc::new(Calls(settled.clone())),
+            older: Vec::new(),
+        };
+        let (ended, _) = watch::channel(false);
+        Intake {
+            queue: Mutex::new(queue),
+            work: Notify::new(),
+            settled,
+            failures,
+            flushes: Arc::default(),
+            ended,
+            buffer_bytes,
+            delivery_timeout,
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.queue)
+    }
+
+    /// Gives the records of a call their places in line. A record above a limit has its outcome at once; the others go on.
+    pub(super) fn submit(&self, records: impl ExactSizeIterator<Item = Record>) -> Receipt {
+        let since = Instant::now();
+        let mut queue = self.queue();
+        let pending = Pending::new(records.len(), queue.calls.clone(), self.failures.clone());
+        let is_closed = queue.is_closed;
+        let mut fresh = Vec::with_capacity(records.len());
+        let mut refused = Vec::new();
+        for (at, record) in records.enumerate() {
+            let token = Token { receipt: pending.clone(), at: at as u32 };
+            match record.check_limits() {
+                _ if is_closed => refused.push((token, closed())),
+                Err(error) => refused.push((token, error.into())),
+                Ok(()) => fresh.push(Item { record, token, since }),
+            }
+        }
+        let mut fresh = fresh.into_iter();
+        if queue.waiting.is_empty()
+            && !queue.has_hand
+            && let Some(session) = queue.session.clone()
+        {
+            session.push_at_once(self.buffer_bytes, &mut fresh);
+        }
+        queue.waiting.extend(fresh);
+        let has_work = !queue.waiting.is_empty();
+        drop(queue);
+        if has_work {
+            self.work.notify_one();
+        }
+        refused.into_iter().for_each(|(token, error)| token.refuse(error));
+        Receipt::new(pending)
+    }
+
+    /// Waits until the topic was found.
+    pub(super) async fn opened(&self) -> Result<()> {
+        let opened = {
+            let mut queue = self.queue();
+            if queue.is_closed {
+                return Err(closed());
+            }
+            let (sender, receiver) = oneshot::channel();
+            queue.openers.push(sender);
+            receiver
+        };
+        self.work.notify_one();
+        opened.await.map_err(|_| closed())?
+    }
+
+    /// No more records are taken; those that were go on.
+    pub(super) fn close(&self) {
+        self.queue().is_closed = true;
+        self.work.notify_one();
+    }
+
+    /// Waits until everything has its outcome after [`close`](Self::close), and what needs no answer has left.
+    pub(super) async fn ended(&self) {
+        // An error: its thread has ended, and with it everything else.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// The calls so far; the session where their records are.
+    pub(super) fn calls_so_far(&self) -> (Vec<Weak<Calls>>, Option<Arc<Session>>) {
+        let mut queue = self.queue();
+        let now = std::mem::replace(&mut queue.calls, Arc::new(Calls(self.settled.clone())));
+        queue.older.push(Arc::downgrade(&now));
+        drop(now);
+        queue.older.retain(|c| c.strong_count() > 0);
+        (queue.older.clone(), queue.session.clone())
+    }
+}
+
+/// What there is to do.
+enum Work {
+    Nothing,
+    Open,
+    Place,
+    End,
+}
+
+/// Serves one producer on the connection's thread until it is closed and everything has its outcome.
+pub(super) async fn serve(link: Rc<Link>, intake: Arc<Intake>, options: Options) {
+    let site = Site { link: &link, intake: &intake, options: &options };
+    let mut hand = Hand { site, items: VecDeque::new() };
+    let mut driven = JoinSet::new();
+    loop {
+        let work = intake.work.notified();
+        match hand.next() {
+            Work::Nothing => work.await,
+            Work::Open => {
+                let opened = site.open(&mut driven).await.map(drop);
+                let openers = std::mem::take(&mut intake.queue().openers);
+                // Whoever waited may have given up.
+                openers.into_iter().for_each(|o| drop(o.send(opened.clone())));
+            }
+            Work::Place => hand.place(&mut driven).await,
+            Work::End => break,
+        }
+    }
+    if let Some(session) = intake.queue().session.take() {
+        session.end();
+    }
+    while driven.join_next().await.is_some() {}
+    intake.ended.send_replace(true);
+}
+
+#[derive(Clone, Copy)]
+struct Site<'a> {
+    link: &'a Rc<Link>,
+    intake: &'a Intake,
+    options: &'a Options,
+}
+
+impl Site<'_> {
+    /// Where records go. A topic that was deleted is looked for by its name: it may have been made anew.
+    async fn open(self, driven: &mut JoinSet<()>) -> Result<Arc<Session>> {
+        let current = self.intake.queue().session.clone();
+        let name = &self.options.topic;
+        let found = match &current {
+            None => crate::client::find_topic(self.link, name, true).await?,
+            Some(current) if !current.is_in_doubt() => return Ok(current.clone()),
+            Some(current) => match current.look(self.link, name).await? {
+                None => return Ok(current.clone()),
+                Some(found) => found,
+            },
+        };
+        if let Some(current) = &current {
+            current.fail_all(name);
+        }
+        let fresh = Session::open(self.link, self.options, found, driven).await?;
+        if let Some(old) = self.intake.queue().session.replace(fresh.clone()) {
+            old.end();
+            tracing::info!(topic = name, "the topic was made anew: records go to the new one from now on");
+        }
+        Ok(fresh)
+    }
+}
+
+/// The records that come next, until each has its place in the core, or has failed.
+struct Hand<'a> {
+    site: Site<'a>,
+    items: VecDeque<Item>,
+}
+
+impl Hand<'_> {
+    fn next(&mut self) -> Work {
+        let mut queue = self.site.intake.queue();
+        queue.has_hand = false;
+        if !queue.openers.is_empty() {
+            return Work::Open;
+        }
+        let mut bytes = 0;
+        while let Some(item) = queue.waiting.pop_front_if(|_| self.items.len() < HAND_RECORDS && bytes < HAND_BYTES) {
+            bytes += item.record.payload_bytes();
+            self.items.push_back(item);
+        }
+        queue.has_hand = !self.items.is_empty();
+        match (queue.has_hand, queue.is_closed) {
+            (true, _) => Work::Place,
+            (false, true) => Work::End,
+            (false, false) => Work::Nothing,
+        }
+    }
+
+    /// Waits for something, and lets the records expire meanwhile whose time is over; `None` once none are left.
+    async fn wait<T>(&mut self, what: impl Future<Output = T>, why: &str) -> Option<T> {
+        tokio::pin!(what);
+        while let Some(first) = self.items.front() {
+            let deadline = first.since + self.site.intake.delivery_timeout;
+            tokio::select! {
+                biased;
+                done = &mut what => return Some(done),
+                () = tokio::time::sleep_until(deadline.into()) => {
+                    let text = format!("not delivered within the delivery time-out ({why})");
+                    self.expire(&Error::new(ErrorKind::Timeout, text));
+                }
+            }
+        }
+        None
+    }
+
+    fn expire(&mut self, error: &Error) {
+        let oldest = Instant::now() - self.site.intake.delivery_timeout;
+        while let Some(item) = self.items.pop_front_if(|i| i.since <= oldest) {
+            item.token.refuse(error.clone());
+        }
+        // What waits behind it is later, but perhaps no more in time.
+        let late: Vec<Item> = {
+            let mut queue = self.site.intake.queue();
+            std::iter::from_fn(|| queue.waiting.pop_front_if(|i| i.since <= oldest)).collect()
+        };
+        late.into_iter().for_each(|item| item.token.refuse(error.clone()));
+    }
+
+    /// All that is in hand and in line fails.
+    fn refuse_all(&mut self, error: &Error) {
+        let waiting = std::mem::take(&mut self.site.intake.queue().waiting);
+        self.items.drain(..).chain(waiting).for_each(|item| item.token.refuse(error.clone()));
+    }
+
+    /// Finds the topic, as long as the records in hand have time.
+    async fn session(&mut self, driven: &mut JoinSet<()>) -> Option<Arc<Session>> {
+        let mut why = "the topic is being looked for".to_owned();
+        while !self.items.is_empty() {
+            match self.wait(self.site.open(driven), &why).await? {
+                Ok(session) => return Some(session),
+                Err(error) if error.is_retriable() => {
+                    why = error.to_string();
+                    self.wait(tokio::time::sleep(REOPEN_AFTER), &why).await?;
+                }
+                Err(error) => self.refuse_all(&error),
+            }
+        }
+        None
+    }
+
+    /// Places what is in hand, and gives it to the core.
+    async fn place(&mut self, driven: &mut JoinSet<()>) {
+        while let Some(session) = self.session(driven).await {
+            let records: Vec<Record> = self.items.iter().map(|i| i.record.clone()).collect();
+            let placing = place_all(&session.placement, self.site.link, records, session.partitions);
+            let Some((pin_epoch, places)) = self.wait(placing, "it is being placed").await else { return };
+            // Some may have expired meanwhile: they were the first.
+            let gone = places.len() - self.items.len();
+            let mut places = VecDeque::from(places);
+            places.drain(..gone);
+            loop {
+                let room = session.shared.progress.notified();
+                tokio::pin!(room);
+                room.as_mut().enable();
+                let is_replaced = session.push(self.site.intake.buffer_bytes, pin_epoch, &mut self.items, &mut places);
+                if self.items.is_empty() {
+                    return;
+                }
+                if is_replaced || session.is_in_doubt() {
+                    break;
+                }
+                let Some(()) = self.wait(room, "the buffer was full").await else { return };
+                let gone = places.len() - self.items.len();
+                places.drain(..gone);
+            }
+        }
+    }
+}
+
+impl Session {
+    /// What needs neither network nor plugin goes in at once, while there is room.
+    fn push_at_once(&self, buffer_bytes: usize, items: &mut std::vec::IntoIter<Item>) {
+        if self.is_in_doubt() {
+            return;
+        }
+        let Ok(mut placement) = self.placement.try_lock() else { return };
+        let (pin_epoch, crate::placement::Placement::Key(place)) = &mut *placement else { return };
+        {
+            let mut core = lock(&self.shared.core);
+            let is_current = core.pin_epoch() == *pin_epoch && !core.is_stale() && !self.shared.is_ended();
+            while is_current && core.buffered_bytes() < buffer_bytes {
+                let Some(Item { record, token, since }) = items.next() else { break };
+                let partition = place.place(record.key.as_deref(), self.partitions);
+                token.receipt.admitted(1);
+                core.push(self.shared.at_ms(since), partition, &record, token);
+            }
+        }
+        self.shared.wake.notify_one();
+    }
+
+    /// Gives placed records to the core while there is room; true when they have to be placed again first.
+    fn push(
+        &self,
+        buffer_bytes: usize,
+        pin_epoch: u32,
+        items: &mut VecDeque<Item>,
+        places: &mut VecDeque<Result<u32>>,
+    ) -> bool {
+        let mut refused = Vec::new();
+        let is_replaced = {
+            let mut core = lock(&self.shared.core);
+            let is_current = core.pin_epoch() == pin_epoch;
+            while !core.is_stale() && is_current && core.buffered_bytes() < buffer_bytes {
+                let Some(place) = places.pop_front() else { break };
+                let Item { record, token, since } = items.pop_front().expect("as many as places");
+                match place {
+                    Ok(partition) => {
+                        token.receipt.admitted(1);
+                        core.push(self.shared.at_ms(since), partition, &record, token);
+                    }
+                    // The broker that was asked knows a newer pin; the connection's thread gets it.
+                    Err(error) if error.code() == Some(ErrorCode::StalePin) => {
+                        core.hear_of_pin(pin_epoch + 1);
+                        places.push_front(Err(error));
+                        items.push_front(Item { record, token, since });
+                    }
+                    Err(error) => refused.push((token, error)),
+                }
+            }
+            !is_current && !core.is_stale()
+        };
+        self.shared.wake.notify_one();
+        refused.into_iter().for_each(|(token, error)| token.refuse(error));
+        is_replaced
+    }
+}
