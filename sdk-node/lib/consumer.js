@@ -44,29 +44,38 @@ export class Consumer {
     return this
   }
 
-  #tell(changes) {
-    for (const kind of ['lost', 'revoked', 'assigned']) {
-      const some = changes.filter((c) => c.kind === kind)
-      const partitions = some.map(({ topic, partition }) => ({ topic, partition }))
-      if (partitions.length > 0) this.#options.onRebalance?.({ kind, partitions })
+  /** Tells what came and went, in the order in which it happened; what is told may take its time. */
+  async #tell(changes) {
+    const events = []
+    for (const { kind, topic, partition } of changes) {
+      if (events.at(-1)?.kind !== kind) events.push({ kind, partitions: [] })
+      events.at(-1).partitions.push({ topic, partition })
     }
+    for (const event of events) await this.#options.onRebalance?.(event)
   }
 
   /** Batches as they come: the fast way out. */
   async *batches() {
     const signal = this.#options.signal
     signal?.throwIfAborted()
-    const stop = () => this.#leave(false)
+    // How the coordinator takes it is nobody's matter here: the loop ends with the signal's reason.
+    const stop = () => void this.#leave(false).catch(() => {})
     signal?.addEventListener('abort', stop, { once: true })
     try {
       const native = await this.#ready()
-      for (;;) {
+      while (!this.#closed) {
         const { changes, batch } = await call(native.next())
         signal?.throwIfAborted()
-        if (changes.length > 0) this.#tell(changes)
+        if (this.#closed) return
+        if (changes.length > 0) await this.#tell(changes)
         if (batch !== null && batch !== undefined) yield new Batch(batch)
         else if (changes.length === 0) return
+        signal?.throwIfAborted()
       }
+    } catch (error) {
+      // Whatever a call says that was under way.
+      signal?.throwIfAborted()
+      throw error
     } finally {
       signal?.removeEventListener('abort', stop)
     }
@@ -87,6 +96,9 @@ export class Consumer {
           const record = this.#left.pop()
           if (this.group !== null && !(await this.#advance(record))) break
           yield record
+          // Closed, or aborted, beside the loop: nothing more is handed out.
+          this.#options.signal?.throwIfAborted()
+          if (this.#closed) return
         }
       }
     } catch (error) {
@@ -156,9 +168,12 @@ export class Consumer {
     if (native) await call(native.close(isDone))
   }
 
-  /** Ends the subscription. In a group, all that was handed out is done, and committed unless that is manual. */
+  /**
+   * Ends the subscription, and a loop that runs. In a group, what is done is committed unless that is manual: all before the record, or batch, that the
+   * loop has in hand.
+   */
   async close() {
-    await this.#leave(true)
+    await this.#leave(false)
   }
 
   async [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use pyo3_async_runtimes::tokio::future_into_py;
 use thalweg::{
     Acks, Assignor, ClientBuilder, Codec, Error, ErrorKind, OnBadRecord, OnFailure, PluginInfo, Position,
     SharedConsumer, Topic, TopicInfo,
@@ -13,6 +12,7 @@ use thalweg::{
 use crate::consumer::Consumer;
 use crate::error::raise;
 use crate::producer::Producer;
+use crate::runtime::future_into_py;
 
 #[pyclass(frozen)]
 pub(crate) struct Client {

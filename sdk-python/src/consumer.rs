@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
-use pyo3_async_runtimes::tokio::future_into_py;
 use thalweg::{Part, Place, Rebalance, SharedConsumer};
 
 use crate::client::position;
 use crate::error::raise;
+use crate::runtime::future_into_py;
 
 #[pyclass(frozen)]
 pub(crate) struct Consumer {

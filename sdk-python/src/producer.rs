@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use pyo3_async_runtimes::tokio::future_into_py;
 use thalweg::Record;
 use tokio::sync::Mutex;
 
 use crate::error::{raise, to_object};
+use crate::runtime::future_into_py;
 
 #[pyclass(frozen)]
 pub(crate) struct Producer {

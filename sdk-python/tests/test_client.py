@@ -115,6 +115,28 @@ def test_after_a_fork_there_is_an_error_and_no_hang(broker: Broker) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
+FORKED = """
+import multiprocessing, os, sys
+import thalweg.sync
+
+def child(number):
+    with thalweg.sync.connect(sys.argv[1], ca=sys.argv[2], timeout=5) as client, client.producer("t") as producer:
+        return producer.send(str(number)).partition
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(child, range(4)) == [0] * 4
+"""
+
+
+def test_a_child_that_connects_itself_works_though_the_parent_has_imported(broker: Broker, tmp_path: pathlib.Path) -> None:
+    script = tmp_path / "forked.py"
+    script.write_text(FORKED)
+    command = [sys.executable, str(script), broker.address, str(broker.ca)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_interpreter_ends_cleanly_right_after_the_last_call(broker: Broker) -> None:
     """A call's last touch of Python used to race with the end of the interpreter, which then aborted."""
     script = f"""

@@ -11,7 +11,6 @@
 """
 
 import atexit as _atexit
-import os as _os
 
 from . import _native as _native_module
 from ._client import Client, Group, GroupInfo, GroupMember, GroupOffset, Plugin, Topic, connect
@@ -35,7 +34,7 @@ from ._errors import (
 from ._native import Batch, Record, __version__
 from ._producer import Delivery, Message, Producer
 
-_atexit.register(_native_module.drain, _os.getpid())
+_atexit.register(_native_module.drain)
 
 __all__ = [
     "Batch",

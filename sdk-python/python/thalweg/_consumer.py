@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Literal, NamedTuple
@@ -67,7 +69,8 @@ class Consumer:
     """Reads records: `async for record in consumer`, or `async for batch in consumer.batches()`.
 
     A record is done when the loop asks for the next one, a batch when it asks for the next batch; in a group, what is done is
-    committed now and then, and when the consumer is closed or left with `async with`.
+    committed now and then, and when the consumer is closed. Leaving `async with` without an exception takes what is in hand for done; `close()`
+    does not: it may come from a signal handler, or from `finally` after an exception.
 
     When it is open (`async with`, or the first call that needs it), every partition's start has been resolved: what is sent from then
     on comes. After an error of a partition every further call raises it again, until a `seek` past it.
@@ -112,13 +115,15 @@ class Consumer:
             self._opening = None
             raise
 
-    def _tell(self, changes: list[tuple[Literal["assigned", "revoked", "lost"], str, int]]) -> None:
+    async def _tell(self, changes: list[tuple[Literal["assigned", "revoked", "lost"], str, int]]) -> None:
+        """Tells what came and went, in the order in which it happened."""
         if self._on_rebalance is None:
             return
-        for kind in ("lost", "revoked", "assigned"):
-            partitions = [TopicPartition(topic, partition) for what, topic, partition in changes if what == kind]
-            if partitions:
-                self._on_rebalance(Rebalance(kind, partitions))
+        for kind, some in itertools.groupby(changes, lambda change: change[0]):
+            partitions = [TopicPartition(topic, partition) for _, topic, partition in some]
+            told = self._on_rebalance(Rebalance(kind, partitions))
+            if inspect.isawaitable(told):
+                await told
 
     async def _pull(self) -> tuple[list[tuple[Literal["assigned", "revoked", "lost"], str, int]], _native.Batch | None]:
         """What comes next. Whoever gives up waiting leaves it to whoever asks next: the core answers again what has not arrived."""
@@ -137,7 +142,7 @@ class Consumer:
             changes, self._batch = pulled
             is_end = self._batch is None and not changes
             if changes:
-                self._tell(changes)
+                await self._tell(changes)
             if is_end:
                 return False
         return True
@@ -249,8 +254,12 @@ class Consumer:
         self._left, self._batch = [], None
 
     async def close(self) -> None:
-        """Ends the subscription. In a group, all that was handed out is done, and committed unless that is manual."""
-        await self._leave(True)
+        """Ends the subscription, and a loop that runs.
+
+        In a group, what is done is committed unless that is manual: all before the record, or batch, that is in hand. Leaving `async with` in
+        order takes that for done, too.
+        """
+        await self._leave(False)
 
     async def __aenter__(self) -> Consumer:
         await self._ready()

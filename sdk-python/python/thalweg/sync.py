@@ -23,12 +23,11 @@ _running: tuple[int, asyncio.AbstractEventLoop] | None = None
 def _loop() -> asyncio.AbstractEventLoop:
     global _running
     with _lock:
-        if _running is None:
+        # A child that was forked has not got the parent's thread: it starts its own.
+        if _running is None or _running[0] != os.getpid():
             loop = asyncio.new_event_loop()
             threading.Thread(target=loop.run_forever, name="thalweg-sync", daemon=True).start()
             _running = (os.getpid(), loop)
-        if _running[0] != os.getpid():
-            raise InvalidError("thalweg.sync was used before a fork; start the child with spawn instead")
         return _running[1]
 
 
