@@ -287,6 +287,7 @@ fn node_config(directory: &DataDirectory, incarnation: u64, member: &Member, gro
             rack: member.rack.clone(),
             metadata_replica: ReplicaId(0),
             feature_level: FEATURE_LEVEL,
+            is_older: false,
         },
         controllers: member.controllers.iter().map(|(id, ..)| BrokerId(*id)).collect(),
         is_founder: directory.identity.founder,

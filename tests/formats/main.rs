@@ -133,8 +133,11 @@ fn metadata_records_of_a_cluster() {
         rack: "r1".into(),
         metadata_replica: ReplicaId::new(BrokerId(3), 1),
         feature_level: 1,
+        is_older: false,
     };
-    check("broker-registered", &MetadataRecord::BrokerRegistered(broker).encode());
+    check("broker-registered", &MetadataRecord::BrokerRegistered(broker.clone()).encode());
+    let older = Broker { is_older: true, ..broker };
+    check("broker-older", &MetadataRecord::BrokerRegistered(older).encode());
     let replicas = vec![ReplicaId::new(BrokerId(3), 1), ReplicaId::new(BrokerId(1), 0)];
     let assigned = MetadataRecord::ReplicasAssigned { topic: TopicId([0xcd; 16]), partition: 2, replicas };
     check("replicas-assigned", &assigned.encode());

@@ -587,6 +587,7 @@ impl World {
                 rack: String::new(),
                 metadata_replica: ReplicaId(0),
                 feature_level: FEATURE_LEVEL,
+                is_older: false,
             },
             controllers: (0..self.nodes.len()).map(broker).collect(),
             is_founder: n.directory == 1 || reused,

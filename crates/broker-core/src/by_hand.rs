@@ -6,7 +6,7 @@ use bytes::Bytes;
 use thalweg_commit_log::{Config, HardState, Lane, MemoryDisk};
 use thalweg_control::{
     Broker, Committed, ControlError, Copies, FEATURE_LEVEL, GroupAnswer, GroupRequest, OFFSETS_TOPIC, Request,
-    TopicConfig, incarnation,
+    TopicConfig, incarnation, starts_of,
 };
 use thalweg_model::{
     BatchBuilder, BrokerId, Bug, Codec, DirectoryId, LeaderEpoch, Offset, PartitionId, PinEpoch, RaftIndex, Record,
@@ -33,6 +33,7 @@ fn config(controllers: &[u32]) -> NodeConfig {
             rack: String::new(),
             metadata_replica: ReplicaId(0),
             feature_level: FEATURE_LEVEL,
+            is_older: false,
         },
         controllers: controllers.iter().copied().map(BrokerId).collect(),
         is_founder: true,
@@ -168,6 +169,21 @@ impl Cluster {
         Bench::open_as(disk, config)
     }
 
+    /// The process ends; the next one, which counts so many starts, finds this disk.
+    fn restart(&mut self, id: u32, starts: u64, disk: MemoryDisk) {
+        let now = self.benches[0].now;
+        let mut config = config(&[1]);
+        let incarnation = incarnation(starts, now.mono_ms);
+        config.broker =
+            Broker { id: BrokerId(id), directory: DirectoryId([id as u8; 16]), incarnation, ..config.broker };
+        config.is_founder = id == 1;
+        self.benches[id as usize - 1] = Bench { now, ..Bench::open_as(disk, config) };
+    }
+
+    fn image(&mut self, id: u32) -> MemoryDisk {
+        self.benches[id as usize - 1].node.replicas_mut().log_mut().disk_mut().image()
+    }
+
     /// The broker comes back with another disk.
     fn replace(&mut self, id: u32, directory: u8, disk: MemoryDisk) {
         let now = self.benches[0].now;
@@ -184,6 +200,18 @@ impl Cluster {
                     .into_iter()
                     .partition(|o| matches!(o, Output::Send(..)));
                 self.benches[at].outputs = kept;
+                let is_renewed = |o: &Output| match o {
+                    Output::Renew { incarnation } => Some(*incarnation),
+                    _ => None,
+                };
+                // The shell has written it down.
+                if let Some(incarnation) = self.benches[at].outputs.iter().find_map(is_renewed) {
+                    let bench = &mut self.benches[at];
+                    bench.outputs.retain(|o| is_renewed(o).is_none());
+                    bench.broker.incarnation = incarnation;
+                    bench.node.renew(bench.now, incarnation);
+                    bench.turn();
+                }
                 let Broker { id, directory, incarnation, .. } = self.benches[at].broker.clone();
                 for output in Vec::from(sent as VecDeque<Output>) {
                     let Output::Send(to, message) = output else { unreachable!("just parted") };
@@ -316,6 +344,113 @@ fn a_second_process_on_a_copied_directory_does_not_take_the_first_one_out() {
     assert_eq!(controller.node.admit(controller.now, &peer(2, here)), Ok(()));
     let later = Now { mono_ms: controller.now.mono_ms + 3_000, ..controller.now };
     assert_eq!(controller.node.admit(later, &peer(2, (99, 0))), Ok(()));
+}
+
+/// A copy that has acknowledged something does not come back empty under its name: with the leader gone, it would elect one without what it had
+/// acknowledged.
+fn a_disk_from_before_a_topic_gets_other_copies_than_those_that_it_lost() {
+    let mut cluster = Cluster::of(3);
+    let before = cluster.image(2);
+    let image = cluster.image(2);
+    cluster.restart(2, 2, image);
+    cluster.pass(3_000);
+    cluster.create(&[1, 2, 3]);
+    let leader = cluster.leader().expect("it is led");
+    let given = cluster.produce(leader).expect("it is led");
+    let acknowledged = ReplicaId::new(BrokerId(2), 0);
+    let replica = |c: &Cluster| c.benches[1].node.replicas().settings(&NAME).map(|s| s.replica);
+    assert_eq!(replica(&cluster), Some(acknowledged));
+    cluster.restart(2, 2, before);
+    for _ in 0..400 {
+        cluster.pass(50);
+        assert_ne!(replica(&cluster), Some(acknowledged));
+    }
+    assert_eq!(replica(&cluster), Some(acknowledged.successor()));
+    let held = cluster.benches[1].node.replicas().end(&NAME).expect("it is whole again");
+    assert!(held.2 > given);
+}
+
+/// The same of a disk that knows a copy which was replaced since: its successor has acknowledged something, too.
+fn a_disk_from_before_a_replacement_gets_another_copy_than_the_one_that_it_lost() {
+    let mut cluster = Cluster::of(3);
+    cluster.create(&[1, 2, 3]);
+    let before = cluster.image(2);
+    let image = cluster.image(2);
+    cluster.restart(2, 2, image);
+    cluster.pass(3_000);
+    let (topic, first) = (TOPIC, ReplicaId::new(BrokerId(2), 0));
+    for topic in [Some(topic), None] {
+        let of = |b: &Bench| b.node.metadata().broker(BrokerId(2)).expect("it is registered").metadata_replica;
+        let replica = if topic.is_some() { first } else { of(&cluster.benches[0]) };
+        let controller = &mut cluster.benches[0];
+        controller.node.change(controller.now, Ticket(3), Request::ReplaceReplica { topic, partition: 0, replica });
+        cluster.pass(5_000);
+    }
+    let names = |c: &Cluster| {
+        let of = |name| c.benches[1].node.replicas().settings(name).map(|s| s.replica);
+        [&NAME, &METADATA].map(of)
+    };
+    let acknowledged = names(&cluster);
+    assert_eq!(acknowledged[0], Some(first.successor()));
+    cluster.restart(2, 2, before);
+    for _ in 0..400 {
+        cluster.pass(50);
+        let here = names(&cluster);
+        assert!(here.iter().zip(&acknowledged).all(|(here, there)| here != there), "{here:?}");
+    }
+    assert_eq!(names(&cluster), acknowledged.map(|r| r.map(|r| r.successor())));
+    assert!(cluster.benches[1].node.replicas().end(&NAME).is_some());
+}
+
+/// Between the word that its disk is older and its successors' first frames a process may end at any time: the next one knows it, too.
+#[test]
+fn a_disk_stays_older_over_a_crash_until_its_copies_are_replaced() {
+    for ends_after in (0..3_000).step_by(50) {
+        let mut cluster = Cluster::of(3);
+        let before = cluster.image(2);
+        let image = cluster.image(2);
+        cluster.restart(2, 2, image);
+        cluster.pass(3_000);
+        cluster.create(&[1, 2, 3]);
+        let acknowledged = Some(ReplicaId::new(BrokerId(2), 0));
+        cluster.restart(2, 2, before);
+        let replica = |c: &Cluster| c.benches[1].node.replicas().settings(&NAME).map(|s| s.replica);
+        while !cluster.benches[1].outputs.iter().any(|o| matches!(o, Output::Outdated { .. })) {
+            cluster.pass(50);
+        }
+        for at in (0..15_000).step_by(50) {
+            if at == ends_after {
+                let starts = starts_of(cluster.benches[1].broker.incarnation) + 1;
+                let image = cluster.image(2);
+                cluster.restart(2, starts, image);
+            }
+            cluster.pass(50);
+            assert!(replica(&cluster) != acknowledged, "{at} ms after, with a crash after {ends_after}");
+        }
+        let held = cluster.benches[1].node.replicas().end(&NAME);
+        assert!(held.is_some() && cluster.leader().is_some(), "with a crash after {ends_after} ms");
+    }
+}
+
+/// Nobody can rebuild an only copy: it is not made anew either.
+#[test]
+fn a_disk_from_before_an_only_copy_does_not_serve_it() {
+    let mut cluster = Cluster::of(2);
+    let before = cluster.image(2);
+    let image = cluster.image(2);
+    cluster.restart(2, 2, image);
+    cluster.pass(3_000);
+    cluster.create(&[2]);
+    cluster.produce(2).expect("it is led");
+    cluster.restart(2, 2, before);
+    cluster.pass(10_000);
+    for starts in [4, 5] {
+        assert!(cluster.produce(2).is_err());
+        assert!(matches!(&cluster.out_of_service(2)[..], [_]), "{:?}", cluster.out_of_service(2));
+        let image = cluster.image(2);
+        cluster.restart(2, starts, image);
+        cluster.pass(5_000);
+    }
 }
 
 /// A sole controller's log is its own: what it tells of later starts is no other's word, but shows that the count is wrong.
@@ -495,5 +630,10 @@ fn planted_bugs_show() {
     assert_finds(Bug::CheckpointStartsAtItsEnd, a_checkpoint_of_several_batches_keeps_all_groups);
     assert_finds(Bug::CloneHeard, a_second_process_on_a_copied_directory_does_not_take_the_first_one_out);
     assert_finds(Bug::WipedCopyServes, a_disk_that_was_wiped_does_not_serve_what_only_it_held);
+    assert_finds(Bug::ForgottenKeepTheirNames, a_disk_from_before_a_topic_gets_other_copies_than_those_that_it_lost);
+    assert_finds(
+        Bug::MadeBeforeRegistered,
+        a_disk_from_before_a_replacement_gets_another_copy_than_the_one_that_it_lost,
+    );
     assert_finds(Bug::OthersNameTaken, nobody_is_heard_in_anothers_name);
 }

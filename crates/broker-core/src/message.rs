@@ -238,6 +238,7 @@ mod tests {
             rack: String::new(),
             metadata_replica: ReplicaId(2),
             feature_level: 1,
+            is_older: true,
         };
         let messages = [
             NodeMessage::Heartbeat(broker),

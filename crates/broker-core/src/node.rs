@@ -501,7 +501,8 @@ impl<D: Disk> Node<D> {
             "the data directory is older than what the cluster knows: this is start {found} of it, and others have seen start {known} \
              of what it was; what was acknowledged in between is not here"
         );
-        let written = self.replicas.lose_everything(now, &what);
+        // One that was never registered has taken part under its first name at most.
+        let written = self.replicas.lose_everything(now, METADATA, self.config.broker.metadata_replica, &what);
         self.refusal = Some(what);
         self.outdated = Some((remembered, Some(written)));
         self.outputs.push(Output::Outdated { incarnation, remembered });
@@ -642,7 +643,7 @@ impl<D: Disk> Node<D> {
         self.replicas.tick(now);
         if now.mono_ms >= self.next_heartbeat_ms {
             self.next_heartbeat_ms = now.mono_ms + HEARTBEAT_EVERY_MS;
-            let me = self.config.broker.clone();
+            let me = Broker { is_older: self.replicas.log().is_older(&METADATA), ..self.config.broker.clone() };
             self.tell_controller(now, NodeMessage::Heartbeat(me));
             self.judge_clock(now);
         }
@@ -656,7 +657,9 @@ impl<D: Disk> Node<D> {
         }
         if now.mono_ms >= self.next_report_ms {
             self.next_report_ms = now.mono_ms + REPORT_EVERY_MS;
-            for name in self.offline.keys().copied().collect::<Vec<_>>() {
+            // What an older disk has lost is replaced at once, when its start is registered.
+            let is_older = self.replicas.log().is_older(&METADATA);
+            for name in self.offline.keys().copied().filter(|_| !is_older).collect::<Vec<_>>() {
                 let Some(settings) = self.replicas.settings(&name).filter(|s| !s.is_only()) else { continue };
                 let topic = (name != METADATA).then_some(name.topic);
                 let (partition, replica) = (name.partition.0, settings.replica);
@@ -845,7 +848,9 @@ impl<D: Disk> Node<D> {
         if let Some(known) = known.filter(|_| is_same) {
             let (metadata_replica, controllers) = (known.metadata_replica, self.config.controllers.clone());
             self.seen_ms.insert(id, now.mono_ms);
-            if id != self.config.broker.id {
+            // Only the name that it has since it started: an older disk may have taken part under the one before.
+            let is_this_start = known.incarnation == broker.incarnation || is_planted(Bug::MadeBeforeRegistered);
+            if id != self.config.broker.id && is_this_start {
                 self.outputs.push(Output::Send(id, NodeMessage::Registered { metadata_replica, controllers }));
             }
         }
@@ -1033,6 +1038,9 @@ impl<D: Disk> Node<D> {
             self.replicas.configure(now, METADATA, self.metadata_settings(replica));
         }
         let (mut wanted, mut lost) = (BTreeMap::new(), BTreeMap::new());
+        // Until its present start is known, what the metadata says of copies that are not here may be about such as were here, acknowledged and
+        // voted, and were forgotten: the disk may be older than it was, or their successors may have been decided since.
+        let may_make = self.is_registered() || is_planted(Bug::MadeBeforeRegistered);
         // Until it is known under this directory, what the metadata says of this broker is about a disk that is gone. (Found by
         // the simulator: it took part under the lost copies' names.)
         let is_known = self.metadata.broker(me).is_some_and(|b| b.directory == self.config.broker.directory);
@@ -1062,6 +1070,7 @@ impl<D: Disk> Node<D> {
         for (name, settings) in wanted {
             match self.replicas.settings(&name) {
                 Some(there) if *there == settings => {}
+                Some(there) if there.replica != settings.replica && !may_make => {}
                 Some(there) => {
                     if there.replica != settings.replica {
                         self.offline.remove(&name);
@@ -1073,8 +1082,22 @@ impl<D: Disk> Node<D> {
                     // One that was lost before its first term has no name yet.
                     let is_mine = stored.contains(&name)
                         && held.is_some_and(|held| [settings.replica, ReplicaId(0)].contains(&held));
+                    let is_forgotten = || {
+                        let topic = self.metadata.topic_by_id(name.topic);
+                        topic.is_some_and(|t| t.only_on_older.contains(&name.partition.0))
+                    };
                     // What stands here is newer than the metadata that has been followed so far: it will say so itself.
                     if held.is_some_and(|held| held.generation() > settings.replica.generation()) {
+                        continue;
+                    }
+                    if !is_mine && !may_make {
+                        continue;
+                    }
+                    if held.is_none() && settings.is_only() && is_forgotten() {
+                        let what =
+                            "it stood on this disk before an older copy of the disk was put in its place".to_owned();
+                        self.offline.insert(name, what.clone());
+                        self.replicas.start_lost(now, name, settings, what);
                         continue;
                     }
                     match self.replicas.log().offline(&name).map(str::to_owned) {

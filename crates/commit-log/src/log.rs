@@ -305,7 +305,7 @@ impl<D: Disk> CommitLog<D> {
         if opened.damages.iter().any(|d| matches!(d, Damage::Torn { plain: false, .. })) {
             for partition in log.partitions.values_mut() {
                 let what = "the log's end may have been damaged after it was synced".to_owned();
-                partition.damage.get_or_insert(Loss { is_certain: false, what });
+                partition.damage.get_or_insert(Loss { is_certain: false, is_of_disk: false, what });
             }
         }
         let unwritten = |(_, p): &(&TopicPartition, &PartitionLog)| p.damage.is_some() && p.damage_lsn == Lsn(0);
@@ -498,8 +498,11 @@ impl<D: Disk> CommitLog<D> {
             return;
         }
         let Some(log) = self.partitions.get(&group) else { return };
-        let (Some(Loss { is_certain, what }), replica) = (&log.damage, log.hard_state.replica) else { return };
-        let kind = if log.diverged { recovery::DIVERGED } else { *is_certain as u64 };
+        let (Some(Loss { is_certain, is_of_disk, what }), replica) = (&log.damage, log.hard_state.replica) else {
+            return;
+        };
+        let kind = if log.diverged { recovery::DIVERGED } else { *is_certain as u64 * recovery::CERTAIN };
+        let kind = kind | (*is_of_disk as u64 * recovery::OF_DISK);
         let (index, payload) = (RaftIndex(kind), Bytes::copy_from_slice(what.as_bytes()));
         let lsn = self.push(FrameKind::Damaged, group, LeaderEpoch(0), index, Offset(replica.0), payload);
         self.partitions.get_mut(&group).expect("just seen").damage_lsn = lsn;
@@ -510,10 +513,26 @@ impl<D: Disk> CommitLog<D> {
     pub fn lose(&mut self, group: TopicPartition, is_certain: bool, what: String) -> Lsn {
         let log = self.partitions.get_mut(&group).expect("the caller created the partition");
         if log.damage.as_ref().is_none_or(|d| is_certain && !d.is_certain) {
-            log.damage = Some(Loss { is_certain, what });
+            let is_of_disk = log.damage.as_ref().is_some_and(|d| d.is_of_disk);
+            log.damage = Some(Loss { is_certain, is_of_disk, what });
             self.push_damage(group);
         }
         self.partitions[&group].damage_lsn
+    }
+
+    /// The same where the whole disk is older than it was. Which copies it has forgotten it cannot know: until this one's successor takes its
+    /// place, [`is_older`](Self::is_older) says so, over every start.
+    pub fn lose_disk(&mut self, group: TopicPartition, is_certain: bool, what: String) -> Lsn {
+        let log = self.partitions.get_mut(&group).expect("the caller created the partition");
+        let is_certain = is_certain || log.damage.as_ref().is_some_and(|d| d.is_certain);
+        log.damage = Some(Loss { is_certain, is_of_disk: true, what });
+        self.push_damage(group);
+        self.partitions[&group].damage_lsn
+    }
+
+    /// True for a copy that [was lost with its whole disk](Self::lose_disk).
+    pub fn is_older(&self, group: &TopicPartition) -> bool {
+        self.partitions.get(group).and_then(|p| p.damage.as_ref()).is_some_and(|d| d.is_of_disk)
     }
 
     /// Takes a partition out of service whose copy here holds another history than the one that was decided elsewhere. Everything in it is
@@ -526,7 +545,8 @@ impl<D: Disk> CommitLog<D> {
         }
         log.diverged = true;
         log.offline.get_or_insert(what.clone());
-        log.damage = Some(Loss { is_certain: true, what });
+        let is_of_disk = log.damage.as_ref().is_some_and(|d| d.is_of_disk);
+        log.damage = Some(Loss { is_certain: true, is_of_disk, what });
         self.push_damage(group);
         self.gather_aside(group);
     }

@@ -123,6 +123,8 @@ pub(crate) struct PartitionLog {
 pub(crate) struct Loss {
     /// Lost for sure: the partition is offline. Otherwise it only may be.
     pub(crate) is_certain: bool,
+    /// The whole disk is older than it was: it has forgotten other copies, too, of which nothing stands here.
+    pub(crate) is_of_disk: bool,
     pub(crate) what: String,
 }
 

@@ -26,8 +26,12 @@ use crate::wal::{SectorSums, Spare, Wal, WalFile, old_sums_file};
 /// How many of the last segment's checksummed runs are read and checked when a directory is opened (4 MiB).
 const CHECKED_RANGES: usize = 64;
 
-/// Where a frame of damage has an index: what is damaged is not lost, but another history.
+/// Where a frame of damage has an index, bits: it is lost for sure.
+pub(crate) const CERTAIN: u64 = 1;
+/// What is damaged is not lost, but another history.
 pub(crate) const DIVERGED: u64 = 2;
+/// All that the disk was is lost, whether it stands here or not.
+pub(crate) const OF_DISK: u64 = 4;
 
 /// Why a directory cannot be opened at all.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -438,8 +442,10 @@ fn replay(group: &mut Group, header: &Header, payload: &[u8]) {
         }
         FrameKind::Damaged => {
             let what = String::from_utf8_lossy(payload).into_owned();
-            group.damage = Some((Loss { is_certain: header.index != RaftIndex(0), what }, header.place.lsn));
-            group.diverged = header.index == RaftIndex(DIVERGED);
+            let is = |bit| header.index.0 & bit != 0;
+            let loss = Loss { is_certain: is(CERTAIN | DIVERGED), is_of_disk: is(OF_DISK), what };
+            group.damage = Some((loss, header.place.lsn));
+            group.diverged = is(DIVERGED);
         }
         FrameKind::Committed => group.noted = group.noted.max(header.index),
         FrameKind::Marker => {}
@@ -487,7 +493,8 @@ fn partition<D: Disk>(
     }
     // What a segment has lost shows again at every start, what the write-ahead log has lost only until it is recycled.
     if let Some(what) = log.offline.clone().filter(|_| log.damage.as_ref().is_none_or(|d| !d.is_certain)) {
-        (log.damage, log.damage_lsn) = (Some(Loss { is_certain: true, what }), Lsn(0));
+        let is_of_disk = log.damage.as_ref().is_some_and(|d| d.is_of_disk);
+        (log.damage, log.damage_lsn) = (Some(Loss { is_certain: true, is_of_disk, what }), Lsn(0));
     }
     let last = segments.len().wrapping_sub(1);
     for (i, base_offset) in segments.iter().enumerate() {

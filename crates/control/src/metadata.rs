@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use thalweg_model::limits::{PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX, REPLICATION_FACTOR_MAX, TOPICS_MAX};
 use thalweg_model::{
-    BrokerId, DirectoryId, NameError, Offset, PinEpoch, ProducerId, ProducerToken, ReplicaId, TopicId,
-    check_plugin_name, check_topic_name,
+    BrokerId, Bug, DirectoryId, NameError, Offset, PinEpoch, ProducerId, ProducerToken, ReplicaId, TopicId,
+    check_plugin_name, check_topic_name, is_planted,
 };
 use thiserror::Error;
 
@@ -257,6 +257,9 @@ pub struct Topic {
     pub taken_over: BTreeMap<u32, ReplicaId>,
     /// By partition with a single replica: the data directory that its copy was made on. The copy is there or nowhere.
     pub only_on: BTreeMap<u32, DirectoryId>,
+    /// Partitions with a single replica whose broker's disk was older than it was once since they were made: the copy is what that disk still has
+    /// of it, or nowhere.
+    pub only_on_older: BTreeSet<u32>,
     /// By partition that started empty because no copy was left: its first offset. Elsewhere it is 0.
     pub first_offsets: BTreeMap<u32, Offset>,
     /// Its partitioner.
@@ -366,26 +369,30 @@ impl Metadata {
             _ => Vec::new(),
         };
         let Some(known) = self.brokers.get(&id) else {
-            broker.metadata_replica = ReplicaId::new(id, broker.metadata_replica.generation());
+            // Founders take part before they are registered.
+            broker.metadata_replica = ReplicaId::new(id, broker.metadata_replica.generation() + broker.is_older as u32);
             let records = founded.into_iter().chain([MetadataRecord::BrokerRegistered(broker)]).collect();
             return Ok((records, answer));
         };
         broker.metadata_replica = known.metadata_replica;
-        if known.directory == broker.directory {
+        let is_same = known.directory == broker.directory;
+        if is_same && broker.incarnation <= known.incarnation {
             // What an older start of the process said may arrive late, and is not news.
-            return Ok(match broker.incarnation > known.incarnation {
-                true => (vec![MetadataRecord::BrokerRegistered(broker)], answer),
-                false => (Vec::new(), answer),
-            });
+            return Ok((Vec::new(), answer));
         }
-        if other_is_alive {
+        if is_same && !broker.is_older {
+            return Ok((vec![MetadataRecord::BrokerRegistered(broker)], answer));
+        }
+        if other_is_alive && !is_same {
             let address = format!("{}:{}", known.host, known.port);
             return Err(ControlError::BrokerIdTaken { id, directory: known.directory.to_string(), address });
         }
-        // Another disk under the same number: every copy that stood on the old one is lost, and gets a successor.
+        // Another disk under the same number: every copy that stood on the old one is lost, and gets a successor. So it is with the same disk as it
+        // was before: which copies it had since, it does not know, and those that it lost but never knew it would make anew under their names.
         broker.metadata_replica = known.metadata_replica.successor();
         let mut records = vec![MetadataRecord::BrokerRegistered(broker)];
-        for topic in self.topics.values() {
+        let keeps_names = is_same && is_planted(Bug::ForgottenKeepTheirNames);
+        for topic in self.topics.values().filter(|_| !keeps_names) {
             for (partition, replicas) in topic.replicas.iter().enumerate() {
                 // The only copy of a partition cannot be rebuilt from anybody. It keeps its name: should the old disk come back after all, it is there
                 // (`lost_its_only_copy`). Until then the partition is out of service, unless an operator says that it is lost.
@@ -534,6 +541,7 @@ impl Metadata {
                     first_replicas,
                     taken_over: BTreeMap::new(),
                     only_on,
+                    only_on_older: BTreeSet::new(),
                     first_offsets: BTreeMap::new(),
                     pin,
                     pin_epoch,
@@ -548,7 +556,18 @@ impl Metadata {
                 }
                 self.deleted.insert(id);
             }
-            MetadataRecord::BrokerRegistered(broker) => drop(self.brokers.insert(broker.id, broker)),
+            MetadataRecord::BrokerRegistered(broker) => {
+                let (id, is_older) = (broker.id, broker.is_older);
+                let before = self.brokers.insert(id, broker).map(|b| b.incarnation);
+                // Another name of its metadata replica alone is no start.
+                if is_older && before != self.brokers.get(&id).map(|b| b.incarnation) {
+                    for topic in self.topics.values_mut() {
+                        let only =
+                            (0..).zip(&topic.replicas).filter(|(_, r)| matches!(r[..], [only] if only.broker() == id));
+                        topic.only_on_older.extend(only.map(|(partition, _)| partition));
+                    }
+                }
+            }
             MetadataRecord::ReplicasAssigned { topic, partition, replicas } => {
                 let found = self.topic_by_id_mut(topic);
                 if let Some(there) = found.and_then(|t| t.replicas.get_mut(partition as usize)) {
@@ -575,6 +594,7 @@ impl Metadata {
                     Some(from) => drop(topic.taken_over.insert(partition, from)),
                     None => {
                         topic.taken_over.remove(&partition);
+                        topic.only_on_older.remove(&partition);
                         topic.first_replicas[partition as usize] = replicas.clone();
                         topic.first_offsets.insert(partition, first_offset);
                         topic.only_on.extend(directory.map(|d| (partition, d)));
@@ -741,6 +761,7 @@ mod tests {
             rack: rack.into(),
             metadata_replica: ReplicaId::new(BrokerId(id), 0),
             feature_level: 1,
+            is_older: false,
         }
     }
 
@@ -804,6 +825,57 @@ mod tests {
         let gone =
             Request::ReplaceReplica { topic: Some(topic.id), partition: 0, replica: ReplicaId::new(BrokerId(2), 0) };
         assert_eq!(m.handle(0, gone).unwrap().0, []);
+    }
+
+    #[test]
+    fn a_disk_that_came_back_older_renews_every_copy_on_it_whether_it_knows_it_or_not() {
+        let mut m = Metadata::default();
+        (1..=3).for_each(|id| register(&mut m, id, id as u8, ""));
+        run(&mut m, create_on(&[1, 2, 3], 2, 3)).unwrap();
+        let older = |incarnation, is_older| {
+            let broker = Broker { incarnation, is_older, ..broker(2, 2, "") };
+            Request::RegisterBroker { broker, other_is_alive: true }
+        };
+        let names = |m: &Metadata| {
+            let of = |r: &ReplicaId| r.broker() == BrokerId(2);
+            let mut all = vec![m.broker(BrokerId(2)).unwrap().metadata_replica];
+            all.extend(m.topics().flat_map(|t| t.replicas.iter().flatten().copied().filter(of)));
+            all
+        };
+        run(&mut m, older(2, false)).unwrap();
+        assert_eq!(names(&m), [copy_of(2, 0); 3], "a start like any other");
+        run(&mut m, older(3, true)).unwrap();
+        assert_eq!(names(&m), [copy_of(2, 1); 3]);
+        assert_eq!(m.handle(0, older(3, true)).unwrap().0, [], "the same start");
+        // It comes back older once more, before it has got that far.
+        run(&mut m, older(4, true)).unwrap();
+        assert_eq!(names(&m), [copy_of(2, 2); 3]);
+        // Nobody knows what a founder has voted for before it was registered.
+        let broker = Broker { is_older: true, ..broker(4, 4, "") };
+        run(&mut m, Request::RegisterBroker { broker, other_is_alive: false }).unwrap();
+        assert_eq!(m.broker(BrokerId(4)).unwrap().metadata_replica, copy_of(4, 1));
+    }
+
+    #[test]
+    fn an_only_copy_that_an_older_disk_may_have_forgotten_is_remembered_until_an_operator_gives_it_up() {
+        let mut m = Metadata::default();
+        (1..=2).for_each(|id| register(&mut m, id, id as u8, ""));
+        run(&mut m, create_on(&[2], 1, 1)).unwrap();
+        let is_forgotten = |m: &Metadata| m.topic("placed").unwrap().only_on_older.contains(&0);
+        let broker = Broker { incarnation: 2, is_older: true, ..broker(2, 2, "") };
+        run(&mut m, Request::RegisterBroker { broker: broker.clone(), other_is_alive: false }).unwrap();
+        assert!(is_forgotten(&m) && m.topic("placed").unwrap().replicas[0] == [copy_of(2, 0)]);
+        let mut anew = create_on(&[2], 1, 1);
+        if let Request::CreateTopic { id, name, .. } = &mut anew {
+            (*id, *name) = (TopicId([99; 16]), "later".into());
+        }
+        run(&mut m, anew).unwrap();
+        let replica = m.broker(BrokerId(2)).unwrap().metadata_replica;
+        run(&mut m, Request::ReplaceReplica { topic: None, partition: 0, replica }).unwrap();
+        assert!(m.topic("later").unwrap().only_on_older.is_empty(), "it was made since, and the start is the same");
+        let id = m.topic("placed").unwrap().id;
+        run(&mut m, recover(&[2], &[1], id, Vec::new())).unwrap();
+        assert!(!is_forgotten(&m));
     }
 
     fn copy(replica: ReplicaId, index: u64, voters: &[ReplicaId]) -> Copy {

@@ -109,6 +109,8 @@ pub struct Broker {
     pub metadata_replica: ReplicaId,
     /// The newest records and messages that it knows: see [`FEATURE_LEVEL`].
     pub feature_level: u32,
+    /// Its disk is older than it was when others heard of it last: whatever copies it had may be forgotten.
+    pub is_older: bool,
 }
 
 /// Bits of an incarnation that are drawn by chance.
@@ -328,7 +330,7 @@ impl MetadataRecord {
                 out.put_slice(secret.bytes());
             }
             MetadataRecord::BrokerRegistered(b) => {
-                out.put_slice(&[5, 1]);
+                out.put_slice(&[5, if b.is_older { 2 } else { 1 }]);
                 out.put_u32_le(b.id.0);
                 out.put_slice(&b.directory.0);
                 out.put_u64_le(b.incarnation);
@@ -378,7 +380,7 @@ impl MetadataRecord {
         let &[kind, layout, ref rest @ ..] = data else {
             return Err(RecordError::Malformed { kind: 0 });
         };
-        if !(1..=11).contains(&kind) || !(layout == 1 || (kind, layout) == (8, 2)) {
+        if !(1..=11).contains(&kind) || !(layout == 1 || [(5, 2), (8, 2)].contains(&(kind, layout))) {
             return Err(RecordError::Newer { kind, layout });
         }
         let mut rest = rest;
@@ -387,7 +389,7 @@ impl MetadataRecord {
             2 => take_array(&mut rest).map(|id| MetadataRecord::TopicDeleted { id: TopicId(id) }),
             3 => plugin(&mut rest).map(MetadataRecord::PluginAdmitted),
             4 => rest.try_get_i64_le().ok().map(|next| MetadataRecord::ProducerIdsReserved { next }),
-            5 => broker(&mut rest).map(MetadataRecord::BrokerRegistered),
+            5 => broker(&mut rest, layout == 2).map(MetadataRecord::BrokerRegistered),
             6 => replicas_assigned(&mut rest),
             7 => directory_lost(&mut rest),
             8 => partition_recovered(&mut rest, layout),
@@ -438,7 +440,7 @@ fn plugin(data: &mut &[u8]) -> Option<Plugin> {
     })
 }
 
-fn broker(data: &mut &[u8]) -> Option<Broker> {
+fn broker(data: &mut &[u8], is_older: bool) -> Option<Broker> {
     Some(Broker {
         id: BrokerId(data.try_get_u32_le().ok()?),
         directory: DirectoryId(take_array(data)?),
@@ -448,6 +450,7 @@ fn broker(data: &mut &[u8]) -> Option<Broker> {
         rack: take_name(data)?,
         metadata_replica: ReplicaId(data.try_get_u64_le().ok()?),
         feature_level: data.try_get_u32_le().ok()?,
+        is_older,
     })
 }
 
@@ -582,6 +585,18 @@ mod tests {
                 rack: "r1".into(),
                 metadata_replica: ReplicaId(3),
                 feature_level: 1,
+                is_older: false,
+            }),
+            MetadataRecord::BrokerRegistered(Broker {
+                id: BrokerId(3),
+                directory: DirectoryId([4; 16]),
+                incarnation: 10,
+                host: "b3.example".into(),
+                port: 9460,
+                rack: String::new(),
+                metadata_replica: ReplicaId(3),
+                feature_level: 1,
+                is_older: true,
             }),
             MetadataRecord::FeatureLevelSet { level: 2 },
             MetadataRecord::PartitionerSet {

@@ -90,6 +90,10 @@ bugs! {
     CloneHeard = "a clone is heard beside its original",
     /// The only copy of a partition is made anew, empty, on a disk that came in place of its own.
     WipedCopyServes = "a wiped only copy serves",
+    /// Copies that an older disk never knew keep their names, and are made anew under them.
+    ForgottenKeepTheirNames = "forgotten copies keep their names",
+    /// A copy is made anew before the metadata knows the present start of its broker.
+    MadeBeforeRegistered = "a copy is made before its broker's start is known",
     /// A vote goes to whoever asks, also with a shorter log.
     VoteForShorterLog = "vote for a shorter log",
     /// A record that is stamped far ahead of the clock is taken.

@@ -163,13 +163,23 @@ impl<D: Disk> Replicas<D> {
     }
 
     /// Nothing in this directory may count as what it was: every copy is written down as lost, and stops. With others about, a successor
-    /// takes its place; an only copy stays out of service until an operator takes what is left of it. Answers with the last frame that says
-    /// so.
-    pub fn lose_everything(&mut self, now: Now, what: &str) -> Lsn {
+    /// takes its place; an only copy stays out of service until an operator takes what is left of it. There were other copies that nothing here
+    /// tells of: `token`, which is made for it under the name `first` if it is not here, says so until its own successor takes its place
+    /// ([`CommitLog::is_older`]). Answers with the last frame of all that.
+    pub fn lose_everything(&mut self, now: Now, token: TopicPartition, first: ReplicaId, what: &str) -> Lsn {
+        self.log.create_partition(token);
         for name in self.log.partitions().collect::<Vec<_>>() {
             let is_only = self.partitions.get(&name).is_some_and(|p| p.settings.is_only());
             self.name_lost(name);
-            self.last_lsn = self.log.lose(name, is_only, what.to_owned()).max(self.last_lsn);
+            let state = self.log.hard_state(&name).filter(|s| name == token && s.replica == ReplicaId(0));
+            if let Some(state) = state {
+                self.log.set_hard_state(name, HardState { replica: first, ..state });
+            }
+            let lsn = match name == token {
+                true => self.log.lose_disk(name, is_only, what.to_owned()),
+                false => self.log.lose(name, is_only, what.to_owned()),
+            };
+            self.last_lsn = lsn.max(self.last_lsn);
             self.retire(name, what.to_owned());
         }
         self.log.pump(now.mono_ms);
@@ -221,6 +231,14 @@ impl<D: Disk> Replicas<D> {
         if self.log.offline(&name).is_some() {
             self.outputs.push(Output::Offline(name, what));
         }
+    }
+
+    /// The same for a copy of which this disk holds nothing, because it is older than it was: that stands on it from now on.
+    pub fn start_lost(&mut self, now: Now, name: TopicPartition, settings: PartitionSettings, what: String) {
+        self.log.create_partition(name);
+        self.log.set_hard_state(name, HardState { replica: settings.replica, ..Default::default() });
+        self.last_lsn = self.log.lose(name, true, what.clone()).max(self.last_lsn);
+        self.start_offline(now, name, settings, what);
     }
 
     /// Starts raft-rs over what the log holds, unless that is half of a rebuilding.
@@ -1153,7 +1171,7 @@ mod tests {
             replicas.start(now, name, settings(voters[0]));
             assert_eq!(replicas.log().hard_state(&name).map(|s| s.replica), Some(ReplicaId(0)), "it has no name yet");
             match is_older {
-                true => drop(replicas.lose_everything(now, "the disk is older than it was")),
+                true => drop(replicas.lose_everything(now, name, voters[0], "the disk is older than it was")),
                 false => replicas.step(now, heartbeat.clone()),
             }
             assert!(replicas.log().offline(&name).is_some());
