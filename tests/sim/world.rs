@@ -32,7 +32,7 @@ use thalweg_wire::{ErrorCode, RemoteError};
 use self::flip::Flip;
 use self::incidents::Incident;
 use self::members::{Members, OFFSETS};
-use self::older::{Older, Saved};
+use self::older::{Early, Older, Saved};
 use self::producers::Producers;
 use self::retention::{Kept, RETENTION_EVERY_MS, WALL_MS};
 use super::disk::{Faults, SimDisk};
@@ -273,6 +273,8 @@ struct World {
     /// When a client will find itself beside which node.
     strays: Vec<(u64, usize, usize)>,
     flip: Option<Flip>,
+    /// A disk that comes back as it was before there were topics.
+    early: Option<Early>,
     /// Chance for what `incidents.rs` plans.
     schedule: Rng,
     incident: Option<Incident>,
@@ -476,6 +478,7 @@ impl World {
             vouched: BTreeMap::new(),
             strays: Vec::new(),
             flip: None,
+            early: World::early_of(seed, size),
             schedule,
             incident: None,
             confirms: BTreeMap::new(),
@@ -601,6 +604,7 @@ impl World {
         self.note(|| format!("{config:?} {groups:?} {rates:?} {faults:?} {partitions} partitions"));
         let is_founded = |w: &World| w.groups().into_iter().all(|(_, g)| w.leader(g).is_some());
         while self.rates.founds_in_peace && self.now_ms < FOUNDING_MS && !is_founded(self) {
+            self.save_early();
             self.turn(true)?;
         }
         let end_ms = self.now_ms + self.rates.run_ms;
@@ -1209,6 +1213,7 @@ impl World {
         self.watch_log_starts(node)?;
         for (p, group) in self.groups() {
             let Some(state) = self.nodes[node].replicas().and_then(|r| r.state(&group)) else { continue };
+            self.may_take_part(node, group, state.log_end.0)?;
             let Some(me) = state.leader.filter(|leader| node_of(*leader) == node) else { continue };
             if self.replica(group, node) == Some(me) {
                 self.may_lead(node)?;

@@ -7,6 +7,7 @@ use thalweg_model::{RecordBatch, TopicPartition};
 
 use super::super::disk::SimDisk;
 use super::super::oracle::RecordId;
+use super::super::rng::Rng;
 use super::{Broker, Core, WHOLE_MS, World, name, number, starts_of};
 
 /// What is decided is written down within this.
@@ -18,6 +19,14 @@ pub(super) struct Saved {
     /// Starts that were counted on it by then.
     starts: u64,
     directory: u8,
+}
+
+/// A disk that is saved before there are topics.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Early {
+    node: usize,
+    saved_ms: u64,
+    from_ms: u64,
 }
 
 /// What a broker knows of its disk's being older than it was.
@@ -33,27 +42,63 @@ impl World {
     /// Saves a disk now and then, and puts what was saved back in place of what came of it.
     pub(super) fn older_disks(&mut self, node: usize) {
         let (saves, restores) = (self.rng.chance(2 * self.rates.older), self.rng.chance(self.rates.older));
-        let n = &self.nodes[node];
-        if saves
-            && self.nodes.len() > 1
-            && self.rates.older > 0
-            && n.saved.is_none()
-            && n.older.is_none()
-            && n.core.is_some()
-            && !n.torn
-        {
-            let saved = Saved { disk: n.disk.copy(), starts: n.starts, directory: n.directory };
-            self.nodes[node].saved = Some(saved);
-            self.note(|| format!("{node}: its disk is copied"));
+        if saves {
+            self.save(node);
         }
         let remembered = (0..self.nodes.len()).find(|n| restores && self.nodes.len() > 1 && self.is_remembered(*n));
         if let Some(node) = remembered.filter(|_| self.may_harm()) {
-            self.harmed();
-            self.crash(node, true, false);
-            let Some(saved) = self.nodes[node].saved.take() else { return };
-            self.note(|| format!("{node}: its disk is as it was after {} starts", saved.starts));
-            let n = &mut self.nodes[node];
-            (n.disk, n.starts, n.older) = (saved.disk, saved.starts, Some(Older::Unaware));
+            self.restore(node);
+        }
+        self.restore_early();
+    }
+
+    fn restore(&mut self, node: usize) {
+        self.harmed();
+        self.crash(node, true, false);
+        let Some(saved) = self.nodes[node].saved.take() else { return };
+        self.note(|| format!("{node}: its disk is as it was after {} starts", saved.starts));
+        let n = &mut self.nodes[node];
+        (n.disk, n.starts, n.older) = (saved.disk, saved.starts, Some(Older::Unaware));
+    }
+
+    /// Which disk comes back, in some seeds, as it was before there were topics, when it is saved, and when that begins: what it comes back without,
+    /// it never knew.
+    pub(super) fn early_of(seed: u64, size: usize) -> Option<Early> {
+        // What came later draws for itself, so that seeds stay what they were.
+        let mut rng = Rng::new(seed ^ 0x01de_57da);
+        let (node, saved_ms, from_ms) = (rng.below(size as u64) as usize, rng.below(600), 1_000 + rng.below(2_500));
+        (size > 1 && rng.chance(300_000)).then_some(Early { node, saved_ms, from_ms })
+    }
+
+    pub(super) fn save_early(&mut self) {
+        if let Some(Early { node, .. }) = self.early.filter(|e| e.saved_ms == self.now_ms) {
+            self.save(node);
+        }
+    }
+
+    /// The broker is killed, so that there is a start which its saved disk does not count; once the others know of that, the disk comes back.
+    fn restore_early(&mut self) {
+        let Some(Early { node, .. }) = self.early.filter(|e| e.from_ms <= self.now_ms) else { return };
+        let n = &self.nodes[node];
+        match n.saved.as_ref().map(|saved| n.starts > saved.starts) {
+            _ if self.rates.older == 0 => self.early = None,
+            None => self.early = None,
+            Some(false) => self.crash(node, false, false),
+            Some(true) if self.is_remembered(node) && self.may_harm() => {
+                self.early = None;
+                self.restore(node);
+            }
+            Some(true) => {}
+        }
+    }
+
+    fn save(&mut self, node: usize) {
+        let n = &self.nodes[node];
+        let may_save = self.nodes.len() > 1 && self.rates.older > 0 && n.saved.is_none() && n.older.is_none();
+        if may_save && n.core.is_some() && !n.torn {
+            let saved = Saved { disk: n.disk.copy(), starts: n.starts, directory: n.directory };
+            self.nodes[node].saved = Some(saved);
+            self.note(|| format!("{node}: its disk is copied"));
         }
     }
 
@@ -94,6 +139,21 @@ impl World {
                 Err(format!("{node} leads with a disk that is older than it was"))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A copy that takes part in its group, be it with a vote, holds at least what it acknowledged under its name.
+    pub(super) fn may_take_part(&self, node: usize, group: TopicPartition, log_end: u64) -> Result<(), String> {
+        let Some(replica) = self.replica(group, node) else { return Ok(()) };
+        let vouched = self.vouched.get(&(replica, group)).copied().unwrap_or(0);
+        // Nobody hears one that has not been told yet.
+        match log_end < vouched && self.nodes[node].older != Some(Older::Unaware) && !self.two_histories {
+            true => Err(format!(
+                "{node} takes part in {} as copy {replica}, which had acknowledged what stands below {vouched}: it holds what \
+                 stands below {log_end}",
+                number(group)
+            )),
+            false => Ok(()),
         }
     }
 
