@@ -74,6 +74,26 @@ def test_order_holds_when_the_buffer_is_full(broker: Broker) -> None:
     run(broker, send)
 
 
+def test_two_loops_share_a_producer(broker: Broker) -> None:
+    async def send(client: thalweg.Client, topic: str) -> None:
+        async with client.producer(topic) as producer:
+
+            async def work(loop: int) -> list[thalweg.Delivery]:
+                got = []
+                for turn in range(100):
+                    got += await asyncio.gather(*(producer.send(f"{loop}{turn:03}{i}") for i in range(10)))
+                return got
+
+            other = asyncio.to_thread(lambda: asyncio.run(work(2)))
+            both = await asyncio.wait_for(asyncio.gather(work(1), other), 30)
+        assert len({d.offset for got in both for d in got}) == 2000
+        for loop in (1, 2):
+            own = [n for n in await numbers(client, topic) if n // 10_000 == loop]
+            assert own == [loop * 10_000 + n for n in range(1000)]
+
+    run(broker, send)
+
+
 def test_what_is_sent_is_taken_at_the_call(broker: Broker) -> None:
     async def send(client: thalweg.Client, topic: str) -> None:
         producer = client.producer(topic)

@@ -161,9 +161,11 @@ class Producer:
     def __init__(self, topic: str, native: _native.Producer) -> None:
         self.topic = topic
         self._native = native
-        # Guards what has been called for and not handed over yet: two loops may share a producer.
+        # Guards what has been called for and not handed over yet: two loops may share a producer, each in a thread of its own.
         self._lock = threading.Lock()
         self._together: list[_native.Item] = []
+        # Where they were called for, and where whoever waits is told.
+        self._loop: asyncio.AbstractEventLoop | None = None
         # Who waits for which of them; None: all of them are enqueued only.
         self._waiters: list[Sending[Delivery]] | None = None
         self._untold: list[ThalwegError] = []
@@ -189,7 +191,7 @@ class Producer:
             self._begin(loop, True).append(future)
             self._together.append(item)
             if len(self._together) >= _TOGETHER:
-                self._hand_over(loop)
+                self._hand_over()
         return future
 
     def send_batch(self, messages: Iterable[Message | Value]) -> Sending[list[Delivery | ThalwegError]]:
@@ -201,7 +203,7 @@ class Producer:
             future.set_result([])
             return future
         with self._lock:
-            self._hand_over(loop)
+            self._hand_over()
             receipt = self._native.submit(items, True)
         self._keep(loop, self._settle_batch(receipt, len(items), future))
         return future
@@ -222,7 +224,7 @@ class Producer:
             self._together.append(item)
             if len(self._together) < _TOGETHER:
                 return _DONE
-            return self._room(loop)
+            return self._room()
 
     def enqueue_batch(self, messages: Iterable[Message | Value]) -> Awaitable[None]:
         """Buffers records together; awaited, it waits while the buffer is full. The fast way in."""
@@ -231,7 +233,7 @@ class Producer:
         with self._lock:
             self._begin(loop, False)
             self._together.extend(items)
-            return self._room(loop)
+            return self._room()
 
     def flush(self) -> Awaitable[None]:
         """Waits until every record that was sent before has its outcome."""
@@ -250,8 +252,9 @@ class Producer:
                 await ended
             except ThalwegError as e:
                 error = e
-            while self._settling:
-                await asyncio.wait(self._settling)
+            here = asyncio.get_running_loop()
+            while settling := [task for task in self._settling if task.get_loop() is here]:
+                await asyncio.wait(settling)
             untold, self._untold = self._untold, []
             if error is None and untold:
                 error = untold[0]
@@ -264,35 +267,42 @@ class Producer:
 
     def _begin(self, loop: asyncio.AbstractEventLoop, waits: bool) -> list[Any]:
         """Makes room for a record of this kind behind those that came before it."""
-        if self._together and (self._waiters is not None) != waits:
-            self._hand_over(loop)
+        if self._together and ((self._waiters is not None) != waits or self._loop is not loop):
+            self._hand_over()
         if not self._together:
-            self._waiters = [] if waits else None
-            loop.call_soon(self._hand_over_now, loop)
+            self._loop, self._waiters = loop, [] if waits else None
+            loop.call_soon(self._hand_over_now)
         return self._waiters if self._waiters is not None else []
 
-    def _hand_over_now(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def _hand_over_now(self) -> None:
         with self._lock:
-            self._hand_over(loop or asyncio.get_running_loop())
+            self._hand_over()
 
-    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> _native.Receipt | None:
+    def _hand_over(self) -> _native.Receipt | None:
         """Gives the core what has been called for, in order."""
         if not self._together:
             return None
-        items, waiters = self._together, self._waiters
-        self._together, self._waiters = [], None
+        items, waiters, loop = self._together, self._waiters, self._loop
+        self._together, self._waiters, self._loop = [], None, None
         receipt = self._native.submit(items, waiters is not None)
-        if waiters is not None:
+        if waiters is not None and loop is not None:
             self._keep(loop, self._settle(receipt, waiters))
         return receipt
 
     def _keep(self, loop: asyncio.AbstractEventLoop, settling: Coroutine[Any, Any, None]) -> None:
-        task = loop.create_task(settling)
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        def start() -> None:
+            task = loop.create_task(settling)
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
 
-    def _room(self, loop: asyncio.AbstractEventLoop) -> Awaitable[None]:
-        receipt = self._hand_over(loop)
+        if loop is asyncio.get_running_loop():
+            start()
+        else:
+            # Another thread's: it has to be woken.
+            loop.call_soon_threadsafe(start)
+
+    def _room(self) -> Awaitable[None]:
+        receipt = self._hand_over()
         if receipt is None or receipt.is_buffered:
             return _DONE
         return receipt.buffered()
