@@ -346,6 +346,21 @@ fn what_a_copy_has_acknowledged_stays_in_a_rebuilding() {
     assert_eq!(copy.log_end(), 6);
 }
 
+/// A copy was told to start over, and before the first part comes Raft brings it beyond the place where that begins.
+#[test]
+fn a_part_to_start_over_with_is_not_put_in_place_behind_what_raft_has_brought() {
+    let mut copy = with_entries();
+    offer_restart(&mut copy, 4);
+    copy.append(3, 2, (6, 1), 8, 6);
+    copy.sync();
+    bring(&mut copy, 4..=6, 1);
+    copy.sync();
+    assert_eq!(copy.log_end(), 8);
+    assert_eq!(copy.replicas.log().committed_end(&NAME), Some((Offset(6), RaftIndex(7))));
+    let ends = copy.replicas.log().entries(&NAME).map(|(index, b)| (index.0, b.end_offset().0));
+    assert_eq!(ends.last(), Some((8, 8)));
+}
+
 /// Rebuilt up to entry 32 of 40, from 31 on, when its leader goes.
 fn half_rebuilt() -> Copy {
     let mut copy = with_entries();
