@@ -15,8 +15,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Connections run on one thread of their own; placement, compression and decoding run on the caller's. The futures here
-//! belong to no particular runtime. Decisions (batching, numbering, retries, credit) are `thalweg-client-core`'s.
+//! Connections run on one thread of their own; places in line, batching, compression and decoding run on the caller's where nobody waits, and
+//! a topic's plugin on a thread for what may take long. The futures here belong to no particular runtime. Decisions (batching, numbering, retries, credit) are `thalweg-client-core`'s.
 
 mod address;
 mod batch;
