@@ -159,13 +159,14 @@ pub(crate) fn restart_of(base: &thalweg_commit_log::PeerBase, from: Offset, with
     }
 }
 
-/// True where a part can be put in place in a copy whose decided entries go up to `next` (exclusive). A copy that was told to start over may have
+/// True where a part can be put in place in a copy whose decided entries go up to `next` (exclusive): the same entry at the same offset. Of two histories
+/// one may have other offsets at its entries; then the copy asks again from its own end, and is told so. (Found by the simulator.) A copy that was told to start over may have
 /// heard from its leader meanwhile and hold what it was to start from, in segments of its own: then it needs not. (Found by the simulator: a
 /// part waited for room, and was put in place after what followed it.)
-pub(crate) fn fits(install: &Install, next: RaftIndex) -> bool {
+pub(crate) fn fits(install: &Install, next: (Offset, RaftIndex)) -> bool {
     match install.restarts_at {
-        None => install.first_index == next,
-        Some(_) => install.first_index > next,
+        None => (install.batches[0].base_offset(), install.first_index) == next,
+        Some(_) => install.first_index > next.1,
     }
 }
 
@@ -182,8 +183,10 @@ mod tests {
             end: None,
         };
         for (next, goes_on, starts_over) in [(8, false, true), (9, true, false), (10, false, false)] {
-            assert_eq!(fits(&install(None), RaftIndex(next)), goes_on);
-            assert_eq!(fits(&install(Some(Offset(18))), RaftIndex(next)), starts_over);
+            let next = (Offset(next + 11), RaftIndex(next));
+            assert_eq!(fits(&install(None), next), goes_on);
+            assert_eq!(fits(&install(Some(Offset(18))), next), starts_over);
         }
+        assert!(!fits(&install(None), (Offset(22), RaftIndex(9))), "another history");
     }
 }

@@ -668,7 +668,7 @@ impl<D: Disk> Replicas<D> {
             return;
         };
         let install = self.keep_own(name, install);
-        let next = self.log.committed_end(&name).expect("the partition was created").1;
+        let next = self.log.committed_end(&name).expect("the partition was created");
         if !catch_up::fits(&install, next) {
             // Raft went on meanwhile, or something else is in the way: begin again from here.
             self.partitions.get_mut(&name).expect("just seen").catching_up = None;
