@@ -1,13 +1,16 @@
 """A real broker for the tests."""
 
+import asyncio
 import json
 import os
 import pathlib
 import subprocess
-from collections.abc import Iterator
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+import thalweg
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("THALWEG_BIN", str(ROOT / "target/fast/thalweg"))
@@ -32,6 +35,18 @@ class Broker:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+def run(broker: Broker, work: Callable[[thalweg.Client, str], Awaitable[None]]) -> None:
+    """Runs `work` with a client, and a topic of its own."""
+
+    async def go() -> None:
+        async with thalweg.connect(broker.address, ca=broker.ca) as client:
+            topic = str(uuid.uuid4())
+            await client.create_topic(topic)
+            await work(client, topic)
+
+    asyncio.run(go())
 
 
 @pytest.fixture

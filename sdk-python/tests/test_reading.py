@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import types
 import uuid
 
 import thalweg
 import thalweg.sync
-from conftest import Broker
-
-
-def run(broker: Broker, work: types.FunctionType, **options: object) -> None:
-    async def go() -> None:
-        async with thalweg.connect(broker.address, ca=broker.ca) as client:
-            topic = str(uuid.uuid4())
-            await client.create_topic(topic)
-            await work(client, topic)
-
-    asyncio.run(go())
+from conftest import Broker, run
 
 
 async def fill(client: thalweg.Client, topic: str, count: int) -> None:

@@ -5,24 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import types
-import uuid
 from typing import Any
 
 import pytest
 import thalweg
 import thalweg.sync
-from conftest import Broker
-
-
-def run(broker: Broker, work: types.FunctionType) -> None:
-    async def go() -> None:
-        async with thalweg.connect(broker.address, ca=broker.ca) as client:
-            topic = str(uuid.uuid4())
-            await client.create_topic(topic)
-            await work(client, topic)
-
-    asyncio.run(go())
+from conftest import Broker, run
 
 
 async def read(client: thalweg.Client, topic: str) -> list[thalweg.Record]:

@@ -184,6 +184,15 @@ impl Cluster {
         self.benches[id as usize - 1].node.replicas_mut().log_mut().disk_mut().image()
     }
 
+    /// The broker starts for the second time, and what its disk held before that is kept.
+    fn start_again_and_keep_image(&mut self, id: u32) -> MemoryDisk {
+        let before = self.image(id);
+        let image = self.image(id);
+        self.restart(id, 2, image);
+        self.pass(3_000);
+        before
+    }
+
     /// The broker comes back with another disk.
     fn replace(&mut self, id: u32, directory: u8, disk: MemoryDisk) {
         let now = self.benches[0].now;
@@ -350,10 +359,7 @@ fn a_second_process_on_a_copied_directory_does_not_take_the_first_one_out() {
 /// acknowledged.
 fn a_disk_from_before_a_topic_gets_other_copies_than_those_that_it_lost() {
     let mut cluster = Cluster::of(3);
-    let before = cluster.image(2);
-    let image = cluster.image(2);
-    cluster.restart(2, 2, image);
-    cluster.pass(3_000);
+    let before = cluster.start_again_and_keep_image(2);
     cluster.create(&[1, 2, 3]);
     let leader = cluster.leader().expect("it is led");
     let given = cluster.produce(leader).expect("it is led");
@@ -374,10 +380,7 @@ fn a_disk_from_before_a_topic_gets_other_copies_than_those_that_it_lost() {
 fn a_disk_from_before_a_replacement_gets_another_copy_than_the_one_that_it_lost() {
     let mut cluster = Cluster::of(3);
     cluster.create(&[1, 2, 3]);
-    let before = cluster.image(2);
-    let image = cluster.image(2);
-    cluster.restart(2, 2, image);
-    cluster.pass(3_000);
+    let before = cluster.start_again_and_keep_image(2);
     let (topic, first) = (TOPIC, ReplicaId::new(BrokerId(2), 0));
     for topic in [Some(topic), None] {
         let of = |b: &Bench| b.node.metadata().broker(BrokerId(2)).expect("it is registered").metadata_replica;
@@ -436,10 +439,7 @@ fn a_disk_stays_older_over_a_crash_until_its_copies_are_replaced() {
 #[test]
 fn a_disk_from_before_an_only_copy_does_not_serve_it() {
     let mut cluster = Cluster::of(2);
-    let before = cluster.image(2);
-    let image = cluster.image(2);
-    cluster.restart(2, 2, image);
-    cluster.pass(3_000);
+    let before = cluster.start_again_and_keep_image(2);
     cluster.create(&[2]);
     cluster.produce(2).expect("it is led");
     cluster.restart(2, 2, before);

@@ -103,16 +103,17 @@ impl Intake {
     }
 
     /// Gives the records of a call their places in line. A record above a limit has its outcome at once; the others go on.
-    pub(super) fn submit(&self, records: impl ExactSizeIterator<Item = Record>) -> Receipt {
+    pub(super) fn submit(&self, records: Vec<Record>) -> Receipt {
         let since = Instant::now();
+        let checked: Vec<_> = records.iter().map(Record::check_limits).collect();
         let mut queue = self.queue();
         let pending = Pending::new(records.len(), queue.calls.clone(), self.failures.clone());
         let is_closed = queue.is_closed;
         let mut fresh = Vec::with_capacity(records.len());
         let mut refused = Vec::new();
-        for (at, record) in records.enumerate() {
+        for (at, (record, checked)) in records.into_iter().zip(checked).enumerate() {
             let token = Token { receipt: pending.clone(), at: at as u32 };
-            match record.check_limits() {
+            match checked {
                 _ if is_closed => refused.push((token, closed())),
                 Err(error) => refused.push((token, error.into())),
                 Ok(()) => fresh.push(Item { record, token, since }),

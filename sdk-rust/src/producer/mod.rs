@@ -236,10 +236,10 @@ impl Producer {
     ///
     /// # Errors
     /// `invalid` after a fork: connect again in the child.
-    pub fn submit<R: IntoIterator<Item = Record, IntoIter: ExactSizeIterator>>(&self, records: R) -> Result<Receipt> {
+    pub fn submit(&self, records: impl IntoIterator<Item = Record>) -> Result<Receipt> {
         self.inner.client.io.check_process()?;
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
-        Ok(self.inner.intake.submit(records.into_iter().map(|r| r.into_model(now_ms))))
+        Ok(self.inner.intake.submit(records.into_iter().map(|r| r.into_model(now_ms)).collect()))
     }
 
     /// Waits until every record that was sent before has its outcome; closes open batches at once.
