@@ -1131,6 +1131,11 @@ impl<D: Disk> CommitLog<D> {
         self.partitions.get(group).map_or(0, PartitionLog::bytes)
     }
 
+    /// Bytes of the partition's record batches that would go if it started at `log_start`; segments go whole.
+    pub fn bytes_gone_at(&self, group: &TopicPartition, log_start: Offset) -> u64 {
+        self.partitions.get(group).map_or(0, |p| retention::bytes_gone_at(p, log_start))
+    }
+
     /// Bytes of cached and unwritten batches in memory, of all partitions.
     pub fn memory_bytes(&self) -> usize {
         self.tail_bytes

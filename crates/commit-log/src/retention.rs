@@ -84,6 +84,15 @@ pub(crate) fn point(log: &PartitionLog, r: &Retention) -> Option<Offset> {
     point.filter(|to| is_worth_it || to.0 > log.log_start.0 + 1)
 }
 
+/// Bytes of batches that would go if the log started at `log_start`, and have not gone or been told to: whole segments, and what is not in
+/// segments yet.
+pub(crate) fn bytes_gone_at(log: &PartitionLog, log_start: Offset) -> u64 {
+    let goes = |end: Offset| end > log.log_start && end <= log_start;
+    let in_segments: u64 = log.segments.iter().filter(|s| goes(s.end_offset())).map(Segment::bytes).sum();
+    let waiting = log.tail.range(log.tail_after(log.end.index)..).filter(|e| goes(e.batch.end_offset()));
+    in_segments + waiting.map(|e| e.batch.bytes().len() as u64).sum::<u64>()
+}
+
 fn is_expired(segment: &Segment, r: &Retention) -> bool {
     let Some(retention_ms) = r.retention_ms else { return false };
     if !segment.has_records() {

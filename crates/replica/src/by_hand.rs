@@ -593,6 +593,33 @@ fn a_copy_is_not_put_to_sleep_for_a_part_that_waits_for_room() {
     }
 }
 
+/// On a nearly full disk a follower takes records that come before a move of the log start only where more goes than comes. Taken always, they
+/// would fill the disk for a leader that moves its log start often, and nothing could be deleted any more.
+#[test]
+fn records_before_a_move_of_the_log_start_are_taken_without_room_only_where_more_goes() {
+    let is_taken = |records: u64, log_start: u64| {
+        let config = Config { reserve_bytes: 1 << 20, ..config() };
+        let mut copy = Copy::open_with(MemoryDisk::empty(), settings(), config, 1 << 40);
+        copy.append(3, 1, (0, 0), 6, 6);
+        copy.sync();
+        copy.replicas.set_room(copy.now, 1 << 18);
+        let mut batches: Vec<RecordBatch> = (7..7 + records).map(|index| batch(index, 1)).collect();
+        batches.push(RecordBatch::log_start(Offset(6 + records), LeaderEpoch(1), Offset(log_start), 1));
+        let entry = |batch| EntryBody { term: 1, content: EntryContent::Batch(batch) };
+        let entries: Vec<EntryBody> = batches.into_iter().map(entry).collect();
+        let end = 6 + entries.len() as u64;
+        copy.hear_raft(
+            3,
+            RaftBody { kind: APPEND, term: 1, index: 6, log_term: 1, commit: 6, entries, ..Default::default() },
+        );
+        copy.sync();
+        copy.log_end() == end
+    };
+    assert!(is_taken(0, 1), "a move alone is always taken");
+    assert!(is_taken(2, 6));
+    assert!(!is_taken(4, 2));
+}
+
 macro_rules! rules {
     ($($rule:ident: $($bug:ident)+;)+) => {
         mod rules {

@@ -155,10 +155,16 @@ impl RaftBody {
         (self.index + 1..).zip(&self.entries).any(|entry| is_record(entry.1) && !is_undecided(&entry))
     }
 
-    /// True for an append after which segments may go.
-    pub(crate) fn moves_log_start(&self) -> bool {
-        let moves = |e: &EntryBody| matches!(&e.content, EntryContent::Batch(batch) if batch.as_log_start().is_some());
-        self.entries.iter().any(moves)
+    /// Up to where an append moves the log start, so that segments may go; `None` where it does not.
+    pub(crate) fn log_start(&self) -> Option<Offset> {
+        let to = |e: &EntryBody| if let EntryContent::Batch(batch) = &e.content { batch.as_log_start() } else { None };
+        self.entries.iter().filter_map(to).max()
+    }
+
+    /// Bytes of the batches in it.
+    pub(crate) fn batch_bytes(&self) -> usize {
+        let of = |e: &EntryBody| if let EntryContent::Batch(batch) = &e.content { batch.bytes().len() } else { 0 };
+        self.entries.iter().map(of).sum()
     }
 
     pub(crate) fn asks_for_vote(&self) -> bool {
@@ -208,14 +214,7 @@ impl PeerMessage {
     pub fn batch_bytes(&self) -> usize {
         let of = |batches: &[RecordBatch]| batches.iter().map(|b| b.bytes().len()).sum();
         match &self.body {
-            PeerBody::Raft(raft) => raft
-                .entries
-                .iter()
-                .map(|e| match &e.content {
-                    EntryContent::Batch(batch) => batch.bytes().len(),
-                    _ => 0,
-                })
-                .sum(),
+            PeerBody::Raft(raft) => raft.batch_bytes(),
             PeerBody::CatchUp(CatchUp::Batches { batches, .. }) => of(batches),
             _ => 0,
         }
