@@ -934,7 +934,11 @@ impl<D: Disk> CommitLog<D> {
                 let list = self.wal.listing.take().expect("one list is written at a time");
                 match result {
                     Ok(_) => self.wal.listed = list,
-                    Err(e) if e.full => self.room.run_out(now_ms),
+                    // A new log file may have taken the last room, and is of no use before the list has its name.
+                    Err(e) if e.full => {
+                        self.room.run_out(now_ms);
+                        self.give_up_ballast();
+                    }
                     Err(e) => self.fail(e),
                 }
             }

@@ -123,7 +123,10 @@ impl MemoryDisk {
                 self.files.entry(to).or_insert(held);
             }
             Step::Delete { file } => self.remove(&file),
-            Step::Replace { file, bytes } => drop(self.files.insert(file, bytes.to_vec())),
+            Step::Replace { file, bytes } => {
+                self.grow(&file, bytes.len())?;
+                self.files.insert(file, bytes.to_vec());
+            }
         }
         Ok(Bytes::new())
     }

@@ -203,6 +203,33 @@ mod tests {
         assert_eq!([GROUP, OTHER].map(|group| log.is_installing(&group)), [false, true]);
     }
 
+    /// The last room went to a log file, and none was left for the list that names it: the file was never used, and nothing could be deleted.
+    #[test]
+    fn the_ballast_is_given_up_for_the_list_of_log_files() {
+        let config = Config { ballast_bytes: BALLAST_BYTES, reserve_bytes: 16 << 10, ..config() };
+        let mut log = CommitLog::open(MemoryDisk::empty(), DIRECTORY, config).expect("it opens").0;
+        log.set_room(1 << 20);
+        append(&mut log, GROUP, 3);
+        log.flush_all();
+        settle(&mut log, 500);
+        assert!(log.disk_mut().files.contains_key(&ballast_file()));
+        log.set_room(config.wal_first_bytes);
+        log.disk_mut().room = Some(config.wal_first_bytes);
+        // Not on the quorum, so that none of it goes to segments.
+        let mut last = 3;
+        while log.is_idle() {
+            last += 1;
+            let batch = RecordBatch::leader_change(Offset(last - 1), LeaderEpoch(1));
+            log.append(GROUP, RaftIndex(last), batch);
+            settle(&mut log, 1_000);
+        }
+        settle(&mut log, 3_000);
+        assert!(!log.disk_mut().files.contains_key(&ballast_file()));
+        log.set_room(BALLAST_BYTES);
+        settle(&mut log, 5_000);
+        assert!(log.is_idle());
+    }
+
     #[test]
     fn producers_wait_below_the_reserve_and_until_there_is_more_than_that() {
         let mut room = Room::new(100, 0);
