@@ -58,7 +58,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn start(mut consumer: Consumer) -> Reading {
+    fn start(consumer: Consumer) -> Reading {
         let last: Arc<Mutex<BTreeMap<u32, Instant>>> = Arc::default();
         let into = last.clone();
         let (stop, mut stopped) = tokio::sync::oneshot::channel();
@@ -69,7 +69,7 @@ impl Reading {
                         let partition = record.context("the consumer ended")??.partition();
                         into.lock().expect("nobody panics").insert(partition, Instant::now());
                     }
-                    _ = &mut stopped => return Ok(consumer.close().await?),
+                    _ = &mut stopped => return Ok(consumer.finish().await?),
                 }
             }
         });
@@ -130,10 +130,10 @@ pub(crate) async fn rebalance(thalweg: &Path) -> Result<()> {
     let mut times = Vec::with_capacity(RUNS);
     for i in 0..RUNS {
         let asked = Instant::now();
-        let mut consumer = client.consumer("t").group(format!("first-{i}")).build().await?;
+        let consumer = client.consumer("t").group(format!("first-{i}")).build().await?;
         consumer.next().await.context("a record")??;
         times.push(asked.elapsed());
-        consumer.close().await?;
+        consumer.finish().await?;
     }
     report("join of a new group's only member to its first record", times);
 
@@ -201,7 +201,7 @@ async fn at_once(cluster: &Cluster) -> Result<()> {
         let joining = clients.iter().map(|client| {
             let builder = client.consumer("many").group(format!("crowd-{group}")).auto_commit(None);
             tokio::spawn(async move {
-                let mut consumer = builder.build().await?;
+                let consumer = builder.build().await?;
                 // Whatever it was given on the way: what counts is that everybody has one partition and reads it.
                 let record = loop {
                     let record = consumer.next().await.context("a record")??;
@@ -220,7 +220,7 @@ async fn at_once(cluster: &Cluster) -> Result<()> {
         settled(&first, &format!("crowd-{group}"), MEMBERS as usize).await?;
         if group + 1 < GROUPS {
             for (consumer, _) in members.drain(..) {
-                consumer.close().await?;
+                consumer.finish().await?;
             }
         }
     }
@@ -229,7 +229,7 @@ async fn at_once(cluster: &Cluster) -> Result<()> {
 
     for count in [1, members.len()] {
         let started = Instant::now();
-        let committing = members.drain(..).enumerate().map(|(i, (mut consumer, record))| {
+        let committing = members.drain(..).enumerate().map(|(i, (consumer, record))| {
             tokio::spawn(async move {
                 let mut latencies = Vec::new();
                 while i < count && started.elapsed() < Duration::from_secs(SECONDS) {
@@ -257,7 +257,7 @@ async fn at_once(cluster: &Cluster) -> Result<()> {
         );
     }
     for (consumer, _) in members {
-        consumer.close().await?;
+        consumer.finish().await?;
     }
     Ok(())
 }
@@ -292,7 +292,7 @@ pub(crate) async fn offsets(thalweg: &Path) -> Result<()> {
             let builder = clients[group % CLIENTS].consumer("t").group(format!("group-{group:04}"));
             let builder = builder.start(Position::Latest).auto_commit(None);
             tokio::spawn(async move {
-                let mut consumer = builder.build().await?;
+                let consumer = builder.build().await?;
                 while consumer.assignment().len() < PARTITIONS as usize {
                     let _ = tokio::time::timeout(Duration::from_millis(20), consumer.next()).await;
                 }
@@ -310,7 +310,7 @@ pub(crate) async fn offsets(thalweg: &Path) -> Result<()> {
 
     let before = usage(broker.child.id()).cpu_s;
     let start = Instant::now();
-    let committing = members.into_iter().enumerate().map(|(i, mut consumer)| {
+    let committing = members.into_iter().enumerate().map(|(i, consumer)| {
         tokio::spawn(async move {
             let mut late = Vec::with_capacity(SECONDS as usize);
             for second in 1..=SECONDS {

@@ -129,7 +129,7 @@ async fn one(thalweg: &Path, size: usize, partitions: u32, raw: Raw) -> Result<(
 
     let before = (usage(me).cpu_s, usage(it).cpu_s);
     let started = Instant::now();
-    let mut consumer = client.consumer("t").from_beginning().until_end().build().await?;
+    let consumer = client.consumer("t").from_beginning().until_end().build().await?;
     let mut read = 0u64;
     while let Some(batch) = consumer.next_batch().await.transpose()? {
         read += batch.len() as u64;
@@ -191,7 +191,7 @@ async fn latency(thalweg: &Path) -> Result<()> {
     let client = client(&broker).await?;
     let producer = client.producer("t").build().await?;
     producer.send(Record::new("warm")).await?;
-    let mut consumer = client.consumer("t").build().await?;
+    let consumer = client.consumer("t").build().await?;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let start = Instant::now() + Duration::from_millis(100);
     let sender = std::thread::spawn(move || -> Result<()> {
@@ -285,7 +285,7 @@ async fn filter(thalweg: &Path, plugins: &Path) -> Result<()> {
         let it = broker.child.id();
         let before = usage(it).cpu_s;
         let started = Instant::now();
-        let mut consumer = client.consumer("t").from_beginning().until_end().filter("late").build().await?;
+        let consumer = client.consumer("t").from_beginning().until_end().filter("late").build().await?;
         while consumer.next_batch().await.transpose()?.is_some() {}
         let counts = consumer.counts();
         println!(

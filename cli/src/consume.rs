@@ -107,16 +107,17 @@ impl Consume {
         if self.until_end {
             builder = builder.until_end();
         }
-        let mut consumer = builder.build().await?;
+        let consumer = builder.build().await?;
         let mut left = self.limit.unwrap_or(u64::MAX);
         let mut out = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
         let interrupted = tokio::signal::ctrl_c();
         tokio::pin!(interrupted);
         let mut result = Ok(());
         while left > 0 {
+            let at_most = usize::try_from(left).unwrap_or(usize::MAX);
             let batch = tokio::select! {
-                batch = consumer.next_batch() => batch,
-                _ = &mut interrupted => None,
+                batch = consumer.next_batch_of(at_most) => batch,
+                _ = &mut interrupted => break,
             };
             let batch = match batch {
                 None => break,
@@ -126,18 +127,13 @@ impl Consume {
                     break;
                 }
             };
-            let count = batch.len();
-            for (i, record) in batch.records().enumerate().take(usize::try_from(left).unwrap_or(usize::MAX)) {
-                // A group goes on behind what was printed.
-                if !consumer.advance(record.offset(), i + 1 == count) && !consumer.still_holds().await {
-                    break;
-                }
+            for record in batch.records() {
                 match self.connect.output {
                     Output::Json => writeln!(out, "{}", object(&record))?,
                     Output::Table => format.write(&mut out, &record)?,
                 }
-                left -= 1;
             }
+            left -= batch.len() as u64;
             // Whoever watches wants it now; a batch is as much as came together.
             out.flush()?;
         }
@@ -157,7 +153,8 @@ impl Consume {
                 c.scanned()
             );
         }
-        consumer.close().await?;
+        // What was printed is done.
+        consumer.finish().await?;
         result
     }
 }

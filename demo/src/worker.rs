@@ -63,7 +63,7 @@ const WORK: std::time::Duration = std::time::Duration::from_millis(40);
 /// Reads as a member of a group, and says which offsets it has got.
 async fn share(client: &Client, topic: &str, group: &str) -> Result<Value> {
     let started = Instant::now();
-    let mut consumer = client.consumer(topic).group(group).until_end().build().await?;
+    let consumer = client.consumer(topic).group(group).until_end().build().await?;
     let mut records = 0;
     while let Some(batch) = consumer.next_batch().await.transpose()? {
         tokio::time::sleep(WORK).await;
@@ -87,7 +87,7 @@ async fn consume(client: &Client, topic: &str, filter: Option<&str>) -> Result<V
     if let Some(filter) = filter {
         builder = builder.filter(filter);
     }
-    let mut consumer = builder.build().await?;
+    let consumer = builder.build().await?;
     let (mut bytes, mut records) = (0, 0u64);
     let mut partitions: BTreeMap<u32, (u64, u32)> = BTreeMap::new();
     while let Some(record) = consumer.next().await.transpose()? {

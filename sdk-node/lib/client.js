@@ -3,16 +3,42 @@
 import { readFile } from 'node:fs/promises'
 
 import { Consumer, position } from './consumer.js'
-import { checkNames } from './data.js'
+import { checkNames, checkNumbers } from './data.js'
 import { InvalidError, call, raised } from './errors.js'
 import { native } from './native.js'
 import { Producer } from './producer.js'
 
 const PRODUCER_OPTIONS = ['lingerMs', 'batchBytes', 'compression', 'acks', 'deliveryTimeoutMs', 'bufferBytes']
 
+const CONSUMER_OPTIONS = [
+  'partitions', 'start', 'untilEnd', 'filter', 'filterConfig', 'onFilterFailure', 'onBadRecord', 'outOfRange', 'bufferBytes', 'group', 'instance',
+  'sessionTimeoutMs', 'autoCommitMs', 'assignor', 'maxProcessingMs', 'waitForTopics', 'onRebalance', 'closeTimeoutMs', 'signal',
+]
+const TOPIC_OPTIONS = [
+  'partitions', 'partitioner', 'partitionerConfig', 'retentionMs', 'retentionBytes', 'segmentBytes', 'segmentMs', 'timestampAheadMaxMs', 'replicationFactor',
+]
+// What numbers may be: [smallest, largest, whole].
+const COUNT = [1, 0xffffffff, true]
+const BYTES = [1, Number.MAX_SAFE_INTEGER, true]
+/** A hundred years, in ms. */
+const DURATION = [0, 3_155_760_000_000, false]
+const UNLIMITED = [-1, Number.MAX_SAFE_INTEGER, true]
+const TOPIC_NUMBERS = {
+  partitions: COUNT, replicationFactor: COUNT, retentionMs: UNLIMITED, retentionBytes: UNLIMITED, segmentBytes: BYTES, segmentMs: BYTES,
+  timestampAheadMaxMs: UNLIMITED,
+}
+const PRODUCER_NUMBERS = { lingerMs: DURATION, batchBytes: BYTES, bufferBytes: BYTES, deliveryTimeoutMs: DURATION }
+const CONSUMER_NUMBERS = {
+  bufferBytes: BYTES, sessionTimeoutMs: DURATION, autoCommitMs: DURATION, maxProcessingMs: DURATION, closeTimeoutMs: DURATION,
+}
+const CONNECT_OPTIONS = ['ca', 'cert', 'key', 'timeoutMs']
+
 const toBuffer = (data) => (typeof data === 'string' ? Buffer.from(data) : data)
 
-export async function connect(address, { ca, cert, key, timeoutMs = 10_000 } = {}) {
+export async function connect(address, options = {}) {
+  checkNames('options of connect', options, CONNECT_OPTIONS)
+  const { ca, cert, key, timeoutMs = 10_000 } = options
+  checkNumbers(options, { timeoutMs: DURATION })
   if ((cert === undefined) !== (key === undefined)) {
     throw new InvalidError('cert and key go together: a certificate and its private key, PEM files')
   }
@@ -22,6 +48,8 @@ export async function connect(address, { ca, cert, key, timeoutMs = 10_000 } = {
 
 export class Client {
   #native
+  /** Weakly: who drops a consumer without closing it has left its group once it is collected. */
+  #consumers = new Set()
 
   constructor(client) {
     this.#native = client
@@ -33,6 +61,8 @@ export class Client {
   }
 
   async createTopic(name, options = {}) {
+    checkNames('options of a topic', options, TOPIC_OPTIONS)
+    checkNumbers(options, TOPIC_NUMBERS)
     const config = options.partitionerConfig
     const made = await call(this.#open.createTopic(name, { ...options, partitionerConfig: toBuffer(config) }))
     return { ...made, partitioner: made.partitioner ?? null }
@@ -64,6 +94,7 @@ export class Client {
 
   producer(topic, options = {}) {
     checkNames('options of a producer', options, PRODUCER_OPTIONS)
+    checkNumbers(options, PRODUCER_NUMBERS)
     try {
       return new Producer(topic, this.#open.producer(topic, options))
     } catch (error) {
@@ -71,13 +102,19 @@ export class Client {
     }
   }
 
-  consumer(topics, { signal, start, filterConfig, autoCommitMs, onRebalance, ...options } = {}) {
+  consumer(topics, given = {}) {
+    checkNames('options of a consumer', given, CONSUMER_OPTIONS)
+    checkNumbers(given, CONSUMER_NUMBERS)
+    const { signal, start, filterConfig, autoCommitMs, onRebalance, closeTimeoutMs, ...options } = given
     const client = this.#open
     const names = typeof topics === 'string' ? [topics] : [...topics]
     const [startKind, startValue] = start === undefined ? [] : position(start)
-    const all = { ...options, startKind, startValue, filterConfig: toBuffer(filterConfig) }
+    const all = { ...options, startKind, startValue, filterConfig: toBuffer(filterConfig), tells: onRebalance !== undefined }
     if (autoCommitMs !== undefined) all.autoCommitMs = autoCommitMs === null ? -1 : autoCommitMs
-    return new Consumer(names, () => client.consumer(names, all), { signal, onRebalance, group: options.group })
+    const consumer = new Consumer(names, () => client.consumer(names, all), { signal, onRebalance, closeTimeoutMs, group: options.group })
+    for (const ref of this.#consumers) if (ref.deref() === undefined) this.#consumers.delete(ref)
+    this.#consumers.add(new WeakRef(consumer))
+    return consumer
   }
 
   async setPartitioner(topic, partitioner, partitionerConfig) {
@@ -105,9 +142,13 @@ export class Client {
     return new Map(moved.map((o) => [o.partition, o.offset]))
   }
 
-  /** Lets the connection go; producers and consumers that are open keep theirs until they are closed. */
+  /** Closes the consumers that were made here, and lets the connection go; producers keep theirs until they are closed. */
   async close() {
     this.#native = undefined
+    const consumers = [...this.#consumers].map((ref) => ref.deref())
+    this.#consumers.clear()
+    // Where a coordinator does not answer, its members count as gone when their sessions end.
+    await Promise.allSettled(consumers.map((consumer) => consumer?.close()))
   }
 
   async [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {

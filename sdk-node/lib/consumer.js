@@ -1,7 +1,7 @@
 // The consumer: `for await (const record of consumer)`, or `for await (const batch of consumer.batches())`.
 
-import { InvalidError, ThalwegError, call } from './errors.js'
-import { Batch, Record } from './record.js'
+import { InvalidError, call, raised } from './errors.js'
+import { Batch, ConsumerRecord } from './record.js'
 
 /** A position as the native half wants it: kind and number. */
 export function position(start = 'latest') {
@@ -14,12 +14,42 @@ export function position(start = 'latest') {
 /** Topic and partition as the native half wants them; a number alone where one topic is read. */
 const place = (at) => (typeof at === 'object' && at !== null ? [at.topic, at.partition] : [undefined, at])
 
+// What the native half answers with where it hands out nothing.
+const NOTHING = -1
+const UNTOLD = -2
+const ENDED = -3
+const ANOTHER = -4
+
+const RECORDS_MAX = 0xffffffff
+const CLOSE_TIMEOUT_MS = 5_000
+/** The longest that a timer can be set to. */
+const TIMER_MAX_MS = 0x7fffffff
+
+/** Resolves after a while, or once `work` does; the process need not wait for it. */
+async function within(work, ms) {
+  let timer
+  const late = new Promise((resolve) => {
+    timer = setTimeout(() => resolve(false), ms)
+  })
+  try {
+    return await Promise.race([work.then(() => true), late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
 export class Consumer {
   #open
+  #opening
   #native
   #options
-  #left = []
-  #closed = false
+  #closing
+  #batch
+  #telling = Promise.resolve()
+  #readings = new Set()
+  #readying
+  #waiting = new Set()
+  #onLeft
 
   constructor(topics, open, options) {
     this.topics = topics
@@ -30,11 +60,13 @@ export class Consumer {
   }
 
   async #ready() {
-    if (this.#closed) throw new InvalidError('the consumer is closed')
-    this.#native ??= call(this.#open()).catch((error) => {
-      this.#native = undefined
+    if (this.#closing) throw new InvalidError('the consumer is closed')
+    if (this.#native) return this.#native
+    this.#opening ??= call(this.#open()).catch((error) => {
+      this.#opening = undefined
       throw error
     })
+    this.#native = await this.#opening
     return this.#native
   }
 
@@ -45,138 +77,285 @@ export class Consumer {
   }
 
   /** Tells what came and went, in the order in which it happened; what is told may take its time. */
-  async #tell(changes) {
-    const events = []
-    for (const { kind, topic, partition } of changes) {
-      if (events.at(-1)?.kind !== kind) events.push({ kind, partitions: [] })
-      events.at(-1).partitions.push({ topic, partition })
+  async #tell(native) {
+    // One at a time.
+    const before = this.#telling
+    let done
+    this.#telling = new Promise((resolve) => {
+      done = resolve
+    })
+    await before
+    const changes = native.untold()
+    try {
+      const events = []
+      for (const { kind, topic, partition } of changes) {
+        if (events.at(-1)?.kind !== kind) events.push({ kind, partitions: [] })
+        events.at(-1).partitions.push({ topic, partition })
+      }
+      for (const event of events) await this.#options.onRebalance?.(event)
+    } finally {
+      native.told(changes.length)
+      done()
     }
-    for (const event of events) await this.#options.onRebalance?.(event)
   }
 
-  /** Batches as they come: the fast way out. */
-  async *batches() {
-    const signal = this.#options.signal
-    signal?.throwIfAborted()
-    // How the coordinator takes it is nobody's matter here: the loop ends with the signal's reason.
-    const stop = () => void this.#leave(false).catch(() => {})
-    signal?.addEventListener('abort', stop, { once: true })
-    try {
-      const native = await this.#ready()
-      while (!this.#closed) {
-        const { changes, batch } = await call(native.next())
-        signal?.throwIfAborted()
-        if (this.#closed) return
-        if (changes.length > 0) await this.#tell(changes)
-        if (batch !== null && batch !== undefined) yield new Batch(batch)
-        else if (changes.length === 0) return
-        signal?.throwIfAborted()
-      }
-    } catch (error) {
-      // Whatever a call says that was under way.
-      signal?.throwIfAborted()
-      throw error
-    } finally {
-      signal?.removeEventListener('abort', stop)
+  /** A record that is handed out, by its number. */
+  #recordAt(native, at) {
+    if (at <= ANOTHER) {
+      this.#batch = new Batch(native.current())
+      return new ConsumerRecord(this.#batch, ANOTHER - at)
     }
+    return new ConsumerRecord(this.#batch, at)
+  }
+
+  /** Takes without waiting: a record, a batch, or a number that says why there is none. */
+  #takeRecord(native) {
+    const at = native.take()
+    return at >= 0 || at <= ANOTHER ? this.#recordAt(native, at) : at
+  }
+
+  #takeBatch(native, maxRecords) {
+    const count = native.takeBatch(maxRecords)
+    return count > 0 ? new Batch(native.batch()) : count
+  }
+
+  /** Waits until there may be something to take, or until `reading` is woken. Several may wait for the one call of the native half. */
+  #readyFor(native, reading) {
+    return new Promise((resolve) => {
+      this.#waiting.add(resolve)
+      reading.wake = () => {
+        this.#waiting.delete(resolve)
+        resolve()
+      }
+      this.#readying ??= native.ready().then(() => {
+        const waiting = [...this.#waiting]
+        this.#waiting.clear()
+        this.#readying = undefined
+        for (const wake of waiting) wake()
+      })
+    })
+  }
+
+  /** What is next; undefined where nothing comes before `reading` is over. */
+  async #next(maxRecords, reading) {
+    const { signal } = this.#options
+    // Also while it is being closed: whoever asks then has done with what he has in hand.
+    const native = this.#native ?? (await this.#ready())
+    for (;;) {
+      signal?.throwIfAborted()
+      // Whoever has gone does not take anything with him.
+      if (reading.isOver) return undefined
+      let taken
+      try {
+        taken = maxRecords === 0 ? this.#takeRecord(native) : this.#takeBatch(native, maxRecords)
+      } catch (error) {
+        throw raised(error)
+      }
+      if (typeof taken !== 'number') return taken
+      if (taken === ENDED) return undefined
+      if (taken === UNTOLD) await this.#tell(native)
+      else await this.#readyFor(native, reading)
+    }
+  }
+
+  async #nextWithin(maxRecords, timeoutMs) {
+    if (this.#closing) throw new InvalidError('the consumer is closed')
+    const reading = { isOver: false, wake: undefined }
+    if (timeoutMs === undefined) return (await this.#next(maxRecords, reading)) ?? null
+    if (!(timeoutMs >= 0)) throw new InvalidError(`timeoutMs is ${timeoutMs}; a number of milliseconds is expected`)
+    const timer = setTimeout(() => {
+      reading.isOver = true
+      reading.wake?.()
+    }, Math.min(timeoutMs, TIMER_MAX_MS))
+    try {
+      return (await this.#next(maxRecords, reading)) ?? null
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
+  /** The next record; the one before it is done. null: nothing came within `timeoutMs`, or nothing more comes. */
+  async next({ timeoutMs } = {}) {
+    return this.#nextWithin(0, timeoutMs)
+  }
+
+  /** The next records that came together; what is left of a batch comes next. null as with `next`. */
+  async nextBatch({ maxRecords = RECORDS_MAX, timeoutMs } = {}) {
+    return this.#nextWithin(countOf(maxRecords), timeoutMs)
+  }
+
+  /** Batches as they come: the fast way out. A batch that was begun record by record goes on with what is left of it. */
+  batches({ maxRecords = RECORDS_MAX } = {}) {
+    return this.#iterate(countOf(maxRecords))
   }
 
   /**
-   * Records one by one. Leaving the loop closes the consumer, so that the process can end; the record that the loop was left with
-   * is not done then, because a `break` looks like an exception from here. An error of a partition leaves it open: `seek` past it and
-   * loop again, or close it.
+   * Records one by one. Whoever leaves the loop may come back: it goes on where it was. An error of a partition leaves the consumer usable: `seek` past
+   * it and loop again, or close it.
    */
-  async *[Symbol.asyncIterator]() {
-    let stands = false
-    try {
-      for await (const batch of this.batches()) {
-        this.#left = batch.records()
-        this.#left.reverse()
-        while (this.#left.length > 0) {
-          const record = this.#left.pop()
-          if (this.group !== null && !(await this.#advance(record))) break
-          yield record
-          // Closed, or aborted, beside the loop: nothing more is handed out.
-          this.#options.signal?.throwIfAborted()
-          if (this.#closed) return
+  [Symbol.asyncIterator]() {
+    return this.#iterate(0)
+  }
+
+  /** An iterator of its own rather than a generator, whose `return()` would wait for the `next()` before it. */
+  #iterate(maxRecords) {
+    const { signal } = this.#options
+    const reading = { hasItem: false, isOver: false, wake: undefined }
+    const leave = () => {
+      reading.isOver = true
+      this.#readings.delete(reading)
+      signal?.removeEventListener('abort', stop)
+      reading.wake?.()
+      this.#onLeft?.()
+    }
+    // How the coordinator takes it is nobody's matter here: the loop ends with the signal's reason.
+    const stop = () => void this.#leave(0).catch(() => {})
+    signal?.addEventListener('abort', stop, { once: true })
+    this.#readings.add(reading)
+    const over = { value: undefined, done: true }
+    const wait = async () => {
+      try {
+        const item = await this.#nextOf(maxRecords, reading)
+        if (item !== undefined) {
+          reading.hasItem = true
+          return { value: item, done: false }
         }
+        if (reading.isOver) return over
+        leave()
+        // Nothing more comes: with `untilEnd`, the group goes on without this member.
+        await this.#leave(0)
+      } catch (error) {
+        leave()
+        // Whatever a call says that was under way.
+        signal?.throwIfAborted()
+        throw error
       }
-    } catch (error) {
-      stands = !this.#closed && error instanceof ThalwegError
-      throw error
-    } finally {
-      if (!stands) await this.#leave(false)
+      signal?.throwIfAborted()
+      return over
+    }
+    return {
+      next: () => {
+        reading.hasItem = false
+        return reading.isOver ? Promise.resolve(over) : wait()
+      },
+      return: async (value) => {
+        leave()
+        return { value, done: true }
+      },
+      [Symbol.asyncIterator]() {
+        return this
+      },
     }
   }
 
-  /** Whether the record may be handed out; what was before it is done. */
-  async #advance(record) {
-    const native = await this.#ready()
-    if (native.advance(record.offset, this.#left.length === 0) || (await call(native.stillHolds()))) return true
-    this.#left = []
-    return false
+  /** As `#next`, for a loop: one that runs when the consumer is closed ends. */
+  async #nextOf(maxRecords, reading) {
+    try {
+      return await this.#next(maxRecords, reading)
+    } catch (error) {
+      if (this.#closing && error instanceof InvalidError) return undefined
+      throw error
+    }
   }
 
   async seek(at, to) {
-    const [topic, partition] = place(at)
     const [kind, value] = position(to)
-    await call((await this.#ready()).seek(topic, partition, kind, value))
-    this.#left = this.#left.filter((r) => r.partition !== partition || (topic !== undefined && r.topic !== topic))
+    await this.#sync((native) => native.seek(...place(at), kind, value))
   }
 
   async pause(at) {
-    await call((await this.#ready()).pause(...place(at)))
+    await this.#sync((native) => native.pause(...place(at)))
   }
 
   async resume(at) {
-    await call((await this.#ready()).resume(...place(at)))
+    await this.#sync((native) => native.resume(...place(at)))
+  }
+
+  async paused() {
+    return this.#sync((native) => native.paused())
   }
 
   async position(at) {
-    return (await call((await this.#ready()).position(...place(at)))) ?? null
+    return (await this.#sync((native) => native.position(...place(at)))) ?? null
   }
 
   async lag(at) {
-    return (await call((await this.#ready()).lag(...place(at)))) ?? null
+    return (await this.#sync((native) => native.lag(...place(at)))) ?? null
   }
 
   async committed(at) {
-    return (await call((await this.#ready()).committed(...place(at)))) ?? null
+    return (await this.#sync((native) => native.committed(...place(at)))) ?? null
   }
 
   async assignment() {
-    return call((await this.#ready()).assignment())
+    return this.#sync((native) => native.assignment())
+  }
+
+  /** Something that does not wait, with its error in words. */
+  async #sync(act) {
+    const native = await this.#ready()
+    try {
+      return act(native)
+    } catch (error) {
+      throw raised(error)
+    }
   }
 
   async commit(offsets) {
     const native = await this.#ready()
     if (offsets === undefined) return call(native.commit())
-    const list = offsets instanceof Record ? [{ topic: offsets.topic, partition: offsets.partition, offset: offsets.offset + 1 }] : offsets
+    const isRecord = offsets instanceof ConsumerRecord
+    const list = isRecord ? [{ topic: offsets.topic, partition: offsets.partition, offset: offsets.offset + 1 }] : offsets
+    if (!Array.isArray(list)) throw new TypeError('offsets are a record, or an array of { partition, offset }')
+    for (const { partition, offset } of list) {
+      if (!Number.isSafeInteger(offset) || offset < 0) throw new InvalidError(`offset ${offset} of partition ${partition} is no offset: a whole number from 0 on`)
+    }
     await call(native.commit(list.map(({ topic = this.topic, partition, offset }) => ({ topic, partition, offset }))))
   }
 
+  /** Records scanned so far; also once it is closed. */
   async counts() {
-    const counts = await call((await this.#ready()).counts())
+    const counts = (this.#native ?? (await this.#ready())).counts()
     return { ...counts, scanned: counts.delivered + counts.filtered + counts.failed + counts.unreadable }
   }
 
-  async #leave(isDone) {
-    this.#closed = true
-    const opening = this.#native
-    this.#native = undefined
-    const native = await opening?.catch(() => undefined)
-    if (native) await call(native.close(isDone))
+  async #leave(timeoutMs) {
+    this.#closing ??= this.#end(timeoutMs)
+    await this.#closing
+  }
+
+  async #end(timeoutMs) {
+    const native = this.#native ?? (await this.#opening?.catch(() => undefined))
+    if (!native) return
+    native.stop()
+    // A body that runs may finish what it has in hand, and ask for what is next.
+    const isBusy = [...this.#readings].some((reading) => reading.hasItem)
+    if (isBusy && timeoutMs > 0) {
+      const left = new Promise((resolve) => {
+        this.#onLeft = resolve
+      })
+      await within(Promise.race([native.idle(), left]), timeoutMs)
+    }
+    await call(native.close())
   }
 
   /**
-   * Ends the subscription, and a loop that runs. In a group, what is done is committed unless that is manual: all before the record, or batch, that the
-   * loop has in hand.
+   * Ends the subscription, and a loop that runs. What is in hand is not done, unless it is finished now: the body of a loop may end, for at most
+   * `closeTimeoutMs`, and the loop then ends as if there were nothing more. In a group, what is done is committed unless that is manual.
    */
   async close() {
-    await this.#leave(false)
+    await this.#leave(this.#options.closeTimeoutMs ?? CLOSE_TIMEOUT_MS)
   }
 
   async [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {
-    await this.close()
+    // Whoever leaves a block has left its loops.
+    await this.#leave(0)
   }
+}
+
+function countOf(maxRecords) {
+  if (!Number.isSafeInteger(maxRecords) || maxRecords < 1) {
+    throw new InvalidError(`maxRecords is ${maxRecords}; a batch has at least one record`)
+  }
+  return Math.min(maxRecords, RECORDS_MAX)
 }

@@ -81,3 +81,14 @@ export function checkNames(what, options, known) {
     }
   }
 }
+
+/** Throws for a number that cannot be meant: nothing is rounded, wrapped or cut in silence. `ranges`: name to [smallest, largest, whole]. */
+export function checkNumbers(options, ranges) {
+  for (const [name, [least, most, isWhole]] of Object.entries(ranges)) {
+    const value = options[name]
+    if (value === undefined || value === null) continue
+    if (typeof value !== 'number') throw new TypeError(`${name} is ${kindOf(value)}; a number is expected`)
+    const isGood = value >= least && value <= most && (!isWhole || Number.isInteger(value))
+    if (!isGood) throw new InvalidError(`${name} is ${value}; a ${isWhole ? 'whole ' : ''}number from ${least} to ${most} is expected`)
+  }
+}

@@ -129,13 +129,23 @@ export interface ConsumerOptions {
   maxProcessingMs?: number
   /** A topic that does not exist yet is waited for. */
   waitForTopics?: boolean
-  /** Called between two records. */
-  onRebalance?: (change: Rebalance) => void
+  /** What becomes of a position that the log does not hold; 'fail' by default: OffsetOutOfRangeError until a seek. */
+  outOfRange?: 'earliest' | 'latest' | 'fail'
+  /** Bounds what is granted to brokers, or has come and was not taken, per topic; 32 MiB by default. */
+  bufferBytes?: number
+  /**
+   * Called, and awaited, before the next record is handed out: for partitions that are revoked while they are still this member's, so that it may
+   * commit. It may call anything but read. While a record of another partition is in hand, a revoked one waits for it for a second.
+   */
+  onRebalance?: (change: Rebalance) => void | Promise<void>
+  /** How long `close` lets the body of a loop finish what it has in hand; 5,000 by default. */
+  closeTimeoutMs?: number
   /** Ends the loop with its reason when aborted. */
   signal?: AbortSignal
 }
 
 export class Client {
+  private constructor()
   createTopic(name: string, options?: TopicOptions): Promise<Topic>
   deleteTopic(name: string): Promise<void>
   topics(): Promise<Topic[]>
@@ -161,7 +171,9 @@ export class Client {
     to: Start,
     options?: { partitions?: number[]; dryRun?: boolean },
   ): Promise<Map<number, number>>
+  /** Closes the consumers that were made here, and lets the connection go; producers keep theirs until they are closed. */
   close(): Promise<void>
+  [Symbol.asyncDispose](): Promise<void>
 }
 
 export interface GroupInfo {
@@ -246,64 +258,103 @@ export interface Counts {
   scanned: number
 }
 
-export class Consumer implements AsyncIterable<Record> {
+/**
+ * Reads records. A record is done when the next one is asked for, a batch when the next batch is; in a group, what is done is committed now and then, and
+ * when the consumer is closed. What is in hand then is not done.
+ */
+export class Consumer implements AsyncIterable<ConsumerRecord> {
+  private constructor()
   readonly topics: string[]
   /** The topic, or the first of several. */
   readonly topic: string
   readonly group: string | null
   /** Opens the subscription: every partition's start has been resolved then, and what is sent from now on comes. */
   open(): Promise<this>
-  /** Records one by one; leaving the loop closes the consumer, an error of a partition does not: seek past it, or close. */
-  [Symbol.asyncIterator](): AsyncGenerator<Record, void, void>
-  /** Batches as they come: the fast way out. */
-  batches(): AsyncGenerator<Batch, void, void>
+  /**
+   * Records one by one. Whoever leaves the loop may come back: it goes on where it was. After an error of a partition: seek past it and loop again, or
+   * close.
+   */
+  [Symbol.asyncIterator](): AsyncIterableIterator<ConsumerRecord>
+  /** Batches as they come: the fast way out. A batch that was begun record by record goes on with what is left of it. */
+  batches(options?: { maxRecords?: number }): AsyncIterableIterator<Batch>
+  /** The next record; the one before it is done. null: nothing came within `timeoutMs`, or nothing more comes. */
+  next(options?: { timeoutMs?: number }): Promise<ConsumerRecord | null>
+  /** The next records that came together, at most `maxRecords`; what is left of a batch comes next. null as with `next`. */
+  nextBatch(options?: { maxRecords?: number; timeoutMs?: number }): Promise<Batch | null>
+  /** Moves a partition. Records that wait are dropped. */
   seek(at: Place, to: Start): Promise<void>
-  /** Withholds a partition's credit: what is under way still comes, then nothing. */
+  /** Hands out nothing of a partition from the next record on. What waits of it comes first when it is resumed. */
   pause(at: Place): Promise<void>
+  /** Hands out records of a paused partition again. */
   resume(at: Place): Promise<void>
-  /** Next offset that has not been scanned; null before the broker has answered. */
+  /** What is paused. */
+  paused(): Promise<TopicPartition[]>
+  /** Next offset that has not been handed out, nor passed over by the filter; null before the broker has answered. */
   position(at: Place): Promise<number | null>
-  /** Records that are left to scan. */
+  /** Records that are left to hand out or to filter. */
   lag(at: Place): Promise<number | null>
   /** How far the group has come in a partition that this member reads; null: not yet at all. */
   committed(at: Place): Promise<number | null>
   /** What is read at the moment. */
   assignment(): Promise<TopicPartition[]>
   /**
-   * Commits all that was handed out so far, or what is before and with one record, or next offsets by partition. RebalancedError: a
-   * partition is another member's by now.
+   * Commits all that was handed out so far, what is in hand included, or what is before and with one record, or next offsets by partition.
+   * RebalancedError: a partition is another member's by now.
    */
-  commit(offsets?: Record | Array<{ topic?: string; partition: number; offset: number }>): Promise<void>
+  commit(offsets?: ConsumerRecord | Array<{ topic?: string; partition: number; offset: number }>): Promise<void>
+  /** Records scanned so far; also once it is closed. */
   counts(): Promise<Counts>
-  /** Ends the subscription. In a group, all that was handed out is done, and committed unless that is manual. */
+  /**
+   * Ends the subscription, and a loop that runs. What is in hand is not done, unless it is finished now: the body of a loop may end, for at most
+   * `closeTimeoutMs`. Within the loop itself, use `break` before it.
+   */
   close(): Promise<void>
+  [Symbol.asyncDispose](): Promise<void>
 }
 
-/** A record as it was read; its parts are made when they are asked for. */
-export class Record {
-  get topic(): string
-  get partition(): number
-  get offset(): number
-  get timestampMs(): number
+/** A record as it was read; key, value and headers are made when they are asked for. A kept record, key or value keeps the bytes of its batch. */
+export class ConsumerRecord {
+  private constructor()
+  /** A record as it might have been read, for tests of what handles records. */
+  static of(parts: {
+    value?: Value
+    key?: Data | null
+    headers?: Headers
+    topic?: string
+    partition?: number
+    offset?: number
+    timestampMs?: number
+  }): ConsumerRecord
+  readonly topic: string
+  readonly partition: number
+  readonly offset: number
+  readonly timestampMs: number
   get key(): Buffer | null
   /** null is a tombstone. */
   get value(): Buffer | null
   get headers(): Array<[string, Buffer | null]>
+  /** The value as text; null for a tombstone. */
   text(): string | null
+  /** The value as JSON; null for a tombstone. */
   json(): any
+  /** Bytes as text where they are text, else as `{ base64 }`. */
+  toJSON(): unknown
 }
 
 /** Records of one partition that came together, sharing their bytes. */
-export class Batch implements Iterable<Record> {
+export class Batch implements Iterable<ConsumerRecord> {
+  private constructor()
   readonly topic: string
   readonly partition: number
   readonly offsets: Float64Array
   readonly timestamps: Float64Array
   get length(): number
+  /** One record; negative numbers count from the end. */
+  at(number: number): ConsumerRecord | undefined
   /** All values: the fastest way to read everything. */
   values(): Array<Buffer | null>
-  records(): Record[]
-  [Symbol.iterator](): Iterator<Record>
+  records(): ConsumerRecord[]
+  [Symbol.iterator](): Iterator<ConsumerRecord>
 }
 
 /** Base of all errors. */

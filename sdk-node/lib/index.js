@@ -19,4 +19,4 @@ export {
   UnsupportedError,
 } from './errors.js'
 export { Producer } from './producer.js'
-export { Batch, Record } from './record.js'
+export { Batch, ConsumerRecord } from './record.js'

@@ -1,36 +1,57 @@
 // Records read from their batch when they are asked.
 
+import { isUtf8 } from 'node:buffer'
+import { inspect } from 'node:util'
+
+import { dataOf, headersOf, valueOf } from './data.js'
+
 const NONE = 0xffffffff
 
-export class Record {
+/**
+ * A record as it was read. Where it stood are properties of its own, so that two records are told apart by whoever compares them; key, value and headers
+ * are read from the batch when they are asked for.
+ */
+export class ConsumerRecord {
   #batch
   #at
 
   constructor(batch, at) {
     this.#batch = batch
     this.#at = at
+    this.topic = batch.topic
+    this.partition = batch.partition
+    this.offset = batch.offsets[at]
+    this.timestampMs = batch.timestamps[at]
   }
 
-  get topic() {
-    return this.#batch.topic
-  }
-
-  get partition() {
-    return this.#batch.partition
-  }
-
-  get offset() {
-    return this.#batch.offsets[this.#at]
-  }
-
-  get timestampMs() {
-    return this.#batch.timestamps[this.#at]
+  /** A record as it might have been read, for tests of what handles records. */
+  static of({ value = null, key = null, headers = [], topic = '', partition = 0, offset = 0, timestampMs = 0 } = {}) {
+    const [data, index] = [[], []]
+    let length = 0
+    for (const field of [dataOf(key, 'key'), valueOf(value)]) {
+      const bytes = field === null ? null : Buffer.from(field)
+      index.push(bytes === null ? 0 : length, bytes === null ? NONE : bytes.length)
+      if (bytes !== null) data.push(bytes)
+      length += bytes?.length ?? 0
+    }
+    const pairs = headersOf(headers)
+    const batch = new Batch({
+      topic,
+      partition,
+      data: Buffer.concat(data),
+      index: Uint32Array.from(index),
+      offsets: Float64Array.of(offset),
+      timestamps: Float64Array.of(timestampMs),
+      headers: [{ record: 0, names: pairs.map(([name]) => name), values: pairs.map(([, v]) => (v === null ? null : Buffer.from(v))) }],
+    })
+    return new ConsumerRecord(batch, 0)
   }
 
   get key() {
     return this.#batch.field(this.#at * 4)
   }
 
+  /** null is a tombstone. */
   get value() {
     return this.#batch.field(this.#at * 4 + 2)
   }
@@ -47,6 +68,22 @@ export class Record {
     const text = this.text()
     return text === null ? null : JSON.parse(text)
   }
+
+  /** Bytes as text where they are text, else as { base64 }. */
+  toJSON() {
+    const { topic, partition, offset, timestampMs } = this
+    const headers = this.headers.map(([name, value]) => [name, shown(value)])
+    return { topic, partition, offset, timestampMs, key: shown(this.key), value: shown(this.value), headers }
+  }
+
+  [inspect.custom](depth, options) {
+    const { topic, partition, offset, timestampMs, key, value, headers } = this
+    return `ConsumerRecord ${inspect({ topic, partition, offset, timestampMs, key, value, headers }, { ...options, depth: options.depth })}`
+  }
+}
+
+function shown(bytes) {
+  return bytes === null ? null : isUtf8(bytes) ? bytes.toString('utf8') : { base64: bytes.toString('base64') }
 }
 
 export class Batch {
@@ -66,6 +103,12 @@ export class Batch {
     return this.offsets.length
   }
 
+  /** One record; negative numbers count from the end. */
+  at(number) {
+    const at = number < 0 ? number + this.length : number
+    return Number.isInteger(at) && at >= 0 && at < this.length ? new ConsumerRecord(this, at) : undefined
+  }
+
   field(at) {
     const { index, data } = this.#native
     const length = index[at + 1]
@@ -82,7 +125,7 @@ export class Batch {
   }
 
   records() {
-    return Array.from({ length: this.length }, (_, i) => new Record(this, i))
+    return Array.from({ length: this.length }, (_, i) => new ConsumerRecord(this, i))
   }
 
   [Symbol.iterator]() {

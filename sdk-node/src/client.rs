@@ -6,7 +6,7 @@ use napi::Result;
 use napi::bindgen_prelude::Buffer;
 use napi_derive::napi;
 use thalweg::{
-    Acks, Assignor, ClientBuilder, Codec, OnBadRecord, OnFailure, PluginInfo, Position, SharedConsumer, TopicInfo,
+    Acks, Assignor, ClientBuilder, Codec, OnBadRecord, OnFailure, OnOutOfRange, PluginInfo, Position, TopicInfo,
 };
 
 use crate::consumer::{Consumer, TopicPartition};
@@ -99,6 +99,9 @@ pub struct ConsumerOptions {
     pub filter_config: Option<Buffer>,
     pub on_filter_failure: Option<String>,
     pub on_bad_record: Option<String>,
+    pub out_of_range: Option<String>,
+    pub buffer_bytes: Option<f64>,
+    pub tells: Option<bool>,
     pub group: Option<String>,
     pub instance: Option<String>,
     pub session_timeout_ms: Option<f64>,
@@ -311,6 +314,17 @@ impl Client {
                 .ok_or_else(|| invalid(format!("onBadRecord is {policy:?}; fail or skip")))?;
             builder = builder.on_bad_record(policy);
         }
+        if let Some(policy) = options.out_of_range {
+            let policy = OnOutOfRange::from_name(&policy)
+                .ok_or_else(|| invalid(format!("outOfRange is {policy:?}; earliest, latest or fail")))?;
+            builder = builder.on_out_of_range(policy);
+        }
+        if let Some(bytes) = options.buffer_bytes {
+            builder = builder.buffer_bytes(bytes as u64);
+        }
+        if options.tells.unwrap_or(false) {
+            builder = builder.tell_rebalances();
+        }
         if let Some(group) = options.group {
             let assignor = options.assignor.as_deref().map_or(Ok(Assignor::Uniform), |assignor| {
                 Assignor::from_name(assignor)
@@ -333,7 +347,7 @@ impl Client {
         if let Some(instance) = options.instance {
             builder = builder.instance(instance);
         }
-        Ok(Consumer::new(SharedConsumer::build(builder).await.map_err(raise)?))
+        Ok(Consumer::new(builder.build().await.map_err(raise)?))
     }
 
     #[napi]

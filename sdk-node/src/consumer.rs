@@ -1,25 +1,31 @@
-//! The consumer: a batch crosses as one buffer and arrays of positions; `lib/record.js` reads from them.
+//! The consumer: a batch crosses as one buffer and arrays of positions, and `lib/record.js` reads from them; records are handed out as numbers
+//! within it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use napi::Result;
 use napi::bindgen_prelude::{Buffer, Float64Array, Uint32Array};
 use napi_derive::napi;
-use thalweg::{Place, Rebalance, SharedConsumer};
+use thalweg::{Place, Rebalance, Taken};
 
 use crate::client::position;
 use crate::error::raise;
 
 const NONE: u32 = u32::MAX;
 
+/// What `take` answers with where it hands out nothing.
+const NOTHING: i32 = -1;
+const UNTOLD: i32 = -2;
+const ENDED: i32 = -3;
+const ANOTHER: i32 = -4;
+
 #[napi]
 pub struct Consumer {
-    inner: SharedConsumer,
-}
-
-/// What partitions came or went, and the next batch; neither at the end, or when the consumer is closed meanwhile.
-#[napi(object)]
-pub struct Next {
-    pub changes: Vec<Change>,
-    pub batch: Option<Batch>,
+    inner: thalweg::Consumer,
+    /// What records are handed out of, while some are.
+    current: Mutex<Option<Arc<thalweg::Batch>>>,
+    /// The batch that was taken last, until it is asked for.
+    taken: Mutex<Option<thalweg::Batch>>,
 }
 
 #[napi(object)]
@@ -71,8 +77,18 @@ pub struct Counts {
 }
 
 impl Consumer {
-    pub(crate) fn new(inner: SharedConsumer) -> Self {
-        Consumer { inner }
+    pub(crate) fn new(inner: thalweg::Consumer) -> Self {
+        Consumer { inner, current: Mutex::default(), taken: Mutex::default() }
+    }
+
+    /// What `take` answers with, where nothing was handed out.
+    fn none<T>(taken: Taken<T>) -> Result<i32> {
+        match taken {
+            Taken::Failed(error) => Err(raise(error)),
+            Taken::Untold => Ok(UNTOLD),
+            Taken::Ended => Ok(ENDED),
+            Taken::Nothing | Taken::Some(_) => Ok(NOTHING),
+        }
     }
 }
 
@@ -97,7 +113,7 @@ fn pack(batch: &thalweg::Batch) -> Batch {
     for part in batch.parts() {
         let base = data.len() as u32;
         data.extend_from_slice(&part.data);
-        for span in &part.spans {
+        for span in part.spans() {
             for field in [&span.key, &span.value] {
                 match field {
                     None => index.extend([0, NONE]),
@@ -127,87 +143,153 @@ fn pack(batch: &thalweg::Batch) -> Batch {
 
 #[napi]
 impl Consumer {
+    /// Hands out the next record: its number within the batch that `current` answers with, or -4 less that number where it is another batch than
+    /// before. -1: nothing at the moment, `ready` waits. -2: changes are to be told first. -3: nothing more comes.
     #[napi]
-    pub async fn next(&self) -> Result<Next> {
-        let next = self.inner.next().await.map_err(raise)?;
-        // A promise cannot be cancelled: it arrives.
-        self.inner.taken();
-        let changes = next.rebalances.into_iter().map(change).collect();
-        Ok(Next { changes, batch: next.batch.map(|b| pack(&b)) })
+    pub fn take(&self) -> Result<i32> {
+        match self.inner.take_record() {
+            Taken::Some(spot) => {
+                let mut current = lock(&self.current);
+                if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &spot.batch)) {
+                    return Ok(spot.index as i32);
+                }
+                *current = Some(spot.batch);
+                Ok(ANOTHER - spot.index as i32)
+            }
+            taken => Self::none(taken),
+        }
     }
 
-    /// The record at this offset of the last batch is about to be handed out; false if the batch may be another's by now.
+    /// The batch that records are handed out of.
     #[napi]
-    pub fn advance(&self, offset: f64, is_last: bool) -> bool {
-        self.inner.advance(offset as u64, is_last)
+    pub fn current(&self) -> Option<Batch> {
+        lock(&self.current).as_deref().map(pack)
     }
 
-    /// Whether the rest of the last batch may be handed out; waits until that is clear.
+    /// Hands out at most so many records at once: their number; `batch` answers with them. Else as `take`.
     #[napi]
-    pub async fn still_holds(&self) -> Result<bool> {
-        self.inner.still_holds().await.map_err(raise)
+    pub fn take_batch(&self, max_records: u32) -> Result<i32> {
+        match self.inner.take_batch(max_records as usize) {
+            Taken::Some(batch) => {
+                let count = batch.len() as i32;
+                *lock(&self.taken) = Some(batch);
+                Ok(count)
+            }
+            taken => Self::none(taken),
+        }
+    }
+
+    /// The records that were taken last.
+    #[napi]
+    pub fn batch(&self) -> Option<Batch> {
+        lock(&self.taken).take().as_ref().map(pack)
+    }
+
+    /// Waits until a take has something to say.
+    #[napi]
+    pub async fn ready(&self) {
+        self.inner.ready().await;
+    }
+
+    /// Changes that nobody has been told of, oldest first.
+    #[napi]
+    pub fn untold(&self) -> Vec<Change> {
+        self.inner.untold().into_iter().map(change).collect()
+    }
+
+    /// So many of them have been told.
+    #[napi]
+    pub fn told(&self, count: u32) {
+        self.inner.told(count as usize);
     }
 
     #[napi]
     pub async fn commit(&self, offsets: Option<Vec<Commit>>) -> Result<()> {
-        let offsets = offsets.map(|o| o.into_iter().map(|c| (c.topic, c.partition, c.offset as u64)).collect());
-        self.inner.commit(offsets).await.map_err(raise)
+        let committed = match offsets {
+            None => self.inner.commit().await,
+            Some(offsets) => {
+                let offsets = offsets.into_iter().map(|c| ((c.topic, c.partition), c.offset as u64));
+                self.inner.commit_offsets(offsets).await
+            }
+        };
+        committed.map_err(raise)
     }
 
     #[napi]
-    pub async fn seek(&self, topic: Option<String>, partition: u32, kind: String, value: f64) -> Result<()> {
-        let to = position(&kind, value)?;
-        self.inner.with(|c| c.seek(place(topic, partition), to)).await.map_err(raise)
+    pub fn seek(&self, topic: Option<String>, partition: u32, kind: String, value: f64) -> Result<()> {
+        self.inner.seek(place(topic, partition), position(&kind, value)?).map_err(raise)
     }
 
     #[napi]
-    pub async fn pause(&self, topic: Option<String>, partition: u32) -> Result<()> {
-        self.inner.with(|c| c.pause(place(topic, partition))).await.map_err(raise)
+    pub fn pause(&self, topic: Option<String>, partition: u32) -> Result<()> {
+        self.inner.pause(place(topic, partition)).map_err(raise)
     }
 
     #[napi]
-    pub async fn resume(&self, topic: Option<String>, partition: u32) -> Result<()> {
-        self.inner.with(|c| c.resume(place(topic, partition))).await.map_err(raise)
+    pub fn resume(&self, topic: Option<String>, partition: u32) -> Result<()> {
+        self.inner.resume(place(topic, partition)).map_err(raise)
     }
 
     #[napi]
-    pub async fn position(&self, topic: Option<String>, partition: u32) -> Result<Option<f64>> {
-        let position = self.inner.with(|c| Ok(c.position(place(topic, partition)))).await.map_err(raise)?;
-        Ok(position.map(|p| p as f64))
+    pub fn paused(&self) -> Vec<TopicPartition> {
+        places(self.inner.paused())
     }
 
     #[napi]
-    pub async fn lag(&self, topic: Option<String>, partition: u32) -> Result<Option<f64>> {
-        let lag = self.inner.with(|c| Ok(c.lag(place(topic, partition)))).await.map_err(raise)?;
-        Ok(lag.map(|p| p as f64))
+    pub fn position(&self, topic: Option<String>, partition: u32) -> Option<f64> {
+        self.inner.position(place(topic, partition)).map(|p| p as f64)
     }
 
     #[napi]
-    pub async fn committed(&self, topic: Option<String>, partition: u32) -> Result<Option<f64>> {
-        let committed = self.inner.with(|c| c.committed(place(topic, partition))).await.map_err(raise)?;
+    pub fn lag(&self, topic: Option<String>, partition: u32) -> Option<f64> {
+        self.inner.lag(place(topic, partition)).map(|p| p as f64)
+    }
+
+    #[napi]
+    pub fn committed(&self, topic: Option<String>, partition: u32) -> Result<Option<f64>> {
+        let committed = self.inner.committed(place(topic, partition)).map_err(raise)?;
         Ok(committed.map(|p| p as f64))
     }
 
     #[napi]
-    pub async fn assignment(&self) -> Result<Vec<TopicPartition>> {
-        let all = self.inner.with(|c| Ok(c.assignment())).await.map_err(raise)?;
-        Ok(all.into_iter().map(|(topic, partition)| TopicPartition { topic, partition }).collect())
+    pub fn assignment(&self) -> Vec<TopicPartition> {
+        places(self.inner.assignment())
     }
 
     #[napi]
-    pub async fn counts(&self) -> Result<Counts> {
-        let c = self.inner.with(|c| Ok(c.counts())).await.map_err(raise)?;
-        Ok(Counts {
+    pub fn counts(&self) -> Counts {
+        let c = self.inner.counts();
+        Counts {
             delivered: c.delivered as f64,
             filtered: c.filtered as f64,
             failed: c.failed as f64,
             unreadable: c.unreadable as f64,
-        })
+        }
     }
 
-    /// Ends the subscription and whoever waits in `next`.
+    /// Hands out nothing more, and wakes whoever waits.
     #[napi]
-    pub async fn close(&self, is_done: bool) -> Result<()> {
-        self.inner.close(is_done).await.map_err(raise)
+    pub fn stop(&self) {
+        self.inner.stop();
     }
+
+    /// Waits until nothing is in hand.
+    #[napi]
+    pub async fn idle(&self) {
+        self.inner.idle().await;
+    }
+
+    /// Ends it; what is in hand is not done.
+    #[napi]
+    pub async fn close(&self) -> Result<()> {
+        self.inner.close().await.map_err(raise)
+    }
+}
+
+fn places(places: Vec<(String, u32)>) -> Vec<TopicPartition> {
+    places.into_iter().map(|(topic, partition)| TopicPartition { topic, partition }).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,8 +5,9 @@ import { spawnSync } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import { inspect } from 'node:util'
 
-import { DisconnectedError, InvalidError, NotFoundError, OffsetOutOfRangeError, connect } from '../lib/index.js'
+import { ConsumerRecord, DisconnectedError, InvalidError, NotFoundError, OffsetOutOfRangeError, connect } from '../lib/index.js'
 import { startBroker } from './broker.js'
 
 test('errors have their class', async (t) => {
@@ -114,5 +115,48 @@ test('a position past the end is thrown with both ends, until a seek', { timeout
   await producer.send('y')
   await alone.close()
   await producer.close()
+  await client.close()
+})
+
+test('what cannot be meant is refused by name', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  assert.throws(() => client.consumer('t', { groupId: 'g' }), (e) => e instanceof TypeError && /"groupId"/.test(e.message))
+  for (const options of [{ bufferBytes: 0 }, { sessionTimeoutMs: NaN }, { autoCommitMs: -1 }, { maxProcessingMs: Infinity }]) {
+    assert.throws(() => client.consumer('t', options), InvalidError, JSON.stringify(options))
+  }
+  assert.throws(() => client.producer('t', { batchBytes: 1.5 }), InvalidError)
+  await assert.rejects(client.createTopic('t', { partition: 3 }), TypeError)
+  for (const partitions of [2 ** 32 + 1, 1.5, -1]) await assert.rejects(client.createTopic('t', { partitions }), InvalidError)
+  await assert.rejects(connect(address, { ca, timeout: 3 }), TypeError)
+  await assert.rejects(connect(address, { ca, timeoutMs: -3 }), InvalidError)
+  await client.createTopic('t')
+  const consumer = client.consumer('t', { group: 'g' })
+  for (const offset of [NaN, -1, 1.5, '3']) await assert.rejects(consumer.commit([{ partition: 0, offset }]), InvalidError)
+  await assert.rejects(consumer.commit({ partition: 0, offset: 3 }), TypeError)
+  await client.close()
+})
+
+test('records print, compare and become JSON', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const producer = client.producer('t')
+  await producer.send({ a: 1 }, { key: 'k', headers: [['h', null]] })
+  await producer.send(Buffer.from([0xff, 0xfe]))
+  await producer.close()
+  const consumer = client.consumer('t', { start: 'earliest', untilEnd: true })
+  const records = []
+  for await (const record of consumer) records.push(record)
+  const [first, second] = records
+  assert.notDeepStrictEqual(first, second)
+  assert.match(inspect(first), /offset: \d+.*key: <Buffer 6b>/s)
+  const json = JSON.parse(JSON.stringify(first))
+  assert.deepEqual([json.topic, json.key, json.value, json.headers], ['t', 'k', '{"a":1}', [['h', null]]])
+  assert.deepEqual(second.toJSON().value, { base64: '//4=' })
+  assert.equal({ ...second }.offset, second.offset)
+  assert.equal((await consumer.counts()).delivered, 2)
+  const made = ConsumerRecord.of({ value: { b: 2 }, key: 'x', offset: 9, headers: { h: '1' } })
+  assert.deepEqual([made.json(), made.key.toString(), made.offset, made.headers[0][0]], [{ b: 2 }, 'x', 9, 'h'])
+  assert.equal(ConsumerRecord.of({ value: null }).text(), null)
   await client.close()
 })

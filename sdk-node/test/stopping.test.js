@@ -1,7 +1,8 @@
-// A consumer that is closed or aborted beside its loop: nothing more is handed out, and what is in hand is not done.
+// A consumer that is closed, aborted, left or paused beside its loop or in it: nothing is lost, and what is in hand may be finished.
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 import { connect } from '../lib/index.js'
 import { startBroker } from './broker.js'
@@ -15,26 +16,37 @@ async function filled(t, count) {
   return { client, broker }
 }
 
-test('close ends a loop in the middle of a batch, and what is in hand comes again', async (t) => {
+test('close ends a loop in the middle of a batch, and lets its body finish what it has in hand', async (t) => {
   const { client } = await filled(t, 100)
   for (const group of [undefined, 'g']) {
     const consumer = client.consumer('t', { start: 'earliest', group })
     const seen = []
+    let closing
     for await (const record of consumer) {
+      if (seen.length === 9) closing = consumer.close()
+      await sleep(5)
       seen.push(Number(record.text()))
-      if (seen.length === 10) await consumer.close()
     }
+    await closing
     assert.deepEqual(seen, Array.from({ length: 10 }, (_, i) => i), `group ${group}`)
   }
-  const { offsets } = await client.describeGroup('g')
-  const [first] = [...(await client.offsets('t', 'earliest')).values()]
   const rest = []
   for await (const record of client.consumer('t', { group: 'g', untilEnd: true })) rest.push(Number(record.text()))
-  assert.equal(rest[0], 9, 'the tenth was in hand')
-  assert.equal(rest.length, 91)
-  assert.ok(offsets[0].committed > first)
+  assert.equal(rest[0], 10, 'the tenth was finished')
+  assert.equal(rest.length, 90)
+  // A body that does not end is not done, and is waited for no longer than was said.
+  const stuck = client.consumer('t', { group: 's', closeTimeoutMs: 50 })
+  let go
+  const body = (async () => {
+    for await (const record of stuck) await new Promise((resolve) => (go = resolve))
+  })()
+  while (!go) await sleep(5)
+  await stuck.close()
+  go()
+  await body
   // Of a batch none is done, and it is not committed by a `finally` after an exception either.
   const batches = client.consumer('t', { group: 'b' })
+  const started = performance.now()
   await assert.rejects(async () => {
     try {
       for await (const batch of batches.batches()) throw new Error(`a handler fails on ${batch.length}`)
@@ -42,10 +54,71 @@ test('close ends a loop in the middle of a batch, and what is in hand comes agai
       await batches.close()
     }
   }, /a handler fails/)
-  const again = []
-  for await (const record of client.consumer('t', { group: 'b', untilEnd: true })) again.push(record)
-  assert.equal(again.length, 100)
+  assert.ok(performance.now() - started < 3_000)
+  for (const group of ['s', 'b']) {
+    const again = []
+    for await (const record of client.consumer('t', { group, untilEnd: true })) again.push(record)
+    assert.equal(again.length, 100, group)
+  }
   await client.close()
+})
+
+test('a loop that is left goes on where it was, and whoever gives up waiting loses nothing', async (t) => {
+  const { client } = await filled(t, 100)
+  for (const group of [undefined, 'g']) {
+    const consumer = client.consumer('t', { start: 'earliest', group })
+    const seen = []
+    while (seen.length < 40) {
+      for await (const record of consumer) {
+        seen.push(Number(record.text()))
+        if (seen.length % 7 === 0) break
+      }
+    }
+    const batch = await consumer.nextBatch({ maxRecords: 5 })
+    assert.equal(batch.length, 5)
+    seen.push(...[...batch].map((record) => Number(record.text())))
+    while (seen.length < 100) seen.push(Number((await consumer.next({ timeoutMs: 10_000 })).text()))
+    assert.deepEqual(seen, Array.from({ length: 100 }, (_, i) => i), `group ${group}`)
+    // Idle: neither a time-out nor a loop that is left takes anything with it.
+    assert.equal(await consumer.next({ timeoutMs: 100 }), null)
+    const idle = consumer[Symbol.asyncIterator]()
+    const pending = idle.next()
+    await idle.return()
+    assert.deepEqual(await pending, { value: undefined, done: true })
+    const polled = []
+    const producer = client.producer('t')
+    for (let i = 100; i < 150; i++) {
+      void producer.send(String(i))
+      const got = await consumer.next({ timeoutMs: i % 5 })
+      if (got) polled.push(Number(got.text()))
+    }
+    await producer.close()
+    while (polled.length < 50) polled.push(Number((await consumer.next({ timeoutMs: 10_000 })).text()))
+    assert.deepEqual(polled, Array.from({ length: 50 }, (_, i) => 100 + i))
+    await consumer.close()
+    if (group === undefined) {
+      await client.deleteTopic('t')
+      await client.createTopic('t')
+      const again = client.producer('t')
+      await again.enqueueBatch(Array.from({ length: 100 }, (_, i) => ({ value: String(i) })))
+      await again.close()
+    }
+  }
+  await client.close()
+})
+
+test('a paused partition hands out nothing until it is resumed', async (t) => {
+  const { client } = await filled(t, 1_000)
+  const consumer = client.consumer('t', { start: 'earliest' })
+  const first = await consumer.next()
+  await consumer.pause(0)
+  assert.deepEqual(await consumer.paused(), [{ topic: 't', partition: 0 }])
+  assert.equal(await consumer.next({ timeoutMs: 200 }), null)
+  assert.equal(await consumer.position(0), first.offset + 1)
+  await consumer.resume(0)
+  for (let i = 1; i < 1_000; i++) assert.equal((await consumer.next()).text(), String(i))
+  await client.close()
+  await assert.rejects(consumer.next(), /closed/)
 })
 
 test('an abort ends every loop with its reason, idle or in the middle of a batch', async (t) => {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thalweg::{
-    Acks, Assignor, ClientBuilder, Codec, Error, ErrorKind, OnBadRecord, OnFailure, PluginInfo, Position,
-    SharedConsumer, Topic, TopicInfo,
+    Acks, Assignor, ClientBuilder, Codec, Error, ErrorKind, OnBadRecord, OnFailure, OnOutOfRange, PluginInfo, Position,
+    Topic, TopicInfo,
 };
 
 use crate::consumer::Consumer;
@@ -225,6 +225,13 @@ impl Client {
         let on_bad = OnBadRecord::from_name(on_bad)
             .ok_or_else(|| invalid(format!("on_bad_record is {on_bad:?}; fail or skip")))?;
         builder = builder.on_bad_record(on_bad);
+        let out_of_range = &options.out_of_range[..];
+        let out_of_range = OnOutOfRange::from_name(out_of_range)
+            .ok_or_else(|| invalid(format!("out_of_range is {out_of_range:?}; earliest, latest or fail")))?;
+        builder = builder.on_out_of_range(out_of_range).buffer_bytes(options.buffer_bytes);
+        if options.tells {
+            builder = builder.tell_rebalances();
+        }
         if let Some(group) = options.group {
             let seconds = Duration::from_secs_f64;
             let assignor = &options.assignor[..];
@@ -243,7 +250,7 @@ impl Client {
         if let Some(instance) = options.instance {
             builder = builder.instance(instance);
         }
-        future_into_py(py, async move { Ok(Consumer::new(SharedConsumer::build(builder).await.map_err(raise)?)) })
+        future_into_py(py, async move { Ok(Consumer::new(builder.build().await.map_err(raise)?)) })
     }
 
     /// All consumer groups: (group, state, members).
@@ -330,6 +337,9 @@ struct ConsumerOptions {
     filter_config: Vec<u8>,
     on_filter_failure: String,
     on_bad_record: String,
+    out_of_range: String,
+    buffer_bytes: u64,
+    tells: bool,
     group: Option<String>,
     instance: Option<String>,
     session_timeout: f64,

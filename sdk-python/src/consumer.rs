@@ -1,23 +1,44 @@
-//! The consumer: batches out, and records that read from them when they are asked.
+//! The consumer: records and batches are taken without waiting; what waits hands out nothing, so that a call that is cancelled loses nothing.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use pyo3::exceptions::{PyIndexError, PyStopAsyncIteration};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
-use thalweg::{Part, Place, Rebalance, SharedConsumer};
+use thalweg::{Part, Place, Rebalance, Spot, Taken};
 
 use crate::client::position;
 use crate::error::raise;
 use crate::runtime::future_into_py;
 
+/// Bytes of a key or value that are shown.
+const REPR_BYTES: usize = 64;
+
 #[pyclass(frozen)]
 pub(crate) struct Consumer {
-    inner: SharedConsumer,
+    inner: thalweg::Consumer,
 }
 
 impl Consumer {
-    pub(crate) fn new(inner: SharedConsumer) -> Self {
+    pub(crate) fn new(inner: thalweg::Consumer) -> Self {
         Consumer { inner }
+    }
+
+    /// What was handed out; None where there is nothing at the moment; the changes that are to be told first.
+    fn answer<'py, T>(
+        &self,
+        py: Python<'py>,
+        taken: Taken<T>,
+        wrap: impl FnOnce(T) -> PyResult<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match taken {
+            Taken::Some(item) => wrap(item),
+            Taken::Nothing => Ok(py.None().into_bound(py)),
+            Taken::Untold => Ok(PyList::new(py, self.untold())?.into_any()),
+            Taken::Failed(error) => Err(raise(error)),
+            Taken::Ended => Err(PyStopAsyncIteration::new_err(())),
+        }
     }
 }
 
@@ -27,105 +48,128 @@ fn place(topic: Option<String>, partition: u32) -> Place {
 
 #[pymethods]
 impl Consumer {
-    /// What partitions came or went, as (what, topic, partition), and the next batch, or None at the end of `until_end`.
-    fn next<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    /// Hands out the next record; what was handed out before it is done. None: nothing at the moment, `ready` waits. A list: changes that are to be told
+    /// first. StopAsyncIteration: everything has been read, or the consumer is closed.
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let wrap = |spot: Spot| {
+            let (part, span) = (spot.part as u32, spot.span as u32);
+            Ok(Bound::new(py, Record { batch: spot.batch, part, span })?.into_any())
+        };
+        self.answer(py, self.inner.take_record(), wrap)
+    }
+
+    /// The same for a batch of at most so many records.
+    fn take_batch<'py>(&self, py: Python<'py>, max_records: usize) -> PyResult<Bound<'py, PyAny>> {
+        let wrap = |batch| Ok(Bound::new(py, Batch { inner: Arc::new(batch) })?.into_any());
+        self.answer(py, self.inner.take_batch(max_records), wrap)
+    }
+
+    /// Waits until a take has something to say.
+    fn ready<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let consumer = self.inner.clone();
         future_into_py(py, async move {
-            let next = consumer.next().await.map_err(raise)?;
-            let change = |r: Rebalance| match r {
-                Rebalance::Assigned { topic, partition } => ("assigned", topic, partition),
-                Rebalance::Revoked { topic, partition } => ("revoked", topic, partition),
-                Rebalance::Lost { topic, partition } => ("lost", topic, partition),
-            };
-            let changes: Vec<_> = next.rebalances.into_iter().map(change).collect();
-            Ok((changes, next.batch.map(|inner| Batch { inner })))
+            consumer.ready().await;
+            Ok(())
         })
     }
 
-    /// What `next` has answered last has arrived; until then it is answered again.
-    fn taken(&self) {
-        self.inner.taken();
+    /// Changes that nobody has been told of, as (what, topic, partition).
+    fn untold(&self) -> Vec<(&'static str, String, u32)> {
+        let change = |r: Rebalance| match r {
+            Rebalance::Assigned { topic, partition } => ("assigned", topic, partition),
+            Rebalance::Revoked { topic, partition } => ("revoked", topic, partition),
+            Rebalance::Lost { topic, partition } => ("lost", topic, partition),
+        };
+        self.inner.untold().into_iter().map(change).collect()
     }
 
-    /// The record at this offset of the last batch is about to be handed out; False if the batch may be another's by now.
-    fn advance(&self, offset: u64, is_last: bool) -> bool {
-        self.inner.advance(offset, is_last)
-    }
-
-    /// Whether the rest of the last batch may be handed out; waits until that is clear.
-    fn still_holds<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let consumer = self.inner.clone();
-        future_into_py(py, async move { consumer.still_holds().await.map_err(raise) })
+    /// So many of them have been told.
+    fn told(&self, count: usize) {
+        self.inner.told(count);
     }
 
     /// Commits offsets (topic, partition, offset), or without them all that was handed out.
     fn commit<'py>(&self, py: Python<'py>, offsets: Option<Vec<(String, u32, u64)>>) -> PyResult<Bound<'py, PyAny>> {
         let consumer = self.inner.clone();
-        future_into_py(py, async move { consumer.commit(offsets).await.map_err(raise) })
+        future_into_py(py, async move {
+            let committed = match offsets {
+                None => consumer.commit().await,
+                Some(offsets) => {
+                    consumer.commit_offsets(offsets.into_iter().map(|(topic, p, offset)| ((topic, p), offset))).await
+                }
+            };
+            committed.map_err(raise)
+        })
     }
 
+    /// Hands out nothing more.
+    fn stop(&self) {
+        self.inner.stop();
+    }
+
+    /// Waits until nothing is in hand.
+    fn idle<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let consumer = self.inner.clone();
+        future_into_py(py, async move {
+            consumer.idle().await;
+            Ok(())
+        })
+    }
+
+    /// Ends it; what is in hand is done or not.
     fn close<'py>(&self, py: Python<'py>, is_done: bool) -> PyResult<Bound<'py, PyAny>> {
         let consumer = self.inner.clone();
-        future_into_py(py, async move { consumer.close(is_done).await.map_err(raise) })
+        future_into_py(py, async move {
+            match is_done {
+                true => consumer.finish().await,
+                false => consumer.close().await,
+            }
+            .map_err(raise)
+        })
     }
 
-    fn seek<'py>(
-        &self,
-        py: Python<'py>,
-        topic: Option<String>,
-        partition: u32,
-        kind: String,
-        value: i64,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (consumer, to) = (self.inner.clone(), position(&kind, value)?);
-        future_into_py(py, async move { consumer.with(|c| c.seek(place(topic, partition), to)).await.map_err(raise) })
+    fn seek(&self, topic: Option<String>, partition: u32, kind: &str, value: i64) -> PyResult<()> {
+        self.inner.seek(place(topic, partition), position(kind, value)?).map_err(raise)
     }
 
-    fn pause<'py>(&self, py: Python<'py>, topic: Option<String>, partition: u32) -> PyResult<Bound<'py, PyAny>> {
-        let consumer = self.inner.clone();
-        future_into_py(py, async move { consumer.with(|c| c.pause(place(topic, partition))).await.map_err(raise) })
+    fn pause(&self, topic: Option<String>, partition: u32) -> PyResult<()> {
+        self.inner.pause(place(topic, partition)).map_err(raise)
     }
 
-    fn resume<'py>(&self, py: Python<'py>, topic: Option<String>, partition: u32) -> PyResult<Bound<'py, PyAny>> {
-        let consumer = self.inner.clone();
-        future_into_py(py, async move { consumer.with(|c| c.resume(place(topic, partition))).await.map_err(raise) })
+    fn resume(&self, topic: Option<String>, partition: u32) -> PyResult<()> {
+        self.inner.resume(place(topic, partition)).map_err(raise)
     }
 
-    fn position<'py>(&self, py: Python<'py>, topic: Option<String>, partition: u32) -> PyResult<Bound<'py, PyAny>> {
-        let consumer = self.inner.clone();
-        future_into_py(
-            py,
-            async move { consumer.with(|c| Ok(c.position(place(topic, partition)))).await.map_err(raise) },
-        )
+    /// (topic, partition) of what is paused.
+    fn paused(&self) -> Vec<(String, u32)> {
+        self.inner.paused()
     }
 
-    fn lag<'py>(&self, py: Python<'py>, topic: Option<String>, partition: u32) -> PyResult<Bound<'py, PyAny>> {
-        let consumer = self.inner.clone();
-        future_into_py(py, async move { consumer.with(|c| Ok(c.lag(place(topic, partition)))).await.map_err(raise) })
+    fn position(&self, topic: Option<String>, partition: u32) -> Option<u64> {
+        self.inner.position(place(topic, partition))
     }
 
-    fn committed<'py>(&self, py: Python<'py>, topic: Option<String>, partition: u32) -> PyResult<Bound<'py, PyAny>> {
-        let consumer = self.inner.clone();
-        future_into_py(py, async move { consumer.with(|c| c.committed(place(topic, partition))).await.map_err(raise) })
+    fn lag(&self, topic: Option<String>, partition: u32) -> Option<u64> {
+        self.inner.lag(place(topic, partition))
+    }
+
+    fn committed(&self, topic: Option<String>, partition: u32) -> PyResult<Option<u64>> {
+        self.inner.committed(place(topic, partition)).map_err(raise)
     }
 
     /// (topic, partition) of all that is read at the moment.
-    fn assignment<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let consumer = self.inner.clone();
-        future_into_py(py, async move { consumer.with(|c| Ok(c.assignment())).await.map_err(raise) })
+    fn assignment(&self) -> Vec<(String, u32)> {
+        self.inner.assignment()
     }
 
     /// (delivered, filtered, failed, unreadable)
-    fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let consumer = self.inner.clone();
-        future_into_py(py, async move {
-            let c = consumer.with(|c| Ok(c.counts())).await.map_err(raise)?;
-            Ok((c.delivered, c.filtered, c.failed, c.unreadable))
-        })
+    fn counts(&self) -> (u64, u64, u64, u64) {
+        let c = self.inner.counts();
+        (c.delivered, c.filtered, c.failed, c.unreadable)
     }
 }
 
-#[pyclass(frozen, sequence)]
+#[pyclass(frozen, sequence, module = "thalweg")]
 pub(crate) struct Batch {
     inner: Arc<thalweg::Batch>,
 }
@@ -146,12 +190,27 @@ impl Batch {
         self.inner.len()
     }
 
+    /// One record; negative numbers count from the end.
+    fn __getitem__(&self, index: isize) -> PyResult<Record> {
+        let count = self.inner.len() as isize;
+        let at = if index < 0 { index + count } else { index };
+        let found = usize::try_from(at).ok().and_then(|at| self.inner.spot(at));
+        let (part, span) =
+            found.ok_or_else(|| PyIndexError::new_err(format!("a batch of {count} records has no {index}")))?;
+        Ok(Record { batch: self.inner.clone(), part: part as u32, span: span as u32 })
+    }
+
+    fn __repr__(&self) -> String {
+        let (first, last) = (self.inner.first_offset(), self.inner.last_offset());
+        let (topic, partition) = (self.inner.topic(), self.inner.partition());
+        format!("Batch(topic={topic:?}, partition={partition}, records={}, offsets={first}..={last})", self.inner.len())
+    }
+
     /// All values: the fastest way to read everything.
     fn values<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let values =
-            self.inner.parts().iter().flat_map(|part| {
-                part.spans.iter().map(move |s| s.value.clone().map(|r| PyBytes::new(py, &part.data[r])))
-            });
+        let values = self.inner.parts().iter().flat_map(|part| {
+            part.spans().iter().map(move |s| s.value.clone().map(|r| PyBytes::new(py, &part.data[r])))
+        });
         PyList::new(py, values.collect::<Vec<_>>())
     }
 
@@ -159,13 +218,13 @@ impl Batch {
     fn records(&self) -> Vec<Record> {
         let parts = self.inner.parts().iter().enumerate();
         parts
-            .flat_map(|(part, p)| (0..p.spans.len()).map(move |span| (part as u32, span as u32)))
+            .flat_map(|(part, p)| (0..p.spans().len()).map(move |span| (part as u32, span as u32)))
             .map(|(part, span)| Record { batch: self.inner.clone(), part, span })
             .collect()
     }
 }
 
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "thalweg")]
 pub(crate) struct Record {
     batch: Arc<thalweg::Batch>,
     part: u32,
@@ -175,6 +234,18 @@ pub(crate) struct Record {
 impl Record {
     fn part(&self) -> &Part {
         &self.batch.parts()[self.part as usize]
+    }
+
+    fn span(&self) -> &thalweg::RecordSpan {
+        &self.part().spans()[self.span as usize]
+    }
+
+    /// Key, value and headers.
+    #[allow(clippy::type_complexity, reason = "only to be compared")]
+    fn content(&self) -> (Option<&[u8]>, Option<&[u8]>, Vec<thalweg::Header>) {
+        let (data, span) = (&self.part().data, self.span());
+        let bytes = |range: &Option<std::ops::Range<usize>>| range.clone().map(|r| &data[r]);
+        (bytes(&span.key), bytes(&span.value), span.header_list(data))
     }
 
     fn bytes<'py>(&self, py: Python<'py>, range: Option<std::ops::Range<usize>>) -> Option<Bound<'py, PyBytes>> {
@@ -196,28 +267,27 @@ impl Record {
 
     #[getter]
     fn offset(&self) -> u64 {
-        self.part().header.base_offset.0 + self.part().spans[self.span as usize].offset_delta as u64
+        self.part().header.base_offset.0 + self.span().offset_delta as u64
     }
 
     #[getter]
     fn timestamp_ms(&self) -> i64 {
-        self.part().header.base_timestamp_ms + self.part().spans[self.span as usize].timestamp_delta_ms
+        self.part().header.base_timestamp_ms + self.span().timestamp_delta_ms
     }
 
     #[getter]
     fn key<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
-        self.bytes(py, self.part().spans[self.span as usize].key.clone())
+        self.bytes(py, self.span().key.clone())
     }
 
     #[getter]
     fn value<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
-        self.bytes(py, self.part().spans[self.span as usize].value.clone())
+        self.bytes(py, self.span().value.clone())
     }
 
     #[getter]
-    fn headers<'py>(&self, py: Python<'py>) -> Vec<(String, Option<Bound<'py, PyBytes>>)> {
-        let part = self.part();
-        let list = part.spans[self.span as usize].header_list(&part.data);
+    fn headers<'py>(&self, py: Python<'py>) -> Headers<'py> {
+        let list = self.span().header_list(&self.part().data);
         list.into_iter().map(|h| (h.key, h.value.map(|v| PyBytes::new(py, &v)))).collect()
     }
 
@@ -226,12 +296,84 @@ impl Record {
         self.value(py).map_or_else(|| Ok(py.None().into_bound(py)), |v| v.call_method1("decode", ("utf-8",)))
     }
 
-    /// The value as JSON.
+    /// The value as JSON; None for a tombstone.
     fn json<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        py.import("json")?.getattr("loads")?.call1((self.value(py),))
+        match self.value(py) {
+            Some(value) => py.import("json")?.getattr("loads")?.call1((value,)),
+            None => Ok(py.None().into_bound(py)),
+        }
     }
 
-    fn __repr__(&self) -> String {
-        format!("Record(topic={:?}, partition={}, offset={})", self.topic(), self.partition(), self.offset())
+    /// A record as it might have been read, for tests of what handles records.
+    #[new]
+    #[pyo3(signature = (value, *, key=None, headers=Vec::new(), topic="", partition=0, offset=0, timestamp_ms=0))]
+    fn new(
+        value: Option<Vec<u8>>,
+        key: Option<Vec<u8>>,
+        headers: Vec<(String, Option<Vec<u8>>)>,
+        topic: &str,
+        partition: u32,
+        offset: u64,
+        timestamp_ms: i64,
+    ) -> PyResult<Self> {
+        let mut record = value.map_or_else(thalweg::Record::tombstone, thalweg::Record::new).timestamp_ms(timestamp_ms);
+        if let Some(key) = key {
+            record = record.key(key);
+        }
+        for (name, value) in headers {
+            record = match value {
+                Some(value) => record.header(name, value),
+                None => record.null_header(name),
+            };
+        }
+        let batch = thalweg::Batch::of_one(topic, partition, offset, record).map_err(raise)?;
+        Ok(Record { batch: Arc::new(batch), part: 0, span: 0 })
+    }
+
+    /// What makes it anew: for pickle, copy and multiprocessing.
+    #[allow(clippy::type_complexity, reason = "what pickle wants")]
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Parts<'py>)> {
+        let parts = (
+            self.value(py),
+            self.key(py),
+            self.headers(py),
+            self.topic().to_owned(),
+            self.partition(),
+            self.offset(),
+            self.timestamp_ms(),
+        );
+        Ok((py.import("thalweg._consumer")?.getattr("_record")?, parts))
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        let Ok(other) = other.cast::<Record>() else { return false };
+        let other = other.get();
+        let same_place = (self.topic(), self.partition(), self.offset(), self.timestamp_ms())
+            == (other.topic(), other.partition(), other.offset(), other.timestamp_ms());
+        same_place && self.content() == other.content()
+    }
+
+    fn __hash__(&self) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        (self.topic(), self.partition(), self.offset()).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let text = |bytes: Option<Bound<'_, PyBytes>>| match bytes {
+            Some(bytes) if bytes.as_bytes().len() > REPR_BYTES => {
+                let start = PyBytes::new(py, &bytes.as_bytes()[..REPR_BYTES]);
+                Ok(format!("{}… ({} bytes)", start.repr()?, bytes.as_bytes().len()))
+            }
+            Some(bytes) => Ok(bytes.repr()?.to_string()),
+            None => Ok::<_, PyErr>("None".to_owned()),
+        };
+        let (key, value) = (text(self.key(py))?, text(self.value(py))?);
+        let (topic, partition, offset, time) = (self.topic(), self.partition(), self.offset(), self.timestamp_ms());
+        let place = format!("topic={topic:?}, partition={partition}, offset={offset}, timestamp_ms={time}");
+        Ok(format!("Record({place}, key={key}, value={value})"))
     }
 }
+
+type Headers<'py> = Vec<(String, Option<Bound<'py, PyBytes>>)>;
+type Parts<'py> = (Option<Bound<'py, PyBytes>>, Option<Bound<'py, PyBytes>>, Headers<'py>, String, u32, u64, i64);

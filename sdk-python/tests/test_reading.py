@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import signal
+import threading
+import time
 import uuid
 
 import thalweg
@@ -151,5 +155,212 @@ def test_a_limit_of_processing_is_one_records_and_who_was_slow_comes_back(broker
                 got.append(int(record.value or b""))
                 await asyncio.sleep(2.5 if len(got) == 2 else 0)
         assert (got, told) == ([0, 1, 1, 2, 3, 4, 5], ["assigned", "lost", "assigned"])
+
+    run(broker, read)
+
+
+def test_one_at_a_time_with_a_time_out(broker: Broker) -> None:
+    async def read(client: thalweg.Client, topic: str) -> None:
+        async with client.consumer(topic, start="earliest") as consumer:
+            started = time.monotonic()
+            assert await consumer.next(timeout=0.2) is None
+            assert 0.15 < time.monotonic() - started < 5 and not consumer.ended
+            await fill(client, topic, 25)
+            first = await consumer.next(timeout=10)
+            assert first is not None and first.value == b"0"
+            # As often as it takes, without a time to wait: what has come is found.
+            polled = None
+            for _ in range(200):
+                polled = polled or await consumer.next(timeout=0)
+            assert polled is not None and polled.value == b"1"
+            assert (await anext(consumer)).value == b"2"
+            batch = await consumer.next_batch(max_records=10, timeout=10)
+            assert batch is not None and batch.values() == [str(i).encode() for i in range(3, 13)]
+            assert [record.value for record in batch] == batch.values()
+            assert (batch[0].value, batch[-1].value, len(batch)) == (b"3", b"12", 10)
+            rest = await consumer.next_batch()
+            assert rest is not None and rest.values() == [str(i).encode() for i in range(13, 25)]
+            assert await consumer.position(0) == rest[-1].offset + 1 and await consumer.lag(0) == 0
+        with thalweg.sync.connect(broker.address, ca=broker.ca) as sync:
+            with sync.consumer(topic, start="earliest", until_end=True) as reader:
+                assert [reader.next(timeout=10).value for _ in range(2)] == [b"0", b"1"]  # type: ignore[union-attr]
+                some = reader.next_batch(max_records=3)
+                assert some is not None and some.values() == [b"2", b"3", b"4"]
+                assert len(list(reader)) == 20 and reader.next() is None and reader.ended
+
+    run(broker, read)
+
+
+def test_a_paused_partition_hands_out_nothing_until_it_is_resumed(broker: Broker) -> None:
+    async def read(client: thalweg.Client, topic: str) -> None:
+        await fill(client, topic, 1_000)
+        for by_batch in (False, True):
+            async with client.consumer(topic, start="earliest") as consumer:
+                first = await consumer.next()
+                assert first is not None
+                await consumer.pause(0)
+                assert await consumer.paused() == [(topic, 0)]
+                assert await (consumer.next_batch if by_batch else consumer.next)(timeout=0.3) is None
+                assert await consumer.position(0) == first.offset + 1
+                await consumer.resume(0)
+                got = list[bytes | None]()
+                while len(got) < 999:
+                    batch = await consumer.next_batch(timeout=10)
+                    assert batch is not None
+                    got.extend(batch.values())
+                assert got == [str(i).encode() for i in range(1, 1_000)]
+
+    run(broker, read)
+
+
+def test_close_lets_a_body_in_another_task_finish_what_it_has_in_hand(broker: Broker) -> None:
+    async def read(client: thalweg.Client, topic: str) -> None:
+        await fill(client, topic, 10)
+        finished = list[bytes | None]()
+
+        async def work(consumer: thalweg.Consumer) -> None:
+            async for record in consumer:
+                await asyncio.sleep(0.2)
+                finished.append(record.value)
+
+        consumer = client.consumer(topic, group="g")
+        working = asyncio.create_task(work(consumer))
+        await asyncio.sleep(0.5)
+        await consumer.close()
+        await working
+        done = len(finished)
+        assert 0 < done < 10
+        # Finished, so done: it does not come again.
+        async with client.consumer(topic, group="g") as again:
+            record = await again.next(timeout=10)
+            assert record is not None and record.value == str(done).encode()
+        # In `finally` after an exception nothing is waited for, and what failed comes again.
+        failing, started = client.consumer(topic, group="f"), time.monotonic()
+        try:
+            async for record in failing:
+                if record.value == b"4":
+                    raise KeyError
+        except KeyError:
+            pass
+        finally:
+            await failing.close()
+        assert time.monotonic() - started < 3
+        async with client.consumer(topic, group="f") as again:
+            record = await again.next(timeout=10)
+            assert record is not None and record.value == b"4"
+        # A body that does not end is not waited for longer than was said.
+        stuck = client.consumer(topic, group="s", close_timeout=0.2)
+        body = asyncio.Event()
+
+        async def hang() -> None:
+            async for _ in stuck:
+                body.set()
+                await asyncio.sleep(60)
+
+        hanging = asyncio.create_task(hang())
+        await body.wait()
+        await asyncio.wait_for(stuck.close(), 3)
+        hanging.cancel()
+
+    run(broker, read)
+
+
+def test_a_callback_may_call_what_it_likes_in_both_halves(broker: Broker) -> None:
+    async def read(client: thalweg.Client, topic: str) -> None:
+        await client.delete_topic(topic)
+        await client.create_topic(topic, partitions=2)
+        async with client.producer(topic) as producer:
+            for i in range(40):
+                await producer.send(str(i), key=str(i))
+        handled = list[thalweg.Record]()
+
+        async def on_rebalance(change: thalweg.Rebalance) -> None:
+            if change.kind == "revoked":
+                await asyncio.sleep(0.05)
+                await first.commit()
+
+        first = client.consumer(topic, group="g", auto_commit=None, on_rebalance=on_rebalance)
+        while len(handled) < 40:
+            record = await first.next(timeout=10)
+            assert record is not None
+            handled.append(record)
+        second = client.consumer(topic, group="g", auto_commit=None)
+        reading = asyncio.create_task(second.next(timeout=1.5))
+        assert await first.next(timeout=2) is None
+        # What was handled is committed before the partition moves.
+        assert await reading is None
+        await second.close()
+        await first.close()
+
+    run(broker, read)
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        topic = str(uuid.uuid4())
+        client.create_topic(topic)
+        client.producer(topic).send("x")
+        seen = list[object]()
+
+        def told(change: thalweg.Rebalance) -> None:
+            seen.append((threading.current_thread().name, change.kind, consumer.committed(0)))
+            consumer.commit()
+
+        with client.consumer(topic, group=topic, on_rebalance=told) as consumer:
+            assert next(iter(consumer)).value == b"x"
+        assert seen == [(threading.current_thread().name, "assigned", None)]
+
+
+def test_what_is_idle_is_given_up_at_once_beside_a_slow_handler(broker: Broker) -> None:
+    async def read(client: thalweg.Client, topic: str) -> None:
+        await client.delete_topic(topic)
+        await client.create_topic(topic, partitions=4)
+        async with client.producer(topic) as producer:
+            await producer.send_batch([{"i": i} for i in range(400)])
+        for tells in (None, lambda change: None):
+            group = f"g-{tells is None}"
+            async with client.consumer(topic, group=group, on_rebalance=tells) as slow:
+                in_hand = await slow.next(timeout=10)
+                assert in_hand is not None
+                # It is busy with this record from here on.
+                started, others = time.monotonic(), set[int]()
+                async with client.consumer(topic, group=group) as quick:
+                    while len(others) < 2:
+                        record = await quick.next(timeout=10)
+                        assert record is not None, (tells, others)
+                        others.add(record.partition)
+                assert time.monotonic() - started < 3
+                assert in_hand.partition not in others
+
+    run(broker, read)
+
+
+def test_records_print_compare_and_pickle(broker: Broker) -> None:
+    async def read(client: thalweg.Client, topic: str) -> None:
+        async with client.producer(topic) as producer:
+            await producer.send({"a": 1}, key="k", headers=[("h", b"1"), ("h", None)])
+            await producer.send(None, key="k")
+        consumer = client.consumer(topic, start="earliest", until_end=True)
+        record, tombstone = [r async for r in consumer]
+        assert tombstone.text() is None and tombstone.json() is None
+        for same in (pickle.loads(pickle.dumps(record)), copy.deepcopy(record)):
+            assert same == record and hash(same) == hash(record)
+            assert (same.json(), same.key, same.headers) == ({"a": 1}, b"k", [("h", b"1"), ("h", None)])
+        assert record != tombstone and len({record, tombstone}) == 2
+        assert f"offset={record.offset}" in repr(record) and "key=b'k'" in repr(record) and 'b\'{"a":1}\'' in repr(record)
+        assert "value=None" in repr(tombstone)
+        await consumer.close()
+        assert (await consumer.counts()).delivered == 2
+
+    run(broker, read)
+    made = thalweg.Record(b"v", key=b"k", headers=[("h", None)], topic="t", partition=3, offset=7, timestamp_ms=5)
+    assert (made.value, made.key, made.headers) == (b"v", b"k", [("h", None)])
+    assert (made.topic, made.partition, made.offset, made.timestamp_ms) == ("t", 3, 7, 5)
+    assert made != thalweg.Record(b"w", key=b"k", headers=[("h", None)], topic="t", partition=3, offset=7, timestamp_ms=5)
+
+
+def test_a_position_that_is_gone_follows_the_policy(broker: Broker) -> None:
+    async def read(client: thalweg.Client, topic: str) -> None:
+        await fill(client, topic, 3)
+        async with client.consumer(topic, start=10_000, out_of_range="earliest") as consumer:
+            record = await consumer.next(timeout=10)
+            assert record is not None and record.value == b"0"
 
     run(broker, read)

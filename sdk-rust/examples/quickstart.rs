@@ -13,9 +13,9 @@ async fn main() -> Result<()> {
     let json = r#"{"carrier":"UA","dep_delay":61}"#;
     let at = producer.send(thalweg::Record::new(json).key("N14228")).await?;
     println!("partition {} offset {:?}", at.partition, at.offset);
-    let mut consumer = client.consumer("flights").group("ops").filter("late@1").build().await?;
+    let consumer = client.consumer("flights").group("ops").filter("late@1").build().await?;
     while let Some(record) = consumer.next().await.transpose()? {
-        println!("{:?}", record.json()?);
+        println!("{:?}", record.json::<serde_json::Value>()?);
     }
     Ok(())
 }

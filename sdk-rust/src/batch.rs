@@ -1,9 +1,10 @@
 //! Records as they were read, sharing the bytes that they came in.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use thalweg_model::{BatchError, BatchHeader, RecordBatch, RecordSpan};
+use thalweg_model::{BatchBuilder, BatchError, BatchHeader, Codec, LeaderEpoch, Offset, RecordBatch, RecordSpan};
 use thalweg_wire::ErrorKind;
 
 use crate::{Error, Result};
@@ -18,6 +19,11 @@ pub struct ConsumerRecord {
 }
 
 impl ConsumerRecord {
+    /// A record as it might have been read, for tests of what handles records. One without a time of its own is from the beginning of the epoch.
+    pub fn new(topic: impl Into<Arc<str>>, partition: u32, offset: u64, record: crate::Record) -> ConsumerRecord {
+        ConsumerRecord { topic: topic.into(), partition, offset, record: record.into_model(0) }
+    }
+
     /// The topic.
     pub fn topic(&self) -> &str {
         &self.topic
@@ -53,25 +59,44 @@ impl ConsumerRecord {
         self.record.headers.iter().map(|h| (h.key.as_str(), h.value.as_ref()))
     }
 
-    /// The value as text.
-    pub fn text(&self) -> Result<&str> {
-        std::str::from_utf8(self.value().map_or(&[], |v| v))
-            .map_err(|e| Error::new(ErrorKind::Invalid, format!("value at offset {} is not UTF-8: {e}", self.offset)))
+    /// The first header of this name: `None` where there is none, and `Some(None)` for one without value.
+    pub fn header(&self, name: &str) -> Option<Option<&Bytes>> {
+        self.headers().find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
-    /// The value as JSON.
-    pub fn json(&self) -> Result<serde_json::Value> {
-        serde_json::from_slice(self.value().map_or(&[], |v| v))
-            .map_err(|e| Error::new(ErrorKind::Invalid, format!("value at offset {} is not JSON: {e}", self.offset)))
+    /// The value as text; `None` for a tombstone.
+    ///
+    /// # Errors
+    /// `invalid` for what is not UTF-8.
+    pub fn text(&self) -> Result<Option<&str>> {
+        let text = self.value().map(|value| std::str::from_utf8(value)).transpose();
+        text.map_err(|e| Error::new(ErrorKind::Invalid, format!("value at offset {} is not UTF-8: {e}", self.offset)))
+    }
+
+    /// The value from JSON, as any type that serde reads; `None` for a tombstone.
+    ///
+    /// # Errors
+    /// `invalid` for what is not JSON, or not of that type.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<Option<T>> {
+        let json = self.value().map(|value| serde_json::from_slice(value)).transpose();
+        let what = std::any::type_name::<T>();
+        json.map_err(|e| {
+            Error::new(ErrorKind::Invalid, format!("value at offset {} is not JSON of {what}: {e}", self.offset))
+        })
+    }
+
+    /// The same record to be sent elsewhere: key, value, headers and time.
+    pub fn to_record(&self) -> crate::Record {
+        crate::Record { inner: self.record.clone(), has_timestamp: true }
     }
 }
 
 /// Records that came together, of one partition, sharing their bytes.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    pub(crate) topic: Arc<str>,
-    pub(crate) partition: u32,
-    pub(crate) parts: Vec<Part>,
+    topic: Arc<str>,
+    partition: u32,
+    parts: Vec<Part>,
 }
 
 /// A run of records over one buffer; for the bindings.
@@ -81,11 +106,40 @@ pub struct Part {
     pub data: Bytes,
     /// Base offset and base timestamp.
     pub header: BatchHeader,
-    /// The records.
-    pub spans: Vec<RecordSpan>,
+    all: Arc<Vec<RecordSpan>>,
+    range: Range<usize>,
+}
+
+impl Part {
+    /// Where the records lie.
+    pub fn spans(&self) -> &[RecordSpan] {
+        &self.all[self.range.clone()]
+    }
+
+    /// Offset of a record.
+    pub(crate) fn offset(&self, span: &RecordSpan) -> u64 {
+        self.header.base_offset.0 + span.offset_delta as u64
+    }
+}
+
+/// One record of a batch; for the bindings, which read from the batch what they are asked for.
+#[derive(Clone, Debug)]
+pub struct Spot {
+    /// The batch.
+    pub batch: Arc<Batch>,
+    /// Number of the part.
+    pub part: usize,
+    /// Number of the record in its part.
+    pub span: usize,
+    /// Number of the record in the batch.
+    pub index: usize,
 }
 
 impl Batch {
+    pub(crate) fn new(topic: Arc<str>, partition: u32, parts: Vec<Part>) -> Batch {
+        Batch { topic, partition, parts }
+    }
+
     /// The topic.
     pub fn topic(&self) -> &str {
         &self.topic
@@ -98,7 +152,7 @@ impl Batch {
 
     /// Records in it.
     pub fn len(&self) -> usize {
-        self.parts.iter().map(|p| p.spans.len()).sum()
+        self.parts.iter().map(|p| p.range.len()).sum()
     }
 
     /// True without records; `next_batch` never answers with such a one.
@@ -113,14 +167,87 @@ impl Batch {
 
     /// The records, each sharing the batch's bytes.
     pub fn records(&self) -> impl Iterator<Item = ConsumerRecord> + '_ {
-        self.parts.iter().flat_map(move |part| {
-            part.spans.iter().map(move |span| ConsumerRecord {
-                topic: self.topic.clone(),
-                partition: self.partition,
-                offset: part.header.base_offset.0 + span.offset_delta as u64,
-                record: span.record(&part.data, &part.header),
-            })
-        })
+        self.parts.iter().flat_map(move |part| part.spans().iter().map(move |span| self.record(part, span)))
+    }
+
+    fn record(&self, part: &Part, span: &RecordSpan) -> ConsumerRecord {
+        ConsumerRecord {
+            topic: self.topic.clone(),
+            partition: self.partition,
+            offset: part.offset(span),
+            record: span.record(&part.data, &part.header),
+        }
+    }
+
+    /// A batch of one record as it might have been read, for tests of what handles records.
+    ///
+    /// # Errors
+    /// `invalid` for a record beyond the limits.
+    pub fn of_one(topic: &str, partition: u32, offset: u64, record: crate::Record) -> Result<Batch> {
+        let mut builder = BatchBuilder::new();
+        builder.push(&record.into_model(0));
+        let stored = builder.build(Codec::None, None).with_position(Offset(offset), LeaderEpoch(0));
+        Ok(Batch::new(topic.into(), partition, vec![open(&stored, 0)?]))
+    }
+
+    /// The record of this number, from 0 on.
+    pub fn get(&self, index: usize) -> Option<ConsumerRecord> {
+        let (part, span) = self.spot(index)?;
+        Some(self.at(part, span))
+    }
+
+    /// Part and number within it of the record of this number; for the bindings.
+    #[doc(hidden)]
+    pub fn spot(&self, index: usize) -> Option<(usize, usize)> {
+        let mut left = index;
+        for (i, part) in self.parts.iter().enumerate() {
+            match left.checked_sub(part.range.len()) {
+                None => return Some((i, left)),
+                Some(behind) => left = behind,
+            }
+        }
+        None
+    }
+
+    /// Offset of the first record; 0 for a batch without any.
+    pub fn first_offset(&self) -> u64 {
+        let first = self.parts.iter().find_map(|part| Some(part.offset(part.spans().first()?)));
+        first.unwrap_or_default()
+    }
+
+    /// Offset of the last record; 0 for a batch without any.
+    pub fn last_offset(&self) -> u64 {
+        let last = self.parts.iter().rev().find_map(|part| Some(part.offset(part.spans().last()?)));
+        last.unwrap_or_default()
+    }
+
+    /// The record at this spot.
+    pub(crate) fn at(&self, part: usize, span: usize) -> ConsumerRecord {
+        let part = &self.parts[part];
+        self.record(part, &part.spans()[span])
+    }
+
+    /// Of the records from the spot on at most `max`, over the same bytes.
+    pub(crate) fn slice(&self, part: usize, span: usize, max: usize) -> Batch {
+        let (mut parts, mut left) = (Vec::new(), max);
+        for (i, p) in self.parts.iter().enumerate().skip(part) {
+            let start = p.range.start + if i == part { span } else { 0 };
+            let range = start..p.range.end.min(start.saturating_add(left));
+            left -= range.len();
+            if !range.is_empty() {
+                parts.push(Part { range, ..p.clone() });
+            }
+        }
+        Batch { parts, ..self.clone() }
+    }
+}
+
+impl<'a> IntoIterator for &'a Batch {
+    type Item = ConsumerRecord;
+    type IntoIter = Box<dyn Iterator<Item = ConsumerRecord> + 'a>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        Box::new(self.records())
     }
 }
 
@@ -189,11 +316,11 @@ pub(crate) fn decode(mut body: Bytes, from: u64, end: u64, on_bad: OnBadRecord) 
 fn open(batch: &RecordBatch, from: u64) -> std::result::Result<Part, BatchError> {
     let spans = batch.open()?;
     let (data, header) = (spans.data().clone(), *spans.header());
-    let mut spans = spans.collect::<std::result::Result<Vec<_>, _>>()?;
+    let spans = spans.collect::<std::result::Result<Vec<_>, _>>()?;
     // The first batch may begin before the position that was asked for.
     let skipped = spans.partition_point(|s| header.base_offset.0 + (s.offset_delta as u64) < from);
-    spans.drain(..skipped);
-    Ok(Part { data, header, spans })
+    let range = skipped..spans.len();
+    Ok(Part { data, header, all: Arc::new(spans), range })
 }
 
 /// Stored batches for tests.
@@ -227,8 +354,7 @@ mod tests {
 
     fn check(body: &[Bytes], from: u64, end: u64, on_bad: OnBadRecord, expect: (Vec<u64>, u64, u64, Option<u64>)) {
         let decoded = decode(body.concat().into(), from, end, on_bad);
-        let base =
-            |p: &Part| p.spans.iter().map(|s| p.header.base_offset.0 + s.offset_delta as u64).collect::<Vec<_>>();
+        let base = |p: &Part| p.spans().iter().map(|s| p.offset(s)).collect::<Vec<_>>();
         let offsets = decoded.parts.iter().flat_map(base).collect();
         assert_eq!((offsets, decoded.end, decoded.unreadable, decoded.bad.map(|b| b.0)), expect);
     }

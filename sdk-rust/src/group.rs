@@ -30,6 +30,9 @@ const OFFSETS_TOPIC: &str = "__consumer_offsets";
 /// A coordinator that answers nothing for so long is looked for anew: its broker may be dead, and tell nobody.
 const SILENCE: Duration = Duration::from_millis(1_200);
 
+/// How long a revoked partition of which nothing is in hand waits for the user to be told.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// How far the user has come in one partition, where he writes it without a lock for each record.
 #[derive(Debug)]
 pub(crate) struct Cursor {
@@ -103,6 +106,8 @@ struct Inner {
     waiting: HashMap<u64, (Instant, oneshot::Sender<Result<()>>)>,
     filter: Option<proto::Plugin>,
     is_over: bool,
+    /// The partition of which the user has something in hand.
+    claimed: Option<PartitionKey>,
 }
 
 /// A membership, shared between both sides.
@@ -118,6 +123,8 @@ pub(crate) struct GroupShared {
     /// Where partitions start that the group has not come to yet.
     start: Position,
     limits_processing: bool,
+    /// The user is told before a partition moves.
+    tells: bool,
     buffer_bytes: u64,
     filter: Option<proto::Filter>,
     client_timeout: Duration,
@@ -127,6 +134,7 @@ pub(crate) struct GroupShared {
 pub(crate) struct GroupOptions {
     pub(crate) membership: thalweg_client_core::MembershipConfig,
     pub(crate) start: Position,
+    pub(crate) tells: bool,
     pub(crate) buffer_bytes: u64,
     pub(crate) client_timeout: Duration,
 }
@@ -141,6 +149,7 @@ impl GroupShared {
             news: watch::channel(0).0,
             wake: Notify::new(),
             start: options.start,
+            tells: options.tells,
             limits_processing: config.max_processing_ms.is_some(),
             buffer_bytes: options.buffer_bytes,
             filter: config.join.filter.clone(),
@@ -153,6 +162,7 @@ impl GroupShared {
                 waiting: HashMap::new(),
                 filter: None,
                 is_over: false,
+                claimed: None,
             }),
         })
     }
@@ -226,12 +236,35 @@ impl GroupShared {
 
     /// The user has done with a revoked partition.
     pub(crate) fn released(&self, key: &PartitionKey) {
-        let mut inner = self.lock();
-        inner.gather();
-        inner.membership.released(self.now_ms(), key);
-        inner.cursors.remove(key);
-        drop(inner);
+        self.lock().release(self.now_ms(), key);
         self.wake.notify_one();
+    }
+
+    /// The user is about to have a record of this partition in hand: it is not given up before he has done with it. False where it
+    /// has been given up since `cursor` was made.
+    pub(crate) fn claim(&self, key: &PartitionKey, cursor: Option<&Arc<Cursor>>) -> bool {
+        let mut inner = self.lock();
+        let held = inner.cursors.get(key);
+        let is_held = held.zip(cursor).is_some_and(|(held, cursor)| Arc::ptr_eq(held, cursor));
+        if is_held {
+            inner.claimed = Some(key.clone());
+        }
+        is_held
+    }
+
+    /// The user has nothing in hand.
+    pub(crate) fn unclaim(&self) {
+        self.lock().claimed = None;
+    }
+
+    /// A revoked partition of which nothing is in hand is given up, though nobody has been told.
+    fn give_up_idle(&self, key: &PartitionKey) {
+        let mut inner = self.lock();
+        if inner.claimed.as_ref() != Some(key) {
+            inner.release(self.now_ms(), key);
+            drop(inner);
+            self.wake.notify_one();
+        }
     }
 
     /// The user holds a record, or none any more.
@@ -300,7 +333,7 @@ impl GroupShared {
     }
 
     /// What membership calls have brought about.
-    fn follow(&self, changes: Vec<Change>) {
+    fn follow(self: &Arc<Self>, changes: Vec<Change>) {
         let mut inner = self.lock();
         let had_lease = self.has_lease();
         self.lease_ms.store(inner.membership.lease_ms(), Ordering::Release);
@@ -327,8 +360,21 @@ impl GroupShared {
                     if let Some(reader) = inner.readers.get(&key.topic_id) {
                         reader.change(|core| core.revoke(key.partition));
                     }
-                    if matches!(change, Change::Lost(_)) {
-                        inner.cursors.remove(key);
+                    match change {
+                        Change::Lost(_) => drop(inner.cursors.remove(key)),
+                        // Whoever is busy with another partition keeps this one from nobody, but for a moment in which he may be told.
+                        _ if inner.claimed.as_ref() == Some(key) => {}
+                        _ if self.tells => {
+                            let (shared, key) = (self.clone(), key.clone());
+                            tokio::task::spawn_local(async move {
+                                tokio::time::sleep(GRACE).await;
+                                shared.give_up_idle(&key);
+                            });
+                        }
+                        _ => {
+                            inner.release(self.now_ms(), key);
+                            self.wake.notify_one();
+                        }
                     }
                 }
             }
@@ -353,6 +399,14 @@ impl GroupShared {
 }
 
 impl Inner {
+    fn release(&mut self, now_ms: u64, key: &PartitionKey) {
+        self.gather();
+        // One that is held again, or still, stays.
+        if self.membership.released(now_ms, key) {
+            self.cursors.remove(key);
+        }
+    }
+
     /// Takes over what the user's side has done.
     fn gather(&mut self) {
         for (key, cursor) in &self.cursors {

@@ -8,7 +8,7 @@
 //! println!("partition {} offset {}", at.partition, at.offset.unwrap_or_default());
 //! producer.close().await?;
 //!
-//! let mut consumer = client.consumer("greetings").from_beginning().until_end().build().await?;
+//! let consumer = client.consumer("greetings").from_beginning().until_end().build().await?;
 //! while let Some(record) = consumer.next().await.transpose()? {
 //!     println!("{:?}", record.value());
 //! }
@@ -30,25 +30,23 @@ mod placement;
 mod producer;
 mod record;
 mod routing;
-mod shared;
 mod stream;
 mod subscription;
 
 pub use address::{DevContext, dev_context_path};
-pub use batch::{Batch, ConsumerRecord, OnBadRecord, Part};
+pub use batch::{Batch, ConsumerRecord, OnBadRecord, Part, Spot};
 pub use client::{
     AsideStatus, BrokerInfo, Client, ClientBuilder, ClusterStatus, FollowerStatus, PartitionOffsets, PartitionStatus,
     PartitionTrouble, PluginInfo, RecoveredPartition, Topic, TopicDescription, TopicInfo, connect,
 };
-pub use consumer::{Consumer, ConsumerBuilder, Place};
+pub use consumer::{Consumer, ConsumerBuilder, OnOutOfRange, Place, Taken};
 pub use error::{Error, ErrorPlace};
 pub use group::Rebalance;
 pub use groups::{GroupDescription, GroupInfo, GroupMemberInfo, GroupOffset};
 pub use producer::{Delivery, Producer, ProducerBuilder, Receipt};
 pub use record::{IntoBytes, Record};
-pub use shared::{Next, SharedConsumer};
 pub use thalweg_client_core::{Acks, Counts, Position};
-pub use thalweg_model::{Assignor, Codec, OnFailure};
+pub use thalweg_model::{Assignor, Codec, Header, OnFailure, RecordSpan};
 pub use thalweg_wire::{ErrorCode, ErrorKind};
 
 /// Result of this crate's calls.

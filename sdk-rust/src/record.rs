@@ -1,5 +1,7 @@
 //! What a user sends.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use thalweg_model::Header;
 
@@ -24,8 +26,25 @@ into_bytes! {
     Vec<u8> => Bytes::from;
     String => Bytes::from;
     &str => |s: &str| Bytes::copy_from_slice(s.as_bytes());
+    &String => |s: &String| Bytes::copy_from_slice(s.as_bytes());
+    Cow<'_, str> => |s: Cow<'_, str>| Bytes::from(s.into_owned());
     &[u8] => Bytes::copy_from_slice;
+    &Vec<u8> => |v: &Vec<u8>| Bytes::copy_from_slice(v);
+    &Bytes => Bytes::clone;
     serde_json::Value => |v: serde_json::Value| Bytes::from(v.to_string());
+    &serde_json::Value => |v: &serde_json::Value| Bytes::from(v.to_string());
+}
+
+impl<const N: usize> IntoBytes for [u8; N] {
+    fn into_bytes(self) -> Bytes {
+        Bytes::copy_from_slice(&self)
+    }
+}
+
+impl<const N: usize> IntoBytes for &[u8; N] {
+    fn into_bytes(self) -> Bytes {
+        Bytes::copy_from_slice(self)
+    }
 }
 
 /// One record to send.
@@ -40,6 +59,16 @@ impl Record {
     pub fn new(value: impl IntoBytes) -> Record {
         let inner = thalweg_model::Record { value: Some(value.into_bytes()), ..Default::default() };
         Record { inner, has_timestamp: false }
+    }
+
+    /// A record whose value is the JSON of anything that serde writes.
+    ///
+    /// # Errors
+    /// `invalid` for what has no JSON: a map whose keys are no strings, or a type that says so itself.
+    pub fn json(value: &impl serde::Serialize) -> crate::Result<Record> {
+        let json = serde_json::to_vec(value);
+        let error = |e| crate::Error::new(thalweg_wire::ErrorKind::Invalid, format!("the value has no JSON: {e}"));
+        Ok(Record::new(json.map_err(error)?))
     }
 
     /// A record without value: with compaction, it deletes its key.
@@ -70,6 +99,16 @@ impl Record {
         self.inner.timestamp_ms = timestamp_ms;
         self.has_timestamp = true;
         self
+    }
+
+    /// Its value, as far as one has been given.
+    pub fn value_bytes(&self) -> Option<&Bytes> {
+        self.inner.value.as_ref()
+    }
+
+    /// Its key, as far as one has been given.
+    pub fn key_bytes(&self) -> Option<&Bytes> {
+        self.inner.key.as_ref()
     }
 
     pub(crate) fn into_model(self, now_ms: i64) -> thalweg_model::Record {

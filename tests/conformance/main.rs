@@ -68,19 +68,19 @@ async fn plugins_place_and_filter() {
             kept.push(pair[0].as_str().unwrap().to_owned());
         }
     }
-    let mut consumer = client.consumer("delays").from_beginning().until_end().filter("late").build().await.unwrap();
+    let consumer = client.consumer("delays").from_beginning().until_end().filter("late").build().await.unwrap();
     let mut found = Vec::new();
     while let Some(record) = consumer.next().await.transpose().unwrap() {
-        found.push(record.text().unwrap().to_owned());
+        found.push(record.text().unwrap().unwrap().to_owned());
     }
     assert_eq!(found, kept);
     let counts = consumer.counts();
     assert_eq!((counts.scanned() as usize, counts.failed), (list(&v["late"]["values"]).len(), 0));
 
     producer.send(Record::new(v["late"]["failed"].as_str().unwrap())).await.unwrap();
-    let mut consumer = client.consumer("delays").from_beginning().until_end().filter("late").build().await.unwrap();
+    let consumer = client.consumer("delays").from_beginning().until_end().filter("late").build().await.unwrap();
     for expect in &kept {
-        assert_eq!(consumer.next().await.unwrap().unwrap().text().unwrap(), expect);
+        assert_eq!(consumer.next().await.unwrap().unwrap().text().unwrap().unwrap(), expect);
     }
     let error = consumer.next().await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PluginFailed);
@@ -111,7 +111,7 @@ async fn records_come_back_as_they_were_sent() {
             }
             producer.send(record.timestamp_ms(r["timestamp_ms"].as_i64().unwrap())).await.unwrap();
         }
-        let mut consumer = client.consumer(&topic).from_beginning().until_end().build().await.unwrap();
+        let consumer = client.consumer(&topic).from_beginning().until_end().build().await.unwrap();
         for r in list(&v["records"]) {
             let record = consumer.next().await.unwrap().unwrap();
             assert_eq!(record.key().map(|b| b.to_vec()), bytes(&r["key"]));

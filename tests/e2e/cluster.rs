@@ -35,7 +35,7 @@ async fn any_broker_is_the_way_in_and_its_death_is_only_a_pause() {
     client.upload_plugin("late", plugin("late.wasm")).await.unwrap();
     let producer = client.producer("t").build().await.unwrap();
     producer.send_batch((0..10).map(|i| Record::new(i.to_string())).collect()).await.unwrap();
-    let mut consumer = client.consumer("t").from_beginning().build().await.unwrap();
+    let consumer = client.consumer("t").from_beginning().build().await.unwrap();
     for _ in 0..10 {
         consumer.next().await.unwrap().unwrap();
     }
@@ -53,7 +53,7 @@ async fn any_broker_is_the_way_in_and_its_death_is_only_a_pause() {
     // The plugin is where it was not uploaded.
     let other = client_of(&cluster, 2).await;
     assert_eq!(other.describe_plugin("late").await.unwrap().version, 1);
-    let mut filtered = other.consumer("t").from_beginning().until_end().filter("late").build().await.unwrap();
+    let filtered = other.consumer("t").from_beginning().until_end().filter("late").build().await.unwrap();
     assert_eq!(filtered.next().await.unwrap().unwrap_err().kind(), ErrorKind::PluginFailed, "numbers are no flights");
     // Two of three down: nothing is acknowledged any more, and the error says why.
     cluster.kill(2);

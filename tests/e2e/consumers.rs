@@ -9,12 +9,12 @@ use crate::client;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-async fn next(consumer: &mut Consumer) -> thalweg::Result<String> {
+async fn next(consumer: &Consumer) -> thalweg::Result<String> {
     let next = tokio::time::timeout(PATIENCE, consumer.next()).await.expect("an answer in time");
-    next.expect("it does not end").map(|r| r.text().unwrap().to_owned())
+    next.expect("it does not end").map(|r| r.text().unwrap().unwrap().to_owned())
 }
 
-async fn error(consumer: &mut Consumer) -> Error {
+async fn error(consumer: &Consumer) -> Error {
     next(consumer).await.expect_err("an error")
 }
 
@@ -26,12 +26,12 @@ async fn a_member_that_gives_up_most_of_its_partitions_reads_on() {
     let client = client(&broker).await;
     client.create_topic("t", Topic::partitions(4)).await.unwrap();
     let member = || client.consumer("t").group("g").buffer_bytes(4 << 20).build();
-    let mut first = member().await.unwrap();
+    let first = member().await.unwrap();
     let mut others = Vec::new();
     for _ in 0..3 {
         others.push(member().await.unwrap());
     }
-    let reading = |mut consumer: Consumer, counts: tokio::sync::mpsc::UnboundedSender<u32>| async move {
+    let reading = |consumer: Consumer, counts: tokio::sync::mpsc::UnboundedSender<u32>| async move {
         while let Some(record) = consumer.next().await {
             let _ = counts.send(record.unwrap().partition());
         }
@@ -79,11 +79,11 @@ async fn what_is_sent_after_a_consumer_was_opened_comes() {
             1 | 2 => builder.filter("late"),
             _ => builder.group(format!("g{turn}")).start(Position::Latest),
         };
-        let mut consumer = builder.build().await.unwrap();
+        let consumer = builder.build().await.unwrap();
         assert!((0..2).all(|p| consumer.position(p).is_some()), "opened is resolved");
         let sent = format!(r#"{{"dep_delay":100,"turn":{turn}}}"#);
         producer.send(Record::new(sent.clone())).await.unwrap();
-        assert_eq!(next(&mut consumer).await.unwrap(), sent, "turn {turn}");
+        assert_eq!(next(&consumer).await.unwrap(), sent, "turn {turn}");
     }
 }
 
@@ -94,10 +94,10 @@ async fn a_position_that_the_log_does_not_hold_is_refused_with_both_ends() {
     let client = client(&broker).await;
     let producer = client.producer("t").build().await.unwrap();
     let last = producer.send(Record::new("a")).await.unwrap().offset.unwrap();
-    let mut consumer = client.consumer("t").start(Position::Offset(5_000)).build().await.unwrap();
+    let consumer = client.consumer("t").start(Position::Offset(5_000)).build().await.unwrap();
     // As often as it is asked: nobody waits for ever, and nobody goes on by himself.
     for _ in 0..3 {
-        let error = error(&mut consumer).await;
+        let error = error(&consumer).await;
         let place = error.place().unwrap().clone();
         assert_eq!(error.kind(), ErrorKind::OffsetOutOfRange, "{error}");
         assert_eq!((&place.topic[..], place.partition, place.offset), ("t", Some(0), Some(5_000)));
@@ -105,17 +105,17 @@ async fn a_position_that_the_log_does_not_hold_is_refused_with_both_ends() {
     }
     assert!(tokio::time::timeout(PATIENCE, consumer.next_batch()).await.unwrap().unwrap().is_err());
     consumer.seek(0, Position::Offset(last)).unwrap();
-    assert_eq!(next(&mut consumer).await.unwrap(), "a");
+    assert_eq!(next(&consumer).await.unwrap(), "a");
     // The end itself is where the next record will be.
     consumer.seek(0, Position::Offset(last + 1)).unwrap();
     producer.send(Record::new("b")).await.unwrap();
-    assert_eq!(next(&mut consumer).await.unwrap(), "b");
+    assert_eq!(next(&consumer).await.unwrap(), "b");
     consumer.seek(0, Position::Offset(last + 100)).unwrap();
-    assert_eq!(error(&mut consumer).await.kind(), ErrorKind::OffsetOutOfRange);
-    let mut member = client.consumer("t").group("g").start(Position::Offset(9_000)).build().await.unwrap();
-    assert_eq!(error(&mut member).await.place().unwrap().offset, Some(9_000));
+    assert_eq!(error(&consumer).await.kind(), ErrorKind::OffsetOutOfRange);
+    let member = client.consumer("t").group("g").start(Position::Offset(9_000)).build().await.unwrap();
+    assert_eq!(error(&member).await.place().unwrap().offset, Some(9_000));
     member.seek(0, Position::Earliest).unwrap();
-    assert_eq!(next(&mut member).await.unwrap(), "a");
+    assert_eq!(next(&member).await.unwrap(), "a");
 }
 
 #[tokio::test]
@@ -126,9 +126,9 @@ async fn a_deleted_topic_is_named_and_producers_and_members_follow_the_new_one()
     client.create_topic("orders", Topic::partitions(2)).await.unwrap();
     let producer = client.producer("orders").build().await.unwrap();
     let mut alone = client.consumer("orders").from_beginning().build().await.unwrap();
-    let mut member = client.consumer("orders").group("g").build().await.unwrap();
+    let member = client.consumer("orders").group("g").build().await.unwrap();
     producer.send(Record::new("1")).await.unwrap();
-    assert_eq!(next(&mut member).await.unwrap(), "1");
+    assert_eq!(next(&member).await.unwrap(), "1");
     assert_eq!(next(&mut alone).await.unwrap(), "1");
     client.delete_topic("orders").await.unwrap();
     for _ in 0..3 {
@@ -143,13 +143,13 @@ async fn a_deleted_topic_is_named_and_producers_and_members_follow_the_new_one()
     client.create_topic("orders", Topic::partitions(3)).await.unwrap();
     producer.send(Record::new("2")).await.unwrap();
     producer.flush().await.unwrap();
-    assert_eq!(next(&mut member).await.unwrap(), "2");
+    assert_eq!(next(&member).await.unwrap(), "2");
     // Nobody sent in between.
     client.delete_topic("orders").await.unwrap();
     client.create_topic("orders", Topic::partitions(1)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     producer.send(Record::new("3")).await.unwrap();
-    assert_eq!(next(&mut member).await.unwrap(), "3");
+    assert_eq!(next(&member).await.unwrap(), "3");
     producer.close().await.unwrap();
     assert!(producer.send(Record::new("4")).await.is_err());
 }
@@ -166,12 +166,12 @@ async fn a_filter_that_fails_says_so_until_a_seek() {
         offsets.push(producer.send(Record::new(value)).await.unwrap().offset.unwrap());
     }
     let builder = client.consumer("t").from_beginning().filter("late").on_filter_failure(OnFailure::Fail);
-    let mut consumer = builder.build().await.unwrap();
-    assert_eq!(next(&mut consumer).await.unwrap(), r#"{"dep_delay":100}"#);
+    let consumer = builder.build().await.unwrap();
+    assert_eq!(next(&consumer).await.unwrap(), r#"{"dep_delay":100}"#);
     for _ in 0..3 {
-        let error = error(&mut consumer).await;
+        let error = error(&consumer).await;
         assert_eq!((error.kind(), error.place().unwrap().offset), (ErrorKind::PluginFailed, Some(offsets[1])));
     }
     consumer.seek(0, Position::Offset(offsets[1] + 1)).unwrap();
-    assert_eq!(next(&mut consumer).await.unwrap(), r#"{"dep_delay":101}"#);
+    assert_eq!(next(&consumer).await.unwrap(), r#"{"dep_delay":101}"#);
 }

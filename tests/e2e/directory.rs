@@ -221,7 +221,7 @@ async fn a_damaged_single_copy_is_a_typed_error_and_what_is_left_of_it_can_be_sa
         // The first record of a producer goes to partition 0.
         let sent = producer.send(Record::new("x")).await.map(drop).unwrap_err();
         assert!(is_damaged(&sent), "{sent}");
-        let mut consumer = client.consumer("two").from_beginning().until_end().build().await.unwrap();
+        let consumer = client.consumer("two").from_beginning().until_end().build().await.unwrap();
         let mut read = 0;
         let error = loop {
             match consumer.next().await {
@@ -243,7 +243,7 @@ async fn a_damaged_single_copy_is_a_typed_error_and_what_is_left_of_it_can_be_sa
             if let Some(group) = group {
                 consumer = consumer.group(group).until_end();
             }
-            let mut consumer = consumer.build().await.unwrap();
+            let consumer = consumer.build().await.unwrap();
             let error = loop {
                 match consumer.next().await {
                     Some(Ok(record)) => assert_eq!(record.partition(), 1),
@@ -252,7 +252,7 @@ async fn a_damaged_single_copy_is_a_typed_error_and_what_is_left_of_it_can_be_sa
                 }
             };
             assert!(is_damaged(&error), "{group:?}: {error}");
-            consumer.close().await.unwrap();
+            consumer.finish().await.unwrap();
         }
         let described = client.describe_group("g").await.unwrap();
         let lag: Vec<_> = client.group_lag(&described).await.unwrap().into_iter().map(|(_, p, lag)| (p, lag)).collect();
@@ -279,7 +279,7 @@ async fn a_damaged_single_copy_is_a_typed_error_and_what_is_left_of_it_can_be_sa
     let read = read_all(&client, "two").await;
     assert_eq!((read[&0].len() as u64, read[&1].len()), (100 - (to - from), 100));
     // In the middle of the hole, and across it.
-    let mut consumer =
+    let consumer =
         client.consumer("two").partitions([0]).start(Position::Offset(from)).until_end().build().await.unwrap();
     let first = consumer.next().await.unwrap().unwrap();
     assert_eq!(first.offset(), to);

@@ -67,13 +67,13 @@ async fn a_hostile_filter_stops_its_consumer_and_nobody_else() {
     client.producer("t").build().await.unwrap().send_batch((0..100).map(|_| Record::new("x")).collect()).await.unwrap();
     for name in ["endless-loop", "trap", "memory-bomb"] {
         let plugin = client.upload_plugin(name, module(name, true)).await.unwrap();
-        let mut consumer = client.consumer("t").from_beginning().filter(name).build().await.unwrap();
+        let consumer = client.consumer("t").from_beginning().filter(name).build().await.unwrap();
         let error = consumer.next().await.expect("an error, not the end").unwrap_err();
         let said = error.to_string();
         assert_eq!(error.kind(), ErrorKind::PluginFailed, "{said}");
         assert!(said.contains(&format!("{name}@1")) && said.contains("offset"), "{said}");
         assert!(said.contains(&plugin.digest[..12]), "{said} does not name digest {}", plugin.digest);
-        let mut honest = client.consumer("t").from_beginning().until_end().build().await.unwrap();
+        let honest = client.consumer("t").from_beginning().until_end().build().await.unwrap();
         let mut read = 0;
         while honest.next().await.transpose().unwrap().is_some() {
             read += 1;

@@ -45,7 +45,7 @@ async fn who_sees_a_group_neither_commits_for_it_nor_evicts_anybody() {
     let client = client(&broker).await;
     client.create_topic("t", Topic::partitions(4)).await.unwrap();
     client.producer("t").build().await.unwrap().send(Record::new("one")).await.unwrap();
-    let mut victim = client.consumer("t").group("pay").instance("till-1").from_beginning().build().await.unwrap();
+    let victim = client.consumer("t").group("pay").instance("till-1").from_beginning().build().await.unwrap();
     victim.next().await.unwrap().unwrap();
     victim.commit().await.unwrap();
     let raw = Raw::connect(&broker).await;
@@ -103,7 +103,7 @@ async fn who_sees_a_group_neither_commits_for_it_nor_evicts_anybody() {
     assert!(after.offsets.iter().all(|o| o.committed < 10), "{after:?}");
     client.producer("t").build().await.unwrap().send(Record::new("two")).await.unwrap();
     let next = tokio::time::timeout(Duration::from_secs(10), victim.next()).await.unwrap().unwrap().unwrap();
-    assert_eq!(next.text().unwrap(), "two");
+    assert_eq!(next.text().unwrap().unwrap(), "two");
     victim.commit().await.unwrap();
     assert_eq!(victim.member_id().as_ref(), Some(&member), "it is the same member all the time");
 }
@@ -182,14 +182,14 @@ async fn a_coordinator_asks_the_leader_how_far_a_partition_goes() {
     client.create_topic("t", Topic::partitions(6).replication_factor(1)).await.unwrap();
     let producer = client.producer("t").build().await.unwrap();
     producer.send_batch((0..60).map(|i| Record::new(i.to_string())).collect()).await.unwrap();
-    let mut member = client.consumer("t").group("g").from_beginning().build().await.unwrap();
+    let member = client.consumer("t").group("g").from_beginning().build().await.unwrap();
     for _ in 0..60 {
         member.next().await.unwrap().unwrap();
     }
     member.commit().await.unwrap();
     let described = client.describe_group("g").await.unwrap();
     assert!(described.offsets.iter().map(|o| o.committed).sum::<u64>() >= 60, "{described:?}");
-    member.close().await.unwrap();
+    member.finish().await.unwrap();
     let coordinator = described.coordinator;
     let port = cluster.address(coordinator).rsplit(':').next().unwrap().parse().unwrap();
     let raw = Raw::connect_to(&cluster.ca_pem, port).await;

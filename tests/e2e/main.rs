@@ -40,10 +40,10 @@ async fn client(broker: &Broker) -> Client {
 
 /// All values of a topic by partition, in order.
 async fn read_all(client: &Client, topic: &str) -> HashMap<u32, Vec<String>> {
-    let mut consumer = client.consumer(topic).from_beginning().until_end().build().await.unwrap();
+    let consumer = client.consumer(topic).from_beginning().until_end().build().await.unwrap();
     let mut found: HashMap<u32, Vec<String>> = HashMap::new();
     while let Some(record) = consumer.next().await.transpose().unwrap() {
-        found.entry(record.partition()).or_default().push(record.text().unwrap().to_owned());
+        found.entry(record.partition()).or_default().push(record.text().unwrap().unwrap().to_owned());
     }
     found
 }
@@ -133,14 +133,14 @@ async fn a_filter_that_keeps_nothing_still_moves_the_position() {
     let producer = client.producer("t").build().await.unwrap();
     let records = (0..10_000).map(|i| Record::new(format!(r#"{{"dep_delay":{}}}"#, i % 60))).collect();
     producer.send_batch(records).await.unwrap();
-    let mut consumer = client.consumer("t").from_beginning().until_end().filter("late").build().await.unwrap();
+    let consumer = client.consumer("t").from_beginning().until_end().filter("late").build().await.unwrap();
     assert!(consumer.next().await.is_none());
     let counts = consumer.counts();
     assert_eq!((counts.delivered, counts.filtered, counts.failed), (0, 10_000, 0));
     let end = client.offsets("t", Position::Latest).await.unwrap()[0].offset;
     assert_eq!(consumer.position(0), Some(end));
     // From the middle of a batch the counts are exact as well.
-    let mut consumer =
+    let consumer =
         client.consumer("t").start(Position::Offset(end - 100)).until_end().filter("late").build().await.unwrap();
     assert!(consumer.next().await.is_none());
     assert_eq!(consumer.counts().filtered, 100);
@@ -181,7 +181,7 @@ async fn pause_withholds_one_partition_and_holds_up_no_other() {
     let client = client(&broker).await;
     client.create_topic("two", Topic::partitions(2)).await.unwrap();
     let producer = client.producer("two").build().await.unwrap();
-    let mut consumer = client.consumer("two").from_beginning().buffer_bytes(1 << 20).build().await.unwrap();
+    let consumer = client.consumer("two").from_beginning().buffer_bytes(1 << 20).build().await.unwrap();
     consumer.pause(0).unwrap();
     producer.send_batch((0..40).map(|_| Record::new(vec![b'x'; 200_000])).collect()).await.unwrap();
     let mut of_partition_1 = 0;

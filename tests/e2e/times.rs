@@ -44,7 +44,7 @@ async fn produce(client: &Client, from_ms: i64, count: u64) {
 async fn check(client: &Client) -> u64 {
     loop {
         let earliest = client.offsets("t", Position::Earliest).await.unwrap()[0].offset;
-        let mut consumer = client.consumer("t").from_beginning().until_end().build().await.unwrap();
+        let consumer = client.consumer("t").from_beginning().until_end().build().await.unwrap();
         let mut scanned: Vec<(u64, i64)> = Vec::new();
         while let Some(record) = consumer.next().await.transpose().unwrap() {
             scanned.push((record.offset(), record.timestamp_ms()));

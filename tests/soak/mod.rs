@@ -181,7 +181,7 @@ async fn produce(client: Client, me: usize, stop: Arc<AtomicBool>, ledgers: Ledg
 
 async fn member(client: Client, mut stop: tokio::sync::oneshot::Receiver<()>, ledgers: Ledgers) {
     let builder = client.consumer("soak").group("soak").auto_commit(Some(Duration::from_millis(100)));
-    let mut consumer = builder.from_beginning().build().await.expect("a member");
+    let consumer = builder.from_beginning().build().await.expect("a member");
     loop {
         tokio::select! {
             record = consumer.next() => {

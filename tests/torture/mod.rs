@@ -135,7 +135,7 @@ type Contents = BTreeMap<u32, Vec<(u64, String)>>;
 async fn read(client: &Client, ends: Option<&BTreeMap<u32, u64>>) -> Contents {
     let builder = client.consumer("load").from_beginning();
     let builder = if ends.is_none() { builder.until_end() } else { builder };
-    let mut consumer = builder.build().await.expect("a consumer");
+    let consumer = builder.build().await.expect("a consumer");
     let mut contents = Contents::new();
     let is_done = |contents: &Contents| {
         let seen = |p: &u32| contents.get(p).and_then(|v| v.last()).map(|(offset, _)| *offset);

@@ -338,10 +338,11 @@ impl Membership {
         }
     }
 
-    /// The user has done with a partition that was revoked; what he has done of it is committed first, if that is automatic.
-    pub fn released(&mut self, now_ms: u64, key: &PartitionKey) {
+    /// The user has done with a partition that was revoked; what he has done of it is committed first, if that is automatic. False for a
+    /// partition that is not held, or was not revoked: nothing changes then.
+    pub fn released(&mut self, now_ms: u64, key: &PartitionKey) -> bool {
         if self.held.get(key).is_none_or(|h| !h.is_revoked) {
-            return;
+            return false;
         }
         if self.config.auto_commit_ms.is_some()
             && let Some(done) = self.undone(key)
@@ -351,6 +352,7 @@ impl Membership {
         self.forget(key);
         self.follow();
         self.next_heartbeat_ms = now_ms;
+        true
     }
 
     /// What is done and not known to the coordinator.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -139,6 +141,8 @@ class Client:
 
     def __init__(self, native: _native.Client) -> None:
         self._native_client: _native.Client | None = native
+        # Weakly: who drops a consumer without closing it has left its group once it is collected.
+        self._consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
 
     @property
     def _native(self) -> _native.Client:
@@ -232,6 +236,8 @@ class Client:
         filter_config: bytes | str = b"",
         on_filter_failure: Literal["fail", "skip", "pass"] = "fail",
         on_bad_record: Literal["fail", "skip"] = "fail",
+        out_of_range: Literal["earliest", "latest", "fail"] = "fail",
+        buffer_bytes: int = 32 << 20,
         group: str | None = None,
         instance: str | None = None,
         session_timeout: float = 3.0,
@@ -240,6 +246,7 @@ class Client:
         max_processing: float | None = None,
         wait_for_topics: bool = False,
         on_rebalance: Callable[[Rebalance], object] | None = None,
+        close_timeout: float = 10.0,
     ) -> Consumer:
         """A consumer of a topic, or of several: of all partitions unless some are named.
 
@@ -248,11 +255,15 @@ class Client:
         group has not come to yet, and is "earliest". With `until_end` it ends once everything has been scanned that was there at
         the start, in a group by whichever member. `filter` is a plugin, "name" or "name@version"; all members have the same.
         `on_bad_record` says what becomes of a stored batch that does not decode: "fail" raises `BadRecordError` at every call until a
-        `seek` past it, "skip" passes it over and counts its records as unreadable.
+        `seek` past it, "skip" passes it over and counts its records as unreadable. `out_of_range` says what becomes of a position that the log does
+        not hold: "fail" raises `OffsetOutOfRangeError`, the others go on with the first record kept, or behind the last one. `buffer_bytes` bounds
+        what is granted to brokers, or has come and was not taken, per topic.
 
         `auto_commit` is how often, in seconds, what is done is committed; None: only by `commit`. `instance` is a name that
         outlives the process, for static membership. Unheard for `session_timeout` seconds a member counts as dead. `on_rebalance`
-        is called between two records.
+        is called, and awaited where it is async, before the next record is handed out: for partitions that are revoked while they are still this
+        member's, so that it may commit. It may call anything but read. While a record of another partition is in hand, a revoked one waits for
+        it for a second. `close_timeout` bounds how long `close` lets a loop in another task finish what it has in hand.
         """
         native = self._native
         options = {
@@ -263,6 +274,9 @@ class Client:
             "filter_config": filter_config.encode() if isinstance(filter_config, str) else filter_config,
             "on_filter_failure": on_filter_failure,
             "on_bad_record": on_bad_record,
+            "out_of_range": out_of_range,
+            "buffer_bytes": buffer_bytes,
+            "tells": on_rebalance is not None,
             "group": group,
             "instance": instance,
             "session_timeout": session_timeout,
@@ -272,7 +286,9 @@ class Client:
             "wait_for_topics": wait_for_topics,
         }
         names = [topics] if isinstance(topics, str) else list(topics)
-        return Consumer(names, group, lambda: native.consumer(names, options), on_rebalance)
+        consumer = Consumer(names, group, lambda: native.consumer(names, options), on_rebalance, close_timeout)
+        self._consumers.add(consumer)
+        return consumer
 
     async def set_partitioner(
         self, topic: str, partitioner: str | None, partitioner_config: bytes | str = b""
@@ -314,8 +330,11 @@ class Client:
         return dict(await self._native.reset_group(group, topic, list(partitions), parse_start(to), dry_run))
 
     async def close(self) -> None:
-        """Lets the connection go; producers and consumers that are open keep theirs until they are closed."""
+        """Closes the consumers that were made here, and lets the connection go; producers keep theirs until they are closed."""
         self._native_client = None
+        consumers, self._consumers = list(self._consumers), weakref.WeakSet()
+        # Where a coordinator does not answer, its members count as gone when their sessions end.
+        await asyncio.gather(*(consumer.close() for consumer in consumers), return_exceptions=True)
 
     async def __aenter__(self) -> Client:
         return self

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
+import sys
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from . import _native
 from ._errors import InvalidError, ThalwegError
@@ -65,15 +67,57 @@ def split_place(place: Place) -> tuple[str | None, int]:
     return (None, place) if isinstance(place, int) else (place[0], place[1])
 
 
-class Consumer:
-    """Reads records: `async for record in consumer`, or `async for batch in consumer.batches()`.
+def _record(
+    value: bytes | None,
+    key: bytes | None,
+    headers: list[tuple[str, bytes | None]],
+    topic: str,
+    partition: int,
+    offset: int,
+    timestamp_ms: int,
+) -> _native.Record:
+    """A record from what was pickled of it."""
+    place = {"topic": topic, "partition": partition, "offset": offset, "timestamp_ms": timestamp_ms}
+    return _native.Record(value, key=key, headers=headers, **place)  # type: ignore[arg-type]
 
-    A record is done when the loop asks for the next one, a batch when it asks for the next batch; in a group, what is done is
-    committed now and then, and when the consumer is closed. Leaving `async with` without an exception takes what is in hand for done; `close()`
-    does not: it may come from a signal handler, or from `finally` after an exception.
+
+Change = tuple[Literal["assigned", "revoked", "lost"], str, int]
+T = TypeVar("T", _native.Record, _native.Batch)
+Take = Callable[[_native.Consumer], T | list[Change] | None]
+
+# Whoever reads with a shorter time-out still gets what has come: it takes about as long to be looked at.
+_TIMEOUT_MIN = 0.005
+
+
+def take_record(native: _native.Consumer) -> _native.Record | list[Change] | None:
+    """The next record, if there is one."""
+    return native.take()
+
+
+def take_batches(max_records: int | None) -> Take[_native.Batch]:
+    """What takes the next batch, of at most so many records, if there is one."""
+    if max_records is not None and max_records < 1:
+        raise InvalidError(f"max_records is {max_records}; a batch has at least one record")
+    limit = sys.maxsize if max_records is None else max_records
+    return lambda native: native.take_batch(limit)
+
+
+def rebalances(changes: list[Change]) -> list[Rebalance]:
+    """What came and went, in the order in which it happened."""
+    grouped = itertools.groupby(changes, lambda change: change[0])
+    return [Rebalance(kind, [TopicPartition(topic, p) for _, topic, p in some]) for kind, some in grouped]
+
+
+class Consumer:
+    """Reads records: `async for record in consumer`, or `async for batch in consumer.batches()`, or one at a time by `next` and `next_batch`.
+
+    A record is done when the next one is asked for, a batch when the next batch is; in a group, what is done is committed now and then, and when the
+    consumer is closed. Leaving `async with` without an exception takes what is in hand for done; `close()` does not: it may come from a signal
+    handler, or from `finally` after an exception.
 
     When it is open (`async with`, or the first call that needs it), every partition's start has been resolved: what is sent from then
-    on comes. After an error of a partition every further call raises it again, until a `seek` past it.
+    on comes. After an error of a partition every further call raises it again, until a `seek` past it. Whoever gives up waiting for a record (a
+    time-out, a cancelled task) loses nothing: the next one to ask gets it.
     """
 
     def __init__(
@@ -82,24 +126,39 @@ class Consumer:
         group: str | None,
         open: Callable[[], Awaitable[_native.Consumer]],
         on_rebalance: Callable[[Rebalance], object] | None = None,
+        close_timeout: float = 10.0,
     ) -> None:
         self.topics = topics
         self.group = group
         self._open = open
         self._on_rebalance = on_rebalance
+        self._close_timeout = close_timeout
         self._opening: asyncio.Future[_native.Consumer] | None = None
-        # What the core has handed out, and no loop has taken yet: records of one batch, the next one last, and a batch.
-        self._left: list[_native.Record] = []
-        self._batch: _native.Batch | None = None
-        # A record was about to be handed out when its reader gave up.
-        self._in_doubt = False
-        self._turn = asyncio.Lock()
+        self._native: _native.Consumer | None = None
+        self._closing: asyncio.Future[None] | None = None
         self._closed = False
+        self._ended = False
+        # One at a time tells what came and went.
+        self._telling = asyncio.Lock()
+        # Who has asked for records last: what is in hand is in his.
+        self._reader: asyncio.Task[Any] | None = None
+        # The iterator that was made last: once its loop has been left, nothing is in hand.
+        self._reading: weakref.ref[_Reading[Any]] | None = None
 
     @property
     def topic(self) -> str:
         """The topic, or the first of several."""
         return self.topics[0]
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes: it was closed, or with `until_end` everything has been read."""
+        return self._closed or self._ended
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._native else "not open"
+        group = "" if self.group is None else f" group={self.group!r}"
+        return f"<thalweg.Consumer topics={self.topics!r}{group} {state}>"
 
     def _check_open(self) -> None:
         if self._closed:
@@ -107,127 +166,126 @@ class Consumer:
 
     async def _ready(self) -> _native.Consumer:
         self._check_open()
+        if self._native is not None:
+            return self._native
         if self._opening is None:
             self._opening = asyncio.ensure_future(self._open())
         try:
-            return await asyncio.shield(self._opening)
+            self._native = await asyncio.shield(self._opening)
         except ThalwegError:
             self._opening = None
             raise
+        return self._native
 
-    async def _tell(self, changes: list[tuple[Literal["assigned", "revoked", "lost"], str, int]]) -> None:
-        """Tells what came and went, in the order in which it happened."""
-        if self._on_rebalance is None:
-            return
-        for kind, some in itertools.groupby(changes, lambda change: change[0]):
-            partitions = [TopicPartition(topic, partition) for _, topic, partition in some]
-            told = self._on_rebalance(Rebalance(kind, partitions))
-            if inspect.isawaitable(told):
-                await told
+    async def _tell(self, native: _native.Consumer) -> None:
+        """Tells what came and went."""
+        async with self._telling:
+            changes = native.untold()
+            try:
+                for change in rebalances(changes):
+                    told = self._on_rebalance(change) if self._on_rebalance else None
+                    if inspect.isawaitable(told):
+                        await told
+            except Exception:
+                # Told, however he takes it.
+                native.told(len(changes))
+                raise
+            native.told(len(changes))
 
-    async def _pull(self) -> tuple[list[tuple[Literal["assigned", "revoked", "lost"], str, int]], _native.Batch | None]:
-        """What comes next. Whoever gives up waiting leaves it to whoever asks next: the core answers again what has not arrived."""
-        native = await self._ready()
-        pulled = await native.next()
-        native.taken()
-        return pulled
-
-    async def _fill_batch(self) -> bool:
-        """Whether there is a batch to take; waits for one."""
-        while self._batch is None:
-            # A loop that was running when the consumer was closed ends.
-            pulled = None if self._closed else await self._pull()
-            if pulled is None or self._closed:
-                return False
-            changes, self._batch = pulled
-            is_end = self._batch is None and not changes
-            if changes:
-                await self._tell(changes)
-            if is_end:
-                return False
-        return True
-
-    def _take_batch(self) -> _native.Batch:
-        batch, self._batch = self._batch, None
-        assert batch is not None, "it was filled"
-        return batch
-
-    async def _fill(self) -> bool:
-        """Whether there is a record to take, the last one of those that are left; waits for one."""
+    async def _wait(self, take: Take[T]) -> T:
+        """What is taken next; StopAsyncIteration where there is nothing more."""
+        self._reader = asyncio.current_task()
+        native = self._native or await self._ready()
         while True:
-            while self._left:
-                if await self._holds():
-                    return True
-                # The group has taken the partition away meanwhile.
-                self._left = []
-            if not await self._fill_batch():
-                return False
-            self._left = self._take_batch().records()
-            self._left.reverse()
+            taken = take(native)
+            if taken is None:
+                await native.ready()
+            elif isinstance(taken, list):
+                await self._tell(native)
+            else:
+                return taken
 
-    def _may_take(self) -> bool:
-        """Whether the record that is next may be handed out at once; what was before it is done."""
-        if not self._left or self._opening is None:
-            return False
-        record = self._left[-1]
-        return self.group is None or self._opening.result().advance(record.offset, len(self._left) == 1)
+    async def _within(self, take: Take[T], timeout: float | None) -> T | None:
+        self._check_open()
+        self._reading = None
+        try:
+            if timeout is None:
+                return await self._wait(take)
+            async with asyncio.timeout(max(timeout, _TIMEOUT_MIN)):
+                return await self._wait(take)
+        except TimeoutError as error:
+            if isinstance(error, ThalwegError):
+                raise
+            return None
+        except StopAsyncIteration:
+            self._ended = True
+            return None
 
-    async def _holds(self) -> bool:
-        if self._may_take():
-            return True
-        self._in_doubt = True
-        holds = await (await self._ready()).still_holds()
-        self._in_doubt = False
-        return holds
+    async def next(self, timeout: float | None = None) -> _native.Record | None:
+        """The next record; the one before it is done. None: nothing came within `timeout` seconds, or nothing more comes (`ended` tells)."""
+        return await self._within(take_record, timeout)
+
+    async def next_batch(
+        self, max_records: int | None = None, timeout: float | None = None
+    ) -> _native.Batch | None:
+        """The next records that came together, at most `max_records`; see `next`. What is left of a batch comes next."""
+        return await self._within(take_batches(max_records), timeout)
 
     def __aiter__(self) -> AsyncIterator[_native.Record]:
-        # Records that a loop left behind are the next loop's.
+        # An iterator of its own rather than a generator, which would end with the first cancelled read.
         self._check_open()
-        return _Records(self)
+        return self._iterate(take_record)
 
-    def batches(self) -> AsyncIterator[_native.Batch]:
-        """Batches as they come: the fast way out. Not to be mixed with the record iterator."""
+    async def __anext__(self) -> _native.Record:
         self._check_open()
-        return _Batches(self)
+        self._reading = None
+        return await self._wait(take_record)
+
+    def batches(self, max_records: int | None = None) -> AsyncIterator[_native.Batch]:
+        """Batches as they come: the fast way out. A batch that was begun record by record goes on with what is left of it."""
+        self._check_open()
+        return self._iterate(take_batches(max_records))
+
+    def _iterate(self, take: Take[T]) -> _Reading[T]:
+        reading = _Reading(self, take)
+        self._reading = weakref.ref(reading)
+        return reading
 
     async def seek(self, place: Place, to: Start) -> None:
         """Moves a partition: a number, or (topic, number) where several topics are read. Records that wait are dropped."""
         (topic, partition), (kind, value) = split_place(place), parse_start(to)
-        await (await self._ready()).seek(topic, partition, kind, value)
-
-        def stays(held: _native.Record | _native.Batch) -> bool:
-            return held.partition != partition or (topic is not None and held.topic != topic)
-
-        self._left = [record for record in self._left if stays(record)]
-        if self._batch is not None and not stays(self._batch):
-            self._batch = None
+        (await self._ready()).seek(topic, partition, kind, value)
 
     async def pause(self, place: Place) -> None:
-        """Withholds a partition's credit: what is under way still comes, then nothing."""
-        await (await self._ready()).pause(*split_place(place))
+        """Hands out nothing of a partition from the next record on. What waits of it comes first when it is resumed."""
+        (await self._ready()).pause(*split_place(place))
 
     async def resume(self, place: Place) -> None:
-        """Grants a partition's credit again."""
-        await (await self._ready()).resume(*split_place(place))
+        """Hands out records of a paused partition again."""
+        (await self._ready()).resume(*split_place(place))
+
+    async def paused(self) -> list[TopicPartition]:
+        """What is paused."""
+        return [TopicPartition(*p) for p in (await self._ready()).paused()]
 
     async def position(self, place: Place) -> int | None:
-        """Next offset that has not been scanned; None before the broker has answered."""
-        return await (await self._ready()).position(*split_place(place))
+        """Next offset that has not been handed out, nor passed over by the filter; None before the broker has answered."""
+        return (await self._ready()).position(*split_place(place))
 
     async def lag(self, place: Place) -> int | None:
-        """Records of a partition that are left to scan."""
-        return await (await self._ready()).lag(*split_place(place))
+        """Records of a partition that are left to hand out or to filter."""
+        return (await self._ready()).lag(*split_place(place))
 
     async def committed(self, place: Place) -> int | None:
         """How far the group has come in a partition that this member reads; None: not yet at all."""
-        return await (await self._ready()).committed(*split_place(place))
+        return (await self._ready()).committed(*split_place(place))
 
     async def assignment(self) -> list[TopicPartition]:
         """What is read at the moment."""
-        return [TopicPartition(*p) for p in await (await self._ready()).assignment()]
+        return [TopicPartition(*p) for p in (await self._ready()).assignment()]
 
     async def commit(self, offsets: Mapping[Place, int] | _native.Record | None = None) -> None:
-        """Commits all that was handed out so far, or what is before and with one record, or next offsets by partition.
+        """Commits all that was handed out so far, what is in hand included, or what is before and with one record, or next offsets by partition.
 
         `RebalancedError`: a partition is another member's by now.
         """
@@ -236,28 +294,51 @@ class Consumer:
             await native.commit(None)
         elif isinstance(offsets, _native.Record):
             await native.commit([(offsets.topic, offsets.partition, offsets.offset + 1)])
-        else:
+        elif isinstance(offsets, Mapping):
             places = [(split_place(place), offset) for place, offset in offsets.items()]
             await native.commit([(topic or self.topic, partition, offset) for (topic, partition), offset in places])
+        else:
+            raise TypeError(f"offsets is {type(offsets).__name__}; a record, or a mapping of partitions to offsets is expected")
 
     async def counts(self) -> Counts:
-        """Records scanned so far."""
-        return Counts(*await (await self._ready()).counts())
+        """Records scanned so far; also once it is closed."""
+        return Counts(*(self._native or await self._ready()).counts())
+
+    def _busy_elsewhere(self) -> bool:
+        """Whether another task of this loop has asked for records last, and has not ended."""
+        reader = self._reader
+        if reader is None or reader.done() or reader is asyncio.current_task():
+            return False
+        if self._reading is not None and self._reading() is None:
+            return False
+        return reader.get_loop() is asyncio.get_running_loop()
+
+    async def _end(self, is_done: bool) -> None:
+        native = self._native
+        if native is None and self._opening is not None:
+            native = await asyncio.shield(self._opening)
+        if native is None:
+            return
+        if not is_done:
+            native.stop()
+            if self._busy_elsewhere() and self._reader is not None:
+                # The body of a loop may finish what it has in hand, and ask for what is next.
+                idle = asyncio.ensure_future(native.idle())
+                await asyncio.wait([idle, self._reader], timeout=self._close_timeout, return_when="FIRST_COMPLETED")
+                idle.cancel()
+        await native.close(is_done)
 
     async def _leave(self, is_done: bool) -> None:
-        opening, self._opening, self._closed = self._opening, None, True
-        if opening is not None:
-            native = await asyncio.shield(opening)
-            # What the core has handed out, and nobody has been given, is not done.
-            is_given = self._batch is None and not self._in_doubt
-            await native.close(is_done and is_given)
-        self._left, self._batch = [], None
+        if self._closing is None:
+            self._closed = True
+            self._closing = asyncio.ensure_future(self._end(is_done))
+        await asyncio.shield(self._closing)
 
     async def close(self) -> None:
         """Ends the subscription, and a loop that runs.
 
-        In a group, what is done is committed unless that is manual: all before the record, or batch, that is in hand. Leaving `async with` in
-        order takes that for done, too.
+        What is in hand is not done, unless it is finished now: a loop that runs in another task may end its body, for at most `close_timeout` seconds, and
+        then ends as if there were nothing more. In a group, what is done is committed unless that is manual.
         """
         await self._leave(False)
 
@@ -272,37 +353,22 @@ class Consumer:
         await self._leave(kind is None)
 
 
-class _Records:
-    """Records one by one. An iterator of its own rather than a generator, which would end with the first cancelled read."""
+class _Reading(AsyncIterator[T]):
+    """Records, or batches, one by one. What a loop leaves behind is the next loop's."""
 
-    def __init__(self, consumer: Consumer) -> None:
+    def __init__(self, consumer: Consumer, take: Take[T]) -> None:
         self._consumer = consumer
+        self._take: Take[T] = take
 
-    def __aiter__(self) -> _Records:
+    def __aiter__(self) -> _Reading[T]:
         return self
 
-    async def __anext__(self) -> _native.Record:
+    async def __anext__(self) -> T:
         consumer = self._consumer
-        if not consumer._turn.locked() and consumer._may_take():
-            return consumer._left.pop()
-        async with consumer._turn:
-            if not await consumer._fill():
-                raise StopAsyncIteration
-            return consumer._left.pop()
-
-
-class _Batches:
-    """Batches; see `_Records`."""
-
-    def __init__(self, consumer: Consumer) -> None:
-        self._consumer = consumer
-
-    def __aiter__(self) -> _Batches:
-        return self
-
-    async def __anext__(self) -> _native.Batch:
-        consumer = self._consumer
-        async with consumer._turn:
-            if not await consumer._fill_batch():
-                raise StopAsyncIteration
-            return consumer._take_batch()
+        if consumer._native is not None:
+            taken = self._take(consumer._native)
+            if taken is not None and not isinstance(taken, list):
+                return taken
+        elif consumer._closed:
+            raise StopAsyncIteration
+        return await consumer._wait(self._take)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
@@ -16,6 +17,7 @@ from ._errors import InvalidError, ThalwegError
 from ._native import Batch, Record
 
 T = TypeVar("T")
+R = TypeVar("R", Record, Batch)
 _lock = threading.Lock()
 _running: tuple[int, asyncio.AbstractEventLoop] | None = None
 
@@ -170,6 +172,10 @@ class Consumer(_Closing):
 
     def __init__(self, inner: _consumer.Consumer) -> None:
         self._inner = inner
+        # One at a time tells what came and went; whoever reads within his callback would wait for himself.
+        self._telling = threading.Lock()
+        # Who has asked for records last.
+        self._reader: threading.Thread | None = None
 
     def __enter__(self) -> Consumer:
         _run(self._inner.__aenter__())
@@ -180,17 +186,81 @@ class Consumer(_Closing):
     ) -> None:
         _run(self._inner._leave(kind is None))
 
+    @property
+    def topics(self) -> list[str]:
+        return self._inner.topics
+
+    @property
+    def topic(self) -> str:
+        return self._inner.topic
+
+    @property
+    def group(self) -> str | None:
+        return self._inner.group
+
+    @property
+    def ended(self) -> bool:
+        return self._inner.ended
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    def _tell(self, native: _native.Consumer) -> None:
+        """Tells what came and went, where the user iterates: the callback may call anything but read."""
+        inner = self._inner
+        with self._telling:
+            changes = native.untold()
+            try:
+                for change in _consumer.rebalances(changes):
+                    if inner._on_rebalance is not None:
+                        inner._on_rebalance(change)
+            finally:
+                native.told(len(changes))
+
+    def _wait(self, take: _consumer.Take[R], timeout: float | None = None) -> R | None:
+        """What is taken next; None where nothing comes in time, or nothing more comes."""
+        inner = self._inner
+        self._reader = threading.current_thread()
+        native = inner._native or _run(inner._ready())
+        deadline = None if timeout is None else time.monotonic() + max(timeout, _consumer._TIMEOUT_MIN)
+
+        async def ready() -> None:
+            left = None if deadline is None else deadline - time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await native.ready()
+
+        while True:
+            try:
+                taken = take(native)
+            except StopAsyncIteration:
+                inner._ended = True
+                return None
+            if taken is None:
+                if deadline is not None and time.monotonic() >= deadline:
+                    return None
+                _run(ready())
+            elif isinstance(taken, list):
+                self._tell(native)
+            else:
+                return taken
+
+    def next(self, timeout: float | None = None) -> Record | None:
+        self._inner._check_open()
+        return self._wait(_consumer.take_record, timeout)
+
+    def next_batch(self, max_records: int | None = None, timeout: float | None = None) -> Batch | None:
+        self._inner._check_open()
+        return self._wait(_consumer.take_batches(max_records), timeout)
+
     def __iter__(self) -> Iterator[Record]:
         # Records that a loop left behind are the next loop's.
-        inner = self._inner
-        inner._check_open()
-        while inner._may_take() or _run(inner._fill()):
-            yield inner._left.pop()
-
-    def batches(self) -> Iterator[Batch]:
         self._inner._check_open()
-        while _run(self._inner._fill_batch()):
-            yield self._inner._take_batch()
+        return _Reading(self, _consumer.take_record)
+
+    def batches(self, max_records: int | None = None) -> Iterator[Batch]:
+        self._inner._check_open()
+        return _Reading(self, _consumer.take_batches(max_records))
 
     def seek(self, place: _consumer.Place, to: _consumer.Start) -> None:
         _run(self._inner.seek(place, to))
@@ -200,6 +270,9 @@ class Consumer(_Closing):
 
     def resume(self, place: _consumer.Place) -> None:
         _run(self._inner.resume(place))
+
+    def paused(self) -> list[_consumer.TopicPartition]:
+        return _run(self._inner.paused())
 
     def position(self, place: _consumer.Place) -> int | None:
         return _run(self._inner.position(place))
@@ -220,4 +293,41 @@ class Consumer(_Closing):
         return _run(self._inner.counts())
 
     def close(self) -> None:
-        _run(self._inner.close())
+        _run(self._close(threading.current_thread()))
+
+    async def _close(self, caller: threading.Thread) -> None:
+        inner, native = self._inner, self._inner._native
+        reader = self._reader
+        is_elsewhere = reader is not None and reader is not caller and reader.is_alive()
+        if native is not None and is_elsewhere and not inner._closed:
+            # The body of a loop in another thread may finish what it has in hand.
+            native.stop()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(inner._close_timeout):
+                    await native.idle()
+        await inner.close()
+
+
+class _Reading(Iterator[R]):
+    """Records, or batches, one by one. What a loop leaves behind is the next loop's."""
+
+    def __init__(self, consumer: Consumer, take: _consumer.Take[R]) -> None:
+        self._consumer = consumer
+        self._take: _consumer.Take[R] = take
+
+    def __next__(self) -> R:
+        consumer = self._consumer
+        native = consumer._inner._native
+        if native is not None:
+            try:
+                taken = self._take(native)
+            except StopAsyncIteration:
+                raise StopIteration from None
+            if taken is not None and not isinstance(taken, list):
+                return taken
+        elif consumer._inner._closed:
+            raise StopIteration
+        waited = consumer._wait(self._take)
+        if waited is None:
+            raise StopIteration
+        return waited

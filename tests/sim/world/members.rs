@@ -798,7 +798,7 @@ impl Member {
                     self.current.take_if(|c| c.partition == key.partition);
                     match self.working.as_ref().is_some_and(|(k, ..)| *k == key) {
                         true => drop(self.revoked.insert(key)),
-                        false => self.membership.released(now_ms, &key),
+                        false => drop(self.membership.released(now_ms, &key)),
                     }
                 }
                 Change::Lost(key) => {

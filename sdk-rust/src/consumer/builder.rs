@@ -1,0 +1,391 @@
+//! How a consumer is made.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use thalweg_client_core::{ConsumerCore, MembershipConfig, PartitionKey, Position};
+use thalweg_model::{Assignor, OnFailure};
+use thalweg_wire::{ErrorKind, proto};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::oneshot;
+
+use super::{Consumer, Listener, Made, OnOutOfRange, Source};
+use crate::batch::OnBadRecord;
+use crate::client::{Client, FoundOffsets, PluginInfo};
+use crate::group::{GroupOptions, GroupShared, Rebalance};
+use crate::subscription::{Reader, open_stream};
+use crate::{Error, IntoBytes, Result};
+
+/// Memory for records that were pushed and not taken yet.
+const BUFFER_BYTES: u64 = 32 << 20;
+/// Unheard for so long, a member counts as dead.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a member says that it is alive.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// How often what is done is committed.
+const AUTO_COMMIT: Duration = Duration::from_secs(1);
+/// Options of a consumer.
+#[derive(Clone)]
+pub struct ConsumerBuilder {
+    client: Client,
+    topics: Vec<String>,
+    partitions: Option<Vec<u32>>,
+    start: Option<Position>,
+    until_end: bool,
+    filter: Option<String>,
+    filter_config: Bytes,
+    on_failure: OnFailure,
+    on_bad_record: OnBadRecord,
+    on_out_of_range: OnOutOfRange,
+    buffer_bytes: u64,
+    group: Option<String>,
+    instance: Option<String>,
+    session_timeout: Duration,
+    auto_commit: Option<Duration>,
+    assignor: Assignor,
+    max_processing: Option<Duration>,
+    waits_for_topics: bool,
+    listener: Option<Listener>,
+    tells: bool,
+}
+
+impl ConsumerBuilder {
+    pub(crate) fn new(client: Client, topics: Vec<String>) -> Self {
+        ConsumerBuilder {
+            client,
+            topics,
+            partitions: None,
+            start: None,
+            until_end: false,
+            filter: None,
+            filter_config: Bytes::new(),
+            on_failure: OnFailure::Fail,
+            on_bad_record: OnBadRecord::Fail,
+            on_out_of_range: OnOutOfRange::Fail,
+            buffer_bytes: BUFFER_BYTES,
+            group: None,
+            instance: None,
+            session_timeout: SESSION_TIMEOUT,
+            auto_commit: Some(AUTO_COMMIT),
+            assignor: Assignor::Uniform,
+            max_processing: None,
+            waits_for_topics: false,
+            listener: None,
+            tells: false,
+        }
+    }
+
+    /// Reads only these partitions; all of them by default. Not in a group, which shares them out itself.
+    pub fn partitions(mut self, partitions: impl IntoIterator<Item = u32>) -> Self {
+        self.partitions = Some(partitions.into_iter().collect());
+        self
+    }
+
+    /// Where to start: without a group at the end by default. A group goes on where it left off, and starts here in partitions that
+    /// it has not come to yet: with the first record kept by default, so that it misses nothing.
+    pub fn start(mut self, position: Position) -> Self {
+        self.start = Some(position);
+        self
+    }
+
+    /// Starts with the first record kept.
+    pub fn from_beginning(self) -> Self {
+        self.start(Position::Earliest)
+    }
+
+    /// Ends once everything has been scanned that was there at the start, whether or not a filter kept any of it; in a group, by
+    /// whichever member.
+    pub fn until_end(mut self) -> Self {
+        self.until_end = true;
+        self
+    }
+
+    /// The broker sends only what this plugin keeps, "name" or "name@version". All members of a group have the same filter.
+    pub fn filter(mut self, reference: impl Into<String>) -> Self {
+        self.filter = Some(reference.into());
+        self
+    }
+
+    /// The filter's parameters.
+    pub fn filter_config(mut self, config: impl IntoBytes) -> Self {
+        self.filter_config = config.into_bytes();
+        self
+    }
+
+    /// What becomes of a record on which the filter fails; by default the partition stops there.
+    pub fn on_filter_failure(mut self, policy: OnFailure) -> Self {
+        self.on_failure = policy;
+        self
+    }
+
+    /// What becomes of a stored batch that does not decode; by default the consumer answers with `bad_record` until a seek past it.
+    pub fn on_bad_record(mut self, policy: OnBadRecord) -> Self {
+        self.on_bad_record = policy;
+        self
+    }
+
+    /// What becomes of a position that the log does not hold, because retention has removed it or it is past the end; by default the consumer
+    /// answers with `offset_out_of_range` until a seek.
+    pub fn on_out_of_range(mut self, policy: OnOutOfRange) -> Self {
+        self.on_out_of_range = policy;
+        self
+    }
+
+    /// Memory for records that were granted, or pushed and not taken yet, per topic; 32 MiB by default, and at least 64 KiB for each
+    /// partition. Beyond it there is at most one batch of each partition, or 64 KiB of smaller ones.
+    pub fn buffer_bytes(mut self, bytes: u64) -> Self {
+        self.buffer_bytes = bytes;
+        self
+    }
+
+    /// Shares the partitions with the other consumers of this group id, and goes on where the group left off.
+    pub fn group(mut self, id: impl Into<String>) -> Self {
+        self.group = Some(id.into());
+        self
+    }
+
+    /// A name that outlives this process: a consumer that comes back under it within the session timeout gets its partitions back
+    /// without anybody else noticing.
+    pub fn instance(mut self, id: impl Into<String>) -> Self {
+        self.instance = Some(id.into());
+        self
+    }
+
+    /// Unheard for so long, a member counts as dead, and its partitions go to others; 3 s by default.
+    pub fn session_timeout(mut self, timeout: Duration) -> Self {
+        self.session_timeout = timeout;
+        self
+    }
+
+    /// How often what is done is committed, besides when a partition is given up and at the end; every second by default. `None`: only
+    /// by [`commit`](Consumer::commit) and its like.
+    ///
+    /// A record is done when the next one is asked for.
+    pub fn auto_commit(mut self, every: Option<Duration>) -> Self {
+        self.auto_commit = every;
+        self
+    }
+
+    /// How the group's partitions are shared out.
+    pub fn assignor(mut self, assignor: Assignor) -> Self {
+        self.assignor = assignor;
+        self
+    }
+
+    /// Whoever keeps a record longer than this without asking for the next one leaves the group until he does; never by default.
+    pub fn max_processing(mut self, limit: Duration) -> Self {
+        self.max_processing = Some(limit);
+        self
+    }
+
+    /// A topic that does not exist yet is waited for; without this it is an error of kind `not_found`. Only in a group.
+    pub fn wait_for_topics(mut self) -> Self {
+        self.waits_for_topics = true;
+        self
+    }
+
+    /// Called when partitions come or go, on the thread that asks for the next record and before it gets one. A partition that is revoked is still this
+    /// member's during the call, so that it may be committed ([`start_commit`](Consumer::start_commit)); it goes to another after it. While the user is
+    /// busy with a record of another partition, a revoked one waits for the call for a second, and is given up then all the same.
+    pub fn on_rebalance(mut self, listener: impl Fn(&Rebalance) + Send + Sync + 'static) -> Self {
+        self.listener = Some(Arc::new(listener));
+        self.tells = true;
+        self
+    }
+
+    /// The same for who asks for changes himself ([`Consumer::untold`]); for the bindings.
+    #[doc(hidden)]
+    pub fn tell_rebalances(mut self) -> Self {
+        self.tells = true;
+        self
+    }
+
+    /// Finds the topics, joins the group if there is one, and opens the subscription: when this returns, the start of every partition
+    /// has been resolved by its leader, so that what is sent from now on comes. A leader that is away is waited for, for as long as the
+    /// client's time-out; then it is an error only where the start is a matter of when it is looked up (the end, a time).
+    ///
+    /// # Errors
+    /// `not_found` for an unknown topic, partition or filter, `plugin_failed` when the filter does not start, `invalid` for a bad group
+    /// id, an instance id in use, or a group whose members have another filter or assignor.
+    pub async fn build(self) -> Result<Consumer> {
+        if self.topics.is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, "a consumer reads at least one topic"));
+        }
+        if self.buffer_bytes == 0 {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "buffer_bytes is 0; a consumer needs room for what is under way",
+            ));
+        }
+        match self.group.clone() {
+            Some(group) => self.build_member(group).await,
+            None => self.build_alone().await,
+        }
+    }
+
+    fn wire_filter(&self) -> Option<proto::Filter> {
+        self.filter.as_ref().map(|reference| proto::Filter {
+            reference: reference.clone(),
+            config: self.filter_config.clone(),
+            on_failure: self.on_failure as u32,
+        })
+    }
+
+    async fn build_alone(self) -> Result<Consumer> {
+        for (is_set, what) in [
+            (self.instance.is_some(), "an instance id"),
+            (self.max_processing.is_some(), "a limit of processing"),
+            (self.waits_for_topics, "waiting for topics"),
+        ] {
+            if is_set {
+                return Err(Error::new(ErrorKind::Invalid, format!("{what} belongs to a group: name one")));
+            }
+        }
+        if self.partitions.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Error::new(ErrorKind::Invalid, "a consumer reads at least one partition"));
+        }
+        let (start, filter) = (self.start.unwrap_or(Position::Latest), self.wire_filter());
+        let (mut topics, mut ends, mut damaged) = (Vec::new(), BTreeMap::new(), VecDeque::new());
+        for name in &self.topics {
+            let topic = self.client.metadata(name, true).await?;
+            let count = topic.partitions.len() as u32;
+            let partitions = self.partitions.clone().unwrap_or_else(|| (0..count).collect());
+            if let Some(bad) = partitions.iter().find(|p| **p >= count) {
+                let message =
+                    format!("topic {name:?} has {count} partitions, 0 to {}; there is no partition {bad}", count - 1);
+                return Err(Error::new(ErrorKind::NotFound, message));
+            }
+            let mut partitions = partitions;
+            if self.until_end {
+                let broken = self.find_ends(&topic, partitions.clone(), &mut ends).await?;
+                partitions.retain(|p| broken.iter().all(|(b, _)| b != p));
+                damaged.extend(broken.into_iter().map(|(_, error)| error));
+            }
+            topics.push((topic, partitions));
+        }
+        let (events, incoming) = unbounded_channel();
+        let buffer_bytes = self.buffer_bytes;
+        // Opened here once, so that a wrong filter is an error of this call.
+        let opening = self.client.io.run(move |link| async move {
+            let deadline = Instant::now() + link.options.timeout;
+            let mut plugin = None;
+            if filter.is_some() {
+                let connection = link.connection_until(deadline).await?;
+                let open = proto::FetchOpen { topic_id: topics[0].0.id.clone(), filter: filter.clone() };
+                plugin = open_stream(&connection, &open).await?.1;
+            }
+            let reader = |(topic, partitions)| {
+                let core = ConsumerCore::new(partitions, start, buffer_bytes);
+                Reader::open(link.clone(), topic, core, filter.clone(), events.clone(), false)
+            };
+            Ok((topics.into_iter().map(reader).collect(), plugin))
+        });
+        let (readers, plugin): (Vec<Arc<Reader>>, _) = opening.await?;
+        let consumer = Consumer::new(Made {
+            client: self.client,
+            source: Source::Alone(readers),
+            listener: None,
+            tells: false,
+            incoming,
+            ends: self.until_end.then_some(ends),
+            damaged,
+            filter: plugin,
+            on_bad_record: self.on_bad_record,
+            on_out_of_range: self.on_out_of_range,
+        });
+        consumer.opened().await?;
+        Ok(consumer)
+    }
+
+    async fn find_ends(
+        &self,
+        topic: &proto::Topic,
+        partitions: Vec<u32>,
+        ends: &mut BTreeMap<PartitionKey, u64>,
+    ) -> Result<Vec<(u32, Error)>> {
+        let FoundOffsets { found, damaged } = self.client.offsets_of(topic, partitions, Position::Latest).await?;
+        for end in found {
+            let key = PartitionKey { topic_id: topic.id.clone(), partition: end.partition };
+            ends.insert(key, end.offset);
+        }
+        Ok(damaged)
+    }
+
+    async fn build_member(self, group: String) -> Result<Consumer> {
+        if self.partitions.is_some() {
+            let message = "a group shares partitions out itself: leave the partitions to it, or read without a group";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        let (mut ends, mut damaged) = (BTreeMap::new(), VecDeque::new());
+        for name in &self.topics {
+            match self.client.metadata(name, true).await {
+                Ok(topic) if self.until_end => {
+                    let all = (0..topic.partitions.len() as u32).collect();
+                    let broken = self.find_ends(&topic, all, &mut ends).await?;
+                    damaged.extend(broken.into_iter().map(|(_, error)| error));
+                }
+                Ok(_) => {}
+                Err(error) if self.waits_for_topics && error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let ms = |d: Duration| d.as_millis() as u64;
+        let session_ms = ms(self.session_timeout) as u32;
+        let options = GroupOptions {
+            membership: MembershipConfig {
+                group,
+                join: proto::GroupJoin {
+                    instance: self.instance.clone().unwrap_or_default(),
+                    topics: self.topics.clone(),
+                    session_ms,
+                    assignor: self.assignor as u32,
+                    filter: self.wire_filter(),
+                    client: self.client.name().to_owned(),
+                    gone: Vec::new(),
+                },
+                heartbeat_ms: ms(HEARTBEAT).min(session_ms as u64 / 6).max(1),
+                auto_commit_ms: self.auto_commit.map(ms),
+                max_processing_ms: self.max_processing.map(ms),
+            },
+            start: self.start.unwrap_or(Position::Earliest),
+            tells: self.tells,
+            buffer_bytes: self.buffer_bytes,
+            client_timeout: self.client.timeout(),
+        };
+        let shared = GroupShared::new(options);
+        let (events, incoming) = unbounded_channel();
+        let (joined, answer) = oneshot::channel();
+        let keeps = shared.clone();
+        self.client.io.keep(move |link| crate::group::keep(link, keeps, events, joined))?;
+        let closed = || Error::new(ErrorKind::Invalid, "the client is closed");
+        // A caller who gives up waiting takes his membership with him.
+        let guard = LeaveOnDrop(shared.clone());
+        answer.await.map_err(|_| closed())??;
+        std::mem::forget(guard);
+        let plugin = shared.filter().map(PluginInfo::from);
+        let consumer = Consumer::new(Made {
+            client: self.client,
+            source: Source::Group(shared),
+            listener: self.listener,
+            tells: self.tells,
+            incoming,
+            ends: self.until_end.then_some(ends),
+            damaged,
+            filter: plugin,
+            on_bad_record: self.on_bad_record,
+            on_out_of_range: self.on_out_of_range,
+        });
+        consumer.opened().await?;
+        Ok(consumer)
+    }
+}
+
+struct LeaveOnDrop(Arc<GroupShared>);
+
+impl Drop for LeaveOnDrop {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}

@@ -1,0 +1,1252 @@
+//! Consumers, alone or in a group: pushes arrive on the connection's thread, records are decoded by whoever waits for them.
+//!
+//! A [`Consumer`] is a handle: one task may wait for records while others commit, seek or close. What stands between the connection and the
+//! user is in [`State`], behind a lock that is never held while something is waited for. Taking is apart from waiting: [`Consumer::ready`] waits
+//! until there is something and hands out nothing, so that whoever gives up waiting loses nothing; the `take` calls hand out and do not wait.
+
+mod builder;
+mod hand;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use thalweg_client_core::{Change, Counts, PartitionKey, Position};
+use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{Notify, watch};
+
+pub use self::builder::ConsumerBuilder;
+use self::hand::Hand;
+use crate::batch::{OnBadRecord, Spot, decode};
+use crate::client::{Client, PluginInfo};
+use crate::group::{GroupShared, Rebalance};
+use crate::subscription::{Event, Reader};
+use crate::{Batch, ConsumerRecord, Error, ErrorPlace, Result};
+
+/// How often a group's other members are looked after, to know whether everything has been read.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+type Listener = Arc<dyn Fn(&Rebalance) + Send + Sync>;
+
+/// Names a partition of what a consumer reads: a number where it reads one topic, else topic and number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    topic: Option<String>,
+    partition: u32,
+}
+
+impl From<u32> for Place {
+    fn from(partition: u32) -> Self {
+        Place { topic: None, partition }
+    }
+}
+
+impl<T: Into<String>> From<(T, u32)> for Place {
+    fn from((topic, partition): (T, u32)) -> Self {
+        Place { topic: Some(topic.into()), partition }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.topic {
+            Some(topic) => write!(f, "partition {} of topic {topic:?}", self.partition),
+            None => write!(f, "partition {}", self.partition),
+        }
+    }
+}
+
+/// What becomes of a position that the log does not hold: retention has removed it, or it is past the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnOutOfRange {
+    /// The consumer answers with an error of kind `offset_out_of_range`, at every call until a seek.
+    #[default]
+    Fail,
+    /// It goes on with the first record kept.
+    Earliest,
+    /// It goes on behind the last one.
+    Latest,
+}
+
+impl OnOutOfRange {
+    /// The policy of this name.
+    pub fn from_name(name: &str) -> Option<OnOutOfRange> {
+        match name {
+            "fail" => Some(OnOutOfRange::Fail),
+            "earliest" => Some(OnOutOfRange::Earliest),
+            "latest" => Some(OnOutOfRange::Latest),
+            _ => None,
+        }
+    }
+
+    fn position(self) -> Option<Position> {
+        match self {
+            OnOutOfRange::Fail => None,
+            OnOutOfRange::Earliest => Some(Position::Earliest),
+            OnOutOfRange::Latest => Some(Position::Latest),
+        }
+    }
+}
+
+enum Source {
+    Alone(Vec<Arc<Reader>>),
+    Group(Arc<GroupShared>),
+}
+
+/// What a call of the `take` kind found; for the bindings.
+#[derive(Debug)]
+pub enum Taken<T> {
+    /// This is in the caller's hands now.
+    Some(T),
+    /// Partitions came or went, and the caller is to be told first: [`Consumer::untold`].
+    Untold,
+    /// A partition stands still, or nothing more comes.
+    Failed(Error),
+    /// Everything has been read, or the consumer is closed.
+    Ended,
+    /// Nothing at the moment: [`Consumer::ready`] waits.
+    Nothing,
+}
+
+/// The same without what is handed out.
+enum Look {
+    Hand,
+    Untold,
+    Failed,
+    Ended,
+    Nothing,
+}
+
+/// Reads records of one topic or several.
+///
+/// A handle: clones read from the same place, and what one of them was given no other gets. Everything pushed but not taken is bounded by the
+/// buffer; the broker stops when it is full. In a group it leaves when it is closed, or when the last handle is dropped.
+///
+/// A record is *done* when the next one is asked for, by any handle, or by a commit. What is in hand when the consumer is closed or dropped is
+/// not: in a group, somebody gets it again.
+///
+/// # Cancellation
+/// Whoever gives up waiting for a record loses nothing: it is there for the next call.
+#[derive(Clone)]
+pub struct Consumer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client,
+    source: Source,
+    listener: Option<Listener>,
+    /// Somebody wants to be told of partitions that come and go: by the listener, or by asking for them.
+    tells: bool,
+    filter: Option<PluginInfo>,
+    on_bad_record: OnBadRecord,
+    on_out_of_range: OnOutOfRange,
+    state: Mutex<State>,
+    /// One at a time waits for what comes, in the order in which they asked.
+    turn: tokio::sync::Mutex<()>,
+    /// Who waits is to look again.
+    nudge: Notify,
+    /// Nothing is in anybody's hands any more.
+    idle: Notify,
+}
+
+/// What came and was not taken yet, and what is in the user's hands.
+struct State {
+    incoming: UnboundedReceiver<Event>,
+    /// Grows with what the group gives and takes.
+    news: Option<watch::Receiver<u64>>,
+    /// What records are handed out from.
+    current: Option<Hand>,
+    /// A record or a batch was handed out, and no other asked for since.
+    in_hand: bool,
+    /// The partition of which the group knows that something is in hand.
+    claimed: Option<PartitionKey>,
+    /// Partitions that nothing is handed out of, with their topics' names.
+    paused: BTreeMap<PartitionKey, String>,
+    /// What was left of paused partitions, decoded.
+    rests: BTreeMap<PartitionKey, Hand>,
+    /// Pushes of paused partitions, in order.
+    parked: VecDeque<Event>,
+    /// Next offset that has not been scanned for the user, but for `current` and `rests`.
+    positions: BTreeMap<PartitionKey, u64>,
+    /// With `until_end`: where each partition ends.
+    ends: Option<BTreeMap<PartitionKey, u64>>,
+    has_ended: bool,
+    /// With `until_end`: what is said of partitions that cannot be read at all, once the others have been.
+    damaged: VecDeque<Error>,
+    /// Partitions that stand still, each until a seek or until it is another member's, and why. Every call says so again: a loop that
+    /// went on with the others would pass the gap over.
+    failed: BTreeMap<PartitionKey, Error>,
+    /// Why nothing more comes.
+    over: Option<Error>,
+    /// What the user has not been told yet. A partition that was revoked is given up when he has been.
+    untold: VecDeque<(Change, Rebalance)>,
+    is_closed: bool,
+    /// What was counted when the consumer was closed.
+    counted: Option<Counts>,
+}
+
+/// What a builder has made ready.
+struct Made {
+    client: Client,
+    source: Source,
+    listener: Option<Listener>,
+    tells: bool,
+    incoming: UnboundedReceiver<Event>,
+    ends: Option<BTreeMap<PartitionKey, u64>>,
+    damaged: VecDeque<Error>,
+    filter: Option<PluginInfo>,
+    on_bad_record: OnBadRecord,
+    on_out_of_range: OnOutOfRange,
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Invalid, "the consumer is closed")
+}
+
+impl Consumer {
+    fn new(made: Made) -> Consumer {
+        let news = match &made.source {
+            Source::Group(member) => {
+                let mut news = member.news();
+                // What came with joining, and since.
+                news.mark_changed();
+                Some(news)
+            }
+            Source::Alone(_) => None,
+        };
+        let state = State {
+            incoming: made.incoming,
+            news,
+            current: None,
+            in_hand: false,
+            claimed: None,
+            paused: BTreeMap::new(),
+            rests: BTreeMap::new(),
+            parked: VecDeque::new(),
+            positions: BTreeMap::new(),
+            ends: made.ends,
+            has_ended: false,
+            damaged: made.damaged,
+            failed: BTreeMap::new(),
+            over: None,
+            untold: VecDeque::new(),
+            is_closed: false,
+            counted: None,
+        };
+        let inner = Inner {
+            client: made.client,
+            source: made.source,
+            listener: made.listener,
+            tells: made.tells,
+            filter: made.filter,
+            on_bad_record: made.on_bad_record,
+            on_out_of_range: made.on_out_of_range,
+            state: Mutex::new(state),
+            turn: tokio::sync::Mutex::new(()),
+            nudge: Notify::new(),
+            idle: Notify::new(),
+        };
+        Consumer { inner: Arc::new(inner) }
+    }
+
+    /// Waits until the leaders have resolved where reading starts.
+    async fn opened(&self) -> Result<()> {
+        let (readers, limit) = (self.inner.readers(), self.inner.client.timeout());
+        let all = async {
+            for reader in &readers {
+                reader.resolved().await;
+            }
+        };
+        tokio::select! {
+            () = all => return Ok(()),
+            slept = self.inner.client.io.sleep(limit) => slept?,
+        }
+        for reader in &readers {
+            let core = reader.core();
+            // The first record and an offset stay what they are, whenever they are looked up.
+            let moves = |p: &u32| matches!(core.start(*p), Some(Position::Latest | Position::Timestamp(_)));
+            if let Some(partition) = core.unresolved().find(moves) {
+                let message = format!(
+                    "the leader of topic {:?} partition {partition} did not say within {limit:?} where reading starts",
+                    reader.name
+                );
+                return Err(Error::new(ErrorKind::Timeout, message).at(reader.place(partition)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The next record; `None` at the end of `until_end`, and once the consumer is closed. The one before it is done then.
+    ///
+    /// # Errors
+    /// `plugin_failed` when the filter fails on a record, `bad_record` where a stored batch does not decode, `offset_out_of_range` where
+    /// the log does not hold the position (any more), `not_found` when a topic was deleted. The consumer stays at that position, and
+    /// answers so again: `seek` past it to go on. [`Error::place`] tells which partition and offset.
+    pub async fn next(&self) -> Option<Result<ConsumerRecord>> {
+        let take = || match self.take_record() {
+            Taken::Some(spot) => Taken::Some(spot.batch.at(spot.part, spot.span)),
+            Taken::Untold => Taken::Untold,
+            Taken::Failed(error) => Taken::Failed(error),
+            Taken::Ended => Taken::Ended,
+            Taken::Nothing => Taken::Nothing,
+        };
+        self.read(take).await
+    }
+
+    /// The next records that came together, of one partition: the fast way out. Those before them are done then. After [`next`](Self::next), what
+    /// is left of its batch.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn next_batch(&self) -> Option<Result<Batch>> {
+        self.next_batch_of(usize::MAX).await
+    }
+
+    /// The same with at most `max_records` records; what is left of its batch comes next.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next), and `invalid` for none.
+    pub async fn next_batch_of(&self, max_records: usize) -> Option<Result<Batch>> {
+        if max_records == 0 {
+            return Some(Err(Error::new(ErrorKind::Invalid, "max_records is 0; a batch has at least one record")));
+        }
+        self.read(|| self.take_batch(max_records)).await
+    }
+
+    async fn read<T>(&self, take: impl Fn() -> Taken<T>) -> Option<Result<T>> {
+        loop {
+            match take() {
+                Taken::Some(taken) => return Some(Ok(taken)),
+                Taken::Failed(error) => return Some(Err(error)),
+                Taken::Ended => return None,
+                Taken::Untold => self.tell(),
+                Taken::Nothing => self.ready().await,
+            }
+        }
+    }
+
+    /// Tells the listener what came and went.
+    fn tell(&self) {
+        loop {
+            let next = self.inner.lock().untold.pop_front();
+            let Some((change, rebalance)) = next else { return };
+            if let Some(listener) = &self.inner.listener {
+                listener(&rebalance);
+            }
+            self.inner.give_up(&change);
+        }
+    }
+
+    /// Hands out the next record, if there is one; the one before it is done, in any case. For the bindings.
+    #[doc(hidden)]
+    pub fn take_record(&self) -> Taken<Spot> {
+        self.inner.take(Hand::next)
+    }
+
+    /// Hands out the next records; see [`take_record`](Self::take_record).
+    #[doc(hidden)]
+    pub fn take_batch(&self, max_records: usize) -> Taken<Batch> {
+        self.inner.take(|hand| hand.rest(max_records))
+    }
+
+    /// Waits until a `take` call has something to say.
+    #[doc(hidden)]
+    pub async fn ready(&self) {
+        self.inner.ready().await;
+    }
+
+    /// What the user has not been told yet, oldest first; for the bindings, which tell it in their own way.
+    #[doc(hidden)]
+    pub fn untold(&self) -> Vec<Rebalance> {
+        self.inner.lock().untold.iter().map(|(_, rebalance)| rebalance.clone()).collect()
+    }
+
+    /// The user has been told of so many; partitions among them that were revoked are given up.
+    #[doc(hidden)]
+    pub fn told(&self, count: usize) {
+        let told: Vec<_> = {
+            let mut state = self.inner.lock();
+            let count = count.min(state.untold.len());
+            state.untold.drain(..count).collect()
+        };
+        told.iter().for_each(|(change, _)| self.inner.give_up(change));
+    }
+
+    /// The filter in use, with the version that its name was resolved to.
+    pub fn filter(&self) -> Option<&PluginInfo> {
+        self.inner.filter.as_ref()
+    }
+
+    /// Records scanned so far: delivered, filtered, failed; of the partitions that are read at the moment, or were when it was closed.
+    pub fn counts(&self) -> Counts {
+        let counted = self.inner.lock().counted;
+        counted.unwrap_or_else(|| self.inner.counts())
+    }
+
+    /// Partitions that this consumer reads at the moment; with several topics, of all of them.
+    pub fn partitions(&self) -> Vec<u32> {
+        self.assignment().into_iter().map(|(_, partition)| partition).collect()
+    }
+
+    /// Topics and partitions that this consumer reads at the moment.
+    pub fn assignment(&self) -> Vec<(String, u32)> {
+        match &self.inner.source {
+            Source::Alone(readers) => {
+                let of = |r: &Arc<Reader>| {
+                    let partitions: Vec<u32> = r.core().partitions().collect();
+                    partitions.into_iter().map(|p| (r.name.to_string(), p)).collect::<Vec<_>>()
+                };
+                readers.iter().flat_map(of).collect()
+            }
+            Source::Group(member) => member.assignment(),
+        }
+    }
+
+    /// Topics and partitions that are paused.
+    pub fn paused(&self) -> Vec<(String, u32)> {
+        self.inner.lock().paused.iter().map(|(key, topic)| (topic.clone(), key.partition)).collect()
+    }
+
+    /// Next offset of a partition that has not been handed out, nor passed over by the filter; `None` before the first answer of the
+    /// broker, and for a partition that is not read.
+    pub fn position(&self, place: impl Into<Place>) -> Option<u64> {
+        let place = place.into();
+        let reader = self.inner.reader(&place).ok()?;
+        let position = self.inner.lock().position(&reader.key(place.partition));
+        position.or_else(|| reader.core().resolved(place.partition))
+    }
+
+    /// Records of a partition that are left to hand out or to filter, as far as the broker has said.
+    pub fn lag(&self, place: impl Into<Place>) -> Option<u64> {
+        let place = place.into();
+        let reader = self.inner.reader(&place).ok()?;
+        let position = self.position(place.clone())?;
+        let end = reader.core().high_watermark(place.partition)?;
+        Some(end.saturating_sub(position))
+    }
+
+    /// How far the group has come in a partition that this member reads; `None`: not yet at all.
+    ///
+    /// # Errors
+    /// `invalid` without a group, `not_found` for a partition that is another's.
+    pub fn committed(&self, place: impl Into<Place>) -> Result<Option<u64>> {
+        let place = place.into();
+        let member = self.inner.member()?;
+        let key = self.inner.held(&place)?.key(place.partition);
+        Ok(member.known(&key).map(|p| p.offset))
+    }
+
+    /// Moves a partition. Records that wait are dropped; one that was paused stays so.
+    ///
+    /// # Errors
+    /// `not_found` for a partition that is not read.
+    pub fn seek(&self, place: impl Into<Place>, to: Position) -> Result<()> {
+        let place = place.into();
+        let mut state = self.inner.lock_open()?;
+        let reader = self.inner.reader(&place)?;
+        let key = reader.key(place.partition);
+        reader.change(|core| core.seek(place.partition, to));
+        state.drop_what_waits(&key);
+        state.failed.remove(&key);
+        state.has_ended = false;
+        drop(state);
+        self.inner.nudge.notify_waiters();
+        Ok(())
+    }
+
+    /// Hands out nothing of a partition from the next record on. What waits of it, within the buffer, comes first when it is resumed.
+    ///
+    /// # Errors
+    /// `not_found` for a partition that is not read.
+    pub fn pause(&self, place: impl Into<Place>) -> Result<()> {
+        let place = place.into();
+        let mut state = self.inner.lock_open()?;
+        let reader = self.inner.reader(&place)?;
+        let key = reader.key(place.partition);
+        reader.core().pause(place.partition);
+        state.paused.insert(key.clone(), reader.name.to_string());
+        if let Some(hand) = state.current.take_if(|hand| hand.key == key) {
+            state.rests.insert(key, hand);
+        }
+        Ok(())
+    }
+
+    /// Hands out records of a paused partition again.
+    ///
+    /// # Errors
+    /// `not_found` for a partition that is not read.
+    pub fn resume(&self, place: impl Into<Place>) -> Result<()> {
+        let place = place.into();
+        let mut state = self.inner.lock_open()?;
+        let reader = self.inner.reader(&place)?;
+        reader.change(|core| core.resume(place.partition));
+        state.paused.remove(&reader.key(place.partition));
+        drop(state);
+        self.inner.nudge.notify_waiters();
+        Ok(())
+    }
+
+    /// This member's id in its group; `None` without a group, or while it joins anew.
+    pub fn member_id(&self) -> Option<String> {
+        self.inner.member().ok()?.member_id()
+    }
+
+    /// Commits everything that was handed out so far, what is in hand included.
+    ///
+    /// # Errors
+    /// `rebalanced` when a partition is another's by now, `timeout` when no coordinator answers in time.
+    pub async fn commit(&self) -> Result<()> {
+        self.start_commit()?.await
+    }
+
+    /// The same without waiting: the commit is under way when this returns, and the future tells what became of it.
+    ///
+    /// # Errors
+    /// `invalid` without a group.
+    pub fn start_commit(&self) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
+        let member = self.inner.member()?;
+        self.inner.lock().handed_is_done();
+        Ok(member.commit(None))
+    }
+
+    /// Commits the position behind one record; all before it in its partition count as done.
+    ///
+    /// # Errors
+    /// As [`commit_offsets`](Self::commit_offsets).
+    pub async fn commit_record(&self, record: &ConsumerRecord) -> Result<()> {
+        self.commit_offsets([((record.topic(), record.partition()), record.offset() + 1)]).await
+    }
+
+    /// Commits these offsets: each the next one to be read of its partition.
+    ///
+    /// # Errors
+    /// `offset_out_of_range` for an offset past the end of its partition, `not_found` for a partition that this member does not read.
+    pub async fn commit_offsets<P: Into<Place>>(&self, offsets: impl IntoIterator<Item = (P, u64)>) -> Result<()> {
+        let (member, client) = (self.inner.member()?, &self.inner.client);
+        let offsets: Vec<(Place, u64)> = offsets.into_iter().map(|(place, offset)| (place.into(), offset)).collect();
+        let mut wanted = Vec::new();
+        for (place, offset) in offsets {
+            let reader = self.inner.held(&place)?;
+            let seen = reader.core().high_watermark(place.partition).unwrap_or(0);
+            if offset > seen {
+                let topic = client.metadata(&reader.name, false).await?;
+                let end = client.offsets_of(&topic, vec![place.partition], Position::Latest).await?.all()?;
+                let end = end.first().map_or(0, |e| e.offset);
+                if offset > end {
+                    let message = format!(
+                        "offset {offset} of topic {:?} partition {} is past its end, {end}",
+                        reader.name, place.partition
+                    );
+                    let error = Error::from(RemoteError::new(ErrorCode::OffsetOutOfRange, message));
+                    let place = reader.place(place.partition);
+                    return Err(error.at(ErrorPlace { offset: Some(offset), log_end: Some(end), ..place }));
+                }
+            }
+            wanted.push((reader.key(place.partition), offset));
+        }
+        member.commit(Some(wanted)).await
+    }
+
+    /// Hands out nothing more: whoever asks for the next record hears that there is none. What is in hand may still be finished, and is done
+    /// when its reader asks. [`idle`](Self::idle) waits for that; [`close`](Self::close) ends it all.
+    pub fn stop(&self) {
+        self.inner.lock().is_closed = true;
+        self.inner.nudge.notify_waiters();
+    }
+
+    /// Waits until nothing is in anybody's hands: each reader has asked for the next record.
+    pub async fn idle(&self) {
+        loop {
+            let idle = self.inner.idle.notified();
+            tokio::pin!(idle);
+            idle.as_mut().enable();
+            if !self.inner.lock().in_hand {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// Ends reading, and leaves the group. What is done is committed, where that is automatic; what is in hand is not done, and
+    /// somebody gets it again. [`finish`](Self::finish) is for who has done with it.
+    ///
+    /// # Errors
+    /// `timeout` when the group's coordinator does not answer; the member counts as gone when its session ends.
+    pub async fn close(&self) -> Result<()> {
+        self.inner.leave().await
+    }
+
+    /// The same for who has done with everything that he was given: what is in hand is done.
+    ///
+    /// # Errors
+    /// As [`close`](Self::close).
+    pub async fn finish(&self) -> Result<()> {
+        self.inner.asks(&mut self.inner.lock());
+        self.inner.leave().await
+    }
+}
+
+impl State {
+    fn position(&self, key: &PartitionKey) -> Option<u64> {
+        let hand = self.current.iter().chain(self.rests.values()).find(|hand| hand.key == *key);
+        hand.map(|hand| hand.handed_to).or_else(|| self.positions.get(key).copied())
+    }
+
+    /// What was handed out counts as done; what is left of it does not.
+    fn handed_is_done(&self) {
+        self.current.iter().chain(self.rests.values()).for_each(Hand::handed_is_done);
+    }
+
+    /// Nothing that came of a partition is for the user any more.
+    fn drop_what_waits(&mut self, key: &PartitionKey) {
+        self.current.take_if(|hand| hand.key == *key);
+        self.rests.remove(key);
+        self.positions.remove(key);
+        self.parked.retain(|event| {
+            let Event::Push { reader, push, body, .. } = event else { return true };
+            let is_kept = reader.key(push.partition) != *key;
+            if !is_kept {
+                reader.taken(push.partition, body.len() as u64);
+            }
+            is_kept
+        });
+    }
+
+    /// The next event that came of what is not paused.
+    fn pull(&mut self) -> Option<Event> {
+        let paused = &self.paused;
+        if let Some(at) = self.parked.iter().position(|event| !is_paused(paused, event)) {
+            return self.parked.remove(at);
+        }
+        while let Ok(event) = self.incoming.try_recv() {
+            if !is_paused(paused, &event) {
+                return Some(event);
+            }
+            self.parked.push_back(event);
+        }
+        None
+    }
+
+    /// The error that the next call answers with.
+    fn failure(&mut self) -> Option<Error> {
+        let standing = self.failed.iter().find(|(key, _)| !self.paused.contains_key(key)).map(|(_, error)| error);
+        let error = standing.or(self.over.as_ref()).cloned();
+        error.or_else(|| self.damaged.pop_front())
+    }
+}
+
+fn is_paused(paused: &BTreeMap<PartitionKey, String>, event: &Event) -> bool {
+    match event {
+        Event::Push { reader, push, .. } => !paused.is_empty() && paused.contains_key(&reader.key(push.partition)),
+        Event::Failed(_) => false,
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The state of a consumer that is not closed.
+    fn lock_open(&self) -> Result<MutexGuard<'_, State>> {
+        let state = self.lock();
+        if state.is_closed { Err(closed()) } else { Ok(state) }
+    }
+
+    fn readers(&self) -> Vec<Arc<Reader>> {
+        match &self.source {
+            Source::Alone(readers) => readers.clone(),
+            Source::Group(member) => member.readers(),
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        self.readers().iter().fold(Counts::default(), |all, reader| all.plus(reader.core().counts()))
+    }
+
+    fn member(&self) -> Result<&Arc<GroupShared>> {
+        match &self.source {
+            Source::Group(member) => Ok(member),
+            Source::Alone(_) => {
+                Err(Error::new(ErrorKind::Invalid, "this consumer is in no group: name one to commit its offsets"))
+            }
+        }
+    }
+
+    fn reader(&self, place: &Place) -> Result<Arc<Reader>> {
+        let reads =
+            |r: &&Arc<Reader>| place.topic.as_deref().is_none_or(|t| *r.name == *t) && r.core().reads(place.partition);
+        let found = match &self.source {
+            Source::Alone(readers) => readers.iter().find(reads).cloned(),
+            Source::Group(member) => member.reader(place.topic.as_deref(), place.partition),
+        };
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("this consumer does not read {place}")))
+    }
+
+    /// The reader of a partition that this member holds: also of one that was revoked, until it is given up.
+    fn held(&self, place: &Place) -> Result<Arc<Reader>> {
+        let held = |r: &&Arc<Reader>| {
+            let is_topic = place.topic.as_deref().is_none_or(|t| *r.name == *t);
+            is_topic && self.member().is_ok_and(|m| m.cursor(&r.key(place.partition)).is_some())
+        };
+        let found = self.readers().iter().find(held).cloned();
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("this consumer does not read {place}")))
+    }
+
+    /// Somebody asks for what is next: what was handed out is done.
+    fn asks(&self, state: &mut State) {
+        state.handed_is_done();
+        if let Some(hand) = state.current.take_if(|hand| hand.is_empty()) {
+            self.finish(state, hand);
+        }
+        if state.in_hand {
+            state.in_hand = false;
+            if state.is_closed {
+                self.idle.notify_waiters();
+            }
+            if let Source::Group(member) = &self.source {
+                member.busy(false);
+            }
+        }
+        if let Some(claimed) = &state.claimed
+            && state.current.as_ref().is_none_or(|hand| hand.key != *claimed)
+            && let Source::Group(member) = &self.source
+        {
+            member.unclaim();
+            state.claimed = None;
+        }
+    }
+
+    /// All of a batch has been handed out and is done, and what a filter dropped behind it has been scanned.
+    fn finish(&self, state: &mut State, hand: Hand) {
+        state.positions.insert(hand.key.clone(), hand.end);
+        hand.is_done();
+    }
+
+    /// Takes note of what the group has given or taken, then says what there is.
+    fn look(&self, state: &mut State) -> Look {
+        if state.is_closed {
+            return Look::Ended;
+        }
+        if let Source::Group(member) = &self.source {
+            while state.news.as_ref().is_some_and(|news| news.has_changed().unwrap_or(false)) {
+                state.news.as_mut().expect("just seen").mark_unchanged();
+                for change in member.take_changes() {
+                    self.follow(state, member, change);
+                }
+            }
+            if !state.untold.is_empty() {
+                return Look::Untold;
+            }
+            // What was pushed may be another's by now: it waits for the coordinator's word.
+            if !member.has_lease() && !member.is_over() {
+                return Look::Nothing;
+            }
+        }
+        if state.current.is_none() {
+            let State { rests, paused, .. } = state;
+            let resumed = rests.keys().find(|key| !paused.contains_key(key)).cloned();
+            state.current = resumed.and_then(|key| state.rests.remove(&key));
+        }
+        if state.current.is_some() {
+            return Look::Hand;
+        }
+        let stands = state.failed.keys().any(|key| !state.paused.contains_key(key));
+        match stands || state.over.is_some() || (state.has_ended && !state.damaged.is_empty()) {
+            true => Look::Failed,
+            false if state.has_ended => Look::Ended,
+            false => Look::Nothing,
+        }
+    }
+
+    fn follow(&self, state: &mut State, member: &Arc<GroupShared>, change: Change) {
+        let (key, rebalance): (_, fn(String, u32) -> Rebalance) = match &change {
+            Change::Assigned { key, .. } => (key, |topic, partition| Rebalance::Assigned { topic, partition }),
+            Change::Revoked(key) => (key, |topic, partition| Rebalance::Revoked { topic, partition }),
+            Change::Lost(key) => (key, |topic, partition| Rebalance::Lost { topic, partition }),
+        };
+        let topic = match &change {
+            Change::Assigned { topic, .. } => Some(topic.clone()),
+            _ => member.reader_of(&key.topic_id).map(|r| r.name.to_string()),
+        };
+        if !matches!(change, Change::Assigned { .. }) {
+            state.drop_what_waits(key);
+            state.failed.remove(key);
+            state.paused.remove(key);
+        }
+        match topic {
+            Some(topic) if self.tells => {
+                let rebalance = rebalance(topic, key.partition);
+                state.untold.push_back((change, rebalance));
+            }
+            _ => self.give_up(&change),
+        }
+    }
+
+    /// The user knows of a change; a partition that was revoked goes to whoever gets it.
+    fn give_up(&self, change: &Change) {
+        if let (Change::Revoked(key), Source::Group(member)) = (change, &self.source) {
+            member.released(key);
+        }
+    }
+
+    fn take<T>(&self, hand_out: impl FnOnce(&mut Hand) -> T) -> Taken<T> {
+        let mut state = self.lock();
+        self.asks(&mut state);
+        loop {
+            match self.look(&mut state) {
+                Look::Hand => {}
+                Look::Untold => return Taken::Untold,
+                Look::Failed => return state.failure().map_or(Taken::Nothing, Taken::Failed),
+                Look::Ended => return Taken::Ended,
+                Look::Nothing => return Taken::Nothing,
+            }
+            let State { current: Some(hand), claimed, in_hand, .. } = &mut *state else { continue };
+            if let Source::Group(member) = &self.source {
+                // Nothing is handed out of a partition that was given up a moment ago.
+                if claimed.as_ref() != Some(&hand.key) && !member.claim(&hand.key, hand.cursor.as_ref()) {
+                    state.current = None;
+                    continue;
+                }
+                *claimed = Some(hand.key.clone());
+                member.busy(true);
+            }
+            *in_hand = true;
+            return Taken::Some(hand_out(hand));
+        }
+    }
+
+    async fn ready(&self) {
+        let _turn = self.turn.lock().await;
+        loop {
+            let nudged = self.nudge.notified();
+            tokio::pin!(nudged);
+            nudged.as_mut().enable();
+            let mut news = self.member().ok().map(|member| member.news());
+            let (event, may_wait) = {
+                let mut state = self.lock();
+                if !matches!(self.look(&mut state), Look::Nothing) {
+                    return;
+                }
+                // Without a lease, nothing may be handed out before the coordinator says so.
+                let may_wait = state.current.is_none();
+                (if may_wait { state.pull() } else { None }, may_wait)
+            };
+            let event = match event {
+                Some(event) => Some(event),
+                None if self.is_at_end().await => {
+                    self.lock().has_ended = true;
+                    return;
+                }
+                None => tokio::select! {
+                    biased;
+                    () = nudged => continue,
+                    _ = async { news.as_mut().expect("asked for in a group only").changed().await }, if news.is_some() => continue,
+                    event = std::future::poll_fn(|cx| self.lock().incoming.poll_recv(cx)), if may_wait => event,
+                    // Others of the group may get to the end.
+                    _ = self.client.io.sleep(LOOK_EVERY), if news.is_some() && self.lock().ends.is_some() => continue,
+                },
+            };
+            match event {
+                None => self.lock().over = Some(Error::new(ErrorKind::Invalid, "the client is closed")),
+                Some(Event::Failed(error)) => self.lock().over = Some(error),
+                Some(event) if is_paused(&self.lock().paused, &event) => self.lock().parked.push_back(event),
+                Some(Event::Push { reader, push, body, from }) => self.open(&reader, &push, body, from),
+            }
+        }
+    }
+
+    /// With `until_end`: true once everything has been scanned that was there at the start, by this consumer or by others of its group.
+    async fn is_at_end(&self) -> bool {
+        let left: Vec<(PartitionKey, u64)> = {
+            let state = self.lock();
+            let Some(ends) = &state.ends else { return false };
+            let is_past = |key: &PartitionKey, end: u64| end == 0 || state.position(key).is_some_and(|p| p >= end);
+            ends.iter().filter(|(key, end)| !is_past(key, **end)).map(|(key, end)| (key.clone(), *end)).collect()
+        };
+        if left.is_empty() {
+            return true;
+        }
+        let Source::Group(member) = &self.source else { return false };
+        // What this member reads itself it will get to.
+        if left.iter().any(|(key, _)| member.cursor(key).is_some()) {
+            return false;
+        }
+        let Ok(described) = self.client.describe_group(&member.group).await else { return false };
+        let committed =
+            |key: &PartitionKey| described.offsets.iter().find(|o| o.key == *key).map_or(0, |o| o.committed);
+        left.iter().all(|(key, end)| committed(key) >= *end)
+    }
+
+    /// Decodes a push, for whoever takes records next.
+    fn open(&self, reader: &Arc<Reader>, push: &proto::FetchPush, body: Bytes, from: u64) {
+        reader.taken(push.partition, body.len() as u64);
+        // A seek may have come since the push was taken from the stream, or the partition is another's now.
+        let is_wanted = || reader.core().is_wanted(push.partition, push.generation);
+        if !is_wanted() {
+            return;
+        }
+        let decoded = decode(body, from, push.scanned_through.max(from), self.on_bad_record);
+        let mut state = self.lock();
+        if !is_wanted() || state.is_closed {
+            return;
+        }
+        let key = reader.key(push.partition);
+        let cursor = self.member().ok().and_then(|member| member.cursor(&key));
+        let mut end = decoded.end;
+        if decoded.unreadable > 0 {
+            reader.core().passed_over(push.partition, decoded.unreadable, true);
+        }
+        if let Some((at, reason)) = decoded.bad {
+            let error = RemoteError::new(ErrorCode::UnreadableBatch, format!("offset {at} cannot be read: {reason}"));
+            match self.on_bad_record {
+                OnBadRecord::Skip => skipped(reader, push.partition, at, &error),
+                OnBadRecord::Fail => {
+                    // What is pushed meanwhile lies behind it.
+                    reader.change(|core| core.stop_at(push.partition, at));
+                    state.failed.insert(key.clone(), failure(reader, push, Some(at), error));
+                }
+            }
+        } else if let Some(error) = push.error.clone().map(RemoteError::from) {
+            end = self.follow_error(&mut state, reader, push, from, error).unwrap_or(end);
+        }
+        let batch = Batch::new(reader.name.clone(), push.partition, decoded.parts);
+        let hand = Hand::new(key.clone(), cursor, batch, from, end, push);
+        match hand.is_empty() {
+            false => state.current = Some(hand),
+            // Nothing for the user: it has been scanned, which is all that there was to do. The first push of all only says where the
+            // group begins, and that is worth keeping.
+            true => {
+                let is_known = push.error.is_none() || end > from;
+                let before = state.positions.get(&key).copied();
+                self.finish(&mut state, hand);
+                if !is_known {
+                    match before {
+                        Some(before) => drop(state.positions.insert(key, before)),
+                        None => drop(state.positions.remove(&key)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Follows the error that a push carries; answers with the position behind what is passed over.
+    fn follow_error(
+        &self,
+        state: &mut State,
+        reader: &Arc<Reader>,
+        push: &proto::FetchPush,
+        from: u64,
+        error: RemoteError,
+    ) -> Option<u64> {
+        let (at, through) = (push.scanned_through, push.unreadable_through);
+        if error.code == ErrorCode::UnreadableBatch && self.on_bad_record == OnBadRecord::Skip && through > at {
+            skipped(reader, push.partition, at, &error);
+            reader.change(|core| {
+                core.passed_over(push.partition, through - at, false);
+                core.seek(push.partition, Position::Offset(through));
+            });
+            return Some(through);
+        }
+        if error.code == ErrorCode::OffsetOutOfRange
+            && let Some(to) = self.on_out_of_range.position()
+        {
+            let (topic, partition) = (&*reader.name, push.partition);
+            tracing::warn!(topic, partition, "{}; going on at the {to:?}", error.message);
+            reader.change(|core| core.seek(partition, to));
+            return None;
+        }
+        // A start that could not be looked up is at no offset.
+        let is_known = at >= from && (at > 0 || reader.core().resolved(push.partition).is_some());
+        let failure = failure(reader, push, is_known.then_some(at), error);
+        state.failed.insert(reader.key(push.partition), failure);
+        None
+    }
+
+    async fn leave(&self) -> Result<()> {
+        {
+            let mut state = self.lock();
+            state.is_closed = true;
+            if state.counted.is_none() {
+                state.counted = Some(self.counts());
+            }
+            (state.current, state.in_hand) = (None, false);
+            state.rests.clear();
+            state.parked.clear();
+            // The connection's side ends with this, and with it what is under way.
+            state.incoming.close();
+            while state.incoming.try_recv().is_ok() {}
+        }
+        self.nudge.notify_waiters();
+        self.idle.notify_waiters();
+        let Source::Group(member) = &self.source else { return Ok(()) };
+        member.leave();
+        let (member, limit) = (member.clone(), self.client.timeout());
+        let ended = self.client.io.run(move |_| async move { Ok(tokio::time::timeout(limit, member.ended()).await) });
+        ended.await?.map_err(|_| {
+            let what =
+                "the group's coordinator did not answer in time; the member counts as gone when its session ends";
+            Error::new(ErrorKind::Timeout, what)
+        })
+    }
+}
+
+/// A partition stands still, and every call says why.
+fn failure(reader: &Reader, push: &proto::FetchPush, offset: Option<u64>, error: RemoteError) -> Error {
+    let is_told = push.leader_epoch > 0;
+    let place = ErrorPlace {
+        offset,
+        log_start: is_told.then_some(push.log_start_offset),
+        log_end: is_told.then_some(push.high_watermark),
+        ..reader.place(push.partition)
+    };
+    let error = match error.code {
+        ErrorCode::UnknownTopic => Error::topic_gone(&reader.name),
+        _ => Error::from(error).in_context(&format!("topic {:?} partition {}", reader.name, push.partition)),
+    };
+    error.at(place)
+}
+
+fn skipped(reader: &Reader, partition: u32, at: u64, reason: &RemoteError) {
+    tracing::warn!(topic = &*reader.name, partition, offset = at, "an unreadable batch is passed over: {reason}");
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Source::Group(member) = &self.source {
+            member.leave();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use thalweg_client_core::{ConsumerCore, Pushed};
+    use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+    use super::*;
+    use crate::batch::crafted::{bad, good};
+
+    /// A consumer of one partition, and the broker that pushes to it.
+    struct Pair {
+        consumer: Consumer,
+        reader: Arc<Reader>,
+        events: UnboundedSender<Event>,
+        generation: u64,
+    }
+
+    impl Pair {
+        fn new(on_bad_record: OnBadRecord, on_out_of_range: OnOutOfRange) -> Pair {
+            let topic = proto::Topic { name: "t".into(), id: Bytes::from_static(&[7; 16]), ..Default::default() };
+            let reader = Arc::new(Reader::new(&topic, ConsumerCore::new([0], Position::Offset(10), 1 << 20)));
+            let (events, incoming) = unbounded_channel();
+            let consumer = Consumer::new(Made {
+                client: Client::unconnected(),
+                source: Source::Alone(vec![reader.clone()]),
+                listener: None,
+                tells: false,
+                incoming,
+                ends: None,
+                damaged: VecDeque::new(),
+                filter: None,
+                on_bad_record,
+                on_out_of_range,
+            });
+            reader.core().connected(0);
+            let mut pair = Pair { consumer, reader, events, generation: 0 };
+            assert_eq!(pair.start(), 10);
+            pair.push(&[], proto::FetchPush { scanned_through: 10, ..Default::default() });
+            pair
+        }
+
+        /// Where the consumer wants to be pushed from.
+        fn start(&mut self) -> u64 {
+            let asked = self.reader.core().poll().into_iter().find(|c| c.start.is_some()).expect("it asks for a start");
+            self.generation = asked.generation;
+            asked.start.expect("just seen").value
+        }
+
+        fn push(&mut self, body: &[Bytes], push: proto::FetchPush) {
+            let push = proto::FetchPush { generation: self.generation, leader_epoch: 1, high_watermark: 99, ..push };
+            let body = Bytes::from(body.concat());
+            let pushed = self.reader.core().pushed(&push, body.len() as u64);
+            if let Pushed::Current { from, .. } = pushed {
+                let _ = self.events.send(Event::Push { reader: self.reader.clone(), push: Box::new(push), body, from });
+            }
+        }
+
+        async fn next(&mut self) -> std::result::Result<u64, (ErrorKind, ErrorPlace)> {
+            let next = tokio::time::timeout(Duration::from_secs(10), self.consumer.next()).await.expect("an answer");
+            let next = next.expect("it does not end");
+            next.map(|r| r.offset()).map_err(|e| (e.kind(), e.place().expect("it names its place").clone()))
+        }
+    }
+
+    fn scanned(scanned_through: u64, delivered: u64) -> proto::FetchPush {
+        proto::FetchPush { scanned_through, delivered, ..Default::default() }
+    }
+
+    fn bad_at(offset: u64) -> (ErrorKind, ErrorPlace) {
+        let place = ErrorPlace {
+            topic: "t".into(),
+            partition: Some(0),
+            offset: Some(offset),
+            log_start: Some(0),
+            log_end: Some(99),
+        };
+        (ErrorKind::BadRecord, place)
+    }
+
+    #[tokio::test]
+    async fn what_stands_before_a_bad_batch_comes_first_and_nothing_from_behind_it_before_a_seek() {
+        let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+        pair.push(&[good(10, &["a", "b"]), bad(12, 3), good(15, &["c"])], scanned(16, 6));
+        pair.push(&[good(16, &["d"])], scanned(17, 1));
+        assert_eq!((pair.next().await, pair.next().await), (Ok(10), Ok(11)));
+        for _ in 0..3 {
+            assert_eq!(pair.next().await, Err(bad_at(12)));
+        }
+        assert!(pair.consumer.next_batch().await.unwrap().is_err());
+        assert_eq!(pair.consumer.position(0), Some(12));
+        pair.consumer.seek(0, Position::Offset(15)).unwrap();
+        assert_eq!(pair.start(), 15);
+        pair.push(&[], scanned(15, 0));
+        pair.push(&[good(15, &["c"])], scanned(16, 1));
+        assert_eq!(pair.next().await, Ok(15));
+        assert!(pair.reader.core().held_bytes() <= 1 << 20);
+    }
+
+    #[tokio::test]
+    async fn skip_passes_a_bad_batch_over_and_counts_its_records() {
+        let mut pair = Pair::new(OnBadRecord::Skip, OnOutOfRange::Fail);
+        pair.push(&[good(10, &["a", "b"]), bad(12, 3), good(15, &["c"])], scanned(16, 6));
+        pair.push(&[bad(16, 2)], scanned(18, 2));
+        pair.push(&[good(18, &["d"])], scanned(19, 1));
+        let mut offsets = Vec::new();
+        for _ in 0..4 {
+            offsets.push(pair.next().await.unwrap());
+        }
+        assert_eq!(offsets, [10, 11, 15, 18]);
+        let counts = pair.consumer.counts();
+        assert_eq!((counts.delivered, counts.unreadable, counts.scanned()), (4, 5, 9));
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_a_filter_cannot_be_shown_is_a_bad_record_too() {
+        let refusal = |delivered| proto::FetchPush {
+            error: Some(RemoteError::new(ErrorCode::UnreadableBatch, "garbage").into()),
+            unreadable_through: 15,
+            ..scanned(12, delivered)
+        };
+        let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+        pair.push(&[good(10, &["a", "b"])], refusal(2));
+        assert_eq!((pair.next().await, pair.next().await), (Ok(10), Ok(11)));
+        assert_eq!((pair.next().await, pair.next().await), (Err(bad_at(12)), Err(bad_at(12))));
+        let mut pair = Pair::new(OnBadRecord::Skip, OnOutOfRange::Fail);
+        pair.push(&[good(10, &["a", "b"])], refusal(2));
+        assert_eq!((pair.next().await, pair.next().await), (Ok(10), Ok(11)));
+        assert_eq!(pair.start(), 15);
+        pair.push(&[], scanned(15, 0));
+        pair.push(&[good(15, &["c"])], scanned(16, 1));
+        assert_eq!(pair.next().await, Ok(15));
+        assert_eq!((pair.consumer.counts().delivered, pair.consumer.counts().unreadable), (3, 3));
+    }
+
+    fn texts(batch: &Batch) -> Vec<String> {
+        batch.records().map(|r| r.text().unwrap().unwrap().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn records_and_batches_may_be_mixed_and_nothing_is_passed_over() {
+        let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+        pair.push(&[good(10, &["a", "b", "c"]), good(13, &["d", "e", "f"])], scanned(18, 6));
+        pair.push(&[good(18, &["g"])], scanned(19, 1));
+        assert_eq!(pair.next().await, Ok(10));
+        assert_eq!((pair.consumer.position(0), pair.consumer.lag(0)), (Some(11), Some(88)));
+        let batch = pair.consumer.next_batch_of(3).await.unwrap().unwrap();
+        assert_eq!(texts(&batch), ["b", "c", "d"]);
+        assert_eq!(pair.consumer.position(0), Some(14));
+        assert_eq!(pair.next().await, Ok(14));
+        let rest = pair.consumer.next_batch().await.unwrap().unwrap();
+        assert_eq!((texts(&rest), pair.consumer.position(0)), (vec!["f".to_owned()], Some(18)));
+        assert_eq!(texts(&pair.consumer.next_batch_of(3).await.unwrap().unwrap()), ["g"]);
+        let none = pair.consumer.next_batch_of(0).await.unwrap();
+        assert_eq!(none.unwrap_err().kind(), ErrorKind::Invalid);
+    }
+
+    #[tokio::test]
+    async fn a_paused_partition_hands_out_nothing_and_goes_on_where_it_was() {
+        let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+        pair.push(&[good(10, &["a", "b"])], scanned(12, 2));
+        pair.push(&[good(12, &["c"])], scanned(13, 1));
+        assert_eq!(pair.next().await, Ok(10));
+        pair.consumer.pause(0).unwrap();
+        assert_eq!(pair.consumer.paused(), [("t".to_owned(), 0)]);
+        pair.push(&[good(13, &["d"])], scanned(14, 1));
+        let waiting = tokio::time::timeout(Duration::from_millis(20), pair.consumer.next()).await;
+        assert!(waiting.is_err(), "something of a paused partition was handed out: {waiting:?}");
+        assert_eq!(pair.consumer.position(0), Some(11));
+        // Whoever waits is woken.
+        let (next, ()) = tokio::join!(pair.consumer.next(), async { pair.consumer.resume(0).unwrap() });
+        assert_eq!(next.unwrap().unwrap().offset(), 11);
+        assert_eq!((pair.next().await, pair.next().await), (Ok(12), Ok(13)));
+        // What waits of a paused partition is dropped by a seek, and its memory is given back.
+        pair.consumer.pause(0).unwrap();
+        pair.push(&[good(14, &["e"])], scanned(15, 1));
+        let _ = tokio::time::timeout(Duration::from_millis(20), pair.consumer.next()).await;
+        pair.consumer.seek(0, Position::Offset(11)).unwrap();
+        pair.consumer.resume(0).unwrap();
+        assert_eq!(pair.start(), 11);
+        pair.push(&[], scanned(11, 0));
+        pair.push(&[good(10, &["a", "b"])], scanned(12, 1));
+        assert_eq!(pair.next().await, Ok(11));
+        assert!(pair.reader.core().held_bytes() <= 1 << 20);
+    }
+
+    #[tokio::test]
+    async fn whoever_gives_up_waiting_loses_nothing() {
+        let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+        let mut offsets = Vec::new();
+        for at in 0..50u64 {
+            let waiting = tokio::time::timeout(Duration::from_micros(at * 7), pair.consumer.next()).await;
+            offsets.extend(waiting.ok().map(|next| next.unwrap().unwrap().offset()));
+            pair.push(&[good(10 + 2 * at, &["x", "y"])], scanned(12 + 2 * at, 2));
+        }
+        while offsets.len() < 100 {
+            offsets.push(pair.next().await.unwrap());
+        }
+        assert_eq!(offsets, (10..110).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn a_stopped_consumer_lets_what_is_in_hand_be_finished() {
+        let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+        pair.push(&[good(10, &["a", "b"])], scanned(12, 2));
+        assert_eq!(pair.next().await, Ok(10));
+        pair.consumer.stop();
+        let idle = tokio::time::timeout(Duration::from_millis(20), pair.consumer.idle()).await;
+        assert!(idle.is_err(), "a record is in hand");
+        let (idle, next) = tokio::join!(pair.consumer.idle(), pair.consumer.next());
+        assert_eq!((idle, next.is_none()), ((), true));
+        assert_eq!(pair.consumer.seek(0, Position::Earliest).unwrap_err().to_string(), "the consumer is closed");
+    }
+
+    #[tokio::test]
+    async fn a_position_out_of_range_follows_the_policy() {
+        let out_of_range = || proto::FetchPush {
+            error: Some(RemoteError::new(ErrorCode::OffsetOutOfRange, "gone").into()),
+            ..scanned(10, 0)
+        };
+        let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+        pair.push(&[], out_of_range());
+        assert_eq!(pair.next().await.unwrap_err().0, ErrorKind::OffsetOutOfRange);
+        let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Earliest);
+        pair.push(&[], out_of_range());
+        let _ = tokio::time::timeout(Duration::from_millis(20), pair.consumer.next()).await;
+        let control = pair.reader.core().poll().into_iter().find(|c| c.start.is_some()).expect("it is asked for anew");
+        assert_eq!(control.start, Some(Position::Earliest.start()));
+    }
+}
