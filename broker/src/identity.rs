@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use thalweg_control::{next_start, starts_of};
 use thalweg_model::DirectoryId;
 use thiserror::Error;
 use uuid::Uuid;
@@ -15,7 +16,9 @@ use crate::disk::sync_folders;
 const FORMAT: u32 = 2;
 /// The file that counts the starts of a broker on the directory.
 const STARTS: &str = "starts";
-/// What stands there instead of a checksum when a person has written the number.
+/// The file with the last start's incarnation, until that is known to be registered.
+const UNREGISTERED: &str = "unregistered";
+/// What stands in `starts` instead of a checksum when a person has written the number.
 const BY_HAND: &str = "by hand";
 
 /// Why a data directory cannot be used.
@@ -142,8 +145,8 @@ pub(crate) struct Membership {
 pub(crate) struct DataDirectory {
     pub(crate) path: PathBuf,
     pub(crate) identity: Identity,
-    /// How often a broker was started on it, this time included.
-    pub(crate) starts: u64,
+    /// This start: how often a broker was started on it, and what chance has drawn.
+    pub(crate) incarnation: u64,
     _lock: File,
 }
 
@@ -188,9 +191,17 @@ impl DataDirectory {
         }
         let starts = path.join(STARTS);
         let last = read_starts(path).map_err(|reason| DirectoryError::StartsLost { path: starts, reason })?;
-        let count = || write_starts(path, last + 1);
-        count().or_else(|e| if give_up_ballast(path, &e) { count() } else { Err(e) }).map_err(io)?;
-        Ok(DataDirectory { path: path.to_owned(), identity, starts: last + 1, _lock: lock })
+        let unregistered = read_unregistered(path);
+        let incarnation = next_start(last, unregistered, Uuid::new_v4().as_u64_pair().1);
+        // The count comes last: an incarnation that is further than it was never used.
+        let count = || {
+            write_durably(path, &path.join(UNREGISTERED), checked(incarnation).as_bytes())?;
+            write_starts(path, starts_of(incarnation))
+        };
+        if unregistered != Some(incarnation) {
+            count().or_else(|e| if give_up_ballast(path, &e) { count() } else { Err(e) }).map_err(io)?;
+        }
+        Ok(DataDirectory { path: path.to_owned(), identity, incarnation, _lock: lock })
     }
 
     pub(crate) fn directory_id(&self) -> DirectoryId {
@@ -219,6 +230,24 @@ fn checksum(count: &str) -> String {
     format!("crc32c={:08x}", crc32c::crc32c(count.as_bytes()))
 }
 
+/// A number and its checksum.
+fn checked(number: u64) -> String {
+    format!("{number} {}\n", checksum(&number.to_string()))
+}
+
+/// The incarnation of the last start, if that is not known to be registered. Without the file, and if it is damaged, the next start is counted.
+fn read_unregistered(path: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(path.join(UNREGISTERED)).ok()?;
+    let (number, proof) = text.trim().split_once(' ')?;
+    number.parse().ok().filter(|_| proof == checksum(number))
+}
+
+/// The last start is known to be registered: the next one is counted. If this fails, or a power cut undoes it, that one goes by the same incarnation, as
+/// a process that is still the same would.
+pub(crate) fn forget_unregistered(path: &Path) {
+    let _ = std::fs::remove_file(path.join(UNREGISTERED));
+}
+
 fn read(path: &Path, file: &Path, bytes: &[u8]) -> Result<Identity, DirectoryError> {
     let unreadable = |e: serde_json::Error| DirectoryError::Unreadable { path: file.to_owned(), reason: e.to_string() };
     // The format first: a newer file may have other fields.
@@ -235,7 +264,7 @@ fn read(path: &Path, file: &Path, bytes: &[u8]) -> Result<Identity, DirectoryErr
 
 /// Writes down how often a broker was started on the directory.
 pub(crate) fn write_starts(path: &Path, starts: u64) -> io::Result<()> {
-    write_durably(path, &path.join(STARTS), format!("{starts} {}\n", checksum(&starts.to_string())).as_bytes())
+    write_durably(path, &path.join(STARTS), checked(starts).as_bytes())
 }
 
 /// On a full disk a broker must start all the same, or nothing could be deleted: removes the file that is kept for that. False where
@@ -260,6 +289,25 @@ pub(crate) fn write_durably(root: &Path, file: &Path, bytes: &[u8]) -> io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_start_that_was_not_registered_is_made_again_under_its_incarnation() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let start = || DataDirectory::open(path, None).unwrap().incarnation;
+        let first = start();
+        assert_eq!((starts_of(first), start(), read_starts(path)), (1, first, Ok(1)));
+        forget_unregistered(path);
+        let second = start();
+        assert_eq!((starts_of(second), start(), read_starts(path)), (2, second, Ok(2)));
+        // A bit has flipped, the process ended before the count was written, a person has written the count.
+        std::fs::write(path.join(UNREGISTERED), checked(second).replace(' ', "0 ")).unwrap();
+        assert_eq!(starts_of(start()), 3);
+        write_starts(path, 2).unwrap();
+        assert_eq!(starts_of(start()), 3);
+        std::fs::write(path.join(STARTS), "1000 by hand").unwrap();
+        assert_eq!(starts_of(start()), 1001);
+    }
 
     #[test]
     fn a_count_of_starts_that_is_not_as_it_was_written_is_refused() {

@@ -39,7 +39,7 @@ pub use recover::{MetadataCopy, recover_metadata};
 pub use salvage::{Salvaged, SalvagedPartition, salvage};
 use thalweg_broker_core::{GroupsConfig, METADATA, Node, NodeConfig};
 use thalweg_commit_log::Damage;
-use thalweg_control::{Broker, FEATURE_LEVEL, incarnation};
+use thalweg_control::{Broker, FEATURE_LEVEL};
 use thalweg_model::limits::MODULE_BYTES_MAX;
 use thalweg_model::{BrokerId, ReplicaId};
 use uuid::Uuid;
@@ -174,9 +174,9 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
         controllers: vec![(me.0, address.ip().to_string(), address.port())],
         tls_dir: own_tls.clone(),
     });
-    let (seed, chance) = Uuid::new_v4().as_u64_pair();
-    let incarnation = incarnation(directory.starts, chance);
-    let node_config = node_config(&directory, incarnation, &member, config.groups);
+    let seed = Uuid::new_v4().as_u64_pair().0;
+    let incarnation = directory.incarnation;
+    let node_config = node_config(&directory, &member, config.groups);
     let mut log = thalweg_commit_log::Config::default();
     log.reserve_bytes = health::reserve(&directory.path, log.reserve_bytes);
     let (node, recovery) = Node::open(disk, node_config, log, seed)?;
@@ -276,12 +276,12 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
     result
 }
 
-fn node_config(directory: &DataDirectory, incarnation: u64, member: &Member, groups: GroupSettings) -> NodeConfig {
+fn node_config(directory: &DataDirectory, member: &Member, groups: GroupSettings) -> NodeConfig {
     NodeConfig {
         broker: Broker {
             id: BrokerId(directory.identity.broker_id),
             directory: directory.directory_id(),
-            incarnation,
+            incarnation: directory.incarnation,
             host: member.advertised.0.clone(),
             port: member.advertised.1,
             rack: member.rack.clone(),

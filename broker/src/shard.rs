@@ -17,7 +17,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::disk::RealDisk;
-use crate::identity::write_starts;
+use crate::identity::{forget_unregistered, write_starts};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 
@@ -56,6 +56,8 @@ pub(crate) struct Shard {
     pub(crate) room: Notify,
     metrics: Metrics,
     is_clock_off: Cell<bool>,
+    /// This start is known to be registered, and the directory says so.
+    is_counted: Cell<bool>,
     fatal: RefCell<Option<String>>,
 }
 
@@ -88,6 +90,7 @@ impl Shard {
             room: Notify::new(),
             metrics,
             is_clock_off: Cell::new(false),
+            is_counted: Cell::new(false),
             fatal: RefCell::default(),
         })
     }
@@ -183,7 +186,13 @@ impl Shard {
                     let topic = metadata.topic_by_id(name.topic).map_or("", |t| &t.name);
                     tracing::error!(topic, partition = name.partition.0, %what, "partition is out of service");
                 }
-                Output::Metadata => self.metadata_version.send_modify(|v| *v += 1),
+                Output::Metadata => {
+                    self.metadata_version.send_modify(|v| *v += 1);
+                    if !self.is_counted.get() && self.node.borrow().is_registered() {
+                        self.is_counted.set(true);
+                        forget_unregistered(&self.directory);
+                    }
+                }
                 Output::Outdated { incarnation, remembered } => {
                     self.metrics.outdated_disks.inc();
                     tracing::error!(
@@ -197,6 +206,8 @@ impl Shard {
                 }
                 Output::Miscounted { counted, known } => {
                     let file = self.directory.join("starts");
+                    // Its number may be the very one that is put back.
+                    forget_unregistered(&self.directory);
                     *self.fatal.borrow_mut() = Some(format!(
                         "{} counts {counted} starts of this directory, and the directory's own log tells of {known}. No data was given up. Restore the \
                          file from a copy, or write a number into it that is higher, followed by the words \"by hand\", as in \"{} by hand\"",

@@ -21,7 +21,7 @@ use thalweg_broker_core::{
 };
 use thalweg_client_core::{Backoff, Failure, ProducerConfig, ProducerCore, Unplaced};
 use thalweg_commit_log::{Config, Damage, PRODUCERS_MAX};
-use thalweg_control::{Broker, FEATURE_LEVEL, PluginDigest, PluginKind, Request, incarnation, starts_of};
+use thalweg_control::{Broker, FEATURE_LEVEL, PluginDigest, PluginKind, Request, incarnation, next_start, starts_of};
 use thalweg_model::{
     BatchBuilder, BrokerId, Bug, Codec, DirectoryId, PinEpoch, RaftIndex, Record, ReplicaId, TopicId, TopicPartition,
     is_planted, with_planted,
@@ -213,6 +213,8 @@ struct Node {
     /// Starts of the process that its disk counts, and what chance has drawn at the last one.
     starts: u64,
     chance: u64,
+    /// The last incarnation, as its disk has it until it is known to be registered.
+    unregistered: Option<u64>,
     start_at_ms: u64,
     /// Stopped as by SIGSTOP until then.
     paused_until_ms: u64,
@@ -448,6 +450,7 @@ impl World {
                 core: None,
                 starts: 0,
                 chance: 0,
+                unregistered: None,
                 start_at_ms: 0,
                 paused_until_ms: 0,
                 directory: 1,
@@ -1040,7 +1043,7 @@ impl World {
         n.rotten = false;
         n.log_lost = None;
         n.torn = false;
-        (n.saved, n.older) = (None, None);
+        (n.saved, n.older, n.unregistered) = (None, None, None);
         let seed = self.seed ^ (node as u64) << 32 ^ (n.directory as u64) << 40;
         n.disk = SimDisk::new(seed, self.faults);
         self.rebuilt += 1;
@@ -1055,6 +1058,9 @@ impl World {
         match power {
             true => {
                 n.torn |= tears;
+                // The file was deleted, and may be there again.
+                n.unregistered =
+                    n.unregistered.or_else(|| (n.chance & 1 == 1).then(|| incarnation(n.starts, n.chance)));
                 n.disk.cut_power(tears);
             }
             false => n.disk.kill_process(),
@@ -1062,13 +1068,6 @@ impl World {
         n.start_at_ms = self.now_ms + away_ms;
         if self.healing {
             n.start_at_ms = self.now_ms;
-        }
-        // Each further start is counted: with the next one there may be more of them than the others remember, and nobody could tell any
-        // more (docs/adr/0018-older-disks.md, under cost).
-        if n.older == Some(Older::Unaware) && self.two_histories {
-            n.older = Some(Older::Told);
-        } else if n.older == Some(Older::Unaware) {
-            self.wipe(node, "the older disk is replaced, before anybody has told that it is older");
         }
         self.note(|| format!("{node}: {}", if power { "power cut" } else { "kill -9" }));
         self.crashes += 1;
@@ -1210,6 +1209,7 @@ impl World {
             core.pump(now);
         }
         self.outputs(node)?;
+        self.is_counted(node);
         self.watch_log_starts(node)?;
         for (p, group) in self.groups() {
             let Some(state) = self.nodes[node].replicas().and_then(|r| r.state(&group)) else { continue };
@@ -1298,8 +1298,9 @@ impl World {
             return Ok(());
         }
         let seed = self.rng.next();
-        self.nodes[node].starts += 1;
-        self.nodes[node].chance = seed;
+        let n = &mut self.nodes[node];
+        let start = next_start(n.starts, n.unregistered, seed);
+        (n.starts, n.chance, n.unregistered) = (starts_of(start), start, Some(start));
         let opened = Core::open(self.nodes[node].disk.clone(), self.config(node), self.config, seed);
         let rotten = self.nodes[node].rotten;
         if let (Some(what), Ok(_)) = (self.nodes[node].log_lost.take(), &opened) {

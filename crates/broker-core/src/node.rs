@@ -859,7 +859,7 @@ impl<D: Disk> Node<D> {
             // Another disk under a known number, and too early to say whether the other one lives.
             return;
         }
-        let is_known = known.is_some_and(|k| is_same && k.incarnation == broker.incarnation);
+        let is_known = known.is_some_and(|k| k.is_same_start(&broker));
         if !is_known && self.registering.insert(id) {
             self.enqueue(Request::RegisterBroker { broker, other_is_alive: seen && !is_same && known.is_some() });
         }

@@ -22,5 +22,5 @@ pub use metadata::{Answer, ControlError, Metadata, Request, Topic};
 pub use producer::ProducerSecret;
 pub use record::{
     Broker, FEATURE_LEVEL, MetadataRecord, Pin, Plugin, PluginDigest, PluginKind, RecordError, TopicConfig,
-    incarnation, is_outdated, renewed, starts_of,
+    incarnation, is_outdated, next_start, renewed, starts_of,
 };

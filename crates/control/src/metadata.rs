@@ -376,9 +376,16 @@ impl Metadata {
         };
         broker.metadata_replica = known.metadata_replica;
         let is_same = known.directory == broker.directory;
-        if is_same && broker.incarnation <= known.incarnation {
+        if is_same && broker.incarnation < known.incarnation {
             // What an older start of the process said may arrive late, and is not news.
             return Ok((Vec::new(), answer));
+        }
+        if is_same && broker.incarnation == known.incarnation {
+            // A process that ended before it heard that it was registered starts again under the same incarnation, elsewhere perhaps (`next_start`).
+            let Broker { host, port, rack, feature_level, .. } = broker;
+            let anew = Broker { host, port, rack, feature_level, ..known.clone() };
+            let records = if anew == *known { Vec::new() } else { vec![MetadataRecord::BrokerRegistered(anew)] };
+            return Ok((records, answer));
         }
         if is_same && !broker.is_older {
             return Ok((vec![MetadataRecord::BrokerRegistered(broker)], answer));
@@ -854,6 +861,28 @@ mod tests {
         let broker = Broker { is_older: true, ..broker(4, 4, "") };
         run(&mut m, Request::RegisterBroker { broker, other_is_alive: false }).unwrap();
         assert_eq!(m.broker(BrokerId(4)).unwrap().metadata_replica, copy_of(4, 1));
+    }
+
+    #[test]
+    fn a_start_that_is_made_again_under_its_incarnation_may_be_elsewhere_and_changes_nothing_else() {
+        let mut m = Metadata::default();
+        (1..=3).for_each(|id| register(&mut m, id, id as u8, ""));
+        run(&mut m, create_on(&[1, 2, 3], 2, 3)).unwrap();
+        let at = |port, incarnation, is_older| {
+            let broker = Broker { port, incarnation, is_older, ..broker(2, 2, "") };
+            Request::RegisterBroker { broker, other_is_alive: true }
+        };
+        run(&mut m, at(7, 2, true)).unwrap();
+        let before = m.clone();
+        // Its copies have been replaced, so that it is not older any more, or it has not heard of that.
+        for is_older in [false, true] {
+            assert_eq!(m.handle(0, at(7, 2, is_older)).unwrap().0, []);
+        }
+        run(&mut m, at(8, 2, true)).unwrap();
+        let expected = Broker { port: 8, ..before.broker(BrokerId(2)).unwrap().clone() };
+        assert_eq!(m.broker(BrokerId(2)), Some(&expected));
+        assert_eq!(m.topic("placed"), before.topic("placed"));
+        assert_eq!(m.handle(0, at(7, 1, false)).unwrap().0, [], "it was said by a start before");
     }
 
     #[test]

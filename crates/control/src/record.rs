@@ -10,7 +10,7 @@ use thalweg_model::limits::{
     PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX, SEGMENT_BYTES_DERIVED_MIN, SEGMENT_BYTES_MAX, SEGMENT_MS_DERIVED_MAX,
     SEGMENT_MS_DERIVED_MIN, TIMESTAMP_AHEAD_MS,
 };
-use thalweg_model::{BrokerId, DirectoryId, Offset, PinEpoch, ReplicaId, TopicId};
+use thalweg_model::{BrokerId, Bug, DirectoryId, Offset, PinEpoch, ReplicaId, TopicId, is_planted};
 use thiserror::Error;
 
 use crate::coding::{put_bytes, take_array, take_bytes, take_name};
@@ -113,6 +113,14 @@ pub struct Broker {
     pub is_older: bool,
 }
 
+impl Broker {
+    /// True for the same start with the same description; what the controller decides about it may differ.
+    pub fn is_same_start(&self, other: &Broker) -> bool {
+        let start = |b: &Broker| (b.id, b.directory, b.incarnation, b.port, b.feature_level);
+        start(self) == start(other) && self.host == other.host && self.rack == other.rack
+    }
+}
+
 /// Bits of an incarnation that are drawn by chance.
 const CHANCE_BITS: u32 = 24;
 
@@ -120,6 +128,16 @@ const CHANCE_BITS: u32 = 24;
 /// directory that was put back would be taken for what it was copied from, if each was started once.
 pub fn incarnation(starts: u64, chance: u64) -> u64 {
     starts << CHANCE_BITS | chance & ((1 << CHANCE_BITS) - 1)
+}
+
+/// The incarnation of a start on a directory that counts `starts` before it.
+///
+/// `unregistered` is the last incarnation that was written down there and is not known to be registered. Such a start is made once more, under the same
+/// incarnation: with each further start counted, a disk that is older than it was would count more starts than anybody remembers of what it was,
+/// if only it ended often enough before it was told so, and had written that down.
+pub fn next_start(starts: u64, unregistered: Option<u64>, chance: u64) -> u64 {
+    let again = unregistered.filter(|i| starts_of(*i) == starts && !is_planted(Bug::UnheardStartsCount));
+    again.unwrap_or_else(|| incarnation(starts + 1, chance))
 }
 
 /// How many starts there had been of the directory.
@@ -528,6 +546,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_start_counts_once_the_one_before_it_is_registered() {
+        let first = next_start(0, None, 7);
+        assert_eq!(first, incarnation(1, 7));
+        assert_eq!(next_start(1, Some(first), 8), first);
+        assert_eq!(next_start(1, None, 8), incarnation(2, 8));
+        // Somebody has written another number, or the process ended between the two files.
+        assert_eq!(next_start(9, Some(first), 8), incarnation(10, 8));
+        assert_eq!(next_start(0, Some(first), 8), incarnation(1, 8));
+    }
 
     #[test]
     fn segments_are_an_eighth_of_what_is_kept_unless_they_are_chosen() {

@@ -90,6 +90,8 @@ bugs! {
     CloneHeard = "a clone is heard beside its original",
     /// The only copy of a partition is made anew, empty, on a disk that came in place of its own.
     WipedCopyServes = "a wiped only copy serves",
+    /// A start counts one more than the one before, also where nobody may have heard of that one.
+    UnheardStartsCount = "a start that nobody heard of is counted",
     /// Copies that an older disk never knew keep their names, and are made anew under them.
     ForgottenKeepTheirNames = "forgotten copies keep their names",
     /// A copy is made anew before the metadata knows the present start of its broker.

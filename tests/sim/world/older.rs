@@ -18,6 +18,8 @@ pub(super) struct Saved {
     disk: SimDisk,
     /// Starts that were counted on it by then.
     starts: u64,
+    /// The last one, if that was not known to be registered.
+    unregistered: Option<u64>,
     directory: u8,
 }
 
@@ -32,9 +34,9 @@ pub(super) struct Early {
 /// What a broker knows of its disk's being older than it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Older {
-    /// Nothing: it takes itself for what it was.
+    /// Nothing, or nothing that a crash would leave: it takes itself for what it was.
     Unaware,
-    /// It has been told. Its copies are lost, and others take their places.
+    /// It has been told, and has written that down. Its copies are lost, and others take their places.
     Told,
 }
 
@@ -59,6 +61,7 @@ impl World {
         self.note(|| format!("{node}: its disk is as it was after {} starts", saved.starts));
         let n = &mut self.nodes[node];
         (n.disk, n.starts, n.older) = (saved.disk, saved.starts, Some(Older::Unaware));
+        n.unregistered = saved.unregistered;
     }
 
     /// Which disk comes back, in some seeds, as it was before there were topics, when it is saved, and when that begins: what it comes back without,
@@ -83,7 +86,8 @@ impl World {
         match n.saved.as_ref().map(|saved| n.starts > saved.starts) {
             _ if self.rates.older == 0 => self.early = None,
             None => self.early = None,
-            Some(false) => self.crash(node, false, false),
+            Some(false) if n.unregistered.is_none() => self.crash(node, false, false),
+            Some(false) => {}
             Some(true) if self.is_remembered(node) && self.may_harm() => {
                 self.early = None;
                 self.restore(node);
@@ -96,7 +100,8 @@ impl World {
         let n = &self.nodes[node];
         let may_save = self.nodes.len() > 1 && self.rates.older > 0 && n.saved.is_none() && n.older.is_none();
         if may_save && n.core.is_some() && !n.torn {
-            let saved = Saved { disk: n.disk.copy(), starts: n.starts, directory: n.directory };
+            let saved =
+                Saved { disk: n.disk.copy(), starts: n.starts, unregistered: n.unregistered, directory: n.directory };
             self.nodes[node].saved = Some(saved);
             self.note(|| format!("{node}: its disk is copied"));
         }
@@ -114,20 +119,28 @@ impl World {
         self.nodes[node].core.is_some() && others.into_iter().all(|(_, n)| n.core.as_ref().is_some_and(knows))
     }
 
+    /// A start that is known to be registered is followed by another one.
+    pub(super) fn is_counted(&mut self, node: usize) {
+        let n = &mut self.nodes[node];
+        if n.core.as_ref().is_some_and(Core::is_registered) {
+            n.unregistered = None;
+        }
+    }
+
     /// A broker says that its disk is older than others remember.
     pub(super) fn found_out(&mut self, node: usize, incarnation: u64, remembered: u64) -> Result<(), String> {
         let (start, known) = (starts_of(incarnation), starts_of(remembered));
         self.note(|| format!("{node} hears that its disk is older: start {start}, remembered {known}"));
-        match &mut self.nodes[node].older {
-            Some(older) => *older = Older::Told,
-            None => return Err(format!("{node} takes its disk for older, though it is not")),
+        match self.nodes[node].older {
+            Some(_) => Ok(()),
+            None => Err(format!("{node} takes its disk for older, though it is not")),
         }
-        Ok(())
     }
 
-    /// Its copies are written down as lost: it goes on as another start.
+    /// Its copies are written down as lost: it goes on as another start. Whatever ended before that is told once more.
     pub(super) fn renew(&mut self, node: usize, incarnation: u64) {
-        self.nodes[node].starts = starts_of(incarnation);
+        let n = &mut self.nodes[node];
+        (n.starts, n.chance, n.older) = (starts_of(incarnation), incarnation, Some(Older::Told));
         let now = self.now();
         self.nodes[node].core.as_mut().expect("it has just spoken").renew(now, incarnation);
     }
@@ -193,7 +206,7 @@ impl World {
         self.crash(forgets, true, false);
         self.note(|| format!("{forgets} has its old disk again, and {behind} starts, without {knows}"));
         let n = &mut self.nodes[forgets];
-        (n.disk, n.starts, n.older) = (saved, starts, Some(Older::Unaware));
+        (n.disk, n.starts, n.unregistered, n.older) = (saved, starts, None, Some(Older::Unaware));
         for node in [forgets, behind] {
             self.nodes[node].start_at_ms = self.now_ms;
         }
