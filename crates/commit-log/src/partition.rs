@@ -106,6 +106,8 @@ pub(crate) struct PartitionLog {
     pub(crate) tail_bytes: usize,
     /// Bytes of entries above `end.index` and at or below `committed`.
     pub(crate) unflushed_bytes: usize,
+    /// Bytes of all entries above `end.index`, on a quorum or not.
+    pub(crate) unwritten_bytes: usize,
     pub(crate) committed: RaftIndex,
     pub(crate) flushing: bool,
     pub(crate) offline: Option<String>,
@@ -158,6 +160,9 @@ impl PartitionLog {
         while self.tail.back().is_some_and(|e| e.index > index) {
             let gone = self.tail.pop_back().expect("just seen");
             self.tail_bytes -= gone.batch.bytes().len();
+            if gone.index > self.end.index {
+                self.unwritten_bytes -= gone.batch.bytes().len();
+            }
         }
     }
 
@@ -177,6 +182,7 @@ impl PartitionLog {
         assert_eq!(entry.index, self.last_index().next(), "entries have no gaps");
         assert_eq!(entry.batch.base_offset(), self.log_end(), "offsets have no gaps");
         self.tail_bytes += entry.batch.bytes().len();
+        self.unwritten_bytes += entry.batch.bytes().len();
         self.tail.push_back(entry);
     }
 

@@ -74,7 +74,7 @@ impl Room {
         self.retry_ms = Some(now_ms + RETRY_MS);
     }
 
-    /// Judges anew, where `promised_bytes` are in the write-ahead log and will need their place in segments.
+    /// Judges anew, where `promised_bytes` were taken, and will need their place in segments, or in a log file yet to be made.
     pub(crate) fn judge(&mut self, now_ms: u64, promised_bytes: u64) {
         if self.retry_ms.is_some_and(|until| now_ms >= until) {
             self.retry_ms = None;
@@ -147,7 +147,7 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
-    use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch};
+    use thalweg_model::{BatchBuilder, Codec, LeaderEpoch, Offset, RaftIndex, Record, RecordBatch};
 
     use super::*;
     use crate::log::{CommitLog, Config, Install};
@@ -228,6 +228,39 @@ mod tests {
         log.set_room(BALLAST_BYTES);
         settle(&mut log, 5_000);
         assert!(log.is_idle());
+    }
+
+    /// Found by the simulator: of what came at once, only what was known to be on the quorum counted as taken. A follower took far more than its disk
+    /// held, and the ballast was used up for records.
+    #[test]
+    fn what_is_taken_before_room_is_scarce_finds_its_place_without_the_ballast() {
+        let config = Config { ballast_bytes: BALLAST_BYTES, reserve_bytes: 128 << 10, ..config() };
+        let mut log = CommitLog::open(MemoryDisk::empty(), DIRECTORY, config).expect("it opens").0;
+        log.set_room(1 << 20);
+        append(&mut log, GROUP, 3);
+        log.flush_all();
+        settle(&mut log, 500);
+        log.set_room(256 << 10);
+        log.disk_mut().room = Some(256 << 10);
+        let mut last = 3;
+        // The disk does nothing meanwhile, nor does anybody say what is decided.
+        while !log.is_scarce() && last < 500 {
+            last += 1;
+            let mut builder = BatchBuilder::new();
+            builder.push(&Record { value: Some(vec![1; 1000].into()), ..Default::default() });
+            let batch = builder.build(Codec::None, None).with_position(Offset(last - 1), LeaderEpoch(1));
+            log.append(GROUP, RaftIndex(last), batch);
+            log.pump(500);
+        }
+        settle(&mut log, 500);
+        assert!(log.is_scarce(), "what is in the log needs room in segments still");
+        log.set_committed(GROUP, RaftIndex(last));
+        while log.segments_end(&GROUP).expect("it is there").index < RaftIndex(last) && !log.waits_for_room(&GROUP) {
+            log.flush_all();
+            settle(&mut log, 500);
+        }
+        assert!(last > 50 && !log.waits_for_room(&GROUP), "{last}");
+        assert!(log.disk_mut().files.contains_key(&ballast_file()));
     }
 
     #[test]
