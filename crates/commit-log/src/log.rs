@@ -1160,6 +1160,16 @@ impl<D: Disk> CommitLog<D> {
         self.partitions.get(group).map_or(0, |p| retention::bytes_gone_at(p, log_start))
     }
 
+    /// Bytes of the partition's entries up to `index` that are not known to be on a quorum.
+    pub fn undecided_bytes(&self, group: &TopicPartition, index: RaftIndex) -> u64 {
+        let bytes_of = |p: &PartitionLog| {
+            let from = p.tail_after(p.committed.max(p.end.index));
+            let undecided = p.tail.range(from..p.tail_after(index).max(from));
+            undecided.map(|e| e.batch.bytes().len() as u64).sum()
+        };
+        self.partitions.get(group).map_or(0, bytes_of)
+    }
+
     /// Bytes of cached and unwritten batches in memory, of all partitions.
     pub fn memory_bytes(&self) -> usize {
         self.tail_bytes

@@ -620,6 +620,29 @@ fn records_before_a_move_of_the_log_start_are_taken_without_room_only_where_more
     assert!(!is_taken(4, 2));
 }
 
+/// Two moves of the log start under way at once are not each taken with as many records as will go with either.
+#[test]
+fn what_goes_with_a_move_of_the_log_start_is_counted_once() {
+    let config = Config { reserve_bytes: 1 << 20, ..config() };
+    let mut copy = Copy::open_with(MemoryDisk::empty(), settings(), config, 1 << 40);
+    copy.append(3, 1, (0, 0), 6, 6);
+    copy.sync();
+    copy.replicas.set_room(copy.now, 1 << 18);
+    let hear = |copy: &mut Copy, after: u64, commit: u64| {
+        let mut batches: Vec<RecordBatch> = (after + 1..after + 4).map(|index| batch(index, 1)).collect();
+        batches.push(RecordBatch::log_start(Offset(after + 3), LeaderEpoch(1), Offset(6), 1));
+        let entry = |batch| EntryBody { term: 1, content: EntryContent::Batch(batch) };
+        let entries = batches.into_iter().map(entry).collect();
+        let body = RaftBody { kind: APPEND, term: 1, index: after, log_term: 1, commit, entries, ..Default::default() };
+        copy.hear_raft(3, body);
+        copy.sync();
+        copy.log_end()
+    };
+    assert_eq!(hear(&mut copy, 6, 6), 10);
+    assert_eq!(hear(&mut copy, 10, 6), 10, "the same six records were to make room for both");
+    assert_eq!(hear(&mut copy, 6, 6), 10, "what it has already may come again");
+}
+
 macro_rules! rules {
     ($($rule:ident: $($bug:ident)+;)+) => {
         mod rules {

@@ -416,7 +416,8 @@ impl<D: Disk> Replicas<D> {
     /// True for records that a copy here takes only while there is room: another leader may have plenty, and would fill this disk to
     /// the last byte, with nothing left for what frees it. Raft sends them again.
     ///
-    /// Those that come before a move of the log start are taken with it if more goes than comes. (Found by the simulator: they were always taken.
+    /// Those that come before a move of the log start are taken with it if more goes than comes. What was taken before and is undecided counts as
+    /// coming: of several moves under way at once each would count the same bytes as going. (Found by the simulator: they were always taken.
     /// Where the log start moved often, that filled a follower's disk and used its ballast up, and a deletion could not be written there any more.)
     fn is_too_much(&self, name: &TopicPartition, body: &RaftBody) -> bool {
         let is_too_much = |p: &Partition| match p.settings.is_own {
@@ -425,7 +426,7 @@ impl<D: Disk> Replicas<D> {
         };
         let frees_more = || {
             let gone = body.log_start().map_or(0, |to| self.log.bytes_gone_at(name, to));
-            gone > body.batch_bytes() as u64
+            gone > self.log.undecided_bytes(name, RaftIndex(body.index)) + body.batch_bytes() as u64
         };
         self.partitions.get(name).is_some_and(is_too_much) && body.can_wait() && !frees_more()
     }
