@@ -18,7 +18,12 @@ const place = (at) => (typeof at === 'object' && at !== null ? [at.topic, at.par
 const NOTHING = -1
 const UNTOLD = -2
 const ENDED = -3
-const ANOTHER = -4
+
+// A call of the native half costs more than a record. So records are taken in runs: of one, and of more as long as a run is handed out within
+// moments; what is left of a run is given back when the user takes longer with a record, or does anything but read.
+const RUN_MAX = 256
+const RUN_SHORT_MS = 5
+const RUN_LONG_MS = 20
 
 const RECORDS_MAX = 0xffffffff
 const CLOSE_TIMEOUT_MS = 5_000
@@ -45,6 +50,7 @@ export class Consumer {
   #options
   #closing
   #batch
+  #run = { first: 0, next: 0, end: 0, since: 0, size: 1 }
   #telling = Promise.resolve()
   #readings = new Set()
   #readying
@@ -99,22 +105,38 @@ export class Consumer {
     }
   }
 
-  /** A record that is handed out, by its number. */
-  #recordAt(native, at) {
-    if (at <= ANOTHER) {
-      this.#batch = new Batch(native.current())
-      return new ConsumerRecord(this.#batch, ANOTHER - at)
+  /** Takes without waiting: a record, or a number that says why there is none. */
+  #takeRecord(native) {
+    const run = this.#run
+    const now = performance.now()
+    if (run.next < run.end && now - run.since < RUN_LONG_MS) return new ConsumerRecord(this.#batch, run.next++)
+    this.#settle(native)
+    const isShort = now - run.since < RUN_SHORT_MS
+    run.size = isShort ? Math.min(run.size * 2, RUN_MAX) : 1
+    const count = native.take(run.size)
+    if (count <= 0) {
+      run.size = 1
+      return count
     }
-    return new ConsumerRecord(this.#batch, at)
+    const batch = native.current()
+    if (batch) this.#batch = new Batch(batch)
+    const first = native.first()
+    run.first = first
+    run.next = first + 1
+    run.end = first + count
+    run.since = now
+    return new ConsumerRecord(this.#batch, first)
   }
 
-  /** Takes without waiting: a record, a batch, or a number that says why there is none. */
-  #takeRecord(native) {
-    const at = native.take()
-    return at >= 0 || at <= ANOTHER ? this.#recordAt(native, at) : at
+  /** What the user has not got of a run is not in his hands: said before anything that it makes a difference to. */
+  #settle(native) {
+    const run = this.#run
+    if (run.next > run.first) native.giveBack(run.next - run.first)
+    run.first = run.end = run.next
   }
 
   #takeBatch(native, maxRecords) {
+    this.#settle(native)
     const count = native.takeBatch(maxRecords)
     return count > 0 ? new Batch(native.batch()) : count
   }
@@ -233,10 +255,29 @@ export class Consumer {
       signal?.throwIfAborted()
       return over
     }
+    const fail = (error) => {
+      leave()
+      return Promise.reject(raised(error))
+    }
     return {
       next: () => {
         reading.hasItem = false
-        return reading.isOver ? Promise.resolve(over) : wait()
+        if (reading.isOver) return Promise.resolve(over)
+        const native = this.#native
+        // What is there needs no waiting, nor an async function, which costs as much as the record.
+        if (maxRecords === 0 && native !== undefined && signal?.aborted !== true) {
+          let taken
+          try {
+            taken = this.#takeRecord(native)
+          } catch (error) {
+            return fail(error)
+          }
+          if (typeof taken !== 'number') {
+            reading.hasItem = true
+            return Promise.resolve({ value: taken, done: false })
+          }
+        }
+        return wait()
       },
       return: async (value) => {
         leave()
@@ -294,6 +335,7 @@ export class Consumer {
   /** Something that does not wait, with its error in words. */
   async #sync(act) {
     const native = await this.#ready()
+    this.#settle(native)
     try {
       return act(native)
     } catch (error) {
@@ -303,6 +345,7 @@ export class Consumer {
 
   async commit(offsets) {
     const native = await this.#ready()
+    this.#settle(native)
     if (offsets === undefined) return call(native.commit())
     const isRecord = offsets instanceof ConsumerRecord
     const list = isRecord ? [{ topic: offsets.topic, partition: offsets.partition, offset: offsets.offset + 1 }] : offsets
@@ -327,6 +370,7 @@ export class Consumer {
   async #end(timeoutMs) {
     const native = this.#native ?? (await this.#opening?.catch(() => undefined))
     if (!native) return
+    this.#settle(native)
     native.stop()
     // A body that runs may finish what it has in hand, and ask for what is next.
     const isBusy = [...this.#readings].some((reading) => reading.hasItem)

@@ -13,17 +13,23 @@ use crate::error::raise;
 
 const NONE: u32 = u32::MAX;
 
+/// What records are handed out of.
+struct Current {
+    batch: Arc<thalweg::Batch>,
+    first: usize,
+    is_new: bool,
+}
+
 /// What `take` answers with where it hands out nothing.
 const NOTHING: i32 = -1;
 const UNTOLD: i32 = -2;
 const ENDED: i32 = -3;
-const ANOTHER: i32 = -4;
 
 #[napi]
 pub struct Consumer {
     inner: thalweg::Consumer,
     /// What records are handed out of, while some are.
-    current: Mutex<Option<Arc<thalweg::Batch>>>,
+    current: Mutex<Option<Current>>,
     /// The batch that was taken last, until it is asked for.
     taken: Mutex<Option<thalweg::Batch>>,
 }
@@ -143,27 +149,39 @@ fn pack(batch: &thalweg::Batch) -> Batch {
 
 #[napi]
 impl Consumer {
-    /// Hands out the next record: its number within the batch that `current` answers with, or -4 less that number where it is another batch than
-    /// before. -1: nothing at the moment, `ready` waits. -2: changes are to be told first. -3: nothing more comes.
+    /// Hands out at most so many records: their number; `first` tells which they are. -1: nothing at the moment, `ready` waits. -2: changes are to be told
+    /// first. -3: nothing more comes.
     #[napi]
-    pub fn take(&self) -> Result<i32> {
-        match self.inner.take_record() {
-            Taken::Some(spot) => {
+    pub fn take(&self, max_records: u32) -> Result<i32> {
+        match self.inner.take_run(max_records as usize) {
+            Taken::Some((spot, count)) => {
                 let mut current = lock(&self.current);
-                if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &spot.batch)) {
-                    return Ok(spot.index as i32);
-                }
-                *current = Some(spot.batch);
-                Ok(ANOTHER - spot.index as i32)
+                let is_same = current.as_ref().is_some_and(|c| Arc::ptr_eq(&c.batch, &spot.batch));
+                let is_new = !is_same || current.as_ref().is_some_and(|c| c.is_new);
+                *current = Some(Current { batch: spot.batch, first: spot.index, is_new });
+                Ok(count as i32)
             }
             taken => Self::none(taken),
         }
     }
 
-    /// The batch that records are handed out of.
+    /// Number within its batch of the first record that was taken last.
+    #[napi]
+    pub fn first(&self) -> u32 {
+        lock(&self.current).as_ref().map_or(0, |c| c.first as u32)
+    }
+
+    /// Of the records that were taken last, only so many were handed to the user; those before the last of them are done.
+    #[napi]
+    pub fn give_back(&self, handed: u32) {
+        self.inner.give_back(handed as usize);
+    }
+
+    /// The batch that records are handed out of, where it is another one than it was when this was asked last.
     #[napi]
     pub fn current(&self) -> Option<Batch> {
-        lock(&self.current).as_deref().map(pack)
+        let batch = lock(&self.current).as_mut().and_then(|c| std::mem::take(&mut c.is_new).then(|| c.batch.clone()));
+        batch.as_deref().map(pack)
     }
 
     /// Hands out at most so many records at once: their number; `batch` answers with them. Else as `take`.

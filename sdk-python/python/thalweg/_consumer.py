@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import itertools
 import sys
@@ -92,6 +93,14 @@ _TIMEOUT_MIN = 0.005
 def take_record(native: _native.Consumer) -> _native.Record | list[Change] | None:
     """The next record, if there is one."""
     return native.take()
+
+
+def taker(native: _native.Consumer, take: Take[T]) -> Callable[[], T | list[Change] | None]:
+    """The same without an argument: for records it is the native call itself, because it is made for each."""
+    return native.take if take is take_record else functools.partial(take, native)  # type: ignore[return-value]
+
+
+_HANDED_OUT = (_native.Record, _native.Batch)
 
 
 def take_batches(max_records: int | None) -> Take[_native.Batch]:
@@ -359,16 +368,20 @@ class _Reading(AsyncIterator[T]):
     def __init__(self, consumer: Consumer, take: Take[T]) -> None:
         self._consumer = consumer
         self._take: Take[T] = take
+        # What takes at once, once the consumer is open.
+        self._now: Callable[[], T | list[Change] | None] | None = None
 
     def __aiter__(self) -> _Reading[T]:
         return self
 
     async def __anext__(self) -> T:
-        consumer = self._consumer
-        if consumer._native is not None:
-            taken = self._take(consumer._native)
-            if taken is not None and not isinstance(taken, list):
+        if self._now is not None:
+            taken = self._now()
+            if taken.__class__ in _HANDED_OUT:
                 return taken
-        elif consumer._closed:
+        elif self._consumer._closed and self._consumer._native is None:
             raise StopAsyncIteration
-        return await consumer._wait(self._take)
+        waited = await self._consumer._wait(self._take)
+        if self._now is None and self._consumer._native is not None:
+            self._now = taker(self._consumer._native, self._take)
+        return waited

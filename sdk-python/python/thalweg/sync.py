@@ -314,20 +314,22 @@ class _Reading(Iterator[R]):
     def __init__(self, consumer: Consumer, take: _consumer.Take[R]) -> None:
         self._consumer = consumer
         self._take: _consumer.Take[R] = take
+        self._now: Callable[[], R | list[_consumer.Change] | None] | None = None
 
     def __next__(self) -> R:
-        consumer = self._consumer
-        native = consumer._inner._native
-        if native is not None:
+        inner = self._consumer._inner
+        if self._now is not None:
             try:
-                taken = self._take(native)
+                taken = self._now()
             except StopAsyncIteration:
                 raise StopIteration from None
-            if taken is not None and not isinstance(taken, list):
+            if taken.__class__ in _consumer._HANDED_OUT:
                 return taken
-        elif consumer._inner._closed:
+        elif inner._closed and inner._native is None:
             raise StopIteration
-        waited = consumer._wait(self._take)
+        waited = self._consumer._wait(self._take)
         if waited is None:
             raise StopIteration
+        if self._now is None and inner._native is not None:
+            self._now = _consumer.taker(inner._native, self._take)
         return waited

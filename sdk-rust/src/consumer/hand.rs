@@ -15,18 +15,26 @@ pub(super) struct Hand {
     /// How far the group has come in the partition; `None` without a group.
     pub(super) cursor: Option<Arc<Cursor>>,
     batch: Arc<Batch>,
-    /// The next record: the number of its part, and its number there and in all.
-    part: usize,
-    span: usize,
-    index: usize,
+    at: At,
+    /// Where the records begin that were handed out last.
+    run: At,
     count: usize,
     /// The position when all of them are done.
     pub(super) end: u64,
     /// What the filter made of the records that were scanned with them.
     filtered: u64,
     failed: u64,
+}
+
+/// The next record to hand out.
+#[derive(Clone, Copy)]
+struct At {
+    /// The number of its part, and its number there and in all.
+    part: usize,
+    span: usize,
+    index: usize,
     /// Everything before this has been handed out.
-    pub(super) handed_to: u64,
+    handed_to: u64,
 }
 
 impl Hand {
@@ -38,52 +46,78 @@ impl Hand {
         end: u64,
         push: &proto::FetchPush,
     ) -> Hand {
-        let count = batch.len();
-        let (filtered, failed) = (push.filtered, push.failed);
-        let batch = Arc::new(batch);
-        Hand { key, cursor, batch, part: 0, span: 0, index: 0, count, end, filtered, failed, handed_to: from }
+        let (count, batch) = (batch.len(), Arc::new(batch));
+        let at = At { part: 0, span: 0, index: 0, handed_to: from };
+        Hand { key, cursor, batch, at, run: at, count, end, filtered: push.filtered, failed: push.failed }
     }
 
     /// True once every record has been handed out.
     pub(super) fn is_empty(&self) -> bool {
-        self.index == self.count
+        self.at.index == self.count
+    }
+
+    /// Everything before this has been handed out.
+    pub(super) fn handed_to(&self) -> u64 {
+        self.at.handed_to
     }
 
     /// Hands out the next record; there is one.
     pub(super) fn next(&mut self) -> Spot {
-        while self.span == self.batch.parts()[self.part].spans().len() {
-            (self.part, self.span) = (self.part + 1, 0);
+        self.run = self.at;
+        self.step()
+    }
+
+    fn step(&mut self) -> Spot {
+        while self.at.span == self.batch.parts()[self.at.part].spans().len() {
+            (self.at.part, self.at.span) = (self.at.part + 1, 0);
         }
-        let spot = Spot { batch: self.batch.clone(), part: self.part, span: self.span, index: self.index };
-        let part = &self.batch.parts()[self.part];
-        let offset = part.offset(&part.spans()[self.span]);
-        self.span += 1;
-        self.index += 1;
+        let At { part, span, index, .. } = self.at;
+        let spot = Spot { batch: self.batch.clone(), part, span, index };
+        let offset = {
+            let part = &self.batch.parts()[part];
+            part.offset(&part.spans()[span])
+        };
+        self.at.span += 1;
+        self.at.index += 1;
         // Behind the last one nothing is left to scan of what came with it.
-        self.handed_to = if self.is_empty() { self.end } else { offset + 1 };
+        self.at.handed_to = if self.is_empty() { self.end } else { offset + 1 };
         spot
+    }
+
+    /// Hands out at most `max` records, the first of which is there: it, and how many they are.
+    pub(super) fn run(&mut self, max: usize) -> (Spot, usize) {
+        let (first, count) = (self.next(), max.min(self.count - self.run.index).max(1));
+        (1..count).for_each(|_| drop(self.step()));
+        (first, count)
+    }
+
+    /// Of the records that were handed out last, those behind the first `handed` were not. Those before the last of them are done: it was asked for.
+    pub(super) fn give_back(&mut self, handed: usize) {
+        let handed = handed.min(self.at.index - self.run.index);
+        self.at = self.run;
+        for i in 0..handed {
+            if i > 0 && i + 1 == handed {
+                self.handed_is_done();
+            }
+            self.step();
+        }
     }
 
     /// Hands out at most `max` records at once; there is at least one.
     pub(super) fn rest(&mut self, max: usize) -> Batch {
-        if self.index == 0 && self.count <= max {
-            (self.index, self.handed_to) = (self.count, self.end);
-            return (*self.batch).clone();
+        let (first, count) = self.run(max);
+        match count == self.count {
+            true => (*self.batch).clone(),
+            false => self.batch.slice(first.part, first.span, count),
         }
-        let first = self.next();
-        let batch = self.batch.slice(first.part, first.span, max);
-        for _ in 1..batch.len() {
-            self.next();
-        }
-        batch
     }
 
     /// What was handed out is done.
     pub(super) fn handed_is_done(&self) {
         if let Some(cursor) = &self.cursor
-            && self.index > 0
+            && self.at.index > 0
         {
-            cursor.set(self.handed_to);
+            cursor.set(self.at.handed_to);
         }
     }
 

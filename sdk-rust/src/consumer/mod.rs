@@ -352,6 +352,21 @@ impl Consumer {
         self.inner.take(|hand| hand.rest(max_records))
     }
 
+    /// Hands out at most `max` records of one batch: the first, and how many. For Node, where a call costs more than a record: it hands them to its
+    /// user one by one, and gives back what he has not got before anything else is done, or when he takes his time.
+    #[doc(hidden)]
+    pub fn take_run(&self, max: usize) -> Taken<(Spot, usize)> {
+        self.inner.take(|hand| hand.run(max))
+    }
+
+    /// Of the run that was taken last, the user has got the first `handed` records only, and has asked for the last of these: those before it are done.
+    #[doc(hidden)]
+    pub fn give_back(&self, handed: usize) {
+        if let Some(hand) = &mut self.inner.lock().current {
+            hand.give_back(handed);
+        }
+    }
+
     /// Waits until a `take` call has something to say.
     #[doc(hidden)]
     pub async fn ready(&self) {
@@ -592,7 +607,7 @@ impl Consumer {
 impl State {
     fn position(&self, key: &PartitionKey) -> Option<u64> {
         let hand = self.current.iter().chain(self.rests.values()).find(|hand| hand.key == *key);
-        hand.map(|hand| hand.handed_to).or_else(|| self.positions.get(key).copied())
+        hand.map(Hand::handed_to).or_else(|| self.positions.get(key).copied())
     }
 
     /// What was handed out counts as done; what is left of it does not.
@@ -1248,5 +1263,25 @@ mod tests {
         let _ = tokio::time::timeout(Duration::from_millis(20), pair.consumer.next()).await;
         let control = pair.reader.core().poll().into_iter().find(|c| c.start.is_some()).expect("it is asked for anew");
         assert_eq!(control.start, Some(Position::Earliest.start()));
+    }
+
+    #[tokio::test]
+    async fn of_a_run_only_what_the_user_has_got_is_handed_out() {
+        let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+        pair.push(&[good(10, &["a", "b"]), good(12, &["c", "d"])], scanned(16, 4));
+        pair.consumer.ready().await;
+        let run = |max| match pair.consumer.take_run(max) {
+            Taken::Some((spot, count)) => (spot.index, count, pair.consumer.position(0)),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(run(3), (0, 3, Some(13)));
+        pair.consumer.give_back(1);
+        assert_eq!(pair.consumer.position(0), Some(11));
+        assert_eq!(run(100), (1, 3, Some(16)));
+        pair.consumer.give_back(2);
+        pair.consumer.give_back(2);
+        assert_eq!((pair.consumer.position(0), pair.next().await), (Some(13), Ok(13)));
+        pair.consumer.give_back(1);
+        assert_eq!(pair.consumer.position(0), Some(16));
     }
 }
