@@ -15,6 +15,9 @@ use crate::link::{Io, Link, LinkOptions};
 use crate::producer::ProducerBuilder;
 use crate::{Error, IntoBytes, Result};
 
+/// As good as for ever, and short enough to be added to any moment: a hundred years.
+pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+
 /// Connects to a cluster by the address of any broker, `thalweg://host:port`.
 ///
 /// # Errors
@@ -24,13 +27,26 @@ pub async fn connect(address: &str) -> Result<Client> {
 }
 
 /// Options of a connection.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ClientBuilder {
     address: String,
     ca_pem: Option<Vec<u8>>,
     timeout: Duration,
     client_name: String,
     identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl std::fmt::Debug for ClientBuilder {
+    /// Without certificate and private key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientBuilder")
+            .field("address", &self.address)
+            .field("timeout", &self.timeout)
+            .field("client_name", &self.client_name)
+            .field("has_ca", &self.ca_pem.is_some())
+            .field("has_identity", &self.identity.is_some())
+            .finish()
+    }
 }
 
 impl ClientBuilder {
@@ -60,7 +76,7 @@ impl ClientBuilder {
 
     /// How long a request goes on trying to reach a broker; 10 s by default.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = timeout.min(FOREVER);
         self
     }
 
@@ -725,4 +741,17 @@ async fn offsets_of(
 
 fn follower(r: &proto::ReplicaState) -> FollowerStatus {
     FollowerStatus { broker: r.broker, is_voter: r.voter, is_active: r.active, lag_batches: r.lag_entries }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_builder_does_not_print_its_private_key() {
+        let builder = ClientBuilder::new("thalweg://a:1").identity_pem(*b"certificate", *b"very secret");
+        let shown = format!("{builder:?}");
+        assert!(shown.contains("has_identity: true"), "{shown}");
+        assert!(!shown.contains("secret") && !shown.contains(&format!("{:?}", b"very secret")), "{shown}");
+    }
 }

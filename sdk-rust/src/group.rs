@@ -102,8 +102,8 @@ struct Inner {
     changes: VecDeque<Change>,
     cursors: BTreeMap<PartitionKey, Arc<Cursor>>,
     readers: BTreeMap<Bytes, Arc<Reader>>,
-    /// Who waits for a commit, and how long.
-    waiting: HashMap<u64, (Instant, oneshot::Sender<Result<()>>)>,
+    /// Who waits for a commit.
+    waiting: HashMap<u64, oneshot::Sender<Result<()>>>,
     filter: Option<proto::Plugin>,
     is_over: bool,
     /// The partition of which the user has something in hand.
@@ -297,7 +297,7 @@ impl GroupShared {
             true => drop(sender.send(Err(over()))),
             false => {
                 let token = inner.membership.commit(offsets);
-                inner.waiting.insert(token, (Instant::now() + self.client_timeout, sender));
+                inner.waiting.insert(token, sender);
             }
         }
         drop(inner);
@@ -338,15 +338,12 @@ impl GroupShared {
         let had_lease = self.has_lease();
         self.lease_ms.store(inner.membership.lease_ms(), Ordering::Release);
         for (token, result) in inner.membership.take_outcomes() {
-            if let Some((_, waiting)) = inner.waiting.remove(&token) {
+            if let Some(waiting) = inner.waiting.remove(&token) {
                 let _ = waiting.send(result.map_err(Into::into));
             }
         }
-        let now = Instant::now();
-        for (_, (_, waiting)) in inner.waiting.extract_if(|_, (deadline, _)| now >= *deadline) {
-            let what = "no answer from the group's coordinator in time; the offsets may or may not be committed";
-            let _ = waiting.send(Err(Error::new(ErrorKind::Timeout, what)));
-        }
+        // Whoever has given up waiting.
+        inner.waiting.retain(|_, waiting| !waiting.is_closed());
         for change in &changes {
             match change {
                 Change::Assigned { key, committed, .. } => {
@@ -390,7 +387,7 @@ impl GroupShared {
     fn over(&self) {
         let mut inner = self.lock();
         inner.is_over = true;
-        for (_, (_, waiting)) in inner.waiting.drain() {
+        for (_, waiting) in inner.waiting.drain() {
             let _ = waiting.send(Err(over()));
         }
         drop(inner);

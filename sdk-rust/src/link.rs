@@ -16,7 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use thalweg_client_core::Backoff;
 use thalweg_wire::{ALPN_CLIENT, ErrorKind, Message, agree, proto, versions};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::address::{Address, Trust};
 use crate::stream::{FrameReader, send};
@@ -49,7 +49,7 @@ pub(crate) struct Link {
     pub(crate) options: LinkOptions,
     endpoints: [Option<Endpoint>; 2],
     /// One connection to each broker that is in use, by its address.
-    connections: RefCell<BTreeMap<Address, Rc<Mutex<Option<Connection>>>>>,
+    connections: RefCell<BTreeMap<Address, Slot>>,
     /// Whoever answered last answers requests that any broker can answer.
     favourite: RefCell<Option<Address>>,
     /// What is waited for before the connections are closed.
@@ -58,7 +58,14 @@ pub(crate) struct Link {
     learnt: RefCell<Vec<Address>>,
 }
 
-#[derive(Clone, Debug)]
+/// A broker's connection.
+enum Slot {
+    Open(Connection),
+    /// Somebody tries. Whoever wants it meanwhile waits for the outcome of that, and no longer than he would otherwise: attempts do not queue up.
+    Trying(watch::Receiver<Option<Result<Connection>>>),
+}
+
+#[derive(Clone)]
 pub(crate) struct LinkOptions {
     pub(crate) addresses: Vec<Address>,
     pub(crate) trust: Trust,
@@ -222,15 +229,36 @@ impl Link {
         Err(last.unwrap_or_else(closed))
     }
 
-    /// The connection to one broker, made anew if the last one is gone.
-    pub(crate) async fn connection_to(&self, address: &Address, attempt: Duration) -> Result<Connection> {
-        let slot = self.connections.borrow_mut().entry(address.clone()).or_default().clone();
-        let mut current = slot.lock().await;
-        if let Some(connection) = current.as_ref().filter(|c| c.close_reason().is_none()) {
-            return Ok(connection.clone());
+    /// The connection to one broker, made anew if the last one is gone; waits for it for `limit`.
+    pub(crate) async fn connection_to(self: &Rc<Self>, address: &Address, limit: Duration) -> Result<Connection> {
+        let mut outcome = {
+            let mut connections = self.connections.borrow_mut();
+            match connections.get(address) {
+                Some(Slot::Open(connection)) if connection.close_reason().is_none() => return Ok(connection.clone()),
+                Some(Slot::Trying(outcome)) => outcome.clone(),
+                _ => {
+                    let (tell, outcome) = watch::channel(None);
+                    connections.insert(address.clone(), Slot::Trying(outcome.clone()));
+                    let (link, address) = (self.clone(), address.clone());
+                    tokio::task::spawn_local(async move {
+                        let connected = link.connect(&address, ATTEMPT).await;
+                        let mut connections = link.connections.borrow_mut();
+                        match &connected {
+                            Ok(connection) => drop(connections.insert(address, Slot::Open(connection.clone()))),
+                            Err(_) => drop(connections.remove(&address)),
+                        }
+                        drop(connections);
+                        tell.send_replace(Some(connected));
+                    });
+                    outcome
+                }
+            }
+        };
+        match tokio::time::timeout(limit, outcome.wait_for(Option::is_some)).await {
+            Ok(Ok(connected)) => connected.clone().expect("waited for"),
+            Ok(Err(_)) => Err(closed()),
+            Err(_) => Err(unreachable(address, &format!("no answer within {:.1} s", limit.as_secs_f32()))),
         }
-        let connection = self.connect(address, attempt).await?;
-        Ok(current.insert(connection).clone())
     }
 
     /// A connection to some broker, tried again until `deadline`.
@@ -259,10 +287,7 @@ impl Link {
     }
 
     async fn connect(&self, address: &Address, attempt: Duration) -> Result<Connection> {
-        let unreachable = |why: &dyn std::fmt::Display| {
-            let what = format!("broker {address} cannot be reached: {why}");
-            Error::new(ErrorKind::Disconnected, format!("{what}. Is it running? `thalweg dev` starts one"))
-        };
+        let unreachable = |why: &dyn std::fmt::Display| unreachable(address, why);
         let config = client_config(&self.options, address)?;
         let found = address.resolve().await.map_err(|e| unreachable(&e))?;
         let mut last = unreachable(&"its name has no address");
@@ -346,7 +371,7 @@ impl Link {
 
     /// One request and its answer from one broker, once.
     pub(crate) async fn ask<M: Message, R: Message>(
-        &self,
+        self: &Rc<Self>,
         address: &Address,
         message: M,
         limit: Duration,
@@ -365,11 +390,8 @@ impl Link {
     }
 
     async fn close(&self) {
-        let all: Vec<_> = self.connections.borrow().values().cloned().collect();
-        for slot in all {
-            if let Ok(mut slot) = slot.try_lock()
-                && let Some(connection) = slot.take()
-            {
+        for slot in std::mem::take(&mut *self.connections.borrow_mut()).into_values() {
+            if let Slot::Open(connection) = slot {
                 connection.close(0u32.into(), b"");
             }
         }
@@ -377,6 +399,11 @@ impl Link {
             let _ = tokio::time::timeout(Duration::from_millis(200), endpoint.wait_idle()).await;
         }
     }
+}
+
+fn unreachable(address: &Address, why: &dyn std::fmt::Display) -> Error {
+    let what = format!("broker {address} cannot be reached: {why}");
+    Error::new(ErrorKind::Disconnected, format!("{what}. Is it running? `thalweg dev` starts one"))
 }
 
 /// A number nobody can foresee; only jitter depends on it.

@@ -115,7 +115,7 @@ async fn listen(link: Rc<Link>, address: Address, topic: String, routing: Rc<wat
     }
 }
 
-async fn hear(link: &Link, address: &Address, topic: &str, routing: &watch::Sender<Routing>) -> Result<()> {
+async fn hear(link: &Rc<Link>, address: &Address, topic: &str, routing: &watch::Sender<Routing>) -> Result<()> {
     let connection = link.connection_to(address, ATTEMPT).await?;
     let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost)?;
     send(&mut sender, &proto::MetadataWatch { topics: vec![topic.to_owned()] }, Bytes::new()).await?;

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{Consumer, Listener, Made, OnOutOfRange, Source};
 use crate::batch::OnBadRecord;
-use crate::client::{Client, FoundOffsets, PluginInfo};
+use crate::client::{Client, FOREVER, FoundOffsets, PluginInfo};
 use crate::group::{GroupOptions, GroupShared, Rebalance};
 use crate::subscription::{Reader, open_stream};
 use crate::{Error, IntoBytes, Result};
@@ -155,7 +155,7 @@ impl ConsumerBuilder {
 
     /// Unheard for so long, a member counts as dead, and its partitions go to others; 3 s by default.
     pub fn session_timeout(mut self, timeout: Duration) -> Self {
-        self.session_timeout = timeout;
+        self.session_timeout = timeout.min(FOREVER);
         self
     }
 
@@ -164,7 +164,7 @@ impl ConsumerBuilder {
     ///
     /// A record is done when the next one is asked for.
     pub fn auto_commit(mut self, every: Option<Duration>) -> Self {
-        self.auto_commit = every;
+        self.auto_commit = every.map(|every| every.min(FOREVER));
         self
     }
 
@@ -176,7 +176,7 @@ impl ConsumerBuilder {
 
     /// Whoever keeps a record longer than this without asking for the next one leaves the group until he does; never by default.
     pub fn max_processing(mut self, limit: Duration) -> Self {
-        self.max_processing = Some(limit);
+        self.max_processing = Some(limit.min(FOREVER));
         self
     }
 
@@ -332,7 +332,10 @@ impl ConsumerBuilder {
             }
         }
         let ms = |d: Duration| d.as_millis() as u64;
-        let session_ms = ms(self.session_timeout) as u32;
+        let session_ms = u32::try_from(ms(self.session_timeout)).map_err(|_| {
+            let message = format!("session_timeout is {:?}; it is at most 49 days", self.session_timeout);
+            Error::new(ErrorKind::Invalid, message)
+        })?;
         let options = GroupOptions {
             membership: MembershipConfig {
                 group,

@@ -524,7 +524,7 @@ impl Consumer {
     pub fn start_commit(&self) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
         let member = self.inner.member()?;
         self.inner.lock().handed_is_done();
-        Ok(member.commit(None))
+        Ok(self.inner.in_time(member.commit(None)))
     }
 
     /// Commits the position behind one record; all before it in its partition count as done.
@@ -562,7 +562,7 @@ impl Consumer {
             }
             wanted.push((reader.key(place.partition), offset));
         }
-        member.commit(Some(wanted)).await
+        self.inner.in_time(member.commit(Some(wanted))).await
     }
 
     /// Hands out nothing more: whoever asks for the next record hears that there is none. What is in hand may still be finished, and is done
@@ -687,6 +687,24 @@ impl Inner {
             Source::Group(member) => Ok(member),
             Source::Alone(_) => {
                 Err(Error::new(ErrorKind::Invalid, "this consumer is in no group: name one to commit its offsets"))
+            }
+        }
+    }
+
+    /// What becomes of a commit, or that nobody has said so within the client's time-out: also while the coordinator cannot be reached.
+    fn in_time<F: Future<Output = Result<()>> + Send>(
+        &self,
+        commit: F,
+    ) -> impl Future<Output = Result<()>> + Send + use<F> {
+        let (io, limit) = (self.client.io.clone(), self.client.timeout());
+        async move {
+            tokio::select! {
+                biased;
+                committed = commit => committed,
+                slept = io.sleep(limit) => slept.and(Err(Error::new(
+                    ErrorKind::Timeout,
+                    "no answer from the group's coordinator in time; the offsets may or may not be committed",
+                ))),
             }
         }
     }
