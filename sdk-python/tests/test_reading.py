@@ -9,7 +9,9 @@ import signal
 import threading
 import time
 import uuid
+from typing import Any
 
+import pytest
 import thalweg
 import thalweg.sync
 from conftest import Broker, run
@@ -362,5 +364,54 @@ def test_a_position_that_is_gone_follows_the_policy(broker: Broker) -> None:
         async with client.consumer(topic, start=10_000, out_of_range="earliest") as consumer:
             record = await consumer.next(timeout=10)
             assert record is not None and record.value == b"0"
+
+    run(broker, read)
+
+
+def test_what_cannot_be_meant_is_refused_by_name(broker: Broker) -> None:
+    nan, endless = float("nan"), float("inf")
+    bad: list[dict[str, Any]] = [
+        {"partitions": [-1]},
+        {"partitions": [2**40]},
+        {"start": -1},
+        {"start": 2**63},
+        {"start": "begin"},
+        {"start": {"timestamp": -5}},
+        {"session_timeout": -1},
+        {"session_timeout": nan},
+        {"auto_commit": endless},
+        {"max_processing": -0.5},
+        {"close_timeout": nan},
+        {"buffer_bytes": 0},
+        {"buffer_bytes": 2**64},
+    ]
+    wrong: list[dict[str, Any]] = [{"buffer_bytes": 1.5}, {"session_timeout": "3"}, {"partitions": ["0"]}, {"auto_commit": True}]
+
+    async def read(client: thalweg.Client, topic: str) -> None:
+        for options, error in [(o, thalweg.InvalidError) for o in bad] + [(o, TypeError) for o in wrong]:
+            with pytest.raises(error, match=next(iter(options)).rstrip("s")):
+                client.consumer(topic, **options)
+        for options in ({"linger_ms": nan}, {"delivery_timeout": endless}, {"buffer_bytes": -1}, {"batch_bytes": 0}):
+            with pytest.raises(thalweg.InvalidError, match=next(iter(options))):
+                client.producer(topic, **options)  # type: ignore[arg-type]
+        for options in ({"partitions": -1}, {"partitions": 2**32 + 1}, {"replication_factor": 0}, {"retention_ms": -2}, {"segment_bytes": 2**70}):
+            with pytest.raises(thalweg.InvalidError, match=next(iter(options))):
+                await client.create_topic("x", **options)
+        async with client.consumer(topic, group="g") as consumer:
+            for offset in (-1, 2**64):
+                with pytest.raises(thalweg.InvalidError, match="offset"):
+                    await consumer.commit({0: offset})
+            with pytest.raises(TypeError, match="offset"):
+                await consumer.commit({0: "1"})  # type: ignore[dict-item]
+            for place in ("0", None, (topic,), -1):
+                with pytest.raises((TypeError, thalweg.InvalidError), match="partition"):
+                    await consumer.seek(place, "earliest")  # type: ignore[arg-type]
+            for timeout in (-1, nan, endless):
+                with pytest.raises(thalweg.InvalidError, match="timeout"):
+                    await consumer.next(timeout=timeout)
+            with pytest.raises(thalweg.InvalidError, match="max_records"):
+                await consumer.next_batch(max_records=0)
+        with pytest.raises(thalweg.InvalidError, match="timeout"):
+            thalweg.connect(broker.address, ca=broker.ca, timeout=-1)
 
     run(broker, read)

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple
 
-from . import _native
-from ._consumer import Consumer, Rebalance, Start, TopicPartition, parse_start
+from . import _checks, _native
+from ._checks import parse_start
+from ._consumer import Consumer, Rebalance, Start, TopicPartition
 from ._errors import InvalidError
 from ._producer import Producer
 
@@ -66,6 +67,7 @@ class connect:  # noqa: N801 - reads as a function: `await connect(…)` or `asy
     ) -> None:
         if (cert is None) != (key is None):
             raise InvalidError("cert and key go together: a certificate and its private key, PEM files")
+        _checks.duration("timeout", timeout)
         self._address = address
         self._ca = ca
         self._identity = None if cert is None or key is None else (Path(cert), Path(key))
@@ -171,6 +173,13 @@ class Client:
         `timestamp_ahead_max_ms` ahead of the broker's clock is refused with its batch; an hour by default, -1 for any time.
         `replication_factor` copies of each partition stand on different brokers; three, or as many as there are brokers.
         """
+        # How many a topic may have, the cluster says.
+        _checks.whole("partitions", partitions, 0, _checks.INT32_MAX)
+        _checks.whole("replication_factor", replication_factor, 1, _checks.INT32_MAX)
+        for what, number in (("retention_ms", retention_ms), ("retention_bytes", retention_bytes), ("timestamp_ahead_max_ms", timestamp_ahead_max_ms)):
+            _checks.whole(what, number, -1, _checks.INT64_MAX)
+        for what, number in (("segment_bytes", segment_bytes), ("segment_ms", segment_ms)):
+            _checks.whole(what, number, 1, _checks.INT64_MAX)
         config = partitioner_config.encode() if isinstance(partitioner_config, str) else partitioner_config
         made = await self._native.create_topic(
             name,
@@ -220,6 +229,10 @@ class Client:
         buffer_bytes: int = 32 << 20,
     ) -> Producer:
         """A producer to a topic. It looks for the topic at its first record, or by `async with`."""
+        _checks.duration("delivery_timeout", delivery_timeout)
+        _checks.duration("linger_ms", linger_ms, "milliseconds")
+        _checks.byte_count("batch_bytes", batch_bytes)
+        _checks.byte_count("buffer_bytes", buffer_bytes)
         native = self._native.producer(
             topic, linger_ms, batch_bytes, compression, acks, delivery_timeout, buffer_bytes
         )
@@ -266,6 +279,16 @@ class Client:
         it for a second. `close_timeout` bounds how long `close` lets a loop in another task finish what it has in hand.
         """
         native = self._native
+        for number in partitions or ():
+            _checks.partition(number)
+        for what, time in (
+            ("session_timeout", session_timeout),
+            ("auto_commit", auto_commit),
+            ("max_processing", max_processing),
+            ("close_timeout", close_timeout),
+        ):
+            _checks.duration(what, time)
+        _checks.byte_count("buffer_bytes", buffer_bytes)
         options = {
             "partitions": None if partitions is None else list(partitions),
             "start": None if start is None else parse_start(start),

@@ -10,12 +10,14 @@ import sys
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
+from datetime import datetime
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from . import _native
+from . import _checks, _native
+from ._checks import parse_start, split_place
 from ._errors import InvalidError, ThalwegError
 
-Start = Literal["earliest", "latest"] | int | Mapping[Literal["timestamp"], int]
+Start = Literal["earliest", "latest"] | int | Mapping[Literal["timestamp"], int | datetime]
 
 
 class Counts(NamedTuple):
@@ -30,17 +32,6 @@ class Counts(NamedTuple):
     def scanned(self) -> int:
         """Records looked at."""
         return self.delivered + self.filtered + self.failed + self.unreadable
-
-
-def parse_start(start: Start) -> tuple[str, int]:
-    """A position as the native half wants it."""
-    if isinstance(start, str):
-        return start, 0
-    if isinstance(start, int):
-        return "offset", start
-    if isinstance(start, Mapping) and set(start) == {"timestamp"}:
-        return "timestamp", start["timestamp"]
-    raise InvalidError(f'start is {start!r}; "earliest", "latest", an offset or {{"timestamp": ms}} is expected')
 
 
 class TopicPartition(NamedTuple):
@@ -61,11 +52,6 @@ class Rebalance(NamedTuple):
 
 
 Place = int | tuple[str, int]
-
-
-def split_place(place: Place) -> tuple[str | None, int]:
-    """Topic and partition as the native half wants them."""
-    return (None, place) if isinstance(place, int) else (place[0], place[1])
 
 
 def _record(
@@ -105,8 +91,7 @@ _HANDED_OUT = (_native.Record, _native.Batch)
 
 def take_batches(max_records: int | None) -> Take[_native.Batch]:
     """What takes the next batch, of at most so many records, if there is one."""
-    if max_records is not None and max_records < 1:
-        raise InvalidError(f"max_records is {max_records}; a batch has at least one record")
+    _checks.whole("max_records", max_records, 1, sys.maxsize)
     limit = sys.maxsize if max_records is None else max_records
     return lambda native: native.take_batch(limit)
 
@@ -216,6 +201,7 @@ class Consumer:
 
     async def _within(self, take: Take[T], timeout: float | None) -> T | None:
         self._check_open()
+        _checks.duration("timeout", timeout)
         self._reading = None
         try:
             if timeout is None:
@@ -262,7 +248,7 @@ class Consumer:
 
     async def seek(self, place: Place, to: Start) -> None:
         """Moves a partition: a number, or (topic, number) where several topics are read. Records that wait are dropped."""
-        (topic, partition), (kind, value) = split_place(place), parse_start(to)
+        (topic, partition), (kind, value) = split_place(place), parse_start(to, "to")
         (await self._ready()).seek(topic, partition, kind, value)
 
     async def pause(self, place: Place) -> None:
@@ -304,6 +290,10 @@ class Consumer:
         elif isinstance(offsets, _native.Record):
             await native.commit([(offsets.topic, offsets.partition, offsets.offset + 1)])
         elif isinstance(offsets, Mapping):
+            for offset in offsets.values():
+                if offset is None:
+                    raise TypeError("offset is None; an int is expected")
+                _checks.whole("offset", offset, 0, _checks.INT64_MAX)
             places = [(split_place(place), offset) for place, offset in offsets.items()]
             await native.commit([(topic or self.topic, partition, offset) for (topic, partition), offset in places])
         else:

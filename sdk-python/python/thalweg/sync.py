@@ -12,7 +12,7 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import _client, _consumer, _native, _producer
+from . import _checks, _client, _consumer, _native, _producer
 from ._errors import InvalidError, ThalwegError
 from ._native import Batch, Record
 
@@ -220,6 +220,7 @@ class Consumer(_Closing):
     def _wait(self, take: _consumer.Take[R], timeout: float | None = None) -> R | None:
         """What is taken next; None where nothing comes in time, or nothing more comes."""
         inner = self._inner
+        _checks.duration("timeout", timeout)
         self._reader = threading.current_thread()
         native = inner._native or _run(inner._ready())
         deadline = None if timeout is None else time.monotonic() + max(timeout, _consumer._TIMEOUT_MIN)

@@ -1,0 +1,77 @@
+"""Numbers that cannot be meant are refused by name: nothing is rounded, wrapped or cut in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from ._errors import InvalidError
+
+INT32_MAX = 2**31 - 1
+UINT32_MAX = 2**32 - 1
+INT64_MAX = 2**63 - 1
+_FOREVER_S = 100 * 365 * 24 * 3600.0
+
+
+def whole(name: str, value: Any, least: int, most: int) -> None:
+    """An int from `least` to `most`, or None."""
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is {type(value).__name__}; an int is expected")
+    if not least <= value <= most:
+        raise InvalidError(f"{name} is {value}; a number from {least} to {most} is expected")
+
+
+def duration(name: str, value: Any, unit: str = "seconds") -> None:
+    """A time that is not negative, at most a hundred years, or None."""
+    if value is None:
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} is {type(value).__name__}; {unit} as a number are expected")
+    most = _FOREVER_S * (1000 if unit == "milliseconds" else 1)
+    if not 0 <= value <= most:
+        raise InvalidError(f"{name} is {value}; {unit} from 0 to {most:.0f} are expected")
+
+
+def byte_count(name: str, value: Any) -> None:
+    """A number of bytes, at least one, or None."""
+    whole(name, value, 1, INT64_MAX)
+
+
+def partition(value: Any) -> None:
+    """A partition's number."""
+    if value is None:
+        raise TypeError("partition is None; an int is expected")
+    whole("partition", value, 0, INT32_MAX)
+
+
+def parse_start(start: Any, name: str = "start") -> tuple[str, int]:
+    """A position as the native half wants it."""
+    if isinstance(start, str) and start in ("earliest", "latest"):
+        return start, 0
+    if isinstance(start, int) and not isinstance(start, bool):
+        whole(name, start, 0, INT64_MAX)
+        return "offset", start
+    if isinstance(start, Mapping) and set(start) == {"timestamp"}:
+        at = start["timestamp"]
+        if isinstance(at, datetime):
+            return "timestamp", round(at.timestamp() * 1000)
+        whole(f"{name}'s timestamp", at, 0, INT64_MAX)
+        if at is not None:
+            return "timestamp", at
+    raise InvalidError(
+        f'{name} is {start!r}; "earliest", "latest", an offset or {{"timestamp": milliseconds or datetime}} is expected'
+    )
+
+
+def split_place(place: Any) -> tuple[str | None, int]:
+    """Topic and partition as the native half wants them."""
+    if isinstance(place, tuple) and len(place) == 2 and isinstance(place[0], str):
+        partition(place[1])
+        return place[0], place[1]
+    if isinstance(place, int) and not isinstance(place, bool):
+        partition(place)
+        return None, place
+    raise TypeError(f"{place!r} is no partition: its number, or (topic, number), is expected")
