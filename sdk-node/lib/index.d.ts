@@ -238,12 +238,17 @@ export class Producer {
   send(value: Value, options?: Omit<Message, 'value'>): Promise<Delivery>
   /** Sends records; resolves with each one's outcome in order: the delivery, or the error of that record. */
   sendBatch(messages: Message[]): Promise<Array<Delivery | ThalwegError>>
-  /** Buffers a record; waits only while the buffer is full. An error in its delivery is thrown by the next `flush()` or `close()`. */
-  enqueue(value: Value, options?: Omit<Message, 'value'>): Promise<void>
+  /**
+   * Buffers a record; waits only while the buffer is full. `onDelivery` is called with the delivery, or with the error; without it, an error is thrown by
+   * the next `flush()` or `close()`.
+   */
+  enqueue(value: Value, options?: Omit<Message, 'value'> & { onDelivery?: (outcome: Delivery | ThalwegError) => void }): Promise<void>
   /** Buffers records together: the fast way in. */
   enqueueBatch(messages: Message[]): Promise<void>
-  /** Resolves when every record that was sent before has its outcome. */
-  flush(): Promise<void>
+  /** Records that were sent, by whichever call, and have no outcome yet. */
+  readonly pending: number
+  /** Resolves when every record that was sent before has its outcome; TimedOutError after `timeoutMs`, and then they are still on their way. */
+  flush(options?: { timeoutMs?: number }): Promise<void>
   /** Refuses further records from now on; resolves when those that were sent before have their outcomes. */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>

@@ -1,7 +1,7 @@
 // The producer: records are packed into one buffer and an index, which cross the border together, once a turn of the event loop.
 
-import { checkNames, dataOf, headersOf, timestampOf, valueOf } from './data.js'
-import { InvalidError, call, errorOf } from './errors.js'
+import { checkNames, checkNumbers, dataOf, headersOf, timestampOf, valueOf } from './data.js'
+import { InvalidError, TimedOutError, call, errorOf } from './errors.js'
 
 const NONE = 0xffffffff
 // So many records go to the core at once, or so many bytes, without waiting for the end of the turn.
@@ -10,6 +10,7 @@ const TOGETHER_BYTES = 256 << 10
 
 const RECORD_OPTIONS = ['key', 'headers', 'timestampMs']
 const MESSAGE_FIELDS = ['value', ...RECORD_OPTIONS]
+const ENQUEUE_OPTIONS = [...RECORD_OPTIONS, 'onDelivery']
 
 /** Records on their way to the core: their bytes one after the other, and the lengths. */
 class Pack {
@@ -68,6 +69,8 @@ export class Producer {
   #pack = null
   #waiters = null
   #settling = new Set()
+  // What a flush has found that nobody waited for any more.
+  #untold
 
   constructor(topic, native) {
     this.topic = topic
@@ -116,8 +119,14 @@ export class Producer {
   /** Buffers a record; it has its place in line when this returns. Resolves once the buffer has room. */
   async enqueue(value, options = {}) {
     this.#check()
-    checkNames('options of enqueue', options, RECORD_OPTIONS)
-    this.#begin(false).add(value, options.key, options.headers, options.timestampMs)
+    checkNames('options of enqueue', options, ENQUEUE_OPTIONS)
+    const { onDelivery } = options
+    if (onDelivery !== undefined && typeof onDelivery !== 'function') throw new TypeError('onDelivery is no function')
+    const pack = this.#begin(onDelivery !== undefined)
+    const at = pack.length
+    pack.add(value, options.key, options.headers, options.timestampMs)
+    // In a turn of its own: what it throws is the process's matter, and not the others'.
+    if (onDelivery !== undefined) this.#waiters[at] = (outcome) => setImmediate(onDelivery, outcome)
     const receipt = this.#handOverIfMany()
     if (receipt && !receipt.isBuffered) await call(receipt.buffered())
   }
@@ -130,10 +139,34 @@ export class Producer {
     if (receipt && !receipt.isBuffered) await call(receipt.buffered())
   }
 
-  /** Resolves when every record that was sent before has its outcome. */
-  async flush() {
+  /** Records that were sent, by whichever call, and have no outcome yet. */
+  get pending() {
+    return (this.#pack?.length ?? 0) + this.#native.pending()
+  }
+
+  /** Resolves when every record that was sent before has its outcome; throws TimedOutError after `timeoutMs`. */
+  async flush(options = {}) {
+    checkNames('options of flush', options, ['timeoutMs'])
+    checkNumbers(options, { timeoutMs: [0, 0x7fffffff, false] })
     this.#handOver()
-    await this.#end(this.#native.flush())
+    const flushed = this.#end(this.#native.flush())
+    if (options.timeoutMs === undefined) return flushed
+    let timer
+    const late = new Promise((resolve) => {
+      timer = setTimeout(() => resolve('late'), options.timeoutMs)
+    })
+    try {
+      if ((await Promise.race([flushed, late])) !== 'late') return undefined
+    } finally {
+      clearTimeout(timer)
+    }
+    // What it will find is for the next one.
+    flushed.catch((error) => {
+      this.#untold ??= error
+    })
+    throw new TimedOutError(
+      `${this.pending} records of topic ${JSON.stringify(this.topic)} have no outcome after ${options.timeoutMs} ms; they are still on their way`,
+    )
   }
 
   /** Refuses further records from now on; resolves when those that were sent before have their outcomes. */
@@ -156,6 +189,8 @@ export class Producer {
     })
     // Whoever waits for one of them hears of it first.
     await Promise.all(this.#settling)
+    error ??= this.#untold
+    this.#untold = undefined
     if (error) throw error
   }
 

@@ -116,6 +116,12 @@ impl Producer {
         drop(self.inner.close());
     }
 
+    /// Records without an outcome.
+    #[napi]
+    pub fn pending(&self) -> u32 {
+        self.inner.pending() as u32
+    }
+
     #[napi]
     pub async fn flush(&self) -> Result<()> {
         self.inner.flush().await.map_err(raise)

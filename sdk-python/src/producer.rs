@@ -65,6 +65,11 @@ impl Producer {
         Ok(Receipt { is_buffered: receipt.is_buffered(), inner: Arc::new(Mutex::new(receipt)) })
     }
 
+    /// Records without an outcome.
+    fn pending(&self) -> usize {
+        self.inner.pending()
+    }
+
     fn flush<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let flushed = self.inner.flush();
         future_into_py(py, async move { flushed.await.map_err(raise) })

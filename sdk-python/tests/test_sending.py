@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import threading
+import time
+import uuid
 from typing import Any
 
 import pytest
@@ -199,3 +202,47 @@ def test_without_acks_everything_has_left_when_it_is_closed(broker: Broker) -> N
         for turn in range(5):
             with client.consumer(f"t{turn}", start="earliest", until_end=True) as consumer:
                 assert [int(record.value or b"") for record in consumer] == list(range(2000))
+
+
+def test_each_enqueued_record_may_be_told_of_and_a_flush_has_a_time(broker: Broker) -> None:
+    told = list[tuple[int, object]]()
+
+    async def send(client: thalweg.Client, topic: str) -> None:
+        async with client.producer(topic) as producer:
+            for i in range(1_000):
+                await producer.enqueue(str(i), on_delivery=lambda outcome, i=i: told.append((i, outcome)))
+            await producer.enqueue(b"not told of")
+            # In the call already: it is too large.
+            await producer.enqueue(b"x" * (2 << 20), on_delivery=lambda outcome: told.append((-1, outcome)))
+            await producer.flush(timeout=30)
+            assert producer.pending == 0
+        outcomes = dict(told)
+        assert len(told) == 1_001 and isinstance(outcomes.pop(-1), thalweg.InvalidError)
+        offsets = [outcomes[i].offset for i in range(1_000)]  # type: ignore[attr-defined]
+        assert offsets == sorted(offsets)
+
+    run(broker, send)
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        names, topic = list[str](), str(uuid.uuid4())
+        client.create_topic(topic)
+        with client.producer(topic, delivery_timeout=3) as producer:
+
+            def on_delivery(_: object) -> None:
+                # It may call anything, also what waits.
+                names.append(f"{threading.current_thread().name} {len(client.topics()) > 0}")
+
+            producer.enqueue("x", on_delivery=on_delivery)
+            producer.flush()
+            deadline = time.monotonic() + 10
+            while not names and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert len(names) == 1 and names[0].startswith("thalweg-deliveries") and names[0].endswith("True")
+            broker.kill()
+            producer.enqueue("y")
+            with pytest.raises(thalweg.TimedOutError, match="1 records of topic .* have no outcome"):
+                producer.flush(timeout=0.2)
+            assert producer.pending == 1
+            # What a flush that was given up would have found is the next one's.
+            with pytest.raises(thalweg.TimedOutError, match="delivery time-out"):
+                producer.flush(timeout=30)
+            assert producer.pending == 0

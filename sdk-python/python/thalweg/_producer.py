@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import threading
-from collections.abc import Awaitable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
-from . import _native
-from ._errors import InvalidError, ThalwegError
+from . import _checks, _native
+from ._errors import InvalidError, ThalwegError, TimedOutError
 
 Data = bytes | bytearray | memoryview | str
 Value = Data | Mapping[str, Any] | list[Any] | None
@@ -148,6 +149,14 @@ def _items(messages: Any) -> list[_native.Item]:
     ]
 
 
+OnDelivery = Callable[["Delivery | ThalwegError"], object]
+
+
+def _tell_delivery(on_delivery: OnDelivery, done: asyncio.Future[Delivery]) -> None:
+    error = done.exception()
+    on_delivery(error if isinstance(error, ThalwegError) else done.result())
+
+
 class Producer:
     """Sends records to one topic.
 
@@ -215,12 +224,20 @@ class Producer:
         key: Data | None = None,
         headers: Headers | None = None,
         timestamp_ms: Timestamp | None = None,
+        on_delivery: OnDelivery | None = None,
     ) -> Awaitable[None]:
-        """Buffers a record; awaited, it waits while the buffer is full. An error in its delivery is raised by the next `flush()` or `close()`."""
+        """Buffers a record; awaited, it waits while the buffer is full.
+
+        `on_delivery` is called by the event loop with the delivery, or with the error; without it, an error is raised by the next `flush()` or `close()`.
+        """
         item = _item(value, key, headers, timestamp_ms)
         loop = asyncio.get_running_loop()
         with self._lock:
-            self._begin(loop, False)
+            waiters = self._begin(loop, on_delivery is not None)
+            if on_delivery is not None:
+                told: Sending[Delivery] = Sending(loop=loop)
+                told.add_done_callback(functools.partial(_tell_delivery, on_delivery))
+                waiters.append(told)
             self._together.append(item)
             if len(self._together) < _TOGETHER:
                 return _DONE
@@ -235,23 +252,37 @@ class Producer:
             self._together.extend(items)
             return self._room()
 
-    def flush(self) -> Awaitable[None]:
-        """Waits until every record that was sent before has its outcome."""
+    @property
+    def pending(self) -> int:
+        """Records that were sent, by whichever call, and have no outcome yet."""
+        return len(self._together) + self._native.pending()
+
+    def flush(self, timeout: float | None = None) -> Awaitable[None]:
+        """Waits until every record that was sent before has its outcome.
+
+        Raises TimedOutError where that takes longer than `timeout` seconds: the records are still on their way then, and another `flush` waits for them.
+        """
+        _checks.duration("timeout", timeout)
         self._hand_over_now()
-        return self._end(self._native.flush())
+        return self._end(self._native.flush(), timeout)
 
     def close(self) -> Awaitable[None]:
         """Refuses further records from now on, and waits until those that were sent before have their outcomes."""
         self._hand_over_now()
         return self._end(self._native.close())
 
-    def _end(self, ended: Awaitable[None]) -> Awaitable[None]:
+    def _end(self, ended: Awaitable[None], timeout: float | None = None) -> Awaitable[None]:
         async def go() -> None:
             error: ThalwegError | None = None
             try:
-                await ended
+                async with asyncio.timeout(timeout):
+                    await ended
             except ThalwegError as e:
                 error = e
+            except TimeoutError:
+                raise TimedOutError(
+                    f"{self.pending} records of topic {self.topic!r} have no outcome after {timeout} s; they are still on their way"
+                ) from None
             here = asyncio.get_running_loop()
             while settling := [task for task in self._settling if task.get_loop() is here]:
                 await asyncio.wait(settling)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import logging
 import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from types import TracebackType
 from typing import Any, TypeVar
@@ -31,6 +34,28 @@ def _loop() -> asyncio.AbstractEventLoop:
             threading.Thread(target=loop.run_forever, name="thalweg-sync", daemon=True).start()
             _running = (os.getpid(), loop)
         return _running[1]
+
+
+_telling: tuple[int, ThreadPoolExecutor] | None = None
+
+
+def _callbacks() -> ThreadPoolExecutor:
+    """Where callbacks of deliveries run: not on the loop's thread, which would wait for itself in a call that they make."""
+    global _telling
+    with _lock:
+        if _telling is None or _telling[0] != os.getpid():
+            _telling = (os.getpid(), ThreadPoolExecutor(1, "thalweg-deliveries"))
+        return _telling[1]
+
+
+def _callback(on_delivery: _producer.OnDelivery, outcome: _producer.Delivery | ThalwegError) -> None:
+    def call() -> None:
+        try:
+            on_delivery(outcome)
+        except Exception:
+            logging.getLogger("thalweg").exception("on_delivery raised")
+
+    _callbacks().submit(call)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
@@ -154,14 +179,20 @@ class Producer(_Closing):
     ) -> Sequence[_producer.Delivery | ThalwegError]:
         return _wait(lambda: self._inner.send_batch(messages))
 
-    def enqueue(self, value: _producer.Value, **options: Any) -> None:
-        _wait(lambda: self._inner.enqueue(value, **options))
+    def enqueue(self, value: _producer.Value, *, on_delivery: _producer.OnDelivery | None = None, **options: Any) -> None:
+        """See `thalweg.Producer.enqueue`. `on_delivery` is called on a thread of its own, in order; it may call anything."""
+        tell = None if on_delivery is None else functools.partial(_callback, on_delivery)
+        _wait(lambda: self._inner.enqueue(value, on_delivery=tell, **options))
+
+    @property
+    def pending(self) -> int:
+        return self._inner.pending
 
     def enqueue_batch(self, messages: Iterable[_producer.Message | _producer.Value]) -> None:
         _wait(lambda: self._inner.enqueue_batch(messages))
 
-    def flush(self) -> None:
-        _wait(self._inner.flush)
+    def flush(self, timeout: float | None = None) -> None:
+        _wait(lambda: self._inner.flush(timeout))
 
     def close(self) -> None:
         _wait(self._inner.close)

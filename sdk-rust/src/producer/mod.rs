@@ -242,7 +242,12 @@ impl Producer {
         Ok(self.inner.intake.submit(records.into_iter().map(|r| r.into_model(now_ms)).collect()))
     }
 
-    /// Waits until every record that was sent before has its outcome; closes open batches at once.
+    /// Records that were sent, by whichever call, and have no outcome yet.
+    pub fn pending(&self) -> usize {
+        self.inner.intake.failures.unsettled.load(Ordering::Acquire)
+    }
+
+    /// Waits until every record that was sent before has its outcome; closes open batches at once. Cancelled, nothing is lost.
     ///
     /// # Errors
     /// Enqueued records that were not delivered, whose receipts were dropped, where no `on_error` took them: how many, and the first one's error.
