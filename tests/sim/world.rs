@@ -411,6 +411,7 @@ impl World {
             reserve_bytes: 96 << 10,
             // A sync batch takes a whole sector: with less, the elections after a start would use it up.
             ballast_bytes: 512 << 10,
+            kept_files: 8,
             producers_max: if rng.chance(100_000) { PRODUCERS - 1 } else { PRODUCERS_MAX },
         };
         let groups_config = GroupsConfig {

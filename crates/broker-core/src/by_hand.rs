@@ -47,6 +47,7 @@ fn log() -> Config {
         wal_file_bytes: 64 << 10,
         reserve_bytes: 0,
         ballast_bytes: 0,
+        kept_files: 0,
         ..Default::default()
     }
 }

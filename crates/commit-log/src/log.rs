@@ -61,6 +61,9 @@ pub struct Config {
     /// Length of a file that is kept only to be given up when the write-ahead log, or what [nothing could be deleted
     /// without](CommitLog::set_vital), finds no room at all; 0: none.
     pub ballast_bytes: u64,
+    /// Log files of `wal_first_bytes` that are kept, each made beforehand: on a disk without any room they are for what [nothing could be deleted
+    /// without](CommitLog::set_vital) and for deletions. Every start needs a file of its own.
+    pub kept_files: usize,
     /// Producers that a partition remembers. Every broker of a cluster must have the same number: what follows from a log is equal on all
     /// of its replicas.
     pub producers_max: usize,
@@ -81,6 +84,7 @@ impl Default for Config {
             kept_bytes: 1 << 20,
             reserve_bytes: 256 << 20,
             ballast_bytes: 8 << 20,
+            kept_files: 2,
             producers_max: PRODUCERS_MAX,
         }
     }
@@ -197,6 +201,7 @@ enum Purpose {
     },
     MakeBallast,
     GiveUpBallast,
+    MakeKept(Vec<Spare>),
 }
 
 /// See the crate's page.
@@ -235,6 +240,8 @@ pub struct CommitLog<D> {
     /// Bytes of entries that are in no segment, of all partitions, on a quorum or not.
     unwritten_bytes: usize,
     room: Room,
+    /// Log files that are to be kept are being made.
+    makes_kept: bool,
     /// Most bytes of one sync batch while there is room.
     usual_batch_bytes_max: u64,
     /// Length of the next log file: smaller than usual after the disk had no room for a whole one.
@@ -270,6 +277,7 @@ impl<D: Disk> CommitLog<D> {
             unflushed_bytes: 0,
             unwritten_bytes: 0,
             room: Room::new(config.reserve_bytes, config.ballast_bytes),
+            makes_kept: false,
             usual_batch_bytes_max: 0,
             spare_bytes_max: config.wal_file_bytes,
             fatal: false,
@@ -290,6 +298,12 @@ impl<D: Disk> CommitLog<D> {
             // One that no list names was never used: a crash cut its making short, or its removal. On a full disk the room counts.
             if !log.wal.listed.0.contains_key(&spare.name) {
                 log.wal.leaving.push(spare.name);
+                continue;
+            }
+            // One in which nothing ever stood needs no table of it, so that it is there without any room.
+            let is_unused = spare.sums.is_zero() && log.disk.length(&old_sums_file(&spare.name))? == 0;
+            if is_unused && spare.bytes == config.wal_first_bytes && log.wal.kept.len() < config.kept_files {
+                log.wal.kept.push(spare);
                 continue;
             }
             log.retire(0, spare);
@@ -883,6 +897,7 @@ impl<D: Disk> CommitLog<D> {
         self.keep_ballast();
         self.make_spare();
         self.keep_list();
+        self.use_kept();
         if let Some(batch) = self.wal.start_batch() {
             let id = self.submit(Lane::Wal, batch.steps, Purpose::WalBatch(batch.last));
             self.wal.in_flight = Some((id, batch.last));
@@ -1011,6 +1026,17 @@ impl<D: Disk> CommitLog<D> {
                     Ok(_) => {}
                 }
             }
+            (Purpose::MakeKept(files), result) => {
+                self.makes_kept = false;
+                match result {
+                    Ok(_) => self.wal.kept.extend(files),
+                    Err(e) if e.full => {
+                        self.room.run_out(now_ms);
+                        self.wal.leaving.extend(files.into_iter().map(|f| f.name));
+                    }
+                    Err(e) => self.fail(e),
+                }
+            }
             (Purpose::GiveUpBallast, _) => {
                 self.room.ballast = Ballast::Missing;
                 self.room.retry();
@@ -1045,7 +1071,7 @@ impl<D: Disk> CommitLog<D> {
 
     /// True while what is appended would wait for room: the write-ahead log has none, nor has the disk.
     pub fn is_out_of_room(&self) -> bool {
-        self.room.is_waiting() && self.is_stuck() && self.room.ballast == Ballast::Missing
+        self.room.is_waiting() && self.is_stuck() && self.room.ballast == Ballast::Missing && self.wal.kept.is_empty()
     }
 
     /// True while the room that is left is the ballast's, for deletions and little else.
@@ -1067,7 +1093,13 @@ impl<D: Disk> CommitLog<D> {
         let active_room = self.wal.files.back().map_or(0, |f| f.bytes.saturating_sub(self.wal.write_at));
         let creating = self.wal.creating.as_ref().map_or(0, |(_, _, bytes)| *bytes);
         let places = active_room + creating + spares.map(|s| s.bytes).sum::<u64>();
-        self.unwritten_bytes as u64 + self.wal.pending_bytes.saturating_sub(places)
+        self.unwritten_bytes as u64 + self.wal.pending_bytes.saturating_sub(places) + self.kept_bytes_missing()
+    }
+
+    /// Bytes of the log files that are to be kept and are not there, nor under way.
+    fn kept_bytes_missing(&self) -> u64 {
+        let missing = if self.makes_kept { 0 } else { self.config.kept_files.saturating_sub(self.wal.kept.len()) };
+        missing as u64 * self.config.wal_first_bytes
     }
 
     /// The next sync batch fits into no log file, and none is being made.
@@ -1608,13 +1640,10 @@ impl<D: Disk> CommitLog<D> {
         let usual = if first { self.config.wal_first_bytes } else { self.spare_bytes_max };
         let bytes = self.room.file_bytes(usual, self.config.wal_first_bytes).max(needed);
         self.room.spend(bytes);
-        let name = FileName::new(format!("wal/{:04}.wal", self.wal.next_slot));
-        self.wal.next_slot += 1;
+        let file = self.new_file(bytes);
         // The first file stands in the way of the first append; later ones are made beside it.
-        let steps =
-            vec![Step::Create { file: name.clone(), bytes_count: bytes }, Step::Delete { file: old_sums_file(&name) }];
-        let id = self.submit(Lane::Bulk, steps, Purpose::WalCreate);
-        self.wal.creating = Some((id, name, bytes));
+        let id = self.submit(Lane::Bulk, file.steps().into(), Purpose::WalCreate);
+        self.wal.creating = Some((id, file.name, bytes));
     }
 
     /// Makes the ballast once it would not be missed, and the log has its first file.
@@ -1627,6 +1656,50 @@ impl<D: Disk> CommitLog<D> {
             self.room.ballast = Ballast::Making;
             self.submit(Lane::Bulk, vec![step], Purpose::MakeBallast);
         }
+        self.make_kept();
+    }
+
+    /// Makes the log files that are to be kept, once they would not be missed.
+    fn make_kept(&mut self) {
+        let bytes = self.kept_bytes_missing();
+        if bytes == 0 || self.wal.files.is_empty() || !self.room.can_spare(bytes) {
+            return;
+        }
+        self.room.spend(bytes);
+        let bytes_count = self.config.wal_first_bytes;
+        let files: Vec<Spare> = (0..bytes / bytes_count).map(|_| self.new_file(bytes_count)).collect();
+        let steps = files.iter().flat_map(Spare::steps).collect();
+        self.makes_kept = true;
+        self.submit(Lane::Bulk, steps, Purpose::MakeKept(files));
+    }
+
+    /// Opens log files that are kept where a deletion waits for room in the log, or what nothing could be deleted without: with no room on the disk,
+    /// and the ballast gone, or its room taken by somebody else. What waits before that comes with it, but nothing is opened for what
+    /// would not get that far: after the next start it would be missing.
+    fn use_kept(&mut self) {
+        if !self.is_stuck() || !self.room.is_waiting() || self.room.ballast == Ballast::There {
+            return;
+        }
+        let is_vital = |frame: &Frame| {
+            frame.kind == FrameKind::Dropped || self.partitions.get(&frame.group).is_some_and(|p| p.is_vital)
+        };
+        let kept: u64 = self.wal.kept.iter().map(|f| f.bytes).sum();
+        if self.wal.bytes_up_to(is_vital).is_none_or(|bytes| bytes > kept) {
+            return;
+        }
+        let needed = self.wal.room_needed();
+        let may_be_used = |f: &Spare| f.bytes >= needed && self.wal.listed.0.contains_key(&f.name);
+        if let Some(at) = self.wal.kept.iter().position(may_be_used) {
+            let file = self.wal.kept.swap_remove(at);
+            self.wal.spares.push(file);
+        }
+    }
+
+    /// A log file that is yet to be made.
+    fn new_file(&mut self, bytes: u64) -> Spare {
+        let name = FileName::new(format!("wal/{:04}.wal", self.wal.next_slot));
+        self.wal.next_slot += 1;
+        Spare { name, bytes, sums: SectorSums::default() }
     }
 
     /// The last resort: what waits may be what frees room, a topic's deletion above all. It may be on its way to the segments of a copy that is

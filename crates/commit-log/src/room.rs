@@ -9,7 +9,9 @@
 //!                                                        ^ half of it
 //! ```
 //! Below all of that lies the ballast, a file that is given up when the write-ahead log itself finds no room, or what nothing could be
-//! deleted without. What is written and deleted is `log.rs`'s business.
+//! deleted without. Its room passes through the file system, and somebody else may take it. The last thing are therefore log files that are
+//! kept ([`Config::kept_files`](crate::Config)): only what nothing could be deleted without has one opened, which takes no room from anybody.
+//! What is written and deleted is `log.rs`'s business.
 
 use std::collections::BTreeSet;
 
@@ -140,19 +142,25 @@ impl Room {
 
     /// True when the ballast would not be missed.
     pub(crate) fn has_room_for_ballast(&self) -> bool {
-        let needed = self.reserve_bytes + self.reserve_bytes / SLACK_SHARE + self.ballast_bytes;
-        self.ballast_bytes > 0 && !self.is_low() && self.free_bytes.is_some_and(|free| free >= needed)
+        self.ballast_bytes > 0 && self.can_spare(self.ballast_bytes)
+    }
+
+    /// True when so many bytes would not be missed.
+    pub(crate) fn can_spare(&self, bytes: u64) -> bool {
+        let needed = self.reserve_bytes + self.reserve_bytes / SLACK_SHARE + bytes;
+        !self.is_low() && self.free_bytes.is_some_and(|free| free >= needed)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use thalweg_model::{BatchBuilder, Codec, LeaderEpoch, Offset, RaftIndex, Record, RecordBatch};
+    use thalweg_model::{BatchBuilder, Codec, LeaderEpoch, Offset, RaftIndex, Record, RecordBatch, ReplicaId};
 
     use super::*;
     use crate::log::{CommitLog, Config, Install};
     use crate::lost_files::{DIRECTORY, GROUP, OTHER, append, config, settle};
     use crate::memory::MemoryDisk;
+    use crate::partition::HardState;
 
     const BALLAST_BYTES: u64 = 64 << 10;
 
@@ -228,6 +236,92 @@ mod tests {
         log.set_room(BALLAST_BYTES);
         settle(&mut log, 5_000);
         assert!(log.is_idle());
+    }
+
+    /// Lets the disk work, while somebody else takes all the room that there is, at once.
+    fn settle_without_room(log: &mut CommitLog<MemoryDisk>, now_ms: u64) {
+        log.set_room(0);
+        log.disk_mut().room = Some(0);
+        log.pump(now_ms);
+        while let Some(done) = log.disk_mut().step_any() {
+            log.disk_mut().room = Some(0);
+            log.complete(now_ms, done);
+            log.pump(now_ms);
+        }
+    }
+
+    fn kept_config() -> Config {
+        Config { ballast_bytes: BALLAST_BYTES, reserve_bytes: 16 << 10, kept_files: 3, ..config() }
+    }
+
+    /// A log whose files are full, on a disk without any room, the ballast's included, with records of `OTHER` that wait; nothing could be
+    /// deleted without `GROUP`.
+    fn without_any_room() -> CommitLog<MemoryDisk> {
+        let mut log = CommitLog::open(MemoryDisk::empty(), DIRECTORY, kept_config()).expect("it opens").0;
+        log.set_room(1 << 20);
+        append(&mut log, GROUP, 3);
+        append(&mut log, OTHER, 3);
+        log.set_vital(GROUP, true);
+        log.flush_all();
+        settle(&mut log, 500);
+        let mut last = 3;
+        while log.is_idle() {
+            last += 1;
+            // Not on the quorum, so that none of it goes to segments.
+            let batch = RecordBatch::leader_change(Offset(last - 1), LeaderEpoch(1));
+            log.append(OTHER, RaftIndex(last), batch);
+            settle_without_room(&mut log, 1_000);
+        }
+        for now_ms in [3_000, 5_000] {
+            settle_without_room(&mut log, now_ms);
+        }
+        assert!(!log.is_idle(), "log files that are kept are not for records");
+        assert!(!log.disk_mut().files.contains_key(&ballast_file()));
+        log
+    }
+
+    /// What nothing could be deleted without comes to the disk, and a deletion.
+    fn check_deletes(log: &mut CommitLog<MemoryDisk>, now_ms: u64) {
+        log.set_vital(GROUP, true);
+        let term = LeaderEpoch(now_ms as u32);
+        let lsn = log.set_hard_state(GROUP, HardState { term, vote: 1, replica: ReplicaId(1) });
+        settle_without_room(log, now_ms);
+        settle_without_room(log, now_ms + 2_000);
+        assert!(log.durable_lsn() >= lsn, "at {now_ms} ms");
+    }
+
+    /// Found by the simulator: the ballast was gone, somebody else had taken its room, and a broker that was started anew had none for the log file that
+    /// every start needs. It did not hear of the deletion that would have made some.
+    #[test]
+    fn without_any_room_what_nothing_could_be_deleted_without_is_written_whatever_was_before() {
+        let mut log = without_any_room();
+        let disk = log.disk_mut().image();
+        check_deletes(&mut log, 10_000);
+        // And where the broker is started anew, twice.
+        let mut log = CommitLog::open(disk, DIRECTORY, kept_config()).expect("it opens").0;
+        check_deletes(&mut log, 10_000);
+        let mut log = CommitLog::open(log.disk_mut().image(), DIRECTORY, kept_config()).expect("it opens").0;
+        check_deletes(&mut log, 20_000);
+        let bytes = log.disk_mut().bytes_of(&format!("partitions/{OTHER}"), "");
+        assert!(bytes > 0);
+        log.drop_partition(OTHER);
+        settle_without_room(&mut log, 30_000);
+        assert_eq!(log.disk_mut().bytes_of(&format!("partitions/{OTHER}"), ""), 0);
+        // With room, those that were used are made anew before records are taken.
+        let unused = |log: &mut CommitLog<MemoryDisk>| {
+            let is_unused =
+                |(name, data): (&FileName, &Vec<u8>)| name.0.ends_with(".wal") && data.iter().all(|b| *b == 0);
+            log.disk_mut().files.iter().filter(|f| is_unused(*f)).count()
+        };
+        assert_eq!(unused(&mut log), 1);
+        log.disk_mut().room = Some(1 << 20);
+        log.set_room(20 << 10);
+        settle(&mut log, 40_000);
+        assert!(log.is_full());
+        log.set_room(1 << 20);
+        settle(&mut log, 50_000);
+        settle(&mut log, 60_000);
+        assert!(!log.is_full() && unused(&mut log) >= 3);
     }
 
     /// Found by the simulator: of what came at once, only what was known to be on the quorum counted as taken. A follower took far more than its disk

@@ -39,6 +39,12 @@ impl SectorSums {
         SectorSums(data.chunks(SECTOR_BYTES as usize).map(crc32c::crc32c).collect())
     }
 
+    /// True when nothing but zeros is described.
+    pub(crate) fn is_zero(&self) -> bool {
+        let zero = zero_sector_sum();
+        self.0.iter().all(|sum| *sum == zero)
+    }
+
     /// Takes note of whole sectors written from position `at` on.
     fn written(&mut self, at: u64, buffers: &[Bytes]) {
         let mut sector = (at / SECTOR_BYTES) as usize;
@@ -125,6 +131,8 @@ pub(crate) struct Wal {
     pub(crate) spares: Vec<Spare>,
     /// Files that become spares when the list of files has their names.
     pub(crate) unlisted: Vec<Spare>,
+    /// Files that become spares when the disk has no room and [vital](crate::CommitLog::set_vital) frames wait: nothing was ever written to them.
+    pub(crate) kept: Vec<Spare>,
     /// Files to remove once the list of files has their names no longer.
     pub(crate) leaving: Vec<FileName>,
     /// The list of files as it is on the disk.
@@ -166,6 +174,14 @@ pub(crate) struct Spare {
     pub(crate) sums: SectorSums,
 }
 
+impl Spare {
+    /// Makes the file, with no table beside it of an earlier one of its name.
+    pub(crate) fn steps(&self) -> [Step; 2] {
+        let create = Step::Create { file: self.name.clone(), bytes_count: self.bytes };
+        [create, Step::Delete { file: old_sums_file(&self.name) }]
+    }
+}
+
 /// What to submit for one sync batch.
 pub(crate) struct SyncBatch {
     pub(crate) steps: Vec<Step>,
@@ -180,6 +196,7 @@ impl Wal {
             spares: Vec::new(),
             found: Vec::new(),
             unlisted: Vec::new(),
+            kept: Vec::new(),
             leaving: Vec::new(),
             listed: FileList::default(),
             listing: None,
@@ -258,13 +275,20 @@ impl Wal {
 
     /// Every file once, and how many bytes it has.
     fn files_there(&self) -> impl Iterator<Item = (&FileName, u64)> {
-        let spares = self.spares.iter().chain(&self.unlisted).chain(self.retiring.values());
+        let spares = self.spares.iter().chain(&self.unlisted).chain(&self.kept).chain(self.retiring.values());
         self.files.iter().map(|f| (&f.name, f.bytes)).chain(spares.map(|s| (&s.name, s.bytes)))
     }
 
     /// Room for all that waits, and a little more, however it is cut into sync batches.
     pub(crate) fn bytes_wanted(&self) -> u64 {
         self.pending_bytes + (self.pending.len() as u64 + 2) * SECTOR_BYTES
+    }
+
+    /// Bytes of what waits, up to the first frame that is wanted and with it, in whole sectors; `None` where none is.
+    pub(crate) fn bytes_up_to(&self, is_wanted: impl Fn(&Frame) -> bool) -> Option<u64> {
+        let at = self.pending.iter().position(|(_, frame)| is_wanted(frame))?;
+        let bytes: u64 = self.pending.iter().take(at + 1).map(|(_, frame)| frame.disk_bytes()).sum();
+        Some(bytes.next_multiple_of(SECTOR_BYTES))
     }
 
     /// Room that a file must have for the next sync batch; 0 without one.

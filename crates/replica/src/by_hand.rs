@@ -48,6 +48,7 @@ fn config() -> Config {
         tail_bytes: 1 << 20,
         reserve_bytes: 0,
         ballast_bytes: 0,
+        kept_files: 0,
         ..Default::default()
     }
 }
