@@ -1366,6 +1366,8 @@ impl World {
             }
         }
         let now = self.now_at(node);
+        // As the shell does, before anything is written.
+        core.set_room(now, self.nodes[node].disk.room());
         core.start(now);
         if std::mem::take(&mut self.nodes[node].recovers) {
             core.recover_metadata(now).map_err(|e| format!("{node} does not recover: {e}"))?;

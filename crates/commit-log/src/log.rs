@@ -10,7 +10,7 @@ use thalweg_model::{
 use crate::configuration::Configuration;
 use crate::disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
 use crate::files;
-use crate::frame::{Frame, FrameKind, Lsn};
+use crate::frame::{FRAME_HEADER_BYTES, Frame, FrameKind, Lsn, SECTOR_BYTES};
 use crate::manifest::SegmentsEnd;
 use crate::partition::{HardState, InstallEnd, Installing, Loss, PartitionLog, TailEntry};
 use crate::producers::{PRODUCERS_MAX, ProducerTable};
@@ -1102,6 +1102,16 @@ impl<D: Disk> CommitLog<D> {
         missing as u64 * self.config.wal_first_bytes
     }
 
+    /// True when so many batches of so many bytes in all find a place in the log, behind what waits already: in one of the files that are there, or
+    /// in one that there is room for. Log files that are kept do not count, nor those that need a little room yet before they are used again.
+    pub fn has_place_for(&self, batches: usize, bytes: usize) -> bool {
+        let added = (batches * (FRAME_HEADER_BYTES + 8) + bytes) as u64;
+        let needed = (self.wal.pending_bytes + added).next_multiple_of(SECTOR_BYTES);
+        let active_room = self.wal.files.back().map_or(0, |f| f.bytes.saturating_sub(self.wal.write_at));
+        let has_place = active_room >= needed || self.wal.spares.iter().any(|s| s.bytes >= needed);
+        has_place || self.room.has_free(needed.max(self.config.wal_first_bytes))
+    }
+
     /// The next sync batch fits into no log file, and none is being made.
     fn is_stuck(&self) -> bool {
         let needed = self.wal.room_needed();
@@ -1526,7 +1536,7 @@ impl<D: Disk> CommitLog<D> {
         if drops || file.groups.iter().any(held) {
             return;
         }
-        // Entries that wait for a quorum are carried over only when room is short, and only while that makes room: carried over
+        // Entries that wait for a quorum are carried over only when the log is long, and only while that makes room: carried over
         // again and again they would do nothing but wear the disk. (Found by the simulator.)
         let last_lsn = file.last_lsn;
         let waits = |log: &PartitionLog, last: RaftIndex| {
@@ -1536,6 +1546,16 @@ impl<D: Disk> CommitLog<D> {
             let total: u64 = self.wal.files.iter().filter(|f| f.free_after.is_none()).map(|f| f.bytes).sum();
             let is_short = total > self.config.wal_total_bytes / 2;
             if !is_short || total < CARRY_OVER_SHARE * self.uncommitted_bytes() {
+                return;
+            }
+            // On a full disk there may be no file for them, and all that is written later would wait behind them, deletions too. (Found by the
+            // simulator.)
+            let carried = file.groups.iter().filter_map(|(group, last)| {
+                let log = self.partitions.get(group).filter(|p| waits(p, *last))?;
+                Some(log.tail.range(log.tail_after(log.manifest_index)..).map(|e| e.batch.bytes().len()))
+            });
+            let (count, bytes) = carried.flatten().fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));
+            if self.room.is_low() && !self.has_place_for(count, bytes) {
                 return;
             }
         }

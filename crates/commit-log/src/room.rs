@@ -120,6 +120,11 @@ impl Room {
         is_gone && self.is_low() && self.free_bytes.is_some_and(|free| free <= self.ballast_bytes)
     }
 
+    /// True when so many bytes are free, or nobody tells.
+    pub(crate) fn has_free(&self, bytes: u64) -> bool {
+        self.free_bytes.is_none_or(|free| free >= bytes)
+    }
+
     pub(crate) fn retry_ms(&self) -> Option<u64> {
         self.retry_ms
     }
@@ -322,6 +327,30 @@ mod tests {
         settle(&mut log, 50_000);
         settle(&mut log, 60_000);
         assert!(!log.is_full() && unused(&mut log) >= 3);
+    }
+
+    /// Found by the simulator: after a start on a full disk entries were carried over into a log file for which there was no room, and all that came
+    /// later waited behind them.
+    #[test]
+    fn what_waits_for_a_quorum_is_not_carried_over_without_a_place_for_it() {
+        let mut log = CommitLog::open(MemoryDisk::empty(), DIRECTORY, kept_config()).expect("it opens").0;
+        log.set_room(1 << 30);
+        append(&mut log, OTHER, 3);
+        append(&mut log, GROUP, 3);
+        let mut builder = BatchBuilder::new();
+        builder.push(&Record { value: Some(vec![1; 60_000].into()), ..Default::default() });
+        let batch = builder.build(Codec::None, None).with_position(Offset(3), LeaderEpoch(1));
+        log.append(OTHER, RaftIndex(4), batch);
+        append(&mut log, GROUP, 100);
+        for now_ms in [600, 700, 800, 900, 1_000, 1_100, 1_200, 1_300, 1_400] {
+            log.flush_all();
+            settle(&mut log, now_ms);
+        }
+        assert!(log.is_flushed());
+        let config = Config { wal_total_bytes: 128 << 10, ..kept_config() };
+        let mut log = CommitLog::open(log.disk_mut().image(), DIRECTORY, config).expect("it opens").0;
+        settle_without_room(&mut log, 5_000);
+        check_deletes(&mut log, 10_000);
     }
 
     /// Found by the simulator: of what came at once, only what was known to be on the quorum counted as taken. A follower took far more than its disk
