@@ -644,6 +644,32 @@ fn what_goes_with_a_move_of_the_log_start_is_counted_once() {
     assert_eq!(hear(&mut copy, 6, 6), 10, "what it has already may come again");
 }
 
+/// The log writes in order: on a disk without room nothing is taken into it that would wait there, not even a move of the log start, or the deletion
+/// that makes room would wait behind it.
+#[test]
+fn without_room_nothing_is_taken_that_finds_no_place_in_the_log() {
+    let config = Config { reserve_bytes: 1 << 20, ..config() };
+    let mut copy = Copy::open_with(MemoryDisk::empty(), settings(), config, 1 << 40);
+    copy.append(3, 1, (0, 0), 6, 6);
+    copy.sync();
+    copy.replicas.set_room(copy.now, 0);
+    copy.replicas.log_mut().disk_mut().room = Some(0);
+    let hear = |copy: &mut Copy| {
+        let after = copy.log_end();
+        let batch = RecordBatch::log_start(Offset(after), LeaderEpoch(1), Offset(1), 1);
+        let entries = vec![EntryBody { term: 1, content: EntryContent::Batch(batch) }];
+        copy.hear_raft(3, RaftBody { kind: APPEND, term: 1, index: after, log_term: 1, entries, ..Default::default() });
+        copy.sync();
+        copy.log_end() > after
+    };
+    let taken = (0..100).take_while(|_| hear(&mut copy)).count();
+    assert!((5..90).contains(&taken), "{taken}");
+    assert!(copy.replicas.log().is_idle(), "nothing waits in the log");
+    copy.replicas.log_mut().disk_mut().room = None;
+    copy.replicas.set_room(copy.now, 1 << 18);
+    assert!(hear(&mut copy));
+}
+
 macro_rules! rules {
     ($($rule:ident: $($bug:ident)+;)+) => {
         mod rules {

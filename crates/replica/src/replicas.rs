@@ -419,6 +419,9 @@ impl<D: Disk> Replicas<D> {
     /// Those that come before a move of the log start are taken with it if more goes than comes. What was taken before and is undecided counts as
     /// coming: of several moves under way at once each would count the same bytes as going. (Found by the simulator: they were always taken.
     /// Where the log start moved often, that filled a follower's disk and used its ballast up, and a deletion could not be written there any more.)
+    ///
+    /// Nothing is taken, but for what nothing could be deleted without, that finds no place in the log: the log writes in order, and a deletion would
+    /// wait behind it.
     fn is_too_much(&self, name: &TopicPartition, body: &RaftBody) -> bool {
         let is_too_much = |p: &Partition| match p.settings.is_own {
             false => self.log.is_scarce(),
@@ -428,7 +431,15 @@ impl<D: Disk> Replicas<D> {
             let gone = body.log_start().map_or(0, |to| self.log.bytes_gone_at(name, to));
             gone > self.log.undecided_bytes(name, RaftIndex(body.index)) + body.batch_bytes() as u64
         };
-        self.partitions.get(name).is_some_and(is_too_much) && body.can_wait() && !frees_more()
+        let Some(partition) = self.partitions.get(name) else { return false };
+        let must_wait = is_too_much(partition) && body.can_wait() && !frees_more();
+        must_wait || (!body.entries.is_empty() && self.has_no_place(name, body.entries.len(), body.batch_bytes()))
+    }
+
+    /// True where so many batches of so many bytes in all would wait for room in the log, and could hold up what nothing could be deleted without.
+    fn has_no_place(&self, name: &TopicPartition, batches: usize, bytes: usize) -> bool {
+        let is_vital = self.partitions.get(name).is_some_and(|p| p.settings.is_vital);
+        !is_vital && self.log.is_scarce() && !self.log.has_place_for(batches, bytes)
     }
 
     /// Asks the quorum whether this replica still leads; [`Output::Confirmed`] answers with the high watermark then.
@@ -989,7 +1000,9 @@ impl<D: Disk> Replicas<D> {
 
     /// Proposes that readers of a partition that this replica leads may not go below `offset` any more; whole segments below it go.
     pub fn move_log_start(&mut self, now: Now, name: TopicPartition, offset: Offset) {
-        self.with_group(now, name, |group, effects| group.propose_log_start(now, offset, effects));
+        if !self.has_no_place(&name, 1, 0) {
+            self.with_group(now, name, |group, effects| group.propose_log_start(now, offset, effects));
+        }
     }
 
     /// Hands every leadership over, for a clean stop.
