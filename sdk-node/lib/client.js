@@ -105,6 +105,9 @@ export class Client {
   consumer(topics, given = {}) {
     checkNames('options of a consumer', given, CONSUMER_OPTIONS)
     checkNumbers(given, CONSUMER_NUMBERS)
+    for (const number of given.partitions ?? []) checkNumbers({ partitions: number }, { partitions: [0, 0x7fffffff, true] })
+    if (given.onRebalance !== undefined && typeof given.onRebalance !== 'function') throw new TypeError('onRebalance is no function')
+    if (given.signal !== undefined && typeof given.signal?.throwIfAborted !== 'function') throw new TypeError('signal is no AbortSignal')
     const { signal, start, filterConfig, autoCommitMs, onRebalance, closeTimeoutMs, ...options } = given
     const client = this.#open
     const names = typeof topics === 'string' ? [topics] : [...topics]

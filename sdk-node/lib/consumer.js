@@ -1,18 +1,29 @@
 // The consumer: `for await (const record of consumer)`, or `for await (const batch of consumer.batches())`.
 
+import { inspect, types } from 'node:util'
+
+import { checkNames, checkNumbers } from './data.js'
 import { InvalidError, call, raised } from './errors.js'
 import { Batch, ConsumerRecord } from './record.js'
 
 /** A position as the native half wants it: kind and number. */
-export function position(start = 'latest') {
+export function position(start) {
   if (start === 'earliest' || start === 'latest') return [start, 0]
   if (Number.isSafeInteger(start) && start >= 0) return ['offset', start]
-  if (typeof start === 'object' && start !== null && Number.isFinite(start.timestamp)) return ['timestamp', start.timestamp]
-  throw new InvalidError(`start is ${JSON.stringify(start)}; 'earliest', 'latest', an offset or { timestamp } is expected`)
+  if (typeof start === 'object' && start !== null) {
+    const ms = types.isDate(start.timestamp) ? start.timestamp.getTime() : start.timestamp
+    if (Number.isSafeInteger(ms) && ms >= 0) return ['timestamp', ms]
+  }
+  throw new InvalidError(`${inspect(start)} is no position; 'earliest', 'latest', an offset or { timestamp } (milliseconds or a Date) is expected`)
 }
 
 /** Topic and partition as the native half wants them; a number alone where one topic is read. */
-const place = (at) => (typeof at === 'object' && at !== null ? [at.topic, at.partition] : [undefined, at])
+function place(at) {
+  const [topic, partition] = typeof at === 'object' && at !== null ? [at.topic, at.partition] : [undefined, at]
+  const isPlace = Number.isInteger(partition) && partition >= 0 && partition <= 0x7fffffff && (topic === undefined || typeof topic === 'string')
+  if (!isPlace) throw new InvalidError(`${inspect(at)} is no partition; its number, or { topic, partition }, is expected`)
+  return [topic, partition]
+}
 
 // What the native half answers with where it hands out nothing.
 const NOTHING = -1
@@ -51,10 +62,11 @@ export class Consumer {
   #closing
   #batch
   #run = { first: 0, next: 0, end: 0, since: 0, size: 1 }
-  #telling = Promise.resolve()
   #readings = new Set()
-  #readying
-  #waiting = new Set()
+  // Who waits for what is next, in the order in which they asked.
+  #line = []
+  #isServing = false
+  #timer
   #onLeft
 
   constructor(topics, open, options) {
@@ -63,9 +75,22 @@ export class Consumer {
     this.group = options.group ?? null
     this.#open = open
     this.#options = options
+    const { signal } = options
+    if (signal !== undefined) {
+      // Weakly: a signal may outlive its consumers.
+      const ref = new WeakRef(this)
+      signal.addEventListener('abort', () => ref.deref()?.#abort(), { once: true })
+    }
+  }
+
+  /** How the coordinator takes it is nobody's matter here: whoever reads hears the signal's reason. */
+  #abort() {
+    void this.#leave(0).catch(() => {})
+    for (const waiter of this.#line.splice(0)) waiter.reject(this.#options.signal.reason)
   }
 
   async #ready() {
+    this.#options.signal?.throwIfAborted()
     if (this.#closing) throw new InvalidError('the consumer is closed')
     if (this.#native) return this.#native
     this.#opening ??= call(this.#open()).catch((error) => {
@@ -84,13 +109,6 @@ export class Consumer {
 
   /** Tells what came and went, in the order in which it happened; what is told may take its time. */
   async #tell(native) {
-    // One at a time.
-    const before = this.#telling
-    let done
-    this.#telling = new Promise((resolve) => {
-      done = resolve
-    })
-    await before
     const changes = native.untold()
     try {
       const events = []
@@ -101,7 +119,6 @@ export class Consumer {
       for (const event of events) await this.#options.onRebalance?.(event)
     } finally {
       native.told(changes.length)
-      done()
     }
   }
 
@@ -125,7 +142,15 @@ export class Consumer {
     run.next = first + 1
     run.end = first + count
     run.since = now
+    // While a body takes long, what was handled before it must not wait to count as done.
+    if (count > 1) this.#timer ??= setTimeout(() => this.#settleLate(native), RUN_LONG_MS).unref()
     return new ConsumerRecord(this.#batch, first)
+  }
+
+  #settleLate(native) {
+    const left = RUN_LONG_MS - (performance.now() - this.#run.since)
+    this.#timer = left > 0 ? setTimeout(() => this.#settleLate(native), left).unref() : undefined
+    if (left <= 0) this.#settle(native)
   }
 
   /** What the user has not got of a run is not in his hands: said before anything that it makes a difference to. */
@@ -141,74 +166,79 @@ export class Consumer {
     return count > 0 ? new Batch(native.batch()) : count
   }
 
-  /** Waits until there may be something to take, or until `reading` is woken. Several may wait for the one call of the native half. */
-  #readyFor(native, reading) {
-    return new Promise((resolve) => {
-      this.#waiting.add(resolve)
-      reading.wake = () => {
-        this.#waiting.delete(resolve)
-        resolve()
-      }
-      this.#readying ??= native.ready().then(() => {
-        const waiting = [...this.#waiting]
-        this.#waiting.clear()
-        this.#readying = undefined
-        for (const wake of waiting) wake()
-      })
+  /** What is next, after all who have asked before; undefined where nothing more comes. `waiter.leave()` gives up waiting, and takes nothing with it. */
+  #next(maxRecords) {
+    const waiter = { maxRecords, resolve: undefined, reject: undefined, leave: undefined }
+    waiter.promise = new Promise((resolve, reject) => {
+      waiter.resolve = resolve
+      waiter.reject = reject
     })
+    waiter.leave = () => {
+      const at = this.#line.indexOf(waiter)
+      if (at >= 0) this.#line.splice(at, 1)
+      waiter.resolve(undefined)
+    }
+    this.#line.push(waiter)
+    void this.#serve()
+    return waiter
   }
 
-  /** What is next; undefined where nothing comes before `reading` is over. */
-  async #next(maxRecords, reading) {
-    const { signal } = this.#options
-    // Also while it is being closed: whoever asks then has done with what he has in hand.
-    const native = this.#native ?? (await this.#ready())
-    for (;;) {
-      signal?.throwIfAborted()
-      // Whoever has gone does not take anything with him.
-      if (reading.isOver) return undefined
-      let taken
-      try {
-        taken = maxRecords === 0 ? this.#takeRecord(native) : this.#takeBatch(native, maxRecords)
-      } catch (error) {
-        throw raised(error)
+  /** Serves those who wait. */
+  async #serve() {
+    if (this.#isServing) return
+    this.#isServing = true
+    try {
+      while (this.#line.length > 0) {
+        try {
+          // Also while it is being closed: whoever asks then has done with what he has in hand.
+          const native = this.#native ?? (await this.#ready())
+          const [waiter] = this.#line
+          if (waiter === undefined) return
+          this.#options.signal?.throwIfAborted()
+          const taken = waiter.maxRecords === 0 ? this.#takeRecord(native) : this.#takeBatch(native, waiter.maxRecords)
+          if (typeof taken !== 'number' || taken === ENDED) {
+            this.#line.shift()
+            waiter.resolve(typeof taken === 'number' ? undefined : taken)
+          } else if (taken === UNTOLD) await this.#tell(native)
+          else await native.ready()
+        } catch (error) {
+          this.#line.shift()?.reject(raised(error))
+        }
       }
-      if (typeof taken !== 'number') return taken
-      if (taken === ENDED) return undefined
-      if (taken === UNTOLD) await this.#tell(native)
-      else await this.#readyFor(native, reading)
+    } finally {
+      this.#isServing = false
     }
   }
 
   async #nextWithin(maxRecords, timeoutMs) {
+    this.#options.signal?.throwIfAborted()
     if (this.#closing) throw new InvalidError('the consumer is closed')
-    const reading = { isOver: false, wake: undefined }
-    if (timeoutMs === undefined) return (await this.#next(maxRecords, reading)) ?? null
-    if (!(timeoutMs >= 0)) throw new InvalidError(`timeoutMs is ${timeoutMs}; a number of milliseconds is expected`)
-    const timer = setTimeout(() => {
-      reading.isOver = true
-      reading.wake?.()
-    }, Math.min(timeoutMs, TIMER_MAX_MS))
+    checkNumbers({ timeoutMs }, { timeoutMs: [0, TIMER_MAX_MS, false] })
+    const waiter = this.#next(maxRecords)
+    const timer = timeoutMs === undefined ? undefined : setTimeout(waiter.leave, timeoutMs)
     try {
-      return (await this.#next(maxRecords, reading)) ?? null
+      return (await waiter.promise) ?? null
     } finally {
       clearTimeout(timer)
     }
   }
 
   /** The next record; the one before it is done. null: nothing came within `timeoutMs`, or nothing more comes. */
-  async next({ timeoutMs } = {}) {
-    return this.#nextWithin(0, timeoutMs)
+  async next(options = {}) {
+    checkNames('options of next', options, ['timeoutMs'])
+    return this.#nextWithin(0, options.timeoutMs)
   }
 
   /** The next records that came together; what is left of a batch comes next. null as with `next`. */
-  async nextBatch({ maxRecords = RECORDS_MAX, timeoutMs } = {}) {
-    return this.#nextWithin(countOf(maxRecords), timeoutMs)
+  async nextBatch(options = {}) {
+    checkNames('options of nextBatch', options, ['maxRecords', 'timeoutMs'])
+    return this.#nextWithin(countOf(options.maxRecords ?? RECORDS_MAX), options.timeoutMs)
   }
 
   /** Batches as they come: the fast way out. A batch that was begun record by record goes on with what is left of it. */
-  batches({ maxRecords = RECORDS_MAX } = {}) {
-    return this.#iterate(countOf(maxRecords))
+  batches(options = {}) {
+    checkNames('options of batches', options, ['maxRecords'])
+    return this.#iterate(countOf(options.maxRecords ?? RECORDS_MAX))
   }
 
   /**
@@ -222,22 +252,20 @@ export class Consumer {
   /** An iterator of its own rather than a generator, whose `return()` would wait for the `next()` before it. */
   #iterate(maxRecords) {
     const { signal } = this.#options
-    const reading = { hasItem: false, isOver: false, wake: undefined }
+    const reading = { hasItem: false, isOver: false, waiters: new Set() }
     const leave = () => {
       reading.isOver = true
       this.#readings.delete(reading)
-      signal?.removeEventListener('abort', stop)
-      reading.wake?.()
+      for (const waiter of reading.waiters) waiter.leave()
       this.#onLeft?.()
     }
-    // How the coordinator takes it is nobody's matter here: the loop ends with the signal's reason.
-    const stop = () => void this.#leave(0).catch(() => {})
-    signal?.addEventListener('abort', stop, { once: true })
     this.#readings.add(reading)
     const over = { value: undefined, done: true }
     const wait = async () => {
+      const waiter = this.#next(maxRecords)
+      reading.waiters.add(waiter)
       try {
-        const item = await this.#nextOf(maxRecords, reading)
+        const item = await waiter.promise
         if (item !== undefined) {
           reading.hasItem = true
           return { value: item, done: false }
@@ -250,27 +278,28 @@ export class Consumer {
         leave()
         // Whatever a call says that was under way.
         signal?.throwIfAborted()
+        // One that runs when the consumer is closed ends.
+        if (this.#closing && error instanceof InvalidError) return over
         throw error
+      } finally {
+        reading.waiters.delete(waiter)
       }
       signal?.throwIfAborted()
       return over
-    }
-    const fail = (error) => {
-      leave()
-      return Promise.reject(raised(error))
     }
     return {
       next: () => {
         reading.hasItem = false
         if (reading.isOver) return Promise.resolve(over)
         const native = this.#native
-        // What is there needs no waiting, nor an async function, which costs as much as the record.
-        if (maxRecords === 0 && native !== undefined && signal?.aborted !== true) {
+        // What is there needs no waiting, nor an async function, which costs as much as the record. Nobody is overtaken.
+        if (maxRecords === 0 && native !== undefined && this.#line.length === 0 && !this.#isServing && signal?.aborted !== true) {
           let taken
           try {
             taken = this.#takeRecord(native)
           } catch (error) {
-            return fail(error)
+            leave()
+            return Promise.reject(raised(error))
           }
           if (typeof taken !== 'number') {
             reading.hasItem = true
@@ -286,16 +315,6 @@ export class Consumer {
       [Symbol.asyncIterator]() {
         return this
       },
-    }
-  }
-
-  /** As `#next`, for a loop: one that runs when the consumer is closed ends. */
-  async #nextOf(maxRecords, reading) {
-    try {
-      return await this.#next(maxRecords, reading)
-    } catch (error) {
-      if (this.#closing && error instanceof InvalidError) return undefined
-      throw error
     }
   }
 
@@ -336,24 +355,31 @@ export class Consumer {
   async #sync(act) {
     const native = await this.#ready()
     this.#settle(native)
-    try {
-      return act(native)
-    } catch (error) {
-      throw raised(error)
-    }
+    return this.#sync0(() => act(native))
   }
 
   async commit(offsets) {
-    const native = await this.#ready()
-    this.#settle(native)
-    if (offsets === undefined) return call(native.commit())
     const isRecord = offsets instanceof ConsumerRecord
     const list = isRecord ? [{ topic: offsets.topic, partition: offsets.partition, offset: offsets.offset + 1 }] : offsets
-    if (!Array.isArray(list)) throw new TypeError('offsets are a record, or an array of { partition, offset }')
-    for (const { partition, offset } of list) {
-      if (!Number.isSafeInteger(offset) || offset < 0) throw new InvalidError(`offset ${offset} of partition ${partition} is no offset: a whole number from 0 on`)
+    if (list !== undefined && !Array.isArray(list)) throw new TypeError('offsets are a record, or an array of { partition, offset }')
+    for (const one of list ?? []) {
+      place(one)
+      const isOffset = Number.isSafeInteger(one.offset) && one.offset >= 0
+      if (!isOffset) throw new InvalidError(`offset ${inspect(one.offset)} of partition ${one.partition} is no offset: a whole number from 0 on`)
     }
-    await call(native.commit(list.map(({ topic = this.topic, partition, offset }) => ({ topic, partition, offset }))))
+    // What was handed out is what counts at the call.
+    const native = this.#closing ? await this.#ready() : (this.#native ?? (await this.#ready()))
+    this.#settle(native)
+    if (list === undefined) return call(this.#sync0(() => native.startCommit()).wait())
+    await call(native.commitOffsets(list.map(({ topic = this.topic, partition, offset }) => ({ topic, partition, offset }))))
+  }
+
+  #sync0(act) {
+    try {
+      return act()
+    } catch (error) {
+      throw raised(error)
+    }
   }
 
   /** Records scanned so far; also once it is closed. */

@@ -1,6 +1,7 @@
 //! The consumer: a batch crosses as one buffer and arrays of positions, and `lib/record.js` reads from them; records are handed out as numbers
 //! within it.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use napi::Result;
@@ -221,16 +222,17 @@ impl Consumer {
         self.inner.told(count as usize);
     }
 
+    /// Begins to commit all that was handed out so far.
     #[napi]
-    pub async fn commit(&self, offsets: Option<Vec<Commit>>) -> Result<()> {
-        let committed = match offsets {
-            None => self.inner.commit().await,
-            Some(offsets) => {
-                let offsets = offsets.into_iter().map(|c| ((c.topic, c.partition), c.offset as u64));
-                self.inner.commit_offsets(offsets).await
-            }
-        };
-        committed.map_err(raise)
+    pub fn start_commit(&self) -> Result<Committing> {
+        let commit = self.inner.start_commit().map_err(raise)?;
+        Ok(Committing { commit: Mutex::new(Some(Box::pin(commit))) })
+    }
+
+    #[napi]
+    pub async fn commit_offsets(&self, offsets: Vec<Commit>) -> Result<()> {
+        let offsets = offsets.into_iter().map(|c| ((c.topic, c.partition), c.offset as u64));
+        self.inner.commit_offsets(offsets).await.map_err(raise)
     }
 
     #[napi]
@@ -301,6 +303,25 @@ impl Consumer {
     #[napi]
     pub async fn close(&self) -> Result<()> {
         self.inner.close().await.map_err(raise)
+    }
+}
+
+/// A commit that is under way.
+#[napi]
+pub struct Committing {
+    commit: Mutex<Option<Pin<Box<dyn Future<Output = thalweg::Result<()>> + Send>>>>,
+}
+
+#[napi]
+impl Committing {
+    /// What became of it; to be asked once.
+    #[napi]
+    pub async fn wait(&self) -> Result<()> {
+        let commit = lock(&self.commit).take();
+        match commit {
+            Some(commit) => commit.await.map_err(raise),
+            None => Ok(()),
+        }
     }
 }
 

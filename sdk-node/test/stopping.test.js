@@ -159,3 +159,66 @@ test('an abort while the coordinator is away ends the loop, and not the process'
   await new Promise((go) => setTimeout(go, 4_000))
   await client.close()
 })
+
+test('calls at once are served in order, and an abort ends those that wait', async (t) => {
+  const { client } = await filled(t, 100)
+  for (let turn = 0; turn < 10; turn++) {
+    const consumer = client.consumer('t', { start: 'earliest' })
+    const got = await Promise.all(Array.from({ length: 20 }, () => consumer.next()))
+    assert.deepEqual(got.map((r) => Number(r.text())), Array.from({ length: 20 }, (_, i) => i))
+    await consumer.close()
+  }
+  for (const opened of [true, false]) {
+    const controller = new AbortController()
+    const consumer = client.consumer('t', { start: 'latest', signal: controller.signal })
+    if (opened) await consumer.open()
+    const [one, two] = [consumer.next(), consumer.nextBatch({ timeoutMs: 60_000 })]
+    const reason = new Error('enough')
+    setTimeout(() => controller.abort(reason), 50)
+    for (const pending of [one, two, consumer.next()]) await assert.rejects(pending, (e) => e === reason)
+    await assert.rejects(consumer.next(), (e) => e === reason)
+  }
+  for (const call of [(c) => c.next({ timeout: 5 }), (c) => c.nextBatch({ max: 5 }), (c) => c.nextBatch(5), (c) => c.next({ timeoutMs: '5' })]) {
+    await assert.rejects(call(client.consumer('t')), TypeError)
+  }
+  assert.throws(() => client.consumer('t').batches({ foo: 1 }), TypeError)
+  const consumer = client.consumer('t', { start: 'earliest' })
+  for (const at of [0.5, 2 ** 32, -1, '0', undefined]) await assert.rejects(consumer.pause(at), { code: 'invalid' })
+  for (const to of [undefined, null, NaN, {}]) await assert.rejects(consumer.seek(0, to), { code: 'invalid' })
+  await client.close()
+})
+
+test('a commit counts at the call, and is not taken back', async (t) => {
+  const { client } = await filled(t, 500)
+  const committed = async (group) => (await client.describeGroup(group)).offsets[0].committed
+  for (let turn = 0; turn < 5; turn++) {
+    const consumer = client.consumer('t', { group: `g${turn}`, autoCommitMs: null })
+    let [n, commit, expected] = [0, undefined, undefined]
+    for await (const record of consumer) {
+      n += 1
+      if (n === 40) [commit, expected] = [consumer.commit(), record.offset + 1]
+      if (n === 150) break
+    }
+    await commit
+    await consumer.close()
+    assert.equal(await committed(`g${turn}`), expected)
+  }
+  // What is handled counts while the body takes long.
+  const consumer = client.consumer('t', { group: 'a', autoCommitMs: 50 })
+  let n = 0
+  for await (const record of consumer) {
+    n += 1
+    if (n !== 300) continue
+    await sleep(600)
+    assert.equal(await committed('a'), record.offset)
+    await consumer.commit(record)
+    await sleep(300)
+    assert.equal(await committed('a'), record.offset + 1)
+    await consumer.commit([{ partition: 0, offset: record.offset + 50 }])
+    break
+  }
+  await consumer.close()
+  const [first] = [...(await client.offsets('t', 'earliest')).values()]
+  assert.ok((await committed('a')) >= first + 349)
+  await client.close()
+})

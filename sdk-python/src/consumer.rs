@@ -90,16 +90,14 @@ impl Consumer {
 
     /// Commits offsets (topic, partition, offset), or without them all that was handed out.
     fn commit<'py>(&self, py: Python<'py>, offsets: Option<Vec<(String, u32, u64)>>) -> PyResult<Bound<'py, PyAny>> {
+        let Some(offsets) = offsets else {
+            // What was handed out is what counts at the call.
+            let commit = self.inner.start_commit().map_err(raise)?;
+            return future_into_py(py, async move { commit.await.map_err(raise) });
+        };
         let consumer = self.inner.clone();
-        future_into_py(py, async move {
-            let committed = match offsets {
-                None => consumer.commit().await,
-                Some(offsets) => {
-                    consumer.commit_offsets(offsets.into_iter().map(|(topic, p, offset)| ((topic, p), offset))).await
-                }
-            };
-            committed.map_err(raise)
-        })
+        let offsets = offsets.into_iter().map(|(topic, partition, offset)| ((topic, partition), offset));
+        future_into_py(py, async move { consumer.commit_offsets(offsets).await.map_err(raise) })
     }
 
     /// Hands out nothing more.

@@ -415,3 +415,84 @@ def test_what_cannot_be_meant_is_refused_by_name(broker: Broker) -> None:
             thalweg.connect(broker.address, ca=broker.ca, timeout=-1)
 
     run(broker, read)
+
+
+def test_a_slow_callback_is_told_once_and_may_not_read(broker: Broker) -> None:
+    async def read(client: thalweg.Client, topic: str) -> None:
+        await fill(client, topic, 3)
+        began, ended, errors = 0, 0, list[Exception]()
+
+        async def on_rebalance(_: thalweg.Rebalance) -> None:
+            nonlocal began, ended
+            began += 1
+            try:
+                await consumer.next(timeout=1)
+            except thalweg.InvalidError as error:
+                errors.append(error)
+            await asyncio.sleep(0.5)
+            ended += 1
+
+        consumer = client.consumer(topic, group="g", on_rebalance=on_rebalance)
+        waits = 0
+        while (record := await consumer.next(timeout=0.1)) is None:
+            waits += 1
+            assert waits < 50
+        assert (record.value, began, ended, len(errors)) == (b"0", 1, 1, 1) and waits > 2
+        # Whoever closes what he reads himself does not wait for himself.
+        started = time.monotonic()
+        await consumer.close()
+        async for _ in (other := client.consumer(topic, start="earliest")):
+            await other.close()
+        last = client.consumer(topic, start="earliest")
+        await last.next()
+        await client.close()
+        assert time.monotonic() - started < 3
+
+    run(broker, read)
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        topic, refused = str(uuid.uuid4()), list[Exception]()
+        client.create_topic(topic)
+        client.producer(topic).send("x")
+
+        def reads(_: thalweg.Rebalance) -> None:
+            with pytest.raises(thalweg.InvalidError, match="cannot read") as raised:
+                consumer.next(timeout=0.5)
+            refused.append(raised.value)
+
+        async def never(_: thalweg.Rebalance) -> None: ...
+
+        with client.consumer(topic, group=topic, on_rebalance=reads) as consumer:
+            assert consumer.next(timeout=10) is not None
+        assert len(refused) == 1
+        with pytest.raises(TypeError, match="on_rebalance"):
+            client.consumer(topic, group=topic, on_rebalance=never)
+
+
+def test_commits_count_at_the_call_and_are_not_taken_back(broker: Broker) -> None:
+    async def read(client: thalweg.Client, topic: str) -> None:
+        await fill(client, topic, 100)
+
+        async def committed(group: str) -> int | None:
+            return (await client.describe_group(group)).offsets[0].committed
+
+        async with client.consumer(topic, group="r", auto_commit=0.1) as consumer:
+            record = await consumer.next(timeout=10)
+            assert record is not None
+            await consumer.commit(record)
+            await asyncio.sleep(0.5)
+            assert await committed("r") == record.offset + 1
+            await consumer.commit({0: record.offset + 30})
+            await consumer.close()
+        assert await committed("r") == record.offset + 30
+        # A member that was too slow is told so, at once.
+        async with client.consumer(topic, group="s", max_processing=0.3) as slow:
+            record = await slow.next(timeout=10)
+            assert record is not None
+            await asyncio.sleep(1)
+            started = time.monotonic()
+            for what in (None, record):
+                with pytest.raises(thalweg.RebalancedError):
+                    await slow.commit(what)
+            assert time.monotonic() - started < 1
+
+    run(broker, read)

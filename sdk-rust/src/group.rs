@@ -3,7 +3,7 @@
 //! [`thalweg_client_core::Membership`] decides; this finds the coordinator, wherever that is at the moment, carries frames, and tells
 //! the user's side what changed.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -57,6 +57,12 @@ impl Cursor {
         self.offset.store(offset, Ordering::Release);
     }
 
+    /// Everything before `offset` is done, and may have been before.
+    pub(crate) fn raise(&self, offset: u64) {
+        let is_behind = |at: u64| at == u64::MAX || at < offset;
+        let _ = self.offset.fetch_update(Ordering::AcqRel, Ordering::Acquire, |at| is_behind(at).then_some(offset));
+    }
+
     /// What the filter made of records that were passed over.
     pub(crate) fn count(&self, filtered: u64, failed: u64) {
         self.filtered.fetch_add(filtered, Ordering::Relaxed);
@@ -108,6 +114,8 @@ struct Inner {
     is_over: bool,
     /// The partition of which the user has something in hand.
     claimed: Option<PartitionKey>,
+    /// What this member holds, or has held before.
+    known: BTreeSet<PartitionKey>,
 }
 
 /// A membership, shared between both sides.
@@ -163,6 +171,7 @@ impl GroupShared {
                 filter: None,
                 is_over: false,
                 claimed: None,
+                known: BTreeSet::new(),
             }),
         })
     }
@@ -205,6 +214,11 @@ impl GroupShared {
 
     pub(crate) fn cursor(&self, key: &PartitionKey) -> Option<Arc<Cursor>> {
         self.lock().cursors.get(key).cloned()
+    }
+
+    /// True for a partition that this member holds, or has held before.
+    pub(crate) fn has_known(&self, key: &PartitionKey) -> bool {
+        self.lock().known.contains(key)
     }
 
     pub(crate) fn reader(&self, topic: Option<&str>, partition: u32) -> Option<Arc<Reader>> {
@@ -348,6 +362,7 @@ impl GroupShared {
             match change {
                 Change::Assigned { key, committed, .. } => {
                     inner.cursors.insert(key.clone(), Cursor::new(*committed));
+                    inner.known.insert(key.clone());
                     let start = committed.map_or(self.start, |c| Position::Offset(c.offset));
                     if let Some(reader) = inner.readers.get(&key.topic_id) {
                         reader.change(|core| core.assign(key.partition, start));
@@ -461,6 +476,8 @@ async fn run(
         }
         let wants = shared.lock().membership.wants_stream(shared.now_ms());
         if !wants {
+            // A member that is away because it was slow still answers whoever commits.
+            shared.follow(Vec::new());
             shared.wake.notified().await;
             continue;
         }

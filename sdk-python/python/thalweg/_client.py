@@ -279,8 +279,12 @@ class Client:
         it for a second. `close_timeout` bounds how long `close` lets a loop in another task finish what it has in hand.
         """
         native = self._native
+        if isinstance(partitions, (str, bytes, int)):
+            raise TypeError(f"partitions is {type(partitions).__name__}; a list of ints is expected")
         for number in partitions or ():
             _checks.partition(number)
+        if on_rebalance is not None and not callable(on_rebalance):
+            raise TypeError(f"on_rebalance is {type(on_rebalance).__name__}; something to call is expected")
         for what, time in (
             ("session_timeout", session_timeout),
             ("auto_commit", auto_commit),
@@ -357,7 +361,7 @@ class Client:
         self._native_client = None
         consumers, self._consumers = list(self._consumers), weakref.WeakSet()
         # Where a coordinator does not answer, its members count as gone when their sessions end.
-        await asyncio.gather(*(consumer.close() for consumer in consumers), return_exceptions=True)
+        await asyncio.gather(*(consumer._leave(False) for consumer in consumers), return_exceptions=True)
 
     async def __aenter__(self) -> Client:
         return self

@@ -132,8 +132,8 @@ class Consumer:
         self._closing: asyncio.Future[None] | None = None
         self._closed = False
         self._ended = False
-        # One at a time tells what came and went.
-        self._telling = asyncio.Lock()
+        # What is told of what came and went.
+        self._telling: asyncio.Future[None] | None = None
         # Who has asked for records last: what is in hand is in his.
         self._reader: asyncio.Task[Any] | None = None
         # The iterator that was made last: once its loop has been left, nothing is in hand.
@@ -172,23 +172,37 @@ class Consumer:
         return self._native
 
     async def _tell(self, native: _native.Consumer) -> None:
-        """Tells what came and went."""
-        async with self._telling:
-            changes = native.untold()
-            try:
-                for change in rebalances(changes):
-                    told = self._on_rebalance(change) if self._on_rebalance else None
-                    if inspect.isawaitable(told):
-                        await told
-            except Exception:
-                # Told, however he takes it.
-                native.told(len(changes))
-                raise
+        """Tells what came and went, once: whoever gives up waiting for a record does not end a callback that is under way."""
+        telling = self._telling
+        if telling is not None and telling.done():
+            # It ended while nobody waited for it.
+            self._telling = None
+            telling.result()
+            telling = None
+        if telling is None:
+            telling = self._telling = asyncio.ensure_future(self._tell_all(native))
+        try:
+            await asyncio.shield(telling)
+        finally:
+            if telling.done():
+                self._telling = None
+
+    async def _tell_all(self, native: _native.Consumer) -> None:
+        changes = native.untold()
+        try:
+            for change in rebalances(changes):
+                told = self._on_rebalance(change) if self._on_rebalance else None
+                if inspect.isawaitable(told):
+                    await told
+        finally:
+            # Told, however he takes it.
             native.told(len(changes))
 
     async def _wait(self, take: Take[T]) -> T:
         """What is taken next; StopAsyncIteration where there is nothing more."""
         self._reader = asyncio.current_task()
+        if self._telling is not None and self._telling is self._reader:
+            raise InvalidError("a rebalance callback cannot read: it is told before the next record is handed out")
         native = self._native or await self._ready()
         while True:
             taken = take(native)
@@ -312,7 +326,7 @@ class Consumer:
             return False
         return reader.get_loop() is asyncio.get_running_loop()
 
-    async def _end(self, is_done: bool) -> None:
+    async def _end(self, is_done: bool, is_elsewhere: bool) -> None:
         native = self._native
         if native is None and self._opening is not None:
             native = await asyncio.shield(self._opening)
@@ -320,24 +334,25 @@ class Consumer:
             return
         if not is_done:
             native.stop()
-            if self._busy_elsewhere() and self._reader is not None:
+            if is_elsewhere and self._reader is not None:
                 # The body of a loop may finish what it has in hand, and ask for what is next.
                 idle = asyncio.ensure_future(native.idle())
                 await asyncio.wait([idle, self._reader], timeout=self._close_timeout, return_when="FIRST_COMPLETED")
                 idle.cancel()
         await native.close(is_done)
 
-    async def _leave(self, is_done: bool) -> None:
+    def _leave(self, is_done: bool) -> Awaitable[None]:
         if self._closing is None:
             self._closed = True
-            self._closing = asyncio.ensure_future(self._end(is_done))
-        await asyncio.shield(self._closing)
+            # Looked at here: what ends it runs in a task of its own.
+            self._closing = asyncio.ensure_future(self._end(is_done, self._busy_elsewhere()))
+        return asyncio.shield(self._closing)
 
     async def close(self) -> None:
         """Ends the subscription, and a loop that runs.
 
         What is in hand is not done, unless it is finished now: a loop that runs in another task may end its body, for at most `close_timeout` seconds, and
-        then ends as if there were nothing more. In a group, what is done is committed unless that is manual.
+        then ends as if there were nothing more. In a group, what is done is committed unless that is manual; `on_rebalance` is not called.
         """
         await self._leave(False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import inspect
 import logging
 import os
 import threading
@@ -140,6 +141,8 @@ class Client(_Closing):
         return Producer(self._inner.producer(topic, **options))
 
     def consumer(self, topics: str | Sequence[str], **options: Any) -> Consumer:
+        if inspect.iscoroutinefunction(options.get("on_rebalance")):
+            raise TypeError("on_rebalance is async; here it is called by the thread that reads, and nobody would await it")
         return Consumer(self._inner.consumer(topics, **options))
 
     def set_partitioner(self, topic: str, partitioner: str | None, partitioner_config: bytes | str = b"") -> None:
@@ -205,6 +208,8 @@ class Consumer(_Closing):
         self._inner = inner
         # One at a time tells what came and went; whoever reads within his callback would wait for himself.
         self._telling = threading.Lock()
+        # Who tells, by thread.
+        self._teller: int | None = None
         # Who has asked for records last.
         self._reader: threading.Thread | None = None
 
@@ -215,7 +220,7 @@ class Consumer(_Closing):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _run(self._inner._leave(kind is None))
+        _wait(lambda: self._inner._leave(kind is None))
 
     @property
     def topics(self) -> list[str]:
@@ -240,6 +245,7 @@ class Consumer(_Closing):
         """Tells what came and went, where the user iterates: the callback may call anything but read."""
         inner = self._inner
         with self._telling:
+            self._teller = threading.get_ident()
             changes = native.untold()
             try:
                 for change in _consumer.rebalances(changes):
@@ -247,11 +253,14 @@ class Consumer(_Closing):
                         inner._on_rebalance(change)
             finally:
                 native.told(len(changes))
+                self._teller = None
 
     def _wait(self, take: _consumer.Take[R], timeout: float | None = None) -> R | None:
         """What is taken next; None where nothing comes in time, or nothing more comes."""
         inner = self._inner
         _checks.duration("timeout", timeout)
+        if self._teller == threading.get_ident():
+            raise InvalidError("a rebalance callback cannot read: it is told before the next record is handed out")
         self._reader = threading.current_thread()
         native = inner._native or _run(inner._ready())
         deadline = None if timeout is None else time.monotonic() + max(timeout, _consumer._TIMEOUT_MIN)

@@ -202,6 +202,12 @@ struct Made {
     on_out_of_range: OnOutOfRange,
 }
 
+fn anothers(what: &str) -> Error {
+    let message =
+        format!("{what} is another member's by now, or will be: what was not committed before is read again there");
+    Error::new(ErrorKind::Rebalanced, message)
+}
+
 fn closed() -> Error {
     Error::new(ErrorKind::Invalid, "the consumer is closed")
 }
@@ -520,10 +526,15 @@ impl Consumer {
     /// The same without waiting: the commit is under way when this returns, and the future tells what became of it.
     ///
     /// # Errors
-    /// `invalid` without a group.
+    /// `invalid` without a group, `rebalanced` where the group has taken away what is in hand.
     pub fn start_commit(&self) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
         let member = self.inner.member()?;
-        self.inner.lock().handed_is_done();
+        let state = self.inner.lock();
+        if let Some(key) = state.claimed.as_ref().filter(|key| state.in_hand && member.cursor(key).is_none()) {
+            return Err(anothers(&format!("partition {}, of which something is in hand,", key.partition)));
+        }
+        state.handed_is_done();
+        drop(state);
         Ok(self.inner.in_time(member.commit(None)))
     }
 
@@ -560,7 +571,12 @@ impl Consumer {
                     return Err(error.at(ErrorPlace { offset: Some(offset), log_end: Some(end), ..place }));
                 }
             }
-            wanted.push((reader.key(place.partition), offset));
+            let key = reader.key(place.partition);
+            // What the group is told by itself later on does not go back behind it.
+            if let Some(cursor) = member.cursor(&key) {
+                cursor.raise(offset);
+            }
+            wanted.push((key, offset));
         }
         self.inner.in_time(member.commit(Some(wanted))).await
     }
@@ -725,8 +741,18 @@ impl Inner {
             let is_topic = place.topic.as_deref().is_none_or(|t| *r.name == *t);
             is_topic && self.member().is_ok_and(|m| m.cursor(&r.key(place.partition)).is_some())
         };
-        let found = self.readers().iter().find(held).cloned();
-        found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("this consumer does not read {place}")))
+        let readers = self.readers();
+        if let Some(found) = readers.iter().find(held) {
+            return Ok(found.clone());
+        }
+        let is_lost = |r: &&Arc<Reader>| {
+            let is_topic = place.topic.as_deref().is_none_or(|t| *r.name == *t);
+            is_topic && self.member().is_ok_and(|m| m.has_known(&r.key(place.partition)))
+        };
+        match readers.iter().any(|r| is_lost(&r)) {
+            true => Err(anothers(&format!("{place}"))),
+            false => Err(Error::new(ErrorKind::NotFound, format!("this consumer does not read {place}"))),
+        }
     }
 
     /// Somebody asks for what is next: what was handed out is done.
@@ -809,6 +835,10 @@ impl Inner {
             state.drop_what_waits(key);
             state.failed.remove(key);
             state.paused.remove(key);
+        }
+        if let Change::Lost(lost) = &change {
+            // Nobody has been told that it would go; it is gone.
+            state.untold.retain(|(untold, _)| !matches!(untold, Change::Revoked(key) if key == lost));
         }
         match topic {
             Some(topic) if self.tells => {
