@@ -323,7 +323,7 @@ fn a_broker_that_is_down_is_named_with_how_long_was_tried() {
 #[cfg_attr(not(mounts), ignore = "needs the right to mount a small file system, as root has it")]
 async fn a_full_disk_refuses_produce_and_goes_on_reading() {
     let folder = tempfile::tempdir().unwrap();
-    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(folder.path()).output();
+    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=40m", "tmpfs"]).arg(folder.path()).output();
     assert!(mount.unwrap().status.success(), "the build could mount one");
     let unmount = || drop(Command::new("umount").arg("-l").arg(folder.path()).status());
     let directory = folder.path().join("data");
@@ -339,7 +339,7 @@ async fn a_full_disk_refuses_produce_and_goes_on_reading() {
         }
         if delivered > 5_000 {
             unmount();
-            panic!("a disk of 24 MB took 500 MB");
+            panic!("a disk of 40 MB took 500 MB");
         }
     };
     let read: usize = read_all(&client, "t").await.values().map(Vec::len).sum();

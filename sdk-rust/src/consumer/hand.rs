@@ -122,7 +122,7 @@ impl Hand {
     }
 
     /// All of it is done.
-    pub(super) fn is_done(self) {
+    pub(super) fn finish(self) {
         if let Some(cursor) = self.cursor {
             cursor.set(self.end);
             cursor.count(self.filtered, self.failed);

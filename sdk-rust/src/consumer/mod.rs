@@ -782,7 +782,7 @@ impl Inner {
     /// All of a batch has been handed out and is done, and what a filter dropped behind it has been scanned.
     fn finish(&self, state: &mut State, hand: Hand) {
         state.positions.insert(hand.key.clone(), hand.end);
-        hand.is_done();
+        hand.finish();
     }
 
     /// Takes note of what the group has given or taken, then says what there is.
