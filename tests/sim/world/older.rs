@@ -174,7 +174,8 @@ impl World {
     /// but when the broker that has them returns, they must be kept, although the others have gone on without them.
     pub(super) fn make_two_histories(&mut self) -> Result<(), String> {
         let first = self.rng.below(3) as usize;
-        let (forgets, knows, behind) = (first, (first + 1) % 3, (first + 2) % 3);
+        let knows = self.sound_from(first + 1);
+        let (forgets, behind) = ((knows + 2) % 3, (knows + 1) % 3);
         let saved = self.nodes[forgets].disk.copy();
         let starts = self.nodes[forgets].starts;
         self.note(|| format!("the disk of {forgets} is copied, {behind} stops"));
