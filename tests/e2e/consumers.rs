@@ -125,18 +125,18 @@ async fn a_deleted_topic_is_named_and_producers_and_members_follow_the_new_one()
     let client = client(&broker).await;
     client.create_topic("orders", Topic::partitions(2)).await.unwrap();
     let producer = client.producer("orders").build().await.unwrap();
-    let mut alone = client.consumer("orders").from_beginning().build().await.unwrap();
+    let alone = client.consumer("orders").from_beginning().build().await.unwrap();
     let member = client.consumer("orders").group("g").build().await.unwrap();
     producer.send(Record::new("1")).await.unwrap();
     assert_eq!(next(&member).await.unwrap(), "1");
-    assert_eq!(next(&mut alone).await.unwrap(), "1");
+    assert_eq!(next(&alone).await.unwrap(), "1");
     client.delete_topic("orders").await.unwrap();
     for _ in 0..3 {
         let error = producer.send(Record::new("lost")).await.unwrap_err();
         assert_eq!((error.kind(), &error.to_string()[..]), (ErrorKind::NotFound, r#"topic "orders" was deleted"#));
     }
     for _ in 0..2 {
-        let error = error(&mut alone).await;
+        let error = error(&alone).await;
         assert_eq!((error.kind(), &error.to_string()[..]), (ErrorKind::NotFound, r#"topic "orders" was deleted"#));
         assert_eq!(error.place().unwrap().topic, "orders");
     }

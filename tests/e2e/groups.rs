@@ -240,8 +240,8 @@ async fn a_filter_belongs_to_the_group_and_commits_move_over_what_it_drops() {
     let reading = tokio::spawn(async move { skipping.next().await });
     eventually("everything scanned", Duration::from_secs(5), all).await;
     reading.abort();
-    let mut passing = group("pass", OnFailure::Pass).build().await.unwrap();
-    assert_eq!((next(&mut passing).await, next(&mut passing).await), ((0, 51), (0, 61)));
+    let passing = group("pass", OnFailure::Pass).build().await.unwrap();
+    assert_eq!((next(&passing).await, next(&passing).await), ((0, 51), (0, 61)));
     let failing = group("fail", OnFailure::Fail).build().await.unwrap();
     let error = failing.next().await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PluginFailed, "{error}");
