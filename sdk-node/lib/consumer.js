@@ -355,7 +355,7 @@ export class Consumer {
   async #sync(act) {
     const native = await this.#ready()
     this.#settle(native)
-    return this.#sync0(() => act(native))
+    return this.#inWords(() => act(native))
   }
 
   async commit(offsets) {
@@ -370,11 +370,12 @@ export class Consumer {
     // What was handed out is what counts at the call.
     const native = this.#closing ? await this.#ready() : (this.#native ?? (await this.#ready()))
     this.#settle(native)
-    if (list === undefined) return call(this.#sync0(() => native.startCommit()).wait())
+    if (list === undefined) return call(this.#inWords(() => native.startCommit()).wait())
     await call(native.commitOffsets(list.map(({ topic = this.topic, partition, offset }) => ({ topic, partition, offset }))))
   }
 
-  #sync0(act) {
+  /** What the native half throws at once, as the error that it is. */
+  #inWords(act) {
     try {
       return act()
     } catch (error) {

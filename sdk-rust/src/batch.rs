@@ -135,6 +135,12 @@ pub struct Spot {
     pub index: usize,
 }
 
+impl Spot {
+    pub(crate) fn record(&self) -> ConsumerRecord {
+        self.batch.at(self.part, self.span)
+    }
+}
+
 impl Batch {
     pub(crate) fn new(topic: Arc<str>, partition: u32, parts: Vec<Part>) -> Batch {
         Batch { topic, partition, parts }
@@ -222,7 +228,7 @@ impl Batch {
     }
 
     /// The record at this spot.
-    pub(crate) fn at(&self, part: usize, span: usize) -> ConsumerRecord {
+    fn at(&self, part: usize, span: usize) -> ConsumerRecord {
         let part = &self.parts[part];
         self.record(part, &part.spans()[span])
     }

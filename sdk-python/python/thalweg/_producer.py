@@ -23,7 +23,6 @@ T = TypeVar("T")
 
 # Records of one turn of the event loop go to the core together, or so many.
 _TOGETHER = 512
-_INT64_MAX = 2**63 - 1
 
 
 class Delivery(NamedTuple):
@@ -126,7 +125,7 @@ def _timestamp(at: Any) -> int:
     if not isinstance(at, int) or isinstance(at, bool):
         raise TypeError(f"timestamp_ms is {type(at).__name__}; milliseconds as int, or a datetime, are expected")
     # Which of them a topic takes, the core knows.
-    if not -_INT64_MAX <= at <= _INT64_MAX:
+    if not -_checks.INT64_MAX <= at <= _checks.INT64_MAX:
         raise InvalidError(f"timestamp_ms is {at}; milliseconds since 1970 are expected")
     return at
 

@@ -292,14 +292,7 @@ impl Consumer {
     /// the log does not hold the position (any more), `not_found` when a topic was deleted. The consumer stays at that position, and
     /// answers so again: `seek` past it to go on. [`Error::place`] tells which partition and offset.
     pub async fn next(&self) -> Option<Result<ConsumerRecord>> {
-        let take = || match self.take_record() {
-            Taken::Some(spot) => Taken::Some(spot.batch.at(spot.part, spot.span)),
-            Taken::Untold => Taken::Untold,
-            Taken::Failed(error) => Taken::Failed(error),
-            Taken::Ended => Taken::Ended,
-            Taken::Nothing => Taken::Nothing,
-        };
-        self.read(take).await
+        self.read(|| self.inner.take(|hand| hand.next().record())).await
     }
 
     /// The next records that came together, of one partition: the fast way out. Those before them are done then. After [`next`](Self::next), what
