@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -193,13 +194,10 @@ impl DataDirectory {
         let last = read_starts(path).map_err(|reason| DirectoryError::StartsLost { path: starts, reason })?;
         let unregistered = read_unregistered(path);
         let incarnation = next_start(last, unregistered, Uuid::new_v4().as_u64_pair().1);
-        // The count comes last: an incarnation that is further than it was never used.
-        let count = || {
-            write_durably(path, &path.join(UNREGISTERED), checked(incarnation).as_bytes())?;
-            write_starts(path, starts_of(incarnation))
-        };
         if unregistered != Some(incarnation) {
-            count().or_else(|e| if give_up_ballast(path, &e) { count() } else { Err(e) }).map_err(io)?;
+            // The count comes last: an incarnation that is further than it was never used.
+            write_number(path, UNREGISTERED, incarnation).map_err(io)?;
+            write_starts(path, starts_of(incarnation)).map_err(io)?;
         }
         Ok(DataDirectory { path: path.to_owned(), identity, incarnation, _lock: lock })
     }
@@ -243,9 +241,9 @@ fn read_unregistered(path: &Path) -> Option<u64> {
 }
 
 /// The last start is known to be registered: the next one is counted. If this fails, or a power cut undoes it, that one goes by the same incarnation, as
-/// a process that is still the same would.
+/// a process that is still the same would. The file stays: on a full disk the next start is written over it.
 pub(crate) fn forget_unregistered(path: &Path) {
-    let _ = std::fs::remove_file(path.join(UNREGISTERED));
+    let _ = write_over(&path.join(UNREGISTERED), "registered\n");
 }
 
 fn read(path: &Path, file: &Path, bytes: &[u8]) -> Result<Identity, DirectoryError> {
@@ -264,14 +262,34 @@ fn read(path: &Path, file: &Path, bytes: &[u8]) -> Result<Identity, DirectoryErr
 
 /// Writes down how often a broker was started on the directory.
 pub(crate) fn write_starts(path: &Path, starts: u64) -> io::Result<()> {
-    write_durably(path, &path.join(STARTS), checked(starts).as_bytes())
+    write_number(path, STARTS, starts)
 }
 
-/// On a full disk a broker must start all the same, or nothing could be deleted: removes the file that is kept for that. False where
-/// there is none, or the error is another one.
-fn give_up_ballast(path: &Path, error: &io::Error) -> bool {
-    let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-    is_full && std::fs::remove_file(path.join(&*thalweg_commit_log::ballast_file().0)).is_ok()
+/// Writes a number and its checksum so that after a crash either they or what was there before can be read. On a full disk a broker must start all
+/// the same, or nothing could be deleted: the file that is kept for that goes, and if that is not enough, the number is written over what stands there.
+fn write_number(path: &Path, name: &str, number: u64) -> io::Result<()> {
+    let (file, text) = (path.join(name), checked(number));
+    let write = || write_durably(path, &file, text.as_bytes());
+    write()
+        .or_else(|e| if is_full(&e) && give_up_ballast(path) { write() } else { Err(e) })
+        .or_else(|e| if is_full(&e) { write_over(&file, &text)?.sync_all() } else { Err(e) })
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Frees the room that is kept for a full disk. False if it is given up already.
+fn give_up_ballast(path: &Path) -> bool {
+    std::fs::remove_file(path.join(&*thalweg_commit_log::ballast_file().0)).is_ok()
+}
+
+/// Writes a short text over the start of a file, which takes no room of the disk. What was longer before is blank behind it.
+fn write_over(file: &Path, text: &str) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).open(file)?;
+    let length = file.metadata()?.len() as usize;
+    file.write_all_at(format!("{text:length$}").as_bytes(), 0)?;
+    Ok(file)
 }
 
 /// Writes a file so that after a crash it is there whole or not at all.
@@ -300,6 +318,13 @@ mod tests {
         forget_unregistered(path);
         let second = start();
         assert_eq!((starts_of(second), start(), read_starts(path)), (2, second, Ok(2)));
+        // Over what stands there, shorter or longer than it.
+        for number in [7, 123_456_789, 3] {
+            write_over(&path.join(UNREGISTERED), &checked(number)).unwrap();
+            assert_eq!(read_unregistered(path), Some(number));
+        }
+        write_over(&path.join(UNREGISTERED), &checked(second)).unwrap();
+        assert_eq!(start(), second);
         // A bit has flipped, the process ended before the count was written, a person has written the count.
         std::fs::write(path.join(UNREGISTERED), checked(second).replace(' ', "0 ")).unwrap();
         assert_eq!(starts_of(start()), 3);
