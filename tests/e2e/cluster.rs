@@ -162,7 +162,7 @@ async fn a_partitioner_changes_under_its_producers() {
 }
 
 /// What a broker says that is stopped after `limit_s` at the latest.
-fn serve(config: &std::path::Path, more: &[&str], limit_s: &str) -> String {
+pub(crate) fn serve(config: &std::path::Path, more: &[&str], limit_s: &str) -> String {
     let output = Command::new("timeout")
         .args(["-s", "INT", limit_s])
         .arg(thalweg())

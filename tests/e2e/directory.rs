@@ -31,7 +31,7 @@ async fn send(client: &thalweg::Client, topic: &str, numbers: std::ops::Range<u3
 }
 
 /// Files of a kind below `folder`, sorted.
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+pub(crate) fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
     let mut found: Vec<PathBuf> = entries.filter(|p| p.extension().is_some_and(|e| e == extension)).collect();
     found.sort();

@@ -14,6 +14,7 @@ mod load;
 mod plugins;
 mod raw;
 mod records;
+mod recovery;
 mod retention;
 mod sending;
 mod times;
