@@ -63,7 +63,7 @@ enum AcksArg {
 }
 
 fn codec(text: &str) -> Result<Codec, String> {
-    Codec::from_name(text).ok_or_else(|| "none, lz4 or zstd".to_owned())
+    Codec::from_name(text).ok_or_else(|| "none, gzip, snappy, lz4 or zstd".to_owned())
 }
 
 impl Produce {

@@ -78,7 +78,7 @@ test('a topic has the settings that it was made with', async (t) => {
   await client.close()
 })
 
-for (const compression of ['none', 'lz4', 'zstd']) {
+for (const compression of ['none', 'gzip', 'snappy', 'lz4', 'zstd']) {
   test(`records come back as they were sent (${compression})`, async (t) => {
     const { address, ca } = await startBroker(t)
     const client = await connect(address, { ca })

@@ -56,7 +56,7 @@ def test_plugins_place_and_filter(broker: Broker, vectors: Any, plugins: pathlib
     asyncio.run(go())
 
 
-@pytest.mark.parametrize("codec", ["none", "lz4", "zstd"])
+@pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])
 def test_records_come_back_as_they_were_sent(broker: Broker, vectors: Any, codec: Any) -> None:
     async def go() -> None:
         async with thalweg.connect(broker.address, ca=broker.ca) as client:
@@ -100,6 +100,6 @@ def test_a_topic_has_the_settings_that_it_was_made_with(broker: Broker) -> None:
 def test_error_kinds_are_the_same_everywhere(vectors: Any) -> None:
     assert [list(pair) for pair in _native.ERROR_CODES] == vectors["errors"]
     for code, retriable in vectors["errors"]:
-        error = _errors.make(code, "x")
+        error = _errors.make(code, "x", {})
         assert (error.code, error.retriable, str(error)) == (code, retriable, "x")
         assert isinstance(error, thalweg.ThalwegError)

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use crate::BatchError;
+use crate::{BatchError, snappy};
 
 /// Compression codec of a batch, by Kafka's attribute ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,6 +10,11 @@ pub enum Codec {
     /// Records as they are (id 0).
     #[default]
     None,
+    /// gzip (id 1), level 1.
+    Gzip,
+    /// Snappy (id 2), in the blocks of the xerial library as Kafka's Java client writes it; one block without them is read too, as librdkafka
+    /// writes it.
+    Snappy,
     /// LZ4 frame format (id 3).
     Lz4,
     /// Zstandard (id 4), level 1.
@@ -21,11 +26,11 @@ impl Codec {
     pub(crate) fn from_id(id: u8) -> Result<Codec, BatchError> {
         match id {
             0 => Ok(Codec::None),
+            1 => Ok(Codec::Gzip),
+            2 => Ok(Codec::Snappy),
             3 => Ok(Codec::Lz4),
             4 => Ok(Codec::Zstd),
-            1 => Err(BatchError::Codec { id, name: "gzip" }),
-            2 => Err(BatchError::Codec { id, name: "snappy" }),
-            _ => Err(BatchError::Codec { id, name: "unknown" }),
+            _ => Err(BatchError::Codec { id }),
         }
     }
 
@@ -33,6 +38,8 @@ impl Codec {
     pub(crate) fn id(self) -> u8 {
         match self {
             Codec::None => 0,
+            Codec::Gzip => 1,
+            Codec::Snappy => 2,
             Codec::Lz4 => 3,
             Codec::Zstd => 4,
         }
@@ -42,14 +49,19 @@ impl Codec {
     pub fn name(self) -> &'static str {
         match self {
             Codec::None => "none",
+            Codec::Gzip => "gzip",
+            Codec::Snappy => "snappy",
             Codec::Lz4 => "lz4",
             Codec::Zstd => "zstd",
         }
     }
 
+    /// Every codec.
+    pub const ALL: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+
     /// The codec called `name`, if there is one.
     pub fn from_name(name: &str) -> Option<Codec> {
-        [Codec::None, Codec::Lz4, Codec::Zstd].into_iter().find(|c| c.name() == name)
+        Self::ALL.into_iter().find(|c| c.name() == name)
     }
 
     /// Compresses `data`; `None` hands it back as it is.
@@ -57,6 +69,12 @@ impl Codec {
         const INFALLIBLE: &str = "compressing into memory cannot fail";
         match self {
             Codec::None => data,
+            Codec::Gzip => {
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                encoder.write_all(&data).expect(INFALLIBLE);
+                encoder.finish().expect(INFALLIBLE)
+            }
+            Codec::Snappy => snappy::compress(&data),
             Codec::Lz4 => {
                 let mut encoder = lz4::EncoderBuilder::new()
                     .level(1)
@@ -88,6 +106,8 @@ impl Codec {
         let failed = |e: std::io::Error| self.failed(&e);
         Ok(match self {
             Codec::None => CodecReader::None(data),
+            Codec::Gzip => CodecReader::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(data))),
+            Codec::Snappy => CodecReader::Snappy(snappy::Reader::new(data)),
             Codec::Lz4 => CodecReader::Lz4(lz4::Decoder::new(data).map_err(failed)?),
             Codec::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(data).map_err(failed)?;
@@ -107,6 +127,8 @@ impl Codec {
 /// Bytes on their way out of a codec.
 pub(crate) enum CodecReader<'a> {
     None(&'a [u8]),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<&'a [u8]>>),
+    Snappy(snappy::Reader<'a>),
     Lz4(lz4::Decoder<&'a [u8]>),
     Zstd(zstd::stream::read::Decoder<'static, &'a [u8]>),
 }
@@ -121,8 +143,8 @@ impl CodecReader<'_> {
                 let (rest, ended) = decoder.finish();
                 ended.is_ok() && rest.is_empty()
             }
-            // It reads frame after frame to the end of its input, and calls a cut one an error.
-            CodecReader::Zstd(_) => true,
+            // They read piece after piece to the end of their input, and call a cut one an error.
+            CodecReader::Gzip(_) | CodecReader::Snappy(_) | CodecReader::Zstd(_) => true,
         }
     }
 }
@@ -131,6 +153,8 @@ impl Read for CodecReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
         match self {
             CodecReader::None(data) => data.read(out),
+            CodecReader::Gzip(decoder) => decoder.read(out),
+            CodecReader::Snappy(reader) => reader.read(out),
             CodecReader::Lz4(decoder) => decoder.read(out),
             CodecReader::Zstd(decoder) => decoder.read(out),
         }

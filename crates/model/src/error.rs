@@ -37,13 +37,11 @@ pub enum BatchError {
         /// Stored in the header.
         found: u32,
     },
-    /// A codec id that has a name in Kafka but is not read here, or none at all.
-    #[error("codec {name} (id {id}) is not supported; use none, lz4 or zstd")]
+    /// A codec id that has no name in Kafka.
+    #[error("codec {id} is unknown; use none, gzip, snappy, lz4 or zstd")]
     Codec {
         /// The id in the attributes.
         id: u8,
-        /// Its name in Kafka, or "unknown".
-        name: &'static str,
     },
     /// The compressed records do not decompress.
     #[error("records do not decompress with {codec}: {reason}")]

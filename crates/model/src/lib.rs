@@ -13,6 +13,7 @@ mod murmur2;
 mod name;
 mod planted;
 mod record;
+mod snappy;
 mod varint;
 
 pub use batch::{BATCH_HEADER_BYTES, BatchBuilder, BatchHeader, ProducerMark, RecordBatch, RecordSpan, RecordSpans};

@@ -24,7 +24,7 @@ fn a_batch_comes_back_as_it_was_with_every_codec() {
     let plain = sample(Codec::None).records().unwrap();
     assert_eq!(plain.len(), 20);
     assert_eq!(plain[19].0, Offset(1019));
-    for codec in [Codec::Lz4, Codec::Zstd] {
+    for codec in Codec::ALL {
         let batch = sample(codec);
         assert_eq!(RecordBatch::parse(batch.bytes().clone()).unwrap().records().unwrap(), plain);
         assert_eq!(batch.header().codec, codec);
@@ -87,17 +87,17 @@ fn bytes_that_are_no_batch_get_a_typed_error() {
     assert!(matches!(with(70, !good[70]), BatchError::Checksum { .. }));
     assert!(matches!(RecordBatch::parse(good.slice(..60)), Err(BatchError::Truncated { .. })));
     assert!(matches!(RecordBatch::parse(good.slice(..90)), Err(BatchError::LengthMismatch { .. })));
-    for (id, name) in [(1u8, "gzip"), (2, "snappy"), (7, "unknown")] {
+    for id in 5..8 {
         let mut b = BytesMut::from(&good[..]);
         b[22] = id;
-        assert_eq!(RecordBatch::parse(sealed(b)), Err(BatchError::Codec { id, name }));
+        assert_eq!(RecordBatch::parse(sealed(b)), Err(BatchError::Codec { id }));
     }
 }
 
 #[test]
 fn a_bomb_stops_at_the_limit() {
     let zeros = vec![0u8; 64 << 20];
-    for codec in [Codec::Lz4, Codec::Zstd] {
+    for codec in &Codec::ALL[1..] {
         let packed = codec.compress(zeros.clone());
         assert!(matches!(codec.decompress(&packed, BATCH_BYTES_MAX), Err(BatchError::TooLarge { .. })));
     }

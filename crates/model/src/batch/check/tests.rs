@@ -99,7 +99,7 @@ fn a_batch_with_fewer_records_than_offsets_is_not_for_producers() {
 
 #[test]
 fn bytes_that_no_codec_made_are_refused() {
-    for codec in [Codec::Lz4, Codec::Zstd] {
+    for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
         let garbage = Forged::new(codec, 1, vec![0x5a; 200]).check();
         assert!(matches!(garbage, Err(BatchError::Decompress { .. })), "{garbage:?}");
         let packed = codec.compress(encoded(&[record(100_000)]));
@@ -115,7 +115,7 @@ fn bytes_that_no_codec_made_are_refused() {
 #[test]
 fn a_bomb_goes_off_at_its_first_record() {
     let zeros = vec![0; 64 << 20];
-    for codec in [Codec::Lz4, Codec::Zstd] {
+    for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
         let (number, _) = of_record(Forged::new(codec, 1, codec.compress(zeros.clone())).check());
         assert_eq!(number, 0);
     }
