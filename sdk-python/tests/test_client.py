@@ -243,3 +243,38 @@ def test_what_is_sent_after_a_consumer_was_opened_comes(broker: Broker) -> None:
                             assert (await anext(aiter(consumer))).json()["turn"] == turn
 
     asyncio.run(go())
+
+
+def test_clients_come_and_go_without_leaving_anything(broker: Broker) -> None:
+    """300 times connected and closed: threads and descriptors as after ten times, memory within 64 MiB."""
+    code = """
+import asyncio, os, sys, thalweg
+
+def state():
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(status["Threads"]), len(os.listdir("/proc/self/fd")), int(status["VmRSS"].split()[0])
+
+async def cycle(i):
+    async with thalweg.connect(sys.argv[1], ca=sys.argv[2]) as client:
+        async with client.producer("t") as producer:
+            at = await producer.send(str(i))
+        async with client.consumer("t", start=at.offset) as consumer:
+            assert (await consumer.next()).value == str(i).encode()
+
+async def main():
+    for i in range(300):
+        await cycle(i)
+        if i == 9:
+            before = state()
+    await asyncio.sleep(0.5)
+    print(*before, *state())
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, broker.address, str(broker.ca)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    threads, descriptors, kib, threads_after, descriptors_after, kib_after = map(int, done.stdout.split())
+    assert threads_after <= threads + 1 and descriptors_after <= descriptors + 2, done.stdout
+    assert kib_after <= kib + (64 << 10), done.stdout

@@ -15,7 +15,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Connections run on one thread of their own; places in line, batching, compression and decoding run on the caller's where nobody waits, and
+//! The connections of all clients of a process run on one thread; places in line, batching, compression and decoding run on the caller's where
+//! nobody waits, and
 //! a topic's plugin on a thread for what may take long. The futures here belong to no particular runtime. Decisions (batching, numbering, retries, credit) are `thalweg-client-core`'s.
 
 mod address;
@@ -26,6 +27,7 @@ mod error;
 mod group;
 mod groups;
 mod link;
+mod network;
 mod placement;
 mod producer;
 mod record;

@@ -1,16 +1,15 @@
-//! The thread that owns a client's connection.
+//! What a client does on the process's thread for connections: one connection to each broker, requests, attempts.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, ConnectionError, Endpoint};
+use quinn::{Connection, ConnectionError};
 use rustls::CipherSuite;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -19,6 +18,7 @@ use thalweg_wire::{ALPN_CLIENT, ErrorKind, Message, agree, proto, versions};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::address::{Address, Trust};
+use crate::network::{self, Endpoints, MTU_MAX};
 use crate::stream::{FrameReader, send};
 use crate::{Error, Result};
 
@@ -29,25 +29,23 @@ const HEAD_START: Duration = Duration::from_millis(150);
 /// As the broker's side: windows and kernel buffers that were measured to be fast.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
-const SOCKET_BUFFER_BYTES: usize = 4 << 20;
-const MTU_MAX: u16 = 6_500;
 
 /// How long a client that is dropped goes on to say what it must.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 type Job = Box<dyn FnOnce(Rc<Link>) + Send>;
 
-/// Reaches the connection thread from anywhere. The thread ends with the last clone.
+/// Reaches a client's part of the connection thread from anywhere. With the last clone that part ends, and its connections are closed.
 #[derive(Clone)]
 pub(crate) struct Io {
     jobs: mpsc::UnboundedSender<Job>,
     process: u32,
 }
 
-/// What the connection thread owns.
+/// What the connection thread holds of one client.
 pub(crate) struct Link {
     pub(crate) options: LinkOptions,
-    endpoints: [Option<Endpoint>; 2],
+    endpoints: Endpoints,
     /// One connection to each broker that is in use, by its address.
     connections: RefCell<BTreeMap<Address, Slot>>,
     /// Whoever answered last answers requests that any broker can answer.
@@ -78,36 +76,8 @@ pub(crate) struct LinkOptions {
 
 impl Io {
     pub(crate) fn start(options: LinkOptions) -> Result<Io> {
-        let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
-        let (ready, started) = std::sync::mpsc::sync_channel(1);
-        let failed =
-            |e: std::io::Error| Error::new(ErrorKind::Internal, format!("the connection thread does not start: {e}"));
-        std::thread::Builder::new()
-            .name("thalweg-client".into())
-            .spawn(move || {
-                let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                    Ok(runtime) => runtime,
-                    Err(e) => return drop(ready.send(Err(e))),
-                };
-                let local = tokio::task::LocalSet::new();
-                local.block_on(&runtime, async move {
-                    let link = match Link::new(options) {
-                        Ok(link) => Rc::new(link),
-                        Err(e) => return drop(ready.send(Err(e))),
-                    };
-                    let _ = ready.send(Ok(()));
-                    while let Some(job) = queue.recv().await {
-                        job(link.clone());
-                    }
-                    let farewells = std::mem::take(&mut *link.farewells.borrow_mut());
-                    for farewell in farewells {
-                        let _ = tokio::time::timeout(FAREWELL, farewell).await;
-                    }
-                    link.close().await;
-                });
-            })
-            .map_err(failed)?;
-        started.recv().expect("the thread answers").map_err(failed)?;
+        let (jobs, queue) = mpsc::unbounded_channel::<Job>();
+        network::run(move |endpoints| serve(Link::new(options, endpoints), queue))?;
         Ok(Io { jobs, process: std::process::id() })
     }
 
@@ -164,22 +134,32 @@ impl Io {
 }
 
 fn closed() -> Error {
-    Error::new(ErrorKind::Invalid, "the client is closed")
+    Error::new(ErrorKind::Closed, "the client is closed")
+}
+
+/// Serves one client until its last clone is gone.
+async fn serve(link: Link, mut queue: mpsc::UnboundedReceiver<Job>) {
+    let link = Rc::new(link);
+    while let Some(job) = queue.recv().await {
+        job(link.clone());
+    }
+    let farewells = std::mem::take(&mut *link.farewells.borrow_mut());
+    for farewell in farewells {
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    }
+    link.close();
 }
 
 impl Link {
-    fn new(options: LinkOptions) -> std::io::Result<Link> {
-        let v4 = endpoint(SocketAddr::from(([0, 0, 0, 0], 0)))?;
-        // A machine may have no IPv6 at all.
-        let v6 = endpoint(SocketAddr::from(([0u16; 8], 0))).ok();
-        Ok(Link {
+    fn new(options: LinkOptions, endpoints: Endpoints) -> Link {
+        Link {
             options,
-            endpoints: [Some(v4), v6],
+            endpoints,
             connections: RefCell::default(),
             favourite: RefCell::default(),
             farewells: RefCell::default(),
             learnt: RefCell::default(),
-        })
+        }
     }
 
     /// Takes note of where the cluster's brokers are.
@@ -288,11 +268,14 @@ impl Link {
 
     async fn connect(&self, address: &Address, attempt: Duration) -> Result<Connection> {
         let unreachable = |why: &dyn std::fmt::Display| unreachable(address, why);
-        let config = client_config(&self.options, address)?;
+        // The platform's roots are many files: not on the thread of all clients.
+        let (options, to) = (self.options.clone(), address.clone());
+        let made = tokio::task::spawn_blocking(move || client_config(&options, &to));
+        let config = made.await.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, e.to_string())))?;
         let found = address.resolve().await.map_err(|e| unreachable(&e))?;
         let mut last = unreachable(&"its name has no address");
         for socket in found {
-            let Some(endpoint) = &self.endpoints[socket.is_ipv6() as usize] else {
+            let Some(endpoint) = self.endpoints.towards(&socket) else {
                 continue;
             };
             let connecting = match endpoint.connect_with(config.clone(), socket, &address.host) {
@@ -389,14 +372,11 @@ impl Link {
         }
     }
 
-    async fn close(&self) {
+    fn close(&self) {
         for slot in std::mem::take(&mut *self.connections.borrow_mut()).into_values() {
             if let Slot::Open(connection) = slot {
                 connection.close(0u32.into(), b"");
             }
-        }
-        for endpoint in self.endpoints.iter().flatten() {
-            let _ = tokio::time::timeout(Duration::from_millis(200), endpoint.wait_idle()).await;
         }
     }
 }
@@ -500,15 +480,4 @@ fn client_config(options: &LinkOptions, address: &Address) -> Result<quinn::Clie
         .max_idle_timeout(Some(Duration::from_secs(6).try_into().expect("below the limit")));
     config.transport_config(Arc::new(transport));
     Ok(config)
-}
-
-fn endpoint(bind: SocketAddr) -> std::io::Result<Endpoint> {
-    let domain = if bind.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
-    let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None)?;
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
-    socket.bind(&bind.into())?;
-    let mut config = quinn::EndpointConfig::default();
-    config.max_udp_payload_size(MTU_MAX).expect("a valid payload size");
-    Endpoint::new(config, None, UdpSocket::from(socket), Arc::new(quinn::TokioRuntime))
 }
