@@ -402,11 +402,11 @@ async fn run_filter(
             FilterFailure::Batch(_) => ErrorCode::UnreadableBatch,
             _ => ErrorCode::PluginFailed,
         };
-        RemoteError::new(code, e.to_string())
+        RemoteError::new(code, e.to_string()).with_fault(e.fault())
     })?;
     let failure = filtered.failure.clone().filter(|_| s.on_failure == OnFailure::Fail).map(|(offset, f)| {
         let message = format!("plugin {} failed on offset {offset}: {}", f.plugin, f.reason);
-        (offset, RemoteError::new(ErrorCode::PluginFailed, message))
+        (offset, RemoteError::new(ErrorCode::PluginFailed, message).with_fault(Some((&f.plugin, &f.reason))))
     });
     Ok((filtered, failure))
 }

@@ -13,7 +13,7 @@ use thalweg_control::{Answer, Plugin, PluginDigest, PluginKind, Request};
 use thalweg_model::limits::PLUGIN_CONFIG_BYTES_MAX;
 use thalweg_model::{BrokerId, OnFailure, PinEpoch, RecordBatch, TopicId, TopicPartition};
 use thalweg_plugin_host::{
-    AdmitError, Engine, Filter, GuestPool, Kind, Module, PartitionFailure, PartitionJob, Profile, admit,
+    AdmitError, Engine, Filter, GuestError, GuestPool, Kind, Module, PartitionFailure, PartitionJob, Profile, admit,
     compile_in_child,
 };
 use thalweg_replica::ProduceError;
@@ -267,9 +267,7 @@ impl Plugins {
         let module = self.module(core, &plugin, Kind::Filter).await?;
         let config: Arc<[u8]> = config[..].into();
         let (trial, trial_config) = (module.clone(), config.clone());
-        off_thread(move || Filter::new(&trial, &trial_config).map(drop))
-            .await?
-            .map_err(|e| RemoteError::new(ErrorCode::PluginFailed, e.to_string()))?;
+        off_thread(move || Filter::new(&trial, &trial_config).map(drop)).await?.map_err(|e| plugin_failed(&e))?;
         Ok(LoadedFilter { plugin: describe(&plugin), digest: plugin.digest.0, module, config })
     }
 
@@ -282,7 +280,7 @@ impl Plugins {
         let engine = self.engine()?;
         let label = label(plugin);
         let made = off_thread(move || engine.compile(&component, kind, &label)).await?;
-        let module = made.map_err(|e| RemoteError::new(ErrorCode::PluginFailed, e.to_string()))?;
+        let module = made.map_err(|e| plugin_failed(&e))?;
         let mut compiled = self.compiled.borrow_mut();
         if compiled.len() >= MODULES_MAX {
             compiled.clear();
@@ -334,7 +332,7 @@ impl Plugins {
                 PartitionFailure::Batch(_) => ErrorCode::CorruptBatch,
                 PartitionFailure::Busy => ErrorCode::Backlog,
             };
-            RemoteError::new(code, e.to_string())
+            RemoteError::new(code, e.to_string()).with_fault(e.fault())
         })
     }
 
@@ -415,4 +413,7 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| RemoteError::new(ErrorCode::Internal, format!("a worker thread failed: {e}")))
+}
+fn plugin_failed(e: &GuestError) -> RemoteError {
+    RemoteError::new(ErrorCode::PluginFailed, e.to_string()).with_fault(e.fault())
 }

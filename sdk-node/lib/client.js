@@ -2,9 +2,9 @@
 
 import { readFile } from 'node:fs/promises'
 
-import { Consumer, position } from './consumer.js'
+import { Consumer, position, positions } from './consumer.js'
 import { checkNames, checkNumbers } from './data.js'
-import { InvalidError, call, raised } from './errors.js'
+import { ClosedError, InvalidError, call, raised } from './errors.js'
 import { native } from './native.js'
 import { Producer } from './producer.js'
 
@@ -56,7 +56,7 @@ export class Client {
   }
 
   get #open() {
-    if (!this.#native) throw new InvalidError('the client is closed')
+    if (!this.#native) throw new ClosedError('the client is closed')
     return this.#native
   }
 
@@ -111,8 +111,9 @@ export class Client {
     const { signal, start, filterConfig, autoCommitMs, onRebalance, closeTimeoutMs, ...options } = given
     const client = this.#open
     const names = typeof topics === 'string' ? [topics] : [...topics]
-    const [startKind, startValue] = start === undefined ? [] : position(start)
-    const all = { ...options, startKind, startValue, filterConfig: toBuffer(filterConfig), tells: onRebalance !== undefined }
+    const starts = positions(start)
+    const [startKind, startValue] = start === undefined || starts ? [] : position(start)
+    const all = { ...options, startKind, startValue, starts: starts ?? [], filterConfig: toBuffer(filterConfig), tells: onRebalance !== undefined }
     if (autoCommitMs !== undefined) all.autoCommitMs = autoCommitMs === null ? -1 : autoCommitMs
     const consumer = new Consumer(names, () => client.consumer(names, all), { signal, onRebalance, closeTimeoutMs, group: options.group })
     for (const ref of this.#consumers) if (ref.deref() === undefined) this.#consumers.delete(ref)

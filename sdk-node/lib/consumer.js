@@ -3,7 +3,7 @@
 import { inspect, types } from 'node:util'
 
 import { checkNames, checkNumbers } from './data.js'
-import { InvalidError, call, raised } from './errors.js'
+import { ClosedError, InvalidError, call, raised } from './errors.js'
 import { Batch, ConsumerRecord } from './record.js'
 
 /** A position as the native half wants it: kind and number. */
@@ -15,6 +15,15 @@ export function position(start) {
     if (Number.isSafeInteger(ms) && ms >= 0) return ['timestamp', ms]
   }
   throw new InvalidError(`${inspect(start)} is no position; 'earliest', 'latest', an offset or { timestamp } (milliseconds or a Date) is expected`)
+}
+
+/** Positions of single partitions; undefined for a position that is meant for all. */
+export function positions(starts) {
+  if (!types.isMap(starts)) return undefined
+  return [...starts].map(([at, start]) => {
+    const [[topic, partition], [kind, value]] = [place(at), position(start)]
+    return { topic, partition, kind, value }
+  })
 }
 
 /** Topic and partition as the native half wants them; a number alone where one topic is read. */
@@ -91,7 +100,7 @@ export class Consumer {
 
   async #ready() {
     this.#options.signal?.throwIfAborted()
-    if (this.#closing) throw new InvalidError('the consumer is closed')
+    if (this.#closing) throw new ClosedError('the consumer is closed')
     if (this.#native) return this.#native
     this.#opening ??= call(this.#open()).catch((error) => {
       this.#opening = undefined
@@ -212,7 +221,7 @@ export class Consumer {
 
   async #nextWithin(maxRecords, timeoutMs) {
     this.#options.signal?.throwIfAborted()
-    if (this.#closing) throw new InvalidError('the consumer is closed')
+    if (this.#closing) throw new ClosedError('the consumer is closed')
     checkNumbers({ timeoutMs }, { timeoutMs: [0, TIMER_MAX_MS, false] })
     const waiter = this.#next(maxRecords)
     const timer = timeoutMs === undefined ? undefined : setTimeout(waiter.leave, timeoutMs)
@@ -279,7 +288,7 @@ export class Consumer {
         // Whatever a call says that was under way.
         signal?.throwIfAborted()
         // One that runs when the consumer is closed ends.
-        if (this.#closing && error instanceof InvalidError) return over
+        if (this.#closing && error instanceof ClosedError) return over
         throw error
       } finally {
         reading.waiters.delete(waiter)

@@ -70,6 +70,12 @@ export function timestampOf(at) {
   return ms
 }
 
+/** A partition's number. */
+export function partitionOf(partition) {
+  checkNumbers({ partition }, { partition: [0, 0x7fffffff, true] })
+  return partition
+}
+
 /** Throws for an option that does not exist: a typo must not be ignored. */
 export function checkNames(what, options, known) {
   if (typeof options !== 'object' || options === null) {

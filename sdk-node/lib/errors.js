@@ -4,13 +4,13 @@ export class ThalwegError extends Error {
   static code = 'internal'
   static retriable = false
 
-  constructor(message, place = undefined) {
+  constructor(message, about = undefined) {
     super(message)
     this.name = new.target.name
     this.code = new.target.code
     this.retriable = new.target.retriable
-    // Topic, partition, offset, and both ends of the log, where it is about a place and as far as that is known.
-    if (place !== undefined) Object.assign(this, place)
+    // Topic, partition, offset, both ends of the log, key and count of the records, plugin and reason: as far as it is about them.
+    if (about !== undefined) Object.assign(this, about)
   }
 }
 
@@ -57,6 +57,13 @@ export class BadRecordError extends ThalwegError {
   static code = 'bad_record'
 }
 
+export class AlreadyExistsError extends ThalwegError {
+  static code = 'already_exists'
+}
+export class ClosedError extends ThalwegError {
+  static code = 'closed'
+}
+
 const classes = new Map(
   [
     TimedOutError,
@@ -72,20 +79,25 @@ const classes = new Map(
     UnsupportedError,
     OffsetOutOfRangeError,
     BadRecordError,
+    AlreadyExistsError,
+    ClosedError,
   ].map((c) => [c.code, c]),
 )
 
 /** The error of a kind. */
-export function makeError(code, message, place) {
+export function makeError(code, message, about) {
   const Class = classes.get(code) ?? InternalError
-  return new Class(message, place)
+  return new Class(message, about)
 }
 
 /** The error of a native error's text. */
 export function errorOf(text) {
-  // The native half puts code and place before the message, with this mark between them.
-  const [code, place, message] = text.split('\u0001')
-  return message === undefined ? undefined : makeError(code, message, place === '' ? undefined : JSON.parse(place))
+  // The native half puts the code and what it is about before the message, with this mark between them.
+  const [code, json, message] = text.split('\u0001')
+  if (message === undefined) return undefined
+  const about = JSON.parse(json)
+  if (about.key !== undefined) about.key = Buffer.from(about.key, 'hex')
+  return makeError(code, message, about)
 }
 
 /** Turns a native error into the class of its kind. */

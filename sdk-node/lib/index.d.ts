@@ -73,7 +73,7 @@ export interface ProducerOptions {
   /** How long a batch waits for more while others are in flight; 5 by default. A lone record never waits. */
   lingerMs?: number
   batchBytes?: number
-  compression?: 'none' | 'lz4' | 'zstd'
+  compression?: 'none' | 'gzip' | 'snappy' | 'lz4' | 'zstd'
   /** When a send is done; 'quorum' by default. Anything else switches idempotence off. */
   acks?: 'none' | 'leader' | 'quorum'
   /** From send to outcome, retries included; 120,000 by default. */
@@ -101,9 +101,10 @@ export interface ConsumerOptions {
   /** All partitions without it. */
   partitions?: number[]
   /**
-   * Without a group 'latest' by default. In a group it counts where the group has not come to yet, and is 'earliest' by default.
+   * Without a group 'latest' by default. In a group it counts where the group has not come to yet, and is 'earliest' by default. A Map gives
+   * single partitions starts of their own, the others begin at the end; not in a group.
    */
-  start?: Start
+  start?: Start | Map<Place, Start>
   /** Ends once everything has been scanned that was there at the start; in a group, by whichever member. */
   untilEnd?: boolean
   /** Plugin that chooses the records, "name" or "name@version"; the same for all members of a group. */
@@ -217,6 +218,8 @@ export interface Message {
   headers?: Headers
   /** Milliseconds since the epoch, or a Date; the time of sending without it. */
   timestampMs?: number | Date
+  /** Where it goes, whatever its key. InvalidError where the topic has a partitioner, which alone decides then. */
+  partition?: number
 }
 
 export interface Delivery {
@@ -374,6 +377,14 @@ export class ThalwegError extends Error {
   readonly offset?: number | null
   readonly logStart?: number | null
   readonly logEnd?: number | null
+  /** Key of the record that was not delivered; of several, of the first one. */
+  readonly key?: Buffer
+  /** How many records were not delivered. */
+  readonly records?: number
+  /** The plugin that failed: its name, version and digest. */
+  readonly plugin?: string
+  /** How it failed. */
+  readonly reason?: string
 }
 export class TimedOutError extends ThalwegError {}
 export class DisconnectedError extends ThalwegError {}
@@ -390,3 +401,7 @@ export class UnsupportedError extends ThalwegError {}
 export class OffsetOutOfRangeError extends ThalwegError {}
 /** What is stored there does not decode: seek past it, or read with onBadRecord 'skip'. */
 export class BadRecordError extends ThalwegError {}
+/** It is there already: use it, or take another name. */
+export class AlreadyExistsError extends ThalwegError {}
+/** The client, producer or consumer was closed: open another one. */
+export class ClosedError extends ThalwegError {}

@@ -3,7 +3,9 @@
 export { Client, connect } from './client.js'
 export { Consumer } from './consumer.js'
 export {
+  AlreadyExistsError,
   BadRecordError,
+  ClosedError,
   DamagedError,
   DeniedError,
   DisconnectedError,

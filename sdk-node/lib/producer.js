@@ -1,14 +1,14 @@
 // The producer: records are packed into one buffer and an index, which cross the border together, once a turn of the event loop.
 
-import { checkNames, checkNumbers, dataOf, headersOf, timestampOf, valueOf } from './data.js'
-import { InvalidError, TimedOutError, call, errorOf } from './errors.js'
+import { checkNames, checkNumbers, dataOf, headersOf, partitionOf, timestampOf, valueOf } from './data.js'
+import { ClosedError, TimedOutError, call, errorOf } from './errors.js'
 
 const NONE = 0xffffffff
 // So many records go to the core at once, or so many bytes, without waiting for the end of the turn.
 const TOGETHER = 512
 const TOGETHER_BYTES = 256 << 10
 
-const RECORD_OPTIONS = ['key', 'headers', 'timestampMs']
+const RECORD_OPTIONS = ['key', 'headers', 'timestampMs', 'partition']
 const MESSAGE_FIELDS = ['value', ...RECORD_OPTIONS]
 const ENQUEUE_OPTIONS = [...RECORD_OPTIONS, 'onDelivery']
 
@@ -29,12 +29,13 @@ class Pack {
   }
 
   /** Takes a record, or throws and takes nothing. */
-  add(value, key, headers, timestampMs) {
+  add(value, { key, headers, timestampMs, partition }) {
     const of = valueOf(value)
     const by = key === undefined || key === null ? null : dataOf(key, 'key')
     const pairs = headers === undefined ? [] : headersOf(headers)
     const at = timestampOf(timestampMs)
-    this.#index.push(this.#put(by), this.#put(of), pairs.length)
+    const to = partition === undefined || partition === null ? NONE : partitionOf(partition)
+    this.#index.push(this.#put(by), this.#put(of), pairs.length, to)
     for (const [name, data] of pairs) this.#headers.push(this.#put(name), this.#put(data))
     this.#timestamps.push(at)
   }
@@ -91,7 +92,7 @@ export class Producer {
       checkNames('options of send', options, RECORD_OPTIONS)
       const pack = this.#begin(true)
       const at = pack.length
-      pack.add(value, options.key, options.headers, options.timestampMs)
+      pack.add(value, options)
       this.#waiters[at] = (outcome) => (outcome instanceof Error ? reject(outcome) : resolve(outcome))
       this.#handOverIfMany()
     })
@@ -124,7 +125,7 @@ export class Producer {
     if (onDelivery !== undefined && typeof onDelivery !== 'function') throw new TypeError('onDelivery is no function')
     const pack = this.#begin(onDelivery !== undefined)
     const at = pack.length
-    pack.add(value, options.key, options.headers, options.timestampMs)
+    pack.add(value, options)
     // In a turn of its own: what it throws is the process's matter, and not the others'.
     if (onDelivery !== undefined) this.#waiters[at] = (outcome) => setImmediate(onDelivery, outcome)
     const receipt = this.#handOverIfMany()
@@ -195,7 +196,7 @@ export class Producer {
   }
 
   #check() {
-    if (this.#isClosed) throw new InvalidError('the producer is closed')
+    if (this.#isClosed) throw new ClosedError('the producer is closed')
   }
 
   /** Where the next record of this kind goes, behind those that came before it. */
@@ -212,14 +213,14 @@ export class Producer {
   /** All of them, or none: one that is no record is the caller's mistake. */
   #add(messages, isWaitedFor) {
     if (typeof messages !== 'object' || typeof messages?.[Symbol.iterator] !== 'function' || ArrayBuffer.isView(messages)) {
-      throw new TypeError('messages are expected as an array of { value, key, headers, timestampMs }')
+      throw new TypeError('messages are expected as an array of { value, key, headers, timestampMs, partition }')
     }
     // Apart, so that what throws in the middle leaves nothing behind.
     this.#handOver()
     const pack = new Pack()
     for (const message of messages) {
       checkNames('fields of a message', message, MESSAGE_FIELDS)
-      pack.add(message.value, message.key, message.headers, message.timestampMs)
+      pack.add(message.value, message)
     }
     if (pack.length > 0) {
       this.#pack = pack

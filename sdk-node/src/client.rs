@@ -9,7 +9,7 @@ use thalweg::{
     Acks, Assignor, ClientBuilder, Codec, OnBadRecord, OnFailure, OnOutOfRange, PluginInfo, Position, TopicInfo,
 };
 
-use crate::consumer::{Consumer, TopicPartition};
+use crate::consumer::{Consumer, TopicPartition, place};
 use crate::error::{invalid, raise};
 use crate::producer::Producer;
 
@@ -88,12 +88,22 @@ pub struct ProducerOptions {
     pub buffer_bytes: Option<f64>,
 }
 
+/// Where one partition starts.
+#[napi(object)]
+pub struct StartAt {
+    pub topic: Option<String>,
+    pub partition: u32,
+    pub kind: String,
+    pub value: f64,
+}
+
 /// `startKind` is earliest, latest, offset or timestamp.
 #[napi(object)]
 pub struct ConsumerOptions {
     pub partitions: Option<Vec<u32>>,
     pub start_kind: Option<String>,
     pub start_value: Option<f64>,
+    pub starts: Vec<StartAt>,
     pub until_end: Option<bool>,
     pub filter: Option<String>,
     pub filter_config: Option<Buffer>,
@@ -267,9 +277,10 @@ impl Client {
         }
         if let Some(name) = options.compression {
             let codec = Codec::from_name(&name);
-            builder = builder.compression(
-                codec.ok_or_else(|| invalid(format!("compression {name:?} is unknown; none, lz4 or zstd")))?,
-            );
+            builder =
+                builder.compression(codec.ok_or_else(|| {
+                    invalid(format!("compression {name:?} is unknown; none, gzip, snappy, lz4 or zstd"))
+                })?);
         }
         builder = match options.acks.as_deref() {
             None | Some("quorum") => builder,
@@ -294,6 +305,9 @@ impl Client {
         let mut builder = self.inner.consumer_of(topics);
         if let Some(kind) = options.start_kind {
             builder = builder.start(position(&kind, options.start_value.unwrap_or(0.0))?);
+        }
+        for StartAt { topic, partition, kind, value } in options.starts {
+            builder = builder.start_at(place(topic, partition), position(&kind, value)?);
         }
         if let Some(partitions) = options.partitions {
             builder = builder.partitions(partitions);

@@ -99,7 +99,7 @@ impl Consumer {
     }
 }
 
-fn place(topic: Option<String>, partition: u32) -> Place {
+pub(crate) fn place(topic: Option<String>, partition: u32) -> Place {
     topic.map_or_else(|| partition.into(), |topic| (topic, partition).into())
 }
 

@@ -4,22 +4,30 @@ use napi::{Error, Status};
 use napi_derive::napi;
 use thalweg::{Error as ThalwegError, ErrorKind};
 
-/// What separates code, place (JSON or nothing) and message in a native error's text; `lib/errors.js` splits there.
+/// What separates code, what it is about (JSON) and message in a native error's text; `lib/errors.js` splits there.
 const MARK: char = '\u{1}';
 
 pub(crate) fn raise(e: ThalwegError) -> Error {
-    let place = e.place().map(|p| {
-        let number = |n: Option<u64>| n.map_or("null".to_owned(), |n| n.to_string());
-        format!(
-            r#"{{"topic":{:?},"partition":{},"offset":{},"logStart":{},"logEnd":{}}}"#,
-            p.topic,
-            number(p.partition.map(u64::from)),
-            number(p.offset),
-            number(p.log_start),
-            number(p.log_end),
-        )
-    });
-    Error::new(Status::GenericFailure, format!("{}{MARK}{}{MARK}{e}", e.kind().code(), place.unwrap_or_default()))
+    let mut about = serde_json::Map::new();
+    if let Some(place) = e.place() {
+        about.insert("topic".into(), place.topic.clone().into());
+        about.insert("partition".into(), place.partition.into());
+        about.insert("offset".into(), place.offset.into());
+        about.insert("logStart".into(), place.log_start.into());
+        about.insert("logEnd".into(), place.log_end.into());
+    }
+    if let Some(plugin) = e.plugin() {
+        about.insert("plugin".into(), plugin.into());
+        about.insert("reason".into(), e.reason().into());
+    }
+    if let Some(key) = e.record().and_then(thalweg::Record::key_bytes) {
+        about.insert("key".into(), key.iter().map(|b| format!("{b:02x}")).collect::<String>().into());
+    }
+    if e.records() > 0 {
+        about.insert("records".into(), e.records().into());
+    }
+    let about = serde_json::Value::Object(about);
+    Error::new(Status::GenericFailure, format!("{}{MARK}{about}{MARK}{e}", e.kind().code()))
 }
 
 pub(crate) fn invalid(message: String) -> Error {

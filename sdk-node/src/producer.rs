@@ -12,8 +12,8 @@ use tokio::sync::Mutex;
 use crate::error::{invalid, raise};
 
 const NONE: u32 = u32::MAX;
-/// Numbers per record in the index: key length, value length, header count.
-const STRIDE: usize = 3;
+/// Numbers per record in the index: key length, value length, header count, partition.
+const STRIDE: usize = 4;
 
 #[napi]
 pub struct Producer {
@@ -70,6 +70,9 @@ fn unpack(data: &[u8], index: &[u32], header_index: &[u32], timestamps: &[f64]) 
         }
         if !timestamp_ms.is_nan() {
             record = record.timestamp_ms(*timestamp_ms as i64);
+        }
+        if n[3] != NONE {
+            record = record.partition(n[3]);
         }
         records.push(record);
     }

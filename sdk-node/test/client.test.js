@@ -7,7 +7,7 @@ import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { inspect } from 'node:util'
 
-import { ConsumerRecord, DisconnectedError, InvalidError, NotFoundError, OffsetOutOfRangeError, connect } from '../lib/index.js'
+import { AlreadyExistsError, ClosedError, ConsumerRecord, DisconnectedError, InvalidError, NotFoundError, OffsetOutOfRangeError, connect } from '../lib/index.js'
 import { startBroker } from './broker.js'
 
 test('errors have their class', async (t) => {
@@ -19,8 +19,10 @@ test('errors have their class', async (t) => {
   await assert.rejects(client.consumer('t', { filter: 'nothing' }).open(), NotFoundError)
   await assert.rejects(client.producer('t').send(Buffer.alloc(2 << 20)), /the limit is 1048576/)
   assert.throws(() => client.consumer('t', { start: -1 }), InvalidError)
+  await client.createTopic('u')
+  await assert.rejects(client.createTopic('u'), (e) => e instanceof AlreadyExistsError && e.code === 'already_exists')
   await client.close()
-  await assert.rejects(client.topics(), InvalidError)
+  await assert.rejects(client.topics(), ClosedError)
 })
 
 test('a broker that is down is named', async () => {

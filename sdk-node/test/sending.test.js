@@ -1,11 +1,12 @@
 // The order of calls is the order of records, what is sent is taken at the call, and what is no data is refused.
 
 import assert from 'node:assert/strict'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { runInNewContext } from 'node:vm'
 
 import { InvalidError, TimedOutError, connect } from '../lib/index.js'
-import { startBroker } from './broker.js'
+import { plugins, startBroker } from './broker.js'
 
 async function read(client, topic) {
   const records = []
@@ -96,7 +97,7 @@ test('what is no data is refused, and nothing is stored', async (t) => {
     await assert.rejects(producer.send('x', { headers: { h: value } }), /header "h" is /)
   }
   await assert.rejects(producer.send('x', { headers: 'abc' }), /headers is string/)
-  await assert.rejects(producer.send('x', { partition: 7 }), /options of send have no "partition"/)
+  await assert.rejects(producer.send('x', { partitions: 7 }), /options of send have no "partitions"/)
   await assert.rejects(producer.enqueue('x', { Key: 'k' }), /have no "Key"/)
   await assert.rejects(producer.sendBatch('abc'), /messages are expected/)
   await assert.rejects(producer.sendBatch([{ value: 'x', timestamp: 5 }]), /have no "timestamp"/)
@@ -161,5 +162,40 @@ test('each enqueued record may be told of, and a flush has a time', async (t) =>
   await assert.rejects(producer.flush(), (e) => e.code === 'timeout' && /delivery time-out/.test(e.message))
   assert.equal(producer.pending, 0)
   await producer.close()
+  await client.close()
+})
+
+test('a record may name its partition, and errors say what they are about', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  await client.createTopic('six', { partitions: 6 })
+  const producer = client.producer('six')
+  const at = await Promise.all([0, 1, 2, 3, 4, 5].map((partition) => producer.send('x', { key: 'same', partition })))
+  const second = at[4].offset + 1
+  assert.deepEqual(at.map((d) => d.partition), [0, 1, 2, 3, 4, 5])
+  await producer.enqueueBatch([{ value: 'y', partition: 4 }])
+  await producer.flush()
+  await assert.rejects(producer.send('x', { key: 'k', partition: 6 }), (e) => {
+    assert.match(e.message, /partition 6 is asked for, and the topic has 6/)
+    assert.deepEqual([e.code, e.topic, e.key, e.records], ['invalid', 'six', Buffer.from('k'), 1])
+    return true
+  })
+  await assert.rejects(producer.send('x', { partition: -1 }), /partition is -1/)
+  await assert.rejects(producer.send('x', { partition: '1' }), TypeError)
+  await client.uploadPlugin('by-carrier', join(plugins, 'by_carrier.wasm'))
+  await client.createTopic('pinned', { partitions: 6, partitioner: 'by-carrier' })
+  const pinned = client.producer('pinned')
+  await assert.rejects(pinned.send({ carrier: 'UA' }, { partition: 1 }), /the topic's partitioner decides/)
+  await assert.rejects(pinned.send('no flight'), (e) => e.plugin.startsWith('by-carrier@1') && e.reason.length > 0)
+  // Partitions may start where each of them is told to.
+  const first = async (start) => {
+    const found = []
+    for await (const record of client.consumer('six', { start, untilEnd: true })) found.push([record.partition, record.text()])
+    return found.sort()
+  }
+  assert.deepEqual(await first(new Map([[0, 'earliest'], [4, second]])), [[0, 'x'], [4, 'y']])
+  assert.deepEqual(await first(new Map([[{ topic: 'six', partition: 5 }, { timestamp: 0 }]])), [[5, 'x']])
+  await assert.rejects(first(new Map([[6, 0]])), /which is not read/)
+  await assert.rejects(client.consumer('six', { group: 'g', start: new Map([[0, 1]]) }).open(), /a group goes on/)
   await client.close()
 })

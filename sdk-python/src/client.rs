@@ -9,7 +9,7 @@ use thalweg::{
     Topic, TopicInfo,
 };
 
-use crate::consumer::Consumer;
+use crate::consumer::{Consumer, place};
 use crate::error::raise;
 use crate::producer::Producer;
 use crate::runtime::future_into_py;
@@ -176,8 +176,9 @@ impl Client {
         delivery_timeout_s: f64,
         buffer_bytes: usize,
     ) -> PyResult<Producer> {
-        let codec = Codec::from_name(&compression)
-            .ok_or_else(|| invalid(format!("compression {compression:?} is unknown; none, lz4 or zstd")))?;
+        let codec = Codec::from_name(&compression).ok_or_else(|| {
+            invalid(format!("compression {compression:?} is unknown; none, gzip, snappy, lz4 or zstd"))
+        })?;
         let acks = match acks.as_str() {
             "none" => Acks::None,
             "leader" => Acks::Leader,
@@ -208,6 +209,9 @@ impl Client {
         let mut builder = self.inner.consumer_of(topics);
         if let Some((kind, value)) = options.start {
             builder = builder.start(position(&kind, value)?);
+        }
+        for (topic, partition, kind, value) in options.starts {
+            builder = builder.start_at(place(topic, partition), position(&kind, value)?);
         }
         if let Some(partitions) = options.partitions {
             builder = builder.partitions(partitions);
@@ -332,6 +336,7 @@ impl Client {
 struct ConsumerOptions {
     partitions: Option<Vec<u32>>,
     start: Option<(String, i64)>,
+    starts: Vec<(Option<String>, u32, String, i64)>,
     until_end: bool,
     filter: Option<String>,
     filter_config: Vec<u8>,

@@ -1,6 +1,7 @@
 //! Errors become the exception class of their kind, which is written in Python.
 
 use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
 use thalweg::{Error, ErrorKind};
 
 /// The codes and whether they are retriable, for the test that every one has a class.
@@ -10,8 +11,25 @@ pub(crate) fn codes() -> Vec<(&'static str, bool)> {
 
 /// The exception object for an error.
 pub(crate) fn to_object<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>> {
-    let place = error.place().map(|p| (p.topic.clone(), p.partition, p.offset, p.log_start, p.log_end));
-    py.import("thalweg._errors")?.getattr("make")?.call1((error.kind().code(), error.to_string(), place))
+    let about = PyDict::new(py);
+    if let Some(place) = error.place() {
+        about.set_item("topic", &place.topic)?;
+        about.set_item("partition", place.partition)?;
+        about.set_item("offset", place.offset)?;
+        about.set_item("log_start", place.log_start)?;
+        about.set_item("log_end", place.log_end)?;
+    }
+    if let Some(plugin) = error.plugin() {
+        about.set_item("plugin", plugin)?;
+        about.set_item("reason", error.reason())?;
+    }
+    if let Some(key) = error.record().and_then(thalweg::Record::key_bytes) {
+        about.set_item("key", PyBytes::new(py, key))?;
+    }
+    if error.records() > 0 {
+        about.set_item("records", error.records())?;
+    }
+    py.import("thalweg._errors")?.getattr("make")?.call1((error.kind().code(), error.to_string(), about))
 }
 
 /// The exception for an error.

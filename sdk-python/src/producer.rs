@@ -15,16 +15,17 @@ pub(crate) struct Producer {
     inner: thalweg::Producer,
 }
 
-/// (value, key, headers, timestamp in ms); bytes are made in Python.
+/// (value, key, headers, timestamp in ms, partition); bytes are made in Python.
 type Item<'py> = (
     Option<Bound<'py, PyBytes>>,
     Option<Bound<'py, PyBytes>>,
     Option<Vec<(String, Option<Bound<'py, PyBytes>>)>>,
     Option<i64>,
+    Option<u32>,
 );
 
 fn record(item: Item<'_>) -> Record {
-    let (value, key, headers, timestamp_ms) = item;
+    let (value, key, headers, timestamp_ms, partition) = item;
     let mut record = value.map_or_else(Record::tombstone, |v| Record::new(v.as_bytes()));
     if let Some(key) = key {
         record = record.key(key.as_bytes());
@@ -35,8 +36,11 @@ fn record(item: Item<'_>) -> Record {
             None => record.null_header(name),
         };
     }
-    match timestamp_ms {
-        Some(ms) => record.timestamp_ms(ms),
+    if let Some(ms) = timestamp_ms {
+        record = record.timestamp_ms(ms);
+    }
+    match partition {
+        Some(partition) => record.partition(partition),
         None => record,
     }
 }

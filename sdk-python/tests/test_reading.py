@@ -496,3 +496,34 @@ def test_commits_count_at_the_call_and_are_not_taken_back(broker: Broker) -> Non
             assert time.monotonic() - started < 1
 
     run(broker, read)
+
+
+def test_partitions_start_where_each_of_them_is_told_to(broker: Broker) -> None:
+    async def read(client: thalweg.Client, _: str) -> None:
+        await client.create_topic("three", partitions=3)
+        async with client.producer("three") as producer:
+            await producer.send_batch([thalweg.Message(str(i), partition=p) for p in range(3) for i in range(10)])
+            # What the broker keeps in a log has offsets, too.
+            begin = {p: end - 10 for p, end in (await client.offsets("three", "latest")).items()}
+
+            async def first(start: Any, **options: Any) -> dict[int, int]:
+                found: dict[int, int] = {}
+                async with client.consumer("three", start=start, until_end=True, **options) as consumer:
+                    async for record in consumer:
+                        found.setdefault(record.partition, record.offset - begin[record.partition])
+                return found
+
+            assert await first({0: begin[0] + 7, 2: "earliest"}) == {0: 7, 2: 0}
+            assert await first({("three", 1): {"timestamp": 0}}) == {1: 0}
+            assert await first({1: begin[1] + 3}, partitions=[1]) == {1: 3}
+            for wrong in ({3: 1}, {("other", 0): 1}):
+                with pytest.raises(thalweg.NotFoundError):
+                    await first(wrong)
+            with pytest.raises(thalweg.NotFoundError, match="which is not read"):
+                await first({0: 1}, partitions=[1])
+            with pytest.raises(thalweg.InvalidError, match="a group goes on"):
+                await first({0: 1}, group="g")
+            with pytest.raises(thalweg.InvalidError, match="start of 0"):
+                await first({0: "soon"})
+
+    run(broker, read)

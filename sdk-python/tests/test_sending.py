@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import thalweg
 import thalweg.sync
-from conftest import Broker, run
+from conftest import PLUGINS, Broker, run
 
 
 async def read(client: thalweg.Client, topic: str) -> list[thalweg.Record]:
@@ -45,7 +45,7 @@ def test_the_order_of_calls_is_the_order_of_records(broker: Broker) -> None:
             producer.send(str(i))
         await producer.close()
         assert await numbers(client, topic) == list(range(3300))
-        with pytest.raises(thalweg.InvalidError, match="closed"):
+        with pytest.raises(thalweg.ClosedError):
             await producer.send("x")
 
     run(broker, send)
@@ -246,3 +246,69 @@ def test_each_enqueued_record_may_be_told_of_and_a_flush_has_a_time(broker: Brok
             with pytest.raises(thalweg.TimedOutError, match="delivery time-out"):
                 producer.flush(timeout=30)
             assert producer.pending == 0
+
+
+def test_a_record_may_name_its_partition(broker: Broker) -> None:
+    async def send(client: thalweg.Client, _: str) -> None:
+        await client.create_topic("six", partitions=6)
+        async with client.producer("six") as producer:
+            at = await asyncio.gather(*(producer.send("x", key="same", partition=p) for p in range(6)))
+            assert [d.partition for d in at] == list(range(6))
+            assert [d.partition for d in await producer.send_batch([thalweg.Message("y", partition=4)])] == [4]
+            await producer.enqueue("z", partition=2)
+            await producer.flush()
+            with pytest.raises(thalweg.InvalidError, match="partition 6 is asked for, and the topic has 6") as raised:
+                await producer.send("x", key="k", partition=6)
+            assert (raised.value.topic, raised.value.key, raised.value.records) == ("six", b"k", 1)
+            for wrong, error in ((-1, thalweg.InvalidError), (2**31, thalweg.InvalidError), (True, TypeError)):
+                with pytest.raises(error, match="partition is"):
+                    producer.send("x", partition=wrong)
+        assert await client.offsets("six", "latest") == {0: 2, 1: 2, 2: 3, 3: 2, 4: 3, 5: 2}
+        await client.upload_plugin("by-carrier", PLUGINS / "by_carrier.wasm")
+        await client.create_topic("pinned", partitions=6, partitioner="by-carrier")
+        async with client.producer("pinned") as producer:
+            with pytest.raises(thalweg.InvalidError, match="the topic's partitioner decides"):
+                await producer.send({"carrier": "UA"}, partition=1)
+            with pytest.raises(thalweg.PluginFailedError) as failed:
+                await producer.send("no flight", key="k")
+            error = failed.value
+            assert error.plugin is not None and error.plugin.startswith("by-carrier@1") and error.reason
+            assert (error.topic, error.key, error.records) == ("pinned", b"k", 1)
+
+    run(broker, send)
+
+
+def test_a_closed_producer_takes_nothing(broker: Broker) -> None:
+    async def send(client: thalweg.Client, topic: str) -> None:
+        producer = client.producer(topic)
+        await producer.send("x")
+        await producer.close()
+        for call in (
+            lambda: producer.send("x"),
+            lambda: producer.enqueue("x"),
+            lambda: producer.send_batch(["x"]),
+            lambda: producer.enqueue_batch(["x"]),
+        ):
+            with pytest.raises(thalweg.ClosedError):
+                call()
+        await producer.close()
+
+    run(broker, send)
+
+
+def test_the_sync_half_enqueues_in_order(broker: Broker) -> None:
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        with client.producer("sync", buffer_bytes=100_000) as producer:
+            told: list[object] = []
+            for i in range(5000):
+                producer.enqueue(str(i), key="k", on_delivery=told.append if i % 10 == 0 else None)
+            producer.flush()
+            assert producer.pending == 0
+        with client.consumer("sync", start="earliest", until_end=True) as consumer:
+            assert [int(r.value or b"") for r in consumer] == list(range(5000))
+        with pytest.raises(thalweg.ClosedError):
+            producer.enqueue("x")
+        deadline = time.monotonic() + 10
+        while len(told) < 500 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(told) == 500

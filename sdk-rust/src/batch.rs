@@ -21,7 +21,7 @@ pub struct ConsumerRecord {
 impl ConsumerRecord {
     /// A record as it might have been read, for tests of what handles records. One without a time of its own is from the beginning of the epoch.
     pub fn new(topic: impl Into<Arc<str>>, partition: u32, offset: u64, record: crate::Record) -> ConsumerRecord {
-        ConsumerRecord { topic: topic.into(), partition, offset, record: record.into_model(0) }
+        ConsumerRecord { topic: topic.into(), partition, offset, record: record.into_place(0).0 }
     }
 
     /// The topic.
@@ -87,7 +87,7 @@ impl ConsumerRecord {
 
     /// The same record to be sent elsewhere: key, value, headers and time.
     pub fn to_record(&self) -> crate::Record {
-        crate::Record { inner: self.record.clone(), has_timestamp: true }
+        crate::Record::sent(self.record.clone(), None)
     }
 }
 
@@ -191,7 +191,7 @@ impl Batch {
     /// `invalid` for a record beyond the limits.
     pub fn of_one(topic: &str, partition: u32, offset: u64, record: crate::Record) -> Result<Batch> {
         let mut builder = BatchBuilder::new();
-        builder.push(&record.into_model(0));
+        builder.push(&record.into_place(0).0);
         let stored = builder.build(Codec::None, None).with_position(Offset(offset), LeaderEpoch(0));
         Ok(Batch::new(topic.into(), partition, vec![open(&stored, 0)?]))
     }
@@ -259,6 +259,7 @@ impl<'a> IntoIterator for &'a Batch {
 
 /// What becomes of a stored batch that does not decode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnBadRecord {
     /// The consumer answers with an error of kind `bad_record`, at every call until a seek past it.
     #[default]

@@ -217,6 +217,7 @@ impl Topic {
 
 /// A topic as the cluster knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TopicInfo {
     /// Its name.
     pub name: String,
@@ -240,6 +241,7 @@ pub struct TopicInfo {
 
 /// A topic with the state of its partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TopicDescription {
     /// The topic.
     pub topic: TopicInfo,
@@ -249,6 +251,7 @@ pub struct TopicDescription {
 
 /// One partition's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PartitionStatus {
     /// Its number.
     pub partition: u32,
@@ -276,6 +279,7 @@ pub struct PartitionStatus {
 
 /// A copy of a partition with another history than the one that goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AsideStatus {
     /// The broker that keeps it.
     pub broker: u32,
@@ -285,6 +289,7 @@ pub struct AsideStatus {
 
 /// A replica as its leader sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FollowerStatus {
     /// Where it is.
     pub broker: u32,
@@ -298,6 +303,7 @@ pub struct FollowerStatus {
 
 /// A broker as the cluster knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BrokerInfo {
     /// Its number.
     pub id: u32,
@@ -315,6 +321,7 @@ pub struct BrokerInfo {
 
 /// How the cluster is.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ClusterStatus {
     /// Its identity.
     pub cluster_id: String,
@@ -343,6 +350,7 @@ pub struct ClusterStatus {
 
 /// A partition that serves nothing until somebody does something.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PartitionTrouble {
     /// Its topic.
     pub topic: String,
@@ -356,6 +364,7 @@ pub struct PartitionTrouble {
 
 /// A partition that lost the majority of its replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RecoveredPartition {
     /// Its topic.
     pub topic: String,
@@ -371,6 +380,7 @@ pub struct RecoveredPartition {
 
 /// Where a partition begins and ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PartitionOffsets {
     /// The partition.
     pub partition: u32,
@@ -380,6 +390,7 @@ pub struct PartitionOffsets {
 
 /// A plugin as the cluster knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PluginInfo {
     /// Its name.
     pub name: String,

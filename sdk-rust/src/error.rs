@@ -2,8 +2,10 @@
 
 use thalweg_client_core::Failure;
 use thalweg_model::BatchError;
-use thalweg_wire::{ErrorCode, ErrorKind, RemoteError};
+use thalweg_wire::{ErrorCode, ErrorKind, PluginFault, RemoteError};
 use thiserror::Error;
+
+use crate::Record;
 
 /// What went wrong, where, and what to do next.
 ///
@@ -15,10 +17,14 @@ pub struct Error {
     code: Option<ErrorCode>,
     message: String,
     place: Option<Box<ErrorPlace>>,
+    fault: Option<Box<PluginFault>>,
+    record: Option<Box<Record>>,
+    records: u64,
 }
 
 /// What an error of a consumer or producer speaks of, as far as that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ErrorPlace {
     /// The topic's name.
     pub topic: String,
@@ -35,7 +41,7 @@ pub struct ErrorPlace {
 impl Error {
     /// An error of this kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { kind, code: None, message: message.into(), place: None }
+        Error { kind, code: None, message: message.into(), place: None, fault: None, record: None, records: 0 }
     }
 
     /// What can be done about it.
@@ -58,6 +64,31 @@ impl Error {
         self.place.as_deref()
     }
 
+    /// The plugin that failed: its name, version and digest.
+    pub fn plugin(&self) -> Option<&str> {
+        self.fault.as_deref().map(|f| &f.plugin[..])
+    }
+
+    /// How that plugin failed: its trap, the missed deadline, or the answer that is none.
+    pub fn reason(&self) -> Option<&str> {
+        self.fault.as_deref().map(|f| &f.reason[..])
+    }
+
+    /// The record that was not delivered, as it was sent: to send it once more, or elsewhere.
+    pub fn record(&self) -> Option<&Record> {
+        self.record.as_deref()
+    }
+
+    /// The same, to send it once more without a copy.
+    pub fn into_record(self) -> Option<Record> {
+        self.record.map(|record| *record)
+    }
+
+    /// How many records it speaks of, where it is about records that were not delivered.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
     pub(crate) fn in_context(mut self, what: &str) -> Error {
         self.message = format!("{what}: {}", self.message);
         self
@@ -66,6 +97,20 @@ impl Error {
     pub(crate) fn at(mut self, place: ErrorPlace) -> Error {
         self.place = Some(Box::new(place));
         self
+    }
+
+    /// What a record met with that was to go to `topic`.
+    pub(crate) fn of_record(mut self, topic: &str, record: Record) -> Error {
+        self.place.get_or_insert_default().topic = topic.to_owned();
+        (self.record, self.records) = (Some(Box::new(record)), 1);
+        self
+    }
+
+    /// The first of several records' errors.
+    pub(crate) fn of_records(self, records: u64) -> Error {
+        let mut error = self.in_context(&format!("{records} records were not delivered, the first one"));
+        error.records = records;
+        error
     }
 
     /// A topic that was read or written is not there any more. Brokers know only its id then.
@@ -78,7 +123,7 @@ impl Error {
 
 impl From<RemoteError> for Error {
     fn from(e: RemoteError) -> Self {
-        Error { kind: e.code.kind(), code: Some(e.code), message: e.message, place: None }
+        Error { code: Some(e.code), fault: e.fault, ..Error::new(e.code.kind(), e.message) }
     }
 }
 

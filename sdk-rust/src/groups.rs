@@ -8,6 +8,7 @@ use crate::client::{Client, PartitionOffsets};
 
 /// A group in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GroupInfo {
     /// Its id.
     pub group: String,
@@ -19,6 +20,7 @@ pub struct GroupInfo {
 
 /// All about a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GroupDescription {
     /// Its id.
     pub group: String,
@@ -40,6 +42,7 @@ pub struct GroupDescription {
 
 /// A member of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GroupMemberInfo {
     /// Its id.
     pub member: String,
@@ -63,6 +66,7 @@ pub struct GroupMemberInfo {
 
 /// How far a group has come in one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GroupOffset {
     /// The topic; its id where it does not exist any more.
     pub topic: String,

@@ -41,7 +41,7 @@ pub use client::{
     AsideStatus, BrokerInfo, Client, ClientBuilder, ClusterStatus, FollowerStatus, PartitionOffsets, PartitionStatus,
     PartitionTrouble, PluginInfo, RecoveredPartition, Topic, TopicDescription, TopicInfo, connect,
 };
-pub use consumer::{Consumer, ConsumerBuilder, OnOutOfRange, Place, Taken};
+pub use consumer::{Consumer, ConsumerBuilder, OnOutOfRange, Place, Records, Taken};
 pub use error::{Error, ErrorPlace};
 pub use group::Rebalance;
 pub use groups::{GroupDescription, GroupInfo, GroupMemberInfo, GroupOffset};

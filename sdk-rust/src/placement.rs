@@ -13,6 +13,7 @@ use thalweg_plugin_host::{Engine, Kind, Partitioner, Profile, sha256};
 #[cfg(feature = "wasm")]
 use thalweg_wire::{ErrorCode, RemoteError};
 use thalweg_wire::{ErrorKind, Message, proto};
+use tokio::sync::OwnedMutexGuard;
 
 #[cfg(feature = "wasm")]
 use crate::address::Address;
@@ -83,15 +84,34 @@ pub(crate) enum Placement {
 /// How records are placed, and the epoch of the pin that says so.
 pub(crate) type SharedPlacement = Arc<tokio::sync::Mutex<(u32, Placement)>>;
 
+/// A record to place, and the partition that its sender has chosen, if any.
+pub(crate) type ToPlace = (Record, Option<u32>);
+
 /// The partition of each record, and the epoch of the pin that was asked. A record that the plugin fails on is the only one that fails.
 pub(crate) async fn place_all(
     placement: &SharedPlacement,
     link: &Rc<Link>,
-    records: Vec<Record>,
+    records: Vec<ToPlace>,
     partitions: u32,
 ) -> (u32, Vec<Result<u32>>) {
-    let mut placement = placement.clone().lock_owned().await;
+    let placement = placement.clone().lock_owned().await;
     let pin_epoch = placement.0;
+    let mut places: Vec<_> =
+        records.iter().map(|(_, chosen)| chosen.map(|p| placement.1.check(p, partitions))).collect();
+    let free: Vec<Record> = records.into_iter().filter_map(|(r, chosen)| chosen.is_none().then_some(r)).collect();
+    let mut free =
+        if free.is_empty() { Vec::new() } else { place_free(placement, link, free, partitions).await }.into_iter();
+    let places = places.drain(..).map(|chosen| chosen.or_else(|| free.next()).expect("a place for each record"));
+    (pin_epoch, places.collect())
+}
+
+/// The same for records whose partition nobody has chosen.
+async fn place_free(
+    mut placement: OwnedMutexGuard<(u32, Placement)>,
+    link: &Rc<Link>,
+    records: Vec<Record>,
+    partitions: u32,
+) -> Vec<Result<u32>> {
     #[cfg(feature = "wasm")]
     if matches!(placement.1, Placement::Plugin(_)) {
         // A plugin may take its time: not on the thread that the connections are on.
@@ -104,13 +124,12 @@ pub(crate) async fn place_all(
                 Err(_) => records.chunks(1).map(|record| place(record).map(|p| p[0])).collect(),
             }
         };
-        let places = tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
+        return tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
             let error = Error::new(ErrorKind::Internal, format!("the topic's partitioner has ended its thread: {e}"));
             vec![Err(error); count]
         });
-        return (pin_epoch, places);
     }
-    let places = match placement.1.place(link, &records, partitions).await {
+    match placement.1.place(link, &records, partitions).await {
         Ok(placed) => placed.into_iter().map(Ok).collect(),
         Err(error) if error.kind() == ErrorKind::PluginFailed && records.len() > 1 => {
             let mut places = Vec::with_capacity(records.len());
@@ -120,14 +139,33 @@ pub(crate) async fn place_all(
             places
         }
         Err(error) => vec![Err(error); records.len()],
-    };
-    (pin_epoch, places)
+    }
+}
+
+pub(crate) fn no_partition(chosen: u32, partitions: u32) -> Error {
+    let message = format!("partition {chosen} is asked for, and the topic has {partitions}, counted from 0");
+    Error::new(ErrorKind::Invalid, message)
 }
 
 /// Bytes of records that a broker is asked to place at once.
 const ASK_BYTES: usize = 1 << 20;
 
 impl Placement {
+    /// Whether a record may go to the partition that its sender has chosen. Where the topic has a partitioner, that alone places its records.
+    fn check(&self, chosen: u32, partitions: u32) -> Result<u32> {
+        match self {
+            Placement::Key(_) if chosen < partitions => Ok(chosen),
+            Placement::Key(_) => Err(no_partition(chosen, partitions)),
+            _ => Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "partition {chosen} is asked for, and the topic's partitioner decides where its records go: leave the partition out, or \
+                     give the topic no partitioner (`thalweg topic set-partitioner`)"
+                ),
+            )),
+        }
+    }
+
     /// Fetches and compiles the topic's partitioner, if it has one; `on_broker` leaves it where it is.
     pub(crate) async fn of_topic(asker: &impl Ask, topic: &proto::Topic, on_broker: bool) -> Result<Placement> {
         match topic.partitioner.clone() {
@@ -149,7 +187,9 @@ impl Placement {
         // Off the connection thread, and off the caller's runtime as well: compiling takes tens of milliseconds and more.
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let compile = move || -> Result<Partitioner> {
-            let failed = |e: thalweg_plugin_host::GuestError| Error::new(ErrorKind::PluginFailed, e.to_string());
+            let failed = |e: thalweg_plugin_host::GuestError| -> Error {
+                RemoteError::new(ErrorCode::PluginFailed, e.to_string()).with_fault(e.fault()).into()
+            };
             let engine = match ENGINE.get() {
                 Some(engine) => engine.clone(),
                 None => {
@@ -169,7 +209,7 @@ impl Placement {
     }
 
     /// The partition of each record. A plugin that fails fails the whole call: nothing is placed otherwise.
-    pub(crate) async fn place(&mut self, asker: &impl Ask, records: &[Record], partitions: u32) -> Result<Vec<u32>> {
+    async fn place(&mut self, asker: &impl Ask, records: &[Record], partitions: u32) -> Result<Vec<u32>> {
         if let Some(placed) = self.place_here(records, partitions) {
             return placed;
         }
@@ -190,7 +230,7 @@ impl Placement {
                     1 => format!("plugin {} failed on the record: {}", e.plugin, e.reason),
                     _ => e.to_string(),
                 };
-                RemoteError::new(ErrorCode::PluginFailed, message).into()
+                RemoteError::new(ErrorCode::PluginFailed, message).with_fault(Some((&e.plugin, &e.reason))).into()
             })),
         }
     }

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use thalweg_model::Header;
 
+use crate::placement::ToPlace;
+
 /// Anything that is bytes or text.
 pub trait IntoBytes {
     /// The bytes.
@@ -52,13 +54,14 @@ impl<const N: usize> IntoBytes for &[u8; N] {
 pub struct Record {
     pub(crate) inner: thalweg_model::Record,
     pub(crate) has_timestamp: bool,
+    pub(crate) partition: Option<u32>,
 }
 
 impl Record {
     /// A record with this value and no key.
     pub fn new(value: impl IntoBytes) -> Record {
         let inner = thalweg_model::Record { value: Some(value.into_bytes()), ..Default::default() };
-        Record { inner, has_timestamp: false }
+        Record { inner, has_timestamp: false, partition: None }
     }
 
     /// A record whose value is the JSON of anything that serde writes.
@@ -101,6 +104,13 @@ impl Record {
         self
     }
 
+    /// The partition that it goes to, whatever its key. Sending fails with `invalid` where the topic has not so many, and where the topic has a
+    /// partitioner: that alone decides then.
+    pub fn partition(mut self, partition: u32) -> Record {
+        self.partition = Some(partition);
+        self
+    }
+
     /// Its value, as far as one has been given.
     pub fn value_bytes(&self) -> Option<&Bytes> {
         self.inner.value.as_ref()
@@ -111,11 +121,17 @@ impl Record {
         self.inner.key.as_ref()
     }
 
-    pub(crate) fn into_model(self, now_ms: i64) -> thalweg_model::Record {
+    /// One that was sent, given back.
+    pub(crate) fn sent(inner: thalweg_model::Record, partition: Option<u32>) -> Record {
+        Record { inner, has_timestamp: true, partition }
+    }
+
+    /// The record with its time, and the partition that was chosen.
+    pub(crate) fn into_place(self, now_ms: i64) -> ToPlace {
         let mut inner = self.inner;
         if !self.has_timestamp {
             inner.timestamp_ms = now_ms;
         }
-        inner
+        (inner, self.partition)
     }
 }

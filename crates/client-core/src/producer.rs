@@ -103,6 +103,8 @@ pub struct Outcome<T> {
     pub partition: u32,
     /// One per record, in order.
     pub tokens: Vec<T>,
+    /// The records.
+    pub batch: RecordBatch,
     /// Offset of the first record, `None` without acks.
     pub result: Result<Option<u64>, Failure>,
 }
@@ -416,8 +418,8 @@ impl<T> ProducerCore<T> {
                 let mut batch = p.batches.remove(at).expect("just sent");
                 p.in_flight = batch.wait_no_more(p.in_flight);
                 self.buffered_bytes -= batch.bytes;
-                let tokens = batch.tokens;
-                self.outcomes.push(Outcome { partition: index as u32, tokens, result: Ok(None) });
+                let (tokens, batch) = (batch.tokens, batch.batch);
+                self.outcomes.push(Outcome { partition: index as u32, tokens, batch, result: Ok(None) });
             }
         }
         requests
@@ -501,7 +503,8 @@ impl<T> ProducerCore<T> {
 
     fn finish(&mut self, index: usize, batch: Batch<T>, result: Result<Option<u64>, Failure>) {
         self.buffered_bytes -= batch.bytes;
-        self.outcomes.push(Outcome { partition: index as u32, tokens: batch.tokens, result });
+        let (tokens, batch) = (batch.tokens, batch.batch);
+        self.outcomes.push(Outcome { partition: index as u32, tokens, batch, result });
     }
 
     /// Gives every record without outcome this failure: the producer is beyond repair or closed without flushing.
@@ -606,7 +609,7 @@ fn expire<T>(
         p.in_flight = batch.wait_no_more(p.in_flight);
         *buffered_bytes -= batch.bytes;
         let result = Err(Failure::TimedOut(p.last_obstacle.clone()));
-        outcomes.push(Outcome { partition: index, tokens: batch.tokens, result });
+        outcomes.push(Outcome { partition: index, tokens: batch.tokens, batch: batch.batch, result });
     }
 }
 

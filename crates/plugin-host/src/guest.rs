@@ -47,6 +47,16 @@ pub enum GuestError {
     },
 }
 
+impl GuestError {
+    /// The plugin, and its reason.
+    pub fn fault(&self) -> Option<(&str, &str)> {
+        match self {
+            GuestError::Engine(_) => None,
+            GuestError::Compile { plugin, reason } | GuestError::Init { plugin, reason } => Some((plugin, reason)),
+        }
+    }
+}
+
 /// A record on which a plugin failed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("plugin {plugin} failed on record {record}: {reason}")]

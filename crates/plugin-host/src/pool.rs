@@ -55,6 +55,16 @@ pub enum FilterFailure {
     Busy,
 }
 
+impl FilterFailure {
+    /// The plugin that failed, and its reason.
+    pub fn fault(&self) -> Option<(&str, &str)> {
+        match self {
+            FilterFailure::Guest(e) => e.fault(),
+            FilterFailure::Batch(_) | FilterFailure::Busy => None,
+        }
+    }
+}
+
 /// One batch to place.
 pub struct PartitionJob {
     /// As in [`FilterJob`].
@@ -84,6 +94,17 @@ pub enum PartitionFailure {
     /// More batches wait than the pool takes.
     #[error("too many batches wait for plugins")]
     Busy,
+}
+
+impl PartitionFailure {
+    /// The plugin that failed, and its reason.
+    pub fn fault(&self) -> Option<(&str, &str)> {
+        match self {
+            PartitionFailure::Guest(e) => e.fault(),
+            PartitionFailure::Call(e) => Some((&e.plugin, &e.reason)),
+            PartitionFailure::Batch(_) | PartitionFailure::Busy => None,
+        }
+    }
 }
 
 type Done<T, E> = Box<dyn FnOnce(Result<T, E>) + Send>;

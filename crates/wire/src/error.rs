@@ -33,11 +33,15 @@ pub enum ErrorKind {
     OffsetOutOfRange,
     /// What is stored there does not decode: seek past it, or skip such records.
     BadRecord,
+    /// It is there already: use it, or take another name.
+    AlreadyExists,
+    /// The client, producer or consumer was closed.
+    Closed,
 }
 
 impl ErrorKind {
     /// All kinds, for tests that check every language against them.
-    pub const ALL: [ErrorKind; 13] = [
+    pub const ALL: [ErrorKind; 15] = [
         ErrorKind::Timeout,
         ErrorKind::Disconnected,
         ErrorKind::NotFound,
@@ -51,6 +55,8 @@ impl ErrorKind {
         ErrorKind::Unsupported,
         ErrorKind::OffsetOutOfRange,
         ErrorKind::BadRecord,
+        ErrorKind::AlreadyExists,
+        ErrorKind::Closed,
     ];
 
     /// The `code` that SDK users see, in every language.
@@ -69,6 +75,8 @@ impl ErrorKind {
             ErrorKind::Unsupported => "unsupported",
             ErrorKind::OffsetOutOfRange => "offset_out_of_range",
             ErrorKind::BadRecord => "bad_record",
+            ErrorKind::AlreadyExists => "already_exists",
+            ErrorKind::Closed => "closed",
         }
     }
 
@@ -136,7 +144,7 @@ codes! {
     /// No such plugin or version.
     UnknownPlugin = 6, NotFound, false;
     /// The topic exists already.
-    TopicExists = 7, Invalid, false;
+    TopicExists = 7, AlreadyExists, false;
     /// A name, count or option out of its range.
     InvalidRequest = 8, Invalid, false;
     /// A batch that does not decode or does not match its checksum.
@@ -220,12 +228,30 @@ pub struct RemoteError {
     pub code: ErrorCode,
     /// What happened, with names and numbers, and what to do next.
     pub message: String,
+    /// The plugin that failed, if one has.
+    pub fault: Option<Box<PluginFault>>,
+}
+
+/// A plugin that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginFault {
+    /// Its name, version and digest.
+    pub plugin: String,
+    /// The trap, the missed deadline, or the answer that is none.
+    pub reason: String,
 }
 
 impl RemoteError {
     /// An error with a message for people.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), fault: None }
+    }
+
+    /// The same, and which plugin failed how.
+    pub fn with_fault(mut self, fault: Option<(&str, &str)>) -> Self {
+        self.fault =
+            fault.map(|(plugin, reason)| Box::new(PluginFault { plugin: plugin.into(), reason: reason.into() }));
+        self
     }
 }
 
@@ -239,13 +265,15 @@ impl std::error::Error for RemoteError {}
 
 impl From<RemoteError> for proto::Error {
     fn from(e: RemoteError) -> Self {
-        proto::Error { code: e.code as u32, message: e.message }
+        let (plugin, reason) = e.fault.map(|f| (f.plugin, f.reason)).unwrap_or_default();
+        proto::Error { code: e.code as u32, message: e.message, plugin, reason }
     }
 }
 
 impl From<proto::Error> for RemoteError {
     fn from(e: proto::Error) -> Self {
-        RemoteError { code: ErrorCode::from_number(e.code), message: e.message }
+        let fault = Some((&e.plugin[..], &e.reason[..])).filter(|(plugin, _)| !plugin.is_empty());
+        RemoteError::new(ErrorCode::from_number(e.code), e.message).with_fault(fault)
     }
 }
 

@@ -12,7 +12,7 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/thalweg.rs"));
 }
 
-pub use error::{ErrorCode, ErrorKind, RemoteError};
+pub use error::{ErrorCode, ErrorKind, PluginFault, RemoteError};
 pub use frame::{
     FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameHeader, FrameKind, HEAD_BYTES_MAX, Message, encode,
     encode_parts,

@@ -16,7 +16,9 @@ from . import _native as _native_module
 from ._client import Client, Group, GroupInfo, GroupMember, GroupOffset, Plugin, Topic, connect
 from ._consumer import Consumer, Counts, Rebalance, TopicPartition
 from ._errors import (
+    AlreadyExistsError,
     BadRecordError,
+    ClosedError,
     DamagedError,
     DeniedError,
     DisconnectedError,
@@ -37,8 +39,10 @@ from ._producer import Delivery, Message, Producer
 _atexit.register(_native_module.drain)
 
 __all__ = [
+    "AlreadyExistsError",
     "Batch",
     "Client",
+    "ClosedError",
     "Consumer",
     "Counts",
     "Delivery",

@@ -66,6 +66,13 @@ def parse_start(start: Any, name: str = "start") -> tuple[str, int]:
     )
 
 
+def parse_starts(starts: Any) -> list[tuple[str | None, int, str, int]]:
+    """Positions of single partitions as the native half wants them: none for a position that is meant for all."""
+    if not isinstance(starts, Mapping) or not starts or set(starts) == {"timestamp"}:
+        return []
+    return [(*split_place(place), *parse_start(start, f"start of {place!r}")) for place, start in starts.items()]
+
+
 def split_place(place: Any) -> tuple[str | None, int]:
     """Topic and partition as the native half wants them."""
     if isinstance(place, tuple) and len(place) == 2 and isinstance(place[0], str):

@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Literal, NamedTuple
 
 from . import _checks, _native
-from ._checks import parse_start
-from ._consumer import Consumer, Rebalance, Start, TopicPartition
-from ._errors import InvalidError
+from ._checks import parse_start, parse_starts
+from ._consumer import Consumer, Rebalance, Start, Starts, TopicPartition
+from ._errors import ClosedError, InvalidError
 from ._producer import Producer
 
 
@@ -149,7 +149,7 @@ class Client:
     @property
     def _native(self) -> _native.Client:
         if self._native_client is None:
-            raise InvalidError("the client is closed")
+            raise ClosedError("the client is closed")
         return self._native_client
 
     async def create_topic(
@@ -223,7 +223,7 @@ class Client:
         *,
         linger_ms: float = 5.0,
         batch_bytes: int = 128 << 10,
-        compression: Literal["none", "lz4", "zstd"] = "none",
+        compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none",
         acks: Literal["none", "leader", "quorum"] = "quorum",
         delivery_timeout: float = 120.0,
         buffer_bytes: int = 32 << 20,
@@ -243,7 +243,7 @@ class Client:
         topics: str | Sequence[str],
         *,
         partitions: Sequence[int] | None = None,
-        start: Start | None = None,
+        start: Start | Starts | None = None,
         until_end: bool = False,
         filter: str | None = None,
         filter_config: bytes | str = b"",
@@ -267,6 +267,10 @@ class Client:
         `start` is "earliest", "latest", an offset, or {"timestamp": ms}: without a group "latest"; in a group it counts where the
         group has not come to yet, and is "earliest". With `until_end` it ends once everything has been scanned that was there at
         the start, in a group by whichever member. `filter` is a plugin, "name" or "name@version"; all members have the same.
+        `start` is where to begin: "earliest", "latest", an offset, or {"timestamp": …}; by default at the end, and in a group, for partitions that
+        it has not come to yet, with the first record kept. A mapping of partitions, as in {0: 100, 1: "earliest"}, gives these starts of their
+        own, and the others begin at the end; not in a group.
+
         `on_bad_record` says what becomes of a stored batch that does not decode: "fail" raises `BadRecordError` at every call until a
         `seek` past it, "skip" passes it over and counts its records as unreadable. `out_of_range` says what becomes of a position that the log does
         not hold: "fail" raises `OffsetOutOfRangeError`, the others go on with the first record kept, or behind the last one. `buffer_bytes` bounds
@@ -293,9 +297,11 @@ class Client:
         ):
             _checks.duration(what, time)
         _checks.byte_count("buffer_bytes", buffer_bytes)
+        starts = parse_starts(start)
         options = {
             "partitions": None if partitions is None else list(partitions),
-            "start": None if start is None else parse_start(start),
+            "start": None if start is None or starts else parse_start(start),
+            "starts": starts,
             "until_end": until_end,
             "filter": filter,
             "filter_config": filter_config.encode() if isinstance(filter_config, str) else filter_config,

@@ -15,9 +15,10 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from . import _checks, _native
 from ._checks import parse_start, split_place
-from ._errors import InvalidError, ThalwegError
+from ._errors import ClosedError, InvalidError, ThalwegError
 
 Start = Literal["earliest", "latest"] | int | Mapping[Literal["timestamp"], int | datetime]
+Starts = Mapping[int, Start] | Mapping[tuple[str, int], Start]
 
 
 class Counts(NamedTuple):
@@ -156,7 +157,7 @@ class Consumer:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise InvalidError("the consumer is closed")
+            raise ClosedError("the consumer is closed")
 
     async def _ready(self) -> _native.Consumer:
         self._check_open()

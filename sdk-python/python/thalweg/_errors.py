@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ThalwegError(Exception):
     """Base of all errors. `code` names the kind, `retriable` tells whether the same call may succeed later.
 
     An error about a place in a log names it, as far as that is known: `topic`, `partition`, `offset`, and where that log begins and
-    ends (exclusive).
+    ends (exclusive). One about records that were not delivered has the first one's `key`, and `records`, how many they are. Where a
+    plugin failed, `plugin` says which one (name, version and digest), and `reason` how.
     """
 
     code: str = "internal"
@@ -17,6 +20,10 @@ class ThalwegError(Exception):
     offset: int | None = None
     log_start: int | None = None
     log_end: int | None = None
+    key: bytes | None = None
+    records: int | None = None
+    plugin: str | None = None
+    reason: str | None = None
 
 
 class TimedOutError(ThalwegError, TimeoutError):
@@ -100,6 +107,18 @@ class BadRecordError(ThalwegError):
     code = "bad_record"
 
 
+class AlreadyExistsError(ThalwegError):
+    """It is there already: use it, or take another name."""
+
+    code = "already_exists"
+
+
+class ClosedError(ThalwegError):
+    """The client, producer or consumer was closed: open another one."""
+
+    code = "closed"
+
+
 _CLASSES: dict[str, type[ThalwegError]] = {
     c.code: c
     for c in (
@@ -116,16 +135,14 @@ _CLASSES: dict[str, type[ThalwegError]] = {
         UnsupportedError,
         OffsetOutOfRangeError,
         BadRecordError,
+        AlreadyExistsError,
+        ClosedError,
     )
 }
 
 
-Place = tuple[str, int | None, int | None, int | None, int | None]
-
-
-def make(code: str, message: str, place: Place | None = None) -> ThalwegError:
-    """The exception for a native error."""
+def make(code: str, message: str, about: dict[str, Any]) -> ThalwegError:
+    """The exception for a native error, with the attributes that are known."""
     error = _CLASSES[code](message)
-    if place is not None:
-        error.topic, error.partition, error.offset, error.log_start, error.log_end = place
+    error.__dict__.update(about)
     return error

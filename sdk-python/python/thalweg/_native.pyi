@@ -6,7 +6,7 @@ from typing import Any, Literal
 __version__: str
 ERROR_CODES: list[tuple[str, bool]]
 
-Item = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]] | None, int | None]
+Item = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]] | None, int | None, int | None]
 
 def drain() -> None: ...
 def connect(

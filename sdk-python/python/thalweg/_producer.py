@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 from . import _checks, _native
-from ._errors import InvalidError, ThalwegError, TimedOutError
+from ._errors import ClosedError, InvalidError, ThalwegError, TimedOutError
 
 Data = bytes | bytearray | memoryview | str
 Value = Data | Mapping[str, Any] | list[Any] | None
@@ -34,12 +34,14 @@ class Delivery(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A record to send. `timestamp_ms` is milliseconds since the epoch, or a `datetime`."""
+    """A record to send. `timestamp_ms` is milliseconds since the epoch, or a `datetime`. `partition` sends it there, whatever its key:
+    InvalidError where the topic has a partitioner, which alone decides then."""
 
     value: Value
     key: Data | None = None
     headers: Headers | None = None
     timestamp_ms: Timestamp | None = None
+    partition: int | None = None
 
 
 class Sending(asyncio.Future[T], Coroutine[Any, Any, T]):
@@ -130,12 +132,15 @@ def _timestamp(at: Any) -> int:
     return at
 
 
-def _item(value: Any, key: Any, headers: Any, timestamp_ms: Any) -> _native.Item:
+def _item(value: Any, key: Any, headers: Any, timestamp_ms: Any, partition: Any) -> _native.Item:
+    if partition is not None:
+        _checks.partition(partition)
     return (
-        _value(value),
-        _data(key, "key"),
+        value if type(value) is bytes else _value(value),
+        key if key is None or type(key) is bytes else _data(key, "key"),
         None if headers is None else _headers(headers),
         None if timestamp_ms is None else _timestamp(timestamp_ms),
+        partition,
     )
 
 
@@ -143,7 +148,9 @@ def _items(messages: Any) -> list[_native.Item]:
     if isinstance(messages, (str, bytes, bytearray, memoryview, Mapping, Message)):
         raise TypeError(f"messages is {type(messages).__name__}; a list of messages or values is expected")
     return [
-        _item(m.value, m.key, m.headers, m.timestamp_ms) if isinstance(m, Message) else _item(m, None, None, None)
+        _item(m.value, m.key, m.headers, m.timestamp_ms, m.partition)
+        if isinstance(m, Message)
+        else _item(m, None, None, None, None)
         for m in messages
     ]
 
@@ -177,6 +184,7 @@ class Producer:
         # Who waits for which of them; None: all of them are enqueued only.
         self._waiters: list[Sending[Delivery]] | None = None
         self._untold: list[ThalwegError] = []
+        self._closed = False
         self._settling: set[asyncio.Task[None]] = set()
 
     def send(
@@ -186,13 +194,14 @@ class Producer:
         key: Data | None = None,
         headers: Headers | None = None,
         timestamp_ms: Timestamp | None = None,
+        partition: int | None = None,
     ) -> Sending[Delivery]:
-        """Sends a record; awaited, it waits until the record is delivered.
+        """Sends a record; awaited, it waits until the record is delivered. `partition` sends it there, whatever its key.
 
         Raises TypeError for what is no data, InvalidError above a limit, PluginFailedError where the topic's partitioner fails on it,
         TimedOutError without an outcome within `delivery_timeout`.
         """
-        item = _item(value, key, headers, timestamp_ms)
+        item = _item(value, key, headers, timestamp_ms, partition)
         loop = asyncio.get_running_loop()
         future: Sending[Delivery] = Sending(loop=loop)
         with self._lock:
@@ -211,6 +220,8 @@ class Producer:
             future.set_result([])
             return future
         with self._lock:
+            if self._closed:
+                raise ClosedError(f"the producer of topic {self.topic!r} is closed")
             self._hand_over()
             receipt = self._native.submit(items, True)
         self._keep(loop, self._settle_batch(receipt, len(items), future))
@@ -223,14 +234,21 @@ class Producer:
         key: Data | None = None,
         headers: Headers | None = None,
         timestamp_ms: Timestamp | None = None,
+        partition: int | None = None,
         on_delivery: OnDelivery | None = None,
     ) -> Awaitable[None]:
         """Buffers a record; awaited, it waits while the buffer is full.
 
         `on_delivery` is called by the event loop with the delivery, or with the error; without it, an error is raised by the next `flush()` or `close()`.
         """
-        item = _item(value, key, headers, timestamp_ms)
-        loop = asyncio.get_running_loop()
+        item = _item(value, key, headers, timestamp_ms, partition)
+        waits = self._enqueue(asyncio.get_running_loop(), item, on_delivery)
+        return waits.buffered() if waits else _DONE
+
+    def _enqueue(
+        self, loop: asyncio.AbstractEventLoop, item: _native.Item, on_delivery: OnDelivery | None
+    ) -> _native.Receipt | None:
+        """Takes a record, on any thread, as one that was enqueued in that loop; answers with what to wait for while the buffer is full."""
         with self._lock:
             waiters = self._begin(loop, on_delivery is not None)
             if on_delivery is not None:
@@ -238,9 +256,7 @@ class Producer:
                 told.add_done_callback(functools.partial(_tell_delivery, on_delivery))
                 waiters.append(told)
             self._together.append(item)
-            if len(self._together) < _TOGETHER:
-                return _DONE
-            return self._room()
+            return self._room() if len(self._together) >= _TOGETHER else None
 
     def enqueue_batch(self, messages: Iterable[Message | Value]) -> Awaitable[None]:
         """Buffers records together; awaited, it waits while the buffer is full. The fast way in."""
@@ -249,7 +265,8 @@ class Producer:
         with self._lock:
             self._begin(loop, False)
             self._together.extend(items)
-            return self._room()
+            waits = self._room()
+        return waits.buffered() if waits else _DONE
 
     @property
     def pending(self) -> int:
@@ -267,6 +284,7 @@ class Producer:
 
     def close(self) -> Awaitable[None]:
         """Refuses further records from now on, and waits until those that were sent before have their outcomes."""
+        self._closed = True
         self._hand_over_now()
         return self._end(self._native.close())
 
@@ -297,11 +315,17 @@ class Producer:
 
     def _begin(self, loop: asyncio.AbstractEventLoop, waits: bool) -> list[Any]:
         """Makes room for a record of this kind behind those that came before it."""
+        if self._closed:
+            raise ClosedError(f"the producer of topic {self.topic!r} is closed")
         if self._together and ((self._waiters is not None) != waits or self._loop is not loop):
             self._hand_over()
         if not self._together:
             self._loop, self._waiters = loop, [] if waits else None
-            loop.call_soon(self._hand_over_now)
+            if loop is asyncio._get_running_loop():
+                loop.call_soon(self._hand_over_now)
+            else:
+                # Another thread's: it has to be woken.
+                loop.call_soon_threadsafe(self._hand_over_now)
         return self._waiters if self._waiters is not None else []
 
     def _hand_over_now(self) -> None:
@@ -325,17 +349,14 @@ class Producer:
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
 
-        if loop is asyncio.get_running_loop():
+        if loop is asyncio._get_running_loop():
             start()
         else:
-            # Another thread's: it has to be woken.
             loop.call_soon_threadsafe(start)
 
-    def _room(self) -> Awaitable[None]:
+    def _room(self) -> _native.Receipt | None:
         receipt = self._hand_over()
-        if receipt is None or receipt.is_buffered:
-            return _DONE
-        return receipt.buffered()
+        return None if receipt is None or receipt.is_buffered else receipt
 
     async def _settle(self, receipt: _native.Receipt, waiters: list[Sending[Delivery]]) -> None:
         left = len(waiters)

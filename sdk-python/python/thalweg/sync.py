@@ -174,18 +174,43 @@ class Producer(_Closing):
         _run(self._inner.__aenter__())
         return self
 
-    def send(self, value: _producer.Value, **options: Any) -> _producer.Delivery:
-        return _wait(lambda: self._inner.send(value, **options))
+    def send(
+        self,
+        value: _producer.Value,
+        *,
+        key: _producer.Data | None = None,
+        headers: _producer.Headers | None = None,
+        timestamp_ms: _producer.Timestamp | None = None,
+        partition: int | None = None,
+    ) -> _producer.Delivery:
+        """Sends a record, and waits until it is delivered; see `thalweg.Producer.send`."""
+        return _wait(
+            lambda: self._inner.send(
+                value, key=key, headers=headers, timestamp_ms=timestamp_ms, partition=partition
+            )
+        )
 
     def send_batch(
         self, messages: Iterable[_producer.Message | _producer.Value]
     ) -> Sequence[_producer.Delivery | ThalwegError]:
         return _wait(lambda: self._inner.send_batch(messages))
 
-    def enqueue(self, value: _producer.Value, *, on_delivery: _producer.OnDelivery | None = None, **options: Any) -> None:
+    def enqueue(
+        self,
+        value: _producer.Value,
+        *,
+        key: _producer.Data | None = None,
+        headers: _producer.Headers | None = None,
+        timestamp_ms: _producer.Timestamp | None = None,
+        partition: int | None = None,
+        on_delivery: _producer.OnDelivery | None = None,
+    ) -> None:
         """See `thalweg.Producer.enqueue`. `on_delivery` is called on a thread of its own, in order; it may call anything."""
         tell = None if on_delivery is None else functools.partial(_callback, on_delivery)
-        _wait(lambda: self._inner.enqueue(value, on_delivery=tell, **options))
+        item = _producer._item(value, key, headers, timestamp_ms, partition)
+        waits = self._inner._enqueue(_loop(), item, tell)
+        if waits is not None:
+            _wait(waits.buffered)
 
     @property
     def pending(self) -> int:

@@ -11,7 +11,7 @@ use thalweg_wire::{ErrorKind, proto};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::oneshot;
 
-use super::{Consumer, Listener, Made, OnOutOfRange, Source};
+use super::{Consumer, Listener, Made, OnOutOfRange, Place, Source};
 use crate::batch::OnBadRecord;
 use crate::client::{Client, FOREVER, FoundOffsets, PluginInfo};
 use crate::group::{GroupOptions, GroupShared, Rebalance};
@@ -33,6 +33,7 @@ pub struct ConsumerBuilder {
     topics: Vec<String>,
     partitions: Option<Vec<u32>>,
     start: Option<Position>,
+    starts: Vec<(Place, Position)>,
     until_end: bool,
     filter: Option<String>,
     filter_config: Bytes,
@@ -58,6 +59,7 @@ impl ConsumerBuilder {
             topics,
             partitions: None,
             start: None,
+            starts: Vec::new(),
             until_end: false,
             filter: None,
             filter_config: Bytes::new(),
@@ -87,6 +89,13 @@ impl ConsumerBuilder {
     /// it has not come to yet: with the first record kept by default, so that it misses nothing.
     pub fn start(mut self, position: Position) -> Self {
         self.start = Some(position);
+        self
+    }
+
+    /// Where to start in one partition: `.start_at(0, …)`, or `.start_at(("topic", 0), …)` where several topics are read. The others start where
+    /// [`start`](Self::start) says. Not in a group, which goes on where it left off.
+    pub fn start_at(mut self, place: impl Into<Place>, position: Position) -> Self {
+        self.starts.push((place.into(), position));
         self
     }
 
@@ -257,13 +266,19 @@ impl ConsumerBuilder {
                     format!("topic {name:?} has {count} partitions, 0 to {}; there is no partition {bad}", count - 1);
                 return Err(Error::new(ErrorKind::NotFound, message));
             }
+            let asked = partitions.clone();
             let mut partitions = partitions;
             if self.until_end {
                 let broken = self.find_ends(&topic, partitions.clone(), &mut ends).await?;
                 partitions.retain(|p| broken.iter().all(|(b, _)| b != p));
                 damaged.extend(broken.into_iter().map(|(_, error)| error));
             }
-            topics.push((topic, partitions));
+            let starts: BTreeMap<u32, Position> = self.starts_of(name)?;
+            if let Some(unread) = starts.keys().find(|p| !asked.contains(p)) {
+                let message = format!("a start is given for topic {name:?} partition {unread}, which is not read");
+                return Err(Error::new(ErrorKind::NotFound, message));
+            }
+            topics.push((topic, partitions, starts));
         }
         let (events, incoming) = unbounded_channel();
         let buffer_bytes = self.buffer_bytes;
@@ -276,8 +291,9 @@ impl ConsumerBuilder {
                 let open = proto::FetchOpen { topic_id: topics[0].0.id.clone(), filter: filter.clone() };
                 plugin = open_stream(&connection, &open).await?.1;
             }
-            let reader = |(topic, partitions)| {
-                let core = ConsumerCore::new(partitions, start, buffer_bytes);
+            let reader = |(topic, partitions, starts): (_, Vec<u32>, BTreeMap<u32, Position>)| {
+                let mut core = ConsumerCore::new(partitions, start, buffer_bytes);
+                starts.into_iter().for_each(|(partition, to)| core.seek(partition, to));
                 Reader::open(link.clone(), topic, core, filter.clone(), events.clone(), false)
             };
             Ok((topics.into_iter().map(reader).collect(), plugin))
@@ -299,6 +315,26 @@ impl ConsumerBuilder {
         Ok(consumer)
     }
 
+    /// The starts of single partitions of a topic.
+    fn starts_of(&self, topic: &str) -> Result<BTreeMap<u32, Position>> {
+        let mut starts = BTreeMap::new();
+        for (place, position) in &self.starts {
+            match &place.topic {
+                None if self.topics.len() > 1 => {
+                    let message = format!("of several topics, partition {} needs its topic", place.partition);
+                    return Err(Error::new(ErrorKind::Invalid, message));
+                }
+                Some(other) if !self.topics.contains(other) => {
+                    let message = format!("a start is given for topic {other:?}, which is not read");
+                    return Err(Error::new(ErrorKind::NotFound, message));
+                }
+                Some(other) if other != topic => {}
+                _ => drop(starts.insert(place.partition, *position)),
+            }
+        }
+        Ok(starts)
+    }
+
     async fn find_ends(
         &self,
         topic: &proto::Topic,
@@ -316,6 +352,11 @@ impl ConsumerBuilder {
     async fn build_member(self, group: String) -> Result<Consumer> {
         if self.partitions.is_some() {
             let message = "a group shares partitions out itself: leave the partitions to it, or read without a group";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        if !self.starts.is_empty() {
+            let message = "a group goes on in each partition where it left off: read without a group to start at a place, seek once the \
+                           partition is assigned, or move the group (`thalweg group reset-offsets`)";
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         let (mut ends, mut damaged) = (BTreeMap::new(), VecDeque::new());
@@ -362,7 +403,7 @@ impl ConsumerBuilder {
         let (joined, answer) = oneshot::channel();
         let keeps = shared.clone();
         self.client.io.keep(move |link| crate::group::keep(link, keeps, events, joined))?;
-        let closed = || Error::new(ErrorKind::Invalid, "the client is closed");
+        let closed = || Error::new(ErrorKind::Closed, "the client is closed");
         // A caller who gives up waiting takes his membership with him.
         let guard = LeaveOnDrop(shared.clone());
         answer.await.map_err(|_| closed())??;

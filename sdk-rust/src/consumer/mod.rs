@@ -8,7 +8,10 @@ mod builder;
 mod hand;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -60,6 +63,7 @@ impl std::fmt::Display for Place {
 
 /// What becomes of a position that the log does not hold: retention has removed it, or it is past the end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnOutOfRange {
     /// The consumer answers with an error of kind `offset_out_of_range`, at every call until a seek.
     #[default]
@@ -209,7 +213,7 @@ fn anothers(what: &str) -> Error {
 }
 
 fn closed() -> Error {
-    Error::new(ErrorKind::Invalid, "the consumer is closed")
+    Error::new(ErrorKind::Closed, "the consumer is closed")
 }
 
 impl Consumer {
@@ -313,6 +317,12 @@ impl Consumer {
             return Some(Err(Error::new(ErrorKind::Invalid, "max_records is 0; a batch has at least one record")));
         }
         self.read(|| self.take_batch(max_records)).await
+    }
+
+    /// The records as a stream, for the combinators of `futures` and the like; each is done when the next one is asked for. The consumer can be
+    /// used beside it, and a stream that is dropped loses nothing.
+    pub fn records(&self) -> Records {
+        Records { consumer: self.clone(), waiting: None }
     }
 
     async fn read<T>(&self, take: impl Fn() -> Taken<T>) -> Option<Result<T>> {
@@ -907,7 +917,7 @@ impl Inner {
                 },
             };
             match event {
-                None => self.lock().over = Some(Error::new(ErrorKind::Invalid, "the client is closed")),
+                None => self.lock().over = Some(Error::new(ErrorKind::Closed, "the client is closed")),
                 Some(Event::Failed(error)) => self.lock().over = Some(error),
                 Some(event) if is_paused(&self.lock().paused, &event) => self.lock().parked.push_back(event),
                 Some(Event::Push { reader, push, body, from }) => self.open(&reader, &push, body, from),
@@ -1047,6 +1057,35 @@ impl Inner {
                 "the group's coordinator did not answer in time; the member counts as gone when its session ends";
             Error::new(ErrorKind::Timeout, what)
         })
+    }
+}
+
+/// The records of a [`Consumer`], one after the other.
+pub struct Records {
+    consumer: Consumer,
+    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl futures_core::Stream for Records {
+    type Item = Result<ConsumerRecord>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(waiting) = &mut self.waiting {
+                std::task::ready!(waiting.as_mut().poll(cx));
+                self.waiting = None;
+            }
+            match self.consumer.inner.take(|hand| hand.next().record()) {
+                Taken::Some(record) => return Poll::Ready(Some(Ok(record))),
+                Taken::Failed(error) => return Poll::Ready(Some(Err(error))),
+                Taken::Ended => return Poll::Ready(None),
+                Taken::Untold => self.consumer.tell(),
+                Taken::Nothing => {
+                    let consumer = self.consumer.clone();
+                    self.waiting = Some(Box::pin(async move { consumer.ready().await }));
+                }
+            }
+        }
     }
 }
 

@@ -23,10 +23,10 @@ use super::{Delivery, Options, lock};
 use crate::address::Address;
 use crate::error::ErrorPlace;
 use crate::link::{ATTEMPT, Link, chance};
-use crate::placement::{Placement, SharedPlacement};
+use crate::placement::{Placement, SharedPlacement, place_all};
 use crate::routing::Routing;
 use crate::stream::FrameReader;
-use crate::{Error, Result};
+use crate::{Error, Record, Result};
 
 /// How long a producer that ends waits for what needs no answer to arrive.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -154,20 +154,29 @@ impl Shared {
         if outcomes.is_empty() {
             return;
         }
-        for outcome in outcomes {
-            let place = || ErrorPlace {
-                topic: self.topic.clone(),
-                partition: Some(outcome.partition),
-                ..ErrorPlace::default()
-            };
-            let error = outcome.result.as_ref().err().map(|f| Error::from(f.clone()).at(place()));
-            let base = outcome.result.ok().flatten();
-            for (i, token) in outcome.tokens.into_iter().enumerate() {
-                token.settle(match &error {
-                    None => Ok(Delivery { partition: outcome.partition, offset: base.map(|b| b + i as u64) }),
-                    Some(error) => Err(error.clone()),
-                });
+        for Outcome { partition, tokens, batch, result } in outcomes {
+            match result {
+                Ok(base) => tokens.into_iter().enumerate().for_each(|(i, token)| {
+                    token.settle(Ok(Delivery { partition, offset: base.map(|b| b + i as u64) }));
+                }),
+                Err(failure) => {
+                    let place = ErrorPlace { partition: Some(partition), ..ErrorPlace::default() };
+                    let error = Error::from(failure).at(place);
+                    let records = batch.records().expect("a batch that was built here opens");
+                    for ((_, record), token) in records.into_iter().zip(tokens) {
+                        token.settle(Err(error.clone().of_record(&self.topic, Record::sent(record, None))));
+                    }
+                }
             }
+        }
+        self.progress.notify_waiters();
+    }
+
+    /// Records that have no place any more.
+    fn refuse(&self, records: impl IntoIterator<Item = (Unplaced<Token>, Error)>) {
+        for (Unplaced { record, token, .. }, error) in records {
+            let record = Record::sent(record, token.chosen);
+            token.settle(Err(error.of_record(&self.topic, record)));
         }
         self.progress.notify_waiters();
     }
@@ -257,11 +266,6 @@ struct Placing {
     on_broker: bool,
 }
 
-fn refused(tokens: Vec<Token>, error: &Error) -> Outcome<Token> {
-    let code = error.code().unwrap_or(thalweg_wire::ErrorCode::PluginFailed);
-    Outcome { partition: 0, tokens, result: Err(Failure::Refused(RemoteError::new(code, error.to_string()))) }
-}
-
 /// The topic with a newer pin than `old`, and how it places records.
 async fn newer_placement(link: &Rc<Link>, topic: &proto::Topic, old: u32, on_broker: bool) -> Result<(u32, Placement)> {
     loop {
@@ -287,8 +291,8 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic
     let partitions = topic.partitions.len() as u32;
     let mut known = lock(&shared.core).pin_epoch();
     let mut unplaced: Option<Vec<_>> = None;
-    let (pin_epoch, placement, records, places) = loop {
-        let (pin_epoch, mut placement) = match newer_placement(&link, &topic, known, placing.on_broker).await {
+    let (fresh, records, places) = loop {
+        let newer = match newer_placement(&link, &topic, known, placing.on_broker).await {
             Ok(newer) => newer,
             Err(error) => {
                 // Nothing can be sent without it: what is there fails, and what comes later tries again.
@@ -296,33 +300,26 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic
                     shared.gone.store(true, Ordering::Release);
                 }
                 let taken = unplaced.unwrap_or_else(|| lock(&shared.core).take_unplaced());
-                shared.settle(vec![refused(taken.into_iter().map(|u| u.token).collect(), &error)]);
+                shared.refuse(taken.into_iter().map(|unplaced| (unplaced, error.clone())));
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 return shared.wake.notify_one();
             }
         };
         let taken = unplaced.take().unwrap_or_else(|| lock(&shared.core).take_unplaced());
-        let records: Vec<_> = taken.iter().map(|u| u.record.clone()).collect();
-        let places = match placement.place(&link, &records, partitions).await {
-            Ok(placed) => placed.into_iter().map(Ok).collect(),
-            Err(error) if error.code() == Some(thalweg_wire::ErrorCode::StalePin) => {
-                // It changed once more.
-                (known, unplaced) = (pin_epoch, Some(taken));
-                continue;
-            }
-            // One of them cannot be placed: each is asked for by itself.
-            Err(_) => {
-                let mut places = Vec::with_capacity(records.len());
-                for record in records.chunks(1) {
-                    places.push(placement.place(&link, record, partitions).await.map(|p| p[0]));
-                }
-                places
-            }
-        };
-        break (pin_epoch, placement, taken, places);
+        let records = taken.iter().map(|u: &Unplaced<Token>| (u.record.clone(), u.token.chosen)).collect();
+        let fresh = Arc::new(tokio::sync::Mutex::new(newer));
+        let (pin_epoch, places) = place_all(&fresh, &link, records, partitions).await;
+        if places.iter().any(|p| p.as_ref().is_err_and(|e| e.code() == Some(ErrorCode::StalePin))) {
+            // It changed once more.
+            (known, unplaced) = (pin_epoch, Some(taken));
+            continue;
+        }
+        break (fresh, taken, places);
     };
-    *placing.placement.lock().await = (pin_epoch, placement);
-    let outcomes: Vec<_> = {
+    let placed = Arc::into_inner(fresh).expect("placing is over").into_inner();
+    let pin_epoch = placed.0;
+    *placing.placement.lock().await = placed;
+    let refused: Vec<_> = {
         let mut core = lock(&shared.core);
         core.placed_anew(pin_epoch);
         let both = records.into_iter().zip(places);
@@ -331,11 +328,11 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic
                 core.push(unplaced.since_ms, partition, &unplaced.record, unplaced.token);
                 None
             }
-            Err(error) => Some(refused(vec![unplaced.token], &error)),
+            Err(error) => Some((unplaced, error)),
         };
         both.filter_map(push).collect()
     };
-    shared.settle(outcomes);
+    shared.refuse(refused);
     tracing::info!(topic = topic.name, pin_epoch, "records are placed by the topic's new partitioner from now on");
     shared.progress.notify_waiters();
     shared.wake.notify_one();

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use super::receipt::{Calls, Failures, Pending, Receipt, Token};
 use super::{Options, Session, lock};
 use crate::link::Link;
-use crate::placement::place_all;
+use crate::placement::{Placement, ToPlace, no_partition, place_all};
 use crate::{Error, Result};
 
 /// Most records that are placed together, and their bytes.
@@ -33,6 +33,7 @@ const REOPEN_AFTER: Duration = Duration::from_millis(200);
 
 /// Shared by the callers and the connection's thread.
 pub(super) struct Intake {
+    topic: String,
     queue: Mutex<Queue>,
     /// There may be something to do for [`serve`].
     work: Notify,
@@ -70,11 +71,16 @@ struct Item {
 }
 
 fn closed() -> Error {
-    Error::new(ErrorKind::Invalid, "the producer is closed")
+    Error::new(ErrorKind::Closed, "the producer is closed")
 }
 
 impl Intake {
-    pub(super) fn new(failures: Arc<Failures>, buffer_bytes: usize, delivery_timeout: Duration) -> Intake {
+    pub(super) fn new(
+        topic: String,
+        failures: Arc<Failures>,
+        buffer_bytes: usize,
+        delivery_timeout: Duration,
+    ) -> Intake {
         let settled = Arc::new(Notify::new());
         let queue = Queue {
             waiting: VecDeque::new(),
@@ -87,6 +93,7 @@ impl Intake {
         };
         let (ended, _) = watch::channel(false);
         Intake {
+            topic,
             queue: Mutex::new(queue),
             work: Notify::new(),
             settled,
@@ -103,20 +110,20 @@ impl Intake {
     }
 
     /// Gives the records of a call their places in line. A record above a limit has its outcome at once; the others go on.
-    pub(super) fn submit(&self, records: Vec<Record>) -> Receipt {
+    pub(super) fn submit(&self, records: Vec<ToPlace>) -> Receipt {
         let since = Instant::now();
-        let checked: Vec<_> = records.iter().map(Record::check_limits).collect();
+        let checked: Vec<_> = records.iter().map(|(record, _)| record.check_limits()).collect();
         let mut queue = self.queue();
         let pending = Pending::new(records.len(), queue.calls.clone(), self.failures.clone());
         let is_closed = queue.is_closed;
         let mut fresh = Vec::with_capacity(records.len());
         let mut refused = Vec::new();
-        for (at, (record, checked)) in records.into_iter().zip(checked).enumerate() {
-            let token = Token { receipt: pending.clone(), at: at as u32 };
+        for (at, ((record, chosen), checked)) in records.into_iter().zip(checked).enumerate() {
+            let item = Item { record, token: Token { receipt: pending.clone(), at: at as u32, chosen }, since };
             match checked {
-                _ if is_closed => refused.push((token, closed())),
-                Err(error) => refused.push((token, error.into())),
-                Ok(()) => fresh.push(Item { record, token, since }),
+                _ if is_closed => refused.push((item, closed())),
+                Err(error) => refused.push((item, error.into())),
+                Ok(()) => fresh.push(item),
             }
         }
         let mut fresh = fresh.into_iter();
@@ -124,7 +131,7 @@ impl Intake {
             && !queue.has_hand
             && let Some(session) = queue.session.clone()
         {
-            session.push_at_once(self.buffer_bytes, &mut fresh);
+            session.push_at_once(self.buffer_bytes, &mut fresh, &mut refused);
         }
         queue.waiting.extend(fresh);
         let has_work = !queue.waiting.is_empty();
@@ -132,8 +139,23 @@ impl Intake {
         if has_work {
             self.work.notify_one();
         }
-        refused.into_iter().for_each(|(token, error)| token.refuse(error));
+        self.refuse(refused);
         Receipt::new(pending)
+    }
+
+    /// A record that came now would have to wait for room.
+    pub(super) fn is_full(&self) -> bool {
+        let queue = self.queue();
+        let is_over = |session: &Arc<Session>| lock(&session.shared.core).buffered_bytes() >= self.buffer_bytes;
+        queue.waiting.len() >= HAND_RECORDS || queue.session.as_ref().is_some_and(is_over)
+    }
+
+    /// They never get into the buffer.
+    fn refuse(&self, items: impl IntoIterator<Item = (Item, Error)>) {
+        for (Item { record, token, .. }, error) in items {
+            let record = crate::Record::sent(record, token.chosen);
+            token.refuse(error.of_record(&self.topic, record));
+        }
     }
 
     /// Waits until the topic was found.
@@ -285,21 +307,19 @@ impl Hand<'_> {
 
     fn expire(&mut self, error: &Error) {
         let oldest = Instant::now() - self.site.intake.delivery_timeout;
-        while let Some(item) = self.items.pop_front_if(|i| i.since <= oldest) {
-            item.token.refuse(error.clone());
-        }
-        // What waits behind it is later, but perhaps no more in time.
-        let late: Vec<Item> = {
+        let mut late: Vec<Item> = std::iter::from_fn(|| self.items.pop_front_if(|i| i.since <= oldest)).collect();
+        {
+            // What waits behind it is later, but perhaps no more in time.
             let mut queue = self.site.intake.queue();
-            std::iter::from_fn(|| queue.waiting.pop_front_if(|i| i.since <= oldest)).collect()
-        };
-        late.into_iter().for_each(|item| item.token.refuse(error.clone()));
+            late.extend(std::iter::from_fn(|| queue.waiting.pop_front_if(|i| i.since <= oldest)));
+        }
+        self.site.intake.refuse(late.into_iter().map(|item| (item, error.clone())));
     }
 
     /// All that is in hand and in line fails.
     fn refuse_all(&mut self, error: &Error) {
         let waiting = std::mem::take(&mut self.site.intake.queue().waiting);
-        self.items.drain(..).chain(waiting).for_each(|item| item.token.refuse(error.clone()));
+        self.site.intake.refuse(self.items.drain(..).chain(waiting).map(|item| (item, error.clone())));
     }
 
     /// Finds the topic, as long as the records in hand have time.
@@ -321,7 +341,7 @@ impl Hand<'_> {
     /// Places what is in hand, and gives it to the core.
     async fn place(&mut self, driven: &mut JoinSet<()>) {
         while let Some(session) = self.session(driven).await {
-            let records: Vec<Record> = self.items.iter().map(|i| i.record.clone()).collect();
+            let records = self.items.iter().map(|i| (i.record.clone(), i.token.chosen)).collect();
             let placing = place_all(&session.placement, self.site.link, records, session.partitions);
             let Some((pin_epoch, places)) = self.wait(placing, "it is being placed").await else { return };
             // Some may have expired meanwhile: they were the first.
@@ -332,7 +352,11 @@ impl Hand<'_> {
                 let room = session.shared.progress.notified();
                 tokio::pin!(room);
                 room.as_mut().enable();
-                let is_replaced = session.push(self.site.intake.buffer_bytes, pin_epoch, &mut self.items, &mut places);
+                let intake = self.site.intake;
+                let mut refused = Vec::new();
+                let is_replaced =
+                    session.push(intake.buffer_bytes, pin_epoch, &mut self.items, &mut places, &mut refused);
+                intake.refuse(refused);
                 if self.items.is_empty() {
                     return;
                 }
@@ -349,18 +373,31 @@ impl Hand<'_> {
 
 impl Session {
     /// What needs neither network nor plugin goes in at once, while there is room.
-    fn push_at_once(&self, buffer_bytes: usize, items: &mut std::vec::IntoIter<Item>) {
+    fn push_at_once(
+        &self,
+        buffer_bytes: usize,
+        items: &mut std::vec::IntoIter<Item>,
+        refused: &mut Vec<(Item, Error)>,
+    ) {
         if self.is_in_doubt() {
             return;
         }
         let Ok(mut placement) = self.placement.try_lock() else { return };
-        let (pin_epoch, crate::placement::Placement::Key(place)) = &mut *placement else { return };
+        let (pin_epoch, Placement::Key(place)) = &mut *placement else { return };
         {
             let mut core = lock(&self.shared.core);
             let is_current = core.pin_epoch() == *pin_epoch && !core.is_stale() && !self.shared.is_ended();
             while is_current && core.buffered_bytes() < buffer_bytes {
                 let Some(Item { record, token, since }) = items.next() else { break };
-                let partition = place.place(record.key.as_deref(), self.partitions);
+                let partition = match token.chosen {
+                    None => place.place(record.key.as_deref(), self.partitions),
+                    Some(chosen) if chosen < self.partitions => chosen,
+                    Some(chosen) => {
+                        let item = Item { record, token, since };
+                        refused.push((item, no_partition(chosen, self.partitions)));
+                        continue;
+                    }
+                };
                 token.receipt.admitted(1);
                 core.push(self.shared.at_ms(since), partition, &record, token);
             }
@@ -375,8 +412,8 @@ impl Session {
         pin_epoch: u32,
         items: &mut VecDeque<Item>,
         places: &mut VecDeque<Result<u32>>,
+        refused: &mut Vec<(Item, Error)>,
     ) -> bool {
-        let mut refused = Vec::new();
         let is_replaced = {
             let mut core = lock(&self.shared.core);
             let is_current = core.pin_epoch() == pin_epoch;
@@ -394,13 +431,12 @@ impl Session {
                         places.push_front(Err(error));
                         items.push_front(Item { record, token, since });
                     }
-                    Err(error) => refused.push((token, error)),
+                    Err(error) => refused.push((Item { record, token, since }, error)),
                 }
             }
             !is_current && !core.is_stale()
         };
         self.shared.wake.notify_one();
-        refused.into_iter().for_each(|(token, error)| token.refuse(error));
         is_replaced
     }
 }

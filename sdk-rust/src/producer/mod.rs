@@ -22,6 +22,7 @@ use crate::{Error, Record, Result};
 
 /// Where a record went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Delivery {
     /// Its partition.
     pub partition: u32,
@@ -122,7 +123,7 @@ impl ProducerBuilder {
         }
         let delivery_timeout = Duration::from_millis(self.config.delivery_timeout_ms);
         let failures = Failures::new(self.on_error);
-        let intake = Arc::new(Intake::new(failures, self.buffer_bytes, delivery_timeout));
+        let intake = Arc::new(Intake::new(self.topic.clone(), failures, self.buffer_bytes, delivery_timeout));
         let options = Options {
             topic: self.topic.clone(),
             config: self.config,
@@ -232,6 +233,19 @@ impl Producer {
         buffered(self.submit(records))
     }
 
+    /// Buffers a record if there is room for it now.
+    ///
+    /// # Errors
+    /// `storage_full` while the buffer is full, or 1,024 records wait for their partitions. The error gives the record back:
+    /// [`Error::into_record`].
+    pub fn try_enqueue(&self, record: Record) -> Result<Receipt> {
+        if self.inner.intake.is_full() {
+            let message = format!("the buffer of the producer of topic {:?} is full", self.inner.topic);
+            return Err(Error::new(ErrorKind::StorageFull, message).of_record(&self.inner.topic, record));
+        }
+        self.submit([record])
+    }
+
     /// Takes records without waiting for room: they stand in line, in memory, until there is some. [`Receipt::buffered`] waits for that.
     ///
     /// # Errors
@@ -239,7 +253,7 @@ impl Producer {
     pub fn submit(&self, records: impl IntoIterator<Item = Record>) -> Result<Receipt> {
         self.inner.client.io.check_process()?;
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
-        Ok(self.inner.intake.submit(records.into_iter().map(|r| r.into_model(now_ms)).collect()))
+        Ok(self.inner.intake.submit(records.into_iter().map(|r| r.into_place(now_ms)).collect()))
     }
 
     /// Records that were sent, by whichever call, and have no outcome yet.

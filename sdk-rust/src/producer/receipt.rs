@@ -1,6 +1,8 @@
 //! What became of the records of one call.
 
+use std::future::{Future, IntoFuture};
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -21,6 +23,8 @@ pub struct Receipt {
 pub(super) struct Token {
     pub(super) receipt: Arc<Pending>,
     pub(super) at: u32,
+    /// The partition that its sender has chosen.
+    pub(super) chosen: Option<u32>,
 }
 
 pub(super) struct Pending {
@@ -159,6 +163,16 @@ impl Receipt {
     }
 }
 
+impl IntoFuture for Receipt {
+    type Output = Vec<Result<Delivery>>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    /// As [`wait`](Receipt::wait).
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.wait())
+    }
+}
+
 impl Drop for Receipt {
     fn drop(&mut self) {
         self.detach();
@@ -227,9 +241,7 @@ impl Failures {
         match lock(&self.untold).take() {
             None => Ok(()),
             Some((error, 1)) => Err(error),
-            Some((error, count)) => {
-                Err(error.in_context(&format!("{count} records were not delivered, the first one")))
-            }
+            Some((error, count)) => Err(error.of_records(count)),
         }
     }
 }
