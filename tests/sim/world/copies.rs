@@ -16,9 +16,9 @@ const READ_BYTES: usize = 4 << 10;
 impl World {
     /// Reads every copy below its high watermark, and compares it with what was ever called decided.
     pub(super) fn read_all_copies(&mut self) -> Result<(), String> {
-        let deadline_ms = self.now_ms + HEAL_MS;
+        let deadline_ms = self.lived_ms + HEAL_MS;
         while !self.is_whole() && !self.ended {
-            if self.now_ms > deadline_ms {
+            if self.lived_ms > deadline_ms {
                 return Err(format!("not whole again after the last restart: {}", self.condition()));
             }
             self.turn(false)?;
@@ -34,12 +34,12 @@ impl World {
     /// What was deleted and came back, or was never deleted, is gone: below `partitions/` every folder is that of a copy which the log
     /// knows, and below `wal/` every log file is named in the list.
     fn find_no_strays(&mut self) -> Result<(), String> {
-        let deadline_ms = self.now_ms + HEAL_MS;
+        let deadline_ms = self.lived_ms + HEAL_MS;
         while let Some((node, stray)) = (0..self.nodes.len()).find_map(|n| Some((n, self.stray(n)?))) {
             if self.ended {
                 return Ok(());
             }
-            if self.now_ms > deadline_ms {
+            if self.lived_ms > deadline_ms {
                 return Err(format!("{stray} on {node} belongs to nothing, and is never removed"));
             }
             self.turn(false)?;

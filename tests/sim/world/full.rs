@@ -77,7 +77,7 @@ impl World {
                 self.crash(node, false, false);
             }
         }
-        let (mut asked_ms, deadline_ms) = (0, self.now_ms + 2 * SOON_MS);
+        let (mut asked_ms, deadline_ms) = (0, self.lived_ms + 2 * SOON_MS);
         let is_gone = |w: &World| {
             let holds = |n: &super::Node| n.replicas().is_none_or(|r| r.log().partitions().any(|p| p == SPARE));
             !w.nodes.iter().any(holds)
@@ -90,7 +90,7 @@ impl World {
                 let request = Request::DeleteTopic { name: "spare".into() };
                 controller.into_iter().for_each(|c| c.change(now, ticket, request.clone()));
             }
-            if self.now_ms > deadline_ms {
+            if self.lived_ms > deadline_ms {
                 return Err(format!("a topic is not deleted while all disks are full: {}", self.condition()));
             }
             self.turn(false)?;
@@ -106,7 +106,7 @@ impl World {
     /// What retention does, on most copies.
     fn expire(&mut self, partition: u32) -> Result<(), String> {
         let (group, mut to) = (name(partition), Offset(0));
-        let (mut asked_ms, deadline_ms) = (0, self.now_ms + 2 * SOON_MS);
+        let (mut asked_ms, deadline_ms) = (0, self.lived_ms + 2 * SOON_MS);
         let has_moved = |w: &World, to: Offset| {
             let start = |n: &super::Node| n.replicas().and_then(|r| r.log().log_start(&group));
             // One that is catching up takes in nothing while its disk is full, and hears of it later.
@@ -126,7 +126,7 @@ impl World {
                     replicas.move_log_start(now, group, to);
                 }
             }
-            if self.now_ms > deadline_ms {
+            if self.lived_ms > deadline_ms {
                 return Err(format!("{partition} does not expire while all disks are full: {}", self.condition()));
             }
             self.turn(false)?;
@@ -145,7 +145,7 @@ impl World {
             config: TopicConfig::default(),
         };
         let mut asked_ms = 0;
-        let deadline_ms = self.now_ms + 2 * SOON_MS;
+        let deadline_ms = self.lived_ms + 2 * SOON_MS;
         while self.leader(SPARE).is_none() {
             if self.now_ms > asked_ms + 1_000 {
                 asked_ms = self.now_ms;
@@ -153,7 +153,7 @@ impl World {
                 let controller = self.nodes.iter_mut().find_map(|n| n.core.as_mut().filter(|c| c.is_controller()));
                 controller.into_iter().for_each(|c| c.change(now, ticket, request.clone()));
             }
-            if self.now_ms > deadline_ms {
+            if self.lived_ms > deadline_ms {
                 return Err(format!("a topic is not made: {}", self.condition()));
             }
             self.turn(false)?;
@@ -168,9 +168,9 @@ impl World {
     }
 
     fn wait_for(&mut self, what: &str, done: impl Fn(&World) -> bool) -> Result<(), String> {
-        let deadline_ms = self.now_ms + SOON_MS;
+        let deadline_ms = self.lived_ms + SOON_MS;
         while !done(self) {
-            if self.now_ms > deadline_ms {
+            if self.lived_ms > deadline_ms {
                 return Err(format!("within {SOON_MS} ms: {what}: {}", self.condition()));
             }
             self.turn(false)?;

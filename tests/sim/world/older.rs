@@ -217,17 +217,17 @@ impl World {
         }
         self.note(|| format!("{knows} starts again"));
         self.nodes[knows].start_at_ms = self.now_ms;
-        // Two whole partitions are rebuilt from nothing, part by part: that takes its time with a slow disk, and all else stands still while
-        // somebody reads. Copies must get on, and come to an end. What is kept aside counts no more, so that fewer entries are held then.
-        let since_ms = self.now_ms;
-        let (mut held, mut progress_ms) = (self.held(), self.now_ms);
+        // Two whole partitions are rebuilt from nothing, part by part: that takes its time with a slow disk. Copies must get on, and come to an end.
+        // What is kept aside counts no more, so that fewer entries are held then.
+        let since_ms = self.lived_ms;
+        let (mut held, mut progress_ms) = (self.held(), self.lived_ms);
         while !self.is_whole() {
             let holds = self.held();
             if holds != held {
-                (held, progress_ms) = (holds, self.now_ms);
+                (held, progress_ms) = (holds, self.lived_ms);
             }
-            if self.now_ms > progress_ms + WHOLE_MS || self.now_ms > since_ms + 6 * WHOLE_MS {
-                let (after_ms, condition) = (self.now_ms - since_ms, self.condition());
+            if self.lived_ms > progress_ms + WHOLE_MS || self.lived_ms > since_ms + 6 * WHOLE_MS {
+                let (after_ms, condition) = (self.lived_ms - since_ms, self.condition());
                 return Err(format!(
                     "a partition with two histories is not whole again {after_ms} ms after: {condition}"
                 ));
@@ -236,9 +236,9 @@ impl World {
         }
         let mut kept = ids(&self.nodes[knows].disk.contents("partitions-aside/"));
         // One flush writes no more than a segment takes: many may be needed.
-        let deadline_ms = self.now_ms + WHOLE_MS;
+        let deadline_ms = self.lived_ms + WHOLE_MS;
         let is_flushed = |w: &World| w.nodes.iter().filter_map(|n| n.replicas()).all(|r| r.log().is_flushed());
-        while !is_flushed(self) && self.now_ms < deadline_ms {
+        while !is_flushed(self) && self.lived_ms < deadline_ms {
             let now = self.now();
             self.nodes.iter_mut().filter_map(|n| n.core.as_mut()).for_each(|c| c.replicas_mut().flush_all(now));
             self.turn(false)?;
