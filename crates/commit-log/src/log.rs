@@ -1448,6 +1448,15 @@ impl<D: Disk> CommitLog<D> {
         {
             self.flush_due.insert(group);
         }
+        // What an earlier flush left of a segment when it found no room: this one has put it into another, and all that follow begin behind it, so
+        // that nobody takes that name again. (Found by the simulator: it stayed until the next start.)
+        let left: Vec<Step> = match log.offline.is_some() {
+            true => Vec::new(),
+            false => std::mem::take(&mut log.left_over).into_iter().map(|file| Step::Delete { file }).collect(),
+        };
+        if !left.is_empty() {
+            self.submit(Lane::Bulk, left, Purpose::Delete(Lsn(0)));
+        }
         self.unflushed_bytes -= bytes;
         self.unwritten_bytes -= bytes;
         self.manifest_due.remove(&group);

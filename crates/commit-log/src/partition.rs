@@ -71,8 +71,8 @@ pub(crate) struct PartitionLog {
     pub(crate) log_start: Offset,
     /// Written by recovery and by finished flushes.
     pub(crate) segments: VecDeque<Segment>,
-    /// Files of this copy that are in no segment: of a flush that is under way or found no room, or that a start found beside a partition
-    /// that is offline. They go with the copy.
+    /// Files of this copy that are in no segment: of a flush that is under way or found no room, which go when one has ended well; or that a
+    /// start found beside a partition that is offline, which go with the copy.
     pub(crate) left_over: BTreeSet<FileName>,
     /// End of the segments.
     pub(crate) end: SegmentsEnd,

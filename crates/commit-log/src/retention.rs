@@ -190,6 +190,7 @@ mod tests {
     use super::*;
     use crate::disk::Lane;
     use crate::memory::MemoryDisk;
+    use crate::segment;
     use crate::{CommitLog, Config, ReadOutcome};
 
     const DIRECTORY: DirectoryId = DirectoryId([5; 16]);
@@ -504,6 +505,36 @@ mod tests {
         check(&[KEEP_20_S, Doubt, Write(7, 0), Jump(ten_days), Pass(19_000)], 7, 7..=7);
         check(&[KEEP_20_S, Doubt, Write(7, -ten_days), Pass(19_000)], 7, 7..=7);
         check(&[KEEP_20_S, Doubt, Write(7, -ten_days), Pass(40_000)], 0, 0..=0);
+    }
+
+    /// Found by the simulator: a flush that was to begin a segment at the log start found no room for all of it. The log start moved on, so that the
+    /// next one went on in the segment before, and the new one's files stayed behind.
+    #[test]
+    fn what_a_flush_without_room_has_left_goes_when_another_has_ended_well() {
+        let mut bench = Bench::new();
+        let write = |bench: &mut Bench| {
+            bench.run(Write(1, 0));
+            bench.log.flush(group());
+            bench.settle();
+        };
+        let files = |bench: &mut Bench| {
+            let folder = segment::folder(&group());
+            let files = bench.disk().files.iter().filter(|(f, _)| f.0.starts_with(&folder) && f.0.ends_with(".log"));
+            files.map(|(f, data)| (f.clone(), data.len() as u64)).collect::<Vec<_>>()
+        };
+        let file = |base: u64| segment::file(&group(), Offset(base), "log");
+        write(&mut bench);
+        bench.log.set_log_start(group(), Offset(1));
+        // For the batch, and not for its checksum.
+        bench.disk().room = Some(BATCH_BYTES + 60);
+        write(&mut bench);
+        assert_eq!(files(&mut bench), [(file(0), BATCH_BYTES), (file(1), BATCH_BYTES)]);
+        bench.log.set_log_start(group(), Offset(2));
+        bench.disk().room = None;
+        bench.run(Pass(2_000));
+        assert_eq!(files(&mut bench), [(file(0), 2 * BATCH_BYTES)]);
+        write(&mut bench);
+        assert_eq!((files(&mut bench), bench.readable()), (vec![(file(2), BATCH_BYTES)], (2, 1)));
     }
 
     #[test]
