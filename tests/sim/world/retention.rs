@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use thalweg_control::TopicConfig;
+use thalweg_model::Offset;
 use thalweg_replica::{Now, Replicas};
 
 use super::super::oracle::RecordId;
@@ -132,12 +133,42 @@ impl World {
         Ok(())
     }
 
+    /// What is decided by now goes to segments, however much of it has piled up in the log behind a slow disk: before that it cannot go, and a lone
+    /// broker, whose clock nobody vouches for, counts its age from then.
+    fn write_down(&mut self) -> Result<(), String> {
+        let waiting = |w: &World, ends: &[(usize, u32, Offset)]| {
+            let of = |(n, p, to): &(usize, u32, Offset)| {
+                let log = w.nodes[*n].replicas()?.log();
+                Some(to.0.saturating_sub(log.segments_end(&name(*p))?.offset.0))
+            };
+            ends.iter().filter_map(of).sum::<u64>()
+        };
+        let copies = (0..self.nodes.len()).flat_map(|n| (0..self.partitions).map(move |p| (n, p)));
+        let ends = copies.filter_map(|(n, p)| Some((n, p, self.nodes[n].replicas()?.log().committed_end(&name(p))?.0)));
+        let ends: Vec<_> = ends.collect();
+        let (mut left, mut progress_ms) = (waiting(self, &ends), self.now_ms);
+        while left > 0 && !self.ended {
+            if self.now_ms > progress_ms + SLACK_MS {
+                return Err(format!("{left} decided records do not come to segments: {}", self.condition()));
+            }
+            let now = self.now();
+            self.nodes.iter_mut().filter_map(|n| n.core.as_mut()).for_each(|c| c.replicas_mut().flush_all(now));
+            self.turn(false)?;
+            let waits = waiting(self, &ends);
+            if waits < left {
+                (left, progress_ms) = (waits, self.now_ms);
+            }
+        }
+        Ok(())
+    }
+
     /// When all is whole and nothing is written any more: what has expired is gone, from readers and disks, and disks hold no more than
     /// is to be kept and what cannot be divided.
     pub(super) fn check_what_is_kept(&mut self) -> Result<(), String> {
         if !self.kept.removes() || self.ended {
             return Ok(());
         }
+        self.write_down()?;
         let end_ms = self.now_ms + self.kept.ms.map_or(0, |ms| ms + self.kept.segment_ms) + SLACK_MS;
         while self.now_ms < end_ms && !self.ended {
             self.turn(false)?;
