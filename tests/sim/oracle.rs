@@ -46,8 +46,10 @@ pub(super) struct Oracle {
     appended: BTreeMap<(u32, RecordId), u32>,
     /// Where leaders appended each record, and how its batch was numbered; kept only where producers are forgotten.
     appends: BTreeMap<(u32, RecordId), Vec<(u64, Option<ProducerMark>)>>,
-    /// How often the number 0 of a producer's epoch was appended, by partition, producer and epoch; kept only where producers are forgotten.
-    begun: BTreeMap<(u32, ProducerId, ProducerEpoch), u32>,
+    /// The number 0 of a producer's epoch, by partition, producer and epoch; kept only where producers are forgotten.
+    begun: BTreeMap<(u32, ProducerId, ProducerEpoch), Begun>,
+    /// One past the largest offset at which each producer's batches were appended, by partition; kept only where producers are forgotten.
+    written: BTreeMap<(u32, ProducerId), u64>,
     /// Where a twin's record was first appended, by partition, producer, epoch and number; kept only where producers are forgotten.
     by_twin: BTreeMap<(u32, ProducerId, ProducerEpoch, i32), u64>,
     /// Acknowledged: partition and offset.
@@ -66,6 +68,22 @@ pub(super) struct Oracle {
     unordered: BTreeSet<u64>,
     /// Says nothing any more: what it knows was promised by a disk that has forgotten it.
     pub(super) is_mute: bool,
+}
+
+/// What became of the number 0 of an epoch.
+struct Begun {
+    /// Where it was first appended.
+    first: u64,
+    appended_count: u32,
+    /// A leader that had forgotten the producer refused it since, for its pin.
+    is_refused: bool,
+}
+
+impl Begun {
+    /// A leader took it for a beginning once more, so that what it said of this epoch proves nothing.
+    fn is_again(&self) -> bool {
+        self.appended_count > 1 || self.is_refused
+    }
 }
 
 /// A batch.
@@ -103,8 +121,13 @@ impl Oracle {
 
     /// A leader that knows this pin has appended a client's batch, from this offset on.
     pub(super) fn appended(&mut self, partition: u32, pin_epoch: u32, offset: u64, batch: &RecordBatch) {
-        if let Some(mark) = batch.header().producer.filter(|m| self.producers_are_forgotten && m.base_sequence.0 == 0) {
-            *self.begun.entry((partition, mark.id, mark.epoch)).or_default() += 1;
+        if let Some(mark) = batch.header().producer.filter(|_| self.producers_are_forgotten) {
+            let end = self.written.entry((partition, mark.id)).or_default();
+            *end = (offset + u64::from(batch.offsets_count())).max(*end);
+            if mark.base_sequence.0 == 0 {
+                let begun = Begun { first: offset, appended_count: 0, is_refused: false };
+                self.begun.entry((partition, mark.id, mark.epoch)).or_insert(begun).appended_count += 1;
+            }
         }
         let records = batch.records().expect("a batch that a client built opens");
         for ((at, offset), (_, record)) in (0..).zip(offset..).zip(records) {
@@ -120,14 +143,26 @@ impl Oracle {
         }
     }
 
+    /// A leader refused the number 0 of an epoch, because the records were placed with an older pin. It looks at numbers first: had it known
+    /// the batch, it would have called it a duplicate. So, if the number 0 was appended before, it has forgotten the producer, or should not
+    /// have said so: it remembers `producers_max`, and has forgotten nobody behind whom fewer have written.
+    pub(super) fn refused_for_pin(&mut self, partition: u32, mark: ProducerMark, producers_max: usize) {
+        let Some(begun) = self.begun.get_mut(&(partition, mark.id, mark.epoch)) else { return };
+        let all = (partition, ProducerId(i64::MIN))..=(partition, ProducerId(i64::MAX));
+        let behind = self.written.range(all).filter(|((_, id), end)| *id != mark.id && **end > begun.first).count();
+        begun.is_refused |= behind >= producers_max;
+    }
+
     /// What stands here is the record's second copy, which a leader took that had forgotten its producer.
     ///
     /// The number 0 begins an epoch, and so does the number 0 that is sent again because its answer was lost: whoever has forgotten
     /// the producer cannot tell one from the other, takes it, and then takes what follows it. Other numbers of a forgotten producer are refused.
     /// Where that is not its beginning, the leader says that a number does not follow, which proves to a client that nothing was appended under
-    /// it, so that the client numbers anew: that proof is wrong then. A copy is excused under the very number of the first one, which still
-    /// stands before it or went with retention, and in a later epoch than one that was begun twice. A client that numbers anew otherwise what
-    /// may have been appended is not excused, nor is any second copy where nobody is forgotten.
+    /// it, so that the client numbers anew: that proof is wrong then. So it is where the number 0 comes again with a pin that is not the topic's any
+    /// more: refused for that, as if it began, the client takes what it holds of the epoch for not appended, and places it anew (seeds 3007536, 3009715).
+    /// A copy is excused under the very number of the first one, which still stands before it or went with retention, and in a later epoch than
+    /// one that was begun again in either way. A client that numbers anew otherwise what may have been appended is not excused, nor is any second
+    /// copy where nobody is forgotten.
     fn is_forgotten_copy(
         &self,
         (partition, offset): (u32, u64),
@@ -138,9 +173,10 @@ impl Oracle {
         let appends = self.appends.get(&(partition, id)).map_or(&[][..], Vec::as_slice);
         let here = appends.iter().filter(|(at, _)| *at == offset).map(|(_, mark)| mark.as_ref());
         let is_first = |at: u64| at < offset && (at < from || places.contains(&(id, at)));
-        let was_begun_twice = |m: &ProducerMark| self.begun.get(&(partition, m.id, m.epoch)).is_some_and(|n| *n > 1);
+        let is_begun_again =
+            |m: &ProducerMark| self.begun.get(&(partition, m.id, m.epoch)).is_some_and(Begun::is_again);
         let comes_of = |here: &ProducerMark, first: &ProducerMark| {
-            here == first || (here.id == first.id && here.epoch > first.epoch && was_begun_twice(first))
+            here == first || (here.id == first.id && here.epoch > first.epoch && is_begun_again(first))
         };
         here.into_iter().flatten().any(|here| {
             appends.iter().any(|(at, first)| is_first(*at) && first.as_ref().is_some_and(|first| comes_of(here, first)))
@@ -155,8 +191,8 @@ impl Oracle {
         let appends = self.appends.get(&(partition, id)).map_or(&[][..], Vec::as_slice);
         appends.iter().filter(|(at, _)| *at == offset).filter_map(|(_, mark)| mark.as_ref()).any(|m| {
             let twins = self.by_twin.get(&(partition, m.id, m.epoch, m.base_sequence.0));
-            let begun = self.begun.get(&(partition, m.id, m.epoch)).copied().unwrap_or(0);
-            twins.is_some_and(|at| *at < offset) && begun > 1
+            let begun_count = self.begun.get(&(partition, m.id, m.epoch)).map_or(0, |begun| begun.appended_count);
+            twins.is_some_and(|at| *at < offset) && begun_count > 1
         })
     }
 
@@ -384,7 +420,10 @@ impl Oracle {
         }
         for ((first, before), (id, offset)) in places.iter().zip(places.iter().skip(1)) {
             if first == id && !self.is_forgotten_copy((partition, *offset), *id, from, &places) {
-                return Err(format!("record {id} stands twice: {partition}/{before} and {partition}/{offset}"));
+                let appends = self.appends.get(&(partition, *id));
+                return Err(format!(
+                    "record {id} stands twice: {partition}/{before} and {partition}/{offset}; appended {appends:?}"
+                ));
             }
         }
         let newest = self.newest_epoch(partition);
@@ -448,6 +487,40 @@ mod tests {
         assert!(oracle.read(0, 0, 4, true, &all(ids)).unwrap_err().contains("was pushed before"));
         let (mut oracle, ids) = twice(true, 1);
         assert!(oracle.read(0, 0, 4, true, &all(ids)).unwrap_err().contains("was pushed before"));
+    }
+
+    /// Seeds 3007536 and 3009715: a number 0 without an answer came again under a pin that was not the topic's any more.
+    #[test]
+    fn what_is_placed_anew_may_stand_twice_only_where_a_number_0_was_appended_forgotten_and_refused_for_its_pin() {
+        let mark = |producer: i64, epoch: i16| ProducerMark {
+            id: ProducerId(producer),
+            epoch: ProducerEpoch(epoch),
+            base_sequence: Sequence(0),
+        };
+        // Who writes between the two copies of record 9, before which append its number 0 is refused, and how many producers are remembered.
+        let check = |others: [i64; 2], refused_at: Option<u64>, producers_max: usize, is_excused: bool| {
+            let mut oracle = Oracle::new(1, true);
+            for (offset, id, mark) in
+                [(0, 9, mark(7, 0)), (1, 0, mark(others[0], 0)), (2, 1, mark(others[1], 1)), (3, 9, mark(7, 1))]
+            {
+                if refused_at == Some(offset) {
+                    oracle.refused_for_pin(0, ProducerMark { epoch: ProducerEpoch(0), ..mark }, producers_max);
+                }
+                oracle.pushed(id, 0);
+                let mut builder = BatchBuilder::new();
+                builder.push(&Record { value: Some(id.to_le_bytes().to_vec().into()), ..Record::default() });
+                oracle.appended(0, 0, offset, &builder.build(Codec::None, Some(mark)));
+            }
+            let read = oracle.read(0, 0, 4, true, &[(0, Some(9)), (1, Some(0)), (2, Some(1)), (3, Some(9))]);
+            assert_eq!(read.is_ok(), is_excused, "{others:?} {refused_at:?} {producers_max}: {read:?}");
+            assert!(is_excused || read.is_err_and(|e| e.contains("stands twice")));
+        };
+        check([8, 5], Some(3), 2, true);
+        check([8, 5], None, 2, false);
+        // Nothing had been appended; both that wrote since are one; more are remembered than have written.
+        check([8, 5], Some(0), 2, false);
+        check([8, 8], Some(3), 2, false);
+        check([8, 5], Some(3), 3, false);
     }
 
     #[test]

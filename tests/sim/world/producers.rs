@@ -56,6 +56,8 @@ pub(super) struct Producers {
     seen: BTreeMap<(usize, u32), (ProducerMark, u32)>,
     /// Records that a leader may acknowledge alone.
     by_leader: BTreeMap<(usize, Ticket), (u32, Vec<RecordId>)>,
+    /// Batches under the number 0, where producers are forgotten.
+    beginnings: BTreeMap<(usize, Ticket), (u32, ProducerMark)>,
     stolen: BTreeMap<(usize, Ticket), ProducerMark>,
     copied: BTreeMap<(usize, Ticket), (u32, Vec<RecordId>)>,
     /// What the twin was told: noted between two turns, as with clients, because a whole read takes several.
@@ -76,6 +78,7 @@ impl Producers {
             asked: BTreeMap::new(),
             seen: BTreeMap::new(),
             by_leader: BTreeMap::new(),
+            beginnings: BTreeMap::new(),
             stolen: BTreeMap::new(),
             copied: BTreeMap::new(),
             acked: Vec::new(),
@@ -90,6 +93,7 @@ impl Producers {
     pub(super) fn broker_gone(&mut self, node: usize) {
         self.asked.retain(|(n, _), _| *n != node);
         self.by_leader.retain(|(n, _), _| *n != node);
+        self.beginnings.retain(|(n, _), _| *n != node);
         self.stolen.retain(|(n, _), _| *n != node);
         self.copied.retain(|(n, _), _| *n != node);
     }
@@ -154,6 +158,9 @@ impl World {
         let (now, pin_epoch, token) = (self.now(), produce.pin_epoch, produce.token.clone());
         if let Some(mark) = mark {
             self.producers.seen.insert((client, partition), (mark, count));
+            if self.oracle.producers_are_forgotten && mark.base_sequence == Sequence(0) {
+                self.producers.beginnings.insert((node, ticket), (partition, mark));
+            }
         }
         if produce.acks == Acks::Leader {
             let records = produce.batch.records().expect("built by a client").into_iter();
@@ -240,6 +247,11 @@ impl World {
                 Ok(offset) => Err(format!("whoever was not given {mark:?} wrote under it, at {offset}")),
                 Err(_) => Ok(None),
             };
+        }
+        if let Some((partition, mark)) = self.producers.beginnings.remove(&(node, ticket))
+            && matches!(result, Err(ProduceError::StalePin { .. }))
+        {
+            self.oracle.refused_for_pin(partition, mark, self.config.producers_max);
         }
         if let Some((partition, ids)) = self.producers.by_leader.remove(&(node, ticket)) {
             let state = self.nodes[node].replicas().and_then(|r| r.state(&name(partition)));
