@@ -11,7 +11,8 @@ import time
 import pytest
 import thalweg
 import thalweg.sync
-from conftest import PLUGINS, Broker
+from conftest import PLUGINS
+from thalweg.testing import Broker
 
 
 def test_sync_has_the_same_names(broker: Broker) -> None:
@@ -57,11 +58,8 @@ def test_a_broker_that_is_down_is_named(tmp_path: pathlib.Path) -> None:
     assert time.monotonic() - started < 10
 
 
-def test_an_untrusted_certificate_is_denied(broker: Broker, tmp_path: pathlib.Path) -> None:
-    # Another broker's CA.
-    other = Broker(tmp_path / "other")
-    other.kill()
-    with pytest.raises(thalweg.DeniedError, match="not trusted"):
+def test_an_untrusted_certificate_is_denied(broker: Broker) -> None:
+    with Broker() as other, pytest.raises(thalweg.DeniedError, match="not trusted"):
         thalweg.sync.connect(broker.address, ca=other.ca)
 
 
@@ -83,20 +81,18 @@ def test_seek_pause_and_resume(broker: Broker) -> None:
     asyncio.run(go())
 
 
-def test_a_restart_of_the_broker_is_only_a_pause(tmp_path: pathlib.Path) -> None:
+def test_a_restart_of_the_broker_is_only_a_pause(broker: Broker) -> None:
     async def go() -> None:
-        broker = Broker(tmp_path)
-        async with thalweg.connect(broker.address, ca=broker.ca, timeout=20) as client:
+        async with broker.connect(timeout=20) as client:
             async with client.producer("t") as producer:
                 await producer.send("before")
                 broker.kill()
                 sending = asyncio.ensure_future(producer.send("after"))
                 await asyncio.sleep(0.3)
-                again = await asyncio.to_thread(Broker, tmp_path, broker.port)
+                await asyncio.to_thread(broker.restart)
                 await sending
             consumer = client.consumer("t", start="earliest", until_end=True)
             assert [r.text() async for r in consumer] == ["before", "after"]
-            again.kill()
 
     asyncio.run(go())
 

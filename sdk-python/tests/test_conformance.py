@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import thalweg
-from conftest import Broker
 from thalweg import _errors, _native
+from thalweg.testing import Broker
 
 
 def unhex(text: str | None) -> bytes | None:

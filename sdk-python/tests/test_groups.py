@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import thalweg
 import thalweg.sync
-from conftest import Broker
+from thalweg.testing import Broker
 
 
 class Reader:

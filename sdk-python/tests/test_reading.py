@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import thalweg
 import thalweg.sync
-from conftest import Broker, run
+from conftest import run
+from thalweg.testing import Broker
 
 
 async def fill(client: thalweg.Client, topic: str, count: int) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import thalweg
 import thalweg.sync
-from conftest import PLUGINS, Broker, run
+from conftest import PLUGINS, run
+from thalweg.testing import Broker
 
 
 async def read(client: thalweg.Client, topic: str) -> list[thalweg.Record]:
