@@ -128,9 +128,9 @@ test('one bad record does not keep the others, and a flush says how many were lo
 })
 
 test('a send is bounded from the call on, though nothing is open', async (t) => {
-  const { address, ca, child } = await startBroker(t)
-  const client = await connect(address, { ca })
-  child.kill('SIGKILL')
+  const broker = await startBroker(t)
+  const client = await broker.connect()
+  await broker.kill()
   const since = performance.now()
   await assert.rejects(client.producer('t', { deliveryTimeoutMs: 1500 }).send('x'), TimedOutError)
   assert.ok(performance.now() - since < 3000)
@@ -154,7 +154,7 @@ test('each enqueued record may be told of, and a flush has a time', async (t) =>
   const offsets = Array.from({ length: 1_000 }, (_, i) => outcomes.get(i).offset)
   assert.deepEqual(offsets, [...offsets].sort((a, b) => a - b))
   await assert.rejects(producer.enqueue('x', { onDelivery: 3 }), TypeError)
-  broker.child.kill('SIGKILL')
+  await broker.kill()
   await producer.enqueue('y')
   await assert.rejects(producer.flush({ timeoutMs: 100 }), (e) => e.code === 'timeout' && /1 records/.test(e.message))
   assert.equal(producer.pending, 1)

@@ -151,7 +151,7 @@ test('an abort while the coordinator is away ends the loop, and not the process'
     for await (const record of consumer) {
       seen += record.length ?? 1
       if (seen !== 10) continue
-      broker.child.kill('SIGKILL')
+      await broker.kill()
       setTimeout(() => controller.abort(), 100)
     }
   }, { name: 'AbortError' })

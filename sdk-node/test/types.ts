@@ -1,6 +1,9 @@
 // Compiled by `tsc --strict`, never run: the README's example and the rest of the faces.
 
-import { type Delivery, InvalidError, ThalwegError, connect } from '../lib/index.js'
+import { after, before } from 'node:test'
+
+import { type Client, type Delivery, InvalidError, ThalwegError, connect } from '../lib/index.js'
+import { type Broker, BrokerError, startBroker, startCluster, unique, useBroker } from '../lib/testing/index.js'
 
 const client = await connect('thalweg://localhost:9460', { timeoutMs: 1000 })
 await client.createTopic('flights', { partitions: 6, partitioner: 'by-carrier@1' })
@@ -17,3 +20,16 @@ for await (const batch of client.consumer('flights').batches()) console.log(batc
 const error: Error = new InvalidError('x')
 console.log(error)
 await client.close()
+
+const broker = useBroker({ before, after }, { startTimeoutMs: 10_000 })
+const own: Broker = await startBroker({ port: 9460, arguments: ['--module-bytes-max', '100'] })
+const elsewhere: Client = await connect(broker.address, { ca: broker.ca })
+await elsewhere.close()
+await own.restart()
+await (await own.connect({ timeoutMs: 100 })).close()
+await own[Symbol.asyncDispose]()
+const cluster = await startCluster({ brokers: 3 })
+await cluster.brokers[0]?.kill()
+console.log(own.log(), own.pid, unique('t'), cluster.address, new BrokerError('x').log)
+// @ts-expect-error hooks come in pairs
+useBroker({ before, afterAll: after })
