@@ -1,10 +1,10 @@
 // The kit for tests of what uses Thalweg: brokers that start, say why they do not, and never stay behind.
 
 import assert from 'node:assert/strict'
-import { spawn, spawnSync } from 'node:child_process'
+import { execFile, spawn, spawnSync } from 'node:child_process'
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -14,7 +14,7 @@ import { fileURLToPath } from 'node:url'
 
 import { ThalwegError } from '../lib/index.js'
 import { BinaryNotFoundError, Broker, BrokerError, Cluster, findBinary, startBroker, startCluster, unique, useBroker } from '../lib/testing/index.js'
-import './broker.js'
+import { root } from './broker.js'
 
 const shared = useBroker({ before, after })
 
@@ -173,6 +173,20 @@ test('a broker of the hooks is there, and names differ', async () => {
   const topic = await client.createTopic(unique('a'))
   assert.match(topic.name, /^a-/)
   await client.close()
+})
+
+test('the example of the guide passes', async (t) => {
+  const guide = readFileSync(join(root, 'docs/sdk.md'), 'utf8')
+  const example = guide.split('## Testing your service')[1].split('```js\n')[1].split('```')[0]
+  const folder = project(t)
+  writeFileSync(join(folder, 'guide.test.mjs'), example)
+  // Without the mark of this runner, whose children answer in its own format.
+  const { NODE_TEST_CONTEXT: _, ...env } = process.env
+  const [error, out] = await new Promise((done) => {
+    const options = { cwd: folder, env, timeout: 60_000 }
+    execFile(process.execPath, ['--test', '--test-reporter=tap', 'guide.test.mjs'], options, (e, o) => done([e, o]))
+  })
+  assert.ok(error === null && /^# pass 2$/m.test(out), out)
 })
 
 /** Whether a process is alive; one that waits to be reaped by an init that does not is not. */

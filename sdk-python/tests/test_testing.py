@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 import thalweg
+from conftest import ROOT
 from thalweg.testing import BinaryNotFoundError, Broker, BrokerError, Cluster, find_binary, unique
 
 
@@ -147,6 +148,22 @@ def test_names_differ_and_are_names_of_topics(broker: Broker) -> None:
     assert unique("a") != unique("a")
     with broker.connect_sync() as client:
         assert client.create_topic(unique("a")).name.startswith("a-")
+
+
+def test_the_example_of_the_guide_passes(tmp_path: pathlib.Path) -> None:
+    guide = (ROOT / "docs/sdk.md").read_text(encoding="utf-8")
+    example = guide.split("## Testing your service", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
+    odd = """
+import pytest
+
+@pytest.mark.parametrize("what", ["ein Fluß / a river [%]" + "x" * 300])
+def test_a_long_name_with_odd_letters(thalweg_client, thalweg_topic, what):
+    assert thalweg_client.create_topic(thalweg_topic).name == thalweg_topic
+"""
+    (tmp_path / "test_guide.py").write_text(example + odd, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, cwd=tmp_path)
+    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_client_does_not_import_the_kit_nor_pytest() -> None:
