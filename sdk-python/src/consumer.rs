@@ -167,6 +167,9 @@ impl Consumer {
     }
 }
 
+/// Records of one partition that came together, sharing their bytes. A kept batch, or record of it, keeps those bytes; a kept key or value does not.
+///
+/// `len(batch)`, `batch[0]`, `batch[-1]` and iteration are as a list's.
 #[pyclass(frozen, sequence, module = "thalweg")]
 pub(crate) struct Batch {
     inner: Arc<thalweg::Batch>,
@@ -174,11 +177,13 @@ pub(crate) struct Batch {
 
 #[pymethods]
 impl Batch {
+    /// The topic.
     #[getter]
     fn topic(&self) -> &str {
         self.inner.topic()
     }
 
+    /// The partition that all of them stand in.
     #[getter]
     fn partition(&self) -> u32 {
         self.inner.partition()
@@ -222,6 +227,9 @@ impl Batch {
     }
 }
 
+/// A record as it was read; its parts are made when they are asked for.
+///
+/// One can be made by hand, for tests of what handles records. Records are equal when all of their parts are, and can be pickled.
 #[pyclass(frozen, module = "thalweg")]
 pub(crate) struct Record {
     batch: Arc<thalweg::Batch>,
@@ -253,48 +261,55 @@ impl Record {
 
 #[pymethods]
 impl Record {
+    /// The topic that it was read from.
     #[getter]
     fn topic(&self) -> &str {
         self.batch.topic()
     }
 
+    /// The partition that it stands in.
     #[getter]
     fn partition(&self) -> u32 {
         self.batch.partition()
     }
 
+    /// Its place in the partition. Offsets grow, and are not dense.
     #[getter]
     fn offset(&self) -> u64 {
         self.part().header.base_offset.0 + self.span().offset_delta as u64
     }
 
+    /// When it was made, in milliseconds since 1970: what the producer said, or the time of sending.
     #[getter]
     fn timestamp_ms(&self) -> i64 {
         self.part().header.base_timestamp_ms + self.span().timestamp_delta_ms
     }
 
+    /// The key; None: it has none.
     #[getter]
     fn key<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
         self.bytes(py, self.span().key.clone())
     }
 
+    /// The value; None is a tombstone.
     #[getter]
     fn value<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
         self.bytes(py, self.span().value.clone())
     }
 
+    /// Its headers in order; a name may occur several times.
     #[getter]
     fn headers<'py>(&self, py: Python<'py>) -> Headers<'py> {
         let list = self.span().header_list(&self.part().data);
         list.into_iter().map(|h| (h.key, h.value.map(|v| PyBytes::new(py, &v)))).collect()
     }
 
-    /// The value as text.
+    /// The value as text; None for a tombstone. Raises UnicodeDecodeError for what is not UTF-8.
     fn text<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.value(py).map_or_else(|| Ok(py.None().into_bound(py)), |v| v.call_method1("decode", ("utf-8",)))
     }
 
-    /// The value as JSON; None for a tombstone.
+    /// The value as JSON; None for a tombstone. Raises ValueError for what is not JSON.
     fn json<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self.value(py) {
             Some(value) => py.import("json")?.getattr("loads")?.call1((value,)),

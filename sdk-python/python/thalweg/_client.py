@@ -23,14 +23,23 @@ class Topic:
     """A topic as the cluster knows it."""
 
     name: str
+    """Its name."""
     id: str
+    """Its identity, a UUID that is never given again."""
     partitions: int
+    """How many partitions it has."""
     partitioner: str | None
+    """"name@version" of the plugin that places its records; None: by key hash and in turn."""
     retention_ms: int
+    """Records with older timestamps are removed; -1: never."""
     retention_bytes: int
+    """So many bytes of each partition stay at least; -1: all."""
     segment_bytes: int
+    """Size at which a segment is closed."""
     segment_ms: int
+    """How long a segment stays open, in milliseconds."""
     timestamp_ahead_max_ms: int
+    """How far a record may be stamped ahead of the broker's clock; -1: any time."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +47,17 @@ class Plugin:
     """A plugin as the cluster knows it."""
 
     name: str
+    """Its name."""
     version: int
+    """Number of this upload under that name, from 1 on."""
     kind: str
+    """"partitioner" or "filter"."""
     digest: str
+    """SHA-256 of the module, in hexadecimal."""
     bytes: int
+    """Size of the module."""
     created_ms: int
+    """When it was uploaded, in milliseconds since 1970."""
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
@@ -97,49 +112,76 @@ class GroupInfo(NamedTuple):
     """A consumer group in a list."""
 
     group: str
+    """The group id."""
     state: str
+    """"empty", "reconciling" or "stable"."""
     members: int
+    """How many members it has."""
 
 
 class GroupMember(NamedTuple):
     """A member of a group; `revoked` is what it has been told to give up, and has not yet."""
 
     member: str
+    """Its id, which its coordinator gave it."""
     instance: str | None
+    """Its name that outlives the process, where it has one."""
     client: str
+    """What its client calls itself."""
     host: str
+    """The address that it connects from."""
     partitions: list[TopicPartition]
+    """What it reads."""
     revoked: list[TopicPartition]
+    """What it has been told to give up, and has not yet."""
     is_away: bool
+    """A static member that is not connected at the moment; its session has not ended."""
 
 
 class GroupOffset(NamedTuple):
     """How far a group has come in one partition, and what is left to scan."""
 
     topic: str
+    """The topic."""
     partition: int
+    """The partition."""
     committed: int | None
+    """Next offset to be scanned; None: the group has not come here yet."""
     lag: int | None
-    """None: the partition's only copy is damaged."""
+    """Records left to scan; None: the partition's only copy is damaged."""
     filtered: int
+    """Records that its filter has dropped."""
     failed: int
+    """Records on which its filter has failed."""
 
 
 class Group(NamedTuple):
     """A consumer group: "empty", "reconciling" or "stable"."""
 
     group: str
+    """The group id."""
     state: str
+    """"empty", "reconciling" or "stable"."""
     epoch: int
+    """Grows with each change of members or partitions."""
     coordinator: int
+    """Number of the broker that coordinates it."""
     assignor: str
+    """"uniform" or "range"."""
     filter: str | None
+    """"name@version" of its filter; None: it has none."""
     members: list[GroupMember]
+    """Its members."""
     offsets: list[GroupOffset]
+    """How far it has come, by topic and partition."""
 
 
 class Client:
-    """A connected client. The connection closes with `close()` and the last producer and consumer."""
+    """A connected client, made by `connect`. The connection closes with `close()` and the last producer and consumer.
+
+    Every call that asks the cluster raises DisconnectedError or TimedOutError where no broker answers within the client's time-out; both are `retriable`.
+    InvalidError: the client is closed, or an argument is out of its range.
+    """
 
     def __init__(self, native: _native.Client) -> None:
         self._native_client: _native.Client | None = native
@@ -172,6 +214,9 @@ class Client:
         been open for `segment_ms` (an eighth of `retention_ms`, from 5 s to a week). A record that is stamped more than
         `timestamp_ahead_max_ms` ahead of the broker's clock is refused with its batch; an hour by default, -1 for any time.
         `replication_factor` copies of each partition stand on different brokers; three, or as many as there are brokers.
+
+        Raises InvalidError where there is one of that name already, NotFoundError where there is no such plugin, DeniedError where this client may not
+        change the cluster.
         """
         # How many a topic may have, the cluster says.
         _checks.whole("partitions", partitions, 0, _checks.INT32_MAX)
@@ -196,20 +241,26 @@ class Client:
         return Topic(**made)
 
     async def delete_topic(self, name: str) -> None:
-        """Removes a topic and its records, for ever."""
+        """Removes a topic and its records, for ever. Raises NotFoundError, DeniedError."""
         await self._native.delete_topic(name)
 
     async def topics(self) -> list[Topic]:
-        """All topics, by name."""
+        """All topics, in the order of their names."""
         return [Topic(**t) for t in await self._native.topics()]
 
     async def offsets(self, topic: str, position: Start) -> dict[int, int]:
-        """Where each partition has `position`: "earliest", "latest", or {"timestamp": ms}."""
+        """Offsets of a position by partition: "earliest", "latest" (the end, exclusive), or {"timestamp": milliseconds or datetime}.
+
+        Offsets are not dense: "latest" less "earliest" is no count of records. Raises NotFoundError.
+        """
         kind, value = parse_start(position)
         return dict(await self._native.offsets(topic, kind, value))
 
     async def upload_plugin(self, name: str, module: bytes | str | PathLike[str]) -> Plugin:
-        """Uploads a module (bytes, or a path) as the next version of `name`; the same module keeps its version."""
+        """Uploads a module (bytes, or a path) as the next version of `name`; the same module keeps its version.
+
+        Raises InvalidError for what is no plugin, or too large, DeniedError where this client may not change the cluster.
+        """
         data = bytes(module) if isinstance(module, (bytes, bytearray, memoryview)) else Path(module).read_bytes()
         return Plugin(**await self._native.upload_plugin(name, data))
 
@@ -228,7 +279,13 @@ class Client:
         delivery_timeout: float = 120.0,
         buffer_bytes: int = 32 << 20,
     ) -> Producer:
-        """A producer to a topic. It looks for the topic at its first record, or by `async with`."""
+        """A producer to a topic. It looks for the topic at its first record, or by `async with`.
+
+        `linger_ms` is how long a batch waits for more records while others are in flight (a lone record never waits), `batch_bytes` how large it gets.
+        `acks` says when a send is done: "quorum", on the disks of a majority of the copies; "leader", in one broker's memory; "none", on its way.
+        `delivery_timeout` bounds, in seconds, every send from call to outcome, retries included. `buffer_bytes` bounds the records without an
+        outcome; above it, sends wait. Raises InvalidError for an option that is out of its range.
+        """
         _checks.duration("delivery_timeout", delivery_timeout)
         _checks.duration("linger_ms", linger_ms, "milliseconds")
         _checks.byte_count("batch_bytes", batch_bytes)
@@ -280,7 +337,11 @@ class Client:
         outlives the process, for static membership. Unheard for `session_timeout` seconds a member counts as dead. `on_rebalance`
         is called, and awaited where it is async, before the next record is handed out: for partitions that are revoked while they are still this
         member's, so that it may commit. It may call anything but read. While a record of another partition is in hand, a revoked one waits for
-        it for a second. `close_timeout` bounds how long `close` lets a loop in another task finish what it has in hand.
+        it for a second. `max_processing` is how long, in seconds, a record or batch may be kept before the member leaves the group, until it asks for the
+        next one. `close_timeout` bounds how long `close` lets a loop in another task finish what it has in hand.
+
+        Opening it, or the first read, raises NotFoundError where there is no such topic (with `wait_for_topics` it is waited for) or filter, and InvalidError
+        where filter or assignor are not those of the group's other members.
         """
         native = self._native
         if isinstance(partitions, (str, bytes, int)):
@@ -326,7 +387,10 @@ class Client:
     async def set_partitioner(
         self, topic: str, partitioner: str | None, partitioner_config: bytes | str = b""
     ) -> None:
-        """Places a topic's records in another way from now on; None: by key hash and in turn."""
+        """Places a topic's records in another way from now on; None: by key hash and in turn. What stands in it stays where it is.
+
+        Raises NotFoundError for the topic or the plugin, DeniedError where this client may not change the cluster.
+        """
         config = partitioner_config.encode() if isinstance(partitioner_config, str) else partitioner_config
         await self._native.set_partitioner(topic, partitioner, config)
 
@@ -335,7 +399,7 @@ class Client:
         return [GroupInfo(*g) for g in await self._native.groups()]
 
     async def describe_group(self, group: str) -> Group:
-        """A group with its members and offsets."""
+        """A group with its members and offsets. Raises NotFoundError."""
         state, epoch, coordinator, assignor, filter, members, offsets = await self._native.describe_group(group)
 
         def places(some: Sequence[tuple[str, int]]) -> list[TopicPartition]:
@@ -353,13 +417,16 @@ class Client:
         )
 
     async def delete_group(self, group: str) -> None:
-        """Forgets a group without members, and how far it has come."""
+        """Forgets a group without members, and how far it has come. Raises NotFoundError, InvalidError where it has members."""
         await self._native.delete_group(group)
 
     async def reset_group(
         self, group: str, topic: str, to: Start, *, partitions: Sequence[int] = (), dry_run: bool = False
     ) -> dict[int, int]:
-        """Moves a group without members; answers with the offset of each partition. With `dry_run` it only answers."""
+        """Moves a group without members; answers with the offset of each partition. With `dry_run` it only answers.
+
+        `to` is a position as for a consumer's `start`; no `partitions` means all. Raises NotFoundError for the topic, InvalidError where the group has members.
+        """
         return dict(await self._native.reset_group(group, topic, list(partitions), parse_start(to), dry_run))
 
     async def close(self) -> None:

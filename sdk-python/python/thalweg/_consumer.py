@@ -25,9 +25,13 @@ class Counts(NamedTuple):
     """What became of the records so far; without a filter all that can be read is delivered."""
 
     delivered: int
+    """Records that have come here."""
     filtered: int
+    """Records that the filter has dropped."""
     failed: int
+    """Records on which the filter has failed."""
     unreadable: int = 0
+    """Records of batches that do not decode, passed over with `on_bad_record="skip"`."""
 
     @property
     def scanned(self) -> int:
@@ -39,7 +43,9 @@ class TopicPartition(NamedTuple):
     """One partition of a topic."""
 
     topic: str
+    """The topic."""
     partition: int
+    """The partition's number."""
 
 
 class Rebalance(NamedTuple):
@@ -49,7 +55,9 @@ class Rebalance(NamedTuple):
     """
 
     kind: Literal["assigned", "revoked", "lost"]
+    """"assigned": read from now on; "revoked": given up in order; "lost": taken away."""
     partitions: list[TopicPartition]
+    """The partitions that it is about."""
 
 
 Place = int | tuple[str, int]
@@ -232,13 +240,18 @@ class Consumer:
             return None
 
     async def next(self, timeout: float | None = None) -> _native.Record | None:
-        """The next record; the one before it is done. None: nothing came within `timeout` seconds, or nothing more comes (`ended` tells)."""
+        """The next record; the one before it is done. None: nothing came within `timeout` seconds, or nothing more comes (`ended` tells).
+
+        Raises PluginFailedError where the filter fails on a record, BadRecordError where a stored batch does not decode, OffsetOutOfRangeError where the log does
+        not hold the position, NotFoundError where the topic was deleted, DamagedError where the only copy is damaged: each again until a `seek` past it.
+        InvalidError: the consumer is closed.
+        """
         return await self._within(take_record, timeout)
 
     async def next_batch(
         self, max_records: int | None = None, timeout: float | None = None
     ) -> _native.Batch | None:
-        """The next records that came together, at most `max_records`; see `next`. What is left of a batch comes next."""
+        """The next records that came together, at most `max_records`; see `next`. What is left of a batch comes next. Raises as `next` does."""
         return await self._within(take_batches(max_records), timeout)
 
     def __aiter__(self) -> AsyncIterator[_native.Record]:
@@ -262,42 +275,53 @@ class Consumer:
         return reading
 
     async def seek(self, place: Place, to: Start) -> None:
-        """Moves a partition: a number, or (topic, number) where several topics are read. Records that wait are dropped."""
+        """Moves a partition: a number, or (topic, number) where several topics are read. Records that wait are dropped.
+
+        `to` is "earliest", "latest", an offset or {"timestamp": milliseconds or datetime}. Raises NotFoundError for a partition that is not read; a position that
+        the log does not hold is told by the next read.
+        """
         (topic, partition), (kind, value) = split_place(place), parse_start(to, "to")
         (await self._ready()).seek(topic, partition, kind, value)
 
     async def pause(self, place: Place) -> None:
-        """Hands out nothing of a partition from the next record on. What waits of it comes first when it is resumed."""
+        """Hands out nothing of a partition from the next record on. What waits of it comes first when it is resumed.
+
+        A rebalance forgets it. Raises NotFoundError for a partition that is not read.
+        """
         (await self._ready()).pause(*split_place(place))
 
     async def resume(self, place: Place) -> None:
-        """Hands out records of a paused partition again."""
+        """Hands out records of a paused partition again. Raises NotFoundError for a partition that is not read."""
         (await self._ready()).resume(*split_place(place))
 
     async def paused(self) -> list[TopicPartition]:
-        """What is paused."""
+        """Partitions that are paused."""
         return [TopicPartition(*p) for p in (await self._ready()).paused()]
 
     async def position(self, place: Place) -> int | None:
-        """Next offset that has not been handed out, nor passed over by the filter; None before the broker has answered."""
+        """Next offset that has not been handed out, nor passed over by the filter; None before the broker has answered, and for what is not read."""
         return (await self._ready()).position(*split_place(place))
 
     async def lag(self, place: Place) -> int | None:
-        """Records of a partition that are left to hand out or to filter."""
+        """Records of a partition that are left to hand out or to filter, as far as the broker has said; None as with `position`."""
         return (await self._ready()).lag(*split_place(place))
 
     async def committed(self, place: Place) -> int | None:
-        """How far the group has come in a partition that this member reads; None: not yet at all."""
+        """How far the group has come in a partition that this member reads; None: not yet at all.
+
+        Raises InvalidError without a group, NotFoundError for a partition that is another's.
+        """
         return (await self._ready()).committed(*split_place(place))
 
     async def assignment(self) -> list[TopicPartition]:
-        """What is read at the moment."""
+        """Partitions that are read at the moment; in a group, those that it has given to this member."""
         return [TopicPartition(*p) for p in (await self._ready()).assignment()]
 
     async def commit(self, offsets: Mapping[Place, int] | _native.Record | None = None) -> None:
         """Commits all that was handed out so far, what is in hand included, or what is before and with one record, or next offsets by partition.
 
-        `RebalancedError`: a partition is another member's by now.
+        Raises RebalancedError where a partition is another member's by now, OffsetOutOfRangeError for an offset past its end, InvalidError without a group,
+        TimedOutError where the group's coordinator does not answer.
         """
         native = await self._ready()
         if offsets is None:
@@ -354,6 +378,7 @@ class Consumer:
 
         What is in hand is not done, unless it is finished now: a loop that runs in another task may end its body, for at most `close_timeout` seconds, and
         then ends as if there were nothing more. In a group, what is done is committed unless that is manual; `on_rebalance` is not called.
+        Raises TimedOutError where the group's coordinator does not answer: the member counts as gone when its session ends.
         """
         await self._leave(False)
 

@@ -14,16 +14,27 @@ class ThalwegError(Exception):
     """
 
     code: str = "internal"
+    """Names the kind; equal in all languages."""
     retriable: bool = False
+    """Whether the same call may succeed later."""
     topic: str | None = None
+    """The topic that it is about."""
     partition: int | None = None
+    """The partition that it is about."""
     offset: int | None = None
+    """The offset that it is about."""
     log_start: int | None = None
+    """First offset that the log keeps."""
     log_end: int | None = None
+    """End of the log (exclusive)."""
     key: bytes | None = None
+    """Key of the record that was not delivered; of several, of the first one."""
     records: int | None = None
+    """How many records were not delivered."""
     plugin: str | None = None
+    """The plugin that failed: its name, version and digest."""
     reason: str | None = None
+    """How it failed."""
 
 
 class TimedOutError(ThalwegError, TimeoutError):

@@ -84,12 +84,17 @@ class Consumer:
     def counts(self) -> tuple[int, int, int, int]: ...
 
 class Batch:
-    """Records of one partition that came together, sharing their bytes. A kept batch, or record of it, keeps those bytes; a kept key or value does not."""
+    """Records of one partition that came together, sharing their bytes. A kept batch, or record of it, keeps those bytes; a kept key or value does not.
+
+    `len(batch)`, `batch[0]`, `batch[-1]` and iteration are as a list's.
+    """
 
     @property
-    def topic(self) -> str: ...
+    def topic(self) -> str:
+        """The topic."""
     @property
-    def partition(self) -> int: ...
+    def partition(self) -> int:
+        """The partition that all of them stand in."""
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Record: ...
     def __iter__(self) -> Iterator[Record]: ...
@@ -116,21 +121,27 @@ class Record:
         timestamp_ms: int = 0,
     ) -> Record: ...
     @property
-    def topic(self) -> str: ...
+    def topic(self) -> str:
+        """The topic that it was read from."""
     @property
-    def partition(self) -> int: ...
+    def partition(self) -> int:
+        """The partition that it stands in."""
     @property
-    def offset(self) -> int: ...
+    def offset(self) -> int:
+        """Its place in the partition. Offsets grow, and are not dense."""
     @property
-    def timestamp_ms(self) -> int: ...
+    def timestamp_ms(self) -> int:
+        """When it was made, in milliseconds since 1970: what the producer said, or the time of sending."""
     @property
-    def key(self) -> bytes | None: ...
+    def key(self) -> bytes | None:
+        """The key; None: it has none."""
     @property
     def value(self) -> bytes | None:
-        """None is a tombstone."""
+        """The value; None is a tombstone."""
     @property
-    def headers(self) -> list[tuple[str, bytes | None]]: ...
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        """Its headers in order; a name may occur several times."""
     def text(self) -> str | None:
-        """The value as text; None for a tombstone."""
+        """The value as text; None for a tombstone. Raises UnicodeDecodeError for what is not UTF-8."""
     def json(self) -> Any:
-        """The value as JSON; None for a tombstone."""
+        """The value as JSON; None for a tombstone. Raises ValueError for what is not JSON."""

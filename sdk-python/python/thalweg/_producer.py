@@ -29,19 +29,25 @@ class Delivery(NamedTuple):
     """Where a record went; `offset` is None with acks "none"."""
 
     partition: int
+    """The partition that it went to."""
     offset: int | None
+    """Its place there; None with acks "none"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A record to send. `timestamp_ms` is milliseconds since the epoch, or a `datetime`. `partition` sends it there, whatever its key:
-    InvalidError where the topic has a partitioner, which alone decides then."""
+    """A record to send. `timestamp_ms` is milliseconds since the epoch, or a `datetime`."""
 
     value: Value
+    """Bytes or str as they are, a mapping or list as JSON; None is a tombstone."""
     key: Data | None = None
+    """Records of one key keep their partition and their order; None: partitions take turns."""
     headers: Headers | None = None
+    """A mapping, or pairs of name and value."""
     timestamp_ms: Timestamp | None = None
+    """The time of sending where it is None."""
     partition: int | None = None
+    """Where it goes, whatever its key. InvalidError where the topic has a partitioner, which alone decides then."""
 
 
 class Sending(asyncio.Future[T], Coroutine[Any, Any, T]):
@@ -212,7 +218,10 @@ class Producer:
         return future
 
     def send_batch(self, messages: Iterable[Message | Value]) -> Sending[list[Delivery | ThalwegError]]:
-        """Sends records; awaited, it gives each one's outcome in order: the delivery, or the error of that record."""
+        """Sends records; awaited, it gives each one's outcome in order: the delivery, or the error of that record.
+
+        Raises TypeError for what is no data; then none of them is sent.
+        """
         items = _items(messages)
         loop = asyncio.get_running_loop()
         future: Sending[list[Delivery | ThalwegError]] = Sending(loop=loop)
@@ -240,6 +249,7 @@ class Producer:
         """Buffers a record; awaited, it waits while the buffer is full.
 
         `on_delivery` is called by the event loop with the delivery, or with the error; without it, an error is raised by the next `flush()` or `close()`.
+        Raises TypeError for what is no data.
         """
         item = _item(value, key, headers, timestamp_ms, partition)
         waits = self._enqueue(asyncio.get_running_loop(), item, on_delivery)
@@ -259,7 +269,10 @@ class Producer:
             return self._room() if len(self._together) >= _TOGETHER else None
 
     def enqueue_batch(self, messages: Iterable[Message | Value]) -> Awaitable[None]:
-        """Buffers records together; awaited, it waits while the buffer is full. The fast way in."""
+        """Buffers records together; awaited, it waits while the buffer is full. The fast way in.
+
+        An error of one of them is raised by the next `flush()` or `close()`. Raises TypeError for what is no data; then none of them is sent.
+        """
         items = _items(messages)
         loop = asyncio.get_running_loop()
         with self._lock:
@@ -276,14 +289,18 @@ class Producer:
     def flush(self, timeout: float | None = None) -> Awaitable[None]:
         """Waits until every record that was sent before has its outcome.
 
-        Raises TimedOutError where that takes longer than `timeout` seconds: the records are still on their way then, and another `flush` waits for them.
+        Raises TimedOutError where that takes longer than `timeout` seconds: the records are still on their way then, and another `flush` waits for them; and the
+        error of a buffered record that nobody took, with a note of how many it stands for.
         """
         _checks.duration("timeout", timeout)
         self._hand_over_now()
         return self._end(self._native.flush(), timeout)
 
     def close(self) -> Awaitable[None]:
-        """Refuses further records from now on, and waits until those that were sent before have their outcomes."""
+        """Refuses further records from now on, and waits until those that were sent before have their outcomes.
+
+        Call it before the process ends: what has not left by then is lost. Raises as `flush` does.
+        """
         self._closed = True
         self._hand_over_now()
         return self._end(self._native.close())

@@ -92,7 +92,7 @@ def connect(
     key: str | PathLike[str] | None = None,
     timeout: float = 10.0,
 ) -> Client:
-    """Connects to a cluster; see `thalweg.connect`."""
+    """Connects to a cluster; see `thalweg.connect`. Raises DisconnectedError when no broker answers within `timeout` seconds."""
 
     async def go() -> _client.Client:
         return await _client.connect(address, ca=ca, cert=cert, key=key, timeout=timeout)
@@ -102,6 +102,7 @@ def connect(
 
 class _Closing:
     def close(self) -> None:
+        """Ends it."""
         raise NotImplementedError
 
     def __exit__(
@@ -120,47 +121,61 @@ class Client(_Closing):
         return self
 
     def create_topic(self, name: str, **options: Any) -> _client.Topic:
+        """Makes a topic; options and errors as `thalweg.Client.create_topic`."""
         return _run(self._inner.create_topic(name, **options))
 
     def delete_topic(self, name: str) -> None:
+        """Removes a topic and its records, for ever. Raises NotFoundError, DeniedError."""
         _run(self._inner.delete_topic(name))
 
     def topics(self) -> list[_client.Topic]:
+        """All topics, in the order of their names."""
         return _run(self._inner.topics())
 
     def offsets(self, topic: str, position: _consumer.Start) -> dict[int, int]:
+        """Offsets of a position by partition; see `thalweg.Client.offsets`."""
         return _run(self._inner.offsets(topic, position))
 
     def upload_plugin(self, name: str, module: bytes | str | PathLike[str]) -> _client.Plugin:
+        """Uploads a module (bytes, or a path) as the next version of `name`; see `thalweg.Client.upload_plugin`."""
         return _run(self._inner.upload_plugin(name, module))
 
     def plugins(self) -> list[_client.Plugin]:
+        """All plugins in all versions."""
         return _run(self._inner.plugins())
 
     def producer(self, topic: str, **options: Any) -> Producer:
+        """A producer to a topic; options as `thalweg.Client.producer`. It looks for the topic at its first record, or by `with`."""
         return Producer(self._inner.producer(topic, **options))
 
     def consumer(self, topics: str | Sequence[str], **options: Any) -> Consumer:
+        """A consumer of a topic, or of several; options as `thalweg.Client.consumer`. `on_rebalance` is called by the thread that reads, and cannot be async."""
         if inspect.iscoroutinefunction(options.get("on_rebalance")):
             raise TypeError("on_rebalance is async; here it is called by the thread that reads, and nobody would await it")
         return Consumer(self._inner.consumer(topics, **options))
 
     def set_partitioner(self, topic: str, partitioner: str | None, partitioner_config: bytes | str = b"") -> None:
+        """Places a topic's records in another way from now on; see `thalweg.Client.set_partitioner`."""
         _run(self._inner.set_partitioner(topic, partitioner, partitioner_config))
 
     def groups(self) -> list[_client.GroupInfo]:
+        """All consumer groups."""
         return _run(self._inner.groups())
 
     def describe_group(self, group: str) -> _client.Group:
+        """A group with its members and offsets. Raises NotFoundError."""
         return _run(self._inner.describe_group(group))
 
     def delete_group(self, group: str) -> None:
+        """Forgets a group without members, and how far it has come. Raises NotFoundError, InvalidError where it has members."""
         _run(self._inner.delete_group(group))
 
     def reset_group(self, group: str, topic: str, to: _consumer.Start, **options: Any) -> dict[int, int]:
+        """Moves a group without members; options and errors as `thalweg.Client.reset_group`."""
         return _run(self._inner.reset_group(group, topic, to, **options))
 
     def close(self) -> None:
+        """Closes the consumers that were made here, and lets the connection go; producers keep theirs until they are closed."""
         _run(self._inner.close())
 
 
@@ -183,7 +198,7 @@ class Producer(_Closing):
         timestamp_ms: _producer.Timestamp | None = None,
         partition: int | None = None,
     ) -> _producer.Delivery:
-        """Sends a record, and waits until it is delivered; see `thalweg.Producer.send`."""
+        """Sends a record and waits until it is delivered; options and errors as `thalweg.Producer.send`."""
         return _wait(
             lambda: self._inner.send(
                 value, key=key, headers=headers, timestamp_ms=timestamp_ms, partition=partition
@@ -193,6 +208,7 @@ class Producer(_Closing):
     def send_batch(
         self, messages: Iterable[_producer.Message | _producer.Value]
     ) -> Sequence[_producer.Delivery | ThalwegError]:
+        """Sends records and waits; gives each one's outcome in order: the delivery, or the error of that record."""
         return _wait(lambda: self._inner.send_batch(messages))
 
     def enqueue(
@@ -214,15 +230,19 @@ class Producer(_Closing):
 
     @property
     def pending(self) -> int:
+        """Records that were sent, by whichever call, and have no outcome yet."""
         return self._inner.pending
 
     def enqueue_batch(self, messages: Iterable[_producer.Message | _producer.Value]) -> None:
+        """Buffers records together; waits while the buffer is full. The fast way in. See `thalweg.Producer.enqueue_batch`."""
         _wait(lambda: self._inner.enqueue_batch(messages))
 
     def flush(self, timeout: float | None = None) -> None:
+        """Waits until every record that was sent before has its outcome; errors as `thalweg.Producer.flush`."""
         _wait(lambda: self._inner.flush(timeout))
 
     def close(self) -> None:
+        """Refuses further records from now on, and waits until those that were sent before have their outcomes. Raises as `flush` does."""
         _wait(self._inner.close)
 
 
@@ -249,18 +269,22 @@ class Consumer(_Closing):
 
     @property
     def topics(self) -> list[str]:
+        """The topics that it reads."""
         return self._inner.topics
 
     @property
     def topic(self) -> str:
+        """The topic, or the first of several."""
         return self._inner.topic
 
     @property
     def group(self) -> str | None:
+        """The group id; None without a group."""
         return self._inner.group
 
     @property
     def ended(self) -> bool:
+        """Whether nothing more comes: it was closed, or with `until_end` everything has been read."""
         return self._inner.ended
 
     def __repr__(self) -> str:
@@ -312,10 +336,12 @@ class Consumer(_Closing):
                 return taken
 
     def next(self, timeout: float | None = None) -> Record | None:
+        """The next record; the one before it is done. None: nothing came within `timeout` seconds, or nothing more comes (`ended` tells). Errors as `thalweg.Consumer.next`."""
         self._inner._check_open()
         return self._wait(_consumer.take_record, timeout)
 
     def next_batch(self, max_records: int | None = None, timeout: float | None = None) -> Batch | None:
+        """The next records that came together, at most `max_records`; see `next`. What is left of a batch comes next."""
         self._inner._check_open()
         return self._wait(_consumer.take_batches(max_records), timeout)
 
@@ -325,40 +351,55 @@ class Consumer(_Closing):
         return _Reading(self, _consumer.take_record)
 
     def batches(self, max_records: int | None = None) -> Iterator[Batch]:
+        """Batches as they come: the fast way out. A batch that was begun record by record goes on with what is left of it."""
         self._inner._check_open()
         return _Reading(self, _consumer.take_batches(max_records))
 
     def seek(self, place: _consumer.Place, to: _consumer.Start) -> None:
+        """Moves a partition; records that wait are dropped. See `thalweg.Consumer.seek`."""
         _run(self._inner.seek(place, to))
 
     def pause(self, place: _consumer.Place) -> None:
+        """Hands out nothing of a partition from the next record on. What waits of it comes first when it is resumed."""
         _run(self._inner.pause(place))
 
     def resume(self, place: _consumer.Place) -> None:
+        """Hands out records of a paused partition again."""
         _run(self._inner.resume(place))
 
     def paused(self) -> list[_consumer.TopicPartition]:
+        """Partitions that are paused."""
         return _run(self._inner.paused())
 
     def position(self, place: _consumer.Place) -> int | None:
+        """Next offset that has not been handed out, nor passed over by the filter; None before the broker has answered, and for what is not read."""
         return _run(self._inner.position(place))
 
     def lag(self, place: _consumer.Place) -> int | None:
+        """Records of a partition that are left to hand out or to filter, as far as the broker has said; None as with `position`."""
         return _run(self._inner.lag(place))
 
     def committed(self, place: _consumer.Place) -> int | None:
+        """How far the group has come in a partition that this member reads; None: not yet at all."""
         return _run(self._inner.committed(place))
 
     def assignment(self) -> list[_consumer.TopicPartition]:
+        """Partitions that are read at the moment; in a group, those that it has given to this member."""
         return _run(self._inner.assignment())
 
     def commit(self, offsets: Mapping[_consumer.Place, int] | Record | None = None) -> None:
+        """Commits all that was handed out so far, or what is before and with one record, or next offsets by partition; see `thalweg.Consumer.commit`."""
         _run(self._inner.commit(offsets))
 
     def counts(self) -> _consumer.Counts:
+        """Records scanned so far; also once it is closed."""
         return _run(self._inner.counts())
 
     def close(self) -> None:
+        """Ends the subscription, and a loop that runs in another thread, which may finish what it has in hand for at most `close_timeout` seconds.
+
+        What is in hand is not done unless it is finished then. In a loop of the same thread, leave the loop and the `with` block instead: that takes it for done.
+        """
         _run(self._close(threading.current_thread()))
 
     async def _close(self, caller: threading.Thread) -> None:

@@ -1,0 +1,79 @@
+"""The API reference is made from docstrings (`python -m pdoc thalweg thalweg.sync`): everything public has one."""
+
+import ast
+import inspect
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+import thalweg
+import thalweg.sync
+
+PACKAGE = pathlib.Path(thalweg.__file__).parent
+SYNC = ["Client", "Consumer", "Producer", "connect"]
+
+
+def undocumented(definition: ast.ClassDef) -> Iterator[str]:
+    """Members without a docstring; a field's stands below it."""
+    if ast.get_docstring(definition) is None:
+        yield definition.name
+    for number, node in enumerate(definition.body):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            is_public = not node.name.startswith("_")
+            if is_public and ast.get_docstring(node) is None:
+                yield f"{definition.name}.{node.name}"
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            below = definition.body[number + 1] if number + 1 < len(definition.body) else None
+            is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
+            if not node.target.id.startswith("_") and not is_text:
+                yield f"{definition.name}.{node.target.id}"
+
+
+# The errors' fields are told of in the base class; `code` and `retriable` of the others are their values.
+ERRORS = [name for name in thalweg.__all__ if name.endswith("Error") and name != "ThalwegError"]
+
+
+@pytest.mark.parametrize("name", [name for name in thalweg.__all__ if not name.startswith("__")])
+def test_everything_public_has_a_docstring(name: str) -> None:
+    public = getattr(thalweg, name)
+    if inspect.isfunction(public):
+        assert public.__doc__
+        return
+    # The native half is hidden, but for what its classes' users see.
+    module = "_native.pyi" if public in (thalweg.Batch, thalweg.Record) else pathlib.Path(inspect.getfile(public)).name
+    [definition] = [
+        node
+        for node in ast.parse((PACKAGE / module).read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name == name
+    ]
+    missing = [what for what in undocumented(definition) if name not in ERRORS or "." not in what]
+    assert not missing
+
+
+@pytest.mark.parametrize("public", [thalweg.Batch, thalweg.Record])
+def test_the_native_classes_say_what_their_stub_says(public: type) -> None:
+    stub = ast.parse((PACKAGE / "_native.pyi").read_text(encoding="utf-8"))
+    [definition] = [node for node in stub.body if isinstance(node, ast.ClassDef) and node.name == public.__name__]
+    assert inspect.getdoc(public) == ast.get_docstring(definition)
+    for node in definition.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            assert inspect.getdoc(getattr(public, node.name)) == ast.get_docstring(node), node.name
+
+
+@pytest.mark.parametrize("name", SYNC)
+def test_everything_public_of_the_sync_half_has_a_docstring(name: str) -> None:
+    public = getattr(thalweg.sync, name)
+    assert public.__doc__
+    if inspect.isclass(public):
+        members = {member for member in dir(public) if not member.startswith("_")}
+        missing = [member for member in sorted(members) if not inspect.getdoc(inspect.getattr_static(public, member))]
+        assert not missing
+
+
+@pytest.mark.parametrize("name", ["Client", "Consumer", "Producer"])
+def test_the_two_halves_have_the_same_members(name: str) -> None:
+    def members(of: type) -> set[str]:
+        return {member for member in dir(of) if not member.startswith("_")}
+
+    # Attributes of the one are properties of the other.
+    assert members(getattr(thalweg, name)) <= members(getattr(thalweg.sync, name))
