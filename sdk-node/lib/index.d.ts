@@ -5,26 +5,36 @@
 export type Data = string | ArrayBufferView | ArrayBufferLike
 /** A value: bytes, text, or an object or array for JSON (no Map, Set, Date, Error, Promise). `null` is a tombstone. */
 export type Value = Data | object | null
+/** Headers: an object, a Map, or pairs of name and value; in pairs a name may occur several times. */
 export type Headers = { [name: string]: Data | null } | Map<string, Data | null> | Array<[string, Data | null]>
 /** Where a partition's reading starts; a number is an offset. */
 export type Start = 'earliest' | 'latest' | number | { timestamp: number }
 
+/** Options of `connect`. */
 export interface ConnectOptions {
   /** File with the CA to trust (PEM). Without it: THALWEG_CA, the context of `thalweg dev`, the platform's roots. */
   ca?: string
   /** Certificate and private key (PEM files) that prove who this client is: changing a cluster from another machine needs it. */
   cert?: string
+  /** The private key that goes with `cert`. */
   key?: string
   /** How long a request goes on trying to reach a broker; 10 s by default. */
   timeoutMs?: number
 }
 
-/** Connects to a cluster by the address of any broker, `thalweg://host:port`. */
+/**
+ * Connects to a cluster by the address of any broker, `thalweg://host:port`, or of several, `thalweg://a:9460,b:9460`. DisconnectedError: none answers within `timeoutMs`;
+ * DeniedError: its certificate is not trusted.
+ */
 export function connect(address: string, options?: ConnectOptions): Promise<Client>
 
+/** A topic as the cluster knows it. */
 export interface Topic {
+  /** Its name. */
   name: string
+  /** Its identity, a UUID that is never given again. */
   id: string
+  /** How many partitions it has. */
   partitions: number
   /** "name@version", or null for the built-in one. */
   partitioner: string | null
@@ -40,10 +50,13 @@ export interface Topic {
   timestampAheadMaxMs: number
 }
 
+/** How a topic is to be made. */
 export interface TopicOptions {
+  /** How many partitions it gets; 1 by default. */
   partitions?: number
   /** Plugin that places its records, "name" or "name@version". */
   partitioner?: string
+  /** The partitioner's parameters. */
   partitionerConfig?: Data
   /** Records whose timestamps are older are removed; -1: never. A week by default. */
   retentionMs?: number
@@ -59,20 +72,29 @@ export interface TopicOptions {
   replicationFactor?: number
 }
 
+/** A plugin as the cluster knows it. */
 export interface Plugin {
+  /** Its name. */
   name: string
+  /** Number of this upload under that name, from 1 on. */
   version: number
+  /** What it is for. */
   kind: 'partitioner' | 'filter'
   /** SHA-256 of the module, in hexadecimal. */
   digest: string
+  /** Size of the module. */
   bytes: number
+  /** When it was uploaded, in milliseconds since 1970. */
   createdMs: number
 }
 
+/** Options of a producer. */
 export interface ProducerOptions {
   /** How long a batch waits for more while others are in flight; 5 by default. A lone record never waits. */
   lingerMs?: number
+  /** Size at which a batch is sent; 128 KiB by default. */
   batchBytes?: number
+  /** How batches are compressed; 'none' by default. */
   compression?: 'none' | 'gzip' | 'snappy' | 'lz4' | 'zstd'
   /** When a send is done; 'quorum' by default. Anything else switches idempotence off. */
   acks?: 'none' | 'leader' | 'quorum'
@@ -86,17 +108,22 @@ export interface ProducerOptions {
 export interface Rebalance {
   /** 'revoked' was given up in order; 'lost' was taken away: what was done of it since the last commit may be done again. */
   kind: 'assigned' | 'revoked' | 'lost'
+  /** The partitions that it is about. */
   partitions: TopicPartition[]
 }
 
+/** One partition of a topic. */
 export interface TopicPartition {
+  /** The topic. */
   topic: string
+  /** The partition's number. */
   partition: number
 }
 
 /** A partition: its number, or with its topic where several are read. */
 export type Place = number | TopicPartition
 
+/** Options of a consumer. */
 export interface ConsumerOptions {
   /** All partitions without it. */
   partitions?: number[]
@@ -109,6 +136,7 @@ export interface ConsumerOptions {
   untilEnd?: boolean
   /** Plugin that chooses the records, "name" or "name@version"; the same for all members of a group. */
   filter?: string
+  /** The filter's parameters. */
   filterConfig?: Data
   /** What becomes of a record on which the filter fails; 'fail' by default: the partition stops there. */
   onFilterFailure?: 'fail' | 'skip' | 'pass'
@@ -125,6 +153,7 @@ export interface ConsumerOptions {
   sessionTimeoutMs?: number
   /** How often what is done is committed; 1,000 by default, null: only by `commit`. */
   autoCommitMs?: number | null
+  /** How the group's partitions are shared out; 'uniform' by default, the same for all members. */
   assignor?: 'uniform' | 'range'
   /** Whoever keeps a record longer leaves the group until he asks for the next one. */
   maxProcessingMs?: number
@@ -145,27 +174,39 @@ export interface ConsumerOptions {
   signal?: AbortSignal
 }
 
+/**
+ * A connected client, made by `connect`.
+ *
+ * Every call that asks the cluster rejects with DisconnectedError or TimedOutError where no broker answers within `timeoutMs`; both are `retriable`. InvalidError: the client is
+ * closed, or an argument is out of its range.
+ */
 export class Client {
   private constructor()
+  /** Makes a topic. InvalidError: there is one of that name already; NotFoundError: there is no such partitioner; DeniedError: this client may not change the cluster. */
   createTopic(name: string, options?: TopicOptions): Promise<Topic>
+  /** Removes a topic and its records, for ever. NotFoundError, DeniedError. */
   deleteTopic(name: string): Promise<void>
+  /** All topics, in the order of their names. */
   topics(): Promise<Topic[]>
-  /** Where each partition has a position. */
+  /** Offsets of a position by partition; 'latest' is the end (exclusive). Offsets are not dense: 'latest' less 'earliest' is no count of records. NotFoundError. */
   offsets(topic: string, at: Start): Promise<Map<number, number>>
-  /** Uploads a module (bytes, or a path) as the next version of `name`; the same module keeps its version. */
+  /** Uploads a module (bytes, or a path) as the next version of `name`; the same module keeps its version. InvalidError: it is no plugin; DeniedError. */
   uploadPlugin(name: string, module: Uint8Array | string): Promise<Plugin>
+  /** All plugins in all versions. */
   plugins(): Promise<Plugin[]>
   /** A producer; it is opened by its first use. */
   producer(topic: string, options?: ProducerOptions): Producer
   /** A consumer; it is opened by its first use. */
   consumer(topics: string | string[], options?: ConsumerOptions): Consumer
-  /** Places a topic's records in another way from now on; null: by key hash and in turn. */
+  /** Places a topic's records in another way from now on; null: by key hash and in turn. What stands in it stays where it is. NotFoundError, DeniedError. */
   setPartitioner(topic: string, partitioner: string | null, partitionerConfig?: Data): Promise<void>
+  /** All consumer groups. */
   groups(): Promise<GroupInfo[]>
+  /** A group with its members and offsets. NotFoundError. */
   describeGroup(group: string): Promise<Group>
-  /** Forgets a group without members, and how far it has come. */
+  /** Forgets a group without members, and how far it has come. NotFoundError; InvalidError: it has members. */
   deleteGroup(group: string): Promise<void>
-  /** Moves a group without members; answers with the offset of each partition. */
+  /** Moves a group without members; answers with the offset of each partition. With `dryRun` it only answers. NotFoundError; InvalidError: it has members. */
   resetGroup(
     group: string,
     topic: string,
@@ -177,44 +218,71 @@ export class Client {
   [Symbol.asyncDispose](): Promise<void>
 }
 
+/** A consumer group in a list. */
 export interface GroupInfo {
+  /** The group id. */
   group: string
+  /** 'empty' has no members; 'reconciling' is moving partitions. */
   state: 'empty' | 'reconciling' | 'stable'
+  /** How many members it has. */
   members: number
 }
 
+/** A consumer group with its members and offsets. */
 export interface Group {
+  /** The group id. */
   group: string
+  /** 'empty' has no members; 'reconciling' is moving partitions. */
   state: 'empty' | 'reconciling' | 'stable'
+  /** Grows with each change of members or partitions. */
   epoch: number
+  /** Number of the broker that coordinates it. */
   coordinator: number
+  /** How its partitions are shared out. */
   assignor: 'uniform' | 'range'
+  /** "name@version" of its filter; null: it has none. */
   filter: string | null
+  /** Its members. */
   members: Array<{
+    /** Its id, which its coordinator gave it. */
     member: string
+    /** Its name that outlives the process, where it has one. */
     instance: string | null
+    /** What its client calls itself. */
     client: string
+    /** The address that it connects from. */
     host: string
+    /** What it reads. */
     partitions: TopicPartition[]
     /** What it has been told to give up, and has not yet. */
     revoked: TopicPartition[]
+    /** A static member that is not connected at the moment; its session has not ended. */
     isAway: boolean
   }>
+  /** How far it has come, by topic and partition. */
   offsets: Array<{
+    /** The topic. */
     topic: string
+    /** The partition. */
     partition: number
     /** Next offset to be scanned; null: the group has not come here yet. */
     committed: number | null
     /** Records left to scan; null: the partition's only copy is damaged. */
     lag: number | null
+    /** Records that its filter has dropped. */
     filtered: number
+    /** Records on which its filter has failed. */
     failed: number
   }>
 }
 
+/** A record to send. */
 export interface Message {
+  /** Bytes and text as they are, an object or array as JSON; null is a tombstone. */
   value: Value
+  /** Records of one key keep their partition and their order; without one, partitions take turns. */
   key?: Data | null
+  /** Its headers. */
   headers?: Headers
   /** Milliseconds since the epoch, or a Date; the time of sending without it. */
   timestampMs?: number | Date
@@ -222,7 +290,9 @@ export interface Message {
   partition?: number
 }
 
+/** Where a record went. */
 export interface Delivery {
+  /** The partition that it went to. */
   partition: number
   /** null with acks 'none'. */
   offset: number | null
@@ -234,10 +304,14 @@ export interface Delivery {
  */
 export class Producer {
   private constructor()
+  /** The topic. */
   readonly topic: string
   /** Finds the topic now, so that a missing one shows before the first send. */
   open(): Promise<this>
-  /** Sends a record; resolves when it is delivered. */
+  /**
+   * Sends a record; resolves when it is delivered. TypeError: it is no data; InvalidError: it is above a limit, or the producer is closed; PluginFailedError: the topic's partitioner
+   * fails on it; TimedOutError: no outcome within `deliveryTimeoutMs`.
+   */
   send(value: Value, options?: Omit<Message, 'value'>): Promise<Delivery>
   /** Sends records; resolves with each one's outcome in order: the delivery, or the error of that record. */
   sendBatch(messages: Message[]): Promise<Array<Delivery | ThalwegError>>
@@ -250,19 +324,27 @@ export class Producer {
   enqueueBatch(messages: Message[]): Promise<void>
   /** Records that were sent, by whichever call, and have no outcome yet. */
   readonly pending: number
-  /** Resolves when every record that was sent before has its outcome; TimedOutError after `timeoutMs`, and then they are still on their way. */
+  /**
+   * Resolves when every record that was sent before has its outcome; TimedOutError after `timeoutMs`, and then they are still on their way. Rejects with the error of a buffered
+   * record that nobody took.
+   */
   flush(options?: { timeoutMs?: number }): Promise<void>
-  /** Refuses further records from now on; resolves when those that were sent before have their outcomes. */
+  /** Refuses further records from now on; resolves when those that were sent before have their outcomes. Rejects as `flush` does. */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
 }
 
+/** What became of the records so far; without a filter all that can be read is delivered. */
 export interface Counts {
+  /** Records that have come here. */
   delivered: number
+  /** Records that the filter has dropped. */
   filtered: number
+  /** Records on which the filter has failed. */
   failed: number
   /** Records of batches that do not decode, passed over with onBadRecord 'skip'. */
   unreadable: number
+  /** All of these. */
   scanned: number
 }
 
@@ -272,9 +354,11 @@ export interface Counts {
  */
 export class Consumer implements AsyncIterable<ConsumerRecord> {
   private constructor()
+  /** The topics that it reads. */
   readonly topics: string[]
   /** The topic, or the first of several. */
   readonly topic: string
+  /** The group id; null without a group. */
   readonly group: string | null
   /** Opens the subscription: every partition's start has been resolved then, and what is sent from now on comes. */
   open(): Promise<this>
@@ -285,29 +369,34 @@ export class Consumer implements AsyncIterable<ConsumerRecord> {
   [Symbol.asyncIterator](): AsyncIterableIterator<ConsumerRecord>
   /** Batches as they come: the fast way out. A batch that was begun record by record goes on with what is left of it. */
   batches(options?: { maxRecords?: number }): AsyncIterableIterator<Batch>
-  /** The next record; the one before it is done. null: nothing came within `timeoutMs`, or nothing more comes. */
+  /**
+   * The next record; the one before it is done. null: nothing came within `timeoutMs`, or nothing more comes. PluginFailedError: the filter fails on a record; BadRecordError: a
+   * stored batch does not decode; OffsetOutOfRangeError: the log does not hold the position; NotFoundError: the topic was deleted; DamagedError: the only copy is
+   * damaged. Each comes again until a `seek` past it. InvalidError: the consumer is closed.
+   */
   next(options?: { timeoutMs?: number }): Promise<ConsumerRecord | null>
   /** The next records that came together, at most `maxRecords`; what is left of a batch comes next. null as with `next`. */
   nextBatch(options?: { maxRecords?: number; timeoutMs?: number }): Promise<Batch | null>
-  /** Moves a partition. Records that wait are dropped. */
+  /** Moves a partition. Records that wait are dropped. NotFoundError: it is not read; a position that the log does not hold is told by the next read. */
   seek(at: Place, to: Start): Promise<void>
-  /** Hands out nothing of a partition from the next record on. What waits of it comes first when it is resumed. */
+  /** Hands out nothing of a partition from the next record on. What waits of it comes first when it is resumed. A rebalance forgets it. */
   pause(at: Place): Promise<void>
   /** Hands out records of a paused partition again. */
   resume(at: Place): Promise<void>
-  /** What is paused. */
+  /** Partitions that are paused. */
   paused(): Promise<TopicPartition[]>
   /** Next offset that has not been handed out, nor passed over by the filter; null before the broker has answered. */
   position(at: Place): Promise<number | null>
   /** Records that are left to hand out or to filter. */
   lag(at: Place): Promise<number | null>
-  /** How far the group has come in a partition that this member reads; null: not yet at all. */
+  /** How far the group has come in a partition that this member reads; null: not yet at all. InvalidError: there is no group; NotFoundError: it is another's. */
   committed(at: Place): Promise<number | null>
-  /** What is read at the moment. */
+  /** Partitions that are read at the moment; in a group, those that it has given to this member. */
   assignment(): Promise<TopicPartition[]>
   /**
    * Commits all that was handed out so far, what is in hand included, or what is before and with one record, or next offsets by partition.
-   * RebalancedError: a partition is another member's by now.
+   * RebalancedError: a partition is another member's by now; OffsetOutOfRangeError: an offset is past its end; InvalidError: there is no group; TimedOutError: the group's
+   * coordinator does not answer.
    */
   commit(offsets?: ConsumerRecord | Array<{ topic?: string; partition: number; offset: number }>): Promise<void>
   /** Records scanned so far; also once it is closed. */
@@ -333,13 +422,19 @@ export class ConsumerRecord {
     offset?: number
     timestampMs?: number
   }): ConsumerRecord
+  /** The topic that it was read from. */
   readonly topic: string
+  /** The partition that it stands in. */
   readonly partition: number
+  /** Its place in the partition. Offsets grow, and are not dense. */
   readonly offset: number
+  /** When it was made, in milliseconds since 1970: what the producer said, or the time of sending. */
   readonly timestampMs: number
+  /** The key; null: it has none. */
   get key(): Buffer | null
   /** null is a tombstone. */
   get value(): Buffer | null
+  /** Its headers in order; a name may occur several times. */
   get headers(): Array<[string, Buffer | null]>
   /** The value as text; null for a tombstone. */
   text(): string | null
@@ -352,15 +447,21 @@ export class ConsumerRecord {
 /** Records of one partition that came together, sharing their bytes. */
 export class Batch implements Iterable<ConsumerRecord> {
   private constructor()
+  /** The topic. */
   readonly topic: string
+  /** The partition that all of them stand in. */
   readonly partition: number
+  /** The offset of each record. */
   readonly offsets: Float64Array
+  /** The time of each record, in milliseconds since 1970. */
   readonly timestamps: Float64Array
+  /** How many records it has. */
   get length(): number
   /** One record; negative numbers count from the end. */
   at(number: number): ConsumerRecord | undefined
   /** All values: the fastest way to read everything. */
   values(): Array<Buffer | null>
+  /** The records; each shares the batch's bytes. */
   records(): ConsumerRecord[]
   [Symbol.iterator](): Iterator<ConsumerRecord>
 }
@@ -373,9 +474,13 @@ export class ThalwegError extends Error {
   readonly retriable: boolean
   /** Where it is about a place in a log: which, and that log's first offset and end (exclusive), as far as they are known. */
   readonly topic?: string
+  /** The partition that it is about. */
   readonly partition?: number | null
+  /** The offset that it is about. */
   readonly offset?: number | null
+  /** First offset that the log keeps. */
   readonly logStart?: number | null
+  /** End of the log (exclusive). */
   readonly logEnd?: number | null
   /** Key of the record that was not delivered; of several, of the first one. */
   readonly key?: Buffer
@@ -386,16 +491,27 @@ export class ThalwegError extends Error {
   /** How it failed. */
   readonly reason?: string
 }
+/** Nothing came back in time: try again or wait longer. A record may or may not be stored. */
 export class TimedOutError extends ThalwegError {}
+/** No broker could be reached: check address and network. */
 export class DisconnectedError extends ThalwegError {}
+/** The topic, partition, group or plugin does not exist: create it or mend the name. */
 export class NotFoundError extends ThalwegError {}
+/** Not allowed: certificate or permission. */
 export class DeniedError extends ThalwegError {}
+/** The request itself is wrong: fix it. */
 export class InvalidError extends ThalwegError {}
+/** Another owns this now: let a consumer go on, make a new producer. */
 export class RebalancedError extends ThalwegError {}
+/** A plugin failed on a record: fix the plugin or the record. */
 export class PluginFailedError extends ThalwegError {}
+/** The broker's disk or a published bound is full: free space or slow down. */
 export class StorageFullError extends ThalwegError {}
+/** Stored data is damaged and there is no other copy: the broker's operator puts it right. */
 export class DamagedError extends ThalwegError {}
+/** A broken invariant: report it. */
 export class InternalError extends ThalwegError {}
+/** This version cannot do it: upgrade. */
 export class UnsupportedError extends ThalwegError {}
 /** The log does not hold the position: seek to where it does. */
 export class OffsetOutOfRangeError extends ThalwegError {}
