@@ -3,11 +3,13 @@
 import ast
 import inspect
 import pathlib
+import re
 from collections.abc import Iterator
 
 import pytest
 import thalweg
 import thalweg.sync
+from conftest import ROOT
 
 PACKAGE = pathlib.Path(thalweg.__file__).parent
 SYNC = ["Client", "Consumer", "Producer", "connect"]
@@ -77,3 +79,44 @@ def test_the_two_halves_have_the_same_members(name: str) -> None:
 
     # Attributes of the one are properties of the other.
     assert members(getattr(thalweg, name)) <= members(getattr(thalweg.sync, name))
+
+
+def ours(section: str) -> Iterator[str]:
+    """The code in the middle column of a client's table."""
+    text = (ROOT / "docs/migrating.md").read_text(encoding="utf-8")
+    [part] = [part for part in text.split("\n## ")[1:] if part.startswith(section)]
+    rows = [line.split(" | ") for line in part.splitlines() if line.startswith("| `")]
+    assert len(rows) > 30
+    for row in rows:
+        assert len(row) == 3, row
+        yield from re.findall(r"`([^`]+)`", row[1])
+
+
+def words(code: str) -> set[str]:
+    """Names that code calls, names, or sets; not what stands in quotes."""
+    plain = re.sub(r"""(["']).*?\1""", "", code)
+    return set(re.findall(r"(\w+)\s*\(", plain)) | set(re.findall(r"(\w+)=", plain)) | set(re.findall(r"\.(\w+)", plain))
+
+
+@pytest.mark.parametrize("section", ["confluent-kafka", "aiokafka"])
+def test_every_name_of_ours_in_the_migration_table_exists(section: str) -> None:
+    known = set(thalweg.__all__) | set(SYNC)
+    for name in thalweg.__all__:
+        public = getattr(thalweg, name)
+        if inspect.isclass(public):
+            known |= {member for member in dir(public) if not member.startswith("_")}
+            members = [getattr(public, "__init__", None), *(getattr(public, member) for member in dir(public))]
+            for function in filter(inspect.isfunction, members):
+                known |= set(inspect.signature(function).parameters)
+    for code in ours(section):
+        assert words(code) <= known, code
+
+
+def test_every_name_of_ours_in_the_migration_table_of_kafkajs_exists() -> None:
+    declared = (ROOT / "sdk-node/lib/index.d.ts").read_text(encoding="utf-8")
+    known = set(re.findall(r"\w+", re.sub(r"/\*.*?\*/", "", declared, flags=re.DOTALL)))
+    for code in ours("KafkaJS"):
+        plain = re.sub(r"'.*?'", "", code)
+        options = {name for braces in re.findall(r"\{([^}]*)\}", plain) for name in re.findall(r"\w+", braces)}
+        wanted = (words(code) | options) - {"for", "await"}
+        assert {word for word in wanted if not word.isdigit()} <= known, code
