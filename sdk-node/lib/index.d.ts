@@ -182,7 +182,7 @@ export interface ConsumerOptions {
  */
 export class Client {
   private constructor()
-  /** Makes a topic. InvalidError: there is one of that name already; NotFoundError: there is no such partitioner; DeniedError: this client may not change the cluster. */
+  /** Makes a topic. AlreadyExistsError: there is one of that name; NotFoundError: there is no such partitioner; DeniedError: this client may not change the cluster. */
   createTopic(name: string, options?: TopicOptions): Promise<Topic>
   /** Removes a topic and its records, for ever. NotFoundError, DeniedError. */
   deleteTopic(name: string): Promise<void>

@@ -215,7 +215,7 @@ class Client:
         `timestamp_ahead_max_ms` ahead of the broker's clock is refused with its batch; an hour by default, -1 for any time.
         `replication_factor` copies of each partition stand on different brokers; three, or as many as there are brokers.
 
-        Raises InvalidError where there is one of that name already, NotFoundError where there is no such plugin, DeniedError where this client may not
+        Raises AlreadyExistsError where there is one of that name, NotFoundError where there is no such plugin, DeniedError where this client may not
         change the cluster.
         """
         # How many a topic may have, the cluster says.
