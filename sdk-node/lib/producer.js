@@ -1,5 +1,7 @@
 // The producer: records are packed into one buffer and an index, which cross the border together, once a turn of the event loop.
 
+import { writeSync } from 'node:fs'
+
 import { checkNames, checkNumbers, dataOf, headersOf, partitionOf, timestampOf, valueOf } from './data.js'
 import { ClosedError, TimedOutError, call, errorOf } from './errors.js'
 
@@ -63,6 +65,37 @@ class Pack {
   }
 }
 
+// Records without an outcome are waited for when the process ends, for so long.
+const LEAVING_MS = 2000
+// Producers that were not closed: topic, native half, and the producer while somebody holds it.
+const open = new Set()
+const collected = new FinalizationRegistry((entry) => {
+  if (entry.native.pending() === 0) open.delete(entry)
+})
+let handOver
+
+/** The process ends: nothing asynchronous runs any more, and the connection's thread does. */
+function leave() {
+  for (const { producer } of open) {
+    const held = producer.deref()
+    if (held) handOver(held)
+  }
+  const isPending = ({ native }) => native.pending() > 0
+  const deadline = Date.now() + LEAVING_MS
+  const clock = new Int32Array(new SharedArrayBuffer(4))
+  while ([...open].some(isPending) && Date.now() < deadline) Atomics.wait(clock, 0, 0, 5)
+  for (const { topic, native } of [...open].filter(isPending)) {
+    const count = native.pending()
+    const records = count === 1 ? '1 record' : `${count} records`
+    const text = `thalweg: the process ends, and ${records} of topic ${JSON.stringify(topic)} have no outcome yet; they may be lost. Close the producer, or flush it, before.\n`
+    try {
+      writeSync(2, text)
+    } catch {
+      // Nobody reads it.
+    }
+  }
+}
+
 export class Producer {
   #native
   #isClosed = false
@@ -73,9 +106,19 @@ export class Producer {
   // What a flush has found that nobody waited for any more.
   #untold
 
+  #entry
+
+  static {
+    handOver = (producer) => producer.#handOver()
+  }
+
   constructor(topic, native) {
     this.topic = topic
     this.#native = native
+    if (open.size === 0) process.on('exit', leave)
+    this.#entry = { topic, native, producer: new WeakRef(this) }
+    open.add(this.#entry)
+    collected.register(this, this.#entry)
   }
 
   /** Finds the topic now, so that a missing one shows before the first send. */
@@ -177,6 +220,8 @@ export class Producer {
     this.#isClosed = true
     this.#native.refuse()
     await this.#end(this.#native.close())
+    open.delete(this.#entry)
+    if (open.size === 0) process.off('exit', leave)
   }
 
   async [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {

@@ -1,6 +1,7 @@
 // A consumer that is closed, aborted, left or paused beside its loop or in it: nothing is lost, and what is in hand may be finished.
 
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
@@ -221,4 +222,41 @@ test('a commit counts at the call, and is not taken back', async (t) => {
   const [first] = [...(await client.offsets('t', 'earliest')).values()]
   assert.ok((await committed('a')) >= first + 349)
   await client.close()
+})
+
+test('records that nobody flushed are waited for at the end of the process', async (t) => {
+  const broker = await startBroker(t)
+  const program = `
+    import { connect } from ${JSON.stringify(new URL('../lib/index.js', import.meta.url).href)}
+    const [address, ca, pid, how] = process.argv.slice(1)
+    const client = await connect(address, { ca })
+    const producer = client.producer('t')
+    await producer.send('first')
+    if (pid !== '0') process.kill(Number(pid), 'SIGSTOP')
+    for (let i = 0; i < 1000; i++) producer.enqueue(String(i))
+    if (how === 'exit') process.exit(0)`
+  const end = (pid, how) => {
+    const started = Date.now()
+    const done = spawnSync(process.execPath, ['--input-type=module', '-e', program, broker.address, broker.ca, String(pid), how], { encoding: 'utf8' })
+    assert.equal(done.status, 0, done.stderr)
+    return [done.stderr, Date.now() - started]
+  }
+  const stored = async () => {
+    const client = await connect(broker.address, { ca: broker.ca })
+    let count = 0
+    for await (const _ of client.consumer('t', { start: 'earliest', untilEnd: true })) count += 1
+    await client.close()
+    return count
+  }
+  assert.equal(end(0, 'exit')[0], '')
+  assert.equal(await stored(), 1001)
+  assert.equal(end(0, 'empty')[0], '')
+  assert.equal(await stored(), 2002)
+  try {
+    const [said, took] = end(broker.pid, 'exit')
+    assert.match(said, /1000 records of topic "t" have no outcome yet; they may be lost/)
+    assert.ok(took < 15_000)
+  } finally {
+    process.kill(broker.pid, 'SIGCONT')
+  }
 })

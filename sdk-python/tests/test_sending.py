@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -313,3 +317,53 @@ def test_the_sync_half_enqueues_in_order(broker: Broker) -> None:
         while len(told) < 500 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert len(told) == 500
+
+
+@pytest.mark.parametrize("half", ["asyncio", "sync"])
+def test_records_that_nobody_flushed_are_waited_for_at_the_end_of_the_process(broker: Broker, half: str) -> None:
+    enqueue = {
+        "asyncio": """
+async def main():
+    client = await thalweg.connect(sys.argv[1], ca=sys.argv[2])
+    producer = client.producer("t")
+    await producer.send("first")
+    stop()
+    for i in range(1000):
+        producer.enqueue(str(i))
+    kept.append(producer)
+asyncio.run(main())
+""",
+        "sync": """
+client = thalweg.sync.connect(sys.argv[1], ca=sys.argv[2])
+producer = client.producer("t")
+producer.send("first")
+stop()
+for i in range(1000):
+    producer.enqueue(str(i))
+del producer
+""",
+    }[half]
+    code = "import asyncio, os, signal, sys, thalweg, thalweg.sync\nkept = []\n"
+    code += "def stop():\n    if len(sys.argv) > 3: os.kill(int(sys.argv[3]), signal.SIGSTOP)\n" + enqueue
+
+    def ends(*more: str) -> tuple[str, float]:
+        started = time.monotonic()
+        command = [sys.executable, "-W", "default", "-c", code, broker.address, str(broker.ca), *more]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stderr, time.monotonic() - started
+
+    said, _ = ends()
+    assert "ResourceWarning" in said and "of topic 't' have no outcome yet" in said and "may be lost" not in said, said
+
+    async def stored() -> int:
+        async with thalweg.connect(broker.address, ca=broker.ca) as client:
+            return len(await read(client, "t"))
+
+    assert asyncio.run(stored()) == 1001
+    try:
+        said, took = ends(str(broker.pid))
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
+    assert "1000 records of topic 't' have no outcome yet" in said and "may be lost" in said, said
+    assert took < 15

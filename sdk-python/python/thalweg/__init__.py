@@ -12,6 +12,7 @@
 
 import atexit as _atexit
 
+from . import _leaving
 from . import _native as _native_module
 from ._client import Client, Group, GroupInfo, GroupMember, GroupOffset, Plugin, Topic, connect
 from ._consumer import Consumer, Counts, Rebalance, TopicPartition
@@ -36,7 +37,9 @@ from ._errors import (
 from ._native import Batch, Record, __version__
 from ._producer import Delivery, Message, Producer
 
+# In this order backwards: first what was sent is waited for.
 _atexit.register(_native_module.drain)
+_atexit.register(_leaving.wait)
 
 __all__ = [
     "AlreadyExistsError",

@@ -12,7 +12,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
-from . import _checks, _native
+from . import _checks, _leaving, _native
 from ._errors import ClosedError, InvalidError, ThalwegError, TimedOutError
 
 Data = bytes | bytearray | memoryview | str
@@ -192,6 +192,21 @@ class Producer:
         self._untold: list[ThalwegError] = []
         self._closed = False
         self._settling: set[asyncio.Task[None]] = set()
+        _leaving.watch(self)
+
+    def __del__(self) -> None:
+        # Not where the constructor has failed.
+        native = getattr(self, "_native", None)
+        if native is not None and self._leave().pending() > 0:
+            _leaving.collected(self.topic, native)
+
+    def _leave(self) -> _native.Producer:
+        """What was called for and not handed over yet goes, though no loop runs any more."""
+        with self._lock:
+            items, self._together, self._waiters = self._together, [], None
+            if items:
+                self._native.submit(items, False)
+        return self._native
 
     def send(
         self,
