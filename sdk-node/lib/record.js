@@ -48,12 +48,12 @@ export class ConsumerRecord {
   }
 
   get key() {
-    return this.#batch.field(this.#at * 4)
+    return copied(this.#batch.field(this.#at * 4))
   }
 
   /** null is a tombstone. */
   get value() {
-    return this.#batch.field(this.#at * 4 + 2)
+    return copied(this.#batch.field(this.#at * 4 + 2))
   }
 
   get headers() {
@@ -61,7 +61,7 @@ export class ConsumerRecord {
   }
 
   text() {
-    return this.value?.toString('utf8') ?? null
+    return this.#batch.field(this.#at * 4 + 2)?.toString('utf8') ?? null
   }
 
   json() {
@@ -80,6 +80,11 @@ export class ConsumerRecord {
     const { topic, partition, offset, timestampMs, key, value, headers } = this
     return `ConsumerRecord ${inspect({ topic, partition, offset, timestampMs, key, value, headers }, { ...options, depth: options.depth })}`
   }
+}
+
+/** Whoever keeps it keeps these bytes, and not the whole batch. */
+function copied(bytes) {
+  return bytes === null ? null : Buffer.from(bytes)
 }
 
 function shown(bytes) {

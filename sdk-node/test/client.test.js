@@ -162,3 +162,9 @@ test('records print, compare and become JSON', async (t) => {
   assert.equal(ConsumerRecord.of({ value: null }).text(), null)
   await client.close()
 })
+
+test('a value that is kept does not keep its batch', () => {
+  const record = ConsumerRecord.of({ value: 'x'.repeat(100), key: 'k'.repeat(100_000) })
+  assert.ok(record.value.buffer.byteLength < 100_000)
+  assert.equal(record.value.toString(), 'x'.repeat(100))
+})

@@ -4,12 +4,13 @@ import ast
 import inspect
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import thalweg
 import thalweg.sync
 from conftest import ROOT
+from thalweg import _options
 
 PACKAGE = pathlib.Path(thalweg.__file__).parent
 SYNC = ["Client", "Consumer", "Producer", "connect"]
@@ -120,3 +121,18 @@ def test_every_name_of_ours_in_the_migration_table_of_kafkajs_exists() -> None:
         options = {name for braces in re.findall(r"\{([^}]*)\}", plain) for name in re.findall(r"\w+", braces)}
         wanted = (words(code) | options) - {"for", "await"}
         assert {word for word in wanted if not word.isdigit()} <= known, code
+
+
+@pytest.mark.parametrize(
+    ("options", "call"),
+    [
+        (_options.TopicOptions, thalweg.Client.create_topic),
+        (_options.ProducerOptions, thalweg.Client.producer),
+        (_options.ConsumerOptions, thalweg.Client.consumer),
+        (_options.ResetOptions, thalweg.Client.reset_group),
+    ],
+)
+def test_the_sync_half_has_the_options_of_the_other(options: type, call: Callable[..., object]) -> None:
+    parameters = inspect.signature(call).parameters.values()
+    wanted = {p.name: p.annotation for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert {name: t.__forward_arg__ for name, t in options.__annotations__.items()} == wanted

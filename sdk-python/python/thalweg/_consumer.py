@@ -11,13 +11,20 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, TypedDict
 
 from . import _checks, _native
 from ._checks import parse_start, split_place
 from ._errors import ClosedError, InvalidError, ThalwegError
 
-Start = Literal["earliest", "latest"] | int | Mapping[Literal["timestamp"], int | datetime]
+
+class At(TypedDict):
+    """A position by time: the first record that is not earlier, in milliseconds since the epoch or as a `datetime`."""
+
+    timestamp: int | datetime
+
+
+Start = Literal["earliest", "latest"] | int | At
 Starts = Mapping[int, Start] | Mapping[tuple[str, int], Start]
 
 

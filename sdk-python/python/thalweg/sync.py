@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, 
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
-from . import _checks, _client, _consumer, _native, _producer
+from . import _checks, _client, _consumer, _native, _options, _producer
 from ._errors import InvalidError, ThalwegError
 from ._native import Batch, Record
 
@@ -120,7 +120,7 @@ class Client(_Closing):
     def __enter__(self) -> Client:
         return self
 
-    def create_topic(self, name: str, **options: Any) -> _client.Topic:
+    def create_topic(self, name: str, **options: Unpack[_options.TopicOptions]) -> _client.Topic:
         """Makes a topic; options and errors as `thalweg.Client.create_topic`."""
         return _run(self._inner.create_topic(name, **options))
 
@@ -144,11 +144,11 @@ class Client(_Closing):
         """All plugins in all versions."""
         return _run(self._inner.plugins())
 
-    def producer(self, topic: str, **options: Any) -> Producer:
+    def producer(self, topic: str, **options: Unpack[_options.ProducerOptions]) -> Producer:
         """A producer to a topic; options as `thalweg.Client.producer`. It looks for the topic at its first record, or by `with`."""
         return Producer(self._inner.producer(topic, **options))
 
-    def consumer(self, topics: str | Sequence[str], **options: Any) -> Consumer:
+    def consumer(self, topics: str | Sequence[str], **options: Unpack[_options.ConsumerOptions]) -> Consumer:
         """A consumer of a topic, or of several; options as `thalweg.Client.consumer`. `on_rebalance` is called by the thread that reads, and cannot be async."""
         if inspect.iscoroutinefunction(options.get("on_rebalance")):
             raise TypeError("on_rebalance is async; here it is called by the thread that reads, and nobody would await it")
@@ -170,7 +170,9 @@ class Client(_Closing):
         """Forgets a group without members, and how far it has come. Raises NotFoundError, InvalidError where it has members."""
         _run(self._inner.delete_group(group))
 
-    def reset_group(self, group: str, topic: str, to: _consumer.Start, **options: Any) -> dict[int, int]:
+    def reset_group(
+        self, group: str, topic: str, to: _consumer.Start, **options: Unpack[_options.ResetOptions]
+    ) -> dict[int, int]:
         """Moves a group without members; options and errors as `thalweg.Client.reset_group`."""
         return _run(self._inner.reset_group(group, topic, to, **options))
 
