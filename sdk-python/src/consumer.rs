@@ -2,6 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pyo3::exceptions::{PyIndexError, PyStopAsyncIteration};
 use pyo3::prelude::*;
@@ -18,11 +19,12 @@ const REPR_BYTES: usize = 64;
 #[pyclass(frozen)]
 pub(crate) struct Consumer {
     inner: thalweg::Consumer,
+    handed: AtomicU64,
 }
 
 impl Consumer {
     pub(crate) fn new(inner: thalweg::Consumer) -> Self {
-        Consumer { inner }
+        Consumer { inner, handed: AtomicU64::new(0) }
     }
 
     /// What was handed out; None where there is nothing at the moment; the changes that are to be told first.
@@ -33,7 +35,10 @@ impl Consumer {
         wrap: impl FnOnce(T) -> PyResult<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         match taken {
-            Taken::Some(item) => wrap(item),
+            Taken::Some(item) => {
+                self.handed.fetch_add(1, Ordering::Relaxed);
+                wrap(item)
+            }
             Taken::Nothing => Ok(py.None().into_bound(py)),
             Taken::Untold => Ok(PyList::new(py, self.untold())?.into_any()),
             Taken::Failed(error) => Err(raise(error)),
@@ -62,6 +67,17 @@ impl Consumer {
     fn take_batch<'py>(&self, py: Python<'py>, max_records: usize) -> PyResult<Bound<'py, PyAny>> {
         let wrap = |batch| Ok(Bound::new(py, Batch { inner: Arc::new(batch) })?.into_any());
         self.answer(py, self.inner.take_batch(max_records), wrap)
+    }
+
+    /// How many takes have handed something out.
+    fn handed(&self) -> u64 {
+        self.handed.load(Ordering::Relaxed)
+    }
+
+    /// What was handed out last has not reached the user: it comes next.
+    fn give_back(&self) {
+        self.inner.give_back(0);
+        self.handed.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Waits until a take has something to say.

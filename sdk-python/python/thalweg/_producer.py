@@ -22,7 +22,7 @@ Timestamp = int | datetime
 T = TypeVar("T")
 
 # Records of one turn of the event loop go to the core together, or so many.
-_TOGETHER = 512
+_TOGETHER = 1024
 
 
 class Delivery(NamedTuple):
@@ -50,8 +50,14 @@ class Message:
     """Where it goes, whatever its key. InvalidError where the topic has a partitioner, which alone decides then."""
 
 
+# Without the frame that NamedTuple's own constructor is.
+_tuple = tuple.__new__
+
+
 class Sending(asyncio.Future[T], Coroutine[Any, Any, T]):
     """What comes of a call that has taken its place already: await it, gather it, or make a task of it. Nobody has to wait for it."""
+
+    __slots__ = ("_driven",)
 
     def send(self, value: Any) -> Any:
         return self._steps().send(value)
@@ -74,12 +80,18 @@ def _steps(future: asyncio.Future[T]) -> Generator[Any, None, T]:
     return (yield from future.__await__())
 
 
+_NOTHING: Any = iter(())
+
+
 class _Done:
     """A call that needs not wait."""
 
+    __slots__ = ()
+
     def __await__(self) -> Generator[Any, None, None]:
-        return
-        yield
+        # There is never anything in it: all share it.
+        nothing: Generator[Any, None, None] = _NOTHING
+        return nothing
 
 
 _DONE = _Done()
@@ -161,6 +173,8 @@ def _items(messages: Any) -> list[_native.Item]:
     ]
 
 
+_running_loop = asyncio.get_running_loop
+
 OnDelivery = Callable[["Delivery | ThalwegError"], object]
 
 
@@ -222,13 +236,19 @@ class Producer:
         Raises TypeError for what is no data, InvalidError above a limit, PluginFailedError where the topic's partitioner fails on it,
         TimedOutError without an outcome within `delivery_timeout`.
         """
-        item = _item(value, key, headers, timestamp_ms, partition)
-        loop = asyncio.get_running_loop()
+        if type(value) is bytes and key is None and headers is None and timestamp_ms is None and partition is None:
+            item: _native.Item = (value, None, None, None, None)
+        else:
+            item = _item(value, key, headers, timestamp_ms, partition)
+        loop = _running_loop()
         future: Sending[Delivery] = Sending(loop=loop)
         with self._lock:
-            self._begin(loop, True).append(future)
+            waiters = self._waiters
+            if waiters is None or loop is not self._loop or self._closed:
+                waiters = self._begin(loop, True)
+            waiters.append(future)
             self._together.append(item)
-            if len(self._together) >= _TOGETHER:
+            if len(waiters) >= _TOGETHER:
                 self._hand_over()
         return future
 
@@ -266,8 +286,11 @@ class Producer:
         `on_delivery` is called by the event loop with the delivery, or with the error; without it, an error is raised by the next `flush()` or `close()`.
         Raises TypeError for what is no data.
         """
-        item = _item(value, key, headers, timestamp_ms, partition)
-        waits = self._enqueue(asyncio.get_running_loop(), item, on_delivery)
+        if type(value) is bytes and key is None and headers is None and timestamp_ms is None and partition is None:
+            item: _native.Item = (value, None, None, None, None)
+        else:
+            item = _item(value, key, headers, timestamp_ms, partition)
+        waits = self._enqueue(_running_loop(), item, on_delivery)
         return waits.buffered() if waits else _DONE
 
     def _enqueue(
@@ -275,13 +298,15 @@ class Producer:
     ) -> _native.Receipt | None:
         """Takes a record, on any thread, as one that was enqueued in that loop; answers with what to wait for while the buffer is full."""
         with self._lock:
-            waiters = self._begin(loop, on_delivery is not None)
             if on_delivery is not None:
                 told: Sending[Delivery] = Sending(loop=loop)
                 told.add_done_callback(functools.partial(_tell_delivery, on_delivery))
-                waiters.append(told)
-            self._together.append(item)
-            return self._room() if len(self._together) >= _TOGETHER else None
+                self._begin(loop, True).append(told)
+            elif not self._together or loop is not self._loop or self._waiters is not None or self._closed:
+                self._begin(loop, False)
+            together = self._together
+            together.append(item)
+            return self._room() if len(together) >= _TOGETHER else None
 
     def enqueue_batch(self, messages: Iterable[Message | Value]) -> Awaitable[None]:
         """Buffers records together; awaited, it waits while the buffer is full. The fast way in.
@@ -396,8 +421,10 @@ class Producer:
             delivered, failed = await receipt.settled()
             left -= len(delivered) + len(failed)
             for at, partition, offset in delivered:
-                if not waiters[at].done():
-                    waiters[at].set_result(Delivery(partition, offset))
+                try:
+                    waiters[at].set_result(_tuple(Delivery, (partition, offset)))
+                except asyncio.InvalidStateError:
+                    pass  # It was cancelled.
             for at, error in failed:
                 if waiters[at].done():
                     self._tell_later(error)

@@ -259,6 +259,8 @@ class Consumer(_Closing):
         self._teller: int | None = None
         # Who has asked for records last.
         self._reader: threading.Thread | None = None
+        # How many takes have reached the user.
+        self._got = 0
 
     def __enter__(self) -> Consumer:
         _run(self._inner.__aenter__())
@@ -322,20 +324,30 @@ class Consumer(_Closing):
                 async with asyncio.timeout(left):
                     await native.ready()
 
-        while True:
-            try:
-                taken = take(native)
-            except StopAsyncIteration:
-                inner._ended = True
-                return None
-            if taken is None:
-                if deadline is not None and time.monotonic() >= deadline:
+        try:
+            while True:
+                try:
+                    taken = take(native)
+                except StopAsyncIteration:
+                    inner._ended = True
                     return None
-                _run(ready())
-            elif isinstance(taken, list):
-                self._tell(native)
-            else:
-                return taken
+                if taken is None:
+                    if deadline is not None and time.monotonic() >= deadline:
+                        return None
+                    _run(ready())
+                elif isinstance(taken, list):
+                    self._tell(native)
+                else:
+                    self._got += 1
+                    return taken
+        except BaseException:
+            self._give_back(native)
+            raise
+
+    def _give_back(self, native: _native.Consumer) -> None:
+        """After Ctrl-C and the like: what was taken and has not reached the user comes next."""
+        if native.handed() > self._got:
+            native.give_back()
 
     def next(self, timeout: float | None = None) -> Record | None:
         """The next record; the one before it is done. None: nothing came within `timeout` seconds, or nothing more comes (`ended` tells). Errors as `thalweg.Consumer.next`."""
@@ -427,18 +439,24 @@ class _Reading(Iterator[R]):
 
     def __next__(self) -> R:
         inner = self._consumer._inner
-        if self._now is not None:
+        native = inner._native
+        if self._now is not None and native is not None:
             try:
                 taken = self._now()
+                # Between this and the user nothing is called: a signal is not heeded there.
+                if taken.__class__ in _consumer._HANDED_OUT:
+                    self._consumer._got += 1
+                    return taken
             except StopAsyncIteration:
                 raise StopIteration from None
-            if taken.__class__ in _consumer._HANDED_OUT:
-                return taken
-        elif inner._closed and inner._native is None:
+            except BaseException:
+                self._consumer._give_back(native)
+                raise
+        elif inner._closed and native is None:
             raise StopIteration
+        elif native is not None:
+            self._now = _consumer.taker(native, self._take)
         waited = self._consumer._wait(self._take)
         if waited is None:
             raise StopIteration
-        if self._now is None and inner._native is not None:
-            self._now = _consumer.taker(inner._native, self._take)
         return waited

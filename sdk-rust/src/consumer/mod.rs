@@ -371,9 +371,11 @@ impl Consumer {
     /// Of the run that was taken last, the user has got the first `handed` records only, and has asked for the last of these: those before it are done.
     #[doc(hidden)]
     pub fn give_back(&self, handed: usize) {
-        if let Some(hand) = &mut self.inner.lock().current {
+        let mut state = self.inner.lock();
+        if let Some(hand) = &mut state.current {
             hand.give_back(handed);
         }
+        state.in_hand &= handed > 0;
     }
 
     /// Waits until a `take` call has something to say.
