@@ -7,39 +7,88 @@ import { ClosedError, TimedOutError, call, errorOf } from './errors.js'
 
 const NONE = 0xffffffff
 // So many records go to the core at once, or so many bytes, without waiting for the end of the turn.
-const TOGETHER = 512
+const TOGETHER = 1024
 const TOGETHER_BYTES = 256 << 10
 
 const RECORD_OPTIONS = ['key', 'headers', 'timestampMs', 'partition']
 const MESSAGE_FIELDS = ['value', ...RECORD_OPTIONS]
 const ENQUEUE_OPTIONS = [...RECORD_OPTIONS, 'onDelivery']
 
-/** Records on their way to the core: their bytes one after the other, and the lengths. */
-class Pack {
-  #data = Buffer.allocUnsafe(4 << 10)
-  #at = 0
-  #index = []
-  #headers = []
-  #timestamps = []
+const NO_PAIRS = Object.freeze([])
+// Numbers per record in the index: key length, value length, header count, partition.
+const STRIDE = 4
+// What a pack keeps for the next records.
+const KEPT_BYTES = 2 * TOGETHER_BYTES
 
-  get length() {
-    return this.#timestamps.length
+const DONE = Promise.resolve()
+
+// A promise and what settles it, without a closure for each.
+let [resolveMade, rejectMade] = [undefined, undefined]
+const keep = (resolve, reject) => {
+  resolveMade = resolve
+  rejectMade = reject
+}
+
+/** A record's parts as they are packed; throws for what is none. It calls the user's code (`toJSON`, getters), which may send in turn. */
+function partsOf(value, { key, headers, timestampMs, partition }) {
+  return {
+    value: valueOf(value),
+    key: key === undefined || key === null ? null : dataOf(key, 'key'),
+    pairs: headers === undefined ? NO_PAIRS : headersOf(headers),
+    timestampMs: timestampOf(timestampMs),
+    partition: partition === undefined || partition === null ? NONE : partitionOf(partition),
   }
+}
+
+/** Who waits for records, by their places. */
+class Waiters {
+  resolves = []
+  rejects = []
+
+  add(resolve, reject) {
+    this.resolves.push(resolve)
+    this.rejects.push(reject)
+  }
+}
+
+/** Records on their way to the core: their bytes one after the other, and the lengths. The core copies them, so that one pack serves for all. */
+class Pack {
+  #data = Buffer.allocUnsafeSlow(4 << 10)
+  #at = 0
+  #index = new Uint32Array(64 * STRIDE)
+  #timestamps = new Float64Array(64)
+  #headers = []
+  length = 0
 
   get bytes() {
     return this.#at
   }
 
-  /** Takes a record, or throws and takes nothing. */
-  add(value, { key, headers, timestampMs, partition }) {
-    const of = valueOf(value)
-    const by = key === undefined || key === null ? null : dataOf(key, 'key')
-    const pairs = headers === undefined ? [] : headersOf(headers)
-    const at = timestampOf(timestampMs)
-    const to = partition === undefined || partition === null ? NONE : partitionOf(partition)
-    this.#index.push(this.#put(by), this.#put(of), pairs.length, to)
-    for (const [name, data] of pairs) this.#headers.push(this.#put(name), this.#put(data))
-    this.#timestamps.push(at)
+  /** Takes a record: what `partsOf` gives. */
+  add({ value, key, pairs, timestampMs, partition }) {
+    this.addParts(value, key, pairs, timestampMs, partition)
+  }
+
+  addParts(value, key, pairs, timestampMs, partition) {
+    const n = this.length
+    if (n === this.#timestamps.length) this.#grow()
+    const index = this.#index
+    const i = n * STRIDE
+    index[i] = this.#put(key)
+    index[i + 1] = this.#put(value)
+    index[i + 2] = pairs.length
+    index[i + 3] = partition
+    if (pairs.length > 0) for (const [name, data] of pairs) this.#headers.push(this.#put(name), this.#put(data))
+    this.#timestamps[n] = timestampMs
+    this.length = n + 1
+  }
+
+  #grow() {
+    const [index, timestamps] = [this.#index, this.#timestamps]
+    this.#index = new Uint32Array(2 * index.length)
+    this.#index.set(index)
+    this.#timestamps = new Float64Array(2 * timestamps.length)
+    this.#timestamps.set(timestamps)
   }
 
   #put(part) {
@@ -48,7 +97,7 @@ class Pack {
     // A unit of UTF-16 takes up to three bytes of UTF-8.
     const most = isText ? part.length * 3 : part.length
     if (this.#at + most > this.#data.length) {
-      const larger = Buffer.allocUnsafe(Math.max(2 * this.#data.length, this.#at + most))
+      const larger = Buffer.allocUnsafeSlow(Math.max(2 * this.#data.length, this.#at + most))
       this.#data.copy(larger, 0, 0, this.#at)
       this.#data = larger
     }
@@ -58,10 +107,20 @@ class Pack {
     return length
   }
 
+  /** Gives all of them away, and is empty. */
   submit(native, isWaitedFor) {
-    const data = this.#data.subarray(0, this.#at)
-    const [index, headers] = [Uint32Array.from(this.#index), Uint32Array.from(this.#headers)]
-    return native.submit(data, index, headers, Float64Array.from(this.#timestamps), isWaitedFor)
+    const [data, count] = [this.#data.subarray(0, this.#at), this.length]
+    const [index, timestamps] = [this.#index.subarray(0, count * STRIDE), this.#timestamps.subarray(0, count)]
+    const headers = new Uint32Array(this.#headers)
+    this.clear()
+    return native.submit(data, index, headers, timestamps, isWaitedFor)
+  }
+
+  clear() {
+    this.#at = this.length = 0
+    if (this.#headers.length > 0) this.#headers = []
+    if (this.#data.length > KEPT_BYTES) this.#data = Buffer.allocUnsafeSlow(4 << 10)
+    if (this.#timestamps.length > 2 * TOGETHER) [this.#index, this.#timestamps] = [new Uint32Array(64 * STRIDE), new Float64Array(64)]
   }
 }
 
@@ -100,7 +159,7 @@ export class Producer {
   #native
   #isClosed = false
   // What has been called for in this turn, and who waits for which of it; null: it is enqueued only.
-  #pack = null
+  #pack = new Pack()
   #waiters = null
   #settling = new Set()
   // What a flush has found that nobody waited for any more.
@@ -129,63 +188,70 @@ export class Producer {
   }
 
   /** Sends a record; it has its place in line when this returns. Resolves when it is delivered. */
-  send(value, options = {}) {
-    return new Promise((resolve, reject) => {
+  send(value, options) {
+    const promise = new Promise(keep)
+    const [resolve, reject] = [resolveMade, rejectMade]
+    try {
       this.#check()
-      checkNames('options of send', options, RECORD_OPTIONS)
-      const pack = this.#begin(true)
-      const at = pack.length
-      pack.add(value, options)
-      this.#waiters[at] = (outcome) => (outcome instanceof Error ? reject(outcome) : resolve(outcome))
+      if (options !== undefined) checkNames('options of send', options, RECORD_OPTIONS)
+      this.#take(value, options, resolve, reject)
       this.#handOverIfMany()
-    })
+    } catch (error) {
+      reject(error)
+    }
+    return promise
   }
 
   /** Sends records; resolves with each one's outcome in order: the delivery, or the error of that record. */
   sendBatch(messages) {
     return new Promise((resolve) => {
       this.#check()
-      const added = this.#add(messages, true)
-      const outcomes = new Array(added.count)
-      let left = added.count
+      const pack = this.#packed(messages)
+      const outcomes = new Array(pack.length)
+      let left = pack.length
       if (left === 0) return resolve(outcomes)
-      for (let i = 0; i < added.count; i++) {
-        this.#waiters[added.first + i] = (outcome) => {
+      const waiters = new Waiters()
+      for (let i = 0; i < outcomes.length; i++) {
+        const settle = (outcome) => {
           outcomes[i] = outcome
           left -= 1
           if (left === 0) resolve(outcomes)
         }
+        waiters.add(settle, settle)
       }
-      this.#handOver()
+      this.#submit(pack, waiters)
     })
   }
 
   /** Buffers a record; it has its place in line when this returns. Resolves once the buffer has room. */
-  async enqueue(value, options = {}) {
-    this.#check()
-    checkNames('options of enqueue', options, ENQUEUE_OPTIONS)
-    const { onDelivery } = options
-    if (onDelivery !== undefined && typeof onDelivery !== 'function') throw new TypeError('onDelivery is no function')
-    const pack = this.#begin(onDelivery !== undefined)
-    const at = pack.length
-    pack.add(value, options)
-    // In a turn of its own: what it throws is the process's matter, and not the others'.
-    if (onDelivery !== undefined) this.#waiters[at] = (outcome) => setImmediate(onDelivery, outcome)
-    const receipt = this.#handOverIfMany()
-    if (receipt && !receipt.isBuffered) await call(receipt.buffered())
+  enqueue(value, options) {
+    try {
+      this.#check()
+      let onDelivery
+      if (options !== undefined) {
+        checkNames('options of enqueue', options, ENQUEUE_OPTIONS)
+        onDelivery = options.onDelivery
+        if (onDelivery !== undefined && typeof onDelivery !== 'function') throw new TypeError('onDelivery is no function')
+      }
+      // In a turn of its own: what it throws is the process's matter, and not the others'.
+      const tell = onDelivery === undefined ? undefined : (outcome) => setImmediate(onDelivery, outcome)
+      this.#take(value, options, tell, tell)
+      return this.#room(this.#handOverIfMany())
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   /** Buffers records together. */
   async enqueueBatch(messages) {
     this.#check()
-    this.#add(messages, false)
-    const receipt = this.#handOver()
-    if (receipt && !receipt.isBuffered) await call(receipt.buffered())
+    const pack = this.#packed(messages)
+    if (pack.length > 0) await this.#room(this.#submit(pack, null))
   }
 
   /** Records that were sent, by whichever call, and have no outcome yet. */
   get pending() {
-    return (this.#pack?.length ?? 0) + this.#native.pending()
+    return this.#pack.length + this.#native.pending()
   }
 
   /** Resolves when every record that was sent before has its outcome; throws TimedOutError after `timeoutMs`. */
@@ -244,34 +310,35 @@ export class Producer {
     if (this.#isClosed) throw new ClosedError('the producer is closed')
   }
 
-  /** Where the next record of this kind goes, behind those that came before it. */
-  #begin(isWaitedFor) {
-    if (this.#pack && (this.#waiters !== null) !== isWaitedFor) this.#handOver()
-    if (!this.#pack) {
-      this.#pack = new Pack()
-      this.#waiters = isWaitedFor ? [] : null
+  /** Gives a record its place behind those that came before it; `resolve` undefined: nobody waits for it. */
+  #take(value, options, resolve, reject) {
+    const isPlain = options === undefined && (typeof value === 'string' || value instanceof Uint8Array)
+    const parts = isPlain ? undefined : partsOf(value, options ?? {})
+    const pack = this.#pack
+    const isWaitedFor = resolve !== undefined
+    if (pack.length > 0 && (this.#waiters !== null) !== isWaitedFor) this.#handOver()
+    if (pack.length === 0) {
+      this.#waiters = isWaitedFor ? new Waiters() : null
       setImmediate(() => this.#handOver())
     }
-    return this.#pack
+    if (isPlain) pack.addParts(value, null, NO_PAIRS, NaN, NONE)
+    else pack.add(parts)
+    if (isWaitedFor) this.#waiters.add(resolve, reject)
   }
 
-  /** All of them, or none: one that is no record is the caller's mistake. */
-  #add(messages, isWaitedFor) {
+  /** All of them, behind those that came before, or none: one that is no record is the caller's mistake. */
+  #packed(messages) {
     if (typeof messages !== 'object' || typeof messages?.[Symbol.iterator] !== 'function' || ArrayBuffer.isView(messages)) {
       throw new TypeError('messages are expected as an array of { value, key, headers, timestampMs, partition }')
     }
     // Apart, so that what throws in the middle leaves nothing behind.
-    this.#handOver()
     const pack = new Pack()
     for (const message of messages) {
       checkNames('fields of a message', message, MESSAGE_FIELDS)
-      pack.add(message.value, message)
+      pack.add(partsOf(message.value, message))
     }
-    if (pack.length > 0) {
-      this.#pack = pack
-      this.#waiters = isWaitedFor ? [] : null
-    }
-    return { first: 0, count: pack.length }
+    this.#handOver()
+    return pack
   }
 
   #handOverIfMany() {
@@ -280,11 +347,15 @@ export class Producer {
   }
 
   #handOver() {
-    const [pack, waiters] = [this.#pack, this.#waiters]
-    this.#pack = this.#waiters = null
-    if (!pack || pack.length === 0) return undefined
+    if (this.#pack.length === 0) return undefined
+    const waiters = this.#waiters
+    this.#waiters = null
+    return this.#submit(this.#pack, waiters)
+  }
+
+  #submit(pack, waiters) {
     const receipt = pack.submit(this.#native, waiters !== null)
-    if (waiters) {
+    if (waiters !== null) {
       const settling = this.#settle(receipt, waiters)
       this.#settling.add(settling)
       settling.finally(() => this.#settling.delete(settling))
@@ -292,15 +363,20 @@ export class Producer {
     return receipt
   }
 
-  async #settle(receipt, waiters) {
-    let left = waiters.length
+  /** Waits while the buffer has no room for what was handed over. */
+  #room(receipt) {
+    return receipt === undefined || receipt.isBuffered ? DONE : call(receipt.buffered())
+  }
+
+  async #settle(receipt, { resolves, rejects }) {
+    let left = resolves.length
     while (left > 0) {
       const { at, partitions, offsets, failed } = await receipt.settled()
       left -= at.length + failed.length
       for (let i = 0; i < at.length; i++) {
-        waiters[at[i]]({ partition: partitions[i], offset: offsets[i] < 0 ? null : offsets[i] })
+        resolves[at[i]]({ partition: partitions[i], offset: offsets[i] < 0 ? null : offsets[i] })
       }
-      for (const { index, error } of failed) waiters[index](errorOf(error))
+      for (const { index, error } of failed) rejects[index](errorOf(error))
     }
   }
 }
