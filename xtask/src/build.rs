@@ -126,6 +126,13 @@ pub(crate) fn node() -> Result<PathBuf, String> {
     Ok("node".into())
 }
 
+/// Installs packages beside the Python SDK.
+pub(crate) fn pip_install(python: &Path, requirements: &Path) -> Result<(), String> {
+    let mut pip = command(python);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+    run(pip.arg(requirements))
+}
+
 /// Installs a folder's npm packages.
 pub(crate) fn npm_install(folder: &Path) -> Result<(), String> {
     run(command("npm").current_dir(folder).args(["install", "--no-audit", "--no-fund", "--loglevel", "error"]))

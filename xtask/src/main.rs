@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         ["plugins"] => build::plugins().map(drop),
         ["python"] => build::python().map(|p| println!("{}", p.display())),
         ["node"] => build::node().map(drop),
+        ["bench", "clients", ref rest @ ..] => bench_clients(rest),
         ["bench", ref rest @ ..] => bench(rest),
         ["sim", ref rest @ ..] => sim(rest),
         ["mutants", ref rest @ ..] => sim(&[&["--mutants"], rest].concat()),
@@ -33,6 +34,8 @@ fn main() -> ExitCode {
                  cargo xtask mutants [--only NAME] [--seeds N] [--from S]\n\
                  \x20                        shows which seed finds each planted bug\n\
                  cargo xtask bench [ROW]  measures, beside raw quinn\n\
+                 cargo xtask bench clients [--json] [--repeats N] [ROW]\n\
+                 \x20                        what a call costs in Python and Node, beside the clients of Kafka\n\
                  cargo xtask plugins      builds the example plugins\n\
                  cargo xtask python       installs the Python SDK into target/venv\n\
                  cargo xtask node         builds the Node SDK's native library"
@@ -78,6 +81,18 @@ fn bench(arguments: &[&str]) -> Result<(), String> {
     let mut command = build::command(build::target().join("fast/thalweg-bench"));
     command.arg(build::target().join("fast/thalweg")).arg(plugins).args(arguments);
     build::run(&mut command)
+}
+
+fn bench_clients(arguments: &[&str]) -> Result<(), String> {
+    build::workspace()?;
+    let python = build::python()?;
+    let node = build::node()?;
+    let folder = build::root().join("bench/clients");
+    build::pip_install(&python, &folder.join("requirements.txt"))?;
+    build::npm_install(&folder)?;
+    let mut command = build::command(python);
+    command.arg(folder.join("clients.py")).arg("--thalweg").arg(build::target().join("fast/thalweg"));
+    build::run(command.arg("--node").arg(node).args(arguments))
 }
 
 fn torture(arguments: &[&str]) -> Result<(), String> {
