@@ -80,6 +80,8 @@ bugs! {
     ReadsAboveHighWatermark = "reads above the high watermark",
     /// An acknowledgement from an older term counts.
     StaleAckCounted = "stale ack counted",
+    /// A heartbeat decides the entry under its index, whichever stands there.
+    HeartbeatNotCompared = "a heartbeat decides whatever stands under its index",
     /// One follower's acknowledgement counts for another too.
     HighWatermarkFromMinority = "high watermark from a minority",
     /// A replica tells its neighbours the last entry that it has appended for the last one that it has synced.

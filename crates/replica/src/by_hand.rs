@@ -287,6 +287,74 @@ fn an_acknowledgement_of_an_older_term_does_not_count() {
     assert_eq!(copy.answers().len(), 1);
 }
 
+/// Source: Raft figure 2, the consistency check, and §5.3, log matching. Seed 3010557: a disk came back with an end that had been replaced
+/// since, and the leader went on from what the copy had acknowledged before.
+fn a_heartbeat_decides_only_what_the_leader_has_there() {
+    // What stands here: entries 1 to 6 of term 1, of which 1 and 2 are decided.
+    let hear = |body: RaftBody| {
+        let mut copy = Copy::new();
+        copy.append(2, 1, (0, 0), 6, 2);
+        copy.sync();
+        copy.hear_raft(3, RaftBody { kind: HEARTBEAT, term: 2, ..body });
+        copy.sync();
+        let is_lost = copy.replicas.log().offline(&NAME).is_some();
+        let decided = copy.replicas.log().committed_end(&NAME).expect("it is there").0.0;
+        (is_lost, decided)
+    };
+    let told = |commit, commit_term| RaftBody { commit, commit_term, ..Default::default() };
+    assert_eq!(hear(told(5, 1)), (false, 5));
+    assert_eq!(hear(told(5, 2)), (true, 2), "the leader of term 2 has replaced it");
+    assert_eq!(hear(told(7, 2)), (true, 2), "it is not here");
+    assert_eq!(
+        hear(told(2, 2)),
+        (false, 2),
+        "that two histories are decided only an append may say: both are kept then"
+    );
+    assert_eq!(hear(told(5, 0)), (false, 5), "a leader of an older version names no term");
+    let acknowledged = |index| RaftBody { index, ..Default::default() };
+    assert_eq!(hear(acknowledged(5)), (false, 2), "the leader knows no more which entry it was");
+    assert_eq!(hear(acknowledged(7)), (true, 2));
+}
+
+/// A leader names the entry up to where a follower may take everything for decided, also when it went from memory. Of one that is older than all
+/// that it remembers it says only that it was acknowledged.
+#[test]
+fn a_heartbeat_names_the_term_of_what_it_decides() {
+    let mut copy = Copy::new();
+    copy.append(2, 1, (0, 0), 6, 6);
+    copy.sync();
+    copy.replicas.flush_all(copy.now);
+    copy.sync();
+    let disk = copy.replicas.log_mut().disk_mut().image();
+    let mut copy = Copy::open_with(disk, settings(), Config { kept_bytes: 1 << 10, ..config() }, 1 << 40);
+    copy.sync();
+    let term = copy.lead() as u64;
+    let beat = |copy: &mut Copy| {
+        copy.sent.clear();
+        (0..3).for_each(|_| copy.tick());
+        let of_3 = |m: &PeerMessage| match &m.body {
+            PeerBody::Raft(body) if m.to == self::copy(3) && body.kind == HEARTBEAT => Some(body.clone()),
+            _ => None,
+        };
+        let body = copy.sent.iter().find_map(of_3).expect("a leader is heard");
+        (body.index, body.commit, body.commit_term)
+    };
+    assert_eq!(beat(&mut copy), (0, 0, 0), "it has acknowledged nothing");
+    copy.acknowledge(3, term, 5);
+    assert_eq!(beat(&mut copy), (5, 0, 0), "the copy has started with 6 entries in segments");
+    copy.acknowledge(3, term, 6);
+    assert_eq!(beat(&mut copy), (0, 6, 1));
+    copy.acknowledge(3, term, 7);
+    assert_eq!(beat(&mut copy), (0, 7, term));
+    for _ in 0..500 {
+        copy.produce(None);
+        copy.sync();
+        let last = copy.log_end();
+        copy.acknowledge(2, term, last);
+    }
+    assert_eq!(beat(&mut copy), (0, 7, term), "none of the first entries is in memory any more");
+}
+
 /// A leader that was deposed knows less of a producer than its successor: it must not make him number anew what stands there.
 fn a_gap_is_told_after_the_quorum_has_confirmed_the_leader() {
     let mut copy = Copy::new();
@@ -692,6 +760,7 @@ rules! {
     an_entry_is_acknowledged_when_it_is_synced: AnswersBeforeFsync;
     a_message_for_the_copy_before_is_not_taken: ReplicaIdIgnored;
     an_acknowledgement_of_an_older_term_does_not_count: StaleAckCounted;
+    a_heartbeat_decides_only_what_the_leader_has_there: HeartbeatNotCompared;
     a_gap_is_told_after_the_quorum_has_confirmed_the_leader: GapNotConfirmed;
     what_a_copy_has_acknowledged_stays_in_a_rebuilding: OwnNotKept;
     a_half_rebuilt_copy_votes_for_no_shorter_log_than_its_own: IncompleteVotesForShorter;

@@ -504,12 +504,9 @@ impl Group {
             return;
         }
         if body.term >= raft.term {
-            if kind == MessageType::MsgHeartbeat && body.commit > raft.raft_log.last_index() {
-                let last = raft.raft_log.last_index();
-                let what = format!(
-                    "the leader knows that entry {} was acknowledged here, the log ends at {last}",
-                    body.commit
-                );
+            if kind == MessageType::MsgHeartbeat
+                && let Some(what) = self.forgotten(&body)
+            {
                 return effects.push(Effect::Forgot(what));
             }
             let committed = raft.raft_log.committed;
@@ -615,6 +612,30 @@ impl Group {
         // Refusals are Raft's own affair: a stale message, a response from nobody.
         let _ = self.node.step(message);
         self.drive(effects);
+    }
+
+    /// What a leader's heartbeat tells of entries that were acknowledged here and are not here any more; `None`: nothing.
+    ///
+    /// To Raft a heartbeat is an append without entries, compared like any other (figure 2). raft-rs compares nothing, and takes whatever stands
+    /// under the index for decided, since the follower has acknowledged it. A disk that comes back older has not: what stands there may be an end
+    /// that another leader has replaced, and would be applied before anybody could tell this broker of its disk. (Found by the simulator.)
+    fn forgotten(&self, body: &RaftBody) -> Option<String> {
+        let log = &self.node.raft.raft_log;
+        let (last, acknowledged) = (log.last_index(), body.index.max(body.commit));
+        if acknowledged > last {
+            return Some(format!(
+                "the leader knows that entry {acknowledged} was acknowledged here, the log ends at {last}"
+            ));
+        }
+        // A leader of an older version does not name the term. What is decided here already may be another history: an append will show it.
+        let is_unnamed = body.commit_term == 0 || is_planted(Bug::HeartbeatNotCompared);
+        let here = log.term(body.commit).ok().filter(|_| body.commit > log.committed && !is_unnamed)?;
+        (here != body.commit_term).then(|| {
+            let (index, term) = (body.commit, body.commit_term);
+            format!(
+                "the leader knows that entry {index} of term {term} was acknowledged here, it is of term {here} now"
+            )
+        })
     }
 
     /// The first entry of an append that cannot stand here, although raft-rs would take it. A disk that has forgotten its vote may have given
@@ -1212,7 +1233,7 @@ impl Group {
             }
         };
         let entries = message.entries.iter().map(|e| EntryBody { term: e.term, content: content(e) });
-        let body = RaftBody {
+        let mut body = RaftBody {
             kind: message.get_msg_type() as u8,
             term: message.term,
             log_term: message.log_term,
@@ -1224,6 +1245,13 @@ impl Group {
             context: message.context.clone(),
             entries: entries.collect(),
         };
+        if message.get_msg_type() == MessageType::MsgHeartbeat {
+            match store.term_of(body.commit) {
+                Some(term) => body.commit_term = term,
+                // Of one that is so far behind it is known that it acknowledged the entry, and no more which one: that decides nothing.
+                None => body.index = std::mem::take(&mut body.commit),
+            }
+        }
         let to = ReplicaId(message.to);
         (to != self.me).then_some(PeerMessage { group: self.name, from: self.me, to, body: PeerBody::Raft(body) })
     }

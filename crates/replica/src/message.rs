@@ -115,8 +115,10 @@ pub struct RaftBody {
     pub(crate) kind: u8,
     pub(crate) term: u64,
     pub(crate) log_term: u64,
+    /// Of a heartbeat: up to where the follower has acknowledged what is decided, if the leader cannot say the term of `commit` any more.
     pub(crate) index: u64,
     pub(crate) commit: u64,
+    /// Of the entry at `commit`, in heartbeats and votes; 0 in heartbeats of older versions.
     pub(crate) commit_term: u64,
     pub(crate) reject: bool,
     pub(crate) reject_hint: u64,

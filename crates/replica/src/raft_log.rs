@@ -9,11 +9,16 @@ use raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
 use thalweg_commit_log::Configuration;
 use thalweg_model::{RecordBatch, ReplicaId};
 
+/// Terms that are remembered of entries which are not in memory any more: elections are rare, and who is so far behind is rebuilt.
+const TERMS_MAX: usize = 16;
+
 /// Entries after `compacted`, in order and without gaps.
 pub(crate) struct RaftLog {
     hard_state: HardState,
     conf_state: ConfState,
     compacted: (u64, u64),
+    /// From which index on the entries up to `compacted` are of which term, as far as that is known.
+    terms: VecDeque<(u64, u64)>,
     entries: VecDeque<(Entry, RecordBatch)>,
     bytes: usize,
     /// Followers that need entries from before `compacted`; raft-rs asks through a shared reference.
@@ -27,6 +32,7 @@ impl RaftLog {
             hard_state,
             conf_state: conf_state(configuration),
             compacted,
+            terms: [compacted].into(),
             entries: VecDeque::new(),
             bytes: 0,
             behind: RefCell::default(),
@@ -51,6 +57,12 @@ impl RaftLog {
         {
             self.compacted = (first.index, first.term);
             self.bytes -= gone.bytes().len();
+            if self.terms.back().is_none_or(|(_, term)| *term != first.term) {
+                self.terms.push_back(self.compacted);
+            }
+        }
+        while self.terms.len() > TERMS_MAX {
+            self.terms.pop_front();
         }
     }
 
@@ -58,6 +70,12 @@ impl RaftLog {
     pub(crate) fn batch(&self, index: u64) -> Option<&RecordBatch> {
         let at = index.checked_sub(self.compacted.0 + 1)?;
         self.entries.get(at as usize).map(|(_, batch)| batch)
+    }
+
+    /// The term of an entry, also of one that went a while ago.
+    pub(crate) fn term_of(&self, index: u64) -> Option<u64> {
+        let before = || self.terms.iter().rfind(|(first, _)| *first <= index).map(|(_, term)| *term);
+        if index > self.compacted.0 { self.term(index).ok() } else { before() }
     }
 
     /// Index of the first entry in memory.
