@@ -169,6 +169,8 @@ pub(crate) struct Surroundings<'a, D> {
     pub(crate) metadata: &'a Metadata,
     /// Grows with every change of the metadata.
     pub(crate) metadata_version: u64,
+    /// As [`Clock::noted_ms`].
+    pub(crate) noted_ms: u64,
     pub(crate) next_ticket: &'a mut u64,
 }
 
@@ -179,8 +181,8 @@ impl<D: Disk> Surroundings<'_, D> {
     }
 }
 
-fn clock(now: Now) -> Clock {
-    Clock { mono_ms: now.mono_ms, wall_ms: now.wall_ms.max(0) as u64 }
+fn clock<D>(now: Now, s: &Surroundings<'_, D>) -> Clock {
+    Clock { mono_ms: now.mono_ms, wall_ms: now.wall_ms.max(0) as u64, noted_ms: s.noted_ms }
 }
 
 /// The partition of `__consumer_offsets` with this number, if there is one.
@@ -270,7 +272,7 @@ impl Groups {
                 // The own clock may be days ahead: before a majority was heard, no group is forgotten, as no record expires. (Found by the simulator.)
                 let may_expire = turn.s.replicas.clock().may_expire;
                 let retention_ms = if may_expire { self.config.offsets_retention_ms } else { u64::MAX };
-                turn.records = part.coordinator.tick(clock(now), metadata, version, retention_ms);
+                turn.records = part.coordinator.tick(clock(now, turn.s), metadata, version, retention_ms);
                 tell(&turn.records, None, turn.outputs);
             }
             part.unpark(&mut turn);
@@ -345,7 +347,7 @@ impl Groups {
                 // What is on its way was appended here, by a coordinator that was let go of: it counts, too.
                 ReadOutcome::AtEnd if replicas.state(&part.name).is_none_or(|s| s.high_watermark < s.log_end) => return,
                 ReadOutcome::AtEnd => {
-                    part.coordinator.begin(clock(now));
+                    part.coordinator.begin(now.mono_ms);
                     part.phase = Phase::Ready;
                     return;
                 }
@@ -595,7 +597,7 @@ impl Part {
         }
         // Without a ticket there is no answer that would tell the member.
         let asker = ticket.and(request.member()).map(str::to_owned);
-        let decided = self.coordinator.handle(clock(turn.now), turn.s.metadata, &ends, request);
+        let decided = self.coordinator.handle(clock(turn.now, turn.s), turn.s.metadata, &ends, request);
         let decided = decided.map(|(more, answer)| {
             tell(&more, asker.as_deref(), turn.outputs);
             turn.records.extend(more);

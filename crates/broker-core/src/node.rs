@@ -418,12 +418,16 @@ impl<D: Disk> Node<D> {
 
     /// Plants a bug in the coordinators to come.
     fn pump_groups(&mut self, now: Now) {
-        // Groups are forgotten by the same time as records are.
-        let now = Now { wall_ms: self.replicas.clock().early_ms(now), ..now };
+        // Groups are forgotten by the same time as records are, and what is noted of them is not of an early clock: a coordinator to come would take
+        // them for idle since then. (Found by the simulator.)
+        let clock = self.replicas.clock();
+        let noted_ms = if clock.may_refuse { clock.late_ms(now).max(0) as u64 } else { 0 };
+        let now = Now { wall_ms: clock.early_ms(now), ..now };
         let mut surroundings = Surroundings {
             replicas: &mut self.replicas,
             metadata: &self.metadata,
             metadata_version: self.followed.0,
+            noted_ms,
             next_ticket: &mut self.next_ticket,
         };
         self.groups.pump(now, &mut surroundings);

@@ -396,11 +396,16 @@ pub struct Group {
     pub members: BTreeMap<String, Member>,
     /// How far it has come.
     pub offsets: BTreeMap<TopicPartition, Committed>,
-    /// When it last had a member or a commit, ms since the epoch.
+    /// When it last had a member or a commit, ms since the epoch; 0: nobody knows.
     pub active_ms: u64,
 }
 
 impl Group {
+    /// Something happened; 0: at a time that nobody knows, so that nobody knows any more how long it has been idle.
+    fn active(&mut self, at_ms: u64) {
+        self.active_ms = if at_ms == 0 { 0 } else { self.active_ms.max(at_ms) };
+    }
+
     /// How it is.
     pub fn state(&self) -> GroupState {
         let is_settled = |m: &Member| {
@@ -430,8 +435,10 @@ impl Group {
 pub struct Clock {
     /// Never goes back.
     pub mono_ms: u64,
-    /// ms since the epoch.
+    /// ms since the epoch, by a clock that is not early: what is past by it is past.
     pub wall_ms: u64,
+    /// ms since the epoch, by a clock that is not late, for what is noted in the log; 0: nobody knows.
+    pub noted_ms: u64,
 }
 
 /// The groups of one partition of `__consumer_offsets`.
@@ -458,7 +465,7 @@ impl Coordinator {
                 let g = self.groups.entry(group.clone()).or_default();
                 g.epoch = g.epoch.max(*epoch);
                 g.terms = terms.clone();
-                g.active_ms = g.active_ms.max(*idle_since_ms);
+                g.active(*idle_since_ms);
             }
             GroupRecord::MemberChanged { group, member, state } => {
                 let g = self.groups.entry(group.clone()).or_default();
@@ -468,14 +475,14 @@ impl Coordinator {
             GroupRecord::MemberGone { group, member, at_ms } => {
                 if let Some(g) = self.groups.get_mut(group) {
                     g.members.remove(member);
-                    g.active_ms = g.active_ms.max(*at_ms);
+                    g.active(*at_ms);
                 }
                 self.heard_ms.remove(&(group.clone(), member.clone()));
             }
             GroupRecord::OffsetsCommitted { group, at_ms, offsets } => {
                 let g = self.groups.entry(group.clone()).or_default();
                 g.offsets.extend(offsets.iter().copied());
-                g.active_ms = g.active_ms.max(*at_ms);
+                g.active(*at_ms);
             }
             GroupRecord::OffsetsForgotten { group, partitions } => {
                 if let Some(g) = self.groups.get_mut(group) {
@@ -487,14 +494,14 @@ impl Coordinator {
     }
 
     /// The log has been replayed: every member has a whole session to be heard of.
-    pub fn begin(&mut self, now: Clock) {
-        let since_ms = if is_planted(Bug::SessionsNotRenewed) { 0 } else { now.mono_ms };
+    pub fn begin(&mut self, mono_ms: u64) {
+        let since_ms = if is_planted(Bug::SessionsNotRenewed) { 0 } else { mono_ms };
         for (id, group) in &self.groups {
             for member in group.members.keys() {
                 self.heard_ms.insert((id.clone(), member.clone()), since_ms);
             }
         }
-        self.last_tick_ms = Some(now.mono_ms);
+        self.last_tick_ms = Some(mono_ms);
     }
 
     /// Everything that a replay needs, in as few records as possible.
@@ -587,7 +594,7 @@ impl Coordinator {
         };
         let over: Vec<(String, String)> = self.heard_ms.iter().filter(is_over).map(|(name, _)| name.clone()).collect();
         for (group, member) in over {
-            let gone = GroupRecord::MemberGone { group: group.clone(), member, at_ms: now.wall_ms };
+            let gone = GroupRecord::MemberGone { group: group.clone(), member, at_ms: now.noted_ms };
             records.extend(self.take(vec![gone]));
             records.extend(self.share_out(metadata, &group));
         }
@@ -603,8 +610,15 @@ impl Coordinator {
                 records.extend(self.share_out(metadata, &group));
             }
         }
+        // Idle for nobody knows how long: from now on, once somebody knows what time it is.
+        let is_unknown = |g: &Group| g.members.is_empty() && g.active_ms == 0 && now.noted_ms > 0;
+        let unknown: Vec<String> =
+            self.groups.iter().filter(|(_, g)| is_unknown(g)).map(|(id, _)| id.clone()).collect();
+        let noted = |group| GroupRecord::OffsetsCommitted { group, at_ms: now.noted_ms, offsets: Vec::new() };
+        records.extend(self.take(unknown.into_iter().map(noted).collect()));
         let is_forgotten = |g: &Group| {
             (g.members.is_empty() || is_planted(Bug::LiveGroupForgotten))
+                && g.active_ms > 0
                 && now.wall_ms >= g.active_ms.saturating_add(offsets_retention_ms)
         };
         let forgotten: Vec<String> =
@@ -693,18 +707,18 @@ impl Coordinator {
             });
         }
         let epoch = there.map_or(0, |g| g.epoch) + 1;
-        let leaves = |member: String| GroupRecord::MemberGone { group: group.clone(), member, at_ms: now.wall_ms };
+        let leaves = |member: String| GroupRecord::MemberGone { group: group.clone(), member, at_ms: now.noted_ms };
         let mut records: Vec<GroupRecord> = gone.into_iter().map(leaves).collect();
         if there.is_none_or(|g| g.terms != join.terms) {
             let (group, terms) = (group.clone(), join.terms);
-            records.push(GroupRecord::GroupChanged { group, epoch, terms, idle_since_ms: now.wall_ms });
+            records.push(GroupRecord::GroupChanged { group, epoch, terms, idle_since_ms: now.noted_ms });
         }
         let mut topics = join.topics;
         topics.sort();
         topics.dedup();
         // A static member goes on where its predecessor left.
         let before = predecessor.map(|(id, m)| {
-            records.push(GroupRecord::MemberGone { group: group.clone(), member: id, at_ms: now.wall_ms });
+            records.push(GroupRecord::MemberGone { group: group.clone(), member: id, at_ms: now.noted_ms });
             m
         });
         let state = Member {
@@ -771,7 +785,7 @@ impl Coordinator {
             let records = self.take(vec![GroupRecord::MemberChanged { group, member, state }]);
             return Ok((records, GroupAnswer::Left));
         }
-        let gone = GroupRecord::MemberGone { group: group.clone(), member, at_ms: now.wall_ms };
+        let gone = GroupRecord::MemberGone { group: group.clone(), member, at_ms: now.noted_ms };
         let mut records = self.take(vec![gone]);
         records.extend(self.share_out(metadata, &group));
         Ok((records, GroupAnswer::Left))
@@ -829,7 +843,7 @@ impl Coordinator {
         let mut records = Vec::new();
         if !taken.is_empty() {
             let committed =
-                GroupRecord::OffsetsCommitted { group, at_ms: now.wall_ms, offsets: taken.into_iter().collect() };
+                GroupRecord::OffsetsCommitted { group, at_ms: now.noted_ms, offsets: taken.into_iter().collect() };
             records = self.take(vec![committed]);
         }
         Ok((records, GroupAnswer::Committed(refused)))

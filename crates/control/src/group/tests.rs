@@ -38,6 +38,8 @@ struct Bench {
     ends: Ends,
     log: Vec<GroupRecord>,
     now_ms: u64,
+    /// Another clock by which things are noted.
+    noted_ms: Option<u64>,
 }
 
 impl Bench {
@@ -45,11 +47,11 @@ impl Bench {
         let (coordinator, metadata) = (Coordinator::default(), metadata(topics));
         let names = topics.iter().flat_map(|(_, id, n)| (0..*n).map(|p| TopicPartition::new(TopicId([*id; 16]), p)));
         let ends = names.map(|name| (name, 1_000)).collect();
-        Bench { coordinator, metadata, version: 1, ends, log: Vec::new(), now_ms: 1_000 }
+        Bench { coordinator, metadata, version: 1, ends, log: Vec::new(), now_ms: 1_000, noted_ms: None }
     }
 
     fn clock(&self) -> Clock {
-        Clock { mono_ms: self.now_ms, wall_ms: self.now_ms }
+        Clock { mono_ms: self.now_ms, wall_ms: self.now_ms, noted_ms: self.noted_ms.unwrap_or(self.now_ms) }
     }
 
     fn ask(&mut self, request: GroupRequest) -> Result<GroupAnswer, GroupError> {
@@ -310,7 +312,7 @@ fn secrets_survive_a_change_of_coordinator() {
     for log in [b.log.clone(), b.coordinator.checkpoint()] {
         let mut replayed = Coordinator::default();
         log.iter().for_each(|r| replayed.apply(&GroupRecord::decode(&r.encode()).unwrap()));
-        replayed.begin(b.clock());
+        replayed.begin(b.now_ms);
         b.coordinator = replayed;
         let (group, member, epoch) = ("g".into(), "a".into(), told.epoch);
         let request = GroupRequest::Heartbeat { group, member, secret: secret("b"), epoch };
@@ -379,6 +381,25 @@ fn idle_groups_are_forgotten_and_living_ones_are_not() {
     b.leave("a", false);
     b.tick(59_000);
     assert_eq!(b.coordinator.groups().count(), 1);
+    b.tick(1_000);
+    assert_eq!(b.coordinator.groups().count(), 0);
+}
+
+#[test]
+fn a_group_whose_last_commit_nobody_knows_the_time_of_is_idle_from_when_somebody_does() {
+    let mut b = Bench::new(&[("flights", 1, 2)]);
+    b.join("a");
+    b.commit(Some(("a", 2)), flights(0), 5).unwrap();
+    // A coordinator that has heard no majority of clocks.
+    b.noted_ms = Some(0);
+    b.leave("a", false);
+    assert_eq!(b.coordinator.groups["g"].active_ms, 0);
+    b.tick(10_000_000);
+    assert_eq!(b.coordinator.groups["g"].offsets[&flights(0)].offset, 5);
+    b.noted_ms = None;
+    b.tick(50);
+    b.tick(59_000);
+    assert_eq!(b.coordinator.groups["g"].offsets[&flights(0)].offset, 5);
     b.tick(1_000);
     assert_eq!(b.coordinator.groups().count(), 0);
 }
@@ -468,7 +489,7 @@ proptest! {
                 (6, _) => {
                     let mut replayed = Coordinator::default();
                     b.log.iter().for_each(|r| replayed.apply(r));
-                    replayed.begin(b.clock());
+                    replayed.begin(b.now_ms);
                     b.coordinator = replayed;
                 }
                 _ => {}
