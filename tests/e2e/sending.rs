@@ -43,7 +43,7 @@ async fn the_order_of_calls_is_the_order_of_records_though_the_buffer_is_full() 
         drop(producer.send(record(i + 9, 1_000)));
     }
     producer.close().await.unwrap();
-    assert_eq!(producer.send(record(0, 1)).await.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(producer.send(record(0, 1)).await.unwrap_err().kind(), ErrorKind::Closed);
     drop(batches);
     assert_eq!(numbers(&client).await, (0..4_000).collect::<Vec<_>>());
 }
