@@ -302,7 +302,11 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<FileName>) -> io::Result<()>
     Ok(())
 }
 
+/// The system has no room left, or none for this user.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 fn error(file: &str, e: &io::Error) -> DiskError {
-    let full = matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-    DiskError { full, file: file.to_owned(), message: e.to_string() }
+    DiskError { full: is_full(e), file: file.to_owned(), message: e.to_string() }
 }

@@ -11,7 +11,7 @@ use thalweg_model::DirectoryId;
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::disk::sync_folders;
+use crate::disk::{is_full, sync_folders};
 
 /// Version of everything below a data directory.
 const FORMAT: u32 = 2;
@@ -273,10 +273,6 @@ fn write_number(path: &Path, name: &str, number: u64) -> io::Result<()> {
     write()
         .or_else(|e| if is_full(&e) && give_up_ballast(path) { write() } else { Err(e) })
         .or_else(|e| if is_full(&e) { write_over(&file, &text)?.sync_all() } else { Err(e) })
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Frees the room that is kept for a full disk. False if it is given up already.

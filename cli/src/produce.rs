@@ -32,7 +32,7 @@ pub(crate) struct Produce {
     /// Key of every record
     #[arg(long, conflicts_with = "key_separator")]
     key: Option<String>,
-    /// Compression of batches: none, lz4 or zstd
+    /// Compression of batches: none, gzip, snappy, lz4 or zstd
     #[arg(long, default_value = "none", value_parser = codec)]
     compression: Codec,
     /// When a record counts as sent
