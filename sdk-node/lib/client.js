@@ -1,12 +1,14 @@
 // The client: topics and plugins, and where producers and consumers come from.
 
-import { readFile } from 'node:fs/promises'
+'use strict'
 
-import { Consumer, position, positions } from './consumer.js'
-import { checkNames, checkNumbers } from './data.js'
-import { ClosedError, InvalidError, call, raised } from './errors.js'
-import { native } from './native.js'
-import { Producer } from './producer.js'
+const { readFile } = require('node:fs/promises')
+
+const { Consumer, position, positions } = require('./consumer.js')
+const { checkNames, checkNumbers } = require('./data.js')
+const { ClosedError, InvalidError, call, raised } = require('./errors.js')
+const { native } = require('./native.js')
+const { Producer } = require('./producer.js')
 
 const PRODUCER_OPTIONS = ['lingerMs', 'batchBytes', 'compression', 'acks', 'deliveryTimeoutMs', 'bufferBytes']
 
@@ -35,7 +37,7 @@ const CONNECT_OPTIONS = ['ca', 'cert', 'key', 'timeoutMs']
 
 const toBuffer = (data) => (typeof data === 'string' ? Buffer.from(data) : data)
 
-export async function connect(address, options = {}) {
+async function connect(address, options = {}) {
   checkNames('options of connect', options, CONNECT_OPTIONS)
   const { ca, cert, key, timeoutMs = 10_000 } = options
   checkNumbers(options, { timeoutMs: DURATION })
@@ -46,7 +48,7 @@ export async function connect(address, options = {}) {
   return new Client(await call(native.connect(address, await read(ca), timeoutMs, await read(cert), await read(key))))
 }
 
-export class Client {
+class Client {
   #native
   /** Weakly: who drops a consumer without closing it has left its group once it is collected. */
   #consumers = new Set()
@@ -159,3 +161,5 @@ export class Client {
     await this.close()
   }
 }
+
+module.exports = { connect, Client }

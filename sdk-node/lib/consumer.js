@@ -1,13 +1,15 @@
 // The consumer: `for await (const record of consumer)`, or `for await (const batch of consumer.batches())`.
 
-import { inspect, types } from 'node:util'
+'use strict'
 
-import { checkNames, checkNumbers } from './data.js'
-import { ClosedError, InvalidError, call, raised } from './errors.js'
-import { Batch, ConsumerRecord } from './record.js'
+const { inspect, types } = require('node:util')
+
+const { checkNames, checkNumbers } = require('./data.js')
+const { ClosedError, InvalidError, call, raised } = require('./errors.js')
+const { Batch, ConsumerRecord } = require('./record.js')
 
 /** A position as the native half wants it: kind and number. */
-export function position(start) {
+function position(start) {
   if (start === 'earliest' || start === 'latest') return [start, 0]
   if (Number.isSafeInteger(start) && start >= 0) return ['offset', start]
   if (typeof start === 'object' && start !== null) {
@@ -18,7 +20,7 @@ export function position(start) {
 }
 
 /** Positions of single partitions; undefined for a position that is meant for all. */
-export function positions(starts) {
+function positions(starts) {
   if (!types.isMap(starts)) return undefined
   return [...starts].map(([at, start]) => {
     const [[topic, partition], [kind, value]] = [place(at), position(start)]
@@ -63,7 +65,7 @@ async function within(work, ms) {
   }
 }
 
-export class Consumer {
+class Consumer {
   #open
   #opening
   #native
@@ -439,3 +441,5 @@ function countOf(maxRecords) {
   }
   return Math.min(maxRecords, RECORDS_MAX)
 }
+
+module.exports = { position, positions, Consumer }

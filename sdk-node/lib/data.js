@@ -1,8 +1,10 @@
 // What may be sent, and its bytes. They are taken at the call: whatever the caller changes afterwards changes nothing.
 
-import { types } from 'node:util'
+'use strict'
 
-import { InvalidError } from './errors.js'
+const { types } = require('node:util')
+
+const { InvalidError } = require('./errors.js')
 
 /** A word for what somebody passed. */
 function kindOf(value) {
@@ -12,14 +14,14 @@ function kindOf(value) {
 }
 
 /** A view of the bytes of an ArrayBuffer or of any view of one, of whichever realm; undefined for anything else. */
-export function viewOf(data) {
+function viewOf(data) {
   if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
   if (types.isAnyArrayBuffer(data)) return new Uint8Array(data)
   return undefined
 }
 
 /** Text as it is, or a view of bytes; null stays null. */
-export function dataOf(data, what) {
+function dataOf(data, what) {
   if (data === null || typeof data === 'string') return data
   const view = viewOf(data)
   if (view === undefined) throw new TypeError(`${what} is ${kindOf(data)}; a string or bytes are expected`)
@@ -27,7 +29,7 @@ export function dataOf(data, what) {
 }
 
 /** A record's value: text or bytes as they are, arrays and objects as JSON. */
-export function valueOf(value) {
+function valueOf(value) {
   if (value === null || typeof value === 'string') return value
   const view = viewOf(value)
   if (view !== undefined) return view
@@ -44,7 +46,7 @@ export function valueOf(value) {
 }
 
 /** Pairs of a name and its data. */
-export function headersOf(headers) {
+function headersOf(headers) {
   if (headers === undefined || headers === null) return []
   let pairs
   if (Array.isArray(headers) || types.isMap(headers) || kindOf(headers) === 'Headers') pairs = [...headers]
@@ -59,7 +61,7 @@ export function headersOf(headers) {
 }
 
 /** Milliseconds since the epoch, NaN where none are given. */
-export function timestampOf(at) {
+function timestampOf(at) {
   if (at === undefined || at === null) return NaN
   const ms = types.isDate(at) ? at.getTime() : at
   if (typeof ms !== 'number') throw new TypeError(`timestampMs is ${kindOf(at)}; milliseconds or a Date are expected`)
@@ -71,13 +73,13 @@ export function timestampOf(at) {
 }
 
 /** A partition's number. */
-export function partitionOf(partition) {
+function partitionOf(partition) {
   checkNumbers({ partition }, { partition: [0, 0x7fffffff, true] })
   return partition
 }
 
 /** Throws for an option that does not exist: a typo must not be ignored. */
-export function checkNames(what, options, known) {
+function checkNames(what, options, known) {
   if (typeof options !== 'object' || options === null) {
     throw new TypeError(`${what} are ${kindOf(options)}; an object is expected`)
   }
@@ -89,7 +91,7 @@ export function checkNames(what, options, known) {
 }
 
 /** Throws for a number that cannot be meant: nothing is rounded, wrapped or cut in silence. `ranges`: name to [smallest, largest, whole]. */
-export function checkNumbers(options, ranges) {
+function checkNumbers(options, ranges) {
   for (const [name, [least, most, isWhole]] of Object.entries(ranges)) {
     const value = options[name]
     if (value === undefined || value === null) continue
@@ -98,3 +100,5 @@ export function checkNumbers(options, ranges) {
     if (!isGood) throw new InvalidError(`${name} is ${value}; a ${isWhole ? 'whole ' : ''}number from ${least} to ${most} is expected`)
   }
 }
+
+module.exports = { viewOf, dataOf, valueOf, headersOf, timestampOf, partitionOf, checkNames, checkNumbers }

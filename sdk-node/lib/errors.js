@@ -1,6 +1,8 @@
 // One class per kind of error; the kind tells what to do about it.
 
-export class ThalwegError extends Error {
+'use strict'
+
+class ThalwegError extends Error {
   static code = 'internal'
   static retriable = false
 
@@ -14,53 +16,53 @@ export class ThalwegError extends Error {
   }
 }
 
-export class TimedOutError extends ThalwegError {
+class TimedOutError extends ThalwegError {
   static code = 'timeout'
   static retriable = true
 }
-export class DisconnectedError extends ThalwegError {
+class DisconnectedError extends ThalwegError {
   static code = 'disconnected'
   static retriable = true
 }
-export class NotFoundError extends ThalwegError {
+class NotFoundError extends ThalwegError {
   static code = 'not_found'
 }
-export class DeniedError extends ThalwegError {
+class DeniedError extends ThalwegError {
   static code = 'denied'
 }
-export class InvalidError extends ThalwegError {
+class InvalidError extends ThalwegError {
   static code = 'invalid'
 }
-export class RebalancedError extends ThalwegError {
+class RebalancedError extends ThalwegError {
   static code = 'rebalanced'
 }
-export class PluginFailedError extends ThalwegError {
+class PluginFailedError extends ThalwegError {
   static code = 'plugin_failed'
 }
-export class StorageFullError extends ThalwegError {
+class StorageFullError extends ThalwegError {
   static code = 'storage_full'
   static retriable = true
 }
-export class DamagedError extends ThalwegError {
+class DamagedError extends ThalwegError {
   static code = 'damaged'
 }
-export class InternalError extends ThalwegError {
+class InternalError extends ThalwegError {
   static code = 'internal'
 }
-export class UnsupportedError extends ThalwegError {
+class UnsupportedError extends ThalwegError {
   static code = 'unsupported'
 }
-export class OffsetOutOfRangeError extends ThalwegError {
+class OffsetOutOfRangeError extends ThalwegError {
   static code = 'offset_out_of_range'
 }
-export class BadRecordError extends ThalwegError {
+class BadRecordError extends ThalwegError {
   static code = 'bad_record'
 }
 
-export class AlreadyExistsError extends ThalwegError {
+class AlreadyExistsError extends ThalwegError {
   static code = 'already_exists'
 }
-export class ClosedError extends ThalwegError {
+class ClosedError extends ThalwegError {
   static code = 'closed'
 }
 
@@ -85,13 +87,13 @@ const classes = new Map(
 )
 
 /** The error of a kind. */
-export function makeError(code, message, about) {
+function makeError(code, message, about) {
   const Class = classes.get(code) ?? InternalError
   return new Class(message, about)
 }
 
 /** The error of a native error's text. */
-export function errorOf(text) {
+function errorOf(text) {
   // The native half puts the code and what it is about before the message, with this mark between them.
   const [code, json, message] = text.split('\u0001')
   if (message === undefined) return undefined
@@ -101,15 +103,38 @@ export function errorOf(text) {
 }
 
 /** Turns a native error into the class of its kind. */
-export function raised(error) {
+function raised(error) {
   return errorOf(String(error.message)) ?? error
 }
 
 /** Waits for a native call and turns its error into the class of its kind. */
-export async function call(promise) {
+async function call(promise) {
   try {
     return await promise
   } catch (error) {
     throw raised(error)
   }
+}
+
+module.exports = {
+  AlreadyExistsError,
+  BadRecordError,
+  call,
+  ClosedError,
+  DamagedError,
+  DeniedError,
+  DisconnectedError,
+  errorOf,
+  InternalError,
+  InvalidError,
+  makeError,
+  NotFoundError,
+  OffsetOutOfRangeError,
+  PluginFailedError,
+  raised,
+  RebalancedError,
+  StorageFullError,
+  ThalwegError,
+  TimedOutError,
+  UnsupportedError,
 }

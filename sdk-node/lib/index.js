@@ -1,8 +1,10 @@
-// Client of the Thalweg streaming platform.
+// Client of the Thalweg streaming platform. CommonJS, which `require` and `import` both take: there is one copy of each class, whoever asks.
 
-export { Client, connect } from './client.js'
-export { Consumer } from './consumer.js'
-export {
+'use strict'
+
+const { Client, connect } = require('./client.js')
+const { Consumer } = require('./consumer.js')
+const {
   AlreadyExistsError,
   BadRecordError,
   ClosedError,
@@ -19,6 +21,32 @@ export {
   ThalwegError,
   TimedOutError,
   UnsupportedError,
-} from './errors.js'
-export { Producer } from './producer.js'
-export { Batch, ConsumerRecord } from './record.js'
+} = require('./errors.js')
+const { Producer } = require('./producer.js')
+const { Batch, ConsumerRecord } = require('./record.js')
+
+// Names, one by one: `import { connect }` reads them without running this file.
+module.exports = {
+  AlreadyExistsError,
+  BadRecordError,
+  Batch,
+  Client,
+  ClosedError,
+  connect,
+  Consumer,
+  ConsumerRecord,
+  DamagedError,
+  DeniedError,
+  DisconnectedError,
+  InternalError,
+  InvalidError,
+  NotFoundError,
+  OffsetOutOfRangeError,
+  PluginFailedError,
+  Producer,
+  RebalancedError,
+  StorageFullError,
+  ThalwegError,
+  TimedOutError,
+  UnsupportedError,
+}

@@ -1,27 +1,27 @@
-// Loads the native half. It stands beside this package (a checkout, or `npm pack`), or in a package of this platform.
+// Loads the native half. It stands beside this package (a checkout, or `npm pack` in one), or in the package of this platform.
 
-import { createRequire } from 'node:module'
-import { fileURLToPath } from 'node:url'
+'use strict'
 
-const require = createRequire(import.meta.url)
-const local = fileURLToPath(new URL('../thalweg.node', import.meta.url))
-const platformPackage = `@thalweg/${process.platform}-${process.arch}`
+const { existsSync } = require('node:fs')
+const { join } = require('node:path')
+
+const { nativePackage } = require('./platform.js')
+
+const local = join(__dirname, '../thalweg.node')
 
 function load() {
+  if (existsSync(local)) return require(local)
+  const name = nativePackage()
   try {
-    return require(local)
-  } catch (error) {
-    if (error.code !== 'MODULE_NOT_FOUND') throw error
-  }
-  try {
-    return require(platformPackage)
+    return require(name)
   } catch (error) {
     if (error.code !== 'MODULE_NOT_FOUND') throw error
   }
   throw new Error(
-    `thalweg: the native library is missing. Looked for ${local} and for the package ${platformPackage}. ` +
-      'In a checkout, `cargo xtask node` builds it; elsewhere, install the package of your platform.',
+    `thalweg: the native library is missing. Neither ${local} nor the package ${name} is there. ` +
+      `It comes with \`npm install thalweg\` unless optional dependencies are left out; in a bundle, keep thalweg external; ` +
+      'in a checkout, `cargo xtask node` builds it.',
   )
 }
 
-export const native = load()
+module.exports = { native: load() }

@@ -1,9 +1,11 @@
 // The producer: records are packed into one buffer and an index, which cross the border together, once a turn of the event loop.
 
-import { writeSync } from 'node:fs'
+'use strict'
 
-import { checkNames, checkNumbers, dataOf, headersOf, partitionOf, timestampOf, valueOf } from './data.js'
-import { ClosedError, TimedOutError, call, errorOf } from './errors.js'
+const { writeSync } = require('node:fs')
+
+const { checkNames, checkNumbers, dataOf, headersOf, partitionOf, timestampOf, valueOf } = require('./data.js')
+const { ClosedError, TimedOutError, call, errorOf } = require('./errors.js')
 
 const NONE = 0xffffffff
 // So many records go to the core at once, or so many bytes, without waiting for the end of the turn.
@@ -155,7 +157,7 @@ function leave() {
   }
 }
 
-export class Producer {
+class Producer {
   #native
   #isClosed = false
   // What has been called for in this turn, and who waits for which of it; null: it is enqueued only.
@@ -380,3 +382,5 @@ export class Producer {
     }
   }
 }
+
+module.exports = { Producer }

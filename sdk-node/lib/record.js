@@ -1,9 +1,11 @@
 // Records read from their batch when they are asked.
 
-import { isUtf8 } from 'node:buffer'
-import { inspect } from 'node:util'
+'use strict'
 
-import { dataOf, headersOf, valueOf } from './data.js'
+const { isUtf8 } = require('node:buffer')
+const { inspect } = require('node:util')
+
+const { dataOf, headersOf, valueOf } = require('./data.js')
 
 const NONE = 0xffffffff
 
@@ -11,7 +13,7 @@ const NONE = 0xffffffff
  * A record as it was read. Where it stood are properties of its own, so that two records are told apart by whoever compares them; key, value and headers
  * are read from the batch when they are asked for.
  */
-export class ConsumerRecord {
+class ConsumerRecord {
   #batch
   #at
 
@@ -91,7 +93,7 @@ function shown(bytes) {
   return bytes === null ? null : isUtf8(bytes) ? bytes.toString('utf8') : { base64: bytes.toString('base64') }
 }
 
-export class Batch {
+class Batch {
   #native
   #headers
 
@@ -137,3 +139,5 @@ export class Batch {
     return this.records()[Symbol.iterator]()
   }
 }
+
+module.exports = { ConsumerRecord, Batch }

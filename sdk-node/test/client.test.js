@@ -4,7 +4,6 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { test } from 'node:test'
-import { fileURLToPath } from 'node:url'
 import { inspect } from 'node:util'
 
 import { AlreadyExistsError, ClosedError, ConsumerRecord, DisconnectedError, InvalidError, NotFoundError, OffsetOutOfRangeError, connect } from '../lib/index.js'
@@ -84,9 +83,10 @@ test('the process ends after close', async (t) => {
   assert.equal(result.stdout, 'x\n')
 })
 
-test('require works too', { skip: Number(process.versions.node.split('.')[0]) < 22 && 'needs require(esm) of Node 20.19 or 22' }, () => {
-  const require = createRequire(fileURLToPath(import.meta.url))
-  assert.equal(typeof require('../lib/index.js').connect, 'function')
+test('require and import give the same classes', async () => {
+  const required = createRequire(import.meta.url)('../lib/index.js')
+  const imported = await import('../lib/index.js')
+  for (const name of Object.keys(required)) assert.equal(imported[name], required[name], name)
 })
 
 test('a position past the end is thrown with both ends, until a seek', { timeout: 60_000 }, async (t) => {

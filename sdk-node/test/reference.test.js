@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 
-import * as thalweg from '../lib/index.js'
+import thalweg from '../lib/index.js'
 
 const lines = readFileSync(new URL('../lib/index.d.ts', import.meta.url), 'utf8').split('\n')
 const isDeclaration = /^export (?:declare )?(?:abstract )?(?:class|interface|function|type|const) (\w+)/

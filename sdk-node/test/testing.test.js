@@ -13,6 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
 import { ThalwegError } from '../lib/index.js'
+import { commandPackage } from '../lib/platform.js'
 import { BinaryNotFoundError, Broker, BrokerError, Cluster, findBinary, startBroker, startCluster, unique, useBroker } from '../lib/testing/index.js'
 import { root } from './broker.js'
 
@@ -57,9 +58,9 @@ test('a missing command names the remedy', async (t) => {
 
 test('the command of an installed package is found', (t) => {
   const folder = project(t)
-  const installed = join(folder, 'node_modules/thalweg-cli')
+  const installed = join(folder, 'node_modules', commandPackage())
   mkdirSync(join(installed, 'bin'), { recursive: true })
-  writeFileSync(join(installed, 'package.json'), JSON.stringify({ name: 'thalweg-cli', bin: { thalweg: 'bin/thalweg' } }))
+  writeFileSync(join(installed, 'package.json'), JSON.stringify({ name: commandPackage() }))
   writeFileSync(join(installed, 'bin/thalweg'), '#!/bin/sh\n')
   chmodSync(join(installed, 'bin/thalweg'), 0o755)
   writeFileSync(join(folder, 'find.mjs'), "import { findBinary } from 'thalweg/testing'\nconsole.log(findBinary())\n")

@@ -1,11 +1,14 @@
 // Where the `thalweg` command is.
 
-import { X_OK } from 'node:constants'
-import { accessSync, readFileSync, statSync } from 'node:fs'
-import { createRequire } from 'node:module'
-import { delimiter, dirname, join, resolve } from 'node:path'
+'use strict'
 
-export class BrokerError extends Error {
+const { X_OK } = require('node:constants')
+const { accessSync, statSync } = require('node:fs')
+const { delimiter, resolve } = require('node:path')
+
+const { commandPackage, packagedCommand } = require('../platform.js')
+
+class BrokerError extends Error {
   constructor(message, log = '') {
     super(message)
     this.name = new.target.name
@@ -13,44 +16,32 @@ export class BrokerError extends Error {
   }
 }
 
-export class BinaryNotFoundError extends BrokerError {}
+class BinaryNotFoundError extends BrokerError {}
 
 const REMEDY =
-  'In a checkout, `cargo build --profile fast -p thalweg-cli` makes target/fast/thalweg: put it into PATH, set THALWEG_BIN to it, or pass binary'
+  '`npm install thalweg` brings it unless optional dependencies are left out. In a checkout, `cargo build --profile fast -p thalweg-cli` makes target/fast/thalweg: put it into PATH, set THALWEG_BIN to it, or pass binary'
 
-export function findBinary(binary = undefined) {
+function findBinary(binary = undefined) {
   for (const [what, given] of [['binary', binary], ['THALWEG_BIN', process.env.THALWEG_BIN]]) {
     if (!given) continue
     const found = given.includes('/') ? runnable(resolve(given)) : inPath(given)
     if (found === undefined) throw new BinaryNotFoundError(`${what} is ${given}, which is no program. ${REMEDY}`)
     return found
   }
-  const found = packaged() ?? inPath('thalweg')
+  const packaged = packagedCommand()
+  const found = (packaged && runnable(packaged)) ?? inPath('thalweg')
   if (found === undefined) {
     throw new BinaryNotFoundError(
-      `the \`thalweg\` command is missing: THALWEG_BIN is not set, the package thalweg-cli has none, and it is not in PATH. ${REMEDY}`,
+      `the \`thalweg\` command is missing: THALWEG_BIN is not set, the package ${commandPackage()} is not installed, and it is not in PATH. ${REMEDY}`,
     )
   }
   return found
 }
 
-/** The command of thalweg-cli, as its package.json names it. */
-function packaged() {
-  // From the tests' folder as well: a package that is linked into node_modules stands elsewhere.
-  for (const from of [import.meta.url, join(process.cwd(), 'package.json')]) {
-    try {
-      const manifest = createRequire(from).resolve('thalweg-cli/package.json')
-      const { bin } = JSON.parse(readFileSync(manifest, 'utf8'))
-      const found = runnable(join(dirname(manifest), typeof bin === 'string' ? bin : bin.thalweg))
-      if (found !== undefined) return found
-    } catch (error) {
-      if (error.code !== 'MODULE_NOT_FOUND') throw error
-    }
-  }
-}
-
 function inPath(name) {
   for (const folder of (process.env.PATH ?? '').split(delimiter)) {
+    // npm puts what stands there in front: this package's own lib/cli.js, which has no command where there is no package of this platform.
+    if (folder.endsWith('node_modules/.bin')) continue
     const found = runnable(resolve(folder, name))
     if (found !== undefined) return found
   }
@@ -64,3 +55,5 @@ function runnable(path) {
     return undefined
   }
 }
+
+module.exports = { BrokerError, BinaryNotFoundError, findBinary }

@@ -1,15 +1,17 @@
 // Starts brokers, and ends them in any case.
 
-import { execFile, spawn } from 'node:child_process'
-import { createSocket } from 'node:dgram'
-import { closeSync, existsSync, fstatSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
+'use strict'
 
-import { connect } from '../client.js'
-import { checkNames, checkNumbers } from '../data.js'
-import { BrokerError, findBinary } from './binary.js'
+const { execFile, spawn } = require('node:child_process')
+const { createSocket } = require('node:dgram')
+const { closeSync, existsSync, fstatSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync } = require('node:fs')
+const { tmpdir } = require('node:os')
+const { join, resolve } = require('node:path')
+const { setTimeout: sleep } = require('node:timers/promises')
+
+const { connect } = require('../client.js')
+const { checkNames, checkNumbers } = require('../data.js')
+const { BrokerError, findBinary } = require('./binary.js')
 
 // What runs `"$@"` in its own place, with a guard beside it that waits for the end of standard input. That comes when the process that holds the other
 // end of the pipe is gone, by kill -9 as well, and on every Unix. The guard is of the broker's process group: whoever kills the group ends it too, and the
@@ -79,7 +81,7 @@ class Running {
   }
 }
 
-export class Broker extends Running {
+class Broker extends Running {
   #directory
   #port
   #binary
@@ -268,7 +270,7 @@ class Member extends Broker {
   }
 }
 
-export class Cluster extends Running {
+class Cluster extends Running {
   brokers = []
   #count
   #directory
@@ -342,3 +344,5 @@ async function freePorts(count) {
   await Promise.all(sockets.map((each) => new Promise((done) => each.close(done))))
   return ports
 }
+
+module.exports = { Broker, Cluster }

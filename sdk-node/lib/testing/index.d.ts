@@ -37,7 +37,7 @@ export function useBroker(hooks: { before: Hook; after: Hook } | { beforeAll: Ho
 /** A name for a topic or a group that no other test has. */
 export function unique(prefix?: string): string
 
-/** The `thalweg` command: `binary`, or THALWEG_BIN, or that of the installed package thalweg-cli, or what PATH has. */
+/** The `thalweg` command: `binary`, or THALWEG_BIN, or that of the package that came with this one, or what PATH has. */
 export function findBinary(binary?: string): string
 
 /** A `thalweg dev` of its own; topics are made on first use. */

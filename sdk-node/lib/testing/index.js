@@ -1,21 +1,21 @@
 // Real brokers for the tests of what uses Thalweg: the `thalweg` command in processes of their own.
 
-import { randomUUID } from 'node:crypto'
+'use strict'
 
-import { Broker, Cluster } from './broker.js'
+const { randomUUID } = require('node:crypto')
 
-export { BinaryNotFoundError, BrokerError, findBinary } from './binary.js'
-export { Broker, Cluster }
+const { BinaryNotFoundError, BrokerError, findBinary } = require('./binary.js')
+const { Broker, Cluster } = require('./broker.js')
 
-export async function startBroker(options = {}) {
+async function startBroker(options = {}) {
   return new Broker(options).start()
 }
 
-export async function startCluster(options = {}) {
+async function startCluster(options = {}) {
   return new Cluster(options).start()
 }
 
-export function useBroker(hooks, options = {}) {
+function useBroker(hooks, options = {}) {
   const begin = hooks.before ?? hooks.beforeAll
   const end = hooks.after ?? hooks.afterAll
   if (typeof begin !== 'function' || typeof end !== 'function') {
@@ -28,6 +28,8 @@ export function useBroker(hooks, options = {}) {
   return broker
 }
 
-export function unique(prefix = 'test') {
+function unique(prefix = 'test') {
   return `${prefix}-${randomUUID().replaceAll('-', '').slice(0, 12)}`
 }
+
+module.exports = { BinaryNotFoundError, Broker, BrokerError, Cluster, findBinary, startBroker, startCluster, unique, useBroker }
