@@ -128,7 +128,7 @@ fn remote(partition: u32, error: &ProduceError) -> RemoteError {
         ProduceError::Fenced { .. } => ErrorCode::ProducerFenced,
         ProduceError::SequenceTaken { .. } => ErrorCode::SequenceTaken,
         ProduceError::NotIssued { .. } => ErrorCode::ProducerNotIssued,
-        ProduceError::SecretUnknown => ErrorCode::Behind,
+        ProduceError::SecretUnknown | ProduceError::ClockUnknown { .. } => ErrorCode::Behind,
         ProduceError::UnknownProducer | ProduceError::DuplicateForgotten => ErrorCode::UnknownProducer,
         ProduceError::Backlog => ErrorCode::Backlog,
         ProduceError::StorageFull => ErrorCode::StorageFull,

@@ -1883,7 +1883,7 @@ fn code(error: &ProduceError) -> ErrorCode {
         ProduceError::Fenced { .. } => ErrorCode::ProducerFenced,
         ProduceError::SequenceTaken { .. } => ErrorCode::SequenceTaken,
         ProduceError::NotIssued { .. } => ErrorCode::ProducerNotIssued,
-        ProduceError::SecretUnknown => ErrorCode::Behind,
+        ProduceError::SecretUnknown | ProduceError::ClockUnknown { .. } => ErrorCode::Behind,
         ProduceError::UnknownProducer | ProduceError::DuplicateForgotten => ErrorCode::UnknownProducer,
         ProduceError::Backlog => ErrorCode::Backlog,
         ProduceError::StorageFull => ErrorCode::StorageFull,

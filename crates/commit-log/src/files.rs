@@ -3,13 +3,16 @@
 //!
 //! `wal.files`, text, replaced as a whole:
 //! ```text
-//! thalweg log files 1
+//! thalweg log files 2
+//! reached 1234
 //! wal/0000.wal 4194304
 //! wal/0001.wal 67108864
 //! crc 1a2b3c4d
 //! ```
 //! A line names a file and its bytes; the last one has the CRC-32C of all before it. A file is named here before it is first used, and
-//! no longer before it is removed. A directory has this file before it has an identity.
+//! no longer before it is removed. `reached` is a frame that was synced before the list was written; every start writes one of its own frames
+//! there, so that files of the log that are older than the directory are not taken for all that ever was. A directory has this file before it
+//! has an identity.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,16 +20,22 @@ use std::fmt::Write;
 use bytes::Bytes;
 
 use crate::disk::{Disk, DiskError, FileName};
+use crate::frame::Lsn;
 
 /// The list, in the data directory itself: it must not go with the folder of those that it names.
 const NAME: &str = "wal.files";
-const FIRST_LINE: &str = "thalweg log files 1";
+const FIRST_LINE: &str = "thalweg log files 2";
 /// Most bytes of a list; a bound for its reader.
 const BYTES_MAX: u64 = 1 << 20;
 
-/// The files of the write-ahead log and how many bytes each has.
+/// The files of the write-ahead log, and how far that had come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct FileList(pub(crate) BTreeMap<FileName, u64>);
+pub(crate) struct FileList {
+    /// How many bytes each has.
+    pub(crate) files: BTreeMap<FileName, u64>,
+    /// This frame had been synced; 0: none.
+    pub(crate) reached: Lsn,
+}
 
 /// The list of a directory in which nothing was ever written, and its name. Who makes a directory puts it there, durably, before anything else:
 /// without it [`crate::CommitLog::open`] takes the directory for one that has lost it.
@@ -40,8 +49,8 @@ pub(crate) fn name() -> FileName {
 
 impl FileList {
     pub(crate) fn encode(&self) -> Bytes {
-        let mut out = format!("{FIRST_LINE}\n");
-        for (name, bytes) in &self.0 {
+        let mut out = format!("{FIRST_LINE}\nreached {}\n", self.reached.0);
+        for (name, bytes) in &self.files {
             writeln!(out, "{name} {bytes}").expect("text grows");
         }
         let crc = crc32c::crc32c(out.as_bytes());
@@ -59,8 +68,9 @@ impl FileList {
             let (name, bytes) = line.split_once(' ')?;
             Some((FileName::new(name), bytes.parse().ok()?))
         };
-        let files = body.strip_prefix(FIRST_LINE)?.strip_prefix('\n')?.lines().map(file);
-        files.collect::<Option<_>>().map(FileList)
+        let mut lines = body.strip_prefix(FIRST_LINE)?.strip_prefix('\n')?.lines();
+        let reached = Lsn(lines.next()?.strip_prefix("reached ")?.parse().ok()?);
+        Some(FileList { files: lines.map(file).collect::<Option<_>>()?, reached })
     }
 
     /// Reads the list of a directory; the inner error says why there is none.
@@ -83,7 +93,13 @@ impl FileList {
             Some(bytes) if bytes < made => Some(format!("{name} has {bytes} of {made} bytes")),
             Some(_) => None,
         };
-        self.0.iter().filter_map(line).collect()
+        self.files.iter().filter_map(line).collect()
+    }
+
+    /// What is wrong with a log that ends with frame `last`: it had come further.
+    pub(crate) fn compare_end(&self, last: Lsn) -> Option<String> {
+        let (reached, last) = (self.reached.0, last.0);
+        (last < reached).then(|| format!("wal/ ends with frame {last} and had come to frame {reached}: its end is damaged, or its files are older than {NAME}"))
     }
 }
 
@@ -94,7 +110,7 @@ mod tests {
     #[test]
     fn a_list_comes_back_and_any_flipped_bit_is_noticed() {
         let files = [("wal/0000.wal", 4 << 20), ("wal/0012.wal", 64 << 20)].map(|(n, b)| (FileName::new(n), b));
-        for list in [FileList::default(), FileList(files.into())] {
+        for list in [FileList::default(), FileList { files: files.into(), reached: Lsn(7) }] {
             let bytes = list.encode();
             assert_eq!(FileList::decode(&bytes), Some(list));
             for bit in 0..bytes.len() * 8 {

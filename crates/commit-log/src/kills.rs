@@ -41,8 +41,11 @@ fn flip(disk: &mut MemoryDisk, (file, at): (FileName, usize)) {
 #[test]
 fn rot_in_the_last_frame_is_told_from_a_torn_write_once_the_log_was_idle() {
     let mut log = open(&MemoryDisk::empty());
-    // A vote, which nothing follows.
     log.create_partition(GROUP);
+    // The first frame of a start is known from the list of files as well.
+    log.set_hard_state(GROUP, HardState { term: LeaderEpoch(1), vote: 2, replica: ReplicaId(1) });
+    settle(&mut log, 0);
+    // A vote, which nothing follows.
     log.set_hard_state(GROUP, HardState { term: LeaderEpoch(0x7777_7777), vote: 2, replica: ReplicaId(1) });
     settle(&mut log, 200);
     settle(&mut log, 400);

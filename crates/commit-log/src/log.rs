@@ -296,7 +296,7 @@ impl<D: Disk> CommitLog<D> {
         }
         for spare in std::mem::take(&mut log.wal.found) {
             // One that no list names was never used: a crash cut its making short, or its removal. On a full disk the room counts.
-            if !log.wal.listed.0.contains_key(&spare.name) {
+            if !log.wal.listed.files.contains_key(&spare.name) {
                 log.wal.leaving.push(spare.name);
                 continue;
             }
@@ -876,10 +876,11 @@ impl<D: Disk> CommitLog<D> {
         let usual = self.usual_batch_bytes_max;
         self.wal.batch_bytes_max = if self.room.is_low() { usual.min(self.config.wal_first_bytes) } else { usual };
         let is_idle = self.wal.idle_since_ms.is_some_and(|since| now_ms >= since + self.config.marker_idle_ms);
+        let wants_marker = self.wal.wants_marker(now_ms, self.config.marker_idle_ms);
         if is_idle {
             self.unnoted.clone().into_iter().for_each(|group| self.note(group));
         }
-        if self.wal.wants_marker(now_ms, self.config.marker_idle_ms) {
+        if wants_marker {
             self.push_marker();
         }
         let looks_through = now_ms >= self.next_recycle_ms && self.wal.files.len() > 1;
@@ -958,6 +959,8 @@ impl<D: Disk> CommitLog<D> {
                 let list = self.wal.listing.take().expect("one list is written at a time");
                 match result {
                     Ok(_) => self.wal.listed = list,
+                    // How far the log has come can be noted at the next start.
+                    Err(e) if e.full && list.files == self.wal.listed.files => self.wal.opened_at = self.wal.next_lsn,
                     // A new log file may have taken the last room, and is of no use before the list has its name.
                     Err(e) if e.full => {
                         self.room.run_out(now_ms);
@@ -1303,7 +1306,8 @@ impl<D: Disk> CommitLog<D> {
     fn start_flushes(&mut self, looks_through: bool) {
         // What goes makes room.
         self.trim_segments();
-        if self.room.is_waiting() {
+        // Segments beside a list that names no file of the log are a sign of loss.
+        if self.room.is_waiting() || self.wal.listed.files.is_empty() {
             return;
         }
         // What frees neither a log file nor old segments can wait for room.
@@ -1338,7 +1342,8 @@ impl<D: Disk> CommitLog<D> {
     fn start_flush(&mut self, group: TopicPartition) {
         let log = self.partitions.get_mut(&group).expect("the caller holds the partition");
         let segment_bytes = log.segment_bytes(&self.config);
-        if log.flushing || (log.offline.is_some() && !log.diverged) || self.dropping.contains_key(&group) {
+        let is_kept = log.flushing || (log.offline.is_some() && !log.diverged) || self.dropping.contains_key(&group);
+        if is_kept || self.wal.listed.files.is_empty() {
             return;
         }
         let first = log.tail_after(log.end.index);
@@ -1641,7 +1646,9 @@ impl<D: Disk> CommitLog<D> {
                 let steps = vec![Step::Delete { file: name.clone() }, Step::Delete { file: old_sums_file(&name) }];
                 self.submit(Lane::Bulk, steps, Purpose::Delete(Lsn(0)));
             }
-        } else if !self.room.is_waiting() {
+        }
+        let is_due = !self.wal.is_listed() || !self.wal.is_reach_listed();
+        if is_due && !self.room.is_waiting() {
             let wanted = self.wal.files_wanted();
             let step = Step::Replace { file: files::name(), bytes: wanted.encode() };
             self.wal.listing = Some(wanted);
@@ -1717,7 +1724,7 @@ impl<D: Disk> CommitLog<D> {
             return;
         }
         let needed = self.wal.room_needed();
-        let may_be_used = |f: &Spare| f.bytes >= needed && self.wal.listed.0.contains_key(&f.name);
+        let may_be_used = |f: &Spare| f.bytes >= needed && self.wal.listed.files.contains_key(&f.name);
         if let Some(at) = self.wal.kept.iter().position(may_be_used) {
             let file = self.wal.kept.swap_remove(at);
             self.wal.spares.push(file);

@@ -284,6 +284,7 @@ fn a_copy_that_is_replaced_leaves_no_file_behind() {
     log.create_partition(GROUP);
     log.append(GROUP, RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
     log.set_committed(GROUP, RaftIndex(1));
+    settle(&mut log, 0);
     log.flush(GROUP);
     log.pump(0);
     assert!(log.is_flushing(&GROUP));
@@ -333,4 +334,34 @@ fn a_log_file_that_was_never_made_whole_is_removed() {
     let mut log = open(&disk);
     settle(&mut log, 0);
     assert!(!log.disk_mut().files.contains_key(&stray));
+}
+
+#[test]
+fn log_files_that_are_older_than_the_directory_are_noticed() {
+    let mut log = open(&MemoryDisk::empty());
+    append(&mut log, GROUP, 10);
+    let older = log.disk_mut().image();
+    let mut log = open(&older);
+    append(&mut log, GROUP, 11);
+    let mut disk = log.disk_mut().image();
+    assert_eq!(end(&open(&disk), GROUP), 11);
+    // Those of the first start are put back, and nothing else. What the second one wrote stands in one of them.
+    let log_files = older.files.iter().filter(|(f, _)| f.0.starts_with("wal/"));
+    disk.files.extend(log_files.map(|(f, bytes)| (f.clone(), bytes.clone())));
+    let refused = CommitLog::open(disk.clone(), DIRECTORY, config()).err().expect("it is not whole").to_string();
+    assert!(refused.contains("its files are older than wal.files"), "{refused}");
+    // A start that wrote nothing has nothing to miss.
+    let mut idle = open(&older);
+    settle(&mut idle, 0);
+    assert_eq!(end(&open(idle.disk_mut()), GROUP), 10);
+}
+
+#[test]
+fn an_empty_list_beside_partitions_is_not_taken_for_a_new_directory() {
+    let reset = |disk: &mut MemoryDisk| {
+        disk.files.retain(|f, _| !f.0.starts_with("wal/"));
+        let (list, none) = crate::files::empty_list();
+        disk.files.insert(list, none.to_vec());
+    };
+    check(reset, Expect::Refused("wal.files names no file of the log, and partitions/ has files"));
 }

@@ -15,7 +15,7 @@ use thalweg_model::{Bug, DirectoryId, Offset, RaftIndex, RecordBatch, ReplicaId,
 use thiserror::Error;
 
 use crate::disk::{Disk, DiskError, FileName};
-use crate::files::FileList;
+use crate::files::{self, FileList};
 use crate::frame::{FRAME_HEADER_BYTES, FrameKind, Header, Lsn, SECTOR_BYTES};
 use crate::manifest::Manifest;
 use crate::partition::{HardState, Loss, PartitionLog, TailEntry};
@@ -203,7 +203,10 @@ pub(crate) fn replay_log<D: Disk>(
         Ok(list) => wal.listed = list,
         Err(what) => refuse(OpenError::Incomplete { what: vec![what] })?,
     }
-    let what = wal.listed.compare(&there);
+    let mut what = wal.listed.compare(&there);
+    if wal.listed.files.is_empty() && there.is_empty() && !disk.list("partitions")?.is_empty() {
+        what.push(format!("{} names no file of the log, and partitions/ has files", files::name()));
+    }
     if !what.is_empty() {
         refuse(OpenError::Incomplete { what })?;
     }
@@ -329,6 +332,10 @@ pub(crate) fn replay_log<D: Disk>(
     }
     wal.next_lsn = expected;
     wal.durable = Lsn(expected.0 - 1);
+    wal.opened_at = wal.durable;
+    if let Some(what) = wal.listed.compare_end(wal.durable) {
+        refuse(OpenError::Incomplete { what: vec![what] })?;
+    }
     wal.oldest_generation = wal.files.front().map_or(wal.next_generation, |f| f.generation);
     // Never go on in a file that may end in a torn batch: the next batch opens a new one.
     wal.write_at = u64::MAX >> 1;

@@ -234,7 +234,7 @@ impl<D: Disk> Salvage<D> {
         let create = Step::Create { file: name.clone(), bytes_count: bytes };
         self.disk.run(vec![create])?;
         let mut listed = std::mem::take(&mut self.wal.listed);
-        listed.0.insert(name.clone(), bytes);
+        listed.files.insert(name.clone(), bytes);
         let list = |list: &FileList| Step::Replace { file: files::name(), bytes: list.encode() };
         if is_whole {
             // Of a damaged log the list stays as it is: until all is done, a start must not take what is there for whole.
@@ -252,7 +252,7 @@ impl<D: Disk> Salvage<D> {
         let batch = self.wal.start_batch().expect("the file has room for it");
         self.disk.run(batch.steps)?;
         if !is_whole {
-            let only = FileList([(name, bytes)].into());
+            let only = FileList { files: [(name, bytes)].into(), reached: self.wal.durable };
             let gone = old.into_iter().map(|file| Step::Delete { file });
             self.disk.run([list(&only)].into_iter().chain(gone).collect())?;
         }

@@ -139,6 +139,8 @@ pub(crate) struct Wal {
     pub(crate) listed: FileList,
     /// The list that is on its way to the disk.
     pub(crate) listing: Option<FileList>,
+    /// The last frame that the start found; once a later one is synced, the list says that the log has come further.
+    pub(crate) opened_at: Lsn,
     /// Free files found by recovery. Their tables may be of an older use, or not have reached the disk: they get new ones.
     pub(crate) found: Vec<Spare>,
     /// Files that become spares when the table of their sectors is synced.
@@ -200,6 +202,7 @@ impl Wal {
             leaving: Vec::new(),
             listed: FileList::default(),
             listing: None,
+            opened_at: Lsn(0),
             retiring: BTreeMap::new(),
             next_generation: 1,
             oldest_generation: 1,
@@ -224,6 +227,8 @@ impl Wal {
         self.next_lsn.0 += 1;
         self.pending_bytes += frame.disk_bytes();
         self.uncovered = !is_marker;
+        // A marker that came with it, in one sync batch, would not cover it.
+        self.idle_since_ms = None;
         self.pending.push_back((lsn, frame));
         lsn
     }
@@ -264,13 +269,19 @@ impl Wal {
 
     /// The list of files as it should be.
     pub(crate) fn files_wanted(&self) -> FileList {
-        FileList(self.files_there().map(|(name, bytes)| (name.clone(), bytes)).collect())
+        let files = self.files_there().map(|(name, bytes)| (name.clone(), bytes)).collect();
+        FileList { files, reached: self.durable }
     }
 
     /// True while the list names just that. It is asked at every turn of the loop, so it builds no list.
     pub(crate) fn is_listed(&self) -> bool {
-        self.files_there().count() == self.listed.0.len()
-            && self.files_there().all(|(name, bytes)| self.listed.0.get(name) == Some(&bytes))
+        self.files_there().count() == self.listed.files.len()
+            && self.files_there().all(|(name, bytes)| self.listed.files.get(name) == Some(&bytes))
+    }
+
+    /// True while the list knows of a frame of this start, if one is synced.
+    pub(crate) fn is_reach_listed(&self) -> bool {
+        self.durable <= self.opened_at || self.listed.reached > self.opened_at
     }
 
     /// Every file once, and how many bytes it has.

@@ -67,6 +67,8 @@ pub(crate) struct Terms {
     pub(crate) clock_ms: i64,
     /// Records may be stamped so far ahead of that; `None`: any time.
     pub(crate) ahead_max_ms: Option<u64>,
+    /// False where that may be wrong for want of other clocks: what is stamped further ahead is asked for again then.
+    pub(crate) may_refuse: bool,
 }
 
 /// Names a produce request; the answer carries it back.
@@ -171,6 +173,15 @@ pub enum ProduceError {
         clock_ms: i64,
         /// The topic's limit.
         ahead_max_ms: u64,
+    },
+    /// It is stamped too far ahead of this broker's clock, of which the broker does not know yet whether it is right.
+    #[error(
+        "a record is stamped {timestamp_ms} ms since 1970, which is too far ahead if this broker's clock is right; it has not heard yet of \
+         enough others to know"
+    )]
+    ClockUnknown {
+        /// The record's, ms since the Unix epoch.
+        timestamp_ms: i64,
     },
     /// The newest record is stamped before 1970.
     #[error(
@@ -980,7 +991,10 @@ impl Group {
             && newest_ms > clock_ms.saturating_add_unsigned(ahead_max_ms)
             && !is_planted(Bug::TimestampAheadTaken)
         {
-            return Err(ProduceError::TimestampAhead { timestamp_ms: newest_ms, clock_ms, ahead_max_ms });
+            return Err(match terms.may_refuse {
+                true => ProduceError::TimestampAhead { timestamp_ms: newest_ms, clock_ms, ahead_max_ms },
+                false => ProduceError::ClockUnknown { timestamp_ms: newest_ms },
+            });
         }
         let (found, current) = terms.pin;
         if found > current {
@@ -1335,9 +1349,13 @@ mod tests {
     }
 
     fn produce(group: &mut Group, timestamps_ms: &[i64], ahead_max_ms: Option<u64>) -> Result<Offset, ProduceError> {
+        let terms = Terms { pin: (PinEpoch(0), PinEpoch(0)), clock_ms: NOW_MS, ahead_max_ms, may_refuse: true };
+        produce_by(group, timestamps_ms, terms)
+    }
+
+    fn produce_by(group: &mut Group, timestamps_ms: &[i64], terms: Terms) -> Result<Offset, ProduceError> {
         let mut builder = BatchBuilder::new();
         timestamps_ms.iter().for_each(|ms| builder.push(&Record { timestamp_ms: *ms, ..Default::default() }));
-        let terms = Terms { pin: (PinEpoch(0), PinEpoch(0)), clock_ms: NOW_MS, ahead_max_ms };
         let mut effects = Vec::new();
         group.produce(Ticket(1), builder.build(Codec::None, None), terms, Acks::Quorum, &mut effects);
         let said = sync(group, effects);
@@ -1369,6 +1387,22 @@ mod tests {
     #[test]
     fn planted_bugs_show() {
         assert_finds(Bug::TimestampAheadTaken, a_record_far_ahead_of_the_clock_is_refused_with_its_batch);
+    }
+
+    /// Just after a start the own clock may be the wrong one: the client asks again, and nothing is taken meanwhile that could not be removed for years.
+    #[test]
+    fn a_record_far_ahead_waits_until_it_is_known_whether_the_clock_is_right() {
+        let mut group = leader();
+        let terms = || Terms {
+            pin: (PinEpoch(0), PinEpoch(0)),
+            clock_ms: NOW_MS,
+            ahead_max_ms: Some(HOUR_MS),
+            may_refuse: false,
+        };
+        let timestamp_ms = NOW_MS + HOUR_MS as i64 + 1;
+        let waits = Err(ProduceError::ClockUnknown { timestamp_ms });
+        assert_eq!(produce_by(&mut group, &[timestamp_ms], terms()), waits);
+        assert!(produce_by(&mut group, &[NOW_MS], terms()).is_ok());
     }
 
     #[test]

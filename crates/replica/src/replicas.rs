@@ -376,9 +376,12 @@ impl<D: Disk> Replicas<D> {
             return;
         }
         let settings = &self.partitions[&name].settings;
-        let (clock_ms, ahead_max_ms) =
-            (self.clock.late_ms(now), settings.timestamp_ahead_max_ms.filter(|_| self.clock.may_refuse));
-        let terms = Terms { pin: (pin_epoch, settings.pin_epoch), clock_ms, ahead_max_ms };
+        let terms = Terms {
+            pin: (pin_epoch, settings.pin_epoch),
+            clock_ms: self.clock.late_ms(now),
+            ahead_max_ms: settings.timestamp_ahead_max_ms,
+            may_refuse: self.clock.may_refuse,
+        };
         self.with_group(now, name, |group, effects| group.produce(ticket, batch, terms, acks, effects));
     }
 
