@@ -145,11 +145,17 @@ pub struct Started {
 
 /// Serves until `stop` ends, then writes everything to segments and returns.
 ///
-/// Call it inside a current-thread runtime, within a `LocalSet`. `started` is called once clients can connect.
+/// Call it inside a current-thread runtime, within a `LocalSet`. `listening` is called with the address of QUIC and the CA to trust before the first
+/// client is answered, `started` once clients are served.
 ///
 /// # Errors
 /// What keeps it from starting ([`DirectoryError`] among others), or the disk error that ended it.
-pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: impl Future<Output = ()>) -> Result<()> {
+pub async fn run(
+    config: BrokerConfig,
+    listening: impl FnOnce(SocketAddr, &str),
+    started: impl FnOnce(&Started),
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
     let membership = config.member.as_ref().map(|m| Membership { cluster_id: m.cluster_id, broker_id: m.broker_id });
     let directory = DataDirectory::open(&config.data_dir, membership)?;
     let own_tls = directory.path.join("tls");
@@ -228,6 +234,7 @@ pub async fn run(config: BrokerConfig, started: impl FnOnce(&Started), stop: imp
         config.topics_on_first_use,
         config.groups.partitions,
     );
+    listening(address, &certificates.ca_pem);
     let accepting = tokio::task::spawn_local(connection::accept(core.clone(), endpoint.clone()));
     // Before anything is made that a small disk has no room for.
     if let Ok((free_bytes, _)) = health::room(&directory.path) {
@@ -301,11 +308,30 @@ fn node_config(directory: &DataDirectory, member: &Member, groups: GroupSettings
 /// Waits until the cluster knows this broker, and this broker the cluster.
 async fn registered(core: &Core) {
     if tokio::time::timeout(Duration::from_secs(5), core.registered()).await.is_err() {
-        let why = core.shard.refusal().unwrap_or_else(|| {
-            "too few of them can be reached, or the addresses in `controllers` are wrong".to_owned()
-        });
+        let why = core.shard.refusal().unwrap_or_else(|| not_reached(core));
         tracing::warn!(%why, "the cluster's controllers have not taken this broker yet; it goes on trying");
-        core.registered().await;
+        // What `/readyz` answers with; `health::watch` knows only what the cluster has said.
+        let told = async {
+            loop {
+                core.metrics.set_starting(core.shard.refusal().unwrap_or_else(|| not_reached(core)));
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! {
+            () = core.registered() => {}
+            () = told => {}
+        }
+        core.metrics.set_starting(String::new());
+    }
+}
+
+/// Why the controllers have not heard of this broker, as far as it can tell.
+fn not_reached(core: &Core) -> String {
+    match core.peers.troubles() {
+        troubles if troubles.is_empty() => {
+            "too few of the controllers that can be reached are in touch with each other".to_owned()
+        }
+        troubles => troubles.join("; "),
     }
 }
 

@@ -40,6 +40,7 @@ pub(crate) struct Metrics {
     pub(crate) serving: Arc<AtomicBool>,
     /// Why it is not ready although it serves; empty when it is.
     trouble: Arc<Mutex<String>>,
+    starting: Arc<Mutex<String>>,
     registry: Arc<Registry>,
 }
 
@@ -106,12 +107,18 @@ impl Metrics {
             clock_skew_ms,
             serving: Arc::default(),
             trouble: Arc::default(),
+            starting: Arc::default(),
             registry: Arc::new(r),
         }
     }
 }
 
 impl Metrics {
+    /// Says why a start takes long; empty when it does not.
+    pub(crate) fn set_starting(&self, why: String) {
+        *self.starting.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
     /// Says why the broker is not ready; empty when it is.
     pub(crate) fn set_trouble(&self, why: String) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
@@ -151,8 +158,10 @@ async fn text(State(metrics): State<Metrics>) -> impl IntoResponse {
 
 async fn ready(State(metrics): State<Metrics>) -> impl IntoResponse {
     let trouble = metrics.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let starting = metrics.starting.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let why = match metrics.serving.load(Ordering::Relaxed) {
-        false if trouble.is_empty() => "starting, or stopping".to_owned(),
+        false if trouble.is_empty() && starting.is_empty() => "starting, or stopping".to_owned(),
+        false if trouble.is_empty() => starting,
         _ => trouble,
     };
     match why.is_empty() {

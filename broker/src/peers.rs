@@ -4,7 +4,7 @@
 //! lower priority. What cannot be sent is dropped: Raft sends again what matters.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -60,6 +60,8 @@ pub(crate) struct Peers {
     links: RefCell<HashMap<BrokerId, Rc<Link>>>,
     /// Directory and number of the connections that each broker has made to this one.
     guests: RefCell<HashMap<BrokerId, ([u8; 16], usize)>>,
+    /// Why others cannot be reached at the moment.
+    troubles: RefCell<BTreeMap<BrokerId, String>>,
 }
 
 struct Link {
@@ -75,8 +77,14 @@ impl Peers {
         me: Me,
         controllers: HashMap<BrokerId, (String, u16)>,
     ) -> Rc<Peers> {
-        let (shard, links, guests) = Default::default();
-        Rc::new(Peers { endpoint, config, me, controllers, shard, links, guests })
+        let (shard, links, guests, troubles) = Default::default();
+        Rc::new(Peers { endpoint, config, me, controllers, shard, links, guests, troubles })
+    }
+
+    /// Why brokers cannot be reached at the moment, one text each.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        let troubles = self.troubles.borrow();
+        troubles.iter().map(|(id, why)| format!("broker {id} cannot be reached: {why}")).collect()
     }
 
     /// The shard and this know each other.
@@ -131,6 +139,7 @@ impl Peers {
             match self.connect(to).await {
                 Ok(connection) => {
                     tracing::info!(broker = %to, "connected to peer");
+                    self.troubles.borrow_mut().remove(&to);
                     wait = Duration::from_millis(20);
                     *link.connection.borrow_mut() = Some(connection.clone());
                     let error = tokio::select! {
@@ -145,7 +154,9 @@ impl Peers {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(broker = %to, error = format!("{error:#}"), "peer cannot be reached");
+                    let error = format!("{error:#}");
+                    tracing::debug!(broker = %to, error, "peer cannot be reached");
+                    self.troubles.borrow_mut().insert(to, error);
                     wait = (wait * 2).min(Duration::from_millis(500));
                 }
             }

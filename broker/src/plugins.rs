@@ -61,6 +61,15 @@ pub(crate) fn on_failure(filter: &proto::Filter) -> Result<OnFailure, RemoteErro
     })
 }
 
+/// A module that was handed over under a digest, once it is known to be the one.
+async fn checked(digest: &[u8], component: Bytes) -> Result<(PluginDigest, Bytes), RemoteError> {
+    let (found, component) = off_thread(move || (digest_of(&component), component)).await?;
+    if found.0[..] != *digest || component.len() > thalweg_model::limits::MODULE_BYTES_CEILING {
+        return Err(RemoteError::new(ErrorCode::InvalidPlugin, "the module is not what its digest says"));
+    }
+    Ok((found, component))
+}
+
 impl Plugins {
     pub(crate) fn new(root: PathBuf, compiler: Vec<OsString>, module_bytes_max: usize) -> Self {
         Plugins {
@@ -162,10 +171,7 @@ impl Plugins {
 
     /// Keeps a module that another broker hands over.
     pub(crate) async fn store(&self, digest: &[u8], component: Bytes) -> Result<(), RemoteError> {
-        let (found, component) = off_thread(move || (digest_of(&component), component)).await?;
-        if found.0[..] != *digest || component.len() > thalweg_model::limits::MODULE_BYTES_CEILING {
-            return Err(RemoteError::new(ErrorCode::InvalidPlugin, "the module is not what its digest says"));
-        }
+        let (found, component) = checked(digest, component).await?;
         self.keep(found, component).await
     }
 
@@ -215,18 +221,28 @@ impl Plugins {
                 Ok(answer) => answer.filter_kind(FrameKind::FetchPluginReply),
                 Err(_) => Err(RemoteError::new(ErrorCode::Timeout, "no answer in time")),
             };
-            let kept = match answer {
-                Ok(answer) => self.store(&plugin.digest.0, answer.body.clone()).await.map(|()| answer.body),
+            let checked = match answer {
+                Ok(answer) => checked(&plugin.digest.0, answer.body).await,
                 Err(error) => Err(error),
             };
-            match kept {
-                Ok(module) => {
+            let (digest, module) = match checked {
+                Ok(checked) => checked,
+                Err(error) => {
+                    said.push(format!("broker {other}: {error}"));
+                    continue;
+                }
+            };
+            match self.keep(digest, module.clone()).await {
+                Ok(()) => {
                     core.metrics.repaired_modules.inc();
                     tracing::warn!(plugin = %label, from = %other, was = %fault, "a plugin's module is whole again");
-                    return Ok(module);
                 }
-                Err(error) => said.push(format!("broker {other}: {error}")),
+                // Those who need it now have it.
+                Err(error) => {
+                    tracing::warn!(plugin = %label, from = %other, was = %fault, %error, "a plugin's module was fetched, and is not kept")
+                }
             }
+            return Ok(module);
         }
         let elsewhere = match others.is_empty() {
             true => "there is no other broker to get it from".to_owned(),

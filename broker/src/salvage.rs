@@ -42,6 +42,8 @@ pub struct SalvagedPartition {
     pub has_others: bool,
     /// It goes on with what is left.
     pub is_done: bool,
+    /// False for one whose topic is not in what is left of the cluster's metadata: nobody reads it any more, and its files stay.
+    pub is_known: bool,
 }
 
 /// Reads what a directory holds: of one partition (topic and number), or all of it. With `accept_loss`, partitions that are damaged and have no
@@ -121,6 +123,7 @@ pub fn salvage(
         goes_on_at: p.goes_on_at.map(|o| o.0),
         has_others: has_others(&p.group),
         is_done: chosen.contains_key(&p.group),
+        is_known: topic_of(&metadata, &p.group).is_some() || p.group == METADATA,
     };
     Ok(Salvaged { log_damage, partitions: found.into_iter().map(describe).collect() })
 }

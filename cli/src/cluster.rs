@@ -330,6 +330,10 @@ fn salvage_partitions(
     });
     let found = salvage(data_dir, member, only.transpose()?, accept_loss)?;
     let state = |p: &SalvagedPartition| match (p.is_done, &p.damage) {
+        _ if !p.is_known => format!(
+            "its topic is not known any more; partition dump {} tells what is there",
+            data_dir.join("partitions").join(format!("{}-{}", p.topic, p.partition)).display()
+        ),
         (true, _) => "goes on with what is left".to_owned(),
         (false, Some(_)) if p.has_others => "damaged; rebuilt from its other copies when the broker starts".to_owned(),
         (false, Some(what)) => format!("damaged: {what}"),
@@ -349,13 +353,13 @@ fn salvage_partitions(
         let offsets = if p.offsets.0 < p.offsets.1 { range(&p.offsets) } else { "none".to_owned() };
         json!({ "partition": format!("{}/{}", p.topic, p.partition), "offsets": offsets, "lost": lost, "state": state(p) })
     };
-    let is_damaged = |p: &&SalvagedPartition| p.damage.is_some();
+    let is_damaged = |p: &&SalvagedPartition| p.damage.is_some() || !p.is_known;
     let damaged = found.partitions.iter().filter(is_damaged).count();
     if output == Output::Json {
         let partition = |p: &SalvagedPartition| {
             json!({
                 "topic": p.topic, "partition": p.partition, "damage": p.damage, "start": p.offsets.0, "end": p.offsets.1,
-                "lost": p.lost, "goes_on_at": p.goes_on_at, "has_others": p.has_others, "done": p.is_done,
+                "lost": p.lost, "goes_on_at": p.goes_on_at, "has_others": p.has_others, "done": p.is_done, "known": p.is_known,
             })
         };
         let partitions: Vec<_> = found.partitions.iter().map(partition).collect();
@@ -366,6 +370,10 @@ fn salvage_partitions(
         println!("The write-ahead log is not whole: {}.", found.log_damage.join(", "));
         println!("What it held may be lost, of every partition; what stands in segments is still there.");
         println!();
+    }
+    if !found.log_damage.is_empty() && found.partitions.is_empty() {
+        println!("Nothing is left in {}. Next: move it away, and start the broker empty", data_dir.display());
+        return Ok(());
     }
     // Whole ones only where they were asked for.
     let shown = found.partitions.iter().filter(|p| partition.is_some() || is_damaged(p));

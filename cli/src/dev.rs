@@ -76,10 +76,9 @@ impl Dev {
         let is_temporary = temporary.is_some();
         let result = thalweg_broker::run(
             config,
-            |started| {
-                context = write_context(started.address.port(), &started.ca_pem);
-                announce(started, &data_dir, is_temporary);
-            },
+            // Before anybody is answered: a client that connects meanwhile trusts what it finds there.
+            |address, ca_pem| context = write_context(address.port(), ca_pem),
+            |started| announce(started, &data_dir, is_temporary),
             stop,
         )
         .await;

@@ -94,6 +94,6 @@ impl Serve {
             say!("Thalweg broker {id} on thalweg://{advertised}");
             say!("  metrics  http://{}/metrics", started.http);
         };
-        thalweg_broker::run(config, announce, stopped()?).await
+        thalweg_broker::run(config, |_, _| {}, announce, stopped()?).await
     }
 }

@@ -199,7 +199,7 @@ impl Link {
                 }
                 // What says something of this client counts more than that somebody is down.
                 Ok((Err(error), _)) => {
-                    if last.as_ref().is_none_or(|e: &Error| e.is_retriable()) {
+                    if last.as_ref().is_none_or(|last| tells_more(&error) >= tells_more(last)) {
                         last = Some(error);
                     }
                 }
@@ -247,14 +247,22 @@ impl Link {
         let started = Instant::now();
         for attempt in 1.. {
             let left = deadline.saturating_duration_since(Instant::now());
+        let mut told: Option<Error> = None;
             let error = match self.connection(left.clamp(Duration::from_millis(50), ATTEMPT)).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) if !error.is_retriable() => return Err(error),
-                Err(error) => error,
+                // The last attempt has little time, and knows less than those before.
+                Err(error) => {
+                    match told.take().filter(|told| limit < ATTEMPT && tells_more(told) >= tells_more(&error)) {
+                        Some(told) => told,
+                        None => error,
+                    }
+                }
             };
             let wait = Duration::from_millis(backoff.wait_ms(attempt, chance()));
             let left = deadline.saturating_duration_since(Instant::now());
             if left <= wait {
+            told = Some(error.clone());
                 let tried = started.elapsed().as_secs_f32();
                 return Err(Error::new(error.kind(), format!("{error}; gave up after {tried:.1} s")));
             }
@@ -423,6 +431,20 @@ fn refusal(address: &Address, error: &ConnectionError) -> Option<Error> {
 fn other_protocol(address: &Address) -> Error {
     Error::new(ErrorKind::Unsupported, format!("{address} speaks QUIC, but not Thalweg's protocol thalweg/1"))
 }
+/// How much an error says: that this client is refused for good, that a broker has answered, that nobody has.
+fn tells_more(error: &Error) -> (bool, bool) {
+    (!error.is_retriable(), error.code().is_some())
+}
+
+/// Tells of a connection in the log: that it is there, and how it ends unless this client ends it.
+async fn report(address: Address, connection: Connection) {
+    tracing::info!("connected to {address}");
+    match connection.closed().await {
+        quinn::ConnectionError::LocallyClosed => tracing::debug!("the connection to {address} is closed"),
+        why => tracing::warn!("the connection to {address} is lost: {why}"),
+    }
+}
+
 
 async fn hello(connection: &Connection, client_name: &str, attempt: Duration) -> Result<()> {
     let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost)?;
