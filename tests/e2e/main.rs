@@ -10,6 +10,7 @@ mod groups;
 mod handshake;
 mod hostile;
 mod impostors;
+mod kit;
 mod load;
 mod plugins;
 mod raw;
