@@ -6,7 +6,7 @@ const { inspect, types } = require('node:util')
 
 const { checkNames, checkNumbers } = require('./data.js')
 const { ClosedError, InvalidError, call, raised } = require('./errors.js')
-const { Batch, ConsumerRecord } = require('./record.js')
+const { Batch, ConsumerRecord, topicIdOf } = require('./record.js')
 
 /** A position as the native half wants it: kind and number. */
 function position(start) {
@@ -331,7 +331,7 @@ class Consumer {
 
   async seek(at, to) {
     const [kind, value] = position(to)
-    await this.#sync((native) => native.seek(...place(at), kind, value))
+    await call((await this.#sync((native) => native.seek(...place(at), kind, value))).wait())
   }
 
   async pause(at) {
@@ -371,7 +371,7 @@ class Consumer {
 
   async commit(offsets) {
     const isRecord = offsets instanceof ConsumerRecord
-    const list = isRecord ? [{ topic: offsets.topic, partition: offsets.partition, offset: offsets.offset + 1 }] : offsets
+    const list = isRecord ? [{ topic: offsets.topic, topicId: topicIdOf(offsets), partition: offsets.partition, offset: offsets.offset + 1 }] : offsets
     if (list !== undefined && !Array.isArray(list)) throw new TypeError('offsets are a record, or an array of { partition, offset }')
     for (const one of list ?? []) {
       place(one)
@@ -382,7 +382,7 @@ class Consumer {
     const native = this.#closing ? await this.#ready() : (this.#native ?? (await this.#ready()))
     this.#settle(native)
     if (list === undefined) return call(this.#inWords(() => native.startCommit()).wait())
-    await call(native.commitOffsets(list.map(({ topic = this.topic, partition, offset }) => ({ topic, partition, offset }))))
+    await call(native.commitOffsets(list.map(({ topic = this.topic, topicId, partition, offset }) => ({ topic, topicId, partition, offset }))))
   }
 
   /** What the native half throws at once, as the error that it is. */

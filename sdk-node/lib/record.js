@@ -9,6 +9,9 @@ const { dataOf, headersOf, valueOf } = require('./data.js')
 
 const NONE = 0xffffffff
 
+/** What tells a record's topic from others of its name; empty for one that was made by hand. */
+let topicIdOf
+
 /**
  * A record as it was read. Where it stood are properties of its own, so that two records are told apart by whoever compares them; key, value and headers
  * are read from the batch when they are asked for.
@@ -16,6 +19,10 @@ const NONE = 0xffffffff
 class ConsumerRecord {
   #batch
   #at
+
+  static {
+    topicIdOf = (record) => record.#batch.topicId
+  }
 
   constructor(batch, at) {
     this.#batch = batch
@@ -100,6 +107,7 @@ class Batch {
   constructor(native) {
     this.#native = native
     this.topic = native.topic
+    Object.defineProperty(this, 'topicId', { value: native.topicId ?? '' })
     this.partition = native.partition
     this.offsets = native.offsets
     this.timestamps = native.timestamps
@@ -140,4 +148,4 @@ class Batch {
   }
 }
 
-module.exports = { ConsumerRecord, Batch }
+module.exports = { ConsumerRecord, Batch, topicIdOf }

@@ -51,6 +51,8 @@ pub struct TopicPartition {
 #[napi(object)]
 pub struct Commit {
     pub topic: String,
+    /// Of a record: which topic of that name.
+    pub topic_id: Option<String>,
     pub partition: u32,
     pub offset: f64,
 }
@@ -59,6 +61,8 @@ pub struct Commit {
 #[napi(object)]
 pub struct Batch {
     pub topic: String,
+    /// One letter a byte; empty for what was not read.
+    pub topic_id: String,
     pub partition: u32,
     pub data: Buffer,
     pub index: Uint32Array,
@@ -139,6 +143,7 @@ fn pack(batch: &thalweg::Batch) -> Batch {
     }
     Batch {
         topic: batch.topic().to_owned(),
+        topic_id: batch.topic_id().iter().map(|b| *b as char).collect(),
         partition: batch.partition(),
         data: data.into(),
         index: index.into(),
@@ -224,20 +229,24 @@ impl Consumer {
 
     /// Begins to commit all that was handed out so far.
     #[napi]
-    pub fn start_commit(&self) -> Result<Committing> {
+    pub fn start_commit(&self) -> Result<Pending> {
         let commit = self.inner.start_commit().map_err(raise)?;
-        Ok(Committing { commit: Mutex::new(Some(Box::pin(commit))) })
+        Ok(Pending { what: Mutex::new(Some(Box::pin(commit))) })
     }
 
     #[napi]
     pub async fn commit_offsets(&self, offsets: Vec<Commit>) -> Result<()> {
-        let offsets = offsets.into_iter().map(|c| ((c.topic, c.partition), c.offset as u64));
+        let id = |letters: Option<String>| letters.unwrap_or_default().chars().map(|c| c as u8).collect();
+        let offsets =
+            offsets.into_iter().map(|c| (Place::of_topic_id(&c.topic, id(c.topic_id), c.partition), c.offset as u64));
         self.inner.commit_offsets(offsets).await.map_err(raise)
     }
 
+    /// Moves a partition at the call; what it answers with waits until the leader has looked up where that is.
     #[napi]
-    pub fn seek(&self, topic: Option<String>, partition: u32, kind: String, value: f64) -> Result<()> {
-        self.inner.seek(place(topic, partition), position(&kind, value)?).map_err(raise)
+    pub fn seek(&self, topic: Option<String>, partition: u32, kind: String, value: f64) -> Result<Pending> {
+        let moved = self.inner.seek(place(topic, partition), position(&kind, value)?);
+        Ok(Pending { what: Mutex::new(Some(Box::pin(moved))) })
     }
 
     #[napi]
@@ -306,20 +315,20 @@ impl Consumer {
     }
 }
 
-/// A commit that is under way.
+/// Something that is under way.
 #[napi]
-pub struct Committing {
-    commit: Mutex<Option<Pin<Box<dyn Future<Output = thalweg::Result<()>> + Send>>>>,
+pub struct Pending {
+    what: Mutex<Option<Pin<Box<dyn Future<Output = thalweg::Result<()>> + Send>>>>,
 }
 
 #[napi]
-impl Committing {
+impl Pending {
     /// What became of it; to be asked once.
     #[napi]
     pub async fn wait(&self) -> Result<()> {
-        let commit = lock(&self.commit).take();
-        match commit {
-            Some(commit) => commit.await.map_err(raise),
+        let what = lock(&self.what).take();
+        match what {
+            Some(what) => what.await.map_err(raise),
             None => Ok(()),
         }
     }

@@ -116,6 +116,15 @@ impl Consumer {
         future_into_py(py, async move { consumer.commit_offsets(offsets).await.map_err(raise) })
     }
 
+    /// Commits the position behind a record.
+    fn commit_record<'py>(&self, py: Python<'py>, record: &Record, offset: u64) -> PyResult<Bound<'py, PyAny>> {
+        let (consumer, batch) = (self.inner.clone(), record.batch.clone());
+        future_into_py(py, async move {
+            let place = Place::of_topic_id(batch.topic(), batch.topic_id().clone(), batch.partition());
+            consumer.commit_offsets([(place, offset + 1)]).await.map_err(raise)
+        })
+    }
+
     /// Hands out nothing more.
     fn stop(&self) {
         self.inner.stop();
@@ -142,8 +151,17 @@ impl Consumer {
         })
     }
 
-    fn seek(&self, topic: Option<String>, partition: u32, kind: &str, value: i64) -> PyResult<()> {
-        self.inner.seek(place(topic, partition), position(kind, value)?).map_err(raise)
+    /// Moves a partition at the call; waits until its leader has looked up where that is.
+    fn seek<'py>(
+        &self,
+        py: Python<'py>,
+        topic: Option<String>,
+        partition: u32,
+        kind: &str,
+        value: i64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let moved = self.inner.seek(place(topic, partition), position(kind, value)?);
+        future_into_py(py, async move { moved.await.map_err(raise) })
     }
 
     fn pause(&self, topic: Option<String>, partition: u32) -> PyResult<()> {

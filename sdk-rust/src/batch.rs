@@ -7,12 +7,20 @@ use bytes::Bytes;
 use thalweg_model::{BatchBuilder, BatchError, BatchHeader, Codec, LeaderEpoch, Offset, RecordBatch, RecordSpan};
 use thalweg_wire::ErrorKind;
 
-use crate::{Error, Result};
+use crate::{Error, Place, Result};
+
+/// The topic that something was read from. Another one may bear its name by now.
+#[derive(Debug)]
+pub(crate) struct TopicName {
+    pub(crate) name: String,
+    /// Empty for what was not read.
+    pub(crate) id: Bytes,
+}
 
 /// A record as it was read.
 #[derive(Clone, Debug)]
 pub struct ConsumerRecord {
-    topic: Arc<str>,
+    topic: Arc<TopicName>,
     partition: u32,
     offset: u64,
     record: thalweg_model::Record,
@@ -20,13 +28,19 @@ pub struct ConsumerRecord {
 
 impl ConsumerRecord {
     /// A record as it might have been read, for tests of what handles records. One without a time of its own is from the beginning of the epoch.
-    pub fn new(topic: impl Into<Arc<str>>, partition: u32, offset: u64, record: crate::Record) -> ConsumerRecord {
-        ConsumerRecord { topic: topic.into(), partition, offset, record: record.into_place(0).0 }
+    pub fn new(topic: impl Into<String>, partition: u32, offset: u64, record: crate::Record) -> ConsumerRecord {
+        let topic = Arc::new(TopicName { name: topic.into(), id: Bytes::new() });
+        ConsumerRecord { topic, partition, offset, record: record.into_place(0).0 }
     }
 
     /// The topic.
     pub fn topic(&self) -> &str {
-        &self.topic
+        &self.topic.name
+    }
+
+    /// The place that it was read from.
+    pub(crate) fn place(&self) -> Place {
+        Place::of_topic_id(&self.topic.name, self.topic.id.clone(), self.partition)
     }
 
     /// Its partition.
@@ -94,7 +108,7 @@ impl ConsumerRecord {
 /// Records that came together, of one partition, sharing their bytes.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    topic: Arc<str>,
+    topic: Arc<TopicName>,
     partition: u32,
     parts: Vec<Part>,
 }
@@ -142,13 +156,19 @@ impl Spot {
 }
 
 impl Batch {
-    pub(crate) fn new(topic: Arc<str>, partition: u32, parts: Vec<Part>) -> Batch {
+    pub(crate) fn new(topic: Arc<TopicName>, partition: u32, parts: Vec<Part>) -> Batch {
         Batch { topic, partition, parts }
     }
 
     /// The topic.
     pub fn topic(&self) -> &str {
-        &self.topic
+        &self.topic.name
+    }
+
+    /// What tells the topic from others of its name; empty for what was not read. For the bindings.
+    #[doc(hidden)]
+    pub fn topic_id(&self) -> &Bytes {
+        &self.topic.id
     }
 
     /// The partition.
@@ -193,7 +213,8 @@ impl Batch {
         let mut builder = BatchBuilder::new();
         builder.push(&record.into_place(0).0);
         let stored = builder.build(Codec::None, None).with_position(Offset(offset), LeaderEpoch(0));
-        Ok(Batch::new(topic.into(), partition, vec![open(&stored, 0)?]))
+        let topic = Arc::new(TopicName { name: topic.into(), id: Bytes::new() });
+        Ok(Batch::new(topic, partition, vec![open(&stored, 0)?]))
     }
 
     /// The record of this number, from 0 on.

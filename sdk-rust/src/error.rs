@@ -113,6 +113,12 @@ impl Error {
         error
     }
 
+    /// The same with more words at its end.
+    pub(crate) fn with_more(mut self, more: &str) -> Error {
+        self.message = format!("{}, {more}", self.message);
+        self
+    }
+
     /// A topic that was read or written is not there any more. Brokers know only its id then.
     pub(crate) fn topic_gone(topic: &str) -> Error {
         let message = format!("topic {topic:?} was deleted");

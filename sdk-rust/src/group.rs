@@ -57,6 +57,11 @@ impl Cursor {
         self.offset.store(offset, Ordering::Release);
     }
 
+    /// Reading begins with `offset`, unless the group has come somewhere already.
+    fn begins_at(&self, offset: u64) {
+        let _ = self.offset.compare_exchange(u64::MAX, offset, Ordering::AcqRel, Ordering::Acquire);
+    }
+
     /// Everything before `offset` is done, and may have been before.
     pub(crate) fn raise(&self, offset: u64) {
         let is_behind = |at: u64| at == u64::MAX || at < offset;
@@ -134,6 +139,7 @@ pub(crate) struct GroupShared {
     /// The user is told before a partition moves.
     tells: bool,
     buffer_bytes: u64,
+    out_of_range: Option<Position>,
     filter: Option<proto::Filter>,
     client_timeout: Duration,
 }
@@ -144,6 +150,7 @@ pub(crate) struct GroupOptions {
     pub(crate) start: Position,
     pub(crate) tells: bool,
     pub(crate) buffer_bytes: u64,
+    pub(crate) out_of_range: Option<Position>,
     pub(crate) client_timeout: Duration,
 }
 
@@ -160,6 +167,7 @@ impl GroupShared {
             tells: options.tells,
             limits_processing: config.max_processing_ms.is_some(),
             buffer_bytes: options.buffer_bytes,
+            out_of_range: options.out_of_range,
             filter: config.join.filter.clone(),
             client_timeout: options.client_timeout,
             inner: Mutex::new(Inner {
@@ -224,7 +232,7 @@ impl GroupShared {
     pub(crate) fn reader(&self, topic: Option<&str>, partition: u32) -> Option<Arc<Reader>> {
         let inner = self.lock();
         let reads =
-            |r: &&Arc<Reader>| topic.is_none_or(|t| *r.name == *t) && r.core().partitions().any(|p| p == partition);
+            |r: &&Arc<Reader>| topic.is_none_or(|t| r.name() == t) && r.core().partitions().any(|p| p == partition);
         inner.readers.values().find(reads).cloned()
     }
 
@@ -239,13 +247,27 @@ impl GroupShared {
     /// The partitions that this member reads, by topic.
     pub(crate) fn assignment(&self) -> Vec<(String, u32)> {
         let inner = self.lock();
-        let name = |key: &PartitionKey| Some((inner.readers.get(&key.topic_id)?.name.to_string(), key.partition));
+        let name = |key: &PartitionKey| Some((inner.readers.get(&key.topic_id)?.name().to_owned(), key.partition));
         inner.membership.assignment().filter_map(name).collect()
     }
 
     /// How far the group has come in a partition that this member holds, as far as it knows.
     pub(crate) fn known(&self, key: &PartitionKey) -> Option<Progress> {
         self.lock().membership.known(key)
+    }
+
+    /// The leader has said where reading a partition begins.
+    pub(crate) fn begins_at(&self, key: &PartitionKey, offset: u64) {
+        if let Some(cursor) = self.lock().cursors.get(key) {
+            cursor.begins_at(offset);
+        }
+    }
+
+    /// Where the group had come to is not in the log any more: where it begins instead is about to be said.
+    pub(crate) fn begins_anew(&self, key: &PartitionKey) {
+        if let Some(cursor) = self.lock().cursors.get(key) {
+            cursor.set(u64::MAX);
+        }
     }
 
     /// The user has done with a revoked partition.
@@ -693,7 +715,8 @@ async fn open_readers(
     for topic in reply.topics.into_iter().filter(|t| t.error.is_none()) {
         let core = ConsumerCore::new([], shared.start, shared.buffer_bytes);
         let topic = Arc::new(topic);
-        let reader = Reader::open(link.clone(), topic.clone(), core, filter.clone(), events.clone(), true);
+        let how = (filter.clone(), shared.out_of_range);
+        let reader = Reader::open(link.clone(), topic.clone(), core, how, events.clone(), Some(shared.clone()));
         shared.lock().readers.insert(topic.id.clone(), reader);
     }
     Ok(())

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::SendStream;
-use thalweg_client_core::{Backoff, ConsumerCore, PartitionKey, Pushed};
+use thalweg_client_core::{Backoff, ConsumerCore, PartitionKey, Position, Pushed};
 use thalweg_wire::{ErrorCode, ErrorKind, proto};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
 use crate::address::Address;
+use crate::batch::TopicName;
 use crate::client::PluginInfo;
+use crate::group::GroupShared;
 use crate::link::{ATTEMPT, Link, chance};
 use crate::stream::{FrameReader, send};
 use crate::{Error, ErrorPlace, Result};
@@ -36,8 +38,9 @@ pub(crate) enum Event {
 
 /// One topic that a consumer reads, shared between both sides.
 pub(crate) struct Reader {
-    pub(crate) name: Arc<str>,
-    topic_id: Bytes,
+    pub(crate) topic: Arc<TopicName>,
+    /// Where it goes on when the log does not hold its start; `None`: the user is told.
+    out_of_range: Option<Position>,
     core: Mutex<ConsumerCore>,
     /// There is something for the brokers.
     wake: Notify,
@@ -51,20 +54,24 @@ impl Reader {
         link: Rc<Link>,
         topic: Arc<proto::Topic>,
         core: ConsumerCore,
-        filter: Option<proto::Filter>,
+        (filter, out_of_range): (Option<proto::Filter>, Option<Position>),
         events: UnboundedSender<Event>,
-        in_group: bool,
+        group: Option<Arc<GroupShared>>,
     ) -> Arc<Reader> {
         let open = proto::FetchOpen { topic_id: topic.id.clone(), filter };
-        let reader = Arc::new(Reader::new(&topic, core));
-        tokio::task::spawn_local(drive(link, reader.clone(), topic, open, events, in_group));
+        let reader = Arc::new(Reader::new(&topic, core, out_of_range));
+        tokio::task::spawn_local(drive(link, reader.clone(), topic, open, events, group));
         reader
     }
 
     /// One that nobody serves yet.
-    pub(crate) fn new(topic: &proto::Topic, core: ConsumerCore) -> Reader {
-        let (name, topic_id) = (topic.name.as_str().into(), topic.id.clone());
-        Reader { name, topic_id, core: Mutex::new(core), wake: Notify::new(), resolved: watch::channel(0).0 }
+    pub(crate) fn new(topic: &proto::Topic, core: ConsumerCore, out_of_range: Option<Position>) -> Reader {
+        let topic = Arc::new(TopicName { name: topic.name.clone(), id: topic.id.clone() });
+        Reader { topic, out_of_range, core: Mutex::new(core), wake: Notify::new(), resolved: watch::channel(0).0 }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.topic.name
     }
 
     pub(crate) fn core(&self) -> MutexGuard<'_, ConsumerCore> {
@@ -72,7 +79,7 @@ impl Reader {
     }
 
     pub(crate) fn key(&self, partition: u32) -> PartitionKey {
-        PartitionKey { topic_id: self.topic_id.clone(), partition }
+        PartitionKey { topic_id: self.topic.id.clone(), partition }
     }
 
     /// Changes what is read; what follows from it is told to the brokers.
@@ -92,9 +99,14 @@ impl Reader {
 
     /// Waits until each partition's leader has said where its start lies, or has refused, or nothing comes any more.
     pub(crate) async fn resolved(&self) {
+        self.resolved_where(|_| true).await;
+    }
+
+    /// The same for some partitions only.
+    pub(crate) async fn resolved_where(&self, is_meant: impl Fn(u32) -> bool) {
         let mut resolved = self.resolved.subscribe();
         loop {
-            let waits = *resolved.borrow_and_update() != u64::MAX && self.core().unresolved().next().is_some();
+            let waits = *resolved.borrow_and_update() != u64::MAX && self.core().unresolved().any(&is_meant);
             if !waits || resolved.changed().await.is_err() {
                 return;
             }
@@ -103,7 +115,16 @@ impl Reader {
 
     /// What an error about one of its partitions speaks of.
     pub(crate) fn place(&self, partition: u32) -> ErrorPlace {
-        ErrorPlace { topic: self.name.to_string(), partition: Some(partition), ..Default::default() }
+        ErrorPlace { topic: self.name().to_owned(), partition: Some(partition), ..Default::default() }
+    }
+
+    /// The leader of a partition has not said in time where reading starts.
+    pub(crate) fn unanswered(&self, partition: u32, limit: Duration) -> Error {
+        let message = format!(
+            "the leader of topic {:?} partition {partition} did not say within {limit:?} where reading starts",
+            self.name()
+        );
+        Error::new(ErrorKind::Timeout, message).at(self.place(partition))
     }
 
     fn tell_resolved(&self) {
@@ -129,8 +150,8 @@ pub(crate) async fn open_stream(
 struct Subscription {
     link: Rc<Link>,
     reader: Arc<Reader>,
-    /// The group's coordinator takes the partitions of a deleted topic away.
-    in_group: bool,
+    /// Its coordinator takes the partitions of a deleted topic away.
+    group: Option<Arc<GroupShared>>,
     open: proto::FetchOpen,
     events: UnboundedSender<Event>,
     leaders: RefCell<BTreeMap<u32, Option<Address>>>,
@@ -159,6 +180,23 @@ impl Subscription {
         }
     }
 
+    /// The log does not hold the start of a partition, and the consumer has said what to do then: it starts there, before anybody reads.
+    fn starts_elsewhere(&self, push: &proto::FetchPush) -> bool {
+        let Some(error) = push.error.as_ref().filter(|e| ErrorCode::from_number(e.code) == ErrorCode::OffsetOutOfRange)
+        else {
+            return false;
+        };
+        let Some(to) = self.reader.out_of_range else { return false };
+        let (topic, partition) = (self.reader.name(), push.partition);
+        tracing::warn!(topic, partition, "{}; going on at the {to:?}", error.message);
+        if let Some(group) = &self.group {
+            group.begins_anew(&self.reader.key(partition));
+        }
+        self.reader.core().seek(partition, to);
+        self.flush();
+        true
+    }
+
     /// There is no stream to this broker any more.
     fn lost(&self, address: &Address) {
         self.streams.borrow_mut().remove(address);
@@ -174,11 +212,11 @@ async fn drive(
     topic: Arc<proto::Topic>,
     open: proto::FetchOpen,
     events: UnboundedSender<Event>,
-    in_group: bool,
+    group: Option<Arc<GroupShared>>,
 ) {
     let mut routing = crate::routing::follow(&link, &topic);
     let (leaders, streams) = (RefCell::default(), RefCell::default());
-    let s = Rc::new(Subscription { link: link.clone(), reader, in_group, open, events, leaders, streams });
+    let s = Rc::new(Subscription { link: link.clone(), reader, group, open, events, leaders, streams });
     let mut kept: BTreeMap<Address, tokio::task::JoinHandle<()>> = BTreeMap::new();
     loop {
         let now = routing.borrow_and_update().clone();
@@ -255,17 +293,17 @@ async fn find_gone(s: Rc<Subscription>, push: proto::FetchPush, from: u64) {
         if !s.reader.core().is_current(partition, generation) {
             return;
         }
-        let request = proto::MetadataRequest { topics: vec![s.reader.name.to_string()], create_missing: false };
+        let request = proto::MetadataRequest { topics: vec![s.reader.name().to_owned()], create_missing: false };
         let found = s.link.request::<_, proto::MetadataReply>(request, Bytes::new()).await;
         let topic = found.ok().and_then(|(reply, _)| reply.topics.into_iter().next());
-        if topic.is_some_and(|t| t.error.is_none() && t.id == s.reader.topic_id) {
+        if topic.is_some_and(|t| t.error.is_none() && t.id == s.reader.topic.id) {
             s.reader.change(|core| core.ask_again(partition, generation));
             return;
         }
         tokio::time::sleep(LOOK_FOR_TOPIC_EVERY).await;
     }
     s.reader.tell_resolved();
-    if !s.in_group {
+    if s.group.is_none() {
         let _ = s.events.send(Event::Push { reader: s.reader.clone(), push: Box::new(push), body: Bytes::new(), from });
     }
 }
@@ -303,7 +341,14 @@ async fn serve(s: &Rc<Subscription>, address: &Address, stream: Stream) -> Error
                 tokio::task::spawn_local(find_gone(s.clone(), push, from));
                 continue;
             }
+            if waited && s.starts_elsewhere(&push) {
+                continue;
+            }
             if waited {
+                if let Some(group) = s.group.as_ref().filter(|_| push.error.is_none()) {
+                    // Before anybody reads: whoever gets the partition next goes on from here as well.
+                    group.begins_at(&s.reader.key(push.partition), from);
+                }
                 s.reader.tell_resolved();
             }
             if passes {

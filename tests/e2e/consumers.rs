@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use thalweg::{Consumer, Error, ErrorKind, OnFailure, Position, Record, Topic};
-use thalweg_tests::process::{Broker, plugin};
+use thalweg::{ClientBuilder, Consumer, Error, ErrorKind, OnFailure, OnOutOfRange, Position, Record, Topic};
+use thalweg_tests::process::{Broker, Cluster, plugin};
 
 use crate::client;
 
@@ -87,6 +87,101 @@ async fn what_is_sent_after_a_consumer_was_opened_comes() {
     }
 }
 
+/// A start that is not in the log, and a seek, are resolved as well before the call returns: not when somebody reads.
+#[tokio::test]
+async fn what_is_sent_after_a_consumer_went_to_the_end_comes_though_nobody_has_read_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(folder.path(), 3);
+    let client = ClientBuilder::new(cluster.addresses()).ca_pem(cluster.ca_pem.clone()).connect().await.unwrap();
+    client.create_topic("t", Topic::partitions(3)).await.unwrap();
+    let producer = client.producer("t").build().await.unwrap();
+    let sought = client.consumer("t").build().await.unwrap();
+    for turn in 0..20u64 {
+        let far = client.consumer("t").start(Position::Offset(5_000)).on_out_of_range(OnOutOfRange::Latest);
+        let far = far.build().await.unwrap();
+        for partition in 0..3 {
+            sought.seek(partition, Position::Latest).await.unwrap();
+        }
+        for partition in 0..3 {
+            producer.send(Record::new(format!("{turn}")).partition(partition)).await.unwrap();
+        }
+        for consumer in [&far, &sought] {
+            for _ in 0..3 {
+                assert_eq!(next(consumer).await.unwrap(), format!("{turn}"));
+            }
+        }
+    }
+}
+
+/// Where a group begins is its own from the moment that a member is open, also if that member never reads.
+#[tokio::test]
+async fn a_group_that_began_at_the_end_begins_there_for_the_next_member_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    client.create_topic("t", Topic::partitions(2)).await.unwrap();
+    let producer = client.producer("t").build().await.unwrap();
+    producer.send(Record::new("before")).await.unwrap();
+    for (group, policy, start) in
+        [("latest", OnOutOfRange::Fail, Position::Latest), ("elsewhere", OnOutOfRange::Latest, Position::Offset(5_000))]
+    {
+        let member = || client.consumer("t").group(group).start(start).on_out_of_range(policy).build();
+        let first = member().await.unwrap();
+        for i in 0..40 {
+            producer.send(Record::new(format!("{group} {i}"))).await.unwrap();
+        }
+        first.close().await.unwrap();
+        let second = member().await.unwrap();
+        let mut read = Vec::new();
+        for _ in 0..40 {
+            read.push(next(&second).await.unwrap());
+        }
+        read.sort_by_key(|text| text.rsplit(' ').next().unwrap().parse::<u32>().unwrap());
+        assert_eq!(read, (0..40).map(|i| format!("{group} {i}")).collect::<Vec<_>>());
+    }
+}
+
+/// A record speaks for the topic that it was read from, and not for a later one of its name.
+#[tokio::test]
+async fn a_record_of_a_deleted_topic_moves_nothing_in_the_one_that_was_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    let send = async |from: u32, to: u32| {
+        let producer = client.producer("t").build().await.unwrap();
+        let records = (from..to).map(|i| Record::new(i.to_string())).collect();
+        assert!(producer.send_batch(records).await.unwrap().iter().all(Result::is_ok));
+    };
+    client.create_topic("t", Topic::partitions(1)).await.unwrap();
+    send(0, 20).await;
+    let consumer = client.consumer("t").group("g").auto_commit(None).build().await.unwrap();
+    let mut old = consumer.next().await.unwrap().unwrap();
+    for _ in 0..9 {
+        old = consumer.next().await.unwrap().unwrap();
+    }
+    consumer.commit_record(&old).await.unwrap();
+    client.delete_topic("t").await.unwrap();
+    client.create_topic("t", Topic::partitions(1)).await.unwrap();
+    send(100, 140).await;
+    let read = tokio::time::timeout(PATIENCE, async {
+        // What was pushed of the old one may still come.
+        loop {
+            let record = consumer.next().await.unwrap();
+            if let Ok(record) = record
+                && record.text().unwrap() == Some("100")
+            {
+                return record;
+            }
+        }
+    });
+    let first = read.await.expect("the group follows");
+    let error = consumer.commit_record(&old).await.unwrap_err();
+    assert_eq!((error.kind(), error.place().unwrap().topic.as_str()), (ErrorKind::NotFound, "t"), "{error}");
+    assert!(error.to_string().contains("this record is of the first"), "{error}");
+    consumer.commit_record(&first).await.unwrap();
+    assert_eq!(consumer.committed(0).unwrap(), Some(first.offset() + 1));
+}
+
 #[tokio::test]
 async fn a_position_that_the_log_does_not_hold_is_refused_with_both_ends() {
     let folder = tempfile::tempdir().unwrap();
@@ -104,17 +199,17 @@ async fn a_position_that_the_log_does_not_hold_is_refused_with_both_ends() {
         assert_eq!((place.log_start, place.log_end), (Some(0), Some(last + 1)));
     }
     assert!(tokio::time::timeout(PATIENCE, consumer.next_batch()).await.unwrap().unwrap().is_err());
-    consumer.seek(0, Position::Offset(last)).unwrap();
+    consumer.seek(0, Position::Offset(last)).await.unwrap();
     assert_eq!(next(&consumer).await.unwrap(), "a");
     // The end itself is where the next record will be.
-    consumer.seek(0, Position::Offset(last + 1)).unwrap();
+    consumer.seek(0, Position::Offset(last + 1)).await.unwrap();
     producer.send(Record::new("b")).await.unwrap();
     assert_eq!(next(&consumer).await.unwrap(), "b");
-    consumer.seek(0, Position::Offset(last + 100)).unwrap();
+    consumer.seek(0, Position::Offset(last + 100)).await.unwrap();
     assert_eq!(error(&consumer).await.kind(), ErrorKind::OffsetOutOfRange);
     let member = client.consumer("t").group("g").start(Position::Offset(9_000)).build().await.unwrap();
     assert_eq!(error(&member).await.place().unwrap().offset, Some(9_000));
-    member.seek(0, Position::Earliest).unwrap();
+    member.seek(0, Position::Earliest).await.unwrap();
     assert_eq!(next(&member).await.unwrap(), "a");
 }
 
@@ -172,6 +267,6 @@ async fn a_filter_that_fails_says_so_until_a_seek() {
         let error = error(&consumer).await;
         assert_eq!((error.kind(), error.place().unwrap().offset), (ErrorKind::PluginFailed, Some(offsets[1])));
     }
-    consumer.seek(0, Position::Offset(offsets[1] + 1)).unwrap();
+    consumer.seek(0, Position::Offset(offsets[1] + 1)).await.unwrap();
     assert_eq!(next(&consumer).await.unwrap(), r#"{"dep_delay":101}"#);
 }

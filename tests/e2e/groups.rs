@@ -193,7 +193,7 @@ async fn commits_are_manual_or_automatic_and_a_group_resumes_there() {
     let _broker = tokio::task::block_in_place(|| Broker::start(folder.path(), port));
     let consumer = client.consumer("t").group("g").build().await.unwrap();
     assert_eq!(next(&consumer).await, (0, 40));
-    consumer.seek(0, Position::Offset(90)).unwrap();
+    consumer.seek(0, Position::Offset(90)).await.unwrap();
     assert_eq!(next(&consumer).await, (0, 90));
     consumer.finish().await.unwrap();
     assert_eq!(client.describe_group("g").await.unwrap().offsets[0].committed, 91);

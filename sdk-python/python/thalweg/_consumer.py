@@ -282,13 +282,14 @@ class Consumer:
         return reading
 
     async def seek(self, place: Place, to: Start) -> None:
-        """Moves a partition: a number, or (topic, number) where several topics are read. Records that wait are dropped.
+        """Moves a partition: a number, or (topic, number) where several topics are read. Records that wait are dropped. To the end, or to a time, it waits
+        until the leader has looked that up: what is sent from then on comes.
 
         `to` is "earliest", "latest", an offset or {"timestamp": milliseconds or datetime}. Raises NotFoundError for a partition that is not read; a position that
         the log does not hold is told by the next read.
         """
         (topic, partition), (kind, value) = split_place(place), parse_start(to, "to")
-        (await self._ready()).seek(topic, partition, kind, value)
+        await (await self._ready()).seek(topic, partition, kind, value)
 
     async def pause(self, place: Place) -> None:
         """Hands out nothing of a partition from the next record on. What waits of it comes first when it is resumed.
@@ -334,7 +335,7 @@ class Consumer:
         if offsets is None:
             await native.commit(None)
         elif isinstance(offsets, _native.Record):
-            await native.commit([(offsets.topic, offsets.partition, offsets.offset + 1)])
+            await native.commit_record(offsets, offsets.offset)
         elif isinstance(offsets, Mapping):
             for offset in offsets.values():
                 if offset is None:

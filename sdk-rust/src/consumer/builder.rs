@@ -281,7 +281,7 @@ impl ConsumerBuilder {
             topics.push((topic, partitions, starts));
         }
         let (events, incoming) = unbounded_channel();
-        let buffer_bytes = self.buffer_bytes;
+        let (buffer_bytes, out_of_range) = (self.buffer_bytes, self.on_out_of_range.position());
         // Opened here once, so that a wrong filter is an error of this call.
         let opening = self.client.io.run(move |link| async move {
             let deadline = Instant::now() + link.options.timeout;
@@ -294,7 +294,7 @@ impl ConsumerBuilder {
             let reader = |(topic, partitions, starts): (_, Vec<u32>, BTreeMap<u32, Position>)| {
                 let mut core = ConsumerCore::new(partitions, start, buffer_bytes);
                 starts.into_iter().for_each(|(partition, to)| core.seek(partition, to));
-                Reader::open(link.clone(), topic, core, filter.clone(), events.clone(), false)
+                Reader::open(link.clone(), topic, core, (filter.clone(), out_of_range), events.clone(), None)
             };
             Ok((topics.into_iter().map(reader).collect(), plugin))
         });
@@ -396,6 +396,7 @@ impl ConsumerBuilder {
             start: self.start.unwrap_or(Position::Earliest),
             tells: self.tells,
             buffer_bytes: self.buffer_bytes,
+            out_of_range: self.on_out_of_range.position(),
             client_timeout: self.client.timeout(),
         };
         let shared = GroupShared::new(options);

@@ -37,18 +37,36 @@ type Listener = Arc<dyn Fn(&Rebalance) + Send + Sync>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     topic: Option<String>,
+    /// Where it comes from a record: which topic of that name.
+    topic_id: Option<Bytes>,
     partition: u32,
+}
+
+impl Place {
+    /// A partition of just this topic, and of no later one of its name; for the bindings.
+    #[doc(hidden)]
+    pub fn of_topic_id(topic: &str, id: Bytes, partition: u32) -> Place {
+        Place { topic: Some(topic.to_owned()), topic_id: Some(id).filter(|id| !id.is_empty()), partition }
+    }
+
+    fn is_of(&self, reader: &Reader) -> bool {
+        self.bears_name_of(reader) && self.topic_id.as_ref().is_none_or(|id| *id == reader.topic.id)
+    }
+
+    fn bears_name_of(&self, reader: &Reader) -> bool {
+        self.topic.as_deref().is_none_or(|topic| topic == reader.name())
+    }
 }
 
 impl From<u32> for Place {
     fn from(partition: u32) -> Self {
-        Place { topic: None, partition }
+        Place { topic: None, topic_id: None, partition }
     }
 }
 
 impl<T: Into<String>> From<(T, u32)> for Place {
     fn from((topic, partition): (T, u32)) -> Self {
-        Place { topic: Some(topic.into()), partition }
+        Place { topic: Some(topic.into()), topic_id: None, partition }
     }
 }
 
@@ -279,11 +297,7 @@ impl Consumer {
             // The first record and an offset stay what they are, whenever they are looked up.
             let moves = |p: &u32| matches!(core.start(*p), Some(Position::Latest | Position::Timestamp(_)));
             if let Some(partition) = core.unresolved().find(moves) {
-                let message = format!(
-                    "the leader of topic {:?} partition {partition} did not say within {limit:?} where reading starts",
-                    reader.name
-                );
-                return Err(Error::new(ErrorKind::Timeout, message).at(reader.place(partition)));
+                return Err(reader.unanswered(partition, limit));
             }
         }
         Ok(())
@@ -423,7 +437,7 @@ impl Consumer {
             Source::Alone(readers) => {
                 let of = |r: &Arc<Reader>| {
                     let partitions: Vec<u32> = r.core().partitions().collect();
-                    partitions.into_iter().map(|p| (r.name.to_string(), p)).collect::<Vec<_>>()
+                    partitions.into_iter().map(|p| (r.name().to_owned(), p)).collect::<Vec<_>>()
                 };
                 readers.iter().flat_map(of).collect()
             }
@@ -465,14 +479,32 @@ impl Consumer {
         Ok(member.known(&key).map(|p| p.offset))
     }
 
-    /// Moves a partition. Records that wait are dropped; one that was paused stays so.
+    /// Moves a partition. Records that wait are dropped; one that was paused stays so. It is moved when this returns, whether the future is awaited
+    /// or not; to the end, or to a time, the future waits until the leader has looked that up: what is sent from then on comes.
     ///
     /// # Errors
-    /// `not_found` for a partition that is not read.
-    pub fn seek(&self, place: impl Into<Place>, to: Position) -> Result<()> {
+    /// `not_found` for a partition that is not read, `timeout` when its leader does not answer within the client's time-out.
+    pub fn seek<P: Into<Place>>(&self, place: P, to: Position) -> impl Future<Output = Result<()>> + Send + use<P> {
         let place = place.into();
+        let moved = self.start_seek(&place, to).map(|reader| (reader, place.partition));
+        let (io, limit) = (self.inner.client.io.clone(), self.inner.client.timeout());
+        async move {
+            let (reader, partition) = moved?;
+            if !matches!(to, Position::Latest | Position::Timestamp(_)) {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                () = reader.resolved_where(|p| p == partition) => return Ok(()),
+                slept = io.sleep(limit) => slept?,
+            }
+            Err(reader.unanswered(partition, limit))
+        }
+    }
+
+    fn start_seek(&self, place: &Place, to: Position) -> Result<Arc<Reader>> {
         let mut state = self.inner.lock_open()?;
-        let reader = self.inner.reader(&place)?;
+        let reader = self.inner.reader(place)?;
         let key = reader.key(place.partition);
         reader.change(|core| core.seek(place.partition, to));
         state.drop_what_waits(&key);
@@ -480,7 +512,7 @@ impl Consumer {
         state.has_ended = false;
         drop(state);
         self.inner.nudge.notify_waiters();
-        Ok(())
+        Ok(reader)
     }
 
     /// Hands out nothing of a partition from the next record on. What waits of it, within the buffer, comes first when it is resumed.
@@ -493,7 +525,7 @@ impl Consumer {
         let reader = self.inner.reader(&place)?;
         let key = reader.key(place.partition);
         reader.core().pause(place.partition);
-        state.paused.insert(key.clone(), reader.name.to_string());
+        state.paused.insert(key.clone(), reader.name().to_owned());
         if let Some(hand) = state.current.take_if(|hand| hand.key == key) {
             state.rests.insert(key, hand);
         }
@@ -548,7 +580,7 @@ impl Consumer {
     /// # Errors
     /// As [`commit_offsets`](Self::commit_offsets).
     pub async fn commit_record(&self, record: &ConsumerRecord) -> Result<()> {
-        self.commit_offsets([((record.topic(), record.partition()), record.offset() + 1)]).await
+        self.commit_offsets([(record.place(), record.offset() + 1)]).await
     }
 
     /// Commits these offsets: each the next one to be read of its partition.
@@ -563,13 +595,14 @@ impl Consumer {
             let reader = self.inner.held(&place)?;
             let seen = reader.core().high_watermark(place.partition).unwrap_or(0);
             if offset > seen {
-                let topic = client.metadata(&reader.name, false).await?;
+                let topic = client.metadata(reader.name(), false).await?;
                 let end = client.offsets_of(&topic, vec![place.partition], Position::Latest).await?.all()?;
                 let end = end.first().map_or(0, |e| e.offset);
                 if offset > end {
                     let message = format!(
                         "offset {offset} of topic {:?} partition {} is past its end, {end}",
-                        reader.name, place.partition
+                        reader.name(),
+                        place.partition
                     );
                     let error = Error::from(RemoteError::new(ErrorCode::OffsetOutOfRange, message));
                     let place = reader.place(place.partition);
@@ -732,7 +765,7 @@ impl Inner {
 
     fn reader(&self, place: &Place) -> Result<Arc<Reader>> {
         let reads =
-            |r: &&Arc<Reader>| place.topic.as_deref().is_none_or(|t| *r.name == *t) && r.core().reads(place.partition);
+            |r: &&Arc<Reader>| place.topic.as_deref().is_none_or(|t| r.name() == t) && r.core().reads(place.partition);
         let found = match &self.source {
             Source::Alone(readers) => readers.iter().find(reads).cloned(),
             Source::Group(member) => member.reader(place.topic.as_deref(), place.partition),
@@ -742,19 +775,17 @@ impl Inner {
 
     /// The reader of a partition that this member holds: also of one that was revoked, until it is given up.
     fn held(&self, place: &Place) -> Result<Arc<Reader>> {
-        let held = |r: &&Arc<Reader>| {
-            let is_topic = place.topic.as_deref().is_none_or(|t| *r.name == *t);
-            is_topic && self.member().is_ok_and(|m| m.cursor(&r.key(place.partition)).is_some())
-        };
+        let reads = |r: &&Arc<Reader>| self.member().is_ok_and(|m| m.cursor(&r.key(place.partition)).is_some());
         let readers = self.readers();
-        if let Some(found) = readers.iter().find(held) {
+        if let Some(found) = readers.iter().filter(|r| place.is_of(r)).find(reads) {
             return Ok(found.clone());
         }
-        let is_lost = |r: &&Arc<Reader>| {
-            let is_topic = place.topic.as_deref().is_none_or(|t| *r.name == *t);
-            is_topic && self.member().is_ok_and(|m| m.has_known(&r.key(place.partition)))
-        };
-        match readers.iter().any(|r| is_lost(&r)) {
+        if let Some(other) = readers.iter().filter(|r| place.topic_id.is_some() && place.bears_name_of(r)).find(reads) {
+            let what = "and another one was made under its name: this record is of the first";
+            return Err(Error::topic_gone(other.name()).with_more(what));
+        }
+        let is_lost = |r: &Arc<Reader>| self.member().is_ok_and(|m| m.has_known(&r.key(place.partition)));
+        match readers.iter().any(|r| place.is_of(r) && is_lost(r)) {
             true => Err(anothers(&format!("{place}"))),
             false => Err(Error::new(ErrorKind::NotFound, format!("this consumer does not read {place}"))),
         }
@@ -766,6 +797,9 @@ impl Inner {
         if let Some(hand) = state.current.take_if(|hand| hand.is_empty()) {
             self.finish(state, hand);
         }
+        // Of a partition that was paused with its last record in hand.
+        let rests: Vec<Hand> = state.rests.extract_if(.., |_, hand| hand.is_empty()).map(|(_, hand)| hand).collect();
+        rests.into_iter().for_each(|hand| self.finish(state, hand));
         if state.in_hand {
             state.in_hand = false;
             if state.is_closed {
@@ -834,7 +868,7 @@ impl Inner {
         };
         let topic = match &change {
             Change::Assigned { topic, .. } => Some(topic.clone()),
-            _ => member.reader_of(&key.topic_id).map(|r| r.name.to_string()),
+            _ => member.reader_of(&key.topic_id).map(|r| r.name().to_owned()),
         };
         if !matches!(change, Change::Assigned { .. }) {
             state.drop_what_waits(key);
@@ -981,7 +1015,7 @@ impl Inner {
         } else if let Some(error) = push.error.clone().map(RemoteError::from) {
             end = self.follow_error(&mut state, reader, push, from, error).unwrap_or(end);
         }
-        let batch = Batch::new(reader.name.clone(), push.partition, decoded.parts);
+        let batch = Batch::new(reader.topic.clone(), push.partition, decoded.parts);
         let hand = Hand::new(key.clone(), cursor, batch, from, end, push);
         match hand.is_empty() {
             false => state.current = Some(hand),
@@ -1022,7 +1056,7 @@ impl Inner {
         if error.code == ErrorCode::OffsetOutOfRange
             && let Some(to) = self.on_out_of_range.position()
         {
-            let (topic, partition) = (&*reader.name, push.partition);
+            let (topic, partition) = (reader.name(), push.partition);
             tracing::warn!(topic, partition, "{}; going on at the {to:?}", error.message);
             reader.change(|core| core.seek(partition, to));
             return None;
@@ -1101,14 +1135,14 @@ fn failure(reader: &Reader, push: &proto::FetchPush, offset: Option<u64>, error:
         ..reader.place(push.partition)
     };
     let error = match error.code {
-        ErrorCode::UnknownTopic => Error::topic_gone(&reader.name),
-        _ => Error::from(error).in_context(&format!("topic {:?} partition {}", reader.name, push.partition)),
+        ErrorCode::UnknownTopic => Error::topic_gone(reader.name()),
+        _ => Error::from(error).in_context(&format!("topic {:?} partition {}", reader.name(), push.partition)),
     };
     error.at(place)
 }
 
 fn skipped(reader: &Reader, partition: u32, at: u64, reason: &RemoteError) {
-    tracing::warn!(topic = &*reader.name, partition, offset = at, "an unreadable batch is passed over: {reason}");
+    tracing::warn!(topic = reader.name(), partition, offset = at, "an unreadable batch is passed over: {reason}");
 }
 
 impl Drop for Inner {
@@ -1138,7 +1172,7 @@ mod tests {
     impl Pair {
         fn new(on_bad_record: OnBadRecord, on_out_of_range: OnOutOfRange) -> Pair {
             let topic = proto::Topic { name: "t".into(), id: Bytes::from_static(&[7; 16]), ..Default::default() };
-            let reader = Arc::new(Reader::new(&topic, ConsumerCore::new([0], Position::Offset(10), 1 << 20)));
+            let reader = Arc::new(Reader::new(&topic, ConsumerCore::new([0], Position::Offset(10), 1 << 20), None));
             let (events, incoming) = unbounded_channel();
             let consumer = Consumer::new(Made {
                 client: Client::unconnected(),
@@ -1208,7 +1242,7 @@ mod tests {
         }
         assert!(pair.consumer.next_batch().await.unwrap().is_err());
         assert_eq!(pair.consumer.position(0), Some(12));
-        pair.consumer.seek(0, Position::Offset(15)).unwrap();
+        pair.consumer.seek(0, Position::Offset(15)).await.unwrap();
         assert_eq!(pair.start(), 15);
         pair.push(&[], scanned(15, 0));
         pair.push(&[good(15, &["c"])], scanned(16, 1));
@@ -1275,6 +1309,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_partition_that_is_paused_with_its_last_record_in_hand_goes_on_with_what_comes() {
+        let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+        pair.push(&[good(10, &["a"])], scanned(11, 1));
+        assert_eq!(pair.next().await, Ok(10));
+        pair.consumer.pause(0).unwrap();
+        pair.consumer.resume(0).unwrap();
+        assert!(matches!(pair.consumer.take_record(), Taken::Nothing));
+        assert_eq!(pair.consumer.position(0), Some(11));
+        pair.push(&[good(11, &["b"])], scanned(12, 1));
+        assert_eq!(pair.next().await, Ok(11));
+        // Asked for while it is paused: the record in hand is done all the same.
+        pair.consumer.pause(0).unwrap();
+        assert!(matches!(pair.consumer.take_record(), Taken::Nothing));
+        pair.consumer.resume(0).unwrap();
+        pair.push(&[good(12, &["c"])], scanned(13, 1));
+        assert_eq!(pair.next().await, Ok(12));
+    }
+
+    #[tokio::test]
     async fn a_paused_partition_hands_out_nothing_and_goes_on_where_it_was() {
         let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
         pair.push(&[good(10, &["a", "b"])], scanned(12, 2));
@@ -1294,7 +1347,7 @@ mod tests {
         pair.consumer.pause(0).unwrap();
         pair.push(&[good(14, &["e"])], scanned(15, 1));
         let _ = tokio::time::timeout(Duration::from_millis(20), pair.consumer.next()).await;
-        pair.consumer.seek(0, Position::Offset(11)).unwrap();
+        pair.consumer.seek(0, Position::Offset(11)).await.unwrap();
         pair.consumer.resume(0).unwrap();
         assert_eq!(pair.start(), 11);
         pair.push(&[], scanned(11, 0));
@@ -1328,7 +1381,7 @@ mod tests {
         assert!(idle.is_err(), "a record is in hand");
         let (idle, next) = tokio::join!(pair.consumer.idle(), pair.consumer.next());
         assert_eq!((idle, next.is_none()), ((), true));
-        assert_eq!(pair.consumer.seek(0, Position::Earliest).unwrap_err().to_string(), "the consumer is closed");
+        assert_eq!(pair.consumer.seek(0, Position::Earliest).await.unwrap_err().to_string(), "the consumer is closed");
     }
 
     #[tokio::test]
