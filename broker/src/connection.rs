@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream};
+use thalweg_model::check_client_id;
 use thalweg_model::limits::CONNECTIONS_MAX;
 use thalweg_wire::{ErrorCode, FrameKind, RemoteError, agree, proto, versions};
 
@@ -138,7 +139,11 @@ async fn hello(core: &Core, connection: &Connection) -> Result<bool, StreamError
         return Err(StreamError::Truncated);
     };
     let hello: proto::Hello = frame.message()?;
-    if let Err(error) = agree(&hello.versions) {
+    let checked = agree(&hello.versions).and_then(|()| {
+        let named = check_client_id(&hello.client_id);
+        named.map_err(|e| RemoteError::new(ErrorCode::InvalidRequest, format!("client id: {e}")))
+    });
+    if let Err(error) = checked {
         refuse(&mut sender, error).await;
         return Ok(false);
     }
@@ -161,6 +166,8 @@ async fn hello(core: &Core, connection: &Connection) -> Result<bool, StreamError
     };
     send(&mut sender, &reply).await?;
     let _ = sender.finish();
+    let from = connection.remote_address();
+    tracing::debug!(%from, client_id = hello.client_id, version = hello.client_version, "a client is connected");
     Ok(true)
 }
 

@@ -82,7 +82,7 @@ pub(crate) struct Connect {
 impl Connect {
     /// Connects. An attempt to reach a broker that is down is made known at once.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
-        let mut builder = ClientBuilder::new(&self.broker).timeout(self.timeout).client_name("thalweg-cli");
+        let mut builder = ClientBuilder::new(&self.broker).timeout(self.timeout).client_id("thalweg-cli");
         if let Some(path) = &self.ca {
             let pem =
                 std::fs::read(path).map_err(|e| anyhow::anyhow!("CA file {} does not read: {e}", path.display()))?;

@@ -7,7 +7,9 @@ const { readFile } = require('node:fs/promises')
 const { Consumer, position, positions } = require('./consumer.js')
 const { checkNames, checkNumbers } = require('./data.js')
 const { ClosedError, InvalidError, call, raised } = require('./errors.js')
+const { startLog } = require('./log.js')
 const { native } = require('./native.js')
+const { pemOf } = require('./pem.js')
 const { Producer } = require('./producer.js')
 
 const PRODUCER_OPTIONS = ['lingerMs', 'batchBytes', 'compression', 'acks', 'deliveryTimeoutMs', 'bufferBytes']
@@ -33,19 +35,21 @@ const PRODUCER_NUMBERS = { lingerMs: DURATION, batchBytes: BYTES, bufferBytes: B
 const CONSUMER_NUMBERS = {
   bufferBytes: BYTES, sessionTimeoutMs: DURATION, autoCommitMs: DURATION, maxProcessingMs: DURATION, closeTimeoutMs: DURATION,
 }
-const CONNECT_OPTIONS = ['ca', 'cert', 'key', 'timeoutMs']
+const CONNECT_OPTIONS = ['clientId', 'ca', 'cert', 'key', 'timeoutMs']
 
 const toBuffer = (data) => (typeof data === 'string' ? Buffer.from(data) : data)
 
 async function connect(address, options = {}) {
   checkNames('options of connect', options, CONNECT_OPTIONS)
-  const { ca, cert, key, timeoutMs = 10_000 } = options
+  const { clientId = 'thalweg-node', ca, cert, key, timeoutMs = 10_000 } = options
+  if (typeof clientId !== 'string') throw new TypeError(`clientId is a ${typeof clientId}; a string is expected`)
   checkNumbers(options, { timeoutMs: DURATION })
   if ((cert === undefined) !== (key === undefined)) {
-    throw new InvalidError('cert and key go together: a certificate and its private key, PEM files')
+    throw new InvalidError('cert and key go together: a certificate and its private key, in PEM form')
   }
-  const read = async (path) => (path === undefined ? undefined : await readFile(path))
-  return new Client(await call(native.connect(address, await read(ca), timeoutMs, await read(cert), await read(key))))
+  startLog()
+  const [caPem, certPem, keyPem] = await Promise.all([pemOf('ca', ca), pemOf('cert', cert), pemOf('key', key)])
+  return new Client(await call(native.connect(address, clientId, caPem, timeoutMs, certPem, keyPem)))
 }
 
 class Client {
@@ -95,6 +99,8 @@ class Client {
   }
 
   producer(topic, options = {}) {
+    if (typeof topic === 'object' && topic !== null) [topic, options] = [undefined, topic]
+    if (topic !== undefined && typeof topic !== 'string') throw new TypeError(`topic is a ${typeof topic}; a string is expected`)
     checkNames('options of a producer', options, PRODUCER_OPTIONS)
     checkNumbers(options, PRODUCER_NUMBERS)
     try {

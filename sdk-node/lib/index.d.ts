@@ -12,12 +12,17 @@ export type Start = 'earliest' | 'latest' | number | { timestamp: number }
 
 /** Options of `connect`. */
 export interface ConnectOptions {
-  /** File with the CA to trust (PEM). Without it: THALWEG_CA, the context of `thalweg dev`, the platform's roots. */
-  ca?: string
-  /** Certificate and private key (PEM files) that prove who this client is: changing a cluster from another machine needs it. */
-  cert?: string
+/** PEM, as text or bytes, or the path of a file with it. */
+export type Pem = string | Uint8Array
+
+  /** What operators see of this client, in the broker's log and in `thalweg group describe`; "thalweg-node" by default. */
+  clientId?: string
+  /** The CA to trust. Without it: THALWEG_CA, the context of `thalweg dev`, the platform's roots. */
+  ca?: Pem
+  /** The certificate that, with `key`, proves who this client is: changing a cluster from another machine needs it. */
+  cert?: Pem
   /** The private key that goes with `cert`. */
-  key?: string
+  key?: Pem
   /** How long a request goes on trying to reach a broker; 10 s by default. */
   timeoutMs?: number
 }

@@ -192,13 +192,14 @@ pub struct Client {
 #[napi]
 pub async fn connect(
     address: String,
+    client_id: String,
     ca_pem: Option<Buffer>,
     timeout_ms: f64,
     certificate_pem: Option<Buffer>,
     key_pem: Option<Buffer>,
 ) -> Result<Client> {
     let timeout = Duration::from_secs_f64(timeout_ms.max(0.0) / 1e3);
-    let mut builder = ClientBuilder::new(address).client_name("thalweg-node").timeout(timeout);
+    let mut builder = ClientBuilder::new(address).client_id(client_id).timeout(timeout);
     if let Some(pem) = ca_pem {
         builder = builder.ca_pem(pem.to_vec());
     }

@@ -4,4 +4,5 @@
 mod client;
 mod consumer;
 mod error;
+mod log;
 mod producer;

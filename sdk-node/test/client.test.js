@@ -2,8 +2,11 @@
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
+import { subscribe } from 'node:diagnostics_channel'
+import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { inspect } from 'node:util'
 
 import { AlreadyExistsError, ClosedError, ConsumerRecord, DisconnectedError, InvalidError, NotFoundError, OffsetOutOfRangeError, connect } from '../lib/index.js'
@@ -22,6 +25,42 @@ test('errors have their class', async (t) => {
   await assert.rejects(client.createTopic('u'), (e) => e instanceof AlreadyExistsError && e.code === 'already_exists')
   await client.close()
   await assert.rejects(client.topics(), ClosedError)
+})
+
+test('operators see the client id', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca, clientId: 'billing' })
+  await client.createTopic('t')
+  const consumer = client.consumer('t', { group: 'g' })
+  await consumer.open()
+  assert.deepEqual((await client.describeGroup('g')).members.map((member) => member.client), ['billing'])
+  await client.close()
+  for (const bad of ['a\nb', 'x'.repeat(250)]) await assert.rejects(connect(address, { ca, clientId: bad }), /client id.*name/)
+  await assert.rejects(connect(address, { ca, clientId: 7 }), TypeError)
+})
+
+test('PEM is taken as text, as bytes or from a file, and is never shown', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const pem = readFileSync(ca, 'utf8')
+  for (const given of [ca, pem, Buffer.from(pem)]) await (await connect(address, { ca: given })).close()
+  await assert.rejects(connect(address, { ca: 7 }), TypeError)
+  const secret = 'c2VjcmV0'.repeat(8)
+  for (const key of [`${secret}\n${secret}`, Buffer.from(secret), `-----BEGIN PRIVATE KEY-----\n${secret}\n-----END PRIVATE KEY-----\n`]) {
+    await assert.rejects(connect(address, { ca: pem, cert: pem, key }), (e) => e instanceof InvalidError && !e.message.includes(secret))
+  }
+})
+
+test('what happens to connections is told on a channel', { timeout: 90_000 }, async (t) => {
+  const broker = await startBroker(t)
+  const said = []
+  subscribe('thalweg', (event) => said.push(event))
+  const client = await connect(broker.address, { ca: broker.ca })
+  const at = broker.address.replace('thalweg://', '')
+  await broker.kill()
+  while (!said.some(({ message }) => message.includes(`${at} is lost`))) await sleep(50)
+  const levels = said.filter(({ message }) => message.includes(at)).map(({ level }) => level)
+  assert.ok(levels.includes('info') && levels.includes('warn'), JSON.stringify(said))
+  await client.close()
 })
 
 test('a broker that is down is named', async () => {

@@ -20,17 +20,17 @@ pub(crate) struct Client {
 }
 
 #[pyfunction]
-#[pyo3(signature = (address, ca_pem, timeout_s, identity_pem))]
+#[pyo3(signature = (address, client_id, ca_pem, timeout_s, identity_pem))]
 pub(crate) fn connect(
     py: Python<'_>,
     address: String,
+    client_id: String,
     ca_pem: Option<Vec<u8>>,
     timeout_s: f64,
     identity_pem: Option<(Vec<u8>, Vec<u8>)>,
 ) -> PyResult<Bound<'_, PyAny>> {
     future_into_py(py, async move {
-        let mut builder =
-            ClientBuilder::new(address).client_name("thalweg-python").timeout(Duration::from_secs_f64(timeout_s));
+        let mut builder = ClientBuilder::new(address).client_id(client_id).timeout(Duration::from_secs_f64(timeout_s));
         if let Some(pem) = ca_pem {
             builder = builder.ca_pem(pem);
         }

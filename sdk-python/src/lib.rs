@@ -3,6 +3,7 @@
 mod client;
 mod consumer;
 mod error;
+mod log;
 mod producer;
 mod runtime;
 

@@ -31,6 +31,7 @@ where
             let mut builder = Builder::new_multi_thread();
             builder.worker_threads(2).max_blocking_threads(1).thread_name("thalweg-python").enable_all();
             let made = builder.build()?;
+            crate::log::start()?;
             RUNTIME.get_or_init(|| (process, made))
         }
     };
@@ -57,5 +58,6 @@ pub(crate) fn drain(py: Python<'_>) {
         let (done, barrier) = std::sync::mpsc::channel();
         runtime.spawn_blocking(move || done.send(()));
         let _ = barrier.recv_timeout(DRAIN_LIMIT);
+        crate::log::drain(deadline);
     });
 }

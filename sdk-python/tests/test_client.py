@@ -51,6 +51,47 @@ def test_errors_have_their_class(broker: Broker) -> None:
             client.consumer("t", partitions=[7]).__enter__()
 
 
+def test_operators_see_the_client_id(broker: Broker) -> None:
+    with thalweg.sync.connect(broker.address, ca=broker.ca, client_id="billing") as client:
+        client.create_topic("t")
+        with client.consumer("t", group="g") as consumer:
+            consumer.next(timeout=0)
+            assert [member.client for member in client.describe_group("g").members] == ["billing"]
+    for bad in ("a\nb", "x" * 250):
+        with pytest.raises(thalweg.InvalidError, match="client id"):
+            thalweg.sync.connect(broker.address, ca=broker.ca, client_id=bad)
+    with pytest.raises(TypeError, match="client_id"):
+        thalweg.sync.connect(broker.address, ca=broker.ca, client_id=7)  # type: ignore[arg-type]
+
+
+def test_pem_is_taken_as_text_as_bytes_or_from_a_file_and_is_never_shown(broker: Broker) -> None:
+    pem = broker.ca.read_text()
+    for ca in (broker.ca, str(broker.ca), pem, pem.encode()):
+        thalweg.sync.connect(broker.address, ca=ca).close()
+    with pytest.raises(TypeError, match="ca is int"):
+        thalweg.sync.connect(broker.address, ca=7)  # type: ignore[arg-type]
+    secret = "c2VjcmV0" * 8
+    for what in (f"{secret}\n{secret}", secret.encode(), f"-----BEGIN PRIVATE KEY-----\n{secret}\n-----END PRIVATE KEY-----\n"):
+        with pytest.raises(thalweg.InvalidError) as refused:
+            thalweg.sync.connect(broker.address, ca=pem, cert=pem, key=what)
+        assert secret not in str(refused.value), what
+
+
+def test_what_happens_to_connections_is_logged(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="thalweg")
+    at = broker.address.removeprefix("thalweg://")
+    with thalweg.sync.connect(broker.address, ca=broker.ca):
+        broker.kill()
+        deadline = time.monotonic() + 60
+        while not any(f"{at} is lost" in r.message for r in caplog.records):
+            assert time.monotonic() < deadline, caplog.messages
+            time.sleep(0.05)
+        broker.restart()
+    said = [(r.name, r.levelname) for r in caplog.records if at in r.message]
+    assert ("thalweg", "INFO") in said
+    assert ("thalweg", "WARNING") in said
+
+
 def test_a_broker_that_is_down_is_named(tmp_path: pathlib.Path) -> None:
     started = time.monotonic()
     with pytest.raises(ConnectionError, match="127.0.0.1:1 cannot be reached"):
@@ -109,6 +150,79 @@ def test_after_a_fork_there_is_an_error_and_no_hang(broker: Broker) -> None:
             except BaseException:
                 os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+FORKED_PRODUCER = """
+import asyncio, os, sys, time, traceback
+import thalweg.sync
+
+def refused(call):
+    started = time.monotonic()
+    try:
+        call()
+    except thalweg.InvalidError as error:
+        assert "fork" in str(error), error
+        assert time.monotonic() - started < 5
+    else:
+        sys.exit("nothing was raised")
+
+def calls(producer):
+    yield lambda: producer.send("y")
+    yield lambda: producer.enqueue("y")
+    yield lambda: producer.enqueue("y", on_delivery=print)
+    yield lambda: producer.send_batch(["y"])
+    yield lambda: producer.enqueue_batch(["y"])
+    yield lambda: producer.flush()
+    yield lambda: producer.close()
+
+def forked(child):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child()
+            os._exit(7)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+def in_sync():
+    with thalweg.sync.connect(sys.argv[1], ca=sys.argv[2]) as client, client.producer("t") as producer:
+        producer.send("x")
+        def child():
+            for call in calls(producer):
+                refused(call)
+            refused(lambda: thalweg.sync.connect(sys.argv[1], ca=sys.argv[2]))
+        forked(child)
+        producer.send("x")
+
+async def in_asyncio():
+    async with thalweg.connect(sys.argv[1], ca=sys.argv[2]) as client, client.producer("t") as producer:
+        await producer.send("x")
+        kept = [producer.send("x"), producer.send("x")]
+        def child():
+            async def run(call):
+                await call()
+            for call in calls(producer):
+                refused(lambda: asyncio.run(run(call)))
+        forked(child)
+        await asyncio.gather(*kept, producer.send("x"))
+
+in_sync()
+asyncio.run(in_asyncio())
+"""
+
+
+def test_a_forked_child_cannot_use_its_parent_s_producer_and_is_told_so_at_once(broker: Broker, tmp_path: pathlib.Path) -> None:
+    script = tmp_path / "forked.py"
+    script.write_text(FORKED_PRODUCER)
+    command = [sys.executable, "-W", "always::ResourceWarning", str(script), broker.address, str(broker.ca)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "thalweg" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        with client.consumer("t", start="earliest", until_end=True) as consumer:
+            assert [record.text() for record in consumer] == ["x"] * 6
 
 
 FORKED = """

@@ -32,7 +32,7 @@ pub struct ClientBuilder {
     address: String,
     ca_pem: Option<Vec<u8>>,
     timeout: Duration,
-    client_name: String,
+    client_id: String,
     identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -42,7 +42,7 @@ impl std::fmt::Debug for ClientBuilder {
         f.debug_struct("ClientBuilder")
             .field("address", &self.address)
             .field("timeout", &self.timeout)
-            .field("client_name", &self.client_name)
+            .field("client_id", &self.client_id)
             .field("has_ca", &self.ca_pem.is_some())
             .field("has_identity", &self.identity.is_some())
             .finish()
@@ -56,7 +56,7 @@ impl ClientBuilder {
             address: address.into(),
             ca_pem: None,
             timeout: Duration::from_secs(10),
-            client_name: "thalweg-rust".into(),
+            client_id: "thalweg-rust".into(),
             identity: None,
         }
     }
@@ -80,14 +80,21 @@ impl ClientBuilder {
         self
     }
 
-    /// How the client calls itself in the broker's logs.
-    pub fn client_name(mut self, name: impl Into<String>) -> Self {
-        self.client_name = name.into();
+    /// How this client calls itself, "thalweg-rust" by default: operators see it in the broker's log and in `group describe`. At most
+    /// 249 bytes, without control characters.
+    pub fn client_id(mut self, id: impl Into<String>) -> Self {
+        self.client_id = id.into();
         self
     }
 
     /// Connects.
+    ///
+    /// # Errors
+    /// `disconnected` when no broker answers within the time-out, `denied` when its certificate is not trusted, `invalid` for an address, a
+    /// client id, a CA or an identity that does not read.
     pub async fn connect(self) -> Result<Client> {
+        let named = thalweg_model::check_client_id(&self.client_id);
+        named.map_err(|e| Error::new(ErrorKind::Invalid, format!("client id: {e}")))?;
         let trust = match (self.ca_pem, std::env::var_os("THALWEG_CA").filter(|v| !v.is_empty())) {
             (Some(pem), _) => Trust::Ca(pem),
             (None, Some(path)) => Trust::Ca(std::fs::read(&path).map_err(|e| {
@@ -96,16 +103,16 @@ impl ClientBuilder {
             (None, None) => Trust::Default,
         };
         let addresses = Address::parse_list(&self.address)?;
-        let (client_name, identity, timeout) = (self.client_name, self.identity, self.timeout);
-        let named = client_name.clone();
-        let options = LinkOptions { addresses, trust, client_name, identity, timeout };
+        let (client_id, identity, timeout) = (self.client_id, self.identity, self.timeout);
+        let id = client_id.clone();
+        let options = LinkOptions { addresses, trust, client_id, identity, timeout };
         let io = Io::start(options)?;
         io.run(|link| async move {
             let deadline = std::time::Instant::now() + link.options.timeout;
             link.connection_until(deadline).await.map(drop)
         })
         .await?;
-        Ok(Client { io, name: named.into(), timeout })
+        Ok(Client { io, id: id.into(), timeout })
     }
 }
 
@@ -116,11 +123,11 @@ impl Client {
         let options = LinkOptions {
             addresses: Address::parse_list("thalweg://127.0.0.1:1").expect("an address"),
             trust: Trust::Default,
-            client_name: "test".into(),
+            client_id: "test".into(),
             identity: None,
             timeout: Duration::from_millis(100),
         };
-        Client { io: Io::start(options).expect("a thread"), name: "test".into(), timeout: Duration::from_millis(100) }
+        Client { io: Io::start(options).expect("a thread"), id: "test".into(), timeout: Duration::from_millis(100) }
     }
 }
 
@@ -128,7 +135,7 @@ impl Client {
 #[derive(Clone)]
 pub struct Client {
     pub(crate) io: Io,
-    name: Arc<str>,
+    id: Arc<str>,
     timeout: Duration,
 }
 
@@ -628,8 +635,8 @@ impl Client {
     }
 
     /// How this client calls itself.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 
     /// How long a request goes on trying.

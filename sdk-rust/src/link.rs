@@ -67,7 +67,7 @@ enum Slot {
 pub(crate) struct LinkOptions {
     pub(crate) addresses: Vec<Address>,
     pub(crate) trust: Trust,
-    pub(crate) client_name: String,
+    pub(crate) client_id: String,
     /// Certificate and key (PEM) that prove who this client is.
     pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
     /// How long a request goes on trying to reach a broker.
@@ -197,7 +197,6 @@ impl Link {
                     *self.favourite.borrow_mut() = Some(address);
                     return Ok(connection);
                 }
-                // What says something of this client counts more than that somebody is down.
                 Ok((Err(error), _)) => {
                     if last.as_ref().is_none_or(|last| tells_more(&error) >= tells_more(last)) {
                         last = Some(error);
@@ -224,7 +223,10 @@ impl Link {
                         let connected = link.connect(&address, ATTEMPT).await;
                         let mut connections = link.connections.borrow_mut();
                         match &connected {
-                            Ok(connection) => drop(connections.insert(address, Slot::Open(connection.clone()))),
+                            Ok(connection) => {
+                                tokio::task::spawn_local(report(address.clone(), connection.clone()));
+                                drop(connections.insert(address, Slot::Open(connection.clone())));
+                            }
                             Err(_) => drop(connections.remove(&address)),
                         }
                         drop(connections);
@@ -245,10 +247,11 @@ impl Link {
     pub(crate) async fn connection_until(self: &Rc<Self>, deadline: Instant) -> Result<Connection> {
         let backoff = Backoff::default();
         let started = Instant::now();
+        let mut told: Option<Error> = None;
         for attempt in 1.. {
             let left = deadline.saturating_duration_since(Instant::now());
-        let mut told: Option<Error> = None;
-            let error = match self.connection(left.clamp(Duration::from_millis(50), ATTEMPT)).await {
+            let limit = left.clamp(Duration::from_millis(50), ATTEMPT);
+            let error = match self.connection(limit).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) if !error.is_retriable() => return Err(error),
                 // The last attempt has little time, and knows less than those before.
@@ -259,10 +262,10 @@ impl Link {
                     }
                 }
             };
+            told = Some(error.clone());
             let wait = Duration::from_millis(backoff.wait_ms(attempt, chance()));
             let left = deadline.saturating_duration_since(Instant::now());
             if left <= wait {
-            told = Some(error.clone());
                 let tried = started.elapsed().as_secs_f32();
                 return Err(Error::new(error.kind(), format!("{error}; gave up after {tried:.1} s")));
             }
@@ -295,7 +298,7 @@ impl Link {
             match tokio::time::timeout(attempt, connecting).await {
                 Err(_) => last = unreachable(&format!("no answer within {:.0} s", attempt.as_secs_f32().ceil())),
                 Ok(Ok(connection)) => {
-                    hello(&connection, &self.options.client_name, attempt).await?;
+                    hello(&connection, &self.options.client_id, attempt).await?;
                     return Ok(connection);
                 }
                 Ok(Err(e)) => match refusal(address, &e) {
@@ -428,9 +431,6 @@ fn refusal(address: &Address, error: &ConnectionError) -> Option<Error> {
     }
 }
 
-fn other_protocol(address: &Address) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("{address} speaks QUIC, but not Thalweg's protocol thalweg/1"))
-}
 /// How much an error says: that this client is refused for good, that a broker has answered, that nobody has.
 fn tells_more(error: &Error) -> (bool, bool) {
     (!error.is_retriable(), error.code().is_some())
@@ -445,13 +445,16 @@ async fn report(address: Address, connection: Connection) {
     }
 }
 
+fn other_protocol(address: &Address) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("{address} speaks QUIC, but not Thalweg's protocol thalweg/1"))
+}
 
-async fn hello(connection: &Connection, client_name: &str, attempt: Duration) -> Result<()> {
+async fn hello(connection: &Connection, client_id: &str, attempt: Duration) -> Result<()> {
     let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost)?;
     let hello = proto::Hello {
         versions: versions(),
         features: 0,
-        client_name: client_name.to_owned(),
+        client_id: client_id.to_owned(),
         client_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     send(&mut sender, &hello, Bytes::new()).await?;

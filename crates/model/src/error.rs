@@ -136,6 +136,14 @@ pub enum NameError {
         /// The first bad character.
         found: char,
     },
+    /// A control character, in a name that may hold all others.
+    #[error("name {name:?} holds {found:?}; control characters are not allowed")]
+    Control {
+        /// The name.
+        name: String,
+        /// The first bad character.
+        found: char,
+    },
     /// "." or "..".
     #[error("name {name:?} is reserved")]
     Reserved {

@@ -1,4 +1,4 @@
-//! Which texts may name a topic or a plugin (Kafka's rule for topics).
+//! Which texts may name a topic or a plugin (Kafka's rule for topics), or a client.
 
 use crate::NameError;
 use crate::limits::NAME_BYTES_MAX;
@@ -25,6 +25,17 @@ pub fn check_plugin_name(name: &str) -> Result<(), NameError> {
     check_topic_name(name)
 }
 
+/// Checks what a client calls itself: at most 249 bytes without control characters, for it goes into logs and listings. Empty: it has no name.
+pub fn check_client_id(id: &str) -> Result<(), NameError> {
+    if id.len() > NAME_BYTES_MAX {
+        return Err(NameError::TooLong { found: id.len(), limit: NAME_BYTES_MAX });
+    }
+    match id.chars().find(|c| c.is_control()) {
+        Some(found) => Err(NameError::Control { name: id.to_owned(), found }),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,5 +50,14 @@ mod tests {
         assert!(matches!(check_topic_name("ü"), Err(NameError::Character { .. })));
         assert!(matches!(check_topic_name(".."), Err(NameError::Reserved { .. })));
         assert!(matches!(check_topic_name(&"x".repeat(250)), Err(NameError::TooLong { found: 250, limit: 249 })));
+    }
+
+    #[test]
+    fn a_client_may_call_itself_what_fits_on_a_line() {
+        for good in ["", "billing", "Kasse 3, Köln"] {
+            assert_eq!(check_client_id(good), Ok(()), "{good}");
+        }
+        assert!(matches!(check_client_id("a\nb"), Err(NameError::Control { found: '\n', .. })));
+        assert!(matches!(check_client_id(&"ü".repeat(125)), Err(NameError::TooLong { found: 250, limit: 249 })));
     }
 }

@@ -1,12 +1,17 @@
-"""Numbers that cannot be meant are refused by name: nothing is rounded, wrapped or cut in silence."""
+"""What cannot be meant is refused by name: nothing is rounded, wrapped or cut in silence."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from ._errors import InvalidError
+
+Pem: TypeAlias = str | bytes | PathLike[str]
+"""PEM, as text or bytes, or the path of a file with it."""
 
 INT32_MAX = 2**31 - 1
 UINT32_MAX = 2**32 - 1
@@ -45,6 +50,33 @@ def partition(value: Any) -> None:
     if value is None:
         raise TypeError("partition is None; an int is expected")
     whole("partition", value, 0, INT32_MAX)
+
+
+def no_text(name: str, error: UnicodeEncodeError) -> InvalidError:
+    """What to say of text that has no bytes in UTF-8: JSON can hold such text, and so can names of files."""
+    character = error.object[error.start]
+    return InvalidError(f"{name} is not valid text: character {error.start} is {character!r}, half of a surrogate pair, which UTF-8 has no bytes for")
+
+
+def text(name: str, value: str) -> None:
+    """A str that has bytes in UTF-8."""
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise no_text(name, error) from None
+
+
+def pem(name: str, given: Any) -> bytes:
+    """The bytes of PEM that was given as text, as bytes, or as a path. No message shows what was given: it may be a key."""
+    if not isinstance(given, (str, bytes, bytearray, PathLike)):
+        raise TypeError(f"{name} is {type(given).__name__}; PEM as a str or bytes, or a path, is expected")
+    if isinstance(given, PathLike) or (isinstance(given, str) and "\n" not in given and "-----BEGIN " not in given):
+        return Path(given).read_bytes()
+    data = given.encode() if isinstance(given, str) else bytes(given)
+    if b"-----BEGIN " not in data:
+        raise InvalidError(f"{name} is not in PEM form: it has no -----BEGIN")
+    return data
 
 
 def parse_start(start: Any, name: str = "start") -> tuple[str, int]:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Literal, NamedTuple
 
 from . import _checks, _native
-from ._checks import parse_start, parse_starts
+from ._checks import Pem, parse_start, parse_starts
 from ._consumer import Consumer, Rebalance, Start, Starts, TopicPartition
 from ._errors import ClosedError, InvalidError
 from ._producer import Producer
@@ -66,33 +66,36 @@ class Plugin:
 class connect:  # noqa: N801 - reads as a function: `await connect(…)` or `async with connect(…)`
     """Connects to a cluster by the address of any broker, `thalweg://host:port`.
 
-    `ca` is a file with the CA to trust; without it THALWEG_CA, the context of `thalweg dev` on this machine, and the
-    platform's roots are used. `cert` and `key` are files that prove who this client is: changing a cluster from another
-    machine needs them. Raises DisconnectedError when no broker answers within `timeout` seconds.
+    `client_id` is what operators see of this client, in the broker's log and in `thalweg group describe`. `ca` is the CA to trust; without it
+    THALWEG_CA, the context of `thalweg dev` on this machine, and the platform's roots are used. `cert` and `key` prove who this client is: changing
+    a cluster from another machine needs them. All three are PEM, as text, as bytes, or the path of a file. Raises DisconnectedError when no broker
+    answers within `timeout` seconds.
     """
 
     def __init__(
         self,
         address: str,
         *,
-        ca: str | PathLike[str] | None = None,
-        cert: str | PathLike[str] | None = None,
-        key: str | PathLike[str] | None = None,
+        client_id: str = "thalweg-python",
+        ca: Pem | None = None,
+        cert: Pem | None = None,
+        key: Pem | None = None,
         timeout: float = 10.0,
     ) -> None:
         if (cert is None) != (key is None):
-            raise InvalidError("cert and key go together: a certificate and its private key, PEM files")
+            raise InvalidError("cert and key go together: a certificate and its private key, in PEM form")
         _checks.duration("timeout", timeout)
         self._address = address
+        self._client_id = client_id
         self._ca = ca
-        self._identity = None if cert is None or key is None else (Path(cert), Path(key))
+        self._identity = None if cert is None or key is None else (cert, key)
         self._timeout = timeout
         self._client: Client | None = None
 
     async def _connect(self) -> Client:
-        pem = None if self._ca is None else Path(self._ca).read_bytes()
-        identity = None if self._identity is None else (self._identity[0].read_bytes(), self._identity[1].read_bytes())
-        self._client = Client(await _native.connect(self._address, pem, self._timeout, identity))
+        ca = None if self._ca is None else _checks.pem("ca", self._ca)
+        identity = None if self._identity is None else (_checks.pem("cert", self._identity[0]), _checks.pem("key", self._identity[1]))
+        self._client = Client(await _native.connect(self._address, self._client_id, ca, self._timeout, identity))
         return self._client
 
     def __await__(self) -> Generator[object, None, Client]:
@@ -270,7 +273,7 @@ class Client:
 
     def producer(
         self,
-        topic: str,
+        topic: str | None = None,
         *,
         linger_ms: float = 5.0,
         batch_bytes: int = 128 << 10,
@@ -279,7 +282,8 @@ class Client:
         delivery_timeout: float = 120.0,
         buffer_bytes: int = 32 << 20,
     ) -> Producer:
-        """A producer to a topic. It looks for the topic at its first record, or by `async with`.
+        """A producer to a topic. It looks for the topic at its first record, or by `async with`. Without a topic each record names its own, by `topic=`;
+        all of them share the buffer.
 
         `linger_ms` is how long a batch waits for more records while others are in flight (a lone record never waits), `batch_bytes` how large it gets.
         `acks` says when a send is done: "quorum", on the disks of a majority of the copies; "leader", in one broker's memory; "none", on its way.

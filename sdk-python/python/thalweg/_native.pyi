@@ -10,7 +10,7 @@ Item = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]] | No
 
 def drain() -> None: ...
 def connect(
-    address: str, ca_pem: bytes | None, timeout_s: float, identity_pem: tuple[bytes, bytes] | None
+    address: str, client_id: str, ca_pem: bytes | None, timeout_s: float, identity_pem: tuple[bytes, bytes] | None
 ) -> Awaitable[Client]: ...
 
 class Client:

@@ -87,15 +87,16 @@ def _wait(call: Callable[[], Awaitable[T]]) -> T:
 def connect(
     address: str,
     *,
-    ca: str | PathLike[str] | None = None,
-    cert: str | PathLike[str] | None = None,
-    key: str | PathLike[str] | None = None,
+    client_id: str = "thalweg-python",
+    ca: _checks.Pem | None = None,
+    cert: _checks.Pem | None = None,
+    key: _checks.Pem | None = None,
     timeout: float = 10.0,
 ) -> Client:
     """Connects to a cluster; see `thalweg.connect`. Raises DisconnectedError when no broker answers within `timeout` seconds."""
 
     async def go() -> _client.Client:
-        return await _client.connect(address, ca=ca, cert=cert, key=key, timeout=timeout)
+        return await _client.connect(address, client_id=client_id, ca=ca, cert=cert, key=key, timeout=timeout)
 
     return Client(_run(go()))
 

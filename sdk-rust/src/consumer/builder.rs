@@ -386,7 +386,7 @@ impl ConsumerBuilder {
                     session_ms,
                     assignor: self.assignor as u32,
                     filter: self.wire_filter(),
-                    client: self.client.name().to_owned(),
+                    client: self.client.id().to_owned(),
                     gone: Vec::new(),
                 },
                 heartbeat_ms: ms(HEARTBEAT).min(session_ms as u64 / 6).max(1),
