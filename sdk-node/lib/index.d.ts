@@ -1,20 +1,22 @@
 /// <reference lib="esnext.disposable" />
 /** Client of the Thalweg streaming platform. */
 
-/** Bytes, in any buffer or view of one, or text as UTF-8. They are taken at the call. */
+/** Bytes, in any buffer or view of one, or text as UTF-8. They are taken at the call. InvalidError: the text holds half of a surrogate pair, which has no bytes. */
 export type Data = string | ArrayBufferView | ArrayBufferLike
+/** An object or array for JSON. What has one of these symbols is something else: a Map, a Set, a Promise, a Date, a function. */
+export type Json = { [name: string]: unknown } | (object & { [Symbol.toStringTag]?: never; [Symbol.toPrimitive]?: never; [Symbol.hasInstance]?: never })
 /** A value: bytes, text, or an object or array for JSON (no Map, Set, Date, Error, Promise). `null` is a tombstone. */
-export type Value = Data | object | null
+export type Value = Data | Json | null
 /** Headers: an object, a Map, or pairs of name and value; in pairs a name may occur several times. */
 export type Headers = { [name: string]: Data | null } | Map<string, Data | null> | Array<[string, Data | null]>
 /** Where a partition's reading starts; a number is an offset. */
 export type Start = 'earliest' | 'latest' | number | { timestamp: number }
 
-/** Options of `connect`. */
-export interface ConnectOptions {
 /** PEM, as text or bytes, or the path of a file with it. */
 export type Pem = string | Uint8Array
 
+/** Options of `connect`. */
+export interface ConnectOptions {
   /** What operators see of this client, in the broker's log and in `thalweg group describe`; "thalweg-node" by default. */
   clientId?: string
   /** The CA to trust. Without it: THALWEG_CA, the context of `thalweg dev`, the platform's roots. */
@@ -199,8 +201,10 @@ export class Client {
   uploadPlugin(name: string, module: Uint8Array | string): Promise<Plugin>
   /** All plugins in all versions. */
   plugins(): Promise<Plugin[]>
-  /** A producer; it is opened by its first use. */
+  /** A producer; it is opened by its first use. Without a topic each record names its own; all of them share the buffer. */
   producer(topic: string, options?: ProducerOptions): Producer
+  /** The same without a topic. */
+  producer(options?: ProducerOptions): Producer
   /** A consumer; it is opened by its first use. */
   consumer(topics: string | string[], options?: ConsumerOptions): Consumer
   /** Places a topic's records in another way from now on; null: by key hash and in turn. What stands in it stays where it is. NotFoundError, DeniedError. */
@@ -293,6 +297,8 @@ export interface Message {
   timestampMs?: number | Date
   /** Where it goes, whatever its key. InvalidError where the topic has a partitioner, which alone decides then. */
   partition?: number
+  /** Where it goes, with a producer of any topic. */
+  topic?: string
 }
 
 /** Where a record went. */
@@ -309,8 +315,8 @@ export interface Delivery {
  */
 export class Producer {
   private constructor()
-  /** The topic. */
-  readonly topic: string
+  /** The topic; null where each record names its own. */
+  readonly topic: string | null
   /** Finds the topic now, so that a missing one shows before the first send. */
   open(): Promise<this>
   /**
@@ -408,7 +414,8 @@ export class Consumer implements AsyncIterable<ConsumerRecord> {
   counts(): Promise<Counts>
   /**
    * Ends the subscription, and a loop that runs. What is in hand is not done, unless it is finished now: the body of a loop may end, for at most
-   * `closeTimeoutMs`. Within the loop itself, use `break` before it.
+   * `closeTimeoutMs`. Within the loop itself, use `break` before it. A loop around `next` is told null, once. In a group, whoever has a record of `next` in hand and asks for no
+   * other is waited for too: `await using`, or `closeTimeoutMs: 0`, does without.
    */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>

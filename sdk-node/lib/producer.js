@@ -4,21 +4,21 @@
 
 const { writeSync } = require('node:fs')
 
-const { checkNames, checkNumbers, dataOf, headersOf, partitionOf, timestampOf, valueOf } = require('./data.js')
-const { ClosedError, TimedOutError, call, errorOf } = require('./errors.js')
+const { checkNames, checkNumbers, checkText, dataOf, headersOf, partitionOf, timestampOf, valueOf } = require('./data.js')
+const { ClosedError, TimedOutError, call, errorOf, raised } = require('./errors.js')
 
 const NONE = 0xffffffff
 // So many records go to the core at once, or so many bytes, without waiting for the end of the turn.
 const TOGETHER = 1024
 const TOGETHER_BYTES = 256 << 10
 
-const RECORD_OPTIONS = ['key', 'headers', 'timestampMs', 'partition']
+const RECORD_OPTIONS = ['key', 'headers', 'timestampMs', 'partition', 'topic']
 const MESSAGE_FIELDS = ['value', ...RECORD_OPTIONS]
 const ENQUEUE_OPTIONS = [...RECORD_OPTIONS, 'onDelivery']
 
 const NO_PAIRS = Object.freeze([])
-// Numbers per record in the index: key length, value length, header count, partition.
-const STRIDE = 4
+// Numbers per record in the index: key length, value length, header count, partition, topic.
+const STRIDE = 5
 // What a pack keeps for the next records.
 const KEPT_BYTES = 2 * TOGETHER_BYTES
 
@@ -32,13 +32,18 @@ const keep = (resolve, reject) => {
 }
 
 /** A record's parts as they are packed; throws for what is none. It calls the user's code (`toJSON`, getters), which may send in turn. */
-function partsOf(value, { key, headers, timestampMs, partition }) {
+function partsOf(value, { key, headers, timestampMs, partition, topic }) {
+  if (topic !== undefined) {
+    if (typeof topic !== 'string') throw new TypeError(`topic is a ${typeof topic}; a string is expected`)
+    checkText(topic, 'topic')
+  }
   return {
     value: valueOf(value),
     key: key === undefined || key === null ? null : dataOf(key, 'key'),
     pairs: headers === undefined ? NO_PAIRS : headersOf(headers),
     timestampMs: timestampOf(timestampMs),
     partition: partition === undefined || partition === null ? NONE : partitionOf(partition),
+    topic,
   }
 }
 
@@ -60,6 +65,7 @@ class Pack {
   #index = new Uint32Array(64 * STRIDE)
   #timestamps = new Float64Array(64)
   #headers = []
+  #topics = new Map()
   length = 0
 
   get bytes() {
@@ -67,11 +73,11 @@ class Pack {
   }
 
   /** Takes a record: what `partsOf` gives. */
-  add({ value, key, pairs, timestampMs, partition }) {
-    this.addParts(value, key, pairs, timestampMs, partition)
+  add({ value, key, pairs, timestampMs, partition, topic }) {
+    this.addParts(value, key, pairs, timestampMs, partition, topic)
   }
 
-  addParts(value, key, pairs, timestampMs, partition) {
+  addParts(value, key, pairs, timestampMs, partition, topic) {
     const n = this.length
     if (n === this.#timestamps.length) this.#grow()
     const index = this.#index
@@ -80,9 +86,17 @@ class Pack {
     index[i + 1] = this.#put(value)
     index[i + 2] = pairs.length
     index[i + 3] = partition
+    index[i + 4] = topic === undefined ? NONE : this.#topic(topic)
     if (pairs.length > 0) for (const [name, data] of pairs) this.#headers.push(this.#put(name), this.#put(data))
     this.#timestamps[n] = timestampMs
     this.length = n + 1
+  }
+
+  /** The number of a topic among those of this pack. */
+  #topic(name) {
+    let number = this.#topics.get(name)
+    if (number === undefined) this.#topics.set(name, (number = this.#topics.size))
+    return number
   }
 
   #grow() {
@@ -114,13 +128,15 @@ class Pack {
     const [data, count] = [this.#data.subarray(0, this.#at), this.length]
     const [index, timestamps] = [this.#index.subarray(0, count * STRIDE), this.#timestamps.subarray(0, count)]
     const headers = new Uint32Array(this.#headers)
+    const topics = [...this.#topics.keys()]
     this.clear()
-    return native.submit(data, index, headers, timestamps, isWaitedFor)
+    return native.submit(data, index, headers, timestamps, topics, isWaitedFor)
   }
 
   clear() {
     this.#at = this.length = 0
     if (this.#headers.length > 0) this.#headers = []
+    if (this.#topics.size > 0) this.#topics = new Map()
     if (this.#data.length > KEPT_BYTES) this.#data = Buffer.allocUnsafeSlow(4 << 10)
     if (this.#timestamps.length > 2 * TOGETHER) [this.#index, this.#timestamps] = [new Uint32Array(64 * STRIDE), new Float64Array(64)]
   }
@@ -128,7 +144,7 @@ class Pack {
 
 // Records without an outcome are waited for when the process ends, for so long.
 const LEAVING_MS = 2000
-// Producers that were not closed: topic, native half, and the producer while somebody holds it.
+// Producers that were not closed: what they are called, native half, and the producer while somebody holds it.
 const open = new Set()
 const collected = new FinalizationRegistry((entry) => {
   if (entry.native.pending() === 0) open.delete(entry)
@@ -145,10 +161,10 @@ function leave() {
   const deadline = Date.now() + LEAVING_MS
   const clock = new Int32Array(new SharedArrayBuffer(4))
   while ([...open].some(isPending) && Date.now() < deadline) Atomics.wait(clock, 0, 0, 5)
-  for (const { topic, native } of [...open].filter(isPending)) {
+  for (const { label, native } of [...open].filter(isPending)) {
     const count = native.pending()
     const records = count === 1 ? '1 record' : `${count} records`
-    const text = `thalweg: the process ends, and ${records} of topic ${JSON.stringify(topic)} have no outcome yet; they may be lost. Close the producer, or flush it, before.\n`
+    const text = `thalweg: the process ends, and ${records} of ${label} have no outcome yet; they may be lost. Close the producer, or flush it, before.\n`
     try {
       writeSync(2, text)
     } catch {
@@ -164,9 +180,10 @@ class Producer {
   #pack = new Pack()
   #waiters = null
   #settling = new Set()
-  // What a flush has found that nobody waited for any more.
+  // The error of records that nobody waits for: the next flush tells it.
   #untold
 
+  #label
   #entry
 
   static {
@@ -174,10 +191,11 @@ class Producer {
   }
 
   constructor(topic, native) {
-    this.topic = topic
+    this.topic = topic ?? null
+    this.#label = this.topic === null ? 'the producer of any topic' : `the producer of topic ${JSON.stringify(topic)}`
     this.#native = native
     if (open.size === 0) process.on('exit', leave)
-    this.#entry = { topic, native, producer: new WeakRef(this) }
+    this.#entry = { label: this.#label, native, producer: new WeakRef(this) }
     open.add(this.#entry)
     collected.register(this, this.#entry)
   }
@@ -277,7 +295,7 @@ class Producer {
       this.#untold ??= error
     })
     throw new TimedOutError(
-      `${this.pending} records of topic ${JSON.stringify(this.topic)} have no outcome after ${options.timeoutMs} ms; they are still on their way`,
+      `${this.pending} records of ${this.#label} have no outcome after ${options.timeoutMs} ms; they are still on their way`,
     )
   }
 
@@ -309,12 +327,13 @@ class Producer {
   }
 
   #check() {
-    if (this.#isClosed) throw new ClosedError('the producer is closed')
+    if (this.#isClosed) throw new ClosedError(`${this.#label} is closed`)
   }
 
   /** Gives a record its place behind those that came before it; `resolve` undefined: nobody waits for it. */
   #take(value, options, resolve, reject) {
-    const isPlain = options === undefined && (typeof value === 'string' || value instanceof Uint8Array)
+    // Text that has no bytes goes the other way, where it is refused.
+    const isPlain = options === undefined && (typeof value === 'string' ? value.isWellFormed() : value instanceof Uint8Array)
     const parts = isPlain ? undefined : partsOf(value, options ?? {})
     const pack = this.#pack
     const isWaitedFor = resolve !== undefined
@@ -323,7 +342,7 @@ class Producer {
       this.#waiters = isWaitedFor ? new Waiters() : null
       setImmediate(() => this.#handOver())
     }
-    if (isPlain) pack.addParts(value, null, NO_PAIRS, NaN, NONE)
+    if (isPlain) pack.addParts(value, null, NO_PAIRS, NaN, NONE, undefined)
     else pack.add(parts)
     if (isWaitedFor) this.#waiters.add(resolve, reject)
   }
@@ -331,7 +350,7 @@ class Producer {
   /** All of them, behind those that came before, or none: one that is no record is the caller's mistake. */
   #packed(messages) {
     if (typeof messages !== 'object' || typeof messages?.[Symbol.iterator] !== 'function' || ArrayBuffer.isView(messages)) {
-      throw new TypeError('messages are expected as an array of { value, key, headers, timestampMs, partition }')
+      throw new TypeError('messages are expected as an array of { value, key, headers, timestampMs, partition, topic }')
     }
     // Apart, so that what throws in the middle leaves nothing behind.
     const pack = new Pack()
@@ -356,7 +375,15 @@ class Producer {
   }
 
   #submit(pack, waiters) {
-    const receipt = pack.submit(this.#native, waiters !== null)
+    let receipt
+    try {
+      receipt = pack.submit(this.#native, waiters !== null)
+    } catch (error) {
+      // None of them is on its way.
+      if (waiters === null) this.#untold ??= raised(error)
+      else for (const reject of waiters.rejects) reject(raised(error))
+      return undefined
+    }
     if (waiters !== null) {
       const settling = this.#settle(receipt, waiters)
       this.#settling.add(settling)

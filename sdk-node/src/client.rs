@@ -268,8 +268,11 @@ impl Client {
     }
 
     #[napi]
-    pub fn producer(&self, topic: String, options: ProducerOptions) -> Result<Producer> {
-        let mut builder = self.inner.producer(&topic);
+    pub fn producer(&self, topic: Option<String>, options: ProducerOptions) -> Result<Producer> {
+        let mut builder = match topic {
+            Some(topic) => self.inner.producer(&topic),
+            None => self.inner.producer_of_any_topic(),
+        };
         if let Some(ms) = options.linger_ms {
             builder = builder.linger(Duration::from_secs_f64(ms.max(0.0) / 1e3));
         }

@@ -12,8 +12,8 @@ use tokio::sync::Mutex;
 use crate::error::{invalid, raise};
 
 const NONE: u32 = u32::MAX;
-/// Numbers per record in the index: key length, value length, header count, partition.
-const STRIDE: usize = 4;
+/// Numbers per record in the index: key length, value length, header count, partition, topic.
+const STRIDE: usize = 5;
 
 #[napi]
 pub struct Producer {
@@ -38,7 +38,13 @@ pub struct Outcomes {
 
 /// Reads what `lib/producer.js` packs: for each record its key, its value and its headers (name and value, each with its
 /// length in `header_index`), one after the other in `data`.
-fn unpack(data: &[u8], index: &[u32], header_index: &[u32], timestamps: &[f64]) -> Result<Vec<Record>> {
+fn unpack(
+    data: &[u8],
+    index: &[u32],
+    header_index: &[u32],
+    timestamps: &[f64],
+    topics: &[String],
+) -> Result<Vec<Record>> {
     let data = Bytes::copy_from_slice(data);
     let broken = || invalid("the packed records do not fit together".to_owned());
     let mut at = 0usize;
@@ -74,6 +80,9 @@ fn unpack(data: &[u8], index: &[u32], header_index: &[u32], timestamps: &[f64]) 
         if n[3] != NONE {
             record = record.partition(n[3]);
         }
+        if n[4] != NONE {
+            record = record.topic(topics.get(n[4] as usize).ok_or_else(broken)?);
+        }
         records.push(record);
     }
     Ok(records)
@@ -101,9 +110,10 @@ impl Producer {
         index: Uint32Array,
         header_index: Uint32Array,
         timestamps: Float64Array,
+        topics: Vec<String>,
         is_waited_for: bool,
     ) -> Result<Receipt> {
-        let records = unpack(&data, &index, &header_index, &timestamps)?;
+        let records = unpack(&data, &index, &header_index, &timestamps, &topics)?;
         let receipt = self.inner.submit(records).map_err(raise)?;
         if !is_waited_for {
             // JavaScript's own half lives until somebody collects it.

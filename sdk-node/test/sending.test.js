@@ -6,6 +6,7 @@ import { test } from 'node:test'
 import { runInNewContext } from 'node:vm'
 
 import { InvalidError, TimedOutError, connect } from '../lib/index.js'
+import { Producer } from '../lib/producer.js'
 import { plugins, startBroker } from './broker.js'
 
 async function read(client, topic) {
@@ -38,6 +39,85 @@ test('the order of calls is the order of records', async (t) => {
   await Promise.all(upTo(60).map((i) => full.send(String(i).padStart(100_000, '0'))))
   await full.close()
   assert.deepEqual(await numbers(client, 'full'), upTo(60))
+  await client.close()
+})
+
+test('text that has no bytes is refused by name, and does not keep the others', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const producer = client.producer('t')
+  const half = '\ud800'
+  const bad = [
+    [/^a header's name is/, 'x', { headers: { [half]: 'x' } }],
+    [/^a header's name is/, 'x', { headers: new Map([[`a${half}`, null]]) }],
+    [/^header "h" is/, 'x', { headers: [['h', half]] }],
+    [/^key is/, 'x', { key: `k${half}` }],
+    [/^topic is/, 'x', { topic: half }],
+    [/^value is/, `cut${half}`, undefined],
+    [/^value is/, half, { key: 'k' }],
+  ]
+  for (const [message, value, options] of bad) {
+    const isRefused = (e) => e instanceof InvalidError && message.test(e.message) && /surrogate/.test(e.message)
+    const good = [producer.send('0', { key: 'grüße', headers: { 日本: '😀' } })]
+    const refused = [producer.send(value, options), producer.enqueue(value, options), producer.sendBatch([{ value: '9' }, { value, ...options }])]
+    refused.push(producer.enqueueBatch([{ value: '2' }, { value, ...options }]))
+    good.push(producer.send('1'))
+    await Promise.all(refused.map((call) => assert.rejects(call, isRefused)))
+    await Promise.all(good)
+  }
+  // In JSON it has a form of its own.
+  await producer.send({ half })
+  await producer.close()
+  const records = await read(client, 't')
+  assert.deepEqual(records.pop().json(), { half })
+  assert.deepEqual(records.map((r) => r.text()), bad.flatMap(() => ['0', '1']))
+  await client.close()
+})
+
+test('records that the native half refuses have an outcome', async () => {
+  const native = {
+    submit() {
+      throw new Error('refused')
+    },
+    pending: () => 0,
+    flush: async () => {},
+    refuse() {},
+    close: async () => {},
+  }
+  const producer = new Producer('t', native)
+  const outcomes = await Promise.allSettled(upTo(2000).map((i) => producer.send(String(i))))
+  assert.ok(outcomes.every((outcome) => outcome.reason?.message === 'refused'))
+  assert.deepEqual((await producer.sendBatch([{ value: 'x' }, { value: 'y' }])).map((error) => error.message), ['refused', 'refused'])
+  const told = new Promise((resolve) => producer.enqueue('x', { onDelivery: resolve }))
+  assert.equal((await told).message, 'refused')
+  await producer.enqueue('x')
+  await assert.rejects(producer.flush(), /refused/)
+  await producer.enqueueBatch([{ value: 'x' }])
+  await assert.rejects(producer.close(), /refused/)
+})
+
+test('one producer sends to the topics that its records name', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const producer = client.producer({ bufferBytes: 1 << 20 })
+  assert.equal(producer.topic, null)
+  const sent = upTo(400).map((i) => producer.send(String(i), { key: 'k', topic: 'ab'[i % 2] }))
+  await producer.enqueueBatch(upTo(200).map((i) => ({ value: String(400 + i), topic: 'ab'[i % 2] })))
+  await producer.enqueue('600', { topic: 'a' })
+  await Promise.all(sent)
+  await assert.rejects(producer.send('x'), (e) => e instanceof InvalidError && /names no topic/.test(e.message))
+  await assert.rejects(producer.send('x', { topic: 7 }), TypeError)
+  assert.throws(() => client.producer(7), TypeError)
+  const [refused, delivered] = await producer.sendBatch([{ value: 'x' }, { value: '601', topic: 'b' }])
+  assert.ok(refused instanceof InvalidError)
+  assert.equal(delivered.partition, 0)
+  await producer.close()
+  await assert.rejects(producer.send('x', { topic: 'a' }), /any topic is closed/)
+  assert.deepEqual(await numbers(client, 'a'), upTo(301).map((i) => 2 * i))
+  assert.deepEqual(await numbers(client, 'b'), upTo(301).map((i) => 2 * i + 1))
+  const own = client.producer('a')
+  await own.send('x', { topic: 'a' })
+  await assert.rejects(own.send('x', { topic: 'b' }), /sends to that alone/)
   await client.close()
 })
 

@@ -168,7 +168,7 @@ impl Client {
     #[allow(clippy::too_many_arguments, reason = "keyword arguments of the Python side")]
     fn producer(
         &self,
-        topic: String,
+        topic: Option<String>,
         linger_ms: f64,
         batch_bytes: usize,
         compression: String,
@@ -187,9 +187,11 @@ impl Client {
                 return Err(invalid(format!("acks {other:?} is unknown; none, leader or quorum")));
             }
         };
-        let builder = self
-            .inner
-            .producer(&topic)
+        let builder = match topic {
+            Some(topic) => self.inner.producer(&topic),
+            None => self.inner.producer_of_any_topic(),
+        };
+        let builder = builder
             .linger(Duration::from_secs_f64(linger_ms.max(0.0) / 1e3))
             .batch_bytes(batch_bytes)
             .compression(codec)

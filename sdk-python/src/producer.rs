@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList};
 use thalweg::Record;
 use tokio::sync::Mutex;
 
@@ -15,17 +15,22 @@ pub(crate) struct Producer {
     inner: thalweg::Producer,
 }
 
-/// (value, key, headers, timestamp in ms, partition); bytes are made in Python.
-type Item<'py> = (
+/// (value, key, headers, timestamp in ms, partition, topic); bytes are made in Python.
+type Parts<'py> = (
     Option<Bound<'py, PyBytes>>,
     Option<Bound<'py, PyBytes>>,
     Option<Vec<(String, Option<Bound<'py, PyBytes>>)>>,
     Option<i64>,
     Option<u32>,
+    Option<String>,
 );
 
-fn record(item: Item<'_>) -> Record {
-    let (value, key, headers, timestamp_ms, partition) = item;
+/// A record: its value alone, which costs least, or its parts.
+fn record(item: &Bound<'_, PyAny>) -> PyResult<Record> {
+    if let Ok(value) = item.cast::<PyBytes>() {
+        return Ok(Record::new(value.as_bytes()));
+    }
+    let (value, key, headers, timestamp_ms, partition, topic): Parts = item.extract()?;
     let mut record = value.map_or_else(Record::tombstone, |v| Record::new(v.as_bytes()));
     if let Some(key) = key {
         record = record.key(key.as_bytes());
@@ -39,10 +44,13 @@ fn record(item: Item<'_>) -> Record {
     if let Some(ms) = timestamp_ms {
         record = record.timestamp_ms(ms);
     }
-    match partition {
+    if let Some(topic) = topic {
+        record = record.topic(topic);
+    }
+    Ok(match partition {
         Some(partition) => record.partition(partition),
         None => record,
-    }
+    })
 }
 
 impl Producer {
@@ -60,8 +68,8 @@ impl Producer {
     }
 
     /// Gives records their places in line.
-    fn submit(&self, items: Vec<Item>, is_waited_for: bool) -> PyResult<Receipt> {
-        let records: Vec<Record> = items.into_iter().map(record).collect();
+    fn submit(&self, items: Bound<'_, PyList>, is_waited_for: bool) -> PyResult<Receipt> {
+        let records = items.iter().map(|item| record(&item)).collect::<PyResult<Vec<Record>>>()?;
         let receipt = self.inner.submit(records).map_err(raise)?;
         if !is_waited_for {
             receipt.detach();

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import functools
+import json
 import os
 import signal
 import subprocess
@@ -141,6 +143,114 @@ def test_what_is_no_data_is_refused_and_nothing_is_stored(broker: Broker) -> Non
     run(broker, send)
 
 
+def test_text_that_has_no_bytes_is_refused_by_name_and_does_not_keep_the_others(broker: Broker) -> None:
+    """A header's name of half a surrogate pair took the others of its turn with it: nobody heard of any of them."""
+    half = json.loads('"\\ud800"')
+    bad: list[tuple[str, dict[str, Any]]] = [
+        ("a header's name", {"headers": {half: "x"}}),
+        ("a header's name", {"headers": [("good", "x"), ("bad" + half, None)]}),
+        ("header 'h'", {"headers": {"h": half}}),
+        ("key", {"key": "k" + half}),
+        ("topic", {"topic": half}),
+        ("value is not", {"value": half}),
+        ("value as JSON", {"value": {"a": [half]}}),
+    ]
+
+    async def work(client: thalweg.Client, topic: str) -> None:
+        async with client.producer(topic) as producer:
+            for what, parts in bad:
+                record: dict[str, Any] = {"value": "evil", **parts}
+                options = {name: part for name, part in record.items() if name != "value"}
+                calls: list[Any] = [
+                    functools.partial(producer.send, record["value"], **options),
+                    functools.partial(producer.enqueue, record["value"], **options),
+                    functools.partial(producer.enqueue, record["value"], on_delivery=print, **options),
+                    functools.partial(producer.send_batch, ["good", thalweg.Message(**record)]),
+                    functools.partial(producer.enqueue_batch, ["good", thalweg.Message(**record)]),
+                ]
+                for call in calls:
+                    first = producer.send("1", headers={"grüße": "ü"})
+                    producer.enqueue("2")
+                    with pytest.raises(thalweg.InvalidError, match=what):
+                        call()
+                    producer.enqueue("3")
+                    await asyncio.wait_for(asyncio.gather(first, producer.send("4")), 10)
+        assert await numbers(client, topic) == [1, 2, 3, 4] * 5 * len(bad)
+
+    run(broker, work)
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client, client.producer("t") as producer:
+        for what, parts in bad:
+            with pytest.raises(thalweg.InvalidError, match=what):
+                producer.send(**{"value": "evil", **parts})
+            with pytest.raises(thalweg.InvalidError, match=what):
+                producer.enqueue(**{"value": "evil", **parts})
+
+
+class Refusing:
+    """A native half that takes nothing."""
+
+    def submit(self, items: list[Any], is_waited_for: bool) -> Any:
+        raise ValueError(f"{len(items)} are refused")
+
+    def pending(self) -> int:
+        return 0
+
+    async def flush(self) -> None:
+        pass
+
+    close = flush
+
+
+def test_records_that_the_native_half_refuses_have_an_outcome() -> None:
+    native: Any = Refusing()
+
+    async def work() -> None:
+        producer = thalweg.Producer("t", native)
+        outcomes = await asyncio.wait_for(asyncio.gather(*(producer.send(str(i)) for i in range(2_000)), return_exceptions=True), 10)
+        assert [str(outcome) for outcome in outcomes] == ["ValueError: 1024 are refused"] * 1024 + ["ValueError: 976 are refused"] * 976
+        told = list[object]()
+        producer.enqueue("x", on_delivery=told.append)
+        producer.enqueue("y")
+        producer.enqueue_batch(["z"] * 3)
+        with pytest.raises(thalweg.InternalError, match="4 are refused") as refused:
+            await producer.flush()
+        assert isinstance(refused.value.__cause__, ValueError)
+        assert refused.value.__notes__ == ["4 records were not delivered; this is the first one's error"]
+        await asyncio.sleep(0)
+        assert [str(error) for error in told] == ["ValueError: 1 are refused"]
+        cancelled = producer.send("x")
+        cancelled.cancel()
+        with pytest.raises(thalweg.InternalError, match="refused"):
+            await producer.close()
+
+    asyncio.run(work())
+
+
+def test_what_was_called_for_in_a_loop_that_is_closed_is_sent_with_the_next_call(broker: Broker) -> None:
+    loop = asyncio.new_event_loop()
+    client = loop.run_until_complete(thalweg.connect(broker.address, ca=broker.ca))
+    producer = client.producer("t")
+
+    async def call() -> None:
+        producer.send("1")
+        loop.stop()
+
+    # Neither of them has left when the loop ends.
+    task = loop.create_task(call())
+    loop.run_forever()
+    producer_is_left = producer.pending
+    loop.close()
+    assert task.done() and producer_is_left == 1
+
+    async def go_on() -> None:
+        await asyncio.wait_for(producer.send("2"), 10)
+        await producer.close()
+        async with thalweg.connect(broker.address, ca=broker.ca) as other:
+            assert await numbers(other, "t") == [1, 2]
+
+    asyncio.run(go_on())
+
+
 def test_one_bad_record_does_not_keep_the_others(broker: Broker) -> None:
     async def send(client: thalweg.Client, topic: str) -> None:
         async with client.producer(topic) as producer:
@@ -246,7 +356,7 @@ def test_each_enqueued_record_may_be_told_of_and_a_flush_has_a_time(broker: Brok
             assert len(names) == 1 and names[0].startswith("thalweg-deliveries") and names[0].endswith("True")
             broker.kill()
             producer.enqueue("y")
-            with pytest.raises(thalweg.TimedOutError, match="1 records of topic .* have no outcome"):
+            with pytest.raises(thalweg.TimedOutError, match="1 records of the producer of topic .* have no outcome"):
                 producer.flush(timeout=0.2)
             assert producer.pending == 1
             # What a flush that was given up would have found is the next one's.
@@ -285,6 +395,32 @@ def test_a_record_may_name_its_partition(broker: Broker) -> None:
     run(broker, send)
 
 
+def test_one_producer_sends_to_the_topics_that_its_records_name(broker: Broker) -> None:
+    async def send(client: thalweg.Client, _: str) -> None:
+        async with client.producer() as producer:
+            assert producer.topic is None
+            sent = [producer.send(str(i), key="k", topic="ab"[i % 2]) for i in range(400)]
+            await producer.enqueue_batch([thalweg.Message(str(i), topic="ab"[i % 2]) for i in range(400, 600)])
+            await producer.enqueue("600", topic="a")
+            await asyncio.gather(*sent)
+            with pytest.raises(thalweg.InvalidError, match="names no topic"):
+                await producer.send("x")
+            with pytest.raises(TypeError, match="topic is int"):
+                producer.send("x", topic=7)  # type: ignore[arg-type]
+            outcomes = await producer.send_batch(["x", thalweg.Message("601", topic="b")])
+            assert isinstance(outcomes[0], thalweg.InvalidError) and isinstance(outcomes[1], thalweg.Delivery)
+        with pytest.raises(thalweg.ClosedError, match="any topic is closed"):
+            producer.send("x", topic="a")
+        assert await numbers(client, "a") == list(range(0, 601, 2))
+        assert await numbers(client, "b") == list(range(1, 602, 2))
+        async with client.producer("a") as own:
+            await own.send("x", topic="a")
+            with pytest.raises(thalweg.InvalidError, match="sends to that alone"):
+                await own.send("x", topic="b")
+
+    run(broker, send)
+
+
 def test_a_closed_producer_takes_nothing(broker: Broker) -> None:
     async def send(client: thalweg.Client, topic: str) -> None:
         producer = client.producer(topic)
@@ -319,6 +455,44 @@ def test_the_sync_half_enqueues_in_order(broker: Broker) -> None:
         while len(told) < 500 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert len(told) == 500
+
+
+LEFT_UNAWAITED = """
+import asyncio, sys, thalweg
+async def main():
+    client = await thalweg.connect(sys.argv[1], ca=sys.argv[2])
+    producer = client.producer("t", buffer_bytes=5000)
+    await producer.send("first")
+    for i in range(40):
+        producer.enqueue_batch([b"x" * 500] * 4)
+    producer.flush()
+asyncio.run(main())
+"""
+
+LEFT_TO_TELL = """
+import atexit, sys
+told = []
+# Before the client's own end is registered: they are counted when that is through.
+atexit.register(lambda: print(len(told)))
+import thalweg.sync
+client = thalweg.sync.connect(sys.argv[1], ca=sys.argv[2])
+producer = client.producer("t")
+def tell(delivery):
+    told.append(delivery.offset)
+    if len(told) == 2000:
+        producer.send("a callback may call anything")
+for i in range(2000):
+    producer.enqueue(str(i), on_delivery=tell)
+"""
+
+
+@pytest.mark.parametrize("code", [LEFT_UNAWAITED, LEFT_TO_TELL], ids=["unawaited", "to tell"])
+def test_the_end_of_the_process_says_nothing_of_loops_and_futures(broker: Broker, code: str) -> None:
+    for _ in range(5):
+        command = [sys.executable, "-c", code, broker.address, str(broker.ca)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout in ("", "2000\n")
 
 
 @pytest.mark.parametrize("half", ["asyncio", "sync"])
@@ -367,5 +541,5 @@ del producer
         said, took = ends(str(broker.pid))
     finally:
         os.kill(broker.pid, signal.SIGCONT)
-    assert "1000 records of topic 't' have no outcome yet" in said and "may be lost" in said, said
+    assert "1000 records of the producer of topic 't' have no outcome yet" in said and "may be lost" in said, said
     assert took < 15

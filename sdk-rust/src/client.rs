@@ -621,7 +621,12 @@ impl Client {
 
     /// A producer to a topic.
     pub fn producer(&self, topic: &str) -> ProducerBuilder {
-        ProducerBuilder::new(self.clone(), topic)
+        ProducerBuilder::new(self.clone(), Some(topic))
+    }
+
+    /// A producer whose records each name their topic, by [`Record::topic`](crate::Record::topic). All topics share its buffer.
+    pub fn producer_of_any_topic(&self) -> ProducerBuilder {
+        ProducerBuilder::new(self.clone(), None)
     }
 
     /// A consumer of a topic: of all its partitions, from the end, unless told otherwise.

@@ -55,13 +55,14 @@ pub struct Record {
     pub(crate) inner: thalweg_model::Record,
     pub(crate) has_timestamp: bool,
     pub(crate) partition: Option<u32>,
+    pub(crate) topic: Option<String>,
 }
 
 impl Record {
     /// A record with this value and no key.
     pub fn new(value: impl IntoBytes) -> Record {
         let inner = thalweg_model::Record { value: Some(value.into_bytes()), ..Default::default() };
-        Record { inner, has_timestamp: false, partition: None }
+        Record { inner, ..Record::default() }
     }
 
     /// A record whose value is the JSON of anything that serde writes.
@@ -111,6 +112,12 @@ impl Record {
         self
     }
 
+    /// The topic that it goes to, with a producer of any topic ([`Client::producer_of_any_topic`](crate::Client::producer_of_any_topic)).
+    pub fn topic(mut self, topic: impl Into<String>) -> Record {
+        self.topic = Some(topic.into());
+        self
+    }
+
     /// Its value, as far as one has been given.
     pub fn value_bytes(&self) -> Option<&Bytes> {
         self.inner.value.as_ref()
@@ -123,10 +130,10 @@ impl Record {
 
     /// One that was sent, given back.
     pub(crate) fn sent(inner: thalweg_model::Record, partition: Option<u32>) -> Record {
-        Record { inner, has_timestamp: true, partition }
+        Record { inner, has_timestamp: true, partition, topic: None }
     }
 
-    /// The record with its time, and the partition that was chosen.
+    /// The record with its time, and the partition that was chosen; its topic is the caller's matter.
     pub(crate) fn into_place(self, now_ms: i64) -> ToPlace {
         let mut inner = self.inner;
         if !self.has_timestamp {

@@ -91,6 +91,74 @@ async fn an_outcome_is_told_though_its_receipt_was_dropped_or_its_call_cancelled
     assert_eq!(numbers(&client).await, [7]);
 }
 
+/// One producer, many topics: each keeps its order, and all of them one buffer, one flush and one close.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_producer_sends_to_the_topics_that_its_records_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = with_topic(&broker).await;
+    for name in ["u", "v"] {
+        client.create_topic(name, Topic::partitions(1)).await.unwrap();
+    }
+    let producer = client.producer_of_any_topic().buffer_bytes(20_000).build().await.unwrap();
+    assert_eq!(producer.topic(), None);
+    let sent: Vec<_> = (0..600).map(|i| producer.send(record(i, 500).topic(["t", "u", "v"][i % 3]))).collect();
+    drop(producer.enqueue_batch((600..900).map(|i| record(i, 500).topic(["t", "u", "v"][i % 3])).collect()));
+    producer.flush().await.unwrap();
+    assert_eq!(producer.pending(), 0);
+    for sent in sent {
+        sent.await.unwrap();
+    }
+    for (at, name) in ["t", "u", "v"].into_iter().enumerate() {
+        let values = read_all(&client, name).await.remove(&0).unwrap();
+        let numbers: Vec<usize> = values.iter().map(|v| v.trim_start_matches('x').parse().unwrap()).collect();
+        assert_eq!(numbers, (at..900).step_by(3).collect::<Vec<_>>(), "{name}");
+    }
+    // One that goes nowhere does not keep the others.
+    let outcomes = producer.send_batch(vec![record(1, 10), record(2, 10).topic("t"), record(3, 10).topic("a/b")]);
+    let outcomes = outcomes.await.unwrap();
+    assert!(outcomes[0].as_ref().is_err_and(|e| e.kind() == ErrorKind::Invalid && e.to_string().contains("no topic")));
+    assert!(outcomes[1].is_ok());
+    let refused = outcomes[2].clone().unwrap_err();
+    assert_eq!(refused.place().unwrap().topic, "a/b");
+    let back = refused.into_record().unwrap();
+    assert_eq!(
+        producer.send(back).await.unwrap_err().place().unwrap().topic,
+        "a/b",
+        "it still knows where it was to go"
+    );
+    // A topic that is made anew takes what comes next, and the others notice nothing.
+    client.delete_topic("u").await.unwrap();
+    client.create_topic("u", Topic::partitions(1)).await.unwrap();
+    producer.send(record(7, 10).topic("v")).await.unwrap();
+    producer.close().await.unwrap();
+    let late = producer.send(record(8, 10).topic("never")).await.unwrap_err();
+    assert_eq!((late.kind(), late.place().unwrap().topic.as_str()), (ErrorKind::Closed, "never"));
+    let own = client.producer("t").build().await.unwrap();
+    own.send(record(9, 10).topic("t")).await.unwrap();
+    assert_eq!(own.send(record(9, 10).topic("u")).await.unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+/// Streams that are let go between two records cost neither of them its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_rests_wakes_with_the_next_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = with_topic(&broker).await;
+    let producer = client.producer_of_any_topic().rest_after(Duration::from_millis(20)).build().await.unwrap();
+    let mut sent = Vec::new();
+    for i in 0..300 {
+        sent.push(producer.send(record(i, 10).topic("t")));
+        // Before, at, and after the moment at which the streams go.
+        tokio::time::sleep(Duration::from_millis(i as u64 % 50)).await;
+    }
+    for sent in sent {
+        sent.await.unwrap();
+    }
+    producer.close().await.unwrap();
+    assert_eq!(numbers(&client).await, (0..300).collect::<Vec<_>>());
+}
+
 async fn in_time<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(5), what).await.expect("it ends though others go on")
 }

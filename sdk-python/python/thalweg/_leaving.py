@@ -7,6 +7,8 @@ import sys
 import time
 import warnings
 import weakref
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,49 +17,64 @@ if TYPE_CHECKING:
 
 _WAIT_S = 2.0
 
-_process = os.getpid()
 _producers: weakref.WeakSet[Producer] = weakref.WeakSet()
 # What was collected with records under way.
 _left: list[tuple[str, _native.Producer]] = []
+# Callbacks of deliveries that came when no thread took them any more.
+late: deque[Callable[[], None]] = deque()
 
 
 def watch(producer: Producer) -> None:
     """A producer that has begun."""
-    global _process
-    if _process != os.getpid():
-        # A child that was forked: the parent's are the parent's matter.
-        _process = os.getpid()
-        _producers.clear()
-        _left.clear()
     _producers.add(producer)
 
 
-def collected(topic: str, native: _native.Producer) -> None:
+def _forked() -> None:
+    """In a child that was forked: the parent's producers are the parent's matter."""
+    for producer in list(_producers):
+        producer._forget()
+    _producers.clear()
+    _left.clear()
+    late.clear()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forked)
+
+
+def collected(label: str, native: _native.Producer) -> None:
     """A producer that nobody holds any more, with records under way."""
-    warnings.warn(_words(topic, native.pending(), "the producer was dropped"), ResourceWarning, stacklevel=3)
-    _left[:] = [(t, n) for t, n in _left if n.pending() > 0]
-    _left.append((topic, native))
+    warnings.warn(_words(label, native.pending(), "the producer was dropped"), ResourceWarning, stacklevel=3)
+    _left[:] = [(whose, n) for whose, n in _left if n.pending() > 0]
+    _left.append((label, native))
 
 
 def wait() -> None:
     """Registered with `atexit`."""
-    if _process != os.getpid():
-        return
-    under_way = list(_left)
-    for producer in list(_producers):
+    under_way, producers = list(_left), list(_producers)
+    for producer in producers:
         native = producer._leave()
         if native.pending() > 0:
-            message = _words(producer.topic, native.pending(), "the process ends")
+            message = _words(producer._label, native.pending(), "the process ends")
             warnings.warn(message, ResourceWarning, stacklevel=1, source=producer)
-            under_way.append((producer.topic, native))
+            under_way.append((producer._label, native))
     deadline = time.monotonic() + _WAIT_S
-    while any(native.pending() > 0 for _, native in under_way) and time.monotonic() < deadline:
+    while time.monotonic() < deadline and (
+        any(native.pending() > 0 for _, native in under_way) or any(producer._is_telling() for producer in producers)
+    ):
+        _call_late()
         time.sleep(0.005)
-    for topic, native in under_way:
+    _call_late()
+    for label, native in under_way:
         if native.pending() > 0:
-            print("thalweg:", _words(topic, native.pending(), "the process ends"), "They may be lost.", file=sys.stderr)
+            print("thalweg:", _words(label, native.pending(), "the process ends"), "They may be lost.", file=sys.stderr)
 
 
-def _words(topic: str, count: int, what: str) -> str:
+def _call_late() -> None:
+    while late:
+        late.popleft()()
+
+
+def _words(label: str, count: int, what: str) -> str:
     records = "1 record" if count == 1 else f"{count} records"
-    return f"{what}, and {records} of topic {topic!r} have no outcome yet: close the producer, or flush it, before."
+    return f"{what}, and {records} of {label} have no outcome yet: close the producer, or flush it, before."

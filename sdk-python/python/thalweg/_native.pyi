@@ -6,7 +6,7 @@ from typing import Any, Literal
 __version__: str
 ERROR_CODES: list[tuple[str, bool]]
 
-Item = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]] | None, int | None, int | None]
+Item = bytes | tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]] | None, int | None, int | None, str | None]
 
 def drain() -> None: ...
 def connect(
@@ -34,7 +34,7 @@ class Client:
     def plugins(self) -> Awaitable[list[dict[str, Any]]]: ...
     def producer(
         self,
-        topic: str,
+        topic: str | None,
         linger_ms: float,
         batch_bytes: int,
         compression: str,

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 from . import _checks, _leaving, _native
-from ._errors import ClosedError, InvalidError, ThalwegError, TimedOutError
+from ._errors import ClosedError, InternalError, InvalidError, ThalwegError, TimedOutError
 
 Data = bytes | bytearray | memoryview | str
 Value = Data | Mapping[str, Any] | list[Any] | None
@@ -48,6 +48,8 @@ class Message:
     """The time of sending where it is None."""
     partition: int | None = None
     """Where it goes, whatever its key. InvalidError where the topic has a partitioner, which alone decides then."""
+    topic: str | None = None
+    """Where it goes, with a producer of any topic."""
 
 
 # Without the frame that NamedTuple's own constructor is.
@@ -97,11 +99,26 @@ class _Done:
 _DONE = _Done()
 
 
+class _Room:
+    """A call that waits while the buffer is full, from when it is awaited on: an answer that nobody waits for might come to a loop that is closed."""
+
+    __slots__ = ("_receipt",)
+
+    def __init__(self, receipt: _native.Receipt) -> None:
+        self._receipt = receipt
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._receipt.buffered().__await__()
+
+
 def _data(data: Any, what: str) -> bytes | None:
     if data is None or type(data) is bytes:
         return data
     if isinstance(data, str):
-        return data.encode()
+        try:
+            return data.encode()
+        except UnicodeEncodeError as error:
+            raise _checks.no_text(what, error) from None
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)
     raise TypeError(f"{what} is {type(data).__name__}; bytes or str is expected")
@@ -112,12 +129,13 @@ def _value(value: Any) -> bytes | None:
         return value
     if isinstance(value, (Mapping, list)):
         # As in JavaScript: no space, and text as it is.
-        return json.dumps(
+        text = json.dumps(
             dict(value) if isinstance(value, Mapping) else value,
             separators=(",", ":"),
             ensure_ascii=False,
             allow_nan=False,
-        ).encode()
+        )
+        return _data(text, "value as JSON")
     if isinstance(value, Message):
         raise TypeError("value is Message; send_batch and enqueue_batch take messages")
     if isinstance(value, (str, bytes, bytearray, memoryview)):
@@ -135,6 +153,7 @@ def _headers(headers: Any) -> list[tuple[str, bytes | None]]:
         name, value = pair
         if not isinstance(name, str):
             raise TypeError(f"a header's name is {type(name).__name__}; str is expected")
+        _checks.text("a header's name", name)
         encoded.append((name, _data(value, f"header {name!r}")))
     return encoded
 
@@ -150,30 +169,46 @@ def _timestamp(at: Any) -> int:
     return at
 
 
-def _item(value: Any, key: Any, headers: Any, timestamp_ms: Any, partition: Any) -> _native.Item:
+def _item(value: Any, key: Any, headers: Any, timestamp_ms: Any, partition: Any, topic: Any) -> _native.Item:
     if partition is not None:
         _checks.partition(partition)
+    if topic is not None:
+        if not isinstance(topic, str):
+            raise TypeError(f"topic is {type(topic).__name__}; str is expected")
+        _checks.text("topic", topic)
     return (
         value if type(value) is bytes else _value(value),
         key if key is None or type(key) is bytes else _data(key, "key"),
         None if headers is None else _headers(headers),
         None if timestamp_ms is None else _timestamp(timestamp_ms),
         partition,
+        topic,
     )
 
 
 def _items(messages: Any) -> list[_native.Item]:
     if isinstance(messages, (str, bytes, bytearray, memoryview, Mapping, Message)):
         raise TypeError(f"messages is {type(messages).__name__}; a list of messages or values is expected")
-    return [
-        _item(m.value, m.key, m.headers, m.timestamp_ms, m.partition)
-        if isinstance(m, Message)
-        else _item(m, None, None, None, None)
-        for m in messages
-    ]
+    return [m if type(m) is bytes else _message(m) for m in messages]
+
+
+def _message(m: Any) -> _native.Item:
+    if isinstance(m, Message):
+        return _item(m.value, m.key, m.headers, m.timestamp_ms, m.partition, m.topic)
+    return _item(m, None, None, None, None, None)
 
 
 _running_loop = asyncio.get_running_loop
+
+
+def _of_a_kind(error: Exception) -> ThalwegError:
+    """What nobody has foreseen is told as an error of ours, so that whoever sends has one kind to expect."""
+    if isinstance(error, ThalwegError):
+        return error
+    told = InternalError(f"{type(error).__name__}: {error}")
+    told.__cause__ = error
+    return told
+
 
 OnDelivery = Callable[["Delivery | ThalwegError"], object]
 
@@ -184,7 +219,7 @@ def _tell_delivery(on_delivery: OnDelivery, done: asyncio.Future[Delivery]) -> N
 
 
 class Producer:
-    """Sends records to one topic.
+    """Sends records to one topic, or to any.
 
     `await send()` means delivered; `await enqueue()` means buffered, and waits while the buffer is full. Progress needs no
     flush. Values are bytes or str, or anything that is a JSON object or list.
@@ -193,8 +228,10 @@ class Producer:
     of records in each partition. A call that is cancelled is sent all the same; if it fails, the next `flush()` or `close()` says so.
     """
 
-    def __init__(self, topic: str, native: _native.Producer) -> None:
+    def __init__(self, topic: str | None, native: _native.Producer) -> None:
         self.topic = topic
+        """The topic; None where each record names its own."""
+        self._label = "the producer of any topic" if topic is None else f"the producer of topic {topic!r}"
         self._native = native
         # Guards what has been called for and not handed over yet: two loops may share a producer, each in a thread of its own.
         self._lock = threading.Lock()
@@ -203,24 +240,41 @@ class Producer:
         self._loop: asyncio.AbstractEventLoop | None = None
         # Who waits for which of them; None: all of them are enqueued only.
         self._waiters: list[Sending[Delivery]] | None = None
+        # Errors of records that nobody waits for.
         self._untold: list[ThalwegError] = []
         self._closed = False
+        # Made before this process was forked.
+        self._is_foreign = False
         self._settling: set[asyncio.Task[None]] = set()
+        # What settles in a loop of another thread, until that has heard of it.
+        self._starting: dict[object, asyncio.AbstractEventLoop] = {}
         _leaving.watch(self)
 
     def __del__(self) -> None:
         # Not where the constructor has failed.
         native = getattr(self, "_native", None)
-        if native is not None and self._leave().pending() > 0:
-            _leaving.collected(self.topic, native)
+        if native is not None and not self._is_foreign and self._leave().pending() > 0:
+            _leaving.collected(self._label, native)
 
     def _leave(self) -> _native.Producer:
-        """What was called for and not handed over yet goes, though no loop runs any more."""
+        """What was called for and not handed over yet goes, though its loop may not run any more."""
         with self._lock:
-            items, self._together, self._waiters = self._together, [], None
-            if items:
-                self._native.submit(items, False)
+            if self._loop is not None and not self._loop.is_running():
+                # Nobody waits there.
+                self._waiters = None
+            self._hand_over()
         return self._native
+
+    def _forget(self) -> None:
+        """In a child that was forked: what was called for in the parent is sent there, and from here nothing is. Whoever held the lock is not here."""
+        self._lock = threading.Lock()
+        self._together, self._waiters, self._loop = [], None, None
+        self._is_foreign = True
+
+    def _is_telling(self) -> bool:
+        """Whether somebody waits for an outcome in a loop that runs."""
+        loops = [*self._starting.values(), *(task.get_loop() for task in list(self._settling))]
+        return any(loop.is_running() for loop in loops)
 
     def send(
         self,
@@ -230,16 +284,19 @@ class Producer:
         headers: Headers | None = None,
         timestamp_ms: Timestamp | None = None,
         partition: int | None = None,
+        topic: str | None = None,
     ) -> Sending[Delivery]:
-        """Sends a record; awaited, it waits until the record is delivered. `partition` sends it there, whatever its key.
+        """Sends a record; awaited, it waits until the record is delivered. `partition` sends it there, whatever its key; `topic` does, with a producer
+        of any topic.
 
         Raises TypeError for what is no data, InvalidError above a limit, PluginFailedError where the topic's partitioner fails on it,
         TimedOutError without an outcome within `delivery_timeout`.
         """
-        if type(value) is bytes and key is None and headers is None and timestamp_ms is None and partition is None:
-            item: _native.Item = (value, None, None, None, None)
+        item: _native.Item
+        if type(value) is bytes and key is None and headers is None and timestamp_ms is None and partition is None and topic is None:
+            item = value
         else:
-            item = _item(value, key, headers, timestamp_ms, partition)
+            item = _item(value, key, headers, timestamp_ms, partition, topic)
         loop = _running_loop()
         future: Sending[Delivery] = Sending(loop=loop)
         with self._lock:
@@ -264,8 +321,7 @@ class Producer:
             future.set_result([])
             return future
         with self._lock:
-            if self._closed:
-                raise ClosedError(f"the producer of topic {self.topic!r} is closed")
+            self._check_open()
             self._hand_over()
             receipt = self._native.submit(items, True)
         self._keep(loop, self._settle_batch(receipt, len(items), future))
@@ -279,6 +335,7 @@ class Producer:
         headers: Headers | None = None,
         timestamp_ms: Timestamp | None = None,
         partition: int | None = None,
+        topic: str | None = None,
         on_delivery: OnDelivery | None = None,
     ) -> Awaitable[None]:
         """Buffers a record; awaited, it waits while the buffer is full.
@@ -286,12 +343,13 @@ class Producer:
         `on_delivery` is called by the event loop with the delivery, or with the error; without it, an error is raised by the next `flush()` or `close()`.
         Raises TypeError for what is no data.
         """
-        if type(value) is bytes and key is None and headers is None and timestamp_ms is None and partition is None:
-            item: _native.Item = (value, None, None, None, None)
+        item: _native.Item
+        if type(value) is bytes and key is None and headers is None and timestamp_ms is None and partition is None and topic is None:
+            item = value
         else:
-            item = _item(value, key, headers, timestamp_ms, partition)
+            item = _item(value, key, headers, timestamp_ms, partition, topic)
         waits = self._enqueue(_running_loop(), item, on_delivery)
-        return waits.buffered() if waits else _DONE
+        return _Room(waits) if waits else _DONE
 
     def _enqueue(
         self, loop: asyncio.AbstractEventLoop, item: _native.Item, on_delivery: OnDelivery | None
@@ -319,7 +377,7 @@ class Producer:
             self._begin(loop, False)
             self._together.extend(items)
             waits = self._room()
-        return waits.buffered() if waits else _DONE
+        return _Room(waits) if waits else _DONE
 
     @property
     def pending(self) -> int:
@@ -355,7 +413,7 @@ class Producer:
                 error = e
             except TimeoutError:
                 raise TimedOutError(
-                    f"{self.pending} records of topic {self.topic!r} have no outcome after {timeout} s; they are still on their way"
+                    f"{self.pending} records of {self._label} have no outcome after {timeout} s; they are still on their way"
                 ) from None
             here = asyncio.get_running_loop()
             while settling := [task for task in self._settling if task.get_loop() is here]:
@@ -368,12 +426,23 @@ class Producer:
             if error is not None:
                 raise error
 
-        return asyncio.ensure_future(go())
+        ending = asyncio.ensure_future(go())
+        if isinstance(ended, asyncio.Future):
+            # Nobody may have waited: its answer must not come to a loop that is closed.
+            ending.add_done_callback(lambda _: ended.cancel())
+        return ending
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"{self._label} is closed")
+        if self._is_foreign:
+            raise InvalidError(
+                f"{self._label} was made before this process was forked; connect after the fork only, or start the process with spawn"
+            )
 
     def _begin(self, loop: asyncio.AbstractEventLoop, waits: bool) -> list[Any]:
         """Makes room for a record of this kind behind those that came before it."""
-        if self._closed:
-            raise ClosedError(f"the producer of topic {self.topic!r} is closed")
+        self._check_open()
         if self._together and ((self._waiters is not None) != waits or self._loop is not loop):
             self._hand_over()
         if not self._together:
@@ -395,20 +464,41 @@ class Producer:
             return None
         items, waiters, loop = self._together, self._waiters, self._loop
         self._together, self._waiters, self._loop = [], None, None
-        receipt = self._native.submit(items, waiters is not None)
+        if loop is None or loop.is_closed():
+            # Nobody waits there any more.
+            waiters = None
+        try:
+            receipt = self._native.submit(items, waiters is not None)
+        except Exception as error:
+            # None of them is on its way.
+            told = _of_a_kind(error)
+            if waiters is None or loop is None:
+                self._untold.extend([told] * len(items))
+            else:
+                loop.call_soon_threadsafe(self._fail, waiters, told)
+            return None
         if waiters is not None and loop is not None:
             self._keep(loop, self._settle(receipt, waiters))
         return receipt
+
+    def _fail(self, waiters: list[Sending[Delivery]], error: ThalwegError) -> None:
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+            elif waiter.cancelled():
+                self._untold.append(error)
 
     def _keep(self, loop: asyncio.AbstractEventLoop, settling: Coroutine[Any, Any, None]) -> None:
         def start() -> None:
             task = loop.create_task(settling)
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
+            self._starting.pop(settling, None)
 
         if loop is asyncio._get_running_loop():
             start()
         else:
+            self._starting[settling] = loop
             loop.call_soon_threadsafe(start)
 
     def _room(self) -> _native.Receipt | None:
@@ -418,7 +508,10 @@ class Producer:
     async def _settle(self, receipt: _native.Receipt, waiters: list[Sending[Delivery]]) -> None:
         left = len(waiters)
         while left:
-            delivered, failed = await receipt.settled()
+            try:
+                delivered, failed = await receipt.settled()
+            except Exception as stopped:
+                return self._fail(waiters, _of_a_kind(stopped))
             left -= len(delivered) + len(failed)
             for at, partition, offset in delivered:
                 try:
@@ -427,7 +520,8 @@ class Producer:
                     pass  # It was cancelled.
             for at, error in failed:
                 if waiters[at].done():
-                    self._tell_later(error)
+                    # It was cancelled: nobody else hears of it.
+                    self._untold.append(_of_a_kind(error))
                 else:
                     waiters[at].set_exception(error)
 
@@ -437,7 +531,11 @@ class Producer:
         outcomes: list[Any] = [None] * count
         left, errors = count, []
         while left:
-            delivered, failed = await receipt.settled()
+            try:
+                delivered, failed = await receipt.settled()
+            except Exception as stopped:
+                told = _of_a_kind(stopped)
+                return self._untold.append(told) if future.done() else future.set_exception(told)
             left -= len(delivered) + len(failed)
             for at, partition, offset in delivered:
                 outcomes[at] = Delivery(partition, offset)
@@ -447,13 +545,7 @@ class Producer:
         if not future.done():
             future.set_result(outcomes)
         else:
-            for error in errors:
-                self._tell_later(error)
-
-    def _tell_later(self, error: Exception) -> None:
-        """The call was cancelled: nobody else hears of it."""
-        if isinstance(error, ThalwegError):
-            self._untold.append(error)
+            self._untold.extend(map(_of_a_kind, errors))
 
     async def __aenter__(self) -> Producer:
         await self._native.open()
@@ -468,4 +560,4 @@ class Producer:
             # What went wrong in the block comes first.
             if error is None:
                 raise
-            error.add_note(f"closing the producer of {self.topic!r}: {failed}")
+            error.add_note(f"closing {self._label}: {failed}")

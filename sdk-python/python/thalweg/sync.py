@@ -8,6 +8,7 @@ import functools
 import inspect
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -16,13 +17,24 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
-from . import _checks, _client, _consumer, _native, _options, _producer
+from . import _checks, _client, _consumer, _leaving, _native, _options, _producer
 from ._errors import InvalidError, ThalwegError
 from ._native import Batch, Record
 
 T = TypeVar("T")
 R = TypeVar("R", Record, Batch)
 _lock = threading.Lock()
+
+
+def _forked() -> None:
+    """In a child that was forked: whoever held the lock is not here."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forked)
+
 _running: tuple[int, asyncio.AbstractEventLoop] | None = None
 
 
@@ -56,7 +68,13 @@ def _callback(on_delivery: _producer.OnDelivery, outcome: _producer.Delivery | T
         except Exception:
             logging.getLogger("thalweg").exception("on_delivery raised")
 
-    _callbacks().submit(call)
+    try:
+        _callbacks().submit(call)
+    except RuntimeError as error:
+        if "shutdown" not in str(error):
+            raise
+        # The process ends, and no thread takes it any more. All before it have been called; this one is, while the end waits for records.
+        _leaving.late.append(call)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
@@ -145,8 +163,8 @@ class Client(_Closing):
         """All plugins in all versions."""
         return _run(self._inner.plugins())
 
-    def producer(self, topic: str, **options: Unpack[_options.ProducerOptions]) -> Producer:
-        """A producer to a topic; options as `thalweg.Client.producer`. It looks for the topic at its first record, or by `with`."""
+    def producer(self, topic: str | None = None, **options: Unpack[_options.ProducerOptions]) -> Producer:
+        """A producer to a topic, or to those that its records name; options as `thalweg.Client.producer`. It looks for the topic at its first record, or by `with`."""
         return Producer(self._inner.producer(topic, **options))
 
     def consumer(self, topics: str | Sequence[str], **options: Unpack[_options.ConsumerOptions]) -> Consumer:
@@ -183,7 +201,7 @@ class Client(_Closing):
 
 
 class Producer(_Closing):
-    """Sends records to one topic; see `thalweg.Producer`."""
+    """Sends records to one topic, or to any; see `thalweg.Producer`."""
 
     def __init__(self, inner: _producer.Producer) -> None:
         self._inner = inner
@@ -200,11 +218,12 @@ class Producer(_Closing):
         headers: _producer.Headers | None = None,
         timestamp_ms: _producer.Timestamp | None = None,
         partition: int | None = None,
+        topic: str | None = None,
     ) -> _producer.Delivery:
         """Sends a record and waits until it is delivered; options and errors as `thalweg.Producer.send`."""
         return _wait(
             lambda: self._inner.send(
-                value, key=key, headers=headers, timestamp_ms=timestamp_ms, partition=partition
+                value, key=key, headers=headers, timestamp_ms=timestamp_ms, partition=partition, topic=topic
             )
         )
 
@@ -222,11 +241,12 @@ class Producer(_Closing):
         headers: _producer.Headers | None = None,
         timestamp_ms: _producer.Timestamp | None = None,
         partition: int | None = None,
+        topic: str | None = None,
         on_delivery: _producer.OnDelivery | None = None,
     ) -> None:
         """See `thalweg.Producer.enqueue`. `on_delivery` is called on a thread of its own, in order; it may call anything."""
         tell = None if on_delivery is None else functools.partial(_callback, on_delivery)
-        item = _producer._item(value, key, headers, timestamp_ms, partition)
+        item = _producer._item(value, key, headers, timestamp_ms, partition, topic)
         waits = self._inner._enqueue(_loop(), item, tell)
         if waits is not None:
             _wait(waits.buffered)
@@ -260,6 +280,8 @@ class Consumer(_Closing):
         self._teller: int | None = None
         # Who has asked for records last.
         self._reader: threading.Thread | None = None
+        # Who had something in hand when it was closed, and has not asked for what is next since: it ends there for him as a loop does.
+        self._finishing: threading.Thread | None = None
         # How many takes have reached the user.
         self._got = 0
 
@@ -350,14 +372,20 @@ class Consumer(_Closing):
         if native.handed() > self._got:
             native.give_back()
 
+    def _check_readable(self) -> None:
+        if self._finishing is threading.current_thread():
+            self._finishing = None
+        else:
+            self._inner._check_open()
+
     def next(self, timeout: float | None = None) -> Record | None:
         """The next record; the one before it is done. None: nothing came within `timeout` seconds, or nothing more comes (`ended` tells). Errors as `thalweg.Consumer.next`."""
-        self._inner._check_open()
+        self._check_readable()
         return self._wait(_consumer.take_record, timeout)
 
     def next_batch(self, max_records: int | None = None, timeout: float | None = None) -> Batch | None:
         """The next records that came together, at most `max_records`; see `next`. What is left of a batch comes next."""
-        self._inner._check_open()
+        self._check_readable()
         return self._wait(_consumer.take_batches(max_records), timeout)
 
     def __iter__(self) -> Iterator[Record]:
@@ -423,6 +451,7 @@ class Consumer(_Closing):
         is_elsewhere = reader is not None and reader is not caller and reader.is_alive()
         if native is not None and is_elsewhere and not inner._closed:
             # The body of a loop in another thread may finish what it has in hand.
+            self._finishing = reader
             native.stop()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(inner._close_timeout):

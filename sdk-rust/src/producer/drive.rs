@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::{Deref, DerefMut};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,15 +19,15 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::receipt::Token;
-use super::{Delivery, Options, lock};
+use super::receipt::{Ledger, Token};
+use super::{Delivery, Destination, Options, lock};
 use crate::address::Address;
 use crate::error::ErrorPlace;
 use crate::link::{ATTEMPT, Link, chance};
 use crate::placement::{Placement, SharedPlacement, place_all};
 use crate::routing::Routing;
 use crate::stream::FrameReader;
-use crate::{Error, Record, Result};
+use crate::{Error, Result};
 
 /// How long a producer that ends waits for what needs no answer to arrive.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -41,19 +42,63 @@ pub(super) struct Session {
 
 /// Shared by the callers' threads and the connection's.
 pub(super) struct Shared {
-    pub(super) core: Mutex<ProducerCore<Token>>,
+    core: Mutex<Counted>,
+    ledger: Arc<Ledger>,
     started: Instant,
-    topic: String,
+    topic: Destination,
     /// There may be something to send.
     pub(super) wake: Notify,
-    /// Outcomes came: memory is free.
-    pub(super) progress: Notify,
-    flushes: Arc<AtomicUsize>,
     ended: AtomicBool,
     /// The leader of a partition said that the topic is not there any more: the next call looks.
     gone: AtomicBool,
     /// So said another broker, who may just be late: the next call looks for another topic of the name.
     doubted: AtomicBool,
+}
+
+struct Counted {
+    core: ProducerCore<Token>,
+    /// What the ledger has heard of its buffer.
+    bytes: usize,
+}
+
+/// The core, behind its lock; what its buffer holds goes into the producer's account.
+pub(super) struct Core<'a> {
+    counted: MutexGuard<'a, Counted>,
+    ledger: &'a Ledger,
+}
+
+impl Core<'_> {
+    /// The producer's buffer has room.
+    pub(super) fn has_room(&mut self) -> bool {
+        self.count();
+        self.ledger.has_room()
+    }
+
+    fn count(&mut self) {
+        let bytes = self.counted.core.buffered_bytes();
+        let before = std::mem::replace(&mut self.counted.bytes, bytes);
+        self.ledger.buffer_changed(before, bytes);
+    }
+}
+
+impl Drop for Core<'_> {
+    fn drop(&mut self) {
+        self.count();
+    }
+}
+
+impl Deref for Core<'_> {
+    type Target = ProducerCore<Token>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.counted.core
+    }
+}
+
+impl DerefMut for Core<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.counted.core
+    }
 }
 
 impl Session {
@@ -78,12 +123,11 @@ impl Session {
             core.identify(ProducerIdentity { id: ProducerId(reply.producer_id), epoch, token });
         }
         let shared = Arc::new(Shared {
-            core: Mutex::new(core),
+            core: Mutex::new(Counted { core, bytes: 0 }),
+            ledger: options.ledger.clone(),
             started: options.started,
             topic: options.topic.clone(),
             wake: Notify::new(),
-            progress: Notify::new(),
-            flushes: options.flushes.clone(),
             ended: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
@@ -127,7 +171,7 @@ impl Session {
     pub(super) fn fail_all(&self, topic: &str) {
         let gone = Error::topic_gone(topic);
         let outcomes = {
-            let mut core = lock(&self.shared.core);
+            let mut core = self.shared.core();
             core.fail_all(&Failure::Refused(RemoteError::new(ErrorCode::UnknownTopic, gone.to_string())));
             core.take_outcomes()
         };
@@ -135,7 +179,18 @@ impl Session {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let left = lock(&self.core).bytes;
+        self.ledger.buffer_changed(left, 0);
+    }
+}
+
 impl Shared {
+    pub(super) fn core(&self) -> Core<'_> {
+        Core { counted: lock(&self.core), ledger: &self.ledger }
+    }
+
     fn now_ms(&self) -> u64 {
         self.at_ms(Instant::now())
     }
@@ -164,21 +219,21 @@ impl Shared {
                     let error = Error::from(failure).at(place);
                     let records = batch.records().expect("a batch that was built here opens");
                     for ((_, record), token) in records.into_iter().zip(tokens) {
-                        token.settle(Err(error.clone().of_record(&self.topic, Record::sent(record, None))));
+                        token.settle(Err(self.topic.error_of(error.clone(), record, None)));
                     }
                 }
             }
         }
-        self.progress.notify_waiters();
+        self.ledger.progress.notify_waiters();
     }
 
     /// Records that have no place any more.
     fn refuse(&self, records: impl IntoIterator<Item = (Unplaced<Token>, Error)>) {
         for (Unplaced { record, token, .. }, error) in records {
-            let record = Record::sent(record, token.chosen);
-            token.settle(Err(error.of_record(&self.topic, record)));
+            let error = self.topic.error_of(error, record, token.chosen);
+            token.settle(Err(error));
         }
-        self.progress.notify_waiters();
+        self.ledger.progress.notify_waiters();
     }
 }
 
@@ -211,9 +266,9 @@ async fn drive(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, ac
             shared.doubted.store(true, Ordering::Release);
         }
         follow_leaders(&link, &shared, &routes, &now);
-        let flush = shared.flushes.load(Ordering::Acquire) > 0;
+        let flush = shared.ledger.is_flushed();
         let (requests, outcomes, deadline, drained) = {
-            let mut core = lock(&shared.core);
+            let mut core = shared.core();
             core.hear_of_pin(now.pin_epoch());
             let ended = shared.ended.load(Ordering::Acquire);
             let requests = core.poll(shared.now_ms(), flush || ended);
@@ -289,7 +344,7 @@ async fn newer_placement(link: &Rc<Link>, topic: &proto::Topic, old: u32, on_bro
 /// The topic has another partitioner: what is not written yet is placed with it. Called once the fate of everything else is known.
 async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, placing: Rc<Placing>) {
     let partitions = topic.partitions.len() as u32;
-    let mut known = lock(&shared.core).pin_epoch();
+    let mut known = shared.core().pin_epoch();
     let mut unplaced: Option<Vec<_>> = None;
     let (fresh, records, places) = loop {
         let newer = match newer_placement(&link, &topic, known, placing.on_broker).await {
@@ -299,13 +354,13 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic
                 if error.code() == Some(ErrorCode::UnknownTopic) {
                     shared.gone.store(true, Ordering::Release);
                 }
-                let taken = unplaced.unwrap_or_else(|| lock(&shared.core).take_unplaced());
+                let taken = unplaced.unwrap_or_else(|| shared.core().take_unplaced());
                 shared.refuse(taken.into_iter().map(|unplaced| (unplaced, error.clone())));
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 return shared.wake.notify_one();
             }
         };
-        let taken = unplaced.take().unwrap_or_else(|| lock(&shared.core).take_unplaced());
+        let taken = unplaced.take().unwrap_or_else(|| shared.core().take_unplaced());
         let records = taken.iter().map(|u: &Unplaced<Token>| (u.record.clone(), u.token.chosen)).collect();
         let fresh = Arc::new(tokio::sync::Mutex::new(newer));
         let (pin_epoch, places) = place_all(&fresh, &link, records, partitions).await;
@@ -320,7 +375,7 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic
     let pin_epoch = placed.0;
     *placing.placement.lock().await = placed;
     let refused: Vec<_> = {
-        let mut core = lock(&shared.core);
+        let mut core = shared.core();
         core.placed_anew(pin_epoch);
         let both = records.into_iter().zip(places);
         let push = |(unplaced, place): (Unplaced<Token>, Result<u32>)| match place {
@@ -334,7 +389,7 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic
     };
     shared.refuse(refused);
     tracing::info!(topic = topic.name, pin_epoch, "records are placed by the topic's new partitioner from now on");
-    shared.progress.notify_waiters();
+    shared.ledger.progress.notify_waiters();
     shared.wake.notify_one();
 }
 
@@ -346,7 +401,7 @@ fn follow_leaders(link: &Rc<Link>, shared: &Arc<Shared>, routes: &Rc<RefCell<Rou
         if r.leaders[p] == leader {
             continue;
         }
-        let mut core = lock(&shared.core);
+        let mut core = shared.core();
         core.disconnected(p as u32, "the partition's leader has moved");
         if leader.as_ref().is_some_and(|l| r.open.contains_key(l)) {
             core.connected(p as u32);
@@ -415,7 +470,7 @@ async fn keep_stream(link: Rc<Link>, shared: Arc<Shared>, routes: Weak<RefCell<R
                 let Some(strong) = routes.upgrade() else { return };
                 strong.borrow_mut().open.insert(address.clone(), sender);
                 for p in strong.borrow().partitions_of(&address) {
-                    lock(&shared.core).connected(p);
+                    shared.core().connected(p);
                 }
                 let topic = strong.borrow().topic.name.clone();
                 drop(strong);
@@ -435,7 +490,7 @@ async fn keep_stream(link: Rc<Link>, shared: Arc<Shared>, routes: Weak<RefCell<R
         let Some(strong) = routes.upgrade() else { return };
         strong.borrow_mut().open.remove(&address);
         for p in strong.borrow().partitions_of(&address) {
-            lock(&shared.core).disconnected(p, &error.to_string());
+            shared.core().disconnected(p, &error.to_string());
         }
         drop(strong);
         if !error.is_retriable() && error.kind() != ErrorKind::Disconnected {
@@ -444,7 +499,7 @@ async fn keep_stream(link: Rc<Link>, shared: Arc<Shared>, routes: Weak<RefCell<R
                 error.to_string(),
             ));
             let outcomes = {
-                let mut core = lock(&shared.core);
+                let mut core = shared.core();
                 core.fail_all(&failure);
                 core.take_outcomes()
             };
@@ -502,7 +557,7 @@ async fn answers(shared: &Shared, topic: &str, mut frames: FrameReader) -> Error
             _ => error,
         });
         let outcomes = {
-            let mut core = lock(&shared.core);
+            let mut core = shared.core();
             core.answered(shared.now_ms(), reply.request_id, result, chance());
             core.take_outcomes()
         };

@@ -10,8 +10,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::rc::Rc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use thalweg_model::Record;
@@ -19,10 +18,10 @@ use thalweg_wire::{ErrorCode, ErrorKind};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::receipt::{Calls, Failures, Pending, Receipt, Token};
-use super::{Options, Session, lock};
+use super::receipt::{Ledger, Token};
+use super::{Destination, Options, Session, lock};
 use crate::link::Link;
-use crate::placement::{Placement, ToPlace, no_partition, place_all};
+use crate::placement::{Placement, no_partition, place_all};
 use crate::{Error, Result};
 
 /// Most records that are placed together, and their bytes.
@@ -33,18 +32,13 @@ const REOPEN_AFTER: Duration = Duration::from_millis(200);
 
 /// Shared by the callers and the connection's thread.
 pub(super) struct Intake {
-    topic: String,
+    topic: Destination,
     queue: Mutex<Queue>,
     /// There may be something to do for [`serve`].
     work: Notify,
-    /// Calls have got their last outcomes.
-    pub(super) settled: Arc<Notify>,
-    pub(super) failures: Arc<Failures>,
-    /// How many wait in a flush: open batches are closed at once meanwhile.
-    pub(super) flushes: Arc<AtomicUsize>,
+    ledger: Arc<Ledger>,
     /// True when everything has been sent, and the streams are closed.
     ended: watch::Sender<bool>,
-    buffer_bytes: usize,
     delivery_timeout: Duration,
 }
 
@@ -58,80 +52,51 @@ struct Queue {
     openers: Vec<oneshot::Sender<Result<()>>>,
     /// No more records are taken.
     is_closed: bool,
-    /// The calls since the last flush, and those before.
-    calls: Arc<Calls>,
-    older: Vec<Weak<Calls>>,
 }
 
 /// A record in line.
-struct Item {
-    record: Record,
-    token: Token,
-    since: Instant,
+pub(super) struct Item {
+    pub(super) record: Record,
+    pub(super) token: Token,
+    pub(super) since: Instant,
 }
 
-fn closed() -> Error {
+pub(super) fn closed() -> Error {
     Error::new(ErrorKind::Closed, "the producer is closed")
 }
 
 impl Intake {
-    pub(super) fn new(
-        topic: String,
-        failures: Arc<Failures>,
-        buffer_bytes: usize,
-        delivery_timeout: Duration,
-    ) -> Intake {
-        let settled = Arc::new(Notify::new());
-        let queue = Queue {
-            waiting: VecDeque::new(),
-            has_hand: false,
-            session: None,
-            openers: Vec::new(),
-            is_closed: false,
-            calls: Arc::new(Calls(settled.clone())),
-            older: Vec::new(),
-        };
+    pub(super) fn new(topic: Destination, ledger: Arc<Ledger>, delivery_timeout: Duration) -> Intake {
+        let queue =
+            Queue { waiting: VecDeque::new(), has_hand: false, session: None, openers: Vec::new(), is_closed: false };
         let (ended, _) = watch::channel(false);
-        Intake {
-            topic,
-            queue: Mutex::new(queue),
-            work: Notify::new(),
-            settled,
-            failures,
-            flushes: Arc::default(),
-            ended,
-            buffer_bytes,
-            delivery_timeout,
-        }
+        Intake { topic, queue: Mutex::new(queue), work: Notify::new(), ledger, ended, delivery_timeout }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         lock(&self.queue)
     }
 
-    /// Gives the records of a call their places in line. A record above a limit has its outcome at once; the others go on.
-    pub(super) fn submit(&self, records: Vec<ToPlace>) -> Receipt {
-        let since = Instant::now();
-        let checked: Vec<_> = records.iter().map(|(record, _)| record.check_limits()).collect();
-        let mut queue = self.queue();
-        let pending = Pending::new(records.len(), queue.calls.clone(), self.failures.clone());
-        let is_closed = queue.is_closed;
-        let mut fresh = Vec::with_capacity(records.len());
+    /// Gives records of a call their places in line. A record above a limit has its outcome at once; the others go on.
+    pub(super) fn submit(&self, items: Vec<Item>) {
         let mut refused = Vec::new();
-        for (at, ((record, chosen), checked)) in records.into_iter().zip(checked).enumerate() {
-            let item = Item { record, token: Token { receipt: pending.clone(), at: at as u32, chosen }, since };
-            match checked {
-                _ if is_closed => refused.push((item, closed())),
+        let mut fresh = Vec::with_capacity(items.len());
+        for item in items {
+            match item.record.check_limits() {
                 Err(error) => refused.push((item, error.into())),
                 Ok(()) => fresh.push(item),
             }
+        }
+        let mut queue = self.queue();
+        if queue.is_closed {
+            refused.extend(fresh.drain(..).map(|item| (item, closed())));
         }
         let mut fresh = fresh.into_iter();
         if queue.waiting.is_empty()
             && !queue.has_hand
             && let Some(session) = queue.session.clone()
         {
-            session.push_at_once(self.buffer_bytes, &mut fresh, &mut refused);
+            session.push_at_once(&mut fresh, &mut refused);
         }
         queue.waiting.extend(fresh);
         let has_work = !queue.waiting.is_empty();
@@ -140,21 +105,18 @@ impl Intake {
             self.work.notify_one();
         }
         self.refuse(refused);
-        Receipt::new(pending)
     }
 
     /// A record that came now would have to wait for room.
     pub(super) fn is_full(&self) -> bool {
-        let queue = self.queue();
-        let is_over = |session: &Arc<Session>| lock(&session.shared.core).buffered_bytes() >= self.buffer_bytes;
-        queue.waiting.len() >= HAND_RECORDS || queue.session.as_ref().is_some_and(is_over)
+        self.queue().waiting.len() >= HAND_RECORDS || !self.ledger.has_room()
     }
 
     /// They never get into the buffer.
     fn refuse(&self, items: impl IntoIterator<Item = (Item, Error)>) {
         for (Item { record, token, .. }, error) in items {
-            let record = crate::Record::sent(record, token.chosen);
-            token.refuse(error.of_record(&self.topic, record));
+            let error = self.topic.error_of(error, record, token.chosen);
+            token.refuse(error);
         }
     }
 
@@ -185,14 +147,20 @@ impl Intake {
         let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
-    /// The calls so far; the session where their records are.
-    pub(super) fn calls_so_far(&self) -> (Vec<Weak<Calls>>, Option<Arc<Session>>) {
+    /// Batches are closed now, if the ledger says so.
+    pub(super) fn wake(&self) {
+        if let Some(session) = &self.queue().session {
+            session.shared.wake.notify_one();
+        }
+    }
+
+    /// Lets the streams go while there is nothing to send; the next record opens them again.
+    fn rest(&self) {
         let mut queue = self.queue();
-        let now = std::mem::replace(&mut queue.calls, Arc::new(Calls(self.settled.clone())));
-        queue.older.push(Arc::downgrade(&now));
-        drop(now);
-        queue.older.retain(|c| c.strong_count() > 0);
-        (queue.older.clone(), queue.session.clone())
+        let is_idle = queue.waiting.is_empty() && !queue.has_hand;
+        if let Some(session) = queue.session.take_if(|s| is_idle && s.shared.core().is_drained()) {
+            session.end();
+        }
     }
 }
 
@@ -212,6 +180,12 @@ pub(super) async fn serve(link: Rc<Link>, intake: Arc<Intake>, options: Options)
     loop {
         let work = intake.work.notified();
         match hand.next() {
+            Work::Nothing if options.topic.is_one_of_many => {
+                if tokio::time::timeout(options.rest_after, work).await.is_err() {
+                    intake.rest();
+                    while driven.try_join_next().is_some() {}
+                }
+            }
             Work::Nothing => work.await,
             Work::Open => {
                 let opened = site.open(&mut driven).await.map(drop);
@@ -241,7 +215,7 @@ impl Site<'_> {
     /// Where records go. A topic that was deleted is looked for by its name: it may have been made anew.
     async fn open(self, driven: &mut JoinSet<()>) -> Result<Arc<Session>> {
         let current = self.intake.queue().session.clone();
-        let name = &self.options.topic;
+        let name = &self.options.topic.name;
         let found = match &current {
             None => crate::client::find_topic(self.link, name, true).await?,
             Some(current) if !current.is_in_doubt() => return Ok(current.clone()),
@@ -256,7 +230,7 @@ impl Site<'_> {
         let fresh = Session::open(self.link, self.options, found, driven).await?;
         if let Some(old) = self.intake.queue().session.replace(fresh.clone()) {
             old.end();
-            tracing::info!(topic = name, "the topic was made anew: records go to the new one from now on");
+            tracing::info!(topic = &**name, "the topic was made anew: records go to the new one from now on");
         }
         Ok(fresh)
     }
@@ -349,13 +323,12 @@ impl Hand<'_> {
             let mut places = VecDeque::from(places);
             places.drain(..gone);
             loop {
-                let room = session.shared.progress.notified();
+                let room = self.site.intake.ledger.progress.notified();
                 tokio::pin!(room);
                 room.as_mut().enable();
                 let intake = self.site.intake;
                 let mut refused = Vec::new();
-                let is_replaced =
-                    session.push(intake.buffer_bytes, pin_epoch, &mut self.items, &mut places, &mut refused);
+                let is_replaced = session.push(pin_epoch, &mut self.items, &mut places, &mut refused);
                 intake.refuse(refused);
                 if self.items.is_empty() {
                     return;
@@ -373,21 +346,16 @@ impl Hand<'_> {
 
 impl Session {
     /// What needs neither network nor plugin goes in at once, while there is room.
-    fn push_at_once(
-        &self,
-        buffer_bytes: usize,
-        items: &mut std::vec::IntoIter<Item>,
-        refused: &mut Vec<(Item, Error)>,
-    ) {
+    fn push_at_once(&self, items: &mut std::vec::IntoIter<Item>, refused: &mut Vec<(Item, Error)>) {
         if self.is_in_doubt() {
             return;
         }
         let Ok(mut placement) = self.placement.try_lock() else { return };
         let (pin_epoch, Placement::Key(place)) = &mut *placement else { return };
         {
-            let mut core = lock(&self.shared.core);
+            let mut core = self.shared.core();
             let is_current = core.pin_epoch() == *pin_epoch && !core.is_stale() && !self.shared.is_ended();
-            while is_current && core.buffered_bytes() < buffer_bytes {
+            while is_current && core.has_room() {
                 let Some(Item { record, token, since }) = items.next() else { break };
                 let partition = match token.chosen {
                     None => place.place(record.key.as_deref(), self.partitions),
@@ -408,16 +376,15 @@ impl Session {
     /// Gives placed records to the core while there is room; true when they have to be placed again first.
     fn push(
         &self,
-        buffer_bytes: usize,
         pin_epoch: u32,
         items: &mut VecDeque<Item>,
         places: &mut VecDeque<Result<u32>>,
         refused: &mut Vec<(Item, Error)>,
     ) -> bool {
         let is_replaced = {
-            let mut core = lock(&self.shared.core);
+            let mut core = self.shared.core();
             let is_current = core.pin_epoch() == pin_epoch;
-            while !core.is_stale() && is_current && core.buffered_bytes() < buffer_bytes {
+            while !core.is_stale() && is_current && core.has_room() {
                 let Some(place) = places.pop_front() else { break };
                 let Item { record, token, since } = items.pop_front().expect("as many as places");
                 match place {

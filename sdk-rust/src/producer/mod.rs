@@ -4,8 +4,8 @@ mod drive;
 mod intake;
 mod receipt;
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,11 +14,14 @@ use thalweg_model::Codec;
 use thalweg_wire::ErrorKind;
 
 use self::drive::Session;
-use self::intake::Intake;
+use self::intake::{Intake, Item, closed};
 pub use self::receipt::Receipt;
-use self::receipt::{Failures, all_settled};
+use self::receipt::{Ledger, Pending, Token};
 use crate::client::Client;
 use crate::{Error, Record, Result};
+
+/// A producer of many topics keeps the streams of one that nothing is sent to for so long.
+const REST_AFTER: Duration = Duration::from_secs(60);
 
 /// Where a record went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,22 +39,24 @@ type OnError = Arc<dyn Fn(&Error) + Send + Sync>;
 #[derive(Clone)]
 pub struct ProducerBuilder {
     client: Client,
-    topic: String,
+    topic: Option<String>,
     config: ProducerConfig,
     buffer_bytes: usize,
     place_on_broker: bool,
+    rest_after: Duration,
     on_error: Option<OnError>,
 }
 
 impl ProducerBuilder {
-    pub(crate) fn new(client: Client, topic: &str) -> Self {
-        let topic = topic.to_owned();
+    pub(crate) fn new(client: Client, topic: Option<&str>) -> Self {
+        let topic = topic.map(str::to_owned);
         ProducerBuilder {
             client,
             topic,
             config: ProducerConfig::default(),
             buffer_bytes: 32 << 20,
             place_on_broker: false,
+            rest_after: REST_AFTER,
             on_error: None,
         }
     }
@@ -99,6 +104,13 @@ impl ProducerBuilder {
         self
     }
 
+    /// A producer of any topic lets the streams of one go that nothing is sent to for so long; for tests.
+    #[doc(hidden)]
+    pub fn rest_after(mut self, idle: Duration) -> Self {
+        self.rest_after = idle;
+        self
+    }
+
     /// Called with the outcome of enqueued records that failed and that nobody waits for.
     pub fn on_error(mut self, call: impl Fn(&Error) + Send + Sync + 'static) -> Self {
         self.on_error = Some(Arc::new(call));
@@ -121,19 +133,21 @@ impl ProducerBuilder {
         if self.buffer_bytes == 0 {
             return invalid("buffer_bytes is 0: no record would ever have room".into());
         }
-        let delivery_timeout = Duration::from_millis(self.config.delivery_timeout_ms);
-        let failures = Failures::new(self.on_error);
-        let intake = Arc::new(Intake::new(self.topic.clone(), failures, self.buffer_bytes, delivery_timeout));
-        let options = Options {
-            topic: self.topic.clone(),
+        let parts = Parts { by_topic: BTreeMap::new(), is_closed: false };
+        let ledger = Ledger::new(self.on_error, self.buffer_bytes);
+        let inner = Inner {
+            client: self.client,
+            topic: self.topic,
             config: self.config,
             place_on_broker: self.place_on_broker,
-            started: Instant::now(),
-            flushes: intake.flushes.clone(),
+            rest_after: self.rest_after,
+            ledger,
+            parts: Mutex::new(parts),
         };
-        let served = intake.clone();
-        self.client.io.keep(move |link| intake::serve(link, served, options))?;
-        Ok(Producer { inner: Arc::new(Inner { client: self.client, topic: self.topic, intake }) })
+        if let Some(topic) = &inner.topic {
+            inner.part(topic)?;
+        }
+        Ok(Producer { inner: Arc::new(inner) })
     }
 
     /// Finds the topic, fetches its partitioner, and gets a producer id.
@@ -144,17 +158,35 @@ impl ProducerBuilder {
     }
 }
 
-/// What the connection's thread knows of a producer.
+/// What the connection's thread knows of the part of a producer that sends to one topic.
 struct Options {
-    topic: String,
+    topic: Destination,
     config: ProducerConfig,
     place_on_broker: bool,
+    rest_after: Duration,
     /// Times of the core count from here.
     started: Instant,
-    flushes: Arc<AtomicUsize>,
+    ledger: Arc<Ledger>,
 }
 
-/// Sends records to one topic. Cheap to clone; usable from any thread.
+/// The topic that a part of a producer sends to.
+#[derive(Clone)]
+struct Destination {
+    name: Arc<str>,
+    /// Its records name it.
+    is_one_of_many: bool,
+}
+
+impl Destination {
+    /// What one of its records met with; the error gives the record back as it was sent.
+    fn error_of(&self, error: Error, record: thalweg_model::Record, chosen: Option<u32>) -> Error {
+        let record = Record::sent(record, chosen);
+        let record = if self.is_one_of_many { record.topic(&*self.name) } else { record };
+        error.of_record(&self.name, record)
+    }
+}
+
+/// Sends records to one topic, or to any. Cheap to clone; usable from any thread.
 ///
 /// Each call takes its place in line before it returns, whether its future is awaited or not: the order of calls is the order of records, in each
 /// partition. What is sent is taken at the call.
@@ -165,21 +197,102 @@ pub struct Producer {
 
 struct Inner {
     client: Client,
-    topic: String,
-    intake: Arc<Intake>,
+    /// `None`: each record names its own.
+    topic: Option<String>,
+    config: ProducerConfig,
+    place_on_broker: bool,
+    rest_after: Duration,
+    ledger: Arc<Ledger>,
+    parts: Mutex<Parts>,
+}
+
+/// What sends to one topic each; a producer of any topic has one for every topic that it has sent to.
+struct Parts {
+    by_topic: BTreeMap<Arc<str>, Arc<Intake>>,
+    is_closed: bool,
+}
+
+impl Inner {
+    /// The part that sends to a topic.
+    fn part(&self, topic: &str) -> Result<Arc<Intake>> {
+        let mut parts = lock(&self.parts);
+        if let Some(part) = parts.by_topic.get(topic) {
+            return Ok(part.clone());
+        }
+        if parts.is_closed {
+            return Err(closed());
+        }
+        let topic = Destination { name: topic.into(), is_one_of_many: self.topic.is_none() };
+        let options = Options {
+            topic: topic.clone(),
+            config: self.config,
+            place_on_broker: self.place_on_broker,
+            rest_after: self.rest_after,
+            started: Instant::now(),
+            ledger: self.ledger.clone(),
+        };
+        let delivery_timeout = Duration::from_millis(self.config.delivery_timeout_ms);
+        let part = Arc::new(Intake::new(topic.clone(), self.ledger.clone(), delivery_timeout));
+        let served = part.clone();
+        self.client.io.keep(move |link| intake::serve(link, served, options))?;
+        parts.by_topic.insert(topic.name, part.clone());
+        Ok(part)
+    }
+
+    fn parts(&self) -> Vec<Arc<Intake>> {
+        lock(&self.parts).by_topic.values().cloned().collect()
+    }
+
+    /// No more records are taken; those that were go on.
+    fn close(&self) -> Vec<Arc<Intake>> {
+        let parts = {
+            let mut parts = lock(&self.parts);
+            parts.is_closed = true;
+            parts.by_topic.values().cloned().collect::<Vec<_>>()
+        };
+        parts.iter().for_each(|part| part.close());
+        parts
+    }
+
+    /// What the user calls it.
+    fn label(&self) -> String {
+        self.topic.as_ref().map_or("the producer of any topic".to_owned(), |t| format!("the producer of topic {t:?}"))
+    }
+
+    /// The topic that a record names where that is not the producer's own, or why it cannot go there.
+    fn named_topic(&self, named: Option<String>) -> Result<Option<String>> {
+        match (&self.topic, named) {
+            (None, Some(topic)) => Ok(Some(topic)),
+            (Some(_), None) => Ok(None),
+            (Some(own), Some(named)) if *own == named => Ok(None),
+            (Some(_), Some(named)) => {
+                let what = format!("a record names topic {named:?}, and {} sends to that alone", self.label());
+                Err(Error::new(ErrorKind::Invalid, what))
+            }
+            (None, None) => {
+                let what = "a record names no topic, and its producer has none of its own";
+                Err(Error::new(ErrorKind::Invalid, what))
+            }
+        }
+    }
+
+    /// The producer's own topic where a record names none.
+    fn topic_or_own<'a>(&'a self, named: &'a Option<String>) -> &'a str {
+        named.as_ref().or(self.topic.as_ref()).expect("one of them is there")
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let left = self.intake.failures.unsettled.load(Ordering::Acquire);
+        let left = self.ledger.unsettled();
         if left > 0 {
+            let what = self.label();
             tracing::warn!(
-                topic = self.topic,
                 left,
-                "a producer was dropped with records under way: if the process ends now, they are lost; close() waits for them"
+                "{what} was dropped with records under way: if the process ends now, they are lost; close() waits for them"
             );
         }
-        self.intake.close();
+        self.close();
     }
 }
 
@@ -189,17 +302,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Producer {
-    /// The topic.
-    pub fn topic(&self) -> &str {
-        &self.inner.topic
+    /// The topic; `None` where each record names its own.
+    pub fn topic(&self) -> Option<&str> {
+        self.inner.topic.as_deref()
     }
 
-    /// Finds the topic now, so that a missing one shows before the first record.
+    /// Finds the topic now, so that a missing one shows before the first record. A producer of any topic has nothing to find.
     ///
     /// # Errors
     /// `not_found` for a topic that does not exist, `disconnected` when no broker answers.
     pub async fn open(&self) -> Result<()> {
-        self.inner.intake.opened().await
+        match &self.inner.topic {
+            Some(topic) => self.inner.part(topic)?.opened().await,
+            None => Ok(()),
+        }
     }
 
     /// Sends a record; the future waits until it is delivered. It is sent whether it is awaited or not.
@@ -236,12 +352,17 @@ impl Producer {
     /// Buffers a record if there is room for it now.
     ///
     /// # Errors
-    /// `storage_full` while the buffer is full, or 1,024 records wait for their partitions. The error gives the record back:
-    /// [`Error::into_record`].
+    /// `storage_full` while the buffer is full, or 1,024 records wait for their partitions; `invalid` for a record whose topic is not this
+    /// producer's. The error gives the record back: [`Error::into_record`].
     pub fn try_enqueue(&self, record: Record) -> Result<Receipt> {
-        if self.inner.intake.is_full() {
-            let message = format!("the buffer of the producer of topic {:?} is full", self.inner.topic);
-            return Err(Error::new(ErrorKind::StorageFull, message).of_record(&self.inner.topic, record));
+        let named = match self.inner.named_topic(record.topic.clone()) {
+            Ok(named) => named,
+            Err(error) => return Err(error.of_record("", record)),
+        };
+        let topic = self.inner.topic_or_own(&named);
+        if self.inner.part(topic).is_ok_and(|part| part.is_full()) {
+            let message = format!("the buffer of {} is full", self.inner.label());
+            return Err(Error::new(ErrorKind::StorageFull, message).of_record(topic, record));
         }
         self.submit([record])
     }
@@ -252,13 +373,48 @@ impl Producer {
     /// `invalid` after a fork: connect again in the child.
     pub fn submit(&self, records: impl IntoIterator<Item = Record>) -> Result<Receipt> {
         self.inner.client.io.check_process()?;
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
-        Ok(self.inner.intake.submit(records.into_iter().map(|r| r.into_place(now_ms)).collect()))
+        let (since, now) = (Instant::now(), SystemTime::now());
+        let now_ms = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+        let records: Vec<Record> = records.into_iter().collect();
+        let pending = Pending::new(records.len(), &self.inner.ledger);
+        // In the order of the call, topic by topic; `None` is the producer's own.
+        let mut by_topic: Vec<(Option<String>, Vec<Item>)> = Vec::new();
+        for (at, mut record) in records.into_iter().enumerate() {
+            let named = self.inner.named_topic(record.topic.take());
+            let (record, chosen) = record.into_place(now_ms);
+            let token = Token { receipt: pending.clone(), at: at as u32, chosen };
+            let named = match named {
+                Ok(named) => named,
+                Err(error) => {
+                    token.refuse(error.of_record("", Record::sent(record, chosen)));
+                    continue;
+                }
+            };
+            let item = Item { record, token, since };
+            match by_topic.iter_mut().find(|(topic, _)| *topic == named) {
+                Some((_, items)) => items.push(item),
+                None => by_topic.push((named, vec![item])),
+            }
+        }
+        for (named, items) in by_topic {
+            let topic = self.inner.topic_or_own(&named);
+            match self.inner.part(topic) {
+                Ok(part) => part.submit(items),
+                Err(error) => {
+                    let destination = Destination { name: topic.into(), is_one_of_many: named.is_some() };
+                    for Item { record, token, .. } in items {
+                        let error = destination.error_of(error.clone(), record, token.chosen);
+                        token.refuse(error);
+                    }
+                }
+            }
+        }
+        Ok(Receipt::new(pending))
     }
 
     /// Records that were sent, by whichever call, and have no outcome yet.
     pub fn pending(&self) -> usize {
-        self.inner.intake.failures.unsettled.load(Ordering::Acquire)
+        self.inner.ledger.unsettled()
     }
 
     /// Waits until every record that was sent before has its outcome; closes open batches at once. Cancelled, nothing is lost.
@@ -266,15 +422,13 @@ impl Producer {
     /// # Errors
     /// Enqueued records that were not delivered, whose receipts were dropped, where no `on_error` took them: how many, and the first one's error.
     pub fn flush(&self) -> impl Future<Output = Result<()>> + Send + use<> {
-        let intake = self.inner.intake.clone();
-        let (calls, session) = intake.calls_so_far();
+        let (ledger, parts) = (self.inner.ledger.clone(), self.inner.parts());
+        let calls = ledger.calls_so_far();
         async move {
-            let _flushing = Flushing::start(&intake.flushes);
-            if let Some(session) = session {
-                session.shared.wake.notify_one();
-            }
-            all_settled(calls, &intake.settled).await;
-            intake.failures.take()
+            let _flushing = ledger.flushing();
+            parts.iter().for_each(|part| part.wake());
+            ledger.all_settled(calls).await;
+            ledger.take()
         }
     }
 
@@ -283,11 +437,12 @@ impl Producer {
     /// # Errors
     /// As [`flush`](Self::flush).
     pub fn close(&self) -> impl Future<Output = Result<()>> + Send + use<> {
-        let intake = self.inner.intake.clone();
-        intake.close();
+        let (ledger, parts) = (self.inner.ledger.clone(), self.inner.close());
         async move {
-            intake.ended().await;
-            intake.failures.take()
+            for part in parts {
+                part.ended().await;
+            }
+            ledger.take()
         }
     }
 }
@@ -296,20 +451,4 @@ async fn buffered(receipt: Result<Receipt>) -> Result<Receipt> {
     let mut receipt = receipt?;
     receipt.buffered().await;
     Ok(receipt)
-}
-
-/// While it lives, batches do not wait for more records.
-struct Flushing(Arc<AtomicUsize>);
-
-impl Flushing {
-    fn start(flushes: &Arc<AtomicUsize>) -> Flushing {
-        flushes.fetch_add(1, Ordering::AcqRel);
-        Flushing(flushes.clone())
-    }
-}
-
-impl Drop for Flushing {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
 }

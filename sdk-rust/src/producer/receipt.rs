@@ -31,7 +31,7 @@ pub(super) struct Pending {
     state: Mutex<State>,
     /// Outcomes came, or the last record got its place in the buffer. Only the receipt waits.
     progress: Notify,
-    failures: Arc<Failures>,
+    ledger: Arc<Ledger>,
 }
 
 struct State {
@@ -48,16 +48,16 @@ struct State {
 }
 
 impl Pending {
-    pub(super) fn new(records: usize, calls: Arc<Calls>, failures: Arc<Failures>) -> Arc<Pending> {
-        failures.unsettled.fetch_add(records, Ordering::AcqRel);
+    pub(super) fn new(records: usize, ledger: &Arc<Ledger>) -> Arc<Pending> {
+        ledger.unsettled.fetch_add(records, Ordering::AcqRel);
         let state = State {
             waiting: records,
             left: records,
             outcomes: Vec::new(),
             detached: false,
-            calls: (records > 0).then_some(calls),
+            calls: (records > 0).then(|| lock(&ledger.calls).now.clone()),
         };
-        Arc::new(Pending { state: Mutex::new(state), progress: Notify::new(), failures })
+        Arc::new(Pending { state: Mutex::new(state), progress: Notify::new(), ledger: ledger.clone() })
     }
 
     /// So many of its records are in the buffer now, or have failed before.
@@ -72,10 +72,10 @@ impl Pending {
     fn settle(&self, at: u32, outcome: Result<Delivery>) {
         let mut state = lock(&self.state);
         state.left -= 1;
-        self.failures.unsettled.fetch_sub(1, Ordering::AcqRel);
+        self.ledger.unsettled.fetch_sub(1, Ordering::AcqRel);
         match (state.detached, outcome) {
             (true, Ok(_)) => {}
-            (true, Err(error)) => self.failures.report(error),
+            (true, Err(error)) => self.ledger.report(error),
             (false, outcome) => {
                 state.outcomes.push((at as usize, outcome));
                 self.progress.notify_one();
@@ -159,7 +159,7 @@ impl Receipt {
             state.detached = true;
             std::mem::take(&mut state.outcomes)
         };
-        untaken.into_iter().filter_map(|(_, outcome)| outcome.err()).for_each(|e| self.pending.failures.report(e));
+        untaken.into_iter().filter_map(|(_, outcome)| outcome.err()).for_each(|e| self.pending.ledger.report(e));
     }
 }
 
@@ -180,7 +180,7 @@ impl Drop for Receipt {
 }
 
 /// The calls between two flushes; dropped with the last outcome of their records.
-pub(super) struct Calls(pub(super) Arc<Notify>);
+struct Calls(Arc<Notify>);
 
 impl Drop for Calls {
     fn drop(&mut self) {
@@ -188,30 +188,33 @@ impl Drop for Calls {
     }
 }
 
-/// Waits until all these calls have their outcomes.
-pub(super) async fn all_settled(calls: Vec<Weak<Calls>>, settled: &Notify) {
-    loop {
-        let progress = settled.notified();
-        tokio::pin!(progress);
-        progress.as_mut().enable();
-        if calls.iter().all(|c| c.strong_count() == 0) {
-            return;
-        }
-        progress.await;
-    }
+/// The calls since the last flush, and those before.
+struct CallsSoFar {
+    now: Arc<Calls>,
+    older: Vec<Weak<Calls>>,
 }
 
-/// Errors of records whose receipts were dropped.
-pub(super) struct Failures {
+/// What all topics of a producer have in common: the records without an outcome, their memory, and the errors that nobody took.
+pub(super) struct Ledger {
     /// Records without an outcome, of all calls.
-    pub(super) unsettled: AtomicUsize,
+    unsettled: AtomicUsize,
+    calls: Mutex<CallsSoFar>,
+    /// Calls have got their last outcomes.
+    settled: Arc<Notify>,
+    /// How many wait in a flush: open batches are closed at once meanwhile.
+    flushes: AtomicUsize,
+    buffer_bytes_max: usize,
+    buffered_bytes: AtomicUsize,
+    /// Outcomes came: memory is free.
+    pub(super) progress: Notify,
     /// To the thread that calls the user: what he does there, a panic too, is no matter of the connection's.
     told: Option<std::sync::mpsc::Sender<Error>>,
+    /// Errors of records whose receipts were dropped: the first, and how many.
     untold: Mutex<Option<(Error, u64)>>,
 }
 
-impl Failures {
-    pub(super) fn new(on_error: Option<super::OnError>) -> Arc<Failures> {
+impl Ledger {
+    pub(super) fn new(on_error: Option<super::OnError>, buffer_bytes_max: usize) -> Arc<Ledger> {
         let told = on_error.and_then(|call| {
             let (sender, errors) = std::sync::mpsc::channel::<Error>();
             let work = move || {
@@ -223,7 +226,75 @@ impl Failures {
             };
             std::thread::Builder::new().name("thalweg-errors".into()).spawn(work).ok().map(|_| sender)
         });
-        Arc::new(Failures { unsettled: AtomicUsize::new(0), told, untold: Mutex::new(None) })
+        let settled = Arc::new(Notify::new());
+        Arc::new(Ledger {
+            unsettled: AtomicUsize::new(0),
+            calls: Mutex::new(CallsSoFar { now: Arc::new(Calls(settled.clone())), older: Vec::new() }),
+            settled,
+            flushes: AtomicUsize::new(0),
+            buffer_bytes_max,
+            buffered_bytes: AtomicUsize::new(0),
+            progress: Notify::new(),
+            told,
+            untold: Mutex::new(None),
+        })
+    }
+
+    /// Records without an outcome.
+    pub(super) fn unsettled(&self) -> usize {
+        self.unsettled.load(Ordering::Acquire)
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.buffered_bytes.load(Ordering::Acquire) < self.buffer_bytes_max
+    }
+
+    /// The part of one topic has changed.
+    pub(super) fn buffer_changed(&self, before: usize, after: usize) {
+        if before != after {
+            // It wraps where it falls.
+            self.buffered_bytes.fetch_add(after.wrapping_sub(before), Ordering::AcqRel);
+        }
+    }
+
+    /// Somebody waits in a flush.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.flushes.load(Ordering::Acquire) > 0
+    }
+
+    /// While what it answers with lives, batches do not wait for more records.
+    pub(super) fn flushing(&self) -> impl Drop + use<'_> {
+        struct Flushing<'a>(&'a AtomicUsize);
+        impl Drop for Flushing<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+        self.flushes.fetch_add(1, Ordering::AcqRel);
+        Flushing(&self.flushes)
+    }
+
+    /// The calls up to now, to wait for with [`all_settled`](Self::all_settled).
+    pub(super) fn calls_so_far(&self) -> CallsToWaitFor {
+        let mut calls = lock(&self.calls);
+        let now = std::mem::replace(&mut calls.now, Arc::new(Calls(self.settled.clone())));
+        calls.older.push(Arc::downgrade(&now));
+        drop(now);
+        calls.older.retain(|c| c.strong_count() > 0);
+        CallsToWaitFor(calls.older.clone())
+    }
+
+    /// Waits until all these calls have their outcomes.
+    pub(super) async fn all_settled(&self, calls: CallsToWaitFor) {
+        loop {
+            let progress = self.settled.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            if calls.0.iter().all(|c| c.strong_count() == 0) {
+                return;
+            }
+            progress.await;
+        }
     }
 
     fn report(&self, error: Error) {
@@ -245,3 +316,6 @@ impl Failures {
         }
     }
 }
+
+/// Calls before a flush.
+pub(super) struct CallsToWaitFor(Vec<Weak<Calls>>);
