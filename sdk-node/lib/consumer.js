@@ -79,6 +79,12 @@ class Consumer {
   #isServing = false
   #timer
   #onLeft
+  // What `next` or `nextBatch` has given is in hand, until somebody asks for what is next.
+  #isPolled = false
+  // It was when the consumer was closed: whoever asks then is told once that nothing more comes, as a loop is.
+  #isFinishing = false
+  // What is in hand may be finished: what a body calls goes on.
+  #isWaitedFor = false
 
   constructor(topics, open, options) {
     this.topics = topics
@@ -102,7 +108,7 @@ class Consumer {
 
   async #ready() {
     this.#options.signal?.throwIfAborted()
-    if (this.#closing) throw new ClosedError('the consumer is closed')
+    if (this.#closing && !this.#isWaitedFor) throw new ClosedError('the consumer is closed')
     if (this.#native) return this.#native
     this.#opening ??= call(this.#open()).catch((error) => {
       this.#opening = undefined
@@ -223,12 +229,15 @@ class Consumer {
 
   async #nextWithin(maxRecords, timeoutMs) {
     this.#options.signal?.throwIfAborted()
-    if (this.#closing) throw new ClosedError('the consumer is closed')
+    if (this.#closing && !this.#isFinishing) throw new ClosedError('the consumer is closed')
     checkNumbers({ timeoutMs }, { timeoutMs: [0, TIMER_MAX_MS, false] })
+    this.#isPolled = this.#isFinishing = false
     const waiter = this.#next(maxRecords)
     const timer = timeoutMs === undefined ? undefined : setTimeout(waiter.leave, timeoutMs)
     try {
-      return (await waiter.promise) ?? null
+      const taken = (await waiter.promise) ?? null
+      this.#isPolled = taken !== null
+      return taken
     } finally {
       clearTimeout(timer)
     }
@@ -300,7 +309,7 @@ class Consumer {
     }
     return {
       next: () => {
-        reading.hasItem = false
+        reading.hasItem = this.#isPolled = false
         if (reading.isOver) return Promise.resolve(over)
         const native = this.#native
         // What is there needs no waiting, nor an async function, which costs as much as the record. Nobody is overtaken.
@@ -410,13 +419,17 @@ class Consumer {
     if (!native) return
     this.#settle(native)
     native.stop()
-    // A body that runs may finish what it has in hand, and ask for what is next.
-    const isBusy = [...this.#readings].some((reading) => reading.hasItem)
+    // A body that runs may finish what it has in hand, and ask for what is next. Around `next` only a group makes a difference: whoever is through with it
+    // may never ask again.
+    const isPolled = this.#isPolled && this.group !== null
+    const isBusy = isPolled || [...this.#readings].some((reading) => reading.hasItem)
     if (isBusy && timeoutMs > 0) {
       const left = new Promise((resolve) => {
-        this.#onLeft = resolve
+        if (!isPolled) this.#onLeft = resolve
       })
+      this.#isWaitedFor = true
       await within(Promise.race([native.idle(), left]), timeoutMs)
+      this.#isWaitedFor = false
     }
     await call(native.close())
   }
@@ -426,6 +439,7 @@ class Consumer {
    * `closeTimeoutMs`, and the loop then ends as if there were nothing more. In a group, what is done is committed unless that is manual.
    */
   async close() {
+    if (!this.#closing) this.#isFinishing = this.#isPolled
     await this.#leave(this.#options.closeTimeoutMs ?? CLOSE_TIMEOUT_MS)
   }
 

@@ -20,9 +20,18 @@ function viewOf(data) {
   return undefined
 }
 
+/** Throws for text that has no bytes in UTF-8: other characters would be stored in its place. */
+function checkText(text, what) {
+  if (!text.isWellFormed()) throw new InvalidError(`${what} is not valid text: it holds half of a surrogate pair, which UTF-8 has no bytes for`)
+}
+
 /** Text as it is, or a view of bytes; null stays null. */
 function dataOf(data, what) {
-  if (data === null || typeof data === 'string') return data
+  if (data === null) return data
+  if (typeof data === 'string') {
+    checkText(data, what)
+    return data
+  }
   const view = viewOf(data)
   if (view === undefined) throw new TypeError(`${what} is ${kindOf(data)}; a string or bytes are expected`)
   return view
@@ -30,7 +39,7 @@ function dataOf(data, what) {
 
 /** A record's value: text or bytes as they are, arrays and objects as JSON. */
 function valueOf(value) {
-  if (value === null || typeof value === 'string') return value
+  if (value === null || typeof value === 'string') return dataOf(value, 'value')
   const view = viewOf(value)
   if (view !== undefined) return view
   const isPromise = typeof value?.then === 'function'
@@ -56,6 +65,7 @@ function headersOf(headers) {
     if (!Array.isArray(pair) || pair.length !== 2 || typeof pair[0] !== 'string') {
       throw new TypeError('headers holds something that is no pair of a name (a string) and a value')
     }
+    checkText(pair[0], "a header's name")
     return [pair[0], dataOf(pair[1], `header ${JSON.stringify(pair[0])}`)]
   })
 }
@@ -101,4 +111,4 @@ function checkNumbers(options, ranges) {
   }
 }
 
-module.exports = { viewOf, dataOf, valueOf, headersOf, timestampOf, partitionOf, checkNames, checkNumbers }
+module.exports = { viewOf, checkText, dataOf, valueOf, headersOf, timestampOf, partitionOf, checkNames, checkNumbers }

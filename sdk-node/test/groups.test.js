@@ -100,7 +100,7 @@ test('commits, and where a group goes on', async (t) => {
   assert.deepEqual(seen, ['11', '12', '13'])
   const again = client.consumer('t', { group: 'g' })
   assert.equal((await again.next()).text(), '13')
-  await again.close()
+  await again[Symbol.asyncDispose]()
   assert.deepEqual([...(await client.resetGroup('g', 't', 'earliest', { dryRun: true }))], [[0, 0]])
   await client.resetGroup('g', 't', 'earliest')
   let count = 0

@@ -64,6 +64,50 @@ test('close ends a loop in the middle of a batch, and lets its body finish what 
   await client.close()
 })
 
+for (const [name, next] of [
+  ['next', (consumer) => consumer.next()],
+  ['next in time', (consumer) => consumer.next({ timeoutMs: 10_000 })],
+  ['nextBatch', async (consumer) => (await consumer.nextBatch({ maxRecords: 1 }))?.at(0) ?? null],
+]) {
+  test(`a loop around ${name} ends with close as any loop does`, async (t) => {
+    const { client } = await filled(t, 10)
+    for (const group of ['automatic', 'manual', 'slow', undefined]) {
+      const options = { start: 'earliest', group, closeTimeoutMs: group === 'slow' ? 100 : 5_000 }
+      const consumer = client.consumer('t', group === 'manual' ? { ...options, autoCommitMs: null } : options)
+      const seen = []
+      let closing
+      const looping = (async () => {
+        let record
+        while ((record = await next(consumer)) !== null) {
+          if (seen.length === 4) {
+            setTimeout(() => (closing = consumer.close()), 10)
+            await sleep(600)
+          }
+          if (group === 'manual') await consumer.commit(record)
+          seen.push(record.text())
+        }
+      })()
+      await looping
+      assert.deepEqual(seen, ['0', '1', '2', '3', '4'], `group ${group}`)
+      // It was told once.
+      await assert.rejects(next(consumer), { code: 'closed' })
+      await closing
+      await assert.rejects(next(consumer), { code: 'closed' })
+      if (group === undefined) continue
+      const again = client.consumer('t', { group })
+      assert.equal((await again.next()).text(), group === 'slow' ? '4' : '5', `group ${group}`)
+      await again[Symbol.asyncDispose]()
+    }
+    // Without a group there is nothing to wait for.
+    const alone = client.consumer('t', { start: 'earliest' })
+    await next(alone)
+    const started = performance.now()
+    await alone.close()
+    assert.ok(performance.now() - started < 3_000)
+    await client.close()
+  })
+}
+
 test('a loop that is left goes on where it was, and whoever gives up waiting loses nothing', async (t) => {
   const { client } = await filled(t, 100)
   for (const group of [undefined, 'g']) {
@@ -96,7 +140,8 @@ test('a loop that is left goes on where it was, and whoever gives up waiting los
     await producer.close()
     while (polled.length < 50) polled.push(Number((await consumer.next({ timeoutMs: 10_000 })).text()))
     assert.deepEqual(polled, Array.from({ length: 50 }, (_, i) => 100 + i))
-    await consumer.close()
+    // Whoever is through with the last record has nobody to wait for.
+    await consumer[Symbol.asyncDispose]()
     if (group === undefined) {
       await client.deleteTopic('t')
       await client.createTopic('t')
@@ -119,6 +164,8 @@ test('a paused partition hands out nothing until it is resumed', async (t) => {
   await consumer.resume(0)
   for (let i = 1; i < 1_000; i++) assert.equal((await consumer.next()).text(), String(i))
   await client.close()
+  // What was in hand ends there as a loop does.
+  assert.equal(await consumer.next(), null)
   await assert.rejects(consumer.next(), /closed/)
 })
 
@@ -254,7 +301,7 @@ test('records that nobody flushed are waited for at the end of the process', asy
   assert.equal(await stored(), 2002)
   try {
     const [said, took] = end(broker.pid, 'exit')
-    assert.match(said, /1000 records of topic "t" have no outcome yet; they may be lost/)
+    assert.match(said, /1000 records of the producer of topic "t" have no outcome yet; they may be lost/)
     assert.ok(took < 15_000)
   } finally {
     process.kill(broker.pid, 'SIGCONT')

@@ -33,3 +33,34 @@ await cluster.brokers[0]?.kill()
 console.log(own.log(), own.pid, unique('t'), cluster.address, new BrokerError('x').log)
 // @ts-expect-error hooks come in pairs
 useBroker({ before, afterAll: after })
+
+// What is JSON compiles, whatever it is declared as; what is refused when it is sent does not.
+interface Order {
+  readonly id: string
+  lines?: Array<{ sku: string; count: number }>
+}
+class Shipment {
+  constructor(readonly order: Order) {}
+}
+const order: Order = { id: '1' }
+async function publish<T extends object>(value: T, known: Record<string, unknown>, some: any, sealed: Readonly<Order>, either: Order | null) {
+  for (const one of [value, known, some, sealed, either]) await producer.send(one)
+}
+await publish(order, { a: 1 }, order, order, null)
+for (const value of [order, [order], [1, 'two', null], new Shipment(order), { then: 'later', at: 1 }]) await producer.send(value)
+for (const value of ['text', Buffer.from('x'), new Uint8Array(1), new ArrayBuffer(1), new DataView(new ArrayBuffer(1)), null]) await producer.enqueue(value)
+await producer.sendBatch([{ value: order }, { value: Object.freeze({ a: 1 }) }, { value: Object.create(null) }])
+// @ts-expect-error a Map is no JSON
+await producer.send(new Map())
+// @ts-expect-error nor is a Set
+await producer.send(new Set([1]))
+// @ts-expect-error nor is a Date
+await producer.send(new Date())
+// @ts-expect-error an await is missing
+await producer.send(Promise.resolve({ a: 1 }))
+// @ts-expect-error nor is a function
+await producer.send(() => order)
+// @ts-expect-error nor is a number
+await producer.send(1)
+// @ts-expect-error in a message as well
+await producer.enqueueBatch([{ value: new Map() }])

@@ -272,6 +272,116 @@ def test_close_lets_a_body_in_another_task_finish_what_it_has_in_hand(broker: Br
     run(broker, read)
 
 
+async def next_record(consumer: thalweg.Consumer) -> thalweg.Record | None:
+    return await consumer.next()
+
+
+async def next_in_time(consumer: thalweg.Consumer) -> thalweg.Record | None:
+    return await consumer.next(timeout=10)
+
+
+async def next_of_batch(consumer: thalweg.Consumer) -> thalweg.Record | None:
+    batch = await consumer.next_batch(max_records=1)
+    return None if batch is None else batch[0]
+
+
+async def next_of_iterator(consumer: thalweg.Consumer) -> thalweg.Record | None:
+    return await anext(consumer, None)
+
+
+@pytest.mark.parametrize("read", [next_record, next_in_time, next_of_batch, next_of_iterator])
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_loop_around_next_ends_with_close_as_any_loop_does(broker: Broker, read: Any, commits: bool) -> None:
+    async def work(client: thalweg.Client, topic: str) -> None:
+        await fill(client, topic, 10)
+        options: dict[str, Any] = {"auto_commit": None} if commits else {}
+        consumer = client.consumer(topic, group="g", **options)
+        seen, is_in_body = list[str | None](), asyncio.Event()
+
+        async def loop() -> None:
+            while (record := await read(consumer)) is not None:
+                if len(seen) == 4:
+                    is_in_body.set()
+                    await asyncio.sleep(1)
+                seen.append(record.text())
+                if commits:
+                    await consumer.commit(record)
+            assert consumer.ended
+            # It was told once.
+            for _ in range(2):
+                with pytest.raises(thalweg.ClosedError):
+                    await read(consumer)
+
+        looping = asyncio.create_task(loop())
+        await is_in_body.wait()
+        closing = asyncio.create_task(consumer.close())
+        await asyncio.sleep(0.1)
+        # Nobody else is let in meanwhile.
+        with pytest.raises(thalweg.ClosedError):
+            await read(consumer)
+        await closing
+        await looping
+        assert seen == ["0", "1", "2", "3", "4"]
+        async with client.consumer(topic, group="g") as again:
+            record = await again.next(timeout=10)
+            assert record is not None and record.text() == "5"
+
+    run(broker, work)
+
+
+def test_a_loop_around_next_ends_in_order_though_it_has_nothing_in_hand_or_takes_too_long(broker: Broker) -> None:
+    async def work(client: thalweg.Client, topic: str) -> None:
+        await fill(client, topic, 3)
+        slow = client.consumer(topic, group="s", close_timeout=0.2)
+        is_in_body = asyncio.Event()
+
+        async def take_long() -> None:
+            while await slow.next() is not None:
+                is_in_body.set()
+                await asyncio.sleep(1)
+
+        looping = asyncio.create_task(take_long())
+        await is_in_body.wait()
+        started = time.monotonic()
+        await slow.close()
+        assert time.monotonic() - started < 0.9
+        await looping
+        # It was not finished in time.
+        async with client.consumer(topic, group="s") as again:
+            record = await again.next(timeout=10)
+            assert record is not None and record.text() == "0"
+        # Whoever closes it himself has nobody to wait for, and nothing more to ask.
+        own, started = client.consumer(topic, group="o"), time.monotonic()
+        assert await own.next() is not None
+        await own.close()
+        assert time.monotonic() - started < 5
+        with pytest.raises(thalweg.ClosedError):
+            await own.next()
+
+    run(broker, work)
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        consumer, is_idle, is_closed = client.consumer("t", group="g", wait_for_topics=True), threading.Event(), threading.Event()
+        answers = list[object]()
+
+        def poll() -> None:
+            answers.append(consumer.next(timeout=0.05))
+            is_idle.set()
+            is_closed.wait(10)
+            answers.append(consumer.next())
+            try:
+                consumer.next()
+            except thalweg.ClosedError as error:
+                answers.append(type(error))
+
+        polling = threading.Thread(target=poll)
+        polling.start()
+        is_idle.wait(10)
+        consumer.close()
+        is_closed.set()
+        polling.join(10)
+        assert answers == [None, None, thalweg.ClosedError]
+
+
 def test_a_callback_may_call_what_it_likes_in_both_halves(broker: Broker) -> None:
     async def read(client: thalweg.Client, topic: str) -> None:
         await client.delete_topic(topic)

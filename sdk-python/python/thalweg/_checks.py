@@ -108,6 +108,7 @@ def parse_starts(starts: Any) -> list[tuple[str | None, int, str, int]]:
 def split_place(place: Any) -> tuple[str | None, int]:
     """Topic and partition as the native half wants them."""
     if isinstance(place, tuple) and len(place) == 2 and isinstance(place[0], str):
+        text("topic", place[0])
         partition(place[1])
         return place[0], place[1]
     if isinstance(place, int) and not isinstance(place, bool):

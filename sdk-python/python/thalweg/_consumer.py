@@ -148,6 +148,10 @@ class Consumer:
         self._closing: asyncio.Future[None] | None = None
         self._closed = False
         self._ended = False
+        # Whoever has something in hand may finish it: it is closed, and what his body calls goes on.
+        self._is_waited_for = False
+        # Who had something in hand when it was closed, and has not asked for what is next since: it ends there for him as a loop does.
+        self._finishing: asyncio.Task[Any] | None = None
         # What is told of what came and went.
         self._telling: asyncio.Future[None] | None = None
         # Who has asked for records last: what is in hand is in his.
@@ -174,8 +178,15 @@ class Consumer:
         if self._closed:
             raise ClosedError("the consumer is closed")
 
+    def _check_readable(self) -> None:
+        if self._finishing is not None and self._finishing is asyncio.current_task():
+            self._finishing = None
+        else:
+            self._check_open()
+
     async def _ready(self) -> _native.Consumer:
-        self._check_open()
+        if not self._is_waited_for:
+            self._check_open()
         if self._native is not None:
             return self._native
         if self._opening is None:
@@ -230,7 +241,7 @@ class Consumer:
                 return taken
 
     async def _within(self, take: Take[T], timeout: float | None) -> T | None:
-        self._check_open()
+        self._check_readable()
         _checks.duration("timeout", timeout)
         self._reading = None
         try:
@@ -267,7 +278,7 @@ class Consumer:
         return self._iterate(take_record)
 
     async def __anext__(self) -> _native.Record:
-        self._check_open()
+        self._check_readable()
         self._reading = None
         return await self._wait(take_record)
 
@@ -372,20 +383,24 @@ class Consumer:
                 idle = asyncio.ensure_future(native.idle())
                 await asyncio.wait([idle, self._reader], timeout=self._close_timeout, return_when="FIRST_COMPLETED")
                 idle.cancel()
+        self._is_waited_for = False
         await native.close(is_done)
 
     def _leave(self, is_done: bool) -> Awaitable[None]:
         if self._closing is None:
-            self._closed = True
             # Looked at here: what ends it runs in a task of its own.
-            self._closing = asyncio.ensure_future(self._end(is_done, self._busy_elsewhere()))
+            is_elsewhere = self._busy_elsewhere()
+            self._closed = True
+            self._is_waited_for = is_elsewhere and not is_done
+            self._finishing = self._reader if self._is_waited_for and self._reading is None else None
+            self._closing = asyncio.ensure_future(self._end(is_done, is_elsewhere))
         return asyncio.shield(self._closing)
 
     async def close(self) -> None:
         """Ends the subscription, and a loop that runs.
 
         What is in hand is not done, unless it is finished now: a loop that runs in another task may end its body, for at most `close_timeout` seconds, and
-        then ends as if there were nothing more. In a group, what is done is committed unless that is manual; `on_rebalance` is not called.
+        then ends as if there were nothing more; so does a loop around `next`, which answers None once. In a group, what is done is committed unless that is manual; `on_rebalance` is not called.
         Raises TimedOutError where the group's coordinator does not answer: the member counts as gone when its session ends.
         """
         await self._leave(False)
