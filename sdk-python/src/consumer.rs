@@ -11,7 +11,7 @@ use thalweg::{Part, Place, Rebalance, Spot, Taken};
 
 use crate::client::position;
 use crate::error::raise;
-use crate::runtime::future_into_py;
+use crate::runtime::{before_a_fork, forks, future_into_py};
 
 /// Bytes of a key or value that are shown.
 const REPR_BYTES: usize = 64;
@@ -20,11 +20,18 @@ const REPR_BYTES: usize = 64;
 pub(crate) struct Consumer {
     inner: thalweg::Consumer,
     handed: AtomicU64,
+    /// As `runtime::forks` says.
+    forks: u32,
 }
 
 impl Consumer {
     pub(crate) fn new(inner: thalweg::Consumer) -> Self {
-        Consumer { inner, handed: AtomicU64::new(0) }
+        Consumer { inner, handed: AtomicU64::new(0), forks: forks() }
+    }
+
+    /// In a child that was forked nothing is handed out: the parent reads it.
+    fn check_process(&self) -> PyResult<()> {
+        if self.forks == forks() { Ok(()) } else { Err(before_a_fork()) }
     }
 
     /// What was handed out; None where there is nothing at the moment; the changes that are to be told first.
@@ -56,6 +63,7 @@ impl Consumer {
     /// Hands out the next record; what was handed out before it is done. None: nothing at the moment, `ready` waits. A list: changes that are to be told
     /// first. StopAsyncIteration: everything has been read, or the consumer is closed.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.check_process()?;
         let wrap = |spot: Spot| {
             let (part, span) = (spot.part as u32, spot.span as u32);
             Ok(Bound::new(py, Record { batch: spot.batch, part, span })?.into_any())
@@ -65,6 +73,7 @@ impl Consumer {
 
     /// The same for a batch of at most so many records.
     fn take_batch<'py>(&self, py: Python<'py>, max_records: usize) -> PyResult<Bound<'py, PyAny>> {
+        self.check_process()?;
         let wrap = |batch| Ok(Bound::new(py, Batch { inner: Arc::new(batch) })?.into_any());
         self.answer(py, self.inner.take_batch(max_records), wrap)
     }

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(runtime::drain, m)?)?;
+    m.add_function(wrap_pyfunction!(runtime::forked, m)?)?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add("ERROR_CODES", error::codes())?;
     m.add_function(wrap_pyfunction!(client::connect, m)?)?;

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -16,6 +17,26 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// Started by the first call, not by the import: whoever is forked before that starts his own. With the process that it lives in: a child that is forked
 /// later has none of its threads.
 static RUNTIME: OnceLock<(u32, Runtime)> = OnceLock::new();
+
+/// How often this process, or one that it comes from, was forked since the module was loaded. The number of the process itself would cost a system call
+/// at every record.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// Registered with `os.register_at_fork`, for the child.
+#[pyfunction]
+pub(crate) fn forked() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+pub(crate) fn forks() -> u32 {
+    FORKS.load(Ordering::Relaxed)
+}
+
+/// What was made before a fork belongs to the parent.
+pub(crate) fn before_a_fork() -> PyErr {
+    let message = "thalweg was connected before this process was forked; connect after the fork only, or start the process with spawn";
+    raise(Error::new(ErrorKind::Invalid, message))
+}
 
 /// As pyo3's own, but an error instead of a wait for ever in a process that was forked after the runtime was started.
 pub(crate) fn future_into_py<F, T>(py: Python<'_>, future: F) -> PyResult<Bound<'_, PyAny>>
@@ -36,8 +57,7 @@ where
         }
     };
     if *started_in != process {
-        let message = "thalweg was connected before this process was forked; connect after the fork only, or start the process with spawn";
-        return Err(raise(Error::new(ErrorKind::Invalid, message)));
+        return Err(before_a_fork());
     }
     // Taken already by an earlier call.
     let _ = pyo3_async_runtimes::tokio::init_with_runtime(runtime);

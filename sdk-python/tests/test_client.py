@@ -152,6 +152,25 @@ def test_after_a_fork_there_is_an_error_and_no_hang(broker: Broker) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
+def test_a_forked_child_reads_nothing_of_its_parent_s_consumer(broker: Broker) -> None:
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client, client.producer("t") as producer:
+        producer.send_batch([str(i) for i in range(10)])
+        with client.consumer("t", start="earliest", until_end=True) as consumer:
+            # The others have come with it.
+            assert consumer.next().text() == "0"
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    consumer.next(timeout=0)
+                    os._exit(1)
+                except thalweg.InvalidError as error:
+                    os._exit(7 if "fork" in str(error) else 3)
+                except BaseException:
+                    os._exit(2)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+            assert [record.text() for record in consumer] == [str(i) for i in range(1, 10)]
+
+
 FORKED_PRODUCER = """
 import asyncio, os, sys, time, traceback
 import thalweg.sync

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from . import _native
+
 if TYPE_CHECKING:
-    from . import _native
     from ._producer import Producer
 
 _WAIT_S = 2.0
@@ -30,7 +31,8 @@ def watch(producer: Producer) -> None:
 
 
 def _forked() -> None:
-    """In a child that was forked: the parent's producers are the parent's matter."""
+    """In a child that was forked: the parent's producers and consumers are the parent's matter."""
+    _native.forked()
     for producer in list(_producers):
         producer._forget()
     _producers.clear()
