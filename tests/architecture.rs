@@ -158,3 +158,19 @@ fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(folder).expect("the crate has sources").map(|e| e.expect("readable").path());
     entries.flat_map(|p| if p.is_dir() { walk(&p) } else { vec![p] }).collect()
 }
+
+/// What cargo does not know of: the packages of the other languages are published together.
+#[test]
+fn every_package_has_the_version_of_the_workspace() {
+    let version = env!("CARGO_PKG_VERSION");
+    let read = |file: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
+        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    };
+    for (file, line) in [
+        ("sdk-node/package.json", format!("\"version\": \"{version}\"")),
+        ("sdk-python/pyproject.toml", format!("cli = [\"thalweg-cli=={version}\"]")),
+    ] {
+        assert!(read(file).contains(&line), "{file} does not say {line}");
+    }
+}

@@ -1,19 +1,24 @@
 //! Finds out what this machine has that some tests need, so that they are ignored, and counted as such, where it lacks.
 //!
-//! `cfg(sdks)`: the Python and the Node SDK are built. `cfg(mounts)`: a small file system may be mounted.
+//! `cfg(sdks)`: the Python and the Node SDK are built. `cfg(packages)`: so is a release. `cfg(mounts)`: a small file system may be mounted.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 fn main() {
     println!("cargo:rustc-check-cfg=cfg(sdks)");
+    println!("cargo:rustc-check-cfg=cfg(packages)");
     println!("cargo:rustc-check-cfg=cfg(mounts)");
     println!("cargo:rerun-if-env-changed=THALWEG_PYTHON");
+    println!("cargo:rerun-if-env-changed=THALWEG_DIST");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=../sdk-node/thalweg.node");
     let has_python = std::env::var_os("THALWEG_PYTHON").is_some_and(|python| PathBuf::from(python).exists());
     if has_python && PathBuf::from("../sdk-node/thalweg.node").exists() {
         println!("cargo:rustc-cfg=sdks");
+    }
+    if has_python && std::env::var_os("THALWEG_DIST").is_some() {
+        println!("cargo:rustc-cfg=packages");
     }
     if mounts() {
         println!("cargo:rustc-cfg=mounts");

@@ -20,6 +20,11 @@ const child = spawn(program, process.argv.slice(2), { stdio: 'inherit' })
 for (const signal of ['SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal))
 // Ctrl-C at a terminal reaches both; the command decides when it ends.
 process.on('SIGINT', () => process.stdin.isTTY || child.kill('SIGINT'))
+// npx does not pass a signal on when it is ended by one: its end is seen by another parent.
+if (process.env.npm_command === 'exec') {
+  const parent = process.ppid
+  setInterval(() => process.ppid === parent || child.kill('SIGTERM'), 200).unref()
+}
 child.on('error', (error) => {
   console.error(`error: ${program} does not start: ${error.message}`)
   process.exit(1)

@@ -1,4 +1,4 @@
-//! The README's quickstart: produce a record, read what the filter keeps. `tests/readme.rs` holds both to the same text.
+//! The README's quickstart: produce a record, read what the filter keeps. `tests/readme` holds both to the same text.
 //!
 //! `cargo run --profile fast -p thalweg --example quickstart`, beside a `thalweg dev` with the two example plugins. The
 //! first argument is another address.

@@ -78,14 +78,20 @@ pub(crate) fn plugins() -> Result<PathBuf, String> {
     Ok(folder.join(GUEST_TARGET).join("release"))
 }
 
-/// A virtual environment with the Python SDK in it; answers with its interpreter.
-pub(crate) fn python() -> Result<PathBuf, String> {
-    let environment = target().join("venv");
-    let python = environment.join("bin/python");
+/// A virtual environment in the build folder; answers with its interpreter.
+pub(crate) fn environment(name: &str) -> Result<PathBuf, String> {
+    let folder = target().join(name);
+    let python = folder.join("bin/python");
     if !python.exists() {
         let system = system_python()?;
-        run(command(system).args(["-m", "venv"]).arg(&environment))?;
+        run(command(system).args(["-m", "venv"]).arg(&folder))?;
     }
+    Ok(python)
+}
+
+/// A virtual environment with the Python SDK in it; answers with its interpreter.
+pub(crate) fn python() -> Result<PathBuf, String> {
+    let python = environment("venv")?;
     // maturin builds the one library; with the workspace's folder and profile most of it is there already.
     let mut pip = command(&python);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "./sdk-python"]);
@@ -126,11 +132,10 @@ pub(crate) fn node() -> Result<PathBuf, String> {
     Ok("node".into())
 }
 
-/// Installs packages beside the Python SDK.
-pub(crate) fn pip_install(python: &Path, requirements: &Path) -> Result<(), String> {
+/// Installs packages into an environment: their names, or `--requirement` and a file.
+pub(crate) fn pip_install(python: &Path, packages: &[impl AsRef<OsStr>]) -> Result<(), String> {
     let mut pip = command(python);
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
-    run(pip.arg(requirements))
+    run(pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages))
 }
 
 /// Installs a folder's npm packages.

@@ -2,6 +2,7 @@
 //! starts on a bare machine.
 
 mod build;
+mod dist;
 mod test;
 
 use std::process::ExitCode;
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
         ["plugins"] => build::plugins().map(drop),
         ["python"] => build::python().map(|p| println!("{}", p.display())),
         ["node"] => build::node().map(drop),
+        ["dist", ref rest @ ..] => dist::run(rest),
         ["bench", "clients", ref rest @ ..] => bench_clients(rest),
         ["bench", ref rest @ ..] => bench(rest),
         ["sim", ref rest @ ..] => sim(rest),
@@ -36,6 +38,9 @@ fn main() -> ExitCode {
                  cargo xtask bench [ROW]  measures, beside raw quinn\n\
                  cargo xtask bench clients [--json] [--repeats N] [ROW]\n\
                  \x20                        what a call costs in Python and Node, beside the clients of Kafka\n\
+                 cargo xtask dist [--zig TARGET]...\n\
+                 \x20                        a release in target/dist: wheels, npm packages, the command as an archive; with\n\
+                 \x20                        --zig for other platforms and an older glibc, as in aarch64-unknown-linux-gnu.2.28\n\
                  cargo xtask plugins      builds the example plugins\n\
                  cargo xtask python       installs the Python SDK into target/venv\n\
                  cargo xtask node         builds the Node SDK's native library"
@@ -88,7 +93,7 @@ fn bench_clients(arguments: &[&str]) -> Result<(), String> {
     let python = build::python()?;
     let node = build::node()?;
     let folder = build::root().join("bench/clients");
-    build::pip_install(&python, &folder.join("requirements.txt"))?;
+    build::pip_install(&python, &["--requirement".as_ref(), folder.join("requirements.txt").as_os_str()])?;
     build::npm_install(&folder)?;
     let mut command = build::command(python);
     command.arg(folder.join("clients.py")).arg("--thalweg").arg(build::target().join("fast/thalweg"));

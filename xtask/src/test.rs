@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::build;
+use crate::{build, dist};
 
 /// Tests of all runners together.
 #[derive(Default)]
@@ -24,11 +24,13 @@ pub(crate) fn run() -> Result<(), String> {
     build::workspace()?;
     let python = build::python()?;
     build::node()?;
+    // A release in all but the profile, which would build everything once more.
+    let release = dist::make("fast", Vec::new())?;
     build::step("Rust: unit, property, conformance, simulator, end to end");
     let mut cargo = build::cargo();
     cargo.args(["test", "--profile", "fast", "--workspace", "--no-fail-fast"]);
     cargo.env("THALWEG_PLUGINS", &plugins).env("THALWEG_BIN", build::target().join("fast/thalweg"));
-    cargo.env("THALWEG_PYTHON", &python);
+    cargo.env("THALWEG_PYTHON", &python).env("THALWEG_DIST", &release);
     tally.step("cargo test", &mut cargo, rust_line);
     build::step("Rust guest kit");
     let mut guests = build::cargo();
@@ -36,17 +38,7 @@ pub(crate) fn run() -> Result<(), String> {
     tally.step("guest kit", guests.arg(build::target().join("plugins")), rust_line);
 
     build::step("Python");
-    let mut pip = build::command(&python);
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "-r",
-        "sdk-python/requirements-test.txt",
-    ]);
-    build::run(&mut pip)?;
+    build::pip_install(&python, &["--requirement", "sdk-python/requirements-test.txt"])?;
     let environment = |command: &mut Command| {
         command.env("THALWEG_PLUGINS", &plugins).env("THALWEG_BIN", build::target().join("fast/thalweg"));
     };

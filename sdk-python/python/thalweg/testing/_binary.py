@@ -25,6 +25,7 @@ class BinaryNotFoundError(BrokerError, FileNotFoundError):
 
 
 _REMEDY = (
+    "`pip install thalweg-cli` brings it. "
     "In a checkout, `cargo build --profile fast -p thalweg-cli` makes target/fast/thalweg: put it into PATH, set THALWEG_BIN to it, or pass binary="
 )
 
@@ -54,5 +55,5 @@ def _packaged() -> str | None:
         files = metadata.files("thalweg-cli") or []
     except metadata.PackageNotFoundError:
         return None
-    places = (str(file.locate()) for file in files if file.name == "thalweg")
+    places = (os.path.normpath(file.locate()) for file in files if file.name == "thalweg")
     return next((place for place in places if shutil.which(place)), None)

@@ -2,14 +2,16 @@
 //!
 //! `…` in shown output stands for anything until the end of the block. The broker runs on a free port instead of 9460.
 
+mod packages;
+
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use thalweg_tests::process::thalweg;
 
-const README: &str = include_str!("../README.md");
-const RUST_EXAMPLE: &str = include_str!("../sdk-rust/examples/quickstart.rs");
+const README: &str = include_str!("../../README.md");
+const RUST_EXAMPLE: &str = include_str!("../../sdk-rust/examples/quickstart.rs");
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// The fenced blocks of a language, in order.
@@ -33,6 +35,8 @@ fn commands(block: &str) -> Vec<(String, Vec<String>)> {
 
 struct Dev {
     child: Child,
+    /// The `thalweg` command that it is.
+    program: PathBuf,
     address: String,
     said: Vec<String>,
 }
@@ -46,7 +50,12 @@ impl Drop for Dev {
 
 /// `thalweg dev` without a directory, at free ports.
 fn dev(home: &Path) -> Dev {
-    let mut child = Command::new(thalweg())
+    dev_of(Command::new(thalweg()), thalweg(), home)
+}
+
+/// The same, started by `command`, which becomes or starts `program`.
+fn dev_of(mut command: Command, program: PathBuf, home: &Path) -> Dev {
+    let mut child = command
         .args(["dev", "--port", "0", "--http-port", "0"])
         .env("XDG_STATE_HOME", home)
         .env("THALWEG_LOG", "error")
@@ -55,13 +64,13 @@ fn dev(home: &Path) -> Dev {
         .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let said: Vec<String> = lines.map_while(Result::ok).take_while(|l| !l.starts_with("Ctrl-C")).collect();
-    let address = said[0].rsplit(' ').next().unwrap().to_owned();
-    Dev { child, address, said }
+    let address = said.first().expect("it says where it is").rsplit(' ').next().unwrap().to_owned();
+    Dev { child, program, address, said }
 }
 
 /// Runs a shell command of the README against the broker.
 fn run(command: &str, dev: &Dev, home: &Path) -> String {
-    let program = thalweg().display().to_string();
+    let program = dev.program.display().to_string();
     let plugins = std::env::var("THALWEG_PLUGINS")
         .unwrap_or_else(|_| format!("{ROOT}/target/plugins/wasm32-unknown-unknown/release"));
     let command =
