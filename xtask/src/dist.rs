@@ -107,7 +107,12 @@ impl Release {
         build::step(&format!("{target}: the Node client"));
         let mut cargo = self.cargo();
         cargo.arg(if zig.is_some() { "zigbuild" } else { "build" });
-        cargo.args(["--profile", &self.profile, "--package", "thalweg-node"]);
+        cargo.args(["--profile", &self.profile]);
+        // In the tests' profile all of the workspace is there already, and the binding alone would be another build.
+        match self.profile == "fast" {
+            true => cargo.arg("--workspace"),
+            false => cargo.args(["--package", "thalweg-node"]),
+        };
         if let Some(zig) = zig {
             cargo.args(["--target", zig]);
         }
