@@ -153,6 +153,8 @@ pub struct Node<D> {
     metadata: Metadata,
     /// The metadata log has been applied up to here.
     followed: Offset,
+    /// This start ends once this frame is synced, and why.
+    ending: Option<(Lsn, String)>,
     /// Partitions are as it says up to here.
     aligned: Offset,
     following: Option<OpId>,
@@ -217,6 +219,7 @@ impl<D: Disk> Node<D> {
             replicas,
             metadata: Metadata::default(),
             followed: Offset(0),
+            ending: None,
             aligned: Offset(0),
             following: None,
             changes: VecDeque::new(),
@@ -918,6 +921,10 @@ impl<D: Disk> Node<D> {
             let incarnation = renewed(self.config.broker.incarnation, remembered);
             self.outputs.push(Output::Renew { incarnation });
         }
+        if let Some((_, message)) = self.ending.take_if(|(lsn, _)| self.replicas.log().durable_lsn() >= *lsn) {
+            let error = DiskError { full: false, file: "the metadata log".into(), message };
+            self.outputs.push(Output::Replica(ReplicaOutput::Fatal(error)));
+        }
         self.decide(now);
     }
 
@@ -971,8 +978,8 @@ impl<D: Disk> Node<D> {
                 // What was applied came of a history that does not go on; the next start follows the other one from its beginning.
                 let message =
                     format!("two histories of the cluster's metadata were decided; the one here is kept in {folder}");
-                let error = DiskError { full: false, file: "the metadata log".into(), message };
-                self.outputs.push(Output::Replica(ReplicaOutput::Fatal(error)));
+                // Not before that is durable: the next start would find the old one, keep it aside, and end in turn, for ever. (Found by the simulator.)
+                self.ending = Some((self.replicas.log().last_lsn(), message));
             }
             ReplicaOutput::Offline(name, what) => {
                 // One that is being kept aside begins anew under its own name; a successor could not help to a majority. (Found by the simulator, where

@@ -1220,7 +1220,12 @@ impl<D: Disk> CommitLog<D> {
         self.tail_bytes
     }
 
-    /// Last durable frame.
+    /// The last frame that was queued.
+    pub fn last_lsn(&self) -> Lsn {
+        Lsn(self.wal.next_lsn.0 - 1)
+    }
+
+    /// The last frame that is synced.
     pub fn durable_lsn(&self) -> Lsn {
         self.wal.durable
     }
