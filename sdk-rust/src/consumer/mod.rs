@@ -764,8 +764,7 @@ impl Inner {
     }
 
     fn reader(&self, place: &Place) -> Result<Arc<Reader>> {
-        let reads =
-            |r: &&Arc<Reader>| place.topic.as_deref().is_none_or(|t| r.name() == t) && r.core().reads(place.partition);
+        let reads = |r: &&Arc<Reader>| place.is_of(r) && r.core().reads(place.partition);
         let found = match &self.source {
             Source::Alone(readers) => readers.iter().find(reads).cloned(),
             Source::Group(member) => member.reader(place.topic.as_deref(), place.partition),
