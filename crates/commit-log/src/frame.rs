@@ -30,7 +30,8 @@ use thalweg_model::{DirectoryId, LeaderEpoch, Offset, PartitionId, RaftIndex, To
 pub const FRAME_HEADER_BYTES: usize = 128;
 /// Sync batches start on multiples of this, and a sector that has been synced is never written again.
 pub const SECTOR_BYTES: u64 = 4096;
-const MAGIC: [u8; 4] = *b"TWAL";
+/// The first bytes of each frame.
+pub(crate) const MAGIC: [u8; 4] = *b"TWAL";
 /// Largest payload: a batch, or a manifest with many producers.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = BATCH_BYTES_MAX + (1 << 20);
 

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::disk::{Disk, DiskError, FileName};
 use crate::files::{self, FileList};
-use crate::frame::{FRAME_HEADER_BYTES, FrameKind, Header, Lsn, SECTOR_BYTES};
+use crate::frame::{FRAME_HEADER_BYTES, FrameKind, Header, Lsn, MAGIC, SECTOR_BYTES};
 use crate::manifest::Manifest;
 use crate::partition::{HardState, Loss, PartitionLog, TailEntry};
 use crate::retention::OpenSince;
@@ -230,8 +230,9 @@ pub(crate) fn replay_log<D: Disk>(
                 }
             }
         }
-        // Also one of which only the middle came to the disk: used again, its number would make those frames count.
-        last_generation = last_generation.max(newest.map_or(0, |h| h.place.generation));
+        // Also one of which only the middle came to the disk, wherever in a sector a frame begins there: used again, its number would make those
+        // frames count. (Found by the simulator: a segment's end that an earlier start had written.)
+        last_generation = last_generation.max(newest_generation(&data, directory));
         let first = Header::parse(&data).filter(ours);
         if let (None, Some(plain)) = (first, torn(&data, 0, None, old_sums(disk, &name)?.as_ref())) {
             headless.push((name.clone(), plain, newest));
@@ -341,6 +342,15 @@ pub(crate) fn replay_log<D: Disk>(
     wal.write_at = u64::MAX >> 1;
 
     Ok(Replayed { wal, groups, damages, lost })
+}
+
+/// The newest generation of any frame whose header can be read. A record may hold anything, also what looks like a frame: what no log comes to does
+/// not count.
+fn newest_generation(data: &[u8], directory: DirectoryId) -> u64 {
+    let starts = data.chunks_exact(8).enumerate().filter(|(_, bytes)| bytes.starts_with(&MAGIC));
+    let headers = starts.filter_map(|(n, _)| Header::parse(&data[n * 8..]));
+    let ours = headers.filter(|h| h.place.directory == directory && h.place.generation < u64::MAX / 2);
+    ours.map(|h| h.place.generation).max().unwrap_or(0)
 }
 
 /// The first frame behind `at` that reads, and its number: batches begin where sectors do.
@@ -732,6 +742,45 @@ mod tests {
         assert_eq!(write(&mut files, &mut wal, 1, 5), second);
         let opened = reopen(&files).unwrap();
         assert_eq!((opened.wal.next_lsn, opened.damages), (Lsn(6), Vec::new()));
+        assert_eq!(opened.partitions.values().next().unwrap().hard_state.term, LeaderEpoch(5));
+    }
+
+    #[test]
+    fn nor_do_those_that_begin_within_a_sector() {
+        let (mut files, mut wal) = empty();
+        let group = TopicPartition::new(TopicId([3; 16]), 0);
+        // Two frames, of which the second begins in the second sector.
+        let batch = |wal: &mut Wal, terms: [u32; 2]| {
+            for term in terms {
+                let (payload, index) = (Bytes::from(vec![1; SECTOR]), RaftIndex(0));
+                let frame = Frame {
+                    kind: FrameKind::HardState,
+                    group,
+                    term: LeaderEpoch(term),
+                    index,
+                    base_offset: Offset(1),
+                    payload,
+                };
+                wal.push(frame, false);
+            }
+            let batch = wal.start_batch().unwrap();
+            let Step::Write { file, at, buffers } = &batch.steps[0] else { panic!("a batch is written first") };
+            (file.clone(), *at as usize, buffers.concat())
+        };
+        write(&mut files, &mut wal, 4, 1);
+        // The power fails: the first sector does not come to the disk.
+        let (file, at, data) = batch(&mut wal, [5, 6]);
+        files.files.get_mut(&file).unwrap()[at..][SECTOR..data.len()].copy_from_slice(&data[SECTOR..]);
+        let mut wal = reopen(&files).unwrap().wal;
+        assert_eq!(wal.next_lsn, Lsn(5));
+        let spare = wal.found.extract_if(.., |s| s.name == file).next().unwrap();
+        files.files.insert(old_sums_file(&spare.name), spare.sums.encode(0).to_vec());
+        wal.spares.push(spare);
+        // The first frame again, with another one behind it, and this time only the first sector comes.
+        let (again, at, data) = batch(&mut wal, [5, 9]);
+        assert_eq!(again, file);
+        files.files.get_mut(&file).unwrap()[at..][..SECTOR].copy_from_slice(&data[..SECTOR]);
+        let opened = reopen(&files).unwrap();
         assert_eq!(opened.partitions.values().next().unwrap().hard_state.term, LeaderEpoch(5));
     }
 
