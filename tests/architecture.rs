@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("thalweg-commit-log", &["thalweg-model"]),
     ("thalweg-control", &["thalweg-model"]),
     ("thalweg-plugin-host", &["thalweg-model"]),
+    ("thalweg-quic", &["thalweg-wire"]),
     ("thalweg-replica", &["thalweg-model", "thalweg-commit-log"]),
     ("thalweg-client-core", &["thalweg-model", "thalweg-wire"]),
     ("thalweg-broker-core", &["thalweg-model", "thalweg-commit-log", "thalweg-replica", "thalweg-control"]),
@@ -26,9 +27,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "thalweg-broker-core",
             "thalweg-control",
             "thalweg-plugin-host",
+            "thalweg-quic",
         ],
     ),
-    ("thalweg", &["thalweg-model", "thalweg-wire", "thalweg-client-core", "thalweg-plugin-host"]),
+    ("thalweg", &["thalweg-model", "thalweg-wire", "thalweg-client-core", "thalweg-plugin-host", "thalweg-quic"]),
     ("thalweg-cli", &["thalweg-model", "thalweg-broker", "thalweg", "thalweg-plugin-host"]),
     ("thalweg-python", &["thalweg"]),
     ("thalweg-node", &["thalweg"]),
@@ -59,8 +61,8 @@ const PURE_ALLOWED: &[&str] = &[
     "thiserror",
     "uuid",
     "prost",
-    "prost-build",
-    "protox",
+    // Patterns of topics.
+    "regex-lite",
     "sha2",
 ];
 

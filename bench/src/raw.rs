@@ -1,7 +1,7 @@
 //! The reference: the same bytes over quinn alone, with the same settings, to a process that throws them away.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,13 +9,22 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use rustls::CipherSuite;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use thalweg_quic::{READ_BYTES, Side, crypto_provider, endpoint, socket, transport};
 
 use crate::process::usage;
 
-const MTU_MAX: u16 = 6_500;
+/// Any free port.
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+/// Both sides of the connection, but that one of them connects: one stream, and nothing is sent to keep the connection.
+const SIDE: Side = Side {
+    connects: false,
+    bidi_streams_max: 1,
+    uni_streams_max: 0,
+    keep_alive: None,
+    idle_timeout: Duration::from_secs(20),
+};
 
 /// What moving bytes costs.
 #[derive(Clone, Copy, Debug)]
@@ -25,56 +34,27 @@ pub(crate) struct Raw {
     pub(crate) cpu_s_per_gib: f64,
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    let mut provider = rustls::crypto::ring::default_provider();
-    provider.cipher_suites.sort_by_key(|s| s.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
-    Arc::new(provider)
-}
-
-fn transport() -> Arc<quinn::TransportConfig> {
-    let mut transport = quinn::TransportConfig::default();
-    let mut discovery = quinn::MtuDiscoveryConfig::default();
-    discovery.upper_bound(MTU_MAX);
-    transport
-        .stream_receive_window((8u32 << 20).into())
-        .receive_window((32u32 << 20).into())
-        .send_window(16 << 20)
-        .mtu_discovery_config(Some(discovery))
-        .max_idle_timeout(Some(Duration::from_secs(20).try_into().expect("below the limit")));
-    Arc::new(transport)
-}
-
-fn endpoint(config: Option<quinn::ServerConfig>) -> Result<quinn::Endpoint> {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
-    let _ = socket.set_recv_buffer_size(4 << 20);
-    let _ = socket.set_send_buffer_size(4 << 20);
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
-    let mut endpoint = quinn::EndpointConfig::default();
-    endpoint.max_udp_payload_size(MTU_MAX).context("a valid payload size")?;
-    Ok(quinn::Endpoint::new(endpoint, config, UdpSocket::from(socket), Arc::new(quinn::TokioRuntime))?)
-}
-
 /// The receiving process: says its port and certificate, then takes one stream.
 pub(crate) fn serve() -> Result<()> {
     let key = rcgen::KeyPair::generate()?;
     let certificate = rcgen::CertificateParams::new(vec!["localhost".into()])?.self_signed(&key)?;
     let private = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes())?;
-    let tls = rustls::ServerConfig::builder_with_provider(provider())
+    let tls = rustls::ServerConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], private)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
-    config.transport_config(transport());
+    config.transport_config(Arc::new(transport(SIDE)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let endpoint = endpoint(Some(config))?;
+        let endpoint = endpoint(socket(LOOPBACK)?, None, Some(config))?;
         println!("{}", endpoint.local_addr()?.port());
         print!("{}", certificate.pem());
         println!("end");
         std::io::stdout().flush()?;
         let connection = endpoint.accept().await.context("a client")?.await?;
         let (mut answer, mut stream) = connection.accept_bi().await?;
-        while stream.read_chunk(256 << 10, true).await?.is_some() {}
+        while stream.read_chunk(READ_BYTES, true).await?.is_some() {}
         answer.write_all(b"k").await?;
         answer.finish()?;
         connection.closed().await;
@@ -101,16 +81,16 @@ pub(crate) fn measure(bytes: u64) -> Result<Raw> {
     let port: u16 = port.trim().parse()?;
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(pem.as_bytes())?)?;
-    let tls = rustls::ClientConfig::builder_with_provider(provider())
+    let tls = rustls::ClientConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)
         .with_no_client_auth();
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    config.transport_config(transport());
+    config.transport_config(Arc::new(transport(Side { connects: true, ..SIDE })));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let me = std::process::id();
     let (seconds, cpu_s) = runtime.block_on(async {
-        let endpoint = endpoint(None)?;
+        let endpoint = endpoint(socket(LOOPBACK)?, None, None)?;
         let to = SocketAddr::from(([127, 0, 0, 1], port));
         let connection = endpoint.connect_with(config, to, "localhost")?.await?;
         let (mut stream, mut answer) = connection.open_bi().await?;

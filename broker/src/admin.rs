@@ -9,15 +9,15 @@ use ring::rand::SecureRandom;
 use thalweg_control::{Answer, PluginDigest, Request, TopicConfig};
 use thalweg_model::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_MS_MIN, TIMESTAMP_AHEAD_MS};
 use thalweg_model::{PartitionId, TopicId, TopicPartition};
+use thalweg_quic::{FrameReader, StreamError, send, send_with_body};
 use thalweg_wire::{ErrorCode, Frame, FrameError, FrameKind, RemoteError, proto};
 
-use crate::connection::Asker;
+use crate::connection::{Asker, refuse};
 use crate::core::{Core, check_own};
 use crate::fetch::resolve;
 use crate::groups;
 use crate::operate;
 use crate::plugins::describe;
-use crate::stream::{FrameReader, StreamError, refuse, send, send_with_body};
 
 /// Answers one request and ends the stream.
 pub(crate) async fn serve(core: Rc<Core>, frame: Frame, mut stream: SendStream, asker: Asker) {

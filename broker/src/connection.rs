@@ -6,10 +6,10 @@ use std::time::Duration;
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream};
 use thalweg_model::check_client_id;
 use thalweg_model::limits::CONNECTIONS_MAX;
+use thalweg_quic::{FrameReader, StreamError, send};
 use thalweg_wire::{ErrorCode, FrameKind, RemoteError, agree, proto, versions};
 
 use crate::core::Core;
-use crate::stream::{FrameReader, StreamError, refuse, send};
 use crate::tls::proves;
 use crate::{admin, fetch, groups, peers, produce};
 
@@ -188,6 +188,13 @@ async fn stream(core: Rc<Core>, asker: Asker, connection: Connection, mut sender
         FrameKind::GroupOpen => groups::serve(core, connection, first, frames, sender).await,
         _ => admin::serve(core, first, sender, asker).await,
     }
+}
+
+/// Sends an error as the answer and ends the stream.
+pub(crate) async fn refuse(stream: &mut SendStream, error: RemoteError) {
+    // The other side may be gone; then nobody misses the answer.
+    let _ = send(stream, &proto::Error::from(error)).await;
+    let _ = stream.finish();
 }
 
 /// Tells every client that this broker is going away.

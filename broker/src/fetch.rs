@@ -11,13 +11,14 @@ use bytes::Bytes;
 use quinn::SendStream;
 use thalweg_model::{Offset, OnFailure, PartitionId, RecordBatch, TopicId, TopicPartition};
 use thalweg_plugin_host::{FilterFailure, FilterJob, Filtered};
+use thalweg_quic::{FrameReader, send, send_with_body};
 use thalweg_wire::{ErrorCode, Frame, RemoteError, proto};
 use tokio::sync::{Mutex, Notify};
 
+use crate::connection::refuse;
 use crate::core::{Core, damaged, lost};
 use crate::plugins::{LoadedFilter, on_failure};
 use crate::shard::Read;
-use crate::stream::{FrameReader, refuse, send, send_with_body};
 
 /// Most bytes read, and pushed, at once.
 const PUSH_BYTES: usize = 1 << 20;
@@ -352,7 +353,9 @@ async fn next(s: &Subscription, name: &TopicPartition, from: Offset, credit_byte
         match run_filter(s, filter, batch, from).await {
             Err(error) if error.code == ErrorCode::UnreadableBatch => {
                 push.unreadable_through = end.0;
-                return Step::PushThenStop(first, body, push, error);
+                // In the words of a client that finds it by itself.
+                let message = format!("offset {first} cannot be read: {}", error.message);
+                return Step::PushThenStop(first, body, push, RemoteError::new(error.code, message));
             }
             Err(error) => return Step::PushThenStop(at, body, push, error),
             Ok((filtered, failure)) => {

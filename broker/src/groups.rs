@@ -14,17 +14,17 @@ use thalweg_control::{
 };
 use thalweg_model::limits::MEMBER_SECRET_BYTES;
 use thalweg_model::{Assignor, BrokerId, PartitionId, TopicId, TopicPartition};
+use thalweg_quic::{FrameReader, StreamError};
 use thalweg_replica::ProduceError;
 use thalweg_wire::{ErrorCode, Frame, FrameKind, RemoteError, encode, proto};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::admin::malformed;
-use crate::connection::Asker;
+use crate::connection::{Asker, refuse};
 use crate::core::Core;
 use crate::plugins::on_failure;
 use crate::produce::{AcquireRc, Permit};
 use crate::shard::GroupResult;
-use crate::stream::{FrameReader, StreamError, refuse};
 
 /// How long a request waits for a coordinator.
 const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(10);

@@ -22,7 +22,6 @@ mod produce;
 mod recover;
 mod salvage;
 mod shard;
-mod stream;
 mod tls;
 
 use std::ffi::OsString;

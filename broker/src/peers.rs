@@ -15,12 +15,13 @@ use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use thalweg_broker_core::{NodeMessage, Peer};
 use thalweg_control::ControlError;
 use thalweg_model::{BrokerId, DirectoryId};
+use thalweg_quic::{FrameReader, send, send_with_body};
 use thalweg_wire::{ErrorCode, Frame, FrameKind, RemoteError, proto};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::connection::refuse;
 use crate::core::Core;
 use crate::shard::Shard;
-use crate::stream::{FrameReader, send, send_with_body};
 use crate::tls::{peer_name, proves};
 
 /// Messages that may wait for one broker; above it they are dropped.
@@ -389,7 +390,7 @@ async fn greet(core: &Core, connection: &Connection) -> Result<Guest> {
         Some("a directory id has 16 bytes".to_owned())
     };
     if let Some(refusal) = refusal {
-        crate::stream::refuse(&mut sender, RemoteError::new(ErrorCode::InvalidRequest, refusal.clone())).await;
+        refuse(&mut sender, RemoteError::new(ErrorCode::InvalidRequest, refusal.clone())).await;
         bail!(refusal);
     }
     let remembered = guest.as_ref().map_or(0, |g| core.shard.remembers(g.peer.directory));

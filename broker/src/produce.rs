@@ -6,12 +6,12 @@ use bytes::Bytes;
 use quinn::SendStream;
 use thalweg_broker_core::Produce;
 use thalweg_model::{BatchError, Codec, PartitionId, PinEpoch, RecordBatch, TopicId, TopicPartition};
+use thalweg_quic::{FrameReader, StreamError};
 use thalweg_replica::{Acks, ProduceError};
 use thalweg_wire::{ErrorCode, Frame, RemoteError, proto};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::core::{Core, damaged, lost};
-use crate::stream::{FrameReader, StreamError};
 
 /// Answers sent in one write at most.
 const REPLIES_MAX: usize = 256;

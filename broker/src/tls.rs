@@ -1,28 +1,32 @@
-//! Certificates of a cluster's own CA, and QUIC as it was measured to be fast.
+//! Certificates of a cluster's own CA, and the endpoint that shows them.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use rustls::CipherSuite;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use thalweg_quic::{RESET_SECRET_BYTES, SOCKET_BUFFER_BYTES, Side, crypto_provider, transport};
 
 use crate::identity::write_durably;
 
-/// Stream window: fixed, so that one stream can fill a fast path.
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-/// What one connection may have in flight towards the broker.
-const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
-/// Kernel buffers to ask for.
-const SOCKET_BUFFER_BYTES: usize = 4 << 20;
-/// Ten segments a call must stay below 65,507 bytes.
-const MTU_MAX: u16 = 6_500;
+/// The broker's side of a connection that a client or a peer has made.
+const ACCEPTED: Side = Side {
+    connects: false,
+    bidi_streams_max: 1024,
+    uni_streams_max: 16,
+    keep_alive: Some(Duration::from_secs(5)),
+    idle_timeout: Duration::from_secs(15),
+};
+/// The broker's side of a connection that it makes to a peer. Dead peers are noticed by Raft's heartbeats long before the idle
+/// time-out; this only frees what they held.
+const MADE: Side =
+    Side { connects: true, keep_alive: Some(Duration::from_secs(1)), idle_timeout: Duration::from_secs(3), ..ACCEPTED };
 
 /// A CA's name in its certificate.
 const CA_NAME: &str = "Thalweg CA";
@@ -95,9 +99,6 @@ impl Authority {
     }
 }
 
-/// Two UUIDs.
-const RESET_SECRET_BYTES: u64 = 32;
-
 /// The name under which a broker's certificate proves it to its peers.
 pub(crate) fn peer_name(broker: u32) -> String {
     format!("broker-{broker}.peer.thalweg")
@@ -117,7 +118,7 @@ impl Certificates {
         }
         let reset = root.join("reset.key");
         // After a power cut it may be there and be empty.
-        if std::fs::metadata(&reset).is_ok_and(|file| file.len() != RESET_SECRET_BYTES) {
+        if std::fs::metadata(&reset).is_ok_and(|file| file.len() != RESET_SECRET_BYTES as u64) {
             tracing::warn!(file = %reset.display(), "the key that tells clients of a restart is damaged: a new one is made");
             std::fs::remove_file(&reset).context("remove the damaged reset key")?;
         }
@@ -142,11 +143,11 @@ impl Certificates {
     /// The server's side of QUIC.
     fn server_config(&self) -> Result<quinn::ServerConfig> {
         // Asked for, not demanded: most clients have none. Peers and administrators are looked at when they want something.
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider())
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), crypto_provider())
             .allow_unauthenticated()
             .build()
             .context("trust the CA")?;
-        let mut tls = rustls::ServerConfig::builder_with_provider(provider())
+        let mut tls = rustls::ServerConfig::builder_with_provider(crypto_provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
             .with_single_cert(self.chain.clone(), self.key.clone_key())?;
@@ -154,34 +155,22 @@ impl Certificates {
         tls.ignore_client_order = true;
         let crypto = QuicServerConfig::try_from(tls).context("QUIC from the TLS configuration")?;
         let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        config.transport_config(Arc::new(transport()));
+        config.transport_config(Arc::new(transport(ACCEPTED)));
         Ok(config)
     }
 
     /// How this broker connects to its peers.
     pub(crate) fn peer_config(&self) -> Result<quinn::ClientConfig> {
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+        let mut tls = rustls::ClientConfig::builder_with_provider(crypto_provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(self.roots()?)
             .with_client_auth_cert(self.chain.clone(), self.key.clone_key())?;
         tls.alpn_protocols = vec![thalweg_wire::ALPN_PEER.to_vec()];
         let crypto = QuicClientConfig::try_from(tls).context("QUIC from the TLS configuration")?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        let mut transport = transport();
-        // Dead peers are noticed by Raft's heartbeats long before; this only frees what they held. The first packet is sent
-        // again soon, because a broker that comes back answers the next one.
-        transport.initial_rtt(Duration::from_millis(50)).keep_alive_interval(Some(Duration::from_secs(1)));
-        transport.max_idle_timeout(Some(Duration::from_secs(3).try_into().expect("below the limit")));
-        config.transport_config(Arc::new(transport));
+        config.transport_config(Arc::new(transport(MADE)));
         Ok(config)
     }
-}
-
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    let mut provider = rustls::crypto::ring::default_provider();
-    // AES-128-GCM first: the cheapest per byte wherever the processor knows AES.
-    provider.cipher_suites.sort_by_key(|s| s.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
-    Arc::new(provider)
 }
 
 /// True for a connection whose other end has a certificate of the cluster's CA that is valid for `name`, or for any name.
@@ -204,43 +193,10 @@ fn write_private(root: &Path, file: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600))
 }
 
-fn transport() -> quinn::TransportConfig {
-    let mut transport = quinn::TransportConfig::default();
-    let mut discovery = quinn::MtuDiscoveryConfig::default();
-    discovery.upper_bound(MTU_MAX);
-    transport
-        .stream_receive_window(STREAM_WINDOW_BYTES.into())
-        .receive_window(CONNECTION_WINDOW_BYTES.into())
-        .send_window(2 * STREAM_WINDOW_BYTES as u64)
-        .mtu_discovery_config(Some(discovery))
-        .max_concurrent_bidi_streams(1024u32.into())
-        .max_concurrent_uni_streams(16u32.into())
-        .datagram_receive_buffer_size(None)
-        .keep_alive_interval(Some(Duration::from_secs(5)))
-        .max_idle_timeout(Some(Duration::from_secs(15).try_into().expect("below the limit")));
-    transport
-}
-
-impl Certificates {
-    /// What is the same for every connection: packet size, and identities that survive a restart.
-    fn endpoint_config(&self) -> quinn::EndpointConfig {
-        let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &self.reset_secret);
-        let cid_key = u64::from_le_bytes(*self.reset_secret.first_chunk().expect("32 bytes, or it was made anew"));
-        let mut config = quinn::EndpointConfig::new(Arc::new(reset_key));
-        config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid_key)));
-        config.max_udp_payload_size(MTU_MAX).expect("a valid payload size");
-        config
-    }
-}
-
 /// A UDP endpoint with large kernel buffers; says in the log when the system granted less.
 pub(crate) fn endpoint(address: SocketAddr, certificates: &Certificates) -> Result<quinn::Endpoint> {
-    let domain = if address.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
-    let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None)?;
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
-    // Linux reports twice what it grants.
-    let granted = socket.recv_buffer_size()?.min(socket.send_buffer_size()?) / 2;
+    let socket = thalweg_quic::socket(address)?;
+    let granted = thalweg_quic::granted_bytes(&socket)?;
     if granted < SOCKET_BUFFER_BYTES {
         tracing::warn!(
             granted_bytes = granted,
@@ -248,7 +204,6 @@ pub(crate) fn endpoint(address: SocketAddr, certificates: &Certificates) -> Resu
             "small UDP buffers cost throughput; raise net.core.rmem_max and net.core.wmem_max"
         );
     }
-    socket.bind(&address.into())?;
-    let (config, server) = (certificates.endpoint_config(), certificates.server_config()?);
-    Ok(quinn::Endpoint::new(config, Some(server), UdpSocket::from(socket), Arc::new(quinn::TokioRuntime))?)
+    let secret = certificates.reset_secret.first_chunk().expect("its length was checked, or it was made anew");
+    Ok(thalweg_quic::endpoint(socket, Some(secret), Some(certificates.server_config()?))?)
 }

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use thalweg_model::RecordBatch;
+use thalweg_quic::FrameReader;
 use thalweg_tests::process::Broker;
-use thalweg_wire::{Frame, FrameDecoder, Message, RemoteError, encode, encode_parts, proto};
+use thalweg_wire::{Frame, Message, RemoteError, encode, encode_parts, proto};
 
 use crate::handshake::endpoint_of;
 
@@ -43,7 +44,7 @@ impl Raw {
 
     pub(crate) async fn stream(&self) -> RawStream {
         let (sender, receiver) = self.connection.open_bi().await.unwrap();
-        RawStream { sender, receiver, decoder: FrameDecoder::default(), left: Bytes::new() }
+        RawStream { sender, frames: FrameReader::new(receiver) }
     }
 
     /// A topic's id.
@@ -71,9 +72,7 @@ impl Raw {
 /// Frames by hand.
 pub(crate) struct RawStream {
     sender: quinn::SendStream,
-    receiver: quinn::RecvStream,
-    decoder: FrameDecoder,
-    left: Bytes,
+    frames: FrameReader,
 }
 
 impl RawStream {
@@ -87,15 +86,7 @@ impl RawStream {
     }
 
     pub(crate) async fn next(&mut self) -> Frame {
-        loop {
-            let mut input = &self.left[..];
-            let frame = self.decoder.next(&mut input).unwrap();
-            self.left = self.left.slice_ref(input);
-            match frame {
-                Some(frame) => return frame,
-                None => self.left = self.receiver.read_chunk(1 << 20, true).await.unwrap().expect("an answer").bytes,
-            }
-        }
+        self.frames.next().await.unwrap().expect("an answer")
     }
 }
 

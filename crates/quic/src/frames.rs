@@ -1,0 +1,212 @@
+//! Frames over one QUIC stream. What a frame means, an `Error` frame included, is left to the two sides.
+
+use bytes::{Buf, Bytes};
+use quinn::{ReadError, RecvStream, SendStream, WriteError};
+use thalweg_wire::{Frame, FrameDecoder, FrameError, Message, encode, encode_parts};
+use thiserror::Error;
+
+/// Most bytes taken from quinn at once.
+pub const READ_BYTES: usize = 256 << 10;
+
+/// Why a stream ends early.
+#[derive(Debug, Error)]
+pub enum StreamError {
+    /// Nothing more can be read: the connection is lost, or the other side has reset the stream.
+    #[error("stream lost: {0}")]
+    Read(#[from] ReadError),
+    /// Nothing more can be written: the connection is lost, or the other side has stopped the stream.
+    #[error("stream lost: {0}")]
+    Write(#[from] WriteError),
+    /// What came is no frame, or is larger than a frame of its kind may be. The stream cannot be read any further.
+    #[error("malformed frame: {0}")]
+    Frame(#[from] FrameError),
+    /// The other side has finished the stream before the last frame was whole.
+    #[error("stream ends within a frame")]
+    Truncated,
+}
+
+/// The receiving side of a stream, as frames.
+pub struct FrameReader {
+    stream: RecvStream,
+    decoder: FrameDecoder,
+    /// What has been taken from quinn and not yet by the decoder: the beginning of the frames after the last one.
+    left: Bytes,
+}
+
+impl FrameReader {
+    /// A reader at the beginning of a stream.
+    pub fn new(stream: RecvStream) -> Self {
+        Self { stream, decoder: FrameDecoder::default(), left: Bytes::new() }
+    }
+
+    /// The next frame; `None` when the other side has finished.
+    ///
+    /// The future may be dropped at any moment: what has come of a frame is kept for the next call.
+    ///
+    /// # Errors
+    /// `Read` for a stream that is lost, `Frame` for bytes that are no frame, `Truncated` for an end within one.
+    pub async fn next(&mut self) -> Result<Option<Frame>, StreamError> {
+        loop {
+            if !self.left.is_empty() {
+                let mut input = &self.left[..];
+                let frame = self.decoder.next(&mut input)?;
+                let taken = self.left.len() - input.len();
+                self.left.advance(taken);
+                if frame.is_some() {
+                    return Ok(frame);
+                }
+            }
+            match self.stream.read_chunk(READ_BYTES, true).await? {
+                Some(chunk) => self.left = chunk.bytes,
+                None if self.decoder.is_between_frames() => return Ok(None),
+                None => return Err(StreamError::Truncated),
+            }
+        }
+    }
+}
+
+/// Sends one message without a body.
+///
+/// # Errors
+/// `Write` for a stream that is lost.
+pub async fn send<M: Message>(stream: &mut SendStream, message: &M) -> Result<(), StreamError> {
+    Ok(stream.write_chunk(encode(message)).await?)
+}
+
+/// Sends one message with a body, the pieces of `body` one behind the other. They are not copied.
+///
+/// # Errors
+/// `Write` for a stream that is lost.
+pub async fn send_with_body<M: Message>(
+    stream: &mut SendStream,
+    message: &M,
+    body: impl IntoIterator<Item = Bytes>,
+) -> Result<(), StreamError> {
+    // The first place is the head's, which names the length of what stands behind it.
+    let mut chunks: Vec<Bytes> = std::iter::once(Bytes::new()).chain(body).collect();
+    chunks[0] = encode_parts(message, chunks.iter().map(Bytes::len).sum());
+    Ok(stream.write_all_chunks(&mut chunks).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+    use quinn::{ClientConfig, ServerConfig, VarInt};
+    use rustls::pki_types::PrivateKeyDer;
+    use thalweg_wire::proto;
+
+    use super::*;
+    use crate::{Side, crypto_provider, endpoint, socket, transport};
+
+    const SIDE: Side = Side {
+        connects: false,
+        bidi_streams_max: 0,
+        uni_streams_max: 1,
+        keep_alive: None,
+        idle_timeout: Duration::from_secs(10),
+    };
+
+    /// What a reader gets of a stream over loopback that `write` fills: its frames, and the error that ends it.
+    async fn read(write: impl AsyncFnOnce(SendStream)) -> (Vec<Frame>, Option<StreamError>) {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let tls = rustls::ServerConfig::builder_with_provider(crypto_provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let mut server = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+        server.transport_config(Arc::new(transport(SIDE)));
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let tls = rustls::ClientConfig::builder_with_provider(crypto_provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+        client.transport_config(Arc::new(transport(Side { connects: true, ..SIDE })));
+
+        let any = (Ipv4Addr::LOCALHOST, 0).into();
+        let accepting = endpoint(socket(any).unwrap(), Some(&[7; 32]), Some(server)).unwrap();
+        let connecting = endpoint(socket(any).unwrap(), None, None).unwrap();
+        let to = accepting.local_addr().unwrap();
+        let reading = async {
+            let connection = accepting.accept().await.unwrap().await.unwrap();
+            let mut frames = FrameReader::new(connection.accept_uni().await.unwrap());
+            let mut all = Vec::new();
+            loop {
+                match frames.next().await {
+                    Ok(Some(frame)) => all.push(frame),
+                    Ok(None) => return (all, None),
+                    Err(error) => return (all, Some(error)),
+                }
+            }
+        };
+        let writing = async {
+            let connection = connecting.connect_with(client, to, "localhost").unwrap().await.unwrap();
+            write(connection.open_uni().await.unwrap()).await;
+            // Otherwise the connection would be closed before everything has left.
+            connection
+        };
+        tokio::join!(reading, writing).0
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_comes_back_frame_by_frame() {
+        // Larger than what is taken from quinn at once.
+        let (one, two) = (Bytes::from(vec![1; READ_BYTES]), Bytes::from_static(b"two"));
+        let body = [one.clone(), two.clone()];
+        let (frames, error) = read(async |mut stream| {
+            send(&mut stream, &proto::ListPluginsRequest {}).await.unwrap();
+            let produce = proto::Produce { request_id: 9, ..Default::default() };
+            send_with_body(&mut stream, &produce, body).await.unwrap();
+            send_with_body(&mut stream, &produce, []).await.unwrap();
+            stream.finish().unwrap();
+        })
+        .await;
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(frames.len(), 3);
+        frames[0].message::<proto::ListPluginsRequest>().unwrap();
+        assert_eq!(frames[1].message::<proto::Produce>().unwrap().request_id, 9);
+        assert_eq!(frames[1].body, [one, two].concat());
+        assert_eq!(frames[2].message::<proto::Produce>().unwrap().request_id, 9);
+        assert!(frames[2].body.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_end_within_a_frame_is_an_error_behind_the_frames_that_are_whole() {
+        let (frames, error) = read(async |mut stream| {
+            let frame = encode(&proto::ListPluginsRequest {});
+            stream.write_chunk(frame.clone()).await.unwrap();
+            stream.write_chunk(frame.slice(..frame.len() - 1)).await.unwrap();
+            stream.finish().unwrap();
+        })
+        .await;
+        assert_eq!(frames.len(), 1);
+        assert!(matches!(error, Some(StreamError::Truncated)), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_no_frame_are_an_error_that_says_what_was_found() {
+        let (frames, error) = read(async |mut stream| {
+            let bytes = Bytes::from_static(&[0, 0, 0, 0, 0, 0, 0, 0, 0xe7, 0x03, 1, 0]);
+            stream.write_chunk(bytes).await.unwrap();
+            stream.finish().unwrap();
+        })
+        .await;
+        assert!(frames.is_empty(), "{frames:?}");
+        assert!(matches!(error, Some(StreamError::Frame(FrameError::Kind { found: 999 }))), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_was_reset_is_lost() {
+        let (_, error) = read(async |mut stream| stream.reset(VarInt::from_u32(7)).unwrap()).await;
+        assert!(matches!(error, Some(StreamError::Read(ReadError::Reset(c))) if c == VarInt::from_u32(7)), "{error:?}");
+    }
+}
