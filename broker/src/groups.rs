@@ -187,7 +187,8 @@ impl Session {
         match frame.kind {
             FrameKind::GroupHeartbeat => {
                 let head: proto::GroupHeartbeat = frame.message().map_err(malformed)?;
-                let request = GroupRequest::Heartbeat { group, member, secret, epoch: head.epoch };
+                let topics = Some(head.topics).filter(|topics| !topics.is_empty());
+                let request = GroupRequest::Heartbeat { group, member, secret, epoch: head.epoch, topics };
                 let answer = core.shard.group(self.partition, request);
                 Ok(Box::pin(async move { Ok(encode(&assigned(&core, head.number, answer.await)?)) }))
             }

@@ -502,12 +502,15 @@ impl Part {
         }
         if let Some(parked) = self.parked.get_mut(&key) {
             match request {
-                GroupRequest::Heartbeat { group, member, secret, epoch } => {
+                GroupRequest::Heartbeat { group, member, secret, epoch, topics } => {
                     parked.requests.pop_back_if(|(ticket, _)| ticket.is_none());
-                    let confirms =
-                        GroupRequest::Heartbeat { group: group.clone(), member: member.clone(), secret, epoch };
-                    parked.requests.push_back((None, confirms));
-                    let alive = GroupRequest::Heartbeat { group, member, secret, epoch: 0 };
+                    let heartbeat = |epoch, topics| {
+                        let (group, member) = (group.clone(), member.clone());
+                        GroupRequest::Heartbeat { group, member, secret, epoch, topics }
+                    };
+                    parked.requests.push_back((None, heartbeat(epoch, None)));
+                    // To want other topics frees nothing before the member confirms it.
+                    let alive = heartbeat(0, topics);
                     return self.decide(turn, &Ends::new(), Some(ticket), alive);
                 }
                 request @ (GroupRequest::Commit { .. } | GroupRequest::Leave { .. }) => {

@@ -123,6 +123,17 @@ enum Stream {
     Open,
 }
 
+/// Whether the coordinator knows which topics the member wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Topics {
+    /// It has been told, or will be by the join.
+    Told,
+    /// They changed: the next heartbeat says so.
+    Changed,
+    /// The heartbeat of this number has said so, and has no answer yet.
+    Said(u64),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Membership {
@@ -159,6 +170,7 @@ pub struct Membership {
     taken: BTreeMap<PartitionKey, u64>,
     outcomes: Vec<(u64, Result<(), RemoteError>)>,
     next_token: u64,
+    topics: Topics,
     busy_since_ms: Option<u64>,
     is_leaving: bool,
     /// On this stream.
@@ -201,6 +213,7 @@ impl Membership {
             taken: BTreeMap::new(),
             outcomes: Vec::new(),
             next_token: 1,
+            topics: Topics::Told,
             busy_since_ms: None,
             is_leaving: false,
             has_said_goodbye: false,
@@ -219,6 +232,7 @@ impl Membership {
         self.stream = Stream::Opening;
         self.opened_ms = now_ms;
         let join = (!self.is_member).then(|| {
+            self.topics = Topics::Told;
             // A join whose answer was lost may have come: that member is nobody.
             self.tried.extend(self.identity.replace(fresh));
             // What is older ends with its session.
@@ -239,6 +253,9 @@ impl Membership {
         self.stream = Stream::Closed;
         self.sent.clear();
         self.has_said_goodbye = false;
+        if let Topics::Said(_) = self.topics {
+            self.topics = Topics::Changed;
+        }
         // Whether the group has taken these is not known: said again on the next stream, in their order, they do no harm.
         for (token, commit) in std::mem::take(&mut self.commits).into_values() {
             self.want(token, commit);
@@ -256,6 +273,19 @@ impl Membership {
         self.identity.as_ref().filter(|_| self.is_member).map(|me| &me.id[..])
     }
 
+    /// The topics that the member wants from now on, by name or by pattern: at least one, each of which
+    /// [`check_topic_or_pattern`](thalweg_model::check_topic_or_pattern) has taken.
+    pub fn subscribe(&mut self, now_ms: u64, topics: Vec<String>) {
+        self.config.join.topics = topics;
+        self.topics = Topics::Changed;
+        self.next_heartbeat_ms = now_ms;
+    }
+
+    /// True once the coordinator knows which topics the member wants.
+    pub fn is_subscribed(&self) -> bool {
+        self.is_member && self.topics == Topics::Told
+    }
+
     /// Follows an assignment.
     pub fn assigned(&mut self, now_ms: u64, assignment: &proto::GroupAssignment) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -271,6 +301,9 @@ impl Membership {
                 self.lease_ms = since_ms + self.lease_length_ms();
                 self.next_commit_ms = now_ms + self.config.auto_commit_ms.unwrap_or(0);
             }
+        }
+        if matches!(self.topics, Topics::Said(number) if number <= assignment.number) {
+            self.topics = Topics::Told;
         }
         if assignment.number != 0 {
             while let Some((number, sent_ms)) = self.sent.pop_front_if(|(number, _)| *number <= assignment.number) {
@@ -563,7 +596,14 @@ impl Membership {
             self.next_heartbeat_ms = now_ms + self.config.heartbeat_ms;
             let number = self.number();
             self.sent.push_back((number, now_ms));
-            out.push(ToCoordinator::Heartbeat(proto::GroupHeartbeat { number, epoch: self.followed_epoch }));
+            let topics = match self.topics {
+                Topics::Changed => self.config.join.topics.clone(),
+                Topics::Told | Topics::Said(_) => Vec::new(),
+            };
+            if !topics.is_empty() {
+                self.topics = Topics::Said(number);
+            }
+            out.push(ToCoordinator::Heartbeat(proto::GroupHeartbeat { number, epoch: self.followed_epoch, topics }));
         }
         (out, Vec::new())
     }
@@ -700,11 +740,54 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_topics_is_said_until_it_is_answered() {
+        let said = |m: &mut Membership, now_ms| {
+            let beats = heartbeats(m, now_ms);
+            beats.into_iter().map(|h| (h.number, h.topics)).next().expect("a heartbeat")
+        };
+        let other = |name: &str| vec![name.to_owned()];
+        let mut m = joined(1_000, &[(0, 2)]);
+        assert!(m.is_subscribed());
+        assert_eq!(said(&mut m, 1_000).1, other("t")[..0]);
+        // At once, and once on a stream.
+        m.subscribe(1_010, other("u"));
+        assert!(!m.is_subscribed());
+        let (first, topics) = said(&mut m, 1_010);
+        assert_eq!(topics, other("u"));
+        assert_eq!(said(&mut m, 1_600).1, other("u")[..0]);
+        // Another answer says nothing of it, nor does what comes unasked.
+        m.assigned(1_610, &told(first - 1, 2, &[(0, 2)]));
+        m.assigned(1_610, &told(0, 2, &[(0, 2)]));
+        assert!(!m.is_subscribed());
+        // On a new stream it is said again; a later change counts.
+        m.closed();
+        assert!(m.opened(1_700, identity("b")).join.is_none());
+        m.assigned(1_700, &told(0, 2, &[(0, 2)]));
+        let (second, topics) = said(&mut m, 1_700);
+        assert_eq!(topics, other("u"));
+        m.subscribe(1_710, other("v"));
+        m.assigned(1_720, &told(second, 2, &[(0, 2)]));
+        assert!(!m.is_subscribed());
+        let (third, topics) = said(&mut m, 1_720);
+        assert_eq!(topics, other("v"));
+        m.assigned(1_730, &told(third, 3, &[]));
+        assert!(m.is_subscribed());
+        // A join says it by itself, unless it changed after that was sent.
+        m.refused(&RemoteError::new(ErrorCode::UnknownMember, "gone"));
+        m.subscribe(1_800, other("w"));
+        assert!(!m.is_subscribed());
+        assert_eq!(m.opened(1_800, identity("c")).join.expect("a join").topics, other("w"));
+        m.subscribe(1_810, other("x"));
+        m.assigned(1_820, &told(0, 2, &[(0, 2)]));
+        assert_eq!(said(&mut m, 1_820).1, other("x"));
+    }
+
+    #[test]
     fn the_lease_counts_from_when_the_answered_heartbeat_was_sent() {
         let mut m = joined(1_000, &[(0, 2)]);
         assert!(m.may_deliver(2_999, &key(0)) && !m.may_deliver(3_000, &key(0)));
-        let first = heartbeats(&mut m, 1_100)[0];
-        let second = heartbeats(&mut m, 1_700)[0];
+        let first = heartbeats(&mut m, 1_100).remove(0);
+        let second = heartbeats(&mut m, 1_700).remove(0);
         m.assigned(2_900, &told(first.number, 2, &[(0, 2)]));
         assert_eq!(m.lease_ms(), 3_100);
         // What is said unasked is no answer.
@@ -717,7 +800,7 @@ mod tests {
         assert!(m.opened(3_600, identity("b")).join.is_none());
         m.assigned(3_600, &told(0, 2, &[(0, 2)]));
         assert!(!m.may_deliver(3_700, &key(0)));
-        let third = heartbeats(&mut m, 3_700)[0];
+        let third = heartbeats(&mut m, 3_700).remove(0);
         m.assigned(3_800, &told(third.number, 2, &[(0, 2)]));
         assert!(m.may_deliver(3_800, &key(0)));
     }

@@ -37,6 +37,16 @@ pub enum Acks {
 }
 
 impl Acks {
+    /// The choice of this name.
+    pub fn from_name(name: &str) -> Option<Acks> {
+        match name {
+            "none" => Some(Acks::None),
+            "leader" => Some(Acks::Leader),
+            "quorum" => Some(Acks::Quorum),
+            _ => None,
+        }
+    }
+
     /// The number in produce frames.
     pub fn number(self) -> u32 {
         self as u32

@@ -144,6 +144,14 @@ pub enum NameError {
         /// The first bad character.
         found: char,
     },
+    /// A pattern that is none.
+    #[error("pattern {pattern:?} of topics: {why} (docs/sdk.md, \"Topics by pattern\")")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// "." or "..".
     #[error("name {name:?} is reserved")]
     Reserved {

@@ -11,6 +11,7 @@ mod ids;
 pub mod limits;
 mod murmur2;
 mod name;
+mod pattern;
 mod planted;
 mod record;
 mod snappy;
@@ -26,6 +27,7 @@ pub use ids::{
 };
 pub use murmur2::{murmur2, partition_for_key};
 pub use name::{check_client_id, check_plugin_name, check_topic_name};
+pub use pattern::{TopicPattern, check_topic_or_pattern};
 pub use planted::{Bug, is_planted};
 #[cfg(feature = "mutants")]
 pub use planted::{assert_finds, with_planted};

@@ -154,6 +154,8 @@ bugs! {
     AnyEpochConfirms = "any heartbeat confirms what was revoked",
     /// A heartbeat confirms what was revoked one epoch after it, too.
     NextEpochConfirmed = "a heartbeat confirms the next epoch's revocations",
+    /// What a member wants is what it wanted when it joined.
+    TopicsNotFollowed = "a member's change of topics is not followed",
     /// A commit is taken from whoever was a member once.
     StaleCommitTaken = "a commit of a former owner is taken",
     /// Anybody speaks for a member who knows its id.

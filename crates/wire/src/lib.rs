@@ -6,10 +6,10 @@
 mod error;
 mod frame;
 
-/// The protobuf messages, as prost makes them from `thalweg.proto`.
+/// The protobuf messages, as prost makes them from `thalweg.proto`; the test `generated` does.
 #[allow(missing_docs, clippy::all, reason = "generated; documented in thalweg.proto")]
 pub mod proto {
-    include!(concat!(env!("OUT_DIR"), "/thalweg.rs"));
+    include!("thalweg.rs");
 }
 
 pub use error::{ErrorCode, ErrorKind, PluginFault, RemoteError};

@@ -105,7 +105,8 @@ impl World {
                 let (group, member) = (group.clone(), member.clone());
                 let request = match what {
                     1 => GroupRequest::Look { group, member, secret },
-                    2 => GroupRequest::Heartbeat { group, member, secret, epoch },
+                    // Nor do they want other topics in its name.
+                    2 => GroupRequest::Heartbeat { group, member, secret, epoch, topics: Some(vec!["u".into()]) },
                     3 => GroupRequest::Leave { group, member, secret, is_for_a_moment: false },
                     4 => GroupRequest::Leave { group, member, secret, is_for_a_moment: true },
                     _ => commit(secret, offset),

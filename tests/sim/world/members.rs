@@ -109,11 +109,16 @@ struct Member {
     heard_ms: u64,
     is_dead: bool,
     wants_to_leave: bool,
+    /// Its topics do not hold the one that there is.
+    wants_nothing: bool,
 }
 
 /// All members, and what must hold about them.
 pub(super) struct Members {
     rng: Rng,
+    /// Some seeds have members that want other topics now and then: how often, per million milliseconds.
+    topics_rng: Rng,
+    topics_rate: u64,
     rates: Rates,
     members: Vec<Member>,
     /// When which member does what.
@@ -166,8 +171,12 @@ impl Members {
             silence_ms: 1_200 + rate(3_000),
             is_range: rate(1) == 1,
         };
+        let mut topics_rng = Rng::new(seed ^ 0x70b1);
+        let topics_rate = if topics_rng.chance(250_000) { 1 + topics_rng.below(3_000) } else { 0 };
         let mut members = Members {
             rng,
+            topics_rng,
+            topics_rate,
             rates,
             members: Vec::new(),
             due: Vec::new(),
@@ -224,12 +233,26 @@ impl Members {
             heard_ms: 0,
             is_dead: true,
             wants_to_leave: false,
+            wants_nothing: false,
         }
     }
 
     /// Nothing happens to them but that they come and go.
     pub(super) fn calm(&mut self) {
         self.rates = Rates { kill: 0, stop: 0, disconnect: 0, cut: 0, coordinator: 0, ..self.rates };
+    }
+
+    /// A member wants other topics now and then: none that there is, or the one that there is by another word. In the end it wants that one.
+    fn change_topics(&mut self, i: usize, now_ms: u64, is_healing: bool) {
+        let m = &mut self.members[i];
+        let changes =
+            if is_healing { m.wants_nothing } else { m.group == 0 && self.topics_rng.chance(self.topics_rate) };
+        if !changes {
+            return;
+        }
+        let choice = if is_healing { 0 } else { self.topics_rng.below(3) as usize };
+        m.wants_nothing = choice == 2;
+        m.membership.subscribe(now_ms, vec![["^t$", "t", "u"][choice].into()]);
     }
 
     /// Now and then.
@@ -368,7 +391,8 @@ impl World {
     ) -> (Asked, GroupRequest) {
         match said {
             ToCoordinator::Heartbeat(h) => {
-                (Asked::Heartbeat(h.number), GroupRequest::Heartbeat { group, member, secret, epoch: h.epoch })
+                let topics = Some(h.topics).filter(|topics| !topics.is_empty());
+                (Asked::Heartbeat(h.number), GroupRequest::Heartbeat { group, member, secret, epoch: h.epoch, topics })
             }
             ToCoordinator::Commit(c) => {
                 let commit = |c: &proto::PartitionCommit| {
@@ -518,6 +542,7 @@ impl World {
                 all.members[i].wants_to_leave = true;
             }
         }
+        all.change_topics(i, now_ms, self.healing);
         // What has come.
         while let Some((_, stream, frame)) = all.members[i].to_member.pop_front_if(|(due, ..)| *due <= now_ms) {
             if all.members[i].stream.is_some_and(|(_, s)| s == stream) {

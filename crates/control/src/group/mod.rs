@@ -15,10 +15,11 @@
 mod assign;
 mod record;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use thalweg_model::limits::{GROUP_GONE_MAX, GROUP_ID_BYTES_MAX, GROUP_MEMBERS_MAX, GROUP_TOPICS_MAX};
-use thalweg_model::{Bug, TopicPartition, check_topic_name, is_planted, partition_for_key};
+use thalweg_model::{Bug, TopicPartition, TopicPattern, check_topic_or_pattern, is_planted, partition_for_key};
 use thiserror::Error;
 
 use self::assign::{Wish, assign};
@@ -52,7 +53,7 @@ pub struct Join {
     pub client: String,
     /// From where it comes.
     pub host: String,
-    /// Names of the topics that it wants.
+    /// The topics that it wants, by name or by pattern.
     pub topics: Vec<String>,
     /// Unheard for so long, it counts as dead.
     pub session_ms: u32,
@@ -83,6 +84,8 @@ pub enum GroupRequest {
         secret: SecretDigest,
         /// The epoch of the last assignment that it follows.
         epoch: u32,
+        /// The topics that it wants from now on, by name or by pattern; `None`: those of before.
+        topics: Option<Vec<String>>,
     },
     /// What a member should be told now; says nothing of its being alive.
     Look {
@@ -541,8 +544,8 @@ impl Coordinator {
     ) -> Result<(Vec<GroupRecord>, GroupAnswer), GroupError> {
         match request {
             GroupRequest::Join { group, member, join } => self.join(now, metadata, group, member, join),
-            GroupRequest::Heartbeat { group, member, secret, epoch } => {
-                self.heartbeat(now, &group, (&member, secret), epoch)
+            GroupRequest::Heartbeat { group, member, secret, epoch, topics } => {
+                self.heartbeat(now, metadata, &group, (&member, secret), epoch, topics)
             }
             GroupRequest::Look { group, member, secret } => {
                 let (g, m) = self.prove(&group, &member, secret)?;
@@ -713,9 +716,7 @@ impl Coordinator {
             let (group, terms) = (group.clone(), join.terms);
             records.push(GroupRecord::GroupChanged { group, epoch, terms, idle_since_ms: now.noted_ms });
         }
-        let mut topics = join.topics;
-        topics.sort();
-        topics.dedup();
+        let topics = sorted(join.topics);
         // A static member goes on where its predecessor left.
         let before = predecessor.map(|(id, m)| {
             records.push(GroupRecord::MemberGone { group: group.clone(), member: id, at_ms: now.noted_ms });
@@ -744,11 +745,14 @@ impl Coordinator {
     fn heartbeat(
         &mut self,
         now: Clock,
+        metadata: &Metadata,
         group: &str,
         (member, secret): (&str, SecretDigest),
         epoch: u32,
+        topics: Option<Vec<String>>,
     ) -> Result<(Vec<GroupRecord>, GroupAnswer), GroupError> {
         let (_, m) = self.prove(group, member, secret)?;
+        topics.as_deref().map_or(Ok(()), check_topics)?;
         if epoch > m.epoch {
             return Err(GroupError::UnknownMember { group: group.to_owned(), member: member.to_owned() });
         }
@@ -762,6 +766,14 @@ impl Coordinator {
             let changed = GroupRecord::MemberChanged { group: group.to_owned(), member: member.to_owned(), state };
             records.extend(self.take(vec![changed]));
             records.extend(self.hand_out(group));
+        }
+        let (_, m) = self.find(group, member)?;
+        let wanted = topics.map(sorted).filter(|topics| *topics != m.topics && !is_planted(Bug::TopicsNotFollowed));
+        if let Some(topics) = wanted {
+            let state = Member { topics, ..m.clone() };
+            let changed = GroupRecord::MemberChanged { group: group.to_owned(), member: member.to_owned(), state };
+            records.extend(self.take(vec![changed]));
+            records.extend(self.share_out(metadata, group));
         }
         self.heard_ms.insert((group.to_owned(), member.to_owned()), now.mono_ms);
         let (g, m) = self.find(group, member)?;
@@ -852,13 +864,13 @@ impl Coordinator {
     /// Computes who should have what, takes away what a member should not have any more, and hands out what is free.
     fn share_out(&mut self, metadata: &Metadata, group: &str) -> Vec<GroupRecord> {
         let Some(g) = self.groups.get(group).filter(|g| !g.members.is_empty()) else { return Vec::new() };
-        let wanted: BTreeSet<&String> = g.members.values().flat_map(|m| &m.topics).collect();
+        let named = resolve(metadata, &g.members);
         let mut topics = BTreeMap::new();
-        for topic in wanted.into_iter().filter_map(|name| metadata.topic(name).ok()) {
-            let partitions = (0..topic.partitions).map(|p| TopicPartition::new(topic.id, p)).collect();
-            topics.insert(topic.name.clone(), partitions);
+        for topic in named.values().flat_map(|names| names.iter()).filter_map(|name| metadata.topic(name).ok()) {
+            let partitions = || (0..topic.partitions).map(|p| TopicPartition::new(topic.id, p)).collect();
+            topics.entry(topic.name.clone()).or_insert_with(partitions);
         }
-        let wishes = g.members.iter().map(|(id, m)| (&id[..], Wish { topics: &m.topics, before: &m.target }));
+        let wishes = g.members.iter().map(|(id, m)| (&id[..], Wish { topics: &named[&id[..]], before: &m.target }));
         let shares = assign(g.terms.assignor, &wishes.collect(), &topics);
         let mut records = Vec::new();
         let epoch = g.epoch + 1;
@@ -908,6 +920,36 @@ impl Coordinator {
     }
 }
 
+/// The names of the topics that each member wants, patterns resolved.
+fn resolve<'a>(metadata: &Metadata, members: &'a BTreeMap<String, Member>) -> BTreeMap<&'a str, Cow<'a, [String]>> {
+    let mut patterns: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut named = BTreeMap::new();
+    for (id, m) in members {
+        let (meant, mut names): (Vec<&String>, Vec<&String>) = m.topics.iter().partition(|t| TopicPattern::is_meant(t));
+        if meant.is_empty() {
+            named.insert(&id[..], Cow::Borrowed(&m.topics[..]));
+            continue;
+        }
+        for text in &meant {
+            patterns.entry(text).or_insert_with(|| {
+                // One that is none was refused before it was noted.
+                let pattern = TopicPattern::new(text).ok();
+                let matches = |name: &&String| pattern.as_ref().is_some_and(|p| p.matches(name));
+                metadata.topics().map(|t| &t.name).filter(matches).cloned().collect()
+            });
+        }
+        names.extend(meant.iter().flat_map(|text| &patterns[&text[..]]));
+        named.insert(&id[..], Cow::Owned(sorted(names.into_iter().cloned().collect())));
+    }
+    named
+}
+
+fn sorted(mut topics: Vec<String>) -> Vec<String> {
+    topics.sort();
+    topics.dedup();
+    topics
+}
+
 fn without_members(group: &str, g: &Group) -> Result<(), GroupError> {
     match g.members.len() {
         0 => Ok(()),
@@ -935,19 +977,26 @@ fn check(group: &str, member: &str, join: &Join) -> Result<(), GroupError> {
     check_id("group id", group)?;
     check_id("member id", member)?;
     join.instance.as_deref().map_or(Ok(()), |i| check_id("instance id", i))?;
-    join.topics.iter().try_for_each(|t| check_topic_name(t).map_err(GroupError::Topic))?;
+    check_topics(&join.topics)?;
     for (what, text) in [("client name", &join.client), ("host", &join.host)] {
         if text.len() > GROUP_ID_BYTES_MAX {
             return Err(GroupError::Id { what, found: text.len(), limit: GROUP_ID_BYTES_MAX });
         }
     }
-    let range = |what, found, (min, max)| match (min..=max).contains(&found) {
+    range("the number of members that have gone", join.gone.len() as u64, (0, GROUP_GONE_MAX as u64))?;
+    range("the session timeout in ms", join.session_ms as u64, (SESSION_MS_MIN as u64, SESSION_MS_MAX as u64))
+}
+
+fn check_topics(topics: &[String]) -> Result<(), GroupError> {
+    range("the number of topics", topics.len() as u64, (1, GROUP_TOPICS_MAX as u64))?;
+    topics.iter().try_for_each(|t| check_topic_or_pattern(t).map_err(GroupError::Topic))
+}
+
+fn range(what: &'static str, found: u64, (min, max): (u64, u64)) -> Result<(), GroupError> {
+    match (min..=max).contains(&found) {
         true => Ok(()),
         false => Err(GroupError::Range { what, found, min, max }),
-    };
-    range("the number of members that have gone", join.gone.len() as u64, (0, GROUP_GONE_MAX as u64))?;
-    range("the number of topics", join.topics.len() as u64, (1, GROUP_TOPICS_MAX as u64))?;
-    range("the session timeout in ms", join.session_ms as u64, (SESSION_MS_MIN as u64, SESSION_MS_MAX as u64))
+    }
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ pub struct Member {
     pub client: String,
     /// From where it came.
     pub host: String,
-    /// Names of the topics that it wants, sorted.
+    /// The topics that it wants, sorted: names, and patterns, which begin with `^`.
     pub topics: Vec<String>,
     /// Unheard for so long, it counts as dead.
     pub session_ms: u32,

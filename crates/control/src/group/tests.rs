@@ -106,8 +106,15 @@ impl Bench {
     }
 
     fn heartbeat(&mut self, member: &str, epoch: u32) -> Result<Assignment, GroupError> {
+        let (group, secret, topics) = ("g".into(), secret(member), None);
+        self.ask(GroupRequest::Heartbeat { group, member: member.into(), secret, epoch, topics }).map(assignment)
+    }
+
+    /// The member wants other topics from now on.
+    fn subscribe(&mut self, member: &str, epoch: u32, topics: &[&str]) -> Result<Assignment, GroupError> {
         let (group, secret) = ("g".into(), secret(member));
-        self.ask(GroupRequest::Heartbeat { group, member: member.into(), secret, epoch }).map(assignment)
+        let topics = Some(topics.iter().map(|t| (*t).to_owned()).collect());
+        self.ask(GroupRequest::Heartbeat { group, member: member.into(), secret, epoch, topics }).map(assignment)
     }
 
     fn look(&mut self, member: &str) -> Assignment {
@@ -275,7 +282,13 @@ fn nobody_speaks_for_a_member_without_its_secret() {
         let offsets = vec![(flights(0), Committed { offset: 5, ..Default::default() })];
         let requests = [
             GroupRequest::Look { group: group.clone(), member: member.clone(), secret },
-            GroupRequest::Heartbeat { group: group.clone(), member: member.clone(), secret, epoch: told.epoch },
+            GroupRequest::Heartbeat {
+                group: group.clone(),
+                member: member.clone(),
+                secret,
+                epoch: told.epoch,
+                topics: Some(vec!["trains".into()]),
+            },
             GroupRequest::Leave { group: group.clone(), member: member.clone(), secret, is_for_a_moment: false },
             GroupRequest::Leave { group: group.clone(), member: member.clone(), secret, is_for_a_moment: true },
             GroupRequest::Commit { group: group.clone(), committer: Some(committer), offsets },
@@ -297,7 +310,8 @@ fn nobody_speaks_for_a_member_without_its_secret() {
         let epoch = b.look("b").epoch;
         b.heartbeat("b", epoch).unwrap();
         let (group, member) = ("g".into(), "a".into());
-        let _ = b.ask(GroupRequest::Heartbeat { group, member, secret: wrong[0], epoch: told.epoch });
+        let (secret, epoch) = (wrong[0], told.epoch);
+        let _ = b.ask(GroupRequest::Heartbeat { group, member, secret, epoch, topics: None });
     }
     assert_eq!(partitions(&b.look("b")), [0, 1, 2, 3]);
     // Its name is free now, and what its last holder knew is worth nothing.
@@ -315,7 +329,7 @@ fn secrets_survive_a_change_of_coordinator() {
         replayed.begin(b.now_ms);
         b.coordinator = replayed;
         let (group, member, epoch) = ("g".into(), "a".into(), told.epoch);
-        let request = GroupRequest::Heartbeat { group, member, secret: secret("b"), epoch };
+        let request = GroupRequest::Heartbeat { group, member, secret: secret("b"), epoch, topics: None };
         assert!(matches!(b.ask(request), Err(GroupError::WrongSecret { .. })));
         b.heartbeat("a", told.epoch).unwrap();
     }
@@ -437,7 +451,56 @@ fn planted_bugs_show() {
     assert_finds(Bug::IdleOffsetsNotKept, a_group_without_members_keeps_its_offsets_in_a_checkpoint);
     assert_finds(Bug::LiveGroupForgotten, idle_groups_are_forgotten_and_living_ones_are_not);
     assert_finds(Bug::SecretNotAsked, nobody_speaks_for_a_member_without_its_secret);
+    assert_finds(Bug::TopicsNotFollowed, topics_may_change_while_a_member_reads);
     assert_finds(Bug::EndNotAsked, no_group_comes_further_than_the_records);
+}
+
+/// What a member is told of, as (topic id, partition).
+fn places(assignment: &Assignment) -> Vec<(u8, u32)> {
+    assignment.partitions.iter().map(|a| (a.partition.topic.0[0], a.partition.partition.0)).collect()
+}
+
+#[test]
+fn topics_may_change_while_a_member_reads() {
+    let mut b = Bench::new(&[("flights", 1, 2), ("trains", 2, 1), ("trains-night", 3, 1)]);
+    let a = b.join("a");
+    assert_eq!(places(&a), [(1, 0), (1, 1)]);
+    // What is new is told with the answer, what stays was held since before.
+    let more = b.subscribe("a", a.epoch, &["trains", "flights", "trains"]).unwrap();
+    assert_eq!(places(&more), [(1, 0), (1, 1), (2, 0)]);
+    assert_eq!(more.partitions[0].since, a.partitions[0].since);
+    // What it does not want any more waits for it to confirm, and is another's then.
+    let less = b.subscribe("a", more.epoch, &["trains"]).unwrap();
+    assert_eq!(places(&less), [(2, 0)]);
+    assert_eq!(places(&b.join("b")), []);
+    b.heartbeat("a", less.epoch).unwrap();
+    assert_eq!(places(&b.look("b")), [(1, 0), (1, 1)]);
+    // The same again changes nothing.
+    let records = b.log.len();
+    b.subscribe("a", less.epoch, &["trains"]).unwrap();
+    assert_eq!(b.log.len(), records);
+    for wrong in [&[][..], &["a/b"], &["^("]] {
+        assert!(b.subscribe("a", less.epoch, wrong).is_err());
+        assert_eq!(b.log.len(), records);
+    }
+}
+
+#[test]
+fn a_pattern_stands_for_the_topics_that_there_are_and_those_that_come() {
+    let mut b = Bench::new(&[("flights", 1, 1), ("trains", 2, 1), ("trains-night", 3, 1), (OFFSETS_TOPIC, 4, 1)]);
+    let a = b.join_as("a", |j| j.topics = vec!["^trains".into(), "trains".into()]).unwrap();
+    assert_eq!(places(&a), [(2, 0), (3, 0)]);
+    b.metadata = metadata(&[("flights", 1, 1), ("trains-night", 3, 1), ("trains-day", 5, 2), (OFFSETS_TOPIC, 4, 1)]);
+    b.version += 1;
+    b.tick(10);
+    let now = b.look("a");
+    assert_eq!(places(&now), [(3, 0), (5, 0), (5, 1)]);
+    // Side by side with a name, a topic is shared out once.
+    let c = b.join_as("c", |j| j.topics = vec!["^.".into()]).unwrap();
+    let revoked = b.look("a").epoch;
+    let a = b.heartbeat("a", revoked).unwrap();
+    let c = [places(&c), places(&b.look("c")), places(&a)].concat().into_iter().collect::<BTreeSet<_>>();
+    assert_eq!(c.into_iter().collect::<Vec<_>>(), [(1, 0), (3, 0), (5, 0), (5, 1)]);
 }
 
 proptest! {
@@ -446,7 +509,7 @@ proptest! {
     #[test]
     fn at_most_one_member_reads_a_partition(
         partitions in 1..7u32,
-        steps in proptest::collection::vec((0..8u8, 0..5usize), 1..120),
+        steps in proptest::collection::vec((0..9u8, 0..5usize), 1..120),
         range in any::<bool>(),
     ) {
         let mut b = Bench::new(&[("flights", 1, partitions)]);
@@ -485,6 +548,12 @@ proptest! {
                     let id = members[who].as_ref().unwrap().0.clone();
                     told[who] = Some(b.look(&id));
                 }
+                // It wants other topics from now on, of which some are not there.
+                (7 | 8, true) => {
+                    let m = members[who].as_ref().unwrap();
+                    let topics = [&["flights"][..], &["trains"], &["^fl", "trains"]][n % 3];
+                    told[who] = Some(b.subscribe(&m.0.clone(), m.1, topics).unwrap());
+                }
                 // The coordinator moves to another broker.
                 (6, _) => {
                     let mut replayed = Coordinator::default();
@@ -513,7 +582,8 @@ proptest! {
             }
         }
         let read: usize = members.iter().flatten().map(|m| m.2.len()).sum();
-        let has_members = members.iter().any(Option::is_some);
-        prop_assert_eq!(read, if has_members { partitions as usize } else { 0 });
+        let wants = |m: &Member| m.topics != ["trains"];
+        let is_wanted = b.coordinator.groups().any(|(_, g)| g.members.values().any(wants));
+        prop_assert_eq!(read, if is_wanted { partitions as usize } else { 0 });
     }
 }
