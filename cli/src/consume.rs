@@ -13,8 +13,9 @@ use crate::output::Output;
 /// Prints records as they come
 #[derive(Args)]
 pub(crate) struct Consume {
-    /// The topic
-    topic: String,
+    /// Topics, by name or by pattern: '^flights-' stands for all whose names begin so, those that come later too
+    #[arg(required = true, value_name = "TOPIC")]
+    topics: Vec<String>,
     /// Starts with the first record kept; without it, with what comes from now on
     #[arg(long)]
     from_beginning: bool,
@@ -81,7 +82,7 @@ impl Consume {
     pub(crate) async fn run(self) -> Result<()> {
         let format = Format::parse(&self.format)?;
         let client = self.connect.client().await?;
-        let mut builder = client.consumer(&self.topic).on_bad_record(self.on_bad_record);
+        let mut builder = client.consumer_of(&self.topics).on_bad_record(self.on_bad_record);
         if self.from_beginning {
             builder = builder.from_beginning();
         }

@@ -109,7 +109,7 @@ impl GroupCommand {
                 loop {
                     let shown = show(&client, &group, connect.output, watch).await;
                     match shown {
-                        Err(error) if watch && is_passing(&error) => say!("{error:#}"),
+                        Err(error) if watch && is_passing(&error) => say!("{}", crate::output::words(&error)),
                         shown => shown.with_context(|| format!("describe group {group}"))?,
                     }
                     if !watch {

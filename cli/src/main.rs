@@ -122,7 +122,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", output::words(&error));
             // By kind, so that scripts can tell "try again" from "fix the call".
             let kind = error.downcast_ref::<thalweg::Error>().map(thalweg::Error::kind);
             ExitCode::from(match kind {

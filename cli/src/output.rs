@@ -25,6 +25,18 @@ pub(crate) enum Output {
     Json,
 }
 
+/// What was being done, and what went wrong. What lies below an error of the client stands in its own words already.
+pub(crate) fn words(error: &anyhow::Error) -> String {
+    let mut words = Vec::new();
+    for cause in error.chain() {
+        words.push(cause.to_string());
+        if cause.is::<thalweg::Error>() {
+            break;
+        }
+    }
+    words.join(": ")
+}
+
 /// Prints rows; numbers stand right. Each row is an object whose keys are the columns.
 pub(crate) fn rows(output: Output, columns: &[&str], rows: Vec<Value>) -> Result<()> {
     let mut out = std::io::stdout().lock();

@@ -1,16 +1,13 @@
 //! The client: topics and plugins, and where producers and consumers come from.
 
-use std::time::Duration;
-
 use napi::Result;
 use napi::bindgen_prelude::Buffer;
 use napi_derive::napi;
-use thalweg::{
-    Acks, Assignor, ClientBuilder, Codec, OnBadRecord, OnFailure, OnOutOfRange, PluginInfo, Position, TopicInfo,
-};
+use thalweg::bindings::{self, milliseconds};
+use thalweg::{ClientBuilder, PluginInfo, Position, TopicInfo};
 
-use crate::consumer::{Consumer, TopicPartition, place};
-use crate::error::{invalid, raise};
+use crate::consumer::{Consumer, TopicPartition};
+use crate::error::raise;
 use crate::producer::Producer;
 
 #[napi(object)]
@@ -168,20 +165,9 @@ pub struct PartitionOffset {
     pub offset: f64,
 }
 
+/// As the JavaScript side has checked it.
 pub(crate) fn position(kind: &str, value: f64) -> Result<Position> {
-    let offset_max = 9_007_199_254_740_991.0;
-    Ok(match kind {
-        "earliest" => Position::Earliest,
-        "latest" => Position::Latest,
-        "offset" if (0.0..=offset_max).contains(&value) => Position::Offset(value as u64),
-        "offset" => {
-            return Err(invalid(format!("offset {value} is not between 0 and 2^53 - 1")));
-        }
-        "timestamp" => Position::Timestamp(value as i64),
-        other => {
-            return Err(invalid(format!("position {other:?} is unknown; earliest, latest, offset or timestamp")));
-        }
-    })
+    bindings::position(kind, value as i64).map_err(raise)
 }
 
 #[napi]
@@ -198,8 +184,7 @@ pub async fn connect(
     certificate_pem: Option<Buffer>,
     key_pem: Option<Buffer>,
 ) -> Result<Client> {
-    let timeout = Duration::from_secs_f64(timeout_ms.max(0.0) / 1e3);
-    let mut builder = ClientBuilder::new(address).client_id(client_id).timeout(timeout);
+    let mut builder = ClientBuilder::new(address).client_id(client_id).timeout(milliseconds(timeout_ms));
     if let Some(pem) = ca_pem {
         builder = builder.ca_pem(pem.to_vec());
     }
@@ -213,31 +198,18 @@ pub async fn connect(
 impl Client {
     #[napi]
     pub async fn create_topic(&self, name: String, options: TopicOptions) -> Result<Topic> {
-        let mut topic = thalweg::Topic::partitions(options.partitions.unwrap_or(1));
-        if let Some(partitioner) = options.partitioner {
-            topic = topic.partitioner(partitioner);
-        }
-        if let Some(config) = options.partitioner_config {
-            topic = topic.partitioner_config(config.to_vec());
-        }
-        if let Some(ms) = options.retention_ms {
-            topic = topic.retention_ms(ms as i64);
-        }
-        if let Some(bytes) = options.retention_bytes {
-            topic = topic.retention_bytes(bytes as i64);
-        }
-        if let Some(bytes) = options.segment_bytes {
-            topic = topic.segment_bytes(bytes as u64);
-        }
-        if let Some(ms) = options.segment_ms {
-            topic = topic.segment_ms(ms as u64);
-        }
-        if let Some(ms) = options.timestamp_ahead_max_ms {
-            topic = topic.timestamp_ahead_max_ms(ms as i64);
-        }
-        if let Some(copies) = options.replication_factor {
-            topic = topic.replication_factor(copies);
-        }
+        let topic = bindings::TopicOptions {
+            partitions: options.partitions,
+            partitioner: options.partitioner,
+            partitioner_config: options.partitioner_config.map(|c| c.to_vec()),
+            retention_ms: options.retention_ms.map(|ms| ms as i64),
+            retention_bytes: options.retention_bytes.map(|bytes| bytes as i64),
+            segment_bytes: options.segment_bytes.map(|bytes| bytes as u64),
+            segment_ms: options.segment_ms.map(|ms| ms as u64),
+            timestamp_ahead_max_ms: options.timestamp_ahead_max_ms.map(|ms| ms as i64),
+            replication_factor: options.replication_factor,
+        };
+        let topic = topic.topic();
         self.inner.create_topic(&name, topic).await.map(Into::into).map_err(raise)
     }
 
@@ -269,102 +241,45 @@ impl Client {
 
     #[napi]
     pub fn producer(&self, topic: Option<String>, options: ProducerOptions) -> Result<Producer> {
-        let mut builder = match topic {
-            Some(topic) => self.inner.producer(&topic),
-            None => self.inner.producer_of_any_topic(),
+        let options = bindings::ProducerOptions {
+            linger: options.linger_ms.map(milliseconds),
+            batch_bytes: options.batch_bytes.map(|bytes| bytes as usize),
+            compression: options.compression,
+            acks: options.acks,
+            delivery_timeout: options.delivery_timeout_ms.map(milliseconds),
+            buffer_bytes: options.buffer_bytes.map(|bytes| bytes as usize),
         };
-        if let Some(ms) = options.linger_ms {
-            builder = builder.linger(Duration::from_secs_f64(ms.max(0.0) / 1e3));
-        }
-        if let Some(bytes) = options.batch_bytes {
-            builder = builder.batch_bytes(bytes as usize);
-        }
-        if let Some(name) = options.compression {
-            let codec = Codec::from_name(&name);
-            builder =
-                builder.compression(codec.ok_or_else(|| {
-                    invalid(format!("compression {name:?} is unknown; none, gzip, snappy, lz4 or zstd"))
-                })?);
-        }
-        builder = match options.acks.as_deref() {
-            None | Some("quorum") => builder,
-            Some("leader") => builder.acks(Acks::Leader),
-            Some("none") => builder.acks(Acks::None),
-            Some(other) => {
-                return Err(invalid(format!("acks {other:?} is unknown; none, leader or quorum")));
-            }
-        };
-        if let Some(ms) = options.delivery_timeout_ms {
-            builder = builder.delivery_timeout(Duration::from_secs_f64(ms.max(0.0) / 1e3));
-        }
-        if let Some(bytes) = options.buffer_bytes {
-            builder = builder.buffer_bytes(bytes as usize);
-        }
+        let builder = options.builder(&self.inner, topic, bindings::camel).map_err(raise)?;
         Ok(Producer::new(builder.start().map_err(raise)?))
     }
 
     #[napi]
     pub async fn consumer(&self, topics: Vec<String>, options: ConsumerOptions) -> Result<Consumer> {
-        let ms = |ms: f64| Duration::from_secs_f64(ms.max(0.0) / 1e3);
-        let mut builder = self.inner.consumer_of(topics);
-        if let Some(kind) = options.start_kind {
-            builder = builder.start(position(&kind, options.start_value.unwrap_or(0.0))?);
-        }
-        for StartAt { topic, partition, kind, value } in options.starts {
-            builder = builder.start_at(place(topic, partition), position(&kind, value)?);
-        }
-        if let Some(partitions) = options.partitions {
-            builder = builder.partitions(partitions);
-        }
-        if options.until_end.unwrap_or(false) {
-            builder = builder.until_end();
-        }
-        if let Some(filter) = options.filter {
-            let policy = options.on_filter_failure.as_deref().map_or(Ok(OnFailure::Fail), |policy| {
-                OnFailure::from_name(policy)
-                    .ok_or_else(|| invalid(format!("onFilterFailure is {policy:?}; fail, skip or pass")))
-            })?;
-            builder = builder.filter(filter).on_filter_failure(policy);
-            builder = builder.filter_config(options.filter_config.map(|c| c.to_vec()).unwrap_or_default());
-        }
-        if let Some(policy) = options.on_bad_record {
-            let policy = OnBadRecord::from_name(&policy)
-                .ok_or_else(|| invalid(format!("onBadRecord is {policy:?}; fail or skip")))?;
-            builder = builder.on_bad_record(policy);
-        }
-        if let Some(policy) = options.out_of_range {
-            let policy = OnOutOfRange::from_name(&policy)
-                .ok_or_else(|| invalid(format!("outOfRange is {policy:?}; earliest, latest or fail")))?;
-            builder = builder.on_out_of_range(policy);
-        }
-        if let Some(bytes) = options.buffer_bytes {
-            builder = builder.buffer_bytes(bytes as u64);
-        }
-        if options.tells.unwrap_or(false) {
-            builder = builder.tell_rebalances();
-        }
-        if let Some(group) = options.group {
-            let assignor = options.assignor.as_deref().map_or(Ok(Assignor::Uniform), |assignor| {
-                Assignor::from_name(assignor)
-                    .ok_or_else(|| invalid(format!("assignor is {assignor:?}; uniform or range")))
-            })?;
-            builder = builder.group(group).assignor(assignor);
-            if let Some(timeout) = options.session_timeout_ms {
-                builder = builder.session_timeout(ms(timeout));
-            }
-            if let Some(every) = options.auto_commit_ms {
-                builder = builder.auto_commit((every >= 0.0).then(|| ms(every)));
-            }
-            if let Some(limit) = options.max_processing_ms {
-                builder = builder.max_processing(ms(limit));
-            }
-            if options.wait_for_topics.unwrap_or(false) {
-                builder = builder.wait_for_topics();
-            }
-        }
-        if let Some(instance) = options.instance {
-            builder = builder.instance(instance);
-        }
+        let start = options.start_kind.map(|kind| position(&kind, options.start_value.unwrap_or(0.0))).transpose()?;
+        let starts = options.starts.into_iter().map(|StartAt { topic, partition, kind, value }| {
+            Ok((bindings::place(topic, partition), position(&kind, value)?))
+        });
+        let options = bindings::ConsumerOptions {
+            partitions: options.partitions,
+            start,
+            starts: starts.collect::<Result<_>>()?,
+            until_end: options.until_end.unwrap_or(false),
+            filter: options.filter,
+            filter_config: options.filter_config.map(|c| c.to_vec()),
+            on_filter_failure: options.on_filter_failure,
+            on_bad_record: options.on_bad_record,
+            out_of_range: options.out_of_range,
+            buffer_bytes: options.buffer_bytes.map(|bytes| bytes as u64),
+            tells: options.tells.unwrap_or(false),
+            group: options.group,
+            instance: options.instance,
+            session_timeout: options.session_timeout_ms.map(milliseconds),
+            auto_commit: options.auto_commit_ms.map(|ms| (ms >= 0.0).then(|| milliseconds(ms))),
+            assignor: options.assignor,
+            max_processing: options.max_processing_ms.map(milliseconds),
+            wait_for_topics: options.wait_for_topics.unwrap_or(false),
+        };
+        let builder = options.builder(&self.inner, topics, bindings::camel).map_err(raise)?;
         Ok(Consumer::new(builder.build().await.map_err(raise)?))
     }
 

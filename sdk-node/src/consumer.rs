@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use napi::Result;
 use napi::bindgen_prelude::{Buffer, Float64Array, Uint32Array};
 use napi_derive::napi;
-use thalweg::{Place, Rebalance, Taken};
+use thalweg::bindings::{Taken, place};
+use thalweg::{Place, Rebalance};
 
 use crate::client::position;
 use crate::error::raise;
@@ -101,10 +102,6 @@ impl Consumer {
             Taken::Nothing | Taken::Some(_) => Ok(NOTHING),
         }
     }
-}
-
-pub(crate) fn place(topic: Option<String>, partition: u32) -> Place {
-    topic.map_or_else(|| partition.into(), |topic| (topic, partition).into())
 }
 
 fn change(rebalance: Rebalance) -> Change {
@@ -247,6 +244,18 @@ impl Consumer {
     pub fn seek(&self, topic: Option<String>, partition: u32, kind: String, value: f64) -> Result<Pending> {
         let moved = self.inner.seek(place(topic, partition), position(&kind, value)?);
         Ok(Pending { what: Mutex::new(Some(Box::pin(moved))) })
+    }
+
+    /// Reads these topics from now on.
+    #[napi]
+    pub async fn subscribe(&self, topics: Vec<String>) -> Result<()> {
+        self.inner.subscribe(topics).await.map_err(raise)
+    }
+
+    /// The topics that it reads, as they were named.
+    #[napi]
+    pub fn subscription(&self) -> Vec<String> {
+        self.inner.subscription()
     }
 
     #[napi]

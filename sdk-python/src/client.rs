@@ -1,15 +1,11 @@
 //! The client: topics and plugins, and where producers and consumers come from.
 
-use std::time::Duration;
-
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use thalweg::{
-    Acks, Assignor, ClientBuilder, Codec, Error, ErrorKind, OnBadRecord, OnFailure, OnOutOfRange, PluginInfo, Position,
-    Topic, TopicInfo,
-};
+use thalweg::bindings::{self, ConsumerOptions, ProducerOptions, TopicOptions, milliseconds, seconds};
+use thalweg::{ClientBuilder, ConsumerBuilder, PluginInfo, Position, TopicInfo};
 
-use crate::consumer::{Consumer, place};
+use crate::consumer::Consumer;
 use crate::error::raise;
 use crate::producer::Producer;
 use crate::runtime::future_into_py;
@@ -30,7 +26,7 @@ pub(crate) fn connect(
     identity_pem: Option<(Vec<u8>, Vec<u8>)>,
 ) -> PyResult<Bound<'_, PyAny>> {
     future_into_py(py, async move {
-        let mut builder = ClientBuilder::new(address).client_id(client_id).timeout(Duration::from_secs_f64(timeout_s));
+        let mut builder = ClientBuilder::new(address).client_id(client_id).timeout(seconds(timeout_s));
         if let Some(pem) = ca_pem {
             builder = builder.ca_pem(pem);
         }
@@ -73,21 +69,9 @@ fn plugin_dict(p: &PluginInfo) -> PyResult<Dict> {
     })
 }
 
-fn invalid(message: String) -> PyErr {
-    raise(Error::new(ErrorKind::Invalid, message))
-}
-
-/// "earliest", "latest", ("offset", n) or ("timestamp", ms), as the Python side has checked it.
+/// As the Python side has checked it.
 pub(crate) fn position(kind: &str, value: i64) -> PyResult<Position> {
-    Ok(match kind {
-        "earliest" => Position::Earliest,
-        "latest" => Position::Latest,
-        "offset" => Position::Offset(u64::try_from(value).map_err(|_| invalid(format!("offset {value} is negative")))?),
-        "timestamp" => Position::Timestamp(value),
-        other => {
-            return Err(invalid(format!("position {other:?} is unknown; earliest, latest, offset or timestamp")));
-        }
-    })
+    bindings::position(kind, value).map_err(raise)
 }
 
 #[pymethods]
@@ -108,28 +92,18 @@ impl Client {
         replication_factor: Option<u32>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let client = self.inner.clone();
-        let mut topic = Topic::partitions(partitions).partitioner_config(partitioner_config);
-        if let Some(partitioner) = partitioner {
-            topic = topic.partitioner(partitioner);
-        }
-        if let Some(ms) = retention_ms {
-            topic = topic.retention_ms(ms);
-        }
-        if let Some(bytes) = retention_bytes {
-            topic = topic.retention_bytes(bytes);
-        }
-        if let Some(bytes) = segment_bytes {
-            topic = topic.segment_bytes(bytes);
-        }
-        if let Some(ms) = segment_ms {
-            topic = topic.segment_ms(ms);
-        }
-        if let Some(ms) = timestamp_ahead_max_ms {
-            topic = topic.timestamp_ahead_max_ms(ms);
-        }
-        if let Some(copies) = replication_factor {
-            topic = topic.replication_factor(copies);
-        }
+        let topic = TopicOptions {
+            partitions: Some(partitions),
+            partitioner,
+            partitioner_config: Some(partitioner_config),
+            retention_ms,
+            retention_bytes,
+            segment_bytes,
+            segment_ms,
+            timestamp_ahead_max_ms,
+            replication_factor,
+        };
+        let topic = topic.topic();
         future_into_py(py, async move { topic_dict(&client.create_topic(&name, topic).await.map_err(raise)?) })
     }
 
@@ -176,86 +150,21 @@ impl Client {
         delivery_timeout_s: f64,
         buffer_bytes: usize,
     ) -> PyResult<Producer> {
-        let codec = Codec::from_name(&compression).ok_or_else(|| {
-            invalid(format!("compression {compression:?} is unknown; none, gzip, snappy, lz4 or zstd"))
-        })?;
-        let acks = match acks.as_str() {
-            "none" => Acks::None,
-            "leader" => Acks::Leader,
-            "quorum" => Acks::Quorum,
-            other => {
-                return Err(invalid(format!("acks {other:?} is unknown; none, leader or quorum")));
-            }
+        let options = ProducerOptions {
+            linger: Some(milliseconds(linger_ms)),
+            batch_bytes: Some(batch_bytes),
+            compression: Some(compression),
+            acks: Some(acks),
+            delivery_timeout: Some(seconds(delivery_timeout_s)),
+            buffer_bytes: Some(buffer_bytes),
         };
-        let builder = match topic {
-            Some(topic) => self.inner.producer(&topic),
-            None => self.inner.producer_of_any_topic(),
-        };
-        let builder = builder
-            .linger(Duration::from_secs_f64(linger_ms.max(0.0) / 1e3))
-            .batch_bytes(batch_bytes)
-            .compression(codec)
-            .acks(acks)
-            .delivery_timeout(Duration::from_secs_f64(delivery_timeout_s.max(0.0)))
-            .buffer_bytes(buffer_bytes);
+        let builder = options.builder(&self.inner, topic, bindings::snake).map_err(raise)?;
         Ok(Producer::new(builder.start().map_err(raise)?))
     }
 
     /// Options of the consumer as a dictionary; those that are None are left as they are.
-    fn consumer<'py>(
-        &self,
-        py: Python<'py>,
-        topics: Vec<String>,
-        options: ConsumerOptions,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let mut builder = self.inner.consumer_of(topics);
-        if let Some((kind, value)) = options.start {
-            builder = builder.start(position(&kind, value)?);
-        }
-        for (topic, partition, kind, value) in options.starts {
-            builder = builder.start_at(place(topic, partition), position(&kind, value)?);
-        }
-        if let Some(partitions) = options.partitions {
-            builder = builder.partitions(partitions);
-        }
-        if options.until_end {
-            builder = builder.until_end();
-        }
-        if let Some(filter) = options.filter {
-            let policy = &options.on_filter_failure[..];
-            let policy = OnFailure::from_name(policy)
-                .ok_or_else(|| invalid(format!("on_filter_failure is {policy:?}; fail, skip or pass")))?;
-            builder = builder.filter(filter).filter_config(options.filter_config).on_filter_failure(policy);
-        }
-        let on_bad = &options.on_bad_record[..];
-        let on_bad = OnBadRecord::from_name(on_bad)
-            .ok_or_else(|| invalid(format!("on_bad_record is {on_bad:?}; fail or skip")))?;
-        builder = builder.on_bad_record(on_bad);
-        let out_of_range = &options.out_of_range[..];
-        let out_of_range = OnOutOfRange::from_name(out_of_range)
-            .ok_or_else(|| invalid(format!("out_of_range is {out_of_range:?}; earliest, latest or fail")))?;
-        builder = builder.on_out_of_range(out_of_range).buffer_bytes(options.buffer_bytes);
-        if options.tells {
-            builder = builder.tell_rebalances();
-        }
-        if let Some(group) = options.group {
-            let seconds = Duration::from_secs_f64;
-            let assignor = &options.assignor[..];
-            let assignor = Assignor::from_name(assignor)
-                .ok_or_else(|| invalid(format!("assignor is {assignor:?}; uniform or range")))?;
-            builder = builder.group(group).assignor(assignor);
-            builder = builder.session_timeout(seconds(options.session_timeout.max(0.0)));
-            builder = builder.auto_commit(options.auto_commit.map(|s| seconds(s.max(0.0))));
-            if let Some(limit) = options.max_processing {
-                builder = builder.max_processing(seconds(limit.max(0.0)));
-            }
-            if options.wait_for_topics {
-                builder = builder.wait_for_topics();
-            }
-        }
-        if let Some(instance) = options.instance {
-            builder = builder.instance(instance);
-        }
+    fn consumer<'py>(&self, py: Python<'py>, topics: Vec<String>, options: Reading) -> PyResult<Bound<'py, PyAny>> {
+        let builder = options.builder(&self.inner, topics).map_err(raise)?;
         future_into_py(py, async move { Ok(Consumer::new(builder.build().await.map_err(raise)?)) })
     }
 
@@ -335,7 +244,7 @@ impl Client {
 /// What `consumer` in `_client.py` passes on.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-struct ConsumerOptions {
+struct Reading {
     partitions: Option<Vec<u32>>,
     start: Option<(String, i64)>,
     starts: Vec<(Option<String>, u32, String, i64)>,
@@ -354,4 +263,33 @@ struct ConsumerOptions {
     assignor: String,
     max_processing: Option<f64>,
     wait_for_topics: bool,
+}
+
+impl Reading {
+    fn builder(self, client: &thalweg::Client, topics: Vec<String>) -> thalweg::Result<ConsumerBuilder> {
+        let starts = self.starts.into_iter().map(|(topic, partition, kind, value)| {
+            Ok((bindings::place(topic, partition), bindings::position(&kind, value)?))
+        });
+        let options = ConsumerOptions {
+            partitions: self.partitions,
+            start: self.start.map(|(kind, value)| bindings::position(&kind, value)).transpose()?,
+            starts: starts.collect::<thalweg::Result<_>>()?,
+            until_end: self.until_end,
+            filter: self.filter,
+            filter_config: Some(self.filter_config),
+            on_filter_failure: Some(self.on_filter_failure),
+            on_bad_record: Some(self.on_bad_record),
+            out_of_range: Some(self.out_of_range),
+            buffer_bytes: Some(self.buffer_bytes),
+            tells: self.tells,
+            group: self.group,
+            instance: self.instance,
+            session_timeout: Some(seconds(self.session_timeout)),
+            auto_commit: Some(self.auto_commit.map(seconds)),
+            assignor: Some(self.assignor),
+            max_processing: self.max_processing.map(seconds),
+            wait_for_topics: self.wait_for_topics,
+        };
+        options.builder(client, topics, bindings::snake)
+    }
 }

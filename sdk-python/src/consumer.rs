@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pyo3::exceptions::{PyIndexError, PyStopAsyncIteration};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
-use thalweg::{Part, Place, Rebalance, Spot, Taken};
+use thalweg::bindings::{Part, RecordSpan, Spot, Taken, place};
+use thalweg::{Place, Rebalance};
 
 use crate::client::position;
 use crate::error::raise;
@@ -52,10 +53,6 @@ impl Consumer {
             Taken::Ended => Err(PyStopAsyncIteration::new_err(())),
         }
     }
-}
-
-pub(crate) fn place(topic: Option<String>, partition: u32) -> Place {
-    topic.map_or_else(|| partition.into(), |topic| (topic, partition).into())
 }
 
 #[pymethods]
@@ -173,6 +170,17 @@ impl Consumer {
         future_into_py(py, async move { moved.await.map_err(raise) })
     }
 
+    /// Reads these topics from now on.
+    fn subscribe<'py>(&self, py: Python<'py>, topics: Vec<String>) -> PyResult<Bound<'py, PyAny>> {
+        let consumer = self.inner.clone();
+        future_into_py(py, async move { consumer.subscribe(topics).await.map_err(raise) })
+    }
+
+    /// The topics that it reads, as they were named.
+    fn subscription(&self) -> Vec<String> {
+        self.inner.subscription()
+    }
+
     fn pause(&self, topic: Option<String>, partition: u32) -> PyResult<()> {
         self.inner.pause(place(topic, partition)).map_err(raise)
     }
@@ -285,7 +293,7 @@ impl Record {
         &self.batch.parts()[self.part as usize]
     }
 
-    fn span(&self) -> &thalweg::RecordSpan {
+    fn span(&self) -> &RecordSpan {
         &self.part().spans()[self.span as usize]
     }
 

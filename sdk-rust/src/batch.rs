@@ -18,6 +18,21 @@ pub(crate) struct TopicName {
 }
 
 /// A record as it was read.
+///
+/// ```no_run
+/// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+/// #[derive(serde::Deserialize)]
+/// struct Order {
+///     total: f64,
+/// }
+///
+/// let consumer = client.consumer("orders").from_beginning().build().await?;
+/// let record = consumer.next().await.expect("it does not end")?;
+/// if let Some(order) = record.json::<Order>()? {
+///     println!("{:?} at {}: {}", record.key(), record.timestamp_ms(), order.total);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct ConsumerRecord {
     topic: Arc<TopicName>,
@@ -84,7 +99,7 @@ impl ConsumerRecord {
     /// `invalid` for what is not UTF-8.
     pub fn text(&self) -> Result<Option<&str>> {
         let text = self.value().map(|value| std::str::from_utf8(value)).transpose();
-        text.map_err(|e| Error::new(ErrorKind::Invalid, format!("value at offset {} is not UTF-8: {e}", self.offset)))
+        text.map_err(|e| Error::because(ErrorKind::Invalid, format!("value at offset {} is not UTF-8", self.offset), e))
     }
 
     /// The value from JSON, as any type that serde reads; `None` for a tombstone.
@@ -95,7 +110,7 @@ impl ConsumerRecord {
         let json = self.value().map(|value| serde_json::from_slice(value)).transpose();
         let what = std::any::type_name::<T>();
         json.map_err(|e| {
-            Error::new(ErrorKind::Invalid, format!("value at offset {} is not JSON of {what}: {e}", self.offset))
+            Error::because(ErrorKind::Invalid, format!("value at offset {} is not JSON of {what}", self.offset), e)
         })
     }
 
@@ -106,6 +121,16 @@ impl ConsumerRecord {
 }
 
 /// Records that came together, of one partition, sharing their bytes.
+///
+/// ```no_run
+/// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+/// let consumer = client.consumer("orders").from_beginning().until_end().build().await?;
+/// let mut bytes = 0;
+/// while let Some(batch) = consumer.next_batch().await.transpose()? {
+///     bytes += batch.records().filter_map(|r| Some(r.value()?.len())).sum::<usize>();
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Batch {
     topic: Arc<TopicName>,
@@ -186,7 +211,8 @@ impl Batch {
         self.len() == 0
     }
 
-    /// The runs that it is made of.
+    /// The runs that it is made of; for the bindings.
+    #[doc(hidden)]
     pub fn parts(&self) -> &[Part] {
         &self.parts
     }
@@ -308,13 +334,13 @@ pub(crate) struct Decoded {
     pub(crate) end: u64,
     /// Records that were passed over.
     pub(crate) unreadable: u64,
-    /// The first batch that does not decode: its first offset, and why. With [`OnBadRecord::Skip`] the last one.
-    pub(crate) bad: Option<(u64, BatchError)>,
+    /// The batches that do not decode: the first offset of each, and why. Without [`OnBadRecord::Skip`] one at most, the last thing that was read.
+    pub(crate) bad: Vec<(u64, BatchError)>,
 }
 
 /// The records from `from` to `end` in a push's body.
 pub(crate) fn decode(mut body: Bytes, from: u64, end: u64, on_bad: OnBadRecord) -> Decoded {
-    let mut decoded = Decoded { parts: Vec::new(), end: from, unreadable: 0, bad: None };
+    let mut decoded = Decoded { parts: Vec::new(), end: from, unreadable: 0, bad: Vec::new() };
     while !body.is_empty() {
         let (first, through, opened) = match RecordBatch::split_first(&mut body) {
             Ok(batch) => (batch.base_offset().0.max(from), batch.end_offset().0, open(&batch, from)),
@@ -327,7 +353,7 @@ pub(crate) fn decode(mut body: Bytes, from: u64, end: u64, on_bad: OnBadRecord) 
         match opened {
             Ok(part) => decoded.parts.push(part),
             Err(error) => {
-                decoded.bad = Some((first, error));
+                decoded.bad.push((first, error));
                 if on_bad == OnBadRecord::Fail {
                     decoded.end = first;
                     return decoded;
@@ -380,28 +406,32 @@ mod tests {
     use super::crafted::{bad, good};
     use super::*;
 
-    fn check(body: &[Bytes], from: u64, end: u64, on_bad: OnBadRecord, expect: (Vec<u64>, u64, u64, Option<u64>)) {
+    fn check(body: &[Bytes], from: u64, end: u64, on_bad: OnBadRecord, expect: (Vec<u64>, u64, u64, &[u64])) {
         let decoded = decode(body.concat().into(), from, end, on_bad);
         let base = |p: &Part| p.spans().iter().map(|s| p.offset(s)).collect::<Vec<_>>();
         let offsets = decoded.parts.iter().flat_map(base).collect();
-        assert_eq!((offsets, decoded.end, decoded.unreadable, decoded.bad.map(|b| b.0)), expect);
+        let bad: Vec<u64> = decoded.bad.iter().map(|(at, _)| *at).collect();
+        assert_eq!((offsets, decoded.end, decoded.unreadable, &bad[..]), expect);
     }
 
     #[test]
     fn what_stands_before_a_bad_batch_is_kept_and_what_follows_only_with_skip() {
         let body = [good(10, &["a", "b"]), bad(12, 3), good(15, &["c"])];
-        check(&body, 10, 16, OnBadRecord::Fail, (vec![10, 11], 12, 0, Some(12)));
-        check(&body, 10, 16, OnBadRecord::Skip, (vec![10, 11, 15], 16, 3, Some(12)));
+        check(&body, 10, 16, OnBadRecord::Fail, (vec![10, 11], 12, 0, &[12]));
+        check(&body, 10, 16, OnBadRecord::Skip, (vec![10, 11, 15], 16, 3, &[12]));
         // From inside it, what has been passed by a seek is not counted.
-        check(&body[1..], 13, 16, OnBadRecord::Fail, (vec![], 13, 0, Some(13)));
-        check(&body[1..], 13, 16, OnBadRecord::Skip, (vec![15], 16, 2, Some(13)));
-        check(&body[..1], 11, 12, OnBadRecord::Fail, (vec![11], 12, 0, None));
+        check(&body[1..], 13, 16, OnBadRecord::Fail, (vec![], 13, 0, &[13]));
+        check(&body[1..], 13, 16, OnBadRecord::Skip, (vec![15], 16, 2, &[13]));
+        let body = [bad(10, 1), good(11, &["a"]), bad(12, 2), bad(14, 1)];
+        check(&body, 10, 15, OnBadRecord::Skip, (vec![11], 15, 4, &[10, 12, 14]));
+        let body = [good(10, &["a", "b"])];
+        check(&body, 11, 12, OnBadRecord::Fail, (vec![11], 12, 0, &[]));
     }
 
     #[test]
     fn behind_bytes_that_are_no_batch_nothing_of_the_push_is_known() {
         let body = [good(10, &["a"]), Bytes::from(vec![0xff; 80]), good(15, &["c"])];
-        check(&body, 10, 16, OnBadRecord::Fail, (vec![10], 11, 0, Some(11)));
-        check(&body, 10, 16, OnBadRecord::Skip, (vec![10], 16, 5, Some(11)));
+        check(&body, 10, 16, OnBadRecord::Fail, (vec![10], 11, 0, &[11]));
+        check(&body, 10, 16, OnBadRecord::Skip, (vec![10], 16, 5, &[11]));
     }
 }

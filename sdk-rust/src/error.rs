@@ -1,26 +1,70 @@
 //! One error type; its kind tells what to do about it.
 
+use std::fmt;
+use std::sync::Arc;
+
 use thalweg_client_core::Failure;
 use thalweg_model::BatchError;
 use thalweg_wire::{ErrorCode, ErrorKind, PluginFault, RemoteError};
-use thiserror::Error;
 
 use crate::Record;
 
 /// What went wrong, where, and what to do next.
 ///
 /// Act on [`kind`](Error::kind); show the message to people. Source of the kinds: docs/errors.md.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{message}")]
+///
+/// The message is whole by itself. [`source`](std::error::Error::source) is what lies below it where that is another library's error, for who wants to look at
+/// it: the connection's, the system's, the decoder's.
+///
+/// ```no_run
+/// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+/// use thalweg::ErrorKind;
+///
+/// match client.describe_topic("orders").await {
+///     Ok(described) => println!("{} partitions", described.partitions.len()),
+///     Err(error) if error.kind() == ErrorKind::NotFound => println!("there is no such topic"),
+///     Err(error) if error.is_retriable() => println!("later, perhaps: {error}"),
+///     Err(error) => return Err(error),
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
 pub struct Error {
     kind: ErrorKind,
     code: Option<ErrorCode>,
     message: String,
+    source: Option<Arc<Cause>>,
     place: Option<Box<ErrorPlace>>,
     fault: Option<Box<PluginFault>>,
     record: Option<Box<Record>>,
     records: u64,
 }
+
+type Cause = dyn std::error::Error + Send + Sync;
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|cause| cause as _)
+    }
+}
+
+/// By all but what lies below.
+impl PartialEq for Error {
+    fn eq(&self, other: &Error) -> bool {
+        let all = |e: &Error| (e.kind, e.code, e.records);
+        all(self) == all(other)
+            && (&self.message, &self.place, &self.fault, &self.record)
+                == (&other.message, &other.place, &other.fault, &other.record)
+    }
+}
+
+impl Eq for Error {}
 
 /// What an error of a consumer or producer speaks of, as far as that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,7 +85,18 @@ pub struct ErrorPlace {
 impl Error {
     /// An error of this kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { kind, code: None, message: message.into(), place: None, fault: None, record: None, records: 0 }
+        let message = message.into();
+        Error { kind, code: None, message, source: None, place: None, fault: None, record: None, records: 0 }
+    }
+
+    /// The same with what lies below it, whose text it ends with.
+    pub(crate) fn because(
+        kind: ErrorKind,
+        what: impl fmt::Display,
+        cause: impl std::error::Error + Send + Sync + 'static,
+    ) -> Error {
+        let message = format!("{what}: {cause}");
+        Error { source: Some(Arc::new(cause)), ..Error::new(kind, message) }
     }
 
     /// What can be done about it.
@@ -152,5 +207,24 @@ impl From<Failure> for Error {
                 format!("not delivered within the delivery time-out ({why}); the record may or may not be stored"),
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn what_lies_below_can_be_looked_at_and_the_message_is_whole() {
+        let cause = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let text = cause.to_string();
+        let error = Error::because(ErrorKind::Invalid, "the CA does not read", cause).in_context("connect");
+        assert_eq!(error.to_string(), format!("connect: the CA does not read: {text}"));
+        let source = error.source().and_then(|e| e.downcast_ref::<std::io::Error>()).expect("it is kept");
+        assert_eq!(source.kind(), std::io::ErrorKind::NotFound);
+        assert_eq!(error.clone(), error);
+        assert!(Error::new(ErrorKind::Closed, "closed").source().is_none());
     }
 }

@@ -29,12 +29,13 @@
 //! nobody waits, and a topic's plugin on a thread for what may take long. The futures here belong to no particular runtime. Decisions (batching, numbering, retries, credit) are `thalweg-client-core`'s.
 
 mod address;
+mod admin;
 mod batch;
+#[doc(hidden)]
+pub mod bindings;
 mod client;
 mod consumer;
 mod error;
-mod group;
-mod groups;
 mod link;
 mod network;
 mod placement;
@@ -42,24 +43,24 @@ mod producer;
 mod record;
 mod routing;
 mod stream;
-mod subscription;
+mod streams;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use address::{DevContext, dev_context_path};
-pub use batch::{Batch, ConsumerRecord, OnBadRecord, Part, Spot};
-pub use client::{
-    AsideStatus, BrokerInfo, Client, ClientBuilder, ClusterStatus, FollowerStatus, PartitionOffsets, PartitionStatus,
-    PartitionTrouble, PluginInfo, RecoveredPartition, Topic, TopicDescription, TopicInfo, connect,
+pub use admin::{
+    AsideStatus, BrokerInfo, ClusterStatus, FollowerStatus, GroupDescription, GroupInfo, GroupMemberInfo, GroupOffset,
+    PartitionOffsets, PartitionStatus, PartitionTrouble, PluginInfo, RecoveredPartition, Topic, TopicDescription,
+    TopicInfo,
 };
-pub use consumer::{Consumer, ConsumerBuilder, OnOutOfRange, Place, Records, Taken};
+pub use batch::{Batch, ConsumerRecord, OnBadRecord};
+pub use client::{Client, ClientBuilder, connect};
+pub use consumer::{Consumer, ConsumerBuilder, OnOutOfRange, Place, Rebalance, Records};
 pub use error::{Error, ErrorPlace};
-pub use group::Rebalance;
-pub use groups::{GroupDescription, GroupInfo, GroupMemberInfo, GroupOffset};
 pub use producer::{Delivery, Producer, ProducerBuilder, Receipt};
 pub use record::{IntoBytes, Record};
 pub use thalweg_client_core::{Acks, Counts, Position};
-pub use thalweg_model::{Assignor, Codec, Header, OnFailure, RecordSpan};
+pub use thalweg_model::{Assignor, Codec, Header, OnFailure};
 pub use thalweg_wire::{ErrorCode, ErrorKind};
 
 /// Result of this crate's calls.

@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError};
-use rustls::CipherSuite;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use thalweg_client_core::Backoff;
+use thalweg_quic::Side;
 use thalweg_wire::{ALPN_CLIENT, ErrorKind, Message, agree, proto, versions};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::address::{Address, Trust};
-use crate::network::{self, Endpoints, MTU_MAX};
+use crate::network::{self, Endpoints};
 use crate::stream::{FrameReader, send};
 use crate::{Error, Result};
 
@@ -26,10 +26,14 @@ use crate::{Error, Result};
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(3);
 /// How long one address is tried before the next one is tried beside it.
 const HEAD_START: Duration = Duration::from_millis(150);
-/// As the broker's side: windows and kernel buffers that were measured to be fast.
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
-
+/// The client's side of a connection. Brokers open no streams.
+const SIDE: Side = Side {
+    connects: true,
+    bidi_streams_max: 0,
+    uni_streams_max: 0,
+    keep_alive: Some(Duration::from_secs(2)),
+    idle_timeout: Duration::from_secs(6),
+};
 /// How long a client that is dropped goes on to say what it must.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -331,7 +335,7 @@ impl Link {
         loop {
             let connection = self.connection_until(deadline).await?;
             let answer = async {
-                let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost)?;
+                let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost_by)?;
                 send(&mut sender, &message, body.clone()).await?;
                 let _ = sender.finish();
                 FrameReader::new(receiver).expect::<R>().await
@@ -372,7 +376,7 @@ impl Link {
     ) -> Result<(R, Bytes)> {
         let connection = self.connection_to(address, limit).await?;
         let answer = async {
-            let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost)?;
+            let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost_by)?;
             send(&mut sender, &message, Bytes::new()).await?;
             let _ = sender.finish();
             FrameReader::new(receiver).expect::<R>().await
@@ -450,7 +454,7 @@ fn other_protocol(address: &Address) -> Error {
 }
 
 async fn hello(connection: &Connection, client_id: &str, attempt: Duration) -> Result<()> {
-    let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost)?;
+    let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost_by)?;
     let hello = proto::Hello {
         versions: versions(),
         features: 0,
@@ -466,10 +470,8 @@ async fn hello(connection: &Connection, client_id: &str, attempt: Duration) -> R
 }
 
 fn client_config(options: &LinkOptions, address: &Address) -> Result<quinn::ClientConfig> {
-    let mut provider = rustls::crypto::ring::default_provider();
-    provider.cipher_suites.sort_by_key(|s| s.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
     let internal = |e: &dyn std::fmt::Display| Error::new(ErrorKind::Internal, format!("TLS cannot be set up: {e}"));
-    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+    let tls = rustls::ClientConfig::builder_with_provider(thalweg_quic::crypto_provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|e| internal(&e))?
         .with_root_certificates(options.trust.roots(address)?);
@@ -487,22 +489,6 @@ fn client_config(options: &LinkOptions, address: &Address) -> Result<quinn::Clie
     tls.alpn_protocols = vec![ALPN_CLIENT.to_vec()];
     let crypto = QuicClientConfig::try_from(tls).map_err(|e| internal(&e))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    let mut transport = quinn::TransportConfig::default();
-    let mut discovery = quinn::MtuDiscoveryConfig::default();
-    discovery.upper_bound(MTU_MAX);
-    transport
-        .stream_receive_window(STREAM_WINDOW_BYTES.into())
-        .receive_window(CONNECTION_WINDOW_BYTES.into())
-        .send_window(2 * STREAM_WINDOW_BYTES as u64)
-        .mtu_discovery_config(Some(discovery))
-        .max_concurrent_bidi_streams(0u32.into())
-        .max_concurrent_uni_streams(0u32.into())
-        .datagram_receive_buffer_size(None)
-        .keep_alive_interval(Some(Duration::from_secs(2)))
-        // A broker that comes back answers the next first packet: the next one must not be a second away (RFC 9002 waits
-        // three times this).
-        .initial_rtt(Duration::from_millis(50))
-        .max_idle_timeout(Some(Duration::from_secs(6).try_into().expect("below the limit")));
-    config.transport_config(Arc::new(transport));
+    config.transport_config(Arc::new(thalweg_quic::transport(SIDE)));
     Ok(config)
 }

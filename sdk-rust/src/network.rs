@@ -4,8 +4,8 @@
 //! sockets or their buffers. A child that was forked has not got the thread, and starts its own.
 
 use std::future::Future;
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex, TryLockError};
+use std::net::SocketAddr;
+use std::sync::{Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 use quinn::Endpoint;
@@ -15,9 +15,6 @@ use tokio::task::LocalSet;
 
 use crate::{Error, Result};
 
-pub(crate) const MTU_MAX: u16 = 6_500;
-/// Kernel buffers that were measured to be fast.
-const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// How long one who starts the thread is waited for. Longer than any start takes: whoever held the lock then was another thread in the parent
 /// of a fork, and never lets go.
 const START: Duration = Duration::from_secs(1);
@@ -43,6 +40,7 @@ pub(crate) struct Endpoints {
 
 impl Endpoints {
     fn open() -> std::io::Result<Endpoints> {
+        let endpoint = |address| thalweg_quic::endpoint(thalweg_quic::socket(address)?, None, None);
         let v4 = endpoint(SocketAddr::from(([0, 0, 0, 0], 0)))?;
         let v6 = endpoint(SocketAddr::from(([0u16; 8], 0))).ok();
         Ok(Endpoints { v4, v6 })
@@ -66,7 +64,7 @@ pub(crate) fn run<F: Future<Output = ()> + 'static>(
         tokio::task::spawn_local(async move { LocalSet::new().run_until(client).await });
     });
     let thread =
-        thread().map_err(|e| Error::new(ErrorKind::Internal, format!("the connection thread does not start: {e}")))?;
+        thread().map_err(|e| Error::because(ErrorKind::Internal, "the connection thread does not start", e))?;
     thread.clients.send(start).map_err(|_| Error::new(ErrorKind::Internal, "the connection thread has ended"))
 }
 
@@ -114,15 +112,4 @@ impl Thread {
         started.recv().expect("the thread answers")?;
         Ok(Thread { clients, process: std::process::id() })
     }
-}
-
-fn endpoint(bind: SocketAddr) -> std::io::Result<Endpoint> {
-    let domain = if bind.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
-    let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None)?;
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
-    socket.bind(&bind.into())?;
-    let mut config = quinn::EndpointConfig::default();
-    config.max_udp_payload_size(MTU_MAX).expect("a valid payload size");
-    Endpoint::new(config, None, UdpSocket::from(socket), Arc::new(quinn::TokioRuntime))
 }

@@ -203,7 +203,7 @@ impl Placement {
         std::thread::Builder::new()
             .name("thalweg-compile".into())
             .spawn(move || drop(sender.send(compile())))
-            .map_err(|e| Error::new(ErrorKind::Internal, format!("no thread to compile on: {e}")))?;
+            .map_err(|e| Error::because(ErrorKind::Internal, "no thread to compile on", e))?;
         let compiled = receiver.await.map_err(|_| Error::new(ErrorKind::Internal, "the compiler thread failed"))??;
         Ok(Placement::Plugin(Box::new(compiled)))
     }

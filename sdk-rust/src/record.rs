@@ -50,6 +50,11 @@ impl<const N: usize> IntoBytes for &[u8; N] {
 }
 
 /// One record to send.
+///
+/// ```
+/// let record = thalweg::Record::new("19.90 EUR").key("customer-7").header("trace", "4bf92f35");
+/// assert_eq!(record.key_bytes().unwrap(), &b"customer-7"[..]);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     pub(crate) inner: thalweg_model::Record,
@@ -71,7 +76,7 @@ impl Record {
     /// `invalid` for what has no JSON: a map whose keys are no strings, or a type that says so itself.
     pub fn json(value: &impl serde::Serialize) -> crate::Result<Record> {
         let json = serde_json::to_vec(value);
-        let error = |e| crate::Error::new(thalweg_wire::ErrorKind::Invalid, format!("the value has no JSON: {e}"));
+        let error = |e| crate::Error::because(thalweg_wire::ErrorKind::Invalid, "the value has no JSON", e);
         Ok(Record::new(json.map_err(error)?))
     }
 

@@ -3,18 +3,19 @@
 //! Several brokers are listened to at once, because the one that dies tells nobody. Of what they say, the newest leader epoch
 //! of a partition counts.
 
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use thalweg_client_core::Backoff;
 use thalweg_wire::{ErrorCode, proto};
 use tokio::sync::watch;
 
 use crate::Result;
 use crate::address::Address;
-use crate::link::{ATTEMPT, Link, chance};
+use crate::link::{ATTEMPT, Link};
 use crate::stream::{FrameReader, send};
+use crate::streams::{Kept, Lost, again};
 
 /// Brokers that are listened to at once.
 const LISTENED_MAX: usize = 3;
@@ -73,66 +74,74 @@ impl Routing {
 
 /// Follows a topic's leaders until the receiver is gone.
 pub(crate) fn follow(link: &Rc<Link>, topic: &proto::Topic) -> watch::Receiver<Routing> {
-    let (sender, receiver) = watch::channel(Routing::of(topic));
-    tokio::task::spawn_local(listen_to_some(link.clone(), topic.name.clone(), Rc::new(sender)));
+    listen_to_some(link, vec![topic.name.clone()], Routing::of(topic))
+}
+
+/// What brokers say of topics, put together.
+pub(crate) trait Hears: 'static {
+    /// Takes what one of them says: true if it is news.
+    fn hear(&mut self, topics: &[proto::Topic]) -> bool;
+}
+
+impl Hears for Routing {
+    fn hear(&mut self, topics: &[proto::Topic]) -> bool {
+        let Some(found) = topics.first() else { return false };
+        let unknown = found.error.as_ref().is_some_and(|e| ErrorCode::from_number(e.code) == ErrorCode::UnknownTopic);
+        match &found.error {
+            // A topic that was made anew under the name is another one.
+            None if found.id == self.topic_id => self.follow(found),
+            Some(_) if !unknown => false,
+            _ => {
+                self.doubts += 1;
+                true
+            }
+        }
+    }
+}
+
+/// Has several brokers tell of these topics, or of all that there are where none is named, until the receiver is gone.
+pub(crate) fn listen_to_some<T: Hears>(link: &Rc<Link>, topics: Vec<String>, heard: T) -> watch::Receiver<T> {
+    let (sender, receiver) = watch::channel(heard);
+    tokio::task::spawn_local(keep_listening(link.clone(), topics, Rc::new(sender)));
     receiver
 }
 
-async fn listen_to_some(link: Rc<Link>, topic: String, routing: Rc<watch::Sender<Routing>>) {
-    let mut listened: Vec<(Address, tokio::task::JoinHandle<()>)> = Vec::new();
+async fn keep_listening<T: Hears>(link: Rc<Link>, topics: Vec<String>, heard: Rc<watch::Sender<T>>) {
+    let mut kept = Kept::default();
     loop {
         let wanted: Vec<Address> = link.addresses().into_iter().take(LISTENED_MAX).collect();
-        listened.retain(|(address, task)| {
-            let stays = wanted.contains(address) && !task.is_finished();
-            if !stays {
-                task.abort();
+        let listen = |address: &Address| {
+            let (link, topics, heard, address) = (link.clone(), topics.clone(), heard.clone(), address.clone());
+            async move {
+                again(None, async || {
+                    let Err(error) = hear(&link, &address, &topics, &heard).await;
+                    Some(Lost { error, has_served: false })
+                })
+                .await;
             }
-            stays
-        });
-        for address in wanted {
-            if listened.iter().all(|(a, _)| *a != address) {
-                let task = listen(link.clone(), address.clone(), topic.clone(), routing.clone());
-                listened.push((address, tokio::task::spawn_local(task)));
-            }
-        }
+        };
+        kept.follow(&wanted, |_| {}, listen);
         tokio::select! {
             () = tokio::time::sleep(LOOK_OVER_EVERY) => {}
-            () = routing.closed() => {
-                listened.into_iter().for_each(|(_, task)| task.abort());
-                return;
-            }
+            () = heard.closed() => return,
         }
     }
 }
 
-async fn listen(link: Rc<Link>, address: Address, topic: String, routing: Rc<watch::Sender<Routing>>) {
-    for attempt in 1.. {
-        let lost = hear(&link, &address, &topic, &routing).await;
-        if let Err(error) = lost {
-            tracing::debug!("broker {address} tells nothing of {topic:?}: {error}");
-        }
-        tokio::time::sleep(Duration::from_millis(Backoff::default().wait_ms(attempt, chance()))).await;
-    }
-}
-
-async fn hear(link: &Rc<Link>, address: &Address, topic: &str, routing: &watch::Sender<Routing>) -> Result<()> {
+/// Listens to a broker until that is lost.
+async fn hear<T: Hears>(
+    link: &Rc<Link>,
+    address: &Address,
+    topics: &[String],
+    heard: &watch::Sender<T>,
+) -> Result<Infallible> {
     let connection = link.connection_to(address, ATTEMPT).await?;
-    let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost)?;
-    send(&mut sender, &proto::MetadataWatch { topics: vec![topic.to_owned()] }, Bytes::new()).await?;
+    let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost_by)?;
+    send(&mut sender, &proto::MetadataWatch { topics: topics.to_vec() }, Bytes::new()).await?;
     let mut frames = FrameReader::new(receiver);
     loop {
         let (reply, _) = frames.expect::<proto::MetadataReply>().await?;
         link.learn(&reply.brokers);
-        let Some(found) = reply.topics.first() else { continue };
-        let unknown = found.error.as_ref().is_some_and(|e| ErrorCode::from_number(e.code) == ErrorCode::UnknownTopic);
-        routing.send_if_modified(|r| match &found.error {
-            // A topic that was made anew under the name is another one.
-            None if found.id == r.topic_id => r.follow(found),
-            Some(_) if !unknown => false,
-            _ => {
-                r.doubts += 1;
-                true
-            }
-        });
+        heard.send_if_modified(|heard| heard.hear(&reply.topics));
     }
 }

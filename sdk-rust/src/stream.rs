@@ -1,45 +1,30 @@
-//! Frames over one QUIC stream, the client's side.
+//! Frames over one QUIC stream, as the client takes them: an `Error` frame is the broker's refusal.
 
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
-use thalweg_wire::{ErrorKind, Frame, FrameDecoder, FrameKind, Message, RemoteError, encode_parts, proto};
+use thalweg_quic::StreamError;
+use thalweg_wire::{ErrorKind, Frame, FrameKind, Message, RemoteError, proto};
 
 use crate::{Error, Result};
 
-const READ_BYTES: usize = 256 << 10;
-
-pub(crate) struct FrameReader {
-    stream: RecvStream,
-    decoder: FrameDecoder,
-    left: Bytes,
-}
+pub(crate) struct FrameReader(thalweg_quic::FrameReader);
 
 impl FrameReader {
     pub(crate) fn new(stream: RecvStream) -> Self {
-        Self { stream, decoder: FrameDecoder::default(), left: Bytes::new() }
+        Self(thalweg_quic::FrameReader::new(stream))
     }
 
     /// The next frame; an `Error` frame is the broker's refusal. `None` when the broker has finished.
     pub(crate) async fn next(&mut self) -> Result<Option<Frame>> {
-        loop {
-            if !self.left.is_empty() {
-                let mut input = &self.left[..];
-                let frame = self.decoder.next(&mut input).map_err(malformed)?;
-                let taken = self.left.len() - input.len();
-                bytes::Buf::advance(&mut self.left, taken);
-                match frame {
-                    Some(frame) if frame.kind == FrameKind::Error => {
-                        let error: proto::Error = frame.message().map_err(malformed)?;
-                        return Err(RemoteError::from(error).into());
-                    }
-                    Some(frame) => return Ok(Some(frame)),
-                    None => {}
-                }
+        match self.0.next().await {
+            Ok(Some(frame)) if frame.kind == FrameKind::Error => {
+                let error: proto::Error = frame.message().map_err(malformed)?;
+                Err(RemoteError::from(error).into())
             }
-            match self.stream.read_chunk(READ_BYTES, true).await.map_err(lost)? {
-                Some(chunk) => self.left = chunk.bytes,
-                None => return Ok(None),
-            }
+            Ok(frame) => Ok(frame),
+            // Half an answer is as good as none.
+            Err(StreamError::Truncated) => Ok(None),
+            Err(error) => Err(failed(error)),
         }
     }
 
@@ -52,14 +37,30 @@ impl FrameReader {
 
 /// Sends one message with a body, without copying the body.
 pub(crate) async fn send<M: Message>(stream: &mut SendStream, message: &M, body: Bytes) -> Result<()> {
-    let mut chunks = [encode_parts(message, body.len()), body];
-    stream.write_all_chunks(&mut chunks).await.map_err(lost)
+    thalweg_quic::send_with_body(stream, message, [body]).await.map_err(failed)
 }
 
-pub(crate) fn lost(e: impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::Disconnected, format!("connection lost: {e}"))
+fn failed(error: StreamError) -> Error {
+    match error {
+        StreamError::Read(e) => lost_by(e),
+        StreamError::Write(e) => lost_by(e),
+        StreamError::Frame(e) => malformed(e),
+        StreamError::Truncated => lost_by(error),
+    }
 }
 
-pub(crate) fn malformed(e: impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("the broker's answer does not decode: {e}"))
+const LOST: &str = "connection lost";
+
+/// A connection, or a stream of it, that was lost as another library says.
+pub(crate) fn lost_by(cause: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::because(ErrorKind::Disconnected, LOST, cause)
+}
+
+/// One that was lost as is said here.
+pub(crate) fn lost(why: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Disconnected, format!("{LOST}: {why}"))
+}
+
+pub(crate) fn malformed(cause: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::because(ErrorKind::Unsupported, "the broker's answer does not decode", cause)
 }

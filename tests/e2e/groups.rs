@@ -534,3 +534,41 @@ async fn a_mixed_group_shares_the_partitions_and_survives_a_killed_member() {
     rust.leave().await;
     assert_eq!(client.describe_group("mixed").await.unwrap().state, "empty");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_closes_is_told_that_all_is_given_up_and_may_still_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    client.create_topic("t", Topic::partitions(2)).await.unwrap();
+    produce(&client, "t", 0, 1).await;
+    for is_finished in [false, true] {
+        let told: Arc<Mutex<Vec<Rebalance>>> = Arc::default();
+        let (seen, consumer) = (told.clone(), Arc::new(Mutex::new(None::<Consumer>)));
+        let (inside, group) = (consumer.clone(), format!("g{is_finished}"));
+        let builder = client.consumer("t").group(&group).auto_commit(None).on_rebalance(move |change| {
+            seen.lock().unwrap().push(change.clone());
+            if let Rebalance::Revoked { .. } = change {
+                drop(inside.lock().unwrap().as_ref().expect("it is open").start_commit().unwrap());
+            }
+        });
+        let open = builder.build().await.unwrap();
+        *consumer.lock().unwrap() = Some(open.clone());
+        let (partition, offset) = next(&open).await;
+        match is_finished {
+            false => open.close().await.unwrap(),
+            true => open.finish().await.unwrap(),
+        }
+        // Once, however often it is closed.
+        open.close().await.unwrap();
+        let place = |partition| ("t".to_owned(), partition);
+        let assigned = [place(0), place(1)].map(|(topic, partition)| Rebalance::Assigned { topic, partition });
+        let revoked = [place(0), place(1)].map(|(topic, partition)| Rebalance::Revoked { topic, partition });
+        assert_eq!(*told.lock().unwrap(), [assigned, revoked].concat());
+        // What was in hand is done only for who has finished.
+        let described = client.describe_group(&group).await.unwrap();
+        let committed = described.offsets.iter().find(|o| o.partition == partition).map_or(0, |o| o.committed);
+        assert_eq!(committed > offset, is_finished, "{:?}", described.offsets);
+        *consumer.lock().unwrap() = None;
+    }
+}

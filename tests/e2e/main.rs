@@ -19,6 +19,7 @@ mod recovery;
 mod retention;
 mod sending;
 mod times;
+mod topics;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};

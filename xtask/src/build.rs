@@ -21,6 +21,14 @@ pub(crate) fn step(what: &str) {
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(root());
+    // What `cargo run` says of this package to its process: build scripts that look at the like would run anew with each change between
+    // `cargo xtask` and `cargo build`, and all that stands on them.
+    for (name, _) in std::env::vars_os() {
+        let is_ours = name.to_str().is_some_and(|n| n.starts_with("CARGO_PKG_") || n.starts_with("CARGO_MANIFEST_"));
+        if is_ours {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

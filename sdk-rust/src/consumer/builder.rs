@@ -11,11 +11,14 @@ use thalweg_wire::{ErrorKind, proto};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::oneshot;
 
-use super::{Consumer, Listener, Made, OnOutOfRange, Place, Source};
+use super::alone::{Alone, Follows, ToRead, Wanted};
+use super::{Consumer, Listener, Made, OnOutOfRange, Place, Source, Subscribing, find_wanted};
+use crate::PluginInfo;
+use crate::admin::topics::FoundOffsets;
 use crate::batch::OnBadRecord;
-use crate::client::{Client, FOREVER, FoundOffsets, PluginInfo};
-use crate::group::{GroupOptions, GroupShared, Rebalance};
-use crate::subscription::{Reader, open_stream};
+use crate::client::{Client, FOREVER};
+use crate::consumer::member::{GroupOptions, GroupShared, Rebalance};
+use crate::consumer::reader::open_stream;
 use crate::{Error, IntoBytes, Result};
 
 /// Memory for records that were pushed and not taken yet.
@@ -27,6 +30,19 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How often what is done is committed.
 const AUTO_COMMIT: Duration = Duration::from_secs(1);
 /// Options of a consumer.
+///
+/// ```no_run
+/// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+/// let late = client
+///     .consumer_of(["flights", "^trains-"])
+///     .group("late")
+///     .filter("late@1")
+///     .filter_config(r#"{"minutes": 15}"#)
+///     .on_rebalance(|change| println!("{change:?}"))
+///     .build()
+///     .await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct ConsumerBuilder {
     client: Client,
@@ -189,7 +205,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// A topic that does not exist yet is waited for; without this it is an error of kind `not_found`. Only in a group.
+    /// A topic that does not exist yet is waited for, and one that is deleted until it is made again; without this, both are errors of kind
+    /// `not_found`. What comes later is read from its first record on.
     pub fn wait_for_topics(mut self) -> Self {
         self.waits_for_topics = true;
         self
@@ -197,7 +214,8 @@ impl ConsumerBuilder {
 
     /// Called when partitions come or go, on the thread that asks for the next record and before it gets one. A partition that is revoked is still this
     /// member's during the call, so that it may be committed ([`start_commit`](Consumer::start_commit)); it goes to another after it. While the user is
-    /// busy with a record of another partition, a revoked one waits for the call for a second, and is given up then all the same.
+    /// busy with a record of another partition, a revoked one waits for the call for a second, and is given up then all the same. When the consumer is
+    /// closed, all that it holds is revoked: the call comes on the thread that closes, and may commit.
     pub fn on_rebalance(mut self, listener: impl Fn(&Rebalance) + Send + Sync + 'static) -> Self {
         self.listener = Some(Arc::new(listener));
         self.tells = true;
@@ -219,9 +237,7 @@ impl ConsumerBuilder {
     /// `not_found` for an unknown topic, partition or filter, `plugin_failed` when the filter does not start, `invalid` for a bad group
     /// id, an instance id in use, or a group whose members have another filter or assignor.
     pub async fn build(self) -> Result<Consumer> {
-        if self.topics.is_empty() {
-            return Err(Error::new(ErrorKind::Invalid, "a consumer reads at least one topic"));
-        }
+        let wanted = Wanted::new(self.topics.clone())?;
         if self.buffer_bytes == 0 {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -229,8 +245,8 @@ impl ConsumerBuilder {
             ));
         }
         match self.group.clone() {
-            Some(group) => self.build_member(group).await,
-            None => self.build_alone().await,
+            Some(group) => self.build_member(wanted, group).await,
+            None => self.build_alone(wanted).await,
         }
     }
 
@@ -242,11 +258,14 @@ impl ConsumerBuilder {
         })
     }
 
-    async fn build_alone(self) -> Result<Consumer> {
+    async fn build_alone(self, wanted: Wanted) -> Result<Consumer> {
         for (is_set, what) in [
             (self.instance.is_some(), "an instance id"),
             (self.max_processing.is_some(), "a limit of processing"),
-            (self.waits_for_topics, "waiting for topics"),
+            (self.session_timeout != SESSION_TIMEOUT, "a session time-out"),
+            (self.auto_commit != Some(AUTO_COMMIT), "how often it commits"),
+            (self.assignor != Assignor::default(), "an assignor"),
+            (self.tells, "being told of partitions that come and go"),
         ] {
             if is_set {
                 return Err(Error::new(ErrorKind::Invalid, format!("{what} belongs to a group: name one")));
@@ -255,10 +274,14 @@ impl ConsumerBuilder {
         if self.partitions.as_ref().is_some_and(Vec::is_empty) {
             return Err(Error::new(ErrorKind::Invalid, "a consumer reads at least one partition"));
         }
+        if self.partitions.is_some() && wanted.has_patterns() {
+            let message = "partitions are chosen of topics that are named: of those that match a pattern all are read";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let (start, filter) = (self.start.unwrap_or(Position::Latest), self.wire_filter());
-        let (mut topics, mut ends, mut damaged) = (Vec::new(), BTreeMap::new(), VecDeque::new());
-        for name in &self.topics {
-            let topic = self.client.metadata(name, true).await?;
+        let (mut found, mut ends, mut damaged) = (Vec::new(), BTreeMap::new(), VecDeque::new());
+        for topic in find_wanted(&self.client, &wanted, self.waits_for_topics).await? {
+            let name = &topic.name;
             let count = topic.partitions.len() as u32;
             let partitions = self.partitions.clone().unwrap_or_else(|| (0..count).collect());
             if let Some(bad) = partitions.iter().find(|p| **p >= count) {
@@ -278,30 +301,44 @@ impl ConsumerBuilder {
                 let message = format!("a start is given for topic {name:?} partition {unread}, which is not read");
                 return Err(Error::new(ErrorKind::NotFound, message));
             }
-            topics.push((topic, partitions, starts));
+            let mut core = ConsumerCore::new(partitions, start, self.buffer_bytes);
+            starts.into_iter().for_each(|(partition, to)| core.seek(partition, to));
+            found.push(ToRead { topic, core });
         }
         let (events, incoming) = unbounded_channel();
-        let (buffer_bytes, out_of_range) = (self.buffer_bytes, self.on_out_of_range.position());
+        let (alone, keeper) = Alone::new(wanted);
+        let follows = Follows {
+            is_live: !self.until_end && self.partitions.is_none(),
+            waits_for_topics: self.waits_for_topics,
+            filter: filter.clone(),
+            out_of_range: self.on_out_of_range.position(),
+            buffer_bytes: self.buffer_bytes,
+        };
         // Opened here once, so that a wrong filter is an error of this call.
         let opening = self.client.io.run(move |link| async move {
             let deadline = Instant::now() + link.options.timeout;
             let mut plugin = None;
-            if filter.is_some() {
+            // Without a topic there is nothing to open; a filter that is not there is told by the first one that comes.
+            if let Some(first) = found.first().filter(|_| filter.is_some()) {
                 let connection = link.connection_until(deadline).await?;
-                let open = proto::FetchOpen { topic_id: topics[0].0.id.clone(), filter: filter.clone() };
+                let open = proto::FetchOpen { topic_id: first.topic.id.clone(), filter: filter.clone() };
                 plugin = open_stream(&connection, &open).await?.1;
             }
-            let reader = |(topic, partitions, starts): (_, Vec<u32>, BTreeMap<u32, Position>)| {
-                let mut core = ConsumerCore::new(partitions, start, buffer_bytes);
-                starts.into_iter().for_each(|(partition, to)| core.seek(partition, to));
-                Reader::open(link.clone(), topic, core, (filter.clone(), out_of_range), events.clone(), None)
-            };
-            Ok((topics.into_iter().map(reader).collect(), plugin))
+            keeper.start(link, found, follows, events);
+            Ok(plugin)
         });
-        let (readers, plugin): (Vec<Arc<Reader>>, _) = opening.await?;
+        let plugin = opening.await?;
+        let subscribing = Subscribing {
+            topics: self.topics.clone(),
+            waits_for_topics: self.waits_for_topics,
+            start,
+            buffer_bytes: self.buffer_bytes,
+            fixed: self.fixed(),
+        };
         let consumer = Consumer::new(Made {
             client: self.client,
-            source: Source::Alone(readers),
+            source: Source::Alone(alone),
+            subscribing,
             listener: None,
             tells: false,
             incoming,
@@ -311,8 +348,17 @@ impl ConsumerBuilder {
             on_bad_record: self.on_bad_record,
             on_out_of_range: self.on_out_of_range,
         });
-        consumer.opened().await?;
+        consumer.opened(consumer.inner.readers()).await?;
         Ok(consumer)
+    }
+
+    /// Why its topics cannot be changed once it is open.
+    fn fixed(&self) -> Option<&'static str> {
+        match (self.until_end, &self.partitions) {
+            (true, _) => Some("a consumer with until_end reads what was there when it was opened: open another one"),
+            (_, Some(_)) => Some("a consumer of chosen partitions keeps them: open another one"),
+            (false, None) => None,
+        }
     }
 
     /// The starts of single partitions of a topic.
@@ -349,7 +395,7 @@ impl ConsumerBuilder {
         Ok(damaged)
     }
 
-    async fn build_member(self, group: String) -> Result<Consumer> {
+    async fn build_member(self, wanted: Wanted, group: String) -> Result<Consumer> {
         if self.partitions.is_some() {
             let message = "a group shares partitions out itself: leave the partitions to it, or read without a group";
             return Err(Error::new(ErrorKind::Invalid, message));
@@ -360,16 +406,11 @@ impl ConsumerBuilder {
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         let (mut ends, mut damaged) = (BTreeMap::new(), VecDeque::new());
-        for name in &self.topics {
-            match self.client.metadata(name, true).await {
-                Ok(topic) if self.until_end => {
-                    let all = (0..topic.partitions.len() as u32).collect();
-                    let broken = self.find_ends(&topic, all, &mut ends).await?;
-                    damaged.extend(broken.into_iter().map(|(_, error)| error));
-                }
-                Ok(_) => {}
-                Err(error) if self.waits_for_topics && error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+        for topic in find_wanted(&self.client, &wanted, self.waits_for_topics).await? {
+            if self.until_end {
+                let all = (0..topic.partitions.len() as u32).collect();
+                let broken = self.find_ends(&topic, all, &mut ends).await?;
+                damaged.extend(broken.into_iter().map(|(_, error)| error));
             }
         }
         let ms = |d: Duration| d.as_millis() as u64;
@@ -382,7 +423,7 @@ impl ConsumerBuilder {
                 group,
                 join: proto::GroupJoin {
                     instance: self.instance.clone().unwrap_or_default(),
-                    topics: self.topics.clone(),
+                    topics: wanted.topics().to_vec(),
                     session_ms,
                     assignor: self.assignor as u32,
                     filter: self.wire_filter(),
@@ -399,11 +440,18 @@ impl ConsumerBuilder {
             out_of_range: self.on_out_of_range.position(),
             client_timeout: self.client.timeout(),
         };
+        let subscribing = Subscribing {
+            topics: self.topics.clone(),
+            waits_for_topics: self.waits_for_topics,
+            start: options.start,
+            buffer_bytes: self.buffer_bytes,
+            fixed: self.fixed(),
+        };
         let shared = GroupShared::new(options);
         let (events, incoming) = unbounded_channel();
         let (joined, answer) = oneshot::channel();
         let keeps = shared.clone();
-        self.client.io.keep(move |link| crate::group::keep(link, keeps, events, joined))?;
+        self.client.io.keep(move |link| crate::consumer::member::keep(link, keeps, events, joined))?;
         let closed = || Error::new(ErrorKind::Closed, "the client is closed");
         // A caller who gives up waiting takes his membership with him.
         let guard = LeaveOnDrop(shared.clone());
@@ -413,6 +461,7 @@ impl ConsumerBuilder {
         let consumer = Consumer::new(Made {
             client: self.client,
             source: Source::Group(shared),
+            subscribing,
             listener: self.listener,
             tells: self.tells,
             incoming,
@@ -422,7 +471,7 @@ impl ConsumerBuilder {
             on_bad_record: self.on_bad_record,
             on_out_of_range: self.on_out_of_range,
         });
-        consumer.opened().await?;
+        consumer.opened(consumer.inner.readers()).await?;
         Ok(consumer)
     }
 }

@@ -7,7 +7,7 @@ use thalweg_wire::proto;
 
 use crate::Batch;
 use crate::batch::Spot;
-use crate::group::Cursor;
+use crate::consumer::member::Cursor;
 
 /// A batch of which records are handed out one by one, or several at once.
 pub(super) struct Hand {

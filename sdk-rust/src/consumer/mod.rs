@@ -4,8 +4,11 @@
 //! user is in [`State`], behind a lock that is never held while something is waited for. Taking is apart from waiting: [`Consumer::ready`] waits
 //! until there is something and hands out nothing, so that whoever gives up waiting loses nothing; the `take` calls hand out and do not wait.
 
+mod alone;
 mod builder;
 mod hand;
+pub(crate) mod member;
+pub(crate) mod reader;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -16,16 +19,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use thalweg_client_core::{Change, Counts, PartitionKey, Position};
+use thalweg_model::BatchError;
 use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, watch};
 
+use self::alone::{Alone, ToRead, Wanted};
 pub use self::builder::ConsumerBuilder;
 use self::hand::Hand;
+use self::member::GroupShared;
+pub use self::member::Rebalance;
+use self::reader::{Event, Reader};
+use crate::PluginInfo;
 use crate::batch::{OnBadRecord, Spot, decode};
-use crate::client::{Client, PluginInfo};
-use crate::group::{GroupShared, Rebalance};
-use crate::subscription::{Event, Reader};
+use crate::client::Client;
+
 use crate::{Batch, ConsumerRecord, Error, ErrorPlace, Result};
 
 /// How often a group's other members are looked after, to know whether everything has been read.
@@ -34,6 +42,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 type Listener = Arc<dyn Fn(&Rebalance) + Send + Sync>;
 
 /// Names a partition of what a consumer reads: a number where it reads one topic, else topic and number.
+///
+/// ```
+/// let place: thalweg::Place = ("orders", 3).into();
+/// assert_eq!(place.to_string(), "partition 3 of topic \"orders\"");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     topic: Option<String>,
@@ -113,8 +126,19 @@ impl OnOutOfRange {
 }
 
 enum Source {
-    Alone(Vec<Arc<Reader>>),
+    Alone(Alone),
     Group(Arc<GroupShared>),
+}
+
+/// What a change of topics goes by.
+struct Subscribing {
+    /// Those of the beginning.
+    topics: Vec<String>,
+    waits_for_topics: bool,
+    start: Position,
+    buffer_bytes: u64,
+    /// Why they cannot be changed.
+    fixed: Option<&'static str>,
 }
 
 /// What a call of the `take` kind found; for the bindings.
@@ -151,6 +175,16 @@ enum Look {
 ///
 /// # Cancellation
 /// Whoever gives up waiting for a record loses nothing: it is there for the next call.
+///
+/// ```no_run
+/// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+/// let consumer = client.consumer("orders").group("billing").build().await?;
+/// while let Some(record) = consumer.next().await.transpose()? {
+///     println!("{} {} {:?}", record.partition(), record.offset(), record.text()?);
+/// }
+/// consumer.finish().await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Consumer {
     inner: Arc<Inner>,
@@ -159,6 +193,9 @@ pub struct Consumer {
 struct Inner {
     client: Client,
     source: Source,
+    subscribing: Subscribing,
+    /// One at a time changes the topics, in the order of the calls.
+    changing: tokio::sync::Mutex<()>,
     listener: Option<Listener>,
     /// Somebody wants to be told of partitions that come and go: by the listener, or by asking for them.
     tells: bool,
@@ -183,6 +220,8 @@ struct State {
     current: Option<Hand>,
     /// A record or a batch was handed out, and no other asked for since.
     in_hand: bool,
+    /// What is in hand is of this partition, which was paused since: it lies among the rests.
+    paused_in_hand: Option<PartitionKey>,
     /// The partition of which the group knows that something is in hand.
     claimed: Option<PartitionKey>,
     /// Partitions that nothing is handed out of, with their topics' names.
@@ -206,6 +245,10 @@ struct State {
     /// What the user has not been told yet. A partition that was revoked is given up when he has been.
     untold: VecDeque<(Change, Rebalance)>,
     is_closed: bool,
+    /// The user is told that everything is given up, because the consumer is being closed.
+    has_revoked_all: bool,
+    /// The topics, as they were named.
+    subscription: Vec<String>,
     /// What was counted when the consumer was closed.
     counted: Option<Counts>,
 }
@@ -214,6 +257,7 @@ struct State {
 struct Made {
     client: Client,
     source: Source,
+    subscribing: Subscribing,
     listener: Option<Listener>,
     tells: bool,
     incoming: UnboundedReceiver<Event>,
@@ -245,11 +289,13 @@ impl Consumer {
             }
             Source::Alone(_) => None,
         };
+        let subscription = made.subscribing.topics.clone();
         let state = State {
             incoming: made.incoming,
             news,
             current: None,
             in_hand: false,
+            paused_in_hand: None,
             claimed: None,
             paused: BTreeMap::new(),
             rests: BTreeMap::new(),
@@ -262,11 +308,15 @@ impl Consumer {
             over: None,
             untold: VecDeque::new(),
             is_closed: false,
+            has_revoked_all: false,
+            subscription,
             counted: None,
         };
         let inner = Inner {
             client: made.client,
             source: made.source,
+            subscribing: made.subscribing,
+            changing: tokio::sync::Mutex::new(()),
             listener: made.listener,
             tells: made.tells,
             filter: made.filter,
@@ -281,8 +331,8 @@ impl Consumer {
     }
 
     /// Waits until the leaders have resolved where reading starts.
-    async fn opened(&self) -> Result<()> {
-        let (readers, limit) = (self.inner.readers(), self.inner.client.timeout());
+    async fn opened(&self, readers: Vec<Arc<Reader>>) -> Result<()> {
+        let limit = self.inner.client.timeout();
         let all = async {
             for reader in &readers {
                 reader.resolved().await;
@@ -386,7 +436,12 @@ impl Consumer {
     #[doc(hidden)]
     pub fn give_back(&self, handed: usize) {
         let mut state = self.inner.lock();
-        if let Some(hand) = &mut state.current {
+        let State { current, rests, paused_in_hand, .. } = &mut *state;
+        let hand = match paused_in_hand {
+            Some(key) => rests.get_mut(key),
+            None => current.as_mut(),
+        };
+        if let Some(hand) = hand {
             hand.give_back(handed);
         }
         state.in_hand &= handed > 0;
@@ -434,15 +489,56 @@ impl Consumer {
     /// Topics and partitions that this consumer reads at the moment.
     pub fn assignment(&self) -> Vec<(String, u32)> {
         match &self.inner.source {
-            Source::Alone(readers) => {
+            Source::Alone(alone) => {
                 let of = |r: &Arc<Reader>| {
                     let partitions: Vec<u32> = r.core().partitions().collect();
                     partitions.into_iter().map(|p| (r.name().to_owned(), p)).collect::<Vec<_>>()
                 };
-                readers.iter().flat_map(of).collect()
+                alone.readers().iter().flat_map(of).collect()
             }
             Source::Group(member) => member.assignment(),
         }
+    }
+
+    /// The topics that it reads, as they were named: by name, or by pattern.
+    pub fn subscription(&self) -> Vec<String> {
+        self.inner.lock().subscription.clone()
+    }
+
+    /// Reads these topics from now on, instead of those that it read: by name, or by pattern, which begins with `^`. What stays wanted goes on
+    /// where it is. Without a group, records that wait of topics that are not wanted any more are dropped, and a new one starts where the builder
+    /// says; in a group such partitions are given up as in any rebalance.
+    ///
+    /// When this returns, the group's coordinator knows, and shares out; without a group, the start of every new partition has been resolved.
+    ///
+    /// # Errors
+    /// `not_found` for a topic that does not exist, unless topics are waited for, `invalid` for what is no name and no pattern, and for a
+    /// consumer of chosen partitions or with `until_end`; `timeout` when nobody answers within the client's time-out. Nothing changes then, but
+    /// after a time-out it may.
+    pub async fn subscribe<T: Into<String>>(&self, topics: impl IntoIterator<Item = T>) -> Result<()> {
+        let inner = &self.inner;
+        let wanted = Wanted::new(topics.into_iter().map(Into::into).collect())?;
+        if let Some(why) = inner.subscribing.fixed {
+            return Err(Error::new(ErrorKind::Invalid, why));
+        }
+        let _turn = inner.changing.lock().await;
+        drop(inner.lock_open()?);
+        let &Subscribing { waits_for_topics, start, buffer_bytes, .. } = &inner.subscribing;
+        let found = find_wanted(&inner.client, &wanted, waits_for_topics).await?;
+        let topics = wanted.topics().to_vec();
+        match &inner.source {
+            Source::Group(member) => inner.in_time(member.subscribe(topics.clone())).await?,
+            Source::Alone(alone) => {
+                let before = alone.readers();
+                let found = found.into_iter().map(|topic| ToRead::all(topic, start, buffer_bytes)).collect();
+                let new = alone.subscribe(wanted, found).await?;
+                inner.forget_ended(&before);
+                self.opened(new).await?;
+            }
+        }
+        inner.lock().subscription = topics;
+        inner.nudge.notify_waiters();
+        Ok(())
     }
 
     /// Topics and partitions that are paused.
@@ -527,6 +623,7 @@ impl Consumer {
         reader.core().pause(place.partition);
         state.paused.insert(key.clone(), reader.name().to_owned());
         if let Some(hand) = state.current.take_if(|hand| hand.key == key) {
+            state.paused_in_hand = Some(key.clone()).filter(|_| state.in_hand);
             state.rests.insert(key, hand);
         }
         Ok(())
@@ -645,6 +742,10 @@ impl Consumer {
     /// # Errors
     /// `timeout` when the group's coordinator does not answer; the member counts as gone when its session ends.
     pub async fn close(&self) -> Result<()> {
+        // What is in hand is not done: who commits while he is told commits what is.
+        self.inner.lock().drop_hands();
+        self.revoke_all();
+        self.tell();
         self.inner.leave().await
     }
 
@@ -654,7 +755,38 @@ impl Consumer {
     /// As [`close`](Self::close).
     pub async fn finish(&self) -> Result<()> {
         self.inner.asks(&mut self.inner.lock());
+        self.revoke_all();
+        self.tell();
         self.inner.leave().await
+    }
+
+    /// A member that is about to be closed gives up all that it holds: [`untold`](Self::untold) says so, once, to who wants to be told. What is told
+    /// of a partition may still commit it.
+    #[doc(hidden)]
+    pub fn revoke_all(&self) {
+        let (mut state, Source::Group(member)) = (self.inner.lock(), &self.inner.source) else { return };
+        if !self.inner.tells || std::mem::replace(&mut state.has_revoked_all, true) {
+            return;
+        }
+        for change in member.take_changes() {
+            self.inner.follow(&mut state, member, change);
+        }
+        // Of what came and was not told, nothing is told.
+        let held = member.held_keys();
+        let unheard: Vec<PartitionKey> = state
+            .untold
+            .iter()
+            .filter_map(|(change, _)| match change {
+                Change::Assigned { key, .. } => Some(key.clone()).filter(|key| held.contains(key)),
+                _ => None,
+            })
+            .collect();
+        state.untold.retain(|(change, _)| !matches!(change, Change::Assigned { key, .. } if unheard.contains(key)));
+        for key in held.into_iter().filter(|key| !unheard.contains(key)) {
+            let Some(reader) = member.reader_of(&key.topic_id) else { continue };
+            let rebalance = Rebalance::Revoked { topic: reader.name().to_owned(), partition: key.partition };
+            state.untold.push_back((Change::Revoked(key), rebalance));
+        }
     }
 }
 
@@ -682,6 +814,19 @@ impl State {
             }
             is_kept
         });
+    }
+
+    /// Nothing is in anybody's hands any more, done or not.
+    fn drop_hands(&mut self) {
+        (self.current, self.in_hand) = (None, false);
+        self.rests.clear();
+    }
+
+    /// A partition is not read any more.
+    fn forget(&mut self, key: &PartitionKey) {
+        self.drop_what_waits(key);
+        self.failed.remove(key);
+        self.paused.remove(key);
     }
 
     /// The next event that came of what is not paused.
@@ -727,7 +872,7 @@ impl Inner {
 
     fn readers(&self) -> Vec<Arc<Reader>> {
         match &self.source {
-            Source::Alone(readers) => readers.clone(),
+            Source::Alone(alone) => alone.readers(),
             Source::Group(member) => member.readers(),
         }
     }
@@ -741,6 +886,18 @@ impl Inner {
             Source::Group(member) => Ok(member),
             Source::Alone(_) => {
                 Err(Error::new(ErrorKind::Invalid, "this consumer is in no group: name one to commit its offsets"))
+            }
+        }
+    }
+
+    /// Nothing of the readers among these that have ended is for the user any more.
+    fn forget_ended(&self, readers: &[Arc<Reader>]) {
+        let mut state = self.lock();
+        for reader in readers.iter().filter(|r| r.has_ended()) {
+            let partitions: Vec<u32> = reader.core().partitions().collect();
+            for partition in partitions {
+                state.forget(&reader.key(partition));
+                reader.change(|core| core.revoke(partition));
             }
         }
     }
@@ -766,7 +923,7 @@ impl Inner {
     fn reader(&self, place: &Place) -> Result<Arc<Reader>> {
         let reads = |r: &&Arc<Reader>| place.is_of(r) && r.core().reads(place.partition);
         let found = match &self.source {
-            Source::Alone(readers) => readers.iter().find(reads).cloned(),
+            Source::Alone(alone) => alone.readers().iter().find(reads).cloned(),
             Source::Group(member) => member.reader(place.topic.as_deref(), place.partition),
         };
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("this consumer does not read {place}")))
@@ -799,6 +956,7 @@ impl Inner {
         // Of a partition that was paused with its last record in hand.
         let rests: Vec<Hand> = state.rests.extract_if(.., |_, hand| hand.is_empty()).map(|(_, hand)| hand).collect();
         rests.into_iter().for_each(|hand| self.finish(state, hand));
+        state.paused_in_hand = None;
         if state.in_hand {
             state.in_hand = false;
             if state.is_closed {
@@ -870,9 +1028,7 @@ impl Inner {
             _ => member.reader_of(&key.topic_id).map(|r| r.name().to_owned()),
         };
         if !matches!(change, Change::Assigned { .. }) {
-            state.drop_what_waits(key);
-            state.failed.remove(key);
-            state.paused.remove(key);
+            state.forget(key);
         }
         if let Change::Lost(lost) = &change {
             // Nobody has been told that it would go; it is gone.
@@ -1001,16 +1157,17 @@ impl Inner {
         if decoded.unreadable > 0 {
             reader.core().passed_over(push.partition, decoded.unreadable, true);
         }
-        if let Some((at, reason)) = decoded.bad {
-            let error = RemoteError::new(ErrorCode::UnreadableBatch, format!("offset {at} cannot be read: {reason}"));
-            match self.on_bad_record {
-                OnBadRecord::Skip => skipped(reader, push.partition, at, &error),
-                OnBadRecord::Fail => {
-                    // What is pushed meanwhile lies behind it.
-                    reader.change(|core| core.stop_at(push.partition, at));
-                    state.failed.insert(key.clone(), failure(reader, push, Some(at), error));
-                }
-            }
+        let unreadable = |(at, reason): &(u64, BatchError)| {
+            RemoteError::new(ErrorCode::UnreadableBatch, format!("offset {at} cannot be read: {reason}"))
+        };
+        let is_skipped = self.on_bad_record == OnBadRecord::Skip;
+        if is_skipped {
+            decoded.bad.iter().for_each(|bad| skipped(reader, push.partition, bad.0, &unreadable(bad)));
+        }
+        if let Some(bad) = decoded.bad.last().filter(|_| !is_skipped) {
+            // What is pushed meanwhile lies behind it.
+            reader.change(|core| core.stop_at(push.partition, bad.0));
+            state.failed.insert(key.clone(), failure(reader, push, Some(bad.0), unreadable(bad)));
         } else if let Some(error) = push.error.clone().map(RemoteError::from) {
             end = self.follow_error(&mut state, reader, push, from, error).unwrap_or(end);
         }
@@ -1074,8 +1231,7 @@ impl Inner {
             if state.counted.is_none() {
                 state.counted = Some(self.counts());
             }
-            (state.current, state.in_hand) = (None, false);
-            state.rests.clear();
+            state.drop_hands();
             state.parked.clear();
             // The connection's side ends with this, and with it what is under way.
             state.incoming.close();
@@ -1124,6 +1280,25 @@ impl futures_core::Stream for Records {
     }
 }
 
+/// The topics that are wanted and there. One that is named and not there is an error, unless it is waited for.
+async fn find_wanted(client: &Client, wanted: &Wanted, waits_for_topics: bool) -> Result<Vec<Arc<proto::Topic>>> {
+    let mut found: Vec<Arc<proto::Topic>> = Vec::new();
+    for name in wanted.names() {
+        match client.metadata(name, true).await {
+            Ok(topic) => found.push(topic),
+            Err(error) if waits_for_topics && error.code() == Some(ErrorCode::UnknownTopic) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if wanted.has_patterns() {
+        let all: proto::MetadataReply = client.request(proto::MetadataRequest::default()).await?;
+        found.extend(all.topics.into_iter().filter(|t| t.error.is_none() && wanted.matches(&t.name)).map(Arc::new));
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found.dedup_by(|a, b| a.id == b.id);
+    Ok(found)
+}
+
 /// A partition stands still, and every call says why.
 fn failure(reader: &Reader, push: &proto::FetchPush, offset: Option<u64>, error: RemoteError) -> Error {
     let is_told = push.leader_epoch > 0;
@@ -1157,6 +1332,7 @@ mod tests {
     use thalweg_client_core::{ConsumerCore, Pushed};
     use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
+    use super::reader::ReadingHow;
     use super::*;
     use crate::batch::crafted::{bad, good};
 
@@ -1171,11 +1347,19 @@ mod tests {
     impl Pair {
         fn new(on_bad_record: OnBadRecord, on_out_of_range: OnOutOfRange) -> Pair {
             let topic = proto::Topic { name: "t".into(), id: Bytes::from_static(&[7; 16]), ..Default::default() };
-            let reader = Arc::new(Reader::new(&topic, ConsumerCore::new([0], Position::Offset(10), 1 << 20), None));
+            let core = ConsumerCore::new([0], Position::Offset(10), 1 << 20);
+            let reader = Arc::new(Reader::new(&topic, core, &ReadingHow::default()));
             let (events, incoming) = unbounded_channel();
             let consumer = Consumer::new(Made {
                 client: Client::unconnected(),
-                source: Source::Alone(vec![reader.clone()]),
+                source: Source::Alone(Alone::of(&reader)),
+                subscribing: Subscribing {
+                    topics: vec!["t".into()],
+                    waits_for_topics: false,
+                    start: Position::Latest,
+                    buffer_bytes: 1 << 20,
+                    fixed: None,
+                },
                 listener: None,
                 tells: false,
                 incoming,
@@ -1417,5 +1601,17 @@ mod tests {
         assert_eq!((pair.consumer.position(0), pair.next().await), (Some(13), Ok(13)));
         pair.consumer.give_back(1);
         assert_eq!(pair.consumer.position(0), Some(16));
+    }
+
+    #[tokio::test]
+    async fn what_is_in_hand_of_a_partition_that_was_paused_since_can_be_given_back() {
+        let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+        pair.push(&[good(10, &["a", "b"])], scanned(12, 2));
+        assert_eq!(pair.next().await, Ok(10));
+        pair.consumer.pause(0).unwrap();
+        pair.consumer.give_back(0);
+        assert_eq!(pair.consumer.position(0), Some(10));
+        pair.consumer.resume(0).unwrap();
+        assert_eq!((pair.next().await, pair.next().await), (Ok(10), Ok(11)));
     }
 }

@@ -27,8 +27,11 @@ use crate::link::{ATTEMPT, Link, chance};
 use crate::placement::{Placement, SharedPlacement, place_all};
 use crate::routing::Routing;
 use crate::stream::FrameReader;
+use crate::streams::{Kept, Lost, again};
 use crate::{Error, Result};
 
+/// A stream that was there for so long had served.
+const SERVED: Duration = Duration::from_secs(1);
 /// How long a producer that ends waits for what needs no answer to arrive.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -153,7 +156,7 @@ impl Session {
     pub(super) async fn look(&self, link: &Rc<Link>, name: &str) -> Result<Option<Arc<proto::Topic>>> {
         let shared = &self.shared;
         shared.doubted.store(false, Ordering::Release);
-        let found = match crate::client::find_topic(link, name, false).await {
+        let found = match crate::admin::topics::find_topic(link, name, false).await {
             // Its leader has not said so: it is asked by sending.
             Err(_) if !shared.gone.load(Ordering::Acquire) => return Ok(None),
             Err(error) if error.code() == Some(ErrorCode::UnknownTopic) => return Err(Error::topic_gone(name)),
@@ -246,7 +249,7 @@ struct Routes {
     /// Streams that are open, by the broker that they lead to.
     open: BTreeMap<Address, UnboundedSender<Vec<Bytes>>>,
     /// Tasks that keep a stream to a broker.
-    kept: BTreeMap<Address, JoinHandle<()>>,
+    kept: Kept,
 }
 
 /// Serves one producer on the connection's thread until it is closed and drained: one stream to every broker that leads a
@@ -256,7 +259,7 @@ async fn drive(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, ac
     let mut routing = crate::routing::follow(&link, &topic);
     let mut placing_anew: Option<JoinHandle<()>> = None;
     let partitions = topic.partitions.len();
-    let routes = Routes { topic, acks, leaders: vec![None; partitions], open: BTreeMap::new(), kept: BTreeMap::new() };
+    let routes = Routes { topic, acks, leaders: vec![None; partitions], open: BTreeMap::new(), kept: Kept::default() };
     let routes = Rc::new(RefCell::new(routes));
     let mut doubts = 0;
     loop {
@@ -302,7 +305,7 @@ async fn farewell(routes: Rc<RefCell<Routes>>) {
         let mut routes = routes.borrow_mut();
         // Dropping a sender ends its stream, once what was given to it is written.
         let open: Vec<Address> = std::mem::take(&mut routes.open).into_keys().collect();
-        (open, std::mem::take(&mut routes.kept), routes.acks)
+        (open, routes.kept.take(), routes.acks)
     };
     drop(routes);
     let deadline = tokio::time::Instant::now() + FAREWELL;
@@ -409,19 +412,12 @@ fn follow_leaders(link: &Rc<Link>, shared: &Arc<Shared>, routes: &Rc<RefCell<Rou
         r.leaders[p] = leader;
     }
     let wanted: Vec<Address> = r.leaders.iter().flatten().cloned().collect();
-    let gone: Vec<Address> = r.kept.keys().filter(|a| !wanted.contains(a)).cloned().collect();
-    for address in gone {
-        if let Some(task) = r.kept.remove(&address) {
-            task.abort();
-        }
-        r.open.remove(&address);
-    }
-    for address in wanted {
-        r.kept.entry(address).or_insert_with_key(|address| {
-            let task = keep_stream(link.clone(), shared.clone(), Rc::downgrade(routes), address.clone());
-            tokio::task::spawn_local(task)
-        });
-    }
+    let Routes { open, kept, .. } = &mut *r;
+    kept.follow(
+        &wanted,
+        |address| drop(open.remove(address)),
+        |address| keep_stream(link.clone(), shared.clone(), Rc::downgrade(routes), address.clone()),
+    );
 }
 
 impl Routes {
@@ -458,36 +454,9 @@ impl Routes {
 
 /// Opens a stream to one broker, again and again, and passes what goes over it.
 async fn keep_stream(link: Rc<Link>, shared: Arc<Shared>, routes: Weak<RefCell<Routes>>, address: Address) {
-    let mut attempt = 0;
-    loop {
-        let opened = match link.connection_to(&address, ATTEMPT).await {
-            Ok(connection) => connection.open_bi().await.map_err(crate::stream::lost),
-            Err(error) => Err(error),
-        };
-        let error = match opened {
-            Ok((stream, receiver)) => {
-                let (sender, chunks) = unbounded_channel();
-                let Some(strong) = routes.upgrade() else { return };
-                strong.borrow_mut().open.insert(address.clone(), sender);
-                for p in strong.borrow().partitions_of(&address) {
-                    shared.core().connected(p);
-                }
-                let topic = strong.borrow().topic.name.clone();
-                drop(strong);
-                shared.wake.notify_one();
-                let since = Instant::now();
-                let error = tokio::select! {
-                    error = answers(&shared, &topic, FrameReader::new(receiver)) => error,
-                    error = write(stream, chunks) => match error { Some(error) => error, None => return },
-                };
-                if since.elapsed() > Duration::from_secs(1) {
-                    attempt = 0;
-                }
-                error
-            }
-            Err(error) => error,
-        };
-        let Some(strong) = routes.upgrade() else { return };
+    again(Some("the producer goes on trying within its delivery time-out"), async || {
+        let Lost { error, has_served } = serve(&link, &shared, &routes, &address).await?;
+        let strong = routes.upgrade()?;
         strong.borrow_mut().open.remove(&address);
         for p in strong.borrow().partitions_of(&address) {
             shared.core().disconnected(p, &error.to_string());
@@ -506,20 +475,48 @@ async fn keep_stream(link: Rc<Link>, shared: Arc<Shared>, routes: Weak<RefCell<R
             shared.settle(outcomes);
         }
         shared.wake.notify_one();
-        attempt += 1;
-        if attempt == 3 {
-            tracing::warn!("{error}; the producer goes on trying within its delivery time-out");
-        }
-        tokio::time::sleep(Duration::from_millis(thalweg_client_core::Backoff::default().wait_ms(attempt, chance())))
-            .await;
+        Some(Lost { error, has_served })
+    })
+    .await;
+}
+
+/// Opens a stream to a broker and passes what goes over it; answers with how it was lost, or `None` when nothing more goes there.
+async fn serve(
+    link: &Rc<Link>,
+    shared: &Arc<Shared>,
+    routes: &Weak<RefCell<Routes>>,
+    address: &Address,
+) -> Option<Lost> {
+    let opened = match link.connection_to(address, ATTEMPT).await {
+        Ok(connection) => connection.open_bi().await.map_err(crate::stream::lost_by),
+        Err(error) => Err(error),
+    };
+    let (stream, receiver) = match opened {
+        Ok(stream) => stream,
+        Err(error) => return Some(Lost { error, has_served: false }),
+    };
+    let since = Instant::now();
+    let (sender, chunks) = unbounded_channel();
+    let strong = routes.upgrade()?;
+    strong.borrow_mut().open.insert(address.clone(), sender);
+    for p in strong.borrow().partitions_of(address) {
+        shared.core().connected(p);
     }
+    let topic = strong.borrow().topic.name.clone();
+    drop(strong);
+    shared.wake.notify_one();
+    let error = tokio::select! {
+        error = answers(shared, &topic, FrameReader::new(receiver)) => error,
+        error = write(stream, chunks) => error?,
+    };
+    Some(Lost { error, has_served: since.elapsed() > SERVED })
 }
 
 /// Writes what it is given; `None` when there will be nothing more, else how the stream was lost.
 async fn write(mut stream: SendStream, mut chunks: UnboundedReceiver<Vec<Bytes>>) -> Option<Error> {
     while let Some(mut some) = chunks.recv().await {
         if let Err(error) = stream.write_all_chunks(&mut some).await {
-            return Some(crate::stream::lost(error));
+            return Some(crate::stream::lost_by(error));
         }
     }
     let _ = stream.finish();

@@ -217,7 +217,7 @@ impl Site<'_> {
         let current = self.intake.queue().session.clone();
         let name = &self.options.topic.name;
         let found = match &current {
-            None => crate::client::find_topic(self.link, name, true).await?,
+            None => crate::admin::topics::find_topic(self.link, name, true).await?,
             Some(current) if !current.is_in_doubt() => return Ok(current.clone()),
             Some(current) => match current.look(self.link, name).await? {
                 None => return Ok(current.clone()),

@@ -36,6 +36,18 @@ pub struct Delivery {
 type OnError = Arc<dyn Fn(&Error) + Send + Sync>;
 
 /// Options of a producer.
+///
+/// ```no_run
+/// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+/// let producer = client
+///     .producer("orders")
+///     .compression(thalweg::Codec::Zstd)
+///     .delivery_timeout(std::time::Duration::from_secs(30))
+///     .on_error(|error| eprintln!("not delivered: {error}"))
+///     .build()
+///     .await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct ProducerBuilder {
     client: Client,
@@ -190,6 +202,18 @@ impl Destination {
 ///
 /// Each call takes its place in line before it returns, whether its future is awaited or not: the order of calls is the order of records, in each
 /// partition. What is sent is taken at the call.
+///
+/// ```no_run
+/// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+/// let producer = client.producer("orders").build().await?;
+/// for n in 0..1_000 {
+///     // Taken at once; waits for room where the buffer is full.
+///     producer.enqueue(thalweg::Record::new(n.to_string()).key("customer-7")).await?;
+/// }
+/// producer.flush().await?;
+/// producer.close().await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Producer {
     inner: Arc<Inner>,

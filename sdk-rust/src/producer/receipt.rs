@@ -15,6 +15,19 @@ use crate::{Error, Result};
 ///
 /// Dropped, it loses nothing: an error that nobody took goes to [`on_error`](super::ProducerBuilder::on_error), or to the next
 /// [`flush`](super::Producer::flush) or [`close`](super::Producer::close).
+///
+/// ```no_run
+/// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+/// let producer = client.producer("orders").build().await?;
+/// let records = ["1", "2", "3"].map(thalweg::Record::new);
+/// for outcome in producer.submit(records)?.wait().await {
+///     match outcome {
+///         Ok(at) => println!("partition {} offset {:?}", at.partition, at.offset),
+///         Err(error) => println!("{error}; it was {:?}", error.record()),
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 pub struct Receipt {
     pending: Arc<Pending>,
 }

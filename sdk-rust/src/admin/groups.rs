@@ -3,8 +3,9 @@
 use thalweg_client_core::{PartitionKey, Position};
 use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
 
+use super::PartitionOffsets;
 use crate::Result;
-use crate::client::{Client, PartitionOffsets};
+use crate::client::Client;
 
 /// A group in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,15 @@ pub struct GroupInfo {
 }
 
 /// All about a group.
+///
+/// ```no_run
+/// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+/// let group = client.describe_group("billing").await?;
+/// for (topic, partition, lag) in client.group_lag(&group).await? {
+///     println!("{topic}/{partition}: {lag:?} records left");
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GroupDescription {

@@ -20,10 +20,10 @@ use thalweg_wire::{ErrorCode, ErrorKind, FrameKind, RemoteError, proto};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::consumer::reader::{Event, Reader, ReadingHow};
 use crate::link::{ATTEMPT, Link, chance};
 use crate::routing::Routing;
 use crate::stream::{FrameReader, malformed, send};
-use crate::subscription::{Event, Reader};
 use crate::{Error, Result};
 
 const OFFSETS_TOPIC: &str = "__consumer_offsets";
@@ -82,6 +82,18 @@ impl Cursor {
 }
 
 /// What changed about a member's partitions; see [`ConsumerBuilder::on_rebalance`](crate::ConsumerBuilder::on_rebalance).
+///
+/// ```no_run
+/// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+/// use thalweg::Rebalance;
+///
+/// let consumer = client.consumer("orders").group("billing").on_rebalance(|change| match change {
+///     Rebalance::Assigned { topic, partition } => println!("reads {topic}/{partition} from now on"),
+///     Rebalance::Revoked { topic, partition } => println!("gives up {topic}/{partition}"),
+///     Rebalance::Lost { topic, partition } => println!("{topic}/{partition} may be another's already"),
+/// });
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rebalance {
     /// The member reads this partition from now on.
@@ -115,6 +127,8 @@ struct Inner {
     readers: BTreeMap<Bytes, Arc<Reader>>,
     /// Who waits for a commit.
     waiting: HashMap<u64, oneshot::Sender<Result<()>>>,
+    /// Who waits until the coordinator knows which topics are wanted.
+    subscribing: Vec<oneshot::Sender<Result<()>>>,
     filter: Option<proto::Plugin>,
     is_over: bool,
     /// The partition of which the user has something in hand.
@@ -176,6 +190,7 @@ impl GroupShared {
                 cursors: BTreeMap::new(),
                 readers: BTreeMap::new(),
                 waiting: HashMap::new(),
+                subscribing: Vec::new(),
                 filter: None,
                 is_over: false,
                 claimed: None,
@@ -249,6 +264,11 @@ impl GroupShared {
         let inner = self.lock();
         let name = |key: &PartitionKey| Some((inner.readers.get(&key.topic_id)?.name().to_owned(), key.partition));
         inner.membership.assignment().filter_map(name).collect()
+    }
+
+    /// The same by their keys.
+    pub(crate) fn held_keys(&self) -> Vec<PartitionKey> {
+        self.lock().membership.assignment().cloned().collect()
     }
 
     /// How far the group has come in a partition that this member holds, as far as it knows.
@@ -341,6 +361,22 @@ impl GroupShared {
         async move { receiver.await.unwrap_or_else(|_| Err(over())) }
     }
 
+    /// Reads these topics from now on, by name or by pattern; the future waits until the coordinator knows.
+    pub(crate) fn subscribe(&self, topics: Vec<String>) -> impl Future<Output = Result<()>> + Send + use<> {
+        let (sender, receiver) = oneshot::channel();
+        let mut inner = self.lock();
+        match inner.is_over {
+            true => drop(sender.send(Err(over()))),
+            false => {
+                inner.membership.subscribe(self.now_ms(), topics);
+                inner.subscribing.push(sender);
+            }
+        }
+        drop(inner);
+        self.wake.notify_one();
+        async move { receiver.await.unwrap_or_else(|_| Err(over())) }
+    }
+
     /// Leaves the group: what is done is committed first, if that is automatic.
     pub(crate) fn leave(&self) {
         self.goes();
@@ -380,6 +416,9 @@ impl GroupShared {
         }
         // Whoever has given up waiting.
         inner.waiting.retain(|_, waiting| !waiting.is_closed());
+        if inner.membership.is_subscribed() {
+            inner.subscribing.drain(..).for_each(|waiting| drop(waiting.send(Ok(()))));
+        }
         for change in &changes {
             match change {
                 Change::Assigned { key, committed, .. } => {
@@ -424,7 +463,8 @@ impl GroupShared {
     fn over(&self) {
         let mut inner = self.lock();
         inner.is_over = true;
-        for (_, waiting) in inner.waiting.drain() {
+        let Inner { waiting, subscribing, .. } = &mut *inner;
+        for waiting in waiting.drain().map(|(_, waiting)| waiting).chain(subscribing.drain(..)) {
             let _ = waiting.send(Err(over()));
         }
         drop(inner);
@@ -596,7 +636,7 @@ async fn session(
         return Err(nobody().into());
     };
     let connection = link.connection_to(&address, ATTEMPT).await?;
-    let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost)?;
+    let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost_by)?;
     let mut frames = FrameReader::new(receiver);
     let open = {
         let fresh = fresh_identity()?;
@@ -680,7 +720,10 @@ async fn take(
             Vec::new()
         }
         FrameKind::GroupLeft => shared.lock().membership.left(),
-        kind => return Err(malformed(format!("{kind:?} does not belong on a membership stream"))),
+        kind => {
+            let message = format!("the broker's answer is {kind:?}, which does not belong on a membership stream");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
     };
     shared.follow(changes);
     Ok(())
@@ -715,7 +758,7 @@ async fn open_readers(
     for topic in reply.topics.into_iter().filter(|t| t.error.is_none()) {
         let core = ConsumerCore::new([], shared.start, shared.buffer_bytes);
         let topic = Arc::new(topic);
-        let how = (filter.clone(), shared.out_of_range);
+        let how = ReadingHow { filter: filter.clone(), out_of_range: shared.out_of_range, may_go: false };
         let reader = Reader::open(link.clone(), topic.clone(), core, how, events.clone(), Some(shared.clone()));
         shared.lock().readers.insert(topic.id.clone(), reader);
     }

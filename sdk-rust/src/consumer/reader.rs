@@ -3,22 +3,24 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::SendStream;
-use thalweg_client_core::{Backoff, ConsumerCore, PartitionKey, Position, Pushed};
+use thalweg_client_core::{ConsumerCore, PartitionKey, Position, Pushed};
 use thalweg_wire::{ErrorCode, ErrorKind, proto};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
+use crate::PluginInfo;
 use crate::address::Address;
 use crate::batch::TopicName;
-use crate::client::PluginInfo;
-use crate::group::GroupShared;
-use crate::link::{ATTEMPT, Link, chance};
+use crate::consumer::member::GroupShared;
+use crate::link::{ATTEMPT, Link};
 use crate::stream::{FrameReader, send};
+use crate::streams::{Kept, Lost, again};
 use crate::{Error, ErrorPlace, Result};
 
 /// How long a partition waits before it is asked for again, where its broker does not lead it (any more).
@@ -36,6 +38,16 @@ pub(crate) enum Event {
     Failed(Error),
 }
 
+/// How a consumer reads its topics.
+#[derive(Clone, Default)]
+pub(crate) struct ReadingHow {
+    pub(crate) filter: Option<proto::Filter>,
+    /// Where it goes on when the log does not hold its start; `None`: the user is told.
+    pub(crate) out_of_range: Option<Position>,
+    /// A topic that is deleted is no error.
+    pub(crate) may_go: bool,
+}
+
 /// One topic that a consumer reads, shared between both sides.
 pub(crate) struct Reader {
     pub(crate) topic: Arc<TopicName>,
@@ -46,6 +58,10 @@ pub(crate) struct Reader {
     wake: Notify,
     /// Grows with each start that is resolved or refused, up to `u64::MAX` when nothing comes any more.
     resolved: watch::Sender<u64>,
+    /// Nothing more is read here: the topic was deleted, or is not wanted any more.
+    ended: AtomicBool,
+    /// The consumer does without the topic when it is deleted, and takes another one of its name when that comes.
+    may_go: bool,
 }
 
 impl Reader {
@@ -54,20 +70,39 @@ impl Reader {
         link: Rc<Link>,
         topic: Arc<proto::Topic>,
         core: ConsumerCore,
-        (filter, out_of_range): (Option<proto::Filter>, Option<Position>),
+        how: ReadingHow,
         events: UnboundedSender<Event>,
         group: Option<Arc<GroupShared>>,
     ) -> Arc<Reader> {
-        let open = proto::FetchOpen { topic_id: topic.id.clone(), filter };
-        let reader = Arc::new(Reader::new(&topic, core, out_of_range));
+        let open = proto::FetchOpen { topic_id: topic.id.clone(), filter: how.filter.clone() };
+        let reader = Arc::new(Reader::new(&topic, core, &how));
         tokio::task::spawn_local(drive(link, reader.clone(), topic, open, events, group));
         reader
     }
 
     /// One that nobody serves yet.
-    pub(crate) fn new(topic: &proto::Topic, core: ConsumerCore, out_of_range: Option<Position>) -> Reader {
-        let topic = Arc::new(TopicName { name: topic.name.clone(), id: topic.id.clone() });
-        Reader { topic, out_of_range, core: Mutex::new(core), wake: Notify::new(), resolved: watch::channel(0).0 }
+    pub(crate) fn new(topic: &proto::Topic, core: ConsumerCore, how: &ReadingHow) -> Reader {
+        Reader {
+            topic: Arc::new(TopicName { name: topic.name.clone(), id: topic.id.clone() }),
+            out_of_range: how.out_of_range,
+            core: Mutex::new(core),
+            wake: Notify::new(),
+            resolved: watch::channel(0).0,
+            ended: AtomicBool::new(false),
+            may_go: how.may_go,
+        }
+    }
+
+    /// True once nothing more is read here.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Nothing more is read here. What has come stays for whoever takes it.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.resolved.send_replace(u64::MAX);
+        self.wake.notify_one();
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -139,7 +174,7 @@ pub(crate) async fn open_stream(
     connection: &quinn::Connection,
     open: &proto::FetchOpen,
 ) -> Result<(Stream, Option<PluginInfo>)> {
-    let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost)?;
+    let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost_by)?;
     send(&mut sender, open, Bytes::new()).await?;
     let mut frames = FrameReader::new(receiver);
     let (opened, _) = frames.expect::<proto::FetchOpened>().await?;
@@ -217,8 +252,11 @@ async fn drive(
     let mut routing = crate::routing::follow(&link, &topic);
     let (leaders, streams) = (RefCell::default(), RefCell::default());
     let s = Rc::new(Subscription { link: link.clone(), reader, group, open, events, leaders, streams });
-    let mut kept: BTreeMap<Address, tokio::task::JoinHandle<()>> = BTreeMap::new();
+    let mut kept = Kept::default();
     loop {
+        if s.reader.has_ended() {
+            return;
+        }
         let now = routing.borrow_and_update().clone();
         // What is read no longer is stopped where it was led.
         s.flush();
@@ -233,24 +271,14 @@ async fn drive(
         }
         s.flush();
         let wanted: Vec<Address> = s.leaders.borrow().values().flatten().cloned().collect();
-        kept.retain(|address, task| {
-            let stays = wanted.contains(address) && !task.is_finished();
-            if !stays {
-                task.abort();
-                s.lost(address);
-            }
-            stays
-        });
-        for address in wanted {
-            kept.entry(address)
-                .or_insert_with_key(|a| tokio::task::spawn_local(keep_stream(link.clone(), s.clone(), a.clone())));
-        }
+        kept.follow(
+            &wanted,
+            |address| s.lost(address),
+            |address| keep_stream(link.clone(), s.clone(), address.clone()),
+        );
         tokio::select! {
             () = s.reader.wake.notified() => {}
-            () = s.events.closed() => {
-                kept.into_values().for_each(|task| task.abort());
-                return;
-            }
+            () = s.events.closed() => return,
             _ = routing.changed() => {}
         }
     }
@@ -258,32 +286,25 @@ async fn drive(
 
 /// Opens a stream to one broker, again and again, and passes pushes and controls.
 async fn keep_stream(link: Rc<Link>, s: Rc<Subscription>, address: Address) {
-    let mut attempt = 0;
-    loop {
+    again(Some("the consumer goes on trying"), async || {
         let opened = async {
             let connection = link.connection_to(&address, ATTEMPT).await?;
             open_stream(&connection, &s.open).await
         };
-        let error = match opened.await {
-            Ok((stream, _)) => {
-                attempt = 0;
-                serve(&s, &address, stream).await
-            }
-            Err(error) => error,
+        let (error, has_served) = match opened.await {
+            Ok((stream, _)) => (serve(&s, &address, stream).await, true),
+            Err(error) => (error, false),
         };
         s.lost(&address);
-        let lost = error.kind() == ErrorKind::Disconnected || error.code().is_some_and(|c| c.client_retries());
-        if !lost {
+        let is_lost = error.kind() == ErrorKind::Disconnected || error.code().is_some_and(|c| c.client_retries());
+        if !is_lost {
             let _ = s.events.send(Event::Failed(error));
             s.reader.resolved.send_replace(u64::MAX);
-            return;
+            return None;
         }
-        attempt += 1;
-        if attempt == 3 {
-            tracing::warn!("{error}; the consumer goes on trying");
-        }
-        tokio::time::sleep(Duration::from_millis(Backoff::default().wait_ms(attempt, chance()))).await;
-    }
+        Some(Lost { error, has_served })
+    })
+    .await;
 }
 
 /// Looks whether the topic was deleted, as a broker has it; if not, the partition is asked for again.
@@ -303,6 +324,10 @@ async fn find_gone(s: Rc<Subscription>, push: proto::FetchPush, from: u64) {
         tokio::time::sleep(LOOK_FOR_TOPIC_EVERY).await;
     }
     s.reader.tell_resolved();
+    if s.reader.may_go {
+        tracing::warn!(topic = s.reader.name(), "a topic was deleted; the consumer goes on without it");
+        return s.reader.end();
+    }
     if s.group.is_none() {
         let _ = s.events.send(Event::Push { reader: s.reader.clone(), push: Box::new(push), body: Bytes::new(), from });
     }

@@ -1,0 +1,170 @@
+//! Brokers, and how the cluster is.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use thalweg_wire::proto;
+
+use crate::Result;
+use crate::address::Address;
+use crate::client::Client;
+
+/// A broker as the cluster knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BrokerInfo {
+    /// Its number.
+    pub id: u32,
+    /// Where it is reached.
+    pub host: String,
+    /// QUIC's port there.
+    pub port: u16,
+    /// Where it stands; empty: nowhere in particular.
+    pub rack: String,
+    /// The controller heard of it lately.
+    pub is_alive: bool,
+    /// What keeps it from leading, in words; empty where nothing does, as far as is known.
+    pub trouble: String,
+}
+
+/// How the cluster is.
+///
+/// ```no_run
+/// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+/// let status = client.cluster_status().await?;
+/// let silent = status.brokers.iter().filter(|b| !b.is_alive).map(|b| b.id);
+/// println!("{} partitions without a leader, silent: {:?}", status.without_leader, silent.collect::<Vec<_>>());
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClusterStatus {
+    /// Its identity.
+    pub cluster_id: String,
+    /// The broker that decides changes; 0 while there is none.
+    pub controller: u32,
+    /// The brokers that could.
+    pub controllers: Vec<u32>,
+    /// All brokers.
+    pub brokers: Vec<BrokerInfo>,
+    /// Topics.
+    pub topics: u32,
+    /// Their partitions.
+    pub partitions: u32,
+    /// Those that nobody leads at the moment.
+    pub without_leader: u32,
+    /// Those of which a copy cannot be counted on: it is being caught up, or its broker is silent. While there are any, no other broker should
+    /// be stopped.
+    pub behind: u32,
+    /// The same of the controllers' copies of the cluster's metadata: the brokers that hold them.
+    pub controllers_behind: Vec<u32>,
+    /// What every broker knows: newer records and messages are not used.
+    pub feature_level: u32,
+    /// Partitions that serve nothing until somebody does something.
+    pub out_of_service: Vec<PartitionTrouble>,
+}
+
+/// A partition that serves nothing until somebody does something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartitionTrouble {
+    /// Its topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// The broker that says so.
+    pub broker: u32,
+    /// Why, and what there is to be done.
+    pub what: String,
+}
+
+/// A partition that lost the majority of its replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveredPartition {
+    /// Its topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// The broker whose copy goes on alone; `None`: no copy is left, the partition starts empty, at offsets that were never given.
+    pub kept_by: Option<u32>,
+    /// Where what that copy holds ends; without a copy, where the partition starts.
+    pub end_offset: u64,
+    /// The brokers whose copies are lost.
+    pub lost: Vec<u32>,
+}
+
+impl Client {
+    /// Asks the leaders of a topic's partitions (none named: all) to hand over to their preferred replicas; answers with how
+    /// many have something to hand over.
+    pub async fn elect_leaders(&self, topic: &str, partitions: &[u32]) -> Result<u32> {
+        let request = proto::ElectLeaderRequest { topic: topic.to_owned(), partitions: partitions.to_vec() };
+        let reply: proto::ElectLeaderReply = self.request(request).await?;
+        Ok(reply.asked)
+    }
+
+    /// Gives up brokers whose disks are lost for ever, none or some, and goes on with what the others hold; without `accept_loss` only tells
+    /// what that would mean for the partitions that lost the majority of their replicas. Copies that were found damaged, or were lost with a disk
+    /// that has been replaced, count as lost in any case.
+    ///
+    /// # Errors
+    /// `invalid` for a broker that is alive, or unknown, or while another one cannot be reached that holds copies.
+    pub async fn recover(&self, lost: &[u32], accept_loss: bool) -> Result<Vec<RecoveredPartition>> {
+        let request = proto::RecoverRequest { lost: lost.to_vec(), accept_loss };
+        let reply: proto::RecoverReply = self.request(request).await?;
+        let partition = |p: proto::RecoveredPartition| RecoveredPartition {
+            topic: p.topic,
+            partition: p.partition,
+            kept_by: Some(p.kept_by).filter(|b| *b != 0),
+            end_offset: p.end_offset,
+            lost: p.lost,
+        };
+        Ok(reply.partitions.into_iter().map(partition).collect())
+    }
+
+    /// How the cluster is: from its controller, which alone knows who is alive.
+    pub async fn cluster_status(&self) -> Result<ClusterStatus> {
+        let status = self.io.run(|link| async move {
+            let (status, _) =
+                link.request::<_, proto::ClusterStatusReply>(proto::ClusterStatusRequest {}, Bytes::new()).await?;
+            link.learn(&status.brokers);
+            let controller = status.brokers.iter().find(|b| b.id == status.controller && status.asked != b.id);
+            if let Some(b) = controller {
+                let address = Address { host: b.host.clone(), port: b.port as u16 };
+                let limit = Duration::from_secs(2);
+                if let Ok((better, _)) = link.ask(&address, proto::ClusterStatusRequest {}, limit).await {
+                    return Ok(better);
+                }
+            }
+            Ok(status)
+        });
+        let s: proto::ClusterStatusReply = status.await?;
+        let brokers = s.brokers.into_iter().map(|b| BrokerInfo {
+            id: b.id,
+            host: b.host,
+            port: b.port as u16,
+            rack: b.rack,
+            is_alive: b.alive,
+            trouble: b.trouble,
+        });
+        let trouble = |t: proto::PartitionTrouble| PartitionTrouble {
+            topic: t.topic,
+            partition: t.partition,
+            broker: t.broker,
+            what: t.what,
+        };
+        Ok(ClusterStatus {
+            out_of_service: s.out_of_service.into_iter().map(trouble).collect(),
+            cluster_id: s.cluster_id,
+            controller: s.controller,
+            controllers: s.controllers,
+            brokers: brokers.collect(),
+            topics: s.topics,
+            partitions: s.partitions,
+            without_leader: s.without_leader,
+            behind: s.behind,
+            controllers_behind: s.controllers_behind,
+            feature_level: s.feature_level,
+        })
+    }
+}

@@ -1,0 +1,77 @@
+//! Plugins.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use thalweg_wire::{ErrorKind, proto};
+
+use crate::client::Client;
+use crate::{Error, IntoBytes, Result};
+
+/// A plugin as the cluster knows it.
+///
+/// ```no_run
+/// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+/// let module = std::fs::read("late.wasm").expect("it was built");
+/// let plugin = client.upload_plugin("late", module).await?;
+/// println!("{}@{}", plugin.name, plugin.version);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PluginInfo {
+    /// Its name.
+    pub name: String,
+    /// 1, 2, … per name.
+    pub version: u32,
+    /// "partitioner" or "filter".
+    pub kind: String,
+    /// SHA-256 of the module, in hexadecimal.
+    pub digest: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Upload time, ms since the epoch.
+    pub created_ms: u64,
+}
+
+impl From<proto::Plugin> for PluginInfo {
+    fn from(p: proto::Plugin) -> Self {
+        let digest = p.digest.iter().map(|b| format!("{b:02x}")).collect();
+        PluginInfo { name: p.name, version: p.version, kind: p.kind, digest, bytes: p.bytes, created_ms: p.created_ms }
+    }
+}
+
+impl Client {
+    /// Uploads a module and gives it the next version of `name`; the same module again keeps its version.
+    ///
+    /// # Errors
+    /// `invalid` for a module that is no plugin, saying why.
+    pub async fn upload_plugin(&self, name: &str, module: impl IntoBytes) -> Result<PluginInfo> {
+        let request = proto::UploadPluginRequest { name: name.to_owned(), kind: String::new() };
+        let module = module.into_bytes();
+        let limit = thalweg_model::limits::MODULE_BYTES_CEILING;
+        if module.len() > limit {
+            let message = format!("plugin {name:?}: the module is {} bytes, the limit is {limit}", module.len());
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        // The broker compiles it for a trial first, which may take as long as docs/LIMITS.md allows.
+        let answer = self.io.run(move |link| async move {
+            let timeout = link.options.timeout.max(Duration::from_secs(60));
+            link.request_within::<_, proto::UploadPluginReply>(timeout, request, module).await
+        });
+        Ok(answer.await?.0.plugin.unwrap_or_default().into())
+    }
+
+    /// All plugins in all versions.
+    pub async fn plugins(&self) -> Result<Vec<PluginInfo>> {
+        let reply: proto::ListPluginsReply = self.request(proto::ListPluginsRequest {}).await?;
+        Ok(reply.plugins.into_iter().map(Into::into).collect())
+    }
+
+    /// The plugin "name" (its newest version) or "name@version".
+    pub async fn describe_plugin(&self, reference: &str) -> Result<PluginInfo> {
+        let request = proto::FetchPluginRequest { digest: Bytes::new(), reference: reference.to_owned() };
+        let reply: proto::FetchPluginReply = self.request(request).await?;
+        Ok(reply.plugin.unwrap_or_default().into())
+    }
+}

@@ -1,0 +1,253 @@
+//! The topics of a consumer without a group, while they come and go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use thalweg_client_core::{ConsumerCore, Position};
+use thalweg_model::TopicPattern;
+use thalweg_wire::proto;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{oneshot, watch};
+
+use crate::consumer::reader::{Event, Reader, ReadingHow};
+use crate::link::Link;
+use crate::routing::{Hears, listen_to_some};
+use crate::{Error, ErrorKind, Result};
+
+/// Topics by name and by pattern.
+#[derive(Clone)]
+pub(super) struct Wanted {
+    topics: Vec<String>,
+    patterns: Vec<TopicPattern>,
+}
+
+impl Wanted {
+    /// What a user has named.
+    ///
+    /// # Errors
+    /// `invalid` for none, for what is no name, and for a pattern that is none.
+    pub(super) fn new(topics: Vec<String>) -> Result<Wanted> {
+        let invalid = |what: String| Error::new(ErrorKind::Invalid, what);
+        if topics.is_empty() {
+            return Err(invalid("a consumer reads at least one topic".into()));
+        }
+        for topic in &topics {
+            thalweg_model::check_topic_or_pattern(topic).map_err(|e| invalid(format!("topic: {e}")))?;
+        }
+        let patterns = topics.iter().filter_map(|t| TopicPattern::new(t).ok()).collect();
+        Ok(Wanted { topics, patterns })
+    }
+
+    /// As they were given.
+    pub(super) fn topics(&self) -> &[String] {
+        &self.topics
+    }
+
+    /// Those that are named one by one.
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        self.topics.iter().filter(|t| !TopicPattern::is_meant(t))
+    }
+
+    pub(super) fn has_patterns(&self) -> bool {
+        !self.patterns.is_empty()
+    }
+
+    pub(super) fn matches(&self, topic: &str) -> bool {
+        self.patterns.iter().any(|p| p.matches(topic))
+    }
+
+    fn holds(&self, topic: &str) -> bool {
+        self.names().any(|t| t == topic) || self.matches(topic)
+    }
+}
+
+/// A topic to read, and what is read of it.
+pub(super) struct ToRead {
+    pub(super) topic: Arc<proto::Topic>,
+    pub(super) core: ConsumerCore,
+}
+
+impl ToRead {
+    /// All of its partitions.
+    pub(super) fn all(topic: Arc<proto::Topic>, start: Position, buffer_bytes: u64) -> ToRead {
+        let core = ConsumerCore::new(0..topic.partitions.len() as u32, start, buffer_bytes);
+        ToRead { topic, core }
+    }
+}
+
+/// What is read, shared with the connection's thread.
+pub(super) struct Alone {
+    shared: Arc<Shared>,
+    orders: UnboundedSender<Order>,
+}
+
+struct Shared {
+    wanted: Mutex<Wanted>,
+    readers: Mutex<Vec<Arc<Reader>>>,
+}
+
+/// Other topics, of which these are to be read now; answered with the readers of those that are new.
+struct Order {
+    wanted: Wanted,
+    found: Vec<ToRead>,
+    done: oneshot::Sender<Vec<Arc<Reader>>>,
+}
+
+/// How topics are read, those that come later too.
+pub(super) struct Follows {
+    /// Topics that come, or come again, are taken up.
+    pub(super) is_live: bool,
+    /// Those that are named may go: what matches a pattern always may.
+    pub(super) waits_for_topics: bool,
+    pub(super) filter: Option<proto::Filter>,
+    pub(super) out_of_range: Option<Position>,
+    pub(super) buffer_bytes: u64,
+}
+
+impl Alone {
+    /// Reads nothing yet: what does so is to be kept on the connection's thread.
+    pub(super) fn new(wanted: Wanted) -> (Alone, Keeper) {
+        let (orders, taken) = unbounded_channel();
+        let shared = Arc::new(Shared { wanted: Mutex::new(wanted), readers: Mutex::default() });
+        (Alone { shared: shared.clone(), orders }, Keeper { shared, orders: taken, known: BTreeSet::new() })
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(reader: &Arc<Reader>) -> Alone {
+        let (alone, _) = Alone::new(Wanted::new(vec![reader.name().to_owned()]).expect("a name"));
+        alone.shared.readers().push(reader.clone());
+        alone
+    }
+
+    /// The topics that are read now.
+    pub(super) fn readers(&self) -> Vec<Arc<Reader>> {
+        self.shared.readers().clone()
+    }
+
+    /// Reads other topics from now on; those that stay wanted go on. Gives the readers that are new.
+    pub(super) async fn subscribe(&self, wanted: Wanted, found: Vec<ToRead>) -> Result<Vec<Arc<Reader>>> {
+        let (done, readers) = oneshot::channel();
+        let closed = || Error::new(ErrorKind::Closed, "the client is closed");
+        self.orders.send(Order { wanted, found, done }).map_err(|_| closed())?;
+        readers.await.map_err(|_| closed())
+    }
+}
+
+impl Shared {
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Without those of topics that are gone.
+    fn readers(&self) -> MutexGuard<'_, Vec<Arc<Reader>>> {
+        let mut readers = self.readers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        readers.retain(|r| !r.has_ended());
+        readers
+    }
+}
+
+/// Keeps what is read, on the connection's thread.
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    orders: UnboundedReceiver<Order>,
+    /// Topics that were read, by their ids: a broker that is late may name one that is gone.
+    known: BTreeSet<Bytes>,
+}
+
+/// Topics that brokers have told of.
+struct Found {
+    wanted: Wanted,
+    topics: BTreeMap<Bytes, Arc<proto::Topic>>,
+}
+
+impl Hears for Found {
+    fn hear(&mut self, topics: &[proto::Topic]) -> bool {
+        let before = self.topics.len();
+        for topic in topics.iter().filter(|t| t.error.is_none() && self.wanted.holds(&t.name)) {
+            self.topics.entry(topic.id.clone()).or_insert_with(|| Arc::new(topic.clone()));
+        }
+        self.topics.len() > before
+    }
+}
+
+impl Keeper {
+    /// Reads `found` at once, then follows what is wanted until the consumer is gone.
+    pub(super) fn start(self, link: Rc<Link>, found: Vec<ToRead>, how: Follows, events: UnboundedSender<Event>) {
+        let mut keeper = self;
+        keeper.read(&link, found, &how, &events);
+        tokio::task::spawn_local(keeper.run(link, how, events));
+    }
+
+    fn read(
+        &mut self,
+        link: &Rc<Link>,
+        found: Vec<ToRead>,
+        how: &Follows,
+        events: &UnboundedSender<Event>,
+    ) -> Vec<Arc<Reader>> {
+        let mut new = Vec::new();
+        let mut readers = self.shared.readers();
+        for ToRead { topic, core } in found {
+            if !self.known.insert(topic.id.clone()) {
+                continue;
+            }
+            let may_go = how.waits_for_topics || self.shared.wanted().names().all(|name| *name != topic.name);
+            let how = ReadingHow { filter: how.filter.clone(), out_of_range: how.out_of_range, may_go };
+            // Another one of its name is gone, whoever has noticed.
+            readers.iter().filter(|r| r.name() == topic.name).for_each(|r| r.end());
+            new.push(Reader::open(link.clone(), topic, core, how, events.clone(), None));
+        }
+        readers.extend(new.iter().cloned());
+        new
+    }
+
+    async fn run(mut self, link: Rc<Link>, how: Follows, events: UnboundedSender<Event>) {
+        let listen = |wanted: Wanted| {
+            let is_live = how.is_live && (wanted.has_patterns() || how.waits_for_topics);
+            // All of them where there are patterns: a broker knows none.
+            let names = if wanted.has_patterns() { Vec::new() } else { wanted.topics.clone() };
+            is_live.then(|| listen_to_some(&link, names, Found { wanted, topics: BTreeMap::new() }))
+        };
+        let mut heard: Option<watch::Receiver<Found>> = listen(self.shared.wanted().clone());
+        loop {
+            tokio::select! {
+                biased;
+                () = events.closed() => return,
+                order = self.orders.recv() => {
+                    let Some(Order { wanted, found, done }) = order else { return };
+                    *self.shared.wanted() = wanted.clone();
+                    for reader in self.shared.readers().iter().filter(|r| !wanted.holds(r.name())) {
+                        reader.end();
+                        self.known.remove(&reader.topic.id);
+                    }
+                    let _ = done.send(self.read(&link, found, &how, &events));
+                    heard = listen(wanted);
+                }
+                Ok(()) = async { heard.as_mut().expect("asked for only if there").changed().await }, if heard.is_some() => {
+                    let found = heard.as_mut().expect("just heard").borrow_and_update().topics.values().cloned().collect::<Vec<_>>();
+                    // Whatever was sent to a topic that has just come is for this consumer.
+                    let all = |topic| ToRead::all(topic, Position::Earliest, how.buffer_bytes);
+                    self.read(&link, found.into_iter().map(all).collect(), &how, &events);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_patterns_are_told_apart() {
+        let of = |topics: &[&str]| Wanted::new(topics.iter().map(|t| (*t).to_owned()).collect());
+        let wanted = of(&["a", "^b"]).unwrap();
+        assert!(wanted.holds("a") && wanted.holds("bc") && !wanted.holds("ab") && wanted.has_patterns());
+        assert_eq!(wanted.names().collect::<Vec<_>>(), ["a"]);
+        for wrong in [&[][..], &["a/b"], &["^("], &[""]] {
+            assert_eq!(of(wrong).err().map(|e| e.kind()), Some(ErrorKind::Invalid), "{wrong:?}");
+        }
+    }
+}

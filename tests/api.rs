@@ -1,0 +1,94 @@
+//! What users of the Rust client are shown: nothing of it names a type that is not theirs to name. Over rustdoc's JSON, whose documentation builds without a
+//! warning besides.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Crates whose types may stand in signatures: users have them, or will want them.
+const SHOWN: &[&str] =
+    &["std", "core", "alloc", "bytes", "serde", "serde_core", "serde_json", "futures_core", "thalweg"];
+
+/// The documentation of `thalweg` as JSON.
+fn documentation(target: &Path) -> Value {
+    // The format is for nightly compilers; this is the one way to have it from the one that builds everything else, and no crate is built anew for it.
+    let wrapper = target.join("rustdoc-json.sh");
+    std::fs::write(&wrapper, "#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec \"${THALWEG_RUSTDOC:-rustdoc}\" \"$@\"\n").unwrap();
+    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let rustdoc = std::env::var_os("RUSTDOC").unwrap_or_else(|| "rustdoc".into());
+    let mut command = Command::new(cargo);
+    // What cargo says of this package to its test: build scripts that look at the like would run anew.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|n| n.starts_with("CARGO_PKG_") || n.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
+    let cargo_says = "rustdoc --quiet --offline --profile fast --package thalweg --features testing";
+    let rustdoc_says = "-Z unstable-options --output-format json --deny warnings";
+    let output = command
+        .args(cargo_says.split(' ').chain(["--"]).chain(rustdoc_says.split(' ')))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("RUSTDOC", &wrapper)
+        .env("THALWEG_RUSTDOC", rustdoc)
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&std::fs::read(target.join("doc/thalweg.json")).expect("it is written")).expect("JSON")
+}
+
+/// Ids of the types that something names.
+fn named(what: &Value, ids: &mut BTreeSet<u64>) {
+    match what {
+        Value::Array(all) => all.iter().for_each(|v| named(v, ids)),
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                if matches!(&key[..], "resolved_path" | "trait" | "trait_") {
+                    ids.extend(value["id"].as_u64());
+                }
+                named(value, ids);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn the_clients_public_types_name_no_internal_one() {
+    // `…/fast/deps/api-…`
+    let program = std::env::current_exe().unwrap();
+    let target = program.ancestors().nth(3).expect("in the target folder");
+    let docs = documentation(target);
+    let index = docs["index"].as_object().expect("an index");
+    let name = |item: &Value| item["name"].as_str().unwrap_or("?").to_owned();
+    // What is handed on from other crates of the house under the client's name.
+    let handed_on: BTreeSet<u64> = index.values().filter_map(|item| item["inner"]["use"]["id"].as_u64()).collect();
+    let mut strangers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut looked_at = 0;
+    for item in index.values().filter(|item| item["crate_id"] == 0) {
+        let inner = &item["inner"];
+        // Of traits that are implemented for everything, and of those that the compiler adds, nobody here has chosen the words.
+        let is_given = |kind: &str| inner["impl"][kind] == true || inner["impl"]["blanket_impl"].is_object();
+        if is_given("is_synthetic") || inner["module"].is_object() || inner["use"].is_object() {
+            continue;
+        }
+        looked_at += 1;
+        let mut ids = BTreeSet::new();
+        named(inner, &mut ids);
+        for id in ids.iter().filter(|id| !handed_on.contains(id)) {
+            let Some(path) = docs["paths"][id.to_string()]["path"].as_array() else { continue };
+            let path: Vec<&str> = path.iter().filter_map(Value::as_str).collect();
+            if path.first().is_some_and(|of| !SHOWN.contains(of)) {
+                strangers.entry(path.join("::")).or_default().insert(name(item));
+            }
+        }
+    }
+    assert!(looked_at > 300, "{looked_at} items are few: has the format changed?");
+    assert!(
+        strangers.is_empty(),
+        "these are no user's to name, and stand in the public items behind them: {strangers:#?}"
+    );
+}
