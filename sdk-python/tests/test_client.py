@@ -1,17 +1,22 @@
 """What users of the Python SDK rely on."""
 
 import asyncio
+import itertools
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
+from types import FrameType
+from typing import Any
 
 import pytest
 import thalweg
 import thalweg.sync
 from conftest import PLUGINS
+from thalweg import _sync
 from thalweg.testing import Broker
 
 
@@ -315,6 +320,48 @@ asyncio.run(main())
         _, said = child.communicate(timeout=30)
         assert time.monotonic() - started < 1.0
         assert "KeyboardInterrupt" in said
+
+
+def test_a_signal_handler_may_raise_at_any_moment_of_a_call() -> None:
+    """It left the lock of a future taken, for which the thread of all clients waited for ever."""
+
+    class Alarm(Exception):
+        pass
+
+    async def answer() -> int:
+        await asyncio.sleep(0)
+        return 7
+
+    for moment in itertools.count(1):
+        left = moment
+
+        def trace(frame: FrameType, event: str, argument: object) -> Any:
+            nonlocal left
+            if frame.f_code.co_name == "_remove":
+                # The interpreter's own, of a weak set: what is raised there goes nowhere.
+                return None
+            frame.f_trace_opcodes = True
+            left -= event == "opcode"
+            if left == 0:
+                raise Alarm
+            return trace
+
+        is_through = False
+        sys.settrace(trace)
+        try:
+            is_through = _sync.run(answer) == 7
+        except Alarm:
+            pass
+        finally:
+            sys.settrace(None)
+        answers = list[int]()
+        asking = threading.Thread(target=lambda: answers.append(_sync.run(answer)), daemon=True)
+        asking.start()
+        asking.join(10)
+        assert answers == [7], moment
+        if is_through:
+            assert moment > 50
+            break
 
 
 def test_a_position_past_the_end_is_raised_with_both_ends_until_a_seek(broker: Broker) -> None:

@@ -1,16 +1,19 @@
 """The API reference is made from docstrings (`python -m pdoc thalweg thalweg.sync`): everything public has one."""
 
 import ast
+import importlib
 import inspect
 import pathlib
+import pydoc
 import re
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Iterator
 
 import pytest
 import thalweg
 import thalweg.sync
 from conftest import ROOT
-from thalweg import _options
 
 PACKAGE = pathlib.Path(thalweg.__file__).parent
 SYNC = ["Client", "Consumer", "Producer", "connect"]
@@ -123,16 +126,31 @@ def test_every_name_of_ours_in_the_migration_table_of_kafkajs_exists() -> None:
         assert {word for word in wanted if not word.isdigit()} <= known, code
 
 
-@pytest.mark.parametrize(
-    ("options", "call"),
-    [
-        (_options.TopicOptions, thalweg.Client.create_topic),
-        (_options.ProducerOptions, thalweg.Client.producer),
-        (_options.ConsumerOptions, thalweg.Client.consumer),
-        (_options.ResetOptions, thalweg.Client.reset_group),
-    ],
-)
-def test_the_sync_half_has_the_options_of_the_other(options: type, call: Callable[..., object]) -> None:
-    parameters = inspect.signature(call).parameters.values()
-    wanted = {p.name: p.annotation for p in parameters if p.kind is p.KEYWORD_ONLY}
-    assert {name: t.__forward_arg__ for name, t in options.__annotations__.items()} == wanted
+def test_the_sync_half_is_what_its_generator_makes_of_the_other() -> None:
+    command = [sys.executable, str(ROOT / "sdk-python/generate_sync.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_docstring_that_has_no_words_for_the_sync_half_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "sdk-python")
+    generator = importlib.import_module("generate_sync")
+    half = generator.Half()
+    assert half.words("`await go()` within `async with`.", "C.go", "") == '"""`go()` within `with`."""'
+    assert half.words("Goes.\n\nAs a task of asyncio.", "C.go", "") == '"""Goes."""'
+    for text in ("Ends with the task.", "Is a coroutine.", "Goes, and awaits what comes."):
+        with pytest.raises(generator.Unclear, match="the docstring of C.go speaks of"):
+            half.words(text, "C.go", "")
+
+
+def test_help_of_the_sync_half_says_all() -> None:
+    said = pydoc.render_doc(thalweg.sync.Consumer.next, renderer=pydoc.plaintext)
+    assert "next(self, timeout: 'float | None' = None) -> 'Record | None'" in said
+    assert "PluginFailedError" in said and "thalweg.Consumer" not in said
+    for name in ("Client", "Consumer", "Producer"):
+        for member, theirs in inspect.getmembers(getattr(thalweg, name), inspect.isfunction):
+            if not member.startswith("_"):
+                own = inspect.signature(getattr(getattr(thalweg.sync, name), member)).parameters.values()
+                assert [(p.name, p.kind, p.default) for p in own] == [
+                    (p.name, p.kind, p.default) for p in inspect.signature(theirs).parameters.values()
+                ], (name, member)

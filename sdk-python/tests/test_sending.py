@@ -186,6 +186,31 @@ def test_text_that_has_no_bytes_is_refused_by_name_and_does_not_keep_the_others(
                 producer.enqueue(**{"value": "evil", **parts})
 
 
+def test_a_send_is_awaited_gathered_and_made_a_task_of(broker: Broker) -> None:
+    async def send(client: thalweg.Client, topic: str) -> None:
+        async with client.producer(topic) as producer:
+            given: list[thalweg.Delivery] = [
+                await producer.send("0"),
+                *await asyncio.gather(producer.send("1"), producer.send("2")),
+                await asyncio.create_task(producer.send("3")),
+                await asyncio.wait_for(producer.send("4"), 10),
+                await asyncio.shield(producer.send("5")),
+                await asyncio.ensure_future(producer.send("6")),
+                *[await first for first in asyncio.as_completed([producer.send("7")], timeout=10)],
+            ]
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(producer.send("8"))
+            done, _ = await asyncio.wait([asyncio.create_task(producer.send("9"))], timeout=10)
+            given += [task.result(), *(one.result() for one in done)]
+            assert len(given) == 10 and all(isinstance(one, thalweg.Delivery) for one in given)
+            # FIXME: what a task can be made of is a coroutine, which `asyncio.wait` refuses. The record is sent all the same.
+            with pytest.raises(TypeError, match="use tasks explicitly"):
+                await asyncio.wait([producer.send("10")])
+        assert await numbers(client, topic) == list(range(11))
+
+    run(broker, send)
+
+
 class Refusing:
     """A native half that takes nothing."""
 
@@ -292,6 +317,16 @@ def test_the_block_s_own_error_comes_first(broker: Broker) -> None:
             assert "closing the producer" in raised.value.__notes__[0]
 
     asyncio.run(go())
+
+
+def test_the_block_s_own_error_comes_first_in_the_sync_half(broker: Broker) -> None:
+    with thalweg.sync.connect(broker.address, ca=broker.ca, timeout=1) as client:
+        with pytest.raises(ZeroDivisionError) as raised:
+            with client.producer("t", delivery_timeout=1) as producer:
+                broker.kill()
+                producer.enqueue("x")
+                raise ZeroDivisionError
+        assert "closing the producer" in raised.value.__notes__[0]
 
 
 def test_a_send_is_bounded_from_the_call_on_though_nothing_is_open(broker: Broker) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
@@ -58,13 +58,51 @@ def no_text(name: str, error: UnicodeEncodeError) -> InvalidError:
     return InvalidError(f"{name} is not valid text: character {error.start} is {character!r}, half of a surrogate pair, which UTF-8 has no bytes for")
 
 
-def text(name: str, value: str) -> None:
-    """A str that has bytes in UTF-8."""
+def topics(given: Any) -> list[str]:
+    """Topics, by name or by pattern."""
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise TypeError(f"topics is {type(given).__name__}; a str, or a list of them, is expected")
+    names = [given] if isinstance(given, str) else list(given)
+    for name in names:
+        if name is None:
+            raise TypeError("topics holds None; str is expected")
+        text("topics", name)
+    return names
+
+
+def text(name: str, value: Any) -> None:
+    """A str that has bytes in UTF-8, or None."""
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {type(value).__name__}; str is expected")
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError as error:
             raise no_text(name, error) from None
+
+
+def data(name: str, value: Any) -> bytes | None:
+    """The bytes of what was given as text or as bytes, or None."""
+    if value is None or type(value) is bytes:
+        return value
+    if isinstance(value, str):
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise no_text(name, error) from None
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    raise TypeError(f"{name} is {type(value).__name__}; bytes or str is expected")
+
+
+def some_data(name: str, value: Any) -> bytes:
+    """The bytes of what was given as text or as bytes."""
+    found = data(name, value)
+    if found is None:
+        raise TypeError(f"{name} is None; bytes or str is expected")
+    return found
 
 
 def pem(name: str, given: Any) -> bytes:
@@ -73,10 +111,10 @@ def pem(name: str, given: Any) -> bytes:
         raise TypeError(f"{name} is {type(given).__name__}; PEM as a str or bytes, or a path, is expected")
     if isinstance(given, PathLike) or (isinstance(given, str) and "\n" not in given and "-----BEGIN " not in given):
         return Path(given).read_bytes()
-    data = given.encode() if isinstance(given, str) else bytes(given)
-    if b"-----BEGIN " not in data:
+    found = some_data(name, given)
+    if b"-----BEGIN " not in found:
         raise InvalidError(f"{name} is not in PEM form: it has no -----BEGIN")
-    return data
+    return found
 
 
 def parse_start(start: Any, name: str = "start") -> tuple[str, int]:

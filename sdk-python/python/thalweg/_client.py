@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from . import _checks, _native
 from ._checks import Pem, parse_start, parse_starts
 from ._consumer import Consumer, Rebalance, Start, Starts, TopicPartition
-from ._errors import ClosedError, InvalidError
+from ._errors import ClosedError, InvalidError, ThalwegError
 from ._producer import Producer
 
 
@@ -85,6 +85,8 @@ class connect:  # noqa: N801 - reads as a function: `await connect(…)` or `asy
         if (cert is None) != (key is None):
             raise InvalidError("cert and key go together: a certificate and its private key, in PEM form")
         _checks.duration("timeout", timeout)
+        _checks.text("address", address)
+        _checks.text("client_id", client_id)
         self._address = address
         self._client_id = client_id
         self._ca = ca
@@ -228,7 +230,9 @@ class Client:
             _checks.whole(what, number, -1, _checks.INT64_MAX)
         for what, number in (("segment_bytes", segment_bytes), ("segment_ms", segment_ms)):
             _checks.whole(what, number, 1, _checks.INT64_MAX)
-        config = partitioner_config.encode() if isinstance(partitioner_config, str) else partitioner_config
+        _checks.text("name", name)
+        _checks.text("partitioner", partitioner)
+        config = _checks.some_data("partitioner_config", partitioner_config)
         made = await self._native.create_topic(
             name,
             partitions,
@@ -245,6 +249,7 @@ class Client:
 
     async def delete_topic(self, name: str) -> None:
         """Removes a topic and its records, for ever. Raises NotFoundError, DeniedError."""
+        _checks.text("name", name)
         await self._native.delete_topic(name)
 
     async def topics(self) -> list[Topic]:
@@ -256,6 +261,7 @@ class Client:
 
         Offsets are not dense: "latest" less "earliest" is no count of records. Raises NotFoundError.
         """
+        _checks.text("topic", topic)
         kind, value = parse_start(position)
         return dict(await self._native.offsets(topic, kind, value))
 
@@ -264,6 +270,7 @@ class Client:
 
         Raises InvalidError for what is no plugin, or too large, DeniedError where this client may not change the cluster.
         """
+        _checks.text("name", name)
         data = bytes(module) if isinstance(module, (bytes, bytearray, memoryview)) else Path(module).read_bytes()
         return Plugin(**await self._native.upload_plugin(name, data))
 
@@ -294,9 +301,9 @@ class Client:
         _checks.duration("linger_ms", linger_ms, "milliseconds")
         _checks.byte_count("batch_bytes", batch_bytes)
         _checks.byte_count("buffer_bytes", buffer_bytes)
-        native = self._native.producer(
-            topic, linger_ms, batch_bytes, compression, acks, delivery_timeout, buffer_bytes
-        )
+        for what, text in (("topic", topic), ("compression", compression), ("acks", acks)):
+            _checks.text(what, text)
+        native = self._native.producer(topic, linger_ms, batch_bytes, compression, acks, delivery_timeout, buffer_bytes)
         return Producer(topic, native)
 
     def consumer(
@@ -322,12 +329,13 @@ class Client:
         on_rebalance: Callable[[Rebalance], object] | None = None,
         close_timeout: float = 10.0,
     ) -> Consumer:
-        """A consumer of a topic, or of several: of all partitions unless some are named.
+        """A consumer of a topic, or of several, by name or by pattern: of all partitions unless some are named.
+
+        A pattern begins with "^", as in "^flights-", and stands for the topics whose names match it from their start on, those that come later included.
 
         With `group` it shares the partitions with the other consumers of that group id, and goes on where the group left off.
-        `start` is "earliest", "latest", an offset, or {"timestamp": ms}: without a group "latest"; in a group it counts where the
-        group has not come to yet, and is "earliest". With `until_end` it ends once everything has been scanned that was there at
-        the start, in a group by whichever member. `filter` is a plugin, "name" or "name@version"; all members have the same.
+        With `until_end` it ends once everything has been scanned that was there at the start, in a group by whichever member.
+        `filter` is a plugin, "name" or "name@version"; all members have the same.
         `start` is where to begin: "earliest", "latest", an offset, or {"timestamp": …}; by default at the end, and in a group, for partitions that
         it has not come to yet, with the first record kept. A mapping of partitions, as in {0: 100, 1: "earliest"}, gives these starts of their
         own, and the others begin at the end; not in a group.
@@ -337,14 +345,14 @@ class Client:
         not hold: "fail" raises `OffsetOutOfRangeError`, the others go on with the first record kept, or behind the last one. `buffer_bytes` bounds
         what is granted to brokers, or has come and was not taken, per topic.
 
-        `auto_commit` is how often, in seconds, what is done is committed; None: only by `commit`. `instance` is a name that
-        outlives the process, for static membership. Unheard for `session_timeout` seconds a member counts as dead. `on_rebalance`
-        is called, and awaited where it is async, before the next record is handed out: for partitions that are revoked while they are still this
-        member's, so that it may commit. It may call anything but read. While a record of another partition is in hand, a revoked one waits for
-        it for a second. `max_processing` is how long, in seconds, a record or batch may be kept before the member leaves the group, until it asks for the
-        next one. `close_timeout` bounds how long `close` lets a loop in another task finish what it has in hand.
+        `auto_commit` is how often, in seconds, what is done is committed; None: only by `commit`. `instance` is a name that outlives the process, for
+        static membership. Unheard for `session_timeout` seconds a member counts as dead. `on_rebalance` is called, and awaited where it is async,
+        before the next record is handed out: for partitions that are revoked while they are still this member's, so that it may commit, and when the
+        consumer is closed for all that this member has then. It may call anything but read. While a record of another partition is in hand, a revoked
+        one waits for it for a second. `max_processing` is how long, in seconds, a record or batch may be kept before the member leaves the group,
+        until it asks for the next one. `close_timeout` bounds how long `close` lets a loop in another task finish what it has in hand.
 
-        Opening it, or the first read, raises NotFoundError where there is no such topic (with `wait_for_topics` it is waited for) or filter, and InvalidError
+        Opening it, or the first read, raises NotFoundError where there is no such topic (with `wait_for_topics` it is waited for, also when it is deleted) or filter, and InvalidError
         where filter or assignor are not those of the group's other members.
         """
         native = self._native
@@ -362,6 +370,17 @@ class Client:
         ):
             _checks.duration(what, time)
         _checks.byte_count("buffer_bytes", buffer_bytes)
+        names = _checks.topics(topics)
+        for what, text in (
+            ("group", group),
+            ("instance", instance),
+            ("filter", filter),
+            ("on_filter_failure", on_filter_failure),
+            ("on_bad_record", on_bad_record),
+            ("out_of_range", out_of_range),
+            ("assignor", assignor),
+        ):
+            _checks.text(what, text)
         starts = parse_starts(start)
         options = {
             "partitions": None if partitions is None else list(partitions),
@@ -369,7 +388,7 @@ class Client:
             "starts": starts,
             "until_end": until_end,
             "filter": filter,
-            "filter_config": filter_config.encode() if isinstance(filter_config, str) else filter_config,
+            "filter_config": _checks.some_data("filter_config", filter_config),
             "on_filter_failure": on_filter_failure,
             "on_bad_record": on_bad_record,
             "out_of_range": out_of_range,
@@ -383,7 +402,6 @@ class Client:
             "max_processing": max_processing,
             "wait_for_topics": wait_for_topics,
         }
-        names = [topics] if isinstance(topics, str) else list(topics)
         consumer = Consumer(names, group, lambda: native.consumer(names, options), on_rebalance, close_timeout)
         self._consumers.add(consumer)
         return consumer
@@ -395,7 +413,9 @@ class Client:
 
         Raises NotFoundError for the topic or the plugin, DeniedError where this client may not change the cluster.
         """
-        config = partitioner_config.encode() if isinstance(partitioner_config, str) else partitioner_config
+        _checks.text("topic", topic)
+        _checks.text("partitioner", partitioner)
+        config = _checks.some_data("partitioner_config", partitioner_config)
         await self._native.set_partitioner(topic, partitioner, config)
 
     async def groups(self) -> list[GroupInfo]:
@@ -404,6 +424,7 @@ class Client:
 
     async def describe_group(self, group: str) -> Group:
         """A group with its members and offsets. Raises NotFoundError."""
+        _checks.text("group", group)
         state, epoch, coordinator, assignor, filter, members, offsets = await self._native.describe_group(group)
 
         def places(some: Sequence[tuple[str, int]]) -> list[TopicPartition]:
@@ -422,6 +443,7 @@ class Client:
 
     async def delete_group(self, group: str) -> None:
         """Forgets a group without members, and how far it has come. Raises NotFoundError, InvalidError where it has members."""
+        _checks.text("group", group)
         await self._native.delete_group(group)
 
     async def reset_group(
@@ -431,14 +453,19 @@ class Client:
 
         `to` is a position as for a consumer's `start`; no `partitions` means all. Raises NotFoundError for the topic, InvalidError where the group has members.
         """
+        _checks.text("group", group)
+        _checks.text("topic", topic)
         return dict(await self._native.reset_group(group, topic, list(partitions), parse_start(to), dry_run))
 
     async def close(self) -> None:
         """Closes the consumers that were made here, and lets the connection go; producers keep theirs until they are closed."""
         self._native_client = None
         consumers, self._consumers = list(self._consumers), weakref.WeakSet()
-        # Where a coordinator does not answer, its members count as gone when their sessions end.
-        await asyncio.gather(*(consumer._leave(False) for consumer in consumers), return_exceptions=True)
+        outcomes = await asyncio.gather(*(consumer._leave(False) for consumer in consumers), return_exceptions=True)
+        for outcome in outcomes:
+            # Where a coordinator does not answer, its members count as gone when their sessions end. What else there is, a callback has raised.
+            if isinstance(outcome, Exception) and not isinstance(outcome, ThalwegError):
+                raise outcome
 
     async def __aenter__(self) -> Client:
         return self

@@ -6,9 +6,11 @@ import asyncio
 import functools
 import inspect
 import itertools
+import logging
+import os
 import sys
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, TypeVar, TypedDict
@@ -136,10 +138,12 @@ class Consumer:
         group: str | None,
         open: Callable[[], Awaitable[_native.Consumer]],
         on_rebalance: Callable[[Rebalance], object] | None = None,
-        close_timeout: float = 10.0,
+        close_timeout: float | None = 10.0,
     ) -> None:
         self.topics = topics
+        """The topics that it reads."""
         self.group = group
+        """The group id; None without a group."""
         self._open = open
         self._on_rebalance = on_rebalance
         self._close_timeout = close_timeout
@@ -154,6 +158,14 @@ class Consumer:
         self._finishing: asyncio.Task[Any] | None = None
         # What is told of what came and went.
         self._telling: asyncio.Future[None] | None = None
+        # What was told as assigned, and neither as revoked nor as lost since.
+        self._told: set[TopicPartition] = set()
+        # How many takes had handed something out when a take found nothing, and at a commit, each time the last one. No more since: nothing is in hand,
+        # or the user has said himself how far he is.
+        self._handed_at_wait = 0
+        self._handed_at_commit = 0
+        # In a child that was forked nobody is told: the member is the parent's.
+        self._process = os.getpid()
         # Who has asked for records last: what is in hand is in his.
         self._reader: asyncio.Task[Any] | None = None
         # The iterator that was made last: once its loop has been left, nothing is in hand.
@@ -179,10 +191,16 @@ class Consumer:
             raise ClosedError("the consumer is closed")
 
     def _check_readable(self) -> None:
+        if self._telling is not None:
+            self._check_not_telling()
         if self._finishing is not None and self._finishing is asyncio.current_task():
             self._finishing = None
         else:
             self._check_open()
+
+    def _check_not_telling(self) -> None:
+        if self._telling is asyncio.current_task():
+            raise InvalidError("a rebalance callback cannot read: it is told before the next record is handed out")
 
     async def _ready(self) -> _native.Consumer:
         if not self._is_waited_for:
@@ -211,31 +229,72 @@ class Consumer:
         try:
             await asyncio.shield(telling)
         finally:
-            if telling.done():
+            if telling.done() and self._telling is telling:
                 self._telling = None
 
     async def _tell_all(self, native: _native.Consumer) -> None:
         changes = native.untold()
         try:
-            for change in rebalances(changes):
-                told = self._on_rebalance(change) if self._on_rebalance else None
-                if inspect.isawaitable(told):
-                    await told
+            for change in self._follow(changes):
+                await self._call(change)
         finally:
             # Told, however he takes it.
             native.told(len(changes))
 
+    async def _call(self, change: Rebalance) -> None:
+        told = self._on_rebalance(change) if self._on_rebalance else None
+        if inspect.isawaitable(told):
+            await told
+
+    def _follow(self, changes: list[Change]) -> Iterator[Rebalance]:
+        """What came and went, for whoever tells it."""
+        for change in rebalances(changes):
+            if change.kind == "assigned":
+                self._told.update(change.partitions)
+            else:
+                self._told.difference_update(change.partitions)
+            yield change
+
+    def _last_changes(self, native: _native.Consumer, is_done: bool) -> Iterator[Rebalance]:
+        """What is told before a member leaves its group: what was not told yet, then that all of which "assigned" was told is revoked. What the group
+        has given to another in the meantime is lost.
+        """
+        if not is_done and native.handed() not in (self._handed_at_wait, self._handed_at_commit):
+            # What is in hand is not done: a commit of all that was handed out is without it.
+            native.give_back()
+        changes = native.untold()
+        yield from self._follow(changes)
+        native.told(len(changes))
+        held, lost = list[TopicPartition](), list[TopicPartition]()
+        for place in sorted(self._told):
+            try:
+                native.committed(*place)
+                held.append(place)
+            except ThalwegError:
+                lost.append(place)
+        self._told.clear()
+        if lost:
+            yield Rebalance("lost", lost)
+        if held:
+            yield Rebalance("revoked", held)
+
     async def _wait(self, take: Take[T]) -> T:
         """What is taken next; StopAsyncIteration where there is nothing more."""
+        if self._telling is not None:
+            self._check_not_telling()
         self._reader = asyncio.current_task()
-        if self._telling is not None and self._telling is self._reader:
-            raise InvalidError("a rebalance callback cannot read: it is told before the next record is handed out")
         native = self._native or await self._ready()
         while True:
-            taken = take(native)
+            try:
+                taken = take(native)
+            except StopAsyncIteration:
+                self._handed_at_wait = native.handed()
+                raise
             if taken is None:
+                self._handed_at_wait = native.handed()
                 await native.ready()
             elif isinstance(taken, list):
+                self._handed_at_wait = native.handed()
                 await self._tell(native)
             else:
                 return taken
@@ -292,6 +351,19 @@ class Consumer:
         self._reading = weakref.ref(reading)
         return reading
 
+    async def subscribe(self, topics: str | Sequence[str]) -> None:
+        """Reads these topics from now on, instead of those that it read: by name, or by a pattern, which begins with "^". What stays wanted goes on where it is.
+
+        Without a group, records that wait of topics that are not wanted any more are dropped, and new ones begin where `start` says; in a group their partitions
+        are given up as in any rebalance. When it returns, the group's coordinator knows; without a group, every new start has been resolved.
+
+        Raises NotFoundError for a topic that does not exist, unless `wait_for_topics` is set, InvalidError for what is no name and no pattern, and for a
+        consumer of chosen partitions or with `until_end`.
+        """
+        names = _checks.topics(topics)
+        await (await self._ready()).subscribe(names)
+        self.topics = names
+
     async def seek(self, place: Place, to: Start) -> None:
         """Moves a partition: a number, or (topic, number) where several topics are read. Records that wait are dropped. To the end, or to a time, it waits
         until the leader has looked that up: what is sent from then on comes.
@@ -343,6 +415,7 @@ class Consumer:
         TimedOutError where the group's coordinator does not answer.
         """
         native = await self._ready()
+        self._handed_at_commit = native.handed()
         if offsets is None:
             await native.commit(None)
         elif isinstance(offsets, _native.Record):
@@ -370,38 +443,76 @@ class Consumer:
             return False
         return reader.get_loop() is asyncio.get_running_loop()
 
-    async def _end(self, is_done: bool, is_elsewhere: bool) -> None:
+    async def _end(self, is_done: bool, is_elsewhere: bool, tells: bool) -> None:
         native = self._native
         if native is None and self._opening is not None:
             native = await asyncio.shield(self._opening)
         if native is None:
             return
-        if not is_done:
-            native.stop()
-            if is_elsewhere and self._reader is not None:
-                # The body of a loop may finish what it has in hand, and ask for what is next.
-                idle = asyncio.ensure_future(native.idle())
-                await asyncio.wait([idle, self._reader], timeout=self._close_timeout, return_when="FIRST_COMPLETED")
-                idle.cancel()
-        self._is_waited_for = False
-        await native.close(is_done)
+        native.stop()
+        if not is_done and is_elsewhere and self._reader is not None:
+            # The body of a loop may finish what it has in hand, and ask for what is next.
+            idle = asyncio.ensure_future(native.idle())
+            await asyncio.wait([idle, self._reader], timeout=self._close_timeout, return_when="FIRST_COMPLETED")
+            idle.cancel()
+        try:
+            if tells and self._process == os.getpid():
+                await self._tell_leaving(native, is_done)
+        finally:
+            self._is_waited_for = False
+            await native.close(is_done)
+
+    async def _tell_leaving(self, native: _native.Consumer, is_done: bool) -> None:
+        """Tells what leaving the group takes away, for a while; what the callback calls goes on."""
+        before = self._telling
+
+        async def go() -> None:
+            if before is not None:
+                # Begun for a reader, who hears what comes of it.
+                await asyncio.wait([before])
+            errors = list[Exception]()
+            for change in self._last_changes(native, is_done):
+                try:
+                    await self._call(change)
+                except Exception as error:
+                    errors.append(error)
+            if errors:
+                raise errors[0]
+
+        self._is_waited_for = True
+        telling = self._telling = asyncio.ensure_future(go())
+        ended, _ = await asyncio.wait([telling], timeout=self._close_timeout)
+        if ended:
+            return telling.result()
+        telling.cancel()
+        logging.getLogger("thalweg").warning("on_rebalance has not ended within %s s; the consumer is closed without it", self._close_timeout)
 
     def _leave(self, is_done: bool) -> Awaitable[None]:
+        current = asyncio.current_task()
+        is_within = self._telling is not None and self._telling is current
         if self._closing is None:
             # Looked at here: what ends it runs in a task of its own.
             is_elsewhere = self._busy_elsewhere()
             self._closed = True
             self._is_waited_for = is_elsewhere and not is_done
             self._finishing = self._reader if self._is_waited_for and self._reading is None else None
-            self._closing = asyncio.ensure_future(self._end(is_done, is_elsewhere))
+            tells = self._on_rebalance is not None and not is_within
+            self._closing = asyncio.ensure_future(self._end(is_done, is_elsewhere, tells))
+        elif is_within:
+            # It is being closed, and this callback is waited for.
+            return _done()
         return asyncio.shield(self._closing)
 
     async def close(self) -> None:
         """Ends the subscription, and a loop that runs.
 
         What is in hand is not done, unless it is finished now: a loop that runs in another task may end its body, for at most `close_timeout` seconds, and
-        then ends as if there were nothing more; so does a loop around `next`, which answers None once. In a group, what is done is committed unless that is manual; `on_rebalance` is not called.
-        Raises TimedOutError where the group's coordinator does not answer: the member counts as gone when its session ends.
+        then ends as if there were nothing more; so does a loop around `next`, which answers None once. In a loop of the same task, leave the loop and the
+        `async with` block instead: that takes what is in hand for done.
+
+        In a group, `on_rebalance` is told then that what this member holds is revoked, and awaited for at most `close_timeout` seconds; a commit in it
+        counts. It is not told where it calls `close` itself. What is done is committed unless that is manual. Raises what `on_rebalance` raises, and
+        TimedOutError where the group's coordinator does not answer: the member counts as gone when its session ends.
         """
         await self._leave(False)
 
@@ -414,6 +525,9 @@ class Consumer:
     ) -> None:
         # What was in hand when an exception came is not done.
         await self._leave(kind is None)
+
+
+async def _done() -> None: ...
 
 
 class _Reading(AsyncIterator[T]):
@@ -430,7 +544,11 @@ class _Reading(AsyncIterator[T]):
 
     async def __anext__(self) -> T:
         if self._now is not None:
-            taken = self._now()
+            try:
+                taken = self._now()
+            except StopAsyncIteration:
+                # By the way that takes note of it.
+                return await self._consumer._wait(self._take)
             if taken.__class__ in _HANDED_OUT:
                 return taken
         elif self._consumer._closed and self._consumer._native is None:

@@ -57,7 +57,10 @@ _tuple = tuple.__new__
 
 
 class Sending(asyncio.Future[T], Coroutine[Any, Any, T]):
-    """What comes of a call that has taken its place already: await it, gather it, or make a task of it. Nobody has to wait for it."""
+    """What comes of a call that has taken its place already: await it, gather it, or make a task of it. Nobody has to wait for it.
+
+    A task is made of a coroutine only, and `asyncio.wait` refuses every coroutine: both ask the same question, so one object cannot serve both.
+    """
 
     __slots__ = ("_driven",)
 
@@ -111,19 +114,6 @@ class _Room:
         return self._receipt.buffered().__await__()
 
 
-def _data(data: Any, what: str) -> bytes | None:
-    if data is None or type(data) is bytes:
-        return data
-    if isinstance(data, str):
-        try:
-            return data.encode()
-        except UnicodeEncodeError as error:
-            raise _checks.no_text(what, error) from None
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        return bytes(data)
-    raise TypeError(f"{what} is {type(data).__name__}; bytes or str is expected")
-
-
 def _value(value: Any) -> bytes | None:
     if type(value) is bytes or value is None:
         return value
@@ -135,11 +125,11 @@ def _value(value: Any) -> bytes | None:
             ensure_ascii=False,
             allow_nan=False,
         )
-        return _data(text, "value as JSON")
+        return _checks.data("value as JSON", text)
     if isinstance(value, Message):
         raise TypeError("value is Message; send_batch and enqueue_batch take messages")
     if isinstance(value, (str, bytes, bytearray, memoryview)):
-        return _data(value, "value")
+        return _checks.data("value", value)
     raise TypeError(f"value is {type(value).__name__}; bytes, str, or a mapping or list for JSON is expected")
 
 
@@ -154,7 +144,7 @@ def _headers(headers: Any) -> list[tuple[str, bytes | None]]:
         if not isinstance(name, str):
             raise TypeError(f"a header's name is {type(name).__name__}; str is expected")
         _checks.text("a header's name", name)
-        encoded.append((name, _data(value, f"header {name!r}")))
+        encoded.append((name, _checks.data(f"header {name!r}", value)))
     return encoded
 
 
@@ -173,12 +163,10 @@ def _item(value: Any, key: Any, headers: Any, timestamp_ms: Any, partition: Any,
     if partition is not None:
         _checks.partition(partition)
     if topic is not None:
-        if not isinstance(topic, str):
-            raise TypeError(f"topic is {type(topic).__name__}; str is expected")
         _checks.text("topic", topic)
     return (
         value if type(value) is bytes else _value(value),
-        key if key is None or type(key) is bytes else _data(key, "key"),
+        key if key is None or type(key) is bytes else _checks.data("key", key),
         None if headers is None else _headers(headers),
         None if timestamp_ms is None else _timestamp(timestamp_ms),
         partition,
@@ -226,6 +214,8 @@ class Producer:
 
     Each call takes its record, and its place in line, before it returns, whether it is awaited or not: the order of calls is the order
     of records in each partition. A call that is cancelled is sent all the same; if it fails, the next `flush()` or `close()` says so.
+
+    What `send` gives may be awaited, gathered, or made a task of. `asyncio.wait` takes it as a task only: `asyncio.create_task(producer.send(…))`.
     """
 
     def __init__(self, topic: str | None, native: _native.Producer) -> None:

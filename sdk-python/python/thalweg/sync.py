@@ -1,298 +1,363 @@
+# Generated from _client.py, _producer.py and _consumer.py by `python sdk-python/generate_sync.py`. Change those, or _sync.py.
 """The same client without asyncio: `with` and `for` instead of `async with` and `async for`."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import functools
-import inspect
-import logging
-import os
-import sys
-import threading
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from types import TracebackType
-from typing import Any, TypeVar, Unpack
+from typing import Literal
 
-from . import _checks, _client, _consumer, _leaving, _native, _options, _producer
-from ._errors import InvalidError, ThalwegError
+from . import _client, _sync
+from ._checks import Pem
+from ._client import Group, GroupInfo, Plugin, Topic
+from ._consumer import Counts, Place, Rebalance, Start, Starts, TopicPartition
+from ._errors import ThalwegError
 from ._native import Batch, Record
+from ._producer import Data, Delivery, Headers, Message, OnDelivery, Timestamp, Value
 
-T = TypeVar("T")
-R = TypeVar("R", Record, Batch)
-_lock = threading.Lock()
-
-
-def _forked() -> None:
-    """In a child that was forked: whoever held the lock is not here."""
-    global _lock
-    _lock = threading.Lock()
-
-
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_forked)
-
-_running: tuple[int, asyncio.AbstractEventLoop] | None = None
-
-
-def _loop() -> asyncio.AbstractEventLoop:
-    global _running
-    with _lock:
-        # A child that was forked has not got the parent's thread: it starts its own.
-        if _running is None or _running[0] != os.getpid():
-            loop = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="thalweg-sync", daemon=True).start()
-            _running = (os.getpid(), loop)
-        return _running[1]
-
-
-_telling: tuple[int, ThreadPoolExecutor] | None = None
-
-
-def _callbacks() -> ThreadPoolExecutor:
-    """Where callbacks of deliveries run: not on the loop's thread, which would wait for itself in a call that they make."""
-    global _telling
-    with _lock:
-        if _telling is None or _telling[0] != os.getpid():
-            _telling = (os.getpid(), ThreadPoolExecutor(1, "thalweg-deliveries"))
-        return _telling[1]
-
-
-def _callback(on_delivery: _producer.OnDelivery, outcome: _producer.Delivery | ThalwegError) -> None:
-    def call() -> None:
-        try:
-            on_delivery(outcome)
-        except Exception:
-            logging.getLogger("thalweg").exception("on_delivery raised")
-
-    try:
-        _callbacks().submit(call)
-    except RuntimeError as error:
-        if "shutdown" not in str(error):
-            raise
-        # The process ends, and no thread takes it any more. All before it have been called; this one is, while the end waits for records.
-        _leaving.late.append(call)
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    try:
-        future = asyncio.run_coroutine_threadsafe(work, _loop())
-    except BaseException:
-        # After a fork, or with a signal before it began: what runs already cannot be closed, and ends by itself.
-        with contextlib.suppress(ValueError):
-            work.close()
-        raise
-    try:
-        return future.result()
-    except BaseException:
-        # Ctrl-C must not leave the call running.
-        future.cancel()
-        raise
-
-
-def _wait(call: Callable[[], Awaitable[T]]) -> T:
-    """Calls on the loop's thread, and waits for what comes of it."""
-
-    async def go() -> T:
-        return await call()
-
-    return _run(go())
+__all__ = ["Client", "Consumer", "Producer", "connect"]
 
 
 def connect(
     address: str,
     *,
     client_id: str = "thalweg-python",
-    ca: _checks.Pem | None = None,
-    cert: _checks.Pem | None = None,
-    key: _checks.Pem | None = None,
+    ca: Pem | None = None,
+    cert: Pem | None = None,
+    key: Pem | None = None,
     timeout: float = 10.0,
 ) -> Client:
-    """Connects to a cluster; see `thalweg.connect`. Raises DisconnectedError when no broker answers within `timeout` seconds."""
+    """Connects to a cluster by the address of any broker, `thalweg://host:port`.
 
-    async def go() -> _client.Client:
-        return await _client.connect(address, client_id=client_id, ca=ca, cert=cert, key=key, timeout=timeout)
-
-    return Client(_run(go()))
-
-
-class _Closing:
-    def close(self) -> None:
-        """Ends it."""
-        raise NotImplementedError
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    `client_id` is what operators see of this client, in the broker's log and in `thalweg group describe`. `ca` is the CA to trust; without it THALWEG_CA, the
+    context of `thalweg dev` on this machine, and the platform's roots are used. `cert` and `key` prove who this client is: changing a cluster from another
+    machine needs them. All three are PEM, as text, as bytes, or the path of a file. Raises DisconnectedError when no broker answers within `timeout` seconds.
+    """
+    return Client(
+        _sync.run(lambda: _client.connect(address, client_id=client_id, ca=ca, cert=cert, key=key, timeout=timeout))
+    )
 
 
-class Client(_Closing):
-    """A connected client; see `thalweg.Client`."""
+class Client(_sync.ClientBase):
+    """A connected client, made by `connect`. The connection closes with `close()` and the last producer and consumer.
 
-    def __init__(self, inner: _client.Client) -> None:
-        self._inner = inner
+    Every call that asks the cluster raises DisconnectedError or TimedOutError where no broker answers within the client's time-out; both are `retriable`.
+    InvalidError: the client is closed, or an argument is out of its range.
+    """
 
-    def __enter__(self) -> Client:
-        return self
+    def create_topic(
+        self,
+        name: str,
+        *,
+        partitions: int = 1,
+        partitioner: str | None = None,
+        partitioner_config: bytes | str = b"",
+        retention_ms: int | None = None,
+        retention_bytes: int | None = None,
+        segment_bytes: int | None = None,
+        segment_ms: int | None = None,
+        timestamp_ahead_max_ms: int | None = None,
+        replication_factor: int | None = None,
+    ) -> Topic:
+        """Makes a topic. `partitioner` is a plugin, "name" or "name@version"; -1 means no bound on retention.
 
-    def create_topic(self, name: str, **options: Unpack[_options.TopicOptions]) -> _client.Topic:
-        """Makes a topic; options and errors as `thalweg.Client.create_topic`."""
-        return _run(self._inner.create_topic(name, **options))
+        What is removed are whole segments: one is closed at `segment_bytes` (an eighth of `retention_bytes`, at least 1 MiB) or when it has been open for
+        `segment_ms` (an eighth of `retention_ms`, from 5 s to a week). A record that is stamped more than `timestamp_ahead_max_ms` ahead of the broker's clock
+        is refused with its batch; an hour by default, -1 for any time. `replication_factor` copies of each partition stand on different brokers; three, or as
+        many as there are brokers.
+
+        Raises AlreadyExistsError where there is one of that name, NotFoundError where there is no such plugin, DeniedError where this client may not change the
+        cluster.
+        """
+        return _sync.run(
+            lambda: self._inner.create_topic(
+                name,
+                partitions=partitions,
+                partitioner=partitioner,
+                partitioner_config=partitioner_config,
+                retention_ms=retention_ms,
+                retention_bytes=retention_bytes,
+                segment_bytes=segment_bytes,
+                segment_ms=segment_ms,
+                timestamp_ahead_max_ms=timestamp_ahead_max_ms,
+                replication_factor=replication_factor,
+            )
+        )
 
     def delete_topic(self, name: str) -> None:
         """Removes a topic and its records, for ever. Raises NotFoundError, DeniedError."""
-        _run(self._inner.delete_topic(name))
+        _sync.run(lambda: self._inner.delete_topic(name))
 
-    def topics(self) -> list[_client.Topic]:
+    def topics(self) -> list[Topic]:
         """All topics, in the order of their names."""
-        return _run(self._inner.topics())
+        return _sync.run(lambda: self._inner.topics())
 
-    def offsets(self, topic: str, position: _consumer.Start) -> dict[int, int]:
-        """Offsets of a position by partition; see `thalweg.Client.offsets`."""
-        return _run(self._inner.offsets(topic, position))
+    def offsets(self, topic: str, position: Start) -> dict[int, int]:
+        """Offsets of a position by partition: "earliest", "latest" (the end, exclusive), or {"timestamp": milliseconds or datetime}.
 
-    def upload_plugin(self, name: str, module: bytes | str | PathLike[str]) -> _client.Plugin:
-        """Uploads a module (bytes, or a path) as the next version of `name`; see `thalweg.Client.upload_plugin`."""
-        return _run(self._inner.upload_plugin(name, module))
+        Offsets are not dense: "latest" less "earliest" is no count of records. Raises NotFoundError.
+        """
+        return _sync.run(lambda: self._inner.offsets(topic, position))
 
-    def plugins(self) -> list[_client.Plugin]:
+    def upload_plugin(self, name: str, module: bytes | str | PathLike[str]) -> Plugin:
+        """Uploads a module (bytes, or a path) as the next version of `name`; the same module keeps its version.
+
+        Raises InvalidError for what is no plugin, or too large, DeniedError where this client may not change the cluster.
+        """
+        return _sync.run(lambda: self._inner.upload_plugin(name, module))
+
+    def plugins(self) -> list[Plugin]:
         """All plugins in all versions."""
-        return _run(self._inner.plugins())
+        return _sync.run(lambda: self._inner.plugins())
 
-    def producer(self, topic: str | None = None, **options: Unpack[_options.ProducerOptions]) -> Producer:
-        """A producer to a topic, or to those that its records name; options as `thalweg.Client.producer`. It looks for the topic at its first record, or by `with`."""
-        return Producer(self._inner.producer(topic, **options))
+    def producer(
+        self,
+        topic: str | None = None,
+        *,
+        linger_ms: float = 5.0,
+        batch_bytes: int = 128 << 10,
+        compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none",
+        acks: Literal["none", "leader", "quorum"] = "quorum",
+        delivery_timeout: float = 120.0,
+        buffer_bytes: int = 32 << 20,
+    ) -> Producer:
+        """A producer to a topic. It looks for the topic at its first record, or by `with`. Without a topic each record names its own, by `topic=`; all of them
+        share the buffer.
 
-    def consumer(self, topics: str | Sequence[str], **options: Unpack[_options.ConsumerOptions]) -> Consumer:
-        """A consumer of a topic, or of several; options as `thalweg.Client.consumer`. `on_rebalance` is called by the thread that reads, and cannot be async."""
-        if inspect.iscoroutinefunction(options.get("on_rebalance")):
-            raise TypeError("on_rebalance is async; here it is called by the thread that reads, and nobody would await it")
-        return Consumer(self._inner.consumer(topics, **options))
+        `linger_ms` is how long a batch waits for more records while others are in flight (a lone record never waits), `batch_bytes` how large it gets. `acks`
+        says when a send is done: "quorum", on the disks of a majority of the copies; "leader", in one broker's memory; "none", on its way. `delivery_timeout`
+        bounds, in seconds, every send from call to outcome, retries included. `buffer_bytes` bounds the records without an outcome; above it, sends wait.
+        Raises InvalidError for an option that is out of its range.
+        """
+        return self._made(
+            Producer(
+                self._inner.producer(
+                    topic,
+                    linger_ms=linger_ms,
+                    batch_bytes=batch_bytes,
+                    compression=compression,
+                    acks=acks,
+                    delivery_timeout=delivery_timeout,
+                    buffer_bytes=buffer_bytes,
+                )
+            )
+        )
+
+    def consumer(
+        self,
+        topics: str | Sequence[str],
+        *,
+        partitions: Sequence[int] | None = None,
+        start: Start | Starts | None = None,
+        until_end: bool = False,
+        filter: str | None = None,
+        filter_config: bytes | str = b"",
+        on_filter_failure: Literal["fail", "skip", "pass"] = "fail",
+        on_bad_record: Literal["fail", "skip"] = "fail",
+        out_of_range: Literal["earliest", "latest", "fail"] = "fail",
+        buffer_bytes: int = 32 << 20,
+        group: str | None = None,
+        instance: str | None = None,
+        session_timeout: float = 3.0,
+        auto_commit: float | None = 1.0,
+        assignor: Literal["uniform", "range"] = "uniform",
+        max_processing: float | None = None,
+        wait_for_topics: bool = False,
+        on_rebalance: Callable[[Rebalance], object] | None = None,
+        close_timeout: float = 10.0,
+    ) -> Consumer:
+        """A consumer of a topic, or of several, by name or by pattern: of all partitions unless some are named.
+
+        A pattern begins with "^", as in "^flights-", and stands for the topics whose names match it from their start on, those that come later included.
+
+        With `group` it shares the partitions with the other consumers of that group id, and goes on where the group left off. With `until_end` it ends once
+        everything has been scanned that was there at the start, in a group by whichever member. `filter` is a plugin, "name" or "name@version"; all members
+        have the same. `start` is where to begin: "earliest", "latest", an offset, or {"timestamp": …}; by default at the end, and in a group, for partitions
+        that it has not come to yet, with the first record kept. A mapping of partitions, as in {0: 100, 1: "earliest"}, gives these starts of their own, and
+        the others begin at the end; not in a group.
+
+        `on_bad_record` says what becomes of a stored batch that does not decode: "fail" raises `BadRecordError` at every call until a `seek` past it, "skip"
+        passes it over and counts its records as unreadable. `out_of_range` says what becomes of a position that the log does not hold: "fail" raises
+        `OffsetOutOfRangeError`, the others go on with the first record kept, or behind the last one. `buffer_bytes` bounds what is granted to brokers, or has
+        come and was not taken, per topic.
+
+        `auto_commit` is how often, in seconds, what is done is committed; None: only by `commit`. `instance` is a name that outlives the process, for static
+        membership. Unheard for `session_timeout` seconds a member counts as dead. `on_rebalance` is a plain function; the thread that reads calls it before the
+        next record is handed out: for partitions that are revoked while they are still this member's, so that it may commit, and when the consumer is closed,
+        by the thread that closes it, for all that this member has then. It may call anything but read. While a record of another partition is in hand, a
+        revoked one waits for it for a second. `max_processing` is how long, in seconds, a record or batch may be kept before the member leaves the group, until
+        it asks for the next one. `close_timeout` bounds how long `close` lets a loop in another thread finish what it has in hand.
+
+        Opening it, or the first read, raises NotFoundError where there is no such topic (with `wait_for_topics` it is waited for, also when it is deleted) or
+        filter, and InvalidError where filter or assignor are not those of the group's other members.
+        """
+        return self._made(
+            Consumer(
+                self._inner.consumer(
+                    topics,
+                    partitions=partitions,
+                    start=start,
+                    until_end=until_end,
+                    filter=filter,
+                    filter_config=filter_config,
+                    on_filter_failure=on_filter_failure,
+                    on_bad_record=on_bad_record,
+                    out_of_range=out_of_range,
+                    buffer_bytes=buffer_bytes,
+                    group=group,
+                    instance=instance,
+                    session_timeout=session_timeout,
+                    auto_commit=auto_commit,
+                    assignor=assignor,
+                    max_processing=max_processing,
+                    wait_for_topics=wait_for_topics,
+                    on_rebalance=on_rebalance,
+                    close_timeout=close_timeout,
+                )
+            )
+        )
 
     def set_partitioner(self, topic: str, partitioner: str | None, partitioner_config: bytes | str = b"") -> None:
-        """Places a topic's records in another way from now on; see `thalweg.Client.set_partitioner`."""
-        _run(self._inner.set_partitioner(topic, partitioner, partitioner_config))
+        """Places a topic's records in another way from now on; None: by key hash and in turn. What stands in it stays where it is.
 
-    def groups(self) -> list[_client.GroupInfo]:
+        Raises NotFoundError for the topic or the plugin, DeniedError where this client may not change the cluster.
+        """
+        _sync.run(lambda: self._inner.set_partitioner(topic, partitioner, partitioner_config))
+
+    def groups(self) -> list[GroupInfo]:
         """All consumer groups."""
-        return _run(self._inner.groups())
+        return _sync.run(lambda: self._inner.groups())
 
-    def describe_group(self, group: str) -> _client.Group:
+    def describe_group(self, group: str) -> Group:
         """A group with its members and offsets. Raises NotFoundError."""
-        return _run(self._inner.describe_group(group))
+        return _sync.run(lambda: self._inner.describe_group(group))
 
     def delete_group(self, group: str) -> None:
         """Forgets a group without members, and how far it has come. Raises NotFoundError, InvalidError where it has members."""
-        _run(self._inner.delete_group(group))
+        _sync.run(lambda: self._inner.delete_group(group))
 
     def reset_group(
-        self, group: str, topic: str, to: _consumer.Start, **options: Unpack[_options.ResetOptions]
+        self, group: str, topic: str, to: Start, *, partitions: Sequence[int] = (), dry_run: bool = False
     ) -> dict[int, int]:
-        """Moves a group without members; options and errors as `thalweg.Client.reset_group`."""
-        return _run(self._inner.reset_group(group, topic, to, **options))
+        """Moves a group without members; answers with the offset of each partition. With `dry_run` it only answers.
+
+        `to` is a position as for a consumer's `start`; no `partitions` means all. Raises NotFoundError for the topic, InvalidError where the group has members.
+        """
+        return _sync.run(lambda: self._inner.reset_group(group, topic, to, partitions=partitions, dry_run=dry_run))
 
     def close(self) -> None:
         """Closes the consumers that were made here, and lets the connection go; producers keep theirs until they are closed."""
-        _run(self._inner.close())
+        self._close()
 
 
-class Producer(_Closing):
-    """Sends records to one topic, or to any; see `thalweg.Producer`."""
+class Producer(_sync.ProducerBase):
+    """Sends records to one topic, or to any.
 
-    def __init__(self, inner: _producer.Producer) -> None:
-        self._inner = inner
+    `send()` means delivered; `enqueue()` means buffered, and waits while the buffer is full. Progress needs no flush. Values are bytes or str, or anything that
+    is a JSON object or list.
 
-    def __enter__(self) -> Producer:
-        _run(self._inner.__aenter__())
-        return self
+    Each call takes its record, and its place in line, before it returns: the order of calls is the order of records in each partition. A call that a signal has
+    ended may be sent all the same; if it fails, the next `flush()` or `close()` says so.
+    """
+
+    @property
+    def topic(self) -> str | None:
+        """The topic; None where each record names its own."""
+        return self._inner.topic
 
     def send(
         self,
-        value: _producer.Value,
+        value: Value,
         *,
-        key: _producer.Data | None = None,
-        headers: _producer.Headers | None = None,
-        timestamp_ms: _producer.Timestamp | None = None,
+        key: Data | None = None,
+        headers: Headers | None = None,
+        timestamp_ms: Timestamp | None = None,
         partition: int | None = None,
         topic: str | None = None,
-    ) -> _producer.Delivery:
-        """Sends a record and waits until it is delivered; options and errors as `thalweg.Producer.send`."""
-        return _wait(
+    ) -> Delivery:
+        """Sends a record and waits until the record is delivered. `partition` sends it there, whatever its key; `topic` does, with a producer of any topic.
+
+        Raises TypeError for what is no data, InvalidError above a limit, PluginFailedError where the topic's partitioner fails on it, TimedOutError without an
+        outcome within `delivery_timeout`.
+        """
+        return _sync.run(
             lambda: self._inner.send(
                 value, key=key, headers=headers, timestamp_ms=timestamp_ms, partition=partition, topic=topic
             )
         )
 
-    def send_batch(
-        self, messages: Iterable[_producer.Message | _producer.Value]
-    ) -> Sequence[_producer.Delivery | ThalwegError]:
-        """Sends records and waits; gives each one's outcome in order: the delivery, or the error of that record."""
-        return _wait(lambda: self._inner.send_batch(messages))
+    def send_batch(self, messages: Iterable[Message | Value]) -> list[Delivery | ThalwegError]:
+        """Sends records, waits, and gives each one's outcome in order: the delivery, or the error of that record.
+
+        Raises TypeError for what is no data; then none of them is sent.
+        """
+        return _sync.run(lambda: self._inner.send_batch(messages))
 
     def enqueue(
         self,
-        value: _producer.Value,
+        value: Value,
         *,
-        key: _producer.Data | None = None,
-        headers: _producer.Headers | None = None,
-        timestamp_ms: _producer.Timestamp | None = None,
+        key: Data | None = None,
+        headers: Headers | None = None,
+        timestamp_ms: Timestamp | None = None,
         partition: int | None = None,
         topic: str | None = None,
-        on_delivery: _producer.OnDelivery | None = None,
+        on_delivery: OnDelivery | None = None,
     ) -> None:
-        """See `thalweg.Producer.enqueue`. `on_delivery` is called on a thread of its own, in order; it may call anything."""
-        tell = None if on_delivery is None else functools.partial(_callback, on_delivery)
-        item = _producer._item(value, key, headers, timestamp_ms, partition, topic)
-        waits = self._inner._enqueue(_loop(), item, tell)
-        if waits is not None:
-            _wait(waits.buffered)
+        """Buffers a record and waits while the buffer is full.
+
+        `on_delivery` is called, in order, on a thread of its own, from where it may call anything, with the delivery, or with the error; without it, an error
+        is raised by the next `flush()` or `close()`. Raises TypeError for what is no data.
+        """
+        self._enqueue(
+            value,
+            key=key,
+            headers=headers,
+            timestamp_ms=timestamp_ms,
+            partition=partition,
+            topic=topic,
+            on_delivery=on_delivery,
+        )
+
+    def enqueue_batch(self, messages: Iterable[Message | Value]) -> None:
+        """Buffers records together and waits while the buffer is full. The fast way in.
+
+        An error of one of them is raised by the next `flush()` or `close()`. Raises TypeError for what is no data; then none of them is sent.
+        """
+        _sync.run(lambda: self._inner.enqueue_batch(messages))
 
     @property
     def pending(self) -> int:
         """Records that were sent, by whichever call, and have no outcome yet."""
         return self._inner.pending
 
-    def enqueue_batch(self, messages: Iterable[_producer.Message | _producer.Value]) -> None:
-        """Buffers records together; waits while the buffer is full. The fast way in. See `thalweg.Producer.enqueue_batch`."""
-        _wait(lambda: self._inner.enqueue_batch(messages))
-
     def flush(self, timeout: float | None = None) -> None:
-        """Waits until every record that was sent before has its outcome; errors as `thalweg.Producer.flush`."""
-        _wait(lambda: self._inner.flush(timeout))
+        """Waits until every record that was sent before has its outcome.
+
+        Raises TimedOutError where that takes longer than `timeout` seconds: the records are still on their way then, and another `flush` waits for them; and
+        the error of a buffered record that nobody took, with a note of how many it stands for.
+        """
+        _sync.run(lambda: self._inner.flush(timeout))
 
     def close(self) -> None:
-        """Refuses further records from now on, and waits until those that were sent before have their outcomes. Raises as `flush` does."""
-        _wait(self._inner.close)
+        """Refuses further records from now on, and waits until those that were sent before have their outcomes.
+
+        Call it before the process ends: what has not left by then is lost. Raises as `flush` does.
+        """
+        _sync.run(lambda: self._inner.close())
 
 
-class Consumer(_Closing):
-    """Reads records of one topic; see `thalweg.Consumer`."""
+class Consumer(_sync.ConsumerBase):
+    """Reads records: `for record in consumer`, or `for batch in consumer.batches()`, or one at a time by `next` and `next_batch`.
 
-    def __init__(self, inner: _consumer.Consumer) -> None:
-        self._inner = inner
-        # One at a time tells what came and went; whoever reads within his callback would wait for himself.
-        self._telling = threading.Lock()
-        # Who tells, by thread.
-        self._teller: int | None = None
-        # Who has asked for records last.
-        self._reader: threading.Thread | None = None
-        # Who had something in hand when it was closed, and has not asked for what is next since: it ends there for him as a loop does.
-        self._finishing: threading.Thread | None = None
-        # How many takes have reached the user.
-        self._got = 0
+    A record is done when the next one is asked for, a batch when the next batch is; in a group, what is done is committed now and then, and when the consumer
+    is closed. Leaving `with` without an exception takes what is in hand for done; `close()` does not: it may come from a signal handler, or from `finally`
+    after an exception.
 
-    def __enter__(self) -> Consumer:
-        _run(self._inner.__aenter__())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        _wait(lambda: self._inner._leave(kind is None))
+    When it is open (`with`, or the first call that needs it), every partition's start has been resolved: what is sent from then on comes. After an error of a
+    partition every further call raises it again, until a `seek` past it. Whoever gives up waiting for a record (a time-out, Ctrl-C) loses nothing: the next one
+    to ask gets it.
+    """
 
     @property
     def topics(self) -> list[str]:
@@ -300,193 +365,113 @@ class Consumer(_Closing):
         return self._inner.topics
 
     @property
-    def topic(self) -> str:
-        """The topic, or the first of several."""
-        return self._inner.topic
-
-    @property
     def group(self) -> str | None:
         """The group id; None without a group."""
         return self._inner.group
+
+    @property
+    def topic(self) -> str:
+        """The topic, or the first of several."""
+        return self._inner.topic
 
     @property
     def ended(self) -> bool:
         """Whether nothing more comes: it was closed, or with `until_end` everything has been read."""
         return self._inner.ended
 
-    def __repr__(self) -> str:
-        return repr(self._inner)
-
-    def _tell(self, native: _native.Consumer) -> None:
-        """Tells what came and went, where the user iterates: the callback may call anything but read."""
-        inner = self._inner
-        with self._telling:
-            self._teller = threading.get_ident()
-            changes = native.untold()
-            try:
-                for change in _consumer.rebalances(changes):
-                    if inner._on_rebalance is not None:
-                        inner._on_rebalance(change)
-            finally:
-                native.told(len(changes))
-                self._teller = None
-
-    def _wait(self, take: _consumer.Take[R], timeout: float | None = None) -> R | None:
-        """What is taken next; None where nothing comes in time, or nothing more comes."""
-        inner = self._inner
-        _checks.duration("timeout", timeout)
-        if self._teller == threading.get_ident():
-            raise InvalidError("a rebalance callback cannot read: it is told before the next record is handed out")
-        self._reader = threading.current_thread()
-        native = inner._native or _run(inner._ready())
-        deadline = None if timeout is None else time.monotonic() + max(timeout, _consumer._TIMEOUT_MIN)
-
-        async def ready() -> None:
-            left = None if deadline is None else deadline - time.monotonic()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await native.ready()
-
-        try:
-            while True:
-                try:
-                    taken = take(native)
-                except StopAsyncIteration:
-                    inner._ended = True
-                    return None
-                if taken is None:
-                    if deadline is not None and time.monotonic() >= deadline:
-                        return None
-                    _run(ready())
-                elif isinstance(taken, list):
-                    self._tell(native)
-                else:
-                    self._got += 1
-                    return taken
-        except BaseException:
-            self._give_back(native)
-            raise
-
-    def _give_back(self, native: _native.Consumer) -> None:
-        """After Ctrl-C and the like: what was taken and has not reached the user comes next."""
-        if native.handed() > self._got:
-            native.give_back()
-
-    def _check_readable(self) -> None:
-        if self._finishing is threading.current_thread():
-            self._finishing = None
-        else:
-            self._inner._check_open()
-
     def next(self, timeout: float | None = None) -> Record | None:
-        """The next record; the one before it is done. None: nothing came within `timeout` seconds, or nothing more comes (`ended` tells). Errors as `thalweg.Consumer.next`."""
-        self._check_readable()
-        return self._wait(_consumer.take_record, timeout)
+        """The next record; the one before it is done. None: nothing came within `timeout` seconds, or nothing more comes (`ended` tells).
+
+        Raises PluginFailedError where the filter fails on a record, BadRecordError where a stored batch does not decode, OffsetOutOfRangeError where the log
+        does not hold the position, NotFoundError where the topic was deleted, DamagedError where the only copy is damaged: each again until a `seek` past it.
+        InvalidError: the consumer is closed.
+        """
+        return self._next(timeout)
 
     def next_batch(self, max_records: int | None = None, timeout: float | None = None) -> Batch | None:
-        """The next records that came together, at most `max_records`; see `next`. What is left of a batch comes next."""
-        self._check_readable()
-        return self._wait(_consumer.take_batches(max_records), timeout)
-
-    def __iter__(self) -> Iterator[Record]:
-        # Records that a loop left behind are the next loop's.
-        self._inner._check_open()
-        return _Reading(self, _consumer.take_record)
+        """The next records that came together, at most `max_records`; see `next`. What is left of a batch comes next. Raises as `next` does."""
+        return self._next_batch(max_records, timeout)
 
     def batches(self, max_records: int | None = None) -> Iterator[Batch]:
         """Batches as they come: the fast way out. A batch that was begun record by record goes on with what is left of it."""
-        self._inner._check_open()
-        return _Reading(self, _consumer.take_batches(max_records))
+        return self._batches(max_records)
 
-    def seek(self, place: _consumer.Place, to: _consumer.Start) -> None:
-        """Moves a partition; records that wait are dropped. See `thalweg.Consumer.seek`."""
-        _run(self._inner.seek(place, to))
+    def subscribe(self, topics: str | Sequence[str]) -> None:
+        """Reads these topics from now on, instead of those that it read: by name, or by a pattern, which begins with "^". What stays wanted goes on where it
+        is.
 
-    def pause(self, place: _consumer.Place) -> None:
-        """Hands out nothing of a partition from the next record on. What waits of it comes first when it is resumed."""
-        _run(self._inner.pause(place))
+        Without a group, records that wait of topics that are not wanted any more are dropped, and new ones begin where `start` says; in a group their
+        partitions are given up as in any rebalance. When it returns, the group's coordinator knows; without a group, every new start has been resolved.
 
-    def resume(self, place: _consumer.Place) -> None:
-        """Hands out records of a paused partition again."""
-        _run(self._inner.resume(place))
+        Raises NotFoundError for a topic that does not exist, unless `wait_for_topics` is set, InvalidError for what is no name and no pattern, and for a
+        consumer of chosen partitions or with `until_end`.
+        """
+        _sync.run(lambda: self._inner.subscribe(topics))
 
-    def paused(self) -> list[_consumer.TopicPartition]:
+    def seek(self, place: Place, to: Start) -> None:
+        """Moves a partition: a number, or (topic, number) where several topics are read. Records that wait are dropped. To the end, or to a time, it waits
+        until the leader has looked that up: what is sent from then on comes.
+
+        `to` is "earliest", "latest", an offset or {"timestamp": milliseconds or datetime}. Raises NotFoundError for a partition that is not read; a position
+        that the log does not hold is told by the next read.
+        """
+        _sync.run(lambda: self._inner.seek(place, to))
+
+    def pause(self, place: Place) -> None:
+        """Hands out nothing of a partition from the next record on. What waits of it comes first when it is resumed.
+
+        A rebalance forgets it. Raises NotFoundError for a partition that is not read.
+        """
+        _sync.run(lambda: self._inner.pause(place))
+
+    def resume(self, place: Place) -> None:
+        """Hands out records of a paused partition again. Raises NotFoundError for a partition that is not read."""
+        _sync.run(lambda: self._inner.resume(place))
+
+    def paused(self) -> list[TopicPartition]:
         """Partitions that are paused."""
-        return _run(self._inner.paused())
+        return _sync.run(lambda: self._inner.paused())
 
-    def position(self, place: _consumer.Place) -> int | None:
+    def position(self, place: Place) -> int | None:
         """Next offset that has not been handed out, nor passed over by the filter; None before the broker has answered, and for what is not read."""
-        return _run(self._inner.position(place))
+        return _sync.run(lambda: self._inner.position(place))
 
-    def lag(self, place: _consumer.Place) -> int | None:
+    def lag(self, place: Place) -> int | None:
         """Records of a partition that are left to hand out or to filter, as far as the broker has said; None as with `position`."""
-        return _run(self._inner.lag(place))
+        return _sync.run(lambda: self._inner.lag(place))
 
-    def committed(self, place: _consumer.Place) -> int | None:
-        """How far the group has come in a partition that this member reads; None: not yet at all."""
-        return _run(self._inner.committed(place))
+    def committed(self, place: Place) -> int | None:
+        """How far the group has come in a partition that this member reads; None: not yet at all.
 
-    def assignment(self) -> list[_consumer.TopicPartition]:
+        Raises InvalidError without a group, NotFoundError for a partition that is another's.
+        """
+        return _sync.run(lambda: self._inner.committed(place))
+
+    def assignment(self) -> list[TopicPartition]:
         """Partitions that are read at the moment; in a group, those that it has given to this member."""
-        return _run(self._inner.assignment())
+        return _sync.run(lambda: self._inner.assignment())
 
-    def commit(self, offsets: Mapping[_consumer.Place, int] | Record | None = None) -> None:
-        """Commits all that was handed out so far, or what is before and with one record, or next offsets by partition; see `thalweg.Consumer.commit`."""
-        _run(self._inner.commit(offsets))
+    def commit(self, offsets: Mapping[Place, int] | Record | None = None) -> None:
+        """Commits all that was handed out so far, what is in hand included, or what is before and with one record, or next offsets by partition.
 
-    def counts(self) -> _consumer.Counts:
+        Raises RebalancedError where a partition is another member's by now, OffsetOutOfRangeError for an offset past its end, InvalidError without a group,
+        TimedOutError where the group's coordinator does not answer.
+        """
+        _sync.run(lambda: self._inner.commit(offsets))
+
+    def counts(self) -> Counts:
         """Records scanned so far; also once it is closed."""
-        return _run(self._inner.counts())
+        return _sync.run(lambda: self._inner.counts())
 
     def close(self) -> None:
-        """Ends the subscription, and a loop that runs in another thread, which may finish what it has in hand for at most `close_timeout` seconds.
+        """Ends the subscription, and a loop that runs.
 
-        What is in hand is not done unless it is finished then. In a loop of the same thread, leave the loop and the `with` block instead: that takes it for done.
+        What is in hand is not done, unless it is finished now: a loop that runs in another thread may end its body, for at most `close_timeout` seconds, and
+        then ends as if there were nothing more; so does a loop around `next`, which answers None once. In a loop of the same thread, leave the loop and the
+        `with` block instead: that takes what is in hand for done.
+
+        In a group, `on_rebalance` is told then, by this thread, that what this member holds is revoked; a commit in it counts. It is not told where it calls
+        `close` itself. What is done is committed unless that is manual. Raises what `on_rebalance` raises, and TimedOutError where the group's coordinator does
+        not answer: the member counts as gone when its session ends.
         """
-        _run(self._close(threading.current_thread()))
-
-    async def _close(self, caller: threading.Thread) -> None:
-        inner, native = self._inner, self._inner._native
-        reader = self._reader
-        is_elsewhere = reader is not None and reader is not caller and reader.is_alive()
-        if native is not None and is_elsewhere and not inner._closed:
-            # The body of a loop in another thread may finish what it has in hand.
-            self._finishing = reader
-            native.stop()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(inner._close_timeout):
-                    await native.idle()
-        await inner.close()
-
-
-class _Reading(Iterator[R]):
-    """Records, or batches, one by one. What a loop leaves behind is the next loop's."""
-
-    def __init__(self, consumer: Consumer, take: _consumer.Take[R]) -> None:
-        self._consumer = consumer
-        self._take: _consumer.Take[R] = take
-        self._now: Callable[[], R | list[_consumer.Change] | None] | None = None
-
-    def __next__(self) -> R:
-        inner = self._consumer._inner
-        native = inner._native
-        if self._now is not None and native is not None:
-            try:
-                taken = self._now()
-                # Between this and the user nothing is called: a signal is not heeded there.
-                if taken.__class__ in _consumer._HANDED_OUT:
-                    self._consumer._got += 1
-                    return taken
-            except StopAsyncIteration:
-                raise StopIteration from None
-            except BaseException:
-                self._consumer._give_back(native)
-                raise
-        elif inner._closed and native is None:
-            raise StopIteration
-        elif native is not None:
-            self._now = _consumer.taker(native, self._take)
-        waited = self._consumer._wait(self._take)
-        if waited is None:
-            raise StopIteration
-        return waited
+        self._close()

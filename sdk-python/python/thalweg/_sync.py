@@ -1,0 +1,380 @@
+"""What `thalweg.sync` does in its own way: it waits on the caller's thread, and calls back there. Its signatures and docstrings, and what only passes calls
+on, are written into sync.py by generate_sync.py.
+
+There, a method `next` calls `_next` of the class here, where there is one; else it calls `next` of the asyncio half, on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self, TypeVar
+
+from . import _checks, _client, _consumer, _leaving, _native, _producer
+from ._errors import InvalidError, ThalwegError
+from ._native import Batch, Record
+
+T = TypeVar("T")
+R = TypeVar("R", Record, Batch)
+M = TypeVar("M")
+
+# The loop of this process, on a thread of its own, by the process's number: a child that was forked has not got its parent's thread, and starts its own.
+# Without a lock, which a fork or a signal handler might find taken.
+_loops: dict[int, asyncio.AbstractEventLoop] = {}
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    running = _loops.get(os.getpid())
+    if running is None:
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, name="thalweg-sync", daemon=True).start()
+        # It runs before anybody finds it, and of two that were begun at once the first one stays.
+        running = _loops.setdefault(os.getpid(), loop)
+        if running is not loop:
+            loop.call_soon_threadsafe(loop.stop)
+    return running
+
+
+def run(call: Callable[[], Awaitable[T]]) -> T:
+    """Calls on the loop's thread, and waits for what comes of it.
+
+    Both threads meet in a lock of the interpreter's own. In a condition variable, as futures have, a signal handler that raises at the wrong moment leaves its
+    lock taken: the loop's thread waited for that one for ever, and with it every client of the process.
+    """
+    loop, ended = _loop(), threading.Lock()
+    tasks = list[asyncio.Task[T]]()
+    ended.acquire()
+
+    async def go() -> T:
+        return await call()
+
+    def start() -> None:
+        task = loop.create_task(go())
+        tasks.append(task)
+        task.add_done_callback(lambda _: ended.release())
+
+    def cancel() -> None:
+        # Where none was started, none will be.
+        for task in tasks:
+            task.cancel()
+
+    try:
+        loop.call_soon_threadsafe(start)
+        ended.acquire()
+    except BaseException:
+        # Ctrl-C must not leave the call running.
+        loop.call_soon_threadsafe(cancel)
+        raise
+    # Not kept in this frame, which the error's traceback keeps.
+    return tasks.pop().result()
+
+
+# Where callbacks of deliveries run: not on the loop's thread, which would wait for itself in a call that they make. By process as the loop is, and only used
+# on the loop's thread.
+_callers: dict[int, ThreadPoolExecutor] = {}
+
+
+def _callback(on_delivery: _producer.OnDelivery, outcome: _producer.Delivery | ThalwegError) -> None:
+    def call() -> None:
+        try:
+            on_delivery(outcome)
+        except Exception:
+            logging.getLogger("thalweg").exception("on_delivery raised")
+
+    caller = _callers.get(os.getpid())
+    if caller is None:
+        caller = _callers[os.getpid()] = ThreadPoolExecutor(1, "thalweg-deliveries")
+    try:
+        caller.submit(call)
+    except RuntimeError as error:
+        if "shutdown" not in str(error):
+            raise
+        # The process ends, and no thread takes it any more. All before it have been called; this one is, while the end waits for records.
+        _leaving.late.append(call)
+
+
+class ClientBase:
+    """What a client does in another way than in the asyncio half."""
+
+    def __init__(self, inner: _client.Client) -> None:
+        self._inner = inner
+        # Weakly, as the asyncio half does.
+        self._consumers: weakref.WeakSet[ConsumerBase] = weakref.WeakSet()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _made(self, made: M) -> M:
+        """A producer or consumer that was made here."""
+        if isinstance(made, ConsumerBase):
+            self._consumers.add(made)
+        return made
+
+    def _close(self) -> None:
+        self._inner._native_client = None
+        consumers, self._consumers = list(self._consumers), weakref.WeakSet()
+        caller = threading.current_thread()
+
+        async def finish() -> None:
+            await asyncio.gather(*(consumer._finish_in_hand(caller) for consumer in consumers))
+
+        def tell(consumer: ConsumerBase) -> None:
+            # As in the asyncio half, which cannot tell them from those of the coordinators.
+            with contextlib.suppress(ThalwegError):
+                consumer._tell_leaving(False)
+
+        with contextlib.ExitStack() as end:
+            # Each of these, whatever is raised before; the last one first.
+            end.callback(run, self._inner.close)
+            for consumer in consumers:
+                end.callback(tell, consumer)
+            if consumers:
+                run(finish)
+
+
+class ProducerBase:
+    """What a producer does in another way than in the asyncio half."""
+
+    def __init__(self, inner: _producer.Producer) -> None:
+        self._inner = inner
+
+    def __enter__(self) -> Self:
+        run(self._inner.__aenter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        run(lambda: self._inner.__aexit__(kind, error, trace))
+
+    def _enqueue(
+        self,
+        value: _producer.Value,
+        *,
+        key: _producer.Data | None,
+        headers: _producer.Headers | None,
+        timestamp_ms: _producer.Timestamp | None,
+        partition: int | None,
+        topic: str | None,
+        on_delivery: _producer.OnDelivery | None,
+    ) -> None:
+        # On the caller's thread: a turn of the loop for each record would cost more than the record.
+        tell = None if on_delivery is None else functools.partial(_callback, on_delivery)
+        item = _producer._item(value, key, headers, timestamp_ms, partition, topic)
+        waits = self._inner._enqueue(_loop(), item, tell)
+        if waits is not None:
+            run(waits.buffered)
+
+
+class ConsumerBase:
+    """What a consumer does in another way than in the asyncio half: it takes, and tells, where the user iterates."""
+
+    def __init__(self, inner: _consumer.Consumer) -> None:
+        if inspect.iscoroutinefunction(inner._on_rebalance):
+            raise TypeError("on_rebalance is async; here it is called by the thread that reads, and nobody would await it")
+        self._inner = inner
+        # Called here, and not by the asyncio half.
+        self._on_rebalance, inner._on_rebalance = inner._on_rebalance, None
+        # One at a time tells what came and went; whoever reads within his callback would wait for himself.
+        self._telling = threading.Lock()
+        # Who tells, by thread.
+        self._teller: int | None = None
+        # Who has asked for records last.
+        self._reader: threading.Thread | None = None
+        # Who had something in hand when it was closed, and has not asked for what is next since: it ends there for him as a loop does.
+        self._finishing: threading.Thread | None = None
+        # How many takes have reached the user.
+        self._got = 0
+
+    def __enter__(self) -> Self:
+        run(self._inner.__aenter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(kind is None)
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    def _call(self, change: _consumer.Rebalance) -> None:
+        if self._on_rebalance is not None:
+            self._on_rebalance(change)
+
+    def _tell(self, native: _native.Consumer) -> None:
+        """Tells what came and went, where the user iterates: the callback may call anything but read."""
+        with self._telling:
+            changes = list[_consumer.Change]()
+            try:
+                self._teller = threading.get_ident()
+                changes = native.untold()
+                for change in self._inner._follow(changes):
+                    self._call(change)
+            finally:
+                self._teller = None
+                native.told(len(changes))
+
+    def _wait(self, take: _consumer.Take[R], timeout: float | None = None) -> R | None:
+        """What is taken next; None where nothing comes in time, or nothing more comes."""
+        inner = self._inner
+        _checks.duration("timeout", timeout)
+        if self._teller == threading.get_ident():
+            raise InvalidError("a rebalance callback cannot read: it is told before the next record is handed out")
+        self._reader = threading.current_thread()
+        native = inner._native or run(inner._ready)
+        deadline = None if timeout is None else time.monotonic() + max(timeout, _consumer._TIMEOUT_MIN)
+
+        async def ready() -> None:
+            left = None if deadline is None else deadline - time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await native.ready()
+
+        try:
+            while True:
+                try:
+                    taken = take(native)
+                except StopAsyncIteration:
+                    inner._handed_at_wait = native.handed()
+                    inner._ended = True
+                    return None
+                if taken is None:
+                    inner._handed_at_wait = native.handed()
+                    if deadline is not None and time.monotonic() >= deadline:
+                        return None
+                    run(ready)
+                elif isinstance(taken, list):
+                    inner._handed_at_wait = native.handed()
+                    self._tell(native)
+                else:
+                    self._got += 1
+                    return taken
+        except BaseException:
+            self._give_back(native)
+            raise
+
+    def _give_back(self, native: _native.Consumer) -> None:
+        """After Ctrl-C and the like: what was taken and has not reached the user comes next."""
+        if native.handed() > self._got:
+            native.give_back()
+
+    def _check_readable(self) -> None:
+        if self._finishing is threading.current_thread():
+            self._finishing = None
+        else:
+            self._inner._check_open()
+
+    def _next(self, timeout: float | None) -> Record | None:
+        self._check_readable()
+        return self._wait(_consumer.take_record, timeout)
+
+    def _next_batch(self, max_records: int | None, timeout: float | None) -> Batch | None:
+        self._check_readable()
+        return self._wait(_consumer.take_batches(max_records), timeout)
+
+    def __iter__(self) -> Iterator[Record]:
+        # Records that a loop left behind are the next loop's.
+        self._inner._check_open()
+        return _Reading(self, _consumer.take_record)
+
+    def _batches(self, max_records: int | None) -> Iterator[Batch]:
+        self._inner._check_open()
+        return _Reading(self, _consumer.take_batches(max_records))
+
+    def _close(self) -> None:
+        caller = threading.current_thread()
+        run(lambda: self._finish_in_hand(caller))
+        self._leave(False)
+
+    async def _finish_in_hand(self, caller: threading.Thread) -> None:
+        """Hands out nothing more; the body of a loop in another thread than the caller's may finish what it has in hand."""
+        inner, native = self._inner, self._inner._native
+        reader = self._reader
+        is_elsewhere = reader is not None and reader is not caller and reader.is_alive()
+        if native is not None and is_elsewhere and not inner._closed:
+            self._finishing = reader
+            native.stop()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(inner._close_timeout):
+                    await native.idle()
+
+    def _leave(self, is_done: bool) -> None:
+        try:
+            self._tell_leaving(is_done)
+        finally:
+            run(lambda: self._inner._leave(is_done))
+
+    def _tell_leaving(self, is_done: bool) -> None:
+        """Tells what leaving the group takes away, on the thread that closes; nothing where a callback closes."""
+        inner, native = self._inner, self._inner._native
+        is_within = self._teller == threading.get_ident()
+        if self._on_rebalance is None or native is None or is_within or inner._process != os.getpid():
+            return
+        native.stop()
+        limit = threading.TIMEOUT_MAX if inner._close_timeout is None else min(inner._close_timeout, threading.TIMEOUT_MAX)
+        if not self._telling.acquire(timeout=limit):
+            logging.getLogger("thalweg").warning("on_rebalance has not ended within %s s; the consumer is closed without it", limit)
+            return
+        errors = list[Exception]()
+        try:
+            self._teller = threading.get_ident()
+            for change in inner._last_changes(native, is_done):
+                try:
+                    self._call(change)
+                except Exception as error:
+                    errors.append(error)
+        finally:
+            self._teller = None
+            self._telling.release()
+        if errors:
+            raise errors[0]
+
+
+class _Reading(Iterator[R]):
+    """Records, or batches, one by one. What a loop leaves behind is the next loop's."""
+
+    def __init__(self, consumer: ConsumerBase, take: _consumer.Take[R]) -> None:
+        self._consumer = consumer
+        self._take: _consumer.Take[R] = take
+        self._now: Callable[[], R | list[_consumer.Change] | None] | None = None
+
+    def __next__(self) -> R:
+        inner = self._consumer._inner
+        native = inner._native
+        if self._now is not None and native is not None:
+            try:
+                taken = self._now()
+                # Between this and the user nothing is called: a signal is not heeded there.
+                if taken.__class__ in _consumer._HANDED_OUT:
+                    self._consumer._got += 1
+                    return taken
+            except StopAsyncIteration:
+                inner._handed_at_wait = native.handed()
+                raise StopIteration from None
+            except BaseException:
+                self._consumer._give_back(native)
+                raise
+        elif inner._closed and native is None:
+            raise StopIteration
+        elif native is not None:
+            self._now = _consumer.taker(native, self._take)
+        waited = self._consumer._wait(self._take)
+        if waited is None:
+            raise StopIteration
+        return waited
