@@ -4,9 +4,9 @@
 
 const { readFile } = require('node:fs/promises')
 
-const { Consumer, position, positions } = require('./consumer.js')
-const { checkNames, checkNumbers } = require('./data.js')
-const { ClosedError, InvalidError, call, raised } = require('./errors.js')
+const { Consumer, isClosing, position, positions } = require('./consumer.js')
+const { bytesOf, checkBooleans, checkNames, checkNumbers, checkPartitions, checkString, checkStrings, checkText, kindOf, presentOf, topicsOf, viewOf } = require('./data.js')
+const { ClosedError, InvalidError, ThalwegError, call, raised } = require('./errors.js')
 const { startLog } = require('./log.js')
 const { native } = require('./native.js')
 const { pemOf } = require('./pem.js')
@@ -35,21 +35,31 @@ const PRODUCER_NUMBERS = { lingerMs: DURATION, batchBytes: BYTES, bufferBytes: B
 const CONSUMER_NUMBERS = {
   bufferBytes: BYTES, sessionTimeoutMs: DURATION, autoCommitMs: DURATION, maxProcessingMs: DURATION, closeTimeoutMs: DURATION,
 }
+const PRODUCER_TEXTS = ['compression', 'acks']
+const CONSUMER_TEXTS = ['filter', 'onFilterFailure', 'onBadRecord', 'outOfRange', 'group', 'instance', 'assignor']
 const CONNECT_OPTIONS = ['clientId', 'ca', 'cert', 'key', 'timeoutMs']
 
-const toBuffer = (data) => (typeof data === 'string' ? Buffer.from(data) : data)
-
 async function connect(address, options = {}) {
+  checkString('address', address)
   checkNames('options of connect', options, CONNECT_OPTIONS)
-  const { clientId = 'thalweg-node', ca, cert, key, timeoutMs = 10_000 } = options
-  if (typeof clientId !== 'string') throw new TypeError(`clientId is a ${typeof clientId}; a string is expected`)
   checkNumbers(options, { timeoutMs: DURATION })
+  const { clientId = 'thalweg-node', ca, cert, key, timeoutMs = 10_000 } = presentOf(options)
+  checkString('clientId', clientId)
   if ((cert === undefined) !== (key === undefined)) {
     throw new InvalidError('cert and key go together: a certificate and its private key, in PEM form')
   }
   startLog()
   const [caPem, certPem, keyPem] = await Promise.all([pemOf('ca', ca), pemOf('cert', cert), pemOf('key', key)])
   return new Client(await call(native.connect(address, clientId, caPem, timeoutMs, certPem, keyPem)))
+}
+
+/** The bytes of a module that was given as they are, or by the path of its file. */
+async function moduleOf(module) {
+  const view = viewOf(module)
+  if (view !== undefined) return Buffer.from(view)
+  if (typeof module !== 'string' && !(module instanceof URL)) throw new TypeError(`module is ${kindOf(module)}; bytes, or the path of a file, are expected`)
+  if (typeof module === 'string') checkText(module, 'module')
+  return readFile(module)
 }
 
 class Client {
@@ -67,14 +77,17 @@ class Client {
   }
 
   async createTopic(name, options = {}) {
+    checkString('name', name)
     checkNames('options of a topic', options, TOPIC_OPTIONS)
     checkNumbers(options, TOPIC_NUMBERS)
-    const config = options.partitionerConfig
-    const made = await call(this.#open.createTopic(name, { ...options, partitionerConfig: toBuffer(config) }))
+    checkStrings(options, ['partitioner'])
+    const partitionerConfig = bytesOf(options.partitionerConfig, 'partitionerConfig')
+    const made = await call(this.#open.createTopic(name, { ...presentOf(options), partitionerConfig }))
     return { ...made, partitioner: made.partitioner ?? null }
   }
 
   async deleteTopic(name) {
+    checkString('name', name)
     await call(this.#open.deleteTopic(name))
   }
 
@@ -84,14 +97,16 @@ class Client {
   }
 
   async offsets(topic, at) {
+    checkString('topic', topic)
     const [kind, value] = position(at)
     const offsets = await call(this.#open.offsets(topic, kind, value))
     return new Map(offsets.map((o) => [o.partition, o.offset]))
   }
 
   async uploadPlugin(name, module) {
-    const data = module instanceof Uint8Array ? module : await readFile(module)
-    return call(this.#open.uploadPlugin(name, Buffer.from(data)))
+    checkString('name', name)
+    const data = await moduleOf(module)
+    return call(this.#open.uploadPlugin(name, data))
   }
 
   async plugins() {
@@ -100,37 +115,45 @@ class Client {
 
   producer(topic, options = {}) {
     if (typeof topic === 'object' && topic !== null) [topic, options] = [undefined, topic]
-    if (topic !== undefined && typeof topic !== 'string') throw new TypeError(`topic is a ${typeof topic}; a string is expected`)
+    if (topic !== undefined) checkString('topic', topic)
     checkNames('options of a producer', options, PRODUCER_OPTIONS)
     checkNumbers(options, PRODUCER_NUMBERS)
+    checkStrings(options, PRODUCER_TEXTS)
     try {
-      return new Producer(topic, this.#open.producer(topic, options))
+      return new Producer(topic, this.#open.producer(topic, presentOf(options)))
     } catch (error) {
       throw raised(error)
     }
   }
 
-  consumer(topics, given = {}) {
-    checkNames('options of a consumer', given, CONSUMER_OPTIONS)
+  consumer(topics, options = {}) {
+    const names = topicsOf(topics)
+    checkNames('options of a consumer', options, CONSUMER_OPTIONS)
+    const given = presentOf(options)
     checkNumbers(given, CONSUMER_NUMBERS)
-    for (const number of given.partitions ?? []) checkNumbers({ partitions: number }, { partitions: [0, 0x7fffffff, true] })
+    checkStrings(given, CONSUMER_TEXTS)
+    checkBooleans(given, ['untilEnd', 'waitForTopics'])
+    checkPartitions(given.partitions)
     if (given.onRebalance !== undefined && typeof given.onRebalance !== 'function') throw new TypeError('onRebalance is no function')
     if (given.signal !== undefined && typeof given.signal?.throwIfAborted !== 'function') throw new TypeError('signal is no AbortSignal')
-    const { signal, start, filterConfig, autoCommitMs, onRebalance, closeTimeoutMs, ...options } = given
+    const { signal, start, onRebalance, closeTimeoutMs, ...others } = given
+    const filterConfig = bytesOf(given.filterConfig, 'filterConfig')
     const client = this.#open
-    const names = typeof topics === 'string' ? [topics] : [...topics]
     const starts = positions(start)
     const [startKind, startValue] = start === undefined || starts ? [] : position(start)
-    const all = { ...options, startKind, startValue, starts: starts ?? [], filterConfig: toBuffer(filterConfig), tells: onRebalance !== undefined }
-    if (autoCommitMs !== undefined) all.autoCommitMs = autoCommitMs === null ? -1 : autoCommitMs
-    const consumer = new Consumer(names, () => client.consumer(names, all), { signal, onRebalance, closeTimeoutMs, group: options.group })
+    const all = { ...others, startKind, startValue, starts: starts ?? [], filterConfig, tells: onRebalance !== undefined }
+    if (options.autoCommitMs === null) all.autoCommitMs = -1
+    const consumer = new Consumer(names, () => client.consumer(names, all), { signal, onRebalance, closeTimeoutMs, group: given.group })
     for (const ref of this.#consumers) if (ref.deref() === undefined) this.#consumers.delete(ref)
     this.#consumers.add(new WeakRef(consumer))
     return consumer
   }
 
   async setPartitioner(topic, partitioner, partitionerConfig) {
-    await call(this.#open.setPartitioner(topic, partitioner ?? undefined, toBuffer(partitionerConfig)))
+    checkString('topic', topic)
+    // One that was forgotten must not take the topic's partitioner away.
+    if (partitioner !== null) checkString('partitioner', partitioner)
+    await call(this.#open.setPartitioner(topic, partitioner ?? undefined, bytesOf(partitionerConfig, 'partitionerConfig')))
   }
 
   async groups() {
@@ -138,6 +161,7 @@ class Client {
   }
 
   async describeGroup(group) {
+    checkString('group', group)
     const found = await call(this.#open.describeGroup(group))
     const members = found.members.map((m) => ({ ...m, instance: m.instance ?? null }))
     const offsets = found.offsets.map((o) => ({ ...o, committed: o.committed ?? null, lag: o.lag ?? null }))
@@ -145,22 +169,36 @@ class Client {
   }
 
   async deleteGroup(group) {
+    checkString('group', group)
     await call(this.#open.deleteGroup(group))
   }
 
-  async resetGroup(group, topic, to, { partitions = [], dryRun = false } = {}) {
+  async resetGroup(group, topic, to, options = {}) {
+    checkString('group', group)
+    checkString('topic', topic)
     const [kind, value] = position(to)
-    const moved = await call(this.#open.resetGroup(group, topic, partitions, kind, value, dryRun))
+    checkNames('options of resetGroup', options, ['partitions', 'dryRun'])
+    checkPartitions(options.partitions)
+    checkBooleans(options, ['dryRun'])
+    const moved = await call(this.#open.resetGroup(group, topic, options.partitions ?? [], kind, value, options.dryRun ?? false))
     return new Map(moved.map((o) => [o.partition, o.offset]))
   }
 
   /** Closes the consumers that were made here, and lets the connection go; producers keep theirs until they are closed. */
   async close() {
     this.#native = undefined
-    const consumers = [...this.#consumers].map((ref) => ref.deref())
+    const consumers = [...this.#consumers].map((ref) => ref.deref()).filter((consumer) => consumer !== undefined)
     this.#consumers.clear()
-    // Where a coordinator does not answer, its members count as gone when their sessions end.
-    await Promise.allSettled(consumers.map((consumer) => consumer?.close()))
+    const errors = []
+    const close = async (consumer) => {
+      const isHeard = isClosing(consumer)
+      await consumer.close().catch((error) => {
+        // Where a coordinator does not answer, its members count as gone when their sessions end. What else fails is a callback of the user's.
+        if (!isHeard && !(error instanceof ThalwegError)) errors.push(error)
+      })
+    }
+    await Promise.all(consumers.map(close))
+    if (errors.length > 0) throw errors[0]
   }
 
   async [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {

@@ -2,11 +2,12 @@
 
 'use strict'
 
+const { AsyncLocalStorage } = require('node:async_hooks')
 const { inspect, types } = require('node:util')
 
-const { checkNames, checkNumbers } = require('./data.js')
+const { checkNames, checkNumber, checkNumbers, checkText, topicsOf } = require('./data.js')
 const { ClosedError, InvalidError, call, raised } = require('./errors.js')
-const { Batch, ConsumerRecord, topicIdOf } = require('./record.js')
+const { Batch, ConsumerRecord, Packed, topicIdOf } = require('./record.js')
 
 /** A position as the native half wants it: kind and number. */
 function position(start) {
@@ -33,6 +34,7 @@ function place(at) {
   const [topic, partition] = typeof at === 'object' && at !== null ? [at.topic, at.partition] : [undefined, at]
   const isPlace = Number.isInteger(partition) && partition >= 0 && partition <= 0x7fffffff && (topic === undefined || typeof topic === 'string')
   if (!isPlace) throw new InvalidError(`${inspect(at)} is no partition; its number, or { topic, partition }, is expected`)
+  if (topic !== undefined) checkText(topic, 'topic')
   return [topic, partition]
 }
 
@@ -56,7 +58,7 @@ const TIMER_MAX_MS = 0x7fffffff
 async function within(work, ms) {
   let timer
   const late = new Promise((resolve) => {
-    timer = setTimeout(() => resolve(false), ms)
+    timer = setTimeout(() => resolve(false), Math.min(ms, TIMER_MAX_MS))
   })
   try {
     return await Promise.race([work.then(() => true), late])
@@ -65,14 +67,67 @@ async function within(work, ms) {
   }
 }
 
+/** Changes that follow each other and are of one kind, as one event. */
+function eventsOf(changes) {
+  const events = []
+  for (const { kind, topic, partition } of changes) {
+    if (events.at(-1)?.kind !== kind) events.push({ kind, partitions: [] })
+    events.at(-1).partitions.push({ topic, partition })
+  }
+  return events
+}
+
+// Whose callback something is called in. Node 20 keeps track of that at every `await` of the process, which costs a reading loop half of its speed: so it is
+// switched off while no callback runs.
+const callers = new AsyncLocalStorage()
+let callbacks = 0
+
+/** Calls a consumer's callback, and waits for it. */
+async function callFor(consumer, callback, event) {
+  const caller = { consumer, isRunning: true, outer: currentCaller() }
+  callbacks += 1
+  try {
+    await callers.run(caller, callback, event)
+  } finally {
+    caller.isRunning = false
+    callbacks -= 1
+    if (callbacks === 0) callers.disable()
+  }
+}
+
+/** The callback that calls this, however far down; undefined where there is none, or it has ended. */
+function currentCaller() {
+  if (callbacks === 0) return undefined
+  let caller = callers.getStore()
+  while (caller !== undefined && !caller.isRunning) caller = caller.outer
+  return caller
+}
+
+/** Whether a callback of this consumer calls, itself or by another's that it waits for. */
+function isCalledBy(consumer) {
+  let caller = currentCaller()
+  while (caller !== undefined && (caller.consumer !== consumer || !caller.isRunning)) caller = caller.outer
+  return caller !== undefined
+}
+
+/** A callback that waited for what is next would wait for its own end. */
+function refusedRead() {
+  return new InvalidError('a rebalance callback cannot read: it is told before the next record is handed out')
+}
+
+/** Whether somebody has closed a consumer, and hears how that goes. */
+let isClosing
+
 class Consumer {
   #open
   #opening
   #native
   #options
   #closing
-  #batch
+  #packed
   #run = { first: 0, next: 0, end: 0, since: 0, size: 1 }
+  // Of what was taken last, where that has been settled: which records the user has got, how many of them are done, and where he has committed to himself.
+  #hand
   #readings = new Set()
   // Who waits for what is next, in the order in which they asked.
   #line = []
@@ -83,8 +138,19 @@ class Consumer {
   #isPolled = false
   // It was when the consumer was closed: whoever asks then is told once that nothing more comes, as a loop is.
   #isFinishing = false
-  // What is in hand may be finished: what a body calls goes on.
+  // What is in hand may be finished, and the callback may commit: what a body or a callback calls goes on.
   #isWaitedFor = false
+  // Partitions that the callback was told are read, and not yet that they are not.
+  #held = new Map()
+  // What the callback is told of at the moment: how many changes, and a promise of its end, however it takes them.
+  #telling
+  // Nobody is waited for any more but the callback, which is told for the last time; and not even that.
+  #isLeaving = false
+  #hasLeft = false
+
+  static {
+    isClosing = (consumer) => consumer.#closing !== undefined
+  }
 
   constructor(topics, open, options) {
     this.topics = topics
@@ -102,7 +168,7 @@ class Consumer {
 
   /** How the coordinator takes it is nobody's matter here: whoever reads hears the signal's reason. */
   #abort() {
-    void this.#leave(0).catch(() => {})
+    void this.#leave('lost', 0).catch(() => {})
     for (const waiter of this.#line.splice(0)) waiter.reject(this.#options.signal.reason)
   }
 
@@ -126,34 +192,80 @@ class Consumer {
 
   /** Tells what came and went, in the order in which it happened; what is told may take its time. */
   async #tell(native) {
-    const changes = native.untold()
-    try {
-      const events = []
-      for (const { kind, topic, partition } of changes) {
-        if (events.at(-1)?.kind !== kind) events.push({ kind, partitions: [] })
-        events.at(-1).partitions.push({ topic, partition })
-      }
-      for (const event of events) await this.#options.onRebalance?.(event)
-    } finally {
-      native.told(changes.length)
+    for (;;) {
+      const [event] = eventsOf(native.untold())
+      // Once it is being closed, what is left is told there.
+      if (event === undefined || this.#closing) return
+      const count = event.partitions.length
+      // Told, however it is taken.
+      await this.#call(event, () => native.told(count))
     }
+  }
+
+  async #call(event, after = () => {}) {
+    for (const at of event.partitions) {
+      const name = `${at.partition} ${at.topic}`
+      if (event.kind === 'assigned') this.#held.set(name, { ...at })
+      else this.#held.delete(name)
+    }
+    let end
+    const telling = { count: event.partitions.length, ended: new Promise((resolve) => (end = resolve)) }
+    this.#telling = telling
+    try {
+      await callFor(this, this.#options.onRebalance, event)
+    } finally {
+      after()
+      if (this.#telling === telling) this.#telling = undefined
+      end()
+    }
+  }
+
+  /** Tells what is left to be told, and that nothing is read any more. The first error is thrown when all is told. */
+  async #tellLast(native, kind, isCalledBack) {
+    // One that closes the consumer in its callback does not wait for itself; what comes after the event that it was told of comes now.
+    const told = isCalledBack ? this.#telling.count : 0
+    if (!isCalledBack) await this.#telling?.ended
+    const errors = []
+    const tell = async (events) => {
+      for (const event of events) {
+        if (!this.#hasLeft) await this.#call(event).catch((error) => errors.push(error))
+      }
+    }
+    await tell(eventsOf(native.untold().slice(told)))
+    await tell(this.#lastEvents(native, kind))
+    if (errors.length > 0) throw errors[0]
+  }
+
+  /** That everything which the callback knows of is given up, or lost where the group has taken it away meanwhile: nothing of that can be committed. */
+  #lastEvents(native, kind) {
+    const isHeld = ({ topic, partition }) => {
+      try {
+        native.committed(topic, partition)
+        return true
+      } catch {
+        return false
+      }
+    }
+    const changes = [...this.#held.values()].map((at) => ({ ...at, kind: isHeld(at) ? kind : 'lost' }))
+    return eventsOf([...changes.filter((change) => change.kind === 'lost'), ...changes.filter((change) => change.kind !== 'lost')])
   }
 
   /** Takes without waiting: a record, or a number that says why there is none. */
   #takeRecord(native) {
     const run = this.#run
     const now = performance.now()
-    if (run.next < run.end && now - run.since < RUN_LONG_MS) return new ConsumerRecord(this.#batch, run.next++)
+    if (run.next < run.end && now - run.since < RUN_LONG_MS) return new ConsumerRecord(this.#packed, run.next++)
     this.#settle(native)
     const isShort = now - run.since < RUN_SHORT_MS
     run.size = isShort ? Math.min(run.size * 2, RUN_MAX) : 1
+    this.#hand = undefined
     const count = native.take(run.size)
     if (count <= 0) {
       run.size = 1
       return count
     }
     const batch = native.current()
-    if (batch) this.#batch = new Batch(batch)
+    if (batch) this.#packed = new Packed(batch)
     const first = native.first()
     run.first = first
     run.next = first + 1
@@ -161,7 +273,7 @@ class Consumer {
     run.since = now
     // While a body takes long, what was handled before it must not wait to count as done.
     if (count > 1) this.#timer ??= setTimeout(() => this.#settleLate(native), RUN_LONG_MS).unref()
-    return new ConsumerRecord(this.#batch, first)
+    return new ConsumerRecord(this.#packed, first)
   }
 
   #settleLate(native) {
@@ -173,14 +285,32 @@ class Consumer {
   /** What the user has not got of a run is not in his hands: said before anything that it makes a difference to. */
   #settle(native) {
     const run = this.#run
-    if (run.next > run.first) native.giveBack(run.next - run.first)
+    const count = run.next - run.first
+    if (count > 0) {
+      native.giveBack(count)
+      this.#hand = { packed: this.#packed, first: run.first, count, done: count - 1, committed: 0 }
+    }
     run.first = run.end = run.next
+  }
+
+  /** Takes back what is in hand, for who commits all that was handed out and does not mean that. */
+  #takeBack(native) {
+    if (this.#hand === undefined) return
+    const { packed, first, count, committed } = this.#hand
+    let { done } = this.#hand
+    while (done < count && packed.offsets[first + done] < committed) done += 1
+    if (done < count) native.giveBack(done)
+    this.#hand = undefined
   }
 
   #takeBatch(native, maxRecords) {
     this.#settle(native)
+    this.#hand = undefined
     const count = native.takeBatch(maxRecords)
-    return count > 0 ? new Batch(native.batch()) : count
+    if (count <= 0) return count
+    const packed = new Packed(native.batch())
+    this.#hand = { packed, first: 0, count, done: 0, committed: 0 }
+    return new Batch(packed)
   }
 
   /** What is next, after all who have asked before; undefined where nothing more comes. `waiter.leave()` gives up waiting, and takes nothing with it. */
@@ -228,12 +358,13 @@ class Consumer {
   }
 
   async #nextWithin(maxRecords, timeoutMs) {
+    if (isCalledBy(this)) throw refusedRead()
     this.#options.signal?.throwIfAborted()
     if (this.#closing && !this.#isFinishing) throw new ClosedError('the consumer is closed')
     checkNumbers({ timeoutMs }, { timeoutMs: [0, TIMER_MAX_MS, false] })
     this.#isPolled = this.#isFinishing = false
     const waiter = this.#next(maxRecords)
-    const timer = timeoutMs === undefined ? undefined : setTimeout(waiter.leave, timeoutMs)
+    const timer = timeoutMs === undefined || timeoutMs === null ? undefined : setTimeout(waiter.leave, timeoutMs)
     try {
       const taken = (await waiter.promise) ?? null
       this.#isPolled = taken !== null
@@ -252,13 +383,13 @@ class Consumer {
   /** The next records that came together; what is left of a batch comes next. null as with `next`. */
   async nextBatch(options = {}) {
     checkNames('options of nextBatch', options, ['maxRecords', 'timeoutMs'])
-    return this.#nextWithin(countOf(options.maxRecords ?? RECORDS_MAX), options.timeoutMs)
+    return this.#nextWithin(countOf(options.maxRecords), options.timeoutMs)
   }
 
   /** Batches as they come: the fast way out. A batch that was begun record by record goes on with what is left of it. */
   batches(options = {}) {
     checkNames('options of batches', options, ['maxRecords'])
-    return this.#iterate(countOf(options.maxRecords ?? RECORDS_MAX))
+    return this.#iterate(countOf(options.maxRecords))
   }
 
   /**
@@ -292,8 +423,9 @@ class Consumer {
         }
         if (reading.isOver) return over
         leave()
-        // Nothing more comes: with `untilEnd`, the group goes on without this member.
-        await this.#leave(0)
+        // Nothing more comes: with `untilEnd`, the group goes on without this member. Where somebody closes it, how that goes is his matter.
+        if (this.#closing) await this.#closing.catch(() => {})
+        else await this.#leave('revoked', 0)
       } catch (error) {
         leave()
         // Whatever a call says that was under way.
@@ -309,6 +441,11 @@ class Consumer {
     }
     return {
       next: () => {
+        if (callbacks > 0 && isCalledBy(this)) {
+          // A loop of the callback's ends with this; one that waits for the callback does not.
+          if (reading.waiters.size === 0) leave()
+          return Promise.reject(refusedRead())
+        }
         reading.hasItem = this.#isPolled = false
         if (reading.isOver) return Promise.resolve(over)
         const native = this.#native
@@ -336,6 +473,12 @@ class Consumer {
         return this
       },
     }
+  }
+
+  async subscribe(topics) {
+    const names = topicsOf(topics)
+    await call((await this.#ready()).subscribe(names))
+    ;[this.topics, this.topic] = [names, names[0]]
   }
 
   async seek(at, to) {
@@ -380,9 +523,11 @@ class Consumer {
 
   async commit(offsets) {
     const isRecord = offsets instanceof ConsumerRecord
-    const list = isRecord ? [{ topic: offsets.topic, topicId: topicIdOf(offsets), partition: offsets.partition, offset: offsets.offset + 1 }] : offsets
+    const topicId = isRecord ? topicIdOf(offsets) : undefined
+    const list = isRecord ? [{ topic: offsets.topic, partition: offsets.partition, offset: offsets.offset + 1 }] : offsets
     if (list !== undefined && !Array.isArray(list)) throw new TypeError('offsets are a record, or an array of { partition, offset }')
     for (const one of list ?? []) {
+      if (typeof one !== 'object' || one === null) throw new TypeError(`offsets holds ${inspect(one)}; { partition, offset } is expected`)
       place(one)
       const isOffset = Number.isSafeInteger(one.offset) && one.offset >= 0
       if (!isOffset) throw new InvalidError(`offset ${inspect(one.offset)} of partition ${one.partition} is no offset: a whole number from 0 on`)
@@ -390,8 +535,16 @@ class Consumer {
     // What was handed out is what counts at the call.
     const native = this.#closing ? await this.#ready() : (this.#native ?? (await this.#ready()))
     this.#settle(native)
-    if (list === undefined) return call(this.#inWords(() => native.startCommit()).wait())
-    await call(native.commitOffsets(list.map(({ topic = this.topic, topicId, partition, offset }) => ({ topic, topicId, partition, offset }))))
+    const hand = this.#hand
+    if (list === undefined) {
+      if (this.#isLeaving) this.#takeBack(native)
+      else if (hand !== undefined) hand.committed = Infinity
+      return call(this.#inWords(() => native.startCommit()).wait())
+    }
+    for (const { topic = this.topic, partition, offset } of list) {
+      if (topic === hand?.packed.topic && partition === hand.packed.partition) hand.committed = Math.max(hand.committed, offset)
+    }
+    await call(native.commitOffsets(list.map(({ topic = this.topic, partition, offset }) => ({ topic, topicId, partition, offset }))))
   }
 
   /** What the native half throws at once, as the error that it is. */
@@ -409,12 +562,16 @@ class Consumer {
     return { ...counts, scanned: counts.delivered + counts.filtered + counts.failed + counts.unreadable }
   }
 
-  async #leave(timeoutMs) {
-    this.#closing ??= this.#end(timeoutMs)
+  /** Ends it, with what the callback is told of what it still has: `revoked`, or `lost`. The body of a loop may end, for so long. */
+  async #leave(kind, bodyMs) {
+    const isCalledBack = isCalledBy(this)
+    // Whoever closes it waits for the callback by then.
+    if (this.#closing && isCalledBack) return
+    this.#closing ??= this.#end(kind, bodyMs, isCalledBack)
     await this.#closing
   }
 
-  async #end(timeoutMs) {
+  async #end(kind, bodyMs, isCalledBack) {
     const native = this.#native ?? (await this.#opening?.catch(() => undefined))
     if (!native) return
     this.#settle(native)
@@ -423,37 +580,57 @@ class Consumer {
     // may never ask again.
     const isPolled = this.#isPolled && this.group !== null
     const isBusy = isPolled || [...this.#readings].some((reading) => reading.hasItem)
-    if (isBusy && timeoutMs > 0) {
+    if (isBusy && bodyMs > 0) {
       const left = new Promise((resolve) => {
         if (!isPolled) this.#onLeft = resolve
       })
       this.#isWaitedFor = true
-      await within(Promise.race([native.idle(), left]), timeoutMs)
-      this.#isWaitedFor = false
+      await within(Promise.race([native.idle(), left]), bodyMs)
     }
-    await call(native.close())
+    // An abort waits for nobody; what is lost is told meanwhile.
+    let leaving = kind === 'lost' ? call(native.close()) : undefined
+    leaving?.catch(() => {})
+    let failed
+    if (this.#options.onRebalance !== undefined) {
+      this.#isLeaving = true
+      this.#isWaitedFor = kind === 'revoked'
+      const told = this.#tellLast(native, kind, isCalledBack).catch((error) => {
+        failed = { error }
+      })
+      await within(told, this.#closeTimeoutMs)
+      this.#hasLeft = true
+    }
+    this.#isWaitedFor = false
+    leaving ??= call(native.close())
+    await leaving
+    if (failed !== undefined) throw failed.error
+  }
+
+  get #closeTimeoutMs() {
+    return this.#options.closeTimeoutMs ?? CLOSE_TIMEOUT_MS
   }
 
   /**
    * Ends the subscription, and a loop that runs. What is in hand is not done, unless it is finished now: the body of a loop may end, for at most
-   * `closeTimeoutMs`, and the loop then ends as if there were nothing more. In a group, what is done is committed unless that is manual.
+   * `closeTimeoutMs`, and the loop then ends as if there were nothing more. In a group, what is done is committed unless that is manual; before that
+   * `onRebalance` is told of what it still has, and may commit, for as long again.
    */
   async close() {
     if (!this.#closing) this.#isFinishing = this.#isPolled
-    await this.#leave(this.#options.closeTimeoutMs ?? CLOSE_TIMEOUT_MS)
+    await this.#leave('revoked', this.#closeTimeoutMs)
   }
 
   async [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {
     // Whoever leaves a block has left its loops.
-    await this.#leave(0)
+    await this.#leave('revoked', 0)
   }
 }
 
+/** How many records a batch may have; as many as there are where nothing is said. */
 function countOf(maxRecords) {
-  if (!Number.isSafeInteger(maxRecords) || maxRecords < 1) {
-    throw new InvalidError(`maxRecords is ${maxRecords}; a batch has at least one record`)
-  }
+  if (maxRecords === undefined || maxRecords === null) return RECORDS_MAX
+  checkNumber('maxRecords', maxRecords, [1, Number.MAX_SAFE_INTEGER, true])
   return Math.min(maxRecords, RECORDS_MAX)
 }
 
-module.exports = { position, positions, Consumer }
+module.exports = { Consumer, isClosing, position, positions }

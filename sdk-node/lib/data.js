@@ -6,6 +6,9 @@ const { types } = require('node:util')
 
 const { InvalidError } = require('./errors.js')
 
+/** What a partition's number may be: [smallest, largest, whole]. */
+const PARTITION = [0, 0x7fffffff, true]
+
 /** A word for what somebody passed. */
 function kindOf(value) {
   if (value === null) return 'null'
@@ -84,8 +87,45 @@ function timestampOf(at) {
 
 /** A partition's number. */
 function partitionOf(partition) {
-  checkNumbers({ partition }, { partition: [0, 0x7fffffff, true] })
+  checkNumber('partition', partition, PARTITION)
   return partition
+}
+
+/** Throws for an argument that is no text, or has no bytes. */
+function checkString(what, value) {
+  if (typeof value !== 'string') throw new TypeError(`${what} is ${kindOf(value)}; a string is expected`)
+  checkText(value, what)
+}
+
+/** The same for options, which may be left out. */
+function checkStrings(options, names) {
+  for (const name of names) if (options[name] !== undefined && options[name] !== null) checkString(name, options[name])
+}
+
+/** The options that were given: null is as good as left out. */
+function presentOf(options) {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined && value !== null))
+}
+
+/** Throws for options that are neither true nor false, nor left out. */
+function checkBooleans(options, names) {
+  for (const name of names) {
+    const value = options[name]
+    if (value === undefined || value === null) continue
+    if (typeof value !== 'boolean') throw new TypeError(`${name} is ${kindOf(value)}; true or false is expected`)
+  }
+}
+
+/** Throws for what is no list of partitions' numbers; it may be left out. */
+function checkPartitions(partitions) {
+  if (partitions === undefined || partitions === null) return
+  if (!Array.isArray(partitions)) throw new TypeError(`partitions is ${kindOf(partitions)}; an array of numbers is expected`)
+  partitions.forEach((partition, i) => checkNumber(`partitions[${i}]`, partition, PARTITION))
+}
+
+/** Bytes of an argument that is text or bytes; undefined where it is left out. */
+function bytesOf(data, what) {
+  return data === undefined || data === null ? undefined : Buffer.from(dataOf(data, what))
 }
 
 /** Throws for an option that does not exist: a typo must not be ignored. */
@@ -93,22 +133,57 @@ function checkNames(what, options, known) {
   if (typeof options !== 'object' || options === null) {
     throw new TypeError(`${what} are ${kindOf(options)}; an object is expected`)
   }
-  for (const name of Object.keys(options)) {
+  const names = Object.keys(options)
+  // Of a Map or an array, nothing would be heeded.
+  if (names.length === 0 && kindOf(options) !== 'Object') throw new TypeError(`${what} are ${kindOf(options)}; an object is expected`)
+  for (const name of names) {
     if (!known.includes(name)) {
       throw new TypeError(`${what} have no ${JSON.stringify(name)}; there are ${known.join(', ')}`)
     }
   }
 }
 
-/** Throws for a number that cannot be meant: nothing is rounded, wrapped or cut in silence. `ranges`: name to [smallest, largest, whole]. */
+/** Throws for numbers that cannot be meant, among options, which may be left out. `ranges`: name to [smallest, largest, whole]. */
 function checkNumbers(options, ranges) {
-  for (const [name, [least, most, isWhole]] of Object.entries(ranges)) {
+  for (const [name, range] of Object.entries(ranges)) {
     const value = options[name]
-    if (value === undefined || value === null) continue
-    if (typeof value !== 'number') throw new TypeError(`${name} is ${kindOf(value)}; a number is expected`)
-    const isGood = value >= least && value <= most && (!isWhole || Number.isInteger(value))
-    if (!isGood) throw new InvalidError(`${name} is ${value}; a ${isWhole ? 'whole ' : ''}number from ${least} to ${most} is expected`)
+    if (value !== undefined && value !== null) checkNumber(name, value, range)
   }
 }
 
-module.exports = { viewOf, checkText, dataOf, valueOf, headersOf, timestampOf, partitionOf, checkNames, checkNumbers }
+/** Throws for a number that cannot be meant: nothing is rounded, wrapped or cut in silence. */
+function checkNumber(name, value, [least, most, isWhole]) {
+  if (typeof value !== 'number') throw new TypeError(`${name} is ${kindOf(value)}; a number is expected`)
+  const isGood = value >= least && value <= most && (!isWhole || Number.isInteger(value))
+  if (!isGood) throw new InvalidError(`${name} is ${value}; a ${isWhole ? 'whole ' : ''}number from ${least} to ${most} is expected`)
+}
+
+/** The names of topics, one or several. */
+function topicsOf(topics) {
+  if (typeof topics === 'string') checkString('topics', topics)
+  else if (typeof topics?.[Symbol.iterator] !== 'function') throw new TypeError(`topics is ${kindOf(topics)}; a string, or an array of strings, is expected`)
+  const names = typeof topics === 'string' ? [topics] : [...topics]
+  names.forEach((name, i) => checkString(`topics[${i}]`, name))
+  return names
+}
+
+module.exports = {
+  bytesOf,
+  checkBooleans,
+  checkNames,
+  checkNumber,
+  checkNumbers,
+  checkPartitions,
+  checkString,
+  checkStrings,
+  checkText,
+  dataOf,
+  headersOf,
+  kindOf,
+  partitionOf,
+  presentOf,
+  timestampOf,
+  topicsOf,
+  valueOf,
+  viewOf,
+}

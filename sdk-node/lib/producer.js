@@ -4,7 +4,7 @@
 
 const { writeSync } = require('node:fs')
 
-const { checkNames, checkNumbers, checkText, dataOf, headersOf, partitionOf, timestampOf, valueOf } = require('./data.js')
+const { checkNames, checkNumbers, checkString, dataOf, headersOf, partitionOf, timestampOf, valueOf } = require('./data.js')
 const { ClosedError, TimedOutError, call, errorOf, raised } = require('./errors.js')
 
 const NONE = 0xffffffff
@@ -33,10 +33,7 @@ const keep = (resolve, reject) => {
 
 /** A record's parts as they are packed; throws for what is none. It calls the user's code (`toJSON`, getters), which may send in turn. */
 function partsOf(value, { key, headers, timestampMs, partition, topic }) {
-  if (topic !== undefined) {
-    if (typeof topic !== 'string') throw new TypeError(`topic is a ${typeof topic}; a string is expected`)
-    checkText(topic, 'topic')
-  }
+  if (topic !== undefined) checkString('topic', topic)
   return {
     value: valueOf(value),
     key: key === undefined || key === null ? null : dataOf(key, 'key'),
@@ -280,7 +277,7 @@ class Producer {
     checkNumbers(options, { timeoutMs: [0, 0x7fffffff, false] })
     this.#handOver()
     const flushed = this.#end(this.#native.flush())
-    if (options.timeoutMs === undefined) return flushed
+    if (options.timeoutMs === undefined || options.timeoutMs === null) return flushed
     let timer
     const late = new Promise((resolve) => {
       timer = setTimeout(() => resolve('late'), options.timeoutMs)

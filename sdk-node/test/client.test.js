@@ -202,8 +202,124 @@ test('records print, compare and become JSON', async (t) => {
   await client.close()
 })
 
-test('a value that is kept does not keep its batch', () => {
+test('a record is cloned and compared by toObject, and never equal to one that holds something else', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const read = async () => {
+    const records = []
+    for await (const record of client.consumer('t', { start: 'earliest', untilEnd: true })) records.push(record)
+    return records
+  }
+  const send = async (value) => {
+    const producer = client.producer('t')
+    await producer.send(value, { key: 'k', headers: { h: '1', n: null }, timestampMs: 5 })
+    await producer.close()
+  }
+  await send('one')
+  const [record] = await read()
+  const { offset } = record
+  const object = { topic: 't', partition: 0, offset, timestampMs: 5, key: Buffer.from('k'), value: Buffer.from('one'), headers: [['h', Buffer.from('1')], ['n', null]] }
+  assert.deepStrictEqual(record.toObject(), object)
+  assert.deepStrictEqual(structuredClone(record.toObject()).value, new Uint8Array(Buffer.from('one')))
+  assert.deepStrictEqual(ConsumerRecord.of(record.toObject()).toObject(), object)
+  // Where it stood is all that goes through properties, and its identity, which nothing shows.
+  assert.deepEqual(structuredClone(record), { topic: 't', partition: 0, offset, timestampMs: 5 })
+  assert.deepEqual(Object.keys(record), ['topic', 'partition', 'offset', 'timestampMs'])
+  assert.doesNotMatch(inspect(record) + JSON.stringify(record), /identity/)
+  // The same record, read twice.
+  assert.deepStrictEqual((await read())[0], record)
+  // Another one at its place: the topic was made anew.
+  await client.deleteTopic('t')
+  await client.createTopic('t')
+  await send('two')
+  const [other] = await read()
+  assert.equal(other.offset, offset)
+  assert.notDeepStrictEqual(other, record)
+  const parts = { value: 'v', key: 'k', headers: { h: '1' } }
+  assert.deepStrictEqual(ConsumerRecord.of(parts), ConsumerRecord.of({ ...parts, value: Buffer.from('v') }))
+  for (const differs of [{ value: 'w' }, { value: null }, { value: Buffer.from([0xff]) }, { key: 'l' }, { key: null }, { headers: { h: '2' } }, { headers: {} }, { offset: 1 }]) {
+    assert.notDeepStrictEqual(ConsumerRecord.of(parts), ConsumerRecord.of({ ...parts, ...differs }), JSON.stringify(differs))
+  }
+  await client.close()
+})
+
+test('a value that is kept does not keep its batch', async (t) => {
   const record = ConsumerRecord.of({ value: 'x'.repeat(100), key: 'k'.repeat(100_000) })
   assert.ok(record.value.buffer.byteLength < 100_000)
   assert.equal(record.value.toString(), 'x'.repeat(100))
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const sent = Array.from({ length: 2_000 }, (_, i) => (i % 7 === 0 ? null : String(i).repeat(i % 500 === 1 ? 5_000 : i % 40)))
+  const producer = client.producer('t', { batchBytes: 1 << 20 })
+  await producer.sendBatch(sent.map((value, i) => ({ value, key: i % 3 === 0 ? null : 'k'.repeat(i % 30) })))
+  await producer.close()
+  const texts = []
+  for await (const batch of client.consumer('t', { start: 'earliest', untilEnd: true }).batches()) {
+    const values = batch.values()
+    assert.deepEqual(values, batch.records().map((one) => one.value))
+    for (const value of values) assert.ok(value === null || value.buffer.byteLength <= Math.max(8 << 10, value.length))
+    // What is done with one is nothing to the batch, or is where that was asked for.
+    for (const value of values) value?.fill('-')
+    texts.push(...batch.values().map((value) => value?.toString() ?? null))
+    const views = batch.values({ copy: false })
+    assert.equal(new Set(views.filter((view) => view !== null).map((view) => view.buffer)).size, 1)
+    assert.deepEqual(views, batch.values())
+    assert.throws(() => batch.values({ copies: false }), TypeError)
+    assert.throws(() => batch.values({ copy: 0 }), TypeError)
+    // What a batch is made of is not to be seen.
+    assert.deepEqual(Reflect.ownKeys(batch), ['topic', 'partition', 'offsets', 'timestamps'])
+  }
+  assert.deepEqual(texts, sent)
+  await client.close()
+})
+
+test('topics by pattern, one that is made again, and a change of topics', async (t) => {
+  const broker = await startBroker(t)
+  const client = await connect(broker.address, { ca: broker.ca })
+  for (const name of ['eu', 'us']) await client.createTopic(`flights-${name}`)
+  const consumers = [client.consumer('^flights-', { start: 'earliest' }), client.consumer(['^flights-'], { group: 'g' })]
+  for (const consumer of consumers) await consumer.open()
+  const producer = client.producer()
+  for (const name of ['eu', 'us']) await producer.send('1', { topic: `flights-${name}` })
+  // What is sent before anybody has noticed the topic is read, too.
+  await client.createTopic('flights-asia')
+  await producer.send('1', { topic: 'flights-asia' })
+  for (const consumer of consumers) {
+    const found = []
+    for (let i = 0; i < 3; i++) found.push((await consumer.next({ timeoutMs: 10_000 })).topic)
+    assert.deepEqual(found.sort(), ['flights-asia', 'flights-eu', 'flights-us'])
+    await consumer.subscribe('flights-eu')
+    assert.deepEqual([consumer.topics, consumer.topic], [['flights-eu'], 'flights-eu'])
+  }
+  await producer.send('2', { topic: 'flights-us' })
+  await producer.send('2', { topic: 'flights-eu' })
+  for (const consumer of consumers) {
+    const record = await consumer.next({ timeoutMs: 10_000 })
+    assert.deepEqual([record.topic, record.text()], ['flights-eu', '2'])
+    for (const wrong of [[], '^(', 'a/b']) await assert.rejects(consumer.subscribe(wrong), InvalidError)
+    for (const wrong of [undefined, null, 3, [3]]) await assert.rejects(consumer.subscribe(wrong), TypeError)
+  }
+  const waiting = client.consumer('trains', { waitForTopics: true })
+  // A broker for development makes the topic that somebody opens.
+  await waiting.open()
+  for (const value of ['1', '2', '3']) {
+    await producer.send(value, { topic: 'trains' })
+    assert.equal((await waiting.next({ timeoutMs: 10_000 })).text(), value)
+    await client.deleteTopic('trains')
+    await client.createTopic('trains')
+  }
+  await client.close()
+})
+
+test('what belongs to a group is refused without one', async (t) => {
+  const broker = await startBroker(t)
+  const client = await connect(broker.address, { ca: broker.ca })
+  await client.createTopic('t')
+  for (const options of [
+    { instance: 'a' }, { sessionTimeoutMs: 5_000 }, { autoCommitMs: null }, { assignor: 'range' }, { maxProcessingMs: 1_000 }, { onRebalance() {} },
+  ]) {
+    await assert.rejects(client.consumer('t', options).open(), (e) => e instanceof InvalidError && /belongs to a group/.test(e.message))
+    await (await client.consumer('t', { ...options, group: `g${Object.keys(options)}` }).open()).close()
+  }
+  await client.close()
 })

@@ -153,6 +153,33 @@ test('a loop that is left goes on where it was, and whoever gives up waiting los
   await client.close()
 })
 
+test('a read is bounded from the call on, though nothing is open, and opening goes on for the next one', { timeout: 60_000 }, async (t) => {
+  const { client, broker } = await filled(t, 10)
+  for (const group of [undefined, 'g']) {
+    const consumer = client.consumer('t', { start: 'earliest', group })
+    await broker.kill()
+    for (const read of ['next', 'nextBatch', 'next']) {
+      const since = performance.now()
+      assert.equal(await consumer[read]({ timeoutMs: 200 }), null)
+      assert.ok(performance.now() - since < 1_500)
+    }
+    await broker.restart()
+    const seen = []
+    while (seen.length < 10) {
+      const record = await consumer.next({ timeoutMs: 20_000 })
+      seen.push(record?.text())
+    }
+    assert.deepEqual(seen, Array.from({ length: 10 }, (_, i) => String(i)), `group ${group}`)
+    if (group !== undefined) assert.equal((await client.describeGroup(group)).members.length, 1)
+    await consumer.close()
+  }
+  // What opening ends with is told to who waits for it then, and to nobody else.
+  const missing = client.consumer('missing', { filter: 'none' })
+  await missing.next({ timeoutMs: 0 }).catch(() => {})
+  await assert.rejects(missing.next({ timeoutMs: 10_000 }), { code: 'not_found' })
+  await client.close()
+})
+
 test('a paused partition hands out nothing until it is resumed', async (t) => {
   const { client } = await filled(t, 1_000)
   const consumer = client.consumer('t', { start: 'earliest' })

@@ -2,7 +2,7 @@
 
 import { after, before } from 'node:test'
 
-import { type Client, type Delivery, InvalidError, ThalwegError, connect } from '../lib/index.js'
+import { type Client, ConsumerRecord, type Delivery, InvalidError, type Rebalance, type RecordObject, ThalwegError, connect } from '../lib/index.js'
 import { type Broker, BrokerError, startBroker, startCluster, unique, useBroker } from '../lib/testing/index.js'
 
 const client = await connect('thalweg://localhost:9460', { timeoutMs: 1000 })
@@ -16,7 +16,12 @@ for await (const record of client.consumer('flights', { filter: 'late@1', start:
   const key: Buffer | null = record.key
   console.log(key, record.json(), record.offset + 1, at.offset)
 }
-for await (const batch of client.consumer('flights').batches()) console.log(batch.length, batch.values())
+for await (const batch of client.consumer('flights').batches()) console.log(batch.length, batch.values(), batch.values({ copy: false }))
+const onRebalance = async ({ kind, partitions }: Rebalance) => console.log(kind, partitions.length)
+const member = client.consumer('flights', { group: 'g', start: { timestamp: new Date() }, onRebalance })
+const object: RecordObject | undefined = (await member.next({ timeoutMs: 10 }))?.toObject()
+console.log(object?.key, ConsumerRecord.of(object ?? {}).toObject().headers)
+await client.uploadPlugin('late', new URL('late.wasm', import.meta.url))
 const error: Error = new InvalidError('x')
 console.log(error)
 await client.close()

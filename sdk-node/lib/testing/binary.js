@@ -6,6 +6,7 @@ const { X_OK } = require('node:constants')
 const { accessSync, statSync } = require('node:fs')
 const { delimiter, resolve } = require('node:path')
 
+const { checkStrings } = require('../data.js')
 const { commandPackage, packagedCommand } = require('../platform.js')
 
 class BrokerError extends Error {
@@ -22,6 +23,7 @@ const REMEDY =
   '`npm install thalweg` brings it unless optional dependencies are left out. In a checkout, `cargo build --profile fast -p thalweg-cli` makes target/fast/thalweg: put it into PATH, set THALWEG_BIN to it, or pass binary'
 
 function findBinary(binary = undefined) {
+  checkStrings({ binary }, ['binary'])
   for (const [what, given] of [['binary', binary], ['THALWEG_BIN', process.env.THALWEG_BIN]]) {
     if (!given) continue
     const found = given.includes('/') ? runnable(resolve(given)) : inPath(given)

@@ -10,7 +10,7 @@ const { join, resolve } = require('node:path')
 const { setTimeout: sleep } = require('node:timers/promises')
 
 const { connect } = require('../client.js')
-const { checkNames, checkNumbers } = require('../data.js')
+const { checkNames, checkNumbers, checkString, checkStrings, kindOf } = require('../data.js')
 const { BrokerError, findBinary } = require('./binary.js')
 
 // What runs `"$@"` in its own place, with a guard beside it that waits for the end of standard input. That comes when the process that holds the other
@@ -30,6 +30,17 @@ const OPTIONS = ['directory', 'binary', 'arguments', 'startTimeoutMs']
 const START_TIMEOUT = [0, 3_600_000, false]
 const asyncDispose = Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')
 
+/** What a broker and the brokers of a cluster have in common. */
+function checkOptions(what, options, names, ranges) {
+  checkNames(what, options, [...OPTIONS, ...names])
+  checkNumbers(options, { ...ranges, startTimeoutMs: START_TIMEOUT })
+  checkStrings(options, ['directory', 'binary'])
+  const given = options.arguments
+  if (given === undefined || given === null) return
+  if (!Array.isArray(given)) throw new TypeError(`arguments is ${kindOf(given)}; an array of strings is expected`)
+  given.forEach((argument, i) => checkString(`arguments[${i}]`, argument))
+}
+
 /** Temporary directories; a process that ends in order leaves none. */
 const temporary = new Set()
 process.on('exit', () => temporary.forEach(remove))
@@ -48,8 +59,8 @@ class Directory {
   #path
 
   constructor(given) {
-    this.isTemporary = given === undefined
-    this.#path = given === undefined ? undefined : resolve(given)
+    this.isTemporary = given === undefined || given === null
+    this.#path = this.isTemporary ? undefined : resolve(given)
   }
 
   get path() {
@@ -72,8 +83,9 @@ class Directory {
 
 /** What a broker and a cluster have in common. */
 class Running {
-  connect({ timeoutMs } = {}) {
-    return connect(this.address, { ca: this.ca, ...(timeoutMs === undefined ? {} : { timeoutMs }) })
+  async connect(options = {}) {
+    checkNames('options of connect', options, ['timeoutMs'])
+    return connect(this.address, { ca: this.ca, timeoutMs: options.timeoutMs })
   }
 
   async [asyncDispose]() {
@@ -96,8 +108,7 @@ class Broker extends Running {
 
   constructor(options = {}) {
     super()
-    checkNames('options of a broker', options, [...OPTIONS, 'port'])
-    checkNumbers(options, { port: [0, 65_535, true], startTimeoutMs: START_TIMEOUT })
+    checkOptions('options of a broker', options, ['port'], { port: [0, 65_535, true] })
     this.#directory = new Directory(options.directory)
     this.#port = options.port ?? 0
     this.#binary = options.binary
@@ -278,10 +289,9 @@ class Cluster extends Running {
 
   constructor(options = {}) {
     super()
-    checkNames('options of a cluster', options, [...OPTIONS, 'brokers'])
-    checkNumbers(options, { brokers: [1, 9, true], startTimeoutMs: START_TIMEOUT })
-    const { brokers = 3, directory, ...others } = options
-    this.#count = brokers
+    checkOptions('options of a cluster', options, ['brokers'], { brokers: [1, 9, true] })
+    const { brokers, directory, ...others } = options
+    this.#count = brokers ?? 3
     this.#directory = new Directory(directory)
     this.#options = others
   }

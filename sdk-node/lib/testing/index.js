@@ -4,6 +4,7 @@
 
 const { randomUUID } = require('node:crypto')
 
+const { checkString, kindOf } = require('../data.js')
 const { BinaryNotFoundError, BrokerError, findBinary } = require('./binary.js')
 const { Broker, Cluster } = require('./broker.js')
 
@@ -16,10 +17,10 @@ async function startCluster(options = {}) {
 }
 
 function useBroker(hooks, options = {}) {
-  const begin = hooks.before ?? hooks.beforeAll
-  const end = hooks.after ?? hooks.afterAll
+  const begin = hooks?.before ?? hooks?.beforeAll
+  const end = hooks?.after ?? hooks?.afterAll
   if (typeof begin !== 'function' || typeof end !== 'function') {
-    throw new TypeError('hooks is { before, after } of node:test, or { beforeAll, afterAll } of vitest')
+    throw new TypeError(`hooks is ${kindOf(hooks)}; { before, after } of node:test, or { beforeAll, afterAll } of vitest, is expected`)
   }
   const broker = new Broker(options)
   // Without an answer: vitest would take one for a clean-up.
@@ -29,6 +30,7 @@ function useBroker(hooks, options = {}) {
 }
 
 function unique(prefix = 'test') {
+  checkString('prefix', prefix)
   return `${prefix}-${randomUUID().replaceAll('-', '').slice(0, 12)}`
 }
 

@@ -1,0 +1,223 @@
+// An argument of the wrong type is a TypeError that names it, and text that has no bytes an InvalidError: nothing comes of it, and nothing is stored under another name.
+
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+
+import './broker.js'
+import { ConsumerRecord, InvalidError, connect } from '../lib/index.js'
+import { Broker, Cluster, findBinary, unique, useBroker } from '../lib/testing/index.js'
+
+const broker = useBroker({ before, after })
+const HALF = 'a\ud800'
+
+/** Things of every type, by the names that are used below. */
+const THINGS = new Map([
+  ['undefined', undefined],
+  ['null', null],
+  ['boolean', true],
+  ['number', 7],
+  ['bigint', 5n],
+  ['string', 'x'],
+  ['symbol', Symbol('s')],
+  ['function', () => 1],
+  ['object', {}],
+  ['array', []],
+  ['map', new Map()],
+])
+
+/** Calls with everything but what an argument may be; each time it is a TypeError that names the argument, or an InvalidError where that says what is expected. */
+async function refuses(method, argument, may, call) {
+  for (const [type, thing] of THINGS) {
+    if (may.split(' ').includes(type)) continue
+    const isRefused = (error) => {
+      const said = `${method}, ${argument} is ${type}: ${error}`
+      assert.ok(error instanceof TypeError || (error instanceof InvalidError && / is no (partition|position)/.test(error.message)), said)
+      if (error instanceof TypeError) assert.ok(error.message.includes(argument), said)
+      return true
+    }
+    await assert.rejects(async () => call(thing), isRefused, `${method}, ${argument} is ${type}`)
+  }
+}
+
+/** The same for options, which may be left out. */
+async function refusesOptions(method, types, call) {
+  for (const [name, may] of Object.entries(types)) {
+    for (const one of name.split(' ')) await refuses(method, one, `undefined null ${may}`, (value) => call({ [one]: value }))
+  }
+}
+
+const DATA = 'string'
+
+test('the client refuses what is of another type', async () => {
+  const { address, ca } = broker
+  const client = await broker.connect()
+  await refuses('connect', 'address', 'string', (x) => connect(x, { ca }))
+  await refuses('connect', 'options', 'undefined object', (x) => connect(address, x))
+  await refusesOptions('connect', { 'clientId ca': 'string', timeoutMs: 'number' }, (o) => connect(address, { ca, ...o }))
+  for (const pem of ['cert', 'key']) await refuses('connect', pem, 'undefined null string', (x) => connect(address, { ca, cert: ca, key: ca, [pem]: x }))
+  await refuses('createTopic', 'name', 'string', (x) => client.createTopic(x))
+  await refuses('createTopic', 'options', 'undefined object', (x) => client.createTopic('t', x))
+  const numbers = 'partitions retentionMs retentionBytes segmentBytes segmentMs timestampAheadMaxMs replicationFactor'
+  await refusesOptions('createTopic', { [numbers]: 'number', partitioner: 'string', partitionerConfig: DATA }, (o) => client.createTopic('t', o))
+  await refuses('deleteTopic', 'name', 'string', (x) => client.deleteTopic(x))
+  await refuses('offsets', 'topic', 'string', (x) => client.offsets(x, 'latest'))
+  await refuses('offsets', 'at', 'number', (x) => client.offsets('t', x))
+  await refuses('uploadPlugin', 'name', 'string', (x) => client.uploadPlugin(x, Buffer.from('x')))
+  await refuses('uploadPlugin', 'module', 'string', (x) => client.uploadPlugin('p', x))
+  await refuses('setPartitioner', 'topic', 'string', (x) => client.setPartitioner(x, null))
+  await refuses('setPartitioner', 'partitioner', 'string null', (x) => client.setPartitioner('t', x))
+  await refuses('setPartitioner', 'partitionerConfig', `undefined null ${DATA}`, (x) => client.setPartitioner('t', null, x))
+  await refuses('describeGroup', 'group', 'string', (x) => client.describeGroup(x))
+  await refuses('deleteGroup', 'group', 'string', (x) => client.deleteGroup(x))
+  await refuses('resetGroup', 'group', 'string', (x) => client.resetGroup(x, 't', 'latest'))
+  await refuses('resetGroup', 'topic', 'string', (x) => client.resetGroup('g', x, 'latest'))
+  await refuses('resetGroup', 'to', 'number', (x) => client.resetGroup('g', 't', x))
+  await refuses('resetGroup', 'options', 'undefined object', (x) => client.resetGroup('g', 't', 'latest', x))
+  await refusesOptions('resetGroup', { partitions: 'array', dryRun: 'boolean' }, (o) => client.resetGroup('g', 't', 'latest', o))
+  await refuses('resetGroup', 'partitions[0]', 'number', (x) => client.resetGroup('g', 't', 'latest', { partitions: [x] }))
+  assert.deepEqual(await client.topics(), [])
+  // null is as good as left out.
+  const none = Object.fromEntries(numbers.split(' ').map((name) => [name, null]))
+  await client.createTopic('t', { ...none, partitioner: null, partitionerConfig: null })
+  await (await connect(address, { ca, clientId: null, cert: null, key: null, timeoutMs: null })).close()
+  await client.deleteTopic('t')
+  await client.close()
+})
+
+test('producers refuse what is of another type', async () => {
+  const client = await broker.connect()
+  await refuses('producer', 'topic', 'undefined string object array map', (x) => client.producer(x))
+  await refuses('producer', 'options', 'undefined object', (x) => client.producer('t', x))
+  await refusesOptions('producer', { 'lingerMs batchBytes deliveryTimeoutMs bufferBytes': 'number', 'compression acks': 'string' }, (o) => client.producer('t', o))
+  const producer = client.producer(unique(), { lingerMs: null, batchBytes: null, compression: null, acks: null, deliveryTimeoutMs: null, bufferBytes: null })
+  for (const send of ['send', 'enqueue']) {
+    await refuses(send, 'value', `null object array ${DATA}`, (x) => producer[send](x))
+    await refuses(send, 'options', 'undefined object', (x) => producer[send]('x', x))
+    const types = { key: DATA, headers: 'object array map', timestampMs: 'number', partition: 'number' }
+    await refusesOptions(send, types, (o) => producer[send]('x', o))
+    await refuses(send, 'topic', 'undefined string', (topic) => producer[send]('x', { topic }))
+  }
+  await refuses('enqueue', 'onDelivery', 'undefined function', (onDelivery) => producer.enqueue('x', { onDelivery }))
+  for (const send of ['sendBatch', 'enqueueBatch']) {
+    await refuses(send, 'messages', 'array map', (x) => producer[send](x))
+    await refuses(send, 'message', 'object', (x) => producer[send]([x]))
+  }
+  await refuses('flush', 'options', 'undefined object', (x) => producer.flush(x))
+  await refuses('flush', 'timeoutMs', 'undefined null number', (timeoutMs) => producer.flush({ timeoutMs }))
+  await producer.send('x')
+  await producer.enqueue('x')
+  await producer.flush({ timeoutMs: null })
+  assert.equal(producer.pending, 0)
+  await producer.close()
+  await client.close()
+})
+
+test('consumers refuse what is of another type', async () => {
+  const client = await broker.connect()
+  const topic = unique()
+  await client.createTopic(topic)
+  await refuses('consumer', 'topics', 'string array map', (x) => client.consumer(x))
+  await refuses('consumer', 'topics[1]', 'string', (x) => client.consumer([topic, x]))
+  await refuses('consumer', 'options', 'undefined object', (x) => client.consumer(topic, x))
+  const types = {
+    partitions: 'array',
+    start: 'number map',
+    'untilEnd waitForTopics': 'boolean',
+    'filter filterConfig onFilterFailure onBadRecord outOfRange group instance assignor': 'string',
+    'bufferBytes sessionTimeoutMs autoCommitMs maxProcessingMs closeTimeoutMs': 'number',
+    onRebalance: 'function',
+    signal: '',
+  }
+  await refusesOptions('consumer', types, (o) => client.consumer(topic, o))
+  await refuses('consumer', 'partitions[0]', 'number', (x) => client.consumer(topic, { partitions: [x] }))
+  const none = Object.fromEntries(Object.keys(types).flatMap((names) => names.split(' ').map((name) => [name, null])))
+  await (await client.consumer(topic, none).open()).close()
+  const consumer = await client.consumer(topic, { group: 'g' }).open()
+  for (const read of ['next', 'nextBatch', 'batches']) await refuses(read, 'options', 'undefined object', (x) => consumer[read](x))
+  for (const read of ['nextBatch', 'batches']) await refuses(read, 'maxRecords', 'undefined null number', (maxRecords) => consumer[read]({ maxRecords }))
+  for (const read of ['next', 'nextBatch']) {
+    await refuses(read, 'timeoutMs', 'undefined null number', (timeoutMs) => consumer[read]({ timeoutMs }))
+    // No time is not a time of nothing.
+    const waiting = consumer[read]({ timeoutMs: null })
+    const producer = client.producer(topic)
+    await producer.send('x')
+    await producer.close()
+    assert.notEqual(await waiting, null)
+  }
+  for (const about of ['pause', 'resume', 'position', 'lag', 'committed', 'seek']) {
+    await refuses(about, 'at', 'number', (x) => consumer[about](x, 0))
+    await refuses(about, 'at.topic', 'undefined string', (x) => consumer[about]({ topic: x, partition: 0 }, 0))
+    await refuses(about, 'at.partition', 'number', (x) => consumer[about]({ topic, partition: x }, 0))
+  }
+  await refuses('seek', 'to', 'number', (x) => consumer.seek(0, x))
+  await refuses('commit', 'offsets', 'undefined array', (x) => consumer.commit(x))
+  await refuses('commit', 'offsets', 'object array map', (x) => consumer.commit([x]))
+  await refuses('commit', 'partition', 'number', (partition) => consumer.commit([{ partition, offset: 0 }]))
+  for (const offset of [...THINGS.values()].filter((x) => typeof x !== 'number')) {
+    await assert.rejects(consumer.commit([{ partition: 0, offset }]), (e) => e instanceof InvalidError && /offset .* is no offset/.test(e.message))
+  }
+  await consumer.close()
+  await client.close()
+})
+
+test('records and brokers that tests make refuse what is of another type', async () => {
+  await refuses('of', 'parts', 'undefined object', (x) => ConsumerRecord.of(x))
+  const types = { value: 'string object array', key: DATA, headers: 'object array map', topic: 'string', 'partition offset timestampMs': 'number' }
+  await refusesOptions('of', types, (o) => ConsumerRecord.of(o))
+  for (const Kit of [Broker, Cluster]) {
+    await refuses(Kit.name, 'options', 'undefined object', (x) => new Kit(x))
+    const options = { 'directory binary': 'string', arguments: 'array', [Kit === Broker ? 'port' : 'brokers']: 'number', startTimeoutMs: 'number' }
+    await refusesOptions(Kit.name, options, (o) => new Kit(o))
+    await refuses(Kit.name, 'arguments[0]', 'string', (x) => new Kit({ arguments: [x] }))
+  }
+  await refuses('connect', 'options', 'undefined object', (x) => broker.connect(x))
+  await refuses('connect', 'timeoutMs', 'undefined null number', (timeoutMs) => broker.connect({ timeoutMs }))
+  await refuses('unique', 'prefix', 'undefined string', (x) => unique(x))
+  await refuses('findBinary', 'binary', 'undefined null string', (x) => findBinary(x))
+  await refuses('useBroker', 'hooks', '', (x) => useBroker(x))
+})
+
+test('text that holds half of a surrogate pair is refused by name', async () => {
+  const { address, ca } = broker
+  const client = await broker.connect()
+  const topic = unique()
+  await client.createTopic(topic)
+  const consumer = await client.consumer(topic, { group: unique() }).open()
+  const calls = {
+    address: [() => connect(`thalweg://${HALF}`, { ca })],
+    clientId: [() => connect(address, { ca, clientId: HALF })],
+    ca: [() => connect(address, { ca: HALF })],
+    cert: [() => connect(address, { ca, cert: HALF, key: ca })],
+    name: [() => client.createTopic(HALF), () => client.deleteTopic(HALF), () => client.uploadPlugin(HALF, Buffer.from('x'))],
+    module: [() => client.uploadPlugin('p', HALF)],
+    partitioner: [() => client.createTopic('u', { partitioner: HALF }), () => client.setPartitioner(topic, HALF)],
+    partitionerConfig: [() => client.createTopic('u', { partitionerConfig: HALF }), () => client.setPartitioner(topic, null, HALF)],
+    topic: [
+      () => client.offsets(HALF, 'latest'),
+      () => client.setPartitioner(HALF, null),
+      () => client.resetGroup('g', HALF, 'latest'),
+      () => client.producer(HALF),
+      () => client.consumer(topic, { start: new Map([[{ topic: HALF, partition: 0 }, 0]]) }),
+      () => consumer.seek({ topic: HALF, partition: 0 }, 0),
+      () => consumer.commit([{ topic: HALF, partition: 0, offset: 0 }]),
+      () => ConsumerRecord.of({ topic: HALF }),
+    ],
+    topics: [() => client.consumer(HALF)],
+    'topics[1]': [() => client.consumer([topic, HALF])],
+    group: [() => client.describeGroup(HALF), () => client.deleteGroup(HALF), () => client.resetGroup(HALF, topic, 'latest')],
+  }
+  for (const name of ['compression', 'acks']) calls[name] = [() => client.producer(topic, { [name]: HALF })]
+  for (const name of ['filter', 'filterConfig', 'onFilterFailure', 'onBadRecord', 'outOfRange', 'group', 'instance', 'assignor']) {
+    ;(calls[name] ??= []).push(() => client.consumer(topic, { group: 'g', [name]: HALF }))
+  }
+  for (const [name, some] of Object.entries(calls)) {
+    for (const call of some) {
+      await assert.rejects(async () => call(), (e) => e instanceof InvalidError && e.message.startsWith(`${name} is not valid text`), `${name}: ${call}`)
+    }
+  }
+  // Whole pairs are text as any other.
+  const whole = await client.consumer(topic, { group: 'größe 😀', instance: '日本' }).open()
+  assert.equal((await client.describeGroup('größe 😀')).members[0].instance, '日本')
+  await whole.close()
+  await client.close()
+})
