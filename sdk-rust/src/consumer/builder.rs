@@ -263,7 +263,7 @@ impl ConsumerBuilder {
             (self.instance.is_some(), "an instance id"),
             (self.max_processing.is_some(), "a limit of processing"),
             (self.session_timeout != SESSION_TIMEOUT, "a session time-out"),
-            (self.auto_commit != Some(AUTO_COMMIT), "how often it commits"),
+            (self.auto_commit != Some(AUTO_COMMIT), "auto-commit"),
             (self.assignor != Assignor::default(), "an assignor"),
             (self.tells, "being told of partitions that come and go"),
         ] {
