@@ -477,8 +477,13 @@ class Consumer {
 
   async subscribe(topics) {
     const names = topicsOf(topics)
-    await call((await this.#ready()).subscribe(names))
-    ;[this.topics, this.topic] = [names, names[0]]
+    const changed = await this.#sync((native) => native.subscribe(names))
+    try {
+      await call(changed.wait())
+    } finally {
+      this.topics = this.#native.subscription()
+      this.topic = this.topics[0]
+    }
   }
 
   async seek(at, to) {

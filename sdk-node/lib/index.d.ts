@@ -424,7 +424,7 @@ export class Consumer implements AsyncIterable<ConsumerRecord> {
    * coordinator does not answer.
    */
   commit(offsets?: ConsumerRecord | Array<{ topic?: string; partition: number; offset: number }>): Promise<void>
-  /** Records scanned so far; also once it is closed. */
+  /** Records scanned so far of the partitions that are read at the moment, or were when it was closed. */
   counts(): Promise<Counts>
   /**
    * Ends the subscription, and a loop that runs. What is in hand is not done, unless it is finished now: the body of a loop may end, for at most

@@ -246,10 +246,10 @@ impl Consumer {
         Ok(Pending { what: Mutex::new(Some(Box::pin(moved))) })
     }
 
-    /// Reads these topics from now on.
+    /// Reads these topics from now on; calls take effect in their order.
     #[napi]
-    pub async fn subscribe(&self, topics: Vec<String>) -> Result<()> {
-        self.inner.subscribe(topics).await.map_err(raise)
+    pub fn subscribe(&self, topics: Vec<String>) -> Pending {
+        Pending { what: Mutex::new(Some(Box::pin(self.inner.subscribe(topics)))) }
     }
 
     /// The topics that it reads, as they were named.

@@ -172,8 +172,8 @@ impl Consumer {
 
     /// Reads these topics from now on.
     fn subscribe<'py>(&self, py: Python<'py>, topics: Vec<String>) -> PyResult<Bound<'py, PyAny>> {
-        let consumer = self.inner.clone();
-        future_into_py(py, async move { consumer.subscribe(topics).await.map_err(raise) })
+        let changed = self.inner.subscribe(topics);
+        future_into_py(py, async move { changed.await.map_err(raise) })
     }
 
     /// The topics that it reads, as they were named.

@@ -572,3 +572,39 @@ async fn who_closes_is_told_that_all_is_given_up_and_may_still_commit() {
         *consumer.lock().unwrap() = None;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_partition_waits_for_whoever_is_being_told_that_it_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    client.create_topic("t", Topic::partitions(2)).await.unwrap();
+    produce(&client, "t", 0, 20).await;
+    let slow = Arc::new(Mutex::new(None::<Consumer>));
+    let inside = slow.clone();
+    let (committed, mut outcomes) = tokio::sync::mpsc::unbounded_channel();
+    let builder = client.consumer("t").group("g").auto_commit(None).on_rebalance(move |change| {
+        if let Rebalance::Revoked { .. } = change {
+            // Longer than a partition waits for a user who is not told at all.
+            std::thread::sleep(Duration::from_millis(1_600));
+            let commit = inside.lock().unwrap().as_ref().expect("it is open").start_commit().unwrap();
+            let _ = committed.send(commit);
+        }
+    });
+    let first = builder.build().await.unwrap();
+    *slow.lock().unwrap() = Some(first.clone());
+    let mut read = Vec::new();
+    for _ in 0..20 {
+        read.push(next_text(&first).await);
+    }
+    let second = client.consumer("t").group("g").auto_commit(None).build().await.unwrap();
+    // What has been handled is committed before it goes: nobody gets it again.
+    let waiting =
+        tokio::spawn(async move { tokio::time::timeout(Duration::from_secs(4), second.next()).await.is_err() });
+    let _ = tokio::time::timeout(Duration::from_secs(4), first.next()).await;
+    let outcome = outcomes.recv().await.expect("it was told").await;
+    assert!(outcome.is_ok(), "{outcome:?}");
+    assert!(waiting.await.unwrap(), "a record came twice");
+    *slow.lock().unwrap() = None;
+    assert_eq!(read.len(), 20);
+}

@@ -158,6 +158,12 @@ async fn a_consumer_changes_its_topics_while_it_reads() {
         assert_eq!(refused.unwrap_err().kind(), kind);
     }
     assert_eq!(consumer.subscription(), ["a"]);
+    // Calls take effect in their order, whichever is driven first.
+    let calls = ["b", "c", "^[ab]", "a"].map(|topic| consumer.subscribe([topic]));
+    for call in calls.into_iter().rev().map(tokio::spawn).collect::<Vec<_>>() {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(consumer.subscription(), ["a"]);
     let chosen = client.consumer("a").partitions([0]).build().await.unwrap();
     assert_eq!(chosen.subscribe(["b"]).await.unwrap_err().kind(), ErrorKind::Invalid);
     consumer.close().await.unwrap();

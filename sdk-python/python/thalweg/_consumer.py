@@ -321,7 +321,7 @@ class Consumer:
 
         Raises PluginFailedError where the filter fails on a record, BadRecordError where a stored batch does not decode, OffsetOutOfRangeError where the log does
         not hold the position, NotFoundError where the topic was deleted, DamagedError where the only copy is damaged: each again until a `seek` past it.
-        InvalidError: the consumer is closed.
+        ClosedError: the consumer is closed.
         """
         return await self._within(take_record, timeout)
 
@@ -358,11 +358,14 @@ class Consumer:
         are given up as in any rebalance. When it returns, the group's coordinator knows; without a group, every new start has been resolved.
 
         Raises NotFoundError for a topic that does not exist, unless `wait_for_topics` is set, InvalidError for what is no name and no pattern, and for a
-        consumer of chosen partitions or with `until_end`.
+        consumer of chosen partitions or with `until_end`; TimedOutError where nobody answers: the topics change as soon as somebody does.
         """
         names = _checks.topics(topics)
-        await (await self._ready()).subscribe(names)
-        self.topics = names
+        native = await self._ready()
+        try:
+            await native.subscribe(names)
+        finally:
+            self.topics = native.subscription()
 
     async def seek(self, place: Place, to: Start) -> None:
         """Moves a partition: a number, or (topic, number) where several topics are read. Records that wait are dropped. To the end, or to a time, it waits
@@ -431,7 +434,7 @@ class Consumer:
             raise TypeError(f"offsets is {type(offsets).__name__}; a record, or a mapping of partitions to offsets is expected")
 
     async def counts(self) -> Counts:
-        """Records scanned so far; also once it is closed."""
+        """Records scanned so far of the partitions that are read at the moment, or were when it was closed."""
         return Counts(*(self._native or await self._ready()).counts())
 
     def _busy_elsewhere(self) -> bool:

@@ -384,7 +384,7 @@ class Consumer(_sync.ConsumerBase):
 
         Raises PluginFailedError where the filter fails on a record, BadRecordError where a stored batch does not decode, OffsetOutOfRangeError where the log
         does not hold the position, NotFoundError where the topic was deleted, DamagedError where the only copy is damaged: each again until a `seek` past it.
-        InvalidError: the consumer is closed.
+        ClosedError: the consumer is closed.
         """
         return self._next(timeout)
 
@@ -404,7 +404,7 @@ class Consumer(_sync.ConsumerBase):
         partitions are given up as in any rebalance. When it returns, the group's coordinator knows; without a group, every new start has been resolved.
 
         Raises NotFoundError for a topic that does not exist, unless `wait_for_topics` is set, InvalidError for what is no name and no pattern, and for a
-        consumer of chosen partitions or with `until_end`.
+        consumer of chosen partitions or with `until_end`; TimedOutError where nobody answers: the topics change as soon as somebody does.
         """
         _sync.run(lambda: self._inner.subscribe(topics))
 
@@ -460,7 +460,7 @@ class Consumer(_sync.ConsumerBase):
         _sync.run(lambda: self._inner.commit(offsets))
 
     def counts(self) -> Counts:
-        """Records scanned so far; also once it is closed."""
+        """Records scanned so far of the partitions that are read at the moment, or were when it was closed."""
         return _sync.run(lambda: self._inner.counts())
 
     def close(self) -> None:

@@ -58,7 +58,7 @@ impl Wanted {
         self.patterns.iter().any(|p| p.matches(topic))
     }
 
-    fn holds(&self, topic: &str) -> bool {
+    pub(super) fn holds(&self, topic: &str) -> bool {
         self.names().any(|t| t == topic) || self.matches(topic)
     }
 }

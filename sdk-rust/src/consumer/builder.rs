@@ -296,7 +296,7 @@ impl ConsumerBuilder {
                 partitions.retain(|p| broken.iter().all(|(b, _)| b != p));
                 damaged.extend(broken.into_iter().map(|(_, error)| error));
             }
-            let starts: BTreeMap<u32, Position> = self.starts_of(name)?;
+            let starts: BTreeMap<u32, Position> = self.starts_of(&wanted, name)?;
             if let Some(unread) = starts.keys().find(|p| !asked.contains(p)) {
                 let message = format!("a start is given for topic {name:?} partition {unread}, which is not read");
                 return Err(Error::new(ErrorKind::NotFound, message));
@@ -355,22 +355,24 @@ impl ConsumerBuilder {
     /// Why its topics cannot be changed once it is open.
     fn fixed(&self) -> Option<&'static str> {
         match (self.until_end, &self.partitions) {
-            (true, _) => Some("a consumer with until_end reads what was there when it was opened: open another one"),
+            (true, _) => {
+                Some("a consumer that ends by itself reads what was there when it was opened: open another one")
+            }
             (_, Some(_)) => Some("a consumer of chosen partitions keeps them: open another one"),
             (false, None) => None,
         }
     }
 
     /// The starts of single partitions of a topic.
-    fn starts_of(&self, topic: &str) -> Result<BTreeMap<u32, Position>> {
+    fn starts_of(&self, wanted: &Wanted, topic: &str) -> Result<BTreeMap<u32, Position>> {
         let mut starts = BTreeMap::new();
         for (place, position) in &self.starts {
             match &place.topic {
-                None if self.topics.len() > 1 => {
+                None if self.topics.len() > 1 || wanted.has_patterns() => {
                     let message = format!("of several topics, partition {} needs its topic", place.partition);
                     return Err(Error::new(ErrorKind::Invalid, message));
                 }
-                Some(other) if !self.topics.contains(other) => {
+                Some(other) if !wanted.holds(other) => {
                     let message = format!("a start is given for topic {other:?}, which is not read");
                     return Err(Error::new(ErrorKind::NotFound, message));
                 }

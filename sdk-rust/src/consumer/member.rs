@@ -32,6 +32,8 @@ const SILENCE: Duration = Duration::from_millis(1_200);
 
 /// How long a revoked partition of which nothing is in hand waits for the user to be told.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long it waits for what the user does when he has been told.
+const TELLING: Duration = Duration::from_secs(30);
 
 /// How far the user has come in one partition, where he writes it without a lock for each record.
 #[derive(Debug)]
@@ -121,9 +123,11 @@ pub enum Rebalance {
 
 struct Inner {
     membership: Membership,
-    /// For the user's side.
-    changes: VecDeque<Change>,
+    /// For the user's side: with the cursor under which a partition was held that is to be given up.
+    changes: VecDeque<(Change, Option<Arc<Cursor>>)>,
     cursors: BTreeMap<PartitionKey, Arc<Cursor>>,
+    /// Partitions that were revoked and of which the user is being told at the moment.
+    telling: BTreeSet<PartitionKey>,
     readers: BTreeMap<Bytes, Arc<Reader>>,
     /// Who waits for a commit.
     waiting: HashMap<u64, oneshot::Sender<Result<()>>>,
@@ -188,6 +192,7 @@ impl GroupShared {
                 membership: Membership::new(config),
                 changes: VecDeque::new(),
                 cursors: BTreeMap::new(),
+                telling: BTreeSet::new(),
                 readers: BTreeMap::new(),
                 waiting: HashMap::new(),
                 subscribing: Vec::new(),
@@ -231,7 +236,7 @@ impl GroupShared {
         self.lock().is_over
     }
 
-    pub(crate) fn take_changes(&self) -> Vec<Change> {
+    pub(crate) fn take_changes(&self) -> Vec<(Change, Option<Arc<Cursor>>)> {
         self.lock().changes.drain(..).collect()
     }
 
@@ -290,9 +295,19 @@ impl GroupShared {
         }
     }
 
-    /// The user has done with a revoked partition.
-    pub(crate) fn released(&self, key: &PartitionKey) {
-        self.lock().release(self.now_ms(), key);
+    /// The user is about to be told that these are revoked: until he has been, they are his.
+    pub(crate) fn tells_of(&self, keys: impl IntoIterator<Item = PartitionKey>) {
+        self.lock().telling.extend(keys);
+    }
+
+    /// The user has done with a partition that was revoked when it was held under `cursor`. One that is held anew stays.
+    pub(crate) fn released(&self, key: &PartitionKey, cursor: Option<&Arc<Cursor>>) {
+        let mut inner = self.lock();
+        inner.telling.remove(key);
+        if inner.is_held_under(key, cursor) {
+            inner.release(self.now_ms(), key);
+        }
+        drop(inner);
         self.wake.notify_one();
     }
 
@@ -300,8 +315,7 @@ impl GroupShared {
     /// has been given up since `cursor` was made.
     pub(crate) fn claim(&self, key: &PartitionKey, cursor: Option<&Arc<Cursor>>) -> bool {
         let mut inner = self.lock();
-        let held = inner.cursors.get(key);
-        let is_held = held.zip(cursor).is_some_and(|(held, cursor)| Arc::ptr_eq(held, cursor));
+        let is_held = inner.is_held_under(key, cursor);
         if is_held {
             inner.claimed = Some(key.clone());
         }
@@ -313,10 +327,16 @@ impl GroupShared {
         self.lock().claimed = None;
     }
 
-    /// A revoked partition of which nothing is in hand is given up, though nobody has been told.
-    fn give_up_idle(&self, key: &PartitionKey) {
+    /// A revoked partition of which nothing is in hand is given up, though nobody has been told. Whoever is being told may finish.
+    async fn give_up_idle(&self, key: &PartitionKey, cursor: Option<&Arc<Cursor>>) {
+        tokio::time::sleep(GRACE).await;
+        let is_being_told = |inner: &Inner| inner.is_held_under(key, cursor) && inner.telling.contains(key);
+        let told_since = Instant::now();
+        while is_being_told(&self.lock()) && told_since.elapsed() < TELLING {
+            tokio::time::sleep(GRACE / 10).await;
+        }
         let mut inner = self.lock();
-        if inner.claimed.as_ref() != Some(key) {
+        if inner.claimed.as_ref() != Some(key) && inner.is_held_under(key, cursor) {
             inner.release(self.now_ms(), key);
             drop(inner);
             self.wake.notify_one();
@@ -419,7 +439,13 @@ impl GroupShared {
         if inner.membership.is_subscribed() {
             inner.subscribing.drain(..).for_each(|waiting| drop(waiting.send(Ok(()))));
         }
+        let mut cursors = Vec::with_capacity(changes.len());
         for change in &changes {
+            let cursor = match change {
+                Change::Revoked(key) => inner.cursors.get(key).cloned(),
+                Change::Assigned { .. } | Change::Lost(_) => None,
+            };
+            cursors.push(cursor.clone());
             match change {
                 Change::Assigned { key, committed, .. } => {
                     inner.cursors.insert(key.clone(), Cursor::new(*committed));
@@ -439,10 +465,7 @@ impl GroupShared {
                         _ if inner.claimed.as_ref() == Some(key) => {}
                         _ if self.tells => {
                             let (shared, key) = (self.clone(), key.clone());
-                            tokio::task::spawn_local(async move {
-                                tokio::time::sleep(GRACE).await;
-                                shared.give_up_idle(&key);
-                            });
+                            tokio::task::spawn_local(async move { shared.give_up_idle(&key, cursor.as_ref()).await });
                         }
                         _ => {
                             inner.release(self.now_ms(), key);
@@ -453,7 +476,7 @@ impl GroupShared {
             }
         }
         let is_news = !changes.is_empty() || (!had_lease && self.has_lease());
-        inner.changes.extend(changes);
+        inner.changes.extend(changes.into_iter().zip(cursors));
         drop(inner);
         if is_news {
             self.tell();
@@ -473,6 +496,11 @@ impl GroupShared {
 }
 
 impl Inner {
+    /// True while a partition is held under this cursor: it has not been another's since.
+    fn is_held_under(&self, key: &PartitionKey, cursor: Option<&Arc<Cursor>>) -> bool {
+        self.cursors.get(key).zip(cursor).is_some_and(|(held, cursor)| Arc::ptr_eq(held, cursor))
+    }
+
     fn release(&mut self, now_ms: u64, key: &PartitionKey) {
         self.gather();
         // One that is held again, or still, stays.

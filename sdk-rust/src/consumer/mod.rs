@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,8 +27,8 @@ use tokio::sync::{Notify, watch};
 use self::alone::{Alone, ToRead, Wanted};
 pub use self::builder::ConsumerBuilder;
 use self::hand::Hand;
-use self::member::GroupShared;
 pub use self::member::Rebalance;
+use self::member::{Cursor, GroupShared};
 use self::reader::{Event, Reader};
 use crate::PluginInfo;
 use crate::batch::{OnBadRecord, Spot, decode};
@@ -38,6 +38,10 @@ use crate::{Batch, ConsumerRecord, Error, ErrorPlace, Result};
 
 /// How often a group's other members are looked after, to know whether everything has been read.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What a commit says that nobody has answered.
+const COMMITTED_OR_NOT: &str =
+    "no answer from the group's coordinator in time; the offsets may or may not be committed";
 
 type Listener = Arc<dyn Fn(&Rebalance) + Send + Sync>;
 
@@ -195,7 +199,7 @@ struct Inner {
     source: Source,
     subscribing: Subscribing,
     /// One at a time changes the topics, in the order of the calls.
-    changing: tokio::sync::Mutex<()>,
+    changing: Arc<tokio::sync::Mutex<()>>,
     listener: Option<Listener>,
     /// Somebody wants to be told of partitions that come and go: by the listener, or by asking for them.
     tells: bool,
@@ -243,7 +247,7 @@ struct State {
     /// Why nothing more comes.
     over: Option<Error>,
     /// What the user has not been told yet. A partition that was revoked is given up when he has been.
-    untold: VecDeque<(Change, Rebalance)>,
+    untold: VecDeque<Untold>,
     is_closed: bool,
     /// The user is told that everything is given up, because the consumer is being closed.
     has_revoked_all: bool,
@@ -251,6 +255,24 @@ struct State {
     subscription: Vec<String>,
     /// What was counted when the consumer was closed.
     counted: Option<Counts>,
+}
+
+/// Something that the user has not been told yet.
+struct Untold {
+    change: Change,
+    /// Of a partition that is to be given up: under which it was held.
+    cursor: Option<Arc<Cursor>>,
+    rebalance: Rebalance,
+}
+
+impl Untold {
+    /// The partition that goes when this has been told.
+    fn revoked(&self) -> Option<PartitionKey> {
+        match &self.change {
+            Change::Revoked(key) => Some(key.clone()),
+            Change::Assigned { .. } | Change::Lost(_) => None,
+        }
+    }
 }
 
 /// What a builder has made ready.
@@ -316,7 +338,7 @@ impl Consumer {
             client: made.client,
             source: made.source,
             subscribing: made.subscribing,
-            changing: tokio::sync::Mutex::new(()),
+            changing: Arc::default(),
             listener: made.listener,
             tells: made.tells,
             filter: made.filter,
@@ -405,11 +427,12 @@ impl Consumer {
     fn tell(&self) {
         loop {
             let next = self.inner.lock().untold.pop_front();
-            let Some((change, rebalance)) = next else { return };
+            let Some(untold) = next else { return };
+            self.inner.tells_of(untold.revoked());
             if let Some(listener) = &self.inner.listener {
-                listener(&rebalance);
+                listener(&untold.rebalance);
             }
-            self.inner.give_up(&change);
+            self.inner.give_up(&untold.change, untold.cursor.as_ref());
         }
     }
 
@@ -456,7 +479,9 @@ impl Consumer {
     /// What the user has not been told yet, oldest first; for the bindings, which tell it in their own way.
     #[doc(hidden)]
     pub fn untold(&self) -> Vec<Rebalance> {
-        self.inner.lock().untold.iter().map(|(_, rebalance)| rebalance.clone()).collect()
+        let state = self.inner.lock();
+        self.inner.tells_of(state.untold.iter().filter_map(Untold::revoked));
+        state.untold.iter().map(|untold| untold.rebalance.clone()).collect()
     }
 
     /// The user has been told of so many; partitions among them that were revoked are given up.
@@ -467,7 +492,7 @@ impl Consumer {
             let count = count.min(state.untold.len());
             state.untold.drain(..count).collect()
         };
-        told.iter().for_each(|(change, _)| self.inner.give_up(change));
+        told.iter().for_each(|untold| self.inner.give_up(&untold.change, untold.cursor.as_ref()));
     }
 
     /// The filter in use, with the version that its name was resolved to.
@@ -513,30 +538,54 @@ impl Consumer {
     ///
     /// # Errors
     /// `not_found` for a topic that does not exist, unless topics are waited for, `invalid` for what is no name and no pattern, and for a
-    /// consumer of chosen partitions or with `until_end`; `timeout` when nobody answers within the client's time-out. Nothing changes then, but
-    /// after a time-out it may.
-    pub async fn subscribe<T: Into<String>>(&self, topics: impl IntoIterator<Item = T>) -> Result<()> {
+    /// consumer of chosen partitions or with `until_end`: nothing changes then. `timeout` when nobody answers within the client's time-out; the topics change
+    /// all the same as soon as somebody does, as [`subscription`](Self::subscription) says. Calls take effect in their order.
+    pub fn subscribe<T: Into<String>, I: IntoIterator<Item = T>>(
+        &self,
+        topics: I,
+    ) -> impl Future<Output = Result<()>> + Send + use<T, I> {
+        let wanted = Wanted::new(topics.into_iter().map(Into::into).collect());
+        let consumer = self.clone();
+        // The place in line is taken here.
+        let mut turn = Box::pin(self.inner.changing.clone().lock_owned());
+        let first = turn.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        async move {
+            let wanted = wanted?;
+            let _turn = match first {
+                Poll::Ready(turn) => turn,
+                Poll::Pending => turn.await,
+            };
+            consumer.change_topics(wanted).await
+        }
+    }
+
+    async fn change_topics(&self, wanted: Wanted) -> Result<()> {
         let inner = &self.inner;
-        let wanted = Wanted::new(topics.into_iter().map(Into::into).collect())?;
         if let Some(why) = inner.subscribing.fixed {
             return Err(Error::new(ErrorKind::Invalid, why));
         }
-        let _turn = inner.changing.lock().await;
         drop(inner.lock_open()?);
         let &Subscribing { waits_for_topics, start, buffer_bytes, .. } = &inner.subscribing;
         let found = find_wanted(&inner.client, &wanted, waits_for_topics).await?;
         let topics = wanted.topics().to_vec();
         match &inner.source {
-            Source::Group(member) => inner.in_time(member.subscribe(topics.clone())).await?,
+            Source::Group(member) => {
+                let said = member.subscribe(topics.clone());
+                // From here on it goes on saying so, whether or not it is heard in time.
+                inner.lock().subscription = topics;
+                let late = "no answer from the group's coordinator in time; the topics change as soon as it answers";
+                inner.in_time(said, late).await?;
+            }
             Source::Alone(alone) => {
                 let before = alone.readers();
                 let found = found.into_iter().map(|topic| ToRead::all(topic, start, buffer_bytes)).collect();
                 let new = alone.subscribe(wanted, found).await?;
                 inner.forget_ended(&before);
+                inner.lock().subscription = topics;
+                inner.nudge.notify_waiters();
                 self.opened(new).await?;
             }
         }
-        inner.lock().subscription = topics;
         inner.nudge.notify_waiters();
         Ok(())
     }
@@ -669,7 +718,7 @@ impl Consumer {
         }
         state.handed_is_done();
         drop(state);
-        Ok(self.inner.in_time(member.commit(None)))
+        Ok(self.inner.in_time(member.commit(None), COMMITTED_OR_NOT))
     }
 
     /// Commits the position behind one record; all before it in its partition count as done.
@@ -713,7 +762,7 @@ impl Consumer {
             }
             wanted.push((key, offset));
         }
-        self.inner.in_time(member.commit(Some(wanted))).await
+        self.inner.in_time(member.commit(Some(wanted)), COMMITTED_OR_NOT).await
     }
 
     /// Hands out nothing more: whoever asks for the next record hears that there is none. What is in hand may still be finished, and is done
@@ -768,24 +817,24 @@ impl Consumer {
         if !self.inner.tells || std::mem::replace(&mut state.has_revoked_all, true) {
             return;
         }
-        for change in member.take_changes() {
-            self.inner.follow(&mut state, member, change);
+        for (change, cursor) in member.take_changes() {
+            self.inner.follow(&mut state, member, change, cursor);
         }
         // Of what came and was not told, nothing is told.
         let held = member.held_keys();
         let unheard: Vec<PartitionKey> = state
             .untold
             .iter()
-            .filter_map(|(change, _)| match change {
+            .filter_map(|untold| match &untold.change {
                 Change::Assigned { key, .. } => Some(key.clone()).filter(|key| held.contains(key)),
                 _ => None,
             })
             .collect();
-        state.untold.retain(|(change, _)| !matches!(change, Change::Assigned { key, .. } if unheard.contains(key)));
+        state.untold.retain(|u| !matches!(&u.change, Change::Assigned { key, .. } if unheard.contains(key)));
         for key in held.into_iter().filter(|key| !unheard.contains(key)) {
             let Some(reader) = member.reader_of(&key.topic_id) else { continue };
             let rebalance = Rebalance::Revoked { topic: reader.name().to_owned(), partition: key.partition };
-            state.untold.push_back((Change::Revoked(key), rebalance));
+            state.untold.push_back(Untold { change: Change::Revoked(key), cursor: None, rebalance });
         }
     }
 }
@@ -906,16 +955,14 @@ impl Inner {
     fn in_time<F: Future<Output = Result<()>> + Send>(
         &self,
         commit: F,
+        late: &'static str,
     ) -> impl Future<Output = Result<()>> + Send + use<F> {
         let (io, limit) = (self.client.io.clone(), self.client.timeout());
         async move {
             tokio::select! {
                 biased;
                 committed = commit => committed,
-                slept = io.sleep(limit) => slept.and(Err(Error::new(
-                    ErrorKind::Timeout,
-                    "no answer from the group's coordinator in time; the offsets may or may not be committed",
-                ))),
+                slept = io.sleep(limit) => slept.and(Err(Error::new(ErrorKind::Timeout, late))),
             }
         }
     }
@@ -989,8 +1036,8 @@ impl Inner {
         if let Source::Group(member) = &self.source {
             while state.news.as_ref().is_some_and(|news| news.has_changed().unwrap_or(false)) {
                 state.news.as_mut().expect("just seen").mark_unchanged();
-                for change in member.take_changes() {
-                    self.follow(state, member, change);
+                for (change, cursor) in member.take_changes() {
+                    self.follow(state, member, change, cursor);
                 }
             }
             if !state.untold.is_empty() {
@@ -1017,7 +1064,7 @@ impl Inner {
         }
     }
 
-    fn follow(&self, state: &mut State, member: &Arc<GroupShared>, change: Change) {
+    fn follow(&self, state: &mut State, member: &Arc<GroupShared>, change: Change, cursor: Option<Arc<Cursor>>) {
         let (key, rebalance): (_, fn(String, u32) -> Rebalance) = match &change {
             Change::Assigned { key, .. } => (key, |topic, partition| Rebalance::Assigned { topic, partition }),
             Change::Revoked(key) => (key, |topic, partition| Rebalance::Revoked { topic, partition }),
@@ -1032,21 +1079,28 @@ impl Inner {
         }
         if let Change::Lost(lost) = &change {
             // Nobody has been told that it would go; it is gone.
-            state.untold.retain(|(untold, _)| !matches!(untold, Change::Revoked(key) if key == lost));
+            state.untold.retain(|untold| untold.revoked().as_ref() != Some(lost));
         }
         match topic {
             Some(topic) if self.tells => {
                 let rebalance = rebalance(topic, key.partition);
-                state.untold.push_back((change, rebalance));
+                state.untold.push_back(Untold { change, cursor, rebalance });
             }
-            _ => self.give_up(&change),
+            _ => self.give_up(&change, cursor.as_ref()),
         }
     }
 
     /// The user knows of a change; a partition that was revoked goes to whoever gets it.
-    fn give_up(&self, change: &Change) {
+    fn give_up(&self, change: &Change, cursor: Option<&Arc<Cursor>>) {
         if let (Change::Revoked(key), Source::Group(member)) = (change, &self.source) {
-            member.released(key);
+            member.released(key, cursor);
+        }
+    }
+
+    /// The user is about to be told that these are given up.
+    fn tells_of(&self, keys: impl IntoIterator<Item = PartitionKey>) {
+        if let Source::Group(member) = &self.source {
+            member.tells_of(keys);
         }
     }
 
@@ -1284,7 +1338,8 @@ impl futures_core::Stream for Records {
 async fn find_wanted(client: &Client, wanted: &Wanted, waits_for_topics: bool) -> Result<Vec<Arc<proto::Topic>>> {
     let mut found: Vec<Arc<proto::Topic>> = Vec::new();
     for name in wanted.names() {
-        match client.metadata(name, true).await {
+        // Whoever waits for a topic leaves it to others to make it.
+        match client.metadata(name, !waits_for_topics).await {
             Ok(topic) => found.push(topic),
             Err(error) if waits_for_topics && error.code() == Some(ErrorCode::UnknownTopic) => {}
             Err(error) => return Err(error),
