@@ -139,6 +139,7 @@ pub struct Batch {
 }
 
 /// A run of records over one buffer; for the bindings.
+#[doc(hidden)]
 #[derive(Clone, Debug)]
 pub struct Part {
     /// What the spans point into.
@@ -162,6 +163,7 @@ impl Part {
 }
 
 /// One record of a batch; for the bindings, which read from the batch what they are asked for.
+#[doc(hidden)]
 #[derive(Clone, Debug)]
 pub struct Spot {
     /// The batch.

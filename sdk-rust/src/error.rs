@@ -182,18 +182,24 @@ impl Error {
     }
 }
 
+/// For this crate alone.
+#[doc(hidden)]
 impl From<RemoteError> for Error {
     fn from(e: RemoteError) -> Self {
         Error { code: Some(e.code), fault: e.fault, ..Error::new(e.code.kind(), e.message) }
     }
 }
 
+/// For this crate alone.
+#[doc(hidden)]
 impl From<BatchError> for Error {
     fn from(e: BatchError) -> Self {
         Error::new(ErrorKind::Invalid, e.to_string())
     }
 }
 
+/// For this crate alone.
+#[doc(hidden)]
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {

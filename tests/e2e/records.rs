@@ -1,7 +1,7 @@
 //! Batches that mean harm, sent to a real broker by hand: they are refused, and whoever reads or writes beside them goes on.
 
 use bytes::Bytes;
-use thalweg::{Record, Topic};
+use thalweg::{Position, Record, Topic};
 use thalweg_model::{
     BATCH_HEADER_BYTES, BatchBuilder, Codec, ProducerEpoch, ProducerId, ProducerMark, RecordBatch, Sequence,
 };
@@ -29,6 +29,8 @@ async fn records_that_nobody_could_read_are_refused_and_the_partition_goes_on() 
     let broker = Broker::start(folder.path(), 0);
     let client = client(&broker).await;
     client.create_topic("t", Topic::partitions(1)).await.unwrap();
+    // Its leader serves once it says where the partition ends: what is sent by hand is not sent again.
+    client.offsets("t", Position::Latest).await.unwrap();
     let raw = Raw::connect(&broker).await;
     let topic = raw.topic("t").await;
     raw.produce(&topic, good("before", None).into_bytes()).await.unwrap();
@@ -87,6 +89,8 @@ async fn a_refused_batch_takes_nothing_with_it() {
     let broker = Broker::start(folder.path(), 0);
     let client = client(&broker).await;
     client.create_topic("t", Topic::partitions(1)).await.unwrap();
+    // Its leader serves once it says where the partition ends: what is sent by hand is not sent again.
+    client.offsets("t", Position::Latest).await.unwrap();
     let raw = Raw::connect(&broker).await;
     let topic_id = raw.topic("t").await;
     let mut stream = raw.stream().await;
@@ -138,6 +142,8 @@ async fn ids_that_were_not_given_out_take_nobodys_records() {
     let broker = Broker::start(folder.path(), 0);
     let client = client(&broker).await;
     client.create_topic("payments", Topic::partitions(1)).await.unwrap();
+    // Its leader serves once it says where the partition ends: what is sent by hand is not sent again.
+    client.offsets("payments", Position::Latest).await.unwrap();
     let raw = Raw::connect(&broker).await;
     let topic = raw.topic("payments").await;
     let mine = init(&raw).await;

@@ -91,8 +91,8 @@ pub struct GroupOffset {
     pub(crate) key: PartitionKey,
 }
 
-impl From<proto::DescribeGroupReply> for GroupDescription {
-    fn from(g: proto::DescribeGroupReply) -> Self {
+impl GroupDescription {
+    fn of(g: proto::DescribeGroupReply) -> Self {
         let member = |m: proto::GroupMember| {
             let held = |revoked: bool| {
                 let some = m.holdings.iter().filter(|h| h.revoked == revoked);
@@ -143,7 +143,7 @@ impl Client {
     /// `not_found` where there is no such group.
     pub async fn describe_group(&self, group: &str) -> Result<GroupDescription> {
         let request = proto::DescribeGroupRequest { group: group.to_owned() };
-        Ok(self.request::<_, proto::DescribeGroupReply>(request).await?.into())
+        Ok(GroupDescription::of(self.request(request).await?))
     }
 
     /// Forgets a group and its offsets.

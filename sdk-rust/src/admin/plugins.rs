@@ -34,8 +34,8 @@ pub struct PluginInfo {
     pub created_ms: u64,
 }
 
-impl From<proto::Plugin> for PluginInfo {
-    fn from(p: proto::Plugin) -> Self {
+impl PluginInfo {
+    pub(crate) fn of(p: proto::Plugin) -> Self {
         let digest = p.digest.iter().map(|b| format!("{b:02x}")).collect();
         PluginInfo { name: p.name, version: p.version, kind: p.kind, digest, bytes: p.bytes, created_ms: p.created_ms }
     }
@@ -59,19 +59,19 @@ impl Client {
             let timeout = link.options.timeout.max(Duration::from_secs(60));
             link.request_within::<_, proto::UploadPluginReply>(timeout, request, module).await
         });
-        Ok(answer.await?.0.plugin.unwrap_or_default().into())
+        Ok(PluginInfo::of(answer.await?.0.plugin.unwrap_or_default()))
     }
 
     /// All plugins in all versions.
     pub async fn plugins(&self) -> Result<Vec<PluginInfo>> {
         let reply: proto::ListPluginsReply = self.request(proto::ListPluginsRequest {}).await?;
-        Ok(reply.plugins.into_iter().map(Into::into).collect())
+        Ok(reply.plugins.into_iter().map(PluginInfo::of).collect())
     }
 
     /// The plugin "name" (its newest version) or "name@version".
     pub async fn describe_plugin(&self, reference: &str) -> Result<PluginInfo> {
         let request = proto::FetchPluginRequest { digest: Bytes::new(), reference: reference.to_owned() };
         let reply: proto::FetchPluginReply = self.request(request).await?;
-        Ok(reply.plugin.unwrap_or_default().into())
+        Ok(PluginInfo::of(reply.plugin.unwrap_or_default()))
     }
 }

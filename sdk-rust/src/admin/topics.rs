@@ -210,8 +210,8 @@ pub struct PartitionOffsets {
     pub offset: u64,
 }
 
-impl From<&proto::Topic> for TopicInfo {
-    fn from(t: &proto::Topic) -> Self {
+impl TopicInfo {
+    fn of(t: &proto::Topic) -> Self {
         let id = t.id[..].try_into().map(|id| thalweg_model::TopicId(id).to_string()).unwrap_or_default();
         TopicInfo {
             name: t.name.clone(),
@@ -248,7 +248,7 @@ impl Client {
             replication_factor: topic.replication_factor,
         };
         let reply: proto::CreateTopicReply = self.request(request).await?;
-        Ok(TopicInfo::from(&reply.topic.unwrap_or_default()))
+        Ok(TopicInfo::of(&reply.topic.unwrap_or_default()))
     }
 
     /// Removes a topic and its records, for ever.
@@ -260,7 +260,7 @@ impl Client {
     /// All topics, by name.
     pub async fn topics(&self) -> Result<Vec<TopicInfo>> {
         let reply: proto::MetadataReply = self.request(proto::MetadataRequest::default()).await?;
-        Ok(reply.topics.iter().map(TopicInfo::from).collect())
+        Ok(reply.topics.iter().map(TopicInfo::of).collect())
     }
 
     /// A topic with the state of its partitions.
@@ -281,7 +281,7 @@ impl Client {
             offline: Some(p.offline).filter(|o| !o.is_empty()),
             asides: p.asides.into_iter().map(|a| AsideStatus { broker: a.broker, folder: a.folder }).collect(),
         });
-        Ok(TopicDescription { topic: TopicInfo::from(&topic), partitions: partitions.collect() })
+        Ok(TopicDescription { topic: TopicInfo::of(&topic), partitions: partitions.collect() })
     }
 
     /// Where each partition of a topic has `position`: its first and last offset, or the offset of a time.
@@ -300,7 +300,7 @@ impl Client {
             partitioner_config,
         };
         let reply: proto::SetPartitionerReply = self.request(request).await?;
-        Ok((&reply.topic.unwrap_or_default()).into())
+        Ok(TopicInfo::of(&reply.topic.unwrap_or_default()))
     }
 
     /// A topic's metadata; `first_use` lets a dev broker make it.

@@ -459,7 +459,7 @@ impl ConsumerBuilder {
         let guard = LeaveOnDrop(shared.clone());
         answer.await.map_err(|_| closed())??;
         std::mem::forget(guard);
-        let plugin = shared.filter().map(PluginInfo::from);
+        let plugin = shared.filter().map(PluginInfo::of);
         let consumer = Consumer::new(Made {
             client: self.client,
             source: Source::Group(shared),

@@ -146,6 +146,7 @@ struct Subscribing {
 }
 
 /// What a call of the `take` kind found; for the bindings.
+#[doc(hidden)]
 #[derive(Debug)]
 pub enum Taken<T> {
     /// This is in the caller's hands now.

@@ -178,7 +178,7 @@ pub(crate) async fn open_stream(
     send(&mut sender, open, Bytes::new()).await?;
     let mut frames = FrameReader::new(receiver);
     let (opened, _) = frames.expect::<proto::FetchOpened>().await?;
-    Ok(((sender, frames), opened.filter.map(Into::into)))
+    Ok(((sender, frames), opened.filter.map(PluginInfo::of)))
 }
 
 /// One topic, over a stream to every broker that leads one of its partitions.

@@ -71,7 +71,6 @@ enum Asked {
     Leave,
 }
 
-#[expect(clippy::large_enum_variant, reason = "a handful of them is under way at a time")]
 enum ToBroker {
     Open(proto::GroupOpen),
     Said(ToCoordinator),
