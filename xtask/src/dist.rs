@@ -1,4 +1,4 @@
-//! `cargo xtask dist`: what a release is made of, in `target/dist`. Wheels and an sdist in `python`, npm packages in `npm`, the `thalweg` command
+//! `cargo xtask dist`: what a release is made of, in `target/packages`. Wheels and an sdist in `python`, npm packages in `npm`, the `thalweg` command
 //! as an archive, and the checksums of all.
 
 use std::path::{Path, PathBuf};
@@ -47,7 +47,8 @@ pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
 
 /// Makes everything anew; answers with the folder.
 pub(crate) fn make(profile: &str, zig_targets: Vec<String>) -> Result<PathBuf, String> {
-    let folder = build::target().join("dist");
+    // Not `dist`: that is cargo's, by the name of the profile.
+    let folder = build::target().join("packages");
     if folder.exists() {
         std::fs::remove_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     }

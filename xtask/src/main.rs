@@ -39,7 +39,7 @@ fn main() -> ExitCode {
                  cargo xtask bench clients [--json] [--repeats N] [ROW]\n\
                  \x20                        what a call costs in Python and Node, beside the clients of Kafka\n\
                  cargo xtask dist [--zig TARGET]...\n\
-                 \x20                        a release in target/dist: wheels, npm packages, the command as an archive; with\n\
+                 \x20                        a release in target/packages: wheels, npm packages, the command as an archive; with\n\
                  \x20                        --zig for other platforms and an older glibc, as in aarch64-unknown-linux-gnu.2.28\n\
                  cargo xtask plugins      builds the example plugins\n\
                  cargo xtask python       installs the Python SDK into target/venv\n\

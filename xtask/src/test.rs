@@ -13,6 +13,8 @@ struct Tally {
     skipped: u64,
     /// Steps that failed, whatever they counted.
     broken: Vec<String>,
+    /// Others run meanwhile: what its runners print is shown when they have ended.
+    is_beside: bool,
 }
 
 pub(crate) fn run() -> Result<(), String> {
@@ -37,27 +39,39 @@ pub(crate) fn run() -> Result<(), String> {
     guests.args(["test", "--manifest-path", "plugins/Cargo.toml", "--package", "thalweg-guest", "--target-dir"]);
     tally.step("guest kit", guests.arg(build::target().join("plugins")), rust_line);
 
-    build::step("Python");
+    build::step("Python and Node, beside each other");
     build::pip_install(&python, &["--requirement", "sdk-python/requirements-test.txt"])?;
+    let node = build::root().join("sdk-node");
+    build::npm_install(&node)?;
     let environment = |command: &mut Command| {
         command.env("THALWEG_PLUGINS", &plugins).env("THALWEG_BIN", build::target().join("fast/thalweg"));
     };
-    let mut pytest = build::command(&python);
-    pytest.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "sdk-python/tests"]);
-    environment(&mut pytest);
-    tally.step("pytest", &mut pytest, pytest_line);
-    let mut mypy = build::command(&python);
-    mypy.args(["-m", "mypy", "--strict", "--cache-dir"]).arg(build::target().join("mypy"));
-    tally.check("mypy --strict", mypy.args(["sdk-python/python/thalweg", "demo/worker.py"]));
-
-    build::step("Node");
-    let node = build::root().join("sdk-node");
-    build::npm_install(&node)?;
-    let mut tests = build::command("npm");
-    tests.current_dir(&node).args(["test", "--silent"]);
-    environment(&mut tests);
-    tally.step("node --test", &mut tests, node_line);
-    tally.check("tsc --strict", build::command("npm").current_dir(&node).args(["run", "--silent", "types"]));
+    let python = || {
+        let mut tally = Tally::default();
+        let mut pytest = build::command(&python);
+        pytest.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "sdk-python/tests"]);
+        environment(&mut pytest);
+        tally.step("pytest", &mut pytest, pytest_line);
+        let mut mypy = build::command(&python);
+        mypy.args(["-m", "mypy", "--strict", "--cache-dir"]).arg(build::target().join("mypy"));
+        tally.check("mypy --strict", mypy.args(["sdk-python/python/thalweg", "demo/worker.py"]));
+        tally
+    };
+    let node = || {
+        let mut tally = Tally { is_beside: true, ..Tally::default() };
+        let mut tests = build::command("npm");
+        tests.current_dir(&node).args(["test", "--silent"]);
+        environment(&mut tests);
+        tally.step("node --test", &mut tests, node_line);
+        tally.check("tsc --strict", build::command("npm").current_dir(&node).args(["run", "--silent", "types"]));
+        tally
+    };
+    // Both wait more than they compute.
+    let both = std::thread::scope(|scope| {
+        let beside = scope.spawn(node);
+        [python(), beside.join().expect("a step does not panic")]
+    });
+    both.into_iter().for_each(|of_one| tally.add(of_one));
 
     build::step("a client without wasm");
     let mut bare = build::cargo();
@@ -85,6 +99,13 @@ pub(crate) fn run() -> Result<(), String> {
 }
 
 impl Tally {
+    fn add(&mut self, other: Tally) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.broken.extend(other.broken);
+    }
+
     /// Runs a test runner, shows what it prints, and counts what `read` finds in its lines.
     fn step(&mut self, name: &str, command: &mut Command, read: fn(&str) -> (u64, u64, u64)) {
         let before = self.failed;
@@ -92,13 +113,18 @@ impl Tally {
         let Ok(mut child) = child else {
             return self.broken.push(format!("{name} does not start"));
         };
+        let mut said = String::new();
         for line in BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok) {
-            println!("{line}");
+            match self.is_beside {
+                true => said.extend([&line, "\n"]),
+                false => println!("{line}"),
+            }
             let (passed, failed, skipped) = read(&line);
             self.passed += passed;
             self.failed += failed;
             self.skipped += skipped;
         }
+        print!("{said}");
         let success = child.wait().is_ok_and(|status| status.success());
         if !success {
             // A runner that failed without naming a test counts as one failure.
