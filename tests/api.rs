@@ -56,12 +56,53 @@ fn named(what: &Value, ids: &mut BTreeSet<u64>) {
     }
 }
 
+/// Made once for all tests.
+fn docs() -> &'static Value {
+    static DOCS: std::sync::OnceLock<Value> = std::sync::OnceLock::new();
+    DOCS.get_or_init(|| {
+        // `…/fast/deps/api-…`
+        let program = std::env::current_exe().unwrap();
+        documentation(program.ancestors().nth(3).expect("in the target folder"))
+    })
+}
+
+/// Structs or enums of the client itself, without those that are hidden.
+fn types(kind: &str) -> Vec<&'static Value> {
+    let items = docs()["index"].as_object().expect("an index").values();
+    items.filter(|item| item["crate_id"] == 0 && item["inner"][kind].is_object()).collect()
+}
+
+fn has_public_fields(item: &Value) -> bool {
+    item["inner"]["struct"]["kind"]["plain"]["fields"].as_array().is_some_and(|fields| !fields.is_empty())
+}
+
+fn names(items: impl Iterator<Item = &'static Value>) -> Vec<&'static str> {
+    items.map(|item| item["name"].as_str().unwrap_or("?")).collect()
+}
+
+#[test]
+fn fields_and_choices_may_be_added() {
+    // With a field that is private, nobody makes one or takes it apart.
+    let is_open = |item: &&Value| {
+        has_public_fields(item) && item["inner"]["struct"]["kind"]["plain"]["has_stripped_fields"] != true
+    };
+    let open = types("struct").into_iter().filter(is_open).chain(types("enum"));
+    let closed = names(open.filter(|item| !item["attrs"].to_string().contains("non_exhaustive")));
+    assert!(closed.is_empty(), "these can be taken apart or made by users: {closed:?}");
+}
+
+/// What a user calls, and does not only read.
+#[test]
+fn every_type_with_methods_alone_has_an_example() {
+    let opaque: Vec<_> = types("struct").into_iter().filter(|item| !has_public_fields(item)).collect();
+    assert!(opaque.len() > 12, "{} are few: has the format changed?", opaque.len());
+    let lacks = names(opaque.into_iter().filter(|item| !item["docs"].as_str().unwrap_or_default().contains("```")));
+    assert!(lacks.is_empty(), "without an example: {lacks:?}");
+}
+
 #[test]
 fn the_clients_public_types_name_no_internal_one() {
-    // `…/fast/deps/api-…`
-    let program = std::env::current_exe().unwrap();
-    let target = program.ancestors().nth(3).expect("in the target folder");
-    let docs = documentation(target);
+    let docs = docs();
     let index = docs["index"].as_object().expect("an index");
     let name = |item: &Value| item["name"].as_str().unwrap_or("?").to_owned();
     // What is handed on from other crates of the house under the client's name.

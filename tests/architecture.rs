@@ -165,14 +165,71 @@ fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
 #[test]
 fn every_package_has_the_version_of_the_workspace() {
     let version = env!("CARGO_PKG_VERSION");
-    let read = |file: &str| {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
-        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-    };
     for (file, line) in [
         ("sdk-node/package.json", format!("\"version\": \"{version}\"")),
         ("sdk-python/pyproject.toml", format!("cli = [\"thalweg-cli=={version}\"]")),
     ] {
         assert!(read(file).contains(&line), "{file} does not say {line}");
+    }
+}
+
+fn read(file: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// What cargo knows of the client, its page and its guide say too.
+#[test]
+fn the_page_of_the_rust_client_says_how_to_get_it() {
+    let page: String = read("sdk-rust/src/lib.rs").lines().filter_map(|l| l.strip_prefix("//!")).collect();
+    let guide = read("docs/guides/rust.md");
+    let oldest = format!("Rust {} or later", env!("CARGO_PKG_RUST_VERSION"));
+    for text in [&page, &guide] {
+        assert!(text.contains("thalweg = {") && text.contains(&oldest), "{text}");
+    }
+    let manifest = read("sdk-rust/Cargo.toml");
+    let features = manifest.split("[features]").nth(1).and_then(|rest| rest.split("\n[").next()).expect("features");
+    let names = features.lines().filter_map(|line| Some(line.split_once(" = ")?.0)).filter(|name| *name != "default");
+    for name in names {
+        assert!(page.contains(&format!("`{name}`")), "the page does not say what the feature {name} is for");
+    }
+}
+
+/// A new error code or option is no new major version of the client.
+#[test]
+fn what_may_grow_is_not_exhaustive() {
+    for (file, items) in [
+        ("crates/wire/src/error.rs", &["enum ErrorKind", "enum ErrorCode"][..]),
+        ("crates/client-core/src/consumer.rs", &["enum Position", "struct Counts"]),
+        ("crates/client-core/src/producer.rs", &["enum Acks"]),
+        ("crates/model/src/codec.rs", &["enum Codec"]),
+        ("crates/model/src/choice.rs", &["enum OnFailure"]),
+        ("sdk-rust/src/consumer/member.rs", &["enum Rebalance"]),
+        ("sdk-rust/src/consumer/mod.rs", &["enum OnOutOfRange"]),
+        ("sdk-rust/src/batch.rs", &["enum OnBadRecord"]),
+        ("sdk-rust/src/producer/mod.rs", &["struct Delivery"]),
+    ] {
+        let text = read(file);
+        for item in items {
+            let defined = text.split_once(&format!("pub {item} {{")).unwrap_or_else(|| panic!("{file} has no {item}"));
+            let mut above =
+                defined.0.trim_end().lines().rev().take_while(|line| line.trim_start().starts_with(['#', '/']));
+            assert!(above.any(|line| line.trim() == "#[non_exhaustive]"), "{file}: {item}");
+        }
+    }
+}
+
+/// Whoever builds a client builds no compiler of protobuf: what it makes is checked in.
+#[test]
+fn nothing_below_the_client_is_built_for_the_build_of_messages() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["tree", "--offline", "--package", "thalweg", "--no-default-features", "--edges", "normal,build"]);
+    let output =
+        command.args(["--prefix", "none"]).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs");
+    let tree = String::from_utf8(output.stdout).expect("names are text");
+    assert!(tree.contains("thalweg-wire"), "{tree}");
+    for name in ["prost-build", "protox", "wasmtime"] {
+        assert!(!tree.lines().any(|line| line.starts_with(&format!("{name} "))), "a client without wasm builds {name}");
     }
 }

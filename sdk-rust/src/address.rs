@@ -70,7 +70,8 @@ impl Address {
     }
 }
 
-/// What `thalweg dev` leaves behind, so that clients on the same machine need no options.
+/// What `thalweg dev` leaves behind, so that clients on the same machine need no options. For the command `thalweg` and for tests.
+#[doc(hidden)]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DevContext {
     /// "host:port".
@@ -80,6 +81,7 @@ pub struct DevContext {
 }
 
 /// Where the context of a `thalweg dev` on `port` stands: `$XDG_STATE_HOME/thalweg/dev/<port>.json`.
+#[doc(hidden)]
 pub fn dev_context_path(port: u16) -> Option<PathBuf> {
     let state = match std::env::var_os("XDG_STATE_HOME").filter(|v| !v.is_empty()) {
         Some(state) => PathBuf::from(state),
@@ -110,7 +112,7 @@ impl Trust {
                     let context: DevContext = serde_json::from_slice(&bytes).map_err(|e| {
                         let what =
                             format!("dev context {} does not read: {e}; start `thalweg dev` again", path.display());
-                        Error::new(ErrorKind::Invalid, what)
+                        Error::new(ErrorKind::Invalid, what).with_source(e)
                     })?;
                     return from_pem(context.ca_pem.as_bytes(), &path.display().to_string());
                 }
@@ -124,12 +126,13 @@ impl Trust {
 
 fn from_pem(pem: &[u8], whence: &str) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
+    let what = format!("{whence} holds no certificate");
     for certificate in CertificateDer::pem_slice_iter(pem) {
-        let added = certificate.map_err(|e| e.to_string()).and_then(|c| roots.add(c).map_err(|e| e.to_string()));
-        added.map_err(|e| Error::new(ErrorKind::Invalid, format!("{whence} holds no certificate: {e}")))?;
+        let certificate = certificate.map_err(|e| Error::because(ErrorKind::Invalid, &what, e))?;
+        roots.add(certificate).map_err(|e| Error::because(ErrorKind::Invalid, &what, e))?;
     }
     match roots.is_empty() {
-        true => Err(Error::new(ErrorKind::Invalid, format!("{whence} holds no certificate in PEM form"))),
+        true => Err(Error::new(ErrorKind::Invalid, format!("{what} in PEM form"))),
         false => Ok(roots),
     }
 }

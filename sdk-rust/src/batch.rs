@@ -19,6 +19,9 @@ pub(crate) struct TopicName {
 
 /// A record as it was read.
 ///
+/// Key, value and headers share the bytes of their batch, and keep all of them in memory: of what is kept for long, take a copy
+/// (`Bytes::copy_from_slice(key)`).
+///
 /// ```no_run
 /// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
 /// #[derive(serde::Deserialize)]
@@ -435,5 +438,34 @@ mod tests {
         let body = [good(10, &["a"]), Bytes::from(vec![0xff; 80]), good(15, &["c"])];
         check(&body, 10, 16, OnBadRecord::Fail, (vec![10], 11, 0, &[11]));
         check(&body, 10, 16, OnBadRecord::Skip, (vec![10], 16, 5, &[11]));
+    }
+
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    struct Order {
+        total: u32,
+    }
+
+    #[test]
+    fn a_record_by_hand_reads_as_it_was_made_and_goes_on_as_it_is() {
+        let sent = crate::Record::json(&Order { total: 7 }).unwrap().key("k").timestamp_ms(9);
+        let sent = sent.header("trace", "1").header("trace", "2").null_header("empty");
+        let record = ConsumerRecord::new("t", 3, 5, sent.clone());
+        assert_eq!((record.topic(), record.partition(), record.offset(), record.timestamp_ms()), ("t", 3, 5, 9));
+        assert_eq!(record.text().unwrap(), Some(r#"{"total":7}"#));
+        assert_eq!(record.json::<Order>().unwrap(), Some(Order { total: 7 }));
+        assert_eq!(record.header("trace"), Some(Some(&Bytes::from("1"))));
+        assert_eq!((record.header("empty"), record.header("none")), (Some(None), None));
+        assert_eq!(record.to_record(), sent);
+        let wrong = ConsumerRecord::new("t", 0, 5, crate::Record::new([0xffu8]));
+        let errors = [wrong.text().map(drop).unwrap_err(), wrong.json::<Order>().map(drop).unwrap_err()];
+        for error in errors {
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(error.to_string().contains("offset 5") && std::error::Error::source(&error).is_some(), "{error}");
+        }
+        let gone = ConsumerRecord::new("t", 0, 0, crate::Record::tombstone().key("k"));
+        assert_eq!((gone.text().unwrap(), gone.json::<Order>().unwrap()), (None, None));
+        // What has no JSON is no record.
+        let pairs = std::collections::BTreeMap::from([((1, 2), 3)]);
+        assert_eq!(crate::Record::json(&pairs).unwrap_err().kind(), ErrorKind::Invalid);
     }
 }

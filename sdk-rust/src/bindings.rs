@@ -12,7 +12,7 @@ pub use crate::batch::{Part, Spot};
 pub use crate::consumer::Taken;
 use crate::{
     Acks, Client, ConsumerBuilder, Error, ErrorKind, OnBadRecord, OnOutOfRange, Place, Position, ProducerBuilder,
-    Result, Topic,
+    Rebalance, Result, Topic,
 };
 
 /// An option's name as the language writes it: `session_timeout` is `sessionTimeout` in Node.
@@ -77,6 +77,15 @@ pub fn position(kind: &str, value: i64) -> Result<Position> {
 /// A partition, of the one topic or of a named one.
 pub fn place(topic: Option<String>, partition: u32) -> Place {
     topic.map_or_else(|| partition.into(), |topic| (topic, partition).into())
+}
+
+/// What has changed, by its name, with topic and partition.
+pub fn change(rebalance: Rebalance) -> (&'static str, String, u32) {
+    match rebalance {
+        Rebalance::Assigned { topic, partition } => ("assigned", topic, partition),
+        Rebalance::Revoked { topic, partition } => ("revoked", topic, partition),
+        Rebalance::Lost { topic, partition } => ("lost", topic, partition),
+    }
 }
 
 /// Options of a topic; what is `None` is as the cluster has it.

@@ -158,6 +158,12 @@ pub struct Client {
     timeout: Duration,
 }
 
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("client_id", &self.id).field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
 impl Client {
     /// A producer to a topic.
     pub fn producer(&self, topic: &str) -> ProducerBuilder {
@@ -208,5 +214,16 @@ mod tests {
         let shown = format!("{builder:?}");
         assert!(shown.contains("has_identity: true"), "{shown}");
         assert!(!shown.contains("secret") && !shown.contains(&format!("{:?}", b"very secret")), "{shown}");
+    }
+
+    #[tokio::test]
+    async fn what_lies_below_a_refused_option_is_the_source_of_its_error() {
+        let broken = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
+        let builder = || ClientBuilder::new("thalweg://127.0.0.1:1").timeout(Duration::from_millis(500));
+        for builder in [builder().ca_pem(broken), builder().identity_pem("no certificate", "no key")] {
+            let error = builder.connect().await.map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            assert!(std::error::Error::source(&error).is_some(), "{error}");
+        }
     }
 }

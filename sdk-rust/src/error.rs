@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thalweg_client_core::Failure;
 use thalweg_model::BatchError;
@@ -95,8 +96,12 @@ impl Error {
         what: impl fmt::Display,
         cause: impl std::error::Error + Send + Sync + 'static,
     ) -> Error {
-        let message = format!("{what}: {cause}");
-        Error { source: Some(Arc::new(cause)), ..Error::new(kind, message) }
+        Error::new(kind, format!("{what}: {cause}")).with_source(cause)
+    }
+
+    /// The same with what lies below it, whose text it has in it already.
+    pub(crate) fn with_source(self, cause: impl std::error::Error + Send + Sync + 'static) -> Error {
+        Error { source: Some(Arc::new(cause)), ..self }
     }
 
     /// What can be done about it.
@@ -168,10 +173,22 @@ impl Error {
         error
     }
 
+    /// The last error of something that was tried again and again.
+    pub(crate) fn given_up_after(mut self, tried: Duration) -> Error {
+        self.message = format!("{}; gave up after {:.1} s", self.message, tried.as_secs_f32());
+        self
+    }
+
     /// The same with more words at its end.
     pub(crate) fn with_more(mut self, more: &str) -> Error {
         self.message = format!("{}, {more}", self.message);
         self
+    }
+
+    /// A record whose producer and client were dropped before it had an outcome.
+    pub(crate) fn client_dropped(before: &str) -> Error {
+        let remedy = "Close the producer first, or keep the client: until every record has its outcome";
+        Error::new(ErrorKind::Closed, format!("the client was dropped before the record {before}. {remedy}"))
     }
 
     /// A topic that was read or written is not there any more. Brokers know only its id then.
@@ -212,6 +229,7 @@ impl From<Failure> for Error {
                 ErrorKind::Timeout,
                 format!("not delivered within the delivery time-out ({why}); the record may or may not be stored"),
             ),
+            Failure::Abandoned => Error::client_dropped("had its outcome; it may or may not be stored"),
         }
     }
 }

@@ -15,13 +15,25 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Cargo.toml
+//!
+//! From a checkout:
+//!
+//! ```toml
+//! [dependencies]
+//! thalweg = { path = "…/sdk-rust" }
+//!
+//! [dev-dependencies]
+//! thalweg = { path = "…/sdk-rust", features = ["testing"] }
+//! ```
+//!
+//! Rust 1.95 or later; Unix, and any runtime.
+//!
 //! # Features
 //!
 //! - `wasm`, on by default: this process runs the partitioner of a topic. Without it a broker does, which costs a round trip a call, and the build has no
 //!   wasmtime in it.
 //! - `testing`: [`testing`] starts brokers for the tests of what uses this crate.
-//!
-//! Rust 1.95 or later; Unix, and any runtime.
 //!
 //! # How it runs
 //!
@@ -47,6 +59,7 @@ mod streams;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+#[doc(hidden)]
 pub use address::{DevContext, dev_context_path};
 pub use admin::{
     AsideStatus, BrokerInfo, ClusterStatus, FollowerStatus, GroupDescription, GroupInfo, GroupMemberInfo, GroupOffset,

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError};
+use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
 use thalweg_client_core::Backoff;
 use thalweg_quic::Side;
 use thalweg_wire::{ALPN_CLIENT, ErrorKind, Message, agree, proto, versions};
@@ -90,9 +91,12 @@ impl Io {
         &self,
         make: impl FnOnce(Rc<Link>) -> F + Send + 'static,
     ) -> Result<()> {
+        self.job(move |link| drop(tokio::task::spawn_local(make(link))))
+    }
+
+    fn job(&self, job: impl FnOnce(Rc<Link>) + Send + 'static) -> Result<()> {
         self.check_process()?;
-        let job: Job = Box::new(move |link| drop(tokio::task::spawn_local(make(link))));
-        self.jobs.send(job).map_err(|_| closed())
+        self.jobs.send(Box::new(job)).map_err(|_| closed())
     }
 
     /// After a fork the thread is not there: an error, instead of a wait for ever.
@@ -109,7 +113,8 @@ impl Io {
         &self,
         make: impl FnOnce(Rc<Link>) -> F + Send + 'static,
     ) -> Result<()> {
-        self.spawn(|link| async move {
+        // At once, not in a task: the client may be dropped before that one runs for the first time.
+        self.job(|link| {
             let task = tokio::task::spawn_local(make(link.clone()));
             let mut farewells = link.farewells.borrow_mut();
             farewells.retain(|f| !f.is_finished());
@@ -270,8 +275,7 @@ impl Link {
             let wait = Duration::from_millis(backoff.wait_ms(attempt, chance()));
             let left = deadline.saturating_duration_since(Instant::now());
             if left <= wait {
-                let tried = started.elapsed().as_secs_f32();
-                return Err(Error::new(error.kind(), format!("{error}; gave up after {tried:.1} s")));
+                return Err(error.given_up_after(started.elapsed()));
             }
             if attempt == 1 {
                 tracing::warn!("{error}; trying again for {:.0} s", left.as_secs_f32().ceil());
@@ -282,21 +286,31 @@ impl Link {
     }
 
     async fn connect(&self, address: &Address, attempt: Duration) -> Result<Connection> {
+        let secured = self.secured(address).await?;
+        let refused = match self.connect_secured(&secured, address, attempt).await {
+            Err(error) if error.kind() == ErrorKind::Denied => error,
+            connected => return connected,
+        };
+        // `thalweg dev` says whom to trust as it starts, which may have been since: then once more.
+        let now = self.secured(address).await?;
+        match now.roots == secured.roots {
+            true => Err(refused),
+            false => self.connect_secured(&now, address, attempt).await,
+        }
+    }
+
+    async fn connect_secured(&self, secured: &Secured, address: &Address, attempt: Duration) -> Result<Connection> {
         let unreachable = |why: &dyn std::fmt::Display| unreachable(address, why);
-        // The platform's roots are many files: not on the thread of all clients.
-        let (options, to) = (self.options.clone(), address.clone());
-        let made = tokio::task::spawn_blocking(move || client_config(&options, &to));
-        let config = made.await.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, e.to_string())))?;
-        let found = address.resolve().await.map_err(|e| unreachable(&e))?;
+        let found = address.resolve().await.map_err(|e| unreachable(&e).with_source(e))?;
         let mut last = unreachable(&"its name has no address");
         for socket in found {
             let Some(endpoint) = self.endpoints.towards(&socket) else {
                 continue;
             };
-            let connecting = match endpoint.connect_with(config.clone(), socket, &address.host) {
+            let connecting = match endpoint.connect_with(secured.config.clone(), socket, &address.host) {
                 Ok(connecting) => connecting,
                 Err(e) => {
-                    return Err(Error::new(ErrorKind::Invalid, format!("address {address}: {e}")));
+                    return Err(Error::because(ErrorKind::Invalid, format!("address {address}"), e));
                 }
             };
             match tokio::time::timeout(attempt, connecting).await {
@@ -306,12 +320,20 @@ impl Link {
                     return Ok(connection);
                 }
                 Ok(Err(e)) => match refusal(address, &e) {
-                    Some(refusal) => return Err(refusal),
-                    None => last = unreachable(&e),
+                    Some(refusal) => return Err(refusal.with_source(e)),
+                    None => last = unreachable(&e).with_source(e),
                 },
             }
         }
         Err(last)
+    }
+
+    /// Whom a broker at this address has to be certified by, as things are now.
+    async fn secured(&self, address: &Address) -> Result<Secured> {
+        // The platform's roots are many files: not on the thread of all clients.
+        let (options, to) = (self.options.clone(), address.clone());
+        let made = tokio::task::spawn_blocking(move || Secured::new(&options, &to));
+        made.await.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, e.to_string())))
     }
 
     /// One request and its answer on a stream of their own, tried again while the broker cannot be reached.
@@ -469,25 +491,40 @@ async fn hello(connection: &Connection, client_id: &str, attempt: Duration) -> R
     Ok(agree(&reply.versions)?)
 }
 
-fn client_config(options: &LinkOptions, address: &Address) -> Result<quinn::ClientConfig> {
-    let internal = |e: &dyn std::fmt::Display| Error::new(ErrorKind::Internal, format!("TLS cannot be set up: {e}"));
+/// What a handshake needs.
+struct Secured {
+    /// Who may have certified the broker.
+    roots: Vec<TrustAnchor<'static>>,
+    config: quinn::ClientConfig,
+}
+
+impl Secured {
+    fn new(options: &LinkOptions, address: &Address) -> Result<Secured> {
+        let store = options.trust.roots(address)?;
+        let roots = store.roots.clone();
+        Ok(Secured { roots, config: client_config(options, store)? })
+    }
+}
+
+fn client_config(options: &LinkOptions, roots: RootCertStore) -> Result<quinn::ClientConfig> {
+    const SET_UP: &str = "TLS cannot be set up";
     let tls = rustls::ClientConfig::builder_with_provider(thalweg_quic::crypto_provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|e| internal(&e))?
-        .with_root_certificates(options.trust.roots(address)?);
+        .map_err(|e| Error::because(ErrorKind::Internal, SET_UP, e))?
+        .with_root_certificates(roots);
     let mut tls = match &options.identity {
         None => tls.with_no_client_auth(),
         Some((certificate, key)) => {
-            let invalid = |e: &dyn std::fmt::Display| {
-                Error::new(ErrorKind::Invalid, format!("the client certificate does not read: {e}"))
-            };
+            const READ: &str = "the client certificate does not read";
+            let unread = |e| Error::because(ErrorKind::Invalid, READ, e);
             let chain = CertificateDer::pem_slice_iter(certificate).collect::<std::result::Result<_, _>>();
-            let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| invalid(&e))?;
-            tls.with_client_auth_cert(chain.map_err(|e| invalid(&e))?, key).map_err(|e| invalid(&e))?
+            let key = PrivateKeyDer::from_pem_slice(key).map_err(unread)?;
+            let tls = tls.with_client_auth_cert(chain.map_err(unread)?, key);
+            tls.map_err(|e| Error::because(ErrorKind::Invalid, READ, e))?
         }
     };
     tls.alpn_protocols = vec![ALPN_CLIENT.to_vec()];
-    let crypto = QuicClientConfig::try_from(tls).map_err(|e| internal(&e))?;
+    let crypto = QuicClientConfig::try_from(tls).map_err(|e| Error::because(ErrorKind::Internal, SET_UP, e))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(thalweg_quic::transport(SIDE)));
     Ok(config)

@@ -147,3 +147,31 @@ impl Record {
         (inner, self.partition)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_and_text_are_taken_in_every_shape() {
+        fn check(value: impl IntoBytes) {
+            assert_eq!(Record::new(value).value_bytes().unwrap(), &b"12"[..]);
+        }
+        let (text, bytes, json) = ("12".to_owned(), b"12".to_vec(), serde_json::json!(12));
+        check("12");
+        check(&text);
+        check(text.clone());
+        check(Cow::Borrowed("12"));
+        check(Cow::<str>::Owned(text));
+        check(b"12");
+        check(*b"12");
+        check(&bytes[..]);
+        check(&bytes);
+        check(bytes.clone());
+        let shared = Bytes::from(bytes);
+        check(&shared);
+        check(shared);
+        check(&json);
+        check(json);
+    }
+}

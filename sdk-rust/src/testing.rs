@@ -88,6 +88,13 @@ fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> BrokerError
 type Result<T> = std::result::Result<T, BrokerError>;
 
 /// Options of a broker, or of each broker of a cluster.
+///
+/// ```no_run
+/// # fn test() -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = thalweg::testing::Broker::builder().directory("target/orders").argument("--module-bytes-max=1048576").start()?;
+/// println!("{}", broker.log());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct BrokerBuilder {
     directory: Option<PathBuf>,
@@ -221,6 +228,17 @@ enum Kind {
 }
 
 /// A broker of its own, or one of a cluster. Topics are made on first use. Dropped, it ends at once, and its directory goes if that is a temporary one.
+///
+/// ```no_run
+/// # async fn test() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut broker = thalweg::testing::Broker::start()?;
+/// let producer = broker.connect().await?.producer("orders").build().await?;
+/// broker.kill();
+/// let sent = producer.send(thalweg::Record::new("7"));
+/// broker.restart()?;
+/// sent.await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Broker {
     kind: Kind,
@@ -427,6 +445,15 @@ impl Drop for Broker {
 }
 
 /// Brokers that replicate to each other: a topic has three copies, and one of three brokers may die at any moment.
+///
+/// ```no_run
+/// # async fn test() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut cluster = thalweg::testing::Cluster::start()?;
+/// let producer = cluster.connect().await?.producer("orders").build().await?;
+/// cluster.brokers[0].kill();
+/// producer.send(thalweg::Record::new("7")).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Cluster {
     /// Each of them, to kill and restart.

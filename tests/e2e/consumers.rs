@@ -266,6 +266,9 @@ async fn a_filter_that_fails_says_so_until_a_seek() {
     for _ in 0..3 {
         let error = error(&consumer).await;
         assert_eq!((error.kind(), error.place().unwrap().offset), (ErrorKind::PluginFailed, Some(offsets[1])));
+        assert!(error.plugin().is_some_and(|p| p.starts_with("late@1")), "{:?}", error.plugin());
+        assert!(error.reason().is_some_and(|r| !r.is_empty()), "{error}");
+        assert_eq!((&error.place().unwrap().topic[..], error.place().unwrap().partition), ("t", Some(0)));
     }
     consumer.seek(0, Position::Offset(offsets[1] + 1)).await.unwrap();
     assert_eq!(next(&consumer).await.unwrap(), r#"{"dep_delay":101}"#);

@@ -35,6 +35,7 @@ impl Reading {
                 Rebalance::Revoked { topic, partition } | Rebalance::Lost { topic, partition } => {
                     assigned.remove(&(topic, partition));
                 }
+                other => panic!("{other:?}"),
             }
         });
         let consumer = builder.build().await.unwrap();
@@ -277,6 +278,11 @@ async fn bad_input_is_a_typed_error_and_static_members_come_back() {
     assert_eq!(alone.commit().await.unwrap_err().kind(), ErrorKind::Invalid);
     let both = client.consumer("t").group("g").partitions([0]).build().await.map(drop).unwrap_err();
     assert_eq!(both.kind(), ErrorKind::Invalid);
+    // 49 days are what a session may take; nothing is cut to what is left of it.
+    for endless in [Duration::from_millis((1 << 32) + 5_000), Duration::MAX] {
+        let error = client.consumer("t").group("g").session_timeout(endless).build().await.map(drop).unwrap_err();
+        assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("session_timeout"), "{error}");
+    }
     // A static member: another one under its name is refused, itself comes back to what it had.
     let named = |n: &str| client.consumer("t").group("g").instance(n).session_timeout(Duration::from_secs(5));
     let one = named("one").build().await.unwrap();
@@ -607,4 +613,91 @@ async fn a_partition_waits_for_whoever_is_being_told_that_it_goes() {
     assert!(waiting.await.unwrap(), "a record came twice");
     *slow.lock().unwrap() = None;
     assert_eq!(read.len(), 20);
+}
+
+/// What one task waits for keeps no other from committing, and the last record is committed though no further one comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_done_is_committed_while_somebody_waits_for_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    for (name, every) in [("by-hand", None), ("automatic", Some(Duration::from_millis(200)))] {
+        client.create_topic(name, Topic::partitions(1)).await.unwrap();
+        produce(&client, name, 0, 3).await;
+        let consumer = client.consumer(name).group(name).auto_commit(every).build().await.unwrap();
+        let mut last = 0;
+        for _ in 0..3 {
+            (_, last) = next(&consumer).await;
+        }
+        let waits = consumer.clone();
+        let waiting = tokio::spawn(async move { next(&waits).await });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if every.is_none() {
+            let commit = tokio::time::timeout(Duration::from_secs(5), consumer.commit()).await;
+            commit.expect("it waits for nobody").unwrap();
+            assert!(consumer.committed(0).unwrap() > Some(last));
+        }
+        let committed = async || client.describe_group(name).await.unwrap().offsets.first().map(|o| o.committed);
+        eventually("the last one too", Duration::from_secs(5), async || committed().await > Some(last)).await;
+        assert!(!waiting.is_finished());
+        produce(&client, name, 3, 4).await;
+        assert!(waiting.await.unwrap().1 > last);
+        consumer.finish().await.unwrap();
+    }
+}
+
+/// A wait that is given up, in a group and while records come, loses nothing and gives nothing twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_gives_up_waiting_in_a_group_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    client.create_topic("t", Topic::partitions(2)).await.unwrap();
+    let consumer = client.consumer("t").group("g").build().await.unwrap();
+    let sender = client.clone();
+    let sending = tokio::spawn(async move {
+        for i in 0..40 {
+            produce(&sender, "t", i * 50, (i + 1) * 50).await;
+        }
+    });
+    let (mut read, mut given_up, started) = (BTreeSet::new(), 0u64, Instant::now());
+    while read.len() < 2_000 {
+        assert!(started.elapsed() < Duration::from_secs(60), "{} of 2,000", read.len());
+        let patience = Duration::from_micros(given_up * 37 % 900);
+        match tokio::time::timeout(patience, consumer.next()).await {
+            Ok(next) => {
+                let record = next.unwrap().unwrap();
+                assert!(read.insert((record.partition(), record.offset())), "{record:?} twice");
+            }
+            Err(_) => given_up += 1,
+        }
+    }
+    sending.await.unwrap();
+    assert!(given_up > 50, "only {given_up} waits were given up");
+    consumer.finish().await.unwrap();
+}
+
+/// One rule of done, where it is committed automatically: asked for the next one, or finished; not closed, not dropped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_hand_comes_again_unless_it_was_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    client.create_topic("t", Topic::partitions(1)).await.unwrap();
+    produce(&client, "t", 0, 4).await;
+    let member = || client.consumer("t").group("g").build();
+    let one = member().await.unwrap();
+    assert_eq!((next_text(&one).await, next_text(&one).await), ("0".into(), "1".into()));
+    one.close().await.unwrap();
+    let two = member().await.unwrap();
+    assert_eq!(next_text(&two).await, "1");
+    two.finish().await.unwrap();
+    let three = member().await.unwrap();
+    assert_eq!(next_text(&three).await, "2");
+    drop(three);
+    let four = member().await.unwrap();
+    assert_eq!(next_text(&four).await, "2");
+    four.finish().await.unwrap();
+    let five = member().await.unwrap();
+    assert_eq!(next_text(&five).await, "3");
 }

@@ -350,3 +350,44 @@ async fn a_full_disk_refuses_produce_and_goes_on_reading() {
     assert!(error.to_string().contains("No space left") || error.to_string().contains("no space left"), "{error}");
     assert!(read >= delivered && delivered > 0, "{read} of {delivered} records are readable");
 }
+
+/// The client's futures belong to no runtime, and its handles to any thread; they stand in structs that are printed.
+#[test]
+fn a_client_needs_no_runtime() {
+    fn goes_anywhere<T: Send + Sync + std::fmt::Debug + 'static>() {}
+    goes_anywhere::<Client>();
+    goes_anywhere::<thalweg::Producer>();
+    goes_anywhere::<thalweg::Consumer>();
+    goes_anywhere::<thalweg::Receipt>();
+    goes_anywhere::<thalweg::Batch>();
+    goes_anywhere::<thalweg::Error>();
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
+        let mut context = std::task::Context::from_waker(&waker);
+        let mut future = std::pin::pin!(future);
+        loop {
+            match future.as_mut().poll(&mut context) {
+                std::task::Poll::Ready(done) => return done,
+                std::task::Poll::Pending => std::thread::park(),
+            }
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    block_on(async {
+        let client = client(&broker).await;
+        let producer = client.producer("t").build().await.unwrap();
+        producer.send(Record::new("x")).await.unwrap();
+        let consumer = client.consumer("t").group("g").build().await.unwrap();
+        assert_eq!(consumer.next().await.unwrap().unwrap().text().unwrap(), Some("x"));
+        consumer.commit().await.unwrap();
+        consumer.finish().await.unwrap();
+        producer.close().await.unwrap();
+    });
+}

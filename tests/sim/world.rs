@@ -1627,7 +1627,9 @@ impl World {
                             self.oracle.acked(*id, outcome.partition, base + at as u64)?;
                         }
                     }
-                    Err(Failure::TimedOut(_)) => outcome.tokens.iter().for_each(|id| self.oracle.timed_out(*id)),
+                    Err(Failure::TimedOut(_) | Failure::Abandoned) => {
+                        outcome.tokens.iter().for_each(|id| self.oracle.timed_out(*id));
+                    }
                     // By the only copy there is, which has rotted and says so.
                     Err(Failure::Refused(_)) if self.ended => {}
                     Err(Failure::Refused(error)) if self.producers.may_refuse(i, &error) => {}

@@ -24,6 +24,7 @@ const WINDOW_BYTES_MIN: u64 = 64 << 10;
 
 /// Where a partition's reading starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Position {
     /// The first record that is kept.
     Earliest,
@@ -50,8 +51,9 @@ impl Position {
 
 /// What became of the records so far; without a filter all that can be read is delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counts {
-    /// Records that were sent.
+    /// Records that have come here, handed out or not.
     pub delivered: u64,
     /// Records that the filter dropped.
     pub filtered: u64,

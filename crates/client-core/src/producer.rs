@@ -26,6 +26,7 @@ use crate::Backoff;
 
 /// When a send counts as done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Acks {
     /// When it was handed to the connection.
     None,
@@ -104,6 +105,8 @@ pub enum Failure {
     Refused(RemoteError),
     /// No answer within the delivery time-out; the last obstacle, if one is known. It may or may not have been appended.
     TimedOut(Option<String>),
+    /// Nobody sends any more: the client was dropped. It may or may not have been appended.
+    Abandoned,
 }
 
 /// What became of a batch's records.
@@ -456,6 +459,8 @@ impl<T> ProducerCore<T> {
         p.in_flight = p.batches[at].wait_no_more(p.in_flight);
         let error = match result {
             Ok(offset) => {
+                // Whatever was in the way before is not what the next ones wait for.
+                p.last_obstacle = None;
                 let batch = p.batches.remove(at).expect("just found");
                 self.finish(index, batch, Ok(Some(offset)));
                 return partition;
@@ -684,6 +689,21 @@ mod tests {
         assert_eq!(again.iter().map(sequence).collect::<Vec<_>>(), [(0, 1), (0, 2)]);
         let outcomes = p.take_outcomes();
         assert_eq!((outcomes.len(), &outcomes[0].result), (1, &Ok(Some(7))));
+    }
+
+    #[test]
+    fn what_was_in_the_way_before_an_answer_is_no_reason_for_a_later_time_out() {
+        let mut p = producer(150);
+        p.push(0, 0, &record(), 1);
+        p.disconnected(0, "cable");
+        p.connected(0);
+        let sent = p.poll(1, true);
+        p.answered(2, sent[0].id, Ok(0), 0);
+        p.push(3, 0, &record(), 2);
+        assert_eq!(p.poll(3, true).len(), 1);
+        p.poll(120_003, true);
+        let results: Vec<_> = p.take_outcomes().into_iter().map(|outcome| outcome.result).collect();
+        assert_eq!(results, [Ok(Some(0)), Err(Failure::TimedOut(None))]);
     }
 
     #[test]

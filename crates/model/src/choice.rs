@@ -12,6 +12,7 @@ pub enum Assignor {
 
 /// What becomes of a record on which a filter fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum OnFailure {
     /// The partition stops there, with an error of kind `plugin_failed`.
     #[default]

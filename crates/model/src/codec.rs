@@ -6,6 +6,7 @@ use crate::{BatchError, snappy};
 
 /// Compression codec of a batch, by Kafka's attribute ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Codec {
     /// Records as they are (id 0).
     #[default]

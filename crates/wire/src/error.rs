@@ -6,6 +6,7 @@ use crate::proto;
 
 /// What a caller can do about an error; the same words in all SDKs (one class each in Python and Node).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ErrorKind {
     /// Nothing came back in time: try again or wait longer.
     Timeout,
@@ -97,6 +98,7 @@ macro_rules! codes {
         /// The exact error of a broker. Numbers are never reused.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u32)]
+        #[non_exhaustive]
         pub enum ErrorCode {
             $($(#[$doc])* $name = $code,)*
         }

@@ -75,7 +75,7 @@ pub struct GroupMemberInfo {
 }
 
 /// How far a group has come in one partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GroupOffset {
     /// The topic; its id where it does not exist any more.
@@ -89,6 +89,19 @@ pub struct GroupOffset {
     /// Records on which it has failed so far.
     pub failed: u64,
     pub(crate) key: PartitionKey,
+}
+
+impl std::fmt::Debug for GroupOffset {
+    /// Without the topic's id.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GroupOffset")
+            .field("topic", &self.topic)
+            .field("partition", &self.partition)
+            .field("committed", &self.committed)
+            .field("filtered", &self.filtered)
+            .field("failed", &self.failed)
+            .finish()
+    }
 }
 
 impl GroupDescription {
@@ -240,5 +253,19 @@ impl Client {
             }
         }
         Ok(lags)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_of_a_group_prints_its_topic_by_name_alone() {
+        let topic_id = bytes::Bytes::from_static(&[1; 16]);
+        let offset = proto::GroupOffset { topic: "orders".into(), topic_id, ..Default::default() };
+        let described = GroupDescription::of(proto::DescribeGroupReply { offsets: vec![offset], ..Default::default() });
+        let shown = format!("{:?}", described.offsets);
+        assert!(shown.contains("orders") && !shown.contains("\\x01"), "{shown}");
     }
 }

@@ -8,6 +8,9 @@ use thalweg_wire::{ErrorKind, proto};
 use crate::client::Client;
 use crate::{Error, IntoBytes, Result};
 
+/// How long a broker may take to compile a module and try it; docs/LIMITS.md allows it that.
+const TRIAL: Duration = Duration::from_secs(60);
+
 /// A plugin as the cluster knows it.
 ///
 /// ```no_run
@@ -45,7 +48,8 @@ impl Client {
     /// Uploads a module and gives it the next version of `name`; the same module again keeps its version.
     ///
     /// # Errors
-    /// `invalid` for a module that is no plugin, saying why.
+    /// `invalid` for a module that is no plugin, saying why; `disconnected` or `timeout` where no broker answers within the client's time-out. One that
+    /// does has 60 s for the module, which it tries first.
     pub async fn upload_plugin(&self, name: &str, module: impl IntoBytes) -> Result<PluginInfo> {
         let request = proto::UploadPluginRequest { name: name.to_owned(), kind: String::new() };
         let module = module.into_bytes();
@@ -54,10 +58,11 @@ impl Client {
             let message = format!("plugin {name:?}: the module is {} bytes, the limit is {limit}", module.len());
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        // The broker compiles it for a trial first, which may take as long as docs/LIMITS.md allows.
         let answer = self.io.run(move |link| async move {
-            let timeout = link.options.timeout.max(Duration::from_secs(60));
-            link.request_within::<_, proto::UploadPluginReply>(timeout, request, module).await
+            // Whether somebody is there shows within the client's time-out.
+            link.request::<_, proto::ListPluginsReply>(proto::ListPluginsRequest {}, Bytes::new()).await?;
+            let limit = link.options.timeout.max(TRIAL);
+            link.request_within::<_, proto::UploadPluginReply>(limit, request, module).await
         });
         Ok(PluginInfo::of(answer.await?.0.plugin.unwrap_or_default()))
     }

@@ -93,10 +93,12 @@ impl Cursor {
 ///     Rebalance::Assigned { topic, partition } => println!("reads {topic}/{partition} from now on"),
 ///     Rebalance::Revoked { topic, partition } => println!("gives up {topic}/{partition}"),
 ///     Rebalance::Lost { topic, partition } => println!("{topic}/{partition} may be another's already"),
+///     _ => {}
 /// });
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Rebalance {
     /// The member reads this partition from now on.
     Assigned {

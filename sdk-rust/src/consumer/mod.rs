@@ -195,6 +195,16 @@ pub struct Consumer {
     inner: Arc<Inner>,
 }
 
+impl std::fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let group = match &self.inner.source {
+            Source::Alone(_) => None,
+            Source::Group(member) => Some(&member.group),
+        };
+        f.debug_struct("Consumer").field("group", &group).field("filter", &self.filter()).finish_non_exhaustive()
+    }
+}
+
 struct Inner {
     client: Client,
     source: Source,
@@ -501,7 +511,8 @@ impl Consumer {
         self.inner.filter.as_ref()
     }
 
-    /// Records scanned so far: delivered, filtered, failed; of the partitions that are read at the moment, or were when it was closed.
+    /// Records scanned so far: delivered, filtered, failed; of the partitions that are read at the moment, or were when it was closed. Delivered are those
+    /// that have come here, handed out or not.
     pub fn counts(&self) -> Counts {
         let counted = self.inner.lock().counted;
         counted.unwrap_or_else(|| self.inner.counts())
@@ -597,12 +608,14 @@ impl Consumer {
     }
 
     /// Next offset of a partition that has not been handed out, nor passed over by the filter; `None` before the first answer of the
-    /// broker, and for a partition that is not read.
+    /// broker, and for a partition that is not read. One that is revoked still has it while `on_rebalance` is told.
     pub fn position(&self, place: impl Into<Place>) -> Option<u64> {
         let place = place.into();
-        let reader = self.inner.reader(&place).ok()?;
-        let position = self.inner.lock().position(&reader.key(place.partition));
-        position.or_else(|| reader.core().resolved(place.partition))
+        let reader = self.inner.reader(&place).or_else(|_| self.inner.held(&place)).ok()?;
+        let key = reader.key(place.partition);
+        let position = self.inner.lock().position(&key);
+        let done = || self.inner.member().ok()?.cursor(&key)?.progress().map(|p| p.offset);
+        position.or_else(|| reader.core().resolved(place.partition)).or_else(done)
     }
 
     /// Records of a partition that are left to hand out or to filter, as far as the broker has said.
@@ -1002,8 +1015,11 @@ impl Inner {
             self.finish(state, hand);
         }
         // Of a partition that was paused with its last record in hand.
-        let rests: Vec<Hand> = state.rests.extract_if(.., |_, hand| hand.is_empty()).map(|(_, hand)| hand).collect();
-        rests.into_iter().for_each(|hand| self.finish(state, hand));
+        if !state.rests.is_empty() {
+            let rests: Vec<Hand> =
+                state.rests.extract_if(.., |_, hand| hand.is_empty()).map(|(_, hand)| hand).collect();
+            rests.into_iter().for_each(|hand| self.finish(state, hand));
+        }
         state.paused_in_hand = None;
         if state.in_hand {
             state.in_hand = false;
@@ -1119,11 +1135,13 @@ impl Inner {
             let State { current: Some(hand), claimed, in_hand, .. } = &mut *state else { continue };
             if let Source::Group(member) = &self.source {
                 // Nothing is handed out of a partition that was given up a moment ago.
-                if claimed.as_ref() != Some(&hand.key) && !member.claim(&hand.key, hand.cursor.as_ref()) {
-                    state.current = None;
-                    continue;
+                if claimed.as_ref() != Some(&hand.key) {
+                    if !member.claim(&hand.key, hand.cursor.as_ref()) {
+                        state.current = None;
+                        continue;
+                    }
+                    *claimed = Some(hand.key.clone());
                 }
-                *claimed = Some(hand.key.clone());
                 member.busy(true);
             }
             *in_hand = true;
@@ -1307,6 +1325,15 @@ impl Inner {
 }
 
 /// The records of a [`Consumer`], one after the other.
+///
+/// ```no_run
+/// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+/// let mut records = client.consumer("orders").group("billing").build().await?.records();
+/// // With `futures::StreamExt`: `while let Some(record) = records.next().await { … }`.
+/// let next = std::future::poll_fn(|cx| futures_core::Stream::poll_next(std::pin::Pin::new(&mut records), cx));
+/// println!("{:?}", next.await.expect("it does not end")?.value());
+/// # Ok(()) }
+/// ```
 pub struct Records {
     consumer: Consumer,
     waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -1669,5 +1696,33 @@ mod tests {
         assert_eq!(pair.consumer.position(0), Some(10));
         pair.consumer.resume(0).unwrap();
         assert_eq!((pair.next().await, pair.next().await), (Ok(10), Ok(11)));
+    }
+
+    async fn next_of(records: &mut Records) -> Option<u64> {
+        let next = std::future::poll_fn(|cx| futures_core::Stream::poll_next(Pin::new(&mut *records), cx));
+        let next = tokio::time::timeout(Duration::from_secs(10), next).await.expect("an answer");
+        next.map(|record| record.unwrap().offset())
+    }
+
+    #[tokio::test]
+    async fn records_are_a_stream_and_a_batch_is_what_a_loop_goes_over() {
+        let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+        pair.push(&[good(10, &["a", "b", "c", "d"])], scanned(14, 4));
+        let mut records = pair.consumer.records();
+        assert_eq!((next_of(&mut records).await, next_of(&mut records).await), (Some(10), Some(11)));
+        // The consumer can be used beside it, and what a stream has not handed out is not its own.
+        let mut offsets = Vec::new();
+        for record in &pair.consumer.next_batch().await.unwrap().unwrap() {
+            offsets.push(record.offset());
+        }
+        assert_eq!(offsets, [12, 13]);
+        let mut waits = pair.consumer.records();
+        assert!(tokio::time::timeout(Duration::from_millis(20), next_of(&mut waits)).await.is_err());
+        drop(waits);
+        let push = async { pair.push(&[good(14, &["e"])], scanned(15, 1)) };
+        let (next, ()) = tokio::join!(next_of(&mut records), push);
+        assert_eq!(next, Some(14));
+        pair.consumer.stop();
+        assert_eq!(next_of(&mut records).await, None);
     }
 }

@@ -20,7 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::receipt::{Ledger, Token};
-use super::{Delivery, Destination, Options, lock};
+use super::{Destination, Options, lock};
 use crate::address::Address;
 use crate::error::ErrorPlace;
 use crate::link::{ATTEMPT, Link, chance};
@@ -171,14 +171,14 @@ impl Session {
     }
 
     /// The topic was deleted: nothing of what is there can be delivered.
-    pub(super) fn fail_all(&self, topic: &str) {
+    pub(super) fn topic_gone(&self, topic: &str) {
         let gone = Error::topic_gone(topic);
-        let outcomes = {
-            let mut core = self.shared.core();
-            core.fail_all(&Failure::Refused(RemoteError::new(ErrorCode::UnknownTopic, gone.to_string())));
-            core.take_outcomes()
-        };
-        self.shared.settle(outcomes);
+        self.shared.fail_all(&Failure::Refused(RemoteError::new(ErrorCode::UnknownTopic, gone.to_string())));
+    }
+
+    /// Nobody sends any more.
+    pub(super) fn abandon(&self) {
+        self.shared.fail_all(&Failure::Abandoned);
     }
 }
 
@@ -207,6 +207,16 @@ impl Shared {
         self.ended.load(Ordering::Acquire)
     }
 
+    /// Everything that has no outcome yet fails.
+    fn fail_all(&self, failure: &Failure) {
+        let outcomes = {
+            let mut core = self.core();
+            core.fail_all(failure);
+            core.take_outcomes()
+        };
+        self.settle(outcomes);
+    }
+
     /// Passes outcomes on to whoever waits.
     fn settle(&self, outcomes: Vec<Outcome<Token>>) {
         if outcomes.is_empty() {
@@ -214,9 +224,7 @@ impl Shared {
         }
         for Outcome { partition, tokens, batch, result } in outcomes {
             match result {
-                Ok(base) => tokens.into_iter().enumerate().for_each(|(i, token)| {
-                    token.settle(Ok(Delivery { partition, offset: base.map(|b| b + i as u64) }));
-                }),
+                Ok(base) => Token::deliver(&tokens, partition, base),
                 Err(failure) => {
                     let place = ErrorPlace { partition: Some(partition), ..ErrorPlace::default() };
                     let error = Error::from(failure).at(place);
@@ -318,6 +326,30 @@ async fn farewell(routes: Rc<RefCell<Routes>>) {
     }
 }
 
+/// Records that are being placed anew: in no core meanwhile. What is left of them when it is dropped fails.
+struct Taken {
+    shared: Arc<Shared>,
+    records: Vec<Unplaced<Token>>,
+}
+
+impl Taken {
+    fn from_core(shared: &Arc<Shared>) -> Taken {
+        let records = shared.core().take_unplaced();
+        Taken { shared: shared.clone(), records }
+    }
+
+    fn into_records(mut self) -> Vec<Unplaced<Token>> {
+        std::mem::take(&mut self.records)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let abandoned = Error::from(Failure::Abandoned);
+        self.shared.refuse(self.records.drain(..).map(|unplaced| (unplaced, abandoned.clone())));
+    }
+}
+
 /// What placing anew needs.
 struct Placing {
     placement: SharedPlacement,
@@ -348,7 +380,7 @@ async fn newer_placement(link: &Rc<Link>, topic: &proto::Topic, old: u32, on_bro
 async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, placing: Rc<Placing>) {
     let partitions = topic.partitions.len() as u32;
     let mut known = shared.core().pin_epoch();
-    let mut unplaced: Option<Vec<_>> = None;
+    let mut unplaced: Option<Taken> = None;
     let (fresh, records, places) = loop {
         let newer = match newer_placement(&link, &topic, known, placing.on_broker).await {
             Ok(newer) => newer,
@@ -357,14 +389,14 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic
                 if error.code() == Some(ErrorCode::UnknownTopic) {
                     shared.gone.store(true, Ordering::Release);
                 }
-                let taken = unplaced.unwrap_or_else(|| shared.core().take_unplaced());
-                shared.refuse(taken.into_iter().map(|unplaced| (unplaced, error.clone())));
+                let taken = unplaced.unwrap_or_else(|| Taken::from_core(&shared));
+                shared.refuse(taken.into_records().into_iter().map(|unplaced| (unplaced, error.clone())));
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 return shared.wake.notify_one();
             }
         };
-        let taken = unplaced.take().unwrap_or_else(|| shared.core().take_unplaced());
-        let records = taken.iter().map(|u: &Unplaced<Token>| (u.record.clone(), u.token.chosen)).collect();
+        let taken = unplaced.take().unwrap_or_else(|| Taken::from_core(&shared));
+        let records = taken.records.iter().map(|u: &Unplaced<Token>| (u.record.clone(), u.token.chosen)).collect();
         let fresh = Arc::new(tokio::sync::Mutex::new(newer));
         let (pin_epoch, places) = place_all(&fresh, &link, records, partitions).await;
         if places.iter().any(|p| p.as_ref().is_err_and(|e| e.code() == Some(ErrorCode::StalePin))) {
@@ -380,7 +412,7 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic
     let refused: Vec<_> = {
         let mut core = shared.core();
         core.placed_anew(pin_epoch);
-        let both = records.into_iter().zip(places);
+        let both = records.into_records().into_iter().zip(places);
         let push = |(unplaced, place): (Unplaced<Token>, Result<u32>)| match place {
             Ok(partition) => {
                 core.push(unplaced.since_ms, partition, &unplaced.record, unplaced.token);
@@ -405,7 +437,10 @@ fn follow_leaders(link: &Rc<Link>, shared: &Arc<Shared>, routes: &Rc<RefCell<Rou
             continue;
         }
         let mut core = shared.core();
-        core.disconnected(p as u32, "the partition's leader has moved");
+        if r.leaders[p].is_some() {
+            let why = if leader.is_some() { "the partition's leader has moved" } else { "the partition has no leader" };
+            core.disconnected(p as u32, why);
+        }
         if leader.as_ref().is_some_and(|l| r.open.contains_key(l)) {
             core.connected(p as u32);
         }
@@ -467,12 +502,7 @@ async fn keep_stream(link: Rc<Link>, shared: Arc<Shared>, routes: Weak<RefCell<R
                 error.code().unwrap_or(thalweg_wire::ErrorCode::Internal),
                 error.to_string(),
             ));
-            let outcomes = {
-                let mut core = shared.core();
-                core.fail_all(&failure);
-                core.take_outcomes()
-            };
-            shared.settle(outcomes);
+            shared.fail_all(&failure);
         }
         shared.wake.notify_one();
         Some(Lost { error, has_served })
@@ -560,5 +590,37 @@ async fn answers(shared: &Shared, topic: &str, mut frames: FrameReader) -> Error
         };
         shared.settle(outcomes);
         shared.wake.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::receipt::{Pending, Receipt};
+    use super::*;
+
+    #[tokio::test]
+    async fn records_that_are_being_placed_anew_fail_with_what_places_them() {
+        let ledger = Ledger::new(None, 1 << 20);
+        let counted = Counted { core: ProducerCore::new(thalweg_client_core::ProducerConfig::default(), 1), bytes: 0 };
+        let shared = Arc::new(Shared {
+            core: Mutex::new(counted),
+            ledger: ledger.clone(),
+            started: Instant::now(),
+            topic: Destination { name: "t".into(), is_one_of_many: false },
+            wake: Notify::new(),
+            ended: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
+        });
+        let pending = Pending::new(1, &ledger);
+        pending.admitted(1);
+        let record = thalweg_model::Record { value: Some("7".into()), ..Default::default() };
+        shared.core().push(0, 0, &record, Token { receipt: pending.clone(), at: 0, chosen: None });
+        let taken = Taken::from_core(&shared);
+        assert_eq!((taken.records.len(), ledger.unsettled()), (1, 1));
+        drop(taken);
+        let waited = tokio::time::timeout(Duration::from_secs(5), Receipt::new(pending).wait());
+        let error = waited.await.expect("it has its outcome").remove(0).unwrap_err();
+        assert_eq!((error.kind(), error.record().unwrap().value_bytes()), (ErrorKind::Closed, Some(&"7".into())));
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Intake {
     /// There may be something to do for [`serve`].
     work: Notify,
     ledger: Arc<Ledger>,
-    /// True when everything has been sent, and the streams are closed.
+    /// True when everything has its outcome, and nobody serves it any more.
     ended: watch::Sender<bool>,
     delivery_timeout: Duration,
 }
@@ -154,6 +154,22 @@ impl Intake {
         }
     }
 
+    /// Nobody serves it any more: nothing further is taken, and what has no outcome fails; `hand` is what came before the waiting.
+    fn end(&self, hand: VecDeque<Item>) {
+        let (session, waiting) = {
+            let mut queue = self.queue();
+            queue.is_closed = true;
+            queue.openers.clear();
+            (queue.session.take(), std::mem::take(&mut queue.waiting))
+        };
+        if let Some(session) = session {
+            session.abandon();
+        }
+        let unsent = Error::client_dropped("was sent");
+        self.refuse(hand.into_iter().chain(waiting).map(|item| (item, unsent.clone())));
+        self.ended.send_replace(true);
+    }
+
     /// Lets the streams go while there is nothing to send; the next record opens them again.
     fn rest(&self) {
         let mut queue = self.queue();
@@ -172,10 +188,11 @@ enum Work {
     End,
 }
 
-/// Serves one producer on the connection's thread until it is closed and everything has its outcome.
-pub(super) async fn serve(link: Rc<Link>, intake: Arc<Intake>, options: Options) {
+/// Serves one producer on the connection's thread until it is closed and everything has its outcome. Where the client is gone earlier, the end of the
+/// hand gives the rest theirs.
+pub(super) async fn serve(link: Rc<Link>, mut hand: Hand, options: Options) {
+    let intake = hand.intake.clone();
     let site = Site { link: &link, intake: &intake, options: &options };
-    let mut hand = Hand { site, items: VecDeque::new() };
     let mut driven = JoinSet::new();
     loop {
         let work = intake.work.notified();
@@ -193,15 +210,14 @@ pub(super) async fn serve(link: Rc<Link>, intake: Arc<Intake>, options: Options)
                 // Whoever waited may have given up.
                 openers.into_iter().for_each(|o| drop(o.send(opened.clone())));
             }
-            Work::Place => hand.place(&mut driven).await,
+            Work::Place => hand.place(site, &mut driven).await,
             Work::End => break,
         }
     }
-    if let Some(session) = intake.queue().session.take() {
+    if let Some(session) = &intake.queue().session {
         session.end();
     }
     while driven.join_next().await.is_some() {}
-    intake.ended.send_replace(true);
 }
 
 #[derive(Clone, Copy)]
@@ -225,7 +241,7 @@ impl Site<'_> {
             },
         };
         if let Some(current) = &current {
-            current.fail_all(name);
+            current.topic_gone(name);
         }
         let fresh = Session::open(self.link, self.options, found, driven).await?;
         if let Some(old) = self.intake.queue().session.replace(fresh.clone()) {
@@ -236,15 +252,26 @@ impl Site<'_> {
     }
 }
 
-/// The records that come next, until each has its place in the core, or has failed.
-struct Hand<'a> {
-    site: Site<'a>,
+/// The records that come next, until each has its place in the core, or has failed. Whoever has it serves the producer: with it that ends, also where the
+/// task is dropped, or never ran.
+pub(super) struct Hand {
+    intake: Arc<Intake>,
     items: VecDeque<Item>,
 }
 
-impl Hand<'_> {
+impl Drop for Hand {
+    fn drop(&mut self) {
+        self.intake.end(std::mem::take(&mut self.items));
+    }
+}
+
+impl Hand {
+    pub(super) fn new(intake: &Arc<Intake>) -> Hand {
+        Hand { intake: intake.clone(), items: VecDeque::new() }
+    }
+
     fn next(&mut self) -> Work {
-        let mut queue = self.site.intake.queue();
+        let mut queue = self.intake.queue();
         queue.has_hand = false;
         if !queue.openers.is_empty() {
             return Work::Open;
@@ -266,7 +293,7 @@ impl Hand<'_> {
     async fn wait<T>(&mut self, what: impl Future<Output = T>, why: &str) -> Option<T> {
         tokio::pin!(what);
         while let Some(first) = self.items.front() {
-            let deadline = first.since + self.site.intake.delivery_timeout;
+            let deadline = first.since + self.intake.delivery_timeout;
             tokio::select! {
                 biased;
                 done = &mut what => return Some(done),
@@ -280,27 +307,27 @@ impl Hand<'_> {
     }
 
     fn expire(&mut self, error: &Error) {
-        let oldest = Instant::now() - self.site.intake.delivery_timeout;
+        let oldest = Instant::now() - self.intake.delivery_timeout;
         let mut late: Vec<Item> = std::iter::from_fn(|| self.items.pop_front_if(|i| i.since <= oldest)).collect();
         {
             // What waits behind it is later, but perhaps no more in time.
-            let mut queue = self.site.intake.queue();
+            let mut queue = self.intake.queue();
             late.extend(std::iter::from_fn(|| queue.waiting.pop_front_if(|i| i.since <= oldest)));
         }
-        self.site.intake.refuse(late.into_iter().map(|item| (item, error.clone())));
+        self.intake.refuse(late.into_iter().map(|item| (item, error.clone())));
     }
 
     /// All that is in hand and in line fails.
     fn refuse_all(&mut self, error: &Error) {
-        let waiting = std::mem::take(&mut self.site.intake.queue().waiting);
-        self.site.intake.refuse(self.items.drain(..).chain(waiting).map(|item| (item, error.clone())));
+        let waiting = std::mem::take(&mut self.intake.queue().waiting);
+        self.intake.refuse(self.items.drain(..).chain(waiting).map(|item| (item, error.clone())));
     }
 
     /// Finds the topic, as long as the records in hand have time.
-    async fn session(&mut self, driven: &mut JoinSet<()>) -> Option<Arc<Session>> {
+    async fn session(&mut self, site: Site<'_>, driven: &mut JoinSet<()>) -> Option<Arc<Session>> {
         let mut why = "the topic is being looked for".to_owned();
         while !self.items.is_empty() {
-            match self.wait(self.site.open(driven), &why).await? {
+            match self.wait(site.open(driven), &why).await? {
                 Ok(session) => return Some(session),
                 Err(error) if error.is_retriable() => {
                     why = error.to_string();
@@ -313,23 +340,22 @@ impl Hand<'_> {
     }
 
     /// Places what is in hand, and gives it to the core.
-    async fn place(&mut self, driven: &mut JoinSet<()>) {
-        while let Some(session) = self.session(driven).await {
+    async fn place(&mut self, site: Site<'_>, driven: &mut JoinSet<()>) {
+        while let Some(session) = self.session(site, driven).await {
             let records = self.items.iter().map(|i| (i.record.clone(), i.token.chosen)).collect();
-            let placing = place_all(&session.placement, self.site.link, records, session.partitions);
+            let placing = place_all(&session.placement, site.link, records, session.partitions);
             let Some((pin_epoch, places)) = self.wait(placing, "it is being placed").await else { return };
             // Some may have expired meanwhile: they were the first.
             let gone = places.len() - self.items.len();
             let mut places = VecDeque::from(places);
             places.drain(..gone);
             loop {
-                let room = self.site.intake.ledger.progress.notified();
+                let room = site.intake.ledger.progress.notified();
                 tokio::pin!(room);
                 room.as_mut().enable();
-                let intake = self.site.intake;
                 let mut refused = Vec::new();
                 let is_replaced = session.push(pin_epoch, &mut self.items, &mut places, &mut refused);
-                intake.refuse(refused);
+                site.intake.refuse(refused);
                 if self.items.is_empty() {
                     return;
                 }
@@ -345,13 +371,15 @@ impl Hand<'_> {
 }
 
 impl Session {
-    /// What needs neither network nor plugin goes in at once, while there is room.
+    /// The records of one call: what needs neither network nor plugin goes in at once, while there is room.
     fn push_at_once(&self, items: &mut std::vec::IntoIter<Item>, refused: &mut Vec<(Item, Error)>) {
         if self.is_in_doubt() {
             return;
         }
         let Ok(mut placement) = self.placement.try_lock() else { return };
         let (pin_epoch, Placement::Key(place)) = &mut *placement else { return };
+        let Some(receipt) = items.as_slice().first().map(|item| item.token.receipt.clone()) else { return };
+        let mut admitted = 0;
         {
             let mut core = self.shared.core();
             let is_current = core.pin_epoch() == *pin_epoch && !core.is_stale() && !self.shared.is_ended();
@@ -366,10 +394,11 @@ impl Session {
                         continue;
                     }
                 };
-                token.receipt.admitted(1);
                 core.push(self.shared.at_ms(since), partition, &record, token);
+                admitted += 1;
             }
         }
+        receipt.admitted(admitted);
         self.shared.wake.notify_one();
     }
 

@@ -14,10 +14,10 @@ use thalweg_model::Codec;
 use thalweg_wire::ErrorKind;
 
 use self::drive::Session;
-use self::intake::{Intake, Item, closed};
+use self::intake::{Hand, Intake, Item, closed};
 pub use self::receipt::Receipt;
 use self::receipt::{Ledger, Pending, Token};
-use crate::client::Client;
+use crate::client::{Client, FOREVER};
 use crate::{Error, Record, Result};
 
 /// A producer of many topics keeps the streams of one that nothing is sent to for so long.
@@ -75,7 +75,7 @@ impl ProducerBuilder {
 
     /// How long a batch waits for more while others are in flight; 5 ms by default. A lone record never waits.
     pub fn linger(mut self, linger: Duration) -> Self {
-        self.config.linger_ms = linger.as_millis() as u64;
+        self.config.linger_ms = linger.min(FOREVER).as_millis() as u64;
         self
     }
 
@@ -97,9 +97,9 @@ impl ProducerBuilder {
         self
     }
 
-    /// Time from send to outcome, retries included; 120 s by default.
+    /// Time from send to outcome, retries included; 120 s by default, at least 1 ms.
     pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
-        self.config.delivery_timeout_ms = timeout.as_millis() as u64;
+        self.config.delivery_timeout_ms = timeout.min(FOREVER).as_millis() as u64;
         self
     }
 
@@ -123,7 +123,8 @@ impl ProducerBuilder {
         self
     }
 
-    /// Called with the outcome of enqueued records that failed and that nobody waits for.
+    /// Called with the error of each enqueued record that failed and that nobody waits for, one after the other on a thread of its own: it may wait, also for
+    /// the same client, and its panic is logged.
     pub fn on_error(mut self, call: impl Fn(&Error) + Send + Sync + 'static) -> Self {
         self.on_error = Some(Arc::new(call));
         self
@@ -144,6 +145,9 @@ impl ProducerBuilder {
         }
         if self.buffer_bytes == 0 {
             return invalid("buffer_bytes is 0: no record would ever have room".into());
+        }
+        if self.config.delivery_timeout_ms == 0 {
+            return invalid("delivery_timeout is below a millisecond: no record is delivered in no time".into());
         }
         let parts = Parts { by_topic: BTreeMap::new(), is_closed: false };
         let ledger = Ledger::new(self.on_error, self.buffer_bytes);
@@ -203,6 +207,9 @@ impl Destination {
 /// Each call takes its place in line before it returns, whether its future is awaited or not: the order of calls is the order of records, in each
 /// partition. What is sent is taken at the call.
 ///
+/// What has not left when the process ends is lost: [`close`](Self::close) waits for it. A producer that is dropped goes on sending as long as a handle of its
+/// client lives, and a second longer; what has no outcome by then fails with `closed`. A receipt or a future keeps neither of them.
+///
 /// ```no_run
 /// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
 /// let producer = client.producer("orders").build().await?;
@@ -257,8 +264,8 @@ impl Inner {
         };
         let delivery_timeout = Duration::from_millis(self.config.delivery_timeout_ms);
         let part = Arc::new(Intake::new(topic.clone(), self.ledger.clone(), delivery_timeout));
-        let served = part.clone();
-        self.client.io.keep(move |link| intake::serve(link, served, options))?;
+        let hand = Hand::new(&part);
+        self.client.io.keep(move |link| intake::serve(link, hand, options))?;
         parts.by_topic.insert(topic.name, part.clone());
         Ok(part)
     }
@@ -325,6 +332,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Producer")
+            .field("topic", &self.topic())
+            .field("pending", &self.pending())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Producer {
     /// The topic; `None` where each record names its own.
     pub fn topic(&self) -> Option<&str> {
@@ -346,7 +362,8 @@ impl Producer {
     ///
     /// # Errors
     /// `timeout` when no outcome came within the delivery time-out, `plugin_failed` when the topic's partitioner fails on
-    /// it, `invalid` above a limit, `not_found` when the topic was deleted. Once it exists again, the same producer sends to the new one.
+    /// it, `invalid` above a limit, `not_found` when the topic was deleted. Once it exists again, the same producer sends to the new one. `closed` when the
+    /// client was dropped before there was an outcome.
     /// Retriable errors of the broker are retried inside.
     pub fn send(&self, record: Record) -> impl Future<Output = Result<Delivery>> + Send + use<> {
         let receipt = self.submit([record]);
@@ -475,4 +492,100 @@ async fn buffered(receipt: Result<Receipt>) -> Result<Receipt> {
     let mut receipt = receipt?;
     receipt.buffered().await;
     Ok(receipt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said on the thread of a test.
+    #[derive(Clone, Default)]
+    struct Said(Arc<Mutex<Vec<String>>>);
+
+    impl tracing::Subscriber for Said {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+        fn event(&self, event: &tracing::Event<'_>) {
+            struct Text(String);
+            impl tracing::field::Visit for Text {
+                fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                    self.0 += &format!("{}={value:?} ", field.name());
+                }
+            }
+            let mut text = Text(event.metadata().level().to_string() + " ");
+            event.record(&mut text);
+            lock(&self.0).push(text.0);
+        }
+
+        fn enter(&self, _: &tracing::span::Id) {}
+
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    async fn in_time<T>(what: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(10), what).await.expect("it ends")
+    }
+
+    #[test]
+    fn a_producer_that_is_dropped_with_records_under_way_says_how_many() {
+        let said = Said::default();
+        tracing::subscriber::with_default(said.clone(), || {
+            let producer = Client::unconnected().producer("t").start().unwrap();
+            let receipt = producer.submit(["1", "2"].map(Record::new)).unwrap();
+            drop(producer);
+            drop(receipt);
+        });
+        let said = lock(&said.0);
+        let is_it = |s: &&String| s.starts_with("WARN") && s.contains("\"t\" was dropped") && s.contains("left=2");
+        assert_eq!(said.iter().filter(is_it).count(), 1, "{said:?}");
+    }
+
+    /// Whoever waits for an outcome hears of one, though nobody is left who could send.
+    #[tokio::test]
+    async fn nobody_waits_for_a_client_that_is_gone() {
+        let producer = Client::unconnected().producer("t").start().unwrap();
+        let receipt = producer.submit([Record::new("1")]).unwrap();
+        let (sending, enqueuing) = (producer.send(Record::new("2")), producer.enqueue(Record::new("3")));
+        drop(producer.submit([Record::new("4")]).unwrap());
+        let (flushing, closing) = (producer.flush(), producer.close());
+        drop(producer);
+        let error = in_time(receipt.wait()).await.remove(0).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+        assert_eq!(error.record().unwrap().value_bytes().unwrap(), &b"1"[..]);
+        assert!(error.to_string().contains("before the record was sent. Close the producer first"), "{error}");
+        assert!(in_time(sending).await.is_err());
+        assert!(in_time(in_time(enqueuing).await.unwrap().wait()).await[0].is_err());
+        // Of the one that was dropped it is told here.
+        assert!(in_time(flushing).await.is_err());
+        in_time(closing).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn options_that_leave_no_room_are_refused_by_name() {
+        let client = Client::unconnected();
+        let largest = 8 << 20;
+        for (builder, name) in [
+            (client.producer("t").buffer_bytes(0), "buffer_bytes"),
+            (client.producer("t").batch_bytes(0), "batch_bytes"),
+            (client.producer("t").delivery_timeout(Duration::from_micros(999)), "delivery_timeout"),
+            (client.producer("t").batch_bytes(largest + 1), "batch_bytes"),
+        ] {
+            let error = builder.start().map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(error.to_string().contains(name), "{error}");
+        }
+        assert!(client.producer("t").batch_bytes(largest).buffer_bytes(1).start().is_ok());
+        let error = client.consumer("t").buffer_bytes(0).build().await.map(drop).unwrap_err();
+        assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("buffer_bytes"), "{error}");
+    }
 }

@@ -82,15 +82,14 @@ impl Pending {
         }
     }
 
-    fn settle(&self, at: u32, outcome: Result<Delivery>) {
+    fn settle(&self, outcomes: impl ExactSizeIterator<Item = (u32, Result<Delivery>)>) {
         let mut state = lock(&self.state);
-        state.left -= 1;
-        self.ledger.unsettled.fetch_sub(1, Ordering::AcqRel);
-        match (state.detached, outcome) {
-            (true, Ok(_)) => {}
-            (true, Err(error)) => self.ledger.report(error),
-            (false, outcome) => {
-                state.outcomes.push((at as usize, outcome));
+        state.left -= outcomes.len();
+        self.ledger.unsettled.fetch_sub(outcomes.len(), Ordering::AcqRel);
+        match state.detached {
+            true => outcomes.filter_map(|(_, outcome)| outcome.err()).for_each(|error| self.ledger.report(error)),
+            false => {
+                state.outcomes.extend(outcomes.map(|(at, outcome)| (at as usize, outcome)));
                 self.progress.notify_one();
             }
         }
@@ -103,13 +102,31 @@ impl Pending {
 
 impl Token {
     pub(super) fn settle(self, outcome: Result<Delivery>) {
-        self.receipt.settle(self.at, outcome);
+        self.receipt.settle([(self.at, outcome)].into_iter());
+    }
+
+    /// Settles the records of a batch that was delivered, in its order: those of one call together. `base` is the first one's offset.
+    pub(super) fn deliver(tokens: &[Token], partition: u32, base: Option<u64>) {
+        let mut before = 0;
+        for of_a_call in tokens.chunk_by(|a, b| Arc::ptr_eq(&a.receipt, &b.receipt)) {
+            let offset = |i: usize| base.map(|base| base + (before + i) as u64);
+            let outcome = |(i, token): (usize, &Token)| (token.at, Ok(Delivery { partition, offset: offset(i) }));
+            of_a_call[0].receipt.settle(of_a_call.iter().enumerate().map(outcome));
+            before += of_a_call.len();
+        }
     }
 
     /// It never got into the buffer.
     pub(super) fn refuse(self, error: Error) {
         self.receipt.admitted(1);
         self.settle(Err(error));
+    }
+}
+
+impl std::fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = lock(&self.pending.state);
+        f.debug_struct("Receipt").field("waiting", &state.waiting).field("left", &state.left).finish_non_exhaustive()
     }
 }
 

@@ -40,6 +40,7 @@ pub(super) fn on_broker(acks: ClientAcks) -> Acks {
         ClientAcks::None => Acks::None,
         ClientAcks::Leader => Acks::Leader,
         ClientAcks::Quorum => Acks::Quorum,
+        other => panic!("no broker knows {other:?}"),
     }
 }
 
