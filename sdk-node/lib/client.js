@@ -50,7 +50,7 @@ async function connect(address, options = {}) {
   }
   startLog()
   const [caPem, certPem, keyPem] = await Promise.all([pemOf('ca', ca), pemOf('cert', cert), pemOf('key', key)])
-  return new Client(await call(native.connect(address, clientId, caPem, timeoutMs, certPem, keyPem)))
+  return new Client(address, await call(native.connect(address, clientId, caPem, timeoutMs, certPem, keyPem)))
 }
 
 /** The bytes of a module that was given as they are, or by the path of its file. */
@@ -67,7 +67,8 @@ class Client {
   /** Weakly: who drops a consumer without closing it has left its group once it is collected. */
   #consumers = new Set()
 
-  constructor(client) {
+  constructor(address, client) {
+    this.address = address
     this.#native = client
   }
 
@@ -180,7 +181,7 @@ class Client {
     checkNames('options of resetGroup', options, ['partitions', 'dryRun'])
     checkPartitions(options.partitions)
     checkBooleans(options, ['dryRun'])
-    const moved = await call(this.#open.resetGroup(group, topic, options.partitions ?? [], kind, value, options.dryRun ?? false))
+    const moved = await call(this.#open.resetGroup(group, topic, options.partitions ?? [], { kind, value }, options.dryRun ?? false))
     return new Map(moved.map((o) => [o.partition, o.offset]))
   }
 

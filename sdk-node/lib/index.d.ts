@@ -192,6 +192,8 @@ export interface ConsumerOptions {
  */
 export class Client {
   private constructor()
+  /** What `connect` was called with. */
+  readonly address: string
   /** Makes a topic. AlreadyExistsError: there is one of that name; NotFoundError: there is no such partitioner; DeniedError: this client may not change the cluster. */
   createTopic(name: string, options?: TopicOptions): Promise<Topic>
   /** Removes a topic and its records, for ever. NotFoundError, DeniedError. */
@@ -200,7 +202,7 @@ export class Client {
   topics(): Promise<Topic[]>
   /** Offsets of a position by partition; 'latest' is the end (exclusive). Offsets are not dense: 'latest' less 'earliest' is no count of records. NotFoundError. */
   offsets(topic: string, at: Start): Promise<Map<number, number>>
-  /** Uploads a module (bytes, or the path of a file) as the next version of `name`; the same module keeps its version. InvalidError: it is no plugin; DeniedError. */
+  /** Uploads a module (bytes, or the path of a file) as the next version of `name`; the same module keeps its version. A broker that answers has a minute to try it. InvalidError: it is no plugin; DeniedError. */
   uploadPlugin(name: string, module: ArrayBufferView | ArrayBufferLike | string | URL): Promise<Plugin>
   /** All plugins in all versions. */
   plugins(): Promise<Plugin[]>

@@ -24,11 +24,10 @@ const KEPT_BYTES = 2 * TOGETHER_BYTES
 
 const DONE = Promise.resolve()
 
-// A promise and what settles it, without a closure for each.
-let [resolveMade, rejectMade] = [undefined, undefined]
-const keep = (resolve, reject) => {
+// A promise and what resolves it, without a closure for each. What rejects it is not kept: 100,000 of them are 6 MiB.
+let resolveMade
+const keep = (resolve) => {
   resolveMade = resolve
-  rejectMade = reject
 }
 
 /** A record's parts as they are packed; throws for what is none. It calls the user's code (`toJSON`, getters), which may send in turn. */
@@ -44,16 +43,9 @@ function partsOf(value, { key, headers, timestampMs, partition, topic }) {
   }
 }
 
-/** Who waits for records, by their places. */
-class Waiters {
-  resolves = []
-  rejects = []
-
-  add(resolve, reject) {
-    this.resolves.push(resolve)
-    this.rejects.push(reject)
-  }
-}
+// Who waits for a record: the function that resolves a promise, or { tell }, which is told of an error as of a delivery.
+const tellDelivery = (waiter, delivery) => (typeof waiter === 'function' ? waiter(delivery) : waiter.tell(delivery))
+const tellError = (waiter, error) => (typeof waiter === 'function' ? waiter(Promise.reject(error)) : waiter.tell(error))
 
 /** Records on their way to the core: their bytes one after the other, and the lengths. The core copies them, so that one pack serves for all. */
 class Pack {
@@ -207,14 +199,14 @@ class Producer {
   /** Sends a record; it has its place in line when this returns. Resolves when it is delivered. */
   send(value, options) {
     const promise = new Promise(keep)
-    const [resolve, reject] = [resolveMade, rejectMade]
+    const resolve = resolveMade
     try {
       this.#check()
       if (options !== undefined) checkNames('options of send', options, RECORD_OPTIONS)
-      this.#take(value, options, resolve, reject)
+      this.#take(value, options, resolve)
       this.#handOverIfMany()
     } catch (error) {
-      reject(error)
+      tellError(resolve, error)
     }
     return promise
   }
@@ -227,14 +219,14 @@ class Producer {
       const outcomes = new Array(pack.length)
       let left = pack.length
       if (left === 0) return resolve(outcomes)
-      const waiters = new Waiters()
+      const waiters = []
       for (let i = 0; i < outcomes.length; i++) {
-        const settle = (outcome) => {
+        const tell = (outcome) => {
           outcomes[i] = outcome
           left -= 1
           if (left === 0) resolve(outcomes)
         }
-        waiters.add(settle, settle)
+        waiters.push({ tell })
       }
       this.#submit(pack, waiters)
     })
@@ -251,8 +243,8 @@ class Producer {
         if (onDelivery !== undefined && typeof onDelivery !== 'function') throw new TypeError('onDelivery is no function')
       }
       // In a turn of its own: what it throws is the process's matter, and not the others'.
-      const tell = onDelivery === undefined ? undefined : (outcome) => setImmediate(onDelivery, outcome)
-      this.#take(value, options, tell, tell)
+      const waiter = onDelivery === undefined ? undefined : { tell: (outcome) => setImmediate(onDelivery, outcome) }
+      this.#take(value, options, waiter)
       return this.#room(this.#handOverIfMany())
     } catch (error) {
       return Promise.reject(error)
@@ -327,21 +319,21 @@ class Producer {
     if (this.#isClosed) throw new ClosedError(`${this.#label} is closed`)
   }
 
-  /** Gives a record its place behind those that came before it; `resolve` undefined: nobody waits for it. */
-  #take(value, options, resolve, reject) {
+  /** Gives a record its place behind those that came before it; `waiter` undefined: nobody waits for it. */
+  #take(value, options, waiter) {
     // Text that has no bytes goes the other way, where it is refused.
     const isPlain = options === undefined && (typeof value === 'string' ? value.isWellFormed() : value instanceof Uint8Array)
     const parts = isPlain ? undefined : partsOf(value, options ?? {})
     const pack = this.#pack
-    const isWaitedFor = resolve !== undefined
+    const isWaitedFor = waiter !== undefined
     if (pack.length > 0 && (this.#waiters !== null) !== isWaitedFor) this.#handOver()
     if (pack.length === 0) {
-      this.#waiters = isWaitedFor ? new Waiters() : null
+      this.#waiters = isWaitedFor ? [] : null
       setImmediate(() => this.#handOver())
     }
     if (isPlain) pack.addParts(value, null, NO_PAIRS, NaN, NONE, undefined)
     else pack.add(parts)
-    if (isWaitedFor) this.#waiters.add(resolve, reject)
+    if (isWaitedFor) this.#waiters.push(waiter)
   }
 
   /** All of them, behind those that came before, or none: one that is no record is the caller's mistake. */
@@ -378,7 +370,7 @@ class Producer {
     } catch (error) {
       // None of them is on its way.
       if (waiters === null) this.#untold ??= raised(error)
-      else for (const reject of waiters.rejects) reject(raised(error))
+      else for (const waiter of waiters) tellError(waiter, raised(error))
       return undefined
     }
     if (waiters !== null) {
@@ -394,15 +386,15 @@ class Producer {
     return receipt === undefined || receipt.isBuffered ? DONE : call(receipt.buffered())
   }
 
-  async #settle(receipt, { resolves, rejects }) {
-    let left = resolves.length
+  async #settle(receipt, waiters) {
+    let left = waiters.length
     while (left > 0) {
       const { at, partitions, offsets, failed } = await receipt.settled()
       left -= at.length + failed.length
       for (let i = 0; i < at.length; i++) {
-        resolves[at[i]]({ partition: partitions[i], offset: offsets[i] < 0 ? null : offsets[i] })
+        tellDelivery(waiters[at[i]], { partition: partitions[i], offset: offsets[i] < 0 ? null : offsets[i] })
       }
-      for (const { index, error } of failed) rejects[index](errorOf(error))
+      for (const { index, error } of failed) tellError(waiters[index], errorOf(error))
     }
   }
 }

@@ -1,10 +1,10 @@
 //! The client: topics and plugins, and where producers and consumers come from.
 
-use napi::Result;
-use napi::bindgen_prelude::Buffer;
+use napi::bindgen_prelude::{Buffer, PromiseRaw};
+use napi::{Env, Result};
 use napi_derive::napi;
 use thalweg::bindings::{self, milliseconds};
-use thalweg::{ClientBuilder, PluginInfo, Position, TopicInfo};
+use thalweg::{ClientBuilder, ConsumerBuilder, PluginInfo, Position, TopicInfo};
 
 use crate::consumer::{Consumer, TopicPartition};
 use crate::error::raise;
@@ -86,6 +86,13 @@ pub struct ProducerOptions {
 }
 
 /// Where one partition starts.
+/// As `position` takes it.
+#[napi(object)]
+pub struct PositionParts {
+    pub kind: String,
+    pub value: f64,
+}
+
 #[napi(object)]
 pub struct StartAt {
     pub topic: Option<String>,
@@ -170,6 +177,36 @@ pub(crate) fn position(kind: &str, value: f64) -> Result<Position> {
     bindings::position(kind, value as i64).map_err(raise)
 }
 
+impl ConsumerOptions {
+    fn builder(self, client: &thalweg::Client, topics: Vec<String>) -> Result<ConsumerBuilder> {
+        let start = self.start_kind.map(|kind| position(&kind, self.start_value.unwrap_or(0.0))).transpose()?;
+        let starts = self.starts.into_iter().map(|StartAt { topic, partition, kind, value }| {
+            Ok((bindings::place(topic, partition), position(&kind, value)?))
+        });
+        let options = bindings::ConsumerOptions {
+            partitions: self.partitions,
+            start,
+            starts: starts.collect::<Result<_>>()?,
+            until_end: self.until_end.unwrap_or(false),
+            filter: self.filter,
+            filter_config: self.filter_config.map(|c| c.to_vec()),
+            on_filter_failure: self.on_filter_failure,
+            on_bad_record: self.on_bad_record,
+            out_of_range: self.out_of_range,
+            buffer_bytes: self.buffer_bytes.map(|bytes| bytes as u64),
+            tells: self.tells.unwrap_or(false),
+            group: self.group,
+            instance: self.instance,
+            session_timeout: self.session_timeout_ms.map(milliseconds),
+            auto_commit: self.auto_commit_ms.map(|ms| (ms >= 0.0).then(|| milliseconds(ms))),
+            assignor: self.assignor,
+            max_processing: self.max_processing_ms.map(milliseconds),
+            wait_for_topics: self.wait_for_topics.unwrap_or(false),
+        };
+        options.builder(client, topics, bindings::camel).map_err(raise)
+    }
+}
+
 #[napi]
 pub struct Client {
     inner: thalweg::Client,
@@ -197,7 +234,13 @@ pub async fn connect(
 #[napi]
 impl Client {
     #[napi]
-    pub async fn create_topic(&self, name: String, options: TopicOptions) -> Result<Topic> {
+    pub fn create_topic<'env>(
+        &self,
+        env: &'env Env,
+        name: String,
+        options: TopicOptions,
+    ) -> Result<PromiseRaw<'env, Topic>> {
+        let client = self.inner.clone();
         let topic = bindings::TopicOptions {
             partitions: options.partitions,
             partitioner: options.partitioner,
@@ -210,33 +253,56 @@ impl Client {
             replication_factor: options.replication_factor,
         };
         let topic = topic.topic();
-        self.inner.create_topic(&name, topic).await.map(Into::into).map_err(raise)
+        env.spawn_future(async move { client.create_topic(&name, topic).await.map(Into::into).map_err(raise) })
     }
 
     #[napi]
-    pub async fn delete_topic(&self, name: String) -> Result<()> {
-        self.inner.delete_topic(&name).await.map_err(raise)
+    pub fn delete_topic<'env>(&self, env: &'env Env, name: String) -> Result<PromiseRaw<'env, ()>> {
+        let client = self.inner.clone();
+        env.spawn_future(async move { client.delete_topic(&name).await.map_err(raise) })
     }
 
     #[napi]
-    pub async fn topics(&self) -> Result<Vec<Topic>> {
-        Ok(self.inner.topics().await.map_err(raise)?.into_iter().map(Into::into).collect())
+    pub fn topics<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, Vec<Topic>>> {
+        let client = self.inner.clone();
+        env.spawn_future(async move { Ok(client.topics().await.map_err(raise)?.into_iter().map(Into::into).collect()) })
     }
 
     #[napi]
-    pub async fn offsets(&self, topic: String, kind: String, value: f64) -> Result<Vec<PartitionOffset>> {
-        let offsets = self.inner.offsets(&topic, position(&kind, value)?).await.map_err(raise)?;
-        Ok(offsets.into_iter().map(|o| PartitionOffset { partition: o.partition, offset: o.offset as f64 }).collect())
+    pub fn offsets<'env>(
+        &self,
+        env: &'env Env,
+        topic: String,
+        kind: String,
+        value: f64,
+    ) -> Result<PromiseRaw<'env, Vec<PartitionOffset>>> {
+        let client = self.inner.clone();
+        env.spawn_future(async move {
+            let offsets = client.offsets(&topic, position(&kind, value)?).await.map_err(raise)?;
+            Ok(offsets
+                .into_iter()
+                .map(|o| PartitionOffset { partition: o.partition, offset: o.offset as f64 })
+                .collect())
+        })
     }
 
     #[napi]
-    pub async fn upload_plugin(&self, name: String, module: Buffer) -> Result<Plugin> {
-        self.inner.upload_plugin(&name, module.to_vec()).await.map(Into::into).map_err(raise)
+    pub fn upload_plugin<'env>(
+        &self,
+        env: &'env Env,
+        name: String,
+        module: Buffer,
+    ) -> Result<PromiseRaw<'env, Plugin>> {
+        let (client, module) = (self.inner.clone(), module.to_vec());
+        env.spawn_future(async move { client.upload_plugin(&name, module).await.map(Into::into).map_err(raise) })
     }
 
     #[napi]
-    pub async fn plugins(&self) -> Result<Vec<Plugin>> {
-        Ok(self.inner.plugins().await.map_err(raise)?.into_iter().map(Into::into).collect())
+    pub fn plugins<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, Vec<Plugin>>> {
+        let client = self.inner.clone();
+        env.spawn_future(
+            async move { Ok(client.plugins().await.map_err(raise)?.into_iter().map(Into::into).collect()) },
+        )
     }
 
     #[napi]
@@ -254,115 +320,112 @@ impl Client {
     }
 
     #[napi]
-    pub async fn consumer(&self, topics: Vec<String>, options: ConsumerOptions) -> Result<Consumer> {
-        let start = options.start_kind.map(|kind| position(&kind, options.start_value.unwrap_or(0.0))).transpose()?;
-        let starts = options.starts.into_iter().map(|StartAt { topic, partition, kind, value }| {
-            Ok((bindings::place(topic, partition), position(&kind, value)?))
-        });
-        let options = bindings::ConsumerOptions {
-            partitions: options.partitions,
-            start,
-            starts: starts.collect::<Result<_>>()?,
-            until_end: options.until_end.unwrap_or(false),
-            filter: options.filter,
-            filter_config: options.filter_config.map(|c| c.to_vec()),
-            on_filter_failure: options.on_filter_failure,
-            on_bad_record: options.on_bad_record,
-            out_of_range: options.out_of_range,
-            buffer_bytes: options.buffer_bytes.map(|bytes| bytes as u64),
-            tells: options.tells.unwrap_or(false),
-            group: options.group,
-            instance: options.instance,
-            session_timeout: options.session_timeout_ms.map(milliseconds),
-            auto_commit: options.auto_commit_ms.map(|ms| (ms >= 0.0).then(|| milliseconds(ms))),
-            assignor: options.assignor,
-            max_processing: options.max_processing_ms.map(milliseconds),
-            wait_for_topics: options.wait_for_topics.unwrap_or(false),
-        };
-        let builder = options.builder(&self.inner, topics, bindings::camel).map_err(raise)?;
-        Ok(Consumer::new(builder.build().await.map_err(raise)?))
+    pub fn consumer<'env>(
+        &self,
+        env: &'env Env,
+        topics: Vec<String>,
+        options: ConsumerOptions,
+    ) -> Result<PromiseRaw<'env, Consumer>> {
+        let builder = options.builder(&self.inner, topics);
+        env.spawn_future(async move { Ok(Consumer::new(builder?.build().await.map_err(raise)?)) })
     }
 
     #[napi]
-    pub async fn groups(&self) -> Result<Vec<GroupInfo>> {
-        let groups = self.inner.groups().await.map_err(raise)?;
-        let info = |g: thalweg::GroupInfo| GroupInfo { group: g.group, state: g.state, members: g.members };
-        Ok(groups.into_iter().map(info).collect())
-    }
-
-    #[napi]
-    pub async fn describe_group(&self, group: String) -> Result<Group> {
-        let g = self.inner.describe_group(&group).await.map_err(raise)?;
-        let lags = self.inner.group_lag(&g).await.map_err(raise)?;
-        let places = |some: Vec<(String, u32)>| {
-            some.into_iter().map(|(topic, partition)| TopicPartition { topic, partition }).collect()
-        };
-        let offset = |(topic, partition, lag): (String, u32, Option<u64>)| {
-            let at = g.offsets.iter().find(|o| o.topic == topic && o.partition == partition);
-            GroupOffset {
-                committed: at.map(|o| o.committed as f64),
-                filtered: at.map_or(0.0, |o| o.filtered as f64),
-                failed: at.map_or(0.0, |o| o.failed as f64),
-                lag: lag.map(|lag| lag as f64),
-                topic,
-                partition,
-            }
-        };
-        let offsets = lags.into_iter().map(offset).collect();
-        let member = |m: thalweg::GroupMemberInfo| GroupMember {
-            member: m.member,
-            instance: m.instance,
-            client: m.client,
-            host: m.host,
-            partitions: places(m.partitions),
-            revoked: places(m.revoked),
-            is_away: m.is_away,
-        };
-        Ok(Group {
-            group: g.group,
-            state: g.state,
-            epoch: g.epoch,
-            coordinator: g.coordinator,
-            assignor: g.assignor,
-            filter: g.filter,
-            members: g.members.into_iter().map(member).collect(),
-            offsets,
+    pub fn groups<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, Vec<GroupInfo>>> {
+        let client = self.inner.clone();
+        env.spawn_future(async move {
+            let groups = client.groups().await.map_err(raise)?;
+            let info = |g: thalweg::GroupInfo| GroupInfo { group: g.group, state: g.state, members: g.members };
+            Ok(groups.into_iter().map(info).collect())
         })
     }
 
     #[napi]
-    pub async fn delete_group(&self, group: String) -> Result<()> {
-        self.inner.delete_group(&group).await.map_err(raise)
+    pub fn describe_group<'env>(&self, env: &'env Env, group: String) -> Result<PromiseRaw<'env, Group>> {
+        let client = self.inner.clone();
+        env.spawn_future(async move {
+            let g = client.describe_group(&group).await.map_err(raise)?;
+            let lags = client.group_lag(&g).await.map_err(raise)?;
+            let places = |some: Vec<(String, u32)>| {
+                some.into_iter().map(|(topic, partition)| TopicPartition { topic, partition }).collect()
+            };
+            let offset = |(topic, partition, lag): (String, u32, Option<u64>)| {
+                let at = g.offsets.iter().find(|o| o.topic == topic && o.partition == partition);
+                GroupOffset {
+                    committed: at.map(|o| o.committed as f64),
+                    filtered: at.map_or(0.0, |o| o.filtered as f64),
+                    failed: at.map_or(0.0, |o| o.failed as f64),
+                    lag: lag.map(|lag| lag as f64),
+                    topic,
+                    partition,
+                }
+            };
+            let offsets = lags.into_iter().map(offset).collect();
+            let member = |m: thalweg::GroupMemberInfo| GroupMember {
+                member: m.member,
+                instance: m.instance,
+                client: m.client,
+                host: m.host,
+                partitions: places(m.partitions),
+                revoked: places(m.revoked),
+                is_away: m.is_away,
+            };
+            Ok(Group {
+                group: g.group,
+                state: g.state,
+                epoch: g.epoch,
+                coordinator: g.coordinator,
+                assignor: g.assignor,
+                filter: g.filter,
+                members: g.members.into_iter().map(member).collect(),
+                offsets,
+            })
+        })
+    }
+
+    #[napi]
+    pub fn delete_group<'env>(&self, env: &'env Env, group: String) -> Result<PromiseRaw<'env, ()>> {
+        let client = self.inner.clone();
+        env.spawn_future(async move { client.delete_group(&group).await.map_err(raise) })
     }
 
     /// Moves a group without members; answers with where each partition is moved.
     #[napi]
-    pub async fn reset_group(
+    pub fn reset_group<'env>(
         &self,
+        env: &'env Env,
         group: String,
         topic: String,
         partitions: Vec<u32>,
-        kind: String,
-        value: f64,
+        to: PositionParts,
         dry_run: bool,
-    ) -> Result<Vec<PartitionOffset>> {
-        let to = position(&kind, value)?;
-        let plan = self.inner.plan_group_offsets(&topic, &partitions, to).await.map_err(raise)?;
-        if !dry_run {
-            self.inner.set_group_offsets(&group, &topic, &plan).await.map_err(raise)?;
-        }
-        Ok(plan.into_iter().map(|(partition, offset)| PartitionOffset { partition, offset: offset as f64 }).collect())
+    ) -> Result<PromiseRaw<'env, Vec<PartitionOffset>>> {
+        let client = self.inner.clone();
+        env.spawn_future(async move {
+            let to = position(&to.kind, to.value)?;
+            let plan = client.plan_group_offsets(&topic, &partitions, to).await.map_err(raise)?;
+            if !dry_run {
+                client.set_group_offsets(&group, &topic, &plan).await.map_err(raise)?;
+            }
+            Ok(plan
+                .into_iter()
+                .map(|(partition, offset)| PartitionOffset { partition, offset: offset as f64 })
+                .collect())
+        })
     }
 
     #[napi]
-    pub async fn set_partitioner(
+    pub fn set_partitioner<'env>(
         &self,
+        env: &'env Env,
         topic: String,
         partitioner: Option<String>,
         config: Option<Buffer>,
-    ) -> Result<()> {
-        let config = config.map(|c| c.to_vec()).unwrap_or_default();
-        let with = partitioner.as_deref().map(|p| (p, config.into()));
-        self.inner.set_partitioner(&topic, with).await.map(drop).map_err(raise)
+    ) -> Result<PromiseRaw<'env, ()>> {
+        let (client, config) = (self.inner.clone(), config.map(|c| c.to_vec()).unwrap_or_default());
+        env.spawn_future(async move {
+            let with = partitioner.as_deref().map(|p| (p, config.into()));
+            client.set_partitioner(&topic, with).await.map(drop).map_err(raise)
+        })
     }
 }

@@ -4,10 +4,10 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use napi::Result;
-use napi::bindgen_prelude::{Buffer, Float64Array, Uint32Array};
+use napi::bindgen_prelude::{Buffer, Float64Array, PromiseRaw, Uint32Array};
+use napi::{Env, Result};
 use napi_derive::napi;
-use thalweg::bindings::{Taken, place};
+use thalweg::bindings::{self, Taken, place};
 use thalweg::{Place, Rebalance};
 
 use crate::client::position;
@@ -105,11 +105,7 @@ impl Consumer {
 }
 
 fn change(rebalance: Rebalance) -> Change {
-    let (kind, topic, partition) = match rebalance {
-        Rebalance::Assigned { topic, partition } => ("assigned", topic, partition),
-        Rebalance::Revoked { topic, partition } => ("revoked", topic, partition),
-        Rebalance::Lost { topic, partition } => ("lost", topic, partition),
-    };
+    let (kind, topic, partition) = bindings::change(rebalance);
     Change { kind: kind.to_owned(), topic, partition }
 }
 
@@ -208,8 +204,12 @@ impl Consumer {
 
     /// Waits until a take has something to say.
     #[napi]
-    pub async fn ready(&self) {
-        self.inner.ready().await;
+    pub fn ready<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, ()>> {
+        let consumer = self.inner.clone();
+        env.spawn_future(async move {
+            consumer.ready().await;
+            Ok(())
+        })
     }
 
     /// Changes that nobody has been told of, oldest first.
@@ -232,11 +232,15 @@ impl Consumer {
     }
 
     #[napi]
-    pub async fn commit_offsets(&self, offsets: Vec<Commit>) -> Result<()> {
-        let id = |letters: Option<String>| letters.unwrap_or_default().chars().map(|c| c as u8).collect();
-        let offsets =
-            offsets.into_iter().map(|c| (Place::of_topic_id(&c.topic, id(c.topic_id), c.partition), c.offset as u64));
-        self.inner.commit_offsets(offsets).await.map_err(raise)
+    pub fn commit_offsets<'env>(&self, env: &'env Env, offsets: Vec<Commit>) -> Result<PromiseRaw<'env, ()>> {
+        let consumer = self.inner.clone();
+        env.spawn_future(async move {
+            let id = |letters: Option<String>| letters.unwrap_or_default().chars().map(|c| c as u8).collect();
+            let offsets = offsets
+                .into_iter()
+                .map(|c| (Place::of_topic_id(&c.topic, id(c.topic_id), c.partition), c.offset as u64));
+            consumer.commit_offsets(offsets).await.map_err(raise)
+        })
     }
 
     /// Moves a partition at the call; what it answers with waits until the leader has looked up where that is.
@@ -313,14 +317,19 @@ impl Consumer {
 
     /// Waits until nothing is in hand.
     #[napi]
-    pub async fn idle(&self) {
-        self.inner.idle().await;
+    pub fn idle<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, ()>> {
+        let consumer = self.inner.clone();
+        env.spawn_future(async move {
+            consumer.idle().await;
+            Ok(())
+        })
     }
 
     /// Ends it; what is in hand is not done.
     #[napi]
-    pub async fn close(&self) -> Result<()> {
-        self.inner.close().await.map_err(raise)
+    pub fn close<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, ()>> {
+        let consumer = self.inner.clone();
+        env.spawn_future(async move { consumer.close().await.map_err(raise) })
     }
 }
 
@@ -334,12 +343,14 @@ pub struct Pending {
 impl Pending {
     /// What became of it; to be asked once.
     #[napi]
-    pub async fn wait(&self) -> Result<()> {
+    pub fn wait<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, ()>> {
         let what = lock(&self.what).take();
-        match what {
-            Some(what) => what.await.map_err(raise),
-            None => Ok(()),
-        }
+        env.spawn_future(async move {
+            match what {
+                Some(what) => what.await.map_err(raise),
+                None => Ok(()),
+            }
+        })
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use napi::Result;
-use napi::bindgen_prelude::{Buffer, Float64Array, Uint32Array};
+use napi::bindgen_prelude::{Buffer, Float64Array, PromiseRaw, Uint32Array};
+use napi::{Env, Result};
 use napi_derive::napi;
 use thalweg::Record;
 use tokio::sync::Mutex;
@@ -98,8 +98,9 @@ impl Producer {
 impl Producer {
     /// Finds the topic now.
     #[napi]
-    pub async fn open(&self) -> Result<()> {
-        self.inner.open().await.map_err(raise)
+    pub fn open<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, ()>> {
+        let producer = self.inner.clone();
+        env.spawn_future(async move { producer.open().await.map_err(raise) })
     }
 
     /// Gives records their places in line.
@@ -136,13 +137,15 @@ impl Producer {
     }
 
     #[napi]
-    pub async fn flush(&self) -> Result<()> {
-        self.inner.flush().await.map_err(raise)
+    pub fn flush<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, ()>> {
+        let producer = self.inner.clone();
+        env.spawn_future(async move { producer.flush().await.map_err(raise) })
     }
 
     #[napi]
-    pub async fn close(&self) -> Result<()> {
-        self.inner.close().await.map_err(raise)
+    pub fn close<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, ()>> {
+        let producer = self.inner.clone();
+        env.spawn_future(async move { producer.close().await.map_err(raise) })
     }
 }
 
@@ -163,26 +166,32 @@ impl Receipt {
 
     /// Waits until all have a place in the buffer.
     #[napi]
-    pub async fn buffered(&self) -> Result<()> {
-        self.inner.lock().await.buffered().await;
-        Ok(())
+    pub fn buffered<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, ()>> {
+        let receipt = self.inner.clone();
+        env.spawn_future(async move {
+            receipt.lock().await.buffered().await;
+            Ok(())
+        })
     }
 
     /// What has come since the last call, at least one.
     #[napi]
-    pub async fn settled(&self) -> Result<Outcomes> {
-        let (mut at, mut partitions, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
-        let mut failed = Vec::new();
-        for (index, outcome) in self.inner.lock().await.settled().await {
-            match outcome {
-                Ok(delivery) => {
-                    at.push(index as u32);
-                    partitions.push(delivery.partition);
-                    offsets.push(delivery.offset.map_or(-1.0, |o| o as f64));
+    pub fn settled<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, Outcomes>> {
+        let receipt = self.inner.clone();
+        env.spawn_future(async move {
+            let (mut at, mut partitions, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
+            let mut failed = Vec::new();
+            for (index, outcome) in receipt.lock().await.settled().await {
+                match outcome {
+                    Ok(delivery) => {
+                        at.push(index as u32);
+                        partitions.push(delivery.partition);
+                        offsets.push(delivery.offset.map_or(-1.0, |o| o as f64));
+                    }
+                    Err(e) => failed.push(FailedRecord { index: index as u32, error: raise(e).reason.clone() }),
                 }
-                Err(e) => failed.push(FailedRecord { index: index as u32, error: raise(e).reason.clone() }),
             }
-        }
-        Ok(Outcomes { at: at.into(), partitions: partitions.into(), offsets: offsets.into(), failed })
+            Ok(Outcomes { at: at.into(), partitions: partitions.into(), offsets: offsets.into(), failed })
+        })
     }
 }

@@ -1,16 +1,31 @@
 // What users of the Node SDK rely on.
 
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { createSocket } from 'node:dgram'
 import { subscribe } from 'node:diagnostics_channel'
-import { readFileSync } from 'node:fs'
+import { once } from 'node:events'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { inspect } from 'node:util'
 
-import { AlreadyExistsError, ClosedError, ConsumerRecord, DisconnectedError, InvalidError, NotFoundError, OffsetOutOfRangeError, connect } from '../lib/index.js'
-import { startBroker } from './broker.js'
+import { AlreadyExistsError, ClosedError, ConsumerRecord, DisconnectedError, InvalidError, NotFoundError, OffsetOutOfRangeError, PluginFailedError, ThalwegError, connect } from '../lib/index.js'
+import { Broker } from '../lib/testing/index.js'
+import { plugins, startBroker } from './broker.js'
+
+const asyncDispose = Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')
+
+async function freePort() {
+  const socket = createSocket('udp4').bind(0, '127.0.0.1')
+  await once(socket, 'listening')
+  const { port } = socket.address()
+  socket.close()
+  return port
+}
 
 test('errors have their class', async (t) => {
   const { address, ca } = await startBroker(t)
@@ -61,6 +76,29 @@ test('what happens to connections is told on a channel', { timeout: 90_000 }, as
   const levels = said.filter(({ message }) => message.includes(at)).map(({ level }) => level)
   assert.ok(levels.includes('info') && levels.includes('warn'), JSON.stringify(said))
   await client.close()
+})
+
+test('a client that was there before `thalweg dev` trusts it without an option', { timeout: 60_000 }, async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'client-'))
+  const port = await freePort()
+  const broker = new Broker({ directory, port })
+  t.after(async () => {
+    await broker.close()
+    rmSync(directory, { recursive: true, force: true })
+  })
+  const script = `
+    const { connect } = require(${JSON.stringify(createRequire(import.meta.url).resolve('../lib/index.js'))})
+    connect('thalweg://localhost:${port}', { timeoutMs: 30_000 }).then((client) => client.close())
+    setTimeout(() => console.log('begun'), 200)`
+  // Where this broker leaves word for clients of this user.
+  const { THALWEG_CA: _, ...env } = { ...process.env, XDG_STATE_HOME: join(directory, 'state') }
+  const client = spawn(process.execPath, ['-e', script], { env, stdio: ['ignore', 'pipe', 'pipe'] })
+  const ended = once(client, 'exit')
+  let said = ''
+  client.stderr.on('data', (data) => (said += data))
+  await once(client.stdout, 'data')
+  await broker.start()
+  assert.deepEqual(await ended, [0, null], said)
 })
 
 test('a broker that is down is named', async () => {
@@ -159,6 +197,269 @@ test('a position past the end is thrown with both ends, until a seek', { timeout
   await client.close()
 })
 
+test('a filter that fails names the record and itself, in any loop, until a seek past it', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  await client.uploadPlugin('late', join(plugins, 'late.wasm'))
+  const producer = client.producer('t')
+  const values = ['{"dep_delay":61}', '{"dep_delay":60}', 'no json', '{"dep_delay":62}']
+  const offsets = (await producer.sendBatch(values.map((value) => ({ value })))).map((at) => at.offset)
+  await producer.close()
+  const options = { start: 'earliest', untilEnd: true, filter: 'late' }
+  const isFailure = (e) => {
+    assert.ok(e instanceof PluginFailedError)
+    assert.deepEqual([e.topic, e.partition, e.offset, e.retriable], ['t', 0, offsets[2], false])
+    assert.match(e.plugin, /^late@1/)
+    assert.ok(e.reason.length > 0 && e.message.includes(e.reason))
+    return true
+  }
+  const reads = {
+    records: async (consumer, seen) => {
+      for await (const record of consumer) seen.push(record.text())
+    },
+    batches: async (consumer, seen) => {
+      for await (const batch of consumer.batches()) seen.push(...batch.records().map((record) => record.text()))
+    },
+    next: async (consumer, seen) => {
+      for (let record; (record = await consumer.next()) !== null; ) seen.push(record.text())
+    },
+  }
+  for (const group of [undefined, 'g']) {
+    for (const [name, read] of Object.entries(reads)) {
+      const consumer = client.consumer('t', { ...options, group: group && name })
+      const seen = []
+      for (let i = 0; i < 2; i++) await assert.rejects(read(consumer, seen), isFailure)
+      await consumer.seek(0, offsets[2] + 1)
+      await read(consumer, seen)
+      assert.deepEqual(seen, ['{"dep_delay":61}', '{"dep_delay":62}'], name)
+      // It has ended, and still says what it saw.
+      const { delivered, filtered } = await consumer.counts()
+      assert.deepEqual([delivered, filtered], [2, 1], name)
+      await consumer.close()
+    }
+  }
+  const skipping = client.consumer('t', { ...options, onFilterFailure: 'skip' })
+  const seen = []
+  await reads.records(skipping, seen)
+  assert.equal(seen.length, 2)
+  assert.deepEqual(await skipping.counts(), { delivered: 2, filtered: 1, failed: 1, unreadable: 0, scanned: 4 })
+  await client.close()
+})
+
+test('a time is milliseconds or a Date, wherever a position is', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const producer = client.producer('t')
+  const at = Date.now() - 1_000
+  const [, second] = await producer.sendBatch([0, 1, 2].map((i) => ({ value: String(i), timestampMs: at + i })))
+  await producer.close()
+  const consumer = client.consumer('t', { start: 'latest' })
+  for (const timestamp of [at + 1, new Date(at + 1)]) {
+    assert.equal((await client.offsets('t', { timestamp })).get(0), second.offset)
+    const started = client.consumer('t', { start: { timestamp } })
+    await consumer.seek(0, { timestamp })
+    for (const one of [started, consumer]) assert.equal((await one.next({ timeoutMs: 10_000 })).text(), '1')
+  }
+  for (const timestamp of [new Date(NaN), -1, 1.5, NaN, 5n, '5', null]) {
+    await assert.rejects(consumer.seek(0, { timestamp }), InvalidError)
+    await assert.rejects(client.offsets('t', { timestamp }), InvalidError)
+    assert.throws(() => client.consumer('t', { start: { timestamp } }), InvalidError)
+  }
+  await client.close()
+})
+
+test('every call ends within timeoutMs, though all of them wait for the same broker', { timeout: 60_000 }, async (t) => {
+  const broker = await startBroker(t)
+  const timeoutMs = 1_000
+  const client = await broker.connect({ timeoutMs })
+  await client.createTopic('t')
+  const member = await client.consumer('t', { group: 'g', autoCommitMs: null, closeTimeoutMs: 0 }).open()
+  const producer = client.producer('t')
+  await producer.send('x')
+  await member.next()
+  await broker.kill()
+  const calls = {
+    topics: () => client.topics(),
+    offsets: () => client.offsets('t', 'latest'),
+    createTopic: () => client.createTopic('u'),
+    deleteTopic: () => client.deleteTopic('t'),
+    setPartitioner: () => client.setPartitioner('t', null),
+    plugins: () => client.plugins(),
+    uploadPlugin: () => client.uploadPlugin('p', Buffer.from('x')),
+    groups: () => client.groups(),
+    describeGroup: () => client.describeGroup('g'),
+    deleteGroup: () => client.deleteGroup('g'),
+    resetGroup: () => client.resetGroup('g', 't', 'latest'),
+    'producer.open': () => client.producer('v').open(),
+    'consumer.open': () => client.consumer('v').open(),
+    'consumer.open, in a group': () => client.consumer('v', { group: 'h' }).open(),
+    commit: () => member.commit(),
+  }
+  const took = async (name, call) => {
+    const since = performance.now()
+    await assert.rejects(call, (e) => {
+      assert.ok(e instanceof ThalwegError, `${name}: ${e.stack}`)
+      return ['disconnected', 'timeout', 'rebalanced'].includes(e.code)
+    }, name)
+    return performance.now() - since
+  }
+  // Whoever comes after the broker is known to be away waits no longer than whoever finds it out, one by one or all at once.
+  for (const name of ['topics', 'createTopic', 'commit']) {
+    const ms = await took(name, calls[name])
+    assert.ok(ms < timeoutMs + 1_500, `${name} alone: ${ms}`)
+  }
+  const all = Object.entries(calls).flatMap((call) => [call, call])
+  const each = await Promise.all(all.map(async ([name, call]) => [name, await took(name, call)]))
+  assert.deepEqual(each.filter(([, ms]) => ms > timeoutMs + 1_500), [])
+  await member.close().catch(() => {})
+  await client.close()
+})
+
+test('clients come and go without leaving anything', { timeout: 90_000 }, async (t) => {
+  const { address, ca } = await startBroker(t)
+  const index = new URL('../lib/index.js', import.meta.url).href
+  const script = `
+    import { readFileSync, readdirSync } from 'node:fs'
+    import { connect } from '${index}'
+    const state = () => {
+      const status = readFileSync('/proc/self/status', 'utf8')
+      return [/Threads:\\s+(\\d+)/.exec(status)[1], readdirSync('/proc/self/fd').length, /VmRSS:\\s+(\\d+)/.exec(status)[1]].map(Number)
+    }
+    let before
+    for (let i = 0; i < 300; i++) {
+      const client = await connect('${address}', { ca: '${ca}' })
+      const producer = client.producer('t')
+      const { offset } = await producer.send(String(i))
+      await producer.close()
+      const consumer = client.consumer('t', { start: offset })
+      if ((await consumer.next()).text() !== String(i)) throw new Error('another record')
+      await consumer.close()
+      await client.close()
+      if (i === 19) before = state()
+    }
+    console.log(JSON.stringify([before, state()]))`
+  const result = spawnSync(process.execPath, ['--input-type=module', '-e', script], { timeout: 80_000, encoding: 'utf8' })
+  assert.equal(result.status, 0, result.stderr)
+  const [[threads, descriptors, kib], after] = JSON.parse(result.stdout)
+  assert.ok(after[0] <= threads + 2 && after[1] <= descriptors + 4 && after[2] <= kib + (96 << 10), result.stdout)
+})
+
+/** A program with one worker thread after the other, each of which reads and sends until it is ended. */
+const WITH_WORKERS = `
+  import { once } from 'node:events'
+  import { setTimeout as sleep } from 'node:timers/promises'
+  import { Worker, isMainThread, parentPort, workerData } from 'node:worker_threads'
+  const [address, ca, how, index] = process.argv.slice(2)
+  const { connect } = await import(index)
+  const client = await connect(address, { ca })
+  if (isMainThread) {
+    const codes = []
+    for (let number = 0; number < 12; number++) {
+      const worker = new Worker(new URL(import.meta.url), { argv: [address, ca, how, index], workerData: number })
+      const ended = once(worker, 'exit')
+      await once(worker, 'message')
+      if (how === 'terminate') {
+        await sleep(5 * number)
+        await worker.terminate()
+      }
+      codes.push((await ended)[0])
+    }
+    // This thread goes on.
+    await client.producer('u').send('x')
+    await client.close()
+    console.log(codes.join(' '))
+  } else {
+    const producer = client.producer('t')
+    await producer.sendBatch(Array.from({ length: 100 }, (_, i) => ({ value: String(i) })))
+    let count = 0
+    for await (const record of client.consumer('t', { group: 'g' + workerData })) {
+      producer.send(record.value)
+      if (++count === 10) parentPort.postMessage('at work')
+      if (count === 20 && how === 'exit') process.exit(7)
+    }
+  }`
+
+for (const [how, code] of [['exit', 7], ['terminate', 1]]) {
+  test(`a worker thread may be ended in the middle of its work: ${how}`, { timeout: 90_000 }, async (t) => {
+    const { address, ca } = await startBroker(t)
+    const folder = mkdtempSync(join(tmpdir(), 'workers-'))
+    t.after(() => rmSync(folder, { recursive: true, force: true }))
+    writeFileSync(join(folder, 'main.mjs'), WITH_WORKERS)
+    const index = new URL('../lib/index.js', import.meta.url).href
+    // In a process of its own, which a crash would end.
+    const done = spawnSync(process.execPath, [join(folder, 'main.mjs'), address, ca, how, index], { timeout: 80_000, encoding: 'utf8' })
+    assert.deepEqual([done.status, done.signal], [0, null], done.stderr)
+    assert.equal(done.stdout, `${Array(12).fill(code).join(' ')}\n`)
+  })
+}
+
+test('what is left by a block is closed', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const producer = client.producer('t')
+  const consumer = client.consumer('t', { start: 'earliest' })
+  const sent = producer.send('x')
+  assert.equal((await consumer.next()).text(), 'x')
+  for (const one of [producer, consumer, client]) await one[asyncDispose]()
+  await sent
+  await assert.rejects(producer.send('x'), ClosedError)
+  await assert.rejects(consumer.seek(0, 'earliest'), ClosedError)
+  await assert.rejects(client.topics(), ClosedError)
+})
+
+test('whoever waits already is told of a position that is not there, and of a topic that goes', { timeout: 60_000 }, async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  await client.createTopic('t')
+  const beyond = [client.consumer('t', { start: 5_000 }), client.consumer('t', { group: 'beyond', start: 5_000 })]
+  const reads = [(c) => c.next(), (c) => c.nextBatch(), (c) => c[Symbol.asyncIterator]().next(), (c) => c.batches().next()]
+  for (const consumer of beyond) {
+    await Promise.all(reads.map((read) => assert.rejects(read(consumer), (e) => e instanceof OffsetOutOfRangeError && e.offset === 5_000)))
+  }
+  const policy = client.consumer('t', { start: 5_000, outOfRange: 'latest' })
+  await policy.open()
+  const producer = client.producer('t')
+  await producer.send('x')
+  assert.equal((await policy.next({ timeoutMs: 10_000 })).text(), 'x')
+  const idle = reads.map(() => client.consumer('t'))
+  for (const consumer of idle) await consumer.open()
+  const waiting = reads.map((read, i) => assert.rejects(read(idle[i]), (e) => e instanceof NotFoundError && e.message === 'topic "t" was deleted'))
+  await client.deleteTopic('t')
+  await Promise.all(waiting)
+  await producer.close()
+  await client.close()
+})
+
+test('what is fetched ahead is bounded by bufferBytes', { timeout: 60_000 }, async (t) => {
+  const broker = await startBroker(t)
+  const client = await broker.connect()
+  await client.createTopic('t')
+  const producer = client.producer('t')
+  const [count, bytes] = [200, 100_000]
+  await producer.sendBatch(Array.from({ length: count }, () => ({ value: Buffer.alloc(bytes) })))
+  await producer.close()
+  const [little, much] = [client.consumer('t', { start: 'earliest', bufferBytes: 1 << 20 }), client.consumer('t', { start: 'earliest' })]
+  for (const consumer of [little, much]) {
+    await consumer.next()
+    for (let i = 0; i < 60; i++) {
+      await consumer.pause(0)
+      await consumer.resume(0)
+    }
+  }
+  // What comes now comes without being asked for.
+  await sleep(1_000)
+  await broker.kill()
+  const rest = []
+  for (const consumer of [little, much]) {
+    let left = 0
+    while ((await consumer.next({ timeoutMs: 300 })) !== null) left += 1
+    rest.push(left)
+  }
+  assert.ok(rest[0] * bytes <= 3 << 20, `${rest[0]} records`)
+  assert.equal(rest[1], count - 1)
+  await client.close()
+})
+
 test('what cannot be meant is refused by name', async (t) => {
   const { address, ca } = await startBroker(t)
   const client = await connect(address, { ca })
@@ -247,6 +548,8 @@ test('a value that is kept does not keep its batch', async (t) => {
   const record = ConsumerRecord.of({ value: 'x'.repeat(100), key: 'k'.repeat(100_000) })
   assert.ok(record.value.buffer.byteLength < 100_000)
   assert.equal(record.value.toString(), 'x'.repeat(100))
+  const { key, headers: [[, header]] } = ConsumerRecord.of({ value: 'x'.repeat(100_000), key: 'k', headers: { h: '1' } })
+  for (const kept of [key, header]) assert.ok(kept.buffer.byteLength < 100_000)
   const { address, ca } = await startBroker(t)
   const client = await connect(address, { ca })
   const sent = Array.from({ length: 2_000 }, (_, i) => (i % 7 === 0 ? null : String(i).repeat(i % 500 === 1 ? 5_000 : i % 40)))

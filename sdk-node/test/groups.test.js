@@ -111,6 +111,58 @@ test('commits, and where a group goes on', async (t) => {
   await client.close()
 })
 
+test('the last record is committed though nothing follows it', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const producer = client.producer('t')
+  await producer.sendBatch(Array.from({ length: 10 }, (_, i) => ({ value: String(i) })))
+  await producer.close()
+  const lag = async (group) => (await client.describeGroup(group)).offsets[0]?.lag
+  const reads = {
+    records: async (consumer) => {
+      for await (const record of consumer) record.text()
+    },
+    batches: async (consumer) => {
+      for await (const batch of consumer.batches()) batch.values()
+    },
+    next: async (consumer) => {
+      while ((await consumer.next()) !== null);
+    },
+  }
+  for (const [group, read] of Object.entries(reads)) {
+    const consumer = await client.consumer('t', { group, autoCommitMs: 50 }).open()
+    const reading = read(consumer)
+    const deadline = performance.now() + 10_000
+    while ((await lag(group)) !== 0) {
+      assert.ok(performance.now() < deadline, group)
+      await sleep(20)
+    }
+    await consumer.close()
+    await reading
+  }
+  await client.close()
+})
+
+test('whoever blocks the event loop for longer than a session keeps its partitions', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  await client.createTopic('t', { partitions: 2 })
+  const producer = client.producer('t')
+  const told = []
+  const onRebalance = ({ kind }) => void told.push(kind)
+  const consumer = client.consumer('t', { group: 'g', sessionTimeoutMs: 600, closeTimeoutMs: 0, onRebalance })
+  await producer.send('1')
+  assert.equal((await consumer.next()).text(), '1')
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2_000)
+  await producer.send('2')
+  assert.equal((await consumer.next({ timeoutMs: 10_000 })).text(), '2')
+  await consumer.commit()
+  assert.deepEqual(told, ['assigned'])
+  await producer.close()
+  await consumer.close()
+  await client.close()
+})
+
 test('bad input is typed', async (t) => {
   const { address, ca } = await startBroker(t)
   const client = await connect(address, { ca })

@@ -73,6 +73,78 @@ test('a callback may call anything but read', async (t) => {
   await client.close()
 })
 
+test('what is told adds up to what is read, though the member is slow, and what it commits when it is told does not come again', async (t) => {
+  const { client } = await filled(t, 10)
+  const reader = (isSlow) => {
+    const held = new Set()
+    const seen = []
+    const onRebalance = async ({ kind, partitions }) => {
+      for (const { partition } of partitions) assert.notEqual(held.has(partition), kind === 'assigned', `${partition} ${kind}`)
+      for (const { partition } of partitions) kind === 'assigned' ? held.add(partition) : held.delete(partition)
+      if (kind !== 'revoked') return
+      await sleep(50)
+      await consumer.commit()
+    }
+    const consumer = client.consumer('t', { group: 'g', autoCommitMs: null, onRebalance })
+    const reading = (async () => {
+      for await (const record of consumer) {
+        seen.push(`${record.partition} ${record.offset}`)
+        if (isSlow) await sleep(20)
+      }
+    })()
+    return { consumer, held, seen, reading }
+  }
+  /** Waits until all partitions are held, by so many, and each of them knows which. */
+  const settled = async (...members) => {
+    const deadline = performance.now() + 20_000
+    for (;;) {
+      const held = members.map((member) => [...member.held].sort())
+      const assigned = await Promise.all(members.map(async ({ consumer }) => (await consumer.assignment()).map((at) => at.partition).sort()))
+      const isSettled = held.flat().length === PARTITIONS && held.every((some) => some.length > 0)
+      if (isSettled && JSON.stringify(held) === JSON.stringify(assigned)) return
+      assert.ok(performance.now() < deadline, JSON.stringify({ held, assigned }))
+      await sleep(20)
+    }
+  }
+  const all = 10 * PARTITIONS
+  const first = reader(true)
+  while (first.seen.length < 5) await sleep(5)
+  // It is slow while others come and go.
+  const [second, third] = [reader(false), reader(false)]
+  await settled(first, second, third)
+  await third.consumer.close()
+  await settled(first, second)
+  while (new Set([first, second, third].flatMap(({ seen }) => seen)).size < all) await sleep(10)
+  await second.consumer.close()
+  await settled(first)
+  await first.consumer.close()
+  await Promise.all([first, second, third].map(({ reading }) => reading))
+  // Who was told in time has committed what it had handled: nothing came twice.
+  const seen = [first, second, third].flatMap(({ seen }) => seen)
+  assert.equal(seen.length, all)
+  assert.equal(new Set(seen).size, all)
+  assert.deepEqual((await client.describeGroup('g')).offsets.map((o) => o.lag), [0, 0, 0])
+  await client.close()
+})
+
+test('what came and went before anybody read is told in that order', async (t) => {
+  const { client } = await filled(t, 10)
+  const told = []
+  const held = new Set()
+  const onRebalance = (change) => {
+    told.push(wordsOf(change))
+    for (const { partition } of change.partitions) change.kind === 'assigned' ? held.add(partition) : held.delete(partition)
+  }
+  const consumer = await client.consumer('t', { group: 'g', closeTimeoutMs: 0, onRebalance }).open()
+  const other = await client.consumer('t', { group: 'g' }).open()
+  while ((await other.assignment()).length === 0) await sleep(20)
+  assert.notEqual(await consumer.next({ timeoutMs: 10_000 }), null)
+  assert.equal(told[0], 'assigned 0,1,2')
+  assert.match(told[1], /^(revoked|lost) \d$/)
+  assert.deepEqual([...held].sort(), (await consumer.assignment()).map(({ partition }) => partition).sort())
+  await client.close()
+})
+
 for (const [name, leave] of [
   ['close', (consumer) => consumer.close()],
   ['a block that is left', (consumer) => consumer[asyncDispose]()],

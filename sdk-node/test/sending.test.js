@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { runInNewContext } from 'node:vm'
 
-import { InvalidError, TimedOutError, connect } from '../lib/index.js'
+import { ClosedError, InvalidError, TimedOutError, connect } from '../lib/index.js'
 import { Producer } from '../lib/producer.js'
 import { plugins, startBroker } from './broker.js'
 
@@ -16,6 +16,7 @@ async function read(client, topic) {
 }
 
 const numbers = async (client, topic) => (await read(client, topic)).map((r) => Number(r.text()))
+const asyncDispose = Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')
 const upTo = (n) => Array.from({ length: n }, (_, i) => i)
 
 test('the order of calls is the order of records', async (t) => {
@@ -39,6 +40,29 @@ test('the order of calls is the order of records', async (t) => {
   await Promise.all(upTo(60).map((i) => full.send(String(i).padStart(100_000, '0'))))
   await full.close()
   assert.deepEqual(await numbers(client, 'full'), upTo(60))
+  await client.close()
+})
+
+test('what was called for before a close is sent, though the producer was never open', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const sent = client.producer('sent')
+  const deliveries = upTo(1000).map((i) => sent.send(String(i)))
+  await sent.close()
+  assert.equal((await Promise.all(deliveries)).length, 1000)
+  const mixed = client.producer('mixed')
+  for (let i = 0; i < 1000; i += 4) {
+    mixed.enqueue(String(i))
+    mixed.enqueueBatch([{ value: String(i + 1) }, { value: String(i + 2) }])
+    mixed.sendBatch([{ value: String(i + 3) }])
+  }
+  await mixed[asyncDispose]()
+  for (const topic of ['sent', 'mixed']) assert.deepEqual(await numbers(client, topic), upTo(1000), topic)
+  for (const producer of [sent, mixed]) {
+    const calls = [() => producer.send('x'), () => producer.enqueue('x'), () => producer.sendBatch([{ value: 'x' }]), () => producer.enqueueBatch([{ value: 'x' }])]
+    for (const call of [...calls, () => producer.open()]) await assert.rejects(call, ClosedError)
+    await producer.close()
+  }
   await client.close()
 })
 
@@ -135,6 +159,38 @@ test('what is sent is taken at the call', async (t) => {
   await client.close()
 })
 
+test('every call takes value, key and headers as they are, open or not', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  for (const isOpen of [false, true]) {
+    const topic = isOpen ? 'open' : 'unopened'
+    const producer = client.producer(topic)
+    if (isOpen) await producer.open()
+    const bytes = Buffer.from('AAAA')
+    const order = { a: [1] }
+    const message = (value) => ({ value, key: bytes, headers: [['h', bytes]], timestampMs: new Date(5) })
+    const given = upTo(8).map((i) => message(i < 4 ? bytes : order))
+    const calls = given.map(({ value, ...options }, i) => {
+      if (i % 4 === 0) return producer.send(value, options)
+      if (i % 4 === 1) return producer.enqueue(value, options)
+      return i % 4 === 2 ? producer.sendBatch([given[i]]) : producer.enqueueBatch([given[i]])
+    })
+    bytes.fill('B')
+    order.a.push(2)
+    for (const one of given) {
+      one.value = one.key = 'C'
+      one.headers[0][0] = 'c'
+      one.timestampMs.setTime(6)
+    }
+    await Promise.all(calls)
+    await producer.close()
+    const stored = (await read(client, topic)).map((r) => [r.text(), r.key.toString(), r.headers.map(([name, data]) => [name, data.toString()]), r.timestampMs])
+    const expected = ['AAAA', '{"a":[1]}'].flatMap((text) => upTo(4).map(() => [text, 'AAAA', [['h', 'AAAA']], 5]))
+    assert.deepEqual(stored, expected, topic)
+  }
+  await client.close()
+})
+
 test('bytes are bytes, of whichever kind and realm', async (t) => {
   const { address, ca } = await startBroker(t)
   const client = await connect(address, { ca })
@@ -167,7 +223,7 @@ test('what is no data is refused, and nothing is stored', async (t) => {
   const client = await connect(address, { ca })
   const producer = client.producer('t')
   const noData = [42, true, 5n, Symbol('s'), undefined, () => 1, new Map([['a', 1]]), new Set(), new Date(), new Error('x'), /x/]
-  noData.push(Promise.resolve('x'), { then: () => {} }, runInNewContext('new Map()'), { toJSON: () => undefined })
+  noData.push(new Blob(['x']), Promise.resolve('x'), { then: () => {} }, runInNewContext('new Map()'), { toJSON: () => undefined })
   for (const value of noData) {
     await assert.rejects(producer.send(value), (e) => e instanceof TypeError && e.message.startsWith('value '))
     await assert.rejects(producer.enqueue(value), TypeError)
@@ -193,6 +249,35 @@ test('what is no data is refused, and nothing is stored', async (t) => {
   await client.close()
 })
 
+test('headers are what fetch calls so too, and what is no pair or no JSON is refused', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const producer = client.producer('t')
+  await producer.send('x', { headers: new Headers({ a: '1' }) })
+  await producer.send('x', { headers: runInNewContext("new Map([['a', '1']])") })
+  for (const name of [null, undefined, 7, Buffer.from('h'), Symbol('s')]) {
+    await assert.rejects(producer.send('x', { headers: [[name, 'v']] }), (e) => e instanceof TypeError && /no pair of a name/.test(e.message))
+  }
+  for (const pairs of [['h'], ['hv'], [['h']], [['h', 'v', 'w']], [null], [{ h: 'v' }]]) await assert.rejects(producer.send('x', { headers: pairs }), TypeError)
+  const circular = {}
+  circular.itself = circular
+  const getter = {
+    get a() {
+      throw new RangeError('mine')
+    },
+  }
+  for (const [value, expected] of [[{ a: 1n }, TypeError], [circular, TypeError], [getter, RangeError]]) {
+    await assert.rejects(producer.send(value), expected)
+    await assert.rejects(producer.enqueue(value), expected)
+    await assert.rejects(producer.sendBatch([{ value: 'fine' }, { value }]), expected)
+    await assert.rejects(producer.enqueueBatch([{ value: 'fine' }, { value }]), expected)
+  }
+  await producer.close()
+  const stored = await read(client, 't')
+  assert.deepEqual(stored.map((r) => r.headers.map(([name, data]) => [name, data.toString()])), [[['a', '1']], [['a', '1']]])
+  await client.close()
+})
+
 test('one bad record does not keep the others, and a flush says how many were lost', async (t) => {
   const { address, ca } = await startBroker(t)
   const client = await connect(address, { ca })
@@ -214,6 +299,41 @@ test('a send is bounded from the call on, though nothing is open', async (t) => 
   const since = performance.now()
   await assert.rejects(client.producer('t', { deliveryTimeoutMs: 1500 }).send('x'), TimedOutError)
   assert.ok(performance.now() - since < 3000)
+  await client.close()
+})
+
+test('what waits for its topic to be found is bounded too, for whoever flushes or closes', async (t) => {
+  const broker = await startBroker(t)
+  const client = await broker.connect()
+  await broker.kill()
+  for (const end of ['flush', 'close']) {
+    const producer = client.producer('t', { deliveryTimeoutMs: 1500 })
+    await producer.enqueue('x')
+    const since = performance.now()
+    await assert.rejects(producer[end](), TimedOutError)
+    assert.ok(performance.now() - since < 3000, end)
+    assert.equal(producer.pending, 0)
+    await producer.close()
+  }
+  await client.close()
+})
+
+test('the error of a flush says how many records were lost, and which was the first', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  for (const end of ['flush', 'close']) {
+    const producer = client.producer('t')
+    await producer.enqueue('fine', { key: 'none' })
+    for (const key of ['one', 'two', 'three']) await producer.enqueue(Buffer.alloc(2_000_000), { key })
+    await assert.rejects(producer[end](), (e) => {
+      assert.ok(e instanceof InvalidError)
+      assert.match(e.message, /3 records were not delivered/)
+      assert.deepEqual([e.topic, e.key.toString(), e.records], ['t', 'one', 3])
+      return true
+    })
+    await producer.close()
+  }
+  assert.deepEqual((await read(client, 't')).map((r) => r.text()), ['fine', 'fine'])
   await client.close()
 })
 

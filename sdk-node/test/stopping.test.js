@@ -2,11 +2,17 @@
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { Readable, Writable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { connect } from '../lib/index.js'
+import { unique } from '../lib/testing/index.js'
 import { startBroker } from './broker.js'
+
+const asyncDispose = Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')
 
 async function filled(t, count) {
   const broker = await startBroker(t)
@@ -64,6 +70,59 @@ test('close ends a loop in the middle of a batch, and lets its body finish what 
   await client.close()
 })
 
+test('a batch that is finished after close is done, and one whose handler has failed is not', async (t) => {
+  const { client } = await filled(t, 100)
+  const rest = async (group) => {
+    let count = 0
+    for await (const _ of client.consumer('t', { group, untilEnd: true })) count += 1
+    return count
+  }
+  const closing = client.consumer('t', { group: 'finished' })
+  let closed
+  let seen = 0
+  for await (const batch of closing.batches({ maxRecords: 10 })) {
+    seen += batch.length
+    if (seen === 30) closed = closing.close()
+    await sleep(20)
+  }
+  await closed
+  assert.equal(seen, 30)
+  assert.equal(await rest('finished'), 70)
+  // One that takes too long is not.
+  const slow = client.consumer('t', { group: 'slow', closeTimeoutMs: 50 })
+  for await (const batch of slow.batches({ maxRecords: 10 })) {
+    if (batch.at(0).text() === '0') continue
+    await slow.close()
+    assert.equal(await rest('slow'), 90)
+  }
+  // Whoever leaves a block by an exception, as `await using` does: what was done before is committed, and nothing of what is in hand.
+  const reads = {
+    records: async (consumer) => {
+      let count = 0
+      for await (const record of consumer) if (++count === 11) throw new Error(`a handler fails on ${record.text()}`)
+    },
+    batches: async (consumer) => {
+      let count = 0
+      for await (const batch of consumer.batches({ maxRecords: 10 })) if (++count === 2) throw new Error(`a handler fails on ${batch.length}`)
+    },
+    next: async (consumer) => {
+      for (let count = 1; count < 11; count++) await consumer.next()
+      throw new Error(`a handler fails on ${(await consumer.next()).text()}`)
+    },
+    nextBatch: async (consumer) => {
+      await consumer.nextBatch({ maxRecords: 10 })
+      throw new Error(`a handler fails on ${(await consumer.nextBatch({ maxRecords: 10 })).length}`)
+    },
+  }
+  for (const [group, read] of Object.entries(reads)) {
+    const consumer = client.consumer('t', { group })
+    await assert.rejects(read(consumer), /a handler fails on 10/)
+    await consumer[asyncDispose]()
+    assert.equal(await rest(group), 90, group)
+  }
+  await client.close()
+})
+
 for (const [name, next] of [
   ['next', (consumer) => consumer.next()],
   ['next in time', (consumer) => consumer.next({ timeoutMs: 10_000 })],
@@ -96,7 +155,7 @@ for (const [name, next] of [
       if (group === undefined) continue
       const again = client.consumer('t', { group })
       assert.equal((await again.next()).text(), group === 'slow' ? '4' : '5', `group ${group}`)
-      await again[Symbol.asyncDispose]()
+      await again[asyncDispose]()
     }
     // Without a group there is nothing to wait for.
     const alone = client.consumer('t', { start: 'earliest' })
@@ -141,7 +200,7 @@ test('a loop that is left goes on where it was, and whoever gives up waiting los
     while (polled.length < 50) polled.push(Number((await consumer.next({ timeoutMs: 10_000 })).text()))
     assert.deepEqual(polled, Array.from({ length: 50 }, (_, i) => 100 + i))
     // Whoever is through with the last record has nobody to wait for.
-    await consumer[Symbol.asyncDispose]()
+    await consumer[asyncDispose]()
     if (group === undefined) {
       await client.deleteTopic('t')
       await client.createTopic('t')
@@ -196,6 +255,117 @@ test('a paused partition hands out nothing until it is resumed', async (t) => {
   await assert.rejects(consumer.next(), /closed/)
 })
 
+test('a pause in a loop counts from the next record on, and holds up no other partition', async (t) => {
+  const broker = await startBroker(t)
+  const client = await broker.connect()
+  await client.createTopic('t', { partitions: 2 })
+  const producer = client.producer('t')
+  await producer.enqueueBatch(Array.from({ length: 10_000 }, (_, i) => ({ value: String(i), partition: i % 2 })))
+  await producer.close()
+  // Records come in runs by then, and batches whole.
+  for (const [name, read] of [
+    ['records', (consumer) => consumer],
+    ['batches', (consumer) => consumer.batches({ maxRecords: 100 })],
+  ]) {
+    for (const group of [undefined, name]) {
+      const consumer = client.consumer('t', { start: 'earliest', group })
+      const seen = [[], []]
+      let paused
+      let atPause
+      for await (const some of read(consumer)) {
+        assert.notEqual(some.partition, paused, 'nothing of a paused partition')
+        for (const record of some[Symbol.iterator] ? some : [some]) seen[record.partition].push(Number(record.text()))
+        if (paused === undefined && seen[some.partition].length >= 600) {
+          paused = some.partition
+          await consumer.pause(paused)
+          atPause = seen[paused].length
+        }
+        if (paused !== undefined && seen[1 - paused].length === 5_000) break
+      }
+      assert.equal(seen[paused].length, atPause)
+      assert.equal(await consumer.next({ timeoutMs: 100 }), null)
+      await consumer.resume(paused)
+      while (seen[paused].length < 5_000) seen[paused].push(Number((await consumer.next({ timeoutMs: 10_000 })).text()))
+      for (const partition of [0, 1]) assert.deepEqual(seen[partition], Array.from({ length: 5_000 }, (_, i) => 2 * i + partition))
+      await consumer[asyncDispose]()
+    }
+  }
+  await client.close()
+})
+
+test('a client that is closed ends the loops of its consumers, and refuses what comes after', async (t) => {
+  for (const leave of [(client) => client.close(), (client) => client[asyncDispose]()]) {
+    const { client } = await filled(t, 10)
+    const reads = {
+      records: async (consumer) => {
+        let count = 0
+        for await (const _ of consumer) count += 1
+        return count
+      },
+      batches: async (consumer) => {
+        let count = 0
+        for await (const batch of consumer.batches()) count += batch.length
+        return count
+      },
+      next: async (consumer) => {
+        let count = 0
+        while ((await consumer.next()) !== null) count += 1
+        return count
+      },
+    }
+    const positions = []
+    const reading = []
+    for (const group of [undefined, 'g']) {
+      for (const [name, read] of Object.entries(reads)) {
+        const consumer = client.consumer('t', { start: 'earliest', group: group && name })
+        reading.push(read(consumer))
+        positions.push(() => consumer.lag(0))
+      }
+    }
+    // All of them are idle, and wait for what is next.
+    for (const lag of positions) while ((await lag()) !== 0) await sleep(10)
+    const since = performance.now()
+    await leave(client)
+    assert.deepEqual(await Promise.all(reading), reading.map(() => 10))
+    assert.ok(performance.now() - since < 3_000)
+    await assert.rejects(client.topics(), { code: 'closed' })
+    for (const make of [() => client.consumer('t'), () => client.producer('t')]) assert.throws(make, { code: 'closed' })
+    await client.close()
+  }
+})
+
+test('a stream of an idle consumer ends when it is destroyed or aborted, and takes nothing with it', async (t) => {
+  const { client } = await filled(t, 10)
+  const producer = client.producer('t')
+  const since = performance.now()
+  const seen = []
+  const sink = () => new Writable({ objectMode: true, write: (record, _, done) => done(void seen.push(record.text())) })
+  const aborted = async (source, controller, count) => {
+    const piped = pipeline(source, sink(), { signal: controller.signal })
+    while (seen.length < count) await sleep(5)
+    controller.abort()
+    await assert.rejects(piped, { name: 'AbortError' })
+    assert.deepEqual(seen.splice(0), Array.from({ length: count }, (_, i) => String(i)))
+  }
+  const consumer = client.consumer('t', { start: 'earliest' })
+  await aborted(Readable.from(consumer), new AbortController(), 10)
+  const stream = Readable.from(consumer)
+  const first = once(stream, 'data')
+  await producer.send('10')
+  assert.equal((await first)[0].text(), '10')
+  const closed = once(stream, 'close')
+  stream.destroy()
+  await closed
+  await producer.send('11')
+  assert.equal((await consumer.next({ timeoutMs: 10_000 })).text(), '11')
+  // Node asks nothing of a source that is no stream while it waits: there the consumer has the signal as well.
+  const controller = new AbortController()
+  await aborted(client.consumer('t', { start: 'earliest', signal: controller.signal }), controller, 12)
+  assert.ok(performance.now() - since < 5_000)
+  await producer.close()
+  await client.close()
+})
+
 test('an abort ends every loop with its reason, idle or in the middle of a batch', async (t) => {
   const { client } = await filled(t, 100)
   for (const group of [undefined, 'g']) {
@@ -214,6 +384,39 @@ test('an abort ends every loop with its reason, idle or in the middle of a batch
       assert.equal(seen.length, after)
     }
   }
+  await client.close()
+})
+
+test('an abort without a reason is an AbortError, whatever the body is about', async (t) => {
+  const { client } = await filled(t, 100)
+  for (const isMember of [false, true]) {
+    for (const read of [(consumer) => consumer, (consumer) => consumer.batches({ maxRecords: 1 })]) {
+      for (const asks of [true, false]) {
+        const controller = new AbortController()
+        const consumer = client.consumer('t', { start: 'earliest', group: isMember ? unique() : undefined, signal: controller.signal })
+        let seen = 0
+        await assert.rejects(async () => {
+          for await (const _ of read(consumer)) {
+            seen += 1
+            if (seen !== 5) continue
+            controller.abort()
+            await sleep(20)
+            if (asks) await consumer.position(0)
+          }
+        }, { name: 'AbortError' })
+        assert.equal(seen, 5)
+        for (const call of [() => consumer.next(), () => consumer.nextBatch(), () => consumer.pause(0), () => consumer.open()]) {
+          await assert.rejects(call, { name: 'AbortError' })
+        }
+        await consumer.close()
+      }
+    }
+  }
+  // One that was aborted before it is read reads nothing.
+  const never = client.consumer('t', { start: 'earliest', signal: AbortSignal.abort() })
+  await assert.rejects(async () => {
+    for await (const record of never) assert.fail(record.text())
+  }, { name: 'AbortError' })
   await client.close()
 })
 

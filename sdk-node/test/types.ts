@@ -2,7 +2,7 @@
 
 import { after, before } from 'node:test'
 
-import { type Client, ConsumerRecord, type Delivery, InvalidError, type Rebalance, type RecordObject, ThalwegError, connect } from '../lib/index.js'
+import { Batch, Client, Consumer, ConsumerRecord, type Delivery, InvalidError, Producer, type Rebalance, type RecordObject, ThalwegError, connect } from '../lib/index.js'
 import { type Broker, BrokerError, startBroker, startCluster, unique, useBroker } from '../lib/testing/index.js'
 
 const client = await connect('thalweg://localhost:9460', { timeoutMs: 1000 })
@@ -69,3 +69,37 @@ await producer.send(() => order)
 await producer.send(1)
 // @ts-expect-error in a message as well
 await producer.enqueueBatch([{ value: new Map() }])
+
+// Blocks that are left close what they opened; what is made by calls has no constructor.
+async function block() {
+  await using client = await connect('thalweg://localhost:9460')
+  await using producer = await client.producer('t').open()
+  await using consumer = client.consumer('t')
+  await using cluster = await startCluster()
+  await producer.send('x')
+  return [(await consumer.next())?.offset, cluster.address]
+}
+console.log(await block())
+// @ts-expect-error connect makes it
+new Client()
+// @ts-expect-error a client makes it
+new Producer()
+// @ts-expect-error a client makes it
+new Consumer()
+// @ts-expect-error it is read, or made by ConsumerRecord.of
+new ConsumerRecord()
+// @ts-expect-error it is read
+new Batch()
+// Options of other clients, and numbers that are something else.
+// @ts-expect-error it is group
+client.consumer('t', { groupId: 'g' })
+// @ts-expect-error it is start
+client.consumer('t', { group: 'g', fromBeginning: true })
+// @ts-expect-error it is timestampMs
+await producer.send('x', { timestamp: 5 })
+// @ts-expect-error a key is data
+await producer.send('x', { key: 7 })
+// @ts-expect-error what is sent has a value
+await producer.send()
+// @ts-expect-error an offset is a number
+await client.consumer('t', { group: 'g' }).commit([{ partition: 0, offset: '5' }])
