@@ -4,11 +4,11 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pyo3::exceptions::{PyIndexError, PyStopAsyncIteration};
+use pyo3::exceptions::{PyIndexError, PyStopAsyncIteration, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
-use thalweg::bindings::{Part, RecordSpan, Spot, Taken, place};
-use thalweg::{Place, Rebalance};
+use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView};
+use thalweg::Place;
+use thalweg::bindings::{Part, RecordSpan, Spot, Taken, change, place};
 
 use crate::client::position;
 use crate::error::raise;
@@ -97,11 +97,6 @@ impl Consumer {
 
     /// Changes that nobody has been told of, as (what, topic, partition).
     fn untold(&self) -> Vec<(&'static str, String, u32)> {
-        let change = |r: Rebalance| match r {
-            Rebalance::Assigned { topic, partition } => ("assigned", topic, partition),
-            Rebalance::Revoked { topic, partition } => ("revoked", topic, partition),
-            Rebalance::Lost { topic, partition } => ("lost", topic, partition),
-        };
         self.inner.untold().into_iter().map(change).collect()
     }
 
@@ -372,21 +367,22 @@ impl Record {
     #[new]
     #[pyo3(signature = (value, *, key=None, headers=Vec::new(), topic="", partition=0, offset=0, timestamp_ms=0))]
     fn new(
-        value: Option<Vec<u8>>,
-        key: Option<Vec<u8>>,
-        headers: Vec<(String, Option<Vec<u8>>)>,
+        value: Option<Data>,
+        key: Option<Data>,
+        headers: Vec<(String, Option<Data>)>,
         topic: &str,
         partition: u32,
         offset: u64,
         timestamp_ms: i64,
     ) -> PyResult<Self> {
-        let mut record = value.map_or_else(thalweg::Record::tombstone, thalweg::Record::new).timestamp_ms(timestamp_ms);
+        let mut record =
+            value.map_or_else(thalweg::Record::tombstone, |v| thalweg::Record::new(v.0)).timestamp_ms(timestamp_ms);
         if let Some(key) = key {
-            record = record.key(key);
+            record = record.key(key.0);
         }
         for (name, value) in headers {
             record = match value {
-                Some(value) => record.header(name, value),
+                Some(value) => record.header(name, value.0),
                 None => record.null_header(name),
             };
         }
@@ -436,6 +432,23 @@ impl Record {
         let (topic, partition, offset, time) = (self.topic(), self.partition(), self.offset(), self.timestamp_ms());
         let place = format!("topic={topic:?}, partition={partition}, offset={offset}, timestamp_ms={time}");
         Ok(format!("Record({place}, key={key}, value={value})"))
+    }
+}
+
+/// Bytes of a record that is made by hand, and nothing that is only like them: a list of numbers is none.
+struct Data(Vec<u8>);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Data {
+    type Error = PyErr;
+
+    fn extract(given: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(bytes) = given.cast::<PyBytes>() {
+            return Ok(Data(bytes.as_bytes().to_vec()));
+        }
+        if given.is_instance_of::<PyByteArray>() || given.is_instance_of::<PyMemoryView>() {
+            return Ok(Data(given.py().get_type::<PyBytes>().call1((given,))?.extract()?));
+        }
+        Err(PyTypeError::new_err(format!("{} where bytes are expected", given.get_type().name()?)))
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
-use thalweg::Record;
+use pyo3::types::{PyBytes, PyList, PyRange};
+use thalweg::{Delivery, Record};
 use tokio::sync::Mutex;
 
 use crate::error::{raise, to_object};
@@ -113,21 +113,38 @@ impl Receipt {
         })
     }
 
-    /// What has come since the last call, at least one: (place in the call, partition, offset), and (place, exception).
+    /// What has come since the last call, at least one: (partition, offsets or None for each, places in the call) of neighbours in a partition, and
+    /// (place, exception).
     fn settled<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let receipt = self.inner.clone();
         future_into_py(py, async move {
             let outcomes = receipt.lock().await.settled().await;
             Python::attach(|py| {
-                let (mut delivered, mut failed) = (Vec::with_capacity(outcomes.len()), Vec::new());
-                for (at, outcome) in outcomes {
-                    match outcome {
-                        Ok(d) => delivered.push((at, d.partition, d.offset)),
-                        Err(e) => failed.push((at, to_object(py, &e)?.unbind())),
+                let (mut delivered, mut failed) = (Vec::new(), Vec::new());
+                for run in outcomes.chunk_by(|(_, a), (_, b)| are_neighbours(a, b)) {
+                    match &run[0] {
+                        (_, Ok(first)) => delivered.push(deliveries(py, first, run)?),
+                        (at, Err(e)) => failed.push((*at, to_object(py, e)?.unbind())),
                     }
                 }
                 Ok((delivered, failed))
             })
         })
     }
+}
+
+/// Of one partition, the later one behind the earlier.
+fn are_neighbours(a: &thalweg::Result<Delivery>, b: &thalweg::Result<Delivery>) -> bool {
+    let (Ok(a), Ok(b)) = (a, b) else { return false };
+    a.partition == b.partition && a.offset.map(|offset| offset + 1) == b.offset
+}
+
+type Deliveries = (u32, Py<PyAny>, Vec<usize>);
+
+fn deliveries(py: Python<'_>, first: &Delivery, run: &[(usize, thalweg::Result<Delivery>)]) -> PyResult<Deliveries> {
+    let offsets = match first.offset {
+        Some(offset) => PyRange::new(py, offset as isize, (offset + run.len() as u64) as isize)?.into_any(),
+        None => PyList::new(py, vec![None::<u64>; run.len()])?.into_any(),
+    };
+    Ok((first.partition, offsets.unbind(), run.iter().map(|(at, _)| *at).collect()))
 }

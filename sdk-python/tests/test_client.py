@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from types import FrameType
 from typing import Any
 
@@ -54,6 +55,18 @@ def test_errors_have_their_class(broker: Broker) -> None:
             producer.send(b"x" * (2 << 20))
         with pytest.raises(thalweg.NotFoundError, match="no partition 7"):
             client.consumer("t", partitions=[7]).__enter__()
+
+
+def test_a_topic_that_is_there_already_has_an_error_of_its_own(broker: Broker) -> None:
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        client.create_topic("t")
+        with pytest.raises(thalweg.AlreadyExistsError, match='"t"') as raised:
+            client.create_topic("t")
+        assert not isinstance(raised.value, thalweg.InvalidError)
+        assert (raised.value.code, raised.value.retriable) == ("already_exists", False)
+        with pytest.raises(thalweg.InvalidError) as bad:
+            client.create_topic("a/b")
+        assert not isinstance(bad.value, thalweg.AlreadyExistsError)
 
 
 def test_operators_see_the_client_id(broker: Broker) -> None:
@@ -102,6 +115,81 @@ def test_a_broker_that_is_down_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ConnectionError, match="127.0.0.1:1 cannot be reached"):
         thalweg.sync.connect("thalweg://127.0.0.1:1", timeout=1.0)
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("call", ["topics", "create_topic", "delete_topic", "offsets", "groups", "describe_group", "reset_group", "upload_plugin", "consumer"])
+def test_a_call_ends_within_the_client_s_time_though_no_broker_answers(broker: Broker, call: str) -> None:
+    async def opens(client: thalweg.Client) -> None:
+        async with client.consumer("t"):
+            pass
+
+    calls: dict[str, Callable[[thalweg.Client], Awaitable[object]]] = {
+        "topics": lambda client: client.topics(),
+        "create_topic": lambda client: client.create_topic("u"),
+        "delete_topic": lambda client: client.delete_topic("t"),
+        "offsets": lambda client: client.offsets("t", "latest"),
+        "groups": lambda client: client.groups(),
+        "describe_group": lambda client: client.describe_group("g"),
+        "reset_group": lambda client: client.reset_group("g", "t", "earliest"),
+        "upload_plugin": lambda client: client.upload_plugin("p", b"x"),
+        "consumer": opens,
+    }
+
+    async def go() -> None:
+        async with broker.connect(timeout=1.5) as client:
+            await client.create_topic("t")
+            broker.kill()
+            started = time.monotonic()
+            with pytest.raises((thalweg.DisconnectedError, thalweg.TimedOutError)):
+                await calls[call](client)
+            assert time.monotonic() - started < 3
+
+    asyncio.run(go())
+
+
+GIVEN_UP = """
+import asyncio, gc, logging, os, signal, sys, thalweg
+
+# That a connection is lost may be said.
+logging.getLogger("thalweg").disabled = True
+
+async def main():
+    client = await thalweg.connect(sys.argv[1], ca=sys.argv[2], timeout=0.5)
+    os.kill(int(sys.argv[3]), signal.SIGSTOP)
+    try:
+        await asyncio.wait_for(WHAT, 0.2)
+    except TimeoutError:
+        await asyncio.sleep(float(sys.argv[4]))
+        gc.collect()
+    else:
+        print("a broker that is stopped has answered")
+    finally:
+        os.kill(int(sys.argv[3]), signal.SIGCONT)
+
+asyncio.run(main())
+gc.collect()
+"""
+
+
+@pytest.mark.parametrize("stays", ["0", "1.5"], ids=["the loop ends at once", "the loop goes on"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "thalweg.connect(sys.argv[1], ca=sys.argv[2], timeout=0.5)._connect()",
+        "client.topics()",
+        "client.producer('t').__aenter__()",
+        "client.producer('t', delivery_timeout=0.5).send('x')",
+        "client.consumer('t').__aenter__()",
+        "client.consumer('t', group='g').next()",
+        "anext(aiter(client.consumer('t')))",
+    ],
+    ids=["client", "call", "producer", "send", "consumer", "member", "loop"],
+)
+def test_nothing_is_said_of_a_call_that_was_given_up(broker: Broker, what: str, stays: str) -> None:
+    """asyncio said "Future exception was never retrieved", or that its loop is closed."""
+    command = [sys.executable, "-c", GIVEN_UP.replace("WHAT", what), broker.address, str(broker.ca), str(broker.pid), stays]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_an_untrusted_certificate_is_denied(broker: Broker) -> None:
@@ -271,6 +359,133 @@ def test_a_child_that_connects_itself_works_though_the_parent_has_imported(broke
     assert done.returncode == 0, done.stderr
 
 
+FORKED_ASYNCIO = """
+import asyncio, os, sys, time, traceback
+import thalweg
+
+def forked(child):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child()
+            os._exit(7)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+async def once():
+    async with thalweg.connect(sys.argv[1], ca=sys.argv[2], timeout=5) as client, client.producer("t") as producer:
+        await producer.send("x")
+        async with client.consumer("t", start="earliest") as consumer:
+            assert (await consumer.next(timeout=10)).text() == "x"
+
+async def nobody():
+    started = time.monotonic()
+    try:
+        await thalweg.connect("thalweg://127.0.0.1:1", timeout=1)
+    except thalweg.DisconnectedError:
+        assert time.monotonic() - started < 5
+    else:
+        sys.exit("nobody was reached")
+
+# The parent has only imported.
+forked(lambda: asyncio.run(once()))
+forked(lambda: asyncio.run(nobody()))
+
+async def refused(call):
+    started = time.monotonic()
+    try:
+        await asyncio.wait_for(call(), 10)
+    except thalweg.InvalidError as error:
+        assert "fork" in str(error), error
+        assert time.monotonic() - started < 5
+    else:
+        sys.exit("nothing was raised")
+
+async def parent():
+    async with thalweg.connect(sys.argv[1], ca=sys.argv[2]) as client, client.consumer("t", start="earliest") as consumer:
+        assert (await consumer.next(timeout=10)).text() == "x"
+        def child():
+            calls = [once, client.topics, lambda: client.create_topic("u"), client.consumer("t").__aenter__]
+            calls += [consumer.next, lambda: anext(consumer), lambda: anext(aiter(consumer)), lambda: consumer.seek(0, "latest")]
+            for call in calls:
+                asyncio.run(refused(call))
+        forked(child)
+        await consumer.seek(0, "earliest")
+        assert (await consumer.next(timeout=10)).text() == "x"
+
+asyncio.run(parent())
+"""
+
+
+def test_asyncio_in_a_forked_child_works_where_the_parent_has_only_imported_and_is_refused_at_once_elsewhere(
+    broker: Broker, tmp_path: pathlib.Path
+) -> None:
+    script = tmp_path / "forked.py"
+    script.write_text(FORKED_ASYNCIO)
+    command = [sys.executable, str(script), broker.address, str(broker.ca)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+
+
+READING_AT_THE_END = {
+    "sync": """
+client = thalweg.sync.connect(sys.argv[1], ca=sys.argv[2])
+records = iter(client.consumer("t", group=sys.argv[3], start="earliest"))
+next(records)
+""",
+    "thread": """
+client = thalweg.sync.connect(sys.argv[1], ca=sys.argv[2])
+begun = threading.Event()
+def read():
+    for record in client.consumer("t", start="earliest"):
+        begun.set()
+threading.Thread(target=read, daemon=True).start()
+begun.wait(10)
+""",
+    "asyncio": """
+async def main():
+    client = await thalweg.connect(sys.argv[1], ca=sys.argv[2])
+    consumer = client.consumer("t", group=sys.argv[3], start="earliest")
+    await consumer.next()
+    kept.append(asyncio.create_task(consumer.next()))
+    await asyncio.sleep(0.1)
+asyncio.run(main())
+""",
+}
+
+
+@pytest.mark.parametrize("code", READING_AT_THE_END.values(), ids=READING_AT_THE_END)
+def test_a_process_ends_though_somebody_reads(broker: Broker, code: str) -> None:
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client, client.producer("t") as producer:
+        producer.send("x")
+    code = "import asyncio, sys, threading, thalweg, thalweg.sync\nkept = []\n" + code
+    for turn in range(3):
+        command = [sys.executable, "-c", code, broker.address, str(broker.ca), f"g{turn}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_client_goes_on_in_another_loop_and_the_sync_half_within_a_running_one(broker: Broker) -> None:
+    clients = list[thalweg.Client]()
+
+    async def first() -> None:
+        clients.append(await broker.connect())
+        await clients[0].producer("t").send("1")
+
+    async def second() -> None:
+        async with clients[0].producer("t") as producer:
+            await producer.send("2")
+        # As in a notebook.
+        with broker.connect_sync() as client:
+            assert [r.text() for r in client.consumer("t", start="earliest", until_end=True)] == ["1", "2"]
+        await clients[0].close()
+
+    asyncio.run(first())
+    asyncio.run(second())
+
+
 def test_the_interpreter_ends_cleanly_right_after_the_last_call(broker: Broker) -> None:
     """A call's last touch of Python used to race with the end of the interpreter, which then aborted."""
     script = f"""
@@ -320,6 +535,45 @@ asyncio.run(main())
         _, said = child.communicate(timeout=30)
         assert time.monotonic() - started < 1.0
         assert "KeyboardInterrupt" in said
+
+
+UNDER_WAY = {
+    "sync": """
+with thalweg.sync.connect(sys.argv[1], ca=sys.argv[2]) as client, client.producer("t") as producer:
+    producer.send("x")
+    os.kill(int(sys.argv[3]), signal.SIGSTOP)
+    producer.enqueue("y")
+    print("sending", flush=True)
+    producer.send("z")
+""",
+    "async": """
+async def main():
+    async with thalweg.connect(sys.argv[1], ca=sys.argv[2]) as client, client.producer("t") as producer:
+        await producer.send("x")
+        os.kill(int(sys.argv[3]), signal.SIGSTOP)
+        await producer.enqueue("y")
+        print("sending", flush=True)
+        await producer.send("z")
+asyncio.run(main())
+""",
+}
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_ctrl_c_ends_a_producer_whose_records_nobody_takes(broker: Broker, face: str) -> None:
+    """The first one did nothing until the delivery time-out had come."""
+    heeds = "import asyncio, os, signal, sys, thalweg, thalweg.sync\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    command = [sys.executable, "-c", heeds + UNDER_WAY[face], broker.address, str(broker.ca), str(broker.pid)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout is not None and child.stdout.readline() == "sending\n"
+            time.sleep(0.5)
+            child.send_signal(signal.SIGINT)
+            _, said = child.communicate(timeout=10)
+            assert "KeyboardInterrupt" in said and "of the producer of topic 't' have no outcome yet" in said
+        finally:
+            child.kill()
+            os.kill(broker.pid or 0, signal.SIGCONT)
 
 
 def test_a_signal_handler_may_raise_at_any_moment_of_a_call() -> None:

@@ -109,6 +109,25 @@ def test_commits_and_where_a_group_goes_on(broker: Broker) -> None:
             client.describe_group("g")
 
 
+def test_a_commit_that_cannot_be_says_of_what(broker: Broker) -> None:
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        with client.producer("t") as producer:
+            end = (producer.send("x").offset or 0) + 1
+        with client.consumer("t", group="g") as consumer:
+            record = consumer.next(timeout=10)
+            with pytest.raises(thalweg.OffsetOutOfRangeError) as raised:
+                consumer.commit({0: 10_000})
+            error = raised.value
+            assert (error.topic, error.partition, error.offset, error.log_end) == ("t", 0, 10_000, end)
+            assert str(error).count('"t"') == 1 and "10000" in str(error) and str(end) in str(error)
+            for wrong in ([record], (record,), 7, "t"):
+                with pytest.raises(TypeError, match=f"offsets is {type(wrong).__name__}"):
+                    consumer.commit(wrong)  # type: ignore[arg-type]
+            with pytest.raises(thalweg.NotFoundError):
+                consumer.commit({9: 1})
+            assert consumer.committed(0) is None
+
+
 def test_bad_input_is_typed(broker: Broker) -> None:
     with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
         client.create_topic("t", partitions=1)

@@ -45,6 +45,13 @@ def test_each_code_block_of_a_guide_stands_in_a_program(guide: str, language: st
         assert any(block in text for text in texts), f"no program has this:\n{block}"
 
 
+def test_the_package_s_readme_names_files_that_are_there() -> None:
+    text = (ROOT / "sdk-python/README.md").read_text(encoding="utf-8")
+    named = re.findall(r"\bdocs/[\w./-]*\w", text)
+    assert len(named) >= 3
+    assert [file for file in named if not (ROOT / file).exists()] == []
+
+
 def environment(broker: Broker, shipped: pathlib.Path) -> dict[str, str]:
     own = {"THALWEG_BROKER": broker.address, "THALWEG_CA": str(broker.ca), "SHIPPED": str(shipped), "PYTHONUNBUFFERED": "1"}
     return {**os.environ, **own}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -356,3 +358,103 @@ def test_an_exception_in_a_block_of_the_sync_half_leaves_out_what_failed(broker:
         with client.consumer("t", group="g") as again:
             record = again.next(timeout=10)
             assert record is not None and record.text() == "3"
+
+
+@pytest.mark.parametrize("by_batch", [False, True], ids=["records", "batches"])
+def test_close_in_finally_leaves_out_what_failed_and_commits_the_rest(broker: Broker, by_batch: bool) -> None:
+    async def in_asyncio() -> list[str | None]:
+        async with broker.connect() as client:
+            consumer = client.consumer("t", group="asyncio")
+            seen = list[str | None]()
+            try:
+                async for item in consumer.batches(max_records=2) if by_batch else consumer:
+                    for record in item if isinstance(item, thalweg.Batch) else [item]:
+                        seen.append(record.text())
+                        if record.text() == "5":
+                            raise KeyError
+            except KeyError:
+                pass
+            finally:
+                await consumer.close()
+            return seen
+
+    with broker.connect_sync() as client:
+        with client.producer("t") as producer:
+            producer.send_batch([str(i) for i in range(10)])
+        assert asyncio.run(in_asyncio()) == [str(i) for i in range(6)]
+        consumer = client.consumer("t", group="sync")
+        with pytest.raises(KeyError):
+            try:
+                for item in consumer.batches(max_records=2) if by_batch else consumer:
+                    for record in item if isinstance(item, thalweg.Batch) else [item]:
+                        if record.text() == "5":
+                            raise KeyError
+            finally:
+                consumer.close()
+        for group in ("asyncio", "sync"):
+            with client.consumer("t", group=group) as again:
+                record = again.next(timeout=10)
+                # All of a batch that failed comes again, and nothing before it.
+                assert record is not None and record.text() == ("4" if by_batch else "5"), group
+
+
+@pytest.mark.parametrize("end", ["cancelled", "failed"])
+def test_a_record_whose_body_did_not_end_comes_again_though_the_consumer_is_left_in_order(broker: Broker, end: str) -> None:
+    """The body runs in a task of its own, and whoever leaves the consumer in order has not read."""
+
+    async def work(client: thalweg.Client, topic: str) -> None:
+        await fill(client, topic, 10)
+        is_in_body = asyncio.Event()
+
+        async def read(consumer: thalweg.Consumer) -> None:
+            async for record in consumer:
+                if record.text() == "3":
+                    is_in_body.set()
+                    if end == "failed":
+                        raise KeyError
+                    await asyncio.sleep(60)
+
+        async with client.consumer(topic, group="g") as consumer:
+            reading = asyncio.create_task(read(consumer))
+            await is_in_body.wait()
+            reading.cancel()
+            await asyncio.wait([reading])
+        async with client.consumer(topic, group="g") as again:
+            record = await again.next(timeout=10)
+            assert record is not None and record.text() == "3"
+
+    run(broker, work)
+
+
+def test_a_record_whose_thread_did_not_end_its_body_comes_again_though_the_consumer_is_left_in_order(broker: Broker) -> None:
+    with broker.connect_sync() as client:
+        with client.producer("t") as producer:
+            producer.send_batch([str(i) for i in range(10)])
+        with client.consumer("t", group="g") as consumer:
+
+            def read() -> None:
+                with contextlib.suppress(KeyError):
+                    for record in consumer:
+                        if record.text() == "3":
+                            raise KeyError
+
+            reading = threading.Thread(target=read)
+            reading.start()
+            reading.join(10)
+        with client.consumer("t", group="g") as again:
+            record = again.next(timeout=10)
+            assert record is not None and record.text() == "3"
+
+
+def test_a_record_that_another_thread_has_taken_by_next_is_done_when_the_consumer_is_left_in_order(broker: Broker) -> None:
+    with broker.connect_sync() as client:
+        with client.producer("t") as producer:
+            producer.send_batch([str(i) for i in range(10)])
+        with ThreadPoolExecutor(1) as pool:
+            began = time.monotonic()
+            with client.consumer("t", group="g") as consumer:
+                assert pool.submit(consumer.next, timeout=10).result() is not None
+            assert time.monotonic() - began < 8
+        with client.consumer("t", group="g") as again:
+            record = again.next(timeout=10)
+            assert record is not None and record.text() == "1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import datetime
 import json
 import pickle
 import signal
@@ -59,6 +60,62 @@ def test_a_read_that_is_cancelled_leaves_the_record_for_the_next_one(broker: Bro
                     assert [offset.lag for offset in described.offsets] == [0]
 
     run(broker, read)
+
+
+@pytest.mark.parametrize("by_batch", [False, True], ids=["records", "batches"])
+def test_an_iterator_outlives_a_time_out(broker: Broker, by_batch: bool) -> None:
+    """It ended without a word: every later call said that there is nothing more."""
+
+    async def read(client: thalweg.Client, topic: str) -> None:
+        async with client.consumer(topic, start="earliest") as consumer:
+            iterator: Any = consumer.batches(max_records=1) if by_batch else aiter(consumer)
+            for turn in range(3):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(anext(iterator), 0.1)
+                await fill(client, topic, 1)
+                item = await asyncio.wait_for(anext(iterator), 10)
+                assert (item[0] if by_batch else item).value == b"0", turn
+
+    run(broker, read)
+
+
+@pytest.mark.parametrize("auto_commit", [1.0, None], ids=["automatic", "by hand"])
+def test_a_worker_that_is_cancelled_and_started_again_gets_each_record_once(broker: Broker, auto_commit: float | None) -> None:
+    """The usual way to stop a service: its task is cancelled, then the consumer is left in order."""
+    count = 2_000
+
+    async def work(client: thalweg.Client, topic: str) -> None:
+        got = list[int]()
+
+        async def feed() -> None:
+            async with client.producer(topic) as producer:
+                for i in range(count):
+                    await producer.enqueue(str(i))
+                    await asyncio.sleep(0.001)
+
+        async def read(consumer: thalweg.Consumer) -> None:
+            async for record in consumer:
+                got.append(int(record.value or b""))
+
+        feeding, runs = asyncio.create_task(feed()), 0
+        while len(got) < count:
+            async with client.consumer(topic, group="g", auto_commit=auto_commit) as consumer:
+                reading, before = asyncio.create_task(read(consumer)), len(got)
+                async with asyncio.timeout(20):
+                    while len(got) == before or (feeding.done() and len(got) < count):
+                        await asyncio.sleep(0.001)
+                await asyncio.sleep(0.003 * (runs % 7))
+                reading.cancel()
+                await asyncio.wait([reading])
+                assert reading.cancelled()
+                if auto_commit is None:
+                    await consumer.commit()
+            runs += 1
+        await feeding
+        assert runs > 2 and got == list(range(count))
+        assert [offset.lag for offset in (await client.describe_group("g")).offsets] == [0]
+
+    run(broker, work)
 
 
 def test_what_was_taken_for_somebody_who_gave_up_is_not_done(broker: Broker) -> None:
@@ -125,7 +182,7 @@ def test_an_exception_of_a_signal_handler_loses_nothing(broker: Broker) -> None:
                 got = list[thalweg.Record]()
                 for i in range(100):
                     producer.enqueue(str(i))
-                    signal.setitimer(signal.ITIMER_REAL, 0.004)
+                    signal.setitimer(signal.ITIMER_REAL, 0.004, 0.5)
                     record = None
                     try:
                         for record in consumer:
@@ -140,6 +197,48 @@ def test_an_exception_of_a_signal_handler_loses_nothing(broker: Broker) -> None:
                 while len(got) < 100 and (record := consumer.next(timeout=10)):
                     got.append(record)
                 assert [int(record.value or b"") for record in got] == list(range(100))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("by_loop", [True, False], ids=["loop", "next_batch"])
+def test_ctrl_c_loses_no_batch(broker: Broker, by_loop: bool) -> None:
+    def ring(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+            topic = str(uuid.uuid4())
+            client.create_topic(topic)
+            with client.producer(topic) as producer, client.consumer(topic, group="g") as consumer:
+                got = list[thalweg.Batch]()
+                for i in range(100):
+                    producer.enqueue_batch([f"{i}-{j}" for j in range(5)])
+                    # And again: what is raised while the interpreter clears a weak reference goes nowhere.
+                    signal.setitimer(signal.ITIMER_REAL, 0.004, 0.5)
+                    batch = None
+                    try:
+                        if by_loop:
+                            for batch in consumer.batches(max_records=3):
+                                # Nothing is called here, as with records.
+                                got += (batch,)
+                                batch = None
+                        else:
+                            while True:
+                                batch = consumer.next_batch(max_records=3)
+                                got += (batch,)  # type: ignore[arg-type]
+                                batch = None
+                    except KeyboardInterrupt:
+                        if batch is not None:
+                            got += (batch,)
+                    finally:
+                        signal.setitimer(signal.ITIMER_REAL, 0)
+                while sum(map(len, got)) < 500 and (batch := consumer.next_batch(timeout=10)):
+                    got.append(batch)
+                values = [record.text() for batch in got for record in batch]
+                assert values == [f"{i}-{j}" for i in range(100) for j in range(5)]
+            assert [offset.lag for offset in client.describe_group("g").offsets] == [0]
     finally:
         signal.signal(signal.SIGALRM, before)
 
@@ -217,6 +316,85 @@ def test_a_paused_partition_hands_out_nothing_until_it_is_resumed(broker: Broker
                     assert batch is not None
                     got.extend(batch.values())
                 assert got == [str(i).encode() for i in range(1, 1_000)]
+
+    run(broker, read)
+
+
+def test_a_partition_that_is_paused_in_a_loop_is_silent_from_the_next_record_on(broker: Broker) -> None:
+    """Half of what had come was handed out all the same."""
+
+    def check(got: list[thalweg.Record], paused: int) -> None:
+        assert {record.partition for record in got[10:]} == {1 - paused}
+        assert [record.text() for record in got if record.partition != paused] == [str(i) for i in range(1_000)]
+
+    async def read(client: thalweg.Client, _: str) -> None:
+        await client.create_topic("two", partitions=2)
+        async with client.producer("two") as producer:
+            await producer.send_batch([thalweg.Message(str(i), partition=p) for i in range(1_000) for p in range(2)])
+        async with client.consumer("two", start="earliest") as consumer:
+            got, paused = list[thalweg.Record](), -1
+            async for record in consumer:
+                got.append(record)
+                if len(got) == 10:
+                    paused = record.partition
+                    await consumer.pause(paused)
+                if sum(r.partition != paused for r in got) == 1_000:
+                    break
+            check(got, paused)
+            assert await consumer.next(timeout=0.3) is None
+            await consumer.resume(paused)
+            while sum(r.partition == paused for r in got) < 1_000:
+                record = await consumer.next(timeout=10)  # type: ignore[assignment]
+                assert record is not None
+                got.append(record)
+            assert [r.text() for r in got if r.partition == paused] == [str(i) for i in range(1_000)]
+
+    run(broker, read)
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        with client.consumer("two", start="earliest") as consumer:
+            got, paused = list[thalweg.Record](), -1
+            for record in consumer:
+                got.append(record)
+                if len(got) == 10:
+                    paused = record.partition
+                    consumer.pause(paused)
+                if sum(r.partition != paused for r in got) == 1_000:
+                    break
+            check(got, paused)
+            assert consumer.next(timeout=0.3) is None and consumer.paused() == [("two", paused)]
+
+
+def test_several_who_read_one_consumer_get_each_record_once(broker: Broker) -> None:
+    async def read(client: thalweg.Client, topic: str) -> None:
+        await fill(client, topic, 1_000)
+        got = list[int]()
+        async with client.consumer(topic, start="earliest", until_end=True) as consumer:
+
+            async def work() -> None:
+                while (record := await consumer.next()) is not None:
+                    got.append(int(record.value or b""))
+                    await asyncio.sleep(0)
+
+            async with asyncio.timeout(30):
+                await asyncio.gather(*(work() for _ in range(3)))
+        assert sorted(got) == list(range(1_000))
+        got.clear()
+
+        def read_by_threads() -> None:
+            with broker.connect_sync() as sync, sync.consumer(topic, start="earliest", until_end=True) as consumer:
+
+                def work() -> None:
+                    for record in consumer:
+                        got.append(int(record.value or b""))
+
+                threads = [threading.Thread(target=work) for _ in range(3)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join(30)
+
+        await asyncio.to_thread(read_by_threads)
+        assert sorted(got) == list(range(1_000))
 
     run(broker, read)
 
@@ -428,6 +606,42 @@ def test_a_callback_may_call_what_it_likes_in_both_halves(broker: Broker) -> Non
         assert first == (name, "assigned", None) and last[:2] == (name, "revoked")
 
 
+def test_a_callback_of_the_sync_half_commits_before_its_partition_moves(broker: Broker) -> None:
+    """It waited for the thread that it ran on, and so did every client of the process."""
+    with broker.connect_sync() as client, broker.connect_sync() as other:
+        client.create_topic("t", partitions=2)
+        with client.producer("t") as producer:
+            producer.send_batch([thalweg.Message(str(i), partition=i % 2) for i in range(40)])
+        told = list[tuple[str, str]]()
+
+        def on_rebalance(change: thalweg.Rebalance) -> None:
+            told.append((threading.current_thread().name, change.kind))
+            if change.kind == "revoked":
+                assert len(other.topics()) > 0
+                first.commit()
+                for place in change.partitions:
+                    assert first.position(place) == first.committed(place) == client.offsets("t", "latest")[place.partition]
+
+        with client.consumer("t", group="g", auto_commit=None, on_rebalance=on_rebalance) as first:
+            for _ in range(40):
+                assert first.next(timeout=10) is not None
+            answers = list[object]()
+
+            def join() -> None:
+                with other.consumer("t", group="g", auto_commit=None) as second:
+                    answers.append(second.next(timeout=2))
+                    answers.append(second.assignment())
+
+            joining = threading.Thread(target=join)
+            joining.start()
+            # Who reads is told, and what was handled does not come again.
+            assert first.next(timeout=2.5) is None
+            joining.join(20)
+            name = threading.current_thread().name
+            assert told[:2] == [(name, "assigned"), (name, "revoked")]
+            assert len(answers) == 2 and answers[0] is None and len(answers[1]) == 1  # type: ignore[arg-type]
+
+
 def test_what_is_idle_is_given_up_at_once_beside_a_slow_handler(broker: Broker) -> None:
     async def read(client: thalweg.Client, topic: str) -> None:
         await client.delete_topic(topic)
@@ -474,6 +688,85 @@ def test_records_print_compare_and_pickle(broker: Broker) -> None:
     assert (made.value, made.key, made.headers) == (b"v", b"k", [("h", None)])
     assert (made.topic, made.partition, made.offset, made.timestamp_ms) == ("t", 3, 7, 5)
     assert made != thalweg.Record(b"w", key=b"k", headers=[("h", None)], topic="t", partition=3, offset=7, timestamp_ms=5)
+
+
+@pytest.mark.parametrize("bad", [42, True, 1.5, "abc", [1, 2, 3], (1, 2, 3), {1, 2}, range(3), object], ids=str)
+def test_a_record_by_hand_is_made_of_bytes(bad: Any) -> None:
+    arguments: list[dict[str, Any]] = [{"value": bad}, {"value": b"", "key": bad}, {"value": b"", "headers": [("h", bad)]}]
+    for parts in arguments:
+        with pytest.raises(TypeError):
+            thalweg.Record(**parts)
+
+
+def test_clients_producers_and_consumers_print_what_they_are_for(broker: Broker) -> None:
+    async def read(client: thalweg.Client, topic: str) -> None:
+        consumer = client.consumer([topic, "u"], group="g", wait_for_topics=True)
+        shown = f"<thalweg.Consumer topics=['{topic}', 'u'] group='g' "
+        assert repr(consumer) == f"{shown}not open>"
+        async with consumer:
+            assert repr(consumer) == f"{shown}open>"
+        assert repr(consumer) == f"{shown}closed>"
+        assert "group" not in repr(client.consumer(topic))
+
+    run(broker, read)
+    with broker.connect_sync() as client:
+        assert repr(client.consumer("t", group="g")) == "<thalweg.Consumer topics=['t'] group='g' not open>"
+        assert repr(client) == f"<thalweg.Client {broker.address!r} open>"
+        with client.producer("t") as producer:
+            assert repr(producer) == "<thalweg.Producer topic='t' open>"
+        assert repr(producer) == "<thalweg.Producer topic='t' closed>"
+    assert repr(client) == f"<thalweg.Client {broker.address!r} closed>"
+
+
+def test_a_time_is_a_datetime_or_milliseconds(broker: Broker) -> None:
+    async def read(client: thalweg.Client, topic: str) -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        times = [now - datetime.timedelta(seconds=ago) for ago in (90, 60, 30)]
+        async with client.producer(topic) as producer:
+            sent = [await producer.send(str(i), timestamp_ms=time) for i, time in enumerate(times)]
+        between = now - datetime.timedelta(seconds=75)
+        # One without a zone is of this machine's, as everywhere in Python.
+        for at in (between, between.astimezone().replace(tzinfo=None), int(between.timestamp() * 1000)):
+            assert await client.offsets(topic, {"timestamp": at}) == {0: sent[1].offset}
+            async with client.consumer(topic, start={"timestamp": at}) as consumer:
+                record = await consumer.next(timeout=10)
+                assert record is not None and record.text() == "1"
+                await consumer.next(timeout=10)
+                await consumer.seek(0, {"timestamp": at})
+                record = await consumer.next(timeout=10)
+                assert record is not None and record.text() == "1"
+                for wrong in (time.time(), "now", True):
+                    named = f"timestamp is {type(wrong).__name__}"
+                    with pytest.raises(TypeError, match=named):
+                        client.consumer(topic, start={"timestamp": wrong})  # type: ignore[typeddict-item]
+                    with pytest.raises(TypeError, match=named):
+                        await client.offsets(topic, {"timestamp": wrong})  # type: ignore[typeddict-item]
+                    with pytest.raises(TypeError, match=named):
+                        await consumer.seek(0, {"timestamp": wrong})  # type: ignore[typeddict-item]
+
+    run(broker, read)
+
+
+def test_what_is_not_read_has_no_position_and_cannot_be_moved(broker: Broker) -> None:
+    async def read(client: thalweg.Client, topic: str) -> None:
+        # It waited for ever.
+        with pytest.raises(thalweg.InvalidError, match="at least one partition"):
+            async with client.consumer(topic, partitions=[]):
+                pass
+        with pytest.raises(thalweg.InvalidError, match="a group shares partitions out itself"):
+            async with client.consumer(topic, group="g", partitions=[]):
+                pass
+        async with client.consumer(topic, group="g") as consumer:
+            await consumer.next(timeout=0)
+            for place in (9, ("x", 0)):
+                assert await consumer.position(place) is None and await consumer.lag(place) is None
+                for call in (consumer.pause, consumer.resume, consumer.committed):
+                    with pytest.raises(thalweg.NotFoundError):
+                        await call(place)
+                with pytest.raises(thalweg.NotFoundError):
+                    await consumer.seek(place, "earliest")
+
+    run(broker, read)
 
 
 def test_a_position_that_is_gone_follows_the_policy(broker: Broker) -> None:

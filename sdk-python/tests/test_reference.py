@@ -35,6 +35,17 @@ def undocumented(definition: ast.ClassDef) -> Iterator[str]:
                 yield f"{definition.name}.{node.target.id}"
 
 
+def alias_docs() -> set[str]:
+    """Names of types that have a docstring below them."""
+    documented = set()
+    for module in ("_consumer.py", "_producer.py"):
+        body = ast.parse((PACKAGE / module).read_text(encoding="utf-8")).body
+        for node, below in zip(body, body[1:]):
+            if isinstance(node, ast.Assign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                documented |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return documented
+
+
 # The errors' fields are told of in the base class; `code` and `retriable` of the others are their values.
 ERRORS = [name for name in thalweg.__all__ if name.endswith("Error") and name != "ThalwegError"]
 
@@ -45,6 +56,9 @@ def test_everything_public_has_a_docstring(name: str) -> None:
     if inspect.isfunction(public):
         assert public.__doc__
         return
+    if not inspect.isclass(public):
+        assert name in alias_docs(), name
+        return
     # The native half is hidden, but for what its classes' users see.
     module = "_native.pyi" if public in (thalweg.Batch, thalweg.Record) else pathlib.Path(inspect.getfile(public)).name
     [definition] = [
@@ -54,6 +68,11 @@ def test_everything_public_has_a_docstring(name: str) -> None:
     ]
     missing = [what for what in undocumented(definition) if name not in ERRORS or "." not in what]
     assert not missing
+
+
+def test_every_class_says_that_it_is_of_this_package() -> None:
+    public = [getattr(thalweg, name) for name in thalweg.__all__] + [getattr(thalweg.sync, name) for name in SYNC]
+    assert {each.__module__.partition(".")[0] for each in public if inspect.isclass(each)} == {"thalweg"}
 
 
 @pytest.mark.parametrize("public", [thalweg.Batch, thalweg.Record])

@@ -8,6 +8,7 @@ import datetime
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -141,6 +142,39 @@ def test_what_is_no_data_is_refused_and_nothing_is_stored(broker: Broker) -> Non
         assert (record.value, record.timestamp_ms) == (b"abc", int(when.timestamp()) * 1000)
 
     run(broker, send)
+
+
+def test_what_is_no_data_is_refused_in_a_batch_and_in_the_sync_half(broker: Broker) -> None:
+    """An int was stored as that many zero bytes: of 10**12 there was no room for them."""
+
+    def messages(bad: Any) -> list[tuple[str, Any]]:
+        parts: list[tuple[str, dict[str, Any]]] = [("value", {"value": bad}), ("key", {"value": "x", "key": bad})]
+        parts.append(("header 'h'", {"value": "x", "headers": {"h": bad}}))
+        return [("value", bad), *((named, thalweg.Message(**some)) for named, some in parts)]
+
+    everything = [message for bad in [*NO_DATA, 10**12] for message in messages(bad)]
+
+    async def send(client: thalweg.Client, topic: str) -> None:
+        async with client.producer(topic) as producer:
+            for named, message in everything:
+                for call in (producer.send_batch, producer.enqueue_batch):
+                    with pytest.raises(TypeError, match=named):
+                        call(["good", message])
+        # None of them is sent.
+        assert await read(client, topic) == []
+
+    run(broker, send)
+    with broker.connect_sync() as client:
+        with client.producer("t") as producer:
+            for named, message in everything:
+                for call in (producer.send_batch, producer.enqueue_batch):
+                    with pytest.raises(TypeError, match=named):
+                        call(["good", message])
+                if isinstance(message, thalweg.Message):
+                    for one in (producer.send, producer.enqueue):
+                        with pytest.raises(TypeError, match=named):
+                            one(message.value, key=message.key, headers=message.headers)
+        assert list(client.consumer("t", start="earliest", until_end=True)) == []
 
 
 def test_text_that_has_no_bytes_is_refused_by_name_and_does_not_keep_the_others(broker: Broker) -> None:
@@ -340,6 +374,63 @@ def test_a_send_is_bounded_from_the_call_on_though_nothing_is_open(broker: Broke
             assert 1.4 < loop.time() - since < 3
 
     asyncio.run(go())
+
+
+def test_an_enqueued_record_is_bounded_too_though_nothing_is_open(broker: Broker) -> None:
+    async def go() -> None:
+        async with broker.connect(timeout=10) as client:
+            broker.kill()
+            producer, told = client.producer("t", delivery_timeout=1.5), list[object]()
+            since = time.monotonic()
+            await producer.enqueue("x")
+            await producer.enqueue("y", on_delivery=told.append)
+            await producer.enqueue_batch(["z"])
+            with pytest.raises(thalweg.TimedOutError) as raised:
+                await producer.flush()
+            took = time.monotonic() - since
+            assert 1.4 < took < 3
+            # It does not speak of more time than there was.
+            said = [float(seconds) for seconds in re.findall(r"([0-9.]+) s\b", str(raised.value))]
+            assert all(seconds < took for seconds in said), raised.value
+            await asyncio.sleep(0)
+            assert len(told) == 1 and isinstance(told[0], thalweg.TimedOutError)
+            await producer.close()
+
+    asyncio.run(go())
+
+
+def test_the_error_of_a_flush_says_whose_records_and_how_many(broker: Broker) -> None:
+    def check(raised: pytest.ExceptionInfo[thalweg.TimedOutError], topic: str) -> None:
+        error = raised.value
+        assert (error.topic, error.key, error.records) == (topic, b"k0", 4), error
+        assert "4 records were not delivered" in str(error)
+
+    async def go() -> None:
+        async with broker.connect() as client:
+            producer = client.producer("t", delivery_timeout=1.5)
+            await producer.send("x")
+            broker.kill()
+            for i in range(4):
+                await producer.enqueue(str(i), key=f"k{i}")
+            with pytest.raises(thalweg.TimedOutError) as raised:
+                await producer.flush()
+            check(raised, "t")
+            # It was told.
+            await producer.flush()
+            await asyncio.to_thread(broker.restart)
+            await producer.enqueue("y")
+            await producer.close()
+
+    asyncio.run(go())
+    with broker.connect_sync() as client:
+        producer = client.producer("u", delivery_timeout=1.5)
+        producer.send("x")
+        broker.kill()
+        for i in range(4):
+            producer.enqueue(str(i), key=f"k{i}")
+        with pytest.raises(thalweg.TimedOutError) as raised:
+            producer.close()
+        check(raised, "u")
 
 
 def test_without_acks_everything_has_left_when_it_is_closed(broker: Broker) -> None:

@@ -15,7 +15,7 @@ import atexit as _atexit
 from . import _leaving
 from . import _native as _native_module
 from ._client import Client, Group, GroupInfo, GroupMember, GroupOffset, Plugin, Topic, connect
-from ._consumer import Consumer, Counts, Rebalance, TopicPartition
+from ._consumer import At, Consumer, Counts, Place, Rebalance, Start, Starts, TopicPartition
 from ._errors import (
     AlreadyExistsError,
     BadRecordError,
@@ -35,7 +35,7 @@ from ._errors import (
     UnsupportedError,
 )
 from ._native import Batch, Record, __version__
-from ._producer import Delivery, Message, Producer
+from ._producer import Data, Delivery, Headers, Message, OnDelivery, Producer, Timestamp, Value
 
 # In this order backwards: first what was sent is waited for.
 _atexit.register(_native_module.drain)
@@ -43,37 +43,46 @@ _atexit.register(_leaving.wait)
 
 __all__ = [
     "AlreadyExistsError",
+    "At",
+    "BadRecordError",
     "Batch",
     "Client",
     "ClosedError",
     "Consumer",
     "Counts",
-    "Delivery",
-    "BadRecordError",
     "DamagedError",
+    "Data",
+    "Delivery",
     "DeniedError",
     "DisconnectedError",
     "Group",
     "GroupInfo",
     "GroupMember",
     "GroupOffset",
+    "Headers",
     "InternalError",
     "InvalidError",
     "Message",
     "NotFoundError",
     "OffsetOutOfRangeError",
+    "OnDelivery",
+    "Place",
     "Plugin",
     "PluginFailedError",
     "Producer",
     "Rebalance",
     "RebalancedError",
     "Record",
+    "Start",
+    "Starts",
     "StorageFullError",
     "ThalwegError",
     "TimedOutError",
+    "Timestamp",
     "Topic",
     "TopicPartition",
     "UnsupportedError",
+    "Value",
     "__version__",
     "connect",
 ]

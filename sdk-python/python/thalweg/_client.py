@@ -97,7 +97,7 @@ class connect:  # noqa: N801 - reads as a function: `await connect(…)` or `asy
     async def _connect(self) -> Client:
         ca = None if self._ca is None else _checks.pem("ca", self._ca)
         identity = None if self._identity is None else (_checks.pem("cert", self._identity[0]), _checks.pem("key", self._identity[1]))
-        self._client = Client(await _native.connect(self._address, self._client_id, ca, self._timeout, identity))
+        self._client = Client(self._address, await _native.connect(self._address, self._client_id, ca, self._timeout, identity))
         return self._client
 
     def __await__(self) -> Generator[object, None, Client]:
@@ -188,10 +188,14 @@ class Client:
     InvalidError: the client is closed, or an argument is out of its range.
     """
 
-    def __init__(self, native: _native.Client) -> None:
+    def __init__(self, address: str, native: _native.Client) -> None:
+        self._address = address
         self._native_client: _native.Client | None = native
         # Weakly: who drops a consumer without closing it has left its group once it is collected.
         self._consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
+
+    def __repr__(self) -> str:
+        return f"<thalweg.Client {self._address!r} {'closed' if self._native_client is None else 'open'}>"
 
     @property
     def _native(self) -> _native.Client:
@@ -266,7 +270,8 @@ class Client:
         return dict(await self._native.offsets(topic, kind, value))
 
     async def upload_plugin(self, name: str, module: bytes | str | PathLike[str]) -> Plugin:
-        """Uploads a module (bytes, or a path) as the next version of `name`; the same module keeps its version.
+        """Uploads a module (bytes, or a path) as the next version of `name`; the same module keeps its version. A broker that answers has a
+        minute to try it.
 
         Raises InvalidError for what is no plugin, or too large, DeniedError where this client may not change the cluster.
         """

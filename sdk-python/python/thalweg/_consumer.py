@@ -24,10 +24,13 @@ class At(TypedDict):
     """A position by time: the first record that is not earlier, in milliseconds since the epoch or as a `datetime`."""
 
     timestamp: int | datetime
+    """The time."""
 
 
 Start = Literal["earliest", "latest"] | int | At
+"""A position in a partition: its first record, its end, an offset, or a time."""
 Starts = Mapping[int, Start] | Mapping[tuple[str, int], Start]
+"""Positions of single partitions: by number, or by (topic, number) where several topics are read."""
 
 
 class Counts(NamedTuple):
@@ -70,6 +73,7 @@ class Rebalance(NamedTuple):
 
 
 Place = int | tuple[str, int]
+"""A partition: its number, or (topic, number) where several topics are read."""
 
 
 def _record(
@@ -88,6 +92,7 @@ def _record(
 
 Change = tuple[Literal["assigned", "revoked", "lost"], str, int]
 T = TypeVar("T", _native.Record, _native.Batch)
+S = TypeVar("S")
 Take = Callable[[_native.Consumer], T | list[Change] | None]
 
 # Whoever reads with a shorter time-out still gets what has come: it takes about as long to be looked at.
@@ -124,8 +129,8 @@ class Consumer:
     """Reads records: `async for record in consumer`, or `async for batch in consumer.batches()`, or one at a time by `next` and `next_batch`.
 
     A record is done when the next one is asked for, a batch when the next batch is; in a group, what is done is committed now and then, and when the
-    consumer is closed. Leaving `async with` without an exception takes what is in hand for done; `close()` does not: it may come from a signal
-    handler, or from `finally` after an exception.
+    consumer is closed. Leaving `async with` without an exception takes what is in hand for done, unless another task has it: that may end its body, and what
+    it has not ended is not done. `close()` takes nothing for done: it may come from a signal handler, or from `finally` after an exception.
 
     When it is open (`async with`, or the first call that needs it), every partition's start has been resolved: what is sent from then
     on comes. After an error of a partition every further call raises it again, until a `seek` past it. Whoever gives up waiting for a record (a
@@ -208,7 +213,9 @@ class Consumer:
         if self._native is not None:
             return self._native
         if self._opening is None:
-            self._opening = asyncio.ensure_future(self._open())
+            self._opening = asyncio.ensure_future(_as_task(self._open))
+            # Whoever waited may have given up: nobody else asks then how it ended.
+            self._opening.add_done_callback(lambda opening: opening.cancelled() or opening.exception())
         try:
             self._native = await asyncio.shield(self._opening)
         except ThalwegError:
@@ -446,6 +453,13 @@ class Consumer:
             return False
         return reader.get_loop() is asyncio.get_running_loop()
 
+    def _has_failed_elsewhere(self) -> bool:
+        """Whether another task has asked for records last, and has ended without reaching its end."""
+        reader = self._reader
+        if reader is None or not reader.done() or reader is asyncio.current_task():
+            return False
+        return reader.cancelled() or reader.exception() is not None
+
     async def _end(self, is_done: bool, is_elsewhere: bool, tells: bool) -> None:
         native = self._native
         if native is None and self._opening is not None:
@@ -496,6 +510,8 @@ class Consumer:
         if self._closing is None:
             # Looked at here: what ends it runs in a task of its own.
             is_elsewhere = self._busy_elsewhere()
+            # Leaving the block in order says how the block ended, and nothing of another task's body.
+            is_done = is_done and not is_elsewhere and not self._has_failed_elsewhere()
             self._closed = True
             self._is_waited_for = is_elsewhere and not is_done
             self._finishing = self._reader if self._is_waited_for and self._reading is None else None
@@ -531,6 +547,11 @@ class Consumer:
 
 
 async def _done() -> None: ...
+
+
+async def _as_task(call: Callable[[], Awaitable[S]]) -> S:
+    """Ends with its loop, as the answer alone would not."""
+    return await call()
 
 
 class _Reading(AsyncIterator[T]):

@@ -16,7 +16,8 @@ from . import _native
 if TYPE_CHECKING:
     from ._producer import Producer
 
-_WAIT_S = 2.0
+# How long whoever leaves in a hurry waits for records under way.
+WAIT_S = 2.0
 
 _producers: weakref.WeakSet[Producer] = weakref.WeakSet()
 # What was collected with records under way.
@@ -60,7 +61,7 @@ def wait() -> None:
             message = _words(producer._label, native.pending(), "the process ends")
             warnings.warn(message, ResourceWarning, stacklevel=1, source=producer)
             under_way.append((producer._label, native))
-    deadline = time.monotonic() + _WAIT_S
+    deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline and (
         any(native.pending() > 0 for _, native in under_way) or any(producer._is_telling() for producer in producers)
     ):

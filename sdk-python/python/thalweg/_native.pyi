@@ -6,6 +6,8 @@ from typing import Any, Literal
 __version__: str
 ERROR_CODES: list[tuple[str, bool]]
 
+# Partition, offsets or None for each, places in the call.
+Delivered = tuple[int, Sequence[int | None], list[int]]
 Item = bytes | tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]] | None, int | None, int | None, str | None]
 
 def drain() -> None: ...
@@ -62,7 +64,7 @@ class Producer:
 class Receipt:
     is_buffered: bool
     def buffered(self) -> Awaitable[None]: ...
-    def settled(self) -> Awaitable[tuple[list[tuple[int, int, int | None]], list[tuple[int, Exception]]]]: ...
+    def settled(self) -> Awaitable[tuple[list[Delivered], list[tuple[int, Exception]]]]: ...
 
 class Consumer:
     def take(self) -> Record | list[tuple[Literal["assigned", "revoked", "lost"], str, int]] | None: ...

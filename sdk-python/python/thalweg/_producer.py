@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import json
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from . import _checks, _leaving, _native
 from ._errors import ClosedError, InternalError, InvalidError, ThalwegError, TimedOutError
 
 Data = bytes | bytearray | memoryview | str
+"""Bytes as they are; text as UTF-8."""
 Value = Data | Mapping[str, Any] | list[Any] | None
+"""What a record holds: bytes or text as they are, a mapping or list as JSON; None is a tombstone."""
 Headers = Mapping[str, Data | None] | Sequence[tuple[str, Data | None]]
+"""A record's headers: a mapping, or pairs of name and value, where a name may occur several times."""
 Timestamp = int | datetime
+"""Milliseconds since 1970, or a `datetime`; one without a zone is in this machine's."""
 T = TypeVar("T")
 
 # Records of one turn of the event loop go to the core together, or so many.
@@ -62,7 +67,10 @@ class Sending(asyncio.Future[T], Coroutine[Any, Any, T]):
     A task is made of a coroutine only, and `asyncio.wait` refuses every coroutine: both ask the same question, so one object cannot serve both.
     """
 
-    __slots__ = ("_driven",)
+    __slots__ = ("_driven", "_item")
+
+    # The record, until it is handed over.
+    _item: _native.Item
 
     def send(self, value: Any) -> Any:
         return self._steps().send(value)
@@ -186,7 +194,24 @@ def _message(m: Any) -> _native.Item:
     return _item(m, None, None, None, None, None)
 
 
-_running_loop = asyncio.get_running_loop
+_thread = threading.get_ident
+
+
+def _is_open(loop: asyncio.AbstractEventLoop) -> bool:
+    return not loop.is_closed()
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    return loop.is_running()
+
+
+def _told_in(entry: Any) -> asyncio.AbstractEventLoop | None:
+    """Where somebody waits for it; None: it is enqueued only."""
+    return entry.get_loop() if type(entry) is Sending else None
+
+
+def _room(receipt: _native.Receipt | None) -> _native.Receipt | None:
+    return None if receipt is None or receipt.is_buffered else receipt
 
 
 def _of_a_kind(error: Exception) -> ThalwegError:
@@ -199,6 +224,7 @@ def _of_a_kind(error: Exception) -> ThalwegError:
 
 
 OnDelivery = Callable[["Delivery | ThalwegError"], object]
+"""Is told what became of a record."""
 
 
 def _tell_delivery(on_delivery: OnDelivery, done: asyncio.Future[Delivery]) -> None:
@@ -223,13 +249,13 @@ class Producer:
         """The topic; None where each record names its own."""
         self._label = "the producer of any topic" if topic is None else f"the producer of topic {topic!r}"
         self._native = native
-        # Guards what has been called for and not handed over yet: two loops may share a producer, each in a thread of its own.
-        self._lock = threading.Lock()
-        self._together: list[_native.Item] = []
-        # Where they were called for, and where whoever waits is told.
-        self._loop: asyncio.AbstractEventLoop | None = None
-        # Who waits for which of them; None: all of them are enqueued only.
-        self._waiters: list[Sending[Delivery]] | None = None
+        # What has been called for and not handed over yet, in order: the future of whoever waits, or an item that is enqueued only. Calls append without
+        # a lock, from any thread: two loops may share a producer, each in a thread of its own.
+        self._line: list[Sending[Delivery] | _native.Item] = []
+        # The loop that hands over next, and the thread that it runs in if that has asked for it.
+        self._turn: tuple[asyncio.AbstractEventLoop, int | None] | None = None
+        # Held by whoever hands over: what is first in line comes first to the core.
+        self._handing = threading.Lock()
         # Errors of records that nobody waits for.
         self._untold: list[ThalwegError] = []
         self._closed = False
@@ -240,6 +266,10 @@ class Producer:
         self._starting: dict[object, asyncio.AbstractEventLoop] = {}
         _leaving.watch(self)
 
+    def __repr__(self) -> str:
+        topic = "of any topic" if self.topic is None else f"topic={self.topic!r}"
+        return f"<thalweg.Producer {topic} {'closed' if self._closed else 'open'}>"
+
     def __del__(self) -> None:
         # Not where the constructor has failed.
         native = getattr(self, "_native", None)
@@ -247,19 +277,16 @@ class Producer:
             _leaving.collected(self._label, native)
 
     def _leave(self) -> _native.Producer:
-        """What was called for and not handed over yet goes, though its loop may not run any more."""
-        with self._lock:
-            if self._loop is not None and not self._loop.is_running():
-                # Nobody waits there.
-                self._waiters = None
-            self._hand_over()
+        """What was called for and not handed over yet goes, though its loop may not run any more: nobody waits there."""
+        with self._handing:
+            self._hand_over_line(_is_running)
         return self._native
 
     def _forget(self) -> None:
         """In a child that was forked: what was called for in the parent is sent there, and from here nothing is. Whoever held the lock is not here."""
-        self._lock = threading.Lock()
-        self._together, self._waiters, self._loop = [], None, None
-        self._is_foreign = True
+        self._handing = threading.Lock()
+        self._line, self._turn = [], None
+        self._is_foreign = self._closed = True
 
     def _is_telling(self) -> bool:
         """Whether somebody waits for an outcome in a loop that runs."""
@@ -287,16 +314,12 @@ class Producer:
             item = value
         else:
             item = _item(value, key, headers, timestamp_ms, partition, topic)
-        loop = _running_loop()
+        if self._closed:
+            self._refuse()
+        loop = self._running_loop()
         future: Sending[Delivery] = Sending(loop=loop)
-        with self._lock:
-            waiters = self._waiters
-            if waiters is None or loop is not self._loop or self._closed:
-                waiters = self._begin(loop, True)
-            waiters.append(future)
-            self._together.append(item)
-            if len(waiters) >= _TOGETHER:
-                self._hand_over()
+        future._item = item
+        self._stand_in_line(loop, future)
         return future
 
     def send_batch(self, messages: Iterable[Message | Value]) -> Sending[list[Delivery | ThalwegError]]:
@@ -310,9 +333,10 @@ class Producer:
         if not items:
             future.set_result([])
             return future
-        with self._lock:
-            self._check_open()
-            self._hand_over()
+        if self._closed:
+            self._refuse()
+        with self._handing:
+            self._hand_over_line()
             receipt = self._native.submit(items, True)
         self._keep(loop, self._settle_batch(receipt, len(items), future))
         return future
@@ -338,23 +362,21 @@ class Producer:
             item = value
         else:
             item = _item(value, key, headers, timestamp_ms, partition, topic)
-        waits = self._enqueue(_running_loop(), item, on_delivery)
+        waits = self._enqueue(self._running_loop(), item, on_delivery)
         return _Room(waits) if waits else _DONE
 
     def _enqueue(
         self, loop: asyncio.AbstractEventLoop, item: _native.Item, on_delivery: OnDelivery | None
     ) -> _native.Receipt | None:
         """Takes a record, on any thread, as one that was enqueued in that loop; answers with what to wait for while the buffer is full."""
-        with self._lock:
-            if on_delivery is not None:
-                told: Sending[Delivery] = Sending(loop=loop)
-                told.add_done_callback(functools.partial(_tell_delivery, on_delivery))
-                self._begin(loop, True).append(told)
-            elif not self._together or loop is not self._loop or self._waiters is not None or self._closed:
-                self._begin(loop, False)
-            together = self._together
-            together.append(item)
-            return self._room() if len(together) >= _TOGETHER else None
+        if self._closed:
+            self._refuse()
+        if on_delivery is None:
+            return self._stand_in_line(loop, item)
+        told: Sending[Delivery] = Sending(loop=loop)
+        told.add_done_callback(functools.partial(_tell_delivery, on_delivery))
+        told._item = item
+        return self._stand_in_line(loop, told)
 
     def enqueue_batch(self, messages: Iterable[Message | Value]) -> Awaitable[None]:
         """Buffers records together; awaited, it waits while the buffer is full. The fast way in.
@@ -362,17 +384,17 @@ class Producer:
         An error of one of them is raised by the next `flush()` or `close()`. Raises TypeError for what is no data; then none of them is sent.
         """
         items = _items(messages)
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            self._begin(loop, False)
-            self._together.extend(items)
-            waits = self._room()
+        asyncio.get_running_loop()
+        if self._closed:
+            self._refuse()
+        self._line.extend(items)
+        waits = _room(self._hand_over())
         return _Room(waits) if waits else _DONE
 
     @property
     def pending(self) -> int:
         """Records that were sent, by whichever call, and have no outcome yet."""
-        return len(self._together) + self._native.pending()
+        return len(self._line) + self._native.pending()
 
     def flush(self, timeout: float | None = None) -> Awaitable[None]:
         """Waits until every record that was sent before has its outcome.
@@ -381,16 +403,17 @@ class Producer:
         error of a buffered record that nobody took, with a note of how many it stands for.
         """
         _checks.duration("timeout", timeout)
-        self._hand_over_now()
+        self._hand_over()
         return self._end(self._native.flush(), timeout)
 
     def close(self) -> Awaitable[None]:
         """Refuses further records from now on, and waits until those that were sent before have their outcomes.
 
-        Call it before the process ends: what has not left by then is lost. Raises as `flush` does.
+        Call it before the process ends: what has not left by then is lost. Raises as `flush` does. Leaving `async with` does the same, but when it is left by
+        Ctrl-C or cancelled, that waits for 2 s at most.
         """
         self._closed = True
-        self._hand_over_now()
+        self._hand_over()
         return self._end(self._native.close())
 
     def _end(self, ended: Awaitable[None], timeout: float | None = None) -> Awaitable[None]:
@@ -422,52 +445,73 @@ class Producer:
             ending.add_done_callback(lambda _: ended.cancel())
         return ending
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError(f"{self._label} is closed")
+    def _refuse(self) -> NoReturn:
         if self._is_foreign:
             raise InvalidError(
                 f"{self._label} was made before this process was forked; connect after the fork only, or start the process with spawn"
             )
+        raise ClosedError(f"{self._label} is closed")
 
-    def _begin(self, loop: asyncio.AbstractEventLoop, waits: bool) -> list[Any]:
-        """Makes room for a record of this kind behind those that came before it."""
-        self._check_open()
-        if self._together and ((self._waiters is not None) != waits or self._loop is not loop):
-            self._hand_over()
-        if not self._together:
-            self._loop, self._waiters = loop, [] if waits else None
-            if loop is asyncio._get_running_loop():
-                loop.call_soon(self._hand_over_now)
-            else:
-                # Another thread's: it has to be woken.
-                loop.call_soon_threadsafe(self._hand_over_now)
-        return self._waiters if self._waiters is not None else []
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        """As asyncio's own, which asks the system for the process at every call, in Python 3.11."""
+        turn = self._turn
+        if turn is not None and turn[1] == _thread() and turn[0].is_running():
+            return turn[0]
+        return asyncio.get_running_loop()
 
-    def _hand_over_now(self) -> None:
-        with self._lock:
-            self._hand_over()
+    def _stand_in_line(
+        self, loop: asyncio.AbstractEventLoop, entry: Sending[Delivery] | _native.Item
+    ) -> _native.Receipt | None:
+        """Gives a record its place; answers with what to wait for while the buffer is full."""
+        line = self._line
+        line.append(entry)
+        # Looked at behind the append: whoever has taken what was in line without this has set it to None before.
+        turn = self._turn
+        if turn is None or turn[0] is not loop:
+            self._schedule(loop)
+        return _room(self._hand_over()) if len(line) >= _TOGETHER else None
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        is_here = loop is asyncio._get_running_loop()
+        self._turn = (loop, _thread() if is_here else None)
+        # Another thread's has to be woken.
+        schedule = loop.call_soon if is_here else loop.call_soon_threadsafe
+        schedule(self._hand_over)
 
     def _hand_over(self) -> _native.Receipt | None:
-        """Gives the core what has been called for, in order."""
-        if not self._together:
-            return None
-        items, waiters, loop = self._together, self._waiters, self._loop
-        self._together, self._waiters, self._loop = [], None, None
-        if loop is None or loop.is_closed():
-            # Nobody waits there any more.
-            waiters = None
+        """Gives the core what has been called for, in order; answers with the receipt of the last."""
+        with self._handing:
+            return self._hand_over_line()
+
+    def _hand_over_line(self, can_tell: Callable[[asyncio.AbstractEventLoop], bool] = _is_open) -> _native.Receipt | None:
+        self._turn = None
+        # Calls append behind it meanwhile.
+        taken = self._line[:]
+        del self._line[: len(taken)]
+        receipt = None
+        if Sending not in set(map(type, taken)):
+            return self._submit(None, taken) if taken else None
+        for loop, entries in itertools.groupby(taken, _told_in):
+            receipt = self._submit(loop if loop is not None and can_tell(loop) else None, list(entries))
+        return receipt
+
+    def _submit(self, loop: asyncio.AbstractEventLoop | None, entries: list[Any]) -> _native.Receipt | None:
+        """Gives the core neighbours in line, and tells whoever waits for them in that loop; None: nobody does."""
+        waiters: list[Sending[Delivery]] = [entry for entry in entries if type(entry) is Sending]
+        items = [waiter._item for waiter in waiters] if waiters else entries
+        for waiter in waiters:
+            del waiter._item
         try:
-            receipt = self._native.submit(items, waiters is not None)
+            receipt = self._native.submit(items, loop is not None)
         except Exception as error:
             # None of them is on its way.
             told = _of_a_kind(error)
-            if waiters is None or loop is None:
+            if loop is None:
                 self._untold.extend([told] * len(items))
             else:
                 loop.call_soon_threadsafe(self._fail, waiters, told)
             return None
-        if waiters is not None and loop is not None:
+        if loop is not None:
             self._keep(loop, self._settle(receipt, waiters))
         return receipt
 
@@ -491,10 +535,6 @@ class Producer:
             self._starting[settling] = loop
             loop.call_soon_threadsafe(start)
 
-    def _room(self) -> _native.Receipt | None:
-        receipt = self._hand_over()
-        return None if receipt is None or receipt.is_buffered else receipt
-
     async def _settle(self, receipt: _native.Receipt, waiters: list[Sending[Delivery]]) -> None:
         left = len(waiters)
         while left:
@@ -502,12 +542,14 @@ class Producer:
                 delivered, failed = await receipt.settled()
             except Exception as stopped:
                 return self._fail(waiters, _of_a_kind(stopped))
-            left -= len(delivered) + len(failed)
-            for at, partition, offset in delivered:
-                try:
-                    waiters[at].set_result(_tuple(Delivery, (partition, offset)))
-                except asyncio.InvalidStateError:
-                    pass  # It was cancelled.
+            left -= len(failed)
+            for partition, offsets, places in delivered:
+                left -= len(places)
+                for at, offset in zip(places, offsets):
+                    try:
+                        waiters[at].set_result(_tuple(Delivery, (partition, offset)))
+                    except asyncio.InvalidStateError:
+                        pass  # It was cancelled.
             for at, error in failed:
                 if waiters[at].done():
                     # It was cancelled: nobody else hears of it.
@@ -526,9 +568,11 @@ class Producer:
             except Exception as stopped:
                 told = _of_a_kind(stopped)
                 return self._untold.append(told) if future.done() else future.set_exception(told)
-            left -= len(delivered) + len(failed)
-            for at, partition, offset in delivered:
-                outcomes[at] = Delivery(partition, offset)
+            left -= len(failed)
+            for partition, offsets, places in delivered:
+                left -= len(places)
+                for at, offset in zip(places, offsets):
+                    outcomes[at] = Delivery(partition, offset)
             for at, error in failed:
                 outcomes[at] = error
                 errors.append(error)
@@ -544,8 +588,17 @@ class Producer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        closing = asyncio.ensure_future(self.close())
+        if kind is not None and not issubclass(kind, Exception):
+            # Interrupted or cancelled, it wants to leave. What is under way goes on; the end of the process waits for it once more, and says so.
+            ended, _ = await asyncio.wait([closing], timeout=_leaving.WAIT_S)
+            if not ended:
+                closing.cancel()
+                if error is not None:
+                    error.add_note(f"{self._label} was left with {self.pending} records under way")
+                return
         try:
-            await self.close()
+            await closing
         except ThalwegError as failed:
             # What went wrong in the block comes first.
             if error is None:

@@ -53,6 +53,7 @@ def run(call: Callable[[], Awaitable[T]]) -> T:
     """
     loop, ended = _loop(), threading.Lock()
     tasks = list[asyncio.Task[T]]()
+    answers, errors = list[T](), list[BaseException]()
     ended.acquire()
 
     async def go() -> T:
@@ -61,7 +62,17 @@ def run(call: Callable[[], Awaitable[T]]) -> T:
     def start() -> None:
         task = loop.create_task(go())
         tasks.append(task)
-        task.add_done_callback(lambda _: ended.release())
+        task.add_done_callback(end)
+
+    def end(task: asyncio.Task[T]) -> None:
+        # On this thread: whoever drops the last reference to a task clears it from asyncio's weak set, which swallows what a signal handler raises there.
+        tasks.clear()
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None:
+            answers.append(task.result())
+        else:
+            errors.append(error)
+        ended.release()
 
     def cancel() -> None:
         # Where none was started, none will be.
@@ -75,8 +86,10 @@ def run(call: Callable[[], Awaitable[T]]) -> T:
         # Ctrl-C must not leave the call running.
         loop.call_soon_threadsafe(cancel)
         raise
-    # Not kept in this frame, which the error's traceback keeps.
-    return tasks.pop().result()
+    if errors:
+        # Not kept in this frame, which the error's traceback keeps.
+        raise errors.pop()
+    return answers.pop()
 
 
 # Where callbacks of deliveries run: not on the loop's thread, which would wait for itself in a call that they make. By process as the loop is, and only used
@@ -110,6 +123,9 @@ class ClientBase:
         self._inner = inner
         # Weakly, as the asyncio half does.
         self._consumers: weakref.WeakSet[ConsumerBase] = weakref.WeakSet()
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
 
     def __enter__(self) -> Self:
         return self
@@ -152,6 +168,9 @@ class ProducerBase:
 
     def __init__(self, inner: _producer.Producer) -> None:
         self._inner = inner
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
 
     def __enter__(self) -> Self:
         run(self._inner.__aenter__)
@@ -196,6 +215,8 @@ class ConsumerBase:
         self._teller: int | None = None
         # Who has asked for records last.
         self._reader: threading.Thread | None = None
+        # He has asked by a loop.
+        self._is_in_loop = False
         # Who had something in hand when it was closed, and has not asked for what is next since: it ends there for him as a loop does.
         self._finishing: threading.Thread | None = None
         # How many takes have reached the user.
@@ -208,7 +229,11 @@ class ConsumerBase:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave(kind is None)
+        if kind is None and self._is_in_loop and self._reader is not threading.current_thread():
+            # How the body of another thread ends, or has ended, is not known here.
+            self._close()
+        else:
+            self._leave(kind is None)
 
     def __repr__(self) -> str:
         return repr(self._inner)
@@ -282,10 +307,12 @@ class ConsumerBase:
 
     def _next(self, timeout: float | None) -> Record | None:
         self._check_readable()
+        self._is_in_loop = False
         return self._wait(_consumer.take_record, timeout)
 
     def _next_batch(self, max_records: int | None, timeout: float | None) -> Batch | None:
         self._check_readable()
+        self._is_in_loop = False
         return self._wait(_consumer.take_batches(max_records), timeout)
 
     def __iter__(self) -> Iterator[Record]:
@@ -374,6 +401,7 @@ class _Reading(Iterator[R]):
             raise StopIteration
         elif native is not None:
             self._now = _consumer.taker(native, self._take)
+        self._consumer._is_in_loop = True
         waited = self._consumer._wait(self._take)
         if waited is None:
             raise StopIteration

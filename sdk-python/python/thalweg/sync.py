@@ -100,7 +100,7 @@ class Client(_sync.ClientBase):
         return _sync.run(lambda: self._inner.offsets(topic, position))
 
     def upload_plugin(self, name: str, module: bytes | str | PathLike[str]) -> Plugin:
-        """Uploads a module (bytes, or a path) as the next version of `name`; the same module keeps its version.
+        """Uploads a module (bytes, or a path) as the next version of `name`; the same module keeps its version. A broker that answers has a minute to try it.
 
         Raises InvalidError for what is no plugin, or too large, DeniedError where this client may not change the cluster.
         """
@@ -342,7 +342,8 @@ class Producer(_sync.ProducerBase):
     def close(self) -> None:
         """Refuses further records from now on, and waits until those that were sent before have their outcomes.
 
-        Call it before the process ends: what has not left by then is lost. Raises as `flush` does.
+        Call it before the process ends: what has not left by then is lost. Raises as `flush` does. Leaving `with` does the same, but when it is left by Ctrl-C
+        or cancelled, that waits for 2 s at most.
         """
         _sync.run(lambda: self._inner.close())
 
@@ -351,8 +352,8 @@ class Consumer(_sync.ConsumerBase):
     """Reads records: `for record in consumer`, or `for batch in consumer.batches()`, or one at a time by `next` and `next_batch`.
 
     A record is done when the next one is asked for, a batch when the next batch is; in a group, what is done is committed now and then, and when the consumer
-    is closed. Leaving `with` without an exception takes what is in hand for done; `close()` does not: it may come from a signal handler, or from `finally`
-    after an exception.
+    is closed. Leaving `with` without an exception takes what is in hand for done, unless another thread has it: that may end its body, and what it has not
+    ended is not done. `close()` takes nothing for done: it may come from a signal handler, or from `finally` after an exception.
 
     When it is open (`with`, or the first call that needs it), every partition's start has been resolved: what is sent from then on comes. After an error of a
     partition every further call raises it again, until a `seek` past it. Whoever gives up waiting for a record (a time-out, Ctrl-C) loses nothing: the next one
