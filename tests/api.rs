@@ -1,5 +1,5 @@
-//! What users of the Rust client are shown: nothing of it names a type that is not theirs to name. Over rustdoc's JSON, whose documentation builds without a
-//! warning besides.
+//! What users of the Rust client are shown: nothing of it names a type that is not theirs to name. Over rustdoc's JSON,
+//! whose documentation builds without a warning besides.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +14,8 @@ const SHOWN: &[&str] =
 
 /// The documentation of `thalweg` as JSON.
 fn documentation(target: &Path) -> Value {
-    // The format is for nightly compilers; this is the one way to have it from the one that builds everything else, and no crate is built anew for it.
+    // The format is for nightly compilers; this is the one way to have it from the one that builds everything else, and
+    // no crate is built anew for it.
     let wrapper = target.join("rustdoc-json.sh");
     std::fs::write(&wrapper, "#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec \"${THALWEG_RUSTDOC:-rustdoc}\" \"$@\"\n").unwrap();
     std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -111,7 +112,8 @@ fn the_clients_public_types_name_no_internal_one() {
     let mut looked_at = 0;
     for item in index.values().filter(|item| item["crate_id"] == 0) {
         let inner = &item["inner"];
-        // Of traits that are implemented for everything, and of those that the compiler adds, nobody here has chosen the words.
+        // Of traits that are implemented for everything, and of those that the compiler adds, nobody here has chosen
+        // the words.
         let is_given = |kind: &str| inner["impl"][kind] == true || inner["impl"]["blanket_impl"].is_object();
         if is_given("is_synthetic") || inner["module"].is_object() || inner["use"].is_object() {
             continue;

@@ -1,6 +1,7 @@
 //! Finds out what this machine has that some tests need, so that they are ignored, and counted as such, where it lacks.
 //!
-//! `cfg(sdks)`: the Python and the Node SDK are built. `cfg(packages)`: so is a release. `cfg(mounts)`: a small file system may be mounted.
+//! `cfg(sdks)`: the Python and the Node SDK are built. `cfg(packages)`: so is a release. `cfg(mounts)`: a small file
+//! system may be mounted.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -3,7 +3,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use thalweg_model::BATCH_HEADER_BYTES;
 
-/// Sets length and CRC-32C of a batch whose other bytes are as they shall be; bytes shorter than a header stay as they are.
+/// Sets length and CRC-32C of a batch whose other bytes are as they shall be; bytes shorter than a header stay as they
+/// are.
 pub fn seal(bytes: &[u8]) -> Bytes {
     let mut out = BytesMut::from(bytes);
     if out.len() >= BATCH_HEADER_BYTES {

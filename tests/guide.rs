@@ -1,7 +1,7 @@
 //! The Rust guide's programs, run as they stand: a service that is stopped by SIGTERM loses nothing.
 //!
-//! `THALWEG_RESTARTS` is how often it is stopped and started again; 10 without it. That the guide shows these programs is tested beside the
-//! Python SDK, for all languages; the programs of Python and Node are run beside theirs.
+//! `THALWEG_RESTARTS` is how often it is stopped and started again; 10 without it. That the guide shows these programs
+//! is tested beside the Python SDK, for all languages; the programs of Python and Node are run beside theirs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};

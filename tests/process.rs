@@ -124,8 +124,8 @@ impl Cluster {
         Cluster::start_at(root, (1..=count).map(place).collect())
     }
 
-    /// The same, with something between the brokers and those who reach them: `relay` hears where they will listen, and answers
-    /// with where they are to be reached.
+    /// The same, with something between the brokers and those who reach them: `relay` hears where they will listen, and
+    /// answers with where they are to be reached.
     pub fn start_behind<T>(
         root: &Path,
         count: u32,

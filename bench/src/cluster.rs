@@ -81,7 +81,8 @@ pub(crate) async fn failover() -> Result<()> {
     }
     waits.sort_by(f64::total_cmp);
     println!(
-        "failover: kill -9 of a leader to the next acknowledged record: p50 {:.0} ms, max {:.0} ms, min {:.0} ms ({KILLS} kills)",
+        "failover: kill -9 of a leader to the next acknowledged record: p50 {:.0} ms, max {:.0} ms, min {:.0} ms \
+         ({KILLS} kills)",
         waits[KILLS / 2],
         waits[KILLS - 1],
         waits[0]
@@ -113,7 +114,8 @@ pub(crate) async fn partitions(thalweg: &std::path::Path) -> Result<()> {
         let rate = (BATCHES * ROUNDS) as f64 / started.elapsed().as_secs_f64();
         let cpu_s = (usage(broker.child.id()).cpu_s - before) / ((BATCHES * ROUNDS) as f64 / 1e6);
         println!(
-            "partitions: {BATCHES} small batches a round over {partitions}: {rate:.0} fsynced batches/s, {cpu_s:.1} CPU-s/M in the broker"
+            "partitions: {BATCHES} small batches a round over {partitions}: {rate:.0} fsynced batches/s, {cpu_s:.1} \
+             CPU-s/M in the broker"
         );
         rates.push(rate);
     }
@@ -141,7 +143,8 @@ pub(crate) async fn idle() -> Result<()> {
     client.create_topic("t", Topic::partitions(PARTITIONS).replication_factor(BROKERS)).await?;
     let full = look().await;
     println!(
-        "idle: {PARTITIONS} partitions x {BROKERS} copies: {:.1} % of a core and {:.1} MiB a broker, empty {:.1} % and {:.1} MiB (the busiest of three)",
+        "idle: {PARTITIONS} partitions x {BROKERS} copies: {:.1} % of a core and {:.1} MiB a broker, empty {:.1} % \
+         and {:.1} MiB (the busiest of three)",
         full.0, full.1, empty.0, empty.1
     );
     Ok(())

@@ -249,7 +249,8 @@ async fn at_once(cluster: &Cluster) -> Result<()> {
         }
         let q = |p| latencies.value_at_quantile(p) as f64 / 1e3;
         println!(
-            "commits: {count} member{} of one group, one after another each: {:.0} commits/s, p50 {:.1} ms, p99 {:.1} ms",
+            "commits: {count} member{} of one group, one after another each: {:.0} commits/s, p50 {:.1} ms, p99 {:.1} \
+             ms",
             if count == 1 { "" } else { "s" },
             latencies.len() as f64 / SECONDS as f64,
             q(0.5),
@@ -262,8 +263,8 @@ async fn at_once(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A thousand groups, each with a member that holds 100 partitions and commits them all every second for a minute; then the broker is
-/// killed and replays.
+/// A thousand groups, each with a member that holds 100 partitions and commits them all every second for a minute; then
+/// the broker is killed and replays.
 pub(crate) async fn offsets(thalweg: &Path) -> Result<()> {
     const GROUPS: usize = 1_000;
     const PARTITIONS: u32 = 100;
@@ -337,7 +338,8 @@ pub(crate) async fn offsets(thalweg: &Path) -> Result<()> {
     let cpu = (usage(broker.child.id()).cpu_s - before) / elapsed;
     let q = |p| latencies.value_at_quantile(p) as f64 / 1e3;
     println!(
-        "offsets: {} commits of {PARTITIONS} offsets in {elapsed:.1} s: p50 {:.1} ms, p99 {:.1} ms, {:.0} % of a core, broker {:.0} MiB",
+        "offsets: {} commits of {PARTITIONS} offsets in {elapsed:.1} s: p50 {:.1} ms, p99 {:.1} ms, {:.0} % of a \
+         core, broker {:.0} MiB",
         latencies.len(),
         q(0.5),
         q(0.99),
@@ -370,7 +372,8 @@ pub(crate) async fn offsets(thalweg: &Path) -> Result<()> {
         );
     }
     println!(
-        "offsets: after kill -9 the broker listens after {:.2} s, all groups are there after {:.2} s, and every offset is right",
+        "offsets: after kill -9 the broker listens after {:.2} s, all groups are there after {:.2} s, and every \
+         offset is right",
         listening.as_secs_f64(),
         replayed.as_secs_f64()
     );

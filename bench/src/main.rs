@@ -1,7 +1,8 @@
-//! `cargo xtask bench`: throughput, latency, memory and plugin costs, beside raw quinn moving the same bytes in the same run.
+//! `cargo xtask bench`: throughput, latency, memory and plugin costs, beside raw quinn moving the same bytes in the
+//! same run.
 //!
-//! Rates drift with the machine, so every row is also a ratio to raw quinn and CPU-seconds of both ends. How to read the
-//! rows, and the results: bench/RESULTS.md.
+//! Rates drift with the machine, so every row is also a ratio to raw quinn and CPU-seconds of both ends. How to read
+//! the rows, and the results: bench/RESULTS.md.
 
 mod cluster;
 mod groups;

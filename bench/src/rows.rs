@@ -98,7 +98,8 @@ async fn start(thalweg: &Path) -> Result<()> {
 
 fn throughput(runtime: &tokio::runtime::Runtime, thalweg: &Path) -> Result<()> {
     println!(
-        "| row | records/s | MB/s | of raw quinn | CPU-s/M broker | CPU-s/M client | CPU-s/GiB both | raw CPU-s/GiB | RSS MiB |"
+        "| row | records/s | MB/s | of raw quinn | CPU-s/M broker | CPU-s/M client | CPU-s/GiB both | raw CPU-s/GiB | \
+         RSS MiB |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     for (size, partitions) in [(1024, 1), (1024, 6), (100, 1), (100, 6)] {
@@ -289,7 +290,8 @@ async fn filter(thalweg: &Path, plugins: &Path) -> Result<()> {
         while consumer.next_batch().await.transpose()?.is_some() {}
         let counts = consumer.counts();
         println!(
-            "filter late (parses the whole value), {size} B: {:.0} records/s, {:.2} CPU-s/M in the broker, {} of {} kept",
+            "filter late (parses the whole value), {size} B: {:.0} records/s, {:.2} CPU-s/M in the broker, {} of {} \
+             kept",
             counts.scanned() as f64 / started.elapsed().as_secs_f64(),
             (usage(it).cpu_s - before) / (counts.scanned() as f64 / 1e6),
             counts.delivered,

@@ -1,5 +1,5 @@
-//! What clients ask with one answer: metadata, topics, plugins, producer ids, offsets. What operators ask of the whole cluster
-//! is in `operate.rs`.
+//! What clients ask with one answer: metadata, topics, plugins, producer ids, offsets. What operators ask of the whole
+//! cluster is in `operate.rs`.
 
 use std::rc::Rc;
 

@@ -1,5 +1,5 @@
-//! Making a cluster's files: its CA, and for each broker a configuration, certificates, and a data directory that knows whose
-//! it is.
+//! Making a cluster's files: its CA, and for each broker a configuration, certificates, and a data directory that knows
+//! whose it is.
 //!
 //! ```text
 //!  DIR/ca.pem, ca.key         who holds the key can make brokers and administrators

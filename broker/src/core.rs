@@ -279,7 +279,8 @@ pub(crate) fn check_own(topic: &str) -> Result<(), RemoteError> {
 /// Says to a client that a partition is offline, and what there is to be done.
 pub(crate) fn damaged(partition: u32, what: &str) -> RemoteError {
     let message = format!(
-        "partition {partition} is damaged: {what}; the operator of the broker can put the file back, or have the partition go on with \
+        "partition {partition} is damaged: {what}; the operator of the broker can put the file back, or have the \
+         partition go on with \
          what is left of it: thalweg partition salvage --help"
     );
     RemoteError::new(ErrorCode::PartitionOffline, message)

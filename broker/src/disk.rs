@@ -25,7 +25,8 @@ pub(crate) struct RealDisk {
 }
 
 impl RealDisk {
-    /// A disk below `root`; completions go to `completions`, which bounds nothing because `commit-log` bounds submissions.
+    /// A disk below `root`; completions go to `completions`, which bounds nothing because `commit-log` bounds
+    /// submissions.
     pub(crate) fn new(root: &Path, completions: UnboundedSender<Completion>) -> RealDisk {
         let lane = |lane: Lane, name: &str| {
             let (sender, ops) = channel::<Op>();
@@ -159,7 +160,8 @@ impl Worker {
             };
             result.map_err(|e| error(&file.0, &e))?;
         }
-        // Once for all that a submission removes, after the last of it: a power cut may bring back what is not synced away.
+        // Once for all that a submission removes, after the last of it: a power cut may bring back what is not synced
+        // away.
         for folder in emptied {
             sync_what_is_left(&self.root, &folder).map_err(|e| error(&folder.to_string_lossy(), &e))?;
         }
@@ -177,7 +179,8 @@ impl Worker {
         Ok(&self.files[file])
     }
 
-    /// The two names change places, so that the file of the last time is written over: a disk that is full has no room for a third.
+    /// The two names change places, so that the file of the last time is written over: a disk that is full has no room
+    /// for a third.
     fn replace(&self, file: &FileName, bytes: &[u8]) -> io::Result<()> {
         let path = self.root.join(&*file.0);
         std::fs::create_dir_all(path.parent().expect("a file stands in a folder"))?;

@@ -60,7 +60,8 @@ pub(crate) async fn serve(
             biased;
             () = writer_gone(&sender) => break None,
             frame = frames.next() => match frame {
-                // Its member speaks over a newer stream: what this one still brings would come after what that one brought.
+                // Its member speaks over a newer stream: what this one still brings would come after what that one
+                // brought.
                 Ok(Some(_)) if !core.shard.is_watching(&member.group, &member.id, &changed) => break None,
                 Ok(Some(frame)) => match member.request(&core, &frame) {
                     Ok(answer) => drop(answers.spawn_local(pass(answer, sender.clone(), permit))),
@@ -69,7 +70,8 @@ pub(crate) async fn serve(
                 // Without a word of leaving it may come back on another stream, within its session.
                 Ok(None) => break None,
                 Err(error) => {
-                    if closed_by_peer(&error) || matches!(connection.close_reason(), Some(ConnectionError::ApplicationClosed(_))) {
+                    let is_closed = matches!(connection.close_reason(), Some(ConnectionError::ApplicationClosed(_)));
+                    if closed_by_peer(&error) || is_closed {
                         member.leave(&core, true).await;
                     }
                     break None;
@@ -453,7 +455,8 @@ pub(crate) async fn find(
     Ok(proto::FindCoordinatorReply { broker: broker.id.0, host: broker.host.clone(), port: broker.port as u32 })
 }
 
-/// Says so when the partition of `__consumer_offsets` has no copy but one here that is damaged: no coordinator will come.
+/// Says so when the partition of `__consumer_offsets` has no copy but one here that is damaged: no coordinator will
+/// come.
 fn damaged(core: &Rc<Core>, name: &TopicPartition) -> Result<(), RemoteError> {
     match core.shard.lost_for_all(name) {
         None => Ok(()),

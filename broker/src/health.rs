@@ -1,5 +1,5 @@
-//! Whether this broker is well, looked at once a second: what `/readyz`, the log and the gauges say of it. What follows from it
-//! (who leads, what is refused) is the core's business; it is only told here how much room the disk has.
+//! Whether this broker is well, looked at once a second: what `/readyz`, the log and the gauges say of it. What follows
+//! from it (who leads, what is refused) is the core's business; it is only told here how much room the disk has.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -63,7 +63,12 @@ pub(crate) async fn watch(shard: Rc<Shard>, metrics: Metrics, directory: PathBuf
         let path = directory.clone();
         let look = move || (room(&path), asides(&path));
         let (found, asides) = tokio::task::spawn_blocking(look).await.unwrap_or_else(|e| (Err(e.into()), Vec::new()));
-        let warn = || tracing::warn!(error = ?found.as_ref().err(), "the room on the disk cannot be told: producers are only refused when a write fails");
+        let warn = || {
+            tracing::warn!(
+                error = ?found.as_ref().err(),
+                "the room on the disk cannot be told: producers are only refused when a write fails"
+            )
+        };
         unasked.look(found.is_err(), warn, || tracing::info!("the room on the disk can be told again"));
         let free_bytes = found.as_ref().ok().map(|(free, _)| *free);
         if let Some(free_bytes) = free_bytes {
@@ -76,7 +81,8 @@ pub(crate) async fn watch(shard: Rc<Shard>, metrics: Metrics, directory: PathBuf
             tracing::warn!(
                 free_bytes,
                 reserve_bytes = shard.reserve_bytes(),
-                "the disk is full: records are refused, and leadership goes to brokers with room; deletes and retention go on. \
+                "the disk is full: records are refused, and leadership goes to brokers with room; deletes and \
+                 retention go on. \
                  Free room, or enlarge the disk"
             );
         };

@@ -67,7 +67,8 @@ pub enum DirectoryError {
     },
     /// Another broker's, or another cluster's.
     #[error(
-        "data directory {path} belongs to broker {found_broker} of cluster {found_cluster}, the configuration says broker \
+        "data directory {path} belongs to broker {found_broker} of cluster {found_cluster}, the configuration says \
+         broker \
          {broker} of cluster {cluster}; name the right directory"
     )]
     Another {
@@ -84,7 +85,8 @@ pub enum DirectoryError {
     },
     /// Data without an identity.
     #[error(
-        "{path} holds files but no identity. Nothing was changed. If this is a broker's data directory, restore identity.json from a \
+        "{path} holds files but no identity. Nothing was changed. If this is a broker's data directory, restore \
+         identity.json from a \
          copy of it; else choose an empty directory"
     )]
     NotEmpty {
@@ -93,8 +95,10 @@ pub enum DirectoryError {
     },
     /// How often a broker was started on it is not known any more.
     #[error(
-        "{path}, which counts the broker's starts, {reason}. Nothing was changed. Restore it from a copy, or write a number into it that is \
-         surely higher than it was, followed by the words \"by hand\", as in \"1000000 by hand\": with a lower one the others would take this \
+        "{path}, which counts the broker's starts, {reason}. Nothing was changed. Restore it from a copy, or write a \
+         number into it that is \
+         surely higher than it was, followed by the words \"by hand\", as in \"1000000 by hand\": with a lower one \
+         the others would take this \
          directory for an old copy"
     )]
     StartsLost {
@@ -112,8 +116,8 @@ pub(crate) struct Identity {
     pub(crate) cluster_id: Uuid,
     pub(crate) broker_id: u32,
     pub(crate) directory_id: Uuid,
-    /// Made for the cluster's first start: it may found the metadata group. A directory that takes the place of a lost one
-    /// never may.
+    /// Made for the cluster's first start: it may found the metadata group. A directory that takes the place of a lost
+    /// one never may.
     #[serde(default)]
     pub(crate) founder: bool,
 }
@@ -207,8 +211,8 @@ impl DataDirectory {
     }
 }
 
-/// How often a broker was started on the directory, or why that cannot be told. A count that reads too low would make all data of the directory
-/// count as older than it is, so that it carries a checksum (docs/formats/directory.md).
+/// How often a broker was started on the directory, or why that cannot be told. A count that reads too low would make
+/// all data of the directory count as older than it is, so that it carries a checksum (docs/formats/directory.md).
 fn read_starts(path: &Path) -> Result<u64, String> {
     let text = match std::fs::read(path.join(STARTS)) {
         Ok(bytes) => String::from_utf8(bytes).map_err(|_| "is damaged".to_owned())?,
@@ -233,15 +237,17 @@ fn checked(number: u64) -> String {
     format!("{number} {}\n", checksum(&number.to_string()))
 }
 
-/// The incarnation of the last start, if that is not known to be registered. Without the file, and if it is damaged, the next start is counted.
+/// The incarnation of the last start, if that is not known to be registered. Without the file, and if it is damaged,
+/// the next start is counted.
 fn read_unregistered(path: &Path) -> Option<u64> {
     let text = std::fs::read_to_string(path.join(UNREGISTERED)).ok()?;
     let (number, proof) = text.trim().split_once(' ')?;
     number.parse().ok().filter(|_| proof == checksum(number))
 }
 
-/// The last start is known to be registered: the next one is counted. If this fails, or a power cut undoes it, that one goes by the same incarnation, as
-/// a process that is still the same would. The file stays: on a full disk the next start is written over it.
+/// The last start is known to be registered: the next one is counted. If this fails, or a power cut undoes it, that one
+/// goes by the same incarnation, as a process that is still the same would. The file stays: on a full disk the next
+/// start is written over it.
 pub(crate) fn forget_unregistered(path: &Path) {
     let _ = write_over(&path.join(UNREGISTERED), "registered\n");
 }
@@ -265,8 +271,9 @@ pub(crate) fn write_starts(path: &Path, starts: u64) -> io::Result<()> {
     write_number(path, STARTS, starts)
 }
 
-/// Writes a number and its checksum so that after a crash either they or what was there before can be read. On a full disk a broker must start all
-/// the same, or nothing could be deleted: the file that is kept for that goes, and if that is not enough, the number is written over what stands there.
+/// Writes a number and its checksum so that after a crash either they or what was there before can be read. On a full
+/// disk a broker must start all the same, or nothing could be deleted: the file that is kept for that goes, and if that
+/// is not enough, the number is written over what stands there.
 fn write_number(path: &Path, name: &str, number: u64) -> io::Result<()> {
     let (file, text) = (path.join(name), checked(number));
     let write = || write_durably(path, &file, text.as_bytes());
@@ -280,7 +287,8 @@ fn give_up_ballast(path: &Path) -> bool {
     std::fs::remove_file(path.join(&*thalweg_commit_log::ballast_file().0)).is_ok()
 }
 
-/// Writes a short text over the start of a file, which takes no room of the disk. What was longer before is blank behind it.
+/// Writes a short text over the start of a file, which takes no room of the disk. What was longer before is blank
+/// behind it.
 fn write_over(file: &Path, text: &str) -> io::Result<File> {
     let file = OpenOptions::new().write(true).open(file)?;
     let length = file.metadata()?.len() as usize;

@@ -1,8 +1,8 @@
 //! The shell around the pure crates: sockets, tasks, disks, admin HTTP.
 //!
-//! [`run`] serves one data directory until it is told to stop. Everything but disk lanes, filters and compilations runs on
-//! the calling thread's current-thread runtime. What a record means is decided in `replica`, `control` and `commit-log`;
-//! here bytes only find their way.
+//! [`run`] serves one data directory until it is told to stop. Everything but disk lanes, filters and compilations runs
+//! on the calling thread's current-thread runtime. What a record means is decided in `replica`, `control` and
+//! `commit-log`; here bytes only find their way.
 
 mod admin;
 mod cluster;
@@ -144,8 +144,8 @@ pub struct Started {
 
 /// Serves until `stop` ends, then writes everything to segments and returns.
 ///
-/// Call it inside a current-thread runtime, within a `LocalSet`. `listening` is called with the address of QUIC and the CA to trust before the first
-/// client is answered, `started` once clients are served.
+/// Call it inside a current-thread runtime, within a `LocalSet`. `listening` is called with the address of QUIC and the
+/// CA to trust before the first client is answered, `started` once clients are served.
 ///
 /// # Errors
 /// What keeps it from starting ([`DirectoryError`] among others), or the disk error that ended it.
@@ -193,7 +193,10 @@ pub async fn run(
             }
             Damage::Torn { file, at, plain: false } => {
                 metrics.recovery_cuts.inc();
-                tracing::warn!(%file, at, "the log's end was cut where the disk may have damaged it; nothing known as synced is lost");
+                tracing::warn!(
+                    %file, at,
+                    "the log's end was cut where the disk may have damaged it; nothing known as synced is lost"
+                );
             }
             Damage::Rot { group, what } => {
                 tracing::error!(partition = %group, %what, "partition is offline: stored data is damaged");
@@ -203,7 +206,8 @@ pub async fn run(
     let is_only_controller = member.controllers.iter().all(|(id, ..)| *id == me.0);
     if let Some(what) = node.replicas().log().offline(&METADATA).filter(|_| is_only_controller) {
         bail!(
-            "the cluster's metadata on this disk is damaged: {what}. Nothing was changed. Put the file back, or restore {} from a copy; \
+            "the cluster's metadata on this disk is damaged: {what}. Nothing was changed. Put the file back, or \
+             restore {} from a copy; \
              `thalweg partition salvage` tells what is left, as no other broker is a controller",
             directory.path.display()
         );

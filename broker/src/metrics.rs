@@ -70,7 +70,8 @@ impl Metrics {
         let topics: Gauge = metric!("topics", "Topics");
         let partitions_offline: Gauge = metric!(
             "partitions_offline",
-            "Partitions that are here, or should be, and out of service: damaged, lost, or without a majority for certain"
+            "Partitions that are here, or should be, and out of service: damaged, lost, or without a majority for \
+             certain"
         );
         let log_memory_bytes: Gauge<u64, AtomicU64> = metric!("log_memory_bytes", "Batches held in memory, in bytes");
         let storage_full: Gauge = metric!("storage_full", "1 while the disk is full and produce is refused");

@@ -1,5 +1,5 @@
-//! Plugins' modules on this broker's disk, each in a file named by its digest. What a file holds is hashed whenever it is read: a module
-//! that has changed places records elsewhere, and mostly still runs.
+//! Plugins' modules on this broker's disk, each in a file named by its digest. What a file holds is hashed whenever it
+//! is read: a module that has changed places records elsewhere, and mostly still runs.
 //!
 //! Everything here blocks. Where another copy comes from is left to `plugins.rs`.
 

@@ -235,8 +235,8 @@ async fn all_copies(core: &Rc<Core>, lost: &[BrokerId]) -> Result<Copies, Remote
     Ok(copies)
 }
 
-/// Goes on without some brokers for ever, and without copies that are lost for certain; without the operator's consent it only tells what that
-/// would mean.
+/// Goes on without some brokers for ever, and without copies that are lost for certain; without the operator's consent
+/// it only tells what that would mean.
 pub(crate) async fn recover(
     core: &Rc<Core>,
     request: proto::RecoverRequest,

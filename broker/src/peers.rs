@@ -1,7 +1,7 @@
 //! Connections to the other brokers: one to each, made when there is something to say, and made again when it is lost.
 //!
-//! Messages of one broker to another leave on one stream, in order; parts of segments leave on a stream of their own with a
-//! lower priority. What cannot be sent is dropped: Raft sends again what matters.
+//! Messages of one broker to another leave on one stream, in order; parts of segments leave on a stream of their own
+//! with a lower priority. What cannot be sent is dropped: Raft sends again what matters.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -411,7 +411,10 @@ async fn receive(core: Rc<Core>, from: Peer, stream: RecvStream) {
     let mut frames = FrameReader::new(stream);
     while let Ok(Some(frame)) = frames.next().await {
         let Ok(messages) = frame.message::<proto::PeerMessages>() else {
-            tracing::warn!(broker = %from.id, kind = ?frame.kind, "a peer sends a frame that it may not; its stream is closed");
+            tracing::warn!(
+                broker = %from.id, kind = ?frame.kind,
+                "a peer sends a frame that it may not; its stream is closed"
+            );
             return;
         };
         let mut body = frame.body;

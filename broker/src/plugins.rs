@@ -31,7 +31,8 @@ const GUEST_THREADS: usize = 2;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often all modules on this broker's disk are read and compared with their digests, from its start on.
 const SCRUB_EVERY: Duration = Duration::from_secs(24 * 3600);
-/// When this is tried again if one of them is not whole afterwards: the broker that has it may be down, or not connected yet.
+/// When this is tried again if one of them is not whole afterwards: the broker that has it may be down, or not
+/// connected yet.
 const SCRUB_AGAIN: Duration = Duration::from_secs(60);
 
 pub(crate) struct Plugins {
@@ -124,8 +125,8 @@ impl Plugins {
         };
         match core.change(request).await? {
             Answer::Plugin(plugin, existed) => {
-                // Known by what was uploaded. Another version of Thalweg may have made another component of it then, and that
-                // one is what topics are pinned to.
+                // Known by what was uploaded. Another version of Thalweg may have made another component of it then,
+                // and that one is what topics are pinned to.
                 if existed && plugin.digest != digest {
                     self.read(core, &plugin).await?;
                 }
@@ -194,8 +195,8 @@ impl Plugins {
         }
     }
 
-    /// The same for whoever asks. Another broker gets this one's own copy or none: two that have lost a module would ask each other
-    /// for ever.
+    /// The same for whoever asks. Another broker gets this one's own copy or none: two that have lost a module would
+    /// ask each other for ever.
     pub(crate) async fn read_for(&self, core: &Rc<Core>, plugin: &Plugin, asker: Asker) -> Result<Bytes, RemoteError> {
         if asker != Asker::Peer {
             return self.read(core, plugin).await;
@@ -208,7 +209,10 @@ impl Plugins {
         let label = label(plugin);
         if fault.is_damage() {
             core.metrics.damaged_modules.inc();
-            tracing::error!(plugin = %label, %fault, "a plugin's module is not what was uploaded; other brokers are asked for it");
+            tracing::error!(
+                plugin = %label, %fault,
+                "a plugin's module is not what was uploaded; other brokers are asked for it"
+            );
         }
         let others: Vec<BrokerId> =
             core.shard.metadata().brokers().map(|b| b.id).filter(|b| b.0 != core.broker_id).collect();
@@ -239,7 +243,10 @@ impl Plugins {
                 }
                 // Those who need it now have it.
                 Err(error) => {
-                    tracing::warn!(plugin = %label, from = %other, was = %fault, %error, "a plugin's module was fetched, and is not kept")
+                    tracing::warn!(
+                        plugin = %label, from = %other, was = %fault, %error,
+                        "a plugin's module was fetched, and is not kept"
+                    )
                 }
             }
             return Ok(module);
@@ -381,7 +388,8 @@ fn label(plugin: &Plugin) -> String {
 fn damaged(plugin: &Plugin, what: &str) -> RemoteError {
     let (label, name) = (label(plugin), &plugin.name);
     let message = format!(
-        "plugin {label}: {what}. Nothing is run in its place. Upload the same file again (`thalweg plugin upload {name} FILE`), or bring back \
+        "plugin {label}: {what}. Nothing is run in its place. Upload the same file again (`thalweg plugin upload \
+         {name} FILE`), or bring back \
          a broker that has the module"
     );
     RemoteError::new(ErrorCode::DamagedPlugin, message)

@@ -17,8 +17,8 @@ use crate::core::{Core, damaged, lost};
 const REPLIES_MAX: usize = 256;
 /// Batches of one stream that may wait for their answer; the reader stops above it.
 const UNANSWERED_MAX: usize = 4096;
-/// Largest batch whose records are checked on the thread that owns the partitions: some 100 µs, measured with records of 100
-/// bytes (bench/RESULTS.md). What has to be decompressed, and larger ones, are checked on another thread.
+/// Largest batch whose records are checked on the thread that owns the partitions: some 100 µs, measured with records
+/// of 100 bytes (bench/RESULTS.md). What has to be decompressed, and larger ones, are checked on another thread.
 const CHECKED_HERE_BYTES: usize = 512 << 10;
 
 /// Serves the stream whose first frame was `first`.
@@ -105,7 +105,8 @@ async fn append(
     Ok(())
 }
 
-/// The batch, once whoever reads it later can. Batches of one stream come out in their order, because the next frame waits.
+/// The batch, once whoever reads it later can. Batches of one stream come out in their order, because the next frame
+/// waits.
 async fn checked(core: &Core, body: Bytes) -> Result<RecordBatch, BatchError> {
     let batch = RecordBatch::parse(body)?;
     if batch.header().codec == Codec::None && batch.bytes().len() <= CHECKED_HERE_BYTES {

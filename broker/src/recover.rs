@@ -1,5 +1,6 @@
-//! A controller that goes on without the others, whose disks are lost for ever: the first half of `thalweg cluster recover`,
-//! while no broker runs. The second half, for the topics, is `operate.rs`'s and asks the controller that this brings back.
+//! A controller that goes on without the others, whose disks are lost for ever: the first half of `thalweg cluster
+//! recover`, while no broker runs. The second half, for the topics, is `operate.rs`'s and asks the controller that this
+//! brings back.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -24,8 +25,8 @@ pub struct MetadataCopy {
     pub index: u64,
 }
 
-/// Makes this directory's copy of the cluster's metadata the only one that counts, if `accept_loss`; answers with where it
-/// ended before. What only the lost controllers had decided is lost.
+/// Makes this directory's copy of the cluster's metadata the only one that counts, if `accept_loss`; answers with where
+/// it ended before. What only the lost controllers had decided is lost.
 ///
 /// # Errors
 /// A directory in use, or one that holds no sound copy.

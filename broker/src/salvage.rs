@@ -1,5 +1,6 @@
-//! A stopped broker's directory that has lost something: what is left of its partitions, and having them go on with that. How is
-//! `thalweg_commit_log::Salvage`'s business; here it is decided for which partitions there is nothing better to do.
+//! A stopped broker's directory that has lost something: what is left of its partitions, and having them go on with
+//! that. How is `thalweg_commit_log::Salvage`'s business; here it is decided for which partitions there is nothing
+//! better to do.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,15 +43,17 @@ pub struct SalvagedPartition {
     pub has_others: bool,
     /// It goes on with what is left.
     pub is_done: bool,
-    /// False for one whose topic is not in what is left of the cluster's metadata: nobody reads it any more, and its files stay.
+    /// False for one whose topic is not in what is left of the cluster's metadata: nobody reads it any more, and its
+    /// files stay.
     pub is_known: bool,
 }
 
-/// Reads what a directory holds: of one partition (topic and number), or all of it. With `accept_loss`, partitions that are damaged and have no
-/// other copy go on with what is left of them; without, nothing is changed.
+/// Reads what a directory holds: of one partition (topic and number), or all of it. With `accept_loss`, partitions that
+/// are damaged and have no other copy go on with what is left of them; without, nothing is changed.
 ///
 /// # Errors
-/// A directory in use; a partition that is unknown, or has other copies; a broker of several whose write-ahead log is not whole.
+/// A directory in use; a partition that is unknown, or has other copies; a broker of several whose write-ahead log is
+/// not whole.
 pub fn salvage(
     data_dir: &Path,
     member: Option<&Member>,
@@ -86,7 +89,8 @@ pub fn salvage(
     if accept_loss {
         if !log_damage.is_empty() && is_one_of_several {
             bail!(
-                "the write-ahead log is not whole ({}), and the other brokers may rely on what it held. Move {} away and start the broker empty: its copies \
+                "the write-ahead log is not whole ({}), and the other brokers may rely on what it held. Move {} away \
+                 and start the broker empty: its copies \
                  are rebuilt from the others",
                 log_damage.join(", "),
                 directory.path.display()
@@ -94,14 +98,16 @@ pub fn salvage(
         }
         if let Some(group) = only.filter(|_| !log_damage.is_empty()) {
             bail!(
-                "the write-ahead log is not whole ({}), which concerns every partition: leave {} out to salvage all of them",
+                "the write-ahead log is not whole ({}), which concerns every partition: leave {} out to salvage all \
+                 of them",
                 log_damage.join(", "),
                 name_of(&metadata, &group)
             );
         }
         if let Some(group) = only.filter(|g| has_others(g)) {
             bail!(
-                "{} has copies on other brokers. Start this one, its copy is rebuilt from them; if they are lost for ever: thalweg cluster \
+                "{} has copies on other brokers. Start this one, its copy is rebuilt from them; if they are lost for \
+                 ever: thalweg cluster \
                  recover --help",
                 name_of(&metadata, &group)
             );
@@ -162,7 +168,8 @@ fn find(metadata: &Metadata, topic: &str, partition: u32) -> Result<TopicPartiti
     match known.or(own).or_else(|| topic.parse().ok()) {
         Some(id) => Ok(TopicPartition::new(id, partition)),
         None => bail!(
-            "this directory's copy of the cluster's metadata knows no topic {topic:?}; its id will do, as in the name of its folder"
+            "this directory's copy of the cluster's metadata knows no topic {topic:?}; its id will do, as in the \
+             name of its folder"
         ),
     }
 }

@@ -27,7 +27,8 @@ pub(crate) type ProduceDone = Box<dyn FnOnce(Result<Offset, ProduceError>)>;
 /// What a group's coordinator says.
 pub(crate) type GroupResult = Result<GroupAnswer, CoordinatorError>;
 
-/// How often segments are closed for their age and retention looks for what may go: what has expired stays that much longer, twice.
+/// How often segments are closed for their age and retention looks for what may go: what has expired stays that much
+/// longer, twice.
 const RETENTION_EVERY: Duration = Duration::from_secs(5);
 
 /// The same while the disk is full, when that may be what frees it.
@@ -152,7 +153,8 @@ impl Shard {
         match is_off {
             true => tracing::warn!(
                 skew_ms,
-                "this broker's clock is {} the other brokers': correct it. Until then records expire, and new ones are checked, by the median of all",
+                "this broker's clock is {} the other brokers': correct it. Until then records expire, and new ones \
+                 are checked, by the median of all",
                 if skew_ms > 0 { "ahead of" } else { "behind" }
             ),
             false => tracing::info!(skew_ms, "this broker's clock agrees with the others' again"),
@@ -199,8 +201,10 @@ impl Shard {
                         start = starts_of(incarnation),
                         remembered = starts_of(remembered),
                         directory = %self.directory.display(),
-                        "the data directory is older than what the cluster knows, as if a copy or a snapshot had been put in its place. \
-                         Its replicas count as lost: those with others are rebuilt from them, those without are out of service \
+                        "the data directory is older than what the cluster knows, as if a copy or a snapshot had been \
+                         put in its place. \
+                         Its replicas count as lost: those with others are rebuilt from them, those without are out \
+                         of service \
                          (docs/operating.md, \"A disk that came back older\")"
                     );
                 }
@@ -209,8 +213,10 @@ impl Shard {
                     // Its number may be the very one that is put back.
                     forget_unregistered(&self.directory);
                     *self.fatal.borrow_mut() = Some(format!(
-                        "{} counts {counted} starts of this directory, and the directory's own log tells of {known}. No data was given up. Restore the \
-                         file from a copy, or write a number into it that is higher, followed by the words \"by hand\", as in \"{} by hand\"",
+                        "{} counts {counted} starts of this directory, and the directory's own log tells of {known}. \
+                         No data was given up. Restore the \
+                         file from a copy, or write a number into it that is higher, followed by the words \"by \
+                         hand\", as in \"{} by hand\"",
                         file.display(),
                         known + 1,
                     ));
@@ -257,12 +263,17 @@ impl Shard {
                 }
             }
             ReplicaOutput::Offline(name, what) => {
-                tracing::error!(partition = %name, %what, "partition is offline: stored data is damaged; a copy on another broker replaces it, where there is one");
+                tracing::error!(
+                    partition = %name, %what,
+                    "partition is offline: stored data is damaged; a copy on another broker replaces it, where there \
+                     is one"
+                );
             }
             ReplicaOutput::Diverged(name, what) => {
                 tracing::error!(
                     partition = %name, %what,
-                    "two histories of the partition were decided: some disk has forgotten what it acknowledged. The one that is led goes on; \
+                    "two histories of the partition were decided: some disk has forgotten what it acknowledged. The \
+                     one that is led goes on; \
                      the one here is being kept aside"
                 );
             }
@@ -270,20 +281,23 @@ impl Shard {
                 let folder = self.directory.join(folder);
                 tracing::error!(
                     partition = %name, folder = %folder.display(),
-                    "the partition's other history is kept aside; look at it with `thalweg partition dump`, and remove the folder \
+                    "the partition's other history is kept aside; look at it with `thalweg partition dump`, and \
+                     remove the folder \
                      when nothing of it is needed (docs/operating.md, \"Two histories\")"
                 );
             }
             ReplicaOutput::KeptAside(name, Err(error)) => {
                 tracing::error!(
                     partition = %name, %error,
-                    "the partition's other history cannot be kept aside; its copy stays out of service, and nothing takes its place \
+                    "the partition's other history cannot be kept aside; its copy stays out of service, and nothing \
+                     takes its place \
                      before the next start has tried again"
                 );
             }
             ReplicaOutput::Fatal(error) => {
                 *self.fatal.borrow_mut() = Some(format!(
-                    "the data directory was lost: {error}. Acknowledged records are safe; restart the broker once the disk works"
+                    "the data directory was lost: {error}. Acknowledged records are safe; restart the broker once the \
+                     disk works"
                 ));
             }
         }
@@ -346,8 +360,8 @@ impl Shard {
         receiver.await.unwrap_or(Err(ChangeError::NotController { leader: None }))
     }
 
-    /// Asks the coordinator of the groups that live in a partition of `__consumer_offsets`. Requests are decided in the order of
-    /// these calls, whenever their answers are awaited.
+    /// Asks the coordinator of the groups that live in a partition of `__consumer_offsets`. Requests are decided in the
+    /// order of these calls, whenever their answers are awaited.
     pub(crate) fn group(&self, partition: u32, request: GroupRequest) -> impl Future<Output = GroupResult> + 'static {
         let (sender, receiver) = oneshot::channel();
         let ticket = self.ticket();

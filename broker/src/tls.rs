@@ -23,8 +23,8 @@ const ACCEPTED: Side = Side {
     keep_alive: Some(Duration::from_secs(5)),
     idle_timeout: Duration::from_secs(15),
 };
-/// The broker's side of a connection that it makes to a peer. Dead peers are noticed by Raft's heartbeats long before the idle
-/// time-out; this only frees what they held.
+/// The broker's side of a connection that it makes to a peer. Dead peers are noticed by Raft's heartbeats long before
+/// the idle time-out; this only frees what they held.
 const MADE: Side =
     Side { connects: true, keep_alive: Some(Duration::from_secs(1)), idle_timeout: Duration::from_secs(3), ..ACCEPTED };
 
@@ -119,7 +119,10 @@ impl Certificates {
         let reset = root.join("reset.key");
         // After a power cut it may be there and be empty.
         if std::fs::metadata(&reset).is_ok_and(|file| file.len() != RESET_SECRET_BYTES as u64) {
-            tracing::warn!(file = %reset.display(), "the key that tells clients of a restart is damaged: a new one is made");
+            tracing::warn!(
+                file = %reset.display(),
+                "the key that tells clients of a restart is damaged: a new one is made"
+            );
             std::fs::remove_file(&reset).context("remove the damaged reset key")?;
         }
         if !reset.exists() {
@@ -142,7 +145,8 @@ impl Certificates {
 
     /// The server's side of QUIC.
     fn server_config(&self) -> Result<quinn::ServerConfig> {
-        // Asked for, not demanded: most clients have none. Peers and administrators are looked at when they want something.
+        // Asked for, not demanded: most clients have none. Peers and administrators are looked at when they want
+        // something.
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), crypto_provider())
             .allow_unauthenticated()
             .build()
@@ -173,7 +177,8 @@ impl Certificates {
     }
 }
 
-/// True for a connection whose other end has a certificate of the cluster's CA that is valid for `name`, or for any name.
+/// True for a connection whose other end has a certificate of the cluster's CA that is valid for `name`, or for any
+/// name.
 pub(crate) fn proves(connection: &quinn::Connection, name: Option<&str>) -> bool {
     let identity = connection.peer_identity().and_then(|i| i.downcast::<Vec<CertificateDer<'static>>>().ok());
     let Some(certificate) = identity.as_ref().and_then(|chain| chain.first()) else {

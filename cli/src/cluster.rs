@@ -42,10 +42,11 @@ pub(crate) enum ClusterCommand {
     },
     /// Goes on without copies that are lost for ever
     ///
-    /// Without --lost it looks for partitions whose copies were damaged, or went with disks that have been replaced, so that no majority is left;
-    /// with --lost also for those that cannot do without these brokers. The longest whole copy goes on. When the majority of the controllers is lost, first stop the brokers that are left and run it with --config on the
-    /// controller that holds most; then start them, and run it with --lost for the topics. Without --accept-loss it only tells
-    /// what would happen. The lost brokers may come back with empty data directories only.
+    /// Without --lost it looks for partitions whose copies were damaged, or went with disks that have been replaced, so
+    /// that no majority is left; with --lost also for those that cannot do without these brokers. The longest whole
+    /// copy goes on. When the majority of the controllers is lost, first stop the brokers that are left and run it with
+    /// --config on the controller that holds most; then start them, and run it with --lost for the topics. Without
+    /// --accept-loss it only tells what would happen. The lost brokers may come back with empty data directories only.
     #[command(group = ArgGroup::new("what").args(["config", "lost"]))]
     Recover {
         /// `broker.toml` of a stopped controller: its copy of the cluster's metadata becomes the only one
@@ -82,8 +83,8 @@ pub(crate) enum PartitionCommand {
     },
     /// Tells what is left of a stopped broker's partitions whose files are damaged, and has them go on with it
     ///
-    /// For partitions without another copy, whose files cannot be put back. Offsets keep their numbers; readers go on behind what is lost. Copy the data
-    /// directory first.
+    /// For partitions without another copy, whose files cannot be put back. Offsets keep their numbers; readers go on
+    /// behind what is lost. Copy the data directory first.
     Salvage {
         /// TOPIC/PARTITION; everything by default
         partition: Option<String>,
@@ -101,8 +102,8 @@ pub(crate) enum PartitionCommand {
     },
     /// Prints the records of a partition's folder, one JSON object a line, without any broker
     ///
-    /// For a history that was kept aside (`partitions-aside/…` in a data directory), or any folder of segments. The lines are those of
-    /// `thalweg consume --output json`.
+    /// For a history that was kept aside (`partitions-aside/…` in a data directory), or any folder of segments. The
+    /// lines are those of `thalweg consume --output json`.
     Dump {
         /// The folder with the segments
         folder: PathBuf,
@@ -169,14 +170,19 @@ impl ClusterCommand {
                             (_, true) => "alive".to_owned(),
                             (_, false) => "silent".to_owned(),
                         };
-                        json!({ "broker": b.id, "address": format!("{}:{}", b.host, b.port), "rack": b.rack, "role": role, "state": state })
+                        let address = format!("{}:{}", b.host, b.port);
+                        json!({ "broker": b.id, "address": address, "rack": b.rack, "role": role, "state": state })
                     })
                     .collect();
-                let trouble = |t: &thalweg::PartitionTrouble| json!({ "topic": t.topic, "partition": t.partition, "broker": t.broker, "what": t.what });
+                let trouble = |t: &thalweg::PartitionTrouble| {
+                    let (topic, partition) = (&t.topic, t.partition);
+                    json!({ "topic": topic, "partition": partition, "broker": t.broker, "what": t.what })
+                };
                 if connect.output == Output::Json {
                     let object = json!({
                         "cluster_id": status.cluster_id, "controller": status.controller, "brokers": brokers,
-                        "topics": status.topics, "partitions": status.partitions, "without_leader": status.without_leader,
+                        "topics": status.topics, "partitions": status.partitions,
+                        "without_leader": status.without_leader,
                         "behind": status.behind, "controllers_behind": status.controllers_behind,
                         "feature_level": status.feature_level,
                         "out_of_service": status.out_of_service.iter().map(trouble).collect::<Vec<_>>(),
@@ -351,15 +357,17 @@ fn salvage_partitions(
             }
         };
         let offsets = if p.offsets.0 < p.offsets.1 { range(&p.offsets) } else { "none".to_owned() };
-        json!({ "partition": format!("{}/{}", p.topic, p.partition), "offsets": offsets, "lost": lost, "state": state(p) })
+        let partition = format!("{}/{}", p.topic, p.partition);
+        json!({ "partition": partition, "offsets": offsets, "lost": lost, "state": state(p) })
     };
     let is_damaged = |p: &&SalvagedPartition| p.damage.is_some() || !p.is_known;
     let damaged = found.partitions.iter().filter(is_damaged).count();
     if output == Output::Json {
         let partition = |p: &SalvagedPartition| {
             json!({
-                "topic": p.topic, "partition": p.partition, "damage": p.damage, "start": p.offsets.0, "end": p.offsets.1,
-                "lost": p.lost, "goes_on_at": p.goes_on_at, "has_others": p.has_others, "done": p.is_done, "known": p.is_known,
+                "topic": p.topic, "partition": p.partition, "damage": p.damage,
+                "start": p.offsets.0, "end": p.offsets.1, "lost": p.lost, "goes_on_at": p.goes_on_at,
+                "has_others": p.has_others, "done": p.is_done, "known": p.is_known,
             })
         };
         let partitions: Vec<_> = found.partitions.iter().map(partition).collect();

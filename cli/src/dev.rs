@@ -259,7 +259,10 @@ fn write_context(port: u16, ca_pem: &str) -> Option<PathBuf> {
     match write() {
         Ok(()) => Some(path),
         Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "clients will need --ca, because the dev context cannot be written");
+            tracing::warn!(
+                %error, path = %path.display(),
+                "clients will need --ca, because the dev context cannot be written"
+            );
             None
         }
     }

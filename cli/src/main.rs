@@ -72,7 +72,8 @@ pub(crate) struct Connect {
     #[arg(long, env = "THALWEG_KEY", value_name = "FILE", global = true)]
     key: Option<std::path::PathBuf>,
     /// How long to go on trying
-    #[arg(long, env = "THALWEG_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, global = true)]
+    #[arg(long, env = "THALWEG_TIMEOUT", default_value = "30s", global = true)]
+    #[arg(value_parser = humantime::parse_duration)]
     timeout: Duration,
     /// How listings are printed
     #[arg(long, short, value_enum, default_value_t = Output::Table, global = true)]

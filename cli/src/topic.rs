@@ -33,7 +33,8 @@ pub(crate) enum TopicCommand {
         /// Bytes kept per partition, and up to a segment more; unbounded without it
         #[arg(long)]
         retention_bytes: Option<i64>,
-        /// Size at which a segment is closed; what is removed are whole segments. An eighth of --retention-bytes without it, 1 MiB to 1 GiB
+        /// Size at which a segment is closed; what is removed are whole segments. An eighth of --retention-bytes
+        /// without it, 1 MiB to 1 GiB
         #[arg(long)]
         segment_bytes: Option<u64>,
         /// How long a segment stays open, as in "1h". An eighth of --retention without it, 5 s to a week
@@ -144,6 +145,7 @@ impl TopicCommand {
                     .partitions
                     .iter()
                     .map(|p| {
+                        let asides = p.asides.iter().map(|a| json!({ "broker": a.broker, "folder": a.folder }));
                         json!({
                             "partition": p.partition,
                             "leader": if p.leader == 0 { "none".into() } else { json!(p.leader) },
@@ -155,7 +157,7 @@ impl TopicCommand {
                             "log_end": p.log_end_offset,
                             "bytes": p.bytes,
                             "state": p.offline.as_deref().unwrap_or("online"),
-                            "asides": p.asides.iter().map(|a| json!({ "broker": a.broker, "folder": a.folder })).collect::<Vec<_>>(),
+                            "asides": asides.collect::<Vec<_>>(),
                         })
                     })
                     .collect();
@@ -194,7 +196,8 @@ impl TopicCommand {
                             p.partition, aside.broker, aside.folder
                         );
                         println!(
-                            "(below its data directory). Look at it there with `thalweg partition dump FOLDER`, produce again what is"
+                            "(below its data directory). Look at it there with `thalweg partition dump FOLDER`, \
+                             produce again what is"
                         );
                         println!("needed of it, and remove the folder.");
                     }

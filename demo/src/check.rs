@@ -47,7 +47,8 @@ impl Expected {
         let late: u64 = e.late.values().map(|(n, _)| n).sum();
         ensure!(
             (e.records, late) == (RECORDS, LATE),
-            "the flights file has {} records, {late} of them late; {RECORDS} and {LATE} are published. Delete it and try again",
+            "the flights file has {} records, {late} of them late; {RECORDS} and {LATE} are published. Delete it and \
+             try again",
             e.records
         );
         Ok(e)

@@ -1,8 +1,8 @@
-//! The main job on one machine: three brokers, three SDKs, a wasm partitioner and a wasm filter, on real data, while brokers are
-//! killed.
+//! The main job on one machine: three brokers, three SDKs, a wasm partitioner and a wasm filter, on real data, while
+//! brokers are killed.
 //!
-//! `xtask` builds everything and starts this with the paths. `worker` is the Rust part; `worker.py` and `worker.mjs` are
-//! the same in the other languages.
+//! `xtask` builds everything and starts this with the paths. `worker` is the Rust part; `worker.py` and `worker.mjs`
+//! are the same in the other languages.
 
 mod check;
 mod worker;
@@ -365,8 +365,8 @@ fn work(
     Ok(report)
 }
 
-/// Three languages read as one group; a member is killed, and so is the broker that coordinates it. Each record must have been got
-/// by somebody.
+/// Three languages read as one group; a member is killed, and so is the broker that coordinates it. Each record must
+/// have been got by somebody.
 fn share(paths: &Paths, cluster: &mut Cluster, expected: &Expected) -> Result<()> {
     let address = cluster.address.clone();
     let started = Instant::now();

@@ -1,5 +1,5 @@
-//! The consumer: a batch crosses as one buffer and arrays of positions, and `lib/record.js` reads from them; records are handed out as numbers
-//! within it.
+//! The consumer: a batch crosses as one buffer and arrays of positions, and `lib/record.js` reads from them; records
+//! are handed out as numbers within it.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -148,8 +148,8 @@ fn pack(batch: &thalweg::Batch) -> Batch {
 
 #[napi]
 impl Consumer {
-    /// Hands out at most so many records: their number; `first` tells which they are. -1: nothing at the moment, `ready` waits. -2: changes are to be told
-    /// first. -3: nothing more comes.
+    /// Hands out at most so many records: their number; `first` tells which they are. -1: nothing at the moment,
+    /// `ready` waits. -2: changes are to be told first. -3: nothing more comes.
     #[napi]
     pub fn take(&self, max_records: u32) -> Result<i32> {
         match self.inner.take_run(max_records as usize) {
@@ -170,7 +170,8 @@ impl Consumer {
         lock(&self.current).as_ref().map_or(0, |c| c.first as u32)
     }
 
-    /// Of the records that were taken last, only so many were handed to the user; those before the last of them are done.
+    /// Of the records that were taken last, only so many were handed to the user; those before the last of them are
+    /// done.
     #[napi]
     pub fn give_back(&self, handed: u32) {
         self.inner.give_back(handed as usize);

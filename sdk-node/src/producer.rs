@@ -36,8 +36,8 @@ pub struct Outcomes {
     pub failed: Vec<FailedRecord>,
 }
 
-/// Reads what `lib/producer.js` packs: for each record its key, its value and its headers (name and value, each with its
-/// length in `header_index`), one after the other in `data`.
+/// Reads what `lib/producer.js` packs: for each record its key, its value and its headers (name and value, each with
+/// its length in `header_index`), one after the other in `data`.
 fn unpack(
     data: &[u8],
     index: &[u32],

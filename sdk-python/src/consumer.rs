@@ -1,4 +1,5 @@
-//! The consumer: records and batches are taken without waiting; what waits hands out nothing, so that a call that is cancelled loses nothing.
+//! The consumer: records and batches are taken without waiting; what waits hands out nothing, so that a call that is
+//! cancelled loses nothing.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -57,8 +58,9 @@ impl Consumer {
 
 #[pymethods]
 impl Consumer {
-    /// Hands out the next record; what was handed out before it is done. None: nothing at the moment, `ready` waits. A list: changes that are to be told
-    /// first. StopAsyncIteration: everything has been read, or the consumer is closed.
+    /// Hands out the next record; what was handed out before it is done. None: nothing at the moment, `ready` waits. A
+    /// list: changes that are to be told first. StopAsyncIteration: everything has been read, or the consumer is
+    /// closed.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.check_process()?;
         let wrap = |spot: Spot| {
@@ -213,7 +215,8 @@ impl Consumer {
     }
 }
 
-/// Records of one partition that came together, sharing their bytes. A kept batch, or record of it, keeps those bytes; a kept key or value does not.
+/// Records of one partition that came together, sharing their bytes. A kept batch, or record of it, keeps those bytes;
+/// a kept key or value does not.
 ///
 /// `len(batch)`, `batch[0]`, `batch[-1]` and iteration are as a list's.
 #[pyclass(frozen, sequence, module = "thalweg")]
@@ -275,7 +278,8 @@ impl Batch {
 
 /// A record as it was read; its parts are made when they are asked for.
 ///
-/// One can be made by hand, for tests of what handles records. Records are equal when all of their parts are, and can be pickled.
+/// One can be made by hand, for tests of what handles records. Records are equal when all of their parts are, and can
+/// be pickled.
 #[pyclass(frozen, module = "thalweg")]
 pub(crate) struct Record {
     batch: Arc<thalweg::Batch>,

@@ -113,8 +113,8 @@ impl Receipt {
         })
     }
 
-    /// What has come since the last call, at least one: (partition, offsets or None for each, places in the call) of neighbours in a partition, and
-    /// (place, exception).
+    /// What has come since the last call, at least one: (partition, offsets or None for each, places in the call) of
+    /// neighbours in a partition, and (place, exception).
     fn settled<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let receipt = self.inner.clone();
         future_into_py(py, async move {

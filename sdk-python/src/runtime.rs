@@ -14,12 +14,12 @@ use crate::error::raise;
 /// How long the end of the interpreter waits for calls that are under way.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
-/// Started by the first call, not by the import: whoever is forked before that starts his own. With the process that it lives in: a child that is forked
-/// later has none of its threads.
+/// Started by the first call, not by the import: whoever is forked before that starts his own. With the process that it
+/// lives in: a child that is forked later has none of its threads.
 static RUNTIME: OnceLock<(u32, Runtime)> = OnceLock::new();
 
-/// How often this process, or one that it comes from, was forked since the module was loaded. The number of the process itself would cost a system call
-/// at every record.
+/// How often this process, or one that it comes from, was forked since the module was loaded. The number of the process
+/// itself would cost a system call at every record.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
 /// Registered with `os.register_at_fork`, for the child.
@@ -34,7 +34,8 @@ pub(crate) fn forks() -> u32 {
 
 /// What was made before a fork belongs to the parent.
 pub(crate) fn before_a_fork() -> PyErr {
-    let message = "thalweg was connected before this process was forked; connect after the fork only, or start the process with spawn";
+    let message = "thalweg was connected before this process was forked; connect after the fork only, or start the \
+                   process with spawn";
     raise(Error::new(ErrorKind::Invalid, message))
 }
 
@@ -48,7 +49,8 @@ where
     let (started_in, runtime) = match RUNTIME.get() {
         Some(started) => started,
         None => {
-            // Two threads, because each only hands results over; one for what blocks: `drain` waits behind what it has to hand over.
+            // Two threads, because each only hands results over; one for what blocks: `drain` waits behind what it has
+            // to hand over.
             let mut builder = Builder::new_multi_thread();
             builder.worker_threads(2).max_blocking_threads(1).thread_name("thalweg-python").enable_all();
             let made = builder.build()?;
@@ -64,8 +66,8 @@ where
     pyo3_async_runtimes::tokio::future_into_py(py, future)
 }
 
-/// Waits until no call touches Python any more: one that did while the interpreter is taken down would abort the process.
-/// Registered with `atexit`.
+/// Waits until no call touches Python any more: one that did while the interpreter is taken down would abort the
+/// process. Registered with `atexit`.
 #[pyfunction]
 pub(crate) fn drain(py: Python<'_>) {
     let Some((_, runtime)) = RUNTIME.get().filter(|(process, _)| *process == std::process::id()) else { return };

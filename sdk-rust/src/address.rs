@@ -70,7 +70,8 @@ impl Address {
     }
 }
 
-/// What `thalweg dev` leaves behind, so that clients on the same machine need no options. For the command `thalweg` and for tests.
+/// What `thalweg dev` leaves behind, so that clients on the same machine need no options. For the command `thalweg` and
+/// for tests.
 #[doc(hidden)]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DevContext {

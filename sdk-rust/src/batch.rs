@@ -19,8 +19,8 @@ pub(crate) struct TopicName {
 
 /// A record as it was read.
 ///
-/// Key, value and headers share the bytes of their batch, and keep all of them in memory: of what is kept for long, take a copy
-/// (`Bytes::copy_from_slice(key)`).
+/// Key, value and headers share the bytes of their batch, and keep all of them in memory: of what is kept for long,
+/// take a copy (`Bytes::copy_from_slice(key)`).
 ///
 /// ```no_run
 /// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
@@ -45,7 +45,8 @@ pub struct ConsumerRecord {
 }
 
 impl ConsumerRecord {
-    /// A record as it might have been read, for tests of what handles records. One without a time of its own is from the beginning of the epoch.
+    /// A record as it might have been read, for tests of what handles records. One without a time of its own is from
+    /// the beginning of the epoch.
     pub fn new(topic: impl Into<String>, partition: u32, offset: u64, record: crate::Record) -> ConsumerRecord {
         let topic = Arc::new(TopicName { name: topic.into(), id: Bytes::new() });
         ConsumerRecord { topic, partition, offset, record: record.into_place(0).0 }
@@ -339,7 +340,8 @@ pub(crate) struct Decoded {
     pub(crate) end: u64,
     /// Records that were passed over.
     pub(crate) unreadable: u64,
-    /// The batches that do not decode: the first offset of each, and why. Without [`OnBadRecord::Skip`] one at most, the last thing that was read.
+    /// The batches that do not decode: the first offset of each, and why. Without [`OnBadRecord::Skip`] one at most,
+    /// the last thing that was read.
     pub(crate) bad: Vec<(u64, BatchError)>,
 }
 

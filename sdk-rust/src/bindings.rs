@@ -1,7 +1,7 @@
 //! What the clients for other languages are made of besides: it may change with every release.
 //!
-//! Options come as the caller's language has them, names of choices as text; what they mean, what goes together and what they are by default is said
-//! once, here and in the builders.
+//! Options come as the caller's language has them, names of choices as text; what they mean, what goes together and
+//! what they are by default is said once, here and in the builders.
 
 use std::time::Duration;
 

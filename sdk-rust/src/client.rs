@@ -68,8 +68,8 @@ impl ClientBuilder {
         }
     }
 
-    /// Trusts this CA (PEM) and nothing else. Without it: `THALWEG_CA` (a file), then the context that `thalweg dev` leaves
-    /// for loopback, then the platform's roots.
+    /// Trusts this CA (PEM) and nothing else. Without it: `THALWEG_CA` (a file), then the context that `thalweg dev`
+    /// leaves for loopback, then the platform's roots.
     pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca_pem = Some(pem.into());
         self
@@ -87,8 +87,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How this client calls itself, "thalweg-rust" by default: operators see it in the broker's log and in `group describe`. At most
-    /// 249 bytes, without control characters.
+    /// How this client calls itself, "thalweg-rust" by default: operators see it in the broker's log and in `group
+    /// describe`. At most 249 bytes, without control characters.
     pub fn client_id(mut self, id: impl Into<String>) -> Self {
         self.client_id = id.into();
         self
@@ -97,8 +97,8 @@ impl ClientBuilder {
     /// Connects.
     ///
     /// # Errors
-    /// `disconnected` when no broker answers within the time-out, `denied` when its certificate is not trusted, `invalid` for an address, a
-    /// client id, a CA or an identity that does not read.
+    /// `disconnected` when no broker answers within the time-out, `denied` when its certificate is not trusted,
+    /// `invalid` for an address, a client id, a CA or an identity that does not read.
     pub async fn connect(self) -> Result<Client> {
         let named = thalweg_model::check_client_id(&self.client_id);
         named.map_err(|e| Error::because(ErrorKind::Invalid, "client id", e))?;
@@ -170,7 +170,8 @@ impl Client {
         ProducerBuilder::new(self.clone(), Some(topic))
     }
 
-    /// A producer whose records each name their topic, by [`Record::topic`](crate::Record::topic). All topics share its buffer.
+    /// A producer whose records each name their topic, by [`Record::topic`](crate::Record::topic). All topics share its
+    /// buffer.
     pub fn producer_of_any_topic(&self) -> ProducerBuilder {
         ProducerBuilder::new(self.clone(), None)
     }

@@ -14,8 +14,8 @@ use crate::Record;
 ///
 /// Act on [`kind`](Error::kind); show the message to people. Source of the kinds: docs/errors.md.
 ///
-/// The message is whole by itself. [`source`](std::error::Error::source) is what lies below it where that is another library's error, for who wants to look at
-/// it: the connection's, the system's, the decoder's.
+/// The message is whole by itself. [`source`](std::error::Error::source) is what lies below it where that is another
+/// library's error, for who wants to look at it: the connection's, the system's, the decoder's.
 ///
 /// ```no_run
 /// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {

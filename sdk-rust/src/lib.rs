@@ -31,14 +31,15 @@
 //!
 //! # Features
 //!
-//! - `wasm`, on by default: this process runs the partitioner of a topic. Without it a broker does, which costs a round trip a call, and the build has no
-//!   wasmtime in it.
+//! - `wasm`, on by default: this process runs the partitioner of a topic. Without it a broker does, which costs a round
+//!   trip a call, and the build has no wasmtime in it.
 //! - `testing`: [`testing`] starts brokers for the tests of what uses this crate.
 //!
 //! # How it runs
 //!
-//! The connections of all clients of a process run on one thread; places in line, batching, compression and decoding run on the caller's where
-//! nobody waits, and a topic's plugin on a thread for what may take long. The futures here belong to no particular runtime. Decisions (batching, numbering, retries, credit) are `thalweg-client-core`'s.
+//! The connections of all clients of a process run on one thread; places in line, batching, compression and decoding
+//! run on the caller's where nobody waits, and a topic's plugin on a thread for what may take long. The futures here
+//! belong to no particular runtime. Decisions (batching, numbering, retries, credit) are `thalweg-client-core`'s.
 
 mod address;
 mod admin;

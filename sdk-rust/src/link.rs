@@ -40,7 +40,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 type Job = Box<dyn FnOnce(Rc<Link>) + Send>;
 
-/// Reaches a client's part of the connection thread from anywhere. With the last clone that part ends, and its connections are closed.
+/// Reaches a client's part of the connection thread from anywhere. With the last clone that part ends, and its
+/// connections are closed.
 #[derive(Clone)]
 pub(crate) struct Io {
     jobs: mpsc::UnboundedSender<Job>,
@@ -64,7 +65,8 @@ pub(crate) struct Link {
 /// A broker's connection.
 enum Slot {
     Open(Connection),
-    /// Somebody tries. Whoever wants it meanwhile waits for the outcome of that, and no longer than he would otherwise: attempts do not queue up.
+    /// Somebody tries. Whoever wants it meanwhile waits for the outcome of that, and no longer than he would otherwise:
+    /// attempts do not queue up.
     Trying(watch::Receiver<Option<Result<Connection>>>),
 }
 
@@ -188,8 +190,8 @@ impl Link {
         all
     }
 
-    /// A connection to some broker. One round over all addresses: each gets a head start before the next one is tried too,
-    /// so that one that is down costs no more than that.
+    /// A connection to some broker. One round over all addresses: each gets a head start before the next one is tried
+    /// too, so that one that is down costs no more than that.
     pub(crate) async fn connection(self: &Rc<Self>, attempt: Duration) -> Result<Connection> {
         let mut tried = tokio::task::JoinSet::new();
         for (i, address) in self.addresses().into_iter().enumerate() {

@@ -1,7 +1,8 @@
 //! The thread and the sockets of all clients of a process.
 //!
-//! Nothing is started before the first client connects. What is started then stays as long as the process: clients come and go without threads,
-//! sockets or their buffers. A child that was forked has not got the thread, and starts its own.
+//! Nothing is started before the first client connects. What is started then stays as long as the process: clients come
+//! and go without threads, sockets or their buffers. A child that was forked has not got the thread, and starts its
+//! own.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -15,8 +16,8 @@ use tokio::task::LocalSet;
 
 use crate::{Error, Result};
 
-/// How long one who starts the thread is waited for. Longer than any start takes: whoever held the lock then was another thread in the parent
-/// of a fork, and never lets go.
+/// How long one who starts the thread is waited for. Longer than any start takes: whoever held the lock then was
+/// another thread in the parent of a fork, and never lets go.
 const START: Duration = Duration::from_secs(1);
 
 type Start = Box<dyn FnOnce(&Endpoints) + Send>;

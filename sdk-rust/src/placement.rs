@@ -87,7 +87,8 @@ pub(crate) type SharedPlacement = Arc<tokio::sync::Mutex<(u32, Placement)>>;
 /// A record to place, and the partition that its sender has chosen, if any.
 pub(crate) type ToPlace = (Record, Option<u32>);
 
-/// The partition of each record, and the epoch of the pin that was asked. A record that the plugin fails on is the only one that fails.
+/// The partition of each record, and the epoch of the pin that was asked. A record that the plugin fails on is the only
+/// one that fails.
 pub(crate) async fn place_all(
     placement: &SharedPlacement,
     link: &Rc<Link>,
@@ -151,7 +152,8 @@ pub(crate) fn no_partition(chosen: u32, partitions: u32) -> Error {
 const ASK_BYTES: usize = 1 << 20;
 
 impl Placement {
-    /// Whether a record may go to the partition that its sender has chosen. Where the topic has a partitioner, that alone places its records.
+    /// Whether a record may go to the partition that its sender has chosen. Where the topic has a partitioner, that
+    /// alone places its records.
     fn check(&self, chosen: u32, partitions: u32) -> Result<u32> {
         match self {
             Placement::Key(_) if chosen < partitions => Ok(chosen),
@@ -159,7 +161,8 @@ impl Placement {
             _ => Err(Error::new(
                 ErrorKind::Invalid,
                 format!(
-                    "partition {chosen} is asked for, and the topic's partitioner decides where its records go: leave the partition out, or \
+                    "partition {chosen} is asked for, and the topic's partitioner decides where its records go: leave \
+                     the partition out, or \
                      give the topic no partitioner (`thalweg topic set-partitioner`)"
                 ),
             )),
@@ -184,7 +187,8 @@ impl Placement {
         static ENGINE: std::sync::OnceLock<Engine> = std::sync::OnceLock::new();
         let label = format!("{}@{} ({})", pin.name, pin.version, hex(&pin.digest));
         let module = pinned_module(asker, &pin.digest, &label).await?;
-        // Off the connection thread, and off the caller's runtime as well: compiling takes tens of milliseconds and more.
+        // Off the connection thread, and off the caller's runtime as well: compiling takes tens of milliseconds and
+        // more.
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let compile = move || -> Result<Partitioner> {
             let failed = |e: thalweg_plugin_host::GuestError| -> Error {
@@ -241,8 +245,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// The module that a topic is pinned to, from the first broker that has it whole. One that was damaged on a broker's disk or on the
-/// way mostly still runs, and would place records elsewhere.
+/// The module that a topic is pinned to, from the first broker that has it whole. One that was damaged on a broker's
+/// disk or on the way mostly still runs, and would place records elsewhere.
 #[cfg(feature = "wasm")]
 async fn pinned_module(asker: &impl Ask, digest: &Bytes, label: &str) -> Result<Bytes> {
     let request = || proto::FetchPluginRequest { digest: digest.clone(), reference: String::new() };
@@ -256,7 +260,8 @@ async fn pinned_module(asker: &impl Ask, digest: &Bytes, label: &str) -> Result<
         Ok(Err(what)) => {
             let name = label.split('@').next().unwrap_or_default();
             let message = format!(
-                "plugin {label}: {what}, and no other broker hands over the one that the topic is pinned to. Nothing is placed \
+                "plugin {label}: {what}, and no other broker hands over the one that the topic is pinned to. Nothing \
+                 is placed \
                  otherwise. Upload the same file again: `thalweg plugin upload {name} FILE`"
             );
             RemoteError::new(ErrorCode::DamagedPlugin, message).into()
@@ -314,7 +319,8 @@ mod tests {
     const DAMAGED: &str = "plugin p@1 (abc): its file is damaged; `thalweg plugin upload p FILE`";
     const DIGEST: fn(&[u8]) -> Bytes = |module| Bytes::copy_from_slice(&sha256(module));
 
-    /// Brokers that hand over what they have, the first one to whom everybody turns; `None`: it knows that its own is damaged.
+    /// Brokers that hand over what they have, the first one to whom everybody turns; `None`: it knows that its own is
+    /// damaged.
     struct Brokers {
         modules: Vec<Option<&'static [u8]>>,
         asked: RefCell<Vec<u16>>,

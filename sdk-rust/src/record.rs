@@ -110,14 +110,15 @@ impl Record {
         self
     }
 
-    /// The partition that it goes to, whatever its key. Sending fails with `invalid` where the topic has not so many, and where the topic has a
-    /// partitioner: that alone decides then.
+    /// The partition that it goes to, whatever its key. Sending fails with `invalid` where the topic has not so many,
+    /// and where the topic has a partitioner: that alone decides then.
     pub fn partition(mut self, partition: u32) -> Record {
         self.partition = Some(partition);
         self
     }
 
-    /// The topic that it goes to, with a producer of any topic ([`Client::producer_of_any_topic`](crate::Client::producer_of_any_topic)).
+    /// The topic that it goes to, with a producer of any topic
+    /// ([`Client::producer_of_any_topic`](crate::Client::producer_of_any_topic)).
     pub fn topic(mut self, topic: impl Into<String>) -> Record {
         self.topic = Some(topic.into());
         self

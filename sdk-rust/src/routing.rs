@@ -1,7 +1,7 @@
 //! Who leads each partition of a topic: the brokers push it, whenever it changes.
 //!
-//! Several brokers are listened to at once, because the one that dies tells nobody. Of what they say, the newest leader epoch
-//! of a partition counts.
+//! Several brokers are listened to at once, because the one that dies tells nobody. Of what they say, the newest leader
+//! epoch of a partition counts.
 
 use std::convert::Infallible;
 use std::rc::Rc;

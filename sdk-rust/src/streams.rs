@@ -1,6 +1,7 @@
 //! Streams that are kept: one for each broker that is needed at the moment, opened again whenever it is lost.
 //!
-//! Whoever produces, fetches or listens to metadata has a [`Kept`] of its own, and a task for each broker in which [`again`] does the work.
+//! Whoever produces, fetches or listens to metadata has a [`Kept`] of its own, and a task for each broker in which
+//! [`again`] does the work.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,8 +20,8 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// Starts what is missing, and ends what nobody needs any more. `ended` hears of each task that is not there any more, also of those that have ended by
-    /// themselves, before it is started again.
+    /// Starts what is missing, and ends what nobody needs any more. `ended` hears of each task that is not there any
+    /// more, also of those that have ended by themselves, before it is started again.
     pub(crate) fn follow<F: Future<Output = ()> + 'static>(
         &mut self,
         wanted: &[Address],
@@ -61,8 +62,9 @@ pub(crate) struct Lost {
     pub(crate) has_served: bool,
 }
 
-/// Opens a stream and serves it, `once`, again and again, with growing pauses between streams that did not serve; until there is nothing more to do. The third
-/// failure in a row is a warning, with what its user does meanwhile; `None` for whom it does not matter.
+/// Opens a stream and serves it, `once`, again and again, with growing pauses between streams that did not serve; until
+/// there is nothing more to do. The third failure in a row is a warning, with what its user does meanwhile; `None` for
+/// whom it does not matter.
 pub(crate) async fn again(meanwhile: Option<&str>, once: impl AsyncFnMut() -> Option<Lost>) {
     let pause = async |attempt| {
         tokio::time::sleep(Duration::from_millis(Backoff::default().wait_ms(attempt, chance()))).await;

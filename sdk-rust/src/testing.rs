@@ -1,5 +1,5 @@
-//! Real brokers for the tests of what uses Thalweg: the `thalweg` command in processes of their own, at free ports. They end with the value that
-//! holds them, and with this process, also by a `kill -9`.
+//! Real brokers for the tests of what uses Thalweg: the `thalweg` command in processes of their own, at free ports.
+//! They end with the value that holds them, and with this process, also by a `kill -9`.
 //!
 //! ```no_run
 //! # async fn test() -> Result<(), Box<dyn std::error::Error>> {
@@ -11,7 +11,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The calls wait for the process, for less than a second as a rule: in a test that must not be held up, make them on a thread for blocking work.
+//! The calls wait for the process, for less than a second as a rule: in a test that must not be held up, make them on a
+//! thread for blocking work.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
@@ -26,9 +27,10 @@ use tempfile::TempDir;
 
 use crate::{Client, ClientBuilder};
 
-/// What runs `"$@"` in its own place, with a guard beside it that waits for the end of standard input. That comes when the process that holds
-/// the other end of the pipe is gone, by kill -9 as well. The guard is of the broker's process group: whoever kills the group ends it too, and
-/// the number of the group cannot become another process's while it lives. $0 is a directory to remove, or empty.
+/// What runs `"$@"` in its own place, with a guard beside it that waits for the end of standard input. That comes when
+/// the process that holds the other end of the pipe is gone, by kill -9 as well. The guard is of the broker's process
+/// group: whoever kills the group ends it too, and the number of the group cannot become another process's while it
+/// lives. $0 is a directory to remove, or empty.
 const GUARDED: &str = r#"
 exec 3<&0 </dev/null
 ( read -r gone <&3; kill -9 $$; sleep 1; [ -z "$0" ] || rm -rf -- "$0"; kill -9 0 ) >/dev/null 2>&1 &
@@ -46,7 +48,8 @@ const LOG_LINES_SHOWN: usize = 30;
 pub enum BrokerError {
     /// There is no `thalweg` command.
     #[error(
-        "{what}. A release's archive has the command, or in a checkout `cargo build --profile fast -p thalweg-cli` makes target/fast/thalweg: put it \
+        "{what}. A release's archive has the command, or in a checkout `cargo build --profile fast -p thalweg-cli` \
+         makes target/fast/thalweg: put it \
          into PATH, set THALWEG_BIN to it, or pass binary()"
     )]
     NotFound {
@@ -91,7 +94,8 @@ type Result<T> = std::result::Result<T, BrokerError>;
 ///
 /// ```no_run
 /// # fn test() -> Result<(), Box<dyn std::error::Error>> {
-/// let broker = thalweg::testing::Broker::builder().directory("target/orders").argument("--module-bytes-max=1048576").start()?;
+/// let builder = thalweg::testing::Broker::builder().directory("target/orders");
+/// let broker = builder.argument("--module-bytes-max=1048576").start()?;
 /// println!("{}", broker.log());
 /// # Ok(()) }
 /// ```
@@ -227,7 +231,8 @@ enum Kind {
     Member,
 }
 
-/// A broker of its own, or one of a cluster. Topics are made on first use. Dropped, it ends at once, and its directory goes if that is a temporary one.
+/// A broker of its own, or one of a cluster. Topics are made on first use. Dropped, it ends at once, and its directory
+/// goes if that is a temporary one.
 ///
 /// ```no_run
 /// # async fn test() -> Result<(), Box<dyn std::error::Error>> {

@@ -12,7 +12,8 @@ use crate::{client, read_all};
 
 const ALL: [(&str, Acks); 3] = [("none", Acks::None), ("leader", Acks::Leader), ("quorum", Acks::Quorum)];
 
-/// One producer of each kind, until told to stop; each answers with how many of its records were acknowledged, from 0 on.
+/// One producer of each kind, until told to stop; each answers with how many of its records were acknowledged, from 0
+/// on.
 fn load(client: &Client, stop: &Arc<AtomicBool>) -> Vec<tokio::task::JoinHandle<Vec<u64>>> {
     let start = |(name, acks): (&'static str, Acks)| {
         let (client, stop) = (client.clone(), stop.clone());
@@ -48,7 +49,8 @@ async fn while_no_leader_is_lost_every_kind_of_acknowledgement_keeps_everything_
     let broker = Broker::start(folder.path(), 0);
     let client = client(&broker).await;
     client.create_topic("t", Topic::partitions(1)).await.unwrap();
-    // From here on its leader serves: until it has committed in its term it refuses, and whoever wants no acks never hears of it.
+    // From here on its leader serves: until it has committed in its term it refuses, and whoever wants no acks never
+    // hears of it.
     client.producer("t").build().await.unwrap().send(Record::new("first")).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let producers = load(&client, &stop);

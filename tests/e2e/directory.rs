@@ -181,7 +181,8 @@ async fn a_broker_of_three_gets_its_lost_files_from_the_others() {
     assert_eq!(client.offsets("t", Position::Earliest).await.unwrap().len(), 1);
 }
 
-/// The only copy of a partition is damaged: clients hear so at once, the other partitions are delivered, and what is left is brought back.
+/// The only copy of a partition is damaged: clients hear so at once, the other partitions are delivered, and what is
+/// left is brought back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_single_copy_is_a_typed_error_and_what_is_left_of_it_can_be_salvaged() {
     let folder = tempfile::tempdir().unwrap();

@@ -225,7 +225,8 @@ async fn a_history_that_others_went_on_without_is_kept_aside() {
     cluster.kill(3);
     let other = client_of(&cluster, 2).await;
     other.producer("t").build().await.unwrap().send_batch(numbers(100..200)).await.unwrap();
-    // A follower hears a moment later what is decided, and writes that down when it falls idle: only then does it know after its end.
+    // A follower hears a moment later what is decided, and writes that down when it falls idle: only then does it know
+    // after its end.
     tokio::time::sleep(Duration::from_secs(1)).await;
     cluster.kill(1);
     cluster.kill(2);

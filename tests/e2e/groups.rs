@@ -47,7 +47,8 @@ impl Reading {
                 tokio::select! {
                     record = consumer.next() => {
                         let r = record.unwrap().unwrap();
-                        let what = (r.topic().to_owned(), r.partition(), r.offset(), r.text().unwrap().unwrap().to_owned());
+                        let text = r.text().unwrap().unwrap().to_owned();
+                        let what = (r.topic().to_owned(), r.partition(), r.offset(), text);
                         into.lock().unwrap().push(what);
                     }
                     _ = &mut stopped => return consumer.finish().await.unwrap(),
@@ -615,7 +616,8 @@ async fn a_partition_waits_for_whoever_is_being_told_that_it_goes() {
     assert_eq!(read.len(), 20);
 }
 
-/// What one task waits for keeps no other from committing, and the last record is committed though no further one comes.
+/// What one task waits for keeps no other from committing, and the last record is committed though no further one
+/// comes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_done_is_committed_while_somebody_waits_for_more() {
     let folder = tempfile::tempdir().unwrap();

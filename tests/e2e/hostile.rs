@@ -1,4 +1,5 @@
-//! Modules that mean harm, uploaded to a real broker: the error names plugin, digest and record, and everybody else goes on.
+//! Modules that mean harm, uploaded to a real broker: the error names plugin, digest and record, and everybody else
+//! goes on.
 
 use thalweg::{ErrorKind, Record, Topic};
 use thalweg_tests::process::Broker;

@@ -64,8 +64,8 @@ impl Load {
     }
 }
 
-/// What was acknowledged, at least `min` records, is there once, and each producer's records of a partition are in the order
-/// of their sending.
+/// What was acknowledged, at least `min` records, is there once, and each producer's records of a partition are in the
+/// order of their sending.
 pub(crate) async fn check(client: &Client, acked: &[(String, u32)], min: usize) {
     let found = read_all(client, "load").await;
     let mut places: HashMap<&str, u32> = HashMap::new();

@@ -1,4 +1,5 @@
-//! Batches that mean harm, sent to a real broker by hand: they are refused, and whoever reads or writes beside them goes on.
+//! Batches that mean harm, sent to a real broker by hand: they are refused, and whoever reads or writes beside them
+//! goes on.
 
 use bytes::Bytes;
 use thalweg::{Position, Record, Topic};
@@ -134,8 +135,8 @@ fn head(topic_id: &Bytes, producer_token: &Bytes) -> proto::Produce {
     proto::Produce { request_id: 1, topic_id, acks: 2, pin_epoch: 1, producer_token, ..Default::default() }
 }
 
-/// Somebody claimed the ids that producers would get next, one junk record each: their first batches were then acknowledged as
-/// duplicates, and lost.
+/// Somebody claimed the ids that producers would get next, one junk record each: their first batches were then
+/// acknowledged as duplicates, and lost.
 #[tokio::test]
 async fn ids_that_were_not_given_out_take_nobodys_records() {
     let folder = tempfile::tempdir().unwrap();
@@ -162,8 +163,8 @@ async fn ids_that_were_not_given_out_take_nobodys_records() {
     assert_eq!(read_all(&client, "payments").await[&0], ["payment-0", "payment-1", "payment-2"]);
 }
 
-/// Every reader of a batch sees its producer's id and sequence. That must not be enough to shut the producer out, or to write
-/// in its place.
+/// Every reader of a batch sees its producer's id and sequence. That must not be enough to shut the producer out, or to
+/// write in its place.
 #[tokio::test]
 async fn who_knows_a_living_producers_numbers_neither_fences_it_nor_takes_its_sequences() {
     let folder = tempfile::tempdir().unwrap();

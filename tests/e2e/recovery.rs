@@ -1,4 +1,5 @@
-//! Copies are lost or rotten beyond what the others can rebuild, or are there twice: what a cluster says, and how an operator goes on.
+//! Copies are lost or rotten beyond what the others can rebuild, or are there twice: what a cluster says, and how an
+//! operator goes on.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -51,7 +51,8 @@ async fn by_size_the_limit_stays_readable_and_the_disk_is_freed() {
     newest(&read_all(&client, "small").await[&0]);
 }
 
-/// LIMITS.md, "What retention promises": while more is written, and when nothing is any more, also what was in the write-ahead log only.
+/// LIMITS.md, "What retention promises": while more is written, and when nothing is any more, also what was in the
+/// write-ahead log only.
 #[tokio::test]
 async fn by_time_what_has_expired_leaves_readers_and_disk_within_a_minute() {
     let folder = tempfile::tempdir().unwrap();

@@ -372,7 +372,8 @@ async fn a_failed_record_is_put_aside_from_on_error() {
     assert_eq!(aside, (0..20).collect::<Vec<_>>());
 }
 
-/// From the call to the outcome, though there is no room; and what `try_enqueue` says of that. A receipt may be awaited as it is.
+/// From the call to the outcome, though there is no room; and what `try_enqueue` says of that. A receipt may be awaited
+/// as it is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_send_ends_within_its_time_though_it_waits_for_room() {
     let folder = tempfile::tempdir().unwrap();

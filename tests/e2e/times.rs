@@ -128,7 +128,8 @@ async fn index_files_of_a_broker_that_was_never_killed_point_at_what_they_say() 
     check_indexes(folder.path(), false);
 }
 
-/// Checks the index files of all segments of the topic with small ones. After a kill a time's offset may lie before its batch.
+/// Checks the index files of all segments of the topic with small ones. After a kill a time's offset may lie before its
+/// batch.
 fn check_indexes(data: &Path, was_killed: bool) {
     let mut segments: BTreeMap<(String, u64), Vec<(u64, RecordBatch)>> = BTreeMap::new();
     for folder in std::fs::read_dir(data.join("partitions")).unwrap() {

@@ -1,4 +1,5 @@
-//! What a release is made of, installed as a user does it on a machine without a compiler, and the quickstarts with that.
+//! What a release is made of, installed as a user does it on a machine without a compiler, and the quickstarts with
+//! that.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -155,7 +156,8 @@ test('a record comes back, in a realm of its own', async () => {
 
 const WEBPACK: &str = "
 const webpack = require('webpack')
-const config = { mode: 'production', target: 'node', entry: './bundled.mjs', externals: { thalweg: 'commonjs thalweg' } }
+const externals = { thalweg: 'commonjs thalweg' }
+const config = { mode: 'production', target: 'node', entry: './bundled.mjs', externals }
 webpack({ ...config, context: __dirname, output: { path: __dirname, filename: 'webpacked.cjs' } }, (error, stats) => {
   if (error || stats.hasErrors()) throw error ?? new Error(stats.toString())
 })

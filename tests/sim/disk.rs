@@ -1,5 +1,5 @@
-//! A disk that forgets: what was not synced may be lost, in any sectors, or torn; what was under way may be done in part, and what was
-//! deleted may come back.
+//! A disk that forgets: what was not synced may be lost, in any sectors, or torn; what was under way may be done in
+//! part, and what was deleted may come back.
 //!
 //! Which folders are synced, and when, is as in `broker/src/disk.rs`.
 
@@ -118,7 +118,8 @@ impl SimDisk {
         finished
     }
 
-    /// True while it would show if the process or the machine ended now: what is under way would be done in part, or a deletion undone.
+    /// True while it would show if the process or the machine ended now: what is under way would be done in part, or a
+    /// deletion undone.
     pub(super) fn is_exposed(&self) -> bool {
         let inner = self.0.borrow();
         let bytes = |buffers: &[Bytes]| buffers.iter().map(Bytes::len).sum::<usize>();
@@ -132,7 +133,8 @@ impl SimDisk {
         is_in_part || (inner.faults.undone > 0 && !inner.deleted.is_empty())
     }
 
-    /// Power goes: submissions are forgotten, unsynced sectors survive by chance, and some come out as garbage if `tears`.
+    /// Power goes: submissions are forgotten, unsynced sectors survive by chance, and some come out as garbage if
+    /// `tears`.
     pub(super) fn cut_power(&self, tears: bool) {
         let mut guard = self.0.borrow_mut();
         let inner = &mut *guard;
@@ -143,8 +145,8 @@ impl SimDisk {
             }
         }
         for (name, file) in &mut inner.files {
-            // Segments and their sums grow within a sector that was synced before. They trust the device to leave a sector
-            // old or new (docs/formats/segment.md says so); the write-ahead log does not even trust that.
+            // Segments and their sums grow within a sector that was synced before. They trust the device to leave a
+            // sector old or new (docs/formats/segment.md says so); the write-ahead log does not even trust that.
             let is_log = name.0.ends_with(".wal");
             let may_tear = tears && is_log;
             let sector_bytes = if is_log { LOG_SECTOR } else { SECTOR };
@@ -329,7 +331,8 @@ impl Inner {
         }
     }
 
-    /// What has no beginning that could be told from its end is done or not; of the rest, some sectors from the first one on.
+    /// What has no beginning that could be told from its end is done or not; of the rest, some sectors from the first
+    /// one on.
     fn perform_in_part(&mut self, step: Step) {
         let done = match step {
             Step::Write { file, at, buffers } => {
@@ -361,7 +364,8 @@ impl Inner {
         (place / sector_bytes * sector_bytes).max(at)
     }
 
-    /// Its zeros, as far as they came, are in the system's cache; where it stood before, it may be as it was after a power cut.
+    /// Its zeros, as far as they came, are in the system's cache; where it stood before, it may be as it was after a
+    /// power cut.
     fn create_in_part(&mut self, file: FileName, bytes_count: u64) {
         if !self.has_room(bytes_count) {
             return;

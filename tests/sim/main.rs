@@ -61,8 +61,8 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Prints the table of docs/MUTANTS.md anew, for bugs whose name has `only` in it: which of the seeds finds each, with `wanted_words` in what it says. Those
-/// that a unit test finds keep their rows. Two threads: seeds are independent.
+/// Prints the table of docs/MUTANTS.md anew, for bugs whose name has `only` in it: which of the seeds finds each, with
+/// `wanted_words` in what it says. Those that a unit test finds keep their rows. Two threads: seeds are independent.
 fn mutants(only: &str, wanted_words: &str, seeds: std::ops::Range<u64>) -> ExitCode {
     let known = rows();
     let by_file = |bug: Bug| known.iter().find(|r| r.bug == bug.name() && matches!(r.finder, Finder::File(_)));

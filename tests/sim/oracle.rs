@@ -1,9 +1,10 @@
 //! What must always hold, checked against what clients were told, what readers see and what replicas hold.
 //!
-//! Source: the design's promises 1 and 2; Raft §5 (one leader per term, log matching, leader completeness). No acknowledged
-//! record is lost; every offset is an acknowledged record, an unacknowledged one or a control batch; nothing stands twice;
-//! what was read once stays; what one replica calls decided, no other calls otherwise. And of docs/sdk.md's: a producer's records of one
-//! partition stand in the order in which it pushed them, each where the partitioner puts it whose pin the log was under.
+//! Source: the design's promises 1 and 2; Raft §5 (one leader per term, log matching, leader completeness). No
+//! acknowledged record is lost; every offset is an acknowledged record, an unacknowledged one or a control batch;
+//! nothing stands twice; what was read once stays; what one replica calls decided, no other calls otherwise. And of
+//! docs/sdk.md's: a producer's records of one partition stand in the order in which it pushed them, each where the
+//! partitioner puts it whose pin the log was under.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -32,15 +33,16 @@ pub(super) fn id_of(record: &Record) -> RecordId {
 pub(super) struct Oracle {
     /// Of the topic.
     partitions: u32,
-    /// Every record that was pushed: its partition, and its place among all pushes, the latest one if it was placed anew.
+    /// Every record that was pushed: its partition, and its place among all pushes, the latest one if it was placed
+    /// anew.
     pushed: BTreeMap<RecordId, (u32, u64)>,
     /// Where else a record was placed before; kept only where producers are forgotten.
     placed_before: BTreeSet<(RecordId, u32)>,
     pushes: u64,
     /// Given up by their clients. Whether they stand anywhere is open.
     timed_out: BTreeSet<RecordId>,
-    /// Brokers forget producers that the clients still are, so that what a stopped broker takes late, after its client has given it up and
-    /// gone on, may be taken for something new.
+    /// Brokers forget producers that the clients still are, so that what a stopped broker takes late, after its client
+    /// has given it up and gone on, may be taken for something new.
     pub(super) producers_are_forgotten: bool,
     /// Under which pin each record was last appended, by partition.
     appended: BTreeMap<(u32, RecordId), u32>,
@@ -48,9 +50,11 @@ pub(super) struct Oracle {
     appends: BTreeMap<(u32, RecordId), Vec<(u64, Option<ProducerMark>)>>,
     /// The number 0 of a producer's epoch, by partition, producer and epoch; kept only where producers are forgotten.
     begun: BTreeMap<(u32, ProducerId, ProducerEpoch), Begun>,
-    /// One past the largest offset at which each producer's batches were appended, by partition; kept only where producers are forgotten.
+    /// One past the largest offset at which each producer's batches were appended, by partition; kept only where
+    /// producers are forgotten.
     written: BTreeMap<(u32, ProducerId), u64>,
-    /// Where a twin's record was first appended, by partition, producer, epoch and number; kept only where producers are forgotten.
+    /// Where a twin's record was first appended, by partition, producer, epoch and number; kept only where producers
+    /// are forgotten.
     by_twin: BTreeMap<(u32, ProducerId, ProducerEpoch, i32), u64>,
     /// Acknowledged: partition and offset.
     acked: BTreeMap<RecordId, (u32, u64)>,
@@ -143,9 +147,10 @@ impl Oracle {
         }
     }
 
-    /// A leader refused the number 0 of an epoch, because the records were placed with an older pin. It looks at numbers first: had it known
-    /// the batch, it would have called it a duplicate. So, if the number 0 was appended before, it has forgotten the producer, or should not
-    /// have said so: it remembers `producers_max`, and has forgotten nobody behind whom fewer have written.
+    /// A leader refused the number 0 of an epoch, because the records were placed with an older pin. It looks at
+    /// numbers first: had it known the batch, it would have called it a duplicate. So, if the number 0 was appended
+    /// before, it has forgotten the producer, or should not have said so: it remembers `producers_max`, and has
+    /// forgotten nobody behind whom fewer have written.
     pub(super) fn refused_for_pin(&mut self, partition: u32, mark: ProducerMark, producers_max: usize) {
         let Some(begun) = self.begun.get_mut(&(partition, mark.id, mark.epoch)) else { return };
         let all = (partition, ProducerId(i64::MIN))..=(partition, ProducerId(i64::MAX));
@@ -155,14 +160,16 @@ impl Oracle {
 
     /// What stands here is the record's second copy, which a leader took that had forgotten its producer.
     ///
-    /// The number 0 begins an epoch, and so does the number 0 that is sent again because its answer was lost: whoever has forgotten
-    /// the producer cannot tell one from the other, takes it, and then takes what follows it. Other numbers of a forgotten producer are refused.
-    /// Where that is not its beginning, the leader says that a number does not follow, which proves to a client that nothing was appended under
-    /// it, so that the client numbers anew: that proof is wrong then. So it is where the number 0 comes again with a pin that is not the topic's any
-    /// more: refused for that, as if it began, the client takes what it holds of the epoch for not appended, and places it anew (seeds 3007536, 3009715).
-    /// A copy is excused under the very number of the first one, which still stands before it or went with retention, and in a later epoch than
-    /// one that was begun again in either way. A client that numbers anew otherwise what may have been appended is not excused, nor is any second
-    /// copy where nobody is forgotten.
+    /// The number 0 begins an epoch, and so does the number 0 that is sent again because its answer was lost: whoever
+    /// has forgotten the producer cannot tell one from the other, takes it, and then takes what follows it. Other
+    /// numbers of a forgotten producer are refused. Where that is not its beginning, the leader says that a number does
+    /// not follow, which proves to a client that nothing was appended under it, so that the client numbers anew: that
+    /// proof is wrong then. So it is where the number 0 comes again with a pin that is not the topic's any more:
+    /// refused for that, as if it began, the client takes what it holds of the epoch for not appended, and places it
+    /// anew (seeds 3007536, 3009715). A copy is excused under the very number of the first one, which still stands
+    /// before it or went with retention, and in a later epoch than one that was begun again in either way. A client
+    /// that numbers anew otherwise what may have been appended is not excused, nor is any second copy where nobody is
+    /// forgotten.
     fn is_forgotten_copy(
         &self,
         (partition, offset): (u32, u64),
@@ -185,8 +192,9 @@ impl Oracle {
 
     /// What stands here has a number that a twin's records had first, in an epoch that was begun again since.
     ///
-    /// The record was refused then, and what followed the twin's was taken: all of it without an answer that arrived. A leader that has forgotten the
-    /// producer takes the whole epoch anew, this time with the record, which so stands behind the first copies of what followed it.
+    /// The record was refused then, and what followed the twin's was taken: all of it without an answer that arrived. A
+    /// leader that has forgotten the producer takes the whole epoch anew, this time with the record, which so stands
+    /// behind the first copies of what followed it.
     fn was_number_of_twin(&self, (partition, offset): (u32, u64), id: RecordId) -> bool {
         let appends = self.appends.get(&(partition, id)).map_or(&[][..], Vec::as_slice);
         appends.iter().filter(|(at, _)| *at == offset).filter_map(|(_, mark)| mark.as_ref()).any(|m| {
@@ -261,8 +269,8 @@ impl Oracle {
         Some(bytes)
     }
 
-    /// End of the last decided batch that holds one of these offsets and is young by its timestamps, or else of the one that holds the first
-    /// of them; `None` where that was never seen.
+    /// End of the last decided batch that holds one of these offsets and is young by its timestamps, or else of the one
+    /// that holds the first of them; `None` where that was never seen.
     pub(super) fn young_end(
         &self,
         partition: u32,
@@ -371,7 +379,8 @@ impl Oracle {
             }
             next += 1;
             if let Some(id) = id {
-                // Of what a broker has appended and then forgotten, it says that it has not: its client then places it anew.
+                // Of what a broker has appended and then forgotten, it says that it has not: its client then places it
+                // anew.
                 let is_from_before = self.placed_before.contains(&(*id, partition));
                 let order = match self.pushed.get(id) {
                     Some((there, order)) if *there == partition || is_from_before => *order,
@@ -387,7 +396,8 @@ impl Oracle {
                     Some(pin_epoch) if place(*id, *pin_epoch, self.partitions) == partition => {}
                     pin_epoch => {
                         return Err(format!(
-                            "record {id} was appended at {partition}/{offset} under pin epoch {pin_epoch:?}, whose place it is not"
+                            "record {id} was appended at {partition}/{offset} under pin epoch {pin_epoch:?}, whose \
+                             place it is not"
                         ));
                     }
                 }
@@ -402,7 +412,8 @@ impl Oracle {
                     Some((before, other)) if before > order => {
                         let appends = [id, &other].map(|id| self.appends.get(&(partition, *id)));
                         return Err(format!(
-                            "record {id} at {partition}/{offset} was pushed before {other}, which stands before it; appended {appends:?}"
+                            "record {id} at {partition}/{offset} was pushed before {other}, which stands before it; \
+                             appended {appends:?}"
                         ));
                     }
                     _ => {}
@@ -432,7 +443,8 @@ impl Oracle {
         {
             if is_newest && (from..until).contains(offset) && !places.contains(&(*id, *offset)) {
                 return Err(format!(
-                    "record {id} is not at {partition}/{offset}, though the leader that acknowledged it has led all the time"
+                    "record {id} is not at {partition}/{offset}, though the leader that acknowledged it has led all \
+                     the time"
                 ));
             }
         }
@@ -489,7 +501,8 @@ mod tests {
         assert!(oracle.read(0, 0, 4, true, &all(ids)).unwrap_err().contains("was pushed before"));
     }
 
-    /// Seeds 3007536 and 3009715: a number 0 without an answer came again under a pin that was not the topic's any more.
+    /// Seeds 3007536 and 3009715: a number 0 without an answer came again under a pin that was not the topic's any
+    /// more.
     #[test]
     fn what_is_placed_anew_may_stand_twice_only_where_a_number_0_was_appended_forgotten_and_refused_for_its_pin() {
         let mark = |producer: i64, epoch: i16| ProducerMark {
@@ -497,7 +510,8 @@ mod tests {
             epoch: ProducerEpoch(epoch),
             base_sequence: Sequence(0),
         };
-        // Who writes between the two copies of record 9, before which append its number 0 is refused, and how many producers are remembered.
+        // Who writes between the two copies of record 9, before which append its number 0 is refused, and how many
+        // producers are remembered.
         let check = |others: [i64; 2], refused_at: Option<u64>, producers_max: usize, is_excused: bool| {
             let mut oracle = Oracle::new(1, true);
             for (offset, id, mark) in

@@ -39,7 +39,8 @@ fn the_same_seed_gives_the_same_trace() {
     });
 }
 
-/// docs/MUTANTS.md tells what finds each planted bug. A seed must find it again, here, and in these words; a file must name it.
+/// docs/MUTANTS.md tells what finds each planted bug. A seed must find it again, here, and in these words; a file must
+/// name it.
 #[test]
 fn every_planted_bug_is_found_by_what_the_docs_name() {
     let rows = rows();

@@ -50,7 +50,8 @@ const LONG_RUN_MS: u64 = 10_000;
 const FOUNDING_MS: u64 = 3_000;
 /// After the faults stop, everything must be delivered within this.
 const HEAL_MS: u64 = 10_000;
-/// And every replica must be whole again, with no pause longer than this: a replaced disk waits until its predecessor counts as dead.
+/// And every replica must be whole again, with no pause longer than this: a replaced disk waits until its predecessor
+/// counts as dead.
 const WHOLE_MS: u64 = 20_000;
 /// A whole read that takes longer is a stall to everybody else.
 const STALL_MS: u64 = 50;
@@ -267,7 +268,8 @@ struct World {
     kept: Kept,
     network: Network,
     now_ms: u64,
-    /// Without the time in which somebody read a partition whole, and all brokers stood still: by it goes what they must get done in time.
+    /// Without the time in which somebody read a partition whole, and all brokers stood still: by it goes what they
+    /// must get done in time.
     lived_ms: u64,
     clients: Vec<Client>,
     /// Who asked what: node, client and request.
@@ -509,7 +511,8 @@ impl World {
             world.keep(&[]);
         }
         for client in 0..PRODUCERS {
-            // Frames that were on their way to two leaders may arrive in any order, and nobody is told what became of them.
+            // Frames that were on their way to two leaders may arrive in any order, and nobody is told what became of
+            // them.
             if producers::acks_of(seed, client) == thalweg_client_core::Acks::None {
                 world.oracle.is_unordered(client as u64);
             }
@@ -648,8 +651,9 @@ impl World {
     fn lose_the_majority(&mut self) -> Result<(), String> {
         let first = self.rng.below(self.nodes.len() as u64) as usize;
         let survivor = self.sound_from(first);
-        // What only the others hold is lost with them, and may be: a quorum does not wait for every disk. Here nothing is to be lost, so that every promise
-        // is asked for afterwards. (Seed 3009639: the survivor had not written a move of the log start yet, decided 216 ms before.)
+        // What only the others hold is lost with them, and may be: a quorum does not wait for every disk. Here nothing
+        // is to be lost, so that every promise is asked for afterwards. (Seed 3009639: the survivor had not written a
+        // move of the log start yet, decided 216 ms before.)
         let deadline_ms = self.lived_ms + WHOLE_MS;
         while !self.holds_everything(survivor) {
             if self.lived_ms > deadline_ms {
@@ -691,7 +695,8 @@ impl World {
         Ok(())
     }
 
-    /// True when all that any copy calls decided stands on this disk for good: a copy calls nothing decided that it has not synced.
+    /// True when all that any copy calls decided stands on this disk for good: a copy calls nothing decided that it has
+    /// not synced.
     fn holds_everything(&self, node: usize) -> bool {
         let end = |n: usize, group: TopicPartition| self.nodes[n].replicas()?.log().committed_end(&group);
         let holds = |(_, g): (u32, TopicPartition)| (0..self.nodes.len()).all(|n| end(n, g) <= end(node, g));
@@ -922,7 +927,8 @@ impl World {
             let for_ms = self.rng.below(2_000);
             self.cut_off(node, for_ms);
         }
-        // The coordinator is stopped for so long that it has a successor when it goes on, and may not hear of that at once.
+        // The coordinator is stopped for so long that it has a successor when it goes on, and may not hear of that at
+        // once.
         if size > 1
             && self.members.as_mut().is_some_and(Members::stops_coordinator)
             && let Some(node) = self.leader(OFFSETS)
@@ -991,7 +997,8 @@ impl World {
         Ok(())
     }
 
-    /// True while one more replica may lose what it has: the promise is about a minority, and a rebuilding takes its time.
+    /// True while one more replica may lose what it has: the promise is about a minority, and a rebuilding takes its
+    /// time.
     fn may_harm(&mut self) -> bool {
         for (p, group) in self.groups() {
             let at = p as usize;
@@ -1025,11 +1032,12 @@ impl World {
         settled.then(|| replicas.state(&group).map(|s| s.log_end.0)).flatten()
     }
 
-    /// The first node from `first` on, round the cluster, on whose disk nothing has rotted: one that may be the last to hold something.
+    /// The first node from `first` on, round the cluster, on whose disk nothing has rotted: one that may be the last to
+    /// hold something.
     ///
-    /// A start cannot always tell rot at the log's end from a torn write, so that `start` puts another disk in the place of a rotten one whose log
-    /// was cut, even where it was torn and what rotted was written over long ago. That is one copy of several, unless all others are lost or have
-    /// gone on with another history.
+    /// A start cannot always tell rot at the log's end from a torn write, so that `start` puts another disk in the
+    /// place of a rotten one whose log was cut, even where it was torn and what rotted was written over long ago. That
+    /// is one copy of several, unless all others are lost or have gone on with another history.
     fn sound_from(&self, first: usize) -> usize {
         let size = self.nodes.len();
         let mut nodes = (first..first + size).map(|n| n % size);
@@ -1343,7 +1351,8 @@ impl World {
             Err(error) if !rotten => return Err(format!("{node} does not open, though nothing has rotted: {error}")),
             Err(error) => {
                 self.note(|| format!("{node} does not open: {error}"));
-                // Reported, nothing served, nothing cut: all that one replica can do about rot. With others it is replaced.
+                // Reported, nothing served, nothing cut: all that one replica can do about rot. With others it is
+                // replaced.
                 match size {
                     1 => self.ended = true,
                     _ => self.wipe(node, "the damaged disk is replaced"),
@@ -1831,7 +1840,8 @@ impl World {
         self.oracle.read(partition, start.0, until.0, is_newest, &records)
     }
 
-    /// Lets the disk work until a cold read is there; `None` when the partition goes offline meanwhile. The others wait.
+    /// Lets the disk work until a cold read is there; `None` when the partition goes offline meanwhile. The others
+    /// wait.
     fn await_read(
         &mut self,
         node: usize,
@@ -1951,7 +1961,8 @@ mod tests {
         assert!(lacked > 0, "a copy is behind now and then");
     }
 
-    /// Seed 3009626: of two histories the disk that had rotted held one, and another disk took its place for a torn write.
+    /// Seed 3009626: of two histories the disk that had rotted held one, and another disk took its place for a torn
+    /// write.
     #[test]
     fn all_hangs_on_a_disk_only_where_nothing_has_rotted() {
         let three = |seed: &u64| World::new(*seed, false).nodes.len() == 3;

@@ -1,10 +1,10 @@
 //! A cluster of real processes under a steady load for a long time: what it holds must stay level.
 //!
-//! Three producers pipeline records to a topic with retention by size and by time, and keep their outcomes. Members of one group
-//! join and leave, so that there are rebalances, and commit often, so that `__consumer_offsets` begins anew from checkpoints. Brokers 2
-//! and 3 are killed with -9 in turn; broker 1 lives through it all. Every record that was acknowledged must be delivered to the group at least once.
-//! Memory, descriptors and disk are sampled; the largest of the last third of the time is held against the largest of the
-//! second third.
+//! Three producers pipeline records to a topic with retention by size and by time, and keep their outcomes. Members of
+//! one group join and leave, so that there are rebalances, and commit often, so that `__consumer_offsets` begins anew
+//! from checkpoints. Brokers 2 and 3 are killed with -9 in turn; broker 1 lives through it all. Every record that was
+//! acknowledged must be delivered to the group at least once. Memory, descriptors and disk are sampled; the largest of
+//! the last third of the time is held against the largest of the second third.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -265,7 +265,8 @@ pub fn run(length: Duration, seed: u64, mut tell: impl FnMut(&str)) -> Report {
         let acked: u64 = ledgers.iter().map(|l| l.lock().expect("no panic while it is held").acked).sum();
         let first = Sample::of(cluster.pid(1), &folder.path().join("broker-1/data"));
         tell(&format!(
-            "{:>5} s: {acked} acknowledged, {} members, {kills} kills; broker 1: {} KiB resident, {} descriptors, {} KiB on disk",
+            "{:>5} s: {acked} acknowledged, {} members, {kills} kills; broker 1: {} KiB resident, {} descriptors, {} \
+             KiB on disk",
             started.elapsed().as_secs(),
             members.len(),
             first.resident_kib,

@@ -16,7 +16,8 @@ fn main() -> ExitCode {
     // A broken promise panics, and says which.
     let report = torture::run(cycles, seed, |line| println!("{line}"));
     println!(
-        "{} cycles in {:.0} s, {}: {} acknowledged records, each there once and in order for every consumer; longest wait \
+        "{} cycles in {:.0} s, {}: {} acknowledged records, each there once and in order for every consumer; longest \
+         wait \
          for a batch {:.1} s; {:?}",
         report.cycles,
         started.elapsed().as_secs_f64(),

@@ -1,14 +1,15 @@
 //! A cluster of real processes, producers and consumers in three languages, and a bad time for all of them.
 //!
 //! Brokers are killed with -9, stopped and let go, cut off in one direction or both, and given a slow and lossy network
-//! ([`relay`]). Afterwards the histories are checked by the rule of the design's promises 1 and 2: what was acknowledged is there
-//! once, where it was said to be; the records of a key are in the order of their sending; every consumer saw exactly that.
+//! ([`relay`]). Afterwards the histories are checked by the rule of the design's promises 1 and 2: what was
+//! acknowledged is there once, where it was said to be; the records of a key are in the order of their sending; every
+//! consumer saw exactly that.
 //!
-//! A producer enqueues batches of 20 records `NAME-00000000`, keyed `NAME-0` to `NAME-6` in turn, without waiting for their outcomes:
-//! up to 400 records are in flight, so that faults hit a whole window of batches. When all of those are delivered it says
-//! `acked FIRST COUNT`; a line, or the end of its input, ends it. A consumer follows all partitions
-//! from the beginning; told the last offsets as `{"0": 17}` it ends once it has seen them, and says
-//! `{"0": [records, crc32 of their values in order]}`.
+//! A producer enqueues batches of 20 records `NAME-00000000`, keyed `NAME-0` to `NAME-6` in turn, without waiting for
+//! their outcomes: up to 400 records are in flight, so that faults hit a whole window of batches. When all of those are
+//! delivered it says `acked FIRST COUNT`; a line, or the end of its input, ends it. A consumer follows all partitions
+//! from the beginning; told the last offsets as `{"0": 17}` it ends once it has seen them, and says `{"0": [records,
+//! crc32 of their values in order]}`.
 
 mod relay;
 
@@ -70,7 +71,8 @@ impl Acked {
 
 type Shared = Arc<Mutex<Acked>>;
 
-/// Where the SDKs of the other languages are, as far as they are built (`cargo xtask test` and `cargo xtask torture` build both).
+/// Where the SDKs of the other languages are, as far as they are built (`cargo xtask test` and `cargo xtask torture`
+/// build both).
 pub fn languages() -> Vec<(&'static str, PathBuf)> {
     let python = std::env::var_os("THALWEG_PYTHON").map(|p| ("python", PathBuf::from(p)));
     let node = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk-node");
@@ -255,7 +257,8 @@ fn fault(rng: &mut Rng, cluster: &mut Cluster, relay: &Relay) -> &'static str {
             "stopped and let go"
         }
         55..75 => {
-            // One way only: it hears, but is not heard, or the other way round; by one broker, or by all, clients included.
+            // One way only: it hears, but is not heard, or the other way round; by one broker, or by all, clients
+            // included.
             let is_deaf = rng.chance(500_000);
             let parties: Vec<u32> = if rng.chance(500_000) { vec![other] } else { (0..=BROKERS).collect() };
             for party in parties.into_iter().filter(|p| *p != victim) {

@@ -1,5 +1,5 @@
-//! A bad network between real processes: every broker is reached through a relay that drops and delays datagrams by who sends
-//! them to whom. It needs no privileges, and no traffic shaping in the kernel.
+//! A bad network between real processes: every broker is reached through a relay that drops and delays datagrams by who
+//! sends them to whom. It needs no privileges, and no traffic shaping in the kernel.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};

@@ -21,8 +21,8 @@ pub(crate) fn step(what: &str) {
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(root());
-    // What `cargo run` says of this package to its process: build scripts that look at the like would run anew with each change between
-    // `cargo xtask` and `cargo build`, and all that stands on them.
+    // What `cargo run` says of this package to its process: build scripts that look at the like would run anew with
+    // each change between `cargo xtask` and `cargo build`, and all that stands on them.
     for (name, _) in std::env::vars_os() {
         let is_ours = name.to_str().is_some_and(|n| n.starts_with("CARGO_PKG_") || n.starts_with("CARGO_MANIFEST_"));
         if is_ours {
@@ -63,8 +63,8 @@ pub(crate) fn workspace() -> Result<(), String> {
 /// What the plugins are compiled to.
 const GUEST_TARGET: &str = "wasm32-unknown-unknown";
 
-/// Installs the guests' standard library where it is missing: rust-toolchain.toml names it, but rustup takes that only as
-/// advice when the toolchain itself is there already, or when its automatic installation is switched off.
+/// Installs the guests' standard library where it is missing: rust-toolchain.toml names it, but rustup takes that only
+/// as advice when the toolchain itself is there already, or when its automatic installation is switched off.
 fn guest_target() -> Result<(), String> {
     let asked = command("rustc").args(["--print", "target-libdir", "--target", GUEST_TARGET]).output();
     let folder = asked.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! `cargo xtask dist`: what a release is made of, in `target/packages`. Wheels and an sdist in `python`, npm packages in `npm`, the `thalweg` command
-//! as an archive, and the checksums of all.
+//! `cargo xtask dist`: what a release is made of, in `target/packages`. Wheels and an sdist in `python`, npm packages
+//! in `npm`, the `thalweg` command as an archive, and the checksums of all.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -171,7 +171,8 @@ impl Release {
         let program = "import hashlib, pathlib, sys\n\
                        root = pathlib.Path(sys.argv[1])\n\
                        files = sorted(f for f in root.rglob('*') if f.suffix in ('.whl', '.gz', '.tgz'))\n\
-                       sums = ''.join(f'{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(root)}\\n' for f in files)\n\
+                       sums = ''.join(f'{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(root)}\\n' for f \
+                       in files)\n\
                        (root / 'SHA256SUMS').write_text(sums)\n\
                        print(sums, end='')";
         build::run(build::command(&self.python).args(["-c", program]).arg(&self.folder))

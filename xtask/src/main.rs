@@ -1,5 +1,5 @@
-//! `cargo demo` and `cargo xtask …`: builds what the job needs and starts it. Nothing but the standard library, so that it
-//! starts on a bare machine.
+//! `cargo demo` and `cargo xtask …`: builds what the job needs and starts it. Nothing but the standard library, so that
+//! it starts on a bare machine.
 
 mod build;
 mod dist;
@@ -39,8 +39,10 @@ fn main() -> ExitCode {
                  cargo xtask bench clients [--json] [--repeats N] [ROW]\n\
                  \x20                        what a call costs in Python and Node, beside the clients of Kafka\n\
                  cargo xtask dist [--zig TARGET]...\n\
-                 \x20                        a release in target/packages: wheels, npm packages, the command as an archive; with\n\
-                 \x20                        --zig for other platforms and an older glibc, as in aarch64-unknown-linux-gnu.2.28\n\
+                 \x20                        a release in target/packages: wheels, npm packages, the command as an \
+                 archive; with\n\
+                 \x20                        --zig for other platforms and an older glibc, as in \
+                 aarch64-unknown-linux-gnu.2.28\n\
                  cargo xtask plugins      builds the example plugins\n\
                  cargo xtask python       installs the Python SDK into target/venv\n\
                  cargo xtask node         builds the Node SDK's native library"

@@ -360,8 +360,8 @@ fn a_second_process_on_a_copied_directory_does_not_take_the_first_one_out() {
     assert_eq!(controller.node.admit(later, &peer(2, (99, 0))), Ok(()));
 }
 
-/// A copy that has acknowledged something does not come back empty under its name: with the leader gone, it would elect one without what it had
-/// acknowledged.
+/// A copy that has acknowledged something does not come back empty under its name: with the leader gone, it would elect
+/// one without what it had acknowledged.
 fn a_disk_from_before_a_topic_gets_other_copies_than_those_that_it_lost() {
     let mut cluster = Cluster::of(3);
     let before = cluster.start_again_and_keep_image(2);
@@ -410,7 +410,8 @@ fn a_disk_from_before_a_replacement_gets_another_copy_than_the_one_that_it_lost(
     assert!(cluster.benches[1].node.replicas().end(&NAME).is_some());
 }
 
-/// Between the word that its disk is older and its successors' first frames a process may end at any time: the next one knows it, too.
+/// Between the word that its disk is older and its successors' first frames a process may end at any time: the next one
+/// knows it, too.
 #[test]
 fn a_disk_stays_older_over_a_crash_until_its_copies_are_replaced() {
     for ends_after in (0..3_000).step_by(50) {
@@ -440,8 +441,9 @@ fn a_disk_stays_older_over_a_crash_until_its_copies_are_replaced() {
     }
 }
 
-/// A disk may be started many times before anybody can tell that it is older, and before that is written down: the others remember no more starts for that.
-/// (Found by the simulator, where a power cut came before what it had been told was synced.)
+/// A disk may be started many times before anybody can tell that it is older, and before that is written down: the
+/// others remember no more starts for that. (Found by the simulator, where a power cut came before what it had been
+/// told was synced.)
 #[test]
 fn an_older_disk_is_told_so_however_often_it_was_started_before() {
     assert_finds(Bug::UnheardStartsCount, || {
@@ -494,7 +496,8 @@ fn a_disk_from_before_an_only_copy_does_not_serve_it() {
     }
 }
 
-/// A sole controller's log is its own: what it tells of later starts is no other's word, but shows that the count is wrong.
+/// A sole controller's log is its own: what it tells of later starts is no other's word, but shows that the count is
+/// wrong.
 #[test]
 fn a_count_that_its_own_log_belies_gives_nothing_up() {
     let mut bench = Bench::alone();
@@ -512,8 +515,8 @@ fn a_count_that_its_own_log_belies_gives_nothing_up() {
     }
 }
 
-/// Two of three copies are replaced before either of the new ones belongs to the group: its majority is gone, though three brokers live and one copy
-/// is whole.
+/// Two of three copies are replaced before either of the new ones belongs to the group: its majority is gone, though
+/// three brokers live and one copy is whole.
 #[test]
 fn a_whole_copy_without_a_majority_says_so_and_takes_over_when_it_is_told_to() {
     let mut cluster = Cluster::of(3);
@@ -614,7 +617,8 @@ fn nobody_is_heard_in_anothers_name() {
     assert_eq!(answers_to(2, 3), 0);
 }
 
-/// A group without members is forgotten after a week by the brokers' common time, which a broker that has just started does not know.
+/// A group without members is forgotten after a week by the brokers' common time, which a broker that has just started
+/// does not know.
 #[test]
 fn no_group_is_forgotten_by_a_clock_that_nobody_vouches_for() {
     let mut bench = Bench::alone();
@@ -641,7 +645,8 @@ fn no_group_is_forgotten_by_a_clock_that_nobody_vouches_for() {
     assert_eq!(groups(&mut bench), 0, "the other one says the same");
 }
 
-/// Where two of three copies of the metadata log are kept aside at once, their successors would wait for a majority that nobody is left to make.
+/// Where two of three copies of the metadata log are kept aside at once, their successors would wait for a majority
+/// that nobody is left to make.
 #[test]
 fn a_copy_that_is_about_to_be_kept_aside_is_not_reported_as_damaged() {
     let mut bench = Bench::open(MemoryDisk::empty(), &[1, 2, 3]);

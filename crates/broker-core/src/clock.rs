@@ -1,24 +1,26 @@
 //! What time it is in the cluster, and how far off this broker's own clock is.
 //!
-//! Brokers tell each other their wall clocks every two seconds (`NodeMessage::Leading`). Of N brokers the majority is taken to have a right one,
-//! more or less; so with the clocks of all at hand the median is right. With fewer, two times are told apart: one that is not late, by
-//! which records expire, and one that is not early, by which new records are checked.
+//! Brokers tell each other their wall clocks every two seconds (`NodeMessage::Leading`). Of N brokers the majority is
+//! taken to have a right one, more or less; so with the clocks of all at hand the median is right. With fewer, two
+//! times are told apart: one that is not late, by which records expire, and one that is not early, by which new records
+//! are checked.
 //!
 //! ```text
 //!   five brokers, all heard:      .  .  M  .  .        M: both
 //!   three of them heard:          E     .     L        the two that are missing may be the right ones
 //! ```
 //!
-//! A clock is kept as its distance from this process's monotonic clock, so that a jump of the own one changes nothing about the others.
-//! How long a message was under way is not known: it makes its sender look late by as much, and the tolerance is wide.
+//! A clock is kept as its distance from this process's monotonic clock, so that a jump of the own one changes nothing
+//! about the others. How long a message was under way is not known: it makes its sender look late by as much, and the
+//! tolerance is wide.
 
 use std::collections::BTreeMap;
 
 use thalweg_model::BrokerId;
 use thalweg_replica::{Clock, Now};
 
-/// A clock that differs by less than this from the cluster's is right enough. Far above what NTP leaves, far below any retention that
-/// matters.
+/// A clock that differs by less than this from the cluster's is right enough. Far above what NTP leaves, far below any
+/// retention that matters.
 pub const TOLERANCE_MS: u64 = 5_000;
 /// A broker's clock counts for so long after it was heard of: three times the interval.
 const FRESH_MS: u64 = 6_000;
@@ -70,15 +72,16 @@ impl Clocks {
         }
     }
 
-    /// Of the clocks that were heard, in order, one that is not late and one that is not early, as long as a majority of all is right.
+    /// Of the clocks that were heard, in order, one that is not late and one that is not early, as long as a majority
+    /// of all is right.
     fn bounds(&self, all: &[i64], others: usize) -> (i64, i64) {
         let wrong_max = (others + 1).max(all.len()) / 2;
         let last = all.len() - 1;
         (all[last.saturating_sub(wrong_max)], all[wrong_max.min(last)])
     }
 
-    /// How far this broker's clock is ahead of what it should be at most, in ms; negative: behind what it should be at least; `None` where
-    /// there is none to compare it with.
+    /// How far this broker's clock is ahead of what it should be at most, in ms; negative: behind what it should be at
+    /// least; `None` where there is none to compare it with.
     pub(crate) fn skew_ms(&self, now: Now, others: usize) -> Option<i64> {
         let (own, all) = (base(now.mono_ms, now.wall_ms), self.bases(now));
         let (early, late) = self.bounds(&all, others);
@@ -94,7 +97,8 @@ mod tests {
     const DAY: i64 = 86_400_000;
     const WALL: i64 = 1_700_000_000_000;
 
-    /// This broker's clock and the others' are off by so much; by how much retention and the check of new records are, and what is said.
+    /// This broker's clock and the others' are off by so much; by how much retention and the check of new records are,
+    /// and what is said.
     #[track_caller]
     fn check(own: i64, others: &[i64], (early, late): (i64, i64), skew: Option<i64>) {
         let mut clocks = Clocks::default();

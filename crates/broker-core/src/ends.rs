@@ -1,9 +1,11 @@
-//! Where partitions end, for coordinators of consumer groups: a group commits no offset up to which there are no records.
+//! Where partitions end, for coordinators of consumer groups: a group commits no offset up to which there are no
+//! records.
 //!
-//! The leader of a partition knows its high watermark, the group's coordinator most of the time does not. Whatever it knows is a lower
-//! bound, which is enough to take a commit; beyond it the leader is asked ([`NodeMessage::AskEnds`](crate::NodeMessage)). To refuse one, the
-//! leader must still be the leader: it says an end below what was asked for only after the quorum has confirmed that (ADR 9).
-//! Which commits wait meanwhile, and how long, is left to `groups.rs`.
+//! The leader of a partition knows its high watermark, the group's coordinator most of the time does not. Whatever it
+//! knows is a lower bound, which is enough to take a commit; beyond it the leader is asked
+//! ([`NodeMessage::AskEnds`](crate::NodeMessage)). To refuse one, the leader must still be the leader: it says an end
+//! below what was asked for only after the quorum has confirmed that (ADR 9). Which commits wait meanwhile, and how
+//! long, is left to `groups.rs`.
 
 use std::collections::BTreeMap;
 
@@ -28,8 +30,8 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
-    /// A coordinator asks whether partitions go on up to some offsets. Answers what can be said at once; of partitions that this broker
-    /// does not lead nothing is ever said.
+    /// A coordinator asks whether partitions go on up to some offsets. Answers what can be said at once; of partitions
+    /// that this broker does not lead nothing is ever said.
     pub(crate) fn asked<D: Disk>(
         &mut self,
         now: Now,

@@ -1,13 +1,13 @@
 //! The consumer groups whose partitions of `__consumer_offsets` this broker leads.
 //!
-//! Requests are decided at once, on a state that runs ahead of the log; their records are appended in batches, one per turn of the
-//! loop. An answer leaves when all that it rests on is on a quorum, and the quorum has confirmed after the request came that this
-//! broker still leads: a coordinator that was deposed without knowing it says nothing, so that a member's lease, counted from when it
-//! sent its heartbeat, ends before a successor's patience.
+//! Requests are decided at once, on a state that runs ahead of the log; their records are appended in batches, one per
+//! turn of the loop. An answer leaves when all that it rests on is on a quorum, and the quorum has confirmed after the
+//! request came that this broker still leads: a coordinator that was deposed without knowing it says nothing, so that a
+//! member's lease, counted from when it sent its heartbeat, ends before a successor's patience.
 //!
-//! A commit that goes beyond what this broker knows of a partition's end waits until the partition's leader was asked, and with it what its
-//! member asks after it: a heartbeat that gives the partition up must not overtake what was done of it. Such a heartbeat is
-//! answered all the same, and confirms later.
+//! A commit that goes beyond what this broker knows of a partition's end waits until the partition's leader was asked,
+//! and with it what its member asks after it: a heartbeat that gives the partition up must not overtake what was done
+//! of it. Such a heartbeat is answered all the same, and confirms later.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -23,7 +23,8 @@ use thiserror::Error;
 
 /// How often sessions are looked over.
 const TICK_MS: u64 = 50;
-/// A checkpoint is due when this many times its own size was written since the last one, or the configured bytes, if those are more.
+/// A checkpoint is due when this many times its own size was written since the last one, or the configured bytes, if
+/// those are more.
 const CHECKPOINT_TIMES: u64 = 3;
 /// How long a commit waits for the leaders of its partitions to say how far these go.
 const ENDS_WAIT_MS: u64 = 1_000;
@@ -93,7 +94,8 @@ pub(crate) enum GroupOutput {
     Answer(Ticket, Result<GroupAnswer, CoordinatorError>),
     /// A member should be told something else from now on.
     Changed(String, String),
-    /// The leaders of these partitions are to be asked whether they go on up to these offsets; [`Groups::told`] takes the answers.
+    /// The leaders of these partitions are to be asked whether they go on up to these offsets; [`Groups::told`] takes
+    /// the answers.
     AskEnds(u64, Vec<(TopicPartition, Offset)>),
 }
 
@@ -269,7 +271,8 @@ impl Groups {
             };
             if ticks {
                 let (metadata, version) = (turn.s.metadata, turn.s.metadata_version);
-                // The own clock may be days ahead: before a majority was heard, no group is forgotten, as no record expires. (Found by the simulator.)
+                // The own clock may be days ahead: before a majority was heard, no group is forgotten, as no record
+                // expires. (Found by the simulator.)
                 let may_expire = turn.s.replicas.clock().may_expire;
                 let retention_ms = if may_expire { self.config.offsets_retention_ms } else { u64::MAX };
                 turn.records = part.coordinator.tick(clock(now, turn.s), metadata, version, retention_ms);
@@ -644,7 +647,8 @@ impl Part {
         }
     }
 
-    /// Writes everything that is true now, and lets the log begin there, when most of what it holds is not true any more.
+    /// Writes everything that is true now, and lets the log begin there, when most of what it holds is not true any
+    /// more.
     fn begin_anew<D: Disk>(&mut self, now: Now, s: &mut Surroundings<'_, D>, bytes_min: u64) {
         let is_due = self.written_bytes > bytes_min.max(CHECKPOINT_TIMES * self.checkpoint_bytes);
         if !is_due || self.checkpoint.is_some() {

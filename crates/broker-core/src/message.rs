@@ -19,8 +19,8 @@ pub struct Peer {
     pub directory: DirectoryId,
     /// Which start of a broker on that directory it is.
     pub incarnation: u64,
-    /// IP address (as IPv6) and UDP port that it speaks from. Two processes that run at the same time differ in it; one that is started again where
-    /// it was does not.
+    /// IP address (as IPv6) and UDP port that it speaks from. Two processes that run at the same time differ in it; one
+    /// that is started again where it was does not.
     pub place: (u128, u16),
 }
 
@@ -40,8 +40,8 @@ pub enum NodeMessage {
     },
     /// The controller's answer to a broker that it does not take.
     Refused(String),
-    /// To a broker whose directory has seen more starts than it knows of itself: the disk is older than it was, and what it has
-    /// acknowledged since is forgotten. Anybody who remembers says so.
+    /// To a broker whose directory has seen more starts than it knows of itself: the disk is older than it was, and
+    /// what it has acknowledged since is forgotten. Anybody who remembers says so.
     Outdated {
         /// The directory.
         directory: DirectoryId,
@@ -75,7 +75,8 @@ pub enum NodeMessage {
         /// The partitions.
         partitions: Vec<(TopicPartition, Offset)>,
     },
-    /// A leader's answer, a part of it at a time: high watermarks. One that is below what was asked for has been confirmed by the quorum.
+    /// A leader's answer, a part of it at a time: high watermarks. One that is below what was asked for has been
+    /// confirmed by the quorum.
     Ends {
         /// Which question it answers.
         question: u64,

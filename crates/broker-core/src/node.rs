@@ -32,7 +32,8 @@ const HEARTBEAT_EVERY_MS: u64 = 500;
 const SESSION_MS: u64 = 3_000;
 /// How often a damaged replica is reported until it is replaced.
 const REPORT_EVERY_MS: u64 = 500;
-/// A partition without a majority is called so when it has been without one for so long: a change of members may be on its way.
+/// A partition without a majority is called so when it has been without one for so long: a change of members may be on
+/// its way.
 const MAJORITY_PATIENCE_MS: u64 = 3_000;
 /// How often every broker tells the others what it leads, besides at every change.
 const LEADING_EVERY_MS: u64 = 2_000;
@@ -93,7 +94,8 @@ pub enum Output {
     Replica(ReplicaOutput),
     /// The answer to [`Node::change`].
     Changed(Ticket, Result<Answer, ChangeError>),
-    /// A partition serves nothing, and nothing that brokers do by themselves will change that: why, and what an operator can do.
+    /// A partition serves nothing, and nothing that brokers do by themselves will change that: why, and what an
+    /// operator can do.
     OutOfService(TopicPartition, String),
     /// Topics, brokers or leaders changed: clients and the shell's own tables follow.
     Metadata,
@@ -108,22 +110,24 @@ pub enum Output {
     },
     /// The cluster does not take this broker: it must end.
     Refused(String),
-    /// The data directory is older than others remember: every copy in it has stopped, and is about to be written down as lost.
+    /// The data directory is older than others remember: every copy in it has stopped, and is about to be written down
+    /// as lost.
     Outdated {
         /// The start that this one took itself for.
         incarnation: u64,
         /// The last one that the others remember.
         remembered: u64,
     },
-    /// The directory counts fewer starts than its own log tells of, which nobody else has a hand in: the count is wrong. Nothing was given up; the broker
-    /// must end.
+    /// The directory counts fewer starts than its own log tells of, which nobody else has a hand in: the count is
+    /// wrong. Nothing was given up; the broker must end.
     Miscounted {
         /// Starts as counted, this one included.
         counted: u64,
         /// The last one that the log tells of.
         known: u64,
     },
-    /// That is done: write down durably that the directory has seen so many starts as this one counts, then call [`Node::renew`].
+    /// That is done: write down durably that the directory has seen so many starts as this one counts, then call
+    /// [`Node::renew`].
     Renew {
         /// It counts one more than the others remember.
         incarnation: u64,
@@ -172,7 +176,8 @@ pub struct Node<D> {
     offline: BTreeMap<TopicPartition, String>,
     /// Partitions whose only copy should be here, and was on another disk: what is said of each.
     lost: BTreeMap<TopicPartition, String>,
-    /// Partitions of which a whole copy here knows that its group has lost its majority for certain: since when, and whether that was said.
+    /// Partitions of which a whole copy here knows that its group has lost its majority for certain: since when, and
+    /// whether that was said.
     without_majority: BTreeMap<TopicPartition, (u64, bool)>,
     /// When the controller last said that it knows this broker.
     in_touch_ms: Option<u64>,
@@ -180,8 +185,8 @@ pub struct Node<D> {
     refused_ms: Option<(u64, u64)>,
     /// Why the cluster does not take this broker, as it said last.
     refusal: Option<String>,
-    /// The last start of each data directory that was ever heard of: in the metadata log, decided or not, or from its broker. A start is
-    /// a fact, whoever tells it.
+    /// The last start of each data directory that was ever heard of: in the metadata log, decided or not, or from its
+    /// broker. A start is a fact, whoever tells it.
     remembered: BTreeMap<DirectoryId, u64>,
     /// The last start of this directory that its own copy of the metadata log tells of; 0 for none.
     logged: u64,
@@ -189,8 +194,8 @@ pub struct Node<D> {
     heard: BTreeMap<BrokerId, (Peer, u64)>,
     /// When this broker was first asked for something.
     since_ms: Option<u64>,
-    /// Set while this directory is known to be older than it was: what the others remember, and until it is durable the last frame that
-    /// writes it down.
+    /// Set while this directory is known to be older than it was: what the others remember, and until it is durable the
+    /// last frame that writes it down.
     outdated: Option<(u64, Option<Lsn>)>,
     /// Who leads partitions elsewhere, as the leaders say themselves.
     leaders: BTreeMap<TopicPartition, (LeaderEpoch, BrokerId)>,
@@ -209,8 +214,8 @@ pub struct Node<D> {
 impl<D: Disk> Node<D> {
     /// Opens the directory; [`start`](Self::start) begins.
     pub fn open(disk: D, mut config: NodeConfig, log: Config, seed: u64) -> Result<(Node<D>, Recovery), OpenError> {
-        // The first name in the metadata group is for founders. A directory that comes later may stand in for one that was
-        // lost before the cluster wrote down who was there. (Found by the simulator.)
+        // The first name in the metadata group is for founders. A directory that comes later may stand in for one that
+        // was lost before the cluster wrote down who was there. (Found by the simulator.)
         config.broker.metadata_replica = ReplicaId::new(config.broker.id, !config.is_founder as u32);
         let (replicas, recovery) = Replicas::open(disk, config.broker.directory, log, seed)?;
         let groups = Groups::new(config.groups);
@@ -270,7 +275,8 @@ impl<D: Disk> Node<D> {
         let me = self.config.broker.id;
         let stored = self.replicas.log().hard_state(&METADATA).map(|s| s.replica).filter(|r| *r != ReplicaId(0));
         let founds = self.config.is_founder && self.config.controllers.contains(&me);
-        // A directory that is new to the cluster waits for the controller's word: under its old name it might vote again.
+        // A directory that is new to the cluster waits for the controller's word: under its old name it might vote
+        // again.
         if let Some(replica) = stored.or(founds.then_some(ReplicaId::new(me, 0))) {
             self.start_metadata(now, replica);
         }
@@ -279,8 +285,8 @@ impl<D: Disk> Node<D> {
 
     fn start_metadata(&mut self, now: Now, replica: ReplicaId) {
         let settings = self.metadata_settings(replica);
-        // What is about to be kept aside goes on under its name; reported as damaged, it would get a successor, which cannot help to a majority
-        // where two of three are kept aside. (Found by the simulator.)
+        // What is about to be kept aside goes on under its name; reported as damaged, it would get a successor, which
+        // cannot help to a majority where two of three are kept aside. (Found by the simulator.)
         let is_diverged = self.replicas.log().is_diverged(&METADATA);
         match self.replicas.log().suspicion(&METADATA).filter(|_| !is_diverged).map(str::to_owned) {
             Some(what) if settings.first_voters.len() > 1 => {
@@ -339,8 +345,8 @@ impl<D: Disk> Node<D> {
         self.replicas.state(&METADATA)?.leader.map(ReplicaId::broker)
     }
 
-    /// Who leads a partition and since which epoch, as far as this broker knows; with a replica here, its own word counts
-    /// as much as the leader's.
+    /// Who leads a partition and since which epoch, as far as this broker knows; with a replica here, its own word
+    /// counts as much as the leader's.
     pub fn leader(&self, name: &TopicPartition) -> Option<(LeaderEpoch, BrokerId)> {
         let here = self.replicas.state(name).and_then(|s| Some((s.leader_epoch, s.leader?.broker())));
         here.max(self.leaders.get(name).copied())
@@ -380,8 +386,8 @@ impl<D: Disk> Node<D> {
         })
     }
 
-    /// Goes on with this directory's copy of the metadata log alone, because the other controllers are lost for ever. Call it
-    /// before [`start`](Self::start) is followed by anything else; the copy then elects itself.
+    /// Goes on with this directory's copy of the metadata log alone, because the other controllers are lost for ever.
+    /// Call it before [`start`](Self::start) is followed by anything else; the copy then elects itself.
     ///
     /// # Errors
     /// As [`metadata_end`](Self::metadata_end).
@@ -408,8 +414,8 @@ impl<D: Disk> Node<D> {
         groups::name(&self.metadata, partition_of_group(group, topic.partitions))
     }
 
-    /// Asks the coordinator of the groups that live in a partition of `__consumer_offsets`; [`Output::Group`] answers, after the next
-    /// [`pump`](Self::pump).
+    /// Asks the coordinator of the groups that live in a partition of `__consumer_offsets`; [`Output::Group`] answers,
+    /// after the next [`pump`](Self::pump).
     pub fn group(&mut self, partition: u32, ticket: Ticket, request: GroupRequest) {
         self.groups.request(partition, ticket, request);
     }
@@ -421,8 +427,8 @@ impl<D: Disk> Node<D> {
 
     /// Plants a bug in the coordinators to come.
     fn pump_groups(&mut self, now: Now) {
-        // Groups are forgotten by the same time as records are, and what is noted of them is not of an early clock: a coordinator to come would take
-        // them for idle since then. (Found by the simulator.)
+        // Groups are forgotten by the same time as records are, and what is noted of them is not of an early clock: a
+        // coordinator to come would take them for idle since then. (Found by the simulator.)
         let clock = self.replicas.clock();
         let noted_ms = if clock.may_refuse { clock.late_ms(now).max(0) as u64 } else { 0 };
         let now = Now { wall_ms: clock.early_ms(now), ..now };
@@ -436,9 +442,10 @@ impl<D: Disk> Node<D> {
         self.groups.pump(now, &mut surroundings);
     }
 
-    /// Whether a process may speak for a broker: not while another one is heard of that does, from another place, be it on a copy of the same
-    /// directory. Of the two the first stays. Let in, the second would be told that its copy is older, count itself up for that, and so make the
-    /// living one count as older. (A start at the same place is a restart: the process before it has ended.)
+    /// Whether a process may speak for a broker: not while another one is heard of that does, from another place, be it
+    /// on a copy of the same directory. Of the two the first stays. Let in, the second would be told that its copy is
+    /// older, count itself up for that, and so make the living one count as older. (A start at the same place is a
+    /// restart: the process before it has ended.)
     ///
     /// # Errors
     /// [`ControlError::BrokerIdTaken`].
@@ -453,7 +460,8 @@ impl<D: Disk> Node<D> {
         Err(ControlError::BrokerIdTaken { id: peer.id, directory: other.directory.to_string(), address })
     }
 
-    /// Takes another broker's message; the shell has made sure that it is that broker's, and that it [may](Self::admit) speak.
+    /// Takes another broker's message; the shell has made sure that it is that broker's, and that it [may](Self::admit)
+    /// speak.
     pub fn step(&mut self, now: Now, from: Peer, message: NodeMessage) {
         if self.admit(now, &from).is_err() {
             return self.after(now);
@@ -488,9 +496,10 @@ impl<D: Disk> Node<D> {
         }
     }
 
-    /// Others remember a later start of this very directory: the disk is older than it was, by a restored copy or a snapshot that was
-    /// rolled back. Its copies have forgotten what they acknowledged since; each of them is written down as lost, stops at once, and a
-    /// successor takes its place where others can rebuild it. The only copy of a partition goes out of service.
+    /// Others remember a later start of this very directory: the disk is older than it was, by a restored copy or a
+    /// snapshot that was rolled back. Its copies have forgotten what they acknowledged since; each of them is written
+    /// down as lost, stops at once, and a successor takes its place where others can rebuild it. The only copy of a
+    /// partition goes out of service.
     pub fn outdated(&mut self, now: Now, remembered: u64) {
         let incarnation = self.config.broker.incarnation;
         let is_so = remembered != 0 && is_outdated(incarnation, remembered);
@@ -505,7 +514,8 @@ impl<D: Disk> Node<D> {
             return self.outputs.push(Output::Miscounted { counted, known });
         }
         let what = format!(
-            "the data directory is older than what the cluster knows: this is start {found} of it, and others have seen start {known} \
+            "the data directory is older than what the cluster knows: this is start {found} of it, and others have \
+             seen start {known} \
              of what it was; what was acknowledged in between is not here"
         );
         // One that was never registered has taken part under its first name at most.
@@ -706,12 +716,14 @@ impl<D: Disk> Node<D> {
         }
         let broker = topic.replicas.get(name.partition.0 as usize)?.first()?.broker();
         Some(format!(
-            "its only copy was on the disk that broker {broker} had before; put that disk back, or give up what was on it with \
+            "its only copy was on the disk that broker {broker} had before; put that disk back, or give up what was \
+             on it with \
              `thalweg cluster recover`"
         ))
     }
 
-    /// Partitions that are here, or should be, and out of service until somebody does something: damaged, lost, or without a majority.
+    /// Partitions that are here, or should be, and out of service until somebody does something: damaged, lost, or
+    /// without a majority.
     pub fn out_of_service(&self) -> Vec<(TopicPartition, String)> {
         let offline = self.offline.iter().map(|(name, what)| (*name, what.clone()));
         let lost = self.lost.iter().map(|(name, what)| (*name, what.clone()));
@@ -720,7 +732,8 @@ impl<D: Disk> Node<D> {
         offline.chain(lost).chain(stuck).collect()
     }
 
-    /// What the copy here knows of a group that has lost its majority for certain; `None` while it may have one, or somebody else leads.
+    /// What the copy here knows of a group that has lost its majority for certain; `None` while it may have one, or
+    /// somebody else leads.
     fn lacks_majority(&self, name: &TopicPartition) -> Option<String> {
         let topic = self.metadata.topic_by_id(name.topic)?;
         // Of most partitions this is all that is looked at.
@@ -740,7 +753,8 @@ impl<D: Disk> Node<D> {
             None => format!("broker {} holds nothing of it", self.config.broker.id),
         };
         Some(format!(
-            "no majority of its copies is left: those on brokers {lost} were damaged or lost with their disks, {held}; see \
+            "no majority of its copies is left: those on brokers {lost} were damaged or lost with their disks, \
+             {held}; see \
              `thalweg cluster recover`"
         ))
     }
@@ -768,13 +782,14 @@ impl<D: Disk> Node<D> {
         self.after(now);
     }
 
-    /// How far this broker's clock is ahead of the other brokers', in ms; negative: behind; `None` where there is none to compare it with.
+    /// How far this broker's clock is ahead of the other brokers', in ms; negative: behind; `None` where there is none
+    /// to compare it with.
     pub fn clock_skew_ms(&self, now: Now) -> Option<i64> {
         self.clocks.skew_ms(now, self.others())
     }
 
-    /// To be called before anything is judged by the clock: when one was heard, when the brokers are others, and often enough to forget what was
-    /// heard long ago.
+    /// To be called before anything is judged by the clock: when one was heard, when the brokers are others, and often
+    /// enough to forget what was heard long ago.
     fn judge_clock(&mut self, now: Now) {
         self.replicas.set_clock(self.clocks.judge(now, self.others()));
     }
@@ -790,7 +805,8 @@ impl<D: Disk> Node<D> {
             names.filter_map(|n| self.replicas.state(&n).filter(|s| s.is_serving).map(|s| (n, s.leader_epoch)));
         let leading: Vec<_> = leading.collect();
         let me = self.config.broker.id;
-        // What this broker led and has stopped leading without a word, as a damaged copy does, is not led by it any more.
+        // What this broker led and has stopped leading without a word, as a damaged copy does, is not led by it any
+        // more.
         let led: BTreeSet<TopicPartition> = leading.iter().map(|(name, _)| *name).collect();
         let is_led = |name: &TopicPartition, leader: BrokerId| leader != me || led.contains(name);
         self.leaders.retain(|name, (_, b)| is_led(name, *b) && !self.metadata.is_deleted(name.topic));
@@ -975,15 +991,18 @@ impl<D: Disk> Node<D> {
                 self.outputs.push(Output::Replica(ReplicaOutput::Advanced(name)));
             }
             ReplicaOutput::KeptAside(METADATA, Ok(folder)) if self.followed > Offset(0) => {
-                // What was applied came of a history that does not go on; the next start follows the other one from its beginning.
+                // What was applied came of a history that does not go on; the next start follows the other one from its
+                // beginning.
                 let message =
                     format!("two histories of the cluster's metadata were decided; the one here is kept in {folder}");
-                // Not before that is durable: the next start would find the old one, keep it aside, and end in turn, for ever. (Found by the simulator.)
+                // Not before that is durable: the next start would find the old one, keep it aside, and end in turn,
+                // for ever. (Found by the simulator.)
                 self.ending = Some((self.replicas.log().last_lsn(), message));
             }
             ReplicaOutput::Offline(name, what) => {
-                // One that is being kept aside begins anew under its own name; a successor could not help to a majority. (Found by the simulator, where
-                // two of three copies of the metadata log had another history, and came back offline after a crash.)
+                // One that is being kept aside begins anew under its own name; a successor could not help to a
+                // majority. (Found by the simulator, where two of three copies of the metadata log had another history,
+                // and came back offline after a crash.)
                 if !self.replicas.log().is_diverged(&name) {
                     self.offline.insert(name, what.clone());
                 }
@@ -1035,7 +1054,8 @@ impl<D: Disk> Node<D> {
                         }
                         self.metadata.apply(record);
                     }
-                    // The feature level was raised over this broker's head, or the process went back to an older version.
+                    // The feature level was raised over this broker's head, or the process went back to an older
+                    // version.
                     Err(error) => return self.outputs.push(Output::Refused(error.to_string())),
                 }
             }
@@ -1049,11 +1069,12 @@ impl<D: Disk> Node<D> {
             self.replicas.configure(now, METADATA, self.metadata_settings(replica));
         }
         let (mut wanted, mut lost) = (BTreeMap::new(), BTreeMap::new());
-        // Until its present start is known, what the metadata says of copies that are not here may be about such as were here, acknowledged and
-        // voted, and were forgotten: the disk may be older than it was, or their successors may have been decided since.
+        // Until its present start is known, what the metadata says of copies that are not here may be about such as
+        // were here, acknowledged and voted, and were forgotten: the disk may be older than it was, or their successors
+        // may have been decided since.
         let may_make = self.is_registered() || is_planted(Bug::MadeBeforeRegistered);
-        // Until it is known under this directory, what the metadata says of this broker is about a disk that is gone. (Found by
-        // the simulator: it took part under the lost copies' names.)
+        // Until it is known under this directory, what the metadata says of this broker is about a disk that is gone.
+        // (Found by the simulator: it took part under the lost copies' names.)
         let is_known = self.metadata.broker(me).is_some_and(|b| b.directory == self.config.broker.directory);
         for topic in self.metadata.topics().filter(|_| is_known) {
             for (partition, replicas) in topic.replicas.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! A client's batch on its way to its partition: whoever numbers it must have been given the producer id.
 //!
-//! An id alone proves nothing, because every reader of a batch sees it. The order of a producer's batches is `replica`'s
-//! business.
+//! An id alone proves nothing, because every reader of a batch sees it. The order of a producer's batches is
+//! `replica`'s business.
 
 use bytes::Bytes;
 use thalweg_commit_log::Disk;
@@ -24,8 +24,8 @@ pub struct Produce {
 }
 
 impl<D: Disk> Node<D> {
-    /// Appends a client's batch, or answers why not. The answer is a [`ReplicaOutput::Produced`]; with [`Acks::None`] only a
-    /// refusal is answered.
+    /// Appends a client's batch, or answers why not. The answer is a [`ReplicaOutput::Produced`]; with [`Acks::None`]
+    /// only a refusal is answered.
     pub fn produce(&mut self, now: Now, name: TopicPartition, ticket: Ticket, request: Produce) {
         let Produce { batch, token, pin_epoch, acks } = request;
         if let Some(what) = self.lost_copy(&name).filter(|_| self.replicas().settings(&name).is_none()) {

@@ -15,7 +15,8 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Wait before attempt `attempt` (1 is the first retry), in ms. `chance` is any number; half of the wait depends on it.
+    /// Wait before attempt `attempt` (1 is the first retry), in ms. `chance` is any number; half of the wait depends on
+    /// it.
     pub fn wait_ms(&self, attempt: u32, chance: u64) -> u64 {
         let whole = self.first_ms.saturating_mul(1 << attempt.saturating_sub(1).min(20)).min(self.max_ms);
         whole / 2 + chance % (whole / 2 + 1)

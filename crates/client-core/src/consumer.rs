@@ -1,25 +1,29 @@
 //! Positions, generations and credit of one subscription.
 //!
-//! Memory is one budget. Of every byte in it exactly one thing is true: it is *outstanding* (granted to a broker, not arrived), *buffered*
-//! (arrived, not yet taken or dropped by the user's side) or *free*. A partition's window, its share of the budget, only says how much is
-//! granted to it; nothing is ever judged by the window of an earlier moment. When partitions come or go:
+//! Memory is one budget. Of every byte in it exactly one thing is true: it is *outstanding* (granted to a broker, not
+//! arrived), *buffered* (arrived, not yet taken or dropped by the user's side) or *free*. A partition's window, its
+//! share of the budget, only says how much is granted to it; nothing is ever judged by the window of an earlier moment.
+//! When partitions come or go:
 //!
-//! - more of them: windows shrink. What a partition holds beyond its new one is taken back where another would wait for it, by asking for
-//!   the partition anew under another generation, with less credit. What is under way then is pushed again.
+//! - more of them: windows shrink. What a partition holds beyond its new one is taken back where another would wait for
+//!   it, by asking for the partition anew under another generation, with less credit. What is under way then is pushed
+//!   again.
 //! - fewer of them: windows grow, and the others are granted the difference at once.
 //! - what was pushed of a partition that is not read any more stays counted until the user's side has dropped it.
 //!
-//! A broker pushes a whole batch while any credit is left. So credit may go below zero by less than one batch, and a window may be smaller
-//! than a batch without anything standing still.
+//! A broker pushes a whole batch while any credit is left. So credit may go below zero by less than one batch, and a
+//! window may be smaller than a batch without anything standing still.
 //!
-//! The caller says what has happened, then sends what [`ConsumerCore::poll`] answers. Streams and the queue to the user are his.
+//! The caller says what has happened, then sends what [`ConsumerCore::poll`] answers. Streams and the queue to the user
+//! are his.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use thalweg_model::{Bug, is_planted};
 use thalweg_wire::{ErrorCode, proto};
 
-/// Smallest window of a partition. With more partitions than fit into the budget that way, this counts rather than the budget.
+/// Smallest window of a partition. With more partitions than fit into the budget that way, this counts rather than the
+/// budget.
 const WINDOW_BYTES_MIN: u64 = 64 << 10;
 
 /// Where a partition's reading starts.
@@ -121,7 +125,8 @@ struct Partition {
     log_start: u64,
     has_stream: bool,
     told: Told,
-    /// Bytes granted under this generation that have not arrived; below zero after a batch that was larger than what was left.
+    /// Bytes granted under this generation that have not arrived; below zero after a batch that was larger than what
+    /// was left.
     outstanding: i64,
     /// Bytes that have arrived, under whatever generation, and that the user's side has neither taken nor dropped.
     buffered: u64,
@@ -171,7 +176,8 @@ impl ConsumerCore {
         self
     }
 
-    /// Reads one more partition from `start`, once it is [`connected`](Self::connected). One that is read already moves there.
+    /// Reads one more partition from `start`, once it is [`connected`](Self::connected). One that is read already moves
+    /// there.
     pub fn assign(&mut self, partition: u32, start: Position) {
         self.revoke(partition);
         let generation = self.generation();
@@ -226,8 +232,8 @@ impl ConsumerCore {
         self.next_generation - 1
     }
 
-    /// There is a stream to a partition's leader, and it is new: the partition is asked for from its position. What the user has not
-    /// taken yet of the last stream is still his, so the position goes on behind it.
+    /// There is a stream to a partition's leader, and it is new: the partition is asked for from its position. What the
+    /// user has not taken yet of the last stream is still his, so the position goes on behind it.
     pub fn connected(&mut self, partition: u32) {
         if let Some(p) = self.partitions.get_mut(&partition) {
             p.has_stream = true;
@@ -322,7 +328,8 @@ impl ConsumerCore {
                 p.position = Some(through);
                 p.resolved.get_or_insert(from);
             }
-            // The broker pushes nothing more of this generation. A start that was not resolved stays as it was asked for.
+            // The broker pushes nothing more of this generation. A start that was not resolved stays as it was asked
+            // for.
             Some(error) => {
                 passes = ErrorCode::from_number(error.code).client_retries();
                 p.position = p.position.map(|_| through);
@@ -339,8 +346,8 @@ impl ConsumerCore {
         Pushed::Current { from, passes }
     }
 
-    /// The user's side has taken, or dropped, a push that came as `bytes`; to be said once for each that was `Current`. True when
-    /// [`poll`](Self::poll) has something to say.
+    /// The user's side has taken, or dropped, a push that came as `bytes`; to be said once for each that was `Current`.
+    /// True when [`poll`](Self::poll) has something to say.
     pub fn taken(&mut self, partition: u32, bytes: u64) -> bool {
         let window = self.window_bytes();
         let is_due = match self.partitions.get_mut(&partition) {
@@ -368,7 +375,8 @@ impl ConsumerCore {
         !self.due.is_empty()
     }
 
-    /// The user's side cannot go on with what was pushed of a partition: it stops before `at`, and stays there until a seek.
+    /// The user's side cannot go on with what was pushed of a partition: it stops before `at`, and stays there until a
+    /// seek.
     pub fn stop_at(&mut self, partition: u32, at: u64) {
         let generation = self.generation();
         let Some(p) = self.partitions.get_mut(&partition) else { return };
@@ -380,7 +388,8 @@ impl ConsumerCore {
         self.due.append(&mut self.waiting);
     }
 
-    /// Records of a batch that does not decode were passed over. Those that a push named as delivered are `pushed` ones.
+    /// Records of a batch that does not decode were passed over. Those that a push named as delivered are `pushed`
+    /// ones.
     pub fn passed_over(&mut self, partition: u32, records: u64, pushed: bool) {
         if let Some(p) = self.partitions.get_mut(&partition) {
             p.counts.unreadable += records;
@@ -393,8 +402,8 @@ impl ConsumerCore {
         self.partitions.get(&partition).is_some_and(|p| p.generation == generation)
     }
 
-    /// True for a push that came after the last seek: its records have been passed over by the position, so they must reach
-    /// the user.
+    /// True for a push that came after the last seek: its records have been passed over by the position, so they must
+    /// reach the user.
     pub fn is_wanted(&self, partition: u32, generation: u64) -> bool {
         self.partitions.get(&partition).is_some_and(|p| p.wanted_from <= generation)
     }

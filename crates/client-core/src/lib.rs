@@ -1,11 +1,12 @@
 //! The client's decisions, pure: batching, numbering, retries, placement, positions and credit.
 //!
-//! [`ProducerCore`] and [`ConsumerCore`] take calls, answers and the time, and give frames to send and outcomes to report.
-//! They read no clock and own no connection, so `tests/sim` runs the same retries as production. Sockets, threads and wasm
-//! are left to `sdk-rust`.
+//! [`ProducerCore`] and [`ConsumerCore`] take calls, answers and the time, and give frames to send and outcomes to
+//! report. They read no clock and own no connection, so `tests/sim` runs the same retries as production. Sockets,
+//! threads and wasm are left to `sdk-rust`.
 //!
-//! Invariants: a record has exactly one outcome; an idempotent batch is never sent under two numbers while either may have
-//! been appended (`producer.rs`, `answered`); a consumer's position moves only over what the broker says it has scanned.
+//! Invariants: a record has exactly one outcome; an idempotent batch is never sent under two numbers while either may
+//! have been appended (`producer.rs`, `answered`); a consumer's position moves only over what the broker says it has
+//! scanned.
 
 mod backoff;
 mod consumer;

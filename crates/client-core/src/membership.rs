@@ -1,15 +1,16 @@
 //! A member of a consumer group: when it joins and is heard of, what it may read, what it commits.
 //!
-//! The machine says what to send on the membership stream and follows what comes back. It reads no clock and opens no stream.
+//! The machine says what to send on the membership stream and follows what comes back. It reads no clock and opens no
+//! stream.
 //!
-//! Commits have an order, and what was committed last stays: of a partition only the newest commit is said, and those before it are said
-//! again only if that one is refused. A commit counts for the epoch in which it was made.
+//! Commits have an order, and what was committed last stays: of a partition only the newest commit is said, and those
+//! before it are said again only if that one is refused. A commit counts for the epoch in which it was made.
 //!
 //! Two rules make a partition's reader the only one:
-//! - it may deliver only while its *lease* lasts, which counts from when the last answered heartbeat was *sent*, and is shorter than
-//!   the session that the coordinator counts from when that heartbeat *came*;
-//! - the epoch in its heartbeats is that of the last assignment of which it has given up everything that it takes away, and a
-//!   partition is given up when the user has done with its records, not earlier.
+//! - it may deliver only while its *lease* lasts, which counts from when the last answered heartbeat was *sent*, and is
+//!   shorter than the session that the coordinator counts from when that heartbeat *came*;
+//! - the epoch in its heartbeats is that of the last assignment of which it has given up everything that it takes away,
+//!   and a partition is given up when the user has done with its records, not earlier.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -80,7 +81,8 @@ pub enum Change {
         /// How far the group has come there; `None`: not yet at all.
         committed: Option<Progress>,
     },
-    /// It should give up this partition: nothing more is delivered; say [`Membership::released`] once the user has done with what was.
+    /// It should give up this partition: nothing more is delivered; say [`Membership::released`] once the user has done
+    /// with what was.
     Revoked(PartitionKey),
     /// The partition may be another's already.
     Lost(PartitionKey),
@@ -181,8 +183,8 @@ pub struct Membership {
 /// A commit without an answer, or a part of one.
 #[derive(Debug)]
 struct Commit {
-    /// That was told last when it was made: it tells since when the partitions are held. Under a later one, what waited while a partition was
-    /// another's would be taken, and undo what that one has committed.
+    /// That was told last when it was made: it tells since when the partitions are held. Under a later one, what waited
+    /// while a partition was another's would be taken, and undo what that one has committed.
     epoch: u32,
     offsets: Vec<(PartitionKey, Progress)>,
 }
@@ -256,7 +258,8 @@ impl Membership {
         if let Topics::Said(_) = self.topics {
             self.topics = Topics::Changed;
         }
-        // Whether the group has taken these is not known: said again on the next stream, in their order, they do no harm.
+        // Whether the group has taken these is not known: said again on the next stream, in their order, they do no
+        // harm.
         for (token, commit) in std::mem::take(&mut self.commits).into_values() {
             self.want(token, commit);
         }
@@ -371,8 +374,8 @@ impl Membership {
         }
     }
 
-    /// The user has done with a partition that was revoked; what he has done of it is committed first, if that is automatic. False for a
-    /// partition that is not held, or was not revoked: nothing changes then.
+    /// The user has done with a partition that was revoked; what he has done of it is committed first, if that is
+    /// automatic. False for a partition that is not held, or was not revoked: nothing changes then.
     pub fn released(&mut self, now_ms: u64, key: &PartitionKey) -> bool {
         if self.held.get(key).is_none_or(|h| !h.is_revoked) {
             return false;
@@ -461,7 +464,8 @@ impl Membership {
         self.busy_since_ms = since_ms;
     }
 
-    /// Commits these offsets, or all that is done; [`take_outcomes`](Self::take_outcomes) answers under the number given back.
+    /// Commits these offsets, or all that is done; [`take_outcomes`](Self::take_outcomes) answers under the number
+    /// given back.
     pub fn commit(&mut self, offsets: Option<Vec<(PartitionKey, Progress)>>) -> u64 {
         let all = || self.held.keys().filter_map(|key| Some((key.clone(), self.undone(key)?))).collect();
         let offsets: Vec<_> = offsets.unwrap_or_else(all);
@@ -523,7 +527,8 @@ impl Membership {
         std::mem::take(&mut self.outcomes)
     }
 
-    /// Leaves once what is done is committed. A static member may come back: its partitions wait for it until its session ends.
+    /// Leaves once what is done is committed. A static member may come back: its partitions wait for it until its
+    /// session ends.
     pub fn leave(&mut self) {
         self.is_leaving = true;
     }
@@ -608,7 +613,8 @@ impl Membership {
         (out, Vec::new())
     }
 
-    /// Of each partition the newest commit is said, if it is not under way. An older one waits for what becomes of that: it would arrive behind it.
+    /// Of each partition the newest commit is said, if it is not under way. An older one waits for what becomes of
+    /// that: it would arrive behind it.
     fn say_commits(&mut self, out: &mut Vec<ToCoordinator>) {
         if self.wanted.is_empty() {
             return;

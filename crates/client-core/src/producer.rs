@@ -5,13 +5,14 @@
 //!                             ▲                     │ retriable, or the connection is lost
 //!                             └──── back in front ──┘ under the same number
 //! ```
-//! A batch gets its number when it is first sent and keeps it as long as it may have been appended. Only the broker's word
-//! that a batch before it is missing (and so that itself was not appended) lets it be numbered anew, in a new epoch.
-//! Epochs count per partition: brokers fence per partition too.
+//! A batch gets its number when it is first sent and keeps it as long as it may have been appended. Only the broker's
+//! word that a batch before it is missing (and so that itself was not appended) lets it be numbered anew, in a new
+//! epoch. Epochs count per partition: brokers fence per partition too.
 //!
-//! When a broker says that records were placed with an older partitioner, nothing new is sent. What was sent is asked for
-//! until every batch is written, or refused and so not written ([`ProducerCore::is_settled`]); then the caller takes what is left
-//! ([`ProducerCore::take_unplaced`]), places it again, pushes it, and says so ([`ProducerCore::placed_anew`]).
+//! When a broker says that records were placed with an older partitioner, nothing new is sent. What was sent is asked
+//! for until every batch is written, or refused and so not written ([`ProducerCore::is_settled`]); then the caller
+//! takes what is left ([`ProducerCore::take_unplaced`]), places it again, pushes it, and says so
+//! ([`ProducerCore::placed_anew`]).
 
 use std::collections::VecDeque;
 
@@ -103,7 +104,8 @@ pub struct ProducerIdentity {
 pub enum Failure {
     /// The broker refused it.
     Refused(RemoteError),
-    /// No answer within the delivery time-out; the last obstacle, if one is known. It may or may not have been appended.
+    /// No answer within the delivery time-out; the last obstacle, if one is known. It may or may not have been
+    /// appended.
     TimedOut(Option<String>),
     /// Nobody sends any more: the client was dropped. It may or may not have been appended.
     Abandoned,
@@ -174,7 +176,8 @@ struct Partition<T> {
     open: Option<Open<T>>,
     /// In the order of their records. Those that were sent may have been appended.
     batches: VecDeque<Batch<T>>,
-    /// How many of them wait for an answer, and their encoded bytes: thousands may stand behind them, and nobody looks through those.
+    /// How many of them wait for an answer, and their encoded bytes: thousands may stand behind them, and nobody looks
+    /// through those.
     in_flight: (usize, usize),
     epoch: ProducerEpoch,
     next_sequence: Sequence,
@@ -255,8 +258,8 @@ impl<T> ProducerCore<T> {
         self.is_stale && !self.partitions.iter().any(sent)
     }
 
-    /// Everything without outcome, to be placed again, partition by partition and there in order: so the records of a key keep
-    /// their order.
+    /// Everything without outcome, to be placed again, partition by partition and there in order: so the records of a
+    /// key keep their order.
     pub fn take_unplaced(&mut self) -> Vec<Unplaced<T>> {
         let config = self.config;
         let mut taken = Vec::new();
@@ -333,8 +336,8 @@ impl<T> ProducerCore<T> {
         p.retry_at_ms = None;
     }
 
-    /// The stream to the partition's leader is lost or not wanted any more, with all answers that had not come; `why` ends
-    /// up in the error of what times out.
+    /// The stream to the partition's leader is lost or not wanted any more, with all answers that had not come; `why`
+    /// ends up in the error of what times out.
     pub fn disconnected(&mut self, partition: u32, why: &str) {
         let p = &mut self.partitions[partition as usize];
         p.connected = false;
@@ -400,13 +403,14 @@ impl<T> ProducerCore<T> {
                     }
                     break;
                 }
-                // With acks from the leader alone, what it acknowledged may be missing at the next one: that is a gap like any
-                // other, and what follows is numbered anew. Without numbers a retry would stand twice, or behind later records.
+                // With acks from the leader alone, what it acknowledged may be missing at the next one: that is a gap
+                // like any other, and what follows is numbered anew. Without numbers a retry would stand twice, or
+                // behind later records.
                 if let (Some(identity), Acks::Leader | Acks::Quorum, None) =
                     (self.identity, config.acks, p.batches[at].ordinal)
                 {
-                    // The broker remembers this many batches, so none may run further ahead of one whose fate is open: it
-                    // can have been appended although its last answer was a refusal. (Found by the simulator.)
+                    // The broker remembers this many batches, so none may run further ahead of one whose fate is open:
+                    // it can have been appended although its last answer was a refusal. (Found by the simulator.)
                     let oldest = p.batches.iter().find_map(|b| b.ordinal).unwrap_or(p.next_ordinal);
                     if p.next_ordinal - oldest >= IN_FLIGHT_BATCHES_MAX as u64 {
                         break;
@@ -438,8 +442,8 @@ impl<T> ProducerCore<T> {
         requests
     }
 
-    /// The broker's answer to a request. `chance` jitters the wait before a retry. Answers with the request's partition;
-    /// `None` for one that is not waited for any more.
+    /// The broker's answer to a request. `chance` jitters the wait before a retry. Answers with the request's
+    /// partition; `None` for one that is not waited for any more.
     pub fn answered(
         &mut self,
         now_ms: u64,

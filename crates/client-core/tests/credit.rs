@@ -1,7 +1,8 @@
-//! Whatever happens to a consumer's partitions, it is granted exactly what is free, and who takes everything gets everything.
+//! Whatever happens to a consumer's partitions, it is granted exactly what is free, and who takes everything gets
+//! everything.
 //!
-//! A log, a broker that pushes as `broker/src/fetch.rs` does, streams on which frames lie as long as they like, and the queue to the user
-//! are models here; the consumer is the real one.
+//! A log, a broker that pushes as `broker/src/fetch.rs` does, streams on which frames lie as long as they like, and the
+//! queue to the user are models here; the consumer is the real one.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -331,7 +332,12 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, max_shrink_iters: 20_000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 2_000,
+        max_shrink_iters: 20_000,
+        failure_persistence: None,
+        ..Default::default()
+    })]
 
     #[test]
     fn a_reader_that_takes_everything_gets_everything_within_its_memory(

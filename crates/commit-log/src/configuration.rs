@@ -91,8 +91,8 @@ pub enum MemberChange {
 }
 
 impl MemberChange {
-    /// The value of a configuration entry's control batch: per change its kind (u8: 1 voter, 2 learner, 3 remove) and the
-    /// replica id (u64, little-endian). No change at all ends a joint configuration.
+    /// The value of a configuration entry's control batch: per change its kind (u8: 1 voter, 2 learner, 3 remove) and
+    /// the replica id (u64, little-endian). No change at all ends a joint configuration.
     pub fn encode_all(changes: &[MemberChange]) -> Vec<u8> {
         let mut out = Vec::with_capacity(9 * changes.len());
         for change in changes {

@@ -85,22 +85,22 @@ pub enum Step {
         /// Most bytes.
         bytes_count: usize,
     },
-    /// Gives the file a second name (and that its folder), so that it outlives the removal of the first. One that has it already is no
-    /// error.
+    /// Gives the file a second name (and that its folder), so that it outlives the removal of the first. One that has
+    /// it already is no error.
     Link {
         /// The file.
         file: FileName,
         /// Its second name.
         to: FileName,
     },
-    /// Removes the file; one that is missing is no error. It is gone for good once the submission has ended: until then a power cut may
-    /// bring it back, whatever was synced before.
+    /// Removes the file; one that is missing is no error. It is gone for good once the submission has ended: until then
+    /// a power cut may bring it back, whatever was synced before.
     Delete {
         /// The file.
         file: FileName,
     },
-    /// Makes the file hold just `bytes`, synced, its folder entry too: after a crash it holds the old bytes or the new ones, whole. It takes no
-    /// further room on a disk that is full, once it has been done twice.
+    /// Makes the file hold just `bytes`, synced, its folder entry too: after a crash it holds the old bytes or the new
+    /// ones, whole. It takes no further room on a disk that is full, once it has been done twice.
     Replace {
         /// The file; made if it is missing.
         file: FileName,
@@ -135,7 +135,8 @@ pub trait Disk {
     /// Queues an operation; never blocks. Its completion is handed to [`crate::CommitLog::complete`].
     fn submit(&mut self, op: Op);
 
-    /// Does the steps in order up to the first error, and waits for them. Only while no submission is under way: for what is done offline.
+    /// Does the steps in order up to the first error, and waits for them. Only while no submission is under way: for
+    /// what is done offline.
     fn run(&mut self, steps: Vec<Step>) -> Result<Bytes, DiskError>;
 
     /// Names of the files under folder `dir`, at any depth, sorted. Only while opening.
@@ -147,8 +148,8 @@ pub trait Disk {
     /// Length of the file. Only while opening.
     fn length(&mut self, file: &FileName) -> Result<u64, DiskError>;
 
-    /// Makes everything in the file durable, and drops what only the system's cache holds: pages that a failed fsync of an
-    /// earlier process has left there count as clean, and no sync would ever write them. Only while opening.
+    /// Makes everything in the file durable, and drops what only the system's cache holds: pages that a failed fsync of
+    /// an earlier process has left there count as clean, and no sync would ever write them. Only while opening.
     fn sync(&mut self, file: &FileName) -> Result<(), DiskError>;
 
     /// Cuts the file to `bytes_count` and syncs it. Only while opening.

@@ -1,5 +1,5 @@
-//! Which files the write-ahead log consists of, written down beside it: a file that is missing, or shorter than it was made, must not be
-//! taken for one that never was. What stands in the files is `recovery.rs`'s business.
+//! Which files the write-ahead log consists of, written down beside it: a file that is missing, or shorter than it was
+//! made, must not be taken for one that never was. What stands in the files is `recovery.rs`'s business.
 //!
 //! `wal.files`, text, replaced as a whole:
 //! ```text
@@ -9,10 +9,10 @@
 //! wal/0001.wal 67108864
 //! crc 1a2b3c4d
 //! ```
-//! A line names a file and its bytes; the last one has the CRC-32C of all before it. A file is named here before it is first used, and
-//! no longer before it is removed. `reached` is a frame that was synced before the list was written; every start writes one of its own frames
-//! there, so that files of the log that are older than the directory are not taken for all that ever was. A directory has this file before it
-//! has an identity.
+//! A line names a file and its bytes; the last one has the CRC-32C of all before it. A file is named here before it is
+//! first used, and no longer before it is removed. `reached` is a frame that was synced before the list was written;
+//! every start writes one of its own frames there, so that files of the log that are older than the directory are not
+//! taken for all that ever was. A directory has this file before it has an identity.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -37,8 +37,8 @@ pub(crate) struct FileList {
     pub(crate) reached: Lsn,
 }
 
-/// The list of a directory in which nothing was ever written, and its name. Who makes a directory puts it there, durably, before anything else:
-/// without it [`crate::CommitLog::open`] takes the directory for one that has lost it.
+/// The list of a directory in which nothing was ever written, and its name. Who makes a directory puts it there,
+/// durably, before anything else: without it [`crate::CommitLog::open`] takes the directory for one that has lost it.
 pub fn empty_list() -> (FileName, Bytes) {
     (name(), FileList::default().encode())
 }
@@ -86,7 +86,8 @@ impl FileList {
         }
     }
 
-    /// What is wrong with the files that are there, whose lengths `there` tells: one line for each that is missing or shorter than it was made.
+    /// What is wrong with the files that are there, whose lengths `there` tells: one line for each that is missing or
+    /// shorter than it was made.
     pub(crate) fn compare(&self, there: &BTreeMap<FileName, u64>) -> Vec<String> {
         let line = |(name, made): (&FileName, &u64)| match there.get(name) {
             None => Some(format!("{name} is missing")),
@@ -99,7 +100,12 @@ impl FileList {
     /// What is wrong with a log that ends with frame `last`: it had come further.
     pub(crate) fn compare_end(&self, last: Lsn) -> Option<String> {
         let (reached, last) = (self.reached.0, last.0);
-        (last < reached).then(|| format!("wal/ ends with frame {last} and had come to frame {reached}: its end is damaged, or its files are older than {NAME}"))
+        (last < reached).then(|| {
+            format!(
+                "wal/ ends with frame {last} and had come to frame {reached}: its end is \
+                                          damaged, or its files are older than {NAME}"
+            )
+        })
     }
 }
 

@@ -53,10 +53,11 @@ pub(crate) enum FrameKind {
     Dropped = 4,
     /// Nothing: its durable LSN covers the frames before it.
     Marker = 5,
-    /// An entry that is appended again because its file is to be recycled. It discards nothing: one without those that were
-    /// carried over behind it says nothing about them.
+    /// An entry that is appended again because its file is to be recycled. It discards nothing: one without those that
+    /// were carried over behind it says nothing about them.
     CarriedOver = 6,
-    /// What this copy acknowledged is lost (index 1) or may be (index 0); the payload says why. Said before what shows it is recycled.
+    /// What this copy acknowledged is lost (index 1) or may be (index 0); the payload says why. Said before what shows
+    /// it is recycled.
     Damaged = 7,
     /// Everything up to this index is on a quorum, which segments do not tell yet.
     Committed = 8,

@@ -1,5 +1,5 @@
-//! What a start finds after a kill at every step of the log's work, and after damage to what it wrote: the rules of the log file by file,
-//! each with the planted bug that would break it.
+//! What a start finds after a kill at every step of the log's work, and after damage to what it wrote: the rules of the
+//! log file by file, each with the planted bug that would break it.
 
 use thalweg_model::{
     BatchBuilder, Bug, Codec, LeaderEpoch, Offset, RaftIndex, Record, RecordBatch, ReplicaId, TopicPartition,
@@ -162,8 +162,8 @@ fn a_rebuilding_replaces_entries_of_another_epoch() {
     assert_eq!(log.segments_end(&GROUP).map(|e| (e.index, e.epoch)), Some((RaftIndex(20), LeaderEpoch(2))));
 }
 
-/// A log with one partition whose entries wait for a quorum, while another one fills file after file. At every step, what a kill leaves,
-/// within a step, too, opens with all that was synced.
+/// A log with one partition whose entries wait for a quorum, while another one fills file after file. At every step,
+/// what a kill leaves, within a step, too, opens with all that was synced.
 fn a_kill_at_any_step_keeps_what_was_synced() {
     [1, 3, 7, 12].into_iter().for_each(kill_at_every_step);
 }

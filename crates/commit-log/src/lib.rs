@@ -1,8 +1,9 @@
-//! Write-ahead log, segments, recovery and retention of one data directory, over [`Disk`]'s submissions and completions.
+//! Write-ahead log, segments, recovery and retention of one data directory, over [`Disk`]'s submissions and
+//! completions.
 //!
 //! [`CommitLog`] is a state machine: calls change its memory and queue work, [`CommitLog::pump`] turns queued work into
-//! submissions, [`CommitLog::complete`] takes completions back, [`CommitLog::take_events`] tells what became durable. It
-//! reads no clock and opens no file. What an entry means, and when it is on a quorum, is `replica`'s business.
+//! submissions, [`CommitLog::complete`] takes completions back, [`CommitLog::take_events`] tells what became durable.
+//! It reads no clock and opens no file. What an entry means, and when it is on a quorum, is `replica`'s business.
 //!
 //! Invariants, each with its simulator oracle in `tests/sim`:
 //! - a synced sector is never written again (`wal.rs`, `start_batch`);

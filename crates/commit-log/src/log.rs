@@ -24,11 +24,12 @@ use crate::wal::{SectorSums, Spare, Wal, old_sums_file};
 const FLUSH_WRITE_BYTES_MAX: usize = 8 << 20;
 /// The log must be so many times as large as what waits for a quorum before that is carried over.
 const CARRY_OVER_SHARE: u64 = 4;
-/// How often the oldest log file is looked through for what still lives in it: with many partitions that is no small work.
+/// How often the oldest log file is looked through for what still lives in it: with many partitions that is no small
+/// work.
 const RECYCLE_EVERY_MS: u64 = 5;
 
-/// Folder of copies that are kept although others have taken their places: below it one folder for each, which begins with the
-/// partition's name and "-copy-".
+/// Folder of copies that are kept although others have taken their places: below it one folder for each, which begins
+/// with the partition's name and "-copy-".
 pub const ASIDE: &str = "partitions-aside";
 
 /// Sizes; all in bytes unless the name says otherwise.
@@ -52,20 +53,20 @@ pub struct Config {
     pub marker_idle_ms: u64,
     /// Most bytes sent at once to a replica that catches up.
     pub part_bytes: usize,
-    /// Entries of a partition that its replica keeps in memory for followers that are a little behind; a leader keeps eight times
-    /// as much while one is.
+    /// Entries of a partition that its replica keeps in memory for followers that are a little behind; a leader keeps
+    /// eight times as much while one is.
     pub kept_bytes: usize,
-    /// Below so much free room on the disk, clients' records are refused: the rest is for what frees room, and for the cluster's own
-    /// records. Whoever opens the log tells what is free ([`CommitLog::set_room`]).
+    /// Below so much free room on the disk, clients' records are refused: the rest is for what frees room, and for the
+    /// cluster's own records. Whoever opens the log tells what is free ([`CommitLog::set_room`]).
     pub reserve_bytes: u64,
     /// Length of a file that is kept only to be given up when the write-ahead log, or what [nothing could be deleted
     /// without](CommitLog::set_vital), finds no room at all; 0: none.
     pub ballast_bytes: u64,
-    /// Log files of `wal_first_bytes` that are kept, each made beforehand: on a disk without any room they are for what [nothing could be deleted
-    /// without](CommitLog::set_vital) and for deletions. Every start needs a file of its own.
+    /// Log files of `wal_first_bytes` that are kept, each made beforehand: on a disk without any room they are for what
+    /// [nothing could be deleted without](CommitLog::set_vital) and for deletions. Every start needs a file of its own.
     pub kept_files: usize,
-    /// Producers that a partition remembers. Every broker of a cluster must have the same number: what follows from a log is equal on all
-    /// of its replicas.
+    /// Producers that a partition remembers. Every broker of a cluster must have the same number: what follows from a
+    /// log is equal on all of its replicas.
     pub producers_max: usize,
 }
 
@@ -101,7 +102,8 @@ pub enum LogEvent {
         group: TopicPartition,
         /// What [`ReadOutcome::Pending`] named.
         op: OpId,
-        /// Batches from the asked offset on; none where they have gone meanwhile, so that another read says where the log starts.
+        /// Batches from the asked offset on; none where they have gone meanwhile, so that another read says where the
+        /// log starts.
         result: Result<Vec<RecordBatch>, String>,
     },
     /// A partition serves nothing any more, and why.
@@ -151,8 +153,8 @@ pub struct Install {
     pub first_index: RaftIndex,
     /// In order, without gaps.
     pub batches: Vec<RecordBatch>,
-    /// Everything that the replica held goes, because its leader holds nothing before these batches any more; readers may
-    /// not go below this offset.
+    /// Everything that the replica held goes, because its leader holds nothing before these batches any more; readers
+    /// may not go below this offset.
     pub restarts_at: Option<Offset>,
     /// Set with the last part after a restart.
     pub end: Option<InstallEnd>,
@@ -227,10 +229,11 @@ pub struct CommitLog<D> {
     aside_due: BTreeSet<TopicPartition>,
     /// Partitions with a new log start, which waits for its manifest.
     manifest_due: BTreeSet<TopicPartition>,
-    /// Partitions that were dropped: until the frame that says so is durable, their files stay, and a new copy of the same
-    /// name writes none.
+    /// Partitions that were dropped: until the frame that says so is durable, their files stay, and a new copy of the
+    /// same name writes none.
     dropping: BTreeMap<TopicPartition, Lsn>,
-    /// Frames that drop partitions whose files are still there. The log keeps them: without them nobody would know whose the files are.
+    /// Frames that drop partitions whose files are still there. The log keeps them: without them nobody would know
+    /// whose the files are.
     undeleted: BTreeSet<Lsn>,
     next_copy: u64,
     /// When the oldest log file is looked through next.
@@ -295,7 +298,8 @@ impl<D: Disk> CommitLog<D> {
             segments.for_each(Segment::forget_newest);
         }
         for spare in std::mem::take(&mut log.wal.found) {
-            // One that no list names was never used: a crash cut its making short, or its removal. On a full disk the room counts.
+            // One that no list names was never used: a crash cut its making short, or its removal. On a full disk the
+            // room counts.
             if !log.wal.listed.files.contains_key(&spare.name) {
                 log.wal.leaving.push(spare.name);
                 continue;
@@ -319,7 +323,8 @@ impl<D: Disk> CommitLog<D> {
             log.undeleted.insert(log.wal.durable);
             log.submit(Lane::Bulk, steps, Purpose::Delete(log.wal.durable));
         }
-        // Once the log has gone on, nothing shows any more that its end was damaged, and what was damaged may be recycled.
+        // Once the log has gone on, nothing shows any more that its end was damaged, and what was damaged may be
+        // recycled.
         if opened.damages.iter().any(|d| matches!(d, Damage::Torn { plain: false, .. })) {
             for partition in log.partitions.values_mut() {
                 let what = "the log's end may have been damaged after it was synced".to_owned();
@@ -347,8 +352,8 @@ impl<D: Disk> CommitLog<D> {
         self.partitions.entry(group).or_insert_with(|| PartitionLog { copy, ..Default::default() });
     }
 
-    /// Lets a partition that holds nothing yet begin at `offset`, because those below may have been given before it was made. Every copy of a
-    /// partition begins at the same one. One that holds something stays as it is.
+    /// Lets a partition that holds nothing yet begin at `offset`, because those below may have been given before it was
+    /// made. Every copy of a partition begins at the same one. One that holds something stays as it is.
     pub fn begin_at(&mut self, group: TopicPartition, offset: Offset) {
         let log = self.partitions.get_mut(&group).expect("the caller created the partition");
         let holds_nothing = log.end == SegmentsEnd::default() && log.tail.is_empty() && log.segments.is_empty();
@@ -364,9 +369,9 @@ impl<D: Disk> CommitLog<D> {
         self.drop_for(group, ReplicaId(0));
     }
 
-    /// Puts another copy, an empty one, in the place of the one that is here. The frame that drops the old copy names the new one: had a
-    /// crash left the partition without any, it could come back under its first name. (Found by the simulator: it did, and had forgotten
-    /// what it acknowledged.)
+    /// Puts another copy, an empty one, in the place of the one that is here. The frame that drops the old copy names
+    /// the new one: had a crash left the partition without any, it could come back under its first name. (Found by the
+    /// simulator: it did, and had forgotten what it acknowledged.)
     pub fn replace_partition(&mut self, group: TopicPartition, replica: ReplicaId) {
         self.drop_for(group, replica);
         self.create_partition(group);
@@ -391,8 +396,8 @@ impl<D: Disk> CommitLog<D> {
         self.manifest_due.remove(&group);
         // The successor stands where an entry has its offset.
         self.push(FrameKind::Dropped, group, LeaderEpoch(0), RaftIndex(0), Offset(successor.0), Bytes::new());
-        // A crash before the frame is synced brings the partition back without files, so they wait for it: the bulk lane
-        // deletes after the log lane has synced, because recovery takes a missing segment for damage.
+        // A crash before the frame is synced brings the partition back without files, so they wait for it: the bulk
+        // lane deletes after the log lane has synced, because recovery takes a missing segment for damage.
         let mut files = files_of(&group, &log);
         files.extend(log.installing.into_iter().flat_map(|i| i.stale_files));
         let lsn = Lsn(self.wal.next_lsn.0 - 1);
@@ -452,8 +457,9 @@ impl<D: Disk> CommitLog<D> {
         self.partitions.get(group).map(|p| p.noted.min(p.last_index()).max(p.end.index))
     }
 
-    /// Writes down how far a partition's entries in the log are known to be on a quorum, so that a start knows what must never be replaced.
-    /// Until they are in segments nothing else tells: another history could take their place, and nobody would notice.
+    /// Writes down how far a partition's entries in the log are known to be on a quorum, so that a start knows what
+    /// must never be replaced. Until they are in segments nothing else tells: another history could take their place,
+    /// and nobody would notice.
     fn note(&mut self, group: TopicPartition) {
         self.unnoted.remove(&group);
         let Some(log) = self.partitions.get(&group) else { return };
@@ -508,7 +514,8 @@ impl<D: Disk> CommitLog<D> {
         Some(last.map_or((log.end.offset, log.end.index.next()), |e| (e.batch.end_offset(), e.index.next())))
     }
 
-    /// Why a partition's copy may have lost something that it acknowledged: with others about, it should vouch for nothing.
+    /// Why a partition's copy may have lost something that it acknowledged: with others about, it should vouch for
+    /// nothing.
     pub fn suspicion(&self, group: &TopicPartition) -> Option<&str> {
         Some(&self.partitions.get(group)?.damage.as_ref()?.what)
     }
@@ -528,8 +535,8 @@ impl<D: Disk> CommitLog<D> {
         self.partitions.get_mut(&group).expect("just seen").damage_lsn = lsn;
     }
 
-    /// Writes down that a copy cannot vouch any more for what it acknowledged, or, if `is_certain`, that it has lost something for sure.
-    /// It counts once the frame is durable.
+    /// Writes down that a copy cannot vouch any more for what it acknowledged, or, if `is_certain`, that it has lost
+    /// something for sure. It counts once the frame is durable.
     pub fn lose(&mut self, group: TopicPartition, is_certain: bool, what: String) -> Lsn {
         let log = self.partitions.get_mut(&group).expect("the caller created the partition");
         if log.damage.as_ref().is_none_or(|d| is_certain && !d.is_certain) {
@@ -540,8 +547,8 @@ impl<D: Disk> CommitLog<D> {
         self.partitions[&group].damage_lsn
     }
 
-    /// The same where the whole disk is older than it was. Which copies it has forgotten it cannot know: until this one's successor takes its
-    /// place, [`is_older`](Self::is_older) says so, over every start.
+    /// The same where the whole disk is older than it was. Which copies it has forgotten it cannot know: until this
+    /// one's successor takes its place, [`is_older`](Self::is_older) says so, over every start.
     pub fn lose_disk(&mut self, group: TopicPartition, is_certain: bool, what: String) -> Lsn {
         let log = self.partitions.get_mut(&group).expect("the caller created the partition");
         let is_certain = is_certain || log.damage.as_ref().is_some_and(|d| d.is_certain);
@@ -555,9 +562,9 @@ impl<D: Disk> CommitLog<D> {
         self.partitions.get(group).and_then(|p| p.damage.as_ref()).is_some_and(|d| d.is_of_disk)
     }
 
-    /// Takes a partition out of service whose copy here holds another history than the one that was decided elsewhere. Everything in it is
-    /// written to segments, and these are kept in a folder of their own, whatever takes the copy's place; [`LogEvent::KeptAside`] says
-    /// when. A crash before begins it anew.
+    /// Takes a partition out of service whose copy here holds another history than the one that was decided elsewhere.
+    /// Everything in it is written to segments, and these are kept in a folder of their own, whatever takes the copy's
+    /// place; [`LogEvent::KeptAside`] says when. A crash before begins it anew.
     pub fn keep_aside(&mut self, group: TopicPartition, what: String) {
         let log = self.partitions.get_mut(&group).expect("the caller created the partition");
         if log.diverged {
@@ -578,8 +585,9 @@ impl<D: Disk> CommitLog<D> {
         self.aside_due.insert(group);
     }
 
-    /// Begins a copy anew that [was kept aside](LogEvent::KeptAside): it holds nothing, and is to be rebuilt from its leader, but goes on under its
-    /// name, with its term and its vote. Another copy in its place could not help to a majority where two of three have been kept aside.
+    /// Begins a copy anew that [was kept aside](LogEvent::KeptAside): it holds nothing, and is to be rebuilt from its
+    /// leader, but goes on under its name, with its term and its vote. Another copy in its place could not help to a
+    /// majority where two of three have been kept aside.
     pub fn start_over(&mut self, group: TopicPartition) {
         let Some(log) = self.partitions.get_mut(&group).filter(|p| p.diverged && !p.flushing) else { return };
         let gone = files_of(&group, log);
@@ -649,10 +657,11 @@ impl<D: Disk> CommitLog<D> {
         }
     }
 
-    /// Puts committed entries in place that this replica has missed, without writing them to the log: they go straight to
-    /// segments, and count once [`LogEvent::Installed`] says so. A crash before leaves the replica as it was.
+    /// Puts committed entries in place that this replica has missed, without writing them to the log: they go straight
+    /// to segments, and count once [`LogEvent::Installed`] says so. A crash before leaves the replica as it was.
     ///
-    /// Entries above the last one stay if that one stands here already; otherwise they conflict and go (Raft §7, rule 6).
+    /// Entries above the last one stay if that one stands here already; otherwise they conflict and go (Raft §7, rule
+    /// 6).
     ///
     /// # Panics
     /// While the partition [is flushing](Self::is_flushing), or when the entries leave a gap.
@@ -700,8 +709,8 @@ impl<D: Disk> CommitLog<D> {
         self.flush_due.insert(group);
     }
 
-    /// Makes a partition that [is incomplete](Self::is_incomplete) whole: this is the state as of its end. It counts once
-    /// [`LogEvent::Installed`] says so.
+    /// Makes a partition that [is incomplete](Self::is_incomplete) whole: this is the state as of its end. It counts
+    /// once [`LogEvent::Installed`] says so.
     ///
     /// # Panics
     /// While the partition [is flushing](Self::is_flushing).
@@ -725,8 +734,8 @@ impl<D: Disk> CommitLog<D> {
         self.partitions.get_mut(&group).expect("the caller created the partition").segment_bytes_max = bytes_max;
     }
 
-    /// Says of a partition that nothing could be deleted without it: what it is to have in segments does not wait for room, not even for
-    /// that which the ballast has left.
+    /// Says of a partition that nothing could be deleted without it: what it is to have in segments does not wait for
+    /// room, not even for that which the ballast has left.
     pub fn set_vital(&mut self, group: TopicPartition, is_vital: bool) {
         self.partitions.get_mut(&group).expect("the caller created the partition").is_vital = is_vital;
     }
@@ -743,14 +752,15 @@ impl<D: Disk> CommitLog<D> {
         }
     }
 
-    /// The offset to which retention would move the log start: the end of the last segment that is too old or too much. By size, as many
-    /// bytes stay as are to be kept, or more, and the active segment stays in any case.
+    /// The offset to which retention would move the log start: the end of the last segment that is too old or too much.
+    /// By size, as many bytes stay as are to be kept, or more, and the active segment stays in any case.
     pub fn retention_point(&self, group: &TopicPartition, retention: &Retention) -> Option<Offset> {
         retention::point(self.partitions.get(group)?, retention)
     }
 
-    /// Closes the partition's active segment once it has been open for `segment_ms`, idle or not; what is in the write-ahead log only goes
-    /// to it first. Call it every few seconds at most `segment_ms`; `wall_ms` only tells the age of what an earlier process wrote.
+    /// Closes the partition's active segment once it has been open for `segment_ms`, idle or not; what is in the
+    /// write-ahead log only goes to it first. Call it every few seconds at most `segment_ms`; `wall_ms` only tells the
+    /// age of what an earlier process wrote.
     pub fn close_aged(&mut self, group: TopicPartition, mono_ms: u64, wall_ms: i64, segment_ms: u64) {
         let Some(log) = self.partitions.get_mut(&group).filter(|p| p.offline.is_none() && !p.incomplete) else {
             return;
@@ -847,8 +857,8 @@ impl<D: Disk> CommitLog<D> {
         ReadOutcome::Pending(self.submit(Lane::Read, vec![step], purpose))
     }
 
-    /// Base offset of a batch at or before the first record with a timestamp of `timestamp_ms` or later; `None` when all
-    /// are older. The caller looks into the batches from there on.
+    /// Base offset of a batch at or before the first record with a timestamp of `timestamp_ms` or later; `None` when
+    /// all are older. The caller looks into the batches from there on.
     pub fn offset_for_timestamp(&self, group: &TopicPartition, timestamp_ms: i64) -> Option<Offset> {
         let log = self.partitions.get(group)?;
         let cold = log
@@ -888,7 +898,8 @@ impl<D: Disk> CommitLog<D> {
             self.next_recycle_ms = now_ms + RECYCLE_EVERY_MS;
         }
         self.keep_asides();
-        // Room that the ballast has left is for the log first: segments would take all of it, and nothing could be deleted.
+        // Room that the ballast has left is for the log first: segments would take all of it, and nothing could be
+        // deleted.
         if self.is_stuck() && self.room.is_low() {
             self.make_spare();
         } else {
@@ -1082,15 +1093,17 @@ impl<D: Disk> CommitLog<D> {
         self.config.ballast_bytes > 0 && self.room.is_low() && self.room.ballast != Ballast::There
     }
 
-    /// True while nothing of a partition is written that needs new room: what was [installed](Self::install) now would wait for some.
+    /// True while nothing of a partition is written that needs new room: what was [installed](Self::install) now would
+    /// wait for some.
     pub fn waits_for_room(&self, group: &TopicPartition) -> bool {
         let is_vital = self.partitions.get(group).is_some_and(|p| p.is_vital);
         self.room.is_waiting() || (self.room.is_ballast_only() && !is_vital)
     }
 
-    /// Bytes that what was taken will still need on the disk: its place in segments for every entry, and a log file for frames that fit into none.
-    /// Entries count before they are known to be on a quorum: it is too late to refuse them then. (Found by the simulator: a follower took 230 kB with 64 kB
-    /// free, and wrote them into the room of the ballast.)
+    /// Bytes that what was taken will still need on the disk: its place in segments for every entry, and a log file for
+    /// frames that fit into none. Entries count before they are known to be on a quorum: it is too late to refuse them
+    /// then. (Found by the simulator: a follower took 230 kB with 64 kB free, and wrote them into the room of the
+    /// ballast.)
     fn promised_bytes(&self) -> u64 {
         let spares = self.wal.spares.iter().chain(&self.wal.unlisted).chain(self.wal.retiring.values());
         let active_room = self.wal.files.back().map_or(0, |f| f.bytes.saturating_sub(self.wal.write_at));
@@ -1105,8 +1118,9 @@ impl<D: Disk> CommitLog<D> {
         missing as u64 * self.config.wal_first_bytes
     }
 
-    /// True when so many batches of so many bytes in all find a place in the log, behind what waits already: in one of the files that are there, or
-    /// in one that there is room for. Log files that are kept do not count, nor those that need a little room yet before they are used again.
+    /// True when so many batches of so many bytes in all find a place in the log, behind what waits already: in one of
+    /// the files that are there, or in one that there is room for. Log files that are kept do not count, nor those that
+    /// need a little room yet before they are used again.
     pub fn has_place_for(&self, batches: usize, bytes: usize) -> bool {
         let added = (batches * (FRAME_HEADER_BYTES + 8) + bytes) as u64;
         let needed = (self.wal.pending_bytes + added).next_multiple_of(SECTOR_BYTES);
@@ -1136,8 +1150,8 @@ impl<D: Disk> CommitLog<D> {
         self.ops.is_empty() && !self.wal.has_pending()
     }
 
-    /// True when, besides, everything that is on a quorum stands in segments: one call of [`flush_all`](Self::flush_all) writes
-    /// no more than one segment of each partition.
+    /// True when, besides, everything that is on a quorum stands in segments: one call of
+    /// [`flush_all`](Self::flush_all) writes no more than one segment of each partition.
     pub fn is_flushed(&self) -> bool {
         self.is_idle() && self.partitions.values().all(|p| p.offline.is_some() || p.unflushed_bytes == 0)
     }
@@ -1315,8 +1329,8 @@ impl<D: Disk> CommitLog<D> {
         if self.room.is_waiting() || self.wal.listed.files.is_empty() {
             return;
         }
-        // What frees neither a log file nor old segments can wait for room.
-        // One that found none is tried again once the file system says that there is some: until it succeeds, the disk counts as full.
+        // What frees neither a log file nor old segments can wait for room. One that found none is tried again once the
+        // file system says that there is some: until it succeeds, the disk counts as full.
         let (is_low, is_ballast_only) = (self.room.is_short(), self.room.is_ballast_only());
         let waits = |p: &PartitionLog| {
             !p.is_vital && (is_ballast_only || (is_low && p.installing.is_none() && !retention::wants_flush(p)))
@@ -1458,8 +1472,9 @@ impl<D: Disk> CommitLog<D> {
         {
             self.flush_due.insert(group);
         }
-        // What an earlier flush left of a segment when it found no room: this one has put it into another, and all that follow begin behind it, so
-        // that nobody takes that name again. (Found by the simulator: it stayed until the next start.)
+        // What an earlier flush left of a segment when it found no room: this one has put it into another, and all that
+        // follow begin behind it, so that nobody takes that name again. (Found by the simulator: it stayed until the
+        // next start.)
         let left: Vec<Step> = match log.offline.is_some() {
             true => Vec::new(),
             false => std::mem::take(&mut log.left_over).into_iter().map(|file| Step::Delete { file }).collect(),
@@ -1501,8 +1516,8 @@ impl<D: Disk> CommitLog<D> {
         }
     }
 
-    /// A manifest without the segments that lie below the log start. Their files go when it is durable: recovery takes a missing segment
-    /// for damage.
+    /// A manifest without the segments that lie below the log start. Their files go when it is durable: recovery takes
+    /// a missing segment for damage.
     fn push_manifest_without_gone(&mut self, group: TopicPartition) {
         let log = self.partitions.get_mut(&group).expect("the caller holds the partition");
         let gone = retention::take_gone(log);
@@ -1517,8 +1532,8 @@ impl<D: Disk> CommitLog<D> {
 
     /// Frees the oldest log files: everything living in them is in synced segments or appended again.
     fn recycle(&mut self, looks_through: bool) {
-        // The active file is never freed, so there is always a next one. Its generation need not be the next number: recovery skips
-        // those of batches that never became whole.
+        // The active file is never freed, so there is always a next one. Its generation need not be the next number:
+        // recovery skips those of batches that never became whole.
         for i in 1..self.wal.files.len() {
             let (file, next) = (&self.wal.files[i - 1], &self.wal.files[i]);
             let early = is_planted(Bug::FreedBeforeCarriedOver);
@@ -1555,8 +1570,8 @@ impl<D: Disk> CommitLog<D> {
         if drops || file.groups.iter().any(held) {
             return;
         }
-        // Entries that wait for a quorum are carried over only when the log is long, and only while that makes room: carried over
-        // again and again they would do nothing but wear the disk. (Found by the simulator.)
+        // Entries that wait for a quorum are carried over only when the log is long, and only while that makes room:
+        // carried over again and again they would do nothing but wear the disk. (Found by the simulator.)
         let last_lsn = file.last_lsn;
         let waits = |log: &PartitionLog, last: RaftIndex| {
             log.manifest_index < last.min(log.last_index()) && log.carried_lsn <= last_lsn
@@ -1567,8 +1582,8 @@ impl<D: Disk> CommitLog<D> {
             if !is_short || total < CARRY_OVER_SHARE * self.uncommitted_bytes() {
                 return;
             }
-            // On a full disk there may be no file for them, and all that is written later would wait behind them, deletions too. (Found by the
-            // simulator.)
+            // On a full disk there may be no file for them, and all that is written later would wait behind them,
+            // deletions too. (Found by the simulator.)
             let carried = file.groups.iter().filter_map(|(group, last)| {
                 let log = self.partitions.get(group).filter(|p| waits(p, *last))?;
                 Some(log.tail.range(log.tail_after(log.manifest_index)..).map(|e| e.batch.bytes().len()))
@@ -1639,8 +1654,8 @@ impl<D: Disk> CommitLog<D> {
         self.wal.retiring.insert(id, spare);
     }
 
-    /// Brings the list of files in line with the files. One that it does not name yet is not used, and one that it names is not removed: a start
-    /// that misses a file can then say so.
+    /// Brings the list of files in line with the files. One that it does not name yet is not used, and one that it
+    /// names is not removed: a start that misses a file can then say so.
     fn keep_list(&mut self) {
         if self.wal.listing.is_some() {
             return;
@@ -1714,9 +1729,10 @@ impl<D: Disk> CommitLog<D> {
         self.submit(Lane::Bulk, steps, Purpose::MakeKept(files));
     }
 
-    /// Opens log files that are kept where a deletion waits for room in the log, or what nothing could be deleted without: with no room on the disk,
-    /// and the ballast gone, or its room taken by somebody else. What waits before that comes with it, but nothing is opened for what
-    /// would not get that far: after the next start it would be missing.
+    /// Opens log files that are kept where a deletion waits for room in the log, or what nothing could be deleted
+    /// without: with no room on the disk, and the ballast gone, or its room taken by somebody else. What waits before
+    /// that comes with it, but nothing is opened for what would not get that far: after the next start it would be
+    /// missing.
     fn use_kept(&mut self) {
         if !self.is_stuck() || !self.room.is_waiting() || self.room.ballast == Ballast::There {
             return;
@@ -1743,8 +1759,8 @@ impl<D: Disk> CommitLog<D> {
         Spare { name, bytes, sums: SectorSums::default() }
     }
 
-    /// The last resort: what waits may be what frees room, a topic's deletion above all. It may be on its way to the segments of a copy that is
-    /// brought near.
+    /// The last resort: what waits may be what frees room, a topic's deletion above all. It may be on its way to the
+    /// segments of a copy that is brought near.
     fn give_up_ballast(&mut self) {
         let is_vital = |p: &PartitionLog| p.is_vital && p.installing.is_some();
         let is_needed = self.room.refused.iter().any(|group| self.partitions.get(group).is_some_and(is_vital));

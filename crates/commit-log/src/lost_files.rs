@@ -70,7 +70,8 @@ pub(crate) fn append(log: &mut CommitLog<MemoryDisk>, group: TopicPartition, to:
     settle(log, 100);
 }
 
-/// A directory whose broker was stopped, 40 records of each of two partitions in segments, and then killed with 40 more in the log.
+/// A directory whose broker was stopped, 40 records of each of two partitions in segments, and then killed with 40 more
+/// in the log.
 pub(crate) fn directory() -> MemoryDisk {
     let mut log = open(&MemoryDisk::empty());
     append(&mut log, GROUP, 40);

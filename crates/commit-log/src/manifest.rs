@@ -5,14 +5,16 @@
 //! | field | bytes | meaning |
 //! |---|---|---|
 //! | version | 2 | 2 |
-//! | flags | 1 | bit 0: entries in the log before this frame are not the group's any more; bit 1: incomplete, as long as a replica is being rebuilt from its peers; bit 2: salvaged, what was found damaged before this frame has been made up for |
-//! | log start offset | 8 | first offset that readers may have, as far as records below the end have moved it; not above the end |
+//! | flags | 1 | see below |
+//! | log start offset | 8 | first offset that readers may have, as records below the end moved it; at most the end |
 //! | end offset, index, epoch | 8, 8, 4 | one past the last record, last entry and its epoch in the segments |
 //! | segment count | 4 | then the base offset (8) of each |
 //! | configuration | … | [`Configuration`] at the end: four lists (u8 count, then u64 each), auto leave (1) |
 //! | producers | … | [`ProducerTable`] at the end |
 //!
-//! All numbers are little-endian.
+//! All numbers are little-endian. Flags: bit 0, entries in the log before this frame are not the group's any more; bit
+//! 1, incomplete, as long as a replica is being rebuilt from its peers; bit 2, salvaged: what was found damaged before
+//! this frame has been made up for.
 
 use bytes::{Buf, BufMut, Bytes};
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex};

@@ -1,5 +1,5 @@
-//! A disk in memory for the tests of this crate and of those above it: what is submitted is done when the test says so. Torn and lost
-//! writes, and chance, are left to `tests/sim`.
+//! A disk in memory for the tests of this crate and of those above it: what is submitted is done when the test says so.
+//! Torn and lost writes, and chance, are left to `tests/sim`.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -41,14 +41,14 @@ impl MemoryDisk {
         Some(Completion { id, result: self.run(steps) })
     }
 
-    /// Does the oldest operation of any lane, those of the write-ahead log last: that order is the likelier one to show what a log
-    /// file is freed too early for.
+    /// Does the oldest operation of any lane, those of the write-ahead log last: that order is the likelier one to show
+    /// what a log file is freed too early for.
     pub fn step_any(&mut self) -> Option<Completion> {
         [Lane::Bulk, Lane::Read, Lane::Wal].into_iter().find_map(|lane| self.step(lane))
     }
 
-    /// What a kill may leave now: of the operation that is next in a lane any number of steps are done, and of a write its first sector
-    /// or all of it.
+    /// What a kill may leave now: of the operation that is next in a lane any number of steps are done, and of a write
+    /// its first sector or all of it.
     pub fn cut_short(&self) -> Vec<MemoryDisk> {
         let mut images = vec![self.image()];
         for lane in [Lane::Wal, Lane::Bulk] {

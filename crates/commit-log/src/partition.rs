@@ -71,8 +71,8 @@ pub(crate) struct PartitionLog {
     pub(crate) log_start: Offset,
     /// Written by recovery and by finished flushes.
     pub(crate) segments: VecDeque<Segment>,
-    /// Files of this copy that are in no segment: of a flush that is under way or found no room, which go when one has ended well; or that a
-    /// start found beside a partition that is offline, which go with the copy.
+    /// Files of this copy that are in no segment: of a flush that is under way or found no room, which go when one has
+    /// ended well; or that a start found beside a partition that is offline, which go with the copy.
     pub(crate) left_over: BTreeSet<FileName>,
     /// End of the segments.
     pub(crate) end: SegmentsEnd,
@@ -111,12 +111,13 @@ pub(crate) struct PartitionLog {
     pub(crate) committed: RaftIndex,
     pub(crate) flushing: bool,
     pub(crate) offline: Option<String>,
-    /// What was lost, or may have been, of what this copy acknowledged, as an earlier start or this one found: written down, because
-    /// what shows it is recycled.
+    /// What was lost, or may have been, of what this copy acknowledged, as an earlier start or this one found: written
+    /// down, because what shows it is recycled.
     pub(crate) damage: Option<Loss>,
     /// Frame that says so; 0 while there is none.
     pub(crate) damage_lsn: Lsn,
-    /// That damage is another history than the one that was decided elsewhere: it is kept aside before anything takes its place.
+    /// That damage is another history than the one that was decided elsewhere: it is kept aside before anything takes
+    /// its place.
     pub(crate) diverged: bool,
 }
 
@@ -133,7 +134,8 @@ pub(crate) struct Loss {
 impl PartitionLog {
     pub(crate) fn manifest(&self, discards: bool) -> Manifest {
         Manifest {
-            // The record that moved it further stands in the log above the end, and will move it there again when it is on a quorum.
+            // The record that moved it further stands in the log above the end, and will move it there again when it is
+            // on a quorum.
             log_start: self.log_start.min(self.end.offset),
             end: self.end,
             segments: self.segments.iter().map(|s| s.base_offset).collect(),
@@ -150,7 +152,8 @@ impl PartitionLog {
         self.segment_bytes_max.unwrap_or(u64::MAX).min(config.segment_bytes)
     }
 
-    /// The partition is flushed when so much waits: a small segment should not be waited for longer than it takes to fill it.
+    /// The partition is flushed when so much waits: a small segment should not be waited for longer than it takes to
+    /// fill it.
     pub(crate) fn flush_bytes(&self, config: &Config) -> usize {
         config.flush_bytes.min(usize::try_from(self.segment_bytes(config)).unwrap_or(usize::MAX))
     }

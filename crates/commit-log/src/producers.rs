@@ -9,8 +9,9 @@ use bytes::{Buf, BufMut};
 use thalweg_model::limits::IN_FLIGHT_BATCHES_MAX;
 use thalweg_model::{Offset, ProducerEpoch, ProducerId, ProducerMark, RaftIndex, RecordBatch, Sequence};
 
-/// Most producers that one partition remembers, unless [`Config::producers_max`](crate::Config::producers_max) says otherwise. The one
-/// that wrote longest ago leaves first: a rule over the log alone, so that every replica forgets the same one.
+/// Most producers that one partition remembers, unless [`Config::producers_max`](crate::Config::producers_max) says
+/// otherwise. The one that wrote longest ago leaves first: a rule over the log alone, so that every replica forgets the
+/// same one.
 pub const PRODUCERS_MAX: usize = 4096;
 
 /// What one partition knows of its producers after some prefix of its log.
@@ -51,8 +52,8 @@ pub enum SequenceCheck {
     Next,
     /// Written before, and still remembered.
     Duplicate(Written),
-    /// Its sequences were written before, with other records: two have written under the same id, or the one that has it has gone
-    /// back in time (a copied process, a restored machine). To call it a duplicate would lose its records.
+    /// Its sequences were written before, with other records: two have written under the same id, or the one that has
+    /// it has gone back in time (a copied process, a restored machine). To call it a duplicate would lose its records.
     Conflict(Written),
     /// Written before, so long ago that its offset is forgotten.
     DuplicateForgotten,
@@ -117,8 +118,8 @@ impl ProducerTable {
         }
     }
 
-    /// Follows the log: `batch` is its entry at `index`. Batches without a producer change nothing. Above `producers_max` producers the
-    /// one that wrote longest ago is forgotten.
+    /// Follows the log: `batch` is its entry at `index`. Batches without a producer change nothing. Above
+    /// `producers_max` producers the one that wrote longest ago is forgotten.
     pub fn append(&mut self, index: RaftIndex, batch: &RecordBatch, producers_max: usize) {
         let header = batch.header();
         let Some(mark) = header.producer else { return };

@@ -1,12 +1,12 @@
 //! What a directory still holds after a crash, and what is wrong with it.
 //!
 //! Recovery tells apart (docs/formats/wal.md):
-//! - *rot*: a bad frame at or below some frame's durable LSN. It was synced, so it may have been acknowledged: nothing is
-//!   cut, the partition goes offline, and the error names file and position.
+//! - *rot*: a bad frame at or below some frame's durable LSN. It was synced, so it may have been acknowledged: nothing
+//!   is cut, the partition goes offline, and the error names file and position.
 //! - *torn*: a bad frame above everything known durable. It was never acknowledged: the log is cut there.
 //!
-//! Where the sectors of a cut frame are neither zero nor an older generation's, the cut is reported as damage. Repair from
-//! peers is `replica`'s business.
+//! Where the sectors of a cut frame are neither zero nor an older generation's, the cut is reported as damage. Repair
+//! from peers is `replica`'s business.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,10 +39,13 @@ pub enum OpenError {
     /// The disk failed.
     #[error("cannot read the data directory: {0}")]
     Disk(#[from] DiskError),
-    /// Files of the write-ahead log are not there, or not as long as they were made: what they held, and of which partitions, is unknown.
+    /// Files of the write-ahead log are not there, or not as long as they were made: what they held, and of which
+    /// partitions, is unknown.
     #[error(
-        "the write-ahead log is not whole: {}. Nothing was changed. Put the files back, or restore the directory from a copy. In a \
-         cluster, move the directory away and start empty: its copies are rebuilt from the others. Alone, `thalweg partition salvage` tells what is \
+        "the write-ahead log is not whole: {}. Nothing was changed. Put the files back, or restore the directory from \
+         a copy. In a \
+         cluster, move the directory away and start empty: its copies are rebuilt from the others. Alone, `thalweg \
+         partition salvage` tells what is \
          left",
         what.join(", ")
     )]
@@ -53,7 +56,8 @@ pub enum OpenError {
     /// A synced frame of the write-ahead log is unreadable, and with it which partition it belonged to.
     #[error(
         "{file} is damaged at byte {at}: frame {lsn} was synced and cannot be read. Nothing was changed. \
-         Restore the directory from a copy. In a cluster, move it away and start empty: its copies are rebuilt from the others. Alone, \
+         Restore the directory from a copy. In a cluster, move it away and start empty: its copies are rebuilt from \
+         the others. Alone, \
          `thalweg partition salvage` tells what is left"
     )]
     Rot {
@@ -178,7 +182,8 @@ pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId) -> Result<Open
     Ok(opened)
 }
 
-/// Reads the write-ahead log. Frames that were synced and cannot be read are an error, unless the caller wants `what_is_left`.
+/// Reads the write-ahead log. Frames that were synced and cannot be read are an error, unless the caller wants
+/// `what_is_left`.
 pub(crate) fn replay_log<D: Disk>(
     disk: &mut D,
     directory: DirectoryId,
@@ -213,8 +218,9 @@ pub(crate) fn replay_log<D: Disk>(
     for (name, bytes) in there {
         let slot = name.0.trim_start_matches("wal/").trim_end_matches(".wal").parse::<u32>();
         wal.next_slot = wal.next_slot.max(slot.map_or(0, |s| s + 1));
-        // A process that was killed leaves frames in the page cache that no fsync has covered. They are about to count as durable,
-        // and what they say of others as well, so they must be. (Found by the simulator: kill -9, restart, power cut.)
+        // A process that was killed leaves frames in the page cache that no fsync has covered. They are about to count
+        // as durable, and what they say of others as well, so they must be. (Found by the simulator: kill -9, restart,
+        // power cut.)
         if !is_planted(Bug::OpenNotSynced) {
             disk.sync(&name)?;
         }
@@ -230,8 +236,9 @@ pub(crate) fn replay_log<D: Disk>(
                 }
             }
         }
-        // Also one of which only the middle came to the disk, wherever in a sector a frame begins there: used again, its number would make those
-        // frames count. (Found by the simulator: a segment's end that an earlier start had written.)
+        // Also one of which only the middle came to the disk, wherever in a sector a frame begins there: used again,
+        // its number would make those frames count. (Found by the simulator: a segment's end that an earlier start had
+        // written.)
         last_generation = last_generation.max(newest_generation(&data, directory));
         let first = Header::parse(&data).filter(ours);
         if let (None, Some(plain)) = (first, torn(&data, 0, None, old_sums(disk, &name)?.as_ref())) {
@@ -243,12 +250,14 @@ pub(crate) fn replay_log<D: Disk>(
     files.sort_by_key(|f| f.generation);
     wal.next_generation = last_generation + 1;
     let (live, spare): (Vec<_>, Vec<_>) = files.into_iter().partition(|f| f.generation >= oldest);
-    // Generations follow each other from the oldest that is needed on. One that is missing was synced before the next began.
+    // Generations follow each other from the oldest that is needed on. One that is missing was synced before the next
+    // began.
     let begins_late = live.first().is_some_and(|f| f.generation > oldest);
     // A file without a readable beginning may be it. (Found by the simulator: it was taken for an unused one.)
     for (file, plain, newest) in headless {
-        // Its first batch may also never have become whole: then nothing says that the frames before those that came are durable, or
-        // they were cut, and a later file bears their numbers. (Found by the simulator: both were taken for damage.)
+        // Its first batch may also never have become whole: then nothing says that the frames before those that came
+        // are durable, or they were cut, and a later file bears their numbers. (Found by the simulator: both were taken
+        // for damage.)
         let before = |h: &Header| Lsn(h.place.lsn.0.saturating_sub(1));
         let was_cut = |h: &Header| live.iter().any(|f| f.generation > h.place.generation && f.first_lsn <= h.place.lsn);
         let lost = newest.filter(|h| h.place.generation >= oldest && before(h) <= known_durable && !was_cut(h));
@@ -344,8 +353,8 @@ pub(crate) fn replay_log<D: Disk>(
     Ok(Replayed { wal, groups, damages, lost })
 }
 
-/// The newest generation of any frame whose header can be read. A record may hold anything, also what looks like a frame: what no log comes to does
-/// not count.
+/// The newest generation of any frame whose header can be read. A record may hold anything, also what looks like a
+/// frame: what no log comes to does not count.
 fn newest_generation(data: &[u8], directory: DirectoryId) -> u64 {
     let starts = data.chunks_exact(8).enumerate().filter(|(_, bytes)| bytes.starts_with(&MAGIC));
     let headers = starts.filter_map(|(n, _)| Header::parse(&data[n * 8..]));
@@ -379,8 +388,8 @@ fn old_sums<D: Disk>(disk: &mut D, file: &FileName) -> Result<Option<SectorSums>
 
 /// Judges the end of the log: `None` for a clean end, else whether it is plainly torn.
 ///
-/// A sync batch is synced as a whole, so one sector of it that still holds what stood there before proves that it never was:
-/// nothing of it was acknowledged. Without such a sector it may have been, and something has damaged it since.
+/// A sync batch is synced as a whole, so one sector of it that still holds what stood there before proves that it never
+/// was: nothing of it was acknowledged. Without such a sector it may have been, and something has damaged it since.
 fn torn(data: &[u8], at: u64, header: Option<&Header>, old: Option<&SectorSums>) -> Option<bool> {
     let end = at + header.map_or(FRAME_HEADER_BYTES, |h| FRAME_HEADER_BYTES + h.payload_bytes) as u64;
     let first = at / SECTOR_BYTES;
@@ -409,8 +418,9 @@ fn replay(group: &mut Group, header: &Header, payload: &[u8]) {
                     let at = group.entries.partition_point(|e| e.index < header.index);
                     let is_there = group.entries.get(at).is_some_and(|e| e.index == header.index);
                     let entry = TailEntry { index: header.index, batch };
-                    // Those behind one that was carried over may have been carried over into a sync batch that never became
-                    // whole, and stand elsewhere. (Found by the simulator, twice: also when its own first copy is gone since.)
+                    // Those behind one that was carried over may have been carried over into a sync batch that never
+                    // became whole, and stand elsewhere. (Found by the simulator, twice: also when its own first copy
+                    // is gone since.)
                     let discards = header.kind == FrameKind::Entry || is_planted(Bug::CarriedOverDiscards);
                     match (discards, is_there) {
                         (true, _) => {
@@ -525,7 +535,8 @@ fn partition<D: Disk>(
             }
             Err(what) => {
                 log.offline.get_or_insert(what);
-                // It stays in the list: a manifest that is written again from here must not forget it. (Found by the simulator.)
+                // It stays in the list: a manifest that is written again from here must not forget it. (Found by the
+                // simulator.)
                 log.segments.push_back(Segment::new(*base_offset));
             }
         }
@@ -619,8 +630,8 @@ fn load_segment<D: Disk>(
     Ok(Ok((segment, rebuilt)))
 }
 
-/// Files below `partitions/` that belong to no segment of `partitions`: left over from a crash. Those of a partition that is offline stay
-/// with it, for whoever looks for what is left.
+/// Files below `partitions/` that belong to no segment of `partitions`: left over from a crash. Those of a partition
+/// that is offline stay with it, for whoever looks for what is left.
 pub(crate) fn strays<D: Disk>(
     disk: &mut D,
     partitions: &mut BTreeMap<TopicPartition, PartitionLog>,

@@ -1,4 +1,5 @@
-//! Which offset retention would move a partition's log start to, which segments go for it, and when a segment is closed for its age.
+//! Which offset retention would move a partition's log start to, which segments go for it, and when a segment is closed
+//! for its age.
 //!
 //! ```text
 //!            log start                                        committed
@@ -8,8 +9,9 @@
 //!                by time: as long as its newest record has expired, the active one included
 //! ```
 //!
-//! A segment is what goes at once, so it is closed by size and by age, active or idle. That is each replica's own affair: borders need not
-//! agree. The log start moves by a replicated record that the leader proposes, and each replica then deletes what lies wholly below it.
+//! A segment is what goes at once, so it is closed by size and by age, active or idle. That is each replica's own
+//! affair: borders need not agree. The log start moves by a replicated record that the leader proposes, and each
+//! replica then deletes what lies wholly below it.
 
 use std::collections::VecDeque;
 
@@ -29,12 +31,13 @@ pub struct Retention {
     pub mono_ms: u64,
     /// Milliseconds since the Unix epoch, by the best clock that there is.
     pub wall_ms: i64,
-    /// Nothing vouches for `wall_ms`: what this process has written less than `retention_ms` ago by the monotonic clock stays, whatever its
-    /// timestamps say.
+    /// Nothing vouches for `wall_ms`: what this process has written less than `retention_ms` ago by the monotonic clock
+    /// stays, whatever its timestamps say.
     pub is_wall_doubtful: bool,
 }
 
-/// Since when the records come that will be in one segment: of what is open to be appended to, in segment and write-ahead log.
+/// Since when the records come that will be in one segment: of what is open to be appended to, in segment and
+/// write-ahead log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum OpenSince {
     /// Found at the start of the process; the records' timestamps say something.
@@ -76,16 +79,18 @@ pub(crate) fn point(log: &PartitionLog, r: &Retention) -> Option<Offset> {
     }
     let mut waiting = log.tail.range(log.tail_after(log.end.index)..log.tail_after(log.committed));
     if next == log.segments.len() && point.is_some() && waiting.all(|e| e.batch.is_control()) {
-        // Another replica may have these in the segment that is to go: only a log start behind them lets it go there, too.
+        // Another replica may have these in the segment that is to go: only a log start behind them lets it go there,
+        // too.
         point = log.tail.range(..log.tail_after(log.committed)).last().map(|e| e.batch.end_offset()).max(point);
     }
-    // One control batch is no reason: the record that moves the log start is one, and would be the reason for the next. More of them are:
-    // what was appended before that record, but on a quorum after it was proposed, may be in the segment that is to go on another replica.
+    // One control batch is no reason: the record that moves the log start is one, and would be the reason for the next.
+    // More of them are: what was appended before that record, but on a quorum after it was proposed, may be in the
+    // segment that is to go on another replica.
     point.filter(|to| is_worth_it || to.0 > log.log_start.0 + 1)
 }
 
-/// Bytes of batches that would go if the log started at `log_start`, and have not gone or been told to: whole segments, and what is not in
-/// segments yet.
+/// Bytes of batches that would go if the log started at `log_start`, and have not gone or been told to: whole segments,
+/// and what is not in segments yet.
 pub(crate) fn bytes_gone_at(log: &PartitionLog, log_start: Offset) -> u64 {
     let goes = |end: Offset| end > log.log_start && end <= log_start;
     let in_segments: u64 = log.segments.iter().filter(|s| goes(s.end_offset())).map(Segment::bytes).sum();
@@ -110,7 +115,8 @@ fn is_expired(segment: &Segment, r: &Retention) -> bool {
     }
 }
 
-/// Bytes of batches from the log start to what is on a quorum; up to a checksummed run less, where the log start lies within one.
+/// Bytes of batches from the log start to what is on a quorum; up to a checksummed run less, where the log start lies
+/// within one.
 pub(crate) fn readable_bytes(log: &PartitionLog) -> u64 {
     let in_segments: u64 = log.segments.iter().map(|s| s.bytes_from(log.log_start)).sum();
     let waiting = match log.log_start <= log.end.offset {
@@ -152,7 +158,8 @@ pub(crate) fn wants_flush(log: &PartitionLog) -> bool {
     log.committed > log.end.index && (is_held_up || closes)
 }
 
-/// Closes what has been open for `segment_ms` or longer: what is on a quorum now goes to the active segment, everything else to another one.
+/// Closes what has been open for `segment_ms` or longer: what is on a quorum now goes to the active segment, everything
+/// else to another one.
 pub(crate) fn close_aged(log: &mut PartitionLog, mono_ms: u64, wall_ms: i64, segment_ms: u64) {
     let is_open = match log.closes_after {
         Some(at) => log.committed > at,
@@ -361,7 +368,8 @@ mod tests {
         }
     }
 
-    /// What is left: how many batches readers get, the newest ones, and how many whole batches of 1,000 bytes the segments hold.
+    /// What is left: how many batches readers get, the newest ones, and how many whole batches of 1,000 bytes the
+    /// segments hold.
     #[track_caller]
     fn check(script: &[Do], left: u64, on_disk: std::ops::RangeInclusive<u64>) {
         let mut bench = Bench::new();
@@ -507,8 +515,8 @@ mod tests {
         check(&[KEEP_20_S, Doubt, Write(7, -ten_days), Pass(40_000)], 0, 0..=0);
     }
 
-    /// Found by the simulator: a flush that was to begin a segment at the log start found no room for all of it. The log start moved on, so that the
-    /// next one went on in the segment before, and the new one's files stayed behind.
+    /// Found by the simulator: a flush that was to begin a segment at the log start found no room for all of it. The
+    /// log start moved on, so that the next one went on in the segment before, and the new one's files stayed behind.
     #[test]
     fn what_a_flush_without_room_has_left_goes_when_another_has_ended_well() {
         let mut bench = Bench::new();

@@ -8,10 +8,11 @@
 //!                                 |    other leaders     |             |
 //!                                                        ^ half of it
 //! ```
-//! Below all of that lies the ballast, a file that is given up when the write-ahead log itself finds no room, or what nothing could be
-//! deleted without. Its room passes through the file system, and somebody else may take it. The last thing are therefore log files that are
-//! kept ([`Config::kept_files`](crate::Config)): only what nothing could be deleted without has one opened, which takes no room from anybody.
-//! What is written and deleted is `log.rs`'s business.
+//! Below all of that lies the ballast, a file that is given up when the write-ahead log itself finds no room, or what
+//! nothing could be deleted without. Its room passes through the file system, and somebody else may take it. The last
+//! thing are therefore log files that are kept ([`Config::kept_files`](crate::Config)): only what nothing could be
+//! deleted without has one opened, which takes no room from anybody. What is written and deleted is `log.rs`'s
+//! business.
 
 use std::collections::BTreeSet;
 
@@ -21,8 +22,8 @@ use crate::disk::FileName;
 
 /// After a full disk the next attempt waits this long.
 const RETRY_MS: u64 = 1_000;
-/// Room for producers is there again only with this much more than the reserve: a quarter. Otherwise a disk at the brink would be
-/// full and not full in turn.
+/// Room for producers is there again only with this much more than the reserve: a quarter. Otherwise a disk at the
+/// brink would be full and not full in turn.
 const SLACK_SHARE: u64 = 4;
 
 /// The file that is given up when nothing else is left ([`Config::ballast_bytes`](crate::Config)).
@@ -51,7 +52,8 @@ pub(crate) struct Room {
     is_scarce: bool,
     /// Set by a write that found no room: until then none is tried again.
     retry_ms: Option<u64>,
-    /// Partitions whose last flush found no room, and what the file system says of it does not count: it may be a quota.
+    /// Partitions whose last flush found no room, and what the file system says of it does not count: it may be a
+    /// quota.
     pub(crate) refused: BTreeSet<TopicPartition>,
     pub(crate) ballast: Ballast,
 }
@@ -76,7 +78,8 @@ impl Room {
         self.retry_ms = Some(now_ms + RETRY_MS);
     }
 
-    /// Judges anew, where `promised_bytes` were taken, and will need their place in segments, or in a log file yet to be made.
+    /// Judges anew, where `promised_bytes` were taken, and will need their place in segments, or in a log file yet to
+    /// be made.
     pub(crate) fn judge(&mut self, now_ms: u64, promised_bytes: u64) {
         if self.retry_ms.is_some_and(|until| now_ms >= until) {
             self.retry_ms = None;
@@ -113,8 +116,8 @@ impl Room {
         self.retry_ms.is_some()
     }
 
-    /// True while what is free is no more than what the ballast has left: that is for segments of what nothing could be deleted without,
-    /// and of nothing else.
+    /// True while what is free is no more than what the ballast has left: that is for segments of what nothing could be
+    /// deleted without, and of nothing else.
     pub(crate) fn is_ballast_only(&self) -> bool {
         let is_gone = self.ballast_bytes > 0 && self.ballast != Ballast::There;
         is_gone && self.is_low() && self.free_bytes.is_some_and(|free| free <= self.ballast_bytes)
@@ -134,8 +137,8 @@ impl Room {
         self.retry_ms = None;
     }
 
-    /// Length of the next log file: smaller than usual where it would be at the reserve's cost, so that what frees room finds its
-    /// place too.
+    /// Length of the next log file: smaller than usual where it would be at the reserve's cost, so that what frees room
+    /// finds its place too.
     pub(crate) fn file_bytes(&self, usual: u64, least: u64) -> u64 {
         let spare = |free: u64| free.saturating_sub(self.reserve_bytes);
         let mut bytes = usual;
@@ -169,8 +172,8 @@ mod tests {
 
     const BALLAST_BYTES: u64 = 64 << 10;
 
-    /// Three entries of each of two partitions, and a fourth that their leader brings, straight to segments; nothing could be deleted
-    /// without `GROUP`.
+    /// Three entries of each of two partitions, and a fourth that their leader brings, straight to segments; nothing
+    /// could be deleted without `GROUP`.
     fn brought_near(free_bytes: u64, before: impl Fn(&mut CommitLog<MemoryDisk>)) -> CommitLog<MemoryDisk> {
         let config = Config { ballast_bytes: BALLAST_BYTES, reserve_bytes: 16 << 10, ..config() };
         let mut log = CommitLog::open(MemoryDisk::empty(), DIRECTORY, config).expect("it opens").0;
@@ -188,8 +191,8 @@ mod tests {
         log
     }
 
-    /// Found by the simulator: on a full disk a copy of the metadata log was asleep until a part of it would be in segments, and the part waited
-    /// for room. The deletion of a topic, which would have made some, was never heard of.
+    /// Found by the simulator: on a full disk a copy of the metadata log was asleep until a part of it would be in
+    /// segments, and the part waited for room. The deletion of a topic, which would have made some, was never heard of.
     #[test]
     fn what_nothing_could_be_deleted_without_goes_to_segments_in_the_room_of_the_ballast() {
         let mut log = brought_near(1 << 20, |_| ());
@@ -216,7 +219,8 @@ mod tests {
         assert_eq!([GROUP, OTHER].map(|group| log.is_installing(&group)), [false, true]);
     }
 
-    /// The last room went to a log file, and none was left for the list that names it: the file was never used, and nothing could be deleted.
+    /// The last room went to a log file, and none was left for the list that names it: the file was never used, and
+    /// nothing could be deleted.
     #[test]
     fn the_ballast_is_given_up_for_the_list_of_log_files() {
         let config = Config { ballast_bytes: BALLAST_BYTES, reserve_bytes: 16 << 10, ..config() };
@@ -259,8 +263,8 @@ mod tests {
         Config { ballast_bytes: BALLAST_BYTES, reserve_bytes: 16 << 10, kept_files: 3, ..config() }
     }
 
-    /// A log whose files are full, on a disk without any room, the ballast's included, with records of `OTHER` that wait; nothing could be
-    /// deleted without `GROUP`.
+    /// A log whose files are full, on a disk without any room, the ballast's included, with records of `OTHER` that
+    /// wait; nothing could be deleted without `GROUP`.
     fn without_any_room() -> CommitLog<MemoryDisk> {
         let mut log = CommitLog::open(MemoryDisk::empty(), DIRECTORY, kept_config()).expect("it opens").0;
         log.set_room(1 << 20);
@@ -295,8 +299,9 @@ mod tests {
         assert!(log.durable_lsn() >= lsn, "at {now_ms} ms");
     }
 
-    /// Found by the simulator: the ballast was gone, somebody else had taken its room, and a broker that was started anew had none for the log file that
-    /// every start needs. It did not hear of the deletion that would have made some.
+    /// Found by the simulator: the ballast was gone, somebody else had taken its room, and a broker that was started
+    /// anew had none for the log file that every start needs. It did not hear of the deletion that would have made
+    /// some.
     #[test]
     fn without_any_room_what_nothing_could_be_deleted_without_is_written_whatever_was_before() {
         let mut log = without_any_room();
@@ -329,8 +334,8 @@ mod tests {
         assert!(!log.is_full() && unused(&mut log) >= 3);
     }
 
-    /// Found by the simulator: after a start on a full disk entries were carried over into a log file for which there was no room, and all that came
-    /// later waited behind them.
+    /// Found by the simulator: after a start on a full disk entries were carried over into a log file for which there
+    /// was no room, and all that came later waited behind them.
     #[test]
     fn what_waits_for_a_quorum_is_not_carried_over_without_a_place_for_it() {
         let mut log = CommitLog::open(MemoryDisk::empty(), DIRECTORY, kept_config()).expect("it opens").0;
@@ -353,8 +358,8 @@ mod tests {
         check_deletes(&mut log, 10_000);
     }
 
-    /// Found by the simulator: of what came at once, only what was known to be on the quorum counted as taken. A follower took far more than its disk
-    /// held, and the ballast was used up for records.
+    /// Found by the simulator: of what came at once, only what was known to be on the quorum counted as taken. A
+    /// follower took far more than its disk held, and the ballast was used up for records.
     #[test]
     fn what_is_taken_before_room_is_scarce_finds_its_place_without_the_ballast() {
         let config = Config { ballast_bytes: BALLAST_BYTES, reserve_bytes: 128 << 10, ..config() };

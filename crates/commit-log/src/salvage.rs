@@ -1,14 +1,16 @@
-//! What can still be read of a directory that has lost something, and how its partitions go on with that: offline, and only when an
-//! operator says so. Whether a partition has other copies, from which it would lose less, is the caller's business.
+//! What can still be read of a directory that has lost something, and how its partitions go on with that: offline, and
+//! only when an operator says so. Whether a partition has other copies, from which it would lose less, is the caller's
+//! business.
 //!
 //! ```text
 //!  segment 0            900                  segment 2000      log
 //!  |  good  | damaged |  good  |             | .log missing |  | entries |
 //!  |  kept  |  lost   | copied to 900        |  lost        |  | copied  |
 //! ```
-//! Every offset keeps its number. What is lost is filled with control batches ([`RecordBatch::lost`]), which readers skip and which take as
-//! many offsets and Raft indexes as stood there: neither the log, nor replicas, nor clients need to know of a gap. Nothing that can be read is
-//! written over before it stands elsewhere, and one frame makes all of it count: a crash before it begins anew.
+//! Every offset keeps its number. What is lost is filled with control batches ([`RecordBatch::lost`]), which readers
+//! skip and which take as many offsets and Raft indexes as stood there: neither the log, nor replicas, nor clients need
+//! to know of a gap. Nothing that can be read is written over before it stands elsewhere, and one frame makes all of it
+//! count: a crash before it begins anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,8 +32,8 @@ use crate::wal::{SectorSums, Spare, Wal};
 
 /// Bytes that are read and written at once.
 const CHUNK_BYTES: usize = 8 << 20;
-/// Offsets that are left out behind what is left of a partition, where the log has lost its end: none that somebody may have seen is given
-/// a second time. Far more than 512 MiB of log hold records of an ordinary size.
+/// Offsets that are left out behind what is left of a partition, where the log has lost its end: none that somebody may
+/// have seen is given a second time. Far more than 512 MiB of log hold records of an ordinary size.
 const SKIPPED_OFFSETS: u64 = 10_000_000;
 /// Generations and frames left out where log files are missing: what those held bears numbers that are not known.
 const SKIPPED_NUMBERS: u64 = 1 << 32;
@@ -178,8 +180,8 @@ impl<D: Disk> Salvage<D> {
         Ok(batches)
     }
 
-    /// Has the partitions in `chosen` go on with what is left of them, as these copies where the log does not say whose they are. The others stay as
-    /// they are; where the log is damaged there must be none.
+    /// Has the partitions in `chosen` go on with what is left of them, as these copies where the log does not say whose
+    /// they are. The others stay as they are; where the log is damaged there must be none.
     ///
     /// # Panics
     /// When a partition is left out though the log is damaged.
@@ -216,7 +218,8 @@ impl<D: Disk> Salvage<D> {
         self.write_log()
     }
 
-    /// Writes the queued frames to a new file, and has them covered; where the log is damaged, nothing else of it counts any more then.
+    /// Writes the queued frames to a new file, and has them covered; where the log is damaged, nothing else of it
+    /// counts any more then.
     fn write_log(&mut self) -> Result<(), DiskError> {
         let is_whole = self.log_damage.is_empty();
         let marker = Frame {
@@ -237,7 +240,8 @@ impl<D: Disk> Salvage<D> {
         listed.files.insert(name.clone(), bytes);
         let list = |list: &FileList| Step::Replace { file: files::name(), bytes: list.encode() };
         if is_whole {
-            // Of a damaged log the list stays as it is: until all is done, a start must not take what is there for whole.
+            // Of a damaged log the list stays as it is: until all is done, a start must not take what is there for
+            // whole.
             self.disk.run(vec![list(&listed)])?;
         }
         self.wal.spares = vec![Spare { name: name.clone(), bytes, sums: SectorSums::default() }];
@@ -464,7 +468,8 @@ impl Plan {
     }
 }
 
-/// True where `unit` belongs into the segment that is made of `units`: from another source it might be in a file of that segment's name.
+/// True where `unit` belongs into the segment that is made of `units`: from another source it might be in a file of
+/// that segment's name.
 fn goes_on(units: &[Unit], unit: &Unit, segment_bytes: u64) -> bool {
     let bytes: u64 = units.iter().chain([unit]).map(Unit::bytes).sum();
     units.iter().all(|u| u.is_in_memory() == unit.is_in_memory()) && bytes <= segment_bytes
@@ -753,7 +758,8 @@ impl Prefix {
     }
 }
 
-/// Batches whose checksums are missing, from `prefix` on up to `until`: each has a checksum of its own, and follows the one before it.
+/// Batches whose checksums are missing, from `prefix` on up to `until`: each has a checksum of its own, and follows the
+/// one before it.
 fn walk<D: Disk>(
     disk: &mut D,
     group: &TopicPartition,
@@ -794,8 +800,8 @@ fn walk<D: Disk>(
     units
 }
 
-/// Single batches of a run that does not match its checksum: those from its beginning, and those to its end, that have theirs and stand one
-/// behind the other. How many stand between says the run.
+/// Single batches of a run that does not match its checksum: those from its beginning, and those to its end, that have
+/// theirs and stand one behind the other. How many stand between says the run.
 fn pieces<D: Disk>(disk: &mut D, group: &TopicPartition, base: Offset, range: &Range) -> Vec<Unit> {
     let bytes = (range.to - range.from) as usize;
     let Ok(data) = disk.read(&segment::file(group, base, "log"), range.from, bytes) else { return Vec::new() };
@@ -872,7 +878,8 @@ mod tests {
     };
     use crate::memory::MemoryDisk;
 
-    /// What a directory has left after `damage`; checks that looking changes nothing, and that it opens with everything else once that is accepted.
+    /// What a directory has left after `damage`; checks that looking changes nothing, and that it opens with everything
+    /// else once that is accepted.
     fn check(damage: impl FnOnce(&mut MemoryDisk), expect: impl FnOnce(&Salvageable)) -> MemoryDisk {
         let mut disk = directory();
         damage(&mut disk);

@@ -1,15 +1,15 @@
 //! A segment's files and what is known of it in memory.
 //!
 //! `<base offset>.log` holds record batches one after the other, just as Kafka's does; `.index` and `.timeindex` have
-//! Kafka's layouts, for Kafka's tools, and are read here only to find where to go on; `.sum` is authoritative. One `.sum` record covers a run of whole batches, at
-//! most [`RANGE_BYTES_MAX`] of them unless a single batch is larger:
+//! Kafka's layouts, for Kafka's tools, and are read here only to find where to go on; `.sum` is authoritative. One
+//! `.sum` record covers a run of whole batches, at most [`RANGE_BYTES_MAX`] of them unless a single batch is larger:
 //!
 //! | field | bytes | meaning |
 //! |---|---|---|
 //! | from, to | 8, 8 | bytes of the `.log` file |
 //! | base offset, end offset | 8, 8 | records in it |
 //! | first index | 8 | Raft index of its first batch |
-//! | max timestamp | 8 | of its records, ms since the epoch; -1: they have none; -2^63: there are none, only control batches |
+//! | max timestamp | 8 | of its records, ms since 1970; -1: they have none; -2^63: only control batches |
 //! | last epoch | 4 | leader epoch of its last batch |
 //! | batch count | 4 | batches in it: its last index follows |
 //! | data crc | 4 | CRC-32C of the bytes |
@@ -97,8 +97,8 @@ pub(crate) struct Segment {
     index_bytes: u64,
     timeindex_bytes: u64,
     indexed_at: u64,
-    /// Largest timestamp of its records so far, and the last offset of the first batch that has it; `i64::MIN` while there are only control
-    /// batches.
+    /// Largest timestamp of its records so far, and the last offset of the first batch that has it; `i64::MIN` while
+    /// there are only control batches.
     max_timestamp: (i64, Offset),
     /// Timestamp of the last entry of `.timeindex`.
     timeindexed_ms: i64,
@@ -120,8 +120,8 @@ impl Segment {
         }
     }
 
-    /// A segment as recovery found it, with the contents of its `.index` and `.timeindex`. What does not fit the segment's data
-    /// at their ends is not counted: neither is synced, and a crash may have left anything there.
+    /// A segment as recovery found it, with the contents of its `.index` and `.timeindex`. What does not fit the
+    /// segment's data at their ends is not counted: neither is synced, and a crash may have left anything there.
     pub(crate) fn recovered(base_offset: Offset, ranges: Vec<Range>, index: &[u8], timeindex: &[u8]) -> Self {
         let mut segment = Segment::new(base_offset);
         segment.indexed_at = ranges.last().map_or(0, |r| r.to);
@@ -148,8 +148,8 @@ impl Segment {
             segment.timeindex_bytes += TIMEINDEX_ENTRY_BYTES as u64;
             (segment.timeindexed_ms, timeindexed) = (timestamp_ms, offset);
         }
-        // Which batch has the largest timestamp is not known without reading it. Everything before this offset is older, which
-        // is what an entry promises to those who look up a time.
+        // Which batch has the largest timestamp is not known without reading it. Everything before this offset is
+        // older, which is what an entry promises to those who look up a time.
         for range in &segment.ranges {
             if range.max_timestamp_ms > segment.max_timestamp.0 {
                 segment.max_timestamp = (range.max_timestamp_ms, range.base_offset.max(timeindexed));
@@ -176,8 +176,8 @@ impl Segment {
         self.max_timestamp.0
     }
 
-    /// Where and what to write to `.timeindex` when nothing more comes into this segment: as in Kafka, its last entry has the
-    /// segment's largest timestamp.
+    /// Where and what to write to `.timeindex` when nothing more comes into this segment: as in Kafka, its last entry
+    /// has the segment's largest timestamp.
     pub(crate) fn closing_entry(&self) -> Option<(u64, Bytes)> {
         let mut entry = Vec::new();
         put_time_entry(&mut entry, self.base_offset, self.max_timestamp, self.timeindexed_ms);
@@ -288,8 +288,8 @@ impl Segment {
     }
 }
 
-/// What `.index` and `.timeindex` of a segment should hold, made anew from its batches, which `read` brings; nothing more comes into one that
-/// `is_closed`. The inner error is a run that does not match its checksum.
+/// What `.index` and `.timeindex` of a segment should hold, made anew from its batches, which `read` brings; nothing
+/// more comes into one that `is_closed`. The inner error is a run that does not match its checksum.
 pub(crate) fn indexes<E>(
     base_offset: Offset,
     ranges: &[Range],

@@ -21,8 +21,8 @@ use crate::frame::{Frame, Lsn, Place, SECTOR_BYTES};
 /// Most bytes of one sync batch, unless a single frame is larger.
 const SYNC_BATCH_BYTES_MAX: u64 = 4 << 20;
 
-/// What stands in each sector of a file: when the file is used again, this tells sectors that the new use has not reached
-/// from damaged ones.
+/// What stands in each sector of a file: when the file is used again, this tells sectors that the new use has not
+/// reached from damaged ones.
 ///
 /// | field | bytes | meaning |
 /// |---|---|---|
@@ -118,8 +118,8 @@ pub(crate) struct WalFile {
     /// Set when its last living frames have been appended again: it holds nothing that lives once this is durable.
     pub(crate) free_after: Option<Lsn>,
     /// Set then, with the first frame that says so: the file may be overwritten once this is durable. Before, recovery
-    /// would take a half overwritten file for damage; and a frame that said so any earlier could survive a power cut that
-    /// the frames appended again do not. (Both found by the simulator.)
+    /// would take a half overwritten file for damage; and a frame that said so any earlier could survive a power cut
+    /// that the frames appended again do not. (Both found by the simulator.)
     pub(crate) reusable_after: Option<Lsn>,
 }
 
@@ -131,7 +131,8 @@ pub(crate) struct Wal {
     pub(crate) spares: Vec<Spare>,
     /// Files that become spares when the list of files has their names.
     pub(crate) unlisted: Vec<Spare>,
-    /// Files that become spares when the disk has no room and [vital](crate::CommitLog::set_vital) frames wait: nothing was ever written to them.
+    /// Files that become spares when the disk has no room and [vital](crate::CommitLog::set_vital) frames wait: nothing
+    /// was ever written to them.
     pub(crate) kept: Vec<Spare>,
     /// Files to remove once the list of files has their names no longer.
     pub(crate) leaving: Vec<FileName>,
@@ -141,7 +142,8 @@ pub(crate) struct Wal {
     pub(crate) listing: Option<FileList>,
     /// The last frame that the start found; once a later one is synced, the list says that the log has come further.
     pub(crate) opened_at: Lsn,
-    /// Free files found by recovery. Their tables may be of an older use, or not have reached the disk: they get new ones.
+    /// Free files found by recovery. Their tables may be of an older use, or not have reached the disk: they get new
+    /// ones.
     pub(crate) found: Vec<Spare>,
     /// Files that become spares when the table of their sectors is synced.
     pub(crate) retiring: BTreeMap<OpId, Spare>,
@@ -160,8 +162,8 @@ pub(crate) struct Wal {
     /// The last synced frame is not a marker, so that nothing covers it yet.
     uncovered: bool,
     pub(crate) idle_since_ms: Option<u64>,
-    /// Most bytes of one sync batch, unless a single frame is larger: never more than a usual file holds, or what waits could
-    /// outgrow every file that is made for it. (Found by the simulator.)
+    /// Most bytes of one sync batch, unless a single frame is larger: never more than a usual file holds, or what waits
+    /// could outgrow every file that is made for it. (Found by the simulator.)
     pub(crate) batch_bytes_max: u64,
     /// A planted bug.
     pub(crate) rewrite_sectors: bool,

@@ -1,8 +1,8 @@
 //! The cluster's metadata as a pure machine, replayed from the `__cluster_metadata` log.
 //!
-//! [`Metadata::handle`] turns a request into records and an answer and changes nothing; once the records are on a quorum,
-//! [`Metadata::apply`] follows them. So a replay of the log gives the same state everywhere. Chance (topic ids, the secret behind producer ids) and time
-//! come in with the request; where the log is kept is left to `replica`.
+//! [`Metadata::handle`] turns a request into records and an answer and changes nothing; once the records are on a
+//! quorum, [`Metadata::apply`] follows them. So a replay of the log gives the same state everywhere. Chance (topic ids,
+//! the secret behind producer ids) and time come in with the request; where the log is kept is left to `replica`.
 
 mod coding;
 mod group;

@@ -1,4 +1,5 @@
-//! Which partitions cannot go on by themselves: from what the cluster has decided, and from what brokers tell of their copies.
+//! Which partitions cannot go on by themselves: from what the cluster has decided, and from what brokers tell of their
+//! copies.
 //!
 //! What an operator does about it is `metadata.rs`'s [`Request::Recover`](crate::Request::Recover).
 
@@ -13,8 +14,8 @@ use crate::metadata::{Metadata, Topic};
 pub struct Copy {
     /// Its name, as it is written down on its disk.
     pub replica: ReplicaId,
-    /// Where its log ends: term and index of its last entry, and the next offset. `None` for a copy that is damaged or half rebuilt, and vouches
-    /// for nothing.
+    /// Where its log ends: term and index of its last entry, and the next offset. `None` for a copy that is damaged or
+    /// half rebuilt, and vouches for nothing.
     pub end: Option<(LeaderEpoch, RaftIndex, Offset)>,
     /// It has lost what it held, and waits for its successor.
     pub is_lost: bool,
@@ -43,19 +44,20 @@ pub struct Stuck<'a> {
 }
 
 impl Metadata {
-    /// True for a partition whose only copy stood on another data directory than the one that its broker has now. What that broker has
-    /// under the copy's name was never it.
+    /// True for a partition whose only copy stood on another data directory than the one that its broker has now. What
+    /// that broker has under the copy's name was never it.
     pub fn lost_its_only_copy(&self, topic: &Topic, partition: u32) -> bool {
         let Some([only]) = topic.replicas.get(partition as usize).map(Vec::as_slice) else { return false };
         let there = self.broker(only.broker()).map(|b| b.directory);
         topic.only_on.get(&partition).is_some_and(|directory| Some(*directory) != there)
     }
 
-    /// The partitions that cannot go on by themselves once some brokers are given up: the majority of the replicas that there should be is lost,
-    /// or, by what every whole copy knows of its group, the majority of the group's voters.
+    /// The partitions that cannot go on by themselves once some brokers are given up: the majority of the replicas that
+    /// there should be is lost, or, by what every whole copy knows of its group, the majority of the group's voters.
     ///
-    /// A voter is lost for certain when its broker is given up, or when a successor has taken its place: it had lost its disk, or was damaged.
-    /// Source: Raft §6; the voters of a group follow what the cluster wants only as long as a majority of them agrees.
+    /// A voter is lost for certain when its broker is given up, or when a successor has taken its place: it had lost
+    /// its disk, or was damaged. Source: Raft §6; the voters of a group follow what the cluster wants only as long as a
+    /// majority of them agrees.
     pub fn without_majority<'a>(&'a self, lost: &[BrokerId], copies: &Copies) -> Vec<Stuck<'a>> {
         let all = self.topics().flat_map(|topic| (0..topic.partitions).map(move |partition| (topic, partition)));
         all.filter_map(|(topic, partition)| self.without_majority_of(topic, partition, lost, copies)).collect()
@@ -84,8 +86,8 @@ impl Metadata {
     }
 }
 
-/// True if each whole copy knows a group whose majority is not among those that are left. A copy that is behind may know an older group: with
-/// one that knows better, and has its majority, all is well.
+/// True if each whole copy knows a group whose majority is not among those that are left. A copy that is behind may
+/// know an older group: with one that knows better, and has its majority, all is well.
 fn lacks_majority(left: &[ReplicaId], copies: &[&Copy]) -> bool {
     let is_lost = |r: &ReplicaId| copies.iter().any(|c| c.replica == *r && c.is_lost);
     let can_vote = |r: &&ReplicaId| left.contains(r) && !is_lost(r);

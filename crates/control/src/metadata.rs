@@ -17,8 +17,9 @@ use crate::record::{Broker, MetadataRecord, Pin, Plugin, PluginDigest, PluginKin
 
 /// Copies of each partition where nobody asks for another number, and there are brokers enough.
 const REPLICATION_FACTOR_USUAL: u32 = 3;
-/// A partition of which no copy is left goes on so many offsets behind the first one that it could have given before. How many it gave is not known:
-/// at a million records a second it takes eleven days to give so many. An offset that is given twice is missed by readers that were beyond it.
+/// A partition of which no copy is left goes on so many offsets behind the first one that it could have given before.
+/// How many it gave is not known: at a million records a second it takes eleven days to give so many. An offset that is
+/// given twice is missed by readers that were beyond it.
 const OFFSETS_LEFT_OUT: u64 = 1_000_000_000_000;
 /// Producer ids reserved by one record, so that most are given out without a write.
 const PRODUCER_ID_BLOCK: i64 = 1000;
@@ -97,8 +98,8 @@ pub enum Request {
         lost: Vec<BrokerId>,
         /// Brokers that were heard of lately.
         live: Vec<BrokerId>,
-        /// What the live brokers tell of their copies. Of each partition that lost its majority the longest whole one goes on; a partition without
-        /// one starts empty, at offsets that were never given.
+        /// What the live brokers tell of their copies. Of each partition that lost its majority the longest whole one
+        /// goes on; a partition without one starts empty, at offsets that were never given.
         copies: Copies,
     },
 }
@@ -168,7 +169,8 @@ pub enum ControlError {
     },
     /// Two processes with one number.
     #[error(
-        "broker {id} is running already, with data directory {directory} at {address}; give this one another id, or stop \
+        "broker {id} is running already, with data directory {directory} at {address}; give this one another id, or \
+         stop \
          that one first"
     )]
     BrokerIdTaken {
@@ -191,7 +193,8 @@ pub enum ControlError {
     },
     /// The disk was given up.
     #[error(
-        "data directory {directory} of broker {broker} was given up with `thalweg cluster recover`; start the broker with an \
+        "data directory {directory} of broker {broker} was given up with `thalweg cluster recover`; start the broker \
+         with an \
          empty data directory, and its replicas are rebuilt from the others"
     )]
     DirectoryLost {
@@ -205,17 +208,20 @@ pub enum ControlError {
     UnknownBroker(BrokerId),
     /// Not lost at all.
     #[error(
-        "broker {0} was heard of a moment ago: only brokers whose disks are lost for ever can be given up; stop it first if its disk is"
+        "broker {0} was heard of a moment ago: only brokers whose disks are lost for ever can be given up; stop it \
+         first if its disk is"
     )]
     BrokerAlive(BrokerId),
     /// What it holds may be needed.
     #[error(
-        "broker {0} holds copies of partitions that lost their majority and cannot be reached; start it, or name it as lost too"
+        "broker {0} holds copies of partitions that lost their majority and cannot be reached; start it, or name it \
+         as lost too"
     )]
     BrokerSilent(BrokerId),
     /// What it holds may be needed, and it was not asked, or does not know yet what it should hold.
     #[error(
-        "broker {broker} does not tell yet what it holds of partition {partition} of topic {topic:?}; try again in a moment"
+        "broker {broker} does not tell yet what it holds of partition {partition} of topic {topic:?}; try again in a \
+         moment"
     )]
     CopyUnknown {
         /// The broker.
@@ -257,8 +263,8 @@ pub struct Topic {
     pub taken_over: BTreeMap<u32, ReplicaId>,
     /// By partition with a single replica: the data directory that its copy was made on. The copy is there or nowhere.
     pub only_on: BTreeMap<u32, DirectoryId>,
-    /// Partitions with a single replica whose broker's disk was older than it was once since they were made: the copy is what that disk still has
-    /// of it, or nowhere.
+    /// Partitions with a single replica whose broker's disk was older than it was once since they were made: the copy
+    /// is what that disk still has of it, or nowhere.
     pub only_on_older: BTreeSet<u32>,
     /// By partition that started empty because no copy was left: its first offset. Elsewhere it is 0.
     pub first_offsets: BTreeMap<u32, Offset>,
@@ -345,8 +351,8 @@ impl Metadata {
         }
     }
 
-    /// What was decided last did not reach the quorum, or another controller has been at work: ids that were reserved by it
-    /// may not be ours.
+    /// What was decided last did not reach the quorum, or another controller has been at work: ids that were reserved
+    /// by it may not be ours.
     pub fn forget_reservations(&mut self) {
         self.block = 0..0;
     }
@@ -381,7 +387,8 @@ impl Metadata {
             return Ok((Vec::new(), answer));
         }
         if is_same && broker.incarnation == known.incarnation {
-            // A process that ended before it heard that it was registered starts again under the same incarnation, elsewhere perhaps (`next_start`).
+            // A process that ended before it heard that it was registered starts again under the same incarnation,
+            // elsewhere perhaps (`next_start`).
             let Broker { host, port, rack, feature_level, .. } = broker;
             let anew = Broker { host, port, rack, feature_level, ..known.clone() };
             let records = if anew == *known { Vec::new() } else { vec![MetadataRecord::BrokerRegistered(anew)] };
@@ -394,15 +401,17 @@ impl Metadata {
             let address = format!("{}:{}", known.host, known.port);
             return Err(ControlError::BrokerIdTaken { id, directory: known.directory.to_string(), address });
         }
-        // Another disk under the same number: every copy that stood on the old one is lost, and gets a successor. So it is with the same disk as it
-        // was before: which copies it had since, it does not know, and those that it lost but never knew it would make anew under their names.
+        // Another disk under the same number: every copy that stood on the old one is lost, and gets a successor. So it
+        // is with the same disk as it was before: which copies it had since, it does not know, and those that it lost
+        // but never knew it would make anew under their names.
         broker.metadata_replica = known.metadata_replica.successor();
         let mut records = vec![MetadataRecord::BrokerRegistered(broker)];
         let keeps_names = is_same && is_planted(Bug::ForgottenKeepTheirNames);
         for topic in self.topics.values().filter(|_| !keeps_names) {
             for (partition, replicas) in topic.replicas.iter().enumerate() {
-                // The only copy of a partition cannot be rebuilt from anybody. It keeps its name: should the old disk come back after all, it is there
-                // (`lost_its_only_copy`). Until then the partition is out of service, unless an operator says that it is lost.
+                // The only copy of a partition cannot be rebuilt from anybody. It keeps its name: should the old disk
+                // come back after all, it is there (`lost_its_only_copy`). Until then the partition is out of service,
+                // unless an operator says that it is lost.
                 if let Some(lost) = replicas.iter().find(|r| r.broker() == id && replicas.len() > 1) {
                     records.extend(self.replace(Some(topic.id), partition as u32, *lost));
                 }
@@ -445,7 +454,8 @@ impl Metadata {
             if let Some(silent) = left.iter().find(|r| !live.contains(&r.broker())) {
                 return Err(ControlError::BrokerSilent(silent.broker()));
             }
-            // One that is about to take over a log does not go by its new name yet: nothing may be decided over its head.
+            // One that is about to take over a log does not go by its new name yet: nothing may be decided over its
+            // head.
             let told = copies.get(&(topic.id, partition)).map_or(&[][..], Vec::as_slice);
             if let Some(untold) = left.iter().find(|r| told.iter().all(|c| c.replica != **r)) {
                 let (broker, topic) = (untold.broker(), topic.name.clone());

@@ -1,7 +1,7 @@
 //! Which brokers hold a new topic's partitions.
 //!
-//! Replicas of one partition stand on different brokers, and in different racks as far as there are racks enough; leaders, and
-//! then replicas, are spread evenly over the brokers, counting what is there already.
+//! Replicas of one partition stand on different brokers, and in different racks as far as there are racks enough;
+//! leaders, and then replicas, are spread evenly over the brokers, counting what is there already.
 
 use std::collections::BTreeMap;
 

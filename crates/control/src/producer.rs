@@ -1,8 +1,8 @@
 //! Producer ids that prove to whom they were given.
 //!
-//! Any broker can tell whether a batch comes from the producer that got its id, although nobody keeps a list of the ids given
-//! out: the token is a keyed hash of the id under a secret that only brokers know (ADR 15). Which sequences a producer has
-//! written is left to `commit-log`.
+//! Any broker can tell whether a batch comes from the producer that got its id, although nobody keeps a list of the ids
+//! given out: the token is a keyed hash of the id under a secret that only brokers know (ADR 15). Which sequences a
+//! producer has written is left to `commit-log`.
 
 use std::fmt;
 

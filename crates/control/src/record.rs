@@ -124,17 +124,19 @@ impl Broker {
 /// Bits of an incarnation that are drawn by chance.
 const CHANCE_BITS: u32 = 24;
 
-/// Names a start of a broker on its data directory: how many there have been, and a number drawn at this one. With the count alone, a copy of a
-/// directory that was put back would be taken for what it was copied from, if each was started once.
+/// Names a start of a broker on its data directory: how many there have been, and a number drawn at this one. With the
+/// count alone, a copy of a directory that was put back would be taken for what it was copied from, if each was started
+/// once.
 pub fn incarnation(starts: u64, chance: u64) -> u64 {
     starts << CHANCE_BITS | chance & ((1 << CHANCE_BITS) - 1)
 }
 
 /// The incarnation of a start on a directory that counts `starts` before it.
 ///
-/// `unregistered` is the last incarnation that was written down there and is not known to be registered. Such a start is made once more, under the same
-/// incarnation: with each further start counted, a disk that is older than it was would count more starts than anybody remembers of what it was,
-/// if only it ended often enough before it was told so, and had written that down.
+/// `unregistered` is the last incarnation that was written down there and is not known to be registered. Such a start
+/// is made once more, under the same incarnation: with each further start counted, a disk that is older than it was
+/// would count more starts than anybody remembers of what it was, if only it ended often enough before it was told so,
+/// and had written that down.
 pub fn next_start(starts: u64, unregistered: Option<u64>, chance: u64) -> u64 {
     let again = unregistered.filter(|i| starts_of(*i) == starts && !is_planted(Bug::UnheardStartsCount));
     again.unwrap_or_else(|| incarnation(starts + 1, chance))
@@ -145,8 +147,8 @@ pub fn starts_of(incarnation: u64) -> u64 {
     incarnation >> CHANCE_BITS
 }
 
-/// True for a start of a directory that is older than it was when the other start was made: it counts no more than that one, and is not the
-/// same.
+/// True for a start of a directory that is older than it was when the other start was made: it counts no more than that
+/// one, and is not the same.
 pub fn is_outdated(incarnation: u64, remembered: u64) -> bool {
     incarnation != remembered && starts_of(incarnation) <= starts_of(remembered)
 }
@@ -156,8 +158,8 @@ pub fn renewed(incarnation: u64, remembered: u64) -> u64 {
     self::incarnation(starts_of(remembered) + 1, incarnation)
 }
 
-/// What this version knows. It grows when a new kind of record or message between brokers comes, which is not used before the
-/// cluster's own level says that every broker knows it.
+/// What this version knows. It grows when a new kind of record or message between brokers comes, which is not used
+/// before the cluster's own level says that every broker knows it.
 pub const FEATURE_LEVEL: u32 = 1;
 
 /// What a topic's owner may choose.
@@ -167,24 +169,27 @@ pub struct TopicConfig {
     pub retention_ms: Option<u64>,
     /// Per partition; `None`: unbounded.
     pub retention_bytes: Option<u64>,
-    /// A segment is closed at this size, if it is less than the broker's own limit; `None`: at what [`segment_bytes_max`](Self::segment_bytes_max) finds.
+    /// A segment is closed at this size, if it is less than the broker's own limit; `None`: at what
+    /// [`segment_bytes_max`](Self::segment_bytes_max) finds.
     pub segment_bytes: Option<u64>,
-    /// A segment is closed when it has been open for so long; `None`: for what [`segment_ms_max`](Self::segment_ms_max) finds.
+    /// A segment is closed when it has been open for so long; `None`: for what [`segment_ms_max`](Self::segment_ms_max)
+    /// finds.
     pub segment_ms: Option<u64>,
-    /// A record may be stamped so far ahead of the broker's clock; `None`: any time. One that is far ahead would keep its whole segment.
+    /// A record may be stamped so far ahead of the broker's clock; `None`: any time. One that is far ahead would keep
+    /// its whole segment.
     pub timestamp_ahead_max_ms: Option<u64>,
 }
 
 impl TopicConfig {
-    /// The size at which a segment is closed. Segments are what retention removes, and one more than is to be kept stays at most: unless it is
-    /// set, it is an eighth of what is to be kept.
+    /// The size at which a segment is closed. Segments are what retention removes, and one more than is to be kept
+    /// stays at most: unless it is set, it is an eighth of what is to be kept.
     pub fn segment_bytes_max(&self) -> u64 {
         let eighth = self.retention_bytes.map_or(SEGMENT_BYTES_MAX, |bytes| bytes / 8);
         self.segment_bytes.unwrap_or(eighth.clamp(SEGMENT_BYTES_DERIVED_MIN, SEGMENT_BYTES_MAX))
     }
 
-    /// How long a segment stays open. What has expired goes with the newest record of its segment: an eighth of the time for which records are
-    /// kept.
+    /// How long a segment stays open. What has expired goes with the newest record of its segment: an eighth of the
+    /// time for which records are kept.
     pub fn segment_ms_max(&self) -> u64 {
         let eighth = self.retention_ms.map_or(SEGMENT_MS_DERIVED_MAX, |ms| ms / 8);
         self.segment_ms.unwrap_or(eighth.clamp(SEGMENT_MS_DERIVED_MIN, SEGMENT_MS_DERIVED_MAX))
@@ -242,7 +247,8 @@ pub enum MetadataRecord {
         /// As in `TopicCreated`.
         replicas: Vec<ReplicaId>,
     },
-    /// An operator has given up a broker's data directory: nothing that it holds counts any more, and it may not come back.
+    /// An operator has given up a broker's data directory: nothing that it holds counts any more, and it may not come
+    /// back.
     DirectoryLost {
         /// The broker.
         broker: BrokerId,

@@ -8,8 +8,8 @@
 //!  | producer | epoch | base   | record| records …
 //!  | id       |       | seq    | count |
 //! ```
-//! All numbers are big-endian. The CRC-32C covers everything from `attr` to the end, so base offset and leader epoch can
-//! be set by the leader without touching it. Deciding which offset a batch gets is `replica`'s business.
+//! All numbers are big-endian. The CRC-32C covers everything from `attr` to the end, so base offset and leader epoch
+//! can be set by the leader without touching it. Deciding which offset a batch gets is `replica`'s business.
 
 mod check;
 
@@ -171,8 +171,8 @@ impl RecordBatch {
         Self::control(LOG_START_KIND, log_start.0.to_be_bytes().to_vec(), base_offset, leader_epoch, now_ms)
     }
 
-    /// A control batch of Thalweg's own in the place of one that could not be read any more, whose offsets it takes, `count` of them. Only an
-    /// operator has it made (`thalweg partition salvage`).
+    /// A control batch of Thalweg's own in the place of one that could not be read any more, whose offsets it takes,
+    /// `count` of them. Only an operator has it made (`thalweg partition salvage`).
     pub fn lost(base_offset: Offset, leader_epoch: LeaderEpoch, count: u32) -> RecordBatch {
         assert!((1..=BATCH_RECORDS_MAX as u32).contains(&count), "a batch takes that many offsets");
         let one = Self::control(LOST_KIND, Vec::new(), base_offset, leader_epoch, 0);
@@ -271,8 +271,8 @@ impl RecordBatch {
         }
     }
 
-    /// The CRC-32C over everything but the position: the same for every try to send a batch under one number, and another for
-    /// other records, or the same ones under another number.
+    /// The CRC-32C over everything but the position: the same for every try to send a batch under one number, and
+    /// another for other records, or the same ones under another number.
     pub fn checksum(&self) -> u32 {
         u32_at(&self.bytes, CRC_AT)
     }

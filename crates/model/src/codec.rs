@@ -13,8 +13,8 @@ pub enum Codec {
     None,
     /// gzip (id 1), level 1.
     Gzip,
-    /// Snappy (id 2), in the blocks of the xerial library as Kafka's Java client writes it; one block without them is read too, as librdkafka
-    /// writes it.
+    /// Snappy (id 2), in the blocks of the xerial library as Kafka's Java client writes it; one block without them is
+    /// read too, as librdkafka writes it.
     Snappy,
     /// LZ4 frame format (id 3).
     Lz4,
@@ -135,8 +135,8 @@ pub(crate) enum CodecReader<'a> {
 }
 
 impl CodecReader<'_> {
-    /// True when the compression has ended as its format asks for, and nothing stands behind it. Call it once `read` has
-    /// answered with 0: the library takes a cut LZ4 frame for a whole one.
+    /// True when the compression has ended as its format asks for, and nothing stands behind it. Call it once `read`
+    /// has answered with 0: the library takes a cut LZ4 frame for a whole one.
     pub(crate) fn ended_whole(self) -> bool {
         match self {
             CodecReader::None(rest) => rest.is_empty(),

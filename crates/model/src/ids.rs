@@ -56,8 +56,8 @@ number! {
 }
 
 number! {
-    /// One copy of one partition, and a member of its Raft group: the broker in the low 32 bits, and a number in the high
-    /// ones that grows with every copy that a broker gets of the partition, so that an id is never used again.
+    /// One copy of one partition, and a member of its Raft group: the broker in the low 32 bits, and a number in the
+    /// high ones that grows with every copy that a broker gets of the partition, so that an id is never used again.
     ReplicaId(u64)
 }
 
@@ -158,8 +158,8 @@ uuid16! {
     DirectoryId
 }
 
-/// What a producer shows with each batch: the cluster gave out its id, and gave it to this producer. Readers of its batches see
-/// the id, but never this.
+/// What a producer shows with each batch: the cluster gave out its id, and gave it to this producer. Readers of its
+/// batches see the id, but never this.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ProducerToken(pub [u8; 16]);
 

@@ -34,7 +34,8 @@ pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 pub const SEGMENT_BYTES_DERIVED_MIN: u64 = 1 << 20;
 /// Shortest time for which a topic's owner may have segments stay open.
 pub const SEGMENT_MS_MIN: u64 = 1_000;
-/// A record may be stamped so far ahead of the broker's clock, unless its topic's owner chooses otherwise. Kafka's default since 4.0 (KIP-1030).
+/// A record may be stamped so far ahead of the broker's clock, unless its topic's owner chooses otherwise. Kafka's
+/// default since 4.0 (KIP-1030).
 pub const TIMESTAMP_AHEAD_MS: u64 = 3600 * 1000;
 /// Shortest time for which a segment stays open, where it follows from a topic's retention by time.
 pub const SEGMENT_MS_DERIVED_MIN: u64 = 5_000;
@@ -58,7 +59,8 @@ pub const GROUP_ID_BYTES_MAX: usize = 249;
 pub const GROUP_MEMBERS_MAX: usize = 1_000;
 /// Bytes of chance that prove that somebody speaks for a member of a group.
 pub const MEMBER_SECRET_BYTES: usize = 16;
-/// Most members that one join may say are nobody, because their joins were never answered; older ones end with their sessions.
+/// Most members that one join may say are nobody, because their joins were never answered; older ones end with their
+/// sessions.
 pub const GROUP_GONE_MAX: usize = 64;
 /// Most topics that one member subscribes to.
 pub const GROUP_TOPICS_MAX: usize = 100;

@@ -25,7 +25,8 @@ pub fn check_plugin_name(name: &str) -> Result<(), NameError> {
     check_topic_name(name)
 }
 
-/// Checks what a client calls itself: at most 249 bytes without control characters, for it goes into logs and listings. Empty: it has no name.
+/// Checks what a client calls itself: at most 249 bytes without control characters, for it goes into logs and listings.
+/// Empty: it has no name.
 pub fn check_client_id(id: &str) -> Result<(), NameError> {
     if id.len() > NAME_BYTES_MAX {
         return Err(NameError::TooLong { found: id.len(), limit: NAME_BYTES_MAX });

@@ -9,10 +9,11 @@ use crate::name::check_topic_name;
 /// Memory that a compiled pattern may take.
 const COMPILED_BYTES_MAX: usize = 64 << 10;
 
-/// A regular expression over topic names. It begins with `^`, which no name does, so that a list of topics can hold both; it matches from a
-/// name's start on, and to its end where it ends with `$`. The rule is librdkafka's.
+/// A regular expression over topic names. It begins with `^`, which no name does, so that a list of topics can hold
+/// both; it matches from a name's start on, and to its end where it ends with `$`. The rule is librdkafka's.
 ///
-/// The syntax is that of the crate `regex-lite`: no look-around and no back-references, so that matching takes time linear in the name's length.
+/// The syntax is that of the crate `regex-lite`: no look-around and no back-references, so that matching takes time
+/// linear in the name's length.
 #[derive(Clone, Debug)]
 pub struct TopicPattern(Regex);
 
@@ -25,7 +26,8 @@ impl TopicPattern {
     /// The pattern of this text.
     ///
     /// # Errors
-    /// [`NameError::Pattern`] for a text without `^` at its start, one of more than 249 bytes, and one that is no regular expression.
+    /// [`NameError::Pattern`] for a text without `^` at its start, one of more than 249 bytes, and one that is no
+    /// regular expression.
     pub fn new(text: &str) -> Result<TopicPattern, NameError> {
         let wrong = |why: String| NameError::Pattern { pattern: text.to_owned(), why };
         if !TopicPattern::is_meant(text) {

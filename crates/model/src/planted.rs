@@ -1,8 +1,9 @@
-//! Planted bugs: faults of ours or of others' making that stand in the code behind a switch, so that the tests can prove that they would
-//! see them. docs/MUTANTS.md names what finds each.
+//! Planted bugs: faults of ours or of others' making that stand in the code behind a switch, so that the tests can
+//! prove that they would see them. docs/MUTANTS.md names what finds each.
 //!
-//! The switch belongs to the thread, because a simulated cluster and a unit test are each one thread: several run beside one another, each
-//! with a bug of its own. Without the feature `mutants` there is no switch, and nothing can be planted.
+//! The switch belongs to the thread, because a simulated cluster and a unit test are each one thread: several run
+//! beside one another, each with a bug of its own. Without the feature `mutants` there is no switch, and nothing can be
+//! planted.
 
 macro_rules! bugs {
     ($($(#[doc = $doc:literal])+ $bug:ident = $name:literal,)+) => {
@@ -162,7 +163,8 @@ bugs! {
     SecretNotAsked = "anybody speaks for a member",
     /// A commit is taken whatever the partition's end is.
     EndNotAsked = "a commit is taken whatever the partition's end is",
-    /// A new coordinator goes on with the sessions' ends of the old one's start: members count as unheard since long ago.
+    /// A new coordinator goes on with the sessions' ends of the old one's start: members count as unheard since long
+    /// ago.
     SessionsNotRenewed = "a new coordinator ends sessions at once",
     /// A static member's name goes to whoever asks for it, though its holder lives.
     StaticNameTaken = "a living static member's name is taken over",
@@ -242,7 +244,8 @@ pub fn with_planted<T>(bug: Option<Bug>, job: impl FnOnce() -> T) -> T {
     job()
 }
 
-/// Asserts that `check`, which passes as the code is, panics with the bug planted. For tests that docs/MUTANTS.md names as a finder.
+/// Asserts that `check`, which passes as the code is, panics with the bug planted. For tests that docs/MUTANTS.md names
+/// as a finder.
 #[cfg(feature = "mutants")]
 pub fn assert_finds(bug: Bug, check: impl Fn()) {
     check();

@@ -1,4 +1,5 @@
-//! Snappy as Kafka's clients write it: a header of the xerial library, then blocks, each behind its length; or one block and nothing else.
+//! Snappy as Kafka's clients write it: a header of the xerial library, then blocks, each behind its length; or one
+//! block and nothing else.
 
 use std::io::{Error, ErrorKind, Read, Result};
 

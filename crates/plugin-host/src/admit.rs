@@ -98,7 +98,8 @@ pub fn admit(source: &[u8], bytes_max: usize) -> Result<Admitted, AdmitError> {
     Ok(Admitted { digest: sha256(&component), source_digest: sha256(source), component, kind })
 }
 
-/// SHA-256: of a component the name under which the cluster knows it. Whoever is handed a module compares before compiling it.
+/// SHA-256: of a component the name under which the cluster knows it. Whoever is handed a module compares before
+/// compiling it.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }

@@ -19,8 +19,8 @@ use crate::engine::{MEMORY_BYTES_MAX, Module, TABLE_ELEMENTS_MAX};
 const CPU_BUDGET: Duration = Duration::from_millis(50);
 /// Backstop in wall time.
 const WALL_BUDGET: Duration = Duration::from_secs(5);
-/// Bytes that one call may hand to the host; wasmtime counts them before it allocates. A result list is at most four bytes
-/// per record; the rest is for `init`'s error text.
+/// Bytes that one call may hand to the host; wasmtime counts them before it allocates. A result list is at most four
+/// bytes per record; the rest is for `init`'s error text.
 const HOSTCALL_FUEL: usize = 4 * CHUNK_RECORDS_MAX + (64 << 10);
 
 /// Why a plugin could not be used at all.
@@ -169,8 +169,9 @@ impl Guest {
 
     /// One call within a budget. An instance whose call failed is never used again: its memory may hold anything.
     ///
-    /// `call` takes the answer as a `Vec`, which wasmtime copies before it runs the guest's post-return. A `WasmList` points into
-    /// the guest's memory, where by then the guest has freed the answer and most allocators have written over it.
+    /// `call` takes the answer as a `Vec`, which wasmtime copies before it runs the guest's post-return. A `WasmList`
+    /// points into the guest's memory, where by then the guest has freed the answer and most allocators have written
+    /// over it.
     fn call<R>(
         &mut self,
         call: impl FnOnce(&mut Store<State>, &Func) -> wasmtime::Result<Result<R, String>>,
@@ -203,8 +204,8 @@ impl Partitioner {
     /// The partition of each record, in order.
     ///
     /// # Errors
-    /// The first record on which the plugin traps, runs too long, or names a partition that does not exist. There is never
-    /// a placement other than the plugin's.
+    /// The first record on which the plugin traps, runs too long, or names a partition that does not exist. There is
+    /// never a placement other than the plugin's.
     pub fn partition(&mut self, records: &[Record], partitions: u32) -> Result<Vec<u32>, CallFailure> {
         let mut placed = Vec::with_capacity(records.len());
         while placed.len() < records.len() {
@@ -272,8 +273,8 @@ impl Filter {
 
     /// Judges the records of an opened batch in order.
     ///
-    /// With `stop_at_failure` the run ends before the first failed record; else that one's verdict is `Failed` and the run
-    /// goes on.
+    /// With `stop_at_failure` the run ends before the first failed record; else that one's verdict is `Failed` and the
+    /// run goes on.
     pub fn run(
         &mut self,
         data: &Bytes,

@@ -4,8 +4,8 @@
 //! [`Engine`] compiles it, [`Partitioner`] and [`Filter`] call it, [`GuestPool`] gives them threads of their own.
 //! Where modules are stored and who may upload them is left to the broker.
 //!
-//! Invariants: nothing is linked, so a guest reaches no clock, file, network or random source; a call that is interrupted
-//! is an error and never another placement; native code is never read from a disk.
+//! Invariants: nothing is linked, so a guest reaches no clock, file, network or random source; a call that is
+//! interrupted is an error and never another placement; native code is never read from a disk.
 
 mod admit;
 mod chunk;

@@ -13,7 +13,8 @@ fn module(profile: Profile, name: &str, kind: Kind) -> Module {
 /// Chunk sizes around what one call takes, and calls of one record after another.
 const COUNTS: [usize; 6] = [1, 1, 2, 100, 1_000, 2_500];
 
-/// Canonical ABI, "post-return": wasmtime runs it before `call` returns, from then on the answer is the guest's to overwrite.
+/// Canonical ABI, "post-return": wasmtime runs it before `call` returns, from then on the answer is the guest's to
+/// overwrite.
 #[test]
 fn a_partitioner_may_free_its_answer_once_it_has_given_it() {
     for profile in [Profile::Broker, Profile::Client] {

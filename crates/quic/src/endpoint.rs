@@ -1,4 +1,5 @@
-//! Sockets, endpoints, and the settings of connections. Who is trusted, and by which certificate, is left to the two sides.
+//! Sockets, endpoints, and the settings of connections. Who is trusted, and by which certificate, is left to the two
+//! sides.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -14,15 +15,16 @@ pub const RESET_SECRET_BYTES: usize = 32;
 /// Bytes that [`socket`] asks for in each of the kernel's two buffers, the one for receiving and the one for sending.
 pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 
-/// Largest payload of a UDP packet, in bytes. quinn hands the kernel up to ten packets in one call, and those must stay below
-/// 65,507 bytes together, the most that one UDP packet over IPv4 can hold.
+/// Largest payload of a UDP packet, in bytes. quinn hands the kernel up to ten packets in one call, and those must stay
+/// below 65,507 bytes together, the most that one UDP packet over IPv4 can hold.
 const MTU_MAX: u16 = 6_500;
 /// Bytes of one stream that may be under way unread. Fixed, so that one stream can fill a fast path.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 /// Bytes of all streams of a connection, in one direction, that may be under way unread.
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
-/// Round trip that is assumed until one has been measured. The first packet is sent again after three times this (RFC 9002,
-/// section 6.2.2): 150 ms instead of a second, because a broker that comes back answers the next one (docs/adr/0005).
+/// Round trip that is assumed until one has been measured. The first packet is sent again after three times this (RFC
+/// 9002, section 6.2.2): 150 ms instead of a second, because a broker that comes back answers the next one
+/// (docs/adr/0005).
 const INITIAL_RTT: Duration = Duration::from_millis(50);
 
 /// A UDP socket that is bound to `address`, with large kernel buffers as far as the system grants them.
@@ -50,9 +52,9 @@ pub fn granted_bytes(socket: &UdpSocket) -> io::Result<usize> {
 
 /// quinn's endpoint over a socket, on tokio. With `server` it accepts connections; it can make some either way.
 ///
-/// From `reset_secret` come the key of stateless resets and that of connection ids. A process that is started again with the
-/// same secret can tell those whom it was connected with at once that their connections are gone; without one the keys are
-/// random, and they find out by the idle time-out.
+/// From `reset_secret` come the key of stateless resets and that of connection ids. A process that is started again
+/// with the same secret can tell those whom it was connected with at once that their connections are gone; without one
+/// the keys are random, and they find out by the idle time-out.
 ///
 /// # Errors
 /// Those of the system.
@@ -89,8 +91,8 @@ pub struct Side {
     pub uni_streams_max: u32,
     /// How long a connection may be silent before this side sends something only to keep it; `None` for ever.
     pub keep_alive: Option<Duration>,
-    /// How long nothing may be heard before the connection counts as lost. Of both sides' the shorter one holds (RFC 9000,
-    /// section 10.1).
+    /// How long nothing may be heard before the connection counts as lost. Of both sides' the shorter one holds (RFC
+    /// 9000, section 10.1).
     pub idle_timeout: Duration,
 }
 
@@ -118,8 +120,8 @@ pub fn transport(side: Side) -> TransportConfig {
     transport
 }
 
-/// The cryptography of both sides: ring's, with AES-128-GCM as the first choice, the cheapest per byte wherever the processor
-/// knows AES.
+/// The cryptography of both sides: ring's, with AES-128-GCM as the first choice, the cheapest per byte wherever the
+/// processor knows AES.
 pub fn crypto_provider() -> Arc<CryptoProvider> {
     let mut provider = rustls::crypto::ring::default_provider();
     provider.cipher_suites.sort_by_key(|s| s.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);

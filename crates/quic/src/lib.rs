@@ -1,9 +1,10 @@
-//! QUIC as broker and client both use it: what was measured to be fast stands here once, and frames are read and written by the
-//! same code on either side.
+//! QUIC as broker and client both use it: what was measured to be fast stands here once, and frames are read and
+//! written by the same code on either side.
 //!
-//! [`socket`] and [`endpoint`] make the UDP socket and quinn's endpoint over it; [`transport`] and [`crypto_provider`] are for
-//! the configurations of the connections. A [`FrameReader`] takes frames from a stream, [`send`] and [`send_with_body`] write
-//! them. Certificates, time-outs, and what a frame or a lost stream means are left to the two sides.
+//! [`socket`] and [`endpoint`] make the UDP socket and quinn's endpoint over it; [`transport`] and [`crypto_provider`]
+//! are for the configurations of the connections. A [`FrameReader`] takes frames from a stream, [`send`] and
+//! [`send_with_body`] write them. Certificates, time-outs, and what a frame or a lost stream means are left to the two
+//! sides.
 
 mod endpoint;
 mod frames;

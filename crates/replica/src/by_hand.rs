@@ -1,5 +1,5 @@
-//! Rules of one copy among its neighbours, played by hand: the test says which message arrives, when the disk has synced, and when a
-//! process ends. Each rule stands with the planted bug that breaks it.
+//! Rules of one copy among its neighbours, played by hand: the test says which message arrives, when the disk has
+//! synced, and when a process ends. Each rule stands with the planted bug that breaks it.
 
 use std::collections::VecDeque;
 
@@ -158,7 +158,8 @@ impl Copy {
         self.hear_raft(leader, body);
     }
 
-    /// Lets time pass until it is the leader of a term, with the votes and acknowledgements of broker 2; answers with the term.
+    /// Lets time pass until it is the leader of a term, with the votes and acknowledgements of broker 2; answers with
+    /// the term.
     fn lead(&mut self) -> u32 {
         for _ in 0..100 {
             self.tick();
@@ -214,8 +215,8 @@ fn asks_for_vote(kind: u8, term: u64, last: (u64, u64)) -> RaftBody {
     RaftBody { kind, term, index: last.0, log_term: last.1, ..Default::default() }
 }
 
-/// Source: Raft §5.2, "each server will vote for at most one candidate in a given term", and figure 2: persistent state is updated before
-/// responding.
+/// Source: Raft §5.2, "each server will vote for at most one candidate in a given term", and figure 2: persistent state
+/// is updated before responding.
 fn a_vote_leaves_when_it_is_synced_and_is_given_once() {
     let mut copy = Copy::new();
     copy.sync();
@@ -287,8 +288,8 @@ fn an_acknowledgement_of_an_older_term_does_not_count() {
     assert_eq!(copy.answers().len(), 1);
 }
 
-/// Source: Raft figure 2, the consistency check, and §5.3, log matching. Seed 3010557: a disk came back with an end that had been replaced
-/// since, and the leader went on from what the copy had acknowledged before.
+/// Source: Raft figure 2, the consistency check, and §5.3, log matching. Seed 3010557: a disk came back with an end
+/// that had been replaced since, and the leader went on from what the copy had acknowledged before.
 fn a_heartbeat_decides_only_what_the_leader_has_there() {
     // What stands here: entries 1 to 6 of term 1, of which 1 and 2 are decided.
     let hear = |body: RaftBody| {
@@ -316,8 +317,8 @@ fn a_heartbeat_decides_only_what_the_leader_has_there() {
     assert_eq!(hear(acknowledged(7)), (true, 2));
 }
 
-/// A leader names the entry up to where a follower may take everything for decided, also when it went from memory. Of one that is older than all
-/// that it remembers it says only that it was acknowledged.
+/// A leader names the entry up to where a follower may take everything for decided, also when it went from memory. Of
+/// one that is older than all that it remembers it says only that it was acknowledged.
 #[test]
 fn a_heartbeat_names_the_term_of_what_it_decides() {
     let mut copy = Copy::new();
@@ -355,7 +356,8 @@ fn a_heartbeat_names_the_term_of_what_it_decides() {
     assert_eq!(beat(&mut copy), (0, 7, term), "none of the first entries is in memory any more");
 }
 
-/// A leader that was deposed knows less of a producer than its successor: it must not make him number anew what stands there.
+/// A leader that was deposed knows less of a producer than its successor: it must not make him number anew what stands
+/// there.
 fn a_gap_is_told_after_the_quorum_has_confirmed_the_leader() {
     let mut copy = Copy::new();
     copy.sync();
@@ -404,8 +406,8 @@ fn bring(copy: &mut Copy, entries: std::ops::RangeInclusive<u64>, epoch: u32) {
     copy.hear(3, PeerBody::CatchUp(CatchUp::Batches { index, batches }));
 }
 
-/// A copy that starts over from an entry of its own keeps what stands after it until all of the rebuilding is there: the rest of it may
-/// have been acknowledged, and nobody else may hold it.
+/// A copy that starts over from an entry of its own keeps what stands after it until all of the rebuilding is there:
+/// the rest of it may have been acknowledged, and nobody else may hold it.
 fn what_a_copy_has_acknowledged_stays_in_a_rebuilding() {
     let mut copy = with_entries();
     offer_restart(&mut copy, 4);
@@ -540,7 +542,8 @@ fn a_leader_names_the_brokers_whose_copies_do_not_count_yet() {
     let last = copy.log_end();
     copy.acknowledge(3, term, last);
     assert_eq!(brokers(&copy), []);
-    // The broker comes with another disk: its copy there is another one, which is no member yet, though the old one was heard of just now.
+    // The broker comes with another disk: its copy there is another one, which is no member yet, though the old one was
+    // heard of just now.
     let mut settings = copy.replicas.settings(&NAME).expect("it was started").clone();
     settings.target[1] = self::copy(3).successor();
     copy.replicas.configure(copy.now, NAME, settings);
@@ -553,7 +556,8 @@ fn a_leader_names_the_brokers_whose_copies_do_not_count_yet() {
     assert_eq!(brokers(&copy), [2, 3], "the second is silent");
 }
 
-/// While a copy is replaced, the one before is needed for a majority; a follower goes by the change only once it knows that it is decided.
+/// While a copy is replaced, the one before is needed for a majority; a follower goes by the change only once it knows
+/// that it is decided.
 #[test]
 fn a_replaced_copy_counts_when_the_one_before_is_not_needed_and_all_know_it() {
     let mut copy = Copy::new();
@@ -609,7 +613,8 @@ fn who_goes_on_alone_keeps_all_that_it_holds() {
     assert_eq!(batches[..6], (1..=6).map(|index| batch(index, 1)).collect::<Vec<_>>()[..]);
 }
 
-/// Two leaders of one term, because a disk forgot that it had voted, have written different entries under the same index.
+/// Two leaders of one term, because a disk forgot that it had voted, have written different entries under the same
+/// index.
 #[test]
 fn a_leader_whose_entries_follow_on_others_of_the_same_term_has_another_history() {
     // By index: what the leader of a later term holds there, of term 1; at the offset of the one that it stands for.
@@ -639,8 +644,9 @@ fn a_leader_whose_entries_follow_on_others_of_the_same_term_has_another_history(
     assert!(other(&mut with_entries()), "other records in the same place");
 }
 
-/// Where only the ballast has left room, a copy goes on with Raft until a part of what it lacks gets to segments: asleep, it would neither vote
-/// nor acknowledge for as long as the disk is full. The one without which nothing could be deleted does not wait for room.
+/// Where only the ballast has left room, a copy goes on with Raft until a part of what it lacks gets to segments:
+/// asleep, it would neither vote nor acknowledge for as long as the disk is full. The one without which nothing could
+/// be deleted does not wait for room.
 #[test]
 fn a_copy_is_not_put_to_sleep_for_a_part_that_waits_for_room() {
     for is_vital in [false, true] {
@@ -662,8 +668,9 @@ fn a_copy_is_not_put_to_sleep_for_a_part_that_waits_for_room() {
     }
 }
 
-/// On a nearly full disk a follower takes records that come before a move of the log start only where more goes than comes. Taken always, they
-/// would fill the disk for a leader that moves its log start often, and nothing could be deleted any more.
+/// On a nearly full disk a follower takes records that come before a move of the log start only where more goes than
+/// comes. Taken always, they would fill the disk for a leader that moves its log start often, and nothing could be
+/// deleted any more.
 #[test]
 fn records_before_a_move_of_the_log_start_are_taken_without_room_only_where_more_goes() {
     let is_taken = |records: u64, log_start: u64| {
@@ -712,8 +719,8 @@ fn what_goes_with_a_move_of_the_log_start_is_counted_once() {
     assert_eq!(hear(&mut copy, 6, 6), 10, "what it has already may come again");
 }
 
-/// The log writes in order: on a disk without room nothing is taken into it that would wait there, not even a move of the log start, or the deletion
-/// that makes room would wait behind it.
+/// The log writes in order: on a disk without room nothing is taken into it that would wait there, not even a move of
+/// the log start, or the deletion that makes room would wait behind it.
 #[test]
 fn without_room_nothing_is_taken_that_finds_no_place_in_the_log() {
     let config = Config { reserve_bytes: 1 << 20, ..config() };

@@ -8,9 +8,9 @@
 //!    │ ◄────────── CatchUpRequest(from further on) │
 //!    │  Done ───────────────────────────────────► │   goes on with Raft
 //! ```
-//! All of it is committed, and a segment's content follows from its batches, so the replica ends with the same segment files
-//! and every part is whole in itself: a crash on the way costs one part. Where the leader has removed the beginning by
-//! retention, `Restart` names the place to start from, and the state that cannot be computed from there.
+//! All of it is committed, and a segment's content follows from its batches, so the replica ends with the same segment
+//! files and every part is whole in itself: a crash on the way costs one part. Where the leader has removed the
+//! beginning by retention, `Restart` names the place to start from, and the state that cannot be computed from there.
 //!
 //! The replica's raft-rs sleeps while parts are put in place beneath it; it neither votes nor acknowledges meanwhile.
 
@@ -29,7 +29,8 @@ pub(crate) struct CatchingUp {
     term: LeaderEpoch,
     /// Next offset and index to come.
     next: (Offset, RaftIndex),
-    /// Epoch of the last decided entry here, and the entry if it is in memory: set until the leader has shown that it holds the same.
+    /// Epoch of the last decided entry here, and the entry if it is in memory: set until the leader has shown that it
+    /// holds the same.
     last: Option<(LeaderEpoch, Option<RecordBatch>)>,
     /// Where the state of a restart is known, and that state.
     end: Option<(Offset, InstallEnd)>,
@@ -74,8 +75,9 @@ impl CatchingUp {
         }
     }
 
-    /// Compares the first batch of a part with the last decided entry here, where the leader leaves that to this replica: what follows
-    /// fits only on the same history (Raft §5.3, log matching). Takes it away, and answers with the index of the next one.
+    /// Compares the first batch of a part with the last decided entry here, where the leader leaves that to this
+    /// replica: what follows fits only on the same history (Raft §5.3, log matching). Takes it away, and answers with
+    /// the index of the next one.
     pub(crate) fn compare(&mut self, index: RaftIndex, batches: &mut Vec<RecordBatch>) -> Result<RaftIndex, String> {
         let last = self.last.take();
         let Some((epoch, batch)) = last.filter(|_| index.next() == self.next.1 && !batches.is_empty()) else {
@@ -159,9 +161,10 @@ pub(crate) fn restart_of(base: &thalweg_commit_log::PeerBase, from: Offset, with
     }
 }
 
-/// True where a part can be put in place in a copy whose decided entries go up to `next` (exclusive): the same entry at the same offset. Of two histories
-/// one may have other offsets at its entries; then the copy asks again from its own end, and is told so. (Found by the simulator.) A copy that was told to start over may have
-/// heard from its leader meanwhile and hold what it was to start from, in segments of its own: then it needs not. (Found by the simulator: a
+/// True where a part can be put in place in a copy whose decided entries go up to `next` (exclusive): the same entry at
+/// the same offset. Of two histories one may have other offsets at its entries; then the copy asks again from its own
+/// end, and is told so. (Found by the simulator.) A copy that was told to start over may have heard from its leader
+/// meanwhile and hold what it was to start from, in segments of its own: then it needs not. (Found by the simulator: a
 /// part waited for room, and was put in place after what followed it.)
 pub(crate) fn fits(install: &Install, next: (Offset, RaftIndex)) -> bool {
     match install.restarts_at {

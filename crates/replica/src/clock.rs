@@ -5,12 +5,14 @@ use crate::Now;
 /// The wall clock, as far as it can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
-    /// Time by which records expire, when the monotonic clock is at 0, in ms since the Unix epoch; `None`: this broker's own wall clock.
+    /// Time by which records expire, when the monotonic clock is at 0, in ms since the Unix epoch; `None`: this
+    /// broker's own wall clock.
     pub early_base_ms: Option<i64>,
-    /// The same for the time that new records may not be far ahead of. Differs from the other one where two clocks differ and nobody knows
-    /// which is wrong.
+    /// The same for the time that new records may not be far ahead of. Differs from the other one where two clocks
+    /// differ and nobody knows which is wrong.
     pub late_base_ms: Option<i64>,
-    /// Nothing vouches for the clock: what was written less than its retention ago by the monotonic clock does not expire.
+    /// Nothing vouches for the clock: what was written less than its retention ago by the monotonic clock does not
+    /// expire.
     pub is_doubtful: bool,
     /// False: nothing expires by time for now.
     pub may_expire: bool,

@@ -1,8 +1,8 @@
 //! One Raft group: a thin wrapper around raft-rs that speaks batches and offsets.
 //!
-//! One entry is one batch, so an entry's offset follows from the entries before it. Proposals are numbered when they are
-//! proposed; only a leader proposes, and nothing is ever forwarded. Which replicas there should be, and how one that is far
-//! behind is brought near, is `replicas.rs`'s business.
+//! One entry is one batch, so an entry's offset follows from the entries before it. Proposals are numbered when they
+//! are proposed; only a leader proposes, and nothing is ever forwarded. Which replicas there should be, and how one
+//! that is far behind is brought near, is `replicas.rs`'s business.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -23,11 +23,13 @@ use crate::Now;
 use crate::message::{EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody};
 use crate::raft_log::{RaftLog, configuration, entry_of};
 
-/// Ticks of silence after which a follower stands for election; all have the same, and jitter comes from withheld ticks.
+/// Ticks of silence after which a follower stands for election; all have the same, and jitter comes from withheld
+/// ticks.
 const ELECTION_TICKS: usize = 10;
 /// Most ticks withheld from a follower whose leader is silent.
 const JITTER_TICKS: u64 = 8;
-/// A leader keeps so many times more entries for a follower that is behind; one that is further behind is sent segments.
+/// A leader keeps so many times more entries for a follower that is behind; one that is further behind is sent
+/// segments.
 const KEPT_FOR_LAGGARDS: usize = 8;
 /// A learner with at most this many entries to go counts as caught up.
 const CAUGHT_UP_ENTRIES: u64 = 64;
@@ -37,13 +39,16 @@ const PREFERRED_AFTER_TICKS: u32 = 60;
 const FULL_AFTER_TICKS: u32 = 10;
 /// A replica that was heard of within so many ticks counts as active.
 pub(crate) const ACTIVE_TICKS: u64 = 10;
-/// Ticks for which the preferred leader of a new group keeps standing for election: the others may start a little later.
+/// Ticks for which the preferred leader of a new group keeps standing for election: the others may start a little
+/// later.
 const EAGER_TICKS: u32 = 20;
 
 fn not_leader(leader: Option<BrokerId>) -> String {
     match leader {
         Some(broker) => format!("this broker does not lead the partition (yet); broker {broker} does"),
-        None => "no leader of the partition is known here: too few of its replicas can be reached, or an election is going on".into(),
+        None => "no leader of the partition is known here: too few of its replicas can be reached, or an election is \
+                 going on"
+            .into(),
     }
 }
 
@@ -102,7 +107,8 @@ pub enum ProduceError {
     },
     /// The producer id was not given out by this cluster, or not to whoever sent the batch.
     #[error(
-        "producer id {id} comes without the proof that this cluster gave it to you: it was never given out, or belongs to \
+        "producer id {id} comes without the proof that this cluster gave it to you: it was never given out, or \
+         belongs to \
          somebody else; get a new one"
     )]
     NotIssued {
@@ -133,8 +139,10 @@ pub enum ProduceError {
     UnknownProducer,
     /// Other records stand under its number: it was not written.
     #[error(
-        "other records of this producer id stand under sequence {sequence}, in the batch at offset {offset}: a second process \
-         writes under the same id, or this one was copied or restored. These records were not written; close this producer \
+        "other records of this producer id stand under sequence {sequence}, in the batch at offset {offset}: a second \
+         process \
+         writes under the same id, or this one was copied or restored. These records were not written; close this \
+         producer \
          and send them with a new one"
     )]
     SequenceTaken {
@@ -151,7 +159,8 @@ pub enum ProduceError {
     Backlog,
     /// The disk is full.
     #[error(
-        "no space left on the broker's disk, nor on enough others that hold the partition; reads go on, and so do deletes"
+        "no space left on the broker's disk, nor on enough others that hold the partition; reads go on, and so do \
+         deletes"
     )]
     StorageFull,
     /// The partition is damaged.
@@ -162,7 +171,8 @@ pub enum ProduceError {
     Lost(String),
     /// The newest record is stamped too far ahead of the clock.
     #[error(
-        "a record is stamped {timestamp_ms} ms since 1970, {} ms ahead of this broker's clock ({clock_ms}); the topic's \
+        "a record is stamped {timestamp_ms} ms since 1970, {} ms ahead of this broker's clock ({clock_ms}); the \
+         topic's \
          timestamp_ahead_max_ms allows {ahead_max_ms}. Correct the timestamps, or the clock that is wrong",
         timestamp_ms.abs_diff(*clock_ms)
     )]
@@ -176,7 +186,8 @@ pub enum ProduceError {
     },
     /// It is stamped too far ahead of this broker's clock, of which the broker does not know yet whether it is right.
     #[error(
-        "a record is stamped {timestamp_ms} ms since 1970, which is too far ahead if this broker's clock is right; it has not heard yet of \
+        "a record is stamped {timestamp_ms} ms since 1970, which is too far ahead if this broker's clock is right; it \
+         has not heard yet of \
          enough others to know"
     )]
     ClockUnknown {
@@ -185,7 +196,8 @@ pub enum ProduceError {
     },
     /// The newest record is stamped before 1970.
     #[error(
-        "no record of the batch is stamped later than {timestamp_ms} ms since 1970; timestamps are not negative, and -1 for none"
+        "no record of the batch is stamped later than {timestamp_ms} ms since 1970; timestamps are not negative, and \
+         -1 for none"
     )]
     TimestampNegative {
         /// The record's.
@@ -239,10 +251,11 @@ pub(crate) enum Effect {
     Advanced,
     /// This follower needs entries that are not in memory any more.
     Behind(ReplicaId),
-    /// Something else was decided elsewhere than here, for the same place: one of the two histories comes of a disk that has forgotten
-    /// what it acknowledged.
+    /// Something else was decided elsewhere than here, for the same place: one of the two histories comes of a disk
+    /// that has forgotten what it acknowledged.
     Diverged(String),
-    /// This leader sends what was decided here long ago, and whether it is the same cannot be told from memory: it is asked.
+    /// This leader sends what was decided here long ago, and whether it is the same cannot be told from memory: it is
+    /// asked.
     Doubt(ReplicaId, LeaderEpoch),
     /// A peer knows more of what this replica has acknowledged than it does itself: it must never vote again.
     Forgot(String),
@@ -285,8 +298,8 @@ pub struct FollowerState {
 enum Waiting {
     /// The end of what is on a quorum.
     Latest(Ticket),
-    /// A refusal that says something of the producer's earlier batches: a leader that has been replaced unawares may not know
-    /// of them, and the producer would number them anew, although they stand in the next leader's log.
+    /// A refusal that says something of the producer's earlier batches: a leader that has been replaced unawares may
+    /// not know of them, and the producer would number them anew, although they stand in the next leader's log.
     Refusal(Ticket, ProduceError),
 }
 
@@ -390,7 +403,8 @@ impl Group {
             election_tick: ELECTION_TICKS,
             min_election_tick: ELECTION_TICKS,
             max_election_tick: ELECTION_TICKS + 1,
-            // Three within the shortest election time-out: with 1,000 idle groups these messages are what a broker does.
+            // Three within the shortest election time-out: with 1,000 idle groups these messages are what a broker
+            // does.
             heartbeat_tick: 3,
             pre_vote: true,
             check_quorum: true,
@@ -530,7 +544,8 @@ impl Group {
                     );
                     return effects.push(Effect::Diverged(what));
                 }
-                // raft-rs would answer with all that is decided here, and a leader that has another history would take that for its own.
+                // raft-rs would answer with all that is decided here, and a leader that has another history would take
+                // that for its own.
                 let end = body.index + body.entries.len() as u64;
                 if end < committed && term_of(end).is_none() {
                     return effects.push(Effect::Doubt(from, LeaderEpoch(body.term as u32)));
@@ -558,7 +573,8 @@ impl Group {
                 return effects.push(Effect::Diverged(what));
             }
         }
-        // Decided elsewhere, and unknown to this leader: it must not count as the acknowledgement of what this one appends there.
+        // Decided elsewhere, and unknown to this leader: it must not count as the acknowledgement of what this one
+        // appends there.
         if kind == MessageType::MsgAppendResponse
             && !body.reject
             && raft.state == StateRole::Leader
@@ -625,11 +641,13 @@ impl Group {
         self.drive(effects);
     }
 
-    /// What a leader's heartbeat tells of entries that were acknowledged here and are not here any more; `None`: nothing.
+    /// What a leader's heartbeat tells of entries that were acknowledged here and are not here any more; `None`:
+    /// nothing.
     ///
-    /// To Raft a heartbeat is an append without entries, compared like any other (figure 2). raft-rs compares nothing, and takes whatever stands
-    /// under the index for decided, since the follower has acknowledged it. A disk that comes back older has not: what stands there may be an end
-    /// that another leader has replaced, and would be applied before anybody could tell this broker of its disk. (Found by the simulator.)
+    /// To Raft a heartbeat is an append without entries, compared like any other (figure 2). raft-rs compares nothing,
+    /// and takes whatever stands under the index for decided, since the follower has acknowledged it. A disk that comes
+    /// back older has not: what stands there may be an end that another leader has replaced, and would be applied
+    /// before anybody could tell this broker of its disk. (Found by the simulator.)
     fn forgotten(&self, body: &RaftBody) -> Option<String> {
         let log = &self.node.raft.raft_log;
         let (last, acknowledged) = (log.last_index(), body.index.max(body.commit));
@@ -638,7 +656,8 @@ impl Group {
                 "the leader knows that entry {acknowledged} was acknowledged here, the log ends at {last}"
             ));
         }
-        // A leader of an older version does not name the term. What is decided here already may be another history: an append will show it.
+        // A leader of an older version does not name the term. What is decided here already may be another history: an
+        // append will show it.
         let is_unnamed = body.commit_term == 0 || is_planted(Bug::HeartbeatNotCompared);
         let here = log.term(body.commit).ok().filter(|_| body.commit > log.committed && !is_unnamed)?;
         (here != body.commit_term).then(|| {
@@ -649,9 +668,10 @@ impl Group {
         })
     }
 
-    /// The first entry of an append that cannot stand here, although raft-rs would take it. A disk that has forgotten its vote may have given
-    /// it twice in one term: then two leaders of that term have each written an entry under the same index, and what follows on the one
-    /// does not follow on the other, which terms do not tell. (Found by the simulator.)
+    /// The first entry of an append that cannot stand here, although raft-rs would take it. A disk that has forgotten
+    /// its vote may have given it twice in one term: then two leaders of that term have each written an entry under the
+    /// same index, and what follows on the one does not follow on the other, which terms do not tell. (Found by the
+    /// simulator.)
     fn contradicted_by(&self, body: &RaftBody) -> Option<u64> {
         let store = self.node.store();
         let is_last = body.index == self.node.raft.raft_log.last_index();
@@ -728,11 +748,12 @@ impl Group {
         self.node.read_index(round.to_le_bytes().to_vec());
     }
 
-    /// Moves the members one step towards `target`, whose first one is the preferred leader. Only a leader does anything.
+    /// Moves the members one step towards `target`, whose first one is the preferred leader. Only a leader does
+    /// anything.
     ///
-    /// A new member first follows as a learner; when it has caught up it takes the place of one that is not wanted any more,
-    /// in one joint change. So the number of voters never falls on the way.
-    /// A leader on one of the `full` brokers, or on one that is unfit, hands over to a copy with room, and takes nothing back before there is some.
+    /// A new member first follows as a learner; when it has caught up it takes the place of one that is not wanted any
+    /// more, in one joint change. So the number of voters never falls on the way. A leader on one of the `full`
+    /// brokers, or on one that is unfit, hands over to a copy with room, and takes nothing back before there is some.
     pub(crate) fn reconcile(
         &mut self,
         target: &[ReplicaId],
@@ -828,7 +849,8 @@ impl Group {
         self.drive(effects);
     }
 
-    /// Another copy holds as decided what this leader has without knowing so: it would not have been elected without it (Raft §5.4).
+    /// Another copy holds as decided what this leader has without knowing so: it would not have been elected without it
+    /// (Raft §5.4).
     pub(crate) fn learn_decided(&mut self, index: RaftIndex, effects: &mut Vec<Effect>) {
         let raft = &mut self.node.raft;
         if raft.state == StateRole::Leader
@@ -891,10 +913,10 @@ impl Group {
         all
     }
 
-    /// Which of `target` cannot be counted on at the moment, as this leader sees it: they do not vote alone yet, were not heard of lately, are
-    /// more than a few batches behind, or may not know the last change of members. (While members change, the majority of the former ones
-    /// is needed as well, among them the copy that is replaced; and a copy goes by a change only from when it knows that it is decided.) Empty for
-    /// followers.
+    /// Which of `target` cannot be counted on at the moment, as this leader sees it: they do not vote alone yet, were
+    /// not heard of lately, are more than a few batches behind, or may not know the last change of members. (While
+    /// members change, the majority of the former ones is needed as well, among them the copy that is replaced; and a
+    /// copy goes by a change only from when it knows that it is decided.) Empty for followers.
     pub(crate) fn behind(&self, target: &[ReplicaId]) -> Vec<BrokerId> {
         let raft = &self.node.raft;
         if raft.state != StateRole::Leader {
@@ -1262,7 +1284,8 @@ impl Group {
         if message.get_msg_type() == MessageType::MsgHeartbeat {
             match store.term_of(body.commit) {
                 Some(term) => body.commit_term = term,
-                // Of one that is so far behind it is known that it acknowledged the entry, and no more which one: that decides nothing.
+                // Of one that is so far behind it is known that it acknowledged the entry, and no more which one: that
+                // decides nothing.
                 None => body.index = std::mem::take(&mut body.commit),
             }
         }
@@ -1389,7 +1412,8 @@ mod tests {
         assert_finds(Bug::TimestampAheadTaken, a_record_far_ahead_of_the_clock_is_refused_with_its_batch);
     }
 
-    /// Just after a start the own clock may be the wrong one: the client asks again, and nothing is taken meanwhile that could not be removed for years.
+    /// Just after a start the own clock may be the wrong one: the client asks again, and nothing is taken meanwhile
+    /// that could not be removed for years.
     #[test]
     fn a_record_far_ahead_waits_until_it_is_known_whether_the_clock_is_right() {
         let mut group = leader();

@@ -1,16 +1,17 @@
 //! A partition's replicated life: proposing, the high watermark, acknowledgements, producer sequences, the pin check,
 //! elections, members, and bringing a replica near that is far behind.
 //!
-//! [`Replicas`] holds all partitions of one data directory over one [`thalweg_commit_log::CommitLog`]. Drive it by calls
-//! that carry the time ([`Now`]), peers' messages and finished disk operations; collect what happened, and what is to be sent,
-//! with [`Replicas::take_outputs`]. Raft itself is raft-rs, fenced by `group.rs` and `raft_log.rs`: no type of it leaves this
-//! crate. Sockets and clocks are left to the shell.
+//! [`Replicas`] holds all partitions of one data directory over one [`thalweg_commit_log::CommitLog`]. Drive it by
+//! calls that carry the time ([`Now`]), peers' messages and finished disk operations; collect what happened, and what
+//! is to be sent, with [`Replicas::take_outputs`]. Raft itself is raft-rs, fenced by `group.rs` and `raft_log.rs`: no
+//! type of it leaves this crate. Sockets and clocks are left to the shell.
 //!
 //! Invariants, each an oracle in `tests/sim`:
 //! - an acknowledgement of `quorum` leaves after the fsync events of a majority (`group.rs`, `apply`);
 //! - a vote, or the acknowledgement of an append, leaves after its own fsync (`group.rs`, `drive`);
 //! - the high watermark never moves back and never passes the log's end;
-//! - a batch that a producer numbered is appended at most once (`group.rs`, `check`), also by the next leader (`rewind`);
+//! - a batch that a producer numbered is appended at most once (`group.rs`, `check`), also by the next leader
+//!   (`rewind`);
 //! - what a replica has acknowledged is on its disk until something that contains it is (`replicas.rs`, `install`).
 
 #[cfg(test)]

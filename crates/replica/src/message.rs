@@ -1,7 +1,8 @@
 //! What replicas of one group say to each other, and its bytes.
 //!
-//! raft-rs would encode its messages with protobuf 2, which has an advisory about bytes from strangers; so they have a form
-//! of their own here. Whoever carries them knows only sender, addressee and group. docs/formats/peer.md has the tables.
+//! raft-rs would encode its messages with protobuf 2, which has an advisory about bytes from strangers; so they have a
+//! form of their own here. Whoever carries them knows only sender, addressee and group. docs/formats/peer.md has the
+//! tables.
 
 use bytes::{Buf, BufMut, Bytes};
 use thalweg_commit_log::{Configuration, InstallEnd, MemberChange, ProducerTable};
@@ -63,8 +64,8 @@ pub enum CatchUp {
         /// The leader's term.
         term: LeaderEpoch,
     },
-    /// Committed entries in order from `index` on; with the one before the place asked for, where the leader could not compare it
-    /// without reading it.
+    /// Committed entries in order from `index` on; with the one before the place asked for, where the leader could not
+    /// compare it without reading it.
     Batches {
         /// Of the first batch.
         index: RaftIndex,
@@ -115,7 +116,8 @@ pub struct RaftBody {
     pub(crate) kind: u8,
     pub(crate) term: u64,
     pub(crate) log_term: u64,
-    /// Of a heartbeat: up to where the follower has acknowledged what is decided, if the leader cannot say the term of `commit` any more.
+    /// Of a heartbeat: up to where the follower has acknowledged what is decided, if the leader cannot say the term of
+    /// `commit` any more.
     pub(crate) index: u64,
     pub(crate) commit: u64,
     /// Of the entry at `commit`, in heartbeats and votes; 0 in heartbeats of older versions.
@@ -148,9 +150,10 @@ impl RaftBody {
         (self.kind == APPENDED && !self.reject).then_some(RaftIndex(self.index))
     }
 
-    /// True for an append with records that nobody needs to have on this replica: new ones of the leader's own term, and those that are on
-    /// a quorum without it. What an earlier leader has left undecided must find its quorum before anything else can be decided, and that
-    /// is no more than what was under way then. (Found by the simulator: one such record on full disks, and the log start could not move.)
+    /// True for an append with records that nobody needs to have on this replica: new ones of the leader's own term,
+    /// and those that are on a quorum without it. What an earlier leader has left undecided must find its quorum before
+    /// anything else can be decided, and that is no more than what was under way then. (Found by the simulator: one
+    /// such record on full disks, and the log start could not move.)
     pub(crate) fn can_wait(&self) -> bool {
         let is_undecided = |(index, e): &(u64, &EntryBody)| e.term < self.term && *index > self.commit;
         let is_record = |e: &EntryBody| matches!(&e.content, EntryContent::Batch(batch) if !batch.is_control());

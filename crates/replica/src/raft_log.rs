@@ -9,7 +9,8 @@ use raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
 use thalweg_commit_log::Configuration;
 use thalweg_model::{RecordBatch, ReplicaId};
 
-/// Terms that are remembered of entries which are not in memory any more: elections are rare, and who is so far behind is rebuilt.
+/// Terms that are remembered of entries which are not in memory any more: elections are rare, and who is so far behind
+/// is rebuilt.
 const TERMS_MAX: usize = 16;
 
 /// Entries after `compacted`, in order and without gaps.
@@ -49,8 +50,8 @@ impl RaftLog {
         self.entries.push_back((entry, batch));
     }
 
-    /// Forgets entries up to `index`, from the oldest on, but keeps `keep_bytes` of them. raft-rs keeps asking for the term
-    /// of the last one that went.
+    /// Forgets entries up to `index`, from the oldest on, but keeps `keep_bytes` of them. raft-rs keeps asking for the
+    /// term of the last one that went.
     pub(crate) fn compact(&mut self, index: u64, keep_bytes: usize) {
         while self.bytes > keep_bytes
             && let Some((first, gone)) = self.entries.pop_front_if(|(e, _)| e.index <= index)
@@ -190,8 +191,8 @@ impl Storage for RaftLog {
     }
 
     fn snapshot(&self, _request_index: u64, to: u64) -> Result<Snapshot> {
-        // A follower that is behind what is in memory asks for committed entries itself (`replicas.rs`, catching up); raft-rs
-        // goes on trying meanwhile.
+        // A follower that is behind what is in memory asks for committed entries itself (`replicas.rs`, catching up);
+        // raft-rs goes on trying meanwhile.
         self.behind.borrow_mut().insert(to);
         Err(StorageError::SnapshotTemporarilyUnavailable.into())
     }

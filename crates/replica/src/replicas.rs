@@ -51,7 +51,8 @@ pub struct PartitionSettings {
     pub target: Vec<ReplicaId>,
     /// Who should follow without a vote.
     pub learners: Vec<ReplicaId>,
-    /// The cluster's own partition, not a topic of its users: its records go on where clients' are refused for want of room.
+    /// The cluster's own partition, not a topic of its users: its records go on where clients' are refused for want of
+    /// room.
     pub is_own: bool,
     /// Of those, the one without which nothing could be deleted: its records go on to the very last.
     pub is_vital: bool,
@@ -64,7 +65,8 @@ pub struct PartitionSettings {
 /// What happened, for the shell to pass on.
 #[derive(Debug)]
 pub enum Output {
-    /// A message for the broker of its addressee. Messages to one broker stay in order, but for bulk ones among themselves.
+    /// A message for the broker of its addressee. Messages to one broker stay in order, but for bulk ones among
+    /// themselves.
     Send(PeerMessage),
     /// The answer to a produce request: the offset of the batch's first record.
     Produced(Ticket, Result<Offset, ProduceError>),
@@ -83,9 +85,11 @@ pub enum Output {
     },
     /// A partition serves nothing any more; with other replicas, this one is to be replaced by a new copy.
     Offline(TopicPartition, String),
-    /// The copy here holds another history of the partition than its leader: it has stopped, and is about to be kept aside.
+    /// The copy here holds another history of the partition than its leader: it has stopped, and is about to be kept
+    /// aside.
     Diverged(TopicPartition, String),
-    /// It is kept in this folder below the data directory, or cannot be, and why. Once kept, the copy is rebuilt from its leader.
+    /// It is kept in this folder below the data directory, or cannot be, and why. Once kept, the copy is rebuilt from
+    /// its leader.
     KeptAside(TopicPartition, Result<String, String>),
     /// The directory is lost to this process: it must end.
     Fatal(DiskError),
@@ -162,10 +166,11 @@ impl<D: Disk> Replicas<D> {
         Ok((replicas, recovery))
     }
 
-    /// Nothing in this directory may count as what it was: every copy is written down as lost, and stops. With others about, a successor
-    /// takes its place; an only copy stays out of service until an operator takes what is left of it. There were other copies that nothing here
-    /// tells of: `token`, which is made for it under the name `first` if it is not here, says so until its own successor takes its place
-    /// ([`CommitLog::is_older`]). Answers with the last frame of all that.
+    /// Nothing in this directory may count as what it was: every copy is written down as lost, and stops. With others
+    /// about, a successor takes its place; an only copy stays out of service until an operator takes what is left of
+    /// it. There were other copies that nothing here tells of: `token`, which is made for it under the name `first` if
+    /// it is not here, says so until its own successor takes its place ([`CommitLog::is_older`]). Answers with the last
+    /// frame of all that.
     pub fn lose_everything(&mut self, now: Now, token: TopicPartition, first: ReplicaId, what: &str) -> Lsn {
         self.log.create_partition(token);
         for name in self.log.partitions().collect::<Vec<_>>() {
@@ -213,8 +218,9 @@ impl<D: Disk> Replicas<D> {
         self.log.pump(now.mono_ms);
     }
 
-    /// Gives a copy that is out of service the name that its owner knows it by, if it has none yet: a copy gets one with its first term. Without
-    /// a name it could not be told from its successor, and would stand in that one's place for ever. (Found by the simulator.)
+    /// Gives a copy that is out of service the name that its owner knows it by, if it has none yet: a copy gets one
+    /// with its first term. Without a name it could not be told from its successor, and would stand in that one's place
+    /// for ever. (Found by the simulator.)
     fn name_lost(&mut self, name: TopicPartition) {
         let state = self.log.hard_state(&name).filter(|s| s.replica == ReplicaId(0));
         if let (Some(state), Some(partition)) = (state, self.partitions.get(&name)) {
@@ -233,7 +239,8 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// The same for a copy of which this disk holds nothing, because it is older than it was: that stands on it from now on.
+    /// The same for a copy of which this disk holds nothing, because it is older than it was: that stands on it from
+    /// now on.
     pub fn start_lost(&mut self, now: Now, name: TopicPartition, settings: PartitionSettings, what: String) {
         self.log.create_partition(name);
         self.log.set_hard_state(name, HardState { replica: settings.replica, ..Default::default() });
@@ -255,8 +262,8 @@ impl<D: Disk> Replicas<D> {
         if stored.is_some_and(|r| partition.settings.takes_over_from(r)) {
             return self.take_over(now, name);
         }
-        // A copy that was added later does not belong to the first voters, and starts empty: it must hear of its membership
-        // from the leader before it does anything.
+        // A copy that was added later does not belong to the first voters, and starts empty: it must hear of its
+        // membership from the leader before it does anything.
         let recovered = Recovered {
             hard_state: self.log.hard_state(&name).expect("created at the start"),
             end: self.log.segments_end(&name).expect("created at the start"),
@@ -329,8 +336,8 @@ impl<D: Disk> Replicas<D> {
         self.outputs.push(Output::Offline(name, what));
     }
 
-    /// Two histories were decided for one partition, and the leader has the other one. Which of them is to stay is for people to say: this
-    /// one is kept aside before it is rebuilt.
+    /// Two histories were decided for one partition, and the leader has the other one. Which of them is to stay is for
+    /// people to say: this one is kept aside before it is rebuilt.
     fn diverge(&mut self, name: TopicPartition, what: String) {
         self.sleep(name);
         if let Some(partition) = self.partitions.get_mut(&name) {
@@ -385,8 +392,8 @@ impl<D: Disk> Replicas<D> {
         self.with_group(now, name, |group, effects| group.produce(ticket, batch, terms, acks, effects));
     }
 
-    /// True when a batch must wait for room, here or, where most of the partition's copies stand, there. The reserve is for the cluster's
-    /// own records: without them no topic could be deleted, and no group could go on.
+    /// True when a batch must wait for room, here or, where most of the partition's copies stand, there. The reserve is
+    /// for the cluster's own records: without them no topic could be deleted, and no group could go on.
     fn has_no_room(&self, name: &TopicPartition) -> bool {
         let Some(partition) = self.partitions.get(name).filter(|p| !p.settings.is_own) else {
             let is_vital = self.partitions.get(name).is_some_and(|p| p.settings.is_vital);
@@ -416,15 +423,16 @@ impl<D: Disk> Replicas<D> {
         self.is_unfit = is_unfit;
     }
 
-    /// True for records that a copy here takes only while there is room: another leader may have plenty, and would fill this disk to
-    /// the last byte, with nothing left for what frees it. Raft sends them again.
+    /// True for records that a copy here takes only while there is room: another leader may have plenty, and would fill
+    /// this disk to the last byte, with nothing left for what frees it. Raft sends them again.
     ///
-    /// Those that come before a move of the log start are taken with it if more goes than comes. What was taken before and is undecided counts as
-    /// coming: of several moves under way at once each would count the same bytes as going. (Found by the simulator: they were always taken.
-    /// Where the log start moved often, that filled a follower's disk and used its ballast up, and a deletion could not be written there any more.)
+    /// Those that come before a move of the log start are taken with it if more goes than comes. What was taken before
+    /// and is undecided counts as coming: of several moves under way at once each would count the same bytes as going.
+    /// (Found by the simulator: they were always taken. Where the log start moved often, that filled a follower's disk
+    /// and used its ballast up, and a deletion could not be written there any more.)
     ///
-    /// Nothing is taken, but for what nothing could be deleted without, that finds no place in the log: the log writes in order, and a deletion would
-    /// wait behind it.
+    /// Nothing is taken, but for what nothing could be deleted without, that finds no place in the log: the log writes
+    /// in order, and a deletion would wait behind it.
     fn is_too_much(&self, name: &TopicPartition, body: &RaftBody) -> bool {
         let is_too_much = |p: &Partition| match p.settings.is_own {
             false => self.log.is_scarce(),
@@ -439,7 +447,8 @@ impl<D: Disk> Replicas<D> {
         must_wait || (!body.entries.is_empty() && self.has_no_place(name, body.entries.len(), body.batch_bytes()))
     }
 
-    /// True where so many batches of so many bytes in all would wait for room in the log, and could hold up what nothing could be deleted without.
+    /// True where so many batches of so many bytes in all would wait for room in the log, and could hold up what
+    /// nothing could be deleted without.
     fn has_no_place(&self, name: &TopicPartition, batches: usize, bytes: usize) -> bool {
         let is_vital = self.partitions.get(name).is_some_and(|p| p.settings.is_vital);
         !is_vital && self.log.is_scarce() && !self.log.has_place_for(batches, bytes)
@@ -491,7 +500,8 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// A replica whose raft-rs sleeps asks a leader to go on with the rebuilding, and helps to elect one where there is none.
+    /// A replica whose raft-rs sleeps asks a leader to go on with the rebuilding, and helps to elect one where there is
+    /// none.
     fn hear_asleep(&mut self, now: Now, name: TopicPartition, from: ReplicaId, raft: &RaftBody) {
         match raft.leader_term() {
             Some(term) => self.start_catching_up(now, name, from, term),
@@ -500,10 +510,10 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// A half rebuilt replica gives its vote, though it neither stands for election nor acknowledges: without it the whole ones
-    /// might not be a majority. It started over because something that it never acknowledged had been decided beyond all that
-    /// it held ([`keep_own`](Self::keep_own)); whoever decided that sits in every majority, and refuses who lacks it. (Found by
-    /// the simulator.)
+    /// A half rebuilt replica gives its vote, though it neither stands for election nor acknowledges: without it the
+    /// whole ones might not be a majority. It started over because something that it never acknowledged had been
+    /// decided beyond all that it held ([`keep_own`](Self::keep_own)); whoever decided that sits in every majority, and
+    /// refuses who lacks it. (Found by the simulator.)
     fn vote_asleep(&mut self, name: TopicPartition, from: ReplicaId, raft: &RaftBody) {
         let Some(partition) = self.partitions.get(&name) else { return };
         // While a leader is heard of, nobody else is needed.
@@ -561,17 +571,19 @@ impl<D: Disk> Replicas<D> {
         wants_state: bool,
     ) {
         if wants_state && index > RaftIndex(1) {
-            // Half rebuilt by another leader, it may hold more than this one knows to be decided. (Found by the simulator.)
+            // Half rebuilt by another leader, it may hold more than this one knows to be decided. (Found by the
+            // simulator.)
             self.with_group(now, name, |group, effects| group.learn_decided(RaftIndex(index.0 - 1), effects));
         }
-        // A leader that has not committed in its own term yet serves this too: it may need this very replica for it. What it
-        // calls decided is decided. (Found by the simulator.)
+        // A leader that has not committed in its own term yet serves this too: it may need this very replica for it.
+        // What it calls decided is decided. (Found by the simulator.)
         let Some(group) = self.partitions.get(&name).and_then(|p| p.group.as_ref()) else {
             return;
         };
         let GroupState { high_watermark, applied, .. } = group.state();
-        // Both call what they have counted decided: where one history has as many entries and more offsets than the other, they are two.
-        // (Found by the simulator: the terms of the entries may be equal where a disk has forgotten its vote.)
+        // Both call what they have counted decided: where one history has as many entries and more offsets than the
+        // other, they are two. (Found by the simulator: the terms of the entries may be equal where a disk has
+        // forgotten its vote.)
         if (index <= applied) != (from < high_watermark) {
             return self.answer_catch_up(name, to, CatchUp::Conflict);
         }
@@ -702,8 +714,8 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// A replica that is to start over from an entry that stands in its own log needs not: all before it is decided too. Only one
-    /// that lacks that entry may forget what it holds, because it may have acknowledged the rest of it.
+    /// A replica that is to start over from an entry that stands in its own log needs not: all before it is decided
+    /// too. Only one that lacks that entry may forget what it holds, because it may have acknowledged the rest of it.
     ///
     /// Source: Raft §5.3, log matching.
     fn keep_own(&mut self, name: TopicPartition, mut install: Install) -> Install {
@@ -712,8 +724,8 @@ impl<D: Disk> Replicas<D> {
         }
         let next = self.log.committed_end(&name).expect("the partition was created").1;
         if next > install.first_index {
-            // Raft has brought it beyond that place meanwhile: the part begins too early for it. (Found by the simulator: it was put in place behind
-            // what had come.)
+            // Raft has brought it beyond that place meanwhile: the part begins too early for it. (Found by the
+            // simulator: it was put in place behind what had come.)
             return install;
         }
         let first = &install.batches[0];
@@ -768,9 +780,10 @@ impl<D: Disk> Replicas<D> {
         self.log.pump(now.mono_ms);
     }
 
-    /// Goes on alone, under the name that its settings give it, with everything that this copy holds, because an operator says that the majority is lost
-    /// for ever: what stands here counts as decided, and so does a change of members to this one alone. What the others alone
-    /// held is lost. Call it again, at any later turn, until the group is awake.
+    /// Goes on alone, under the name that its settings give it, with everything that this copy holds, because an
+    /// operator says that the majority is lost for ever: what stands here counts as decided, and so does a change of
+    /// members to this one alone. What the others alone held is lost. Call it again, at any later turn, until the group
+    /// is awake.
     pub fn take_over(&mut self, now: Now, name: TopicPartition) {
         let Some(replica) = self.partitions.get(&name).map(|p| p.settings.replica) else { return };
         if self.log.is_flushing(&name) || self.log.waits_for_room(&name) || self.log.is_incomplete(&name) {
@@ -813,8 +826,8 @@ impl<D: Disk> Replicas<D> {
         self.put(now, name, install, Some(term));
     }
 
-    /// Where what a copy holds ends: term and index of its last entry, and the next offset; `None` for a copy that cannot
-    /// vouch for anything.
+    /// Where what a copy holds ends: term and index of its last entry, and the next offset; `None` for a copy that
+    /// cannot vouch for anything.
     pub fn end(&self, name: &TopicPartition) -> Option<(LeaderEpoch, RaftIndex, Offset)> {
         if self.log.offline(name).is_some() || self.log.is_incomplete(name) {
             return None;
@@ -846,7 +859,8 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// Submits what the calls before have queued; call it once per turn of the loop, so that a turn shares a sync batch.
+    /// Submits what the calls before have queued; call it once per turn of the loop, so that a turn shares a sync
+    /// batch.
     pub fn pump(&mut self, now: Now) {
         self.log.pump(now.mono_ms);
     }
@@ -863,7 +877,8 @@ impl<D: Disk> Replicas<D> {
         self.log.read(name, from, until, bytes_max)
     }
 
-    /// Reads what this replica knows to be on a quorum, whether it leads or not: for state machines that follow the log.
+    /// Reads what this replica knows to be on a quorum, whether it leads or not: for state machines that follow the
+    /// log.
     pub fn read_applied(&mut self, name: &TopicPartition, from: Offset, bytes_max: usize) -> ReadOutcome {
         let until =
             self.partitions.get(name).and_then(|p| p.group.as_ref()).map_or(Offset(0), |g| g.state().high_watermark);
@@ -971,8 +986,8 @@ impl<D: Disk> Replicas<D> {
         self.clock
     }
 
-    /// Closes segments that have been open for long enough, on every replica, and proposes new log starts where retention asks for them. Call
-    /// it every few seconds.
+    /// Closes segments that have been open for long enough, on every replica, and proposes new log starts where
+    /// retention asks for them. Call it every few seconds.
     pub fn apply_retention(&mut self, now: Now) {
         let (clock, wall_ms) = (self.clock, self.clock.early_ms(now));
         for (name, partition) in &self.partitions {
@@ -1001,7 +1016,8 @@ impl<D: Disk> Replicas<D> {
         self.log.pump(now.mono_ms);
     }
 
-    /// Proposes that readers of a partition that this replica leads may not go below `offset` any more; whole segments below it go.
+    /// Proposes that readers of a partition that this replica leads may not go below `offset` any more; whole segments
+    /// below it go.
     pub fn move_log_start(&mut self, now: Now, name: TopicPartition, offset: Offset) {
         if !self.has_no_place(&name, 1, 0) {
             self.with_group(now, name, |group, effects| group.propose_log_start(now, offset, effects));
@@ -1053,8 +1069,8 @@ impl<D: Disk> Replicas<D> {
         self.partitions.get(name).and_then(|p| p.group.as_ref()).map_or_else(Vec::new, Group::followers)
     }
 
-    /// The brokers whose copies a leader cannot count on at the moment: another broker that stops now may leave no majority. Empty where this
-    /// one does not lead.
+    /// The brokers whose copies a leader cannot count on at the moment: another broker that stops now may leave no
+    /// majority. Empty where this one does not lead.
     pub fn behind(&self, name: &TopicPartition) -> Vec<BrokerId> {
         let behind = |p: &Partition| Some(p.group.as_ref()?.behind(&p.settings.target));
         self.partitions.get(name).and_then(behind).unwrap_or_default()

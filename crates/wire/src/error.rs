@@ -167,7 +167,8 @@ codes! {
     StorageFull = 16, StorageFull, true;
     /// Too many bytes wait for the quorum.
     Backlog = 17, StorageFull, true;
-    /// The partition's data is damaged, and no other copy is there; the message names the file, and what an operator can do.
+    /// The partition's data is damaged, and no other copy is there; the message names the file, and what an operator
+    /// can do.
     PartitionOffline = 18, Damaged, false;
     /// A position below the log's start or past its end.
     OffsetOutOfRange = 19, OffsetOutOfRange, false;

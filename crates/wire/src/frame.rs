@@ -272,8 +272,8 @@ const BODY_BYTES_AHEAD: usize = 1 << 20;
 
 /// Cuts a stream of bytes into frames.
 ///
-/// Hand it what arrives with [`next`](Self::next) until the input is used up. Lengths are checked before anything is kept,
-/// and each head and body has memory of its own, so that a batch can be changed in place and pins nothing else.
+/// Hand it what arrives with [`next`](Self::next) until the input is used up. Lengths are checked before anything is
+/// kept, and each head and body has memory of its own, so that a batch can be changed in place and pins nothing else.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
     fixed: BytesMut,

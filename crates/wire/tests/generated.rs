@@ -1,4 +1,5 @@
-//! `src/thalweg.rs` is what `src/thalweg.proto` says. `THALWEG_BLESS=1 cargo test -p thalweg-wire --test generated` writes it anew.
+//! `src/thalweg.rs` is what `src/thalweg.proto` says. `THALWEG_BLESS=1 cargo test -p thalweg-wire --test generated`
+//! writes it anew.
 
 use std::path::Path;
 
@@ -16,6 +17,7 @@ fn the_messages_are_those_of_the_proto_file() {
     let is_current = std::fs::read_to_string(there).is_ok_and(|there| there == made);
     assert!(
         is_current,
-        "crates/wire/src/thalweg.rs is not what thalweg.proto says: `THALWEG_BLESS=1 cargo test -p thalweg-wire --test generated`"
+        "crates/wire/src/thalweg.rs is not what thalweg.proto says: `THALWEG_BLESS=1 cargo test -p thalweg-wire \
+         --test generated`"
     );
 }

@@ -19,8 +19,8 @@ pub enum Scalar<'a> {
 
 /// The field `name` of the object that `json` is, at its top level.
 ///
-/// `Ok(None)` when there is no such field; the last one wins where there are several, as in JavaScript. `Err` for anything
-/// but one well-formed object.
+/// `Ok(None)` when there is no such field; the last one wins where there are several, as in JavaScript. `Err` for
+/// anything but one well-formed object.
 pub fn top_level<'a>(json: &'a [u8], name: &str) -> Result<Option<Scalar<'a>>, ()> {
     let text = std::str::from_utf8(json).map_err(|_| ())?;
     let mut p = Parser { text, at: 0 };
@@ -191,8 +191,8 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// How many bytes come before a quote, a backslash or a control character: eight at a time, which is most of the work of
-/// finding a field.
+/// How many bytes come before a quote, a backslash or a control character: eight at a time, which is most of the work
+/// of finding a field.
 fn plain_bytes(bytes: &[u8]) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;

@@ -58,7 +58,8 @@ pub enum Verdict {
     Failed = 2,
 }
 
-/// Chooses a consumer's records. Any instance may see any record, so an answer depends on nothing but it and the config.
+/// Chooses a consumer's records. Any instance may see any record, so an answer depends on nothing but it and the
+/// config.
 pub trait Filter: Sized {
     /// Reads the parameters; an error refuses them, in words for the user.
     fn init(config: &[u8]) -> Result<Self, String>;
@@ -66,8 +67,8 @@ pub trait Filter: Sized {
     fn filter(&self, record: &Record<'_>) -> Verdict;
 }
 
-/// Chooses a record's partition. Every client runs it, so an answer depends on nothing but the record, the config and the
-/// number of partitions. A panic fails the send.
+/// Chooses a record's partition. Every client runs it, so an answer depends on nothing but the record, the config and
+/// the number of partitions. A panic fails the send.
 pub trait Partitioner: Sized {
     /// Reads the parameters; an error refuses them, in words for the user.
     fn init(config: &[u8]) -> Result<Self, String>;

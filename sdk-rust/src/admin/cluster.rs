@@ -53,8 +53,8 @@ pub struct ClusterStatus {
     pub partitions: u32,
     /// Those that nobody leads at the moment.
     pub without_leader: u32,
-    /// Those of which a copy cannot be counted on: it is being caught up, or its broker is silent. While there are any, no other broker should
-    /// be stopped.
+    /// Those of which a copy cannot be counted on: it is being caught up, or its broker is silent. While there are any,
+    /// no other broker should be stopped.
     pub behind: u32,
     /// The same of the controllers' copies of the cluster's metadata: the brokers that hold them.
     pub controllers_behind: Vec<u32>,
@@ -86,7 +86,8 @@ pub struct RecoveredPartition {
     pub topic: String,
     /// The partition.
     pub partition: u32,
-    /// The broker whose copy goes on alone; `None`: no copy is left, the partition starts empty, at offsets that were never given.
+    /// The broker whose copy goes on alone; `None`: no copy is left, the partition starts empty, at offsets that were
+    /// never given.
     pub kept_by: Option<u32>,
     /// Where what that copy holds ends; without a copy, where the partition starts.
     pub end_offset: u64,
@@ -95,17 +96,17 @@ pub struct RecoveredPartition {
 }
 
 impl Client {
-    /// Asks the leaders of a topic's partitions (none named: all) to hand over to their preferred replicas; answers with how
-    /// many have something to hand over.
+    /// Asks the leaders of a topic's partitions (none named: all) to hand over to their preferred replicas; answers
+    /// with how many have something to hand over.
     pub async fn elect_leaders(&self, topic: &str, partitions: &[u32]) -> Result<u32> {
         let request = proto::ElectLeaderRequest { topic: topic.to_owned(), partitions: partitions.to_vec() };
         let reply: proto::ElectLeaderReply = self.request(request).await?;
         Ok(reply.asked)
     }
 
-    /// Gives up brokers whose disks are lost for ever, none or some, and goes on with what the others hold; without `accept_loss` only tells
-    /// what that would mean for the partitions that lost the majority of their replicas. Copies that were found damaged, or were lost with a disk
-    /// that has been replaced, count as lost in any case.
+    /// Gives up brokers whose disks are lost for ever, none or some, and goes on with what the others hold; without
+    /// `accept_loss` only tells what that would mean for the partitions that lost the majority of their replicas.
+    /// Copies that were found damaged, or were lost with a disk that has been replaced, count as lost in any case.
     ///
     /// # Errors
     /// `invalid` for a broker that is alive, or unknown, or while another one cannot be reached that holds copies.

@@ -168,8 +168,8 @@ impl Client {
         Ok(())
     }
 
-    /// Where a group would stand in each partition of a topic if it were moved to `to`; [`set_group_offsets`](Self::set_group_offsets)
-    /// moves it. Offsets are brought within what the partition holds.
+    /// Where a group would stand in each partition of a topic if it were moved to `to`;
+    /// [`set_group_offsets`](Self::set_group_offsets) moves it. Offsets are brought within what the partition holds.
     pub async fn plan_group_offsets(&self, topic: &str, partitions: &[u32], to: Position) -> Result<Vec<(u32, u64)>> {
         let topic = self.metadata(topic, false).await?;
         let count = topic.partitions.len() as u32;
@@ -226,8 +226,8 @@ impl Client {
         Ok(())
     }
 
-    /// Records that a group has left to scan, by partition: from where it stands, or from the partition's start, to the end; `None` for a
-    /// partition whose only copy is damaged.
+    /// Records that a group has left to scan, by partition: from where it stands, or from the partition's start, to the
+    /// end; `None` for a partition whose only copy is damaged.
     pub async fn group_lag(&self, group: &GroupDescription) -> Result<Vec<(String, u32, Option<u64>)>> {
         let mut lags = Vec::new();
         let mut topics: Vec<&str> = group.offsets.iter().map(|o| &o.topic[..]).collect();

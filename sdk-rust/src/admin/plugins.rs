@@ -48,8 +48,8 @@ impl Client {
     /// Uploads a module and gives it the next version of `name`; the same module again keeps its version.
     ///
     /// # Errors
-    /// `invalid` for a module that is no plugin, saying why; `disconnected` or `timeout` where no broker answers within the client's time-out. One that
-    /// does has 60 s for the module, which it tries first.
+    /// `invalid` for a module that is no plugin, saying why; `disconnected` or `timeout` where no broker answers within
+    /// the client's time-out. One that does has 60 s for the module, which it tries first.
     pub async fn upload_plugin(&self, name: &str, module: impl IntoBytes) -> Result<PluginInfo> {
         let request = proto::UploadPluginRequest { name: name.to_owned(), kind: String::new() };
         let module = module.into_bytes();

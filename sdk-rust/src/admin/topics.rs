@@ -70,35 +70,36 @@ impl Topic {
         self
     }
 
-    /// Records older than this are removed; -1: never. A week by default. Older by their timestamps: one that is stamped far in the past
-    /// is removed soon.
+    /// Records older than this are removed; -1: never. A week by default. Older by their timestamps: one that is
+    /// stamped far in the past is removed soon.
     pub fn retention_ms(mut self, ms: i64) -> Topic {
         self.retention_ms = Some(ms);
         self
     }
 
-    /// So many bytes of each partition stay, and a segment more at most: what is oldest is removed; -1, the default: nothing is.
+    /// So many bytes of each partition stay, and a segment more at most: what is oldest is removed; -1, the default:
+    /// nothing is.
     pub fn retention_bytes(mut self, bytes: i64) -> Topic {
         self.retention_bytes = Some(bytes);
         self
     }
 
-    /// Size at which a segment is closed: 64 KiB to 1 GiB. Records are removed by whole segments. By default an eighth of
-    /// [`retention_bytes`](Self::retention_bytes), at least 1 MiB; without that, 1 GiB.
+    /// Size at which a segment is closed: 64 KiB to 1 GiB. Records are removed by whole segments. By default an eighth
+    /// of [`retention_bytes`](Self::retention_bytes), at least 1 MiB; without that, 1 GiB.
     pub fn segment_bytes(mut self, bytes: u64) -> Topic {
         self.segment_bytes = Some(bytes);
         self
     }
 
-    /// How long a segment stays open: 1 s at least. What has expired is removed with its whole segment. By default an eighth of
-    /// [`retention_ms`](Self::retention_ms), at least 5 s and at most a week.
+    /// How long a segment stays open: 1 s at least. What has expired is removed with its whole segment. By default an
+    /// eighth of [`retention_ms`](Self::retention_ms), at least 5 s and at most a week.
     pub fn segment_ms(mut self, ms: u64) -> Topic {
         self.segment_ms = Some(ms);
         self
     }
 
-    /// A record may be stamped so far ahead of the broker's clock, or its batch is refused; -1: any time. An hour by default. One that is
-    /// stamped far ahead keeps its segment for as long.
+    /// A record may be stamped so far ahead of the broker's clock, or its batch is refused; -1: any time. An hour by
+    /// default. One that is stamped far ahead keeps its segment for as long.
     pub fn timestamp_ahead_max_ms(mut self, ms: i64) -> Topic {
         self.timestamp_ahead_max_ms = Some(ms);
         self
@@ -290,8 +291,8 @@ impl Client {
         self.offsets_of(&topic, (0..topic.partitions.len() as u32).collect(), position).await?.all()
     }
 
-    /// Places a topic's records in another way from now on: by a plugin with its parameters, or, with `None`, by key hash and in
-    /// turn. Producers that are at work notice, and place again what has not been written yet.
+    /// Places a topic's records in another way from now on: by a plugin with its parameters, or, with `None`, by key
+    /// hash and in turn. Producers that are at work notice, and place again what has not been written yet.
     pub async fn set_partitioner(&self, topic: &str, partitioner: Option<(&str, Bytes)>) -> Result<TopicInfo> {
         let (partitioner, partitioner_config) = partitioner.unwrap_or_default();
         let request = proto::SetPartitionerRequest {

@@ -225,8 +225,9 @@ impl Keeper {
                     let _ = done.send(self.read(&link, found, &how, &events));
                     heard = listen(wanted);
                 }
-                Ok(()) = async { heard.as_mut().expect("asked for only if there").changed().await }, if heard.is_some() => {
-                    let found = heard.as_mut().expect("just heard").borrow_and_update().topics.values().cloned().collect::<Vec<_>>();
+                Ok(()) = async { heard.as_mut().expect("asked if there").changed().await }, if heard.is_some() => {
+                    let heard = heard.as_mut().expect("just heard").borrow_and_update();
+                    let found = heard.topics.values().cloned().collect::<Vec<_>>();
                     // Whatever was sent to a topic that has just come is for this consumer.
                     let all = |topic| ToRead::all(topic, Position::Earliest, how.buffer_bytes);
                     self.read(&link, found.into_iter().map(all).collect(), &how, &events);

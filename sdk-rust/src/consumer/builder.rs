@@ -101,15 +101,15 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Where to start: without a group at the end by default. A group goes on where it left off, and starts here in partitions that
-    /// it has not come to yet: with the first record kept by default, so that it misses nothing.
+    /// Where to start: without a group at the end by default. A group goes on where it left off, and starts here in
+    /// partitions that it has not come to yet: with the first record kept by default, so that it misses nothing.
     pub fn start(mut self, position: Position) -> Self {
         self.start = Some(position);
         self
     }
 
-    /// Where to start in one partition: `.start_at(0, …)`, or `.start_at(("topic", 0), …)` where several topics are read. The others start where
-    /// [`start`](Self::start) says. Not in a group, which goes on where it left off.
+    /// Where to start in one partition: `.start_at(0, …)`, or `.start_at(("topic", 0), …)` where several topics are
+    /// read. The others start where [`start`](Self::start) says. Not in a group, which goes on where it left off.
     pub fn start_at(mut self, place: impl Into<Place>, position: Position) -> Self {
         self.starts.push((place.into(), position));
         self
@@ -120,14 +120,15 @@ impl ConsumerBuilder {
         self.start(Position::Earliest)
     }
 
-    /// Ends once everything has been scanned that was there at the start, whether or not a filter kept any of it; in a group, by
-    /// whichever member.
+    /// Ends once everything has been scanned that was there at the start, whether or not a filter kept any of it; in a
+    /// group, by whichever member.
     pub fn until_end(mut self) -> Self {
         self.until_end = true;
         self
     }
 
-    /// The broker sends only what this plugin keeps, "name" or "name@version". All members of a group have the same filter.
+    /// The broker sends only what this plugin keeps, "name" or "name@version". All members of a group have the same
+    /// filter.
     pub fn filter(mut self, reference: impl Into<String>) -> Self {
         self.filter = Some(reference.into());
         self
@@ -145,21 +146,22 @@ impl ConsumerBuilder {
         self
     }
 
-    /// What becomes of a stored batch that does not decode; by default the consumer answers with `bad_record` until a seek past it.
+    /// What becomes of a stored batch that does not decode; by default the consumer answers with `bad_record` until a
+    /// seek past it.
     pub fn on_bad_record(mut self, policy: OnBadRecord) -> Self {
         self.on_bad_record = policy;
         self
     }
 
-    /// What becomes of a position that the log does not hold, because retention has removed it or it is past the end; by default the consumer
-    /// answers with `offset_out_of_range` until a seek.
+    /// What becomes of a position that the log does not hold, because retention has removed it or it is past the end;
+    /// by default the consumer answers with `offset_out_of_range` until a seek.
     pub fn on_out_of_range(mut self, policy: OnOutOfRange) -> Self {
         self.on_out_of_range = policy;
         self
     }
 
-    /// Memory for records that were granted, or pushed and not taken yet, per topic; 32 MiB by default, and at least 64 KiB for each
-    /// partition. Beyond it there is at most one batch of each partition, or 64 KiB of smaller ones.
+    /// Memory for records that were granted, or pushed and not taken yet, per topic; 32 MiB by default, and at least 64
+    /// KiB for each partition. Beyond it there is at most one batch of each partition, or 64 KiB of smaller ones.
     pub fn buffer_bytes(mut self, bytes: u64) -> Self {
         self.buffer_bytes = bytes;
         self
@@ -171,8 +173,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// A name that outlives this process: a consumer that comes back under it within the session timeout gets its partitions back
-    /// without anybody else noticing.
+    /// A name that outlives this process: a consumer that comes back under it within the session timeout gets its
+    /// partitions back without anybody else noticing.
     pub fn instance(mut self, id: impl Into<String>) -> Self {
         self.instance = Some(id.into());
         self
@@ -184,8 +186,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// How often what is done is committed, besides when a partition is given up and at the end; every second by default. `None`: only
-    /// by [`commit`](Consumer::commit) and its like.
+    /// How often what is done is committed, besides when a partition is given up and at the end; every second by
+    /// default. `None`: only by [`commit`](Consumer::commit) and its like.
     ///
     /// A record is done when the next one is asked for.
     pub fn auto_commit(mut self, every: Option<Duration>) -> Self {
@@ -199,23 +201,25 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Whoever keeps a record longer than this without asking for the next one leaves the group until he does; never by default.
+    /// Whoever keeps a record longer than this without asking for the next one leaves the group until he does; never by
+    /// default.
     pub fn max_processing(mut self, limit: Duration) -> Self {
         self.max_processing = Some(limit.min(FOREVER));
         self
     }
 
-    /// A topic that does not exist yet is waited for, and one that is deleted until it is made again; without this, both are errors of kind
-    /// `not_found`. What comes later is read from its first record on.
+    /// A topic that does not exist yet is waited for, and one that is deleted until it is made again; without this,
+    /// both are errors of kind `not_found`. What comes later is read from its first record on.
     pub fn wait_for_topics(mut self) -> Self {
         self.waits_for_topics = true;
         self
     }
 
-    /// Called when partitions come or go, on the thread that asks for the next record and before it gets one. A partition that is revoked is still this
-    /// member's during the call, so that it may be committed ([`start_commit`](Consumer::start_commit)); it goes to another after it. While the user is
-    /// busy with a record of another partition, a revoked one waits for the call for a second, and is given up then all the same. When the consumer is
-    /// closed, all that it holds is revoked: the call comes on the thread that closes, and may commit.
+    /// Called when partitions come or go, on the thread that asks for the next record and before it gets one. A
+    /// partition that is revoked is still this member's during the call, so that it may be committed
+    /// ([`start_commit`](Consumer::start_commit)); it goes to another after it. While the user is busy with a record of
+    /// another partition, a revoked one waits for the call for a second, and is given up then all the same. When the
+    /// consumer is closed, all that it holds is revoked: the call comes on the thread that closes, and may commit.
     pub fn on_rebalance(mut self, listener: impl Fn(&Rebalance) + Send + Sync + 'static) -> Self {
         self.listener = Some(Arc::new(listener));
         self.tells = true;
@@ -229,13 +233,14 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Finds the topics, joins the group if there is one, and opens the subscription: when this returns, the start of every partition
-    /// has been resolved by its leader, so that what is sent from now on comes. A leader that is away is waited for, for as long as the
-    /// client's time-out; then it is an error only where the start is a matter of when it is looked up (the end, a time).
+    /// Finds the topics, joins the group if there is one, and opens the subscription: when this returns, the start of
+    /// every partition has been resolved by its leader, so that what is sent from now on comes. A leader that is away
+    /// is waited for, for as long as the client's time-out; then it is an error only where the start is a matter of
+    /// when it is looked up (the end, a time).
     ///
     /// # Errors
-    /// `not_found` for an unknown topic, partition or filter, `plugin_failed` when the filter does not start, `invalid` for a bad group
-    /// id, an instance id in use, or a group whose members have another filter or assignor.
+    /// `not_found` for an unknown topic, partition or filter, `plugin_failed` when the filter does not start, `invalid`
+    /// for a bad group id, an instance id in use, or a group whose members have another filter or assignor.
     pub async fn build(self) -> Result<Consumer> {
         let wanted = Wanted::new(self.topics.clone())?;
         if self.buffer_bytes == 0 {
@@ -403,7 +408,8 @@ impl ConsumerBuilder {
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         if !self.starts.is_empty() {
-            let message = "a group goes on in each partition where it left off: read without a group to start at a place, seek once the \
+            let message = "a group goes on in each partition where it left off: read without a group to start at a \
+                           place, seek once the \
                            partition is assigned, or move the group (`thalweg group reset-offsets`)";
             return Err(Error::new(ErrorKind::Invalid, message));
         }

@@ -91,7 +91,8 @@ impl Hand {
         (first, count)
     }
 
-    /// Of the records that were handed out last, those behind the first `handed` were not. Those before the last of them are done: it was asked for.
+    /// Of the records that were handed out last, those behind the first `handed` were not. Those before the last of
+    /// them are done: it was asked for.
     pub(super) fn give_back(&mut self, handed: usize) {
         let handed = handed.min(self.at.index - self.run.index);
         self.at = self.run;

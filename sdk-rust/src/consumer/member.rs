@@ -1,7 +1,7 @@
 //! The connection thread's side of a consumer group: the stream to its coordinator.
 //!
-//! [`thalweg_client_core::Membership`] decides; this finds the coordinator, wherever that is at the moment, carries frames, and tells
-//! the user's side what changed.
+//! [`thalweg_client_core::Membership`] decides; this finds the coordinator, wherever that is at the moment, carries
+//! frames, and tells the user's side what changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
@@ -83,7 +83,8 @@ impl Cursor {
     }
 }
 
-/// What changed about a member's partitions; see [`ConsumerBuilder::on_rebalance`](crate::ConsumerBuilder::on_rebalance).
+/// What changed about a member's partitions; see
+/// [`ConsumerBuilder::on_rebalance`](crate::ConsumerBuilder::on_rebalance).
 ///
 /// ```no_run
 /// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
@@ -302,7 +303,8 @@ impl GroupShared {
         self.lock().telling.extend(keys);
     }
 
-    /// The user has done with a partition that was revoked when it was held under `cursor`. One that is held anew stays.
+    /// The user has done with a partition that was revoked when it was held under `cursor`. One that is held anew
+    /// stays.
     pub(crate) fn released(&self, key: &PartitionKey, cursor: Option<&Arc<Cursor>>) {
         let mut inner = self.lock();
         inner.telling.remove(key);
@@ -313,8 +315,8 @@ impl GroupShared {
         self.wake.notify_one();
     }
 
-    /// The user is about to have a record of this partition in hand: it is not given up before he has done with it. False where it
-    /// has been given up since `cursor` was made.
+    /// The user is about to have a record of this partition in hand: it is not given up before he has done with it.
+    /// False where it has been given up since `cursor` was made.
     pub(crate) fn claim(&self, key: &PartitionKey, cursor: Option<&Arc<Cursor>>) -> bool {
         let mut inner = self.lock();
         let is_held = inner.is_held_under(key, cursor);
@@ -329,7 +331,8 @@ impl GroupShared {
         self.lock().claimed = None;
     }
 
-    /// A revoked partition of which nothing is in hand is given up, though nobody has been told. Whoever is being told may finish.
+    /// A revoked partition of which nothing is in hand is given up, though nobody has been told. Whoever is being told
+    /// may finish.
     async fn give_up_idle(&self, key: &PartitionKey, cursor: Option<&Arc<Cursor>>) {
         tokio::time::sleep(GRACE).await;
         let is_being_told = |inner: &Inner| inner.is_held_under(key, cursor) && inner.telling.contains(key);
@@ -463,7 +466,8 @@ impl GroupShared {
                     }
                     match change {
                         Change::Lost(_) => drop(inner.cursors.remove(key)),
-                        // Whoever is busy with another partition keeps this one from nobody, but for a moment in which he may be told.
+                        // Whoever is busy with another partition keeps this one from nobody, but for a moment in which
+                        // he may be told.
                         _ if inner.claimed.as_ref() == Some(key) => {}
                         _ if self.tells => {
                             let (shared, key) = (self.clone(), key.clone());
@@ -610,7 +614,8 @@ async fn run(
             Verdict::TryAgain if joined.is_some() && shared.started.elapsed() > shared.client_timeout => {
                 let (group, limit) = (&shared.group, shared.client_timeout);
                 let what = format!(
-                    "no coordinator of group {group:?} answered within {limit:?} ({error}); `thalweg cluster status` tells which brokers run"
+                    "no coordinator of group {group:?} answered within {limit:?} ({error}); `thalweg cluster status` \
+                     tells which brokers run"
                 );
                 return Err(Error::new(error.kind(), what));
             }

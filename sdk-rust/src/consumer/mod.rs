@@ -1,8 +1,10 @@
-//! Consumers, alone or in a group: pushes arrive on the connection's thread, records are decoded by whoever waits for them.
+//! Consumers, alone or in a group: pushes arrive on the connection's thread, records are decoded by whoever waits for
+//! them.
 //!
-//! A [`Consumer`] is a handle: one task may wait for records while others commit, seek or close. What stands between the connection and the
-//! user is in [`State`], behind a lock that is never held while something is waited for. Taking is apart from waiting: [`Consumer::ready`] waits
-//! until there is something and hands out nothing, so that whoever gives up waiting loses nothing; the `take` calls hand out and do not wait.
+//! A [`Consumer`] is a handle: one task may wait for records while others commit, seek or close. What stands between
+//! the connection and the user is in [`State`], behind a lock that is never held while something is waited for. Taking
+//! is apart from waiting: [`Consumer::ready`] waits until there is something and hands out nothing, so that whoever
+//! gives up waiting loses nothing; the `take` calls hand out and do not wait.
 
 mod alone;
 mod builder;
@@ -172,11 +174,12 @@ enum Look {
 
 /// Reads records of one topic or several.
 ///
-/// A handle: clones read from the same place, and what one of them was given no other gets. Everything pushed but not taken is bounded by the
-/// buffer; the broker stops when it is full. In a group it leaves when it is closed, or when the last handle is dropped.
+/// A handle: clones read from the same place, and what one of them was given no other gets. Everything pushed but not
+/// taken is bounded by the buffer; the broker stops when it is full. In a group it leaves when it is closed, or when
+/// the last handle is dropped.
 ///
-/// A record is *done* when the next one is asked for, by any handle, or by a commit. What is in hand when the consumer is closed or dropped is
-/// not: in a group, somebody gets it again.
+/// A record is *done* when the next one is asked for, by any handle, or by a commit. What is in hand when the consumer
+/// is closed or dropped is not: in a group, somebody gets it again.
 ///
 /// # Cancellation
 /// Whoever gives up waiting for a record loses nothing: it is there for the next call.
@@ -252,8 +255,8 @@ struct State {
     has_ended: bool,
     /// With `until_end`: what is said of partitions that cannot be read at all, once the others have been.
     damaged: VecDeque<Error>,
-    /// Partitions that stand still, each until a seek or until it is another member's, and why. Every call says so again: a loop that
-    /// went on with the others would pass the gap over.
+    /// Partitions that stand still, each until a seek or until it is another member's, and why. Every call says so
+    /// again: a loop that went on with the others would pass the gap over.
     failed: BTreeMap<PartitionKey, Error>,
     /// Why nothing more comes.
     over: Option<Error>,
@@ -386,18 +389,20 @@ impl Consumer {
         Ok(())
     }
 
-    /// The next record; `None` at the end of `until_end`, and once the consumer is closed. The one before it is done then.
+    /// The next record; `None` at the end of `until_end`, and once the consumer is closed. The one before it is done
+    /// then.
     ///
     /// # Errors
-    /// `plugin_failed` when the filter fails on a record, `bad_record` where a stored batch does not decode, `offset_out_of_range` where
-    /// the log does not hold the position (any more), `not_found` when a topic was deleted. The consumer stays at that position, and
-    /// answers so again: `seek` past it to go on. [`Error::place`] tells which partition and offset.
+    /// `plugin_failed` when the filter fails on a record, `bad_record` where a stored batch does not decode,
+    /// `offset_out_of_range` where the log does not hold the position (any more), `not_found` when a topic was deleted.
+    /// The consumer stays at that position, and answers so again: `seek` past it to go on. [`Error::place`] tells which
+    /// partition and offset.
     pub async fn next(&self) -> Option<Result<ConsumerRecord>> {
         self.read(|| self.inner.take(|hand| hand.next().record())).await
     }
 
-    /// The next records that came together, of one partition: the fast way out. Those before them are done then. After [`next`](Self::next), what
-    /// is left of its batch.
+    /// The next records that came together, of one partition: the fast way out. Those before them are done then. After
+    /// [`next`](Self::next), what is left of its batch.
     ///
     /// # Errors
     /// As [`next`](Self::next).
@@ -416,8 +421,8 @@ impl Consumer {
         self.read(|| self.take_batch(max_records)).await
     }
 
-    /// The records as a stream, for the combinators of `futures` and the like; each is done when the next one is asked for. The consumer can be
-    /// used beside it, and a stream that is dropped loses nothing.
+    /// The records as a stream, for the combinators of `futures` and the like; each is done when the next one is asked
+    /// for. The consumer can be used beside it, and a stream that is dropped loses nothing.
     pub fn records(&self) -> Records {
         Records { consumer: self.clone(), waiting: None }
     }
@@ -459,14 +464,16 @@ impl Consumer {
         self.inner.take(|hand| hand.rest(max_records))
     }
 
-    /// Hands out at most `max` records of one batch: the first, and how many. For Node, where a call costs more than a record: it hands them to its
-    /// user one by one, and gives back what he has not got before anything else is done, or when he takes his time.
+    /// Hands out at most `max` records of one batch: the first, and how many. For Node, where a call costs more than a
+    /// record: it hands them to its user one by one, and gives back what he has not got before anything else is done,
+    /// or when he takes his time.
     #[doc(hidden)]
     pub fn take_run(&self, max: usize) -> Taken<(Spot, usize)> {
         self.inner.take(|hand| hand.run(max))
     }
 
-    /// Of the run that was taken last, the user has got the first `handed` records only, and has asked for the last of these: those before it are done.
+    /// Of the run that was taken last, the user has got the first `handed` records only, and has asked for the last of
+    /// these: those before it are done.
     #[doc(hidden)]
     pub fn give_back(&self, handed: usize) {
         let mut state = self.inner.lock();
@@ -511,8 +518,8 @@ impl Consumer {
         self.inner.filter.as_ref()
     }
 
-    /// Records scanned so far: delivered, filtered, failed; of the partitions that are read at the moment, or were when it was closed. Delivered are those
-    /// that have come here, handed out or not.
+    /// Records scanned so far: delivered, filtered, failed; of the partitions that are read at the moment, or were when
+    /// it was closed. Delivered are those that have come here, handed out or not.
     pub fn counts(&self) -> Counts {
         let counted = self.inner.lock().counted;
         counted.unwrap_or_else(|| self.inner.counts())
@@ -542,16 +549,19 @@ impl Consumer {
         self.inner.lock().subscription.clone()
     }
 
-    /// Reads these topics from now on, instead of those that it read: by name, or by pattern, which begins with `^`. What stays wanted goes on
-    /// where it is. Without a group, records that wait of topics that are not wanted any more are dropped, and a new one starts where the builder
-    /// says; in a group such partitions are given up as in any rebalance.
+    /// Reads these topics from now on, instead of those that it read: by name, or by pattern, which begins with `^`.
+    /// What stays wanted goes on where it is. Without a group, records that wait of topics that are not wanted any more
+    /// are dropped, and a new one starts where the builder says; in a group such partitions are given up as in any
+    /// rebalance.
     ///
-    /// When this returns, the group's coordinator knows, and shares out; without a group, the start of every new partition has been resolved.
+    /// When this returns, the group's coordinator knows, and shares out; without a group, the start of every new
+    /// partition has been resolved.
     ///
     /// # Errors
-    /// `not_found` for a topic that does not exist, unless topics are waited for, `invalid` for what is no name and no pattern, and for a
-    /// consumer of chosen partitions or with `until_end`: nothing changes then. `timeout` when nobody answers within the client's time-out; the topics change
-    /// all the same as soon as somebody does, as [`subscription`](Self::subscription) says. Calls take effect in their order.
+    /// `not_found` for a topic that does not exist, unless topics are waited for, `invalid` for what is no name and no
+    /// pattern, and for a consumer of chosen partitions or with `until_end`: nothing changes then. `timeout` when
+    /// nobody answers within the client's time-out; the topics change all the same as soon as somebody does, as
+    /// [`subscription`](Self::subscription) says. Calls take effect in their order.
     pub fn subscribe<T: Into<String>, I: IntoIterator<Item = T>>(
         &self,
         topics: I,
@@ -607,8 +617,9 @@ impl Consumer {
         self.inner.lock().paused.iter().map(|(key, topic)| (topic.clone(), key.partition)).collect()
     }
 
-    /// Next offset of a partition that has not been handed out, nor passed over by the filter; `None` before the first answer of the
-    /// broker, and for a partition that is not read. One that is revoked still has it while `on_rebalance` is told.
+    /// Next offset of a partition that has not been handed out, nor passed over by the filter; `None` before the first
+    /// answer of the broker, and for a partition that is not read. One that is revoked still has it while
+    /// `on_rebalance` is told.
     pub fn position(&self, place: impl Into<Place>) -> Option<u64> {
         let place = place.into();
         let reader = self.inner.reader(&place).or_else(|_| self.inner.held(&place)).ok()?;
@@ -638,11 +649,13 @@ impl Consumer {
         Ok(member.known(&key).map(|p| p.offset))
     }
 
-    /// Moves a partition. Records that wait are dropped; one that was paused stays so. It is moved when this returns, whether the future is awaited
-    /// or not; to the end, or to a time, the future waits until the leader has looked that up: what is sent from then on comes.
+    /// Moves a partition. Records that wait are dropped; one that was paused stays so. It is moved when this returns,
+    /// whether the future is awaited or not; to the end, or to a time, the future waits until the leader has looked
+    /// that up: what is sent from then on comes.
     ///
     /// # Errors
-    /// `not_found` for a partition that is not read, `timeout` when its leader does not answer within the client's time-out.
+    /// `not_found` for a partition that is not read, `timeout` when its leader does not answer within the client's
+    /// time-out.
     pub fn seek<P: Into<Place>>(&self, place: P, to: Position) -> impl Future<Output = Result<()>> + Send + use<P> {
         let place = place.into();
         let moved = self.start_seek(&place, to).map(|reader| (reader, place.partition));
@@ -674,7 +687,8 @@ impl Consumer {
         Ok(reader)
     }
 
-    /// Hands out nothing of a partition from the next record on. What waits of it, within the buffer, comes first when it is resumed.
+    /// Hands out nothing of a partition from the next record on. What waits of it, within the buffer, comes first when
+    /// it is resumed.
     ///
     /// # Errors
     /// `not_found` for a partition that is not read.
@@ -746,7 +760,8 @@ impl Consumer {
     /// Commits these offsets: each the next one to be read of its partition.
     ///
     /// # Errors
-    /// `offset_out_of_range` for an offset past the end of its partition, `not_found` for a partition that this member does not read.
+    /// `offset_out_of_range` for an offset past the end of its partition, `not_found` for a partition that this member
+    /// does not read.
     pub async fn commit_offsets<P: Into<Place>>(&self, offsets: impl IntoIterator<Item = (P, u64)>) -> Result<()> {
         let (member, client) = (self.inner.member()?, &self.inner.client);
         let offsets: Vec<(Place, u64)> = offsets.into_iter().map(|(place, offset)| (place.into(), offset)).collect();
@@ -779,8 +794,9 @@ impl Consumer {
         self.inner.in_time(member.commit(Some(wanted)), COMMITTED_OR_NOT).await
     }
 
-    /// Hands out nothing more: whoever asks for the next record hears that there is none. What is in hand may still be finished, and is done
-    /// when its reader asks. [`idle`](Self::idle) waits for that; [`close`](Self::close) ends it all.
+    /// Hands out nothing more: whoever asks for the next record hears that there is none. What is in hand may still be
+    /// finished, and is done when its reader asks. [`idle`](Self::idle) waits for that; [`close`](Self::close) ends it
+    /// all.
     pub fn stop(&self) {
         self.inner.lock().is_closed = true;
         self.inner.nudge.notify_waiters();
@@ -799,8 +815,8 @@ impl Consumer {
         }
     }
 
-    /// Ends reading, and leaves the group. What is done is committed, where that is automatic; what is in hand is not done, and
-    /// somebody gets it again. [`finish`](Self::finish) is for who has done with it.
+    /// Ends reading, and leaves the group. What is done is committed, where that is automatic; what is in hand is not
+    /// done, and somebody gets it again. [`finish`](Self::finish) is for who has done with it.
     ///
     /// # Errors
     /// `timeout` when the group's coordinator does not answer; the member counts as gone when its session ends.
@@ -823,8 +839,8 @@ impl Consumer {
         self.inner.leave().await
     }
 
-    /// A member that is about to be closed gives up all that it holds: [`untold`](Self::untold) says so, once, to who wants to be told. What is told
-    /// of a partition may still commit it.
+    /// A member that is about to be closed gives up all that it holds: [`untold`](Self::untold) says so, once, to who
+    /// wants to be told. What is told of a partition may still commit it.
     #[doc(hidden)]
     pub fn revoke_all(&self) {
         let (mut state, Source::Group(member)) = (self.inner.lock(), &self.inner.source) else { return };
@@ -965,7 +981,8 @@ impl Inner {
         }
     }
 
-    /// What becomes of a commit, or that nobody has said so within the client's time-out: also while the coordinator cannot be reached.
+    /// What becomes of a commit, or that nobody has said so within the client's time-out: also while the coordinator
+    /// cannot be reached.
     fn in_time<F: Future<Output = Result<()>> + Send>(
         &self,
         commit: F,
@@ -1174,7 +1191,7 @@ impl Inner {
                 None => tokio::select! {
                     biased;
                     () = nudged => continue,
-                    _ = async { news.as_mut().expect("asked for in a group only").changed().await }, if news.is_some() => continue,
+                    _ = async { news.as_mut().expect("it is there").changed().await }, if news.is_some() => continue,
                     event = std::future::poll_fn(|cx| self.lock().incoming.poll_recv(cx)), if may_wait => event,
                     // Others of the group may get to the end.
                     _ = self.client.io.sleep(LOOK_EVERY), if news.is_some() && self.lock().ends.is_some() => continue,
@@ -1189,7 +1206,8 @@ impl Inner {
         }
     }
 
-    /// With `until_end`: true once everything has been scanned that was there at the start, by this consumer or by others of its group.
+    /// With `until_end`: true once everything has been scanned that was there at the start, by this consumer or by
+    /// others of its group.
     async fn is_at_end(&self) -> bool {
         let left: Vec<(PartitionKey, u64)> = {
             let state = self.lock();
@@ -1248,8 +1266,8 @@ impl Inner {
         let hand = Hand::new(key.clone(), cursor, batch, from, end, push);
         match hand.is_empty() {
             false => state.current = Some(hand),
-            // Nothing for the user: it has been scanned, which is all that there was to do. The first push of all only says where the
-            // group begins, and that is worth keeping.
+            // Nothing for the user: it has been scanned, which is all that there was to do. The first push of all only
+            // says where the group begins, and that is worth keeping.
             true => {
                 let is_known = push.error.is_none() || end > from;
                 let before = state.positions.get(&key).copied();

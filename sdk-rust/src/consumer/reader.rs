@@ -1,4 +1,5 @@
-//! The connection thread's side of reading a topic: streams to the brokers that lead its partitions, and what they push.
+//! The connection thread's side of reading a topic: streams to the brokers that lead its partitions, and what they
+//! push.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -215,7 +216,8 @@ impl Subscription {
         }
     }
 
-    /// The log does not hold the start of a partition, and the consumer has said what to do then: it starts there, before anybody reads.
+    /// The log does not hold the start of a partition, and the consumer has said what to do then: it starts there,
+    /// before anybody reads.
     fn starts_elsewhere(&self, push: &proto::FetchPush) -> bool {
         let Some(error) = push.error.as_ref().filter(|e| ErrorCode::from_number(e.code) == ErrorCode::OffsetOutOfRange)
         else {
@@ -362,7 +364,8 @@ async fn serve(s: &Rc<Subscription>, address: &Address, stream: Stream) -> Error
             let is_gone =
                 push.error.as_ref().is_some_and(|e| ErrorCode::from_number(e.code) == ErrorCode::UnknownTopic);
             if is_gone {
-                // A broker that has just started may not have heard of the topic yet; what it says counts once others say so.
+                // A broker that has just started may not have heard of the topic yet; what it says counts once others
+                // say so.
                 tokio::task::spawn_local(find_gone(s.clone(), push, from));
                 continue;
             }

@@ -260,8 +260,8 @@ struct Routes {
     kept: Kept,
 }
 
-/// Serves one producer on the connection's thread until it is closed and drained: one stream to every broker that leads a
-/// partition of the topic.
+/// Serves one producer on the connection's thread until it is closed and drained: one stream to every broker that leads
+/// a partition of the topic.
 async fn drive(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, acks: Acks, placing: Placing) {
     let placing = Rc::new(placing);
     let mut routing = crate::routing::follow(&link, &topic);
@@ -376,7 +376,8 @@ async fn newer_placement(link: &Rc<Link>, topic: &proto::Topic, old: u32, on_bro
     }
 }
 
-/// The topic has another partitioner: what is not written yet is placed with it. Called once the fate of everything else is known.
+/// The topic has another partitioner: what is not written yet is placed with it. Called once the fate of everything
+/// else is known.
 async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, placing: Rc<Placing>) {
     let partitions = topic.partitions.len() as u32;
     let mut known = shared.core().pin_epoch();
@@ -510,7 +511,8 @@ async fn keep_stream(link: Rc<Link>, shared: Arc<Shared>, routes: Weak<RefCell<R
     .await;
 }
 
-/// Opens a stream to a broker and passes what goes over it; answers with how it was lost, or `None` when nothing more goes there.
+/// Opens a stream to a broker and passes what goes over it; answers with how it was lost, or `None` when nothing more
+/// goes there.
 async fn serve(
     link: &Rc<Link>,
     shared: &Arc<Shared>,

@@ -4,8 +4,8 @@
 //!  call ─► queue ─► hand (placed together) ─► the producer's core, while there is room
 //!    └──────────── at once, where nobody waits ────────────▲
 //! ```
-//! A call takes its place before it returns, on the caller's thread. Whatever needs the network or a plugin happens on the connection's
-//! thread ([`serve`]), one hand after the other.
+//! A call takes its place before it returns, on the caller's thread. Whatever needs the network or a plugin happens on
+//! the connection's thread ([`serve`]), one hand after the other.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -46,7 +46,8 @@ struct Queue {
     waiting: VecDeque<Item>,
     /// Records that were called for before those that wait are in [`serve`]'s hand.
     has_hand: bool,
-    /// Where records go at the moment; `None` before the topic was found. Another one follows when it was deleted and made anew.
+    /// Where records go at the moment; `None` before the topic was found. Another one follows when it was deleted and
+    /// made anew.
     session: Option<Arc<Session>>,
     /// Who waits for the topic to be found.
     openers: Vec<oneshot::Sender<Result<()>>>,
@@ -154,7 +155,8 @@ impl Intake {
         }
     }
 
-    /// Nobody serves it any more: nothing further is taken, and what has no outcome fails; `hand` is what came before the waiting.
+    /// Nobody serves it any more: nothing further is taken, and what has no outcome fails; `hand` is what came before
+    /// the waiting.
     fn end(&self, hand: VecDeque<Item>) {
         let (session, waiting) = {
             let mut queue = self.queue();
@@ -188,8 +190,8 @@ enum Work {
     End,
 }
 
-/// Serves one producer on the connection's thread until it is closed and everything has its outcome. Where the client is gone earlier, the end of the
-/// hand gives the rest theirs.
+/// Serves one producer on the connection's thread until it is closed and everything has its outcome. Where the client
+/// is gone earlier, the end of the hand gives the rest theirs.
 pub(super) async fn serve(link: Rc<Link>, mut hand: Hand, options: Options) {
     let intake = hand.intake.clone();
     let site = Site { link: &link, intake: &intake, options: &options };
@@ -252,8 +254,8 @@ impl Site<'_> {
     }
 }
 
-/// The records that come next, until each has its place in the core, or has failed. Whoever has it serves the producer: with it that ends, also where the
-/// task is dropped, or never ran.
+/// The records that come next, until each has its place in the core, or has failed. Whoever has it serves the producer:
+/// with it that ends, also where the task is dropped, or never ran.
 pub(super) struct Hand {
     intake: Arc<Intake>,
     items: VecDeque<Item>,

@@ -109,8 +109,8 @@ impl ProducerBuilder {
         self
     }
 
-    /// Has a broker run the topic's plugin instead of this process; placement is the same, and costs a round trip a call.
-    /// Clients that are built without the feature `wasm` always do so.
+    /// Has a broker run the topic's plugin instead of this process; placement is the same, and costs a round trip a
+    /// call. Clients that are built without the feature `wasm` always do so.
     pub fn place_on_broker(mut self, on_broker: bool) -> Self {
         self.place_on_broker = on_broker;
         self
@@ -123,8 +123,8 @@ impl ProducerBuilder {
         self
     }
 
-    /// Called with the error of each enqueued record that failed and that nobody waits for, one after the other on a thread of its own: it may wait, also for
-    /// the same client, and its panic is logged.
+    /// Called with the error of each enqueued record that failed and that nobody waits for, one after the other on a
+    /// thread of its own: it may wait, also for the same client, and its panic is logged.
     pub fn on_error(mut self, call: impl Fn(&Error) + Send + Sync + 'static) -> Self {
         self.on_error = Some(Arc::new(call));
         self
@@ -204,11 +204,12 @@ impl Destination {
 
 /// Sends records to one topic, or to any. Cheap to clone; usable from any thread.
 ///
-/// Each call takes its place in line before it returns, whether its future is awaited or not: the order of calls is the order of records, in each
-/// partition. What is sent is taken at the call.
+/// Each call takes its place in line before it returns, whether its future is awaited or not: the order of calls is the
+/// order of records, in each partition. What is sent is taken at the call.
 ///
-/// What has not left when the process ends is lost: [`close`](Self::close) waits for it. A producer that is dropped goes on sending as long as a handle of its
-/// client lives, and a second longer; what has no outcome by then fails with `closed`. A receipt or a future keeps neither of them.
+/// What has not left when the process ends is lost: [`close`](Self::close) waits for it. A producer that is dropped
+/// goes on sending as long as a handle of its client lives, and a second longer; what has no outcome by then fails with
+/// `closed`. A receipt or a future keeps neither of them.
 ///
 /// ```no_run
 /// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
@@ -320,14 +321,16 @@ impl Drop for Inner {
             let what = self.label();
             tracing::warn!(
                 left,
-                "{what} was dropped with records under way: if the process ends now, they are lost; close() waits for them"
+                "{what} was dropped with records under way: if the process ends now, they are lost; close() waits for \
+                 them"
             );
         }
         self.close();
     }
 }
 
-/// A poisoned lock means that a panic is on its way to the user already; what it guards is still consistent enough to end.
+/// A poisoned lock means that a panic is on its way to the user already; what it guards is still consistent enough to
+/// end.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -347,7 +350,8 @@ impl Producer {
         self.inner.topic.as_deref()
     }
 
-    /// Finds the topic now, so that a missing one shows before the first record. A producer of any topic has nothing to find.
+    /// Finds the topic now, so that a missing one shows before the first record. A producer of any topic has nothing to
+    /// find.
     ///
     /// # Errors
     /// `not_found` for a topic that does not exist, `disconnected` when no broker answers.
@@ -361,10 +365,10 @@ impl Producer {
     /// Sends a record; the future waits until it is delivered. It is sent whether it is awaited or not.
     ///
     /// # Errors
-    /// `timeout` when no outcome came within the delivery time-out, `plugin_failed` when the topic's partitioner fails on
-    /// it, `invalid` above a limit, `not_found` when the topic was deleted. Once it exists again, the same producer sends to the new one. `closed` when the
-    /// client was dropped before there was an outcome.
-    /// Retriable errors of the broker are retried inside.
+    /// `timeout` when no outcome came within the delivery time-out, `plugin_failed` when the topic's partitioner fails
+    /// on it, `invalid` above a limit, `not_found` when the topic was deleted. Once it exists again, the same producer
+    /// sends to the new one. `closed` when the client was dropped before there was an outcome. Retriable errors of the
+    /// broker are retried inside.
     pub fn send(&self, record: Record) -> impl Future<Output = Result<Delivery>> + Send + use<> {
         let receipt = self.submit([record]);
         async move { receipt?.wait().await.pop().expect("one record, one outcome") }
@@ -384,8 +388,8 @@ impl Producer {
         buffered(self.submit([record]))
     }
 
-    /// Buffers records in order: the fast way in. One that is refused (too large, or the partitioner fails on it) does not keep the others; the
-    /// receipt says so.
+    /// Buffers records in order: the fast way in. One that is refused (too large, or the partitioner fails on it) does
+    /// not keep the others; the receipt says so.
     pub fn enqueue_batch(&self, records: Vec<Record>) -> impl Future<Output = Result<Receipt>> + Send + use<> {
         buffered(self.submit(records))
     }
@@ -393,8 +397,8 @@ impl Producer {
     /// Buffers a record if there is room for it now.
     ///
     /// # Errors
-    /// `storage_full` while the buffer is full, or 1,024 records wait for their partitions; `invalid` for a record whose topic is not this
-    /// producer's. The error gives the record back: [`Error::into_record`].
+    /// `storage_full` while the buffer is full, or 1,024 records wait for their partitions; `invalid` for a record
+    /// whose topic is not this producer's. The error gives the record back: [`Error::into_record`].
     pub fn try_enqueue(&self, record: Record) -> Result<Receipt> {
         let named = match self.inner.named_topic(record.topic.clone()) {
             Ok(named) => named,
@@ -408,7 +412,8 @@ impl Producer {
         self.submit([record])
     }
 
-    /// Takes records without waiting for room: they stand in line, in memory, until there is some. [`Receipt::buffered`] waits for that.
+    /// Takes records without waiting for room: they stand in line, in memory, until there is some.
+    /// [`Receipt::buffered`] waits for that.
     ///
     /// # Errors
     /// `invalid` after a fork: connect again in the child.
@@ -458,10 +463,12 @@ impl Producer {
         self.inner.ledger.unsettled()
     }
 
-    /// Waits until every record that was sent before has its outcome; closes open batches at once. Cancelled, nothing is lost.
+    /// Waits until every record that was sent before has its outcome; closes open batches at once. Cancelled, nothing
+    /// is lost.
     ///
     /// # Errors
-    /// Enqueued records that were not delivered, whose receipts were dropped, where no `on_error` took them: how many, and the first one's error.
+    /// Enqueued records that were not delivered, whose receipts were dropped, where no `on_error` took them: how many,
+    /// and the first one's error.
     pub fn flush(&self) -> impl Future<Output = Result<()>> + Send + use<> {
         let (ledger, parts) = (self.inner.ledger.clone(), self.inner.parts());
         let calls = ledger.calls_so_far();
@@ -473,7 +480,8 @@ impl Producer {
         }
     }
 
-    /// Refuses further records from now on; the future waits until those that were sent before have their outcomes. Cancelled, that goes on.
+    /// Refuses further records from now on; the future waits until those that were sent before have their outcomes.
+    /// Cancelled, that goes on.
     ///
     /// # Errors
     /// As [`flush`](Self::flush).

@@ -13,8 +13,8 @@ use crate::{Error, Result};
 
 /// The outcomes of one call's records, to wait for or to drop.
 ///
-/// Dropped, it loses nothing: an error that nobody took goes to [`on_error`](super::ProducerBuilder::on_error), or to the next
-/// [`flush`](super::Producer::flush) or [`close`](super::Producer::close).
+/// Dropped, it loses nothing: an error that nobody took goes to [`on_error`](super::ProducerBuilder::on_error), or to
+/// the next [`flush`](super::Producer::flush) or [`close`](super::Producer::close).
 ///
 /// ```no_run
 /// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
@@ -105,7 +105,8 @@ impl Token {
         self.receipt.settle([(self.at, outcome)].into_iter());
     }
 
-    /// Settles the records of a batch that was delivered, in its order: those of one call together. `base` is the first one's offset.
+    /// Settles the records of a batch that was delivered, in its order: those of one call together. `base` is the first
+    /// one's offset.
     pub(super) fn deliver(tokens: &[Token], partition: u32, base: Option<u64>) {
         let mut before = 0;
         for of_a_call in tokens.chunk_by(|a, b| Arc::ptr_eq(&a.receipt, &b.receipt)) {
@@ -140,7 +141,8 @@ impl Receipt {
         lock(&self.pending.state).waiting == 0
     }
 
-    /// Waits until every record has its place in the producer's buffer, or has failed. Cancelled, nothing is lost: their places in line stay.
+    /// Waits until every record has its place in the producer's buffer, or has failed. Cancelled, nothing is lost:
+    /// their places in line stay.
     pub async fn buffered(&mut self) {
         loop {
             let progress = self.pending.progress.notified();
@@ -151,8 +153,8 @@ impl Receipt {
         }
     }
 
-    /// The outcomes that have come since the last call, each with its record's place in the call; waits while there are none. Empty when all have
-    /// been taken. Cancelled, it loses nothing.
+    /// The outcomes that have come since the last call, each with its record's place in the call; waits while there are
+    /// none. Empty when all have been taken. Cancelled, it loses nothing.
     pub async fn settled(&mut self) -> Vec<(usize, Result<Delivery>)> {
         loop {
             let progress = self.pending.progress.notified();
@@ -224,7 +226,8 @@ struct CallsSoFar {
     older: Vec<Weak<Calls>>,
 }
 
-/// What all topics of a producer have in common: the records without an outcome, their memory, and the errors that nobody took.
+/// What all topics of a producer have in common: the records without an outcome, their memory, and the errors that
+/// nobody took.
 pub(super) struct Ledger {
     /// Records without an outcome, of all calls.
     unsettled: AtomicUsize,

@@ -1,7 +1,8 @@
 //! Every copy, read whole from its own disk when all is over.
 //!
-//! While a seed runs, a copy is compared as far as it is in memory when its high watermark moves; what it wrote to segments, and what was
-//! rebuilt there, nobody has read but where it leads. Here each copy is read as it would be read if it led next.
+//! While a seed runs, a copy is compared as far as it is in memory when its high watermark moves; what it wrote to
+//! segments, and what was rebuilt there, nobody has read but where it leads. Here each copy is read as it would be read
+//! if it led next.
 
 use std::collections::BTreeSet;
 
@@ -31,8 +32,8 @@ impl World {
         self.find_no_strays()
     }
 
-    /// What was deleted and came back, or was never deleted, is gone: below `partitions/` every folder is that of a copy which the log
-    /// knows, and below `wal/` every log file is named in the list.
+    /// What was deleted and came back, or was never deleted, is gone: below `partitions/` every folder is that of a
+    /// copy which the log knows, and below `wal/` every log file is named in the list.
     fn find_no_strays(&mut self) -> Result<(), String> {
         let deadline_ms = self.lived_ms + HEAL_MS;
         while let Some((node, stray)) = (0..self.nodes.len()).find_map(|n| Some((n, self.stray(n)?))) {

@@ -1,8 +1,9 @@
 //! Clients that reach nobody for a while, and a leadership that goes and comes back while they do not look.
 //!
-//! A leader appends what nobody gets; its clients vanish; it is cut off, and another one leads; it comes back and throws away what it
-//! had alone; leadership is handed back to it; only then its clients return and ask again, under the same numbers. So what a copy
-//! remembers of entries that it has thrown away is put to the test: with clients about, they would have asked the other leader first.
+//! A leader appends what nobody gets; its clients vanish; it is cut off, and another one leads; it comes back and
+//! throws away what it had alone; leadership is handed back to it; only then its clients return and ask again, under
+//! the same numbers. So what a copy remembers of entries that it has thrown away is put to the test: with clients
+//! about, they would have asked the other leader first.
 
 use super::{World, broker, name};
 

@@ -1,5 +1,5 @@
-//! Disks without room, while nothing else goes wrong: leadership moves to where there is some, and what frees room goes on where
-//! there is none. That full disks lose nothing is for the faults of every seed.
+//! Disks without room, while nothing else goes wrong: leadership moves to where there is some, and what frees room goes
+//! on where there is none. That full disks lose nothing is for the faults of every seed.
 
 use thalweg_control::{Request, TopicConfig};
 use thalweg_model::{BatchBuilder, Codec, Offset, PartitionId, PinEpoch, Record, TopicId, TopicPartition};
@@ -45,8 +45,9 @@ impl World {
         self.wait_for("leads what others could lead, although its disk is full", |w| w.has_given_way(node))
     }
 
-    /// True when a broker whose disk was filled leads nothing. When retention, or a log file that is not needed any more, has freed so
-    /// much that the disk is not full, the broker may lead again, and takes back what it is preferred for.
+    /// True when a broker whose disk was filled leads nothing. When retention, or a log file that is not needed any
+    /// more, has freed so much that the disk is not full, the broker may lead again, and takes back what it is
+    /// preferred for.
     fn has_given_way(&self, node: usize) -> bool {
         let n = &self.nodes[node];
         let has_room = n.disk.room() >= self.config.reserve_bytes

@@ -1,5 +1,6 @@
-//! Somebody who knows what anybody may see of a group, and wants more: he speaks as its members without their secrets. And members that
-//! commit what nobody can have read. Whatever the cluster is going through, the answer is never what they hoped for.
+//! Somebody who knows what anybody may see of a group, and wants more: he speaks as its members without their secrets.
+//! And members that commit what nobody can have read. Whatever the cluster is going through, the answer is never what
+//! they hoped for.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
-//! Members that come and go within milliseconds of what happens to a broker that they need: while a coordinator is killed, cut off, stopped
-//! or replaced, or whoever leads what they read, or the controller.
+//! Members that come and go within milliseconds of what happens to a broker that they need: while a coordinator is
+//! killed, cut off, stopped or replaced, or whoever leads what they read, or the controller.
 //!
-//! Members come and go in every seed, and brokers die in most of them, but by themselves the two hardly ever meet: what is under way
-//! when a coordinator ends is then nothing, or a commit.
+//! Members come and go in every seed, and brokers die in most of them, but by themselves the two hardly ever meet: what
+//! is under way when a coordinator ends is then nothing, or a commit.
 
 use thalweg_model::TopicPartition;
 

@@ -1,7 +1,8 @@
 //! Members of consumer groups: they join, read, work, commit, leave, stall and die, and their coordinators do so too.
 //!
-//! The client's side is `client-core`'s [`Membership`], the broker's side the node's coordinators; what stands between them here is what
-//! `broker/src/groups.rs` and `sdk-rust/src/group.rs` do with frames. What they read goes through [`Reading`].
+//! The client's side is `client-core`'s [`Membership`], the broker's side the node's coordinators; what stands between
+//! them here is what `broker/src/groups.rs` and `sdk-rust/src/group.rs` do with frames. What they read goes through
+//! [`Reading`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -189,7 +190,8 @@ impl Members {
             is_calm,
             impostors: Impostors::new(seed),
         };
-        // Few as a rule: many cost time, and are for what happens when partitions go from one to another again and again.
+        // Few as a rule: many cost time, and are for what happens when partitions go from one to another again and
+        // again.
         let most = if members.rng.chance(150_000) { SHARING_MAX } else { 4 };
         let sharing = 1 + members.rng.below(most);
         for i in 0..=sharing {
@@ -241,7 +243,8 @@ impl Members {
         self.rates = Rates { kill: 0, stop: 0, disconnect: 0, cut: 0, coordinator: 0, ..self.rates };
     }
 
-    /// A member wants other topics now and then: none that there is, or the one that there is by another word. In the end it wants that one.
+    /// A member wants other topics now and then: none that there is, or the one that there is by another word. In the
+    /// end it wants that one.
     fn change_topics(&mut self, i: usize, now_ms: u64, is_healing: bool) {
         let m = &mut self.members[i];
         let changes =

@@ -1,5 +1,5 @@
-//! A disk that comes back as it was some time ago: a snapshot that was rolled back, a copy that was restored. The others remember
-//! that there were more starts of it than it knows, so that it never counts as what it was.
+//! A disk that comes back as it was some time ago: a snapshot that was rolled back, a copy that was restored. The
+//! others remember that there were more starts of it than it knows, so that it never counts as what it was.
 
 use std::collections::BTreeSet;
 
@@ -64,8 +64,8 @@ impl World {
         n.unregistered = saved.unregistered;
     }
 
-    /// Which disk comes back, in some seeds, as it was before there were topics, when it is saved, and when that begins: what it comes back without,
-    /// it never knew.
+    /// Which disk comes back, in some seeds, as it was before there were topics, when it is saved, and when that
+    /// begins: what it comes back without, it never knew.
     pub(super) fn early_of(seed: u64, size: usize) -> Option<Early> {
         // What came later draws for itself, so that seeds stay what they were.
         let mut rng = Rng::new(seed ^ 0x01de_57da);
@@ -79,7 +79,8 @@ impl World {
         }
     }
 
-    /// The broker is killed, so that there is a start which its saved disk does not count; once the others know of that, the disk comes back.
+    /// The broker is killed, so that there is a start which its saved disk does not count; once the others know of
+    /// that, the disk comes back.
     fn restore_early(&mut self) {
         let Some(Early { node, .. }) = self.early.filter(|e| e.from_ms <= self.now_ms) else { return };
         let n = &self.nodes[node];
@@ -107,7 +108,8 @@ impl World {
         }
     }
 
-    /// True when a copy of the disk is there, and every other broker knows of a later start than the last one that it counts.
+    /// True when a copy of the disk is there, and every other broker knows of a later start than the last one that it
+    /// counts.
     fn is_remembered(&self, node: usize) -> bool {
         let Some(saved) = self.nodes[node].saved.as_ref().filter(|s| s.directory == self.nodes[node].directory) else {
             return false;
@@ -162,7 +164,8 @@ impl World {
         // Nobody hears one that has not been told yet.
         match log_end < vouched && self.nodes[node].older != Some(Older::Unaware) && !self.two_histories {
             true => Err(format!(
-                "{node} takes part in {} as copy {replica}, which had acknowledged what stands below {vouched}: it holds what \
+                "{node} takes part in {} as copy {replica}, which had acknowledged what stands below {vouched}: it \
+                 holds what \
                  stands below {log_end}",
                 number(group)
             )),
@@ -170,8 +173,9 @@ impl World {
         }
     }
 
-    /// What nobody can notice at once: a disk comes back older, and only who could tell is down. Acknowledged records are lost to readers;
-    /// but when the broker that has them returns, they must be kept, although the others have gone on without them.
+    /// What nobody can notice at once: a disk comes back older, and only who could tell is down. Acknowledged records
+    /// are lost to readers; but when the broker that has them returns, they must be kept, although the others have gone
+    /// on without them.
     pub(super) fn make_two_histories(&mut self) -> Result<(), String> {
         let first = self.rng.below(3) as usize;
         let knows = self.sound_from(first + 1);
@@ -186,8 +190,8 @@ impl World {
         for _ in 0..for_ms {
             self.turn(true)?;
         }
-        // What a copy acknowledged last, and did not know to be decided yet when it stopped, is the end of any follower's log: a leader that has
-        // something else there takes its place, as always.
+        // What a copy acknowledged last, and did not know to be decided yet when it stopped, is the end of any
+        // follower's log: a leader that has something else there takes its place, as always.
         let replicas = self.nodes[knows].replicas();
         let decided = |p: u32| replicas.and_then(|r| r.state(&name(p))).map_or(0, |s| s.high_watermark.0);
         let decided: Vec<u64> = (0..self.partitions).map(decided).collect();
@@ -217,8 +221,8 @@ impl World {
         }
         self.note(|| format!("{knows} starts again"));
         self.nodes[knows].start_at_ms = self.now_ms;
-        // Two whole partitions are rebuilt from nothing, part by part: that takes its time with a slow disk. Copies must get on, and come to an end.
-        // What is kept aside counts no more, so that fewer entries are held then.
+        // Two whole partitions are rebuilt from nothing, part by part: that takes its time with a slow disk. Copies
+        // must get on, and come to an end. What is kept aside counts no more, so that fewer entries are held then.
         let since_ms = self.lived_ms;
         let (mut held, mut progress_ms) = (self.held(), self.lived_ms);
         while !self.is_whole() {
@@ -261,8 +265,8 @@ impl World {
     /// A copy stops because its leader has another history.
     pub(super) fn diverged(&mut self, node: usize, group: TopicPartition, what: &str) -> Result<(), String> {
         self.note(|| format!("{node}: {} has two histories: {what}", number(group)));
-        // It begins anew under its own name: what it acknowledged of this history it never had of the other one, which may be shorter. What it
-        // acknowledges from here on counts as ever.
+        // It begins anew under its own name: what it acknowledged of this history it never had of the other one, which
+        // may be shorter. What it acknowledges from here on counts as ever.
         let replica = self.replica(group, node);
         self.vouched.retain(|(copy, name), _| Some(*copy) != replica || *name != group);
         match self.two_histories {

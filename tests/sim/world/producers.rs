@@ -1,5 +1,5 @@
-//! Producer ids from the controller, and two kinds of strangers: a thief, who writes under ids that were not given to him, and
-//! a twin, who has all that a producer has (a copied process, a restored machine) and other records to send.
+//! Producer ids from the controller, and two kinds of strangers: a thief, who writes under ids that were not given to
+//! him, and a twin, who has all that a producer has (a copied process, a restored machine) and other records to send.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,8 @@ pub(super) const TWIN: RecordId = 0xbeef << 40;
 /// The client that has a twin, if any has.
 const COPIED: usize = 0;
 
-/// When a client's sends count as done: most wait for the quorum, as its oracles need, and so does the one that has a twin.
+/// When a client's sends count as done: most wait for the quorum, as its oracles need, and so does the one that has a
+/// twin.
 pub(super) fn acks_of(seed: u64, client: usize) -> ClientAcks {
     match Rng::new(seed ^ 0xacc5 ^ (client as u64) << 32).below(6) {
         0 if client != COPIED => ClientAcks::Leader,
@@ -147,7 +148,8 @@ impl World {
         }
     }
 
-    /// Hands a client's batch to its broker. A twin may come a moment earlier or later, with the same number and other records.
+    /// Hands a client's batch to its broker. A twin may come a moment earlier or later, with the same number and other
+    /// records.
     pub(super) fn hand_over(&mut self, node: usize, client: usize, partition: u32, ticket: Ticket, produce: Produce) {
         let mark = produce.batch.header().producer;
         let count = produce.batch.records_count();

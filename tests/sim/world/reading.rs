@@ -1,7 +1,8 @@
 //! How a member reads: client-core's [`ConsumerCore`] over streams to the partitions' leaders, under little credit.
 //!
-//! What stands between the two here is what `broker/src/fetch.rs` and `sdk-rust/src/subscription.rs` do with frames. Frames take their
-//! time, a lost stream takes what is on it with it, and what was pushed waits in a queue until the user takes it.
+//! What stands between the two here is what `broker/src/fetch.rs` and `sdk-rust/src/subscription.rs` do with frames.
+//! Frames take their time, a lost stream takes what is on it with it, and what was pushed waits in a queue until the
+//! user takes it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -67,7 +68,8 @@ pub(super) struct Reading {
     controls: VecDeque<(u64, u64, proto::FetchControl)>,
     pushes: VecDeque<(u64, u64, proto::FetchPush, Vec<(u64, bool)>, u64)>,
     incoming: VecDeque<Waiting>,
-    /// The most by which a push has been larger than the credit for it: what the budget may be passed by, for each partition.
+    /// The most by which a push has been larger than the credit for it: what the budget may be passed by, for each
+    /// partition.
     beyond_bytes_max: u64,
     capacity_max: u64,
 }

@@ -1,4 +1,5 @@
-//! Retention by size and by time, under brokers whose clocks differ: what a seed keeps, and what must hold of what is removed.
+//! Retention by size and by time, under brokers whose clocks differ: what a seed keeps, and what must hold of what is
+//! removed.
 
 use std::collections::BTreeMap;
 
@@ -100,7 +101,8 @@ impl World {
         Now { wall_ms: now.wall_ms + self.kept.clocks_off_ms[node], ..now }
     }
 
-    /// Where a log start moves for the first time, on any broker: what it passes has expired, or as much as is to be kept stands behind it.
+    /// Where a log start moves for the first time, on any broker: what it passes has expired, or as much as is to be
+    /// kept stands behind it.
     pub(super) fn watch_log_starts(&mut self, node: usize) -> Result<(), String> {
         for partition in 0..self.partitions {
             let log = self.nodes[node].replicas().map(Replicas::log);
@@ -117,8 +119,8 @@ impl World {
             let is_young = |age_ms: u64| kept.ms.is_none_or(|ms| age_ms + CLOCK_OFF_MS + 1 < ms);
             let passed: Vec<_> = self.oracle.acked_in(partition, before..start.0).collect();
             let Some(last) = passed.iter().rposition(|(_, id)| is_young(age_ms(id))) else { continue };
-            // What is too much goes first, and what has expired behind it may go at once, acknowledged or not: that is not part of what was to be
-            // kept. Records that clients have held back for long stand behind younger ones.
+            // What is too much goes first, and what has expired behind it may go at once, acknowledged or not: that is
+            // not part of what was to be kept. Records that clients have held back for long stand behind younger ones.
             let is_stamped_young = |ms: i64| is_young(self.now_ms.saturating_sub_signed(ms.saturating_sub(WALL_MS)));
             let kept_from = self.oracle.young_end(partition, passed[last].0..start.0, is_stamped_young);
             let at = format!("{partition}/{}, {} ms old", passed[last].0, age_ms(&passed[last].1));
@@ -133,8 +135,8 @@ impl World {
         Ok(())
     }
 
-    /// What is decided by now goes to segments, however much of it has piled up in the log behind a slow disk: before that it cannot go, and a lone
-    /// broker, whose clock nobody vouches for, counts its age from then.
+    /// What is decided by now goes to segments, however much of it has piled up in the log behind a slow disk: before
+    /// that it cannot go, and a lone broker, whose clock nobody vouches for, counts its age from then.
     fn write_down(&mut self) -> Result<(), String> {
         let waiting = |w: &World, ends: &[(usize, u32, Offset)]| {
             let of = |(n, p, to): &(usize, u32, Offset)| {
@@ -162,8 +164,8 @@ impl World {
         Ok(())
     }
 
-    /// When all is whole and nothing is written any more: what has expired is gone, from readers and disks, and disks hold no more than
-    /// is to be kept and what cannot be divided.
+    /// When all is whole and nothing is written any more: what has expired is gone, from readers and disks, and disks
+    /// hold no more than is to be kept and what cannot be divided.
     pub(super) fn check_what_is_kept(&mut self) -> Result<(), String> {
         if !self.kept.removes() || self.ended {
             return Ok(());
@@ -193,7 +195,8 @@ impl World {
                         ));
                     }
                 }
-                // One segment that is not to go as a whole at the leader, and one more where borders differ from the leader's.
+                // One segment that is not to go as a whole at the leader, and one more where borders differ from the
+                // leader's.
                 let most = self.kept.bytes.map(|limit| limit + 2 * segment_bytes);
                 if most.is_some_and(|most| bytes > most) {
                     return Err(format!(

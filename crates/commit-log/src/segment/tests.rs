@@ -1,5 +1,5 @@
-//! `.index` and `.timeindex` against a reading of Kafka's layouts of our own, as `kafka-dump-log` and a broker of Kafka's read them
-//! (storage/internals/log: `OffsetIndex`, `TimeIndex`, `LogSegment.findOffsetByTimestamp`).
+//! `.index` and `.timeindex` against a reading of Kafka's layouts of our own, as `kafka-dump-log` and a broker of
+//! Kafka's read them (storage/internals/log: `OffsetIndex`, `TimeIndex`, `LogSegment.findOffsetByTimestamp`).
 
 use proptest::prelude::*;
 use thalweg_model::{BatchBuilder, Codec, Record};

@@ -10,7 +10,8 @@ pub(super) struct Wish<'a> {
     pub(super) before: &'a BTreeSet<TopicPartition>,
 }
 
-/// Shares out the partitions of `topics` (by name). Every partition that anybody wants has exactly one reader in the answer.
+/// Shares out the partitions of `topics` (by name). Every partition that anybody wants has exactly one reader in the
+/// answer.
 pub(super) fn assign<'a>(
     assignor: Assignor,
     wishes: &BTreeMap<&'a str, Wish<'a>>,

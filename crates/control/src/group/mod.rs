@@ -1,16 +1,18 @@
 //! Consumer groups: who reads which partition, and how far each group has come.
 //!
-//! A [`Coordinator`] holds the groups of one partition of `__consumer_offsets`, on the broker that leads it. A request yields records
-//! and an answer; the records are applied at once, so that the next request builds on them, and the answer may leave when they, and
-//! all before them, are on the quorum and the broker still leads. A coordinator whose records were not taken is thrown away and replayed
-//! from the log. Only when it last heard of each member is in no record: a new coordinator gives everybody a whole session.
+//! A [`Coordinator`] holds the groups of one partition of `__consumer_offsets`, on the broker that leads it. A request
+//! yields records and an answer; the records are applied at once, so that the next request builds on them, and the
+//! answer may leave when they, and all before them, are on the quorum and the broker still leads. A coordinator whose
+//! records were not taken is thrown away and replayed from the log. Only when it last heard of each member is in no
+//! record: a new coordinator gives everybody a whole session.
 //!
-//! A member is spoken for by whoever knows the secret that came with its join: heartbeats, commits, leaves and a fresh stream carry it, and
-//! another is refused whatever it asks. A static name passes on only when its holder has said so itself, with its secret, or was not heard of
-//! for its whole session: while it lives nobody takes it over, whoever knows the name.
+//! A member is spoken for by whoever knows the secret that came with its join: heartbeats, commits, leaves and a fresh
+//! stream carry it, and another is refused whatever it asks. A static name passes on only when its holder has said so
+//! itself, with its secret, or was not heard of for its whole session: while it lives nobody takes it over, whoever
+//! knows the name.
 //!
-//! Source of the protocol's shape: KIP-848. A member's epoch names what it was told; by coming back with that epoch it confirms that
-//! it has given up what that takes away, and only then is the partition free for another.
+//! Source of the protocol's shape: KIP-848. A member's epoch names what it was told; by coming back with that epoch it
+//! confirms that it has given up what that takes away, and only then is the partition free for another.
 
 mod assign;
 mod record;
@@ -45,7 +47,8 @@ pub fn partition_of_group(group: &str, partitions: u32) -> u32 {
 pub struct Join {
     /// What proves from now on that somebody speaks for this member.
     pub secret: SecretDigest,
-    /// Members as which the same process has tried to join before, each with its secret; they may never have come to be.
+    /// Members as which the same process has tried to join before, each with its secret; they may never have come to
+    /// be.
     pub gone: Vec<(String, SecretDigest)>,
     /// A name that outlives the process, for static membership.
     pub instance: Option<String>,
@@ -68,8 +71,8 @@ pub enum GroupRequest {
     Join {
         /// The group.
         group: String,
-        /// A fresh UUID of its own choice, another one with every attempt: one that comes late must not take back what was given
-        /// since.
+        /// A fresh UUID of its own choice, another one with every attempt: one that comes late must not take back what
+        /// was given since.
         member: String,
         /// Who it is and what it wants.
         join: Join,
@@ -269,7 +272,8 @@ pub enum GroupError {
     Topic(thalweg_model::NameError),
     /// It left, or was not heard of for a whole session.
     #[error(
-        "member {member} is not in group {group:?} (any more): it left, or was not heard of for its whole session; what it was \
+        "member {member} is not in group {group:?} (any more): it left, or was not heard of for its whole session; \
+         what it was \
          reading may be another's, so join again"
     )]
     UnknownMember {
@@ -280,7 +284,8 @@ pub enum GroupError {
     },
     /// Somebody else's member.
     #[error(
-        "member {member} of group {group:?} is another's: what came with this is not the secret that came with its join, and only the \
+        "member {member} of group {group:?} is another's: what came with this is not the secret that came with its \
+         join, and only the \
          process that joined speaks for it"
     )]
     WrongSecret {
@@ -291,7 +296,8 @@ pub enum GroupError {
     },
     /// It speaks of an assignment that it never had, or has lost.
     #[error(
-        "member {member} of group {group:?} says epoch {found}, the group is at {epoch}: partition {partition} is not its own (any more), \
+        "member {member} of group {group:?} says epoch {found}, the group is at {epoch}: partition {partition} is not \
+         its own (any more), \
          and what it has read of it may be another's to commit"
     )]
     StaleEpoch {
@@ -316,7 +322,8 @@ pub enum GroupError {
     },
     /// A static name is in use.
     #[error(
-        "instance {instance:?} of group {group:?} is held by member {member} on {host}; stop that one, wait until its session of \
+        "instance {instance:?} of group {group:?} is held by member {member} on {host}; stop that one, wait until its \
+         session of \
          {session_ms} ms has ended, or choose another instance id"
     )]
     InstanceInUse {
@@ -333,7 +340,8 @@ pub enum GroupError {
     },
     /// Members disagree.
     #[error(
-        "group {group:?} has {there}, this member wants {wanted}: the members of one group share one filter, policy and assignor; use \
+        "group {group:?} has {there}, this member wants {wanted}: the members of one group share one filter, policy \
+         and assignor; use \
          another group id, or let all members of this one leave first"
     )]
     TermsDiffer {
@@ -360,7 +368,8 @@ pub enum GroupError {
     UnknownPartition(TopicPartition),
     /// Nobody can have read so far.
     #[error(
-        "offset {offset} of partition {partition} cannot be committed: its records end at {end}, which is the largest offset that a group \
+        "offset {offset} of partition {partition} cannot be committed: its records end at {end}, which is the largest \
+         offset that a group \
          can have come to"
     )]
     BeyondEnd {
@@ -373,7 +382,8 @@ pub enum GroupError {
     },
     /// Nobody who knows could be asked in time.
     #[error(
-        "offset {offset} of partition {partition} is not committed: whether it has records up to there could not be learnt, because its \
+        "offset {offset} of partition {partition} is not committed: whether it has records up to there could not be \
+         learnt, because its \
          leader did not answer; the same commit works once it does"
     )]
     EndUnknown {
@@ -384,8 +394,8 @@ pub enum GroupError {
     },
 }
 
-/// How far partitions go, as far as it matters to a commit: no partition's high watermark is below what stands here. A partition without
-/// an entry has nobody who could say.
+/// How far partitions go, as far as it matters to a commit: no partition's high watermark is below what stands here. A
+/// partition without an entry has nobody who could say.
 pub type Ends = BTreeMap<TopicPartition, u64>;
 
 /// A group.
@@ -530,8 +540,8 @@ impl Coordinator {
         records
     }
 
-    /// Decides a request, and applies what follows. The answer may be given when the records, and those before them, are on a
-    /// quorum. `ends` matters to commits only.
+    /// Decides a request, and applies what follows. The answer may be given when the records, and those before them,
+    /// are on a quorum. `ends` matters to commits only.
     ///
     /// # Errors
     /// Nothing changes then.
@@ -578,7 +588,8 @@ impl Coordinator {
     }
 
     /// Time passes: members that were not heard of for their session are gone, groups that nobody used for
-    /// `offsets_retention_ms` are forgotten, shares follow topics. `metadata_version` grows with every change of `metadata`.
+    /// `offsets_retention_ms` are forgotten, shares follow topics. `metadata_version` grows with every change of
+    /// `metadata`.
     pub fn tick(
         &mut self,
         now: Clock,
@@ -630,7 +641,8 @@ impl Coordinator {
         records
     }
 
-    /// True unless the request is in the name of a member that it does not come from, or of none: nothing is done on its behalf.
+    /// True unless the request is in the name of a member that it does not come from, or of none: nothing is done on
+    /// its behalf.
     pub fn is_proven(&self, request: &GroupRequest) -> bool {
         match request {
             GroupRequest::Commit { group, committer: Some(c), .. } => self.prove(group, &c.member, c.secret).is_ok(),
@@ -658,7 +670,8 @@ impl Coordinator {
         Ok((g, g.members.get(member).ok_or_else(unknown)?))
     }
 
-    /// The member, if it is the member that asks. Digests are compared, so that the time it takes tells nothing of the secret.
+    /// The member, if it is the member that asks. Digests are compared, so that the time it takes tells nothing of the
+    /// secret.
     fn prove(&self, group: &str, member: &str, secret: SecretDigest) -> Result<(&Group, &Member), GroupError> {
         let (g, m) = self.find(group, member)?;
         match m.secret == secret || is_planted(Bug::SecretNotAsked) {

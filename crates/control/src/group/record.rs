@@ -1,7 +1,8 @@
 //! The records of `__consumer_offsets` and their bytes.
 //!
-//! A record starts with its kind (u8) and the version of its layout (u8, 1). Numbers are little-endian, or LEB128 where the table
-//! says varint; texts and bytes carry a u32 length. docs/formats/groups.md has the tables, tests/formats the fixtures.
+//! A record starts with its kind (u8) and the version of its layout (u8, 1). Numbers are little-endian, or LEB128 where
+//! the table says varint; texts and bytes carry a u32 length. docs/formats/groups.md has the tables, tests/formats the
+//! fixtures.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -33,8 +34,8 @@ pub struct Terms {
     pub filter: Option<GroupFilter>,
 }
 
-/// SHA-256 of the secret that a member chose when it joined. Whoever knows that secret speaks for the member, and nobody else; what is
-/// stored, replicated and shown to operators does not tell it.
+/// SHA-256 of the secret that a member chose when it joined. Whoever knows that secret speaks for the member, and
+/// nobody else; what is stored, replicated and shown to operators does not tell it.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretDigest(pub [u8; 32]);
 

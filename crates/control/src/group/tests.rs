@@ -504,8 +504,8 @@ fn a_pattern_stands_for_the_topics_that_there_are_and_those_that_come() {
 }
 
 proptest! {
-    /// Members that follow what they are told, some slowly: whatever happens, a partition has one holder, no member reads what
-    /// another does, and in the end everything has a reader.
+    /// Members that follow what they are told, some slowly: whatever happens, a partition has one holder, no member
+    /// reads what another does, and in the end everything has a reader.
     #[test]
     fn at_most_one_member_reads_a_partition(
         partitions in 1..7u32,
@@ -525,7 +525,8 @@ proptest! {
             match (what, members[who].is_some()) {
                 (0 | 1, false) => {
                     let id = format!("m{n}");
-                    let terms = Terms { assignor: if range { Assignor::Range } else { Assignor::Uniform }, filter: None };
+                    let assignor = if range { Assignor::Range } else { Assignor::Uniform };
+                    let terms = Terms { assignor, filter: None };
                     let assignment = b.join_as(&id, |j| j.terms = terms).unwrap();
                     let mut m = (id, 0, BTreeSet::new());
                     follow(&mut m, &assignment);

@@ -1,8 +1,8 @@
 //! The check of every record that a broker makes before it takes a batch: whoever reads it later must be able to.
 //!
-//! It allows what [`RecordBatch::open`] reads and docs/LIMITS.md permits, and nothing else. Compressed records are checked as
-//! they come out of their codec, so that a bomb costs no more than its first records. Who may write, and under which
-//! number, is `replica`'s business.
+//! It allows what [`RecordBatch::open`] reads and docs/LIMITS.md permits, and nothing else. Compressed records are
+//! checked as they come out of their codec, so that a bomb costs no more than its first records. Who may write, and
+//! under which number, is `replica`'s business.
 
 use std::io::Read;
 
@@ -16,9 +16,9 @@ const ENCODED_BYTES_MAX: usize = RECORD_BYTES_MAX + 1 + 5 * 10 + HEADERS_COUNT_M
 const PIECE_BYTES: usize = 64 << 10;
 
 impl RecordBatch {
-    /// Checks every record, as a broker must before it takes the batch from a producer: lengths, limits, offset deltas of 0, 1,
-    /// 2 …, as many records as the header counts and nothing behind them, and timestamps that the header's agree with
-    /// (retention and lookups by time read only those).
+    /// Checks every record, as a broker must before it takes the batch from a producer: lengths, limits, offset deltas
+    /// of 0, 1, 2 …, as many records as the header counts and nothing behind them, and timestamps that the header's
+    /// agree with (retention and lookups by time read only those).
     ///
     /// Costs about as much as reading the batch; memory beyond the batch is one record and the codec's window.
     ///
@@ -68,7 +68,8 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// Checks the whole records that `data` begins with and answers with their bytes; the last one may go on behind `data`.
+    /// Checks the whole records that `data` begins with and answers with their bytes; the last one may go on behind
+    /// `data`.
     fn take(&mut self, data: &[u8]) -> Result<usize, BatchError> {
         let mut at = 0;
         while at < data.len() {

@@ -1,7 +1,7 @@
 //! A partitioner: all flights of a carrier go to one partition.
 //!
-//! The partition is murmur2 of the JSON value's top-level string `carrier`, made positive, modulo the partitions. A record
-//! without it cannot be placed: the send fails.
+//! The partition is murmur2 of the JSON value's top-level string `carrier`, made positive, modulo the partitions. A
+//! record without it cannot be placed: the send fails.
 
 use thalweg_guest::{Partitioner, Record, Scalar, murmur2, partitioner, top_level};
 

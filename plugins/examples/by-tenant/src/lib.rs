@@ -1,7 +1,7 @@
 //! A partitioner: each tenant has partitions of its own, and within them a key keeps its place.
 //!
-//! The config names them, first to last: `acme=0-1,globex=2`. The tenant is the record's header `tenant`. A record of an unknown
-//! tenant cannot be placed: the send fails.
+//! The config names them, first to last: `acme=0-1,globex=2`. The tenant is the record's header `tenant`. A record of
+//! an unknown tenant cannot be placed: the send fails.
 
 use thalweg_guest::{Partitioner, Record, murmur2, partitioner};
 
@@ -20,7 +20,8 @@ impl Partitioner for ByTenant {
         let config = std::str::from_utf8(config).map_err(|e| e.to_string())?;
         let number = |text: &str| text.parse::<u32>().map_err(|e| format!("{text:?}: {e}"));
         let tenant = |part: &str| {
-            let (name, range) = part.split_once('=').ok_or(format!("{part:?} is not TENANT=FIRST or TENANT=FIRST-LAST"))?;
+            let no_tenant = || format!("{part:?} is not TENANT=FIRST or TENANT=FIRST-LAST");
+            let (name, range) = part.split_once('=').ok_or_else(no_tenant)?;
             let (first, last) = range.split_once('-').unwrap_or((range, range));
             let (first, last) = (number(first)?, number(last)?);
             match first <= last {

@@ -1,7 +1,7 @@
 //! A filter: flights that left more than `minutes` late (60, unless the config is another number).
 //!
-//! Looks at the JSON value's top-level number `dep_delay`. Null (a cancelled flight) is dropped; a value that does not parse
-//! fails.
+//! Looks at the JSON value's top-level number `dep_delay`. Null (a cancelled flight) is dropped; a value that does not
+//! parse fails.
 
 use thalweg_guest::{Filter, Record, Scalar, Verdict, filter, top_level};
 

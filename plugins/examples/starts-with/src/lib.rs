@@ -1,5 +1,5 @@
-//! A filter: records whose value starts with the config. The smallest useful filter, and the one that `bench` measures the
-//! cost of a call with.
+//! A filter: records whose value starts with the config. The smallest useful filter, and the one that `bench` measures
+//! the cost of a call with.
 
 use thalweg_guest::{Filter, Record, Verdict, filter};
 

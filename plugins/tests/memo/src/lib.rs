@@ -1,5 +1,5 @@
-//! A filter for tests: records whose value contains the config. It remembers each value's verdict, so that its heap has holes
-//! which the next chunk is put into, and allocations that move between calls.
+//! A filter for tests: records whose value contains the config. It remembers each value's verdict, so that its heap has
+//! holes which the next chunk is put into, and allocations that move between calls.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

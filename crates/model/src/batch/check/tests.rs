@@ -249,7 +249,11 @@ proptest! {
     }
 
     #[test]
-    fn no_records_make_it_panic(codec in 0..3usize, count in 1..5i32, records in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn no_records_make_it_panic(
+        codec in 0..3usize,
+        count in 1..5i32,
+        records in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
         if let Ok(batch) = Forged::new(CODECS[codec], count, records.clone()).parse() {
             reads_if_it_passes(batch);
         }
