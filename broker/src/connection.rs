@@ -87,7 +87,7 @@ pub(crate) async fn peer_request(core: Rc<Core>, mut sender: SendStream, receive
     }
 }
 
-/// Who asks; what he may do follows.
+/// Who asks; what they may do follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asker {
     /// A client on this machine, or one with a certificate of the cluster's CA.

@@ -357,7 +357,7 @@ impl Drop for Guest {
     }
 }
 
-/// Who is there, and may he be?
+/// Who is there, and may they be?
 async fn greet(core: &Core, connection: &Connection) -> Result<Guest> {
     let (mut sender, receiver) = connection.accept_bi().await?;
     let frame = FrameReader::new(receiver).next().await?.context("no hello")?;

@@ -126,7 +126,7 @@ class Consumer {
   #closing
   #packed
   #run = { first: 0, next: 0, end: 0, since: 0, size: 1 }
-  // Of what was taken last, where that has been settled: which records the user has got, how many of them are done, and where he has committed to himself.
+  // Of what was taken last, where that has been settled: which records the user has got, how many of them are done, and up to where the user has committed by hand.
   #hand
   #readings = new Set()
   // Who waits for what is next, in the order in which they asked.
@@ -282,7 +282,7 @@ class Consumer {
     if (left <= 0) this.#settle(native)
   }
 
-  /** What the user has not got of a run is not in his hands: said before anything that it makes a difference to. */
+  /** What the user has not got of a run is not in hand: said before anything that it makes a difference to. */
   #settle(native) {
     const run = this.#run
     const count = run.next - run.first
@@ -337,7 +337,7 @@ class Consumer {
     try {
       while (this.#line.length > 0) {
         try {
-          // Also while it is being closed: whoever asks then has done with what he has in hand.
+          // Also while it is being closed: whoever asks then has done with what is in hand.
           const native = this.#native ?? (await this.#ready())
           const [waiter] = this.#line
           if (waiter === undefined) return
@@ -423,7 +423,7 @@ class Consumer {
         }
         if (reading.isOver) return over
         leave()
-        // Nothing more comes: with `untilEnd`, the group goes on without this member. Where somebody closes it, how that goes is his matter.
+        // Nothing more comes: with `untilEnd`, the group goes on without this member. Where somebody closes it, how that goes is theirs.
         if (this.#closing) await this.#closing.catch(() => {})
         else await this.#leave('revoked', 0)
       } catch (error) {

@@ -162,7 +162,7 @@ export interface ConsumerOptions {
   autoCommitMs?: number | null
   /** How the group's partitions are shared out; 'uniform' by default, the same for all members. */
   assignor?: 'uniform' | 'range'
-  /** Whoever keeps a record longer leaves the group until he asks for the next one. */
+  /** Whoever keeps a record longer leaves the group until they ask for the next one. */
   maxProcessingMs?: number
   /** A topic that does not exist yet is waited for. */
   waitForTopics?: boolean

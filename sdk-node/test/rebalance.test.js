@@ -238,7 +238,7 @@ test('what is in hand when a member leaves is not committed by its callback', as
     await batches[asyncDispose]()
     assert.equal(await committed(group), first + 1, group)
   }
-  // What the user has committed himself stays committed.
+  // What the user has committed by hand stays committed.
   for (const [group, number, read] of [['by record', 3, (c) => c], ['by batch', 3, (c) => c.batches()]]) {
     const own = member(group)
     let count = 0
@@ -390,7 +390,7 @@ test('what was not told yet is told first, in order, before the member leaves', 
   const onRebalance = async (event) => {
     native.heard.push(wordsOf(event))
     await sleep(20)
-    // What the user does with the event is his.
+    // What the user does with the event is theirs.
     event.partitions.length = 0
   }
   const consumer = new Consumer(['t'], async () => native, { group: 'g', onRebalance })

@@ -14,7 +14,7 @@ use crate::error::raise;
 /// How long the end of the interpreter waits for calls that are under way.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
-/// Started by the first call, not by the import: whoever is forked before that starts his own. With the process that it
+/// Started by the first call, not by the import: whoever is forked before that starts another. With the process that it
 /// lives in: a child that is forked later has none of its threads.
 static RUNTIME: OnceLock<(u32, Runtime)> = OnceLock::new();
 

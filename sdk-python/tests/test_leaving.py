@@ -1,4 +1,4 @@
-"""Who leaves a group is told what he gives up, before he does, and may still commit; in both halves."""
+"""Who leaves a group is told what is given up, before that, and may still commit; in both halves."""
 
 from __future__ import annotations
 

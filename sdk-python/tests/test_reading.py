@@ -529,7 +529,7 @@ def test_a_loop_around_next_ends_in_order_though_it_has_nothing_in_hand_or_takes
         async with client.consumer(topic, group="s") as again:
             record = await again.next(timeout=10)
             assert record is not None and record.text() == "0"
-        # Whoever closes it himself has nobody to wait for, and nothing more to ask.
+        # Whoever reads and closes it has nobody to wait for, and nothing more to ask.
         own, started = client.consumer(topic, group="o"), time.monotonic()
         assert await own.next() is not None
         await own.close()
@@ -884,7 +884,7 @@ def test_a_slow_callback_is_told_once_and_may_not_read(broker: Broker) -> None:
         # At the end neither.
         await consumer.close()
         assert (began, ended, len(errors)) == (2, 2, 2)
-        # Whoever closes what he reads himself does not wait for himself.
+        # A thread that closes what it reads does not wait for itself.
         started = time.monotonic()
         async for _ in (other := client.consumer(topic, start="earliest")):
             await other.close()

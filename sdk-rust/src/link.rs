@@ -65,7 +65,7 @@ pub(crate) struct Link {
 /// A broker's connection.
 enum Slot {
     Open(Connection),
-    /// Somebody tries. Whoever wants it meanwhile waits for the outcome of that, and no longer than he would otherwise:
+    /// Somebody tries. Whoever wants it meanwhile waits for the outcome of that, and no longer than otherwise:
     /// attempts do not queue up.
     Trying(watch::Receiver<Option<Result<Connection>>>),
 }

@@ -1,4 +1,4 @@
-//! Brokers that cannot be reached: whoever calls is answered within his time, however many wait.
+//! Brokers that cannot be reached: whoever calls is answered in time, however many wait.
 
 use std::time::{Duration, Instant};
 

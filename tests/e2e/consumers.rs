@@ -190,7 +190,7 @@ async fn a_position_that_the_log_does_not_hold_is_refused_with_both_ends() {
     let producer = client.producer("t").build().await.unwrap();
     let last = producer.send(Record::new("a")).await.unwrap().offset.unwrap();
     let consumer = client.consumer("t").start(Position::Offset(5_000)).build().await.unwrap();
-    // As often as it is asked: nobody waits for ever, and nobody goes on by himself.
+    // As often as it is asked: nobody waits for ever, and nobody goes on unasked.
     for _ in 0..3 {
         let error = error(&consumer).await;
         let place = error.place().unwrap().clone();

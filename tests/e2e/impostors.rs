@@ -1,4 +1,4 @@
-//! Somebody with the protocol in his hands who is no member of a group, and wants to act as one.
+//! Somebody who speaks the protocol and is no member of a group, and wants to act as one.
 
 use std::time::Duration;
 

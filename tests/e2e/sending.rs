@@ -63,7 +63,7 @@ async fn an_outcome_is_told_though_its_receipt_was_dropped_or_its_call_cancelled
     let counted = told.clone();
     let telling = client.producer("t").buffer_bytes(20_000).on_error(move |_| {
         counted.fetch_add(1, Ordering::Relaxed);
-        panic!("whatever a user does here is his own matter");
+        panic!("whatever a user does here is the user's own matter");
     });
     let telling = telling.build().await.unwrap();
     let quiet = client.producer("t").buffer_bytes(20_000).build().await.unwrap();
@@ -321,7 +321,7 @@ async fn what_times_out_names_what_was_in_the_way_and_the_producer_goes_on() {
     let client = with_topic(&broker).await;
     let within = |seconds| {
         let builder = client.producer("t").delivery_timeout(Duration::from_secs(seconds));
-        builder.on_error(|_| panic!("whatever a user does here is his own matter"))
+        builder.on_error(|_| panic!("whatever a user does here is the user's own matter"))
     };
     // Neither is opened beforehand: the first record goes in before its leader is known.
     let (hasty, patient) = (within(2).start().unwrap(), within(8).start().unwrap());

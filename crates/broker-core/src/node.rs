@@ -169,7 +169,7 @@ pub struct Node<D> {
     was_controller: bool,
     /// When the controller last heard of each broker.
     seen_ms: BTreeMap<BrokerId, u64>,
-    /// Nobody counts as dead before he had a chance to be heard.
+    /// Nobody counts as dead before they had a chance to be heard.
     controller_since_ms: u64,
     registering: BTreeSet<BrokerId>,
     /// Replicas out of service.
@@ -540,7 +540,7 @@ impl<D: Disk> Node<D> {
 
     /// A peer does not take this broker, and says why.
     pub fn refused(&mut self, now: Now, why: String) {
-        // Somebody who pretends to be this broker is told so at his own connection; once taken, it stays.
+        // Somebody who pretends to be this broker is told so at that connection; once taken, it stays.
         if self.is_registered() {
             return;
         }

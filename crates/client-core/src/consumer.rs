@@ -15,7 +15,7 @@
 //! window may be smaller than a batch without anything standing still.
 //!
 //! The caller says what has happened, then sends what [`ConsumerCore::poll`] answers. Streams and the queue to the user
-//! are his.
+//! are the caller's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -233,7 +233,7 @@ impl ConsumerCore {
     }
 
     /// There is a stream to a partition's leader, and it is new: the partition is asked for from its position. What the
-    /// user has not taken yet of the last stream is still his, so the position goes on behind it.
+    /// user has not taken yet of the last stream is still theirs, so the position goes on behind it.
     pub fn connected(&mut self, partition: u32) {
         if let Some(p) = self.partitions.get_mut(&partition) {
             p.has_stream = true;

@@ -65,7 +65,7 @@ pub struct MembershipConfig {
     pub heartbeat_ms: u64,
     /// How often what is done is committed; `None`: only when asked.
     pub auto_commit_ms: Option<u64>,
-    /// A user who keeps a record longer than this loses his partitions; `None`: never.
+    /// A user who keeps a record longer than this loses the partitions; `None`: never.
     pub max_processing_ms: Option<u64>,
 }
 
@@ -374,7 +374,7 @@ impl Membership {
         }
     }
 
-    /// The user has done with a partition that was revoked; what he has done of it is committed first, if that is
+    /// The user has done with a partition that was revoked; what is done of it is committed first, if that is
     /// automatic. False for a partition that is not held, or was not revoked: nothing changes then.
     pub fn released(&mut self, now_ms: u64, key: &PartitionKey) -> bool {
         if self.held.get(key).is_none_or(|h| !h.is_revoked) {

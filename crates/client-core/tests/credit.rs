@@ -131,7 +131,7 @@ struct World {
     partitions: BTreeMap<u32, Partition>,
     /// Partition, generation, from, through, bytes.
     queue: VecDeque<(u32, u64, u64, u64, u64)>,
-    /// What the user must be given next of what he reads, once he knows.
+    /// What the user must be given next of what is read, once that is known.
     next: BTreeMap<u32, Option<u64>>,
     paused: BTreeMap<u32, bool>,
     capacity_max: u64,

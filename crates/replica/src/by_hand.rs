@@ -356,8 +356,8 @@ fn a_heartbeat_names_the_term_of_what_it_decides() {
     assert_eq!(beat(&mut copy), (0, 7, term), "none of the first entries is in memory any more");
 }
 
-/// A leader that was deposed knows less of a producer than its successor: it must not make him number anew what stands
-/// there.
+/// A leader that was deposed knows less of a producer than its successor: it must not make the producer number anew
+/// what stands there.
 fn a_gap_is_told_after_the_quorum_has_confirmed_the_leader() {
     let mut copy = Copy::new();
     copy.sync();
@@ -586,7 +586,7 @@ fn a_replaced_copy_counts_when_the_one_before_is_not_needed_and_all_know_it() {
     }
     assert!(was_joint, "the change goes by way of both majorities");
     let decided = copy.log_end();
-    assert_eq!(copy.replicas.behind(&NAME), [2, 3].map(BrokerId), "nobody has said that he knows");
+    assert_eq!(copy.replicas.behind(&NAME), [2, 3].map(BrokerId), "nobody has said so yet");
     acknowledge(&mut copy, self::copy(2), decided);
     acknowledge(&mut copy, fresh, decided - 1);
     assert_eq!(copy.replicas.behind(&NAME), [BrokerId(3)]);

@@ -157,21 +157,21 @@ class Consumer:
         self._closing: asyncio.Future[None] | None = None
         self._closed = False
         self._ended = False
-        # Whoever has something in hand may finish it: it is closed, and what his body calls goes on.
+        # Whoever has something in hand may finish it: it is closed, and what that body calls goes on.
         self._is_waited_for = False
-        # Who had something in hand when it was closed, and has not asked for what is next since: it ends there for him as a loop does.
+        # Who had something in hand when it was closed, and has not asked for what is next since: there it ends as a loop does.
         self._finishing: asyncio.Task[Any] | None = None
         # What is told of what came and went.
         self._telling: asyncio.Future[None] | None = None
         # What was told as assigned, and neither as revoked nor as lost since.
         self._told: set[TopicPartition] = set()
         # How many takes had handed something out when a take found nothing, and at a commit, each time the last one. No more since: nothing is in hand,
-        # or the user has said himself how far he is.
+        # or the user has said how far that is.
         self._handed_at_wait = 0
         self._handed_at_commit = 0
         # In a child that was forked nobody is told: the member is the parent's.
         self._process = os.getpid()
-        # Who has asked for records last: what is in hand is in his.
+        # Who has asked for records last: what is in hand is there.
         self._reader: asyncio.Task[Any] | None = None
         # The iterator that was made last: once its loop has been left, nothing is in hand.
         self._reading: weakref.ref[_Reading[Any]] | None = None
@@ -245,7 +245,7 @@ class Consumer:
             for change in self._follow(changes):
                 await self._call(change)
         finally:
-            # Told, however he takes it.
+            # Told, however it is taken.
             native.told(len(changes))
 
     async def _call(self, change: Rebalance) -> None:

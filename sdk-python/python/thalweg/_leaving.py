@@ -1,4 +1,4 @@
-"""The end of the process: records without an outcome are waited for, for a moment, and told of. Whoever closes his producers never comes here."""
+"""The end of the process: records without an outcome are waited for, for a moment, and told of. Whoever closes their producers never comes here."""
 
 from __future__ import annotations
 

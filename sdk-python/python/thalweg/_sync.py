@@ -209,15 +209,15 @@ class ConsumerBase:
         self._inner = inner
         # Called here, and not by the asyncio half.
         self._on_rebalance, inner._on_rebalance = inner._on_rebalance, None
-        # One at a time tells what came and went; whoever reads within his callback would wait for himself.
+        # One at a time tells what came and went; whoever reads within the callback would wait for itself.
         self._telling = threading.Lock()
         # Who tells, by thread.
         self._teller: int | None = None
         # Who has asked for records last.
         self._reader: threading.Thread | None = None
-        # He has asked by a loop.
+        # That was by a loop.
         self._is_in_loop = False
-        # Who had something in hand when it was closed, and has not asked for what is next since: it ends there for him as a loop does.
+        # Who had something in hand when it was closed, and has not asked for what is next since: there it ends as a loop does.
         self._finishing: threading.Thread | None = None
         # How many takes have reached the user.
         self._got = 0

@@ -201,7 +201,7 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Whoever keeps a record longer than this without asking for the next one leaves the group until he does; never by
+    /// Whoever keeps a record longer than this without asking for the next one leaves the group until then; never by
     /// default.
     pub fn max_processing(mut self, limit: Duration) -> Self {
         self.max_processing = Some(limit.min(FOREVER));
@@ -226,7 +226,7 @@ impl ConsumerBuilder {
         self
     }
 
-    /// The same for who asks for changes himself ([`Consumer::untold`]); for the bindings.
+    /// The same for whoever asks for changes without being told ([`Consumer::untold`]); for the bindings.
     #[doc(hidden)]
     pub fn tell_rebalances(mut self) -> Self {
         self.tells = true;
@@ -461,7 +461,7 @@ impl ConsumerBuilder {
         let keeps = shared.clone();
         self.client.io.keep(move |link| crate::consumer::member::keep(link, keeps, events, joined))?;
         let closed = || Error::new(ErrorKind::Closed, "the client is closed");
-        // A caller who gives up waiting takes his membership with him.
+        // A caller who gives up waiting takes the membership along.
         let guard = LeaveOnDrop(shared.clone());
         answer.await.map_err(|_| closed())??;
         std::mem::forget(guard);

@@ -32,10 +32,10 @@ const SILENCE: Duration = Duration::from_millis(1_200);
 
 /// How long a revoked partition of which nothing is in hand waits for the user to be told.
 const GRACE: Duration = Duration::from_secs(1);
-/// How long it waits for what the user does when he has been told.
+/// How long it waits for what the user does after being told.
 const TELLING: Duration = Duration::from_secs(30);
 
-/// How far the user has come in one partition, where he writes it without a lock for each record.
+/// How far the user has come in one partition, where that is written without a lock for each record.
 #[derive(Debug)]
 pub(crate) struct Cursor {
     /// `u64::MAX`: not known yet.
@@ -298,7 +298,7 @@ impl GroupShared {
         }
     }
 
-    /// The user is about to be told that these are revoked: until he has been, they are his.
+    /// The user is about to be told that these are revoked: until then they are the user's.
     pub(crate) fn tells_of(&self, keys: impl IntoIterator<Item = PartitionKey>) {
         self.lock().telling.extend(keys);
     }
@@ -315,8 +315,8 @@ impl GroupShared {
         self.wake.notify_one();
     }
 
-    /// The user is about to have a record of this partition in hand: it is not given up before he has done with it.
-    /// False where it has been given up since `cursor` was made.
+    /// The user is about to have a record of this partition in hand: it is not given up before the user has done with
+    /// it. False where it has been given up since `cursor` was made.
     pub(crate) fn claim(&self, key: &PartitionKey, cursor: Option<&Arc<Cursor>>) -> bool {
         let mut inner = self.lock();
         let is_held = inner.is_held_under(key, cursor);
@@ -467,7 +467,7 @@ impl GroupShared {
                     match change {
                         Change::Lost(_) => drop(inner.cursors.remove(key)),
                         // Whoever is busy with another partition keeps this one from nobody, but for a moment in which
-                        // he may be told.
+                        // the user may be told.
                         _ if inner.claimed.as_ref() == Some(key) => {}
                         _ if self.tells => {
                             let (shared, key) = (self.clone(), key.clone());

@@ -260,7 +260,7 @@ struct State {
     failed: BTreeMap<PartitionKey, Error>,
     /// Why nothing more comes.
     over: Option<Error>,
-    /// What the user has not been told yet. A partition that was revoked is given up when he has been.
+    /// What the user has not been told yet. A partition that was revoked is given up after that.
     untold: VecDeque<Untold>,
     is_closed: bool,
     /// The user is told that everything is given up, because the consumer is being closed.
@@ -465,8 +465,8 @@ impl Consumer {
     }
 
     /// Hands out at most `max` records of one batch: the first, and how many. For Node, where a call costs more than a
-    /// record: it hands them to its user one by one, and gives back what he has not got before anything else is done,
-    /// or when he takes his time.
+    /// record: it hands them out one by one, and gives back what the user has not got before anything else is done, or
+    /// when the user takes time.
     #[doc(hidden)]
     pub fn take_run(&self, max: usize) -> Taken<(Spot, usize)> {
         self.inner.take(|hand| hand.run(max))
@@ -821,14 +821,14 @@ impl Consumer {
     /// # Errors
     /// `timeout` when the group's coordinator does not answer; the member counts as gone when its session ends.
     pub async fn close(&self) -> Result<()> {
-        // What is in hand is not done: who commits while he is told commits what is.
+        // What is in hand is not done: who commits while being told commits what is.
         self.inner.lock().drop_hands();
         self.revoke_all();
         self.tell();
         self.inner.leave().await
     }
 
-    /// The same for who has done with everything that he was given: what is in hand is done.
+    /// The same for who has done with everything that was handed out: what is in hand is done.
     ///
     /// # Errors
     /// As [`close`](Self::close).

@@ -240,7 +240,7 @@ pub(super) struct Ledger {
     buffered_bytes: AtomicUsize,
     /// Outcomes came: memory is free.
     pub(super) progress: Notify,
-    /// To the thread that calls the user: what he does there, a panic too, is no matter of the connection's.
+    /// To the thread that calls the user: what the user does there, a panic too, is no matter of the connection's.
     told: Option<std::sync::mpsc::Sender<Error>>,
     /// Errors of records whose receipts were dropped: the first, and how many.
     untold: Mutex<Option<(Error, u64)>>,

@@ -1,4 +1,4 @@
-//! Somebody who knows what anybody may see of a group, and wants more: he speaks as its members without their secrets.
+//! Somebody who knows what anybody may see of a group, and wants more: it speaks as the members without their secrets.
 //! And members that commit what nobody can have read. Whatever the cluster is going through, the answer is never what
 //! they hoped for.
 

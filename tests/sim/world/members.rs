@@ -99,7 +99,7 @@ struct Member {
     /// Records that came together, of which some are still to be handed out.
     current: Option<Taken>,
     revoked: BTreeSet<PartitionKey>,
-    /// A record in the user's hands, and when he is done.
+    /// A record in the user's hands, and when that is done.
     working: Option<(PartitionKey, u64, u64)>,
     /// Asleep, or dead, until then.
     until_ms: u64,

@@ -1,5 +1,6 @@
-//! Producer ids from the controller, and two kinds of strangers: a thief, who writes under ids that were not given to
-//! him, and a twin, who has all that a producer has (a copied process, a restored machine) and other records to send.
+//! Producer ids from the controller, and two kinds of strangers: a thief, who writes under ids that were given to
+//! others, and a twin, who has all that a producer has (a copied process, a restored machine) and other records to
+//! send.
 
 use std::collections::BTreeMap;
 
@@ -196,7 +197,7 @@ impl World {
         }
     }
 
-    /// Somebody writes under a producer id that he has seen, guessed or made up.
+    /// Somebody writes under a producer id that was seen, guessed or made up.
     pub(super) fn strangers(&mut self) -> Result<(), String> {
         for (id, partition, offset) in std::mem::take(&mut self.producers.acked) {
             self.oracle.acked(id, partition, offset)?;
@@ -224,7 +225,7 @@ impl World {
         let others = self.producers.identities.values().find(|i| i.id != mark.id);
         let token = match (token_kind, others) {
             (0, _) => Bytes::new(),
-            // What he got with an id of his own.
+            // What came with an id that was given out.
             (1, Some(other)) => Bytes::copy_from_slice(&other.token.0),
             _ => Bytes::copy_from_slice(&random),
         };
