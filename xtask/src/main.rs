@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     let result = match arguments[..] {
         ["demo", ref rest @ ..] => demo(rest),
         ["test"] => test::run(),
+        ["ready"] => test::ready(),
         ["plugins"] => build::plugins().map(drop),
         ["python"] => build::python().map(|p| println!("{}", p.display())),
         ["node"] => build::node().map(drop),
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
             eprintln!(
                 "cargo demo [--keep]      the main job, end to end\n\
                  cargo xtask test         all tests\n\
+                 cargo xtask ready        format, lints, unit tests and the house's rules: for while you work\n\
                  cargo xtask sim [--seeds N] [--from S] [--faults LIST] [--history]\n\
                  \x20                        the simulator, over N seeds from S on\n\
                  cargo xtask torture [--cycles N] [--seed S]\n\

@@ -1,6 +1,7 @@
-//! `cargo xtask test`: every ring of tests, one closing line.
+//! `cargo xtask test`: every ring of tests, one closing line; `cargo xtask ready`: the inner ones.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::{build, dist};
@@ -38,67 +39,90 @@ pub(crate) fn run() -> Result<(), String> {
     let mut guests = build::cargo();
     guests.args(["test", "--manifest-path", "plugins/Cargo.toml", "--package", "thalweg-guest", "--target-dir"]);
     tally.step("guest kit", guests.arg(build::target().join("plugins")), rust_line);
-
-    build::step("Python and Node, beside each other");
-    build::pip_install(&python, &["--requirement", "sdk-python/requirements-test.txt"])?;
-    let node = build::root().join("sdk-node");
-    build::npm_install(&node)?;
-    let environment = |command: &mut Command| {
-        command.env("THALWEG_PLUGINS", &plugins).env("THALWEG_BIN", build::target().join("fast/thalweg"));
-    };
-    let python = || {
-        let mut tally = Tally::default();
-        let mut pytest = build::command(&python);
-        pytest.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "sdk-python/tests"]);
-        environment(&mut pytest);
-        tally.step("pytest", &mut pytest, pytest_line);
-        let mut mypy = build::command(&python);
-        mypy.args(["-m", "mypy", "--strict", "--cache-dir"]).arg(build::target().join("mypy"));
-        tally.check("mypy --strict", mypy.args(["sdk-python/python/thalweg", "demo/worker.py"]));
-        tally
-    };
-    let node = || {
-        let mut tally = Tally { is_beside: true, ..Tally::default() };
-        let mut tests = build::command("npm");
-        tests.current_dir(&node).args(["test", "--silent"]);
-        environment(&mut tests);
-        tally.step("node --test", &mut tests, node_line);
-        tally.check("tsc --strict", build::command("npm").current_dir(&node).args(["run", "--silent", "types"]));
-        tally
-    };
-    // Both wait more than they compute.
-    let both = std::thread::scope(|scope| {
-        let beside = scope.spawn(node);
-        [python(), beside.join().expect("a step does not panic")]
-    });
-    both.into_iter().for_each(|of_one| tally.add(of_one));
-
+    tally.python_and_node(&python, &plugins)?;
     build::step("a client without wasm");
     let mut bare = build::cargo();
     tally.check(
         "thalweg without wasm",
         bare.args(["check", "--quiet", "--profile", "fast", "--package", "thalweg", "--no-default-features"]),
     );
+    tally.lints();
+    tally.close()
+}
 
-    build::step("format and lints");
-    tally.check("cargo fmt", build::cargo().args(["fmt", "--all", "--check"]));
-    let mut clippy = build::cargo();
-    clippy.args(["clippy", "--quiet", "--profile", "fast", "--workspace", "--lib", "--bins", "--tests", "--"]);
-    tally.check("clippy", clippy.args(["--deny", "warnings"]));
-    for broken in &tally.broken {
-        eprintln!("failed: {broken}");
-    }
-    match tally.skipped {
-        0 => println!("\n{} passed, {} failed", tally.passed, tally.failed),
-        skipped => println!("\n{} passed, {} failed, {skipped} skipped", tally.passed, tally.failed),
-    }
-    match tally.broken.is_empty() && tally.failed == 0 {
-        true => Ok(()),
-        false => Err("tests failed".into()),
-    }
+/// What takes about a minute when little has changed: for while one works.
+pub(crate) fn ready() -> Result<(), String> {
+    let mut tally = Tally::default();
+    tally.lints();
+    build::step("unit tests, architecture, tidy");
+    let mut cargo = build::cargo();
+    cargo.args(["test", "--quiet", "--profile", "fast", "--workspace", "--no-fail-fast"]);
+    cargo.args(["--lib", "--test", "architecture", "--test", "tidy"]);
+    tally.step("cargo test", &mut cargo, rust_line);
+    tally.close()
 }
 
 impl Tally {
+    /// The suites of both languages, beside each other: they wait more than they compute.
+    fn python_and_node(&mut self, python: &Path, plugins: &Path) -> Result<(), String> {
+        build::step("Python and Node, beside each other");
+        build::pip_install(python, &["--requirement", "sdk-python/requirements-test.txt"])?;
+        let node = build::root().join("sdk-node");
+        build::npm_install(&node)?;
+        let environment = |command: &mut Command| {
+            command.env("THALWEG_PLUGINS", plugins).env("THALWEG_BIN", build::target().join("fast/thalweg"));
+        };
+        let python = || {
+            let mut tally = Tally::default();
+            let mut pytest = build::command(python);
+            pytest.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "sdk-python/tests"]);
+            environment(&mut pytest);
+            tally.step("pytest", &mut pytest, pytest_line);
+            let mut mypy = build::command(python);
+            mypy.args(["-m", "mypy", "--strict", "--cache-dir"]).arg(build::target().join("mypy"));
+            tally.check("mypy --strict", mypy.args(["sdk-python/python/thalweg", "demo/worker.py"]));
+            tally
+        };
+        let node = || {
+            let mut tally = Tally { is_beside: true, ..Tally::default() };
+            let mut tests = build::command("npm");
+            tests.current_dir(&node).args(["test", "--silent"]);
+            environment(&mut tests);
+            tally.step("node --test", &mut tests, node_line);
+            tally.check("tsc --strict", build::command("npm").current_dir(&node).args(["run", "--silent", "types"]));
+            tally
+        };
+        let both = std::thread::scope(|scope| {
+            let beside = scope.spawn(node);
+            [python(), beside.join().expect("a step does not panic")]
+        });
+        both.into_iter().for_each(|of_one| self.add(of_one));
+        Ok(())
+    }
+
+    fn lints(&mut self) {
+        build::step("format and lints");
+        self.check("cargo fmt", build::cargo().args(["fmt", "--all", "--check"]));
+        let mut clippy = build::cargo();
+        clippy.args(["clippy", "--quiet", "--profile", "fast", "--workspace", "--lib", "--bins", "--tests", "--"]);
+        self.check("clippy", clippy.args(["--deny", "warnings"]));
+    }
+
+    /// The closing line of the whole, and what it comes to.
+    fn close(self) -> Result<(), String> {
+        for broken in &self.broken {
+            eprintln!("failed: {broken}");
+        }
+        match self.skipped {
+            0 => println!("\n{} passed, {} failed", self.passed, self.failed),
+            skipped => println!("\n{} passed, {} failed, {skipped} skipped", self.passed, self.failed),
+        }
+        match self.broken.is_empty() && self.failed == 0 {
+            true => Ok(()),
+            false => Err("tests failed".into()),
+        }
+    }
+
     fn add(&mut self, other: Tally) {
         self.passed += other.passed;
         self.failed += other.failed;

@@ -1,0 +1,120 @@
+//! What docs/STYLE.md asks for and neither rustfmt nor clippy holds. Each rule names the lines that break it.
+
+use std::path::{Path, PathBuf};
+
+/// As rustfmt.toml says of code; comments and texts keep to it as well.
+const COLUMNS_MAX: usize = 120;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The project's own files with one of these endings, by their paths from its root.
+fn files(endings: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(root().join(&folder)).expect("a folder of the project").map_while(Result::ok) {
+            let name = entry.file_name().into_string().expect("names are ASCII");
+            let is_built = ["target", "node_modules", "venv"].contains(&name.as_str()) || name.starts_with('.');
+            let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+            match entry.file_type().expect("it is there").is_dir() {
+                true if !is_built => folders.push(path),
+                false if endings.iter().any(|e| path.ends_with(e)) => found.push(path),
+                _ => {}
+            }
+        }
+    }
+    found.sort();
+    // Written by a program.
+    found.retain(|file| file != "crates/wire/src/thalweg.rs");
+    found
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(root().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
+}
+
+/// Fails with the lines of these files of which `is_wrong` says so.
+fn check(files: &[String], rule: &str, is_wrong: impl Fn(&str) -> bool) {
+    let mut wrong = Vec::new();
+    for file in files {
+        let text = read(file);
+        let lines = text.lines().enumerate().filter(|(_, line)| is_wrong(line));
+        wrong.extend(lines.map(|(number, line)| format!("{file}:{}: {}", number + 1, line.trim())));
+    }
+    assert!(wrong.is_empty(), "{rule}:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_line_of_rust_is_wider_than_code_may_be() {
+    let is_wide = |line: &str| line.chars().count() > COLUMNS_MAX;
+    check(&files(&[".rs"]), "wider than 120 columns", is_wide);
+}
+
+/// A broker is no he, and a user need not be.
+#[test]
+fn nothing_and_nobody_is_a_he() {
+    let is_one = |line: &str| {
+        let words = line.split(|c: char| !c.is_ascii_alphabetic()).map(str::to_ascii_lowercase);
+        words.into_iter().any(|word| ["he", "his", "him", "himself"].contains(&word.as_str()))
+    };
+    let mut all = files(&[".rs", ".md", ".py", ".js", ".mjs", ".ts"]);
+    all.retain(|file| file != "tests/tidy.rs");
+    check(&all, "say it, they, or who is meant", is_one);
+}
+
+/// A file that a document or a comment names between backquotes, or links to, is there.
+#[test]
+fn what_documents_name_is_there() {
+    let mut missing = Vec::new();
+    for file in files(&[".md"]) {
+        let folder = Path::new(&file).parent().expect("it is a file").to_owned();
+        for target in links(&read(&file)) {
+            let (path, _) = target.split_once('#').unwrap_or((&target, ""));
+            let is_elsewhere = path.is_empty() || path.contains("://");
+            if !is_elsewhere && !root().join(&folder).join(path).exists() {
+                missing.push(format!("{file} links to {path}"));
+            }
+        }
+    }
+    for file in files(&[".rs", ".md"]) {
+        for path in named_paths(&read(&file)) {
+            if !root().join(&path).exists() {
+                missing.push(format!("{file} names {path}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// What stands in the brackets of `[words](here)`.
+fn links(text: &str) -> Vec<String> {
+    let behind = text.split("](").skip(1);
+    behind.filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())).filter(|target| !target.contains(' ')).collect()
+}
+
+/// Paths of documents from the project's root, as comments name them.
+fn named_paths(text: &str) -> Vec<String> {
+    let is_of_path = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    let words = text.split(|c: char| !is_of_path(c));
+    let paths = words.filter(|word| word.starts_with("docs/") && word.ends_with(".md"));
+    paths.map(str::to_owned).collect()
+}
+
+#[test]
+fn links_and_paths_are_found() {
+    assert_eq!(links("see [a](docs/STYLE.md#b), [c](https://d) and f](g h)"), ["docs/STYLE.md#b", "https://d"]);
+    assert_eq!(named_paths("Source: docs/STYLE.md; `docs/x`, adocs/y.md"), ["docs/STYLE.md"]);
+}
+
+/// One document a word: what the glossary defines twice has two meanings.
+#[test]
+fn the_glossary_has_each_word_once() {
+    let mut seen = std::collections::BTreeSet::new();
+    for row in read("docs/GLOSSARY.md").lines().filter(|line| line.starts_with("| ")) {
+        let first = row.split('|').nth(1).expect("a row has cells").trim().to_owned();
+        assert!(seen.insert(first.clone()), "{first} stands twice");
+    }
+    assert!(seen.len() > 10);
+}
