@@ -23,6 +23,8 @@ use crate::network::{self, Endpoints};
 use crate::stream::{FrameReader, send};
 use crate::{Error, Result};
 
+/// The shortest attempt: what a broker in reach takes at most.
+const LAST_ATTEMPT: Duration = Duration::from_millis(50);
 /// One attempt to reach one address.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(3);
 /// How long one address is tried before the next one is tried beside it.
@@ -261,7 +263,7 @@ impl Link {
         let mut told: Option<Error> = None;
         for attempt in 1.. {
             let left = deadline.saturating_duration_since(Instant::now());
-            let limit = left.clamp(Duration::from_millis(50), ATTEMPT);
+            let limit = left.clamp(LAST_ATTEMPT, ATTEMPT);
             let error = match self.connection(limit).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) if !error.is_retriable() => return Err(error),
@@ -276,9 +278,11 @@ impl Link {
             told = Some(error.clone());
             let wait = Duration::from_millis(backoff.wait_ms(attempt, chance()));
             let left = deadline.saturating_duration_since(Instant::now());
-            if left <= wait {
+            if left <= LAST_ATTEMPT {
                 return Err(error.given_up_after(started.elapsed()));
             }
+            // However long the wait: the last attempt is made at the end of the time.
+            let wait = wait.min(left - LAST_ATTEMPT);
             if attempt == 1 {
                 tracing::warn!("{error}; trying again for {:.0} s", left.as_secs_f32().ceil());
             }
@@ -316,7 +320,7 @@ impl Link {
                 }
             };
             match tokio::time::timeout(attempt, connecting).await {
-                Err(_) => last = unreachable(&format!("no answer within {:.0} s", attempt.as_secs_f32().ceil())),
+                Err(_) => last = unreachable(&format!("no answer within {:.1} s", attempt.as_secs_f32())),
                 Ok(Ok(connection)) => {
                     hello(&connection, &self.options.client_id, attempt).await?;
                     return Ok(connection);
@@ -371,7 +375,7 @@ impl Link {
                 Err(_) => {
                     let (from, limit) = (connection.remote_address(), timeout.as_secs_f32());
                     let what = format!(
-                        "no answer from {from} within {limit:.0} s; `thalweg cluster status` tells which brokers run"
+                        "no answer from {from} within {limit:.1} s; `thalweg cluster status` tells which brokers run"
                     );
                     return Err(Error::new(ErrorKind::Timeout, what));
                 }
