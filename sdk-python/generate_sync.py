@@ -164,6 +164,9 @@ class Half:
         if isinstance(given, ast.Subscript) and isinstance(given.value, ast.Name):
             if given.value.id in ("Awaitable", "Sending"):
                 return True, self.annotation(module, given.slice)
+            if given.value.id == "Coroutine":
+                assert isinstance(given.slice, ast.Tuple)
+                return True, self.annotation(module, given.slice.elts[2])
             if given.value.id == "AsyncIterator":
                 self.imports.setdefault("collections.abc", set()).add("Iterator")
                 return False, f"Iterator[{self.annotation(module, given.slice)}]"

@@ -345,7 +345,7 @@ export class Producer {
   readonly pending: number
   /**
    * Resolves when every record that was sent before has its outcome; TimedOutError after `timeoutMs`, and then they are still on their way. Rejects with the error of a buffered
-   * record that nobody took.
+   * record that nobody took. Each `onDelivery` has been called by then, and each promise of a `send` has been settled: give those handlers before.
    */
   flush(options?: { timeoutMs?: number }): Promise<void>
   /** Refuses further records from now on; resolves when those that were sent before have their outcomes. Rejects as `flush` does. */
@@ -432,7 +432,7 @@ export class Consumer implements AsyncIterable<ConsumerRecord> {
    * Ends the subscription, and a loop that runs. What is in hand is not done, unless it is finished now: the body of a loop may end, for at most
    * `closeTimeoutMs`. Within the loop itself, use `break` before it. A loop around `next` is told null, once. In a group, whoever has a record of `next` in hand and asks for no
    * other is waited for too: `await using`, or `closeTimeoutMs: 0`, does without. `onRebalance` is told then what the member gives up, and may commit; what it throws is thrown here, after
-   * the member has left.
+   * the member has left. TimedOutError: the group's coordinator does not answer; the member counts as gone when its session ends.
    */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
@@ -520,7 +520,7 @@ export class Batch implements Iterable<ConsumerRecord> {
   /** One record; negative numbers count from the end. */
   at(number: number): ConsumerRecord | undefined
   /**
-   * All values: the fastest way to read everything. A value that is kept keeps 8 KiB of its neighbours at most. With `copy: false` it keeps the whole batch, and nothing is copied:
+   * All values: the fastest way to read everything. A value that is kept keeps 8 KiB of its neighbours at most, and is copied before it is transferred to another thread. With `copy: false` it keeps the whole batch, and nothing is copied:
    * that saves about a tenth of the time for whoever is done with them soon.
    */
   values(options?: { copy?: boolean }): Array<Buffer | null>

@@ -169,6 +169,8 @@ class Producer {
   #pack = new Pack()
   #waiters = null
   #settling = new Set()
+  // There was an onDelivery.
+  #tells = false
   // The error of records that nobody waits for: the next flush tells it.
   #untold
 
@@ -241,6 +243,7 @@ class Producer {
         checkNames('options of enqueue', options, ENQUEUE_OPTIONS)
         onDelivery = options.onDelivery
         if (onDelivery !== undefined && typeof onDelivery !== 'function') throw new TypeError('onDelivery is no function')
+        this.#tells ||= onDelivery !== undefined
       }
       // In a turn of its own: what it throws is the process's matter, and not the others'.
       const waiter = onDelivery === undefined ? undefined : { tell: (outcome) => setImmediate(onDelivery, outcome) }
@@ -308,8 +311,9 @@ class Producer {
     await call(ended).catch((e) => {
       error = e
     })
-    // Whoever waits for one of them hears of it first.
+    // Whoever waits for one of them hears of it first, and whoever is told of one has been told.
     await Promise.all(this.#settling)
+    if (this.#tells) await new Promise((resolve) => setImmediate(resolve))
     error ??= this.#untold
     this.#untold = undefined
     if (error) throw error

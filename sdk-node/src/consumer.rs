@@ -9,6 +9,7 @@ use napi::{Env, Result};
 use napi_derive::napi;
 use thalweg::bindings::{self, Taken, place};
 use thalweg::{Place, Rebalance};
+use tokio::sync::watch;
 
 use crate::client::position;
 use crate::error::raise;
@@ -34,6 +35,8 @@ pub struct Consumer {
     current: Mutex<Option<Current>>,
     /// The batch that was taken last, until it is asked for.
     taken: Mutex<Option<thalweg::Batch>>,
+    /// Gone with this: a worker that is ended waits for nothing any more, or its member would go on for it.
+    lives: watch::Sender<()>,
 }
 
 #[napi(object)]
@@ -90,7 +93,7 @@ pub struct Counts {
 
 impl Consumer {
     pub(crate) fn new(inner: thalweg::Consumer) -> Self {
-        Consumer { inner, current: Mutex::default(), taken: Mutex::default() }
+        Consumer { inner, current: Mutex::default(), taken: Mutex::default(), lives: watch::channel(()).0 }
     }
 
     /// What `take` answers with, where nothing was handed out.
@@ -206,9 +209,12 @@ impl Consumer {
     /// Waits until a take has something to say.
     #[napi]
     pub fn ready<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, ()>> {
-        let consumer = self.inner.clone();
+        let (consumer, mut lives) = (self.inner.clone(), self.lives.subscribe());
         env.spawn_future(async move {
-            consumer.ready().await;
+            tokio::select! {
+                () = consumer.ready() => {}
+                _ = lives.changed() => {}
+            }
             Ok(())
         })
     }
@@ -319,9 +325,12 @@ impl Consumer {
     /// Waits until nothing is in hand.
     #[napi]
     pub fn idle<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, ()>> {
-        let consumer = self.inner.clone();
+        let (consumer, mut lives) = (self.inner.clone(), self.lives.subscribe());
         env.spawn_future(async move {
-            consumer.idle().await;
+            tokio::select! {
+                () = consumer.idle() => {}
+                _ = lives.changed() => {}
+            }
             Ok(())
         })
     }

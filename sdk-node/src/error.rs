@@ -10,7 +10,9 @@ const MARK: char = '\u{1}';
 pub(crate) fn raise(e: ThalwegError) -> Error {
     let mut about = serde_json::Map::new();
     if let Some(place) = e.place() {
-        about.insert("topic".into(), place.topic.clone().into());
+        if !place.topic.is_empty() {
+            about.insert("topic".into(), place.topic.clone().into());
+        }
         about.insert("partition".into(), place.partition.into());
         about.insert("offset".into(), place.offset.into());
         about.insert("logStart".into(), place.log_start.into());

@@ -11,7 +11,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 import { inspect } from 'node:util'
+import { Worker } from 'node:worker_threads'
 
 import { AlreadyExistsError, ClosedError, ConsumerRecord, DisconnectedError, InvalidError, NotFoundError, OffsetOutOfRangeError, PluginFailedError, ThalwegError, connect } from '../lib/index.js'
 import { Broker } from '../lib/testing/index.js'
@@ -629,4 +631,29 @@ test('what belongs to a group is refused without one', async (t) => {
     await (await client.consumer('t', { ...options, group: `g${Object.keys(options)}` }).open()).close()
   }
   await client.close()
+})
+
+test('a group goes on without the member of a worker that was ended while it read', async (t) => {
+  const broker = await startBroker(t)
+  const client = await broker.connect()
+  t.after(() => client.close())
+  await client.createTopic('t')
+  const code = `
+    const { parentPort, workerData } = require('node:worker_threads')
+    const { connect } = require(workerData.library)
+    connect(workerData.address, { ca: workerData.ca }).then(async (client) => {
+      const consumer = await client.consumer('t', { group: 'g' }).open()
+      consumer.next().catch(() => {})
+      setTimeout(() => parentPort.postMessage('reads'), 100)
+    })`
+  const library = fileURLToPath(new URL('../lib/index.js', import.meta.url))
+  const worker = new Worker(code, { eval: true, workerData: { library, address: broker.address, ca: broker.ca } })
+  await once(worker, 'message')
+  assert.equal((await client.describeGroup('g')).members.length, 1)
+  await worker.terminate()
+  const deadline = performance.now() + 10_000
+  while ((await client.describeGroup('g')).members.length > 0) {
+    assert.ok(performance.now() < deadline, 'the member is still there')
+    await sleep(50)
+  }
 })

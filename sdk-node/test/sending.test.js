@@ -399,3 +399,26 @@ test('a record may name its partition, and errors say what they are about', asyn
   await assert.rejects(client.consumer('six', { group: 'g', start: new Map([[0, 1]]) }).open(), /a group goes on/)
   await client.close()
 })
+
+test('a flush ends after whoever is told of a delivery has been told', async (t) => {
+  const broker = await startBroker(t)
+  const client = await broker.connect()
+  t.after(() => client.close())
+  const producer = client.producer('t')
+  for (const [count, end] of [[1, () => producer.flush()], [500, () => producer.flush()], [10, () => producer.close()]]) {
+    let told = 0
+    for (let i = 0; i < count; i++) producer.enqueue('x', { onDelivery: () => (told += 1) })
+    await end()
+    assert.equal(told, count)
+  }
+})
+
+test('an error of a record names its topic and the partition that was asked for', async (t) => {
+  const broker = await startBroker(t)
+  const client = await broker.connect()
+  t.after(() => client.close())
+  await client.createTopic('t')
+  await assert.rejects(client.producer('t').send('x', { partition: 9 }), (e) => e.topic === 't' && e.partition === 9)
+  await assert.rejects(client.producer('t').send('x', { topic: 'u' }), (e) => e.topic === 't')
+  await assert.rejects(client.producer().send('x'), (e) => e.topic === undefined)
+})

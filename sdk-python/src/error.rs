@@ -13,7 +13,9 @@ pub(crate) fn codes() -> Vec<(&'static str, bool)> {
 pub(crate) fn to_object<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>> {
     let about = PyDict::new(py);
     if let Some(place) = error.place() {
-        about.set_item("topic", &place.topic)?;
+        if !place.topic.is_empty() {
+            about.set_item("topic", &place.topic)?;
+        }
         about.set_item("partition", place.partition)?;
         about.set_item("offset", place.offset)?;
         about.set_item("log_start", place.log_start)?;

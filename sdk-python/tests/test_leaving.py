@@ -7,7 +7,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -446,15 +445,74 @@ def test_a_record_whose_thread_did_not_end_its_body_comes_again_though_the_consu
             assert record is not None and record.text() == "3"
 
 
-def test_a_record_that_another_thread_has_taken_by_next_is_done_when_the_consumer_is_left_in_order(broker: Broker) -> None:
+def test_a_thread_that_fails_behind_next_has_not_done_its_record_and_nobody_waits_for_it_any_longer(broker: Broker) -> None:
     with broker.connect_sync() as client:
         with client.producer("t") as producer:
             producer.send_batch([str(i) for i in range(10)])
-        with ThreadPoolExecutor(1) as pool:
+        with client.consumer("t", group="g") as consumer:
+
+            def read() -> None:
+                assert consumer.next(timeout=10) is not None
+                begun.set()
+                time.sleep(0.3)
+
+            begun = threading.Event()
+            reading = threading.Thread(target=read)
+            reading.start()
+            begun.wait(10)
             began = time.monotonic()
-            with client.consumer("t", group="g") as consumer:
-                assert pool.submit(consumer.next, timeout=10).result() is not None
-            assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 5
         with client.consumer("t", group="g") as again:
             record = again.next(timeout=10)
+            assert record is not None and record.text() == "0"
+
+
+def test_a_read_in_a_task_of_its_own_is_the_caller_s(broker: Broker) -> None:
+    """`wait_for` makes such a task, in Python 3.11."""
+
+    async def work(client: thalweg.Client, topic: str) -> None:
+        await fill(client, topic, 10)
+
+        async def fails(consumer: thalweg.Consumer) -> None:
+            assert await asyncio.wait_for(consumer.next(), 10) is not None
+            begun.set()
+            await asyncio.sleep(0.2)
+            raise KeyError
+
+        begun = asyncio.Event()
+        async with client.consumer(topic, group="fails") as consumer:
+            working = asyncio.create_task(fails(consumer))
+            await begun.wait()
+        await asyncio.wait([working])
+        async with client.consumer(topic, group="fails") as again:
+            record = await again.next(timeout=10)
+            assert record is not None and record.text() == "0"
+        async with client.consumer(topic, group="own") as consumer:
+            assert await asyncio.wait_for(consumer.next(), 10) is not None
+        async with client.consumer(topic, group="own") as again:
+            record = await again.next(timeout=10)
             assert record is not None and record.text() == "1"
+
+    run(broker, work)
+
+
+def test_a_body_that_ends_while_its_block_is_left_is_done(broker: Broker) -> None:
+    async def work(client: thalweg.Client, topic: str) -> None:
+        await fill(client, topic, 10)
+
+        async def one(consumer: thalweg.Consumer) -> None:
+            async for _ in consumer:
+                begun.set()
+                await asyncio.sleep(0.2)
+                break
+
+        begun = asyncio.Event()
+        async with client.consumer(topic, group="g") as consumer:
+            working = asyncio.create_task(one(consumer))
+            await begun.wait()
+        await working
+        async with client.consumer(topic, group="g") as again:
+            record = await again.next(timeout=10)
+            assert record is not None and record.text() == "1"
+
+    run(broker, work)

@@ -669,3 +669,59 @@ del producer
         os.kill(broker.pid, signal.SIGCONT)
     assert "1000 records of the producer of topic 't' have no outcome yet" in said and "may be lost" in said, said
     assert took < 15
+
+
+def test_a_batch_that_nobody_awaits_has_its_errors_told_by_the_next_flush(broker: Broker) -> None:
+    async def go() -> None:
+        async with broker.connect() as client, client.producer("t") as producer:
+            producer.send_batch([b"x" * (2 << 20), b"y"])
+            with pytest.raises(thalweg.InvalidError):
+                await producer.flush()
+            # Whoever asks has it, and flush does not tell it once more.
+            outcomes = await producer.send_batch([b"x" * (2 << 20)])
+            assert isinstance(outcomes[0], thalweg.InvalidError)
+            del outcomes
+            await producer.flush(timeout=0)
+
+    asyncio.run(go())
+
+
+def test_the_buffer_bounds_large_records_that_are_enqueued_one_by_one(broker: Broker) -> None:
+    async def go() -> None:
+        async with broker.connect() as client:
+            producer = client.producer("t", buffer_bytes=1 << 16)
+            await producer.send("opens it")
+            os.kill(broker.pid or 0, signal.SIGSTOP)
+            try:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(2):
+                        for _ in range(100):
+                            await producer.enqueue(b"z" * 100_000)
+                assert producer.pending < 10
+            finally:
+                os.kill(broker.pid or 0, signal.SIGCONT)
+            await producer.close()
+
+    asyncio.run(go())
+
+
+def test_a_callback_is_a_plain_function_and_the_sync_half_waits_for_it(broker: Broker) -> None:
+    async def later(_: object) -> None: ...
+
+    with broker.connect_sync() as client, client.producer("t") as producer:
+        for bad in (5, later):
+            with pytest.raises(TypeError, match="on_delivery"):
+                producer.enqueue("x", on_delivery=bad)  # type: ignore[arg-type]
+        told = list[object]()
+
+        def tell(outcome: object) -> None:
+            time.sleep(0.001)
+            told.append(outcome)
+
+        for _ in range(200):
+            producer.enqueue("x", on_delivery=tell)
+        producer.flush()
+        assert len(told) == 200
+        producer.enqueue("x", on_delivery=lambda _: time.sleep(5))
+        with pytest.raises(thalweg.TimedOutError, match="on_delivery"):
+            producer.flush(timeout=0.2)

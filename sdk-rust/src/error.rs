@@ -161,7 +161,9 @@ impl Error {
 
     /// What a record met with that was to go to `topic`.
     pub(crate) fn of_record(mut self, topic: &str, record: Record) -> Error {
-        self.place.get_or_insert_default().topic = topic.to_owned();
+        let place = self.place.get_or_insert_default();
+        place.topic = topic.to_owned();
+        place.partition = place.partition.or(record.partition);
         (self.record, self.records) = (Some(Box::new(record)), 1);
         self
     }

@@ -75,8 +75,8 @@ async function stop() {
   server.close()
   await once(server, 'close')
   clearInterval(idle)
-  // What the worker has in hand may be finished; then its loop ends.
-  await consumer.close()
+  // What the worker has in hand may be finished; then its loop ends. Without a broker that answers, the rest is closed all the same.
+  await consumer.close().catch(console.error)
   await worker
   await producer.close()
   await rejected.close()

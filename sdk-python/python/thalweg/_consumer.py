@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, TypeVar, TypedDict
@@ -195,10 +195,10 @@ class Consumer:
         if self._closed:
             raise ClosedError("the consumer is closed")
 
-    def _check_readable(self) -> None:
+    def _check_readable(self, reader: asyncio.Task[Any] | None) -> None:
         if self._telling is not None:
             self._check_not_telling()
-        if self._finishing is not None and self._finishing is asyncio.current_task():
+        if self._finishing is not None and self._finishing is reader:
             self._finishing = None
         else:
             self._check_open()
@@ -285,11 +285,11 @@ class Consumer:
         if held:
             yield Rebalance("revoked", held)
 
-    async def _wait(self, take: Take[T]) -> T:
-        """What is taken next; StopAsyncIteration where there is nothing more."""
+    async def _wait(self, take: Take[T], reader: asyncio.Task[Any] | None) -> T:
+        """What is taken next, by that task; StopAsyncIteration where there is nothing more."""
         if self._telling is not None:
             self._check_not_telling()
-        self._reader = asyncio.current_task()
+        self._reader = reader
         native = self._native or await self._ready()
         while True:
             try:
@@ -306,15 +306,15 @@ class Consumer:
             else:
                 return taken
 
-    async def _within(self, take: Take[T], timeout: float | None) -> T | None:
-        self._check_readable()
+    async def _within(self, take: Take[T], timeout: float | None, reader: asyncio.Task[Any] | None) -> T | None:
+        self._check_readable(reader)
         _checks.duration("timeout", timeout)
         self._reading = None
         try:
             if timeout is None:
-                return await self._wait(take)
+                return await self._wait(take, reader)
             async with asyncio.timeout(max(timeout, _TIMEOUT_MIN)):
-                return await self._wait(take)
+                return await self._wait(take, reader)
         except TimeoutError as error:
             if isinstance(error, ThalwegError):
                 raise
@@ -323,30 +323,34 @@ class Consumer:
             self._ended = True
             return None
 
-    async def next(self, timeout: float | None = None) -> _native.Record | None:
+    def next(self, timeout: float | None = None) -> Coroutine[Any, Any, _native.Record | None]:
         """The next record; the one before it is done. None: nothing came within `timeout` seconds, or nothing more comes (`ended` tells).
 
         Raises PluginFailedError where the filter fails on a record, BadRecordError where a stored batch does not decode, OffsetOutOfRangeError where the log does
         not hold the position, NotFoundError where the topic was deleted, DamagedError where the only copy is damaged: each again until a `seek` past it.
         ClosedError: the consumer is closed.
         """
-        return await self._within(take_record, timeout)
+        # Whoever calls is the reader, though the call may run in a task of `wait_for` or `gather`.
+        return self._within(take_record, timeout, _current_task())
 
-    async def next_batch(
+    def next_batch(
         self, max_records: int | None = None, timeout: float | None = None
-    ) -> _native.Batch | None:
+    ) -> Coroutine[Any, Any, _native.Batch | None]:
         """The next records that came together, at most `max_records`; see `next`. What is left of a batch comes next. Raises as `next` does."""
-        return await self._within(take_batches(max_records), timeout)
+        return self._within(take_batches(max_records), timeout, _current_task())
 
     def __aiter__(self) -> AsyncIterator[_native.Record]:
         # An iterator of its own rather than a generator, which would end with the first cancelled read.
         self._check_open()
         return self._iterate(take_record)
 
-    async def __anext__(self) -> _native.Record:
-        self._check_readable()
+    def __anext__(self) -> Coroutine[Any, Any, _native.Record]:
+        return self._next(_current_task())
+
+    async def _next(self, reader: asyncio.Task[Any] | None) -> _native.Record:
+        self._check_readable(reader)
         self._reading = None
-        return await self._wait(take_record)
+        return await self._wait(take_record, reader)
 
     def batches(self, max_records: int | None = None) -> AsyncIterator[_native.Batch]:
         """Batches as they come: the fast way out. A batch that was begun record by record goes on with what is left of it."""
@@ -460,7 +464,7 @@ class Consumer:
             return False
         return reader.cancelled() or reader.exception() is not None
 
-    async def _end(self, is_done: bool, is_elsewhere: bool, tells: bool) -> None:
+    async def _end(self, is_done: bool, is_elsewhere: bool, tells: bool, in_order: bool) -> None:
         native = self._native
         if native is None and self._opening is not None:
             native = await asyncio.shield(self._opening)
@@ -472,6 +476,8 @@ class Consumer:
             idle = asyncio.ensure_future(native.idle())
             await asyncio.wait([idle, self._reader], timeout=self._close_timeout, return_when="FIRST_COMPLETED")
             idle.cancel()
+            # It has left its loop and come to its end, while a block was left in order: as if that had been earlier.
+            is_done = in_order and self._reader.done() and not self._has_failed_elsewhere()
         try:
             if tells and self._process == os.getpid():
                 await self._tell_leaving(native, is_done)
@@ -511,12 +517,12 @@ class Consumer:
             # Looked at here: what ends it runs in a task of its own.
             is_elsewhere = self._busy_elsewhere()
             # Leaving the block in order says how the block ended, and nothing of another task's body.
-            is_done = is_done and not is_elsewhere and not self._has_failed_elsewhere()
+            in_order, is_done = is_done, is_done and not is_elsewhere and not self._has_failed_elsewhere()
             self._closed = True
             self._is_waited_for = is_elsewhere and not is_done
             self._finishing = self._reader if self._is_waited_for and self._reading is None else None
             tells = self._on_rebalance is not None and not is_within
-            self._closing = asyncio.ensure_future(self._end(is_done, is_elsewhere, tells))
+            self._closing = asyncio.ensure_future(self._end(is_done, is_elsewhere, tells, in_order))
         elif is_within:
             # It is being closed, and this callback is waited for.
             return _done()
@@ -549,6 +555,14 @@ class Consumer:
 async def _done() -> None: ...
 
 
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        # Called outside of a loop.
+        return None
+
+
 async def _as_task(call: Callable[[], Awaitable[S]]) -> S:
     """Ends with its loop, as the answer alone would not."""
     return await call()
@@ -562,6 +576,8 @@ class _Reading(AsyncIterator[T]):
         self._take: Take[T] = take
         # What takes at once, once the consumer is open.
         self._now: Callable[[], T | list[Change] | None] | None = None
+        # A loop is its task's, though a read of it may run in one of `wait_for`.
+        self._task = _current_task()
 
     def __aiter__(self) -> _Reading[T]:
         return self
@@ -572,12 +588,12 @@ class _Reading(AsyncIterator[T]):
                 taken = self._now()
             except StopAsyncIteration:
                 # By the way that takes note of it.
-                return await self._consumer._wait(self._take)
+                return await self._consumer._wait(self._take, self._task)
             if taken.__class__ in _HANDED_OUT:
                 return taken
         elif self._consumer._closed and self._consumer._native is None:
             raise StopAsyncIteration
-        waited = await self._consumer._wait(self._take)
+        waited = await self._consumer._wait(self._take, self._task)
         if self._now is None and self._consumer._native is not None:
             self._now = taker(self._consumer._native, self._take)
         return waited

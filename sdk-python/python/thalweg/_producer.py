@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import itertools
 import json
 import threading
@@ -26,8 +27,9 @@ Timestamp = int | datetime
 """Milliseconds since 1970, or a `datetime`; one without a zone is in this machine's."""
 T = TypeVar("T")
 
-# Records of one turn of the event loop go to the core together, or so many.
+# Records of one turn of the event loop go to the core together, or so many, or so many bytes.
 _TOGETHER = 1024
+_TOGETHER_BYTES = 256 << 10
 
 
 class Delivery(NamedTuple):
@@ -87,6 +89,31 @@ class Sending(asyncio.Future[T], Coroutine[Any, Any, T]):
         if steps is None:
             steps = self._driven = _steps(self)
         return steps
+
+
+class _SendingBatch(Sending[T]):
+    """Errors of records that nobody has asked for are told by the next flush."""
+
+    __slots__ = ("_is_taken", "_untold")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, untold: list[ThalwegError]) -> None:
+        super().__init__(loop=loop)
+        self._is_taken, self._untold = False, untold
+
+    def __await__(self) -> Generator[Any, None, T]:
+        self._is_taken = True
+        return super().__await__()
+
+    __iter__ = __await__
+
+    def result(self) -> T:
+        self._is_taken = True
+        return super().result()
+
+    def __del__(self) -> None:
+        if not self._is_taken and self.done() and not self.cancelled() and super().exception() is None:
+            outcomes: Any = super().result()
+            self._untold.extend(_of_a_kind(each) for each in outcomes if isinstance(each, Exception))
 
 
 def _steps(future: asyncio.Future[T]) -> Generator[Any, None, T]:
@@ -196,6 +223,9 @@ def _message(m: Any) -> _native.Item:
 
 _thread = threading.get_ident
 
+# A flush with a shorter time-out still sees what is there: it takes about as long to be looked at.
+_TIMEOUT_MIN = 0.005
+
 
 def _is_open(loop: asyncio.AbstractEventLoop) -> bool:
     return not loop.is_closed()
@@ -203,6 +233,13 @@ def _is_open(loop: asyncio.AbstractEventLoop) -> bool:
 
 def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
     return loop.is_running()
+
+
+def _size(item: _native.Item) -> int:
+    """Bytes of an item, about."""
+    if type(item) is bytes:
+        return len(item)
+    return sum(len(part) for part in item[:2] if isinstance(part, bytes))
 
 
 def _told_in(entry: Any) -> asyncio.AbstractEventLoop | None:
@@ -225,6 +262,11 @@ def _of_a_kind(error: Exception) -> ThalwegError:
 
 OnDelivery = Callable[["Delivery | ThalwegError"], object]
 """Is told what became of a record."""
+
+
+def check_callback(on_delivery: object) -> None:
+    if not callable(on_delivery) or inspect.iscoroutinefunction(on_delivery):
+        raise TypeError(f"on_delivery is {on_delivery!r}; a plain function of one argument is expected")
 
 
 def _tell_delivery(on_delivery: OnDelivery, done: asyncio.Future[Delivery]) -> None:
@@ -252,6 +294,8 @@ class Producer:
         # What has been called for and not handed over yet, in order: the future of whoever waits, or an item that is enqueued only. Calls append without
         # a lock, from any thread: two loops may share a producer, each in a thread of its own.
         self._line: list[Sending[Delivery] | _native.Item] = []
+        # Their bytes, about: two threads that add at once may lose one's.
+        self._line_bytes = 0
         # The loop that hands over next, and the thread that it runs in if that has asked for it.
         self._turn: tuple[asyncio.AbstractEventLoop, int | None] | None = None
         # Held by whoever hands over: what is first in line comes first to the core.
@@ -319,7 +363,7 @@ class Producer:
         loop = self._running_loop()
         future: Sending[Delivery] = Sending(loop=loop)
         future._item = item
-        self._stand_in_line(loop, future)
+        self._stand_in_line(loop, future, item)
         return future
 
     def send_batch(self, messages: Iterable[Message | Value]) -> Sending[list[Delivery | ThalwegError]]:
@@ -329,7 +373,7 @@ class Producer:
         """
         items = _items(messages)
         loop = asyncio.get_running_loop()
-        future: Sending[list[Delivery | ThalwegError]] = Sending(loop=loop)
+        future: Sending[list[Delivery | ThalwegError]] = _SendingBatch(loop, self._untold)
         if not items:
             future.set_result([])
             return future
@@ -372,11 +416,12 @@ class Producer:
         if self._closed:
             self._refuse()
         if on_delivery is None:
-            return self._stand_in_line(loop, item)
+            return self._stand_in_line(loop, item, item)
+        check_callback(on_delivery)
         told: Sending[Delivery] = Sending(loop=loop)
         told.add_done_callback(functools.partial(_tell_delivery, on_delivery))
         told._item = item
-        return self._stand_in_line(loop, told)
+        return self._stand_in_line(loop, told, item)
 
     def enqueue_batch(self, messages: Iterable[Message | Value]) -> Awaitable[None]:
         """Buffers records together; awaited, it waits while the buffer is full. The fast way in.
@@ -420,7 +465,7 @@ class Producer:
         async def go() -> None:
             error: ThalwegError | None = None
             try:
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout(None if timeout is None else max(timeout, _TIMEOUT_MIN)):
                     await ended
             except ThalwegError as e:
                 error = e
@@ -431,7 +476,9 @@ class Producer:
             here = asyncio.get_running_loop()
             while settling := [task for task in self._settling if task.get_loop() is here]:
                 await asyncio.wait(settling)
-            untold, self._untold = self._untold, []
+            # The list stays: who sends in batches has it.
+            untold = self._untold[:]
+            del self._untold[: len(untold)]
             if error is None and untold:
                 error = untold[0]
                 if len(untold) > 1:
@@ -460,7 +507,7 @@ class Producer:
         return asyncio.get_running_loop()
 
     def _stand_in_line(
-        self, loop: asyncio.AbstractEventLoop, entry: Sending[Delivery] | _native.Item
+        self, loop: asyncio.AbstractEventLoop, entry: Sending[Delivery] | _native.Item, item: _native.Item
     ) -> _native.Receipt | None:
         """Gives a record its place; answers with what to wait for while the buffer is full."""
         line = self._line
@@ -469,7 +516,9 @@ class Producer:
         turn = self._turn
         if turn is None or turn[0] is not loop:
             self._schedule(loop)
-        return _room(self._hand_over()) if len(line) >= _TOGETHER else None
+        self._line_bytes += len(item) if type(item) is bytes else _size(item)
+        is_full = self._line_bytes >= _TOGETHER_BYTES or len(line) >= _TOGETHER
+        return _room(self._hand_over()) if is_full else None
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         is_here = loop is asyncio._get_running_loop()
@@ -485,6 +534,7 @@ class Producer:
 
     def _hand_over_line(self, can_tell: Callable[[asyncio.AbstractEventLoop], bool] = _is_open) -> _native.Receipt | None:
         self._turn = None
+        self._line_bytes = 0
         # Calls append behind it meanwhile.
         taken = self._line[:]
         del self._line[: len(taken)]
@@ -588,6 +638,9 @@ class Producer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._is_foreign and kind is not None:
+            # What a forked child ends with is its own.
+            return
         closing = asyncio.ensure_future(self.close())
         if kind is not None and not issubclass(kind, Exception):
             # Interrupted or cancelled, it wants to leave. What is under way goes on; the end of the process waits for it once more, and says so.

@@ -18,11 +18,16 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from . import _checks, _client, _consumer, _leaving, _native, _producer
-from ._errors import InvalidError, ThalwegError
+from ._errors import InvalidError, ThalwegError, TimedOutError
 from ._native import Batch, Record
+
+# How often a thread is looked at that has something in hand.
+_LOOKED_S = 0.05
+# How long the end of a producer waits for callbacks.
+_CALLBACKS_S = 10.0
 
 T = TypeVar("T")
 R = TypeVar("R", Record, Batch)
@@ -116,6 +121,21 @@ def _callback(on_delivery: _producer.OnDelivery, outcome: _producer.Delivery | T
         _leaving.late.append(call)
 
 
+def _called(timeout: float | None) -> bool:
+    """Waits until the callbacks of all outcomes so far have been called; they do not wait for themselves."""
+    caller = _callers.get(os.getpid())
+    if caller is None or threading.current_thread().name.startswith("thalweg-deliveries"):
+        return True
+    with contextlib.suppress(RuntimeError):
+        # At the end of the process there is no thread for them any more.
+        called = caller.submit(lambda: None)
+        try:
+            called.result(timeout)
+        except TimeoutError:
+            return False
+    return True
+
+
 class ClientBase:
     """What a client does in another way than in the asyncio half."""
 
@@ -179,7 +199,28 @@ class ProducerBase:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        run(lambda: self._inner.__aexit__(kind, error, trace))
+        try:
+            run(lambda: self._inner.__aexit__(kind, error, trace))
+        finally:
+            if kind is None or issubclass(kind, Exception):
+                self._tell_rest()
+
+    def _flush(self, timeout: float | None) -> None:
+        began = time.monotonic()
+        run(lambda: self._inner.flush(timeout))
+        left = None if timeout is None else max(0.0, began + timeout - time.monotonic())
+        if not _called(left):
+            raise TimedOutError(f"on_delivery of {self._inner._label} has not been called for every record after {timeout} s; it goes on")
+
+    def _close(self) -> None:
+        try:
+            run(self._inner.close)
+        finally:
+            self._tell_rest()
+
+    def _tell_rest(self) -> None:
+        if not _called(_CALLBACKS_S):
+            logging.getLogger("thalweg").warning("on_delivery of %s has not ended within %s s", self._inner._label, _CALLBACKS_S)
 
     def _enqueue(
         self,
@@ -193,7 +234,10 @@ class ProducerBase:
         on_delivery: _producer.OnDelivery | None,
     ) -> None:
         # On the caller's thread: a turn of the loop for each record would cost more than the record.
-        tell = None if on_delivery is None else functools.partial(_callback, on_delivery)
+        tell = None
+        if on_delivery is not None:
+            _producer.check_callback(on_delivery)
+            tell = functools.partial(_callback, on_delivery)
         item = _producer._item(value, key, headers, timestamp_ms, partition, topic)
         waits = self._inner._enqueue(_loop(), item, tell)
         if waits is not None:
@@ -215,8 +259,8 @@ class ConsumerBase:
         self._teller: int | None = None
         # Who has asked for records last.
         self._reader: threading.Thread | None = None
-        # That was by a loop.
-        self._is_in_loop = False
+        # The iterator, if that was by a loop: once the loop has been left, it is gone.
+        self._reading: weakref.ref[_Reading[Any]] | None = None
         # Who had something in hand when it was closed, and has not asked for what is next since: there it ends as a loop does.
         self._finishing: threading.Thread | None = None
         # How many takes have reached the user.
@@ -229,7 +273,8 @@ class ConsumerBase:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self._is_in_loop and self._reader is not threading.current_thread():
+        reader = self._reader
+        if kind is None and reader is not None and reader is not threading.current_thread():
             # How the body of another thread ends, or has ended, is not known here.
             self._close()
         else:
@@ -307,12 +352,12 @@ class ConsumerBase:
 
     def _next(self, timeout: float | None) -> Record | None:
         self._check_readable()
-        self._is_in_loop = False
+        self._reading = None
         return self._wait(_consumer.take_record, timeout)
 
     def _next_batch(self, max_records: int | None, timeout: float | None) -> Batch | None:
         self._check_readable()
-        self._is_in_loop = False
+        self._reading = None
         return self._wait(_consumer.take_batches(max_records), timeout)
 
     def __iter__(self) -> Iterator[Record]:
@@ -334,12 +379,17 @@ class ConsumerBase:
         inner, native = self._inner, self._inner._native
         reader = self._reader
         is_elsewhere = reader is not None and reader is not caller and reader.is_alive()
-        if native is not None and is_elsewhere and not inner._closed:
+        if native is not None and reader is not None and is_elsewhere and not inner._closed:
             self._finishing = reader
             native.stop()
+            idle = asyncio.ensure_future(native.idle())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(inner._close_timeout):
-                    await native.idle()
+                    # Nobody is woken when a thread ends, or leaves its loop.
+                    while reader.is_alive() and (self._reading is None or self._reading() is not None):
+                        if (await asyncio.wait([idle], timeout=_LOOKED_S))[0]:
+                            break
+            idle.cancel()
 
     def _leave(self, is_done: bool) -> None:
         try:
@@ -401,7 +451,7 @@ class _Reading(Iterator[R]):
             raise StopIteration
         elif native is not None:
             self._now = _consumer.taker(native, self._take)
-        self._consumer._is_in_loop = True
+        self._consumer._reading = weakref.ref(self)
         waited = self._consumer._wait(self._take)
         if waited is None:
             raise StopIteration

@@ -337,7 +337,7 @@ class Producer(_sync.ProducerBase):
         Raises TimedOutError where that takes longer than `timeout` seconds: the records are still on their way then, and another `flush` waits for them; and
         the error of a buffered record that nobody took, with a note of how many it stands for.
         """
-        _sync.run(lambda: self._inner.flush(timeout))
+        self._flush(timeout)
 
     def close(self) -> None:
         """Refuses further records from now on, and waits until those that were sent before have their outcomes.
@@ -345,7 +345,7 @@ class Producer(_sync.ProducerBase):
         Call it before the process ends: what has not left by then is lost. Raises as `flush` does. Leaving `with` does the same, but when it is left by Ctrl-C
         or cancelled, that waits for 2 s at most.
         """
-        _sync.run(lambda: self._inner.close())
+        self._close()
 
 
 class Consumer(_sync.ConsumerBase):

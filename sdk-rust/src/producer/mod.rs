@@ -402,7 +402,7 @@ impl Producer {
     pub fn try_enqueue(&self, record: Record) -> Result<Receipt> {
         let named = match self.inner.named_topic(record.topic.clone()) {
             Ok(named) => named,
-            Err(error) => return Err(error.of_record("", record)),
+            Err(error) => return Err(error.of_record(self.inner.topic.as_deref().unwrap_or_default(), record)),
         };
         let topic = self.inner.topic_or_own(&named);
         if self.inner.part(topic).is_ok_and(|part| part.is_full()) {
@@ -432,7 +432,9 @@ impl Producer {
             let named = match named {
                 Ok(named) => named,
                 Err(error) => {
-                    token.refuse(error.of_record("", Record::sent(record, chosen)));
+                    token.refuse(
+                        error.of_record(self.inner.topic.as_deref().unwrap_or_default(), Record::sent(record, chosen)),
+                    );
                     continue;
                 }
             };
