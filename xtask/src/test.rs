@@ -81,6 +81,10 @@ impl Tally {
             let mut mypy = build::command(python);
             mypy.args(["-m", "mypy", "--strict", "--cache-dir"]).arg(build::target().join("mypy"));
             tally.check("mypy --strict", mypy.args(["sdk-python/python/thalweg", "demo/worker.py"]));
+            let mut pyright = build::command(python);
+            pyright.args(["-m", "pyright", "--pythonpath"]).arg(python);
+            pyright.args(["sdk-python/python/thalweg", "demo/worker.py", "docs/guides/python"]);
+            tally.check("pyright", pyright.env("PYRIGHT_PYTHON_IGNORE_WARNINGS", "1"));
             tally
         };
         let node = || {

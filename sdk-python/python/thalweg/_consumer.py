@@ -119,9 +119,13 @@ def take_batches(max_records: int | None) -> Take[_native.Batch]:
     return lambda native: native.take_batch(limit)
 
 
+def _kind(change: Change) -> Literal["assigned", "revoked", "lost"]:
+    return change[0]
+
+
 def rebalances(changes: list[Change]) -> list[Rebalance]:
     """What came and went, in the order in which it happened."""
-    grouped = itertools.groupby(changes, lambda change: change[0])
+    grouped = itertools.groupby(changes, _kind)
     return [Rebalance(kind, [TopicPartition(topic, p) for _, topic, p in some]) for kind, some in grouped]
 
 
@@ -217,11 +221,12 @@ class Consumer:
             # Whoever waited may have given up: nobody else asks then how it ended.
             self._opening.add_done_callback(lambda opening: opening.cancelled() or opening.exception())
         try:
-            self._native = await asyncio.shield(self._opening)
+            native = await asyncio.shield(self._opening)
         except ThalwegError:
             self._opening = None
             raise
-        return self._native
+        self._native = native
+        return native
 
     async def _tell(self, native: _native.Consumer) -> None:
         """Tells what came and went, once: whoever gives up waiting for a record does not end a callback that is under way."""
@@ -590,7 +595,7 @@ class _Reading(AsyncIterator[T]):
                 # By the way that takes note of it.
                 return await self._consumer._wait(self._take, self._task)
             if taken.__class__ in _HANDED_OUT:
-                return taken
+                return taken  # pyright: ignore[reportReturnType]
         elif self._consumer._closed and self._consumer._native is None:
             raise StopAsyncIteration
         waited = await self._consumer._wait(self._take, self._task)

@@ -440,7 +440,7 @@ class _Reading(Iterator[R]):
                 # Between this and the user nothing is called: a signal is not heeded there.
                 if taken.__class__ in _consumer._HANDED_OUT:
                     self._consumer._got += 1
-                    return taken
+                    return taken  # pyright: ignore[reportReturnType]
             except StopAsyncIteration:
                 inner._handed_at_wait = native.handed()
                 raise StopIteration from None
