@@ -164,7 +164,8 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for child in self.dev.iter_mut().chain(&mut self.restarted) {
+        // `thalweg dev` last: it removes the data directories, the restarted brokers' too.
+        for child in self.restarted.iter_mut().chain(&mut self.dev) {
             let _ = Command::new("kill").arg(child.id().to_string()).status();
             let deadline = Instant::now() + Duration::from_secs(15);
             while Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
