@@ -21,6 +21,7 @@ import pytest
 import thalweg
 import thalweg.sync
 from conftest import PLUGINS, run
+from thalweg import _producer
 from thalweg.testing import Broker
 
 
@@ -682,6 +683,12 @@ def test_a_batch_that_nobody_awaits_has_its_errors_told_by_the_next_flush(broker
             assert isinstance(outcomes[0], thalweg.InvalidError)
             del outcomes
             await producer.flush(timeout=0)
+            # Nor is an error of all of it lost.
+            given_up = _producer._SendingBatch(asyncio.get_running_loop(), producer._untold)
+            given_up.set_exception(thalweg.InternalError("stopped"))
+            del given_up
+            with pytest.raises(thalweg.InternalError, match="stopped"):
+                await producer.flush()
 
     asyncio.run(go())
 

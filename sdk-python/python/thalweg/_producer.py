@@ -111,9 +111,11 @@ class _SendingBatch(Sending[T]):
         return super().result()
 
     def __del__(self) -> None:
-        if not self._is_taken and self.done() and not self.cancelled() and super().exception() is None:
-            outcomes: Any = super().result()
-            self._untold.extend(_of_a_kind(each) for each in outcomes if isinstance(each, Exception))
+        if self._is_taken or not self.done() or self.cancelled():
+            return
+        error = super().exception()
+        outcomes: Any = super().result() if error is None else [error]
+        self._untold.extend(_of_a_kind(each) for each in outcomes if isinstance(each, Exception))
 
 
 def _steps(future: asyncio.Future[T]) -> Generator[Any, None, T]:
