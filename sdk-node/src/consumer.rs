@@ -96,6 +96,22 @@ impl Consumer {
         Consumer { inner, current: Mutex::default(), taken: Mutex::default(), lives: watch::channel(()).0 }
     }
 
+    /// Waits as long as this is there.
+    fn wait<'env>(
+        &self,
+        env: &'env Env,
+        what: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<PromiseRaw<'env, ()>> {
+        let mut lives = self.lives.subscribe();
+        env.spawn_future(async move {
+            tokio::select! {
+                () = what => {}
+                _ = lives.changed() => {}
+            }
+            Ok(())
+        })
+    }
+
     /// What `take` answers with, where nothing was handed out.
     fn none<T>(taken: Taken<T>) -> Result<i32> {
         match taken {
@@ -209,14 +225,8 @@ impl Consumer {
     /// Waits until a take has something to say.
     #[napi]
     pub fn ready<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, ()>> {
-        let (consumer, mut lives) = (self.inner.clone(), self.lives.subscribe());
-        env.spawn_future(async move {
-            tokio::select! {
-                () = consumer.ready() => {}
-                _ = lives.changed() => {}
-            }
-            Ok(())
-        })
+        let consumer = self.inner.clone();
+        self.wait(env, async move { consumer.ready().await })
     }
 
     /// Changes that nobody has been told of, oldest first.
@@ -325,14 +335,8 @@ impl Consumer {
     /// Waits until nothing is in hand.
     #[napi]
     pub fn idle<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, ()>> {
-        let (consumer, mut lives) = (self.inner.clone(), self.lives.subscribe());
-        env.spawn_future(async move {
-            tokio::select! {
-                () = consumer.idle() => {}
-                _ = lives.changed() => {}
-            }
-            Ok(())
-        })
+        let consumer = self.inner.clone();
+        self.wait(env, async move { consumer.idle().await })
     }
 
     /// Ends it; what is in hand is not done.

@@ -264,6 +264,23 @@ def test_a_forked_child_reads_nothing_of_its_parent_s_consumer(broker: Broker) -
             assert [record.text() for record in consumer] == [str(i) for i in range(1, 10)]
 
 
+# Runs something in a child, which has to come to its end.
+IN_A_CHILD = """
+import os, traceback
+
+def forked(child):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child()
+            os._exit(7)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+"""
+
 FORKED_PRODUCER = """
 import asyncio, os, sys, time, traceback
 import thalweg.sync
@@ -286,17 +303,6 @@ def calls(producer):
     yield lambda: producer.enqueue_batch(["y"])
     yield lambda: producer.flush()
     yield lambda: producer.close()
-
-def forked(child):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            child()
-            os._exit(7)
-        finally:
-            traceback.print_exc()
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 def in_sync():
     with thalweg.sync.connect(sys.argv[1], ca=sys.argv[2]) as client, client.producer("t") as producer:
@@ -327,7 +333,7 @@ asyncio.run(in_asyncio())
 
 def test_a_forked_child_cannot_use_its_parent_s_producer_and_is_told_so_at_once(broker: Broker, tmp_path: pathlib.Path) -> None:
     script = tmp_path / "forked.py"
-    script.write_text(FORKED_PRODUCER)
+    script.write_text(IN_A_CHILD + FORKED_PRODUCER)
     command = [sys.executable, "-W", "always::ResourceWarning", str(script), broker.address, str(broker.ca)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -362,17 +368,6 @@ def test_a_child_that_connects_itself_works_though_the_parent_has_imported(broke
 FORKED_ASYNCIO = """
 import asyncio, os, sys, time, traceback
 import thalweg
-
-def forked(child):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            child()
-            os._exit(7)
-        finally:
-            traceback.print_exc()
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 async def once():
     async with thalweg.connect(sys.argv[1], ca=sys.argv[2], timeout=5) as client, client.producer("t") as producer:
@@ -423,7 +418,7 @@ def test_asyncio_in_a_forked_child_works_where_the_parent_has_only_imported_and_
     broker: Broker, tmp_path: pathlib.Path
 ) -> None:
     script = tmp_path / "forked.py"
-    script.write_text(FORKED_ASYNCIO)
+    script.write_text(IN_A_CHILD + FORKED_ASYNCIO)
     command = [sys.executable, str(script), broker.address, str(broker.ca)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr

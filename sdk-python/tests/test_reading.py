@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import datetime
 import json
@@ -11,7 +12,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -166,81 +167,81 @@ def test_a_loop_that_is_left_goes_on_where_it_was(broker: Broker) -> None:
                 assert got[16:] == [3]
 
 
+@contextlib.contextmanager
+def alarm_raises(error: type[BaseException]) -> Iterator[None]:
+    """What a timer of the test rings, raises this where the test is."""
+
+    def ring(*_: object) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_an_exception_of_a_signal_handler_loses_nothing(broker: Broker) -> None:
     class Alarm(Exception):
         pass
 
-    def ring(*_: object) -> None:
-        raise Alarm
-
-    before = signal.signal(signal.SIGALRM, ring)
-    try:
-        with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
-            topic = str(uuid.uuid4())
-            client.create_topic(topic)
-            with client.producer(topic) as producer, client.consumer(topic, group="g") as consumer:
-                got = list[thalweg.Record]()
-                for i in range(100):
-                    producer.enqueue(str(i))
-                    signal.setitimer(signal.ITIMER_REAL, 0.004, 0.5)
-                    record = None
-                    try:
-                        for record in consumer:
-                            # Nothing is called here: what the loop has handed out, it has handed out.
-                            got += (record,)
-                            record = None
-                    except Alarm:
-                        if record is not None:
-                            got += (record,)
-                    finally:
-                        signal.setitimer(signal.ITIMER_REAL, 0)
-                while len(got) < 100 and (record := consumer.next(timeout=10)):
-                    got.append(record)
-                assert [int(record.value or b"") for record in got] == list(range(100))
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with alarm_raises(Alarm), thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        topic = str(uuid.uuid4())
+        client.create_topic(topic)
+        with client.producer(topic) as producer, client.consumer(topic, group="g") as consumer:
+            got = list[thalweg.Record]()
+            for i in range(100):
+                producer.enqueue(str(i))
+                signal.setitimer(signal.ITIMER_REAL, 0.004, 0.5)
+                record = None
+                try:
+                    for record in consumer:
+                        # Nothing is called here: what the loop has handed out, it has handed out.
+                        got += (record,)
+                        record = None
+                except Alarm:
+                    if record is not None:
+                        got += (record,)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            while len(got) < 100 and (record := consumer.next(timeout=10)):
+                got.append(record)
+            assert [int(record.value or b"") for record in got] == list(range(100))
 
 
 @pytest.mark.parametrize("by_loop", [True, False], ids=["loop", "next_batch"])
 def test_ctrl_c_loses_no_batch(broker: Broker, by_loop: bool) -> None:
-    def ring(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, ring)
-    try:
-        with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
-            topic = str(uuid.uuid4())
-            client.create_topic(topic)
-            with client.producer(topic) as producer, client.consumer(topic, group="g") as consumer:
-                got = list[thalweg.Batch]()
-                for i in range(100):
-                    producer.enqueue_batch([f"{i}-{j}" for j in range(5)])
-                    # And again: what is raised while the interpreter clears a weak reference goes nowhere.
-                    signal.setitimer(signal.ITIMER_REAL, 0.004, 0.5)
-                    batch = None
-                    try:
-                        if by_loop:
-                            for batch in consumer.batches(max_records=3):
-                                # Nothing is called here, as with records.
-                                got += (batch,)
-                                batch = None
-                        else:
-                            while True:
-                                batch = consumer.next_batch(max_records=3)
-                                got += (batch,)  # type: ignore[arg-type]
-                                batch = None
-                    except KeyboardInterrupt:
-                        if batch is not None:
+    with alarm_raises(KeyboardInterrupt), thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        topic = str(uuid.uuid4())
+        client.create_topic(topic)
+        with client.producer(topic) as producer, client.consumer(topic, group="g") as consumer:
+            got = list[thalweg.Batch]()
+            for i in range(100):
+                producer.enqueue_batch([f"{i}-{j}" for j in range(5)])
+                # And again: what is raised while the interpreter clears a weak reference goes nowhere.
+                signal.setitimer(signal.ITIMER_REAL, 0.004, 0.5)
+                batch = None
+                try:
+                    if by_loop:
+                        for batch in consumer.batches(max_records=3):
+                            # Nothing is called here, as with records.
                             got += (batch,)
-                    finally:
-                        signal.setitimer(signal.ITIMER_REAL, 0)
-                while sum(map(len, got)) < 500 and (batch := consumer.next_batch(timeout=10)):
-                    got.append(batch)
-                values = [record.text() for batch in got for record in batch]
-                assert values == [f"{i}-{j}" for i in range(100) for j in range(5)]
-            assert [offset.lag for offset in client.describe_group("g").offsets] == [0]
-    finally:
-        signal.signal(signal.SIGALRM, before)
+                            batch = None
+                    else:
+                        while True:
+                            batch = consumer.next_batch(max_records=3)
+                            got += (batch,)  # type: ignore[arg-type]
+                            batch = None
+                except KeyboardInterrupt:
+                    if batch is not None:
+                        got += (batch,)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            while sum(map(len, got)) < 500 and (batch := consumer.next_batch(timeout=10)):
+                got.append(batch)
+            values = [record.text() for batch in got for record in batch]
+            assert values == [f"{i}-{j}" for i in range(100) for j in range(5)]
+        assert [offset.lag for offset in client.describe_group("g").offsets] == [0]
 
 
 def test_a_limit_of_processing_is_one_records_and_who_was_slow_comes_back(broker: Broker) -> None:

@@ -15,6 +15,8 @@ Pem: TypeAlias = str | bytes | PathLike[str]
 
 INT32_MAX = 2**31 - 1
 UINT32_MAX = 2**32 - 1
+# Whoever waits for less still gets what is there: it takes about as long to be looked at.
+TIMEOUT_MIN = 0.005
 INT64_MAX = 2**63 - 1
 _FOREVER_S = 100 * 365 * 24 * 3600.0
 

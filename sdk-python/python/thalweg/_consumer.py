@@ -95,9 +95,6 @@ T = TypeVar("T", _native.Record, _native.Batch)
 S = TypeVar("S")
 Take = Callable[[_native.Consumer], T | list[Change] | None]
 
-# Whoever reads with a shorter time-out still gets what has come: it takes about as long to be looked at.
-_TIMEOUT_MIN = 0.005
-
 
 def take_record(native: _native.Consumer) -> _native.Record | list[Change] | None:
     """The next record, if there is one."""
@@ -318,7 +315,7 @@ class Consumer:
         try:
             if timeout is None:
                 return await self._wait(take, reader)
-            async with asyncio.timeout(max(timeout, _TIMEOUT_MIN)):
+            async with asyncio.timeout(max(timeout, _checks.TIMEOUT_MIN)):
                 return await self._wait(take, reader)
         except TimeoutError as error:
             if isinstance(error, ThalwegError):

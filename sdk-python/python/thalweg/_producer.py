@@ -225,9 +225,6 @@ def _message(m: Any) -> _native.Item:
 
 _thread = threading.get_ident
 
-# A flush with a shorter time-out still sees what is there: it takes about as long to be looked at.
-_TIMEOUT_MIN = 0.005
-
 
 def _is_open(loop: asyncio.AbstractEventLoop) -> bool:
     return not loop.is_closed()
@@ -238,9 +235,7 @@ def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def _size(item: _native.Item) -> int:
-    """Bytes of an item, about."""
-    if type(item) is bytes:
-        return len(item)
+    """Bytes of a record's value and key."""
     return sum(len(part) for part in item[:2] if isinstance(part, bytes))
 
 
@@ -467,7 +462,7 @@ class Producer:
         async def go() -> None:
             error: ThalwegError | None = None
             try:
-                async with asyncio.timeout(None if timeout is None else max(timeout, _TIMEOUT_MIN)):
+                async with asyncio.timeout(None if timeout is None else max(timeout, _checks.TIMEOUT_MIN)):
                     await ended
             except ThalwegError as e:
                 error = e

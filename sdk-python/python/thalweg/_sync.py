@@ -308,7 +308,7 @@ class ConsumerBase:
             raise InvalidError("a rebalance callback cannot read: it is told before the next record is handed out")
         self._reader = threading.current_thread()
         native = inner._native or run(inner._ready)
-        deadline = None if timeout is None else time.monotonic() + max(timeout, _consumer._TIMEOUT_MIN)
+        deadline = None if timeout is None else time.monotonic() + max(timeout, _checks.TIMEOUT_MIN)
 
         async def ready() -> None:
             left = None if deadline is None else deadline - time.monotonic()
