@@ -7,8 +7,9 @@ import functools
 import inspect
 import itertools
 import json
+import operator
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -239,9 +240,28 @@ def _size(item: _native.Item) -> int:
     return sum(len(part) for part in item[:2] if isinstance(part, bytes))
 
 
+_item_of = operator.attrgetter("_item")
+
+
 def _told_in(entry: Any) -> asyncio.AbstractEventLoop | None:
     """Where somebody waits for it; None: it is enqueued only."""
     return entry.get_loop() if type(entry) is Sending else None
+
+
+def _neighbours(line: list[Any]) -> Iterator[tuple[asyncio.AbstractEventLoop | None, list[Any]]]:
+    """What stands beside each other in line and is told in one loop, and that loop.
+
+    Mostly that is all of it, which calls without an own frame for each entry find out.
+    """
+    kinds = set(map(type, line))
+    if Sending not in kinds:
+        if line:
+            yield None, line
+    elif len(kinds) == 1 and len(loops := set(map(Sending.get_loop, line))) == 1:
+        yield loops.pop(), line
+    else:
+        for loop, entries in itertools.groupby(line, _told_in):
+            yield loop, list(entries)
 
 
 def _room(receipt: _native.Receipt | None) -> _native.Receipt | None:
@@ -536,16 +556,21 @@ class Producer:
         taken = self._line[:]
         del self._line[: len(taken)]
         receipt = None
-        if Sending not in set(map(type, taken)):
-            return self._submit(None, taken) if taken else None
-        for loop, entries in itertools.groupby(taken, _told_in):
-            receipt = self._submit(loop if loop is not None and can_tell(loop) else None, list(entries))
+        for loop, entries in _neighbours(taken):
+            receipt = self._submit(loop, entries, can_tell)
         return receipt
 
-    def _submit(self, loop: asyncio.AbstractEventLoop | None, entries: list[Any]) -> _native.Receipt | None:
+    def _submit(
+        self,
+        loop: asyncio.AbstractEventLoop | None,
+        entries: list[Any],
+        can_tell: Callable[[asyncio.AbstractEventLoop], bool],
+    ) -> _native.Receipt | None:
         """Gives the core neighbours in line, and tells whoever waits for them in that loop; None: nobody does."""
-        waiters: list[Sending[Delivery]] = [entry for entry in entries if type(entry) is Sending]
-        items = [waiter._item for waiter in waiters] if waiters else entries
+        waiters: list[Sending[Delivery]] = [] if loop is None else entries
+        items = list(map(_item_of, waiters)) if waiters else entries
+        if loop is not None and not can_tell(loop):
+            loop = None
         for waiter in waiters:
             del waiter._item
         try:
@@ -592,9 +617,11 @@ class Producer:
             left -= len(failed)
             for partition, offsets, places in delivered:
                 left -= len(places)
-                for at, offset in zip(places, offsets):
+                # As they come, without a frame for each.
+                deliveries = map(_tuple, itertools.repeat(Delivery), zip(itertools.repeat(partition), offsets))
+                for waiter, delivery in zip(map(waiters.__getitem__, places), deliveries):
                     try:
-                        waiters[at].set_result(_tuple(Delivery, (partition, offset)))
+                        waiter.set_result(delivery)
                     except asyncio.InvalidStateError:
                         pass  # It was cancelled.
             for at, error in failed:
