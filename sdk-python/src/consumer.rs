@@ -5,7 +5,8 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pyo3::exceptions::{PyIndexError, PyStopAsyncIteration, PyTypeError};
+use pyo3::create_exception;
+use pyo3::exceptions::{PyException, PyIndexError, PyStopAsyncIteration, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView};
 use thalweg::Place;
@@ -17,6 +18,13 @@ use crate::runtime::{before_a_fork, forks, future_into_py};
 
 /// Bytes of a key or value that are shown.
 const REPR_BYTES: usize = 64;
+
+create_exception!(
+    _native,
+    NothingNow,
+    PyException,
+    "Nothing can be handed out at the moment; with the changes to tell."
+);
 
 #[pyclass(frozen)]
 pub(crate) struct Consumer {
@@ -36,7 +44,8 @@ impl Consumer {
         if self.forks == forks() { Ok(()) } else { Err(before_a_fork()) }
     }
 
-    /// What was handed out; None where there is nothing at the moment; the changes that are to be told first.
+    /// What was handed out. `NothingNow` where there is nothing at the moment, with the changes that are to be told
+    /// first: an exception, so that a loop over records need not look at what it gets.
     fn answer<'py, T>(
         &self,
         py: Python<'py>,
@@ -48,8 +57,8 @@ impl Consumer {
                 self.handed.fetch_add(1, Ordering::Relaxed);
                 wrap(item)
             }
-            Taken::Nothing => Ok(py.None().into_bound(py)),
-            Taken::Untold => Ok(PyList::new(py, self.untold())?.into_any()),
+            Taken::Nothing => Err(NothingNow::new_err((PyList::empty(py).unbind(),))),
+            Taken::Untold => Err(NothingNow::new_err((PyList::new(py, self.untold())?.unbind(),))),
             Taken::Failed(error) => Err(raise(error)),
             Taken::Ended => Err(PyStopAsyncIteration::new_err(())),
         }
@@ -58,9 +67,9 @@ impl Consumer {
 
 #[pymethods]
 impl Consumer {
-    /// Hands out the next record; what was handed out before it is done. None: nothing at the moment, `ready` waits. A
-    /// list: changes that are to be told first. StopAsyncIteration: everything has been read, or the consumer is
-    /// closed.
+    /// Hands out the next record; what was handed out before it is done. `NothingNow`: nothing at the moment, `ready`
+    /// waits; or there are changes that are to be told first. StopAsyncIteration: everything has been read, or the
+    /// consumer is closed.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.check_process()?;
         let wrap = |spot: Spot| {

@@ -21,5 +21,6 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<producer::Receipt>()?;
     m.add_class::<consumer::Consumer>()?;
     m.add_class::<consumer::Batch>()?;
-    m.add_class::<consumer::Record>()
+    m.add_class::<consumer::Record>()?;
+    m.add("NothingNow", m.py().get_type::<consumer::NothingNow>())
 }

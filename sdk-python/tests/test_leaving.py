@@ -14,7 +14,7 @@ import thalweg
 import thalweg.sync
 from conftest import run
 from test_reading import fill
-from thalweg import _consumer
+from thalweg import _consumer, _native
 from thalweg.testing import Broker
 
 
@@ -25,10 +25,10 @@ class Member:
         self.changes, self.gone = list(changes), gone
         self.did = list[str]()
 
-    def take(self) -> list[_consumer.Change] | None:
+    def take(self) -> _native.Record:
         if "stop" in self.did:
             raise StopAsyncIteration
-        return self.untold() or None
+        raise _native.NothingNow(self.untold())
 
     async def ready(self) -> None:
         await asyncio.sleep(0.01)

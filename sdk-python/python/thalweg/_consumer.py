@@ -93,24 +93,26 @@ def _record(
 Change = tuple[Literal["assigned", "revoked", "lost"], str, int]
 T = TypeVar("T", _native.Record, _native.Batch)
 S = TypeVar("S")
-Take = Callable[[_native.Consumer], T | list[Change] | None]
+Take = Callable[[_native.Consumer], T]
 
 
-def take_record(native: _native.Consumer) -> _native.Record | list[Change] | None:
-    """The next record, if there is one."""
+def take_record(native: _native.Consumer) -> _native.Record:
+    """The next record; NothingNow where there is none."""
     return native.take()
 
 
-def taker(native: _native.Consumer, take: Take[T]) -> Callable[[], T | list[Change] | None]:
+def taker(native: _native.Consumer, take: Take[T]) -> Callable[[], T]:
     """The same without an argument: for records it is the native call itself, because it is made for each."""
     return native.take if take is take_record else functools.partial(take, native)  # type: ignore[return-value]
 
 
-_HANDED_OUT = (_native.Record, _native.Batch)
+def not_open() -> Any:
+    """What takes before the consumer is open."""
+    raise _native.NothingNow
 
 
 def take_batches(max_records: int | None) -> Take[_native.Batch]:
-    """What takes the next batch, of at most so many records, if there is one."""
+    """What takes the next batch, of at most so many records; NothingNow where there is none."""
     _checks.whole("max_records", max_records, 1, sys.maxsize)
     limit = sys.maxsize if max_records is None else max_records
     return lambda native: native.take_batch(limit)
@@ -295,18 +297,14 @@ class Consumer:
         native = self._native or await self._ready()
         while True:
             try:
-                taken = take(native)
+                return take(native)
             except StopAsyncIteration:
                 self._handed_at_wait = native.handed()
                 raise
-            if taken is None:
-                self._handed_at_wait = native.handed()
-                await native.ready()
-            elif isinstance(taken, list):
-                self._handed_at_wait = native.handed()
-                await self._tell(native)
-            else:
-                return taken
+            except _native.NothingNow as nothing:
+                (changes,) = nothing.args
+            self._handed_at_wait = native.handed()
+            await (self._tell(native) if changes else native.ready())
 
     async def _within(self, take: Take[T], timeout: float | None, reader: asyncio.Task[Any] | None) -> T | None:
         self._check_readable(reader)
@@ -576,8 +574,8 @@ class _Reading(AsyncIterator[T]):
     def __init__(self, consumer: Consumer, take: Take[T]) -> None:
         self._consumer = consumer
         self._take: Take[T] = take
-        # What takes at once, once the consumer is open.
-        self._now: Callable[[], T | list[Change] | None] | None = None
+        # What takes at once.
+        self._now: Callable[[], T] = not_open
         # A loop is its task's, though a read of it may run in one of `wait_for`.
         self._task = _current_task()
 
@@ -585,17 +583,19 @@ class _Reading(AsyncIterator[T]):
         return self
 
     async def __anext__(self) -> T:
-        if self._now is not None:
-            try:
-                taken = self._now()
-            except StopAsyncIteration:
-                # By the way that takes note of it.
-                return await self._consumer._wait(self._take, self._task)
-            if taken.__class__ in _HANDED_OUT:
-                return taken  # pyright: ignore[reportReturnType]
-        elif self._consumer._closed and self._consumer._native is None:
+        # Nothing else is done for a record: this is what reading costs.
+        try:
+            return self._now()
+        except (_native.NothingNow, StopAsyncIteration):
+            pass
+        return await self._later()
+
+    async def _later(self) -> T:
+        """By the way that waits, and that takes note of the end."""
+        consumer = self._consumer
+        if consumer._closed and consumer._native is None:
             raise StopAsyncIteration
-        waited = await self._consumer._wait(self._take, self._task)
-        if self._now is None and self._consumer._native is not None:
-            self._now = taker(self._consumer._native, self._take)
+        waited = await consumer._wait(self._take, self._task)
+        if self._now is not_open and consumer._native is not None:
+            self._now = taker(consumer._native, self._take)
         return waited

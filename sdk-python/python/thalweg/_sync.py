@@ -320,21 +320,21 @@ class ConsumerBase:
             while True:
                 try:
                     taken = take(native)
+                    self._got += 1
+                    return taken
                 except StopAsyncIteration:
                     inner._handed_at_wait = native.handed()
                     inner._ended = True
                     return None
-                if taken is None:
-                    inner._handed_at_wait = native.handed()
-                    if deadline is not None and time.monotonic() >= deadline:
-                        return None
-                    run(ready)
-                elif isinstance(taken, list):
-                    inner._handed_at_wait = native.handed()
+                except _native.NothingNow as nothing:
+                    (changes,) = nothing.args
+                inner._handed_at_wait = native.handed()
+                if changes:
                     self._tell(native)
+                elif deadline is not None and time.monotonic() >= deadline:
+                    return None
                 else:
-                    self._got += 1
-                    return taken
+                    run(ready)
         except BaseException:
             self._give_back(native)
             raise
@@ -429,27 +429,31 @@ class _Reading(Iterator[R]):
     def __init__(self, consumer: ConsumerBase, take: _consumer.Take[R]) -> None:
         self._consumer = consumer
         self._take: _consumer.Take[R] = take
-        self._now: Callable[[], R | list[_consumer.Change] | None] | None = None
+        # What takes at once.
+        self._now: Callable[[], R] = _consumer.not_open
 
     def __next__(self) -> R:
+        consumer = self._consumer
+        try:
+            # Between this and the user nothing is called: a signal is not heeded there.
+            taken = self._now()
+            consumer._got += 1
+            return taken
+        except (_native.NothingNow, StopAsyncIteration):
+            pass
+        except BaseException:
+            if (native := consumer._inner._native) is not None:
+                consumer._give_back(native)
+            raise
+        return self._later()
+
+    def _later(self) -> R:
+        """By the way that waits, and that takes note of the end."""
         inner = self._consumer._inner
         native = inner._native
-        if self._now is not None and native is not None:
-            try:
-                taken = self._now()
-                # Between this and the user nothing is called: a signal is not heeded there.
-                if taken.__class__ in _consumer._HANDED_OUT:
-                    self._consumer._got += 1
-                    return taken  # pyright: ignore[reportReturnType]
-            except StopAsyncIteration:
-                inner._handed_at_wait = native.handed()
-                raise StopIteration from None
-            except BaseException:
-                self._consumer._give_back(native)
-                raise
-        elif inner._closed and native is None:
+        if inner._closed and native is None:
             raise StopIteration
-        elif native is not None:
+        if native is not None:
             self._now = _consumer.taker(native, self._take)
         self._consumer._reading = weakref.ref(self)
         waited = self._consumer._wait(self._take)
