@@ -1,0 +1,315 @@
+//! Unit tests of a consumer of one partition and of what a broker pushes to it. Real brokers are left to `tests/e2e`.
+
+use thalweg_client_core::{ConsumerCore, Pushed};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use super::reader::ReadingHow;
+use super::*;
+use crate::batch::crafted::{bad, good};
+
+/// A consumer of one partition, and the broker that pushes to it.
+struct Pair {
+    consumer: Consumer,
+    reader: Arc<Reader>,
+    events: UnboundedSender<Event>,
+    generation: u64,
+}
+
+impl Pair {
+    fn new(on_bad_record: OnBadRecord, on_out_of_range: OnOutOfRange) -> Pair {
+        let topic = proto::Topic { name: "t".into(), id: Bytes::from_static(&[7; 16]), ..Default::default() };
+        let core = ConsumerCore::new([0], Position::Offset(10), 1 << 20);
+        let reader = Arc::new(Reader::new(&topic, core, &ReadingHow::default()));
+        let (events, incoming) = unbounded_channel();
+        let consumer = Consumer::new(Made {
+            client: Client::unconnected(),
+            source: Source::Alone(Alone::of(&reader)),
+            subscribing: Subscribing {
+                topics: vec!["t".into()],
+                waits_for_topics: false,
+                start: Position::Latest,
+                buffer_bytes: 1 << 20,
+                fixed: None,
+            },
+            listener: None,
+            tells: false,
+            incoming,
+            ends: None,
+            damaged: VecDeque::new(),
+            filter: None,
+            on_bad_record,
+            on_out_of_range,
+        });
+        reader.core().connected(0);
+        let mut pair = Pair { consumer, reader, events, generation: 0 };
+        assert_eq!(pair.start(), 10);
+        pair.push(&[], proto::FetchPush { scanned_through: 10, ..Default::default() });
+        pair
+    }
+
+    /// Where the consumer wants to be pushed from.
+    fn start(&mut self) -> u64 {
+        let asked = self.reader.core().poll().into_iter().find(|c| c.start.is_some()).expect("it asks for a start");
+        self.generation = asked.generation;
+        asked.start.expect("just seen").value
+    }
+
+    fn push(&mut self, body: &[Bytes], push: proto::FetchPush) {
+        let push = proto::FetchPush { generation: self.generation, leader_epoch: 1, high_watermark: 99, ..push };
+        let body = Bytes::from(body.concat());
+        let pushed = self.reader.core().pushed(&push, body.len() as u64);
+        if let Pushed::Current { from, .. } = pushed {
+            let _ = self.events.send(Event::Push { reader: self.reader.clone(), push: Box::new(push), body, from });
+        }
+    }
+
+    async fn next(&mut self) -> std::result::Result<u64, (ErrorKind, ErrorPlace)> {
+        let next = tokio::time::timeout(Duration::from_secs(10), self.consumer.next()).await.expect("an answer");
+        let next = next.expect("it does not end");
+        next.map(|r| r.offset()).map_err(|e| (e.kind(), e.place().expect("it names its place").clone()))
+    }
+}
+
+fn scanned(scanned_through: u64, delivered: u64) -> proto::FetchPush {
+    proto::FetchPush { scanned_through, delivered, ..Default::default() }
+}
+
+fn bad_at(offset: u64) -> (ErrorKind, ErrorPlace) {
+    let place = ErrorPlace {
+        topic: "t".into(),
+        partition: Some(0),
+        offset: Some(offset),
+        log_start: Some(0),
+        log_end: Some(99),
+    };
+    (ErrorKind::BadRecord, place)
+}
+
+#[tokio::test]
+async fn what_stands_before_a_bad_batch_comes_first_and_nothing_from_behind_it_before_a_seek() {
+    let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+    pair.push(&[good(10, &["a", "b"]), bad(12, 3), good(15, &["c"])], scanned(16, 6));
+    pair.push(&[good(16, &["d"])], scanned(17, 1));
+    assert_eq!((pair.next().await, pair.next().await), (Ok(10), Ok(11)));
+    for _ in 0..3 {
+        assert_eq!(pair.next().await, Err(bad_at(12)));
+    }
+    assert!(pair.consumer.next_batch().await.unwrap().is_err());
+    assert_eq!(pair.consumer.position(0), Some(12));
+    pair.consumer.seek(0, Position::Offset(15)).await.unwrap();
+    assert_eq!(pair.start(), 15);
+    pair.push(&[], scanned(15, 0));
+    pair.push(&[good(15, &["c"])], scanned(16, 1));
+    assert_eq!(pair.next().await, Ok(15));
+    assert!(pair.reader.core().held_bytes() <= 1 << 20);
+}
+
+#[tokio::test]
+async fn skip_passes_a_bad_batch_over_and_counts_its_records() {
+    let mut pair = Pair::new(OnBadRecord::Skip, OnOutOfRange::Fail);
+    pair.push(&[good(10, &["a", "b"]), bad(12, 3), good(15, &["c"])], scanned(16, 6));
+    pair.push(&[bad(16, 2)], scanned(18, 2));
+    pair.push(&[good(18, &["d"])], scanned(19, 1));
+    let mut offsets = Vec::new();
+    for _ in 0..4 {
+        offsets.push(pair.next().await.unwrap());
+    }
+    assert_eq!(offsets, [10, 11, 15, 18]);
+    let counts = pair.consumer.counts();
+    assert_eq!((counts.delivered, counts.unreadable, counts.scanned()), (4, 5, 9));
+}
+
+#[tokio::test]
+async fn a_batch_that_a_filter_cannot_be_shown_is_a_bad_record_too() {
+    let refusal = |delivered| proto::FetchPush {
+        error: Some(RemoteError::new(ErrorCode::UnreadableBatch, "garbage").into()),
+        unreadable_through: 15,
+        ..scanned(12, delivered)
+    };
+    let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+    pair.push(&[good(10, &["a", "b"])], refusal(2));
+    assert_eq!((pair.next().await, pair.next().await), (Ok(10), Ok(11)));
+    assert_eq!((pair.next().await, pair.next().await), (Err(bad_at(12)), Err(bad_at(12))));
+    let mut pair = Pair::new(OnBadRecord::Skip, OnOutOfRange::Fail);
+    pair.push(&[good(10, &["a", "b"])], refusal(2));
+    assert_eq!((pair.next().await, pair.next().await), (Ok(10), Ok(11)));
+    assert_eq!(pair.start(), 15);
+    pair.push(&[], scanned(15, 0));
+    pair.push(&[good(15, &["c"])], scanned(16, 1));
+    assert_eq!(pair.next().await, Ok(15));
+    assert_eq!((pair.consumer.counts().delivered, pair.consumer.counts().unreadable), (3, 3));
+}
+
+fn texts(batch: &Batch) -> Vec<String> {
+    batch.records().map(|r| r.text().unwrap().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn records_and_batches_may_be_mixed_and_nothing_is_passed_over() {
+    let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+    pair.push(&[good(10, &["a", "b", "c"]), good(13, &["d", "e", "f"])], scanned(18, 6));
+    pair.push(&[good(18, &["g"])], scanned(19, 1));
+    assert_eq!(pair.next().await, Ok(10));
+    assert_eq!((pair.consumer.position(0), pair.consumer.lag(0)), (Some(11), Some(88)));
+    let batch = pair.consumer.next_batch_of(3).await.unwrap().unwrap();
+    assert_eq!(texts(&batch), ["b", "c", "d"]);
+    assert_eq!(pair.consumer.position(0), Some(14));
+    assert_eq!(pair.next().await, Ok(14));
+    let rest = pair.consumer.next_batch().await.unwrap().unwrap();
+    assert_eq!((texts(&rest), pair.consumer.position(0)), (vec!["f".to_owned()], Some(18)));
+    assert_eq!(texts(&pair.consumer.next_batch_of(3).await.unwrap().unwrap()), ["g"]);
+    let none = pair.consumer.next_batch_of(0).await.unwrap();
+    assert_eq!(none.unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn a_partition_that_is_paused_with_its_last_record_in_hand_goes_on_with_what_comes() {
+    let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+    pair.push(&[good(10, &["a"])], scanned(11, 1));
+    assert_eq!(pair.next().await, Ok(10));
+    pair.consumer.pause(0).unwrap();
+    pair.consumer.resume(0).unwrap();
+    assert!(matches!(pair.consumer.take_record(), Taken::Nothing));
+    assert_eq!(pair.consumer.position(0), Some(11));
+    pair.push(&[good(11, &["b"])], scanned(12, 1));
+    assert_eq!(pair.next().await, Ok(11));
+    // Asked for while it is paused: the record in hand is done all the same.
+    pair.consumer.pause(0).unwrap();
+    assert!(matches!(pair.consumer.take_record(), Taken::Nothing));
+    pair.consumer.resume(0).unwrap();
+    pair.push(&[good(12, &["c"])], scanned(13, 1));
+    assert_eq!(pair.next().await, Ok(12));
+}
+
+#[tokio::test]
+async fn a_paused_partition_hands_out_nothing_and_goes_on_where_it_was() {
+    let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+    pair.push(&[good(10, &["a", "b"])], scanned(12, 2));
+    pair.push(&[good(12, &["c"])], scanned(13, 1));
+    assert_eq!(pair.next().await, Ok(10));
+    pair.consumer.pause(0).unwrap();
+    assert_eq!(pair.consumer.paused(), [("t".to_owned(), 0)]);
+    pair.push(&[good(13, &["d"])], scanned(14, 1));
+    let waiting = tokio::time::timeout(Duration::from_millis(20), pair.consumer.next()).await;
+    assert!(waiting.is_err(), "something of a paused partition was handed out: {waiting:?}");
+    assert_eq!(pair.consumer.position(0), Some(11));
+    // Whoever waits is woken.
+    let (next, ()) = tokio::join!(pair.consumer.next(), async { pair.consumer.resume(0).unwrap() });
+    assert_eq!(next.unwrap().unwrap().offset(), 11);
+    assert_eq!((pair.next().await, pair.next().await), (Ok(12), Ok(13)));
+    // What waits of a paused partition is dropped by a seek, and its memory is given back.
+    pair.consumer.pause(0).unwrap();
+    pair.push(&[good(14, &["e"])], scanned(15, 1));
+    let _ = tokio::time::timeout(Duration::from_millis(20), pair.consumer.next()).await;
+    pair.consumer.seek(0, Position::Offset(11)).await.unwrap();
+    pair.consumer.resume(0).unwrap();
+    assert_eq!(pair.start(), 11);
+    pair.push(&[], scanned(11, 0));
+    pair.push(&[good(10, &["a", "b"])], scanned(12, 1));
+    assert_eq!(pair.next().await, Ok(11));
+    assert!(pair.reader.core().held_bytes() <= 1 << 20);
+}
+
+#[tokio::test]
+async fn whoever_gives_up_waiting_loses_nothing() {
+    let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+    let mut offsets = Vec::new();
+    for at in 0..50u64 {
+        let waiting = tokio::time::timeout(Duration::from_micros(at * 7), pair.consumer.next()).await;
+        offsets.extend(waiting.ok().map(|next| next.unwrap().unwrap().offset()));
+        pair.push(&[good(10 + 2 * at, &["x", "y"])], scanned(12 + 2 * at, 2));
+    }
+    while offsets.len() < 100 {
+        offsets.push(pair.next().await.unwrap());
+    }
+    assert_eq!(offsets, (10..110).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_stopped_consumer_lets_what_is_in_hand_be_finished() {
+    let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+    pair.push(&[good(10, &["a", "b"])], scanned(12, 2));
+    assert_eq!(pair.next().await, Ok(10));
+    pair.consumer.stop();
+    let idle = tokio::time::timeout(Duration::from_millis(20), pair.consumer.idle()).await;
+    assert!(idle.is_err(), "a record is in hand");
+    let (idle, next) = tokio::join!(pair.consumer.idle(), pair.consumer.next());
+    assert_eq!((idle, next.is_none()), ((), true));
+    assert_eq!(pair.consumer.seek(0, Position::Earliest).await.unwrap_err().to_string(), "the consumer is closed");
+}
+
+#[tokio::test]
+async fn a_position_out_of_range_follows_the_policy() {
+    let out_of_range = || proto::FetchPush {
+        error: Some(RemoteError::new(ErrorCode::OffsetOutOfRange, "gone").into()),
+        ..scanned(10, 0)
+    };
+    let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+    pair.push(&[], out_of_range());
+    assert_eq!(pair.next().await.unwrap_err().0, ErrorKind::OffsetOutOfRange);
+    let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Earliest);
+    pair.push(&[], out_of_range());
+    let _ = tokio::time::timeout(Duration::from_millis(20), pair.consumer.next()).await;
+    let control = pair.reader.core().poll().into_iter().find(|c| c.start.is_some()).expect("it is asked for anew");
+    assert_eq!(control.start, Some(Position::Earliest.start()));
+}
+
+#[tokio::test]
+async fn of_a_run_only_what_the_user_has_got_is_handed_out() {
+    let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+    pair.push(&[good(10, &["a", "b"]), good(12, &["c", "d"])], scanned(16, 4));
+    pair.consumer.ready().await;
+    let run = |max| match pair.consumer.take_run(max) {
+        Taken::Some((spot, count)) => (spot.index, count, pair.consumer.position(0)),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(run(3), (0, 3, Some(13)));
+    pair.consumer.give_back(1);
+    assert_eq!(pair.consumer.position(0), Some(11));
+    assert_eq!(run(100), (1, 3, Some(16)));
+    pair.consumer.give_back(2);
+    pair.consumer.give_back(2);
+    assert_eq!((pair.consumer.position(0), pair.next().await), (Some(13), Ok(13)));
+    pair.consumer.give_back(1);
+    assert_eq!(pair.consumer.position(0), Some(16));
+}
+
+#[tokio::test]
+async fn what_is_in_hand_of_a_partition_that_was_paused_since_can_be_given_back() {
+    let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+    pair.push(&[good(10, &["a", "b"])], scanned(12, 2));
+    assert_eq!(pair.next().await, Ok(10));
+    pair.consumer.pause(0).unwrap();
+    pair.consumer.give_back(0);
+    assert_eq!(pair.consumer.position(0), Some(10));
+    pair.consumer.resume(0).unwrap();
+    assert_eq!((pair.next().await, pair.next().await), (Ok(10), Ok(11)));
+}
+
+async fn next_of(records: &mut Records) -> Option<u64> {
+    let next = std::future::poll_fn(|cx| futures_core::Stream::poll_next(Pin::new(&mut *records), cx));
+    let next = tokio::time::timeout(Duration::from_secs(10), next).await.expect("an answer");
+    next.map(|record| record.unwrap().offset())
+}
+
+#[tokio::test]
+async fn records_are_a_stream_and_a_batch_is_what_a_loop_goes_over() {
+    let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+    pair.push(&[good(10, &["a", "b", "c", "d"])], scanned(14, 4));
+    let mut records = pair.consumer.records();
+    assert_eq!((next_of(&mut records).await, next_of(&mut records).await), (Some(10), Some(11)));
+    // The consumer can be used beside it, and what a stream has not handed out is not its own.
+    let mut offsets = Vec::new();
+    for record in &pair.consumer.next_batch().await.unwrap().unwrap() {
+        offsets.push(record.offset());
+    }
+    assert_eq!(offsets, [12, 13]);
+    let mut waits = pair.consumer.records();
+    assert!(tokio::time::timeout(Duration::from_millis(20), next_of(&mut waits)).await.is_err());
+    drop(waits);
+    let push = async { pair.push(&[good(14, &["e"])], scanned(15, 1)) };
+    let (next, ()) = tokio::join!(next_of(&mut records), push);
+    assert_eq!(next, Some(14));
+    pair.consumer.stop();
+    assert_eq!(next_of(&mut records).await, None);
+}
