@@ -7,15 +7,8 @@ use bytes::Bytes;
 use thalweg_model::{BatchBuilder, BatchError, BatchHeader, Codec, LeaderEpoch, Offset, RecordBatch, RecordSpan};
 use thalweg_wire::ErrorKind;
 
-use crate::{Error, Place, Result};
-
-/// The topic that something was read from. Another one may bear its name by now.
-#[derive(Debug)]
-pub(crate) struct TopicName {
-    pub(crate) name: String,
-    /// Empty for what was not read.
-    pub(crate) id: Bytes,
-}
+use crate::place::{Place, TopicName};
+use crate::{Error, Result};
 
 /// A record as it was read.
 ///

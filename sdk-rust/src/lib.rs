@@ -51,6 +51,7 @@ mod consumer;
 mod error;
 mod link;
 mod network;
+mod place;
 mod placement;
 mod producer;
 mod record;
@@ -69,8 +70,9 @@ pub use admin::{
 };
 pub use batch::{Batch, ConsumerRecord, OnBadRecord};
 pub use client::{Client, ClientBuilder, connect};
-pub use consumer::{Consumer, ConsumerBuilder, OnOutOfRange, Place, Rebalance, Records};
+pub use consumer::{Consumer, ConsumerBuilder, OnOutOfRange, Rebalance, Records};
 pub use error::{Error, ErrorPlace};
+pub use place::Place;
 pub use producer::{Delivery, Producer, ProducerBuilder, Receipt};
 pub use record::{IntoBytes, Record};
 pub use thalweg_client_core::{Acks, Counts, Position};

@@ -12,14 +12,14 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::oneshot;
 
 use super::alone::{Alone, Follows, ToRead, Wanted};
-use super::{Consumer, Listener, Made, OnOutOfRange, Place, Source, Subscribing, find_wanted};
+use super::{Consumer, Listener, Made, OnOutOfRange, Source, Subscribing, find_wanted};
 use crate::PluginInfo;
 use crate::admin::topics::FoundOffsets;
 use crate::batch::OnBadRecord;
 use crate::client::{Client, FOREVER};
 use crate::consumer::member::{GroupOptions, GroupShared, Rebalance};
 use crate::consumer::reader::open_stream;
-use crate::{Error, IntoBytes, Result};
+use crate::{Error, IntoBytes, Place, Result};
 
 /// Memory for records that were pushed and not taken yet.
 const BUFFER_BYTES: u64 = 32 << 20;

@@ -36,7 +36,7 @@ use crate::PluginInfo;
 use crate::batch::{OnBadRecord, Spot, decode};
 use crate::client::Client;
 
-use crate::{Batch, ConsumerRecord, Error, ErrorPlace, Result};
+use crate::{Batch, ConsumerRecord, Error, ErrorPlace, Place, Result};
 
 /// How often a group's other members are looked after, to know whether everything has been read.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -46,57 +46,6 @@ const COMMITTED_OR_NOT: &str =
     "no answer from the group's coordinator in time; the offsets may or may not be committed";
 
 type Listener = Arc<dyn Fn(&Rebalance) + Send + Sync>;
-
-/// Names a partition of what a consumer reads: a number where it reads one topic, else topic and number.
-///
-/// ```
-/// let place: thalweg::Place = ("orders", 3).into();
-/// assert_eq!(place.to_string(), "partition 3 of topic \"orders\"");
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    topic: Option<String>,
-    /// Where it comes from a record: which topic of that name.
-    topic_id: Option<Bytes>,
-    partition: u32,
-}
-
-impl Place {
-    /// A partition of just this topic, and of no later one of its name; for the bindings.
-    #[doc(hidden)]
-    pub fn of_topic_id(topic: &str, id: Bytes, partition: u32) -> Place {
-        Place { topic: Some(topic.to_owned()), topic_id: Some(id).filter(|id| !id.is_empty()), partition }
-    }
-
-    fn is_of(&self, reader: &Reader) -> bool {
-        self.bears_name_of(reader) && self.topic_id.as_ref().is_none_or(|id| *id == reader.topic.id)
-    }
-
-    fn bears_name_of(&self, reader: &Reader) -> bool {
-        self.topic.as_deref().is_none_or(|topic| topic == reader.name())
-    }
-}
-
-impl From<u32> for Place {
-    fn from(partition: u32) -> Self {
-        Place { topic: None, topic_id: None, partition }
-    }
-}
-
-impl<T: Into<String>> From<(T, u32)> for Place {
-    fn from((topic, partition): (T, u32)) -> Self {
-        Place { topic: Some(topic.into()), topic_id: None, partition }
-    }
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.topic {
-            Some(topic) => write!(f, "partition {} of topic {topic:?}", self.partition),
-            None => write!(f, "partition {}", self.partition),
-        }
-    }
-}
 
 /// What becomes of a position that the log does not hold: retention has removed it, or it is past the end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -999,7 +948,7 @@ impl Inner {
     }
 
     fn reader(&self, place: &Place) -> Result<Arc<Reader>> {
-        let reads = |r: &&Arc<Reader>| place.is_of(r) && r.core().reads(place.partition);
+        let reads = |r: &&Arc<Reader>| place.is_of(&r.topic) && r.core().reads(place.partition);
         let found = match &self.source {
             Source::Alone(alone) => alone.readers().iter().find(reads).cloned(),
             Source::Group(member) => member.reader(place.topic.as_deref(), place.partition),
@@ -1011,15 +960,17 @@ impl Inner {
     fn held(&self, place: &Place) -> Result<Arc<Reader>> {
         let reads = |r: &&Arc<Reader>| self.member().is_ok_and(|m| m.cursor(&r.key(place.partition)).is_some());
         let readers = self.readers();
-        if let Some(found) = readers.iter().filter(|r| place.is_of(r)).find(reads) {
+        if let Some(found) = readers.iter().filter(|r| place.is_of(&r.topic)).find(reads) {
             return Ok(found.clone());
         }
-        if let Some(other) = readers.iter().filter(|r| place.topic_id.is_some() && place.bears_name_of(r)).find(reads) {
+        if let Some(other) =
+            readers.iter().filter(|r| place.topic_id.is_some() && place.bears_name_of(&r.topic)).find(reads)
+        {
             let what = "and another one was made under its name: this record is of the first";
             return Err(Error::topic_gone(other.name()).with_more(what));
         }
         let is_lost = |r: &Arc<Reader>| self.member().is_ok_and(|m| m.has_known(&r.key(place.partition)));
-        match readers.iter().any(|r| place.is_of(r) && is_lost(r)) {
+        match readers.iter().any(|r| place.is_of(&r.topic) && is_lost(r)) {
             true => Err(anothers(&format!("{place}"))),
             false => Err(Error::new(ErrorKind::NotFound, format!("this consumer does not read {place}"))),
         }

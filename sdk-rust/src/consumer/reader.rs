@@ -17,9 +17,9 @@ use tokio::sync::{Notify, watch};
 
 use crate::PluginInfo;
 use crate::address::Address;
-use crate::batch::TopicName;
 use crate::consumer::member::GroupShared;
 use crate::link::{ATTEMPT, Link};
+use crate::place::TopicName;
 use crate::stream::{FrameReader, send};
 use crate::streams::{Kept, Lost, again};
 use crate::{Error, ErrorPlace, Result};
