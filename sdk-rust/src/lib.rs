@@ -50,6 +50,7 @@ mod client;
 mod consumer;
 mod error;
 mod link;
+mod lock;
 mod network;
 mod place;
 mod placement;

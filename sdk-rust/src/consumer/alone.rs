@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::consumer::reader::{Event, Reader, ReadingHow};
 use crate::link::Link;
+use crate::lock::lock;
 use crate::routing::{Hears, listen_to_some};
 use crate::{Error, ErrorKind, Result};
 
@@ -137,12 +138,12 @@ impl Alone {
 
 impl Shared {
     fn wanted(&self) -> MutexGuard<'_, Wanted> {
-        self.wanted.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.wanted)
     }
 
     /// Without those of topics that are gone.
     fn readers(&self) -> MutexGuard<'_, Vec<Arc<Reader>>> {
-        let mut readers = self.readers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut readers = lock(&self.readers);
         readers.retain(|r| !r.has_ended());
         readers
     }

@@ -22,6 +22,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::consumer::reader::{Event, Reader, ReadingHow};
 use crate::link::{ATTEMPT, Link, chance};
+use crate::lock::lock;
 use crate::routing::Routing;
 use crate::stream::{FrameReader, malformed, send};
 use crate::{Error, Result};
@@ -208,7 +209,7 @@ impl GroupShared {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     fn now_ms(&self) -> u64 {

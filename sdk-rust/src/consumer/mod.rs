@@ -35,6 +35,7 @@ use self::reader::{Event, Reader};
 use crate::PluginInfo;
 use crate::batch::{OnBadRecord, Spot, decode};
 use crate::client::Client;
+use crate::lock::lock;
 
 use crate::{Batch, ConsumerRecord, Error, ErrorPlace, Place, Result};
 
@@ -889,7 +890,7 @@ fn is_paused(paused: &BTreeMap<PartitionKey, String>, event: &Event) -> bool {
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// The state of a consumer that is not closed.

@@ -19,6 +19,7 @@ use crate::PluginInfo;
 use crate::address::Address;
 use crate::consumer::member::GroupShared;
 use crate::link::{ATTEMPT, Link};
+use crate::lock::lock;
 use crate::place::TopicName;
 use crate::stream::{FrameReader, send};
 use crate::streams::{Kept, Lost, again};
@@ -111,7 +112,7 @@ impl Reader {
     }
 
     pub(crate) fn core(&self) -> MutexGuard<'_, ConsumerCore> {
-        self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.core)
     }
 
     pub(crate) fn key(&self, partition: u32) -> PartitionKey {

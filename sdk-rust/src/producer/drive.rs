@@ -20,10 +20,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::receipt::{Ledger, Token};
-use super::{Destination, Options, lock};
+use super::{Destination, Options};
 use crate::address::Address;
 use crate::error::ErrorPlace;
 use crate::link::{ATTEMPT, Link, chance};
+use crate::lock::lock;
 use crate::placement::{Placement, SharedPlacement, place_all};
 use crate::routing::Routing;
 use crate::stream::FrameReader;

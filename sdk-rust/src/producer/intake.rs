@@ -19,8 +19,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::receipt::{Ledger, Token};
-use super::{Destination, Options, Session, lock};
+use super::{Destination, Options, Session};
 use crate::link::Link;
+use crate::lock::lock;
 use crate::placement::{Placement, no_partition, place_all};
 use crate::{Error, Result};
 

@@ -6,7 +6,7 @@ mod receipt;
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use thalweg_client_core::{Acks, ProducerConfig};
@@ -18,6 +18,7 @@ use self::intake::{Hand, Intake, Item, closed};
 pub use self::receipt::Receipt;
 use self::receipt::{Ledger, Pending, Token};
 use crate::client::{Client, FOREVER};
+use crate::lock::lock;
 use crate::{Error, Record, Result};
 
 /// A producer of many topics keeps the streams of one that nothing is sent to for so long.
@@ -327,12 +328,6 @@ impl Drop for Inner {
         }
         self.close();
     }
-}
-
-/// A poisoned lock means that a panic is on its way to the user already; what it guards is still consistent enough to
-/// end.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl std::fmt::Debug for Producer {

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::Notify;
 
-use super::{Delivery, lock};
+use super::Delivery;
+use crate::lock::lock;
 use crate::{Error, Result};
 
 /// The outcomes of one call's records, to wait for or to drop.
