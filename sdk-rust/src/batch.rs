@@ -99,18 +99,6 @@ impl ConsumerRecord {
         text.map_err(|e| Error::because(ErrorKind::Invalid, format!("value at offset {} is not UTF-8", self.offset), e))
     }
 
-    /// The value from JSON, as any type that serde reads; `None` for a tombstone.
-    ///
-    /// # Errors
-    /// `invalid` for what is not JSON, or not of that type.
-    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<Option<T>> {
-        let json = self.value().map(|value| serde_json::from_slice(value)).transpose();
-        let what = std::any::type_name::<T>();
-        json.map_err(|e| {
-            Error::because(ErrorKind::Invalid, format!("value at offset {} is not JSON of {what}", self.offset), e)
-        })
-    }
-
     /// The same record to be sent elsewhere: key, value, headers and time.
     pub fn to_record(&self) -> crate::Record {
         crate::Record::sent(self.record.clone(), None)

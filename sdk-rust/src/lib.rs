@@ -49,6 +49,7 @@ pub mod bindings;
 mod client;
 mod consumer;
 mod error;
+mod json;
 mod link;
 mod lock;
 mod network;

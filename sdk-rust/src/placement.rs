@@ -18,6 +18,7 @@ use tokio::sync::OwnedMutexGuard;
 #[cfg(feature = "wasm")]
 use crate::address::Address;
 use crate::link::{Io, Link};
+use crate::record::ToPlace;
 use crate::{Error, Result};
 
 /// Reaches a broker, from a caller's thread or from the connection's.
@@ -83,9 +84,6 @@ pub(crate) enum Placement {
 
 /// How records are placed, and the epoch of the pin that says so.
 pub(crate) type SharedPlacement = Arc<tokio::sync::Mutex<(u32, Placement)>>;
-
-/// A record to place, and the partition that its sender has chosen, if any.
-pub(crate) type ToPlace = (Record, Option<u32>);
 
 /// The partition of each record, and the epoch of the pin that was asked. A record that the plugin fails on is the only
 /// one that fails.

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use thalweg_model::Header;
 
-use crate::placement::ToPlace;
+/// A record with its time, and the partition that its sender has chosen, if any.
+pub(crate) type ToPlace = (thalweg_model::Record, Option<u32>);
 
 /// Anything that is bytes or text.
 pub trait IntoBytes {
@@ -68,16 +69,6 @@ impl Record {
     pub fn new(value: impl IntoBytes) -> Record {
         let inner = thalweg_model::Record { value: Some(value.into_bytes()), ..Default::default() };
         Record { inner, ..Record::default() }
-    }
-
-    /// A record whose value is the JSON of anything that serde writes.
-    ///
-    /// # Errors
-    /// `invalid` for what has no JSON: a map whose keys are no strings, or a type that says so itself.
-    pub fn json(value: &impl serde::Serialize) -> crate::Result<Record> {
-        let json = serde_json::to_vec(value);
-        let error = |e| crate::Error::because(thalweg_wire::ErrorKind::Invalid, "the value has no JSON", e);
-        Ok(Record::new(json.map_err(error)?))
     }
 
     /// A record without value: with compaction, it deletes its key.
