@@ -7,9 +7,7 @@ use bytes::Bytes;
 use thalweg_wire::{ErrorKind, Message};
 
 use crate::address::{Address, Trust};
-use crate::consumer::ConsumerBuilder;
 use crate::link::{Io, LinkOptions};
-use crate::producer::ProducerBuilder;
 use crate::{Error, Result};
 
 /// As good as for ever, and short enough to be added to any moment: a hundred years.
@@ -165,27 +163,6 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    /// A producer to a topic.
-    pub fn producer(&self, topic: &str) -> ProducerBuilder {
-        ProducerBuilder::new(self.clone(), Some(topic))
-    }
-
-    /// A producer whose records each name their topic, by [`Record::topic`](crate::Record::topic). All topics share its
-    /// buffer.
-    pub fn producer_of_any_topic(&self) -> ProducerBuilder {
-        ProducerBuilder::new(self.clone(), None)
-    }
-
-    /// A consumer of a topic: of all its partitions, from the end, unless told otherwise.
-    pub fn consumer(&self, topic: &str) -> ConsumerBuilder {
-        self.consumer_of([topic])
-    }
-
-    /// The same for several topics.
-    pub fn consumer_of<T: Into<String>>(&self, topics: impl IntoIterator<Item = T>) -> ConsumerBuilder {
-        ConsumerBuilder::new(self.clone(), topics.into_iter().map(Into::into).collect())
-    }
-
     /// How this client calls itself.
     pub(crate) fn id(&self) -> &str {
         &self.id

@@ -29,6 +29,19 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How often what is done is committed.
 const AUTO_COMMIT: Duration = Duration::from_secs(1);
+
+impl Client {
+    /// A consumer of a topic: of all its partitions, from the end, unless told otherwise.
+    pub fn consumer(&self, topic: &str) -> ConsumerBuilder {
+        self.consumer_of([topic])
+    }
+
+    /// The same for several topics.
+    pub fn consumer_of<T: Into<String>>(&self, topics: impl IntoIterator<Item = T>) -> ConsumerBuilder {
+        ConsumerBuilder::new(self.clone(), topics.into_iter().map(Into::into).collect())
+    }
+}
+
 /// Options of a consumer.
 ///
 /// ```no_run
@@ -69,7 +82,7 @@ pub struct ConsumerBuilder {
 }
 
 impl ConsumerBuilder {
-    pub(crate) fn new(client: Client, topics: Vec<String>) -> Self {
+    fn new(client: Client, topics: Vec<String>) -> Self {
         ConsumerBuilder {
             client,
             topics,

@@ -19,8 +19,8 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::destination::{Destination, Options};
 use super::receipt::{Ledger, Token};
-use super::{Destination, Options};
 use crate::address::Address;
 use crate::error::ErrorPlace;
 use crate::link::{ATTEMPT, Link, chance};

@@ -18,8 +18,9 @@ use thalweg_wire::{ErrorCode, ErrorKind};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::destination::{Destination, Options};
+use super::drive::Session;
 use super::receipt::{Ledger, Token};
-use super::{Destination, Options, Session};
 use crate::link::Link;
 use crate::lock::lock;
 use crate::placement::{Placement, no_partition, place_all};

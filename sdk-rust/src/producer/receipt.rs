@@ -8,9 +8,18 @@ use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::Notify;
 
-use super::Delivery;
 use crate::lock::lock;
 use crate::{Error, Result};
+
+/// Where a record went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Delivery {
+    /// Its partition.
+    pub partition: u32,
+    /// Its offset; `None` with acks `none`.
+    pub offset: Option<u64>,
+}
 
 /// The outcomes of one call's records, to wait for or to drop.
 ///
@@ -212,6 +221,8 @@ impl Drop for Receipt {
     }
 }
 
+pub(super) type OnError = Arc<dyn Fn(&Error) + Send + Sync>;
+
 /// The calls between two flushes; dropped with the last outcome of their records.
 struct Calls(Arc<Notify>);
 
@@ -248,7 +259,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(on_error: Option<super::OnError>, buffer_bytes_max: usize) -> Arc<Ledger> {
+    pub(super) fn new(on_error: Option<OnError>, buffer_bytes_max: usize) -> Arc<Ledger> {
         let told = on_error.and_then(|call| {
             let (sender, errors) = std::sync::mpsc::channel::<Error>();
             let work = move || {

@@ -1,6 +1,14 @@
 //! Unit tests of a producer whose client reaches nobody. Deliveries to real brokers are left to `tests/e2e`.
 
-use super::*;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use thalweg_wire::ErrorKind;
+
+use crate::Record;
+use crate::client::Client;
+use crate::lock::lock;
 
 /// What is said on the thread of a test.
 #[derive(Clone, Default)]

@@ -1,0 +1,316 @@
+//! The producer: what its handles share, and the calls that send.
+//!
+//! Where records wait for their places is left to `intake.rs`, and what became of them to `receipt.rs`.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use thalweg_client_core::ProducerConfig;
+use thalweg_wire::ErrorKind;
+
+use super::destination::{Destination, Options};
+use super::intake::{self, Hand, Intake, Item, closed};
+use super::receipt::{Delivery, Ledger, Pending, Receipt, Token};
+use crate::client::Client;
+use crate::lock::lock;
+use crate::{Error, Record, Result};
+
+/// Sends records to one topic, or to any. Cheap to clone; usable from any thread.
+///
+/// Each call takes its place in line before it returns, whether its future is awaited or not: the order of calls is the
+/// order of records, in each partition. What is sent is taken at the call.
+///
+/// What has not left when the process ends is lost: [`close`](Self::close) waits for it. A producer that is dropped
+/// goes on sending as long as a handle of its client lives, and a second longer; what has no outcome by then fails with
+/// `closed`. A receipt or a future keeps neither of them.
+///
+/// ```no_run
+/// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+/// let producer = client.producer("orders").build().await?;
+/// for n in 0..1_000 {
+///     // Taken at once; waits for room where the buffer is full.
+///     producer.enqueue(thalweg::Record::new(n.to_string()).key("customer-7")).await?;
+/// }
+/// producer.flush().await?;
+/// producer.close().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Producer {
+    pub(super) inner: Arc<Inner>,
+}
+
+/// What the handles of a producer share.
+pub(super) struct Inner {
+    pub(super) client: Client,
+    /// `None`: each record names its own.
+    pub(super) topic: Option<String>,
+    pub(super) config: ProducerConfig,
+    pub(super) place_on_broker: bool,
+    pub(super) rest_after: Duration,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) parts: Mutex<Parts>,
+}
+
+/// What sends to one topic each; a producer of any topic has one for every topic that it has sent to.
+#[derive(Default)]
+pub(super) struct Parts {
+    by_topic: BTreeMap<Arc<str>, Arc<Intake>>,
+    is_closed: bool,
+}
+
+impl Inner {
+    /// The part that sends to a topic.
+    pub(super) fn part(&self, topic: &str) -> Result<Arc<Intake>> {
+        let mut parts = lock(&self.parts);
+        if let Some(part) = parts.by_topic.get(topic) {
+            return Ok(part.clone());
+        }
+        if parts.is_closed {
+            return Err(closed());
+        }
+        let topic = Destination { name: topic.into(), is_one_of_many: self.topic.is_none() };
+        let options = Options {
+            topic: topic.clone(),
+            config: self.config,
+            place_on_broker: self.place_on_broker,
+            rest_after: self.rest_after,
+            started: Instant::now(),
+            ledger: self.ledger.clone(),
+        };
+        let delivery_timeout = Duration::from_millis(self.config.delivery_timeout_ms);
+        let part = Arc::new(Intake::new(topic.clone(), self.ledger.clone(), delivery_timeout));
+        let hand = Hand::new(&part);
+        self.client.io.keep(move |link| intake::serve(link, hand, options))?;
+        parts.by_topic.insert(topic.name, part.clone());
+        Ok(part)
+    }
+
+    fn parts(&self) -> Vec<Arc<Intake>> {
+        lock(&self.parts).by_topic.values().cloned().collect()
+    }
+
+    /// No more records are taken; those that were go on.
+    fn close(&self) -> Vec<Arc<Intake>> {
+        let parts = {
+            let mut parts = lock(&self.parts);
+            parts.is_closed = true;
+            parts.by_topic.values().cloned().collect::<Vec<_>>()
+        };
+        parts.iter().for_each(|part| part.close());
+        parts
+    }
+
+    /// What the user calls it.
+    fn label(&self) -> String {
+        self.topic.as_ref().map_or("the producer of any topic".to_owned(), |t| format!("the producer of topic {t:?}"))
+    }
+
+    /// The topic that a record names where that is not the producer's own, or why it cannot go there.
+    fn named_topic(&self, named: Option<String>) -> Result<Option<String>> {
+        match (&self.topic, named) {
+            (None, Some(topic)) => Ok(Some(topic)),
+            (Some(_), None) => Ok(None),
+            (Some(own), Some(named)) if *own == named => Ok(None),
+            (Some(_), Some(named)) => {
+                let what = format!("a record names topic {named:?}, and {} sends to that alone", self.label());
+                Err(Error::new(ErrorKind::Invalid, what))
+            }
+            (None, None) => {
+                let what = "a record names no topic, and its producer has none of its own";
+                Err(Error::new(ErrorKind::Invalid, what))
+            }
+        }
+    }
+
+    /// The producer's own topic where a record names none.
+    fn topic_or_own<'a>(&'a self, named: &'a Option<String>) -> &'a str {
+        named.as_ref().or(self.topic.as_ref()).expect("one of them is there")
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let left = self.ledger.unsettled();
+        if left > 0 {
+            let what = self.label();
+            tracing::warn!(
+                left,
+                "{what} was dropped with records under way: if the process ends now, they are lost; close() waits for \
+                 them"
+            );
+        }
+        self.close();
+    }
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Producer")
+            .field("topic", &self.topic())
+            .field("pending", &self.pending())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Producer {
+    /// The topic; `None` where each record names its own.
+    pub fn topic(&self) -> Option<&str> {
+        self.inner.topic.as_deref()
+    }
+
+    /// Finds the topic now, so that a missing one shows before the first record. A producer of any topic has nothing to
+    /// find.
+    ///
+    /// # Errors
+    /// `not_found` for a topic that does not exist, `disconnected` when no broker answers.
+    pub async fn open(&self) -> Result<()> {
+        match &self.inner.topic {
+            Some(topic) => self.inner.part(topic)?.opened().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Sends a record; the future waits until it is delivered. It is sent whether it is awaited or not.
+    ///
+    /// # Errors
+    /// `timeout` when no outcome came within the delivery time-out, `plugin_failed` when the topic's partitioner fails
+    /// on it, `invalid` above a limit, `not_found` when the topic was deleted. Once it exists again, the same producer
+    /// sends to the new one. `closed` when the client was dropped before there was an outcome. Retriable errors of the
+    /// broker are retried inside.
+    pub fn send(&self, record: Record) -> impl Future<Output = Result<Delivery>> + Send + use<> {
+        let receipt = self.submit([record]);
+        async move { receipt?.wait().await.pop().expect("one record, one outcome") }
+    }
+
+    /// Sends records; the future waits until every one has its outcome. One that is refused does not keep the others.
+    pub fn send_batch(
+        &self,
+        records: Vec<Record>,
+    ) -> impl Future<Output = Result<Vec<Result<Delivery>>>> + Send + use<> {
+        let receipt = self.submit(records);
+        async move { Ok(receipt?.wait().await) }
+    }
+
+    /// Buffers a record; the future waits only while the buffer is full. Progress needs no flush.
+    pub fn enqueue(&self, record: Record) -> impl Future<Output = Result<Receipt>> + Send + use<> {
+        buffered(self.submit([record]))
+    }
+
+    /// Buffers records in order: the fast way in. One that is refused (too large, or the partitioner fails on it) does
+    /// not keep the others; the receipt says so.
+    pub fn enqueue_batch(&self, records: Vec<Record>) -> impl Future<Output = Result<Receipt>> + Send + use<> {
+        buffered(self.submit(records))
+    }
+
+    /// Buffers a record if there is room for it now.
+    ///
+    /// # Errors
+    /// `storage_full` while the buffer is full, or 1,024 records wait for their partitions; `invalid` for a record
+    /// whose topic is not this producer's. The error gives the record back: [`Error::into_record`].
+    pub fn try_enqueue(&self, record: Record) -> Result<Receipt> {
+        let named = match self.inner.named_topic(record.topic.clone()) {
+            Ok(named) => named,
+            Err(error) => return Err(error.of_record(self.inner.topic.as_deref().unwrap_or_default(), record)),
+        };
+        let topic = self.inner.topic_or_own(&named);
+        if self.inner.part(topic).is_ok_and(|part| part.is_full()) {
+            let message = format!("the buffer of {} is full", self.inner.label());
+            return Err(Error::new(ErrorKind::StorageFull, message).of_record(topic, record));
+        }
+        self.submit([record])
+    }
+
+    /// Takes records without waiting for room: they stand in line, in memory, until there is some.
+    /// [`Receipt::buffered`] waits for that.
+    ///
+    /// # Errors
+    /// `invalid` after a fork: connect again in the child.
+    pub fn submit(&self, records: impl IntoIterator<Item = Record>) -> Result<Receipt> {
+        self.inner.client.io.check_process()?;
+        let (since, now) = (Instant::now(), SystemTime::now());
+        let now_ms = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+        let records: Vec<Record> = records.into_iter().collect();
+        let pending = Pending::new(records.len(), &self.inner.ledger);
+        // In the order of the call, topic by topic; `None` is the producer's own.
+        let mut by_topic: Vec<(Option<String>, Vec<Item>)> = Vec::new();
+        for (at, mut record) in records.into_iter().enumerate() {
+            let named = self.inner.named_topic(record.topic.take());
+            let (record, chosen) = record.into_place(now_ms);
+            let token = Token { receipt: pending.clone(), at: at as u32, chosen };
+            let named = match named {
+                Ok(named) => named,
+                Err(error) => {
+                    token.refuse(
+                        error.of_record(self.inner.topic.as_deref().unwrap_or_default(), Record::sent(record, chosen)),
+                    );
+                    continue;
+                }
+            };
+            let item = Item { record, token, since };
+            match by_topic.iter_mut().find(|(topic, _)| *topic == named) {
+                Some((_, items)) => items.push(item),
+                None => by_topic.push((named, vec![item])),
+            }
+        }
+        for (named, items) in by_topic {
+            let topic = self.inner.topic_or_own(&named);
+            match self.inner.part(topic) {
+                Ok(part) => part.submit(items),
+                Err(error) => {
+                    let destination = Destination { name: topic.into(), is_one_of_many: named.is_some() };
+                    for Item { record, token, .. } in items {
+                        let error = destination.error_of(error.clone(), record, token.chosen);
+                        token.refuse(error);
+                    }
+                }
+            }
+        }
+        Ok(Receipt::new(pending))
+    }
+
+    /// Records that were sent, by whichever call, and have no outcome yet.
+    pub fn pending(&self) -> usize {
+        self.inner.ledger.unsettled()
+    }
+
+    /// Waits until every record that was sent before has its outcome; closes open batches at once. Cancelled, nothing
+    /// is lost.
+    ///
+    /// # Errors
+    /// Enqueued records that were not delivered, whose receipts were dropped, where no `on_error` took them: how many,
+    /// and the first one's error.
+    pub fn flush(&self) -> impl Future<Output = Result<()>> + Send + use<> {
+        let (ledger, parts) = (self.inner.ledger.clone(), self.inner.parts());
+        let calls = ledger.calls_so_far();
+        async move {
+            let _flushing = ledger.flushing();
+            parts.iter().for_each(|part| part.wake());
+            ledger.all_settled(calls).await;
+            ledger.take()
+        }
+    }
+
+    /// Refuses further records from now on; the future waits until those that were sent before have their outcomes.
+    /// Cancelled, that goes on.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub fn close(&self) -> impl Future<Output = Result<()>> + Send + use<> {
+        let (ledger, parts) = (self.inner.ledger.clone(), self.inner.close());
+        async move {
+            for part in parts {
+                part.ended().await;
+            }
+            ledger.take()
+        }
+    }
+}
+
+async fn buffered(receipt: Result<Receipt>) -> Result<Receipt> {
+    let mut receipt = receipt?;
+    receipt.buffered().await;
+    Ok(receipt)
+}
