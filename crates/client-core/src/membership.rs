@@ -14,14 +14,14 @@
 
 mod commits;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use thalweg_model::limits::{GROUP_GONE_MAX, MEMBER_SECRET_BYTES};
 use thalweg_model::{Bug, is_planted};
 use thalweg_wire::{ErrorCode, RemoteError, proto};
 
-use self::commits::Commit;
+use self::commits::Commits;
 
 /// A partition of a topic, by the topic's id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -166,16 +166,7 @@ pub struct Membership {
     done: BTreeMap<PartitionKey, Progress>,
     known: BTreeMap<PartitionKey, Progress>,
     next_commit_ms: u64,
-    /// Commits to be said, and those that are to be said again; by their tokens, which tell their order.
-    wanted: BTreeMap<u64, Commit>,
-    /// On this stream, without an answer: by the number of their frame, with their tokens.
-    commits: BTreeMap<u64, (u64, Commit)>,
-    /// Somebody waits for these.
-    awaited: BTreeSet<u64>,
-    /// The last commit of each partition that the group has taken, as long as an older one may have to be said again.
-    taken: BTreeMap<PartitionKey, u64>,
-    outcomes: Vec<(u64, Result<(), RemoteError>)>,
-    next_token: u64,
+    commits: Commits,
     topics: Topics,
     busy_since_ms: Option<u64>,
     is_leaving: bool,
@@ -204,12 +195,7 @@ impl Membership {
             done: BTreeMap::new(),
             known: BTreeMap::new(),
             next_commit_ms: 0,
-            wanted: BTreeMap::new(),
-            commits: BTreeMap::new(),
-            awaited: BTreeSet::new(),
-            taken: BTreeMap::new(),
-            outcomes: Vec::new(),
-            next_token: 1,
+            commits: Commits::default(),
             topics: Topics::Told,
             busy_since_ms: None,
             is_leaving: false,
@@ -253,12 +239,7 @@ impl Membership {
         if let Topics::Said(_) = self.topics {
             self.topics = Topics::Changed;
         }
-        // Whether the group has taken these is not known: said again on the next stream, in their order, they do no
-        // harm.
-        for (token, commit) in std::mem::take(&mut self.commits).into_values() {
-            self.want(token, commit);
-        }
-        self.settle();
+        self.commits.stream_lost();
     }
 
     /// True once the coordinator has taken it.
@@ -378,7 +359,7 @@ impl Membership {
         if self.config.auto_commit_ms.is_some()
             && let Some(done) = self.undone(key)
         {
-            self.make(vec![(key.clone(), done)]);
+            self.commits.make(self.told_epoch, vec![(key.clone(), done)]);
         }
         self.forget(key);
         self.follow();
@@ -400,9 +381,7 @@ impl Membership {
         lost.iter().for_each(|key| self.forget(key));
         let gone =
             RemoteError::new(ErrorCode::UnknownMember, "the group went on without this member before it could commit");
-        for token in std::mem::take(&mut self.wanted).into_keys() {
-            self.end(token, Err(gone.clone()));
-        }
+        self.commits.fail_waiting(&gone);
         lost.into_iter().map(Change::Lost).collect()
     }
 
@@ -459,6 +438,28 @@ impl Membership {
         self.busy_since_ms = since_ms;
     }
 
+    /// Commits these offsets, or all that is done; [`take_outcomes`](Self::take_outcomes) answers under the number
+    /// given back.
+    pub fn commit(&mut self, offsets: Option<Vec<(PartitionKey, Progress)>>) -> u64 {
+        let all = || self.held.keys().filter_map(|key| Some((key.clone(), self.undone(key)?))).collect();
+        let offsets = offsets.unwrap_or_else(all);
+        self.commits.make_awaited(self.told_epoch, offsets)
+    }
+
+    /// Follows the answer to a commit; what the group took from this member meanwhile is lost.
+    pub fn committed(&mut self, reply: &proto::GroupCommitReply) {
+        for (key, progress) in self.commits.answered(reply, !self.is_leaving) {
+            if self.held.contains_key(&key) {
+                self.known.insert(key, progress);
+            }
+        }
+    }
+
+    /// What became of commits since the last call.
+    pub fn take_outcomes(&mut self) -> Vec<(u64, Result<(), RemoteError>)> {
+        self.commits.take_outcomes()
+    }
+
     /// Leaves once what is done is committed. A static member may come back: its partitions wait for it until its
     /// session ends.
     pub fn leave(&mut self) {
@@ -510,16 +511,17 @@ impl Membership {
             due
         });
         if is_due {
-            let under_way: BTreeSet<&PartitionKey> = self
-                .open()
-                .filter(|(token, _)| !self.awaited.contains(token))
-                .flat_map(|(_, commit)| commit.offsets.iter().map(|(key, _)| key))
-                .collect();
+            let under_way = self.commits.unawaited();
             let changed = self.held.keys().filter(|key| self.is_leaving || !under_way.contains(key));
             let offsets: Vec<_> = changed.filter_map(|key| Some((key.clone(), self.undone(key)?))).collect();
-            self.make(offsets);
+            self.commits.make(self.told_epoch, offsets);
         }
-        self.say_commits(&mut out);
+        let next_number = &mut self.next_number;
+        let number = || {
+            *next_number += 1;
+            *next_number - 1
+        };
+        out.extend(self.commits.send(number, self.told_epoch).into_iter().map(ToCoordinator::Commit));
         if self.is_too_slow(now_ms) && !self.is_leaving && self.is_member {
             out.push(ToCoordinator::Leave(proto::GroupLeave { for_a_moment: false }));
             self.has_said_goodbye = true;

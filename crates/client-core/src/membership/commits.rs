@@ -1,31 +1,54 @@
-//! The commits of a member: said in their order, and said again until they are answered.
+//! The commits of a member, from the call to the answer: sent in their order, and again until they are answered.
 //!
-//! When to commit by itself is left to `poll` in `membership.rs`.
+//! When to commit by itself, and which partitions the member holds, is left to [`Membership`](super::Membership).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use thalweg_model::{Bug, is_planted};
 use thalweg_wire::{RemoteError, proto};
 
-use super::{Membership, PartitionKey, Progress, ToCoordinator};
+use super::{PartitionKey, Progress};
+
+/// Commits that have no outcome yet, and the outcomes that nobody has taken yet.
+///
+/// A commit is known by its token; tokens grow with each commit, so they tell the order. Of a partition only the newest
+/// commit is sent, and those before it are sent again only if that one is refused.
+#[derive(Debug, Default)]
+pub(super) struct Commits {
+    /// The last token that was given.
+    last_token: u64,
+    /// To be sent, for the first time or again, by their tokens.
+    waiting: BTreeMap<u64, Commit>,
+    /// Sent on the present stream and not answered, by the number of the frame, with their tokens.
+    sent: BTreeMap<u64, (u64, Commit)>,
+    /// Tokens of the commits for whose outcome the user waits.
+    awaited: BTreeSet<u64>,
+    /// The last commit of each partition that the group has taken, as long as an older one may have to be sent again.
+    taken: BTreeMap<PartitionKey, u64>,
+    outcomes: Vec<(u64, Result<(), RemoteError>)>,
+}
 
 /// A commit without an answer, or a part of one.
 #[derive(Debug)]
-pub(super) struct Commit {
-    /// That was told last when it was made: it tells since when the partitions are held. Under a later one, what waited
-    /// while a partition was another's would be taken, and undo what that one has committed.
-    pub(super) epoch: u32,
-    pub(super) offsets: Vec<(PartitionKey, Progress)>,
+struct Commit {
+    /// Epoch of the last assignment that had come when it was made: it tells since when the partitions are held. Under
+    /// a later one, what waited while a partition was another member's would be taken, and undo that one's commits.
+    epoch: u32,
+    offsets: Vec<(PartitionKey, Progress)>,
 }
 
-impl Membership {
-    /// Commits these offsets, or all that is done; [`take_outcomes`](Self::take_outcomes) answers under the number
-    /// given back.
-    pub fn commit(&mut self, offsets: Option<Vec<(PartitionKey, Progress)>>) -> u64 {
-        let all = || self.held.keys().filter_map(|key| Some((key.clone(), self.undone(key)?))).collect();
-        let offsets: Vec<_> = offsets.unwrap_or_else(all);
+impl Commits {
+    /// A commit that nobody waits for; answers with its token.
+    pub(super) fn make(&mut self, epoch: u32, offsets: Vec<(PartitionKey, Progress)>) -> u64 {
+        self.last_token += 1;
+        self.wait(self.last_token, Commit { epoch, offsets });
+        self.last_token
+    }
+
+    /// A commit for whose outcome somebody waits; it is there at once where nothing is to be committed.
+    pub(super) fn make_awaited(&mut self, epoch: u32, offsets: Vec<(PartitionKey, Progress)>) -> u64 {
         let is_nothing = offsets.is_empty();
-        let token = self.make(offsets);
+        let token = self.make(epoch, offsets);
         match is_nothing {
             true => self.outcomes.push((token, Ok(()))),
             false => drop(self.awaited.insert(token)),
@@ -33,35 +56,26 @@ impl Membership {
         token
     }
 
-    /// A commit is to be said.
-    pub(super) fn make(&mut self, offsets: Vec<(PartitionKey, Progress)>) -> u64 {
-        let token = self.next_token;
-        self.next_token += 1;
-        self.want(token, Commit { epoch: self.told_epoch, offsets });
-        token
-    }
-
-    /// A commit is to be said, or a part of one.
-    pub(super) fn want(&mut self, token: u64, commit: Commit) {
-        if !commit.offsets.is_empty() {
-            let Commit { epoch, offsets } = commit;
-            self.wanted.entry(token).or_insert(Commit { epoch, offsets: Vec::new() }).offsets.extend(offsets);
+    /// A commit is to be sent, or a part of one.
+    fn wait(&mut self, token: u64, Commit { epoch, offsets }: Commit) {
+        if !offsets.is_empty() {
+            self.waiting.entry(token).or_insert(Commit { epoch, offsets: Vec::new() }).offsets.extend(offsets);
         }
     }
 
-    /// Whoever waits for a commit hears how it ended.
-    pub(super) fn end(&mut self, token: u64, result: Result<(), RemoteError>) {
+    /// Gives a commit its outcome, where somebody waits for that.
+    fn end(&mut self, token: u64, result: Result<(), RemoteError>) {
         if self.awaited.remove(&token) {
             self.outcomes.push((token, result));
         }
     }
 
     /// Drops what a later commit has made pointless, and ends those commits of which nothing is left.
-    pub(super) fn settle(&mut self) {
-        for (token, commit) in &mut self.wanted {
+    fn settle(&mut self) {
+        for (token, commit) in &mut self.waiting {
             commit.offsets.retain(|(key, _)| self.taken.get(key).is_none_or(|last| last < token));
         }
-        self.wanted.retain(|_, commit| !commit.offsets.is_empty());
+        self.waiting.retain(|_, commit| !commit.offsets.is_empty());
         let open: BTreeSet<u64> = self.open().map(|(token, _)| token).collect();
         for token in self.awaited.difference(&open).copied().collect::<Vec<_>>() {
             self.end(token, Ok(()));
@@ -72,21 +86,45 @@ impl Membership {
     }
 
     /// Commits without an answer, with their tokens.
-    pub(super) fn open(&self) -> impl Iterator<Item = (u64, &Commit)> {
-        let sent = self.commits.values().map(|(token, commit)| (*token, commit));
-        sent.chain(self.wanted.iter().map(|(token, commit)| (*token, commit)))
+    fn open(&self) -> impl Iterator<Item = (u64, &Commit)> {
+        let sent = self.sent.values().map(|(token, commit)| (*token, commit));
+        sent.chain(self.waiting.iter().map(|(token, commit)| (*token, commit)))
     }
 
-    /// What became of commits since the last call.
-    pub fn take_outcomes(&mut self) -> Vec<(u64, Result<(), RemoteError>)> {
+    /// The partitions of those commits without an answer that nobody waits for.
+    pub(super) fn unawaited(&self) -> BTreeSet<&PartitionKey> {
+        let unawaited = self.open().filter(|(token, _)| !self.awaited.contains(token));
+        unawaited.flat_map(|(_, commit)| commit.offsets.iter().map(|(key, _)| key)).collect()
+    }
+
+    /// The stream is gone. Whether the group has taken what was sent on it is not known: sent again on the next stream,
+    /// in their order, these commits do no harm.
+    pub(super) fn stream_lost(&mut self) {
+        for (token, commit) in std::mem::take(&mut self.sent).into_values() {
+            self.wait(token, commit);
+        }
+        self.settle();
+    }
+
+    /// Gives this outcome to all commits that are to be sent.
+    pub(super) fn fail_waiting(&mut self, error: &RemoteError) {
+        for token in std::mem::take(&mut self.waiting).into_keys() {
+            self.end(token, Err(error.clone()));
+        }
+    }
+
+    /// The outcomes since the last call, with their tokens.
+    pub(super) fn take_outcomes(&mut self) -> Vec<(u64, Result<(), RemoteError>)> {
         std::mem::take(&mut self.outcomes)
     }
 
-    /// Of each partition the newest commit is said, if it is not under way. An older one waits for what becomes of
-    /// that: it would arrive behind it.
-    pub(super) fn say_commits(&mut self, out: &mut Vec<ToCoordinator>) {
-        if self.wanted.is_empty() {
-            return;
+    /// What to send now: of each partition the newest commit, if it is not under way. An older one waits for the answer
+    /// to that: it would arrive behind it. `number` gives each frame its number, `told_epoch` is that of the last
+    /// assignment.
+    pub(super) fn send(&mut self, mut number: impl FnMut() -> u64, told_epoch: u32) -> Vec<proto::GroupCommit> {
+        let mut frames = Vec::new();
+        if self.waiting.is_empty() {
+            return frames;
         }
         let mut newest = BTreeMap::new();
         for (token, commit) in self.open() {
@@ -95,35 +133,38 @@ impl Membership {
                 *newest = token.max(*newest);
             }
         }
-        for (token, Commit { epoch, offsets }) in std::mem::take(&mut self.wanted) {
+        for (token, Commit { epoch, offsets }) in std::mem::take(&mut self.waiting) {
             let is_newest =
                 |(key, _): &(PartitionKey, Progress)| newest[key] == token || is_planted(Bug::CommitOvertaken);
             let (offsets, waits): (Vec<_>, Vec<_>) = offsets.into_iter().partition(is_newest);
-            self.want(token, Commit { epoch, offsets: waits });
+            self.wait(token, Commit { epoch, offsets: waits });
             if offsets.is_empty() {
                 continue;
             }
-            let commit = |(key, p): &(PartitionKey, Progress)| proto::PartitionCommit {
-                topic_id: key.topic_id.clone(),
-                partition: key.partition,
-                at: Some(proto::CommittedOffset { offset: p.offset, filtered: p.filtered, failed: p.failed }),
-            };
-            let (number, said) = (self.number(), offsets.iter().map(commit).collect());
-            let under = if is_planted(Bug::CommitUnderLaterEpoch) { self.told_epoch } else { epoch };
-            out.push(ToCoordinator::Commit(proto::GroupCommit { number, epoch: under, offsets: said }));
-            self.commits.insert(number, (token, Commit { epoch, offsets }));
+            let number = number();
+            let under = if is_planted(Bug::CommitUnderLaterEpoch) { told_epoch } else { epoch };
+            let said = offsets.iter().map(partition_commit).collect();
+            frames.push(proto::GroupCommit { number, epoch: under, offsets: said });
+            self.sent.insert(number, (token, Commit { epoch, offsets }));
         }
+        frames
     }
 
-    /// Follows the answer to a commit; what the group took from this member meanwhile is lost.
-    pub fn committed(&mut self, reply: &proto::GroupCommitReply) {
-        let Some((token, Commit { epoch, offsets })) = self.commits.remove(&reply.number) else { return };
+    /// Follows an answer; gives what the group has taken, where no later commit of the partition was taken before.
+    /// What was refused for the moment is sent again if somebody waits for it and `may_repeat`.
+    pub(super) fn answered(
+        &mut self,
+        reply: &proto::GroupCommitReply,
+        may_repeat: bool,
+    ) -> Vec<(PartitionKey, Progress)> {
+        let mut known = Vec::new();
+        let Some((token, Commit { epoch, offsets })) = self.sent.remove(&reply.number) else { return known };
         let is_refused = |key: &PartitionKey| {
             reply.refused.iter().find(|r| r.topic_id == key.topic_id && r.partition == key.partition)
         };
-        // What is wrong, and what is only to be said again: somebody who had to be asked did not answer in time.
+        // What is wrong, and what is only to be sent again: a leader that had to be asked did not answer in time.
         let (mut wrong, mut again) = (None, Vec::new());
-        let is_repeated = self.awaited.contains(&token) && !self.is_leaving;
+        let is_repeated = self.awaited.contains(&token) && may_repeat;
         for (key, progress) in offsets {
             match is_refused(&key).map(|r| RemoteError::from(r.error.clone().unwrap_or_default())) {
                 None => {
@@ -131,9 +172,7 @@ impl Membership {
                     // Answers may overtake each other.
                     if *last <= token {
                         *last = token;
-                        if self.held.contains_key(&key) {
-                            self.known.insert(key, progress);
-                        }
+                        known.push((key, progress));
                     }
                 }
                 Some(error) if error.code.client_retries() && is_repeated => again.push((key, progress)),
@@ -142,8 +181,15 @@ impl Membership {
         }
         match wrong {
             Some(error) => self.end(token, Err(error)),
-            None => self.want(token, Commit { epoch, offsets: again }),
+            None => self.wait(token, Commit { epoch, offsets: again }),
         }
         self.settle();
+        known
     }
+}
+
+fn partition_commit((key, progress): &(PartitionKey, Progress)) -> proto::PartitionCommit {
+    let Progress { offset, filtered, failed } = *progress;
+    let at = Some(proto::CommittedOffset { offset, filtered, failed });
+    proto::PartitionCommit { topic_id: key.topic_id.clone(), partition: key.partition, at }
 }
