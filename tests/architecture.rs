@@ -204,10 +204,10 @@ fn what_may_grow_is_not_exhaustive() {
         ("crates/client-core/src/producer.rs", &["enum Acks"]),
         ("crates/model/src/codec.rs", &["enum Codec"]),
         ("crates/model/src/choice.rs", &["enum OnFailure"]),
-        ("sdk-rust/src/consumer/member.rs", &["enum Rebalance"]),
-        ("sdk-rust/src/consumer/mod.rs", &["enum OnOutOfRange"]),
+        ("sdk-rust/src/consumer/rebalance.rs", &["enum Rebalance"]),
+        ("sdk-rust/src/consumer/out_of_range.rs", &["enum OnOutOfRange"]),
         ("sdk-rust/src/batch.rs", &["enum OnBadRecord"]),
-        ("sdk-rust/src/producer/mod.rs", &["struct Delivery"]),
+        ("sdk-rust/src/producer/receipt.rs", &["struct Delivery"]),
     ] {
         let text = read(file);
         for item in items {

@@ -11,7 +11,8 @@ use thalweg_wire::proto;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
-use crate::consumer::reader::{Event, Reader, ReadingHow};
+use super::fetching;
+use super::reader::{Event, Reader, ReadingHow};
 use crate::link::Link;
 use crate::lock::lock;
 use crate::routing::{Hears, listen_to_some};
@@ -198,7 +199,7 @@ impl Keeper {
             let how = ReadingHow { filter: how.filter.clone(), out_of_range: how.out_of_range, may_go };
             // Another one of its name is gone, whoever has noticed.
             readers.iter().filter(|r| r.name() == topic.name).for_each(|r| r.end());
-            new.push(Reader::open(link.clone(), topic, core, how, events.clone(), None));
+            new.push(fetching::open(link.clone(), topic, core, how, events.clone(), None));
         }
         readers.extend(new.iter().cloned());
         new

@@ -12,14 +12,19 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::oneshot;
 
 use super::alone::{Alone, Follows, ToRead, Wanted};
-use super::{Consumer, Listener, Made, OnOutOfRange, Source, Subscribing, find_wanted};
-use crate::PluginInfo;
+use super::coordinator;
+use super::fetching::open_stream;
+use super::handle::{Consumer, Made, Source, Subscribing};
+use super::member::{GroupOptions, GroupShared};
+use super::out_of_range::OnOutOfRange;
+use super::rebalance::{Listener, Rebalance};
+use super::subscription::find_wanted;
+use crate::admin::PluginInfo;
 use crate::admin::topics::FoundOffsets;
 use crate::batch::OnBadRecord;
 use crate::client::{Client, FOREVER};
-use crate::consumer::member::{GroupOptions, GroupShared, Rebalance};
-use crate::consumer::reader::open_stream;
-use crate::{Error, IntoBytes, Place, Result};
+use crate::place::Place;
+use crate::{Error, IntoBytes, Result};
 
 /// Memory for records that were pushed and not taken yet.
 const BUFFER_BYTES: u64 = 32 << 20;
@@ -472,7 +477,7 @@ impl ConsumerBuilder {
         let (events, incoming) = unbounded_channel();
         let (joined, answer) = oneshot::channel();
         let keeps = shared.clone();
-        self.client.io.keep(move |link| crate::consumer::member::keep(link, keeps, events, joined))?;
+        self.client.io.keep(move |link| coordinator::keep(link, keeps, events, joined))?;
         let closed = || Error::new(ErrorKind::Closed, "the client is closed");
         // A caller who gives up waiting takes the membership along.
         let guard = LeaveOnDrop(shared.clone());

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use thalweg_client_core::PartitionKey;
 use thalweg_wire::proto;
 
-use crate::Batch;
-use crate::batch::Spot;
-use crate::consumer::member::Cursor;
+use super::cursor::Cursor;
+use crate::batch::{Batch, Spot};
 
 /// A batch of which records are handed out one by one, or several at once.
 pub(super) struct Hand {

@@ -1,11 +1,22 @@
 //! Unit tests of a consumer of one partition and of what a broker pushes to it. Real brokers are left to `tests/e2e`.
 
-use thalweg_client_core::{ConsumerCore, Pushed};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use thalweg_client_core::{ConsumerCore, Position, Pushed};
+use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use super::reader::ReadingHow;
-use super::*;
+use super::alone::Alone;
+use super::handle::{Made, Source, Subscribing};
+use super::reader::{Event, Reader, ReadingHow};
+use super::{Consumer, OnOutOfRange, Records, Taken};
 use crate::batch::crafted::{bad, good};
+use crate::client::Client;
+use crate::{Batch, ErrorPlace, OnBadRecord};
 
 /// A consumer of one partition, and the broker that pushes to it.
 struct Pair {

@@ -1,8 +1,8 @@
 //! Members of consumer groups: they join, read, work, commit, leave, stall and die, and their coordinators do so too.
 //!
 //! The client's side is `client-core`'s [`Membership`], the broker's side the node's coordinators; what stands between
-//! them here is what `broker/src/groups.rs` and `sdk-rust/src/group.rs` do with frames. What they read goes through
-//! [`Reading`].
+//! them here is what `broker/src/groups.rs` and `sdk-rust/src/consumer/coordinator.rs` do with frames. What they read
+//! goes through [`Reading`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -668,7 +668,7 @@ impl World {
         }
     }
 
-    /// Hands records to the user, one at a time; as `Consumer::next` in `sdk-rust/src/consumer.rs`.
+    /// Hands records to the user, one at a time; as `Inner::take` in `sdk-rust/src/consumer/taking.rs`.
     fn member_works(&mut self, all: &mut Members, i: usize) -> Result<(), String> {
         let now_ms = self.now_ms;
         // What has piled up is not to take for ever.

@@ -1,8 +1,8 @@
 //! How a member reads: client-core's [`ConsumerCore`] over streams to the partitions' leaders, under little credit.
 //!
-//! What stands between the two here is what `broker/src/fetch.rs` and `sdk-rust/src/subscription.rs` do with frames.
-//! Frames take their time, a lost stream takes what is on it with it, and what was pushed waits in a queue until the
-//! user takes it.
+//! What stands between the two here is what `broker/src/fetch.rs` and `sdk-rust/src/consumer/fetching.rs` do with
+//! frames. Frames take their time, a lost stream takes what is on it with it, and what was pushed waits in a queue
+//! until the user takes it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -253,7 +253,7 @@ impl Reading {
         self.pushes.push_back((due, slot.stream, push, records, bytes));
     }
 
-    /// What the user is to be handed next; as `Consumer::open` in `sdk-rust/src/consumer.rs`.
+    /// What the user is to be handed next; as `Inner::open` in `sdk-rust/src/consumer/taking.rs`.
     pub(super) fn take(&mut self) -> Option<Taken> {
         while let Some(w) = self.incoming.pop_front() {
             self.core.taken(w.partition, w.bytes);

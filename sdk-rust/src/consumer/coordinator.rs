@@ -1,0 +1,301 @@
+//! The connection thread's side of a consumer group: the stream to its coordinator.
+//!
+//! [`thalweg_client_core::Membership`] decides; this finds the coordinator, wherever that is at the moment, and carries
+//! frames. What the user's side is told is left to `member.rs`.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quinn::SendStream;
+use thalweg_client_core::{Backoff, ConsumerCore, MemberIdentity, ToCoordinator, Verdict};
+use thalweg_model::limits::MEMBER_SECRET_BYTES;
+use thalweg_model::partition_for_key;
+use thalweg_wire::{ErrorCode, ErrorKind, FrameKind, RemoteError, proto};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{oneshot, watch};
+
+use super::fetching;
+use super::member::GroupShared;
+use super::reader::{Event, ReadingHow};
+use crate::link::{ATTEMPT, Link, chance};
+use crate::routing::Routing;
+use crate::stream::{FrameReader, malformed, send};
+use crate::{Error, Result};
+
+const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// A coordinator that answers nothing for so long is looked for anew: its broker may be dead, and tell nobody.
+const SILENCE: Duration = Duration::from_millis(1_200);
+
+/// Where the coordinator is, as the brokers push it.
+struct Coordinators {
+    routing: watch::Receiver<Routing>,
+    partition: u32,
+}
+
+/// Keeps a membership until it has left, or cannot go on; then everything that it read is stopped.
+pub(super) async fn keep(
+    link: Rc<Link>,
+    shared: Arc<GroupShared>,
+    events: UnboundedSender<Event>,
+    joined: oneshot::Sender<Result<()>>,
+) {
+    let mut joined = Some(joined);
+    let ended = run(&link, &shared, &events, &mut joined).await;
+    shared.lock().readers.clear();
+    if let Err(error) = ended {
+        match joined.take() {
+            Some(joined) => drop(joined.send(Err(error))),
+            None => drop(events.send(Event::Failed(error))),
+        }
+    }
+    shared.over();
+}
+
+async fn run(
+    link: &Rc<Link>,
+    shared: &Arc<GroupShared>,
+    events: &UnboundedSender<Event>,
+    joined: &mut Option<oneshot::Sender<Result<()>>>,
+) -> Result<()> {
+    let mut coordinators = None;
+    let mut refused_since: Option<Instant> = None;
+    let mut attempt = 0u32;
+    loop {
+        if shared.lock().membership.has_left() {
+            return Ok(());
+        }
+        if events.is_closed() {
+            shared.goes();
+        }
+        let wants = shared.lock().membership.wants_stream(shared.now_ms());
+        if !wants {
+            // A member that is away because it was slow still answers whoever commits.
+            shared.follow(Vec::new());
+            shared.wake.notified().await;
+            continue;
+        }
+        let error = match &mut coordinators {
+            None => match find(link, &shared.group).await {
+                Ok(found) => {
+                    coordinators = Some(found);
+                    continue;
+                }
+                Err(error) => error,
+            },
+            Some(coordinators) => match session(link, shared, coordinators, events, joined, &mut attempt).await {
+                Ok(()) => continue,
+                Err(error) => error,
+            },
+        };
+        let (verdict, changes) = match error.code() {
+            Some(code) => shared.lock().membership.refused(&RemoteError::new(code, error.to_string())),
+            None => {
+                shared.lock().membership.closed();
+                let verdict = if error.is_retriable() { Verdict::TryAgain } else { Verdict::Fatal };
+                (verdict, Vec::new())
+            }
+        };
+        shared.follow(changes);
+        match verdict {
+            // The process before this one may have died a moment ago: its session ends soon.
+            Verdict::Fatal if error.code() == Some(ErrorCode::InstanceIdInUse) => {
+                let since = *refused_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > shared.patience() {
+                    return Err(error);
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+            Verdict::Fatal => return Err(error),
+            Verdict::JoinAgain => tracing::warn!("group {:?}: {error}; joining again", shared.group),
+            Verdict::TryAgain if joined.is_some() && shared.started.elapsed() > shared.client_timeout => {
+                let (group, limit) = (&shared.group, shared.client_timeout);
+                let what = format!(
+                    "no coordinator of group {group:?} answered within {limit:?} ({error}); `thalweg cluster status` \
+                     tells which brokers run"
+                );
+                return Err(Error::new(error.kind(), what));
+            }
+            Verdict::TryAgain => {}
+        }
+        refused_since = None;
+        attempt += 1;
+        if attempt == 3 {
+            tracing::warn!("group {:?}: {error}; it goes on trying", shared.group);
+        }
+        let wait = Backoff::default().wait_ms(attempt, chance()).min(200);
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+    }
+}
+
+/// Finds the partition of `__consumer_offsets` that holds the group; makes that topic if need be.
+async fn find(link: &Rc<Link>, group: &str) -> Result<Coordinators> {
+    let request = proto::FindCoordinatorRequest { group: group.to_owned() };
+    link.request::<_, proto::FindCoordinatorReply>(request, Bytes::new()).await?;
+    let request = proto::MetadataRequest { topics: vec![OFFSETS_TOPIC.to_owned()], create_missing: false };
+    let (reply, _) = link.request::<_, proto::MetadataReply>(request, Bytes::new()).await?;
+    link.learn(&reply.brokers);
+    let topic = reply.topics.into_iter().next().unwrap_or_default();
+    if let Some(error) = topic.error {
+        // Made a moment ago, and not known to every broker yet.
+        return Err(RemoteError::new(ErrorCode::NotCoordinator, error.message).into());
+    }
+    let partition = partition_for_key(group.as_bytes(), topic.partitions.len() as u32);
+    Ok(Coordinators { routing: crate::routing::follow(link, &topic), partition })
+}
+
+/// One stream to the coordinator, until it is lost.
+async fn session(
+    link: &Rc<Link>,
+    shared: &Arc<GroupShared>,
+    coordinators: &mut Coordinators,
+    events: &UnboundedSender<Event>,
+    joined: &mut Option<oneshot::Sender<Result<()>>>,
+    attempt: &mut u32,
+) -> Result<()> {
+    let nobody = || RemoteError::new(ErrorCode::NotCoordinator, "the group has no coordinator at the moment");
+    let found = coordinators.routing.borrow_and_update().leader(coordinators.partition).cloned();
+    let Some(address) = found else {
+        let _ = tokio::time::timeout(Duration::from_secs(1), coordinators.routing.changed()).await;
+        return Err(nobody().into());
+    };
+    let connection = link.connection_to(&address, ATTEMPT).await?;
+    let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost_by)?;
+    let mut frames = FrameReader::new(receiver);
+    let open = {
+        let fresh = fresh_identity()?;
+        shared.lock().membership.opened(shared.now_ms(), fresh)
+    };
+    send(&mut sender, &open, Bytes::new()).await?;
+    let mut heard = Instant::now();
+    let mut asked = false;
+    loop {
+        let deadline_ms = shared.lock().membership.deadline_ms();
+        let deadline = shared.started + Duration::from_millis(deadline_ms.max(shared.now_ms() + 1));
+        let silent = (heard + SILENCE).max(Instant::now());
+        tokio::select! {
+            biased;
+            frame = frames.next() => {
+                let frame = frame?.ok_or_else(|| crate::stream::lost("the coordinator ended the stream"))?;
+                heard = Instant::now();
+                *attempt = 0;
+                take(link, shared, events, &frame).await?;
+                if shared.lock().membership.is_member() && let Some(joined) = joined.take() {
+                    let _ = joined.send(Ok(()));
+                }
+            }
+            () = shared.wake.notified() => {}
+            () = tokio::time::sleep_until(deadline.into()) => {}
+            () = tokio::time::sleep_until(silent.into()), if asked => {
+                return Err(crate::stream::lost(format!("the coordinator at {address} says nothing")));
+            }
+            _ = coordinators.routing.changed() => {
+                if coordinators.routing.borrow().leader(coordinators.partition) != Some(&address) {
+                    return Err(nobody().into());
+                }
+            }
+        }
+        if events.is_closed() {
+            shared.goes();
+        }
+        let (out, changes) = {
+            let mut inner = shared.lock();
+            inner.gather();
+            inner.membership.poll(shared.now_ms())
+        };
+        for frame in out {
+            asked = true;
+            say(&mut sender, frame).await?;
+        }
+        shared.follow(changes);
+        if !shared.lock().membership.is_open() {
+            return Ok(());
+        }
+    }
+}
+
+async fn say(sender: &mut SendStream, frame: ToCoordinator) -> Result<()> {
+    match frame {
+        ToCoordinator::Heartbeat(heartbeat) => send(sender, &heartbeat, Bytes::new()).await,
+        ToCoordinator::Commit(commit) => send(sender, &commit, Bytes::new()).await,
+        ToCoordinator::Leave(leave) => send(sender, &leave, Bytes::new()).await,
+    }
+}
+
+/// Follows a frame of the coordinator.
+async fn take(
+    link: &Rc<Link>,
+    shared: &Arc<GroupShared>,
+    events: &UnboundedSender<Event>,
+    frame: &thalweg_wire::Frame,
+) -> Result<()> {
+    let changes = match frame.kind {
+        FrameKind::GroupAssignment => {
+            let assignment: proto::GroupAssignment = frame.message().map_err(malformed)?;
+            if assignment.filter.is_some() {
+                shared.lock().filter = assignment.filter.clone();
+            }
+            open_readers(link, shared, events, &assignment).await?;
+            shared.lock().membership.assigned(shared.now_ms(), &assignment)
+        }
+        FrameKind::GroupCommitReply => {
+            let reply: proto::GroupCommitReply = frame.message().map_err(malformed)?;
+            shared.lock().membership.committed(&reply);
+            Vec::new()
+        }
+        FrameKind::GroupLeft => shared.lock().membership.left(),
+        kind => {
+            let message = format!("the broker's answer is {kind:?}, which does not belong on a membership stream");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+    };
+    shared.follow(changes);
+    Ok(())
+}
+
+/// Makes what reads the topics of an assignment that are not read yet.
+async fn open_readers(
+    link: &Rc<Link>,
+    shared: &Arc<GroupShared>,
+    events: &UnboundedSender<Event>,
+    assignment: &proto::GroupAssignment,
+) -> Result<()> {
+    let mut names: Vec<&str> = Vec::new();
+    for a in &assignment.partitions {
+        if !a.topic.is_empty() && !names.contains(&&a.topic[..]) && !shared.lock().readers.contains_key(&a.topic_id) {
+            names.push(&a.topic);
+        }
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
+    let topics = names.into_iter().map(str::to_owned).collect();
+    let request = proto::MetadataRequest { topics, create_missing: false };
+    let (reply, _) = link.request::<_, proto::MetadataReply>(request, Bytes::new()).await?;
+    link.learn(&reply.brokers);
+    let resolved = shared.lock().filter.clone();
+    // The version that the group agreed on, whatever has been uploaded since.
+    let filter = shared.filter.clone().map(|f| match resolved {
+        Some(plugin) => proto::Filter { reference: format!("{}@{}", plugin.name, plugin.version), ..f },
+        None => f,
+    });
+    for topic in reply.topics.into_iter().filter(|t| t.error.is_none()) {
+        let core = ConsumerCore::new([], shared.start, shared.buffer_bytes);
+        let topic = Arc::new(topic);
+        let how = ReadingHow { filter: filter.clone(), out_of_range: shared.out_of_range, may_go: false };
+        let reader = fetching::open(link.clone(), topic.clone(), core, how, events.clone(), Some(shared.clone()));
+        shared.lock().readers.insert(topic.id.clone(), reader);
+    }
+    Ok(())
+}
+
+/// A UUID of version 4, and a secret from the same source of chance as TLS keys.
+fn fresh_identity() -> Result<MemberIdentity> {
+    let mut secret = [0; MEMBER_SECRET_BYTES];
+    let chance = rustls::crypto::ring::default_provider().secure_random;
+    let failed = |_| Error::new(ErrorKind::Internal, "the system gives no random numbers");
+    chance.fill(&mut secret).map_err(failed)?;
+    Ok(MemberIdentity { id: uuid::Uuid::new_v4().to_string(), secret })
+}

@@ -1,0 +1,56 @@
+//! How far the user has come in a partition of a group.
+//!
+//! When that is committed is left to the membership.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use thalweg_client_core::Progress;
+
+/// How far the user has come in one partition, where that is written without a lock for each record.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    /// `u64::MAX`: not known yet.
+    offset: AtomicU64,
+    filtered: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Cursor {
+    pub(super) fn new(committed: Option<Progress>) -> Arc<Cursor> {
+        let at = committed.unwrap_or_default();
+        Arc::new(Cursor {
+            offset: AtomicU64::new(committed.map_or(u64::MAX, |c| c.offset)),
+            filtered: AtomicU64::new(at.filtered),
+            failed: AtomicU64::new(at.failed),
+        })
+    }
+
+    /// Everything before `offset` is done.
+    pub(super) fn set(&self, offset: u64) {
+        self.offset.store(offset, Ordering::Release);
+    }
+
+    /// Reading begins with `offset`, unless the group has come somewhere already.
+    pub(super) fn begins_at(&self, offset: u64) {
+        let _ = self.offset.compare_exchange(u64::MAX, offset, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Everything before `offset` is done, and may have been before.
+    pub(super) fn raise(&self, offset: u64) {
+        let is_behind = |at: u64| at == u64::MAX || at < offset;
+        let _ = self.offset.fetch_update(Ordering::AcqRel, Ordering::Acquire, |at| is_behind(at).then_some(offset));
+    }
+
+    /// What the filter made of records that were passed over.
+    pub(super) fn count(&self, filtered: u64, failed: u64) {
+        self.filtered.fetch_add(filtered, Ordering::Relaxed);
+        self.failed.fetch_add(failed, Ordering::Relaxed);
+    }
+
+    pub(super) fn progress(&self) -> Option<Progress> {
+        let offset = Some(self.offset.load(Ordering::Acquire)).filter(|o| *o != u64::MAX)?;
+        let (filtered, failed) = (self.filtered.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
+        Some(Progress { offset, filtered, failed })
+    }
+}

@@ -1,0 +1,136 @@
+//! Where a consumer stands in each partition, and the calls that move it, pause it and go on.
+//!
+//! How far its group has come is left to `commits.rs`.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use thalweg_client_core::Position;
+
+use super::handle::Consumer;
+use super::reader::Reader;
+use crate::Result;
+use crate::place::Place;
+
+impl Consumer {
+    /// Next offset of a partition that has not been handed out, nor passed over by the filter; `None` before the first
+    /// answer of the broker, and for a partition that is not read. One that is revoked still has it while
+    /// `on_rebalance` is told.
+    pub fn position(&self, place: impl Into<Place>) -> Option<u64> {
+        let place = place.into();
+        let reader = self.inner.reader(&place).or_else(|_| self.inner.held(&place)).ok()?;
+        let key = reader.key(place.partition);
+        let position = self.inner.lock().position(&key);
+        let done = || self.inner.member().ok()?.cursor(&key)?.progress().map(|p| p.offset);
+        position.or_else(|| reader.core().resolved(place.partition)).or_else(done)
+    }
+
+    /// Records of a partition that are left to hand out or to filter, as far as the broker has said.
+    pub fn lag(&self, place: impl Into<Place>) -> Option<u64> {
+        let place = place.into();
+        let reader = self.inner.reader(&place).ok()?;
+        let position = self.position(place.clone())?;
+        let end = reader.core().high_watermark(place.partition)?;
+        Some(end.saturating_sub(position))
+    }
+
+    /// Moves a partition. Records that wait are dropped; one that was paused stays so. It is moved when this returns,
+    /// whether the future is awaited or not; to the end, or to a time, the future waits until the leader has looked
+    /// that up: what is sent from then on comes.
+    ///
+    /// # Errors
+    /// `not_found` for a partition that is not read, `timeout` when its leader does not answer within the client's
+    /// time-out.
+    pub fn seek<P: Into<Place>>(&self, place: P, to: Position) -> impl Future<Output = Result<()>> + Send + use<P> {
+        let place = place.into();
+        let moved = self.start_seek(&place, to).map(|reader| (reader, place.partition));
+        let (io, limit) = (self.inner.client.io.clone(), self.inner.client.timeout());
+        async move {
+            let (reader, partition) = moved?;
+            if !matches!(to, Position::Latest | Position::Timestamp(_)) {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                () = reader.resolved_where(|p| p == partition) => return Ok(()),
+                slept = io.sleep(limit) => slept?,
+            }
+            Err(reader.unanswered(partition, limit))
+        }
+    }
+
+    fn start_seek(&self, place: &Place, to: Position) -> Result<Arc<Reader>> {
+        let mut state = self.inner.lock_open()?;
+        let reader = self.inner.reader(place)?;
+        let key = reader.key(place.partition);
+        reader.change(|core| core.seek(place.partition, to));
+        state.drop_what_waits(&key);
+        state.failed.remove(&key);
+        state.has_ended = false;
+        drop(state);
+        self.inner.nudge.notify_waiters();
+        Ok(reader)
+    }
+
+    /// Hands out nothing of a partition from the next record on. What waits of it, within the buffer, comes first when
+    /// it is resumed.
+    ///
+    /// # Errors
+    /// `not_found` for a partition that is not read.
+    pub fn pause(&self, place: impl Into<Place>) -> Result<()> {
+        let place = place.into();
+        let mut state = self.inner.lock_open()?;
+        let reader = self.inner.reader(&place)?;
+        let key = reader.key(place.partition);
+        reader.core().pause(place.partition);
+        state.paused.insert(key.clone(), reader.name().to_owned());
+        if let Some(hand) = state.current.take_if(|hand| hand.key == key) {
+            state.paused_in_hand = Some(key.clone()).filter(|_| state.in_hand);
+            state.rests.insert(key, hand);
+        }
+        Ok(())
+    }
+
+    /// Hands out records of a paused partition again.
+    ///
+    /// # Errors
+    /// `not_found` for a partition that is not read.
+    pub fn resume(&self, place: impl Into<Place>) -> Result<()> {
+        let place = place.into();
+        let mut state = self.inner.lock_open()?;
+        let reader = self.inner.reader(&place)?;
+        reader.change(|core| core.resume(place.partition));
+        state.paused.remove(&reader.key(place.partition));
+        drop(state);
+        self.inner.nudge.notify_waiters();
+        Ok(())
+    }
+
+    /// Topics and partitions that are paused.
+    pub fn paused(&self) -> Vec<(String, u32)> {
+        self.inner.lock().paused.iter().map(|(key, topic)| (topic.clone(), key.partition)).collect()
+    }
+
+    /// Waits until the leaders have resolved where reading starts.
+    pub(super) async fn opened(&self, readers: Vec<Arc<Reader>>) -> Result<()> {
+        let limit = self.inner.client.timeout();
+        let all = async {
+            for reader in &readers {
+                reader.resolved().await;
+            }
+        };
+        tokio::select! {
+            () = all => return Ok(()),
+            slept = self.inner.client.io.sleep(limit) => slept?,
+        }
+        for reader in &readers {
+            let core = reader.core();
+            // The first record and an offset stay what they are, whenever they are looked up.
+            let moves = |p: &u32| matches!(core.start(*p), Some(Position::Latest | Position::Timestamp(_)));
+            if let Some(partition) = core.unresolved().find(moves) {
+                return Err(reader.unanswered(partition, limit));
+            }
+        }
+        Ok(())
+    }
+}

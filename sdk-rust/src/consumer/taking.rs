@@ -1,0 +1,318 @@
+//! Taking is apart from waiting: what is next is handed out without waiting, and what waits hands out nothing.
+//!
+//! Whoever gives up waiting so loses nothing. The calls that a user makes stand in `reading.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use thalweg_client_core::{PartitionKey, Position};
+use thalweg_model::BatchError;
+use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
+
+use super::hand::Hand;
+use super::handle::{Inner, Source};
+use super::reader::{Event, Reader};
+use super::state::{State, is_paused};
+use crate::batch::{Batch, OnBadRecord, decode};
+use crate::{Error, ErrorPlace};
+
+/// How often a group's other members are looked after, to know whether everything has been read.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What a call of the `take` kind found; for the bindings.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Taken<T> {
+    /// This is in the caller's hands now.
+    Some(T),
+    /// Partitions came or went, and the caller is to be told first: [`Consumer::untold`].
+    Untold,
+    /// A partition stands still, or nothing more comes.
+    Failed(Error),
+    /// Everything has been read, or the consumer is closed.
+    Ended,
+    /// Nothing at the moment: [`Consumer::ready`] waits.
+    Nothing,
+}
+
+/// The same without what is handed out.
+enum Look {
+    Hand,
+    Untold,
+    Failed,
+    Ended,
+    Nothing,
+}
+
+impl Inner {
+    pub(super) fn take<T>(&self, hand_out: impl FnOnce(&mut Hand) -> T) -> Taken<T> {
+        let mut state = self.lock();
+        self.asks(&mut state);
+        loop {
+            match self.look(&mut state) {
+                Look::Hand => {}
+                Look::Untold => return Taken::Untold,
+                Look::Failed => return state.failure().map_or(Taken::Nothing, Taken::Failed),
+                Look::Ended => return Taken::Ended,
+                Look::Nothing => return Taken::Nothing,
+            }
+            let State { current: Some(hand), claimed, in_hand, .. } = &mut *state else { continue };
+            if let Source::Group(member) = &self.source {
+                // Nothing is handed out of a partition that was given up a moment ago.
+                if claimed.as_ref() != Some(&hand.key) {
+                    if !member.claim(&hand.key, hand.cursor.as_ref()) {
+                        state.current = None;
+                        continue;
+                    }
+                    *claimed = Some(hand.key.clone());
+                }
+                member.busy(true);
+            }
+            *in_hand = true;
+            return Taken::Some(hand_out(hand));
+        }
+    }
+
+    /// Somebody asks for what is next: what was handed out is done.
+    pub(super) fn asks(&self, state: &mut State) {
+        state.handed_is_done();
+        if let Some(hand) = state.current.take_if(|hand| hand.is_empty()) {
+            self.finish(state, hand);
+        }
+        // Of a partition that was paused with its last record in hand.
+        if !state.rests.is_empty() {
+            let rests: Vec<Hand> =
+                state.rests.extract_if(.., |_, hand| hand.is_empty()).map(|(_, hand)| hand).collect();
+            rests.into_iter().for_each(|hand| self.finish(state, hand));
+        }
+        state.paused_in_hand = None;
+        if state.in_hand {
+            state.in_hand = false;
+            if state.is_closed {
+                self.idle.notify_waiters();
+            }
+            if let Source::Group(member) = &self.source {
+                member.busy(false);
+            }
+        }
+        if let Some(claimed) = &state.claimed
+            && state.current.as_ref().is_none_or(|hand| hand.key != *claimed)
+            && let Source::Group(member) = &self.source
+        {
+            member.unclaim();
+            state.claimed = None;
+        }
+    }
+
+    /// All of a batch has been handed out and is done, and what a filter dropped behind it has been scanned.
+    fn finish(&self, state: &mut State, hand: Hand) {
+        state.positions.insert(hand.key.clone(), hand.end);
+        hand.finish();
+    }
+
+    /// Takes note of what the group has given or taken, then says what there is.
+    fn look(&self, state: &mut State) -> Look {
+        if state.is_closed {
+            return Look::Ended;
+        }
+        if let Source::Group(member) = &self.source {
+            while state.news.as_ref().is_some_and(|news| news.has_changed().unwrap_or(false)) {
+                state.news.as_mut().expect("just seen").mark_unchanged();
+                for (change, cursor) in member.take_changes() {
+                    self.follow(state, member, change, cursor);
+                }
+            }
+            if !state.untold.is_empty() {
+                return Look::Untold;
+            }
+            // What was pushed may be another's by now: it waits for the coordinator's word.
+            if !member.has_lease() && !member.is_over() {
+                return Look::Nothing;
+            }
+        }
+        if state.current.is_none() {
+            let State { rests, paused, .. } = state;
+            let resumed = rests.keys().find(|key| !paused.contains_key(key)).cloned();
+            state.current = resumed.and_then(|key| state.rests.remove(&key));
+        }
+        if state.current.is_some() {
+            return Look::Hand;
+        }
+        let stands = state.failed.keys().any(|key| !state.paused.contains_key(key));
+        match stands || state.over.is_some() || (state.has_ended && !state.damaged.is_empty()) {
+            true => Look::Failed,
+            false if state.has_ended => Look::Ended,
+            false => Look::Nothing,
+        }
+    }
+
+    pub(super) async fn ready(&self) {
+        let _turn = self.turn.lock().await;
+        loop {
+            let nudged = self.nudge.notified();
+            tokio::pin!(nudged);
+            nudged.as_mut().enable();
+            let mut news = self.member().ok().map(|member| member.news());
+            let (event, may_wait) = {
+                let mut state = self.lock();
+                if !matches!(self.look(&mut state), Look::Nothing) {
+                    return;
+                }
+                // Without a lease, nothing may be handed out before the coordinator says so.
+                let may_wait = state.current.is_none();
+                (if may_wait { state.pull() } else { None }, may_wait)
+            };
+            let event = match event {
+                Some(event) => Some(event),
+                None if self.is_at_end().await => {
+                    self.lock().has_ended = true;
+                    return;
+                }
+                None => tokio::select! {
+                    biased;
+                    () = nudged => continue,
+                    _ = async { news.as_mut().expect("it is there").changed().await }, if news.is_some() => continue,
+                    event = std::future::poll_fn(|cx| self.lock().incoming.poll_recv(cx)), if may_wait => event,
+                    // Others of the group may get to the end.
+                    _ = self.client.io.sleep(LOOK_EVERY), if news.is_some() && self.lock().ends.is_some() => continue,
+                },
+            };
+            match event {
+                None => self.lock().over = Some(Error::new(ErrorKind::Closed, "the client is closed")),
+                Some(Event::Failed(error)) => self.lock().over = Some(error),
+                Some(event) if is_paused(&self.lock().paused, &event) => self.lock().parked.push_back(event),
+                Some(Event::Push { reader, push, body, from }) => self.open(&reader, &push, body, from),
+            }
+        }
+    }
+
+    /// With `until_end`: true once everything has been scanned that was there at the start, by this consumer or by
+    /// others of its group.
+    async fn is_at_end(&self) -> bool {
+        let left: Vec<(PartitionKey, u64)> = {
+            let state = self.lock();
+            let Some(ends) = &state.ends else { return false };
+            let is_past = |key: &PartitionKey, end: u64| end == 0 || state.position(key).is_some_and(|p| p >= end);
+            ends.iter().filter(|(key, end)| !is_past(key, **end)).map(|(key, end)| (key.clone(), *end)).collect()
+        };
+        if left.is_empty() {
+            return true;
+        }
+        let Source::Group(member) = &self.source else { return false };
+        // What this member reads itself it will get to.
+        if left.iter().any(|(key, _)| member.cursor(key).is_some()) {
+            return false;
+        }
+        let Ok(described) = self.client.describe_group(&member.group).await else { return false };
+        let committed =
+            |key: &PartitionKey| described.offsets.iter().find(|o| o.key == *key).map_or(0, |o| o.committed);
+        left.iter().all(|(key, end)| committed(key) >= *end)
+    }
+
+    /// Decodes a push, for whoever takes records next.
+    fn open(&self, reader: &Arc<Reader>, push: &proto::FetchPush, body: Bytes, from: u64) {
+        reader.taken(push.partition, body.len() as u64);
+        // A seek may have come since the push was taken from the stream, or the partition is another's now.
+        let is_wanted = || reader.core().is_wanted(push.partition, push.generation);
+        if !is_wanted() {
+            return;
+        }
+        let decoded = decode(body, from, push.scanned_through.max(from), self.on_bad_record);
+        let mut state = self.lock();
+        if !is_wanted() || state.is_closed {
+            return;
+        }
+        let key = reader.key(push.partition);
+        let cursor = self.member().ok().and_then(|member| member.cursor(&key));
+        let mut end = decoded.end;
+        if decoded.unreadable > 0 {
+            reader.core().passed_over(push.partition, decoded.unreadable, true);
+        }
+        let unreadable = |(at, reason): &(u64, BatchError)| {
+            RemoteError::new(ErrorCode::UnreadableBatch, format!("offset {at} cannot be read: {reason}"))
+        };
+        let is_skipped = self.on_bad_record == OnBadRecord::Skip;
+        if is_skipped {
+            decoded.bad.iter().for_each(|bad| skipped(reader, push.partition, bad.0, &unreadable(bad)));
+        }
+        if let Some(bad) = decoded.bad.last().filter(|_| !is_skipped) {
+            // What is pushed meanwhile lies behind it.
+            reader.change(|core| core.stop_at(push.partition, bad.0));
+            state.failed.insert(key.clone(), failure(reader, push, Some(bad.0), unreadable(bad)));
+        } else if let Some(error) = push.error.clone().map(RemoteError::from) {
+            end = self.follow_error(&mut state, reader, push, from, error).unwrap_or(end);
+        }
+        let batch = Batch::new(reader.topic.clone(), push.partition, decoded.parts);
+        let hand = Hand::new(key.clone(), cursor, batch, from, end, push);
+        match hand.is_empty() {
+            false => state.current = Some(hand),
+            // Nothing for the user: it has been scanned, which is all that there was to do. The first push of all only
+            // says where the group begins, and that is worth keeping.
+            true => {
+                let is_known = push.error.is_none() || end > from;
+                let before = state.positions.get(&key).copied();
+                self.finish(&mut state, hand);
+                if !is_known {
+                    match before {
+                        Some(before) => drop(state.positions.insert(key, before)),
+                        None => drop(state.positions.remove(&key)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Follows the error that a push carries; answers with the position behind what is passed over.
+    fn follow_error(
+        &self,
+        state: &mut State,
+        reader: &Arc<Reader>,
+        push: &proto::FetchPush,
+        from: u64,
+        error: RemoteError,
+    ) -> Option<u64> {
+        let (at, through) = (push.scanned_through, push.unreadable_through);
+        if error.code == ErrorCode::UnreadableBatch && self.on_bad_record == OnBadRecord::Skip && through > at {
+            skipped(reader, push.partition, at, &error);
+            reader.change(|core| {
+                core.passed_over(push.partition, through - at, false);
+                core.seek(push.partition, Position::Offset(through));
+            });
+            return Some(through);
+        }
+        if error.code == ErrorCode::OffsetOutOfRange
+            && let Some(to) = self.on_out_of_range.position()
+        {
+            let (topic, partition) = (reader.name(), push.partition);
+            tracing::warn!(topic, partition, "{}; going on at the {to:?}", error.message);
+            reader.change(|core| core.seek(partition, to));
+            return None;
+        }
+        // A start that could not be looked up is at no offset.
+        let is_known = at >= from && (at > 0 || reader.core().resolved(push.partition).is_some());
+        let failure = failure(reader, push, is_known.then_some(at), error);
+        state.failed.insert(reader.key(push.partition), failure);
+        None
+    }
+}
+
+/// A partition stands still, and every call says why.
+fn failure(reader: &Reader, push: &proto::FetchPush, offset: Option<u64>, error: RemoteError) -> Error {
+    let is_told = push.leader_epoch > 0;
+    let place = ErrorPlace {
+        offset,
+        log_start: is_told.then_some(push.log_start_offset),
+        log_end: is_told.then_some(push.high_watermark),
+        ..reader.place(push.partition)
+    };
+    let error = match error.code {
+        ErrorCode::UnknownTopic => Error::topic_gone(reader.name()),
+        _ => Error::from(error).in_context(&format!("topic {:?} partition {}", reader.name(), push.partition)),
+    };
+    error.at(place)
+}
+
+fn skipped(reader: &Reader, partition: u32, at: u64, reason: &RemoteError) {
+    tracing::warn!(topic = reader.name(), partition, offset = at, "an unreadable batch is passed over: {reason}");
+}
