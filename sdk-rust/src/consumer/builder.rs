@@ -281,7 +281,8 @@ impl ConsumerBuilder {
         })
     }
 
-    async fn build_alone(self, wanted: Wanted) -> Result<Consumer> {
+    /// Refuses options that belong to a group, and partitions that cannot be chosen.
+    fn check_alone(&self, wanted: &Wanted) -> Result<()> {
         for (is_set, what) in [
             (self.instance.is_some(), "an instance id"),
             (self.max_processing.is_some(), "a limit of processing"),
@@ -301,9 +302,13 @@ impl ConsumerBuilder {
             let message = "partitions are chosen of topics that are named: of those that match a pattern all are read";
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        let (start, filter) = (self.start.unwrap_or(Position::Latest), self.wire_filter());
-        let (mut found, mut ends, mut damaged) = (Vec::new(), BTreeMap::new(), VecDeque::new());
-        for topic in find_wanted(&self.client, &wanted, self.waits_for_topics).await? {
+        Ok(())
+    }
+
+    /// The topics to read, and with `until_end` where their partitions end.
+    async fn find_alone(&self, wanted: &Wanted, start: Position) -> Result<Found> {
+        let mut all = Found::default();
+        for topic in find_wanted(&self.client, wanted, self.waits_for_topics).await? {
             let name = &topic.name;
             let count = topic.partitions.len() as u32;
             let partitions = self.partitions.clone().unwrap_or_else(|| (0..count).collect());
@@ -315,19 +320,26 @@ impl ConsumerBuilder {
             let asked = partitions.clone();
             let mut partitions = partitions;
             if self.until_end {
-                let broken = self.find_ends(&topic, partitions.clone(), &mut ends).await?;
+                let broken = self.find_ends(&topic, partitions.clone(), &mut all.ends).await?;
                 partitions.retain(|p| broken.iter().all(|(b, _)| b != p));
-                damaged.extend(broken.into_iter().map(|(_, error)| error));
+                all.damaged.extend(broken.into_iter().map(|(_, error)| error));
             }
-            let starts: BTreeMap<u32, Position> = self.starts_of(&wanted, name)?;
+            let starts: BTreeMap<u32, Position> = self.starts_of(wanted, name)?;
             if let Some(unread) = starts.keys().find(|p| !asked.contains(p)) {
                 let message = format!("a start is given for topic {name:?} partition {unread}, which is not read");
                 return Err(Error::new(ErrorKind::NotFound, message));
             }
             let mut core = ConsumerCore::new(partitions, start, self.buffer_bytes);
             starts.into_iter().for_each(|(partition, to)| core.seek(partition, to));
-            found.push(ToRead { topic, core });
+            all.to_read.push(ToRead { topic, core });
         }
+        Ok(all)
+    }
+
+    async fn build_alone(self, wanted: Wanted) -> Result<Consumer> {
+        self.check_alone(&wanted)?;
+        let (start, filter) = (self.start.unwrap_or(Position::Latest), self.wire_filter());
+        let Found { to_read, ends, damaged } = self.find_alone(&wanted, start).await?;
         let (events, incoming) = unbounded_channel();
         let (alone, keeper) = Alone::new(wanted);
         let follows = Follows {
@@ -342,12 +354,12 @@ impl ConsumerBuilder {
             let deadline = Instant::now() + link.options.timeout;
             let mut plugin = None;
             // Without a topic there is nothing to open; a filter that is not there is told by the first one that comes.
-            if let Some(first) = found.first().filter(|_| filter.is_some()) {
+            if let Some(first) = to_read.first().filter(|_| filter.is_some()) {
                 let connection = link.connection_until(deadline).await?;
                 let open = proto::FetchOpen { topic_id: first.topic.id.clone(), filter: filter.clone() };
                 plugin = open_stream(&connection, &open).await?.1;
             }
-            keeper.start(link, found, follows, events);
+            keeper.start(link, to_read, follows, events);
             Ok(plugin)
         });
         let plugin = opening.await?;
@@ -420,7 +432,8 @@ impl ConsumerBuilder {
         Ok(damaged)
     }
 
-    async fn build_member(self, wanted: Wanted, group: String) -> Result<Consumer> {
+    /// Refuses options that a group has no use for.
+    fn check_member(&self) -> Result<()> {
         if self.partitions.is_some() {
             let message = "a group shares partitions out itself: leave the partitions to it, or read without a group";
             return Err(Error::new(ErrorKind::Invalid, message));
@@ -431,20 +444,16 @@ impl ConsumerBuilder {
                            partition is assigned, or move the group (`thalweg group reset-offsets`)";
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        let (mut ends, mut damaged) = (BTreeMap::new(), VecDeque::new());
-        for topic in find_wanted(&self.client, &wanted, self.waits_for_topics).await? {
-            if self.until_end {
-                let all = (0..topic.partitions.len() as u32).collect();
-                let broken = self.find_ends(&topic, all, &mut ends).await?;
-                damaged.extend(broken.into_iter().map(|(_, error)| error));
-            }
-        }
+        Ok(())
+    }
+
+    fn group_options(&self, wanted: &Wanted, group: String) -> Result<GroupOptions> {
         let ms = |d: Duration| d.as_millis() as u64;
         let session_ms = u32::try_from(ms(self.session_timeout)).map_err(|_| {
             let message = format!("session_timeout is {:?}; it is at most 49 days", self.session_timeout);
             Error::new(ErrorKind::Invalid, message)
         })?;
-        let options = GroupOptions {
+        Ok(GroupOptions {
             membership: MembershipConfig {
                 group,
                 join: proto::GroupJoin {
@@ -465,7 +474,20 @@ impl ConsumerBuilder {
             buffer_bytes: self.buffer_bytes,
             out_of_range: self.on_out_of_range.position(),
             client_timeout: self.client.timeout(),
-        };
+        })
+    }
+
+    async fn build_member(self, wanted: Wanted, group: String) -> Result<Consumer> {
+        self.check_member()?;
+        let (mut ends, mut damaged) = (BTreeMap::new(), VecDeque::new());
+        for topic in find_wanted(&self.client, &wanted, self.waits_for_topics).await? {
+            if self.until_end {
+                let all = (0..topic.partitions.len() as u32).collect();
+                let broken = self.find_ends(&topic, all, &mut ends).await?;
+                damaged.extend(broken.into_iter().map(|(_, error)| error));
+            }
+        }
+        let options = self.group_options(&wanted, group)?;
         let subscribing = Subscribing {
             topics: self.topics.clone(),
             waits_for_topics: self.waits_for_topics,
@@ -500,6 +522,16 @@ impl ConsumerBuilder {
         consumer.opened(consumer.inner.readers()).await?;
         Ok(consumer)
     }
+}
+
+/// The topics that a consumer without a group reads.
+#[derive(Default)]
+struct Found {
+    to_read: Vec<ToRead>,
+    /// With `until_end`: where each partition ends.
+    ends: BTreeMap<PartitionKey, u64>,
+    /// With `until_end`: why partitions cannot be read at all.
+    damaged: VecDeque<Error>,
 }
 
 struct LeaveOnDrop(Arc<GroupShared>);
