@@ -381,7 +381,6 @@ impl ConsumerBuilder {
             damaged,
             filter: plugin,
             on_bad_record: self.on_bad_record,
-            on_out_of_range: self.on_out_of_range,
         });
         consumer.opened(consumer.inner.readers()).await?;
         Ok(consumer)
@@ -517,7 +516,6 @@ impl ConsumerBuilder {
             damaged,
             filter: plugin,
             on_bad_record: self.on_bad_record,
-            on_out_of_range: self.on_out_of_range,
         });
         consumer.opened(consumer.inner.readers()).await?;
         Ok(consumer)

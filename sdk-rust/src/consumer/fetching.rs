@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::SendStream;
 use thalweg_client_core::{ConsumerCore, Pushed};
-use thalweg_wire::{ErrorCode, ErrorKind, proto};
+use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::member::GroupShared;
@@ -98,19 +98,15 @@ impl Subscription {
     /// The log does not hold the start of a partition, and the consumer has said what to do then: it starts there,
     /// before anybody reads.
     fn starts_elsewhere(&self, push: &proto::FetchPush) -> bool {
-        let Some(error) = push.error.as_ref().filter(|e| ErrorCode::from_number(e.code) == ErrorCode::OffsetOutOfRange)
-        else {
-            return false;
-        };
-        let Some(to) = self.reader.out_of_range else { return false };
-        let (topic, partition) = (self.reader.name(), push.partition);
-        tracing::warn!(topic, partition, "{}; going on at the {to:?}", error.message);
-        if let Some(group) = &self.group {
-            group.begins_anew(&self.reader.key(partition));
+        let Some(error) = push.error.clone().map(RemoteError::from) else { return false };
+        let moves = self.reader.goes_on_elsewhere(push.partition, &error);
+        if moves {
+            if let Some(group) = &self.group {
+                group.begins_anew(&self.reader.key(push.partition));
+            }
+            self.flush();
         }
-        self.reader.core().seek(partition, to);
-        self.flush();
-        true
+        moves
     }
 
     /// There is no stream to this broker any more.

@@ -13,7 +13,6 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::alone::Alone;
 use super::member::GroupShared;
-use super::out_of_range::OnOutOfRange;
 use super::reader::{Event, Reader};
 use super::rebalance::Listener;
 use super::state::State;
@@ -71,7 +70,6 @@ pub(super) struct Inner {
     pub(super) tells: bool,
     pub(super) filter: Option<PluginInfo>,
     pub(super) on_bad_record: OnBadRecord,
-    pub(super) on_out_of_range: OnOutOfRange,
     pub(super) state: Mutex<State>,
     /// One at a time waits for what comes, in the order in which they asked.
     pub(super) turn: tokio::sync::Mutex<()>,
@@ -109,7 +107,6 @@ pub(super) struct Made {
     pub(super) damaged: VecDeque<Error>,
     pub(super) filter: Option<PluginInfo>,
     pub(super) on_bad_record: OnBadRecord,
-    pub(super) on_out_of_range: OnOutOfRange,
 }
 
 impl Consumer {
@@ -155,7 +152,6 @@ impl Consumer {
             tells: made.tells,
             filter: made.filter,
             on_bad_record: made.on_bad_record,
-            on_out_of_range: made.on_out_of_range,
             state: Mutex::new(state),
             turn: tokio::sync::Mutex::new(()),
             nudge: Notify::new(),

@@ -1,6 +1,6 @@
 //! What becomes of a position that the log of a partition does not hold.
 //!
-//! Where a consumer finds that out, and moves, is left to `reader.rs`.
+//! Reading goes on elsewhere in one place, `Reader::goes_on_elsewhere`; when to look is left to its callers.
 
 use thalweg_client_core::Position;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use thalweg_client_core::{ConsumerCore, PartitionKey, Position};
-use thalweg_wire::{ErrorKind, proto};
+use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
 use tokio::sync::{Notify, watch};
 
 use crate::lock::lock;
@@ -37,7 +37,7 @@ pub(super) struct ReadingHow {
 pub(super) struct Reader {
     pub(super) topic: Arc<TopicName>,
     /// Where it goes on when the log does not hold its start; `None`: the user is told.
-    pub(super) out_of_range: Option<Position>,
+    out_of_range: Option<Position>,
     core: Mutex<ConsumerCore>,
     /// There is something for the brokers.
     pub(super) wake: Notify,
@@ -92,6 +92,16 @@ impl Reader {
         let changed = change(&mut self.core());
         self.wake.notify_one();
         changed
+    }
+
+    /// Follows an error of a partition whose log does not hold its position: the partition is read from where the
+    /// consumer goes on then. False where it does not go on, and for any other error: the user is told.
+    pub(super) fn goes_on_elsewhere(&self, partition: u32, error: &RemoteError) -> bool {
+        let Some(to) = self.out_of_range.filter(|_| error.code == ErrorCode::OffsetOutOfRange) else { return false };
+        let topic = self.name();
+        tracing::warn!(topic, partition, "{}; going on at the {to:?}", error.message);
+        self.change(|core| core.seek(partition, to));
+        true
     }
 
     /// The user's side has taken, or dropped, a push that came as `bytes`.

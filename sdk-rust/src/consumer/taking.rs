@@ -281,12 +281,7 @@ impl Inner {
             });
             return Some(through);
         }
-        if error.code == ErrorCode::OffsetOutOfRange
-            && let Some(to) = self.on_out_of_range.position()
-        {
-            let (topic, partition) = (reader.name(), push.partition);
-            tracing::warn!(topic, partition, "{}; going on at the {to:?}", error.message);
-            reader.change(|core| core.seek(partition, to));
+        if reader.goes_on_elsewhere(push.partition, &error) {
             return None;
         }
         // A start that could not be looked up is at no offset.

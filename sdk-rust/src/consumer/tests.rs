@@ -30,7 +30,8 @@ impl Pair {
     fn new(on_bad_record: OnBadRecord, on_out_of_range: OnOutOfRange) -> Pair {
         let topic = proto::Topic { name: "t".into(), id: Bytes::from_static(&[7; 16]), ..Default::default() };
         let core = ConsumerCore::new([0], Position::Offset(10), 1 << 20);
-        let reader = Arc::new(Reader::new(&topic, core, &ReadingHow::default()));
+        let how = ReadingHow { out_of_range: on_out_of_range.position(), ..Default::default() };
+        let reader = Arc::new(Reader::new(&topic, core, &how));
         let (events, incoming) = unbounded_channel();
         let consumer = Consumer::new(Made {
             client: Client::unconnected(),
@@ -49,7 +50,6 @@ impl Pair {
             damaged: VecDeque::new(),
             filter: None,
             on_bad_record,
-            on_out_of_range,
         });
         reader.core().connected(0);
         let mut pair = Pair { consumer, reader, events, generation: 0 };
