@@ -1,6 +1,9 @@
-//! What a user is told of partitions that come and go, and when a revoked partition is given up.
+//! Notices to the user of partitions that come and go, and when a revoked partition is given up.
 //!
-//! Which partitions those are is left to the membership.
+//! A notice waits in [`State`] until it is delivered: by the listener of `on_rebalance`, or by a client for another
+//! language, which takes it with [`Consumer::untold`] and confirms it with [`Consumer::told`]. A revoked partition is
+//! given up when its notice has been delivered. [`Consumer::revoke_all`] makes the last notices of a consumer that is
+//! being closed. Which partitions come and go is left to the membership.
 
 use std::sync::Arc;
 
@@ -13,7 +16,7 @@ use super::rebalance::Rebalance;
 use super::state::{State, Untold};
 
 impl Consumer {
-    /// Tells the listener what came and went.
+    /// Delivers the notices that wait to the listener, and gives up the partitions that they revoke.
     pub(super) fn tell(&self) {
         loop {
             let next = self.inner.lock().untold.pop_front();
@@ -26,7 +29,8 @@ impl Consumer {
         }
     }
 
-    /// What the user has not been told yet, oldest first; for the bindings, which tell it in their own way.
+    /// The notices that wait, oldest first; for the bindings, which deliver them in their own way, and say so with
+    /// [`told`](Self::told). Until then a revoked partition among them stays this member's.
     #[doc(hidden)]
     pub fn untold(&self) -> Vec<Rebalance> {
         let state = self.inner.lock();
@@ -34,7 +38,7 @@ impl Consumer {
         state.untold.iter().map(|untold| untold.rebalance.clone()).collect()
     }
 
-    /// The user has been told of so many; partitions among them that were revoked are given up.
+    /// The first `count` notices have been delivered; the partitions among them that were revoked are given up.
     #[doc(hidden)]
     pub fn told(&self, count: usize) {
         let told: Vec<_> = {
@@ -45,8 +49,15 @@ impl Consumer {
         told.iter().for_each(|untold| self.inner.give_up(&untold.change, untold.cursor.as_ref()));
     }
 
-    /// A member that is about to be closed gives up all that it holds: [`untold`](Self::untold) says so, once, to who
-    /// wants to be told. What is told of a partition may still commit it.
+    /// Makes the last notices of a member that is about to be closed: every partition that it holds, and of whose
+    /// assignment the user knows, is revoked. They come once, behind those that wait, for a consumer that delivers
+    /// notices at all. An assignment that still waits is dropped instead, where the partition is still held: the user
+    /// never learns of that partition. Until a notice is delivered, its partition can be committed.
+    ///
+    /// This is what `close` and `finish` do. The clients for Python and Node each keep the same account for themselves
+    /// (`_last_changes` in `_consumer.py`, `#lastEvents` in `consumer.js`), with two differences that a caller from
+    /// there would have to settle first: an assignment that still waits is delivered, and revoked after that; and a
+    /// partition that cannot be committed any more is lost, not revoked.
     #[doc(hidden)]
     pub fn revoke_all(&self) {
         let (mut state, Source::Group(member)) = (self.inner.lock(), &self.inner.source) else { return };
@@ -56,7 +67,7 @@ impl Consumer {
         for (change, cursor) in member.take_changes() {
             self.inner.follow(&mut state, member, change, cursor);
         }
-        // Of what came and was not told, nothing is told.
+        // An assignment whose notice still waits is withdrawn together with its partition.
         let held = member.held_keys();
         let unheard: Vec<PartitionKey> = state
             .untold
@@ -76,6 +87,8 @@ impl Consumer {
 }
 
 impl Inner {
+    /// Follows a change of the member's partitions: drops what waits of a partition that goes, and makes the notice.
+    /// `cursor` is the one under which a revoked partition was held.
     pub(super) fn follow(
         &self,
         state: &mut State,
@@ -96,7 +109,7 @@ impl Inner {
             state.forget(key);
         }
         if let Change::Lost(lost) = &change {
-            // Nobody has been told that it would go; it is gone.
+            // The notice that it was to be given up has not been delivered, and is not true any more.
             state.untold.retain(|untold| untold.revoked().as_ref() != Some(lost));
         }
         match topic {
@@ -108,14 +121,14 @@ impl Inner {
         }
     }
 
-    /// The user knows of a change; a partition that was revoked goes to whoever gets it.
+    /// The notice of a change has been delivered, or there is none: a revoked partition goes to another member.
     fn give_up(&self, change: &Change, cursor: Option<&Arc<Cursor>>) {
         if let (Change::Revoked(key), Source::Group(member)) = (change, &self.source) {
             member.released(key, cursor);
         }
     }
 
-    /// The user is about to be told that these are given up.
+    /// The notices that revoke these partitions are being delivered: the partitions stay this member's meanwhile.
     fn tells_of(&self, keys: impl IntoIterator<Item = PartitionKey>) {
         if let Source::Group(member) = &self.source {
             member.tells_of(keys);
