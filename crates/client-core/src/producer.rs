@@ -14,15 +14,15 @@
 //! takes what is left ([`ProducerCore::take_unplaced`]), places it again, pushes it, and says so
 //! ([`ProducerCore::placed_anew`]).
 
-use std::collections::VecDeque;
+mod partition;
 
 use thalweg_model::limits::{IN_FLIGHT_BATCHES_MAX, IN_FLIGHT_BYTES_MAX};
 use thalweg_model::{
-    BatchBuilder, Bug, Codec, ProducerEpoch, ProducerId, ProducerMark, ProducerToken, Record, RecordBatch, Sequence,
-    is_planted,
+    BatchBuilder, Bug, Codec, ProducerEpoch, ProducerId, ProducerToken, Record, RecordBatch, is_planted,
 };
 use thalweg_wire::{ErrorCode, RemoteError};
 
+use self::partition::{Batch, Open, Partition, expire};
 use crate::Backoff;
 
 /// When a send counts as done.
@@ -150,45 +150,6 @@ pub struct Unplaced<T> {
     pub since_ms: u64,
 }
 
-struct Open<T> {
-    builder: BatchBuilder,
-    tokens: Vec<T>,
-    since_ms: u64,
-    bytes: usize,
-}
-
-struct Batch<T> {
-    batch: RecordBatch,
-    tokens: Vec<T>,
-    expires_ms: u64,
-    bytes: usize,
-    /// Which numbered batch of its partition it is; `None` before it was first sent.
-    ordinal: Option<u64>,
-    attempts: u32,
-    request: u64,
-    /// Sent and not answered yet.
-    waiting: bool,
-    /// The broker's word is that it was not appended, and will not be, because of its placement.
-    unplaced: bool,
-}
-
-struct Partition<T> {
-    open: Option<Open<T>>,
-    /// In the order of their records. Those that were sent may have been appended.
-    batches: VecDeque<Batch<T>>,
-    /// How many of them wait for an answer, and their encoded bytes: thousands may stand behind them, and nobody looks
-    /// through those.
-    in_flight: (usize, usize),
-    epoch: ProducerEpoch,
-    next_sequence: Sequence,
-    next_ordinal: u64,
-    /// After a failure nothing is sent until all answers are in and this time has come.
-    retry_at_ms: Option<u64>,
-    last_obstacle: Option<String>,
-    /// There is a stream to its leader.
-    connected: bool,
-}
-
 /// See the module. `T` is what the caller wants back with each record's outcome.
 pub struct ProducerCore<T> {
     config: ProducerConfig,
@@ -205,21 +166,10 @@ pub struct ProducerCore<T> {
 impl<T> ProducerCore<T> {
     /// A producer to a topic of `partitions` partitions.
     pub fn new(config: ProducerConfig, partitions: u32) -> Self {
-        let partition = || Partition {
-            open: None,
-            batches: VecDeque::new(),
-            in_flight: (0, 0),
-            epoch: ProducerEpoch(0),
-            next_sequence: Sequence(0),
-            next_ordinal: 0,
-            retry_at_ms: None,
-            last_obstacle: None,
-            connected: false,
-        };
         ProducerCore {
             config,
             identity: None,
-            partitions: (0..partitions).map(|_| partition()).collect(),
+            partitions: (0..partitions).map(|_| Partition::new()).collect(),
             next_request: 1,
             outcomes: Vec::new(),
             buffered_bytes: 0,
@@ -552,83 +502,6 @@ impl<T> ProducerCore<T> {
             linger.into_iter().chain(expiry).chain(oldest).chain(p.retry_at_ms).min()
         };
         self.partitions.iter().filter_map(of).min()
-    }
-}
-
-impl<T> Batch<T> {
-    /// It is sent; answers with what is in flight then.
-    fn wait(&mut self, (count, bytes): (usize, usize)) -> (usize, usize) {
-        self.waiting = true;
-        (count + 1, bytes + self.batch.bytes().len())
-    }
-
-    /// It is answered, or nobody waits for that any more.
-    fn wait_no_more(&mut self, (count, bytes): (usize, usize)) -> (usize, usize) {
-        match std::mem::take(&mut self.waiting) {
-            true => (count - 1, bytes - self.batch.bytes().len()),
-            false => (count, bytes),
-        }
-    }
-}
-
-impl<T> Partition<T> {
-    fn close(&mut self, config: &ProducerConfig) {
-        let Some(open) = self.open.take() else { return };
-        let first_unsent = || self.batches.iter().position(|b| b.ordinal.is_none());
-        let to = Some(self.batches.len()).filter(|_| !is_planted(Bug::ClosedGoesFirst)).or_else(first_unsent);
-        let batch = Batch {
-            batch: open.builder.build(config.codec, None),
-            tokens: open.tokens,
-            expires_ms: open.since_ms + config.delivery_timeout_ms,
-            bytes: open.bytes,
-            ordinal: None,
-            attempts: 0,
-            request: 0,
-            waiting: false,
-            unplaced: false,
-        };
-        self.batches.insert(to.unwrap_or(self.batches.len()), batch);
-    }
-
-    /// Numbers the batch at `at` as the next one of its epoch.
-    fn number(&mut self, at: usize, id: ProducerId) {
-        let batch = &mut self.batches[at];
-        let mark = ProducerMark { id, epoch: self.epoch, base_sequence: self.next_sequence };
-        batch.batch = batch.batch.with_producer(mark);
-        batch.ordinal = Some(self.next_ordinal);
-        self.next_ordinal += 1;
-        self.next_sequence = self.next_sequence.plus(batch.batch.offsets_count());
-    }
-
-    /// Starts a new epoch for everything that is left.
-    fn renumber(&mut self) {
-        self.epoch = ProducerEpoch(self.epoch.0.wrapping_add(1).max(0));
-        self.next_sequence = Sequence(0);
-        for batch in &mut self.batches {
-            batch.ordinal = None;
-            batch.attempts = 0;
-        }
-    }
-}
-
-/// Fails what has waited for too long. Batches that were sent may have been appended, so their numbers stay used.
-fn expire<T>(
-    index: u32,
-    p: &mut Partition<T>,
-    now_ms: u64,
-    config: &ProducerConfig,
-    outcomes: &mut Vec<Outcome<T>>,
-    buffered_bytes: &mut usize,
-) {
-    if p.open.as_ref().is_some_and(|o| now_ms >= o.since_ms + config.delivery_timeout_ms) {
-        p.close(config);
-    }
-    while p.batches.front().is_some_and(|b| now_ms >= b.expires_ms) {
-        let mut batch = p.batches.pop_front().expect("just seen");
-        p.in_flight = batch.wait_no_more(p.in_flight);
-        *buffered_bytes -= batch.bytes;
-        let result = Err(Failure::TimedOut(p.last_obstacle.clone()));
-        outcomes.push(Outcome { partition: index, tokens: batch.tokens, batch: batch.batch, result });
     }
 }
 

@@ -1,0 +1,152 @@
+//! One partition of a producer: its batches in order, their numbers, and which of them are in flight.
+//!
+//! When a batch is sent, and what an answer does to it, is left to [`ProducerCore`](super::ProducerCore).
+
+use std::collections::VecDeque;
+
+use thalweg_model::{BatchBuilder, Bug, ProducerEpoch, ProducerId, ProducerMark, RecordBatch, Sequence, is_planted};
+
+use super::{Failure, Outcome, ProducerConfig};
+
+/// The batch that records are still added to.
+pub(super) struct Open<T> {
+    pub(super) builder: BatchBuilder,
+    /// What the caller wants back with the outcome of each record, in the order of the records.
+    pub(super) tokens: Vec<T>,
+    /// When its first record was pushed.
+    pub(super) since_ms: u64,
+    /// Bytes of its records, as the buffer counts them.
+    pub(super) bytes: usize,
+}
+
+/// A batch that no more records are added to, until it has its outcome.
+pub(super) struct Batch<T> {
+    pub(super) batch: RecordBatch,
+    /// What the caller wants back with the outcome of each record, in the order of the records.
+    pub(super) tokens: Vec<T>,
+    pub(super) expires_ms: u64,
+    /// Bytes of its records, as the buffer counts them.
+    pub(super) bytes: usize,
+    /// Which numbered batch of its partition it is; `None` before it was first sent.
+    pub(super) ordinal: Option<u64>,
+    /// How often it was sent under its present number.
+    pub(super) attempts: u32,
+    /// The request that it was sent with last.
+    pub(super) request: u64,
+    /// True while an answer to that request may come.
+    pub(super) waiting: bool,
+    /// True once the broker has answered that it was not appended, and will not be, because of its placement.
+    pub(super) unplaced: bool,
+}
+
+/// What a producer knows of one partition.
+pub(super) struct Partition<T> {
+    pub(super) open: Option<Open<T>>,
+    /// Closed batches without an outcome, in the order of their records. Those that were sent may have been appended.
+    pub(super) batches: VecDeque<Batch<T>>,
+    /// How many of the batches wait for an answer, and their encoded bytes. Counted, because thousands of batches may
+    /// stand behind them, which nothing looks through.
+    pub(super) in_flight: (usize, usize),
+    /// Epoch of the numbers that are given now; counts per partition.
+    pub(super) epoch: ProducerEpoch,
+    pub(super) next_sequence: Sequence,
+    pub(super) next_ordinal: u64,
+    /// After a failure nothing is sent until all answers are in and this time has come.
+    pub(super) retry_at_ms: Option<u64>,
+    /// The last failure, for the error of a batch that times out.
+    pub(super) last_obstacle: Option<String>,
+    /// True while there is a stream to the partition's leader.
+    pub(super) connected: bool,
+}
+
+impl<T> Batch<T> {
+    /// The batch is sent: takes what is in flight, batches and bytes, and gives what is in flight then.
+    pub(super) fn wait(&mut self, (count, bytes): (usize, usize)) -> (usize, usize) {
+        self.waiting = true;
+        (count + 1, bytes + self.batch.bytes().len())
+    }
+
+    /// The batch is answered, or no answer can come any more: takes and gives what is in flight.
+    pub(super) fn wait_no_more(&mut self, (count, bytes): (usize, usize)) -> (usize, usize) {
+        match std::mem::take(&mut self.waiting) {
+            true => (count - 1, bytes - self.batch.bytes().len()),
+            false => (count, bytes),
+        }
+    }
+}
+
+impl<T> Partition<T> {
+    pub(super) fn new() -> Self {
+        Partition {
+            open: None,
+            batches: VecDeque::new(),
+            in_flight: (0, 0),
+            epoch: ProducerEpoch(0),
+            next_sequence: Sequence(0),
+            next_ordinal: 0,
+            retry_at_ms: None,
+            last_obstacle: None,
+            connected: false,
+        }
+    }
+
+    /// Closes the open batch, if there is one: its records are compressed here, on the caller's thread.
+    pub(super) fn close(&mut self, config: &ProducerConfig) {
+        let Some(open) = self.open.take() else { return };
+        let first_unsent = || self.batches.iter().position(|b| b.ordinal.is_none());
+        let to = Some(self.batches.len()).filter(|_| !is_planted(Bug::ClosedGoesFirst)).or_else(first_unsent);
+        let batch = Batch {
+            batch: open.builder.build(config.codec, None),
+            tokens: open.tokens,
+            expires_ms: open.since_ms + config.delivery_timeout_ms,
+            bytes: open.bytes,
+            ordinal: None,
+            attempts: 0,
+            request: 0,
+            waiting: false,
+            unplaced: false,
+        };
+        self.batches.insert(to.unwrap_or(self.batches.len()), batch);
+    }
+
+    /// Numbers the batch at `at` as the next one of its epoch.
+    pub(super) fn number(&mut self, at: usize, id: ProducerId) {
+        let batch = &mut self.batches[at];
+        let mark = ProducerMark { id, epoch: self.epoch, base_sequence: self.next_sequence };
+        batch.batch = batch.batch.with_producer(mark);
+        batch.ordinal = Some(self.next_ordinal);
+        self.next_ordinal += 1;
+        self.next_sequence = self.next_sequence.plus(batch.batch.offsets_count());
+    }
+
+    /// Starts a new epoch: every batch that is left is numbered anew when it is sent.
+    pub(super) fn renumber(&mut self) {
+        self.epoch = ProducerEpoch(self.epoch.0.wrapping_add(1).max(0));
+        self.next_sequence = Sequence(0);
+        for batch in &mut self.batches {
+            batch.ordinal = None;
+            batch.attempts = 0;
+        }
+    }
+}
+
+/// Fails what has waited for too long. Batches that were sent may have been appended, so their numbers stay used.
+pub(super) fn expire<T>(
+    index: u32,
+    p: &mut Partition<T>,
+    now_ms: u64,
+    config: &ProducerConfig,
+    outcomes: &mut Vec<Outcome<T>>,
+    buffered_bytes: &mut usize,
+) {
+    if p.open.as_ref().is_some_and(|o| now_ms >= o.since_ms + config.delivery_timeout_ms) {
+        p.close(config);
+    }
+    while p.batches.front().is_some_and(|b| now_ms >= b.expires_ms) {
+        let mut batch = p.batches.pop_front().expect("its front was looked at in the condition");
+        p.in_flight = batch.wait_no_more(p.in_flight);
+        *buffered_bytes -= batch.bytes;
+        let result = Err(Failure::TimedOut(p.last_obstacle.clone()));
+        outcomes.push(Outcome { partition: index, tokens: batch.tokens, batch: batch.batch, result });
+    }
+}
