@@ -17,7 +17,7 @@ mod producer;
 pub use backoff::Backoff;
 pub use consumer::{ConsumerCore, Counts, Position, Pushed};
 pub use membership::{
-    Change, MemberIdentity, Membership, MembershipConfig, PartitionKey, Progress, ToCoordinator, Verdict,
+    Change, MemberIdentity, Membership, MembershipConfig, PartitionKey, Progress, Remedy, ToCoordinator,
 };
 pub use placement::{PlaceByKey, Placed};
 pub use producer::{Acks, Failure, Outcome, ProducerConfig, ProducerCore, ProducerIdentity, Request, Unplaced};

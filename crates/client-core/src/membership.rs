@@ -105,7 +105,7 @@ pub enum ToCoordinator {
 
 /// What to do about a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Remedy {
     /// Open another stream, perhaps to another broker.
     TryAgain,
     /// The group does without this member: it joins anew.
@@ -386,16 +386,16 @@ impl Membership {
     }
 
     /// The broker has refused, and ended the stream.
-    pub fn refused(&mut self, error: &RemoteError) -> (Verdict, Vec<Change>) {
+    pub fn refused(&mut self, error: &RemoteError) -> (Remedy, Vec<Change>) {
         self.closed();
         match error.code {
             // What it cannot prove to be is not its own.
             ErrorCode::UnknownMember | ErrorCode::StaleMemberEpoch | ErrorCode::WrongMemberSecret => {
-                (Verdict::JoinAgain, self.lose_all())
+                (Remedy::JoinAgain, self.lose_all())
             }
-            ErrorCode::MemberIdInUse => (Verdict::JoinAgain, Vec::new()),
-            code if code.client_retries() => (Verdict::TryAgain, Vec::new()),
-            _ => (Verdict::Fatal, self.lose_all()),
+            ErrorCode::MemberIdInUse => (Remedy::JoinAgain, Vec::new()),
+            code if code.client_retries() => (Remedy::TryAgain, Vec::new()),
+            _ => (Remedy::Fatal, self.lose_all()),
         }
     }
 

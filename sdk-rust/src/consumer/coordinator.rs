@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::SendStream;
-use thalweg_client_core::{Backoff, ConsumerCore, MemberIdentity, ToCoordinator, Verdict};
+use thalweg_client_core::{Backoff, ConsumerCore, MemberIdentity, Remedy, ToCoordinator};
 use thalweg_model::limits::MEMBER_SECRET_BYTES;
 use thalweg_model::partition_for_key;
 use thalweg_wire::{ErrorCode, ErrorKind, FrameKind, RemoteError, proto};
@@ -89,18 +89,18 @@ async fn run(
                 Err(error) => error,
             },
         };
-        let (verdict, changes) = match error.code() {
+        let (remedy, changes) = match error.code() {
             Some(code) => shared.lock().membership.refused(&RemoteError::new(code, error.to_string())),
             None => {
                 shared.lock().membership.closed();
-                let verdict = if error.is_retriable() { Verdict::TryAgain } else { Verdict::Fatal };
-                (verdict, Vec::new())
+                let remedy = if error.is_retriable() { Remedy::TryAgain } else { Remedy::Fatal };
+                (remedy, Vec::new())
             }
         };
         shared.follow(changes);
-        match verdict {
+        match remedy {
             // The process before this one may have died a moment ago: its session ends soon.
-            Verdict::Fatal if error.code() == Some(ErrorCode::InstanceIdInUse) => {
+            Remedy::Fatal if error.code() == Some(ErrorCode::InstanceIdInUse) => {
                 let since = *refused_since.get_or_insert_with(Instant::now);
                 if since.elapsed() > shared.patience() {
                     return Err(error);
@@ -108,9 +108,9 @@ async fn run(
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 continue;
             }
-            Verdict::Fatal => return Err(error),
-            Verdict::JoinAgain => tracing::warn!("group {:?}: {error}; joining again", shared.group),
-            Verdict::TryAgain if joined.is_some() && shared.started.elapsed() > shared.client_timeout => {
+            Remedy::Fatal => return Err(error),
+            Remedy::JoinAgain => tracing::warn!("group {:?}: {error}; joining again", shared.group),
+            Remedy::TryAgain if joined.is_some() && shared.started.elapsed() > shared.client_timeout => {
                 let (group, limit) = (&shared.group, shared.client_timeout);
                 let what = format!(
                     "no coordinator of group {group:?} answered within {limit:?} ({error}); `thalweg cluster status` \
@@ -118,7 +118,7 @@ async fn run(
                 );
                 return Err(Error::new(error.kind(), what));
             }
-            Verdict::TryAgain => {}
+            Remedy::TryAgain => {}
         }
         refused_since = None;
         attempt += 1;

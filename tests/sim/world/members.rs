@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use thalweg_broker_core::CoordinatorError;
 use thalweg_client_core::{
-    Change, MemberIdentity, Membership, MembershipConfig, PartitionKey, Progress, ToCoordinator, Verdict,
+    Change, MemberIdentity, Membership, MembershipConfig, PartitionKey, Progress, Remedy, ToCoordinator,
 };
 use thalweg_commit_log::OpId;
 use thalweg_control::{
@@ -613,9 +613,9 @@ impl World {
                 m.stream = None;
                 m.retry_at_ms = retry_at_ms;
                 m.guess = other;
-                let (verdict, changes) = m.membership.refused(&error);
+                let (remedy, changes) = m.membership.refused(&error);
                 m.follow(now_ms, changes);
-                if verdict == Verdict::Fatal {
+                if remedy == Remedy::Fatal {
                     return Err(format!("member {i} is refused for good: {error}"));
                 }
             }

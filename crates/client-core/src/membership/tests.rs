@@ -136,7 +136,7 @@ fn a_revoked_partition_is_confirmed_when_the_user_is_done_and_has_been_committed
 fn one_that_the_group_forgot_loses_everything_and_joins_under_another_id() {
     let mut m = joined(0, &[(0, 2)]);
     let error = RemoteError::new(ErrorCode::UnknownMember, "");
-    assert_eq!(m.refused(&error), (Verdict::JoinAgain, vec![Change::Lost(key(0))]));
+    assert_eq!(m.refused(&error), (Remedy::JoinAgain, vec![Change::Lost(key(0))]));
     assert!(!m.may_deliver(1, &key(0)));
     let open = m.opened(10, identity("b"));
     assert_eq!((open.member.as_str(), open.join.unwrap().gone.len()), ("b", 0));
@@ -145,7 +145,7 @@ fn one_that_the_group_forgot_loses_everything_and_joins_under_another_id() {
     let gone = proto::GoneMember { member: "b".into(), secret: Bytes::from_static(b"bbbbbbbbbbbbbbbb") };
     assert_eq!((open.member.as_str(), &open.secret[..]), ("c", &b"cccccccccccccccc"[..]));
     assert_eq!(open.join.unwrap().gone, [gone]);
-    assert_eq!(m.refused(&RemoteError::new(ErrorCode::InconsistentGroup, "")).0, Verdict::Fatal);
+    assert_eq!(m.refused(&RemoteError::new(ErrorCode::InconsistentGroup, "")).0, Remedy::Fatal);
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn its_secret_comes_with_every_stream_and_stands_in_no_debug_text() {
     assert!(!format!("{m:?}").contains(&format!("{:?}", &[b'a'; 4])[1..10]), "{m:?}");
     // Whoever cannot prove to be a member is none.
     let error = RemoteError::new(ErrorCode::WrongMemberSecret, "");
-    assert_eq!(m.refused(&error), (Verdict::JoinAgain, vec![Change::Lost(key(0))]));
+    assert_eq!(m.refused(&error), (Remedy::JoinAgain, vec![Change::Lost(key(0))]));
     let mut m = Membership::new(config());
     for attempt in 0..200u64 {
         m.opened(attempt, MemberIdentity { id: attempt.to_string(), secret: [1; 16] });
