@@ -478,11 +478,6 @@ impl ConsumerCore {
         self.partitions.get(&partition).map(|p| p.high_watermark)
     }
 
-    /// Records seen of one partition.
-    pub fn counts_of(&self, partition: u32) -> Counts {
-        self.partitions.get(&partition).map(|p| p.counts).unwrap_or_default()
-    }
-
     /// Records seen, of all partitions.
     pub fn counts(&self) -> Counts {
         self.partitions.values().fold(Counts::default(), |all, p| all.plus(p.counts))

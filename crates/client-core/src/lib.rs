@@ -19,5 +19,5 @@ pub use consumer::{ConsumerCore, Counts, Position, Pushed};
 pub use membership::{
     Change, MemberIdentity, Membership, MembershipConfig, PartitionKey, Progress, Remedy, ToCoordinator,
 };
-pub use placement::{PlaceByKey, Placed};
+pub use placement::PlaceByKey;
 pub use producer::{Acks, Failure, Outcome, ProducerConfig, ProducerCore, ProducerIdentity, Request, Unplaced};

@@ -1,9 +1,8 @@
 //! The built-in partitioner: the key's hash, or each partition in turn.
+//!
+//! Topics with a partitioner of their own, a plugin, are left to the caller.
 
 use thalweg_model::partition_for_key;
-
-/// Where a record goes, and why.
-pub type Placed = u32;
 
 /// Places records of one topic; the same in every language, because every language runs this.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,7 +15,7 @@ impl PlaceByKey {
     ///
     /// Without a key: the first record to partition 0, the next to 1, and around. A record with a key does not move the
     /// turn on.
-    pub fn place(&mut self, key: Option<&[u8]>, partitions: u32) -> Placed {
+    pub fn place(&mut self, key: Option<&[u8]>, partitions: u32) -> u32 {
         match key {
             Some(key) => partition_for_key(key, partitions),
             None => {

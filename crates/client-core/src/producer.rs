@@ -303,17 +303,6 @@ impl<T> ProducerCore<T> {
         }
     }
 
-    /// True while there is a stream to the partition's leader.
-    pub fn is_connected(&self, partition: u32) -> bool {
-        self.partitions[partition as usize].connected
-    }
-
-    /// True when the partition has records without an outcome.
-    pub fn has_work(&self, partition: u32) -> bool {
-        let p = &self.partitions[partition as usize];
-        p.open.is_some() || !p.batches.is_empty()
-    }
-
     /// What to send now; call it after everything that may have changed it. `flush` closes open batches at once.
     pub fn poll(&mut self, now_ms: u64, flush: bool) -> Vec<Request> {
         let mut requests = Vec::new();
