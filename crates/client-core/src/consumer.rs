@@ -100,9 +100,9 @@ pub enum Pushed {
 
 /// What the leader of a partition has been told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
+enum Phase {
     /// Nothing of this generation: the next frame names a start.
-    Nothing,
+    New,
     /// To push.
     Reading,
     /// To push, and it has refused for the moment: it is asked again after a while, or on another stream.
@@ -124,7 +124,7 @@ struct Partition {
     high_watermark: u64,
     log_start: u64,
     has_stream: bool,
-    told: Told,
+    phase: Phase,
     /// Bytes granted under this generation that have not arrived; below zero after a batch that was larger than what
     /// was left.
     outstanding: i64,
@@ -190,7 +190,7 @@ impl ConsumerCore {
             high_watermark: 0,
             log_start: 0,
             has_stream: false,
-            told: Told::Nothing,
+            told: Phase::New,
             outstanding: 0,
             buffered: self.left.remove(&partition).unwrap_or(0),
             paused: false,
@@ -202,7 +202,7 @@ impl ConsumerCore {
     /// Reads a partition no longer: pushes of it are stale from here on, and the others share what it was granted.
     pub fn revoke(&mut self, partition: u32) {
         let Some(p) = self.partitions.remove(&partition) else { return };
-        if p.has_stream && p.told == Told::Reading {
+        if p.has_stream && p.phase == Phase::Reading {
             self.stops.push(stop(partition, p.generation));
         }
         if p.buffered > 0 {
@@ -252,7 +252,7 @@ impl ConsumerCore {
     /// The broker has refused to go on with this generation, for the moment: asks for the partition anew.
     pub fn ask_again(&mut self, partition: u32, generation: u64) {
         if let Some(p) = self.partitions.get_mut(&partition).filter(|p| p.generation == generation) {
-            p.told = Told::Nothing;
+            p.phase = Phase::New;
             self.restart(partition);
         }
     }
@@ -260,10 +260,10 @@ impl ConsumerCore {
     /// Nothing of what was granted counts any more. A partition that has been stopped stays so.
     fn restart(&mut self, partition: u32) {
         let generation = self.generation();
-        let Some(p) = self.partitions.get_mut(&partition).filter(|p| p.told != Told::Stopped) else { return };
+        let Some(p) = self.partitions.get_mut(&partition).filter(|p| p.phase != Phase::Stopped) else { return };
         p.generation = generation;
         p.outstanding = 0;
-        p.told = Told::Nothing;
+        p.phase = Phase::New;
         self.due.insert(partition);
         self.due.append(&mut self.waiting);
     }
@@ -277,10 +277,10 @@ impl ConsumerCore {
         let window = self.window_bytes();
         let mut free = self.capacity_bytes() as i64 - self.held_bytes() as i64;
         while let Some(partition) = self.due.pop_first() {
-            let may_say = |p: &&mut Partition| p.has_stream && !matches!(p.told, Told::Refused | Told::Stopped);
+            let may_say = |p: &&mut Partition| p.has_stream && !matches!(p.phase, Phase::Refused | Phase::Stopped);
             let Some(p) = self.partitions.get_mut(&partition).filter(may_say) else { continue };
             // A grant is worth a frame once half a window is to be had.
-            let is_due = !p.paused && (p.told == Told::Nothing || p.held() * 2 <= window);
+            let is_due = !p.paused && (p.phase == Phase::New || p.held() * 2 <= window);
             let held = if is_planted(Bug::CreditGivenTwice) { 0 } else { p.held() };
             let wanted = if is_due { window.saturating_sub(held) } else { 0 };
             let granted = wanted.min(free.max(0) as u64);
@@ -288,8 +288,8 @@ impl ConsumerCore {
             // What a batch took beyond its credit is buffered, or was: it is not owed twice.
             let credit_bytes = if granted == 0 { 0 } else { granted + p.outstanding.min(0).unsigned_abs() };
             p.outstanding += credit_bytes as i64;
-            let start = (p.told == Told::Nothing).then(|| p.from().start());
-            p.told = Told::Reading;
+            let start = (p.phase == Phase::New).then(|| p.from().start());
+            p.phase = Phase::Reading;
             if start.is_some() || credit_bytes > 0 {
                 out.push(proto::FetchControl { partition, generation: p.generation, start, credit_bytes, stop: false });
             }
@@ -315,7 +315,7 @@ impl ConsumerCore {
         let Some(p) = self.partitions.get_mut(&push.partition) else {
             return Pushed::Stale;
         };
-        if p.generation != push.generation || p.told != Told::Reading {
+        if p.generation != push.generation || p.phase != Phase::Reading {
             return Pushed::Stale;
         }
         let through = push.scanned_through.max(p.position.unwrap_or(0));
@@ -333,7 +333,7 @@ impl ConsumerCore {
             Some(error) => {
                 passes = ErrorCode::from_number(error.code).client_retries();
                 p.position = p.position.map(|_| through);
-                p.told = if passes { Told::Refused } else { Told::Stopped };
+                p.phase = if passes { Phase::Refused } else { Phase::Stopped };
                 p.outstanding = 0;
                 self.due.append(&mut self.waiting);
             }
@@ -380,11 +380,11 @@ impl ConsumerCore {
     pub fn stop_at(&mut self, partition: u32, at: u64) {
         let generation = self.generation();
         let Some(p) = self.partitions.get_mut(&partition) else { return };
-        if p.has_stream && p.told == Told::Reading {
+        if p.has_stream && p.phase == Phase::Reading {
             self.stops.push(stop(partition, p.generation));
         }
         (p.generation, p.wanted_from) = (generation, generation);
-        (p.position, p.told, p.outstanding) = (Some(at), Told::Stopped, 0);
+        (p.position, p.phase, p.outstanding) = (Some(at), Phase::Stopped, 0);
         self.due.append(&mut self.waiting);
     }
 
@@ -414,7 +414,7 @@ impl ConsumerCore {
         p.start = to;
         p.position = None;
         p.resolved = None;
-        p.told = Told::Nothing;
+        p.phase = Phase::New;
         self.restart(partition);
         if let Some(p) = self.partitions.get_mut(&partition) {
             p.wanted_from = p.generation;
@@ -454,7 +454,7 @@ impl ConsumerCore {
 
     /// Partitions whose leader has not yet said where their start lies, and has not refused either.
     pub fn unresolved(&self) -> impl Iterator<Item = u32> + '_ {
-        let waits = |p: &Partition| p.resolved.is_none() && p.told != Told::Stopped;
+        let waits = |p: &Partition| p.resolved.is_none() && p.phase != Phase::Stopped;
         self.partitions.iter().filter(move |(_, p)| waits(p)).map(|(n, _)| *n)
     }
 

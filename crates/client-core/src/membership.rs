@@ -133,11 +133,11 @@ enum Stream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Topics {
     /// It has been told, or will be by the join.
-    Told,
+    Known,
     /// They changed: the next heartbeat says so.
     Changed,
     /// The heartbeat of this number has said so, and has no answer yet.
-    Said(u64),
+    Sent(u64),
 }
 
 /// See the module.
@@ -151,7 +151,7 @@ pub struct Membership {
     /// Of joins without an answer, the last ones.
     tried: VecDeque<MemberIdentity>,
     /// Of the last assignment heard.
-    told_epoch: u32,
+    assigned_epoch: u32,
     /// Of the last assignment that is followed in full.
     followed_epoch: u32,
     held: BTreeMap<PartitionKey, Held>,
@@ -171,7 +171,7 @@ pub struct Membership {
     busy_since_ms: Option<u64>,
     is_leaving: bool,
     /// On this stream.
-    has_said_goodbye: bool,
+    has_sent_leave: bool,
     has_left: bool,
 }
 
@@ -184,7 +184,7 @@ impl Membership {
             identity: None,
             is_member: false,
             tried: VecDeque::new(),
-            told_epoch: 0,
+            assigned_epoch: 0,
             followed_epoch: 0,
             held: BTreeMap::new(),
             lease_ms: 0,
@@ -196,10 +196,10 @@ impl Membership {
             known: BTreeMap::new(),
             next_commit_ms: 0,
             commits: Commits::default(),
-            topics: Topics::Told,
+            topics: Topics::Known,
             busy_since_ms: None,
             is_leaving: false,
-            has_said_goodbye: false,
+            has_sent_leave: false,
             has_left: false,
         }
     }
@@ -215,7 +215,7 @@ impl Membership {
         self.stream = Stream::Opening;
         self.opened_ms = now_ms;
         let join = (!self.is_member).then(|| {
-            self.topics = Topics::Told;
+            self.topics = Topics::Known;
             // A join whose answer was lost may have come: that member is nobody.
             self.tried.extend(self.identity.replace(fresh));
             // What is older ends with its session.
@@ -235,8 +235,8 @@ impl Membership {
     pub fn closed(&mut self) {
         self.stream = Stream::Closed;
         self.sent.clear();
-        self.has_said_goodbye = false;
-        if let Topics::Said(_) = self.topics {
+        self.has_sent_leave = false;
+        if let Topics::Sent(_) = self.topics {
             self.topics = Topics::Changed;
         }
         self.commits.stream_lost();
@@ -262,7 +262,7 @@ impl Membership {
 
     /// True once the coordinator knows which topics the member wants.
     pub fn is_subscribed(&self) -> bool {
-        self.is_member && self.topics == Topics::Told
+        self.is_member && self.topics == Topics::Known
     }
 
     /// Follows an assignment.
@@ -274,15 +274,15 @@ impl Membership {
             if !self.is_member {
                 self.is_member = true;
                 self.tried.clear();
-                (self.told_epoch, self.followed_epoch) = (0, 0);
+                (self.assigned_epoch, self.followed_epoch) = (0, 0);
                 // To have joined is to have been heard of.
                 let since_ms = if is_planted(Bug::LeaseFromAnswer) { now_ms } else { self.opened_ms };
                 self.lease_ms = since_ms + self.lease_length_ms();
                 self.next_commit_ms = now_ms + self.config.auto_commit_ms.unwrap_or(0);
             }
         }
-        if matches!(self.topics, Topics::Said(number) if number <= assignment.number) {
-            self.topics = Topics::Told;
+        if matches!(self.topics, Topics::Sent(number) if number <= assignment.number) {
+            self.topics = Topics::Known;
         }
         if assignment.number != 0 {
             while let Some((number, sent_ms)) = self.sent.pop_front_if(|(number, _)| *number <= assignment.number) {
@@ -292,11 +292,11 @@ impl Membership {
             }
         }
         // Answers may overtake each other; what was said first is not true any more.
-        if assignment.epoch < self.told_epoch || !self.is_member {
+        if assignment.epoch < self.assigned_epoch || !self.is_member {
             return changes;
         }
-        let is_news = assignment.epoch > self.told_epoch;
-        self.told_epoch = assignment.epoch;
+        let is_news = assignment.epoch > self.assigned_epoch;
+        self.assigned_epoch = assignment.epoch;
         let told: BTreeMap<PartitionKey, &proto::AssignedPartition> = assignment
             .partitions
             .iter()
@@ -346,7 +346,7 @@ impl Membership {
 
     fn follow(&mut self) {
         if self.held.values().all(|h| !h.is_revoked) {
-            self.followed_epoch = self.told_epoch;
+            self.followed_epoch = self.assigned_epoch;
         }
     }
 
@@ -359,7 +359,7 @@ impl Membership {
         if self.config.auto_commit_ms.is_some()
             && let Some(done) = self.undone(key)
         {
-            self.commits.make(self.told_epoch, vec![(key.clone(), done)]);
+            self.commits.make(self.assigned_epoch, vec![(key.clone(), done)]);
         }
         self.forget(key);
         self.follow();
@@ -443,7 +443,7 @@ impl Membership {
     pub fn commit(&mut self, offsets: Option<Vec<(PartitionKey, Progress)>>) -> u64 {
         let all = || self.held.keys().filter_map(|key| Some((key.clone(), self.undone(key)?))).collect();
         let offsets = offsets.unwrap_or_else(all);
-        self.commits.make_awaited(self.told_epoch, offsets)
+        self.commits.make_awaited(self.assigned_epoch, offsets)
     }
 
     /// Follows the answer to a commit; what the group took from this member meanwhile is lost.
@@ -500,7 +500,7 @@ impl Membership {
     /// What to send now; the second part is what was given up because the user took too long.
     pub fn poll(&mut self, now_ms: u64) -> (Vec<ToCoordinator>, Vec<Change>) {
         let mut out = Vec::new();
-        if self.stream != Stream::Open || self.has_said_goodbye {
+        if self.stream != Stream::Open || self.has_sent_leave {
             return (out, Vec::new());
         }
         let is_due = self.config.auto_commit_ms.is_some_and(|every_ms| {
@@ -514,33 +514,33 @@ impl Membership {
             let under_way = self.commits.unawaited();
             let changed = self.held.keys().filter(|key| self.is_leaving || !under_way.contains(key));
             let offsets: Vec<_> = changed.filter_map(|key| Some((key.clone(), self.undone(key)?))).collect();
-            self.commits.make(self.told_epoch, offsets);
+            self.commits.make(self.assigned_epoch, offsets);
         }
         let next_number = &mut self.next_number;
         let number = || {
             *next_number += 1;
             *next_number - 1
         };
-        out.extend(self.commits.send(number, self.told_epoch).into_iter().map(ToCoordinator::Commit));
+        out.extend(self.commits.send(number, self.assigned_epoch).into_iter().map(ToCoordinator::Commit));
         if self.is_too_slow(now_ms) && !self.is_leaving && self.is_member {
             out.push(ToCoordinator::Leave(proto::GroupLeave { for_a_moment: false }));
-            self.has_said_goodbye = true;
+            self.has_sent_leave = true;
             return (out, self.lose_all());
         }
         if self.is_leaving && self.is_member {
             let for_a_moment = !self.config.join.instance.is_empty();
             out.push(ToCoordinator::Leave(proto::GroupLeave { for_a_moment }));
-            self.has_said_goodbye = true;
+            self.has_sent_leave = true;
         } else if now_ms >= self.next_heartbeat_ms {
             self.next_heartbeat_ms = now_ms + self.config.heartbeat_ms;
             let number = self.number();
             self.sent.push_back((number, now_ms));
             let topics = match self.topics {
                 Topics::Changed => self.config.join.topics.clone(),
-                Topics::Told | Topics::Said(_) => Vec::new(),
+                Topics::Known | Topics::Sent(_) => Vec::new(),
             };
             if !topics.is_empty() {
-                self.topics = Topics::Said(number);
+                self.topics = Topics::Sent(number);
             }
             out.push(ToCoordinator::Heartbeat(proto::GroupHeartbeat { number, epoch: self.followed_epoch, topics }));
         }
@@ -551,7 +551,7 @@ impl Membership {
     pub fn deadline_ms(&self) -> u64 {
         match self.config.auto_commit_ms {
             // Only an answer matters any more.
-            _ if self.has_said_goodbye => u64::MAX / 2,
+            _ if self.has_sent_leave => u64::MAX / 2,
             Some(_) => self.next_heartbeat_ms.min(self.next_commit_ms),
             None => self.next_heartbeat_ms,
         }

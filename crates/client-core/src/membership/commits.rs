@@ -119,9 +119,9 @@ impl Commits {
     }
 
     /// What to send now: of each partition the newest commit, if it is not under way. An older one waits for the answer
-    /// to that: it would arrive behind it. `number` gives each frame its number, `told_epoch` is that of the last
+    /// to that: it would arrive behind it. `number` gives each frame its number, `assigned_epoch` is that of the last
     /// assignment.
-    pub(super) fn send(&mut self, mut number: impl FnMut() -> u64, told_epoch: u32) -> Vec<proto::GroupCommit> {
+    pub(super) fn send(&mut self, mut number: impl FnMut() -> u64, assigned_epoch: u32) -> Vec<proto::GroupCommit> {
         let mut frames = Vec::new();
         if self.waiting.is_empty() {
             return frames;
@@ -142,7 +142,7 @@ impl Commits {
                 continue;
             }
             let number = number();
-            let under = if is_planted(Bug::CommitUnderLaterEpoch) { told_epoch } else { epoch };
+            let under = if is_planted(Bug::CommitUnderLaterEpoch) { assigned_epoch } else { epoch };
             let said = offsets.iter().map(partition_commit).collect();
             frames.push(proto::GroupCommit { number, epoch: under, offsets: said });
             self.sent.insert(number, (token, Commit { epoch, offsets }));
