@@ -14,8 +14,8 @@
 //! A broker pushes a whole batch while any credit is left. So credit may go below zero by less than one batch, and a
 //! window may be smaller than a batch without anything standing still.
 //!
-//! The caller says what has happened, then sends what [`ConsumerCore::poll`] answers. Streams and the queue to the user
-//! are the caller's.
+//! [`ConsumerCore`] tells in which order its methods are called. Streams, and the queue to the user, are left to the
+//! caller.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,14 +34,14 @@ pub enum Position {
     Earliest,
     /// Behind the last record on a quorum.
     Latest,
-    /// This record.
+    /// The record at this offset.
     Offset(u64),
     /// The first record at or after this time, ms since the epoch.
     Timestamp(i64),
 }
 
 impl Position {
-    /// As it goes over the wire.
+    /// The position as it goes over the wire.
     pub fn start(self) -> proto::Start {
         let (kind, value) = match self {
             Position::Offset(offset) => (0, offset),
@@ -68,12 +68,12 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Records looked at.
+    /// Records that were looked at: all four together.
     pub fn scanned(&self) -> u64 {
         self.delivered + self.filtered + self.failed + self.unreadable
     }
 
-    /// Both together.
+    /// The sum of both counts.
     pub fn plus(self, other: Counts) -> Counts {
         Counts {
             delivered: self.delivered + other.delivered,
@@ -91,37 +91,43 @@ pub enum Pushed {
     Current {
         /// The position before the push.
         from: u64,
-        /// The error that it carries will pass: it is not for the user. Say [`ConsumerCore::ask_again`] after a moment.
+        /// The error that it carries will pass, and is not for the user: call [`ConsumerCore::ask_again`] after a
+        /// moment.
         passes: bool,
     },
-    /// From before a seek, or of a partition that is not read any more: drop it. It has cost nothing of the budget.
+    /// Drop it: it is from before a seek, or of a partition that is not read any more. It has cost nothing of the
+    /// budget.
     Stale,
 }
 
-/// What the leader of a partition has been told.
+/// How far a partition and its leader have come in the present generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Nothing of this generation: the next frame names a start.
+    /// The leader knows nothing of this generation: the next frame names a start.
     New,
-    /// To push.
+    /// The leader has a start, and pushes.
     Reading,
-    /// To push, and it has refused for the moment: it is asked again after a while, or on another stream.
+    /// The leader has refused for the moment: it is asked again after a while, or on another stream.
     Refused,
-    /// The broker has refused to go on, or the user's side has: nothing comes before a seek or another stream.
+    /// The leader has refused to go on, or the user's side has: nothing comes before a seek.
     Stopped,
 }
 
 #[derive(Debug)]
 struct Partition {
+    /// Number of the last seek or reconnection; pushes of an older one are stale.
     generation: u64,
     /// Generation of the last seek: what came since then is the user's, also when the stream was made anew meanwhile.
     wanted_from: u64,
+    /// What reading was asked to start from.
     start: Position,
     /// Where the leader found `start` to lie.
     resolved: Option<u64>,
     /// Next offset to come, once the broker has resolved `start`.
     position: Option<u64>,
+    /// The largest that a push has named; 0 before the first.
     high_watermark: u64,
+    /// The largest that a push has named; 0 before the first.
     log_start: u64,
     has_stream: bool,
     phase: Phase,
@@ -135,6 +141,7 @@ struct Partition {
 }
 
 impl Partition {
+    /// Bytes of the budget that the partition holds.
     fn held(&self) -> u64 {
         self.outstanding.max(0) as u64 + self.buffered
     }
@@ -145,12 +152,51 @@ impl Partition {
     }
 }
 
-/// See the module.
+/// What a consumer reads of one topic: the position of each partition, and how many bytes its leader may push.
+///
+/// It opens no stream, and needs no clock. Its methods are of five kinds:
+///
+/// - *Which partitions*: [`assign`](Self::assign), [`revoke`](Self::revoke), [`seek`](Self::seek),
+///   [`pause`](Self::pause), [`resume`](Self::resume), and [`stop_at`](Self::stop_at) where the user's side cannot go
+///   on.
+/// - *Streams to leaders*: [`connected`](Self::connected), [`disconnected`](Self::disconnected), and
+///   [`ask_again`](Self::ask_again) some time after a refusal that passes.
+/// - *What is pushed*: [`pushed`](Self::pushed) first, as the push comes; [`taken`](Self::taken) once for each that was
+///   [`Pushed::Current`], as soon as the user's side has taken or dropped it.
+/// - *What to do*: [`poll`](Self::poll) gives the frames to send, each on the stream to the leader of its partition.
+/// - *What counts now*: [`is_wanted`](Self::is_wanted), asked again before records of a push are handed out, because a
+///   seek may have come meanwhile; [`position`](Self::position), [`resolved`](Self::resolved),
+///   [`counts`](Self::counts) and the like.
+///
+/// After any method of the first three kinds: `poll`, and send. Of several changes one poll takes care; `taken` tells
+/// whether it is worth one. There are no deadlines.
+///
+/// ```
+/// use thalweg_client_core::{ConsumerCore, Position, Pushed};
+/// use thalweg_wire::proto;
+///
+/// let mut consumer = ConsumerCore::new([0], Position::Earliest, 1 << 20);
+/// // There is a stream to the leader of partition 0: it is asked for all that the budget has room for.
+/// consumer.connected(0);
+/// let asked = consumer.poll().remove(0);
+/// assert_eq!((asked.start, asked.credit_bytes), (Some(Position::Earliest.start()), 1 << 20));
+/// // The first push says where that start lies, the next one has records.
+/// let generation = asked.generation;
+/// let push = |scanned_through| proto::FetchPush { generation, scanned_through, ..Default::default() };
+/// consumer.pushed(&push(100), 0);
+/// let pushed = consumer.pushed(&push(110), 600_000);
+/// assert_eq!(pushed, Pushed::Current { from: 100, passes: false });
+/// // The user has taken them: their bytes are granted again.
+/// assert!(consumer.taken(0, 600_000));
+/// assert_eq!(consumer.poll()[0].credit_bytes, 600_000);
+/// assert_eq!(consumer.position(0), Some(110));
+/// ```
 #[derive(Debug, Default)]
 pub struct ConsumerCore {
     partitions: BTreeMap<u32, Partition>,
     /// Bytes that were pushed of partitions which are not read any more, and that the user's side has not dropped yet.
     left: BTreeMap<u32, u64>,
+    /// Memory for all partitions, as long as each gets its smallest window of it.
     budget_bytes: u64,
     window_bytes_min: u64,
     next_generation: u64,
@@ -158,6 +204,7 @@ pub struct ConsumerCore {
     due: BTreeSet<u32>,
     /// Partitions that got less than their window, because others hold the rest.
     waiting: BTreeSet<u32>,
+    /// Frames that tell leaders to push no more, for the next [`poll`](Self::poll).
     stops: Vec<proto::FetchControl>,
 }
 
@@ -190,7 +237,7 @@ impl ConsumerCore {
             high_watermark: 0,
             log_start: 0,
             has_stream: false,
-            told: Phase::New,
+            phase: Phase::New,
             outstanding: 0,
             buffered: self.left.remove(&partition).unwrap_or(0),
             paused: false,
@@ -268,7 +315,7 @@ impl ConsumerCore {
         self.due.append(&mut self.waiting);
     }
 
-    /// What is to be told to the partitions' leaders by now.
+    /// What to send now, each frame on the stream to the leader of its partition.
     pub fn poll(&mut self) -> Vec<proto::FetchControl> {
         let mut out = std::mem::take(&mut self.stops);
         if self.due.is_empty() {
@@ -346,8 +393,8 @@ impl ConsumerCore {
         Pushed::Current { from, passes }
     }
 
-    /// The user's side has taken, or dropped, a push that came as `bytes`; to be said once for each that was `Current`.
-    /// True when [`poll`](Self::poll) has something to say.
+    /// The user's side has taken, or dropped, a push that came as `bytes`; call it once for each that was `Current`.
+    /// True when [`poll`](Self::poll) has something to send.
     pub fn taken(&mut self, partition: u32, bytes: u64) -> bool {
         let window = self.window_bytes();
         let is_due = match self.partitions.get_mut(&partition) {
@@ -437,7 +484,7 @@ impl ConsumerCore {
         }
     }
 
-    /// Partitions of this subscription.
+    /// Partitions that are read, in order.
     pub fn partitions(&self) -> impl Iterator<Item = u32> + '_ {
         self.partitions.keys().copied()
     }
@@ -452,13 +499,13 @@ impl ConsumerCore {
         self.partitions.get(&partition).is_some_and(|p| !p.has_stream)
     }
 
-    /// Partitions whose leader has not yet said where their start lies, and has not refused either.
+    /// Partitions whose leader has neither resolved their start yet, nor refused for good.
     pub fn unresolved(&self) -> impl Iterator<Item = u32> + '_ {
         let waits = |p: &Partition| p.resolved.is_none() && p.phase != Phase::Stopped;
         self.partitions.iter().filter(move |(_, p)| waits(p)).map(|(n, _)| *n)
     }
 
-    /// Where a partition's start was found to lie; `None` until its leader has said so.
+    /// Where a partition's start was found to lie; `None` until its leader has resolved it.
     pub fn resolved(&self, partition: u32) -> Option<u64> {
         self.partitions.get(&partition)?.resolved
     }
@@ -473,12 +520,12 @@ impl ConsumerCore {
         self.partitions.get(&partition)?.position
     }
 
-    /// The last high watermark that the broker told.
+    /// The largest high watermark that a push has named, 0 before the first; `None` for a partition that is not read.
     pub fn high_watermark(&self, partition: u32) -> Option<u64> {
         self.partitions.get(&partition).map(|p| p.high_watermark)
     }
 
-    /// Records seen, of all partitions.
+    /// What became of the records of all partitions that are read.
     pub fn counts(&self) -> Counts {
         self.partitions.values().fold(Counts::default(), |all, p| all.plus(p.counts))
     }

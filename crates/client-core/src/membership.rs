@@ -1,10 +1,10 @@
 //! A member of a consumer group: when it joins and is heard of, what it may read, what it commits.
 //!
-//! The machine says what to send on the membership stream and follows what comes back. It reads no clock and opens no
-//! stream.
+//! [`Membership`] gives what to send on the membership stream and follows what comes back. It reads no clock and opens
+//! no stream; which partitions the members of a group get is left to their coordinator.
 //!
-//! Commits have an order, and what was committed last stays: of a partition only the newest commit is said, and those
-//! before it are said again only if that one is refused. A commit counts for the epoch in which it was made.
+//! Commits have an order, and what was committed last stays: of a partition only the newest commit is sent, and those
+//! before it are sent again only if that one is refused. A commit counts for the epoch in which it was made.
 //!
 //! Two rules make a partition's reader the only one:
 //! - it may deliver only while its *lease* lasts, which counts from when the last answered heartbeat was *sent*, and is
@@ -26,9 +26,9 @@ use self::commits::Commits;
 /// A partition of a topic, by the topic's id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionKey {
-    /// The topic's id, 16 bytes.
+    /// The id of the topic, 16 bytes.
     pub topic_id: Bytes,
-    /// The partition.
+    /// The partition's number in its topic.
     pub partition: u32,
 }
 
@@ -39,16 +39,16 @@ pub struct Progress {
     pub offset: u64,
     /// Records that the filter dropped.
     pub filtered: u64,
-    /// Records on which it failed.
+    /// Records on which the filter failed.
     pub failed: u64,
 }
 
 /// Who a member is to be: drawn anew for every join.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MemberIdentity {
-    /// A UUID that nobody has had; anybody may see it.
+    /// A UUID that no member has had; it is no secret.
     pub id: String,
-    /// What proves that somebody speaks for that member. Nobody but this process and the coordinator ever gets it.
+    /// Proves that a frame is this member's. Only this process and the coordinator ever get it.
     pub secret: [u8; MEMBER_SECRET_BYTES],
 }
 
@@ -61,15 +61,15 @@ impl std::fmt::Debug for MemberIdentity {
 /// Options of a member.
 #[derive(Clone, Debug)]
 pub struct MembershipConfig {
-    /// The group.
+    /// The id of the group.
     pub group: String,
-    /// All that the join says, but for the ids tried before.
+    /// The join as it is sent, but for the members that were tried before.
     pub join: proto::GroupJoin,
-    /// How often it says that it is alive.
+    /// Time between two heartbeats, in ms.
     pub heartbeat_ms: u64,
-    /// How often what is done is committed; `None`: only when asked.
+    /// Time between two commits of what is done, in ms; `None`: only when asked.
     pub auto_commit_ms: Option<u64>,
-    /// A user who keeps a record longer than this loses the partitions; `None`: never.
+    /// Longest time that a user may keep a record before the partitions are lost, in ms; `None`: for ever.
     pub max_processing_ms: Option<u64>,
 }
 
@@ -78,28 +78,28 @@ pub struct MembershipConfig {
 pub enum Change {
     /// It may read this partition.
     Assigned {
-        /// Which.
+        /// The partition to read.
         key: PartitionKey,
-        /// The topic's name.
+        /// The name of its topic.
         topic: String,
         /// How far the group has come there; `None`: not yet at all.
         committed: Option<Progress>,
     },
-    /// It should give up this partition: nothing more is delivered; say [`Membership::released`] once the user has done
-    /// with what was.
+    /// It should give up this partition: deliver nothing more of it, and call [`Membership::released`] once the user
+    /// has done with what was delivered.
     Revoked(PartitionKey),
-    /// The partition may be another's already.
+    /// The partition may be another member's already: deliver nothing more of it.
     Lost(PartitionKey),
 }
 
 /// What to send on the membership stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ToCoordinator {
-    /// Alive.
+    /// The member is alive, and follows assignments up to an epoch.
     Heartbeat(proto::GroupHeartbeat),
-    /// So far.
+    /// How far the member has come.
     Commit(proto::GroupCommit),
-    /// Gone.
+    /// The member leaves the group.
     Leave(proto::GroupLeave),
 }
 
@@ -114,17 +114,20 @@ pub enum Remedy {
     Fatal,
 }
 
+/// A partition that the member holds.
 #[derive(Debug)]
 struct Held {
+    /// Epoch of the assignment that gave it. Another one tells that the partition was another member's in between.
     since: u32,
-    /// Told to give it up; the user is not done yet.
+    /// True once it is to be given up, and until the user has done with it.
     is_revoked: bool,
 }
 
+/// The membership stream to the coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stream {
     Closed,
-    /// The first frame is on its way.
+    /// The first frame was sent, and has no answer yet.
     Opening,
     Open,
 }
@@ -132,51 +135,108 @@ enum Stream {
 /// Whether the coordinator knows which topics the member wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Topics {
-    /// It has been told, or will be by the join.
+    /// It knows, or learns them from the join.
     Known,
-    /// They changed: the next heartbeat says so.
+    /// They changed: the next heartbeat names them.
     Changed,
-    /// The heartbeat of this number has said so, and has no answer yet.
+    /// The heartbeat of this number has named them, and has no answer yet.
     Sent(u64),
 }
 
-/// See the module.
+/// One member of a consumer group, as its client sees it: what to send to the coordinator, and what may be delivered.
+///
+/// It opens no stream and reads no clock: `now_ms` is any clock that does not go back, in ms. Its methods are of five
+/// kinds:
+///
+/// - *The stream to the coordinator*: [`opened`](Self::opened) gives the first frame, [`closed`](Self::closed) says
+///   that the stream is lost, [`refused`](Self::refused) that the coordinator ended it, and gives the [`Remedy`].
+/// - *What the coordinator answers*: [`assigned`](Self::assigned) gives the changes of partitions, then
+///   [`committed`](Self::committed) and [`left`](Self::left).
+/// - *What the user does*: [`done`](Self::done), [`busy`](Self::busy), [`commit`](Self::commit),
+///   [`released`](Self::released), [`subscribe`](Self::subscribe), [`leave`](Self::leave).
+/// - *What to do*: [`poll`](Self::poll) gives the frames to send, [`deadline_ms`](Self::deadline_ms) when to poll if
+///   nothing happens before, [`take_outcomes`](Self::take_outcomes) what became of commits,
+///   [`wants_stream`](Self::wants_stream) and [`has_left`](Self::has_left) whether to go on.
+/// - *What counts now*: [`may_deliver`](Self::may_deliver), or [`lease_ms`](Self::lease_ms) for a caller that looks for
+///   itself, [`assignment`](Self::assignment), [`known`](Self::known), [`progress`](Self::progress).
+///
+/// While it wants one, open a stream to the group's coordinator, send what `opened` gives, and give it each frame that
+/// comes. Follow each [`Change`] before the next frame is taken: what is assigned may be read, what is revoked waits
+/// for `released`. After every call with a stream: `poll`, send the frames in their order, and follow the changes that
+/// come with them. Nothing may be handed to the user without `may_deliver`, whatever has been pushed.
+///
+/// ```
+/// use bytes::Bytes;
+/// use thalweg_client_core::{Change, MemberIdentity, Membership, MembershipConfig, Progress, ToCoordinator};
+/// use thalweg_wire::proto;
+///
+/// let mut member = Membership::new(MembershipConfig {
+///     group: "billing".into(),
+///     join: proto::GroupJoin { topics: vec!["orders".into()], session_ms: 3_000, ..Default::default() },
+///     heartbeat_ms: 500,
+///     auto_commit_ms: Some(1_000),
+///     max_processing_ms: None,
+/// });
+/// // A stream to the coordinator is open: the first frame joins.
+/// assert!(member.opened(0, MemberIdentity { id: "a".into(), secret: [7; 16] }).join.is_some());
+/// // The answer gives a partition.
+/// let topic_id = Bytes::from_static(&[1; 16]);
+/// let given = proto::AssignedPartition { topic: "orders".into(), topic_id, since: 1, ..Default::default() };
+/// let assignment = proto::GroupAssignment { epoch: 1, partitions: vec![given], ..Default::default() };
+/// let changes = member.assigned(10, &assignment);
+/// let [Change::Assigned { key, .. }] = &changes[..] else { panic!("{changes:?}") };
+/// assert!(member.may_deliver(10, key));
+/// // The user has done with five records: once it is time, they are committed.
+/// member.done(key, Progress { offset: 5, ..Default::default() });
+/// let (frames, _) = member.poll(1_010);
+/// assert!(matches!(frames[..], [ToCoordinator::Commit(_), ToCoordinator::Heartbeat(_)]));
+/// // No heartbeat is answered: two thirds of a session after the join was sent, the lease has ended.
+/// assert!(!member.may_deliver(2_000, key));
+/// ```
 #[derive(Debug)]
 pub struct Membership {
     config: MembershipConfig,
     stream: Stream,
-    /// Who it is, and whether the coordinator has taken it.
+    /// The present one, or the one that a join was sent with.
     identity: Option<MemberIdentity>,
+    /// True once the coordinator has taken it.
     is_member: bool,
-    /// Of joins without an answer, the last ones.
+    /// The last identities whose joins had no answer.
     tried: VecDeque<MemberIdentity>,
-    /// Of the last assignment heard.
+    /// Epoch of the last assignment that came.
     assigned_epoch: u32,
-    /// Of the last assignment that is followed in full.
+    /// Epoch of the last assignment of which everything that it takes away has been given up.
     followed_epoch: u32,
     held: BTreeMap<PartitionKey, Held>,
-    /// Nothing is delivered after this.
+    /// Nothing is delivered from this time on.
     lease_ms: u64,
+    /// When the first frame of the present stream was sent.
     opened_ms: u64,
     next_heartbeat_ms: u64,
+    /// Number of the next heartbeat or commit.
     next_number: u64,
-    /// Heartbeats without an answer, and when they were sent.
+    /// Numbers of the heartbeats without an answer, and when they were sent.
     sent: VecDeque<(u64, u64)>,
-    /// What the user has done with, and what the coordinator knows of it.
+    /// What the user has done with.
     done: BTreeMap<PartitionKey, Progress>,
+    /// What the coordinator knows of that.
     known: BTreeMap<PartitionKey, Progress>,
+    /// When what is done is committed next, if that is automatic.
     next_commit_ms: u64,
     commits: Commits,
     topics: Topics,
+    /// Since when the user has had a record in hand.
     busy_since_ms: Option<u64>,
+    /// True once the user has asked to leave.
     is_leaving: bool,
-    /// On this stream.
+    /// True once the last frame of this stream has been sent: it leaves the group.
     has_sent_leave: bool,
+    /// True once the coordinator has confirmed that the member is gone for good.
     has_left: bool,
 }
 
 impl Membership {
-    /// A member to be.
+    /// A member that has not joined yet.
     pub fn new(config: MembershipConfig) -> Self {
         Membership {
             config,
@@ -209,16 +269,16 @@ impl Membership {
         self.config.join.session_ms as u64 * 2 / 3
     }
 
-    /// A stream to the coordinator is open: what to say first. `fresh` is used if this is a join.
+    /// A stream to the coordinator is open; gives the first frame. `fresh` is used if that is a join.
     pub fn opened(&mut self, now_ms: u64, fresh: MemberIdentity) -> proto::GroupOpen {
         self.closed();
         self.stream = Stream::Opening;
         self.opened_ms = now_ms;
         let join = (!self.is_member).then(|| {
             self.topics = Topics::Known;
-            // A join whose answer was lost may have come: that member is nobody.
+            // A join whose answer was lost may have come: nobody speaks for that member, so it is named as gone.
             self.tried.extend(self.identity.replace(fresh));
-            // What is older ends with its session.
+            // Older ones end with their sessions.
             self.tried.drain(..self.tried.len().saturating_sub(GROUP_GONE_MAX));
             let gone = |tried: &MemberIdentity| proto::GoneMember {
                 member: tried.id.clone(),
@@ -231,7 +291,7 @@ impl Membership {
         proto::GroupOpen { group: self.config.group.clone(), member, join, secret }
     }
 
-    /// The stream is gone; the membership is not.
+    /// The stream is lost; the membership goes on, as long as its lease and its session do.
     pub fn closed(&mut self) {
         self.stream = Stream::Closed;
         self.sent.clear();
@@ -275,7 +335,7 @@ impl Membership {
                 self.is_member = true;
                 self.tried.clear();
                 (self.assigned_epoch, self.followed_epoch) = (0, 0);
-                // To have joined is to have been heard of.
+                // The join counts as the first heartbeat.
                 let since_ms = if is_planted(Bug::LeaseFromAnswer) { now_ms } else { self.opened_ms };
                 self.lease_ms = since_ms + self.lease_length_ms();
                 self.next_commit_ms = now_ms + self.config.auto_commit_ms.unwrap_or(0);
@@ -291,7 +351,7 @@ impl Membership {
                 }
             }
         }
-        // Answers may overtake each other; what was said first is not true any more.
+        // Answers may overtake each other: an older assignment does not hold any more.
         if assignment.epoch < self.assigned_epoch || !self.is_member {
             return changes;
         }
@@ -310,7 +370,7 @@ impl Membership {
                     changes.push(Change::Revoked(key.clone()));
                 }
                 None => {}
-                // It was another's in between.
+                // It was another member's in between.
                 Some(_) => changes.push(Change::Lost(key.clone())),
             }
         }
@@ -332,18 +392,20 @@ impl Membership {
         }
         self.follow();
         if is_news {
-            // Others may wait for what this one gives up.
+            // Other members may wait for what this one gives up.
             self.next_heartbeat_ms = now_ms;
         }
         changes
     }
 
+    /// The partition is not this member's any more.
     fn forget(&mut self, key: &PartitionKey) {
         self.held.remove(key);
         self.done.remove(key);
         self.known.remove(key);
     }
 
+    /// The last assignment is followed in full, if nothing that it takes away is held any more.
     fn follow(&mut self) {
         if self.held.values().all(|h| !h.is_revoked) {
             self.followed_epoch = self.assigned_epoch;
@@ -372,7 +434,7 @@ impl Membership {
         self.done.get(key).copied().filter(|done| self.known.get(key) != Some(done))
     }
 
-    /// The coordinator does without this member, or cannot be reached: nothing that it holds is its own any more.
+    /// The coordinator does without this member: gives up every partition at once.
     fn lose_all(&mut self) -> Vec<Change> {
         self.is_member = false;
         self.identity = None;
@@ -385,11 +447,11 @@ impl Membership {
         lost.into_iter().map(Change::Lost).collect()
     }
 
-    /// The broker has refused, and ended the stream.
+    /// The coordinator has refused, and ended the stream; gives what to do about it, and the partitions that are lost.
     pub fn refused(&mut self, error: &RemoteError) -> (Remedy, Vec<Change>) {
         self.closed();
         match error.code {
-            // What it cannot prove to be is not its own.
+            // A member that it cannot prove to be is not its own.
             ErrorCode::UnknownMember | ErrorCode::StaleMemberEpoch | ErrorCode::WrongMemberSecret => {
                 (Remedy::JoinAgain, self.lose_all())
             }
@@ -406,12 +468,12 @@ impl Membership {
             && self.held.get(key).is_some_and(|h| !h.is_revoked || is_planted(Bug::RevokedDelivered))
     }
 
-    /// When the lease ends, if no heartbeat is answered before.
+    /// When the lease ends, in ms on the caller's clock, if no heartbeat is answered before.
     pub fn lease_ms(&self) -> u64 {
         self.lease_ms
     }
 
-    /// Partitions that it may read.
+    /// Partitions that it may read, without those that were revoked.
     pub fn assignment(&self) -> impl Iterator<Item = &PartitionKey> {
         self.held.iter().filter(|(_, h)| !h.is_revoked).map(|(key, _)| key)
     }
@@ -426,14 +488,14 @@ impl Membership {
         self.done.get(key).copied()
     }
 
-    /// The user has done with everything before this.
+    /// The user has done with everything before this, in a partition that is held; else nothing changes.
     pub fn done(&mut self, key: &PartitionKey, progress: Progress) {
         if self.held.contains_key(key) {
             self.done.insert(key.clone(), progress);
         }
     }
 
-    /// The user holds a record, or holds none any more.
+    /// The user has had a record in hand since then, or has none any more.
     pub fn busy(&mut self, since_ms: Option<u64>) {
         self.busy_since_ms = since_ms;
     }
@@ -446,7 +508,8 @@ impl Membership {
         self.commits.make_awaited(self.assigned_epoch, offsets)
     }
 
-    /// Follows the answer to a commit; what the group took from this member meanwhile is lost.
+    /// Follows the answer to a commit. Offsets that the group refuses for good are not sent again; the outcome of the
+    /// commit says why.
     pub fn committed(&mut self, reply: &proto::GroupCommitReply) {
         for (key, progress) in self.commits.answered(reply, !self.is_leaving) {
             if self.held.contains_key(&key) {
@@ -455,13 +518,13 @@ impl Membership {
         }
     }
 
-    /// What became of commits since the last call.
+    /// What became of commits since the last call, by the numbers that [`commit`](Self::commit) gave.
     pub fn take_outcomes(&mut self) -> Vec<(u64, Result<(), RemoteError>)> {
         self.commits.take_outcomes()
     }
 
-    /// Leaves once what is done is committed. A static member may come back: its partitions wait for it until its
-    /// session ends.
+    /// Leaves at the next [`poll`](Self::poll), behind the commit of what is done, if that is automatic. A static
+    /// member may come back: its partitions wait for it until its session ends.
     pub fn leave(&mut self) {
         self.is_leaving = true;
     }
@@ -471,24 +534,24 @@ impl Membership {
         self.stream != Stream::Closed
     }
 
-    /// Unheard for so long, it counts as dead.
+    /// How long after its last heartbeat the coordinator takes it for dead, in ms.
     pub fn session_ms(&self) -> u32 {
         self.config.join.session_ms
     }
 
-    /// True once it is out of the group, or never was in.
+    /// True once it has left the group as asked, or was never in it.
     pub fn has_left(&self) -> bool {
         self.has_left || (self.is_leaving && !self.is_member)
     }
 
-    /// The broker has let it go: for good, or until the user comes back.
+    /// The coordinator has confirmed that the member is gone: for good, or until the user asks for records again.
     pub fn left(&mut self) -> Vec<Change> {
         self.closed();
         self.has_left = self.is_leaving;
         self.lose_all()
     }
 
-    /// True while it has a use for a stream: not while the user keeps a record for too long.
+    /// True while it needs a stream: not while it is out of the group because the user keeps a record for too long.
     pub fn wants_stream(&self, now_ms: u64) -> bool {
         self.is_member || !self.is_too_slow(now_ms)
     }
@@ -497,7 +560,7 @@ impl Membership {
         self.config.max_processing_ms.zip(self.busy_since_ms).is_some_and(|(max, since)| now_ms >= since + max)
     }
 
-    /// What to send now; the second part is what was given up because the user took too long.
+    /// What to send now, in this order; the second part is what was given up because the user took too long.
     pub fn poll(&mut self, now_ms: u64) -> (Vec<ToCoordinator>, Vec<Change>) {
         let mut out = Vec::new();
         if self.stream != Stream::Open || self.has_sent_leave {
@@ -547,10 +610,10 @@ impl Membership {
         (out, Vec::new())
     }
 
-    /// When [`poll`](Self::poll) has something to do, if nothing else happens before.
+    /// When [`poll`](Self::poll) has something to do, in ms on the caller's clock, if nothing else happens before.
     pub fn deadline_ms(&self) -> u64 {
         match self.config.auto_commit_ms {
-            // Only an answer matters any more.
+            // Only an answer can come after the last frame.
             _ if self.has_sent_leave => u64::MAX / 2,
             Some(_) => self.next_heartbeat_ms.min(self.next_commit_ms),
             None => self.next_heartbeat_ms,

@@ -29,17 +29,17 @@ use crate::Backoff;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Acks {
-    /// When it was handed to the connection.
+    /// When the record was handed to the connection.
     None,
-    /// When the leader has appended.
+    /// When the leader has appended the record.
     Leader,
-    /// When a majority has fsynced.
+    /// When a majority of the replicas has fsynced the record.
     #[default]
     Quorum,
 }
 
 impl Acks {
-    /// The choice of this name.
+    /// The choice of this name: "none", "leader" or "quorum".
     pub fn from_name(name: &str) -> Option<Acks> {
         match name {
             "none" => Some(Acks::None),
@@ -62,13 +62,13 @@ pub struct ProducerConfig {
     pub batch_bytes: usize,
     /// How long a batch waits for more while others are in flight; nothing waits when nothing is.
     pub linger_ms: u64,
-    /// Compression.
+    /// Compression of each batch.
     pub codec: Codec,
-    /// When a send is done. `None` switches idempotence off: what is not answered is never sent again.
+    /// When a send counts as done. `Acks::None` switches idempotence off: what is not answered is never sent again.
     pub acks: Acks,
-    /// From push to outcome, retries included.
+    /// Longest time from push to outcome, retries included.
     pub delivery_timeout_ms: u64,
-    /// Waits between tries.
+    /// How long to wait between two tries.
     pub backoff: Backoff,
     /// Most bytes in flight to one partition; a single larger batch goes alone.
     pub in_flight_bytes_max: usize,
@@ -91,34 +91,34 @@ impl Default for ProducerConfig {
 /// What the cluster gave this producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducerIdentity {
-    /// Its id.
+    /// The id that its batches are numbered under.
     pub id: ProducerId,
-    /// Its first epoch.
+    /// The epoch that numbering begins with.
     pub epoch: ProducerEpoch,
-    /// Shown with each batch: the id is this producer's.
+    /// Proves with each batch that the id is this producer's.
     pub token: ProducerToken,
 }
 
 /// Why a batch was not delivered, or may not have been.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The broker refused it.
+    /// The broker refused the batch for good.
     Refused(RemoteError),
-    /// No answer within the delivery time-out; the last obstacle, if one is known. It may or may not have been
+    /// No answer within the delivery time-out; the last obstacle, if one is known. The batch may or may not have been
     /// appended.
     TimedOut(Option<String>),
-    /// Nobody sends any more: the client was dropped. It may or may not have been appended.
+    /// Nothing is sent any more: the client was dropped. The batch may or may not have been appended.
     Abandoned,
 }
 
 /// What became of a batch's records.
 #[derive(Debug)]
 pub struct Outcome<T> {
-    /// The partition.
+    /// The partition that they went to.
     pub partition: u32,
-    /// One per record, in order.
+    /// What was pushed with each record, in order.
     pub tokens: Vec<T>,
-    /// The records.
+    /// The records, as they were sent.
     pub batch: RecordBatch,
     /// Offset of the first record, `None` without acks.
     pub result: Result<Option<u64>, Failure>,
@@ -127,39 +127,81 @@ pub struct Outcome<T> {
 /// A produce frame to send.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Comes back in the answer.
+    /// What the answer names it by.
     pub id: u64,
-    /// The partition.
+    /// The partition that it is for.
     pub partition: u32,
-    /// The batch.
+    /// The batch to be appended.
     pub batch: RecordBatch,
     /// Epoch of the pin that its records were placed with.
     pub pin_epoch: u32,
-    /// For a batch that is numbered: the proof of its producer id.
+    /// The proof of the producer id that the batch is numbered under; `None` for one without number.
     pub token: Option<ProducerToken>,
 }
 
 /// A record that has to be placed again.
 #[derive(Debug)]
 pub struct Unplaced<T> {
-    /// The record.
+    /// The record, as it was pushed.
     pub record: Record,
-    /// As it was pushed with.
+    /// What was pushed with it.
     pub token: T,
-    /// When it was pushed, about.
+    /// About when it was pushed, in ms: when the first record of its batch was.
     pub since_ms: u64,
 }
 
-/// See the module. `T` is what the caller wants back with each record's outcome.
+/// Makes numbered batches of the records of one topic, says which of them to send, and gives each record one outcome.
+///
+/// It opens no stream and reads no clock: `now_ms` is any clock that does not go back, in ms. `T` is what the caller
+/// wants back with the outcome of each record. Its methods are of four kinds:
+///
+/// - *What the user wants*: [`push`](Self::push) takes a record, [`fail_all`](Self::fail_all) ends them all. Neither
+///   refuses anything; whoever limits memory asks for [`buffered_bytes`](Self::buffered_bytes) before a push.
+/// - *What has happened*: [`identify`](Self::identify), once, with the id that the cluster gave;
+///   [`connected`](Self::connected) and [`disconnected`](Self::disconnected) for each stream to a leader;
+///   [`answered`](Self::answered) for each answer, [`hear_of_pin`](Self::hear_of_pin) for each news of the topic.
+/// - *What to do*: [`poll`](Self::poll) gives the frames to send, [`take_outcomes`](Self::take_outcomes) what became of
+///   records, [`deadline_ms`](Self::deadline_ms) when to poll if nothing happens before.
+/// - *Placing anew*, once the topic has another partitioner: while [`is_stale`](Self::is_stale), push nothing; as soon
+///   as [`is_settled`](Self::is_settled), [`take_unplaced`](Self::take_unplaced) gives the records back, the caller
+///   finds their partitions, calls [`placed_anew`](Self::placed_anew), and pushes them again.
+///
+/// After any method of the first two kinds: `poll`, write the requests of each partition in their order on the stream
+/// to its leader, then `take_outcomes`, then wait. Polling too often does no harm. An answer that comes after
+/// `disconnected` belongs to no request any more, and is ignored.
+///
+/// ```
+/// use thalweg_client_core::{ProducerConfig, ProducerCore, ProducerIdentity};
+/// use thalweg_model::{ProducerEpoch, ProducerId, ProducerToken, Record};
+///
+/// let mut producer = ProducerCore::new(ProducerConfig::default(), 1);
+/// let (id, epoch) = (ProducerId(9), ProducerEpoch(0));
+/// producer.identify(ProducerIdentity { id, epoch, token: ProducerToken([7; 16]) });
+/// producer.connected(0);
+///
+/// let record = Record { value: Some("hello".into()), ..Record::default() };
+/// producer.push(0, 0, &record, "first");
+/// let requests = producer.poll(0, false);
+/// // The batch is written; 3 ms later the leader answers with the offset of its first record.
+/// producer.answered(3, requests[0].id, Ok(41), 0);
+/// let outcome = producer.take_outcomes().remove(0);
+/// assert_eq!((outcome.tokens, outcome.result), (vec!["first"], Ok(Some(41))));
+/// assert!(producer.is_drained());
+/// ```
 pub struct ProducerCore<T> {
     config: ProducerConfig,
+    /// What the cluster gave; `None` before, and for a producer that numbers nothing.
     identity: Option<ProducerIdentity>,
+    /// By their numbers, from 0 on.
     partitions: Vec<Partition<T>>,
     next_request: u64,
+    /// Outcomes that have not been taken.
     outcomes: Vec<Outcome<T>>,
+    /// Bytes of records without an outcome, as the buffer counts them.
     buffered_bytes: usize,
+    /// Epoch of the pin that records are placed with.
     pin_epoch: u32,
-    /// A broker knows a newer pin.
+    /// True once a broker knows a newer pin, until records have been placed with it.
     is_stale: bool,
 }
 
@@ -188,7 +230,7 @@ impl<T> ProducerCore<T> {
         (self.pin_epoch, self.is_stale) = (pin_epoch, false);
     }
 
-    /// The cluster tells of a pin; a newer one makes what is here stale.
+    /// Takes note of the pin that a broker knows; a newer one makes everything here stale.
     pub fn hear_of_pin(&mut self, pin_epoch: u32) {
         if is_planted(Bug::PinAdoptedUnplaced) || is_planted(Bug::PinRefusalResent) {
             self.pin_epoch = self.pin_epoch.max(pin_epoch);
@@ -197,12 +239,12 @@ impl<T> ProducerCore<T> {
         self.is_stale |= pin_epoch > self.pin_epoch && self.is_identified();
     }
 
-    /// A broker knows a newer pin: push nothing until what is here has been placed again.
+    /// True while a broker knows a newer pin: push nothing until everything here has been placed again.
     pub fn is_stale(&self) -> bool {
         self.is_stale
     }
 
-    /// Stale, and the fate of everything that was sent is known.
+    /// True when stale, and when the fate of everything that was sent is known.
     pub fn is_settled(&self) -> bool {
         let sent = |p: &Partition<T>| p.batches.iter().any(|b| b.waiting || (b.attempts > 0 && !b.unplaced));
         self.is_stale && !self.partitions.iter().any(sent)
@@ -216,7 +258,7 @@ impl<T> ProducerCore<T> {
         for p in &mut self.partitions {
             p.close(&config);
             if p.batches.iter().any(|b| b.ordinal.is_some()) {
-                // Their numbers may still be under way somewhere; what comes next has others.
+                // Batches under these numbers may still be under way somewhere; what comes next has others.
                 p.renumber();
             }
             p.in_flight = (0, 0);
@@ -282,12 +324,12 @@ impl<T> ProducerCore<T> {
     pub fn connected(&mut self, partition: u32) {
         let p = &mut self.partitions[partition as usize];
         p.connected = true;
-        // Whoever is there now has refused nothing yet.
+        // The leader on this stream has refused nothing yet.
         p.retry_at_ms = None;
     }
 
-    /// The stream to the partition's leader is lost or not wanted any more, with all answers that had not come; `why`
-    /// ends up in the error of what times out.
+    /// The stream to the partition's leader is lost or not wanted any more, with all answers that had not come. `why`
+    /// becomes part of the error of batches that time out.
     pub fn disconnected(&mut self, partition: u32, why: &str) {
         let p = &mut self.partitions[partition as usize];
         p.connected = false;
@@ -371,7 +413,10 @@ impl<T> ProducerCore<T> {
                 }
             }
             for at in done.into_iter().rev() {
-                let mut batch = p.batches.remove(at).expect("just sent");
+                let mut batch = p
+                    .batches
+                    .remove(at)
+                    .expect("it was sent from this place above, and those removed since stood behind it");
                 p.in_flight = batch.wait_no_more(p.in_flight);
                 self.buffered_bytes -= batch.bytes;
                 let (tokens, batch) = (batch.tokens, batch.batch);
@@ -396,15 +441,15 @@ impl<T> ProducerCore<T> {
             let at = waiting.find(|(_, b)| b.request == request)?.0;
             Some((i, p, at))
         });
-        // A request whose records have timed out meanwhile is not waited for any more.
+        // None: the records of the request have timed out meanwhile.
         let (index, p, at) = found?;
         let partition = Some(index as u32);
         p.in_flight = p.batches[at].wait_no_more(p.in_flight);
         let error = match result {
             Ok(offset) => {
-                // Whatever was in the way before is not what the next ones wait for.
+                // The next batches do not wait for what was in the way of this one.
                 p.last_obstacle = None;
-                let batch = p.batches.remove(at).expect("just found");
+                let batch = p.batches.remove(at).expect("the request was found at this place above");
                 self.finish(index, batch, Ok(Some(offset)));
                 return partition;
             }
@@ -434,7 +479,7 @@ impl<T> ProducerCore<T> {
             }
             ErrorCode::NotLeader if at == 0 && is_planted(Bug::NotLeaderRenumbers) => p.renumber(),
             ErrorCode::NotLeader if is_planted(Bug::RefusedGoesBehind) => {
-                let batch = p.batches.remove(at).expect("just found");
+                let batch = p.batches.remove(at).expect("the request was found at this place above");
                 let to = p.batches.iter().rposition(|b| b.ordinal.is_some()).map_or(0, |i| i + 1);
                 p.batches.insert(to, batch);
                 p.retry_at_ms = Some(now_ms + 5);
@@ -443,14 +488,14 @@ impl<T> ProducerCore<T> {
             code if code.client_retries() => {}
             ErrorCode::UnknownProducer if at > 0 => {}
             _ => {
-                let batch = p.batches.remove(at).expect("just found");
+                let batch = p.batches.remove(at).expect("the request was found at this place above");
                 self.finish(index, batch, Err(Failure::Refused(error)));
                 return partition;
             }
         }
         let attempt = p.batches[at].attempts;
         let wait_ms = match error.code {
-            // Not the batch's own trouble: it only waits for the ones before it.
+            // The batch is not refused for itself: it only waits for those before it.
             ErrorCode::OutOfOrderSequence => 1,
             _ => config.backoff.wait_ms(attempt, chance),
         };
@@ -465,7 +510,7 @@ impl<T> ProducerCore<T> {
         self.outcomes.push(Outcome { partition: index as u32, tokens, batch, result });
     }
 
-    /// Gives every record without outcome this failure: the producer is beyond repair or closed without flushing.
+    /// Gives every record without outcome this failure: its topic is gone, or nothing is sent any more.
     pub fn fail_all(&mut self, failure: &Failure) {
         for index in 0..self.partitions.len() {
             self.partitions[index].close(&self.config);
@@ -476,7 +521,7 @@ impl<T> ProducerCore<T> {
         }
     }
 
-    /// Outcomes since the last call.
+    /// The outcomes since the last call, in the order in which they came.
     pub fn take_outcomes(&mut self) -> Vec<Outcome<T>> {
         std::mem::take(&mut self.outcomes)
     }
