@@ -93,7 +93,7 @@ impl ConsumerRecord {
     /// The value as text; `None` for a tombstone.
     ///
     /// # Errors
-    /// `invalid` for what is not UTF-8.
+    /// `invalid` for what is not UTF-8: take the bytes, [`value`](Self::value).
     pub fn text(&self) -> Result<Option<&str>> {
         let text = self.value().map(|value| std::str::from_utf8(value)).transpose();
         text.map_err(|e| Error::because(ErrorKind::Invalid, format!("value at offset {} is not UTF-8", self.offset), e))
@@ -221,7 +221,7 @@ impl Batch {
     /// A batch of one record as it might have been read, for tests of what handles records.
     ///
     /// # Errors
-    /// `invalid` for a record beyond the limits.
+    /// `invalid` for a record beyond the limits: make a smaller one.
     pub fn of_one(topic: &str, partition: u32, offset: u64, record: crate::Record) -> Result<Batch> {
         let mut builder = BatchBuilder::new();
         builder.push(&record.into_place(0).0);

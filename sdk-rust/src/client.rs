@@ -16,7 +16,15 @@ pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3_600)
 /// Connects to a cluster by the address of any broker, `thalweg://host:port`.
 ///
 /// # Errors
-/// `disconnected` when no broker answers within 10 s, `denied` when its certificate is not trusted.
+/// `disconnected` when no broker answers within 10 s: check the address and the network. `denied` when the certificate
+/// of the broker is not trusted: name its CA, by [`ClientBuilder::ca_pem`] or `THALWEG_CA`. `invalid` for an address or
+/// a CA that does not read: mend it.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), thalweg::Error> {
+/// let client = thalweg::connect("thalweg://localhost:9460").await?;
+/// # Ok(()) }
+/// ```
 pub async fn connect(address: &str) -> Result<Client> {
     ClientBuilder::new(address).connect().await
 }
@@ -95,8 +103,9 @@ impl ClientBuilder {
     /// Connects.
     ///
     /// # Errors
-    /// `disconnected` when no broker answers within the time-out, `denied` when its certificate is not trusted,
-    /// `invalid` for an address, a client id, a CA or an identity that does not read.
+    /// `disconnected` when no broker answers within the time-out: check the address and the network. `denied` when the
+    /// certificate of the broker is not trusted: name its CA. `invalid` for an address, a client id, a CA or an
+    /// identity that does not read: mend it.
     pub async fn connect(self) -> Result<Client> {
         let named = thalweg_model::check_client_id(&self.client_id);
         named.map_err(|e| Error::because(ErrorKind::Invalid, "client id", e))?;
@@ -141,6 +150,16 @@ impl Client {
 }
 
 /// A connected client. Cheap to clone; the connection closes with the last clone, producer and consumer.
+///
+/// # Errors
+/// Every call that asks a broker may fail in these ways, beside those that it names itself: `disconnected` where no
+/// broker is reached within the client's time-out ([`ClientBuilder::timeout`]): check address and network; `timeout`
+/// where one is reached and does not answer: try again, a change may have been made or not; `storage_full` where a
+/// broker has too much to do, or no room for the change, for as long; `unsupported` where a broker is too old for the
+/// call: upgrade it; `invalid` in a process that was forked since it connected: connect there again.
+///
+/// Calls that change the cluster may also fail with `denied`: from another machine than a broker's they need a
+/// certificate, which [`ClientBuilder::identity_pem`] takes.
 ///
 /// ```no_run
 /// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {

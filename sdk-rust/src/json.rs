@@ -9,7 +9,16 @@ impl Record {
     /// A record whose value is the JSON of anything that serde writes.
     ///
     /// # Errors
-    /// `invalid` for what has no JSON: a map whose keys are no strings, or a type that says so itself.
+    /// `invalid` for what has no JSON, a map whose keys are no strings, or a type that says so itself: send another
+    /// shape of it.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), thalweg::Error> {
+    /// let order = serde_json::json!({ "id": 7, "total": 19.9 });
+    /// let record = thalweg::Record::json(&order)?.key("customer-7");
+    /// assert_eq!(record.value_bytes().unwrap(), &br#"{"id":7,"total":19.9}"#[..]);
+    /// # Ok(()) }
+    /// ```
     pub fn json(value: &impl serde::Serialize) -> Result<Record> {
         let json = serde_json::to_vec(value);
         let error = |e| Error::because(ErrorKind::Invalid, "the value has no JSON", e);
@@ -21,7 +30,8 @@ impl ConsumerRecord {
     /// The value from JSON, as any type that serde reads; `None` for a tombstone.
     ///
     /// # Errors
-    /// `invalid` for what is not JSON, or not of that type.
+    /// `invalid` for what is not JSON, or not of that type: pass the record over, or put it aside for somebody to look
+    /// at.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<Option<T>> {
         let json = self.value().map(|value| serde_json::from_slice(value)).transpose();
         let what = std::any::type_name::<T>();

@@ -98,6 +98,10 @@ pub struct RecoveredPartition {
 impl Client {
     /// Asks the leaders of a topic's partitions (none named: all) to hand over to their preferred replicas; answers
     /// with how many have something to hand over.
+    ///
+    /// # Errors
+    /// `not_found` for a topic or a partition that does not exist: mend its name or number. As every change of the
+    /// cluster: see [`Client`](Client#errors).
     pub async fn elect_leaders(&self, topic: &str, partitions: &[u32]) -> Result<u32> {
         let request = proto::ElectLeaderRequest { topic: topic.to_owned(), partitions: partitions.to_vec() };
         let reply: proto::ElectLeaderReply = self.request(request).await?;
@@ -109,7 +113,8 @@ impl Client {
     /// Copies that were found damaged, or were lost with a disk that has been replaced, count as lost in any case.
     ///
     /// # Errors
-    /// `invalid` for a broker that is alive, or unknown, or while another one cannot be reached that holds copies.
+    /// `invalid` for a broker that is alive, or unknown, or while another one cannot be reached that holds copies: name
+    /// the brokers that are lost, and start the others. As every change of the cluster: see [`Client`](Client#errors).
     pub async fn recover(&self, lost: &[u32], accept_loss: bool) -> Result<Vec<RecoveredPartition>> {
         let request = proto::RecoverRequest { lost: lost.to_vec(), accept_loss };
         let reply: proto::RecoverReply = self.request(request).await?;
@@ -124,6 +129,9 @@ impl Client {
     }
 
     /// How the cluster is: from its controller, which alone knows who is alive.
+    ///
+    /// # Errors
+    /// As every call: see [`Client`](Client#errors).
     pub async fn cluster_status(&self) -> Result<ClusterStatus> {
         let status = self.io.run(|link| async move {
             let (status, _) =

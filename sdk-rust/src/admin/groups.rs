@@ -143,7 +143,10 @@ impl GroupDescription {
 }
 
 impl Client {
-    /// All consumer groups.
+    /// All consumer groups, those without members included.
+    ///
+    /// # Errors
+    /// As every call: see [`Client`](Client#errors).
     pub async fn groups(&self) -> Result<Vec<GroupInfo>> {
         let reply: proto::ListGroupsReply = self.request(proto::ListGroupsRequest {}).await?;
         let info = |g: proto::GroupSummary| GroupInfo { group: g.group, state: g.state, members: g.members };
@@ -153,7 +156,8 @@ impl Client {
     /// A group with its members and offsets.
     ///
     /// # Errors
-    /// `not_found` where there is no such group.
+    /// `not_found` where there is no such group: mend its id; a group begins with its first member or commit. As every
+    /// call: see [`Client`](Client#errors).
     pub async fn describe_group(&self, group: &str) -> Result<GroupDescription> {
         let request = proto::DescribeGroupRequest { group: group.to_owned() };
         Ok(GroupDescription::of(self.request(request).await?))
@@ -162,7 +166,8 @@ impl Client {
     /// Forgets a group and its offsets.
     ///
     /// # Errors
-    /// `invalid` while it has members, `not_found` where there is no such group.
+    /// `invalid` while it has members: close them first. `not_found` where there is no such group. As every change of
+    /// the cluster: see [`Client`](Client#errors).
     pub async fn delete_group(&self, group: &str) -> Result<()> {
         let _: proto::DeleteGroupReply = self.request(proto::DeleteGroupRequest { group: group.to_owned() }).await?;
         Ok(())
@@ -170,6 +175,11 @@ impl Client {
 
     /// Where a group would stand in each partition of a topic if it were moved to `to`;
     /// [`set_group_offsets`](Self::set_group_offsets) moves it. Offsets are brought within what the partition holds.
+    ///
+    /// # Errors
+    /// `not_found` for a topic or a partition that does not exist: mend its name or number. `timeout` where a partition
+    /// has no leader for as long as the client's time-out: try again. `damaged` where the only copy of a partition is
+    /// damaged: its operator can mend that, or leave the partition out. As every call: see [`Client`](Client#errors).
     pub async fn plan_group_offsets(&self, topic: &str, partitions: &[u32], to: Position) -> Result<Vec<(u32, u64)>> {
         let topic = self.metadata(topic, false).await?;
         let count = topic.partitions.len() as u32;
@@ -191,7 +201,18 @@ impl Client {
     /// Moves a group without members: from now on it begins there.
     ///
     /// # Errors
-    /// `invalid` while it has members, or for an offset past the end of its partition.
+    /// `invalid` while it has members: close them first. `offset_out_of_range` for an offset past the end of its
+    /// partition: [`plan_group_offsets`](Self::plan_group_offsets) gives offsets that are there. `not_found` for a
+    /// topic or a partition that does not exist. As every change of the cluster: see [`Client`](Client#errors).
+    ///
+    /// ```no_run
+    /// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+    /// // The group reads once more what came since midnight.
+    /// let midnight = thalweg::Position::Timestamp(1_700_006_400_000);
+    /// let plan = client.plan_group_offsets("orders", &[], midnight).await?;
+    /// client.set_group_offsets("billing", "orders", &plan).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn set_group_offsets(&self, group: &str, topic: &str, offsets: &[(u32, u64)]) -> Result<()> {
         let found = self.metadata(topic, false).await?;
         let partitions = offsets.iter().map(|(p, _)| *p).collect();
@@ -226,8 +247,12 @@ impl Client {
         Ok(())
     }
 
-    /// Records that a group has left to scan, by partition: from where it stands, or from the partition's start, to the
-    /// end; `None` for a partition whose only copy is damaged.
+    /// Records that a group has left to scan, by topic and partition: from where it stands, or from the partition's
+    /// start, to the end; `None` for a partition whose only copy is damaged. Topics that are gone are left out.
+    ///
+    /// # Errors
+    /// `timeout` where a partition has no leader for as long as the client's time-out: try again. As every call: see
+    /// [`Client`](Client#errors).
     pub async fn group_lag(&self, group: &GroupDescription) -> Result<Vec<(String, u32, Option<u64>)>> {
         let mut lags = Vec::new();
         let mut topics: Vec<&str> = group.offsets.iter().map(|o| &o.topic[..]).collect();

@@ -48,8 +48,18 @@ impl Client {
     /// Uploads a module and gives it the next version of `name`; the same module again keeps its version.
     ///
     /// # Errors
-    /// `invalid` for a module that is no plugin, saying why; `disconnected` or `timeout` where no broker answers within
-    /// the client's time-out. One that does has 60 s for the module, which it tries first.
+    /// `invalid` for a module that is no plugin, or too large; the message says why: fix the plugin. `disconnected` or
+    /// `timeout` where no broker answers within the client's time-out; one that does has 60 s for the module, which it
+    /// tries first. As every change of the cluster: see [`Client`](Client#errors).
+    ///
+    /// ```no_run
+    /// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+    /// let module = std::fs::read("by_region.wasm").expect("it was built");
+    /// let plugin = client.upload_plugin("by-region", module).await?;
+    /// let reference = format!("{}@{}", plugin.name, plugin.version);
+    /// client.create_topic("orders", thalweg::Topic::partitions(6).partitioner(reference)).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn upload_plugin(&self, name: &str, module: impl IntoBytes) -> Result<PluginInfo> {
         let request = proto::UploadPluginRequest { name: name.to_owned(), kind: String::new() };
         let module = module.into_bytes();
@@ -68,12 +78,19 @@ impl Client {
     }
 
     /// All plugins in all versions.
+    ///
+    /// # Errors
+    /// As every call: see [`Client`](Client#errors).
     pub async fn plugins(&self) -> Result<Vec<PluginInfo>> {
         let reply: proto::ListPluginsReply = self.request(proto::ListPluginsRequest {}).await?;
         Ok(reply.plugins.into_iter().map(PluginInfo::of).collect())
     }
 
     /// The plugin "name" (its newest version) or "name@version".
+    ///
+    /// # Errors
+    /// `not_found` where there is no such plugin or version: upload it, or mend the name. `internal` where no broker
+    /// has its module whole any more: upload the same file again. As every call: see [`Client`](Client#errors).
     pub async fn describe_plugin(&self, reference: &str) -> Result<PluginInfo> {
         let request = proto::FetchPluginRequest { digest: Bytes::new(), reference: reference.to_owned() };
         let reply: proto::FetchPluginReply = self.request(request).await?;

@@ -155,7 +155,7 @@ pub struct TopicDescription {
 pub struct PartitionStatus {
     /// Its number.
     pub partition: u32,
-    /// Broker that leads it.
+    /// Number of the broker that leads it; 0 while none does.
     pub leader: u32,
     /// Number of that leadership.
     pub leader_epoch: u32,
@@ -232,7 +232,20 @@ impl Client {
     /// Makes a topic.
     ///
     /// # Errors
-    /// `invalid` for a bad name or count or a name that is taken, `not_found` for an unknown partitioner.
+    /// `already_exists` where the name is taken: use that topic, or another name. `invalid` for a bad name, count or
+    /// option, for more copies than there are brokers, and for a plugin that is no partitioner: fix the request.
+    /// `not_found` for an unknown partitioner: upload it first. As every change of the cluster: see
+    /// [`Client`](Client#errors).
+    ///
+    /// ```no_run
+    /// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+    /// match client.create_topic("orders", thalweg::Topic::partitions(6)).await {
+    ///     Ok(made) => println!("topic {} has {} partitions", made.name, made.partitions),
+    ///     Err(error) if error.kind() == thalweg::ErrorKind::AlreadyExists => {}
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn create_topic(&self, name: &str, topic: Topic) -> Result<TopicInfo> {
         let request = proto::CreateTopicRequest {
             name: name.to_owned(),
@@ -253,18 +266,29 @@ impl Client {
     }
 
     /// Removes a topic and its records, for ever.
+    ///
+    /// # Errors
+    /// `not_found` where there is no such topic. `invalid` for one of the cluster's own, whose names begin with `__`.
+    /// As every change of the cluster: see [`Client`](Client#errors).
     pub async fn delete_topic(&self, name: &str) -> Result<()> {
         let _: proto::DeleteTopicReply = self.request(proto::DeleteTopicRequest { name: name.to_owned() }).await?;
         Ok(())
     }
 
     /// All topics, by name.
+    ///
+    /// # Errors
+    /// As every call: see [`Client`](Client#errors).
     pub async fn topics(&self) -> Result<Vec<TopicInfo>> {
         let reply: proto::MetadataReply = self.request(proto::MetadataRequest::default()).await?;
         Ok(reply.topics.iter().map(TopicInfo::of).collect())
     }
 
     /// A topic with the state of its partitions.
+    ///
+    /// # Errors
+    /// `not_found` where there is no such topic: make it, or mend the name. As every call: see
+    /// [`Client`](Client#errors).
     pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription> {
         let reply: proto::DescribeTopicReply =
             self.request(proto::DescribeTopicRequest { name: name.to_owned() }).await?;
@@ -286,6 +310,18 @@ impl Client {
     }
 
     /// Where each partition of a topic has `position`: its first and last offset, or the offset of a time.
+    ///
+    /// # Errors
+    /// `not_found` where there is no such topic: make it, or mend the name. `timeout` where a partition has no leader
+    /// for as long as the client's time-out: try again. `damaged` where the only copy of a partition is damaged; the
+    /// message says what its operator can do. As every call: see [`Client`](Client#errors).
+    ///
+    /// ```no_run
+    /// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+    /// let ends = client.offsets("orders", thalweg::Position::Latest).await?;
+    /// println!("the log ends at {:?}", ends.iter().map(|end| end.offset).collect::<Vec<_>>());
+    /// # Ok(()) }
+    /// ```
     pub async fn offsets(&self, topic: &str, position: Position) -> Result<Vec<PartitionOffsets>> {
         let topic = self.metadata(topic, false).await?;
         self.offsets_of(&topic, (0..topic.partitions.len() as u32).collect(), position).await?.all()
@@ -293,6 +329,11 @@ impl Client {
 
     /// Places a topic's records in another way from now on: by a plugin with its parameters, or, with `None`, by key
     /// hash and in turn. Producers that are at work notice, and place again what has not been written yet.
+    ///
+    /// # Errors
+    /// `not_found` for an unknown topic or plugin: make or upload it first. `invalid` for a plugin that is no
+    /// partitioner, and for one of the cluster's own topics. As every change of the cluster: see
+    /// [`Client`](Client#errors).
     pub async fn set_partitioner(&self, topic: &str, partitioner: Option<(&str, Bytes)>) -> Result<TopicInfo> {
         let (partitioner, partitioner_config) = partitioner.unwrap_or_default();
         let request = proto::SetPartitionerRequest {

@@ -257,8 +257,15 @@ impl ConsumerBuilder {
     /// when it is looked up (the end, a time).
     ///
     /// # Errors
-    /// `not_found` for an unknown topic, partition or filter, `plugin_failed` when the filter does not start, `invalid`
-    /// for a bad group id, an instance id in use, or a group whose members have another filter or assignor.
+    /// - `not_found` for an unknown topic, partition or filter: make or upload it, mend the name, or
+    ///   [wait for topics](Self::wait_for_topics).
+    /// - `plugin_failed` when the filter does not start: fix the plugin or its parameters.
+    /// - `invalid` for options that do not go together, a bad topic or group id, an instance id in use, or a group
+    ///   whose members have another filter or assignor: the message says which; fix the options.
+    /// - `timeout` where a leader that has to look up the start does not answer, or `disconnected` where no broker or
+    ///   coordinator is reached, within the client's time-out: try again.
+    /// - `damaged` with `until_end` is no error of this call: the partition is left out, and comes as an error in the
+    ///   end.
     pub async fn build(self) -> Result<Consumer> {
         let wanted = Wanted::new(self.topics.clone())?;
         if self.buffer_bytes == 0 {

@@ -33,7 +33,8 @@ impl Consumer {
     /// done, and somebody gets it again. [`finish`](Self::finish) is for who has done with it.
     ///
     /// # Errors
-    /// `timeout` when the group's coordinator does not answer; the member counts as gone when its session ends.
+    /// `timeout` when the group's coordinator does not answer within the client's time-out: nothing is left to do, the
+    /// member counts as gone when its session ends. What was done since the last commit may be done again.
     pub async fn close(&self) -> Result<()> {
         // What is in hand is not done: who commits while being told commits what is.
         self.inner.lock().drop_hands();

@@ -20,7 +20,8 @@ impl Consumer {
     /// How far the group has come in a partition that this member reads; `None`: not yet at all.
     ///
     /// # Errors
-    /// `invalid` without a group, `not_found` for a partition that is another's.
+    /// `invalid` without a group: name one. `rebalanced` for a partition that is another member's by now: it goes on
+    /// there. `not_found` for a partition that this member never had.
     pub fn committed(&self, place: impl Into<Place>) -> Result<Option<u64>> {
         let place = place.into();
         let member = self.inner.member()?;
@@ -31,7 +32,21 @@ impl Consumer {
     /// Commits everything that was handed out so far, what is in hand included.
     ///
     /// # Errors
-    /// `rebalanced` when a partition is another's by now, `timeout` when no coordinator answers in time.
+    /// `invalid` without a group: name one. `rebalanced` when a partition is another member's by now: go on, what was
+    /// not committed of it is read again there. `timeout` when no coordinator answers within the client's time-out: the
+    /// offsets may be committed or not; commit again, which does no harm.
+    ///
+    /// ```no_run
+    /// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+    /// let consumer = client.consumer("orders").group("billing").auto_commit(None).build().await?;
+    /// while let Some(batch) = consumer.next_batch_of(100).await.transpose()? {
+    ///     for record in &batch {
+    ///         println!("{:?}", record.text()?);
+    ///     }
+    ///     consumer.commit().await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn commit(&self) -> Result<()> {
         self.start_commit()?.await
     }
@@ -39,7 +54,8 @@ impl Consumer {
     /// The same without waiting: the commit is under way when this returns, and the future tells what became of it.
     ///
     /// # Errors
-    /// `invalid` without a group, `rebalanced` where the group has taken away what is in hand.
+    /// `invalid` without a group: name one. `rebalanced` where the group has taken away the partition of what is in
+    /// hand: it is read again there. The future fails as [`commit`](Self::commit) does.
     pub fn start_commit(&self) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
         let member = self.inner.member()?;
         let state = self.inner.lock();
@@ -62,8 +78,8 @@ impl Consumer {
     /// Commits these offsets: each the next one to be read of its partition.
     ///
     /// # Errors
-    /// `offset_out_of_range` for an offset past the end of its partition, `not_found` for a partition that this member
-    /// does not read.
+    /// `offset_out_of_range` for an offset past the end of its partition: commit one that is there. `not_found` for a
+    /// partition that this member does not read, or whose topic was deleted. Else as [`commit`](Self::commit).
     pub async fn commit_offsets<P: Into<Place>>(&self, offsets: impl IntoIterator<Item = (P, u64)>) -> Result<()> {
         let (member, client) = (self.inner.member()?, &self.inner.client);
         let offsets: Vec<(Place, u64)> = offsets.into_iter().map(|(place, offset)| (place.into(), offset)).collect();

@@ -39,8 +39,28 @@ impl Consumer {
     /// that up: what is sent from then on comes.
     ///
     /// # Errors
-    /// `not_found` for a partition that is not read, `timeout` when its leader does not answer within the client's
-    /// time-out.
+    /// `not_found` for a partition that this consumer does not read: [`assignment`](Self::assignment) tells which it
+    /// does. `timeout` when the leader does not answer within the client's time-out: the partition is moved all the
+    /// same, as soon as the leader is there. `closed` once the consumer is closed.
+    ///
+    /// ```no_run
+    /// # async fn run(consumer: thalweg::Consumer) -> Result<(), thalweg::Error> {
+    /// use thalweg::{ErrorKind, Position};
+    ///
+    /// while let Some(next) = consumer.next().await {
+    ///     match next {
+    ///         Ok(record) => println!("{:?}", record.text()?),
+    ///         // What is stored there does not decode: on with the record behind it.
+    ///         Err(error) if error.kind() == ErrorKind::BadRecord => {
+    ///             let place = error.place().expect("an error of a record names its place");
+    ///             let (partition, offset) = place.partition.zip(place.offset).expect("as far as the record");
+    ///             consumer.seek((&*place.topic, partition), Position::Offset(offset + 1)).await?;
+    ///         }
+    ///         Err(error) => return Err(error),
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn seek<P: Into<Place>>(&self, place: P, to: Position) -> impl Future<Output = Result<()>> + Send + use<P> {
         let place = place.into();
         let moved = self.start_seek(&place, to).map(|reader| (reader, place.partition));
@@ -76,7 +96,8 @@ impl Consumer {
     /// it is resumed.
     ///
     /// # Errors
-    /// `not_found` for a partition that is not read.
+    /// `not_found` for a partition that this consumer does not read: [`assignment`](Self::assignment) tells which it
+    /// does. `closed` once the consumer is closed.
     pub fn pause(&self, place: impl Into<Place>) -> Result<()> {
         let place = place.into();
         let mut state = self.inner.lock_open()?;
@@ -94,7 +115,8 @@ impl Consumer {
     /// Hands out records of a paused partition again.
     ///
     /// # Errors
-    /// `not_found` for a partition that is not read.
+    /// `not_found` for a partition that this consumer does not read: [`assignment`](Self::assignment) tells which it
+    /// does. `closed` once the consumer is closed.
     pub fn resume(&self, place: impl Into<Place>) -> Result<()> {
         let place = place.into();
         let mut state = self.inner.lock_open()?;

@@ -20,10 +20,20 @@ impl Consumer {
     /// then.
     ///
     /// # Errors
-    /// `plugin_failed` when the filter fails on a record, `bad_record` where a stored batch does not decode,
-    /// `offset_out_of_range` where the log does not hold the position (any more), `not_found` when a topic was deleted.
-    /// The consumer stays at that position, and answers so again: `seek` past it to go on. [`Error::place`] tells which
-    /// partition and offset.
+    /// A partition that cannot go on stays where it is, and every call answers so again; [`Error::place`] tells which,
+    /// and at which offset. Others go on after [`pause`](Self::pause).
+    /// - `plugin_failed` when the filter fails on a record: [`seek`](Self::seek) past it, or choose
+    ///   [`on_filter_failure`](crate::ConsumerBuilder::on_filter_failure).
+    /// - `bad_record` where a stored batch does not decode: seek past it, or choose
+    ///   [`on_bad_record`](crate::ConsumerBuilder::on_bad_record).
+    /// - `offset_out_of_range` where the log does not hold the position (any more): seek to where it does, or choose
+    ///   [`on_out_of_range`](crate::ConsumerBuilder::on_out_of_range).
+    /// - `damaged` where the only copy of the partition is damaged: its operator can mend that.
+    /// - `not_found` when a topic was deleted: read others ([`subscribe`](Self::subscribe)), or choose
+    ///   [`wait_for_topics`](crate::ConsumerBuilder::wait_for_topics).
+    ///
+    /// Nothing more comes once the group refuses the member for good, or the client is closed (`closed`): build another
+    /// consumer.
     pub async fn next(&self) -> Option<Result<ConsumerRecord>> {
         self.read(|| self.inner.take(|hand| hand.next().record())).await
     }
@@ -33,6 +43,14 @@ impl Consumer {
     ///
     /// # Errors
     /// As [`next`](Self::next).
+    ///
+    /// ```no_run
+    /// # async fn run(consumer: thalweg::Consumer) -> Result<(), thalweg::Error> {
+    /// while let Some(batch) = consumer.next_batch().await.transpose()? {
+    ///     println!("{} records of partition {}", batch.len(), batch.partition());
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn next_batch(&self) -> Option<Result<Batch>> {
         self.next_batch_of(usize::MAX).await
     }
@@ -40,7 +58,7 @@ impl Consumer {
     /// The same with at most `max_records` records; what is left of its batch comes next.
     ///
     /// # Errors
-    /// As [`next`](Self::next), and `invalid` for none.
+    /// As [`next`](Self::next), and `invalid` for a `max_records` of 0.
     pub async fn next_batch_of(&self, max_records: usize) -> Option<Result<Batch>> {
         if max_records == 0 {
             return Some(Err(Error::new(ErrorKind::Invalid, "max_records is 0; a batch has at least one record")));

@@ -28,11 +28,21 @@ impl Consumer {
     /// When this returns, the group's coordinator knows, and shares out; without a group, the start of every new
     /// partition has been resolved.
     ///
+    /// Calls take effect in their order.
+    ///
     /// # Errors
-    /// `not_found` for a topic that does not exist, unless topics are waited for, `invalid` for what is no name and no
-    /// pattern, and for a consumer of chosen partitions or with `until_end`: nothing changes then. `timeout` when
-    /// nobody answers within the client's time-out; the topics change all the same as soon as somebody does, as
-    /// [`subscription`](Self::subscription) says. Calls take effect in their order.
+    /// `not_found` for a topic that does not exist, unless topics are waited for: make it, or mend the name. `invalid`
+    /// for what is no name and no pattern, and for a consumer of chosen partitions or with `until_end`: open another
+    /// one. Nothing changes in both cases. `timeout` when no leader or coordinator answers within the client's
+    /// time-out; the topics change all the same as soon as one does, as [`subscription`](Self::subscription) says.
+    /// `closed` once the consumer is closed.
+    ///
+    /// ```no_run
+    /// # async fn run(consumer: thalweg::Consumer) -> Result<(), thalweg::Error> {
+    /// // One topic by its name, and all whose names begin with "trains-", those that come later included.
+    /// consumer.subscribe(["flights", "^trains-"]).await?;
+    /// # Ok(()) }
+    /// ```
     pub fn subscribe<T: Into<String>, I: IntoIterator<Item = T>>(
         &self,
         topics: I,

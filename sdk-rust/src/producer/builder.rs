@@ -128,7 +128,8 @@ impl ProducerBuilder {
     /// Starts a producer. It looks for the topic when the first record is sent, or by [`Producer::open`].
     ///
     /// # Errors
-    /// `invalid` for an option that is out of its range.
+    /// `invalid` for an option that is out of its range, and in a process that was forked since the client connected:
+    /// fix the option, or connect again there. `closed` where the client's thread has ended.
     pub fn start(self) -> Result<Producer> {
         let invalid = |message: String| Err(Error::new(ErrorKind::Invalid, message));
         if !(1..=8 << 20).contains(&self.config.batch_bytes) {
@@ -161,6 +162,9 @@ impl ProducerBuilder {
     }
 
     /// Finds the topic, fetches its partitioner, and gets a producer id.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start) and [`Producer::open`].
     pub async fn build(self) -> Result<Producer> {
         let producer = self.start()?;
         producer.open().await?;

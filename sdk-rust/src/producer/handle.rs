@@ -165,7 +165,10 @@ impl Producer {
     /// find.
     ///
     /// # Errors
-    /// `not_found` for a topic that does not exist, `disconnected` when no broker answers.
+    /// `not_found` for a topic that does not exist: make it, or mend the name. `plugin_failed` where the topic's
+    /// partitioner does not start here: fix the plugin or its parameters, or give the topic another one. `disconnected`
+    /// and `timeout` when no broker answers within the client's time-out: check the address, or try again; the producer
+    /// goes on looking when it sends. `closed` once the producer or its client is closed.
     pub async fn open(&self) -> Result<()> {
         match &self.inner.topic {
             Some(topic) => self.inner.part(topic)?.opened().await,
@@ -176,16 +179,36 @@ impl Producer {
     /// Sends a record; the future waits until it is delivered. It is sent whether it is awaited or not.
     ///
     /// # Errors
-    /// `timeout` when no outcome came within the delivery time-out, `plugin_failed` when the topic's partitioner fails
-    /// on it, `invalid` above a limit, `not_found` when the topic was deleted. Once it exists again, the same producer
-    /// sends to the new one. `closed` when the client was dropped before there was an outcome. Retriable errors of the
-    /// broker are retried inside.
+    /// Each gives the record back ([`Error::into_record`]); what a broker can get over is retried inside.
+    /// - `timeout` when no outcome came within the delivery time-out: the record may be stored or not; send it again
+    ///   where twice is better than never.
+    /// - `invalid` above a limit, for a partition that the topic does not have, and for a topic that is not this
+    ///   producer's: fix the record.
+    /// - `plugin_failed` when the topic's partitioner fails on the record: fix the plugin or the record.
+    /// - `not_found` when the topic does not exist or was deleted: make it; the same producer sends to the new one.
+    /// - `rebalanced` when something else writes under this producer's id: it was not written; send it by a new
+    ///   producer.
+    /// - `damaged` when the only copy of the partition is damaged: its operator can mend that.
+    /// - `closed` when the producer is closed, or its client was dropped before there was an outcome.
     pub fn send(&self, record: Record) -> impl Future<Output = Result<Delivery>> + Send + use<> {
         let receipt = self.submit([record]);
         async move { receipt?.wait().await.pop().expect("one record, one outcome") }
     }
 
     /// Sends records; the future waits until every one has its outcome. One that is refused does not keep the others.
+    ///
+    /// # Errors
+    /// Each record has an outcome of its own, in the order of the records, with the errors of [`send`](Self::send). The
+    /// call as a whole fails only as [`submit`](Self::submit) does.
+    ///
+    /// ```no_run
+    /// # async fn run(producer: thalweg::Producer) -> Result<(), thalweg::Error> {
+    /// let records = ["1", "2", "3"].map(thalweg::Record::new).to_vec();
+    /// for failed in producer.send_batch(records).await?.into_iter().filter_map(Result::err) {
+    ///     eprintln!("{failed}; it was {:?}", failed.record());
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn send_batch(
         &self,
         records: Vec<Record>,
@@ -195,12 +218,18 @@ impl Producer {
     }
 
     /// Buffers a record; the future waits only while the buffer is full. Progress needs no flush.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit); what becomes of the record, its receipt tells.
     pub fn enqueue(&self, record: Record) -> impl Future<Output = Result<Receipt>> + Send + use<> {
         buffered(self.submit([record]))
     }
 
     /// Buffers records in order: the fast way in. One that is refused (too large, or the partitioner fails on it) does
     /// not keep the others; the receipt says so.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit); what becomes of each record, the receipt tells.
     pub fn enqueue_batch(&self, records: Vec<Record>) -> impl Future<Output = Result<Receipt>> + Send + use<> {
         buffered(self.submit(records))
     }
@@ -208,8 +237,20 @@ impl Producer {
     /// Buffers a record if there is room for it now.
     ///
     /// # Errors
-    /// `storage_full` while the buffer is full, or 1,024 records wait for their partitions; `invalid` for a record
-    /// whose topic is not this producer's. The error gives the record back: [`Error::into_record`].
+    /// `storage_full` while the buffer is full, or 1,024 records wait for their partitions: send less, or wait as
+    /// [`enqueue`](Self::enqueue) does. `invalid` for a record whose topic is not this producer's: name the right one.
+    /// Both give the record back: [`Error::into_record`]. Else as [`submit`](Self::submit).
+    ///
+    /// ```no_run
+    /// # async fn run(producer: thalweg::Producer) -> Result<(), thalweg::Error> {
+    /// match producer.try_enqueue(thalweg::Record::new("19.5 °C").key("sensor-7")) {
+    ///     // Whoever drops the receipt hears of failures by `on_error`, or from `flush`.
+    ///     Ok(receipt) => drop(receipt),
+    ///     Err(error) if error.is_retriable() => println!("busy; one measurement is left out"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn try_enqueue(&self, record: Record) -> Result<Receipt> {
         let named = match self.inner.named_topic(record.topic.clone()) {
             Ok(named) => named,
@@ -280,8 +321,9 @@ impl Producer {
     /// is lost.
     ///
     /// # Errors
-    /// Enqueued records that were not delivered, whose receipts were dropped, where no `on_error` took them: how many,
-    /// and the first one's error.
+    /// That of the first enqueued record that was not delivered, of those whose receipts were dropped and which no
+    /// `on_error` took; [`Error::records`] tells how many they are. The kinds and remedies are those of
+    /// [`send`](Self::send).
     pub fn flush(&self) -> impl Future<Output = Result<()>> + Send + use<> {
         let (ledger, parts) = (self.inner.ledger.clone(), self.inner.parts());
         let calls = ledger.calls_so_far();

@@ -165,6 +165,9 @@ impl Receipt {
 
     /// The outcomes that have come since the last call, each with its record's place in the call; waits while there are
     /// none. Empty when all have been taken. Cancelled, it loses nothing.
+    ///
+    /// # Errors
+    /// Each record has an outcome of its own, with the errors of [`Producer::send`](super::Producer::send).
     pub async fn settled(&mut self) -> Vec<(usize, Result<Delivery>)> {
         loop {
             let progress = self.pending.progress.notified();
@@ -178,7 +181,10 @@ impl Receipt {
         }
     }
 
-    /// One outcome per record, in order.
+    /// Waits for all records: one outcome each, in their order.
+    ///
+    /// # Errors
+    /// Each record has an outcome of its own, with the errors of [`Producer::send`](super::Producer::send).
     pub async fn wait(self) -> Vec<Result<Delivery>> {
         loop {
             let progress = self.pending.progress.notified();
