@@ -1,4 +1,6 @@
 //! Where brokers are, and whom to trust there.
+//!
+//! Connections are left to `link.rs`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,7 +16,7 @@ use crate::{Error, Result};
 /// QUIC's port where none is named.
 const DEFAULT_PORT: u16 = 9460;
 
-/// One bootstrap address.
+/// One address at which the cluster may be reached.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Address {
     pub(crate) host: String,
@@ -75,7 +77,7 @@ impl Address {
 #[doc(hidden)]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DevContext {
-    /// "host:port".
+    /// "host:port" of the broker.
     pub address: String,
     /// The CA of its certificate.
     pub ca_pem: String,

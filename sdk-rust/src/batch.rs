@@ -1,4 +1,6 @@
 //! Records as they were read, sharing the bytes that they came in.
+//!
+//! Who gets which record next is left to the consumer.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -45,7 +47,7 @@ impl ConsumerRecord {
         ConsumerRecord { topic, partition, offset, record: record.into_place(0).0 }
     }
 
-    /// The topic.
+    /// The name of the topic that it was read from.
     pub fn topic(&self) -> &str {
         &self.topic.name
     }
@@ -55,12 +57,12 @@ impl ConsumerRecord {
         Place::of_topic_id(&self.topic.name, self.topic.id.clone(), self.partition)
     }
 
-    /// Its partition.
+    /// The partition that it was read from.
     pub fn partition(&self) -> u32 {
         self.partition
     }
 
-    /// Its offset.
+    /// Its offset in the partition.
     pub fn offset(&self) -> u64 {
         self.offset
     }
@@ -70,7 +72,7 @@ impl ConsumerRecord {
         self.record.timestamp_ms
     }
 
-    /// Its key.
+    /// Its key, if it has one.
     pub fn key(&self) -> Option<&Bytes> {
         self.record.key.as_ref()
     }
@@ -151,7 +153,7 @@ impl Part {
 #[doc(hidden)]
 #[derive(Clone, Debug)]
 pub struct Spot {
-    /// The batch.
+    /// The batch that the record is in.
     pub batch: Arc<Batch>,
     /// Number of the part.
     pub part: usize,
@@ -172,7 +174,7 @@ impl Batch {
         Batch { topic, partition, parts }
     }
 
-    /// The topic.
+    /// The name of the topic that it was read from.
     pub fn topic(&self) -> &str {
         &self.topic.name
     }
@@ -183,12 +185,12 @@ impl Batch {
         &self.topic.id
     }
 
-    /// The partition.
+    /// The partition that it was read from.
     pub fn partition(&self) -> u32 {
         self.partition
     }
 
-    /// Records in it.
+    /// How many records it has.
     pub fn len(&self) -> usize {
         self.parts.iter().map(|p| p.range.len()).sum()
     }

@@ -1,4 +1,6 @@
 //! The client: a connection to one cluster, from which all others come.
+//!
+//! What producers, consumers and operators do with it stands in their own files, as methods of [`Client`].
 
 use std::sync::Arc;
 use std::time::Duration;

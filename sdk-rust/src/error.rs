@@ -1,4 +1,6 @@
 //! One error type; its kind tells what to do about it.
+//!
+//! Exact codes and kinds are left to `thalweg-wire`, which all languages share.
 
 use std::fmt;
 use std::sync::Arc;
@@ -71,9 +73,9 @@ impl Eq for Error {}
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ErrorPlace {
-    /// The topic's name.
+    /// The name of the topic.
     pub topic: String,
-    /// The partition.
+    /// The partition's number in the topic.
     pub partition: Option<u32>,
     /// The record, or the position that was asked for.
     pub offset: Option<u64>,

@@ -1,4 +1,6 @@
 //! What a client does on the process's thread for connections: one connection to each broker, requests, attempts.
+//!
+//! The thread and its sockets are left to `network.rs`, and who leads what to `routing.rs`.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -64,7 +66,7 @@ pub(crate) struct Link {
     learnt: RefCell<Vec<Address>>,
 }
 
-/// A broker's connection.
+/// The connection to one broker, or the attempt to make it.
 enum Slot {
     Open(Connection),
     /// Somebody tries. Whoever wants it meanwhile waits for the outcome of that, and no longer than otherwise:

@@ -1,4 +1,6 @@
 //! Which partition a record goes to: the topic decides, the client computes, or asks a broker to where it runs no wasm.
+//!
+//! When records are placed is left to `producer/intake.rs`, and a module's sandbox to `thalweg-plugin-host`.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,4 +1,6 @@
 //! What a user sends.
+//!
+//! What becomes of it is left to the producer.
 
 use std::borrow::Cow;
 
@@ -10,7 +12,7 @@ pub(crate) type ToPlace = (thalweg_model::Record, Option<u32>);
 
 /// Anything that is bytes or text.
 pub trait IntoBytes {
-    /// The bytes.
+    /// The bytes, copied only where they have to be.
     fn into_bytes(self) -> Bytes;
 }
 
@@ -82,7 +84,7 @@ impl Record {
         self
     }
 
-    /// One more header.
+    /// Adds a header; the same name may stand more than once.
     pub fn header(mut self, key: impl Into<String>, value: impl IntoBytes) -> Record {
         self.inner.headers.push(Header { key: key.into(), value: Some(value.into_bytes()) });
         self

@@ -1,4 +1,6 @@
 //! Frames over one QUIC stream, as the client takes them: an `Error` frame is the broker's refusal.
+//!
+//! Streams that are opened again whenever they are lost are left to `streams.rs`.
 
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};

@@ -67,9 +67,9 @@ pub enum BrokerError {
     /// The system refuses a process, a directory or a file.
     #[error("{what}: {source}")]
     System {
-        /// What was tried.
+        /// What was tried when the system refused.
         what: String,
-        /// The system's reason.
+        /// The reason that the system gave.
         source: std::io::Error,
     },
 }
@@ -284,12 +284,12 @@ impl Broker {
         Broker { kind, program, options, removable, process: None, address, metrics, log_start: 0, directory }
     }
 
-    /// `thalweg://localhost:PORT`.
+    /// The address for clients, `thalweg://localhost:PORT`.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Its UDP port.
+    /// The UDP port that it listens at.
     pub fn port(&self) -> u16 {
         self.address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("an address ends in its port")
     }
@@ -302,7 +302,7 @@ impl Broker {
         }
     }
 
-    /// `http://…/metrics`.
+    /// Where its metrics are, `http://…/metrics`.
     pub fn metrics(&self) -> &str {
         &self.metrics
     }

@@ -1,4 +1,6 @@
 //! How long to wait before trying again.
+//!
+//! What is tried again, and for how long, is left to the caller.
 
 /// Exponential back-off with jitter; chance is an argument.
 #[derive(Clone, Copy, Debug)]

@@ -476,7 +476,7 @@ impl ConsumerCore {
         }
     }
 
-    /// Grants credit again.
+    /// Grants credit to a paused partition again.
     pub fn resume(&mut self, partition: u32) {
         if let Some(p) = self.partitions.get_mut(&partition) {
             p.paused = false;

@@ -325,7 +325,7 @@ impl Membership {
         self.is_member && self.topics == Topics::Known
     }
 
-    /// Follows an assignment.
+    /// Follows an assignment; gives the changes of partitions that follow from it.
     pub fn assigned(&mut self, now_ms: u64, assignment: &proto::GroupAssignment) -> Vec<Change> {
         let mut changes = Vec::new();
         if self.stream == Stream::Opening {

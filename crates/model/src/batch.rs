@@ -70,9 +70,9 @@ pub struct BatchHeader {
 /// How an idempotent producer numbered a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducerMark {
-    /// The producer.
+    /// The id that the cluster gave the producer.
     pub id: ProducerId,
-    /// Its epoch.
+    /// The epoch of the numbers, per partition.
     pub epoch: ProducerEpoch,
     /// Sequence of the batch's first record.
     pub base_sequence: Sequence,
@@ -145,6 +145,9 @@ impl RecordBatch {
     }
 
     /// Splits the first batch off `bytes`, which may hold several.
+    ///
+    /// # Errors
+    /// As [`peek_bytes`](Self::peek_bytes) and [`parse`](Self::parse); `bytes` is as it was where the length is wrong.
     pub fn split_first(bytes: &mut Bytes) -> Result<RecordBatch, BatchError> {
         let whole = Self::peek_bytes(bytes)?;
         if whole > bytes.len() {
@@ -181,17 +184,17 @@ impl RecordBatch {
         RecordBatch { bytes: sealed(bytes) }
     }
 
-    /// True for such a batch.
+    /// True for a batch that stands in the place of one that could not be read any more.
     pub fn is_lost(&self) -> bool {
         self.as_control(LOST_KIND).is_some()
     }
 
-    /// The new log start, if this is such a batch.
+    /// The new log start, if this is a batch that moves it.
     pub fn as_log_start(&self) -> Option<Offset> {
         Some(Offset(u64::from_be_bytes(self.as_control(LOG_START_KIND)?[..].try_into().ok()?)))
     }
 
-    /// The configuration change, if this is such a batch.
+    /// The configuration change, if this is a batch for one.
     pub fn as_configuration(&self) -> Option<Bytes> {
         self.as_control(CONFIGURATION_KIND)
     }
@@ -250,7 +253,7 @@ impl RecordBatch {
         self.bytes
     }
 
-    /// All fixed fields.
+    /// All fixed fields of the batch.
     pub fn header(&self) -> BatchHeader {
         let b = &self.bytes;
         let id = i64_at(b, 43);
@@ -337,6 +340,9 @@ impl RecordBatch {
     }
 
     /// All records, owned; what tests and small readers want.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and those of the first record that does not read.
     pub fn records(&self) -> Result<Vec<(Offset, Record)>, BatchError> {
         let spans = self.open()?;
         let (data, header) = (spans.data.clone(), spans.header);
@@ -443,7 +449,7 @@ impl RecordSpans {
         &self.data
     }
 
-    /// The batch's header.
+    /// The fixed fields of the batch that the records are of.
     pub fn header(&self) -> &BatchHeader {
         &self.header
     }
@@ -584,12 +590,12 @@ pub struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    /// An empty one.
+    /// A builder without any record.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Appends a record.
+    /// Appends a record behind those that are there.
     pub fn push(&mut self, record: &Record) {
         if self.count == 0 {
             self.base_timestamp_ms = record.timestamp_ms;
@@ -612,7 +618,7 @@ impl BatchBuilder {
         self.count += 1;
     }
 
-    /// Records so far.
+    /// How many records it has so far.
     pub fn records_count(&self) -> u32 {
         self.count
     }

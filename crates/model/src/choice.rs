@@ -1,4 +1,6 @@
 //! What is chosen for a subscription, or for the group that shares it.
+//!
+//! What follows from a choice is left to who reads, filters or shares out.
 
 /// How a group's partitions are shared out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,4 +1,6 @@
 //! What can be wrong with a batch or a name.
+//!
+//! What a caller does about it is left to `thalweg_wire::ErrorKind`.
 
 use thiserror::Error;
 
@@ -20,7 +22,7 @@ pub enum BatchError {
     LengthMismatch {
         /// What the length field says, whole batch.
         expected: usize,
-        /// What is there.
+        /// How many bytes are there.
         found: usize,
     },
     /// A magic other than 2.
@@ -46,7 +48,7 @@ pub enum BatchError {
     /// The compressed records do not decompress.
     #[error("records do not decompress with {codec}: {reason}")]
     Decompress {
-        /// The codec.
+        /// The name of the codec.
         codec: &'static str,
         /// What the codec's library says.
         reason: String,
@@ -54,21 +56,21 @@ pub enum BatchError {
     /// Something is larger than its published limit.
     #[error("{what} is {found} bytes, the limit is {limit} (docs/LIMITS.md)")]
     TooLarge {
-        /// What was measured.
+        /// What is too large.
         what: &'static str,
-        /// Its size.
+        /// Its size in bytes.
         found: usize,
-        /// The limit.
+        /// The largest size that is allowed, in bytes.
         limit: usize,
     },
     /// More items than the published limit.
     #[error("{what} counts {found}, the limit is {limit} (docs/LIMITS.md)")]
     TooMany {
-        /// What was counted.
+        /// What there is too much of.
         what: &'static str,
-        /// The count.
+        /// How many there are.
         found: usize,
-        /// The limit.
+        /// How many there may be.
         limit: usize,
     },
     /// Fewer records than the header counts.
@@ -88,7 +90,7 @@ pub enum BatchError {
     /// One of the batch's records is wrong.
     #[error("record {number} of the batch: {error}")]
     Record {
-        /// Which, from 0.
+        /// The record's number in its batch, from 0.
         number: u32,
         /// What is wrong with it.
         error: Box<BatchError>,
@@ -96,7 +98,7 @@ pub enum BatchError {
     /// A field holds a value that no writer produces.
     #[error("field {field} is invalid: {reason}")]
     Field {
-        /// The field.
+        /// The name of the field.
         field: &'static str,
         /// What is wrong with it.
         reason: &'static str,
@@ -123,15 +125,15 @@ pub enum NameError {
     /// Longer than the limit.
     #[error("name is {found} bytes long, the limit is {limit}")]
     TooLong {
-        /// Its length.
+        /// Its length in bytes.
         found: usize,
-        /// The limit.
+        /// The longest that is allowed, in bytes.
         limit: usize,
     },
     /// A character outside the allowed set.
     #[error("name {name:?} holds {found:?}; letters, digits, '.', '_' and '-' are allowed")]
     Character {
-        /// The name.
+        /// The name that was given.
         name: String,
         /// The first bad character.
         found: char,
@@ -139,7 +141,7 @@ pub enum NameError {
     /// A control character, in a name that may hold all others.
     #[error("name {name:?} holds {found:?}; control characters are not allowed")]
     Control {
-        /// The name.
+        /// The name that was given.
         name: String,
         /// The first bad character.
         found: char,
@@ -147,15 +149,15 @@ pub enum NameError {
     /// A pattern that is none.
     #[error("pattern {pattern:?} of topics: {why} (docs/sdk.md, \"Topics by pattern\")")]
     Pattern {
-        /// The pattern.
+        /// The pattern that was given.
         pattern: String,
         /// What is wrong with it.
         why: String,
     },
-    /// "." or "..".
+    /// The name is "." or "..".
     #[error("name {name:?} is reserved")]
     Reserved {
-        /// The name.
+        /// The name that was given.
         name: String,
     },
 }

@@ -1,4 +1,6 @@
 //! Ids and positions as types of their own, so that an offset cannot be handed where a Raft index is meant.
+//!
+//! Where they are written down is left to `control` and `commit-log`.
 
 use std::fmt;
 
@@ -67,7 +69,7 @@ impl ReplicaId {
         ReplicaId((generation as u64) << 32 | broker.0 as u64)
     }
 
-    /// Where it lives.
+    /// The broker that the replica lives on.
     pub fn broker(self) -> BrokerId {
         BrokerId(self.0 as u32)
     }
@@ -173,7 +175,7 @@ impl fmt::Debug for ProducerToken {
 /// One partition of one topic; also the name of its Raft group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TopicPartition {
-    /// The topic's identity.
+    /// The id of the topic.
     pub topic: TopicId,
     /// The partition within it.
     pub partition: PartitionId,

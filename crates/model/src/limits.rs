@@ -1,4 +1,6 @@
 //! The published limits (docs/LIMITS.md); both ends enforce them from here.
+//!
+//! What happens beyond a limit is left to whoever checks it.
 
 /// Largest record: key, value and headers together.
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
@@ -8,9 +10,9 @@ pub const BATCH_BYTES_MAX: usize = 16 << 20;
 pub const BATCH_RECORDS_MAX: usize = 1_000_000;
 /// Most headers on one record.
 pub const HEADERS_COUNT_MAX: usize = 256;
-/// Largest header key.
+/// Largest key of a header, in bytes.
 pub const HEADER_KEY_BYTES_MAX: usize = 1024;
-/// Largest record key.
+/// Largest key of a record, in bytes.
 pub const KEY_BYTES_MAX: usize = 64 << 10;
 /// Longest topic or plugin name.
 pub const NAME_BYTES_MAX: usize = 249;

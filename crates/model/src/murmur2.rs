@@ -1,4 +1,6 @@
 //! Kafka's key hash, so that a key lands where Kafka's clients would put it.
+//!
+//! Records without a key are left to `thalweg-client-core`.
 
 /// MurmurHash2, 32 bit, with Kafka's seed.
 ///

@@ -1,9 +1,14 @@
 //! Which texts may name a topic or a plugin (Kafka's rule for topics), or a client.
+//!
+//! Whether a name is taken is left to the controller.
 
 use crate::NameError;
 use crate::limits::NAME_BYTES_MAX;
 
 /// Checks a topic name: 1 to 249 of `[A-Za-z0-9._-]`, not `.` or `..`.
+///
+/// # Errors
+/// [`NameError`] names the part of the rule that is broken.
 pub fn check_topic_name(name: &str) -> Result<(), NameError> {
     if name.is_empty() {
         return Err(NameError::Empty);
@@ -21,12 +26,18 @@ pub fn check_topic_name(name: &str) -> Result<(), NameError> {
 }
 
 /// Checks a plugin name: the same rule as for topics, so that `name@version` is never ambiguous.
+///
+/// # Errors
+/// As [`check_topic_name`].
 pub fn check_plugin_name(name: &str) -> Result<(), NameError> {
     check_topic_name(name)
 }
 
 /// Checks what a client calls itself: at most 249 bytes without control characters, for it goes into logs and listings.
 /// Empty: it has no name.
+///
+/// # Errors
+/// `TooLong` and `Control` of [`NameError`].
 pub fn check_client_id(id: &str) -> Result<(), NameError> {
     if id.len() > NAME_BYTES_MAX {
         return Err(NameError::TooLong { found: id.len(), limit: NAME_BYTES_MAX });

@@ -1,4 +1,6 @@
 //! Topics that are named by a pattern instead of one by one.
+//!
+//! Which topics there are is left to the group's coordinator, or to the client.
 
 use regex_lite::{Regex, RegexBuilder};
 

@@ -1,4 +1,6 @@
 //! One key–value–headers item.
+//!
+//! Its bytes in a batch are left to `batch.rs`.
 
 use bytes::Bytes;
 
@@ -11,9 +13,9 @@ pub const NO_TIMESTAMP_MS: i64 = -1;
 /// A named value beside the record's own; the same name may stand more than once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// UTF-8 name.
+    /// The name, in UTF-8.
     pub key: String,
-    /// Bytes, or null.
+    /// The bytes, or null.
     pub value: Option<Bytes>,
 }
 
@@ -38,6 +40,9 @@ impl Record {
     }
 
     /// Checks the published limits, so that a record is refused where it is made.
+    ///
+    /// # Errors
+    /// `TooLarge` for key, header or record, `TooMany` for headers, `Field` for a timestamp, each of [`BatchError`].
     pub fn check_limits(&self) -> Result<(), BatchError> {
         let large = |what, found, limit| Err(BatchError::TooLarge { what, found, limit });
         let key_bytes = self.key.as_ref().map_or(0, Bytes::len);

@@ -1,5 +1,7 @@
 //! Snappy as Kafka's clients write it: a header of the xerial library, then blocks, each behind its length; or one
 //! block and nothing else.
+//!
+//! Which batches are compressed so is left to `codec.rs`.
 
 use std::io::{Error, ErrorKind, Read, Result};
 

@@ -1,4 +1,6 @@
 //! Zig-zag varints as in Kafka's records (and protobuf's `sint64`).
+//!
+//! Which fields of a record are varints is left to `batch.rs`.
 
 use crate::BatchError;
 
@@ -8,7 +10,7 @@ pub(crate) fn len(value: i64) -> usize {
     (64 - (zigzag | 1).leading_zeros() as usize).div_ceil(7)
 }
 
-/// Appends `value`.
+/// Appends `value` as a varint.
 pub(crate) fn put(out: &mut Vec<u8>, value: i64) {
     let mut zigzag = ((value << 1) ^ (value >> 63)) as u64;
     while zigzag >= 0x80 {

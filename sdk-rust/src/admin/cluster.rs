@@ -1,4 +1,6 @@
 //! Brokers, and how the cluster is.
+//!
+//! Topics and their partitions are left to `topics.rs`.
 
 use std::time::Duration;
 
@@ -13,11 +15,11 @@ use crate::client::Client;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BrokerInfo {
-    /// Its number.
+    /// The number that it has in the cluster.
     pub id: u32,
     /// Where it is reached.
     pub host: String,
-    /// QUIC's port there.
+    /// UDP port for QUIC on that host.
     pub port: u16,
     /// Where it stands; empty: nowhere in particular.
     pub rack: String,
@@ -39,17 +41,17 @@ pub struct BrokerInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClusterStatus {
-    /// Its identity.
+    /// The id of the cluster, a UUID.
     pub cluster_id: String,
     /// The broker that decides changes; 0 while there is none.
     pub controller: u32,
     /// The brokers that could.
     pub controllers: Vec<u32>,
-    /// All brokers.
+    /// All brokers that the cluster knows, silent ones too.
     pub brokers: Vec<BrokerInfo>,
-    /// Topics.
+    /// How many topics there are.
     pub topics: u32,
-    /// Their partitions.
+    /// How many partitions the topics have together.
     pub partitions: u32,
     /// Those that nobody leads at the moment.
     pub without_leader: u32,
@@ -68,9 +70,9 @@ pub struct ClusterStatus {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartitionTrouble {
-    /// Its topic.
+    /// The name of its topic.
     pub topic: String,
-    /// The partition.
+    /// Its number in the topic.
     pub partition: u32,
     /// The broker that says so.
     pub broker: u32,
@@ -82,9 +84,9 @@ pub struct PartitionTrouble {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecoveredPartition {
-    /// Its topic.
+    /// The name of its topic.
     pub topic: String,
-    /// The partition.
+    /// Its number in the topic.
     pub partition: u32,
     /// The broker whose copy goes on alone; `None`: no copy is left, the partition starts empty, at offsets that were
     /// never given.

@@ -1,4 +1,6 @@
 //! What operators ask about consumer groups.
+//!
+//! Members that read are left to `consumer`.
 
 use thalweg_client_core::{PartitionKey, Position};
 use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
@@ -11,11 +13,11 @@ use crate::client::Client;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GroupInfo {
-    /// Its id.
+    /// The id that its members name.
     pub group: String,
     /// "empty", "reconciling" or "stable".
     pub state: String,
-    /// Its members.
+    /// How many members it has.
     pub members: u32,
 }
 
@@ -32,19 +34,19 @@ pub struct GroupInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GroupDescription {
-    /// Its id.
+    /// The id that its members name.
     pub group: String,
     /// "empty": without members; "reconciling": partitions change hands; "stable".
     pub state: String,
     /// Grows with every change of what members are told.
     pub epoch: u32,
-    /// "uniform" or "range".
+    /// How partitions are shared out: "uniform" or "range".
     pub assignor: String,
     /// "name@version" of its filter.
     pub filter: Option<String>,
     /// The broker that coordinates it.
     pub coordinator: u32,
-    /// Its members.
+    /// Its members, those that are away included.
     pub members: Vec<GroupMemberInfo>,
     /// How far it has come, partition by partition.
     pub offsets: Vec<GroupOffset>,
@@ -54,7 +56,7 @@ pub struct GroupDescription {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GroupMemberInfo {
-    /// Its id.
+    /// The id that it joined under, a UUID.
     pub member: String,
     /// Its name for static membership.
     pub instance: Option<String>,
@@ -80,7 +82,7 @@ pub struct GroupMemberInfo {
 pub struct GroupOffset {
     /// The topic; its id where it does not exist any more.
     pub topic: String,
-    /// The partition.
+    /// The partition's number in its topic.
     pub partition: u32,
     /// Next offset to be scanned.
     pub committed: u64,

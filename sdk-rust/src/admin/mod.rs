@@ -1,4 +1,6 @@
 //! What is asked of the cluster about topics, plugins, groups and brokers, and what is changed of them.
+//!
+//! Producing and consuming are left to `producer` and `consumer`.
 
 mod cluster;
 pub(crate) mod groups;

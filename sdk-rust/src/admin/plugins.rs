@@ -1,4 +1,6 @@
-//! Plugins.
+//! Plugins: uploading their modules, and what the cluster knows of them.
+//!
+//! Running a module is left to the brokers, and to `placement.rs`.
 
 use std::time::Duration;
 
@@ -23,15 +25,15 @@ const TRIAL: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PluginInfo {
-    /// Its name.
+    /// The name that it was uploaded under.
     pub name: String,
     /// 1, 2, … per name.
     pub version: u32,
-    /// "partitioner" or "filter".
+    /// What it does: "partitioner" or "filter".
     pub kind: String,
     /// SHA-256 of the module, in hexadecimal.
     pub digest: String,
-    /// Its length.
+    /// Length of the module in bytes.
     pub bytes: u64,
     /// Upload time, ms since the epoch.
     pub created_ms: u64,

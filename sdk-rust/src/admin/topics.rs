@@ -1,4 +1,6 @@
 //! Topics, and where their partitions begin and end.
+//!
+//! Who leads a partition at the moment is left to `routing.rs`.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -64,7 +66,7 @@ impl Topic {
         self
     }
 
-    /// The partitioner's parameters.
+    /// The parameters that the partitioner is started with.
     pub fn partitioner_config(mut self, config: impl IntoBytes) -> Topic {
         self.partitioner_config = config.into_bytes();
         self
@@ -110,11 +112,11 @@ impl Topic {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TopicInfo {
-    /// Its name.
+    /// The name that clients use.
     pub name: String,
     /// Its identity: a UUID that is never reused.
     pub id: String,
-    /// Its partitions.
+    /// How many partitions it has.
     pub partitions: u32,
     /// "name@version" of its partitioner, `None` for the built-in one.
     pub partitioner: Option<String>,
@@ -143,23 +145,23 @@ pub struct TopicInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TopicDescription {
-    /// The topic.
+    /// The topic with its options.
     pub topic: TopicInfo,
     /// Its partitions in order.
     pub partitions: Vec<PartitionStatus>,
 }
 
-/// One partition's state.
+/// The state of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartitionStatus {
-    /// Its number.
+    /// Its number in the topic.
     pub partition: u32,
     /// Number of the broker that leads it; 0 while none does.
     pub leader: u32,
     /// Number of that leadership.
     pub leader_epoch: u32,
-    /// First offset kept.
+    /// Offset of the first record that is kept.
     pub log_start_offset: u64,
     /// First offset not yet on a quorum.
     pub high_watermark: u64,
@@ -191,7 +193,7 @@ pub struct AsideStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FollowerStatus {
-    /// Where it is.
+    /// The broker that it is on.
     pub broker: u32,
     /// Counts for the quorum.
     pub is_voter: bool,
@@ -205,7 +207,7 @@ pub struct FollowerStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartitionOffsets {
-    /// The partition.
+    /// The partition's number in its topic.
     pub partition: u32,
     /// What was asked for.
     pub offset: u64,

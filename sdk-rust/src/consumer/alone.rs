@@ -1,4 +1,6 @@
 //! The topics of a consumer without a group, while they come and go.
+//!
+//! Members of a group are left to `member.rs` and `coordinator.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;

@@ -1,4 +1,6 @@
 //! How a consumer is made.
+//!
+//! What the options do once it is open is left to the files that they are handed to.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -152,7 +154,7 @@ impl ConsumerBuilder {
         self
     }
 
-    /// The filter's parameters.
+    /// The parameters that the filter is started with.
     pub fn filter_config(mut self, config: impl IntoBytes) -> Self {
         self.filter_config = config.into_bytes();
         self

@@ -1,4 +1,6 @@
 //! Records that came together, while they are handed out.
+//!
+//! Which batch is handed out of next is left to `taking.rs`.
 
 use std::sync::Arc;
 

@@ -19,7 +19,7 @@ use crate::{Error, ErrorPlace};
 pub(super) enum Event {
     /// Records, or the end of them.
     Push { reader: Arc<Reader>, push: Box<proto::FetchPush>, body: Bytes, from: u64 },
-    /// Nothing more comes.
+    /// Nothing more comes, for this reason.
     Failed(Error),
 }
 

@@ -27,23 +27,23 @@ pub(super) type Listener = Arc<dyn Fn(&Rebalance) + Send + Sync>;
 pub enum Rebalance {
     /// The member reads this partition from now on.
     Assigned {
-        /// Its topic.
+        /// The name of its topic.
         topic: String,
-        /// The partition.
+        /// The partition's number in the topic.
         partition: u32,
     },
     /// The member has given up this partition; what was done of it has been or is being committed.
     Revoked {
-        /// Its topic.
+        /// The name of its topic.
         topic: String,
-        /// The partition.
+        /// The partition's number in the topic.
         partition: u32,
     },
     /// The group has taken this partition away: what was done of it since the last commit may be done again by another.
     Lost {
-        /// Its topic.
+        /// The name of its topic.
         topic: String,
-        /// The partition.
+        /// The partition's number in the topic.
         partition: u32,
     },
 }

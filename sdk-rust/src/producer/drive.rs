@@ -1,4 +1,6 @@
 //! One stream to every broker that leads a partition of the topic, on the connection's thread.
+//!
+//! Which batches are sent is left to `thalweg_client_core::ProducerCore`.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,4 +1,6 @@
 //! What became of the records of one call.
+//!
+//! When a record is sent, and with what outcome, is left to `intake.rs` and `drive.rs`.
 
 use std::future::{Future, IntoFuture};
 use std::panic::AssertUnwindSafe;
@@ -15,7 +17,7 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Delivery {
-    /// Its partition.
+    /// The partition that it is in.
     pub partition: u32,
     /// Its offset; `None` with acks `none`.
     pub offset: Option<u64>,
@@ -215,7 +217,7 @@ impl IntoFuture for Receipt {
     type Output = Vec<Result<Delivery>>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
-    /// As [`wait`](Receipt::wait).
+    /// Waits for all records, as [`wait`](Receipt::wait) does.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.wait())
     }
