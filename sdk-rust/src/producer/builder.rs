@@ -9,7 +9,7 @@ use thalweg_client_core::{Acks, ProducerConfig};
 use thalweg_model::Codec;
 use thalweg_wire::ErrorKind;
 
-use super::handle::{Inner, Parts, Producer};
+use super::handle::{Inner, Intakes, Producer};
 use super::receipt::{Ledger, OnError};
 use crate::client::{Client, FOREVER};
 use crate::{Error, Result};
@@ -153,10 +153,10 @@ impl ProducerBuilder {
             place_on_broker: self.place_on_broker,
             rest_after: self.rest_after,
             ledger,
-            parts: Mutex::new(Parts::default()),
+            intakes: Mutex::new(Intakes::default()),
         };
         if let Some(topic) = &inner.topic {
-            inner.part(topic)?;
+            inner.intake(topic)?;
         }
         Ok(Producer { inner: Arc::new(inner) })
     }

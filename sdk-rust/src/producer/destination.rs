@@ -10,7 +10,7 @@ use thalweg_client_core::ProducerConfig;
 use super::receipt::Ledger;
 use crate::{Error, Record};
 
-/// What the connection's thread knows of the part of a producer that sends to one topic.
+/// What the connection's thread knows of one topic that a producer sends to.
 pub(super) struct Options {
     pub(super) topic: Destination,
     pub(super) config: ProducerConfig,
@@ -21,7 +21,7 @@ pub(super) struct Options {
     pub(super) ledger: Arc<Ledger>,
 }
 
-/// The topic that a part of a producer sends to.
+/// The topic, as its records and errors name it.
 #[derive(Clone)]
 pub(super) struct Destination {
     pub(super) name: Arc<str>,

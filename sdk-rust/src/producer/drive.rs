@@ -330,15 +330,15 @@ async fn farewell(routes: Rc<RefCell<Routes>>) {
 }
 
 /// Records that are being placed anew: in no core meanwhile. What is left of them when it is dropped fails.
-struct Taken {
+struct BeingPlaced {
     shared: Arc<Shared>,
     records: Vec<Unplaced<Token>>,
 }
 
-impl Taken {
-    fn from_core(shared: &Arc<Shared>) -> Taken {
+impl BeingPlaced {
+    fn from_core(shared: &Arc<Shared>) -> BeingPlaced {
         let records = shared.core().take_unplaced();
-        Taken { shared: shared.clone(), records }
+        BeingPlaced { shared: shared.clone(), records }
     }
 
     fn into_records(mut self) -> Vec<Unplaced<Token>> {
@@ -346,7 +346,7 @@ impl Taken {
     }
 }
 
-impl Drop for Taken {
+impl Drop for BeingPlaced {
     fn drop(&mut self) {
         let abandoned = Error::from(Failure::Abandoned);
         self.shared.refuse(self.records.drain(..).map(|unplaced| (unplaced, abandoned.clone())));
@@ -384,7 +384,7 @@ async fn newer_placement(link: &Rc<Link>, topic: &proto::Topic, old: u32, on_bro
 async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, placing: Rc<Placing>) {
     let partitions = topic.partitions.len() as u32;
     let mut known = shared.core().pin_epoch();
-    let mut unplaced: Option<Taken> = None;
+    let mut unplaced: Option<BeingPlaced> = None;
     let (fresh, records, places) = loop {
         let newer = match newer_placement(&link, &topic, known, placing.on_broker).await {
             Ok(newer) => newer,
@@ -393,13 +393,13 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic
                 if error.code() == Some(ErrorCode::UnknownTopic) {
                     shared.gone.store(true, Ordering::Release);
                 }
-                let taken = unplaced.unwrap_or_else(|| Taken::from_core(&shared));
+                let taken = unplaced.unwrap_or_else(|| BeingPlaced::from_core(&shared));
                 shared.refuse(taken.into_records().into_iter().map(|unplaced| (unplaced, error.clone())));
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 return shared.wake.notify_one();
             }
         };
-        let taken = unplaced.take().unwrap_or_else(|| Taken::from_core(&shared));
+        let taken = unplaced.take().unwrap_or_else(|| BeingPlaced::from_core(&shared));
         let records = taken.records.iter().map(|u: &Unplaced<Token>| (u.record.clone(), u.token.chosen)).collect();
         let fresh = Arc::new(tokio::sync::Mutex::new(newer));
         let (pin_epoch, places) = place_all(&fresh, &link, records, partitions).await;
@@ -621,7 +621,7 @@ mod tests {
         pending.admitted(1);
         let record = thalweg_model::Record { value: Some("7".into()), ..Default::default() };
         shared.core().push(0, 0, &record, Token { receipt: pending.clone(), at: 0, chosen: None });
-        let taken = Taken::from_core(&shared);
+        let taken = BeingPlaced::from_core(&shared);
         assert_eq!((taken.records.len(), ledger.unsettled()), (1, 1));
         drop(taken);
         let waited = tokio::time::timeout(Duration::from_secs(5), Receipt::new(pending).wait());

@@ -51,24 +51,24 @@ pub(super) struct Inner {
     pub(super) place_on_broker: bool,
     pub(super) rest_after: Duration,
     pub(super) ledger: Arc<Ledger>,
-    pub(super) parts: Mutex<Parts>,
+    pub(super) intakes: Mutex<Intakes>,
 }
 
 /// What sends to one topic each; a producer of any topic has one for every topic that it has sent to.
 #[derive(Default)]
-pub(super) struct Parts {
+pub(super) struct Intakes {
     by_topic: BTreeMap<Arc<str>, Arc<Intake>>,
     is_closed: bool,
 }
 
 impl Inner {
-    /// The part that sends to a topic.
-    pub(super) fn part(&self, topic: &str) -> Result<Arc<Intake>> {
-        let mut parts = lock(&self.parts);
-        if let Some(part) = parts.by_topic.get(topic) {
-            return Ok(part.clone());
+    /// The intake that sends to a topic.
+    pub(super) fn intake(&self, topic: &str) -> Result<Arc<Intake>> {
+        let mut intakes = lock(&self.intakes);
+        if let Some(intake) = intakes.by_topic.get(topic) {
+            return Ok(intake.clone());
         }
-        if parts.is_closed {
+        if intakes.is_closed {
             return Err(closed());
         }
         let topic = Destination { name: topic.into(), is_one_of_many: self.topic.is_none() };
@@ -81,26 +81,26 @@ impl Inner {
             ledger: self.ledger.clone(),
         };
         let delivery_timeout = Duration::from_millis(self.config.delivery_timeout_ms);
-        let part = Arc::new(Intake::new(topic.clone(), self.ledger.clone(), delivery_timeout));
-        let hand = Hand::new(&part);
+        let intake = Arc::new(Intake::new(topic.clone(), self.ledger.clone(), delivery_timeout));
+        let hand = Hand::new(&intake);
         self.client.io.keep(move |link| intake::serve(link, hand, options))?;
-        parts.by_topic.insert(topic.name, part.clone());
-        Ok(part)
+        intakes.by_topic.insert(topic.name, intake.clone());
+        Ok(intake)
     }
 
-    fn parts(&self) -> Vec<Arc<Intake>> {
-        lock(&self.parts).by_topic.values().cloned().collect()
+    fn intakes(&self) -> Vec<Arc<Intake>> {
+        lock(&self.intakes).by_topic.values().cloned().collect()
     }
 
     /// No more records are taken; those that were go on.
     fn close(&self) -> Vec<Arc<Intake>> {
-        let parts = {
-            let mut parts = lock(&self.parts);
-            parts.is_closed = true;
-            parts.by_topic.values().cloned().collect::<Vec<_>>()
+        let intakes = {
+            let mut intakes = lock(&self.intakes);
+            intakes.is_closed = true;
+            intakes.by_topic.values().cloned().collect::<Vec<_>>()
         };
-        parts.iter().for_each(|part| part.close());
-        parts
+        intakes.iter().for_each(|intake| intake.close());
+        intakes
     }
 
     /// What the user calls it.
@@ -171,7 +171,7 @@ impl Producer {
     /// goes on looking when it sends. `closed` once the producer or its client is closed.
     pub async fn open(&self) -> Result<()> {
         match &self.inner.topic {
-            Some(topic) => self.inner.part(topic)?.opened().await,
+            Some(topic) => self.inner.intake(topic)?.opened().await,
             None => Ok(()),
         }
     }
@@ -257,7 +257,7 @@ impl Producer {
             Err(error) => return Err(error.of_record(self.inner.topic.as_deref().unwrap_or_default(), record)),
         };
         let topic = self.inner.topic_or_own(&named);
-        if self.inner.part(topic).is_ok_and(|part| part.is_full()) {
+        if self.inner.intake(topic).is_ok_and(|intake| intake.is_full()) {
             let message = format!("the buffer of {} is full", self.inner.label());
             return Err(Error::new(ErrorKind::StorageFull, message).of_record(topic, record));
         }
@@ -298,8 +298,8 @@ impl Producer {
         }
         for (named, items) in by_topic {
             let topic = self.inner.topic_or_own(&named);
-            match self.inner.part(topic) {
-                Ok(part) => part.submit(items),
+            match self.inner.intake(topic) {
+                Ok(intake) => intake.submit(items),
                 Err(error) => {
                     let destination = Destination { name: topic.into(), is_one_of_many: named.is_some() };
                     for Item { record, token, .. } in items {
@@ -325,11 +325,11 @@ impl Producer {
     /// `on_error` took; [`Error::records`] tells how many they are. The kinds and remedies are those of
     /// [`send`](Self::send).
     pub fn flush(&self) -> impl Future<Output = Result<()>> + Send + use<> {
-        let (ledger, parts) = (self.inner.ledger.clone(), self.inner.parts());
+        let (ledger, intakes) = (self.inner.ledger.clone(), self.inner.intakes());
         let calls = ledger.calls_so_far();
         async move {
             let _flushing = ledger.flushing();
-            parts.iter().for_each(|part| part.wake());
+            intakes.iter().for_each(|intake| intake.wake());
             ledger.all_settled(calls).await;
             ledger.take()
         }
@@ -341,10 +341,10 @@ impl Producer {
     /// # Errors
     /// As [`flush`](Self::flush).
     pub fn close(&self) -> impl Future<Output = Result<()>> + Send + use<> {
-        let (ledger, parts) = (self.inner.ledger.clone(), self.inner.close());
+        let (ledger, intakes) = (self.inner.ledger.clone(), self.inner.close());
         async move {
-            for part in parts {
-                part.ended().await;
+            for intake in intakes {
+                intake.ended().await;
             }
             ledger.take()
         }

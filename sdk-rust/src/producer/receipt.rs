@@ -302,7 +302,7 @@ impl Ledger {
         self.buffered_bytes.load(Ordering::Acquire) < self.buffer_bytes_max
     }
 
-    /// The part of one topic has changed.
+    /// What one topic has in the buffer has changed, in bytes.
     pub(super) fn buffer_changed(&self, before: usize, after: usize) {
         if before != after {
             // It wraps where it falls.
