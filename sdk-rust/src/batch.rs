@@ -82,7 +82,7 @@ impl ConsumerRecord {
         self.record.value.as_ref()
     }
 
-    /// Its headers in order.
+    /// The headers in the order in which they were added.
     pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&Bytes>)> {
         self.record.headers.iter().map(|h| (h.key.as_str(), h.value.as_ref()))
     }
@@ -101,7 +101,7 @@ impl ConsumerRecord {
         text.map_err(|e| Error::because(ErrorKind::Invalid, format!("value at offset {} is not UTF-8", self.offset), e))
     }
 
-    /// The same record to be sent elsewhere: key, value, headers and time.
+    /// The record to be sent elsewhere: the same key, value, headers and time.
     pub fn to_record(&self) -> crate::Record {
         crate::Record::sent(self.record.clone(), None)
     }
@@ -129,7 +129,7 @@ pub struct Batch {
 #[doc(hidden)]
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// What the spans point into.
+    /// The bytes that the spans point into.
     pub data: Bytes,
     /// Base offset and base timestamp.
     pub header: BatchHeader,
@@ -179,7 +179,7 @@ impl Batch {
         &self.topic.name
     }
 
-    /// What tells the topic from others of its name; empty for what was not read. For the bindings.
+    /// The id of the topic, which tells it from others of its name; empty for what was not read. For the bindings.
     #[doc(hidden)]
     pub fn topic_id(&self) -> &Bytes {
         &self.topic.id
@@ -269,7 +269,7 @@ impl Batch {
         self.record(part, &part.spans()[span])
     }
 
-    /// Of the records from the spot on at most `max`, over the same bytes.
+    /// At most `max` records from this spot on, over the same bytes.
     pub(crate) fn slice(&self, part: usize, span: usize, max: usize) -> Batch {
         let (mut parts, mut left) = (Vec::new(), max);
         for (i, p) in self.parts.iter().enumerate().skip(part) {
@@ -315,7 +315,7 @@ impl OnBadRecord {
     }
 }
 
-/// What a push's body holds.
+/// What the body of a push holds.
 #[derive(Debug)]
 pub(crate) struct Decoded {
     pub(crate) parts: Vec<Part>,

@@ -12,7 +12,7 @@ use crate::address::{Address, Trust};
 use crate::link::{Io, LinkOptions};
 use crate::{Error, Result};
 
-/// As good as for ever, and short enough to be added to any moment: a hundred years.
+/// A hundred years: as good as for ever, and short enough to be added to any moment.
 pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
 /// Connects to a cluster by the address of any broker, `thalweg://host:port`.
@@ -138,7 +138,7 @@ impl ClientBuilder {
 
 #[cfg(test)]
 impl Client {
-    /// One that never reaches anybody.
+    /// A client that never reaches a broker.
     pub(crate) fn unconnected() -> Client {
         let options = LinkOptions {
             addresses: Address::parse_list("thalweg://127.0.0.1:1").expect("an address"),

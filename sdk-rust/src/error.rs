@@ -92,7 +92,7 @@ impl Error {
         Error { kind, code: None, message, source: None, place: None, fault: None, record: None, records: 0 }
     }
 
-    /// The same with what lies below it, whose text it ends with.
+    /// An error with what lies below it, whose text the message ends with.
     pub(crate) fn because(
         kind: ErrorKind,
         what: impl fmt::Display,
@@ -101,7 +101,7 @@ impl Error {
         Error::new(kind, format!("{what}: {cause}")).with_source(cause)
     }
 
-    /// The same with what lies below it, whose text it has in it already.
+    /// The error with what lies below it, whose text the message has in it already.
     pub(crate) fn with_source(self, cause: impl std::error::Error + Send + Sync + 'static) -> Error {
         Error { source: Some(Arc::new(cause)), ..self }
     }
@@ -111,7 +111,7 @@ impl Error {
         self.kind
     }
 
-    /// The broker's exact code, if a broker said it.
+    /// The broker's exact code, if the error is a broker's.
     pub fn code(&self) -> Option<ErrorCode> {
         self.code
     }
@@ -141,7 +141,7 @@ impl Error {
         self.record.as_deref()
     }
 
-    /// The same, to send it once more without a copy.
+    /// The record that was not delivered, to send it once more without a copy.
     pub fn into_record(self) -> Option<Record> {
         self.record.map(|record| *record)
     }
@@ -161,7 +161,7 @@ impl Error {
         self
     }
 
-    /// What a record met with that was to go to `topic`.
+    /// The error of a record that was to go to `topic`.
     pub(crate) fn of_record(mut self, topic: &str, record: Record) -> Error {
         let place = self.place.get_or_insert_default();
         place.topic = topic.to_owned();
@@ -183,7 +183,7 @@ impl Error {
         self
     }
 
-    /// The same with more words at its end.
+    /// The error with more words at its end.
     pub(crate) fn with_more(mut self, more: &str) -> Error {
         self.message = format!("{}, {more}", self.message);
         self

@@ -39,7 +39,7 @@ const SIDE: Side = Side {
     keep_alive: Some(Duration::from_secs(2)),
     idle_timeout: Duration::from_secs(6),
 };
-/// How long a client that is dropped goes on to say what it must.
+/// How long a client that is dropped goes on sending what it must.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 type Job = Box<dyn FnOnce(Rc<Link>) + Send>;
@@ -58,11 +58,11 @@ pub(crate) struct Link {
     endpoints: Endpoints,
     /// One connection to each broker that is in use, by its address.
     connections: RefCell<BTreeMap<Address, Slot>>,
-    /// Whoever answered last answers requests that any broker can answer.
+    /// The broker that has answered last: it is tried first for requests that any broker can answer.
     favourite: RefCell<Option<Address>>,
-    /// What is waited for before the connections are closed.
+    /// Tasks that are waited for before the connections are closed.
     farewells: RefCell<Vec<tokio::task::JoinHandle<()>>>,
-    /// Brokers of the cluster, as the last metadata told.
+    /// Brokers of the cluster, as the last metadata named them.
     learnt: RefCell<Vec<Address>>,
 }
 
@@ -114,7 +114,7 @@ impl Io {
         Err(Error::new(ErrorKind::Invalid, message))
     }
 
-    /// The same for what must be said to its end also when the client is dropped.
+    /// Runs a future that goes on to its end also when the client is dropped.
     pub(crate) fn keep<F: Future<Output = ()> + 'static>(
         &self,
         make: impl FnOnce(Rc<Link>) -> F + Send + 'static,
@@ -299,7 +299,7 @@ impl Link {
             Err(error) if error.kind() == ErrorKind::Denied => error,
             connected => return connected,
         };
-        // `thalweg dev` says whom to trust as it starts, which may have been since: then once more.
+        // `thalweg dev` writes down its CA as it starts, which may have been since: then once more.
         let now = self.secured(address).await?;
         match now.roots == secured.roots {
             true => Err(refused),
@@ -353,7 +353,7 @@ impl Link {
         self.request_within(self.options.timeout, message, body).await
     }
 
-    /// The same with a time-out of its own.
+    /// One request with a time-out of its own; else as [`request`](Self::request).
     pub(crate) async fn request_within<M: Message, R: Message>(
         self: &Rc<Self>,
         timeout: Duration,
@@ -385,7 +385,7 @@ impl Link {
             attempt += 1;
             let is_lost = error.kind() == ErrorKind::Disconnected && error.code().is_none();
             if is_lost {
-                // Whoever it was, another broker may answer.
+                // Another broker than the one that is lost may answer.
                 self.favourite.borrow_mut().take();
             }
             let again = is_lost || error.code().is_some_and(|c| c.client_retries());
@@ -431,13 +431,13 @@ fn unreachable(address: &Address, why: &dyn std::fmt::Display) -> Error {
     Error::new(ErrorKind::Disconnected, format!("{what}. Is it running? `thalweg dev` starts one"))
 }
 
-/// A number nobody can foresee; only jitter depends on it.
+/// A number that cannot be foreseen; only jitter depends on it.
 pub(crate) fn chance() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
-/// What a failed handshake says about this client rather than about the network.
+/// The error of a failed handshake, where it is about this client rather than about the network.
 fn refusal(address: &Address, error: &ConnectionError) -> Option<Error> {
     let ConnectionError::TransportError(e) = error else {
         return match error {
@@ -465,12 +465,13 @@ fn refusal(address: &Address, error: &ConnectionError) -> Option<Error> {
     }
 }
 
-/// How much an error says: that this client is refused for good, that a broker has answered, that nobody has.
+/// How much an error tells: most that this client is refused for good, less that a broker has answered, least that none
+/// has.
 fn tells_more(error: &Error) -> (bool, bool) {
     (!error.is_retriable(), error.code().is_some())
 }
 
-/// Tells of a connection in the log: that it is there, and how it ends unless this client ends it.
+/// Logs that a connection is there, and how it ends unless this client ends it.
 async fn report(address: Address, connection: Connection) {
     tracing::info!("connected to {address}");
     match connection.closed().await {
@@ -501,7 +502,7 @@ async fn hello(connection: &Connection, client_id: &str, attempt: Duration) -> R
 
 /// What a handshake needs.
 struct Secured {
-    /// Who may have certified the broker.
+    /// The CAs that may have certified the broker.
     roots: Vec<TrustAnchor<'static>>,
     config: quinn::ClientConfig,
 }

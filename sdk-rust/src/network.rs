@@ -16,8 +16,8 @@ use tokio::task::LocalSet;
 
 use crate::{Error, Result};
 
-/// How long one who starts the thread is waited for. Longer than any start takes: whoever held the lock then was
-/// another thread in the parent of a fork, and never lets go.
+/// How long a thread that is being started by another caller is waited for. Longer than any start takes: after that,
+/// the lock is held by a thread of the parent of a fork, which does not exist here.
 const START: Duration = Duration::from_secs(1);
 
 type Start = Box<dyn FnOnce(&Endpoints) + Send>;
@@ -83,7 +83,7 @@ fn thread() -> std::io::Result<Thread> {
         Some(thread) if thread.process == std::process::id() && !thread.clients.is_closed() => Ok(thread.clone()),
         _ => {
             let started = Thread::start()?;
-            // The parent's thread is not here to be told that its last client is gone.
+            // The parent's thread is not in this process, and cannot follow that its last client is gone.
             std::mem::forget(shared.replace(started.clone()));
             Ok(started)
         }

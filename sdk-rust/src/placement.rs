@@ -84,7 +84,7 @@ pub(crate) enum Placement {
     },
 }
 
-/// How records are placed, and the epoch of the pin that says so.
+/// How records are placed, and the epoch of the pin that this follows from.
 pub(crate) type SharedPlacement = Arc<tokio::sync::Mutex<(u32, Placement)>>;
 
 /// The partition of each record, and the epoch of the pin that was asked. A record that the plugin fails on is the only
@@ -106,7 +106,7 @@ pub(crate) async fn place_all(
     (pin_epoch, places.collect())
 }
 
-/// The same for records whose partition nobody has chosen.
+/// The partition of each record, for records whose senders have not chosen one.
 async fn place_free(
     mut placement: OwnedMutexGuard<(u32, Placement)>,
     link: &Rc<Link>,
@@ -221,7 +221,7 @@ impl Placement {
         ask(asker, topic_id, *pin_epoch, records, partitions).await
     }
 
-    /// The same where no broker has to be asked.
+    /// The partition of each record, where no broker has to be asked; else `None`.
     fn place_here(&mut self, records: &[Record], partitions: u32) -> Option<Result<Vec<u32>>> {
         match self {
             Placement::Remote { .. } => None,
@@ -266,7 +266,7 @@ async fn pinned_module(asker: &impl Ask, digest: &Bytes, label: &str) -> Result<
             );
             RemoteError::new(ErrorCode::DamagedPlugin, message).into()
         }
-        // That broker has lost it and knows nobody who has it; this client may reach others.
+        // That broker has lost the module, and knows no other that has it; this client may reach one.
         Err(error) if error.code() == Some(ErrorCode::DamagedPlugin) => error,
         Err(error) => return Err(error),
     };

@@ -117,17 +117,17 @@ impl Record {
         self
     }
 
-    /// Its value, as far as one has been given.
+    /// The value, if one has been given.
     pub fn value_bytes(&self) -> Option<&Bytes> {
         self.inner.value.as_ref()
     }
 
-    /// Its key, as far as one has been given.
+    /// The key, if one has been given.
     pub fn key_bytes(&self) -> Option<&Bytes> {
         self.inner.key.as_ref()
     }
 
-    /// One that was sent, given back.
+    /// A record that was sent, given back to its sender.
     pub(crate) fn sent(inner: thalweg_model::Record, partition: Option<u32>) -> Record {
         Record { inner, has_timestamp: true, partition, topic: None }
     }

@@ -28,7 +28,7 @@ pub(crate) struct Routing {
     topic_id: Bytes,
     leaders: Vec<(u32, Option<Address>)>,
     pin_epoch: u32,
-    /// How often a broker said that there is no such topic, or another one of its name. It may be the one that is late.
+    /// How often a broker has named no such topic, or another one of its name. That broker may be late.
     doubts: u64,
 }
 
@@ -56,7 +56,7 @@ impl Routing {
         is_news
     }
 
-    /// Grows when a broker says that the topic is not there any more.
+    /// Grows when a broker does not know the topic, or knows another one of its name.
     pub(crate) fn doubts(&self) -> u64 {
         self.doubts
     }
@@ -77,9 +77,9 @@ pub(crate) fn follow(link: &Rc<Link>, topic: &proto::Topic) -> watch::Receiver<R
     listen_to_some(link, vec![topic.name.clone()], Routing::of(topic))
 }
 
-/// What brokers say of topics, put together.
+/// What several brokers send of topics, put together.
 pub(crate) trait Hears: 'static {
-    /// Takes what one of them says: true if it is news.
+    /// Takes what one of the brokers sends: true if it is news.
     fn hear(&mut self, topics: &[proto::Topic]) -> bool;
 }
 
@@ -99,7 +99,8 @@ impl Hears for Routing {
     }
 }
 
-/// Has several brokers tell of these topics, or of all that there are where none is named, until the receiver is gone.
+/// Asks several brokers for these topics, or for all where none is named, and for their changes, until the receiver is
+/// gone.
 pub(crate) fn listen_to_some<T: Hears>(link: &Rc<Link>, topics: Vec<String>, heard: T) -> watch::Receiver<T> {
     let (sender, receiver) = watch::channel(heard);
     tokio::task::spawn_local(keep_listening(link.clone(), topics, Rc::new(sender)));

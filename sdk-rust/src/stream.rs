@@ -53,12 +53,12 @@ fn failed(error: StreamError) -> Error {
 
 const LOST: &str = "connection lost";
 
-/// A connection, or a stream of it, that was lost as another library says.
+/// The error of a connection, or of a stream, that was lost for another library's reason.
 pub(crate) fn lost_by(cause: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::because(ErrorKind::Disconnected, LOST, cause)
 }
 
-/// One that was lost as is said here.
+/// The error of a connection, or of a stream, that was lost for this reason.
 pub(crate) fn lost(why: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Disconnected, format!("{LOST}: {why}"))
 }

@@ -58,7 +58,7 @@ impl Drop for Kept {
 /// How a stream was lost.
 pub(crate) struct Lost {
     pub(crate) error: Error,
-    /// It had served before: the next one is tried at once.
+    /// True where the stream had served before: the next one is tried at once.
     pub(crate) has_served: bool,
 }
 
@@ -72,7 +72,7 @@ pub(crate) async fn again(meanwhile: Option<&str>, once: impl AsyncFnMut() -> Op
     again_after(pause, meanwhile, once).await;
 }
 
-/// The same with pauses of another kind; they are told the number of the next attempt.
+/// Does as [`again`] with pauses of another kind; `pause` gets the number of the next attempt.
 async fn again_after(
     mut pause: impl AsyncFnMut(u32),
     meanwhile: Option<&str>,

@@ -61,7 +61,7 @@ pub enum BrokerError {
     Failed {
         /// What it did instead.
         what: String,
-        /// What it has said.
+        /// What it has written to its log.
         log: String,
     },
     /// The system refuses a process, a directory or a file.
@@ -330,7 +330,7 @@ impl Broker {
         self.client().connect().await
     }
 
-    /// What it has said since its last start, from level `info` on, or as THALWEG_LOG says.
+    /// What it has logged since its last start, from level `info` on, or as THALWEG_LOG has it.
     pub fn log(&self) -> String {
         let mut said = Vec::new();
         if let Ok(mut file) = File::open(self.log_path()) {
@@ -536,7 +536,7 @@ fn pid(process: &Child) -> Option<Pid> {
     i32::try_from(process.id()).ok().and_then(Pid::from_raw)
 }
 
-/// Address and metrics, once the broker has said them.
+/// Address and metrics, once the broker has logged them.
 fn readiness(log: &str) -> Option<(String, String)> {
     let mut lines = log.lines();
     let address = lines.find(|l| l.starts_with("Thalweg broker"))?.rsplit(" on ").next()?.to_owned();

@@ -23,7 +23,7 @@ pub struct BrokerInfo {
     pub port: u16,
     /// Where it stands; empty: nowhere in particular.
     pub rack: String,
-    /// The controller heard of it lately.
+    /// True where the controller has had a heartbeat of it lately.
     pub is_alive: bool,
     /// What keeps it from leading, in words; empty where nothing does, as far as is known.
     pub trouble: String,
@@ -53,20 +53,20 @@ pub struct ClusterStatus {
     pub topics: u32,
     /// How many partitions the topics have together.
     pub partitions: u32,
-    /// Those that nobody leads at the moment.
+    /// Partitions that no broker leads at the moment.
     pub without_leader: u32,
     /// Those of which a copy cannot be counted on: it is being caught up, or its broker is silent. While there are any,
     /// no other broker should be stopped.
     pub behind: u32,
-    /// The same of the controllers' copies of the cluster's metadata: the brokers that hold them.
+    /// Controllers whose copy of the cluster's metadata cannot be counted on, in the same sense.
     pub controllers_behind: Vec<u32>,
-    /// What every broker knows: newer records and messages are not used.
+    /// The feature level that every broker knows: newer records and messages are not used.
     pub feature_level: u32,
-    /// Partitions that serve nothing until somebody does something.
+    /// Partitions that serve nothing until an operator does something.
     pub out_of_service: Vec<PartitionTrouble>,
 }
 
-/// A partition that serves nothing until somebody does something.
+/// A partition that serves nothing until an operator does something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartitionTrouble {
@@ -74,7 +74,7 @@ pub struct PartitionTrouble {
     pub topic: String,
     /// Its number in the topic.
     pub partition: u32,
-    /// The broker that says so.
+    /// The broker that reports it.
     pub broker: u32,
     /// Why, and what there is to be done.
     pub what: String,

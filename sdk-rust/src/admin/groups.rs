@@ -21,7 +21,7 @@ pub struct GroupInfo {
     pub members: u32,
 }
 
-/// All about a group.
+/// A group with its members and offsets.
 ///
 /// ```no_run
 /// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
@@ -38,7 +38,7 @@ pub struct GroupDescription {
     pub group: String,
     /// "empty": without members; "reconciling": partitions change hands; "stable".
     pub state: String,
-    /// Grows with every change of what members are told.
+    /// Grows with every change of what the members should read.
     pub epoch: u32,
     /// How partitions are shared out: "uniform" or "range".
     pub assignor: String,
@@ -58,7 +58,7 @@ pub struct GroupDescription {
 pub struct GroupMemberInfo {
     /// The id that it joined under, a UUID.
     pub member: String,
-    /// Its name for static membership.
+    /// Its name for static membership, if it has one.
     pub instance: Option<String>,
     /// How its client calls itself: "thalweg-python".
     pub client: String,
@@ -72,7 +72,7 @@ pub struct GroupMemberInfo {
     pub is_away: bool,
     /// Topics and partitions that it reads.
     pub partitions: Vec<(String, u32)>,
-    /// Those that it has been told to give up, and has not yet.
+    /// Partitions that it should give up, and has not yet.
     pub revoked: Vec<(String, u32)>,
 }
 
@@ -227,7 +227,7 @@ impl Client {
                 return Err(RemoteError::new(ErrorCode::OffsetOutOfRange, message).into());
             }
         }
-        // What its filter has dropped so far is no matter of where it stands.
+        // What its filter has dropped so far does not change with where it stands.
         let before = match self.describe_group(group).await {
             Ok(described) => described.offsets,
             Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),

@@ -114,7 +114,7 @@ impl Topic {
 pub struct TopicInfo {
     /// The name that clients use.
     pub name: String,
-    /// Its identity: a UUID that is never reused.
+    /// The id of the topic: a UUID that is never reused.
     pub id: String,
     /// How many partitions it has.
     pub partitions: u32,
@@ -147,7 +147,7 @@ pub struct TopicInfo {
 pub struct TopicDescription {
     /// The topic with its options.
     pub topic: TopicInfo,
-    /// Its partitions in order.
+    /// The state of each partition, in order.
     pub partitions: Vec<PartitionStatus>,
 }
 
@@ -197,7 +197,7 @@ pub struct FollowerStatus {
     pub broker: u32,
     /// Counts for the quorum.
     pub is_voter: bool,
-    /// Was heard of lately.
+    /// True where the leader has had an answer of it lately.
     pub is_active: bool,
     /// Batches of the leader that it has not acknowledged.
     pub lag_batches: u64,
@@ -209,7 +209,7 @@ pub struct FollowerStatus {
 pub struct PartitionOffsets {
     /// The partition's number in its topic.
     pub partition: u32,
-    /// What was asked for.
+    /// The offset that was asked for.
     pub offset: u64,
 }
 
@@ -353,7 +353,8 @@ impl Client {
         self.io.run(move |link| async move { find_topic(&link, &topic, first_use).await }).await
     }
 
-    /// Each partition's leader tells its own; where leaders change, they are asked again within the time-out.
+    /// Asks the leaders of these partitions for the offsets at a position; where leaders change, they are asked again
+    /// within the time-out.
     pub(crate) async fn offsets_of(
         &self,
         topic: &proto::Topic,
@@ -385,7 +386,7 @@ pub(crate) struct FoundOffsets {
 }
 
 impl FoundOffsets {
-    /// Those of all partitions.
+    /// The offsets of all partitions, or the error of the first that is damaged.
     pub(crate) fn all(self) -> Result<Vec<PartitionOffsets>> {
         match self.damaged.into_iter().next() {
             None => Ok(self.found),

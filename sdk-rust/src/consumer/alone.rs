@@ -20,7 +20,7 @@ use crate::lock::lock;
 use crate::routing::{Hears, listen_to_some};
 use crate::{Error, ErrorKind, Result};
 
-/// Topics by name and by pattern.
+/// The topics that a consumer without a group reads, by name and by pattern.
 #[derive(Clone)]
 pub(super) struct Wanted {
     topics: Vec<String>,
@@ -28,7 +28,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// What a user has named.
+    /// The topics that a user has named, at least one.
     ///
     /// # Errors
     /// `invalid` for none, for what is no name, and for a pattern that is none.
@@ -44,12 +44,12 @@ impl Wanted {
         Ok(Wanted { topics, patterns })
     }
 
-    /// As they were given.
+    /// The topics and patterns as they were given.
     pub(super) fn topics(&self) -> &[String] {
         &self.topics
     }
 
-    /// Those that are named one by one.
+    /// The topics that are named one by one, without the patterns.
     pub(super) fn names(&self) -> impl Iterator<Item = &String> {
         self.topics.iter().filter(|t| !TopicPattern::is_meant(t))
     }
@@ -67,21 +67,21 @@ impl Wanted {
     }
 }
 
-/// A topic to read, and what is read of it.
+/// A topic to read, with the machine that follows its partitions.
 pub(super) struct ToRead {
     pub(super) topic: Arc<proto::Topic>,
     pub(super) core: ConsumerCore,
 }
 
 impl ToRead {
-    /// All of its partitions.
+    /// Reads all partitions of the topic.
     pub(super) fn all(topic: Arc<proto::Topic>, start: Position, buffer_bytes: u64) -> ToRead {
         let core = ConsumerCore::new(0..topic.partitions.len() as u32, start, buffer_bytes);
         ToRead { topic, core }
     }
 }
 
-/// What is read, shared with the connection's thread.
+/// The topics of a consumer without a group, as the user's side holds them.
 pub(super) struct Alone {
     shared: Arc<Shared>,
     orders: UnboundedSender<Order>,
@@ -92,18 +92,18 @@ struct Shared {
     readers: Mutex<Vec<Arc<Reader>>>,
 }
 
-/// Other topics, of which these are to be read now; answered with the readers of those that are new.
+/// Asks for other topics, of which `found` are there now; answered with the readers of those that are new.
 struct Order {
     wanted: Wanted,
     found: Vec<ToRead>,
     done: oneshot::Sender<Vec<Arc<Reader>>>,
 }
 
-/// How topics are read, those that come later too.
+/// How topics are read, also those that come later.
 pub(super) struct Follows {
-    /// Topics that come, or come again, are taken up.
+    /// True where topics that come, or come again, are read from then on.
     pub(super) is_live: bool,
-    /// Those that are named may go: what matches a pattern always may.
+    /// True where a named topic may go without an error; one that matches a pattern always may.
     pub(super) waits_for_topics: bool,
     pub(super) filter: Option<proto::Filter>,
     pub(super) out_of_range: Option<Position>,
@@ -111,7 +111,7 @@ pub(super) struct Follows {
 }
 
 impl Alone {
-    /// Reads nothing yet: what does so is to be kept on the connection's thread.
+    /// Reads nothing yet: the second half is to be started on the connection's thread.
     pub(super) fn new(wanted: Wanted) -> (Alone, Keeper) {
         let (orders, taken) = unbounded_channel();
         let shared = Arc::new(Shared { wanted: Mutex::new(wanted), readers: Mutex::default() });
@@ -144,7 +144,7 @@ impl Shared {
         lock(&self.wanted)
     }
 
-    /// Without those of topics that are gone.
+    /// The readers, without those of topics that are gone.
     fn readers(&self) -> MutexGuard<'_, Vec<Arc<Reader>>> {
         let mut readers = lock(&self.readers);
         readers.retain(|r| !r.has_ended());
@@ -152,15 +152,15 @@ impl Shared {
     }
 }
 
-/// Keeps what is read, on the connection's thread.
+/// The connection's side: reads the topics, and follows those that come and go.
 pub(super) struct Keeper {
     shared: Arc<Shared>,
     orders: UnboundedReceiver<Order>,
-    /// Topics that were read, by their ids: a broker that is late may name one that is gone.
+    /// Ids of topics that were read: a broker that is late may still name one that is gone.
     known: BTreeSet<Bytes>,
 }
 
-/// Topics that brokers have told of.
+/// The wanted topics that any broker has named so far.
 struct Found {
     wanted: Wanted,
     topics: BTreeMap<Bytes, Arc<proto::Topic>>,
@@ -199,7 +199,7 @@ impl Keeper {
             }
             let may_go = how.waits_for_topics || self.shared.wanted().names().all(|name| *name != topic.name);
             let how = ReadingHow { filter: how.filter.clone(), out_of_range: how.out_of_range, may_go };
-            // Another one of its name is gone, whoever has noticed.
+            // A topic that was made anew under the name means that the one before it is gone.
             readers.iter().filter(|r| r.name() == topic.name).for_each(|r| r.end());
             new.push(fetching::open(link.clone(), topic, core, how, events.clone(), None));
         }
@@ -210,7 +210,7 @@ impl Keeper {
     async fn run(mut self, link: Rc<Link>, how: Follows, events: UnboundedSender<Event>) {
         let listen = |wanted: Wanted| {
             let is_live = how.is_live && (wanted.has_patterns() || how.waits_for_topics);
-            // All of them where there are patterns: a broker knows none.
+            // Where there are patterns, every topic is asked for: a broker knows no patterns.
             let names = if wanted.has_patterns() { Vec::new() } else { wanted.topics.clone() };
             is_live.then(|| listen_to_some(&link, names, Found { wanted, topics: BTreeMap::new() }))
         };
@@ -232,7 +232,7 @@ impl Keeper {
                 Ok(()) = async { heard.as_mut().expect("asked if there").changed().await }, if heard.is_some() => {
                     let heard = heard.as_mut().expect("just heard").borrow_and_update();
                     let found = heard.topics.values().cloned().collect::<Vec<_>>();
-                    // Whatever was sent to a topic that has just come is for this consumer.
+                    // All that was sent to a topic that has just come is for this consumer.
                     let all = |topic| ToRead::all(topic, Position::Earliest, how.buffer_bytes);
                     self.read(&link, found.into_iter().map(all).collect(), &how, &events);
                 }

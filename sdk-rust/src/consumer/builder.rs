@@ -32,18 +32,18 @@ use crate::{Error, IntoBytes, Result};
 const BUFFER_BYTES: u64 = 32 << 20;
 /// Unheard for so long, a member counts as dead.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often a member says that it is alive.
+/// Time between two heartbeats of a member.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How often what is done is committed.
 const AUTO_COMMIT: Duration = Duration::from_secs(1);
 
 impl Client {
-    /// A consumer of a topic: of all its partitions, from the end, unless told otherwise.
+    /// A consumer of a topic: of all its partitions, from the end, where the builder does not change that.
     pub fn consumer(&self, topic: &str) -> ConsumerBuilder {
         self.consumer_of([topic])
     }
 
-    /// The same for several topics.
+    /// A consumer of several topics, by name or by pattern.
     pub fn consumer_of<T: Into<String>>(&self, topics: impl IntoIterator<Item = T>) -> ConsumerBuilder {
         ConsumerBuilder::new(self.clone(), topics.into_iter().map(Into::into).collect())
     }
@@ -246,7 +246,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// The same for whoever asks for changes without being told ([`Consumer::untold`]); for the bindings.
+    /// Makes notices of partitions that come and go for a client for another language, which asks for them
+    /// ([`Consumer::untold`]).
     #[doc(hidden)]
     pub fn tell_rebalances(mut self) -> Self {
         self.tells = true;
@@ -362,7 +363,8 @@ impl ConsumerBuilder {
         let opening = self.client.io.run(move |link| async move {
             let deadline = Instant::now() + link.options.timeout;
             let mut plugin = None;
-            // Without a topic there is nothing to open; a filter that is not there is told by the first one that comes.
+            // Without a topic there is nothing to open; then a filter that does not exist shows with the first topic
+            // that comes.
             if let Some(first) = to_read.first().filter(|_| filter.is_some()) {
                 let connection = link.connection_until(deadline).await?;
                 let open = proto::FetchOpen { topic_id: first.topic.id.clone(), filter: filter.clone() };

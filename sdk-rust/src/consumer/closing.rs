@@ -1,6 +1,6 @@
 //! The calls that end a consumer.
 //!
-//! What a member is told last stands in `notices.rs`.
+//! The last notices of a member are left to `notices.rs`.
 
 use thalweg_wire::ErrorKind;
 
@@ -36,14 +36,15 @@ impl Consumer {
     /// `timeout` when the group's coordinator does not answer within the client's time-out: nothing is left to do, the
     /// member counts as gone when its session ends. What was done since the last commit may be done again.
     pub async fn close(&self) -> Result<()> {
-        // What is in hand is not done: who commits while being told commits what is.
+        // What is in hand is not done: a commit in one of the last notices commits what is.
         self.inner.lock().drop_hands();
         self.revoke_all();
         self.tell();
         self.inner.leave().await
     }
 
-    /// The same for who has done with everything that was handed out: what is in hand is done.
+    /// Closes as [`close`](Self::close) does, for who has done with everything that was handed out: what is in hand is
+    /// done.
     ///
     /// # Errors
     /// As [`close`](Self::close).

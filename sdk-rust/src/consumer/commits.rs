@@ -12,7 +12,7 @@ use crate::batch::ConsumerRecord;
 use crate::place::Place;
 use crate::{Error, ErrorPlace, Result};
 
-/// What a commit says that nobody has answered.
+/// The error of a commit without an answer in time.
 const COMMITTED_OR_NOT: &str =
     "no answer from the group's coordinator in time; the offsets may or may not be committed";
 
@@ -51,7 +51,7 @@ impl Consumer {
         self.start_commit()?.await
     }
 
-    /// The same without waiting: the commit is under way when this returns, and the future tells what became of it.
+    /// Commits without waiting: the commit is under way when this returns, and the future gives its outcome.
     ///
     /// # Errors
     /// `invalid` without a group: name one. `rebalanced` where the group has taken away the partition of what is in
@@ -103,7 +103,7 @@ impl Consumer {
                 }
             }
             let key = reader.key(place.partition);
-            // What the group is told by itself later on does not go back behind it.
+            // What is committed automatically later on does not go back behind it.
             if let Some(cursor) = member.cursor(&key) {
                 cursor.raise(offset);
             }

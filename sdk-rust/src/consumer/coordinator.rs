@@ -1,7 +1,7 @@
 //! The connection thread's side of a consumer group: the stream to its coordinator.
 //!
-//! [`thalweg_client_core::Membership`] decides; this finds the coordinator, wherever that is at the moment, and carries
-//! frames. What the user's side is told is left to `member.rs`.
+//! [`thalweg_client_core::Membership`] decides; this file finds the coordinator, wherever that is at the moment, and
+//! carries frames. Notices to the user are left to `notices.rs`.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,7 +25,8 @@ use crate::stream::{FrameReader, malformed, send};
 use crate::{Error, Result};
 
 const OFFSETS_TOPIC: &str = "__consumer_offsets";
-/// A coordinator that answers nothing for so long is looked for anew: its broker may be dead, and tell nobody.
+/// A coordinator that answers nothing for so long is looked for anew: its broker may be dead without anything that says
+/// so.
 const SILENCE: Duration = Duration::from_millis(1_200);
 
 /// Where the coordinator is, as the brokers push it.
@@ -34,7 +35,7 @@ struct Coordinators {
     partition: u32,
 }
 
-/// Keeps a membership until it has left, or cannot go on; then everything that it read is stopped.
+/// Keeps a membership until it has left the group, or cannot go on; then its topics are read no more.
 pub(super) async fn keep(
     link: Rc<Link>,
     shared: Arc<GroupShared>,
@@ -71,7 +72,7 @@ async fn run(
         }
         let wants = shared.lock().membership.wants_stream(shared.now_ms());
         if !wants {
-            // A member that is away because it was slow still answers whoever commits.
+            // A member that is out of the group because it was slow still answers calls that commit.
             shared.follow(Vec::new());
             shared.wake.notified().await;
             continue;
@@ -99,7 +100,7 @@ async fn run(
         };
         shared.follow(changes);
         match remedy {
-            // The process before this one may have died a moment ago: its session ends soon.
+            // The process that held the instance id may have died a moment ago: its session ends soon.
             Remedy::Fatal if error.code() == Some(ErrorCode::InstanceIdInUse) => {
                 let since = *refused_since.get_or_insert_with(Instant::now);
                 if since.elapsed() > shared.patience() {
@@ -139,7 +140,7 @@ async fn find(link: &Rc<Link>, group: &str) -> Result<Coordinators> {
     link.learn(&reply.brokers);
     let topic = reply.topics.into_iter().next().unwrap_or_default();
     if let Some(error) = topic.error {
-        // Made a moment ago, and not known to every broker yet.
+        // The topic was made a moment ago, and is not known to every broker yet.
         return Err(RemoteError::new(ErrorCode::NotCoordinator, error.message).into());
     }
     let partition = partition_for_key(group.as_bytes(), topic.partitions.len() as u32);
@@ -224,7 +225,7 @@ async fn say(sender: &mut SendStream, frame: ToCoordinator) -> Result<()> {
     }
 }
 
-/// Follows a frame of the coordinator.
+/// Follows a frame of the coordinator, and what it brings about.
 async fn take(
     link: &Rc<Link>,
     shared: &Arc<GroupShared>,
@@ -255,7 +256,7 @@ async fn take(
     Ok(())
 }
 
-/// Makes what reads the topics of an assignment that are not read yet.
+/// Opens readers for those topics of an assignment that are not read yet.
 async fn open_readers(
     link: &Rc<Link>,
     shared: &Arc<GroupShared>,

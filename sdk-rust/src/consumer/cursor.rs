@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use thalweg_client_core::Progress;
 
-/// How far the user has come in one partition, where that is written without a lock for each record.
+/// How far the user has come in one partition, written without a lock for each record.
 #[derive(Debug)]
 pub(super) struct Cursor {
-    /// `u64::MAX`: not known yet.
+    /// Next offset to be done; `u64::MAX` while it is not known.
     offset: AtomicU64,
     filtered: AtomicU64,
     failed: AtomicU64,
@@ -31,18 +31,18 @@ impl Cursor {
         self.offset.store(offset, Ordering::Release);
     }
 
-    /// Reading begins with `offset`, unless the group has come somewhere already.
+    /// Reading begins with `offset`, unless the group has committed something already.
     pub(super) fn begins_at(&self, offset: u64) {
         let _ = self.offset.compare_exchange(u64::MAX, offset, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// Everything before `offset` is done, and may have been before.
+    /// Everything before `offset` is done; an offset that is further stays.
     pub(super) fn raise(&self, offset: u64) {
         let is_behind = |at: u64| at == u64::MAX || at < offset;
         let _ = self.offset.fetch_update(Ordering::AcqRel, Ordering::Acquire, |at| is_behind(at).then_some(offset));
     }
 
-    /// What the filter made of records that were passed over.
+    /// Adds the records that the filter has dropped, and those on which it has failed.
     pub(super) fn count(&self, filtered: u64, failed: u64) {
         self.filtered.fetch_add(filtered, Ordering::Relaxed);
         self.failed.fetch_add(failed, Ordering::Relaxed);

@@ -65,7 +65,7 @@ pub(super) async fn open_stream(
 struct Subscription {
     link: Rc<Link>,
     reader: Arc<Reader>,
-    /// Its coordinator takes the partitions of a deleted topic away.
+    /// The membership, if there is one: its coordinator takes the partitions of a deleted topic away.
     group: Option<Arc<GroupShared>>,
     open: proto::FetchOpen,
     events: UnboundedSender<Event>,
@@ -80,7 +80,7 @@ impl Subscription {
         self.streams.borrow().get(leaders.get(&partition)?.as_ref()?).cloned()
     }
 
-    /// Tells the brokers what is due, and asks for what has a stream by now.
+    /// Sends what is due, and asks for partitions that have a stream by now.
     fn flush(&self) {
         let mut core = self.reader.core();
         let partitions: Vec<u32> = core.partitions().filter(|p| core.lacks_stream(*p)).collect();
@@ -95,8 +95,8 @@ impl Subscription {
         }
     }
 
-    /// The log does not hold the start of a partition, and the consumer has said what to do then: it starts there,
-    /// before anybody reads.
+    /// True for an error that the log does not hold the start of a partition, where the consumer goes on elsewhere: it
+    /// begins there, before anything of the partition has been read.
     fn starts_elsewhere(&self, push: &proto::FetchPush) -> bool {
         let Some(error) = push.error.clone().map(RemoteError::from) else { return false };
         let moves = self.reader.goes_on_elsewhere(push.partition, &error);
@@ -135,7 +135,7 @@ async fn drive(
             return;
         }
         let now = routing.borrow_and_update().clone();
-        // What is read no longer is stopped where it was led.
+        // Partitions that are not read any more are stopped on the stream that they were read on.
         s.flush();
         let partitions: Vec<u32> = s.reader.core().partitions().collect();
         s.leaders.borrow_mut().retain(|p, _| partitions.contains(p));
@@ -184,7 +184,7 @@ async fn keep_stream(link: Rc<Link>, s: Rc<Subscription>, address: Address) {
     .await;
 }
 
-/// Looks whether the topic was deleted, as a broker has it; if not, the partition is asked for again.
+/// Asks brokers whether the topic was deleted; where one still has it, the partition is asked for again.
 async fn find_gone(s: Rc<Subscription>, push: proto::FetchPush, from: u64) {
     for _ in 0..LOOKS_FOR_TOPIC {
         let (partition, generation) = (push.partition, push.generation);
@@ -210,7 +210,7 @@ async fn find_gone(s: Rc<Subscription>, push: proto::FetchPush, from: u64) {
     }
 }
 
-/// Passes pushes and controls; answers with how the stream was lost.
+/// Passes pushes and controls over one stream, until it is lost; gives the reason.
 async fn serve(s: &Rc<Subscription>, address: &Address, stream: Stream) -> Error {
     let (mut sender, mut frames) = stream;
     let (controls, mut outgoing) = unbounded_channel();
@@ -239,8 +239,8 @@ async fn serve(s: &Rc<Subscription>, address: &Address, stream: Stream) -> Error
             let is_gone =
                 push.error.as_ref().is_some_and(|e| ErrorCode::from_number(e.code) == ErrorCode::UnknownTopic);
             if is_gone {
-                // A broker that has just started may not have heard of the topic yet; what it says counts once others
-                // say so.
+                // A broker that has just started may not know the topic yet: the error counts once other brokers give
+                // it too.
                 tokio::task::spawn_local(find_gone(s.clone(), push, from));
                 continue;
             }
@@ -249,13 +249,14 @@ async fn serve(s: &Rc<Subscription>, address: &Address, stream: Stream) -> Error
             }
             if waited {
                 if let Some(group) = s.group.as_ref().filter(|_| push.error.is_none()) {
-                    // Before anybody reads: whoever gets the partition next goes on from here as well.
+                    // Before anything is read: whichever member gets the partition next begins there as well.
                     group.begins_at(&s.reader.key(push.partition), from);
                 }
                 s.reader.tell_resolved();
             }
             if passes {
-                // Not for the user: the partition is asked for again, wherever it is led by then.
+                // The error is not for the user: the partition is asked for again, on whichever broker leads it by
+                // then.
                 push.error = None;
                 let (s, partition, generation) = (s.clone(), push.partition, push.generation);
                 tokio::task::spawn_local(async move {

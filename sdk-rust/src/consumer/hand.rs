@@ -10,7 +10,7 @@ use thalweg_wire::proto;
 use super::cursor::Cursor;
 use crate::batch::{Batch, Spot};
 
-/// A batch of which records are handed out one by one, or several at once.
+/// A batch that is being handed out, one record after the other or several at once.
 pub(super) struct Hand {
     pub(super) key: PartitionKey,
     /// How far the group has come in the partition; `None` without a group.
@@ -20,17 +20,18 @@ pub(super) struct Hand {
     /// Where the records begin that were handed out last.
     run: At,
     count: usize,
-    /// The position when all of them are done.
+    /// The position when all records of the batch are done.
     pub(super) end: u64,
-    /// What the filter made of the records that were scanned with them.
+    /// Records that the filter dropped, of those that were scanned with the batch.
     filtered: u64,
+    /// Records on which the filter failed, of those that were scanned with the batch.
     failed: u64,
 }
 
-/// The next record to hand out.
+/// A place in a batch, in front of the next record to hand out.
 #[derive(Clone, Copy)]
 struct At {
-    /// The number of its part, and its number there and in all.
+    /// The number of the record's part, of the record in its part, and of the record in the batch.
     part: usize,
     span: usize,
     index: usize,
@@ -80,20 +81,20 @@ impl Hand {
         };
         self.at.span += 1;
         self.at.index += 1;
-        // Behind the last one nothing is left to scan of what came with it.
+        // Behind the last record, everything that came with it has been scanned.
         self.at.handed_to = if self.is_empty() { self.end } else { offset + 1 };
         spot
     }
 
-    /// Hands out at most `max` records, the first of which is there: it, and how many they are.
+    /// Hands out at most `max` records, of which there is at least one: the first of them, and how many they are.
     pub(super) fn run(&mut self, max: usize) -> (Spot, usize) {
         let (first, count) = (self.next(), max.min(self.count - self.run.index).max(1));
         (1..count).for_each(|_| drop(self.step()));
         (first, count)
     }
 
-    /// Of the records that were handed out last, those behind the first `handed` were not. Those before the last of
-    /// them are done: it was asked for.
+    /// Takes back what was handed out last, but for the first `handed` records. Those before the last of these are
+    /// done, because that one was asked for.
     pub(super) fn give_back(&mut self, handed: usize) {
         let handed = handed.min(self.at.index - self.run.index);
         self.at = self.run;
@@ -114,7 +115,7 @@ impl Hand {
         }
     }
 
-    /// What was handed out is done.
+    /// Counts as done what was handed out.
     pub(super) fn handed_is_done(&self) {
         if let Some(cursor) = &self.cursor
             && self.at.index > 0
@@ -123,7 +124,7 @@ impl Hand {
         }
     }
 
-    /// All of it is done.
+    /// Counts the whole batch as done, with what the filter dropped behind it.
     pub(super) fn finish(self) {
         if let Some(cursor) = self.cursor {
             cursor.set(self.end);

@@ -63,19 +63,20 @@ pub(super) struct Inner {
     pub(super) client: Client,
     pub(super) source: Source,
     pub(super) subscribing: Subscribing,
-    /// One at a time changes the topics, in the order of the calls.
+    /// Held while the topics are changed, so that changes take effect in the order of the calls.
     pub(super) changing: Arc<tokio::sync::Mutex<()>>,
     pub(super) listener: Option<Listener>,
-    /// Somebody wants to be told of partitions that come and go: by the listener, or by asking for them.
+    /// True where notices of partitions that come and go are delivered: to the listener, or to a client for another
+    /// language, which asks for them.
     pub(super) tells: bool,
     pub(super) filter: Option<PluginInfo>,
     pub(super) on_bad_record: OnBadRecord,
     pub(super) state: Mutex<State>,
-    /// One at a time waits for what comes, in the order in which they asked.
+    /// Held by the one call that waits for pushes; the others get it in the order in which they asked.
     pub(super) turn: tokio::sync::Mutex<()>,
-    /// Who waits is to look again.
+    /// Wakes all calls that wait, so that they look again.
     pub(super) nudge: Notify,
-    /// Nothing is in anybody's hands any more.
+    /// Wakes those who wait until nothing is in anybody's hands any more.
     pub(super) idle: Notify,
 }
 
@@ -84,18 +85,18 @@ pub(super) enum Source {
     Group(Arc<GroupShared>),
 }
 
-/// What a change of topics goes by.
+/// How the topics of a consumer may be changed.
 pub(super) struct Subscribing {
-    /// Those of the beginning.
+    /// The topics that the builder named, by name or by pattern.
     pub(super) topics: Vec<String>,
     pub(super) waits_for_topics: bool,
     pub(super) start: Position,
     pub(super) buffer_bytes: u64,
-    /// Why they cannot be changed.
+    /// Why the topics cannot be changed; `None` where they can.
     pub(super) fixed: Option<&'static str>,
 }
 
-/// What a builder has made ready.
+/// What a builder has made ready for a consumer.
 pub(super) struct Made {
     pub(super) client: Client,
     pub(super) source: Source,
@@ -228,8 +229,8 @@ impl Inner {
         }
     }
 
-    /// What becomes of a commit, or that nobody has said so within the client's time-out: also while the coordinator
-    /// cannot be reached.
+    /// Waits for the outcome of a commit or of a change of topics; `timeout` with the message `late` where none comes
+    /// within the client's time-out, also while the coordinator cannot be reached.
     pub(super) fn in_time<F: Future<Output = Result<()>> + Send>(
         &self,
         commit: F,

@@ -18,46 +18,47 @@ use super::reader::Reader;
 use crate::lock::lock;
 use crate::{Error, Result};
 
-/// How long a revoked partition of which nothing is in hand waits for the user to be told.
+/// How long a revoked partition of which nothing is in hand waits until its notice is being delivered.
 const GRACE: Duration = Duration::from_secs(1);
-/// How long it waits for what the user does after being told.
+/// How long such a partition waits for the delivery to end.
 const TELLING: Duration = Duration::from_secs(30);
 
 /// What is behind the lock of a membership.
 pub(super) struct Inner {
     pub(super) membership: Membership,
-    /// For the user's side: with the cursor under which a partition was held that is to be given up.
+    /// Changes that the user's side has not followed yet, each with the cursor under which a revoked partition was
+    /// held.
     changes: VecDeque<(Change, Option<Arc<Cursor>>)>,
     cursors: BTreeMap<PartitionKey, Arc<Cursor>>,
-    /// Partitions that were revoked and of which the user is being told at the moment.
+    /// Revoked partitions whose notices are being delivered at the moment.
     telling: BTreeSet<PartitionKey>,
     pub(super) readers: BTreeMap<Bytes, Arc<Reader>>,
-    /// Who waits for a commit.
+    /// Calls that wait for the outcome of a commit, by its token.
     waiting: HashMap<u64, oneshot::Sender<Result<()>>>,
-    /// Who waits until the coordinator knows which topics are wanted.
+    /// Calls that wait until the coordinator knows which topics are wanted.
     subscribing: Vec<oneshot::Sender<Result<()>>>,
     pub(super) filter: Option<proto::Plugin>,
     is_over: bool,
     /// The partition of which the user has something in hand.
     claimed: Option<PartitionKey>,
-    /// What this member holds, or has held before.
+    /// Partitions that this member holds, or has held before.
     known: BTreeSet<PartitionKey>,
 }
 
-/// A membership, shared between both sides.
+/// A membership, shared between the user's side and the connection's.
 pub(super) struct GroupShared {
     pub(super) group: String,
     pub(super) started: Instant,
     inner: Mutex<Inner>,
     /// Nothing is delivered after this, in ms since `started`.
     lease_ms: AtomicU64,
-    /// Grows when the user's side has something to look at.
+    /// Grows when there are changes, or a lease, for the user's side to look at.
     news: watch::Sender<u64>,
     pub(super) wake: Notify,
-    /// Where partitions start that the group has not come to yet.
+    /// Where reading starts in partitions of which the group has committed nothing.
     pub(super) start: Position,
     limits_processing: bool,
-    /// The user is told before a partition moves.
+    /// True where notices are delivered before a revoked partition goes to another member.
     tells: bool,
     pub(super) buffer_bytes: u64,
     pub(super) out_of_range: Option<Position>,
@@ -65,7 +66,7 @@ pub(super) struct GroupShared {
     pub(super) client_timeout: Duration,
 }
 
-/// What a membership is made of.
+/// What a membership is made of, and how its topics are read.
 pub(super) struct GroupOptions {
     pub(super) membership: thalweg_client_core::MembershipConfig,
     pub(super) start: Position,
@@ -174,7 +175,7 @@ impl GroupShared {
         inner.membership.assignment().filter_map(name).collect()
     }
 
-    /// The same by their keys.
+    /// The keys of the partitions that this member reads.
     pub(super) fn held_keys(&self) -> Vec<PartitionKey> {
         self.lock().membership.assignment().cloned().collect()
     }
@@ -184,27 +185,29 @@ impl GroupShared {
         self.lock().membership.known(key)
     }
 
-    /// The leader has said where reading a partition begins.
+    /// The leader has resolved where reading a partition begins: the group begins there, unless it has committed
+    /// something.
     pub(super) fn begins_at(&self, key: &PartitionKey, offset: u64) {
         if let Some(cursor) = self.lock().cursors.get(key) {
             cursor.begins_at(offset);
         }
     }
 
-    /// Where the group had come to is not in the log any more: where it begins instead is about to be said.
+    /// The log does not hold the offset that the group had committed: the partition begins anew, where its leader will
+    /// resolve.
     pub(super) fn begins_anew(&self, key: &PartitionKey) {
         if let Some(cursor) = self.lock().cursors.get(key) {
             cursor.set(u64::MAX);
         }
     }
 
-    /// The user is about to be told that these are revoked: until then they are the user's.
+    /// The notices that revoke these partitions are about to be delivered: the partitions stay this member's meanwhile.
     pub(super) fn tells_of(&self, keys: impl IntoIterator<Item = PartitionKey>) {
         self.lock().telling.extend(keys);
     }
 
-    /// The user has done with a partition that was revoked when it was held under `cursor`. One that is held anew
-    /// stays.
+    /// The user has done with a partition that was revoked when it was held under `cursor`: it is given up. A partition
+    /// that has been assigned anew since stays.
     pub(super) fn released(&self, key: &PartitionKey, cursor: Option<&Arc<Cursor>>) {
         let mut inner = self.lock();
         inner.telling.remove(key);
@@ -231,8 +234,8 @@ impl GroupShared {
         self.lock().claimed = None;
     }
 
-    /// A revoked partition of which nothing is in hand is given up, though nobody has been told. Whoever is being told
-    /// may finish.
+    /// Gives up a revoked partition of which nothing is in hand, though its notice has not been delivered. A delivery
+    /// that has begun may end.
     async fn give_up_idle(&self, key: &PartitionKey, cursor: Option<&Arc<Cursor>>) {
         tokio::time::sleep(GRACE).await;
         let is_being_told = |inner: &Inner| inner.is_held_under(key, cursor) && inner.telling.contains(key);
@@ -248,7 +251,7 @@ impl GroupShared {
         }
     }
 
-    /// The user holds a record, or none any more.
+    /// The user has a record in hand, or none any more.
     pub(super) fn busy(&self, holds: bool) {
         if self.limits_processing {
             let since_ms = holds.then(|| self.now_ms());

@@ -13,9 +13,9 @@ use crate::Result;
 use crate::place::Place;
 
 impl Consumer {
-    /// Next offset of a partition that has not been handed out, nor passed over by the filter; `None` before the first
-    /// answer of the broker, and for a partition that is not read. One that is revoked still has it while
-    /// `on_rebalance` is told.
+    /// Next offset of a partition that has neither been handed out nor passed over by the filter; `None` before the
+    /// first answer of the broker, and for a partition that is not read. A partition that is revoked still has it
+    /// during the call of `on_rebalance`.
     pub fn position(&self, place: impl Into<Place>) -> Option<u64> {
         let place = place.into();
         let reader = self.inner.reader(&place).or_else(|_| self.inner.held(&place)).ok()?;
@@ -25,7 +25,7 @@ impl Consumer {
         position.or_else(|| reader.core().resolved(place.partition)).or_else(done)
     }
 
-    /// Records of a partition that are left to hand out or to filter, as far as the broker has said.
+    /// Records of a partition that are left to hand out or to filter, as far as pushes have named its end.
     pub fn lag(&self, place: impl Into<Place>) -> Option<u64> {
         let place = place.into();
         let reader = self.inner.reader(&place).ok()?;
@@ -92,8 +92,8 @@ impl Consumer {
         Ok(reader)
     }
 
-    /// Hands out nothing of a partition from the next record on. What waits of it, within the buffer, comes first when
-    /// it is resumed.
+    /// Hands out nothing of a partition from the next record on. What has come of it, within the buffer, is handed out
+    /// first when it is resumed.
     ///
     /// # Errors
     /// `not_found` for a partition that this consumer does not read: [`assignment`](Self::assignment) tells which it
@@ -147,7 +147,7 @@ impl Consumer {
         }
         for reader in &readers {
             let core = reader.core();
-            // The first record and an offset stay what they are, whenever they are looked up.
+            // The first record and an offset stay what they are, whenever the leader looks them up.
             let moves = |p: &u32| matches!(core.start(*p), Some(Position::Latest | Position::Timestamp(_)));
             if let Some(partition) = core.unresolved().find(moves) {
                 return Err(reader.unanswered(partition, limit));

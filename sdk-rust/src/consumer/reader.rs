@@ -15,9 +15,9 @@ use crate::lock::lock;
 use crate::place::TopicName;
 use crate::{Error, ErrorPlace};
 
-/// What reaches the user's side.
+/// What the connection's side gives to the user's side.
 pub(super) enum Event {
-    /// Records, or the end of them.
+    /// Records, an error of their partition, or both.
     Push { reader: Arc<Reader>, push: Box<proto::FetchPush>, body: Bytes, from: u64 },
     /// Nothing more comes, for this reason.
     Failed(Error),
@@ -27,30 +27,31 @@ pub(super) enum Event {
 #[derive(Clone, Default)]
 pub(super) struct ReadingHow {
     pub(super) filter: Option<proto::Filter>,
-    /// Where it goes on when the log does not hold its start; `None`: the user is told.
+    /// Where reading goes on when the log does not hold a position; `None`: the user gets an error.
     pub(super) out_of_range: Option<Position>,
-    /// A topic that is deleted is no error.
+    /// True where a topic that is deleted is no error.
     pub(super) may_go: bool,
 }
 
 /// One topic that a consumer reads, shared between both sides.
 pub(super) struct Reader {
     pub(super) topic: Arc<TopicName>,
-    /// Where it goes on when the log does not hold its start; `None`: the user is told.
+    /// Where reading goes on when the log does not hold a position; `None`: the user gets an error.
     out_of_range: Option<Position>,
     core: Mutex<ConsumerCore>,
-    /// There is something for the brokers.
+    /// Wakes the connection's side: there may be something to send to brokers.
     pub(super) wake: Notify,
     /// Grows with each start that is resolved or refused, up to `u64::MAX` when nothing comes any more.
     pub(super) resolved: watch::Sender<u64>,
-    /// Nothing more is read here: the topic was deleted, or is not wanted any more.
+    /// True once nothing more is read: the topic was deleted, or is not wanted any more.
     ended: AtomicBool,
-    /// The consumer does without the topic when it is deleted, and takes another one of its name when that comes.
+    /// True where the consumer does without the topic when it is deleted, and reads another one of its name when that
+    /// comes.
     pub(super) may_go: bool,
 }
 
 impl Reader {
-    /// One that nobody serves yet.
+    /// A reader that the connection's side does not know yet.
     pub(super) fn new(topic: &proto::Topic, core: ConsumerCore, how: &ReadingHow) -> Reader {
         Reader {
             topic: Arc::new(TopicName { name: topic.name.clone(), id: topic.id.clone() }),
@@ -68,7 +69,7 @@ impl Reader {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Nothing more is read here. What has come stays for whoever takes it.
+    /// Reads nothing more. What has come stays for whoever takes it.
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.resolved.send_replace(u64::MAX);
@@ -87,7 +88,7 @@ impl Reader {
         PartitionKey { topic_id: self.topic.id.clone(), partition }
     }
 
-    /// Changes what is read; what follows from it is told to the brokers.
+    /// Changes what is read; the connection's side then sends what follows from it.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut ConsumerCore) -> T) -> T {
         let changed = change(&mut self.core());
         self.wake.notify_one();
@@ -95,7 +96,7 @@ impl Reader {
     }
 
     /// Follows an error of a partition whose log does not hold its position: the partition is read from where the
-    /// consumer goes on then. False where it does not go on, and for any other error: the user is told.
+    /// consumer goes on then. False where it does not go on, and for any other error: the user gets that.
     pub(super) fn goes_on_elsewhere(&self, partition: u32, error: &RemoteError) -> bool {
         let Some(to) = self.out_of_range.filter(|_| error.code == ErrorCode::OffsetOutOfRange) else { return false };
         let topic = self.name();
@@ -112,12 +113,12 @@ impl Reader {
         }
     }
 
-    /// Waits until each partition's leader has said where its start lies, or has refused, or nothing comes any more.
+    /// Waits until each partition's leader has resolved its start, or has refused, or nothing comes any more.
     pub(super) async fn resolved(&self) {
         self.resolved_where(|_| true).await;
     }
 
-    /// The same for some partitions only.
+    /// Waits as [`resolved`](Self::resolved) does, for some partitions only.
     pub(super) async fn resolved_where(&self, is_meant: impl Fn(u32) -> bool) {
         let mut resolved = self.resolved.subscribe();
         loop {
@@ -128,12 +129,12 @@ impl Reader {
         }
     }
 
-    /// What an error about one of its partitions speaks of.
+    /// The place for an error about one of its partitions.
     pub(super) fn place(&self, partition: u32) -> ErrorPlace {
         ErrorPlace { topic: self.name().to_owned(), partition: Some(partition), ..Default::default() }
     }
 
-    /// The leader of a partition has not said in time where reading starts.
+    /// The error of a leader that has not resolved in time where reading starts.
     pub(super) fn unanswered(&self, partition: u32, limit: Duration) -> Error {
         let message = format!(
             "the leader of topic {:?} partition {partition} did not say within {limit:?} where reading starts",

@@ -96,16 +96,16 @@ impl Consumer {
         self.inner.take(|hand| hand.rest(max_records))
     }
 
-    /// Hands out at most `max` records of one batch: the first, and how many. For Node, where a call costs more than a
-    /// record: it hands them out one by one, and gives back what the user has not got before anything else is done, or
-    /// when the user takes time.
+    /// Hands out at most `max` records of one batch: the first, and how many they are. For Node, where a call costs
+    /// more than a record: that client hands them out one by one, and gives back what the user has not got before
+    /// anything else is done, or when the user takes time.
     #[doc(hidden)]
     pub fn take_run(&self, max: usize) -> Taken<(Spot, usize)> {
         self.inner.take(|hand| hand.run(max))
     }
 
     /// Of the run that was taken last, the user has got the first `handed` records only, and has asked for the last of
-    /// these: those before it are done.
+    /// these: those before that one are done.
     #[doc(hidden)]
     pub fn give_back(&self, handed: usize) {
         let mut state = self.inner.lock();
@@ -120,7 +120,7 @@ impl Consumer {
         state.in_hand &= handed > 0;
     }
 
-    /// Waits until a `take` call has something to say.
+    /// Waits until a `take` call has something else to answer than `Nothing`.
     #[doc(hidden)]
     pub async fn ready(&self) {
         self.inner.ready().await;

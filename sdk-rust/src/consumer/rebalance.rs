@@ -1,10 +1,10 @@
-//! Partitions that come and go, as a user is told of them.
+//! Partitions that come and go, as a user gets to know them.
 //!
 //! When that is, is left to `notices.rs`.
 
 use std::sync::Arc;
 
-/// Who is called with each change.
+/// The function that is called with each change.
 pub(super) type Listener = Arc<dyn Fn(&Rebalance) + Send + Sync>;
 
 /// What changed about a member's partitions; see

@@ -15,58 +15,58 @@ use super::reader::Event;
 use super::rebalance::Rebalance;
 use crate::Error;
 
-/// What came and was not taken yet, and what is in the user's hands.
+/// What has come and was not taken yet, and what is in the user's hands.
 pub(super) struct State {
     pub(super) incoming: UnboundedReceiver<Event>,
-    /// Grows with what the group gives and takes.
+    /// Grows when the group gives or takes partitions; `None` without a group.
     pub(super) news: Option<watch::Receiver<u64>>,
-    /// What records are handed out from.
+    /// The batch that records are handed out from.
     pub(super) current: Option<Hand>,
-    /// A record or a batch was handed out, and no other asked for since.
+    /// True while the user has a record or a batch in hand: none has been asked for since.
     pub(super) in_hand: bool,
-    /// What is in hand is of this partition, which was paused since: it lies among the rests.
+    /// The partition of what is in hand, where it was paused since: its batch lies among the rests.
     pub(super) paused_in_hand: Option<PartitionKey>,
-    /// The partition of which the group knows that something is in hand.
+    /// The partition that the membership keeps for the user, because something of it is in hand.
     pub(super) claimed: Option<PartitionKey>,
-    /// Partitions that nothing is handed out of, with their topics' names.
+    /// Paused partitions, with the names of their topics: nothing is handed out of them.
     pub(super) paused: BTreeMap<PartitionKey, String>,
-    /// What was left of paused partitions, decoded.
+    /// The batches of paused partitions that have been decoded, and handed out in part.
     pub(super) rests: BTreeMap<PartitionKey, Hand>,
-    /// Pushes of paused partitions, in order.
+    /// Pushes of paused partitions, in the order in which they came.
     pub(super) parked: VecDeque<Event>,
-    /// Next offset that has not been scanned for the user, but for `current` and `rests`.
+    /// Next offset that has not been scanned for the user, where neither `current` nor `rests` has the partition.
     pub(super) positions: BTreeMap<PartitionKey, u64>,
     /// With `until_end`: where each partition ends.
     pub(super) ends: Option<BTreeMap<PartitionKey, u64>>,
     pub(super) has_ended: bool,
-    /// With `until_end`: what is said of partitions that cannot be read at all, once the others have been.
+    /// With `until_end`: the errors of partitions that cannot be read at all, for when the others have been read.
     pub(super) damaged: VecDeque<Error>,
-    /// Partitions that stand still, each until a seek or until it is another member's, and why. Every call says so
-    /// again: a loop that went on with the others would pass the gap over.
+    /// Partitions that cannot go on, and why: each until a seek, or until it is another member's. Every call answers so
+    /// again, because a loop that went on with the others would pass the gap over.
     pub(super) failed: BTreeMap<PartitionKey, Error>,
-    /// Why nothing more comes.
+    /// Why nothing more comes; `None` while something may.
     pub(super) over: Option<Error>,
-    /// What the user has not been told yet. A partition that was revoked is given up after that.
+    /// Notices that have not been delivered, oldest first.
     pub(super) untold: VecDeque<Untold>,
     pub(super) is_closed: bool,
-    /// The user is told that everything is given up, because the consumer is being closed.
+    /// True once the last notices have been made: the consumer is being closed.
     pub(super) has_revoked_all: bool,
-    /// The topics, as they were named.
+    /// The topics that are read, as they were named.
     pub(super) subscription: Vec<String>,
-    /// What was counted when the consumer was closed.
+    /// The counts at the moment when the consumer was closed.
     pub(super) counted: Option<Counts>,
 }
 
-/// Something that the user has not been told yet.
+/// A notice of a partition that comes or goes, which has not been delivered yet.
 pub(super) struct Untold {
     pub(super) change: Change,
-    /// Of a partition that is to be given up: under which it was held.
+    /// For a revoked partition: the cursor under which it was held.
     pub(super) cursor: Option<Arc<Cursor>>,
     pub(super) rebalance: Rebalance,
 }
 
 impl Untold {
-    /// The partition that goes when this has been told.
+    /// The partition that is given up when this notice has been delivered.
     pub(super) fn revoked(&self) -> Option<PartitionKey> {
         match &self.change {
             Change::Revoked(key) => Some(key.clone()),

@@ -49,7 +49,7 @@ impl Consumer {
     ) -> impl Future<Output = Result<()>> + Send + use<T, I> {
         let wanted = Wanted::new(topics.into_iter().map(Into::into).collect());
         let consumer = self.clone();
-        // The place in line is taken here.
+        // The call takes its place in line here, before the future is awaited.
         let mut turn = Box::pin(self.inner.changing.clone().lock_owned());
         let first = turn.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         async move {
@@ -74,7 +74,7 @@ impl Consumer {
         match &inner.source {
             Source::Group(member) => {
                 let said = member.subscribe(topics.clone());
-                // From here on it goes on saying so, whether or not it is heard in time.
+                // From here on the member goes on asking for these topics, whether or not the answer comes in time.
                 inner.lock().subscription = topics;
                 let late = "no answer from the group's coordinator in time; the topics change as soon as it answers";
                 inner.in_time(said, late).await?;
@@ -95,7 +95,7 @@ impl Consumer {
 }
 
 impl Inner {
-    /// Nothing of the readers among these that have ended is for the user any more.
+    /// Drops what has come of those of these readers that have ended.
     fn forget_ended(&self, readers: &[Arc<Reader>]) {
         let mut state = self.lock();
         for reader in readers.iter().filter(|r| r.has_ended()) {
@@ -108,7 +108,7 @@ impl Inner {
     }
 }
 
-/// The topics that are wanted and there. One that is named and not there is an error, unless it is waited for.
+/// The wanted topics that exist. One that is named and does not exist is an error, unless it is waited for.
 pub(super) async fn find_wanted(
     client: &Client,
     wanted: &Wanted,
@@ -116,7 +116,7 @@ pub(super) async fn find_wanted(
 ) -> Result<Vec<Arc<proto::Topic>>> {
     let mut found: Vec<Arc<proto::Topic>> = Vec::new();
     for name in wanted.names() {
-        // Whoever waits for a topic leaves it to others to make it.
+        // A consumer that waits for a topic does not have it made on first use.
         match client.metadata(name, !waits_for_topics).await {
             Ok(topic) => found.push(topic),
             Err(error) if waits_for_topics && error.code() == Some(ErrorCode::UnknownTopic) => {}

@@ -1,6 +1,6 @@
 //! Taking is apart from waiting: what is next is handed out without waiting, and what waits hands out nothing.
 //!
-//! Whoever gives up waiting so loses nothing. The calls that a user makes stand in `reading.rs`.
+//! So whoever stops waiting loses nothing. The calls that a user makes are left to `reading.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,26 +17,26 @@ use super::state::{State, is_paused};
 use crate::batch::{Batch, OnBadRecord, decode};
 use crate::{Error, ErrorPlace};
 
-/// How often a group's other members are looked after, to know whether everything has been read.
+/// How often the group's progress is looked up, to know whether everything has been read.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// What a call of the `take` kind found; for the bindings.
+/// What a call of the `take` kind has found; for the bindings.
 #[doc(hidden)]
 #[derive(Debug)]
 pub enum Taken<T> {
-    /// This is in the caller's hands now.
+    /// What was asked for; it is in the caller's hands now.
     Some(T),
-    /// Partitions came or went, and the caller is to be told first: [`Consumer::untold`].
+    /// Partitions came or went: their notices are to be delivered first, [`Consumer::untold`](crate::Consumer::untold).
     Untold,
-    /// A partition stands still, or nothing more comes.
+    /// A partition cannot go on, or nothing more comes.
     Failed(Error),
     /// Everything has been read, or the consumer is closed.
     Ended,
-    /// Nothing at the moment: [`Consumer::ready`] waits.
+    /// There is nothing at the moment: [`Consumer::ready`](crate::Consumer::ready) waits.
     Nothing,
 }
 
-/// The same without what is handed out.
+/// What a call would find, before anything is handed out.
 enum Look {
     Hand,
     Untold,
@@ -59,7 +59,7 @@ impl Inner {
             }
             let State { current: Some(hand), claimed, in_hand, .. } = &mut *state else { continue };
             if let Source::Group(member) = &self.source {
-                // Nothing is handed out of a partition that was given up a moment ago.
+                // Nothing is handed out of a partition that has been given up since it was pushed.
                 if claimed.as_ref() != Some(&hand.key) {
                     if !member.claim(&hand.key, hand.cursor.as_ref()) {
                         state.current = None;
@@ -74,13 +74,13 @@ impl Inner {
         }
     }
 
-    /// Somebody asks for what is next: what was handed out is done.
+    /// The user asks for what is next: what was handed out before is done.
     pub(super) fn asks(&self, state: &mut State) {
         state.handed_is_done();
         if let Some(hand) = state.current.take_if(|hand| hand.is_empty()) {
             self.finish(state, hand);
         }
-        // Of a partition that was paused with its last record in hand.
+        // A partition that was paused with its last record in hand has its batch there.
         if !state.rests.is_empty() {
             let rests: Vec<Hand> =
                 state.rests.extract_if(.., |_, hand| hand.is_empty()).map(|(_, hand)| hand).collect();
@@ -105,13 +105,13 @@ impl Inner {
         }
     }
 
-    /// All of a batch has been handed out and is done, and what a filter dropped behind it has been scanned.
+    /// A batch is done to its end, and so is what the filter dropped behind it.
     fn finish(&self, state: &mut State, hand: Hand) {
         state.positions.insert(hand.key.clone(), hand.end);
         hand.finish();
     }
 
-    /// Takes note of what the group has given or taken, then says what there is.
+    /// Follows what the group has given or taken, then tells what there is.
     fn look(&self, state: &mut State) -> Look {
         if state.is_closed {
             return Look::Ended;
@@ -126,7 +126,7 @@ impl Inner {
             if !state.untold.is_empty() {
                 return Look::Untold;
             }
-            // What was pushed may be another's by now: it waits for the coordinator's word.
+            // What was pushed may be another member's by now: it waits until the coordinator has answered.
             if !member.has_lease() && !member.is_over() {
                 return Look::Nothing;
             }
@@ -159,7 +159,7 @@ impl Inner {
                 if !matches!(self.look(&mut state), Look::Nothing) {
                     return;
                 }
-                // Without a lease, nothing may be handed out before the coordinator says so.
+                // Without a lease nothing may be handed out before the coordinator has answered.
                 let may_wait = state.current.is_none();
                 (if may_wait { state.pull() } else { None }, may_wait)
             };
@@ -174,7 +174,7 @@ impl Inner {
                     () = nudged => continue,
                     _ = async { news.as_mut().expect("it is there").changed().await }, if news.is_some() => continue,
                     event = std::future::poll_fn(|cx| self.lock().incoming.poll_recv(cx)), if may_wait => event,
-                    // Others of the group may get to the end.
+                    // Other members of the group may get to the end.
                     _ = self.client.io.sleep(LOOK_EVERY), if news.is_some() && self.lock().ends.is_some() => continue,
                 },
             };
@@ -200,7 +200,7 @@ impl Inner {
             return true;
         }
         let Source::Group(member) = &self.source else { return false };
-        // What this member reads itself it will get to.
+        // This member will get to the end of what it reads itself.
         if left.iter().any(|(key, _)| member.cursor(key).is_some()) {
             return false;
         }
@@ -210,7 +210,7 @@ impl Inner {
         left.iter().all(|(key, end)| committed(key) >= *end)
     }
 
-    /// Decodes a push, for whoever takes records next.
+    /// Decodes a push, for the next call that takes records.
     fn open(&self, reader: &Arc<Reader>, push: &proto::FetchPush, body: Bytes, from: u64) {
         reader.taken(push.partition, body.len() as u64);
         // A seek may have come since the push was taken from the stream, or the partition is another's now.
@@ -237,7 +237,7 @@ impl Inner {
             decoded.bad.iter().for_each(|bad| skipped(reader, push.partition, bad.0, &unreadable(bad)));
         }
         if let Some(bad) = decoded.bad.last().filter(|_| !is_skipped) {
-            // What is pushed meanwhile lies behind it.
+            // Pushes that come meanwhile lie behind it.
             reader.change(|core| core.stop_at(push.partition, bad.0));
             state.failed.insert(key.clone(), failure(reader, push, Some(bad.0), unreadable(bad)));
         } else if let Some(error) = push.error.clone().map(RemoteError::from) {
@@ -247,8 +247,8 @@ impl Inner {
         let hand = Hand::new(key.clone(), cursor, batch, from, end, push);
         match hand.is_empty() {
             false => state.current = Some(hand),
-            // Nothing for the user: it has been scanned, which is all that there was to do. The first push of all only
-            // says where the group begins, and that is worth keeping.
+            // There is no record for the user, and what was scanned is done. The first push of all only names where the
+            // group begins, and that is worth keeping.
             true => {
                 let is_known = push.error.is_none() || end > from;
                 let before = state.positions.get(&key).copied();
@@ -263,7 +263,7 @@ impl Inner {
         }
     }
 
-    /// Follows the error that a push carries; answers with the position behind what is passed over.
+    /// Follows the error that a push carries; gives the position behind what is passed over, if anything is.
     fn follow_error(
         &self,
         state: &mut State,
@@ -284,7 +284,7 @@ impl Inner {
         if reader.goes_on_elsewhere(push.partition, &error) {
             return None;
         }
-        // A start that could not be looked up is at no offset.
+        // A start that could not be looked up lies at no known offset.
         let is_known = at >= from && (at > 0 || reader.core().resolved(push.partition).is_some());
         let failure = failure(reader, push, is_known.then_some(at), error);
         state.failed.insert(reader.key(push.partition), failure);
@@ -292,7 +292,7 @@ impl Inner {
     }
 }
 
-/// A partition stands still, and every call says why.
+/// The error of a partition that cannot go on, for every call until a seek.
 fn failure(reader: &Reader, push: &proto::FetchPush, offset: Option<u64>, error: RemoteError) -> Error {
     let is_told = push.leader_epoch > 0;
     let place = ErrorPlace {

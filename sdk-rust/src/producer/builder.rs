@@ -14,7 +14,7 @@ use super::receipt::{Ledger, OnError};
 use crate::client::{Client, FOREVER};
 use crate::{Error, Result};
 
-/// A producer of many topics keeps the streams of one that nothing is sent to for so long.
+/// How long a producer of any topic keeps the streams of a topic that nothing is sent to.
 const REST_AFTER: Duration = Duration::from_secs(60);
 
 impl Client {
@@ -86,7 +86,8 @@ impl ProducerBuilder {
         self
     }
 
-    /// When a send is done; `Quorum` by default. Anything else switches idempotence off.
+    /// When a send counts as done; [`Acks::Quorum`] by default. [`Acks::None`] switches idempotence off: what is not
+    /// answered is never sent again.
     pub fn acks(mut self, acks: Acks) -> Self {
         self.config.acks = acks;
         self
@@ -111,15 +112,15 @@ impl ProducerBuilder {
         self
     }
 
-    /// A producer of any topic lets the streams of one go that nothing is sent to for so long; for tests.
+    /// How long a producer of any topic keeps the streams of a topic that nothing is sent to; for tests.
     #[doc(hidden)]
     pub fn rest_after(mut self, idle: Duration) -> Self {
         self.rest_after = idle;
         self
     }
 
-    /// Called with the error of each enqueued record that failed and that nobody waits for, one after the other on a
-    /// thread of its own: it may wait, also for the same client, and its panic is logged.
+    /// Called with the error of each enqueued record that failed and whose receipt was dropped, one after the other on
+    /// a thread of its own: the call may wait, also for the same client, and its panic is logged.
     pub fn on_error(mut self, call: impl Fn(&Error) + Send + Sync + 'static) -> Self {
         self.on_error = Some(Arc::new(call));
         self

@@ -16,7 +16,7 @@ pub(super) struct Options {
     pub(super) config: ProducerConfig,
     pub(super) place_on_broker: bool,
     pub(super) rest_after: Duration,
-    /// Times of the core count from here.
+    /// The moment from which the core counts time.
     pub(super) started: Instant,
     pub(super) ledger: Arc<Ledger>,
 }
@@ -25,12 +25,12 @@ pub(super) struct Options {
 #[derive(Clone)]
 pub(super) struct Destination {
     pub(super) name: Arc<str>,
-    /// Its records name it.
+    /// True where each record names its topic, so that it is given back with that name.
     pub(super) is_one_of_many: bool,
 }
 
 impl Destination {
-    /// What one of its records met with; the error gives the record back as it was sent.
+    /// The error of one of its records, which gives the record back as it was sent.
     pub(super) fn error_of(&self, error: Error, record: thalweg_model::Record, chosen: Option<u32>) -> Error {
         let record = Record::sent(record, chosen);
         let record = if self.is_one_of_many { record.topic(&*self.name) } else { record };

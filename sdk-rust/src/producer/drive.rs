@@ -33,9 +33,9 @@ use crate::stream::FrameReader;
 use crate::streams::{Kept, Lost, again};
 use crate::{Error, Result};
 
-/// A stream that was there for so long had served.
+/// A stream that has been open for so long counts as one that has served.
 const SERVED: Duration = Duration::from_secs(1);
-/// How long a producer that ends waits for what needs no answer to arrive.
+/// How long a producer that ends waits until what needs no answer has arrived.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A producer of one topic id, which lives as long as that topic does.
@@ -46,35 +46,36 @@ pub(super) struct Session {
     pub(super) shared: Arc<Shared>,
 }
 
-/// Shared by the callers' threads and the connection's.
+/// What the callers' threads and the connection's share of a session.
 pub(super) struct Shared {
     core: Mutex<Counted>,
     ledger: Arc<Ledger>,
     started: Instant,
     topic: Destination,
-    /// There may be something to send.
+    /// Wakes the connection's thread: there may be something to send.
     pub(super) wake: Notify,
     ended: AtomicBool,
-    /// The leader of a partition said that the topic is not there any more: the next call looks.
+    /// True once the leader of a partition does not know the topic any more: the next call looks for it.
     gone: AtomicBool,
-    /// So said another broker, who may just be late: the next call looks for another topic of the name.
+    /// True once another broker does not know the topic, which may be late: the next call looks for another one of its
+    /// name.
     doubted: AtomicBool,
 }
 
 struct Counted {
     core: ProducerCore<Token>,
-    /// What the ledger has heard of its buffer.
+    /// Bytes in the core's buffer, as the ledger has them.
     bytes: usize,
 }
 
-/// The core, behind its lock; what its buffer holds goes into the producer's account.
+/// The core, behind its lock; what its buffer holds is counted in the producer's ledger.
 pub(super) struct Core<'a> {
     counted: MutexGuard<'a, Counted>,
     ledger: &'a Ledger,
 }
 
 impl Core<'_> {
-    /// The producer's buffer has room.
+    /// True while the producer's buffer has room.
     pub(super) fn has_room(&mut self) -> bool {
         self.count();
         self.ledger.has_room()
@@ -145,7 +146,7 @@ impl Session {
         Ok(Arc::new(Session { topic_id, placement, partitions, shared }))
     }
 
-    /// What is there is sent to the end; then the streams are closed.
+    /// Sends what is there to the end, then closes the streams.
     pub(super) fn end(&self) {
         self.shared.ended.store(true, Ordering::Release);
         self.shared.wake.notify_one();
@@ -155,18 +156,19 @@ impl Session {
         self.shared.gone.load(Ordering::Acquire) || self.shared.doubted.load(Ordering::Acquire)
     }
 
-    /// Somebody said that the topic is not there any more: another one of its name, `None` where it is there after all.
+    /// Looks for the topic, which a broker did not know any more: gives another one of its name, `None` where it is
+    /// there after all.
     pub(super) async fn look(&self, link: &Rc<Link>, name: &str) -> Result<Option<Arc<proto::Topic>>> {
         let shared = &self.shared;
         shared.doubted.store(false, Ordering::Release);
         let found = match crate::admin::topics::find_topic(link, name, false).await {
-            // Its leader has not said so: it is asked by sending.
+            // Its leader still knows the topic, as far as is known: sending asks that.
             Err(_) if !shared.gone.load(Ordering::Acquire) => return Ok(None),
             Err(error) if error.code() == Some(ErrorCode::UnknownTopic) => return Err(Error::topic_gone(name)),
             found => found?,
         };
         if found.id == self.topic_id {
-            // Whoever said so had not heard of it yet.
+            // The broker that did not know the topic was late.
             shared.gone.store(false, Ordering::Release);
             return Ok(None);
         }
@@ -179,7 +181,7 @@ impl Session {
         self.shared.fail_all(&Failure::Refused(RemoteError::new(ErrorCode::UnknownTopic, gone.to_string())));
     }
 
-    /// Nobody sends any more.
+    /// Gives every record without outcome one: nothing is sent any more.
     pub(super) fn abandon(&self) {
         self.shared.fail_all(&Failure::Abandoned);
     }
@@ -201,7 +203,7 @@ impl Shared {
         self.at_ms(Instant::now())
     }
 
-    /// As the core counts time.
+    /// A moment as the core counts time, in ms.
     pub(super) fn at_ms(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.started).as_millis() as u64
     }
@@ -210,7 +212,7 @@ impl Shared {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Everything that has no outcome yet fails.
+    /// Fails every record that has no outcome yet.
     fn fail_all(&self, failure: &Failure) {
         let outcomes = {
             let mut core = self.core();
@@ -241,7 +243,7 @@ impl Shared {
         self.ledger.progress.notify_waiters();
     }
 
-    /// Records that have no place any more.
+    /// Fails records that cannot be placed any more.
     fn refuse(&self, records: impl IntoIterator<Item = (Unplaced<Token>, Error)>) {
         for (Unplaced { record, token, .. }, error) in records {
             let error = self.topic.error_of(error, record, token.chosen);
@@ -251,15 +253,15 @@ impl Shared {
     }
 }
 
-/// What one producer sends where.
+/// What one session sends to which broker.
 struct Routes {
     topic: Arc<proto::Topic>,
     acks: Acks,
-    /// Where each partition goes now.
+    /// The leader that each partition goes to now.
     leaders: Vec<Option<Address>>,
     /// Streams that are open, by the broker that they lead to.
     open: BTreeMap<Address, UnboundedSender<Vec<Bytes>>>,
-    /// Tasks that keep a stream to a broker.
+    /// The tasks that keep a stream to each broker.
     kept: Kept,
 }
 
@@ -329,7 +331,7 @@ async fn farewell(routes: Rc<RefCell<Routes>>) {
     }
 }
 
-/// Records that are being placed anew: in no core meanwhile. What is left of them when it is dropped fails.
+/// Records that are being placed anew, and are in no core meanwhile. What is left of them when this is dropped fails.
 struct BeingPlaced {
     shared: Arc<Shared>,
     records: Vec<Unplaced<Token>>,
@@ -374,7 +376,7 @@ async fn newer_placement(link: &Rc<Link>, topic: &proto::Topic, old: u32, on_bro
         if found.pin_epoch > old {
             return Ok((found.pin_epoch, Placement::of_topic(link, &found, on_broker).await?));
         }
-        // This broker has not heard of it yet.
+        // This broker does not know the newer pin yet.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -389,7 +391,7 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic
         let newer = match newer_placement(&link, &topic, known, placing.on_broker).await {
             Ok(newer) => newer,
             Err(error) => {
-                // Nothing can be sent without it: what is there fails, and what comes later tries again.
+                // Nothing can be sent without it: the records that are here fail, and later ones try again.
                 if error.code() == Some(ErrorCode::UnknownTopic) {
                     shared.gone.store(true, Ordering::Release);
                 }
@@ -404,7 +406,7 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic
         let fresh = Arc::new(tokio::sync::Mutex::new(newer));
         let (pin_epoch, places) = place_all(&fresh, &link, records, partitions).await;
         if places.iter().any(|p| p.as_ref().is_err_and(|e| e.code() == Some(ErrorCode::StalePin))) {
-            // It changed once more.
+            // The partitioner has changed once more.
             (known, unplaced) = (pin_epoch, Some(taken));
             continue;
         }
@@ -432,7 +434,7 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic
     shared.wake.notify_one();
 }
 
-/// Moves partitions to their leaders of now, and keeps a stream to each of those.
+/// Follows where partitions are led now, and keeps a stream to each of those brokers.
 fn follow_leaders(link: &Rc<Link>, shared: &Arc<Shared>, routes: &Rc<RefCell<Routes>>, now: &Routing) {
     let mut r = routes.borrow_mut();
     for p in 0..r.leaders.len() {
@@ -484,7 +486,7 @@ impl Routes {
         }
     }
 
-    /// Partitions that go to `address` now.
+    /// The partitions that `address` leads now.
     fn partitions_of(&self, address: &Address) -> Vec<u32> {
         let there = self.leaders.iter().enumerate().filter(|(_, l)| l.as_ref() == Some(address));
         there.map(|(p, _)| p as u32).collect()
@@ -514,8 +516,8 @@ async fn keep_stream(link: Rc<Link>, shared: Arc<Shared>, routes: Weak<RefCell<R
     .await;
 }
 
-/// Opens a stream to a broker and passes what goes over it; answers with how it was lost, or `None` when nothing more
-/// goes there.
+/// Opens a stream to a broker and passes what goes over it; gives how it was lost, or `None` when nothing more goes
+/// there.
 async fn serve(
     link: &Rc<Link>,
     shared: &Arc<Shared>,
@@ -547,7 +549,7 @@ async fn serve(
     Some(Lost { error, has_served: since.elapsed() > SERVED })
 }
 
-/// Writes what it is given; `None` when there will be nothing more, else how the stream was lost.
+/// Writes what it gets; gives `None` when there will be nothing more, else how the stream was lost.
 async fn write(mut stream: SendStream, mut chunks: UnboundedReceiver<Vec<Bytes>>) -> Option<Error> {
     while let Some(mut some) = chunks.recv().await {
         if let Err(error) = stream.write_all_chunks(&mut some).await {

@@ -54,7 +54,7 @@ pub(super) struct Inner {
     pub(super) intakes: Mutex<Intakes>,
 }
 
-/// What sends to one topic each; a producer of any topic has one for every topic that it has sent to.
+/// The intake of each topic that records were sent to: one, where the producer has a topic of its own.
 #[derive(Default)]
 pub(super) struct Intakes {
     by_topic: BTreeMap<Arc<str>, Arc<Intake>>,
@@ -62,7 +62,7 @@ pub(super) struct Intakes {
 }
 
 impl Inner {
-    /// The intake that sends to a topic.
+    /// The intake of a topic, made if there is none yet.
     pub(super) fn intake(&self, topic: &str) -> Result<Arc<Intake>> {
         let mut intakes = lock(&self.intakes);
         if let Some(intake) = intakes.by_topic.get(topic) {
@@ -92,7 +92,7 @@ impl Inner {
         lock(&self.intakes).by_topic.values().cloned().collect()
     }
 
-    /// No more records are taken; those that were go on.
+    /// Takes no more records; those that were taken go on.
     fn close(&self) -> Vec<Arc<Intake>> {
         let intakes = {
             let mut intakes = lock(&self.intakes);
@@ -103,7 +103,7 @@ impl Inner {
         intakes
     }
 
-    /// What the user calls it.
+    /// What messages call the producer.
     fn label(&self) -> String {
         self.topic.as_ref().map_or("the producer of any topic".to_owned(), |t| format!("the producer of topic {t:?}"))
     }

@@ -26,38 +26,39 @@ use crate::lock::lock;
 use crate::placement::{Placement, no_partition, place_all};
 use crate::{Error, Result};
 
-/// Most records that are placed together, and their bytes.
+/// Most records that are placed together.
 const HAND_RECORDS: usize = 1_024;
+/// Bytes of records after which no further one is placed together with them.
 const HAND_BYTES: usize = 1 << 20;
 /// Pause before a topic that could not be opened is tried again.
 const REOPEN_AFTER: Duration = Duration::from_millis(200);
 
-/// Shared by the callers and the connection's thread.
+/// The records of one topic that wait, shared by the callers and the connection's thread.
 pub(super) struct Intake {
     topic: Destination,
     queue: Mutex<Queue>,
-    /// There may be something to do for [`serve`].
+    /// Wakes [`serve`]: there may be something to do.
     work: Notify,
     ledger: Arc<Ledger>,
-    /// True when everything has its outcome, and nobody serves it any more.
+    /// True once everything has its outcome, and the connection's thread has ended.
     ended: watch::Sender<bool>,
     delivery_timeout: Duration,
 }
 
 struct Queue {
     waiting: VecDeque<Item>,
-    /// Records that were called for before those that wait are in [`serve`]'s hand.
+    /// True while [`serve`] has records in hand: their calls came before those of the records that wait.
     has_hand: bool,
     /// Where records go at the moment; `None` before the topic was found. Another one follows when it was deleted and
     /// made anew.
     session: Option<Arc<Session>>,
-    /// Who waits for the topic to be found.
+    /// Calls that wait for the topic to be found.
     openers: Vec<oneshot::Sender<Result<()>>>,
-    /// No more records are taken.
+    /// True once no more records are taken.
     is_closed: bool,
 }
 
-/// A record in line.
+/// A record in line, with where its outcome goes.
 pub(super) struct Item {
     pub(super) record: Record,
     pub(super) token: Token,
@@ -110,12 +111,12 @@ impl Intake {
         self.refuse(refused);
     }
 
-    /// A record that came now would have to wait for room.
+    /// True where a record that came now would have to wait for room.
     pub(super) fn is_full(&self) -> bool {
         self.queue().waiting.len() >= HAND_RECORDS || !self.ledger.has_room()
     }
 
-    /// They never get into the buffer.
+    /// Fails records that never get into the buffer.
     fn refuse(&self, items: impl IntoIterator<Item = (Item, Error)>) {
         for (Item { record, token, .. }, error) in items {
             let error = self.topic.error_of(error, record, token.chosen);
@@ -138,7 +139,7 @@ impl Intake {
         opened.await.map_err(|_| closed())?
     }
 
-    /// No more records are taken; those that were go on.
+    /// Takes no more records; those that were taken go on.
     pub(super) fn close(&self) {
         self.queue().is_closed = true;
         self.work.notify_one();
@@ -146,19 +147,19 @@ impl Intake {
 
     /// Waits until everything has its outcome after [`close`](Self::close), and what needs no answer has left.
     pub(super) async fn ended(&self) {
-        // An error: its thread has ended, and with it everything else.
+        // An error means that the thread has ended, and with it everything else.
         let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
-    /// Batches are closed now, if the ledger says so.
+    /// Has batches closed now, if the ledger asks for that.
     pub(super) fn wake(&self) {
         if let Some(session) = &self.queue().session {
             session.shared.wake.notify_one();
         }
     }
 
-    /// Nobody serves it any more: nothing further is taken, and what has no outcome fails; `hand` is what came before
-    /// the waiting.
+    /// The connection's thread serves it no more: nothing further is taken, and what has no outcome fails. `hand` holds
+    /// records from before those that wait.
     fn end(&self, hand: VecDeque<Item>) {
         let (session, waiting) = {
             let mut queue = self.queue();
@@ -174,7 +175,7 @@ impl Intake {
         self.ended.send_replace(true);
     }
 
-    /// Lets the streams go while there is nothing to send; the next record opens them again.
+    /// Closes the streams while there is nothing to send; the next record opens them again.
     fn rest(&self) {
         let mut queue = self.queue();
         let is_idle = queue.waiting.is_empty() && !queue.has_hand;
@@ -184,7 +185,7 @@ impl Intake {
     }
 }
 
-/// What there is to do.
+/// What [`serve`] is to do next.
 enum Work {
     Nothing,
     Open,
@@ -192,8 +193,8 @@ enum Work {
     End,
 }
 
-/// Serves one producer on the connection's thread until it is closed and everything has its outcome. Where the client
-/// is gone earlier, the end of the hand gives the rest theirs.
+/// Serves one topic of a producer on the connection's thread until it is closed and everything has its outcome. Where
+/// the client is gone earlier, dropping the hand fails the rest.
 pub(super) async fn serve(link: Rc<Link>, mut hand: Hand, options: Options) {
     let intake = hand.intake.clone();
     let site = Site { link: &link, intake: &intake, options: &options };
@@ -211,7 +212,7 @@ pub(super) async fn serve(link: Rc<Link>, mut hand: Hand, options: Options) {
             Work::Open => {
                 let opened = site.open(&mut driven).await.map(drop);
                 let openers = std::mem::take(&mut intake.queue().openers);
-                // Whoever waited may have given up.
+                // The call may not be waited for any more.
                 openers.into_iter().for_each(|o| drop(o.send(opened.clone())));
             }
             Work::Place => hand.place(site, &mut driven).await,
@@ -232,7 +233,7 @@ struct Site<'a> {
 }
 
 impl Site<'_> {
-    /// Where records go. A topic that was deleted is looked for by its name: it may have been made anew.
+    /// The session that records go to. A topic that was deleted is looked for by its name: it may have been made anew.
     async fn open(self, driven: &mut JoinSet<()>) -> Result<Arc<Session>> {
         let current = self.intake.queue().session.clone();
         let name = &self.options.topic.name;
@@ -256,8 +257,8 @@ impl Site<'_> {
     }
 }
 
-/// The records that come next, until each has its place in the core, or has failed. Whoever has it serves the producer:
-/// with it that ends, also where the task is dropped, or never ran.
+/// The records that come next, until each has its place in the core, or has failed. It belongs to the task that serves
+/// the topic: when it is dropped, also with a task that never ran, nothing serves the topic any more.
 pub(super) struct Hand {
     intake: Arc<Intake>,
     items: VecDeque<Item>,
@@ -293,7 +294,7 @@ impl Hand {
         }
     }
 
-    /// Waits for something, and lets the records expire meanwhile whose time is over; `None` once none are left.
+    /// Waits for something, and fails records whose time is over meanwhile; `None` once none are left.
     async fn wait<T>(&mut self, what: impl Future<Output = T>, why: &str) -> Option<T> {
         tokio::pin!(what);
         while let Some(first) = self.items.front() {
@@ -314,14 +315,14 @@ impl Hand {
         let oldest = Instant::now() - self.intake.delivery_timeout;
         let mut late: Vec<Item> = std::iter::from_fn(|| self.items.pop_front_if(|i| i.since <= oldest)).collect();
         {
-            // What waits behind it is later, but perhaps no more in time.
+            // Records behind it are later, but perhaps no more in time.
             let mut queue = self.intake.queue();
             late.extend(std::iter::from_fn(|| queue.waiting.pop_front_if(|i| i.since <= oldest)));
         }
         self.intake.refuse(late.into_iter().map(|item| (item, error.clone())));
     }
 
-    /// All that is in hand and in line fails.
+    /// Fails all that is in hand and in line.
     fn refuse_all(&mut self, error: &Error) {
         let waiting = std::mem::take(&mut self.intake.queue().waiting);
         self.intake.refuse(self.items.drain(..).chain(waiting).map(|item| (item, error.clone())));
@@ -343,13 +344,13 @@ impl Hand {
         None
     }
 
-    /// Places what is in hand, and gives it to the core.
+    /// Places the records in hand, and gives them to the core.
     async fn place(&mut self, site: Site<'_>, driven: &mut JoinSet<()>) {
         while let Some(session) = self.session(site, driven).await {
             let records = self.items.iter().map(|i| (i.record.clone(), i.token.chosen)).collect();
             let placing = place_all(&session.placement, site.link, records, session.partitions);
             let Some((pin_epoch, places)) = self.wait(placing, "it is being placed").await else { return };
-            // Some may have expired meanwhile: they were the first.
+            // The first records may have expired meanwhile.
             let gone = places.len() - self.items.len();
             let mut places = VecDeque::from(places);
             places.drain(..gone);
@@ -425,7 +426,7 @@ impl Session {
                         token.receipt.admitted(1);
                         core.push(self.shared.at_ms(since), partition, &record, token);
                     }
-                    // The broker that was asked knows a newer pin; the connection's thread gets it.
+                    // The broker that was asked knows a newer pin; the connection's thread fetches that.
                     Err(error) if error.code() == Some(ErrorCode::StalePin) => {
                         core.hear_of_pin(pin_epoch + 1);
                         places.push_front(Err(error));

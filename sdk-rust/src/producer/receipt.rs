@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use crate::lock::lock;
 use crate::{Error, Result};
 
-/// Where a record went.
+/// Where a record is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Delivery {
@@ -44,7 +44,7 @@ pub struct Receipt {
     pending: Arc<Pending>,
 }
 
-/// One record's place in the receipt of its call.
+/// What a record carries for its outcome: the receipt of its call, and its place there.
 pub(super) struct Token {
     pub(super) receipt: Arc<Pending>,
     pub(super) at: u32,
@@ -54,7 +54,7 @@ pub(super) struct Token {
 
 pub(super) struct Pending {
     state: Mutex<State>,
-    /// Outcomes came, or the last record got its place in the buffer. Only the receipt waits.
+    /// Wakes the receipt, which alone waits: outcomes came, or the last record got its place in the buffer.
     progress: Notify,
     ledger: Arc<Ledger>,
 }
@@ -64,11 +64,11 @@ struct State {
     waiting: usize,
     /// Records without an outcome.
     left: usize,
-    /// Outcomes that nobody has taken yet, with the record's place in its call.
+    /// Outcomes that have not been taken, with the number of the record in its call.
     outcomes: Vec<(usize, Result<Delivery>)>,
-    /// The receipt was dropped.
+    /// True once the receipt was dropped.
     detached: bool,
-    /// Held until the last outcome, for whoever flushes.
+    /// Held until the last outcome, so that a flush waits for it.
     calls: Option<Arc<Calls>>,
 }
 
@@ -85,7 +85,7 @@ impl Pending {
         Arc::new(Pending { state: Mutex::new(state), progress: Notify::new(), ledger: ledger.clone() })
     }
 
-    /// So many of its records are in the buffer now, or have failed before.
+    /// So many of its records have their place in the buffer now, or have failed before.
     pub(super) fn admitted(&self, records: usize) {
         let mut state = lock(&self.state);
         state.waiting -= records;
@@ -106,7 +106,7 @@ impl Pending {
             }
         }
         if state.left == 0 {
-            // Whoever flushes finds the errors there.
+            // A call that waits in a flush finds the errors in the ledger by then.
             state.calls = None;
         }
     }
@@ -129,7 +129,7 @@ impl Token {
         }
     }
 
-    /// It never got into the buffer.
+    /// Fails a record that never gets into the buffer.
     pub(super) fn refuse(self, error: Error) {
         self.receipt.admitted(1);
         self.settle(Err(error));
@@ -202,7 +202,7 @@ impl Receipt {
         }
     }
 
-    /// Nobody will ask for the outcomes: errors go where those of a dropped receipt go.
+    /// The outcomes will not be asked for: errors go where those of a dropped receipt go.
     pub fn detach(&self) {
         let untaken = {
             let mut state = lock(&self.pending.state);
@@ -246,21 +246,22 @@ struct CallsSoFar {
     older: Vec<Weak<Calls>>,
 }
 
-/// What all topics of a producer have in common: the records without an outcome, their memory, and the errors that
-/// nobody took.
+/// What all topics of a producer have in common: the records without an outcome, their memory, and the errors that were
+/// not taken.
 pub(super) struct Ledger {
     /// Records without an outcome, of all calls.
     unsettled: AtomicUsize,
     calls: Mutex<CallsSoFar>,
-    /// Calls have got their last outcomes.
+    /// Wakes those who flush: calls have got their last outcomes.
     settled: Arc<Notify>,
-    /// How many wait in a flush: open batches are closed at once meanwhile.
+    /// How many calls wait in a flush: open batches are closed at once meanwhile.
     flushes: AtomicUsize,
     buffer_bytes_max: usize,
     buffered_bytes: AtomicUsize,
-    /// Outcomes came: memory is free.
+    /// Wakes those who wait for room: outcomes came, so memory is free.
     pub(super) progress: Notify,
-    /// To the thread that calls the user: what the user does there, a panic too, is no matter of the connection's.
+    /// To the thread that calls the user's function: whatever happens there, a panic too, does not reach the
+    /// connection's thread.
     told: Option<std::sync::mpsc::Sender<Error>>,
     /// Errors of records whose receipts were dropped: the first, and how many.
     untold: Mutex<Option<(Error, u64)>>,
@@ -305,17 +306,17 @@ impl Ledger {
     /// What one topic has in the buffer has changed, in bytes.
     pub(super) fn buffer_changed(&self, before: usize, after: usize) {
         if before != after {
-            // It wraps where it falls.
+            // The difference wraps where the buffer has become smaller.
             self.buffered_bytes.fetch_add(after.wrapping_sub(before), Ordering::AcqRel);
         }
     }
 
-    /// Somebody waits in a flush.
+    /// True while a call waits in a flush.
     pub(super) fn is_flushed(&self) -> bool {
         self.flushes.load(Ordering::Acquire) > 0
     }
 
-    /// While what it answers with lives, batches do not wait for more records.
+    /// Until the answer is dropped, batches do not wait for more records.
     pub(super) fn flushing(&self) -> impl Drop + use<'_> {
         struct Flushing<'a>(&'a AtomicUsize);
         impl Drop for Flushing<'_> {
@@ -360,7 +361,7 @@ impl Ledger {
         }
     }
 
-    /// What nobody was told yet, once.
+    /// The errors that were not taken; each is given once.
     pub(super) fn take(&self) -> Result<()> {
         match lock(&self.untold).take() {
             None => Ok(()),
@@ -370,5 +371,5 @@ impl Ledger {
     }
 }
 
-/// Calls before a flush.
+/// The calls that a flush waits for.
 pub(super) struct CallsToWaitFor(Vec<Weak<Calls>>);
