@@ -98,7 +98,7 @@ pub fn dev_context_path(port: u16) -> Option<PathBuf> {
 pub(crate) enum Trust {
     /// A CA that the user named, and nothing else.
     Ca(Vec<u8>),
-    /// The dev context for loopback, else the platform's roots.
+    /// The dev context for loopback, else the platform's roots, where this build reads them.
     Default,
 }
 
@@ -119,12 +119,33 @@ impl Trust {
                     })?;
                     return from_pem(context.ca_pem.as_bytes(), &path.display().to_string());
                 }
-                let mut roots = RootCertStore::empty();
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-                Ok(roots)
+                platform_roots(address)
             }
         }
     }
+}
+
+/// The roots that this machine trusts.
+#[cfg(feature = "platform-roots")]
+fn platform_roots(_address: &Address) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    Ok(roots)
+}
+
+/// The roots that this machine trusts are not read in this build: an empty store would only say later, and less
+/// clearly, that nobody is trusted.
+#[cfg(not(feature = "platform-roots"))]
+fn platform_roots(address: &Address) -> Result<RootCertStore> {
+    let remedy = match address.is_loopback() {
+        true => "start `thalweg dev` first, or name a CA by `ca_pem` or THALWEG_CA",
+        false => "name a CA by `ca_pem` or THALWEG_CA",
+    };
+    let message = format!(
+        "no CA is named for {address}, and this client does not read the platform's roots; {remedy}, or build it with \
+         the feature `platform-roots` of thalweg"
+    );
+    Err(Error::new(ErrorKind::Unsupported, message))
 }
 
 fn from_pem(pem: &[u8], whence: &str) -> Result<RootCertStore> {
@@ -152,6 +173,20 @@ mod tests {
         assert_eq!(parse("thalweg://[::1]:7/").unwrap(), ["[::1]:7"]);
         for bad in ["kafka://a:1", "a:x", "", "thalweg://"] {
             assert_eq!(parse(bad).unwrap_err().kind(), ErrorKind::Invalid, "{bad:?}");
+        }
+    }
+
+    /// `cargo xtask test` runs this with the features of a small build.
+    #[cfg(not(feature = "platform-roots"))]
+    #[test]
+    fn a_client_with_neither_a_ca_nor_the_platforms_roots_gets_an_error_with_the_remedy() {
+        for (address, remedy) in [("broker.example", "`ca_pem` or THALWEG_CA"), ("[::1]:1", "start `thalweg dev`")] {
+            let address = &Address::parse_list(address).unwrap()[0];
+            let error = Trust::Default.roots(address).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            let text = error.to_string();
+            assert!(text.contains("the feature `platform-roots`") && text.contains(remedy), "{text}");
+            assert!(text.contains(&address.to_string()), "{text}");
         }
     }
 }

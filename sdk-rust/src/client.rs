@@ -77,7 +77,7 @@ impl ClientBuilder {
     }
 
     /// Trusts this CA (PEM) and nothing else. Without it: `THALWEG_CA` (a file), then the context that `thalweg dev`
-    /// leaves for loopback, then the platform's roots.
+    /// leaves for loopback, then the platform's roots (the feature `platform-roots`).
     pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca_pem = Some(pem.into());
         self
@@ -107,7 +107,7 @@ impl ClientBuilder {
     /// # Errors
     /// `disconnected` when no broker answers within the time-out: check the address and the network. `denied` when the
     /// certificate of the broker is not trusted: name its CA. `invalid` for an address, a client id, a CA or an
-    /// identity that does not read: mend it.
+    /// identity that does not read: mend it. `unsupported` without a CA where the feature `platform-roots` is off.
     pub async fn connect(self) -> Result<Client> {
         let named = thalweg_model::check_client_id(&self.client_id);
         named.map_err(|e| Error::because(ErrorKind::Invalid, "client id", e))?;
@@ -136,13 +136,28 @@ impl ClientBuilder {
     }
 }
 
+/// A CA that has certified nobody: for clients that need one and never reach a broker.
+#[cfg(test)]
+const CA: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBbjCCARWgAwIBAgIUHh7uooLf1fIlNNMaQGftJYc0bXowCgYIKoZIzj0EAwIw
+DDEKMAgGA1UEAwwBdDAgFw0yNjExMjkxMzA1NThaGA8yMTI2MTEwNTEzMDU1OFow
+DDEKMAgGA1UEAwwBdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABEW7citb24DH
+ihHoEwwYOC/wusVlC/kafllrDs7fmMl/JPNoftVTMmNm5ySHd4SU/Xr/LnLGJwXa
+MFPnAQpYJOCjUzBRMB0GA1UdDgQWBBQBY12TX9Ts7m7Qwsv3cqmfB0XdAjAfBgNV
+HSMEGDAWgBQBY12TX9Ts7m7Qwsv3cqmfB0XdAjAPBgNVHRMBAf8EBTADAQH/MAoG
+CCqGSM49BAMCA0cAMEQCIHKYC+u6VDGsR5wh37/Sruhuv0Seo7BVqKSZZL2URuFX
+AiA89kZVUCSauoOXs6ywNMRLzEgqq5xXmC8z7xXNOiLtDQ==
+-----END CERTIFICATE-----
+";
+
 #[cfg(test)]
 impl Client {
     /// A client that never reaches a broker.
     pub(crate) fn unconnected() -> Client {
         let options = LinkOptions {
             addresses: Address::parse_list("thalweg://127.0.0.1:1").expect("an address"),
-            trust: Trust::Default,
+            trust: Trust::Ca(CA.into()),
             client_id: "test".into(),
             identity: None,
             timeout: Duration::from_millis(100),
@@ -219,7 +234,8 @@ mod tests {
     async fn what_lies_below_a_refused_option_is_the_source_of_its_error() {
         let broken = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
         let builder = || ClientBuilder::new("thalweg://127.0.0.1:1").timeout(Duration::from_millis(500));
-        for builder in [builder().ca_pem(broken), builder().identity_pem("no certificate", "no key")] {
+        let with_identity = builder().ca_pem(CA).identity_pem("no certificate", "no key");
+        for builder in [builder().ca_pem(broken), with_identity] {
             let error = builder.connect().await.map(drop).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
             assert!(std::error::Error::source(&error).is_some(), "{error}");

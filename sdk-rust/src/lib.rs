@@ -33,6 +33,8 @@
 //!
 //! - `wasm`, on by default: this process runs the partitioner of a topic. Without it a broker does, which costs a round
 //!   trip a call, and the build has no wasmtime in it.
+//! - `platform-roots`, on by default: a client that is given no CA trusts what this machine trusts. Without it such a
+//!   client gets an error of kind `unsupported` that says so, from [`connect`] on.
 //! - `testing`: [`testing`] starts brokers for the tests of what uses this crate.
 //!
 //! # How it runs

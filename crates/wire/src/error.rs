@@ -28,7 +28,7 @@ pub enum ErrorKind {
     Damaged,
     /// A broken invariant: report it.
     Internal,
-    /// This version cannot do it: upgrade.
+    /// This version or build cannot do it: upgrade, or build with the feature that the message names.
     Unsupported,
     /// The log does not hold the position (any more, or yet): seek to where it does.
     OffsetOutOfRange,
