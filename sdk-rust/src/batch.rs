@@ -300,7 +300,8 @@ pub enum OnBadRecord {
     /// The consumer answers with an error of kind `bad_record`, at every call until a seek past it.
     #[default]
     Fail,
-    /// Its records are passed over and counted as unreadable.
+    /// Its records are passed over and counted as unreadable. A compressed batch in a build without the feature
+    /// `codecs` is an error of kind `unsupported` all the same.
     Skip,
 }
 
@@ -323,14 +324,15 @@ pub(crate) struct Decoded {
     pub(crate) end: u64,
     /// Records that were passed over.
     pub(crate) unreadable: u64,
-    /// The batches that do not decode: the first offset of each, and why. Without [`OnBadRecord::Skip`] one at most,
-    /// the last thing that was read.
-    pub(crate) bad: Vec<(u64, BatchError)>,
+    /// The batches that were passed over: the first offset of each, and why it does not decode.
+    pub(crate) skipped: Vec<(u64, BatchError)>,
+    /// The batch that ended the decoding, in the same way: the first one that does not decode and is not skipped.
+    pub(crate) stopped_by: Option<(u64, BatchError)>,
 }
 
 /// The records from `from` to `end` in a push's body.
 pub(crate) fn decode(mut body: Bytes, from: u64, end: u64, on_bad: OnBadRecord) -> Decoded {
-    let mut decoded = Decoded { parts: Vec::new(), end: from, unreadable: 0, bad: Vec::new() };
+    let mut decoded = Decoded { parts: Vec::new(), end: from, unreadable: 0, skipped: Vec::new(), stopped_by: None };
     while !body.is_empty() {
         let (first, through, opened) = match RecordBatch::split_first(&mut body) {
             Ok(batch) => (batch.base_offset().0.max(from), batch.end_offset().0, open(&batch, from)),
@@ -342,12 +344,15 @@ pub(crate) fn decode(mut body: Bytes, from: u64, end: u64, on_bad: OnBadRecord) 
         };
         match opened {
             Ok(part) => decoded.parts.push(part),
+            // Nothing is wrong with a batch whose codec this build is without: another build reads it, so that passing
+            // over it would lose its records.
+            Err(error) if on_bad == OnBadRecord::Fail || matches!(error, BatchError::CodecNotBuiltIn { .. }) => {
+                decoded.stopped_by = Some((first, error));
+                decoded.end = first;
+                return decoded;
+            }
             Err(error) => {
-                decoded.bad.push((first, error));
-                if on_bad == OnBadRecord::Fail {
-                    decoded.end = first;
-                    return decoded;
-                }
+                decoded.skipped.push((first, error));
                 decoded.unreadable += through.saturating_sub(first);
             }
         }
@@ -389,18 +394,32 @@ pub(crate) mod crafted {
         let spans: Vec<_> = spans.map(Result::unwrap).collect();
         batch.filtered(&garbage, &spans, |_| true).into_bytes()
     }
+
+    /// A batch of two records, "x" and "y", that is compressed with zstd (one block, stored). By bytes, for builds
+    /// without codecs.
+    pub(crate) fn packed(base: u64) -> Bytes {
+        let bytes = [
+            &b"\0\0\0\0\0\0\0\0\0\0\0\x4a\0\0\0\x01\x02\xfb\x74\xba\0"[..],
+            &b"\0\x04\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"[..],
+            &[0xff; 14],
+            &b"\0\0\0\x02\x28\xb5\x2f\xfd\x20\x10\x81\0\0"[..],
+            &b"\x0e\0\0\0\x01\x02x\0\x0e\0\0\x02\x01\x02y\0"[..],
+        ];
+        let batch = RecordBatch::parse(bytes.concat().into()).unwrap();
+        batch.with_position(Offset(base), LeaderEpoch(1)).into_bytes()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::crafted::{bad, good};
+    use super::crafted::{bad, good, packed};
     use super::*;
 
     fn check(body: &[Bytes], from: u64, end: u64, on_bad: OnBadRecord, expect: (Vec<u64>, u64, u64, &[u64])) {
         let decoded = decode(body.concat().into(), from, end, on_bad);
         let base = |p: &Part| p.spans().iter().map(|s| p.offset(s)).collect::<Vec<_>>();
         let offsets = decoded.parts.iter().flat_map(base).collect();
-        let bad: Vec<u64> = decoded.bad.iter().map(|(at, _)| *at).collect();
+        let bad: Vec<u64> = decoded.skipped.iter().chain(&decoded.stopped_by).map(|(at, _)| *at).collect();
         assert_eq!((offsets, decoded.end, decoded.unreadable, &bad[..]), expect);
     }
 
@@ -416,6 +435,16 @@ mod tests {
         check(&body, 10, 15, OnBadRecord::Skip, (vec![11], 15, 4, &[10, 12, 14]));
         let body = [good(10, &["a", "b"])];
         check(&body, 11, 12, OnBadRecord::Fail, (vec![11], 12, 0, &[]));
+    }
+
+    #[test]
+    fn a_compressed_batch_is_read_or_stands_in_the_way_but_is_never_passed_over() {
+        let body = [good(10, &["a"]), bad(11, 1), packed(12), good(14, &["b"])];
+        let (offsets, end, bad) = match Codec::Zstd.is_built_in() {
+            true => (vec![10, 12, 13, 14], 15, &[11][..]),
+            false => (vec![10], 12, &[11, 12][..]),
+        };
+        check(&body, 10, 15, OnBadRecord::Skip, (offsets, end, 1, bad));
     }
 
     #[test]

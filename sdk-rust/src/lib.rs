@@ -33,6 +33,9 @@
 //!
 //! - `wasm`, on by default: this process runs the partitioner of a topic. Without it a broker does, which costs a round
 //!   trip a call, and the build has no wasmtime in it.
+//! - `codecs`, on by default: batches that are compressed with gzip, Snappy, LZ4 or Zstandard. Without it a producer
+//!   with a compression is refused with an error of kind `unsupported`, and so is a compressed batch by a consumer: the
+//!   error names its place, and the consumer stays before it, also where it skips bad records.
 //! - `platform-roots`, on by default: a client that is given no CA trusts what this machine trusts. Without it such a
 //!   client gets an error of kind `unsupported` that says so, from [`connect`] on.
 //! - `testing`: [`testing`] starts brokers for the tests of what uses this crate.

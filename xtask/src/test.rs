@@ -40,12 +40,7 @@ pub(crate) fn run() -> Result<(), String> {
     guests.args(["test", "--manifest-path", "plugins/Cargo.toml", "--package", "thalweg-guest", "--target-dir"]);
     tally.step("guest kit", guests.arg(build::target().join("plugins")), rust_line);
     tally.python_and_node(&python, &plugins)?;
-    build::step("a client without wasm");
-    let mut bare = build::cargo();
-    tally.check(
-        "thalweg without wasm",
-        bare.args(["check", "--quiet", "--profile", "fast", "--package", "thalweg", "--no-default-features"]),
-    );
+    tally.small_client();
     tally.lints();
     tally.close()
 }
@@ -102,6 +97,19 @@ impl Tally {
         });
         both.into_iter().for_each(|of_one| self.add(of_one));
         Ok(())
+    }
+
+    /// The client without its default features: its unit tests see what it says where a feature is missing.
+    fn small_client(&mut self) {
+        build::step("a client without default features");
+        let mut tests = build::cargo();
+        tests.args(["test", "--profile", "fast", "--package", "thalweg-model", "--package", "thalweg", "--lib"]);
+        self.step("a small client", tests.arg("--no-default-features"), rust_line);
+        for (name, features) in [("without features", ""), ("without wasm", "codecs,platform-roots")] {
+            let mut check = build::cargo();
+            check.args(["check", "--quiet", "--profile", "fast", "--package", "thalweg", "--no-default-features"]);
+            self.check(&format!("a client {name}"), check.args(["--features", features]));
+        }
     }
 
     fn lints(&mut self) {

@@ -308,7 +308,7 @@ impl RecordBatch {
     /// Decompresses the records if need be and walks over them without copying.
     ///
     /// # Errors
-    /// `Decompress` or `TooLarge` here; the iterator yields errors of single records.
+    /// `Decompress`, `CodecNotBuiltIn` or `TooLarge` here; the iterator yields errors of single records.
     pub fn open(&self) -> Result<RecordSpans, BatchError> {
         let header = self.header();
         let records = self.bytes.slice(BATCH_HEADER_BYTES..);
@@ -631,7 +631,8 @@ impl BatchBuilder {
     /// Closes the batch at offset 0 and epoch 0; the leader sets both.
     ///
     /// # Panics
-    /// On an empty builder: an empty batch has no meaning.
+    /// On an empty builder: an empty batch has no meaning. On a codec that is not built in
+    /// ([`Codec::is_built_in`]).
     pub fn build(self, codec: Codec, producer: Option<ProducerMark>) -> RecordBatch {
         assert!(self.count > 0, "a batch holds at least one record");
         let mark = producer.unwrap_or(ProducerMark {

@@ -45,6 +45,12 @@ pub enum BatchError {
         /// The id in the attributes.
         id: u8,
     },
+    /// The records are compressed, and this build has no codecs in it. Nothing is wrong with the batch.
+    #[error("the records are compressed with {codec}; build with the feature `codecs` of thalweg to read them")]
+    CodecNotBuiltIn {
+        /// The codec.
+        codec: &'static str,
+    },
     /// The compressed records do not decompress.
     #[error("records do not decompress with {codec}: {reason}")]
     Decompress {

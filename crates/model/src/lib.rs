@@ -14,7 +14,6 @@ mod name;
 mod pattern;
 mod planted;
 mod record;
-mod snappy;
 mod varint;
 
 pub use batch::{BATCH_HEADER_BYTES, BatchBuilder, BatchHeader, ProducerMark, RecordBatch, RecordSpan, RecordSpans};

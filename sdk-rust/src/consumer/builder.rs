@@ -167,7 +167,7 @@ impl ConsumerBuilder {
     }
 
     /// What becomes of a stored batch that does not decode; by default the consumer answers with `bad_record` until a
-    /// seek past it.
+    /// seek past it. A batch whose codec this build is without is never skipped: the error is `unsupported`.
     pub fn on_bad_record(mut self, policy: OnBadRecord) -> Self {
         self.on_bad_record = policy;
         self

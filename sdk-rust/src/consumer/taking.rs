@@ -229,14 +229,8 @@ impl Inner {
         if decoded.unreadable > 0 {
             reader.core().passed_over(push.partition, decoded.unreadable, true);
         }
-        let unreadable = |(at, reason): &(u64, BatchError)| {
-            RemoteError::new(ErrorCode::UnreadableBatch, format!("offset {at} cannot be read: {reason}"))
-        };
-        let is_skipped = self.on_bad_record == OnBadRecord::Skip;
-        if is_skipped {
-            decoded.bad.iter().for_each(|bad| skipped(reader, push.partition, bad.0, &unreadable(bad)));
-        }
-        if let Some(bad) = decoded.bad.last().filter(|_| !is_skipped) {
+        decoded.skipped.iter().for_each(|bad| skipped(reader, push.partition, bad.0, &unreadable(bad)));
+        if let Some(bad) = &decoded.stopped_by {
             // Pushes that come meanwhile lie behind it.
             reader.change(|core| core.stop_at(push.partition, bad.0));
             state.failed.insert(key.clone(), failure(reader, push, Some(bad.0), unreadable(bad)));
@@ -306,6 +300,15 @@ fn failure(reader: &Reader, push: &proto::FetchPush, offset: Option<u64>, error:
         _ => Error::from(error).in_context(&format!("topic {:?} partition {}", reader.name(), push.partition)),
     };
     error.at(place)
+}
+
+/// What a stored batch that is not read meets with: its first offset, and why.
+fn unreadable((at, reason): &(u64, BatchError)) -> RemoteError {
+    let code = match reason {
+        BatchError::CodecNotBuiltIn { .. } => ErrorCode::Unsupported,
+        _ => ErrorCode::UnreadableBatch,
+    };
+    RemoteError::new(code, format!("offset {at} cannot be read: {reason}"))
 }
 
 fn skipped(reader: &Reader, partition: u32, at: u64, reason: &RemoteError) {

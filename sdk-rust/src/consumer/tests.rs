@@ -14,6 +14,8 @@ use super::alone::Alone;
 use super::handle::{Made, Source, Subscribing};
 use super::reader::{Event, Reader, ReadingHow};
 use super::{Consumer, OnOutOfRange, Records, Taken};
+#[cfg(not(feature = "codecs"))]
+use crate::batch::crafted::packed;
 use crate::batch::crafted::{bad, good};
 use crate::client::Client;
 use crate::{Batch, ErrorPlace, OnBadRecord};
@@ -128,6 +130,28 @@ async fn skip_passes_a_bad_batch_over_and_counts_its_records() {
     assert_eq!(offsets, [10, 11, 15, 18]);
     let counts = pair.consumer.counts();
     assert_eq!((counts.delivered, counts.unreadable, counts.scanned()), (4, 5, 9));
+}
+
+#[cfg(not(feature = "codecs"))]
+#[tokio::test]
+async fn a_batch_whose_codec_is_not_built_in_is_kept_for_a_build_that_has_it() {
+    for policy in [OnBadRecord::Fail, OnBadRecord::Skip] {
+        let mut pair = Pair::new(policy, OnOutOfRange::Fail);
+        pair.push(&[good(10, &["a", "b"]), packed(12), good(14, &["c"])], scanned(15, 5));
+        assert_eq!((pair.next().await, pair.next().await), (Ok(10), Ok(11)));
+        for _ in 0..2 {
+            let error = pair.consumer.next().await.expect("it does not end").unwrap_err();
+            let place = bad_at(12).1;
+            assert_eq!((error.kind(), error.place()), (ErrorKind::Unsupported, Some(&place)));
+            let text = error.to_string();
+            for part in ["topic \"t\" partition 0", "offset 12", "zstd", "the feature `codecs`"] {
+                assert!(text.contains(part), "{text}");
+            }
+        }
+        assert_eq!((pair.consumer.position(0), pair.consumer.counts().unreadable), (Some(12), 0));
+        pair.consumer.seek(0, Position::Offset(14)).await.unwrap();
+        assert_eq!(pair.start(), 14);
+    }
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ impl ProducerBuilder {
         self
     }
 
-    /// Compression of batches; none by default.
+    /// Compression of batches; none by default. Any other needs the feature `codecs`, which is on by default.
     pub fn compression(mut self, codec: Codec) -> Self {
         self.config.codec = codec;
         self
@@ -130,7 +130,8 @@ impl ProducerBuilder {
     ///
     /// # Errors
     /// `invalid` for an option that is out of its range, and in a process that was forked since the client connected:
-    /// fix the option, or connect again there. `closed` where the client's thread has ended.
+    /// fix the option, or connect again there. `unsupported` for a compression that this build is without. `closed`
+    /// where the client's thread has ended.
     pub fn start(self) -> Result<Producer> {
         let invalid = |message: String| Err(Error::new(ErrorKind::Invalid, message));
         if !(1..=8 << 20).contains(&self.config.batch_bytes) {
@@ -145,6 +146,11 @@ impl ProducerBuilder {
         }
         if self.config.delivery_timeout_ms == 0 {
             return invalid("delivery_timeout is below a millisecond: no record is delivered in no time".into());
+        }
+        if !self.config.codec.is_built_in() {
+            let codec = self.config.codec.name();
+            let message = format!("compression is {codec}: build with the feature `codecs` of thalweg to send with it");
+            return Err(Error::new(ErrorKind::Unsupported, message));
         }
         let ledger = Ledger::new(self.on_error, self.buffer_bytes);
         let inner = Inner {

@@ -4,6 +4,8 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+#[cfg(not(feature = "codecs"))]
+use thalweg_model::Codec;
 use thalweg_wire::ErrorKind;
 
 use crate::Record;
@@ -46,6 +48,19 @@ impl tracing::Subscriber for Said {
 
 async fn in_time<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(10), what).await.expect("it ends")
+}
+
+#[cfg(not(feature = "codecs"))]
+#[tokio::test]
+async fn a_producer_with_a_codec_that_is_not_built_in_is_refused_when_it_is_made() {
+    let made = |codec| Client::unconnected().producer("t").compression(codec).start().map(drop);
+    assert_eq!(made(Codec::None), Ok(()));
+    for codec in &Codec::ALL[1..] {
+        let error = made(*codec).unwrap_err();
+        let text = error.to_string();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(text.contains(codec.name()) && text.contains("the feature `codecs` of thalweg"), "{text}");
+    }
 }
 
 #[test]

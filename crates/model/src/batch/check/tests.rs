@@ -1,6 +1,7 @@
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
+use super::super::tests::CODECS;
 use super::super::{BatchBuilder, MAGIC, sealed};
 use super::*;
 use crate::limits::{HEADER_KEY_BYTES_MAX, HEADERS_COUNT_MAX};
@@ -51,7 +52,10 @@ fn record(value: usize) -> Record {
     Record { value: Some(vec![b'v'; value].into()), ..Record::default() }
 }
 
-const CODECS: [Codec; 3] = [Codec::None, Codec::Lz4, Codec::Zstd];
+/// Every codec that packs, where it is built in.
+fn packing() -> impl Iterator<Item = Codec> {
+    Codec::ALL[1..].iter().copied().filter(|codec| codec.is_built_in())
+}
 
 /// The error about a record, and which one it is.
 fn of_record(result: Result<(), BatchError>) -> (u32, BatchError) {
@@ -64,7 +68,7 @@ fn of_record(result: Result<(), BatchError>) -> (u32, BatchError) {
 #[test]
 fn records_that_are_none_are_refused_with_their_number() {
     let good = encoded(&[record(3), record(5)]);
-    for codec in CODECS {
+    for &codec in CODECS {
         let packed = |bytes: &[u8]| codec.compress(bytes.to_vec());
         assert_eq!(Forged::new(codec, 2, packed(&good)).check(), Ok(()));
         // A varint without end.
@@ -99,7 +103,7 @@ fn a_batch_with_fewer_records_than_offsets_is_not_for_producers() {
 
 #[test]
 fn bytes_that_no_codec_made_are_refused() {
-    for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+    for codec in packing() {
         let garbage = Forged::new(codec, 1, vec![0x5a; 200]).check();
         assert!(matches!(garbage, Err(BatchError::Decompress { .. })), "{garbage:?}");
         let packed = codec.compress(encoded(&[record(100_000)]));
@@ -112,16 +116,32 @@ fn bytes_that_no_codec_made_are_refused() {
     }
 }
 
+#[cfg(not(feature = "codecs"))]
+#[test]
+fn a_codec_that_is_not_built_in_is_named_and_nothing_is_called_corrupt() {
+    for codec in &Codec::ALL[1..] {
+        let batch = Forged::new(*codec, 1, vec![0x5a; 200]).parse().unwrap();
+        let error = BatchError::CodecNotBuiltIn { codec: codec.name() };
+        assert_eq!(batch.check_records(), Err(error.clone()));
+        assert_eq!(batch.records(), Err(error.clone()));
+        assert_eq!(batch.open().map(drop), Err(error.clone()));
+        let text = error.to_string();
+        assert!(text.contains(codec.name()) && text.contains("the feature `codecs`"), "{text}");
+        let built = std::panic::catch_unwind(|| codec.compress(vec![0]));
+        assert!(built.is_err(), "{codec:?} packs");
+    }
+}
+
 #[test]
 fn a_bomb_goes_off_at_its_first_record() {
     let zeros = vec![0; 64 << 20];
-    for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+    for codec in packing() {
         let (number, _) = of_record(Forged::new(codec, 1, codec.compress(zeros.clone())).check());
         assert_eq!(number, 0);
     }
     // Good records, but more than a batch holds when it is opened.
     let many: Vec<Record> = (0..17).map(|_| record(1_000_000)).collect();
-    for codec in CODECS {
+    for &codec in CODECS {
         let large = Forged::new(codec, 17, codec.compress(encoded(&many))).check();
         assert!(matches!(large, Err(BatchError::TooLarge { .. })), "{large:?}");
         assert_eq!(Forged::new(codec, 16, codec.compress(encoded(&many[..16]))).check(), Ok(()));
@@ -150,7 +170,7 @@ fn the_limits_are_those_of_the_client() {
     ];
     for (record, allowed) in cases {
         assert_eq!(record.check_limits().is_ok(), allowed);
-        for codec in CODECS {
+        for &codec in CODECS {
             let two = encoded(&[self::record(1), record.clone()]);
             let result = Forged::new(codec, 2, codec.compress(two)).check();
             match allowed {
@@ -217,7 +237,7 @@ fn reads_if_it_passes(batch: RecordBatch) {
 
 proptest! {
     #[test]
-    fn whatever_a_client_builds_passes(records in records(), codec in 0..3usize) {
+    fn whatever_a_client_builds_passes(records in records(), codec in 0..CODECS.len()) {
         let mut builder = BatchBuilder::new();
         records.iter().for_each(|r| builder.push(r));
         prop_assert_eq!(builder.build(CODECS[codec], None).check_records(), Ok(()));
@@ -226,7 +246,7 @@ proptest! {
     #[test]
     fn flipped_cut_and_longer_bytes_under_a_right_checksum_pass_only_if_they_read(
         records in records(),
-        codec in 0..3usize,
+        codec in 0..CODECS.len(),
         flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut in proptest::option::of(any::<prop::sample::Index>()),
         tail in proptest::collection::vec(any::<u8>(), 0..20),
@@ -250,7 +270,7 @@ proptest! {
 
     #[test]
     fn no_records_make_it_panic(
-        codec in 0..3usize,
+        codec in 0..CODECS.len(),
         count in 1..5i32,
         records in proptest::collection::vec(any::<u8>(), 0..200),
     ) {
