@@ -5,8 +5,11 @@
 
 mod error;
 mod frame;
+#[macro_use]
+mod message;
 
-/// The protobuf messages, as prost makes them from `thalweg.proto`; the test `generated` does.
+/// The protobuf messages, as prost makes them from `thalweg.proto` but for its derived `Message`; the test `generated`
+/// makes them.
 #[allow(missing_docs, clippy::all, reason = "generated; documented in thalweg.proto")]
 pub mod proto {
     include!("thalweg.rs");
