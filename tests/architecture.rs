@@ -219,17 +219,34 @@ fn what_may_grow_is_not_exhaustive() {
     }
 }
 
-/// Whoever builds a client builds no compiler of protobuf: what it makes is checked in.
-#[test]
-fn nothing_below_the_client_is_built_for_the_build_of_messages() {
+/// Crates, with their versions, that a build of the client without default features takes, on this platform.
+fn crates_of_a_small_client() -> BTreeSet<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["tree", "--offline", "--package", "thalweg", "--no-default-features", "--edges", "normal,build"]);
-    let output =
-        command.args(["--prefix", "none"]).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs");
+    command.args(["tree", "--locked", "--offline", "--package", "thalweg", "--no-default-features"]);
+    command.args(["--edges", "normal,build", "--prefix", "none", "--format", "{p}"]);
+    let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let tree = String::from_utf8(output.stdout).expect("names are text");
-    assert!(tree.contains("thalweg-wire"), "{tree}");
-    for name in ["prost-build", "protox", "wasmtime"] {
-        assert!(!tree.lines().any(|line| line.starts_with(&format!("{name} "))), "a client without wasm builds {name}");
+    // `name v1.2.3`, and behind that a path, or that it is a macro or was shown before.
+    tree.lines().map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect()
+}
+
+/// Whoever builds a client builds neither a compiler of protobuf nor what a default feature brings.
+#[test]
+fn nothing_below_a_small_client_is_built_for_what_it_does_without() {
+    let crates = crates_of_a_small_client();
+    assert!(crates.iter().any(|c| c.starts_with("thalweg-wire ")), "{crates:?}");
+    for name in ["prost-build", "prost-derive", "protox", "wasmtime", "zstd", "lz4", "flate2", "snap", "indexmap"] {
+        assert!(!crates.iter().any(|c| c.starts_with(&format!("{name} "))), "a client without features builds {name}");
     }
+    assert!(!crates.iter().any(|c| c.starts_with("rustls-native-certs ")), "the platform's roots are a feature");
+}
+
+/// docs/guides/rust.md says so. Each crate is one to trust, to wait for, and to keep up with.
+#[test]
+fn a_small_client_takes_fewer_than_65_crates() {
+    let crates = crates_of_a_small_client();
+    assert!(crates.len() < 65, "{} crates: {crates:#?}", crates.len());
+    assert!(read("docs/guides/rust.md").contains("fewer than 65 crates"), "the guide names another number");
 }
