@@ -6,21 +6,21 @@
 
 mod coding;
 mod group;
-mod majority;
 mod metadata;
 mod placement;
 mod producer;
 mod record;
+mod topic;
 
 pub use group::{
     Assigned, Assignment, Clock, Committed, Committer, Coordinator, Ends, Group, GroupAnswer, GroupError, GroupFilter,
     GroupRecord, GroupRequest, GroupState, GroupSummary, Holding, Join, Member, OFFSETS_TOPIC, SESSION_MS_MAX,
     SESSION_MS_MIN, SecretDigest, Terms, partition_of_group,
 };
-pub use majority::{Copies, Copy, Stuck};
-pub use metadata::{Answer, ControlError, Metadata, Request, Topic};
+pub use metadata::{Answer, ControlError, Copies, Copy, Metadata, Request, Stuck};
 pub use producer::ProducerSecret;
 pub use record::{
     Broker, FEATURE_LEVEL, MetadataRecord, Pin, Plugin, PluginDigest, PluginKind, RecordError, TopicConfig,
     incarnation, is_outdated, next_start, renewed, starts_of,
 };
+pub use topic::Topic;

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use thalweg_model::{BrokerId, ReplicaId};
 
-use crate::metadata::Topic;
 use crate::record::Broker;
+use crate::topic::Topic;
 
 /// The replicas of each partition, the preferred leader first. `brokers` are at least `replication_factor`.
 pub(crate) fn place<'a>(

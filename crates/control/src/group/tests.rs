@@ -1,4 +1,7 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
+use thalweg_model::limits::GROUP_GONE_MAX;
 use thalweg_model::{Assignor, OnFailure, PinEpoch, ReplicaId, TopicId, assert_finds};
 
 use super::*;

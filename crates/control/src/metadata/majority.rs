@@ -1,13 +1,14 @@
 //! Which partitions cannot go on by themselves: from what the cluster has decided, and from what brokers tell of their
 //! copies.
 //!
-//! What an operator does about it is `metadata.rs`'s [`Request::Recover`](crate::Request::Recover).
+//! What an operator does about it is [`Request::Recover`](crate::Request::Recover).
 
 use std::collections::BTreeMap;
 
 use thalweg_model::{BrokerId, LeaderEpoch, Offset, RaftIndex, ReplicaId, TopicId};
 
-use crate::metadata::{Metadata, Topic};
+use super::Metadata;
+use crate::topic::Topic;
 
 /// A copy of a partition as the broker that holds it tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

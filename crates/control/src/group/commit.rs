@@ -1,0 +1,71 @@
+//! Offsets that a group commits: by whom, of what, and up to where. What a partition's end is, is learnt elsewhere.
+
+use std::collections::BTreeMap;
+
+use thalweg_model::{Bug, TopicPartition, is_planted};
+
+use super::error::{GroupError, check_id, without_members};
+use super::record::{Committed, GroupRecord};
+use super::request::{Committer, GroupAnswer};
+use super::{Clock, Coordinator, Ends};
+use crate::Metadata;
+
+impl Coordinator {
+    pub(super) fn commit(
+        &mut self,
+        now: Clock,
+        metadata: &Metadata,
+        ends: &Ends,
+        group: String,
+        committer: Option<Committer>,
+        offsets: Vec<(TopicPartition, Committed)>,
+    ) -> Result<(Vec<GroupRecord>, GroupAnswer), GroupError> {
+        check_id("group id", &group)?;
+        let exists = |p: &TopicPartition| metadata.topic_by_id(p.topic).is_some_and(|t| p.partition.0 < t.partitions);
+        let mut refused = Vec::new();
+        let mut taken: BTreeMap<TopicPartition, Committed> = BTreeMap::new();
+        let holder = match &committer {
+            Some(_) if is_planted(Bug::StaleCommitTaken) => None,
+            Some(c) => Some((&c.member, c.epoch, self.prove(&group, &c.member, c.secret)?.1)),
+            None => {
+                if let Some(g) = self.groups.get(&group) {
+                    without_members(&group, g)?;
+                }
+                None
+            }
+        };
+        for (partition, committed) in offsets {
+            let stale = holder.filter(|(_, epoch, m)| {
+                // Held since before what the member says it follows: nobody else has had it in between.
+                *epoch > m.epoch || m.holdings.get(&partition).is_none_or(|h| h.since > *epoch)
+            });
+            match stale {
+                _ if !exists(&partition) => refused.push((partition, GroupError::UnknownPartition(partition))),
+                Some((id, found, m)) => {
+                    let (group, member, epoch) = (group.clone(), id.clone(), m.epoch);
+                    let error = GroupError::StaleEpoch { group, member, found, epoch, partition };
+                    refused.push((partition, error));
+                }
+                None if is_planted(Bug::EndNotAsked) => drop(taken.insert(partition, committed)),
+                None if committed.offset > ends.get(&partition).copied().unwrap_or(0) => {
+                    let offset = committed.offset;
+                    refused.push((
+                        partition,
+                        match ends.get(&partition) {
+                            Some(end) => GroupError::BeyondEnd { partition, offset, end: *end },
+                            None => GroupError::EndUnknown { partition, offset },
+                        },
+                    ));
+                }
+                None => drop(taken.insert(partition, committed)),
+            }
+        }
+        let mut records = Vec::new();
+        if !taken.is_empty() {
+            let committed =
+                GroupRecord::OffsetsCommitted { group, at_ms: now.noted_ms, offsets: taken.into_iter().collect() };
+            records = self.take(vec![committed]);
+        }
+        Ok((records, GroupAnswer::Committed(refused)))
+    }
+}

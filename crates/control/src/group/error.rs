@@ -1,0 +1,216 @@
+//! Why a coordinator refuses a request, and the limits of what may be asked. What only the group's state can tell is
+//! left to the rules themselves.
+
+use thalweg_model::limits::{GROUP_GONE_MAX, GROUP_ID_BYTES_MAX, GROUP_TOPICS_MAX};
+use thalweg_model::{TopicPartition, check_topic_or_pattern};
+use thiserror::Error;
+
+use super::record::Terms;
+use super::request::Join;
+use super::state::Group;
+
+/// Shortest session that a member may ask for.
+pub const SESSION_MS_MIN: u32 = 500;
+/// Longest.
+pub const SESSION_MS_MAX: u32 = 600_000;
+
+/// Why a request is refused; nothing changes.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum GroupError {
+    /// An id that is none.
+    #[error("{what} is {found} bytes, it must be between 1 and {limit} (docs/LIMITS.md)")]
+    Id {
+        /// "group id", "member id", …
+        what: &'static str,
+        /// Its length.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A count out of its range.
+    #[error("{what} is {found}, it must be between {min} and {max} (docs/LIMITS.md)")]
+    Range {
+        /// What.
+        what: &'static str,
+        /// What was asked.
+        found: u64,
+        /// Smallest.
+        min: u64,
+        /// Largest.
+        max: u64,
+    },
+    /// A topic's name that is none.
+    #[error("topic name: {0}")]
+    Topic(thalweg_model::NameError),
+    /// It left, or was not heard of for a whole session.
+    #[error(
+        "member {member} is not in group {group:?} (any more): it left, or was not heard of for its whole session; \
+         what it was \
+         reading may be another's, so join again"
+    )]
+    UnknownMember {
+        /// The group.
+        group: String,
+        /// The member.
+        member: String,
+    },
+    /// Somebody else's member.
+    #[error(
+        "member {member} of group {group:?} is another's: what came with this is not the secret that came with its \
+         join, and only the \
+         process that joined speaks for it"
+    )]
+    WrongSecret {
+        /// The group.
+        group: String,
+        /// The member.
+        member: String,
+    },
+    /// It speaks of an assignment that it never had, or has lost.
+    #[error(
+        "member {member} of group {group:?} says epoch {found}, the group is at {epoch}: partition {partition} is not \
+         its own (any more), \
+         and what it has read of it may be another's to commit"
+    )]
+    StaleEpoch {
+        /// The group.
+        group: String,
+        /// The member.
+        member: String,
+        /// What it said.
+        found: u32,
+        /// What it was told last.
+        epoch: u32,
+        /// The partition.
+        partition: TopicPartition,
+    },
+    /// Another has this id.
+    #[error("member id {member} of group {group:?} is in use: every member chooses a fresh one")]
+    MemberIdInUse {
+        /// The group.
+        group: String,
+        /// The id.
+        member: String,
+    },
+    /// A static name is in use.
+    #[error(
+        "instance {instance:?} of group {group:?} is held by member {member} on {host}; stop that one, wait until its \
+         session of \
+         {session_ms} ms has ended, or choose another instance id"
+    )]
+    InstanceInUse {
+        /// The group.
+        group: String,
+        /// The name.
+        instance: String,
+        /// Who has it.
+        member: String,
+        /// Where that one is.
+        host: String,
+        /// Its session.
+        session_ms: u32,
+    },
+    /// Members disagree.
+    #[error(
+        "group {group:?} has {there}, this member wants {wanted}: the members of one group share one filter, policy \
+         and assignor; use \
+         another group id, or let all members of this one leave first"
+    )]
+    TermsDiffer {
+        /// The group.
+        group: String,
+        /// The group's terms.
+        there: String,
+        /// The member's.
+        wanted: String,
+    },
+    /// Only without members.
+    #[error("group {group:?} has {members} members; this can be done once all of them have left")]
+    NotEmpty {
+        /// The group.
+        group: String,
+        /// Their number.
+        members: usize,
+    },
+    /// No such group.
+    #[error("group {0:?} does not exist; `thalweg group list` shows those that do")]
+    UnknownGroup(String),
+    /// No such partition.
+    #[error("partition {0} does not exist (any more)")]
+    UnknownPartition(TopicPartition),
+    /// Nobody can have read so far.
+    #[error(
+        "offset {offset} of partition {partition} cannot be committed: its records end at {end}, which is the largest \
+         offset that a group \
+         can have come to"
+    )]
+    BeyondEnd {
+        /// The partition.
+        partition: TopicPartition,
+        /// What was to be committed.
+        offset: u64,
+        /// The partition's high watermark.
+        end: u64,
+    },
+    /// Nobody who knows could be asked in time.
+    #[error(
+        "offset {offset} of partition {partition} is not committed: whether it has records up to there could not be \
+         learnt, because its \
+         leader did not answer; the same commit works once it does"
+    )]
+    EndUnknown {
+        /// The partition.
+        partition: TopicPartition,
+        /// What was to be committed.
+        offset: u64,
+    },
+}
+
+pub(super) fn without_members(group: &str, g: &Group) -> Result<(), GroupError> {
+    match g.members.len() {
+        0 => Ok(()),
+        members => Err(GroupError::NotEmpty { group: group.to_owned(), members }),
+    }
+}
+
+pub(super) fn describe(terms: &Terms) -> String {
+    let filter = terms.filter.as_ref().map_or("no filter".to_owned(), |f| {
+        let config =
+            if f.config.is_empty() { String::new() } else { format!(" with {} bytes of config", f.config.len()) };
+        format!("filter {}{config} and policy `{}`", f.reference, f.on_failure.name())
+    });
+    format!("{filter}, assignor `{}`", terms.assignor.name())
+}
+
+pub(super) fn check_id(what: &'static str, id: &str) -> Result<(), GroupError> {
+    match id.len() {
+        1..=GROUP_ID_BYTES_MAX => Ok(()),
+        found => Err(GroupError::Id { what, found, limit: GROUP_ID_BYTES_MAX }),
+    }
+}
+
+pub(super) fn check(group: &str, member: &str, join: &Join) -> Result<(), GroupError> {
+    check_id("group id", group)?;
+    check_id("member id", member)?;
+    join.instance.as_deref().map_or(Ok(()), |i| check_id("instance id", i))?;
+    check_topics(&join.topics)?;
+    for (what, text) in [("client name", &join.client), ("host", &join.host)] {
+        if text.len() > GROUP_ID_BYTES_MAX {
+            return Err(GroupError::Id { what, found: text.len(), limit: GROUP_ID_BYTES_MAX });
+        }
+    }
+    range("the number of members that have gone", join.gone.len() as u64, (0, GROUP_GONE_MAX as u64))?;
+    range("the session timeout in ms", join.session_ms as u64, (SESSION_MS_MIN as u64, SESSION_MS_MAX as u64))
+}
+
+pub(super) fn check_topics(topics: &[String]) -> Result<(), GroupError> {
+    range("the number of topics", topics.len() as u64, (1, GROUP_TOPICS_MAX as u64))?;
+    topics.iter().try_for_each(|t| check_topic_or_pattern(t).map_err(GroupError::Topic))
+}
+
+pub(super) fn range(what: &'static str, found: u64, (min, max): (u64, u64)) -> Result<(), GroupError> {
+    match (min..=max).contains(&found) {
+        true => Ok(()),
+        false => Err(GroupError::Range { what, found, min, max }),
+    }
+}

@@ -1,0 +1,76 @@
+//! A consumer group: its members, what they hold, and how far they have come. Who decides about it is left to the
+//! coordinator.
+
+use std::collections::BTreeMap;
+
+use thalweg_model::TopicPartition;
+
+use super::record::{Committed, Holding, Member, Terms};
+use super::request::{Assigned, Assignment};
+
+/// How a group is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupState {
+    /// Without members.
+    Empty,
+    /// Partitions are changing hands.
+    Reconciling,
+    /// Every member has what it should have.
+    Stable,
+}
+
+impl GroupState {
+    /// As on command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            GroupState::Empty => "empty",
+            GroupState::Reconciling => "reconciling",
+            GroupState::Stable => "stable",
+        }
+    }
+}
+
+/// A group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Group {
+    /// No member epoch so far is larger.
+    pub epoch: u32,
+    /// What its members agree on.
+    pub terms: Terms,
+    /// Its members by id.
+    pub members: BTreeMap<String, Member>,
+    /// How far it has come.
+    pub offsets: BTreeMap<TopicPartition, Committed>,
+    /// When it last had a member or a commit, ms since the epoch; 0: nobody knows.
+    pub active_ms: u64,
+}
+
+impl Group {
+    /// Something happened; 0: at a time that nobody knows, so that nobody knows any more how long it has been idle.
+    pub(super) fn active(&mut self, at_ms: u64) {
+        self.active_ms = if at_ms == 0 { 0 } else { self.active_ms.max(at_ms) };
+    }
+
+    /// How it is.
+    pub fn state(&self) -> GroupState {
+        let is_settled = |m: &Member| {
+            m.holdings.len() == m.target.len()
+                && m.holdings.iter().all(|(p, h)| h.revoked_by.is_none() && m.target.contains(p))
+        };
+        match self.members.is_empty() {
+            true => GroupState::Empty,
+            false if self.members.values().all(is_settled) => GroupState::Stable,
+            false => GroupState::Reconciling,
+        }
+    }
+
+    pub(super) fn assignment(&self, member: &Member) -> Assignment {
+        let kept = member.holdings.iter().filter(|(_, h)| h.revoked_by.is_none());
+        let assigned = |(p, h): (&TopicPartition, &Holding)| Assigned {
+            partition: *p,
+            since: h.since,
+            committed: self.offsets.get(p).copied(),
+        };
+        Assignment { epoch: member.epoch, partitions: kept.map(assigned).collect() }
+    }
+}

@@ -1,0 +1,189 @@
+//! Topics, brokers, plugins and producer ids: what is decided, and what there is.
+//!
+//! Where the log of the decisions is kept, and who may ask for them, is left to others.
+
+mod apply;
+mod brokers;
+mod create;
+mod majority;
+mod request;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use thalweg_model::{BrokerId, DirectoryId, PinEpoch, ProducerId, TopicId, check_plugin_name};
+
+pub use self::majority::{Copies, Copy, Stuck};
+pub use self::request::{Answer, ControlError, Request};
+use crate::producer::ProducerSecret;
+use crate::record::{Broker, MetadataRecord, Plugin, PluginDigest, PluginKind};
+use crate::topic::Topic;
+
+/// Producer ids reserved by one record, so that most are given out without a write.
+const PRODUCER_ID_BLOCK: i64 = 1000;
+
+/// The cluster's metadata after some prefix of its log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata {
+    topics: BTreeMap<String, Topic>,
+    names: BTreeMap<TopicId, String>,
+    /// All versions of each name; version n stands at n - 1.
+    plugins: BTreeMap<String, Vec<Plugin>>,
+    brokers: BTreeMap<BrokerId, Broker>,
+    /// Topics that are gone, so that what a broker still holds of them can go too.
+    deleted: BTreeSet<TopicId>,
+    /// Records up to this level are used; 0 before the first broker.
+    feature_level: u32,
+    /// Data directories that an operator has given up.
+    lost: BTreeSet<DirectoryId>,
+    /// Behind the tokens of producers; `None` before the first of them.
+    producer_secret: Option<ProducerSecret>,
+    reserved: i64,
+    /// Ids of a block that this process reserved and has not given out; those left over from before a restart, or from
+    /// before another controller, are never used.
+    block: std::ops::Range<i64>,
+}
+
+impl Metadata {
+    /// Decides a request. The answer may be given when the records are on a quorum and have been applied.
+    pub fn handle(&mut self, now_ms: u64, request: Request) -> Result<(Vec<MetadataRecord>, Answer), ControlError> {
+        match request {
+            Request::CreateTopic { id, name, partitions, replication_factor, live, partitioner, config } => {
+                let size = (partitions, replication_factor);
+                let record = self.create_topic(now_ms, id, &name, size, &live, partitioner, config)?;
+                Ok((vec![record], Answer::TopicCreated(name)))
+            }
+            Request::DeleteTopic { name } => {
+                let id = self.topics.get(&name).ok_or(ControlError::UnknownTopic(name))?.id;
+                Ok((vec![MetadataRecord::TopicDeleted { id }], Answer::TopicDeleted(id)))
+            }
+            Request::SetPartitioner { name, partitioner } => {
+                let pin = self.pin(partitioner)?;
+                let topic = self.topics.get(&name).ok_or_else(|| ControlError::UnknownTopic(name.clone()))?;
+                let pin_epoch = PinEpoch(topic.pin_epoch.0 + 1);
+                let record = MetadataRecord::PartitionerSet { topic: topic.id, pin_epoch, pin };
+                let is_new = !matches!(&record, MetadataRecord::PartitionerSet { pin, .. } if *pin == topic.pin);
+                Ok((is_new.then_some(record).into_iter().collect(), Answer::PartitionerSet(name)))
+            }
+            Request::AdmitPlugin { name, kind, digest, source_digest, bytes, contract } => {
+                check_plugin_name(&name).map_err(|error| ControlError::Name { what: "plugin", error })?;
+                let versions = self.plugins.get(&name).map_or(&[][..], Vec::as_slice);
+                if let Some(same) = versions.iter().find(|p| p.source_digest == source_digest && p.kind == kind) {
+                    return Ok((Vec::new(), Answer::Plugin(same.clone(), true)));
+                }
+                let version = versions.len() as u32 + 1;
+                let plugin = Plugin { name, version, digest, source_digest, kind, bytes, created_ms: now_ms, contract };
+                Ok((vec![MetadataRecord::PluginAdmitted(plugin.clone())], Answer::Plugin(plugin, false)))
+            }
+            Request::InitProducer { secret } => {
+                let mut records = Vec::new();
+                let drawn = ProducerSecret::new(secret);
+                let secret = self.producer_secret.as_ref().unwrap_or_else(|| {
+                    records.push(MetadataRecord::ProducerSecretSet(drawn.clone()));
+                    &drawn
+                });
+                if self.block.is_empty() {
+                    self.block = self.reserved..self.reserved + PRODUCER_ID_BLOCK;
+                    records.push(MetadataRecord::ProducerIdsReserved { next: self.block.end });
+                }
+                let id = ProducerId(self.block.next().expect("a block is not empty"));
+                Ok((records, Answer::Producer(id, secret.token(id))))
+            }
+            Request::RegisterBroker { broker, other_is_alive } => self.register(broker, other_is_alive),
+            Request::ReplaceReplica { topic, partition, replica } => {
+                Ok((self.replace(topic, partition, replica).into_iter().collect(), Answer::Replaced))
+            }
+            Request::Recover { lost, live, copies } => Ok((self.recover(&lost, &live, &copies)?, Answer::Recovered)),
+        }
+    }
+
+    /// What was decided last did not reach the quorum, or another controller has been at work: ids that were reserved
+    /// by it may not be ours.
+    pub fn forget_reservations(&mut self) {
+        self.block = 0..0;
+    }
+
+    /// What tells producers from those who only say that they are; `None` before the first producer.
+    pub fn producer_secret(&self) -> Option<&ProducerSecret> {
+        self.producer_secret.as_ref()
+    }
+
+    /// Records and messages up to this level are used; 0 before the first broker.
+    pub fn feature_level(&self) -> u32 {
+        self.feature_level
+    }
+
+    /// All brokers, by number.
+    pub fn brokers(&self) -> impl Iterator<Item = &Broker> {
+        self.brokers.values()
+    }
+
+    /// One broker.
+    pub fn broker(&self, id: BrokerId) -> Option<&Broker> {
+        self.brokers.get(&id)
+    }
+
+    /// True for a topic that once was.
+    pub fn is_deleted(&self, topic: TopicId) -> bool {
+        self.deleted.contains(&topic)
+    }
+
+    /// All topics, by name.
+    pub fn topics(&self) -> impl Iterator<Item = &Topic> {
+        self.topics.values()
+    }
+
+    /// The topic called `name`.
+    pub fn topic(&self, name: &str) -> Result<&Topic, ControlError> {
+        self.topics.get(name).ok_or_else(|| ControlError::UnknownTopic(name.to_owned()))
+    }
+
+    /// The topic with this id, if there is one (still).
+    pub fn topic_by_id(&self, id: TopicId) -> Option<&Topic> {
+        self.topics.get(self.names.get(&id)?)
+    }
+
+    fn topic_by_id_mut(&mut self, id: TopicId) -> Option<&mut Topic> {
+        self.topics.get_mut(self.names.get(&id)?)
+    }
+
+    /// All plugins in all versions.
+    pub fn plugins(&self) -> impl Iterator<Item = &Plugin> {
+        self.plugins.values().flatten()
+    }
+
+    /// The plugin "name" (its newest version) or "name@version", of the kind asked for.
+    pub fn plugin(&self, reference: &str, kind: PluginKind) -> Result<&Plugin, ControlError> {
+        let plugin = self.plugin_any(reference)?;
+        if plugin.kind != kind {
+            return Err(ControlError::WrongKind {
+                name: reference.to_owned(),
+                found: plugin.kind.name(),
+                expected: kind.name(),
+            });
+        }
+        Ok(plugin)
+    }
+
+    /// The same, of any kind.
+    pub fn plugin_any(&self, reference: &str) -> Result<&Plugin, ControlError> {
+        let unknown = || ControlError::UnknownPlugin(reference.to_owned());
+        let (name, version) = match reference.split_once('@') {
+            None => (reference, None),
+            Some((name, version)) => (name, Some(version.parse::<usize>().map_err(|_| unknown())?)),
+        };
+        let versions = self.plugins.get(name).ok_or_else(unknown)?;
+        match version {
+            None => versions.last(),
+            Some(v) => v.checked_sub(1).and_then(|i| versions.get(i)),
+        }
+        .ok_or_else(unknown)
+    }
+
+    /// The plugin with this digest.
+    pub fn plugin_by_digest(&self, digest: &PluginDigest) -> Option<&Plugin> {
+        self.plugins().find(|p| p.digest == *digest)
+    }
+}
+
+#[cfg(test)]
+mod tests;

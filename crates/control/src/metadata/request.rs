@@ -1,0 +1,239 @@
+//! What is asked of the controller, what it answers, and why it refuses. How a request is decided is left to its
+//! neighbours.
+
+use bytes::Bytes;
+use thalweg_model::{BrokerId, NameError, ProducerId, ProducerToken, ReplicaId, TopicId};
+use thiserror::Error;
+
+use super::majority::Copies;
+use crate::record::{Broker, Plugin, PluginDigest, PluginKind, TopicConfig};
+
+/// A request and all that chance and time add to it.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Make a topic.
+    CreateTopic {
+        /// A fresh UUID.
+        id: TopicId,
+        /// Its name.
+        name: String,
+        /// At least 1.
+        partitions: u32,
+        /// Copies of each partition, on different brokers; 0: as many as the cluster has brokers, at most three.
+        replication_factor: u32,
+        /// Brokers that were heard of lately: new replicas go there.
+        live: Vec<BrokerId>,
+        /// "name" or "name@version" of a partitioner, and its parameters.
+        partitioner: Option<(String, Bytes)>,
+        /// Retention.
+        config: TopicConfig,
+    },
+    /// Remove a topic and its records.
+    DeleteTopic {
+        /// Its name.
+        name: String,
+    },
+    /// Place a topic's records in another way from now on.
+    SetPartitioner {
+        /// The topic's name.
+        name: String,
+        /// As in `CreateTopic`; `None`: round-robin and key hash.
+        partitioner: Option<(String, Bytes)>,
+    },
+    /// Take up a module that has been checked and stored.
+    AdmitPlugin {
+        /// Its name.
+        name: String,
+        /// What it does.
+        kind: PluginKind,
+        /// As admitted.
+        digest: PluginDigest,
+        /// As uploaded.
+        source_digest: PluginDigest,
+        /// Length as admitted.
+        bytes: u64,
+        /// Version of the contract.
+        contract: u32,
+    },
+    /// A producer id that nobody had before.
+    InitProducer {
+        /// 32 bytes of chance: the cluster's secret for producers' tokens, if it has none yet.
+        secret: [u8; 32],
+    },
+    /// A broker says that it is there.
+    RegisterBroker {
+        /// As it describes itself; its metadata replica is decided here.
+        broker: Broker,
+        /// One with the same number, but another directory, was heard of lately.
+        other_is_alive: bool,
+    },
+    /// A replica has lost or damaged what it held: another copy takes its place on the same broker.
+    ReplaceReplica {
+        /// The topic; `None` for the metadata log itself.
+        topic: Option<TopicId>,
+        /// The partition.
+        partition: u32,
+        /// The damaged copy. One that has been replaced already changes nothing.
+        replica: ReplicaId,
+    },
+    /// Go on without some brokers for ever, and with what is left of partitions that lost their majority.
+    Recover {
+        /// The brokers whose disks are given up.
+        lost: Vec<BrokerId>,
+        /// Brokers that were heard of lately.
+        live: Vec<BrokerId>,
+        /// What the live brokers tell of their copies. Of each partition that lost its majority the longest whole one
+        /// goes on; a partition without one starts empty, at offsets that were never given.
+        copies: Copies,
+    },
+}
+
+/// What the asker gets once the records are on a quorum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The topic of this name was made.
+    TopicCreated(String),
+    /// The topic with this id is gone.
+    TopicDeleted(TopicId),
+    /// The topic of this name is placed as asked.
+    PartitionerSet(String),
+    /// The plugin, and whether it was there before.
+    Plugin(Plugin, bool),
+    /// The producer id, and what proves that this producer was given it.
+    Producer(ProducerId, ProducerToken),
+    /// The broker is registered.
+    Registered(BrokerId),
+    /// The replica is replaced.
+    Replaced,
+    /// The cluster goes on without the lost brokers.
+    Recovered,
+}
+
+/// Why a request is refused; nothing changes.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ControlError {
+    /// A bad name.
+    #[error("{what} name: {error}")]
+    Name {
+        /// "topic" or "plugin".
+        what: &'static str,
+        /// What is wrong.
+        error: NameError,
+    },
+    /// A count or size out of its range.
+    #[error("{what} is {found}, it must be between {min} and {max} (docs/LIMITS.md)")]
+    Range {
+        /// What.
+        what: &'static str,
+        /// What was asked.
+        found: u64,
+        /// Smallest.
+        min: u64,
+        /// Largest.
+        max: u64,
+    },
+    /// The name is taken.
+    #[error("topic {0:?} exists already")]
+    TopicExists(String),
+    /// No such topic.
+    #[error("topic {0:?} does not exist; create it with `thalweg topic create {0}`")]
+    UnknownTopic(String),
+    /// More copies than brokers.
+    #[error(
+        "replication factor {asked} needs as many brokers, {live} of {known} can be reached; \
+         start or add brokers (`thalweg cluster add`), or ask for fewer replicas"
+    )]
+    TooFewBrokers {
+        /// The factor asked for.
+        asked: u32,
+        /// Brokers that can be reached.
+        live: u32,
+        /// Brokers of the cluster.
+        known: u32,
+    },
+    /// Two processes with one number.
+    #[error(
+        "broker {id} is running already, with data directory {directory} at {address}; give this one another id, or \
+         stop \
+         that one first"
+    )]
+    BrokerIdTaken {
+        /// The number.
+        id: BrokerId,
+        /// The other's directory.
+        directory: String,
+        /// The other's address.
+        address: String,
+    },
+    /// A broker of an older version.
+    #[error("broker {broker} knows feature level {known}, the cluster is at level {needed}; upgrade that broker")]
+    FeatureLevel {
+        /// The broker.
+        broker: BrokerId,
+        /// What it knows.
+        known: u32,
+        /// What it must know.
+        needed: u32,
+    },
+    /// The disk was given up.
+    #[error(
+        "data directory {directory} of broker {broker} was given up with `thalweg cluster recover`; start the broker \
+         with an \
+         empty data directory, and its replicas are rebuilt from the others"
+    )]
+    DirectoryLost {
+        /// The broker.
+        broker: BrokerId,
+        /// The directory.
+        directory: String,
+    },
+    /// No such broker.
+    #[error("there is no broker {0} in this cluster; `thalweg cluster status` lists its brokers")]
+    UnknownBroker(BrokerId),
+    /// Not lost at all.
+    #[error(
+        "broker {0} was heard of a moment ago: only brokers whose disks are lost for ever can be given up; stop it \
+         first if its disk is"
+    )]
+    BrokerAlive(BrokerId),
+    /// What it holds may be needed.
+    #[error(
+        "broker {0} holds copies of partitions that lost their majority and cannot be reached; start it, or name it \
+         as lost too"
+    )]
+    BrokerSilent(BrokerId),
+    /// What it holds may be needed, and it was not asked, or does not know yet what it should hold.
+    #[error(
+        "broker {broker} does not tell yet what it holds of partition {partition} of topic {topic:?}; try again in a \
+         moment"
+    )]
+    CopyUnknown {
+        /// The broker.
+        broker: BrokerId,
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u32,
+    },
+    /// No such plugin.
+    #[error("plugin {0:?} does not exist; upload it with `thalweg plugin upload`, or see `thalweg plugin list`")]
+    UnknownPlugin(String),
+    /// The plugin is of another kind.
+    #[error("plugin {name:?} is a {found}, a {expected} is needed")]
+    WrongKind {
+        /// The plugin.
+        name: String,
+        /// Its kind.
+        found: &'static str,
+        /// The kind asked for.
+        expected: &'static str,
+    },
+}
+
+/// Refuses a count or size out of its range; `min` and `max` are inclusive.
+pub(super) fn range(what: &'static str, found: usize, min: u64, max: u64) -> Result<(), ControlError> {
+    match (min..=max).contains(&(found as u64)) {
+        true => Ok(()),
+        false => Err(ControlError::Range { what, found: found as u64, min, max }),
+    }
+}
