@@ -7,7 +7,7 @@
 //! plugins' bytes and clients are left to the broker's shell.
 //!
 //! Invariants:
-//! - a change is answered after its records are on a quorum and applied here (`node.rs`, `follow`);
+//! - a change is answered after its records are on a quorum and applied here (`node/controller.rs`, `follow`);
 //! - a directory that is new to the cluster takes no part in the metadata group under an old name: it waits for the
 //!   controller to give it a replica id (`start`);
 //! - a batch is numbered by the producer that was given its id, or refused (`produce.rs`);
@@ -16,6 +16,8 @@
 //! - of two processes with one broker id, the second is refused as long as the first is heard of (`heartbeat`), also on
 //!   a copy of its directory (`admit`).
 
+#[cfg(test)]
+mod bench;
 #[cfg(test)]
 mod by_hand;
 mod clock;

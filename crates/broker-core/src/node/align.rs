@@ -1,0 +1,154 @@
+//! Partitions as the metadata wants them: made, changed and removed on this broker. Members of their Raft groups are
+//! left to `replica`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use thalweg_commit_log::Disk;
+use thalweg_control::Topic;
+use thalweg_model::{BrokerId, Bug, ReplicaId, TopicPartition, is_planted};
+use thalweg_replica::{Now, PartitionSettings};
+
+use super::output::Output;
+use super::{METADATA, Node, OWN_PREFIX};
+
+impl<D: Disk> Node<D> {
+    pub(super) fn start_metadata(&mut self, now: Now, replica: ReplicaId) {
+        let settings = self.metadata_settings(replica);
+        // What is about to be kept aside goes on under its name; reported as damaged, it would get a successor, which
+        // cannot help to a majority where two of three are kept aside. (Found by the simulator.)
+        let is_diverged = self.replicas.log().is_diverged(&METADATA);
+        match self.replicas.log().suspicion(&METADATA).filter(|_| !is_diverged).map(str::to_owned) {
+            Some(what) if settings.first_voters.len() > 1 => {
+                self.replicas.start_offline(now, METADATA, settings, what);
+            }
+            _ => self.replicas.start(now, METADATA, settings),
+        }
+        if let Some(what) = self.replicas.log().offline(&METADATA).filter(|_| !is_diverged) {
+            self.offline.insert(METADATA, what.to_owned());
+        }
+    }
+
+    pub(super) fn metadata_settings(&self, replica: ReplicaId) -> PartitionSettings {
+        let first = |id: &BrokerId| ReplicaId::new(*id, 0);
+        let now = |id: &BrokerId| self.metadata.broker(*id).map_or(first(id), |b| b.metadata_replica);
+        let controllers = &self.config.controllers;
+        let others = self.metadata.brokers().filter(|b| !controllers.contains(&b.id));
+        PartitionSettings {
+            replica,
+            first_voters: controllers.iter().map(first).collect(),
+            target: controllers.iter().map(now).collect(),
+            learners: others.map(|b| b.metadata_replica).collect(),
+            is_own: true,
+            is_vital: true,
+            ..Default::default()
+        }
+    }
+
+    /// Starts, changes and removes partitions as the metadata says.
+    pub(super) fn align(&mut self, now: Now) {
+        let me = self.config.broker.id;
+        if let Some(replica) = self.replicas.settings(&METADATA).map(|s| s.replica) {
+            self.replicas.configure(now, METADATA, self.metadata_settings(replica));
+        }
+        let (mut wanted, mut lost) = (BTreeMap::new(), BTreeMap::new());
+        // Until its present start is known, what the metadata says of copies that are not here may be about such as
+        // were here, acknowledged and voted, and were forgotten: the disk may be older than it was, or their successors
+        // may have been decided since.
+        let may_make = self.is_registered() || is_planted(Bug::MadeBeforeRegistered);
+        // Until it is known under this directory, what the metadata says of this broker is about a disk that is gone.
+        // (Found by the simulator: it took part under the lost copies' names.)
+        let is_known = self.metadata.broker(me).is_some_and(|b| b.directory == self.config.broker.directory);
+        for topic in self.metadata.topics().filter(|_| is_known) {
+            for (partition, replicas) in topic.replicas.iter().enumerate() {
+                if let Some(mine) = replicas.iter().find(|r| r.broker() == me) {
+                    let name = TopicPartition::new(topic.id, partition as u32);
+                    match self.metadata.lost_its_only_copy(topic, partition as u32) && !is_planted(Bug::WipedCopyServes)
+                    {
+                        true => drop(lost.insert(name, self.lost_copy(&name).unwrap_or_default())),
+                        false => drop(wanted.insert(name, settings(topic, partition, *mine))),
+                    }
+                }
+            }
+        }
+        for (name, what) in lost.iter().filter(|(name, _)| !self.lost.contains_key(name)) {
+            self.outputs.push(Output::OutOfService(*name, what.clone()));
+        }
+        self.lost = lost;
+        let stored: BTreeSet<TopicPartition> = self.replicas.log().partitions().collect();
+        for name in &stored {
+            if *name != METADATA && self.metadata.is_deleted(name.topic) {
+                self.offline.remove(name);
+                self.replicas.remove(now, *name);
+            }
+        }
+        for (name, settings) in wanted {
+            match self.replicas.settings(&name) {
+                Some(there) if *there == settings => {}
+                Some(there) if there.replica != settings.replica && !may_make => {}
+                Some(there) => {
+                    if there.replica != settings.replica {
+                        self.offline.remove(&name);
+                    }
+                    self.replicas.configure(now, name, settings);
+                }
+                None => {
+                    let held = self.replicas.log().hard_state(&name).map(|s| s.replica);
+                    // One that was lost before its first term has no name yet.
+                    let is_mine = stored.contains(&name)
+                        && held.is_some_and(|held| [settings.replica, ReplicaId(0)].contains(&held));
+                    let is_forgotten = || {
+                        let topic = self.metadata.topic_by_id(name.topic);
+                        topic.is_some_and(|t| t.only_on_older.contains(&name.partition.0))
+                    };
+                    // What stands here is newer than the metadata that has been followed so far: it will say so itself.
+                    if held.is_some_and(|held| held.generation() > settings.replica.generation()) {
+                        continue;
+                    }
+                    if !is_mine && !may_make {
+                        continue;
+                    }
+                    if held.is_none() && settings.is_only() && is_forgotten() {
+                        let what =
+                            "it stood on this disk before an older copy of the disk was put in its place".to_owned();
+                        self.offline.insert(name, what.clone());
+                        self.replicas.start_lost(now, name, settings, what);
+                        continue;
+                    }
+                    match self.replicas.log().offline(&name).map(str::to_owned) {
+                        Some(what) if is_mine => {
+                            if !self.replicas.log().is_diverged(&name) {
+                                self.offline.insert(name, what);
+                            }
+                            self.replicas.start(now, name, settings);
+                        }
+                        _ => match self.replicas.log().suspicion(&name).map(str::to_owned) {
+                            Some(what) if is_mine && settings.target.len() > 1 => {
+                                self.replicas.start_offline(now, name, settings, what);
+                            }
+                            _ => self.replicas.start(now, name, settings),
+                        },
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn settings(topic: &Topic, partition: usize, mine: ReplicaId) -> PartitionSettings {
+    PartitionSettings {
+        pin_epoch: topic.pin_epoch,
+        retention_ms: topic.config.retention_ms,
+        retention_bytes: topic.config.retention_bytes,
+        segment_bytes: Some(topic.config.segment_bytes_max()),
+        segment_ms: Some(topic.config.segment_ms_max()),
+        timestamp_ahead_max_ms: topic.config.timestamp_ahead_max_ms,
+        replica: mine,
+        first_voters: topic.first_replicas[partition].clone(),
+        target: topic.replicas[partition].clone(),
+        learners: Vec::new(),
+        is_own: topic.name.starts_with(OWN_PREFIX),
+        is_vital: false,
+        first_offset: topic.first_offsets.get(&(partition as u32)).copied().unwrap_or_default(),
+        takes_over: topic.taken_over.get(&(partition as u32)).copied(),
+    }
+}

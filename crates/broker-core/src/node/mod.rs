@@ -1,0 +1,478 @@
+//! One broker: its replicas, the metadata that it follows, the controller that it may be, and the order in which these
+//! hear of what happens. Each of them stands in a file of its own.
+
+mod align;
+mod consumer_groups;
+mod controller;
+mod leading;
+mod output;
+mod service;
+mod starts;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use thalweg_commit_log::{Completion, Config, Disk, DiskError, Lsn, OpId, OpenError, Recovery};
+use thalweg_control::{Broker, Metadata, MetadataRecord, Request, is_outdated, renewed};
+use thalweg_model::{
+    BrokerId, Bug, DirectoryId, LeaderEpoch, Offset, RecordBatch, ReplicaId, TopicId, TopicPartition, is_planted,
+};
+use thalweg_replica::{Now, Output as ReplicaOutput, Replicas};
+
+pub use self::controller::ChangeError;
+use self::controller::{Change, Pending};
+pub use self::output::Output;
+use crate::clock::Clocks;
+use crate::ends::Ends;
+use crate::groups::{GroupOutput, Groups, GroupsConfig};
+use crate::message::{NodeMessage, Peer};
+
+/// The metadata log is a partition like any other, of a topic whose id is fixed.
+pub const METADATA: TopicPartition =
+    TopicPartition { topic: TopicId(*b"cluster-metadata"), partition: thalweg_model::PartitionId(0) };
+/// Topics whose names begin so are the cluster's own.
+pub const OWN_PREFIX: &str = "__";
+/// How often a broker tells the controller that it is there.
+const HEARTBEAT_EVERY_MS: u64 = 500;
+/// A broker that was not heard of for so long counts as dead: nothing new is placed there, and its number may be taken.
+const SESSION_MS: u64 = 3_000;
+/// How often a damaged replica is reported until it is replaced.
+const REPORT_EVERY_MS: u64 = 500;
+/// How often every broker tells the others what it leads, besides at every change.
+const LEADING_EVERY_MS: u64 = 2_000;
+/// Tickets of the node's own; those of its callers are smaller.
+const OWN_TICKETS: u64 = 1 << 63;
+
+/// Who a node is.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// As it describes itself, but for `metadata_replica`, which the controller decides.
+    pub broker: Broker,
+    /// The brokers that the cluster began with as controllers; equal everywhere, for ever.
+    pub controllers: Vec<BrokerId>,
+    /// The directory was made for the cluster's first start, so that it may found the metadata group.
+    pub is_founder: bool,
+    /// Consumer groups.
+    pub groups: GroupsConfig,
+}
+
+/// See the crate's page.
+pub struct Node<D> {
+    config: NodeConfig,
+    replicas: Replicas<D>,
+    metadata: Metadata,
+    /// The metadata log has been applied up to here.
+    followed: Offset,
+    /// This start ends once this frame is synced, and why.
+    ending: Option<(Lsn, String)>,
+    /// Partitions are as it says up to here.
+    aligned: Offset,
+    following: Option<OpId>,
+    changes: VecDeque<Change>,
+    pending: Option<Pending>,
+    groups: Groups,
+    ends: Ends,
+    was_controller: bool,
+    /// When the controller last heard of each broker.
+    seen_ms: BTreeMap<BrokerId, u64>,
+    /// Nobody counts as dead before they had a chance to be heard.
+    controller_since_ms: u64,
+    registering: BTreeSet<BrokerId>,
+    /// Replicas out of service.
+    offline: BTreeMap<TopicPartition, String>,
+    /// Partitions whose only copy should be here, and was on another disk: what is said of each.
+    lost: BTreeMap<TopicPartition, String>,
+    /// Partitions of which a whole copy here knows that its group has lost its majority for certain: since when, and
+    /// whether that was said.
+    without_majority: BTreeMap<TopicPartition, (u64, bool)>,
+    /// When the controller last said that it knows this broker.
+    in_touch_ms: Option<u64>,
+    /// First and last refusal in a row.
+    refused_ms: Option<(u64, u64)>,
+    /// Why the cluster does not take this broker, as it said last.
+    refusal: Option<String>,
+    /// The last start of each data directory that was ever heard of: in the metadata log, decided or not, or from its
+    /// broker. A start is a fact, whoever tells it.
+    remembered: BTreeMap<DirectoryId, u64>,
+    /// The last start of this directory that its own copy of the metadata log tells of; 0 for none.
+    logged: u64,
+    /// The process that speaks for each other broker, and when it last did.
+    heard: BTreeMap<BrokerId, (Peer, u64)>,
+    /// When this broker was first asked for something.
+    since_ms: Option<u64>,
+    /// Set while this directory is known to be older than it was: what the others remember, and until it is durable the
+    /// last frame that writes it down.
+    outdated: Option<(u64, Option<Lsn>)>,
+    /// Who leads partitions elsewhere, as the leaders say themselves.
+    leaders: BTreeMap<TopicPartition, (LeaderEpoch, BrokerId)>,
+    clocks: Clocks,
+    /// Brokers whose disks are full, as they say themselves; this one as its log says.
+    full: BTreeSet<BrokerId>,
+    /// Who leads, or whether the disk here is full, was different when it was last told.
+    leads_anew: bool,
+    next_leading_ms: u64,
+    next_heartbeat_ms: u64,
+    next_report_ms: u64,
+    next_ticket: u64,
+    outputs: Vec<Output>,
+}
+
+impl<D: Disk> Node<D> {
+    /// Opens the directory; [`start`](Self::start) begins.
+    pub fn open(disk: D, mut config: NodeConfig, log: Config, seed: u64) -> Result<(Node<D>, Recovery), OpenError> {
+        // The first name in the metadata group is for founders. A directory that comes later may stand in for one that
+        // was lost before the cluster wrote down who was there. (Found by the simulator.)
+        config.broker.metadata_replica = ReplicaId::new(config.broker.id, !config.is_founder as u32);
+        let (replicas, recovery) = Replicas::open(disk, config.broker.directory, log, seed)?;
+        let groups = Groups::new(config.groups);
+        let mut node = Node {
+            config,
+            replicas,
+            metadata: Metadata::default(),
+            followed: Offset(0),
+            ending: None,
+            aligned: Offset(0),
+            following: None,
+            changes: VecDeque::new(),
+            pending: None,
+            groups,
+            ends: Ends::default(),
+            was_controller: false,
+            seen_ms: BTreeMap::new(),
+            controller_since_ms: 0,
+            registering: BTreeSet::new(),
+            offline: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            without_majority: BTreeMap::new(),
+            in_touch_ms: None,
+            refused_ms: None,
+            refusal: None,
+            remembered: BTreeMap::new(),
+            logged: 0,
+            heard: BTreeMap::new(),
+            since_ms: None,
+            outdated: None,
+            leaders: BTreeMap::new(),
+            clocks: Clocks::default(),
+            full: BTreeSet::new(),
+            leads_anew: false,
+            next_leading_ms: 0,
+            next_heartbeat_ms: 0,
+            next_report_ms: 0,
+            next_ticket: OWN_TICKETS,
+            outputs: Vec::new(),
+        };
+        // What is not known to be decided yet tells of starts all the same.
+        let batches: Vec<RecordBatch> = node.replicas.log().entries(&METADATA).map(|(_, b)| b.clone()).collect();
+        for record in batches.iter().filter(|b| !b.is_control()).filter_map(|b| b.records().ok()).flatten() {
+            if let Ok(MetadataRecord::BrokerRegistered(broker)) =
+                MetadataRecord::decode(&record.1.value.unwrap_or_default())
+            {
+                node.remember(broker.directory, broker.incarnation);
+                node.note_logged(broker.directory, broker.incarnation);
+            }
+        }
+        Ok((node, recovery))
+    }
+
+    /// Joins the metadata group, if this directory has a place in it already.
+    pub fn start(&mut self, now: Now) {
+        self.clocks.start(now);
+        let me = self.config.broker.id;
+        let stored = self.replicas.log().hard_state(&METADATA).map(|s| s.replica).filter(|r| *r != ReplicaId(0));
+        let founds = self.config.is_founder && self.config.controllers.contains(&me);
+        // A directory that is new to the cluster waits for the controller's word: under its old name it might vote
+        // again.
+        if let Some(replica) = stored.or(founds.then_some(ReplicaId::new(me, 0))) {
+            self.start_metadata(now, replica);
+        }
+        self.after(now);
+    }
+
+    /// The metadata log has been applied up to here.
+    pub fn followed(&self) -> Offset {
+        self.followed
+    }
+
+    /// The partitions.
+    pub fn replicas(&self) -> &Replicas<D> {
+        &self.replicas
+    }
+
+    /// The same, to read and confirm; follow it with [`take_outputs`](Self::take_outputs).
+    pub fn replicas_mut(&mut self) -> &mut Replicas<D> {
+        &mut self.replicas
+    }
+
+    /// The cluster's metadata, as far as this broker has followed it.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// True while this broker is the controller, or hears of it.
+    pub fn is_in_touch(&self, now: Now) -> bool {
+        self.is_controller() || self.in_touch_ms.is_some_and(|at| now.mono_ms < at + SESSION_MS)
+    }
+
+    /// Takes another broker's message; the shell has made sure that it is that broker's, and that it [may](Self::admit)
+    /// speak.
+    pub fn step(&mut self, now: Now, from: Peer, message: NodeMessage) {
+        if self.admit(now, &from).is_err() {
+            return self.after(now);
+        }
+        self.heard.insert(from.id, (from, now.mono_ms));
+        let remembered = self.remembers(from.directory);
+        if remembered != 0 && is_outdated(from.incarnation, remembered) && !is_planted(Bug::OlderDiskTrusted) {
+            // Its votes and acknowledgements are those of a copy that has forgotten some.
+            if matches!(message, NodeMessage::Heartbeat(_) | NodeMessage::Leading { .. }) {
+                let Peer { id, directory, incarnation, .. } = from;
+                self.outputs.push(Output::Send(id, NodeMessage::Outdated { directory, incarnation, remembered }));
+            }
+            return self.after(now);
+        }
+        self.remember(from.directory, from.incarnation);
+        self.hear(now, from.id, message);
+    }
+
+    fn hear(&mut self, now: Now, from: BrokerId, message: NodeMessage) {
+        match message {
+            NodeMessage::Replica(message) if message.from.broker() == from || is_planted(Bug::OthersNameTaken) => {
+                self.replicas.step(now, message);
+            }
+            NodeMessage::Heartbeat(broker) if broker.id == from => self.heartbeat(now, broker),
+            NodeMessage::Registered { metadata_replica, controllers }
+                if metadata_replica.broker() == self.config.broker.id =>
+            {
+                self.registered(now, metadata_replica, controllers);
+            }
+            NodeMessage::Refused(why) => self.refused(now, why),
+            NodeMessage::Outdated { directory, incarnation, remembered }
+                if (directory, incarnation) == (self.config.broker.directory, self.config.broker.incarnation) =>
+            {
+                self.outdated(now, remembered);
+            }
+            NodeMessage::Leading { wall_ms, is_full, partitions } => {
+                self.clocks.hear(now, from, wall_ms);
+                self.judge_clock(now);
+                self.know_full(from, is_full);
+                let told: BTreeSet<TopicPartition> = partitions.iter().map(|(name, _)| *name).collect();
+                let before = self.leaders.len();
+                self.leaders.retain(|name, (_, leader)| *leader != from || told.contains(name));
+                if self.leaders.len() < before {
+                    self.outputs.push(Output::Metadata);
+                }
+                for (name, epoch) in partitions {
+                    let known = self.leaders.get(&name).map(|(epoch, _)| *epoch);
+                    if known.is_none_or(|known| epoch > known) {
+                        self.leaders.insert(name, (epoch, from));
+                        self.outputs.push(Output::Metadata);
+                    }
+                }
+            }
+            NodeMessage::Damaged { topic, partition, replica } if replica.broker() == from => {
+                self.enqueue(Request::ReplaceReplica { topic, partition, replica });
+            }
+            NodeMessage::AskEnds { question, partitions } => self.ends_asked(now, (from, question), &partitions),
+            NodeMessage::Ends { question, partitions } => self.groups.told(question, &partitions),
+            // Said in another's name.
+            _ => {}
+        }
+        self.after(now);
+    }
+
+    /// What the file system says is free, in bytes; to be told often.
+    pub fn set_room(&mut self, now: Now, free_bytes: u64) {
+        self.replicas.set_room(now, free_bytes);
+        self.after(now);
+    }
+
+    /// A finished disk operation.
+    pub fn complete(&mut self, now: Now, completion: Completion) {
+        self.replicas.complete(now, completion);
+        self.after(now);
+    }
+
+    /// Time passes.
+    pub fn tick(&mut self, now: Now) {
+        self.replicas.tick(now);
+        if now.mono_ms >= self.next_heartbeat_ms {
+            self.next_heartbeat_ms = now.mono_ms + HEARTBEAT_EVERY_MS;
+            let me = Broker { is_older: self.replicas.log().is_older(&METADATA), ..self.config.broker.clone() };
+            self.tell_controller(now, NodeMessage::Heartbeat(me));
+            self.judge_clock(now);
+        }
+        self.know_full(self.config.broker.id, self.replicas.log().is_full());
+        let since_ms = *self.since_ms.get_or_insert(now.mono_ms);
+        self.replicas.set_unfit(!self.is_registered() && now.mono_ms >= since_ms + 2 * SESSION_MS);
+        if self.leads_anew || now.mono_ms >= self.next_leading_ms {
+            self.leads_anew = false;
+            self.next_leading_ms = now.mono_ms + LEADING_EVERY_MS;
+            self.tell_leading(now);
+        }
+        if now.mono_ms >= self.next_report_ms {
+            self.next_report_ms = now.mono_ms + REPORT_EVERY_MS;
+            // What an older disk has lost is replaced at once, when its start is registered.
+            let is_older = self.replicas.log().is_older(&METADATA);
+            for name in self.offline.keys().copied().filter(|_| !is_older).collect::<Vec<_>>() {
+                let Some(settings) = self.replicas.settings(&name).filter(|s| !s.is_only()) else { continue };
+                let topic = (name != METADATA).then_some(name.topic);
+                let (partition, replica) = (name.partition.0, settings.replica);
+                self.tell_controller(now, NodeMessage::Damaged { topic, partition, replica });
+            }
+            self.watch_majorities(now);
+        }
+        self.after(now);
+    }
+
+    /// Closes segments for their age, and removes what retention does not keep; call it every few seconds.
+    pub fn apply_retention(&mut self, now: Now) {
+        self.judge_clock(now);
+        self.replicas.apply_retention(now);
+        self.after(now);
+    }
+
+    /// When [`tick`](Self::tick) must be called at the latest.
+    pub fn deadline_ms(&self) -> u64 {
+        let own = self.replicas.deadline_ms().min(self.next_heartbeat_ms);
+        self.groups.deadline_ms().map_or(own, |d| d.min(own))
+    }
+
+    /// Submits what is queued; call it once per turn of the loop.
+    pub fn pump(&mut self, now: Now) {
+        self.after(now);
+        self.pump_groups(now);
+        self.after(now);
+        self.replicas.pump(now);
+    }
+
+    /// The connection to a broker was lost, with messages that were under way.
+    pub fn unreachable(&mut self, now: Now, broker: BrokerId) {
+        self.replicas.unreachable(now, broker);
+        self.after(now);
+    }
+
+    /// What happened since the last call.
+    pub fn take_outputs(&mut self, now: Now) -> Vec<Output> {
+        self.after(now);
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// To the controller if one is known, else to all that might be it; to itself by a call.
+    fn tell_controller(&mut self, now: Now, message: NodeMessage) {
+        let me = self.config.broker.id;
+        let to = match self.controller() {
+            Some(controller) => vec![controller],
+            None => self.config.controllers.clone(),
+        };
+        for to in to {
+            match to == me {
+                true => self.hear(now, me, message.clone()),
+                false => self.outputs.push(Output::Send(to, message.clone())),
+            }
+        }
+    }
+
+    /// What follows from the calls before: outputs of the replicas, the metadata log, changes that wait.
+    fn after(&mut self, now: Now) {
+        loop {
+            let outputs = self.replicas.take_outputs();
+            if outputs.is_empty() {
+                break;
+            }
+            for output in outputs {
+                self.take(now, output);
+            }
+        }
+        for output in self.groups.take_outputs() {
+            match output {
+                GroupOutput::Answer(ticket, result) => self.outputs.push(Output::Group(ticket, result)),
+                GroupOutput::Changed(group, member) => self.outputs.push(Output::GroupChanged { group, member }),
+                GroupOutput::AskEnds(question, partitions) => self.ask_ends(now, question, partitions),
+            }
+        }
+        if let Some((remembered, Some(written))) = self.outdated
+            && self.replicas.log().durable_lsn() >= written
+        {
+            self.outdated = Some((remembered, None));
+            let incarnation = renewed(self.config.broker.incarnation, remembered);
+            self.outputs.push(Output::Renew { incarnation });
+        }
+        if let Some((_, message)) = self.ending.take_if(|(lsn, _)| self.replicas.log().durable_lsn() >= *lsn) {
+            let error = DiskError { full: false, file: "the metadata log".into(), message };
+            self.outputs.push(Output::Replica(ReplicaOutput::Fatal(error)));
+        }
+        self.decide(now);
+    }
+
+    fn take(&mut self, now: Now, output: ReplicaOutput) {
+        match output {
+            // From a copy to its own predecessor, which is still a member: there is none any more.
+            ReplicaOutput::Send(message) if message.to.broker() == self.config.broker.id => {}
+            ReplicaOutput::Send(message) => {
+                let to = message.to.broker();
+                self.outputs.push(Output::Send(to, NodeMessage::Replica(message)));
+            }
+            ReplicaOutput::Produced(ticket, result) if ticket.0 >= OWN_TICKETS => {
+                match self.pending.as_ref().is_some_and(|p| p.own == ticket) {
+                    true => self.written(result),
+                    false => self.groups.produced(now, &mut self.replicas, ticket, &result),
+                }
+            }
+            ReplicaOutput::Confirmed(ticket, result) if ticket.0 >= OWN_TICKETS => {
+                match self.ends.confirmed(ticket, &result) {
+                    Some(told) => told.into_iter().for_each(|told| self.tell_end(told)),
+                    None => self.groups.confirmed(ticket, &result),
+                }
+            }
+            ReplicaOutput::ColdRead { op, .. } if self.following == Some(op) => {
+                self.following = None;
+                if let ReplicaOutput::ColdRead { result: Ok(batches), .. } = output {
+                    self.apply(batches);
+                }
+                self.follow(now);
+            }
+            ReplicaOutput::ColdRead { op, ref result, .. } if self.groups.read(now, &mut self.replicas, op, result) => {
+            }
+            ReplicaOutput::Advanced(name) => {
+                if name == METADATA {
+                    self.follow(now);
+                }
+                // Cheap to look at, and only a change of hands matters.
+                let leads = self.replicas.state(&name).filter(|s| s.is_serving).map(|s| s.leader_epoch);
+                let mine = self.leaders.get(&name).filter(|(_, b)| *b == self.config.broker.id).map(|(e, _)| *e);
+                if leads != mine {
+                    match leads {
+                        Some(epoch) => drop(self.leaders.insert(name, (epoch, self.config.broker.id))),
+                        None => drop(self.leaders.remove(&name)),
+                    }
+                    self.leads_anew |= leads.is_some();
+                    self.outputs.push(Output::Metadata);
+                }
+                self.outputs.push(Output::Replica(ReplicaOutput::Advanced(name)));
+            }
+            ReplicaOutput::KeptAside(METADATA, Ok(folder)) if self.followed > Offset(0) => {
+                // What was applied came of a history that does not go on; the next start follows the other one from its
+                // beginning.
+                let message =
+                    format!("two histories of the cluster's metadata were decided; the one here is kept in {folder}");
+                // Not before that is durable: the next start would find the old one, keep it aside, and end in turn,
+                // for ever. (Found by the simulator.)
+                self.ending = Some((self.replicas.log().last_lsn(), message));
+            }
+            ReplicaOutput::Offline(name, what) => {
+                // One that is being kept aside begins anew under its own name; a successor could not help to a
+                // majority. (Found by the simulator, where two of three copies of the metadata log had another history,
+                // and came back offline after a crash.)
+                if !self.replicas.log().is_diverged(&name) {
+                    self.offline.insert(name, what.clone());
+                }
+                self.outputs.push(Output::Replica(ReplicaOutput::Offline(name, what)));
+            }
+            other => self.outputs.push(Output::Replica(other)),
+        }
+    }
+
+    /// Says something to the shell from another file of this crate.
+    pub(crate) fn push_output(&mut self, output: Output) {
+        self.outputs.push(output);
+    }
+}

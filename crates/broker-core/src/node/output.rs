@@ -1,0 +1,58 @@
+//! What a node has for its shell to do or to pass on. Bytes and sockets are the shell's.
+
+use thalweg_control::{Answer, GroupAnswer};
+use thalweg_model::{BrokerId, TopicPartition};
+use thalweg_replica::{Output as ReplicaOutput, Ticket};
+
+use super::controller::ChangeError;
+use crate::groups::CoordinatorError;
+use crate::message::NodeMessage;
+
+/// What happened, for the shell to pass on.
+#[derive(Debug)]
+pub enum Output {
+    /// A message for another broker.
+    Send(BrokerId, NodeMessage),
+    /// What a partition has to say; sends are turned into [`Output::Send`].
+    Replica(ReplicaOutput),
+    /// The answer to [`Node::change`].
+    Changed(Ticket, Result<Answer, ChangeError>),
+    /// A partition serves nothing, and nothing that brokers do by themselves will change that: why, and what an
+    /// operator can do.
+    OutOfService(TopicPartition, String),
+    /// Topics, brokers or leaders changed: clients and the shell's own tables follow.
+    Metadata,
+    /// The answer to [`Node::group`].
+    Group(Ticket, Result<GroupAnswer, CoordinatorError>),
+    /// A member of a group is to be told something else from now on: look.
+    GroupChanged {
+        /// The group.
+        group: String,
+        /// The member.
+        member: String,
+    },
+    /// The cluster does not take this broker: it must end.
+    Refused(String),
+    /// The data directory is older than others remember: every copy in it has stopped, and is about to be written down
+    /// as lost.
+    Outdated {
+        /// The start that this one took itself for.
+        incarnation: u64,
+        /// The last one that the others remember.
+        remembered: u64,
+    },
+    /// The directory counts fewer starts than its own log tells of, which nobody else has a hand in: the count is
+    /// wrong. Nothing was given up; the broker must end.
+    Miscounted {
+        /// Starts as counted, this one included.
+        counted: u64,
+        /// The last one that the log tells of.
+        known: u64,
+    },
+    /// That is done: write down durably that the directory has seen so many starts as this one counts, then call
+    /// [`Node::renew`].
+    Renew {
+        /// It counts one more than the others remember.
+        incarnation: u64,
+    },
+}
