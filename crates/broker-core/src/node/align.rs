@@ -1,7 +1,7 @@
 //! Partitions as the metadata wants them: made, changed and removed on this broker. Members of their Raft groups are
 //! left to `replica`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use thalweg_commit_log::Disk;
 use thalweg_control::Topic;
@@ -74,11 +74,10 @@ impl<D: Disk> Node<D> {
             self.outputs.push(Output::OutOfService(*name, what.clone()));
         }
         self.lost = lost;
-        let stored: BTreeSet<TopicPartition> = self.replicas.log().partitions().collect();
-        for name in &stored {
-            if *name != METADATA && self.metadata.is_deleted(name.topic) {
-                self.offline.remove(name);
-                self.replicas.remove(now, *name);
+        for name in self.replicas.log().partitions().collect::<Vec<_>>() {
+            if name != METADATA && self.metadata.is_deleted(name.topic) {
+                self.offline.remove(&name);
+                self.replicas.remove(now, name);
             }
         }
         for (name, settings) in wanted {
@@ -91,45 +90,47 @@ impl<D: Disk> Node<D> {
                     }
                     self.replicas.configure(now, name, settings);
                 }
-                None => {
-                    let held = self.replicas.log().hard_state(&name).map(|s| s.replica);
-                    // One that was lost before its first term has no name yet.
-                    let is_mine = stored.contains(&name)
-                        && held.is_some_and(|held| [settings.replica, ReplicaId(0)].contains(&held));
-                    let is_forgotten = || {
-                        let topic = self.metadata.topic_by_id(name.topic);
-                        topic.is_some_and(|t| t.only_on_older.contains(&name.partition.0))
-                    };
-                    // What stands here is newer than the metadata that has been followed so far: it will say so itself.
-                    if held.is_some_and(|held| held.generation() > settings.replica.generation()) {
-                        continue;
-                    }
-                    if !is_mine && !may_make {
-                        continue;
-                    }
-                    if held.is_none() && settings.is_only() && is_forgotten() {
-                        let what =
-                            "it stood on this disk before an older copy of the disk was put in its place".to_owned();
-                        self.offline.insert(name, what.clone());
-                        self.replicas.start_lost(now, name, settings, what);
-                        continue;
-                    }
-                    match self.replicas.log().offline(&name).map(str::to_owned) {
-                        Some(what) if is_mine => {
-                            if !self.replicas.log().is_diverged(&name) {
-                                self.offline.insert(name, what);
-                            }
-                            self.replicas.start(now, name, settings);
-                        }
-                        _ => match self.replicas.log().suspicion(&name).map(str::to_owned) {
-                            Some(what) if is_mine && settings.target.len() > 1 => {
-                                self.replicas.start_offline(now, name, settings, what);
-                            }
-                            _ => self.replicas.start(now, name, settings),
-                        },
-                    }
-                }
+                None => self.bring_to_life(now, name, settings, may_make),
             }
+        }
+    }
+
+    /// Starts the copy of a partition that this broker should have, as what stands on its disk allows. `may_make`: also
+    /// one of which nothing stands there.
+    fn bring_to_life(&mut self, now: Now, name: TopicPartition, settings: PartitionSettings, may_make: bool) {
+        let log = self.replicas.log();
+        let held = log.hard_state(&name).map(|s| s.replica);
+        // One that was lost before its first term has no name yet.
+        let is_mine = held.is_some_and(|held| [settings.replica, ReplicaId(0)].contains(&held));
+        let is_forgotten = || {
+            let topic = self.metadata.topic_by_id(name.topic);
+            topic.is_some_and(|t| t.only_on_older.contains(&name.partition.0))
+        };
+        // What stands here is newer than the metadata that has been followed so far: it will say so itself.
+        if held.is_some_and(|held| held.generation() > settings.replica.generation()) {
+            return;
+        }
+        if !is_mine && !may_make {
+            return;
+        }
+        if held.is_none() && settings.is_only() && is_forgotten() {
+            let what = "it stood on this disk before an older copy of the disk was put in its place".to_owned();
+            self.offline.insert(name, what.clone());
+            return self.replicas.start_lost(now, name, settings, what);
+        }
+        let (offline, suspicion) = (log.offline(&name), log.suspicion(&name));
+        match (offline, suspicion) {
+            (Some(what), _) if is_mine => {
+                if !log.is_diverged(&name) {
+                    self.offline.insert(name, what.to_owned());
+                }
+                self.replicas.start(now, name, settings);
+            }
+            (_, Some(what)) if is_mine && settings.target.len() > 1 => {
+                let what = what.to_owned();
+                self.replicas.start_offline(now, name, settings, what);
+            }
+            _ => self.replicas.start(now, name, settings),
         }
     }
 }

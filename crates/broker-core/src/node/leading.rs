@@ -1,5 +1,5 @@
-//! What brokers tell all others: what they lead, whether their disks are full, and what time it is there. Who is to lead
-//! is left to `replica`.
+//! What brokers tell all others: what they lead, whether their disks are full, and what time it is there. Who is to
+//! lead is left to `replica`.
 
 use std::collections::BTreeSet;
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use thalweg_model::{DirectoryId, ReplicaId};
 
 use super::Metadata;
-use crate::record::MetadataRecord;
+use crate::record::{Broker, MetadataRecord};
 use crate::topic::Topic;
 
 impl Metadata {
@@ -39,18 +39,7 @@ impl Metadata {
                 }
                 self.deleted.insert(id);
             }
-            MetadataRecord::BrokerRegistered(broker) => {
-                let (id, is_older) = (broker.id, broker.is_older);
-                let before = self.brokers.insert(id, broker).map(|b| b.incarnation);
-                // Another name of its metadata replica alone is no start.
-                if is_older && before != self.brokers.get(&id).map(|b| b.incarnation) {
-                    for topic in self.topics.values_mut() {
-                        let only =
-                            (0..).zip(&topic.replicas).filter(|(_, r)| matches!(r[..], [only] if only.broker() == id));
-                        topic.only_on_older.extend(only.map(|(partition, _)| partition));
-                    }
-                }
-            }
+            MetadataRecord::BrokerRegistered(broker) => self.broker_registered(broker),
             MetadataRecord::ReplicasAssigned { topic, partition, replicas } => {
                 let found = self.topic_by_id_mut(topic);
                 if let Some(there) = found.and_then(|t| t.replicas.get_mut(partition as usize)) {
@@ -92,6 +81,18 @@ impl Metadata {
             }
             MetadataRecord::ProducerIdsReserved { next } => self.reserved = next,
             MetadataRecord::ProducerSecretSet(secret) => self.producer_secret = Some(secret),
+        }
+    }
+
+    fn broker_registered(&mut self, broker: Broker) {
+        let (id, is_older) = (broker.id, broker.is_older);
+        let before = self.brokers.insert(id, broker).map(|b| b.incarnation);
+        // Another name of its metadata replica alone is no start.
+        if is_older && before != self.brokers.get(&id).map(|b| b.incarnation) {
+            for topic in self.topics.values_mut() {
+                let only = (0..).zip(&topic.replicas).filter(|(_, r)| matches!(r[..], [only] if only.broker() == id));
+                topic.only_on_older.extend(only.map(|(partition, _)| partition));
+            }
         }
     }
 

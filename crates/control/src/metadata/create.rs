@@ -13,26 +13,27 @@ use crate::record::{Broker, MetadataRecord, Pin, PluginKind, TopicConfig};
 /// Copies of each partition where nobody asks for another number, and there are brokers enough.
 const REPLICATION_FACTOR_USUAL: u32 = 3;
 
+/// What is asked of a new topic, as in [`Request::CreateTopic`](super::Request::CreateTopic).
+pub(super) struct NewTopic {
+    pub(super) id: TopicId,
+    pub(super) name: String,
+    pub(super) partitions: u32,
+    pub(super) replication_factor: u32,
+    pub(super) live: Vec<BrokerId>,
+    pub(super) partitioner: Option<(String, Bytes)>,
+    pub(super) config: TopicConfig,
+}
+
 impl Metadata {
-    #[expect(clippy::too_many_arguments, reason = "all that a topic is made of")]
-    pub(super) fn create_topic(
-        &self,
-        created_ms: u64,
-        id: TopicId,
-        name: &str,
-        (partitions, replication_factor): (u32, u32),
-        live: &[BrokerId],
-        partitioner: Option<(String, Bytes)>,
-        config: TopicConfig,
-    ) -> Result<MetadataRecord, ControlError> {
-        check_topic_name(name).map_err(|error| ControlError::Name { what: "topic", error })?;
+    pub(super) fn create_topic(&self, created_ms: u64, new: NewTopic) -> Result<MetadataRecord, ControlError> {
+        let NewTopic { id, name, partitions, replication_factor, live, partitioner, config } = new;
+        check_topic_name(&name).map_err(|error| ControlError::Name { what: "topic", error })?;
         range("partition count", partitions as usize, 1, PARTITIONS_MAX as u64)?;
         range("number of topics", self.topics.len() + 1, 1, TOPICS_MAX as u64)?;
-        if self.topics.contains_key(name) {
-            return Err(ControlError::TopicExists(name.to_owned()));
+        if self.topics.contains_key(&name) {
+            return Err(ControlError::TopicExists(name));
         }
         let pin = self.pin(partitioner)?;
-        let name = name.to_owned();
         let usual = (self.brokers.len() as u32).clamp(1, REPLICATION_FACTOR_USUAL);
         let asked = if replication_factor == 0 { usual } else { replication_factor };
         range("replication factor", asked as usize, 1, REPLICATION_FACTOR_MAX as u64)?;

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thalweg_model::{BrokerId, DirectoryId, PinEpoch, ProducerId, TopicId, check_plugin_name};
 
+use self::create::NewTopic;
 pub use self::majority::{Copies, Copy, Stuck};
 pub use self::request::{Answer, ControlError, Request};
 use crate::producer::ProducerSecret;
@@ -48,9 +49,9 @@ impl Metadata {
     pub fn handle(&mut self, now_ms: u64, request: Request) -> Result<(Vec<MetadataRecord>, Answer), ControlError> {
         match request {
             Request::CreateTopic { id, name, partitions, replication_factor, live, partitioner, config } => {
-                let size = (partitions, replication_factor);
-                let record = self.create_topic(now_ms, id, &name, size, &live, partitioner, config)?;
-                Ok((vec![record], Answer::TopicCreated(name)))
+                let answer = Answer::TopicCreated(name.clone());
+                let new = NewTopic { id, name, partitions, replication_factor, live, partitioner, config };
+                Ok((vec![self.create_topic(now_ms, new)?], answer))
             }
             Request::DeleteTopic { name } => {
                 let id = self.topics.get(&name).ok_or(ControlError::UnknownTopic(name))?.id;

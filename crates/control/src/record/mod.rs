@@ -353,17 +353,7 @@ impl MetadataRecord {
                 out.put_slice(&[11, 1]);
                 out.put_slice(secret.bytes());
             }
-            MetadataRecord::BrokerRegistered(b) => {
-                out.put_slice(&[5, if b.is_older { 2 } else { 1 }]);
-                out.put_u32_le(b.id.0);
-                out.put_slice(&b.directory.0);
-                out.put_u64_le(b.incarnation);
-                put_bytes(&mut out, b.host.as_bytes());
-                out.put_u16_le(b.port);
-                put_bytes(&mut out, b.rack.as_bytes());
-                out.put_u64_le(b.metadata_replica.0);
-                out.put_u32_le(b.feature_level);
-            }
+            MetadataRecord::BrokerRegistered(b) => put_broker(&mut out, b),
             MetadataRecord::ReplicasAssigned { topic, partition, replicas } => {
                 out.put_slice(&[6, 1]);
                 out.put_slice(&topic.0);
@@ -512,6 +502,18 @@ fn partitioner_set(data: &mut &[u8]) -> Option<MetadataRecord> {
         pin_epoch: PinEpoch(data.try_get_u32_le().ok()?),
         pin: take_pin(data)?,
     })
+}
+
+fn put_broker(out: &mut Vec<u8>, b: &Broker) {
+    out.put_slice(&[5, if b.is_older { 2 } else { 1 }]);
+    out.put_u32_le(b.id.0);
+    out.put_slice(&b.directory.0);
+    out.put_u64_le(b.incarnation);
+    put_bytes(out, b.host.as_bytes());
+    out.put_u16_le(b.port);
+    put_bytes(out, b.rack.as_bytes());
+    out.put_u64_le(b.metadata_replica.0);
+    out.put_u32_le(b.feature_level);
 }
 
 fn put_pin(out: &mut Vec<u8>, pin: Option<&Pin>) {

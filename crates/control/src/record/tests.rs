@@ -27,10 +27,10 @@ fn segments_are_an_eighth_of_what_is_kept_unless_they_are_chosen() {
     assert_eq!(of(Some(80 << 20), Some(7), Some(80_000), Some(9)), (7, 9));
 }
 
-#[test]
-fn records_come_back() {
+/// One of each kind and layout.
+fn records() -> Vec<MetadataRecord> {
     let digest = PluginDigest([7; 32]);
-    let records = [
+    vec![
         MetadataRecord::TopicCreated {
             id: TopicId([1; 16]),
             name: "flights".into(),
@@ -104,8 +104,12 @@ fn records_come_back() {
             from: None,
             first_offset: Offset(10),
         },
-    ];
-    for record in records {
+    ]
+}
+
+#[test]
+fn records_come_back() {
+    for record in records() {
         let bytes = record.encode();
         assert_eq!(MetadataRecord::decode(&bytes), Ok(record));
         for cut in 0..bytes.len() {
