@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thalweg_broker_core::METADATA;
 use thalweg_commit_log::ASIDE;
-use thalweg_control::{Copies, Copy, Request, Stuck};
+use thalweg_control::{Copies, Copy, MetadataRecord, Request, Stuck};
 use thalweg_model::{BrokerId, LeaderEpoch, Offset, RaftIndex, ReplicaId, TopicId, TopicPartition};
 use thalweg_wire::{Frame, RemoteError, proto};
 
@@ -243,27 +243,39 @@ pub(crate) async fn recover(
 ) -> Result<proto::RecoverReply, RemoteError> {
     let lost: Vec<BrokerId> = request.lost.iter().map(|id| BrokerId(*id)).collect();
     let copies = all_copies(core, &lost).await?;
-    // The same checks without consent: a copy of the metadata tells what would be refused, and what would come of it.
-    let mut trial = core.shard.metadata().clone();
-    let stuck = trial.clone();
-    let stuck = stuck.without_majority(&lost, &copies);
     let request_of = || Request::Recover { lost: lost.clone(), live: core.shard.live(), copies: copies.clone() };
-    let (records, _) = trial.handle(0, request_of()).map_err(|e| core.remote(&e))?;
-    records.into_iter().for_each(|record| trial.apply(record));
-    let partition = |s: &Stuck| {
-        let voters = s.survivor.iter().flat_map(|c| &c.voters);
-        let members = s.topic.replicas[s.partition as usize].iter().chain(voters);
-        let gone: BTreeSet<u32> = members.filter(|r| !s.left.contains(r)).map(|r| r.broker().0).collect();
-        let starts_at = || Some(trial.topic_by_id(s.topic.id)?.first_offsets.get(&s.partition)?.0);
-        proto::RecoveredPartition {
-            topic: s.topic.name.clone(),
-            partition: s.partition,
-            kept_by: s.survivor.as_ref().map_or(0, |c| c.replica.broker().0),
-            end_offset: s.survivor.as_ref().map_or_else(starts_at, |c| c.end.map(|(.., o)| o.0)).unwrap_or(0),
-            lost: gone.into_iter().collect(),
-        }
+    // The same checks without consent: what would be decided tells what would be refused, and what would come of it.
+    let partitions = {
+        let metadata = core.shard.metadata();
+        let decision = metadata.handle(0, request_of()).map_err(|e| core.remote(&e))?;
+        let starts_at = |s: &Stuck| {
+            decision.records.iter().find_map(|record| match record {
+                MetadataRecord::PartitionRecovered { topic, partition, from: None, first_offset, .. }
+                    if (*topic, *partition) == (s.topic.id, s.partition) =>
+                {
+                    Some(first_offset.0)
+                }
+                _ => None,
+            })
+        };
+        let partition = |s: &Stuck| {
+            let voters = s.survivor.iter().flat_map(|c| &c.voters);
+            let members = s.topic.replicas[s.partition as usize].iter().chain(voters);
+            let gone: BTreeSet<u32> = members.filter(|r| !s.left.contains(r)).map(|r| r.broker().0).collect();
+            let end_offset = match &s.survivor {
+                Some(copy) => copy.end.map(|(.., o)| o.0),
+                None => starts_at(s),
+            };
+            proto::RecoveredPartition {
+                topic: s.topic.name.clone(),
+                partition: s.partition,
+                kept_by: s.survivor.as_ref().map_or(0, |c| c.replica.broker().0),
+                end_offset: end_offset.unwrap_or(0),
+                lost: gone.into_iter().collect(),
+            }
+        };
+        metadata.without_majority(&lost, &copies).iter().map(partition).collect()
     };
-    let partitions = stuck.iter().map(partition).collect();
     if request.accept_loss {
         core.change(request_of()).await?;
     }

@@ -276,6 +276,7 @@ impl Groups {
                 let may_expire = turn.s.replicas.clock().may_expire;
                 let retention_ms = if may_expire { self.config.offsets_retention_ms } else { u64::MAX };
                 turn.records = part.coordinator.tick(clock(now, turn.s), metadata, version, retention_ms);
+                turn.records.iter().for_each(|record| part.coordinator.apply(record));
                 tell(&turn.records, None, turn.outputs);
             }
             part.unpark(&mut turn);
@@ -603,11 +604,13 @@ impl Part {
         }
         // Without a ticket there is no answer that would tell the member.
         let asker = ticket.and(request.member()).map(str::to_owned);
-        let decided = self.coordinator.handle(clock(turn.now, turn.s), turn.s.metadata, &ends, request);
-        let decided = decided.map(|(more, answer)| {
-            tell(&more, asker.as_deref(), turn.outputs);
-            turn.records.extend(more);
-            answer
+        let at = clock(turn.now, turn.s);
+        let decided = self.coordinator.handle(at, turn.s.metadata, &ends, request).map(|decision| {
+            decision.records.iter().for_each(|record| self.coordinator.apply(record));
+            self.coordinator.keep(at, decision.note);
+            tell(&decision.records, asker.as_deref(), turn.outputs);
+            turn.records.extend(decision.records);
+            decision.answer
         });
         turn.said.extend(ticket.map(|ticket| (ticket, decided)));
     }

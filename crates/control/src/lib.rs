@@ -5,6 +5,7 @@
 //! the secret behind producer ids) and time come in with the request; where the log is kept is left to `replica`.
 
 mod coding;
+mod decision;
 mod group;
 mod metadata;
 mod placement;
@@ -12,12 +13,13 @@ mod producer;
 mod record;
 mod topic;
 
+pub use decision::Decision;
 pub use group::{
-    Assigned, Assignment, Clock, Committed, Committer, Coordinator, Ends, Group, GroupAnswer, GroupError, GroupFilter,
-    GroupRecord, GroupRequest, GroupState, GroupSummary, Holding, Join, Member, OFFSETS_TOPIC, SESSION_MS_MAX,
-    SESSION_MS_MIN, SecretDigest, Terms, partition_of_group,
+    Assigned, Assignment, Clock, Committed, Committer, Coordinator, Ends, Group, GroupAnswer, GroupDecision,
+    GroupError, GroupFilter, GroupRecord, GroupRequest, GroupState, GroupSummary, Heard, Holding, Join, Member,
+    OFFSETS_TOPIC, SESSION_MS_MAX, SESSION_MS_MIN, SecretDigest, Terms, partition_of_group,
 };
-pub use metadata::{Answer, ControlError, Copies, Copy, Metadata, Request, Stuck};
+pub use metadata::{Answer, ControlError, Copies, Copy, IdsLeft, Metadata, MetadataDecision, Request, Stuck};
 pub use producer::ProducerSecret;
 pub use record::{
     Broker, FEATURE_LEVEL, MetadataRecord, Pin, Plugin, PluginDigest, PluginKind, RecordError, TopicConfig,

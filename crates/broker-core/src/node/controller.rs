@@ -175,7 +175,10 @@ impl<D: Disk> Node<D> {
                 Request::RegisterBroker { broker, .. } => Some(broker.id),
                 _ => None,
             };
-            let decided = self.metadata.handle(now.wall_ms.max(0) as u64, request);
+            let decided = self.metadata.handle(now.wall_ms.max(0) as u64, request).map(|decision| {
+                self.metadata.keep(decision.note);
+                (decision.records, decision.answer)
+            });
             if let Some(id) = registers {
                 self.registering.remove(&id);
             }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use thalweg_model::{Bug, TopicPartition, is_planted};
 
+use super::draft::Draft;
 use super::error::{GroupError, check_id, without_members};
 use super::record::{Committed, GroupRecord};
 use super::request::{Committer, GroupAnswer};
-use super::{Clock, Coordinator, Ends};
+use super::{Clock, Ends};
 use crate::Metadata;
 
-impl Coordinator {
+impl Draft<'_> {
     pub(super) fn commit(
         &mut self,
         now: Clock,
@@ -19,7 +20,7 @@ impl Coordinator {
         group: String,
         committer: Option<Committer>,
         offsets: Vec<(TopicPartition, Committed)>,
-    ) -> Result<(Vec<GroupRecord>, GroupAnswer), GroupError> {
+    ) -> Result<GroupAnswer, GroupError> {
         check_id("group id", &group)?;
         let exists = |p: &TopicPartition| metadata.topic_by_id(p.topic).is_some_and(|t| p.partition.0 < t.partitions);
         let mut refused = Vec::new();
@@ -28,7 +29,7 @@ impl Coordinator {
             Some(_) if is_planted(Bug::StaleCommitTaken) => None,
             Some(c) => Some((&c.member, c.epoch, self.prove(&group, &c.member, c.secret)?.1)),
             None => {
-                if let Some(g) = self.groups.get(&group) {
+                if let Some(g) = self.group(&group) {
                     without_members(&group, g)?;
                 }
                 None
@@ -60,12 +61,10 @@ impl Coordinator {
                 None => drop(taken.insert(partition, committed)),
             }
         }
-        let mut records = Vec::new();
         if !taken.is_empty() {
-            let committed =
-                GroupRecord::OffsetsCommitted { group, at_ms: now.noted_ms, offsets: taken.into_iter().collect() };
-            records = self.take(vec![committed]);
+            let offsets = taken.into_iter().collect();
+            self.take_last(GroupRecord::OffsetsCommitted { group, at_ms: now.noted_ms, offsets });
         }
-        Ok((records, GroupAnswer::Committed(refused)))
+        Ok(GroupAnswer::Committed(refused))
     }
 }

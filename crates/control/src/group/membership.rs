@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use thalweg_model::limits::GROUP_MEMBERS_MAX;
 use thalweg_model::{Bug, is_planted};
 
+use super::Clock;
+use super::draft::Draft;
 use super::error::{GroupError, check, check_topics, describe};
 use super::record::{GroupRecord, Holding, Member, SecretDigest};
 use super::request::{GroupAnswer, Join};
 use super::share::sorted;
-use super::{Clock, Coordinator};
 use crate::Metadata;
 
-impl Coordinator {
+impl Draft<'_> {
     pub(super) fn join(
         &mut self,
         now: Clock,
@@ -20,7 +21,7 @@ impl Coordinator {
         group: String,
         member: String,
         join: Join,
-    ) -> Result<(Vec<GroupRecord>, GroupAnswer), GroupError> {
+    ) -> Result<GroupAnswer, GroupError> {
         check(&group, &member, &join)?;
         let mut gone = BTreeSet::new();
         for (id, secret) in &join.gone {
@@ -30,7 +31,7 @@ impl Coordinator {
                 Err(error) => return Err(error),
             }
         }
-        let there = self.groups.get(&group);
+        let there = self.group(&group);
         let others = there.map_or(0, |g| g.members.len() - gone.len());
         if there.is_some_and(|g| g.members.contains_key(&member)) {
             return Err(GroupError::MemberIdInUse { group, member });
@@ -81,71 +82,66 @@ impl Coordinator {
             holdings: BTreeMap::new(),
         };
         records.push(GroupRecord::MemberChanged { group: group.clone(), member: member.clone(), state });
-        self.take(records.clone());
-        self.heard_ms.insert((group.clone(), member.clone()), now.mono_ms);
-        records.extend(self.share_out(metadata, &group));
+        records.into_iter().for_each(|record| self.take(record));
+        self.share_out(metadata, &group);
         let (g, m) = self.find(&group, &member)?;
-        Ok((records, GroupAnswer::Assigned(g.assignment(m))))
+        let answer = GroupAnswer::Assigned(g.assignment(m));
+        self.hear(group, member);
+        Ok(answer)
     }
 
     pub(super) fn heartbeat(
         &mut self,
-        now: Clock,
         metadata: &Metadata,
-        group: &str,
-        (member, secret): (&str, SecretDigest),
+        (group, member): (String, String),
+        secret: SecretDigest,
         epoch: u32,
         topics: Option<Vec<String>>,
-    ) -> Result<(Vec<GroupRecord>, GroupAnswer), GroupError> {
-        let (_, m) = self.prove(group, member, secret)?;
+    ) -> Result<GroupAnswer, GroupError> {
+        let (_, m) = self.prove(&group, &member, secret)?;
         topics.as_deref().map_or(Ok(()), check_topics)?;
         if epoch > m.epoch {
-            return Err(GroupError::UnknownMember { group: group.to_owned(), member: member.to_owned() });
+            return Err(GroupError::UnknownMember { group, member });
         }
         let any = is_planted(Bug::AnyEpochConfirms);
         let up_to = if is_planted(Bug::NextEpochConfirmed) { epoch + 1 } else { epoch };
         let confirms = |h: &Holding| h.revoked_by.is_some_and(|by| by <= up_to || any);
-        let mut records = Vec::new();
         if m.holdings.values().any(confirms) {
             let mut state = m.clone();
             state.holdings.retain(|_, h| !confirms(h));
-            let changed = GroupRecord::MemberChanged { group: group.to_owned(), member: member.to_owned(), state };
-            records.extend(self.take(vec![changed]));
-            records.extend(self.hand_out(group));
+            self.take(GroupRecord::MemberChanged { group: group.clone(), member: member.clone(), state });
+            self.hand_out(&group);
         }
-        let (_, m) = self.find(group, member)?;
+        let (_, m) = self.find(&group, &member)?;
         let wanted = topics.map(sorted).filter(|topics| *topics != m.topics && !is_planted(Bug::TopicsNotFollowed));
         if let Some(topics) = wanted {
             let state = Member { topics, ..m.clone() };
-            let changed = GroupRecord::MemberChanged { group: group.to_owned(), member: member.to_owned(), state };
-            records.extend(self.take(vec![changed]));
-            records.extend(self.share_out(metadata, group));
+            self.take(GroupRecord::MemberChanged { group: group.clone(), member: member.clone(), state });
+            self.share_out(metadata, &group);
         }
-        self.heard_ms.insert((group.to_owned(), member.to_owned()), now.mono_ms);
-        let (g, m) = self.find(group, member)?;
+        let (g, m) = self.find(&group, &member)?;
         let answer = GroupAnswer::Assigned(g.assignment(m));
-        Ok((records, answer))
+        self.hear(group, member);
+        Ok(answer)
     }
 
     pub(super) fn leave(
         &mut self,
         now: Clock,
         metadata: &Metadata,
-        group: &str,
-        (member, secret): (&str, SecretDigest),
+        (group, member): (String, String),
+        secret: SecretDigest,
         is_for_a_moment: bool,
-    ) -> Result<(Vec<GroupRecord>, GroupAnswer), GroupError> {
-        let (_, m) = self.prove(group, member, secret)?;
-        let (group, member) = (group.to_owned(), member.to_owned());
+    ) -> Result<GroupAnswer, GroupError> {
+        let (_, m) = self.prove(&group, &member, secret)?;
         if is_for_a_moment && m.instance.is_some() {
             let state = Member { is_away: true, ..m.clone() };
-            self.heard_ms.insert((group.clone(), member.clone()), now.mono_ms);
-            let records = self.take(vec![GroupRecord::MemberChanged { group, member, state }]);
-            return Ok((records, GroupAnswer::Left));
+            self.take_last(GroupRecord::MemberChanged { group: group.clone(), member: member.clone(), state });
+            self.hear(group, member);
+            return Ok(GroupAnswer::Left);
         }
-        let gone = GroupRecord::MemberGone { group: group.clone(), member, at_ms: now.noted_ms };
-        let mut records = self.take(vec![gone]);
-        records.extend(self.share_out(metadata, &group));
-        Ok((records, GroupAnswer::Left))
+        self.take(GroupRecord::MemberGone { group: group.clone(), member, at_ms: now.noted_ms });
+        self.share_out(metadata, &group);
+        Ok(GroupAnswer::Left)
     }
 }

@@ -1,8 +1,8 @@
 //! Consumer groups: who reads which partition, and how far each group has come.
 //!
 //! A [`Coordinator`] holds the groups of one partition of `__consumer_offsets`, on the broker that leads it. A request
-//! yields records and an answer; the records are applied at once, so that the next request builds on them, and the
-//! answer may leave when they, and all before them, are on the quorum and the broker still leads. A coordinator whose
+//! yields records and an answer and changes nothing; the records are applied at once, so that the next request builds on
+//! them, and the answer may leave when they, and all before them, are on the quorum and the broker still leads. A coordinator whose
 //! records were not taken is thrown away and replayed from the log. Only when it last heard of each member is in no
 //! record: a new coordinator gives everybody a whole session.
 //!
@@ -16,7 +16,9 @@
 
 mod assign;
 mod commit;
+mod draft;
 mod error;
+mod idle;
 mod membership;
 mod record;
 mod request;
@@ -27,12 +29,14 @@ use std::collections::BTreeMap;
 
 use thalweg_model::{Bug, TopicPartition, is_planted, partition_for_key};
 
+use self::draft::{Draft, prove};
 use self::error::without_members;
 pub use self::error::{GroupError, SESSION_MS_MAX, SESSION_MS_MIN};
 pub use self::record::{Committed, GroupFilter, GroupRecord, Holding, Member, SecretDigest, Terms};
 pub use self::request::{Assigned, Assignment, Committer, GroupAnswer, GroupRequest, GroupSummary, Join};
 pub use self::state::{Group, GroupState};
 use crate::Metadata;
+use crate::decision::Decision;
 
 /// The topic that holds what groups are.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
@@ -59,6 +63,16 @@ pub struct Clock {
     pub noted_ms: u64,
 }
 
+/// A member that has shown that it is alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    group: String,
+    member: String,
+}
+
+/// What [`Coordinator::handle`] decides.
+pub type GroupDecision = Decision<GroupRecord, GroupAnswer, Option<Heard>>;
+
 /// The groups of one partition of `__consumer_offsets`.
 #[derive(Debug, Default)]
 pub struct Coordinator {
@@ -76,38 +90,18 @@ impl Coordinator {
         self.groups.iter().map(|(id, g)| (&id[..], g))
     }
 
-    /// Follows a record of the log.
+    /// Follows a record of the log, or of a decision.
     pub fn apply(&mut self, record: &GroupRecord) {
+        let id = record.group();
         match record {
-            GroupRecord::GroupChanged { group, epoch, terms, idle_since_ms } => {
-                let g = self.groups.entry(group.clone()).or_default();
-                g.epoch = g.epoch.max(*epoch);
-                g.terms = terms.clone();
-                g.active(*idle_since_ms);
+            GroupRecord::GroupGone { .. } => drop(self.groups.remove(id)),
+            GroupRecord::MemberGone { .. } | GroupRecord::OffsetsForgotten { .. } => {
+                self.groups.get_mut(id).into_iter().for_each(|g| g.apply(record));
             }
-            GroupRecord::MemberChanged { group, member, state } => {
-                let g = self.groups.entry(group.clone()).or_default();
-                g.epoch = g.epoch.max(state.epoch);
-                g.members.insert(member.clone(), state.clone());
-            }
-            GroupRecord::MemberGone { group, member, at_ms } => {
-                if let Some(g) = self.groups.get_mut(group) {
-                    g.members.remove(member);
-                    g.active(*at_ms);
-                }
-                self.heard_ms.remove(&(group.clone(), member.clone()));
-            }
-            GroupRecord::OffsetsCommitted { group, at_ms, offsets } => {
-                let g = self.groups.entry(group.clone()).or_default();
-                g.offsets.extend(offsets.iter().copied());
-                g.active(*at_ms);
-            }
-            GroupRecord::OffsetsForgotten { group, partitions } => {
-                if let Some(g) = self.groups.get_mut(group) {
-                    g.offsets.retain(|p, _| !partitions.contains(p));
-                }
-            }
-            GroupRecord::GroupGone { group } => drop(self.groups.remove(group)),
+            _ => self.groups.entry(id.to_owned()).or_default().apply(record),
+        }
+        if let GroupRecord::MemberGone { group, member, .. } = record {
+            self.heard_ms.remove(&(group.clone(), member.clone()));
         }
     }
 
@@ -145,36 +139,37 @@ impl Coordinator {
         records
     }
 
-    /// Decides a request, and applies what follows. The answer may be given when the records, and those before them,
-    /// are on a quorum. `ends` matters to commits only.
+    /// Decides a request. Apply the records and keep the note before the next one is decided; the answer may leave when
+    /// the records, and those before them, are on a quorum. `ends` matters to commits only.
     ///
     /// # Errors
-    /// Nothing changes then.
+    /// The request is refused; its asker is told why.
     pub fn handle(
-        &mut self,
+        &self,
         now: Clock,
         metadata: &Metadata,
         ends: &Ends,
         request: GroupRequest,
-    ) -> Result<(Vec<GroupRecord>, GroupAnswer), GroupError> {
-        match request {
-            GroupRequest::Join { group, member, join } => self.join(now, metadata, group, member, join),
+    ) -> Result<GroupDecision, GroupError> {
+        let mut draft = Draft::new(self);
+        let answer = match request {
+            GroupRequest::Join { group, member, join } => draft.join(now, metadata, group, member, join)?,
             GroupRequest::Heartbeat { group, member, secret, epoch, topics } => {
-                self.heartbeat(now, metadata, &group, (&member, secret), epoch, topics)
+                draft.heartbeat(metadata, (group, member), secret, epoch, topics)?
             }
             GroupRequest::Look { group, member, secret } => {
-                let (g, m) = self.prove(&group, &member, secret)?;
-                Ok((Vec::new(), GroupAnswer::Assigned(g.assignment(m))))
+                let (g, m) = draft.prove(&group, &member, secret)?;
+                GroupAnswer::Assigned(g.assignment(m))
             }
             GroupRequest::Leave { group, member, secret, is_for_a_moment } => {
-                self.leave(now, metadata, &group, (&member, secret), is_for_a_moment)
+                draft.leave(now, metadata, (group, member), secret, is_for_a_moment)?
             }
             GroupRequest::Commit { group, committer, offsets } => {
-                self.commit(now, metadata, ends, group, committer, offsets)
+                draft.commit(now, metadata, ends, group, committer, offsets)?
             }
             GroupRequest::Describe { group } => {
                 let g = self.groups.get(&group).cloned().ok_or(GroupError::UnknownGroup(group))?;
-                Ok((Vec::new(), GroupAnswer::Group(Box::new(g))))
+                GroupAnswer::Group(Box::new(g))
             }
             GroupRequest::List => {
                 let summary = |(id, g): (&String, &Group)| GroupSummary {
@@ -182,19 +177,28 @@ impl Coordinator {
                     state: g.state(),
                     members: g.members.len() as u32,
                 };
-                Ok((Vec::new(), GroupAnswer::Groups(self.groups.iter().map(summary).collect())))
+                GroupAnswer::Groups(self.groups.iter().map(summary).collect())
             }
             GroupRequest::Delete { group } => {
                 let g = self.groups.get(&group).ok_or_else(|| GroupError::UnknownGroup(group.clone()))?;
                 without_members(&group, g)?;
-                Ok((self.take(vec![GroupRecord::GroupGone { group }]), GroupAnswer::Deleted))
+                draft.take_last(GroupRecord::GroupGone { group });
+                GroupAnswer::Deleted
             }
+        };
+        Ok(draft.decided(answer))
+    }
+
+    /// Keeps what a decision leaves to this process alone: who was heard of.
+    pub fn keep(&mut self, now: Clock, note: Option<Heard>) {
+        if let Some(Heard { group, member }) = note {
+            self.heard_ms.insert((group, member), now.mono_ms);
         }
     }
 
     /// Time passes: members that were not heard of for their session are gone, groups that nobody used for
     /// `offsets_retention_ms` are forgotten, shares follow topics. `metadata_version` grows with every change of
-    /// `metadata`.
+    /// `metadata`. The records are to be applied as those of a decision.
     pub fn tick(
         &mut self,
         now: Clock,
@@ -206,87 +210,51 @@ impl Coordinator {
         if now.mono_ms > last_ms + LATE_MS {
             self.heard_ms.values_mut().for_each(|heard_ms| *heard_ms += now.mono_ms - last_ms);
         }
-        let mut records = Vec::new();
-        let is_over = |((group, member), heard_ms): &(&(String, String), &u64)| {
+        let is_news = self.metadata_version != metadata_version;
+        self.metadata_version = metadata_version;
+        let mut draft = Draft::new(self);
+        for (group, member) in self.over(now) {
+            draft.take(GroupRecord::MemberGone { group: group.clone(), member: member.clone(), at_ms: now.noted_ms });
+            draft.share_out(metadata, group);
+        }
+        if is_news {
+            for group in self.groups.keys() {
+                draft.follow_topics(metadata, group);
+            }
+        }
+        draft.note_idle(now);
+        draft.forget(now, offsets_retention_ms);
+        draft.into_records()
+    }
+
+    /// The members that were not heard of for their session.
+    fn over(&self, now: Clock) -> impl Iterator<Item = &(String, String)> {
+        let is_over = move |((group, member), heard_ms): &(&(String, String), &u64)| {
             let session_ms = self.groups.get(group).and_then(|g| g.members.get(member)).map_or(0, |m| m.session_ms);
             now.mono_ms >= **heard_ms + session_ms as u64
         };
-        let over: Vec<(String, String)> = self.heard_ms.iter().filter(is_over).map(|(name, _)| name.clone()).collect();
-        for (group, member) in over {
-            let gone = GroupRecord::MemberGone { group: group.clone(), member, at_ms: now.noted_ms };
-            records.extend(self.take(vec![gone]));
-            records.extend(self.share_out(metadata, &group));
-        }
-        if self.metadata_version != metadata_version {
-            self.metadata_version = metadata_version;
-            for group in self.groups.keys().cloned().collect::<Vec<_>>() {
-                let g = &self.groups[&group];
-                let gone = g.offsets.keys().filter(|p| metadata.is_deleted(p.topic)).copied().collect::<Vec<_>>();
-                if !gone.is_empty() {
-                    let forgotten = GroupRecord::OffsetsForgotten { group: group.clone(), partitions: gone };
-                    records.extend(self.take(vec![forgotten]));
-                }
-                records.extend(self.share_out(metadata, &group));
-            }
-        }
-        // Idle for nobody knows how long: from now on, once somebody knows what time it is.
-        let is_unknown = |g: &Group| g.members.is_empty() && g.active_ms == 0 && now.noted_ms > 0;
-        let unknown: Vec<String> =
-            self.groups.iter().filter(|(_, g)| is_unknown(g)).map(|(id, _)| id.clone()).collect();
-        let noted = |group| GroupRecord::OffsetsCommitted { group, at_ms: now.noted_ms, offsets: Vec::new() };
-        records.extend(self.take(unknown.into_iter().map(noted).collect()));
-        let is_forgotten = |g: &Group| {
-            (g.members.is_empty() || is_planted(Bug::LiveGroupForgotten))
-                && g.active_ms > 0
-                && now.wall_ms >= g.active_ms.saturating_add(offsets_retention_ms)
-        };
-        let forgotten: Vec<String> =
-            self.groups.iter().filter(|(_, g)| is_forgotten(g)).map(|(id, _)| id.clone()).collect();
-        records.extend(self.take(forgotten.into_iter().map(|group| GroupRecord::GroupGone { group }).collect()));
-        records
+        self.heard_ms.iter().filter(is_over).map(|(name, _)| name)
     }
 
     /// True unless the request is in the name of a member that it does not come from, or of none: nothing is done on
     /// its behalf.
     pub fn is_proven(&self, request: &GroupRequest) -> bool {
         match request {
-            GroupRequest::Commit { group, committer: Some(c), .. } => self.prove(group, &c.member, c.secret).is_ok(),
+            GroupRequest::Commit { group, committer: Some(c), .. } => {
+                prove(self.groups.get(group), group, &c.member, c.secret).is_ok()
+            }
             GroupRequest::Commit { group, committer: None, .. } => {
                 self.groups.get(group).is_none_or(|g| g.members.is_empty())
             }
             GroupRequest::Heartbeat { group, member, secret, .. }
             | GroupRequest::Look { group, member, secret }
-            | GroupRequest::Leave { group, member, secret, .. } => self.prove(group, member, *secret).is_ok(),
+            | GroupRequest::Leave { group, member, secret, .. } => {
+                prove(self.groups.get(group), group, member, *secret).is_ok()
+            }
             GroupRequest::Join { .. }
             | GroupRequest::Describe { .. }
             | GroupRequest::List
             | GroupRequest::Delete { .. } => true,
-        }
-    }
-
-    pub(super) fn take(&mut self, records: Vec<GroupRecord>) -> Vec<GroupRecord> {
-        records.iter().for_each(|r| self.apply(r));
-        records
-    }
-
-    pub(super) fn find(&self, group: &str, member: &str) -> Result<(&Group, &Member), GroupError> {
-        let unknown = || GroupError::UnknownMember { group: group.to_owned(), member: member.to_owned() };
-        let g = self.groups.get(group).ok_or_else(unknown)?;
-        Ok((g, g.members.get(member).ok_or_else(unknown)?))
-    }
-
-    /// The member, if it is the member that asks. Digests are compared, so that the time it takes tells nothing of the
-    /// secret.
-    pub(super) fn prove(
-        &self,
-        group: &str,
-        member: &str,
-        secret: SecretDigest,
-    ) -> Result<(&Group, &Member), GroupError> {
-        let (g, m) = self.find(group, member)?;
-        match m.secret == secret || is_planted(Bug::SecretNotAsked) {
-            true => Ok((g, m)),
-            false => Err(GroupError::WrongSecret { group: group.to_owned(), member: member.to_owned() }),
         }
     }
 }

@@ -6,15 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thalweg_model::{Bug, TopicPartition, TopicPattern, is_planted};
 
-use super::Coordinator;
 use super::assign::{Wish, assign};
+use super::draft::Draft;
 use super::record::{GroupRecord, Holding, Member};
 use crate::Metadata;
 
-impl Coordinator {
+impl Draft<'_> {
     /// Computes who should have what, takes away what a member should not have any more, and hands out what is free.
-    pub(super) fn share_out(&mut self, metadata: &Metadata, group: &str) -> Vec<GroupRecord> {
-        let Some(g) = self.groups.get(group).filter(|g| !g.members.is_empty()) else { return Vec::new() };
+    pub(super) fn share_out(&mut self, metadata: &Metadata, group: &str) {
+        let Some(g) = self.group(group).filter(|g| !g.members.is_empty()) else { return };
         let named = resolve(metadata, &g.members);
         let mut topics = BTreeMap::new();
         for topic in named.values().flat_map(|names| names.iter()).filter_map(|name| metadata.topic(name).ok()) {
@@ -44,14 +44,13 @@ impl Coordinator {
             state.target = target;
             records.push(GroupRecord::MemberChanged { group: group.to_owned(), member: id.to_owned(), state });
         }
-        let mut records = self.take(records);
-        records.extend(self.hand_out(group));
-        records
+        records.into_iter().for_each(|record| self.take(record));
+        self.hand_out(group);
     }
 
     /// Gives members what they should have and nobody else holds.
-    pub(super) fn hand_out(&mut self, group: &str) -> Vec<GroupRecord> {
-        let Some(g) = self.groups.get(group) else { return Vec::new() };
+    pub(super) fn hand_out(&mut self, group: &str) {
+        let Some(g) = self.group(group) else { return };
         let early = is_planted(Bug::RevokedNotAwaited);
         let holdings = g.members.values().flat_map(|m| &m.holdings);
         let held: BTreeSet<TopicPartition> =
@@ -67,7 +66,7 @@ impl Coordinator {
             state.holdings.extend(gets.into_iter().map(|p| (p, Holding { since: epoch, revoked_by: None })));
             records.push(GroupRecord::MemberChanged { group: group.to_owned(), member: id.clone(), state });
         }
-        self.take(records)
+        records.into_iter().for_each(|record| self.take(record));
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use thalweg_model::TopicPartition;
 
-use super::record::{Committed, Holding, Member, Terms};
+use super::record::{Committed, GroupRecord, Holding, Member, Terms};
 use super::request::{Assigned, Assignment};
 
 /// How a group is.
@@ -46,8 +46,33 @@ pub struct Group {
 }
 
 impl Group {
+    /// What a record of the group makes of it; one that ends the group has nothing to say here.
+    pub(super) fn apply(&mut self, record: &GroupRecord) {
+        match record {
+            GroupRecord::GroupChanged { epoch, terms, idle_since_ms, .. } => {
+                self.epoch = self.epoch.max(*epoch);
+                self.terms = terms.clone();
+                self.active(*idle_since_ms);
+            }
+            GroupRecord::MemberChanged { member, state, .. } => {
+                self.epoch = self.epoch.max(state.epoch);
+                self.members.insert(member.clone(), state.clone());
+            }
+            GroupRecord::MemberGone { member, at_ms, .. } => {
+                self.members.remove(member);
+                self.active(*at_ms);
+            }
+            GroupRecord::OffsetsCommitted { at_ms, offsets, .. } => {
+                self.offsets.extend(offsets.iter().copied());
+                self.active(*at_ms);
+            }
+            GroupRecord::OffsetsForgotten { partitions, .. } => self.offsets.retain(|p, _| !partitions.contains(p)),
+            GroupRecord::GroupGone { .. } => {}
+        }
+    }
+
     /// Something happened; 0: at a time that nobody knows, so that nobody knows any more how long it has been idle.
-    pub(super) fn active(&mut self, at_ms: u64) {
+    fn active(&mut self, at_ms: u64) {
         self.active_ms = if at_ms == 0 { 0 } else { self.active_ms.max(at_ms) };
     }
 

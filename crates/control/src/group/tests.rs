@@ -58,17 +58,28 @@ impl Bench {
     }
 
     fn ask(&mut self, request: GroupRequest) -> Result<GroupAnswer, GroupError> {
-        let (records, answer) = self.coordinator.handle(self.clock(), &self.metadata, &self.ends, request)?;
-        self.log.extend(records);
+        let now = self.clock();
+        // Whoever only asks what would be decided changes nothing.
+        let tried = self.coordinator.handle(now, &self.metadata, &self.ends, request.clone());
+        let decision = self.coordinator.handle(now, &self.metadata, &self.ends, request)?;
+        assert_eq!(tried.as_ref(), Ok(&decision));
+        self.apply(decision.records);
+        self.coordinator.keep(now, decision.note);
         self.check();
-        Ok(answer)
+        Ok(decision.answer)
     }
 
     fn tick(&mut self, after_ms: u64) {
         self.now_ms += after_ms;
         let now = self.clock();
-        self.log.extend(self.coordinator.tick(now, &self.metadata, self.version, 60_000));
+        let records = self.coordinator.tick(now, &self.metadata, self.version, 60_000);
+        self.apply(records);
         self.check();
+    }
+
+    fn apply(&mut self, records: Vec<GroupRecord>) {
+        records.iter().for_each(|r| self.coordinator.apply(r));
+        self.log.extend(records);
     }
 
     fn check(&self) {

@@ -15,12 +15,20 @@ use thalweg_model::{BrokerId, DirectoryId, PinEpoch, ProducerId, TopicId, check_
 use self::create::NewTopic;
 pub use self::majority::{Copies, Copy, Stuck};
 pub use self::request::{Answer, ControlError, Request};
+use crate::decision::Decision;
 use crate::producer::ProducerSecret;
 use crate::record::{Broker, MetadataRecord, Plugin, PluginDigest, PluginKind};
 use crate::topic::Topic;
 
 /// Producer ids reserved by one record, so that most are given out without a write.
 const PRODUCER_ID_BLOCK: i64 = 1000;
+
+/// Producer ids that are reserved and not given out, once a decision has given out one of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdsLeft(std::ops::Range<i64>);
+
+/// What [`Metadata::handle`] decides.
+pub type MetadataDecision = Decision<MetadataRecord, Answer, Option<IdsLeft>>;
 
 /// The cluster's metadata after some prefix of its log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,17 +53,21 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Decides a request. The answer may be given when the records are on a quorum and have been applied.
-    pub fn handle(&mut self, now_ms: u64, request: Request) -> Result<(Vec<MetadataRecord>, Answer), ControlError> {
-        match request {
+    /// Decides a request. The answer may be given when the records are on a quorum and have been applied; until then the
+    /// next request must wait, because it would be decided on the state before. The note is kept at once.
+    ///
+    /// # Errors
+    /// The request is refused; its asker is told why.
+    pub fn handle(&self, now_ms: u64, request: Request) -> Result<MetadataDecision, ControlError> {
+        let (records, answer) = match request {
             Request::CreateTopic { id, name, partitions, replication_factor, live, partitioner, config } => {
                 let answer = Answer::TopicCreated(name.clone());
                 let new = NewTopic { id, name, partitions, replication_factor, live, partitioner, config };
-                Ok((vec![self.create_topic(now_ms, new)?], answer))
+                (vec![self.create_topic(now_ms, new)?], answer)
             }
             Request::DeleteTopic { name } => {
                 let id = self.topics.get(&name).ok_or(ControlError::UnknownTopic(name))?.id;
-                Ok((vec![MetadataRecord::TopicDeleted { id }], Answer::TopicDeleted(id)))
+                (vec![MetadataRecord::TopicDeleted { id }], Answer::TopicDeleted(id))
             }
             Request::SetPartitioner { name, partitioner } => {
                 let pin = self.pin(partitioner)?;
@@ -63,37 +75,50 @@ impl Metadata {
                 let pin_epoch = PinEpoch(topic.pin_epoch.0 + 1);
                 let record = MetadataRecord::PartitionerSet { topic: topic.id, pin_epoch, pin };
                 let is_new = !matches!(&record, MetadataRecord::PartitionerSet { pin, .. } if *pin == topic.pin);
-                Ok((is_new.then_some(record).into_iter().collect(), Answer::PartitionerSet(name)))
+                (is_new.then_some(record).into_iter().collect(), Answer::PartitionerSet(name))
             }
             Request::AdmitPlugin { name, kind, digest, source_digest, bytes, contract } => {
                 check_plugin_name(&name).map_err(|error| ControlError::Name { what: "plugin", error })?;
                 let versions = self.plugins.get(&name).map_or(&[][..], Vec::as_slice);
-                if let Some(same) = versions.iter().find(|p| p.source_digest == source_digest && p.kind == kind) {
-                    return Ok((Vec::new(), Answer::Plugin(same.clone(), true)));
+                match versions.iter().find(|p| p.source_digest == source_digest && p.kind == kind) {
+                    Some(same) => (Vec::new(), Answer::Plugin(same.clone(), true)),
+                    None => {
+                        let (version, created_ms) = (versions.len() as u32 + 1, now_ms);
+                        let plugin = Plugin { name, version, digest, source_digest, kind, bytes, created_ms, contract };
+                        (vec![MetadataRecord::PluginAdmitted(plugin.clone())], Answer::Plugin(plugin, false))
+                    }
                 }
-                let version = versions.len() as u32 + 1;
-                let plugin = Plugin { name, version, digest, source_digest, kind, bytes, created_ms: now_ms, contract };
-                Ok((vec![MetadataRecord::PluginAdmitted(plugin.clone())], Answer::Plugin(plugin, false)))
             }
-            Request::InitProducer { secret } => {
-                let mut records = Vec::new();
-                let drawn = ProducerSecret::new(secret);
-                let secret = self.producer_secret.as_ref().unwrap_or_else(|| {
-                    records.push(MetadataRecord::ProducerSecretSet(drawn.clone()));
-                    &drawn
-                });
-                if self.block.is_empty() {
-                    self.block = self.reserved..self.reserved + PRODUCER_ID_BLOCK;
-                    records.push(MetadataRecord::ProducerIdsReserved { next: self.block.end });
-                }
-                let id = ProducerId(self.block.next().expect("a block is not empty"));
-                Ok((records, Answer::Producer(id, secret.token(id))))
-            }
-            Request::RegisterBroker { broker, other_is_alive } => self.register(broker, other_is_alive),
+            Request::InitProducer { secret } => return Ok(self.init_producer(secret)),
+            Request::RegisterBroker { broker, other_is_alive } => self.register(broker, other_is_alive)?,
             Request::ReplaceReplica { topic, partition, replica } => {
-                Ok((self.replace(topic, partition, replica).into_iter().collect(), Answer::Replaced))
+                (self.replace(topic, partition, replica).into_iter().collect(), Answer::Replaced)
             }
-            Request::Recover { lost, live, copies } => Ok((self.recover(&lost, &live, &copies)?, Answer::Recovered)),
+            Request::Recover { lost, live, copies } => (self.recover(&lost, &live, &copies)?, Answer::Recovered),
+        };
+        Ok(Decision { records, answer, note: None })
+    }
+
+    fn init_producer(&self, drawn: [u8; 32]) -> MetadataDecision {
+        let mut records = Vec::new();
+        let drawn = ProducerSecret::new(drawn);
+        let secret = self.producer_secret.as_ref().unwrap_or_else(|| {
+            records.push(MetadataRecord::ProducerSecretSet(drawn.clone()));
+            &drawn
+        });
+        let mut block = self.block.clone();
+        if block.is_empty() {
+            block = self.reserved..self.reserved + PRODUCER_ID_BLOCK;
+            records.push(MetadataRecord::ProducerIdsReserved { next: block.end });
+        }
+        let id = ProducerId(block.next().expect("a block is not empty"));
+        Decision { records, answer: Answer::Producer(id, secret.token(id)), note: Some(IdsLeft(block)) }
+    }
+
+    /// Keeps what a decision leaves to this process alone: which ids it may still give out.
+    pub fn keep(&mut self, note: Option<IdsLeft>) {
+        if let Some(IdsLeft(block)) = note {
+            self.block = block;
         }
     }
 

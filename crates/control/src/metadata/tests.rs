@@ -30,11 +30,22 @@ fn admit(name: &str, kind: PluginKind, source: u8) -> Request {
 }
 
 fn run(metadata: &mut Metadata, request: Request) -> Result<Answer, ControlError> {
-    let (records, answer) = metadata.handle(5, request)?;
+    let (records, answer) = decide(metadata, request)?;
     for record in records {
         metadata.apply(MetadataRecord::decode(&record.encode()).unwrap());
     }
     Ok(answer)
+}
+
+/// A decision that is on its way to the quorum.
+fn decide(metadata: &mut Metadata, request: Request) -> Result<(Vec<MetadataRecord>, Answer), ControlError> {
+    // Whoever only asks what would be decided changes nothing.
+    let tried = metadata.handle(5, request.clone());
+    let decision = metadata.handle(5, request)?;
+    assert_eq!(tried.as_ref(), Ok(&decision));
+    let Decision { records, answer, note } = decision;
+    metadata.keep(note);
+    Ok((records, answer))
 }
 
 fn register(m: &mut Metadata, id: u32, directory: u8, rack: &str) {
@@ -110,9 +121,9 @@ fn a_replaced_disk_renews_every_copy_on_it_unless_the_other_still_lives() {
     assert!(topic.replicas.iter().all(|r| r.contains(&renewed) && r.len() == 3));
     assert!(topic.first_replicas.iter().all(|r| !r.contains(&renewed)));
     // The same news twice changes nothing.
-    assert_eq!(m.handle(0, again(false)).unwrap().0, []);
+    assert_eq!(m.handle(0, again(false)).unwrap().records, []);
     let gone = Request::ReplaceReplica { topic: Some(topic.id), partition: 0, replica: ReplicaId::new(BrokerId(2), 0) };
-    assert_eq!(m.handle(0, gone).unwrap().0, []);
+    assert_eq!(m.handle(0, gone).unwrap().records, []);
 }
 
 #[test]
@@ -134,7 +145,7 @@ fn a_disk_that_came_back_older_renews_every_copy_on_it_whether_it_knows_it_or_no
     assert_eq!(names(&m), [copy_of(2, 0); 3], "a start like any other");
     run(&mut m, older(3, true)).unwrap();
     assert_eq!(names(&m), [copy_of(2, 1); 3]);
-    assert_eq!(m.handle(0, older(3, true)).unwrap().0, [], "the same start");
+    assert_eq!(m.handle(0, older(3, true)).unwrap().records, [], "the same start");
     // It comes back older once more, before it has got that far.
     run(&mut m, older(4, true)).unwrap();
     assert_eq!(names(&m), [copy_of(2, 2); 3]);
@@ -157,13 +168,13 @@ fn a_start_that_is_made_again_under_its_incarnation_may_be_elsewhere_and_changes
     let before = m.clone();
     // Its copies have been replaced, so that it is not older any more, or it has not heard of that.
     for is_older in [false, true] {
-        assert_eq!(m.handle(0, at(7, 2, is_older)).unwrap().0, []);
+        assert_eq!(m.handle(0, at(7, 2, is_older)).unwrap().records, []);
     }
     run(&mut m, at(8, 2, true)).unwrap();
     let expected = Broker { port: 8, ..before.broker(BrokerId(2)).unwrap().clone() };
     assert_eq!(m.broker(BrokerId(2)), Some(&expected));
     assert_eq!(m.topic("placed"), before.topic("placed"));
-    assert_eq!(m.handle(0, at(7, 1, false)).unwrap().0, [], "it was said by a start before");
+    assert_eq!(m.handle(0, at(7, 1, false)).unwrap().records, [], "it was said by a start before");
 }
 
 #[test]
@@ -304,7 +315,7 @@ fn the_first_producer_draws_the_secret_and_all_tokens_are_its() {
     let mut tokens = Vec::new();
     for round in 1..=4 {
         let (at_work, idle) = if round % 2 == 0 { (&mut second, &mut first) } else { (&mut first, &mut second) };
-        let (records, answer) = at_work.handle(0, init(round)).unwrap();
+        let (records, answer) = decide(at_work, init(round)).unwrap();
         for record in records {
             at_work.apply(record.clone());
             idle.apply(record);
@@ -325,7 +336,7 @@ fn two_controllers_never_give_the_same_producer_id() {
     for round in 0..6 {
         for _ in 0..700 {
             let (at_work, idle) = if round % 2 == 0 { (&mut a, &mut b) } else { (&mut b, &mut a) };
-            let (records, answer) = at_work.handle(0, init(1)).unwrap();
+            let (records, answer) = decide(at_work, init(1)).unwrap();
             for record in records {
                 at_work.apply(record.clone());
                 idle.apply(record);
@@ -383,7 +394,7 @@ fn producer_ids_are_never_given_twice_across_restarts() {
         let mut m = Metadata::default();
         log.iter().cloned().for_each(|r| m.apply(r));
         for _ in 0..1500 {
-            let (records, answer) = m.handle(0, init(1)).unwrap();
+            let (records, answer) = decide(&mut m, init(1)).unwrap();
             records.iter().cloned().for_each(|r| m.apply(r));
             log.extend(records);
             let Answer::Producer(id, _) = answer else { panic!() };

@@ -1,0 +1,109 @@
+//! A decision while it is made: its records, and the groups as these leave them, so that a rule builds on what the one
+//! before it has decided. The coordinator itself changes only when the records are applied.
+
+use std::collections::BTreeMap;
+
+use thalweg_model::{Bug, is_planted};
+
+use super::error::GroupError;
+use super::record::{GroupRecord, Member, SecretDigest};
+use super::request::GroupAnswer;
+use super::state::Group;
+use super::{Coordinator, GroupDecision, Heard};
+use crate::decision::Decision;
+
+/// One decision of a coordinator.
+pub(super) struct Draft<'a> {
+    coordinator: &'a Coordinator,
+    /// The groups that records have changed so far, as copies; `None`: gone.
+    changed: BTreeMap<String, Option<Group>>,
+    records: Vec<GroupRecord>,
+    heard: Option<Heard>,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(coordinator: &'a Coordinator) -> Draft<'a> {
+        Draft { coordinator, changed: BTreeMap::new(), records: Vec::new(), heard: None }
+    }
+
+    /// A group as the records so far leave it.
+    pub(super) fn group(&self, id: &str) -> Option<&Group> {
+        match self.changed.get(id) {
+            Some(changed) => changed.as_ref(),
+            None => self.coordinator.groups.get(id),
+        }
+    }
+
+    /// All groups that there were before, as the records so far leave them.
+    pub(super) fn groups(&self) -> impl Iterator<Item = (&str, &Group)> {
+        let there = |(id, g)| Some((id, self.changed.get(id).map_or(Some(g), Option::as_ref)?));
+        self.coordinator.groups.iter().filter_map(there).map(|(id, g): (&String, &Group)| (&id[..], g))
+    }
+
+    pub(super) fn find(&self, group: &str, member: &str) -> Result<(&Group, &Member), GroupError> {
+        find(self.group(group), group, member)
+    }
+
+    pub(super) fn prove(
+        &self,
+        group: &str,
+        member: &str,
+        secret: SecretDigest,
+    ) -> Result<(&Group, &Member), GroupError> {
+        prove(self.group(group), group, member, secret)
+    }
+
+    /// Decides a record on which others build.
+    pub(super) fn take(&mut self, record: GroupRecord) {
+        let id = record.group();
+        let there = || self.coordinator.groups.get(id).cloned();
+        let group = self.changed.entry(id.to_owned()).or_insert_with(there);
+        match &record {
+            GroupRecord::GroupGone { .. } => *group = None,
+            GroupRecord::MemberGone { .. } | GroupRecord::OffsetsForgotten { .. } => {
+                group.iter_mut().for_each(|g| g.apply(&record));
+            }
+            _ => group.get_or_insert_default().apply(&record),
+        }
+        self.records.push(record);
+    }
+
+    /// Decides a record on which nothing else builds, so that its group need not be copied.
+    pub(super) fn take_last(&mut self, record: GroupRecord) {
+        self.records.push(record);
+    }
+
+    /// The member has shown that it is alive.
+    pub(super) fn hear(&mut self, group: String, member: String) {
+        self.heard = Some(Heard { group, member });
+    }
+
+    pub(super) fn decided(self, answer: GroupAnswer) -> GroupDecision {
+        Decision { records: self.records, answer, note: self.heard }
+    }
+
+    pub(super) fn into_records(self) -> Vec<GroupRecord> {
+        self.records
+    }
+}
+
+fn find<'g>(there: Option<&'g Group>, group: &str, member: &str) -> Result<(&'g Group, &'g Member), GroupError> {
+    let unknown = || GroupError::UnknownMember { group: group.to_owned(), member: member.to_owned() };
+    let g = there.ok_or_else(unknown)?;
+    Ok((g, g.members.get(member).ok_or_else(unknown)?))
+}
+
+/// The member, if it is the member that asks. Digests are compared, so that the time it takes tells nothing of the
+/// secret.
+pub(super) fn prove<'g>(
+    there: Option<&'g Group>,
+    group: &str,
+    member: &str,
+    secret: SecretDigest,
+) -> Result<(&'g Group, &'g Member), GroupError> {
+    let (g, m) = find(there, group, member)?;
+    match m.secret == secret || is_planted(Bug::SecretNotAsked) {
+        true => Ok((g, m)),
+        false => Err(GroupError::WrongSecret { group: group.to_owned(), member: member.to_owned() }),
+    }
+}
