@@ -3,14 +3,14 @@
 //!
 //! [`Replicas`] holds all partitions of one data directory over one [`thalweg_commit_log::CommitLog`]. Drive it by
 //! calls that carry the time ([`Now`]), peers' messages and finished disk operations; collect what happened, and what
-//! is to be sent, with [`Replicas::take_outputs`]. Raft itself is raft-rs, fenced by `group.rs` and `raft_log.rs`: no
+//! is to be sent, with [`Replicas::take_outputs`]. Raft itself is raft-rs, fenced by `group` and `raft_log.rs`: no
 //! type of it leaves this crate. Sockets and clocks are left to the shell.
 //!
 //! Invariants, each an oracle in `tests/sim`:
-//! - an acknowledgement of `quorum` leaves after the fsync events of a majority (`group.rs`, `apply`);
-//! - a vote, or the acknowledgement of an append, leaves after its own fsync (`group.rs`, `drive`);
+//! - an acknowledgement of `quorum` leaves after the fsync events of a majority (`group/ready.rs`, `apply`);
+//! - a vote, or the acknowledgement of an append, leaves after its own fsync (`group/ready.rs`, `drive`);
 //! - the high watermark never moves back and never passes the log's end;
-//! - a batch that a producer numbered is appended at most once (`group.rs`, `check`), also by the next leader
+//! - a batch that a producer numbered is appended at most once (`group/produce.rs`, `check`), also by the next leader
 //!   (`rewind`);
 //! - what a replica has acknowledged is on its disk until something that contains it is (`replicas.rs`, `install`).
 
@@ -20,12 +20,14 @@ mod catch_up;
 mod clock;
 mod group;
 mod message;
+mod produce_error;
 mod raft_log;
 mod replicas;
 
 pub use clock::Clock;
-pub use group::{Acks, FollowerState, GroupState, ProduceError, Ticket};
+pub use group::{Acks, FollowerState, GroupState, Ticket};
 pub use message::{MessageError, PeerBody, PeerMessage};
+pub use produce_error::ProduceError;
 pub use replicas::{Output, PartitionSettings, Replicas};
 pub use thalweg_commit_log::{Configuration, ReadOutcome};
 

@@ -16,10 +16,11 @@ use crate::Now;
 use crate::catch_up::{self, CatchingUp, PATIENCE_MS};
 use crate::clock::Clock;
 use crate::group::{
-    Acks, Effect, FollowerState, Group, GroupConfig, GroupState, ProduceError, Recovered, Terms, Ticket,
-    configuration_after, log_start_of,
+    Acks, Effect, FollowerState, Group, GroupConfig, GroupState, Recovered, Terms, Ticket, configuration_after,
+    log_start_of,
 };
 use crate::message::{CatchUp, PeerBody, PeerMessage, RaftBody};
+use crate::produce_error::ProduceError;
 
 /// Raft's tick.
 pub(crate) const TICK_MS: u64 = 50;

@@ -1,0 +1,206 @@
+//! Who belongs to a group, who leads it and who keeps up. Who should belong to it comes in as an argument.
+
+use std::collections::BTreeSet;
+
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, HardState as RaftHardState};
+use raft::{RawNode, StateRole};
+use thalweg_commit_log::{Configuration, MemberChange};
+use thalweg_model::{BrokerId, ReplicaId};
+
+use super::{Effect, Group};
+use crate::raft_log::{RaftLog, configuration};
+
+/// A learner with at most this many entries to go counts as caught up.
+const CAUGHT_UP_ENTRIES: u64 = 64;
+
+/// Ticks that a leader lets pass before it hands over to the replica that the placement prefers.
+const PREFERRED_AFTER_TICKS: u32 = 60;
+
+/// The same for a leader whose disk is full: soon, but not so often that two of them would hand it to and fro.
+const FULL_AFTER_TICKS: u32 = 10;
+
+/// A replica that was heard of within so many ticks counts as active.
+pub(crate) const ACTIVE_TICKS: u64 = 10;
+
+/// What a leader knows of another replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerState {
+    /// Which.
+    pub replica: ReplicaId,
+    /// Counts for the high watermark.
+    pub is_voter: bool,
+    /// Entries of the leader that it has not acknowledged.
+    pub lag_entries: u64,
+    /// Was heard of lately.
+    pub is_active: bool,
+}
+
+impl Group {
+    /// Moves the members one step towards `target`, whose first one is the preferred leader. Only a leader does
+    /// anything.
+    ///
+    /// A new member first follows as a learner; when it has caught up it takes the place of one that is not wanted any
+    /// more, in one joint change. So the number of voters never falls on the way. A leader on one of the `full`
+    /// brokers, or on one that is unfit, hands over to a copy with room, and takes nothing back before there is some.
+    pub(crate) fn reconcile(
+        &mut self,
+        target: &[ReplicaId],
+        learners: &[ReplicaId],
+        full: &BTreeSet<BrokerId>,
+        is_unfit: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let raft = &self.node.raft;
+        if !self.is_serving() || raft.has_pending_conf() || target.is_empty() {
+            return;
+        }
+        let now = configuration(&raft.prs().conf().to_conf_state());
+        if !now.voters_outgoing.is_empty() {
+            return;
+        }
+        let is_wanted = |r: &ReplicaId| target.contains(r);
+        let last = raft.raft_log.last_index();
+        let near = |r: ReplicaId| {
+            let progress = raft.prs().get(r.0);
+            self.is_active(r) && progress.is_some_and(|p| p.matched + CAUGHT_UP_ENTRIES >= last && p.matched > 0)
+        };
+        let stale_learners =
+            now.learners.iter().filter(|r| !is_wanted(r) && !learners.contains(r)).map(|r| MemberChange::Remove(*r));
+        let mut changes: Vec<MemberChange> = stale_learners.collect();
+        let missing = target.iter().chain(learners).find(|r| !now.voters.contains(r) && !now.learners.contains(r));
+        let stale_voters: Vec<ReplicaId> = now.voters.iter().filter(|r| !is_wanted(r)).copied().collect();
+        if let Some(missing) = missing {
+            changes.push(MemberChange::Learner(*missing));
+        } else if let Some(learner) = now.learners.iter().find(|r| is_wanted(r) && near(**r)) {
+            changes.push(MemberChange::Voter(*learner));
+            // Never its own: a leader that is not wanted hands over first.
+            changes.extend(stale_voters.iter().find(|r| **r != self.me).map(|r| MemberChange::Remove(*r)));
+        } else if now.voters.len() > target.len() && now.learners.iter().all(|r| !is_wanted(r)) {
+            changes.extend(stale_voters.iter().find(|r| **r != self.me).map(|r| MemberChange::Remove(*r)));
+        }
+        if !changes.is_empty() {
+            return self.propose_changes(changes, effects);
+        }
+        let is_full = |r: &ReplicaId| full.contains(&r.broker());
+        let able = |r: &&ReplicaId| **r != self.me && now.voters.contains(r) && near(**r);
+        let leaves = !is_wanted(&self.me);
+        let preferred = target.iter().find(|r| able(r) && !is_full(r));
+        // Nobody has room: then it is better led there than by who is not wanted.
+        let preferred = preferred.or_else(|| target.iter().find(|r| leaves && able(r)));
+        let gives_way = is_full(&self.me) && self.led_ticks > FULL_AFTER_TICKS;
+        let gives_way = gives_way || (is_unfit && self.led_ticks > PREFERRED_AFTER_TICKS);
+        if let Some(preferred) = preferred
+            && (leaves || gives_way || (self.led_ticks > PREFERRED_AFTER_TICKS && *preferred == target[0]))
+        {
+            self.led_ticks = 0;
+            self.transfer(Some(*preferred), effects);
+        }
+    }
+
+    fn propose_changes(&mut self, changes: Vec<MemberChange>, effects: &mut Vec<Effect>) {
+        let cc = conf_change(&changes);
+        self.proposed_changes = changes;
+        // Dropped while leadership is handed over or another change is under way; the next round tries again.
+        let _ = self.node.propose_conf_change(Vec::new(), cc);
+        self.drive(effects);
+        self.proposed_changes.clear();
+    }
+
+    /// Hands leadership over, to the voter that is nearest if none is named. Produce is refused meanwhile.
+    pub(crate) fn transfer(&mut self, to: Option<ReplicaId>, effects: &mut Vec<Effect>) {
+        if self.node.raft.state != StateRole::Leader {
+            return;
+        }
+        let nearest = || {
+            let others = self.node.raft.prs().iter().filter(|(id, p)| {
+                **id != self.me.0
+                    && self.is_active(ReplicaId(**id))
+                    && p.matched > 0
+                    && self.node.raft.prs().conf().voters().contains(**id)
+            });
+            others.max_by_key(|(id, p)| (p.matched, **id)).map(|(id, _)| *id)
+        };
+        if let Some(to) = to.map(|r| r.0).or_else(nearest) {
+            self.node.transfer_leader(to);
+        }
+        self.drive(effects);
+    }
+
+    /// What this leader knows of the others; empty for followers.
+    pub(crate) fn followers(&self) -> Vec<FollowerState> {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        let last = raft.raft_log.last_index();
+        let mut all: Vec<FollowerState> = raft
+            .prs()
+            .iter()
+            .filter(|(id, _)| **id != self.me.0)
+            .map(|(id, p)| FollowerState {
+                replica: ReplicaId(*id),
+                is_voter: raft.prs().conf().voters().contains(*id),
+                lag_entries: last.saturating_sub(p.matched),
+                is_active: self.is_active(ReplicaId(*id)),
+            })
+            .collect();
+        all.sort_by_key(|f| f.replica);
+        all
+    }
+
+    /// Which of `target` cannot be counted on at the moment, as this leader sees it: they do not vote alone yet, were
+    /// not heard of lately, are more than a few batches behind, or may not know the last change of members. (While
+    /// members change, the majority of the former ones is needed as well, among them the copy that is replaced; and a
+    /// copy goes by a change only from when it knows that it is decided.) Empty for followers.
+    pub(crate) fn behind(&self, target: &[ReplicaId]) -> Vec<BrokerId> {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        let (members, last) = (self.members(), raft.raft_log.last_index());
+        let votes = |r: &ReplicaId| {
+            let before = &members.voters_outgoing;
+            members.voters.contains(r) && (before.is_empty() || before.contains(r))
+        };
+        let is_near = |r: &ReplicaId| {
+            let knows =
+                |p: &raft::Progress| p.matched + CAUGHT_UP_ENTRIES >= last && p.committed_index >= self.configured.0;
+            *r == self.me || (self.is_active(*r) && raft.prs().get(r.0).is_some_and(knows))
+        };
+        target.iter().filter(|r| !votes(r) || !is_near(r)).map(|r| r.broker()).collect()
+    }
+
+    fn is_active(&self, replica: ReplicaId) -> bool {
+        self.heard.get(&replica).is_some_and(|at| self.ticks <= at + ACTIVE_TICKS)
+    }
+
+    /// The members as of the last applied entry.
+    pub(crate) fn members(&self) -> Configuration {
+        configuration(&self.node.raft.prs().conf().to_conf_state())
+    }
+}
+
+/// The members after a change that is on a quorum, where no raft-rs is awake to follow it.
+pub(crate) fn configuration_after(before: &Configuration, changes: &[MemberChange]) -> Configuration {
+    let store = RaftLog::new(RaftHardState::default(), before, (0, 0));
+    // Whose node it is makes no difference to the members.
+    let config = raft::Config { id: u64::MAX, ..Default::default() };
+    let mut node =
+        RawNode::new(&config, store, &slog::Logger::root(slog::Discard, slog::o!())).expect("a valid configuration");
+    match node.apply_conf_change(&conf_change(changes)) {
+        Ok(state) => configuration(&state),
+        Err(_) => before.clone(),
+    }
+}
+
+pub(super) fn conf_change(changes: &[MemberChange]) -> ConfChangeV2 {
+    let single = |change: &MemberChange| {
+        let (kind, replica) = match change {
+            MemberChange::Voter(r) => (ConfChangeType::AddNode, r),
+            MemberChange::Learner(r) => (ConfChangeType::AddLearnerNode, r),
+            MemberChange::Remove(r) => (ConfChangeType::RemoveNode, r),
+        };
+        ConfChangeSingle { change_type: kind, node_id: replica.0, ..Default::default() }
+    };
+    ConfChangeV2 { changes: changes.iter().map(single).collect::<Vec<_>>().into(), ..Default::default() }
+}

@@ -1,0 +1,384 @@
+//! One Raft group: a thin wrapper around raft-rs that speaks batches and offsets.
+//!
+//! One entry is one batch, so an entry's offset follows from the entries before it. Proposals are numbered when they
+//! are proposed; only a leader proposes, and nothing is ever forwarded. Which replicas there should be, and how one
+//! that is far behind is brought near, is left to `replicas`.
+
+mod members;
+mod produce;
+mod ready;
+mod step;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use raft::eraftpb::{HardState as RaftHardState, MessageType};
+use raft::{RawNode, StateRole};
+use thalweg_commit_log::{Configuration, HardState, MemberChange, ProducerTable, SegmentsEnd};
+use thalweg_model::limits::UNCOMMITTED_BYTES_MAX;
+use thalweg_model::{
+    BrokerId, Bug, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition, is_planted,
+};
+
+#[cfg(test)]
+pub(crate) use self::members::ACTIVE_TICKS;
+pub use self::members::FollowerState;
+pub(crate) use self::members::configuration_after;
+pub(crate) use self::produce::Terms;
+use self::produce::Waiting;
+pub use self::produce::{Acks, Ticket};
+pub(crate) use self::ready::log_start_of;
+use crate::message::{PeerBody, PeerMessage, RaftBody};
+use crate::produce_error::ProduceError;
+use crate::raft_log::{RaftLog, entry_of};
+
+/// What the wrapper asks of its owner, in order.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Put the entry into the log.
+    Append(RaftIndex, RecordBatch),
+    /// Put term and vote into the log.
+    HardState(HardState),
+    /// Once everything before it is synced, send these and call [`Group::persisted`] with this number.
+    Persist(u64, Vec<PeerMessage>),
+    /// Send at once.
+    Send(PeerMessage),
+    /// Everything up to this index is on a quorum.
+    Committed(RaftIndex),
+    /// The members as of this entry, which is on a quorum.
+    Configured(RaftIndex, Configuration),
+    /// Retention moved the log start.
+    LogStart(Offset),
+    /// Answer a request.
+    Answer(Ticket, Result<Offset, ProduceError>),
+    /// Answer a request for the confirmed end.
+    Confirmed(Ticket, Result<Offset, ProduceError>),
+    /// The high watermark moved, or this replica began or ceased to serve.
+    Advanced,
+    /// This follower needs entries that are not in memory any more.
+    Behind(ReplicaId),
+    /// Something else was decided elsewhere than here, for the same place: one of the two histories comes of a disk
+    /// that has forgotten what it acknowledged.
+    Diverged(String),
+    /// This leader sends what was decided here long ago, and whether it is the same cannot be told from memory: it is
+    /// asked.
+    Doubt(ReplicaId, LeaderEpoch),
+    /// A peer knows more of what this replica has acknowledged than it does itself: it must never vote again.
+    Forgot(String),
+}
+
+/// What operators see of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupState {
+    /// First offset not yet on a quorum (exclusive); readers stop before it.
+    ///
+    /// Never moves back, never passes `log_end`. Source: Kafka "high watermark"; Raft §5.3, one past the commit index.
+    pub high_watermark: Offset,
+    /// Next offset to be given.
+    pub log_end: Offset,
+    /// Current term.
+    pub leader_epoch: LeaderEpoch,
+    /// True when this replica leads and has committed in its own term.
+    pub is_serving: bool,
+    /// Who leads, as far as this replica knows.
+    pub leader: Option<ReplicaId>,
+    /// Last entry that is on a quorum.
+    pub applied: RaftIndex,
+}
+
+/// What a group starts from: the log as recovery or a rebuilding left it.
+pub(crate) struct Recovered<'a, I: Iterator<Item = (RaftIndex, &'a RecordBatch)>> {
+    pub(crate) hard_state: HardState,
+    pub(crate) end: SegmentsEnd,
+    /// The last entry that is known to be on a quorum.
+    pub(crate) committed: RaftIndex,
+    pub(crate) configuration: Configuration,
+    pub(crate) producers: ProducerTable,
+    /// Above `end`.
+    pub(crate) entries: I,
+}
+
+/// What is the same for all groups of a broker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupConfig {
+    /// Bytes of entries kept in memory, so that a new leader can serve followers that are a little behind.
+    pub(crate) kept_bytes: usize,
+    /// Producers that a partition remembers.
+    pub(crate) producers_max: usize,
+}
+
+pub(crate) struct Group {
+    name: TopicPartition,
+    me: ReplicaId,
+    node: RawNode<RaftLog>,
+    log_end: Offset,
+    high_watermark: Offset,
+    applied: RaftIndex,
+    /// The last change of members that was applied since the start; 0 before there was one.
+    configured: RaftIndex,
+    /// Entries above `applied`.
+    pending: VecDeque<(RaftIndex, RecordBatch)>,
+    /// Largest log start that stands in the log or was applied: no need to propose it again.
+    log_start: Offset,
+    /// Largest log start that was applied.
+    settled_log_start: Offset,
+    /// Requests by the entry that they wait for.
+    parked: BTreeMap<RaftIndex, Vec<(Ticket, Offset)>>,
+    /// Producers as of the log's end, against which new batches are checked.
+    producers: ProducerTable,
+    /// Producers as of `applied`: where `producers` starts again when entries are replaced.
+    settled: ProducerTable,
+    serving_term: Option<u64>,
+    stored: HardState,
+    /// Number of the last turn that waits for the disk.
+    unpersisted: Option<u64>,
+    /// Requests for the confirmed end: those under way with the number of their round, and those for the next one.
+    confirming: Option<(u64, Vec<Waiting>)>,
+    to_confirm: Vec<Waiting>,
+    next_round: u64,
+    was_serving: bool,
+    was_leader: bool,
+    /// Batches that are known already, so that no checksum is computed twice.
+    known: Vec<(u64, RecordBatch)>,
+    /// The change that was just proposed: raft-rs keeps it in a form of its own.
+    proposed_changes: Vec<MemberChange>,
+    withheld: Option<u64>,
+    eager_ticks: u32,
+    led_ticks: u32,
+    ticks: u64,
+    /// Tick at which each replica last spoke. raft-rs's own mark is reset every election time-out.
+    heard: BTreeMap<ReplicaId, u64>,
+    config: GroupConfig,
+}
+
+impl Group {
+    /// A member `me` of the group, with what its log holds.
+    pub(crate) fn new<'a>(
+        name: TopicPartition,
+        me: ReplicaId,
+        config: GroupConfig,
+        recovered: Recovered<'a, impl Iterator<Item = (RaftIndex, &'a RecordBatch)>>,
+    ) -> Self {
+        let Recovered { hard_state, end, committed, configuration, producers, entries } = recovered;
+        let raft_state = RaftHardState {
+            term: hard_state.term.0.max(end.epoch.0) as u64,
+            vote: hard_state.vote,
+            commit: committed.0.max(end.index.0),
+            ..Default::default()
+        };
+        let mut store = RaftLog::new(raft_state, &configuration, (end.index.0, end.epoch.0 as u64));
+        let mut pending = VecDeque::new();
+        let mut settled = producers.clone();
+        let (mut log_end, mut producers) = (end.offset, producers);
+        for (index, batch) in entries {
+            store.append(entry_of(index.0, batch), batch.clone());
+            producers.append(index, batch, config.producers_max);
+            log_end = batch.end_offset();
+            pending.push_back((index, batch.clone()));
+        }
+        if is_planted(Bug::UnsettledCountedAsSettled) {
+            settled = producers.clone();
+        }
+        let raft_config = raft::Config {
+            id: me.0,
+            applied: end.index.0,
+            // One draw for all: raft-rs would otherwise ask a random source of its own (it is the only one it has).
+            election_tick: ELECTION_TICKS,
+            min_election_tick: ELECTION_TICKS,
+            max_election_tick: ELECTION_TICKS + 1,
+            // Three within the shortest election time-out: with 1,000 idle groups these messages are what a broker
+            // does.
+            heartbeat_tick: 3,
+            pre_vote: true,
+            check_quorum: true,
+            // Together with the number in flight this bounds what a slow follower costs: 8 MiB.
+            max_size_per_msg: 256 << 10,
+            max_inflight_msgs: 32,
+            max_uncommitted_size: UNCOMMITTED_BYTES_MAX as u64,
+            ..Default::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let node = RawNode::new(&raft_config, store, &logger).expect("the configuration above is valid");
+        Group {
+            name,
+            me,
+            node,
+            log_end,
+            high_watermark: end.offset,
+            applied: end.index,
+            pending,
+            log_start: Offset(0),
+            settled_log_start: Offset(0),
+            parked: BTreeMap::new(),
+            producers,
+            settled,
+            serving_term: None,
+            stored: hard_state,
+            unpersisted: None,
+            confirming: None,
+            to_confirm: Vec::new(),
+            next_round: 1,
+            was_serving: false,
+            was_leader: false,
+            known: Vec::new(),
+            proposed_changes: Vec::new(),
+            withheld: None,
+            eager_ticks: 0,
+            led_ticks: 0,
+            configured: RaftIndex(0),
+            ticks: 0,
+            heard: BTreeMap::new(),
+            config,
+        }
+    }
+
+    /// Begins: the only voter of a group stands for election at once; so does the preferred leader of a new group.
+    pub(crate) fn start(&mut self, preferred: bool, effects: &mut Vec<Effect>) {
+        let voters = &self.node.raft.prs().conf().voters();
+        let alone = voters.contains(self.me.0) && voters.ids().iter().count() == 1;
+        if alone || (preferred && self.node.raft.term == 0) {
+            self.eager_ticks = EAGER_TICKS;
+            self.node.campaign().expect("campaigning is local");
+        }
+        self.drive(effects);
+    }
+
+    /// Raft's clock. `chance` jitters elections.
+    pub(crate) fn tick(&mut self, chance: u64, effects: &mut Vec<Effect>) {
+        self.ticks += 1;
+        let raft = &self.node.raft;
+        if raft.state == StateRole::Leader {
+            self.led_ticks += 1;
+            self.eager_ticks = 0;
+            // A round may have been lost with a connection.
+            if let Some((_, waiting)) = self.confirming.take() {
+                self.to_confirm.extend(waiting);
+                self.confirm_round();
+            }
+        } else {
+            self.led_ticks = 0;
+            if self.eager_ticks > 0 && raft.leader_id == 0 {
+                self.eager_ticks -= 1;
+                if self.eager_ticks.is_multiple_of(2) {
+                    self.node.campaign().expect("campaigning is local");
+                }
+                return self.drive(effects);
+            }
+            match raft.election_elapsed + 1 >= ELECTION_TICKS {
+                false => self.withheld = None,
+                true => match self.withheld.get_or_insert(chance % JITTER_TICKS) {
+                    0 => self.withheld = None,
+                    left => {
+                        *left -= 1;
+                        return;
+                    }
+                },
+            }
+        }
+        self.node.tick();
+        self.drive(effects);
+    }
+
+    /// Everything up to `Persist(number)` is synced.
+    pub(crate) fn persisted(&mut self, number: u64, effects: &mut Vec<Effect>) {
+        self.unpersisted.take_if(|last| *last == number);
+        self.node.on_persist_ready(number);
+        self.drive(effects);
+    }
+
+    /// Messages to this broker may have been lost: raft-rs sends again from what is known to have arrived.
+    pub(crate) fn unreachable(&mut self, broker: BrokerId, effects: &mut Vec<Effect>) {
+        if self.node.raft.state != StateRole::Leader {
+            return;
+        }
+        let there: Vec<u64> =
+            self.node.raft.prs().iter().map(|(id, _)| *id).filter(|id| ReplicaId(*id).broker() == broker).collect();
+        there.into_iter().for_each(|id| self.node.report_unreachable(id));
+        self.drive(effects);
+    }
+
+    /// Another copy holds as decided what this leader has without knowing so: it would not have been elected without it
+    /// (Raft §5.4).
+    pub(crate) fn learn_decided(&mut self, index: RaftIndex, effects: &mut Vec<Effect>) {
+        let raft = &mut self.node.raft;
+        if raft.state == StateRole::Leader
+            && (raft.raft_log.committed + 1..=raft.raft_log.last_index()).contains(&index.0)
+        {
+            raft.raft_log.commit_to(index.0);
+            self.drive(effects);
+        }
+    }
+
+    /// Tells the leader where this replica's log ends, after it was brought near from outside.
+    pub(crate) fn announce(&mut self, leader: ReplicaId) -> PeerMessage {
+        let raft = &self.node.raft;
+        let (kind, term, commit) = (MessageType::MsgAppendResponse as u8, raft.term, raft.raft_log.committed);
+        let index = match is_planted(Bug::UnsyncedAnnounced) {
+            true => raft.raft_log.last_index(),
+            false => raft.raft_log.persisted,
+        };
+        let body = RaftBody { kind, term, index, commit, ..Default::default() };
+        PeerMessage { group: self.name, from: self.me, to: leader, body: PeerBody::Raft(body) }
+    }
+
+    /// Requests that wait for an answer which will not come, because the group ends.
+    pub(crate) fn abandon(self, effects: &mut Vec<Effect>) {
+        let mut me = self;
+        let error = me.not_leader();
+        me.answer_all(&error, effects);
+    }
+
+    pub(crate) fn state(&self) -> GroupState {
+        GroupState {
+            high_watermark: self.high_watermark,
+            log_end: self.log_end,
+            leader_epoch: self.epoch(),
+            is_serving: self.is_serving(),
+            leader: self.leader(),
+            applied: self.applied,
+        }
+    }
+
+    /// Whether the entry at `index` is of this epoch here; `None` where that is not in memory any more.
+    pub(crate) fn holds(&self, index: RaftIndex, epoch: LeaderEpoch) -> Option<bool> {
+        let log = &self.node.raft.raft_log;
+        match log.term(index.0) {
+            _ if index.0 > log.last_index() => Some(false),
+            Ok(term) if term != 0 => Some(term == epoch.0 as u64),
+            _ => None,
+        }
+    }
+
+    /// True while entries from `index` on are in memory.
+    pub(crate) fn holds_from(&self, index: RaftIndex) -> bool {
+        self.node.store().first() <= index.0
+    }
+
+    pub(crate) fn is_serving(&self) -> bool {
+        self.node.raft.state == StateRole::Leader && self.serving_term == Some(self.node.raft.term)
+    }
+
+    fn leader(&self) -> Option<ReplicaId> {
+        Some(self.node.raft.leader_id).filter(|id| *id != 0).map(ReplicaId)
+    }
+
+    fn not_leader(&self) -> ProduceError {
+        ProduceError::NotLeader { leader: self.leader().map(ReplicaId::broker) }
+    }
+
+    fn epoch(&self) -> LeaderEpoch {
+        LeaderEpoch(u32::try_from(self.node.raft.term).expect("a term stays below 2^32"))
+    }
+}
+
+/// Ticks of silence after which a follower stands for election; all have the same, and jitter comes from withheld
+/// ticks.
+const ELECTION_TICKS: usize = 10;
+
+/// Most ticks withheld from a follower whose leader is silent.
+const JITTER_TICKS: u64 = 8;
+
+/// Ticks for which the preferred leader of a new group keeps standing for election: the others may start a little
+/// later.
+const EAGER_TICKS: u32 = 20;

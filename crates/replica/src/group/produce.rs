@@ -1,0 +1,211 @@
+//! A leader's clients: their batches are checked, proposed and answered, and what only the quorum can confirm waits
+//! for it. Turning proposals into entries is left to `ready.rs`.
+
+use raft::eraftpb::{Entry, Message, MessageType};
+use thalweg_commit_log::SequenceCheck;
+use thalweg_model::{Bug, NO_TIMESTAMP_MS, Offset, PinEpoch, RaftIndex, RecordBatch, is_planted};
+
+use super::{Effect, Group};
+use crate::Now;
+use crate::produce_error::ProduceError;
+
+/// When a produce request is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acks {
+    /// Never.
+    None,
+    /// When the leader has appended, before any fsync.
+    Leader,
+    /// When a majority has fsynced.
+    #[default]
+    Quorum,
+}
+
+/// Names a produce request; the answer carries it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// What a batch is checked against.
+pub(crate) struct Terms {
+    /// Pin epoch by which it was placed, and the topic's.
+    pub(crate) pin: (PinEpoch, PinEpoch),
+    /// What time it is, ms since the Unix epoch.
+    pub(crate) clock_ms: i64,
+    /// Records may be stamped so far ahead of that; `None`: any time.
+    pub(crate) ahead_max_ms: Option<u64>,
+    /// False where that may be wrong for want of other clocks: what is stamped further ahead is asked for again then.
+    pub(crate) may_refuse: bool,
+}
+
+/// What is told only once the quorum has confirmed that this replica still leads.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// The end of what is on a quorum.
+    Latest(Ticket),
+    /// A refusal that says something of the producer's earlier batches: a leader that has been replaced unawares may
+    /// not know of them, and the producer would number them anew, although they stand in the next leader's log.
+    Refusal(Ticket, ProduceError),
+}
+
+impl Group {
+    /// Checks and proposes a client's batch; the answer comes as an effect, now or when the quorum has it.
+    pub(crate) fn produce(
+        &mut self,
+        ticket: Ticket,
+        batch: RecordBatch,
+        terms: Terms,
+        acks: Acks,
+        effects: &mut Vec<Effect>,
+    ) {
+        let result = self.check(&batch, &terms);
+        match result {
+            Err(error) if error.tells_of_earlier_batches() && !is_planted(Bug::GapNotConfirmed) => {
+                self.wait_for_quorum(Waiting::Refusal(ticket, error), effects);
+            }
+            Err(error) => effects.push(Effect::Answer(ticket, Err(error))),
+            Ok(Some(original)) => self.answer_duplicate(ticket, original, effects),
+            Ok(None) => self.propose(Some((ticket, acks)), batch, effects),
+        }
+    }
+
+    /// Proposes that readers may not go below `offset` any more.
+    pub(crate) fn propose_log_start(&mut self, now: Now, offset: Offset, effects: &mut Vec<Effect>) {
+        if self.is_serving() && offset > self.log_start && offset <= self.high_watermark {
+            let batch = RecordBatch::log_start(self.log_end, self.epoch(), offset, now.wall_ms);
+            self.propose(None, batch, effects);
+        }
+    }
+
+    /// Asks the quorum whether this replica still leads, and answers with the high watermark then.
+    ///
+    /// Source: Raft §8, "read index".
+    pub(crate) fn confirm(&mut self, ticket: Ticket, effects: &mut Vec<Effect>) {
+        if !self.is_serving() {
+            return effects.push(Effect::Confirmed(ticket, Err(self.not_leader())));
+        }
+        self.wait_for_quorum(Waiting::Latest(ticket), effects);
+    }
+
+    fn wait_for_quorum(&mut self, waiting: Waiting, effects: &mut Vec<Effect>) {
+        self.to_confirm.push(waiting);
+        if self.confirming.is_none() {
+            self.confirm_round();
+        }
+        self.drive(effects);
+    }
+
+    pub(super) fn confirm_round(&mut self) {
+        let round = self.next_round;
+        self.next_round += 1;
+        self.confirming = Some((round, std::mem::take(&mut self.to_confirm)));
+        self.node.read_index(round.to_le_bytes().to_vec());
+    }
+
+    /// Sequence before pin: a duplicate of a batch placed with an older pin is a duplicate still.
+    fn check(&self, batch: &RecordBatch, terms: &Terms) -> Result<Option<(RaftIndex, Offset)>, ProduceError> {
+        if !self.is_serving() {
+            return Err(self.not_leader());
+        }
+        let header = batch.header();
+        if header.control || header.records_count != batch.offsets_count() {
+            return Err(ProduceError::NotProducible);
+        }
+        if let Some(mark) = header.producer {
+            match self.producers.check(mark, header.records_count, batch.checksum()) {
+                SequenceCheck::Next => {}
+                SequenceCheck::Duplicate(written) => {
+                    return Ok(Some((written.index, written.base_offset)));
+                }
+                SequenceCheck::Conflict(written) if is_planted(Bug::DuplicateByNumber) => {
+                    return Ok(Some((written.index, written.base_offset)));
+                }
+                SequenceCheck::Conflict(written) => {
+                    let (sequence, offset) = (mark.base_sequence, written.base_offset);
+                    return Err(ProduceError::SequenceTaken { sequence, offset });
+                }
+                SequenceCheck::DuplicateForgotten => return Err(ProduceError::DuplicateForgotten),
+                SequenceCheck::Gap { expected } => {
+                    return Err(ProduceError::OutOfOrder { expected, found: mark.base_sequence });
+                }
+                SequenceCheck::Fenced { current } => return Err(ProduceError::Fenced { current }),
+                SequenceCheck::Unknown => return Err(ProduceError::UnknownProducer),
+            }
+        }
+        let (newest_ms, clock_ms) = (header.max_timestamp_ms, terms.clock_ms);
+        if newest_ms < NO_TIMESTAMP_MS {
+            return Err(ProduceError::TimestampNegative { timestamp_ms: newest_ms });
+        }
+        if let Some(ahead_max_ms) = terms.ahead_max_ms
+            && newest_ms > clock_ms.saturating_add_unsigned(ahead_max_ms)
+            && !is_planted(Bug::TimestampAheadTaken)
+        {
+            return Err(match terms.may_refuse {
+                true => ProduceError::TimestampAhead { timestamp_ms: newest_ms, clock_ms, ahead_max_ms },
+                false => ProduceError::ClockUnknown { timestamp_ms: newest_ms },
+            });
+        }
+        let (found, current) = terms.pin;
+        if found > current {
+            return Err(ProduceError::PinUnknown { found, current });
+        }
+        if found != current && !is_planted(Bug::PinEpochIgnored) {
+            return Err(ProduceError::StalePin { found, current });
+        }
+        Ok(None)
+    }
+
+    fn answer_duplicate(&mut self, ticket: Ticket, original: (RaftIndex, Offset), effects: &mut Vec<Effect>) {
+        let (index, offset) = original;
+        if index <= self.applied || is_planted(Bug::DuplicateAnsweredEarly) {
+            effects.push(Effect::Answer(ticket, Ok(offset)));
+        } else {
+            let offset = if is_planted(Bug::DuplicateAnsweredWithEnd) { self.log_end } else { offset };
+            self.parked.entry(index).or_default().push((ticket, offset));
+        }
+    }
+
+    fn propose(&mut self, who: Option<(Ticket, Acks)>, batch: RecordBatch, effects: &mut Vec<Effect>) {
+        let offset = self.log_end;
+        let batch = batch.with_position(offset, self.epoch());
+        let index = RaftIndex(self.node.raft.raft_log.last_index() + 1);
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.me.0;
+        let entry = Entry { data: batch.bytes().clone(), ..Default::default() };
+        message.entries = vec![entry].into();
+        if self.node.step(message).is_err() {
+            // Refused while leadership is handed over, or above the bound on uncommitted bytes.
+            if let Some((ticket, _)) = who {
+                let error = match self.node.raft.lead_transferee {
+                    Some(_) => self.not_leader(),
+                    None => ProduceError::Backlog,
+                };
+                effects.push(Effect::Answer(ticket, Err(error)));
+            }
+            return;
+        }
+        if let Some(log_start) = batch.as_log_start() {
+            self.log_start = log_start;
+        }
+        self.known.push((index.0, batch));
+        match who {
+            Some((ticket, Acks::Quorum)) => self.parked.entry(index).or_default().push((ticket, offset)),
+            Some((ticket, Acks::Leader)) => effects.push(Effect::Answer(ticket, Ok(offset))),
+            Some((_, Acks::None)) | None => {}
+        }
+        self.drive(effects);
+    }
+
+    pub(super) fn answer_all(&mut self, error: &ProduceError, effects: &mut Vec<Effect>) {
+        for (ticket, _) in std::mem::take(&mut self.parked).into_values().flatten() {
+            effects.push(Effect::Answer(ticket, Err(error.clone())));
+        }
+        let confirming = self.confirming.take().map(|(_, tickets)| tickets).unwrap_or_default();
+        for waiting in confirming.into_iter().chain(std::mem::take(&mut self.to_confirm)) {
+            effects.push(match waiting {
+                Waiting::Latest(ticket) => Effect::Confirmed(ticket, Err(error.clone())),
+                Waiting::Refusal(ticket, _) => Effect::Answer(ticket, Err(error.clone())),
+            });
+        }
+    }
+}

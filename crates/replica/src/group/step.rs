@@ -1,0 +1,205 @@
+//! A peer's Raft message: what would make raft-rs panic, or decide what it must not, is noticed before raft-rs gets
+//! it. What raft-rs then has ready is left to `ready.rs`.
+
+use bytes::Bytes;
+use raft::StateRole;
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+use thalweg_commit_log::MemberChange;
+use thalweg_model::{Bug, LeaderEpoch, RecordBatch, ReplicaId, is_planted};
+
+use super::{Effect, Group};
+use crate::message::{EntryBody, EntryContent, RaftBody};
+
+impl Group {
+    /// Takes a peer's message. What would make raft-rs panic is noticed first.
+    pub(crate) fn step(&mut self, from: ReplicaId, body: RaftBody, effects: &mut Vec<Effect>) {
+        let kind = match body.kind {
+            3 => MessageType::MsgAppend,
+            4 => MessageType::MsgAppendResponse,
+            5 => MessageType::MsgRequestVote,
+            6 => MessageType::MsgRequestVoteResponse,
+            8 => MessageType::MsgHeartbeat,
+            9 => MessageType::MsgHeartbeatResponse,
+            14 => MessageType::MsgTimeoutNow,
+            17 => MessageType::MsgRequestPreVote,
+            18 => MessageType::MsgRequestPreVoteResponse,
+            // Local to raft-rs, or not used here: from a peer it means nothing.
+            _ => return,
+        };
+        let raft = &self.node.raft;
+        self.heard.insert(from, self.ticks);
+        let is_vote = matches!(
+            kind,
+            MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse | MessageType::MsgTimeoutNow
+        );
+        // Removed while it stood for election, it must not win any more.
+        if is_vote && raft.prs().get(self.me.0).is_none() {
+            return;
+        }
+        if body.term >= raft.term {
+            if kind == MessageType::MsgHeartbeat
+                && let Some(what) = self.forgotten(&body)
+            {
+                return effects.push(Effect::Forgot(what));
+            }
+            let committed = raft.raft_log.committed;
+            let term_of = |index: u64| raft.raft_log.term(index).ok().filter(|term| *term != 0);
+            if kind == MessageType::MsgAppend && body.index <= committed {
+                if term_of(body.index).is_some_and(|term| term != body.log_term) {
+                    let index = body.index;
+                    let what = format!(
+                        "entry {index} is of another term here than at the leader, though both call it committed"
+                    );
+                    return effects.push(Effect::Diverged(what));
+                }
+                // raft-rs would answer with all that is decided here, and a leader that has another history would take
+                // that for its own.
+                let end = body.index + body.entries.len() as u64;
+                if end < committed && term_of(end).is_none() {
+                    return effects.push(Effect::Doubt(from, LeaderEpoch(body.term as u32)));
+                }
+            }
+            for (i, entry) in body.entries.iter().enumerate() {
+                let index = body.index + 1 + i as u64;
+                if index > committed {
+                    break;
+                }
+                if raft.raft_log.term(index).is_ok_and(|term| term != 0 && term != entry.term) {
+                    let what = format!(
+                        "entry {index} is of another term here than at the leader, though both call it committed"
+                    );
+                    return effects.push(Effect::Diverged(what));
+                }
+            }
+            let is_near = term_of(body.index).is_none_or(|term| term == body.log_term);
+            if kind == MessageType::MsgAppend
+                && is_near
+                && let Some(index) = self.contradicted_by(&body)
+            {
+                let what =
+                    format!("entry {index} follows on another one here than at the leader, though of the same term");
+                return effects.push(Effect::Diverged(what));
+            }
+        }
+        // Decided elsewhere, and unknown to this leader: it must not count as the acknowledgement of what this one
+        // appends there.
+        if kind == MessageType::MsgAppendResponse
+            && !body.reject
+            && raft.state == StateRole::Leader
+            && body.index > raft.raft_log.last_index()
+        {
+            return;
+        }
+        let mut body = body;
+        let is_ack = kind == MessageType::MsgAppendResponse && !body.reject;
+        if is_ack && is_planted(Bug::StaleAckCounted) {
+            body.term = raft.term;
+        }
+        let asks = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
+        if asks && is_planted(Bug::VoteForShorterLog) {
+            body.log_term = body.log_term.max(raft.raft_log.last_term());
+            body.index = body.index.max(raft.raft_log.last_index());
+        }
+        if is_ack && is_planted(Bug::HighWatermarkFromMinority) {
+            let other = self.members().voters.into_iter().find(|r| *r != self.me && *r != from);
+            if let Some(other) = other {
+                let mut message =
+                    Message { from: other.0, to: self.me.0, term: body.term, index: body.index, ..Default::default() };
+                message.set_msg_type(kind);
+                let _ = self.node.step(message);
+                self.drive(effects);
+            }
+        }
+        let mut message = Message {
+            from: from.0,
+            to: self.me.0,
+            term: body.term,
+            log_term: body.log_term,
+            index: body.index,
+            commit: body.commit,
+            commit_term: body.commit_term,
+            reject: body.reject,
+            reject_hint: body.reject_hint,
+            context: body.context,
+            ..Default::default()
+        };
+        message.set_msg_type(kind);
+        let mut entries = Vec::with_capacity(body.entries.len());
+        for (i, EntryBody { term, content }) in body.entries.into_iter().enumerate() {
+            let index = body.index + 1 + i as u64;
+            let (entry_type, data) = match content {
+                EntryContent::LeaderChange => (EntryType::EntryNormal, Bytes::new()),
+                EntryContent::Configuration(changes) => {
+                    (EntryType::EntryConfChangeV2, MemberChange::encode_all(&changes).into())
+                }
+                EntryContent::Batch(batch) => {
+                    if batch.header().leader_epoch.0 as u64 != term {
+                        return;
+                    }
+                    let data = batch.bytes().clone();
+                    self.known.push((index, batch));
+                    (EntryType::EntryNormal, data)
+                }
+            };
+            entries.push(Entry { entry_type, term, index, data, ..Default::default() });
+        }
+        message.entries = entries.into();
+        // Refusals are Raft's own affair: a stale message, a response from nobody.
+        let _ = self.node.step(message);
+        self.drive(effects);
+    }
+
+    /// What a leader's heartbeat tells of entries that were acknowledged here and are not here any more; `None`:
+    /// nothing.
+    ///
+    /// To Raft a heartbeat is an append without entries, compared like any other (figure 2). raft-rs compares nothing,
+    /// and takes whatever stands under the index for decided, since the follower has acknowledged it. A disk that comes
+    /// back older has not: what stands there may be an end that another leader has replaced, and would be applied
+    /// before anybody could tell this broker of its disk. (Found by the simulator.)
+    fn forgotten(&self, body: &RaftBody) -> Option<String> {
+        let log = &self.node.raft.raft_log;
+        let (last, acknowledged) = (log.last_index(), body.index.max(body.commit));
+        if acknowledged > last {
+            return Some(format!(
+                "the leader knows that entry {acknowledged} was acknowledged here, the log ends at {last}"
+            ));
+        }
+        // A leader of an older version does not name the term. What is decided here already may be another history: an
+        // append will show it.
+        let is_unnamed = body.commit_term == 0 || is_planted(Bug::HeartbeatNotCompared);
+        let here = log.term(body.commit).ok().filter(|_| body.commit > log.committed && !is_unnamed)?;
+        (here != body.commit_term).then(|| {
+            let (index, term) = (body.commit, body.commit_term);
+            format!(
+                "the leader knows that entry {index} of term {term} was acknowledged here, it is of term {here} now"
+            )
+        })
+    }
+
+    /// The first entry of an append that cannot stand here, although raft-rs would take it. A disk that has forgotten
+    /// its vote may have given it twice in one term: then two leaders of that term have each written an entry under the
+    /// same index, and what follows on the one does not follow on the other, which terms do not tell. (Found by the
+    /// simulator.)
+    fn contradicted_by(&self, body: &RaftBody) -> Option<u64> {
+        let store = self.node.store();
+        let is_last = body.index == self.node.raft.raft_log.last_index();
+        let mut end = store.batch(body.index).map(RecordBatch::end_offset).or(is_last.then_some(self.log_end));
+        for (index, entry) in (body.index + 1..).zip(&body.entries) {
+            end = match &entry.content {
+                EntryContent::Batch(batch) => {
+                    let is_same_term = |b: &&RecordBatch| b.header().leader_epoch.0 as u64 == entry.term;
+                    let here = store.batch(index).filter(is_same_term);
+                    if end.is_some_and(|end| end != batch.base_offset())
+                        || here.is_some_and(|b| b.checksum() != batch.checksum())
+                    {
+                        return Some(index);
+                    }
+                    Some(batch.end_offset())
+                }
+                // Each of these takes one offset.
+                EntryContent::LeaderChange | EntryContent::Configuration(_) => end.map(|end| end.plus(1)),
+            };
+        }
+        None
+    }
+}
