@@ -10,10 +10,9 @@ use thalweg_model::{
 };
 
 use crate::Now;
-use crate::catch_up;
 use crate::group::{Acks, Ticket};
 use crate::message::{CatchUp, CatchUpState, EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody};
-use crate::replicas::{Output, PartitionSettings, Replicas, TICK_MS};
+use crate::replicas::{Output, PartitionSettings, Replicas, TICK_MS, catch_up};
 
 const NAME: TopicPartition = TopicPartition { topic: TopicId([3; 16]), partition: thalweg_model::PartitionId(0) };
 /// raft-rs's numbers of messages.

@@ -12,11 +12,10 @@
 //! - the high watermark never moves back and never passes the log's end;
 //! - a batch that a producer numbered is appended at most once (`group/produce.rs`, `check`), also by the next leader
 //!   (`rewind`);
-//! - what a replica has acknowledged is on its disk until something that contains it is (`replicas.rs`, `install`).
+//! - what a replica has acknowledged is on its disk until something that contains it is (`replicas/install.rs`).
 
 #[cfg(test)]
 mod by_hand;
-mod catch_up;
 mod clock;
 mod group;
 mod message;

@@ -1,26 +1,11 @@
-//! How a replica is brought near that is further behind than its leader's memory reaches.
-//!
-//! ```text
-//!  leader                                      replica
-//!    │  Offer ──────────────────────────────────► │   raft-rs found no entries for it
-//!    │ ◄──────────────────── CatchUpRequest(from) │
-//!    │  Batches, from its segments ─────────────► │   written to segments, synced
-//!    │ ◄────────── CatchUpRequest(from further on) │
-//!    │  Done ───────────────────────────────────► │   goes on with Raft
-//! ```
-//! All of it is committed, and a segment's content follows from its batches, so the replica ends with the same segment
-//! files and every part is whole in itself: a crash on the way costs one part. Where the leader has removed the
-//! beginning by retention, `Restart` names the place to start from, and the state that cannot be computed from there.
-//!
-//! The replica's raft-rs sleeps while parts are put in place beneath it; it neither votes nor acknowledges meanwhile.
+//! What a replica has asked its leader for, and which part may be put in place next. Messages and the log are left to
+//! `follower.rs`.
 
 use thalweg_commit_log::{Install, InstallEnd};
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId};
 
-use crate::message::{CatchUp, PeerBody};
-
-/// Without progress for so long, the replica goes on with what it has.
-pub(crate) const PATIENCE_MS: u64 = 1_000;
+use super::PATIENCE_MS;
+use crate::message::PeerBody;
 
 /// A replica's side of it.
 #[derive(Debug)]
@@ -144,20 +129,6 @@ impl CatchingUp {
         self.next = (offset, RaftIndex(index.0 + batches.len() as u64));
         let end = self.end.take_if(|(until, _)| offset == *until).map(|(_, state)| state);
         Some(Install { first_index: index, batches, restarts_at: self.restarts_at.take(), end })
-    }
-}
-
-/// The leader's answer when it holds nothing there any more, or is asked for its state.
-pub(crate) fn restart_of(base: &thalweg_commit_log::PeerBase, from: Offset, without_producers: bool) -> CatchUp {
-    let mut state = base.state.clone();
-    if without_producers {
-        state.producers = Default::default();
-    }
-    CatchUp::Restart {
-        first: (from < base.first.0).then_some(base.first),
-        log_start: base.log_start,
-        until: base.end.offset,
-        state: crate::message::CatchUpState::of(&state),
     }
 }
 

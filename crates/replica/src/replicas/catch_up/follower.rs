@@ -1,0 +1,231 @@
+//! A replica's side of catching up: it asks a leader, puts the parts in place, and goes on with Raft. What is asked for,
+//! and which part fits, is left to `progress.rs`.
+
+use thalweg_commit_log::{Disk, HardState, Install};
+use thalweg_model::{Bug, LeaderEpoch, RecordBatch, ReplicaId, TopicPartition, is_planted};
+
+use super::PATIENCE_MS;
+use super::progress::{CatchingUp, fits};
+use crate::Now;
+use crate::message::{CatchUp, PeerBody, PeerMessage, RaftBody};
+use crate::replicas::partition::Partition;
+use crate::replicas::{Output, Replicas};
+
+impl<D: Disk> Replicas<D> {
+    /// A replica whose raft-rs sleeps asks a leader to go on with the rebuilding, and helps to elect one where there is
+    /// none.
+    pub(crate) fn hear_asleep(&mut self, now: Now, name: TopicPartition, from: ReplicaId, raft: &RaftBody) {
+        match raft.leader_term() {
+            Some(term) => self.start_catching_up(now, name, from, term),
+            None if raft.asks_for_vote() => self.vote_asleep(name, from, raft),
+            None => {}
+        }
+    }
+
+    /// A half rebuilt replica gives its vote, though it neither stands for election nor acknowledges: without it the
+    /// whole ones might not be a majority. It started over because something that it never acknowledged had been
+    /// decided beyond all that it held ([`keep_own`](Self::keep_own)); whoever decided that sits in every majority, and
+    /// refuses who lacks it. (Found by the simulator.)
+    fn vote_asleep(&mut self, name: TopicPartition, from: ReplicaId, raft: &RaftBody) {
+        let Some(partition) = self.partitions.get(&name) else { return };
+        // While a leader is heard of, nobody else is needed.
+        if !self.log.is_incomplete(&name) || partition.catching_up.is_some() {
+            return;
+        }
+        let (me, state) = (partition.settings.replica, self.log.hard_state(&name).expect("the partition was created"));
+        let end = self.log.segments_end(&name).expect("the partition was created");
+        let is_near = (raft.log_term, raft.index) >= (end.epoch.0 as u64, end.index.0)
+            || is_planted(Bug::IncompleteVotesForShorter);
+        let known = state.term.0 as u64;
+        let is_free =
+            raft.term > known || (raft.term == known && !raft.is_pre_vote() && [0, from.0].contains(&state.vote));
+        let grants = is_near && is_free;
+        // Who asks within a term that was voted in already would ask on and on. (Found by the simulator.)
+        let body = if grants { raft.vote() } else { raft.refusal(state.term) };
+        let answer = PeerMessage { group: name, from: me, to: from, body: PeerBody::Raft(body) };
+        if raft.is_pre_vote() || !grants {
+            return self.outputs.push(Output::Send(answer));
+        }
+        let term = LeaderEpoch(u32::try_from(raft.term).expect("checked when it was decoded"));
+        self.last_lsn = self.log.set_hard_state(name, HardState { term, vote: from.0, replica: me });
+        self.persists.push_back((self.last_lsn, name, 0, vec![answer]));
+    }
+
+    pub(crate) fn start_catching_up(&mut self, now: Now, name: TopicPartition, leader: ReplicaId, term: LeaderEpoch) {
+        let known = self.log.hard_state(&name).map_or(LeaderEpoch(0), |s| s.term);
+        let Some(partition) = self.partitions.get_mut(&name) else { return };
+        if partition.catching_up.is_some() || term < known || self.log.is_installing(&name) {
+            return;
+        }
+        let next = self.log.committed_end(&name).expect("the partition was created");
+        let wants_state = self.log.is_incomplete(&name);
+        let last = self.log.committed_last(&name).filter(|(epoch, _)| !wants_state && *epoch > LeaderEpoch(0));
+        partition.catching_up = Some(CatchingUp::new(now.mono_ms, leader, term, next, last, wants_state));
+        self.ask(name);
+    }
+
+    fn ask(&mut self, name: TopicPartition) {
+        let Some(partition) = self.partitions.get(&name) else { return };
+        if let Some(catching_up) = &partition.catching_up {
+            let (from, to, body) = (partition.settings.replica, catching_up.leader, catching_up.request());
+            self.outputs.push(Output::Send(PeerMessage { group: name, from, to, body }));
+        }
+    }
+
+    /// A replica's side: what its leader says.
+    pub(crate) fn catch_up(&mut self, now: Now, name: TopicPartition, from: ReplicaId, part: CatchUp) {
+        if let CatchUp::Offer { term } = part {
+            return self.start_catching_up(now, name, from, term);
+        }
+        let skips = is_planted(Bug::CatchUpSkipsBatches);
+        let Some(partition) = self.partitions.get_mut(&name) else { return };
+        let Some(catching_up) = partition.catching_up.as_mut().filter(|c| c.leader == from && c.waiting.is_none())
+        else {
+            return;
+        };
+        catching_up.deadline_ms = now.mono_ms + PATIENCE_MS;
+        match part {
+            CatchUp::Offer { .. } => {}
+            CatchUp::Restart { first: Some(first), .. } if catching_up.begins_at(first) => self.ask(name),
+            CatchUp::Restart { first, log_start, until, state } => {
+                let Some(state) = state.open() else { return };
+                if first.is_none() && catching_up.is_at(until) {
+                    // Nothing is lacking but that. Flushed or not yet: it asks again.
+                    if !self.log.is_flushing(&name) {
+                        catching_up.has_state();
+                        self.log.make_whole(name, state);
+                        self.log.pump(now.mono_ms);
+                    }
+                    return;
+                }
+                catching_up.restart(first, log_start, (until, state));
+                self.ask(name);
+            }
+            CatchUp::Batches { index, mut batches } => {
+                if skips {
+                    // The planted bug is not even noticed where it arrives.
+                    close_gaps(&mut batches);
+                }
+                let index = match catching_up.compare(index, &mut batches) {
+                    Ok(index) => index,
+                    Err(what) => return self.diverge(name, what),
+                };
+                if batches.is_empty() {
+                    return self.ask(name);
+                }
+                let Some(install) = catching_up.part(index, batches) else { return };
+                catching_up.waiting = Some(install);
+                self.install(now, name);
+            }
+            CatchUp::Done => self.caught_up(now, name),
+            CatchUp::Conflict => {
+                let what = catching_up.conflict();
+                self.diverge(name, what);
+            }
+        }
+    }
+
+    /// Puts a part in place, once the segments can be written.
+    fn install(&mut self, now: Now, name: TopicPartition) {
+        if self.log.is_flushing(&name) || self.log.waits_for_room(&name) {
+            return;
+        }
+        // A restart frees what was there before.
+        let is_restart = |c: &CatchingUp| c.waiting.as_ref().is_some_and(|i| i.restarts_at.is_some());
+        let catching_up = self.partitions.get(&name).and_then(|p| p.catching_up.as_ref());
+        let is_own = self.partitions.get(&name).is_some_and(|p| p.settings.is_own);
+        if self.log.is_scarce() && !is_own && !catching_up.is_some_and(is_restart) {
+            return;
+        }
+        let waiting = |p: &mut Partition| p.catching_up.as_mut()?.waiting.take();
+        let Some(install) = self.partitions.get_mut(&name).and_then(waiting) else {
+            return;
+        };
+        let install = self.keep_own(name, install);
+        let next = self.log.committed_end(&name).expect("the partition was created");
+        if !fits(&install, next) {
+            // Raft went on meanwhile, or something else is in the way: begin again from here.
+            self.partitions.get_mut(&name).expect("just seen").catching_up = None;
+            return self.wake(now, name);
+        }
+        self.put(now, name, install, None);
+        if is_planted(Bug::InstallNotSynced) {
+            self.installed(now, name);
+        }
+    }
+
+    /// A replica that is to start over from an entry that stands in its own log needs not: all before it is decided
+    /// too. Only one that lacks that entry may forget what it holds, because it may have acknowledged the rest of it.
+    ///
+    /// Source: Raft §5.3, log matching.
+    fn keep_own(&mut self, name: TopicPartition, mut install: Install) -> Install {
+        if install.restarts_at.is_none() || self.log.is_incomplete(&name) || is_planted(Bug::OwnNotKept) {
+            return install;
+        }
+        let next = self.log.committed_end(&name).expect("the partition was created").1;
+        if next > install.first_index {
+            // Raft has brought it beyond that place meanwhile: the part begins too early for it. (Found by the
+            // simulator: it was put in place behind what had come.)
+            return install;
+        }
+        let first = &install.batches[0];
+        let is_same = |b: &RecordBatch| {
+            b.base_offset() == first.base_offset() && b.header().leader_epoch == first.header().leader_epoch
+        };
+        let stands = self.log.entries(&name).any(|(index, b)| index == install.first_index && is_same(b));
+        if !stands {
+            return install;
+        }
+        let own = self.log.entries(&name).filter(|(index, _)| (next..install.first_index).contains(index));
+        let own: Vec<RecordBatch> = own.map(|(_, batch)| batch.clone()).collect();
+        if let Some(catching_up) = self.partitions.get_mut(&name).and_then(|p| p.catching_up.as_mut()) {
+            catching_up.goes_on();
+        }
+        install.batches.splice(0..0, own);
+        Install { first_index: next, restarts_at: None, end: None, ..install }
+    }
+
+    pub(crate) fn installed(&mut self, now: Now, name: TopicPartition) {
+        let Some(partition) = self.partitions.get_mut(&name) else { return };
+        match &mut partition.catching_up {
+            Some(catching_up) => {
+                catching_up.deadline_ms = now.mono_ms + PATIENCE_MS;
+                self.ask(name);
+            }
+            None => self.wake(now, name),
+        }
+    }
+
+    fn caught_up(&mut self, now: Now, name: TopicPartition) {
+        let Some(partition) = self.partitions.get_mut(&name) else { return };
+        let Some(catching_up) = partition.catching_up.take() else { return };
+        self.wake(now, name);
+        let partition = self.partitions.get_mut(&name).expect("just seen");
+        if let Some(group) = &mut partition.group {
+            let message = group.announce(catching_up.leader);
+            self.outputs.push(Output::Send(message));
+        }
+    }
+
+    pub(crate) fn tick_catching_up(&mut self, now: Now, name: TopicPartition) {
+        let Some(partition) = self.partitions.get_mut(&name) else { return };
+        match &partition.catching_up {
+            Some(c) if c.waiting.is_some() => self.install(now, name),
+            Some(c) if now.mono_ms >= c.deadline_ms && !self.log.is_installing(&name) => {
+                partition.catching_up = None;
+                self.wake(now, name);
+            }
+            Some(_) => {}
+            None if partition.group.is_none() && self.log.offline(&name).is_none() => self.wake(now, name),
+            None => {}
+        }
+    }
+}
+
+/// Renumbers batches so that a missing one leaves no gap; only a planted bug calls it.
+fn close_gaps(batches: &mut [RecordBatch]) {
+    for i in 1..batches.len() {
+        let (end, epoch) = (batches[i - 1].end_offset(), batches[i].header().leader_epoch);
+        batches[i] = batches[i].clone().with_position(end, epoch);
+    }
+}

@@ -1,0 +1,119 @@
+//! A leader's side of catching up: each request is answered with a part, or with what stands in its way. Putting parts
+//! in place is left to `follower.rs`.
+
+use thalweg_commit_log::{Disk, PeerBase, ReadOutcome};
+use thalweg_model::{Bug, LeaderEpoch, Offset, RaftIndex, ReplicaId, TopicPartition, is_planted};
+
+use crate::Now;
+use crate::group::GroupState;
+use crate::message::{CatchUp, CatchUpState, PeerBody, PeerMessage};
+use crate::replicas::{Output, Replicas};
+
+/// A follower is offered to catch up at most this often.
+const OFFER_EVERY_MS: u64 = 200;
+
+/// A cold read for a replica that catches up.
+pub(crate) struct PeerRead {
+    pub(crate) to: ReplicaId,
+    pub(crate) from: Offset,
+    pub(crate) index: RaftIndex,
+}
+
+impl<D: Disk> Replicas<D> {
+    pub(crate) fn offer(&mut self, now: Now, name: TopicPartition, to: ReplicaId) {
+        let partition = self.partitions.get_mut(&name).expect("its group has just spoken");
+        let last = partition.offered_ms.insert(to, now.mono_ms);
+        if last.is_some_and(|at| now.mono_ms < at + OFFER_EVERY_MS) {
+            partition.offered_ms.insert(to, last.expect("just seen"));
+            return;
+        }
+        let term = partition.group.as_ref().expect("it has just spoken").state().leader_epoch;
+        self.answer_catch_up(name, to, CatchUp::Offer { term });
+    }
+
+    /// A leader's side: the next part for a replica that is behind.
+    pub(crate) fn serve_catch_up(
+        &mut self,
+        now: Now,
+        name: TopicPartition,
+        to: ReplicaId,
+        (mut from, mut index, after): (Offset, RaftIndex, Option<LeaderEpoch>),
+        until: Option<Offset>,
+        wants_state: bool,
+    ) {
+        if wants_state && index > RaftIndex(1) {
+            // Half rebuilt by another leader, it may hold more than this one knows to be decided. (Found by the
+            // simulator.)
+            self.with_group(now, name, |group, effects| group.learn_decided(RaftIndex(index.0 - 1), effects));
+        }
+        // A leader that has not committed in its own term yet serves this too: it may need this very replica for it.
+        // What it calls decided is decided. (Found by the simulator.)
+        let Some(group) = self.partitions.get(&name).and_then(|p| p.group.as_ref()) else {
+            return;
+        };
+        let GroupState { high_watermark, applied, .. } = group.state();
+        // Both call what they have counted decided: where one history has as many entries and more offsets than the
+        // other, they are two. (Found by the simulator: the terms of the entries may be equal where a disk has
+        // forgotten its vote.)
+        if (index <= applied) != (from < high_watermark) {
+            return self.answer_catch_up(name, to, CatchUp::Conflict);
+        }
+        let before = RaftIndex(index.0.saturating_sub(1));
+        match after.map(|epoch| group.holds(before, epoch)) {
+            Some(Some(false)) => return self.answer_catch_up(name, to, CatchUp::Conflict),
+            // Not in memory: whoever asked compares it.
+            Some(None) => (from, index) = (Offset(from.0.saturating_sub(1)), before),
+            None | Some(Some(true)) => {}
+        }
+        if until.is_none() && !wants_state && group.holds_from(index) {
+            return self.answer_catch_up(name, to, CatchUp::Done);
+        }
+        let base = self.log.peer_base(&name);
+        if wants_state && base.is_none() {
+            // The state is known as of the end of segments, and there are none yet.
+            return self.log.flush(name);
+        }
+        if let Some(base) = base.filter(|b| wants_state || from < b.first.0) {
+            if from > base.end.offset {
+                // The state that it lacks is known as of the segments' end: they must come as far as it is.
+                return self.log.flush(name);
+            }
+            let without_producers = is_planted(Bug::ProducersNotHandedOver);
+            return self.answer_catch_up(name, to, restart_of(&base, from, without_producers));
+        }
+        let until = until.map_or(high_watermark, |u| u.min(high_watermark));
+        match self.log.read_for_peer(&name, from, until, self.part_bytes) {
+            ReadOutcome::Batches(batches) => self.answer_catch_up(name, to, CatchUp::Batches { index, batches }),
+            ReadOutcome::Pending(op) => drop(self.peer_reads.insert(op, PeerRead { to, from, index })),
+            ReadOutcome::AtEnd => self.answer_catch_up(name, to, CatchUp::Done),
+            ReadOutcome::BelowStart(_) | ReadOutcome::Offline(_) => {}
+        }
+    }
+
+    pub(crate) fn answer_catch_up(&mut self, name: TopicPartition, to: ReplicaId, mut part: CatchUp) {
+        if is_planted(Bug::CatchUpSkipsBatches)
+            && let CatchUp::Batches { batches, .. } = &mut part
+            && batches.len() > 2
+        {
+            let at = batches.len() / 2;
+            batches.remove(at);
+        }
+        let Some(partition) = self.partitions.get(&name) else { return };
+        let (from, body) = (partition.settings.replica, PeerBody::CatchUp(part));
+        self.outputs.push(Output::Send(PeerMessage { group: name, from, to, body }));
+    }
+}
+
+/// The leader's answer when it holds nothing there any more, or is asked for its state.
+fn restart_of(base: &PeerBase, from: Offset, without_producers: bool) -> CatchUp {
+    let mut state = base.state.clone();
+    if without_producers {
+        state.producers = Default::default();
+    }
+    CatchUp::Restart {
+        first: (from < base.first.0).then_some(base.first),
+        log_start: base.log_start,
+        until: base.end.offset,
+        state: CatchUpState::of(&state),
+    }
+}

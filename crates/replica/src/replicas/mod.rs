@@ -1,0 +1,500 @@
+//! All partitions of one data directory: effects of the groups become appends and messages, finished fsyncs and peers'
+//! messages their progress. What a Raft group decides is left to `group`.
+
+pub(crate) mod catch_up;
+mod install;
+mod lifecycle;
+mod partition;
+mod room;
+mod take_over;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use thalweg_commit_log::{
+    CommitLog, Completion, Config, Configuration, Disk, DiskError, LogEvent, Lsn, OpId, OpenError, ReadOutcome,
+    Recovery, Retention,
+};
+use thalweg_model::{
+    BrokerId, Bug, DirectoryId, LeaderEpoch, Offset, PinEpoch, RaftIndex, RecordBatch, ReplicaId, TopicPartition,
+    is_planted,
+};
+
+use self::catch_up::PeerRead;
+use self::partition::Partition;
+pub use self::partition::PartitionSettings;
+use crate::Now;
+use crate::clock::Clock;
+use crate::group::{Acks, Effect, FollowerState, Group, GroupConfig, GroupState, Terms, Ticket};
+use crate::message::{CatchUp, PeerBody, PeerMessage};
+use crate::produce_error::ProduceError;
+
+/// What happened, for the shell to pass on.
+#[derive(Debug)]
+pub enum Output {
+    /// A message for the broker of its addressee. Messages to one broker stay in order, but for bulk ones among
+    /// themselves.
+    Send(PeerMessage),
+    /// The answer to a produce request: the offset of the batch's first record.
+    Produced(Ticket, Result<Offset, ProduceError>),
+    /// The answer to [`Replicas::confirm`]: the high watermark at some moment after the request.
+    Confirmed(Ticket, Result<Offset, ProduceError>),
+    /// The partition's high watermark moved, or it began or ceased to serve: readers look again.
+    Advanced(TopicPartition),
+    /// A cold read ended.
+    ColdRead {
+        /// The partition.
+        group: TopicPartition,
+        /// What [`ReadOutcome::Pending`] named.
+        op: OpId,
+        /// The batches, or which file is damaged and where.
+        result: Result<Vec<RecordBatch>, String>,
+    },
+    /// A partition serves nothing any more; with other replicas, this one is to be replaced by a new copy.
+    Offline(TopicPartition, String),
+    /// The copy here holds another history of the partition than its leader: it has stopped, and is about to be kept
+    /// aside.
+    Diverged(TopicPartition, String),
+    /// It is kept in this folder below the data directory, or cannot be, and why. Once kept, the copy is rebuilt from
+    /// its leader.
+    KeptAside(TopicPartition, Result<String, String>),
+    /// The directory is lost to this process: it must end.
+    Fatal(DiskError),
+}
+
+/// See the crate's page.
+pub struct Replicas<D> {
+    log: CommitLog<D>,
+    partitions: BTreeMap<TopicPartition, Partition>,
+    /// What waits for which frame to be durable, and the messages that leave then; frames are numbered in order.
+    persists: VecDeque<(Lsn, TopicPartition, u64, Vec<PeerMessage>)>,
+    peer_reads: BTreeMap<OpId, PeerRead>,
+    last_lsn: Lsn,
+    outputs: Vec<Output>,
+    /// Brokers that should not lead, this one among them: their disks are full.
+    full: BTreeSet<BrokerId>,
+    /// This broker should not lead, whatever its disk: clients cannot reach it.
+    is_unfit: bool,
+    next_tick_ms: u64,
+    next_reconcile_ms: u64,
+    clock: Clock,
+    chance: u64,
+    part_bytes: usize,
+    group_config: GroupConfig,
+}
+
+impl<D: Disk> Replicas<D> {
+    /// Opens the directory. Partitions come to life with [`start`](Self::start). Elections are jittered from `seed`.
+    pub fn open(disk: D, directory: DirectoryId, config: Config, seed: u64) -> Result<(Self, Recovery), OpenError> {
+        let (log, recovery) = CommitLog::open(disk, directory, config)?;
+        let replicas = Replicas {
+            last_lsn: log.durable_lsn(),
+            log,
+            partitions: BTreeMap::new(),
+            persists: VecDeque::new(),
+            peer_reads: BTreeMap::new(),
+            outputs: Vec::new(),
+            full: BTreeSet::new(),
+            is_unfit: false,
+            next_tick_ms: 0,
+            next_reconcile_ms: 0,
+            clock: Clock::default(),
+            chance: seed,
+            part_bytes: config.part_bytes,
+            group_config: GroupConfig { kept_bytes: config.kept_bytes, producers_max: config.producers_max },
+        };
+        Ok((replicas, recovery))
+    }
+
+    /// Appends a client's batch, or answers why not. The answer is an [`Output::Produced`], never at once for `quorum`.
+    pub fn produce(
+        &mut self,
+        now: Now,
+        name: TopicPartition,
+        ticket: Ticket,
+        batch: RecordBatch,
+        pin_epoch: PinEpoch,
+        acks: Acks,
+    ) {
+        let group = self.partitions.get(&name).and_then(|p| p.group.as_ref());
+        let refusal = match group {
+            _ if self.has_no_room(&name) => Some(ProduceError::StorageFull),
+            // With other replicas somebody else leads, or will soon.
+            _ if self.log.offline(&name).is_some()
+                && self.partitions.get(&name).is_some_and(|p| p.settings.target.len() < 2) =>
+            {
+                Some(ProduceError::Offline(self.log.offline(&name).unwrap_or_default().to_owned()))
+            }
+            None => Some(ProduceError::NotLeader { leader: None }),
+            Some(_) => None,
+        };
+        if let Some(error) = refusal {
+            self.outputs.push(Output::Produced(ticket, Err(error)));
+            return;
+        }
+        let settings = &self.partitions[&name].settings;
+        let terms = Terms {
+            pin: (pin_epoch, settings.pin_epoch),
+            clock_ms: self.clock.late_ms(now),
+            ahead_max_ms: settings.timestamp_ahead_max_ms,
+            may_refuse: self.clock.may_refuse,
+        };
+        self.with_group(now, name, |group, effects| group.produce(ticket, batch, terms, acks, effects));
+    }
+
+    /// Asks the quorum whether this replica still leads; [`Output::Confirmed`] answers with the high watermark then.
+    pub fn confirm(&mut self, now: Now, name: TopicPartition, ticket: Ticket) {
+        if is_planted(Bug::LatestNotConfirmed)
+            && let Some(state) = self.state(&name).filter(|s| s.leader.is_some_and(|l| self.is_mine(&name, l)))
+        {
+            self.outputs.push(Output::Confirmed(ticket, Ok(state.high_watermark)));
+            return;
+        }
+        match self.partitions.get(&name).is_some_and(|p| p.group.is_some()) {
+            true => self.with_group(now, name, |group, effects| group.confirm(ticket, effects)),
+            false => {
+                self.outputs.push(Output::Confirmed(ticket, Err(ProduceError::NotLeader { leader: None })));
+            }
+        }
+    }
+
+    fn is_mine(&self, name: &TopicPartition, replica: ReplicaId) -> bool {
+        self.partitions.get(name).is_some_and(|p| p.settings.replica == replica)
+    }
+
+    /// Takes a peer's message. The shell has made sure that it comes from the broker of `message.from`.
+    pub fn step(&mut self, now: Now, message: PeerMessage) {
+        let PeerMessage { group: name, from, to, body } = message;
+        let ignores_id = is_planted(Bug::ReplicaIdIgnored);
+        let Some(partition) = self.partitions.get(&name) else {
+            return;
+        };
+        // For a copy that this broker had before, or does not have yet.
+        if partition.settings.replica != to && !ignores_id {
+            return;
+        }
+        match body {
+            // An offline partition has no group.
+            PeerBody::Raft(raft) if self.is_too_much(&name, &raft) => {}
+            PeerBody::Raft(raft) if partition.group.is_some() => {
+                self.with_group(now, name, |group, effects| group.step(from, raft, effects));
+            }
+            _ if self.log.offline(&name).is_some() => {}
+            PeerBody::Raft(raft) => self.hear_asleep(now, name, from, &raft),
+            PeerBody::CatchUpRequest { from: offset, index, after, until, wants_state, .. } => {
+                self.serve_catch_up(now, name, from, (offset, index, after), until, wants_state);
+            }
+            PeerBody::CatchUp(part) => self.catch_up(now, name, from, part),
+        }
+    }
+
+    /// A finished disk operation.
+    pub fn complete(&mut self, now: Now, completion: Completion) {
+        self.log.complete(now.mono_ms, completion);
+        for event in self.log.take_events() {
+            match event {
+                LogEvent::Durable(lsn) => self.durable(now, lsn),
+                LogEvent::ColdRead { group, op, result } => match self.peer_reads.remove(&op) {
+                    None => self.outputs.push(Output::ColdRead { group, op, result }),
+                    Some(PeerRead { to, from, index }) => {
+                        if let Ok(batches) = result
+                            && batches.first().is_some_and(|b| b.base_offset() <= from && from < b.end_offset())
+                        {
+                            self.answer_catch_up(group, to, CatchUp::Batches { index, batches });
+                        }
+                    }
+                },
+                LogEvent::Offline { group, what } => {
+                    self.sleep(group);
+                    self.outputs.push(Output::Offline(group, what));
+                }
+                LogEvent::Installed { group, .. } => self.installed(now, group),
+                LogEvent::KeptAside { group, folder } => {
+                    if folder.is_ok() {
+                        self.begin_anew(group);
+                    }
+                    self.outputs.push(Output::KeptAside(group, folder));
+                }
+                LogEvent::Fatal(error) => self.outputs.push(Output::Fatal(error)),
+            }
+        }
+        self.log.pump(now.mono_ms);
+    }
+
+    /// Time passes: Raft's ticks, members, retention, the log's own deadlines.
+    pub fn tick(&mut self, now: Now) {
+        if now.mono_ms >= self.next_tick_ms {
+            // A late loop gives one tick, not many, or a stall would look like a silent leader.
+            self.next_tick_ms = now.mono_ms + TICK_MS;
+            let reconciles = now.mono_ms >= self.next_reconcile_ms;
+            if reconciles {
+                self.next_reconcile_ms = now.mono_ms + RECONCILE_EVERY_MS;
+            }
+            self.tick_groups(now, reconciles);
+        }
+        self.log.pump(now.mono_ms);
+    }
+
+    /// Most groups have nothing to say at most ticks: only those that have are looked up again.
+    fn tick_groups(&mut self, now: Now, reconciles: bool) {
+        let mut said = Vec::new();
+        let mut asleep = Vec::new();
+        let mut chance = self.chance;
+        for (name, partition) in &mut self.partitions {
+            let jitter = next_chance(&mut chance);
+            if partition.group.is_none() || partition.catching_up.is_some() {
+                asleep.push(*name);
+            }
+            let Some(group) = &mut partition.group else { continue };
+            let mut effects = Vec::new();
+            group.tick(jitter, &mut effects);
+            if reconciles {
+                let settings = &partition.settings;
+                group.reconcile(&settings.target, &settings.learners, &self.full, self.is_unfit, &mut effects);
+            }
+            if !effects.is_empty() {
+                said.push((*name, effects));
+            }
+        }
+        self.chance = chance;
+        for (name, effects) in said {
+            self.run(now, name, effects);
+        }
+        for name in asleep {
+            self.tick_catching_up(now, name);
+        }
+    }
+
+    /// Submits what the calls before have queued; call it once per turn of the loop, so that a turn shares a sync
+    /// batch.
+    pub fn pump(&mut self, now: Now) {
+        self.log.pump(now.mono_ms);
+    }
+
+    /// What happened since the last call.
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// When [`tick`](Self::tick) must be called at the latest.
+    pub fn deadline_ms(&self) -> u64 {
+        self.log.deadline_ms().map_or(self.next_tick_ms, |d| d.min(self.next_tick_ms))
+    }
+
+    /// Tells whether this broker should hand over what it leads.
+    pub fn set_unfit(&mut self, is_unfit: bool) {
+        self.is_unfit = is_unfit;
+    }
+
+    /// Sets what new records and those that may have expired are judged by from here on.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+
+    /// What [`set_clock`](Self::set_clock) has set.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Closes segments that have been open for long enough, on every replica, and proposes new log starts where
+    /// retention asks for them. Call it every few seconds.
+    pub fn apply_retention(&mut self, now: Now) {
+        let (clock, wall_ms) = (self.clock, self.clock.early_ms(now));
+        for (name, partition) in &self.partitions {
+            if let Some(segment_ms) = partition.settings.segment_ms {
+                self.log.close_aged(*name, now.mono_ms, wall_ms, segment_ms);
+            }
+        }
+        let due: Vec<(TopicPartition, Offset)> = self
+            .partitions
+            .iter()
+            .filter_map(|(name, p)| {
+                let s = &p.settings;
+                let retention = Retention {
+                    retention_ms: s.retention_ms.filter(|_| clock.may_expire),
+                    retention_bytes: s.retention_bytes,
+                    mono_ms: now.mono_ms,
+                    wall_ms,
+                    is_wall_doubtful: clock.is_doubtful,
+                };
+                Some((*name, self.log.retention_point(name, &retention)?))
+            })
+            .collect();
+        for (name, offset) in due {
+            self.move_log_start(now, name, offset);
+        }
+        self.log.pump(now.mono_ms);
+    }
+
+    /// Proposes that readers of a partition that this replica leads may not go below `offset` any more; whole segments
+    /// below it go.
+    pub fn move_log_start(&mut self, now: Now, name: TopicPartition, offset: Offset) {
+        if !self.has_no_place(&name, 1, 0) {
+            self.with_group(now, name, |group, effects| group.propose_log_start(now, offset, effects));
+        }
+    }
+
+    /// Hands every leadership over, for a clean stop.
+    pub fn transfer_all(&mut self, now: Now) {
+        for name in self.partitions.keys().copied().collect::<Vec<_>>() {
+            self.with_group(now, name, |group, effects| group.transfer(None, effects));
+        }
+    }
+
+    /// Hands one leadership over, to the voter that is nearest if none is named.
+    pub fn transfer(&mut self, now: Now, name: TopicPartition, to: Option<ReplicaId>) {
+        self.with_group(now, name, |group, effects| group.transfer(to, effects));
+    }
+
+    /// The connection to a broker was lost, with messages that were under way.
+    pub fn unreachable(&mut self, now: Now, broker: BrokerId) {
+        for name in self.partitions.keys().copied().collect::<Vec<_>>() {
+            self.with_group(now, name, |group, effects| group.unreachable(broker, effects));
+        }
+    }
+
+    /// Writes everything on a quorum to segments, for a clean stop.
+    pub fn flush_all(&mut self, now: Now) {
+        self.log.flush_all();
+        self.log.pump(now.mono_ms);
+    }
+
+    /// Reads whole batches below the high watermark, from the one that holds `from`.
+    pub fn read(&mut self, name: &TopicPartition, from: Offset, bytes_max: usize) -> ReadOutcome {
+        let above = is_planted(Bug::ReadsAboveHighWatermark);
+        let until = match self.partitions.get(name).and_then(|p| p.group.as_ref()) {
+            // A leader serves reads only after it has committed in its own term; until then positions wait.
+            Some(group) if group.is_serving() && above => group.state().log_end,
+            Some(group) if group.is_serving() => group.state().high_watermark,
+            _ => Offset(0),
+        };
+        self.log.read(name, from, until, bytes_max)
+    }
+
+    /// Reads what this replica knows to be on a quorum, whether it leads or not: for state machines that follow the
+    /// log.
+    pub fn read_applied(&mut self, name: &TopicPartition, from: Offset, bytes_max: usize) -> ReadOutcome {
+        let until =
+            self.partitions.get(name).and_then(|p| p.group.as_ref()).map_or(Offset(0), |g| g.state().high_watermark);
+        self.log.read(name, from, until, bytes_max)
+    }
+
+    /// Where what a copy holds ends: term and index of its last entry, and the next offset; `None` for a copy that
+    /// cannot vouch for anything.
+    pub fn end(&self, name: &TopicPartition) -> Option<(LeaderEpoch, RaftIndex, Offset)> {
+        if self.log.offline(name).is_some() || self.log.is_incomplete(name) {
+            return None;
+        }
+        let end = self.log.segments_end(name)?;
+        let last = self.log.entries(name).last().map(|(i, b)| (b.header().leader_epoch, i, b.end_offset()));
+        Some(last.unwrap_or((end.epoch, end.index, end.offset)))
+    }
+
+    /// High watermark, log end and epoch of a partition that is alive.
+    pub fn state(&self, name: &TopicPartition) -> Option<GroupState> {
+        self.partitions.get(name)?.group.as_ref().map(Group::state)
+    }
+
+    /// What a leader knows of the other replicas; empty where this one does not lead.
+    pub fn followers(&self, name: &TopicPartition) -> Vec<FollowerState> {
+        self.partitions.get(name).and_then(|p| p.group.as_ref()).map_or_else(Vec::new, Group::followers)
+    }
+
+    /// The brokers whose copies a leader cannot count on at the moment: another broker that stops now may leave no
+    /// majority. Empty where this one does not lead.
+    pub fn behind(&self, name: &TopicPartition) -> Vec<BrokerId> {
+        let behind = |p: &Partition| Some(p.group.as_ref()?.behind(&p.settings.target));
+        self.partitions.get(name).and_then(behind).unwrap_or_default()
+    }
+
+    /// The members as this replica knows them.
+    pub fn members(&self, name: &TopicPartition) -> Option<Configuration> {
+        self.partitions.get(name)?.group.as_ref().map(Group::members)
+    }
+
+    /// What its owner has decided about a partition.
+    pub fn settings(&self, name: &TopicPartition) -> Option<&PartitionSettings> {
+        self.partitions.get(name).map(|p| &p.settings)
+    }
+
+    /// The log below, for what it alone knows: log starts, sizes, damage, congestion.
+    pub fn log(&self) -> &CommitLog<D> {
+        &self.log
+    }
+
+    /// The same, for tests that look behind the disk.
+    pub fn log_mut(&mut self) -> &mut CommitLog<D> {
+        &mut self.log
+    }
+
+    fn durable(&mut self, now: Now, lsn: Lsn) {
+        while let Some((_, name, number, messages)) = self.persists.pop_front_if(|(at, ..)| *at <= lsn) {
+            self.persisted(now, name, number, messages);
+        }
+    }
+
+    fn persisted(&mut self, now: Now, name: TopicPartition, number: u64, messages: Vec<PeerMessage>) {
+        self.outputs.extend(messages.into_iter().map(Output::Send));
+        self.with_group(now, name, |group, effects| group.persisted(number, effects));
+    }
+
+    fn with_group(&mut self, now: Now, name: TopicPartition, step: impl FnOnce(&mut Group, &mut Vec<Effect>)) {
+        let Some(group) = self.partitions.get_mut(&name).and_then(|p| p.group.as_mut()) else {
+            return;
+        };
+        let mut effects = Vec::new();
+        step(group, &mut effects);
+        if !effects.is_empty() {
+            self.run(now, name, effects);
+        }
+    }
+
+    fn run(&mut self, now: Now, name: TopicPartition, effects: Vec<Effect>) {
+        let mut at_once = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Append(index, batch) => self.last_lsn = self.log.append(name, index, batch),
+                Effect::HardState(state) => self.last_lsn = self.log.set_hard_state(name, state),
+                // Nothing written since the last sync: persisted already.
+                Effect::Persist(number, messages) if self.is_persisted_at_once() => at_once.push((number, messages)),
+                Effect::Persist(number, messages) => {
+                    self.persists.push_back((self.last_lsn, name, number, messages));
+                }
+                Effect::Send(message) => self.outputs.push(Output::Send(message)),
+                Effect::Committed(index) => self.log.set_committed(name, index),
+                Effect::Configured(index, configuration) => self.log.set_configuration(name, index, configuration),
+                Effect::LogStart(offset) => self.log.set_log_start(name, offset),
+                Effect::Answer(ticket, result) => self.outputs.push(Output::Produced(ticket, result)),
+                Effect::Confirmed(ticket, result) => self.outputs.push(Output::Confirmed(ticket, result)),
+                Effect::Advanced => self.outputs.push(Output::Advanced(name)),
+                Effect::Behind(replica) => self.offer(now, name, replica),
+                Effect::Forgot(what) => return self.retire(name, what),
+                Effect::Diverged(what) => return self.diverge(name, what),
+                Effect::Doubt(leader, term) => self.start_catching_up(now, name, leader, term),
+            }
+        }
+        for (number, messages) in at_once {
+            self.persisted(now, name, number, messages);
+        }
+    }
+
+    fn is_persisted_at_once(&self) -> bool {
+        self.last_lsn <= self.log.durable_lsn() || is_planted(Bug::AckBeforeFsync)
+    }
+}
+
+/// Where elections get their jitter: SplitMix64 from the seed.
+fn next_chance(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Raft's tick.
+pub(crate) const TICK_MS: u64 = 50;
+
+/// How often a leader compares the members with what is wanted.
+const RECONCILE_EVERY_MS: u64 = 500;

@@ -1,0 +1,70 @@
+//! What is still taken when a disk is nearly full. What is free, and when the ballast goes, is left to `commit-log`.
+
+use std::collections::BTreeSet;
+
+use thalweg_commit_log::Disk;
+use thalweg_model::{BrokerId, RaftIndex, TopicPartition};
+
+use super::Replicas;
+use super::partition::Partition;
+use crate::Now;
+use crate::message::RaftBody;
+
+impl<D: Disk> Replicas<D> {
+    /// True when a batch must wait for room, here or, where most of the partition's copies stand, there. The reserve is
+    /// for the cluster's own records: without them no topic could be deleted, and no group could go on.
+    pub(super) fn has_no_room(&self, name: &TopicPartition) -> bool {
+        let Some(partition) = self.partitions.get(name).filter(|p| !p.settings.is_own) else {
+            let is_vital = self.partitions.get(name).is_some_and(|p| p.settings.is_vital);
+            return self.log.is_out_of_room() || (!is_vital && self.log.is_at_last_resort());
+        };
+        let most_are_full = || {
+            let voters = partition.group.as_ref().map(|g| g.members().voters).unwrap_or_default();
+            let full = voters.iter().filter(|r| self.full.contains(&r.broker())).count();
+            full > 0 && 2 * (voters.len() - full) <= voters.len()
+        };
+        self.log.is_full() || (!self.full.is_empty() && most_are_full())
+    }
+
+    /// What the file system says is free, in bytes.
+    pub fn set_room(&mut self, now: Now, free_bytes: u64) {
+        self.log.set_room(free_bytes);
+        self.log.pump(now.mono_ms);
+    }
+
+    /// Tells which brokers' disks are full: leadership goes to the others.
+    pub fn set_full(&mut self, full: BTreeSet<BrokerId>) {
+        self.full = full;
+    }
+
+    /// True for records that a copy here takes only while there is room: another leader may have plenty, and would fill
+    /// this disk to the last byte, with nothing left for what frees it. Raft sends them again.
+    ///
+    /// Those that come before a move of the log start are taken with it if more goes than comes. What was taken before
+    /// and is undecided counts as coming: of several moves under way at once each would count the same bytes as going.
+    /// (Found by the simulator: they were always taken. Where the log start moved often, that filled a follower's disk
+    /// and used its ballast up, and a deletion could not be written there any more.)
+    ///
+    /// Nothing is taken, but for what nothing could be deleted without, that finds no place in the log: the log writes
+    /// in order, and a deletion would wait behind it.
+    pub(super) fn is_too_much(&self, name: &TopicPartition, body: &RaftBody) -> bool {
+        let is_too_much = |p: &Partition| match p.settings.is_own {
+            false => self.log.is_scarce(),
+            true => self.log.is_at_last_resort() && !p.settings.is_vital,
+        };
+        let frees_more = || {
+            let gone = body.log_start().map_or(0, |to| self.log.bytes_gone_at(name, to));
+            gone > self.log.undecided_bytes(name, RaftIndex(body.index)) + body.batch_bytes() as u64
+        };
+        let Some(partition) = self.partitions.get(name) else { return false };
+        let must_wait = is_too_much(partition) && body.can_wait() && !frees_more();
+        must_wait || (!body.entries.is_empty() && self.has_no_place(name, body.entries.len(), body.batch_bytes()))
+    }
+
+    /// True where so many batches of so many bytes in all would wait for room in the log, and could hold up what
+    /// nothing could be deleted without.
+    pub(super) fn has_no_place(&self, name: &TopicPartition, batches: usize, bytes: usize) -> bool {
+        let is_vital = self.partitions.get(name).is_some_and(|p| p.settings.is_vital);
+        !is_vital && self.log.is_scarce() && !self.log.has_place_for(batches, bytes)
+    }
+}

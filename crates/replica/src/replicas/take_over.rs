@@ -1,0 +1,57 @@
+//! One copy goes on alone, because an operator says that the majority is lost. When that may be is left to the operator.
+
+use thalweg_commit_log::{Disk, Install, MemberChange};
+use thalweg_model::{Bug, LeaderEpoch, RecordBatch, TopicPartition, is_planted};
+
+use super::Replicas;
+use super::install::follow_change;
+use crate::Now;
+use crate::group::configuration_after;
+
+impl<D: Disk> Replicas<D> {
+    /// Goes on alone, under the name that its settings give it, with everything that this copy holds, because an
+    /// operator says that the majority is lost for ever: what stands here counts as decided, and so does a change of
+    /// members to this one alone. What the others alone held is lost. Call it again, at any later turn, until the group
+    /// is awake.
+    pub fn take_over(&mut self, now: Now, name: TopicPartition) {
+        let Some(replica) = self.partitions.get(&name).map(|p| p.settings.replica) else { return };
+        if self.log.is_flushing(&name) || self.log.waits_for_room(&name) || self.log.is_incomplete(&name) {
+            return;
+        }
+        self.sleep(name);
+        let (mut offset, committed) = self.log.committed_end(&name).expect("the partition was created");
+        let mut members = self.log.last_configuration(&name).cloned().unwrap_or_default();
+        let drops = is_planted(Bug::TakeOverDropsTail);
+        let above = self.log.entries(&name).filter(|(index, _)| *index >= committed && !drops);
+        let mut batches: Vec<RecordBatch> = above.map(|(_, batch)| batch.clone()).collect();
+        let mut term = self.log.hard_state(&name).expect("the partition was created").term;
+        term = term.max(self.log.segments_end(&name).expect("the partition was created").epoch);
+        for batch in &batches {
+            (offset, term) = (batch.end_offset(), term.max(batch.header().leader_epoch));
+            follow_change(&mut members, batch);
+        }
+        let term = LeaderEpoch(term.0 + 1);
+        // One simple change after the other: a joint one would ask the lost for their agreement.
+        loop {
+            let others = members.voters.iter().chain(&members.learners);
+            let changes = match others.copied().find(|r| *r != replica) {
+                // An empty change ends a joint configuration.
+                _ if !members.voters_outgoing.is_empty() => vec![],
+                _ if !members.voters.contains(&replica) => vec![MemberChange::Voter(replica)],
+                Some(other) => vec![MemberChange::Remove(other)],
+                None => break,
+            };
+            let batch = RecordBatch::configuration(offset, term, &MemberChange::encode_all(&changes));
+            offset = batch.end_offset();
+            batches.push(batch);
+            let before = std::mem::take(&mut members);
+            members = configuration_after(&before, &changes);
+            assert_ne!(members, before, "{name}: a change of members that changes nothing");
+        }
+        if batches.is_empty() {
+            return;
+        }
+        let install = Install { first_index: committed, batches, restarts_at: None, end: None };
+        self.put(now, name, install, Some(term));
+    }
+}

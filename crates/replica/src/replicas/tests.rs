@@ -1,0 +1,37 @@
+//! How a copy comes and goes, where no message is needed for it. More is left to `by_hand.rs`.
+
+use thalweg_commit_log::MemoryDisk;
+use thalweg_model::TopicId;
+
+use super::*;
+use crate::message::RaftBody;
+
+#[test]
+fn a_copy_that_is_lost_before_its_first_term_makes_way_for_its_successor() {
+    let (name, now) = (TopicPartition::new(TopicId([3; 16]), 0), Now { mono_ms: 1, wall_ms: 1 });
+    let voters: Vec<ReplicaId> = (1..4).map(|b| ReplicaId::new(BrokerId(b), 0)).collect();
+    let settings = |replica: ReplicaId| PartitionSettings {
+        replica,
+        first_voters: voters.clone(),
+        target: voters.clone(),
+        ..Default::default()
+    };
+    let body = RaftBody { kind: 8, term: 1, commit: 2, ..Default::default() };
+    let (from, to) = (voters[1], voters[0]);
+    let heartbeat = PeerMessage { group: name, from, to, body: PeerBody::Raft(body) };
+    // All at once, or because a leader's heartbeat tells more of it than it holds.
+    for is_older in [true, false] {
+        let (mut replicas, _) =
+            Replicas::open(MemoryDisk::empty(), DirectoryId([1; 16]), Config::default(), 0).unwrap();
+        replicas.start(now, name, settings(voters[0]));
+        assert_eq!(replicas.log().hard_state(&name).map(|s| s.replica), Some(ReplicaId(0)), "it has no name yet");
+        match is_older {
+            true => drop(replicas.lose_everything(now, name, voters[0], "the disk is older than it was")),
+            false => replicas.step(now, heartbeat.clone()),
+        }
+        assert!(replicas.log().offline(&name).is_some());
+        replicas.configure(now, name, settings(voters[0].successor()));
+        assert_eq!(replicas.log().offline(&name), None);
+        assert_eq!(replicas.log().hard_state(&name).map(|s| s.replica), Some(voters[0].successor()));
+    }
+}
