@@ -11,19 +11,10 @@ use thalweg_model::{
 
 use crate::Now;
 use crate::group::{Acks, Ticket};
-use crate::message::{CatchUp, CatchUpState, EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody};
+use crate::message::{CatchUp, CatchUpState, EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody, RaftKind};
 use crate::replicas::{Output, PartitionSettings, Replicas, TICK_MS, catch_up};
 
 const NAME: TopicPartition = TopicPartition { topic: TopicId([3; 16]), partition: thalweg_model::PartitionId(0) };
-/// raft-rs's numbers of messages.
-const APPEND: u8 = 3;
-const APPENDED: u8 = 4;
-const VOTE: u8 = 5;
-const VOTED: u8 = 6;
-const HEARTBEAT: u8 = 8;
-const PRE_VOTE: u8 = 17;
-const PRE_VOTED: u8 = 18;
-
 fn copy(broker: u32) -> ReplicaId {
     ReplicaId::new(BrokerId(broker), 0)
 }
@@ -134,7 +125,7 @@ impl Copy {
     }
 
     /// Raft messages of a kind that it has sent since the last look.
-    fn sent_of(&mut self, kind: u8) -> Vec<RaftBody> {
+    fn sent_of(&mut self, kind: RaftKind) -> Vec<RaftBody> {
         let of = |m: PeerMessage| match m.body {
             PeerBody::Raft(body) if body.kind == kind => Some(body),
             _ => None,
@@ -146,7 +137,7 @@ impl Copy {
     fn append(&mut self, leader: u32, term: u32, after: (u64, u32), to: u64, commit: u64) {
         let entry = |index| EntryBody { term: term as u64, content: EntryContent::Batch(batch(index, term)) };
         let body = RaftBody {
-            kind: APPEND,
+            kind: RaftKind::Append,
             term: term as u64,
             index: after.0,
             log_term: after.1 as u64,
@@ -163,7 +154,7 @@ impl Copy {
         for _ in 0..100 {
             self.tick();
             self.sync();
-            for (asked, answer) in [(PRE_VOTE, PRE_VOTED), (VOTE, VOTED)] {
+            for (asked, answer) in [(RaftKind::PreVote, RaftKind::PreVoted), (RaftKind::Vote, RaftKind::Voted)] {
                 if let Some(body) = self.sent.iter().find_map(|m| match &m.body {
                     PeerBody::Raft(body) if body.kind == asked && m.to == copy(2) => Some(body.clone()),
                     _ => None,
@@ -173,7 +164,7 @@ impl Copy {
                     self.sync();
                 }
             }
-            if let Some(append) = self.sent_of(APPEND).last() {
+            if let Some(append) = self.sent_of(RaftKind::Append).last() {
                 let index = append.index + append.entries.len() as u64;
                 self.acknowledge(2, append.term, index);
                 self.sync();
@@ -185,7 +176,7 @@ impl Copy {
     }
 
     fn acknowledge(&mut self, from: u32, term: u64, index: u64) {
-        self.hear_raft(from, RaftBody { kind: APPENDED, term, index, ..Default::default() });
+        self.hear_raft(from, RaftBody { kind: RaftKind::Appended, term, index, ..Default::default() });
     }
 
     fn log_end(&self) -> u64 {
@@ -210,7 +201,7 @@ impl Copy {
     }
 }
 
-fn asks_for_vote(kind: u8, term: u64, last: (u64, u64)) -> RaftBody {
+fn asks_for_vote(kind: RaftKind, term: u64, last: (u64, u64)) -> RaftBody {
     RaftBody { kind, term, index: last.0, log_term: last.1, ..Default::default() }
 }
 
@@ -219,16 +210,16 @@ fn asks_for_vote(kind: u8, term: u64, last: (u64, u64)) -> RaftBody {
 fn a_vote_leaves_when_it_is_synced_and_is_given_once() {
     let mut copy = Copy::new();
     copy.sync();
-    copy.hear_raft(2, asks_for_vote(VOTE, 5, (0, 0)));
-    assert_eq!(copy.sent_of(VOTED), [], "the vote is not on the disk yet");
+    copy.hear_raft(2, asks_for_vote(RaftKind::Vote, 5, (0, 0)));
+    assert_eq!(copy.sent_of(RaftKind::Voted), [], "the vote is not on the disk yet");
     copy.sync();
-    let voted = copy.sent_of(VOTED);
+    let voted = copy.sent_of(RaftKind::Voted);
     assert!(voted.len() == 1 && !voted[0].reject, "{voted:?}");
     let mut copy = copy.restart();
     copy.sync();
-    copy.hear_raft(3, asks_for_vote(VOTE, 5, (0, 0)));
+    copy.hear_raft(3, asks_for_vote(RaftKind::Vote, 5, (0, 0)));
     copy.sync();
-    assert!(copy.sent_of(VOTED).iter().all(|v| v.reject), "it has voted for broker 2 in this term");
+    assert!(copy.sent_of(RaftKind::Voted).iter().all(|v| v.reject), "it has voted for broker 2 in this term");
 }
 
 /// Source: Raft §5.4.1.
@@ -238,14 +229,14 @@ fn a_shorter_log_gets_no_vote() {
     copy.sync();
     copy.sent.clear();
     // What a leader says when it hands over: the vote is asked for at once, though a leader was heard just now.
-    let at_once = |last| RaftBody { context: "CampaignTransfer".into(), ..asks_for_vote(VOTE, 9, last) };
+    let at_once = |last| RaftBody { context: "CampaignTransfer".into(), ..asks_for_vote(RaftKind::Vote, 9, last) };
     copy.hear_raft(3, at_once((2, 4)));
     copy.sync();
-    let voted = copy.sent_of(VOTED);
+    let voted = copy.sent_of(RaftKind::Voted);
     assert!(voted.len() == 1 && voted[0].reject, "{voted:?}");
     copy.hear_raft(2, at_once((3, 4)));
     copy.sync();
-    let voted = copy.sent_of(VOTED);
+    let voted = copy.sent_of(RaftKind::Voted);
     assert!(voted.len() == 1 && !voted[0].reject, "{voted:?}");
 }
 
@@ -254,16 +245,16 @@ fn an_entry_is_acknowledged_when_it_is_synced() {
     let mut copy = Copy::new();
     copy.sync();
     copy.append(2, 4, (0, 0), 3, 0);
-    assert_eq!(copy.sent_of(APPENDED), []);
+    assert_eq!(copy.sent_of(RaftKind::Appended), []);
     copy.sync();
-    assert_eq!(copy.sent_of(APPENDED).iter().map(|a| a.index).max(), Some(3));
+    assert_eq!(copy.sent_of(RaftKind::Appended).iter().map(|a| a.index).max(), Some(3));
 }
 
 fn a_message_for_the_copy_before_is_not_taken() {
     let mut copy = Copy::new();
     copy.sync();
     copy.sent.clear();
-    let body = PeerBody::Raft(asks_for_vote(VOTE, 5, (0, 0)));
+    let body = PeerBody::Raft(asks_for_vote(RaftKind::Vote, 5, (0, 0)));
     let to = ReplicaId::new(BrokerId(1), 1);
     copy.replicas.step(copy.now, PeerMessage { group: NAME, from: self::copy(2), to, body });
     copy.look();
@@ -275,7 +266,7 @@ fn a_message_for_the_copy_before_is_not_taken() {
 fn an_acknowledgement_of_an_older_term_does_not_count() {
     let mut copy = Copy::new();
     // Somebody else was elected before.
-    copy.hear_raft(2, asks_for_vote(VOTE, 5, (0, 0)));
+    copy.hear_raft(2, asks_for_vote(RaftKind::Vote, 5, (0, 0)));
     copy.sync();
     let term = copy.lead() as u64;
     assert_eq!(copy.produce(None), []);
@@ -295,7 +286,7 @@ fn a_heartbeat_decides_only_what_the_leader_has_there() {
         let mut copy = Copy::new();
         copy.append(2, 1, (0, 0), 6, 2);
         copy.sync();
-        copy.hear_raft(3, RaftBody { kind: HEARTBEAT, term: 2, ..body });
+        copy.hear_raft(3, RaftBody { kind: RaftKind::Heartbeat, term: 2, ..body });
         copy.sync();
         let is_lost = copy.replicas.log().offline(&NAME).is_some();
         let decided = copy.replicas.log().committed_end(&NAME).expect("it is there").0.0;
@@ -333,7 +324,7 @@ fn a_heartbeat_names_the_term_of_what_it_decides() {
         copy.sent.clear();
         (0..3).for_each(|_| copy.tick());
         let of_3 = |m: &PeerMessage| match &m.body {
-            PeerBody::Raft(body) if m.to == self::copy(3) && body.kind == HEARTBEAT => Some(body.clone()),
+            PeerBody::Raft(body) if m.to == self::copy(3) && body.kind == RaftKind::Heartbeat => Some(body.clone()),
             _ => None,
         };
         let body = copy.sent.iter().find_map(of_3).expect("a leader is heard");
@@ -370,8 +361,9 @@ fn a_gap_is_told_after_the_quorum_has_confirmed_the_leader() {
     assert_eq!(copy.answers().len(), 1);
     copy.sent.clear();
     assert_eq!(copy.produce(Some(mark(7))), [], "nobody has confirmed yet that it leads");
-    let asked = copy.sent_of(HEARTBEAT).pop().expect("it asks");
-    let answer = RaftBody { kind: 9, term, context: asked.context.clone(), ..Default::default() };
+    let asked = copy.sent_of(RaftKind::Heartbeat).pop().expect("it asks");
+    let answer =
+        RaftBody { kind: RaftKind::HeartbeatAnswer, term, context: asked.context.clone(), ..Default::default() };
     copy.hear_raft(2, answer);
     assert!(matches!(copy.answers()[..], [Err(crate::ProduceError::OutOfOrder { .. })]));
 }
@@ -381,7 +373,7 @@ fn with_entries() -> Copy {
     let mut copy = Copy::new();
     copy.append(2, 1, (0, 0), 6, 2);
     copy.sync();
-    assert_eq!(copy.sent_of(APPENDED).iter().map(|a| a.index).max(), Some(6));
+    assert_eq!(copy.sent_of(RaftKind::Appended).iter().map(|a| a.index).max(), Some(6));
     copy
 }
 
@@ -450,13 +442,13 @@ fn half_rebuilt() -> Copy {
 fn a_half_rebuilt_copy_votes_for_no_shorter_log_than_its_own() {
     let mut copy = half_rebuilt();
     copy.sent.clear();
-    copy.hear_raft(2, asks_for_vote(VOTE, 9, (31, 2)));
+    copy.hear_raft(2, asks_for_vote(RaftKind::Vote, 9, (31, 2)));
     copy.sync();
-    let voted = copy.sent_of(VOTED);
+    let voted = copy.sent_of(RaftKind::Voted);
     assert!(voted.len() == 1 && voted[0].reject, "{voted:?}");
-    copy.hear_raft(2, asks_for_vote(VOTE, 10, (32, 2)));
+    copy.hear_raft(2, asks_for_vote(RaftKind::Vote, 10, (32, 2)));
     copy.sync();
-    let voted = copy.sent_of(VOTED);
+    let voted = copy.sent_of(RaftKind::Voted);
     assert!(voted.len() == 1 && !voted[0].reject, "{voted:?}");
 }
 
@@ -467,13 +459,13 @@ fn a_half_rebuilt_copy_stands_for_no_election() {
         copy.tick();
         copy.sync();
     }
-    assert_eq!(copy.sent_of(PRE_VOTE), []);
+    assert_eq!(copy.sent_of(RaftKind::PreVote), []);
     let mut copy = copy.restart();
     for _ in 0..100 {
         copy.tick();
         copy.sync();
     }
-    assert_eq!(copy.sent_of(PRE_VOTE), []);
+    assert_eq!(copy.sent_of(RaftKind::PreVote), []);
 }
 
 /// What raft-rs asked to be synced before it slept says nothing of the one that wakes.
@@ -485,7 +477,7 @@ fn writes_of_the_raft_before_do_not_count_for_the_one_after() {
     bring(&mut copy, 7..=7, 2);
     copy.sent.clear();
     copy.sync();
-    let acknowledged = copy.sent_of(APPENDED);
+    let acknowledged = copy.sent_of(RaftKind::Appended);
     assert!(acknowledged.iter().all(|a| a.term != 1), "{acknowledged:?}");
 }
 
@@ -496,7 +488,7 @@ fn an_announced_end_is_synced() {
     copy.append(3, 2, (6, 1), 8, 6);
     copy.sent.clear();
     copy.hear(3, PeerBody::CatchUp(CatchUp::Done));
-    let acknowledged = copy.sent_of(APPENDED);
+    let acknowledged = copy.sent_of(RaftKind::Appended);
     assert!(acknowledged.iter().all(|a| a.index <= 6), "{acknowledged:?}");
 }
 
@@ -567,7 +559,7 @@ fn a_replaced_copy_counts_when_the_one_before_is_not_needed_and_all_know_it() {
     settings.target[1] = fresh;
     copy.replicas.configure(copy.now, NAME, settings);
     let acknowledge = |copy: &mut Copy, from: ReplicaId, commit: u64| {
-        let body = RaftBody { kind: APPENDED, term, index: copy.log_end(), commit, ..Default::default() };
+        let body = RaftBody { kind: RaftKind::Appended, term, index: copy.log_end(), commit, ..Default::default() };
         copy.replicas.step(copy.now, PeerMessage { group: NAME, from, to: self::copy(1), body: PeerBody::Raft(body) });
         copy.look();
         copy.sync();
@@ -624,7 +616,10 @@ fn a_leader_whose_entries_follow_on_others_of_the_same_term_has_another_history(
             EntryBody { term: 1, content: EntryContent::Batch(batch) }
         };
         let entries = entries.iter().map(entry).collect();
-        copy.hear_raft(3, RaftBody { kind: APPEND, term: 2, index: after, log_term: 1, entries, ..Default::default() });
+        copy.hear_raft(
+            3,
+            RaftBody { kind: RaftKind::Append, term: 2, index: after, log_term: 1, entries, ..Default::default() },
+        );
         copy.sync();
         copy.said.iter().any(|o| matches!(o, Output::Diverged(..)))
     };
@@ -637,7 +632,10 @@ fn a_leader_whose_entries_follow_on_others_of_the_same_term_has_another_history(
         builder.push(&Record { value: Some(vec![9; 100].into()), timestamp_ms: 1, ..Default::default() });
         let batch = builder.build(Codec::None, None).with_position(Offset(4), LeaderEpoch(1));
         let entries = vec![EntryBody { term: 1, content: EntryContent::Batch(batch) }];
-        copy.hear_raft(3, RaftBody { kind: APPEND, term: 2, index: 4, log_term: 1, entries, ..Default::default() });
+        copy.hear_raft(
+            3,
+            RaftBody { kind: RaftKind::Append, term: 2, index: 4, log_term: 1, entries, ..Default::default() },
+        );
         copy.said.iter().any(|o| matches!(o, Output::Diverged(..)))
     };
     assert!(other(&mut with_entries()), "other records in the same place");
@@ -685,7 +683,15 @@ fn records_before_a_move_of_the_log_start_are_taken_without_room_only_where_more
         let end = 6 + entries.len() as u64;
         copy.hear_raft(
             3,
-            RaftBody { kind: APPEND, term: 1, index: 6, log_term: 1, commit: 6, entries, ..Default::default() },
+            RaftBody {
+                kind: RaftKind::Append,
+                term: 1,
+                index: 6,
+                log_term: 1,
+                commit: 6,
+                entries,
+                ..Default::default()
+            },
         );
         copy.sync();
         copy.log_end() == end
@@ -708,7 +714,15 @@ fn what_goes_with_a_move_of_the_log_start_is_counted_once() {
         batches.push(RecordBatch::log_start(Offset(after + 3), LeaderEpoch(1), Offset(6), 1));
         let entry = |batch| EntryBody { term: 1, content: EntryContent::Batch(batch) };
         let entries = batches.into_iter().map(entry).collect();
-        let body = RaftBody { kind: APPEND, term: 1, index: after, log_term: 1, commit, entries, ..Default::default() };
+        let body = RaftBody {
+            kind: RaftKind::Append,
+            term: 1,
+            index: after,
+            log_term: 1,
+            commit,
+            entries,
+            ..Default::default()
+        };
         copy.hear_raft(3, body);
         copy.sync();
         copy.log_end()
@@ -732,7 +746,10 @@ fn without_room_nothing_is_taken_that_finds_no_place_in_the_log() {
         let after = copy.log_end();
         let batch = RecordBatch::log_start(Offset(after), LeaderEpoch(1), Offset(1), 1);
         let entries = vec![EntryBody { term: 1, content: EntryContent::Batch(batch) }];
-        copy.hear_raft(3, RaftBody { kind: APPEND, term: 1, index: after, log_term: 1, entries, ..Default::default() });
+        copy.hear_raft(
+            3,
+            RaftBody { kind: RaftKind::Append, term: 1, index: after, log_term: 1, entries, ..Default::default() },
+        );
         copy.sync();
         copy.log_end() > after
     };

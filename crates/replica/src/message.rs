@@ -4,6 +4,8 @@
 //! form of their own here. Whoever carries them knows only sender, addressee and group. docs/formats/peer.md has the
 //! tables.
 
+use std::hash::{Hash, Hasher};
+
 use bytes::{Buf, BufMut, Bytes};
 use thalweg_commit_log::{Configuration, InstallEnd, MemberChange, ProducerTable};
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicId, TopicPartition};
@@ -112,42 +114,104 @@ impl CatchUpState {
 /// A message of raft-rs, without what only protobuf needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RaftBody {
-    /// raft-rs's number of the kind.
-    pub(crate) kind: u8,
+    pub(crate) kind: RaftKind,
     pub(crate) term: u64,
     pub(crate) log_term: u64,
-    /// Of a heartbeat: up to where the follower has acknowledged what is decided, if the leader cannot say the term of
-    /// `commit` any more.
+    /// The entry before `entries`, or the last entry of whoever asks for a vote or answers an append. In a heartbeat:
+    /// the last decided entry that the follower has acknowledged, if the leader does not know the term of `commit` any
+    /// more.
     pub(crate) index: u64,
     pub(crate) commit: u64,
-    /// Of the entry at `commit`, in heartbeats and votes; 0 in heartbeats of older versions.
+    /// Term of the entry at `commit`, in heartbeats and votes; 0 in heartbeats of older versions.
     pub(crate) commit_term: u64,
     pub(crate) reject: bool,
     pub(crate) reject_hint: u64,
-    /// Of read-index heartbeats and forced elections.
+    /// In read-index heartbeats and forced elections: raft-rs's name of the occasion.
     pub(crate) context: Bytes,
-    /// From `index` + 1 on.
+    /// Entries in order, from `index` + 1 on.
     pub(crate) entries: Vec<EntryBody>,
 }
 
-impl RaftBody {
-    /// The term of the leader that says this; `None` for what others say.
-    pub(crate) fn leader_term(&self) -> Option<LeaderEpoch> {
-        // Append and heartbeat.
-        matches!(self.kind, 3 | 8).then_some(LeaderEpoch(self.term as u32))
+/// Which of Raft's messages it is. The numbers are raft-rs's and stand in the bytes (docs/formats/peer.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RaftKind {
+    /// A leader's entries.
+    Append,
+    /// The answer to an append: the last entry that is synced, or what does not fit.
+    Appended,
+    /// A candidate asks for a vote.
+    Vote,
+    /// The answer to a request for a vote.
+    Voted,
+    /// A leader is there; up to here all is decided.
+    Heartbeat,
+    /// The answer to a heartbeat.
+    HeartbeatAnswer,
+    /// A leader hands over: its addressee stands for election at once.
+    TimeoutNow,
+    /// Would a vote be given? Asked before a term is begun.
+    PreVote,
+    /// The answer to that.
+    PreVoted,
+    /// Any other number: local to raft-rs, or not used here. From a peer it means nothing.
+    Other(u8),
+}
+
+impl RaftKind {
+    pub(crate) fn from_number(number: u8) -> RaftKind {
+        match number {
+            3 => RaftKind::Append,
+            4 => RaftKind::Appended,
+            5 => RaftKind::Vote,
+            6 => RaftKind::Voted,
+            8 => RaftKind::Heartbeat,
+            9 => RaftKind::HeartbeatAnswer,
+            14 => RaftKind::TimeoutNow,
+            17 => RaftKind::PreVote,
+            18 => RaftKind::PreVoted,
+            other => RaftKind::Other(other),
+        }
+    }
+
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            RaftKind::Append => 3,
+            RaftKind::Appended => 4,
+            RaftKind::Vote => 5,
+            RaftKind::Voted => 6,
+            RaftKind::Heartbeat => 8,
+            RaftKind::HeartbeatAnswer => 9,
+            RaftKind::TimeoutNow => 14,
+            RaftKind::PreVote => 17,
+            RaftKind::PreVoted => 18,
+            RaftKind::Other(other) => other,
+        }
     }
 }
 
-/// raft-rs's number of the answer to an append.
-const APPENDED: u8 = 4;
-/// raft-rs's numbers of requests for a vote and their answers.
-const VOTE: [u8; 2] = [5, 6];
-const PRE_VOTE: [u8; 2] = [17, 18];
+impl Default for RaftKind {
+    /// raft-rs's own call for an election, which no peer sends.
+    fn default() -> Self {
+        RaftKind::Other(0)
+    }
+}
+
+impl Hash for RaftKind {
+    /// The number alone: the simulator's traces hash messages, and compare runs of different versions.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.number().hash(state);
+    }
+}
 
 impl RaftBody {
+    /// The term of the leader that sends this; `None` for what others send.
+    pub(crate) fn leader_term(&self) -> Option<LeaderEpoch> {
+        matches!(self.kind, RaftKind::Append | RaftKind::Heartbeat).then_some(LeaderEpoch(self.term as u32))
+    }
+
     /// Up to which index the sender says that it has everything on disk; for those who check that it does not forget.
     pub fn acknowledged(&self) -> Option<RaftIndex> {
-        (self.kind == APPENDED && !self.reject).then_some(RaftIndex(self.index))
+        (self.kind == RaftKind::Appended && !self.reject).then_some(RaftIndex(self.index))
     }
 
     /// True for an append with records that nobody needs to have on this replica: new ones of the leader's own term,
@@ -173,16 +237,16 @@ impl RaftBody {
     }
 
     pub(crate) fn asks_for_vote(&self) -> bool {
-        self.kind == VOTE[0] || self.is_pre_vote()
+        self.kind == RaftKind::Vote || self.is_pre_vote()
     }
 
     pub(crate) fn is_pre_vote(&self) -> bool {
-        self.kind == PRE_VOTE[0]
+        self.kind == RaftKind::PreVote
     }
 
     /// The answer that gives the vote asked for.
     pub(crate) fn vote(&self) -> RaftBody {
-        let kind = if self.is_pre_vote() { PRE_VOTE[1] } else { VOTE[1] };
+        let kind = if self.is_pre_vote() { RaftKind::PreVoted } else { RaftKind::Voted };
         RaftBody { kind, term: self.term, ..Default::default() }
     }
 
@@ -240,7 +304,7 @@ impl PeerMessage {
         match &self.body {
             PeerBody::Raft(m) => {
                 out.put_u8(0);
-                out.put_u8(m.kind);
+                out.put_u8(m.kind.number());
                 for number in [m.term, m.log_term, m.index, m.commit, m.commit_term, m.reject_hint] {
                     out.put_u64_le(number);
                 }
@@ -352,7 +416,7 @@ fn decode(mut head: &[u8], bodies: &mut Bytes) -> Option<PeerMessage> {
 }
 
 fn raft_body(data: &mut &[u8], bodies: &mut Bytes) -> Option<RaftBody> {
-    let kind = data.try_get_u8().ok()?;
+    let kind = RaftKind::from_number(data.try_get_u8().ok()?);
     let mut numbers = [0; 6];
     for number in &mut numbers {
         *number = data.try_get_u64_le().ok()?;
@@ -420,11 +484,18 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_of_message_keeps_its_number() {
+        (0..=u8::MAX).for_each(|number| assert_eq!(RaftKind::from_number(number).number(), number));
+        let other = |number: &u8| matches!(RaftKind::from_number(*number), RaftKind::Other(_));
+        assert_eq!((0..=u8::MAX).filter(|number| !other(number)).collect::<Vec<_>>(), [3, 4, 5, 6, 8, 9, 14, 17, 18]);
+    }
+
+    #[test]
     fn records_that_a_former_leader_left_undecided_cannot_wait_for_room() {
         let record = |term| EntryBody { term, content: EntryContent::Batch(batch(8)) };
         let change = || EntryBody { term: 4, content: EntryContent::LeaderChange };
         let check = |commit: u64, entries: Vec<EntryBody>, can_wait: bool| {
-            let raft = RaftBody { kind: 3, term: 4, index: 7, commit, entries, ..Default::default() };
+            let raft = RaftBody { kind: RaftKind::Append, term: 4, index: 7, commit, entries, ..Default::default() };
             assert_eq!(raft.can_wait(), can_wait, "{raft:?}");
         };
         check(7, vec![record(3), change()], false);
@@ -442,7 +513,8 @@ mod tests {
             EntryBody { term: 3, content: EntryContent::Batch(batch(1)) },
             EntryBody { term: 3, content: EntryContent::Configuration(vec![MemberChange::Voter(ReplicaId(9))]) },
         ];
-        let raft = RaftBody { kind: 3, term: 3, index: 7, context: "x".into(), entries, ..Default::default() };
+        let raft =
+            RaftBody { kind: RaftKind::Append, term: 3, index: 7, context: "x".into(), entries, ..Default::default() };
         let state = CatchUpState::of(&InstallEnd {
             configuration: Configuration::of_voters([ReplicaId(1)]),
             producers: ProducerTable::default(),

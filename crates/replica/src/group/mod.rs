@@ -13,7 +13,7 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use raft::eraftpb::{HardState as RaftHardState, MessageType};
+use raft::eraftpb::HardState as RaftHardState;
 use raft::{RawNode, StateRole};
 use thalweg_commit_log::{Configuration, HardState, MemberChange, ProducerTable, SegmentsEnd};
 use thalweg_model::limits::UNCOMMITTED_BYTES_MAX;
@@ -29,7 +29,7 @@ pub(crate) use self::produce::Terms;
 use self::produce::Waiting;
 pub use self::produce::{Acks, Ticket};
 pub(crate) use self::ready::log_start_of;
-use crate::message::{PeerBody, PeerMessage, RaftBody};
+use crate::message::{PeerBody, PeerMessage, RaftBody, RaftKind};
 use crate::produce_error::ProduceError;
 use crate::raft_log::{RaftLog, entry_of};
 
@@ -313,7 +313,7 @@ impl Group {
     /// Tells the leader where this replica's log ends, after it was brought near from outside.
     pub(crate) fn announce(&mut self, leader: ReplicaId) -> PeerMessage {
         let raft = &self.node.raft;
-        let (kind, term, commit) = (MessageType::MsgAppendResponse as u8, raft.term, raft.raft_log.committed);
+        let (kind, term, commit) = (RaftKind::Appended, raft.term, raft.raft_log.committed);
         let index = match is_planted(Bug::UnsyncedAnnounced) {
             true => raft.raft_log.last_index(),
             false => raft.raft_log.persisted,

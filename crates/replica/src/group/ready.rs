@@ -9,7 +9,7 @@ use thalweg_model::{Bug, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId,
 use super::members::conf_change;
 use super::produce::Waiting;
 use super::{Effect, Group};
-use crate::message::{EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody};
+use crate::message::{EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody, RaftKind};
 use crate::raft_log::configuration;
 
 /// A leader keeps so many times more entries for a follower that is behind; one that is further behind is sent
@@ -204,7 +204,7 @@ impl Group {
         };
         let entries = message.entries.iter().map(|e| EntryBody { term: e.term, content: content(e) });
         let mut body = RaftBody {
-            kind: message.get_msg_type() as u8,
+            kind: RaftKind::from_number(message.get_msg_type() as u8),
             term: message.term,
             log_term: message.log_term,
             index: message.index,

@@ -8,95 +8,33 @@ use thalweg_commit_log::MemberChange;
 use thalweg_model::{Bug, LeaderEpoch, RecordBatch, ReplicaId, is_planted};
 
 use super::{Effect, Group};
-use crate::message::{EntryBody, EntryContent, RaftBody};
+use crate::message::{EntryBody, EntryContent, RaftBody, RaftKind};
 
 impl Group {
     /// Takes a peer's message. What would make raft-rs panic is noticed first.
-    pub(crate) fn step(&mut self, from: ReplicaId, body: RaftBody, effects: &mut Vec<Effect>) {
-        let kind = match body.kind {
-            3 => MessageType::MsgAppend,
-            4 => MessageType::MsgAppendResponse,
-            5 => MessageType::MsgRequestVote,
-            6 => MessageType::MsgRequestVoteResponse,
-            8 => MessageType::MsgHeartbeat,
-            9 => MessageType::MsgHeartbeatResponse,
-            14 => MessageType::MsgTimeoutNow,
-            17 => MessageType::MsgRequestPreVote,
-            18 => MessageType::MsgRequestPreVoteResponse,
-            // Local to raft-rs, or not used here: from a peer it means nothing.
-            _ => return,
-        };
-        let raft = &self.node.raft;
+    pub(crate) fn step(&mut self, from: ReplicaId, mut body: RaftBody, effects: &mut Vec<Effect>) {
+        let Some(message_type) = message_type(body.kind) else { return };
         self.heard.insert(from, self.ticks);
-        let is_vote = matches!(
-            kind,
-            MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse | MessageType::MsgTimeoutNow
-        );
+        let is_vote = matches!(body.kind, RaftKind::Voted | RaftKind::PreVoted | RaftKind::TimeoutNow);
         // Removed while it stood for election, it must not win any more.
-        if is_vote && raft.prs().get(self.me.0).is_none() {
+        if is_vote && self.node.raft.prs().get(self.me.0).is_none() {
             return;
         }
-        if body.term >= raft.term {
-            if kind == MessageType::MsgHeartbeat
-                && let Some(what) = self.forgotten(&body)
-            {
-                return effects.push(Effect::Forgot(what));
-            }
-            let committed = raft.raft_log.committed;
-            let term_of = |index: u64| raft.raft_log.term(index).ok().filter(|term| *term != 0);
-            if kind == MessageType::MsgAppend && body.index <= committed {
-                if term_of(body.index).is_some_and(|term| term != body.log_term) {
-                    let index = body.index;
-                    let what = format!(
-                        "entry {index} is of another term here than at the leader, though both call it committed"
-                    );
-                    return effects.push(Effect::Diverged(what));
-                }
-                // raft-rs would answer with all that is decided here, and a leader that has another history would take
-                // that for its own.
-                let end = body.index + body.entries.len() as u64;
-                if end < committed && term_of(end).is_none() {
-                    return effects.push(Effect::Doubt(from, LeaderEpoch(body.term as u32)));
-                }
-            }
-            for (i, entry) in body.entries.iter().enumerate() {
-                let index = body.index + 1 + i as u64;
-                if index > committed {
-                    break;
-                }
-                if raft.raft_log.term(index).is_ok_and(|term| term != 0 && term != entry.term) {
-                    let what = format!(
-                        "entry {index} is of another term here than at the leader, though both call it committed"
-                    );
-                    return effects.push(Effect::Diverged(what));
-                }
-            }
-            let is_near = term_of(body.index).is_none_or(|term| term == body.log_term);
-            if kind == MessageType::MsgAppend
-                && is_near
-                && let Some(index) = self.contradicted_by(&body)
-            {
-                let what =
-                    format!("entry {index} follows on another one here than at the leader, though of the same term");
-                return effects.push(Effect::Diverged(what));
-            }
+        if body.term >= self.node.raft.term
+            && let Some(effect) = self.other_history(from, &body)
+        {
+            return effects.push(effect);
         }
         // Decided elsewhere, and unknown to this leader: it must not count as the acknowledgement of what this one
         // appends there.
-        if kind == MessageType::MsgAppendResponse
-            && !body.reject
-            && raft.state == StateRole::Leader
-            && body.index > raft.raft_log.last_index()
-        {
+        let (is_ack, raft) = (body.acknowledged().is_some(), &self.node.raft);
+        if is_ack && raft.state == StateRole::Leader && body.index > raft.raft_log.last_index() {
             return;
         }
-        let mut body = body;
-        let is_ack = kind == MessageType::MsgAppendResponse && !body.reject;
         if is_ack && is_planted(Bug::StaleAckCounted) {
             body.term = raft.term;
         }
-        let asks = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
-        if asks && is_planted(Bug::VoteForShorterLog) {
+        if body.asks_for_vote() && is_planted(Bug::VoteForShorterLog) {
             body.log_term = body.log_term.max(raft.raft_log.last_term());
             body.index = body.index.max(raft.raft_log.last_index());
         }
@@ -105,11 +43,19 @@ impl Group {
             if let Some(other) = other {
                 let mut message =
                     Message { from: other.0, to: self.me.0, term: body.term, index: body.index, ..Default::default() };
-                message.set_msg_type(kind);
+                message.set_msg_type(message_type);
                 let _ = self.node.step(message);
                 self.drive(effects);
             }
         }
+        let Some(message) = self.incoming(from, message_type, body) else { return };
+        // Refusals are Raft's own affair: a stale message, a response from nobody.
+        let _ = self.node.step(message);
+        self.drive(effects);
+    }
+
+    /// The message as raft-rs takes it; `None` for one whose batches are not of the term that it names.
+    fn incoming(&mut self, from: ReplicaId, message_type: MessageType, body: RaftBody) -> Option<Message> {
         let mut message = Message {
             from: from.0,
             to: self.me.0,
@@ -123,7 +69,7 @@ impl Group {
             context: body.context,
             ..Default::default()
         };
-        message.set_msg_type(kind);
+        message.set_msg_type(message_type);
         let mut entries = Vec::with_capacity(body.entries.len());
         for (i, EntryBody { term, content }) in body.entries.into_iter().enumerate() {
             let index = body.index + 1 + i as u64;
@@ -134,7 +80,7 @@ impl Group {
                 }
                 EntryContent::Batch(batch) => {
                     if batch.header().leader_epoch.0 as u64 != term {
-                        return;
+                        return None;
                     }
                     let data = batch.bytes().clone();
                     self.known.push((index, batch));
@@ -144,9 +90,44 @@ impl Group {
             entries.push(Entry { entry_type, term, index, data, ..Default::default() });
         }
         message.entries = entries.into();
-        // Refusals are Raft's own affair: a stale message, a response from nobody.
-        let _ = self.node.step(message);
-        self.drive(effects);
+        Some(message)
+    }
+
+    /// What a message of the present term, or of a later one, shows of a history that is not the one here; `None`:
+    /// nothing.
+    fn other_history(&self, from: ReplicaId, body: &RaftBody) -> Option<Effect> {
+        if body.kind == RaftKind::Heartbeat
+            && let Some(what) = self.forgotten(body)
+        {
+            return Some(Effect::Forgot(what));
+        }
+        let (is_append, log) = (body.kind == RaftKind::Append, &self.node.raft.raft_log);
+        let term_of = |index: u64| log.term(index).ok().filter(|term| *term != 0);
+        let other_term = |index: u64| {
+            let what =
+                format!("entry {index} is of another term here than at the leader, though both call it committed");
+            Some(Effect::Diverged(what))
+        };
+        if is_append && body.index <= log.committed {
+            if term_of(body.index).is_some_and(|term| term != body.log_term) {
+                return other_term(body.index);
+            }
+            // raft-rs would answer with all that is decided here, and a leader that has another history would take
+            // that for its own.
+            let end = body.index + body.entries.len() as u64;
+            if end < log.committed && term_of(end).is_none() {
+                return Some(Effect::Doubt(from, LeaderEpoch(body.term as u32)));
+            }
+        }
+        let mut decided = (body.index.saturating_add(1)..=log.committed).zip(&body.entries);
+        let other = decided.find(|(index, entry)| term_of(*index).is_some_and(|term| term != entry.term));
+        if let Some((index, _)) = other {
+            return other_term(index);
+        }
+        let is_near = term_of(body.index).is_none_or(|term| term == body.log_term);
+        let index = Some(body).filter(|_| is_append && is_near).and_then(|body| self.contradicted_by(body))?;
+        let what = format!("entry {index} follows on another one here than at the leader, though of the same term");
+        Some(Effect::Diverged(what))
     }
 
     /// What a leader's heartbeat tells of entries that were acknowledged here and are not here any more; `None`:
@@ -202,4 +183,20 @@ impl Group {
         }
         None
     }
+}
+
+/// What raft-rs calls it; `None` for what means nothing from a peer.
+fn message_type(kind: RaftKind) -> Option<MessageType> {
+    Some(match kind {
+        RaftKind::Append => MessageType::MsgAppend,
+        RaftKind::Appended => MessageType::MsgAppendResponse,
+        RaftKind::Vote => MessageType::MsgRequestVote,
+        RaftKind::Voted => MessageType::MsgRequestVoteResponse,
+        RaftKind::Heartbeat => MessageType::MsgHeartbeat,
+        RaftKind::HeartbeatAnswer => MessageType::MsgHeartbeatResponse,
+        RaftKind::TimeoutNow => MessageType::MsgTimeoutNow,
+        RaftKind::PreVote => MessageType::MsgRequestPreVote,
+        RaftKind::PreVoted => MessageType::MsgRequestPreVoteResponse,
+        RaftKind::Other(_) => return None,
+    })
 }

@@ -1,11 +1,10 @@
 //! One group, driven by hand: effects in, messages and syncs out. Several copies are left to `by_hand.rs`.
 
-use raft::eraftpb::MessageType;
 use thalweg_commit_log::PRODUCERS_MAX;
 use thalweg_model::{BatchBuilder, Codec, PinEpoch, Record, TopicId, assert_finds};
 
 use super::*;
-use crate::message::{EntryBody, EntryContent};
+use crate::message::{EntryBody, EntryContent, RaftKind};
 
 const NOW_MS: i64 = 1_700_000_000_000;
 const HOUR_MS: u64 = 3_600_000;
@@ -126,7 +125,7 @@ fn a_log_start_counts_when_it_is_on_a_quorum_and_is_forgotten_with_its_entry() {
     let mut group = Group::new(TopicPartition::new(TopicId([1; 16]), 0), me, config(), recovered);
     let entry = |term: u64, content| EntryBody { term, content };
     let append = |term: u64, log: (u64, u64), commit: u64, entries: Vec<EntryBody>| RaftBody {
-        kind: MessageType::MsgAppend as u8,
+        kind: RaftKind::Append,
         term,
         index: log.0,
         log_term: log.1,

@@ -4,7 +4,7 @@ use thalweg_commit_log::MemoryDisk;
 use thalweg_model::TopicId;
 
 use super::*;
-use crate::message::RaftBody;
+use crate::message::{RaftBody, RaftKind};
 
 #[test]
 fn a_copy_that_is_lost_before_its_first_term_makes_way_for_its_successor() {
@@ -16,7 +16,7 @@ fn a_copy_that_is_lost_before_its_first_term_makes_way_for_its_successor() {
         target: voters.clone(),
         ..Default::default()
     };
-    let body = RaftBody { kind: 8, term: 1, commit: 2, ..Default::default() };
+    let body = RaftBody { kind: RaftKind::Heartbeat, term: 1, commit: 2, ..Default::default() };
     let (from, to) = (voters[1], voters[0]);
     let heartbeat = PeerMessage { group: name, from, to, body: PeerBody::Raft(body) };
     // All at once, or because a leader's heartbeat tells more of it than it holds.
