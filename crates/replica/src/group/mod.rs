@@ -4,6 +4,7 @@
 //! are proposed; only a leader proposes, and nothing is ever forwarded. Which replicas there should be, and how one
 //! that is far behind is brought near, is left to `replicas`.
 
+mod known;
 mod members;
 mod produce;
 mod ready;
@@ -21,6 +22,7 @@ use thalweg_model::{
     BrokerId, Bug, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition, is_planted,
 };
 
+use self::known::Known;
 #[cfg(test)]
 pub(crate) use self::members::ACTIVE_TICKS;
 pub use self::members::FollowerState;
@@ -139,8 +141,7 @@ pub(crate) struct Group {
     next_round: u64,
     was_serving: bool,
     was_leader: bool,
-    /// Batches that are known already, so that no checksum is computed twice.
-    known: Vec<(u64, RecordBatch)>,
+    known: Known,
     /// The change that was just proposed: raft-rs keeps it in a form of its own.
     proposed_changes: Vec<MemberChange>,
     withheld: Option<u64>,
@@ -221,7 +222,7 @@ impl Group {
             next_round: 1,
             was_serving: false,
             was_leader: false,
-            known: Vec::new(),
+            known: Known::default(),
             proposed_changes: Vec::new(),
             withheld: None,
             eager_ticks: 0,

@@ -187,7 +187,7 @@ impl Group {
         if let Some(log_start) = batch.as_log_start() {
             self.log_start = log_start;
         }
-        self.known.push((index.0, batch));
+        self.known.keep(index.0, batch);
         match who {
             Some((ticket, Acks::Quorum)) => self.parked.entry(index).or_default().push((ticket, offset)),
             Some((ticket, Acks::Leader)) => effects.push(Effect::Answer(ticket, Ok(offset))),

@@ -99,9 +99,8 @@ impl Group {
             self.rewind(index);
         }
         let epoch = LeaderEpoch(entry.term as u32);
-        let known = self.known.iter().position(|(i, b)| *i == entry.index && b.bytes().as_ptr() == entry.data.as_ptr());
-        let batch = match known {
-            Some(known) => self.known.swap_remove(known).1,
+        let batch = match self.known.take(&entry) {
+            Some(known) => known,
             None if entry.entry_type == EntryType::EntryConfChangeV2 => {
                 // raft-rs proposes an empty change itself to end a joint configuration.
                 let proposed = std::mem::take(&mut self.proposed_changes);

@@ -83,7 +83,7 @@ impl Group {
                         return None;
                     }
                     let data = batch.bytes().clone();
-                    self.known.push((index, batch));
+                    self.known.keep(index, batch);
                     (EntryType::EntryNormal, data)
                 }
             };
