@@ -6,9 +6,10 @@ use thalweg_model::{
     assert_finds,
 };
 
+use crate::config::Config;
 use crate::disk::FileName;
 use crate::frame::Lsn;
-use crate::log::{CommitLog, Config, Install, LogEvent, ReadOutcome};
+use crate::log::{CommitLog, Install, LogEvent, ReadOutcome};
 use crate::lost_files::{DIRECTORY, GROUP, OTHER, append, config, directory, end, segment_files, settle};
 use crate::memory::MemoryDisk;
 use crate::partition::HardState;

@@ -11,6 +11,7 @@
 //! - an entry leaves the write-ahead log only when a synced manifest covers it (`log.rs`, `recycle`);
 //! - recovery never cuts what was known durable (`recovery.rs`).
 
+mod config;
 mod configuration;
 mod disk;
 mod files;
@@ -32,11 +33,12 @@ mod salvage;
 mod segment;
 mod wal;
 
+pub use config::Config;
 pub use configuration::{Configuration, MemberChange};
 pub use disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
 pub use files::empty_list;
 pub use frame::{FRAME_HEADER_BYTES, Lsn, SECTOR_BYTES};
-pub use log::{ASIDE, CommitLog, Config, Install, LogEvent, PeerBase, ReadOutcome};
+pub use log::{ASIDE, CommitLog, Install, LogEvent, PeerBase, ReadOutcome};
 pub use manifest::SegmentsEnd;
 #[cfg(any(test, feature = "testing"))]
 pub use memory::MemoryDisk;

@@ -5,8 +5,9 @@ use thalweg_model::{
     TopicPartition,
 };
 
+use crate::config::Config;
 use crate::disk::{FileName, Lane};
-use crate::log::{CommitLog, Config};
+use crate::log::CommitLog;
 use crate::memory::MemoryDisk;
 use crate::partition::HardState;
 

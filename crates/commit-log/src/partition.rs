@@ -12,13 +12,12 @@ use std::collections::{BTreeSet, VecDeque};
 
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId};
 
+use crate::config::Config;
 use crate::configuration::Configuration;
 use crate::disk::{FileName, Step};
 use crate::frame::Lsn;
-use crate::log::Config;
 use crate::manifest::{Manifest, SegmentsEnd};
 use crate::producers::ProducerTable;
-use crate::retention::OpenSince;
 use crate::segment::Segment;
 
 /// What a Raft group must not forget besides its entries.
@@ -59,6 +58,19 @@ pub(crate) struct Installing {
     /// Files that the old state used.
     pub(crate) stale_files: Vec<Step>,
     pub(crate) end: Option<InstallEnd>,
+}
+
+/// Since when the records come that will be in one segment: of what is open to be appended to, in segment and
+/// write-ahead log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum OpenSince {
+    /// Found at the start of the process; the records' timestamps say something.
+    Recovered,
+    /// There is nothing yet.
+    #[default]
+    Nobody,
+    /// On the monotonic clock; negative: before the process started.
+    At(i64),
 }
 
 #[derive(Debug, Default)]

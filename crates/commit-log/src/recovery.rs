@@ -18,8 +18,7 @@ use crate::disk::{Disk, DiskError, FileName};
 use crate::files::{self, FileList};
 use crate::frame::{FRAME_HEADER_BYTES, FrameKind, Header, Lsn, MAGIC, SECTOR_BYTES};
 use crate::manifest::Manifest;
-use crate::partition::{HardState, Loss, PartitionLog, TailEntry};
-use crate::retention::OpenSince;
+use crate::partition::{HardState, Loss, OpenSince, PartitionLog, TailEntry};
 use crate::segment::{self, EXTENSIONS, Range, SUM_RECORD_BYTES, Segment};
 use crate::wal::{SectorSums, Spare, Wal, WalFile, old_sums_file};
 

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 
 use thalweg_model::{Bug, Offset, RaftIndex, is_planted};
 
-use crate::partition::PartitionLog;
+use crate::partition::{OpenSince, PartitionLog};
 use crate::segment::Segment;
 
 /// What may go, and the clocks by which it is judged.
@@ -34,19 +34,6 @@ pub struct Retention {
     /// Nothing vouches for `wall_ms`: what this process has written less than `retention_ms` ago by the monotonic clock
     /// stays, whatever its timestamps say.
     pub is_wall_doubtful: bool,
-}
-
-/// Since when the records come that will be in one segment: of what is open to be appended to, in segment and
-/// write-ahead log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum OpenSince {
-    /// Found at the start of the process; the records' timestamps say something.
-    Recovered,
-    /// There is nothing yet.
-    #[default]
-    Nobody,
-    /// On the monotonic clock; negative: before the process started.
-    At(i64),
 }
 
 /// The offset to which retention would move the log start; `None` where it stays.

@@ -165,7 +165,8 @@ mod tests {
     use thalweg_model::{BatchBuilder, Codec, LeaderEpoch, Offset, RaftIndex, Record, RecordBatch, ReplicaId};
 
     use super::*;
-    use crate::log::{CommitLog, Config, Install};
+    use crate::config::Config;
+    use crate::log::{CommitLog, Install};
     use crate::lost_files::{DIRECTORY, GROUP, OTHER, append, config, settle};
     use crate::memory::MemoryDisk;
     use crate::partition::HardState;

@@ -18,11 +18,11 @@ use bytes::Bytes;
 use thalweg_model::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use thalweg_model::{DirectoryId, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
 
+use crate::config::Config;
 use crate::configuration::{Configuration, MemberChange};
 use crate::disk::{Disk, DiskError, FileName, Step};
 use crate::files::{self, FileList};
 use crate::frame::{Frame, FrameKind};
-use crate::log::Config;
 use crate::manifest::SegmentsEnd;
 use crate::partition::{HardState, PartitionLog};
 use crate::producers::ProducerTable;
