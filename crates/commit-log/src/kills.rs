@@ -7,9 +7,9 @@ use thalweg_model::{
 };
 
 use crate::config::Config;
+use crate::directory::{CommitLog, Install, LogEvent, ReadOutcome};
 use crate::disk::FileName;
 use crate::frame::Lsn;
-use crate::log::{CommitLog, Install, LogEvent, ReadOutcome};
 use crate::lost_files::{DIRECTORY, GROUP, OTHER, append, config, directory, end, segment_files, settle};
 use crate::memory::MemoryDisk;
 use crate::partition::HardState;

@@ -13,12 +13,13 @@
 
 mod config;
 mod configuration;
+mod directory;
 mod disk;
 mod files;
 mod frame;
 #[cfg(test)]
 mod kills;
-mod log;
+
 #[cfg(test)]
 mod lost_files;
 mod manifest;
@@ -35,10 +36,10 @@ mod wal;
 
 pub use config::Config;
 pub use configuration::{Configuration, MemberChange};
+pub use directory::{ASIDE, CommitLog, Install, LogEvent, PeerBase, ReadOutcome};
 pub use disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
 pub use files::empty_list;
 pub use frame::{FRAME_HEADER_BYTES, Lsn, SECTOR_BYTES};
-pub use log::{ASIDE, CommitLog, Install, LogEvent, PeerBase, ReadOutcome};
 pub use manifest::SegmentsEnd;
 #[cfg(any(test, feature = "testing"))]
 pub use memory::MemoryDisk;

@@ -6,8 +6,8 @@ use thalweg_model::{
 };
 
 use crate::config::Config;
+use crate::directory::CommitLog;
 use crate::disk::{FileName, Lane};
-use crate::log::CommitLog;
 use crate::memory::MemoryDisk;
 use crate::partition::HardState;
 

@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::log::{CommitLog, Install};
+    use crate::directory::{CommitLog, Install};
     use crate::lost_files::{DIRECTORY, GROUP, OTHER, append, config, settle};
     use crate::memory::MemoryDisk;
     use crate::partition::HardState;

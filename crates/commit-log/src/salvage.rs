@@ -872,7 +872,7 @@ fn follow_change(members: &mut Option<Configuration>, batch: &RecordBatch) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::{CommitLog, ReadOutcome};
+    use crate::directory::{CommitLog, ReadOutcome};
     use crate::lost_files::{
         DIRECTORY, GROUP, OTHER, append, config, cut, directory, end, remove, segment_files, settle,
     };

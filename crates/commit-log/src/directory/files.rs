@@ -1,0 +1,205 @@
+//! Which log files there are: the active one, spares, those that are kept for a full disk, and the list that names them
+//! all; and what a full disk changes for callers. How much room there is, is judged in `room.rs`.
+
+use thalweg_model::TopicPartition;
+
+use super::{CommitLog, Purpose};
+use crate::disk::{Disk, FileName, Lane, Step};
+use crate::files;
+use crate::frame::{FRAME_HEADER_BYTES, Frame, FrameKind, Lsn, SECTOR_BYTES};
+use crate::partition::PartitionLog;
+use crate::room::{Ballast, ballast_file};
+use crate::wal::{SectorSums, Spare, old_sums_file};
+
+impl<D: Disk> CommitLog<D> {
+    /// What the file system says is free, in bytes; to be told often. Decided on at the next [`pump`](Self::pump).
+    pub fn set_room(&mut self, free_bytes: u64) {
+        self.room.tell(free_bytes);
+    }
+
+    /// True while the disk is full, or nearly: clients' records should be refused, reads and what frees room go on.
+    pub fn is_full(&self) -> bool {
+        self.room.is_low()
+    }
+
+    /// Free room below which [the disk counts as full](Self::is_full), in bytes.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.config.reserve_bytes
+    }
+
+    /// True while so little room is left that what other leaders append should not be taken either.
+    pub fn is_scarce(&self) -> bool {
+        self.room.is_scarce()
+    }
+
+    /// True while what is appended would wait for room: the write-ahead log has none, nor has the disk.
+    pub fn is_out_of_room(&self) -> bool {
+        self.room.is_waiting() && self.is_stuck() && self.room.ballast == Ballast::Missing && self.wal.kept.is_empty()
+    }
+
+    /// True while the room that is left is the ballast's, for deletions and little else.
+    pub fn is_at_last_resort(&self) -> bool {
+        self.config.ballast_bytes > 0 && self.room.is_low() && self.room.ballast != Ballast::There
+    }
+
+    /// True while nothing of a partition is written that needs new room: what was [installed](Self::install) now would
+    /// wait for some.
+    pub fn waits_for_room(&self, group: &TopicPartition) -> bool {
+        let is_vital = self.partitions.get(group).is_some_and(|p| p.is_vital);
+        self.room.is_waiting() || (self.room.is_ballast_only() && !is_vital)
+    }
+
+    /// True when so many batches of so many bytes in all find a place in the log, behind what waits already: in one of
+    /// the files that are there, or in one that there is room for. Log files that are kept do not count, nor those that
+    /// need a little room yet before they are used again.
+    pub fn has_place_for(&self, batches: usize, bytes: usize) -> bool {
+        let added = (batches * (FRAME_HEADER_BYTES + 8) + bytes) as u64;
+        let needed = (self.wal.pending_bytes + added).next_multiple_of(SECTOR_BYTES);
+        let active_room = self.wal.files.back().map_or(0, |f| f.bytes.saturating_sub(self.wal.write_at));
+        let has_place = active_room >= needed || self.wal.spares.iter().any(|s| s.bytes >= needed);
+        has_place || self.room.has_free(needed.max(self.config.wal_first_bytes))
+    }
+
+    /// Bytes that what was taken will still need on the disk: its place in segments for every entry, and a log file for
+    /// frames that fit into none. Entries count before they are known to be on a quorum: it is too late to refuse them
+    /// then. (Found by the simulator: a follower took 230 kB with 64 kB free, and wrote them into the room of the
+    /// ballast.)
+    pub(super) fn promised_bytes(&self) -> u64 {
+        let spares = self.wal.spares.iter().chain(&self.wal.unlisted).chain(self.wal.retiring.values());
+        let active_room = self.wal.files.back().map_or(0, |f| f.bytes.saturating_sub(self.wal.write_at));
+        let creating = self.wal.creating.as_ref().map_or(0, |(_, _, bytes)| *bytes);
+        let places = active_room + creating + spares.map(|s| s.bytes).sum::<u64>();
+        self.unwritten_bytes as u64 + self.wal.pending_bytes.saturating_sub(places) + self.kept_bytes_missing()
+    }
+
+    /// Bytes of the log files that are to be kept and are not there, nor under way.
+    pub(super) fn kept_bytes_missing(&self) -> u64 {
+        let missing = if self.makes_kept { 0 } else { self.config.kept_files.saturating_sub(self.wal.kept.len()) };
+        missing as u64 * self.config.wal_first_bytes
+    }
+
+    /// The next sync batch fits into no log file, and none is being made.
+    pub(super) fn is_stuck(&self) -> bool {
+        let needed = self.wal.room_needed();
+        let active_room = self.wal.files.back().map_or(0, |f| f.bytes.saturating_sub(self.wal.write_at));
+        let has_spare = self.wal.spares.iter().chain(self.wal.retiring.values()).any(|s| s.bytes >= needed);
+        needed > active_room && !has_spare && self.wal.creating.is_none()
+    }
+
+    /// Brings the list of files in line with the files. One that it does not name yet is not used, and one that it
+    /// names is not removed: a start that misses a file can then say so.
+    pub(super) fn keep_list(&mut self) {
+        if self.wal.listing.is_some() {
+            return;
+        }
+        if self.wal.is_listed() {
+            self.wal.spares.append(&mut self.wal.unlisted);
+            for name in std::mem::take(&mut self.wal.leaving) {
+                let steps = vec![Step::Delete { file: name.clone() }, Step::Delete { file: old_sums_file(&name) }];
+                self.submit(Lane::Bulk, steps, Purpose::Delete(Lsn(0)));
+            }
+        }
+        let is_due = !self.wal.is_listed() || !self.wal.is_reach_listed();
+        if is_due && !self.room.is_waiting() {
+            let wanted = self.wal.files_wanted();
+            let step = Step::Replace { file: files::name(), bytes: wanted.encode() };
+            self.wal.listing = Some(wanted);
+            self.submit(Lane::Bulk, vec![step], Purpose::WalList);
+        }
+    }
+
+    /// Has a spare made when the next sync batch finds no room, or will soon.
+    pub(super) fn make_spare(&mut self) {
+        if self.wal.creating.is_some() || self.room.is_waiting() {
+            return;
+        }
+        let needed = self.wal.room_needed();
+        let active_room = self.wal.files.back().map_or(0, |f| f.bytes.saturating_sub(self.wal.write_at));
+        let spares = self.wal.spares.iter().chain(&self.wal.unlisted).chain(self.wal.retiring.values());
+        let has_spare = spares.into_iter().any(|s| s.bytes >= needed.max(1));
+        let ample = active_room > self.config.wal_file_bytes / 2 && active_room >= needed;
+        if has_spare || ample {
+            return;
+        }
+        let first = self.wal.files.is_empty() && self.wal.spares.is_empty() && self.wal.unlisted.is_empty();
+        if first && needed == 0 {
+            return;
+        }
+        let usual = if first { self.config.wal_first_bytes } else { self.spare_bytes_max };
+        let bytes = self.room.file_bytes(usual, self.config.wal_first_bytes).max(needed);
+        self.room.spend(bytes);
+        let file = self.new_file(bytes);
+        // The first file stands in the way of the first append; later ones are made beside it.
+        let id = self.submit(Lane::Bulk, file.steps().into(), Purpose::WalCreate);
+        self.wal.creating = Some((id, file.name, bytes));
+    }
+
+    /// Makes the ballast once it would not be missed, and the log has its first file.
+    pub(super) fn keep_ballast(&mut self) {
+        let bytes_count = self.config.ballast_bytes;
+        let is_due = self.room.ballast == Ballast::Missing && !self.wal.files.is_empty();
+        if is_due && self.room.has_room_for_ballast() {
+            self.room.spend(bytes_count);
+            let step = Step::Create { file: ballast_file(), bytes_count };
+            self.room.ballast = Ballast::Making;
+            self.submit(Lane::Bulk, vec![step], Purpose::MakeBallast);
+        }
+        self.make_kept();
+    }
+
+    /// Makes the log files that are to be kept, once they would not be missed.
+    pub(super) fn make_kept(&mut self) {
+        let bytes = self.kept_bytes_missing();
+        if bytes == 0 || self.wal.files.is_empty() || !self.room.can_spare(bytes) {
+            return;
+        }
+        self.room.spend(bytes);
+        let bytes_count = self.config.wal_first_bytes;
+        let files: Vec<Spare> = (0..bytes / bytes_count).map(|_| self.new_file(bytes_count)).collect();
+        let steps = files.iter().flat_map(Spare::steps).collect();
+        self.makes_kept = true;
+        self.submit(Lane::Bulk, steps, Purpose::MakeKept(files));
+    }
+
+    /// Opens log files that are kept where a deletion waits for room in the log, or what nothing could be deleted
+    /// without: with no room on the disk, and the ballast gone, or its room taken by somebody else. What waits before
+    /// that comes with it, but nothing is opened for what would not get that far: after the next start it would be
+    /// missing.
+    pub(super) fn use_kept(&mut self) {
+        if !self.is_stuck() || !self.room.is_waiting() || self.room.ballast == Ballast::There {
+            return;
+        }
+        let is_vital = |frame: &Frame| {
+            frame.kind == FrameKind::Dropped || self.partitions.get(&frame.group).is_some_and(|p| p.is_vital)
+        };
+        let kept: u64 = self.wal.kept.iter().map(|f| f.bytes).sum();
+        if self.wal.bytes_up_to(is_vital).is_none_or(|bytes| bytes > kept) {
+            return;
+        }
+        let needed = self.wal.room_needed();
+        let may_be_used = |f: &Spare| f.bytes >= needed && self.wal.listed.files.contains_key(&f.name);
+        if let Some(at) = self.wal.kept.iter().position(may_be_used) {
+            let file = self.wal.kept.swap_remove(at);
+            self.wal.spares.push(file);
+        }
+    }
+
+    /// A log file that is yet to be made.
+    pub(super) fn new_file(&mut self, bytes: u64) -> Spare {
+        let name = FileName::new(format!("wal/{:04}.wal", self.wal.next_slot));
+        self.wal.next_slot += 1;
+        Spare { name, bytes, sums: SectorSums::default() }
+    }
+
+    /// The last resort: what waits may be what frees room, a topic's deletion above all. It may be on its way to the
+    /// segments of a copy that is brought near.
+    pub(super) fn give_up_ballast(&mut self) {
+        let is_vital = |p: &PartitionLog| p.is_vital && p.installing.is_some();
+        let is_needed = self.room.refused.iter().any(|group| self.partitions.get(group).is_some_and(is_vital));
+        if (self.is_stuck() || is_needed) && self.room.ballast == Ballast::There {
+            let step = Step::Delete { file: ballast_file() };
+            self.room.ballast = Ballast::Leaving;
+            self.submit(Lane::Bulk, vec![step], Purpose::GiveUpBallast);
+        }
+    }
+}
