@@ -7,13 +7,14 @@ use thalweg_model::{
 };
 
 use crate::config::Config;
-use crate::directory::{CommitLog, Install, LogEvent, ReadOutcome};
+use crate::directory::{CommitLog, LogEvent, ReadOutcome};
 use crate::disk::FileName;
-use crate::frame::Lsn;
 use crate::lost_files::{DIRECTORY, GROUP, OTHER, append, config, directory, end, segment_files, settle};
 use crate::memory::MemoryDisk;
 use crate::partition::HardState;
+use crate::partition::install::Install;
 use crate::recovery::Damage;
+use crate::wal::frame::Lsn;
 
 fn open(disk: &MemoryDisk) -> CommitLog<MemoryDisk> {
     CommitLog::open(disk.image(), DIRECTORY, config()).expect("the directory opens").0

@@ -15,8 +15,6 @@ mod config;
 mod configuration;
 mod directory;
 mod disk;
-mod files;
-mod frame;
 #[cfg(test)]
 mod kills;
 
@@ -36,16 +34,17 @@ mod wal;
 
 pub use config::Config;
 pub use configuration::{Configuration, MemberChange};
-pub use directory::{ASIDE, CommitLog, Install, LogEvent, PeerBase, ReadOutcome};
+pub use directory::{ASIDE, CommitLog, LogEvent, ReadOutcome};
 pub use disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
-pub use files::empty_list;
-pub use frame::{FRAME_HEADER_BYTES, Lsn, SECTOR_BYTES};
 pub use manifest::SegmentsEnd;
 #[cfg(any(test, feature = "testing"))]
 pub use memory::MemoryDisk;
-pub use partition::{HardState, InstallEnd};
+pub use partition::HardState;
+pub use partition::install::{Install, InstallEnd, PeerBase};
 pub use producers::{PRODUCERS_MAX, ProducerTable, SequenceCheck, Written};
 pub use recovery::{Damage, OpenError, RecoveredPartition, Recovery};
 pub use retention::Retention;
 pub use room::ballast_file;
 pub use salvage::{Salvage, Salvageable};
+pub use wal::frame::{FRAME_HEADER_BYTES, Lsn, SECTOR_BYTES};
+pub use wal::list::empty_list;

@@ -362,7 +362,7 @@ fn log_files_that_are_older_than_the_directory_are_noticed() {
 fn an_empty_list_beside_partitions_is_not_taken_for_a_new_directory() {
     let reset = |disk: &mut MemoryDisk| {
         disk.files.retain(|f, _| !f.0.starts_with("wal/"));
-        let (list, none) = crate::files::empty_list();
+        let (list, none) = crate::wal::list::empty_list();
         disk.files.insert(list, none.to_vec());
     };
     check(reset, Expect::Refused("wal.files names no file of the log, and partitions/ has files"));

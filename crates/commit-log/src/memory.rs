@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use crate::disk::{Completion, Disk, DiskError, FileName, Lane, Op, Step};
-use crate::files;
-use crate::frame::SECTOR_BYTES;
+use crate::wal::frame::SECTOR_BYTES;
+use crate::wal::list;
 
 /// Files by name; tests look into them and change them.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub struct MemoryDisk {
 impl MemoryDisk {
     /// An empty directory.
     pub fn empty() -> MemoryDisk {
-        let (name, bytes) = files::empty_list();
+        let (name, bytes) = list::empty_list();
         MemoryDisk { files: [(name, bytes.to_vec())].into(), submitted: VecDeque::new(), steps_left: None, room: None }
     }
 

@@ -15,12 +15,13 @@ use thalweg_model::{Bug, DirectoryId, Offset, RaftIndex, RecordBatch, ReplicaId,
 use thiserror::Error;
 
 use crate::disk::{Disk, DiskError, FileName};
-use crate::files::{self, FileList};
-use crate::frame::{FRAME_HEADER_BYTES, FrameKind, Header, Lsn, MAGIC, SECTOR_BYTES};
 use crate::manifest::Manifest;
 use crate::partition::{HardState, Loss, OpenSince, PartitionLog, TailEntry};
 use crate::segment::{self, EXTENSIONS, Range, SUM_RECORD_BYTES, Segment};
-use crate::wal::{SectorSums, Spare, Wal, WalFile, old_sums_file};
+use crate::wal::frame::{FRAME_HEADER_BYTES, FrameKind, Header, Lsn, MAGIC, SECTOR_BYTES};
+use crate::wal::list::{self, FileList};
+use crate::wal::sums::{SectorSums, old_sums_file};
+use crate::wal::{Spare, Wal, WalFile};
 
 /// How many of the last segment's checksummed runs are read and checked when a directory is opened (4 MiB).
 const CHECKED_RANGES: usize = 64;
@@ -209,7 +210,7 @@ pub(crate) fn replay_log<D: Disk>(
     }
     let mut what = wal.listed.compare(&there);
     if wal.listed.files.is_empty() && there.is_empty() && !disk.list("partitions")?.is_empty() {
-        what.push(format!("{} names no file of the log, and partitions/ has files", files::name()));
+        what.push(format!("{} names no file of the log, and partitions/ has files", list::name()));
     }
     if !what.is_empty() {
         refuse(OpenError::Incomplete { what })?;
@@ -673,8 +674,8 @@ mod tests {
 
     use super::*;
     use crate::disk::Step;
-    use crate::frame::Frame;
     use crate::memory::MemoryDisk;
+    use crate::wal::frame::Frame;
 
     const SECTOR: usize = SECTOR_BYTES as usize;
     const DIRECTORY: DirectoryId = DirectoryId([8; 16]);

@@ -166,10 +166,11 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::directory::{CommitLog, Install};
+    use crate::directory::CommitLog;
     use crate::lost_files::{DIRECTORY, GROUP, OTHER, append, config, settle};
     use crate::memory::MemoryDisk;
     use crate::partition::HardState;
+    use crate::partition::install::Install;
 
     const BALLAST_BYTES: u64 = 64 << 10;
 

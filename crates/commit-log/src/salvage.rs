@@ -21,14 +21,15 @@ use thalweg_model::{DirectoryId, LeaderEpoch, Offset, RaftIndex, RecordBatch, Re
 use crate::config::Config;
 use crate::configuration::{Configuration, MemberChange};
 use crate::disk::{Disk, DiskError, FileName, Step};
-use crate::files::{self, FileList};
-use crate::frame::{Frame, FrameKind};
 use crate::manifest::SegmentsEnd;
 use crate::partition::{HardState, PartitionLog};
 use crate::producers::ProducerTable;
 use crate::recovery::{self, Group, OpenError};
 use crate::segment::{self, EXTENSIONS, RANGE_BYTES_MAX, Range, SUM_RECORD_BYTES, Segment};
-use crate::wal::{SectorSums, Spare, Wal};
+use crate::wal::frame::{Frame, FrameKind};
+use crate::wal::list::{self, FileList};
+use crate::wal::sums::SectorSums;
+use crate::wal::{Spare, Wal};
 
 /// Bytes that are read and written at once.
 const CHUNK_BYTES: usize = 8 << 20;
@@ -238,7 +239,7 @@ impl<D: Disk> Salvage<D> {
         self.disk.run(vec![create])?;
         let mut listed = std::mem::take(&mut self.wal.listed);
         listed.files.insert(name.clone(), bytes);
-        let list = |list: &FileList| Step::Replace { file: files::name(), bytes: list.encode() };
+        let list = |list: &FileList| Step::Replace { file: list::name(), bytes: list.encode() };
         if is_whole {
             // Of a damaged log the list stays as it is: until all is done, a start must not take what is there for
             // whole.

@@ -5,11 +5,12 @@ use thalweg_model::{Bug, Offset, RecordBatch, is_planted};
 
 use super::{CommitLog, LogEvent, Purpose};
 use crate::disk::{Completion, Disk, FileName, Lane};
-use crate::frame::Lsn;
 use crate::partition::PartitionLog;
 use crate::room::Ballast;
 use crate::segment::{self, Range};
-use crate::wal::{SectorSums, Spare};
+use crate::wal::Spare;
+use crate::wal::frame::Lsn;
+use crate::wal::sums::SectorSums;
 
 impl<D: Disk> CommitLog<D> {
     /// Takes a finished submission.

@@ -6,10 +6,10 @@ use thalweg_model::{Bug, LeaderEpoch, Offset, RaftIndex, ReplicaId, TopicPartiti
 
 use super::{CommitLog, Purpose};
 use crate::disk::{Disk, FileName, Lane, Step};
-use crate::frame::{FrameKind, Lsn};
 use crate::partition::{HardState, Loss, PartitionLog};
 use crate::recovery;
 use crate::segment::{self, EXTENSIONS, Segment};
+use crate::wal::frame::{FrameKind, Lsn};
 
 /// Folder of copies that are kept although others have taken their places: below it one folder for each, which begins
 /// with the partition's name and "-copy-".

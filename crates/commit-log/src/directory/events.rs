@@ -4,7 +4,7 @@
 use thalweg_model::{Offset, RaftIndex, RecordBatch, TopicPartition};
 
 use crate::disk::{DiskError, OpId};
-use crate::frame::Lsn;
+use crate::wal::frame::Lsn;
 
 /// What became known since the last [`CommitLog::take_events`].
 #[derive(Clone, Debug)]

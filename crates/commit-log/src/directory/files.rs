@@ -5,11 +5,12 @@ use thalweg_model::TopicPartition;
 
 use super::{CommitLog, Purpose};
 use crate::disk::{Disk, FileName, Lane, Step};
-use crate::files;
-use crate::frame::{FRAME_HEADER_BYTES, Frame, FrameKind, Lsn, SECTOR_BYTES};
 use crate::partition::PartitionLog;
 use crate::room::{Ballast, ballast_file};
-use crate::wal::{SectorSums, Spare, old_sums_file};
+use crate::wal::Spare;
+use crate::wal::frame::{FRAME_HEADER_BYTES, Frame, FrameKind, Lsn, SECTOR_BYTES};
+use crate::wal::list;
+use crate::wal::sums::{SectorSums, old_sums_file};
 
 impl<D: Disk> CommitLog<D> {
     /// What the file system says is free, in bytes; to be told often. Decided on at the next [`pump`](Self::pump).
@@ -102,7 +103,7 @@ impl<D: Disk> CommitLog<D> {
         let is_due = !self.wal.is_listed() || !self.wal.is_reach_listed();
         if is_due && !self.room.is_waiting() {
             let wanted = self.wal.files_wanted();
-            let step = Step::Replace { file: files::name(), bytes: wanted.encode() };
+            let step = Step::Replace { file: list::name(), bytes: wanted.encode() };
             self.wal.listing = Some(wanted);
             self.submit(Lane::Bulk, vec![step], Purpose::WalList);
         }

@@ -7,11 +7,11 @@ use thalweg_model::{Bug, LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicParti
 
 use super::{CommitLog, Purpose};
 use crate::disk::{Disk, Lane, Step};
-use crate::frame::{FrameKind, Lsn};
 use crate::manifest::SegmentsEnd;
 use crate::partition::{OpenSince, PartitionLog};
 use crate::retention;
 use crate::segment::{self, EXTENSIONS, SUM_RECORD_BYTES, Segment, SegmentWrite};
+use crate::wal::frame::{FrameKind, Lsn};
 
 /// Most bytes that one flush writes to a segment.
 const FLUSH_WRITE_BYTES_MAX: usize = 8 << 20;

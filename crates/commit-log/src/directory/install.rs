@@ -6,36 +6,10 @@ use thalweg_model::{Bug, LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicParti
 use super::CommitLog;
 use crate::disk::{Disk, Step};
 use crate::manifest::SegmentsEnd;
-use crate::partition::{InstallEnd, Installing, OpenSince, TailEntry};
+use crate::partition::install::{Install, InstallEnd, Installing};
+use crate::partition::{OpenSince, TailEntry};
 use crate::producers::ProducerTable;
 use crate::segment::{self, EXTENSIONS, Segment};
-
-/// Committed entries for a replica that is behind, as its leader holds them.
-#[derive(Clone, Debug)]
-pub struct Install {
-    /// Index of the first batch: the one after the last that is committed here, unless `restarts_at` is set.
-    pub first_index: RaftIndex,
-    /// In order, without gaps.
-    pub batches: Vec<RecordBatch>,
-    /// Everything that the replica held goes, because its leader holds nothing before these batches any more; readers
-    /// may not go below this offset.
-    pub restarts_at: Option<Offset>,
-    /// Set with the last part after a restart.
-    pub end: Option<InstallEnd>,
-}
-
-/// What a replica needs to be rebuilt from this one.
-#[derive(Clone, Debug)]
-pub struct PeerBase {
-    /// Offset and index of the first entry that is kept here.
-    pub first: (Offset, RaftIndex),
-    /// First offset that readers may have.
-    pub log_start: Offset,
-    /// End of the segments, as of which `state` is known.
-    pub end: SegmentsEnd,
-    /// Members and producers as of `end`.
-    pub state: InstallEnd,
-}
 
 impl<D: Disk> CommitLog<D> {
     /// Puts committed entries in place that this replica has missed, without writing them to the log: they go straight

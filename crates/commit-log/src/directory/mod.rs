@@ -17,7 +17,6 @@ mod view;
 
 pub use copies::ASIDE;
 pub use events::{LogEvent, ReadOutcome};
-pub use install::{Install, PeerBase};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -29,14 +28,15 @@ use thalweg_model::{
 use crate::config::Config;
 use crate::configuration::Configuration;
 use crate::disk::{Disk, DiskError, FileName, Lane, Op, OpId, Step};
-use crate::frame::{Frame, FrameKind, Lsn};
 use crate::manifest::SegmentsEnd;
 use crate::partition::{HardState, Loss, PartitionLog, TailEntry};
 use crate::recovery::{self, Damage, OpenError, RecoveredPartition, Recovery};
 use crate::retention::{self, Retention};
 use crate::room::{Ballast, Room, ballast_file};
 use crate::segment::{self, Range, Segment, SegmentWrite};
-use crate::wal::{Spare, Wal, old_sums_file};
+use crate::wal::frame::{Frame, FrameKind, Lsn};
+use crate::wal::sums::old_sums_file;
+use crate::wal::{Spare, Wal};
 
 /// How often the oldest log file is looked through for what still lives in it: with many partitions that is no small
 /// work.

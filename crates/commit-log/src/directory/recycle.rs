@@ -5,9 +5,10 @@ use thalweg_model::{Bug, RaftIndex, TopicPartition, is_planted};
 
 use super::{CommitLog, Purpose};
 use crate::disk::{Disk, Lane, Step};
-use crate::frame::{FrameKind, Lsn};
 use crate::partition::{PartitionLog, TailEntry};
-use crate::wal::{Spare, old_sums_file};
+use crate::wal::Spare;
+use crate::wal::frame::{FrameKind, Lsn};
+use crate::wal::sums::old_sums_file;
 
 /// The log must be so many times as large as what waits for a quorum before that is carried over.
 const CARRY_OVER_SHARE: u64 = 4;

@@ -2,14 +2,15 @@
 
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicPartition};
 
-use super::{CommitLog, PeerBase};
+use super::CommitLog;
 use crate::configuration::Configuration;
 use crate::disk::Disk;
-use crate::frame::Lsn;
 use crate::manifest::SegmentsEnd;
-use crate::partition::{HardState, InstallEnd, PartitionLog};
+use crate::partition::install::{InstallEnd, PeerBase};
+use crate::partition::{HardState, PartitionLog};
 use crate::producers::ProducerTable;
 use crate::retention;
+use crate::wal::frame::Lsn;
 
 impl<D: Disk> CommitLog<D> {
     /// All partitions of the directory.

@@ -8,17 +8,20 @@
 //!            tail.front
 //! ```
 
+pub(crate) mod install;
+
 use std::collections::{BTreeSet, VecDeque};
 
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId};
 
+use self::install::Installing;
 use crate::config::Config;
 use crate::configuration::Configuration;
-use crate::disk::{FileName, Step};
-use crate::frame::Lsn;
+use crate::disk::FileName;
 use crate::manifest::{Manifest, SegmentsEnd};
 use crate::producers::ProducerTable;
 use crate::segment::Segment;
+use crate::wal::frame::Lsn;
 
 /// What a Raft group must not forget besides its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,28 +39,6 @@ pub struct HardState {
 pub(crate) struct TailEntry {
     pub(crate) index: RaftIndex,
     pub(crate) batch: RecordBatch,
-}
-
-/// What is known at the end of a rebuilding, from the peer that it is made from.
-#[derive(Clone, Debug)]
-pub struct InstallEnd {
-    /// Members as of the last installed entry.
-    pub configuration: Configuration,
-    /// Producers as of it.
-    pub producers: ProducerTable,
-}
-
-/// Committed entries that were put in place of what the log held, until they are in segments.
-#[derive(Debug)]
-pub(crate) struct Installing {
-    /// The last of them.
-    pub(crate) to: RaftIndex,
-    /// Frames of the group from before are void once segments reach `to`. Not earlier: until then the old entries are
-    /// what this replica has acknowledged.
-    pub(crate) discards: bool,
-    /// Files that the old state used.
-    pub(crate) stale_files: Vec<Step>,
-    pub(crate) end: Option<InstallEnd>,
 }
 
 /// Since when the records come that will be in one segment: of what is open to be appended to, in segment and

@@ -19,8 +19,8 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 
+use super::frame::Lsn;
 use crate::disk::{Disk, DiskError, FileName};
-use crate::frame::Lsn;
 
 /// The list, in the data directory itself: it must not go with the folder of those that it names.
 const NAME: &str = "wal.files";
