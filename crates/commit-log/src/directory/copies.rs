@@ -6,8 +6,7 @@ use thalweg_model::{Bug, LeaderEpoch, Offset, RaftIndex, ReplicaId, TopicPartiti
 
 use super::{CommitLog, Purpose};
 use crate::disk::{Disk, FileName, Lane, Step};
-use crate::partition::{HardState, Loss, PartitionLog};
-use crate::recovery;
+use crate::partition::{CERTAIN, DIVERGED, HardState, Loss, OF_DISK, PartitionLog};
 use crate::segment::{self, EXTENSIONS, Segment};
 use crate::wal::frame::{FrameKind, Lsn};
 
@@ -108,8 +107,8 @@ impl<D: Disk> CommitLog<D> {
         let (Some(Loss { is_certain, is_of_disk, what }), replica) = (&log.damage, log.hard_state.replica) else {
             return;
         };
-        let kind = if log.diverged { recovery::DIVERGED } else { *is_certain as u64 * recovery::CERTAIN };
-        let kind = kind | (*is_of_disk as u64 * recovery::OF_DISK);
+        let kind = if log.diverged { DIVERGED } else { *is_certain as u64 * CERTAIN };
+        let kind = kind | (*is_of_disk as u64 * OF_DISK);
         let (index, payload) = (RaftIndex(kind), Bytes::copy_from_slice(what.as_bytes()));
         let lsn = self.push(FrameKind::Damaged, group, LeaderEpoch(0), index, Offset(replica.0), payload);
         self.partitions.get_mut(&group).expect("just seen").damage_lsn = lsn;

@@ -114,6 +114,13 @@ pub(crate) struct PartitionLog {
     pub(crate) diverged: bool,
 }
 
+/// Where a frame of damage has an index, bits: it is lost for sure.
+pub(crate) const CERTAIN: u64 = 1;
+/// What is damaged is not lost, but another history.
+pub(crate) const DIVERGED: u64 = 2;
+/// All that the disk was is lost, whether it stands here or not.
+pub(crate) const OF_DISK: u64 = 4;
+
 /// Something that a copy acknowledged and cannot vouch for any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Loss {

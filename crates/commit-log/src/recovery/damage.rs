@@ -1,0 +1,104 @@
+//! What a start finds, and why a directory cannot be opened. What is done about it is left to the caller.
+
+use thalweg_model::{Offset, ReplicaId, TopicPartition};
+use thiserror::Error;
+
+use crate::disk::{DiskError, FileName};
+use crate::partition::PartitionLog;
+
+/// Why a directory cannot be opened at all.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum OpenError {
+    /// The disk failed.
+    #[error("cannot read the data directory: {0}")]
+    Disk(#[from] DiskError),
+    /// Files of the write-ahead log are not there, or not as long as they were made: what they held, and of which
+    /// partitions, is unknown.
+    #[error(
+        "the write-ahead log is not whole: {}. Nothing was changed. Put the files back, or restore the directory from \
+         a copy. In a \
+         cluster, move the directory away and start empty: its copies are rebuilt from the others. Alone, `thalweg \
+         partition salvage` tells what is \
+         left",
+        what.join(", ")
+    )]
+    Incomplete {
+        /// What is wrong with each file.
+        what: Vec<String>,
+    },
+    /// A synced frame of the write-ahead log is unreadable, and with it which partition it belonged to.
+    #[error(
+        "{file} is damaged at byte {at}: frame {lsn} was synced and cannot be read. Nothing was changed. \
+         Restore the directory from a copy. In a cluster, move it away and start empty: its copies are rebuilt from \
+         the others. Alone, \
+         `thalweg partition salvage` tells what is left"
+    )]
+    Rot {
+        /// The file.
+        file: FileName,
+        /// Position of the frame.
+        at: u64,
+        /// Its number.
+        lsn: u64,
+    },
+}
+
+impl OpenError {
+    /// What is wrong, without what to do about it.
+    pub(super) fn what(&self) -> Vec<String> {
+        match self {
+            OpenError::Disk(error) => vec![error.to_string()],
+            OpenError::Incomplete { what } => what.clone(),
+            OpenError::Rot { file, at, .. } => vec![format!("{file} is damaged at byte {at}")],
+        }
+    }
+}
+
+/// Something that was not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// The end of the log was being written when power failed; it was cut, nothing acknowledged is lost.
+    Torn {
+        /// The file.
+        file: FileName,
+        /// Where it was cut.
+        at: u64,
+        /// False when the cut sectors hold neither zeros nor older frames: then the disk may have damaged them.
+        plain: bool,
+    },
+    /// Synced data of one partition is unreadable: the partition is offline.
+    Rot {
+        /// The partition.
+        group: TopicPartition,
+        /// What and where, for people.
+        what: String,
+    },
+}
+
+/// What [`crate::CommitLog::open`] found.
+#[derive(Clone, Debug, Default)]
+pub struct Recovery {
+    /// Every partition that the directory holds.
+    pub partitions: Vec<RecoveredPartition>,
+    /// What was damaged.
+    pub damages: Vec<Damage>,
+}
+
+/// A partition found on disk.
+#[derive(Clone, Debug)]
+pub struct RecoveredPartition {
+    /// Its name.
+    pub group: TopicPartition,
+    /// Whose data it is.
+    pub replica: ReplicaId,
+    /// One past its last offset.
+    pub log_end: Offset,
+    /// Why it is offline.
+    pub offline: Option<String>,
+}
+
+impl RecoveredPartition {
+    pub(crate) fn of(group: &TopicPartition, log: &PartitionLog) -> Self {
+        Self { group: *group, replica: log.hard_state.replica, log_end: log.log_end(), offline: log.offline.clone() }
+    }
+}

@@ -1,0 +1,200 @@
+//! The segments of a partition as its manifest names them, and files that no segment is made of. What can be read of a
+//! segment that is damaged is looked for in `salvage`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use thalweg_model::{Offset, TopicPartition};
+
+use super::replay::Group;
+use crate::disk::{Disk, DiskError, FileName};
+use crate::manifest::Manifest;
+use crate::partition::{Loss, OpenSince, PartitionLog};
+use crate::segment::{self, EXTENSIONS, Range, SUM_RECORD_BYTES, Segment};
+use crate::wal::frame::Lsn;
+
+/// How many of the last segment's checksummed runs are read and checked when a directory is opened (4 MiB).
+const CHECKED_RANGES: usize = 64;
+
+/// A partition as its frames say, and why it is offline. Of the files below `partitions/`, `there` are there.
+pub(super) fn partition<D: Disk>(
+    disk: &mut D,
+    group: TopicPartition,
+    found: Group,
+    there: &BTreeSet<FileName>,
+    indexes: &mut Vec<(FileName, Bytes)>,
+) -> (PartitionLog, Option<String>) {
+    let Manifest { log_start, end, segments, configuration, incomplete, producers, .. } = found.manifest;
+    let (damage, damage_lsn) = found.damage.map_or((None, Lsn(0)), |(loss, lsn)| (Some(loss), lsn));
+    let known = damage.as_ref().filter(|d| d.is_certain).map(|d| d.what.clone());
+    let mut log = PartitionLog {
+        hard_state: found.hard_state,
+        hard_state_lsn: found.hard_state_lsn,
+        log_start,
+        end,
+        producers,
+        manifest_index: end.index,
+        manifest_lsn: found.manifest_lsn,
+        configuration,
+        incomplete,
+        committed: end.index,
+        open_since: OpenSince::Recovered,
+        offline: known.or(found.rot),
+        damage,
+        damage_lsn,
+        diverged: found.diverged,
+        noted: found.noted,
+        ..Default::default()
+    };
+    for entry in found.entries.into_iter().filter(|e| e.index > end.index) {
+        if entry.index != log.last_index().next() || entry.batch.base_offset() != log.log_end() {
+            let last = log.last_index();
+            let what = format!("entry {} follows entry {last}: entries between them are missing", entry.index);
+            log.offline.get_or_insert(what);
+            break;
+        }
+        log.append(entry);
+    }
+    // What a segment has lost shows again at every start, what the write-ahead log has lost only until it is recycled.
+    if let Some(what) = log.offline.clone().filter(|_| log.damage.as_ref().is_none_or(|d| !d.is_certain)) {
+        let is_of_disk = log.damage.as_ref().is_some_and(|d| d.is_of_disk);
+        (log.damage, log.damage_lsn) = (Some(Loss { is_certain: true, is_of_disk, what }), Lsn(0));
+    }
+    let last = segments.len().wrapping_sub(1);
+    for (i, base_offset) in segments.iter().enumerate() {
+        let until = segments.get(i + 1).copied().unwrap_or(end.offset);
+        let loaded = load_segment(disk, &group, (*base_offset, until), i == last, there);
+        // A disk that does not give back one file costs the partition, not the broker.
+        match loaded.unwrap_or_else(|e| Err(e.to_string())) {
+            Ok((segment, missing)) => {
+                log.segments.push_back(segment);
+                indexes.extend(missing);
+            }
+            Err(what) => {
+                log.offline.get_or_insert(what);
+                // It stays in the list: a manifest that is written again from here must not forget it. (Found by the
+                // simulator.)
+                log.segments.push_back(Segment::new(*base_offset));
+            }
+        }
+    }
+    let what = log.offline.clone();
+    (log, what)
+}
+
+/// A segment, and those of its index files that were missing, with what they should hold.
+type Loaded = (Segment, Vec<(FileName, Bytes)>);
+
+/// Reads a segment's `.sum` up to offset `until`; the inner error is rot.
+fn load_segment<D: Disk>(
+    disk: &mut D,
+    group: &TopicPartition,
+    (base_offset, until): (Offset, Offset),
+    last: bool,
+    there: &BTreeSet<FileName>,
+) -> Result<Result<Loaded, String>, DiskError> {
+    let file = |extension| segment::file(group, base_offset, extension);
+    let folder = segment::folder(group);
+    if !there.iter().any(|f| f.0.rsplit_once('/').is_some_and(|(of, _)| of == folder)) {
+        return Ok(Err(format!("{folder} is missing, or empty: offsets from {base_offset} on are missing")));
+    }
+    // Without its checksums a segment cannot be vouched for.
+    if let Some(name) = ["sum", "log"].map(file).into_iter().find(|f| !there.contains(f)) {
+        return Ok(Err(format!("{name} is missing, and with it offsets from {base_offset} to {until}")));
+    }
+    let sum = file("sum");
+    let bytes = disk.length(&sum)?;
+    let data = disk.read(&sum, 0, bytes as usize)?;
+    let mut ranges: Vec<Range> = Vec::new();
+    for record in data.chunks(SUM_RECORD_BYTES) {
+        let (at, offset) = ranges.last().map_or((0, base_offset), |r: &Range| (r.to, r.end_offset));
+        if offset >= until {
+            break;
+        }
+        match Range::decode(record).filter(|r| r.from == at && r.base_offset == offset && r.to > r.from) {
+            Some(range) => ranges.push(range),
+            None => break,
+        }
+    }
+    let segment = Segment::recovered(base_offset, ranges, &[], &[]);
+    if segment.end_offset() != until {
+        let at = segment.ranges.len() * SUM_RECORD_BYTES;
+        return Ok(Err(format!("{sum} is damaged at byte {at}: offsets from {} are missing", segment.end_offset())));
+    }
+    let log = file("log");
+    if disk.length(&log)? < segment.bytes() {
+        return Ok(Err(format!("{log} is shorter than its {} synced bytes", segment.bytes())));
+    }
+    let missing: Vec<&str> = ["index", "timeindex"].into_iter().filter(|e| !there.contains(&file(e))).collect();
+    let indexes = match missing.is_empty() {
+        true => [Bytes::new(), Bytes::new()],
+        false => match segment::indexes(base_offset, &segment.ranges, !last, |at, count| disk.read(&log, at, count))? {
+            Ok(indexes) => indexes,
+            Err((from, to)) => return Ok(Err(format!("{log} is damaged between bytes {from} and {to}"))),
+        },
+    };
+    let rebuilt = ["index", "timeindex"].into_iter().zip(indexes).filter(|(e, _)| missing.contains(e));
+    let rebuilt: Vec<(FileName, Bytes)> = rebuilt.map(|(e, bytes)| (file(e), bytes)).collect();
+    if !last {
+        return Ok(Ok((segment, rebuilt)));
+    }
+    for range in segment.ranges.iter().rev().take(CHECKED_RANGES) {
+        let bytes = disk.read(&log, range.from, (range.to - range.from) as usize)?;
+        if crc32c::crc32c(&bytes) != range.crc {
+            return Ok(Err(format!("{log} is damaged between bytes {} and {}", range.from, range.to)));
+        }
+    }
+    // What stands behind was written by a flush whose manifest was never synced; its entries are in the log still.
+    disk.truncate(&log, segment.bytes())?;
+    disk.truncate(&sum, (segment.ranges.len() * SUM_RECORD_BYTES) as u64)?;
+    let indexes = ["index", "timeindex"].map(file);
+    let mut held = [Vec::new(), Vec::new()];
+    for (held, name) in held.iter_mut().zip(&indexes) {
+        *held = match rebuilt.iter().find(|(n, _)| n == name) {
+            Some((_, bytes)) => bytes.to_vec(),
+            None => {
+                let length = disk.length(name)?;
+                disk.read(name, 0, length as usize)?.to_vec()
+            }
+        };
+    }
+    let segment = Segment::recovered(base_offset, segment.ranges, &held[0], &held[1]);
+    for (name, length) in indexes.iter().zip(segment.index_lengths()) {
+        if rebuilt.iter().all(|(n, _)| n != name) {
+            disk.truncate(name, length)?;
+        }
+    }
+    Ok(Ok((segment, rebuilt)))
+}
+
+/// Files below `partitions/` that belong to no segment of `partitions`: left over from a crash. Those of a partition
+/// that is offline stay with it, for whoever looks for what is left.
+pub(crate) fn strays<D: Disk>(
+    disk: &mut D,
+    partitions: &mut BTreeMap<TopicPartition, PartitionLog>,
+    dropped: &[TopicPartition],
+) -> Result<Vec<FileName>, DiskError> {
+    let mut by_folder: BTreeMap<String, BTreeSet<FileName>> = BTreeMap::new();
+    for file in disk.list("partitions")? {
+        if let Some((folder, _)) = file.0.rsplit_once('/') {
+            by_folder.entry(folder.to_owned()).or_default().insert(file.clone());
+        }
+    }
+    let mut strays = BTreeSet::new();
+    for (group, log) in partitions {
+        let mut files = by_folder.remove(&segment::folder(group)).unwrap_or_default();
+        for segment in &log.segments {
+            for extension in EXTENSIONS {
+                files.remove(&segment::file(group, segment.base_offset, extension));
+            }
+        }
+        match log.offline.is_some() {
+            true => log.left_over = files,
+            false => strays.append(&mut files),
+        }
+    }
+    for group in dropped {
+        strays.extend(by_folder.remove(&segment::folder(group)).unwrap_or_default());
+    }
+    Ok(strays.into_iter().collect())
+}
