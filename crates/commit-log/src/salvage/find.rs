@@ -1,0 +1,209 @@
+//! What is left of one partition, from its frames and its segments, and how it goes on with that. Whether it does is
+//! decided by an operator.
+
+use std::collections::BTreeSet;
+
+use thalweg_model::limits::BATCH_RECORDS_MAX;
+use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
+
+use super::plan::Plan;
+use super::range::needs_sum;
+use super::read::scan_segment;
+use super::unit::{Run, Source, Unit};
+use crate::configuration::{Configuration, MemberChange};
+use crate::disk::{Disk, FileName};
+use crate::manifest::SegmentsEnd;
+use crate::partition::{HardState, PartitionLog};
+use crate::producers::ProducerTable;
+use crate::recovery::Group;
+use crate::segment;
+
+/// Offsets that are left out behind what is left of a partition, where the log has lost its end: none that somebody may
+/// have seen is given a second time. Far more than 512 MiB of log hold records of an ordinary size.
+pub(super) const SKIPPED_OFFSETS: u64 = 10_000_000;
+
+/// What is left of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Salvageable {
+    /// The partition.
+    pub group: TopicPartition,
+    /// Whose data it is; 0 where that is lost too.
+    pub replica: ReplicaId,
+    /// Members of its group as far as they are known here; more than one: there are other copies.
+    pub members: usize,
+    /// First offset that readers may have.
+    pub log_start: Offset,
+    /// One past the last offset.
+    pub end: Offset,
+    /// What cannot be read, in order: first offset and end.
+    pub lost: Vec<(Offset, Offset)>,
+    /// Set where the log has lost its end: the next record gets this offset.
+    pub goes_on_at: Option<Offset>,
+    /// Why a start takes it offline; `None` for a partition that is whole.
+    pub damage: Option<String>,
+}
+
+/// What is left of one partition, and how it goes on.
+pub(super) struct Find {
+    pub(super) hard_state: HardState,
+    pub(super) log: PartitionLog,
+    pub(super) runs: Vec<Run>,
+    pub(super) salvageable: Salvageable,
+}
+
+/// Looks for what is left of one partition.
+pub(super) fn find<D: Disk>(
+    disk: &mut D,
+    group: TopicPartition,
+    found: Group,
+    there: &BTreeSet<FileName>,
+    log_damage: &[String],
+    segment_bytes: u64,
+) -> Find {
+    let Group { hard_state, manifest, entries, rot, damage, .. } = found;
+    let is_log_whole = log_damage.is_empty();
+    let has_manifest = !manifest.segments.is_empty();
+    let mut units: Vec<Unit> = Vec::new();
+    let folder = format!("{}/", segment::folder(&group));
+    let bases = there.iter().filter_map(|f| f.0.strip_prefix(&folder)?.split_once('.')?.0.parse().ok().map(Offset));
+    for base in bases.collect::<BTreeSet<Offset>>() {
+        let before = units.last().filter(|u| u.end == base).map(|u| RaftIndex(u.first_index.0 + u.count));
+        let is_named = manifest.segments.contains(&base);
+        units.extend(scan_segment(disk, &group, (base, is_named), before, there));
+    }
+    if is_log_whole {
+        // Beyond the manifest stands only what is in the log too.
+        units.retain(|u| u.end <= manifest.end.offset);
+    }
+    let mut members = manifest.configuration.clone();
+    let mut log_start = manifest.log_start;
+    for entry in entries {
+        let header = entry.batch.header();
+        if entry.index > manifest.end.index {
+            log_start = log_start.max(entry.batch.as_log_start().unwrap_or(Offset(0)));
+            follow_change(&mut members, &entry.batch);
+        }
+        units.push(Unit {
+            base: header.base_offset,
+            end: entry.batch.end_offset(),
+            first_index: entry.index,
+            count: 1,
+            epoch: header.leader_epoch,
+            is_lost: false,
+            source: Source::Batches(vec![entry.batch]),
+        });
+    }
+    units.sort_by_key(|u| (u.base, u.is_in_memory(), u.end));
+    // Where the log has lost frames, segments that are gone as a whole may have been removed by retention.
+    let first = match (is_log_whole && has_manifest, units.first()) {
+        (true, _) => Some((manifest.segments[0], None)),
+        (false, Some(unit)) => Some((unit.base, Some(unit.first_index))),
+        (false, None) => None,
+    };
+    let mut plan = Plan {
+        runs: Vec::new(),
+        next: None,
+        epoch: LeaderEpoch(0),
+        lost: Vec::new(),
+        fills: Vec::new(),
+        segment_bytes,
+    };
+    if let Some((offset, index)) = first {
+        // A fill at the very front has no index before it: as few as will do.
+        let index = index.or_else(|| {
+            let unit = units.iter().find(|u| u.base >= offset)?;
+            let fills = unit.base.0.saturating_sub(offset.0).div_ceil(BATCH_RECORDS_MAX as u64);
+            let before = if offset == Offset(0) { 1 } else { unit.first_index.0.checked_sub(fills)? };
+            Some(RaftIndex(before))
+        });
+        let until_end = manifest.end.offset.0.saturating_sub(offset.0).div_ceil(BATCH_RECORDS_MAX as u64);
+        let at_end = RaftIndex((manifest.end.index.0 + 1).saturating_sub(until_end).max(1));
+        plan.next = Some((offset, index.unwrap_or(at_end)));
+    }
+    units.into_iter().for_each(|unit| plan.take(unit));
+    let manifest_end = (manifest.end.offset, manifest.end.index.next());
+    if plan.next.is_some_and(|(offset, _)| offset < manifest_end.0) {
+        plan.fill(manifest_end, manifest.end.epoch);
+    }
+    let end = plan.next.map_or(Offset(0), |(offset, _)| offset);
+    let (lost, fills) = (std::mem::take(&mut plan.lost), std::mem::take(&mut plan.fills));
+    let mut goes_on_at = None;
+    if !is_log_whole {
+        let (offset, index) = plan.next.unwrap_or((Offset(0), RaftIndex(1)));
+        let skipped = offset.plus(SKIPPED_OFFSETS);
+        plan.fill((skipped, RaftIndex(index.0 + SKIPPED_OFFSETS.div_ceil(BATCH_RECORDS_MAX as u64))), plan.epoch);
+        goes_on_at = Some(skipped);
+    }
+    let first_kept = plan.runs.first().map_or(Offset(0), Run::base);
+    let log_start = log_start.max(first_kept);
+    let above = |l: &&(Offset, Offset)| l.1 > log_start;
+    let lost: Vec<_> = lost.iter().filter(above).map(|(from, to)| (*from.max(&log_start), *to)).collect();
+    // Who wrote what is lost is not known: a producer that goes on is told that it was forgotten.
+    let is_end_lost = !is_log_whole || fills.iter().any(|(_, to)| *to > manifest.end.offset);
+    let producers = if is_end_lost { ProducerTable::of_forgotten() } else { manifest.producers };
+    let damage = damage.map(|(loss, _)| loss.what).or(rot);
+    let damage = damage.or_else(|| log_damage.first().cloned());
+    let damage =
+        damage.or_else(|| fills.first().map(|(from, to)| format!("offsets {from} to {} cannot be read", to.0 - 1)));
+    let rewrites =
+        plan.runs.iter().any(|r| matches!(r, Run::Keep { base, ranges } if needs_sum(disk, &group, *base, ranges)));
+    let damage = damage.or_else(|| rewrites.then(|| "checksums of a segment are missing".to_owned()));
+    let until = |i: usize| manifest.segments.get(i + 1).copied().unwrap_or(manifest.end.offset);
+    let is_kept = |base: Offset, until: Offset| {
+        plan.runs.iter().any(|run| match run {
+            Run::Keep { base: of, ranges } => *of == base && ranges.last().is_some_and(|r| r.end_offset == until),
+            _ => false,
+        })
+    };
+    let gone =
+        manifest.segments.iter().enumerate().find(|(i, base)| !is_kept(**base, until(*i))).map(|(_, base)| *base);
+    let damage = damage.or_else(|| {
+        gone.map(|base| format!("the segment at offset {base} is damaged; the log still holds what stood there"))
+    });
+    let count = members.as_ref().map_or(0, |m| m.members().count());
+    let next = plan.next.unwrap_or((Offset(0), RaftIndex(1)));
+    let log = PartitionLog {
+        log_start,
+        end: SegmentsEnd { offset: next.0, index: RaftIndex(next.1.0 - 1), epoch: plan.epoch },
+        configuration: members,
+        producers,
+        ..Default::default()
+    };
+    let term = hard_state.term.max(plan.epoch);
+    let vote = if term == hard_state.term { hard_state.vote } else { 0 };
+    Find {
+        hard_state: HardState { term, vote, replica: hard_state.replica },
+        log,
+        runs: plan.runs,
+        salvageable: Salvageable {
+            group,
+            replica: hard_state.replica,
+            members: count,
+            log_start,
+            end,
+            lost,
+            goes_on_at,
+            damage,
+        },
+    }
+}
+
+/// Follows a change of members in a batch, as far as a list can: who leads a group of one needs no more.
+fn follow_change(members: &mut Option<Configuration>, batch: &RecordBatch) {
+    let Some(changes) = batch.as_configuration().and_then(|c| MemberChange::decode_all(&c)) else { return };
+    let members = members.get_or_insert_default();
+    if changes.is_empty() {
+        members.voters_outgoing.clear();
+        members.learners.append(&mut members.learners_next);
+    }
+    for change in changes {
+        let (MemberChange::Voter(r) | MemberChange::Learner(r) | MemberChange::Remove(r)) = change;
+        members.voters.retain(|v| *v != r);
+        members.learners.retain(|l| *l != r);
+        match change {
+            MemberChange::Voter(_) => members.voters.push(r),
+            MemberChange::Learner(_) => members.learners.push(r),
+            MemberChange::Remove(_) => {}
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What can still be read of a directory that has lost something, and how its partitions go on with that: offline, and
+//! only when an operator says so. Whether a partition has other copies, from which it would lose less, is the caller's
+//! business.
+//!
+//! ```text
+//!  segment 0            900                  segment 2000      log
+//!  |  good  | damaged |  good  |             | .log missing |  | entries |
+//!  |  kept  |  lost   | copied to 900        |  lost        |  | copied  |
+//! ```
+//! Every offset keeps its number. What is lost is filled with control batches ([`RecordBatch::lost`]), which readers
+//! skip and which take as many offsets and Raft indexes as stood there: neither the log, nor replicas, nor clients need
+//! to know of a gap. Nothing that can be read is written over before it stands elsewhere, and one frame makes all of it
+//! count: a crash before it begins anew.
+
+mod find;
+mod plan;
+mod range;
+mod read;
+#[cfg(test)]
+mod tests;
+mod unit;
+mod write;
+
+pub use find::Salvageable;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use thalweg_model::{DirectoryId, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
+
+use find::{Find, find};
+use range::read_range;
+use unit::Run;
+
+use crate::config::Config;
+use crate::disk::{Disk, DiskError, FileName, Step};
+use crate::recovery::{self, OpenError};
+use crate::segment;
+use crate::wal::frame::{Frame, FrameKind};
+use crate::wal::list::{self, FileList};
+use crate::wal::sums::SectorSums;
+use crate::wal::{Spare, Wal};
+
+/// Generations and frames left out where log files are missing: what those held bears numbers that are not known.
+const SKIPPED_NUMBERS: u64 = 1 << 32;
+
+/// A directory of which somebody asks what is left. No broker may run on it.
+pub struct Salvage<D> {
+    disk: D,
+    config: Config,
+    wal: Wal,
+    log_damage: Vec<String>,
+    finds: BTreeMap<TopicPartition, Find>,
+}
+
+impl<D: Disk> Salvage<D> {
+    /// Reads the directory: all of `only`, or of every partition. Changes nothing.
+    ///
+    /// # Errors
+    /// The disk fails in another way than by a file that cannot be read.
+    pub fn open(
+        mut disk: D,
+        directory: DirectoryId,
+        config: Config,
+        only: Option<TopicPartition>,
+    ) -> Result<Salvage<D>, OpenError> {
+        let replayed = recovery::replay_log(&mut disk, directory, true)?;
+        let there: BTreeSet<FileName> = disk.list("partitions")?.into_iter().collect();
+        let mut groups = replayed.groups;
+        let dropped: BTreeSet<_> = groups.iter().filter(|(_, g)| g.dropped).map(|(name, _)| *name).collect();
+        groups.retain(|name, g| !g.dropped && *name != TopicPartition::default());
+        let log_damage = replayed.lost;
+        if !log_damage.is_empty() {
+            // Of others the frames may be gone.
+            for group in there.iter().filter_map(|f| segment::group_of(&f.0)).filter(|g| !dropped.contains(g)) {
+                groups.entry(group).or_default();
+            }
+        }
+        groups.retain(|name, _| only.is_none_or(|only| only == *name));
+        let mut finds = BTreeMap::new();
+        for (group, found) in groups {
+            finds.insert(group, find(&mut disk, group, found, &there, &log_damage, config.segment_bytes));
+        }
+        let mut wal = replayed.wal;
+        if !log_damage.is_empty() {
+            wal.next_lsn.0 += SKIPPED_NUMBERS;
+            wal.durable.0 += SKIPPED_NUMBERS;
+            wal.next_generation += SKIPPED_NUMBERS;
+        }
+        Ok(Salvage { disk, config, wal, log_damage, finds })
+    }
+
+    /// What is wrong with the write-ahead log; nothing: it is whole, and only the partitions that say so are damaged.
+    pub fn log_damage(&self) -> &[String] {
+        &self.log_damage
+    }
+
+    /// What is left.
+    pub fn partitions(&self) -> impl Iterator<Item = &Salvageable> {
+        self.finds.values().map(|f| &f.salvageable)
+    }
+
+    /// All batches of a partition that can be read, in order.
+    pub fn batches(&mut self, group: &TopicPartition) -> Result<Vec<RecordBatch>, DiskError> {
+        let mut batches = Vec::new();
+        let Some(found) = self.finds.get(group) else { return Ok(batches) };
+        for run in &found.runs {
+            match run {
+                Run::Keep { base, ranges } => {
+                    for range in ranges {
+                        batches.extend(read_range(&mut self.disk, group, *base, range)?.unwrap_or_default());
+                    }
+                }
+                Run::Copy(units) => {
+                    for unit in units {
+                        batches.extend(unit.batches(&mut self.disk, group)?);
+                    }
+                }
+                Run::Fill { .. } => {}
+            }
+        }
+        Ok(batches)
+    }
+
+    /// Has the partitions in `chosen` go on with what is left of them, as these copies where the log does not say whose
+    /// they are. The others stay as they are; where the log is damaged there must be none.
+    ///
+    /// # Panics
+    /// When a partition is left out though the log is damaged.
+    pub fn accept(mut self, chosen: &BTreeMap<TopicPartition, ReplicaId>) -> Result<(), DiskError> {
+        self.accept_on(chosen)
+    }
+
+    fn accept_on(&mut self, chosen: &BTreeMap<TopicPartition, ReplicaId>) -> Result<(), DiskError> {
+        let is_whole = self.log_damage.is_empty();
+        assert!(
+            is_whole || self.finds.keys().all(|g| chosen.contains_key(g)),
+            "what stood in lost frames concerns every partition"
+        );
+        for (group, found) in self.finds.iter_mut().filter(|(g, _)| chosen.contains_key(g)) {
+            found.write(&mut self.disk, group)?;
+        }
+        for (group, found) in self.finds.iter().filter(|(g, _)| chosen.contains_key(g)) {
+            let (state, frame) = (found.hard_state, |kind, term, index, base_offset, payload| Frame {
+                kind,
+                group: *group,
+                term,
+                index,
+                base_offset,
+                payload,
+            });
+            let replica = if state.replica == ReplicaId(0) { chosen[group] } else { state.replica };
+            let (vote, replica) = (RaftIndex(state.vote), Offset(replica.0));
+            self.wal.push(frame(FrameKind::HardState, state.term, vote, replica, Bytes::new()), false);
+            let mut manifest = found.log.manifest(true);
+            manifest.salvaged = true;
+            self.wal
+                .push(frame(FrameKind::Manifest, LeaderEpoch(0), RaftIndex(0), Offset(0), manifest.encode()), false);
+        }
+        self.write_log()
+    }
+
+    /// Writes the queued frames to a new file, and has them covered; where the log is damaged, nothing else of it
+    /// counts any more then.
+    fn write_log(&mut self) -> Result<(), DiskError> {
+        let is_whole = self.log_damage.is_empty();
+        let marker = Frame {
+            kind: FrameKind::Marker,
+            group: TopicPartition::default(),
+            term: LeaderEpoch(0),
+            index: RaftIndex(0),
+            base_offset: Offset(0),
+            payload: Bytes::new(),
+        };
+        self.wal.files.clear();
+        let old = self.disk.list("wal")?;
+        let bytes = self.wal.bytes_wanted().next_multiple_of(self.config.wal_first_bytes);
+        let name = FileName::new(format!("wal/{:04}.wal", self.wal.next_slot));
+        let create = Step::Create { file: name.clone(), bytes_count: bytes };
+        self.disk.run(vec![create])?;
+        let mut listed = std::mem::take(&mut self.wal.listed);
+        listed.files.insert(name.clone(), bytes);
+        let list = |list: &FileList| Step::Replace { file: list::name(), bytes: list.encode() };
+        if is_whole {
+            // Of a damaged log the list stays as it is: until all is done, a start must not take what is there for
+            // whole.
+            self.disk.run(vec![list(&listed)])?;
+        }
+        self.wal.spares = vec![Spare { name: name.clone(), bytes, sums: SectorSums::default() }];
+        while let Some(batch) = self.wal.start_batch() {
+            self.disk.run(batch.steps)?;
+            self.wal.durable = batch.last;
+        }
+        if !is_whole {
+            self.wal.oldest_generation = self.wal.files.back().expect("just written to").generation;
+        }
+        self.wal.push(marker, true);
+        let batch = self.wal.start_batch().expect("the file has room for it");
+        self.disk.run(batch.steps)?;
+        if !is_whole {
+            let only = FileList { files: [(name, bytes)].into(), reached: self.wal.durable };
+            let gone = old.into_iter().map(|file| Step::Delete { file });
+            self.disk.run([list(&only)].into_iter().chain(gone).collect())?;
+        }
+        Ok(())
+    }
+}
