@@ -198,8 +198,8 @@ pub async fn run(
                     "the log's end was cut where the disk may have damaged it; nothing known as synced is lost"
                 );
             }
-            Damage::Rot { group, what } => {
-                tracing::error!(partition = %group, %what, "partition is offline: stored data is damaged");
+            Damage::Rot { partition, what } => {
+                tracing::error!(%partition, %what, "partition is offline: stored data is damaged");
             }
         }
     }

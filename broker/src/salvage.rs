@@ -112,24 +112,24 @@ pub fn salvage(
                 name_of(&metadata, &group)
             );
         }
-        let wants = |p: &&Salvageable| (p.damage.is_some() || !log_damage.is_empty()) && !has_others(&p.group);
-        for partition in found.iter().filter(wants) {
-            chosen.insert(partition.group, replica(&metadata, &partition.group, me, directory.identity.founder));
+        let wants = |p: &&Salvageable| (p.damage.is_some() || !log_damage.is_empty()) && !has_others(&p.partition);
+        for left in found.iter().filter(wants) {
+            chosen.insert(left.partition, replica(&metadata, &left.partition, me, directory.identity.founder));
         }
         if !chosen.is_empty() {
             salvage.accept(&chosen).context("write what is left")?;
         }
     }
     let describe = |p: Salvageable| SalvagedPartition {
-        topic: topic_name(&metadata, &p.group),
-        partition: p.group.partition.0,
+        topic: topic_name(&metadata, &p.partition),
+        partition: p.partition.partition.0,
         damage: p.damage,
         offsets: (p.log_start.0, p.end.0),
         lost: p.lost.iter().map(|(from, to)| (from.0, to.0)).collect(),
         goes_on_at: p.goes_on_at.map(|o| o.0),
-        has_others: has_others(&p.group),
-        is_done: chosen.contains_key(&p.group),
-        is_known: topic_of(&metadata, &p.group).is_some() || p.group == METADATA,
+        has_others: has_others(&p.partition),
+        is_done: chosen.contains_key(&p.partition),
+        is_known: topic_of(&metadata, &p.partition).is_some() || p.partition == METADATA,
     };
     Ok(Salvaged { log_damage, partitions: found.into_iter().map(describe).collect() })
 }

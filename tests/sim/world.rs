@@ -1360,7 +1360,7 @@ impl World {
                 return Ok(());
             }
         };
-        if let Some((group, what)) = recovery.partitions.iter().find_map(|p| Some((p.group, p.offline.clone()?))) {
+        if let Some((group, what)) = recovery.partitions.iter().find_map(|p| Some((p.partition, p.offline.clone()?))) {
             if !rotten && !self.two_histories {
                 return Err(format!("{group} is offline on {node}, though nothing has rotted: {what}"));
             }
@@ -1394,12 +1394,12 @@ impl World {
             return Ok(());
         }
         for p in recovery.partitions.iter().filter(|p| p.offline.is_none() && !cut) {
-            let vouched = self.vouched.get(&(p.replica, p.group)).copied().unwrap_or(0);
+            let vouched = self.vouched.get(&(p.replica, p.partition)).copied().unwrap_or(0);
             if p.log_end.0 < vouched
                 && self.nodes[node].older.is_none()
-                && !core.replicas().log().is_incomplete(&p.group)
+                && !core.replicas().log().is_incomplete(&p.partition)
             {
-                let (group, end) = (number(p.group), p.log_end);
+                let (group, end) = (number(p.partition), p.log_end);
                 return Err(format!(
                     "{node} has forgotten of {group} what it acknowledged: up to {vouched}, has {end}"
                 ));
@@ -1414,7 +1414,7 @@ impl World {
         }
         self.nodes[node].compared.clear();
         self.note(|| {
-            let ends = recovery.partitions.iter().map(|p| format!("{}..{}", number(p.group), p.log_end));
+            let ends = recovery.partitions.iter().map(|p| format!("{}..{}", number(p.partition), p.log_end));
             format!("{node} starts with {:?}; damages {:?}", ends.collect::<Vec<_>>(), recovery.damages)
         });
         self.nodes[node].core = Some(core);

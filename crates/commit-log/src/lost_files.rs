@@ -12,7 +12,7 @@ use crate::memory::MemoryDisk;
 use crate::partition::HardState;
 
 pub(crate) const DIRECTORY: DirectoryId = DirectoryId([8; 16]);
-pub(crate) const GROUP: TopicPartition =
+pub(crate) const PARTITION: TopicPartition =
     TopicPartition { topic: TopicId([3; 16]), partition: thalweg_model::PartitionId(0) };
 pub(crate) const OTHER: TopicPartition =
     TopicPartition { topic: TopicId([4; 16]), partition: thalweg_model::PartitionId(1) };
@@ -42,16 +42,18 @@ pub(crate) fn settle(log: &mut CommitLog<MemoryDisk>, now_ms: u64) {
 }
 
 /// Index of the last entry, which is one more than its offset.
-pub(crate) fn end(log: &CommitLog<MemoryDisk>, group: TopicPartition) -> u64 {
-    log.entries(&group).last().map_or(log.segments_end(&group).expect("it is there").index.0, |(index, _)| index.0)
+pub(crate) fn end(log: &CommitLog<MemoryDisk>, partition: TopicPartition) -> u64 {
+    log.entries(&partition)
+        .last()
+        .map_or(log.segments_end(&partition).expect("it is there").index.0, |(index, _)| index.0)
 }
 
-/// Appends records of 1 kB to `group` up to index `to`, one a batch, all of them on the quorum.
-pub(crate) fn append(log: &mut CommitLog<MemoryDisk>, group: TopicPartition, to: u64) {
-    log.create_partition(group);
-    let next = end(log, group) + 1;
+/// Appends records of 1 kB to `partition` up to index `to`, one a batch, all of them on the quorum.
+pub(crate) fn append(log: &mut CommitLog<MemoryDisk>, partition: TopicPartition, to: u64) {
+    log.create_partition(partition);
+    let next = end(log, partition) + 1;
     if next == 1 {
-        log.set_hard_state(group, HardState { term: LeaderEpoch(1), vote: 1, replica: ReplicaId(1) });
+        log.set_hard_state(partition, HardState { term: LeaderEpoch(1), vote: 1, replica: ReplicaId(1) });
     }
     for index in next..=to {
         let mut builder = BatchBuilder::new();
@@ -61,11 +63,11 @@ pub(crate) fn append(log: &mut CommitLog<MemoryDisk>, group: TopicPartition, to:
             headers: vec![],
             timestamp_ms: 1,
         });
-        let segments = log.segments_end(&group).expect("just made").offset;
-        let at = log.entries(&group).last().map_or(segments, |(_, batch)| batch.end_offset());
+        let segments = log.segments_end(&partition).expect("just made").offset;
+        let at = log.entries(&partition).last().map_or(segments, |(_, batch)| batch.end_offset());
         let batch = builder.build(Codec::None, None).with_position(at, LeaderEpoch(1));
-        log.append(group, RaftIndex(index), batch);
-        log.set_committed(group, RaftIndex(index));
+        log.append(partition, RaftIndex(index), batch);
+        log.set_committed(partition, RaftIndex(index));
         settle(log, 0);
     }
     settle(log, 100);
@@ -75,14 +77,14 @@ pub(crate) fn append(log: &mut CommitLog<MemoryDisk>, group: TopicPartition, to:
 /// in the log.
 pub(crate) fn directory() -> MemoryDisk {
     let mut log = open(&MemoryDisk::empty());
-    append(&mut log, GROUP, 40);
+    append(&mut log, PARTITION, 40);
     append(&mut log, OTHER, 40);
     while log.partitions().any(|p| log.segments_end(&p).is_some_and(|end| end.offset < Offset(40))) {
         log.flush_all();
         settle(&mut log, 200);
     }
     let mut log = open(log.disk_mut());
-    append(&mut log, GROUP, 80);
+    append(&mut log, PARTITION, 80);
     log.disk_mut().image()
 }
 
@@ -106,7 +108,7 @@ fn check(damage: impl FnOnce(&mut MemoryDisk), expect: Expect) {
         }
         (Err(error), _) => panic!("does not open: {error}"),
         (Ok((log, recovery)), Expect::Refused(what)) => {
-            let ends: Vec<_> = recovery.partitions.iter().map(|p| (p.group, p.log_end)).collect();
+            let ends: Vec<_> = recovery.partitions.iter().map(|p| (p.partition, p.log_end)).collect();
             panic!(
                 "opens with {ends:?}, {} files before, and should name {what}",
                 before.len() + log.partitions().count()
@@ -114,19 +116,19 @@ fn check(damage: impl FnOnce(&mut MemoryDisk), expect: Expect) {
         }
         (Ok((mut log, _)), Expect::Whole) => {
             settle(&mut log, 0);
-            append(&mut log, GROUP, 100);
+            append(&mut log, PARTITION, 100);
             append(&mut log, OTHER, 60);
             log.flush_all();
             settle(&mut log, 100);
             let log = open(log.disk_mut());
-            assert!([GROUP, OTHER].iter().all(|p| log.offline(p).is_none()));
-            assert_eq!([GROUP, OTHER].map(|p| end(&log, p)), [100, 60]);
+            assert!([PARTITION, OTHER].iter().all(|p| log.offline(p).is_none()));
+            assert_eq!([PARTITION, OTHER].map(|p| end(&log, p)), [100, 60]);
         }
-        (Ok((log, _)), Expect::Offline(group, what)) => {
-            for partition in [GROUP, OTHER] {
-                match log.offline(&partition) {
-                    Some(why) => assert!(partition == group && why.contains(what), "{why} does not name {what}"),
-                    None => assert!(partition != group, "{what} is not noticed"),
+        (Ok((log, _)), Expect::Offline(partition, what)) => {
+            for of in [PARTITION, OTHER] {
+                match log.offline(&of) {
+                    Some(why) => assert!(of == partition && why.contains(what), "{why} does not name {what}"),
+                    None => assert!(of != partition, "{what} is not noticed"),
                 }
             }
         }
@@ -195,16 +197,16 @@ fn tables_of_what_stood_in_a_log_file_may_be_missing() {
 #[test]
 fn a_crash_between_the_list_and_the_files_is_no_damage() {
     let mut log = open(&MemoryDisk::empty());
-    log.create_partition(GROUP);
+    log.create_partition(PARTITION);
     let mut seen = 0;
     for index in 1..=200u64 {
         let mut builder = BatchBuilder::new();
         builder.push(&Record { key: None, value: Some(vec![1; 1000].into()), headers: vec![], timestamp_ms: 1 });
         let batch = builder.build(Codec::None, None).with_position(Offset(index - 1), LeaderEpoch(1));
-        log.append(GROUP, RaftIndex(index), batch);
-        log.set_committed(GROUP, RaftIndex(index));
+        log.append(PARTITION, RaftIndex(index), batch);
+        log.set_committed(PARTITION, RaftIndex(index));
         if index % 16 == 0 {
-            log.flush(GROUP);
+            log.flush(PARTITION);
         }
         loop {
             log.pump(index * 10);
@@ -217,26 +219,26 @@ fn a_crash_between_the_list_and_the_files_is_no_damage() {
     assert!(seen > 400, "{seen}");
 }
 
-/// The files of `group`'s segments with this extension, in order.
-pub(crate) fn segment_files(group: TopicPartition, extension: &str) -> Vec<String> {
+/// The files of `partition`'s segments with this extension, in order.
+pub(crate) fn segment_files(partition: TopicPartition, extension: &str) -> Vec<String> {
     let of =
-        |f: &&FileName| f.0.starts_with(&crate::segment::folder(&group)) && f.0.ends_with(&format!(".{extension}"));
+        |f: &&FileName| f.0.starts_with(&crate::segment::folder(&partition)) && f.0.ends_with(&format!(".{extension}"));
     directory().files.keys().filter(of).map(|f| f.to_string()).collect()
 }
 
 #[test]
 fn a_segment_that_has_lost_a_file_takes_its_own_partition_offline() {
     for extension in ["sum", "log"] {
-        let files = segment_files(GROUP, extension);
+        let files = segment_files(PARTITION, extension);
         assert!(files.len() >= 3, "{files:?}");
         for file in &files {
-            check(remove(file), Expect::Offline(GROUP, format!("{file} is missing").leak()));
+            check(remove(file), Expect::Offline(PARTITION, format!("{file} is missing").leak()));
         }
         for file in &files {
-            check(cut(file, 0), Expect::Offline(GROUP, crate::segment::folder(&GROUP).leak()));
+            check(cut(file, 0), Expect::Offline(PARTITION, crate::segment::folder(&PARTITION).leak()));
         }
         let last = files.last().unwrap();
-        check(cut(last, 33), Expect::Offline(GROUP, last.rsplit_once('.').unwrap().0.to_owned().leak()));
+        check(cut(last, 33), Expect::Offline(PARTITION, last.rsplit_once('.').unwrap().0.to_owned().leak()));
     }
 }
 
@@ -251,7 +253,7 @@ fn a_partition_without_its_folder_is_offline() {
 #[test]
 fn indexes_that_are_missing_are_made_anew() {
     for extension in ["index", "timeindex"] {
-        for file in segment_files(GROUP, extension) {
+        for file in segment_files(PARTITION, extension) {
             check(remove(&file), Expect::Whole);
             let mut disk = directory();
             let before = disk.files.remove(&FileName::new(&file));
@@ -259,7 +261,7 @@ fn indexes_that_are_missing_are_made_anew() {
             settle(&mut log, 0);
             let after = log.disk_mut().files.get(&FileName::new(&file)).cloned();
             // Where a start went on in a segment, entries stand elsewhere than in one that is indexed in one go.
-            let grew_on = segment_files(GROUP, extension).iter().position(|f| *f == file).is_some_and(|n| n > 1);
+            let grew_on = segment_files(PARTITION, extension).iter().position(|f| *f == file).is_some_and(|n| n > 1);
             assert!(after == before || (grew_on && after.is_some()), "{file}: {after:?} after {before:?}");
         }
     }
@@ -267,29 +269,29 @@ fn indexes_that_are_missing_are_made_anew() {
 
 #[test]
 fn a_copy_that_is_replaced_leaves_no_file_behind() {
-    let folder = crate::segment::folder(&GROUP);
+    let folder = crate::segment::folder(&PARTITION);
     let check = |mut log: CommitLog<MemoryDisk>| {
-        log.replace_partition(GROUP, ReplicaId(1 << 32 | 1));
+        log.replace_partition(PARTITION, ReplicaId(1 << 32 | 1));
         settle(&mut log, 1_000);
         let left: Vec<_> = log.disk_mut().files.keys().filter(|f| f.0.starts_with(&folder)).cloned().collect();
         assert_eq!(left, []);
     };
     // One that has lost a file, beside what a flush has left that a crash cut short.
     let mut disk = directory();
-    remove(&segment_files(GROUP, "log")[0])(&mut disk);
+    remove(&segment_files(PARTITION, "log")[0])(&mut disk);
     disk.files.insert(FileName::new(format!("{folder}/00000000000000000041.log")), vec![1; 10]);
     let log = open(&disk);
-    assert!(log.offline(&GROUP).is_some());
+    assert!(log.offline(&PARTITION).is_some());
     check(log);
     // One that is being written.
     let mut log = open(&MemoryDisk::empty());
-    log.create_partition(GROUP);
-    log.append(GROUP, RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
-    log.set_committed(GROUP, RaftIndex(1));
+    log.create_partition(PARTITION);
+    log.append(PARTITION, RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
+    log.set_committed(PARTITION, RaftIndex(1));
     settle(&mut log, 0);
-    log.flush(GROUP);
+    log.flush(PARTITION);
     log.pump(0);
-    assert!(log.is_flushing(&GROUP));
+    assert!(log.is_flushing(&PARTITION));
     check(log);
 }
 
@@ -304,20 +306,20 @@ fn a_dropped_partition_is_known_until_its_files_are_gone() {
         }
     };
     let is_there =
-        |log: &mut CommitLog<MemoryDisk>| log.disk_mut().bytes_of(&crate::segment::folder(&GROUP), ".log") > 0;
+        |log: &mut CommitLog<MemoryDisk>| log.disk_mut().bytes_of(&crate::segment::folder(&PARTITION), ".log") > 0;
     let mut log = open(&MemoryDisk::empty());
     log.create_partition(OTHER);
-    log.create_partition(GROUP);
-    log.append(GROUP, RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
-    log.set_committed(GROUP, RaftIndex(1));
-    log.flush(GROUP);
+    log.create_partition(PARTITION);
+    log.append(PARTITION, RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
+    log.set_committed(PARTITION, RaftIndex(1));
+    log.flush(PARTITION);
     // So far that the next file is there.
     for ms in 0..6 {
         log.set_hard_state(OTHER, HardState { term: LeaderEpoch(1 + ms as u32), vote: 1, replica: ReplicaId(1) });
         settle(&mut log, ms, &[Lane::Wal, Lane::Bulk]);
     }
     assert!(is_there(&mut log));
-    log.drop_partition(GROUP);
+    log.drop_partition(PARTITION);
     for ms in 6..30 {
         log.set_hard_state(OTHER, HardState { term: LeaderEpoch(1 + ms as u32), vote: 1, replica: ReplicaId(1) });
         settle(&mut log, ms * 10, &[Lane::Wal]);
@@ -341,12 +343,12 @@ fn a_log_file_that_was_never_made_whole_is_removed() {
 #[test]
 fn log_files_that_are_older_than_the_directory_are_noticed() {
     let mut log = open(&MemoryDisk::empty());
-    append(&mut log, GROUP, 10);
+    append(&mut log, PARTITION, 10);
     let older = log.disk_mut().image();
     let mut log = open(&older);
-    append(&mut log, GROUP, 11);
+    append(&mut log, PARTITION, 11);
     let mut disk = log.disk_mut().image();
-    assert_eq!(end(&open(&disk), GROUP), 11);
+    assert_eq!(end(&open(&disk), PARTITION), 11);
     // Those of the first start are put back, and nothing else. What the second one wrote stands in one of them.
     let log_files = older.files.iter().filter(|(f, _)| f.0.starts_with("wal/"));
     disk.files.extend(log_files.map(|(f, bytes)| (f.clone(), bytes.clone())));
@@ -355,7 +357,7 @@ fn log_files_that_are_older_than_the_directory_are_noticed() {
     // A start that wrote nothing has nothing to miss.
     let mut idle = open(&older);
     settle(&mut idle, 0);
-    assert_eq!(end(&open(idle.disk_mut()), GROUP), 10);
+    assert_eq!(end(&open(idle.disk_mut()), PARTITION), 10);
 }
 
 #[test]

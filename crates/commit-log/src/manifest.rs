@@ -12,9 +12,9 @@
 //! | configuration | … | [`Configuration`] at the end: four lists (u8 count, then u64 each), auto leave (1) |
 //! | producers | … | [`ProducerTable`] at the end |
 //!
-//! All numbers are little-endian. Flags: bit 0, entries in the log before this frame are not the group's any more; bit
-//! 1, incomplete, as long as a replica is being rebuilt from its peers; bit 2, salvaged: what was found damaged before
-//! this frame has been made up for.
+//! All numbers are little-endian. Flags: bit 0, entries in the log before this frame are not the partition's any more;
+//! bit 1, incomplete, as long as a replica is being rebuilt from its peers; bit 2, salvaged: what was found damaged
+//! before this frame has been made up for.
 
 use bytes::{Buf, BufMut, Bytes};
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex};
@@ -35,7 +35,7 @@ pub(crate) struct Manifest {
     pub(crate) segments: Vec<Offset>,
     /// `None` before the first configuration is known here: then it is the one that the partition was made with.
     pub(crate) configuration: Option<Configuration>,
-    /// What the log holds of the group from before this frame is void.
+    /// What the log holds of the partition from before this frame is void.
     pub(crate) discards: bool,
     /// The replica is being rebuilt: what stands here is not all that it must know.
     pub(crate) incomplete: bool,

@@ -222,7 +222,7 @@ mod tests {
         checks_crashes: bool,
     }
 
-    fn group() -> TopicPartition {
+    fn partition() -> TopicPartition {
         TopicPartition::new(TopicId([9; 16]), 0)
     }
 
@@ -238,8 +238,8 @@ mod tests {
                 ..Config::default()
             };
             let (mut log, _) = CommitLog::open(MemoryDisk::empty(), DIRECTORY, config).unwrap();
-            log.create_partition(group());
-            log.set_hard_state(group(), crate::HardState::default());
+            log.create_partition(partition());
+            log.set_hard_state(partition(), crate::HardState::default());
             let retention = Retention { wall_ms: EPOCH_MS, ..Default::default() };
             Bench { config, log, retention, next: (RaftIndex(1), Offset(0)), checks_crashes: true }
         }
@@ -252,9 +252,9 @@ mod tests {
             let (index, offset) = self.next;
             let batch = batch.with_position(offset, LeaderEpoch(1));
             self.next = (index.next(), batch.end_offset());
-            self.log.append(group(), index, batch);
+            self.log.append(partition(), index, batch);
             self.settle();
-            self.log.set_committed(group(), index);
+            self.log.set_committed(partition(), index);
             self.settle();
         }
 
@@ -273,11 +273,11 @@ mod tests {
 
         fn retain(&mut self) {
             let r = self.retention;
-            self.log.close_aged(group(), r.mono_ms, r.wall_ms, SEGMENT_MS);
+            self.log.close_aged(partition(), r.mono_ms, r.wall_ms, SEGMENT_MS);
             self.settle();
-            if let Some(point) = self.log.retention_point(&group(), &r) {
+            if let Some(point) = self.log.retention_point(&partition(), &r) {
                 self.append(RecordBatch::log_start(self.next.1, LeaderEpoch(1), point, r.wall_ms));
-                self.log.set_log_start(group(), point);
+                self.log.set_log_start(partition(), point);
                 self.settle();
             }
         }
@@ -318,10 +318,10 @@ mod tests {
                     self.log = log;
                     self.retention.mono_ms = 0;
                     // Raft finds again what is on the quorum.
-                    let entries: Vec<_> = self.log.entries(&group()).map(|(i, b)| (i, b.as_log_start())).collect();
+                    let entries: Vec<_> = self.log.entries(&partition()).map(|(i, b)| (i, b.as_log_start())).collect();
                     for (index, log_start) in entries {
-                        self.log.set_committed(group(), index);
-                        log_start.into_iter().for_each(|to| self.log.set_log_start(group(), to));
+                        self.log.set_committed(partition(), index);
+                        log_start.into_iter().for_each(|to| self.log.set_log_start(partition(), to));
                     }
                     self.settle();
                 }
@@ -330,10 +330,10 @@ mod tests {
 
         /// First offset and count of the batches that a reader gets, control batches left out.
         fn readable(&mut self) -> (u64, u64) {
-            let mut from = self.log.log_start(&group()).unwrap();
+            let mut from = self.log.log_start(&partition()).unwrap();
             let (mut first, mut count) = (None, 0);
             loop {
-                let batches = match self.log.read(&group(), from, self.next.1, 1 << 20) {
+                let batches = match self.log.read(&partition(), from, self.next.1, 1 << 20) {
                     ReadOutcome::Batches(batches) => batches,
                     ReadOutcome::AtEnd => return (first.unwrap_or(from.0), count),
                     ReadOutcome::Pending(_) => {
@@ -399,9 +399,9 @@ mod tests {
         let mut bench = Bench::new();
         bench.run(Write(12, 0));
         // As a follower, whose borders differ from the leader's: nothing of it can go yet.
-        bench.log.set_log_start(group(), Offset(4));
+        bench.log.set_log_start(partition(), Offset(4));
         bench.run(Keep { ms: None, bytes: Some(8_000) });
-        assert_eq!((bench.log.log_start(&group()), on_disk(&mut bench)), (Some(Offset(4)), 11));
+        assert_eq!((bench.log.log_start(&partition()), on_disk(&mut bench)), (Some(Offset(4)), 11));
         bench.run(Write(1, 0));
         bench.run(Pass(1_000));
         assert_eq!(bench.readable(), (5, 8));
@@ -432,16 +432,20 @@ mod tests {
     fn the_record_that_moves_the_log_start_is_no_reason_to_move_it_again() {
         let mut bench = Bench::new();
         [KEEP_20_S, Elect, Write(1, 0), Pass(300_000)].into_iter().for_each(|step| bench.run(step));
-        assert_eq!((bench.log.log_start(&group()), bench.next.1), (Some(Offset(2)), Offset(3)));
+        assert_eq!((bench.log.log_start(&partition()), bench.next.1), (Some(Offset(2)), Offset(3)));
     }
 
     #[test]
     fn what_another_replica_may_hold_in_the_segment_that_goes_lies_below_the_log_start_too() {
         let mut bench = Bench::new();
         [Write(7, 0), KEEP_20_S, Pass(15_000), Elect].into_iter().for_each(|step| bench.run(step));
-        assert_eq!(bench.log.segments_end(&group()).unwrap().offset, Offset(7), "the last is in the write-ahead log");
+        assert_eq!(
+            bench.log.segments_end(&partition()).unwrap().offset,
+            Offset(7),
+            "the last is in the write-ahead log"
+        );
         bench.run(Pass(10_000));
-        assert_eq!(bench.log.log_start(&group()), Some(Offset(8)));
+        assert_eq!(bench.log.log_start(&partition()), Some(Offset(8)));
     }
 
     #[test]
@@ -449,12 +453,12 @@ mod tests {
         let [mut leader, mut follower] = [(); 2].map(|()| Bench::new());
         for bench in [&mut leader, &mut follower] {
             [KEEP_20_S, Write(7, 0)].into_iter().for_each(|step| bench.run(step));
-            bench.log.flush(group());
+            bench.log.flush(partition());
             bench.settle();
             bench.retention.mono_ms += 30_000;
             bench.retention.wall_ms += 30_000;
         }
-        let point = |bench: &Bench| bench.log.retention_point(&group(), &bench.retention);
+        let point = |bench: &Bench| bench.log.retention_point(&partition(), &bench.retention);
         assert_eq!(point(&leader), Some(Offset(7)));
         let mut moves = |to: Offset, comes_between: bool| {
             for (bench, flushes) in [(&mut leader, false), (&mut follower, true)] {
@@ -463,11 +467,11 @@ mod tests {
                 }
                 // To free a file of the write-ahead log, say.
                 if comes_between && flushes {
-                    bench.log.flush(group());
+                    bench.log.flush(partition());
                     bench.settle();
                 }
                 bench.append(RecordBatch::log_start(bench.next.1, LeaderEpoch(1), to, 0));
-                bench.log.set_log_start(group(), to);
+                bench.log.set_log_start(partition(), to);
                 bench.settle();
             }
             (point(&leader), follower.disk().bytes_of("partitions", ".log") / BATCH_BYTES)
@@ -509,22 +513,22 @@ mod tests {
         let mut bench = Bench::new();
         let write = |bench: &mut Bench| {
             bench.run(Write(1, 0));
-            bench.log.flush(group());
+            bench.log.flush(partition());
             bench.settle();
         };
         let files = |bench: &mut Bench| {
-            let folder = segment::folder(&group());
+            let folder = segment::folder(&partition());
             let files = bench.disk().files.iter().filter(|(f, _)| f.0.starts_with(&folder) && f.0.ends_with(".log"));
             files.map(|(f, data)| (f.clone(), data.len() as u64)).collect::<Vec<_>>()
         };
-        let file = |base: u64| segment::file(&group(), Offset(base), "log");
+        let file = |base: u64| segment::file(&partition(), Offset(base), "log");
         write(&mut bench);
-        bench.log.set_log_start(group(), Offset(1));
+        bench.log.set_log_start(partition(), Offset(1));
         // For the batch, and not for its checksum.
         bench.disk().room = Some(BATCH_BYTES + 60);
         write(&mut bench);
         assert_eq!(files(&mut bench), [(file(0), BATCH_BYTES), (file(1), BATCH_BYTES)]);
-        bench.log.set_log_start(group(), Offset(2));
+        bench.log.set_log_start(partition(), Offset(2));
         bench.disk().room = None;
         bench.run(Pass(2_000));
         assert_eq!(files(&mut bench), [(file(0), 2 * BATCH_BYTES)]);
@@ -537,7 +541,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.run(Write(1, 0));
         bench.append(RecordBatch::log_start(Offset(1), LeaderEpoch(1), Offset(1), 0));
-        bench.log.set_log_start(group(), Offset(1));
+        bench.log.set_log_start(partition(), Offset(1));
         bench.log.pump(0);
         // The manifest is synced, and no segment is yet.
         while let Some(done) = bench.disk().step(Lane::Wal) {
@@ -545,7 +549,7 @@ mod tests {
             bench.log.pump(0);
         }
         let (log, _) = CommitLog::open(bench.disk().image(), DIRECTORY, bench.config).unwrap();
-        assert_eq!((log.log_start(&group()), log.entries(&group()).count()), (Some(Offset(0)), 2));
+        assert_eq!((log.log_start(&partition()), log.entries(&partition()).count()), (Some(Offset(0)), 2));
     }
 
     #[test]

@@ -167,7 +167,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::directory::CommitLog;
-    use crate::lost_files::{DIRECTORY, GROUP, OTHER, append, config, settle};
+    use crate::lost_files::{DIRECTORY, OTHER, PARTITION, append, config, settle};
     use crate::memory::MemoryDisk;
     use crate::partition::HardState;
     use crate::partition::install::Install;
@@ -175,19 +175,19 @@ mod tests {
     const BALLAST_BYTES: u64 = 64 << 10;
 
     /// Three entries of each of two partitions, and a fourth that their leader brings, straight to segments; nothing
-    /// could be deleted without `GROUP`.
+    /// could be deleted without `PARTITION`.
     fn brought_near(free_bytes: u64, before: impl Fn(&mut CommitLog<MemoryDisk>)) -> CommitLog<MemoryDisk> {
         let config = Config { ballast_bytes: BALLAST_BYTES, reserve_bytes: 16 << 10, ..config() };
         let mut log = CommitLog::open(MemoryDisk::empty(), DIRECTORY, config).expect("it opens").0;
         log.set_room(free_bytes);
-        append(&mut log, GROUP, 3);
+        append(&mut log, PARTITION, 3);
         append(&mut log, OTHER, 3);
-        log.set_vital(GROUP, true);
+        log.set_vital(PARTITION, true);
         before(&mut log);
         settle(&mut log, 1_000);
-        for group in [GROUP, OTHER] {
+        for partition in [PARTITION, OTHER] {
             let batches = vec![RecordBatch::leader_change(Offset(3), LeaderEpoch(1))];
-            log.install(group, Install { first_index: RaftIndex(4), batches, restarts_at: None, end: None });
+            log.install(partition, Install { first_index: RaftIndex(4), batches, restarts_at: None, end: None });
         }
         settle(&mut log, 1_000);
         log
@@ -198,11 +198,13 @@ mod tests {
     #[test]
     fn what_nothing_could_be_deleted_without_goes_to_segments_in_the_room_of_the_ballast() {
         let mut log = brought_near(1 << 20, |_| ());
-        assert!(![GROUP, OTHER].iter().any(|group| log.is_installing(group) || log.waits_for_room(group)));
+        assert!(
+            ![PARTITION, OTHER].iter().any(|partition| log.is_installing(partition) || log.waits_for_room(partition))
+        );
         assert!(log.disk_mut().files.contains_key(&ballast_file()));
         let mut log = brought_near(BALLAST_BYTES, |_| ());
-        assert_eq!([GROUP, OTHER].map(|group| log.is_installing(&group)), [false, true]);
-        assert_eq!([GROUP, OTHER].map(|group| log.waits_for_room(&group)), [false, true]);
+        assert_eq!([PARTITION, OTHER].map(|partition| log.is_installing(&partition)), [false, true]);
+        assert_eq!([PARTITION, OTHER].map(|partition| log.waits_for_room(&partition)), [false, true]);
         log.set_room(1 << 20);
         settle(&mut log, 1_000);
         assert!(!log.is_installing(&OTHER));
@@ -218,7 +220,7 @@ mod tests {
         assert!(!log.disk_mut().files.contains_key(&ballast_file()));
         log.set_room(BALLAST_BYTES);
         settle(&mut log, 1_000);
-        assert_eq!([GROUP, OTHER].map(|group| log.is_installing(&group)), [false, true]);
+        assert_eq!([PARTITION, OTHER].map(|partition| log.is_installing(&partition)), [false, true]);
     }
 
     /// The last room went to a log file, and none was left for the list that names it: the file was never used, and
@@ -228,7 +230,7 @@ mod tests {
         let config = Config { ballast_bytes: BALLAST_BYTES, reserve_bytes: 16 << 10, ..config() };
         let mut log = CommitLog::open(MemoryDisk::empty(), DIRECTORY, config).expect("it opens").0;
         log.set_room(1 << 20);
-        append(&mut log, GROUP, 3);
+        append(&mut log, PARTITION, 3);
         log.flush_all();
         settle(&mut log, 500);
         assert!(log.disk_mut().files.contains_key(&ballast_file()));
@@ -239,7 +241,7 @@ mod tests {
         while log.is_idle() {
             last += 1;
             let batch = RecordBatch::leader_change(Offset(last - 1), LeaderEpoch(1));
-            log.append(GROUP, RaftIndex(last), batch);
+            log.append(PARTITION, RaftIndex(last), batch);
             settle(&mut log, 1_000);
         }
         settle(&mut log, 3_000);
@@ -266,13 +268,13 @@ mod tests {
     }
 
     /// A log whose files are full, on a disk without any room, the ballast's included, with records of `OTHER` that
-    /// wait; nothing could be deleted without `GROUP`.
+    /// wait; nothing could be deleted without `PARTITION`.
     fn without_any_room() -> CommitLog<MemoryDisk> {
         let mut log = CommitLog::open(MemoryDisk::empty(), DIRECTORY, kept_config()).expect("it opens").0;
         log.set_room(1 << 20);
-        append(&mut log, GROUP, 3);
+        append(&mut log, PARTITION, 3);
         append(&mut log, OTHER, 3);
-        log.set_vital(GROUP, true);
+        log.set_vital(PARTITION, true);
         log.flush_all();
         settle(&mut log, 500);
         let mut last = 3;
@@ -293,9 +295,9 @@ mod tests {
 
     /// What nothing could be deleted without comes to the disk, and a deletion.
     fn check_deletes(log: &mut CommitLog<MemoryDisk>, now_ms: u64) {
-        log.set_vital(GROUP, true);
+        log.set_vital(PARTITION, true);
         let term = LeaderEpoch(now_ms as u32);
-        let lsn = log.set_hard_state(GROUP, HardState { term, vote: 1, replica: ReplicaId(1) });
+        let lsn = log.set_hard_state(PARTITION, HardState { term, vote: 1, replica: ReplicaId(1) });
         settle_without_room(log, now_ms);
         settle_without_room(log, now_ms + 2_000);
         assert!(log.durable_lsn() >= lsn, "at {now_ms} ms");
@@ -343,12 +345,12 @@ mod tests {
         let mut log = CommitLog::open(MemoryDisk::empty(), DIRECTORY, kept_config()).expect("it opens").0;
         log.set_room(1 << 30);
         append(&mut log, OTHER, 3);
-        append(&mut log, GROUP, 3);
+        append(&mut log, PARTITION, 3);
         let mut builder = BatchBuilder::new();
         builder.push(&Record { value: Some(vec![1; 60_000].into()), ..Default::default() });
         let batch = builder.build(Codec::None, None).with_position(Offset(3), LeaderEpoch(1));
         log.append(OTHER, RaftIndex(4), batch);
-        append(&mut log, GROUP, 100);
+        append(&mut log, PARTITION, 100);
         for now_ms in [600, 700, 800, 900, 1_000, 1_100, 1_200, 1_300, 1_400] {
             log.flush_all();
             settle(&mut log, now_ms);
@@ -367,7 +369,7 @@ mod tests {
         let config = Config { ballast_bytes: BALLAST_BYTES, reserve_bytes: 128 << 10, ..config() };
         let mut log = CommitLog::open(MemoryDisk::empty(), DIRECTORY, config).expect("it opens").0;
         log.set_room(1 << 20);
-        append(&mut log, GROUP, 3);
+        append(&mut log, PARTITION, 3);
         log.flush_all();
         settle(&mut log, 500);
         log.set_room(256 << 10);
@@ -379,17 +381,19 @@ mod tests {
             let mut builder = BatchBuilder::new();
             builder.push(&Record { value: Some(vec![1; 1000].into()), ..Default::default() });
             let batch = builder.build(Codec::None, None).with_position(Offset(last - 1), LeaderEpoch(1));
-            log.append(GROUP, RaftIndex(last), batch);
+            log.append(PARTITION, RaftIndex(last), batch);
             log.pump(500);
         }
         settle(&mut log, 500);
         assert!(log.is_scarce(), "what is in the log needs room in segments still");
-        log.set_committed(GROUP, RaftIndex(last));
-        while log.segments_end(&GROUP).expect("it is there").index < RaftIndex(last) && !log.waits_for_room(&GROUP) {
+        log.set_committed(PARTITION, RaftIndex(last));
+        while log.segments_end(&PARTITION).expect("it is there").index < RaftIndex(last)
+            && !log.waits_for_room(&PARTITION)
+        {
             log.flush_all();
             settle(&mut log, 500);
         }
-        assert!(last > 50 && !log.waits_for_room(&GROUP), "{last}");
+        assert!(last > 50 && !log.waits_for_room(&PARTITION), "{last}");
         assert!(log.disk_mut().files.contains_key(&ballast_file()));
     }
 

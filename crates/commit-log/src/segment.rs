@@ -343,17 +343,17 @@ fn put_time_entry(out: &mut Vec<u8>, base: Offset, (timestamp_ms, offset): (i64,
 }
 
 /// A file of a segment.
-pub(crate) fn file(group: &TopicPartition, base_offset: Offset, extension: &str) -> FileName {
-    FileName::new(format!("{}/{:020}.{extension}", folder(group), base_offset.0))
+pub(crate) fn file(partition: &TopicPartition, base_offset: Offset, extension: &str) -> FileName {
+    FileName::new(format!("{}/{:020}.{extension}", folder(partition), base_offset.0))
 }
 
 /// The folder of a partition's segments.
-pub(crate) fn folder(group: &TopicPartition) -> String {
-    format!("partitions/{}-{}", group.topic, group.partition)
+pub(crate) fn folder(partition: &TopicPartition) -> String {
+    format!("partitions/{}-{}", partition.topic, partition.partition)
 }
 
 /// The partition that a file below `partitions/` belongs to.
-pub(crate) fn group_of(file: &str) -> Option<TopicPartition> {
+pub(crate) fn partition_of(file: &str) -> Option<TopicPartition> {
     let (folder, _) = file.strip_prefix("partitions/")?.split_once('/')?;
     let (topic, partition) = folder.rsplit_once('-')?;
     Some(TopicPartition::new(topic.parse().ok()?, partition.parse().ok()?))

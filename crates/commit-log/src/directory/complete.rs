@@ -68,15 +68,15 @@ impl<D: Disk> CommitLog<D> {
                     Err(e) => self.fail(e),
                 }
             }
-            (Purpose::Flush { group, copy, plan, end, batches, new }, Ok(_)) => {
-                self.room.refused.remove(&group);
-                self.flushed(now_ms, (group, copy), plan, end, &batches, new);
+            (Purpose::Flush { partition, copy, plan, end, batches, new }, Ok(_)) => {
+                self.room.refused.remove(&partition);
+                self.flushed(now_ms, (partition, copy), plan, end, &batches, new);
             }
-            (Purpose::Flush { group, copy, .. }, Err(e)) => {
-                if let Some(log) = self.partitions.get_mut(&group).filter(|p| p.copy == copy) {
+            (Purpose::Flush { partition, copy, .. }, Err(e)) => {
+                if let Some(log) = self.partitions.get_mut(&partition).filter(|p| p.copy == copy) {
                     log.flushing = false;
-                    self.flush_due.insert(group);
-                    self.room.refused.extend(Some(group).filter(|_| e.full));
+                    self.flush_due.insert(partition);
+                    self.room.refused.extend(Some(partition).filter(|_| e.full));
                 }
                 match e.full {
                     true => {
@@ -86,10 +86,11 @@ impl<D: Disk> CommitLog<D> {
                     false => self.fail(e),
                 }
             }
-            (Purpose::ColdRead { group, copy, file, ranges, from }, result) => {
-                let log = self.partitions.get_mut(&group).filter(|p| p.copy == copy);
-                let is_kept =
-                    |l: &PartitionLog| l.segments.iter().any(|s| segment::file(&group, s.base_offset, "log") == file);
+            (Purpose::ColdRead { partition, copy, file, ranges, from }, result) => {
+                let log = self.partitions.get_mut(&partition).filter(|p| p.copy == copy);
+                let is_kept = |l: &PartitionLog| {
+                    l.segments.iter().any(|s| segment::file(&partition, s.base_offset, "log") == file)
+                };
                 let result = match result {
                     Ok(data) => split_verified(&file, &ranges, from, data),
                     // Retention was faster. (Found by the simulator: that was taken for damage.)
@@ -98,9 +99,9 @@ impl<D: Disk> CommitLog<D> {
                 };
                 if let (Err(what), Some(log)) = (&result, log) {
                     log.offline = Some(what.clone());
-                    self.events.push(LogEvent::Offline { group, what: what.clone() });
+                    self.events.push(LogEvent::Offline { partition, what: what.clone() });
                 }
-                self.events.push(LogEvent::ColdRead { group, op: completion.id, result });
+                self.events.push(LogEvent::ColdRead { partition, op: completion.id, result });
             }
             (Purpose::Indexes, Ok(_)) => {}
             // The next flush would not find them.
@@ -109,15 +110,15 @@ impl<D: Disk> CommitLog<D> {
             (Purpose::Delete(lsn), _) => {
                 self.undeleted.remove(&lsn);
             }
-            (Purpose::Aside { group, copy, folder }, result) => {
-                let is_here = self.partitions.get(&group).is_some_and(|p| p.copy == copy);
+            (Purpose::Aside { partition, copy, folder }, result) => {
+                let is_here = self.partitions.get(&partition).is_some_and(|p| p.copy == copy);
                 match result {
                     Err(e) if e.full => {
                         self.room.run_out(now_ms);
-                        self.aside_due.extend(Some(group).filter(|_| is_here));
+                        self.aside_due.extend(Some(partition).filter(|_| is_here));
                     }
-                    Err(e) => self.events.push(LogEvent::KeptAside { group, folder: Err(e.to_string()) }),
-                    Ok(_) => self.events.push(LogEvent::KeptAside { group, folder: Ok(folder) }),
+                    Err(e) => self.events.push(LogEvent::KeptAside { partition, folder: Err(e.to_string()) }),
+                    Ok(_) => self.events.push(LogEvent::KeptAside { partition, folder: Ok(folder) }),
                 }
             }
             (Purpose::MakeBallast, result) => {
@@ -153,14 +154,14 @@ impl<D: Disk> CommitLog<D> {
         if !self.wal.has_pending() {
             self.wal.idle_since_ms = Some(now_ms);
         }
-        while let Some((_, group, index)) = self.manifests_pending.pop_front_if(|(lsn, _, _)| *lsn <= last) {
-            let log = self.partitions.get_mut(&group).expect("a dropped partition leaves no manifest behind");
+        while let Some((_, partition, index)) = self.manifests_pending.pop_front_if(|(lsn, _, _)| *lsn <= last) {
+            let log = self.partitions.get_mut(&partition).expect("a dropped partition leaves no manifest behind");
             log.manifest_index = index;
         }
-        self.dropping.retain(|group, lsn| {
+        self.dropping.retain(|partition, lsn| {
             let waits = *lsn > last;
-            if !waits && self.partitions.contains_key(group) {
-                self.flush_due.insert(*group);
+            if !waits && self.partitions.contains_key(partition) {
+                self.flush_due.insert(*partition);
             }
             waits
         });
@@ -172,7 +173,7 @@ impl<D: Disk> CommitLog<D> {
         }
         self.events.push(LogEvent::Durable(last));
         let installed = self.installs_pending.extract_if(.., |(lsn, _, _)| *lsn <= last);
-        self.events.extend(installed.map(|(_, group, to)| LogEvent::Installed { group, to }));
+        self.events.extend(installed.map(|(_, partition, to)| LogEvent::Installed { partition, to }));
     }
 }
 

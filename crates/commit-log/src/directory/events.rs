@@ -14,7 +14,7 @@ pub enum LogEvent {
     /// A cold read ended; the error says which file is damaged and where.
     ColdRead {
         /// The partition.
-        group: TopicPartition,
+        partition: TopicPartition,
         /// What [`ReadOutcome::Pending`] named.
         op: OpId,
         /// Batches from the asked offset on; none where they have gone meanwhile, so that another read says where the
@@ -24,21 +24,21 @@ pub enum LogEvent {
     /// A partition serves nothing any more, and why.
     Offline {
         /// The partition.
-        group: TopicPartition,
+        partition: TopicPartition,
         /// File and position.
         what: String,
     },
     /// What [`CommitLog::install`] put in place is in segments and synced.
     Installed {
         /// The partition.
-        group: TopicPartition,
+        partition: TopicPartition,
         /// The last installed entry.
         to: RaftIndex,
     },
     /// What [`CommitLog::keep_aside`] asked for: the folder, or what the disk says.
     KeptAside {
         /// The partition.
-        group: TopicPartition,
+        partition: TopicPartition,
         /// Below the data directory.
         folder: Result<String, String>,
     },

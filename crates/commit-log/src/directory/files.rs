@@ -45,8 +45,8 @@ impl<D: Disk> CommitLog<D> {
 
     /// True while nothing of a partition is written that needs new room: what was [installed](Self::install) now would
     /// wait for some.
-    pub fn waits_for_room(&self, group: &TopicPartition) -> bool {
-        let is_vital = self.partitions.get(group).is_some_and(|p| p.is_vital);
+    pub fn waits_for_room(&self, partition: &TopicPartition) -> bool {
+        let is_vital = self.partitions.get(partition).is_some_and(|p| p.is_vital);
         self.room.is_waiting() || (self.room.is_ballast_only() && !is_vital)
     }
 
@@ -171,7 +171,7 @@ impl<D: Disk> CommitLog<D> {
             return;
         }
         let is_vital = |frame: &Frame| {
-            frame.kind == FrameKind::Dropped || self.partitions.get(&frame.group).is_some_and(|p| p.is_vital)
+            frame.kind == FrameKind::Dropped || self.partitions.get(&frame.partition).is_some_and(|p| p.is_vital)
         };
         let kept: u64 = self.wal.kept.iter().map(|f| f.bytes).sum();
         if self.wal.bytes_up_to(is_vital).is_none_or(|bytes| bytes > kept) {
@@ -196,7 +196,7 @@ impl<D: Disk> CommitLog<D> {
     /// segments of a copy that is brought near.
     pub(super) fn give_up_ballast(&mut self) {
         let is_vital = |p: &PartitionLog| p.is_vital && p.installing.is_some();
-        let is_needed = self.room.refused.iter().any(|group| self.partitions.get(group).is_some_and(is_vital));
+        let is_needed = self.room.refused.iter().any(|partition| self.partitions.get(partition).is_some_and(is_vital));
         if (self.is_stuck() || is_needed) && self.room.ballast == Ballast::There {
             let step = Step::Delete { file: ballast_file() };
             self.room.ballast = Ballast::Leaving;

@@ -18,16 +18,16 @@ const FLUSH_WRITE_BYTES_MAX: usize = 8 << 20;
 
 impl<D: Disk> CommitLog<D> {
     /// Writes what a partition has on a quorum to segments soon, however little it is.
-    pub fn flush(&mut self, group: TopicPartition) {
-        if self.partitions.contains_key(&group) {
-            self.flush_due.insert(group);
+    pub fn flush(&mut self, partition: TopicPartition) {
+        if self.partitions.contains_key(&partition) {
+            self.flush_due.insert(partition);
         }
     }
 
     /// Flushes every partition, for a clean stop: the next start has nothing to replay.
     pub fn flush_all(&mut self) {
-        let groups: Vec<_> = self.partitions.keys().copied().collect();
-        groups.into_iter().for_each(|g| self.start_flush(g));
+        let partitions: Vec<_> = self.partitions.keys().copied().collect();
+        partitions.into_iter().for_each(|g| self.start_flush(g));
     }
 
     /// Submits flushes of partitions that have much to write, or that hold up the oldest log file.
@@ -46,25 +46,26 @@ impl<D: Disk> CommitLog<D> {
         };
         let due = std::mem::take(&mut self.flush_due);
         let (later, due): (BTreeSet<_>, BTreeSet<_>) =
-            due.into_iter().partition(|group| self.partitions.get(group).is_some_and(waits));
+            due.into_iter().partition(|partition| self.partitions.get(partition).is_some_and(waits));
         self.flush_due = later;
-        due.into_iter().for_each(|group| self.start_flush(group));
+        due.into_iter().for_each(|partition| self.start_flush(partition));
         if looks_through && !is_ballast_only {
             let oldest = self.wal.files.iter().find(|f| f.free_after.is_none());
             let holding_up: Vec<TopicPartition> = oldest
                 .into_iter()
-                .flat_map(|f| &f.groups)
-                .filter(|(group, last)| self.partitions.get(group).is_some_and(|p| p.end.index < **last))
-                .map(|(group, _)| *group)
+                .flat_map(|f| &f.partitions)
+                .filter(|(partition, last)| self.partitions.get(partition).is_some_and(|p| p.end.index < **last))
+                .map(|(partition, _)| *partition)
                 .collect();
-            holding_up.into_iter().for_each(|group| self.start_flush(group));
+            holding_up.into_iter().for_each(|partition| self.start_flush(partition));
         }
     }
 
-    pub(super) fn start_flush(&mut self, group: TopicPartition) {
-        let log = self.partitions.get_mut(&group).expect("the caller holds the partition");
+    pub(super) fn start_flush(&mut self, partition: TopicPartition) {
+        let log = self.partitions.get_mut(&partition).expect("the caller holds the partition");
         let segment_bytes = log.segment_bytes(&self.config);
-        let is_kept = log.flushing || (log.offline.is_some() && !log.diverged) || self.dropping.contains_key(&group);
+        let is_kept =
+            log.flushing || (log.offline.is_some() && !log.diverged) || self.dropping.contains_key(&partition);
         if is_kept || self.wal.listed.files.is_empty() {
             return;
         }
@@ -102,12 +103,12 @@ impl<D: Disk> CommitLog<D> {
         let records = segment.ranges.len();
         log.flushing = true;
         let copy = log.copy;
-        let file = |extension| segment::file(&group, base_offset, extension);
+        let file = |extension| segment::file(&partition, base_offset, extension);
         let mut steps = Vec::new();
         if let Some((last, (at, entry))) =
             log.segments.back().filter(|_| roll).and_then(|s| Some((s, s.closing_entry()?)))
         {
-            let file = segment::file(&group, last.base_offset, "timeindex");
+            let file = segment::file(&partition, last.base_offset, "timeindex");
             steps.push(Step::Write { file, at, buffers: vec![entry] });
         }
         if roll {
@@ -131,24 +132,24 @@ impl<D: Disk> CommitLog<D> {
         steps.push(Step::Write { file: file("sum"), at, buffers: vec![sums.into()] });
         steps.push(Step::Sync { file: file("sum") });
         self.room.spend(bytes as u64);
-        self.submit(Lane::Bulk, steps, Purpose::Flush { group, copy, plan, end, batches, new: roll });
+        self.submit(Lane::Bulk, steps, Purpose::Flush { partition, copy, plan, end, batches, new: roll });
     }
 
     pub(super) fn flushed(
         &mut self,
         now_ms: u64,
-        (group, copy): (TopicPartition, u64),
+        (partition, copy): (TopicPartition, u64),
         plan: SegmentWrite,
         end: SegmentsEnd,
         batches: &[(RaftIndex, RecordBatch)],
         new: bool,
     ) {
         // That of a copy that was dropped is among what goes with it, once that is durable.
-        let Some(log) = self.partitions.get_mut(&group).filter(|p| p.copy == copy) else { return };
+        let Some(log) = self.partitions.get_mut(&partition).filter(|p| p.copy == copy) else { return };
         if new {
             let base = batches[0].1.base_offset();
             for extension in EXTENSIONS {
-                log.left_over.remove(&segment::file(&group, base, extension));
+                log.left_over.remove(&segment::file(&partition, base, extension));
             }
             log.segments.push_back(Segment::new(base));
             log.open_since = OpenSince::At(i64::try_from(now_ms).unwrap_or(i64::MAX));
@@ -173,7 +174,7 @@ impl<D: Disk> CommitLog<D> {
             || log.installing.as_ref().is_some_and(|i| end.index < i.to)
             || retention::wants_flush(log)
         {
-            self.flush_due.insert(group);
+            self.flush_due.insert(partition);
         }
         // What an earlier flush left of a segment when it found no room: this one has put it into another, and all that
         // follow begin behind it, so that nobody takes that name again. (Found by the simulator: it stayed until the
@@ -187,15 +188,15 @@ impl<D: Disk> CommitLog<D> {
         }
         self.unflushed_bytes -= bytes;
         self.unwritten_bytes -= bytes;
-        self.manifest_due.remove(&group);
-        self.push_manifest_without_gone(group);
-        self.evict(group);
+        self.manifest_due.remove(&partition);
+        self.push_manifest_without_gone(partition);
+        self.evict(partition);
     }
 
-    /// Frees cached tails above the budget, first of `group`, then of all.
-    pub(super) fn evict(&mut self, group: TopicPartition) {
+    /// Frees cached tails above the budget, first of `partition`, then of all.
+    pub(super) fn evict(&mut self, partition: TopicPartition) {
         let budget = self.config.tail_bytes;
-        if let Some(log) = self.partitions.get_mut(&group) {
+        if let Some(log) = self.partitions.get_mut(&partition) {
             log.evict(&mut self.tail_bytes, budget);
         }
         if self.tail_bytes > budget {
@@ -210,40 +211,41 @@ impl<D: Disk> CommitLog<D> {
         if self.manifest_due.is_empty() {
             return;
         }
-        let is_flushing = |group: &TopicPartition| self.partitions.get(group).is_some_and(|p| p.flushing);
+        let is_flushing = |partition: &TopicPartition| self.partitions.get(partition).is_some_and(|p| p.flushing);
         let (wait, due): (BTreeSet<_>, BTreeSet<_>) =
             std::mem::take(&mut self.manifest_due).into_iter().partition(is_flushing);
         self.manifest_due = wait;
-        for group in due {
-            self.push_manifest_without_gone(group);
+        for partition in due {
+            self.push_manifest_without_gone(partition);
         }
     }
 
-    pub(super) fn push_manifest(&mut self, group: TopicPartition) {
-        let log = self.partitions.get_mut(&group).expect("the caller holds the partition");
+    pub(super) fn push_manifest(&mut self, partition: TopicPartition) {
+        let log = self.partitions.get_mut(&partition).expect("the caller holds the partition");
         let early = is_planted(Bug::InstallDiscardsEarly);
         let installed = log.installing.take_if(|i| log.end.index >= i.to);
         let early = early && log.installing.as_ref().is_some_and(|i| i.discards);
         let discards = early || installed.as_ref().is_some_and(|i| i.discards);
         let (payload, index) = (log.manifest(discards).encode(), log.end.index);
-        let lsn = self.push(FrameKind::Manifest, group, LeaderEpoch(0), RaftIndex(0), Offset(0), payload);
-        let log = self.partitions.get_mut(&group).expect("the caller holds the partition");
+        let lsn = self.push(FrameKind::Manifest, partition, LeaderEpoch(0), RaftIndex(0), Offset(0), payload);
+        let log = self.partitions.get_mut(&partition).expect("the caller holds the partition");
         log.manifest_lsn = lsn;
-        self.manifests_pending.push_back((lsn, group, index));
+        self.manifests_pending.push_back((lsn, partition, index));
         if let Some(installed) = installed {
-            self.installs_pending.push((lsn, group, installed.to));
+            self.installs_pending.push((lsn, partition, installed.to));
             self.deletions.push((lsn, installed.stale_files));
         }
     }
 
     /// A manifest without the segments that lie below the log start. Their files go when it is durable: recovery takes
     /// a missing segment for damage.
-    pub(super) fn push_manifest_without_gone(&mut self, group: TopicPartition) {
-        let log = self.partitions.get_mut(&group).expect("the caller holds the partition");
+    pub(super) fn push_manifest_without_gone(&mut self, partition: TopicPartition) {
+        let log = self.partitions.get_mut(&partition).expect("the caller holds the partition");
         let gone = retention::take_gone(log);
-        let files = |s: &Segment| EXTENSIONS.map(|e| Step::Delete { file: segment::file(&group, s.base_offset, e) });
+        let files =
+            |s: &Segment| EXTENSIONS.map(|e| Step::Delete { file: segment::file(&partition, s.base_offset, e) });
         let files: Vec<Step> = gone.iter().flat_map(files).collect();
-        self.push_manifest(group);
+        self.push_manifest(partition);
         match is_planted(Bug::SegmentsDeletedEarly) {
             true if !files.is_empty() => drop(self.submit(Lane::Bulk, files, Purpose::Delete(Lsn(0)))),
             _ => self.deletions.push((Lsn(self.wal.next_lsn.0 - 1), files)),

@@ -20,8 +20,8 @@ impl<D: Disk> CommitLog<D> {
     ///
     /// # Panics
     /// While the partition [is flushing](Self::is_flushing), or when the entries leave a gap.
-    pub fn install(&mut self, group: TopicPartition, install: Install) {
-        let log = self.partitions.get_mut(&group).expect("the caller created the partition");
+    pub fn install(&mut self, partition: TopicPartition, install: Install) {
+        let log = self.partitions.get_mut(&partition).expect("the caller created the partition");
         assert!(!log.flushing && log.installing.is_none(), "one writer per segment");
         let last = install.batches.last().expect("at least one batch");
         let to = RaftIndex(install.first_index.0 + install.batches.len() as u64 - 1);
@@ -32,7 +32,7 @@ impl<D: Disk> CommitLog<D> {
         if let Some(log_start) = install.restarts_at {
             let gone = std::mem::take(&mut log.segments);
             let files =
-                |s: &Segment| EXTENSIONS.map(|e| Step::Delete { file: segment::file(&group, s.base_offset, e) });
+                |s: &Segment| EXTENSIONS.map(|e| Step::Delete { file: segment::file(&partition, s.base_offset, e) });
             stale_files.extend(gone.iter().flat_map(files));
             let before = RaftIndex(install.first_index.0 - 1);
             let offset = install.batches[0].base_offset();
@@ -61,7 +61,7 @@ impl<D: Disk> CommitLog<D> {
         self.tail_bytes = self.tail_bytes + log.tail_bytes - tail_before;
         self.unflushed_bytes = self.unflushed_bytes + log.unflushed_bytes - unflushed_before;
         self.unwritten_bytes = self.unwritten_bytes + log.unwritten_bytes - unwritten_before;
-        self.flush_due.insert(group);
+        self.flush_due.insert(partition);
     }
 
     /// Makes a partition that [is incomplete](Self::is_incomplete) whole: this is the state as of its end. It counts
@@ -69,23 +69,23 @@ impl<D: Disk> CommitLog<D> {
     ///
     /// # Panics
     /// While the partition [is flushing](Self::is_flushing).
-    pub fn make_whole(&mut self, group: TopicPartition, state: InstallEnd) {
-        let log = self.partitions.get_mut(&group).expect("the caller created the partition");
+    pub fn make_whole(&mut self, partition: TopicPartition, state: InstallEnd) {
+        let log = self.partitions.get_mut(&partition).expect("the caller created the partition");
         assert!(!log.flushing && log.installing.is_none() && log.committed <= log.end.index, "all is in segments");
         (log.configuration, log.producers, log.incomplete) = (Some(state.configuration), state.producers, false);
         log.installing = Some(Installing { to: log.end.index, discards: false, stale_files: Vec::new(), end: None });
-        self.push_manifest(group);
+        self.push_manifest(partition);
     }
 
     /// True while segments of the partition are being written, so that [`install`](Self::install) must wait.
-    pub fn is_flushing(&self, group: &TopicPartition) -> bool {
-        let flushing = self.partitions.get(group).is_some_and(|p| p.flushing);
-        flushing || self.is_installing(group) || self.dropping.contains_key(group)
+    pub fn is_flushing(&self, partition: &TopicPartition) -> bool {
+        let flushing = self.partitions.get(partition).is_some_and(|p| p.flushing);
+        flushing || self.is_installing(partition) || self.dropping.contains_key(partition)
     }
 
     /// True until what was [installed](Self::install) is in segments.
-    pub fn is_installing(&self, group: &TopicPartition) -> bool {
-        let waits = self.installs_pending.iter().any(|(_, name, _)| name == group);
-        waits || self.partitions.get(group).is_some_and(|p| p.installing.is_some())
+    pub fn is_installing(&self, partition: &TopicPartition) -> bool {
+        let waits = self.installs_pending.iter().any(|(_, of, _)| of == partition);
+        waits || self.partitions.get(partition).is_some_and(|p| p.installing.is_some())
     }
 }

@@ -1,10 +1,10 @@
 //! The log of one data directory: what is appended, what is durable, what may be forgotten.
 //!
 //! The struct, and the calls that every partition's work goes through, stand here; the rest by what it is about:
-//! `copies.rs` the lives of a partition's copies, `install.rs` what a leader brings straight to segments, `flush.rs` the
-//! way from the write-ahead log into segments, `recycle.rs` when a log file is free, `files.rs` which log files there
-//! are and what a full disk changes, `complete.rs` what finished submissions mean, `view.rs` what callers may ask. What
-//! the bytes of a log file are is left to `wal.rs`.
+//! `copies.rs` the lives of a partition's copies, `install.rs` what a leader brings straight to segments, `flush.rs`
+//! the way from the write-ahead log into segments, `recycle.rs` when a log file is free, `files.rs` which log files
+//! there are and what a full disk changes, `complete.rs` what finished submissions mean, `view.rs` what callers may
+//! ask. What the bytes of a log file are is left to `wal.rs`.
 
 mod complete;
 mod copies;
@@ -49,7 +49,7 @@ enum Purpose {
     WalList,
     Indexes,
     Flush {
-        group: TopicPartition,
+        partition: TopicPartition,
         copy: u64,
         plan: SegmentWrite,
         end: SegmentsEnd,
@@ -57,7 +57,7 @@ enum Purpose {
         new: bool,
     },
     ColdRead {
-        group: TopicPartition,
+        partition: TopicPartition,
         copy: u64,
         file: FileName,
         ranges: Vec<Range>,
@@ -66,7 +66,7 @@ enum Purpose {
     /// Of what the frame of this number has made void; 0 for files that some start would find.
     Delete(Lsn),
     Aside {
-        group: TopicPartition,
+        partition: TopicPartition,
         copy: u64,
         folder: String,
     },
@@ -195,17 +195,17 @@ impl<D: Disk> CommitLog<D> {
         // Once the log has gone on, nothing shows any more that its end was damaged, and what was damaged may be
         // recycled.
         if opened.damages.iter().any(|d| matches!(d, Damage::Torn { plain: false, .. })) {
-            for partition in log.partitions.values_mut() {
+            for copy in log.partitions.values_mut() {
                 let what = "the log's end may have been damaged after it was synced".to_owned();
-                partition.damage.get_or_insert(Loss { is_certain: false, is_of_disk: false, what });
+                copy.damage.get_or_insert(Loss { is_certain: false, is_of_disk: false, what });
             }
         }
         let unwritten = |(_, p): &(&TopicPartition, &PartitionLog)| p.damage.is_some() && p.damage_lsn == Lsn(0);
         let unwritten: Vec<TopicPartition> = log.partitions.iter().filter(unwritten).map(|(g, _)| *g).collect();
-        unwritten.into_iter().for_each(|group| log.push_damage(group));
+        unwritten.into_iter().for_each(|partition| log.push_damage(partition));
         let diverged = log.partitions.iter().filter(|(_, p)| p.diverged).map(|(g, _)| *g).collect::<Vec<_>>();
-        diverged.into_iter().for_each(|group| log.gather_aside(group));
-        let partitions = log.partitions.iter().map(|(group, p)| RecoveredPartition::of(group, p)).collect();
+        diverged.into_iter().for_each(|partition| log.gather_aside(partition));
+        let partitions = log.partitions.iter().map(|(partition, p)| RecoveredPartition::of(partition, p)).collect();
         Ok((log, Recovery { partitions, damages: opened.damages }))
     }
 
@@ -215,21 +215,21 @@ impl<D: Disk> CommitLog<D> {
     }
 
     /// Starts a partition that the directory does not hold yet. It exists on disk with its first frame.
-    pub fn create_partition(&mut self, group: TopicPartition) {
+    pub fn create_partition(&mut self, partition: TopicPartition) {
         let copy = self.next_copy;
         self.next_copy += 1;
-        self.partitions.entry(group).or_insert_with(|| PartitionLog { copy, ..Default::default() });
+        self.partitions.entry(partition).or_insert_with(|| PartitionLog { copy, ..Default::default() });
     }
 
     /// Lets a partition that holds nothing yet begin at `offset`, because those below may have been given before it was
     /// made. Every copy of a partition begins at the same one. One that holds something stays as it is.
-    pub fn begin_at(&mut self, group: TopicPartition, offset: Offset) {
-        let log = self.partitions.get_mut(&group).expect("the caller created the partition");
+    pub fn begin_at(&mut self, partition: TopicPartition, offset: Offset) {
+        let log = self.partitions.get_mut(&partition).expect("the caller created the partition");
         let holds_nothing = log.end == SegmentsEnd::default() && log.tail.is_empty() && log.segments.is_empty();
         if offset > Offset(0) && holds_nothing && !log.incomplete && log.offline.is_none() && log.installing.is_none() {
             (log.end.offset, log.log_start) = (offset, offset);
             // It stands before the first entry in the log, which would else seem to follow a gap.
-            self.push_manifest(group);
+            self.push_manifest(partition);
         }
     }
 
@@ -239,63 +239,63 @@ impl<D: Disk> CommitLog<D> {
     ///
     /// # Panics
     /// On an entry that leaves a gap or replaces one that is on a quorum.
-    pub fn append(&mut self, group: TopicPartition, index: RaftIndex, batch: RecordBatch) -> Lsn {
+    pub fn append(&mut self, partition: TopicPartition, index: RaftIndex, batch: RecordBatch) -> Lsn {
         // Once in a sync batch, beside entries: it is noted for next to nothing.
         let is_noted = |p: &PartitionLog| p.noted_lsn >= self.wal.first_pending();
-        if self.unnoted.contains(&group) && !self.partitions.get(&group).is_some_and(is_noted) {
-            self.note(group);
+        if self.unnoted.contains(&partition) && !self.partitions.get(&partition).is_some_and(is_noted) {
+            self.note(partition);
         }
-        let log = self.partitions.get_mut(&group).expect("the caller created the partition");
+        let log = self.partitions.get_mut(&partition).expect("the caller created the partition");
         let (tail_before, unwritten_before) = (log.tail_bytes, log.unwritten_bytes);
         log.append(TailEntry { index, batch: batch.clone() });
         self.tail_bytes = self.tail_bytes + log.tail_bytes - tail_before;
         self.unwritten_bytes = self.unwritten_bytes + log.unwritten_bytes - unwritten_before;
         let header = batch.header();
-        self.push(FrameKind::Entry, group, header.leader_epoch, index, header.base_offset, batch.into_bytes())
+        self.push(FrameKind::Entry, partition, header.leader_epoch, index, header.base_offset, batch.into_bytes())
     }
 
     /// Queues a new term or vote.
-    pub fn set_hard_state(&mut self, group: TopicPartition, state: HardState) -> Lsn {
+    pub fn set_hard_state(&mut self, partition: TopicPartition, state: HardState) -> Lsn {
         // The replica id stands where an entry has its offset.
         let (vote, replica) = (RaftIndex(state.vote), Offset(state.replica.0));
-        let lsn = self.push(FrameKind::HardState, group, state.term, vote, replica, Bytes::new());
-        let log = self.partitions.get_mut(&group).expect("the caller created the partition");
+        let lsn = self.push(FrameKind::HardState, partition, state.term, vote, replica, Bytes::new());
+        let log = self.partitions.get_mut(&partition).expect("the caller created the partition");
         log.hard_state = state;
         log.hard_state_lsn = lsn;
         lsn
     }
 
     /// Everything up to `index` is on a quorum: it may go to the segments and is never replaced.
-    pub fn set_committed(&mut self, group: TopicPartition, index: RaftIndex) {
-        let log = self.partitions.get_mut(&group).expect("the caller created the partition");
+    pub fn set_committed(&mut self, partition: TopicPartition, index: RaftIndex) {
+        let log = self.partitions.get_mut(&partition).expect("the caller created the partition");
         let before = log.unflushed_bytes;
         log.set_committed(index);
         self.unflushed_bytes = self.unflushed_bytes + log.unflushed_bytes - before;
         if log.unflushed_bytes >= log.flush_bytes(&self.config) {
-            self.flush_due.insert(group);
+            self.flush_due.insert(partition);
         }
-        self.unnoted.insert(group);
+        self.unnoted.insert(partition);
     }
 
     /// Writes down how far a partition's entries in the log are known to be on a quorum, so that a start knows what
     /// must never be replaced. Until they are in segments nothing else tells: another history could take their place,
     /// and nobody would notice.
-    fn note(&mut self, group: TopicPartition) {
-        self.unnoted.remove(&group);
-        let Some(log) = self.partitions.get(&group) else { return };
+    fn note(&mut self, partition: TopicPartition) {
+        self.unnoted.remove(&partition);
+        let Some(log) = self.partitions.get(&partition) else { return };
         // What is being installed stands in no entry, and others of the same numbers may.
         let stands = log.committed > log.end.index.max(log.noted) && log.installing.is_none() && !log.diverged;
         if stands {
             let index = log.committed;
-            let lsn = self.push(FrameKind::Committed, group, LeaderEpoch(0), index, Offset(0), Bytes::new());
-            let log = self.partitions.get_mut(&group).expect("just seen");
+            let lsn = self.push(FrameKind::Committed, partition, LeaderEpoch(0), index, Offset(0), Bytes::new());
+            let log = self.partitions.get_mut(&partition).expect("just seen");
             (log.noted, log.noted_lsn) = (index, lsn);
         }
     }
 
     /// The members of the group as of the entry at `index`, which is on a quorum; index 0 for those it was made with.
-    pub fn set_configuration(&mut self, group: TopicPartition, index: RaftIndex, configuration: Configuration) {
-        let log = self.partitions.get_mut(&group).expect("the caller created the partition");
+    pub fn set_configuration(&mut self, partition: TopicPartition, index: RaftIndex, configuration: Configuration) {
+        let log = self.partitions.get_mut(&partition).expect("the caller created the partition");
         match index > log.end.index {
             true => log.configurations.push_back((index, configuration)),
             false if index == RaftIndex(0) => drop(log.configuration.get_or_insert(configuration)),
@@ -304,50 +304,50 @@ impl<D: Disk> CommitLog<D> {
     }
 
     /// New segments of a partition are closed at this size, if it is less than the log's own limit.
-    pub fn set_segment_bytes(&mut self, group: TopicPartition, bytes_max: Option<u64>) {
-        self.partitions.get_mut(&group).expect("the caller created the partition").segment_bytes_max = bytes_max;
+    pub fn set_segment_bytes(&mut self, partition: TopicPartition, bytes_max: Option<u64>) {
+        self.partitions.get_mut(&partition).expect("the caller created the partition").segment_bytes_max = bytes_max;
     }
 
     /// Says of a partition that nothing could be deleted without it: what it is to have in segments does not wait for
     /// room, not even for that which the ballast has left.
-    pub fn set_vital(&mut self, group: TopicPartition, is_vital: bool) {
-        self.partitions.get_mut(&group).expect("the caller created the partition").is_vital = is_vital;
+    pub fn set_vital(&mut self, partition: TopicPartition, is_vital: bool) {
+        self.partitions.get_mut(&partition).expect("the caller created the partition").is_vital = is_vital;
     }
 
     /// Readers may not go below `offset` any more; whole segments below it are deleted.
-    pub fn set_log_start(&mut self, group: TopicPartition, offset: Offset) {
-        let log = self.partitions.get_mut(&group).expect("the caller created the partition");
+    pub fn set_log_start(&mut self, partition: TopicPartition, offset: Offset) {
+        let log = self.partitions.get_mut(&partition).expect("the caller created the partition");
         if offset > log.log_start {
             log.log_start = offset;
-            self.manifest_due.insert(group);
+            self.manifest_due.insert(partition);
             if retention::wants_flush(log) {
-                self.flush_due.insert(group);
+                self.flush_due.insert(partition);
             }
         }
     }
 
     /// The offset to which retention would move the log start: the end of the last segment that is too old or too much.
     /// By size, as many bytes stay as are to be kept, or more, and the active segment stays in any case.
-    pub fn retention_point(&self, group: &TopicPartition, retention: &Retention) -> Option<Offset> {
-        retention::point(self.partitions.get(group)?, retention)
+    pub fn retention_point(&self, partition: &TopicPartition, retention: &Retention) -> Option<Offset> {
+        retention::point(self.partitions.get(partition)?, retention)
     }
 
     /// Closes the partition's active segment once it has been open for `segment_ms`, idle or not; what is in the
     /// write-ahead log only goes to it first. Call it every few seconds at most `segment_ms`; `wall_ms` only tells the
     /// age of what an earlier process wrote.
-    pub fn close_aged(&mut self, group: TopicPartition, mono_ms: u64, wall_ms: i64, segment_ms: u64) {
-        let Some(log) = self.partitions.get_mut(&group).filter(|p| p.offline.is_none() && !p.incomplete) else {
+    pub fn close_aged(&mut self, partition: TopicPartition, mono_ms: u64, wall_ms: i64, segment_ms: u64) {
+        let Some(log) = self.partitions.get_mut(&partition).filter(|p| p.offline.is_none() && !p.incomplete) else {
             return;
         };
         retention::close_aged(log, mono_ms, wall_ms, segment_ms);
         if retention::wants_flush(log) {
-            self.flush_due.insert(group);
+            self.flush_due.insert(partition);
         }
     }
 
     /// Reads whole batches from the one that holds `from`, below `until`, about `bytes_max` of them and at least one.
-    pub fn read(&mut self, group: &TopicPartition, from: Offset, until: Offset, bytes_max: usize) -> ReadOutcome {
-        let Some(log) = self.partitions.get(group) else {
+    pub fn read(&mut self, partition: &TopicPartition, from: Offset, until: Offset, bytes_max: usize) -> ReadOutcome {
+        let Some(log) = self.partitions.get(partition) else {
             return ReadOutcome::Offline("this broker does not hold the partition".into());
         };
         if let Some(what) = &log.offline {
@@ -356,25 +356,25 @@ impl<D: Disk> CommitLog<D> {
         if from < log.log_start {
             return ReadOutcome::BelowStart(log.log_start);
         }
-        self.read_kept(group, from, until, bytes_max)
+        self.read_kept(partition, from, until, bytes_max)
     }
 
     /// The same for a peer, which also gets what stands below the log start as long as it is there.
     pub fn read_for_peer(
         &mut self,
-        group: &TopicPartition,
+        partition: &TopicPartition,
         from: Offset,
         until: Offset,
         bytes_max: usize,
     ) -> ReadOutcome {
-        match self.peer_base(group).map(|base| base.first.0) {
+        match self.peer_base(partition).map(|base| base.first.0) {
             Some(first) if from < first => ReadOutcome::BelowStart(first),
-            _ => self.read_kept(group, from, until, bytes_max),
+            _ => self.read_kept(partition, from, until, bytes_max),
         }
     }
 
-    fn read_kept(&mut self, group: &TopicPartition, from: Offset, until: Offset, bytes_max: usize) -> ReadOutcome {
-        let Some(log) = self.partitions.get(group) else {
+    fn read_kept(&mut self, partition: &TopicPartition, from: Offset, until: Offset, bytes_max: usize) -> ReadOutcome {
+        let Some(log) = self.partitions.get(partition) else {
             return ReadOutcome::Offline("this broker does not hold the partition".into());
         };
         if let Some(what) = &log.offline {
@@ -413,9 +413,9 @@ impl<D: Disk> CommitLog<D> {
             .map(|(_, r)| *r)
             .collect();
         let bytes_count = (ranges.last().expect("at least one").to - at) as usize;
-        let file = segment::file(group, segment.base_offset, "log");
+        let file = segment::file(partition, segment.base_offset, "log");
         let step = Step::Read { file: file.clone(), at, bytes_count };
-        let purpose = Purpose::ColdRead { group: *group, copy: log.copy, file, ranges, from };
+        let purpose = Purpose::ColdRead { partition: *partition, copy: log.copy, file, ranges, from };
         ReadOutcome::Pending(self.submit(Lane::Read, vec![step], purpose))
     }
 
@@ -431,7 +431,7 @@ impl<D: Disk> CommitLog<D> {
         let is_idle = self.wal.idle_since_ms.is_some_and(|since| now_ms >= since + self.config.marker_idle_ms);
         let wants_marker = self.wal.wants_marker(now_ms, self.config.marker_idle_ms);
         if is_idle {
-            self.unnoted.clone().into_iter().for_each(|group| self.note(group));
+            self.unnoted.clone().into_iter().for_each(|partition| self.note(partition));
         }
         if wants_marker {
             self.push_marker();
@@ -476,13 +476,13 @@ impl<D: Disk> CommitLog<D> {
     fn push(
         &mut self,
         kind: FrameKind,
-        group: TopicPartition,
+        partition: TopicPartition,
         term: LeaderEpoch,
         index: RaftIndex,
         base_offset: Offset,
         payload: Bytes,
     ) -> Lsn {
-        self.wal.push(Frame { kind, group, term, index, base_offset, payload }, kind == FrameKind::Marker)
+        self.wal.push(Frame { kind, partition, term, index, base_offset, payload }, kind == FrameKind::Marker)
     }
 
     fn push_marker(&mut self) -> Lsn {

@@ -47,11 +47,11 @@ impl<D: Disk> CommitLog<D> {
         }
         let file = &self.wal.files[next];
         // What is on a quorum leaves by a synced manifest alone.
-        let held = |(group, last): (&TopicPartition, &RaftIndex)| {
-            self.partitions.get(group).is_some_and(|p| p.manifest_index < (*last).min(p.committed))
+        let held = |(partition, last): (&TopicPartition, &RaftIndex)| {
+            self.partitions.get(partition).is_some_and(|p| p.manifest_index < (*last).min(p.committed))
         };
         let drops = self.undeleted.first().is_some_and(|lsn| *lsn <= file.last_lsn);
-        if drops || file.groups.iter().any(held) {
+        if drops || file.partitions.iter().any(held) {
             return;
         }
         // Entries that wait for a quorum are carried over only when the log is long, and only while that makes room:
@@ -60,7 +60,11 @@ impl<D: Disk> CommitLog<D> {
         let waits = |log: &PartitionLog, last: RaftIndex| {
             log.manifest_index < last.min(log.last_index()) && log.carried_lsn <= last_lsn
         };
-        if file.groups.iter().any(|(group, last)| self.partitions.get(group).is_some_and(|p| waits(p, *last))) {
+        if file
+            .partitions
+            .iter()
+            .any(|(partition, last)| self.partitions.get(partition).is_some_and(|p| waits(p, *last)))
+        {
             let total: u64 = self.wal.files.iter().filter(|f| f.free_after.is_none()).map(|f| f.bytes).sum();
             let is_short = total > self.config.wal_total_bytes / 2;
             if !is_short || total < CARRY_OVER_SHARE * self.uncommitted_bytes() {
@@ -68,8 +72,8 @@ impl<D: Disk> CommitLog<D> {
             }
             // On a full disk there may be no file for them, and all that is written later would wait behind them,
             // deletions too. (Found by the simulator.)
-            let carried = file.groups.iter().filter_map(|(group, last)| {
-                let log = self.partitions.get(group).filter(|p| waits(p, *last))?;
+            let carried = file.partitions.iter().filter_map(|(partition, last)| {
+                let log = self.partitions.get(partition).filter(|p| waits(p, *last))?;
                 Some(log.tail.range(log.tail_after(log.manifest_index)..).map(|e| e.batch.bytes().len()))
             });
             let (count, bytes) = carried.flatten().fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));
@@ -77,36 +81,36 @@ impl<D: Disk> CommitLog<D> {
                 return;
             }
         }
-        let groups: Vec<(TopicPartition, RaftIndex)> = file.groups.iter().map(|(g, i)| (*g, *i)).collect();
-        for (group, last) in groups {
-            let Some(log) = self.partitions.get(&group) else {
+        let partitions: Vec<(TopicPartition, RaftIndex)> = file.partitions.iter().map(|(g, i)| (*g, *i)).collect();
+        for (partition, last) in partitions {
+            let Some(log) = self.partitions.get(&partition) else {
                 continue;
             };
             let (state, state_lsn, manifest_lsn) = (log.hard_state, log.hard_state_lsn, log.manifest_lsn);
             let is_damage_here = log.damage_lsn <= last_lsn && log.damage_lsn != Lsn(0);
             // Entries that wait for a quorum, perhaps for a long time, must not hold the log up for everyone: they are
-            // appended again, all of the group's, because on replay an entry discards those behind it.
+            // appended again, all of the partition's, because on replay an entry discards those behind it.
             let waiting: Vec<TailEntry> = match waits(log, last) {
                 true => log.tail.range(log.tail_after(log.manifest_index)..).cloned().collect(),
                 false => Vec::new(),
             };
             if state_lsn <= last_lsn && state_lsn != Lsn(0) && !is_planted(Bug::VoteRecycledAway) {
-                self.set_hard_state(group, state);
+                self.set_hard_state(partition, state);
             }
             if manifest_lsn <= last_lsn && manifest_lsn != Lsn(0) {
-                self.push_manifest(group);
+                self.push_manifest(partition);
             }
             if is_damage_here {
-                self.push_damage(group);
+                self.push_damage(partition);
             }
             if !waiting.is_empty() {
                 let first = self.wal.next_lsn;
-                self.partitions.get_mut(&group).expect("just seen").carried_lsn = first;
+                self.partitions.get_mut(&partition).expect("just seen").carried_lsn = first;
             }
             for TailEntry { index, batch } in waiting {
                 let header = batch.header();
                 let (epoch, offset) = (header.leader_epoch, header.base_offset);
-                self.push(FrameKind::CarriedOver, group, epoch, index, offset, batch.into_bytes());
+                self.push(FrameKind::CarriedOver, partition, epoch, index, offset, batch.into_bytes());
             }
         }
         let marker = self.push_marker();

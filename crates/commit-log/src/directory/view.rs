@@ -19,31 +19,31 @@ impl<D: Disk> CommitLog<D> {
     }
 
     /// Term and vote.
-    pub fn hard_state(&self, group: &TopicPartition) -> Option<HardState> {
-        self.partitions.get(group).map(|p| p.hard_state)
+    pub fn hard_state(&self, partition: &TopicPartition) -> Option<HardState> {
+        self.partitions.get(partition).map(|p| p.hard_state)
     }
 
     /// First offset that readers may have.
-    pub fn log_start(&self, group: &TopicPartition) -> Option<Offset> {
-        self.partitions.get(group).map(|p| p.log_start)
+    pub fn log_start(&self, partition: &TopicPartition) -> Option<Offset> {
+        self.partitions.get(partition).map(|p| p.log_start)
     }
 
     /// End of what stands in segments; all of it is on a quorum.
-    pub fn segments_end(&self, group: &TopicPartition) -> Option<SegmentsEnd> {
-        self.partitions.get(group).map(|p| p.end)
+    pub fn segments_end(&self, partition: &TopicPartition) -> Option<SegmentsEnd> {
+        self.partitions.get(partition).map(|p| p.end)
     }
 
     /// Where the entries end that are known to be on a quorum: next offset and next index.
-    pub fn committed_end(&self, group: &TopicPartition) -> Option<(Offset, RaftIndex)> {
-        let log = self.partitions.get(group)?;
+    pub fn committed_end(&self, partition: &TopicPartition) -> Option<(Offset, RaftIndex)> {
+        let log = self.partitions.get(partition)?;
         let last = log.tail_after(log.committed).checked_sub(1).map(|at| &log.tail[at]);
         let last = last.filter(|e| e.index > log.end.index);
         Some(last.map_or((log.end.offset, log.end.index.next()), |e| (e.batch.end_offset(), e.index.next())))
     }
 
     /// The last entry that is known to be on a quorum: its epoch, and its batch if that is in memory.
-    pub fn committed_last(&self, group: &TopicPartition) -> Option<(LeaderEpoch, Option<RecordBatch>)> {
-        let log = self.partitions.get(group)?;
+    pub fn committed_last(&self, partition: &TopicPartition) -> Option<(LeaderEpoch, Option<RecordBatch>)> {
+        let log = self.partitions.get(partition)?;
         let index = log.committed.max(log.end.index);
         let entry = log.tail_after(index).checked_sub(1).map(|at| &log.tail[at]).filter(|e| e.index == index);
         match entry {
@@ -53,36 +53,36 @@ impl<D: Disk> CommitLog<D> {
     }
 
     /// The last entry that was known to be on a quorum by the last process, as far as it was written down.
-    pub fn noted(&self, group: &TopicPartition) -> Option<RaftIndex> {
-        self.partitions.get(group).map(|p| p.noted.min(p.last_index()).max(p.end.index))
+    pub fn noted(&self, partition: &TopicPartition) -> Option<RaftIndex> {
+        self.partitions.get(partition).map(|p| p.noted.min(p.last_index()).max(p.end.index))
     }
 
     /// Entries above [`segments_end`](Self::segments_end), in order.
-    pub fn entries(&self, group: &TopicPartition) -> impl Iterator<Item = (RaftIndex, &RecordBatch)> {
-        let log = self.partitions.get(group);
+    pub fn entries(&self, partition: &TopicPartition) -> impl Iterator<Item = (RaftIndex, &RecordBatch)> {
+        let log = self.partitions.get(partition);
         let from = log.map_or(0, |p| p.tail_after(p.end.index));
         log.into_iter().flat_map(move |p| p.tail.range(from..)).map(|e| (e.index, &e.batch))
     }
 
     /// Members as of [`segments_end`](Self::segments_end).
-    pub fn configuration(&self, group: &TopicPartition) -> Option<&Configuration> {
-        self.partitions.get(group)?.configuration.as_ref()
+    pub fn configuration(&self, partition: &TopicPartition) -> Option<&Configuration> {
+        self.partitions.get(partition)?.configuration.as_ref()
     }
 
     /// Members as of the last entry that is known to be on a quorum.
-    pub fn last_configuration(&self, group: &TopicPartition) -> Option<&Configuration> {
-        let log = self.partitions.get(group)?;
+    pub fn last_configuration(&self, partition: &TopicPartition) -> Option<&Configuration> {
+        let log = self.partitions.get(partition)?;
         log.configurations.back().map(|(_, c)| c).or(log.configuration.as_ref())
     }
 
     /// Producers as of [`segments_end`](Self::segments_end).
-    pub fn producers(&self, group: &TopicPartition) -> Option<&ProducerTable> {
-        self.partitions.get(group).map(|p| &p.producers)
+    pub fn producers(&self, partition: &TopicPartition) -> Option<&ProducerTable> {
+        self.partitions.get(partition).map(|p| &p.producers)
     }
 
     /// What a replica would be rebuilt from here; `None` while this one is being rebuilt itself, or holds no segment.
-    pub fn peer_base(&self, group: &TopicPartition) -> Option<PeerBase> {
-        let log = self.partitions.get(group).filter(|p| !p.incomplete)?;
+    pub fn peer_base(&self, partition: &TopicPartition) -> Option<PeerBase> {
+        let log = self.partitions.get(partition).filter(|p| !p.incomplete)?;
         let first = log.segments.front()?.ranges.first()?;
         Some(PeerBase {
             first: (first.base_offset, first.first_index),
@@ -94,8 +94,8 @@ impl<D: Disk> CommitLog<D> {
 
     /// Base offset of a batch at or before the first record with a timestamp of `timestamp_ms` or later; `None` when
     /// all are older. The caller looks into the batches from there on.
-    pub fn offset_for_timestamp(&self, group: &TopicPartition, timestamp_ms: i64) -> Option<Offset> {
-        let log = self.partitions.get(group)?;
+    pub fn offset_for_timestamp(&self, partition: &TopicPartition, timestamp_ms: i64) -> Option<Offset> {
+        let log = self.partitions.get(partition)?;
         let cold = log
             .segments
             .iter()
@@ -112,33 +112,33 @@ impl<D: Disk> CommitLog<D> {
     }
 
     /// True for a replica that is being rebuilt from its peers: it must neither vote nor acknowledge.
-    pub fn is_incomplete(&self, group: &TopicPartition) -> bool {
-        self.partitions.get(group).is_some_and(|p| p.incomplete)
+    pub fn is_incomplete(&self, partition: &TopicPartition) -> bool {
+        self.partitions.get(partition).is_some_and(|p| p.incomplete)
     }
 
     /// Why the partition is offline.
-    pub fn offline(&self, group: &TopicPartition) -> Option<&str> {
-        self.partitions.get(group)?.offline.as_deref()
+    pub fn offline(&self, partition: &TopicPartition) -> Option<&str> {
+        self.partitions.get(partition)?.offline.as_deref()
     }
 
     /// Bytes of the partition's record batches, those that readers may not have any more included.
-    pub fn partition_bytes(&self, group: &TopicPartition) -> u64 {
-        self.partitions.get(group).map_or(0, PartitionLog::bytes)
+    pub fn partition_bytes(&self, partition: &TopicPartition) -> u64 {
+        self.partitions.get(partition).map_or(0, PartitionLog::bytes)
     }
 
     /// Bytes of the partition's record batches that would go if it started at `log_start`; segments go whole.
-    pub fn bytes_gone_at(&self, group: &TopicPartition, log_start: Offset) -> u64 {
-        self.partitions.get(group).map_or(0, |p| retention::bytes_gone_at(p, log_start))
+    pub fn bytes_gone_at(&self, partition: &TopicPartition, log_start: Offset) -> u64 {
+        self.partitions.get(partition).map_or(0, |p| retention::bytes_gone_at(p, log_start))
     }
 
     /// Bytes of the partition's entries up to `index` that are not known to be on a quorum.
-    pub fn undecided_bytes(&self, group: &TopicPartition, index: RaftIndex) -> u64 {
+    pub fn undecided_bytes(&self, partition: &TopicPartition, index: RaftIndex) -> u64 {
         let bytes_of = |p: &PartitionLog| {
             let from = p.tail_after(p.committed.max(p.end.index));
             let undecided = p.tail.range(from..p.tail_after(index).max(from));
             undecided.map(|e| e.batch.bytes().len() as u64).sum()
         };
-        self.partitions.get(group).map_or(0, bytes_of)
+        self.partitions.get(partition).map_or(0, bytes_of)
     }
 
     /// Bytes of cached and unwritten batches in memory, of all partitions.

@@ -1,5 +1,5 @@
-//! What a leader brings to a copy that is behind, and what it says of itself for that. When the copy takes it is left to
-//! the directory.
+//! What a leader brings to a copy that is behind, and what it says of itself for that. When the copy takes it is left
+//! to the directory.
 
 use thalweg_model::{Offset, RaftIndex, RecordBatch};
 
@@ -49,8 +49,8 @@ pub struct InstallEnd {
 pub(crate) struct Installing {
     /// The last of them.
     pub(crate) to: RaftIndex,
-    /// Frames of the group from before are void once segments reach `to`. Not earlier: until then the old entries are
-    /// what this replica has acknowledged.
+    /// Frames of the partition from before are void once segments reach `to`. Not earlier: until then the old entries
+    /// are what this replica has acknowledged.
     pub(crate) discards: bool,
     /// Files that the old state used.
     pub(crate) stale_files: Vec<Step>,

@@ -69,7 +69,7 @@ pub enum Damage {
     /// Synced data of one partition is unreadable: the partition is offline.
     Rot {
         /// The partition.
-        group: TopicPartition,
+        partition: TopicPartition,
         /// What and where, for people.
         what: String,
     },
@@ -88,7 +88,7 @@ pub struct Recovery {
 #[derive(Clone, Debug)]
 pub struct RecoveredPartition {
     /// Its name.
-    pub group: TopicPartition,
+    pub partition: TopicPartition,
     /// Whose data it is.
     pub replica: ReplicaId,
     /// One past its last offset.
@@ -98,7 +98,12 @@ pub struct RecoveredPartition {
 }
 
 impl RecoveredPartition {
-    pub(crate) fn of(group: &TopicPartition, log: &PartitionLog) -> Self {
-        Self { group: *group, replica: log.hard_state.replica, log_end: log.log_end(), offline: log.offline.clone() }
+    pub(crate) fn of(partition: &TopicPartition, log: &PartitionLog) -> Self {
+        Self {
+            partition: *partition,
+            replica: log.hard_state.replica,
+            log_end: log.log_end(),
+            offline: log.offline.clone(),
+        }
     }
 }

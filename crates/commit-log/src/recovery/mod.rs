@@ -16,7 +16,7 @@ mod segments;
 mod tests;
 
 pub use damage::{Damage, OpenError, RecoveredPartition, Recovery};
-pub(crate) use replay::Group;
+pub(crate) use replay::Found;
 pub(crate) use segments::strays;
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ use thalweg_model::{Bug, DirectoryId, TopicPartition, is_planted};
 
 use replay::replay;
 use scan::{log_files, newest_generation, next_frame, old_sums, torn};
-use segments::partition;
+use segments::load_partition;
 
 use crate::disk::{Disk, FileName};
 use crate::partition::PartitionLog;
@@ -48,13 +48,13 @@ pub(crate) struct Opened {
 /// The write-ahead log as it was read.
 pub(crate) struct Replayed {
     pub(crate) wal: Wal,
-    pub(crate) groups: BTreeMap<TopicPartition, Group>,
+    pub(crate) partitions: BTreeMap<TopicPartition, Found>,
     damages: Vec<Damage>,
     /// What of it cannot be read, where the caller wanted the rest all the same.
     pub(crate) lost: Vec<String>,
 }
 
-struct Found {
+struct LogFile {
     name: FileName,
     bytes: u64,
     generation: u64,
@@ -62,16 +62,16 @@ struct Found {
 }
 
 pub(crate) fn open<D: Disk>(disk: &mut D, directory: DirectoryId) -> Result<Opened, OpenError> {
-    let Replayed { wal, groups, damages, .. } = replay_log(disk, directory, false)?;
+    let Replayed { wal, partitions, damages, .. } = replay_log(disk, directory, false)?;
     let mut opened = Opened { wal, partitions: BTreeMap::new(), dropped: Vec::new(), damages, indexes: Vec::new() };
     let there = disk.list("partitions")?.into_iter().collect();
-    for (group, found) in groups {
+    for (partition, found) in partitions {
         if found.dropped {
-            opened.dropped.push(group);
-        } else if group != TopicPartition::default() {
-            let (log, what) = partition(disk, group, found, &there, &mut opened.indexes);
-            opened.damages.extend(what.map(|what| Damage::Rot { group, what }));
-            opened.partitions.insert(group, log);
+            opened.dropped.push(partition);
+        } else if partition != TopicPartition::default() {
+            let (log, what) = load_partition(disk, partition, found, &there, &mut opened.indexes);
+            opened.damages.extend(what.map(|what| Damage::Rot { partition, what }));
+            opened.partitions.insert(partition, log);
         }
     }
     Ok(opened)
@@ -140,7 +140,7 @@ pub(crate) fn replay_log<D: Disk>(
             headless.push((name.clone(), plain, newest));
         }
         let (generation, first_lsn) = first.map_or((0, Lsn(0)), |h| (h.place.generation, h.place.lsn));
-        files.push(Found { name, bytes, generation, first_lsn });
+        files.push(LogFile { name, bytes, generation, first_lsn });
     }
     files.sort_by_key(|f| f.generation);
     wal.next_generation = last_generation + 1;
@@ -166,12 +166,12 @@ pub(crate) fn replay_log<D: Disk>(
     if let Some(first) = live.first().filter(|_| begins_late) {
         refuse(OpenError::Rot { file: first.name.clone(), at: 0, lsn: first.first_lsn.0.saturating_sub(1) })?;
     }
-    for Found { name, bytes, .. } in spare {
+    for LogFile { name, bytes, .. } in spare {
         let data = disk.read(&name, 0, bytes as usize)?;
         wal.found.push(Spare { name, bytes, sums: SectorSums::of(&data) });
     }
 
-    let mut groups: BTreeMap<TopicPartition, Group> = BTreeMap::new();
+    let mut partitions: BTreeMap<TopicPartition, Found> = BTreeMap::new();
     let mut expected = live.first().map_or(Lsn(1), |f| f.first_lsn);
     for (i, file) in live.iter().enumerate() {
         let data = disk.read(&file.name, 0, file.bytes as usize)?;
@@ -181,7 +181,7 @@ pub(crate) fn replay_log<D: Disk>(
             generation: file.generation,
             sums: SectorSums::of(&data),
             last_lsn: Lsn(expected.0.saturating_sub(1)),
-            groups: BTreeMap::new(),
+            partitions: BTreeMap::new(),
             free_after: None,
             reusable_after: None,
         };
@@ -193,11 +193,11 @@ pub(crate) fn replay_log<D: Disk>(
             });
             let payload = header.and_then(|h| h.payload(rest));
             if let (Some(header), Some(payload)) = (header, payload) {
-                let last = used.groups.entry(header.group).or_default();
+                let last = used.partitions.entry(header.partition).or_default();
                 if header.kind.is_entry() {
                     *last = (*last).max(header.index);
                 }
-                replay(groups.entry(header.group).or_default(), &header, payload);
+                replay(partitions.entry(header.partition).or_default(), &header, payload);
                 used.last_lsn = expected;
                 expected.0 += 1;
                 at = header.next_at(at);
@@ -216,7 +216,7 @@ pub(crate) fn replay_log<D: Disk>(
                     (at, expected) = (next, lsn);
                     continue;
                 };
-                groups.entry(header.group).or_default().rot = Some(rot.to_string());
+                partitions.entry(header.partition).or_default().rot = Some(rot.to_string());
                 expected.0 += 1;
                 at = header.next_at(at);
                 continue;
@@ -245,5 +245,5 @@ pub(crate) fn replay_log<D: Disk>(
     // Never go on in a file that may end in a torn batch: the next batch opens a new one.
     wal.write_at = u64::MAX >> 1;
 
-    Ok(Replayed { wal, groups, damages, lost })
+    Ok(Replayed { wal, partitions, damages, lost })
 }

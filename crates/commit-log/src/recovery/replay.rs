@@ -10,7 +10,7 @@ use crate::wal::frame::{FrameKind, Header, Lsn};
 
 /// The frames of one partition.
 #[derive(Default)]
-pub(crate) struct Group {
+pub(crate) struct Found {
     pub(crate) hard_state: HardState,
     pub(super) hard_state_lsn: Lsn,
     pub(crate) manifest: Manifest,
@@ -24,18 +24,18 @@ pub(crate) struct Group {
     pub(super) noted: RaftIndex,
 }
 
-pub(super) fn replay(group: &mut Group, header: &Header, payload: &[u8]) {
-    if group.dropped {
+pub(super) fn replay(found: &mut Found, header: &Header, payload: &[u8]) {
+    if found.dropped {
         // Made again after it was dropped: nothing of its former life counts.
-        *group = Group::default();
+        *found = Found::default();
     }
     match header.kind {
         FrameKind::Entry | FrameKind::CarriedOver => {
             // The bytes are copied, or one small entry would keep a whole file's buffer alive.
             match RecordBatch::parse(Bytes::copy_from_slice(payload)) {
                 Ok(batch) if batch.base_offset() == header.base_offset => {
-                    let at = group.entries.partition_point(|e| e.index < header.index);
-                    let is_there = group.entries.get(at).is_some_and(|e| e.index == header.index);
+                    let at = found.entries.partition_point(|e| e.index < header.index);
+                    let is_there = found.entries.get(at).is_some_and(|e| e.index == header.index);
                     let entry = TailEntry { index: header.index, batch };
                     // Those behind one that was carried over may have been carried over into a sync batch that never
                     // became whole, and stand elsewhere. (Found by the simulator, twice: also when its own first copy
@@ -43,57 +43,57 @@ pub(super) fn replay(group: &mut Group, header: &Header, payload: &[u8]) {
                     let discards = header.kind == FrameKind::Entry || is_planted(Bug::CarriedOverDiscards);
                     match (discards, is_there) {
                         (true, _) => {
-                            group.entries.truncate(at);
-                            group.entries.push(entry);
+                            found.entries.truncate(at);
+                            found.entries.push(entry);
                         }
                         (false, true) => {}
-                        (false, false) => group.entries.insert(at, entry),
+                        (false, false) => found.entries.insert(at, entry),
                     }
                 }
-                Ok(_) => group.rot = Some(format!("entry {} holds a batch of another offset", header.index)),
-                Err(e) => group.rot = Some(format!("entry {} holds no batch: {e}", header.index)),
+                Ok(_) => found.rot = Some(format!("entry {} holds a batch of another offset", header.index)),
+                Err(e) => found.rot = Some(format!("entry {} holds no batch: {e}", header.index)),
             }
         }
         FrameKind::HardState => {
             let replica = ReplicaId(header.base_offset.0);
-            group.hard_state = HardState { term: header.term, vote: header.index.0, replica };
-            group.hard_state_lsn = header.place.lsn;
+            found.hard_state = HardState { term: header.term, vote: header.index.0, replica };
+            found.hard_state_lsn = header.place.lsn;
         }
         FrameKind::Manifest => match Manifest::decode(payload) {
             Some(manifest) => {
                 if manifest.discards && manifest.incomplete && manifest.segments.is_empty() {
                     // What another history was is kept aside: it starts over.
-                    (group.damage, group.diverged) = (None, false);
+                    (found.damage, found.diverged) = (None, false);
                 }
                 if manifest.discards {
-                    group.noted = RaftIndex(0);
-                    group.entries.clear();
+                    found.noted = RaftIndex(0);
+                    found.entries.clear();
                 }
                 if manifest.salvaged {
-                    (group.rot, group.damage, group.diverged) = (None, None, false);
+                    (found.rot, found.damage, found.diverged) = (None, None, false);
                 }
-                group.manifest = manifest;
-                group.manifest_lsn = header.place.lsn;
+                found.manifest = manifest;
+                found.manifest_lsn = header.place.lsn;
             }
-            None => group.rot = Some(format!("manifest in frame {} does not decode", header.place.lsn.0)),
+            None => found.rot = Some(format!("manifest in frame {} does not decode", header.place.lsn.0)),
         },
         FrameKind::Dropped => {
             let replica = ReplicaId(header.base_offset.0);
             let dropped = replica == ReplicaId(0) || is_planted(Bug::SuccessorForgotten);
             let hard_state = HardState { replica, ..Default::default() };
-            *group = match dropped {
-                true => Group { dropped, ..Default::default() },
-                false => Group { hard_state, hard_state_lsn: header.place.lsn, ..Default::default() },
+            *found = match dropped {
+                true => Found { dropped, ..Default::default() },
+                false => Found { hard_state, hard_state_lsn: header.place.lsn, ..Default::default() },
             };
         }
         FrameKind::Damaged => {
             let what = String::from_utf8_lossy(payload).into_owned();
             let is = |bit| header.index.0 & bit != 0;
             let loss = Loss { is_certain: is(CERTAIN | DIVERGED), is_of_disk: is(OF_DISK), what };
-            group.damage = Some((loss, header.place.lsn));
-            group.diverged = is(DIVERGED);
+            found.damage = Some((loss, header.place.lsn));
+            found.diverged = is(DIVERGED);
         }
-        FrameKind::Committed => group.noted = group.noted.max(header.index),
+        FrameKind::Committed => found.noted = found.noted.max(header.index),
         FrameKind::Marker => {}
     }
 }

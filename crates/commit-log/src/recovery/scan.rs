@@ -1,5 +1,5 @@
-//! What stands in the files of the write-ahead log, sector by sector: whose frames, of which generation, and whether the
-//! end of one was torn. What a frame says is followed in `replay.rs`.
+//! What stands in the files of the write-ahead log, sector by sector: whose frames, of which generation, and whether
+//! the end of one was torn. What a frame says is followed in `replay.rs`.
 
 use std::collections::BTreeMap;
 

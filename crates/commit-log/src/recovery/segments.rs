@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use thalweg_model::{Offset, TopicPartition};
 
-use super::replay::Group;
+use super::replay::Found;
 use crate::disk::{Disk, DiskError, FileName};
 use crate::manifest::Manifest;
 use crate::partition::{Loss, OpenSince, PartitionLog};
@@ -17,10 +17,10 @@ use crate::wal::frame::Lsn;
 const CHECKED_RANGES: usize = 64;
 
 /// A partition as its frames say, and why it is offline. Of the files below `partitions/`, `there` are there.
-pub(super) fn partition<D: Disk>(
+pub(super) fn load_partition<D: Disk>(
     disk: &mut D,
-    group: TopicPartition,
-    found: Group,
+    partition: TopicPartition,
+    found: Found,
     there: &BTreeSet<FileName>,
     indexes: &mut Vec<(FileName, Bytes)>,
 ) -> (PartitionLog, Option<String>) {
@@ -63,7 +63,7 @@ pub(super) fn partition<D: Disk>(
     let last = segments.len().wrapping_sub(1);
     for (i, base_offset) in segments.iter().enumerate() {
         let until = segments.get(i + 1).copied().unwrap_or(end.offset);
-        let loaded = load_segment(disk, &group, (*base_offset, until), i == last, there);
+        let loaded = load_segment(disk, &partition, (*base_offset, until), i == last, there);
         // A disk that does not give back one file costs the partition, not the broker.
         match loaded.unwrap_or_else(|e| Err(e.to_string())) {
             Ok((segment, missing)) => {
@@ -88,13 +88,13 @@ type Loaded = (Segment, Vec<(FileName, Bytes)>);
 /// Reads a segment's `.sum` up to offset `until`; the inner error is rot.
 fn load_segment<D: Disk>(
     disk: &mut D,
-    group: &TopicPartition,
+    partition: &TopicPartition,
     (base_offset, until): (Offset, Offset),
     last: bool,
     there: &BTreeSet<FileName>,
 ) -> Result<Result<Loaded, String>, DiskError> {
-    let file = |extension| segment::file(group, base_offset, extension);
-    let folder = segment::folder(group);
+    let file = |extension| segment::file(partition, base_offset, extension);
+    let folder = segment::folder(partition);
     if !there.iter().any(|f| f.0.rsplit_once('/').is_some_and(|(of, _)| of == folder)) {
         return Ok(Err(format!("{folder} is missing, or empty: offsets from {base_offset} on are missing")));
     }
@@ -181,11 +181,11 @@ pub(crate) fn strays<D: Disk>(
         }
     }
     let mut strays = BTreeSet::new();
-    for (group, log) in partitions {
-        let mut files = by_folder.remove(&segment::folder(group)).unwrap_or_default();
+    for (partition, log) in partitions {
+        let mut files = by_folder.remove(&segment::folder(partition)).unwrap_or_default();
         for segment in &log.segments {
             for extension in EXTENSIONS {
-                files.remove(&segment::file(group, segment.base_offset, extension));
+                files.remove(&segment::file(partition, segment.base_offset, extension));
             }
         }
         match log.offline.is_some() {
@@ -193,8 +193,8 @@ pub(crate) fn strays<D: Disk>(
             false => strays.append(&mut files),
         }
     }
-    for group in dropped {
-        strays.extend(by_folder.remove(&segment::folder(group)).unwrap_or_default());
+    for partition in dropped {
+        strays.extend(by_folder.remove(&segment::folder(partition)).unwrap_or_default());
     }
     Ok(strays.into_iter().collect())
 }

@@ -29,9 +29,9 @@ fn write(files: &mut MemoryDisk, wal: &mut Wal, frames: usize, terms: u32) -> Fi
     for i in 0..frames {
         // Headers stand where sectors begin, as they do now and then.
         let payload = Bytes::from(vec![1; SECTOR - FRAME_HEADER_BYTES]);
-        let group = TopicPartition::new(TopicId([3; 16]), 0);
+        let partition = TopicPartition::new(TopicId([3; 16]), 0);
         let (term, index) = (LeaderEpoch(terms + i as u32), RaftIndex(0));
-        wal.push(Frame { kind: FrameKind::HardState, group, term, index, base_offset: Offset(1), payload }, false);
+        wal.push(Frame { kind: FrameKind::HardState, partition, term, index, base_offset: Offset(1), payload }, false);
     }
     let batch = wal.start_batch().unwrap();
     wal.durable = batch.last;
@@ -90,14 +90,14 @@ fn frames_of_a_batch_that_never_became_whole_do_not_come_back_when_their_file_is
 #[test]
 fn nor_do_those_that_begin_within_a_sector() {
     let (mut files, mut wal) = empty();
-    let group = TopicPartition::new(TopicId([3; 16]), 0);
+    let partition = TopicPartition::new(TopicId([3; 16]), 0);
     // Two frames, of which the second begins in the second sector.
     let batch = |wal: &mut Wal, terms: [u32; 2]| {
         for term in terms {
             let (payload, index) = (Bytes::from(vec![1; SECTOR]), RaftIndex(0));
             let frame = Frame {
                 kind: FrameKind::HardState,
-                group,
+                partition,
                 term: LeaderEpoch(term),
                 index,
                 base_offset: Offset(1),
@@ -146,11 +146,11 @@ fn a_frame_that_later_ones_call_synced_is_rot_and_not_torn() {
 #[test]
 fn an_entry_that_was_carried_over_leaves_those_behind_it() {
     let (mut files, mut wal) = empty();
-    let group = TopicPartition::new(TopicId([3; 16]), 0);
+    let partition = TopicPartition::new(TopicId([3; 16]), 0);
     let entry = |kind, index: u64| {
         let batch = RecordBatch::leader_change(Offset(index - 1), LeaderEpoch(1));
         let (index, base_offset) = (RaftIndex(index), batch.base_offset());
-        Frame { kind, group, term: LeaderEpoch(1), index, base_offset, payload: batch.into_bytes() }
+        Frame { kind, partition, term: LeaderEpoch(1), index, base_offset, payload: batch.into_bytes() }
     };
     let kinds = [(FrameKind::Entry, 1), (FrameKind::Entry, 2), (FrameKind::CarriedOver, 1)];
     for (kind, index) in kinds {
@@ -161,7 +161,7 @@ fn an_entry_that_was_carried_over_leaves_those_behind_it() {
     let data = buffers.concat();
     files.files.get_mut(file).unwrap()[*at as usize..][..data.len()].copy_from_slice(&data);
     let opened = reopen(&files).unwrap();
-    let indexes: Vec<_> = opened.partitions[&group].tail.iter().map(|e| e.index).collect();
+    let indexes: Vec<_> = opened.partitions[&partition].tail.iter().map(|e| e.index).collect();
     assert_eq!(indexes, [RaftIndex(1), RaftIndex(2)]);
 }
 

@@ -15,7 +15,7 @@ use crate::disk::{Disk, FileName};
 use crate::manifest::SegmentsEnd;
 use crate::partition::{HardState, PartitionLog};
 use crate::producers::ProducerTable;
-use crate::recovery::Group;
+use crate::recovery::Found;
 use crate::segment;
 
 /// Offsets that are left out behind what is left of a partition, where the log has lost its end: none that somebody may
@@ -26,7 +26,7 @@ pub(super) const SKIPPED_OFFSETS: u64 = 10_000_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Salvageable {
     /// The partition.
-    pub group: TopicPartition,
+    pub partition: TopicPartition,
     /// Whose data it is; 0 where that is lost too.
     pub replica: ReplicaId,
     /// Members of its group as far as they are known here; more than one: there are other copies.
@@ -54,22 +54,22 @@ pub(super) struct Find {
 /// Looks for what is left of one partition.
 pub(super) fn find<D: Disk>(
     disk: &mut D,
-    group: TopicPartition,
-    found: Group,
+    partition: TopicPartition,
+    found: Found,
     there: &BTreeSet<FileName>,
     log_damage: &[String],
     segment_bytes: u64,
 ) -> Find {
-    let Group { hard_state, manifest, entries, rot, damage, .. } = found;
+    let Found { hard_state, manifest, entries, rot, damage, .. } = found;
     let is_log_whole = log_damage.is_empty();
     let has_manifest = !manifest.segments.is_empty();
     let mut units: Vec<Unit> = Vec::new();
-    let folder = format!("{}/", segment::folder(&group));
+    let folder = format!("{}/", segment::folder(&partition));
     let bases = there.iter().filter_map(|f| f.0.strip_prefix(&folder)?.split_once('.')?.0.parse().ok().map(Offset));
     for base in bases.collect::<BTreeSet<Offset>>() {
         let before = units.last().filter(|u| u.end == base).map(|u| RaftIndex(u.first_index.0 + u.count));
         let is_named = manifest.segments.contains(&base);
-        units.extend(scan_segment(disk, &group, (base, is_named), before, there));
+        units.extend(scan_segment(disk, &partition, (base, is_named), before, there));
     }
     if is_log_whole {
         // Beyond the manifest stands only what is in the log too.
@@ -146,7 +146,7 @@ pub(super) fn find<D: Disk>(
     let damage =
         damage.or_else(|| fills.first().map(|(from, to)| format!("offsets {from} to {} cannot be read", to.0 - 1)));
     let rewrites =
-        plan.runs.iter().any(|r| matches!(r, Run::Keep { base, ranges } if needs_sum(disk, &group, *base, ranges)));
+        plan.runs.iter().any(|r| matches!(r, Run::Keep { base, ranges } if needs_sum(disk, &partition, *base, ranges)));
     let damage = damage.or_else(|| rewrites.then(|| "checksums of a segment are missing".to_owned()));
     let until = |i: usize| manifest.segments.get(i + 1).copied().unwrap_or(manifest.end.offset);
     let is_kept = |base: Offset, until: Offset| {
@@ -176,7 +176,7 @@ pub(super) fn find<D: Disk>(
         log,
         runs: plan.runs,
         salvageable: Salvageable {
-            group,
+            partition,
             replica: hard_state.replica,
             members: count,
             log_start,

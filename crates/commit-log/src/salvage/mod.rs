@@ -66,20 +66,21 @@ impl<D: Disk> Salvage<D> {
     ) -> Result<Salvage<D>, OpenError> {
         let replayed = recovery::replay_log(&mut disk, directory, true)?;
         let there: BTreeSet<FileName> = disk.list("partitions")?.into_iter().collect();
-        let mut groups = replayed.groups;
-        let dropped: BTreeSet<_> = groups.iter().filter(|(_, g)| g.dropped).map(|(name, _)| *name).collect();
-        groups.retain(|name, g| !g.dropped && *name != TopicPartition::default());
+        let mut partitions = replayed.partitions;
+        let dropped: BTreeSet<_> =
+            partitions.iter().filter(|(_, f)| f.dropped).map(|(partition, _)| *partition).collect();
+        partitions.retain(|partition, f| !f.dropped && *partition != TopicPartition::default());
         let log_damage = replayed.lost;
         if !log_damage.is_empty() {
             // Of others the frames may be gone.
-            for group in there.iter().filter_map(|f| segment::group_of(&f.0)).filter(|g| !dropped.contains(g)) {
-                groups.entry(group).or_default();
+            for partition in there.iter().filter_map(|f| segment::partition_of(&f.0)).filter(|g| !dropped.contains(g)) {
+                partitions.entry(partition).or_default();
             }
         }
-        groups.retain(|name, _| only.is_none_or(|only| only == *name));
+        partitions.retain(|partition, _| only.is_none_or(|only| only == *partition));
         let mut finds = BTreeMap::new();
-        for (group, found) in groups {
-            finds.insert(group, find(&mut disk, group, found, &there, &log_damage, config.segment_bytes));
+        for (partition, found) in partitions {
+            finds.insert(partition, find(&mut disk, partition, found, &there, &log_damage, config.segment_bytes));
         }
         let mut wal = replayed.wal;
         if !log_damage.is_empty() {
@@ -101,19 +102,19 @@ impl<D: Disk> Salvage<D> {
     }
 
     /// All batches of a partition that can be read, in order.
-    pub fn batches(&mut self, group: &TopicPartition) -> Result<Vec<RecordBatch>, DiskError> {
+    pub fn batches(&mut self, partition: &TopicPartition) -> Result<Vec<RecordBatch>, DiskError> {
         let mut batches = Vec::new();
-        let Some(found) = self.finds.get(group) else { return Ok(batches) };
+        let Some(found) = self.finds.get(partition) else { return Ok(batches) };
         for run in &found.runs {
             match run {
                 Run::Keep { base, ranges } => {
                     for range in ranges {
-                        batches.extend(read_range(&mut self.disk, group, *base, range)?.unwrap_or_default());
+                        batches.extend(read_range(&mut self.disk, partition, *base, range)?.unwrap_or_default());
                     }
                 }
                 Run::Copy(units) => {
                     for unit in units {
-                        batches.extend(unit.batches(&mut self.disk, group)?);
+                        batches.extend(unit.batches(&mut self.disk, partition)?);
                     }
                 }
                 Run::Fill { .. } => {}
@@ -137,19 +138,19 @@ impl<D: Disk> Salvage<D> {
             is_whole || self.finds.keys().all(|g| chosen.contains_key(g)),
             "what stood in lost frames concerns every partition"
         );
-        for (group, found) in self.finds.iter_mut().filter(|(g, _)| chosen.contains_key(g)) {
-            found.write(&mut self.disk, group)?;
+        for (partition, found) in self.finds.iter_mut().filter(|(g, _)| chosen.contains_key(g)) {
+            found.write(&mut self.disk, partition)?;
         }
-        for (group, found) in self.finds.iter().filter(|(g, _)| chosen.contains_key(g)) {
+        for (partition, found) in self.finds.iter().filter(|(g, _)| chosen.contains_key(g)) {
             let (state, frame) = (found.hard_state, |kind, term, index, base_offset, payload| Frame {
                 kind,
-                group: *group,
+                partition: *partition,
                 term,
                 index,
                 base_offset,
                 payload,
             });
-            let replica = if state.replica == ReplicaId(0) { chosen[group] } else { state.replica };
+            let replica = if state.replica == ReplicaId(0) { chosen[partition] } else { state.replica };
             let (vote, replica) = (RaftIndex(state.vote), Offset(replica.0));
             self.wal.push(frame(FrameKind::HardState, state.term, vote, replica, Bytes::new()), false);
             let mut manifest = found.log.manifest(true);
@@ -166,7 +167,7 @@ impl<D: Disk> Salvage<D> {
         let is_whole = self.log_damage.is_empty();
         let marker = Frame {
             kind: FrameKind::Marker,
-            group: TopicPartition::default(),
+            partition: TopicPartition::default(),
             term: LeaderEpoch(0),
             index: RaftIndex(0),
             base_offset: Offset(0),

@@ -8,11 +8,11 @@ use crate::segment::{self, Range, SUM_RECORD_BYTES};
 /// The batches of a run, if they match its checksum and are as many and as wide as it says.
 pub(super) fn read_range<D: Disk>(
     disk: &mut D,
-    group: &TopicPartition,
+    partition: &TopicPartition,
     base: Offset,
     range: &Range,
 ) -> Result<Option<Vec<RecordBatch>>, DiskError> {
-    let mut run = disk.read(&segment::file(group, base, "log"), range.from, (range.to - range.from) as usize)?;
+    let mut run = disk.read(&segment::file(partition, base, "log"), range.from, (range.to - range.from) as usize)?;
     if crc32c::crc32c(&run) != range.crc {
         return Ok(None);
     }
@@ -30,8 +30,8 @@ pub(super) fn read_range<D: Disk>(
 }
 
 /// True where the checksums of a segment that is kept do not stand in its `.sum`.
-pub(super) fn needs_sum<D: Disk>(disk: &mut D, group: &TopicPartition, base: Offset, ranges: &[Range]) -> bool {
+pub(super) fn needs_sum<D: Disk>(disk: &mut D, partition: &TopicPartition, base: Offset, ranges: &[Range]) -> bool {
     let mut expected = Vec::with_capacity(ranges.len() * SUM_RECORD_BYTES);
     ranges.iter().for_each(|r| r.encode(&mut expected));
-    disk.read(&segment::file(group, base, "sum"), 0, expected.len()).map_or(true, |found| found != expected)
+    disk.read(&segment::file(partition, base, "sum"), 0, expected.len()).map_or(true, |found| found != expected)
 }

@@ -16,12 +16,12 @@ use crate::segment::{self, RANGE_BYTES_MAX, Range, SUM_RECORD_BYTES, Segment};
 /// that no manifest names may be of a salvage that came to no end: what that filled is lost still.
 pub(super) fn scan_segment<D: Disk>(
     disk: &mut D,
-    group: &TopicPartition,
+    partition: &TopicPartition,
     (base, is_named): (Offset, bool),
     before: Option<RaftIndex>,
     there: &BTreeSet<FileName>,
 ) -> Vec<Unit> {
-    let [sum, log] = ["sum", "log"].map(|e| segment::file(group, base, e));
+    let [sum, log] = ["sum", "log"].map(|e| segment::file(partition, base, e));
     if !there.contains(&log) {
         return Vec::new();
     }
@@ -48,11 +48,11 @@ pub(super) fn scan_segment<D: Disk>(
         if range.from > prefix.at && prefix.at == seen {
             // The checksums of what stands between are gone; its batches have their own.
             let until = (range.from, range.base_offset, Some(range.first_index));
-            units.extend(walk(disk, group, base, &mut prefix, until));
+            units.extend(walk(disk, partition, base, &mut prefix, until));
         }
         seen = range.to;
         let is_next = prefix.at == range.from && prefix.offset == range.base_offset;
-        match read_range(disk, group, base, &range) {
+        match read_range(disk, partition, base, &range) {
             Ok(Some(batches)) if !is_named && batches.iter().all(RecordBatch::is_lost) => {}
             Ok(Some(batches)) => {
                 let number = is_next.then_some(prefix.count);
@@ -62,11 +62,11 @@ pub(super) fn scan_segment<D: Disk>(
                 let is_lost = batches.iter().all(RecordBatch::is_lost);
                 units.push(Unit { is_lost, ..unit_of(base, range, number) });
             }
-            _ => units.extend(pieces(disk, group, base, &range)),
+            _ => units.extend(pieces(disk, partition, base, &range)),
         }
     }
     if prefix.at == seen {
-        units.extend(walk(disk, group, base, &mut prefix, (u64::MAX, Offset::MAX, None)));
+        units.extend(walk(disk, partition, base, &mut prefix, (u64::MAX, Offset::MAX, None)));
     }
     units
 }
@@ -103,12 +103,12 @@ impl Prefix {
 /// one before it.
 fn walk<D: Disk>(
     disk: &mut D,
-    group: &TopicPartition,
+    partition: &TopicPartition,
     base: Offset,
     prefix: &mut Prefix,
     until: (u64, Offset, Option<RaftIndex>),
 ) -> Vec<Unit> {
-    let log = segment::file(group, base, "log");
+    let log = segment::file(partition, base, "log");
     let (mut at, mut offset) = (prefix.at, prefix.offset);
     let mut batches: Vec<RecordBatch> = Vec::new();
     while at < until.0 {
@@ -143,9 +143,9 @@ fn walk<D: Disk>(
 
 /// Single batches of a run that does not match its checksum: those from its beginning, and those to its end, that have
 /// theirs and stand one behind the other. How many stand between says the run.
-fn pieces<D: Disk>(disk: &mut D, group: &TopicPartition, base: Offset, range: &Range) -> Vec<Unit> {
+fn pieces<D: Disk>(disk: &mut D, partition: &TopicPartition, base: Offset, range: &Range) -> Vec<Unit> {
     let bytes = (range.to - range.from) as usize;
-    let Ok(data) = disk.read(&segment::file(group, base, "log"), range.from, bytes) else { return Vec::new() };
+    let Ok(data) = disk.read(&segment::file(partition, base, "log"), range.from, bytes) else { return Vec::new() };
     let batch_at = |at: usize| {
         let bytes = RecordBatch::peek_bytes(data.get(at..)?).ok()?;
         Some((at + bytes, data.get(at..at + bytes).and_then(|b| RecordBatch::parse(Bytes::copy_from_slice(b)).ok())))

@@ -3,7 +3,9 @@
 use super::find::SKIPPED_OFFSETS;
 use super::*;
 use crate::directory::{CommitLog, ReadOutcome};
-use crate::lost_files::{DIRECTORY, GROUP, OTHER, append, config, cut, directory, end, remove, segment_files, settle};
+use crate::lost_files::{
+    DIRECTORY, OTHER, PARTITION, append, config, cut, directory, end, remove, segment_files, settle,
+};
 use crate::memory::MemoryDisk;
 
 /// What a directory has left after `damage`; checks that looking changes nothing, and that it opens with everything
@@ -16,14 +18,14 @@ fn check(damage: impl FnOnce(&mut MemoryDisk), expect: impl FnOnce(&Salvageable)
         |disk: &MemoryDisk| Salvage::open(disk.clone(), DIRECTORY, config(), None).expect("memory does not fail");
     let mut salvage = open(&disk);
     assert_eq!(salvage.disk.files, before, "looking changes nothing");
-    let of = |s: &Salvage<MemoryDisk>, group| s.partitions().find(|p| p.group == group).cloned();
-    let left = of(&salvage, GROUP).expect("something is left of it");
+    let of = |s: &Salvage<MemoryDisk>, partition| s.partitions().find(|p| p.partition == partition).cloned();
+    let left = of(&salvage, PARTITION).expect("something is left of it");
     expect(&left);
-    let batches = salvage.batches(&GROUP).unwrap();
+    let batches = salvage.batches(&PARTITION).unwrap();
     let is_log_whole = salvage.log_damage().is_empty();
     let chosen: Vec<_> = match is_log_whole {
-        true => vec![(GROUP, ReplicaId(1))],
-        false => salvage.partitions().map(|p| (p.group, ReplicaId(1))).collect(),
+        true => vec![(PARTITION, ReplicaId(1))],
+        false => salvage.partitions().map(|p| (p.partition, ReplicaId(1))).collect(),
     };
     // A crash at any step before the end: it begins anew, and nothing more is lost.
     let mut whole = None;
@@ -37,10 +39,10 @@ fn check(damage: impl FnOnce(&mut MemoryDisk), expect: impl FnOnce(&Salvageable)
             whole = Some(after);
             break;
         }
-        if CommitLog::open(after.clone(), DIRECTORY, config()).is_ok_and(|(log, _)| log.offline(&GROUP).is_none()) {
+        if CommitLog::open(after.clone(), DIRECTORY, config()).is_ok_and(|(log, _)| log.offline(&PARTITION).is_none()) {
             continue;
         }
-        let again = of(&open(&after), GROUP).expect("something is left of it");
+        let again = of(&open(&after), PARTITION).expect("something is left of it");
         // Behind its end it may have been filled by then.
         let lost: Vec<_> = again.lost.into_iter().filter(|l| l.0 < left.end).collect();
         assert_eq!((again.log_start, lost), (left.log_start, left.lost.clone()), "after {steps} steps");
@@ -51,10 +53,10 @@ fn check(damage: impl FnOnce(&mut MemoryDisk), expect: impl FnOnce(&Salvageable)
     settle(&mut log, 0);
     // Readers come to every batch that is left, and are never stuck.
     let next = left.goes_on_at.unwrap_or(left.end);
-    assert_eq!(log.segments_end(&GROUP).unwrap().offset, next);
-    let (mut at, mut read) = (log.log_start(&GROUP).unwrap(), Vec::new());
+    assert_eq!(log.segments_end(&PARTITION).unwrap().offset, next);
+    let (mut at, mut read) = (log.log_start(&PARTITION).unwrap(), Vec::new());
     while at < next {
-        let found = match log.read(&GROUP, at, next, 1 << 20) {
+        let found = match log.read(&PARTITION, at, next, 1 << 20) {
             ReadOutcome::Batches(found) => found,
             ReadOutcome::Pending(op) => {
                 settle(&mut log, 0);
@@ -78,12 +80,12 @@ fn check(damage: impl FnOnce(&mut MemoryDisk), expect: impl FnOnce(&Salvageable)
         assert!(lost.iter().any(|(f, _)| f == from) && lost.iter().any(|(_, t)| t == to), "{lost:?} {left:?}");
     }
     // And it goes on.
-    let to = end(&log, GROUP) + 50;
-    append(&mut log, GROUP, to);
+    let to = end(&log, PARTITION) + 50;
+    append(&mut log, PARTITION, to);
     log.flush_all();
     settle(&mut log, 300);
     let log = CommitLog::open(log.disk_mut().image(), DIRECTORY, config()).expect("it opens").0;
-    assert!([GROUP, OTHER].iter().all(|g| log.offline(g).is_none()));
+    assert!([PARTITION, OTHER].iter().all(|g| log.offline(g).is_none()));
     let mut log = log;
     log.disk_mut().image()
 }
@@ -98,7 +100,7 @@ fn flip(file: &str, at: usize) -> impl FnOnce(&mut MemoryDisk) {
 
 #[test]
 fn one_flipped_bit_costs_one_batch() {
-    let logs = segment_files(GROUP, "log");
+    let logs = segment_files(PARTITION, "log");
     for (file, at, hole) in [(0, 100, 0), (0, 5_000, 4), (1, 20, 15), (1, 3_000, 17)] {
         let first = logs[file].rsplit('/').next().unwrap().split('.').next().unwrap().parse::<u64>().unwrap();
         check(flip(&logs[file], at), |left| {
@@ -111,7 +113,7 @@ fn one_flipped_bit_costs_one_batch() {
 
 #[test]
 fn a_segment_that_is_gone_is_a_hole_and_what_follows_is_kept() {
-    let logs = segment_files(GROUP, "log");
+    let logs = segment_files(PARTITION, "log");
     let base = |file: &str| file.rsplit('/').next().unwrap().split('.').next().unwrap().parse::<u64>().unwrap();
     for (i, file) in logs.iter().enumerate() {
         let to = logs.get(i + 1).map_or(40, |next| base(next));
@@ -124,7 +126,7 @@ fn a_segment_that_is_gone_is_a_hole_and_what_follows_is_kept() {
         check(remove(file), is_hole);
         check(cut(file, 0), is_hole);
     }
-    let folder = segment::folder(&GROUP);
+    let folder = segment::folder(&PARTITION);
     check(
         |disk| disk.files.retain(|f, _| !f.0.starts_with(&folder)),
         |left| assert!(left.lost.len() == 1 && left.lost[0].0 == Offset(0) && left.end == Offset(80), "{left:?}"),
@@ -133,7 +135,7 @@ fn a_segment_that_is_gone_is_a_hole_and_what_follows_is_kept() {
 
 #[test]
 fn checksums_that_are_gone_are_made_from_those_of_the_batches() {
-    for file in segment_files(GROUP, "sum") {
+    for file in segment_files(PARTITION, "sum") {
         check(remove(&file), |left| assert_eq!((holes(left), left.end), (vec![], Offset(80)), "{file}"));
         check(cut(&file, 33), |left| assert_eq!((holes(left), left.end), (vec![], Offset(80)), "{file}"));
         check(flip(&file, 10), |left| assert_eq!((holes(left), left.end), (vec![], Offset(80)), "{file}"));

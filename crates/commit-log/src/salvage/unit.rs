@@ -53,16 +53,20 @@ impl Unit {
         }
     }
 
-    pub(super) fn batches<D: Disk>(&self, disk: &mut D, group: &TopicPartition) -> Result<Vec<RecordBatch>, DiskError> {
+    pub(super) fn batches<D: Disk>(
+        &self,
+        disk: &mut D,
+        partition: &TopicPartition,
+    ) -> Result<Vec<RecordBatch>, DiskError> {
         match &self.source {
             Source::Batches(batches) => Ok(batches.clone()),
             Source::Segment { base, range, .. } => {
                 let gone = || DiskError {
                     full: false,
-                    file: segment::file(group, *base, "log").to_string(),
+                    file: segment::file(partition, *base, "log").to_string(),
                     message: format!("bytes {} to {} cannot be read any more", range.from, range.to),
                 };
-                read_range(disk, group, *base, range)?.ok_or_else(gone)
+                read_range(disk, partition, *base, range)?.ok_or_else(gone)
             }
         }
     }

@@ -15,10 +15,10 @@ const CHUNK_BYTES: usize = 8 << 20;
 
 impl Find {
     /// Makes the segments. What can be read of a file stands elsewhere before one of its name takes its place.
-    pub(super) fn write<D: Disk>(&mut self, disk: &mut D, group: &TopicPartition) -> Result<(), DiskError> {
+    pub(super) fn write<D: Disk>(&mut self, disk: &mut D, partition: &TopicPartition) -> Result<(), DiskError> {
         let mut order = Vec::with_capacity(self.runs.len());
         for run in &self.runs {
-            let is_there = disk.length(&segment::file(group, run.base(), "log"))? > 0;
+            let is_there = disk.length(&segment::file(partition, run.base(), "log"))? > 0;
             let turn = match run {
                 Run::Copy(units) if !units[0].is_in_memory() => 0,
                 Run::Keep { .. } => 1,
@@ -31,24 +31,24 @@ impl Find {
         order.sort_by_key(|(turn, _)| *turn);
         for (turn, run) in order {
             match run {
-                Run::Keep { base, ranges } if needs_sum(disk, group, *base, ranges) => {
+                Run::Keep { base, ranges } if needs_sum(disk, partition, *base, ranges) => {
                     let mut sums = Vec::with_capacity(ranges.len() * SUM_RECORD_BYTES);
                     ranges.iter().for_each(|r| r.encode(&mut sums));
-                    let file = segment::file(group, *base, "sum");
+                    let file = segment::file(partition, *base, "sum");
                     disk.run(vec![Step::Replace { file, bytes: sums.into() }])?;
                 }
                 Run::Keep { .. } => {}
                 Run::Copy(units) => {
-                    let mut writer = Writer::new(disk, group, units[0].base, turn == 0)?;
+                    let mut writer = Writer::new(disk, partition, units[0].base, turn == 0)?;
                     for unit in units {
-                        let batches = unit.batches(writer.disk, group)?;
+                        let batches = unit.batches(writer.disk, partition)?;
                         let first = unit.first_index.0;
                         writer.take((first..).map(RaftIndex).zip(batches).collect())?;
                     }
                     writer.finish()?;
                 }
                 Run::Fill { from, to, epoch } => {
-                    let mut writer = Writer::new(disk, group, from.0, false)?;
+                    let mut writer = Writer::new(disk, partition, from.0, false)?;
                     let (mut offset, count) = (from.0, to.1.0 - from.1.0);
                     for n in 0..count {
                         let left = to.0.0 - offset.0 - (count - n - 1);
@@ -69,7 +69,7 @@ impl Find {
 /// Writes one segment: a chunk at a time, or in one go in the place of what may stand there.
 struct Writer<'a, D> {
     disk: &'a mut D,
-    group: &'a TopicPartition,
+    partition: &'a TopicPartition,
     segment: Segment,
     by_chunks: bool,
     /// What waits to be written: log, index, time index.
@@ -80,13 +80,24 @@ struct Writer<'a, D> {
 }
 
 impl<'a, D: Disk> Writer<'a, D> {
-    fn new(disk: &'a mut D, group: &'a TopicPartition, base: Offset, by_chunks: bool) -> Result<Self, DiskError> {
+    fn new(disk: &'a mut D, partition: &'a TopicPartition, base: Offset, by_chunks: bool) -> Result<Self, DiskError> {
         if by_chunks {
             // The checksums go first: without them nothing of an old file of this name is taken for the new one's.
-            disk.run(EXTENSIONS.map(|e| Step::Create { file: segment::file(group, base, e), bytes_count: 0 }).into())?;
+            disk.run(
+                EXTENSIONS.map(|e| Step::Create { file: segment::file(partition, base, e), bytes_count: 0 }).into(),
+            )?;
         }
         let (segment, parts) = (Segment::new(base), Default::default());
-        Ok(Writer { disk, group, segment, by_chunks, parts, sums: Vec::new(), waiting: Vec::new(), waiting_bytes: 0 })
+        Ok(Writer {
+            disk,
+            partition,
+            segment,
+            by_chunks,
+            parts,
+            sums: Vec::new(),
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+        })
     }
 
     fn take(&mut self, batches: Vec<(RaftIndex, RecordBatch)>) -> Result<(), DiskError> {
@@ -101,7 +112,7 @@ impl<'a, D: Disk> Writer<'a, D> {
         let parts = [plan.buffers.concat(), plan.index.clone(), plan.timeindex.clone()];
         if self.by_chunks {
             let at = [plan.at, plan.index_at, plan.timeindex_at];
-            let file = |e| segment::file(self.group, self.segment.base_offset, e);
+            let file = |e| segment::file(self.partition, self.segment.base_offset, e);
             let named = ["log", "index", "timeindex"].into_iter().zip(at).zip(parts);
             let write =
                 |((e, at), part): ((_, _), Vec<u8>)| Step::Write { file: file(e), at, buffers: vec![part.into()] };
@@ -118,7 +129,7 @@ impl<'a, D: Disk> Writer<'a, D> {
     fn finish(mut self) -> Result<(), DiskError> {
         self.write()?;
         let closing = self.segment.closing_entry();
-        let file = |e| segment::file(self.group, self.segment.base_offset, e);
+        let file = |e| segment::file(self.partition, self.segment.base_offset, e);
         let replace = |e, bytes: Vec<u8>| Step::Replace { file: file(e), bytes: bytes.into() };
         let [log, index, mut timeindex] = self.parts;
         let steps = match self.by_chunks {

@@ -50,7 +50,7 @@ impl Wal {
                 generation: self.next_generation,
                 sums,
                 last_lsn: Lsn(0),
-                groups: BTreeMap::new(),
+                partitions: BTreeMap::new(),
                 free_after: None,
                 reusable_after: None,
             });
@@ -75,9 +75,9 @@ impl Wal {
             let header = frame.encode_header(&place);
             let bytes = frame.disk_bytes();
             let padding = bytes as usize - header.len() - frame.payload.len();
-            let group_last = file.groups.entry(frame.group).or_default();
+            let last_entry = file.partitions.entry(frame.partition).or_default();
             if frame.kind.is_entry() {
-                *group_last = (*group_last).max(frame.index);
+                *last_entry = (*last_entry).max(frame.index);
             }
             self.pending_bytes -= bytes;
             // Small payloads are copied beside their header, large ones are handed over as they are.

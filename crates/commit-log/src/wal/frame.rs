@@ -8,8 +8,8 @@
 //! | payload crc | 4 | CRC-32C of the payload |
 //! | kind | 2 | [`FrameKind`] |
 //! | flags | 2 | bit 0: last frame of its sync batch |
-//! | partition | 4 | partition of the group |
-//! | topic | 16 | topic of the group |
+//! | partition | 4 | partition of the partition |
+//! | topic | 16 | topic of the partition |
 //! | directory | 16 | identity of the data directory |
 //! | generation | 8 | which use of the recycled file this is |
 //! | term | 8 | Raft term (= leader epoch) |
@@ -39,17 +39,17 @@ pub(crate) const PAYLOAD_BYTES_MAX: usize = BATCH_BYTES_MAX + (1 << 20);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
-/// What a frame says about its group.
+/// What a frame says about its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub(crate) enum FrameKind {
-    /// A Raft entry: the payload is a record batch. Discards what the group held at or above its index.
+    /// A Raft entry: the payload is a record batch. Discards what the partition held at or above its index.
     Entry = 1,
     /// Term and vote.
     HardState = 2,
-    /// Where the group's segments end; the payload is a [`crate::manifest::Manifest`].
+    /// Where the partition's segments end; the payload is a [`crate::manifest::Manifest`].
     Manifest = 3,
-    /// The group is gone for ever.
+    /// The partition is gone for ever.
     Dropped = 4,
     /// Nothing: its durable LSN covers the frames before it.
     Marker = 5,
@@ -80,7 +80,7 @@ impl FrameKind {
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
     pub(crate) kind: FrameKind,
-    pub(crate) group: TopicPartition,
+    pub(crate) partition: TopicPartition,
     pub(crate) term: LeaderEpoch,
     pub(crate) index: RaftIndex,
     pub(crate) base_offset: Offset,
@@ -101,8 +101,8 @@ impl Frame {
         out[12..16].copy_from_slice(&crc32c::crc32c(&self.payload).to_le_bytes());
         out[16..18].copy_from_slice(&(self.kind as u16).to_le_bytes());
         out[18..20].copy_from_slice(&(place.last_of_batch as u16).to_le_bytes());
-        out[20..24].copy_from_slice(&self.group.partition.0.to_le_bytes());
-        out[24..40].copy_from_slice(&self.group.topic.0);
+        out[20..24].copy_from_slice(&self.partition.partition.0.to_le_bytes());
+        out[24..40].copy_from_slice(&self.partition.topic.0);
         out[40..56].copy_from_slice(&place.directory.0);
         out[56..64].copy_from_slice(&place.generation.to_le_bytes());
         out[64..72].copy_from_slice(&(self.term.0 as u64).to_le_bytes());
@@ -132,7 +132,7 @@ pub(crate) struct Place {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Header {
     pub(crate) kind: FrameKind,
-    pub(crate) group: TopicPartition,
+    pub(crate) partition: TopicPartition,
     pub(crate) term: LeaderEpoch,
     pub(crate) index: RaftIndex,
     pub(crate) base_offset: Offset,
@@ -158,7 +158,7 @@ impl Header {
         }
         Some(Header {
             kind: FrameKind::from_number(u16_at(16))?,
-            group: TopicPartition { topic: TopicId::from_slice(&b[24..40])?, partition: PartitionId(u32_at(20)) },
+            partition: TopicPartition { topic: TopicId::from_slice(&b[24..40])?, partition: PartitionId(u32_at(20)) },
             term: LeaderEpoch(term),
             index: RaftIndex(u64_at(72)),
             base_offset: Offset(u64_at(80)),
@@ -200,7 +200,7 @@ mod tests {
     fn a_header_comes_back_and_any_flipped_bit_is_noticed() {
         let frame = Frame {
             kind: FrameKind::Entry,
-            group: TopicPartition::new(TopicId([3; 16]), 9),
+            partition: TopicPartition::new(TopicId([3; 16]), 9),
             term: LeaderEpoch(4),
             index: RaftIndex(77),
             base_offset: Offset(1234),
@@ -216,7 +216,7 @@ mod tests {
         };
         let bytes = [&frame.encode_header(&place)[..], b"payload"].concat();
         let back = Header::parse(&bytes).unwrap();
-        assert_eq!((back.group, back.index, back.place.lsn), (frame.group, frame.index, Lsn(100)));
+        assert_eq!((back.partition, back.index, back.place.lsn), (frame.partition, frame.index, Lsn(100)));
         assert_eq!(back.payload(&bytes), Some(&b"payload"[..]));
         assert_eq!(back.next_at(4096), 8192);
         for bit in 0..bytes.len() * 8 {

@@ -34,7 +34,7 @@ pub(crate) struct WalFile {
     pub(crate) sums: SectorSums,
     pub(crate) last_lsn: Lsn,
     /// Groups with frames in it, with the last entry of each.
-    pub(crate) groups: BTreeMap<TopicPartition, RaftIndex>,
+    pub(crate) partitions: BTreeMap<TopicPartition, RaftIndex>,
     /// Set when its last living frames have been appended again: it holds nothing that lives once this is durable.
     pub(crate) free_after: Option<Lsn>,
     /// Set then, with the first frame that says so: the file may be overwritten once this is durable. Before, recovery

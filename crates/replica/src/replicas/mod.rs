@@ -195,7 +195,7 @@ impl<D: Disk> Replicas<D> {
         for event in self.log.take_events() {
             match event {
                 LogEvent::Durable(lsn) => self.durable(now, lsn),
-                LogEvent::ColdRead { group, op, result } => match self.peer_reads.remove(&op) {
+                LogEvent::ColdRead { partition: group, op, result } => match self.peer_reads.remove(&op) {
                     None => self.outputs.push(Output::ColdRead { group, op, result }),
                     Some(PeerRead { to, from, index }) => {
                         if let Ok(batches) = result
@@ -205,12 +205,12 @@ impl<D: Disk> Replicas<D> {
                         }
                     }
                 },
-                LogEvent::Offline { group, what } => {
+                LogEvent::Offline { partition: group, what } => {
                     self.sleep(group);
                     self.outputs.push(Output::Offline(group, what));
                 }
-                LogEvent::Installed { group, .. } => self.installed(now, group),
-                LogEvent::KeptAside { group, folder } => {
+                LogEvent::Installed { partition: group, .. } => self.installed(now, group),
+                LogEvent::KeptAside { partition: group, folder } => {
                     if folder.is_ok() {
                         self.begin_anew(group);
                     }
