@@ -698,7 +698,7 @@ impl World {
     /// True when all that any copy calls decided stands on this disk for good: a copy calls nothing decided that it has
     /// not synced.
     fn holds_everything(&self, node: usize) -> bool {
-        let end = |n: usize, group: TopicPartition| self.nodes[n].replicas()?.log().committed_end(&group);
+        let end = |n: usize, group: TopicPartition| self.nodes[n].replicas()?.log().decided_end(&group);
         let holds = |(_, g): (u32, TopicPartition)| (0..self.nodes.len()).all(|n| end(n, g) <= end(node, g));
         !self.is_rebuilding(node) && self.groups().into_iter().all(holds)
     }
@@ -765,7 +765,7 @@ impl World {
         let groups = self.groups();
         let ends = |n: &Node| {
             let log = n.replicas().map(Replicas::log);
-            log.map_or(0, |l| groups.iter().filter_map(|(_, g)| Some(l.committed_end(g)?.1.0)).sum::<u64>())
+            log.map_or(0, |l| groups.iter().filter_map(|(_, g)| Some(l.decided_end(g)?.1.0)).sum::<u64>())
         };
         let held: u64 = self.nodes.iter().map(ends).sum();
         held + self.members.as_ref().map_or(0, Members::progress)
@@ -782,7 +782,7 @@ impl World {
             let states = self.nodes.iter().filter_map(Node::replicas).map(|r| {
                 let log = r.log();
                 let state = (log.configuration(&group).cloned(), log.producers(&group).cloned(), log.log_start(&group));
-                ((log.segments_end(&group), log.committed_end(&group)), state)
+                ((log.segments_end(&group), log.decided_end(&group)), state)
             });
             let states: Vec<_> = states.collect();
             for (end, state) in &states[1..] {
@@ -861,7 +861,7 @@ impl World {
             for (n, node) in self.nodes.iter().enumerate() {
                 let Some(replicas) = node.replicas() else { continue };
                 let state = replicas.state(&group);
-                let (log_end, offline) = (replicas.log().committed_end(&group), replicas.log().offline(&group));
+                let (log_end, offline) = (replicas.log().decided_end(&group), replicas.log().offline(&group));
                 let what = state.map(|s| {
                     let (hw, end) = (s.high_watermark, s.log_end);
                     format!("epoch {} hw {hw} end {end} leader {:?} serves {}", s.leader_epoch, s.leader, s.is_serving)
@@ -1514,7 +1514,7 @@ impl World {
         if let NodeMessage::Replica(PeerMessage { group, from, body: PeerBody::Raft(body), .. }) = &message
             && let Some(index) = body.acknowledged()
             && let Some(log) = self.nodes[node].replicas().map(Replicas::log)
-            && let Some((end, next)) = log.committed_end(group)
+            && let Some((end, next)) = log.decided_end(group)
             && index >= RaftIndex(next.0 - 1)
         {
             let vouched = self.vouched.entry((*from, *group)).or_default();
@@ -1946,7 +1946,7 @@ mod tests {
                 world.turn(false).expect("nothing goes wrong");
             }
             let decided = |w: &World, g| {
-                let ends = w.nodes.iter().filter_map(|n| n.replicas()?.log().committed_end(&g));
+                let ends = w.nodes.iter().filter_map(|n| n.replicas()?.log().decided_end(&g));
                 ends.max().expect("it was founded").0
             };
             let ends: Vec<_> = world.groups().into_iter().map(|(_, g)| (g, decided(&world, g))).collect();

@@ -186,7 +186,7 @@ fn kill_at_every_step(together: u64) {
             synced.push((log.append(PARTITION, RaftIndex(index), batch(index - 1, 1)), PARTITION, index));
         }
         synced.push((log.append(OTHER, RaftIndex(index), batch(index - 1, 1)), OTHER, index));
-        log.set_committed(OTHER, RaftIndex(index));
+        log.set_decided(OTHER, RaftIndex(index));
         if index % 8 == 0 {
             log.flush(OTHER);
         }

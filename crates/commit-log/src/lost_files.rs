@@ -67,7 +67,7 @@ pub(crate) fn append(log: &mut CommitLog<MemoryDisk>, partition: TopicPartition,
         let at = log.entries(&partition).last().map_or(segments, |(_, batch)| batch.end_offset());
         let batch = builder.build(Codec::None, None).with_position(at, LeaderEpoch(1));
         log.append(partition, RaftIndex(index), batch);
-        log.set_committed(partition, RaftIndex(index));
+        log.set_decided(partition, RaftIndex(index));
         settle(log, 0);
     }
     settle(log, 100);
@@ -204,7 +204,7 @@ fn a_crash_between_the_list_and_the_files_is_no_damage() {
         builder.push(&Record { key: None, value: Some(vec![1; 1000].into()), headers: vec![], timestamp_ms: 1 });
         let batch = builder.build(Codec::None, None).with_position(Offset(index - 1), LeaderEpoch(1));
         log.append(PARTITION, RaftIndex(index), batch);
-        log.set_committed(PARTITION, RaftIndex(index));
+        log.set_decided(PARTITION, RaftIndex(index));
         if index % 16 == 0 {
             log.flush(PARTITION);
         }
@@ -287,7 +287,7 @@ fn a_copy_that_is_replaced_leaves_no_file_behind() {
     let mut log = open(&MemoryDisk::empty());
     log.create_partition(PARTITION);
     log.append(PARTITION, RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
-    log.set_committed(PARTITION, RaftIndex(1));
+    log.set_decided(PARTITION, RaftIndex(1));
     settle(&mut log, 0);
     log.flush(PARTITION);
     log.pump(0);
@@ -311,7 +311,7 @@ fn a_dropped_partition_is_known_until_its_files_are_gone() {
     log.create_partition(OTHER);
     log.create_partition(PARTITION);
     log.append(PARTITION, RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
-    log.set_committed(PARTITION, RaftIndex(1));
+    log.set_decided(PARTITION, RaftIndex(1));
     log.flush(PARTITION);
     // So far that the next file is there.
     for ms in 0..6 {

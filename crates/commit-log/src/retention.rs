@@ -2,7 +2,7 @@
 //! for its age.
 //!
 //! ```text
-//!            log start                                        committed
+//!            log start                                        decided
 //!   segment 1    |   segment 2    |  segment 3   |  active      |  in the write-ahead log only
 //!  |-------------|----------------|--------------|--------------|---------------------------|
 //!   deleted      by size: as long as `retention_bytes` stay behind it, and never the active one
@@ -64,11 +64,11 @@ pub(crate) fn point(log: &PartitionLog, r: &Retention) -> Option<Offset> {
     {
         return Some(segment.end_offset());
     }
-    let mut waiting = log.tail.range(log.tail_after(log.end.index)..log.tail_after(log.committed));
+    let mut waiting = log.tail.range(log.tail_after(log.end.index)..log.tail_after(log.decided));
     if next == log.segments.len() && point.is_some() && waiting.all(|e| e.batch.is_control()) {
         // Another replica may have these in the segment that is to go: only a log start behind them lets it go there,
         // too.
-        point = log.tail.range(..log.tail_after(log.committed)).last().map(|e| e.batch.end_offset()).max(point);
+        point = log.tail.range(..log.tail_after(log.decided)).last().map(|e| e.batch.end_offset()).max(point);
     }
     // One control batch is no reason: the record that moves the log start is one, and would be the reason for the next.
     // More of them are: what was appended before that record, but on a quorum after it was proposed, may be in the
@@ -109,7 +109,7 @@ pub(crate) fn readable_bytes(log: &PartitionLog) -> u64 {
     let waiting = match log.log_start <= log.end.offset {
         true => log.unflushed_bytes,
         false => {
-            let waiting = log.tail.range(log.tail_after(log.end.index)..log.tail_after(log.committed));
+            let waiting = log.tail.range(log.tail_after(log.end.index)..log.tail_after(log.decided));
             let above = waiting.filter(|e| e.batch.base_offset() >= log.log_start);
             above.map(|e| e.batch.bytes().len()).sum()
         }
@@ -142,15 +142,15 @@ pub(crate) fn may_follow(log: &PartitionLog, index: RaftIndex, offset: Offset) -
 pub(crate) fn wants_flush(log: &PartitionLog) -> bool {
     let is_held_up = log.end.offset <= log.log_start && log.segments.back().is_some_and(|s| s.bytes() > 0);
     let closes = log.closes_after.is_some_and(|at| log.end.index < at);
-    log.committed > log.end.index && (is_held_up || closes)
+    log.decided > log.end.index && (is_held_up || closes)
 }
 
 /// Closes what has been open for `segment_ms` or longer: what is on a quorum now goes to the active segment, everything
 /// else to another one.
 pub(crate) fn close_aged(log: &mut PartitionLog, mono_ms: u64, wall_ms: i64, segment_ms: u64) {
     let is_open = match log.closes_after {
-        Some(at) => log.committed > at,
-        None => log.committed > log.end.index || log.segments.back().is_some_and(|s| s.bytes() > 0),
+        Some(at) => log.decided > at,
+        None => log.decided > log.end.index || log.segments.back().is_some_and(|s| s.bytes() > 0),
     };
     if !is_open {
         log.open_since = OpenSince::Nobody;
@@ -169,7 +169,7 @@ pub(crate) fn close_aged(log: &mut PartitionLog, mono_ms: u64, wall_ms: i64, seg
     };
     log.open_since = OpenSince::At(since_ms);
     if mono_ms.saturating_sub(since_ms) >= i64::try_from(segment_ms).unwrap_or(i64::MAX) {
-        log.closes_after = Some(log.committed);
+        log.closes_after = Some(log.decided);
         log.open_since = OpenSince::Nobody;
     }
 }
@@ -254,7 +254,7 @@ mod tests {
             self.next = (index.next(), batch.end_offset());
             self.log.append(partition(), index, batch);
             self.settle();
-            self.log.set_committed(partition(), index);
+            self.log.set_decided(partition(), index);
             self.settle();
         }
 
@@ -320,7 +320,7 @@ mod tests {
                     // Raft finds again what is on the quorum.
                     let entries: Vec<_> = self.log.entries(&partition()).map(|(i, b)| (i, b.as_log_start())).collect();
                     for (index, log_start) in entries {
-                        self.log.set_committed(partition(), index);
+                        self.log.set_decided(partition(), index);
                         log_start.into_iter().for_each(|to| self.log.set_log_start(partition(), to));
                     }
                     self.settle();

@@ -386,7 +386,7 @@ mod tests {
         }
         settle(&mut log, 500);
         assert!(log.is_scarce(), "what is in the log needs room in segments still");
-        log.set_committed(PARTITION, RaftIndex(last));
+        log.set_decided(PARTITION, RaftIndex(last));
         while log.segments_end(&PARTITION).expect("it is there").index < RaftIndex(last)
             && !log.waits_for_room(&PARTITION)
         {

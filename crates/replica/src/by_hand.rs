@@ -289,7 +289,7 @@ fn a_heartbeat_decides_only_what_the_leader_has_there() {
         copy.hear_raft(3, RaftBody { kind: RaftKind::Heartbeat, term: 2, ..body });
         copy.sync();
         let is_lost = copy.replicas.log().offline(&NAME).is_some();
-        let decided = copy.replicas.log().committed_end(&NAME).expect("it is there").0.0;
+        let decided = copy.replicas.log().decided_end(&NAME).expect("it is there").0.0;
         (is_lost, decided)
     };
     let told = |commit, commit_term| RaftBody { commit, commit_term, ..Default::default() };
@@ -418,7 +418,7 @@ fn a_part_to_start_over_with_is_not_put_in_place_behind_what_raft_has_brought() 
     bring(&mut copy, 4..=6, 1);
     copy.sync();
     assert_eq!(copy.log_end(), 8);
-    assert_eq!(copy.replicas.log().committed_end(&NAME), Some((Offset(6), RaftIndex(7))));
+    assert_eq!(copy.replicas.log().decided_end(&NAME), Some((Offset(6), RaftIndex(7))));
     let ends = copy.replicas.log().entries(&NAME).map(|(index, b)| (index.0, b.end_offset().0));
     assert_eq!(ends.last(), Some((8, 8)));
 }

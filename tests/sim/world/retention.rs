@@ -146,7 +146,7 @@ impl World {
             ends.iter().filter_map(of).sum::<u64>()
         };
         let copies = (0..self.nodes.len()).flat_map(|n| (0..self.partitions).map(move |p| (n, p)));
-        let ends = copies.filter_map(|(n, p)| Some((n, p, self.nodes[n].replicas()?.log().committed_end(&name(p))?.0)));
+        let ends = copies.filter_map(|(n, p)| Some((n, p, self.nodes[n].replicas()?.log().decided_end(&name(p))?.0)));
         let ends: Vec<_> = ends.collect();
         let (mut left, mut progress_ms) = (waiting(self, &ends), self.now_ms);
         while left > 0 && !self.ended {

@@ -133,7 +133,7 @@ impl<D: Disk> CommitLog<D> {
     /// The copy counts for nothing any more, so nothing is wrong with taking all of it for decided.
     pub(super) fn gather_aside(&mut self, partition: TopicPartition) {
         let last = self.partitions[&partition].last_index();
-        self.set_committed(partition, last);
+        self.set_decided(partition, last);
         self.aside_due.insert(partition);
     }
 

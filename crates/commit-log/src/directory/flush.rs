@@ -70,7 +70,7 @@ impl<D: Disk> CommitLog<D> {
             return;
         }
         let first = log.tail_after(log.end.index);
-        let to = log.tail_after(log.committed);
+        let to = log.tail_after(log.decided);
         if first >= to {
             return;
         }

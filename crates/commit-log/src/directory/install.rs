@@ -12,7 +12,7 @@ use crate::producers::ProducerTable;
 use crate::segment::{self, EXTENSIONS, Segment};
 
 impl<D: Disk> CommitLog<D> {
-    /// Puts committed entries in place that this replica has missed, without writing them to the log: they go straight
+    /// Puts decided entries in place that this replica has missed, without writing them to the log: they go straight
     /// to segments, and count once [`LogEvent::Installed`] says so. A crash before leaves the replica as it was.
     ///
     /// Entries above the last one stay if that one stands here already; otherwise they conflict and go (Raft §7, rule
@@ -39,14 +39,14 @@ impl<D: Disk> CommitLog<D> {
             assert!(gone.iter().all(|s| s.base_offset < offset), "a new segment takes no old one's name");
             log.truncate_after(RaftIndex(0));
             log.end = SegmentsEnd { offset, index: before, epoch: LeaderEpoch(0) };
-            (log.committed, log.log_start, log.unflushed_bytes) = (before, log_start, 0);
+            (log.decided, log.log_start, log.unflushed_bytes) = (before, log_start, 0);
             log.producers = ProducerTable::default();
             log.configuration = None;
             log.configurations.clear();
             log.incomplete = true;
             (log.closes_after, log.open_since) = (None, OpenSince::Nobody);
         }
-        assert_eq!(install.first_index, log.committed.max(log.end.index).next(), "installed entries leave no gap");
+        assert_eq!(install.first_index, log.decided.max(log.end.index).next(), "installed entries leave no gap");
         let stands = log.tail.iter().rev().find(|e| e.index <= to).filter(|e| e.index == to);
         let stays = stands
             .is_some_and(|e| e.batch.header().leader_epoch == last_epoch || is_planted(Bug::InstallKeepsOtherTail));
@@ -56,7 +56,7 @@ impl<D: Disk> CommitLog<D> {
                 log.append(TailEntry { index: RaftIndex(install.first_index.0 + i as u64), batch });
             }
         }
-        log.set_committed(to);
+        log.set_decided(to);
         log.installing = Some(Installing { to, discards: !stays, stale_files, end: install.end });
         self.tail_bytes = self.tail_bytes + log.tail_bytes - tail_before;
         self.unflushed_bytes = self.unflushed_bytes + log.unflushed_bytes - unflushed_before;
@@ -71,7 +71,7 @@ impl<D: Disk> CommitLog<D> {
     /// While the partition [is flushing](Self::is_flushing).
     pub fn make_whole(&mut self, partition: TopicPartition, state: InstallEnd) {
         let log = self.partitions.get_mut(&partition).expect("the caller created the partition");
-        assert!(!log.flushing && log.installing.is_none() && log.committed <= log.end.index, "all is in segments");
+        assert!(!log.flushing && log.installing.is_none() && log.decided <= log.end.index, "all is in segments");
         (log.configuration, log.producers, log.incomplete) = (Some(state.configuration), state.producers, false);
         log.installing = Some(Installing { to: log.end.index, discards: false, stale_files: Vec::new(), end: None });
         self.push_manifest(partition);

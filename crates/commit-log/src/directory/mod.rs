@@ -266,10 +266,10 @@ impl<D: Disk> CommitLog<D> {
     }
 
     /// Everything up to `index` is on a quorum: it may go to the segments and is never replaced.
-    pub fn set_committed(&mut self, partition: TopicPartition, index: RaftIndex) {
+    pub fn set_decided(&mut self, partition: TopicPartition, index: RaftIndex) {
         let log = self.partitions.get_mut(&partition).expect("the caller created the partition");
         let before = log.unflushed_bytes;
-        log.set_committed(index);
+        log.set_decided(index);
         self.unflushed_bytes = self.unflushed_bytes + log.unflushed_bytes - before;
         if log.unflushed_bytes >= log.flush_bytes(&self.config) {
             self.flush_due.insert(partition);
@@ -284,10 +284,10 @@ impl<D: Disk> CommitLog<D> {
         self.unnoted.remove(&partition);
         let Some(log) = self.partitions.get(&partition) else { return };
         // What is being installed stands in no entry, and others of the same numbers may.
-        let stands = log.committed > log.end.index.max(log.noted) && log.installing.is_none() && !log.diverged;
+        let stands = log.decided > log.end.index.max(log.noted) && log.installing.is_none() && !log.diverged;
         if stands {
-            let index = log.committed;
-            let lsn = self.push(FrameKind::Committed, partition, LeaderEpoch(0), index, Offset(0), Bytes::new());
+            let index = log.decided;
+            let lsn = self.push(FrameKind::Decided, partition, LeaderEpoch(0), index, Offset(0), Bytes::new());
             let log = self.partitions.get_mut(&partition).expect("just seen");
             (log.noted, log.noted_lsn) = (index, lsn);
         }

@@ -48,7 +48,7 @@ impl<D: Disk> CommitLog<D> {
         let file = &self.wal.files[next];
         // What is on a quorum leaves by a synced manifest alone.
         let held = |(partition, last): (&TopicPartition, &RaftIndex)| {
-            self.partitions.get(partition).is_some_and(|p| p.manifest_index < (*last).min(p.committed))
+            self.partitions.get(partition).is_some_and(|p| p.manifest_index < (*last).min(p.decided))
         };
         let drops = self.undeleted.first().is_some_and(|lsn| *lsn <= file.last_lsn);
         if drops || file.partitions.iter().any(held) {
@@ -67,7 +67,7 @@ impl<D: Disk> CommitLog<D> {
         {
             let total: u64 = self.wal.files.iter().filter(|f| f.free_after.is_none()).map(|f| f.bytes).sum();
             let is_short = total > self.config.wal_total_bytes / 2;
-            if !is_short || total < CARRY_OVER_SHARE * self.uncommitted_bytes() {
+            if !is_short || total < CARRY_OVER_SHARE * self.all_undecided_bytes() {
                 return;
             }
             // On a full disk there may be no file for them, and all that is written later would wait behind them,
@@ -118,9 +118,9 @@ impl<D: Disk> CommitLog<D> {
     }
 
     /// Bytes of entries that are not known to be on a quorum.
-    pub(super) fn uncommitted_bytes(&self) -> u64 {
+    pub(super) fn all_undecided_bytes(&self) -> u64 {
         let of = |p: &PartitionLog| {
-            p.tail.range(p.tail_after(p.committed)..).map(|e| e.batch.bytes().len() as u64).sum::<u64>()
+            p.tail.range(p.tail_after(p.decided)..).map(|e| e.batch.bytes().len() as u64).sum::<u64>()
         };
         self.partitions.values().map(of).sum()
     }

@@ -34,17 +34,17 @@ impl<D: Disk> CommitLog<D> {
     }
 
     /// Where the entries end that are known to be on a quorum: next offset and next index.
-    pub fn committed_end(&self, partition: &TopicPartition) -> Option<(Offset, RaftIndex)> {
+    pub fn decided_end(&self, partition: &TopicPartition) -> Option<(Offset, RaftIndex)> {
         let log = self.partitions.get(partition)?;
-        let last = log.tail_after(log.committed).checked_sub(1).map(|at| &log.tail[at]);
+        let last = log.tail_after(log.decided).checked_sub(1).map(|at| &log.tail[at]);
         let last = last.filter(|e| e.index > log.end.index);
         Some(last.map_or((log.end.offset, log.end.index.next()), |e| (e.batch.end_offset(), e.index.next())))
     }
 
     /// The last entry that is known to be on a quorum: its epoch, and its batch if that is in memory.
-    pub fn committed_last(&self, partition: &TopicPartition) -> Option<(LeaderEpoch, Option<RecordBatch>)> {
+    pub fn last_decided(&self, partition: &TopicPartition) -> Option<(LeaderEpoch, Option<RecordBatch>)> {
         let log = self.partitions.get(partition)?;
-        let index = log.committed.max(log.end.index);
+        let index = log.decided.max(log.end.index);
         let entry = log.tail_after(index).checked_sub(1).map(|at| &log.tail[at]).filter(|e| e.index == index);
         match entry {
             Some(entry) => Some((entry.batch.header().leader_epoch, Some(entry.batch.clone()))),
@@ -134,7 +134,7 @@ impl<D: Disk> CommitLog<D> {
     /// Bytes of the partition's entries up to `index` that are not known to be on a quorum.
     pub fn undecided_bytes(&self, partition: &TopicPartition, index: RaftIndex) -> u64 {
         let bytes_of = |p: &PartitionLog| {
-            let from = p.tail_after(p.committed.max(p.end.index));
+            let from = p.tail_after(p.decided.max(p.end.index));
             let undecided = p.tail.range(from..p.tail_after(index).max(from));
             undecided.map(|e| e.batch.bytes().len() as u64).sum()
         };

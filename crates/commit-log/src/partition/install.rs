@@ -8,10 +8,10 @@ use crate::disk::Step;
 use crate::manifest::SegmentsEnd;
 use crate::producers::ProducerTable;
 
-/// Committed entries for a replica that is behind, as its leader holds them.
+/// Decided entries for a replica that is behind, as its leader holds them.
 #[derive(Clone, Debug)]
 pub struct Install {
-    /// Index of the first batch: the one after the last that is committed here, unless `restarts_at` is set.
+    /// Index of the first batch: the one after the last that is decided here, unless `restarts_at` is set.
     pub first_index: RaftIndex,
     /// In order, without gaps.
     pub batches: Vec<RecordBatch>,
@@ -44,7 +44,7 @@ pub struct InstallEnd {
     pub producers: ProducerTable,
 }
 
-/// Committed entries that were put in place of what the log held, until they are in segments.
+/// Decided entries that were put in place of what the log held, until they are in segments.
 #[derive(Debug)]
 pub(crate) struct Installing {
     /// The last of them.

@@ -1,7 +1,7 @@
 //! One partition's share of the log: segments on disk, a tail in memory.
 //!
 //! ```text
-//!  log start            segments end        committed        log end
+//!  log start            segments end        decided          log end
 //!      |  segments, synced  |   tail: in the write-ahead log     |
 //!      |--------------------|--------------------|---------------|
 //!                 |   cached |  to be written     | not on a quorum
@@ -97,11 +97,11 @@ pub(crate) struct PartitionLog {
     /// Entries in order; those at or below `end.index` are only a cache.
     pub(crate) tail: VecDeque<TailEntry>,
     pub(crate) tail_bytes: usize,
-    /// Bytes of entries above `end.index` and at or below `committed`.
+    /// Bytes of entries above `end.index` and at or below `decided`.
     pub(crate) unflushed_bytes: usize,
     /// Bytes of all entries above `end.index`, on a quorum or not.
     pub(crate) unwritten_bytes: usize,
-    pub(crate) committed: RaftIndex,
+    pub(crate) decided: RaftIndex,
     pub(crate) flushing: bool,
     pub(crate) offline: Option<String>,
     /// What was lost, or may have been, of what this copy acknowledged, as an earlier start or this one found: written
@@ -180,7 +180,7 @@ impl PartitionLog {
     /// Appends, discarding what stood at or above the entry's index.
     pub(crate) fn append(&mut self, entry: TailEntry) {
         assert!(entry.index > self.end.index, "an entry in a segment is on a quorum and is never replaced");
-        assert!(entry.index > self.committed, "an entry on a quorum is never replaced");
+        assert!(entry.index > self.decided, "an entry on a quorum is never replaced");
         self.truncate_after(RaftIndex(entry.index.0 - 1));
         assert_eq!(entry.index, self.last_index().next(), "entries have no gaps");
         assert_eq!(entry.batch.base_offset(), self.log_end(), "offsets have no gaps");
@@ -194,11 +194,11 @@ impl PartitionLog {
         self.tail.partition_point(|e| e.index <= index)
     }
 
-    pub(crate) fn set_committed(&mut self, index: RaftIndex) {
-        let from = self.tail_after(self.committed.max(self.end.index));
+    pub(crate) fn set_decided(&mut self, index: RaftIndex) {
+        let from = self.tail_after(self.decided.max(self.end.index));
         let to = self.tail_after(index);
         self.unflushed_bytes += self.tail.range(from..to.max(from)).map(|e| e.batch.bytes().len()).sum::<usize>();
-        self.committed = self.committed.max(index);
+        self.decided = self.decided.max(index);
     }
 
     /// Drops cached entries from the front while `total` is above `budget`.

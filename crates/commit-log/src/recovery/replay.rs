@@ -93,7 +93,7 @@ pub(super) fn replay(found: &mut Found, header: &Header, payload: &[u8]) {
             found.damage = Some((loss, header.place.lsn));
             found.diverged = is(DIVERGED);
         }
-        FrameKind::Committed => found.noted = found.noted.max(header.index),
+        FrameKind::Decided => found.noted = found.noted.max(header.index),
         FrameKind::Marker => {}
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn load_partition<D: Disk>(
         manifest_lsn: found.manifest_lsn,
         configuration,
         incomplete,
-        committed: end.index,
+        decided: end.index,
         open_since: OpenSince::Recovered,
         offline: known.or(found.rot),
         damage,

@@ -60,13 +60,13 @@ pub(crate) enum FrameKind {
     /// it is recycled.
     Damaged = 7,
     /// Everything up to this index is on a quorum, which segments do not tell yet.
-    Committed = 8,
+    Decided = 8,
 }
 
 impl FrameKind {
     fn from_number(number: u16) -> Option<FrameKind> {
-        use FrameKind::{CarriedOver, Committed, Damaged, Dropped, Entry, HardState, Manifest, Marker};
-        let all = [Entry, HardState, Manifest, Dropped, Marker, CarriedOver, Damaged, Committed];
+        use FrameKind::{CarriedOver, Damaged, Decided, Dropped, Entry, HardState, Manifest, Marker};
+        let all = [Entry, HardState, Manifest, Dropped, Marker, CarriedOver, Damaged, Decided];
         all.into_iter().find(|k| *k as u16 == number)
     }
 

@@ -462,7 +462,7 @@ impl<D: Disk> Replicas<D> {
                     self.persists.push_back((self.last_lsn, name, number, messages));
                 }
                 Effect::Send(message) => self.outputs.push(Output::Send(message)),
-                Effect::Committed(index) => self.log.set_committed(name, index),
+                Effect::Committed(index) => self.log.set_decided(name, index),
                 Effect::Configured(index, configuration) => self.log.set_configuration(name, index, configuration),
                 Effect::LogStart(offset) => self.log.set_log_start(name, offset),
                 Effect::Answer(ticket, result) => self.outputs.push(Output::Produced(ticket, result)),

@@ -19,7 +19,7 @@ impl<D: Disk> Replicas<D> {
             return;
         }
         self.sleep(name);
-        let (mut offset, committed) = self.log.committed_end(&name).expect("the partition was created");
+        let (mut offset, committed) = self.log.decided_end(&name).expect("the partition was created");
         let mut members = self.log.last_configuration(&name).cloned().unwrap_or_default();
         let drops = is_planted(Bug::TakeOverDropsTail);
         let above = self.log.entries(&name).filter(|(index, _)| *index >= committed && !drops);

@@ -57,9 +57,9 @@ impl<D: Disk> Replicas<D> {
         if partition.catching_up.is_some() || term < known || self.log.is_installing(&name) {
             return;
         }
-        let next = self.log.committed_end(&name).expect("the partition was created");
+        let next = self.log.decided_end(&name).expect("the partition was created");
         let wants_state = self.log.is_incomplete(&name);
-        let last = self.log.committed_last(&name).filter(|(epoch, _)| !wants_state && *epoch > LeaderEpoch(0));
+        let last = self.log.last_decided(&name).filter(|(epoch, _)| !wants_state && *epoch > LeaderEpoch(0));
         partition.catching_up = Some(CatchingUp::new(now.mono_ms, leader, term, next, last, wants_state));
         self.ask(name);
     }
@@ -142,7 +142,7 @@ impl<D: Disk> Replicas<D> {
             return;
         };
         let install = self.keep_own(name, install);
-        let next = self.log.committed_end(&name).expect("the partition was created");
+        let next = self.log.decided_end(&name).expect("the partition was created");
         if !fits(&install, next) {
             // Raft went on meanwhile, or something else is in the way: begin again from here.
             self.partitions.get_mut(&name).expect("just seen").catching_up = None;
@@ -162,7 +162,7 @@ impl<D: Disk> Replicas<D> {
         if install.restarts_at.is_none() || self.log.is_incomplete(&name) || is_planted(Bug::OwnNotKept) {
             return install;
         }
-        let next = self.log.committed_end(&name).expect("the partition was created").1;
+        let next = self.log.decided_end(&name).expect("the partition was created").1;
         if next > install.first_index {
             // Raft has brought it beyond that place meanwhile: the part begins too early for it. (Found by the
             // simulator: it was put in place behind what had come.)
