@@ -1,7 +1,7 @@
 //! Decided entries that a leader brings to a copy that is behind: they go straight to segments. Which entries these are
 //! is the caller's business.
 
-use thalweg_model::{Bug, LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicPartition, is_planted};
+use thalweg_model::{Bug, LeaderEpoch, RaftIndex, TopicPartition, is_planted};
 
 use super::CommitLog;
 use crate::disk::{Disk, Step};

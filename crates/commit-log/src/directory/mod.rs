@@ -21,9 +21,7 @@ pub use events::{LogEvent, ReadOutcome};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use thalweg_model::{
-    Bug, DirectoryId, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition, is_planted,
-};
+use thalweg_model::{Bug, DirectoryId, LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicPartition, is_planted};
 
 use crate::config::Config;
 use crate::configuration::Configuration;

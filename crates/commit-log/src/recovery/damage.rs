@@ -45,7 +45,7 @@ pub enum OpenError {
 
 impl OpenError {
     /// What is wrong, without what to do about it.
-    pub(super) fn what(&self) -> Vec<String> {
+    fn what(&self) -> Vec<String> {
         match self {
             OpenError::Disk(error) => vec![error.to_string()],
             OpenError::Incomplete { what } => what.clone(),
@@ -105,5 +105,25 @@ impl RecoveredPartition {
             log_end: log.log_end(),
             offline: log.offline.clone(),
         }
+    }
+}
+
+/// What cannot be read of the log: an error, or a line of what is lost where the caller wants the rest all the same.
+pub(super) struct Refusals {
+    what_is_left: bool,
+    pub(super) lost: Vec<String>,
+}
+
+impl Refusals {
+    pub(super) fn new(what_is_left: bool) -> Refusals {
+        Refusals { what_is_left, lost: Vec::new() }
+    }
+
+    pub(super) fn refuse(&mut self, error: OpenError) -> Result<(), OpenError> {
+        if !self.what_is_left {
+            return Err(error);
+        }
+        self.lost.extend(error.what());
+        Ok(())
     }
 }

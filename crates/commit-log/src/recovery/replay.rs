@@ -1,12 +1,19 @@
-//! What the frames of one partition say, one after the other. Whether its segments are as they say is seen in
-//! `segments.rs`.
+//! What the frames of the write-ahead log say, one after the other. Whether a partition's segments are as they say is
+//! seen in `segments.rs`.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use thalweg_model::{Bug, RaftIndex, RecordBatch, ReplicaId, TopicPartition, is_planted};
+use thalweg_model::{Bug, DirectoryId, RaftIndex, RecordBatch, ReplicaId, TopicPartition, is_planted};
 
+use super::damage::{Damage, OpenError, Refusals};
+use super::scan::{LogFile, next_frame, old_sums, torn};
+use crate::disk::Disk;
 use crate::manifest::Manifest;
 use crate::partition::{CERTAIN, DIVERGED, HardState, Loss, OF_DISK, TailEntry};
 use crate::wal::frame::{FrameKind, Header, Lsn};
+use crate::wal::sums::SectorSums;
+use crate::wal::{Wal, WalFile};
 
 /// The frames of one partition.
 #[derive(Default)]
@@ -24,76 +31,204 @@ pub(crate) struct Found {
     pub(super) noted: RaftIndex,
 }
 
-pub(super) fn replay(found: &mut Found, header: &Header, payload: &[u8]) {
-    if found.dropped {
-        // Made again after it was dropped: nothing of its former life counts.
-        *found = Found::default();
-    }
-    match header.kind {
-        FrameKind::Entry | FrameKind::CarriedOver => {
-            // The bytes are copied, or one small entry would keep a whole file's buffer alive.
-            match RecordBatch::parse(Bytes::copy_from_slice(payload)) {
-                Ok(batch) if batch.base_offset() == header.base_offset => {
-                    let at = found.entries.partition_point(|e| e.index < header.index);
-                    let is_there = found.entries.get(at).is_some_and(|e| e.index == header.index);
-                    let entry = TailEntry { index: header.index, batch };
-                    // Those behind one that was carried over may have been carried over into a sync batch that never
-                    // became whole, and stand elsewhere. (Found by the simulator, twice: also when its own first copy
-                    // is gone since.)
-                    let discards = header.kind == FrameKind::Entry || is_planted(Bug::CarriedOverDiscards);
-                    match (discards, is_there) {
-                        (true, _) => {
-                            found.entries.truncate(at);
-                            found.entries.push(entry);
+impl Found {
+    /// Follows the next frame of the partition.
+    fn follow(&mut self, header: &Header, payload: &[u8]) {
+        if self.dropped {
+            // Made again after it was dropped: nothing of its former life counts.
+            *self = Found::default();
+        }
+        match header.kind {
+            FrameKind::Entry | FrameKind::CarriedOver => {
+                // The bytes are copied, or one small entry would keep a whole file's buffer alive.
+                match RecordBatch::parse(Bytes::copy_from_slice(payload)) {
+                    Ok(batch) if batch.base_offset() == header.base_offset => {
+                        let at = self.entries.partition_point(|e| e.index < header.index);
+                        let is_there = self.entries.get(at).is_some_and(|e| e.index == header.index);
+                        let entry = TailEntry { index: header.index, batch };
+                        // Those behind one that was carried over may have been carried over into a sync batch that
+                        // never became whole, and stand elsewhere. (Found by the simulator, twice: also when its own
+                        // first copy is gone since.)
+                        let discards = header.kind == FrameKind::Entry || is_planted(Bug::CarriedOverDiscards);
+                        match (discards, is_there) {
+                            (true, _) => {
+                                self.entries.truncate(at);
+                                self.entries.push(entry);
+                            }
+                            (false, true) => {}
+                            (false, false) => self.entries.insert(at, entry),
                         }
-                        (false, true) => {}
-                        (false, false) => found.entries.insert(at, entry),
                     }
+                    Ok(_) => self.rot = Some(format!("entry {} holds a batch of another offset", header.index)),
+                    Err(e) => self.rot = Some(format!("entry {} holds no batch: {e}", header.index)),
                 }
-                Ok(_) => found.rot = Some(format!("entry {} holds a batch of another offset", header.index)),
-                Err(e) => found.rot = Some(format!("entry {} holds no batch: {e}", header.index)),
+            }
+            FrameKind::HardState => {
+                let replica = ReplicaId(header.base_offset.0);
+                self.hard_state = HardState { term: header.term, vote: header.index.0, replica };
+                self.hard_state_lsn = header.place.lsn;
+            }
+            FrameKind::Manifest => match Manifest::decode(payload) {
+                Some(manifest) => {
+                    if manifest.discards && manifest.incomplete && manifest.segments.is_empty() {
+                        // What another history was is kept aside: it starts over.
+                        (self.damage, self.diverged) = (None, false);
+                    }
+                    if manifest.discards {
+                        self.noted = RaftIndex(0);
+                        self.entries.clear();
+                    }
+                    if manifest.salvaged {
+                        (self.rot, self.damage, self.diverged) = (None, None, false);
+                    }
+                    self.manifest = manifest;
+                    self.manifest_lsn = header.place.lsn;
+                }
+                None => self.rot = Some(format!("manifest in frame {} does not decode", header.place.lsn.0)),
+            },
+            FrameKind::Dropped => {
+                let replica = ReplicaId(header.base_offset.0);
+                let dropped = replica == ReplicaId(0) || is_planted(Bug::SuccessorForgotten);
+                let hard_state = HardState { replica, ..Default::default() };
+                *self = match dropped {
+                    true => Found { dropped, ..Default::default() },
+                    false => Found { hard_state, hard_state_lsn: header.place.lsn, ..Default::default() },
+                };
+            }
+            FrameKind::Damaged => {
+                let what = String::from_utf8_lossy(payload).into_owned();
+                let is = |bit| header.index.0 & bit != 0;
+                let loss = Loss { is_certain: is(CERTAIN | DIVERGED), is_of_disk: is(OF_DISK), what };
+                self.damage = Some((loss, header.place.lsn));
+                self.diverged = is(DIVERGED);
+            }
+            FrameKind::Decided => self.noted = self.noted.max(header.index),
+            FrameKind::Marker => {}
+        }
+    }
+}
+
+/// The log files that are needed, frame by frame.
+pub(super) struct Replay {
+    directory: DirectoryId,
+    live: Vec<LogFile>,
+    known_durable: Lsn,
+    /// The number of the frame that comes next.
+    expected: Lsn,
+    pub(super) wal: Wal,
+    pub(super) partitions: BTreeMap<TopicPartition, Found>,
+    pub(super) damages: Vec<Damage>,
+    pub(super) refusals: Refusals,
+}
+
+impl Replay {
+    pub(super) fn new(
+        directory: DirectoryId,
+        live: Vec<LogFile>,
+        known_durable: Lsn,
+        wal: Wal,
+        refusals: Refusals,
+    ) -> Replay {
+        let expected = live.first().map_or(Lsn(1), |f| f.first_lsn);
+        let (partitions, damages) = (BTreeMap::new(), Vec::new());
+        Replay { directory, live, known_durable, expected, wal, partitions, damages, refusals }
+    }
+
+    /// Follows every frame of the log up to its end.
+    pub(super) fn run<D: Disk>(&mut self, disk: &mut D) -> Result<(), OpenError> {
+        for i in 0..self.live.len() {
+            let file = self.file(disk, i)?;
+            self.wal.files.push_back(file);
+            if let Some(next) = self.live.get(i + 1).filter(|n| n.first_lsn != self.expected) {
+                // Only a missing or unreadable file leaves such a gap, and what it held was synced before the next
+                // began.
+                let rot = OpenError::Rot { file: next.name.clone(), at: 0, lsn: self.expected.0 };
+                self.refusals.refuse(rot)?;
+                self.expected = self.expected.max(next.first_lsn);
             }
         }
-        FrameKind::HardState => {
-            let replica = ReplicaId(header.base_offset.0);
-            found.hard_state = HardState { term: header.term, vote: header.index.0, replica };
-            found.hard_state_lsn = header.place.lsn;
-        }
-        FrameKind::Manifest => match Manifest::decode(payload) {
-            Some(manifest) => {
-                if manifest.discards && manifest.incomplete && manifest.segments.is_empty() {
-                    // What another history was is kept aside: it starts over.
-                    (found.damage, found.diverged) = (None, false);
-                }
-                if manifest.discards {
-                    found.noted = RaftIndex(0);
-                    found.entries.clear();
-                }
-                if manifest.salvaged {
-                    (found.rot, found.damage, found.diverged) = (None, None, false);
-                }
-                found.manifest = manifest;
-                found.manifest_lsn = header.place.lsn;
+        self.wal.next_lsn = self.expected;
+        self.wal.durable = Lsn(self.expected.0 - 1);
+        Ok(())
+    }
+
+    fn file<D: Disk>(&mut self, disk: &mut D, i: usize) -> Result<WalFile, OpenError> {
+        let file = self.live[i].clone();
+        let data = disk.read(&file.name, 0, file.bytes as usize)?;
+        let mut used = WalFile {
+            name: file.name,
+            bytes: file.bytes,
+            generation: file.generation,
+            sums: SectorSums::of(&data),
+            last_lsn: Lsn(self.expected.0.saturating_sub(1)),
+            partitions: BTreeMap::new(),
+            free_after: None,
+            reusable_after: None,
+        };
+        let mut at = 0u64;
+        loop {
+            let rest = data.get(at as usize..).unwrap_or(&[]);
+            let header = Header::parse(rest).filter(|h| {
+                h.place.directory == self.directory
+                    && h.place.generation == file.generation
+                    && h.place.lsn == self.expected
+            });
+            if let Some((header, payload)) = header.and_then(|h| Some((h, h.payload(rest)?))) {
+                self.frame(&mut used, &header, payload);
+                at = header.next_at(at);
+                continue;
             }
-            None => found.rot = Some(format!("manifest in frame {} does not decode", header.place.lsn.0)),
-        },
-        FrameKind::Dropped => {
-            let replica = ReplicaId(header.base_offset.0);
-            let dropped = replica == ReplicaId(0) || is_planted(Bug::SuccessorForgotten);
-            let hard_state = HardState { replica, ..Default::default() };
-            *found = match dropped {
-                true => Found { dropped, ..Default::default() },
-                false => Found { hard_state, hard_state_lsn: header.place.lsn, ..Default::default() },
+            match self.judge(disk, i, &data, at, header)? {
+                Some(next) => at = next,
+                None => return Ok(used),
+            }
+        }
+    }
+
+    fn frame(&mut self, file: &mut WalFile, header: &Header, payload: &[u8]) {
+        let last = file.partitions.entry(header.partition).or_default();
+        if header.kind.is_entry() {
+            *last = (*last).max(header.index);
+        }
+        self.partitions.entry(header.partition).or_default().follow(header, payload);
+        file.last_lsn = self.expected;
+        self.expected.0 += 1;
+    }
+
+    /// What is to be done where the expected frame does not read: where in the file to go on, or `None` at its end.
+    fn judge<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        i: usize,
+        data: &[u8],
+        at: u64,
+        header: Option<Header>,
+    ) -> Result<Option<u64>, OpenError> {
+        let next_goes_on = self.live.get(i + 1).is_some_and(|n| n.first_lsn == self.expected);
+        if next_goes_on {
+            return Ok(None);
+        }
+        let name = self.live[i].name.clone();
+        if self.expected <= self.known_durable && !is_planted(Bug::RotCut) {
+            // Rot. With its header whole, the frame still says whose it was, and the others need not suffer.
+            let rot = OpenError::Rot { file: name, at, lsn: self.expected.0 };
+            let Some(header) = header else {
+                self.refusals.refuse(rot)?;
+                let next = next_frame(data, at, self.directory, self.live[i].generation, self.expected);
+                return Ok(next.map(|(next, lsn)| {
+                    self.expected = lsn;
+                    next
+                }));
             };
+            self.partitions.entry(header.partition).or_default().rot = Some(rot.to_string());
+            self.expected.0 += 1;
+            return Ok(Some(header.next_at(at)));
         }
-        FrameKind::Damaged => {
-            let what = String::from_utf8_lossy(payload).into_owned();
-            let is = |bit| header.index.0 & bit != 0;
-            let loss = Loss { is_certain: is(CERTAIN | DIVERGED), is_of_disk: is(OF_DISK), what };
-            found.damage = Some((loss, header.place.lsn));
-            found.diverged = is(DIVERGED);
+        let old = old_sums(disk, &name)?;
+        if let Some(plain) = torn(data, at, header.as_ref(), old.as_ref()) {
+            let plain = plain || is_planted(Bug::DamageTakenForTorn);
+            self.damages.push(Damage::Torn { file: name, at, plain });
         }
-        FrameKind::Decided => found.noted = found.noted.max(header.index),
-        FrameKind::Marker => {}
+        Ok(None)
     }
 }

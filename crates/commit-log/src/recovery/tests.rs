@@ -1,11 +1,11 @@
 //! Logs that end in the middle, or have lost something, frame by frame.
 
-use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicId, assert_finds};
+use thalweg_model::{Bug, LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicId, assert_finds};
 
 use super::*;
 use crate::disk::Step;
 use crate::memory::MemoryDisk;
-use crate::wal::frame::{FRAME_HEADER_BYTES, Frame, FrameKind};
+use crate::wal::frame::{FRAME_HEADER_BYTES, Frame, FrameKind, Lsn, SECTOR_BYTES};
 use crate::wal::sums::old_sums_file;
 
 const SECTOR: usize = SECTOR_BYTES as usize;
