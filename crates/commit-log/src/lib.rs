@@ -39,8 +39,8 @@ pub use disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
 pub use manifest::SegmentsEnd;
 #[cfg(any(test, feature = "testing"))]
 pub use memory::MemoryDisk;
-pub use partition::HardState;
-pub use partition::install::{Install, InstallEnd, PeerBase};
+pub use partition::install::{Install, PeerBase};
+pub use partition::{HardState, InstallEnd};
 pub use producers::{PRODUCERS_MAX, ProducerTable, SequenceCheck, Written};
 pub use recovery::{Damage, OpenError, RecoveredPartition, Recovery};
 pub use retention::Retention;

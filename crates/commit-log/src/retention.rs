@@ -107,7 +107,7 @@ fn is_expired(segment: &Segment, r: &Retention) -> bool {
 pub(crate) fn readable_bytes(log: &PartitionLog) -> u64 {
     let in_segments: u64 = log.segments.iter().map(|s| s.bytes_from(log.log_start)).sum();
     let waiting = match log.log_start <= log.end.offset {
-        true => log.unflushed_bytes,
+        true => log.tail_bytes.unflushed,
         false => {
             let waiting = log.tail.range(log.tail_after(log.end.index)..log.tail_after(log.decided));
             let above = waiting.filter(|e| e.batch.base_offset() >= log.log_start);

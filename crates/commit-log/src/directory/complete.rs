@@ -1,81 +1,151 @@
 //! What a finished submission means for the log, by what it was submitted for.
 
 use bytes::Bytes;
-use thalweg_model::{Bug, Offset, RecordBatch, is_planted};
+use thalweg_model::{Bug, TopicPartition, is_planted};
 
-use super::{CommitLog, LogEvent, Purpose};
-use crate::disk::{Completion, Disk, FileName, Lane};
-use crate::partition::PartitionLog;
+use super::submissions::Purpose;
+use super::{CommitLog, LogEvent};
+use crate::disk::{Completion, Disk, DiskError, Lane, OpId};
+use crate::partition::flush::Flush;
+use crate::partition::read::ColdRead;
 use crate::room::Ballast;
-use crate::segment::{self, Range};
-use crate::wal::Spare;
+use crate::wal::files::Spare;
 use crate::wal::frame::Lsn;
-use crate::wal::sums::SectorSums;
+
+/// How a submission has ended.
+type Outcome = Result<Bytes, DiskError>;
 
 impl<D: Disk> CommitLog<D> {
     /// Takes a finished submission.
     pub fn complete(&mut self, now_ms: u64, completion: Completion) {
-        let Some(purpose) = self.ops.remove(&completion.id) else {
-            return;
-        };
-        match (purpose, completion.result) {
-            (Purpose::WalBatch(last), Ok(_)) => self.durable(now_ms, last),
-            (Purpose::WalBatch(last), Err(_)) if is_planted(Bug::SyncErrorIgnored) => {
-                self.durable(now_ms, last);
+        let Completion { id, result } = completion;
+        match self.disk.finished(id) {
+            None => {}
+            Some(Purpose::WalBatch(last)) => self.wrote_batch(now_ms, last, result),
+            Some(Purpose::WalCreate) => self.made_file(now_ms, result),
+            Some(Purpose::WalSums) => self.wrote_sums(now_ms, id, result),
+            Some(Purpose::WalList) => self.wrote_list(now_ms, result),
+            // The next flush would not find them.
+            Some(Purpose::Indexes) => self.must(result),
+            Some(Purpose::Flush(flush)) => self.wrote_segment(now_ms, flush, result),
+            Some(Purpose::ColdRead { partition, copy, read }) => self.has_read((partition, copy), id, read, result),
+            // A file that stays behind costs space, not correctness; the next start removes it.
+            Some(Purpose::Delete(void)) => void.into_iter().for_each(|lsn| self.unsynced.deleted(lsn)),
+            Some(Purpose::Aside { partition, copy, folder }) => {
+                self.linked_aside(now_ms, (partition, copy), folder, result);
             }
-            (Purpose::WalBatch(_), Err(e)) => self.fail(e),
-            (Purpose::WalCreate, result) => {
-                let (_, name, bytes) = self.wal.creating.take().expect("one file is made at a time");
+            Some(Purpose::MakeBallast) => {
+                self.room.ballast = if result.is_ok() { Ballast::There } else { Ballast::Missing };
                 match result {
-                    Ok(_) => {
-                        self.spare_bytes_max = self.config.wal_file_bytes;
-                        self.wal.unlisted.push(Spare { name, bytes, sums: SectorSums::default() });
-                    }
-                    // A disk that is nearly full may hold a smaller file still.
-                    Err(e) if e.full && bytes / 2 >= self.config.wal_first_bytes.max(self.wal.room_needed()) => {
-                        self.spare_bytes_max = bytes / 2;
-                    }
-                    Err(e) if e.full => {
-                        self.room.run_out(now_ms);
-                        self.give_up_ballast();
-                    }
-                    Err(e) => self.fail(e),
+                    Err(e) if !e.full => self.fail(e),
+                    Err(_) => self.room.run_out(now_ms),
+                    Ok(_) => {}
                 }
             }
-            (Purpose::WalSums, result) => {
-                let spare = self.wal.retiring.remove(&completion.id).expect("submitted with its file");
-                match result {
-                    Ok(_) => self.wal.unlisted.push(spare),
-                    // Without the table the file is of no use; a smaller log is better than an unsafe one.
-                    Err(e) if e.full => {
-                        self.room.run_out(now_ms);
-                        self.wal.leaving.push(spare.name);
-                    }
-                    Err(e) => self.fail(e),
-                }
+            Some(Purpose::MakeKept(files)) => self.made_kept(now_ms, files, result),
+            Some(Purpose::GiveUpBallast) => {
+                self.room.ballast = Ballast::Missing;
+                self.room.retry();
             }
-            (Purpose::WalList, result) => {
-                let list = self.wal.listing.take().expect("one list is written at a time");
-                match result {
-                    Ok(_) => self.wal.listed = list,
-                    // How far the log has come can be noted at the next start.
-                    Err(e) if e.full && list.files == self.wal.listed.files => self.wal.opened_at = self.wal.next_lsn,
-                    // A new log file may have taken the last room, and is of no use before the list has its name.
-                    Err(e) if e.full => {
-                        self.room.run_out(now_ms);
-                        self.give_up_ballast();
-                    }
-                    Err(e) => self.fail(e),
-                }
+        }
+    }
+
+    /// Nothing goes on without what was submitted.
+    fn must(&mut self, result: Outcome) {
+        if let Err(error) = result {
+            self.fail(error);
+        }
+    }
+
+    fn wrote_batch(&mut self, now_ms: u64, last: Lsn, result: Outcome) {
+        match result {
+            Ok(_) => self.durable(now_ms, last),
+            Err(_) if is_planted(Bug::SyncErrorIgnored) => self.durable(now_ms, last),
+            Err(e) => self.fail(e),
+        }
+    }
+
+    /// Every frame up to `last` is synced.
+    fn durable(&mut self, now_ms: u64, last: Lsn) {
+        self.wal.synced(now_ms, last);
+        while let Some((partition, index)) = self.unsynced.next_manifest(last) {
+            let log = self.partitions.get_mut(&partition).expect("a dropped partition leaves no manifest behind");
+            log.manifest_index = index;
+        }
+        for partition in self.unsynced.take_dropped(last) {
+            if self.partitions.is_held(&partition) {
+                self.due.flushes.insert(partition);
             }
-            (Purpose::Flush { partition, copy, plan, end, batches, new }, Ok(_)) => {
+        }
+        for (lsn, steps) in self.unsynced.take_deletions(last) {
+            if !steps.is_empty() {
+                self.disk.submit(Lane::Bulk, steps, Purpose::Delete(Some(lsn)));
+            }
+        }
+        self.events.push(LogEvent::Durable(last));
+        let installed = self.unsynced.take_installed(last);
+        self.events.extend(installed.map(|(partition, to)| LogEvent::Installed { partition, to }));
+    }
+
+    fn made_file(&mut self, now_ms: u64, result: Outcome) {
+        let file = self.wal.spares.creating.take().expect("one file is made at a time");
+        let half = file.bytes / 2;
+        match result {
+            Ok(_) => {
+                self.wal.spares.file_bytes_max = self.config.wal_file_bytes;
+                self.wal.spares.unlisted.push(file);
+            }
+            // A disk that is nearly full may hold a smaller file still.
+            Err(e) if e.full && half >= self.config.wal_first_bytes.max(self.wal.room_needed()) => {
+                self.wal.spares.file_bytes_max = half;
+            }
+            Err(e) if e.full => {
+                self.room.run_out(now_ms);
+                self.give_up_ballast();
+            }
+            Err(e) => self.fail(e),
+        }
+    }
+
+    fn wrote_sums(&mut self, now_ms: u64, id: OpId, result: Outcome) {
+        let spare = self.wal.spares.retiring.remove(&id).expect("submitted with its file");
+        match result {
+            Ok(_) => self.wal.spares.unlisted.push(spare),
+            // Without the table the file is of no use; a smaller log is better than an unsafe one.
+            Err(e) if e.full => {
+                self.room.run_out(now_ms);
+                self.wal.spares.leaving.push(spare.name);
+            }
+            Err(e) => self.fail(e),
+        }
+    }
+
+    fn wrote_list(&mut self, now_ms: u64, result: Outcome) {
+        let list = self.wal.spares.listing.take().expect("one list is written at a time");
+        match result {
+            Ok(_) => self.wal.spares.listed = list,
+            // How far the log has come can be noted at the next start.
+            Err(e) if e.full && list.files == self.wal.spares.listed.files => self.wal.opened_at = self.wal.next_lsn,
+            // A new log file may have taken the last room, and is of no use before the list has its name.
+            Err(e) if e.full => {
+                self.room.run_out(now_ms);
+                self.give_up_ballast();
+            }
+            Err(e) => self.fail(e),
+        }
+    }
+
+    fn wrote_segment(&mut self, now_ms: u64, flush: Flush, result: Outcome) {
+        let partition = flush.partition;
+        match result {
+            Ok(_) => {
                 self.room.refused.remove(&partition);
-                self.flushed(now_ms, (partition, copy), plan, end, &batches, new);
+                self.flushed(now_ms, &flush);
             }
-            (Purpose::Flush { partition, copy, .. }, Err(e)) => {
-                if let Some(log) = self.partitions.get_mut(&partition).filter(|p| p.copy == copy) {
+            Err(e) => {
+                if let Some(log) = self.partitions.get_mut(&partition).filter(|p| p.copy == flush.copy) {
                     log.flushing = false;
-                    self.flush_due.insert(partition);
+                    self.due.flushes.insert(partition);
                     self.room.refused.extend(Some(partition).filter(|_| e.full));
                 }
                 match e.full {
@@ -86,119 +156,47 @@ impl<D: Disk> CommitLog<D> {
                     false => self.fail(e),
                 }
             }
-            (Purpose::ColdRead { partition, copy, file, ranges, from }, result) => {
-                let log = self.partitions.get_mut(&partition).filter(|p| p.copy == copy);
-                let is_kept = |l: &PartitionLog| {
-                    l.segments.iter().any(|s| segment::file(&partition, s.base_offset, "log") == file)
-                };
-                let result = match result {
-                    Ok(data) => split_verified(&file, &ranges, from, data),
-                    // Retention was faster. (Found by the simulator: that was taken for damage.)
-                    Err(_) if log.as_deref().is_some_and(|l| !is_kept(l)) => Ok(Vec::new()),
-                    Err(e) => Err(e.to_string()),
-                };
-                if let (Err(what), Some(log)) = (&result, log) {
-                    log.offline = Some(what.clone());
-                    self.events.push(LogEvent::Offline { partition, what: what.clone() });
-                }
-                self.events.push(LogEvent::ColdRead { partition, op: completion.id, result });
-            }
-            (Purpose::Indexes, Ok(_)) => {}
-            // The next flush would not find them.
-            (Purpose::Indexes, Err(e)) => self.fail(e),
-            // A file that stays behind costs space, not correctness; the next start removes it.
-            (Purpose::Delete(lsn), _) => {
-                self.undeleted.remove(&lsn);
-            }
-            (Purpose::Aside { partition, copy, folder }, result) => {
-                let is_here = self.partitions.get(&partition).is_some_and(|p| p.copy == copy);
-                match result {
-                    Err(e) if e.full => {
-                        self.room.run_out(now_ms);
-                        self.aside_due.extend(Some(partition).filter(|_| is_here));
-                    }
-                    Err(e) => self.events.push(LogEvent::KeptAside { partition, folder: Err(e.to_string()) }),
-                    Ok(_) => self.events.push(LogEvent::KeptAside { partition, folder: Ok(folder) }),
-                }
-            }
-            (Purpose::MakeBallast, result) => {
-                self.room.ballast = if result.is_ok() { Ballast::There } else { Ballast::Missing };
-                match result {
-                    Err(e) if !e.full => self.fail(e),
-                    Err(_) => self.room.run_out(now_ms),
-                    Ok(_) => {}
-                }
-            }
-            (Purpose::MakeKept(files), result) => {
-                self.makes_kept = false;
-                match result {
-                    Ok(_) => self.wal.kept.extend(files),
-                    Err(e) if e.full => {
-                        self.room.run_out(now_ms);
-                        self.wal.leaving.extend(files.into_iter().map(|f| f.name));
-                    }
-                    Err(e) => self.fail(e),
-                }
-            }
-            (Purpose::GiveUpBallast, _) => {
-                self.room.ballast = Ballast::Missing;
-                self.room.retry();
-            }
         }
     }
 
-    pub(super) fn durable(&mut self, now_ms: u64, last: Lsn) {
-        assert!(last > self.wal.durable, "sync batches end in order");
-        self.wal.durable = last;
-        self.wal.in_flight = None;
-        if !self.wal.has_pending() {
-            self.wal.idle_since_ms = Some(now_ms);
+    fn has_read(&mut self, (partition, copy): (TopicPartition, u64), op: OpId, read: ColdRead, result: Outcome) {
+        let log = self.partitions.get_mut(&partition).filter(|p| p.copy == copy);
+        let result = match result {
+            Ok(data) => read.split(data),
+            // Retention was faster. (Found by the simulator: that was taken for damage.)
+            Err(_) if log.as_deref().is_some_and(|l| !l.holds(&partition, &read.file)) => Ok(Vec::new()),
+            Err(e) => Err(e.to_string()),
+        };
+        if let (Err(what), Some(log)) = (&result, log) {
+            log.offline = Some(what.clone());
+            self.events.push(LogEvent::Offline { partition, what: what.clone() });
         }
-        while let Some((_, partition, index)) = self.manifests_pending.pop_front_if(|(lsn, _, _)| *lsn <= last) {
-            let log = self.partitions.get_mut(&partition).expect("a dropped partition leaves no manifest behind");
-            log.manifest_index = index;
-        }
-        self.dropping.retain(|partition, lsn| {
-            let waits = *lsn > last;
-            if !waits && self.partitions.contains_key(partition) {
-                self.flush_due.insert(*partition);
-            }
-            waits
-        });
-        let due = self.deletions.extract_if(.., |(lsn, _)| *lsn <= last).collect::<Vec<_>>();
-        for (lsn, steps) in due {
-            if !steps.is_empty() {
-                self.submit(Lane::Bulk, steps, Purpose::Delete(lsn));
-            }
-        }
-        self.events.push(LogEvent::Durable(last));
-        let installed = self.installs_pending.extract_if(.., |(lsn, _, _)| *lsn <= last);
-        self.events.extend(installed.map(|(_, partition, to)| LogEvent::Installed { partition, to }));
+        self.events.push(LogEvent::ColdRead { partition, op, result });
     }
-}
 
-/// Checks what a cold read brought against its checksums and cuts it into batches.
-fn split_verified(
-    file: &FileName,
-    ranges: &[Range],
-    from: Offset,
-    mut data: Bytes,
-) -> Result<Vec<RecordBatch>, String> {
-    let mut batches = Vec::new();
-    for range in ranges {
-        let damaged = || format!("{file} is damaged between bytes {} and {}", range.from, range.to);
-        let bytes = (range.to - range.from) as usize;
-        let is_whole = |run: &[u8]| crc32c::crc32c(run) == range.crc || is_planted(Bug::SegmentSumsNotChecked);
-        if data.len() < bytes || !is_whole(&data[..bytes]) {
-            return Err(damaged());
-        }
-        let mut run = data.split_to(bytes);
-        while !run.is_empty() {
-            let batch = RecordBatch::split_first(&mut run).map_err(|e| format!("{}: {e}", damaged()))?;
-            if batch.end_offset() > from {
-                batches.push(batch);
+    fn linked_aside(&mut self, now_ms: u64, (partition, copy): (TopicPartition, u64), folder: String, result: Outcome) {
+        let is_here = self.partitions.get(&partition).is_some_and(|p| p.copy == copy);
+        let folder = match result {
+            Err(e) if e.full => {
+                self.room.run_out(now_ms);
+                self.due.asides.extend(Some(partition).filter(|_| is_here));
+                return;
             }
+            Err(e) => Err(e.to_string()),
+            Ok(_) => Ok(folder),
+        };
+        self.events.push(LogEvent::KeptAside { partition, folder });
+    }
+
+    fn made_kept(&mut self, now_ms: u64, files: Vec<Spare>, result: Outcome) {
+        self.wal.spares.makes_kept = false;
+        match result {
+            Ok(_) => self.wal.spares.kept.extend(files),
+            Err(e) if e.full => {
+                self.room.run_out(now_ms);
+                self.wal.spares.leaving.extend(files.into_iter().map(|f| f.name));
+            }
+            Err(e) => self.fail(e),
         }
     }
-    Ok(batches)
 }

@@ -3,14 +3,15 @@
 
 use thalweg_model::TopicPartition;
 
-use super::{CommitLog, Purpose};
-use crate::disk::{Disk, FileName, Lane, Step};
+use super::CommitLog;
+use super::submissions::Purpose;
+use crate::disk::{Disk, Lane, Step};
 use crate::partition::PartitionLog;
 use crate::room::{Ballast, ballast_file};
-use crate::wal::Spare;
-use crate::wal::frame::{FRAME_HEADER_BYTES, Frame, FrameKind, Lsn, SECTOR_BYTES};
+use crate::wal::files::Spare;
+use crate::wal::frame::{Frame, FrameKind};
 use crate::wal::list;
-use crate::wal::sums::{SectorSums, old_sums_file};
+use crate::wal::sums::old_sums_file;
 
 impl<D: Disk> CommitLog<D> {
     /// What the file system says is free, in bytes; to be told often. Decided on at the next [`pump`](Self::pump).
@@ -35,7 +36,8 @@ impl<D: Disk> CommitLog<D> {
 
     /// True while what is appended would wait for room: the write-ahead log has none, nor has the disk.
     pub fn is_out_of_room(&self) -> bool {
-        self.room.is_waiting() && self.is_stuck() && self.room.ballast == Ballast::Missing && self.wal.kept.is_empty()
+        let has_none = self.room.is_waiting() && self.wal.is_stuck() && self.wal.spares.kept.is_empty();
+        has_none && self.room.ballast == Ballast::Missing
     }
 
     /// True while the room that is left is the ballast's, for deletions and little else.
@@ -54,10 +56,7 @@ impl<D: Disk> CommitLog<D> {
     /// the files that are there, or in one that there is room for. Log files that are kept do not count, nor those that
     /// need a little room yet before they are used again.
     pub fn has_place_for(&self, batches: usize, bytes: usize) -> bool {
-        let added = (batches * (FRAME_HEADER_BYTES + 8) + bytes) as u64;
-        let needed = (self.wal.pending_bytes + added).next_multiple_of(SECTOR_BYTES);
-        let active_room = self.wal.files.back().map_or(0, |f| f.bytes.saturating_sub(self.wal.write_at));
-        let has_place = active_room >= needed || self.wal.spares.iter().any(|s| s.bytes >= needed);
+        let (needed, has_place) = self.wal.place_for(batches, bytes);
         has_place || self.room.has_free(needed.max(self.config.wal_first_bytes))
     }
 
@@ -66,130 +65,121 @@ impl<D: Disk> CommitLog<D> {
     /// then. (Found by the simulator: a follower took 230 kB with 64 kB free, and wrote them into the room of the
     /// ballast.)
     pub(super) fn promised_bytes(&self) -> u64 {
-        let spares = self.wal.spares.iter().chain(&self.wal.unlisted).chain(self.wal.retiring.values());
-        let active_room = self.wal.files.back().map_or(0, |f| f.bytes.saturating_sub(self.wal.write_at));
-        let creating = self.wal.creating.as_ref().map_or(0, |(_, _, bytes)| *bytes);
-        let places = active_room + creating + spares.map(|s| s.bytes).sum::<u64>();
-        self.unwritten_bytes as u64 + self.wal.pending_bytes.saturating_sub(places) + self.kept_bytes_missing()
+        let unwritten = self.partitions.tail_bytes().unwritten as u64;
+        unwritten + self.wal.bytes_without_place() + self.kept_bytes_missing()
     }
 
     /// Bytes of the log files that are to be kept and are not there, nor under way.
-    pub(super) fn kept_bytes_missing(&self) -> u64 {
-        let missing = if self.makes_kept { 0 } else { self.config.kept_files.saturating_sub(self.wal.kept.len()) };
-        missing as u64 * self.config.wal_first_bytes
+    fn kept_bytes_missing(&self) -> u64 {
+        self.wal.spares.kept_bytes_missing(self.config.kept_files, self.config.wal_first_bytes)
     }
 
-    /// The next sync batch fits into no log file, and none is being made.
-    pub(super) fn is_stuck(&self) -> bool {
-        let needed = self.wal.room_needed();
-        let active_room = self.wal.files.back().map_or(0, |f| f.bytes.saturating_sub(self.wal.write_at));
-        let has_spare = self.wal.spares.iter().chain(self.wal.retiring.values()).any(|s| s.bytes >= needed);
-        needed > active_room && !has_spare && self.wal.creating.is_none()
+    /// Makes and removes log files as the log needs them, and the ballast.
+    pub(super) fn keep_files(&mut self) {
+        self.keep_ballast();
+        self.make_kept();
+        self.make_spare();
+        self.keep_list();
+        self.use_kept();
     }
 
     /// Brings the list of files in line with the files. One that it does not name yet is not used, and one that it
     /// names is not removed: a start that misses a file can then say so.
-    pub(super) fn keep_list(&mut self) {
-        if self.wal.listing.is_some() {
+    fn keep_list(&mut self) {
+        if self.wal.spares.listing.is_some() {
             return;
         }
         if self.wal.is_listed() {
-            self.wal.spares.append(&mut self.wal.unlisted);
-            for name in std::mem::take(&mut self.wal.leaving) {
+            let spares = &mut self.wal.spares;
+            spares.ready.append(&mut spares.unlisted);
+            for name in std::mem::take(&mut spares.leaving) {
                 let steps = vec![Step::Delete { file: name.clone() }, Step::Delete { file: old_sums_file(&name) }];
-                self.submit(Lane::Bulk, steps, Purpose::Delete(Lsn(0)));
+                self.disk.submit(Lane::Bulk, steps, Purpose::Delete(None));
             }
         }
         let is_due = !self.wal.is_listed() || !self.wal.is_reach_listed();
         if is_due && !self.room.is_waiting() {
             let wanted = self.wal.files_wanted();
             let step = Step::Replace { file: list::name(), bytes: wanted.encode() };
-            self.wal.listing = Some(wanted);
-            self.submit(Lane::Bulk, vec![step], Purpose::WalList);
+            self.wal.spares.listing = Some(wanted);
+            self.disk.submit(Lane::Bulk, vec![step], Purpose::WalList);
         }
     }
 
     /// Has a spare made when the next sync batch finds no room, or will soon.
     pub(super) fn make_spare(&mut self) {
-        if self.wal.creating.is_some() || self.room.is_waiting() {
+        if self.wal.spares.creating.is_some() || self.room.is_waiting() {
             return;
         }
         let needed = self.wal.room_needed();
-        let active_room = self.wal.files.back().map_or(0, |f| f.bytes.saturating_sub(self.wal.write_at));
-        let spares = self.wal.spares.iter().chain(&self.wal.unlisted).chain(self.wal.retiring.values());
-        let has_spare = spares.into_iter().any(|s| s.bytes >= needed.max(1));
+        let active_room = self.wal.active_room();
+        let has_spare = self.wal.spares.soon().any(|s| s.bytes >= needed.max(1));
         let ample = active_room > self.config.wal_file_bytes / 2 && active_room >= needed;
         if has_spare || ample {
             return;
         }
-        let first = self.wal.files.is_empty() && self.wal.spares.is_empty() && self.wal.unlisted.is_empty();
+        let spares = &mut self.wal.spares;
+        let first = self.wal.files.is_empty() && spares.ready.is_empty() && spares.unlisted.is_empty();
         if first && needed == 0 {
             return;
         }
-        let usual = if first { self.config.wal_first_bytes } else { self.spare_bytes_max };
+        let usual = if first { self.config.wal_first_bytes } else { spares.file_bytes_max };
         let bytes = self.room.file_bytes(usual, self.config.wal_first_bytes).max(needed);
         self.room.spend(bytes);
-        let file = self.new_file(bytes);
+        let file = spares.new_file(bytes);
         // The first file stands in the way of the first append; later ones are made beside it.
-        let id = self.submit(Lane::Bulk, file.steps().into(), Purpose::WalCreate);
-        self.wal.creating = Some((id, file.name, bytes));
+        self.disk.submit(Lane::Bulk, file.steps().into(), Purpose::WalCreate);
+        spares.creating = Some(file);
     }
 
     /// Makes the ballast once it would not be missed, and the log has its first file.
-    pub(super) fn keep_ballast(&mut self) {
+    fn keep_ballast(&mut self) {
         let bytes_count = self.config.ballast_bytes;
         let is_due = self.room.ballast == Ballast::Missing && !self.wal.files.is_empty();
         if is_due && self.room.has_room_for_ballast() {
             self.room.spend(bytes_count);
             let step = Step::Create { file: ballast_file(), bytes_count };
             self.room.ballast = Ballast::Making;
-            self.submit(Lane::Bulk, vec![step], Purpose::MakeBallast);
+            self.disk.submit(Lane::Bulk, vec![step], Purpose::MakeBallast);
         }
-        self.make_kept();
     }
 
     /// Makes the log files that are to be kept, once they would not be missed.
-    pub(super) fn make_kept(&mut self) {
+    fn make_kept(&mut self) {
         let bytes = self.kept_bytes_missing();
         if bytes == 0 || self.wal.files.is_empty() || !self.room.can_spare(bytes) {
             return;
         }
         self.room.spend(bytes);
         let bytes_count = self.config.wal_first_bytes;
-        let files: Vec<Spare> = (0..bytes / bytes_count).map(|_| self.new_file(bytes_count)).collect();
+        let files: Vec<Spare> = (0..bytes / bytes_count).map(|_| self.wal.spares.new_file(bytes_count)).collect();
         let steps = files.iter().flat_map(Spare::steps).collect();
-        self.makes_kept = true;
-        self.submit(Lane::Bulk, steps, Purpose::MakeKept(files));
+        self.wal.spares.makes_kept = true;
+        self.disk.submit(Lane::Bulk, steps, Purpose::MakeKept(files));
     }
 
     /// Opens log files that are kept where a deletion waits for room in the log, or what nothing could be deleted
     /// without: with no room on the disk, and the ballast gone, or its room taken by somebody else. What waits before
     /// that comes with it, but nothing is opened for what would not get that far: after the next start it would be
     /// missing.
-    pub(super) fn use_kept(&mut self) {
-        if !self.is_stuck() || !self.room.is_waiting() || self.room.ballast == Ballast::There {
+    fn use_kept(&mut self) {
+        if !self.wal.is_stuck() || !self.room.is_waiting() || self.room.ballast == Ballast::There {
             return;
         }
         let is_vital = |frame: &Frame| {
             frame.kind == FrameKind::Dropped || self.partitions.get(&frame.partition).is_some_and(|p| p.is_vital)
         };
-        let kept: u64 = self.wal.kept.iter().map(|f| f.bytes).sum();
+        let kept: u64 = self.wal.spares.kept.iter().map(|f| f.bytes).sum();
         if self.wal.bytes_up_to(is_vital).is_none_or(|bytes| bytes > kept) {
             return;
         }
         let needed = self.wal.room_needed();
-        let may_be_used = |f: &Spare| f.bytes >= needed && self.wal.listed.files.contains_key(&f.name);
-        if let Some(at) = self.wal.kept.iter().position(may_be_used) {
-            let file = self.wal.kept.swap_remove(at);
-            self.wal.spares.push(file);
+        let spares = &mut self.wal.spares;
+        let may_be_used = |f: &Spare| f.bytes >= needed && spares.listed.files.contains_key(&f.name);
+        if let Some(at) = spares.kept.iter().position(may_be_used) {
+            let file = spares.kept.swap_remove(at);
+            spares.ready.push(file);
         }
-    }
-
-    /// A log file that is yet to be made.
-    pub(super) fn new_file(&mut self, bytes: u64) -> Spare {
-        let name = FileName::new(format!("wal/{:04}.wal", self.wal.next_slot));
-        self.wal.next_slot += 1;
-        Spare { name, bytes, sums: SectorSums::default() }
     }
 
     /// The last resort: what waits may be what frees room, a topic's deletion above all. It may be on its way to the
@@ -197,10 +187,10 @@ impl<D: Disk> CommitLog<D> {
     pub(super) fn give_up_ballast(&mut self) {
         let is_vital = |p: &PartitionLog| p.is_vital && p.installing.is_some();
         let is_needed = self.room.refused.iter().any(|partition| self.partitions.get(partition).is_some_and(is_vital));
-        if (self.is_stuck() || is_needed) && self.room.ballast == Ballast::There {
+        if (self.wal.is_stuck() || is_needed) && self.room.ballast == Ballast::There {
             let step = Step::Delete { file: ballast_file() };
             self.room.ballast = Ballast::Leaving;
-            self.submit(Lane::Bulk, vec![step], Purpose::GiveUpBallast);
+            self.disk.submit(Lane::Bulk, vec![step], Purpose::GiveUpBallast);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::CommitLog;
 use crate::configuration::Configuration;
 use crate::disk::Disk;
 use crate::manifest::SegmentsEnd;
-use crate::partition::install::{InstallEnd, PeerBase};
+use crate::partition::install::PeerBase;
 use crate::partition::{HardState, PartitionLog};
 use crate::producers::ProducerTable;
 use crate::retention;
@@ -15,7 +15,7 @@ use crate::wal::frame::Lsn;
 impl<D: Disk> CommitLog<D> {
     /// All partitions of the directory.
     pub fn partitions(&self) -> impl Iterator<Item = TopicPartition> + '_ {
-        self.partitions.keys().copied()
+        self.partitions.names()
     }
 
     /// Term and vote.
@@ -35,21 +35,12 @@ impl<D: Disk> CommitLog<D> {
 
     /// Where the entries end that are known to be on a quorum: next offset and next index.
     pub fn decided_end(&self, partition: &TopicPartition) -> Option<(Offset, RaftIndex)> {
-        let log = self.partitions.get(partition)?;
-        let last = log.tail_after(log.decided).checked_sub(1).map(|at| &log.tail[at]);
-        let last = last.filter(|e| e.index > log.end.index);
-        Some(last.map_or((log.end.offset, log.end.index.next()), |e| (e.batch.end_offset(), e.index.next())))
+        self.partitions.get(partition).map(PartitionLog::decided_end)
     }
 
     /// The last entry that is known to be on a quorum: its epoch, and its batch if that is in memory.
     pub fn last_decided(&self, partition: &TopicPartition) -> Option<(LeaderEpoch, Option<RecordBatch>)> {
-        let log = self.partitions.get(partition)?;
-        let index = log.decided.max(log.end.index);
-        let entry = log.tail_after(index).checked_sub(1).map(|at| &log.tail[at]).filter(|e| e.index == index);
-        match entry {
-            Some(entry) => Some((entry.batch.header().leader_epoch, Some(entry.batch.clone()))),
-            None => Some((log.end.epoch, None)),
-        }
+        self.partitions.get(partition).map(PartitionLog::last_decided)
     }
 
     /// The last entry that was known to be on a quorum by the last process, as far as it was written down.
@@ -82,33 +73,18 @@ impl<D: Disk> CommitLog<D> {
 
     /// What a replica would be rebuilt from here; `None` while this one is being rebuilt itself, or holds no segment.
     pub fn peer_base(&self, partition: &TopicPartition) -> Option<PeerBase> {
-        let log = self.partitions.get(partition).filter(|p| !p.incomplete)?;
-        let first = log.segments.front()?.ranges.first()?;
-        Some(PeerBase {
-            first: (first.base_offset, first.first_index),
-            log_start: log.log_start,
-            end: log.end,
-            state: InstallEnd { configuration: log.configuration.clone()?, producers: log.producers.clone() },
-        })
+        self.partitions.get(partition)?.peer_base()
     }
 
     /// Base offset of a batch at or before the first record with a timestamp of `timestamp_ms` or later; `None` when
     /// all are older. The caller looks into the batches from there on.
     pub fn offset_for_timestamp(&self, partition: &TopicPartition, timestamp_ms: i64) -> Option<Offset> {
-        let log = self.partitions.get(partition)?;
-        let cold = log
-            .segments
-            .iter()
-            .filter(|s| s.max_timestamp_ms() >= timestamp_ms && s.end_offset() > log.log_start)
-            .flat_map(|s| &s.ranges)
-            .find(|r| r.max_timestamp_ms >= timestamp_ms && r.end_offset > log.log_start)
-            .map(|r| r.base_offset);
-        let hot = || {
-            let mut tail = log.tail.iter().map(|e| &e.batch);
-            tail.find(|b| b.header().max_timestamp_ms >= timestamp_ms && b.end_offset() > log.log_start)
-                .map(RecordBatch::base_offset)
-        };
-        cold.or_else(hot).map(|o| o.max(log.log_start))
+        self.partitions.get(partition)?.offset_for_timestamp(timestamp_ms)
+    }
+
+    /// Why the partition is offline.
+    pub fn offline(&self, partition: &TopicPartition) -> Option<&str> {
+        self.partitions.get(partition)?.offline.as_deref()
     }
 
     /// True for a replica that is being rebuilt from its peers: it must neither vote nor acknowledge.
@@ -116,9 +92,20 @@ impl<D: Disk> CommitLog<D> {
         self.partitions.get(partition).is_some_and(|p| p.incomplete)
     }
 
-    /// Why the partition is offline.
-    pub fn offline(&self, partition: &TopicPartition) -> Option<&str> {
-        self.partitions.get(partition)?.offline.as_deref()
+    /// True for a partition whose copy is, or will be, kept aside.
+    pub fn is_diverged(&self, partition: &TopicPartition) -> bool {
+        self.partitions.get(partition).is_some_and(|p| p.diverged)
+    }
+
+    /// True for a copy that [was lost with its whole disk](Self::lose_disk).
+    pub fn is_older(&self, partition: &TopicPartition) -> bool {
+        self.partitions.get(partition).and_then(|p| p.damage.as_ref()).is_some_and(|d| d.is_of_disk)
+    }
+
+    /// Why a partition's copy may have lost something that it acknowledged: with others about, it should vouch for
+    /// nothing.
+    pub fn suspicion(&self, partition: &TopicPartition) -> Option<&str> {
+        Some(&self.partitions.get(partition)?.damage.as_ref()?.what)
     }
 
     /// Bytes of the partition's record batches, those that readers may not have any more included.
@@ -133,22 +120,17 @@ impl<D: Disk> CommitLog<D> {
 
     /// Bytes of the partition's entries up to `index` that are not known to be on a quorum.
     pub fn undecided_bytes(&self, partition: &TopicPartition, index: RaftIndex) -> u64 {
-        let bytes_of = |p: &PartitionLog| {
-            let from = p.tail_after(p.decided.max(p.end.index));
-            let undecided = p.tail.range(from..p.tail_after(index).max(from));
-            undecided.map(|e| e.batch.bytes().len() as u64).sum()
-        };
-        self.partitions.get(partition).map_or(0, bytes_of)
+        self.partitions.get(partition).map_or(0, |p| p.undecided_bytes(index))
     }
 
     /// Bytes of cached and unwritten batches in memory, of all partitions.
     pub fn memory_bytes(&self) -> usize {
-        self.tail_bytes
+        self.partitions.tail_bytes().all
     }
 
     /// The last frame that was queued.
     pub fn last_lsn(&self) -> Lsn {
-        Lsn(self.wal.next_lsn.0 - 1)
+        self.wal.last_lsn()
     }
 
     /// The last frame that is synced.
@@ -160,18 +142,18 @@ impl<D: Disk> CommitLog<D> {
     pub fn is_congested(&self) -> bool {
         let total: u64 = self.wal.files.iter().map(|f| f.bytes).sum();
         total > self.config.wal_total_bytes
-            || self.unflushed_bytes > self.config.unflushed_bytes
+            || self.partitions.tail_bytes().unflushed > self.config.unflushed_bytes
             || self.wal.pending_bytes > self.config.unflushed_bytes as u64
     }
 
     /// True when nothing is queued or in flight.
     pub fn is_idle(&self) -> bool {
-        self.ops.is_empty() && !self.wal.has_pending()
+        self.disk.is_empty() && !self.wal.has_pending()
     }
 
     /// True when, besides, everything that is on a quorum stands in segments: one call of
     /// [`flush_all`](Self::flush_all) writes no more than one segment of each partition.
     pub fn is_flushed(&self) -> bool {
-        self.is_idle() && self.partitions.values().all(|p| p.offline.is_some() || p.unflushed_bytes == 0)
+        self.is_idle() && self.partitions.logs().all(|p| p.offline.is_some() || p.tail_bytes.unflushed == 0)
     }
 }

@@ -1,9 +1,9 @@
 //! What a leader brings to a copy that is behind, and what it says of itself for that. When the copy takes it is left
 //! to the directory.
 
-use thalweg_model::{Offset, RaftIndex, RecordBatch};
+use thalweg_model::{Bug, LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicPartition, is_planted};
 
-use crate::configuration::Configuration;
+use super::{InstallEnd, Installing, OpenSince, PartitionLog, TailEntry, delete_segments};
 use crate::disk::Step;
 use crate::manifest::SegmentsEnd;
 use crate::producers::ProducerTable;
@@ -35,24 +35,76 @@ pub struct PeerBase {
     pub state: InstallEnd,
 }
 
-/// What is known at the end of a rebuilding, from the peer that it is made from.
-#[derive(Clone, Debug)]
-pub struct InstallEnd {
-    /// Members as of the last installed entry.
-    pub configuration: Configuration,
-    /// Producers as of it.
-    pub producers: ProducerTable,
-}
+impl PartitionLog {
+    /// Puts decided entries in place that the copy has missed: they go straight to segments.
+    ///
+    /// # Panics
+    /// While a flush is under way, and on entries that leave a gap.
+    pub(crate) fn install(&mut self, partition: &TopicPartition, install: Install) {
+        assert!(!self.flushing && self.installing.is_none(), "one writer per segment");
+        let last = install.batches.last().expect("at least one batch");
+        let to = RaftIndex(install.first_index.0 + install.batches.len() as u64 - 1);
+        let last_epoch = last.header().leader_epoch;
+        let stale_files = match install.restarts_at {
+            Some(log_start) => {
+                let before = RaftIndex(install.first_index.0 - 1);
+                self.restart(partition, log_start, install.batches[0].base_offset(), before)
+            }
+            None => Vec::new(),
+        };
+        assert_eq!(install.first_index, self.decided.max(self.end.index).next(), "installed entries leave no gap");
+        let stands = self.tail.iter().rev().find(|e| e.index <= to).filter(|e| e.index == to);
+        let stays = stands
+            .is_some_and(|e| e.batch.header().leader_epoch == last_epoch || is_planted(Bug::InstallKeepsOtherTail));
+        if !stays {
+            self.truncate_after(RaftIndex(install.first_index.0 - 1));
+            for (i, batch) in install.batches.into_iter().enumerate() {
+                self.append(TailEntry { index: RaftIndex(install.first_index.0 + i as u64), batch });
+            }
+        }
+        self.set_decided(to);
+        self.installing = Some(Installing { to, discards: !stays, stale_files, end: install.end });
+    }
 
-/// Decided entries that were put in place of what the log held, until they are in segments.
-#[derive(Debug)]
-pub(crate) struct Installing {
-    /// The last of them.
-    pub(crate) to: RaftIndex,
-    /// Frames of the partition from before are void once segments reach `to`. Not earlier: until then the old entries
-    /// are what this replica has acknowledged.
-    pub(crate) discards: bool,
-    /// Files that the old state used.
-    pub(crate) stale_files: Vec<Step>,
-    pub(crate) end: Option<InstallEnd>,
+    /// Lets the copy begin behind entry `before`, with `offset`; deletes the files that it has had.
+    fn restart(
+        &mut self,
+        partition: &TopicPartition,
+        log_start: Offset,
+        offset: Offset,
+        before: RaftIndex,
+    ) -> Vec<Step> {
+        let gone = std::mem::take(&mut self.segments);
+        assert!(gone.iter().all(|s| s.base_offset < offset), "a new segment takes no old one's name");
+        self.truncate_after(RaftIndex(0));
+        self.end = SegmentsEnd { offset, index: before, epoch: LeaderEpoch(0) };
+        (self.decided, self.log_start, self.tail_bytes.unflushed) = (before, log_start, 0);
+        self.producers = ProducerTable::default();
+        self.configuration = None;
+        self.configurations.clear();
+        self.incomplete = true;
+        (self.closes_after, self.open_since) = (None, OpenSince::Nobody);
+        delete_segments(partition, &gone)
+    }
+
+    /// Makes a copy that is incomplete whole: this is the state as of its end.
+    ///
+    /// # Panics
+    /// While a flush is under way, or something is decided that is in no segment.
+    pub(crate) fn make_whole(&mut self, state: InstallEnd) {
+        assert!(!self.flushing && self.installing.is_none() && self.decided <= self.end.index, "all is in segments");
+        (self.configuration, self.producers, self.incomplete) = (Some(state.configuration), state.producers, false);
+        self.installing = Some(Installing { to: self.end.index, discards: false, stale_files: Vec::new(), end: None });
+    }
+
+    /// What a replica would be rebuilt from here; `None` while this one is being rebuilt itself, or holds no segment.
+    pub(crate) fn peer_base(&self) -> Option<PeerBase> {
+        let first = self.segments.front()?.ranges.first().filter(|_| !self.incomplete)?;
+        Some(PeerBase {
+            first: (first.base_offset, first.first_index),
+            log_start: self.log_start,
+            end: self.end,
+            state: InstallEnd { configuration: self.configuration.clone()?, producers: self.producers.clone() },
+        })
+    }
 }

@@ -8,19 +8,22 @@
 //!            tail.front
 //! ```
 
+pub(crate) mod flush;
 pub(crate) mod install;
+pub(crate) mod read;
+mod tail;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::{AddAssign, SubAssign};
 
-use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId};
+use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
 
-use self::install::Installing;
 use crate::config::Config;
 use crate::configuration::Configuration;
-use crate::disk::FileName;
+use crate::disk::{FileName, Step};
 use crate::manifest::{Manifest, SegmentsEnd};
 use crate::producers::ProducerTable;
-use crate::segment::Segment;
+use crate::segment::{self, EXTENSIONS, Segment};
 use crate::wal::frame::Lsn;
 
 /// What a Raft group must not forget besides its entries.
@@ -39,6 +42,55 @@ pub struct HardState {
 pub(crate) struct TailEntry {
     pub(crate) index: RaftIndex,
     pub(crate) batch: RecordBatch,
+}
+
+/// Bytes of the entries that are in memory, of one partition or of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TailBytes {
+    /// Of all of them, those that are only a cache included.
+    pub(crate) all: usize,
+    /// Of those that are decided and in no segment.
+    pub(crate) unflushed: usize,
+    /// Of those that are in no segment, decided or not.
+    pub(crate) unwritten: usize,
+}
+
+impl AddAssign for TailBytes {
+    fn add_assign(&mut self, more: TailBytes) {
+        self.all += more.all;
+        self.unflushed += more.unflushed;
+        self.unwritten += more.unwritten;
+    }
+}
+
+impl SubAssign for TailBytes {
+    fn sub_assign(&mut self, less: TailBytes) {
+        self.all -= less.all;
+        self.unflushed -= less.unflushed;
+        self.unwritten -= less.unwritten;
+    }
+}
+
+/// What is known at the end of a rebuilding, from the peer that it is made from.
+#[derive(Clone, Debug)]
+pub struct InstallEnd {
+    /// Members as of the last installed entry.
+    pub configuration: Configuration,
+    /// Producers as of it.
+    pub producers: ProducerTable,
+}
+
+/// Decided entries that were put in place of what the log held, until they are in segments.
+#[derive(Debug)]
+pub(crate) struct Installing {
+    /// The last of them.
+    pub(crate) to: RaftIndex,
+    /// Frames of the partition from before are void once segments reach `to`. Not earlier: until then the old entries
+    /// are what this replica has acknowledged.
+    pub(crate) discards: bool,
+    /// Files that the old state used.
+    pub(crate) stale_files: Vec<Step>,
+    pub(crate) end: Option<InstallEnd>,
 }
 
 /// Since when the records come that will be in one segment: of what is open to be appended to, in segment and
@@ -96,11 +148,7 @@ pub(crate) struct PartitionLog {
     pub(crate) installing: Option<Installing>,
     /// Entries in order; those at or below `end.index` are only a cache.
     pub(crate) tail: VecDeque<TailEntry>,
-    pub(crate) tail_bytes: usize,
-    /// Bytes of entries above `end.index` and at or below `decided`.
-    pub(crate) unflushed_bytes: usize,
-    /// Bytes of all entries above `end.index`, on a quorum or not.
-    pub(crate) unwritten_bytes: usize,
+    pub(crate) tail_bytes: TailBytes,
     pub(crate) decided: RaftIndex,
     pub(crate) flushing: bool,
     pub(crate) offline: Option<String>,
@@ -158,60 +206,22 @@ impl PartitionLog {
         config.flush_bytes.min(usize::try_from(self.segment_bytes(config)).unwrap_or(usize::MAX))
     }
 
-    /// Forgets the entries above `index`.
-    pub(crate) fn truncate_after(&mut self, index: RaftIndex) {
-        while self.tail.back().is_some_and(|e| e.index > index) {
-            let gone = self.tail.pop_back().expect("just seen");
-            self.tail_bytes -= gone.batch.bytes().len();
-            if gone.index > self.end.index {
-                self.unwritten_bytes -= gone.batch.bytes().len();
-            }
-        }
-    }
-
-    pub(crate) fn log_end(&self) -> Offset {
-        self.tail.back().map_or(self.end.offset, |e| e.batch.end_offset())
-    }
-
-    pub(crate) fn last_index(&self) -> RaftIndex {
-        self.tail.back().map_or(self.end.index, |e| e.index)
-    }
-
-    /// Appends, discarding what stood at or above the entry's index.
-    pub(crate) fn append(&mut self, entry: TailEntry) {
-        assert!(entry.index > self.end.index, "an entry in a segment is on a quorum and is never replaced");
-        assert!(entry.index > self.decided, "an entry on a quorum is never replaced");
-        self.truncate_after(RaftIndex(entry.index.0 - 1));
-        assert_eq!(entry.index, self.last_index().next(), "entries have no gaps");
-        assert_eq!(entry.batch.base_offset(), self.log_end(), "offsets have no gaps");
-        self.tail_bytes += entry.batch.bytes().len();
-        self.unwritten_bytes += entry.batch.bytes().len();
-        self.tail.push_back(entry);
-    }
-
-    /// Position in the tail of the first entry above `index`.
-    pub(crate) fn tail_after(&self, index: RaftIndex) -> usize {
-        self.tail.partition_point(|e| e.index <= index)
-    }
-
-    pub(crate) fn set_decided(&mut self, index: RaftIndex) {
-        let from = self.tail_after(self.decided.max(self.end.index));
-        let to = self.tail_after(index);
-        self.unflushed_bytes += self.tail.range(from..to.max(from)).map(|e| e.batch.bytes().len()).sum::<usize>();
-        self.decided = self.decided.max(index);
-    }
-
-    /// Drops cached entries from the front while `total` is above `budget`.
-    pub(crate) fn evict(&mut self, total: &mut usize, budget: usize) {
-        while *total > budget && self.tail.front().is_some_and(|e| e.index <= self.end.index) {
-            let gone = self.tail.pop_front().expect("just seen");
-            self.tail_bytes -= gone.batch.bytes().len();
-            *total -= gone.batch.bytes().len();
-        }
-    }
-
     pub(crate) fn bytes(&self) -> u64 {
-        let tail: usize = self.tail.range(self.tail_after(self.end.index)..).map(|e| e.batch.bytes().len()).sum();
-        self.segments.iter().map(Segment::bytes).sum::<u64>() + tail as u64
+        self.segments.iter().map(Segment::bytes).sum::<u64>() + self.bytes_after(self.end.index)
     }
+
+    /// Deletes all that the copy has in its folder.
+    pub(crate) fn delete_files(&self, partition: &TopicPartition) -> Vec<Step> {
+        let in_segments = delete_segments(partition, &self.segments);
+        in_segments.into_iter().chain(self.left_over.iter().cloned().map(|file| Step::Delete { file })).collect()
+    }
+}
+
+/// Deletes the files of these segments.
+pub(crate) fn delete_segments<'a>(
+    partition: &TopicPartition,
+    segments: impl IntoIterator<Item = &'a Segment>,
+) -> Vec<Step> {
+    let files = |s: &Segment| EXTENSIONS.map(|e| Step::Delete { file: segment::file(partition, s.base_offset, e) });
+    segments.into_iter().flat_map(files).collect()
 }

@@ -31,9 +31,10 @@ use segments::load_partition;
 
 use crate::disk::{Disk, FileName};
 use crate::partition::PartitionLog;
+use crate::wal::Wal;
+use crate::wal::files::Spare;
 use crate::wal::list::{self, FileList};
 use crate::wal::sums::SectorSums;
-use crate::wal::{Spare, Wal};
 
 /// What opening yields: the log's parts, ready to go on in a new file.
 pub(crate) struct Opened {
@@ -82,15 +83,15 @@ pub(crate) fn replay_log<D: Disk>(
     let mut refusals = Refusals::new(what_is_left);
     let mut wal = Wal::new(directory);
     let there = log_files(disk)?;
-    wal.listed = compare_with_list(disk, &there, &mut refusals)?;
+    wal.spares.listed = compare_with_list(disk, &there, &mut refusals)?;
     let scan = Scan::of(disk, directory, there)?;
-    wal.next_slot = scan.next_slot;
+    wal.spares.next_slot = scan.next_slot;
     wal.next_generation = scan.last_generation + 1;
     let known_durable = scan.known_durable;
     let placed = scan.place(&mut refusals)?;
     for file in placed.free {
         let data = disk.read(&file.name, 0, file.bytes as usize)?;
-        wal.found.push(Spare { name: file.name, bytes: file.bytes, sums: SectorSums::of(&data) });
+        wal.spares.found.push(Spare { name: file.name, bytes: file.bytes, sums: SectorSums::of(&data) });
     }
     let mut replay = Replay::new(directory, placed.live, known_durable, wal, refusals);
     replay.damages = placed.torn;
@@ -131,7 +132,7 @@ fn judge_end(
     mut refusals: Refusals,
 ) -> Result<Replayed, OpenError> {
     wal.opened_at = wal.durable;
-    if let Some(what) = wal.listed.compare_end(wal.durable) {
+    if let Some(what) = wal.spares.listed.compare_end(wal.durable) {
         refusals.refuse(OpenError::Incomplete { what: vec![what] })?;
     }
     wal.oldest_generation = wal.files.front().map_or(wal.next_generation, |f| f.generation);

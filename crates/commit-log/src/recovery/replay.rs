@@ -11,9 +11,10 @@ use super::scan::{LogFile, next_frame, old_sums, torn};
 use crate::disk::Disk;
 use crate::manifest::Manifest;
 use crate::partition::{CERTAIN, DIVERGED, HardState, Loss, OF_DISK, TailEntry};
+use crate::wal::Wal;
+use crate::wal::files::{Spare, WalFile};
 use crate::wal::frame::{FrameKind, Header, Lsn};
 use crate::wal::sums::SectorSums;
-use crate::wal::{Wal, WalFile};
 
 /// The frames of one partition.
 #[derive(Default)]
@@ -155,16 +156,8 @@ impl Replay {
     fn file<D: Disk>(&mut self, disk: &mut D, i: usize) -> Result<WalFile, OpenError> {
         let file = self.live[i].clone();
         let data = disk.read(&file.name, 0, file.bytes as usize)?;
-        let mut used = WalFile {
-            name: file.name,
-            bytes: file.bytes,
-            generation: file.generation,
-            sums: SectorSums::of(&data),
-            last_lsn: Lsn(self.expected.0.saturating_sub(1)),
-            partitions: BTreeMap::new(),
-            free_after: None,
-            reusable_after: None,
-        };
+        let held = Spare { name: file.name, bytes: file.bytes, sums: SectorSums::of(&data) };
+        let mut used = WalFile::new(held, file.generation, Lsn(self.expected.0.saturating_sub(1)));
         let mut at = 0u64;
         loop {
             let rest = data.get(at as usize..).unwrap_or(&[]);

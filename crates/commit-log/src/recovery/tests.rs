@@ -19,7 +19,7 @@ fn empty() -> (MemoryDisk, Wal) {
         let name = FileName::new(format!("wal/000{slot}.wal"));
         files.files.insert(name.clone(), vec![0; 4 * SECTOR]);
         let bytes = 4 * SECTOR as u64;
-        wal.spares.push(Spare { name, bytes, sums: SectorSums::default() });
+        wal.spares.ready.push(Spare { name, bytes, sums: SectorSums::default() });
     }
     (files, wal)
 }
@@ -58,7 +58,7 @@ fn a_first_batch_that_lost_its_beginning_is_torn_until_something_says_that_it_wa
     assert_eq!(opened.damages, reported);
     // It goes on elsewhere, under the same numbers.
     let mut again = opened.wal;
-    again.spares = again.found.extract_if(.., |s| s.name != second).collect();
+    again.spares.ready = again.spares.found.extract_if(.., |s| s.name != second).collect();
     write(&mut torn, &mut again, 2, 5);
     write(&mut torn, &mut again, 1, 7);
     let opened = reopen(&torn).unwrap();
@@ -77,9 +77,9 @@ fn frames_of_a_batch_that_never_became_whole_do_not_come_back_when_their_file_is
     files.files.get_mut(&second).unwrap()[..SECTOR].fill(0);
     let mut wal = reopen(&files).unwrap().wal;
     assert_eq!(wal.next_lsn, Lsn(5));
-    let spare = wal.found.extract_if(.., |s| s.name == second).next().unwrap();
+    let spare = wal.spares.found.extract_if(.., |s| s.name == second).next().unwrap();
     files.files.insert(old_sums_file(&spare.name), spare.sums.encode(0).to_vec());
-    wal.spares.push(spare);
+    wal.spares.ready.push(spare);
     // The same frame again, as far as the sector that was lost; behind it still stands what followed it then.
     assert_eq!(write(&mut files, &mut wal, 1, 5), second);
     let opened = reopen(&files).unwrap();
@@ -115,9 +115,9 @@ fn nor_do_those_that_begin_within_a_sector() {
     files.files.get_mut(&file).unwrap()[at..][SECTOR..data.len()].copy_from_slice(&data[SECTOR..]);
     let mut wal = reopen(&files).unwrap().wal;
     assert_eq!(wal.next_lsn, Lsn(5));
-    let spare = wal.found.extract_if(.., |s| s.name == file).next().unwrap();
+    let spare = wal.spares.found.extract_if(.., |s| s.name == file).next().unwrap();
     files.files.insert(old_sums_file(&spare.name), spare.sums.encode(0).to_vec());
-    wal.spares.push(spare);
+    wal.spares.ready.push(spare);
     // The first frame again, with another one behind it, and this time only the first sector comes.
     let (again, at, data) = batch(&mut wal, [5, 9]);
     assert_eq!(again, file);

@@ -36,10 +36,9 @@ use crate::config::Config;
 use crate::disk::{Disk, DiskError, FileName, Step};
 use crate::recovery::{self, OpenError};
 use crate::segment;
+use crate::wal::Wal;
 use crate::wal::frame::{Frame, FrameKind};
 use crate::wal::list::{self, FileList};
-use crate::wal::sums::SectorSums;
-use crate::wal::{Spare, Wal};
 
 /// Generations and frames left out where log files are missing: what those held bears numbers that are not known.
 const SKIPPED_NUMBERS: u64 = 1 << 32;
@@ -176,10 +175,11 @@ impl<D: Disk> Salvage<D> {
         self.wal.files.clear();
         let old = self.disk.list("wal")?;
         let bytes = self.wal.bytes_wanted().next_multiple_of(self.config.wal_first_bytes);
-        let name = FileName::new(format!("wal/{:04}.wal", self.wal.next_slot));
+        let file = self.wal.spares.new_file(bytes);
+        let name = file.name.clone();
         let create = Step::Create { file: name.clone(), bytes_count: bytes };
         self.disk.run(vec![create])?;
-        let mut listed = std::mem::take(&mut self.wal.listed);
+        let mut listed = std::mem::take(&mut self.wal.spares.listed);
         listed.files.insert(name.clone(), bytes);
         let list = |list: &FileList| Step::Replace { file: list::name(), bytes: list.encode() };
         if is_whole {
@@ -187,7 +187,7 @@ impl<D: Disk> Salvage<D> {
             // whole.
             self.disk.run(vec![list(&listed)])?;
         }
-        self.wal.spares = vec![Spare { name: name.clone(), bytes, sums: SectorSums::default() }];
+        self.wal.spares.ready = vec![file];
         while let Some(batch) = self.wal.start_batch() {
             self.disk.run(batch.steps)?;
             self.wal.durable = batch.last;

@@ -1,16 +1,12 @@
 //! Which frames are written and synced at once, and where. When a batch is started is left to the directory.
 
-use std::collections::BTreeMap;
-
 use bytes::{Bytes, BytesMut};
 use thalweg_model::{Bug, is_planted};
 
-use super::frame::{Lsn, Place, SECTOR_BYTES};
-use super::{Spare, Wal, WalFile};
+use super::Wal;
+use super::files::WalFile;
+use super::frame::{FRAME_HEADER_BYTES, Frame, Lsn, Place, SECTOR_BYTES};
 use crate::disk::Step;
-
-/// Most bytes of one sync batch, unless a single frame is larger.
-pub(super) const SYNC_BATCH_BYTES_MAX: u64 = 4 << 20;
 
 /// What to submit for one sync batch.
 pub(crate) struct SyncBatch {
@@ -37,71 +33,24 @@ impl Wal {
     /// `None` when nothing waits, a batch is in flight, or no file has room (then a spare must be made first).
     pub(crate) fn start_batch(&mut self) -> Option<SyncBatch> {
         let (bytes, count) = self.next_batch();
-        if count == 0 || self.in_flight.is_some() {
+        if count == 0 || self.is_writing {
             return None;
         }
-        let fits = self.files.back().is_some_and(|f| self.write_at + bytes <= f.bytes);
-        if !fits {
-            let spare = self.spares.iter().position(|s| s.bytes >= bytes)?;
-            let Spare { name, bytes, sums } = self.spares.swap_remove(spare);
-            self.files.push_back(WalFile {
-                name,
-                bytes,
-                generation: self.next_generation,
-                sums,
-                last_lsn: Lsn(0),
-                partitions: BTreeMap::new(),
-                free_after: None,
-                reusable_after: None,
-            });
-            self.next_generation += 1;
-            self.write_at = 0;
-        }
+        self.make_room(bytes)?;
         let rewrites_sectors = self.rewrite_sectors;
-        let file = self.files.back_mut().expect("just made sure");
         let mut buffers: Vec<Bytes> = Vec::with_capacity(2 * count + 1);
-        let mut last = Lsn(0);
-        let mut written = 0u64;
+        let (mut last, mut written) = (self.durable, 0);
         for i in 0..count {
-            let (lsn, frame) = self.pending.pop_front().expect("counted above");
-            let place = Place {
-                directory: self.directory,
-                generation: file.generation,
-                lsn,
-                durable: if is_planted(Bug::DurableCoversItself) { Lsn(lsn.0 - 1) } else { self.durable },
-                oldest_generation: self.oldest_generation,
-                last_of_batch: i + 1 == count && !rewrites_sectors,
-            };
-            let header = frame.encode_header(&place);
-            let bytes = frame.disk_bytes();
-            let padding = bytes as usize - header.len() - frame.payload.len();
-            let last_entry = file.partitions.entry(frame.partition).or_default();
-            if frame.kind.is_entry() {
-                *last_entry = (*last_entry).max(frame.index);
-            }
-            self.pending_bytes -= bytes;
-            // Small payloads are copied beside their header, large ones are handed over as they are.
-            if frame.payload.len() < 1024 {
-                let mut buffer = BytesMut::with_capacity(bytes as usize);
-                buffer.extend_from_slice(&header);
-                buffer.extend_from_slice(&frame.payload);
-                buffer.resize(bytes as usize, 0);
-                buffers.push(buffer.freeze());
-            } else {
-                buffers.push(Bytes::copy_from_slice(&header));
-                buffers.push(frame.payload);
-                if padding > 0 {
-                    buffers.push(Bytes::from_static(&[0; 8]).slice(..padding));
-                }
-            }
-            written += bytes;
-            last = lsn;
+            let is_last = i + 1 == count && !rewrites_sectors;
+            let (lsn, bytes) = self.put_next(is_last, &mut buffers);
+            (last, written) = (lsn, written + bytes);
         }
         let end = (self.write_at + written).next_multiple_of(SECTOR_BYTES) - self.write_at;
         if end > written {
             static ZEROS: [u8; SECTOR_BYTES as usize] = [0; SECTOR_BYTES as usize];
             buffers.push(Bytes::from_static(&ZEROS[..(end - written) as usize]));
         }
+        let file = self.files.back_mut().expect("there is room in it");
         file.last_lsn = last;
         if !rewrites_sectors {
             file.sums.written(self.write_at, &buffers);
@@ -117,5 +66,60 @@ impl Wal {
         }
         self.idle_since_ms = None;
         Some(SyncBatch { steps, last })
+    }
+
+    /// Moves on to a spare if the active file has not so many bytes left; `None` where there is none.
+    fn make_room(&mut self, bytes: u64) -> Option<()> {
+        let fits = self.files.back().is_some_and(|f| self.write_at + bytes <= f.bytes);
+        if !fits {
+            let spare = self.spares.ready.iter().position(|s| s.bytes >= bytes)?;
+            let spare = self.spares.ready.swap_remove(spare);
+            self.files.push_back(WalFile::new(spare, self.next_generation, Lsn(self.first_pending().0 - 1)));
+            self.next_generation += 1;
+            self.write_at = 0;
+        }
+        Some(())
+    }
+
+    /// Takes the next frame that waits into the sync batch; answers with its number and its bytes on the disk.
+    fn put_next(&mut self, is_last: bool, buffers: &mut Vec<Bytes>) -> (Lsn, u64) {
+        let (lsn, frame) = self.pending.pop_front().expect("as many wait as were counted");
+        let file = self.files.back_mut().expect("there is room in it");
+        let place = Place {
+            directory: self.directory,
+            generation: file.generation,
+            lsn,
+            durable: if is_planted(Bug::DurableCoversItself) { Lsn(lsn.0 - 1) } else { self.durable },
+            oldest_generation: self.oldest_generation,
+            last_of_batch: is_last,
+        };
+        let last_entry = file.partitions.entry(frame.partition).or_default();
+        if frame.kind.is_entry() {
+            *last_entry = (*last_entry).max(frame.index);
+        }
+        let bytes = frame.disk_bytes();
+        self.pending_bytes -= bytes;
+        put_frame(frame, &place, buffers);
+        (lsn, bytes)
+    }
+}
+
+/// Adds a frame's bytes. Small payloads are copied beside their header, large ones are handed over as they are.
+fn put_frame(frame: Frame, place: &Place, buffers: &mut Vec<Bytes>) {
+    let bytes = frame.disk_bytes() as usize;
+    let header: [u8; FRAME_HEADER_BYTES] = frame.encode_header(place);
+    let padding = bytes - header.len() - frame.payload.len();
+    if frame.payload.len() < 1024 {
+        let mut buffer = BytesMut::with_capacity(bytes);
+        buffer.extend_from_slice(&header);
+        buffer.extend_from_slice(&frame.payload);
+        buffer.resize(bytes, 0);
+        buffers.push(buffer.freeze());
+    } else {
+        buffers.push(Bytes::copy_from_slice(&header));
+        buffers.push(frame.payload);
+        if padding > 0 {
+            buffers.push(Bytes::from_static(&[0; 8]).slice(..padding));
+        }
     }
 }

@@ -11,76 +11,48 @@
 //! present use, `list.rs` the list of all files. When entries may leave a file is decided in `directory/recycle.rs`.
 
 mod batch;
+pub(crate) mod files;
 pub(crate) mod frame;
 pub(crate) mod list;
 pub(crate) mod sums;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use thalweg_model::{Bug, DirectoryId, RaftIndex, TopicPartition, is_planted};
+use thalweg_model::{Bug, DirectoryId, is_planted};
 
-use batch::SYNC_BATCH_BYTES_MAX;
-use frame::{Frame, Lsn, SECTOR_BYTES};
+use files::{Spares, WalFile};
+use frame::{FRAME_HEADER_BYTES, Frame, Lsn, SECTOR_BYTES};
 use list::FileList;
-use sums::{SectorSums, old_sums_file};
 
-use crate::disk::{FileName, OpId, Step};
+use crate::disk::FileName;
 
-#[derive(Debug)]
-pub(crate) struct WalFile {
-    pub(crate) name: FileName,
-    pub(crate) bytes: u64,
-    pub(crate) generation: u64,
-    pub(crate) sums: SectorSums,
-    pub(crate) last_lsn: Lsn,
-    /// Groups with frames in it, with the last entry of each.
-    pub(crate) partitions: BTreeMap<TopicPartition, RaftIndex>,
-    /// Set when its last living frames have been appended again: it holds nothing that lives once this is durable.
-    pub(crate) free_after: Option<Lsn>,
-    /// Set then, with the first frame that says so: the file may be overwritten once this is durable. Before, recovery
-    /// would take a half overwritten file for damage; and a frame that said so any earlier could survive a power cut
-    /// that the frames appended again do not. (Both found by the simulator.)
-    pub(crate) reusable_after: Option<Lsn>,
-}
+/// Most bytes of one sync batch, unless a single frame is larger.
+pub(crate) const SYNC_BATCH_BYTES_MAX: u64 = 4 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Wal {
     directory: DirectoryId,
-    /// Oldest first; the last one is being written.
+    /// Files with frames, oldest first; the last one is being written.
     pub(crate) files: VecDeque<WalFile>,
-    pub(crate) spares: Vec<Spare>,
-    /// Files that become spares when the list of files has their names.
-    pub(crate) unlisted: Vec<Spare>,
-    /// Files that become spares when the disk has no room and [vital](crate::CommitLog::set_vital) frames wait: nothing
-    /// was ever written to them.
-    pub(crate) kept: Vec<Spare>,
-    /// Files to remove once the list of files has their names no longer.
-    pub(crate) leaving: Vec<FileName>,
-    /// The list of files as it is on the disk.
-    pub(crate) listed: FileList,
-    /// The list that is on its way to the disk.
-    pub(crate) listing: Option<FileList>,
-    /// The last frame that the start found; once a later one is synced, the list says that the log has come further.
-    pub(crate) opened_at: Lsn,
-    /// Free files found by recovery. Their tables may be of an older use, or not have reached the disk: they get new
-    /// ones.
-    pub(crate) found: Vec<Spare>,
-    /// Files that become spares when the table of their sectors is synced.
-    pub(crate) retiring: BTreeMap<OpId, Spare>,
+    pub(crate) spares: Spares,
+    /// Number of the next use of a file.
     pub(crate) next_generation: u64,
     /// Files of a lower generation hold nothing that lives; every frame says so.
     pub(crate) oldest_generation: u64,
-    pub(crate) next_slot: u32,
     pub(crate) next_lsn: Lsn,
+    /// The last frame that is synced.
     pub(crate) durable: Lsn,
+    /// The last frame that the start found; once a later one is synced, the list says that the log has come further.
+    pub(crate) opened_at: Lsn,
+    /// Where in the active file the next sync batch begins.
     pub(crate) write_at: u64,
     pending: VecDeque<(Lsn, Frame)>,
     pub(crate) pending_bytes: u64,
-    pub(crate) in_flight: Option<(OpId, Lsn)>,
-    /// A spare is being made; its name and length.
-    pub(crate) creating: Option<(OpId, FileName, u64)>,
+    /// A sync batch is being written.
+    pub(crate) is_writing: bool,
     /// The last synced frame is not a marker, so that nothing covers it yet.
     uncovered: bool,
+    /// Since when everything is synced and nothing waits, on the monotonic clock.
     pub(crate) idle_since_ms: Option<u64>,
     /// Most bytes of one sync batch, unless a single frame is larger: never more than a usual file holds, or what waits
     /// could outgrow every file that is made for it. (Found by the simulator.)
@@ -89,47 +61,21 @@ pub(crate) struct Wal {
     pub(crate) rewrite_sectors: bool,
 }
 
-/// A file that may be overwritten.
-#[derive(Clone, Debug)]
-pub(crate) struct Spare {
-    pub(crate) name: FileName,
-    pub(crate) bytes: u64,
-    /// What stands in it.
-    pub(crate) sums: SectorSums,
-}
-
-impl Spare {
-    /// Makes the file, with no table beside it of an earlier one of its name.
-    pub(crate) fn steps(&self) -> [Step; 2] {
-        let create = Step::Create { file: self.name.clone(), bytes_count: self.bytes };
-        [create, Step::Delete { file: old_sums_file(&self.name) }]
-    }
-}
-
 impl Wal {
     pub(crate) fn new(directory: DirectoryId) -> Self {
         Wal {
             directory,
             files: VecDeque::new(),
-            spares: Vec::new(),
-            found: Vec::new(),
-            unlisted: Vec::new(),
-            kept: Vec::new(),
-            leaving: Vec::new(),
-            listed: FileList::default(),
-            listing: None,
-            opened_at: Lsn(0),
-            retiring: BTreeMap::new(),
+            spares: Spares::default(),
             next_generation: 1,
             oldest_generation: 1,
-            next_slot: 0,
             next_lsn: Lsn(1),
             durable: Lsn(0),
+            opened_at: Lsn(0),
             write_at: 0,
             pending: VecDeque::new(),
             pending_bytes: 0,
-            in_flight: None,
-            creating: None,
+            is_writing: false,
             uncovered: false,
             idle_since_ms: None,
             batch_bytes_max: SYNC_BATCH_BYTES_MAX,
@@ -147,6 +93,11 @@ impl Wal {
         self.idle_since_ms = None;
         self.pending.push_back((lsn, frame));
         lsn
+    }
+
+    /// The last frame that was queued.
+    pub(crate) fn last_lsn(&self) -> Lsn {
+        Lsn(self.next_lsn.0 - 1)
     }
 
     pub(crate) fn has_pending(&self) -> bool {
@@ -170,6 +121,16 @@ impl Wal {
         self.idle_since_ms.filter(|_| self.uncovered).map(|since| since + idle_ms)
     }
 
+    /// Takes note that everything up to frame `last` is synced.
+    pub(crate) fn synced(&mut self, now_ms: u64, last: Lsn) {
+        assert!(last > self.durable, "sync batches end in order");
+        self.durable = last;
+        self.is_writing = false;
+        if !self.has_pending() {
+            self.idle_since_ms = Some(now_ms);
+        }
+    }
+
     /// The list of files as it should be.
     pub(crate) fn files_wanted(&self) -> FileList {
         let files = self.files_there().map(|(name, bytes)| (name.clone(), bytes)).collect();
@@ -178,19 +139,20 @@ impl Wal {
 
     /// True while the list names just that. It is asked at every turn of the loop, so it builds no list.
     pub(crate) fn is_listed(&self) -> bool {
-        self.files_there().count() == self.listed.files.len()
-            && self.files_there().all(|(name, bytes)| self.listed.files.get(name) == Some(&bytes))
+        let listed = &self.spares.listed.files;
+        self.files_there().count() == listed.len()
+            && self.files_there().all(|(name, bytes)| listed.get(name) == Some(&bytes))
     }
 
     /// True while the list knows of a frame of this start, if one is synced.
     pub(crate) fn is_reach_listed(&self) -> bool {
-        self.durable <= self.opened_at || self.listed.reached > self.opened_at
+        self.durable <= self.opened_at || self.spares.listed.reached > self.opened_at
     }
 
     /// Every file once, and how many bytes it has.
     fn files_there(&self) -> impl Iterator<Item = (&FileName, u64)> {
-        let spares = self.spares.iter().chain(&self.unlisted).chain(&self.kept).chain(self.retiring.values());
-        self.files.iter().map(|f| (&f.name, f.bytes)).chain(spares.map(|s| (&s.name, s.bytes)))
+        let spares = self.spares.there().map(|s| (&s.name, s.bytes));
+        self.files.iter().map(|f| (&f.name, f.bytes)).chain(spares)
     }
 
     /// Room for all that waits, and a little more, however it is cut into sync batches.
@@ -208,5 +170,33 @@ impl Wal {
     /// Room that a file must have for the next sync batch; 0 without one.
     pub(crate) fn room_needed(&self) -> u64 {
         self.next_batch().0
+    }
+
+    /// Bytes that are left in the active file.
+    pub(crate) fn active_room(&self) -> u64 {
+        self.files.back().map_or(0, |f| f.bytes.saturating_sub(self.write_at))
+    }
+
+    /// Bytes of what waits that fit into no file that is there or being made.
+    pub(crate) fn bytes_without_place(&self) -> u64 {
+        let creating = self.spares.creating.as_ref().map_or(0, |file| file.bytes);
+        let places = self.active_room() + creating + self.spares.soon().map(|s| s.bytes).sum::<u64>();
+        self.pending_bytes.saturating_sub(places)
+    }
+
+    /// Bytes that so many more frames, with so many bytes of batches, need together with what waits, and whether a file
+    /// that is there has them. Log files that are kept do not count, nor those that need a little room yet before they
+    /// are used again.
+    pub(crate) fn place_for(&self, frames: usize, bytes: usize) -> (u64, bool) {
+        let added = (frames * (FRAME_HEADER_BYTES + 8) + bytes) as u64;
+        let needed = (self.pending_bytes + added).next_multiple_of(SECTOR_BYTES);
+        (needed, self.active_room() >= needed || self.spares.ready.iter().any(|s| s.bytes >= needed))
+    }
+
+    /// True when the next sync batch fits into no log file, and none is being made.
+    pub(crate) fn is_stuck(&self) -> bool {
+        let needed = self.room_needed();
+        let has_spare = self.spares.ready.iter().chain(self.spares.retiring.values()).any(|s| s.bytes >= needed);
+        needed > self.active_room() && !has_spare && self.spares.creating.is_none()
     }
 }

@@ -1,0 +1,105 @@
+//! What a copy has lost, or may have, written down before what shows it is recycled; and copies that are kept aside
+//! because they hold another history. Where a lost copy is rebuilt from is the caller's business.
+
+use bytes::Bytes;
+use thalweg_model::{Bug, LeaderEpoch, Offset, RaftIndex, TopicPartition, is_planted};
+
+use super::CommitLog;
+use super::submissions::Purpose;
+use crate::disk::{Disk, FileName, Lane, Step};
+use crate::partition::{CERTAIN, DIVERGED, Loss, OF_DISK};
+use crate::segment::{self, EXTENSIONS, Segment};
+use crate::wal::frame::{FrameKind, Lsn};
+
+/// Folder of copies that are kept although others have taken their places: below it one folder for each, which begins
+/// with the partition's name and "-copy-".
+pub const ASIDE: &str = "partitions-aside";
+
+impl<D: Disk> CommitLog<D> {
+    /// Writes down that a copy cannot vouch any more for what it acknowledged, or, if `is_certain`, that it has lost
+    /// something for sure. It counts once the frame is durable.
+    pub fn lose(&mut self, partition: TopicPartition, is_certain: bool, what: String) -> Lsn {
+        let log = self.partitions.held(&partition);
+        if log.damage.as_ref().is_none_or(|d| is_certain && !d.is_certain) {
+            let is_of_disk = log.damage.as_ref().is_some_and(|d| d.is_of_disk);
+            log.damage = Some(Loss { is_certain, is_of_disk, what });
+            self.push_damage(partition);
+        }
+        self.partitions.held(&partition).damage_lsn
+    }
+
+    /// The same where the whole disk is older than it was. Which copies it has forgotten it cannot know: until this
+    /// one's successor takes its place, [`is_older`](Self::is_older) says so, over every start.
+    pub fn lose_disk(&mut self, partition: TopicPartition, is_certain: bool, what: String) -> Lsn {
+        let log = self.partitions.held(&partition);
+        let is_certain = is_certain || log.damage.as_ref().is_some_and(|d| d.is_certain);
+        log.damage = Some(Loss { is_certain, is_of_disk: true, what });
+        self.push_damage(partition);
+        self.partitions.held(&partition).damage_lsn
+    }
+
+    pub(super) fn push_damage(&mut self, partition: TopicPartition) {
+        if is_planted(Bug::DamageForgotten) {
+            return;
+        }
+        let Some(log) = self.partitions.get(&partition) else { return };
+        let (Some(Loss { is_certain, is_of_disk, what }), replica) = (&log.damage, log.hard_state.replica) else {
+            return;
+        };
+        let kind = if log.diverged { DIVERGED } else { *is_certain as u64 * CERTAIN };
+        let kind = kind | (*is_of_disk as u64 * OF_DISK);
+        let (index, payload) = (RaftIndex(kind), Bytes::copy_from_slice(what.as_bytes()));
+        let lsn = self.push(FrameKind::Damaged, partition, LeaderEpoch(0), index, Offset(replica.0), payload);
+        self.partitions.held(&partition).damage_lsn = lsn;
+    }
+
+    /// Takes a partition out of service whose copy here holds another history than the one that was decided elsewhere.
+    /// Everything in it is written to segments, and these are kept in a folder of their own, whatever takes the copy's
+    /// place; [`LogEvent::KeptAside`](super::LogEvent::KeptAside) says when. A crash before begins it anew.
+    pub fn keep_aside(&mut self, partition: TopicPartition, what: String) {
+        let log = self.partitions.held(&partition);
+        if log.diverged {
+            return;
+        }
+        log.diverged = true;
+        log.offline.get_or_insert(what.clone());
+        let is_of_disk = log.damage.as_ref().is_some_and(|d| d.is_of_disk);
+        log.damage = Some(Loss { is_certain: true, is_of_disk, what });
+        self.push_damage(partition);
+        self.gather_aside(partition);
+    }
+
+    /// The copy counts for nothing any more, so nothing is wrong with taking all of it for decided.
+    pub(super) fn gather_aside(&mut self, partition: TopicPartition) {
+        let last = self.partitions.held(&partition).last_index();
+        self.set_decided(partition, last);
+        self.due.asides.insert(partition);
+    }
+
+    /// Keeps segments of copies aside that are all there is of them.
+    pub(super) fn keep_asides(&mut self) {
+        if self.room.is_waiting() {
+            return;
+        }
+        for partition in self.due.asides.clone() {
+            let log = self.partitions.held(&partition);
+            if log.flushing || log.installing.is_some() {
+                continue;
+            }
+            if log.tail_after(log.end.index) < log.tail.len() {
+                self.due.flushes.insert(partition);
+                continue;
+            }
+            self.due.asides.remove(&partition);
+            let (copy, replica) = (log.copy, log.hard_state.replica);
+            let folder = format!("{ASIDE}/{partition}-copy-{}.{}", replica.broker(), replica.generation());
+            let link = |file: FileName| {
+                let name = file.0.rsplit('/').next().unwrap_or_default().to_owned();
+                Step::Link { file, to: FileName::new(format!("{folder}/{name}")) }
+            };
+            let files = |s: &Segment| EXTENSIONS.map(|e| link(segment::file(&partition, s.base_offset, e)));
+            let steps = log.segments.iter().flat_map(files).collect();
+            self.disk.submit(Lane::Bulk, steps, Purpose::Aside { partition, copy, folder });
+        }
+    }
+}
