@@ -15,10 +15,18 @@ pub(super) struct Plan {
     pub(super) lost: Vec<(Offset, Offset)>,
     /// What is to be filled now.
     pub(super) fills: Vec<(Offset, Offset)>,
-    pub(super) segment_bytes: u64,
+    segment_bytes: u64,
 }
 
 impl Plan {
+    /// A row that begins with this offset and index, if that is known.
+    pub(super) fn new(next: Option<(Offset, RaftIndex)>, segment_bytes: u64) -> Plan {
+        let (runs, lost, fills) = (Vec::new(), Vec::new(), Vec::new());
+        Plan { runs, next, epoch: LeaderEpoch(0), lost, fills, segment_bytes }
+    }
+
+    /// Adds what comes next of what can be read, with a fill before it where offsets are missing. What does not fit
+    /// into the row is left out.
     pub(super) fn take(&mut self, unit: Unit) {
         let (offset, index) = self.next.unwrap_or((unit.base, unit.first_index));
         if unit.base < offset || unit.epoch < self.epoch {
@@ -56,6 +64,15 @@ impl Plan {
         }
     }
 
+    /// Leaves out so many offsets behind the end; answers with the one that comes next.
+    pub(super) fn skip(&mut self, offsets: u64) -> Offset {
+        let (offset, index) = self.next.unwrap_or((Offset(0), RaftIndex(1)));
+        let to = offset.plus(offsets);
+        self.fill((to, RaftIndex(index.0 + offsets.div_ceil(BATCH_RECORDS_MAX as u64))), self.epoch);
+        to
+    }
+
+    /// Adds a segment up to this offset and index that says that what stood there is lost.
     pub(super) fn fill(&mut self, to: (Offset, RaftIndex), epoch: LeaderEpoch) {
         let from = self.next.unwrap_or((Offset(0), RaftIndex(1)));
         self.runs.push(Run::Fill { from, to, epoch });
