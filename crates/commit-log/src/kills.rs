@@ -73,7 +73,7 @@ fn what_a_checksum_of_the_batch_does_not_cover_is_covered_by_the_segments() {
         LogEvent::ColdRead { result, .. } => Some(result),
         _ => None,
     });
-    assert!(read.expect("the read has ended").unwrap_err().contains("damaged"));
+    assert!(read.expect("the read has ended").unwrap_err().to_string().contains("damaged"));
 }
 
 #[test]

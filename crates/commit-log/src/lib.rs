@@ -15,6 +15,7 @@ mod config;
 mod configuration;
 mod directory;
 mod disk;
+mod error;
 #[cfg(test)]
 mod kills;
 
@@ -36,6 +37,7 @@ pub use config::Config;
 pub use configuration::{Configuration, MemberChange};
 pub use directory::{ASIDE, CommitLog, LogEvent, ReadOutcome};
 pub use disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
+pub use error::LogError;
 pub use manifest::SegmentsEnd;
 #[cfg(any(test, feature = "testing"))]
 pub use memory::MemoryDisk;

@@ -20,7 +20,8 @@
 use bytes::{BufMut, Bytes};
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicPartition};
 
-use crate::disk::FileName;
+use crate::disk::{DiskError, FileName};
+use crate::error::LogError;
 
 /// Most bytes that one checksum covers, so that a cold read of a little need not read much.
 pub(crate) const RANGE_BYTES_MAX: u64 = 64 << 10;
@@ -288,24 +289,29 @@ impl Segment {
     }
 }
 
-/// What `.index` and `.timeindex` of a segment should hold, made anew from its batches, which `read` brings; nothing
-/// more comes into one that `is_closed`. The inner error is a run that does not match its checksum.
-pub(crate) fn indexes<E>(
+/// What `.index` and `.timeindex` of a segment should hold, made anew from its batches in file `log`, which `read`
+/// brings; nothing more comes into one that `is_closed`.
+///
+/// # Errors
+/// A run cannot be read, or does not match its checksum.
+pub(crate) fn indexes(
+    log: &FileName,
     base_offset: Offset,
     ranges: &[Range],
     is_closed: bool,
-    mut read: impl FnMut(u64, usize) -> Result<Bytes, E>,
-) -> Result<Result<[Bytes; 2], (u64, u64)>, E> {
+    mut read: impl FnMut(u64, usize) -> Result<Bytes, DiskError>,
+) -> Result<[Bytes; 2], LogError> {
     let mut segment = Segment::new(base_offset);
     let (mut index, mut timeindex) = (Vec::new(), Vec::new());
     for range in ranges {
+        let bad = || LogError::BadRun { file: log.clone(), from: range.from, to: range.to };
         let mut run = read(range.from, (range.to - range.from) as usize)?;
         if crc32c::crc32c(&run) != range.crc {
-            return Ok(Err((range.from, range.to)));
+            return Err(bad());
         }
         let mut batches = Vec::with_capacity(range.batch_count as usize);
         while !run.is_empty() {
-            let Ok(batch) = RecordBatch::split_first(&mut run) else { return Ok(Err((range.from, range.to))) };
+            let batch = RecordBatch::split_first(&mut run).map_err(|_| bad())?;
             batches.push((RaftIndex(range.first_index.0 + batches.len() as u64), batch));
         }
         let plan = segment.plan(&batches);
@@ -314,7 +320,7 @@ pub(crate) fn indexes<E>(
         segment.written(&plan, 0);
     }
     timeindex.extend(segment.closing_entry().filter(|_| is_closed).into_iter().flat_map(|(_, entry)| entry));
-    Ok(Ok([index.into(), timeindex.into()]))
+    Ok([index.into(), timeindex.into()])
 }
 
 /// One append to a segment's files.

@@ -165,11 +165,12 @@ impl<D: Disk> CommitLog<D> {
             Ok(data) => read.split(data),
             // Retention was faster. (Found by the simulator: that was taken for damage.)
             Err(_) if log.as_deref().is_some_and(|l| !l.holds(&partition, &read.file)) => Ok(Vec::new()),
-            Err(e) => Err(e.to_string()),
+            Err(e) => Err(e.into()),
         };
-        if let (Err(what), Some(log)) = (&result, log) {
+        if let (Err(error), Some(log)) = (&result, log) {
+            let what = error.to_string();
             log.offline = Some(what.clone());
-            self.events.push(LogEvent::Offline { partition, what: what.clone() });
+            self.events.push(LogEvent::Offline { partition, what });
         }
         self.events.push(LogEvent::ColdRead { partition, op, result });
     }
@@ -182,7 +183,7 @@ impl<D: Disk> CommitLog<D> {
                 self.due.asides.extend(Some(partition).filter(|_| is_here));
                 return;
             }
-            Err(e) => Err(e.to_string()),
+            Err(e) => Err(e),
             Ok(_) => Ok(folder),
         };
         self.events.push(LogEvent::KeptAside { partition, folder });

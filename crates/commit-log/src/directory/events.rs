@@ -4,6 +4,7 @@
 use thalweg_model::{Offset, RaftIndex, RecordBatch, TopicPartition};
 
 use crate::disk::{DiskError, OpId};
+use crate::error::LogError;
 use crate::wal::frame::Lsn;
 
 /// What became known since the last [`CommitLog::take_events`].
@@ -19,7 +20,7 @@ pub enum LogEvent {
         op: OpId,
         /// Batches from the asked offset on; none where they have gone meanwhile, so that another read says where the
         /// log starts.
-        result: Result<Vec<RecordBatch>, String>,
+        result: Result<Vec<RecordBatch>, LogError>,
     },
     /// A partition serves nothing any more, and why.
     Offline {
@@ -40,7 +41,7 @@ pub enum LogEvent {
         /// The partition.
         partition: TopicPartition,
         /// Below the data directory.
-        folder: Result<String, String>,
+        folder: Result<String, DiskError>,
     },
     /// An fsync or a log write failed: what is on disk is unknown, and the process must end.
     Fatal(DiskError),

@@ -10,6 +10,7 @@ use super::unsynced::Unsynced;
 use super::{CommitLog, Due};
 use crate::config::Config;
 use crate::disk::{Disk, FileName, Lane, Step};
+use crate::error::LogError;
 use crate::partition::{Loss, PartitionLog};
 use crate::recovery::{self, Damage, OpenError, RecoveredPartition, Recovery};
 use crate::room::{Ballast, Room, ballast_file};
@@ -111,7 +112,7 @@ impl<D: Disk> CommitLog<D> {
     fn write_down_damage(&mut self, damages: &[Damage]) {
         if damages.iter().any(|d| matches!(d, Damage::Torn { plain: false, .. })) {
             for copy in self.partitions.logs_mut() {
-                let what = "the log's end may have been damaged after it was synced".to_owned();
+                let what = LogError::DoubtfulEnd.to_string();
                 copy.damage.get_or_insert(Loss { is_certain: false, is_of_disk: false, what });
             }
         }

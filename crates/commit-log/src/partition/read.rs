@@ -6,6 +6,7 @@ use thalweg_model::{Bug, Offset, RecordBatch, TopicPartition, is_planted};
 
 use super::PartitionLog;
 use crate::disk::{FileName, Step};
+use crate::error::LogError;
 use crate::segment::{self, Range};
 
 /// Where the batches are that somebody asks for.
@@ -95,18 +96,19 @@ impl ColdRead {
     }
 
     /// Checks what the read brought against its checksums and cuts it into batches.
-    pub(crate) fn split(&self, mut data: Bytes) -> Result<Vec<RecordBatch>, String> {
+    pub(crate) fn split(&self, mut data: Bytes) -> Result<Vec<RecordBatch>, LogError> {
         let mut batches = Vec::new();
         for range in &self.ranges {
-            let damaged = || format!("{} is damaged between bytes {} and {}", self.file, range.from, range.to);
+            let (file, from, to) = (&self.file, range.from, range.to);
             let bytes = (range.to - range.from) as usize;
             let is_whole = |run: &[u8]| crc32c::crc32c(run) == range.crc || is_planted(Bug::SegmentSumsNotChecked);
             if data.len() < bytes || !is_whole(&data[..bytes]) {
-                return Err(damaged());
+                return Err(LogError::BadRun { file: file.clone(), from, to });
             }
             let mut run = data.split_to(bytes);
             while !run.is_empty() {
-                let batch = RecordBatch::split_first(&mut run).map_err(|e| format!("{}: {e}", damaged()))?;
+                let bad = |error| LogError::BadBatches { file: file.clone(), from, to, error };
+                let batch = RecordBatch::split_first(&mut run).map_err(bad)?;
                 if batch.end_offset() > self.from {
                     batches.push(batch);
                 }

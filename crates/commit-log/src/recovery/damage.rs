@@ -4,6 +4,7 @@ use thalweg_model::{Offset, ReplicaId, TopicPartition};
 use thiserror::Error;
 
 use crate::disk::{DiskError, FileName};
+use crate::error::LogError;
 use crate::partition::PartitionLog;
 
 /// Why a directory cannot be opened at all.
@@ -20,11 +21,11 @@ pub enum OpenError {
          cluster, move the directory away and start empty: its copies are rebuilt from the others. Alone, `thalweg \
          partition salvage` tells what is \
          left",
-        what.join(", ")
+        what.iter().map(LogError::to_string).collect::<Vec<_>>().join(", ")
     )]
     Incomplete {
         /// What is wrong with each file.
-        what: Vec<String>,
+        what: Vec<LogError>,
     },
     /// A synced frame of the write-ahead log is unreadable, and with it which partition it belonged to.
     #[error(
@@ -48,7 +49,7 @@ impl OpenError {
     fn what(&self) -> Vec<String> {
         match self {
             OpenError::Disk(error) => vec![error.to_string()],
-            OpenError::Incomplete { what } => what.clone(),
+            OpenError::Incomplete { what } => what.iter().map(LogError::to_string).collect(),
             OpenError::Rot { file, at, .. } => vec![format!("{file} is damaged at byte {at}")],
         }
     }

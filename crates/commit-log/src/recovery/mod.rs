@@ -30,6 +30,7 @@ use scan::{Scan, log_files};
 use segments::load_partition;
 
 use crate::disk::{Disk, FileName};
+use crate::error::LogError;
 use crate::partition::PartitionLog;
 use crate::wal::Wal;
 use crate::wal::files::Spare;
@@ -106,8 +107,9 @@ fn compare_with_list<D: Disk>(
     there: &BTreeMap<FileName, u64>,
     refusals: &mut Refusals,
 ) -> Result<FileList, OpenError> {
-    let listed = match FileList::read(disk)? {
+    let listed = match FileList::read(disk) {
         Ok(listed) => listed,
+        Err(LogError::Disk(error)) => return Err(error.into()),
         Err(what) => {
             refusals.refuse(OpenError::Incomplete { what: vec![what] })?;
             FileList::default()
@@ -115,7 +117,7 @@ fn compare_with_list<D: Disk>(
     };
     let mut what = listed.compare(there);
     if listed.files.is_empty() && there.is_empty() && !disk.list("partitions")?.is_empty() {
-        what.push(format!("{} names no file of the log, and partitions/ has files", list::name()));
+        what.push(LogError::EmptyList { file: list::name() });
     }
     if !what.is_empty() {
         refusals.refuse(OpenError::Incomplete { what })?;

@@ -9,6 +9,7 @@ use thalweg_model::{Bug, DirectoryId, RaftIndex, RecordBatch, ReplicaId, TopicPa
 use super::damage::{Damage, OpenError, Refusals};
 use super::scan::{LogFile, next_frame, old_sums, torn};
 use crate::disk::Disk;
+use crate::error::LogError;
 use crate::manifest::Manifest;
 use crate::partition::{CERTAIN, DIVERGED, HardState, Loss, OF_DISK, TailEntry};
 use crate::wal::Wal;
@@ -60,8 +61,8 @@ impl Found {
                             (false, false) => self.entries.insert(at, entry),
                         }
                     }
-                    Ok(_) => self.rot = Some(format!("entry {} holds a batch of another offset", header.index)),
-                    Err(e) => self.rot = Some(format!("entry {} holds no batch: {e}", header.index)),
+                    Ok(_) => self.rot = Some(LogError::OtherBatch { index: header.index }.to_string()),
+                    Err(error) => self.rot = Some(LogError::NoBatch { index: header.index, error }.to_string()),
                 }
             }
             FrameKind::HardState => {
@@ -85,7 +86,7 @@ impl Found {
                     self.manifest = manifest;
                     self.manifest_lsn = header.place.lsn;
                 }
-                None => self.rot = Some(format!("manifest in frame {} does not decode", header.place.lsn.0)),
+                None => self.rot = Some(LogError::NoManifest { frame: header.place.lsn }.to_string()),
             },
             FrameKind::Dropped => {
                 let replica = ReplicaId(header.base_offset.0);

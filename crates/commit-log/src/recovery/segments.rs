@@ -8,6 +8,7 @@ use thalweg_model::{Offset, TopicPartition};
 
 use super::replay::Found;
 use crate::disk::{Disk, DiskError, FileName};
+use crate::error::LogError;
 use crate::manifest::Manifest;
 use crate::partition::{Loss, OpenSince, PartitionLog};
 use crate::segment::{self, EXTENSIONS, Range, SUM_RECORD_BYTES, Segment};
@@ -48,9 +49,8 @@ pub(super) fn load_partition<D: Disk>(
     };
     for entry in found.entries.into_iter().filter(|e| e.index > end.index) {
         if entry.index != log.last_index().next() || entry.batch.base_offset() != log.log_end() {
-            let last = log.last_index();
-            let what = format!("entry {} follows entry {last}: entries between them are missing", entry.index);
-            log.offline.get_or_insert(what);
+            let gap = LogError::Gap { index: entry.index, last: log.last_index() };
+            log.offline.get_or_insert(gap.to_string());
             break;
         }
         log.append(entry);
@@ -65,13 +65,13 @@ pub(super) fn load_partition<D: Disk>(
         let until = segments.get(i + 1).copied().unwrap_or(end.offset);
         let loaded = load_segment(disk, &partition, (*base_offset, until), i == last, there);
         // A disk that does not give back one file costs the partition, not the broker.
-        match loaded.unwrap_or_else(|e| Err(e.to_string())) {
+        match loaded {
             Ok((segment, missing)) => {
                 log.segments.push_back(segment);
                 indexes.extend(missing);
             }
-            Err(what) => {
-                log.offline.get_or_insert(what);
+            Err(error) => {
+                log.offline.get_or_insert(error.to_string());
                 // It stays in the list: a manifest that is written again from here must not forget it. (Found by the
                 // simulator.)
                 log.segments.push_back(Segment::new(*base_offset));
@@ -85,68 +85,94 @@ pub(super) fn load_partition<D: Disk>(
 /// A segment, and those of its index files that were missing, with what they should hold.
 type Loaded = (Segment, Vec<(FileName, Bytes)>);
 
-/// Reads a segment's `.sum` up to offset `until`; the inner error is rot.
+/// Reads a segment up to offset `until`, and what its last bytes are; cuts what stands behind if it is the last one.
 fn load_segment<D: Disk>(
     disk: &mut D,
     partition: &TopicPartition,
     (base_offset, until): (Offset, Offset),
     last: bool,
     there: &BTreeSet<FileName>,
-) -> Result<Result<Loaded, String>, DiskError> {
+) -> Result<Loaded, LogError> {
     let file = |extension| segment::file(partition, base_offset, extension);
     let folder = segment::folder(partition);
     if !there.iter().any(|f| f.0.rsplit_once('/').is_some_and(|(of, _)| of == folder)) {
-        return Ok(Err(format!("{folder} is missing, or empty: offsets from {base_offset} on are missing")));
+        return Err(LogError::NoFolder { folder, from: base_offset });
     }
     // Without its checksums a segment cannot be vouched for.
-    if let Some(name) = ["sum", "log"].map(file).into_iter().find(|f| !there.contains(f)) {
-        return Ok(Err(format!("{name} is missing, and with it offsets from {base_offset} to {until}")));
+    if let Some(file) = ["sum", "log"].map(file).into_iter().find(|f| !there.contains(f)) {
+        return Err(LogError::NoSegmentFile { file, from: base_offset, until });
     }
-    let sum = file("sum");
-    let bytes = disk.length(&sum)?;
-    let data = disk.read(&sum, 0, bytes as usize)?;
-    let mut ranges: Vec<Range> = Vec::new();
-    for record in data.chunks(SUM_RECORD_BYTES) {
-        let (at, offset) = ranges.last().map_or((0, base_offset), |r: &Range| (r.to, r.end_offset));
-        if offset >= until {
-            break;
-        }
-        match Range::decode(record).filter(|r| r.from == at && r.base_offset == offset && r.to > r.from) {
-            Some(range) => ranges.push(range),
-            None => break,
-        }
-    }
+    let ranges = load_sums(disk, &file("sum"), base_offset, until)?;
     let segment = Segment::recovered(base_offset, ranges, &[], &[]);
-    if segment.end_offset() != until {
-        let at = segment.ranges.len() * SUM_RECORD_BYTES;
-        return Ok(Err(format!("{sum} is damaged at byte {at}: offsets from {} are missing", segment.end_offset())));
-    }
     let log = file("log");
     if disk.length(&log)? < segment.bytes() {
-        return Ok(Err(format!("{log} is shorter than its {} synced bytes", segment.bytes())));
+        return Err(LogError::ShortSegment { file: log, bytes: segment.bytes() });
     }
     let missing: Vec<&str> = ["index", "timeindex"].into_iter().filter(|e| !there.contains(&file(e))).collect();
     let indexes = match missing.is_empty() {
         true => [Bytes::new(), Bytes::new()],
-        false => match segment::indexes(base_offset, &segment.ranges, !last, |at, count| disk.read(&log, at, count))? {
-            Ok(indexes) => indexes,
-            Err((from, to)) => return Ok(Err(format!("{log} is damaged between bytes {from} and {to}"))),
-        },
+        false => {
+            let read = |at, count| disk.read(&log, at, count);
+            segment::indexes(&log, base_offset, &segment.ranges, !last, read)?
+        }
     };
     let rebuilt = ["index", "timeindex"].into_iter().zip(indexes).filter(|(e, _)| missing.contains(e));
     let rebuilt: Vec<(FileName, Bytes)> = rebuilt.map(|(e, bytes)| (file(e), bytes)).collect();
     if !last {
-        return Ok(Ok((segment, rebuilt)));
+        return Ok((segment, rebuilt));
     }
     for range in segment.ranges.iter().rev().take(CHECKED_RANGES) {
         let bytes = disk.read(&log, range.from, (range.to - range.from) as usize)?;
         if crc32c::crc32c(&bytes) != range.crc {
-            return Ok(Err(format!("{log} is damaged between bytes {} and {}", range.from, range.to)));
+            return Err(LogError::BadRun { file: log, from: range.from, to: range.to });
         }
     }
-    // What stands behind was written by a flush whose manifest was never synced; its entries are in the log still.
-    disk.truncate(&log, segment.bytes())?;
-    disk.truncate(&sum, (segment.ranges.len() * SUM_RECORD_BYTES) as u64)?;
+    let segment = cut_last(disk, partition, segment, &rebuilt)?;
+    Ok((segment, rebuilt))
+}
+
+/// Reads a segment's `.sum` up to offset `until`.
+fn load_sums<D: Disk>(
+    disk: &mut D,
+    file: &FileName,
+    base_offset: Offset,
+    until: Offset,
+) -> Result<Vec<Range>, LogError> {
+    let bytes = disk.length(file)?;
+    let data = disk.read(file, 0, bytes as usize)?;
+    let mut ranges: Vec<Range> = Vec::new();
+    let mut end = (0, base_offset);
+    for record in data.chunks(SUM_RECORD_BYTES) {
+        let (at, offset) = end;
+        if offset >= until {
+            break;
+        }
+        match Range::decode(record).filter(|r| r.from == at && r.base_offset == offset && r.to > r.from) {
+            Some(range) => {
+                end = (range.to, range.end_offset);
+                ranges.push(range);
+            }
+            None => break,
+        }
+    }
+    if end.1 != until {
+        let at = ranges.len() * SUM_RECORD_BYTES;
+        return Err(LogError::BadSums { file: file.clone(), at, from: end.1 });
+    }
+    Ok(ranges)
+}
+
+/// Cuts the files of the last segment to what counts. What stands behind was written by a flush whose manifest was
+/// never synced; its entries are in the log still.
+fn cut_last<D: Disk>(
+    disk: &mut D,
+    partition: &TopicPartition,
+    segment: Segment,
+    rebuilt: &[(FileName, Bytes)],
+) -> Result<Segment, LogError> {
+    let file = |extension| segment::file(partition, segment.base_offset, extension);
+    disk.truncate(&file("log"), segment.bytes())?;
+    disk.truncate(&file("sum"), (segment.ranges.len() * SUM_RECORD_BYTES) as u64)?;
     let indexes = ["index", "timeindex"].map(file);
     let mut held = [Vec::new(), Vec::new()];
     for (held, name) in held.iter_mut().zip(&indexes) {
@@ -158,13 +184,13 @@ fn load_segment<D: Disk>(
             }
         };
     }
-    let segment = Segment::recovered(base_offset, segment.ranges, &held[0], &held[1]);
+    let segment = Segment::recovered(segment.base_offset, segment.ranges, &held[0], &held[1]);
     for (name, length) in indexes.iter().zip(segment.index_lengths()) {
         if rebuilt.iter().all(|(n, _)| n != name) {
             disk.truncate(name, length)?;
         }
     }
-    Ok(Ok((segment, rebuilt)))
+    Ok(segment)
 }
 
 /// Files below `partitions/` that belong to no segment of `partitions`: left over from a crash. Those of a partition

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use thalweg_model::limits::BATCH_RECORDS_MAX;
-use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
+use thalweg_model::{Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
 
 use super::plan::Plan;
 use super::range::needs_sum;

@@ -20,7 +20,8 @@ use std::fmt::Write;
 use bytes::Bytes;
 
 use super::frame::Lsn;
-use crate::disk::{Disk, DiskError, FileName};
+use crate::disk::{Disk, FileName};
+use crate::error::LogError;
 
 /// The list, in the data directory itself: it must not go with the folder of those that it names.
 const NAME: &str = "wal.files";
@@ -73,39 +74,35 @@ impl FileList {
         Some(FileList { files: lines.map(file).collect::<Option<_>>()?, reached })
     }
 
-    /// Reads the list of a directory; the inner error says why there is none.
-    pub(crate) fn read<D: Disk>(disk: &mut D) -> Result<Result<FileList, String>, DiskError> {
+    /// Reads the list of a directory.
+    pub(crate) fn read<D: Disk>(disk: &mut D) -> Result<FileList, LogError> {
         let file = name();
         match disk.length(&file)? {
-            0 => Ok(Err(format!("{file} is missing or empty"))),
-            bytes if bytes > BYTES_MAX => Ok(Err(format!("{file} is damaged"))),
+            0 => Err(LogError::NoList { file }),
+            bytes if bytes > BYTES_MAX => Err(LogError::BadList { file }),
             bytes => {
                 let list = FileList::decode(&disk.read(&file, 0, bytes as usize)?);
-                Ok(list.ok_or_else(|| format!("{file} is damaged")))
+                list.ok_or(LogError::BadList { file })
             }
         }
     }
 
-    /// What is wrong with the files that are there, whose lengths `there` tells: one line for each that is missing or
-    /// shorter than it was made.
-    pub(crate) fn compare(&self, there: &BTreeMap<FileName, u64>) -> Vec<String> {
-        let line = |(name, made): (&FileName, &u64)| match there.get(name) {
-            None => Some(format!("{name} is missing")),
-            Some(bytes) if bytes < made => Some(format!("{name} has {bytes} of {made} bytes")),
+    /// What is wrong with the files that are there, whose lengths `there` tells: one error for each that is missing
+    /// or shorter than it was made.
+    pub(crate) fn compare(&self, there: &BTreeMap<FileName, u64>) -> Vec<LogError> {
+        let error = |(name, made): (&FileName, &u64)| match there.get(name) {
+            None => Some(LogError::NoLogFile { file: name.clone() }),
+            Some(bytes) if bytes < made => {
+                Some(LogError::ShortLogFile { file: name.clone(), bytes: *bytes, made: *made })
+            }
             Some(_) => None,
         };
-        self.files.iter().filter_map(line).collect()
+        self.files.iter().filter_map(error).collect()
     }
 
     /// What is wrong with a log that ends with frame `last`: it had come further.
-    pub(crate) fn compare_end(&self, last: Lsn) -> Option<String> {
-        let (reached, last) = (self.reached.0, last.0);
-        (last < reached).then(|| {
-            format!(
-                "wal/ ends with frame {last} and had come to frame {reached}: its end is \
-                                          damaged, or its files are older than {NAME}"
-            )
-        })
+    pub(crate) fn compare_end(&self, last: Lsn) -> Option<LogError> {
+        (last < self.reached).then(|| LogError::ShortLog { last, reached: self.reached, list: name() })
     }
 }
 

@@ -196,7 +196,10 @@ impl<D: Disk> Replicas<D> {
             match event {
                 LogEvent::Durable(lsn) => self.durable(now, lsn),
                 LogEvent::ColdRead { partition: group, op, result } => match self.peer_reads.remove(&op) {
-                    None => self.outputs.push(Output::ColdRead { group, op, result }),
+                    None => {
+                        let result = result.map_err(|e| e.to_string());
+                        self.outputs.push(Output::ColdRead { group, op, result });
+                    }
                     Some(PeerRead { to, from, index }) => {
                         if let Ok(batches) = result
                             && batches.first().is_some_and(|b| b.base_offset() <= from && from < b.end_offset())
@@ -214,7 +217,7 @@ impl<D: Disk> Replicas<D> {
                     if folder.is_ok() {
                         self.begin_anew(group);
                     }
-                    self.outputs.push(Output::KeptAside(group, folder));
+                    self.outputs.push(Output::KeptAside(group, folder.map_err(|e| e.to_string())));
                 }
                 LogEvent::Fatal(error) => self.outputs.push(Output::Fatal(error)),
             }
