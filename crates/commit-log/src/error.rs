@@ -5,7 +5,7 @@ use thalweg_model::{BatchError, Offset, RaftIndex};
 use thiserror::Error;
 
 use crate::disk::{DiskError, FileName};
-use crate::wal::frame::Lsn;
+use crate::lsn::Lsn;
 
 /// Something that should stand on the disk and does not, or not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

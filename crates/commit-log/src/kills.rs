@@ -10,11 +10,11 @@ use crate::config::Config;
 use crate::directory::{CommitLog, LogEvent, ReadOutcome};
 use crate::disk::FileName;
 use crate::lost_files::{DIRECTORY, OTHER, PARTITION, append, config, directory, end, segment_files, settle};
+use crate::lsn::Lsn;
 use crate::memory::MemoryDisk;
-use crate::partition::HardState;
 use crate::partition::install::Install;
 use crate::recovery::Damage;
-use crate::wal::frame::Lsn;
+use crate::state::HardState;
 
 fn open(disk: &MemoryDisk) -> CommitLog<MemoryDisk> {
     CommitLog::open(disk.image(), DIRECTORY, config()).expect("the directory opens").0

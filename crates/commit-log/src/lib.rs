@@ -21,6 +21,7 @@ mod kills;
 
 #[cfg(test)]
 mod lost_files;
+mod lsn;
 mod manifest;
 #[cfg(any(test, feature = "testing"))]
 mod memory;
@@ -31,6 +32,7 @@ mod retention;
 mod room;
 mod salvage;
 mod segment;
+mod state;
 mod wal;
 
 pub use config::Config;
@@ -38,15 +40,17 @@ pub use configuration::{Configuration, MemberChange};
 pub use directory::{ASIDE, CommitLog, LogEvent, ReadOutcome};
 pub use disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
 pub use error::LogError;
+pub use lsn::Lsn;
 pub use manifest::SegmentsEnd;
 #[cfg(any(test, feature = "testing"))]
 pub use memory::MemoryDisk;
+pub use partition::InstallEnd;
 pub use partition::install::{Install, PeerBase};
-pub use partition::{HardState, InstallEnd};
 pub use producers::{PRODUCERS_MAX, ProducerTable, SequenceCheck, Written};
 pub use recovery::{Damage, OpenError, RecoveredPartition, Recovery};
 pub use retention::Retention;
 pub use room::ballast_file;
 pub use salvage::{Salvage, Salvageable};
-pub use wal::frame::{FRAME_HEADER_BYTES, Lsn, SECTOR_BYTES};
+pub use state::HardState;
+pub use wal::frame::{FRAME_HEADER_BYTES, SECTOR_BYTES};
 pub use wal::list::empty_list;

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::directory::CommitLog;
 use crate::disk::{FileName, Lane};
 use crate::memory::MemoryDisk;
-use crate::partition::HardState;
+use crate::state::HardState;
 
 pub(crate) const DIRECTORY: DirectoryId = DirectoryId([8; 16]);
 pub(crate) const PARTITION: TopicPartition =

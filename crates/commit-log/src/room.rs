@@ -169,8 +169,8 @@ mod tests {
     use crate::directory::CommitLog;
     use crate::lost_files::{DIRECTORY, OTHER, PARTITION, append, config, settle};
     use crate::memory::MemoryDisk;
-    use crate::partition::HardState;
     use crate::partition::install::Install;
+    use crate::state::HardState;
 
     const BALLAST_BYTES: u64 = 64 << 10;
 

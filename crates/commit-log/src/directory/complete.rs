@@ -6,11 +6,11 @@ use thalweg_model::{Bug, TopicPartition, is_planted};
 use super::submissions::Purpose;
 use super::{CommitLog, LogEvent};
 use crate::disk::{Completion, Disk, DiskError, Lane, OpId};
+use crate::lsn::Lsn;
 use crate::partition::flush::Flush;
 use crate::partition::read::ColdRead;
 use crate::room::Ballast;
 use crate::wal::files::Spare;
-use crate::wal::frame::Lsn;
 
 /// How a submission has ended.
 type Outcome = Result<Bytes, DiskError>;

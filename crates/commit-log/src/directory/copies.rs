@@ -1,14 +1,14 @@
 //! The lives of a partition's copies: made, dropped, replaced, begun anew. Why a copy is replaced is the caller's
 //! business.
 
-use bytes::Bytes;
-use thalweg_model::{LeaderEpoch, Offset, RaftIndex, ReplicaId, TopicPartition};
+use thalweg_model::{Offset, ReplicaId, TopicPartition};
 
 use super::CommitLog;
 use crate::disk::Disk;
 use crate::manifest::SegmentsEnd;
-use crate::partition::{HardState, PartitionLog};
-use crate::wal::frame::FrameKind;
+use crate::partition::PartitionLog;
+use crate::state::HardState;
+use crate::wal::frame::Frame;
 
 impl<D: Disk> CommitLog<D> {
     /// Starts a partition that the directory does not hold yet. It exists on disk with its first frame.
@@ -37,21 +37,21 @@ impl<D: Disk> CommitLog<D> {
 
     /// Removes a partition: its files go when the frame that says so is durable.
     pub fn drop_partition(&mut self, partition: TopicPartition) {
-        self.drop_for(partition, ReplicaId(0));
+        self.drop_for(partition, None);
     }
 
     /// Puts another copy, an empty one, in the place of the one that is here. The frame that drops the old copy names
     /// the new one: had a crash left the partition without any, it could come back under its first name. (Found by the
     /// simulator: it did, and had forgotten what it acknowledged.)
     pub fn replace_partition(&mut self, partition: TopicPartition, replica: ReplicaId) {
-        self.drop_for(partition, replica);
+        self.drop_for(partition, Some(replica));
         self.create_partition(partition);
         let lsn = self.wal.last_lsn();
         let log = self.partitions.held(&partition);
-        (log.hard_state, log.hard_state_lsn) = (HardState { replica, ..Default::default() }, lsn);
+        (log.hard_state, log.hard_state_lsn) = (HardState { replica, ..Default::default() }, Some(lsn));
     }
 
-    fn drop_for(&mut self, partition: TopicPartition, successor: ReplicaId) {
+    fn drop_for(&mut self, partition: TopicPartition, successor: Option<ReplicaId>) {
         let Some(log) = self.partitions.remove(&partition) else {
             return;
         };
@@ -60,9 +60,7 @@ impl<D: Disk> CommitLog<D> {
         self.due.forget(&partition);
         self.due.asides.remove(&partition);
         self.room.refused.remove(&partition);
-        // The successor stands where an entry has its offset.
-        let (index, successor) = (RaftIndex(0), Offset(successor.0));
-        let lsn = self.push(FrameKind::Dropped, partition, LeaderEpoch(0), index, successor, Bytes::new());
+        let lsn = self.wal.push(partition, Frame::Dropped { successor });
         // A crash before the frame is synced brings the partition back without files, so they wait for it: the bulk
         // lane deletes after the log lane has synced, because recovery takes a missing segment for damage.
         let mut files = log.delete_files(&partition);
@@ -78,11 +76,11 @@ impl<D: Disk> CommitLog<D> {
     /// from its leader, but goes on under its name, with its term and its vote. Another copy in its place could not
     /// help to a majority where two of three have been kept aside.
     pub fn start_over(&mut self, partition: TopicPartition) {
-        if !self.partitions.get(&partition).is_some_and(|p| p.diverged && !p.flushing) {
+        if !self.partitions.get(&partition).is_some_and(|p| p.is_diverged() && !p.flushing) {
             return;
         }
         let copy = self.new_copy();
-        let (gone, payload) = self.partitions.change(&partition, |log| {
+        let (gone, manifest) = self.partitions.change(&partition, |log| {
             let gone = log.delete_files(&partition);
             *log = PartitionLog {
                 copy,
@@ -93,13 +91,13 @@ impl<D: Disk> CommitLog<D> {
                 incomplete: true,
                 ..Default::default()
             };
-            (gone, log.manifest(true).encode())
+            (gone, log.manifest(true))
         });
         self.unsynced.forget_manifests(&partition);
         self.due.forget(&partition);
         // One frame makes all of it count.
-        let lsn = self.push(FrameKind::Manifest, partition, LeaderEpoch(0), RaftIndex(0), Offset(0), payload);
-        self.partitions.held(&partition).manifest_lsn = lsn;
+        let lsn = self.wal.push(partition, Frame::Manifest(manifest));
+        self.partitions.held(&partition).manifest_lsn = Some(lsn);
         self.unsynced.drops(lsn, partition);
         self.unsynced.delete(lsn, gone);
     }

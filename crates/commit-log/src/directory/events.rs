@@ -5,7 +5,7 @@ use thalweg_model::{Offset, RaftIndex, RecordBatch, TopicPartition};
 
 use crate::disk::{DiskError, OpId};
 use crate::error::LogError;
-use crate::wal::frame::Lsn;
+use crate::lsn::Lsn;
 
 /// What became known since the last [`CommitLog::take_events`].
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use crate::disk::{Disk, Lane, Step};
 use crate::partition::PartitionLog;
 use crate::room::{Ballast, ballast_file};
 use crate::wal::files::Spare;
-use crate::wal::frame::{Frame, FrameKind};
+use crate::wal::frame::EncodedFrame;
 use crate::wal::list;
 use crate::wal::sums::old_sums_file;
 
@@ -166,9 +166,8 @@ impl<D: Disk> CommitLog<D> {
         if !self.wal.is_stuck() || !self.room.is_waiting() || self.room.ballast == Ballast::There {
             return;
         }
-        let is_vital = |frame: &Frame| {
-            frame.kind == FrameKind::Dropped || self.partitions.get(&frame.partition).is_some_and(|p| p.is_vital)
-        };
+        let is_vital =
+            |frame: &EncodedFrame| frame.is_drop() || self.partitions.get(&frame.partition).is_some_and(|p| p.is_vital);
         let kept: u64 = self.wal.spares.kept.iter().map(|f| f.bytes).sum();
         if self.wal.bytes_up_to(is_vital).is_none_or(|bytes| bytes > kept) {
             return;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use thalweg_model::{Bug, LeaderEpoch, Offset, RaftIndex, TopicPartition, is_planted};
+use thalweg_model::{Bug, TopicPartition, is_planted};
 
 use super::CommitLog;
 use super::submissions::Purpose;
@@ -11,7 +11,7 @@ use crate::disk::{Disk, Lane};
 use crate::partition::flush::Flush;
 use crate::partition::{PartitionLog, delete_segments};
 use crate::retention;
-use crate::wal::frame::FrameKind;
+use crate::wal::frame::Frame;
 
 impl<D: Disk> CommitLog<D> {
     /// Writes what a partition has on a quorum to segments soon, however little it is.
@@ -61,7 +61,7 @@ impl<D: Disk> CommitLog<D> {
     fn start_flush(&mut self, partition: TopicPartition) {
         let is_dropping = self.unsynced.is_dropping(&partition);
         let log = self.partitions.held(&partition);
-        let is_kept = log.flushing || (log.offline.is_some() && !log.diverged) || is_dropping;
+        let is_kept = log.flushing || (log.offline.is_some() && !log.is_diverged()) || is_dropping;
         if is_kept || self.wal.spares.listed.files.is_empty() {
             return;
         }
@@ -114,9 +114,9 @@ impl<D: Disk> CommitLog<D> {
         let installed = log.installing.take_if(|i| log.end.index >= i.to);
         let early = early && log.installing.as_ref().is_some_and(|i| i.discards);
         let discards = early || installed.as_ref().is_some_and(|i| i.discards);
-        let (payload, index) = (log.manifest(discards).encode(), log.end.index);
-        let lsn = self.push(FrameKind::Manifest, partition, LeaderEpoch(0), RaftIndex(0), Offset(0), payload);
-        self.partitions.held(&partition).manifest_lsn = lsn;
+        let (manifest, index) = (log.manifest(discards), log.end.index);
+        let lsn = self.wal.push(partition, Frame::Manifest(manifest));
+        log.manifest_lsn = Some(lsn);
         self.unsynced.manifest(lsn, partition, index);
         if let Some(installed) = installed {
             self.unsynced.install(lsn, partition, installed.to);

@@ -1,56 +1,59 @@
 //! What a copy has lost, or may have, written down before what shows it is recycled; and copies that are kept aside
 //! because they hold another history. Where a lost copy is rebuilt from is the caller's business.
 
-use bytes::Bytes;
-use thalweg_model::{Bug, LeaderEpoch, Offset, RaftIndex, TopicPartition, is_planted};
+use thalweg_model::{Bug, TopicPartition, is_planted};
 
 use super::CommitLog;
 use super::submissions::Purpose;
 use crate::disk::{Disk, FileName, Lane, Step};
-use crate::partition::{CERTAIN, DIVERGED, Loss, OF_DISK};
+use crate::lsn::Lsn;
 use crate::segment::{self, EXTENSIONS, Segment};
-use crate::wal::frame::{FrameKind, Lsn};
+use crate::state::{Loss, LossKind};
+use crate::wal::frame::Frame;
 
 /// Folder of copies that are kept although others have taken their places: below it one folder for each, which begins
 /// with the partition's name and "-copy-".
 pub const ASIDE: &str = "partitions-aside";
 
 impl<D: Disk> CommitLog<D> {
-    /// Writes down that a copy cannot vouch any more for what it acknowledged, or, if `is_certain`, that it has lost
+    /// Writes down that a copy cannot guarantee any more what it acknowledged, or, if `is_certain`, that it has lost
     /// something for sure. It counts once the frame is durable.
     pub fn lose(&mut self, partition: TopicPartition, is_certain: bool, what: String) -> Lsn {
         let log = self.partitions.held(&partition);
-        if log.damage.as_ref().is_none_or(|d| is_certain && !d.is_certain) {
-            let is_of_disk = log.damage.as_ref().is_some_and(|d| d.is_of_disk);
-            log.damage = Some(Loss { is_certain, is_of_disk, what });
+        if log.damage.is_none() || (is_certain && !log.has_lost()) {
+            let kind = if is_certain { LossKind::Certain } else { LossKind::Suspected };
+            log.damage = Some(Loss { kind, is_of_disk: log.is_older(), what });
             self.push_damage(partition);
         }
-        self.partitions.held(&partition).damage_lsn
+        self.damage_lsn(partition)
     }
 
     /// The same where the whole disk is older than it was. Which copies it has forgotten it cannot know: until this
     /// one's successor takes its place, [`is_older`](Self::is_older) says so, over every start.
     pub fn lose_disk(&mut self, partition: TopicPartition, is_certain: bool, what: String) -> Lsn {
         let log = self.partitions.held(&partition);
-        let is_certain = is_certain || log.damage.as_ref().is_some_and(|d| d.is_certain);
-        log.damage = Some(Loss { is_certain, is_of_disk: true, what });
+        let kind = if is_certain { LossKind::Certain } else { LossKind::Suspected };
+        let kind = log.damage.as_ref().map_or(kind, |d| d.kind.max(kind));
+        log.damage = Some(Loss { kind, is_of_disk: true, what });
         self.push_damage(partition);
-        self.partitions.held(&partition).damage_lsn
+        self.damage_lsn(partition)
     }
 
+    /// The frame that tells of the copy's loss.
+    fn damage_lsn(&mut self, partition: TopicPartition) -> Lsn {
+        self.partitions.held(&partition).damage_lsn.unwrap_or(Lsn::BEFORE_FIRST)
+    }
+
+    /// Queues a frame that tells of the copy's loss, if there is one.
     pub(super) fn push_damage(&mut self, partition: TopicPartition) {
         if is_planted(Bug::DamageForgotten) {
             return;
         }
-        let Some(log) = self.partitions.get(&partition) else { return };
-        let (Some(Loss { is_certain, is_of_disk, what }), replica) = (&log.damage, log.hard_state.replica) else {
-            return;
-        };
-        let kind = if log.diverged { DIVERGED } else { *is_certain as u64 * CERTAIN };
-        let kind = kind | (*is_of_disk as u64 * OF_DISK);
-        let (index, payload) = (RaftIndex(kind), Bytes::copy_from_slice(what.as_bytes()));
-        let lsn = self.push(FrameKind::Damaged, partition, LeaderEpoch(0), index, Offset(replica.0), payload);
-        self.partitions.held(&partition).damage_lsn = lsn;
+        let Some(log) = self.partitions.get_mut(&partition) else { return };
+        if let Some(loss) = log.damage.clone() {
+            let replica = log.hard_state.replica;
+            log.damage_lsn = Some(self.wal.push(partition, Frame::Damaged { replica, loss }));
+        }
     }
 
     /// Takes a partition out of service whose copy here holds another history than the one that was decided elsewhere.
@@ -58,13 +61,11 @@ impl<D: Disk> CommitLog<D> {
     /// place; [`LogEvent::KeptAside`](super::LogEvent::KeptAside) says when. A crash before begins it anew.
     pub fn keep_aside(&mut self, partition: TopicPartition, what: String) {
         let log = self.partitions.held(&partition);
-        if log.diverged {
+        if log.is_diverged() {
             return;
         }
-        log.diverged = true;
         log.offline.get_or_insert(what.clone());
-        let is_of_disk = log.damage.as_ref().is_some_and(|d| d.is_of_disk);
-        log.damage = Some(Loss { is_certain: true, is_of_disk, what });
+        log.damage = Some(Loss { kind: LossKind::Diverged, is_of_disk: log.is_older(), what });
         self.push_damage(partition);
         self.gather_aside(partition);
     }

@@ -26,8 +26,7 @@ pub use loss::ASIDE;
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
-use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicPartition};
+use thalweg_model::{Offset, RaftIndex, RecordBatch, TopicPartition};
 
 use partitions::Partitions;
 use submissions::{Purpose, Submissions};
@@ -36,11 +35,13 @@ use unsynced::Unsynced;
 use crate::config::Config;
 use crate::configuration::Configuration;
 use crate::disk::{Disk, DiskError, Lane};
+use crate::lsn::Lsn;
 use crate::partition::read::Place;
-use crate::partition::{HardState, PartitionLog, TailEntry};
+use crate::partition::{PartitionLog, TailEntry};
 use crate::retention::{self, Retention};
 use crate::room::Room;
-use crate::wal::frame::{Frame, FrameKind, Lsn};
+use crate::state::HardState;
+use crate::wal::frame::Frame;
 use crate::wal::{SYNC_BATCH_BYTES_MAX, Wal};
 
 /// See the crate's page.
@@ -95,23 +96,19 @@ impl<D: Disk> CommitLog<D> {
     /// On an entry that leaves a gap or replaces one that is on a quorum.
     pub fn append(&mut self, partition: TopicPartition, index: RaftIndex, batch: RecordBatch) -> Lsn {
         // Once in a sync batch, beside entries: it is noted for next to nothing.
-        let is_noted = |p: &PartitionLog| p.noted_lsn >= self.wal.first_pending();
+        let is_noted = |p: &PartitionLog| p.noted_lsn.is_some_and(|lsn| lsn >= self.wal.first_pending());
         if self.due.notes.contains(&partition) && !self.partitions.get(&partition).is_some_and(is_noted) {
             self.note(partition);
         }
         self.partitions.change(&partition, |log| log.append(TailEntry { index, batch: batch.clone() }));
-        let header = batch.header();
-        self.push(FrameKind::Entry, partition, header.leader_epoch, index, header.base_offset, batch.into_bytes())
+        self.wal.push(partition, Frame::Entry { index, batch })
     }
 
     /// Queues a new term or vote.
     pub fn set_hard_state(&mut self, partition: TopicPartition, state: HardState) -> Lsn {
-        // The replica id stands where an entry has its offset.
-        let (vote, replica) = (RaftIndex(state.vote), Offset(state.replica.0));
-        let lsn = self.push(FrameKind::HardState, partition, state.term, vote, replica, Bytes::new());
+        let lsn = self.wal.push(partition, Frame::HardState(state));
         let log = self.partitions.held(&partition);
-        log.hard_state = state;
-        log.hard_state_lsn = lsn;
+        (log.hard_state, log.hard_state_lsn) = (state, Some(lsn));
         lsn
     }
 
@@ -135,12 +132,12 @@ impl<D: Disk> CommitLog<D> {
         self.due.notes.remove(&partition);
         let Some(log) = self.partitions.get(&partition) else { return };
         // What is being installed stands in no entry, and others of the same numbers may.
-        let stands = log.decided > log.end.index.max(log.noted) && log.installing.is_none() && !log.diverged;
+        let stands = log.decided > log.end.index.max(log.noted) && log.installing.is_none() && !log.is_diverged();
         if stands {
             let index = log.decided;
-            let lsn = self.push(FrameKind::Decided, partition, LeaderEpoch(0), index, Offset(0), Bytes::new());
+            let lsn = self.wal.push(partition, Frame::Decided(index));
             let log = self.partitions.held(&partition);
-            (log.noted, log.noted_lsn) = (index, lsn);
+            (log.noted, log.noted_lsn) = (index, Some(lsn));
         }
     }
 
@@ -250,7 +247,7 @@ impl<D: Disk> CommitLog<D> {
             self.due.notes.clone().into_iter().for_each(|partition| self.note(partition));
         }
         if wants_marker {
-            self.push_marker();
+            self.wal.push_marker();
         }
         let looks_through = now_ms >= self.next_recycle_ms && self.wal.files.len() > 1;
         if looks_through {
@@ -284,23 +281,6 @@ impl<D: Disk> CommitLog<D> {
     /// What became known; in order.
     pub fn take_events(&mut self) -> Vec<LogEvent> {
         std::mem::take(&mut self.events)
-    }
-
-    fn push(
-        &mut self,
-        kind: FrameKind,
-        partition: TopicPartition,
-        term: LeaderEpoch,
-        index: RaftIndex,
-        base_offset: Offset,
-        payload: Bytes,
-    ) -> Lsn {
-        self.wal.push(Frame { kind, partition, term, index, base_offset, payload }, kind == FrameKind::Marker)
-    }
-
-    fn push_marker(&mut self) -> Lsn {
-        let nobody = TopicPartition::default();
-        self.push(FrameKind::Marker, nobody, LeaderEpoch(0), RaftIndex(0), Offset(0), Bytes::new())
     }
 
     /// Stops everything. Never retried: after a failed fsync the kernel may have dropped the pages (fsyncgate).

@@ -6,9 +6,10 @@ use thalweg_model::{Bug, RaftIndex, TopicPartition, is_planted};
 use super::CommitLog;
 use super::submissions::Purpose;
 use crate::disk::{Disk, Lane, Step};
+use crate::lsn::Lsn;
 use crate::partition::{PartitionLog, TailEntry};
 use crate::wal::files::{Spare, WalFile};
-use crate::wal::frame::{FrameKind, Lsn};
+use crate::wal::frame::Frame;
 use crate::wal::sums::old_sums_file;
 
 impl<D: Disk> CommitLog<D> {
@@ -34,7 +35,7 @@ impl<D: Disk> CommitLog<D> {
         for (partition, last) in held {
             self.carry_over(partition, last, last_lsn);
         }
-        let marker = self.push_marker();
+        let marker = self.wal.push_marker();
         self.wal.files[next].free_after = Some(marker);
     }
 
@@ -47,7 +48,7 @@ impl<D: Disk> CommitLog<D> {
             let early = is_planted(Bug::FreedBeforeCarriedOver);
             if file.reusable_after.is_none() && file.free_after.is_some_and(|lsn| early || lsn <= self.wal.durable) {
                 self.wal.oldest_generation = next.generation;
-                self.wal.files[i - 1].reusable_after = Some(self.push_marker());
+                self.wal.files[i - 1].reusable_after = Some(self.wal.push_marker());
             }
         }
     }
@@ -103,31 +104,29 @@ impl<D: Disk> CommitLog<D> {
         let Some(log) = self.partitions.get(&partition) else {
             return;
         };
-        let (state, state_lsn, manifest_lsn) = (log.hard_state, log.hard_state_lsn, log.manifest_lsn);
-        let is_damage_here = log.damage_lsn <= last_lsn && log.damage_lsn != Lsn(0);
+        let is_here = |lsn: Option<Lsn>| lsn.is_some_and(|lsn| lsn <= last_lsn);
+        let (state, is_state_here) = (log.hard_state, is_here(log.hard_state_lsn));
+        let (is_manifest_here, is_damage_here) = (is_here(log.manifest_lsn), is_here(log.damage_lsn));
         // Entries that wait for a quorum, perhaps for a long time, must not hold the log up for everyone: they are
         // appended again, all of the partition's, because on replay an entry discards those behind it.
         let waiting: Vec<TailEntry> = match has_waiting(log, last, last_lsn) {
             true => log.tail.range(log.tail_after(log.manifest_index)..).cloned().collect(),
             false => Vec::new(),
         };
-        if state_lsn <= last_lsn && state_lsn != Lsn(0) && !is_planted(Bug::VoteRecycledAway) {
+        if is_state_here && !is_planted(Bug::VoteRecycledAway) {
             self.set_hard_state(partition, state);
         }
-        if manifest_lsn <= last_lsn && manifest_lsn != Lsn(0) {
+        if is_manifest_here {
             self.push_manifest(partition);
         }
         if is_damage_here {
             self.push_damage(partition);
         }
         if !waiting.is_empty() {
-            let first = self.wal.next_lsn;
-            self.partitions.held(&partition).carried_lsn = first;
+            self.partitions.held(&partition).carried_lsn = Some(self.wal.next_lsn);
         }
         for TailEntry { index, batch } in waiting {
-            let header = batch.header();
-            let (epoch, offset) = (header.leader_epoch, header.base_offset);
-            self.push(FrameKind::CarriedOver, partition, epoch, index, offset, batch.into_bytes());
+            self.wal.push(partition, Frame::CarriedOver { index, batch });
         }
     }
 
@@ -156,7 +155,7 @@ impl<D: Disk> CommitLog<D> {
 
 /// True when entries up to `last` wait for a quorum in a file whose last frame is `last_lsn`, and in no later one.
 fn has_waiting(log: &PartitionLog, last: RaftIndex, last_lsn: Lsn) -> bool {
-    log.manifest_index < last.min(log.last_index()) && log.carried_lsn <= last_lsn
+    log.manifest_index < last.min(log.last_index()) && log.carried_lsn.is_none_or(|lsn| lsn <= last_lsn)
 }
 
 /// The log must be so many times as large as what waits for a quorum before that is carried over.

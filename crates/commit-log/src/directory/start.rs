@@ -11,12 +11,12 @@ use super::{CommitLog, Due};
 use crate::config::Config;
 use crate::disk::{Disk, FileName, Lane, Step};
 use crate::error::LogError;
-use crate::partition::{Loss, PartitionLog};
+use crate::partition::PartitionLog;
 use crate::recovery::{self, Damage, OpenError, RecoveredPartition, Recovery};
 use crate::room::{Ballast, Room, ballast_file};
 use crate::segment::Segment;
+use crate::state::{Loss, LossKind};
 use crate::wal::Wal;
-use crate::wal::frame::Lsn;
 use crate::wal::sums::old_sums_file;
 
 impl<D: Disk> CommitLog<D> {
@@ -113,12 +113,12 @@ impl<D: Disk> CommitLog<D> {
         if damages.iter().any(|d| matches!(d, Damage::Torn { plain: false, .. })) {
             for copy in self.partitions.logs_mut() {
                 let what = LogError::DoubtfulEnd.to_string();
-                copy.damage.get_or_insert(Loss { is_certain: false, is_of_disk: false, what });
+                copy.damage.get_or_insert(Loss { kind: LossKind::Suspected, is_of_disk: false, what });
             }
         }
-        let is_unwritten = |p: &PartitionLog| p.damage.is_some() && p.damage_lsn == Lsn(0);
+        let is_unwritten = |p: &PartitionLog| p.damage.is_some() && p.damage_lsn.is_none();
         self.all_that(is_unwritten).into_iter().for_each(|partition| self.push_damage(partition));
-        self.all_that(|p| p.diverged).into_iter().for_each(|partition| self.gather_aside(partition));
+        self.all_that(PartitionLog::is_diverged).into_iter().for_each(|partition| self.gather_aside(partition));
     }
 
     /// Names of the partitions of which this is so.

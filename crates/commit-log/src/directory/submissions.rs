@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use thalweg_model::TopicPartition;
 
 use crate::disk::{Disk, Lane, Op, OpId, Step};
+use crate::lsn::Lsn;
 use crate::partition::flush::Flush;
 use crate::partition::read::ColdRead;
 use crate::wal::files::Spare;
-use crate::wal::frame::Lsn;
 
 /// The disk, and the submissions that it has not finished.
 pub(super) struct Submissions<D> {

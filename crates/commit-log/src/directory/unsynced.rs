@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use thalweg_model::{RaftIndex, TopicPartition};
 
 use crate::disk::Step;
-use crate::wal::frame::Lsn;
+use crate::lsn::Lsn;
 
 /// Frames that are not synced yet, by what waits for them.
 #[derive(Default)]

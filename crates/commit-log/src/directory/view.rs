@@ -5,12 +5,13 @@ use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicPartition}
 use super::CommitLog;
 use crate::configuration::Configuration;
 use crate::disk::Disk;
+use crate::lsn::Lsn;
 use crate::manifest::SegmentsEnd;
+use crate::partition::PartitionLog;
 use crate::partition::install::PeerBase;
-use crate::partition::{HardState, PartitionLog};
 use crate::producers::ProducerTable;
 use crate::retention;
-use crate::wal::frame::Lsn;
+use crate::state::HardState;
 
 impl<D: Disk> CommitLog<D> {
     /// All partitions of the directory.
@@ -94,12 +95,12 @@ impl<D: Disk> CommitLog<D> {
 
     /// True for a partition whose copy is, or will be, kept aside.
     pub fn is_diverged(&self, partition: &TopicPartition) -> bool {
-        self.partitions.get(partition).is_some_and(|p| p.diverged)
+        self.partitions.get(partition).is_some_and(PartitionLog::is_diverged)
     }
 
     /// True for a copy that [was lost with its whole disk](Self::lose_disk).
     pub fn is_older(&self, partition: &TopicPartition) -> bool {
-        self.partitions.get(partition).and_then(|p| p.damage.as_ref()).is_some_and(|d| d.is_of_disk)
+        self.partitions.get(partition).is_some_and(PartitionLog::is_older)
     }
 
     /// Why a partition's copy may have lost something that it acknowledged: with others about, it should vouch for

@@ -16,26 +16,16 @@ mod tail;
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::{AddAssign, SubAssign};
 
-use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
+use thalweg_model::{Offset, RaftIndex, RecordBatch, TopicPartition};
 
 use crate::config::Config;
 use crate::configuration::Configuration;
 use crate::disk::{FileName, Step};
+use crate::lsn::Lsn;
 use crate::manifest::{Manifest, SegmentsEnd};
 use crate::producers::ProducerTable;
 use crate::segment::{self, EXTENSIONS, Segment};
-use crate::wal::frame::Lsn;
-
-/// What a Raft group must not forget besides its entries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HardState {
-    /// Current term.
-    pub term: LeaderEpoch,
-    /// Whom this replica voted for in it; 0 for nobody.
-    pub vote: u64,
-    /// Whose state this is: data of another replica id is never taken for one's own.
-    pub replica: ReplicaId,
-}
+use crate::state::{HardState, Loss, LossKind};
 
 /// One entry: its index and its batch, which carries base offset and leader epoch.
 #[derive(Clone, Debug)]
@@ -111,8 +101,8 @@ pub(crate) struct PartitionLog {
     /// Which of the copies that this process has held: finished work for another one is not taken for this one's.
     pub(crate) copy: u64,
     pub(crate) hard_state: HardState,
-    /// Frame that holds it; 0 while there is none.
-    pub(crate) hard_state_lsn: Lsn,
+    /// The last frame that holds it.
+    pub(crate) hard_state_lsn: Option<Lsn>,
     pub(crate) log_start: Offset,
     /// Written by recovery and by finished flushes.
     pub(crate) segments: VecDeque<Segment>,
@@ -125,12 +115,13 @@ pub(crate) struct PartitionLog {
     pub(crate) producers: ProducerTable,
     /// Last index covered by a manifest that is synced: what recycling may rely on.
     pub(crate) manifest_index: RaftIndex,
-    pub(crate) manifest_lsn: Lsn,
+    /// The last frame of a manifest, synced or not.
+    pub(crate) manifest_lsn: Option<Lsn>,
     /// First frame of the last time that entries were carried over: older frames of them are dead.
-    pub(crate) carried_lsn: Lsn,
+    pub(crate) carried_lsn: Option<Lsn>,
     /// How far the entries in the write-ahead log are written down to be on a quorum, and the last frame that says so.
     pub(crate) noted: RaftIndex,
-    pub(crate) noted_lsn: Lsn,
+    pub(crate) noted_lsn: Option<Lsn>,
     /// Closed at this size, if it is less than the log's own limit.
     pub(crate) segment_bytes_max: Option<u64>,
     /// Without it nothing could be deleted: it goes to segments however little room is left.
@@ -155,31 +146,26 @@ pub(crate) struct PartitionLog {
     /// What was lost, or may have been, of what this copy acknowledged, as an earlier start or this one found: written
     /// down, because what shows it is recycled.
     pub(crate) damage: Option<Loss>,
-    /// Frame that says so; 0 while there is none.
-    pub(crate) damage_lsn: Lsn,
-    /// That damage is another history than the one that was decided elsewhere: it is kept aside before anything takes
-    /// its place.
-    pub(crate) diverged: bool,
-}
-
-/// Where a frame of damage has an index, bits: it is lost for sure.
-pub(crate) const CERTAIN: u64 = 1;
-/// What is damaged is not lost, but another history.
-pub(crate) const DIVERGED: u64 = 2;
-/// All that the disk was is lost, whether it stands here or not.
-pub(crate) const OF_DISK: u64 = 4;
-
-/// Something that a copy acknowledged and cannot vouch for any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Loss {
-    /// Lost for sure: the partition is offline. Otherwise it only may be.
-    pub(crate) is_certain: bool,
-    /// The whole disk is older than it was: it has forgotten other copies, too, of which nothing stands here.
-    pub(crate) is_of_disk: bool,
-    pub(crate) what: String,
+    /// The last frame that says so.
+    pub(crate) damage_lsn: Option<Lsn>,
 }
 
 impl PartitionLog {
+    /// True for a copy that holds another history than the one that was decided elsewhere.
+    pub(crate) fn is_diverged(&self) -> bool {
+        self.damage.as_ref().is_some_and(|d| d.kind == LossKind::Diverged)
+    }
+
+    /// True for a copy that has lost something for sure.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.damage.as_ref().is_some_and(|d| d.kind >= LossKind::Certain)
+    }
+
+    /// True for a copy that was lost with its whole disk.
+    pub(crate) fn is_older(&self) -> bool {
+        self.damage.as_ref().is_some_and(|d| d.is_of_disk)
+    }
+
     pub(crate) fn manifest(&self, discards: bool) -> Manifest {
         Manifest {
             // The record that moved it further stands in the log above the end, and will move it there again when it is

@@ -3,110 +3,96 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use thalweg_model::{Bug, DirectoryId, RaftIndex, RecordBatch, ReplicaId, TopicPartition, is_planted};
+use thalweg_model::{Bug, DirectoryId, RaftIndex, TopicPartition, is_planted};
 
 use super::damage::{Damage, OpenError, Refusals};
 use super::scan::{LogFile, next_frame, old_sums, torn};
 use crate::disk::Disk;
 use crate::error::LogError;
+use crate::lsn::Lsn;
 use crate::manifest::Manifest;
-use crate::partition::{CERTAIN, DIVERGED, HardState, Loss, OF_DISK, TailEntry};
+use crate::partition::TailEntry;
+use crate::state::{HardState, Loss};
 use crate::wal::Wal;
 use crate::wal::files::{Spare, WalFile};
-use crate::wal::frame::{FrameKind, Header, Lsn};
+use crate::wal::frame::{Frame, Header};
 use crate::wal::sums::SectorSums;
 
 /// The frames of one partition.
 #[derive(Default)]
 pub(crate) struct Found {
     pub(crate) hard_state: HardState,
-    pub(super) hard_state_lsn: Lsn,
+    pub(super) hard_state_lsn: Option<Lsn>,
     pub(crate) manifest: Manifest,
-    pub(super) manifest_lsn: Lsn,
+    pub(super) manifest_lsn: Option<Lsn>,
     pub(crate) entries: Vec<TailEntry>,
     pub(crate) dropped: bool,
     pub(crate) rot: Option<String>,
     /// Found by an earlier start, and the frame that says so.
     pub(crate) damage: Option<(Loss, Lsn)>,
-    pub(crate) diverged: bool,
     pub(super) noted: RaftIndex,
 }
 
 impl Found {
-    /// Follows the next frame of the partition.
-    fn follow(&mut self, header: &Header, payload: &[u8]) {
+    /// Follows the next frame of the partition, which has number `lsn`.
+    fn follow(&mut self, lsn: Lsn, frame: Result<Frame, LogError>) {
         if self.dropped {
             // Made again after it was dropped: nothing of its former life counts.
             *self = Found::default();
         }
-        match header.kind {
-            FrameKind::Entry | FrameKind::CarriedOver => {
-                // The bytes are copied, or one small entry would keep a whole file's buffer alive.
-                match RecordBatch::parse(Bytes::copy_from_slice(payload)) {
-                    Ok(batch) if batch.base_offset() == header.base_offset => {
-                        let at = self.entries.partition_point(|e| e.index < header.index);
-                        let is_there = self.entries.get(at).is_some_and(|e| e.index == header.index);
-                        let entry = TailEntry { index: header.index, batch };
-                        // Those behind one that was carried over may have been carried over into a sync batch that
-                        // never became whole, and stand elsewhere. (Found by the simulator, twice: also when its own
-                        // first copy is gone since.)
-                        let discards = header.kind == FrameKind::Entry || is_planted(Bug::CarriedOverDiscards);
-                        match (discards, is_there) {
-                            (true, _) => {
-                                self.entries.truncate(at);
-                                self.entries.push(entry);
-                            }
-                            (false, true) => {}
-                            (false, false) => self.entries.insert(at, entry),
-                        }
-                    }
-                    Ok(_) => self.rot = Some(LogError::OtherBatch { index: header.index }.to_string()),
-                    Err(error) => self.rot = Some(LogError::NoBatch { index: header.index, error }.to_string()),
-                }
+        match frame {
+            Ok(Frame::Entry { index, batch }) => self.entry(TailEntry { index, batch }, true),
+            Ok(Frame::CarriedOver { index, batch }) => {
+                self.entry(TailEntry { index, batch }, is_planted(Bug::CarriedOverDiscards));
             }
-            FrameKind::HardState => {
-                let replica = ReplicaId(header.base_offset.0);
-                self.hard_state = HardState { term: header.term, vote: header.index.0, replica };
-                self.hard_state_lsn = header.place.lsn;
-            }
-            FrameKind::Manifest => match Manifest::decode(payload) {
-                Some(manifest) => {
-                    if manifest.discards && manifest.incomplete && manifest.segments.is_empty() {
-                        // What another history was is kept aside: it starts over.
-                        (self.damage, self.diverged) = (None, false);
+            Ok(Frame::HardState(state)) => (self.hard_state, self.hard_state_lsn) = (state, Some(lsn)),
+            Ok(Frame::Manifest(manifest)) => self.manifest(lsn, manifest),
+            Ok(Frame::Dropped { successor }) => {
+                *self = match successor.filter(|_| !is_planted(Bug::SuccessorForgotten)) {
+                    None => Found { dropped: true, ..Default::default() },
+                    Some(replica) => {
+                        let hard_state = HardState { replica, ..Default::default() };
+                        Found { hard_state, hard_state_lsn: Some(lsn), ..Default::default() }
                     }
-                    if manifest.discards {
-                        self.noted = RaftIndex(0);
-                        self.entries.clear();
-                    }
-                    if manifest.salvaged {
-                        (self.rot, self.damage, self.diverged) = (None, None, false);
-                    }
-                    self.manifest = manifest;
-                    self.manifest_lsn = header.place.lsn;
-                }
-                None => self.rot = Some(LogError::NoManifest { frame: header.place.lsn }.to_string()),
-            },
-            FrameKind::Dropped => {
-                let replica = ReplicaId(header.base_offset.0);
-                let dropped = replica == ReplicaId(0) || is_planted(Bug::SuccessorForgotten);
-                let hard_state = HardState { replica, ..Default::default() };
-                *self = match dropped {
-                    true => Found { dropped, ..Default::default() },
-                    false => Found { hard_state, hard_state_lsn: header.place.lsn, ..Default::default() },
                 };
             }
-            FrameKind::Damaged => {
-                let what = String::from_utf8_lossy(payload).into_owned();
-                let is = |bit| header.index.0 & bit != 0;
-                let loss = Loss { is_certain: is(CERTAIN | DIVERGED), is_of_disk: is(OF_DISK), what };
-                self.damage = Some((loss, header.place.lsn));
-                self.diverged = is(DIVERGED);
-            }
-            FrameKind::Decided => self.noted = self.noted.max(header.index),
-            FrameKind::Marker => {}
+            Ok(Frame::Damaged { loss, .. }) => self.damage = Some((loss, lsn)),
+            Ok(Frame::Decided(index)) => self.noted = self.noted.max(index),
+            Ok(Frame::Marker) => {}
+            Err(error) => self.rot = Some(error.to_string()),
         }
+    }
+
+    /// An entry discards those behind it. Those behind one that was carried over may have been carried over into a sync
+    /// batch that never became whole, and stand elsewhere. (Found by the simulator, twice: also when its own first copy
+    /// is gone since.)
+    fn entry(&mut self, entry: TailEntry, discards: bool) {
+        let at = self.entries.partition_point(|e| e.index < entry.index);
+        let is_there = self.entries.get(at).is_some_and(|e| e.index == entry.index);
+        match (discards, is_there) {
+            (true, _) => {
+                self.entries.truncate(at);
+                self.entries.push(entry);
+            }
+            (false, true) => {}
+            (false, false) => self.entries.insert(at, entry),
+        }
+    }
+
+    fn manifest(&mut self, lsn: Lsn, manifest: Manifest) {
+        let starts_over = manifest.discards && manifest.incomplete && manifest.segments.is_empty();
+        if starts_over || manifest.salvaged {
+            // Another history was kept aside, or what is left of the partition goes on.
+            self.damage = None;
+        }
+        if manifest.discards {
+            self.noted = RaftIndex(0);
+            self.entries.clear();
+        }
+        if manifest.salvaged {
+            self.rot = None;
+        }
+        (self.manifest, self.manifest_lsn) = (manifest, Some(lsn));
     }
 }
 
@@ -181,10 +167,10 @@ impl Replay {
 
     fn frame(&mut self, file: &mut WalFile, header: &Header, payload: &[u8]) {
         let last = file.partitions.entry(header.partition).or_default();
-        if header.kind.is_entry() {
-            *last = (*last).max(header.index);
+        if let Some(index) = header.entry() {
+            *last = (*last).max(index);
         }
-        self.partitions.entry(header.partition).or_default().follow(header, payload);
+        self.partitions.entry(header.partition).or_default().follow(self.expected, Frame::decode(header, payload));
         file.last_lsn = self.expected;
         self.expected.0 += 1;
     }

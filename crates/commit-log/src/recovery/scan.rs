@@ -7,7 +7,8 @@ use thalweg_model::{Bug, DirectoryId, is_planted};
 
 use super::damage::{Damage, OpenError, Refusals};
 use crate::disk::{Disk, DiskError, FileName};
-use crate::wal::frame::{FRAME_HEADER_BYTES, Header, Lsn, MAGIC, SECTOR_BYTES};
+use crate::lsn::Lsn;
+use crate::wal::frame::{FRAME_HEADER_BYTES, Header, MAGIC, SECTOR_BYTES};
 use crate::wal::sums::{SectorSums, old_sums_file};
 
 /// A log file by the frame at its beginning; generation 0: none can be read there.
@@ -59,7 +60,7 @@ impl Scan {
         let mut scan = Scan {
             files: Vec::new(),
             headless: Vec::new(),
-            known_durable: Lsn(0),
+            known_durable: Lsn::BEFORE_FIRST,
             oldest_generation: 1,
             last_generation: 0,
             next_slot: 0,
@@ -106,7 +107,7 @@ impl Scan {
         if let (None, Some(is_plain)) = (first, torn(&data, 0, None, old_sums(disk, &name)?.as_ref())) {
             self.headless.push(Headless { file: name.clone(), is_plain, newest });
         }
-        let (generation, first_lsn) = first.map_or((0, Lsn(0)), |h| (h.place.generation, h.place.lsn));
+        let (generation, first_lsn) = first.map_or((0, Lsn::BEFORE_FIRST), |h| (h.place.generation, h.place.lsn));
         self.files.push(LogFile { name, bytes, generation, first_lsn });
         Ok(())
     }

@@ -10,9 +10,9 @@ use super::replay::Found;
 use crate::disk::{Disk, DiskError, FileName};
 use crate::error::LogError;
 use crate::manifest::Manifest;
-use crate::partition::{Loss, OpenSince, PartitionLog};
+use crate::partition::{OpenSince, PartitionLog};
 use crate::segment::{self, EXTENSIONS, Range, SUM_RECORD_BYTES, Segment};
-use crate::wal::frame::Lsn;
+use crate::state::{Loss, LossKind};
 
 /// How many of the last segment's checksummed runs are read and checked when a directory is opened (4 MiB).
 const CHECKED_RANGES: usize = 64;
@@ -26,8 +26,8 @@ pub(super) fn load_partition<D: Disk>(
     indexes: &mut Vec<(FileName, Bytes)>,
 ) -> (PartitionLog, Option<String>) {
     let Manifest { log_start, end, segments, configuration, incomplete, producers, .. } = found.manifest;
-    let (damage, damage_lsn) = found.damage.map_or((None, Lsn(0)), |(loss, lsn)| (Some(loss), lsn));
-    let known = damage.as_ref().filter(|d| d.is_certain).map(|d| d.what.clone());
+    let (damage, damage_lsn) = found.damage.unzip();
+    let known = damage.as_ref().filter(|d| d.kind >= LossKind::Certain).map(|d| d.what.clone());
     let mut log = PartitionLog {
         hard_state: found.hard_state,
         hard_state_lsn: found.hard_state_lsn,
@@ -43,7 +43,6 @@ pub(super) fn load_partition<D: Disk>(
         offline: known.or(found.rot),
         damage,
         damage_lsn,
-        diverged: found.diverged,
         noted: found.noted,
         ..Default::default()
     };
@@ -56,9 +55,9 @@ pub(super) fn load_partition<D: Disk>(
         log.append(entry);
     }
     // What a segment has lost shows again at every start, what the write-ahead log has lost only until it is recycled.
-    if let Some(what) = log.offline.clone().filter(|_| log.damage.as_ref().is_none_or(|d| !d.is_certain)) {
-        let is_of_disk = log.damage.as_ref().is_some_and(|d| d.is_of_disk);
-        (log.damage, log.damage_lsn) = (Some(Loss { is_certain: true, is_of_disk, what }), Lsn(0));
+    if let Some(what) = log.offline.clone().filter(|_| !log.has_lost()) {
+        let loss = Loss { kind: LossKind::Certain, is_of_disk: log.is_older(), what };
+        (log.damage, log.damage_lsn) = (Some(loss), None);
     }
     let last = segments.len().wrapping_sub(1);
     for (i, base_offset) in segments.iter().enumerate() {

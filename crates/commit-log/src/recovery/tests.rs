@@ -4,11 +4,14 @@ use thalweg_model::{Bug, LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicId, a
 
 use super::*;
 use crate::disk::Step;
+use crate::lsn::Lsn;
 use crate::memory::MemoryDisk;
-use crate::wal::frame::{FRAME_HEADER_BYTES, Frame, FrameKind, Lsn, SECTOR_BYTES};
+use crate::wal::frame::tests::hard_state_of;
+use crate::wal::frame::{FRAME_HEADER_BYTES, Frame, SECTOR_BYTES};
 use crate::wal::sums::old_sums_file;
 
 const SECTOR: usize = SECTOR_BYTES as usize;
+const PARTITION: TopicPartition = TopicPartition { topic: TopicId([3; 16]), partition: thalweg_model::PartitionId(0) };
 const DIRECTORY: DirectoryId = DirectoryId([8; 16]);
 
 /// A log over three files of four sectors each.
@@ -28,10 +31,7 @@ fn empty() -> (MemoryDisk, Wal) {
 fn write(files: &mut MemoryDisk, wal: &mut Wal, frames: usize, terms: u32) -> FileName {
     for i in 0..frames {
         // Headers stand where sectors begin, as they do now and then.
-        let payload = Bytes::from(vec![1; SECTOR - FRAME_HEADER_BYTES]);
-        let partition = TopicPartition::new(TopicId([3; 16]), 0);
-        let (term, index) = (LeaderEpoch(terms + i as u32), RaftIndex(0));
-        wal.push(Frame { kind: FrameKind::HardState, partition, term, index, base_offset: Offset(1), payload }, false);
+        wal.push_encoded(hard_state_of(PARTITION, terms + i as u32, SECTOR - FRAME_HEADER_BYTES));
     }
     let batch = wal.start_batch().unwrap();
     wal.durable = batch.last;
@@ -90,20 +90,10 @@ fn frames_of_a_batch_that_never_became_whole_do_not_come_back_when_their_file_is
 #[test]
 fn nor_do_those_that_begin_within_a_sector() {
     let (mut files, mut wal) = empty();
-    let partition = TopicPartition::new(TopicId([3; 16]), 0);
     // Two frames, of which the second begins in the second sector.
     let batch = |wal: &mut Wal, terms: [u32; 2]| {
         for term in terms {
-            let (payload, index) = (Bytes::from(vec![1; SECTOR]), RaftIndex(0));
-            let frame = Frame {
-                kind: FrameKind::HardState,
-                partition,
-                term: LeaderEpoch(term),
-                index,
-                base_offset: Offset(1),
-                payload,
-            };
-            wal.push(frame, false);
+            wal.push_encoded(hard_state_of(PARTITION, term, SECTOR));
         }
         let batch = wal.start_batch().unwrap();
         let Step::Write { file, at, buffers } = &batch.steps[0] else { panic!("a batch is written first") };
@@ -146,22 +136,17 @@ fn a_frame_that_later_ones_call_synced_is_rot_and_not_torn() {
 #[test]
 fn an_entry_that_was_carried_over_leaves_those_behind_it() {
     let (mut files, mut wal) = empty();
-    let partition = TopicPartition::new(TopicId([3; 16]), 0);
-    let entry = |kind, index: u64| {
-        let batch = RecordBatch::leader_change(Offset(index - 1), LeaderEpoch(1));
-        let (index, base_offset) = (RaftIndex(index), batch.base_offset());
-        Frame { kind, partition, term: LeaderEpoch(1), index, base_offset, payload: batch.into_bytes() }
-    };
-    let kinds = [(FrameKind::Entry, 1), (FrameKind::Entry, 2), (FrameKind::CarriedOver, 1)];
-    for (kind, index) in kinds {
-        wal.push(entry(kind, index), false);
+    let batch = |index: u64| RecordBatch::leader_change(Offset(index - 1), LeaderEpoch(1));
+    for index in [1, 2] {
+        wal.push(PARTITION, Frame::Entry { index: RaftIndex(index), batch: batch(index) });
     }
+    wal.push(PARTITION, Frame::CarriedOver { index: RaftIndex(1), batch: batch(1) });
     let batch = wal.start_batch().unwrap();
     let Step::Write { file, at, buffers } = &batch.steps[0] else { panic!("a batch is written first") };
     let data = buffers.concat();
     files.files.get_mut(file).unwrap()[*at as usize..][..data.len()].copy_from_slice(&data);
     let opened = reopen(&files).unwrap();
-    let indexes: Vec<_> = opened.partitions[&partition].tail.iter().map(|e| e.index).collect();
+    let indexes: Vec<_> = opened.partitions[&PARTITION].tail.iter().map(|e| e.index).collect();
     assert_eq!(indexes, [RaftIndex(1), RaftIndex(2)]);
 }
 

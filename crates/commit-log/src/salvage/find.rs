@@ -13,10 +13,11 @@ use super::unit::{Run, Source, Unit};
 use crate::configuration::{Configuration, MemberChange};
 use crate::disk::{Disk, FileName};
 use crate::manifest::{Manifest, SegmentsEnd};
-use crate::partition::{HardState, PartitionLog, TailEntry};
+use crate::partition::{PartitionLog, TailEntry};
 use crate::producers::ProducerTable;
 use crate::recovery::Found;
 use crate::segment;
+use crate::state::HardState;
 
 /// Offsets that are left out behind what is left of a partition, where the log has lost its end: none that somebody may
 /// have seen is given a second time. Far more than 512 MiB of log hold records of an ordinary size.
@@ -27,8 +28,8 @@ pub(super) const SKIPPED_OFFSETS: u64 = 10_000_000;
 pub struct Salvageable {
     /// The partition.
     pub partition: TopicPartition,
-    /// Whose data it is; 0 where that is lost too.
-    pub replica: ReplicaId,
+    /// Whose data it is; `None` where that is lost too.
+    pub replica: Option<ReplicaId>,
     /// Members of its group as far as they are known here; more than one: there are other copies.
     pub members: usize,
     /// First offset that readers may have.
@@ -87,7 +88,7 @@ pub(super) fn find<D: Disk>(
     let is_end_lost = !is_log_whole || fills.iter().any(|(_, to)| *to > manifest.end.offset);
     let salvageable = Salvageable {
         partition,
-        replica: hard_state.replica,
+        replica: Some(hard_state.replica).filter(|r| *r != ReplicaId::default()),
         members: members.as_ref().map_or(0, |m| m.members().count()),
         log_start,
         end,

@@ -25,8 +25,7 @@ pub use find::Salvageable;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
-use thalweg_model::{DirectoryId, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
+use thalweg_model::{DirectoryId, RecordBatch, ReplicaId, TopicPartition};
 
 use find::{Find, find};
 use range::read_range;
@@ -37,7 +36,7 @@ use crate::disk::{Disk, DiskError, FileName, Step};
 use crate::recovery::{self, OpenError};
 use crate::segment;
 use crate::wal::Wal;
-use crate::wal::frame::{Frame, FrameKind};
+use crate::wal::frame::Frame;
 use crate::wal::list::{self, FileList};
 
 /// Generations and frames left out where log files are missing: what those held bears numbers that are not known.
@@ -141,21 +140,12 @@ impl<D: Disk> Salvage<D> {
             found.write(&mut self.disk, partition)?;
         }
         for (partition, found) in self.finds.iter().filter(|(g, _)| chosen.contains_key(g)) {
-            let (state, frame) = (found.hard_state, |kind, term, index, base_offset, payload| Frame {
-                kind,
-                partition: *partition,
-                term,
-                index,
-                base_offset,
-                payload,
-            });
-            let replica = if state.replica == ReplicaId(0) { chosen[partition] } else { state.replica };
-            let (vote, replica) = (RaftIndex(state.vote), Offset(replica.0));
-            self.wal.push(frame(FrameKind::HardState, state.term, vote, replica, Bytes::new()), false);
+            let mut state = found.hard_state;
+            state.replica = found.salvageable.replica.unwrap_or_else(|| chosen[partition]);
+            self.wal.push(*partition, Frame::HardState(state));
             let mut manifest = found.log.manifest(true);
             manifest.salvaged = true;
-            self.wal
-                .push(frame(FrameKind::Manifest, LeaderEpoch(0), RaftIndex(0), Offset(0), manifest.encode()), false);
+            self.wal.push(*partition, Frame::Manifest(manifest));
         }
         self.write_log()
     }
@@ -164,14 +154,6 @@ impl<D: Disk> Salvage<D> {
     /// counts any more then.
     fn write_log(&mut self) -> Result<(), DiskError> {
         let is_whole = self.log_damage.is_empty();
-        let marker = Frame {
-            kind: FrameKind::Marker,
-            partition: TopicPartition::default(),
-            term: LeaderEpoch(0),
-            index: RaftIndex(0),
-            base_offset: Offset(0),
-            payload: Bytes::new(),
-        };
         self.wal.files.clear();
         let old = self.disk.list("wal")?;
         let bytes = self.wal.bytes_wanted().next_multiple_of(self.config.wal_first_bytes);
@@ -195,7 +177,7 @@ impl<D: Disk> Salvage<D> {
         if !is_whole {
             self.wal.oldest_generation = self.wal.files.back().expect("just written to").generation;
         }
-        self.wal.push(marker, true);
+        self.wal.push_marker();
         let batch = self.wal.start_batch().expect("the file has room for it");
         self.disk.run(batch.steps)?;
         if !is_whole {

@@ -1,5 +1,7 @@
 //! What is left of a directory after damage, and that it goes on with that.
 
+use thalweg_model::Offset;
+
 use super::find::SKIPPED_OFFSETS;
 use super::*;
 use crate::directory::{CommitLog, ReadOutcome};

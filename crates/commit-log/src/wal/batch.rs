@@ -5,8 +5,9 @@ use thalweg_model::{Bug, is_planted};
 
 use super::Wal;
 use super::files::WalFile;
-use super::frame::{FRAME_HEADER_BYTES, Frame, Lsn, Place, SECTOR_BYTES};
+use super::frame::{EncodedFrame, FRAME_HEADER_BYTES, Place, SECTOR_BYTES};
 use crate::disk::Step;
+use crate::lsn::Lsn;
 
 /// What to submit for one sync batch.
 pub(crate) struct SyncBatch {
@@ -94,8 +95,8 @@ impl Wal {
             last_of_batch: is_last,
         };
         let last_entry = file.partitions.entry(frame.partition).or_default();
-        if frame.kind.is_entry() {
-            *last_entry = (*last_entry).max(frame.index);
+        if let Some(index) = frame.entry() {
+            *last_entry = (*last_entry).max(index);
         }
         let bytes = frame.disk_bytes();
         self.pending_bytes -= bytes;
@@ -105,9 +106,9 @@ impl Wal {
 }
 
 /// Adds a frame's bytes. Small payloads are copied beside their header, large ones are handed over as they are.
-fn put_frame(frame: Frame, place: &Place, buffers: &mut Vec<Bytes>) {
+fn put_frame(frame: EncodedFrame, place: &Place, buffers: &mut Vec<Bytes>) {
     let bytes = frame.disk_bytes() as usize;
-    let header: [u8; FRAME_HEADER_BYTES] = frame.encode_header(place);
+    let header: [u8; FRAME_HEADER_BYTES] = frame.header(place);
     let padding = bytes - header.len() - frame.payload.len();
     if frame.payload.len() < 1024 {
         let mut buffer = BytesMut::with_capacity(bytes);

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use thalweg_model::{RaftIndex, TopicPartition};
 
-use super::frame::Lsn;
 use super::list::FileList;
 use super::sums::{SectorSums, old_sums_file};
 use crate::disk::{FileName, OpId, Step};
+use crate::lsn::Lsn;
 
 /// A file that holds frames.
 #[derive(Debug)]

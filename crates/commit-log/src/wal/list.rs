@@ -19,9 +19,9 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 
-use super::frame::Lsn;
 use crate::disk::{Disk, FileName};
 use crate::error::LogError;
+use crate::lsn::Lsn;
 
 /// The list, in the data directory itself: it must not go with the folder of those that it names.
 const NAME: &str = "wal.files";
@@ -34,7 +34,7 @@ const BYTES_MAX: u64 = 1 << 20;
 pub(crate) struct FileList {
     /// How many bytes each has.
     pub(crate) files: BTreeMap<FileName, u64>,
-    /// This frame had been synced; 0: none.
+    /// Every frame up to this one had been synced.
     pub(crate) reached: Lsn,
 }
 

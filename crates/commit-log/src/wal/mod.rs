@@ -18,13 +18,14 @@ pub(crate) mod sums;
 
 use std::collections::VecDeque;
 
-use thalweg_model::{Bug, DirectoryId, is_planted};
+use thalweg_model::{Bug, DirectoryId, TopicPartition, is_planted};
 
 use files::{Spares, WalFile};
-use frame::{FRAME_HEADER_BYTES, Frame, Lsn, SECTOR_BYTES};
+use frame::{EncodedFrame, FRAME_HEADER_BYTES, Frame, SECTOR_BYTES};
 use list::FileList;
 
 use crate::disk::FileName;
+use crate::lsn::Lsn;
 
 /// Most bytes of one sync batch, unless a single frame is larger.
 pub(crate) const SYNC_BATCH_BYTES_MAX: u64 = 4 << 20;
@@ -40,13 +41,13 @@ pub(crate) struct Wal {
     /// Files of a lower generation hold nothing that lives; every frame says so.
     pub(crate) oldest_generation: u64,
     pub(crate) next_lsn: Lsn,
-    /// The last frame that is synced.
+    /// Every frame up to this one is synced.
     pub(crate) durable: Lsn,
     /// The last frame that the start found; once a later one is synced, the list says that the log has come further.
     pub(crate) opened_at: Lsn,
     /// Where in the active file the next sync batch begins.
     pub(crate) write_at: u64,
-    pending: VecDeque<(Lsn, Frame)>,
+    pending: VecDeque<(Lsn, EncodedFrame)>,
     pub(crate) pending_bytes: u64,
     /// A sync batch is being written.
     pub(crate) is_writing: bool,
@@ -70,8 +71,8 @@ impl Wal {
             next_generation: 1,
             oldest_generation: 1,
             next_lsn: Lsn(1),
-            durable: Lsn(0),
-            opened_at: Lsn(0),
+            durable: Lsn::BEFORE_FIRST,
+            opened_at: Lsn::BEFORE_FIRST,
             write_at: 0,
             pending: VecDeque::new(),
             pending_bytes: 0,
@@ -83,12 +84,21 @@ impl Wal {
         }
     }
 
-    /// Queues a frame and numbers it.
-    pub(crate) fn push(&mut self, frame: Frame, is_marker: bool) -> Lsn {
+    /// Queues a frame about a partition and numbers it.
+    pub(crate) fn push(&mut self, partition: TopicPartition, frame: Frame) -> Lsn {
+        self.push_encoded(frame.encode(partition))
+    }
+
+    /// Queues a frame that covers those before it.
+    pub(crate) fn push_marker(&mut self) -> Lsn {
+        self.push(TopicPartition::default(), Frame::Marker)
+    }
+
+    pub(crate) fn push_encoded(&mut self, frame: EncodedFrame) -> Lsn {
         let lsn = self.next_lsn;
         self.next_lsn.0 += 1;
         self.pending_bytes += frame.disk_bytes();
-        self.uncovered = !is_marker;
+        self.uncovered = !frame.is_marker();
         // A marker that came with it, in one sync batch, would not cover it.
         self.idle_since_ms = None;
         self.pending.push_back((lsn, frame));
@@ -161,7 +171,7 @@ impl Wal {
     }
 
     /// Bytes of what waits, up to the first frame that is wanted and with it, in whole sectors; `None` where none is.
-    pub(crate) fn bytes_up_to(&self, is_wanted: impl Fn(&Frame) -> bool) -> Option<u64> {
+    pub(crate) fn bytes_up_to(&self, is_wanted: impl Fn(&EncodedFrame) -> bool) -> Option<u64> {
         let at = self.pending.iter().position(|(_, frame)| is_wanted(frame))?;
         let bytes: u64 = self.pending.iter().take(at + 1).map(|(_, frame)| frame.disk_bytes()).sum();
         Some(bytes.next_multiple_of(SECTOR_BYTES))
