@@ -1,10 +1,10 @@
 //! Consumer groups: who reads which partition, and how far each group has come.
 //!
 //! A [`Coordinator`] holds the groups of one partition of `__consumer_offsets`, on the broker that leads it. A request
-//! yields records and an answer and changes nothing; the records are applied at once, so that the next request builds on
-//! them, and the answer may leave when they, and all before them, are on the quorum and the broker still leads. A coordinator whose
-//! records were not taken is thrown away and replayed from the log. Only when it last heard of each member is in no
-//! record: a new coordinator gives everybody a whole session.
+//! yields records and an answer and changes nothing; the records are applied at once, so that the next request builds
+//! on them, and the answer may leave when they, and all before them, are on the quorum and the broker still leads. A
+//! coordinator whose records were not taken is thrown away and replayed from the log. Only when it last heard of each
+//! member is in no record: a new coordinator gives everybody a whole session.
 //!
 //! A member is spoken for by whoever knows the secret that came with its join: heartbeats, commits, leaves and a fresh
 //! stream carry it, and another is refused whatever it asks. A static name passes on only when its holder has said so

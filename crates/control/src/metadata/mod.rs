@@ -53,8 +53,8 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Decides a request. The answer may be given when the records are on a quorum and have been applied; until then the
-    /// next request must wait, because it would be decided on the state before. The note is kept at once.
+    /// Decides a request. The answer may be given when the records are on a quorum and have been applied; until then
+    /// the next request must wait, because it would be decided on the state before. The note is kept at once.
     ///
     /// # Errors
     /// The request is refused; its asker is told why.

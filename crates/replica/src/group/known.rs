@@ -13,8 +13,8 @@ use thalweg_model::RecordBatch;
 /// several entries apart whose bytes are one buffer. An entry that is not found is a change of members or was made by
 /// raft-rs itself; a batch that were not found would be parsed, so that a miss costs time and nothing else.
 ///
-/// The list is emptied at the end of each turn ([`clear`](Self::clear)): it never holds more than one message's entries,
-/// or one proposal, and most often the first one looked at is the right one.
+/// The list is emptied at the end of each turn ([`clear`](Self::clear)): it never holds more than one message's
+/// entries, or one proposal, and most often the first one looked at is the right one.
 #[derive(Default)]
 pub(super) struct Known(Vec<(u64, RecordBatch)>);
 
