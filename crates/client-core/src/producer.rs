@@ -352,22 +352,10 @@ impl<T> ProducerCore<T> {
         let is_identified = self.is_identified();
         for (index, p) in self.partitions.iter_mut().enumerate() {
             expire(index as u32, p, now_ms, &config, &mut self.outcomes, &mut self.buffered_bytes);
-            if !p.connected || !is_identified {
+            if !is_identified || !p.may_send(now_ms) {
                 continue;
             }
-            if let Some(at) = p.retry_at_ms {
-                if now_ms < at || p.in_flight.0 > 0 {
-                    continue;
-                }
-                p.retry_at_ms = None;
-            }
-            let due = p
-                .open
-                .as_ref()
-                .is_some_and(|o| flush || p.batches.is_empty() || now_ms >= o.since_ms + config.linger_ms);
-            if due {
-                p.close(&config);
-            }
+            p.close_if_due(now_ms, flush, &config);
             let (mut count, mut bytes) = p.in_flight;
             let mut done = Vec::new();
             for at in 0..p.batches.len() {

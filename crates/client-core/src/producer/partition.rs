@@ -109,6 +109,22 @@ impl<T> Partition<T> {
         self.batches.insert(to.unwrap_or(self.batches.len()), batch);
     }
 
+    /// Closes the open batch where everything is flushed, nothing stands before it, or it has waited for long enough.
+    pub(super) fn close_if_due(&mut self, now_ms: u64, flush: bool, config: &ProducerConfig) {
+        let is_alone = self.batches.is_empty();
+        if self.open.as_ref().is_some_and(|o| flush || is_alone || now_ms >= o.since_ms + config.linger_ms) {
+            self.close(config);
+        }
+    }
+
+    /// True where batches may be sent: there is a stream to the leader, and the pause after a failure is over.
+    pub(super) fn may_send(&mut self, now_ms: u64) -> bool {
+        if self.connected && self.retry_at_ms.is_some_and(|at| now_ms >= at && self.in_flight.0 == 0) {
+            self.retry_at_ms = None;
+        }
+        self.connected && self.retry_at_ms.is_none()
+    }
+
     /// Numbers the batch at `at` as the next one of its epoch.
     pub(super) fn number(&mut self, at: usize, id: ProducerId) {
         let batch = &mut self.batches[at];
