@@ -1,4 +1,4 @@
-//! A member of a consumer group: when it joins and is heard of, what it may read, what it commits.
+//! A member of a consumer group: when it joins and sends heartbeats, what it may read, what it commits.
 //!
 //! [`Membership`] gives what to send on the membership stream and follows what comes back. It reads no clock and opens
 //! no stream; which partitions the members of a group get is left to their coordinator.
@@ -43,7 +43,7 @@ pub struct Progress {
     pub failed: u64,
 }
 
-/// Who a member is to be: drawn anew for every join.
+/// The identity that a member joins under: drawn anew for every join.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MemberIdentity {
     /// A UUID that no member has had; it is no secret.
@@ -110,7 +110,7 @@ pub enum Remedy {
     TryAgain,
     /// The group does without this member: it joins anew.
     JoinAgain,
-    /// The same would be refused again.
+    /// Report it: the coordinator would refuse the same again.
     Fatal,
 }
 
@@ -276,7 +276,7 @@ impl Membership {
         self.opened_ms = now_ms;
         let join = (!self.is_member).then(|| {
             self.topics = Topics::Known;
-            // A join whose answer was lost may have come: nobody speaks for that member, so it is named as gone.
+            // A join whose answer was lost may have come: no process is that member, so the next join names it as gone.
             self.tried.extend(self.identity.replace(fresh));
             // Older ones end with their sessions.
             self.tried.drain(..self.tried.len().saturating_sub(GROUP_GONE_MAX));
@@ -478,7 +478,7 @@ impl Membership {
         self.held.iter().filter(|(_, h)| !h.is_revoked).map(|(key, _)| key)
     }
 
-    /// How far the group has come in a partition that this member holds, as far as the coordinator has said.
+    /// How far the group has come in a partition that this member holds, as far as the coordinator has answered.
     pub fn known(&self, key: &PartitionKey) -> Option<Progress> {
         self.known.get(key).copied()
     }

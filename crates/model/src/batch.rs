@@ -223,7 +223,8 @@ impl RecordBatch {
         builder.build(Codec::None, None).with_position(base, epoch)
     }
 
-    /// The same batch at its place in a log. The checksum does not cover these fields.
+    /// The batch at its place in a log, with other base offset and leader epoch. The checksum does not cover these
+    /// fields.
     ///
     /// Writes in place when nobody else shares the bytes, and copies otherwise.
     pub fn with_position(self, base_offset: Offset, leader_epoch: LeaderEpoch) -> RecordBatch {
@@ -234,7 +235,7 @@ impl RecordBatch {
         RecordBatch { bytes: bytes.freeze() }
     }
 
-    /// The same records under another producer's number, with a new checksum.
+    /// The records under another producer's number, with a new checksum.
     pub fn with_producer(&self, mark: ProducerMark) -> RecordBatch {
         let mut bytes = BytesMut::from(&self.bytes[..]);
         bytes[43..51].copy_from_slice(&mark.id.0.to_be_bytes());
@@ -351,7 +352,7 @@ impl RecordBatch {
             .collect()
     }
 
-    /// The same batch with only those records for which `keep(index of the record here)` is true.
+    /// The batch with only those records for which `keep(index of the record here)` is true.
     ///
     /// Kept records keep their offsets and timestamps: base offset, last delta and base timestamp stay. The result is
     /// uncompressed and has a new checksum. `spans` and `data` come from [`RecordBatch::open`].

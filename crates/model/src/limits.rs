@@ -53,15 +53,15 @@ pub const PLUGIN_CONFIG_BYTES_MAX: usize = 64 << 10;
 pub const CHUNK_RECORDS_MAX: usize = 1_000;
 /// Most record bytes in one call of a guest; a single larger record is a chunk of its own.
 pub const CHUNK_BYTES_MAX: usize = 1 << 20;
-/// Replicas of a partition.
+/// Most replicas of one partition.
 pub const REPLICATION_FACTOR_MAX: u32 = 7;
 /// Longest id of a consumer group, of a member, of an instance.
 pub const GROUP_ID_BYTES_MAX: usize = 249;
 /// Most members of one consumer group.
 pub const GROUP_MEMBERS_MAX: usize = 1_000;
-/// Bytes of chance that prove that somebody speaks for a member of a group.
+/// Random bytes that prove that a frame is a member's own.
 pub const MEMBER_SECRET_BYTES: usize = 16;
-/// Most members that one join may say are nobody, because their joins were never answered; older ones end with their
+/// Most members that one join names as gone, because their joins were never answered; older ones end with their
 /// sessions.
 pub const GROUP_GONE_MAX: usize = 64;
 /// Most topics that one member subscribes to.

@@ -39,7 +39,7 @@ impl TopicPattern {
             return Err(wrong(format!("it is {} bytes, the limit is {NAME_BYTES_MAX}", text.len())));
         }
         let compiled = RegexBuilder::new(text).size_limit(COMPILED_BYTES_MAX).build();
-        // Of `^a|b` the second half would match anywhere.
+        // In `^a|b`, the half behind the bar would match anywhere: the whole pattern is anchored.
         let anchored =
             compiled.and_then(|_| RegexBuilder::new(&format!("^(?:{text})")).size_limit(COMPILED_BYTES_MAX).build());
         anchored.map(TopicPattern).map_err(|e| wrong(e.to_string()))

@@ -150,8 +150,8 @@ impl Commits {
         frames
     }
 
-    /// Follows an answer; gives what the group has taken, where no later commit of the partition was taken before.
-    /// What was refused for the moment is sent again if somebody waits for it and `may_repeat`.
+    /// Follows an answer; gives what the group has taken, where no later commit of the partition was taken before. What
+    /// was refused for the moment is sent again, where the outcome is waited for and `may_repeat`.
     pub(super) fn answered(
         &mut self,
         reply: &proto::GroupCommitReply,
