@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use thalweg_client_core::{ConsumerCore, Position, Pushed};
+use thalweg_model::RecordBatch;
 use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
@@ -130,6 +131,29 @@ async fn skip_passes_a_bad_batch_over_and_counts_its_records() {
     assert_eq!(offsets, [10, 11, 15, 18]);
     let counts = pair.consumer.counts();
     assert_eq!((counts.delivered, counts.unreadable, counts.scanned()), (4, 5, 9));
+}
+
+#[tokio::test]
+async fn behind_a_record_on_which_the_filter_fails_nothing_is_done() {
+    let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+    // The filter has kept one record of four and failed on the next one: what is pushed says where the stored batch ends.
+    let stored = RecordBatch::parse(good(10, &["a", "b", "c", "d"])).unwrap();
+    let spans = stored.open().unwrap();
+    let data = spans.data().clone();
+    let spans: Vec<_> = spans.map(Result::unwrap).collect();
+    let kept = stored.filtered(&data, &spans, |at| at == 0);
+    assert_eq!(kept.end_offset().0, 14);
+    let failed = proto::FetchPush {
+        error: Some(RemoteError::new(ErrorCode::PluginFailed, "plugin late failed on offset 11").into()),
+        failed: 1,
+        ..scanned(11, 1)
+    };
+    pair.push(&[kept.into_bytes()], failed);
+    assert_eq!(pair.next().await, Ok(10));
+    for _ in 0..2 {
+        assert_eq!(pair.next().await, Err((ErrorKind::PluginFailed, bad_at(11).1)));
+        assert_eq!(pair.consumer.position(0), Some(11));
+    }
 }
 
 #[cfg(not(feature = "codecs"))]
