@@ -211,7 +211,7 @@ impl Inner {
     }
 
     /// Decodes a push, for the next call that takes records.
-    fn open(&self, reader: &Arc<Reader>, push: &proto::FetchPush, body: Bytes, from: u64) {
+    pub(super) fn open(&self, reader: &Arc<Reader>, push: &proto::FetchPush, body: Bytes, from: u64) {
         reader.taken(push.partition, body.len() as u64);
         // A seek may have come since the push was taken from the stream, or the partition is another's now.
         let is_wanted = || reader.core().is_wanted(push.partition, push.generation);
@@ -240,6 +240,8 @@ impl Inner {
         let batch = Batch::new(reader.topic.clone(), push.partition, decoded.parts);
         let hand = Hand::new(key.clone(), cursor, batch, from, end, push);
         match hand.is_empty() {
+            // The partition was paused after the push had been taken from the stream.
+            false if state.paused.contains_key(&key) => drop(state.rests.insert(key, hand)),
             false => state.current = Some(hand),
             // There is no record for the user, and what was scanned is done. The first push of all only names where the
             // group begins, and that is worth keeping.

@@ -156,6 +156,20 @@ async fn behind_a_record_on_which_the_filter_fails_nothing_is_done() {
     }
 }
 
+#[tokio::test]
+async fn a_push_that_was_under_way_when_its_partition_was_paused_waits() {
+    let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+    let body = good(10, &["a"]);
+    let push = proto::FetchPush { generation: pair.generation, ..scanned(11, 1) };
+    assert!(matches!(pair.reader.core().pushed(&push, body.len() as u64), Pushed::Current { .. }));
+    // A read that was given up goes on beside the calls that follow it.
+    pair.consumer.pause(0).unwrap();
+    pair.consumer.inner.open(&pair.reader, &push, body, 10);
+    assert!(matches!(pair.consumer.take_record(), Taken::Nothing));
+    pair.consumer.resume(0).unwrap();
+    assert_eq!(pair.next().await, Ok(10));
+}
+
 #[cfg(not(feature = "codecs"))]
 #[tokio::test]
 async fn a_batch_whose_codec_is_not_built_in_is_kept_for_a_build_that_has_it() {
