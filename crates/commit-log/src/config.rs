@@ -9,7 +9,7 @@ pub struct Config {
     pub wal_first_bytes: u64,
     /// Every further log file.
     pub wal_file_bytes: u64,
-    /// Above this the log asks its callers to hold back ([`CommitLog::is_congested`]).
+    /// Above this the log asks its callers to hold back ([`CommitLog::is_congested`](crate::CommitLog::is_congested)).
     pub wal_total_bytes: u64,
     /// A segment is rolled before it passes this; at most 4 GiB, the reach of Kafka's index.
     pub segment_bytes: u64,
@@ -27,13 +27,15 @@ pub struct Config {
     /// eight times as much while one is.
     pub kept_bytes: usize,
     /// Below so much free room on the disk, clients' records are refused: the rest is for what frees room, and for the
-    /// cluster's own records. Whoever opens the log tells what is free ([`CommitLog::set_room`]).
+    /// cluster's own records. Whoever opens the log sets what is free
+    /// ([`CommitLog::set_room`](crate::CommitLog::set_room)).
     pub reserve_bytes: u64,
-    /// Length of a file that is kept only to be given up when the write-ahead log, or what [nothing could be deleted
-    /// without](CommitLog::set_vital), finds no room at all; 0: none.
+    /// Length of a file that is kept only to be deleted when the write-ahead log, or what [nothing could be deleted
+    /// without](crate::CommitLog::set_vital), finds no room at all; 0: none.
     pub ballast_bytes: u64,
     /// Log files of `wal_first_bytes` that are kept, each made beforehand: on a disk without any room they are for what
-    /// [nothing could be deleted without](CommitLog::set_vital) and for deletions. Every start needs a file of its own.
+    /// [nothing could be deleted without](crate::CommitLog::set_vital) and for deletions. Every start needs a file of
+    /// its own.
     pub kept_files: usize,
     /// Producers that a partition remembers. Every broker of a cluster must have the same number: what follows from a
     /// log is equal on all of its replicas.

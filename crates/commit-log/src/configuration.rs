@@ -79,7 +79,7 @@ impl Configuration {
     }
 }
 
-/// One member's change.
+/// The change of one member of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MemberChange {
     /// Counts from now on.

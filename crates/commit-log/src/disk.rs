@@ -34,9 +34,9 @@ pub struct OpId(pub u64);
 pub enum Lane {
     /// The write-ahead log: nothing may stand in its way.
     Wal,
-    /// Segments, preallocation, deletion.
+    /// Segments, preallocation and deletion of files.
     Bulk,
-    /// Cold reads.
+    /// Reads of segments for readers that are behind.
     Read,
 }
 
@@ -45,9 +45,9 @@ pub enum Lane {
 pub struct Op {
     /// Comes back in the completion.
     pub id: OpId,
-    /// Its queue.
+    /// The queue that it stands in.
     pub lane: Lane,
-    /// What to do.
+    /// What is to be done, in order.
     pub steps: Vec<Step>,
 }
 
@@ -57,7 +57,7 @@ pub enum Step {
     /// Makes the file (and its folder) with `bytes_count` zero bytes, synced, with its folder entry synced too.
     /// A file that exists is overwritten.
     Create {
-        /// The file.
+        /// The file that is meant.
         file: FileName,
         /// Zero bytes to write.
         bytes_count: u64,
@@ -66,37 +66,37 @@ pub enum Step {
     Write {
         /// The file; must exist.
         file: FileName,
-        /// First byte.
+        /// Position of the first byte.
         at: u64,
-        /// What to write.
+        /// The bytes, in order.
         buffers: Vec<Bytes>,
     },
     /// Makes everything written to the file so far durable.
     Sync {
-        /// The file.
+        /// The file that is meant.
         file: FileName,
     },
     /// Reads; the completion carries the bytes, fewer at the end of the file.
     Read {
-        /// The file.
+        /// The file that is meant.
         file: FileName,
-        /// First byte.
+        /// Position of the first byte.
         at: u64,
-        /// Most bytes.
+        /// How many bytes at most.
         bytes_count: usize,
     },
     /// Gives the file a second name (and that its folder), so that it outlives the removal of the first. One that has
     /// it already is no error.
     Link {
-        /// The file.
+        /// The file that is meant.
         file: FileName,
-        /// Its second name.
+        /// The second name that it gets.
         to: FileName,
     },
     /// Removes the file; one that is missing is no error. It is gone for good once the submission has ended: until then
     /// a power cut may bring it back, whatever was synced before.
     Delete {
-        /// The file.
+        /// The file that is meant.
         file: FileName,
     },
     /// Makes the file hold just `bytes`, synced, its folder entry too: after a crash it holds the old bytes or the new
@@ -112,7 +112,7 @@ pub enum Step {
 /// How a submission ended.
 #[derive(Clone, Debug)]
 pub struct Completion {
-    /// The submission.
+    /// The submission that has ended.
     pub id: OpId,
     /// The bytes of its `Read` step (empty without one), or the first error.
     pub result: Result<Bytes, DiskError>,
@@ -124,13 +124,13 @@ pub struct Completion {
 pub struct DiskError {
     /// True for ENOSPC and EDQUOT: the caller may go on reading and try again later.
     pub full: bool,
-    /// The file concerned.
+    /// The file that it concerns.
     pub file: String,
-    /// The system's words.
+    /// The error in the system's words.
     pub message: String,
 }
 
-/// One data directory.
+/// The files of one data directory.
 pub trait Disk {
     /// Queues an operation; never blocks. Its completion is handed to [`crate::CommitLog::complete`].
     fn submit(&mut self, op: Op);

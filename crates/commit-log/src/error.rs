@@ -16,33 +16,33 @@ pub enum LogError {
     /// The list of log files is not there.
     #[error("{file} is missing or empty")]
     NoList {
-        /// The list.
+        /// The list of log files.
         file: FileName,
     },
     /// The list of log files is not as it was written.
     #[error("{file} is damaged")]
     BadList {
-        /// The list.
+        /// The list of log files.
         file: FileName,
     },
     /// The list is that of a new directory, which this one is not.
     #[error("{file} names no file of the log, and partitions/ has files")]
     EmptyList {
-        /// The list.
+        /// The list of log files.
         file: FileName,
     },
     /// A log file is not there.
     #[error("{file} is missing")]
     NoLogFile {
-        /// The file.
+        /// The file that is meant.
         file: FileName,
     },
     /// A log file is shorter than it was made.
     #[error("{file} has {bytes} of {made} bytes")]
     ShortLogFile {
-        /// The file.
+        /// The file that is meant.
         file: FileName,
-        /// Its length.
+        /// The length that it has.
         bytes: u64,
         /// The length that it was made with.
         made: u64,
@@ -58,7 +58,7 @@ pub enum LogError {
         last: Lsn,
         /// The frame that the list of log files names.
         reached: Lsn,
-        /// That list.
+        /// That list of log files.
         list: FileName,
     },
     /// The log's end was cut where nothing shows that it had never been synced.
@@ -67,13 +67,13 @@ pub enum LogError {
     /// An entry's frame holds another batch than it says.
     #[error("entry {index} holds a batch of another offset")]
     OtherBatch {
-        /// The entry.
+        /// Raft index of the entry.
         index: RaftIndex,
     },
     /// An entry's frame holds no batch.
     #[error("entry {index} holds no batch: {error}")]
     NoBatch {
-        /// The entry.
+        /// Raft index of the entry.
         index: RaftIndex,
         /// What is wrong with its bytes.
         error: BatchError,
@@ -89,7 +89,7 @@ pub enum LogError {
     /// A manifest's frame holds no manifest.
     #[error("manifest in frame {} does not decode", frame.0)]
     NoManifest {
-        /// The frame.
+        /// Number of the frame.
         frame: Lsn,
     },
     /// A partition's folder has no file.
@@ -103,7 +103,7 @@ pub enum LogError {
     /// A segment lacks a file without which it cannot be read.
     #[error("{file} is missing, and with it offsets from {from} to {until}")]
     NoSegmentFile {
-        /// The file.
+        /// The file that is meant.
         file: FileName,
         /// Base offset of the segment.
         from: Offset,
@@ -115,7 +115,7 @@ pub enum LogError {
     BadSums {
         /// The file of checksums.
         file: FileName,
-        /// Where they end.
+        /// Byte where they end.
         at: usize,
         /// First offset that they do not cover.
         from: Offset,

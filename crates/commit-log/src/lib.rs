@@ -6,10 +6,12 @@
 //! It reads no clock and opens no file. What an entry means, and when it is on a quorum, is `replica`'s business.
 //!
 //! Invariants, each with its simulator oracle in `tests/sim`:
-//! - a synced sector is never written again (`wal.rs`, `start_batch`);
-//! - a log file is named in the list of files before it is used, and as long as it is there (`log.rs`, `keep_list`);
-//! - an entry leaves the write-ahead log only when a synced manifest covers it (`log.rs`, `recycle`);
-//! - recovery never cuts what was known durable (`recovery.rs`).
+//! - a synced sector is never written again (`wal/batch.rs`, `start_batch`);
+//! - a log file is named in the list of files before it is used, and as long as it is there (`directory/files.rs`,
+//!   `keep_list`);
+//! - an entry leaves the write-ahead log only when a synced manifest covers it (`directory/recycle.rs`, `recycle`);
+//! - recovery never cuts what was known durable (`recovery/replay.rs`,
+//!   `judge`).
 
 mod config;
 mod configuration;

@@ -27,7 +27,7 @@ const DISCARDS: u8 = 1;
 const INCOMPLETE: u8 = 2;
 const SALVAGED: u8 = 4;
 
-/// See the module.
+/// Where the segments of a partition end, and what is known as of that end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Manifest {
     pub(crate) log_start: Offset,
@@ -49,9 +49,9 @@ pub(crate) struct Manifest {
 pub struct SegmentsEnd {
     /// One past the last offset.
     pub offset: Offset,
-    /// The last entry.
+    /// Raft index of the last entry.
     pub index: RaftIndex,
-    /// Its leader epoch.
+    /// Leader epoch of the last entry.
     pub epoch: LeaderEpoch,
 }
 

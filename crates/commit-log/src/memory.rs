@@ -1,5 +1,5 @@
-//! A disk in memory for the tests of this crate and of those above it: what is submitted is done when the test says so.
-//! Torn and lost writes, and chance, are left to `tests/sim`.
+//! A disk in memory for the tests of this crate and of those above it: what is submitted is done when the test wants
+//! it. Torn and lost writes, and chance, are left to `tests/sim`.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,7 +14,7 @@ use crate::wal::list;
 pub struct MemoryDisk {
     /// What the disk holds.
     pub files: BTreeMap<FileName, Vec<u8>>,
-    /// Operations that nobody has let happen yet, oldest first.
+    /// Operations that are not done yet, oldest first.
     submitted: VecDeque<Op>,
     /// Steps that are done before the disk fails; `None`: it does not.
     pub steps_left: Option<u64>,
@@ -23,7 +23,7 @@ pub struct MemoryDisk {
 }
 
 impl MemoryDisk {
-    /// An empty directory.
+    /// The directory of a broker that has never run.
     pub fn empty() -> MemoryDisk {
         let (name, bytes) = list::empty_list();
         MemoryDisk { files: [(name, bytes.to_vec())].into(), submitted: VecDeque::new(), steps_left: None, room: None }

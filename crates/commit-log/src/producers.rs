@@ -35,13 +35,13 @@ struct Producer {
 pub struct Written {
     /// Sequence of its first record.
     pub base_sequence: Sequence,
-    /// Records in it.
+    /// How many records it has.
     pub count: u32,
     /// [`RecordBatch::checksum`]: tells a retry from other records under the same number.
     pub checksum: u32,
     /// Where it was put.
     pub base_offset: Offset,
-    /// Its entry.
+    /// Raft index of its entry.
     pub index: RaftIndex,
 }
 
@@ -64,7 +64,7 @@ pub enum SequenceCheck {
     },
     /// A newer epoch of this producer has written.
     Fenced {
-        /// That epoch.
+        /// The epoch of that newer producer.
         current: ProducerEpoch,
     },
     /// Not the first batch, of a producer that is not known here (any more).
@@ -154,7 +154,7 @@ impl ProducerTable {
         self.by_last_index.insert(written.index, id);
     }
 
-    /// Producers known.
+    /// How many producers are known.
     pub fn len(&self) -> usize {
         self.producers.len()
     }

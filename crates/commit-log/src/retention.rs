@@ -23,16 +23,16 @@ use crate::segment::Segment;
 /// What may go, and the clocks by which it is judged.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Retention {
-    /// Records older than this may go; `None`: none for their age.
+    /// Records older than this may go; `None`: no record goes for its age.
     pub retention_ms: Option<u64>,
-    /// As many readable bytes stay, or more; `None`: none go for their size.
+    /// So many readable bytes stay, or more; `None`: no record goes for the size of the log.
     pub retention_bytes: Option<u64>,
-    /// The monotonic clock.
+    /// The monotonic clock, in milliseconds.
     pub mono_ms: u64,
     /// Milliseconds since the Unix epoch, by the best clock that there is.
     pub wall_ms: i64,
-    /// Nothing vouches for `wall_ms`: what this process has written less than `retention_ms` ago by the monotonic clock
-    /// stays, whatever its timestamps say.
+    /// `wall_ms` is not known to be right: what this process has written less than `retention_ms` ago by the monotonic
+    /// clock stays, whatever its timestamps say.
     pub is_wall_doubtful: bool,
 }
 
@@ -76,8 +76,8 @@ pub(crate) fn point(log: &PartitionLog, r: &Retention) -> Option<Offset> {
     point.filter(|to| is_worth_it || to.0 > log.log_start.0 + 1)
 }
 
-/// Bytes of batches that would go if the log started at `log_start`, and have not gone or been told to: whole segments,
-/// and what is not in segments yet.
+/// Bytes of batches that would go if the log started at `log_start`, and are not below the log start already: whole
+/// segments, and what is not in segments yet.
 pub(crate) fn bytes_gone_at(log: &PartitionLog, log_start: Offset) -> u64 {
     let goes = |end: Offset| end > log.log_start && end <= log_start;
     let in_segments: u64 = log.segments.iter().filter(|s| goes(s.end_offset())).map(Segment::bytes).sum();
@@ -208,7 +208,7 @@ mod tests {
         Jump(i64),
         /// Retention, as a leader applies it, with these limits from here on.
         Keep { ms: Option<u64>, bytes: Option<u64> },
-        /// Nothing vouches for the wall clock from here on.
+        /// The wall clock is not known to be right from here on.
         Doubt,
         /// Kill and start.
         Restart,

@@ -8,10 +8,10 @@
 //!                                 |    other leaders     |             |
 //!                                                        ^ half of it
 //! ```
-//! Below all of that lies the ballast, a file that is given up when the write-ahead log itself finds no room, or what
+//! Below all of that lies the ballast, a file that is deleted when the write-ahead log itself finds no room, or what
 //! nothing could be deleted without. Its room passes through the file system, and somebody else may take it. The last
 //! thing are therefore log files that are kept ([`Config::kept_files`](crate::Config)): only what nothing could be
-//! deleted without has one opened, which takes no room from anybody. What is written and deleted is `log.rs`'s
+//! deleted without has one opened, which takes no room from anybody. What is written and deleted is `directory`'s
 //! business.
 
 use std::collections::BTreeSet;
@@ -26,7 +26,7 @@ const RETRY_MS: u64 = 1_000;
 /// brink would be full and not full in turn.
 const SLACK_SHARE: u64 = 4;
 
-/// The file that is given up when nothing else is left ([`Config::ballast_bytes`](crate::Config)).
+/// The file that is deleted when nothing else is left ([`Config::ballast_bytes`](crate::Config)).
 pub fn ballast_file() -> FileName {
     FileName::new("ballast")
 }
@@ -44,7 +44,7 @@ pub(crate) enum Ballast {
 pub(crate) struct Room {
     reserve_bytes: u64,
     ballast_bytes: u64,
-    /// What the file system said last, less what has been asked of it since; `None` where nobody tells.
+    /// What was free by the file system last, less what has been asked of it since; `None` where it is never asked.
     free_bytes: Option<u64>,
     /// Less than the reserve was left, and not much more since.
     is_low: bool,
@@ -52,8 +52,7 @@ pub(crate) struct Room {
     is_scarce: bool,
     /// Set by a write that found no room: until then none is tried again.
     retry_ms: Option<u64>,
-    /// Partitions whose last flush found no room, and what the file system says of it does not count: it may be a
-    /// quota.
+    /// Partitions whose last flush found no room, whatever the file system calls free: there may be a quota.
     pub(crate) refused: BTreeSet<TopicPartition>,
     pub(crate) ballast: Ballast,
 }
@@ -123,7 +122,7 @@ impl Room {
         is_gone && self.is_low() && self.free_bytes.is_some_and(|free| free <= self.ballast_bytes)
     }
 
-    /// True when so many bytes are free, or nobody tells.
+    /// True when so many bytes are free, or the file system is never asked.
     pub(crate) fn has_free(&self, bytes: u64) -> bool {
         self.free_bytes.is_none_or(|free| free >= bytes)
     }
@@ -193,8 +192,9 @@ mod tests {
         log
     }
 
-    /// Found by the simulator: on a full disk a copy of the metadata log was asleep until a part of it would be in
-    /// segments, and the part waited for room. The deletion of a topic, which would have made some, was never heard of.
+    /// Found by the simulator: on a full disk a copy of the metadata log did not take part until a part of it would be
+    /// in segments, and the part waited for room. The deletion of a topic, which would have made some, never came to
+    /// it.
     #[test]
     fn what_nothing_could_be_deleted_without_goes_to_segments_in_the_room_of_the_ballast() {
         let mut log = brought_near(1 << 20, |_| ());
@@ -304,7 +304,7 @@ mod tests {
     }
 
     /// Found by the simulator: the ballast was gone, somebody else had taken its room, and a broker that was started
-    /// anew had none for the log file that every start needs. It did not hear of the deletion that would have made
+    /// anew had none for the log file that every start needs. It never got the deletion that would have made
     /// some.
     #[test]
     fn without_any_room_what_nothing_could_be_deleted_without_is_written_whatever_was_before() {

@@ -172,7 +172,7 @@ impl Segment {
         self.ranges.last().map_or(self.base_offset, |r| r.end_offset)
     }
 
-    /// Of its records; -1: none of them has a timestamp.
+    /// Largest timestamp of its records, ms; -1: none of them has one.
     pub(crate) fn max_timestamp_ms(&self) -> i64 {
         self.max_timestamp.0
     }

@@ -5,9 +5,9 @@ use thalweg_model::{LeaderEpoch, ReplicaId};
 /// What a Raft group must not forget besides its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HardState {
-    /// Current term.
+    /// The current Raft term.
     pub term: LeaderEpoch,
-    /// Whom this replica voted for in it; 0 for nobody.
+    /// The broker that this replica voted for in that term; 0 for nobody.
     pub vote: u64,
     /// Whose state this is: data of another replica id is never taken for one's own.
     pub replica: ReplicaId,

@@ -7,16 +7,16 @@ use crate::disk::{DiskError, OpId};
 use crate::error::LogError;
 use crate::lsn::Lsn;
 
-/// What became known since the last [`CommitLog::take_events`].
+/// What became known since the last [`CommitLog::take_events`](super::CommitLog::take_events).
 #[derive(Clone, Debug)]
 pub enum LogEvent {
     /// Every frame up to this one is synced.
     Durable(Lsn),
     /// A cold read ended; the error says which file is damaged and where.
     ColdRead {
-        /// The partition.
+        /// The partition that it concerns.
         partition: TopicPartition,
-        /// What [`ReadOutcome::Pending`] named.
+        /// The number that [`ReadOutcome::Pending`] gave.
         op: OpId,
         /// Batches from the asked offset on; none where they have gone meanwhile, so that another read says where the
         /// log starts.
@@ -24,23 +24,23 @@ pub enum LogEvent {
     },
     /// A partition serves nothing any more, and why.
     Offline {
-        /// The partition.
+        /// The partition that it concerns.
         partition: TopicPartition,
-        /// File and position.
+        /// Which file is damaged, and where.
         what: String,
     },
-    /// What [`CommitLog::install`] put in place is in segments and synced.
+    /// What [`CommitLog::install`](super::CommitLog::install) put in place is in segments and synced.
     Installed {
-        /// The partition.
+        /// The partition that it concerns.
         partition: TopicPartition,
         /// The last installed entry.
         to: RaftIndex,
     },
-    /// What [`CommitLog::keep_aside`] asked for: the folder, or what the disk says.
+    /// What [`CommitLog::keep_aside`](super::CommitLog::keep_aside) asked for has ended.
     KeptAside {
-        /// The partition.
+        /// The partition that it concerns.
         partition: TopicPartition,
-        /// Below the data directory.
+        /// The folder, below the data directory, or why there is none.
         folder: Result<String, DiskError>,
     },
     /// An fsync or a log write failed: what is on disk is unknown, and the process must end.
@@ -54,7 +54,7 @@ pub enum ReadOutcome {
     Batches(Vec<RecordBatch>),
     /// They are being read; [`LogEvent::ColdRead`] brings them.
     Pending(OpId),
-    /// Nothing there yet.
+    /// Nothing stands there yet.
     AtEnd,
     /// Retention has removed it; the log starts at this offset.
     BelowStart(Offset),

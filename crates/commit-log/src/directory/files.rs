@@ -14,7 +14,8 @@ use crate::wal::list;
 use crate::wal::sums::old_sums_file;
 
 impl<D: Disk> CommitLog<D> {
-    /// What the file system says is free, in bytes; to be told often. Decided on at the next [`pump`](Self::pump).
+    /// What the file system says is free, in bytes; to be called often. What follows is decided at the next
+    /// [`pump`](Self::pump).
     pub fn set_room(&mut self, free_bytes: u64) {
         self.room.tell(free_bytes);
     }

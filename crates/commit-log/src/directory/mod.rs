@@ -44,7 +44,56 @@ use crate::state::HardState;
 use crate::wal::frame::Frame;
 use crate::wal::{SYNC_BATCH_BYTES_MAX, Wal};
 
-/// See the crate's page.
+/// The log of one data directory, for all partitions in it.
+///
+/// It is a state machine without threads, clock and files. Its methods are of four kinds:
+///
+/// - *Changes* of a partition ([`append`](Self::append), [`set_hard_state`](Self::set_hard_state),
+///   [`set_decided`](Self::set_decided), [`install`](Self::install), [`set_log_start`](Self::set_log_start),
+///   [`drop_partition`](Self::drop_partition), …) take effect in memory at once and queue frames. Those for which
+///   somebody waits answer with the number of their frame ([`Lsn`]): the change is durable once [`LogEvent::Durable`]
+///   has reached it.
+/// - *Questions* ([`entries`](Self::entries), [`log_start`](Self::log_start), [`offline`](Self::offline),
+///   [`is_full`](Self::is_full), …) change nothing, and see changes before these are durable. [`read`](Self::read)
+///   answers from memory, or begins a cold read whose batches come as [`LogEvent::ColdRead`].
+/// - *The disk's*: [`pump`](Self::pump) submits what is queued, [`complete`](Self::complete) takes what the disk has
+///   finished, [`set_room`](Self::set_room) what the file system says is free.
+/// - *What happened, and when to look again*: [`take_events`](Self::take_events) and
+///   [`deadline_ms`](Self::deadline_ms).
+///
+/// The order: [`open`](Self::open) the directory; [`create_partition`](Self::create_partition) what it does not hold;
+/// any number of changes; one `pump` for all of them, which lets them share an fsync. For each completion of the disk:
+/// `complete`, `take_events`, `pump`. With no completion, `pump` at `deadline_ms`. Without a `pump` nothing reaches the
+/// disk; after [`LogEvent::Fatal`] nothing is submitted any more, and the process must end.
+///
+/// # Panics
+/// Changes of a partition that was neither found nor created panic, unless they say otherwise: who calls knows which
+/// partitions there are. A question about one has the answer `None`, `false` or 0.
+///
+/// # Example
+/// ```
+/// # #[cfg(feature = "testing")] {
+/// use thalweg_commit_log::{CommitLog, Config, LogEvent, MemoryDisk};
+/// use thalweg_model::{DirectoryId, LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicId, TopicPartition};
+///
+/// let directory = DirectoryId([8; 16]);
+/// let (mut log, _) = CommitLog::open(MemoryDisk::empty(), directory, Config::default()).unwrap();
+/// let partition = TopicPartition::new(TopicId([3; 16]), 0);
+/// log.create_partition(partition);
+/// let lsn = log.append(partition, RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
+/// log.pump(0);
+/// while let Some(completion) = log.disk_mut().step_any() {
+///     log.complete(0, completion);
+///     log.pump(0);
+/// }
+/// assert!(log.take_events().iter().any(|event| matches!(event, LogEvent::Durable(last) if *last >= lsn)));
+///
+/// // A kill, and another start: the entry is there.
+/// let disk = log.disk_mut().image();
+/// let (log, recovery) = CommitLog::open(disk, directory, Config::default()).unwrap();
+/// assert_eq!((log.entries(&partition).count(), recovery.damages.len()), (1, 0));
+/// # }
+/// ```
 pub struct CommitLog<D> {
     config: Config,
     partitions: Partitions,
@@ -126,8 +175,8 @@ impl<D: Disk> CommitLog<D> {
     }
 
     /// Writes down how far a partition's entries in the log are known to be on a quorum, so that a start knows what
-    /// must never be replaced. Until they are in segments nothing else tells: another history could take their place,
-    /// and nobody would notice.
+    /// must never be replaced. Until they are in segments nothing else shows it: another history could take their
+    /// place, and nobody would notice.
     fn note(&mut self, partition: TopicPartition) {
         self.due.notes.remove(&partition);
         let Some(log) = self.partitions.get(&partition) else { return };

@@ -1,4 +1,4 @@
-//! What happens once a frame of the log is synced: files go, manifests count, installations are told of. When a frame
+//! What happens once a frame of the log is synced: files go, manifests and installations count. When a frame
 //! is synced is seen in `complete.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,7 +11,7 @@ use crate::lsn::Lsn;
 /// Frames that are not synced yet, by what waits for them.
 #[derive(Default)]
 pub(super) struct Unsynced {
-    /// Files to delete.
+    /// Files to delete then.
     deletions: Vec<(Lsn, Vec<Step>)>,
     /// Manifests, with the last entry that each covers.
     manifests: VecDeque<(Lsn, TopicPartition, RaftIndex)>,
@@ -61,7 +61,7 @@ impl Unsynced {
         self.manifests.retain(|(_, of, _)| of != partition);
     }
 
-    /// Installations of a copy that is dropped are told to nobody.
+    /// Installations of a copy that is dropped make no event.
     pub(super) fn forget_installs(&mut self, partition: &TopicPartition) {
         self.installs.retain(|(_, of, _)| of != partition);
     }

@@ -19,7 +19,7 @@ impl<D: Disk> CommitLog<D> {
         self.partitions.names()
     }
 
-    /// Term and vote.
+    /// Term and vote, and whose they are.
     pub fn hard_state(&self, partition: &TopicPartition) -> Option<HardState> {
         self.partitions.get(partition).map(|p| p.hard_state)
     }
@@ -103,8 +103,8 @@ impl<D: Disk> CommitLog<D> {
         self.partitions.get(partition).is_some_and(PartitionLog::is_older)
     }
 
-    /// Why a partition's copy may have lost something that it acknowledged: with others about, it should vouch for
-    /// nothing.
+    /// Why a partition's copy may have lost something that it acknowledged: where there are other copies, this one
+    /// should neither vote nor acknowledge.
     pub fn suspicion(&self, partition: &TopicPartition) -> Option<&str> {
         Some(&self.partitions.get(partition)?.damage.as_ref()?.what)
     }

@@ -37,11 +37,11 @@ pub(crate) struct TailEntry {
 /// Bytes of the entries that are in memory, of one partition or of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TailBytes {
-    /// Of all of them, those that are only a cache included.
+    /// Bytes of all of them, those that are only a cache included.
     pub(crate) all: usize,
-    /// Of those that are decided and in no segment.
+    /// Bytes of those that are decided and in no segment.
     pub(crate) unflushed: usize,
-    /// Of those that are in no segment, decided or not.
+    /// Bytes of those that are in no segment, decided or not.
     pub(crate) unwritten: usize,
 }
 
@@ -96,6 +96,20 @@ pub(crate) enum OpenSince {
     At(i64),
 }
 
+/// What a data directory holds of one copy of a partition: its segments, its entries in memory, and what the frames of
+/// the write-ahead log say of it.
+///
+/// It submits nothing and writes no frame: its owner does, with what the methods answer. They are of three kinds:
+///
+/// - *Entries* (`tail.rs`): [`append`](Self::append), [`set_decided`](Self::set_decided), [`evict`](Self::evict).
+/// - *Segments* (`flush.rs`, `install.rs`): [`start_flush`](Self::start_flush) gives the steps of a write, and
+///   [`flushed`](Self::flushed) takes note that they are done; [`install`](Self::install) puts entries of a leader in
+///   place, which are flushed as any others.
+/// - *Questions* (`read.rs` and here): [`find`](Self::find) where batches are, [`decided_end`](Self::decided_end) how
+///   far they are decided, [`manifest`](Self::manifest) what is to be written down of the segments.
+///
+/// An entry is appended; decided; flushed, when `end` passes it; and evicted, when the room for it is needed. One flush
+/// at a time is under way (`flushing`).
 #[derive(Debug, Default)]
 pub(crate) struct PartitionLog {
     /// Which of the copies that this process has held: finished work for another one is not taken for this one's.

@@ -1,5 +1,5 @@
-//! Whole batches for readers: from memory, or from a segment with its checksums. What a caller is told is decided in
-//! the directory.
+//! Whole batches for readers: from memory, or from a segment with its checksums. What a caller gets
+//! to know is decided in the directory.
 
 use bytes::Bytes;
 use thalweg_model::{Bug, Offset, RecordBatch, TopicPartition, is_planted};
@@ -24,7 +24,7 @@ pub(crate) struct ColdRead {
     pub(crate) file: FileName,
     /// Runs under one checksum each, one behind the other.
     ranges: Vec<Range>,
-    /// The asked offset.
+    /// The offset that was asked for.
     from: Offset,
 }
 

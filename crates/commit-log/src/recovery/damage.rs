@@ -10,7 +10,7 @@ use crate::partition::PartitionLog;
 /// Why a directory cannot be opened at all.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum OpenError {
-    /// The disk failed.
+    /// The disk fails to read something.
     #[error("cannot read the data directory: {0}")]
     Disk(#[from] DiskError),
     /// Files of the write-ahead log are not there, or not as long as they were made: what they held, and of which
@@ -35,11 +35,11 @@ pub enum OpenError {
          `thalweg partition salvage` tells what is left"
     )]
     Rot {
-        /// The file.
+        /// The file that is meant.
         file: FileName,
         /// Position of the frame.
         at: u64,
-        /// Its number.
+        /// Number of the frame.
         lsn: u64,
     },
 }
@@ -60,7 +60,7 @@ impl OpenError {
 pub enum Damage {
     /// The end of the log was being written when power failed; it was cut, nothing acknowledged is lost.
     Torn {
-        /// The file.
+        /// The file that is meant.
         file: FileName,
         /// Where it was cut.
         at: u64,
@@ -69,26 +69,26 @@ pub enum Damage {
     },
     /// Synced data of one partition is unreadable: the partition is offline.
     Rot {
-        /// The partition.
+        /// The partition that is meant.
         partition: TopicPartition,
         /// What and where, for people.
         what: String,
     },
 }
 
-/// What [`crate::CommitLog::open`] found.
+/// What [`crate::CommitLog::open`] has found.
 #[derive(Clone, Debug, Default)]
 pub struct Recovery {
     /// Every partition that the directory holds.
     pub partitions: Vec<RecoveredPartition>,
-    /// What was damaged.
+    /// What was damaged, in the order in which it was found.
     pub damages: Vec<Damage>,
 }
 
 /// A partition found on disk.
 #[derive(Clone, Debug)]
 pub struct RecoveredPartition {
-    /// Its name.
+    /// Topic and number of the partition.
     pub partition: TopicPartition,
     /// Whose data it is.
     pub replica: ReplicaId,

@@ -97,7 +97,7 @@ fn load_segment<D: Disk>(
     if !there.iter().any(|f| f.0.rsplit_once('/').is_some_and(|(of, _)| of == folder)) {
         return Err(LogError::NoFolder { folder, from: base_offset });
     }
-    // Without its checksums a segment cannot be vouched for.
+    // Without its checksums nothing shows what of a segment is right.
     if let Some(file) = ["sum", "log"].map(file).into_iter().find(|f| !there.contains(f)) {
         return Err(LogError::NoSegmentFile { file, from: base_offset, until });
     }

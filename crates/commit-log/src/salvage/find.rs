@@ -26,7 +26,7 @@ pub(super) const SKIPPED_OFFSETS: u64 = 10_000_000;
 /// What is left of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Salvageable {
-    /// The partition.
+    /// The partition that is meant.
     pub partition: TopicPartition,
     /// Whose data it is; `None` where that is lost too.
     pub replica: Option<ReplicaId>,
@@ -84,7 +84,7 @@ pub(super) fn find<D: Disk>(
     let damage =
         damage.or_else(|| fills.first().map(|(from, to)| format!("offsets {from} to {} cannot be read", to.0 - 1)));
     let damage = damage.or_else(|| in_segments_damage(disk, &partition, &manifest, &plan.runs));
-    // Who wrote what is lost is not known: a producer that goes on is told that it was forgotten.
+    // Who wrote what is lost is not known: a producer that goes on gets the answer that it was forgotten.
     let is_end_lost = !is_log_whole || fills.iter().any(|(_, to)| *to > manifest.end.offset);
     let salvageable = Salvageable {
         partition,

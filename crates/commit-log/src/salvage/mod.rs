@@ -70,7 +70,7 @@ impl<D: Disk> Salvage<D> {
         partitions.retain(|partition, f| !f.dropped && *partition != TopicPartition::default());
         let log_damage = replayed.lost;
         if !log_damage.is_empty() {
-            // Of others the frames may be gone.
+            // The frames of other partitions may be gone.
             for partition in there.iter().filter_map(|f| segment::partition_of(&f.0)).filter(|g| !dropped.contains(g)) {
                 partitions.entry(partition).or_default();
             }
@@ -94,7 +94,7 @@ impl<D: Disk> Salvage<D> {
         &self.log_damage
     }
 
-    /// What is left.
+    /// What is left, partition by partition.
     pub fn partitions(&self) -> impl Iterator<Item = &Salvageable> {
         self.finds.values().map(|f| &f.salvageable)
     }
@@ -165,7 +165,7 @@ impl<D: Disk> Salvage<D> {
         listed.files.insert(name.clone(), bytes);
         let list = |list: &FileList| Step::Replace { file: list::name(), bytes: list.encode() };
         if is_whole {
-            // Of a damaged log the list stays as it is: until all is done, a start must not take what is there for
+            // The list of a damaged log stays as it is: until all is done, a start must not take what is there for
             // whole.
             self.disk.run(vec![list(&listed)])?;
         }

@@ -87,7 +87,7 @@ fn unit_of(base: Offset, range: Range, prefix: Option<usize>) -> Unit {
 struct Prefix {
     at: u64,
     offset: Offset,
-    /// Of the entry that comes next, where that is known.
+    /// Raft index of the entry that comes next, where that is known.
     index: Option<RaftIndex>,
     count: usize,
 }
@@ -142,7 +142,7 @@ fn walk<D: Disk>(
 }
 
 /// Single batches of a run that does not match its checksum: those from its beginning, and those to its end, that have
-/// theirs and stand one behind the other. How many stand between says the run.
+/// theirs and stand one behind the other. How many stand between is known from the run.
 fn pieces<D: Disk>(disk: &mut D, partition: &TopicPartition, base: Offset, range: &Range) -> Vec<Unit> {
     let bytes = (range.to - range.from) as usize;
     let Ok(data) = disk.read(&segment::file(partition, base, "log"), range.from, bytes) else { return Vec::new() };

@@ -55,7 +55,7 @@ pub(crate) enum Frame {
     /// An entry that is appended again because its file is to be recycled. It discards nothing: one without those that
     /// were carried over behind it says nothing about them.
     CarriedOver { index: RaftIndex, batch: RecordBatch },
-    /// Term and vote.
+    /// Term and vote of the replica.
     HardState(HardState),
     /// Where the partition's segments end.
     Manifest(Manifest),

@@ -1,5 +1,5 @@
 //! Which files the write-ahead log consists of, written down beside it: a file that is missing, or shorter than it was
-//! made, must not be taken for one that never was. What stands in the files is `recovery.rs`'s business.
+//! made, must not be taken for one that never was. What stands in the files is `recovery`'s business.
 //!
 //! `wal.files`, text, replaced as a whole:
 //! ```text

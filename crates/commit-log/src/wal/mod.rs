@@ -30,6 +30,13 @@ use crate::lsn::Lsn;
 /// Most bytes of one sync batch, unless a single frame is larger.
 pub(crate) const SYNC_BATCH_BYTES_MAX: u64 = 4 << 20;
 
+/// The write-ahead log of a directory: the frames that wait, and the files that they are written to.
+///
+/// A frame is [`push`](Self::push)ed, which numbers it; taken into a sync batch by [`start_batch`](Self::start_batch),
+/// whose steps the owner submits; and durable once the owner calls [`synced`](Self::synced) with the last number of the
+/// batch. One batch at a time is under way (`is_writing`), and what is pushed meanwhile goes into the next one. A batch
+/// needs room in the active file, or a spare that is `ready`: [`is_stuck`](Self::is_stuck) while there is neither. The
+/// owner makes and frees files by changing `files` and `spares`; the other questions tell it when.
 #[derive(Debug)]
 pub(crate) struct Wal {
     directory: DirectoryId,
