@@ -41,6 +41,20 @@ impl MemoryDisk {
         Some(Completion { id, result: self.run(steps) })
     }
 
+    /// The oldest operation of a lane, which is not done yet.
+    pub fn next(&self, lane: Lane) -> Option<&Op> {
+        self.submitted.iter().find(|op| op.lane == lane)
+    }
+
+    /// Does the oldest operation of a lane up to its first sync, which fails.
+    pub fn fail_sync(&mut self, lane: Lane) -> Option<Completion> {
+        let at = self.submitted.iter().position(|op| op.lane == lane)?;
+        let Op { id, steps, .. } = self.submitted.remove(at).expect("just found");
+        let before = steps.into_iter().take_while(|step| !matches!(step, Step::Sync { .. })).collect();
+        let failed = DiskError { full: false, file: String::new(), message: "the sync failed".into() };
+        Some(Completion { id, result: self.run(before).and(Err(failed)) })
+    }
+
     /// Does the oldest operation of any lane, those of the write-ahead log last: that order is the likelier one to show
     /// what a log file is freed too early for.
     pub fn step_any(&mut self) -> Option<Completion> {

@@ -18,6 +18,8 @@ mod partitions;
 mod recycle;
 mod start;
 mod submissions;
+#[cfg(test)]
+mod tests;
 mod unsynced;
 mod view;
 
