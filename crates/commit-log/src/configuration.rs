@@ -5,9 +5,6 @@
 use bytes::{Buf, BufMut, Bytes};
 use thalweg_model::ReplicaId;
 
-/// Most members that a stored or received configuration may name; a bound for decoders.
-const MEMBERS_MAX: usize = 64;
-
 /// The members of a group after some entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Configuration {
@@ -124,6 +121,9 @@ impl MemberChange {
         data.chunks_exact(9).map(change).collect()
     }
 }
+
+/// Most members that a stored or received configuration may name; a bound for decoders.
+const MEMBERS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -22,11 +22,6 @@ use thalweg_model::{LeaderEpoch, Offset, RaftIndex};
 use crate::configuration::Configuration;
 use crate::producers::ProducerTable;
 
-const VERSION: u16 = 2;
-const DISCARDS: u8 = 1;
-const INCOMPLETE: u8 = 2;
-const SALVAGED: u8 = 4;
-
 /// Where the segments of a partition end, and what is known as of that end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Manifest {
@@ -102,3 +97,8 @@ impl Manifest {
         data.is_empty().then_some(manifest)
     }
 }
+
+const VERSION: u16 = 2;
+const DISCARDS: u8 = 1;
+const INCOMPLETE: u8 = 2;
+const SALVAGED: u8 = 4;

@@ -9,11 +9,6 @@ use bytes::{Buf, BufMut};
 use thalweg_model::limits::IN_FLIGHT_BATCHES_MAX;
 use thalweg_model::{Offset, ProducerEpoch, ProducerId, ProducerMark, RaftIndex, RecordBatch, Sequence};
 
-/// Most producers that one partition remembers, unless [`Config::producers_max`](crate::Config::producers_max) says
-/// otherwise. The one that wrote longest ago leaves first: a rule over the log alone, so that every replica forgets the
-/// same one.
-pub const PRODUCERS_MAX: usize = 4096;
-
 /// What one partition knows of its producers after some prefix of its log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProducerTable {
@@ -216,6 +211,11 @@ impl ProducerTable {
         Some(table)
     }
 }
+
+/// Most producers that one partition remembers, unless [`Config::producers_max`](crate::Config::producers_max) says
+/// otherwise. The one that wrote longest ago leaves first: a rule over the log alone, so that every replica forgets the
+/// same one.
+pub const PRODUCERS_MAX: usize = 4096;
 
 #[cfg(test)]
 mod tests {

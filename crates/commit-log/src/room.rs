@@ -20,12 +20,6 @@ use thalweg_model::TopicPartition;
 
 use crate::disk::FileName;
 
-/// After a full disk the next attempt waits this long.
-const RETRY_MS: u64 = 1_000;
-/// Room for producers is there again only with this much more than the reserve: a quarter. Otherwise a disk at the
-/// brink would be full and not full in turn.
-const SLACK_SHARE: u64 = 4;
-
 /// The file that is deleted when nothing else is left ([`Config::ballast_bytes`](crate::Config)).
 pub fn ballast_file() -> FileName {
     FileName::new("ballast")
@@ -158,6 +152,12 @@ impl Room {
         !self.is_low() && self.free_bytes.is_some_and(|free| free >= needed)
     }
 }
+
+/// After a full disk the next attempt waits this long.
+const RETRY_MS: u64 = 1_000;
+/// Room for producers is there again only with this much more than the reserve: a quarter. Otherwise a disk at the
+/// brink would be full and not full in turn.
+const SLACK_SHARE: u64 = 4;
 
 #[cfg(test)]
 mod tests {

@@ -23,19 +23,6 @@ use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicPartition}
 use crate::disk::{DiskError, FileName};
 use crate::error::LogError;
 
-/// Most bytes that one checksum covers, so that a cold read of a little need not read much.
-pub(crate) const RANGE_BYTES_MAX: u64 = 64 << 10;
-/// Bytes of one `.sum` record.
-pub(crate) const SUM_RECORD_BYTES: usize = 64;
-/// Kafka's `log.index.interval.bytes`: an index entry follows when more has been appended since the last one.
-const INDEX_INTERVAL_BYTES: u64 = 4096;
-/// Bytes of an entry of `.index`: offset less the segment's base, position of its batch; 4 each, big-endian.
-pub(crate) const INDEX_ENTRY_BYTES: usize = 8;
-/// Bytes of an entry of `.timeindex`: timestamp (8), offset less the segment's base (4); big-endian.
-pub(crate) const TIMEINDEX_ENTRY_BYTES: usize = 12;
-/// Kafka's "no timestamp"; an entry's is larger.
-const NO_TIMESTAMP_MS: i64 = -1;
-
 /// One run of batches under one checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Range {
@@ -367,6 +354,19 @@ pub(crate) fn partition_of(file: &str) -> Option<TopicPartition> {
 
 /// The four files of a segment, `.sum` first, so that a half-deleted segment is never taken for a whole one.
 pub(crate) const EXTENSIONS: [&str; 4] = ["sum", "log", "index", "timeindex"];
+
+/// Most bytes that one checksum covers, so that a cold read of a little need not read much.
+pub(crate) const RANGE_BYTES_MAX: u64 = 64 << 10;
+/// Bytes of one `.sum` record.
+pub(crate) const SUM_RECORD_BYTES: usize = 64;
+/// Kafka's `log.index.interval.bytes`: an index entry follows when more has been appended since the last one.
+const INDEX_INTERVAL_BYTES: u64 = 4096;
+/// Bytes of an entry of `.index`: offset less the segment's base, position of its batch; 4 each, big-endian.
+pub(crate) const INDEX_ENTRY_BYTES: usize = 8;
+/// Bytes of an entry of `.timeindex`: timestamp (8), offset less the segment's base (4); big-endian.
+pub(crate) const TIMEINDEX_ENTRY_BYTES: usize = 12;
+/// Kafka's "no timestamp"; an entry's is larger.
+const NO_TIMESTAMP_MS: i64 = -1;
 
 #[cfg(test)]
 mod tests;

@@ -11,10 +11,6 @@ use crate::segment::{self, EXTENSIONS, Segment};
 use crate::state::{Loss, LossKind};
 use crate::wal::frame::Frame;
 
-/// Folder of copies that are kept although others have taken their places: below it one folder for each, which begins
-/// with the partition's name and "-copy-".
-pub const ASIDE: &str = "partitions-aside";
-
 impl<D: Disk> CommitLog<D> {
     /// Writes down that a copy cannot guarantee any more what it acknowledged, or, if `is_certain`, that it has lost
     /// something for sure. It counts once the frame is durable.
@@ -104,3 +100,7 @@ impl<D: Disk> CommitLog<D> {
         }
     }
 }
+
+/// Folder of copies that are kept although others have taken their places: below it one folder for each, which begins
+/// with the partition's name and "-copy-".
+pub const ASIDE: &str = "partitions-aside";

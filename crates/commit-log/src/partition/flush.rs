@@ -12,9 +12,6 @@ use crate::manifest::SegmentsEnd;
 use crate::retention;
 use crate::segment::{self, EXTENSIONS, SUM_RECORD_BYTES, Segment, SegmentWrite};
 
-/// Most bytes that one flush writes to a segment.
-const FLUSH_WRITE_BYTES_MAX: usize = 8 << 20;
-
 /// A flush that is under way.
 #[derive(Debug)]
 pub(crate) struct Flush {
@@ -160,3 +157,6 @@ fn write_steps(plan: &SegmentWrite, records: usize, file: impl Fn(&'static str) 
     steps.push(Step::Sync { file: file("sum") });
     steps
 }
+
+/// Most bytes that one flush writes to a segment.
+const FLUSH_WRITE_BYTES_MAX: usize = 8 << 20;

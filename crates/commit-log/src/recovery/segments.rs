@@ -14,9 +14,6 @@ use crate::partition::{OpenSince, PartitionLog};
 use crate::segment::{self, EXTENSIONS, Range, SUM_RECORD_BYTES, Segment};
 use crate::state::{Loss, LossKind};
 
-/// How many of the last segment's checksummed runs are read and checked when a directory is opened (4 MiB).
-const CHECKED_RANGES: usize = 64;
-
 /// A partition as its frames say, and why it is offline. Of the files below `partitions/`, `there` are there.
 pub(super) fn load_partition<D: Disk>(
     disk: &mut D,
@@ -223,3 +220,6 @@ pub(crate) fn strays<D: Disk>(
     }
     Ok(strays.into_iter().collect())
 }
+
+/// How many of the last segment's checksummed runs are read and checked when a directory is opened (4 MiB).
+const CHECKED_RANGES: usize = 64;

@@ -19,10 +19,6 @@ use crate::recovery::Found;
 use crate::segment;
 use crate::state::HardState;
 
-/// Offsets that are left out behind what is left of a partition, where the log has lost its end: none that somebody may
-/// have seen is given a second time. Far more than 512 MiB of log hold records of an ordinary size.
-pub(super) const SKIPPED_OFFSETS: u64 = 10_000_000;
-
 /// What is left of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Salvageable {
@@ -218,3 +214,7 @@ fn follow_change(members: &mut Option<Configuration>, batch: &RecordBatch) {
         }
     }
 }
+
+/// Offsets that are left out behind what is left of a partition, where the log has lost its end: none that somebody may
+/// have seen is given a second time. Far more than 512 MiB of log hold records of an ordinary size.
+pub(super) const SKIPPED_OFFSETS: u64 = 10_000_000;

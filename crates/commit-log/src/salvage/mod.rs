@@ -39,9 +39,6 @@ use crate::wal::Wal;
 use crate::wal::frame::Frame;
 use crate::wal::list::{self, FileList};
 
-/// Generations and frames left out where log files are missing: what those held bears numbers that are not known.
-const SKIPPED_NUMBERS: u64 = 1 << 32;
-
 /// A directory of which somebody asks what is left. No broker may run on it.
 pub struct Salvage<D> {
     disk: D,
@@ -188,3 +185,6 @@ impl<D: Disk> Salvage<D> {
         Ok(())
     }
 }
+
+/// Generations and frames left out where log files are missing: what those held bears numbers that are not known.
+const SKIPPED_NUMBERS: u64 = 1 << 32;

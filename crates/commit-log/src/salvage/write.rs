@@ -10,9 +10,6 @@ use super::unit::Run;
 use crate::disk::{Disk, DiskError, Step};
 use crate::segment::{self, EXTENSIONS, SUM_RECORD_BYTES, Segment};
 
-/// Bytes that are read and written at once.
-const CHUNK_BYTES: usize = 8 << 20;
-
 impl Find {
     /// Makes the segments. What can be read of a file stands elsewhere before one of its name takes its place.
     pub(super) fn write<D: Disk>(&mut self, disk: &mut D, partition: &TopicPartition) -> Result<(), DiskError> {
@@ -151,3 +148,6 @@ impl<'a, D: Disk> Writer<'a, D> {
         self.disk.run(steps).map(drop)
     }
 }
+
+/// Bytes that are read and written at once.
+const CHUNK_BYTES: usize = 8 << 20;

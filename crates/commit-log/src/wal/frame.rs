@@ -320,12 +320,13 @@ fn padded(bytes: usize) -> u64 {
     bytes.next_multiple_of(8) as u64
 }
 
+/// The first bytes of each frame.
+pub(crate) const MAGIC: [u8; 4] = *b"TWAL";
+
 /// Bytes of a frame's header.
 pub const FRAME_HEADER_BYTES: usize = 128;
 /// Sync batches start on multiples of this, and a sector that has been synced is never written again.
 pub const SECTOR_BYTES: u64 = 4096;
-/// The first bytes of each frame.
-pub(crate) const MAGIC: [u8; 4] = *b"TWAL";
 /// Largest payload: a batch, or a manifest with many producers.
 const PAYLOAD_BYTES_MAX: usize = BATCH_BYTES_MAX + (1 << 20);
 /// A bit of a frame of damage: something is lost for sure.

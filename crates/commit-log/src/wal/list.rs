@@ -23,12 +23,6 @@ use crate::disk::{Disk, FileName};
 use crate::error::LogError;
 use crate::lsn::Lsn;
 
-/// The list, in the data directory itself: it must not go with the folder of those that it names.
-const NAME: &str = "wal.files";
-const FIRST_LINE: &str = "thalweg log files 2";
-/// Most bytes of a list; a bound for its reader.
-const BYTES_MAX: u64 = 1 << 20;
-
 /// The files of the write-ahead log, and how far that had come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileList {
@@ -105,6 +99,12 @@ impl FileList {
         (last < self.reached).then(|| LogError::ShortLog { last, reached: self.reached, list: name() })
     }
 }
+
+/// The list, in the data directory itself: it must not go with the folder of those that it names.
+const NAME: &str = "wal.files";
+const FIRST_LINE: &str = "thalweg log files 2";
+/// Most bytes of a list; a bound for its reader.
+const BYTES_MAX: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {

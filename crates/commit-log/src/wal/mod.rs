@@ -27,9 +27,6 @@ use list::FileList;
 use crate::disk::FileName;
 use crate::lsn::Lsn;
 
-/// Most bytes of one sync batch, unless a single frame is larger.
-pub(crate) const SYNC_BATCH_BYTES_MAX: u64 = 4 << 20;
-
 /// The write-ahead log of a directory: the frames that wait, and the files that they are written to.
 ///
 /// A frame is [`push`](Self::push)ed, which numbers it; taken into a sync batch by [`start_batch`](Self::start_batch),
@@ -217,3 +214,6 @@ impl Wal {
         needed > self.active_room() && !has_spare && self.spares.creating.is_none()
     }
 }
+
+/// Most bytes of one sync batch, unless a single frame is larger.
+pub(crate) const SYNC_BATCH_BYTES_MAX: u64 = 4 << 20;
