@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use thalweg_commit_log::{Completion, Disk, DiskError, FileName, Lane, Op, Step};
+use thalweg_model::{Bug, is_planted};
 
 use super::rng::Rng;
 
@@ -484,6 +485,9 @@ impl Inner {
                             }
                         }
                     }
+                    if file.0.ends_with(".wal") && is_planted(Bug::SyncErrorIgnored) {
+                        return Ok(Bytes::new());
+                    }
                     return Err(error(&file, false, "input/output error"));
                 }
                 let ends = f.write_back().into_iter();
@@ -547,6 +551,9 @@ impl Disk for SimDisk {
     }
 
     fn sync(&mut self, file: &FileName) -> Result<(), DiskError> {
+        if is_planted(Bug::OpenNotSynced) {
+            return Ok(());
+        }
         if let Some(f) = self.0.borrow_mut().files.get_mut(file) {
             f.settle();
         }

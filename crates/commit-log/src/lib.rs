@@ -18,6 +18,7 @@ mod configuration;
 mod directory;
 mod disk;
 mod error;
+mod faults;
 #[cfg(test)]
 mod kills;
 

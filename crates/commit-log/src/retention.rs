@@ -15,8 +15,9 @@
 
 use std::collections::VecDeque;
 
-use thalweg_model::{Bug, Offset, RaftIndex, is_planted};
+use thalweg_model::{Offset, RaftIndex};
 
+use crate::faults;
 use crate::partition::{OpenSince, PartitionLog};
 use crate::segment::Segment;
 
@@ -58,7 +59,7 @@ pub(crate) fn point(log: &PartitionLog, r: &Retention) -> Option<Offset> {
         readable -= bytes;
         next = i + 1;
     }
-    if is_planted(Bug::RetentionOneTooMany)
+    if faults::retains_one_less()
         && point.is_some()
         && let Some(segment) = log.segments.get(next)
     {
@@ -179,7 +180,7 @@ mod tests {
     use thalweg_model::{BatchBuilder, Codec, DirectoryId, LeaderEpoch, Record, RecordBatch, TopicId, TopicPartition};
 
     use self::Do::*;
-    use thalweg_model::assert_finds;
+    use thalweg_model::{Bug, assert_finds};
 
     use super::*;
     use crate::disk::Lane;

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use thalweg_model::{Bug, TopicPartition, is_planted};
+use thalweg_model::TopicPartition;
 
 use super::CommitLog;
 use super::submissions::Purpose;
 use crate::disk::{Disk, Lane};
+use crate::faults;
 use crate::partition::flush::Flush;
 use crate::partition::{PartitionLog, delete_segments};
 use crate::retention;
@@ -110,7 +111,7 @@ impl<D: Disk> CommitLog<D> {
     /// Writes down where the partition's segments end, and with it an installation that has come there.
     pub(super) fn push_manifest(&mut self, partition: TopicPartition) {
         let log = self.partitions.held(&partition);
-        let early = is_planted(Bug::InstallDiscardsEarly);
+        let early = faults::discards_early();
         let installed = log.installing.take_if(|i| log.end.index >= i.to);
         let early = early && log.installing.as_ref().is_some_and(|i| i.discards);
         let discards = early || installed.as_ref().is_some_and(|i| i.discards);
@@ -130,7 +131,7 @@ impl<D: Disk> CommitLog<D> {
         let gone = retention::take_gone(self.partitions.held(&partition));
         let files = delete_segments(&partition, &gone);
         self.push_manifest(partition);
-        match is_planted(Bug::SegmentsDeletedEarly) {
+        match faults::deletes_early() {
             true if !files.is_empty() => drop(self.disk.submit(Lane::Bulk, files, Purpose::Delete(None))),
             _ => self.unsynced.delete(self.wal.last_lsn(), files),
         }

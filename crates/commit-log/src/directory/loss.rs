@@ -1,11 +1,12 @@
 //! What a copy has lost, or may have, written down before what shows it is recycled; and copies that are kept aside
 //! because they hold another history. Where a lost copy is rebuilt from is the caller's business.
 
-use thalweg_model::{Bug, TopicPartition, is_planted};
+use thalweg_model::TopicPartition;
 
 use super::CommitLog;
 use super::submissions::Purpose;
 use crate::disk::{Disk, FileName, Lane, Step};
+use crate::faults;
 use crate::lsn::Lsn;
 use crate::segment::{self, EXTENSIONS, Segment};
 use crate::state::{Loss, LossKind};
@@ -42,7 +43,7 @@ impl<D: Disk> CommitLog<D> {
 
     /// Queues a frame that tells of the copy's loss, if there is one.
     pub(super) fn push_damage(&mut self, partition: TopicPartition) {
-        if is_planted(Bug::DamageForgotten) {
+        if !faults::writes_damage() {
             return;
         }
         let Some(log) = self.partitions.get_mut(&partition) else { return };

@@ -1,11 +1,12 @@
 //! When the oldest log file is free: everything that lives in it is in synced segments, or appended again. What is
 //! written into a free file is left to `wal`.
 
-use thalweg_model::{Bug, RaftIndex, TopicPartition, is_planted};
+use thalweg_model::{RaftIndex, TopicPartition};
 
 use super::CommitLog;
 use super::submissions::Purpose;
 use crate::disk::{Disk, Lane, Step};
+use crate::faults;
 use crate::lsn::Lsn;
 use crate::partition::{PartitionLog, TailEntry};
 use crate::wal::files::{Spare, WalFile};
@@ -45,7 +46,7 @@ impl<D: Disk> CommitLog<D> {
         // recovery skips those of batches that never became whole.
         for i in 1..self.wal.files.len() {
             let (file, next) = (&self.wal.files[i - 1], &self.wal.files[i]);
-            let early = is_planted(Bug::FreedBeforeCarriedOver);
+            let early = faults::frees_early();
             if file.reusable_after.is_none() && file.free_after.is_some_and(|lsn| early || lsn <= self.wal.durable) {
                 self.wal.oldest_generation = next.generation;
                 self.wal.files[i - 1].reusable_after = Some(self.wal.push_marker());
@@ -55,11 +56,12 @@ impl<D: Disk> CommitLog<D> {
 
     /// Makes spares of files that a durable frame calls free.
     fn retire_released(&mut self) {
-        while self.wal.files.front().is_some_and(|f| {
-            f.reusable_after.is_some_and(|lsn| {
-                lsn <= self.wal.durable || is_planted(Bug::FreedBeforeCarriedOver) || is_planted(Bug::ReusedBeforeFreed)
-            })
-        }) {
+        while self
+            .wal
+            .files
+            .front()
+            .is_some_and(|f| f.reusable_after.is_some_and(|lsn| lsn <= self.wal.durable || faults::reuses_early()))
+        {
             let file = self.wal.files.pop_front().expect("just seen");
             // Two spares are enough; a burst's further files are given back.
             self.retire(file.generation, Spare { name: file.name, bytes: file.bytes, sums: file.sums });
@@ -113,7 +115,7 @@ impl<D: Disk> CommitLog<D> {
             true => log.tail.range(log.tail_after(log.manifest_index)..).cloned().collect(),
             false => Vec::new(),
         };
-        if is_state_here && !is_planted(Bug::VoteRecycledAway) {
+        if is_state_here && faults::carries_votes() {
             self.set_hard_state(partition, state);
         }
         if is_manifest_here {

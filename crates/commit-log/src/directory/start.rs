@@ -2,7 +2,7 @@
 //! stands on the disk is read in `recovery`.
 
 use bytes::Bytes;
-use thalweg_model::{Bug, DirectoryId, TopicPartition, is_planted};
+use thalweg_model::{DirectoryId, TopicPartition};
 
 use super::partitions::Partitions;
 use super::submissions::{Purpose, Submissions};
@@ -11,10 +11,10 @@ use super::{CommitLog, Due};
 use crate::config::Config;
 use crate::disk::{Disk, FileName, Lane, Step};
 use crate::error::LogError;
+use crate::faults;
 use crate::partition::PartitionLog;
 use crate::recovery::{self, Damage, OpenError, RecoveredPartition, Recovery};
 use crate::room::{Ballast, Room, ballast_file};
-use crate::segment::Segment;
 use crate::state::{Loss, LossKind};
 use crate::wal::Wal;
 use crate::wal::sums::old_sums_file;
@@ -33,10 +33,7 @@ impl<D: Disk> CommitLog<D> {
         if config.ballast_bytes > 0 && log.disk_mut().length(&ballast_file())? >= config.ballast_bytes {
             log.room.ballast = Ballast::There;
         }
-        if is_planted(Bug::FoundWithoutTimestamp) {
-            let segments = log.partitions.logs_mut().flat_map(|p| &mut p.segments);
-            segments.for_each(Segment::forget_newest);
-        }
+        faults::found(log.partitions.logs_mut().flat_map(|p| &mut p.segments));
         log.sort_found_files()?;
         log.write_indexes(opened.indexes);
         log.delete_strays(strays);
@@ -48,7 +45,6 @@ impl<D: Disk> CommitLog<D> {
     fn new(disk: D, config: Config, mut wal: Wal, partitions: Partitions) -> Self {
         wal.batch_bytes_max = wal.batch_bytes_max.min(config.wal_file_bytes);
         wal.spares.file_bytes_max = config.wal_file_bytes;
-        wal.rewrite_sectors = is_planted(Bug::SyncedSectorRewritten);
         CommitLog {
             disk: Submissions::new(disk),
             config,

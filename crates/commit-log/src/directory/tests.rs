@@ -282,6 +282,4 @@ fn planted_bugs_show() {
     assert_finds(Bug::SyncedSectorRewritten, no_synced_sector_is_written_again);
     assert_finds(Bug::ManifestBeforeSegment, checksums_are_written_after_the_batches_that_they_cover_are_synced);
     assert_finds(Bug::FirstIndexOffByOne, a_segment_has_the_raft_index_of_its_first_batch);
-    assert_finds(Bug::SyncErrorIgnored, a_failed_sync_of_the_log_is_fatal_and_nothing_is_submitted_any_more);
-    assert_finds(Bug::OpenNotSynced, a_start_syncs_log_files_before_it_reads_them);
 }

@@ -3,11 +3,12 @@
 
 use std::ops::Range;
 
-use thalweg_model::{Bug, RaftIndex, RecordBatch, TopicPartition, is_planted};
+use thalweg_model::{RaftIndex, RecordBatch, TopicPartition};
 
 use super::{OpenSince, PartitionLog, TailEntry};
 use crate::config::Config;
 use crate::disk::{FileName, Step};
+use crate::faults;
 use crate::manifest::SegmentsEnd;
 use crate::retention;
 use crate::segment::{self, EXTENSIONS, SUM_RECORD_BYTES, Segment, SegmentWrite};
@@ -50,8 +51,8 @@ impl PartitionLog {
         let (last_index, last) = batches.last().expect("at least one");
         let end = SegmentsEnd { offset: last.end_offset(), index: *last_index, epoch: last.header().leader_epoch };
         let mut plan = segment.plan(&batches);
-        if rolls && is_planted(Bug::FirstIndexOffByOne) {
-            plan.ranges[0].first_index.0 += 1;
+        if rolls {
+            faults::first_run(&mut plan.ranges[0]);
         }
         let (base_offset, records) = (segment.base_offset, segment.ranges.len());
         let file = |extension| segment::file(&partition, base_offset, extension);
@@ -149,7 +150,7 @@ fn write_steps(plan: &SegmentWrite, records: usize, file: impl Fn(&'static str) 
             steps.push(Step::Write { file: file(extension), at, buffers: vec![bytes.clone().into()] });
         }
     }
-    if !is_planted(Bug::ManifestBeforeSegment) {
+    if faults::syncs_segment_first() {
         steps.push(Step::Sync { file: file("log") });
     }
     let at = (records * SUM_RECORD_BYTES) as u64;

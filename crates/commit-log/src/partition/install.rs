@@ -1,10 +1,11 @@
 //! What a leader brings to a copy that is behind, and what it says of itself for that. When the copy takes it is left
 //! to the directory.
 
-use thalweg_model::{Bug, LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicPartition, is_planted};
+use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, TopicPartition};
 
 use super::{InstallEnd, Installing, OpenSince, PartitionLog, TailEntry, delete_segments};
 use crate::disk::Step;
+use crate::faults;
 use crate::manifest::SegmentsEnd;
 use crate::producers::ProducerTable;
 
@@ -54,8 +55,7 @@ impl PartitionLog {
         };
         assert_eq!(install.first_index, self.decided.max(self.end.index).next(), "installed entries leave no gap");
         let stands = self.tail.iter().rev().find(|e| e.index <= to).filter(|e| e.index == to);
-        let stays = stands
-            .is_some_and(|e| e.batch.header().leader_epoch == last_epoch || is_planted(Bug::InstallKeepsOtherTail));
+        let stays = stands.is_some_and(|e| faults::keeps_tail(e.batch.header().leader_epoch, last_epoch));
         if !stays {
             self.truncate_after(RaftIndex(install.first_index.0 - 1));
             for (i, batch) in install.batches.into_iter().enumerate() {

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use thalweg_model::{Bug, DirectoryId, RaftIndex, TopicPartition, is_planted};
+use thalweg_model::{DirectoryId, RaftIndex, TopicPartition};
 
 use super::damage::{Damage, OpenError, Refusals};
 use super::scan::{LogFile, next_frame, old_sums, torn};
 use crate::disk::Disk;
 use crate::error::LogError;
+use crate::faults;
 use crate::lsn::Lsn;
 use crate::manifest::Manifest;
 use crate::partition::TailEntry;
@@ -43,12 +44,12 @@ impl Found {
         match frame {
             Ok(Frame::Entry { index, batch }) => self.entry(TailEntry { index, batch }, true),
             Ok(Frame::CarriedOver { index, batch }) => {
-                self.entry(TailEntry { index, batch }, is_planted(Bug::CarriedOverDiscards));
+                self.entry(TailEntry { index, batch }, faults::carried_over_discards());
             }
             Ok(Frame::HardState(state)) => (self.hard_state, self.hard_state_lsn) = (state, Some(lsn)),
             Ok(Frame::Manifest(manifest)) => self.manifest(lsn, manifest),
             Ok(Frame::Dropped { successor }) => {
-                *self = match successor.filter(|_| !is_planted(Bug::SuccessorForgotten)) {
+                *self = match successor.filter(|_| faults::names_successor()) {
                     None => Found { dropped: true, ..Default::default() },
                     Some(replica) => {
                         let hard_state = HardState { replica, ..Default::default() };
@@ -189,7 +190,7 @@ impl Replay {
             return Ok(None);
         }
         let name = self.live[i].name.clone();
-        if self.expected <= self.known_durable && !is_planted(Bug::RotCut) {
+        if self.expected <= self.known_durable && !faults::cuts_rot() {
             // Rot. With its header whole, the frame still says whose it was, and the others need not suffer.
             let rot = OpenError::Rot { file: name, at, lsn: self.expected.0 };
             let Some(header) = header else {
@@ -206,7 +207,7 @@ impl Replay {
         }
         let old = old_sums(disk, &name)?;
         if let Some(plain) = torn(data, at, header.as_ref(), old.as_ref()) {
-            let plain = plain || is_planted(Bug::DamageTakenForTorn);
+            let plain = plain || faults::trusts_any_end();
             self.damages.push(Damage::Torn { file: name, at, plain });
         }
         Ok(None)

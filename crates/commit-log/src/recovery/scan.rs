@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use thalweg_model::{Bug, DirectoryId, is_planted};
+use thalweg_model::DirectoryId;
 
 use super::damage::{Damage, OpenError, Refusals};
 use crate::disk::{Disk, DiskError, FileName};
@@ -84,9 +84,7 @@ impl Scan {
         // A process that was killed leaves frames in the page cache that no fsync has covered. They are about to count
         // as durable, and what they say of others as well, so they must be. (Found by the simulator: kill -9, restart,
         // power cut.)
-        if !is_planted(Bug::OpenNotSynced) {
-            disk.sync(&name)?;
-        }
+        disk.sync(&name)?;
         let data = disk.read(&name, 0, bytes as usize)?;
         let ours = |h: &Header| h.place.directory == directory;
         let mut newest: Option<Header> = None;

@@ -1,12 +1,12 @@
 //! Which frames are written and synced at once, and where. When a batch is started is left to the directory.
 
 use bytes::{Bytes, BytesMut};
-use thalweg_model::{Bug, is_planted};
 
 use super::Wal;
 use super::files::WalFile;
 use super::frame::{EncodedFrame, FRAME_HEADER_BYTES, Place, SECTOR_BYTES};
 use crate::disk::Step;
+use crate::faults;
 use crate::lsn::Lsn;
 
 /// What to submit for one sync batch.
@@ -38,7 +38,7 @@ impl Wal {
             return None;
         }
         self.make_room(bytes)?;
-        let rewrites_sectors = self.rewrite_sectors;
+        let rewrites_sectors = faults::rewrites_sectors();
         let mut buffers: Vec<Bytes> = Vec::with_capacity(2 * count + 1);
         let (mut last, mut written) = (self.durable, 0);
         for i in 0..count {
@@ -90,7 +90,7 @@ impl Wal {
             directory: self.directory,
             generation: file.generation,
             lsn,
-            durable: if is_planted(Bug::DurableCoversItself) { Lsn(lsn.0 - 1) } else { self.durable },
+            durable: faults::called_durable(lsn, self.durable),
             oldest_generation: self.oldest_generation,
             last_of_batch: is_last,
         };

@@ -18,13 +18,14 @@ pub(crate) mod sums;
 
 use std::collections::VecDeque;
 
-use thalweg_model::{Bug, DirectoryId, TopicPartition, is_planted};
+use thalweg_model::{DirectoryId, TopicPartition};
 
 use files::{Spares, WalFile};
 use frame::{EncodedFrame, FRAME_HEADER_BYTES, Frame, SECTOR_BYTES};
 use list::FileList;
 
 use crate::disk::FileName;
+use crate::faults;
 use crate::lsn::Lsn;
 
 /// The write-ahead log of a directory: the frames that wait, and the files that they are written to.
@@ -62,8 +63,6 @@ pub(crate) struct Wal {
     /// Most bytes of one sync batch, unless a single frame is larger: never more than a usual file holds, or what waits
     /// could outgrow every file that is made for it. (Found by the simulator.)
     pub(crate) batch_bytes_max: u64,
-    /// A planted bug.
-    pub(crate) rewrite_sectors: bool,
 }
 
 impl Wal {
@@ -84,7 +83,6 @@ impl Wal {
             uncovered: false,
             idle_since_ms: None,
             batch_bytes_max: SYNC_BATCH_BYTES_MAX,
-            rewrite_sectors: false,
         }
     }
 
@@ -125,9 +123,7 @@ impl Wal {
 
     /// True when a marker frame should cover what was synced last.
     pub(crate) fn wants_marker(&self, now_ms: u64, idle_ms: u64) -> bool {
-        !is_planted(Bug::NoIdleMarker)
-            && self.uncovered
-            && self.idle_since_ms.is_some_and(|since| now_ms >= since + idle_ms)
+        faults::marks_idle() && self.uncovered && self.idle_since_ms.is_some_and(|since| now_ms >= since + idle_ms)
     }
 
     /// When [`wants_marker`](Self::wants_marker) may become true.
