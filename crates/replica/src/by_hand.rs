@@ -468,7 +468,7 @@ fn a_half_rebuilt_copy_stands_for_no_election() {
     assert_eq!(copy.sent_of(RaftKind::PreVote), []);
 }
 
-/// What raft-rs asked to be synced before it slept says nothing of the one that wakes.
+/// What raft-rs wanted synced before it was ended says nothing of the one that is started after it.
 fn writes_of_the_raft_before_do_not_count_for_the_one_after() {
     let mut copy = with_entries();
     // Two more, not synced, when the leader of a later term brings decided ones in their place.
@@ -585,6 +585,25 @@ fn a_replaced_copy_counts_when_the_one_before_is_not_needed_and_all_know_it() {
     assert_eq!(copy.replicas.behind(&NAME), []);
 }
 
+/// What a leader knows of a copy takes it out of service for good, also while that leader's successor is asked for what
+/// the copy lacks. (It ran again once nobody had answered for a while, and gave its vote.)
+#[test]
+fn a_copy_that_has_forgotten_something_stays_out_of_service_though_it_was_catching_up() {
+    let mut copy = with_entries();
+    copy.hear(3, PeerBody::CatchUp(CatchUp::Offer { term: LeaderEpoch(2) }));
+    copy.hear_raft(3, RaftBody { kind: RaftKind::Heartbeat, term: 2, index: 9, ..Default::default() });
+    assert!(copy.replicas.log().offline(&NAME).is_some(), "it has acknowledged entry 9, the leader says");
+    for _ in 0..2 * catch_up::PATIENCE_MS / TICK_MS {
+        copy.tick();
+        copy.sync();
+    }
+    assert_eq!(copy.replicas.state(&NAME), None);
+    copy.sent.clear();
+    copy.hear_raft(2, asks_for_vote(RaftKind::Vote, 9, (20, 2)));
+    copy.sync();
+    assert_eq!(copy.sent_of(RaftKind::Voted), []);
+}
+
 /// An operator says that the majority is lost for ever: all that this copy holds counts as decided.
 fn who_goes_on_alone_keeps_all_that_it_holds() {
     let mut copy = with_entries();
@@ -642,10 +661,10 @@ fn a_leader_whose_entries_follow_on_others_of_the_same_term_has_another_history(
 }
 
 /// Where only the ballast has left room, a copy goes on with Raft until a part of what it lacks gets to segments:
-/// asleep, it would neither vote nor acknowledge for as long as the disk is full. The one without which nothing could
+/// without it, the copy would neither vote nor acknowledge for as long as the disk is full. The one without which nothing could
 /// be deleted does not wait for room.
 #[test]
-fn a_copy_is_not_put_to_sleep_for_a_part_that_waits_for_room() {
+fn raft_goes_on_while_a_part_waits_for_room() {
     for is_vital in [false, true] {
         let ballast_bytes = 1 << 20;
         let config = Config { ballast_bytes, reserve_bytes: 1 << 20, ..config() };

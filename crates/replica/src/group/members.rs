@@ -180,7 +180,7 @@ impl Group {
     }
 }
 
-/// The members after a change that is on a quorum, where no raft-rs is awake to follow it.
+/// The members after a change that is on a quorum, where no raft-rs runs that would follow it.
 pub(crate) fn configuration_after(before: &Configuration, changes: &[MemberChange]) -> Configuration {
     let store = RaftLog::new(RaftHardState::default(), before, (0, 0));
     // Whose node it is makes no difference to the members.

@@ -312,7 +312,7 @@ impl Group {
     }
 
     /// Tells the leader where this replica's log ends, after it was brought near from outside.
-    pub(crate) fn announce(&mut self, leader: ReplicaId) -> PeerMessage {
+    pub(crate) fn announce(&self, leader: ReplicaId) -> PeerMessage {
         let raft = &self.node.raft;
         let (kind, term, commit) = (RaftKind::Appended, raft.term, raft.raft_log.committed);
         let index = match is_planted(Bug::UnsyncedAnnounced) {

@@ -9,9 +9,9 @@ use crate::Now;
 use crate::group::{configuration_after, log_start_of};
 
 impl<D: Disk> Replicas<D> {
-    /// Puts decided batches in place beneath a sleeping group; a later term may begin with them.
+    /// Puts decided batches in place, after ending raft-rs; a later term may begin with them.
     pub(super) fn put(&mut self, now: Now, name: TopicPartition, install: Install, term: Option<LeaderEpoch>) {
-        self.sleep(name);
+        self.stop_group(name);
         let replica = self.partitions[&name].settings.replica;
         let first = self.partitions[&name].settings.first_voters.clone();
         let restarts = install.restarts_at.is_some();

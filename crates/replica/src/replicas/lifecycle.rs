@@ -6,6 +6,7 @@ use thalweg_commit_log::{Configuration, Disk, HardState, Lsn};
 use thalweg_model::{Bug, RaftIndex, ReplicaId, TopicPartition, is_planted};
 
 use super::partition::Partition;
+use super::phase::{Phase, Stage};
 use super::{Output, PartitionSettings, Replicas};
 use crate::Now;
 use crate::group::{Effect, Group, Recovered};
@@ -54,11 +55,12 @@ impl<D: Disk> Replicas<D> {
         self.log.set_configuration(name, RaftIndex(0), first);
         self.log.set_segment_bytes(name, settings.segment_bytes);
         self.log.set_vital(name, settings.is_vital);
-        let partition = Partition { group: None, settings, catching_up: None, offered_ms: BTreeMap::new() };
-        self.partitions.insert(name, partition);
-        match self.log.offline(&name).is_some() {
+        let is_offline = self.log.offline(&name).is_some();
+        let phase = if is_offline { Phase::Offline } else { Phase::Settling };
+        self.partitions.insert(name, Partition { phase, settings, offered_ms: BTreeMap::new() });
+        match is_offline {
             true => self.name_lost(name),
-            false => self.wake(now, name),
+            false => self.settle(now, name),
         }
         self.log.pump(now.mono_ms);
     }
@@ -93,22 +95,36 @@ impl<D: Disk> Replicas<D> {
         self.start_offline(now, name, settings, what);
     }
 
-    /// Starts raft-rs over what the log holds, unless that is half of a rebuilding.
-    pub(super) fn wake(&mut self, now: Now, name: TopicPartition) {
-        let awake = is_planted(Bug::IncompleteAwake);
-        let early = is_planted(Bug::InstallNotSynced);
-        let Some(partition) = self.partitions.get_mut(&name).filter(|p| p.group.is_none()) else {
-            return;
-        };
-        if (self.log.is_incomplete(&name) && !awake) || (self.log.is_installing(&name) && !early) {
-            return;
+    /// Ends catching up, and lets a copy whose raft-rs does not run do what its log is ready for.
+    pub(super) fn settle(&mut self, now: Now, name: TopicPartition) {
+        let Some(partition) = self.partitions.get_mut(&name) else { return };
+        match partition.phase.stage() {
+            Stage::Offline | Stage::Incomplete | Stage::Running => return,
+            Stage::Lagging => {
+                return partition.phase.change(|before| match before {
+                    Phase::Lagging(group, _) => (Phase::Running(group), ()),
+                    before => (before, ()),
+                });
+            }
+            Stage::Settling | Stage::CatchingUp => {}
+        }
+        if self.log.is_installing(&name) && !is_planted(Bug::InstallNotSynced) {
+            return partition.phase.enter(Phase::Settling);
+        }
+        if self.log.is_incomplete(&name) && !is_planted(Bug::IncompleteAwake) {
+            return partition.phase.enter(Phase::Incomplete);
         }
         let stored = self.log.hard_state(&name).map(|s| s.replica);
         if stored.is_some_and(|r| partition.settings.takes_over_from(r)) {
+            partition.phase.enter(Phase::Settling);
             return self.take_over(now, name);
         }
-        // A copy that was added later does not belong to the first voters, and starts empty: it must hear of its
-        // membership from the leader before it does anything.
+        self.start_group(now, name);
+    }
+
+    /// Starts raft-rs over what the log holds. A copy that was added later does not belong to the first voters, and
+    /// starts empty: it must hear of its membership from the leader before it does anything.
+    fn start_group(&mut self, now: Now, name: TopicPartition) {
         let recovered = Recovered {
             hard_state: self.log.hard_state(&name).expect("created at the start"),
             end: self.log.segments_end(&name).expect("created at the start"),
@@ -117,9 +133,10 @@ impl<D: Disk> Replicas<D> {
             producers: self.log.producers(&name).expect("created at the start").clone(),
             entries: self.log.entries(&name),
         };
+        let partition = self.partitions.get_mut(&name).expect("the caller has just seen it");
         let preferred = partition.settings.target.first() == Some(&partition.settings.replica);
         let group = Group::new(name, partition.settings.replica, self.group_config, recovered);
-        partition.group = Some(group);
+        partition.phase.enter(Phase::Running(group));
         // What stands in segments is on a quorum, whether or not anything follows soon.
         self.outputs.push(Output::Advanced(name));
         self.with_group(now, name, |group, effects| group.start(preferred, effects));
@@ -137,28 +154,28 @@ impl<D: Disk> Replicas<D> {
         }
         if settings.takes_over_from(partition.settings.replica) && self.log.offline(&name).is_none() {
             partition.settings = settings;
-            partition.catching_up = None;
-            self.sleep(name);
-            return self.wake(now, name);
+            self.stop_group(name);
+            return self.settle(now, name);
         }
         // Another copy of the same partition: nothing of the old one may be taken for its own.
-        self.sleep(name);
+        self.stop_group(name);
         self.partitions.remove(&name);
         self.start(now, name, settings);
     }
 
     /// Removes a partition and its files.
     pub fn remove(&mut self, now: Now, name: TopicPartition) {
-        self.sleep(name);
+        self.stop_group(name);
         self.partitions.remove(&name);
         self.log.drop_partition(name);
         self.log.pump(now.mono_ms);
     }
 
-    /// Ends the partition's raft-rs; what waits for it is answered, what it wanted to say is not said.
-    pub(super) fn sleep(&mut self, name: TopicPartition) {
+    /// Ends the partition's raft-rs: requests that wait for it are answered, messages that wait for the disk are not
+    /// sent.
+    pub(super) fn stop_group(&mut self, name: TopicPartition) {
         let mut effects = Vec::new();
-        if let Some(group) = self.partitions.get_mut(&name).and_then(|p| p.group.take()) {
+        if let Some(group) = self.partitions.get_mut(&name).and_then(|p| p.phase.stop_group()) {
             group.abandon(&mut effects);
         }
         for effect in effects {
@@ -175,18 +192,27 @@ impl<D: Disk> Replicas<D> {
 
     /// Takes the partition out of service for good: its log is not what it said it was.
     pub(super) fn retire(&mut self, name: TopicPartition, what: String) {
-        self.sleep(name);
+        self.stop_group(name);
         self.name_lost(name);
         self.log.set_offline(name, what.clone());
+        self.go_offline(name, what);
+    }
+
+    /// Ends what a copy does whose log cannot be trusted.
+    pub(super) fn go_offline(&mut self, name: TopicPartition, what: String) {
+        self.stop_group(name);
+        if let Some(partition) = self.partitions.get_mut(&name) {
+            partition.phase.enter(Phase::Offline);
+        }
         self.outputs.push(Output::Offline(name, what));
     }
 
     /// Two histories were decided for one partition, and the leader has the other one. Which of them is to stay is for
     /// people to say: this one is kept aside before it is rebuilt.
     pub(super) fn diverge(&mut self, name: TopicPartition, what: String) {
-        self.sleep(name);
+        self.stop_group(name);
         if let Some(partition) = self.partitions.get_mut(&name) {
-            partition.catching_up = None;
+            partition.phase.enter(Phase::Offline);
         }
         self.log.keep_aside(name, what.clone());
         self.outputs.push(Output::Diverged(name, what));
@@ -195,9 +221,13 @@ impl<D: Disk> Replicas<D> {
     /// The copy here is kept aside: from now on it is one that is being rebuilt from its leader.
     pub(super) fn begin_anew(&mut self, name: TopicPartition) {
         self.log.start_over(name);
-        if let Some(partition) = self.partitions.get(&name) {
+        if let Some(partition) = self.partitions.get_mut(&name) {
             let first = Configuration::of_voters(partition.settings.first_voters.iter().copied());
             self.log.set_configuration(name, RaftIndex(0), first);
+            // Another copy may stand here by now.
+            if partition.phase.stage() == Stage::Offline && self.log.offline(&name).is_none() {
+                partition.phase.enter(Phase::Incomplete);
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod catch_up;
 mod install;
 mod lifecycle;
 mod partition;
+mod phase;
 mod room;
 mod take_over;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use thalweg_model::{
 use self::catch_up::PeerRead;
 use self::partition::Partition;
 pub use self::partition::PartitionSettings;
+use self::phase::{Phase, Stage};
 use crate::Now;
 use crate::clock::Clock;
 use crate::group::{Acks, Effect, FollowerState, Group, GroupConfig, GroupState, Terms, Ticket};
@@ -117,17 +119,14 @@ impl<D: Disk> Replicas<D> {
         pin_epoch: PinEpoch,
         acks: Acks,
     ) {
-        let group = self.partitions.get(&name).and_then(|p| p.group.as_ref());
-        let refusal = match group {
+        let refusal = match self.partitions.get(&name).map(|p| (&p.phase, &p.settings)) {
             _ if self.has_no_room(&name) => Some(ProduceError::StorageFull),
             // With other replicas somebody else leads, or will soon.
-            _ if self.log.offline(&name).is_some()
-                && self.partitions.get(&name).is_some_and(|p| p.settings.target.len() < 2) =>
-            {
+            Some((Phase::Offline, settings)) if settings.target.len() < 2 => {
                 Some(ProduceError::Offline(self.log.offline(&name).unwrap_or_default().to_owned()))
             }
-            None => Some(ProduceError::NotLeader { leader: None }),
-            Some(_) => None,
+            Some((Phase::Running(_) | Phase::Lagging(..), _)) => None,
+            _ => Some(ProduceError::NotLeader { leader: None }),
         };
         if let Some(error) = refusal {
             self.outputs.push(Output::Produced(ticket, Err(error)));
@@ -151,7 +150,7 @@ impl<D: Disk> Replicas<D> {
             self.outputs.push(Output::Confirmed(ticket, Ok(state.high_watermark)));
             return;
         }
-        match self.partitions.get(&name).is_some_and(|p| p.group.is_some()) {
+        match self.group(&name).is_some() {
             true => self.with_group(now, name, |group, effects| group.confirm(ticket, effects)),
             false => {
                 self.outputs.push(Output::Confirmed(ticket, Err(ProduceError::NotLeader { leader: None })));
@@ -174,18 +173,22 @@ impl<D: Disk> Replicas<D> {
         if partition.settings.replica != to && !ignores_id {
             return;
         }
-        match body {
-            // An offline partition has no group.
-            PeerBody::Raft(raft) if self.is_too_much(&name, &raft) => {}
-            PeerBody::Raft(raft) if partition.group.is_some() => {
+        match (partition.phase.stage(), body) {
+            (Stage::Offline, _) => {}
+            (_, PeerBody::Raft(raft)) if self.is_too_much(&name, &raft) => {}
+            (Stage::Running | Stage::Lagging, PeerBody::Raft(raft)) => {
                 self.with_group(now, name, |group, effects| group.step(from, raft, effects));
             }
-            _ if self.log.offline(&name).is_some() => {}
-            PeerBody::Raft(raft) => self.hear_asleep(now, name, from, &raft),
-            PeerBody::CatchUpRequest { from: offset, index, after, until, wants_state, .. } => {
+            (Stage::Incomplete, PeerBody::Raft(raft)) => self.step_incomplete(now, name, from, &raft),
+            (Stage::Settling | Stage::CatchingUp, PeerBody::Raft(_)) => {}
+            (
+                Stage::Running | Stage::Lagging,
+                PeerBody::CatchUpRequest { from: offset, index, after, until, wants_state, .. },
+            ) => {
                 self.serve_catch_up(now, name, from, (offset, index, after), until, wants_state);
             }
-            PeerBody::CatchUp(part) => self.catch_up(now, name, from, part),
+            (Stage::Incomplete | Stage::Settling | Stage::CatchingUp, PeerBody::CatchUpRequest { .. }) => {}
+            (_, PeerBody::CatchUp(part)) => self.catch_up(now, name, from, part),
         }
     }
 
@@ -208,10 +211,7 @@ impl<D: Disk> Replicas<D> {
                         }
                     }
                 },
-                LogEvent::Offline { partition: group, what } => {
-                    self.sleep(group);
-                    self.outputs.push(Output::Offline(group, what));
-                }
+                LogEvent::Offline { partition: group, what } => self.go_offline(group, what),
                 LogEvent::Installed { partition: group, .. } => self.installed(now, group),
                 LogEvent::KeptAside { partition: group, folder } => {
                     if folder.is_ok() {
@@ -242,14 +242,22 @@ impl<D: Disk> Replicas<D> {
     /// Most groups have nothing to say at most ticks: only those that have are looked up again.
     fn tick_groups(&mut self, now: Now, reconciles: bool) {
         let mut said = Vec::new();
-        let mut asleep = Vec::new();
+        let mut others = Vec::new();
         let mut chance = self.chance;
         for (name, partition) in &mut self.partitions {
             let jitter = next_chance(&mut chance);
-            if partition.group.is_none() || partition.catching_up.is_some() {
-                asleep.push(*name);
-            }
-            let Some(group) = &mut partition.group else { continue };
+            let group = match &mut partition.phase {
+                Phase::Running(group) => group,
+                Phase::Lagging(group, _) => {
+                    others.push(*name);
+                    group
+                }
+                Phase::Settling | Phase::CatchingUp(_) => {
+                    others.push(*name);
+                    continue;
+                }
+                Phase::Offline | Phase::Incomplete => continue,
+            };
             let mut effects = Vec::new();
             group.tick(jitter, &mut effects);
             if reconciles {
@@ -264,7 +272,7 @@ impl<D: Disk> Replicas<D> {
         for (name, effects) in said {
             self.run(now, name, effects);
         }
-        for name in asleep {
+        for name in others {
             self.tick_catching_up(now, name);
         }
     }
@@ -366,7 +374,7 @@ impl<D: Disk> Replicas<D> {
     /// Reads whole batches below the high watermark, from the one that holds `from`.
     pub fn read(&mut self, name: &TopicPartition, from: Offset, bytes_max: usize) -> ReadOutcome {
         let above = is_planted(Bug::ReadsAboveHighWatermark);
-        let until = match self.partitions.get(name).and_then(|p| p.group.as_ref()) {
+        let until = match self.group(name) {
             // A leader serves reads only after it has committed in its own term; until then positions wait.
             Some(group) if group.is_serving() && above => group.state().log_end,
             Some(group) if group.is_serving() => group.state().high_watermark,
@@ -378,8 +386,7 @@ impl<D: Disk> Replicas<D> {
     /// Reads what this replica knows to be on a quorum, whether it leads or not: for state machines that follow the
     /// log.
     pub fn read_applied(&mut self, name: &TopicPartition, from: Offset, bytes_max: usize) -> ReadOutcome {
-        let until =
-            self.partitions.get(name).and_then(|p| p.group.as_ref()).map_or(Offset(0), |g| g.state().high_watermark);
+        let until = self.group(name).map_or(Offset(0), |g| g.state().high_watermark);
         self.log.read(name, from, until, bytes_max)
     }
 
@@ -396,24 +403,24 @@ impl<D: Disk> Replicas<D> {
 
     /// High watermark, log end and epoch of a partition that is alive.
     pub fn state(&self, name: &TopicPartition) -> Option<GroupState> {
-        self.partitions.get(name)?.group.as_ref().map(Group::state)
+        self.group(name).map(Group::state)
     }
 
     /// What a leader knows of the other replicas; empty where this one does not lead.
     pub fn followers(&self, name: &TopicPartition) -> Vec<FollowerState> {
-        self.partitions.get(name).and_then(|p| p.group.as_ref()).map_or_else(Vec::new, Group::followers)
+        self.group(name).map_or_else(Vec::new, Group::followers)
     }
 
     /// The brokers whose copies a leader cannot count on at the moment: another broker that stops now may leave no
     /// majority. Empty where this one does not lead.
     pub fn behind(&self, name: &TopicPartition) -> Vec<BrokerId> {
-        let behind = |p: &Partition| Some(p.group.as_ref()?.behind(&p.settings.target));
+        let behind = |p: &Partition| Some(p.phase.group()?.behind(&p.settings.target));
         self.partitions.get(name).and_then(behind).unwrap_or_default()
     }
 
     /// The members as this replica knows them.
     pub fn members(&self, name: &TopicPartition) -> Option<Configuration> {
-        self.partitions.get(name)?.group.as_ref().map(Group::members)
+        self.group(name).map(Group::members)
     }
 
     /// What its owner has decided about a partition.
@@ -442,8 +449,12 @@ impl<D: Disk> Replicas<D> {
         self.with_group(now, name, |group, effects| group.persisted(number, effects));
     }
 
+    fn group(&self, name: &TopicPartition) -> Option<&Group> {
+        self.partitions.get(name)?.phase.group()
+    }
+
     fn with_group(&mut self, now: Now, name: TopicPartition, step: impl FnOnce(&mut Group, &mut Vec<Effect>)) {
-        let Some(group) = self.partitions.get_mut(&name).and_then(|p| p.group.as_mut()) else {
+        let Some(group) = self.partitions.get_mut(&name).and_then(|p| p.phase.group_mut()) else {
             return;
         };
         let mut effects = Vec::new();

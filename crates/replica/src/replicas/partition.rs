@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use thalweg_model::{Offset, PinEpoch, ReplicaId};
 
-use super::catch_up::CatchingUp;
-use crate::group::Group;
+use super::phase::Phase;
 
 /// What the owner of a partition decides about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,10 +52,8 @@ impl PartitionSettings {
 }
 
 pub(super) struct Partition {
-    /// `None` while the replica is being rebuilt, or is offline.
-    pub(super) group: Option<Group>,
+    pub(super) phase: Phase,
     pub(super) settings: PartitionSettings,
-    pub(super) catching_up: Option<CatchingUp>,
     /// When which follower was last offered to catch up.
     pub(super) offered_ms: BTreeMap<ReplicaId, u64>,
 }

@@ -19,7 +19,7 @@ impl<D: Disk> Replicas<D> {
             return self.log.is_out_of_room() || (!is_vital && self.log.is_at_last_resort());
         };
         let most_are_full = || {
-            let voters = partition.group.as_ref().map(|g| g.members().voters).unwrap_or_default();
+            let voters = partition.phase.group().map(|g| g.members().voters).unwrap_or_default();
             let full = voters.iter().filter(|r| self.full.contains(&r.broker())).count();
             full > 0 && 2 * (voters.len() - full) <= voters.len()
         };

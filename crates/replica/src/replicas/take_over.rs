@@ -1,11 +1,11 @@
-//! One copy goes on alone, because an operator says that the majority is lost. When that may be is left to the
-//! operator.
+//! One copy goes on alone, because an operator says that the majority is lost. When that may be is left to the operator.
 
 use thalweg_commit_log::{Disk, Install, MemberChange};
 use thalweg_model::{Bug, LeaderEpoch, RecordBatch, TopicPartition, is_planted};
 
 use super::Replicas;
 use super::install::follow_change;
+use super::phase::{Phase, Stage};
 use crate::Now;
 use crate::group::configuration_after;
 
@@ -13,13 +13,19 @@ impl<D: Disk> Replicas<D> {
     /// Goes on alone, under the name that its settings give it, with everything that this copy holds, because an
     /// operator says that the majority is lost for ever: what stands here counts as decided, and so does a change of
     /// members to this one alone. What the others alone held is lost. Call it again, at any later turn, until the group
-    /// is awake.
+    /// runs.
     pub fn take_over(&mut self, now: Now, name: TopicPartition) {
         let Some(replica) = self.partitions.get(&name).map(|p| p.settings.replica) else { return };
+        if self.partitions[&name].phase.stage() == Stage::Offline {
+            return;
+        }
         if self.log.is_flushing(&name) || self.log.waits_for_room(&name) || self.log.is_incomplete(&name) {
             return;
         }
-        self.sleep(name);
+        self.stop_group(name);
+        if let Some(partition) = self.partitions.get_mut(&name) {
+            partition.phase.enter(Phase::Settling);
+        }
         let (mut offset, committed) = self.log.decided_end(&name).expect("the partition was created");
         let mut members = self.log.last_configuration(&name).cloned().unwrap_or_default();
         let drops = is_planted(Bug::TakeOverDropsTail);

@@ -1,5 +1,5 @@
-//! A replica's side of catching up: it asks a leader, puts the parts in place, and goes on with Raft. What is asked
-//! for, and which part fits, is left to `progress.rs`.
+//! A replica's side of catching up: it asks a leader, puts the parts in place, and goes on with Raft. What is asked for,
+//! and which part fits, is left to `progress.rs`.
 
 use thalweg_commit_log::{Disk, HardState, Install};
 use thalweg_model::{Bug, LeaderEpoch, RecordBatch, ReplicaId, TopicPartition, is_planted};
@@ -9,15 +9,15 @@ use super::progress::{CatchingUp, fits};
 use crate::Now;
 use crate::message::{CatchUp, PeerBody, PeerMessage, RaftBody};
 use crate::replicas::partition::Partition;
+use crate::replicas::phase::Phase;
 use crate::replicas::{Output, Replicas};
 
 impl<D: Disk> Replicas<D> {
-    /// A replica whose raft-rs sleeps asks a leader to go on with the rebuilding, and helps to elect one where there is
-    /// none.
-    pub(crate) fn hear_asleep(&mut self, now: Now, name: TopicPartition, from: ReplicaId, raft: &RaftBody) {
+    /// A half rebuilt replica asks a leader to go on with the rebuilding, and helps to elect one where there is none.
+    pub(crate) fn step_incomplete(&mut self, now: Now, name: TopicPartition, from: ReplicaId, raft: &RaftBody) {
         match raft.leader_term() {
             Some(term) => self.start_catching_up(now, name, from, term),
-            None if raft.asks_for_vote() => self.vote_asleep(name, from, raft),
+            None if raft.asks_for_vote() => self.vote_incomplete(name, from, raft),
             None => {}
         }
     }
@@ -26,12 +26,8 @@ impl<D: Disk> Replicas<D> {
     /// whole ones might not be a majority. It started over because something that it never acknowledged had been
     /// decided beyond all that it held ([`keep_own`](Self::keep_own)); whoever decided that sits in every majority, and
     /// refuses who lacks it. (Found by the simulator.)
-    fn vote_asleep(&mut self, name: TopicPartition, from: ReplicaId, raft: &RaftBody) {
+    fn vote_incomplete(&mut self, name: TopicPartition, from: ReplicaId, raft: &RaftBody) {
         let Some(partition) = self.partitions.get(&name) else { return };
-        // While a leader is heard of, nobody else is needed.
-        if !self.log.is_incomplete(&name) || partition.catching_up.is_some() {
-            return;
-        }
         let (me, state) = (partition.settings.replica, self.log.hard_state(&name).expect("the partition was created"));
         let end = self.log.segments_end(&name).expect("the partition was created");
         let is_near = (raft.log_term, raft.index) >= (end.epoch.0 as u64, end.index.0)
@@ -54,19 +50,21 @@ impl<D: Disk> Replicas<D> {
     pub(crate) fn start_catching_up(&mut self, now: Now, name: TopicPartition, leader: ReplicaId, term: LeaderEpoch) {
         let known = self.log.hard_state(&name).map_or(LeaderEpoch(0), |s| s.term);
         let Some(partition) = self.partitions.get_mut(&name) else { return };
-        if partition.catching_up.is_some() || term < known || self.log.is_installing(&name) {
+        if term < known || self.log.is_installing(&name) {
             return;
         }
         let next = self.log.decided_end(&name).expect("the partition was created");
         let wants_state = self.log.is_incomplete(&name);
         let last = self.log.last_decided(&name).filter(|(epoch, _)| !wants_state && *epoch > LeaderEpoch(0));
-        partition.catching_up = Some(CatchingUp::new(now.mono_ms, leader, term, next, last, wants_state));
-        self.ask(name);
+        let catching_up = CatchingUp::new(now.mono_ms, leader, term, next, last, wants_state);
+        if partition.phase.start_catching_up(catching_up) {
+            self.ask(name);
+        }
     }
 
     fn ask(&mut self, name: TopicPartition) {
         let Some(partition) = self.partitions.get(&name) else { return };
-        if let Some(catching_up) = &partition.catching_up {
+        if let Some(catching_up) = partition.phase.catching_up() {
             let (from, to, body) = (partition.settings.replica, catching_up.leader, catching_up.request());
             self.outputs.push(Output::Send(PeerMessage { group: name, from, to, body }));
         }
@@ -79,10 +77,8 @@ impl<D: Disk> Replicas<D> {
         }
         let skips = is_planted(Bug::CatchUpSkipsBatches);
         let Some(partition) = self.partitions.get_mut(&name) else { return };
-        let Some(catching_up) = partition.catching_up.as_mut().filter(|c| c.leader == from && c.waiting.is_none())
-        else {
-            return;
-        };
+        let catching_up = partition.phase.catching_up_mut();
+        let Some(catching_up) = catching_up.filter(|c| c.leader == from && c.waiting.is_none()) else { return };
         catching_up.deadline_ms = now.mono_ms + PATIENCE_MS;
         match part {
             CatchUp::Offer { .. } => {}
@@ -132,12 +128,12 @@ impl<D: Disk> Replicas<D> {
         }
         // A restart frees what was there before.
         let is_restart = |c: &CatchingUp| c.waiting.as_ref().is_some_and(|i| i.restarts_at.is_some());
-        let catching_up = self.partitions.get(&name).and_then(|p| p.catching_up.as_ref());
+        let catching_up = self.partitions.get(&name).and_then(|p| p.phase.catching_up());
         let is_own = self.partitions.get(&name).is_some_and(|p| p.settings.is_own);
         if self.log.is_scarce() && !is_own && !catching_up.is_some_and(is_restart) {
             return;
         }
-        let waiting = |p: &mut Partition| p.catching_up.as_mut()?.waiting.take();
+        let waiting = |p: &mut Partition| p.phase.catching_up_mut()?.waiting.take();
         let Some(install) = self.partitions.get_mut(&name).and_then(waiting) else {
             return;
         };
@@ -145,8 +141,7 @@ impl<D: Disk> Replicas<D> {
         let next = self.log.decided_end(&name).expect("the partition was created");
         if !fits(&install, next) {
             // Raft went on meanwhile, or something else is in the way: begin again from here.
-            self.partitions.get_mut(&name).expect("just seen").catching_up = None;
-            return self.wake(now, name);
+            return self.settle(now, name);
         }
         self.put(now, name, install, None);
         if is_planted(Bug::InstallNotSynced) {
@@ -178,7 +173,7 @@ impl<D: Disk> Replicas<D> {
         }
         let own = self.log.entries(&name).filter(|(index, _)| (next..install.first_index).contains(index));
         let own: Vec<RecordBatch> = own.map(|(_, batch)| batch.clone()).collect();
-        if let Some(catching_up) = self.partitions.get_mut(&name).and_then(|p| p.catching_up.as_mut()) {
+        if let Some(catching_up) = self.partitions.get_mut(&name).and_then(|p| p.phase.catching_up_mut()) {
             catching_up.goes_on();
         }
         install.batches.splice(0..0, own);
@@ -187,37 +182,38 @@ impl<D: Disk> Replicas<D> {
 
     pub(crate) fn installed(&mut self, now: Now, name: TopicPartition) {
         let Some(partition) = self.partitions.get_mut(&name) else { return };
-        match &mut partition.catching_up {
-            Some(catching_up) => {
+        match &mut partition.phase {
+            Phase::CatchingUp(catching_up) | Phase::Lagging(_, catching_up) => {
                 catching_up.deadline_ms = now.mono_ms + PATIENCE_MS;
                 self.ask(name);
             }
-            None => self.wake(now, name),
+            Phase::Settling => self.settle(now, name),
+            // What was put in place is in segments, and nobody asks for more.
+            Phase::Offline | Phase::Incomplete | Phase::Running(_) => {}
         }
     }
 
     fn caught_up(&mut self, now: Now, name: TopicPartition) {
-        let Some(partition) = self.partitions.get_mut(&name) else { return };
-        let Some(catching_up) = partition.catching_up.take() else { return };
-        self.wake(now, name);
-        let partition = self.partitions.get_mut(&name).expect("just seen");
-        if let Some(group) = &mut partition.group {
-            let message = group.announce(catching_up.leader);
+        let leader = self.partitions.get(&name).and_then(|p| Some(p.phase.catching_up()?.leader));
+        let Some(leader) = leader else { return };
+        self.settle(now, name);
+        if let Some(group) = self.group(&name) {
+            let message = group.announce(leader);
             self.outputs.push(Output::Send(message));
         }
     }
 
     pub(crate) fn tick_catching_up(&mut self, now: Now, name: TopicPartition) {
-        let Some(partition) = self.partitions.get_mut(&name) else { return };
-        match &partition.catching_up {
-            Some(c) if c.waiting.is_some() => self.install(now, name),
-            Some(c) if now.mono_ms >= c.deadline_ms && !self.log.is_installing(&name) => {
-                partition.catching_up = None;
-                self.wake(now, name);
+        let Some(partition) = self.partitions.get(&name) else { return };
+        match &partition.phase {
+            Phase::CatchingUp(c) | Phase::Lagging(_, c) if c.waiting.is_some() => self.install(now, name),
+            Phase::CatchingUp(c) | Phase::Lagging(_, c) => {
+                if now.mono_ms >= c.deadline_ms && !self.log.is_installing(&name) {
+                    self.settle(now, name);
+                }
             }
-            Some(_) => {}
-            None if partition.group.is_none() && self.log.offline(&name).is_none() => self.wake(now, name),
-            None => {}
+            Phase::Settling => self.settle(now, name),
+            Phase::Offline | Phase::Incomplete | Phase::Running(_) => {}
         }
     }
 }

@@ -27,7 +27,7 @@ impl<D: Disk> Replicas<D> {
             partition.offered_ms.insert(to, last.expect("just seen"));
             return;
         }
-        let term = partition.group.as_ref().expect("it has just spoken").state().leader_epoch;
+        let term = partition.phase.group().expect("it has just spoken").state().leader_epoch;
         self.answer_catch_up(name, to, CatchUp::Offer { term });
     }
 
@@ -48,9 +48,7 @@ impl<D: Disk> Replicas<D> {
         }
         // A leader that has not committed in its own term yet serves this too: it may need this very replica for it.
         // What it calls decided is decided. (Found by the simulator.)
-        let Some(group) = self.partitions.get(&name).and_then(|p| p.group.as_ref()) else {
-            return;
-        };
+        let Some(group) = self.group(&name) else { return };
         let GroupState { high_watermark, applied, .. } = group.state();
         // Both call what they have counted decided: where one history has as many entries and more offsets than the
         // other, they are two. (Found by the simulator: the terms of the entries may be equal where a disk has

@@ -1,0 +1,146 @@
+//! What a copy is doing: one value, and the steps from one to the next on one screen. What makes a copy take a step is
+//! left to `lifecycle.rs` and `catch_up`.
+
+use super::catch_up::CatchingUp;
+use crate::group::Group;
+
+/// What a copy of a partition is doing.
+///
+/// ```text
+///              ┌──────────────► Running ◄────────► Lagging
+///              │                   ▲      a leader    │
+///  start ► Settling                │      offers      │ the first part
+///              │  ▲                └───────────┐      ▼
+///              │  └───────────────────────── CatchingUp
+///              ▼        a leader is heard      ▲      │ its leader is silent
+///          Incomplete ─────────────────────────┘      │
+///              ▲  ▲                                   │
+///              │  └───────────────────────────────────┘
+///              │ kept aside
+///           Offline ◄ any
+/// ```
+#[expect(clippy::large_enum_variant, reason = "most copies run, and a box would cost a pointer for every record")]
+pub(super) enum Phase {
+    /// Out of service: the log cannot be trusted, and says why ([`offline`](thalweg_commit_log::CommitLog::offline)).
+    /// Such a copy neither votes nor acknowledges nor serves, whatever comes: its successor takes its place. Only one
+    /// that had another history than its leader's begins anew, once that history is kept aside.
+    Offline,
+    /// A part of a rebuilding is here, and nobody is asked for the rest. raft-rs does not run: entries may be missing
+    /// that this copy's term and vote rest on. It gives its vote, and asks the next leader that it hears.
+    Incomplete,
+    /// raft-rs does not run, because the log is not ready for it: what was put in place is on its way to segments, or
+    /// what is in memory must get there before a take-over.
+    Settling,
+    /// A leader is asked for one part after the other. raft-rs does not run, because they are put in place beneath it.
+    CatchingUp(CatchingUp),
+    /// raft-rs runs: this copy votes, acknowledges and may lead.
+    Running(Group),
+    /// raft-rs runs, and a leader is asked for what it has no more in memory. Nothing has come of it yet.
+    Lagging(Group, CatchingUp),
+}
+
+/// The name of a [`Phase`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Offline,
+    Incomplete,
+    Settling,
+    CatchingUp,
+    Running,
+    Lagging,
+}
+
+/// The steps that there are.
+fn valid_transition(from: Stage, to: Stage) -> bool {
+    use Stage::{CatchingUp, Incomplete, Lagging, Offline, Running, Settling};
+    match (from, to) {
+        // Whatever a copy does: its log may turn out to be damaged, or to hold another history than its leader's.
+        (_, Offline) => true,
+        // Kept aside; what was put in its place is empty.
+        (Offline, to) => to == Incomplete,
+        (Incomplete, to) => to == CatchingUp,
+        (Settling, to) => matches!(to, Running | Incomplete),
+        // The leader has no more to give or is silent; an operator lets this copy take over.
+        (CatchingUp, to) => matches!(to, Running | Incomplete | Settling),
+        (Running, to) => matches!(to, Lagging | Settling),
+        (Lagging, to) => matches!(to, Running | CatchingUp | Settling),
+    }
+}
+
+impl Phase {
+    pub(super) fn stage(&self) -> Stage {
+        match self {
+            Phase::Offline => Stage::Offline,
+            Phase::Incomplete => Stage::Incomplete,
+            Phase::Settling => Stage::Settling,
+            Phase::CatchingUp(_) => Stage::CatchingUp,
+            Phase::Running(_) => Stage::Running,
+            Phase::Lagging(..) => Stage::Lagging,
+        }
+    }
+
+    /// Takes a step; `step` makes the next phase of the one before.
+    ///
+    /// # Panics
+    /// When there is no such step.
+    pub(super) fn change<T>(&mut self, step: impl FnOnce(Phase) -> (Phase, T)) -> T {
+        let before = std::mem::replace(self, Phase::Settling);
+        let from = before.stage();
+        let (after, result) = step(before);
+        let to = after.stage();
+        assert!(from == to || valid_transition(from, to), "a copy does not go from {from:?} to {to:?}");
+        *self = after;
+        result
+    }
+
+    /// Goes to a phase that takes nothing over from the one before.
+    pub(super) fn enter(&mut self, next: Phase) {
+        self.change(|_| (next, ()));
+    }
+
+    /// Ends raft-rs; `None` where it does not run.
+    pub(super) fn stop_group(&mut self) -> Option<Group> {
+        self.change(|before| match before {
+            Phase::Running(group) => (Phase::Settling, Some(group)),
+            Phase::Lagging(group, catching_up) => (Phase::CatchingUp(catching_up), Some(group)),
+            before => (before, None),
+        })
+    }
+
+    /// Asks a leader from now on. False where that is not to be: one is asked already, or nobody may be.
+    pub(super) fn start_catching_up(&mut self, catching_up: CatchingUp) -> bool {
+        self.change(|before| match before {
+            Phase::Running(group) => (Phase::Lagging(group, catching_up), true),
+            Phase::Incomplete => (Phase::CatchingUp(catching_up), true),
+            before => (before, false),
+        })
+    }
+
+    pub(super) fn group(&self) -> Option<&Group> {
+        match self {
+            Phase::Running(group) | Phase::Lagging(group, _) => Some(group),
+            Phase::Offline | Phase::Incomplete | Phase::Settling | Phase::CatchingUp(_) => None,
+        }
+    }
+
+    pub(super) fn group_mut(&mut self) -> Option<&mut Group> {
+        match self {
+            Phase::Running(group) | Phase::Lagging(group, _) => Some(group),
+            Phase::Offline | Phase::Incomplete | Phase::Settling | Phase::CatchingUp(_) => None,
+        }
+    }
+
+    pub(super) fn catching_up(&self) -> Option<&CatchingUp> {
+        match self {
+            Phase::CatchingUp(catching_up) | Phase::Lagging(_, catching_up) => Some(catching_up),
+            Phase::Offline | Phase::Incomplete | Phase::Settling | Phase::Running(_) => None,
+        }
+    }
+
+    pub(super) fn catching_up_mut(&mut self) -> Option<&mut CatchingUp> {
+        match self {
+            Phase::CatchingUp(catching_up) | Phase::Lagging(_, catching_up) => Some(catching_up),
+            Phase::Offline | Phase::Incomplete | Phase::Settling | Phase::Running(_) => None,
+        }
+    }
+}
