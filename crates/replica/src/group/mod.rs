@@ -375,7 +375,7 @@ impl Group {
 
 /// Ticks of silence after which a follower stands for election; all have the same, and jitter comes from withheld
 /// ticks.
-const ELECTION_TICKS: usize = 10;
+pub(crate) const ELECTION_TICKS: usize = 10;
 
 /// Most ticks withheld from a follower whose leader is silent.
 const JITTER_TICKS: u64 = 8;

@@ -25,7 +25,8 @@ use thalweg_model::{
 use self::catch_up::PeerRead;
 use self::partition::Partition;
 pub use self::partition::PartitionSettings;
-use self::phase::{Phase, Stage};
+use self::phase::Phase;
+pub(crate) use self::phase::Stage;
 use crate::Now;
 use crate::clock::Clock;
 use crate::group::{Acks, Effect, FollowerState, Group, GroupConfig, GroupState, Terms, Ticket};
@@ -447,6 +448,12 @@ impl<D: Disk> Replicas<D> {
     fn persisted(&mut self, now: Now, name: TopicPartition, number: u64, messages: Vec<PeerMessage>) {
         self.outputs.extend(messages.into_iter().map(Output::Send));
         self.with_group(now, name, |group, effects| group.persisted(number, effects));
+    }
+
+    /// What the copy here is doing.
+    #[cfg(test)]
+    pub(crate) fn stage(&self, name: &TopicPartition) -> Option<Stage> {
+        self.partitions.get(name).map(|p| p.phase.stage())
     }
 
     fn group(&self, name: &TopicPartition) -> Option<&Group> {

@@ -41,7 +41,7 @@ pub(super) enum Phase {
 
 /// The name of a [`Phase`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     Offline,
     Incomplete,
     Settling,
@@ -142,5 +142,30 @@ impl Phase {
             Phase::CatchingUp(catching_up) | Phase::Lagging(_, catching_up) => Some(catching_up),
             Phase::Offline | Phase::Incomplete | Phase::Settling | Phase::Running(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_is_not_whole_does_not_run_before_it_was_caught_up() {
+        use Stage::{CatchingUp, Incomplete, Lagging, Offline, Running, Settling};
+        let all = [Offline, Incomplete, Settling, CatchingUp, Running, Lagging];
+        let next =
+            |from: Stage| all.into_iter().filter(|to| *to != from && valid_transition(from, *to)).collect::<Vec<_>>();
+        assert_eq!(next(Offline), [Incomplete]);
+        assert_eq!(next(Incomplete), [Offline, CatchingUp]);
+        assert_eq!(next(Settling), [Offline, Incomplete, Running]);
+        assert_eq!(next(CatchingUp), [Offline, Incomplete, Settling, Running]);
+        assert_eq!(next(Running), [Offline, Settling, Lagging]);
+        assert_eq!(next(Lagging), [Offline, Settling, CatchingUp, Running]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a copy does not go from Offline to Settling")]
+    fn a_step_that_is_not_there_is_a_bug() {
+        Phase::Offline.enter(Phase::Settling);
     }
 }

@@ -1,4 +1,5 @@
-//! One copy goes on alone, because an operator says that the majority is lost. When that may be is left to the operator.
+//! One copy goes on alone, because an operator says that the majority is lost. When that may be is left to the
+//! operator.
 
 use thalweg_commit_log::{Disk, Install, MemberChange};
 use thalweg_model::{Bug, LeaderEpoch, RecordBatch, TopicPartition, is_planted};

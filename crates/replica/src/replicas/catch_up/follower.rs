@@ -1,5 +1,5 @@
-//! A replica's side of catching up: it asks a leader, puts the parts in place, and goes on with Raft. What is asked for,
-//! and which part fits, is left to `progress.rs`.
+//! A replica's side of catching up: it asks a leader, puts the parts in place, and goes on with Raft. What is asked
+//! for, and which part fits, is left to `progress.rs`.
 
 use thalweg_commit_log::{Disk, HardState, Install};
 use thalweg_model::{Bug, LeaderEpoch, RecordBatch, ReplicaId, TopicPartition, is_planted};

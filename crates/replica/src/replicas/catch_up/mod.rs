@@ -12,8 +12,8 @@
 //! files and every part is whole in itself: a crash on the way costs one part. Where the leader has removed the
 //! beginning by retention, `Restart` names the place to start from, and the state that cannot be computed from there.
 //!
-//! The replica's raft-rs does not run while parts are put in place beneath it: it neither votes nor acknowledges meanwhile.
-//! [`Phase`](super::phase::Phase) has the steps.
+//! The replica's raft-rs does not run while parts are put in place beneath it: it neither votes nor acknowledges
+//! meanwhile. `phase.rs` has the steps.
 
 mod follower;
 mod leader;

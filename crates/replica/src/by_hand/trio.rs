@@ -1,0 +1,241 @@
+//! Three copies, each on a disk of its own, that hear each other: scripts of what happens to a group, and what each
+//! copy then knows to be decided. Rules of a single copy are left to the other files.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+/// One thing that happens to the group.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// Time passes until this broker leads.
+    Lead(u32),
+    /// A client sends a record to this broker.
+    Produce(u32, char),
+    /// Nobody reaches this broker any more, and it reaches nobody.
+    Cut(u32),
+    /// Everybody reaches this broker again.
+    Join(u32),
+    /// The process of this broker is killed; its disk keeps what was written.
+    Kill(u32),
+    /// It starts again.
+    Start(u32),
+    /// What is decided goes to segments everywhere, and no leader keeps it in memory.
+    Flush,
+    /// Two seconds pass.
+    Pass,
+}
+
+use Event::{Cut, Flush, Join, Kill, Lead, Pass, Produce, Start};
+
+struct Trio {
+    copies: [Copy; 3],
+    cut: BTreeSet<u32>,
+    killed: BTreeSet<u32>,
+    answers: Vec<String>,
+}
+
+impl Trio {
+    fn new() -> Trio {
+        let open = |broker| Trio::open(broker, MemoryDisk::empty());
+        Trio { copies: [1, 2, 3].map(open), cut: BTreeSet::new(), killed: BTreeSet::new(), answers: Vec::new() }
+    }
+
+    /// Each has a seed of its own, or they would stand for election at the same ticks for ever.
+    fn open(broker: u32, disk: MemoryDisk) -> Copy {
+        Copy::open_seeded(disk, Trio::settings(broker), Trio::config(), 1 << 40, broker as u64)
+    }
+
+    fn settings(broker: u32) -> PartitionSettings {
+        PartitionSettings { replica: copy(broker), target: [1, 2, 3].map(copy).into(), ..settings() }
+    }
+
+    /// Nothing of what is in segments is kept in memory.
+    fn config() -> Config {
+        Config { kept_bytes: 0, tail_bytes: 0, ..config() }
+    }
+
+    fn at(&mut self, broker: u32) -> &mut Copy {
+        &mut self.copies[broker as usize - 1]
+    }
+
+    fn living(&self) -> impl Iterator<Item = u32> + use<> {
+        let killed = self.killed.clone();
+        (1..=3).filter(move |b| !killed.contains(b))
+    }
+
+    fn is_reached(&self, broker: u32) -> bool {
+        !self.cut.contains(&broker) && !self.killed.contains(&broker)
+    }
+
+    /// Disks and messages, until nothing is under way.
+    fn settle(&mut self) {
+        let mut is_busy = true;
+        while is_busy {
+            is_busy = false;
+            for from in self.living() {
+                self.at(from).sync();
+                for message in std::mem::take(&mut self.at(from).sent) {
+                    let to = message.to.broker().0;
+                    if self.is_reached(from) && self.is_reached(to) {
+                        is_busy = true;
+                        let copy = self.at(to);
+                        copy.replicas.step(copy.now, message);
+                        copy.look();
+                    }
+                }
+            }
+        }
+        for broker in self.living() {
+            for answer in self.at(broker).answers() {
+                let is_written = if answer.is_ok() { "written" } else { "refused" };
+                self.answers.push(format!("{broker}: {is_written}"));
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.living().for_each(|broker| self.at(broker).tick());
+        self.settle();
+    }
+
+    fn serves(&mut self, broker: u32) -> bool {
+        self.at(broker).replicas.state(&NAME).is_some_and(|s| s.is_serving)
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Lead(broker) => {
+                for _ in 0..200 {
+                    if self.serves(broker) {
+                        return;
+                    }
+                    self.tick();
+                    let leader = self.living().find(|b| *b != broker && self.is_reached(*b) && self.serves(*b));
+                    if let Some(leader) = leader {
+                        let now = self.at(leader).now;
+                        self.at(leader).replicas.transfer(now, NAME, Some(copy(broker)));
+                        self.at(leader).look();
+                        self.settle();
+                    }
+                }
+                panic!("broker {broker} never leads");
+            }
+            Produce(broker, value) => {
+                let mut builder = BatchBuilder::new();
+                let value = Some(value.to_string().into());
+                builder.push(&Record { value, timestamp_ms: 1, ..Default::default() });
+                self.at(broker).produce_with(builder.build(Codec::None, None), PinEpoch(0), Acks::Quorum);
+                self.settle();
+            }
+            Cut(broker) => drop(self.cut.insert(broker)),
+            Join(broker) => drop(self.cut.remove(&broker)),
+            Kill(broker) => drop(self.killed.insert(broker)),
+            Start(broker) => {
+                self.killed.remove(&broker);
+                let disk = self.at(broker).replicas.log_mut().disk_mut().image();
+                let now = self.copies.iter().map(|c| c.now.mono_ms).max().unwrap_or_default();
+                *self.at(broker) = Trio::open(broker, disk);
+                self.at(broker).now.mono_ms = now;
+                self.settle();
+            }
+            Flush => {
+                for broker in self.living() {
+                    let now = self.at(broker).now;
+                    self.at(broker).replicas.flush_all(now);
+                }
+                self.settle();
+            }
+            Pass => (0..2_000 / TICK_MS).for_each(|_| self.tick()),
+        }
+    }
+
+    /// The records that a copy knows to be decided, in order.
+    fn decided(&mut self, broker: u32) -> String {
+        if self.killed.contains(&broker) {
+            return "-".into();
+        }
+        let copy = self.at(broker);
+        let (mut values, mut from) = (String::new(), Offset(0));
+        loop {
+            let batches = match copy.replicas.read_applied(&NAME, from, 1 << 20) {
+                thalweg_commit_log::ReadOutcome::Batches(batches) => batches,
+                thalweg_commit_log::ReadOutcome::Pending(op) => {
+                    copy.sync();
+                    let is_it = |o: &Output| matches!(o, Output::ColdRead { op: done, .. } if *done == op);
+                    let at = copy.said.iter().position(is_it).expect("the disk is done");
+                    let Output::ColdRead { result, .. } = copy.said.remove(at) else { unreachable!("just seen") };
+                    result.expect("nothing is damaged")
+                }
+                _ => return values,
+            };
+            for batch in &batches {
+                from = batch.end_offset();
+                if !batch.is_control() {
+                    let records = batch.records().expect("it was checked");
+                    let value = |r: &Record| r.value.as_deref().map(|v| String::from_utf8_lossy(v).into_owned());
+                    values.extend(records.iter().filter_map(|(_, r)| value(r)));
+                }
+            }
+        }
+    }
+}
+
+/// Plays a script; then what each broker knows to be decided, and how the requests were answered.
+fn check(script: &[Event], decided: [&str; 3], answers: &[&str]) {
+    let mut trio = Trio::new();
+    script.iter().for_each(|event| trio.happen(*event));
+    assert_eq!([1, 2, 3].map(|broker| trio.decided(broker)), decided, "{script:?}");
+    assert_eq!(trio.answers, answers, "{script:?}");
+}
+
+#[test]
+fn what_is_acknowledged_is_everywhere() {
+    let written = ["1: written", "1: written"];
+    check(&[Lead(1), Produce(1, 'a'), Produce(1, 'b'), Pass], ["ab"; 3], &written);
+    check(&[Lead(1), Cut(3), Produce(1, 'a'), Produce(1, 'b'), Pass], ["ab", "ab", ""], &written);
+    check(&[Lead(1), Cut(3), Produce(1, 'a'), Produce(1, 'b'), Join(3), Pass], ["ab"; 3], &written);
+}
+
+#[test]
+fn nothing_is_acknowledged_without_a_majority() {
+    check(&[Lead(1), Cut(1), Produce(1, 'x'), Pass], ["", "", ""], &["1: refused"]);
+    check(&[Lead(1), Kill(2), Kill(3), Produce(1, 'x'), Pass], ["", "-", "-"], &["1: refused"]);
+}
+
+/// Source: Raft §5.3: conflicting entries of a follower are overwritten with the leader's.
+#[test]
+fn what_a_deposed_leader_took_alone_is_replaced() {
+    let script = [Lead(1), Produce(1, 'a'), Cut(1), Produce(1, 'x'), Lead(2), Produce(2, 'b'), Join(1), Pass];
+    check(&script, ["ab"; 3], &["1: written", "2: written", "1: refused"]);
+}
+
+/// Source: Raft §5.4.2: an entry of an older term is decided with one of the leader's own.
+#[test]
+fn what_stands_on_a_majority_survives_its_leader() {
+    let script = [Lead(1), Cut(3), Produce(1, 'a'), Kill(1), Join(3), Lead(2), Pass];
+    check(&script, ["-", "a", "a"], &["1: written"]);
+}
+
+#[test]
+fn all_may_be_killed_at_once() {
+    let all = [Kill(1), Kill(2), Kill(3), Start(1), Start(2), Start(3)];
+    let script = [&[Lead(1), Produce(1, 'a')][..], &all, &[Lead(3), Produce(3, 'b'), Pass]].concat();
+    check(&script, ["ab"; 3], &["1: written", "3: written"]);
+    let script = [&[Lead(1), Produce(1, 'a'), Flush][..], &all, &[Lead(2), Produce(2, 'b'), Pass]].concat();
+    check(&script, ["ab"; 3], &["1: written", "2: written"]);
+}
+
+/// Memory does not reach so far: it comes from the leader's segments.
+#[test]
+fn a_copy_that_was_away_is_brought_near_from_segments() {
+    let script =
+        [Lead(1), Kill(3), Produce(1, 'a'), Produce(1, 'b'), Flush, Produce(1, 'c'), Flush, Start(3), Pass, Pass];
+    check(&script, ["abc"; 3], &["1: written", "1: written", "1: written"]);
+}
+
+#[test]
+fn a_leadership_that_is_handed_over_loses_nothing() {
+    let script = [Lead(1), Produce(1, 'a'), Lead(2), Produce(2, 'b'), Lead(3), Produce(3, 'c'), Produce(1, 'x'), Pass];
+    check(&script, ["abc"; 3], &["1: written", "2: written", "3: written", "1: refused"]);
+}
