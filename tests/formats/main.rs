@@ -180,6 +180,6 @@ fn peer_messages() {
         wants_state: false,
     };
     let [from, to] = [2, 1].map(|b| ReplicaId::new(BrokerId(b), 0));
-    let message = PeerMessage { group: name, from, to, body: request };
+    let message = PeerMessage { partition: name, from, to, body: request };
     check("catch-up-request", &NodeMessage::Replica(message).encode().0);
 }

@@ -1511,7 +1511,7 @@ impl World {
     }
 
     fn send(&mut self, node: usize, to: usize, message: NodeMessage) -> Result<(), String> {
-        if let NodeMessage::Replica(PeerMessage { group, from, body: PeerBody::Raft(body), .. }) = &message
+        if let NodeMessage::Replica(PeerMessage { partition: group, from, body: PeerBody::Raft(body), .. }) = &message
             && let Some(index) = body.acknowledged()
             && let Some(log) = self.nodes[node].replicas().map(Replicas::log)
             && let Some((end, next)) = log.decided_end(group)

@@ -312,7 +312,7 @@ fn nobody_is_heard_in_anothers_name() {
             until: None,
             wants_state: false,
         };
-        let message = PeerMessage { group: METADATA, from: copy(speaks_for), to: copy(1), body };
+        let message = PeerMessage { partition: METADATA, from: copy(speaks_for), to: copy(1), body };
         let peer = Peer {
             id: BrokerId(from),
             directory: DirectoryId([from as u8; 16]),

@@ -132,7 +132,7 @@ impl Copy {
     }
 
     fn hear(&mut self, from: u32, body: PeerBody) {
-        self.replicas.step(self.now, PeerMessage { group: NAME, from: copy(from), to: self.me, body });
+        self.replicas.step(self.now, PeerMessage { partition: NAME, from: copy(from), to: self.me, body });
         self.look();
     }
 

@@ -18,7 +18,7 @@ const ENTRIES_MAX: usize = 1 << 16;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerMessage {
     /// The group.
-    pub group: TopicPartition,
+    pub partition: TopicPartition,
     /// Who says it.
     pub from: ReplicaId,
     /// To whom.
@@ -39,11 +39,11 @@ impl PeerMessage {
 pub enum PeerBody {
     /// Raft's own.
     Raft(RaftBody),
-    /// A replica that is behind what its leader keeps in memory asks for committed entries from here on.
+    /// A replica that is behind what its leader keeps in memory asks for decided entries from here on.
     CatchUpRequest {
         /// Term of the leader that it asks.
         term: LeaderEpoch,
-        /// First offset that it has not committed.
+        /// First offset that it does not know to be decided.
         from: Offset,
         /// Index of the entry there.
         index: RaftIndex,
@@ -66,7 +66,7 @@ pub enum CatchUp {
         /// The leader's term.
         term: LeaderEpoch,
     },
-    /// Committed entries in order from `index` on; with the one before the place asked for, where the leader could not
+    /// Decided entries in order from `index` on; with the one before the place asked for, where the leader could not
     /// compare it without reading it.
     Batches {
         /// Of the first batch.
@@ -293,8 +293,8 @@ impl PeerMessage {
     pub fn encode(&self) -> (Vec<u8>, Vec<Bytes>) {
         let mut out = Vec::with_capacity(96);
         let mut batches = Vec::new();
-        out.put_slice(&self.group.topic.0);
-        out.put_u32_le(self.group.partition.0);
+        out.put_slice(&self.partition.topic.0);
+        out.put_u32_le(self.partition.partition.0);
         out.put_u64_le(self.from.0);
         out.put_u64_le(self.to.0);
         let mut put_batch = |out: &mut Vec<u8>, batch: &RecordBatch| {
@@ -372,7 +372,7 @@ impl PeerMessage {
 fn decode(mut head: &[u8], bodies: &mut Bytes) -> Option<PeerMessage> {
     let data = &mut head;
     let topic = TopicId(take_array(data)?);
-    let group = TopicPartition::new(topic, data.try_get_u32_le().ok()?);
+    let partition = TopicPartition::new(topic, data.try_get_u32_le().ok()?);
     let from = ReplicaId(data.try_get_u64_le().ok()?);
     let to = ReplicaId(data.try_get_u64_le().ok()?);
     let offset = |v: u64| (v <= Offset::MAX.0).then_some(Offset(v));
@@ -412,7 +412,7 @@ fn decode(mut head: &[u8], bodies: &mut Bytes) -> Option<PeerMessage> {
         6 => PeerBody::CatchUp(CatchUp::Conflict),
         _ => return None,
     };
-    data.is_empty().then_some(PeerMessage { group, from, to, body })
+    data.is_empty().then_some(PeerMessage { partition, from, to, body })
 }
 
 fn raft_body(data: &mut &[u8], bodies: &mut Bytes) -> Option<RaftBody> {
@@ -539,7 +539,7 @@ mod tests {
         ];
         for body in bodies {
             let [from, to] = [1, 2].map(|b| ReplicaId::new(BrokerId(b), 4));
-            let message = PeerMessage { group: TopicPartition::new(TopicId([7; 16]), 3), from, to, body };
+            let message = PeerMessage { partition: TopicPartition::new(TopicId([7; 16]), 3), from, to, body };
             let (head, batches) = message.encode();
             let mut bodies = Bytes::from(batches.concat());
             assert_eq!(PeerMessage::decode(&head, &mut bodies), Ok(message));

@@ -8,7 +8,7 @@ use thiserror::Error;
 /// Why a batch was not appended. Nothing of it was.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProduceError {
-    /// This replica does not lead, or has not committed in its own term yet.
+    /// This replica does not lead, or has not decided an entry of its own term yet.
     #[error("{}", not_leader(*leader))]
     NotLeader {
         /// Who leads, as far as this replica knows.

@@ -191,7 +191,7 @@ impl Storage for RaftLog {
     }
 
     fn snapshot(&self, _request_index: u64, to: u64) -> Result<Snapshot> {
-        // A follower that is behind what is in memory asks for committed entries itself (`replicas/catch_up`);
+        // A follower that is behind what is in memory asks for decided entries itself (`replicas/catch_up`);
         // raft-rs goes on trying meanwhile.
         self.behind.borrow_mut().insert(to);
         Err(StorageError::SnapshotTemporarilyUnavailable.into())

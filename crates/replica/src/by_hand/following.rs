@@ -18,7 +18,7 @@ pub(super) fn a_message_for_the_copy_before_is_not_taken() {
     copy.sent.clear();
     let body = PeerBody::Raft(asks_for_vote(RaftKind::Vote, 5, (0, 0)));
     let to = ReplicaId::new(BrokerId(1), 1);
-    copy.replicas.step(copy.now, PeerMessage { group: NAME, from: self::copy(2), to, body });
+    copy.replicas.step(copy.now, PeerMessage { partition: NAME, from: self::copy(2), to, body });
     copy.look();
     copy.sync();
     assert_eq!(copy.sent.len(), 0);

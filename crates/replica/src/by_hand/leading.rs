@@ -466,7 +466,8 @@ fn a_replaced_copy_counts_when_the_one_before_is_not_needed_and_all_know_it() {
     copy.replicas.configure(copy.now, NAME, settings);
     let acknowledge = |copy: &mut Copy, from: ReplicaId, commit: u64| {
         let body = RaftBody { kind: RaftKind::Appended, term, index: copy.log_end(), commit, ..Default::default() };
-        copy.replicas.step(copy.now, PeerMessage { group: NAME, from, to: self::copy(1), body: PeerBody::Raft(body) });
+        copy.replicas
+            .step(copy.now, PeerMessage { partition: NAME, from, to: self::copy(1), body: PeerBody::Raft(body) });
         copy.look();
         copy.sync();
     };

@@ -47,7 +47,7 @@ pub(crate) enum Effect {
     /// Send at once.
     Send(PeerMessage),
     /// Everything up to this index is on a quorum.
-    Committed(RaftIndex),
+    Decided(RaftIndex),
     /// The members as of this entry, which is on a quorum.
     Configured(RaftIndex, Configuration),
     /// Retention moved the log start.
@@ -81,7 +81,7 @@ pub struct GroupState {
     pub log_end: Offset,
     /// Current term.
     pub leader_epoch: LeaderEpoch,
-    /// True when this replica leads and has committed in its own term.
+    /// True when this replica leads and has decided an entry of its own term.
     pub is_serving: bool,
     /// Who leads, as far as this replica knows.
     pub leader: Option<ReplicaId>,
@@ -94,7 +94,7 @@ pub(crate) struct Recovered<'a, I: Iterator<Item = (RaftIndex, &'a RecordBatch)>
     pub(crate) hard_state: HardState,
     pub(crate) end: SegmentsEnd,
     /// The last entry that is known to be on a quorum.
-    pub(crate) committed: RaftIndex,
+    pub(crate) decided: RaftIndex,
     pub(crate) configuration: Configuration,
     pub(crate) producers: ProducerTable,
     /// Above `end`.
@@ -111,7 +111,7 @@ pub(crate) struct GroupConfig {
 }
 
 pub(crate) struct Group {
-    name: TopicPartition,
+    partition: TopicPartition,
     me: ReplicaId,
     node: RawNode<RaftLog>,
     log_end: Offset,
@@ -156,16 +156,16 @@ pub(crate) struct Group {
 impl Group {
     /// A member `me` of the group, with what its log holds.
     pub(crate) fn new<'a>(
-        name: TopicPartition,
+        partition: TopicPartition,
         me: ReplicaId,
         config: GroupConfig,
         recovered: Recovered<'a, impl Iterator<Item = (RaftIndex, &'a RecordBatch)>>,
     ) -> Self {
-        let Recovered { hard_state, end, committed, configuration, producers, entries } = recovered;
+        let Recovered { hard_state, end, decided, configuration, producers, entries } = recovered;
         let raft_state = RaftHardState {
             term: hard_state.term.0.max(end.epoch.0) as u64,
             vote: hard_state.vote,
-            commit: committed.0.max(end.index.0),
+            commit: decided.0.max(end.index.0),
             ..Default::default()
         };
         let mut store = RaftLog::new(raft_state, &configuration, (end.index.0, end.epoch.0 as u64));
@@ -202,7 +202,7 @@ impl Group {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&raft_config, store, &logger).expect("the configuration above is valid");
         Group {
-            name,
+            partition,
             me,
             node,
             log_end,
@@ -320,7 +320,7 @@ impl Group {
             false => raft.raft_log.persisted,
         };
         let body = RaftBody { kind, term, index, commit, ..Default::default() };
-        PeerMessage { group: self.name, from: self.me, to: leader, body: PeerBody::Raft(body) }
+        PeerMessage { partition: self.partition, from: self.me, to: leader, body: PeerBody::Raft(body) }
     }
 
     /// Requests that wait for an answer which will not come, because the group ends.

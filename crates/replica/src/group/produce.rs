@@ -174,7 +174,7 @@ impl Group {
         let entry = Entry { data: batch.bytes().clone(), ..Default::default() };
         message.entries = vec![entry].into();
         if self.node.step(message).is_err() {
-            // Refused while leadership is handed over, or above the bound on uncommitted bytes.
+            // Refused while leadership is handed over, or above the bound on undecided bytes.
             if let Some((ticket, _)) = who {
                 let error = match self.node.raft.lead_transferee {
                     Some(_) => self.not_leader(),

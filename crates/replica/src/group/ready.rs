@@ -39,7 +39,7 @@ impl Group {
             }
             let at_once = ready.take_messages();
             let persisted = ready.take_persisted_messages();
-            let committed = ready.take_committed_entries().last().map(|e| (e.index, e.term));
+            let decided = ready.take_committed_entries().last().map(|e| (e.index, e.term));
             let reads = ready.take_read_states();
             let number = ready.number();
             self.node.advance_append_async(ready);
@@ -61,7 +61,7 @@ impl Group {
                     self.node.on_persist_ready(number);
                 }
             }
-            if let Some((index, term)) = committed {
+            if let Some((index, term)) = decided {
                 self.apply(index, term, effects);
             }
             for read in reads {
@@ -114,7 +114,7 @@ impl Group {
             None if entry.data.is_empty() => RecordBatch::leader_change(self.log_end, epoch),
             None => RecordBatch::parse(entry.data.clone()).expect("proposed, and received, as a batch"),
         };
-        assert_eq!(batch.base_offset(), self.log_end, "{}: entries are numbered as proposed", self.name);
+        assert_eq!(batch.base_offset(), self.log_end, "{}: entries are numbered as proposed", self.partition);
         self.producers.append(index, &batch, self.config.producers_max);
         self.log_end = batch.end_offset();
         self.pending.push_back((index, batch.clone()));
@@ -124,7 +124,7 @@ impl Group {
 
     /// Forgets the entries at and above `index`: another leader replaces them.
     fn rewind(&mut self, index: RaftIndex) {
-        assert!(index > self.applied, "{}: an entry on a quorum is never replaced", self.name);
+        assert!(index > self.applied, "{}: an entry on a quorum is never replaced", self.partition);
         while self.pending.pop_back_if(|(i, _)| *i >= index).is_some() {}
         self.log_end = self.pending.back().map_or(self.high_watermark, |(_, b)| b.end_offset());
         let pending = self.pending.iter().filter_map(|(_, b)| log_start_of(b)).max();
@@ -143,7 +143,7 @@ impl Group {
         }
         let mut log_start = None;
         while let Some((index, batch)) = self.pending.pop_front_if(|(i, _)| *i <= applied) {
-            assert!(batch.end_offset() > self.high_watermark, "{}: high watermark moves back", self.name);
+            assert!(batch.end_offset() > self.high_watermark, "{}: high watermark moves back", self.partition);
             self.high_watermark = batch.end_offset();
             self.settled.append(index, &batch, self.config.producers_max);
             if !batch.is_control() {
@@ -163,7 +163,7 @@ impl Group {
         self.applied = applied;
         self.node.advance_apply_to(index);
         self.compact();
-        effects.push(Effect::Committed(applied));
+        effects.push(Effect::Decided(applied));
         if let Some(start) = log_start {
             self.log_start = self.log_start.max(start);
             self.settled_log_start = self.settled_log_start.max(start);
@@ -223,7 +223,12 @@ impl Group {
             }
         }
         let to = ReplicaId(message.to);
-        (to != self.me).then_some(PeerMessage { group: self.name, from: self.me, to, body: PeerBody::Raft(body) })
+        (to != self.me).then_some(PeerMessage {
+            partition: self.partition,
+            from: self.me,
+            to,
+            body: PeerBody::Raft(body),
+        })
     }
 }
 

@@ -19,7 +19,7 @@ fn leader() -> Group {
     let recovered = Recovered {
         hard_state: HardState { replica: me, ..Default::default() },
         end: SegmentsEnd::default(),
-        committed: RaftIndex(0),
+        decided: RaftIndex(0),
         configuration: Configuration::of_voters([me]),
         producers: ProducerTable::default(),
         entries: std::iter::empty(),
@@ -117,7 +117,7 @@ fn a_log_start_counts_when_it_is_on_a_quorum_and_is_forgotten_with_its_entry() {
     let recovered = Recovered {
         hard_state: HardState { replica: me, ..Default::default() },
         end: SegmentsEnd::default(),
-        committed: RaftIndex(0),
+        decided: RaftIndex(0),
         configuration: Configuration::of_voters([me, other]),
         producers: ProducerTable::default(),
         entries: std::iter::empty(),

@@ -10,37 +10,37 @@ use crate::group::{configuration_after, log_start_of};
 
 impl<D: Disk> Replicas<D> {
     /// Puts decided batches in place, after ending raft-rs; a later term may begin with them.
-    pub(super) fn put(&mut self, now: Now, name: TopicPartition, install: Install, term: Option<LeaderEpoch>) {
-        self.stop_group(name);
-        let replica = self.partitions[&name].settings.replica;
-        let first = self.partitions[&name].settings.first_voters.clone();
+    pub(super) fn put(&mut self, now: Now, partition: TopicPartition, install: Install, term: Option<LeaderEpoch>) {
+        self.stop_group(partition);
+        let replica = self.replicas[&partition].settings.replica;
+        let first = self.replicas[&partition].settings.first_voters.clone();
         let restarts = install.restarts_at.is_some();
         // Nobody but this follows the control entries among them. (Found by the simulator.)
         let log_start = install.batches.iter().filter_map(log_start_of).max();
-        let mut members = self.log.last_configuration(&name).cloned().unwrap_or_default();
+        let mut members = self.log.last_configuration(&partition).cloned().unwrap_or_default();
         let mut configurations = Vec::new();
         for (i, batch) in install.batches.iter().enumerate() {
             if follow_change(&mut members, batch) {
                 configurations.push((RaftIndex(install.first_index.0 + i as u64), members.clone()));
             }
         }
-        self.log.install(name, install);
+        self.log.install(partition, install);
         if restarts {
-            self.log.set_configuration(name, RaftIndex(0), Configuration::of_voters(first));
+            self.log.set_configuration(partition, RaftIndex(0), Configuration::of_voters(first));
         }
         for (index, members) in configurations {
-            self.log.set_configuration(name, index, members);
+            self.log.set_configuration(partition, index, members);
         }
         if let Some(log_start) = log_start {
-            self.log.set_log_start(name, log_start);
+            self.log.set_log_start(partition, log_start);
         }
         // A restart forgets no term and no vote.
-        let state = self.log.hard_state(&name).expect("the partition was created");
+        let state = self.log.hard_state(&partition).expect("the partition was created");
         let state = match term {
             Some(term) => HardState { term, vote: 0, replica },
             None => HardState { replica, ..state },
         };
-        self.log.set_hard_state(name, state);
+        self.log.set_hard_state(partition, state);
         self.log.pump(now.mono_ms);
     }
 }

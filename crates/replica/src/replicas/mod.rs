@@ -4,8 +4,8 @@
 pub(crate) mod catch_up;
 mod install;
 mod lifecycle;
-mod partition;
 mod phase;
+mod replica;
 mod room;
 mod take_over;
 #[cfg(test)]
@@ -23,10 +23,10 @@ use thalweg_model::{
 };
 
 use self::catch_up::PeerRead;
-use self::partition::Partition;
-pub use self::partition::PartitionSettings;
 use self::phase::Phase;
 pub(crate) use self::phase::Stage;
+pub use self::replica::PartitionSettings;
+use self::replica::Replica;
 use crate::Now;
 use crate::clock::Clock;
 use crate::group::{Acks, Effect, FollowerState, Group, GroupConfig, GroupState, Terms, Ticket};
@@ -48,7 +48,7 @@ pub enum Output {
     /// A cold read ended.
     ColdRead {
         /// The partition.
-        group: TopicPartition,
+        partition: TopicPartition,
         /// What [`ReadOutcome::Pending`] named.
         op: OpId,
         /// The batches, or which file is damaged and where.
@@ -69,7 +69,7 @@ pub enum Output {
 /// See the crate's page.
 pub struct Replicas<D> {
     log: CommitLog<D>,
-    partitions: BTreeMap<TopicPartition, Partition>,
+    replicas: BTreeMap<TopicPartition, Replica>,
     /// What waits for which frame to be durable, and the messages that leave then; frames are numbered in order.
     persists: VecDeque<(Lsn, TopicPartition, u64, Vec<PeerMessage>)>,
     peer_reads: BTreeMap<OpId, PeerRead>,
@@ -94,7 +94,7 @@ impl<D: Disk> Replicas<D> {
         let replicas = Replicas {
             last_lsn: log.durable_lsn(),
             log,
-            partitions: BTreeMap::new(),
+            replicas: BTreeMap::new(),
             persists: VecDeque::new(),
             peer_reads: BTreeMap::new(),
             outputs: Vec::new(),
@@ -114,17 +114,17 @@ impl<D: Disk> Replicas<D> {
     pub fn produce(
         &mut self,
         now: Now,
-        name: TopicPartition,
+        partition: TopicPartition,
         ticket: Ticket,
         batch: RecordBatch,
         pin_epoch: PinEpoch,
         acks: Acks,
     ) {
-        let refusal = match self.partitions.get(&name).map(|p| (&p.phase, &p.settings)) {
-            _ if self.has_no_room(&name) => Some(ProduceError::StorageFull),
+        let refusal = match self.replicas.get(&partition).map(|r| (&r.phase, &r.settings)) {
+            _ if self.has_no_room(&partition) => Some(ProduceError::StorageFull),
             // With other replicas somebody else leads, or will soon.
             Some((Phase::Offline, settings)) if settings.target.len() < 2 => {
-                Some(ProduceError::Offline(self.log.offline(&name).unwrap_or_default().to_owned()))
+                Some(ProduceError::Offline(self.log.offline(&partition).unwrap_or_default().to_owned()))
             }
             Some((Phase::Running(_) | Phase::Lagging(..), _)) => None,
             _ => Some(ProduceError::NotLeader { leader: None }),
@@ -133,63 +133,64 @@ impl<D: Disk> Replicas<D> {
             self.outputs.push(Output::Produced(ticket, Err(error)));
             return;
         }
-        let settings = &self.partitions[&name].settings;
+        let settings = &self.replicas[&partition].settings;
         let terms = Terms {
             pin: (pin_epoch, settings.pin_epoch),
             clock_ms: self.clock.late_ms(now),
             ahead_max_ms: settings.timestamp_ahead_max_ms,
             may_refuse: self.clock.may_refuse,
         };
-        self.with_group(now, name, |group, effects| group.produce(ticket, batch, terms, acks, effects));
+        self.with_group(now, partition, |group, effects| group.produce(ticket, batch, terms, acks, effects));
     }
 
     /// Asks the quorum whether this replica still leads; [`Output::Confirmed`] answers with the high watermark then.
-    pub fn confirm(&mut self, now: Now, name: TopicPartition, ticket: Ticket) {
+    pub fn confirm(&mut self, now: Now, partition: TopicPartition, ticket: Ticket) {
         if is_planted(Bug::LatestNotConfirmed)
-            && let Some(state) = self.state(&name).filter(|s| s.leader.is_some_and(|l| self.is_mine(&name, l)))
+            && let Some(state) =
+                self.state(&partition).filter(|s| s.leader.is_some_and(|l| self.is_mine(&partition, l)))
         {
             self.outputs.push(Output::Confirmed(ticket, Ok(state.high_watermark)));
             return;
         }
-        match self.group(&name).is_some() {
-            true => self.with_group(now, name, |group, effects| group.confirm(ticket, effects)),
+        match self.group(&partition).is_some() {
+            true => self.with_group(now, partition, |group, effects| group.confirm(ticket, effects)),
             false => {
                 self.outputs.push(Output::Confirmed(ticket, Err(ProduceError::NotLeader { leader: None })));
             }
         }
     }
 
-    fn is_mine(&self, name: &TopicPartition, replica: ReplicaId) -> bool {
-        self.partitions.get(name).is_some_and(|p| p.settings.replica == replica)
+    fn is_mine(&self, partition: &TopicPartition, replica: ReplicaId) -> bool {
+        self.replicas.get(partition).is_some_and(|r| r.settings.replica == replica)
     }
 
     /// Takes a peer's message. The shell has made sure that it comes from the broker of `message.from`.
     pub fn step(&mut self, now: Now, message: PeerMessage) {
-        let PeerMessage { group: name, from, to, body } = message;
+        let PeerMessage { partition, from, to, body } = message;
         let ignores_id = is_planted(Bug::ReplicaIdIgnored);
-        let Some(partition) = self.partitions.get(&name) else {
+        let Some(replica) = self.replicas.get(&partition) else {
             return;
         };
         // For a copy that this broker had before, or does not have yet.
-        if partition.settings.replica != to && !ignores_id {
+        if replica.settings.replica != to && !ignores_id {
             return;
         }
-        match (partition.phase.stage(), body) {
+        match (replica.phase.stage(), body) {
             (Stage::Offline, _) => {}
-            (_, PeerBody::Raft(raft)) if self.is_too_much(&name, &raft) => {}
+            (_, PeerBody::Raft(raft)) if self.is_too_much(&partition, &raft) => {}
             (Stage::Running | Stage::Lagging, PeerBody::Raft(raft)) => {
-                self.with_group(now, name, |group, effects| group.step(from, raft, effects));
+                self.with_group(now, partition, |group, effects| group.step(from, raft, effects));
             }
-            (Stage::Incomplete, PeerBody::Raft(raft)) => self.step_incomplete(now, name, from, &raft),
+            (Stage::Incomplete, PeerBody::Raft(raft)) => self.step_incomplete(now, partition, from, &raft),
             (Stage::Settling | Stage::CatchingUp, PeerBody::Raft(_)) => {}
             (
                 Stage::Running | Stage::Lagging,
                 PeerBody::CatchUpRequest { from: offset, index, after, until, wants_state, .. },
             ) => {
-                self.serve_catch_up(now, name, from, (offset, index, after), until, wants_state);
+                self.serve_catch_up(now, partition, from, (offset, index, after), until, wants_state);
             }
             (Stage::Incomplete | Stage::Settling | Stage::CatchingUp, PeerBody::CatchUpRequest { .. }) => {}
-            (_, PeerBody::CatchUp(part)) => self.catch_up(now, name, from, part),
+            (_, PeerBody::CatchUp(part)) => self.catch_up(now, partition, from, part),
         }
     }
 
@@ -199,26 +200,26 @@ impl<D: Disk> Replicas<D> {
         for event in self.log.take_events() {
             match event {
                 LogEvent::Durable(lsn) => self.durable(now, lsn),
-                LogEvent::ColdRead { partition: group, op, result } => match self.peer_reads.remove(&op) {
+                LogEvent::ColdRead { partition, op, result } => match self.peer_reads.remove(&op) {
                     None => {
                         let result = result.map_err(|e| e.to_string());
-                        self.outputs.push(Output::ColdRead { group, op, result });
+                        self.outputs.push(Output::ColdRead { partition, op, result });
                     }
                     Some(PeerRead { to, from, index }) => {
                         if let Ok(batches) = result
                             && batches.first().is_some_and(|b| b.base_offset() <= from && from < b.end_offset())
                         {
-                            self.answer_catch_up(group, to, CatchUp::Batches { index, batches });
+                            self.answer_catch_up(partition, to, CatchUp::Batches { index, batches });
                         }
                     }
                 },
-                LogEvent::Offline { partition: group, what } => self.go_offline(group, what),
-                LogEvent::Installed { partition: group, .. } => self.installed(now, group),
-                LogEvent::KeptAside { partition: group, folder } => {
+                LogEvent::Offline { partition, what } => self.go_offline(partition, what),
+                LogEvent::Installed { partition, .. } => self.installed(now, partition),
+                LogEvent::KeptAside { partition, folder } => {
                     if folder.is_ok() {
-                        self.begin_anew(group);
+                        self.begin_anew(partition);
                     }
-                    self.outputs.push(Output::KeptAside(group, folder.map_err(|e| e.to_string())));
+                    self.outputs.push(Output::KeptAside(partition, folder.map_err(|e| e.to_string())));
                 }
                 LogEvent::Fatal(error) => self.outputs.push(Output::Fatal(error)),
             }
@@ -245,16 +246,16 @@ impl<D: Disk> Replicas<D> {
         let mut said = Vec::new();
         let mut others = Vec::new();
         let mut chance = self.chance;
-        for (name, partition) in &mut self.partitions {
+        for (partition, replica) in &mut self.replicas {
             let jitter = next_chance(&mut chance);
-            let group = match &mut partition.phase {
+            let group = match &mut replica.phase {
                 Phase::Running(group) => group,
                 Phase::Lagging(group, _) => {
-                    others.push(*name);
+                    others.push(*partition);
                     group
                 }
                 Phase::Settling | Phase::CatchingUp(_) => {
-                    others.push(*name);
+                    others.push(*partition);
                     continue;
                 }
                 Phase::Offline | Phase::Incomplete => continue,
@@ -262,19 +263,19 @@ impl<D: Disk> Replicas<D> {
             let mut effects = Vec::new();
             group.tick(jitter, &mut effects);
             if reconciles {
-                let settings = &partition.settings;
+                let settings = &replica.settings;
                 group.reconcile(&settings.target, &settings.learners, &self.full, self.is_unfit, &mut effects);
             }
             if !effects.is_empty() {
-                said.push((*name, effects));
+                said.push((*partition, effects));
             }
         }
         self.chance = chance;
-        for (name, effects) in said {
-            self.run(now, name, effects);
+        for (partition, effects) in said {
+            self.run(now, partition, effects);
         }
-        for name in others {
-            self.tick_catching_up(now, name);
+        for partition in others {
+            self.tick_catching_up(now, partition);
         }
     }
 
@@ -313,15 +314,15 @@ impl<D: Disk> Replicas<D> {
     /// retention asks for them. Call it every few seconds.
     pub fn apply_retention(&mut self, now: Now) {
         let (clock, wall_ms) = (self.clock, self.clock.early_ms(now));
-        for (name, partition) in &self.partitions {
-            if let Some(segment_ms) = partition.settings.segment_ms {
-                self.log.close_aged(*name, now.mono_ms, wall_ms, segment_ms);
+        for (partition, replica) in &self.replicas {
+            if let Some(segment_ms) = replica.settings.segment_ms {
+                self.log.close_aged(*partition, now.mono_ms, wall_ms, segment_ms);
             }
         }
         let due: Vec<(TopicPartition, Offset)> = self
-            .partitions
+            .replicas
             .iter()
-            .filter_map(|(name, p)| {
+            .filter_map(|(partition, p)| {
                 let s = &p.settings;
                 let retention = Retention {
                     retention_ms: s.retention_ms.filter(|_| clock.may_expire),
@@ -330,39 +331,39 @@ impl<D: Disk> Replicas<D> {
                     wall_ms,
                     is_wall_doubtful: clock.is_doubtful,
                 };
-                Some((*name, self.log.retention_point(name, &retention)?))
+                Some((*partition, self.log.retention_point(partition, &retention)?))
             })
             .collect();
-        for (name, offset) in due {
-            self.move_log_start(now, name, offset);
+        for (partition, offset) in due {
+            self.move_log_start(now, partition, offset);
         }
         self.log.pump(now.mono_ms);
     }
 
     /// Proposes that readers of a partition that this replica leads may not go below `offset` any more; whole segments
     /// below it go.
-    pub fn move_log_start(&mut self, now: Now, name: TopicPartition, offset: Offset) {
-        if !self.has_no_place(&name, 1, 0) {
-            self.with_group(now, name, |group, effects| group.propose_log_start(now, offset, effects));
+    pub fn move_log_start(&mut self, now: Now, partition: TopicPartition, offset: Offset) {
+        if !self.has_no_place(&partition, 1, 0) {
+            self.with_group(now, partition, |group, effects| group.propose_log_start(now, offset, effects));
         }
     }
 
     /// Hands every leadership over, for a clean stop.
     pub fn transfer_all(&mut self, now: Now) {
-        for name in self.partitions.keys().copied().collect::<Vec<_>>() {
-            self.with_group(now, name, |group, effects| group.transfer(None, effects));
+        for partition in self.replicas.keys().copied().collect::<Vec<_>>() {
+            self.with_group(now, partition, |group, effects| group.transfer(None, effects));
         }
     }
 
     /// Hands one leadership over, to the voter that is nearest if none is named.
-    pub fn transfer(&mut self, now: Now, name: TopicPartition, to: Option<ReplicaId>) {
-        self.with_group(now, name, |group, effects| group.transfer(to, effects));
+    pub fn transfer(&mut self, now: Now, partition: TopicPartition, to: Option<ReplicaId>) {
+        self.with_group(now, partition, |group, effects| group.transfer(to, effects));
     }
 
     /// The connection to a broker was lost, with messages that were under way.
     pub fn unreachable(&mut self, now: Now, broker: BrokerId) {
-        for name in self.partitions.keys().copied().collect::<Vec<_>>() {
-            self.with_group(now, name, |group, effects| group.unreachable(broker, effects));
+        for partition in self.replicas.keys().copied().collect::<Vec<_>>() {
+            self.with_group(now, partition, |group, effects| group.unreachable(broker, effects));
         }
     }
 
@@ -373,60 +374,60 @@ impl<D: Disk> Replicas<D> {
     }
 
     /// Reads whole batches below the high watermark, from the one that holds `from`.
-    pub fn read(&mut self, name: &TopicPartition, from: Offset, bytes_max: usize) -> ReadOutcome {
+    pub fn read(&mut self, partition: &TopicPartition, from: Offset, bytes_max: usize) -> ReadOutcome {
         let above = is_planted(Bug::ReadsAboveHighWatermark);
-        let until = match self.group(name) {
-            // A leader serves reads only after it has committed in its own term; until then positions wait.
+        let until = match self.group(partition) {
+            // A leader serves reads only after an entry of its own term is decided; until then positions wait.
             Some(group) if group.is_serving() && above => group.state().log_end,
             Some(group) if group.is_serving() => group.state().high_watermark,
             _ => Offset(0),
         };
-        self.log.read(name, from, until, bytes_max)
+        self.log.read(partition, from, until, bytes_max)
     }
 
     /// Reads what this replica knows to be on a quorum, whether it leads or not: for state machines that follow the
     /// log.
-    pub fn read_applied(&mut self, name: &TopicPartition, from: Offset, bytes_max: usize) -> ReadOutcome {
-        let until = self.group(name).map_or(Offset(0), |g| g.state().high_watermark);
-        self.log.read(name, from, until, bytes_max)
+    pub fn read_applied(&mut self, partition: &TopicPartition, from: Offset, bytes_max: usize) -> ReadOutcome {
+        let until = self.group(partition).map_or(Offset(0), |g| g.state().high_watermark);
+        self.log.read(partition, from, until, bytes_max)
     }
 
     /// Where what a copy holds ends: term and index of its last entry, and the next offset; `None` for a copy that
     /// cannot vouch for anything.
-    pub fn end(&self, name: &TopicPartition) -> Option<(LeaderEpoch, RaftIndex, Offset)> {
-        if self.log.offline(name).is_some() || self.log.is_incomplete(name) {
+    pub fn end(&self, partition: &TopicPartition) -> Option<(LeaderEpoch, RaftIndex, Offset)> {
+        if self.log.offline(partition).is_some() || self.log.is_incomplete(partition) {
             return None;
         }
-        let end = self.log.segments_end(name)?;
-        let last = self.log.entries(name).last().map(|(i, b)| (b.header().leader_epoch, i, b.end_offset()));
+        let end = self.log.segments_end(partition)?;
+        let last = self.log.entries(partition).last().map(|(i, b)| (b.header().leader_epoch, i, b.end_offset()));
         Some(last.unwrap_or((end.epoch, end.index, end.offset)))
     }
 
     /// High watermark, log end and epoch of a partition that is alive.
-    pub fn state(&self, name: &TopicPartition) -> Option<GroupState> {
-        self.group(name).map(Group::state)
+    pub fn state(&self, partition: &TopicPartition) -> Option<GroupState> {
+        self.group(partition).map(Group::state)
     }
 
     /// What a leader knows of the other replicas; empty where this one does not lead.
-    pub fn followers(&self, name: &TopicPartition) -> Vec<FollowerState> {
-        self.group(name).map_or_else(Vec::new, Group::followers)
+    pub fn followers(&self, partition: &TopicPartition) -> Vec<FollowerState> {
+        self.group(partition).map_or_else(Vec::new, Group::followers)
     }
 
     /// The brokers whose copies a leader cannot count on at the moment: another broker that stops now may leave no
     /// majority. Empty where this one does not lead.
-    pub fn behind(&self, name: &TopicPartition) -> Vec<BrokerId> {
-        let behind = |p: &Partition| Some(p.phase.group()?.behind(&p.settings.target));
-        self.partitions.get(name).and_then(behind).unwrap_or_default()
+    pub fn behind(&self, partition: &TopicPartition) -> Vec<BrokerId> {
+        let behind = |r: &Replica| Some(r.phase.group()?.behind(&r.settings.target));
+        self.replicas.get(partition).and_then(behind).unwrap_or_default()
     }
 
     /// The members as this replica knows them.
-    pub fn members(&self, name: &TopicPartition) -> Option<Configuration> {
-        self.group(name).map(Group::members)
+    pub fn members(&self, partition: &TopicPartition) -> Option<Configuration> {
+        self.group(partition).map(Group::members)
     }
 
     /// What its owner has decided about a partition.
-    pub fn settings(&self, name: &TopicPartition) -> Option<&PartitionSettings> {
-        self.partitions.get(name).map(|p| &p.settings)
+    pub fn settings(&self, partition: &TopicPartition) -> Option<&PartitionSettings> {
+        self.replicas.get(partition).map(|p| &p.settings)
     }
 
     /// The log below, for what it alone knows: log starts, sizes, damage, congestion.
@@ -440,63 +441,63 @@ impl<D: Disk> Replicas<D> {
     }
 
     fn durable(&mut self, now: Now, lsn: Lsn) {
-        while let Some((_, name, number, messages)) = self.persists.pop_front_if(|(at, ..)| *at <= lsn) {
-            self.persisted(now, name, number, messages);
+        while let Some((_, partition, number, messages)) = self.persists.pop_front_if(|(at, ..)| *at <= lsn) {
+            self.persisted(now, partition, number, messages);
         }
     }
 
-    fn persisted(&mut self, now: Now, name: TopicPartition, number: u64, messages: Vec<PeerMessage>) {
+    fn persisted(&mut self, now: Now, partition: TopicPartition, number: u64, messages: Vec<PeerMessage>) {
         self.outputs.extend(messages.into_iter().map(Output::Send));
-        self.with_group(now, name, |group, effects| group.persisted(number, effects));
+        self.with_group(now, partition, |group, effects| group.persisted(number, effects));
     }
 
     /// What the copy here is doing.
     #[cfg(test)]
-    pub(crate) fn stage(&self, name: &TopicPartition) -> Option<Stage> {
-        self.partitions.get(name).map(|p| p.phase.stage())
+    pub(crate) fn stage(&self, partition: &TopicPartition) -> Option<Stage> {
+        self.replicas.get(partition).map(|r| r.phase.stage())
     }
 
-    fn group(&self, name: &TopicPartition) -> Option<&Group> {
-        self.partitions.get(name)?.phase.group()
+    fn group(&self, partition: &TopicPartition) -> Option<&Group> {
+        self.replicas.get(partition)?.phase.group()
     }
 
-    fn with_group(&mut self, now: Now, name: TopicPartition, step: impl FnOnce(&mut Group, &mut Vec<Effect>)) {
-        let Some(group) = self.partitions.get_mut(&name).and_then(|p| p.phase.group_mut()) else {
+    fn with_group(&mut self, now: Now, partition: TopicPartition, step: impl FnOnce(&mut Group, &mut Vec<Effect>)) {
+        let Some(group) = self.replicas.get_mut(&partition).and_then(|r| r.phase.group_mut()) else {
             return;
         };
         let mut effects = Vec::new();
         step(group, &mut effects);
         if !effects.is_empty() {
-            self.run(now, name, effects);
+            self.run(now, partition, effects);
         }
     }
 
-    fn run(&mut self, now: Now, name: TopicPartition, effects: Vec<Effect>) {
+    fn run(&mut self, now: Now, partition: TopicPartition, effects: Vec<Effect>) {
         let mut at_once = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Append(index, batch) => self.last_lsn = self.log.append(name, index, batch),
-                Effect::HardState(state) => self.last_lsn = self.log.set_hard_state(name, state),
+                Effect::Append(index, batch) => self.last_lsn = self.log.append(partition, index, batch),
+                Effect::HardState(state) => self.last_lsn = self.log.set_hard_state(partition, state),
                 // Nothing written since the last sync: persisted already.
                 Effect::Persist(number, messages) if self.is_persisted_at_once() => at_once.push((number, messages)),
                 Effect::Persist(number, messages) => {
-                    self.persists.push_back((self.last_lsn, name, number, messages));
+                    self.persists.push_back((self.last_lsn, partition, number, messages));
                 }
                 Effect::Send(message) => self.outputs.push(Output::Send(message)),
-                Effect::Committed(index) => self.log.set_decided(name, index),
-                Effect::Configured(index, configuration) => self.log.set_configuration(name, index, configuration),
-                Effect::LogStart(offset) => self.log.set_log_start(name, offset),
+                Effect::Decided(index) => self.log.set_decided(partition, index),
+                Effect::Configured(index, configuration) => self.log.set_configuration(partition, index, configuration),
+                Effect::LogStart(offset) => self.log.set_log_start(partition, offset),
                 Effect::Answer(ticket, result) => self.outputs.push(Output::Produced(ticket, result)),
                 Effect::Confirmed(ticket, result) => self.outputs.push(Output::Confirmed(ticket, result)),
-                Effect::Advanced => self.outputs.push(Output::Advanced(name)),
-                Effect::Behind(replica) => self.offer(now, name, replica),
-                Effect::Forgot(what) => return self.retire(name, what),
-                Effect::Diverged(what) => return self.diverge(name, what),
-                Effect::Doubt(leader, term) => self.start_catching_up(now, name, leader, term),
+                Effect::Advanced => self.outputs.push(Output::Advanced(partition)),
+                Effect::Behind(replica) => self.offer(now, partition, replica),
+                Effect::Forgot(what) => return self.retire(partition, what),
+                Effect::Diverged(what) => return self.diverge(partition, what),
+                Effect::Doubt(leader, term) => self.start_catching_up(now, partition, leader, term),
             }
         }
         for (number, messages) in at_once {
-            self.persisted(now, name, number, messages);
+            self.persisted(now, partition, number, messages);
         }
     }
 

@@ -6,20 +6,20 @@ use thalweg_commit_log::Disk;
 use thalweg_model::{BrokerId, RaftIndex, TopicPartition};
 
 use super::Replicas;
-use super::partition::Partition;
+use super::replica::Replica;
 use crate::Now;
 use crate::message::RaftBody;
 
 impl<D: Disk> Replicas<D> {
     /// True when a batch must wait for room, here or, where most of the partition's copies stand, there. The reserve is
     /// for the cluster's own records: without them no topic could be deleted, and no group could go on.
-    pub(super) fn has_no_room(&self, name: &TopicPartition) -> bool {
-        let Some(partition) = self.partitions.get(name).filter(|p| !p.settings.is_own) else {
-            let is_vital = self.partitions.get(name).is_some_and(|p| p.settings.is_vital);
+    pub(super) fn has_no_room(&self, partition: &TopicPartition) -> bool {
+        let Some(replica) = self.replicas.get(partition).filter(|p| !p.settings.is_own) else {
+            let is_vital = self.replicas.get(partition).is_some_and(|r| r.settings.is_vital);
             return self.log.is_out_of_room() || (!is_vital && self.log.is_at_last_resort());
         };
         let most_are_full = || {
-            let voters = partition.phase.group().map(|g| g.members().voters).unwrap_or_default();
+            let voters = replica.phase.group().map(|g| g.members().voters).unwrap_or_default();
             let full = voters.iter().filter(|r| self.full.contains(&r.broker())).count();
             full > 0 && 2 * (voters.len() - full) <= voters.len()
         };
@@ -47,24 +47,24 @@ impl<D: Disk> Replicas<D> {
     ///
     /// Nothing is taken, but for what nothing could be deleted without, that finds no place in the log: the log writes
     /// in order, and a deletion would wait behind it.
-    pub(super) fn is_too_much(&self, name: &TopicPartition, body: &RaftBody) -> bool {
-        let is_too_much = |p: &Partition| match p.settings.is_own {
+    pub(super) fn is_too_much(&self, partition: &TopicPartition, body: &RaftBody) -> bool {
+        let is_too_much = |r: &Replica| match r.settings.is_own {
             false => self.log.is_scarce(),
-            true => self.log.is_at_last_resort() && !p.settings.is_vital,
+            true => self.log.is_at_last_resort() && !r.settings.is_vital,
         };
         let frees_more = || {
-            let gone = body.log_start().map_or(0, |to| self.log.bytes_gone_at(name, to));
-            gone > self.log.undecided_bytes(name, RaftIndex(body.index)) + body.batch_bytes() as u64
+            let gone = body.log_start().map_or(0, |to| self.log.bytes_gone_at(partition, to));
+            gone > self.log.undecided_bytes(partition, RaftIndex(body.index)) + body.batch_bytes() as u64
         };
-        let Some(partition) = self.partitions.get(name) else { return false };
-        let must_wait = is_too_much(partition) && body.can_wait() && !frees_more();
-        must_wait || (!body.entries.is_empty() && self.has_no_place(name, body.entries.len(), body.batch_bytes()))
+        let Some(replica) = self.replicas.get(partition) else { return false };
+        let must_wait = is_too_much(replica) && body.can_wait() && !frees_more();
+        must_wait || (!body.entries.is_empty() && self.has_no_place(partition, body.entries.len(), body.batch_bytes()))
     }
 
     /// True where so many batches of so many bytes in all would wait for room in the log, and could hold up what
     /// nothing could be deleted without.
-    pub(super) fn has_no_place(&self, name: &TopicPartition, batches: usize, bytes: usize) -> bool {
-        let is_vital = self.partitions.get(name).is_some_and(|p| p.settings.is_vital);
+    pub(super) fn has_no_place(&self, partition: &TopicPartition, batches: usize, bytes: usize) -> bool {
+        let is_vital = self.replicas.get(partition).is_some_and(|r| r.settings.is_vital);
         !is_vital && self.log.is_scarce() && !self.log.has_place_for(batches, bytes)
     }
 }

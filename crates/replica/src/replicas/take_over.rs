@@ -15,25 +15,26 @@ impl<D: Disk> Replicas<D> {
     /// operator says that the majority is lost for ever: what stands here counts as decided, and so does a change of
     /// members to this one alone. What the others alone held is lost. Call it again, at any later turn, until the group
     /// runs.
-    pub fn take_over(&mut self, now: Now, name: TopicPartition) {
-        let Some(replica) = self.partitions.get(&name).map(|p| p.settings.replica) else { return };
-        if self.partitions[&name].phase.stage() == Stage::Offline {
+    pub fn take_over(&mut self, now: Now, partition: TopicPartition) {
+        let Some(replica) = self.replicas.get(&partition).map(|r| r.settings.replica) else { return };
+        if self.replicas[&partition].phase.stage() == Stage::Offline {
             return;
         }
-        if self.log.is_flushing(&name) || self.log.waits_for_room(&name) || self.log.is_incomplete(&name) {
+        if self.log.is_flushing(&partition) || self.log.waits_for_room(&partition) || self.log.is_incomplete(&partition)
+        {
             return;
         }
-        self.stop_group(name);
-        if let Some(partition) = self.partitions.get_mut(&name) {
-            partition.phase.enter(Phase::Settling);
+        self.stop_group(partition);
+        if let Some(replica) = self.replicas.get_mut(&partition) {
+            replica.phase.enter(Phase::Settling);
         }
-        let (mut offset, committed) = self.log.decided_end(&name).expect("the partition was created");
-        let mut members = self.log.last_configuration(&name).cloned().unwrap_or_default();
+        let (mut offset, next) = self.log.decided_end(&partition).expect("the partition was created");
+        let mut members = self.log.last_configuration(&partition).cloned().unwrap_or_default();
         let drops = is_planted(Bug::TakeOverDropsTail);
-        let above = self.log.entries(&name).filter(|(index, _)| *index >= committed && !drops);
+        let above = self.log.entries(&partition).filter(|(index, _)| *index >= next && !drops);
         let mut batches: Vec<RecordBatch> = above.map(|(_, batch)| batch.clone()).collect();
-        let mut term = self.log.hard_state(&name).expect("the partition was created").term;
-        term = term.max(self.log.segments_end(&name).expect("the partition was created").epoch);
+        let mut term = self.log.hard_state(&partition).expect("the partition was created").term;
+        term = term.max(self.log.segments_end(&partition).expect("the partition was created").epoch);
         for batch in &batches {
             (offset, term) = (batch.end_offset(), term.max(batch.header().leader_epoch));
             follow_change(&mut members, batch);
@@ -54,12 +55,12 @@ impl<D: Disk> Replicas<D> {
             batches.push(batch);
             let before = std::mem::take(&mut members);
             members = configuration_after(&before, &changes);
-            assert_ne!(members, before, "{name}: a change of members that changes nothing");
+            assert_ne!(members, before, "{partition}: a change of members that changes nothing");
         }
         if batches.is_empty() {
             return;
         }
-        let install = Install { first_index: committed, batches, restarts_at: None, end: None };
-        self.put(now, name, install, Some(term));
+        let install = Install { first_index: next, batches, restarts_at: None, end: None };
+        self.put(now, partition, install, Some(term));
     }
 }

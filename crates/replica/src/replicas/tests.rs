@@ -8,7 +8,7 @@ use crate::message::{RaftBody, RaftKind};
 
 #[test]
 fn a_copy_that_is_lost_before_its_first_term_makes_way_for_its_successor() {
-    let (name, now) = (TopicPartition::new(TopicId([3; 16]), 0), Now { mono_ms: 1, wall_ms: 1 });
+    let (partition, now) = (TopicPartition::new(TopicId([3; 16]), 0), Now { mono_ms: 1, wall_ms: 1 });
     let voters: Vec<ReplicaId> = (1..4).map(|b| ReplicaId::new(BrokerId(b), 0)).collect();
     let settings = |replica: ReplicaId| PartitionSettings {
         replica,
@@ -18,20 +18,20 @@ fn a_copy_that_is_lost_before_its_first_term_makes_way_for_its_successor() {
     };
     let body = RaftBody { kind: RaftKind::Heartbeat, term: 1, commit: 2, ..Default::default() };
     let (from, to) = (voters[1], voters[0]);
-    let heartbeat = PeerMessage { group: name, from, to, body: PeerBody::Raft(body) };
+    let heartbeat = PeerMessage { partition, from, to, body: PeerBody::Raft(body) };
     // All at once, or because a leader's heartbeat tells more of it than it holds.
     for is_older in [true, false] {
         let (mut replicas, _) =
             Replicas::open(MemoryDisk::empty(), DirectoryId([1; 16]), Config::default(), 0).unwrap();
-        replicas.start(now, name, settings(voters[0]));
-        assert_eq!(replicas.log().hard_state(&name).map(|s| s.replica), Some(ReplicaId(0)), "it has no name yet");
+        replicas.start(now, partition, settings(voters[0]));
+        assert_eq!(replicas.log().hard_state(&partition).map(|s| s.replica), Some(ReplicaId(0)), "it has no name yet");
         match is_older {
-            true => drop(replicas.lose_everything(now, name, voters[0], "the disk is older than it was")),
+            true => drop(replicas.lose_everything(now, partition, voters[0], "the disk is older than it was")),
             false => replicas.step(now, heartbeat.clone()),
         }
-        assert!(replicas.log().offline(&name).is_some());
-        replicas.configure(now, name, settings(voters[0].successor()));
-        assert_eq!(replicas.log().offline(&name), None);
-        assert_eq!(replicas.log().hard_state(&name).map(|s| s.replica), Some(voters[0].successor()));
+        assert!(replicas.log().offline(&partition).is_some());
+        replicas.configure(now, partition, settings(voters[0].successor()));
+        assert_eq!(replicas.log().offline(&partition), None);
+        assert_eq!(replicas.log().hard_state(&partition).map(|s| s.replica), Some(voters[0].successor()));
     }
 }

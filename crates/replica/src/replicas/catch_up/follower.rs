@@ -8,16 +8,16 @@ use super::PATIENCE_MS;
 use super::progress::{CatchingUp, fits};
 use crate::Now;
 use crate::message::{CatchUp, PeerBody, PeerMessage, RaftBody};
-use crate::replicas::partition::Partition;
 use crate::replicas::phase::Phase;
+use crate::replicas::replica::Replica;
 use crate::replicas::{Output, Replicas};
 
 impl<D: Disk> Replicas<D> {
     /// A half rebuilt replica asks a leader to go on with the rebuilding, and helps to elect one where there is none.
-    pub(crate) fn step_incomplete(&mut self, now: Now, name: TopicPartition, from: ReplicaId, raft: &RaftBody) {
+    pub(crate) fn step_incomplete(&mut self, now: Now, partition: TopicPartition, from: ReplicaId, raft: &RaftBody) {
         match raft.leader_term() {
-            Some(term) => self.start_catching_up(now, name, from, term),
-            None if raft.asks_for_vote() => self.vote_incomplete(name, from, raft),
+            Some(term) => self.start_catching_up(now, partition, from, term),
+            None if raft.asks_for_vote() => self.vote_incomplete(partition, from, raft),
             None => {}
         }
     }
@@ -26,10 +26,11 @@ impl<D: Disk> Replicas<D> {
     /// whole ones might not be a majority. It started over because something that it never acknowledged had been
     /// decided beyond all that it held ([`keep_own`](Self::keep_own)); whoever decided that sits in every majority, and
     /// refuses who lacks it. (Found by the simulator.)
-    fn vote_incomplete(&mut self, name: TopicPartition, from: ReplicaId, raft: &RaftBody) {
-        let Some(partition) = self.partitions.get(&name) else { return };
-        let (me, state) = (partition.settings.replica, self.log.hard_state(&name).expect("the partition was created"));
-        let end = self.log.segments_end(&name).expect("the partition was created");
+    fn vote_incomplete(&mut self, partition: TopicPartition, from: ReplicaId, raft: &RaftBody) {
+        let Some(replica) = self.replicas.get(&partition) else { return };
+        let (me, state) =
+            (replica.settings.replica, self.log.hard_state(&partition).expect("the partition was created"));
+        let end = self.log.segments_end(&partition).expect("the partition was created");
         let is_near = (raft.log_term, raft.index) >= (end.epoch.0 as u64, end.index.0)
             || is_planted(Bug::IncompleteVotesForShorter);
         let known = state.term.0 as u64;
@@ -38,64 +39,70 @@ impl<D: Disk> Replicas<D> {
         let grants = is_near && is_free;
         // Who asks within a term that was voted in already would ask on and on. (Found by the simulator.)
         let body = if grants { raft.vote() } else { raft.refusal(state.term) };
-        let answer = PeerMessage { group: name, from: me, to: from, body: PeerBody::Raft(body) };
+        let answer = PeerMessage { partition, from: me, to: from, body: PeerBody::Raft(body) };
         if raft.is_pre_vote() || !grants {
             return self.outputs.push(Output::Send(answer));
         }
         let term = LeaderEpoch(u32::try_from(raft.term).expect("checked when it was decoded"));
-        self.last_lsn = self.log.set_hard_state(name, HardState { term, vote: from.0, replica: me });
-        self.persists.push_back((self.last_lsn, name, 0, vec![answer]));
+        self.last_lsn = self.log.set_hard_state(partition, HardState { term, vote: from.0, replica: me });
+        self.persists.push_back((self.last_lsn, partition, 0, vec![answer]));
     }
 
-    pub(crate) fn start_catching_up(&mut self, now: Now, name: TopicPartition, leader: ReplicaId, term: LeaderEpoch) {
-        let known = self.log.hard_state(&name).map_or(LeaderEpoch(0), |s| s.term);
-        let Some(partition) = self.partitions.get_mut(&name) else { return };
-        if term < known || self.log.is_installing(&name) {
+    pub(crate) fn start_catching_up(
+        &mut self,
+        now: Now,
+        partition: TopicPartition,
+        leader: ReplicaId,
+        term: LeaderEpoch,
+    ) {
+        let known = self.log.hard_state(&partition).map_or(LeaderEpoch(0), |s| s.term);
+        let Some(replica) = self.replicas.get_mut(&partition) else { return };
+        if term < known || self.log.is_installing(&partition) {
             return;
         }
-        let next = self.log.decided_end(&name).expect("the partition was created");
-        let wants_state = self.log.is_incomplete(&name);
-        let last = self.log.last_decided(&name).filter(|(epoch, _)| !wants_state && *epoch > LeaderEpoch(0));
+        let next = self.log.decided_end(&partition).expect("the partition was created");
+        let wants_state = self.log.is_incomplete(&partition);
+        let last = self.log.last_decided(&partition).filter(|(epoch, _)| !wants_state && *epoch > LeaderEpoch(0));
         let catching_up = CatchingUp::new(now.mono_ms, leader, term, next, last, wants_state);
-        if partition.phase.start_catching_up(catching_up) {
-            self.ask(name);
+        if replica.phase.start_catching_up(catching_up) {
+            self.ask(partition);
         }
     }
 
-    fn ask(&mut self, name: TopicPartition) {
-        let Some(partition) = self.partitions.get(&name) else { return };
-        if let Some(catching_up) = partition.phase.catching_up() {
-            let (from, to, body) = (partition.settings.replica, catching_up.leader, catching_up.request());
-            self.outputs.push(Output::Send(PeerMessage { group: name, from, to, body }));
+    fn ask(&mut self, partition: TopicPartition) {
+        let Some(replica) = self.replicas.get(&partition) else { return };
+        if let Some(catching_up) = replica.phase.catching_up() {
+            let (from, to, body) = (replica.settings.replica, catching_up.leader, catching_up.request());
+            self.outputs.push(Output::Send(PeerMessage { partition, from, to, body }));
         }
     }
 
     /// A replica's side: what its leader says.
-    pub(crate) fn catch_up(&mut self, now: Now, name: TopicPartition, from: ReplicaId, part: CatchUp) {
+    pub(crate) fn catch_up(&mut self, now: Now, partition: TopicPartition, from: ReplicaId, part: CatchUp) {
         if let CatchUp::Offer { term } = part {
-            return self.start_catching_up(now, name, from, term);
+            return self.start_catching_up(now, partition, from, term);
         }
         let skips = is_planted(Bug::CatchUpSkipsBatches);
-        let Some(partition) = self.partitions.get_mut(&name) else { return };
-        let catching_up = partition.phase.catching_up_mut();
+        let Some(replica) = self.replicas.get_mut(&partition) else { return };
+        let catching_up = replica.phase.catching_up_mut();
         let Some(catching_up) = catching_up.filter(|c| c.leader == from && c.waiting.is_none()) else { return };
         catching_up.deadline_ms = now.mono_ms + PATIENCE_MS;
         match part {
             CatchUp::Offer { .. } => {}
-            CatchUp::Restart { first: Some(first), .. } if catching_up.begins_at(first) => self.ask(name),
+            CatchUp::Restart { first: Some(first), .. } if catching_up.begins_at(first) => self.ask(partition),
             CatchUp::Restart { first, log_start, until, state } => {
                 let Some(state) = state.open() else { return };
                 if first.is_none() && catching_up.is_at(until) {
                     // Nothing is lacking but that. Flushed or not yet: it asks again.
-                    if !self.log.is_flushing(&name) {
+                    if !self.log.is_flushing(&partition) {
                         catching_up.has_state();
-                        self.log.make_whole(name, state);
+                        self.log.make_whole(partition, state);
                         self.log.pump(now.mono_ms);
                     }
                     return;
                 }
                 catching_up.restart(first, log_start, (until, state));
-                self.ask(name);
+                self.ask(partition);
             }
             CatchUp::Batches { index, mut batches } => {
                 if skips {
@@ -104,48 +111,48 @@ impl<D: Disk> Replicas<D> {
                 }
                 let index = match catching_up.compare(index, &mut batches) {
                     Ok(index) => index,
-                    Err(what) => return self.diverge(name, what),
+                    Err(what) => return self.diverge(partition, what),
                 };
                 if batches.is_empty() {
-                    return self.ask(name);
+                    return self.ask(partition);
                 }
                 let Some(install) = catching_up.part(index, batches) else { return };
                 catching_up.waiting = Some(install);
-                self.install(now, name);
+                self.install(now, partition);
             }
-            CatchUp::Done => self.caught_up(now, name),
+            CatchUp::Done => self.caught_up(now, partition),
             CatchUp::Conflict => {
                 let what = catching_up.conflict();
-                self.diverge(name, what);
+                self.diverge(partition, what);
             }
         }
     }
 
     /// Puts a part in place, once the segments can be written.
-    fn install(&mut self, now: Now, name: TopicPartition) {
-        if self.log.is_flushing(&name) || self.log.waits_for_room(&name) {
+    fn install(&mut self, now: Now, partition: TopicPartition) {
+        if self.log.is_flushing(&partition) || self.log.waits_for_room(&partition) {
             return;
         }
         // A restart frees what was there before.
         let is_restart = |c: &CatchingUp| c.waiting.as_ref().is_some_and(|i| i.restarts_at.is_some());
-        let catching_up = self.partitions.get(&name).and_then(|p| p.phase.catching_up());
-        let is_own = self.partitions.get(&name).is_some_and(|p| p.settings.is_own);
+        let catching_up = self.replicas.get(&partition).and_then(|r| r.phase.catching_up());
+        let is_own = self.replicas.get(&partition).is_some_and(|r| r.settings.is_own);
         if self.log.is_scarce() && !is_own && !catching_up.is_some_and(is_restart) {
             return;
         }
-        let waiting = |p: &mut Partition| p.phase.catching_up_mut()?.waiting.take();
-        let Some(install) = self.partitions.get_mut(&name).and_then(waiting) else {
+        let waiting = |r: &mut Replica| r.phase.catching_up_mut()?.waiting.take();
+        let Some(install) = self.replicas.get_mut(&partition).and_then(waiting) else {
             return;
         };
-        let install = self.keep_own(name, install);
-        let next = self.log.decided_end(&name).expect("the partition was created");
+        let install = self.keep_own(partition, install);
+        let next = self.log.decided_end(&partition).expect("the partition was created");
         if !fits(&install, next) {
             // Raft went on meanwhile, or something else is in the way: begin again from here.
-            return self.settle(now, name);
+            return self.settle(now, partition);
         }
-        self.put(now, name, install, None);
+        self.put(now, partition, install, None);
         if is_planted(Bug::InstallNotSynced) {
-            self.installed(now, name);
+            self.installed(now, partition);
         }
     }
 
@@ -153,11 +160,11 @@ impl<D: Disk> Replicas<D> {
     /// too. Only one that lacks that entry may forget what it holds, because it may have acknowledged the rest of it.
     ///
     /// Source: Raft §5.3, log matching.
-    fn keep_own(&mut self, name: TopicPartition, mut install: Install) -> Install {
-        if install.restarts_at.is_none() || self.log.is_incomplete(&name) || is_planted(Bug::OwnNotKept) {
+    fn keep_own(&mut self, partition: TopicPartition, mut install: Install) -> Install {
+        if install.restarts_at.is_none() || self.log.is_incomplete(&partition) || is_planted(Bug::OwnNotKept) {
             return install;
         }
-        let next = self.log.decided_end(&name).expect("the partition was created").1;
+        let next = self.log.decided_end(&partition).expect("the partition was created").1;
         if next > install.first_index {
             // Raft has brought it beyond that place meanwhile: the part begins too early for it. (Found by the
             // simulator: it was put in place behind what had come.)
@@ -167,52 +174,52 @@ impl<D: Disk> Replicas<D> {
         let is_same = |b: &RecordBatch| {
             b.base_offset() == first.base_offset() && b.header().leader_epoch == first.header().leader_epoch
         };
-        let stands = self.log.entries(&name).any(|(index, b)| index == install.first_index && is_same(b));
+        let stands = self.log.entries(&partition).any(|(index, b)| index == install.first_index && is_same(b));
         if !stands {
             return install;
         }
-        let own = self.log.entries(&name).filter(|(index, _)| (next..install.first_index).contains(index));
+        let own = self.log.entries(&partition).filter(|(index, _)| (next..install.first_index).contains(index));
         let own: Vec<RecordBatch> = own.map(|(_, batch)| batch.clone()).collect();
-        if let Some(catching_up) = self.partitions.get_mut(&name).and_then(|p| p.phase.catching_up_mut()) {
+        if let Some(catching_up) = self.replicas.get_mut(&partition).and_then(|r| r.phase.catching_up_mut()) {
             catching_up.goes_on();
         }
         install.batches.splice(0..0, own);
         Install { first_index: next, restarts_at: None, end: None, ..install }
     }
 
-    pub(crate) fn installed(&mut self, now: Now, name: TopicPartition) {
-        let Some(partition) = self.partitions.get_mut(&name) else { return };
-        match &mut partition.phase {
+    pub(crate) fn installed(&mut self, now: Now, partition: TopicPartition) {
+        let Some(replica) = self.replicas.get_mut(&partition) else { return };
+        match &mut replica.phase {
             Phase::CatchingUp(catching_up) | Phase::Lagging(_, catching_up) => {
                 catching_up.deadline_ms = now.mono_ms + PATIENCE_MS;
-                self.ask(name);
+                self.ask(partition);
             }
-            Phase::Settling => self.settle(now, name),
+            Phase::Settling => self.settle(now, partition),
             // What was put in place is in segments, and nobody asks for more.
             Phase::Offline | Phase::Incomplete | Phase::Running(_) => {}
         }
     }
 
-    fn caught_up(&mut self, now: Now, name: TopicPartition) {
-        let leader = self.partitions.get(&name).and_then(|p| Some(p.phase.catching_up()?.leader));
+    fn caught_up(&mut self, now: Now, partition: TopicPartition) {
+        let leader = self.replicas.get(&partition).and_then(|r| Some(r.phase.catching_up()?.leader));
         let Some(leader) = leader else { return };
-        self.settle(now, name);
-        if let Some(group) = self.group(&name) {
+        self.settle(now, partition);
+        if let Some(group) = self.group(&partition) {
             let message = group.announce(leader);
             self.outputs.push(Output::Send(message));
         }
     }
 
-    pub(crate) fn tick_catching_up(&mut self, now: Now, name: TopicPartition) {
-        let Some(partition) = self.partitions.get(&name) else { return };
-        match &partition.phase {
-            Phase::CatchingUp(c) | Phase::Lagging(_, c) if c.waiting.is_some() => self.install(now, name),
+    pub(crate) fn tick_catching_up(&mut self, now: Now, partition: TopicPartition) {
+        let Some(replica) = self.replicas.get(&partition) else { return };
+        match &replica.phase {
+            Phase::CatchingUp(c) | Phase::Lagging(_, c) if c.waiting.is_some() => self.install(now, partition),
             Phase::CatchingUp(c) | Phase::Lagging(_, c) => {
-                if now.mono_ms >= c.deadline_ms && !self.log.is_installing(&name) {
-                    self.settle(now, name);
+                if now.mono_ms >= c.deadline_ms && !self.log.is_installing(&partition) {
+                    self.settle(now, partition);
                 }
             }
-            Phase::Settling => self.settle(now, name),
+            Phase::Settling => self.settle(now, partition),
             Phase::Offline | Phase::Incomplete | Phase::Running(_) => {}
         }
     }

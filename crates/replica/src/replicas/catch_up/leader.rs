@@ -20,22 +20,22 @@ pub(crate) struct PeerRead {
 }
 
 impl<D: Disk> Replicas<D> {
-    pub(crate) fn offer(&mut self, now: Now, name: TopicPartition, to: ReplicaId) {
-        let partition = self.partitions.get_mut(&name).expect("its group has just spoken");
-        let last = partition.offered_ms.insert(to, now.mono_ms);
+    pub(crate) fn offer(&mut self, now: Now, partition: TopicPartition, to: ReplicaId) {
+        let replica = self.replicas.get_mut(&partition).expect("its group has just spoken");
+        let last = replica.offered_ms.insert(to, now.mono_ms);
         if last.is_some_and(|at| now.mono_ms < at + OFFER_EVERY_MS) {
-            partition.offered_ms.insert(to, last.expect("just seen"));
+            replica.offered_ms.insert(to, last.expect("just seen"));
             return;
         }
-        let term = partition.phase.group().expect("it has just spoken").state().leader_epoch;
-        self.answer_catch_up(name, to, CatchUp::Offer { term });
+        let term = replica.phase.group().expect("it has just spoken").state().leader_epoch;
+        self.answer_catch_up(partition, to, CatchUp::Offer { term });
     }
 
     /// A leader's side: the next part for a replica that is behind.
     pub(crate) fn serve_catch_up(
         &mut self,
         now: Now,
-        name: TopicPartition,
+        partition: TopicPartition,
         to: ReplicaId,
         (mut from, mut index, after): (Offset, RaftIndex, Option<LeaderEpoch>),
         until: Option<Offset>,
@@ -44,51 +44,51 @@ impl<D: Disk> Replicas<D> {
         if wants_state && index > RaftIndex(1) {
             // Half rebuilt by another leader, it may hold more than this one knows to be decided. (Found by the
             // simulator.)
-            self.with_group(now, name, |group, effects| group.learn_decided(RaftIndex(index.0 - 1), effects));
+            self.with_group(now, partition, |group, effects| group.learn_decided(RaftIndex(index.0 - 1), effects));
         }
-        // A leader that has not committed in its own term yet serves this too: it may need this very replica for it.
+        // A leader that has decided nothing in its own term yet serves this too: it may need this very replica for it.
         // What it calls decided is decided. (Found by the simulator.)
-        let Some(group) = self.group(&name) else { return };
+        let Some(group) = self.group(&partition) else { return };
         let GroupState { high_watermark, applied, .. } = group.state();
         // Both call what they have counted decided: where one history has as many entries and more offsets than the
         // other, they are two. (Found by the simulator: the terms of the entries may be equal where a disk has
         // forgotten its vote.)
         if (index <= applied) != (from < high_watermark) {
-            return self.answer_catch_up(name, to, CatchUp::Conflict);
+            return self.answer_catch_up(partition, to, CatchUp::Conflict);
         }
         let before = RaftIndex(index.0.saturating_sub(1));
         match after.map(|epoch| group.holds(before, epoch)) {
-            Some(Some(false)) => return self.answer_catch_up(name, to, CatchUp::Conflict),
+            Some(Some(false)) => return self.answer_catch_up(partition, to, CatchUp::Conflict),
             // Not in memory: whoever asked compares it.
             Some(None) => (from, index) = (Offset(from.0.saturating_sub(1)), before),
             None | Some(Some(true)) => {}
         }
         if until.is_none() && !wants_state && group.holds_from(index) {
-            return self.answer_catch_up(name, to, CatchUp::Done);
+            return self.answer_catch_up(partition, to, CatchUp::Done);
         }
-        let base = self.log.peer_base(&name);
+        let base = self.log.peer_base(&partition);
         if wants_state && base.is_none() {
             // The state is known as of the end of segments, and there are none yet.
-            return self.log.flush(name);
+            return self.log.flush(partition);
         }
         if let Some(base) = base.filter(|b| wants_state || from < b.first.0) {
             if from > base.end.offset {
                 // The state that it lacks is known as of the segments' end: they must come as far as it is.
-                return self.log.flush(name);
+                return self.log.flush(partition);
             }
             let without_producers = is_planted(Bug::ProducersNotHandedOver);
-            return self.answer_catch_up(name, to, restart_of(&base, from, without_producers));
+            return self.answer_catch_up(partition, to, restart_of(&base, from, without_producers));
         }
         let until = until.map_or(high_watermark, |u| u.min(high_watermark));
-        match self.log.read_for_peer(&name, from, until, self.part_bytes) {
-            ReadOutcome::Batches(batches) => self.answer_catch_up(name, to, CatchUp::Batches { index, batches }),
+        match self.log.read_for_peer(&partition, from, until, self.part_bytes) {
+            ReadOutcome::Batches(batches) => self.answer_catch_up(partition, to, CatchUp::Batches { index, batches }),
             ReadOutcome::Pending(op) => drop(self.peer_reads.insert(op, PeerRead { to, from, index })),
-            ReadOutcome::AtEnd => self.answer_catch_up(name, to, CatchUp::Done),
+            ReadOutcome::AtEnd => self.answer_catch_up(partition, to, CatchUp::Done),
             ReadOutcome::BelowStart(_) | ReadOutcome::Offline(_) => {}
         }
     }
 
-    pub(crate) fn answer_catch_up(&mut self, name: TopicPartition, to: ReplicaId, mut part: CatchUp) {
+    pub(crate) fn answer_catch_up(&mut self, partition: TopicPartition, to: ReplicaId, mut part: CatchUp) {
         if is_planted(Bug::CatchUpSkipsBatches)
             && let CatchUp::Batches { batches, .. } = &mut part
             && batches.len() > 2
@@ -96,9 +96,9 @@ impl<D: Disk> Replicas<D> {
             let at = batches.len() / 2;
             batches.remove(at);
         }
-        let Some(partition) = self.partitions.get(&name) else { return };
-        let (from, body) = (partition.settings.replica, PeerBody::CatchUp(part));
-        self.outputs.push(Output::Send(PeerMessage { group: name, from, to, body }));
+        let Some(replica) = self.replicas.get(&partition) else { return };
+        let (from, body) = (replica.settings.replica, PeerBody::CatchUp(part));
+        self.outputs.push(Output::Send(PeerMessage { partition, from, to, body }));
     }
 }
 

@@ -8,7 +8,7 @@
 //!    │ ◄────────── CatchUpRequest(from further on) │
 //!    │  Done ───────────────────────────────────► │   goes on with Raft
 //! ```
-//! All of it is committed, and a segment's content follows from its batches, so the replica ends with the same segment
+//! All of it is decided, and a segment's content follows from its batches, so the replica ends with the same segment
 //! files and every part is whole in itself: a crash on the way costs one part. Where the leader has removed the
 //! beginning by retention, `Restart` names the place to start from, and the state that cannot be computed from there.
 //!

@@ -51,7 +51,7 @@ impl PartitionSettings {
     }
 }
 
-pub(super) struct Partition {
+pub(super) struct Replica {
     pub(super) phase: Phase,
     pub(super) settings: PartitionSettings,
     /// When which follower was last offered to catch up.
