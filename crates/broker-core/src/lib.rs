@@ -26,6 +26,8 @@ mod groups;
 mod message;
 mod node;
 mod produce;
+#[cfg(test)]
+mod rules;
 
 pub use clock::TOLERANCE_MS as CLOCK_TOLERANCE_MS;
 pub use groups::{CoordinatorError, GroupsConfig};
