@@ -493,9 +493,9 @@ impl Shard {
     }
 
     fn ticket(&self) -> Ticket {
-        let ticket = Ticket(self.next_ticket.get());
-        self.next_ticket.set(ticket.0 + 1);
-        ticket
+        let number = self.next_ticket.get();
+        self.next_ticket.set(number + 1);
+        Ticket::Shell(number)
     }
 
     /// Appends a batch; `done` is called on this thread, later, with acks other than `none`.

@@ -1606,7 +1606,7 @@ impl World {
 
     fn ticket(&mut self) -> Ticket {
         self.next_ticket += 1;
-        Ticket(self.next_ticket)
+        Ticket::Shell(self.next_ticket)
     }
 
     fn answers(&mut self) -> Result<(), String> {

@@ -100,7 +100,7 @@ impl Bench {
                 partitioner: None,
                 config: TopicConfig::default(),
             };
-            bench.node.change(bench.now, Ticket(1), request);
+            bench.node.change(bench.now, Ticket::Shell(1), request);
             bench.pass(1_000);
         }
         bench
@@ -131,7 +131,7 @@ impl Bench {
 
     pub(crate) fn ask(&mut self, request: GroupRequest) -> Ticket {
         self.next_ticket += 1;
-        let ticket = Ticket(self.next_ticket);
+        let ticket = Ticket::Shell(self.next_ticket);
         self.node.group(0, ticket, request);
         self.turn();
         ticket
@@ -250,7 +250,7 @@ impl Cluster {
             config: TopicConfig::default(),
         };
         let controller = &mut self.benches[0];
-        controller.node.change(controller.now, Ticket(1), request);
+        controller.node.change(controller.now, Ticket::Shell(1), request);
         self.pass(3_000);
     }
 
@@ -262,14 +262,14 @@ impl Cluster {
         }
         let live = (1..=self.benches.len() as u32).map(BrokerId).collect();
         let controller = &mut self.benches[0];
-        controller.node.change(controller.now, Ticket(2), Request::Recover { lost: Vec::new(), live, copies });
+        controller.node.change(controller.now, Ticket::Shell(2), Request::Recover { lost: Vec::new(), live, copies });
         self.pass(10_000);
     }
 
     pub(crate) fn produce(&mut self, id: u32) -> Result<Offset, ProduceError> {
         let bench = &mut self.benches[id as usize - 1];
         bench.next_ticket += 1;
-        let ticket = Ticket(bench.next_ticket);
+        let ticket = Ticket::Shell(bench.next_ticket);
         let mut builder = BatchBuilder::new();
         builder.push(&Record {
             key: None,

@@ -101,7 +101,11 @@ fn a_disk_from_before_a_replacement_gets_another_copy_than_the_one_that_it_lost(
         let of = |b: &Bench| b.node.metadata().broker(BrokerId(2)).expect("it is registered").metadata_replica;
         let replica = if topic.is_some() { first } else { of(&cluster.benches[0]) };
         let controller = &mut cluster.benches[0];
-        controller.node.change(controller.now, Ticket(3), Request::ReplaceReplica { topic, partition: 0, replica });
+        controller.node.change(
+            controller.now,
+            Ticket::Shell(3),
+            Request::ReplaceReplica { topic, partition: 0, replica },
+        );
         cluster.pass(5_000);
     }
     let names = |c: &Cluster| {

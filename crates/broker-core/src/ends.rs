@@ -5,13 +5,15 @@
 //! knows is a lower bound, which is enough to take a commit; beyond it the leader is asked
 //! ([`NodeMessage::AskEnds`](crate::NodeMessage)). To refuse one, the leader must still be the leader: it says an end
 //! below what was asked for only after the quorum has confirmed that (ADR 9). Which commits wait meanwhile, and how
-//! long, is left to `groups.rs`.
+//! long, is left to `groups`.
 
 use std::collections::BTreeMap;
 
 use thalweg_commit_log::Disk;
 use thalweg_model::{BrokerId, Offset, TopicPartition};
-use thalweg_replica::{Now, ProduceError, Replicas, Ticket};
+use thalweg_replica::{ProduceError, Ticket};
+
+use crate::machine::Surroundings;
 
 /// Questions that may wait for the quorum's word; what comes beyond them is not answered, and asked again.
 const CONFIRMING_MAX: usize = 4_096;
@@ -34,21 +36,19 @@ impl Ends {
     /// that this broker does not lead nothing is ever said.
     pub(crate) fn asked<D: Disk>(
         &mut self,
-        now: Now,
-        replicas: &mut Replicas<D>,
-        next_ticket: &mut u64,
+        s: &mut Surroundings<'_, D>,
         (to, question): (BrokerId, u64),
         partitions: &[(TopicPartition, Offset)],
     ) -> Vec<Told> {
         let mut told = Vec::new();
         for (name, offset) in partitions {
-            let Some(state) = replicas.state(name).filter(|s| s.is_serving) else { continue };
+            let Some(state) = s.replicas.state(name).filter(|s| s.is_serving) else { continue };
             if state.high_watermark >= *offset {
                 told.push(Told { to, question, end: (*name, state.high_watermark) });
             } else if self.confirming.len() < CONFIRMING_MAX {
-                *next_ticket += 1;
-                self.confirming.insert(Ticket(*next_ticket), (to, question, *name));
-                replicas.confirm(now, *name, Ticket(*next_ticket));
+                let ticket = s.ticket(*name);
+                self.confirming.insert(ticket, (to, question, *name));
+                s.replicas.confirm(s.now, *name, ticket);
             }
         }
         told

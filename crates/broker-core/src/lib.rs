@@ -23,6 +23,8 @@ mod by_hand;
 mod clock;
 mod ends;
 mod groups;
+mod machine;
+mod machines;
 mod message;
 mod node;
 mod produce;

@@ -61,13 +61,13 @@ impl Play {
     fn step(&mut self, step: &Step) {
         let bench = &mut self.bench;
         bench.next_ticket += 1;
-        let ticket = Ticket(bench.next_ticket);
+        let ticket = Ticket::Shell(bench.next_ticket);
         match step {
             Change(request) => bench.node.change(bench.now, ticket, request.clone()),
             Group(partition, request) => bench.node.group(*partition, ticket, request.clone()),
             Groups(requests) => {
                 for (i, request) in requests.iter().enumerate() {
-                    bench.node.group(0, Ticket(1_000 + i as u64), request.clone());
+                    bench.node.group(0, Ticket::Shell(1_000 + i as u64), request.clone());
                 }
             }
             Step::Produce(mark, token) => {
@@ -252,7 +252,7 @@ fn changes_are_decided_in_turn_and_answered_once_they_are_applied() {
 fn a_change_that_finds_no_room_in_the_queue_is_refused_at_once() {
     let mut bench = alone();
     for _ in 0..1_024 + 1 {
-        bench.node.change(bench.now, Ticket(1), Request::InitProducer { secret: [1; 32] });
+        bench.node.change(bench.now, Ticket::Shell(1), Request::InitProducer { secret: [1; 32] });
     }
     check(bench, &[(delete("t"), "1024 changes wait already"), (Pass(0), "")]);
 }
@@ -270,16 +270,16 @@ fn a_broker_that_does_not_decide_says_who_does() {
 #[test]
 fn a_change_that_does_not_reach_the_quorum_is_answered_too() {
     let mut bench = alone();
-    bench.node.change(bench.now, Ticket(7), Request::InitProducer { secret: [1; 32] });
-    bench.node.change(bench.now, Ticket(8), Request::InitProducer { secret: [1; 32] });
+    bench.node.change(bench.now, Ticket::Shell(7), Request::InitProducer { secret: [1; 32] });
+    bench.node.change(bench.now, Ticket::Shell(8), Request::InitProducer { secret: [1; 32] });
     let (now, replica) = (bench.now, bench.node.replicas().settings(&METADATA).expect("it is made").replica);
     bench.node.replicas_mut().lose_everything(now, METADATA, replica, "it is gone");
     bench.turn();
     let errors = bench.outputs.iter().filter_map(|o| match o {
-        Output::Changed(ticket, Err(_)) => Some(ticket.0),
+        Output::Changed(ticket, Err(_)) => Some(*ticket),
         _ => None,
     });
-    assert_eq!(errors.collect::<Vec<_>>(), [7, 8]);
+    assert_eq!(errors.collect::<Vec<_>>(), [7, 8].map(Ticket::Shell));
 }
 
 /// Two processes with one number: the one that is heard of stays. Once it is silent, what stood on its disk is lost.
@@ -324,7 +324,7 @@ fn only_a_broker_that_is_refused_on_and_on_ends() {
 fn no_batch_is_taken_under_anothers_producer_id() {
     assert_finds(Bug::ProducerNotProved, || {
         let mut bench = Bench::alone();
-        bench.node.change(bench.now, Ticket(1), Request::InitProducer { secret: [1; 32] });
+        bench.node.change(bench.now, Ticket::Shell(1), Request::InitProducer { secret: [1; 32] });
         bench.turn();
         bench.sync();
         let answer = bench.outputs.iter().find_map(|o| match o {
@@ -439,7 +439,7 @@ fn whoever_asks_for_groups_that_are_not_here_is_told_so() {
 #[test]
 fn what_waits_for_a_coordinator_is_answered_when_it_ends() {
     let mut bench = Bench::alone();
-    bench.node.change(bench.now, Ticket(1), Request::DeleteTopic { name: OFFSETS_TOPIC.into() });
+    bench.node.change(bench.now, Ticket::Shell(1), Request::DeleteTopic { name: OFFSETS_TOPIC.into() });
     bench.turn();
     let other = "broker 1 coordinates this group, not this one";
     let (list, ended) = (|| Group(0, GroupRequest::List), format!("deleted; {other}; {other}"));

@@ -221,7 +221,7 @@ impl Copy {
     }
 
     fn produce_with(&mut self, batch: RecordBatch, pin_epoch: PinEpoch, acks: Acks) {
-        self.replicas.produce(self.now, NAME, Ticket(1), batch, pin_epoch, acks);
+        self.replicas.produce(self.now, NAME, Ticket::Shell(1), batch, pin_epoch, acks);
         self.look();
     }
 

@@ -30,9 +30,9 @@ impl<D: Disk> Node<D> {
 
     pub(super) fn metadata_settings(&self, replica: ReplicaId) -> PartitionSettings {
         let first = |id: &BrokerId| ReplicaId::new(*id, 0);
-        let now = |id: &BrokerId| self.metadata.broker(*id).map_or(first(id), |b| b.metadata_replica);
+        let now = |id: &BrokerId| self.metadata.machine().broker(*id).map_or(first(id), |b| b.metadata_replica);
         let controllers = &self.config.controllers;
-        let others = self.metadata.brokers().filter(|b| !controllers.contains(&b.id));
+        let others = self.metadata.machine().brokers().filter(|b| !controllers.contains(&b.id));
         PartitionSettings {
             replica,
             first_voters: controllers.iter().map(first).collect(),
@@ -57,12 +57,13 @@ impl<D: Disk> Node<D> {
         let may_make = self.is_registered() || is_planted(Bug::MadeBeforeRegistered);
         // Until it is known under this directory, what the metadata says of this broker is about a disk that is gone.
         // (Found by the simulator: it took part under the lost copies' names.)
-        let is_known = self.metadata.broker(me).is_some_and(|b| b.directory == self.config.broker.directory);
-        for topic in self.metadata.topics().filter(|_| is_known) {
+        let is_known = self.metadata.machine().broker(me).is_some_and(|b| b.directory == self.config.broker.directory);
+        for topic in self.metadata.machine().topics().filter(|_| is_known) {
             for (partition, replicas) in topic.replicas.iter().enumerate() {
                 if let Some(mine) = replicas.iter().find(|r| r.broker() == me) {
                     let name = TopicPartition::new(topic.id, partition as u32);
-                    match self.metadata.lost_its_only_copy(topic, partition as u32) && !is_planted(Bug::WipedCopyServes)
+                    match self.metadata.machine().lost_its_only_copy(topic, partition as u32)
+                        && !is_planted(Bug::WipedCopyServes)
                     {
                         true => drop(lost.insert(name, self.lost_copy(&name).unwrap_or_default())),
                         false => drop(wanted.insert(name, settings(topic, partition, *mine))),
@@ -75,7 +76,7 @@ impl<D: Disk> Node<D> {
         }
         self.lost = lost;
         for name in self.replicas.log().partitions().collect::<Vec<_>>() {
-            if name != METADATA && self.metadata.is_deleted(name.topic) {
+            if name != METADATA && self.metadata.machine().is_deleted(name.topic) {
                 self.offline.remove(&name);
                 self.replicas.remove(now, name);
             }
@@ -103,7 +104,7 @@ impl<D: Disk> Node<D> {
         // One that was lost before its first term has no name yet.
         let is_mine = held.is_some_and(|held| [settings.replica, ReplicaId(0)].contains(&held));
         let is_forgotten = || {
-            let topic = self.metadata.topic_by_id(name.topic);
+            let topic = self.metadata.machine().topic_by_id(name.topic);
             topic.is_some_and(|t| t.only_on_older.contains(&name.partition.0))
         };
         // What stands here is newer than the metadata that has been followed so far: it will say so itself.

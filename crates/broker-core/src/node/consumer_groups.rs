@@ -11,14 +11,17 @@ use thalweg_replica::{Now, Ticket};
 use super::Node;
 use super::output::Output;
 use crate::ends::Told;
-use crate::groups::{self, Surroundings};
+use crate::groups::World;
+use crate::machine::Surroundings;
+use crate::machines;
 use crate::message::NodeMessage;
 
 impl<D: Disk> Node<D> {
     /// The partition of `__consumer_offsets` that a group lives in; `None` before there is that topic.
     pub fn partition_of_group(&self, group: &str) -> Option<TopicPartition> {
-        let topic = self.metadata.topic(OFFSETS_TOPIC).ok()?;
-        groups::name(&self.metadata, partition_of_group(group, topic.partitions))
+        let metadata = self.metadata.machine();
+        let topic = metadata.topic(OFFSETS_TOPIC).ok()?;
+        machines::name(metadata, OFFSETS_TOPIC, partition_of_group(group, topic.partitions))
     }
 
     /// Asks the coordinator of the groups that live in a partition of `__consumer_offsets`; [`Output::Group`] answers,
@@ -39,19 +42,15 @@ impl<D: Disk> Node<D> {
         let clock = self.replicas.clock();
         let noted_ms = if clock.may_refuse { clock.late_ms(now).max(0) as u64 } else { 0 };
         let now = Now { wall_ms: clock.early_ms(now), ..now };
-        let mut surroundings = Surroundings {
-            replicas: &mut self.replicas,
-            metadata: &self.metadata,
-            metadata_version: self.followed.0,
-            noted_ms,
-            next_ticket: &mut self.next_ticket,
-        };
-        self.groups.pump(now, &mut surroundings);
+        let (metadata, metadata_version) = (self.metadata.machine(), self.metadata.followed().0);
+        let mut s = Surroundings { now, replicas: &mut self.replicas, last_ticket: &mut self.last_ticket };
+        self.groups.pump(&mut s, &World { metadata, metadata_version, noted_ms });
     }
 
     /// A coordinator wants to know where partitions end that this broker leads.
     pub(super) fn ends_asked(&mut self, now: Now, asker: (BrokerId, u64), partitions: &[(TopicPartition, Offset)]) {
-        let told = self.ends.asked(now, &mut self.replicas, &mut self.next_ticket, asker, partitions);
+        let mut s = Surroundings { now, replicas: &mut self.replicas, last_ticket: &mut self.last_ticket };
+        let told = self.ends.asked(&mut s, asker, partitions);
         told.into_iter().for_each(|told| self.tell_end(told));
     }
 

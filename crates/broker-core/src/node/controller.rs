@@ -1,14 +1,16 @@
 //! The log of the cluster's metadata: followed on every broker, and decided where this one leads it. What is decided is
 //! `control`'s; what the decisions mean for the partitions here is left to `align`.
 
+use bytes::Bytes;
 use thalweg_commit_log::Disk;
-use thalweg_control::{Answer, Broker, ControlError, MetadataRecord, Request};
-use thalweg_model::{BatchBuilder, BrokerId, Bug, Codec, Offset, PinEpoch, Record, RecordBatch, ReplicaId, is_planted};
-use thalweg_replica::{Acks, Now, ProduceError, ReadOutcome, Ticket};
+use thalweg_control::{Answer, Broker, ControlError, IdsLeft, Metadata, MetadataDecision, MetadataRecord, Request};
+use thalweg_model::{BrokerId, Bug, DirectoryId, Offset, RecordBatch, ReplicaId, is_planted};
+use thalweg_replica::{Now, ProduceError, Ticket};
 use thiserror::Error;
 
 use super::output::Output;
 use super::{HEARTBEAT_EVERY_MS, METADATA, Node, SESSION_MS};
+use crate::machine::{Answered, Machine, Pace, Surroundings, Turn, Unanswered, Unread};
 use crate::message::NodeMessage;
 
 /// Changes that may wait for their turn.
@@ -50,20 +52,41 @@ pub(super) struct Change {
     pub(super) request: Request,
 }
 
-/// A change whose records are on their way to the quorum.
-pub(super) struct Pending {
-    pub(super) ticket: Option<Ticket>,
-    pub(super) answer: Answer,
-    /// The node's own name for the batch.
-    pub(super) own: Ticket,
-    /// Its place in the log, once that is known: answered when it has been applied.
-    pub(super) end: Option<Offset>,
+impl Machine for Metadata {
+    const PACE: Pace = Pace::Follows;
+    type Request = Request;
+    type Record = MetadataRecord;
+    type Answer = Answer;
+    type Refusal = ControlError;
+    type Note = Option<IdsLeft>;
+    /// The wall clock, ms since the Unix epoch.
+    type At<'a> = u64;
+
+    fn handle(&self, now_ms: u64, request: Request) -> Result<MetadataDecision, ControlError> {
+        Metadata::handle(self, now_ms, request)
+    }
+
+    fn apply(&mut self, record: &MetadataRecord) {
+        Metadata::apply(self, record.clone());
+    }
+
+    fn keep(&mut self, _now_ms: u64, note: Option<IdsLeft>) {
+        Metadata::keep(self, note);
+    }
+
+    fn encode(record: &MetadataRecord) -> (Option<Bytes>, Bytes) {
+        (None, record.encode())
+    }
+
+    fn decode(value: &[u8]) -> Result<MetadataRecord, String> {
+        MetadataRecord::decode(value).map_err(|e| e.to_string())
+    }
 }
 
 impl<D: Disk> Node<D> {
     /// True while this broker decides changes.
     pub fn is_controller(&self) -> bool {
-        self.replicas.state(&METADATA).is_some_and(|s| s.is_serving && self.followed == s.high_watermark)
+        self.replicas.state(&METADATA).is_some_and(|s| s.is_serving && self.metadata.followed() == s.high_watermark)
     }
 
     /// The broker that decides changes, as far as this one knows.
@@ -77,7 +100,7 @@ impl<D: Disk> Node<D> {
             let seen_ms = self.seen_ms.get(id).copied().unwrap_or(self.controller_since_ms);
             !self.was_controller || now.mono_ms < seen_ms + SESSION_MS
         };
-        self.metadata.brokers().map(|b| b.id).filter(is_live).collect()
+        self.metadata.machine().brokers().map(|b| b.id).filter(is_live).collect()
     }
 
     /// Asks for a change; [`Output::Changed`] answers once it is on a quorum and applied here.
@@ -99,16 +122,17 @@ impl<D: Disk> Node<D> {
 
     /// Applies what is new in the metadata log, and brings this broker's partitions in line with it.
     pub(super) fn follow(&mut self, now: Now) {
-        while self.following.is_none() {
-            match self.replicas.read_applied(&METADATA, self.followed, 1 << 20) {
-                ReadOutcome::Batches(batches) => self.apply(batches),
-                ReadOutcome::Pending(op) => self.following = Some(op),
-                ReadOutcome::AtEnd | ReadOutcome::BelowStart(_) | ReadOutcome::Offline(_) => break,
+        let mut starts = Vec::new();
+        // A record that is not understood does not keep back those behind it.
+        while let Err(unread) = self.metadata.follow(&mut self.replicas, |record| starts.extend(start_in(record))) {
+            if !self.is_misunderstood(unread) {
+                break;
             }
         }
+        self.remember_logged(starts);
         // Not compared with where this call began: a cold read has moved on already. (Found by the simulator.)
-        if self.followed > self.aligned {
-            self.aligned = self.followed;
+        if self.metadata.followed() > self.aligned {
+            self.aligned = self.metadata.followed();
             self.align(now);
             // How many clocks are a majority is known from here.
             self.judge_clock(now);
@@ -116,33 +140,37 @@ impl<D: Disk> Node<D> {
             // It may have come from the metadata itself.
             self.outdated(now, self.remembers(self.config.broker.directory));
         }
-        if let Some(pending) = self.pending.take_if(|p| p.end.is_some_and(|end| end <= self.followed)) {
-            self.answer(pending.ticket, Ok(pending.answer));
+        let mut answers = Vec::new();
+        self.metadata.answer_applied(&mut answers);
+        self.tell_changed(answers);
+    }
+
+    /// A cold read of the metadata log has ended.
+    pub(super) fn read_metadata(&mut self, now: Now, result: &Result<Vec<RecordBatch>, String>) {
+        let mut starts = Vec::new();
+        if let Err(unread) = self.metadata.read(result, |record| starts.extend(start_in(record))) {
+            self.is_misunderstood(unread);
+        }
+        self.remember_logged(starts);
+        self.follow(now);
+    }
+
+    fn remember_logged(&mut self, starts: Vec<(DirectoryId, u64)>) {
+        for (directory, incarnation) in starts {
+            self.remember(directory, incarnation);
+            self.note_logged(directory, incarnation);
         }
     }
 
-    pub(super) fn apply(&mut self, batches: Vec<RecordBatch>) {
-        for batch in batches {
-            // A read begins with the batch that holds the offset asked for.
-            let is_known = batch.end_offset() <= self.followed;
-            self.followed = self.followed.max(batch.end_offset());
-            if is_known || batch.is_control() {
-                continue;
-            }
-            let records = batch.records().expect("a stored batch was checked when it was proposed");
-            for (_, record) in records {
-                match MetadataRecord::decode(&record.value.unwrap_or_default()) {
-                    Ok(record) => {
-                        if let MetadataRecord::BrokerRegistered(b) = &record {
-                            self.remember(b.directory, b.incarnation);
-                            self.note_logged(b.directory, b.incarnation);
-                        }
-                        self.metadata.apply(record);
-                    }
-                    // The feature level was raised over this broker's head, or the process went back to an older
-                    // version.
-                    Err(error) => return self.outputs.push(Output::Refused(error.to_string())),
-                }
+    /// Says so where a record of the metadata log is of a newer version: the feature level was raised over this
+    /// broker's head, or the process went back to an older version. A log that cannot be read is tried again.
+    fn is_misunderstood(&mut self, unread: Unread) -> bool {
+        match unread {
+            Unread::Offline(_) => false,
+            Unread::Batch(what) => panic!("a stored batch was checked when it was proposed: {what}"),
+            Unread::Record(_, what) => {
+                self.outputs.push(Output::Refused(what));
+                true
             }
         }
     }
@@ -152,9 +180,9 @@ impl<D: Disk> Node<D> {
         // Once, because this runs several times in every turn of the loop.
         let state = self.replicas.state(&METADATA).filter(|s| s.is_serving);
         let leads = state.is_some();
-        let is_controller = state.is_some_and(|s| self.followed == s.high_watermark);
+        let is_controller = state.is_some_and(|s| self.metadata.followed() == s.high_watermark);
         if is_controller && !self.was_controller {
-            self.metadata.forget_reservations();
+            self.metadata.machine_mut().forget_reservations();
             self.registering.clear();
             self.seen_ms.clear();
             self.controller_since_ms = now.mono_ms;
@@ -163,78 +191,57 @@ impl<D: Disk> Node<D> {
         if !leads {
             let leader = self.controller();
             let waiting: Vec<Change> = self.changes.drain(..).collect();
-            for change in waiting {
-                self.answer(change.ticket, Err(ChangeError::NotController { leader }));
+            for ticket in waiting.into_iter().filter_map(|change| change.ticket) {
+                self.outputs.push(Output::Changed(ticket, Err(ChangeError::NotController { leader })));
             }
             self.registering.clear();
             return;
         }
-        while is_controller && self.pending.is_none() {
+        while is_controller && self.metadata.is_idle() {
             let Some(Change { ticket, request }) = self.changes.pop_front() else { return };
             let registers = match &request {
                 Request::RegisterBroker { broker, .. } => Some(broker.id),
                 _ => None,
             };
-            let decided = self.metadata.handle(now.wall_ms.max(0) as u64, request).map(|decision| {
-                self.metadata.keep(decision.note);
-                (decision.records, decision.answer)
-            });
+            let (mut turn, mut answers) = (Turn::default(), Vec::new());
+            let decided = self.metadata.decide(now.wall_ms.max(0) as u64, &mut turn, ticket, request);
             if let Some(id) = registers {
                 self.registering.remove(&id);
+                if let Err(error) = decided {
+                    self.outputs.push(Output::Send(id, NodeMessage::Refused(error.to_string())));
+                }
             }
-            match decided {
-                Err(error) => {
-                    if let Some(id) = registers {
-                        self.outputs.push(Output::Send(id, NodeMessage::Refused(error.to_string())));
-                    }
-                    self.answer(ticket, Err(error.into()));
-                }
-                Ok((records, answer)) if records.is_empty() => self.answer(ticket, Ok(answer)),
-                Ok((records, answer)) => {
-                    let mut builder = BatchBuilder::new();
-                    for record in &records {
-                        let value = Some(record.encode());
-                        builder.push(&Record { key: None, value, headers: Vec::new(), timestamp_ms: now.wall_ms });
-                    }
-                    self.next_ticket += 1;
-                    let (own, batch) = (Ticket(self.next_ticket), builder.build(Codec::None, None));
-                    self.pending = Some(Pending { ticket, answer, own, end: None });
-                    self.replicas.produce(now, METADATA, own, batch, PinEpoch(0), Acks::Quorum);
-                    return self.after(now);
-                }
+            let mut s = Surroundings { now, replicas: &mut self.replicas, last_ticket: &mut self.last_ticket };
+            self.metadata.finish(&mut s, turn, &mut answers);
+            self.tell_changed(answers);
+            if !self.metadata.is_idle() {
+                return self.after(now);
             }
         }
     }
 
     /// The metadata log has taken a change, or has not.
-    pub(super) fn written(&mut self, result: Result<Offset, ProduceError>) {
+    pub(super) fn written(&mut self, now: Now, ticket: Ticket, result: Result<Offset, ProduceError>) {
+        let mut answers = Vec::new();
         match result {
-            Ok(offset) => {
-                if let Some(pending) = &mut self.pending {
-                    // The batch is applied once the log is followed past its first record, because batches are whole.
-                    pending.end = Some(offset.plus(1));
-                    if self.followed > offset {
-                        let pending = self.pending.take().expect("just seen");
-                        self.answer(pending.ticket, Ok(pending.answer));
-                    }
-                }
-            }
+            Ok(offset) => self.metadata.produced(now, &mut self.replicas, (ticket, offset), &mut answers),
             Err(error) => {
-                self.metadata.forget_reservations();
-                let leader = self.controller();
-                if let Some(pending) = self.pending.take() {
-                    let error = match error {
-                        ProduceError::NotLeader { .. } => ChangeError::NotController { leader },
-                        other => ChangeError::Log(other),
-                    };
-                    self.answer(pending.ticket, Err(error));
-                }
+                self.metadata.machine_mut().forget_reservations();
+                self.metadata.abandon(&error, &mut answers);
             }
         }
+        self.tell_changed(answers);
     }
 
-    fn answer(&mut self, ticket: Option<Ticket>, result: Result<Answer, ChangeError>) {
-        if let Some(ticket) = ticket {
+    fn tell_changed(&mut self, answers: Vec<Answered<Metadata>>) {
+        let leader = self.controller();
+        for (ticket, result) in answers {
+            let result = result.map_err(|why| match why {
+                Unanswered::Refused(error) => ChangeError::Refused(error),
+                Unanswered::Log(ProduceError::NotLeader { .. }) => ChangeError::NotController { leader },
+                Unanswered::Log(error) => ChangeError::Log(error),
+                Unanswered::Busy(_) => ChangeError::Busy,
+            });
             self.outputs.push(Output::Changed(ticket, result));
         }
     }
@@ -247,7 +254,7 @@ impl<D: Disk> Node<D> {
         let id = broker.id;
         let is_fresh = |at: &u64| now.mono_ms < at + SESSION_MS;
         let seen = self.seen_ms.get(&id).is_some_and(is_fresh);
-        let known = self.metadata.broker(id);
+        let known = self.metadata.machine().broker(id);
         let is_same = known.is_some_and(|k| k.directory == broker.directory);
         if let Some(known) = known.filter(|_| is_same) {
             let (metadata_replica, controllers) = (known.metadata_replica, self.config.controllers.clone());
@@ -267,5 +274,13 @@ impl<D: Disk> Node<D> {
         if !is_known && self.registering.insert(id) {
             self.enqueue(Request::RegisterBroker { broker, other_is_alive: seen && !is_same && known.is_some() });
         }
+    }
+}
+
+/// The start of a data directory that a record tells of.
+pub(super) fn start_in(record: &MetadataRecord) -> Option<(DirectoryId, u64)> {
+    match record {
+        MetadataRecord::BrokerRegistered(broker) => Some((broker.directory, broker.incarnation)),
+        _ => None,
     }
 }

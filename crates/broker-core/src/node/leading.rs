@@ -46,11 +46,11 @@ impl<D: Disk> Node<D> {
     }
 
     fn others(&self) -> usize {
-        self.metadata.brokers().filter(|b| b.id != self.config.broker.id).count()
+        self.metadata.machine().brokers().filter(|b| b.id != self.config.broker.id).count()
     }
 
     pub(super) fn tell_leading(&mut self, now: Now) {
-        let topics = self.metadata.topics();
+        let topics = self.metadata.machine().topics();
         let names = topics.flat_map(|t| (0..t.partitions).map(|p| TopicPartition::new(t.id, p)));
         let leading =
             names.filter_map(|n| self.replicas.state(&n).filter(|s| s.is_serving).map(|s| (n, s.leader_epoch)));
@@ -60,8 +60,8 @@ impl<D: Disk> Node<D> {
         // more.
         let led: BTreeSet<TopicPartition> = leading.iter().map(|(name, _)| *name).collect();
         let is_led = |name: &TopicPartition, leader: BrokerId| leader != me || led.contains(name);
-        self.leaders.retain(|name, (_, b)| is_led(name, *b) && !self.metadata.is_deleted(name.topic));
-        for other in self.metadata.brokers().map(|b| b.id).filter(|id| *id != me).collect::<Vec<_>>() {
+        self.leaders.retain(|name, (_, b)| is_led(name, *b) && !self.metadata.machine().is_deleted(name.topic));
+        for other in self.metadata.machine().brokers().map(|b| b.id).filter(|id| *id != me).collect::<Vec<_>>() {
             let is_full = self.full.contains(&me);
             let message = NodeMessage::Leading { wall_ms: now.wall_ms, is_full, partitions: leading.clone() };
             self.outputs.push(Output::Send(other, message));

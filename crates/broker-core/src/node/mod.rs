@@ -11,19 +11,20 @@ mod starts;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use thalweg_commit_log::{Completion, Config, Disk, DiskError, Lsn, OpId, OpenError, Recovery};
+use thalweg_commit_log::{Completion, Config, Disk, DiskError, Lsn, OpenError, Recovery};
 use thalweg_control::{Broker, Metadata, MetadataRecord, Request, is_outdated, renewed};
 use thalweg_model::{
     BrokerId, Bug, DirectoryId, LeaderEpoch, Offset, RecordBatch, ReplicaId, TopicId, TopicPartition, is_planted,
 };
-use thalweg_replica::{Now, Output as ReplicaOutput, Replicas};
+use thalweg_replica::{Now, Output as ReplicaOutput, Replicas, Ticket};
 
+use self::controller::Change;
 pub use self::controller::ChangeError;
-use self::controller::{Change, Pending};
 pub use self::output::Output;
 use crate::clock::Clocks;
 use crate::ends::Ends;
 use crate::groups::{GroupOutput, Groups, GroupsConfig};
+use crate::machine::Led;
 use crate::message::{NodeMessage, Peer};
 
 /// The metadata log is a partition like any other, of a topic whose id is fixed.
@@ -39,8 +40,6 @@ const SESSION_MS: u64 = 3_000;
 const REPORT_EVERY_MS: u64 = 500;
 /// How often every broker tells the others what it leads, besides at every change.
 const LEADING_EVERY_MS: u64 = 2_000;
-/// Tickets of the node's own; those of its callers are smaller.
-const OWN_TICKETS: u64 = 1 << 63;
 
 /// Who a node is.
 #[derive(Clone, Debug)]
@@ -59,16 +58,12 @@ pub struct NodeConfig {
 pub struct Node<D> {
     config: NodeConfig,
     replicas: Replicas<D>,
-    metadata: Metadata,
-    /// The metadata log has been applied up to here.
-    followed: Offset,
+    metadata: Led<Metadata>,
     /// This start ends once this frame is synced, and why.
     ending: Option<(Lsn, String)>,
     /// Partitions are as it says up to here.
     aligned: Offset,
-    following: Option<OpId>,
     changes: VecDeque<Change>,
-    pending: Option<Pending>,
     groups: Groups,
     ends: Ends,
     was_controller: bool,
@@ -112,7 +107,8 @@ pub struct Node<D> {
     next_leading_ms: u64,
     next_heartbeat_ms: u64,
     next_report_ms: u64,
-    next_ticket: u64,
+    /// Of the last request that the node itself made of a partition.
+    last_ticket: u64,
     outputs: Vec<Output>,
 }
 
@@ -127,13 +123,10 @@ impl<D: Disk> Node<D> {
         let mut node = Node {
             config,
             replicas,
-            metadata: Metadata::default(),
-            followed: Offset(0),
+            metadata: Led::new(METADATA, Offset(0), usize::MAX),
             ending: None,
             aligned: Offset(0),
-            following: None,
             changes: VecDeque::new(),
-            pending: None,
             groups,
             ends: Ends::default(),
             was_controller: false,
@@ -158,7 +151,7 @@ impl<D: Disk> Node<D> {
             next_leading_ms: 0,
             next_heartbeat_ms: 0,
             next_report_ms: 0,
-            next_ticket: OWN_TICKETS,
+            last_ticket: 0,
             outputs: Vec::new(),
         };
         // What is not known to be decided yet tells of starts all the same.
@@ -190,7 +183,7 @@ impl<D: Disk> Node<D> {
 
     /// The metadata log has been applied up to here.
     pub fn followed(&self) -> Offset {
-        self.followed
+        self.metadata.followed()
     }
 
     /// The partitions.
@@ -205,7 +198,7 @@ impl<D: Disk> Node<D> {
 
     /// The cluster's metadata, as far as this broker has followed it.
     pub fn metadata(&self) -> &Metadata {
-        &self.metadata
+        self.metadata.machine()
     }
 
     /// True while this broker is the controller, or hears of it.
@@ -411,24 +404,22 @@ impl<D: Disk> Node<D> {
                 let to = message.to.broker();
                 self.outputs.push(Output::Send(to, NodeMessage::Replica(message)));
             }
-            ReplicaOutput::Produced(ticket, result) if ticket.0 >= OWN_TICKETS => {
-                match self.pending.as_ref().is_some_and(|p| p.own == ticket) {
-                    true => self.written(result),
-                    false => self.groups.produced(now, &mut self.replicas, ticket, &result),
+            ReplicaOutput::Produced(ticket @ Ticket::Machine(METADATA, _), result) => {
+                if self.metadata.awaits(ticket) {
+                    self.written(now, ticket, result);
                 }
             }
-            ReplicaOutput::Confirmed(ticket, result) if ticket.0 >= OWN_TICKETS => {
+            ReplicaOutput::Produced(ticket @ Ticket::Machine(name, _), result) => {
+                self.groups.produced(now, &mut self.replicas, (name, ticket), result);
+            }
+            ReplicaOutput::Confirmed(ticket @ Ticket::Machine(name, _), result) => {
                 match self.ends.confirmed(ticket, &result) {
                     Some(told) => told.into_iter().for_each(|told| self.tell_end(told)),
-                    None => self.groups.confirmed(ticket, &result),
+                    None => self.groups.confirmed(name, ticket, &result),
                 }
             }
-            ReplicaOutput::ColdRead { op, .. } if self.following == Some(op) => {
-                self.following = None;
-                if let ReplicaOutput::ColdRead { result: Ok(batches), .. } = output {
-                    self.apply(batches);
-                }
-                self.follow(now);
+            ReplicaOutput::ColdRead { op, ref result, .. } if self.metadata.is_reading(op) => {
+                self.read_metadata(now, result);
             }
             ReplicaOutput::ColdRead { op, ref result, .. } if self.groups.read(now, &mut self.replicas, op, result) => {
             }
@@ -449,7 +440,7 @@ impl<D: Disk> Node<D> {
                 }
                 self.outputs.push(Output::Replica(ReplicaOutput::Advanced(name)));
             }
-            ReplicaOutput::KeptAside(METADATA, Ok(folder)) if self.followed > Offset(0) => {
+            ReplicaOutput::KeptAside(METADATA, Ok(folder)) if self.metadata.followed() > Offset(0) => {
                 // What was applied came of a history that does not go on; the next start follows the other one from its
                 // beginning.
                 let message =

@@ -65,8 +65,8 @@ impl<D: Disk> Node<D> {
 
     /// Why the only copy of a partition is not there any more, if that is so, wherever it should be.
     pub fn lost_copy(&self, name: &TopicPartition) -> Option<String> {
-        let topic = self.metadata.topic_by_id(name.topic)?;
-        if !self.metadata.lost_its_only_copy(topic, name.partition.0) {
+        let topic = self.metadata.machine().topic_by_id(name.topic)?;
+        if !self.metadata.machine().lost_its_only_copy(topic, name.partition.0) {
             return None;
         }
         let broker = topic.replicas.get(name.partition.0 as usize)?.first()?.broker();
@@ -90,14 +90,14 @@ impl<D: Disk> Node<D> {
     /// What the copy here knows of a group that has lost its majority for certain; `None` while it may have one, or
     /// somebody else leads.
     fn lacks_majority(&self, name: &TopicPartition) -> Option<String> {
-        let topic = self.metadata.topic_by_id(name.topic)?;
+        let topic = self.metadata.machine().topic_by_id(name.topic)?;
         // Of most partitions this is all that is looked at.
         if self.leader(name).is_some() {
             return None;
         }
         let mine = self.copy(name)?;
         let copies = Copies::from([((name.topic, name.partition.0), vec![mine.clone()])]);
-        let all = self.metadata.without_majority_of(topic, name.partition.0, &[], &copies)?;
+        let all = self.metadata.machine().without_majority_of(topic, name.partition.0, &[], &copies)?;
         let is_lost = |r: &&ReplicaId| !all.left.contains(r);
         let lost: BTreeSet<BrokerId> = mine.voters.iter().filter(is_lost).map(|r| r.broker()).collect();
         let lost = lost.iter().map(BrokerId::to_string).collect::<Vec<_>>().join(", ");

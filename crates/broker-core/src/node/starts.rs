@@ -14,7 +14,10 @@ impl<D: Disk> Node<D> {
     /// True once this broker has been registered, and knows of it.
     pub fn is_registered(&self) -> bool {
         let me = &self.config.broker;
-        self.metadata.broker(me.id).is_some_and(|b| b.directory == me.directory && b.incarnation == me.incarnation)
+        self.metadata
+            .machine()
+            .broker(me.id)
+            .is_some_and(|b| b.directory == me.directory && b.incarnation == me.incarnation)
     }
 
     /// Whether a process may speak for a broker: not while another one is heard of that does, from another place, be it
@@ -30,7 +33,7 @@ impl<D: Disk> Node<D> {
         if is_same || other.place == peer.place || now.mono_ms >= at_ms + SESSION_MS || is_planted(Bug::CloneHeard) {
             return Ok(());
         }
-        let known = self.metadata.broker(peer.id);
+        let known = self.metadata.machine().broker(peer.id);
         let address = known.map_or_else(String::new, |b| format!("{}:{}", b.host, b.port));
         Err(ControlError::BrokerIdTaken { id: peer.id, directory: other.directory.to_string(), address })
     }

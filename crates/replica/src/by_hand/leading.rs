@@ -136,9 +136,9 @@ pub(super) fn readers_stop_at_the_high_watermark() {
 pub(super) fn latest_is_told_after_the_quorum_has_confirmed_the_leader() {
     let (mut copy, term) = leader();
     copy.sent.clear();
-    copy.replicas.confirm(copy.now, NAME, Ticket(2));
+    copy.replicas.confirm(copy.now, NAME, Ticket::Shell(2));
     copy.look();
-    let confirmed = |copy: &Copy| copy.said.iter().any(|o| matches!(o, Output::Confirmed(Ticket(2), Ok(Offset(1)))));
+    let confirmed = |copy: &Copy| copy.said.iter().any(|o| matches!(o, Output::Confirmed(Ticket::Shell(2), Ok(Offset(1)))));
     assert!(!confirmed(&copy));
     copy.confirm_round(term);
     assert!(confirmed(&copy));
@@ -256,11 +256,11 @@ fn the_high_watermark_never_moves_back() {
 fn a_leader_that_hears_nobody_steps_down_and_answers_what_waits() {
     let (mut copy, _) = leader();
     assert_eq!(copy.produce(None), []);
-    copy.replicas.confirm(copy.now, NAME, Ticket(2));
+    copy.replicas.confirm(copy.now, NAME, Ticket::Shell(2));
     for _ in 0..3 * ELECTION_TICKS {
         copy.tick();
     }
-    let refused = |o: &Output| matches!(o, Output::Confirmed(Ticket(2), Err(ProduceError::NotLeader { .. })));
+    let refused = |o: &Output| matches!(o, Output::Confirmed(Ticket::Shell(2), Err(ProduceError::NotLeader { .. })));
     assert!(copy.said.iter().any(refused));
     assert!(matches!(copy.answers()[..], [Err(ProduceError::NotLeader { .. })]));
     assert!(copy.replicas.state(&NAME).is_some_and(|s| !s.is_serving && s.leader.is_none()));

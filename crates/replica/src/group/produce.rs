@@ -3,7 +3,7 @@
 
 use raft::eraftpb::{Entry, Message, MessageType};
 use thalweg_commit_log::SequenceCheck;
-use thalweg_model::{Bug, NO_TIMESTAMP_MS, Offset, PinEpoch, RaftIndex, RecordBatch, is_planted};
+use thalweg_model::{Bug, NO_TIMESTAMP_MS, Offset, PinEpoch, RaftIndex, RecordBatch, TopicPartition, is_planted};
 
 use super::{Effect, Group};
 use crate::Now;
@@ -21,9 +21,14 @@ pub enum Acks {
     Quorum,
 }
 
-/// Names a produce request; the answer carries it back.
+/// Names a request to a partition, and who made it; the answer carries it back. Here nothing depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
+pub enum Ticket {
+    /// A client's request, under a number that its broker's shell has given it.
+    Shell(u64),
+    /// A request of what the broker itself runs over this partition, under a number that no other of its requests has.
+    Machine(TopicPartition, u64),
+}
 
 /// What a batch is checked against.
 pub(crate) struct Terms {

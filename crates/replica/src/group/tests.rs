@@ -55,7 +55,7 @@ fn produce_by(group: &mut Group, timestamps_ms: &[i64], terms: Terms) -> Result<
     let mut builder = BatchBuilder::new();
     timestamps_ms.iter().for_each(|ms| builder.push(&Record { timestamp_ms: *ms, ..Default::default() }));
     let mut effects = Vec::new();
-    group.produce(Ticket(1), builder.build(Codec::None, None), terms, Acks::Quorum, &mut effects);
+    group.produce(Ticket::Shell(1), builder.build(Codec::None, None), terms, Acks::Quorum, &mut effects);
     let said = sync(group, effects);
     let answer = said.into_iter().find_map(|e| match e {
         Effect::Answer(_, result) => Some(result),
