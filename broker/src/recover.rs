@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use thalweg_broker_core::{METADATA, Node, Output};
-use thalweg_replica::{Now, Output as ReplicaOutput};
+use thalweg_replica::Now;
 
 use crate::disk::RealDisk;
 use crate::identity::{DataDirectory, Membership};
@@ -55,7 +55,7 @@ pub async fn recover_metadata(data_dir: &Path, member: &Member, accept_loss: boo
         }
         node.pump(now());
         for output in node.take_outputs(now()) {
-            if let Output::Replica(ReplicaOutput::Fatal(error)) = output {
+            if let Output::Fatal(error) = output {
                 bail!("the data directory was lost: {error}");
             }
         }

@@ -12,7 +12,7 @@ use thalweg_broker_core::{ChangeError, CoordinatorError, Node, NodeMessage, Outp
 use thalweg_commit_log::{Completion, OpId, ReadOutcome};
 use thalweg_control::{Answer, ControlError, Copy, GroupAnswer, GroupRequest, Metadata, Request, starts_of};
 use thalweg_model::{BrokerId, DirectoryId, LeaderEpoch, Offset, RecordBatch, TopicPartition};
-use thalweg_replica::{Acks, FollowerState, GroupState, Now, Output as ReplicaOutput, ProduceError, Ticket};
+use thalweg_replica::{Acks, FollowerState, GroupState, Now, ProduceError, Ticket};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -167,7 +167,26 @@ impl Shard {
         for output in outputs {
             match output {
                 Output::Send(to, message) => self.peers.send(to, message),
-                Output::Replica(output) => self.dispatch_replica(output),
+                Output::Produced(ticket, result) => {
+                    if let Some(done) = self.produces.borrow_mut().remove(&ticket) {
+                        done(result);
+                    }
+                }
+                Output::Confirmed(ticket, result) => {
+                    if let Some(sender) = self.confirms.borrow_mut().remove(&ticket) {
+                        let _ = sender.send(result);
+                    }
+                }
+                Output::Advanced(name) => {
+                    if let Some(sender) = self.advanced.borrow().get(&name) {
+                        sender.send_modify(|count| *count += 1);
+                    }
+                }
+                Output::ColdRead { op, result } => {
+                    if let Some(sender) = self.cold_reads.borrow_mut().remove(&op) {
+                        let _ = sender.send(result);
+                    }
+                }
                 Output::Changed(ticket, result) => {
                     if let Some(sender) = self.changes.borrow_mut().remove(&ticket) {
                         let _ = sender.send(result);
@@ -183,11 +202,10 @@ impl Shard {
                         changed.notify_one();
                     }
                 }
-                Output::OutOfService(name, what) => {
-                    let metadata = self.metadata();
-                    let topic = metadata.topic_by_id(name.topic).map_or("", |t| &t.name);
-                    tracing::error!(topic, partition = name.partition.0, %what, "partition is out of service");
-                }
+                Output::OutOfService(name, what) => self.say_out_of_service(name, &what),
+                Output::Offline(name, what) => say_offline(name, &what),
+                Output::Diverged(name, what) => say_diverged(name, &what),
+                Output::KeptAside(name, folder) => self.say_kept_aside(name, folder),
                 Output::Metadata => {
                     self.metadata_version.send_modify(|v| *v += 1);
                     if !self.is_counted.get() && self.node.borrow().is_registered() {
@@ -195,32 +213,8 @@ impl Shard {
                         forget_unregistered(&self.directory);
                     }
                 }
-                Output::Outdated { incarnation, remembered } => {
-                    self.metrics.outdated_disks.inc();
-                    tracing::error!(
-                        start = starts_of(incarnation),
-                        remembered = starts_of(remembered),
-                        directory = %self.directory.display(),
-                        "the data directory is older than what the cluster knows, as if a copy or a snapshot had been \
-                         put in its place. \
-                         Its replicas count as lost: those with others are rebuilt from them, those without are out \
-                         of service \
-                         (docs/operating.md, \"A disk that came back older\")"
-                    );
-                }
-                Output::Miscounted { counted, known } => {
-                    let file = self.directory.join("starts");
-                    // Its number may be the very one that is put back.
-                    forget_unregistered(&self.directory);
-                    *self.fatal.borrow_mut() = Some(format!(
-                        "{} counts {counted} starts of this directory, and the directory's own log tells of {known}. \
-                         No data was given up. Restore the \
-                         file from a copy, or write a number into it that is higher, followed by the words \"by \
-                         hand\", as in \"{} by hand\"",
-                        file.display(),
-                        known + 1,
-                    ));
-                }
+                Output::Outdated { incarnation, remembered } => self.say_outdated(incarnation, remembered),
+                Output::Miscounted { counted, known } => self.miscounted(counted, known),
                 Output::Renew { incarnation } => match write_starts(&self.directory, starts_of(incarnation)) {
                     Ok(()) => {
                         self.peers.renew(incarnation);
@@ -232,6 +226,12 @@ impl Shard {
                         *self.fatal.borrow_mut() = Some(what);
                     }
                 },
+                Output::Fatal(error) => {
+                    *self.fatal.borrow_mut() = Some(format!(
+                        "the data directory was lost: {error}. Acknowledged records are safe; restart the broker once \
+                         the disk works"
+                    ));
+                }
                 Output::Refused(why) => {
                     *self.fatal.borrow_mut() = Some(format!("the cluster does not take this broker: {why}"));
                 }
@@ -239,45 +239,15 @@ impl Shard {
         }
     }
 
-    fn dispatch_replica(&self, output: ReplicaOutput) {
-        match output {
-            ReplicaOutput::Send(_) => unreachable!("a node's replicas send through the node"),
-            ReplicaOutput::Produced(ticket, result) => {
-                if let Some(done) = self.produces.borrow_mut().remove(&ticket) {
-                    done(result);
-                }
-            }
-            ReplicaOutput::Confirmed(ticket, result) => {
-                if let Some(sender) = self.confirms.borrow_mut().remove(&ticket) {
-                    let _ = sender.send(result);
-                }
-            }
-            ReplicaOutput::Advanced(name) => {
-                if let Some(sender) = self.advanced.borrow().get(&name) {
-                    sender.send_modify(|count| *count += 1);
-                }
-            }
-            ReplicaOutput::ColdRead { op, result, .. } => {
-                if let Some(sender) = self.cold_reads.borrow_mut().remove(&op) {
-                    let _ = sender.send(result);
-                }
-            }
-            ReplicaOutput::Offline(name, what) => {
-                tracing::error!(
-                    partition = %name, %what,
-                    "partition is offline: stored data is damaged; a copy on another broker replaces it, where there \
-                     is one"
-                );
-            }
-            ReplicaOutput::Diverged(name, what) => {
-                tracing::error!(
-                    partition = %name, %what,
-                    "two histories of the partition were decided: some disk has forgotten what it acknowledged. The \
-                     one that is led goes on; \
-                     the one here is being kept aside"
-                );
-            }
-            ReplicaOutput::KeptAside(name, Ok(folder)) => {
+    fn say_out_of_service(&self, name: TopicPartition, what: &str) {
+        let metadata = self.metadata();
+        let topic = metadata.topic_by_id(name.topic).map_or("", |t| &t.name);
+        tracing::error!(topic, partition = name.partition.0, %what, "partition is out of service");
+    }
+
+    fn say_kept_aside(&self, name: TopicPartition, folder: Result<String, String>) {
+        match folder {
+            Ok(folder) => {
                 let folder = self.directory.join(folder);
                 tracing::error!(
                     partition = %name, folder = %folder.display(),
@@ -286,7 +256,7 @@ impl Shard {
                      when nothing of it is needed (docs/operating.md, \"Two histories\")"
                 );
             }
-            ReplicaOutput::KeptAside(name, Err(error)) => {
+            Err(error) => {
                 tracing::error!(
                     partition = %name, %error,
                     "the partition's other history cannot be kept aside; its copy stays out of service, and nothing \
@@ -294,13 +264,35 @@ impl Shard {
                      before the next start has tried again"
                 );
             }
-            ReplicaOutput::Fatal(error) => {
-                *self.fatal.borrow_mut() = Some(format!(
-                    "the data directory was lost: {error}. Acknowledged records are safe; restart the broker once the \
-                     disk works"
-                ));
-            }
         }
+    }
+
+    fn say_outdated(&self, incarnation: u64, remembered: u64) {
+        self.metrics.outdated_disks.inc();
+        tracing::error!(
+            start = starts_of(incarnation),
+            remembered = starts_of(remembered),
+            directory = %self.directory.display(),
+            "the data directory is older than what the cluster knows, as if a copy or a snapshot had been \
+             put in its place. \
+             Its replicas count as lost: those with others are rebuilt from them, those without are out \
+             of service \
+             (docs/operating.md, \"A disk that came back older\")"
+        );
+    }
+
+    fn miscounted(&self, counted: u64, known: u64) {
+        let file = self.directory.join("starts");
+        // Its number may be the very one that is put back.
+        forget_unregistered(&self.directory);
+        *self.fatal.borrow_mut() = Some(format!(
+            "{} counts {counted} starts of this directory, and the directory's own log tells of {known}. \
+             No data was given up. Restore the \
+             file from a copy, or write a number into it that is higher, followed by the words \"by \
+             hand\", as in \"{} by hand\"",
+            file.display(),
+            known + 1,
+        ));
     }
 
     /// Begins, once everything that it talks to is there.
@@ -611,4 +603,21 @@ impl Shard {
             }
         }
     }
+}
+
+fn say_offline(name: TopicPartition, what: &str) {
+    tracing::error!(
+        partition = %name, %what,
+        "partition is offline: stored data is damaged; a copy on another broker replaces it, where there \
+         is one"
+    );
+}
+
+fn say_diverged(name: TopicPartition, what: &str) {
+    tracing::error!(
+        partition = %name, %what,
+        "two histories of the partition were decided: some disk has forgotten what it acknowledged. The \
+         one that is led goes on; \
+         the one here is being kept aside"
+    );
 }

@@ -26,7 +26,7 @@ use thalweg_model::{
     BatchBuilder, BrokerId, Bug, Codec, DirectoryId, PinEpoch, RaftIndex, Record, ReplicaId, TopicId, TopicPartition,
     is_planted, with_planted,
 };
-use thalweg_replica::{Acks, Now, Output, PeerBody, PeerMessage, ProduceError, ReadOutcome, Replicas, Ticket};
+use thalweg_replica::{Acks, Now, PeerBody, PeerMessage, ProduceError, ReadOutcome, Replicas, Ticket};
 use thalweg_wire::{ErrorCode, RemoteError};
 
 use self::flip::Flip;
@@ -1439,19 +1439,10 @@ impl World {
     fn take(&mut self, node: usize, outputs: Vec<NodeOutput>) -> Result<(), String> {
         for output in outputs {
             self.events += 1;
-            let output = match output {
-                NodeOutput::Send(to, message) => {
-                    self.send(node, to.0 as usize - 1, message)?;
-                    continue;
-                }
-                NodeOutput::Outdated { incarnation, remembered } => {
-                    self.found_out(node, incarnation, remembered)?;
-                    continue;
-                }
-                NodeOutput::Renew { incarnation } => {
-                    self.renew(node, incarnation);
-                    continue;
-                }
+            match output {
+                NodeOutput::Send(to, message) => self.send(node, to.0 as usize - 1, message)?,
+                NodeOutput::Outdated { incarnation, remembered } => self.found_out(node, incarnation, remembered)?,
+                NodeOutput::Renew { incarnation } => self.renew(node, incarnation),
                 NodeOutput::Refused(why) => return Err(format!("{node} is refused: {why}")),
                 // Never more than a minority is harmed before what was harmed is whole again.
                 NodeOutput::OutOfService(group, what) => {
@@ -1460,33 +1451,20 @@ impl World {
                 NodeOutput::Miscounted { counted, known } => {
                     return Err(format!("{node} takes start {counted} for wrong, as its log tells of {known}"));
                 }
-                NodeOutput::Metadata => continue,
-                NodeOutput::Changed(ticket, result) => {
-                    self.id_given(node, ticket, result);
-                    continue;
-                }
-                NodeOutput::Group(ticket, result) => {
-                    self.group_answered(node, ticket, result);
-                    continue;
-                }
-                NodeOutput::GroupChanged { group, member } => {
-                    self.group_changed(node, group, member);
-                    continue;
-                }
-                NodeOutput::Replica(output) => output,
-            };
-            match output {
-                Output::Send(_) => unreachable!("a node's replicas send through the node"),
-                Output::Produced(ticket, result) => self.produced(node, ticket, result)?,
-                Output::Confirmed(ticket, result) => {
+                NodeOutput::Metadata => {}
+                NodeOutput::Changed(ticket, result) => self.id_given(node, ticket, result),
+                NodeOutput::Group(ticket, result) => self.group_answered(node, ticket, result),
+                NodeOutput::GroupChanged { group, member } => self.group_changed(node, group, member),
+                NodeOutput::Produced(ticket, result) => self.produced(node, ticket, result)?,
+                NodeOutput::Confirmed(ticket, result) => {
                     if let (Some((partition, acked_end)), Ok(offset)) = (self.confirms.remove(&(node, ticket)), result)
                     {
                         self.oracle.latest(partition, acked_end, offset.0)?;
                     }
                 }
-                Output::Advanced(group) => self.advanced(node, group)?,
-                Output::ColdRead { op, result, .. } => drop(self.member_read(node, op, &result)),
-                Output::Offline(group, what) => {
+                NodeOutput::Advanced(group) => self.advanced(node, group)?,
+                NodeOutput::ColdRead { op, result } => drop(self.member_read(node, op, &result)),
+                NodeOutput::Offline(group, what) => {
                     let is_older = self.two_histories || self.nodes[node].older.is_some();
                     if !self.nodes[node].rotten && !self.nodes[node].torn && !is_older {
                         return Err(format!("{group} goes offline on {node}, though nothing has rotted: {what}"));
@@ -1495,12 +1473,12 @@ impl World {
                     self.note(|| format!("{node}: {} goes offline: {what}", number(group)));
                     self.ended |= self.nodes.len() == 1;
                 }
-                Output::Diverged(group, what) => self.diverged(node, group, &what)?,
-                Output::KeptAside(group, folder) => {
+                NodeOutput::Diverged(group, what) => self.diverged(node, group, &what)?,
+                NodeOutput::KeptAside(group, folder) => {
                     self.note(|| format!("{node}: {} is kept aside: {folder:?}", number(group)));
                     self.kept_aside(node, group, folder)?;
                 }
-                Output::Fatal(error) => {
+                NodeOutput::Fatal(error) => {
                     self.note(|| format!("{node}: fatal: {error}"));
                     self.crash(node, false, false);
                     return Ok(());
@@ -1861,9 +1839,7 @@ impl World {
             let mut others = Vec::new();
             for output in core.take_outputs(now) {
                 match output {
-                    NodeOutput::Replica(Output::ColdRead { op: done, result, .. }) if done == op => {
-                        found = Some(result)
-                    }
+                    NodeOutput::ColdRead { op: done, result } if done == op => found = Some(result),
                     other => others.push(other),
                 }
             }

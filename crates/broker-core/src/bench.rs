@@ -13,7 +13,7 @@ use thalweg_model::{
     BatchBuilder, BrokerId, Codec, DirectoryId, Offset, PartitionId, PinEpoch, Record, ReplicaId, TopicId,
     TopicPartition,
 };
-use thalweg_replica::{Acks, Now, Output as ReplicaOutput, ProduceError, Ticket};
+use thalweg_replica::{Acks, Now, ProduceError, Ticket};
 
 use crate::{GroupsConfig, Node, NodeConfig, Output, Peer, Produce};
 
@@ -283,7 +283,7 @@ impl Cluster {
         bench.turn();
         self.pass(1_000);
         let answers = self.benches[id as usize - 1].outputs.iter().filter_map(|output| match output {
-            Output::Replica(ReplicaOutput::Produced(to, result)) if *to == ticket => Some(result.clone()),
+            Output::Produced(to, result) if *to == ticket => Some(result.clone()),
             _ => None,
         });
         answers.last().expect("it is answered")

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use thalweg_commit_log::Disk;
 use thalweg_model::{Bug, PinEpoch, ProducerId, RecordBatch, TopicPartition, is_planted};
-use thalweg_replica::{Acks, Now, Output as ReplicaOutput, ProduceError, Ticket};
+use thalweg_replica::{Acks, Now, ProduceError, Ticket};
 
 use crate::{Node, Output};
 
@@ -24,19 +24,19 @@ pub struct Produce {
 }
 
 impl<D: Disk> Node<D> {
-    /// Appends a client's batch, or answers why not. The answer is a [`ReplicaOutput::Produced`]; with [`Acks::None`]
+    /// Appends a client's batch, or answers why not. The answer is a [`Output::Produced`]; with [`Acks::None`]
     /// only a refusal is answered.
     pub fn produce(&mut self, now: Now, name: TopicPartition, ticket: Ticket, request: Produce) {
         let Produce { batch, token, pin_epoch, acks } = request;
         if let Some(what) = self.lost_copy(&name).filter(|_| self.replicas().settings(&name).is_none()) {
-            return self.push_output(Output::Replica(ReplicaOutput::Produced(ticket, Err(ProduceError::Lost(what)))));
+            return self.push_output(Output::Produced(ticket, Err(ProduceError::Lost(what))));
         }
         // Whoever does not lead says so, and who does: the client may not have heard of the secret.
         let is_serving = self.replicas().state(&name).is_some_and(|s| s.is_serving);
         let id = batch.header().producer.filter(|_| is_serving).map(|mark| mark.id);
         match id.map_or(Ok(()), |id| self.prove(id, &token)) {
             Ok(()) => self.replicas_mut().produce(now, name, ticket, batch, pin_epoch, acks),
-            Err(error) => self.push_output(Output::Replica(ReplicaOutput::Produced(ticket, Err(error)))),
+            Err(error) => self.push_output(Output::Produced(ticket, Err(error))),
         }
     }
 

@@ -10,7 +10,7 @@ use thalweg_model::{
     BatchBuilder, BrokerId, Bug, Codec, DirectoryId, LeaderEpoch, Offset, PinEpoch, ProducerEpoch, ProducerId,
     ProducerMark, Record, ReplicaId, Sequence, TopicId, assert_finds,
 };
-use thalweg_replica::{Acks, Output as ReplicaOutput, Ticket};
+use thalweg_replica::{Acks, Ticket};
 
 use crate::bench::{Bench, NAME, TOPIC, config};
 use crate::{METADATA, NodeConfig, NodeMessage, Output, Peer, Produce};
@@ -122,8 +122,8 @@ impl Play {
                 other => format!("{other:?}"),
             },
             Output::Group(_, Err(error)) => error.to_string(),
-            Output::Replica(ReplicaOutput::Produced(_, Ok(offset))) => format!("at {offset}"),
-            Output::Replica(ReplicaOutput::Produced(_, Err(error))) => error.to_string(),
+            Output::Produced(_, Ok(offset)) => format!("at {offset}"),
+            Output::Produced(_, Err(error)) => error.to_string(),
             Output::Send(to, NodeMessage::AskEnds { question, partitions }) => {
                 self.question = question;
                 format!("asks {to} for {}", partitions[0].1)

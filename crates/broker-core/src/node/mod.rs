@@ -69,7 +69,8 @@ pub struct Node<D> {
     was_controller: bool,
     /// When the controller last heard of each broker.
     seen_ms: BTreeMap<BrokerId, u64>,
-    /// Nobody counts as dead before they had a chance to be heard.
+    /// When this node became the controller, on the monotonic clock, in ms. Brokers are judged silent from here on at
+    /// the earliest: each has had a chance to be heard.
     controller_since_ms: u64,
     registering: BTreeSet<BrokerId>,
     /// Replicas out of service.
@@ -391,7 +392,7 @@ impl<D: Disk> Node<D> {
         }
         if let Some((_, message)) = self.ending.take_if(|(lsn, _)| self.replicas.log().durable_lsn() >= *lsn) {
             let error = DiskError { full: false, file: "the metadata log".into(), message };
-            self.outputs.push(Output::Replica(ReplicaOutput::Fatal(error)));
+            self.outputs.push(Output::Fatal(error));
         }
         self.decide(now);
     }
@@ -404,6 +405,9 @@ impl<D: Disk> Node<D> {
                 let to = message.to.broker();
                 self.outputs.push(Output::Send(to, NodeMessage::Replica(message)));
             }
+            ReplicaOutput::Produced(ticket @ Ticket::Shell(_), result) => {
+                self.outputs.push(Output::Produced(ticket, result));
+            }
             ReplicaOutput::Produced(ticket @ Ticket::Machine(METADATA, _), result) => {
                 if self.metadata.awaits(ticket) {
                     self.written(now, ticket, result);
@@ -411,6 +415,9 @@ impl<D: Disk> Node<D> {
             }
             ReplicaOutput::Produced(ticket @ Ticket::Machine(name, _), result) => {
                 self.groups.produced(now, &mut self.replicas, (name, ticket), result);
+            }
+            ReplicaOutput::Confirmed(ticket @ Ticket::Shell(_), result) => {
+                self.outputs.push(Output::Confirmed(ticket, result));
             }
             ReplicaOutput::Confirmed(ticket @ Ticket::Machine(name, _), result) => {
                 match self.ends.confirmed(ticket, &result) {
@@ -421,25 +428,12 @@ impl<D: Disk> Node<D> {
             ReplicaOutput::ColdRead { op, ref result, .. } if self.metadata.is_reading(op) => {
                 self.read_metadata(now, result);
             }
-            ReplicaOutput::ColdRead { op, ref result, .. } if self.groups.read(now, &mut self.replicas, op, result) => {
-            }
-            ReplicaOutput::Advanced(name) => {
-                if name == METADATA {
-                    self.follow(now);
+            ReplicaOutput::ColdRead { op, result, .. } => {
+                if !self.groups.read(now, &mut self.replicas, op, &result) {
+                    self.outputs.push(Output::ColdRead { op, result });
                 }
-                // Cheap to look at, and only a change of hands matters.
-                let leads = self.replicas.state(&name).filter(|s| s.is_serving).map(|s| s.leader_epoch);
-                let mine = self.leaders.get(&name).filter(|(_, b)| *b == self.config.broker.id).map(|(e, _)| *e);
-                if leads != mine {
-                    match leads {
-                        Some(epoch) => drop(self.leaders.insert(name, (epoch, self.config.broker.id))),
-                        None => drop(self.leaders.remove(&name)),
-                    }
-                    self.leads_anew |= leads.is_some();
-                    self.outputs.push(Output::Metadata);
-                }
-                self.outputs.push(Output::Replica(ReplicaOutput::Advanced(name)));
             }
+            ReplicaOutput::Advanced(name) => self.advanced(now, name),
             ReplicaOutput::KeptAside(METADATA, Ok(folder)) if self.metadata.followed() > Offset(0) => {
                 // What was applied came of a history that does not go on; the next start follows the other one from its
                 // beginning.
@@ -456,10 +450,30 @@ impl<D: Disk> Node<D> {
                 if !self.replicas.log().is_diverged(&name) {
                     self.offline.insert(name, what.clone());
                 }
-                self.outputs.push(Output::Replica(ReplicaOutput::Offline(name, what)));
+                self.outputs.push(Output::Offline(name, what));
             }
-            other => self.outputs.push(Output::Replica(other)),
+            ReplicaOutput::Diverged(name, what) => self.outputs.push(Output::Diverged(name, what)),
+            ReplicaOutput::KeptAside(name, folder) => self.outputs.push(Output::KeptAside(name, folder)),
+            ReplicaOutput::Fatal(error) => self.outputs.push(Output::Fatal(error)),
         }
+    }
+
+    fn advanced(&mut self, now: Now, name: TopicPartition) {
+        if name == METADATA {
+            self.follow(now);
+        }
+        // Cheap to look at, and only a change of hands matters.
+        let leads = self.replicas.state(&name).filter(|s| s.is_serving).map(|s| s.leader_epoch);
+        let mine = self.leaders.get(&name).filter(|(_, b)| *b == self.config.broker.id).map(|(e, _)| *e);
+        if leads != mine {
+            match leads {
+                Some(epoch) => drop(self.leaders.insert(name, (epoch, self.config.broker.id))),
+                None => drop(self.leaders.remove(&name)),
+            }
+            self.leads_anew |= leads.is_some();
+            self.outputs.push(Output::Metadata);
+        }
+        self.outputs.push(Output::Advanced(name));
     }
 
     /// Says something to the shell from another file of this crate.

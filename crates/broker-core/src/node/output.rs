@@ -1,8 +1,9 @@
 //! What a node has for its shell to do or to pass on. Bytes and sockets are the shell's.
 
+use thalweg_commit_log::{DiskError, OpId};
 use thalweg_control::{Answer, GroupAnswer};
-use thalweg_model::{BrokerId, TopicPartition};
-use thalweg_replica::{Output as ReplicaOutput, Ticket};
+use thalweg_model::{BrokerId, Offset, RecordBatch, TopicPartition};
+use thalweg_replica::{ProduceError, Ticket};
 
 use super::controller::ChangeError;
 use crate::groups::CoordinatorError;
@@ -13,8 +14,30 @@ use crate::message::NodeMessage;
 pub enum Output {
     /// A message for another broker.
     Send(BrokerId, NodeMessage),
-    /// What a partition has to say; sends are turned into [`Output::Send`].
-    Replica(ReplicaOutput),
+    /// The answer to [`Node::produce`](crate::Node::produce): the offset of the batch's first record.
+    Produced(Ticket, Result<Offset, ProduceError>),
+    /// The answer to [`Replicas::confirm`](thalweg_replica::Replicas::confirm): the high watermark at some moment after
+    /// the request.
+    Confirmed(Ticket, Result<Offset, ProduceError>),
+    /// The partition's high watermark moved, or it began or ceased to serve: readers look again.
+    Advanced(TopicPartition),
+    /// A cold read of the shell has ended.
+    ColdRead {
+        /// What [`ReadOutcome::Pending`](thalweg_replica::ReadOutcome::Pending) named.
+        op: OpId,
+        /// The batches, or which file is damaged and where.
+        result: Result<Vec<RecordBatch>, String>,
+    },
+    /// A partition serves nothing any more; with other replicas, this one is to be replaced by a new copy.
+    Offline(TopicPartition, String),
+    /// The copy here holds another history of the partition than its leader: it has stopped, and is about to be kept
+    /// aside.
+    Diverged(TopicPartition, String),
+    /// It is kept in this folder below the data directory, or cannot be, and why. Once kept, the copy is rebuilt from
+    /// its leader.
+    KeptAside(TopicPartition, Result<String, String>),
+    /// The directory is lost to this process: it must end.
+    Fatal(DiskError),
     /// The answer to [`Node::change`].
     Changed(Ticket, Result<Answer, ChangeError>),
     /// A partition serves nothing, and nothing that brokers do by themselves will change that: why, and what an
