@@ -54,7 +54,82 @@ pub struct NodeConfig {
     pub groups: GroupsConfig,
 }
 
-/// See the crate's page.
+/// One broker of a cluster, without sockets, threads and files.
+///
+/// A node does nothing by itself. Whoever owns it, the shell, calls it with what has happened and when, and carries out
+/// what the node gives it to do. Its methods are of four kinds:
+///
+/// - **What has happened.** [`step`](Node::step) takes a message of another broker, [`complete`](Node::complete) a
+///   finished disk operation, [`tick`](Node::tick) the passing of time, [`unreachable`](Node::unreachable) the end of a
+///   connection, [`set_room`](Node::set_room) what is free on the disk, [`apply_retention`](Node::apply_retention) the
+///   moment for it.
+/// - **What is asked.** [`produce`](Node::produce), [`change`](Node::change), [`group`](Node::group), and
+///   [`Replicas::confirm`] by [`replicas_mut`](Node::replicas_mut). Each carries a [`Ticket`] of the shell's choice and
+///   is answered by exactly one [`Output`] with that ticket, at the latest when this broker stops leading what was
+///   asked; a batch with `acks` of none is answered only if it is refused. No answer is a return value.
+/// - **What is to be done.** [`pump`](Node::pump) submits disk operations and decides what has come for groups,
+///   [`take_outputs`](Node::take_outputs) gives messages, answers and news in the order in which they came about, and
+///   [`deadline_ms`](Node::deadline_ms) says when `tick` is due.
+/// - **What is known.** [`metadata`](Node::metadata), [`replicas`](Node::replicas), [`leader`](Node::leader),
+///   [`coordinator`](Node::coordinator), [`out_of_service`](Node::out_of_service) and the like change nothing.
+///
+/// # The order of calls
+///
+/// [`open`](Node::open) and [`start`](Node::start) once. Then turns, for as long as the process runs: everything that
+/// has happened or is asked by now, in the order in which it came; `pump` once; `take_outputs`, and what these say.
+/// More calls of the first two kinds in one turn make larger sync batches. Only `pump` starts what `produce` and `step`
+/// leave to the disk, so a turn without it leaves them waiting. A turn is due when something has happened, and when
+/// `deadline_ms` is reached. Some outputs ask for more than passing them on: [`Output::Renew`] for
+/// [`renew`](Node::renew) once the number of starts is durable, [`Output::Refused`], [`Output::Miscounted`] and
+/// [`Output::Fatal`] for the end of the process.
+///
+/// Time is the caller's, and never goes back on its monotonic clock. Two nodes that get the same calls give the same
+/// outputs.
+///
+/// # Example
+///
+/// A broker that is a cluster of its own gives out a producer id:
+///
+/// ```
+/// # use thalweg_broker_core::{GroupsConfig, Node, NodeConfig, Output};
+/// # use thalweg_commit_log::{Config, MemoryDisk};
+/// # use thalweg_control::{Answer, Broker, FEATURE_LEVEL, Request, incarnation};
+/// # use thalweg_model::{BrokerId, DirectoryId, ReplicaId};
+/// # use thalweg_replica::{Now, Ticket};
+/// # let broker = Broker {
+/// #     id: BrokerId(1), directory: DirectoryId([1; 16]), incarnation: incarnation(1, 7), host: "localhost".into(),
+/// #     port: 9460, rack: String::new(), metadata_replica: ReplicaId(0), feature_level: FEATURE_LEVEL,
+/// #     is_older: false,
+/// # };
+/// # let config = NodeConfig {
+/// #     broker, controllers: vec![BrokerId(1)], is_founder: true, groups: GroupsConfig::default(),
+/// # };
+/// # let log = Config { reserve_bytes: 0, ballast_bytes: 0, kept_files: 0, ..Config::default() };
+/// let mut now = Now { mono_ms: 0, wall_ms: 1_700_000_000_000 };
+/// let (mut node, _) = Node::open(MemoryDisk::empty(), config, log, 1)?;
+/// node.set_room(now, 1 << 40);
+/// node.start(now);
+/// let (mut is_asked, mut id) = (false, None);
+/// while id.is_none() {
+///     now = Now { mono_ms: now.mono_ms + 50, wall_ms: now.wall_ms + 50 };
+///     node.tick(now);
+///     if node.is_controller() && !is_asked {
+///         is_asked = true;
+///         node.change(now, Ticket::Shell(1), Request::InitProducer { secret: [7; 32] });
+///     }
+///     node.pump(now);
+///     while let Some(done) = node.replicas_mut().log_mut().disk_mut().step_any() {
+///         node.complete(now, done);
+///         node.pump(now);
+///     }
+///     for output in node.take_outputs(now) {
+///         if let Output::Changed(Ticket::Shell(1), Ok(Answer::Producer(given, _))) = output {
+///             id = Some(given);
+///         }
+///     }
+/// }
+/// # Ok::<(), thalweg_commit_log::OpenError>(())
+/// ```
 pub struct Node<D> {
     config: NodeConfig,
     replicas: Replicas<D>,

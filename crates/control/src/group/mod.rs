@@ -74,6 +74,40 @@ pub struct Heard {
 pub type GroupDecision = Decision<GroupRecord, GroupAnswer, Option<Heard>>;
 
 /// The groups of one partition of `__consumer_offsets`.
+///
+/// The broker that leads the partition holds one. Its methods are of four kinds:
+///
+/// - **Following:** [`apply`](Coordinator::apply) takes records, of the log while it is replayed and of decisions
+///   afterwards. Two that have applied the same records hold the same groups. [`begin`](Coordinator::begin) ends the
+///   replay.
+/// - **Deciding:** [`handle`](Coordinator::handle) turns a request into a [`Decision`] and changes nothing;
+///   [`keep`](Coordinator::keep) takes its note, who was heard of. [`tick`](Coordinator::tick) gives the records that
+///   follow from time, and from topics that are others than before.
+/// - **The log's length:** [`checkpoint`](Coordinator::checkpoint) gives the records that replay to what is there now.
+/// - **What is known:** [`groups`](Coordinator::groups), and whether a request [is proven](Coordinator::is_proven) to
+///   come from the member that it names.
+///
+/// # The order of calls
+///
+/// `apply` for all of the log, `begin` once, then requests in any number and `tick` every 50 ms or so; a tick that
+/// comes late by 500 ms is taken for a process that was stopped, and no member's session ends for that. The records of
+/// each decision are applied before the next one, so that the state runs ahead of the log. An answer may leave when the
+/// records of its decision, and all records before them, are on the quorum and the broker still leads. If records are
+/// not taken, the coordinator is worth nothing any more: drop it.
+///
+/// # Example
+///
+/// ```
+/// # use thalweg_control::{Clock, Coordinator, Ends, GroupAnswer, GroupRequest, Metadata};
+/// let (mut coordinator, metadata) = (Coordinator::default(), Metadata::default());
+/// coordinator.begin(0);
+/// let now = Clock { mono_ms: 0, wall_ms: 0, noted_ms: 0 };
+/// let decision = coordinator.handle(now, &metadata, &Ends::new(), GroupRequest::List)?;
+/// decision.records.iter().for_each(|record| coordinator.apply(record));
+/// coordinator.keep(now, decision.note);
+/// assert_eq!(decision.answer, GroupAnswer::Groups(Vec::new()));
+/// # Ok::<(), thalweg_control::GroupError>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Coordinator {
     groups: BTreeMap<String, Group>,

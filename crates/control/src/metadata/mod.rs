@@ -30,7 +30,40 @@ pub struct IdsLeft(std::ops::Range<i64>);
 /// What [`Metadata::handle`] decides.
 pub type MetadataDecision = Decision<MetadataRecord, Answer, Option<IdsLeft>>;
 
-/// The cluster's metadata after some prefix of its log.
+/// The cluster's metadata after some prefix of its log: topics, brokers, plugins, producer ids.
+///
+/// Every broker holds one and follows the log with it; the controller decides with it besides. Its methods are of three
+/// kinds:
+///
+/// - **Following:** [`apply`](Metadata::apply) takes the records of the log, each once and in their order. It checks
+///   nothing: what was decided is so. Two that have applied the same records are equal.
+/// - **Deciding:** [`handle`](Metadata::handle) turns a request into a [`Decision`] and changes nothing, so that it
+///   also serves to try one out. [`keep`](Metadata::keep) keeps the decision's note, and
+///   [`forget_reservations`](Metadata::forget_reservations) ends what was kept.
+/// - **What is known:** topics by name or id, brokers, plugins, and which partitions
+///   [lack their majority](Metadata::without_majority).
+///
+/// # The order of calls
+///
+/// A controller decides one request at a time: `handle`, `keep`, its records to the quorum, `apply` as they come back
+/// in the log, the answer to whoever asked, and only then the next request. It calls `forget_reservations` when it
+/// becomes the controller, and when records were not taken: the ids of a block that was reserved in between may be
+/// another controller's.
+///
+/// # Example
+///
+/// ```
+/// # use thalweg_control::{Answer, Metadata, Request};
+/// let mut metadata = Metadata::default();
+/// let decision = metadata.handle(0, Request::InitProducer { secret: [7; 32] })?;
+/// metadata.keep(decision.note);
+/// // Here they go to the quorum.
+/// for record in decision.records {
+///     metadata.apply(record);
+/// }
+/// assert!(matches!(decision.answer, Answer::Producer(..)));
+/// # Ok::<(), thalweg_control::ControlError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
     topics: BTreeMap<String, Topic>,
