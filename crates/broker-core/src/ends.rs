@@ -3,9 +3,9 @@
 //!
 //! The leader of a partition knows its high watermark, the group's coordinator most of the time does not. Whatever it
 //! knows is a lower bound, which is enough to take a commit; beyond it the leader is asked
-//! ([`NodeMessage::AskEnds`](crate::NodeMessage)). To refuse one, the leader must still be the leader: it says an end
-//! below what was asked for only after the quorum has confirmed that (ADR 9). Which commits wait meanwhile, and how
-//! long, is left to `groups`.
+//! ([`NodeMessage::AskEnds`](crate::NodeMessage)). To refuse one, the leader must still be the leader: it answers with
+//! an end below what was asked for only after the quorum has confirmed that (ADR 9). Which commits wait meanwhile, and
+//! how long, is left to `groups`.
 
 use std::collections::BTreeMap;
 
@@ -32,8 +32,8 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
-    /// A coordinator asks whether partitions go on up to some offsets. Answers what can be said at once; of partitions
-    /// that this broker does not lead nothing is ever said.
+    /// A coordinator asks whether partitions go on up to some offsets. Answers what is known at once; for partitions
+    /// that this broker does not lead there is never an answer.
     pub(crate) fn asked<D: Disk>(
         &mut self,
         s: &mut Surroundings<'_, D>,
@@ -54,7 +54,7 @@ impl Ends {
         told
     }
 
-    /// The quorum has said whether this broker leads. `None`: nobody asked for an end under this ticket.
+    /// Takes the quorum's answer whether this broker leads. `None`: nobody asked for an end under this ticket.
     pub(crate) fn confirmed(&mut self, ticket: Ticket, result: &Result<Offset, ProduceError>) -> Option<Option<Told>> {
         let (to, question, name) = self.confirming.remove(&ticket)?;
         Some(result.as_ref().ok().map(|end| Told { to, question, end: (name, *end) }))

@@ -104,8 +104,8 @@ pub(crate) enum Unanswered<R> {
 /// An answer that leaves.
 pub(crate) type Answered<M> = (Ticket, Result<<M as Machine>::Answer, Unanswered<<M as Machine>::Refusal>>);
 
-/// What may be said once it is certain.
-type Said<M> = (Ticket, Result<<M as Machine>::Answer, <M as Machine>::Refusal>);
+/// An answer that is held back until it is certain.
+type Held<M> = (Ticket, Result<<M as Machine>::Answer, <M as Machine>::Refusal>);
 
 /// Why the log cannot be followed.
 #[derive(Debug)]
@@ -137,20 +137,20 @@ impl<D: Disk> Surroundings<'_, D> {
 /// What is decided in one turn of the loop, and leaves as one batch.
 pub(crate) struct Turn<M: Machine> {
     pub(crate) records: Vec<M::Record>,
-    pub(crate) said: Vec<Said<M>>,
+    pub(crate) held: Vec<Held<M>>,
 }
 
 impl<M: Machine> Default for Turn<M> {
     fn default() -> Turn<M> {
-        Turn { records: Vec::new(), said: Vec::new() }
+        Turn { records: Vec::new(), held: Vec::new() }
     }
 }
 
 /// A batch on its way to the quorum.
 struct Append<M: Machine> {
     ticket: Ticket,
-    /// What may be said then.
-    said: Vec<Said<M>>,
+    /// Answers that leave then.
+    held: Vec<Held<M>>,
     /// Its place in the log, for a machine that follows: it is answered when that has been applied.
     end: Option<Offset>,
 }
@@ -172,7 +172,7 @@ pub(crate) struct Led<M: Machine> {
     /// Batches on their way, oldest first.
     appends: VecDeque<Append<M>>,
     /// Answers that rest on batches before them, and on the quorum's word.
-    confirms: BTreeMap<Ticket, (Option<Ticket>, Vec<Said<M>>)>,
+    confirms: BTreeMap<Ticket, (Option<Ticket>, Vec<Held<M>>)>,
     checkpoint: Option<Checkpoint>,
     checkpoint_bytes: u64,
     /// Since the last checkpoint.
@@ -281,7 +281,7 @@ impl<M: Machine> Led<M> {
     /// Decides a request; [`finish`](Self::finish) sends its records on their way. Without a ticket nobody is answered.
     ///
     /// # Errors
-    /// The machine's refusal, which its asker is told as well.
+    /// The machine's refusal, which is the answer as well.
     pub(crate) fn decide(
         &mut self,
         at: M::At<'_>,
@@ -298,7 +298,7 @@ impl<M: Machine> Led<M> {
             answer
         });
         let refused = decided.as_ref().err().cloned();
-        turn.said.extend(ticket.map(|ticket| (ticket, decided)));
+        turn.held.extend(ticket.map(|ticket| (ticket, decided)));
         refused.map_or(Ok(()), Err)
     }
 
@@ -309,7 +309,7 @@ impl<M: Machine> Led<M> {
         turn.records.extend(records);
     }
 
-    /// Appends what was decided; what is said waits for it, and for everything before. Without records the quorum is
+    /// Appends what was decided; the answers wait for it, and for everything before. Without records the quorum is
     /// asked, where the machine runs ahead.
     pub(crate) fn finish<D: Disk>(
         &mut self,
@@ -317,18 +317,18 @@ impl<M: Machine> Led<M> {
         turn: Turn<M>,
         out: &mut impl Extend<Answered<M>>,
     ) {
-        let Turn { records, said } = turn;
+        let Turn { records, held } = turn;
         if !records.is_empty() {
             let (_, last, bytes) = self.write(s, &records);
             self.written_bytes += bytes;
             let append = self.appends.iter_mut().find(|a| a.ticket == last).expect("just written");
-            append.said.extend(said);
+            append.held.extend(held);
         } else if M::PACE == Pace::Follows || is_planted(Bug::AnswersNotConfirmed) {
-            out.extend(said.into_iter().map(answer::<M>));
-        } else if !said.is_empty() {
+            out.extend(held.into_iter().map(answer::<M>));
+        } else if !held.is_empty() {
             let ticket = s.ticket(self.name);
             let rests_on = self.appends.back().map(|a| a.ticket).filter(|_| !is_planted(Bug::AnswerNotAwaited));
-            self.confirms.insert(ticket, (rests_on, said));
+            self.confirms.insert(ticket, (rests_on, held));
             s.replicas.confirm(s.now, self.name, ticket);
         }
     }
@@ -363,8 +363,8 @@ impl<M: Machine> Led<M> {
             let batch = builder.build(Codec::None, None);
             written += batch.bytes().len() as u64;
             let ticket = s.ticket(self.name);
-            // Before it is proposed: a refusal is said at once.
-            self.appends.push_back(Append { ticket, said: Vec::new(), end: None });
+            // Before it is proposed: a refusal comes at once.
+            self.appends.push_back(Append { ticket, held: Vec::new(), end: None });
             let pin_epoch = s.replicas.settings(&self.name).map(|s| s.pin_epoch).unwrap_or_default();
             s.replicas.produce(s.now, self.name, ticket, batch, pin_epoch, Acks::Quorum);
             let first = *first.get_or_insert(ticket);
@@ -374,7 +374,7 @@ impl<M: Machine> Led<M> {
         }
     }
 
-    /// A batch is on the quorum. Answers what may be said by now; a machine that follows waits until it is applied.
+    /// A batch is on the quorum. Answers what rests on it; a machine that follows waits until it is applied.
     /// Batches are answered in the order of the log, so those before this one are on the quorum as well.
     pub(crate) fn produced<D: Disk>(
         &mut self,
@@ -391,7 +391,7 @@ impl<M: Machine> Led<M> {
                 self.answer_applied(out);
             }
             Pace::RunsAhead => {
-                let done = self.appends.drain(..=at).flat_map(|append| append.said);
+                let done = self.appends.drain(..=at).flat_map(|append| append.held);
                 out.extend(done.map(answer::<M>));
             }
         }
@@ -411,7 +411,7 @@ impl<M: Machine> Led<M> {
     pub(crate) fn answer_applied(&mut self, out: &mut impl Extend<Answered<M>>) {
         let followed = self.followed;
         while let Some(append) = self.appends.pop_front_if(|a| a.end.is_some_and(|end| end <= followed)) {
-            out.extend(append.said.into_iter().map(answer::<M>));
+            out.extend(append.held.into_iter().map(answer::<M>));
         }
     }
 
@@ -422,11 +422,11 @@ impl<M: Machine> Led<M> {
 
     /// The quorum has confirmed that this broker leads.
     pub(crate) fn confirmed(&mut self, ticket: Ticket, out: &mut impl Extend<Answered<M>>) {
-        let Some((rests_on, said)) = self.confirms.remove(&ticket) else { return };
+        let Some((rests_on, held)) = self.confirms.remove(&ticket) else { return };
         let waits = rests_on.and_then(|on| self.appends.iter_mut().find(|a| a.ticket == on));
         match waits {
-            Some(append) => append.said.extend(said),
-            None => out.extend(said.into_iter().map(answer::<M>)),
+            Some(append) => append.held.extend(held),
+            None => out.extend(held.into_iter().map(answer::<M>)),
         }
     }
 
@@ -437,13 +437,13 @@ impl<M: Machine> Led<M> {
 
     /// Everything that waits is answered: what was decided and is not on a quorum may not have happened.
     pub(crate) fn abandon(&mut self, why: &ProduceError, out: &mut impl Extend<Answered<M>>) {
-        let appended = self.appends.drain(..).flat_map(|append| append.said);
+        let appended = self.appends.drain(..).flat_map(|append| append.held);
         let confirms = std::mem::take(&mut self.confirms);
-        let said = appended.chain(confirms.into_values().flat_map(|(_, said)| said));
-        out.extend(said.map(|(ticket, _)| (ticket, Err(Unanswered::Log(why.clone())))));
+        let held = appended.chain(confirms.into_values().flat_map(|(_, held)| held));
+        out.extend(held.map(|(ticket, _)| (ticket, Err(Unanswered::Log(why.clone())))));
     }
 }
 
-fn answer<M: Machine>((ticket, said): Said<M>) -> Answered<M> {
-    (ticket, said.map_err(Unanswered::Refused))
+fn answer<M: Machine>((ticket, held): Held<M>) -> Answered<M> {
+    (ticket, held.map_err(Unanswered::Refused))
 }

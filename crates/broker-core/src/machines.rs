@@ -1,5 +1,5 @@
 //! The machines of one of the cluster's own topics, one for each partition that this broker leads: they are loaded when
-//! it begins to, and let go of when it does not any more. What they decide, and what else their host keeps for them, is
+//! it begins to, and dropped when it ceases to. What they decide, and what else their host keeps for them, is
 //! left to the host.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +26,7 @@ pub(crate) struct MachinesConfig {
 
 /// For the host, in order.
 pub(crate) enum Event<M: Machine> {
-    /// An answer leaves.
+    /// An answer that leaves now.
     Answer(Answered<M>),
     /// The machine of a partition is gone, and why; what waited for it has been answered.
     Ended(u32, ProduceError),
@@ -89,8 +89,8 @@ impl<M: Machine> Machines<M> {
         }
     }
 
-    /// Takes up what this broker leads now, and lets go of what it does not lead any more; true where time passes for
-    /// machines.
+    /// Begins a machine for each partition that this broker leads now, and ends those of partitions that it does not
+    /// lead any more. True if a tick of the machines is due.
     pub(crate) fn follow_leaderships<D: Disk>(&mut self, s: &mut Surroundings<'_, D>, metadata: &Metadata) -> bool {
         let ticks = s.now.mono_ms >= self.next_tick_ms;
         if ticks {
@@ -150,7 +150,7 @@ impl<M: Machine> Machines<M> {
     fn load<D: Disk>(&mut self, now: Now, replicas: &mut Replicas<D>, partition: u32) {
         let Some(slot) = self.slots.get_mut(&partition).filter(|s| !s.is_loaded) else { return };
         match slot.led.follow(replicas, |_| {}) {
-            // What is on its way was appended here, by a machine that was let go of: it counts, too.
+            // What is on its way was appended here, by a machine that has ended: it counts, too.
             Ok(true) if replicas.state(slot.led.name()).is_none_or(|s| s.high_watermark < s.log_end) => {}
             Ok(true) => {
                 slot.led.machine_mut().begin(now);
@@ -186,8 +186,8 @@ impl<M: Machine> Machines<M> {
         true
     }
 
-    /// A batch of the machine over this partition is on the quorum, or will not be. One of a machine that is gone says
-    /// nothing any more.
+    /// A batch of the machine over this partition is on the quorum, or will not be. A batch of a machine that is
+    /// gone changes nothing.
     pub(crate) fn produced<D: Disk>(
         &mut self,
         now: Now,
@@ -202,7 +202,7 @@ impl<M: Machine> Machines<M> {
         }
     }
 
-    /// The quorum has said whether this broker leads this partition.
+    /// Takes the quorum's answer whether this broker leads this partition.
     pub(crate) fn confirmed(&mut self, name: TopicPartition, ticket: Ticket, result: &Result<Offset, ProduceError>) {
         let Some(slot) = self.slots.get_mut(&name.partition.0).filter(|s| s.led.confirms(ticket)) else { return };
         match result {

@@ -10,16 +10,16 @@ const TEXT_BYTES_MAX: usize = 4096;
 /// Most controllers that a cluster has.
 const CONTROLLERS_MAX: usize = 16;
 
-/// Who says something, as the connection proves it.
+/// The sender of a message, as its connection proves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// The broker.
+    /// The number of the broker.
     pub id: BrokerId,
-    /// Its data directory.
+    /// The data directory that it runs on.
     pub directory: DirectoryId,
     /// Which start of a broker on that directory it is.
     pub incarnation: u64,
-    /// IP address (as IPv6) and UDP port that it speaks from. Two processes that run at the same time differ in it; one
+    /// IP address (as IPv6) and UDP port that it sends from. Two processes that run at the same time differ in it; one
     /// that is started again where it was does not.
     pub place: (u128, u16),
 }
@@ -43,7 +43,7 @@ pub enum NodeMessage {
     /// To a broker whose directory has seen more starts than it knows of itself: the disk is older than it was, and
     /// what it has acknowledged since is forgotten. Anybody who remembers says so.
     Outdated {
-        /// The directory.
+        /// The data directory of that broker.
         directory: DirectoryId,
         /// The start that spoke.
         incarnation: u64,
@@ -63,16 +63,16 @@ pub enum NodeMessage {
     Damaged {
         /// The topic; `None` for the metadata log.
         topic: Option<TopicId>,
-        /// The partition.
+        /// The number of the partition.
         partition: u32,
-        /// The copy.
+        /// The copy that lost what it held.
         replica: ReplicaId,
     },
     /// From a coordinator of groups to a leader: do these partitions go on up to these offsets?
     AskEnds {
         /// Comes back with the answers.
         question: u64,
-        /// The partitions.
+        /// The partitions, each with an offset.
         partitions: Vec<(TopicPartition, Offset)>,
     },
     /// A leader's answer, a part of it at a time: high watermarks. One that is below what was asked for has been
@@ -80,7 +80,7 @@ pub enum NodeMessage {
     Ends {
         /// Which question it answers.
         question: u64,
-        /// The partitions.
+        /// The partitions, each with an offset.
         partitions: Vec<(TopicPartition, Offset)>,
     },
 }

@@ -31,7 +31,7 @@ impl<D: Disk> Node<D> {
         if let Some(what) = self.lost_copy(&name).filter(|_| self.replicas().settings(&name).is_none()) {
             return self.push_output(Output::Produced(ticket, Err(ProduceError::Lost(what))));
         }
-        // Whoever does not lead says so, and who does: the client may not have heard of the secret.
+        // A broker that does not lead names the leader before it looks at the token: it may not know the secret yet.
         let is_serving = self.replicas().state(&name).is_some_and(|s| s.is_serving);
         let id = batch.header().producer.filter(|_| is_serving).map(|mark| mark.id);
         match id.map_or(Ok(()), |id| self.prove(id, &token)) {

@@ -10,11 +10,11 @@ use crate::record::{Pin, TopicConfig};
 /// A topic as the cluster knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
-    /// Its identity.
+    /// Its id, which no other topic ever has.
     pub id: TopicId,
-    /// Its name.
+    /// The name that it goes by.
     pub name: String,
-    /// Partitions.
+    /// How many partitions it has.
     pub partitions: u32,
     /// The replicas that each partition should have, the preferred leader first.
     pub replicas: Vec<Vec<ReplicaId>>,
@@ -29,10 +29,10 @@ pub struct Topic {
     pub only_on_older: BTreeSet<u32>,
     /// By partition that started empty because no copy was left: its first offset. Elsewhere it is 0.
     pub first_offsets: BTreeMap<u32, Offset>,
-    /// Its partitioner.
+    /// The partitioner that places its records; `None`: round-robin and key hash.
     pub pin: Option<Pin>,
     /// Epoch of the pin.
     pub pin_epoch: PinEpoch,
-    /// Retention.
+    /// Retention, segments, and the check of timestamps.
     pub config: TopicConfig,
 }

@@ -43,7 +43,7 @@ pub enum CoordinatorError {
     /// Too many requests wait.
     #[error("{waiting} requests wait for this group's coordinator already; try again")]
     Busy {
-        /// How many.
+        /// How many requests wait.
         waiting: usize,
     },
 }
@@ -99,11 +99,11 @@ impl Default for GroupsConfig {
     }
 }
 
-/// For the shell.
+/// What the coordinators have for their node.
 #[derive(Debug)]
 pub(crate) enum GroupOutput {
     Answer(Ticket, Result<GroupAnswer, CoordinatorError>),
-    /// A member should be told something else from now on.
+    /// The assignment of a group's member changed.
     Changed(String, String),
     /// The leaders of these partitions are to be asked whether they go on up to these offsets; [`Groups::told`] takes
     /// the answers.
@@ -170,16 +170,16 @@ pub(crate) struct World<'a> {
     pub(crate) metadata: &'a Metadata,
     /// Grows with every change of the metadata.
     pub(crate) metadata_version: u64,
-    /// As [`Clock::noted_ms`].
+    /// The time that is noted in the log, as [`Clock::noted_ms`].
     pub(crate) noted_ms: u64,
 }
 
-/// The coordinators here.
+/// The coordinators that this broker runs.
 pub(crate) struct Groups {
     machines: Machines<Coordinator>,
     /// Commits that wait, by the partition of their group.
     parked: BTreeMap<u32, Parked>,
-    /// High watermarks that leaders have told, as far as commits asked for them: none is lower by now.
+    /// High watermarks from the answers of leaders, as far as commits asked for them: none is lower by now.
     known: Ends,
     /// The metadata's version when topics that are gone were last forgotten in `known`.
     known_version: u64,
@@ -218,7 +218,7 @@ impl Groups {
         self.machines.deadline_ms().map(|next_tick_ms| if is_ready { 0 } else { next_tick_ms })
     }
 
-    /// A leader has told how far partitions go.
+    /// Takes a leader's answer: how far partitions go.
     pub(crate) fn told(&mut self, question: u64, ends: &[(TopicPartition, Offset)]) {
         let Some(wanted) = self.parked.values_mut().find_map(|p| p.told(question, ends)) else { return };
         for (name, end) in wanted {
@@ -243,8 +243,8 @@ impl Groups {
         }
         let wall_ms = s.now.wall_ms.max(0) as u64;
         let clock = Clock { mono_ms: s.now.mono_ms, wall_ms, noted_ms: world.noted_ms };
-        // The own clock may be days ahead: before a majority was heard, no group is forgotten, as no record expires.
-        // (Found by the simulator.)
+        // The own clock may be days ahead: before a majority of the clocks is known, no group is forgotten, as no
+        // record expires. (Found by the simulator.)
         let may_expire = s.replicas.clock().may_expire;
         let offsets_retention_ms = if may_expire { self.config.offsets_retention_ms } else { u64::MAX };
         let World { metadata, metadata_version, .. } = *world;
@@ -300,7 +300,7 @@ impl Groups {
         self.take_events();
     }
 
-    /// The quorum has said whether this broker leads this partition.
+    /// Takes the quorum's answer whether this broker leads this partition.
     pub(crate) fn confirmed(&mut self, name: TopicPartition, ticket: Ticket, result: &Result<Offset, ProduceError>) {
         self.machines.confirmed(name, ticket, result);
         self.take_events();
@@ -360,7 +360,7 @@ impl<D: Disk> Desk<'_, D> {
         beyond
     }
 
-    /// Has the coordinator decide; `told` is what leaders have said of the ends of a commit's partitions. Without a
+    /// Has the coordinator decide; `told` has the answers of leaders about the ends of a commit's partitions. Without a
     /// ticket: a heartbeat that has been answered, but for what it confirms.
     fn decide(&mut self, told: &Ends, ticket: Option<Ticket>, request: GroupRequest) {
         let mut ends = told.clone();
@@ -374,16 +374,16 @@ impl<D: Disk> Desk<'_, D> {
                 }
             }
         }
-        // Without a ticket there is no answer that would tell the member.
+        // Without a ticket there is no answer in which the member would read it.
         let asker = ticket.and(request.member()).map(str::to_owned);
         let (from, at) = (self.turn.records.len(), At { ends: &ends, ..self.at });
-        // Whoever asks is told why it is refused, and a heartbeat without a ticket has been answered.
+        // A refusal reaches whoever asks with the answer; a heartbeat without a ticket has been answered before.
         let _ = self.led.decide(at, self.turn, ticket, request);
         tell(&self.turn.records[from..], asker.as_deref(), self.outputs);
     }
 }
 
-/// Members of whom something changed are told, but for the one that asks.
+/// Reports the members of whom something changed, but for the one that asks: it gets the answer.
 fn tell(records: &[GroupRecord], asker: Option<&str>, outputs: &mut Vec<GroupOutput>) {
     for record in records {
         if let GroupRecord::MemberChanged { group, member, .. } | GroupRecord::MemberGone { group, member, .. } = record

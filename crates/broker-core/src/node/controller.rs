@@ -19,7 +19,7 @@ const CHANGES_MAX: usize = 1_024;
 /// Why a change was not made, or may not have been.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ChangeError {
-    /// Another broker decides.
+    /// This broker is not the controller.
     #[error("{}", not_controller(*leader))]
     NotController {
         /// Which, as far as this one knows.
@@ -94,7 +94,7 @@ impl<D: Disk> Node<D> {
         self.replicas.state(&METADATA)?.leader.map(ReplicaId::broker)
     }
 
-    /// Brokers that the controller heard of lately; on other brokers, all.
+    /// Brokers whose heartbeats the controller got lately; on other brokers, all.
     pub fn live(&self, now: Now) -> Vec<BrokerId> {
         let is_live = |id: &BrokerId| {
             let seen_ms = self.seen_ms.get(id).copied().unwrap_or(self.controller_since_ms);
@@ -277,7 +277,7 @@ impl<D: Disk> Node<D> {
     }
 }
 
-/// The start of a data directory that a record tells of.
+/// The start of a data directory that a record registers.
 pub(super) fn start_in(record: &MetadataRecord) -> Option<(DirectoryId, u64)> {
     match record {
         MetadataRecord::BrokerRegistered(broker) => Some((broker.directory, broker.incarnation)),

@@ -39,8 +39,8 @@ impl<D: Disk> Node<D> {
         self.clocks.skew_ms(now, self.others())
     }
 
-    /// To be called before anything is judged by the clock: when one was heard, when the brokers are others, and often
-    /// enough to forget what was heard long ago.
+    /// Compares the clocks anew, before anything is judged by them: when another broker's clock has come in, when the
+    /// brokers are others, and often enough that clocks of long ago no longer count.
     pub(super) fn judge_clock(&mut self, now: Now) {
         self.replicas.set_clock(self.clocks.judge(now, self.others()));
     }

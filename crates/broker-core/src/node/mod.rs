@@ -1,5 +1,5 @@
-//! One broker: its replicas, the metadata that it follows, the controller that it may be, and the order in which these
-//! hear of what happens. Each of them stands in a file of its own.
+//! One broker: its replicas, the metadata that it follows, the controller that it may be, and the order in which events
+//! reach these. What each of them does stands in a file of its own.
 
 mod align;
 mod consumer_groups;
@@ -34,7 +34,7 @@ pub const METADATA: TopicPartition =
 pub const OWN_PREFIX: &str = "__";
 /// How often a broker tells the controller that it is there.
 const HEARTBEAT_EVERY_MS: u64 = 500;
-/// A broker that was not heard of for so long counts as dead: nothing new is placed there, and its number may be taken.
+/// A broker without a heartbeat for so long counts as dead: nothing new is placed there, and its number may be taken.
 const SESSION_MS: u64 = 3_000;
 /// How often a damaged replica is reported until it is replaced.
 const REPORT_EVERY_MS: u64 = 500;
@@ -50,7 +50,7 @@ pub struct NodeConfig {
     pub controllers: Vec<BrokerId>,
     /// The directory was made for the cluster's first start, so that it may found the metadata group.
     pub is_founder: bool,
-    /// Consumer groups.
+    /// What the operator decides about consumer groups.
     pub groups: GroupsConfig,
 }
 
@@ -136,39 +136,39 @@ pub struct Node<D> {
     metadata: Led<Metadata>,
     /// This start ends once this frame is synced, and why.
     ending: Option<(Lsn, String)>,
-    /// Partitions are as it says up to here.
+    /// Partitions are as the metadata log says up to here.
     aligned: Offset,
     changes: VecDeque<Change>,
     groups: Groups,
     ends: Ends,
     was_controller: bool,
-    /// When the controller last heard of each broker.
+    /// When the last heartbeat of each broker came, on the monotonic clock, in ms. Kept by the controller.
     seen_ms: BTreeMap<BrokerId, u64>,
     /// When this node became the controller, on the monotonic clock, in ms. Brokers are judged silent from here on at
-    /// the earliest: each has had a chance to be heard.
+    /// the earliest, because each needs time for a heartbeat.
     controller_since_ms: u64,
     registering: BTreeSet<BrokerId>,
     /// Replicas out of service.
     offline: BTreeMap<TopicPartition, String>,
-    /// Partitions whose only copy should be here, and was on another disk: what is said of each.
+    /// Partitions whose only copy should be here and was on another disk, each with what operators read about it.
     lost: BTreeMap<TopicPartition, String>,
-    /// Partitions of which a whole copy here knows that its group has lost its majority for certain: since when, and
-    /// whether that was said.
+    /// Partitions of which a whole copy here knows that its Raft group has lost its majority for certain: since when,
+    /// in ms, and whether that was reported.
     without_majority: BTreeMap<TopicPartition, (u64, bool)>,
-    /// When the controller last said that it knows this broker.
+    /// When the controller last confirmed that it knows this broker, on the monotonic clock, in ms.
     in_touch_ms: Option<u64>,
-    /// First and last refusal in a row.
+    /// When the first and the last refusal in a row came, on the monotonic clock, in ms.
     refused_ms: Option<(u64, u64)>,
-    /// Why the cluster does not take this broker, as it said last.
+    /// The text of the last refusal.
     refusal: Option<String>,
-    /// The last start of each data directory that was ever heard of: in the metadata log, decided or not, or from its
-    /// broker. A start is a fact, whoever tells it.
+    /// The last known start of each data directory: from the metadata log, whether or not the record is decided, or
+    /// from the broker itself. A start is a fact, whatever its source.
     remembered: BTreeMap<DirectoryId, u64>,
-    /// The last start of this directory that its own copy of the metadata log tells of; 0 for none.
+    /// The last start of this directory that its own copy of the metadata log records; 0 for none.
     logged: u64,
-    /// The process that speaks for each other broker, and when it last did.
+    /// The process that acts as each other broker, and when its last message came.
     heard: BTreeMap<BrokerId, (Peer, u64)>,
-    /// When this broker was first asked for something.
+    /// When the first tick came, on the monotonic clock, in ms.
     since_ms: Option<u64>,
     /// Set while this directory is known to be older than it was: what the others remember, and until it is durable the
     /// last frame that writes it down.
@@ -176,9 +176,9 @@ pub struct Node<D> {
     /// Who leads partitions elsewhere, as the leaders say themselves.
     leaders: BTreeMap<TopicPartition, (LeaderEpoch, BrokerId)>,
     clocks: Clocks,
-    /// Brokers whose disks are full, as they say themselves; this one as its log says.
+    /// Brokers whose disks are full, by their own reports; this one by its log.
     full: BTreeSet<BrokerId>,
-    /// Who leads, or whether the disk here is full, was different when it was last told.
+    /// Who leads, or whether the disk here is full, has changed since the last report to the others.
     leads_anew: bool,
     next_leading_ms: u64,
     next_heartbeat_ms: u64,
@@ -230,7 +230,7 @@ impl<D: Disk> Node<D> {
             last_ticket: 0,
             outputs: Vec::new(),
         };
-        // What is not known to be decided yet tells of starts all the same.
+        // Entries that are not known to be decided yet count as well: the starts in them have happened.
         let batches: Vec<RecordBatch> = node.replicas.log().entries(&METADATA).map(|(_, b)| b.clone()).collect();
         for record in batches.iter().filter(|b| !b.is_control()).filter_map(|b| b.records().ok()).flatten() {
             if let Ok(MetadataRecord::BrokerRegistered(broker)) =
@@ -262,7 +262,7 @@ impl<D: Disk> Node<D> {
         self.metadata.followed()
     }
 
-    /// The partitions.
+    /// The replicas that this broker holds.
     pub fn replicas(&self) -> &Replicas<D> {
         &self.replicas
     }
@@ -277,7 +277,7 @@ impl<D: Disk> Node<D> {
         self.metadata.machine()
     }
 
-    /// True while this broker is the controller, or hears of it.
+    /// True while this broker is the controller, or has had an answer of the controller lately.
     pub fn is_in_touch(&self, now: Now) -> bool {
         self.is_controller() || self.in_touch_ms.is_some_and(|at| now.mono_ms < at + SESSION_MS)
     }
@@ -348,7 +348,7 @@ impl<D: Disk> Node<D> {
         self.after(now);
     }
 
-    /// What the file system says is free, in bytes; to be told often.
+    /// Takes what is free in the file system, in bytes; call it often.
     pub fn set_room(&mut self, now: Now, free_bytes: u64) {
         self.replicas.set_room(now, free_bytes);
         self.after(now);
@@ -360,7 +360,7 @@ impl<D: Disk> Node<D> {
         self.after(now);
     }
 
-    /// Time passes.
+    /// Lets time pass: heartbeats, reports, elections. Call it when [`deadline_ms`](Self::deadline_ms) is reached.
     pub fn tick(&mut self, now: Now) {
         self.replicas.tick(now);
         if now.mono_ms >= self.next_heartbeat_ms {

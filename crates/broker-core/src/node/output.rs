@@ -47,11 +47,11 @@ pub enum Output {
     Metadata,
     /// The answer to [`Node::group`].
     Group(Ticket, Result<GroupAnswer, CoordinatorError>),
-    /// A member of a group is to be told something else from now on: look.
+    /// The assignment of a group's member changed: ask for it anew.
     GroupChanged {
-        /// The group.
+        /// The id of the group.
         group: String,
-        /// The member.
+        /// The id of the member.
         member: String,
     },
     /// The cluster does not take this broker: it must end.
@@ -64,12 +64,12 @@ pub enum Output {
         /// The last one that the others remember.
         remembered: u64,
     },
-    /// The directory counts fewer starts than its own log tells of, which nobody else has a hand in: the count is
-    /// wrong. Nothing was given up; the broker must end.
+    /// The directory counts fewer starts than its own log records, and nobody else writes to that log: the count is
+    /// wrong. No data was dropped; the process must end.
     Miscounted {
         /// Starts as counted, this one included.
         counted: u64,
-        /// The last one that the log tells of.
+        /// The last start that the log records.
         known: u64,
     },
     /// That is done: write down durably that the directory has seen so many starts as this one counts, then call

@@ -19,7 +19,7 @@ impl<D: Disk> Node<D> {
     /// Where this directory's copy of the metadata log ends: term and index of its last entry.
     ///
     /// # Errors
-    /// The directory holds no copy, or one that cannot vouch for anything.
+    /// The directory holds no copy, or a copy that is damaged or half rebuilt.
     pub fn metadata_end(&self) -> Result<(LeaderEpoch, RaftIndex), String> {
         if self.replicas.settings(&METADATA).is_none() {
             return Err("it holds no copy of the cluster's metadata; run this on one of the controllers".into());
@@ -114,7 +114,7 @@ impl<D: Disk> Node<D> {
         ))
     }
 
-    /// Looks for groups that nobody will ever lead again by themselves, and says so once of each.
+    /// Looks for Raft groups that cannot elect a leader any more without an operator, and reports each once.
     pub(super) fn watch_majorities(&mut self, now: Now) {
         let names: Vec<TopicPartition> = self.replicas.log().partitions().filter(|name| *name != METADATA).collect();
         let mut stuck = BTreeMap::new();

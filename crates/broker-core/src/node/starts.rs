@@ -20,10 +20,10 @@ impl<D: Disk> Node<D> {
             .is_some_and(|b| b.directory == me.directory && b.incarnation == me.incarnation)
     }
 
-    /// Whether a process may speak for a broker: not while another one is heard of that does, from another place, be it
-    /// on a copy of the same directory. Of the two the first stays. Let in, the second would be told that its copy is
-    /// older, count itself up for that, and so make the living one count as older. (A start at the same place is a
-    /// restart: the process before it has ended.)
+    /// Whether a process may act as a broker: not while messages come from another one that does, from another address,
+    /// be it on a copy of the same directory. Of the two the first stays. If the second were let in, it would learn
+    /// that its copy is older, raise its count of starts for that, and so make the first one count as older. (A start
+    /// at the same address is a restart: the process before it has ended.)
     ///
     /// # Errors
     /// [`ControlError::BrokerIdTaken`].
@@ -38,7 +38,7 @@ impl<D: Disk> Node<D> {
         Err(ControlError::BrokerIdTaken { id: peer.id, directory: other.directory.to_string(), address })
     }
 
-    /// The last start of a data directory that this broker has heard of; 0 for none.
+    /// The last start of a data directory that this broker knows of; 0 for none.
     pub fn remembers(&self, directory: DirectoryId) -> u64 {
         self.remembered.get(&directory).copied().unwrap_or(0)
     }
@@ -65,7 +65,7 @@ impl<D: Disk> Node<D> {
             return;
         }
         let (found, known) = (starts_of(incarnation), starts_of(remembered));
-        // Whoever else could have told it of a later start is no controller: it stands in this broker's own log.
+        // No other controller could know of a later start: it stands in this broker's own log.
         if self.config.controllers == [self.config.broker.id] && self.logged >= remembered {
             self.outdated = Some((remembered, None));
             let (counted, known) = (starts_of(incarnation), starts_of(remembered));
@@ -91,14 +91,14 @@ impl<D: Disk> Node<D> {
         self.after(now);
     }
 
-    /// Why the cluster does not take this broker at the moment, if it said so.
+    /// The text of the last refusal, while this broker is not registered.
     pub fn refusal(&self) -> Option<&str> {
         self.refusal.as_deref().filter(|_| !self.is_registered())
     }
 
     /// A peer does not take this broker, and says why.
     pub fn refused(&mut self, now: Now, why: String) {
-        // Somebody who pretends to be this broker is told so at that connection; once taken, it stays.
+        // Whoever pretends to be this broker is refused at its own connection; this one is registered and stays.
         if self.is_registered() {
             return;
         }

@@ -11,7 +11,7 @@ use super::state::Group;
 
 /// Shortest session that a member may ask for.
 pub const SESSION_MS_MIN: u32 = 500;
-/// Longest.
+/// Longest session that a member may ask for.
 pub const SESSION_MS_MAX: u32 = 600_000;
 
 /// Why a request is refused; nothing changes.
@@ -22,21 +22,21 @@ pub enum GroupError {
     Id {
         /// "group id", "member id", …
         what: &'static str,
-        /// Its length.
+        /// How long it is, in bytes.
         found: usize,
-        /// The limit.
+        /// The most bytes that are allowed.
         limit: usize,
     },
     /// A count out of its range.
     #[error("{what} is {found}, it must be between {min} and {max} (docs/LIMITS.md)")]
     Range {
-        /// What.
+        /// Which count or size it is.
         what: &'static str,
-        /// What was asked.
+        /// The value that was asked for.
         found: u64,
-        /// Smallest.
+        /// The smallest that is allowed.
         min: u64,
-        /// Largest.
+        /// The largest that is allowed.
         max: u64,
     },
     /// A topic's name that is none.
@@ -49,21 +49,21 @@ pub enum GroupError {
          reading may be another's, so join again"
     )]
     UnknownMember {
-        /// The group.
+        /// The id of the group.
         group: String,
-        /// The member.
+        /// The id of the member.
         member: String,
     },
-    /// Somebody else's member.
+    /// The request comes without the secret of the member that it names.
     #[error(
         "member {member} of group {group:?} is another's: what came with this is not the secret that came with its \
          join, and only the \
          process that joined speaks for it"
     )]
     WrongSecret {
-        /// The group.
+        /// The id of the group.
         group: String,
-        /// The member.
+        /// The id of the member.
         member: String,
     },
     /// It speaks of an assignment that it never had, or has lost.
@@ -73,23 +73,23 @@ pub enum GroupError {
          and what it has read of it may be another's to commit"
     )]
     StaleEpoch {
-        /// The group.
+        /// The id of the group.
         group: String,
-        /// The member.
+        /// The id of the member.
         member: String,
-        /// What it said.
+        /// The epoch that it said.
         found: u32,
         /// What it was told last.
         epoch: u32,
-        /// The partition.
+        /// The partition that it is about.
         partition: TopicPartition,
     },
     /// Another has this id.
     #[error("member id {member} of group {group:?} is in use: every member chooses a fresh one")]
     MemberIdInUse {
-        /// The group.
+        /// The id of the group.
         group: String,
-        /// The id.
+        /// The member id that is in use.
         member: String,
     },
     /// A static name is in use.
@@ -99,43 +99,43 @@ pub enum GroupError {
          {session_ms} ms has ended, or choose another instance id"
     )]
     InstanceInUse {
-        /// The group.
+        /// The id of the group.
         group: String,
-        /// The name.
+        /// The static name that is in use.
         instance: String,
-        /// Who has it.
+        /// The member that has it.
         member: String,
         /// Where that one is.
         host: String,
-        /// Its session.
+        /// The session of that member, in ms.
         session_ms: u32,
     },
-    /// Members disagree.
+    /// The member wants other terms than the group has.
     #[error(
         "group {group:?} has {there}, this member wants {wanted}: the members of one group share one filter, policy \
          and assignor; use \
          another group id, or let all members of this one leave first"
     )]
     TermsDiffer {
-        /// The group.
+        /// The id of the group.
         group: String,
-        /// The group's terms.
+        /// The terms that the group has.
         there: String,
-        /// The member's.
+        /// The terms that the member wants.
         wanted: String,
     },
-    /// Only without members.
+    /// It can be done only while the group has no members.
     #[error("group {group:?} has {members} members; this can be done once all of them have left")]
     NotEmpty {
-        /// The group.
+        /// The id of the group.
         group: String,
-        /// Their number.
+        /// How many members it has.
         members: usize,
     },
-    /// No such group.
+    /// The coordinator knows no such group.
     #[error("group {0:?} does not exist; `thalweg group list` shows those that do")]
     UnknownGroup(String),
-    /// No such partition.
+    /// The topic, or the partition of it, does not exist.
     #[error("partition {0} does not exist (any more)")]
     UnknownPartition(TopicPartition),
     /// Nobody can have read so far.
@@ -145,7 +145,7 @@ pub enum GroupError {
          can have come to"
     )]
     BeyondEnd {
-        /// The partition.
+        /// The partition that it is about.
         partition: TopicPartition,
         /// What was to be committed.
         offset: u64,
@@ -159,7 +159,7 @@ pub enum GroupError {
          leader did not answer; the same commit works once it does"
     )]
     EndUnknown {
-        /// The partition.
+        /// The partition that it is about.
         partition: TopicPartition,
         /// What was to be committed.
         offset: u64,

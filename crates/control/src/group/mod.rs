@@ -55,7 +55,7 @@ pub type Ends = BTreeMap<TopicPartition, u64>;
 /// The time, as the coordinator needs it.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    /// Never goes back.
+    /// A monotonic clock, in ms.
     pub mono_ms: u64,
     /// ms since the epoch, by a clock that is not early: what is past by it is past.
     pub wall_ms: u64,
@@ -70,7 +70,7 @@ pub struct Heard {
     member: String,
 }
 
-/// What [`Coordinator::handle`] decides.
+/// The decision that [`Coordinator::handle`] makes.
 pub type GroupDecision = Decision<GroupRecord, GroupAnswer, Option<Heard>>;
 
 /// The groups of one partition of `__consumer_offsets`.
@@ -119,7 +119,7 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// Its groups.
+    /// The groups and their ids, by id.
     pub fn groups(&self) -> impl Iterator<Item = (&str, &Group)> {
         self.groups.iter().map(|(id, g)| (&id[..], g))
     }

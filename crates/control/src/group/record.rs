@@ -19,7 +19,7 @@ use crate::coding::{put_bytes, take_array, take_bytes, take_name};
 pub struct GroupFilter {
     /// "name@version", resolved when the first member joined.
     pub reference: String,
-    /// Its parameters.
+    /// The parameters that its instances get.
     pub config: Bytes,
     /// What becomes of a record on which it fails.
     pub on_failure: OnFailure,
@@ -95,7 +95,7 @@ pub struct Committed {
 pub enum GroupRecord {
     /// A group is there, with these terms.
     GroupChanged {
-        /// Its id.
+        /// The id of the group.
         group: String,
         /// No member epoch so far is larger.
         epoch: u32,
@@ -106,41 +106,41 @@ pub enum GroupRecord {
     },
     /// A member is as given here.
     MemberChanged {
-        /// The group.
+        /// The id of the group.
         group: String,
-        /// The member's id.
+        /// The id of the member.
         member: String,
-        /// All about it.
+        /// The member as it is from now on.
         state: Member,
     },
     /// A member left, or was not heard of for too long.
     MemberGone {
-        /// The group.
+        /// The id of the group.
         group: String,
-        /// The member's id.
+        /// The id of the member.
         member: String,
         /// ms since the epoch.
         at_ms: u64,
     },
     /// The group has come so far.
     OffsetsCommitted {
-        /// The group.
+        /// The id of the group.
         group: String,
         /// ms since the epoch.
         at_ms: u64,
-        /// Per partition.
+        /// The offsets, and what was left out below them, by partition.
         offsets: Vec<(TopicPartition, Committed)>,
     },
     /// These partitions are no more.
     OffsetsForgotten {
-        /// The group.
+        /// The id of the group.
         group: String,
-        /// The partitions.
+        /// The partitions that are forgotten.
         partitions: Vec<TopicPartition>,
     },
     /// The group is gone, with its offsets.
     GroupGone {
-        /// The group.
+        /// The id of the group.
         group: String,
     },
 }
@@ -158,7 +158,7 @@ impl GroupRecord {
         }
     }
 
-    /// The record's bytes.
+    /// The bytes of the record, as they stand in the log.
     pub fn encode(&self) -> Bytes {
         let mut out = Vec::new();
         let kind = match self {

@@ -34,7 +34,7 @@ pub struct Join {
 pub enum GroupRequest {
     /// A member comes, with nothing in its hands.
     Join {
-        /// The group.
+        /// The id of the group.
         group: String,
         /// A fresh UUID of its own choice, another one with every attempt: one that comes late must not take back what
         /// was given since.
@@ -44,9 +44,9 @@ pub enum GroupRequest {
     },
     /// A member is alive, and has done all that this epoch asks of it.
     Heartbeat {
-        /// The group.
+        /// The id of the group.
         group: String,
-        /// The member.
+        /// The id of the member.
         member: String,
         /// What proves that it is the member that asks.
         secret: SecretDigest,
@@ -57,18 +57,18 @@ pub enum GroupRequest {
     },
     /// What a member should be told now; says nothing of its being alive.
     Look {
-        /// The group.
+        /// The id of the group.
         group: String,
-        /// The member.
+        /// The id of the member.
         member: String,
         /// What proves that it is the member that asks.
         secret: SecretDigest,
     },
     /// A member goes; its partitions are free at once.
     Leave {
-        /// The group.
+        /// The id of the group.
         group: String,
-        /// The member.
+        /// The id of the member.
         member: String,
         /// What proves that it is the member that asks.
         secret: SecretDigest,
@@ -77,23 +77,23 @@ pub enum GroupRequest {
     },
     /// The group has come so far.
     Commit {
-        /// The group.
+        /// The id of the group.
         group: String,
         /// The member that says so; `None`: somebody outside, while the group has no members.
         committer: Option<Committer>,
-        /// Per partition.
+        /// The offsets, and what was left out below them, by partition.
         offsets: Vec<(TopicPartition, Committed)>,
     },
     /// All about a group.
     Describe {
-        /// The group.
+        /// The id of the group.
         group: String,
     },
     /// The groups of this coordinator.
     List,
     /// Forget a group without members, with its offsets.
     Delete {
-        /// The group.
+        /// The id of the group.
         group: String,
     },
 }
@@ -101,11 +101,11 @@ pub enum GroupRequest {
 /// A member that commits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committer {
-    /// Its id.
+    /// The id of the member.
     pub member: String,
     /// What proves that it is the member that asks.
     pub secret: SecretDigest,
-    /// Its epoch.
+    /// The member epoch that it follows.
     pub epoch: u32,
 }
 
@@ -140,7 +140,7 @@ impl GroupRequest {
 /// A partition that a member may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Assigned {
-    /// Which.
+    /// The partition that it is.
     pub partition: TopicPartition,
     /// The member epoch that brought it: another one means that it was somebody else's in between.
     pub since: u32,
@@ -153,18 +153,18 @@ pub struct Assigned {
 pub struct Assignment {
     /// Comes with the next heartbeat, once all this is so.
     pub epoch: u32,
-    /// The partitions.
+    /// The partitions that the member may read.
     pub partitions: Vec<Assigned>,
 }
 
 /// A group in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSummary {
-    /// Its id.
+    /// The id of the group.
     pub group: String,
-    /// How it is.
+    /// Whether it has members, and each what it should have.
     pub state: GroupState,
-    /// Its members.
+    /// How many members it has.
     pub members: u32,
 }
 
@@ -173,14 +173,14 @@ pub struct GroupSummary {
 pub enum GroupAnswer {
     /// To `Join`, `Heartbeat` and `Look`.
     Assigned(Assignment),
-    /// To `Leave`.
+    /// To `Leave`: the member has left.
     Left,
     /// To `Commit`: what was refused; the rest is committed.
     Committed(Vec<(TopicPartition, GroupError)>),
-    /// To `Describe`.
+    /// To `Describe`: all about the group.
     Group(Box<Group>),
-    /// To `List`.
+    /// To `List`: the groups of this coordinator.
     Groups(Vec<GroupSummary>),
-    /// To `Delete`.
+    /// To `Delete`: the group is forgotten.
     Deleted,
 }

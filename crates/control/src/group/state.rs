@@ -11,7 +11,7 @@ use super::request::{Assigned, Assignment};
 /// How a group is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupState {
-    /// Without members.
+    /// The group has no members.
     Empty,
     /// Partitions are changing hands.
     Reconciling,
@@ -30,7 +30,7 @@ impl GroupState {
     }
 }
 
-/// A group.
+/// A consumer group, as its records leave it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Group {
     /// No member epoch so far is larger.
@@ -76,7 +76,7 @@ impl Group {
         self.active_ms = if at_ms == 0 { 0 } else { self.active_ms.max(at_ms) };
     }
 
-    /// How it is.
+    /// Whether the group has members, and each of them what it should have.
     pub fn state(&self) -> GroupState {
         let is_settled = |m: &Member| {
             m.holdings.len() == m.target.len()

@@ -34,9 +34,9 @@ pub type Copies = BTreeMap<(TopicId, u32), Vec<Copy>>;
 /// A partition that serves nothing any more, whatever its brokers do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stuck<'a> {
-    /// Its topic.
+    /// The topic that it belongs to.
     pub topic: &'a Topic,
-    /// Its number.
+    /// The number of the partition.
     pub partition: u32,
     /// The replicas that are not lost, whole or not.
     pub left: Vec<ReplicaId>,

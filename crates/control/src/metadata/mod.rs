@@ -27,7 +27,7 @@ const PRODUCER_ID_BLOCK: i64 = 1000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdsLeft(std::ops::Range<i64>);
 
-/// What [`Metadata::handle`] decides.
+/// The decision that [`Metadata::handle`] makes.
 pub type MetadataDecision = Decision<MetadataRecord, Answer, Option<IdsLeft>>;
 
 /// The cluster's metadata after some prefix of its log: topics, brokers, plugins, producer ids.
@@ -176,7 +176,7 @@ impl Metadata {
         self.brokers.values()
     }
 
-    /// One broker.
+    /// The broker with this number, if it is registered.
     pub fn broker(&self, id: BrokerId) -> Option<&Broker> {
         self.brokers.get(&id)
     }

@@ -11,13 +11,13 @@ use crate::record::{Broker, Plugin, PluginDigest, PluginKind, TopicConfig};
 /// A request and all that chance and time add to it.
 #[derive(Clone, Debug)]
 pub enum Request {
-    /// Make a topic.
+    /// Make a topic and place its replicas.
     CreateTopic {
-        /// A fresh UUID.
+        /// A fresh UUID, which names the topic from now on.
         id: TopicId,
-        /// Its name.
+        /// The name that it goes by.
         name: String,
-        /// At least 1.
+        /// How many partitions; at least 1.
         partitions: u32,
         /// Copies of each partition, on different brokers; 0: as many as the cluster has brokers, at most three.
         replication_factor: u32,
@@ -25,32 +25,32 @@ pub enum Request {
         live: Vec<BrokerId>,
         /// "name" or "name@version" of a partitioner, and its parameters.
         partitioner: Option<(String, Bytes)>,
-        /// Retention.
+        /// Retention, segments, and the check of timestamps.
         config: TopicConfig,
     },
     /// Remove a topic and its records.
     DeleteTopic {
-        /// Its name.
+        /// The name that it goes by.
         name: String,
     },
     /// Place a topic's records in another way from now on.
     SetPartitioner {
-        /// The topic's name.
+        /// The name of the topic.
         name: String,
         /// As in `CreateTopic`; `None`: round-robin and key hash.
         partitioner: Option<(String, Bytes)>,
     },
     /// Take up a module that has been checked and stored.
     AdmitPlugin {
-        /// Its name.
+        /// The name that it goes by.
         name: String,
-        /// What it does.
+        /// The kind that it is of.
         kind: PluginKind,
-        /// As admitted.
+        /// SHA-256 of the module as it was admitted.
         digest: PluginDigest,
-        /// As uploaded.
+        /// SHA-256 of the module as it was uploaded.
         source_digest: PluginDigest,
-        /// Length as admitted.
+        /// Length of the module as admitted, in bytes.
         bytes: u64,
         /// Version of the contract.
         contract: u32,
@@ -71,7 +71,7 @@ pub enum Request {
     ReplaceReplica {
         /// The topic; `None` for the metadata log itself.
         topic: Option<TopicId>,
-        /// The partition.
+        /// The number of the partition.
         partition: u32,
         /// The damaged copy. One that has been replaced already changes nothing.
         replica: ReplicaId,
@@ -112,30 +112,30 @@ pub enum Answer {
 /// Why a request is refused; nothing changes.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ControlError {
-    /// A bad name.
+    /// The name is no topic's or plugin's name.
     #[error("{what} name: {error}")]
     Name {
-        /// "topic" or "plugin".
+        /// Whose name it is: "topic" or "plugin".
         what: &'static str,
-        /// What is wrong.
+        /// What is wrong with it.
         error: NameError,
     },
     /// A count or size out of its range.
     #[error("{what} is {found}, it must be between {min} and {max} (docs/LIMITS.md)")]
     Range {
-        /// What.
+        /// Which count or size it is.
         what: &'static str,
-        /// What was asked.
+        /// The value that was asked for.
         found: u64,
-        /// Smallest.
+        /// The smallest that is allowed.
         min: u64,
-        /// Largest.
+        /// The largest that is allowed.
         max: u64,
     },
     /// The name is taken.
     #[error("topic {0:?} exists already")]
     TopicExists(String),
-    /// No such topic.
+    /// The cluster has no such topic.
     #[error("topic {0:?} does not exist; create it with `thalweg topic create {0}`")]
     UnknownTopic(String),
     /// More copies than brokers.
@@ -158,19 +158,19 @@ pub enum ControlError {
          that one first"
     )]
     BrokerIdTaken {
-        /// The number.
+        /// The number that both processes claim.
         id: BrokerId,
-        /// The other's directory.
+        /// The data directory of the process that runs.
         directory: String,
-        /// The other's address.
+        /// The address of the process that runs.
         address: String,
     },
     /// A broker of an older version.
     #[error("broker {broker} knows feature level {known}, the cluster is at level {needed}; upgrade that broker")]
     FeatureLevel {
-        /// The broker.
+        /// The number of the broker.
         broker: BrokerId,
-        /// What it knows.
+        /// The highest level that it knows.
         known: u32,
         /// What it must know.
         needed: u32,
@@ -182,12 +182,12 @@ pub enum ControlError {
          empty data directory, and its replicas are rebuilt from the others"
     )]
     DirectoryLost {
-        /// The broker.
+        /// The number of the broker.
         broker: BrokerId,
-        /// The directory.
+        /// The data directory of that broker.
         directory: String,
     },
-    /// No such broker.
+    /// The cluster knows no such broker.
     #[error("there is no broker {0} in this cluster; `thalweg cluster status` lists its brokers")]
     UnknownBroker(BrokerId),
     /// Not lost at all.
@@ -208,22 +208,22 @@ pub enum ControlError {
          moment"
     )]
     CopyUnknown {
-        /// The broker.
+        /// The number of the broker.
         broker: BrokerId,
-        /// The topic.
+        /// The name of the topic.
         topic: String,
-        /// The partition.
+        /// The number of the partition.
         partition: u32,
     },
-    /// No such plugin.
+    /// The cluster has admitted no such plugin.
     #[error("plugin {0:?} does not exist; upload it with `thalweg plugin upload`, or see `thalweg plugin list`")]
     UnknownPlugin(String),
     /// The plugin is of another kind.
     #[error("plugin {name:?} is a {found}, a {expected} is needed")]
     WrongKind {
-        /// The plugin.
+        /// The reference that names the plugin.
         name: String,
-        /// Its kind.
+        /// The kind that it is of.
         found: &'static str,
         /// The kind asked for.
         expected: &'static str,

@@ -59,7 +59,7 @@ impl PluginKind {
 /// A module that the cluster has admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plugin {
-    /// Its name.
+    /// The name that it goes by.
     pub name: String,
     /// 1, 2, … per name.
     pub version: u32,
@@ -67,9 +67,9 @@ pub struct Plugin {
     pub digest: PluginDigest,
     /// Of the module as it was uploaded, so that the same upload keeps its version.
     pub source_digest: PluginDigest,
-    /// What it does.
+    /// The kind that it is of.
     pub kind: PluginKind,
-    /// Its length.
+    /// Its length in bytes, as admitted.
     pub bytes: u64,
     /// Upload time, ms since the epoch.
     pub created_ms: u64,
@@ -77,16 +77,16 @@ pub struct Plugin {
     pub contract: u32,
 }
 
-/// A topic's partitioner.
+/// The partitioner that a topic is pinned to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pin {
-    /// The module.
+    /// SHA-256 of the module, as admitted.
     pub digest: PluginDigest,
     /// Its name, for people.
     pub name: String,
     /// Its version, for people.
     pub version: u32,
-    /// Its parameters.
+    /// The parameters that its instances get.
     pub config: Bytes,
 }
 
@@ -101,7 +101,7 @@ pub struct Broker {
     pub incarnation: u64,
     /// Where clients and other brokers reach it.
     pub host: String,
-    /// QUIC's port there.
+    /// The UDP port of QUIC there.
     pub port: u16,
     /// Where it stands; replicas of a partition go to different racks. Empty: nowhere in particular.
     pub rack: String,
@@ -165,7 +165,7 @@ pub const FEATURE_LEVEL: u32 = 1;
 /// What a topic's owner may choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicConfig {
-    /// `None`: for ever.
+    /// How long records are kept, in ms; `None`: for ever.
     pub retention_ms: Option<u64>,
     /// Per partition; `None`: unbounded.
     pub retention_bytes: Option<u64>,
@@ -214,9 +214,9 @@ impl Default for TopicConfig {
 pub enum MetadataRecord {
     /// A topic with all its partitions.
     TopicCreated {
-        /// Never used before.
+        /// The id of the topic, which no other ever has.
         id: TopicId,
-        /// Its name.
+        /// The name that it goes by.
         name: String,
         /// The replicas of each partition, from 0, the preferred leader first. They are the group's first voters.
         replicas: Vec<Vec<ReplicaId>>,
@@ -224,14 +224,14 @@ pub enum MetadataRecord {
         pin: Option<Pin>,
         /// Epoch of the pin, from 1.
         pin_epoch: PinEpoch,
-        /// Retention.
+        /// Retention, segments, and the check of timestamps.
         config: TopicConfig,
         /// ms since the epoch.
         created_ms: u64,
     },
     /// The topic is gone for ever.
     TopicDeleted {
-        /// Its id.
+        /// The id of the topic.
         id: TopicId,
     },
     /// A module was admitted; its bytes are durable.
@@ -240,26 +240,26 @@ pub enum MetadataRecord {
     BrokerRegistered(Broker),
     /// A partition is to have these replicas, the preferred leader first.
     ReplicasAssigned {
-        /// The topic.
+        /// The id of the topic.
         topic: TopicId,
-        /// The partition.
+        /// The number of the partition.
         partition: u32,
-        /// As in `TopicCreated`.
+        /// The replicas, as in `TopicCreated`.
         replicas: Vec<ReplicaId>,
     },
     /// An operator has given up a broker's data directory: nothing that it holds counts any more, and it may not come
     /// back.
     DirectoryLost {
-        /// The broker.
+        /// The number of the broker.
         broker: BrokerId,
-        /// Its directory.
+        /// The data directory that is given up.
         directory: DirectoryId,
     },
     /// An operator goes on without the majority of a partition's replicas.
     PartitionRecovered {
-        /// The topic.
+        /// The id of the topic.
         topic: TopicId,
-        /// The partition.
+        /// The number of the partition.
         partition: u32,
         /// The replicas that there should be from now on, the preferred leader first.
         replicas: Vec<ReplicaId>,
@@ -270,7 +270,7 @@ pub enum MetadataRecord {
     },
     /// A topic's records are placed in another way from here on.
     PartitionerSet {
-        /// The topic.
+        /// The id of the topic.
         topic: TopicId,
         /// Of the new pin; one more than the last.
         pin_epoch: PinEpoch,
@@ -279,7 +279,7 @@ pub enum MetadataRecord {
     },
     /// From here on records and messages of this level may be used: every broker knows them.
     FeatureLevelSet {
-        /// As in [`FEATURE_LEVEL`].
+        /// The level, as in [`FEATURE_LEVEL`].
         level: u32,
     },
     /// Producer ids below this have been given out, or may have been.
@@ -297,21 +297,21 @@ pub enum RecordError {
     /// A kind or layout of a newer version.
     #[error("metadata record kind {kind} in layout {layout} was written by a newer version; upgrade this broker")]
     Newer {
-        /// The kind byte.
+        /// The kind byte of the record.
         kind: u8,
-        /// The layout byte.
+        /// The layout byte of the record.
         layout: u8,
     },
     /// Truncated, or a field out of its range.
     #[error("metadata record of kind {kind} does not decode")]
     Malformed {
-        /// The kind byte.
+        /// The kind byte of the record.
         kind: u8,
     },
 }
 
 impl MetadataRecord {
-    /// The record's bytes.
+    /// The bytes of the record, as they stand in the log.
     pub fn encode(&self) -> Bytes {
         let mut out = Vec::new();
         match self {
