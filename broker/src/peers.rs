@@ -380,8 +380,8 @@ async fn greet(core: &Core, connection: &Connection) -> Result<Guest> {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,
         };
-        let (id, place) = (BrokerId(hello.broker_id), (ip.to_bits(), at.port()));
-        let peer = Peer { id, directory, incarnation: hello.incarnation, place };
+        let (id, address) = (BrokerId(hello.broker_id), (ip.to_bits(), at.port()));
+        let peer = Peer { id, directory, incarnation: hello.incarnation, address };
         let second = core.shard.admit(&peer).err();
         guest = second.is_none().then(|| Guest::enter(&core.peers, peer)).flatten();
         let taken = guest.is_none().then(|| taken(core, id));

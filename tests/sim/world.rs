@@ -1208,7 +1208,7 @@ impl World {
         }
         self.events += 1;
         let Broker { id, directory, incarnation, .. } = self.config(from).broker;
-        let peer = Peer { id, directory, incarnation, place: (from as u128, 0) };
+        let peer = Peer { id, directory, incarnation, address: (from as u128, 0) };
         if let Some(core) = &mut self.nodes[node].core {
             core.step(now, peer, message);
         }

@@ -231,7 +231,7 @@ impl Cluster {
                 for output in Vec::from(sent as VecDeque<Output>) {
                     let Output::Send(to, message) = output else { unreachable!("just parted") };
                     let Some(to) = self.benches.get_mut(to.0 as usize - 1) else { continue };
-                    to.node.step(to.now, Peer { id, directory, incarnation, place: (id.0 as u128, 0) }, message);
+                    to.node.step(to.now, Peer { id, directory, incarnation, address: (id.0 as u128, 0) }, message);
                     to.turn();
                 }
             }

@@ -47,8 +47,12 @@ fn a_disk_that_was_wiped_does_not_serve_what_only_it_held() {
 fn a_second_process_on_a_copied_directory_does_not_take_the_first_one_out() {
     let mut cluster = Cluster::of(2);
     let living = cluster.benches[1].broker.clone();
-    let peer =
-        |starts, place| Peer { id: living.id, directory: living.directory, incarnation: incarnation(starts, 5), place };
+    let peer = |starts, address| Peer {
+        id: living.id,
+        directory: living.directory,
+        incarnation: incarnation(starts, 5),
+        address,
+    };
     let here = (2, 0);
     for starts in [1, 2] {
         let clone = peer(starts, (99, 0));
@@ -321,7 +325,7 @@ fn nobody_is_heard_in_anothers_name() {
             id: BrokerId(from),
             directory: DirectoryId([from as u8; 16]),
             incarnation: incarnation(1, 1),
-            place: (0, 0),
+            address: (0, 0),
         };
         bench.node.step(bench.now, peer, NodeMessage::Replica(message));
         bench.turn();
@@ -338,7 +342,7 @@ fn no_group_is_forgotten_by_a_clock_that_nobody_vouches_for() {
     let mut bench = Bench::alone();
     let (directory, incarnation) = (DirectoryId([2; 16]), incarnation(1, 1));
     let other = Broker { id: BrokerId(2), directory, incarnation, ..config(&[1]).broker };
-    let peer = Peer { id: BrokerId(2), directory, incarnation, place: (2, 0) };
+    let peer = Peer { id: BrokerId(2), directory, incarnation, address: (2, 0) };
     bench.node.step(bench.now, peer, NodeMessage::Heartbeat(other));
     bench.commit("g", 1);
     bench.pass(500);

@@ -5,7 +5,7 @@
 //! knows is a lower bound, which is enough to take a commit; beyond it the leader is asked
 //! ([`NodeMessage::AskEnds`](crate::NodeMessage)). To refuse one, the leader must still be the leader: it answers with
 //! an end below what was asked for only after the quorum has confirmed that (ADR 9). Which commits wait meanwhile, and
-//! how long, is left to `groups`.
+//! how long, is left to `coordinators`.
 
 use std::collections::BTreeMap;
 

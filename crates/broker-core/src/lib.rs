@@ -8,8 +8,8 @@
 //!
 //! Invariants:
 //! - a change is answered after its records are on a quorum and applied here (`node/controller.rs`, `follow`);
-//! - a directory that is new to the cluster takes no part in the metadata group under an old name: it waits for the
-//!   controller to give it a replica id (`start`);
+//! - a directory that is new to the cluster takes no part in the Raft group of the metadata under an old name: it waits
+//!   for the controller to give it a replica id (`start`);
 //! - a batch is numbered by the producer that was given its id, or refused (`produce.rs`);
 //! - a broker whose directory is older than others remember is heard by nobody, and counts for nothing under its old
 //!   copies' names (`step`, `outdated`);
@@ -21,8 +21,8 @@ mod bench;
 #[cfg(test)]
 mod by_hand;
 mod clock;
+mod coordinators;
 mod ends;
-mod groups;
 mod machine;
 mod machines;
 mod message;
@@ -32,7 +32,7 @@ mod produce;
 mod rules;
 
 pub use clock::TOLERANCE_MS as CLOCK_TOLERANCE_MS;
-pub use groups::{CoordinatorError, GroupsConfig};
+pub use coordinators::{CoordinatorError, GroupsConfig};
 pub use message::{NodeMessage, Peer};
 pub use node::{ChangeError, METADATA, Node, NodeConfig, OWN_PREFIX, Output};
 pub use produce::Produce;

@@ -21,7 +21,7 @@ pub struct Peer {
     pub incarnation: u64,
     /// IP address (as IPv6) and UDP port that it sends from. Two processes that run at the same time differ in it; one
     /// that is started again where it was does not.
-    pub place: (u128, u16),
+    pub address: (u128, u16),
 }
 
 /// A message from one broker to another.

@@ -140,7 +140,7 @@ impl Play {
 
 fn peer(id: u32, directory: u8) -> Peer {
     let directory = DirectoryId([directory; 16]);
-    Peer { id: BrokerId(id), directory, incarnation: incarnation(1, 1), place: (id as u128, directory.0[0] as u16) }
+    Peer { id: BrokerId(id), directory, incarnation: incarnation(1, 1), address: (id as u128, directory.0[0] as u16) }
 }
 
 /// Another broker's heartbeat.

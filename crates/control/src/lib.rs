@@ -5,20 +5,20 @@
 //! the secret behind producer ids) and time come in with the request; where the log is kept is left to `replica`.
 
 mod coding;
+mod coordinator;
 mod decision;
-mod group;
 mod metadata;
 mod placement;
 mod producer;
 mod record;
 mod topic;
 
-pub use decision::Decision;
-pub use group::{
+pub use coordinator::{
     Assigned, Assignment, Clock, Committed, Committer, Coordinator, Ends, Group, GroupAnswer, GroupDecision,
     GroupError, GroupFilter, GroupRecord, GroupRequest, GroupState, GroupSummary, Heard, Holding, Join, Member,
     OFFSETS_TOPIC, SESSION_MS_MAX, SESSION_MS_MIN, SecretDigest, Terms, partition_of_group,
 };
+pub use decision::Decision;
 pub use metadata::{Answer, ControlError, Copies, Copy, IdsLeft, Metadata, MetadataDecision, Request, Stuck};
 pub use producer::ProducerSecret;
 pub use record::{

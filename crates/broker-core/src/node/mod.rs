@@ -2,8 +2,8 @@
 //! reach these. What each of them does stands in a file of its own.
 
 mod align;
-mod consumer_groups;
 mod controller;
+mod coordinators;
 mod leading;
 mod output;
 mod service;
@@ -22,8 +22,8 @@ use self::controller::Change;
 pub use self::controller::ChangeError;
 pub use self::output::Output;
 use crate::clock::Clocks;
+use crate::coordinators::{Coordinators, GroupOutput, GroupsConfig};
 use crate::ends::Ends;
-use crate::groups::{GroupOutput, Groups, GroupsConfig};
 use crate::machine::Led;
 use crate::message::{NodeMessage, Peer};
 
@@ -48,7 +48,7 @@ pub struct NodeConfig {
     pub broker: Broker,
     /// The brokers that the cluster began with as controllers; equal everywhere, for ever.
     pub controllers: Vec<BrokerId>,
-    /// The directory was made for the cluster's first start, so that it may found the metadata group.
+    /// The directory was made for the cluster's first start, so that it may found the Raft group of the metadata.
     pub is_founder: bool,
     /// What the operator decides about consumer groups.
     pub groups: GroupsConfig,
@@ -139,7 +139,7 @@ pub struct Node<D> {
     /// Partitions are as the metadata log says up to here.
     aligned: Offset,
     changes: VecDeque<Change>,
-    groups: Groups,
+    coordinators: Coordinators,
     ends: Ends,
     was_controller: bool,
     /// When the last heartbeat of each broker came, on the monotonic clock, in ms. Kept by the controller.
@@ -191,11 +191,11 @@ pub struct Node<D> {
 impl<D: Disk> Node<D> {
     /// Opens the directory; [`start`](Self::start) begins.
     pub fn open(disk: D, mut config: NodeConfig, log: Config, seed: u64) -> Result<(Node<D>, Recovery), OpenError> {
-        // The first name in the metadata group is for founders. A directory that comes later may stand in for one that
-        // was lost before the cluster wrote down who was there. (Found by the simulator.)
+        // The first name in the Raft group of the metadata is for founders. A directory that comes later may stand in
+        // for one that was lost before the cluster wrote down who was there. (Found by the simulator.)
         config.broker.metadata_replica = ReplicaId::new(config.broker.id, !config.is_founder as u32);
         let (replicas, recovery) = Replicas::open(disk, config.broker.directory, log, seed)?;
-        let groups = Groups::new(config.groups);
+        let coordinators = Coordinators::new(config.groups);
         let mut node = Node {
             config,
             replicas,
@@ -203,7 +203,7 @@ impl<D: Disk> Node<D> {
             ending: None,
             aligned: Offset(0),
             changes: VecDeque::new(),
-            groups,
+            coordinators,
             ends: Ends::default(),
             was_controller: false,
             seen_ms: BTreeMap::new(),
@@ -243,7 +243,7 @@ impl<D: Disk> Node<D> {
         Ok((node, recovery))
     }
 
-    /// Joins the metadata group, if this directory has a place in it already.
+    /// Joins the Raft group of the metadata, if this directory holds a copy that belongs to it.
     pub fn start(&mut self, now: Now) {
         self.clocks.start(now);
         let me = self.config.broker.id;
@@ -341,7 +341,7 @@ impl<D: Disk> Node<D> {
                 self.enqueue(Request::ReplaceReplica { topic, partition, replica });
             }
             NodeMessage::AskEnds { question, partitions } => self.ends_asked(now, (from, question), &partitions),
-            NodeMessage::Ends { question, partitions } => self.groups.told(question, &partitions),
+            NodeMessage::Ends { question, partitions } => self.coordinators.told(question, &partitions),
             // Said in another's name.
             _ => {}
         }
@@ -402,7 +402,7 @@ impl<D: Disk> Node<D> {
     /// When [`tick`](Self::tick) must be called at the latest.
     pub fn deadline_ms(&self) -> u64 {
         let own = self.replicas.deadline_ms().min(self.next_heartbeat_ms);
-        self.groups.deadline_ms().map_or(own, |d| d.min(own))
+        self.coordinators.deadline_ms().map_or(own, |d| d.min(own))
     }
 
     /// Submits what is queued; call it once per turn of the loop.
@@ -451,7 +451,7 @@ impl<D: Disk> Node<D> {
                 self.take(now, output);
             }
         }
-        for output in self.groups.take_outputs() {
+        for output in self.coordinators.take_outputs() {
             match output {
                 GroupOutput::Answer(ticket, result) => self.outputs.push(Output::Group(ticket, result)),
                 GroupOutput::Changed(group, member) => self.outputs.push(Output::GroupChanged { group, member }),
@@ -474,7 +474,7 @@ impl<D: Disk> Node<D> {
 
     fn take(&mut self, now: Now, output: ReplicaOutput) {
         match output {
-            // From a copy to its own predecessor, which is still a member: there is none any more.
+            // From a copy to its own predecessor, which is still a voter: there is none any more.
             ReplicaOutput::Send(message) if message.to.broker() == self.config.broker.id => {}
             ReplicaOutput::Send(message) => {
                 let to = message.to.broker();
@@ -489,7 +489,7 @@ impl<D: Disk> Node<D> {
                 }
             }
             ReplicaOutput::Produced(ticket @ Ticket::Machine(name, _), result) => {
-                self.groups.produced(now, &mut self.replicas, (name, ticket), result);
+                self.coordinators.produced(now, &mut self.replicas, (name, ticket), result);
             }
             ReplicaOutput::Confirmed(ticket @ Ticket::Shell(_), result) => {
                 self.outputs.push(Output::Confirmed(ticket, result));
@@ -497,14 +497,14 @@ impl<D: Disk> Node<D> {
             ReplicaOutput::Confirmed(ticket @ Ticket::Machine(name, _), result) => {
                 match self.ends.confirmed(ticket, &result) {
                     Some(told) => told.into_iter().for_each(|told| self.tell_end(told)),
-                    None => self.groups.confirmed(name, ticket, &result),
+                    None => self.coordinators.confirmed(name, ticket, &result),
                 }
             }
             ReplicaOutput::ColdRead { op, ref result, .. } if self.metadata.is_reading(op) => {
                 self.read_metadata(now, result);
             }
             ReplicaOutput::ColdRead { op, result, .. } => {
-                if !self.groups.read(now, &mut self.replicas, op, &result) {
+                if !self.coordinators.read(now, &mut self.replicas, op, &result) {
                     self.outputs.push(Output::ColdRead { op, result });
                 }
             }

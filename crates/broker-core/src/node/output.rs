@@ -6,7 +6,7 @@ use thalweg_model::{BrokerId, Offset, RecordBatch, TopicPartition};
 use thalweg_replica::{ProduceError, Ticket};
 
 use super::controller::ChangeError;
-use crate::groups::CoordinatorError;
+use crate::coordinators::CoordinatorError;
 use crate::message::NodeMessage;
 
 /// What happened, for the shell to pass on.

@@ -52,13 +52,14 @@ impl<D: Disk> Node<D> {
         let (log, settings) = (self.replicas.log(), self.replicas.settings(name)?);
         // One without a first term has no name yet.
         let stored = log.hard_state(name)?.replica;
-        let members = self.replicas.members(name).or_else(|| log.last_configuration(name).cloned()).unwrap_or_default();
+        let configuration =
+            self.replicas.members(name).or_else(|| log.last_configuration(name).cloned()).unwrap_or_default();
         Some(Copy {
             replica: if stored == ReplicaId(0) { settings.replica } else { stored },
             end: self.replicas.end(name),
             is_lost: log.offline(name).is_some() && !log.is_diverged(name),
-            voters: members.voters,
-            voters_outgoing: members.voters_outgoing,
+            voters: configuration.voters,
+            voters_outgoing: configuration.voters_outgoing,
             is_serving: self.replicas.state(name).is_some_and(|s| s.is_serving),
         })
     }

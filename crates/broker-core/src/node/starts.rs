@@ -30,7 +30,8 @@ impl<D: Disk> Node<D> {
     pub fn admit(&self, now: Now, peer: &Peer) -> Result<(), ControlError> {
         let Some((other, at_ms)) = self.heard.get(&peer.id) else { return Ok(()) };
         let is_same = (other.directory, other.incarnation) == (peer.directory, peer.incarnation);
-        if is_same || other.place == peer.place || now.mono_ms >= at_ms + SESSION_MS || is_planted(Bug::CloneHeard) {
+        if is_same || other.address == peer.address || now.mono_ms >= at_ms + SESSION_MS || is_planted(Bug::CloneHeard)
+        {
             return Ok(());
         }
         let known = self.metadata.machine().broker(peer.id);

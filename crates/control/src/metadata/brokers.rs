@@ -160,8 +160,8 @@ impl Metadata {
         };
         let topic = self.topic_by_id(id)?;
         let mut replicas = topic.replicas.get(partition as usize)?.clone();
-        let place = replicas.iter_mut().find(|r| **r == replica)?;
-        *place = next;
+        let there = replicas.iter_mut().find(|r| **r == replica)?;
+        *there = next;
         Some(MetadataRecord::ReplicasAssigned { topic: id, partition, replicas })
     }
 }

@@ -236,7 +236,7 @@ pub enum MetadataRecord {
     },
     /// A module was admitted; its bytes are durable.
     PluginAdmitted(Plugin),
-    /// A broker is a member of the cluster, for the first time or with something new about it.
+    /// A broker belongs to the cluster, for the first time or with something new about it.
     BrokerRegistered(Broker),
     /// A partition is to have these replicas, the preferred leader first.
     ReplicasAssigned {

@@ -1,5 +1,5 @@
 //! The node's side of consumer groups: their coordinators here, and questions between brokers about the ends of
-//! partitions. What the coordinators do is left to `groups`.
+//! partitions. What the coordinators do is left to `coordinators`.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use thalweg_replica::{Now, Ticket};
 
 use super::Node;
 use super::output::Output;
+use crate::coordinators::World;
 use crate::ends::Told;
-use crate::groups::World;
 use crate::machine::Surroundings;
 use crate::machines;
 use crate::message::NodeMessage;
@@ -27,12 +27,12 @@ impl<D: Disk> Node<D> {
     /// Asks the coordinator of the groups that live in a partition of `__consumer_offsets`; [`Output::Group`] answers,
     /// after the next [`pump`](Self::pump).
     pub fn group(&mut self, partition: u32, ticket: Ticket, request: GroupRequest) {
-        self.groups.request(partition, ticket, request);
+        self.coordinators.request(partition, ticket, request);
     }
 
     /// The groups of a partition of `__consumer_offsets`, as the coordinator here has decided, if it is here.
     pub fn coordinator(&self, partition: u32) -> Option<&Coordinator> {
-        self.groups.coordinator(partition)
+        self.coordinators.coordinator(partition)
     }
 
     /// Has the coordinators here decide what has come for them.
@@ -44,7 +44,7 @@ impl<D: Disk> Node<D> {
         let now = Now { wall_ms: clock.early_ms(now), ..now };
         let (metadata, metadata_version) = (self.metadata.machine(), self.metadata.followed().0);
         let mut s = Surroundings { now, replicas: &mut self.replicas, last_ticket: &mut self.last_ticket };
-        self.groups.pump(&mut s, &World { metadata, metadata_version, noted_ms });
+        self.coordinators.pump(&mut s, &World { metadata, metadata_version, noted_ms });
     }
 
     /// A coordinator wants to know where partitions end that this broker leads.
@@ -56,7 +56,7 @@ impl<D: Disk> Node<D> {
 
     pub(super) fn tell_end(&mut self, Told { to, question, end }: Told) {
         match to == self.config.broker.id {
-            true => self.groups.told(question, &[end]),
+            true => self.coordinators.told(question, &[end]),
             false => self.outputs.push(Output::Send(to, NodeMessage::Ends { question, partitions: vec![end] })),
         }
     }

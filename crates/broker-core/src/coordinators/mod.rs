@@ -105,8 +105,8 @@ pub(crate) enum GroupOutput {
     Answer(Ticket, Result<GroupAnswer, CoordinatorError>),
     /// The assignment of a group's member changed.
     Changed(String, String),
-    /// The leaders of these partitions are to be asked whether they go on up to these offsets; [`Groups::told`] takes
-    /// the answers.
+    /// The leaders of these partitions are to be asked whether they go on up to these offsets; [`Coordinators::told`]
+    /// takes the answers.
     AskEnds(u64, Vec<(TopicPartition, Offset)>),
 }
 
@@ -175,7 +175,7 @@ pub(crate) struct World<'a> {
 }
 
 /// The coordinators that this broker runs.
-pub(crate) struct Groups {
+pub(crate) struct Coordinators {
     machines: Machines<Coordinator>,
     /// Commits that wait, by the partition of their group.
     parked: BTreeMap<u32, Parked>,
@@ -189,10 +189,10 @@ pub(crate) struct Groups {
     outputs: Vec<GroupOutput>,
 }
 
-impl Groups {
-    pub(crate) fn new(config: GroupsConfig) -> Groups {
+impl Coordinators {
+    pub(crate) fn new(config: GroupsConfig) -> Coordinators {
         let GroupsConfig { batch_bytes, waiting_max, .. } = config;
-        Groups {
+        Coordinators {
             machines: Machines::new(MachinesConfig { topic: OFFSETS_TOPIC, batch_bytes, waiting_max }),
             parked: BTreeMap::new(),
             known: Ends::new(),
