@@ -40,7 +40,7 @@ mod wal;
 
 pub use config::Config;
 pub use configuration::{Configuration, MemberChange};
-pub use directory::{ASIDE, CommitLog, LogEvent, ReadOutcome};
+pub use directory::{CommitLog, LogEvent, ReadOutcome};
 pub use disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
 pub use error::LogError;
 pub use lsn::Lsn;
@@ -54,6 +54,7 @@ pub use recovery::{Damage, OpenError, RecoveredPartition, Recovery};
 pub use retention::Retention;
 pub use room::ballast_file;
 pub use salvage::{Salvage, Salvageable};
+pub use segment::ASIDE;
 pub use state::HardState;
 pub use wal::frame::{FRAME_HEADER_BYTES, SECTOR_BYTES};
 pub use wal::list::empty_list;

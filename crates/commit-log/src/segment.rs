@@ -352,6 +352,9 @@ pub(crate) fn partition_of(file: &str) -> Option<TopicPartition> {
     Some(TopicPartition::new(topic.parse().ok()?, partition.parse().ok()?))
 }
 
+/// Folder of copies that are kept although others have taken their places: below it one folder for each, which begins
+/// with the partition's name and "-copy-".
+pub const ASIDE: &str = "partitions-aside";
 /// The four files of a segment, `.sum` first, so that a half-deleted segment is never taken for a whole one.
 pub(crate) const EXTENSIONS: [&str; 4] = ["sum", "log", "index", "timeindex"];
 

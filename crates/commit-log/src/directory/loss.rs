@@ -8,7 +8,7 @@ use super::submissions::Purpose;
 use crate::disk::{Disk, FileName, Lane, Step};
 use crate::faults;
 use crate::lsn::Lsn;
-use crate::segment::{self, EXTENSIONS, Segment};
+use crate::segment::{self, ASIDE, EXTENSIONS, Segment};
 use crate::state::{Loss, LossKind};
 use crate::wal::frame::Frame;
 
@@ -101,7 +101,3 @@ impl<D: Disk> CommitLog<D> {
         }
     }
 }
-
-/// Folder of copies that are kept although others have taken their places: below it one folder for each, which begins
-/// with the partition's name and "-copy-".
-pub const ASIDE: &str = "partitions-aside";

@@ -24,7 +24,6 @@ mod unsynced;
 mod view;
 
 pub use events::{LogEvent, ReadOutcome};
-pub use loss::ASIDE;
 
 use std::collections::BTreeSet;
 
