@@ -110,12 +110,47 @@ pub(crate) struct GroupConfig {
     pub(crate) producers_max: usize,
 }
 
+/// The replicas of one partition as Raft sees them, from the place of one of them: raft-rs, and the offsets, producers
+/// and requests beside it.
+///
+/// It reads and writes nothing. Methods are of four kinds.
+///
+/// - [`start`](Self::start), once, before anything else; [`abandon`](Self::abandon) at the end.
+/// - What happens: [`step`](Self::step), [`tick`](Self::tick), [`persisted`](Self::persisted), for a leader
+///   [`produce`](Self::produce), [`confirm`](Self::confirm), [`propose_log_start`](Self::propose_log_start),
+///   [`reconcile`](Self::reconcile), [`transfer`](Self::transfer), [`unreachable`](Self::unreachable) and
+///   [`learn_decided`](Self::learn_decided). Each adds to the list of [`Effect`]s that it is given; when it returns,
+///   raft-rs has nothing ready any more.
+/// - The owner carries the effects out in their order, before the next call. [`Effect::Persist`] stands behind the
+///   entries and the hard state that it is about. When all of them are synced, its messages leave and `persisted` is
+///   called with its number, in the order of the numbers.
+/// - Looking: [`state`](Self::state), [`followers`](Self::followers), [`behind`](Self::behind), [`holds`](Self::holds),
+///   and [`announce`](Self::announce), which makes a message and changes nothing.
+///
+/// A batch goes `produce` → raft-rs → [`Effect::Append`], and with the fsyncs of a majority `persisted` or `step` →
+/// [`Effect::Decided`], [`Effect::Answer`].
+///
+/// ```ignore
+/// let mut effects = Vec::new();
+/// group.produce(ticket, batch, terms, Acks::Quorum, &mut effects);
+/// for effect in effects {
+///     match effect {
+///         Effect::Append(index, batch) => lsn = log.append(partition, index, batch),
+///         Effect::Persist(number, messages) => waiting.push_back((lsn, number, messages)),
+///         Effect::Send(message) => outputs.push(Output::Send(message)),
+///         // …
+///     }
+/// }
+/// ```
 pub(crate) struct Group {
     partition: TopicPartition,
     me: ReplicaId,
     node: RawNode<RaftLog>,
+    /// Next offset to be given.
     log_end: Offset,
+    /// First offset that is not decided (exclusive); what is below was applied.
     high_watermark: Offset,
+    /// The last entry that was applied: the one below `high_watermark`.
     applied: RaftIndex,
     /// The last change of members that was applied since the start; 0 before there was one.
     configured: RaftIndex,
@@ -131,7 +166,9 @@ pub(crate) struct Group {
     producers: ProducerTable,
     /// Producers as of `applied`: where `producers` starts again when entries are replaced.
     settled: ProducerTable,
+    /// The term in which an entry of the term itself was applied: a leader of that term serves.
     serving_term: Option<u64>,
+    /// Term and vote as they were last given to the owner.
     stored: HardState,
     /// Number of the last turn that waits for the disk.
     unpersisted: Option<u64>,
@@ -139,16 +176,22 @@ pub(crate) struct Group {
     confirming: Option<(u64, Vec<Waiting>)>,
     to_confirm: Vec<Waiting>,
     next_round: u64,
+    /// `is_serving` at the end of the last turn.
     was_serving: bool,
+    /// Whether this replica led at the end of the last turn.
     was_leader: bool,
     known: Known,
     /// The change that was just proposed: raft-rs keeps it in a form of its own.
     proposed_changes: Vec<MemberChange>,
+    /// Ticks still to be withheld before this follower stands for election; `None` while its leader is heard.
     withheld: Option<u64>,
+    /// Ticks for which the preferred leader of a new group still stands for election again and again.
     eager_ticks: u32,
+    /// Ticks since this replica came to lead, or last tried to hand over; 0 while it does not lead.
     led_ticks: u32,
+    /// Ticks since the start.
     ticks: u64,
-    /// Tick at which each replica last spoke. raft-rs's own mark is reset every election time-out.
+    /// Tick at which a message of each replica last came. raft-rs's own mark is reset every election time-out.
     heard: BTreeMap<ReplicaId, u64>,
     config: GroupConfig,
 }

@@ -66,23 +66,87 @@ pub enum Output {
     Fatal(DiskError),
 }
 
-/// See the crate's page.
+/// The replicas that stand in one data directory, one of each partition at most, over one [`CommitLog`].
+///
+/// It does nothing by itself: the caller owns clock, peers and the threads of the disk, and calls methods of five
+/// kinds.
+///
+/// - What should be here: [`start`](Self::start), [`configure`](Self::configure) and [`remove`](Self::remove), for each
+///   partition; [`start_offline`](Self::start_offline), [`start_lost`](Self::start_lost),
+///   [`lose_everything`](Self::lose_everything) and [`take_over`](Self::take_over) where a disk has lost something.
+///   Nothing else has an effect on a partition before its start.
+/// - What came in: [`step`](Self::step) for a peer's message, [`produce`](Self::produce) and [`confirm`](Self::confirm)
+///   for a client's request, [`complete`](Self::complete) for a finished disk operation, [`tick`](Self::tick) for time
+///   that has passed; [`unreachable`](Self::unreachable), [`set_room`](Self::set_room) and the like for what the caller
+///   has noticed. Each request is answered by one [`Output`] that carries its [`Ticket`], in this call or a later one.
+/// - What goes out: [`take_outputs`](Self::take_outputs). Any call above may leave outputs; they are to be carried out
+///   in their order, before the caller waits for anything. [`deadline_ms`](Self::deadline_ms) says when `tick` is due.
+/// - [`pump`](Self::pump), once a turn, after the turn's calls: `produce`, `step`, `confirm`, `configure` and those
+///   that hand leadership over only queue what they write, so that the calls of one turn share one sync of the disk.
+///   What is not pumped is never written, and so never answered. All other calls above pump by themselves: they come
+///   once a turn or seldom, and what a finished write makes room for should start at once.
+/// - Reading: [`read`](Self::read), [`state`](Self::state) and the rest change nothing, but for a cold read, which is
+///   submitted at once and ends in [`Output::ColdRead`].
+///
+/// Every call that takes [`Now`] takes the present one; `mono_ms` never goes back. Bytes of peers are checked before:
+/// [`PeerMessage::decode`].
+///
+/// ```
+/// use thalweg_commit_log::{Config, MemoryDisk};
+/// use thalweg_model::{BatchBuilder, BrokerId, Codec, DirectoryId, PinEpoch, Record, ReplicaId, TopicId};
+/// use thalweg_model::TopicPartition;
+/// use thalweg_replica::{Acks, Now, Output, PartitionSettings, Replicas, Ticket};
+///
+/// let now = Now { mono_ms: 1_000, wall_ms: 1_700_000_000_000 };
+/// let config = Config { wal_first_bytes: 64 << 10, wal_file_bytes: 64 << 10, ..Config::default() };
+/// let (mut replicas, _) = Replicas::open(MemoryDisk::empty(), DirectoryId([1; 16]), config, 7)?;
+/// replicas.set_room(now, 1 << 40);
+///
+/// // The only replica of its partition.
+/// let (partition, me) = (TopicPartition::new(TopicId([2; 16]), 0), ReplicaId::new(BrokerId(1), 0));
+/// let (first_voters, target) = (vec![me], vec![me]);
+/// replicas.start(now, partition, PartitionSettings { replica: me, first_voters, target, ..Default::default() });
+///
+/// // What the disk has done; what was queued meanwhile goes to it; what came of it.
+/// let turn = |replicas: &mut Replicas<MemoryDisk>| {
+///     replicas.pump(now);
+///     while let Some(completion) = replicas.log_mut().disk_mut().step_any() {
+///         replicas.complete(now, completion);
+///     }
+///     replicas.take_outputs()
+/// };
+/// turn(&mut replicas);
+/// assert!(replicas.state(&partition).is_some_and(|state| state.is_serving));
+///
+/// let mut batch = BatchBuilder::new();
+/// batch.push(&Record { value: Some("v".into()), ..Default::default() });
+/// replicas.produce(now, partition, Ticket::Shell(1), batch.build(Codec::None, None), PinEpoch(0), Acks::Quorum);
+/// assert!(replicas.take_outputs().is_empty(), "it is not synced yet");
+/// let outputs = turn(&mut replicas);
+/// assert!(outputs.iter().any(|output| matches!(output, Output::Produced(Ticket::Shell(1), Ok(_)))));
+/// # Ok::<(), thalweg_commit_log::OpenError>(())
+/// ```
 pub struct Replicas<D> {
     log: CommitLog<D>,
     replicas: BTreeMap<TopicPartition, Replica>,
-    /// What waits for which frame to be durable, and the messages that leave then; frames are numbered in order.
+    /// Turns of groups that wait for a frame to be durable: the frame, whose turn, its number, and the messages that
+    /// leave then. In the order of the frames.
     persists: VecDeque<(Lsn, TopicPartition, u64, Vec<PeerMessage>)>,
+    /// Cold reads under way for replicas that catch up.
     peer_reads: BTreeMap<OpId, PeerRead>,
+    /// The last frame that any group has written.
     last_lsn: Lsn,
     outputs: Vec<Output>,
-    /// Brokers that should not lead, this one among them: their disks are full.
+    /// Brokers that should not lead because their disks are full; this one may be among them.
     full: BTreeSet<BrokerId>,
     /// This broker should not lead, whatever its disk: clients cannot reach it.
     is_unfit: bool,
     next_tick_ms: u64,
     next_reconcile_ms: u64,
     clock: Clock,
+    /// State of the generator that jitters elections.
     chance: u64,
+    /// Bytes of one part for a replica that catches up.
     part_bytes: usize,
     group_config: GroupConfig,
 }

@@ -32,7 +32,7 @@ pub struct PartitionSettings {
     /// The cluster's own partition, not a topic of its users: its records go on where clients' are refused for want of
     /// room.
     pub is_own: bool,
-    /// Of those, the one without which nothing could be deleted: its records go on to the very last.
+    /// The cluster's own partition without which nothing could be deleted: its records go on to the very last.
     pub is_vital: bool,
     /// Where the partition begins, if not at 0: equal on every replica, for ever.
     pub first_offset: Offset,
@@ -51,9 +51,15 @@ impl PartitionSettings {
     }
 }
 
+/// One partition's replica in this directory: what its owner wants of it, and what it is doing.
+///
+/// Its entries, and what must be known after a start, are in the [`CommitLog`](thalweg_commit_log::CommitLog) under the
+/// partition's name; here is what a start makes anew. It has no methods of its own, because nearly every step touches
+/// the log and the outputs as well: [`Replicas`](super::Replicas) has them, by occasion. Only [`Phase`] changes itself,
+/// so that each step is checked.
 pub(super) struct Replica {
     pub(super) phase: Phase,
     pub(super) settings: PartitionSettings,
-    /// When which follower was last offered to catch up.
+    /// When a follower was last offered to catch up, on the monotonic clock, in ms; written by a leader alone.
     pub(super) offered_ms: BTreeMap<ReplicaId, u64>,
 }
