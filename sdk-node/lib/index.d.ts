@@ -319,7 +319,8 @@ export interface Delivery {
 
 /**
  * Each call takes its record, and its place in line, before it returns, whether it is awaited or not: the order of calls is the order of records in
- * each partition. What is no data is refused with a TypeError that names the argument.
+ * each partition. What is no data is refused with a TypeError that names the argument. It leaves at the end of the event loop's turn, or with a call that comes 5 ms later or more: what
+ * long synchronous work follows leaves after that, or with its next call.
  */
 export class Producer {
   private constructor()

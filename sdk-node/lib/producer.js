@@ -1,4 +1,4 @@
-// The producer: records are packed into one buffer and an index, which cross the border together, once a turn of the event loop.
+// The producer: records are packed into one buffer and an index, which cross the border together: at the end of a turn of the event loop, or within it where that is long.
 
 'use strict'
 
@@ -11,6 +11,8 @@ const NONE = 0xffffffff
 // So many records go to the core at once, or so many bytes, without waiting for the end of the turn.
 const TOGETHER = 1024
 const TOGETHER_BYTES = 256 << 10
+// Or as soon as a call finds the oldest of them this old: as long as the core lets records gather by default. A loop of `await enqueue(…)` that has room never ends its turn.
+const TOGETHER_MS = 5
 
 const RECORD_OPTIONS = ['key', 'headers', 'timestampMs', 'partition', 'topic']
 const MESSAGE_FIELDS = ['value', ...RECORD_OPTIONS]
@@ -168,6 +170,10 @@ class Producer {
   // What has been called for in this turn, and who waits for which of it; null: it is enqueued only.
   #pack = new Pack()
   #waiters = null
+  // When the first record of the pack came, by `performance.now()`.
+  #since = 0
+  // The end of this turn hands over what is in the pack then.
+  #isScheduled = false
   #settling = new Set()
   // There was an onDelivery.
   #tells = false
@@ -206,7 +212,7 @@ class Producer {
       this.#check()
       if (options !== undefined) checkNames('options of send', options, RECORD_OPTIONS)
       this.#take(value, options, resolve)
-      this.#handOverIfMany()
+      this.#handOverIfDue()
     } catch (error) {
       tellError(resolve, error)
     }
@@ -248,7 +254,7 @@ class Producer {
       // In a turn of its own: what it throws is the process's matter, and not the others'.
       const waiter = onDelivery === undefined ? undefined : { tell: (outcome) => setImmediate(onDelivery, outcome) }
       this.#take(value, options, waiter)
-      return this.#room(this.#handOverIfMany())
+      return this.#room(this.#handOverIfDue())
     } catch (error) {
       return Promise.reject(error)
     }
@@ -333,7 +339,8 @@ class Producer {
     if (pack.length > 0 && (this.#waiters !== null) !== isWaitedFor) this.#handOver()
     if (pack.length === 0) {
       this.#waiters = isWaitedFor ? [] : null
-      setImmediate(() => this.#handOver())
+      this.#since = performance.now()
+      this.#schedule()
     }
     if (isPlain) pack.addParts(value, null, NO_PAIRS, NaN, NONE, undefined)
     else pack.add(parts)
@@ -355,9 +362,21 @@ class Producer {
     return pack
   }
 
-  #handOverIfMany() {
-    if (this.#pack.length >= TOGETHER || this.#pack.bytes >= TOGETHER_BYTES) return this.#handOver()
-    return undefined
+  /** One for each turn: a turn that hands over often would gather them. */
+  #schedule() {
+    if (this.#isScheduled) return
+    this.#isScheduled = true
+    setImmediate(() => {
+      this.#isScheduled = false
+      this.#handOver()
+    })
+  }
+
+  #handOverIfDue() {
+    const pack = this.#pack
+    if (pack.length >= TOGETHER || pack.bytes >= TOGETHER_BYTES) return this.#handOver()
+    // The first has just come.
+    return pack.length > 1 && performance.now() - this.#since >= TOGETHER_MS ? this.#handOver() : undefined
   }
 
   #handOver() {

@@ -422,3 +422,34 @@ test('an error of a record names its topic and the partition that was asked for'
   await assert.rejects(client.producer('t').send('x', { topic: 'u' }), (e) => e.topic === 't')
   await assert.rejects(client.producer().send('x'), (e) => e.topic === undefined)
 })
+
+test('what is called for leaves within a turn that does not end', async (t) => {
+  const broker = await startBroker(t)
+  const client = await broker.connect()
+  await client.createTopic('t')
+  const producer = await client.producer('t').open()
+  await producer.send('first')
+  const work = (ms) => {
+    for (const end = performance.now() + ms; performance.now() < end; );
+  }
+  const enqueue = async () => void (await producer.enqueue('x'))
+  const send = async () => void producer.send('x')
+  for (const [call, ms] of [[enqueue, 1], [enqueue, 20], [send, 1], [send, 20]]) {
+    // Nothing but a call of the producer's lets go of the thread.
+    let hasEnded = false
+    setImmediate(() => (hasEnded = true))
+    const count = 800 / ms
+    let least = Infinity
+    for (let i = 1; i <= count; i++) {
+      await call()
+      work(ms)
+      if (i > count / 2) least = Math.min(least, producer.pending)
+    }
+    assert.equal(hasEnded, false)
+    assert.ok(least < 20, `${call}: ${least} of ${count} were on their way at the least, with ${ms} ms of work for each`)
+    await producer.flush()
+  }
+  assert.equal((await read(client, 't')).length, 1 + 2 * (800 + 40))
+  await producer.close()
+  await client.close()
+})
