@@ -115,8 +115,41 @@ function refusedRead() {
   return new InvalidError('a rebalance callback cannot read: it is told before the next record is handed out')
 }
 
-/** Whether somebody has closed a consumer, and hears how that goes. */
+// Who is ended by which signal: one listener for all, since a signal warns of more than ten. Weakly: a signal may outlive its consumers.
+const aborted = new WeakMap()
+
+/** Calls the consumer's `abort` when the signal says so; what it returns ends that. */
+function listen(signal, consumer) {
+  let listening = aborted.get(signal)
+  if (listening === undefined) {
+    const refs = new Set()
+    const onAbort = () => {
+      aborted.delete(signal)
+      for (const ref of refs) abort(ref.deref())
+    }
+    aborted.set(signal, (listening = { refs, onAbort }))
+    signal.addEventListener('abort', onAbort, { once: true })
+  }
+  const { refs, onAbort } = listening
+  const ref = new WeakRef(consumer)
+  const leave = () => {
+    refs.delete(ref)
+    unheard.unregister(ref)
+    if (refs.size > 0 || aborted.get(signal) !== listening) return
+    aborted.delete(signal)
+    signal.removeEventListener('abort', onAbort)
+  }
+  refs.add(ref)
+  unheard.register(consumer, leave, ref)
+  return leave
+}
+
+/** Consumers that nobody closed, and nobody has any more. */
+const unheard = new FinalizationRegistry((leave) => leave())
+
+/** Whether somebody has closed a consumer, and hears how that goes; and what a signal does to one. */
 let isClosing
+let abort
 
 class Consumer {
   #open
@@ -124,6 +157,7 @@ class Consumer {
   #native
   #options
   #closing
+  #unlisten = () => {}
   #packed
   #run = { first: 0, next: 0, end: 0, since: 0, size: 1 }
   // Of what was taken last, where that has been settled: which records the user has got, how many of them are done, and up to where the user has committed by hand.
@@ -150,6 +184,7 @@ class Consumer {
 
   static {
     isClosing = (consumer) => consumer.#closing !== undefined
+    abort = (consumer) => consumer?.#abort()
   }
 
   constructor(topics, open, options) {
@@ -159,11 +194,7 @@ class Consumer {
     this.#open = open
     this.#options = options
     const { signal } = options
-    if (signal !== undefined) {
-      // Weakly: a signal may outlive its consumers.
-      const ref = new WeakRef(this)
-      signal.addEventListener('abort', () => ref.deref()?.#abort(), { once: true })
-    }
+    if (signal !== undefined) this.#unlisten = listen(signal, this)
   }
 
   /** How the coordinator takes it is nobody's matter here: whoever reads hears the signal's reason. */
@@ -572,7 +603,7 @@ class Consumer {
     const isCalledBack = isCalledBy(this)
     // Whoever closes it waits for the callback by then.
     if (this.#closing && isCalledBack) return
-    this.#closing ??= this.#end(kind, bodyMs, isCalledBack)
+    this.#closing ??= this.#end(kind, bodyMs, isCalledBack).finally(this.#unlisten)
     await this.#closing
   }
 

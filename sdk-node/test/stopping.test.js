@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { once } from 'node:events'
+import { getEventListeners, once } from 'node:events'
 import { Readable, Writable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { test } from 'node:test'
@@ -417,6 +417,37 @@ test('an abort without a reason is an AbortError, whatever the body is about', a
   await assert.rejects(async () => {
     for await (const record of never) assert.fail(record.text())
   }, { name: 'AbortError' })
+  await client.close()
+})
+
+test('a signal keeps nothing of consumers that have ended, and ends as many as there are', async (t) => {
+  const broker = await startBroker(t)
+  const client = await broker.connect()
+  await client.createTopic('t')
+  const controller = new AbortController()
+  const { signal } = controller
+  const warnings = []
+  const onWarning = (warning) => warnings.push(warning)
+  process.on('warning', onWarning)
+  t.after(() => process.off('warning', onWarning))
+  const listening = () => getEventListeners(signal, 'abort').length
+  for (let i = 0; i < 4; i++) {
+    await client.consumer('t', { signal }).close()
+    await (await client.consumer('t', { signal, group: 'g' }).open()).close()
+    for await (const _ of client.consumer('t', { start: 'earliest', untilEnd: true, signal }));
+    assert.equal(listening(), 0)
+  }
+  const consumers = Array.from({ length: 15 }, () => client.consumer('t', { signal }))
+  await consumers.pop().close()
+  const ended = consumers.map((consumer) => assert.rejects(consumer.next(), { name: 'AbortError' }))
+  await Promise.all(consumers.map((consumer) => consumer.open()))
+  assert.equal(listening(), 1)
+  controller.abort()
+  await Promise.all(ended)
+  await Promise.all(consumers.map((consumer) => consumer.close()))
+  assert.equal(listening(), 0)
+  await sleep(10)
+  assert.deepEqual(warnings, [])
   await client.close()
 })
 
