@@ -10,7 +10,7 @@ const { ClosedError, InvalidError, ThalwegError, call, raised } = require('./err
 const { startLog } = require('./log.js')
 const { native } = require('./native.js')
 const { pemOf } = require('./pem.js')
-const { Producer } = require('./producer.js')
+const { Producer, watchExit } = require('./producer.js')
 
 const PRODUCER_OPTIONS = ['lingerMs', 'batchBytes', 'compression', 'acks', 'deliveryTimeoutMs', 'bufferBytes']
 
@@ -49,6 +49,7 @@ async function connect(address, options = {}) {
     throw new InvalidError('cert and key go together: a certificate and its private key, in PEM form')
   }
   startLog()
+  watchExit()
   const [caPem, certPem, keyPem] = await Promise.all([pemOf('ca', ca), pemOf('cert', cert), pemOf('key', key)])
   return new Client(address, await call(native.connect(address, clientId, caPem, timeoutMs, certPem, keyPem)))
 }

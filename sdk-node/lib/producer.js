@@ -135,12 +135,23 @@ class Pack {
 
 // Records without an outcome are waited for when the process ends, for so long.
 const LEAVING_MS = 2000
+const LEAVING_STEP_MS = 0.5
 // Producers that were not closed: what they are called, native half, and the producer while somebody holds it.
 const open = new Set()
 const collected = new FinalizationRegistry((entry) => {
   if (entry.native.pending() === 0) open.delete(entry)
 })
 let handOver
+let isWatching = false
+// The process ends, and all that was called for before has been waited for: handlers of the end that come after this one call for the rest.
+let isLeaving = false
+
+/** From the first client on, and for good: an exit handler may make the first producer. */
+function watchExit() {
+  if (isWatching) return
+  isWatching = true
+  process.on('exit', leave)
+}
 
 /** The process ends: nothing asynchronous runs any more, and the connection's thread does. */
 function leave() {
@@ -148,19 +159,32 @@ function leave() {
     const held = producer.deref()
     if (held) handOver(held)
   }
+  waitFor([...open])
+  isLeaving = true
+  // Where somebody has emitted the event by hand, the event loop goes on.
+  setImmediate(() => (isLeaving = false)).unref()
+}
+
+/** Waits for the outcomes of these producers' records, and says of which it has not seen any; such a producer is not waited for again. */
+function waitFor(entries) {
   const isPending = ({ native }) => native.pending() > 0
+  const isAwaited = (entry) => !entry.isGivenUp && isPending(entry)
   const deadline = Date.now() + LEAVING_MS
   const clock = new Int32Array(new SharedArrayBuffer(4))
-  while ([...open].some(isPending) && Date.now() < deadline) Atomics.wait(clock, 0, 0, 5)
-  for (const { label, native } of [...open].filter(isPending)) {
-    const count = native.pending()
+  while (entries.some(isAwaited) && Date.now() < deadline) Atomics.wait(clock, 0, 0, LEAVING_STEP_MS)
+  for (const entry of entries.filter(isAwaited)) {
+    entry.isGivenUp = true
+    const count = entry.native.pending()
     const records = count === 1 ? '1 record' : `${count} records`
-    const text = `thalweg: the process ends, and ${records} of ${label} have no outcome yet; they may be lost. Close the producer, or flush it, before.\n`
-    try {
-      writeSync(2, text)
-    } catch {
-      // Nobody reads it.
-    }
+    say(`the process ends, and ${records} of ${entry.label} have no outcome yet; they may be lost, and so may what is sent after them. Close the producer, or flush it, before.`)
+  }
+}
+
+function say(text) {
+  try {
+    writeSync(2, `thalweg: ${text}\n`)
+  } catch {
+    // Nobody reads it.
   }
 }
 
@@ -191,8 +215,7 @@ class Producer {
     this.topic = topic ?? null
     this.#label = this.topic === null ? 'the producer of any topic' : `the producer of topic ${JSON.stringify(topic)}`
     this.#native = native
-    if (open.size === 0) process.on('exit', leave)
-    this.#entry = { label: this.#label, native, producer: new WeakRef(this) }
+    this.#entry = { label: this.#label, native, producer: new WeakRef(this), isGivenUp: false }
     open.add(this.#entry)
     collected.register(this, this.#entry)
   }
@@ -305,7 +328,6 @@ class Producer {
     this.#native.refuse()
     await this.#end(this.#native.close())
     open.delete(this.#entry)
-    if (open.size === 0) process.off('exit', leave)
   }
 
   async [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {
@@ -326,7 +348,10 @@ class Producer {
   }
 
   #check() {
-    if (this.#isClosed) throw new ClosedError(`${this.#label} is closed`)
+    if (!this.#isClosed) return
+    // Nobody hears of a promise any more.
+    if (isLeaving) say(`${this.#label} is closed, and what the end of the process sends to it is lost. Send before it is closed.`)
+    throw new ClosedError(`${this.#label} is closed`)
   }
 
   /** Gives a record its place behind those that came before it; `waiter` undefined: nobody waits for it. */
@@ -374,7 +399,7 @@ class Producer {
 
   #handOverIfDue() {
     const pack = this.#pack
-    if (pack.length >= TOGETHER || pack.bytes >= TOGETHER_BYTES) return this.#handOver()
+    if (pack.length >= TOGETHER || pack.bytes >= TOGETHER_BYTES || isLeaving) return this.#handOver()
     // The first has just come.
     return pack.length > 1 && performance.now() - this.#since >= TOGETHER_MS ? this.#handOver() : undefined
   }
@@ -401,6 +426,7 @@ class Producer {
       this.#settling.add(settling)
       settling.finally(() => this.#settling.delete(settling))
     }
+    if (isLeaving) waitFor([this.#entry])
     return receipt
   }
 
@@ -422,4 +448,4 @@ class Producer {
   }
 }
 
-module.exports = { Producer }
+module.exports = { Producer, watchExit }

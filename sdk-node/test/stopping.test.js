@@ -568,3 +568,51 @@ test('records that nobody flushed are waited for at the end of the process', asy
     process.kill(broker.pid, 'SIGCONT')
   }
 })
+
+test("what the program's own exit handlers send is waited for, wherever they stand", async (t) => {
+  const broker = await startBroker(t)
+  const client = await broker.connect()
+  await client.createTopic('t')
+  const end = (code, pid = 0) => {
+    const program = `
+      import { connect } from ${JSON.stringify(new URL('../lib/index.js', import.meta.url).href)}
+      const [address, ca, pid] = process.argv.slice(1)
+      const client = await connect(address, { ca })
+      const make = () => client.producer('t')
+      ${code}`
+    const done = spawnSync(process.execPath, ['--input-type=module', '-e', program, broker.address, broker.ca, String(pid)], { encoding: 'utf8', timeout: 20_000 })
+    assert.equal(done.status, 0, `${code}: ${done.stderr}`)
+    return done.stderr
+  }
+  let before = 0
+  const stored = async () => {
+    let count = 0
+    for await (const _ of client.consumer('t', { start: 'earliest', untilEnd: true })) count += 1
+    const added = count - before
+    before = count
+    return added
+  }
+  const calls = "p.send('x'); p.enqueue('x'); p.sendBatch([{ value: 'x' }]); p.enqueueBatch([{ value: 'x' }])"
+  for (const last of ['process.exit(0)', '']) {
+    assert.equal(end(`const p = await make().open(); process.on('exit', () => { ${calls} }); ${last}`), '')
+    assert.equal(await stored(), 4)
+    // One that was never open, and one that did not exist.
+    assert.equal(end(`const p = make(); p.enqueue('x'); process.on('exit', () => { for (let i = 0; i < 500; i++) p.enqueue('x') }); ${last}`), '')
+    assert.equal(await stored(), 501)
+    assert.equal(end(`process.on('exit', () => { const p = make(); ${calls} }); ${last}`), '')
+    assert.equal(await stored(), 4)
+  }
+  assert.equal(end(`process.prependListener('exit', () => { const p = make(); ${calls} })`), '')
+  assert.equal(await stored(), 4)
+  const closed = end(`const p = make(); await p.close(); process.on('exit', () => { p.enqueue('x').catch(() => {}) })`)
+  assert.match(closed, /^thalweg: the producer of topic "t" is closed, and what the end of the process sends to it is lost/)
+  const started = Date.now()
+  try {
+    const said = end(`const p = await make().open(); process.kill(Number(pid), 'SIGSTOP'); process.on('exit', () => { for (let i = 0; i < 9; i++) p.enqueue('x') })`, broker.pid)
+    assert.match(said, /^thalweg: the process ends, and 1 record of the producer of topic "t" have no outcome yet; they may be lost, and so may what is sent after them[^\n]*\n$/)
+  } finally {
+    process.kill(broker.pid, 'SIGCONT')
+  }
+  assert.ok(Date.now() - started < 10_000)
+  await client.close()
+})
