@@ -5,7 +5,7 @@
 const { readFile } = require('node:fs/promises')
 
 const { Consumer, isClosing, position, positions } = require('./consumer.js')
-const { bytesOf, checkBooleans, checkNames, checkNumbers, checkPartitions, checkString, checkStrings, checkText, kindOf, presentOf, topicsOf, viewOf } = require('./data.js')
+const { bytesOf, checkBooleans, checkNames, checkNumbers, checkPartitions, checkString, checkStrings, checkText, DURATION, kindOf, presentOf, topicsOf, viewOf } = require('./data.js')
 const { ClosedError, InvalidError, ThalwegError, call, raised } = require('./errors.js')
 const { startLog } = require('./log.js')
 const { native } = require('./native.js')
@@ -21,19 +21,17 @@ const CONSUMER_OPTIONS = [
 const TOPIC_OPTIONS = [
   'partitions', 'partitioner', 'partitionerConfig', 'retentionMs', 'retentionBytes', 'segmentBytes', 'segmentMs', 'timestampAheadMaxMs', 'replicationFactor',
 ]
-// What numbers may be: [smallest, largest, whole].
+// What numbers may be: [smallest, largest, whole]. None is more than what it crosses the border as; narrower limits are the core's.
 const COUNT = [1, 0xffffffff, true]
 const BYTES = [1, Number.MAX_SAFE_INTEGER, true]
-/** A hundred years, in ms. */
-const DURATION = [0, 3_155_760_000_000, false]
 const UNLIMITED = [-1, Number.MAX_SAFE_INTEGER, true]
 const TOPIC_NUMBERS = {
   partitions: COUNT, replicationFactor: COUNT, retentionMs: UNLIMITED, retentionBytes: UNLIMITED, segmentBytes: BYTES, segmentMs: BYTES,
   timestampAheadMaxMs: UNLIMITED,
 }
-const PRODUCER_NUMBERS = { lingerMs: DURATION, batchBytes: BYTES, bufferBytes: BYTES, deliveryTimeoutMs: DURATION }
+const PRODUCER_NUMBERS = { lingerMs: DURATION, batchBytes: COUNT, bufferBytes: BYTES, deliveryTimeoutMs: DURATION }
 const CONSUMER_NUMBERS = {
-  bufferBytes: BYTES, sessionTimeoutMs: DURATION, autoCommitMs: DURATION, maxProcessingMs: DURATION, closeTimeoutMs: DURATION,
+  bufferBytes: BYTES, sessionTimeoutMs: [0, 0xffffffff, false], autoCommitMs: DURATION, maxProcessingMs: DURATION, closeTimeoutMs: DURATION,
 }
 const PRODUCER_TEXTS = ['compression', 'acks']
 const CONSUMER_TEXTS = ['filter', 'onFilterFailure', 'onBadRecord', 'outOfRange', 'group', 'instance', 'assignor']

@@ -5,7 +5,7 @@
 const { AsyncLocalStorage } = require('node:async_hooks')
 const { inspect, types } = require('node:util')
 
-const { checkNames, checkNumber, checkNumbers, checkText, topicsOf } = require('./data.js')
+const { checkNames, checkNumber, checkNumbers, checkText, DURATION, TIMER_MAX_MS, topicsOf } = require('./data.js')
 const { ClosedError, InvalidError, call, raised } = require('./errors.js')
 const { Batch, ConsumerRecord, Packed, topicIdOf } = require('./record.js')
 
@@ -51,8 +51,6 @@ const RUN_LONG_MS = 20
 
 const RECORDS_MAX = 0xffffffff
 const CLOSE_TIMEOUT_MS = 5_000
-/** The longest that a timer can be set to. */
-const TIMER_MAX_MS = 0x7fffffff
 
 /** Resolves after a while, or once `work` does; the process need not wait for it. */
 async function within(work, ms) {
@@ -392,10 +390,10 @@ class Consumer {
     if (isCalledBy(this)) throw refusedRead()
     this.#options.signal?.throwIfAborted()
     if (this.#closing && !this.#isFinishing) throw new ClosedError('the consumer is closed')
-    checkNumbers({ timeoutMs }, { timeoutMs: [0, TIMER_MAX_MS, false] })
+    checkNumbers({ timeoutMs }, { timeoutMs: DURATION })
     this.#isPolled = this.#isFinishing = false
     const waiter = this.#next(maxRecords)
-    const timer = timeoutMs === undefined || timeoutMs === null ? undefined : setTimeout(waiter.leave, timeoutMs)
+    const timer = timeoutMs === undefined || timeoutMs === null ? undefined : setTimeout(waiter.leave, Math.min(timeoutMs, TIMER_MAX_MS))
     try {
       const taken = (await waiter.promise) ?? null
       this.#isPolled = taken !== null

@@ -8,6 +8,10 @@ const { InvalidError } = require('./errors.js')
 
 /** What a partition's number may be: [smallest, largest, whole]. */
 const PARTITION = [0, 0x7fffffff, true]
+/** What a time may be, in ms: up to a hundred years. */
+const DURATION = [0, 3_155_760_000_000, false]
+/** The longest that a timer of Node's can be set to, in ms, 24 days: what is longer waits for so long. */
+const TIMER_MAX_MS = 0x7fffffff
 
 /** A word for what somebody passed. */
 function kindOf(value) {
@@ -178,10 +182,12 @@ module.exports = {
   checkStrings,
   checkText,
   dataOf,
+  DURATION,
   headersOf,
   kindOf,
   partitionOf,
   presentOf,
+  TIMER_MAX_MS,
   timestampOf,
   topicsOf,
   valueOf,

@@ -4,7 +4,7 @@
 
 const { writeSync } = require('node:fs')
 
-const { checkNames, checkNumbers, checkString, dataOf, headersOf, partitionOf, timestampOf, valueOf } = require('./data.js')
+const { checkNames, checkNumbers, checkString, dataOf, DURATION, headersOf, partitionOf, TIMER_MAX_MS, timestampOf, valueOf } = require('./data.js')
 const { ClosedError, TimedOutError, call, errorOf, raised } = require('./errors.js')
 
 const NONE = 0xffffffff
@@ -298,13 +298,13 @@ class Producer {
   /** Resolves when every record that was sent before has its outcome; throws TimedOutError after `timeoutMs`. */
   async flush(options = {}) {
     checkNames('options of flush', options, ['timeoutMs'])
-    checkNumbers(options, { timeoutMs: [0, 0x7fffffff, false] })
+    checkNumbers(options, { timeoutMs: DURATION })
     this.#handOver()
     const flushed = this.#end(this.#native.flush())
     if (options.timeoutMs === undefined || options.timeoutMs === null) return flushed
     let timer
     const late = new Promise((resolve) => {
-      timer = setTimeout(() => resolve('late'), options.timeoutMs)
+      timer = setTimeout(() => resolve('late'), Math.min(options.timeoutMs, TIMER_MAX_MS))
     })
     try {
       if ((await Promise.race([flushed, late])) !== 'late') return undefined

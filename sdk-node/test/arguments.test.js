@@ -162,6 +162,52 @@ test('consumers refuse what is of another type', async () => {
   await client.close()
 })
 
+test('a number out of its range is refused by name, and none is cut where it crosses', async () => {
+  const { address, ca } = broker
+  const client = await broker.connect()
+  const topic = unique()
+  await client.createTopic(topic)
+  const consumer = await client.consumer(topic, { group: unique() }).open()
+  const producer = client.producer(topic)
+  const refused = async (name, numbers, call) => {
+    for (const n of [NaN, Infinity, -Infinity, 1e308, 2 ** 53, ...numbers]) {
+      const isRefused = (e) => e instanceof InvalidError && e.message.startsWith(`${name} is ${n}; a `)
+      await assert.rejects(async () => call({ [name]: n }), isRefused, `${name} ${n}`)
+    }
+  }
+  const [whole, time] = [[-1, 0, 1.5], [-1, 3_155_760_000_001]]
+  const create = (o) => client.createTopic(unique(), o)
+  for (const name of ['partitions', 'replicationFactor']) await refused(name, [...whole, 2 ** 32, 2 ** 32 + 1], create)
+  for (const name of ['segmentBytes', 'segmentMs']) await refused(name, whole, create)
+  for (const name of ['retentionMs', 'retentionBytes', 'timestampAheadMaxMs']) await refused(name, [-2, 0.5], create)
+  const produce = (o) => client.producer(topic, o)
+  await refused('batchBytes', [...whole, 2 ** 32, 2 ** 32 + 100], produce)
+  await refused('bufferBytes', whole, produce)
+  for (const name of ['lingerMs', 'deliveryTimeoutMs']) await refused(name, time, produce)
+  const consume = (o) => client.consumer(topic, { group: 'g', ...o })
+  await refused('bufferBytes', whole, consume)
+  await refused('sessionTimeoutMs', [-1, 2 ** 32, 2 ** 32 + 10_000], consume)
+  for (const name of ['autoCommitMs', 'maxProcessingMs', 'closeTimeoutMs']) await refused(name, time, consume)
+  await refused('timeoutMs', time, (o) => connect(address, { ca, ...o }))
+  await refused('timeoutMs', time, (o) => producer.flush(o))
+  await refused('timeoutMs', time, (o) => consumer.next(o))
+  await refused('timeoutMs', time, (o) => consumer.nextBatch(o))
+  for (const read of ['nextBatch', 'batches']) await refused('maxRecords', whole, (o) => consumer[read](o))
+  for (const send of ['send', 'enqueue']) await refused('partition', [-1, 0.5, 2 ** 31, 2 ** 32], (o) => producer[send]('x', o))
+  await assert.rejects(producer.sendBatch([{ value: 'x', partition: 2 ** 32 }]), /^InvalidError: partition is 4294967296; a /)
+  await assert.rejects(async () => consume({ partitions: [2 ** 32] }), /^InvalidError: partitions\[0\] is 4294967296; a /)
+  // Every time may be as long, also beyond a timer's.
+  const long = { timeoutMs: 2 ** 31 }
+  await producer.send('x')
+  await producer.flush(long)
+  const reading = client.consumer(topic, { start: 'earliest', untilEnd: true })
+  assert.equal((await reading.next(long)).text(), 'x')
+  assert.equal(await reading.nextBatch(long), null)
+  for (const lingerMs of [2 ** 31, 2 ** 32]) await client.producer(topic, { lingerMs, deliveryTimeoutMs: lingerMs }).send('x')
+  await (await connect(address, { ca, timeoutMs: 2 ** 32 })).close()
+  for (const one of [reading, consumer, producer, client]) await one.close()
+})
+
 test('records and brokers that tests make refuse what is of another type', async () => {
   await refuses('of', 'parts', 'undefined object', (x) => ConsumerRecord.of(x))
   const types = { value: 'string object array', key: DATA, headers: 'object array map', topic: 'string', 'partition offset timestampMs': 'number' }
