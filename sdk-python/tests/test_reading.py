@@ -509,6 +509,34 @@ def test_a_loop_around_next_ends_with_close_as_any_loop_does(broker: Broker, rea
     run(broker, work)
 
 
+@pytest.mark.parametrize("read", [next_record, next_in_time, next_of_batch, next_of_iterator])
+def test_a_body_that_ends_right_behind_close_is_done_and_its_loop_ends(broker: Broker, read: Any) -> None:
+    """Its reader asked before the task that ends the consumer had begun, got one more record, and then ClosedError."""
+
+    async def work(client: thalweg.Client, topic: str) -> None:
+        await fill(client, topic, 1_000)
+        for turns in range(4):
+            consumer, seen, may_go = client.consumer(topic, group=f"g{turns}"), list[int](), asyncio.Event()
+
+            async def loop() -> None:
+                while (record := await read(consumer)) is not None:
+                    if len(seen) == 3:
+                        may_go.set()
+                    await asyncio.sleep(0)
+                    seen.append(record.offset)
+
+            looping = asyncio.create_task(loop())
+            await may_go.wait()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await consumer.close()
+            await looping
+            [offset] = (await client.describe_group(f"g{turns}")).offsets
+            assert offset.committed == seen[-1] + 1
+
+    run(broker, work)
+
+
 def test_a_loop_around_next_ends_in_order_though_it_has_nothing_in_hand_or_takes_too_long(broker: Broker) -> None:
     async def work(client: thalweg.Client, topic: str) -> None:
         await fill(client, topic, 3)

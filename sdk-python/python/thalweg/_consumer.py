@@ -464,13 +464,12 @@ class Consumer:
             return False
         return reader.cancelled() or reader.exception() is not None
 
-    async def _end(self, is_done: bool, is_elsewhere: bool, tells: bool, in_order: bool) -> None:
-        native = self._native
-        if native is None and self._opening is not None:
-            native = await asyncio.shield(self._opening)
+    async def _end(self, native: _native.Consumer | None, is_done: bool, is_elsewhere: bool, tells: bool, in_order: bool) -> None:
         if native is None:
-            return
-        native.stop()
+            if self._opening is None:
+                return
+            native = await asyncio.shield(self._opening)
+            native.stop()
         if not is_done and is_elsewhere and self._reader is not None:
             # The body of a loop may finish what it has in hand, and ask for what is next.
             idle = asyncio.ensure_future(native.idle())
@@ -519,10 +518,14 @@ class Consumer:
             # Leaving the block in order says how the block ended, and nothing of another task's body.
             in_order, is_done = is_done, is_done and not is_elsewhere and not self._has_failed_elsewhere()
             self._closed = True
+            native = self._native
+            if native is not None:
+                # Here, and not in the task that ends it: whoever asks before that runs would get one more record, and an error for the next one.
+                native.stop()
             self._is_waited_for = is_elsewhere and not is_done
             self._finishing = self._reader if self._is_waited_for and self._reading is None else None
             tells = self._on_rebalance is not None and not is_within
-            self._closing = asyncio.ensure_future(self._end(is_done, is_elsewhere, tells, in_order))
+            self._closing = asyncio.ensure_future(self._end(native, is_done, is_elsewhere, tells, in_order))
         elif is_within:
             # It is being closed, and this callback is waited for.
             return _done()
