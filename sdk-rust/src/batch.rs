@@ -330,8 +330,8 @@ pub(crate) struct Decoded {
     pub(crate) stopped_by: Option<(u64, BatchError)>,
 }
 
-/// The records from `from` to `end` in a push's body. A filter that has failed ends the scan within a stored batch, whose
-/// own end lies behind `end` then.
+/// The records from `from` to `end` in a push's body. A filter that has failed ends the scan within a stored batch,
+/// whose own end lies behind `end` then.
 pub(crate) fn decode(mut body: Bytes, from: u64, end: u64, on_bad: OnBadRecord) -> Decoded {
     let mut decoded = Decoded { parts: Vec::new(), end: from, unreadable: 0, skipped: Vec::new(), stopped_by: None };
     while !body.is_empty() {

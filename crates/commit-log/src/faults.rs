@@ -1,5 +1,5 @@
-//! What the planted bugs of this crate change, each in one function that the code asks. docs/MUTANTS.md names what finds
-//! each of them. Faults that a disk can have stand with the simulator's disk.
+//! What the planted bugs of this crate change, each in one function that the code asks. docs/MUTANTS.md names what
+//! finds each of them. Faults that a disk can have stand with the simulator's disk.
 //!
 //! Without the feature `mutants` of `model` nothing can be planted, and each function has one answer.
 

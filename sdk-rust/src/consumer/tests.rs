@@ -136,7 +136,8 @@ async fn skip_passes_a_bad_batch_over_and_counts_its_records() {
 #[tokio::test]
 async fn behind_a_record_on_which_the_filter_fails_nothing_is_done() {
     let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
-    // The filter has kept one record of four and failed on the next one: what is pushed says where the stored batch ends.
+    // The filter has kept one record of four and failed on the next one: what is pushed says where the stored batch
+    // ends.
     let stored = RecordBatch::parse(good(10, &["a", "b", "c", "d"])).unwrap();
     let spans = stored.open().unwrap();
     let data = spans.data().clone();
