@@ -68,7 +68,7 @@ pub(crate) trait Machine: Default {
     fn apply(&mut self, record: &Self::Record);
 
     /// Keeps what a decision leaves to this process.
-    fn keep(&mut self, at: Self::At<'_>, note: Self::Note);
+    fn keep(&mut self, _at: Self::At<'_>, _note: Self::Note) {}
 
     /// This broker begins to decide: the log has been replayed.
     fn begin(&mut self, _now: Now) {}
@@ -447,3 +447,6 @@ impl<M: Machine> Led<M> {
 fn answer<M: Machine>((ticket, held): Held<M>) -> Answered<M> {
     (ticket, held.map_err(Unanswered::Refused))
 }
+
+#[cfg(test)]
+mod tests;
