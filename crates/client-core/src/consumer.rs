@@ -19,39 +19,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use thalweg_model::{Bug, is_planted};
+use thalweg_model::{Bug, Position, is_planted};
 use thalweg_wire::{ErrorCode, proto};
 
 /// Smallest window of a partition. With more partitions than fit into the budget that way, this counts rather than the
 /// budget.
 const WINDOW_BYTES_MIN: u64 = 64 << 10;
-
-/// Where a partition's reading starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Position {
-    /// The first record that is kept.
-    Earliest,
-    /// Behind the last record on a quorum.
-    Latest,
-    /// The record at this offset.
-    Offset(u64),
-    /// The first record at or after this time, ms since the epoch.
-    Timestamp(i64),
-}
-
-impl Position {
-    /// The position as it goes over the wire.
-    pub fn start(self) -> proto::Start {
-        let (kind, value) = match self {
-            Position::Offset(offset) => (0, offset),
-            Position::Earliest => (1, 0),
-            Position::Latest => (2, 0),
-            Position::Timestamp(ms) => (3, ms as u64),
-        };
-        proto::Start { kind, value }
-    }
-}
 
 /// What became of the records so far; without a filter all that can be read is delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -179,7 +152,7 @@ impl Partition {
 /// // There is a stream to the leader of partition 0: it is asked for all that the budget has room for.
 /// consumer.connected(0);
 /// let asked = consumer.poll().remove(0);
-/// assert_eq!((asked.start, asked.credit_bytes), (Some(Position::Earliest.start()), 1 << 20));
+/// assert_eq!((asked.start, asked.credit_bytes), (Some(Position::Earliest.into()), 1 << 20));
 /// // The first push says where that start lies, the next one has records.
 /// let generation = asked.generation;
 /// let push = |scanned_through| proto::FetchPush { generation, scanned_through, ..Default::default() };
@@ -335,7 +308,7 @@ impl ConsumerCore {
             // What a batch took beyond its credit is buffered, or was: it is not owed twice.
             let credit_bytes = if granted == 0 { 0 } else { granted + p.outstanding.min(0).unsigned_abs() };
             p.outstanding += credit_bytes as i64;
-            let start = (p.phase == Phase::New).then(|| p.from().start());
+            let start = (p.phase == Phase::New).then(|| p.from().into());
             p.phase = Phase::Reading;
             if start.is_some() || credit_bytes > 0 {
                 out.push(proto::FetchControl { partition, generation: p.generation, start, credit_bytes, stop: false });

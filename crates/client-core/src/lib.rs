@@ -20,9 +20,10 @@ mod placement;
 mod producer;
 
 pub use backoff::Backoff;
-pub use consumer::{ConsumerCore, Counts, Position, Pushed};
+pub use consumer::{ConsumerCore, Counts, Pushed};
 pub use membership::{
     Change, MemberIdentity, Membership, MembershipConfig, PartitionKey, Progress, Remedy, ToCoordinator,
 };
 pub use placement::PlaceByKey;
-pub use producer::{Acks, Failure, Outcome, ProducerConfig, ProducerCore, ProducerIdentity, Request, Unplaced};
+pub use producer::{Failure, Outcome, ProducerConfig, ProducerCore, ProducerIdentity, Request, Unplaced};
+pub use thalweg_model::{Acks, Position};

@@ -18,42 +18,12 @@ mod partition;
 
 use thalweg_model::limits::{IN_FLIGHT_BATCHES_MAX, IN_FLIGHT_BYTES_MAX};
 use thalweg_model::{
-    BatchBuilder, Bug, Codec, ProducerEpoch, ProducerId, ProducerToken, Record, RecordBatch, is_planted,
+    Acks, BatchBuilder, Bug, Codec, ProducerEpoch, ProducerId, ProducerToken, Record, RecordBatch, is_planted,
 };
 use thalweg_wire::{ErrorCode, RemoteError};
 
 use self::partition::{Batch, Open, Partition, expire};
 use crate::Backoff;
-
-/// When a send counts as done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Acks {
-    /// When the record was handed to the connection.
-    None,
-    /// When the leader has appended the record.
-    Leader,
-    /// When a majority of the replicas has fsynced the record.
-    #[default]
-    Quorum,
-}
-
-impl Acks {
-    /// The choice of this name: "none", "leader" or "quorum".
-    pub fn from_name(name: &str) -> Option<Acks> {
-        match name {
-            "none" => Some(Acks::None),
-            "leader" => Some(Acks::Leader),
-            "quorum" => Some(Acks::Quorum),
-            _ => None,
-        }
-    }
-
-    /// The number in produce frames.
-    pub fn number(self) -> u32 {
-        self as u32
-    }
-}
 
 /// How a producer batches and how long it tries.
 #[derive(Clone, Copy, Debug)]

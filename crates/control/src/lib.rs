@@ -14,7 +14,7 @@ mod record;
 mod topic;
 
 pub use coordinator::{
-    Assigned, Assignment, Clock, Committed, Committer, Coordinator, Ends, Group, GroupAnswer, GroupDecision,
+    Assigned, Assignment, Clock, Committer, Coordinator, Ends, Group, GroupAnswer, GroupDecision,
     GroupError, GroupFilter, GroupRecord, GroupRequest, GroupState, GroupSummary, Heard, Holding, Join, Member,
     OFFSETS_TOPIC, SESSION_MS_MAX, SESSION_MS_MIN, SecretDigest, Terms, partition_of_group,
 };
@@ -22,7 +22,8 @@ pub use decision::Decision;
 pub use metadata::{Answer, ControlError, Copies, Copy, IdsLeft, Metadata, MetadataDecision, Request, Stuck};
 pub use producer::ProducerSecret;
 pub use record::{
-    Broker, FEATURE_LEVEL, MetadataRecord, Pin, Plugin, PluginDigest, PluginKind, RecordError, TopicConfig,
-    incarnation, is_outdated, next_start, renewed, starts_of,
+    Broker, FEATURE_LEVEL, MetadataRecord, Plugin, RecordError, incarnation, is_outdated, next_start, renewed,
+    starts_of,
 };
+pub use thalweg_model::{Committed, Pin, PluginDigest, PluginKind, TopicConfig};
 pub use topic::Topic;

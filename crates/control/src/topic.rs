@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thalweg_model::{DirectoryId, Offset, PinEpoch, ReplicaId, TopicId};
 
-use crate::record::{Pin, TopicConfig};
+use crate::{Pin, TopicConfig};
 
 /// A topic as the cluster knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]

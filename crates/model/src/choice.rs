@@ -25,6 +25,76 @@ pub enum OnFailure {
     Pass,
 }
 
+/// When a send counts as done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Acks {
+    /// When it was handed to the connection: no answer comes.
+    None,
+    /// When the leader has appended, before any fsync.
+    Leader,
+    /// When a majority has fsynced.
+    #[default]
+    Quorum,
+}
+
+/// Where a partition's reading starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Position {
+    /// The first record that is kept.
+    Earliest,
+    /// Behind the last record on a quorum.
+    Latest,
+    /// This record.
+    Offset(u64),
+    /// The first record at or after this time, ms since the epoch.
+    Timestamp(i64),
+}
+
+impl Acks {
+    /// All of them, in the order of their numbers on the wire.
+    pub const ALL: [Acks; 3] = [Acks::None, Acks::Leader, Acks::Quorum];
+
+    /// The choice with this number.
+    pub fn from_number(number: u32) -> Option<Acks> {
+        Acks::ALL.get(number as usize).copied()
+    }
+
+    /// The choice of this name.
+    pub fn from_name(name: &str) -> Option<Acks> {
+        match name {
+            "none" => Some(Acks::None),
+            "leader" => Some(Acks::Leader),
+            "quorum" => Some(Acks::Quorum),
+            _ => None,
+        }
+    }
+}
+
+impl Position {
+    /// The position with these numbers: its kind, and the offset or the time of the kinds that have one.
+    pub fn from_numbers(kind: u32, value: u64) -> Option<Position> {
+        match kind {
+            0 => Some(Position::Offset(value)),
+            1 => Some(Position::Earliest),
+            2 => Some(Position::Latest),
+            3 => Some(Position::Timestamp(value as i64)),
+            _ => None,
+        }
+    }
+
+    /// Its kind as a number, and its offset or time, or 0.
+    pub fn numbers(self) -> (u32, u64) {
+        match self {
+            Position::Offset(offset) => (0, offset),
+            Position::Earliest => (1, 0),
+            Position::Latest => (2, 0),
+            Position::Timestamp(ms) => (3, ms as u64),
+        }
+    }
+}
+
 impl Assignor {
     /// All of them, in the order of their numbers on the wire and in records.
     pub const ALL: [Assignor; 2] = [Assignor::Uniform, Assignor::Range];
@@ -86,6 +156,14 @@ mod tests {
             assert_eq!(OnFailure::from_number(policy as u32), Some(policy));
             assert_eq!(OnFailure::from_name(policy.name()), Some(policy));
         }
+        for acks in Acks::ALL {
+            assert_eq!(Acks::from_number(acks as u32), Some(acks));
+        }
+        for position in [Position::Earliest, Position::Latest, Position::Offset(7), Position::Timestamp(-8)] {
+            let (kind, value) = position.numbers();
+            assert_eq!(Position::from_numbers(kind, value), Some(position));
+        }
         assert_eq!((Assignor::from_number(2), OnFailure::from_number(3)), (None, None));
+        assert_eq!((Acks::from_number(3), Position::from_numbers(4, 0)), (None, None));
     }
 }

@@ -13,11 +13,13 @@ mod murmur2;
 mod name;
 mod pattern;
 mod planted;
+mod plugin;
 mod record;
+mod topic;
 mod varint;
 
 pub use batch::{BATCH_HEADER_BYTES, BatchBuilder, BatchHeader, ProducerMark, RecordBatch, RecordSpan, RecordSpans};
-pub use choice::{Assignor, OnFailure};
+pub use choice::{Acks, Assignor, OnFailure, Position};
 pub use codec::Codec;
 pub use error::{BatchError, NameError};
 pub use ids::{
@@ -30,4 +32,6 @@ pub use pattern::{TopicPattern, check_topic_or_pattern};
 pub use planted::{Bug, is_planted};
 #[cfg(feature = "mutants")]
 pub use planted::{assert_finds, with_planted};
+pub use plugin::{Pin, PluginDigest, PluginKind};
 pub use record::{Header, NO_TIMESTAMP_MS, Record};
+pub use topic::{Committed, TopicConfig};

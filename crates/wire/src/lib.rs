@@ -15,6 +15,13 @@ pub mod proto {
     include!("thalweg.rs");
 }
 
+impl From<thalweg_model::Position> for proto::Start {
+    fn from(position: thalweg_model::Position) -> Self {
+        let (kind, value) = position.numbers();
+        proto::Start { kind, value }
+    }
+}
+
 pub use error::{ErrorCode, ErrorKind, PluginFault, RemoteError};
 pub use frame::{
     FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameHeader, FrameKind, HEAD_BYTES_MAX, Message, encode,

@@ -415,7 +415,7 @@ async fn offsets_of(
             }
         }
         for (leader, partitions) in by_leader {
-            let at = Some(position.start());
+            let at = Some(position.into());
             let queries = partitions.iter().map(|partition| proto::OffsetQuery { partition: *partition, at }).collect();
             let request = proto::ListOffsetsRequest { topic_id: topic.id.clone(), queries };
             let limit = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(3));

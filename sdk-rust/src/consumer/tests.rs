@@ -325,7 +325,7 @@ async fn a_position_out_of_range_follows_the_policy() {
     pair.push(&[], out_of_range());
     let _ = tokio::time::timeout(Duration::from_millis(20), pair.consumer.next()).await;
     let control = pair.reader.core().poll().into_iter().find(|c| c.start.is_some()).expect("it is asked for anew");
-    assert_eq!(control.start, Some(Position::Earliest.start()));
+    assert_eq!(control.start, Some(Position::Earliest.into()));
 }
 
 #[tokio::test]

@@ -471,7 +471,7 @@ impl Routes {
                 topic_id: self.topic.id.clone(),
                 partition: request.partition,
                 pin_epoch: request.pin_epoch,
-                acks: self.acks.number(),
+                acks: self.acks as u32,
                 producer_token: request.token.map_or_else(Bytes::new, |t| Bytes::copy_from_slice(&t.0)),
             };
             let chunks = by_leader.entry(leader).or_default();

@@ -32,7 +32,7 @@ fn positions_move_over_filtered_ranges_and_old_generations_are_dropped() {
     let seek = c.poll().remove(0);
     assert_eq!(c.pushed(&push(0, control.generation, 200, 95, 0), 0), Pushed::Stale);
     assert_eq!(c.pushed(&push(0, seek.generation, 7, 0, 0), 0), Pushed::Current { from: 7, passes: false });
-    assert_eq!(connect(&mut c, 0).start, Some(Position::Offset(7).start()));
+    assert_eq!(connect(&mut c, 0).start, Some(Position::Offset(7).into()));
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn what_came_before_a_reconnection_is_still_the_users_and_what_came_before_a_see
     assert_eq!(c.pushed(&push(0, first, 10, 10, 0), 0), Pushed::Current { from: 0, passes: false });
     c.disconnected(0);
     let again = connect(&mut c, 0);
-    assert_eq!(again.start, Some(Position::Offset(10).start()));
+    assert_eq!(again.start, Some(Position::Offset(10).into()));
     assert!(c.is_wanted(0, first) && !c.is_current(0, first));
     c.seek(0, Position::Earliest);
     assert!(!c.is_wanted(0, first) && !c.is_wanted(0, again.generation));
@@ -99,7 +99,7 @@ fn what_an_idle_partition_was_granted_is_taken_back_for_a_new_one() {
     c.connected(1);
     let out = c.poll();
     let again = out.iter().find(|f| f.partition == 0).expect("asked anew");
-    assert_eq!((again.start, again.credit_bytes), (Some(Position::Offset(9).start()), 2 << 20));
+    assert_eq!((again.start, again.credit_bytes), (Some(Position::Offset(9).into()), 2 << 20));
     let granted: u64 = out.iter().filter(|f| f.partition == 1).map(|f| f.credit_bytes).sum();
     assert_eq!((granted, c.held_bytes()), (2 << 20, 4 << 20));
 }
@@ -142,7 +142,7 @@ fn a_refused_start_stays_as_it_was_asked_for_and_a_stopped_partition_waits_for_a
     assert!(c.poll().is_empty() && c.unresolved().count() == 1);
     c.ask_again(0, first.generation);
     let again = c.poll().remove(0);
-    assert_eq!(again.start, Some(Position::Latest.start()));
+    assert_eq!(again.start, Some(Position::Latest.into()));
     let stops = c.pushed(&refusal(again.generation, ErrorCode::PartitionOffline), 0);
     assert_eq!(stops, Pushed::Current { from: 0, passes: false });
     assert_eq!(c.unresolved().count(), 0);
@@ -154,7 +154,7 @@ fn a_refused_start_stays_as_it_was_asked_for_and_a_stopped_partition_waits_for_a
     c.stop_at(0, 4);
     assert!(c.poll()[0].stop && !c.is_wanted(0, again.generation));
     c.seek(0, Position::Offset(5));
-    assert_eq!(c.poll().remove(0).start, Some(Position::Offset(5).start()));
+    assert_eq!(c.poll().remove(0).start, Some(Position::Offset(5).into()));
 }
 
 #[test]

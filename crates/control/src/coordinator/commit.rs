@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use thalweg_model::{Bug, TopicPartition, is_planted};
+use thalweg_model::{Bug, Committed, TopicPartition, is_planted};
 
 use super::draft::Draft;
 use super::error::{GroupError, check_id, without_members};
-use super::record::{Committed, GroupRecord};
+use super::record::GroupRecord;
 use super::request::{Committer, GroupAnswer};
 use super::{Clock, Ends};
 use crate::Metadata;

@@ -32,7 +32,7 @@ use thalweg_model::{Bug, TopicPartition, is_planted, partition_for_key};
 use self::draft::{Draft, prove};
 use self::error::without_members;
 pub use self::error::{GroupError, SESSION_MS_MAX, SESSION_MS_MIN};
-pub use self::record::{Committed, GroupFilter, GroupRecord, Holding, Member, SecretDigest, Terms};
+pub use self::record::{GroupFilter, GroupRecord, Holding, Member, SecretDigest, Terms};
 pub use self::request::{Assigned, Assignment, Committer, GroupAnswer, GroupRequest, GroupSummary, Join};
 pub use self::state::{Group, GroupState};
 use crate::Metadata;

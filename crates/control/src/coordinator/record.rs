@@ -9,7 +9,7 @@ use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes};
 use thalweg_model::limits::{GROUP_TOPICS_MAX, PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX};
-use thalweg_model::{Assignor, OnFailure, TopicId, TopicPartition};
+use thalweg_model::{Assignor, Committed, OnFailure, TopicId, TopicPartition};
 
 use crate::RecordError;
 use crate::coding::{put_bytes, take_array, take_bytes, take_name};
@@ -77,17 +77,6 @@ pub struct Member {
     pub target: BTreeSet<TopicPartition>,
     /// What it may be reading.
     pub holdings: BTreeMap<TopicPartition, Holding>,
-}
-
-/// How far a group has come in one partition.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Committed {
-    /// The next offset to be scanned.
-    pub offset: u64,
-    /// Records that the group's filter has dropped so far.
-    pub filtered: u64,
-    /// Records on which it has failed so far.
-    pub failed: u64,
 }
 
 /// One change of a group.

@@ -1,10 +1,10 @@
 //! What members and operators ask of a group's coordinator, and what it answers. The rules stand beside it, in
 //! `membership`, `commit` and `share`.
 
-use thalweg_model::TopicPartition;
+use thalweg_model::{Committed, TopicPartition};
 
 use super::error::GroupError;
-use super::record::{Committed, SecretDigest, Terms};
+use super::record::{SecretDigest, Terms};
 use super::state::{Group, GroupState};
 
 /// How a member describes itself when it joins.

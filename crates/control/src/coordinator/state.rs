@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use thalweg_model::TopicPartition;
+use thalweg_model::{Committed, TopicPartition};
 
-use super::record::{Committed, GroupRecord, Holding, Member, Terms};
+use super::record::{GroupRecord, Holding, Member, Terms};
 use super::request::{Assigned, Assignment};
 
 /// How a group is.

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use thalweg_model::limits::GROUP_GONE_MAX;
-use thalweg_model::{Assignor, OnFailure, PinEpoch, ReplicaId, TopicId, assert_finds};
+use thalweg_model::{Assignor, Committed, OnFailure, PinEpoch, ReplicaId, TopicId, assert_finds};
 
 use super::*;
 use crate::{MetadataRecord, TopicConfig};

@@ -8,7 +8,8 @@ use thalweg_model::{BrokerId, PinEpoch, TopicId, check_topic_name};
 use super::Metadata;
 use super::request::{ControlError, range};
 use crate::placement::place;
-use crate::record::{Broker, MetadataRecord, Pin, PluginKind, TopicConfig};
+use crate::record::{Broker, MetadataRecord};
+use crate::{Pin, PluginKind, TopicConfig};
 
 /// Copies of each partition where nobody asks for another number, and there are brokers enough.
 const REPLICATION_FACTOR_USUAL: u32 = 3;

@@ -17,8 +17,9 @@ pub use self::majority::{Copies, Copy, Stuck};
 pub use self::request::{Answer, ControlError, Request};
 use crate::decision::Decision;
 use crate::producer::ProducerSecret;
-use crate::record::{Broker, MetadataRecord, Plugin, PluginDigest, PluginKind};
+use crate::record::{Broker, MetadataRecord, Plugin};
 use crate::topic::Topic;
+use crate::{PluginDigest, PluginKind};
 
 /// Producer ids reserved by one record, so that most are given out without a write.
 const PRODUCER_ID_BLOCK: i64 = 1000;

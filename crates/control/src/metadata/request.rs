@@ -6,7 +6,8 @@ use thalweg_model::{BrokerId, NameError, ProducerId, ProducerToken, ReplicaId, T
 use thiserror::Error;
 
 use super::majority::Copies;
-use crate::record::{Broker, Plugin, PluginDigest, PluginKind, TopicConfig};
+use crate::record::{Broker, Plugin};
+use crate::{PluginDigest, PluginKind, TopicConfig};
 
 /// A request and all that chance and time add to it.
 #[derive(Clone, Debug)]

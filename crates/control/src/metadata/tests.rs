@@ -4,7 +4,7 @@ use thalweg_model::{LeaderEpoch, Offset, RaftIndex, ReplicaId};
 
 use super::brokers::OFFSETS_LEFT_OUT;
 use super::*;
-use crate::record::TopicConfig;
+use thalweg_model::TopicConfig;
 
 fn create(name: &str, partitions: u32, partitioner: Option<&str>) -> Request {
     Request::CreateTopic {

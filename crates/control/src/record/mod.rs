@@ -3,58 +3,16 @@
 //! A record starts with its kind (u8) and the version of its layout (u8, 1). Numbers are little-endian; texts and bytes
 //! carry a u32 length. docs/formats/metadata.md has the tables, tests/formats the fixtures.
 
-use std::fmt;
-
 use bytes::{Buf, BufMut, Bytes};
-use thalweg_model::limits::{
-    PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX, SEGMENT_BYTES_DERIVED_MIN, SEGMENT_BYTES_MAX, SEGMENT_MS_DERIVED_MAX,
-    SEGMENT_MS_DERIVED_MIN, TIMESTAMP_AHEAD_MS,
+use thalweg_model::limits::{PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX};
+use thalweg_model::{
+    BrokerId, Bug, DirectoryId, Offset, Pin, PinEpoch, PluginDigest, PluginKind, ReplicaId, TopicConfig, TopicId,
+    is_planted,
 };
-use thalweg_model::{BrokerId, Bug, DirectoryId, Offset, PinEpoch, ReplicaId, TopicId, is_planted};
 use thiserror::Error;
 
 use crate::coding::{put_bytes, take_array, take_bytes, take_name};
 use crate::producer::ProducerSecret;
-
-/// SHA-256 of a module.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PluginDigest(pub [u8; 32]);
-
-impl fmt::Display for PluginDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
-    }
-}
-
-impl fmt::Debug for PluginDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// What a plugin does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PluginKind {
-    /// Chooses a record's partition, in the client.
-    Partitioner,
-    /// Chooses a consumer's records, beside the log.
-    Filter,
-}
-
-impl PluginKind {
-    /// As on command lines and on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            PluginKind::Partitioner => "partitioner",
-            PluginKind::Filter => "filter",
-        }
-    }
-
-    /// The kind called `name`.
-    pub fn from_name(name: &str) -> Option<PluginKind> {
-        [PluginKind::Partitioner, PluginKind::Filter].into_iter().find(|k| k.name() == name)
-    }
-}
 
 /// A module that the cluster has admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,19 +33,6 @@ pub struct Plugin {
     pub created_ms: u64,
     /// Version of the contract that it was checked against.
     pub contract: u32,
-}
-
-/// The partitioner that a topic is pinned to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pin {
-    /// SHA-256 of the module, as admitted.
-    pub digest: PluginDigest,
-    /// Its name, for people.
-    pub name: String,
-    /// Its version, for people.
-    pub version: u32,
-    /// The parameters that its instances get.
-    pub config: Bytes,
 }
 
 /// A broker of the cluster.
@@ -161,53 +106,6 @@ pub fn renewed(incarnation: u64, remembered: u64) -> u64 {
 /// What this version knows. It grows when a new kind of record or message between brokers comes, which is not used
 /// before the cluster's own level says that every broker knows it.
 pub const FEATURE_LEVEL: u32 = 1;
-
-/// What a topic's owner may choose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TopicConfig {
-    /// How long records are kept, in ms; `None`: for ever.
-    pub retention_ms: Option<u64>,
-    /// Per partition; `None`: unbounded.
-    pub retention_bytes: Option<u64>,
-    /// A segment is closed at this size, if it is less than the broker's own limit; `None`: at what
-    /// [`segment_bytes_max`](Self::segment_bytes_max) finds.
-    pub segment_bytes: Option<u64>,
-    /// A segment is closed when it has been open for so long; `None`: for what [`segment_ms_max`](Self::segment_ms_max)
-    /// finds.
-    pub segment_ms: Option<u64>,
-    /// A record may be stamped so far ahead of the broker's clock; `None`: any time. One that is far ahead would keep
-    /// its whole segment.
-    pub timestamp_ahead_max_ms: Option<u64>,
-}
-
-impl TopicConfig {
-    /// The size at which a segment is closed. Segments are what retention removes, and one more than is to be kept
-    /// stays at most: unless it is set, it is an eighth of what is to be kept.
-    pub fn segment_bytes_max(&self) -> u64 {
-        let eighth = self.retention_bytes.map_or(SEGMENT_BYTES_MAX, |bytes| bytes / 8);
-        self.segment_bytes.unwrap_or(eighth.clamp(SEGMENT_BYTES_DERIVED_MIN, SEGMENT_BYTES_MAX))
-    }
-
-    /// How long a segment stays open. What has expired goes with the newest record of its segment: an eighth of the
-    /// time for which records are kept.
-    pub fn segment_ms_max(&self) -> u64 {
-        let eighth = self.retention_ms.map_or(SEGMENT_MS_DERIVED_MAX, |ms| ms / 8);
-        self.segment_ms.unwrap_or(eighth.clamp(SEGMENT_MS_DERIVED_MIN, SEGMENT_MS_DERIVED_MAX))
-    }
-}
-
-impl Default for TopicConfig {
-    /// A week, and an hour ahead, as in Kafka.
-    fn default() -> Self {
-        TopicConfig {
-            retention_ms: Some(7 * 24 * 3600 * 1000),
-            retention_bytes: None,
-            segment_bytes: None,
-            segment_ms: None,
-            timestamp_ahead_max_ms: Some(TIMESTAMP_AHEAD_MS),
-        }
-    }
-}
 
 /// One change of the cluster's metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
