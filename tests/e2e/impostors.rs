@@ -5,14 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use thalweg::{ErrorCode, ErrorKind, Position, Record, Topic};
 use thalweg_tests::process::{Broker, Cluster};
-use thalweg_wire::{Frame, FrameKind, Message, RemoteError, encode, proto};
+use thalweg_wire::{Frame, FrameKind, Head, RemoteError, encode, proto};
 
 use crate::client;
 use crate::cluster::client_of;
 use crate::raw::{Raw, RawStream};
 
 /// A stream that begins with `first`.
-async fn open<M: Message>(raw: &Raw, first: &M) -> RawStream {
+async fn open<M: Head>(raw: &Raw, first: &M) -> RawStream {
     let mut stream = raw.stream().await;
     stream.send(encode(first)).await;
     stream

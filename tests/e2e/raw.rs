@@ -6,7 +6,7 @@ use bytes::Bytes;
 use thalweg_model::RecordBatch;
 use thalweg_quic::FrameReader;
 use thalweg_tests::process::Broker;
-use thalweg_wire::{Frame, Message, RemoteError, encode, encode_parts, proto};
+use thalweg_wire::{Frame, Head, RemoteError, encode, encode_parts, proto};
 
 use crate::handshake::endpoint_of;
 
@@ -32,7 +32,7 @@ impl Raw {
     }
 
     /// One request on a stream of its own.
-    pub(crate) async fn request<M: Message, R: Message>(&self, message: &M) -> Result<R, RemoteError> {
+    pub(crate) async fn request<M: Head, R: Head>(&self, message: &M) -> Result<R, RemoteError> {
         let mut stream = self.stream().await;
         stream.send(encode(message)).await;
         let frame = stream.next().await;

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes};
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
-use thalweg_wire::{Frame, FrameDecoder, FrameError, Message, encode, encode_parts};
+use thalweg_wire::{Frame, FrameDecoder, FrameError, Head, encode, encode_parts};
 use thiserror::Error;
 
 /// Most bytes taken from quinn at once.
@@ -69,7 +69,7 @@ impl FrameReader {
 ///
 /// # Errors
 /// `Write` for a stream that is lost.
-pub async fn send<M: Message>(stream: &mut SendStream, message: &M) -> Result<(), StreamError> {
+pub async fn send<M: Head>(stream: &mut SendStream, message: &M) -> Result<(), StreamError> {
     Ok(stream.write_chunk(encode(message)).await?)
 }
 
@@ -77,7 +77,7 @@ pub async fn send<M: Message>(stream: &mut SendStream, message: &M) -> Result<()
 ///
 /// # Errors
 /// `Write` for a stream that is lost.
-pub async fn send_with_body<M: Message>(
+pub async fn send_with_body<M: Head>(
     stream: &mut SendStream,
     message: &M,
     body: impl IntoIterator<Item = Bytes>,

@@ -8,7 +8,7 @@
 //! | version | 2 | little | version of that message, 1 |
 
 use bytes::{Bytes, BytesMut};
-use thalweg_model::limits::{BATCH_BYTES_MAX, MODULE_BYTES_CEILING};
+use thalweg_api::{FrameKind, for_each_kind};
 use thiserror::Error;
 
 use crate::proto;
@@ -17,8 +17,6 @@ use crate::proto;
 pub const FRAME_HEADER_BYTES: usize = 12;
 /// Largest head: metadata of many topics is the largest message.
 pub const HEAD_BYTES_MAX: usize = 4 << 20;
-/// A push holds whole batches, so it may pass one batch's limit by one batch.
-const PUSH_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
 
 /// Why bytes are not a frame.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -67,112 +65,21 @@ pub enum FrameError {
     },
 }
 
-macro_rules! kinds {
-    ($($name:ident = $number:literal, $body:expr;)*) => {
-        /// What a frame is; the numbers are the wire's and are never reused.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u16)]
-        #[allow(missing_docs, reason = "named like the message that they carry")]
-        pub enum FrameKind {
-            $($name = $number,)*
-        }
+/// A protobuf message that is the head of one frame kind.
+pub trait Head: prost::Message + Default {
+    /// The kind of the frames that it heads.
+    const KIND: FrameKind;
+}
 
-        impl FrameKind {
-            /// Every kind.
-            pub const ALL: &[FrameKind] = &[$(FrameKind::$name),*];
-
-            /// The kind with this number.
-            pub fn from_number(number: u16) -> Option<FrameKind> {
-                match number {
-                    $($number => Some(FrameKind::$name),)*
-                    _ => None,
-                }
-            }
-
-            /// Largest body that may follow.
-            pub fn body_bytes_max(self) -> usize {
-                match self {
-                    $(FrameKind::$name => $body,)*
-                }
-            }
-        }
-
-        $(impl Message for proto::$name {
+macro_rules! heads {
+    ($($name:ident)*) => {
+        $(impl Head for proto::$name {
             const KIND: FrameKind = FrameKind::$name;
         })*
     };
 }
 
-kinds! {
-    Hello = 1, 0;
-    HelloReply = 2, 0;
-    Error = 3, 0;
-    MetadataRequest = 4, 0;
-    MetadataReply = 5, 0;
-    CreateTopicRequest = 6, 0;
-    CreateTopicReply = 7, 0;
-    DeleteTopicRequest = 8, 0;
-    DeleteTopicReply = 9, 0;
-    DescribeTopicRequest = 10, 0;
-    DescribeTopicReply = 11, 0;
-    UploadPluginRequest = 12, MODULE_BYTES_CEILING;
-    UploadPluginReply = 13, 0;
-    ListPluginsRequest = 14, 0;
-    ListPluginsReply = 15, 0;
-    FetchPluginRequest = 16, 0;
-    FetchPluginReply = 17, MODULE_BYTES_CEILING;
-    InitProducerRequest = 18, 0;
-    InitProducerReply = 19, 0;
-    Produce = 20, BATCH_BYTES_MAX;
-    ProduceReply = 21, 0;
-    FetchOpen = 22, 0;
-    FetchOpened = 23, 0;
-    FetchControl = 24, 0;
-    FetchPush = 25, PUSH_BYTES_MAX;
-    ListOffsetsRequest = 26, 0;
-    ListOffsetsReply = 27, 0;
-    MetadataWatch = 28, 0;
-    ElectLeaderRequest = 29, 0;
-    ElectLeaderReply = 30, 0;
-    ClusterStatusRequest = 31, 0;
-    ClusterStatusReply = 32, 0;
-    PeerHello = 33, 0;
-    PeerHelloReply = 34, 0;
-    PeerMessages = 35, PUSH_BYTES_MAX;
-    StoreModuleRequest = 36, MODULE_BYTES_CEILING;
-    StoreModuleReply = 37, 0;
-    RecoverRequest = 38, 0;
-    RecoverReply = 39, 0;
-    ReplicaEndsRequest = 40, 0;
-    ReplicaEndsReply = 41, 0;
-    PlaceRequest = 42, BATCH_BYTES_MAX;
-    PlaceReply = 43, 0;
-    SetPartitionerRequest = 44, 0;
-    SetPartitionerReply = 45, 0;
-    FindCoordinatorRequest = 46, 0;
-    FindCoordinatorReply = 47, 0;
-    GroupOpen = 48, 0;
-    GroupHeartbeat = 49, 0;
-    GroupAssignment = 50, 0;
-    GroupCommit = 51, 0;
-    GroupCommitReply = 52, 0;
-    GroupLeave = 53, 0;
-    GroupLeft = 54, 0;
-    ListGroupsRequest = 55, 0;
-    ListGroupsReply = 56, 0;
-    DescribeGroupRequest = 57, 0;
-    DescribeGroupReply = 58, 0;
-    DeleteGroupRequest = 59, 0;
-    DeleteGroupReply = 60, 0;
-    CommitOffsetsRequest = 61, 0;
-    CommitOffsetsReply = 62, 0;
-}
-
-/// A protobuf message that is the head of one frame kind.
-pub trait Message: prost::Message + Default {
-    /// That kind.
-    const KIND: FrameKind;
-}
+for_each_kind!(heads);
 
 /// The fixed header, checked against the limits of its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,7 +129,7 @@ impl Frame {
     ///
     /// # Errors
     /// `Unexpected` for a frame of another kind, `Head` for bytes that do not decode.
-    pub fn message<M: Message>(&self) -> Result<M, FrameError> {
+    pub fn message<M: Head>(&self) -> Result<M, FrameError> {
         if self.kind != M::KIND {
             return Err(FrameError::Unexpected { expected: M::KIND, found: self.kind });
         }
@@ -232,7 +139,7 @@ impl Frame {
 
 impl Frame {
     /// A frame without body, as if it had been received: for requests that are handed on.
-    pub fn of<M: Message>(message: &M) -> Frame {
+    pub fn of<M: Head>(message: &M) -> Frame {
         Frame { kind: M::KIND, head: message.encode_to_vec().into(), body: Bytes::new() }
     }
 
@@ -254,16 +161,20 @@ fn header(kind: FrameKind, head_bytes: usize, body_bytes: usize) -> BytesMut {
 }
 
 /// A frame's header and head in one buffer; the body of `body_bytes` bytes is sent behind it without a copy.
-pub fn encode_parts<M: Message>(message: &M, body_bytes: usize) -> Bytes {
-    let head_bytes = message.encoded_len();
-    debug_assert!(body_bytes <= M::KIND.body_bytes_max() && head_bytes <= HEAD_BYTES_MAX);
-    let mut out = header(M::KIND, head_bytes, body_bytes);
-    message.encode(&mut out).expect("the buffer grows");
+pub fn encode_parts<M: Head>(message: &M, body_bytes: usize) -> Bytes {
+    encode_head(M::KIND, message, body_bytes)
+}
+
+pub(crate) fn encode_head(kind: FrameKind, head: &impl prost::Message, body_bytes: usize) -> Bytes {
+    let head_bytes = head.encoded_len();
+    debug_assert!(body_bytes <= kind.body_bytes_max() && head_bytes <= HEAD_BYTES_MAX);
+    let mut out = header(kind, head_bytes, body_bytes);
+    head.encode(&mut out).expect("the buffer grows");
     out.freeze()
 }
 
 /// A frame without body.
-pub fn encode<M: Message>(message: &M) -> Bytes {
+pub fn encode<M: Head>(message: &M) -> Bytes {
     encode_parts(message, 0)
 }
 

@@ -1,9 +1,9 @@
-//! Frames, requests and responses; the only crate that knows protobuf.
+//! Frames, and the messages of `thalweg_api` as their bytes; the only crate that knows protobuf.
 //!
 //! A frame is a fixed header, a protobuf head and a raw body (docs/formats/wire.md). Bytes from the network become a
 //! typed value or a typed error here; what to do about either is left to the shells.
 
-mod error;
+mod codec;
 mod frame;
 #[macro_use]
 mod message;
@@ -15,18 +15,12 @@ pub mod proto {
     include!("thalweg.rs");
 }
 
-impl From<thalweg_model::Position> for proto::Start {
-    fn from(position: thalweg_model::Position) -> Self {
-        let (kind, value) = position.numbers();
-        proto::Start { kind, value }
-    }
-}
-
-pub use error::{ErrorCode, ErrorKind, PluginFault, RemoteError};
+pub use codec::{Codec, bound, encode_message};
 pub use frame::{
-    FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameHeader, FrameKind, HEAD_BYTES_MAX, Message, encode,
-    encode_parts,
+    FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameHeader, HEAD_BYTES_MAX, Head, encode, encode_parts,
 };
+pub use frame::Head as Message;
+pub use thalweg_api::{ApiError as RemoteError, ErrorCode, ErrorKind, FrameKind, PluginFault};
 
 /// ALPN of clients; carries the major version of the protocol.
 pub const ALPN_CLIENT: &[u8] = b"thalweg/1";

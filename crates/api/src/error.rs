@@ -1,8 +1,9 @@
-//! Error codes on the wire and the few kinds that a caller acts on.
+//! The one error of all requests: its exact code, and the few kinds that a caller acts on. Which error of a machine has
+//! which code stands beside that machine's errors.
 
 use std::fmt;
 
-use crate::proto;
+use thiserror::Error;
 
 /// What a caller can do about an error; the same words in all SDKs (one class each in Python and Node).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -224,9 +225,10 @@ codes! {
     UnreadableBatch = 44, BadRecord, false;
 }
 
-/// An error as it crosses the wire.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RemoteError {
+/// Why a request, a batch or a partition is refused, as it crosses the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{message}")]
+pub struct ApiError {
     /// The exact error.
     pub code: ErrorCode,
     /// What happened, with names and numbers, and what to do next.
@@ -238,45 +240,28 @@ pub struct RemoteError {
 /// A plugin that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginFault {
-    /// Its name, version and digest.
+    /// The plugin's name, version and digest.
     pub plugin: String,
     /// The trap, the missed deadline, or the answer that is none.
     pub reason: String,
 }
 
-impl RemoteError {
+impl ApiError {
     /// An error with a message for people.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), fault: None }
     }
 
-    /// The same, and which plugin failed how.
+    /// Bytes that are no message of their kind.
+    pub fn malformed(why: impl fmt::Display) -> Self {
+        Self::new(ErrorCode::Malformed, why.to_string())
+    }
+
+    /// The same error, and which plugin failed how.
     pub fn with_fault(mut self, fault: Option<(&str, &str)>) -> Self {
         self.fault =
             fault.map(|(plugin, reason)| Box::new(PluginFault { plugin: plugin.into(), reason: reason.into() }));
         self
-    }
-}
-
-impl fmt::Display for RemoteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for RemoteError {}
-
-impl From<RemoteError> for proto::Error {
-    fn from(e: RemoteError) -> Self {
-        let (plugin, reason) = e.fault.map(|f| (f.plugin, f.reason)).unwrap_or_default();
-        proto::Error { code: e.code as u32, message: e.message, plugin, reason }
-    }
-}
-
-impl From<proto::Error> for RemoteError {
-    fn from(e: proto::Error) -> Self {
-        let fault = Some((&e.plugin[..], &e.reason[..])).filter(|(plugin, _)| !plugin.is_empty());
-        RemoteError::new(ErrorCode::from_number(e.code), e.message).with_fault(fault)
     }
 }
 

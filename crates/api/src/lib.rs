@@ -1,0 +1,21 @@
+//! What can be asked of a broker, in the nouns of `model`: requests and their replies, who may ask each, where it is
+//! decided, and the one error that refuses it.
+//!
+//! [`for_each_request`] is the table; `table.rs` shows its rows. How a message is encoded is left to `wire`, and who has
+//! which right to the broker.
+
+mod cluster;
+mod error;
+mod groups;
+mod plugins;
+mod rights;
+mod table;
+mod topics;
+
+pub use cluster::*;
+pub use error::{ApiError, ErrorCode, ErrorKind, PluginFault};
+pub use groups::*;
+pub use plugins::*;
+pub use rights::{Resource, Right, Route};
+pub use table::{FrameKind, ITEMS_MAX, Message, Request};
+pub use topics::*;

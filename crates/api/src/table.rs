@@ -1,0 +1,337 @@
+//! The table of requests: one row for each, with everything that a broker and a client must know before they look at what
+//! the request says. What the messages say is in the modules beside; how they are encoded is left to `wire`.
+//!
+//! A new request is a row here, a type for it and for its reply, a conversion in `wire` and a service in the broker; what
+//! is missing of these does not compile.
+
+use thalweg_model::limits::{BATCH_BYTES_MAX, MODULE_BYTES_CEILING};
+
+use crate::cluster::*;
+use crate::groups::*;
+use crate::plugins::*;
+use crate::topics::*;
+use crate::{Resource, Right, Route};
+
+/// Most items of a list in a request whose row names no other limit: as many as topics of a cluster, or partitions of a
+/// topic.
+pub const ITEMS_MAX: usize = 10_000;
+/// A push holds whole batches, so it may pass one batch's limit by one batch.
+const PUSH_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
+
+/// One side's message: what a frame carries.
+pub trait Message: Sized {
+    /// The kind of the frames that carry it.
+    const KIND: FrameKind;
+}
+
+/// A request that is answered once, or refused with an [`ApiError`](crate::ApiError). Only rows of the table are
+/// requests.
+pub trait Request: Message {
+    /// The message that answers it.
+    type Reply: Message;
+    /// What its asker must be allowed to.
+    const RIGHT: Right;
+    /// Most items of each of its lists.
+    const ITEMS_MAX: usize;
+    /// What it is about.
+    fn resource(&self) -> Resource<'_>;
+    /// Where it is decided.
+    fn route(&self) -> Route<'_>;
+}
+
+macro_rules! or {
+    (, $default:expr) => {
+        $default
+    };
+    ($value:expr, $default:expr) => {
+        $value
+    };
+}
+
+macro_rules! table {
+    (
+        $d:tt
+        requests {$(
+            $(#[$doc:meta])*
+            $request:ident = $number:literal => $reply:ident = $reply_number:literal {
+                $(right: $right:ident,)?
+                about: $r:pat => $resource:expr,
+                route: $route:expr,
+                $(items: $items:expr,)?
+                $(body: $body:expr,)?
+                $(reply_body: $reply_body:expr,)?
+            }
+        )*}
+        others {$(
+            $other:ident = $other_number:literal $(, $other_body:expr)?;
+        )*}
+    ) => {
+        /// What a frame is; the numbers are the wire's and are never reused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u16)]
+        #[allow(missing_docs, reason = "named like the messages that they carry")]
+        pub enum FrameKind {
+            $($request = $number, $reply = $reply_number,)*
+            $($other = $other_number,)*
+        }
+
+        impl FrameKind {
+            /// Every kind of frame.
+            pub const ALL: &[FrameKind] = &[
+                $(FrameKind::$request, FrameKind::$reply,)*
+                $(FrameKind::$other,)*
+            ];
+
+            /// The kind with this number.
+            pub fn from_number(number: u16) -> Option<FrameKind> {
+                match number {
+                    $($number => Some(FrameKind::$request), $reply_number => Some(FrameKind::$reply),)*
+                    $($other_number => Some(FrameKind::$other),)*
+                    _ => None,
+                }
+            }
+
+            /// Largest body that may follow, in bytes.
+            pub fn body_bytes_max(self) -> usize {
+                match self {
+                    $(
+                        FrameKind::$request => or!($($body)?, 0),
+                        FrameKind::$reply => or!($($reply_body)?, 0),
+                    )*
+                    $(FrameKind::$other => or!($($other_body)?, 0),)*
+                }
+            }
+        }
+
+        $(
+            impl Message for $request {
+                const KIND: FrameKind = FrameKind::$request;
+            }
+
+            impl Message for $reply {
+                const KIND: FrameKind = FrameKind::$reply;
+            }
+
+            $(#[$doc])*
+            impl Request for $request {
+                type Reply = $reply;
+                const RIGHT: Right = or!($(Right::$right)?, Right::Nobody);
+                const ITEMS_MAX: usize = or!($($items)?, ITEMS_MAX);
+
+                fn resource(&self) -> Resource<'_> {
+                    let $r = self;
+                    $resource
+                }
+
+                #[allow(unused_variables, reason = "most routes are the same whatever the request says")]
+                fn route(&self) -> Route<'_> {
+                    let $r = self;
+                    $route
+                }
+            }
+        )*
+
+        /// Calls a macro with the names of all kinds of frames.
+        #[macro_export]
+        macro_rules! for_each_kind {
+            ($d callback:ident) => {
+                $d callback! { $($request $reply)* $($other)* }
+            };
+        }
+
+        /// Calls a macro with the names of all requests, which are the names of their types and of their kinds: whoever
+        /// must know every request matches over them, and does not compile where one is missing.
+        #[macro_export]
+        macro_rules! for_each_request {
+            ($d callback:ident) => {
+                $d callback! { $($request)* }
+            };
+        }
+    };
+}
+
+table! {
+    $
+    requests {
+        /// The brokers, and topics with where their partitions are.
+        MetadataRequest = 4 => MetadataReply = 5 {
+            right: Describe,
+            about: _ => Resource::Cluster,
+            route: Route::Here,
+        }
+        /// Makes a topic.
+        CreateTopicRequest = 6 => CreateTopicReply = 7 {
+            right: Alter,
+            about: r => Resource::Topic(&r.name),
+            route: Route::Controller,
+        }
+        /// Removes a topic and its records.
+        DeleteTopicRequest = 8 => DeleteTopicReply = 9 {
+            right: Alter,
+            about: r => Resource::Topic(&r.name),
+            route: Route::Controller,
+        }
+        /// A topic with the state of its partitions, from all brokers.
+        DescribeTopicRequest = 10 => DescribeTopicReply = 11 {
+            right: Describe,
+            about: r => Resource::Topic(&r.name),
+            route: Route::Here,
+        }
+        /// Takes up a plugin's module.
+        UploadPluginRequest = 12 => UploadPluginReply = 13 {
+            right: Alter,
+            about: r => Resource::Plugin(&r.name),
+            route: Route::Controller,
+            body: MODULE_BYTES_CEILING,
+        }
+        /// All plugins in all versions.
+        ListPluginsRequest = 14 => ListPluginsReply = 15 {
+            right: Describe,
+            about: _ => Resource::Cluster,
+            route: Route::Here,
+        }
+        /// A plugin with its module. Whoever produces to a topic runs the module.
+        FetchPluginRequest = 16 => FetchPluginReply = 17 {
+            right: Describe,
+            about: _ => Resource::Cluster,
+            route: Route::Here,
+            reply_body: MODULE_BYTES_CEILING,
+        }
+        /// A producer id that nobody had before.
+        InitProducerRequest = 18 => InitProducerReply = 19 {
+            right: Write,
+            about: _ => Resource::Cluster,
+            route: Route::Controller,
+        }
+        /// Where partitions have a position.
+        ListOffsetsRequest = 26 => ListOffsetsReply = 27 {
+            right: Describe,
+            about: r => Resource::TopicId(r.topic),
+            route: Route::Leader,
+        }
+        /// Has the leaders of partitions hand over to the preferred replicas.
+        ElectLeaderRequest = 29 => ElectLeaderReply = 30 {
+            right: Operate,
+            about: r => Resource::Topic(&r.topic),
+            route: Route::Here,
+        }
+        /// How the cluster is.
+        ClusterStatusRequest = 31 => ClusterStatusReply = 32 {
+            right: Describe,
+            about: _ => Resource::Cluster,
+            route: Route::Here,
+        }
+        /// Keeps a module that another broker hands over.
+        StoreModuleRequest = 36 => StoreModuleReply = 37 {
+            right: Serve,
+            about: _ => Resource::Cluster,
+            route: Route::Here,
+            body: MODULE_BYTES_CEILING,
+        }
+        /// Goes on without brokers whose disks are lost for ever.
+        RecoverRequest = 38 => RecoverReply = 39 {
+            right: Operate,
+            about: _ => Resource::Cluster,
+            route: Route::Controller,
+        }
+        /// The copies that a broker holds, and where their logs end.
+        ReplicaEndsRequest = 40 => ReplicaEndsReply = 41 {
+            right: Serve,
+            about: _ => Resource::Cluster,
+            route: Route::Here,
+        }
+        /// The partitions of records, from the topic's partitioner, for clients that run no wasm.
+        PlaceRequest = 42 => PlaceReply = 43 {
+            right: Write,
+            about: r => Resource::TopicId(r.topic),
+            route: Route::Here,
+            body: BATCH_BYTES_MAX,
+        }
+        /// Has a topic's records placed in another way from now on.
+        SetPartitionerRequest = 44 => SetPartitionerReply = 45 {
+            right: Alter,
+            about: r => Resource::Topic(&r.name),
+            route: Route::Controller,
+        }
+        /// Where a group's coordinator is. The topic that holds groups is made where there is none.
+        FindCoordinatorRequest = 46 => FindCoordinatorReply = 47 {
+            right: Read,
+            about: r => Resource::Group(&r.group),
+            route: Route::Here,
+        }
+        /// All groups, from all coordinators.
+        ListGroupsRequest = 55 => ListGroupsReply = 56 {
+            right: Describe,
+            about: _ => Resource::Cluster,
+            route: Route::Here,
+        }
+        /// A group with its members and offsets.
+        DescribeGroupRequest = 57 => DescribeGroupReply = 58 {
+            right: Describe,
+            about: r => Resource::Group(&r.group),
+            route: Route::Coordinator(&r.group),
+        }
+        /// Forgets a group without members.
+        DeleteGroupRequest = 59 => DeleteGroupReply = 60 {
+            right: Alter,
+            about: r => Resource::Group(&r.group),
+            route: Route::Coordinator(&r.group),
+        }
+        /// Sets how far a group without members has come.
+        CommitOffsetsRequest = 61 => CommitOffsetsReply = 62 {
+            right: Alter,
+            about: r => Resource::Group(&r.group),
+            route: Route::FirstCoordinator(&r.group),
+        }
+    }
+    others {
+        Hello = 1;
+        HelloReply = 2;
+        Error = 3;
+        Produce = 20, BATCH_BYTES_MAX;
+        ProduceReply = 21;
+        FetchOpen = 22;
+        FetchOpened = 23;
+        FetchControl = 24;
+        FetchPush = 25, PUSH_BYTES_MAX;
+        MetadataWatch = 28;
+        PeerHello = 33;
+        PeerHelloReply = 34;
+        PeerMessages = 35, PUSH_BYTES_MAX;
+        GroupOpen = 48;
+        GroupHeartbeat = 49;
+        GroupAssignment = 50;
+        GroupCommit = 51;
+        GroupCommitReply = 52;
+        GroupLeave = 53;
+        GroupLeft = 54;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    macro_rules! rows {
+        ($($request:ident)*) => {
+            [$((FrameKind::$request, $request::RIGHT)),*]
+        };
+    }
+
+    #[test]
+    fn a_kind_has_the_number_by_which_it_is_found() {
+        let numbers: std::collections::BTreeSet<u16> = FrameKind::ALL.iter().map(|k| *k as u16).collect();
+        assert_eq!((numbers.len(), FrameKind::ALL.len()), (62, 62));
+        for kind in FrameKind::ALL {
+            assert_eq!(FrameKind::from_number(*kind as u16), Some(*kind));
+        }
+        assert_eq!((FrameKind::from_number(0), FrameKind::from_number(63)), (None, None));
+    }
+
+    #[test]
+    fn every_row_says_who_may_ask() {
+        for (kind, right) in for_each_request!(rows) {
+            assert_ne!(right, Right::Nobody, "{kind:?} is closed to everyone");
+        }
+    }
+}

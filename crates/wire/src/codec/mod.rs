@@ -1,0 +1,196 @@
+//! Messages of `thalweg_api` to protobuf and back: the only place that knows which number stands for "none", "for ever" or a
+//! choice. What a request means is left to who serves it.
+
+mod cluster;
+mod groups;
+mod plugins;
+mod topics;
+
+use bytes::Bytes;
+use thalweg_api::{ApiError, ErrorCode, FrameKind, Message, Request, for_each_request};
+use thalweg_model::{BrokerId, TopicId};
+
+use crate::frame::encode_head;
+use crate::{Frame, FrameError, proto};
+
+/// A message as it is encoded: a protobuf head, and what follows it as it is.
+pub trait Codec: Message {
+    /// The head of the frame.
+    type Head: prost::Message + Default;
+
+    /// The head and the body, which is not copied.
+    fn into_parts(self) -> (Self::Head, Bytes);
+
+    /// The message of a head and its body.
+    ///
+    /// # Errors
+    /// `Malformed` for what no version has sent, `InvalidRequest` for a number that stands for nothing, `TooLarge` for a
+    /// list of a request that is longer than the request's row allows.
+    fn from_parts(head: Self::Head, body: Bytes) -> Result<Self, ApiError>;
+}
+
+/// A message as the bytes before its body, and the body.
+pub fn encode_message<M: Codec>(message: M) -> (Bytes, Bytes) {
+    let (head, body) = message.into_parts();
+    (encode_head(M::KIND, &head, body.len()), body)
+}
+
+impl Frame {
+    /// The frame that carries a message, as if it had been received: for requests that are handed on.
+    pub fn carrying<M: Codec>(message: M) -> Frame {
+        let (head, body) = message.into_parts();
+        Frame { kind: M::KIND, head: prost::Message::encode_to_vec(&head).into(), body }
+    }
+
+    /// The message that the frame carries.
+    ///
+    /// # Errors
+    /// `Malformed` for a frame of another kind and for bytes that do not decode, and those of [`Codec::from_parts`].
+    pub fn decode<M: Codec>(&self) -> Result<M, ApiError> {
+        if self.kind != M::KIND {
+            return Err(ApiError::malformed(FrameError::Unexpected { expected: M::KIND, found: self.kind }));
+        }
+        let head = <M::Head as prost::Message>::decode(self.head.clone())
+            .map_err(|e| ApiError::malformed(FrameError::Head { kind: self.kind, reason: e.to_string() }))?;
+        M::from_parts(head, self.body.clone())
+    }
+
+    /// The error of a frame that refuses something; `None` for any other frame.
+    pub fn refusal(&self) -> Option<ApiError> {
+        self.message::<proto::Error>().ok().map(ApiError::from)
+    }
+
+    /// The answer to a request: its reply, or why it was refused.
+    ///
+    /// # Errors
+    /// `Unexpected` for a frame that answers nothing or something else, `Head` for bytes that do not decode.
+    pub fn answer<R: Request<Reply: Codec>>(&self) -> Result<Result<R::Reply, ApiError>, FrameError> {
+        let expected = R::Reply::KIND;
+        match self.kind {
+            FrameKind::Error => Ok(Err(self.message::<proto::Error>()?.into())),
+            found if found != expected => Err(FrameError::Unexpected { expected, found }),
+            kind => self.decode().map(Ok).map_err(|e| FrameError::Head { kind, reason: e.message }),
+        }
+    }
+}
+
+impl From<ApiError> for proto::Error {
+    fn from(e: ApiError) -> Self {
+        let (plugin, reason) = e.fault.map(|f| (f.plugin, f.reason)).unwrap_or_default();
+        proto::Error { code: e.code as u32, message: e.message, plugin, reason }
+    }
+}
+
+impl From<proto::Error> for ApiError {
+    fn from(e: proto::Error) -> Self {
+        let fault = Some((&e.plugin[..], &e.reason[..])).filter(|(plugin, _)| !plugin.is_empty());
+        ApiError::new(ErrorCode::from_number(e.code), e.message).with_fault(fault)
+    }
+}
+
+/// A row without a conversion, of its request or of its reply, does not compile.
+macro_rules! assert_converted {
+    ($($request:ident)*) => {
+        const _: () = {
+            const fn converted<R: Request<Reply: Codec> + Codec>() {}
+            $(converted::<thalweg_api::$request>();)*
+        };
+    };
+}
+
+for_each_request!(assert_converted);
+
+/// Messages without a field, the same in both.
+macro_rules! empty {
+    ($($message:ident)*) => {
+        $(impl Codec for thalweg_api::$message {
+            type Head = proto::$message;
+
+            fn into_parts(self) -> (Self::Head, Bytes) {
+                (proto::$message {}, Bytes::new())
+            }
+
+            fn from_parts(_: Self::Head, _: Bytes) -> Result<Self, ApiError> {
+                Ok(thalweg_api::$message {})
+            }
+        })*
+    };
+}
+
+empty! {
+    DeleteTopicReply InitProducerRequest ListPluginsRequest StoreModuleReply
+    ClusterStatusRequest ReplicaEndsRequest
+    ListGroupsRequest DeleteGroupReply CommitOffsetsReply
+}
+
+fn invalid(why: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorCode::InvalidRequest, why)
+}
+
+/// A field that every version sends.
+fn required<T>(field: Option<T>, what: &str) -> Result<T, ApiError> {
+    field.ok_or_else(|| ApiError::malformed(format_args!("{what} is missing")))
+}
+
+fn topic_id(bytes: &[u8]) -> Result<TopicId, ApiError> {
+    TopicId::from_slice(bytes).ok_or_else(|| ApiError::malformed("topic id is not 16 bytes"))
+}
+
+fn id_bytes(id: TopicId) -> Bytes {
+    Bytes::copy_from_slice(&id.0)
+}
+
+/// An empty text stands for none.
+fn some_text(text: String) -> Option<String> {
+    Some(text).filter(|t| !t.is_empty())
+}
+
+/// 0 stands for no broker.
+fn some_broker(id: u32) -> Option<BrokerId> {
+    Some(BrokerId(id)).filter(|b| b.0 != 0)
+}
+
+fn broker_number(broker: Option<BrokerId>) -> u32 {
+    broker.map_or(0, |b| b.0)
+}
+
+fn brokers(ids: Vec<u32>) -> Vec<BrokerId> {
+    ids.into_iter().map(BrokerId).collect()
+}
+
+fn broker_numbers(brokers: Vec<BrokerId>) -> Vec<u32> {
+    brokers.into_iter().map(|b| b.0).collect()
+}
+
+/// -1 stands for no bound.
+///
+/// # Errors
+/// `InvalidRequest` for any other negative number, naming the option.
+pub fn bound(name: &str, value: i64) -> Result<Option<u64>, ApiError> {
+    match value {
+        -1 => Ok(None),
+        0.. => Ok(Some(value as u64)),
+        _ => Err(invalid(format!("{name} is {value}; it is -1 or not negative"))),
+    }
+}
+
+fn bound_number(bound: Option<u64>) -> i64 {
+    bound.map_or(-1, |v| v as i64)
+}
+
+/// A list of a request, unless it is longer than the request's row allows.
+fn list<R: Request, A, B>(
+    what: &str,
+    items: Vec<A>,
+    item: impl FnMut(A) -> Result<B, ApiError>,
+) -> Result<Vec<B>, ApiError> {
+    let (found, limit) = (items.len(), R::ITEMS_MAX);
+    if found > limit {
+        let message = format!("{found} {what} in {:?}, the limit is {limit} (docs/LIMITS.md)", R::KIND);
+        return Err(ApiError::new(ErrorCode::TooLarge, message));
+    }
+    items.into_iter().map(item).collect()
+}
+
+#[cfg(test)]
+mod tests;

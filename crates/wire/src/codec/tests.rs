@@ -1,0 +1,240 @@
+use thalweg_api::*;
+use thalweg_model::{
+    Committed, LeaderEpoch, Offset, OnFailure, PartitionId, Pin, PinEpoch, PluginDigest, PluginKind, Position,
+    ProducerEpoch, ProducerId, ProducerToken, RaftIndex, ReplicaId, TopicConfig, TopicPartition,
+};
+
+use super::*;
+
+/// A message comes back as it was sent, over the stream and as a frame that is handed on.
+fn check<M: Codec + Clone + PartialEq + std::fmt::Debug>(message: M) {
+    let (head, body) = encode_message(message.clone());
+    let frame = Frame::carrying(message.clone());
+    assert_eq!((frame.header_and_head(), frame.body.clone()), (head, body));
+    assert_eq!(frame.decode::<M>(), Ok(message));
+}
+
+/// The error with which a head of a request is refused.
+fn refused<M: Codec>(head: M::Head) -> (ErrorCode, String) {
+    let frame = Frame { kind: M::KIND, head: prost::Message::encode_to_vec(&head).into(), body: Bytes::new() };
+    let error = frame.decode::<M>().err().expect("it is refused");
+    (error.code, error.message)
+}
+
+const ID: TopicId = TopicId([7; 16]);
+const DIGEST: PluginDigest = PluginDigest([9; 32]);
+
+fn broker() -> Broker {
+    let (host, rack) = ("b".to_owned(), String::new());
+    Broker { id: BrokerId(2), host, port: 9460, rack, is_alive: true, trouble: Some("disk full".into()) }
+}
+
+fn topic() -> Topic {
+    let leader = BrokerAddress { id: BrokerId(2), host: "b".into(), port: 9460 };
+    let led = Partition {
+        partition: PartitionId(0),
+        leader: Some(leader),
+        leader_epoch: LeaderEpoch(4),
+        replicas: vec![BrokerId(2), BrokerId(3)],
+    };
+    let pin = Pin { digest: DIGEST, name: "by-carrier".into(), version: 2, config: "{}".into() };
+    Topic {
+        name: "flights".into(),
+        id: ID,
+        partitions: vec![led, Partition { partition: PartitionId(1), ..Default::default() }],
+        partitioner: Some(pin),
+        pin_epoch: PinEpoch(3),
+        config: TopicConfig { retention_ms: None, retention_bytes: Some(0), ..Default::default() },
+    }
+}
+
+fn plugin() -> Plugin {
+    let (name, kind) = ("late".to_owned(), PluginKind::Filter);
+    Plugin { name, version: 1, digest: DIGEST, kind, bytes: 12, created_ms: 34, contract: 1 }
+}
+
+#[test]
+fn messages_about_topics_come_back() {
+    let error = ApiError::new(ErrorCode::PluginFailed, "why").with_fault(Some(("late@1", "trap")));
+    check(MetadataRequest { topics: vec!["a".into()], create_missing: true });
+    let unknown = Err(TopicError { name: "b".into(), error: error.clone() });
+    check(MetadataReply {
+        cluster_id: "c".into(),
+        brokers: vec![broker()],
+        topics: vec![Ok(topic()), unknown],
+        controller: Some(BrokerId(1)),
+    });
+    check(MetadataReply::default());
+    let choice = PartitionerChoice { reference: "by-carrier@2".into(), config: "{}".into() };
+    for (partitioner, factor) in [(Some(choice.clone()), Some(3)), (None, None)] {
+        let config = TopicConfig { segment_ms: Some(5_000), timestamp_ahead_max_ms: None, ..Default::default() };
+        let (name, partitions, replication_factor) = ("t".to_owned(), 6, factor);
+        check(CreateTopicRequest { name: name.clone(), partitions, replication_factor, partitioner, config });
+    }
+    check(CreateTopicReply { topic: topic() });
+    check(SetPartitionerRequest { name: "t".into(), partitioner: Some(choice) });
+    check(SetPartitionerReply { topic: topic() });
+    check(DeleteTopicRequest { name: "t".into() });
+    check(DeleteTopicReply {});
+    check(DescribeTopicRequest { name: "t".into() });
+    let replica = ReplicaState { broker: BrokerId(2), is_voter: true, is_active: false, lag_entries: 8 };
+    let state = PartitionState {
+        high_watermark: Offset(5),
+        leader: Some(BrokerId(2)),
+        offline: Some("damaged".into()),
+        replicas: vec![replica],
+        asides: vec![Aside { broker: BrokerId(3), folder: "aside/x".into() }],
+        ..Default::default()
+    };
+    check(DescribeTopicReply { topic: topic(), partitions: vec![state, PartitionState::default()] });
+    check(InitProducerRequest {});
+    check(InitProducerReply { id: ProducerId(5), epoch: ProducerEpoch(0), token: ProducerToken([3; 16]) });
+    let at = [Position::Earliest, Position::Latest, Position::Offset(9), Position::Timestamp(-4)];
+    let queries = at.into_iter().map(|at| OffsetQuery { partition: PartitionId(1), at }).collect();
+    check(ListOffsetsRequest { topic: ID, queries });
+    let answers = [Ok(Offset(0)), Err(error)].map(|offset| OffsetAnswer { partition: PartitionId(0), offset });
+    check(ListOffsetsReply { answers: answers.into() });
+    check(PlaceRequest { topic: ID, pin_epoch: PinEpoch(2), records: "batch".into() });
+    check(PlaceReply { partitions: vec![0, 2, 1] });
+    check(ElectLeaderRequest { topic: "t".into(), partitions: vec![0, 5] });
+    check(ElectLeaderReply { asked: 2 });
+}
+
+#[test]
+fn messages_about_plugins_groups_and_the_cluster_come_back() {
+    for kind in [None, Some(PluginKind::Partitioner)] {
+        check(UploadPluginRequest { name: "late".into(), kind, module: "wasm".into() });
+    }
+    check(UploadPluginReply { plugin: plugin(), existed: true });
+    check(ListPluginsRequest {});
+    check(ListPluginsReply { plugins: vec![plugin()] });
+    for which in [PluginReference::Digest(DIGEST), PluginReference::Name("late@1".into())] {
+        check(FetchPluginRequest { plugin: which });
+    }
+    check(FetchPluginReply { plugin: plugin(), module: "wasm".into() });
+    check(StoreModuleRequest { digest: DIGEST, module: "wasm".into() });
+    check(StoreModuleReply {});
+
+    let group = || "billing".to_owned();
+    let at = Committed { offset: 5, filtered: 1, failed: 0 };
+    let commit = PartitionCommit { partition: TopicPartition::new(ID, 3), at };
+    check(FindCoordinatorRequest { group: group() });
+    check(FindCoordinatorReply { coordinator: BrokerAddress { id: BrokerId(1), host: "b".into(), port: 9460 } });
+    check(ListGroupsRequest {});
+    check(ListGroupsReply { groups: vec![GroupSummary { group: group(), state: "empty".into(), members: 0 }] });
+    check(DescribeGroupRequest { group: group() });
+    let member = GroupMember {
+        member: "m".into(),
+        instance: Some("till-1".into()),
+        client: "c".into(),
+        host: "h".into(),
+        topics: vec!["^f".into()],
+        epoch: 4,
+        session_ms: 3_000,
+        is_away: true,
+        holdings: vec![GroupHolding { topic: "t".into(), partition: PartitionId(1), is_revoked: true }],
+    };
+    check(DescribeGroupReply {
+        group: group(),
+        state: "stable".into(),
+        epoch: 4,
+        assignor: "range".into(),
+        filter: Some(Filter { reference: "late@1".into(), config: "{}".into(), on_failure: OnFailure::Skip }),
+        members: vec![GroupMember { instance: None, ..member.clone() }, member],
+        offsets: vec![GroupOffset { topic: "t".into(), committed: commit }],
+        coordinator: BrokerId(2),
+    });
+    check(DeleteGroupRequest { group: group() });
+    check(DeleteGroupReply {});
+    check(CommitOffsetsRequest { group: group(), offsets: vec![commit] });
+    check(CommitOffsetsReply {});
+
+    check(ClusterStatusRequest {});
+    check(ClusterStatusReply {
+        cluster_id: "c".into(),
+        controller: None,
+        brokers: vec![broker()],
+        controllers: vec![BrokerId(1)],
+        topics: 1,
+        partitions: 2,
+        without_leader: 3,
+        behind: 4,
+        asked: BrokerId(2),
+        feature_level: 1,
+        out_of_service: vec![PartitionTrouble {
+            topic: "t".into(),
+            partition: PartitionId(1),
+            broker: BrokerId(2),
+            what: "why".into(),
+            log_end_offset: Offset(9),
+        }],
+        controllers_behind: vec![BrokerId(3)],
+    });
+    check(RecoverRequest { lost: vec![BrokerId(3)], accept_loss: true });
+    let partition = |kept_by| RecoveredPartition {
+        topic: "t".into(),
+        partition: PartitionId(1),
+        kept_by,
+        end_offset: Offset(7),
+        lost: vec![BrokerId(3)],
+    };
+    check(RecoverReply { partitions: vec![partition(None), partition(Some(BrokerId(1)))], done: false });
+    check(ReplicaEndsRequest {});
+    let end = |end| ReplicaEnd {
+        partition: TopicPartition::new(ID, 3),
+        replica: ReplicaId(1),
+        end,
+        is_lost: false,
+        voters: vec![ReplicaId(1)],
+        voters_outgoing: vec![],
+        is_serving: true,
+    };
+    check(ReplicaEndsReply { ends: vec![end(None), end(Some((LeaderEpoch(1), RaftIndex(2), Offset(3))))] });
+}
+
+#[test]
+fn an_option_that_is_left_out_is_the_usual_one() {
+    let head = proto::CreateTopicRequest { name: "t".into(), partitions: 1, ..Default::default() };
+    let request = CreateTopicRequest::from_parts(head.clone(), Bytes::new()).unwrap();
+    assert_eq!((request.config, request.replication_factor), (TopicConfig::default(), None));
+    let config = proto::TopicConfig { retention_ms: -1, retention_bytes: -1, ..Default::default() };
+    let head = proto::CreateTopicRequest { config: Some(config), ..head };
+    let request = CreateTopicRequest::from_parts(head, Bytes::new()).unwrap();
+    assert_eq!(request.config, TopicConfig { retention_ms: None, ..TopicConfig::default() });
+}
+
+#[test]
+fn numbers_that_stand_for_nothing_are_refused() {
+    let config = proto::TopicConfig { retention_ms: -2, ..Default::default() };
+    let head = proto::CreateTopicRequest { config: Some(config), ..Default::default() };
+    let (code, message) = refused::<CreateTopicRequest>(head);
+    assert_eq!((code, &message[..]), (ErrorCode::InvalidRequest, "retention_ms is -2; it is -1 or not negative"));
+    let query = proto::OffsetQuery { partition: 0, at: Some(proto::Start { kind: 9, value: 0 }) };
+    let head = proto::ListOffsetsRequest { topic_id: id_bytes(ID), queries: vec![query] };
+    assert_eq!(refused::<ListOffsetsRequest>(head.clone()).1, "start kind 9 is unknown");
+    let head = proto::ListOffsetsRequest { topic_id: "short".into(), ..head };
+    assert_eq!(refused::<ListOffsetsRequest>(head), (ErrorCode::Malformed, "topic id is not 16 bytes".into()));
+}
+
+#[test]
+fn a_list_ends_at_the_limit_of_its_row() {
+    let head = |count| proto::MetadataRequest { topics: vec![String::new(); count], create_missing: false };
+    assert!(MetadataRequest::from_parts(head(MetadataRequest::ITEMS_MAX), Bytes::new()).is_ok());
+    let (code, message) = refused::<MetadataRequest>(head(MetadataRequest::ITEMS_MAX + 1));
+    assert_eq!(code, ErrorCode::TooLarge);
+    assert!(message.contains("10001 topics in MetadataRequest, the limit is 10000"), "{message}");
+}
+
+#[test]
+fn an_answer_is_a_reply_or_a_refusal_or_no_answer() {
+    let reply = ElectLeaderReply { asked: 1 };
+    assert_eq!(Frame::carrying(reply).answer::<ElectLeaderRequest>(), Ok(Ok(reply)));
+    let error = ApiError::new(ErrorCode::NotLeader, "elsewhere");
+    let frame = Frame::of(&proto::Error::from(error.clone()));
+    assert_eq!(frame.answer::<ElectLeaderRequest>(), Ok(Err(error)));
+    let other = Frame::carrying(DeleteTopicReply {}).answer::<ElectLeaderRequest>();
+    assert!(matches!(other, Err(FrameError::Unexpected { expected: FrameKind::ElectLeaderReply, .. })), "{other:?}");
+    let head = proto::CreateTopicReply { topic: None };
+    let absent = Frame::of(&head).answer::<CreateTopicRequest>();
+    assert!(matches!(absent, Err(FrameError::Head { kind: FrameKind::CreateTopicReply, .. })), "{absent:?}");
+}
