@@ -1531,7 +1531,7 @@ impl World {
             Err(ProduceError::NotLeader { leader: Some(leader) }) => Some(leader.0 as usize - 1),
             _ => None,
         };
-        let answer = result.map(|o| o.0).map_err(|e| RemoteError::new(code(&e), e.to_string()));
+        let answer = result.map(|o| o.0).map_err(|e| RemoteError::from(&e));
         (self.now_ms, client, request, answer.as_ref().map_err(|e| e.code as u32)).hash(&mut self.trace);
         let due = self.now_ms + self.rng.below(self.rates.client_ms + 1);
         let link = &mut self.clients[client].links[node];
@@ -1858,26 +1858,6 @@ impl World {
             }
         }
         Err("a cold read never ends".into())
-    }
-}
-
-/// As the broker's shell translates it.
-fn code(error: &ProduceError) -> ErrorCode {
-    match error {
-        ProduceError::NotLeader { .. } => ErrorCode::NotLeader,
-        ProduceError::StalePin { .. } => ErrorCode::StalePin,
-        ProduceError::PinUnknown { .. } => ErrorCode::PinUnknown,
-        ProduceError::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
-        ProduceError::Fenced { .. } => ErrorCode::ProducerFenced,
-        ProduceError::SequenceTaken { .. } => ErrorCode::SequenceTaken,
-        ProduceError::NotIssued { .. } => ErrorCode::ProducerNotIssued,
-        ProduceError::SecretUnknown | ProduceError::ClockUnknown { .. } => ErrorCode::Behind,
-        ProduceError::UnknownProducer | ProduceError::DuplicateForgotten => ErrorCode::UnknownProducer,
-        ProduceError::Backlog => ErrorCode::Backlog,
-        ProduceError::StorageFull => ErrorCode::StorageFull,
-        ProduceError::Offline(_) | ProduceError::Lost(_) => ErrorCode::PartitionOffline,
-        ProduceError::TimestampAhead { .. } | ProduceError::TimestampNegative { .. } => ErrorCode::InvalidTimestamp,
-        ProduceError::NotProducible => ErrorCode::CorruptBatch,
     }
 }
 

@@ -28,6 +28,7 @@ mod machines;
 mod message;
 mod node;
 mod produce;
+mod refusal;
 #[cfg(test)]
 mod rules;
 

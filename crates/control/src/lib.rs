@@ -11,6 +11,7 @@ mod metadata;
 mod placement;
 mod producer;
 mod record;
+mod refusal;
 mod topic;
 
 pub use coordinator::{

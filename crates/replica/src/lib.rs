@@ -21,6 +21,7 @@ mod group;
 mod message;
 mod produce_error;
 mod raft_log;
+mod refusal;
 mod replicas;
 
 pub use clock::Clock;

@@ -13,12 +13,12 @@ use thalweg_client_core::{
 };
 use thalweg_commit_log::OpId;
 use thalweg_control::{
-    Assignment, Committed, Committer, GroupAnswer, GroupError, GroupRequest, Join, OFFSETS_TOPIC, Request,
-    SecretDigest, Terms, TopicConfig,
+    Assignment, Committed, Committer, GroupAnswer, GroupRequest, Join, OFFSETS_TOPIC, Request, SecretDigest, Terms,
+    TopicConfig,
 };
 use thalweg_model::{Assignor, PartitionId, RecordBatch, TopicId, TopicPartition};
 use thalweg_replica::Ticket;
-use thalweg_wire::{ErrorCode, RemoteError, proto};
+use thalweg_wire::{RemoteError, proto};
 
 use super::super::rng::Rng;
 use super::impostors::Impostors;
@@ -452,13 +452,13 @@ impl World {
                 let refused = refused.iter().map(|(p, e)| proto::RefusedCommit {
                     topic_id: Bytes::copy_from_slice(&p.topic.0),
                     partition: p.partition.0,
-                    error: Some(remote(&CoordinatorError::Refused(e.clone())).into()),
+                    error: Some(RemoteError::from(e).into()),
                 });
                 ToMember::Committed(proto::GroupCommitReply { number, refused: refused.collect() }, taken)
             }
             (Asked::Leave, Ok(_)) => ToMember::Left,
             (Asked::Leave, Err(CoordinatorError::Refused(_))) => ToMember::Left,
-            (_, Err(error)) => ToMember::Refused(remote(&error)),
+            (_, Err(error)) => ToMember::Refused(RemoteError::from(&error)),
             (asked, Ok(other)) => unreachable!("{asked:?} is answered by {other:?}"),
         };
         let due = (now_ms + all.rng.below(delay_ms)).max(all.members[i].cut_until_ms);
@@ -853,19 +853,4 @@ fn key_of(partition: u32) -> PartitionKey {
 /// In the place of SHA-256: no two secrets have the same.
 fn digest(secret: &[u8]) -> SecretDigest {
     SecretDigest([secret, secret].concat().try_into().expect("a secret is 16 bytes"))
-}
-
-fn remote(error: &CoordinatorError) -> RemoteError {
-    let code = match error {
-        CoordinatorError::Refused(GroupError::UnknownMember { .. }) => ErrorCode::UnknownMember,
-        CoordinatorError::Refused(GroupError::WrongSecret { .. }) => ErrorCode::WrongMemberSecret,
-        CoordinatorError::Refused(GroupError::BeyondEnd { .. }) => ErrorCode::OffsetBeyondEnd,
-        CoordinatorError::Refused(GroupError::EndUnknown { .. }) => ErrorCode::NotLeader,
-        CoordinatorError::Refused(GroupError::StaleEpoch { .. }) => ErrorCode::StaleMemberEpoch,
-        CoordinatorError::Refused(GroupError::MemberIdInUse { .. }) => ErrorCode::MemberIdInUse,
-        CoordinatorError::Refused(_) => ErrorCode::InvalidRequest,
-        CoordinatorError::Busy { .. } => ErrorCode::Backlog,
-        _ => ErrorCode::NotCoordinator,
-    };
-    RemoteError::new(code, error.to_string())
 }

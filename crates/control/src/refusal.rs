@@ -1,0 +1,45 @@
+//! How clients are told why a request is refused: the code of each [`ControlError`] and [`GroupError`]. What they do about a
+//! code is left to `thalweg_api`.
+
+use thalweg_api::{ApiError, ErrorCode};
+
+use crate::{ControlError, GroupError};
+
+impl From<&ControlError> for ApiError {
+    fn from(error: &ControlError) -> ApiError {
+        let code = match error {
+            ControlError::Name { .. } | ControlError::Range { .. } => ErrorCode::InvalidRequest,
+            ControlError::TooFewBrokers { .. } | ControlError::BrokerIdTaken { .. } => ErrorCode::InvalidRequest,
+            ControlError::FeatureLevel { .. } => ErrorCode::Unsupported,
+            ControlError::DirectoryLost { .. } | ControlError::UnknownBroker(_) => ErrorCode::InvalidRequest,
+            ControlError::BrokerAlive(_) | ControlError::BrokerSilent(_) => ErrorCode::InvalidRequest,
+            ControlError::CopyUnknown { .. } => ErrorCode::InvalidRequest,
+            ControlError::TopicExists(_) => ErrorCode::TopicExists,
+            ControlError::UnknownTopic(_) => ErrorCode::UnknownTopic,
+            ControlError::UnknownPlugin(_) => ErrorCode::UnknownPlugin,
+            ControlError::WrongKind { .. } => ErrorCode::WrongPluginKind,
+        };
+        ApiError::new(code, error.to_string())
+    }
+}
+
+impl From<&GroupError> for ApiError {
+    fn from(error: &GroupError) -> ApiError {
+        let code = match error {
+            GroupError::Id { .. } | GroupError::Range { .. } | GroupError::Topic(_) => ErrorCode::InvalidRequest,
+            GroupError::UnknownMember { .. } => ErrorCode::UnknownMember,
+            GroupError::WrongSecret { .. } => ErrorCode::WrongMemberSecret,
+            GroupError::BeyondEnd { .. } => ErrorCode::OffsetBeyondEnd,
+            // The partition's leader may answer the next time.
+            GroupError::EndUnknown { .. } => ErrorCode::NotLeader,
+            GroupError::StaleEpoch { .. } => ErrorCode::StaleMemberEpoch,
+            GroupError::MemberIdInUse { .. } => ErrorCode::MemberIdInUse,
+            GroupError::InstanceInUse { .. } => ErrorCode::InstanceIdInUse,
+            GroupError::TermsDiffer { .. } => ErrorCode::InconsistentGroup,
+            GroupError::NotEmpty { .. } => ErrorCode::GroupNotEmpty,
+            GroupError::UnknownGroup(_) => ErrorCode::UnknownGroup,
+            GroupError::UnknownPartition(_) => ErrorCode::UnknownPartition,
+        };
+        ApiError::new(code, error.to_string())
+    }
+}

@@ -1,0 +1,28 @@
+//! How clients are told why a batch was not appended: the code of each [`ProduceError`]. What they do about a code is left
+//! to `thalweg_api`.
+
+use thalweg_api::{ApiError, ErrorCode};
+
+use crate::ProduceError;
+
+impl From<&ProduceError> for ApiError {
+    fn from(error: &ProduceError) -> ApiError {
+        let code = match error {
+            ProduceError::NotLeader { .. } => ErrorCode::NotLeader,
+            ProduceError::StalePin { .. } => ErrorCode::StalePin,
+            ProduceError::PinUnknown { .. } => ErrorCode::PinUnknown,
+            ProduceError::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
+            ProduceError::Fenced { .. } => ErrorCode::ProducerFenced,
+            ProduceError::SequenceTaken { .. } => ErrorCode::SequenceTaken,
+            ProduceError::NotIssued { .. } => ErrorCode::ProducerNotIssued,
+            ProduceError::SecretUnknown | ProduceError::ClockUnknown { .. } => ErrorCode::Behind,
+            ProduceError::UnknownProducer | ProduceError::DuplicateForgotten => ErrorCode::UnknownProducer,
+            ProduceError::Backlog => ErrorCode::Backlog,
+            ProduceError::StorageFull => ErrorCode::StorageFull,
+            ProduceError::Offline(_) | ProduceError::Lost(_) => ErrorCode::PartitionOffline,
+            ProduceError::TimestampAhead { .. } | ProduceError::TimestampNegative { .. } => ErrorCode::InvalidTimestamp,
+            ProduceError::NotProducible => ErrorCode::CorruptBatch,
+        };
+        ApiError::new(code, error.to_string())
+    }
+}
