@@ -4,14 +4,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream};
-use thalweg_model::check_client_id;
+use thalweg_api::{ApiError, ErrorCode, FrameKind};
 use thalweg_model::limits::CONNECTIONS_MAX;
+use thalweg_model::{BrokerId, check_client_id};
 use thalweg_quic::{FrameReader, StreamError, send};
-use thalweg_wire::{ErrorCode, FrameKind, RemoteError, agree, proto, versions};
+use thalweg_wire::{agree, proto, versions};
 
-use crate::core::Core;
-use crate::tls::proves;
-use crate::{admin, fetch, groups, peers, produce};
+use crate::ctx::Ctx;
+use crate::door::Principal;
+use crate::{fetch, membership, peers, produce, router, topics};
 
 /// Handshakes at once; above it a client proves its address first.
 const HANDSHAKES_MAX: usize = 64;
@@ -23,7 +24,7 @@ const CLOSE_STOPPING: u32 = 1;
 const CLOSE_PROTOCOL: u32 = 2;
 
 /// Accepts connections until the endpoint is closed.
-pub(crate) async fn accept(core: Rc<Core>, endpoint: Endpoint) {
+pub(crate) async fn accept(ctx: Rc<Ctx>, endpoint: Endpoint) {
     let handshakes = Rc::new(std::cell::Cell::new(0usize));
     while let Some(incoming) = endpoint.accept().await {
         if endpoint.open_connections() > CONNECTIONS_MAX {
@@ -39,18 +40,18 @@ pub(crate) async fn accept(core: Rc<Core>, endpoint: Endpoint) {
             incoming.refuse();
             continue;
         }
-        let (core, handshakes) = (core.clone(), handshakes.clone());
+        let (ctx, handshakes) = (ctx.clone(), handshakes.clone());
         handshakes.set(handshakes.get() + 1);
         tokio::task::spawn_local(async move {
             let shaken = shake(incoming).await;
             handshakes.set(handshakes.get() - 1);
             let Some(connection) = shaken else { return };
             if is_peer(&connection) {
-                return peers::accept(core, connection).await;
+                return peers::accept(ctx, connection).await;
             }
-            core.metrics.connections.inc();
-            serve(core.clone(), connection).await;
-            core.metrics.connections.dec();
+            ctx.metrics.connections.inc();
+            serve(ctx.clone(), connection).await;
+            ctx.metrics.connections.dec();
         });
     }
 }
@@ -79,32 +80,17 @@ fn is_peer(connection: &Connection) -> bool {
 }
 
 /// Another broker asks, for a client of its own or for itself.
-pub(crate) async fn peer_request(core: Rc<Core>, mut sender: SendStream, receiver: RecvStream) {
+pub(crate) async fn peer_request(ctx: Rc<Ctx>, peer: BrokerId, mut sender: SendStream, receiver: RecvStream) {
     match FrameReader::new(receiver).next().await {
-        Ok(Some(frame)) => admin::serve(core, frame, sender, Asker::Peer).await,
+        Ok(Some(frame)) => router::serve(ctx, Principal::Broker(peer), frame, sender).await,
         Ok(None) => {}
-        Err(error) => refuse(&mut sender, RemoteError::new(ErrorCode::Malformed, error.to_string())).await,
+        Err(error) => refuse(&mut sender, ApiError::malformed(error)).await,
     }
 }
 
-/// Who asks; what they may do follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asker {
-    /// A client on this machine, or one with a certificate of the cluster's CA.
-    Administrator,
-    /// Any other client: it produces, consumes and looks, and changes nothing.
-    Client,
-    /// Another broker: nothing is handed on once more.
-    Peer,
-}
-
-async fn serve(core: Rc<Core>, connection: Connection) {
-    let is_near = connection.remote_address().ip().to_canonical().is_loopback();
-    let asker = match is_near || proves(&connection, None) {
-        true => Asker::Administrator,
-        false => Asker::Client,
-    };
-    match tokio::time::timeout(HELLO_TIMEOUT, hello(&core, &connection)).await {
+async fn serve(ctx: Rc<Ctx>, connection: Connection) {
+    let principal = Principal::of_client(&connection);
+    match tokio::time::timeout(HELLO_TIMEOUT, hello(&ctx, &connection)).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) => {
             // The answer says why; the close must not overtake it.
@@ -123,7 +109,7 @@ async fn serve(core: Rc<Core>, connection: Connection) {
         tokio::select! {
             accepted = connection.accept_bi() => match accepted {
                 Ok((sender, receiver)) => {
-                    streams.spawn_local(stream(core.clone(), asker, connection.clone(), sender, receiver));
+                    streams.spawn_local(stream(ctx.clone(), principal, connection.clone(), sender, receiver));
                 }
                 Err(_) => return,
             },
@@ -133,7 +119,7 @@ async fn serve(core: Rc<Core>, connection: Connection) {
 }
 
 /// Agrees on a version; false for a client that was refused.
-async fn hello(core: &Core, connection: &Connection) -> Result<bool, StreamError> {
+async fn hello(ctx: &Ctx, connection: &Connection) -> Result<bool, StreamError> {
     let (mut sender, receiver) = connection.accept_bi().await.map_err(quinn::ReadError::ConnectionLost)?;
     let Some(frame) = FrameReader::new(receiver).next().await? else {
         return Err(StreamError::Truncated);
@@ -141,27 +127,25 @@ async fn hello(core: &Core, connection: &Connection) -> Result<bool, StreamError
     let hello: proto::Hello = frame.message()?;
     let checked = agree(&hello.versions).and_then(|()| {
         let named = check_client_id(&hello.client_id);
-        named.map_err(|e| RemoteError::new(ErrorCode::InvalidRequest, format!("client id: {e}")))
+        named.map_err(|e| ApiError::new(ErrorCode::InvalidRequest, format!("client id: {e}")))
     });
     if let Err(error) = checked {
         refuse(&mut sender, error).await;
         return Ok(false);
     }
     // Before it has caught up with the metadata it would take topics for unknown that are only unknown to itself.
-    if tokio::time::timeout(READY_TIMEOUT, core.registered()).await.is_err() {
-        let why = core.shard.refusal().map(|why| format!(": {why}")).unwrap_or_default();
-        let what = format!(
-            "broker {} has not joined its cluster yet{why}; ask another broker, or again later",
-            core.broker_id
-        );
-        refuse(&mut sender, RemoteError::new(ErrorCode::NotLeader, what)).await;
+    if tokio::time::timeout(READY_TIMEOUT, ctx.registered()).await.is_err() {
+        let why = ctx.shard.refusal().map(|why| format!(": {why}")).unwrap_or_default();
+        let what =
+            format!("broker {} has not joined its cluster yet{why}; ask another broker, or again later", ctx.broker_id);
+        refuse(&mut sender, ApiError::new(ErrorCode::NotLeader, what)).await;
         return Ok(false);
     }
     let reply = proto::HelloReply {
         versions: versions(),
         features: 0,
-        cluster_id: core.cluster_id.clone(),
-        broker_id: core.broker_id,
+        cluster_id: ctx.cluster_id.clone(),
+        broker_id: ctx.broker_id,
         broker_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     send(&mut sender, &reply).await?;
@@ -171,27 +155,33 @@ async fn hello(core: &Core, connection: &Connection) -> Result<bool, StreamError
     Ok(true)
 }
 
-async fn stream(core: Rc<Core>, asker: Asker, connection: Connection, mut sender: SendStream, receiver: RecvStream) {
+async fn stream(
+    ctx: Rc<Ctx>,
+    principal: Principal,
+    connection: Connection,
+    mut sender: SendStream,
+    receiver: RecvStream,
+) {
     let mut frames = FrameReader::new(receiver);
     let first = match frames.next().await {
         Ok(Some(frame)) => frame,
         Ok(None) => return,
         Err(StreamError::Frame(error)) => {
-            return refuse(&mut sender, RemoteError::new(ErrorCode::Malformed, error.to_string())).await;
+            return refuse(&mut sender, ApiError::malformed(error)).await;
         }
         Err(_) => return,
     };
     match first.kind {
-        FrameKind::Produce => produce::serve(core, first, frames, sender).await,
-        FrameKind::FetchOpen => fetch::serve(core, first, frames, sender).await,
-        FrameKind::MetadataWatch => admin::watch(core, first, frames, sender).await,
-        FrameKind::GroupOpen => groups::serve(core, connection, first, frames, sender).await,
-        _ => admin::serve(core, first, sender, asker).await,
+        FrameKind::Produce => produce::serve(ctx, principal, first, frames, sender).await,
+        FrameKind::FetchOpen => fetch::serve(ctx, principal, first, frames, sender).await,
+        FrameKind::MetadataWatch => topics::watch(ctx, principal, first, frames, sender).await,
+        FrameKind::GroupOpen => membership::serve(ctx, principal, connection, first, frames, sender).await,
+        _ => router::serve(ctx, principal, first, sender).await,
     }
 }
 
 /// Sends an error as the answer and ends the stream.
-pub(crate) async fn refuse(stream: &mut SendStream, error: RemoteError) {
+pub(crate) async fn refuse(stream: &mut SendStream, error: ApiError) {
     // The other side may be gone; then nobody misses the answer.
     let _ = send(stream, &proto::Error::from(error)).await;
     let _ = stream.finish();

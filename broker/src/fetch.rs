@@ -9,22 +9,24 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use quinn::SendStream;
-use thalweg_model::{Offset, OnFailure, PartitionId, RecordBatch, TopicId, TopicPartition};
+use thalweg_api::{ApiError, ErrorCode, Filter, Resource, Right};
+use thalweg_model::{Offset, OnFailure, PartitionId, Position, RecordBatch, TopicId, TopicPartition};
 use thalweg_plugin_host::{FilterFailure, FilterJob, Filtered};
 use thalweg_quic::{FrameReader, send, send_with_body};
-use thalweg_wire::{ErrorCode, Frame, RemoteError, proto};
+use thalweg_wire::{Frame, proto};
 use tokio::sync::{Mutex, Notify};
 
 use crate::connection::refuse;
-use crate::core::{Core, damaged, lost};
-use crate::plugins::{LoadedFilter, on_failure};
+use crate::ctx::{Ctx, damaged, lost};
+use crate::door::Principal;
+use crate::plugins::LoadedFilter;
 use crate::shard::Read;
 
 /// Most bytes read, and pushed, at once.
 const PUSH_BYTES: usize = 1 << 20;
 
 struct Subscription {
-    core: Rc<Core>,
+    ctx: Rc<Ctx>,
     filter: Option<LoadedFilter>,
     on_failure: OnFailure,
     stream: Mutex<SendStream>,
@@ -34,7 +36,7 @@ struct Subscription {
 #[derive(Clone, Debug, Default)]
 struct Wanted {
     generation: u64,
-    start: Option<proto::Start>,
+    start: Option<Position>,
     credit_bytes: i64,
     stopped: bool,
 }
@@ -47,9 +49,9 @@ struct Slot {
 }
 
 impl Slot {
-    fn take(&self, control: &proto::FetchControl) {
+    fn take(&self, control: &proto::FetchControl, start: Option<Position>) {
         let mut w = self.wanted.borrow_mut();
-        if let Some(start) = control.start {
+        if let Some(start) = start {
             *w = Wanted { generation: control.generation, start: Some(start), credit_bytes: 0, stopped: false };
         }
         if control.generation == w.generation {
@@ -69,17 +71,23 @@ impl Slot {
 }
 
 /// Serves the stream whose first frame was `first`, a `FetchOpen`.
-pub(crate) async fn serve(core: Rc<Core>, first: Frame, mut frames: FrameReader, mut stream: SendStream) {
-    let opened = match open(&core, &first).await {
+pub(crate) async fn serve(
+    ctx: Rc<Ctx>,
+    principal: Principal,
+    first: Frame,
+    mut frames: FrameReader,
+    mut stream: SendStream,
+) {
+    let opened = match open(&ctx, &principal, &first).await {
         Ok(opened) => opened,
         Err(error) => return refuse(&mut stream, error).await,
     };
     let (topic, filter, on_failure) = opened;
-    let reply = proto::FetchOpened { filter: filter.as_ref().map(|f| f.plugin.clone()) };
+    let reply = proto::FetchOpened { filter: filter.as_ref().map(|f| f.plugin.clone().into()) };
     if send(&mut stream, &reply).await.is_err() {
         return;
     }
-    let subscription = Rc::new(Subscription { core, filter, on_failure, stream: Mutex::new(stream) });
+    let subscription = Rc::new(Subscription { ctx, filter, on_failure, stream: Mutex::new(stream) });
     let mut slots: HashMap<u32, Rc<Slot>> = HashMap::new();
     let mut tasks = tokio::task::JoinSet::new();
     loop {
@@ -91,16 +99,26 @@ pub(crate) async fn serve(core: Rc<Core>, first: Frame, mut frames: FrameReader,
             Ok(control) => control,
             Err(error) => {
                 let mut stream = subscription.stream.lock().await;
-                refuse(&mut stream, RemoteError::new(ErrorCode::Malformed, error.to_string())).await;
+                refuse(&mut stream, ApiError::malformed(error)).await;
                 break;
             }
         };
         let partition = control.partition;
+        let start = match control.start.map(Position::try_from).transpose() {
+            Ok(start) => start,
+            Err(error) => {
+                let push = failed(partition, control.generation, error);
+                if send(&mut *subscription.stream.lock().await, &push).await.is_err() {
+                    break;
+                }
+                continue;
+            }
+        };
         let slot = match slots.get(&partition) {
             Some(slot) => slot,
             None => {
                 let name = TopicPartition { topic, partition: PartitionId(partition) };
-                if let Err(error) = subscription.core.find_partition(&name) {
+                if let Err(error) = subscription.ctx.find_partition(&name) {
                     let push = failed(partition, control.generation, error);
                     if send(&mut *subscription.stream.lock().await, &push).await.is_err() {
                         break;
@@ -112,32 +130,34 @@ pub(crate) async fn serve(core: Rc<Core>, first: Frame, mut frames: FrameReader,
                 slots.entry(partition).or_insert(slot)
             }
         };
-        slot.take(&control);
+        slot.take(&control, start);
     }
     // Dropping the tasks ends them, wherever they wait.
 }
 
-async fn open(core: &Rc<Core>, first: &Frame) -> Result<(TopicId, Option<LoadedFilter>, OnFailure), RemoteError> {
-    let malformed = |e: thalweg_wire::FrameError| RemoteError::new(ErrorCode::Malformed, e.to_string());
-    let head: proto::FetchOpen = first.message().map_err(malformed)?;
-    let topic = TopicId::from_slice(&head.topic_id)
-        .ok_or_else(|| RemoteError::new(ErrorCode::Malformed, "topic id is not 16 bytes"))?;
-    let on_failure = head.filter.as_ref().map_or(Ok(OnFailure::Fail), on_failure)?;
-    let filter = match head.filter {
-        None => None,
-        Some(filter) => Some(core.plugins.load_filter(core, &filter.reference, filter.config).await?),
+async fn open(
+    ctx: &Rc<Ctx>,
+    principal: &Principal,
+    first: &Frame,
+) -> Result<(TopicId, Option<LoadedFilter>, OnFailure), ApiError> {
+    let head: proto::FetchOpen = first.message().map_err(ApiError::malformed)?;
+    let topic = TopicId::from_slice(&head.topic_id).ok_or_else(|| ApiError::malformed("topic id is not 16 bytes"))?;
+    ctx.may(principal, Right::Read, Resource::TopicId(topic))?;
+    let Some(filter) = head.filter.map(Filter::try_from).transpose()? else {
+        return Ok((topic, None, OnFailure::Fail));
     };
-    Ok((topic, filter, on_failure))
+    let loaded = ctx.plugins.load_filter(ctx, &filter.reference, filter.config).await?;
+    Ok((topic, Some(loaded), filter.on_failure))
 }
 
-fn failed(partition: u32, generation: u64, error: RemoteError) -> proto::FetchPush {
+fn failed(partition: u32, generation: u64, error: ApiError) -> proto::FetchPush {
     proto::FetchPush { partition, generation, error: Some(error.into()), ..Default::default() }
 }
 
 /// Pushes one partition until the stream ends.
 async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot>) {
-    let mut advanced = s.core.shard.watch(name);
-    let mut metadata = s.core.shard.watch_metadata();
+    let mut advanced = s.ctx.shard.watch(name);
+    let mut metadata = s.ctx.shard.watch_metadata();
     let mut generation = 0;
     let mut position = None;
     loop {
@@ -153,13 +173,13 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
             continue;
         };
         let step = match position {
-            None => match resolve_to_read(&s.core, &name, start).await {
+            None => match resolve_to_read(&s.ctx, &name, start).await {
                 // Said at once, so that a consumer knows its position before anything comes.
                 Ok(Some(offset)) => {
                     position = Some(offset);
                     Step::Push(offset, Vec::new(), proto::FetchPush::default())
                 }
-                Ok(None) => match s.core.led_elsewhere(&name) {
+                Ok(None) => match s.ctx.led_elsewhere(&name) {
                     Some(error) => Step::Stop(offset_of(start), error),
                     None => Step::Wait,
                 },
@@ -169,11 +189,11 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
         };
         let step = match (step, position) {
             // Somebody else leads now: the consumer goes there.
-            (Step::Wait, Some(at)) => s.core.led_elsewhere(&name).map_or(Step::Wait, |error| Step::Stop(at, error)),
+            (Step::Wait, Some(at)) => s.ctx.led_elsewhere(&name).map_or(Step::Wait, |error| Step::Stop(at, error)),
             (step, _) => step,
         };
         metadata.mark_unchanged();
-        let gone = s.core.find_partition(&name).err();
+        let gone = s.ctx.find_partition(&name).err();
         let (at, body, mut push, error) = match step {
             Step::Wait if gone.is_none() => {
                 tokio::select! {
@@ -193,15 +213,15 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
             // A seek came while this was read: nobody wants it any more.
             continue;
         }
-        let state = s.core.shard.state(&name);
+        let state = s.ctx.shard.state(&name);
         let error = match error {
             // It has been deleted, or moved to others, while it was read.
             error if gone.is_some() => gone.or(error),
             // Another copy serves, or will soon; without another there is nobody to turn to.
             Some(error) if state.is_none() && error.code == ErrorCode::PartitionOffline => {
-                match s.core.shard.lost_for_all(&name) {
+                match s.ctx.shard.lost_for_all(&name) {
                     Some(what) => Some(damaged(name.partition.0, &what)),
-                    None => Some(RemoteError::new(ErrorCode::NotLeader, error.message)),
+                    None => Some(ApiError::new(ErrorCode::NotLeader, error.message)),
                 }
             }
             error => error,
@@ -211,14 +231,14 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
         push.generation = generation;
         push.scanned_through = at.0;
         push.high_watermark = state.map_or(0, |s| s.high_watermark.0);
-        push.log_start_offset = s.core.shard.log_start(&name).0;
+        push.log_start_offset = s.ctx.shard.log_start(&name).0;
         push.leader_epoch = state.map_or(0, |s| s.leader_epoch.0);
         let stop = error.is_some();
         push.error = error.map(Into::into);
         let bytes: usize = body.iter().map(Bytes::len).sum();
-        s.core.metrics.fetched_records.inc_by(push.delivered);
-        s.core.metrics.fetched_bytes.inc_by(bytes as u64);
-        s.core.metrics.filtered_records.inc_by(push.filtered);
+        s.ctx.metrics.fetched_records.inc_by(push.delivered);
+        s.ctx.metrics.fetched_bytes.inc_by(bytes as u64);
+        s.ctx.metrics.filtered_records.inc_by(push.filtered);
         if send_with_body(&mut *s.stream.lock().await, &push, body).await.is_err() {
             return;
         }
@@ -229,75 +249,67 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
 enum Step {
     Wait,
     Push(Offset, Vec<Bytes>, proto::FetchPush),
-    PushThenStop(Offset, Vec<Bytes>, proto::FetchPush, RemoteError),
-    Stop(Offset, RemoteError),
+    PushThenStop(Offset, Vec<Bytes>, proto::FetchPush, ApiError),
+    Stop(Offset, ApiError),
 }
 
 /// As [`resolve`], for who reads from there: a position that the log does not hold is refused.
-async fn resolve_to_read(
-    core: &Core,
-    name: &TopicPartition,
-    start: proto::Start,
-) -> Result<Option<Offset>, RemoteError> {
-    let Some(at) = resolve(core, name, start).await? else { return Ok(None) };
-    let end = || core.shard.state(name).map_or(at, |s| s.log_end);
+async fn resolve_to_read(ctx: &Ctx, name: &TopicPartition, start: Position) -> Result<Option<Offset>, ApiError> {
+    let Some(at) = resolve(ctx, name, start).await? else { return Ok(None) };
+    let end = || ctx.shard.state(name).map_or(at, |s| s.log_end);
     // Up to the log's end it is a matter of waiting. Past it, somebody may lead who knows more: the quorum tells.
-    if at > end() && core.shard.confirm(*name).await.is_err() {
+    if at > end() && ctx.shard.confirm(*name).await.is_err() {
         return Ok(None);
     }
-    let log_start = core.shard.log_start(name);
+    let log_start = ctx.shard.log_start(name);
     match at >= log_start && at <= end() {
         true => Ok(Some(at)),
         false => Err(out_of_range(at, log_start, end())),
     }
 }
 
-fn out_of_range(at: Offset, log_start: Offset, end: Offset) -> RemoteError {
+fn out_of_range(at: Offset, log_start: Offset, end: Offset) -> ApiError {
     let message = match at < log_start {
         true => format!("offset {at} has been removed by retention: the log holds {log_start} to {end} (exclusive)"),
         false => format!("offset {at} is past the end: the log holds {log_start} to {end} (exclusive)"),
     };
-    RemoteError::new(ErrorCode::OffsetOutOfRange, message)
+    ApiError::new(ErrorCode::OffsetOutOfRange, message)
 }
 
 /// Where a start position lies now; `None` while the partition does not serve yet.
-pub(crate) async fn resolve(
-    core: &Core,
-    name: &TopicPartition,
-    start: proto::Start,
-) -> Result<Option<Offset>, RemoteError> {
-    if let Some(what) = core.shard.offline(name) {
+pub(crate) async fn resolve(ctx: &Ctx, name: &TopicPartition, start: Position) -> Result<Option<Offset>, ApiError> {
+    if let Some(what) = ctx.shard.offline(name) {
         return Err(damaged(name.partition.0, &what));
     }
-    if let Some(what) = core.shard.lost_copy(name) {
+    if let Some(what) = ctx.shard.lost_copy(name) {
         return Err(lost(name.partition.0, &what));
     }
-    let Some(state) = core.shard.state(name).filter(|s| s.is_serving) else {
+    let Some(state) = ctx.shard.state(name).filter(|s| s.is_serving) else {
         return Ok(None);
     };
-    let log_start = core.shard.log_start(name);
-    Ok(Some(match start.kind {
-        0 => Offset(start.value.min(Offset::MAX.0)),
-        1 => log_start,
+    let log_start = ctx.shard.log_start(name);
+    Ok(Some(match start {
+        Position::Offset(offset) => Offset(offset.min(Offset::MAX.0)),
+        Position::Earliest => log_start,
         // With others about, this broker may have been replaced without knowing it.
-        2 => match core.shard.confirm(*name).await {
+        Position::Latest => match ctx.shard.confirm(*name).await {
             Ok(offset) => offset,
             Err(_) => return Ok(None),
         },
-        3 => timestamp_offset(core, name, start.value as i64).await?.unwrap_or(state.high_watermark),
+        Position::Timestamp(ms) => timestamp_offset(ctx, name, ms).await?.unwrap_or(state.high_watermark),
         other => {
-            return Err(RemoteError::new(ErrorCode::InvalidRequest, format!("start kind {other} is unknown")));
+            return Err(ApiError::new(ErrorCode::InvalidRequest, format!("position {other:?} is unknown here")));
         }
     }))
 }
 
 /// The first record at or after a timestamp.
-async fn timestamp_offset(core: &Core, name: &TopicPartition, at_ms: i64) -> Result<Option<Offset>, RemoteError> {
-    let Some(mut from) = core.shard.offset_for_timestamp(name, at_ms) else {
+async fn timestamp_offset(ctx: &Ctx, name: &TopicPartition, at_ms: i64) -> Result<Option<Offset>, ApiError> {
+    let Some(mut from) = ctx.shard.offset_for_timestamp(name, at_ms) else {
         return Ok(None);
     };
     loop {
-        let batches = match core.shard.read(name, from, PUSH_BYTES).await {
+        let batches = match ctx.shard.read(name, from, PUSH_BYTES).await {
             Read::Batches(batches) => batches,
             Read::BelowStart(start) => {
                 from = start;
@@ -308,7 +320,7 @@ async fn timestamp_offset(core: &Core, name: &TopicPartition, at_ms: i64) -> Res
         };
         for batch in batches {
             let found = batch.first_at_or_after(from, at_ms);
-            if let Some(offset) = found.map_err(|e| RemoteError::new(ErrorCode::CorruptBatch, e.to_string()))? {
+            if let Some(offset) = found.map_err(|e| ApiError::new(ErrorCode::CorruptBatch, e.to_string()))? {
                 return Ok(Some(offset));
             }
             from = from.max(batch.end_offset());
@@ -316,20 +328,23 @@ async fn timestamp_offset(core: &Core, name: &TopicPartition, at_ms: i64) -> Res
     }
 }
 
-fn offset_of(start: proto::Start) -> Offset {
-    Offset(if start.kind == 0 { start.value } else { 0 })
+fn offset_of(start: Position) -> Offset {
+    match start {
+        Position::Offset(offset) => Offset(offset),
+        _ => Offset(0),
+    }
 }
 
 /// Reads from `from` and makes the next push of it: as much as the credit allows, and one batch at least.
 async fn next(s: &Subscription, name: &TopicPartition, from: Offset, credit_bytes: u64) -> Step {
     let bytes_max = credit_bytes.min(PUSH_BYTES as u64) as usize;
-    let batches = match s.core.shard.read(name, from, bytes_max).await {
+    let batches = match s.ctx.shard.read(name, from, bytes_max).await {
         Read::AtEnd => return Step::Wait,
         Read::Offline(what) => {
             return Step::Stop(from, damaged(name.partition.0, &what));
         }
         Read::BelowStart(start) => {
-            let end = s.core.shard.state(name).map_or(start, |s| s.log_end);
+            let end = s.ctx.shard.state(name).map_or(start, |s| s.log_end);
             return Step::Stop(from, out_of_range(from, start, end));
         }
         Read::Batches(batches) => batches,
@@ -355,7 +370,7 @@ async fn next(s: &Subscription, name: &TopicPartition, from: Offset, credit_byte
                 push.unreadable_through = end.0;
                 // In the words of a client that finds it by itself.
                 let message = format!("offset {first} cannot be read: {}", error.message);
-                return Step::PushThenStop(first, body, push, RemoteError::new(error.code, message));
+                return Step::PushThenStop(first, body, push, ApiError::new(error.code, message));
             }
             Err(error) => return Step::PushThenStop(at, body, push, error),
             Ok((filtered, failure)) => {
@@ -365,7 +380,7 @@ async fn next(s: &Subscription, name: &TopicPartition, from: Offset, credit_byte
                 push.delivered += kept.records_count() as u64 - passed;
                 push.filtered += filtered.dropped;
                 push.failed += filtered.failed;
-                s.core.metrics.plugin_failures.inc_by(filtered.failed);
+                s.ctx.metrics.plugin_failures.inc_by(filtered.failed);
                 if kept.records_count() > 0 {
                     body.push(kept.into_bytes());
                 }
@@ -385,7 +400,7 @@ async fn run_filter(
     filter: &LoadedFilter,
     batch: RecordBatch,
     from: Offset,
-) -> Result<(Filtered, Option<(Offset, RemoteError)>), RemoteError> {
+) -> Result<(Filtered, Option<(Offset, ApiError)>), ApiError> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let done = move |result| drop(sender.send(result));
     let job = FilterJob {
@@ -396,20 +411,19 @@ async fn run_filter(
         from,
         on_failure: s.on_failure,
     };
-    s.core.plugins.pool().filter(job, done);
-    let result =
-        receiver.await.map_err(|_| RemoteError::new(ErrorCode::ShuttingDown, "the broker is shutting down"))?;
+    s.ctx.plugins.pool().filter(job, done);
+    let result = receiver.await.map_err(|_| ApiError::new(ErrorCode::ShuttingDown, "the broker is shutting down"))?;
     let filtered = result.map_err(|e| {
         let code = match &e {
             // Nobody can read it, with or without a filter.
             FilterFailure::Batch(_) => ErrorCode::UnreadableBatch,
             _ => ErrorCode::PluginFailed,
         };
-        RemoteError::new(code, e.to_string()).with_fault(e.fault())
+        ApiError::new(code, e.to_string()).with_fault(e.fault())
     })?;
     let failure = filtered.failure.clone().filter(|_| s.on_failure == OnFailure::Fail).map(|(offset, f)| {
         let message = format!("plugin {} failed on offset {offset}: {}", f.plugin, f.reason);
-        (offset, RemoteError::new(ErrorCode::PluginFailed, message).with_fault(Some((&f.plugin, &f.reason))))
+        (offset, ApiError::new(ErrorCode::PluginFailed, message).with_fault(Some((&f.plugin, &f.reason))))
     });
     Ok((filtered, failure))
 }

@@ -4,15 +4,17 @@
 //! on the calling thread's current-thread runtime. What a record means is decided in `replica`, `control` and
 //! `commit-log`; here bytes only find their way.
 
-mod admin;
+mod answers;
 mod cluster;
 mod connection;
-mod core;
+mod ctx;
 mod disk;
+mod door;
 mod fetch;
 mod groups;
 mod health;
 mod identity;
+mod membership;
 mod metrics;
 mod modules;
 mod operate;
@@ -20,9 +22,11 @@ mod peers;
 mod plugins;
 mod produce;
 mod recover;
+mod router;
 mod salvage;
 mod shard;
 mod tls;
+mod topics;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -43,7 +47,7 @@ use thalweg_model::limits::MODULE_BYTES_MAX;
 use thalweg_model::{BrokerId, ReplicaId};
 use uuid::Uuid;
 
-use crate::core::Core;
+use crate::ctx::Ctx;
 use crate::disk::RealDisk;
 use crate::identity::{DataDirectory, Membership};
 use crate::metrics::Metrics;
@@ -227,7 +231,7 @@ pub async fn run(
     let plugins = Plugins::new(directory.path.clone(), config.compiler, config.module_bytes_max);
     let controllers = member.controllers.iter().map(|(id, ..)| *id).collect();
     let identity = (cluster_id.clone(), me.0);
-    let core = Core::new(
+    let ctx = Ctx::new(
         shard.clone(),
         peers,
         plugins,
@@ -238,7 +242,7 @@ pub async fn run(
         config.groups.partitions,
     );
     listening(address, &certificates.ca_pem);
-    let accepting = tokio::task::spawn_local(connection::accept(core.clone(), endpoint.clone()));
+    let accepting = tokio::task::spawn_local(connection::accept(ctx.clone(), endpoint.clone()));
     // Before anything is made that a small disk has no room for.
     if let Ok((free_bytes, _)) = health::room(&directory.path) {
         shard.set_room(free_bytes);
@@ -248,12 +252,12 @@ pub async fn run(
     let mut stop = std::pin::pin!(stop);
     // Clients find a broker that knows the cluster; in a cluster that cannot elect yet this takes as long as that does.
     let registered = tokio::select! {
-        () = registered(&core) => Ok(true),
+        () = registered(&ctx) => Ok(true),
         () = &mut stop => Ok(false),
         why = &mut shard_loop => Err(ended(why)),
     };
 
-    let scrubbing = tokio::task::spawn_local(plugins::keep_whole(core.clone()));
+    let scrubbing = tokio::task::spawn_local(plugins::keep_whole(ctx.clone()));
     let result = match registered {
         Err(error) => Err(error),
         Ok(false) => Ok(()),
@@ -309,28 +313,28 @@ fn node_config(directory: &DataDirectory, member: &Member, groups: GroupSettings
 }
 
 /// Waits until the cluster knows this broker, and this broker the cluster.
-async fn registered(core: &Core) {
-    if tokio::time::timeout(Duration::from_secs(5), core.registered()).await.is_err() {
-        let why = core.shard.refusal().unwrap_or_else(|| not_reached(core));
+async fn registered(ctx: &Ctx) {
+    if tokio::time::timeout(Duration::from_secs(5), ctx.registered()).await.is_err() {
+        let why = ctx.shard.refusal().unwrap_or_else(|| not_reached(ctx));
         tracing::warn!(%why, "the cluster's controllers have not taken this broker yet; it goes on trying");
         // What `/readyz` answers with; `health::watch` knows only what the cluster has said.
         let told = async {
             loop {
-                core.metrics.set_starting(core.shard.refusal().unwrap_or_else(|| not_reached(core)));
+                ctx.metrics.set_starting(ctx.shard.refusal().unwrap_or_else(|| not_reached(ctx)));
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };
         tokio::select! {
-            () = core.registered() => {}
+            () = ctx.registered() => {}
             () = told => {}
         }
-        core.metrics.set_starting(String::new());
+        ctx.metrics.set_starting(String::new());
     }
 }
 
 /// Why the controllers have not heard of this broker, as far as it can tell.
-fn not_reached(core: &Core) -> String {
-    match core.peers.troubles() {
+fn not_reached(ctx: &Ctx) -> String {
+    match ctx.peers.troubles() {
         troubles if troubles.is_empty() => {
             "too few of the controllers that can be reached are in touch with each other".to_owned()
         }

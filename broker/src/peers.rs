@@ -12,15 +12,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use thalweg_api::{ApiError, ErrorCode, FrameKind, Request};
 use thalweg_broker_core::{NodeMessage, Peer};
 use thalweg_control::ControlError;
 use thalweg_model::{BrokerId, DirectoryId};
 use thalweg_quic::{FrameReader, send, send_with_body};
-use thalweg_wire::{ErrorCode, Frame, FrameKind, RemoteError, proto};
+use thalweg_wire::{Codec, Frame, encode_message, proto};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::connection::refuse;
-use crate::core::Core;
+use crate::ctx::Ctx;
 use crate::shard::Shard;
 use crate::tls::{peer_name, proves};
 
@@ -217,15 +218,24 @@ impl Peers {
         Ok(connection)
     }
 
-    /// Asks another broker, as a client would, and answers with its frame.
+    /// Asks another broker what it knows or decides itself.
+    pub(crate) async fn ask<R>(self: &Rc<Self>, to: BrokerId, request: R) -> Result<R::Reply, ApiError>
+    where
+        R: Codec + Request<Reply: Codec>,
+    {
+        let (head, body) = encode_message(request);
+        self.request(to, head, vec![body]).await?.answer::<R>().map_err(ApiError::malformed)?
+    }
+
+    /// Hands a frame to another broker, and answers with the frame that comes back.
     pub(crate) async fn request(
         self: &Rc<Self>,
         to: BrokerId,
         head: Bytes,
         body: Vec<Bytes>,
-    ) -> Result<Frame, RemoteError> {
+    ) -> Result<Frame, ApiError> {
         let lost = |e: &dyn std::fmt::Display| {
-            RemoteError::new(ErrorCode::NotLeader, format!("broker {to} cannot be asked: {e}"))
+            ApiError::new(ErrorCode::NotLeader, format!("broker {to} cannot be asked: {e}"))
         };
         let connection = self.link(to).connection.borrow().clone();
         let connection = connection.ok_or_else(|| lost(&"there is no connection to it at the moment"))?;
@@ -298,8 +308,8 @@ async fn send_frame(stream: &mut SendStream, messages: Vec<NodeMessage>) -> Resu
 }
 
 /// Serves a connection that another broker has made.
-pub(crate) async fn accept(core: Rc<Core>, connection: Connection) {
-    let guest = match tokio::time::timeout(Duration::from_secs(10), greet(&core, &connection)).await {
+pub(crate) async fn accept(ctx: Rc<Ctx>, connection: Connection) {
+    let guest = match tokio::time::timeout(Duration::from_secs(10), greet(&ctx, &connection)).await {
         Ok(Ok(guest)) => guest,
         Ok(Err(error)) => {
             tracing::warn!(from = %connection.remote_address(), error = format!("{error:#}"), "a peer was refused");
@@ -313,12 +323,12 @@ pub(crate) async fn accept(core: Rc<Core>, connection: Connection) {
     loop {
         tokio::select! {
             accepted = connection.accept_uni() => match accepted {
-                Ok(stream) => drop(streams.spawn_local(receive(core.clone(), guest.peer, stream))),
+                Ok(stream) => drop(streams.spawn_local(receive(ctx.clone(), guest.peer, stream))),
                 Err(_) => return,
             },
             accepted = connection.accept_bi() => match accepted {
                 Ok((sender, receiver)) => {
-                    streams.spawn_local(crate::connection::peer_request(core.clone(), sender, receiver));
+                    streams.spawn_local(crate::connection::peer_request(ctx.clone(), guest.peer.id, sender, receiver));
                 }
                 Err(_) => return,
             },
@@ -358,23 +368,23 @@ impl Drop for Guest {
 }
 
 /// Who is there, and may they be?
-async fn greet(core: &Core, connection: &Connection) -> Result<Guest> {
+async fn greet(ctx: &Ctx, connection: &Connection) -> Result<Guest> {
     let (mut sender, receiver) = connection.accept_bi().await?;
     let frame = FrameReader::new(receiver).next().await?.context("no hello")?;
     let hello: proto::PeerHello = frame.message()?;
     let mut guest = None;
-    let refusal = if hello.cluster_id != core.cluster_id {
+    let refusal = if hello.cluster_id != ctx.cluster_id {
         Some(format!(
             "broker {} is of cluster {}, this is cluster {}",
-            hello.broker_id, hello.cluster_id, core.cluster_id
+            hello.broker_id, hello.cluster_id, ctx.cluster_id
         ))
     } else if !proves(connection, Some(&peer_name(hello.broker_id))) {
         Some(format!("the certificate does not prove that this is broker {}", hello.broker_id))
-    } else if hello.broker_id == core.broker_id {
+    } else if hello.broker_id == ctx.broker_id {
         Some(format!("broker {} is this one; give the other one another id", hello.broker_id))
     } else if let Ok(directory) = hello.directory_id[..].try_into() {
         let directory = DirectoryId(directory);
-        let given_up = core.shard.metadata().check_directory(BrokerId(hello.broker_id), directory).err();
+        let given_up = ctx.shard.metadata().check_directory(BrokerId(hello.broker_id), directory).err();
         let at = connection.remote_address();
         let ip = match at.ip() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
@@ -382,32 +392,32 @@ async fn greet(core: &Core, connection: &Connection) -> Result<Guest> {
         };
         let (id, address) = (BrokerId(hello.broker_id), (ip.to_bits(), at.port()));
         let peer = Peer { id, directory, incarnation: hello.incarnation, address };
-        let second = core.shard.admit(&peer).err();
-        guest = second.is_none().then(|| Guest::enter(&core.peers, peer)).flatten();
-        let taken = guest.is_none().then(|| taken(core, id));
+        let second = ctx.shard.admit(&peer).err();
+        guest = second.is_none().then(|| Guest::enter(&ctx.peers, peer)).flatten();
+        let taken = guest.is_none().then(|| taken(ctx, id));
         given_up.or(second).or(taken).map(|e| e.to_string())
     } else {
         Some("a directory id has 16 bytes".to_owned())
     };
     if let Some(refusal) = refusal {
-        refuse(&mut sender, RemoteError::new(ErrorCode::InvalidRequest, refusal.clone())).await;
+        refuse(&mut sender, ApiError::new(ErrorCode::InvalidRequest, refusal.clone())).await;
         bail!(refusal);
     }
-    let remembered = guest.as_ref().map_or(0, |g| core.shard.remembers(g.peer.directory));
-    send(&mut sender, &proto::PeerHelloReply { broker_id: core.broker_id, remembered }).await?;
+    let remembered = guest.as_ref().map_or(0, |g| ctx.shard.remembers(g.peer.directory));
+    send(&mut sender, &proto::PeerHelloReply { broker_id: ctx.broker_id, remembered }).await?;
     let _ = sender.finish();
     guest.context("neither refused nor let in")
 }
 
-fn taken(core: &Core, id: BrokerId) -> ControlError {
-    let metadata = core.shard.metadata();
+fn taken(ctx: &Ctx, id: BrokerId) -> ControlError {
+    let metadata = ctx.shard.metadata();
     let known = metadata.broker(id);
     let directory = known.map_or_else(String::new, |b| b.directory.to_string());
     let address = known.map_or_else(String::new, |b| format!("{}:{}", b.host, b.port));
     ControlError::BrokerIdTaken { id, directory, address }
 }
 
-async fn receive(core: Rc<Core>, from: Peer, stream: RecvStream) {
+async fn receive(ctx: Rc<Ctx>, from: Peer, stream: RecvStream) {
     let mut frames = FrameReader::new(stream);
     while let Ok(Some(frame)) = frames.next().await {
         let Ok(messages) = frame.message::<proto::PeerMessages>() else {
@@ -420,7 +430,7 @@ async fn receive(core: Rc<Core>, from: Peer, stream: RecvStream) {
         let mut body = frame.body;
         for head in messages.heads {
             match NodeMessage::decode(&head, &mut body) {
-                Ok(message) => core.shard.step(from, message),
+                Ok(message) => ctx.shard.step(from, message),
                 Err(error) => {
                     tracing::warn!(broker = %from.id, %error, "its stream is closed");
                     return;

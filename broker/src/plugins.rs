@@ -9,19 +9,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use thalweg_control::{Answer, Plugin, PluginDigest, PluginKind, Request};
+use thalweg_api::{
+    ApiError, ErrorCode, FetchPluginReply, FetchPluginRequest, ListPluginsReply, ListPluginsRequest, PlaceReply,
+    PlaceRequest, PluginReference, StoreModuleReply, StoreModuleRequest, UploadPluginReply, UploadPluginRequest,
+};
+use thalweg_control::{Plugin, PluginDigest, PluginKind, Request};
 use thalweg_model::limits::PLUGIN_CONFIG_BYTES_MAX;
-use thalweg_model::{BrokerId, OnFailure, PinEpoch, RecordBatch, TopicId, TopicPartition};
+use thalweg_model::{BrokerId, RecordBatch, TopicPartition};
 use thalweg_plugin_host::{
     AdmitError, Engine, Filter, GuestError, GuestPool, Kind, Module, PartitionFailure, PartitionJob, Profile, admit,
     compile_in_child,
 };
 use thalweg_replica::ProduceError;
-use thalweg_wire::{ErrorCode, Frame, FrameKind, RemoteError, encode_parts, proto};
 
-use crate::connection::Asker;
-use crate::core::Core;
+use crate::answers::answered;
+use crate::ctx::Ctx;
+use crate::door::Principal;
 use crate::modules::{ModuleFault, ModuleStore, digest_of};
+use crate::router::Service;
 
 /// Compiled modules kept in memory.
 const MODULES_MAX: usize = 64;
@@ -48,25 +53,17 @@ pub(crate) struct Plugins {
 
 /// A filter that a subscription uses.
 pub(crate) struct LoadedFilter {
-    pub(crate) plugin: proto::Plugin,
+    pub(crate) plugin: thalweg_api::Plugin,
     pub(crate) digest: [u8; 32],
     pub(crate) module: Module,
     pub(crate) config: Arc<[u8]>,
 }
 
-/// What a subscription wants done with a record on which its filter fails.
-pub(crate) fn on_failure(filter: &proto::Filter) -> Result<OnFailure, RemoteError> {
-    OnFailure::from_number(filter.on_failure).ok_or_else(|| {
-        let message = format!("policy {} is unknown: 0 fail, 1 skip, 2 pass", filter.on_failure);
-        RemoteError::new(ErrorCode::InvalidRequest, message)
-    })
-}
-
 /// A module that was handed over under a digest, once it is known to be the one.
-async fn checked(digest: &[u8], component: Bytes) -> Result<(PluginDigest, Bytes), RemoteError> {
+async fn checked(digest: &PluginDigest, component: Bytes) -> Result<(PluginDigest, Bytes), ApiError> {
     let (found, component) = off_thread(move || (digest_of(&component), component)).await?;
-    if found.0[..] != *digest || component.len() > thalweg_model::limits::MODULE_BYTES_CEILING {
-        return Err(RemoteError::new(ErrorCode::InvalidPlugin, "the module is not what its digest says"));
+    if found != *digest || component.len() > thalweg_model::limits::MODULE_BYTES_CEILING {
+        return Err(ApiError::new(ErrorCode::InvalidPlugin, "the module is not what its digest says"));
     }
     Ok((found, component))
 }
@@ -88,21 +85,20 @@ impl Plugins {
     }
 
     /// Checks, compiles for a trial, stores and records an uploaded module.
-    pub(crate) async fn upload(
-        &self,
-        core: &Rc<Core>,
-        name: String,
-        kind: String,
-        source: Bytes,
-    ) -> Result<(proto::Plugin, bool), RemoteError> {
-        let invalid = |e: AdmitError| RemoteError::new(ErrorCode::InvalidPlugin, format!("plugin {name:?}: {e}"));
+    async fn upload(&self, ctx: &Rc<Ctx>, request: UploadPluginRequest) -> Result<UploadPluginReply, ApiError> {
+        let UploadPluginRequest { name, kind, module: source } = request;
+        let invalid = |e: AdmitError| ApiError::new(ErrorCode::InvalidPlugin, format!("plugin {name:?}: {e}"));
         let limit = self.module_bytes_max;
         let bytes = source.clone();
         let admitted = off_thread(move || admit(&bytes, limit)).await?.map_err(invalid)?;
-        if !kind.is_empty() && kind != admitted.kind.name() {
-            let message =
-                format!("plugin {name:?} was uploaded as a {kind}, its exports make it a {}", admitted.kind.name());
-            return Err(RemoteError::new(ErrorCode::WrongPluginKind, message));
+        let found = match admitted.kind {
+            Kind::Partitioner => PluginKind::Partitioner,
+            Kind::Filter => PluginKind::Filter,
+        };
+        if let Some(kind) = kind.filter(|kind| *kind != found) {
+            let (kind, found) = (kind.name(), found.name());
+            let message = format!("plugin {name:?} was uploaded as a {kind}, its exports make it a {found}");
+            return Err(ApiError::new(ErrorCode::WrongPluginKind, message));
         }
         let digest = PluginDigest(admitted.digest);
         if self.stored(digest).await?.is_err() {
@@ -111,45 +107,34 @@ impl Plugins {
             off_thread(move || compile_in_child(&compiler, &component)).await?.map_err(invalid)?;
             self.keep(digest, admitted.component.clone().into()).await?;
         }
-        self.replicate(core, &digest, &admitted.component).await?;
+        self.replicate(ctx, &digest, &admitted.component).await?;
         let request = Request::AdmitPlugin {
             name,
-            kind: match admitted.kind {
-                Kind::Partitioner => PluginKind::Partitioner,
-                Kind::Filter => PluginKind::Filter,
-            },
+            kind: found,
             digest,
             source_digest: PluginDigest(admitted.source_digest),
             bytes: admitted.component.len() as u64,
             contract: thalweg_plugin_host::CONTRACT,
         };
-        match core.change(request).await? {
-            Answer::Plugin(plugin, existed) => {
-                // Known by what was uploaded. Another version of Thalweg may have made another component of it then,
-                // and that one is what topics are pinned to.
-                if existed && plugin.digest != digest {
-                    self.read(core, &plugin).await?;
-                }
-                Ok((describe(&plugin), existed))
-            }
-            other => unreachable!("an admitted plugin is answered by {other:?}"),
+        let (plugin, existed): (Plugin, bool) = answered(ctx.shard.change(request).await)?;
+        // Known by what was uploaded. Another version of Thalweg may have made another component of it then, and that
+        // one is what topics are pinned to.
+        if existed && plugin.digest != digest {
+            self.read(ctx, &plugin).await?;
         }
+        Ok(UploadPluginReply { plugin: describe(&plugin), existed })
     }
 
     /// Hands a module to the other brokers, so that a majority of them holds it before it has a name.
-    async fn replicate(&self, core: &Rc<Core>, digest: &PluginDigest, component: &[u8]) -> Result<(), RemoteError> {
+    async fn replicate(&self, ctx: &Rc<Ctx>, digest: &PluginDigest, component: &[u8]) -> Result<(), ApiError> {
         let others: Vec<BrokerId> =
-            core.shard.metadata().brokers().map(|b| b.id).filter(|b| b.0 != core.broker_id).collect();
+            ctx.shard.metadata().brokers().map(|b| b.id).filter(|b| b.0 != ctx.broker_id).collect();
         let majority = others.len().div_ceil(2);
         let body = Bytes::copy_from_slice(component);
         let mut tasks = tokio::task::JoinSet::new();
         for other in others {
-            let head = encode_parts(&proto::StoreModuleRequest { digest: digest.0.to_vec().into() }, body.len());
-            let (peers, body) = (core.peers.clone(), body.clone());
-            tasks.spawn_local(async move {
-                let answer = peers.request(other, head, vec![body]).await;
-                answer.is_ok_and(|a| a.kind == FrameKind::StoreModuleReply)
-            });
+            let (peers, request) = (ctx.peers.clone(), StoreModuleRequest { digest: *digest, module: body.clone() });
+            tasks.spawn_local(async move { peers.ask(other, request).await.is_ok() });
         }
         let mut stored = 0;
         while stored < majority {
@@ -161,7 +146,7 @@ impl Plugins {
                         "the module is on {} of the cluster's brokers, a majority is needed; try again",
                         stored + 1
                     );
-                    return Err(RemoteError::new(ErrorCode::Backlog, message));
+                    return Err(ApiError::new(ErrorCode::Backlog, message));
                 }
             }
         }
@@ -171,62 +156,57 @@ impl Plugins {
     }
 
     /// Keeps a module that another broker hands over.
-    pub(crate) async fn store(&self, digest: &[u8], component: Bytes) -> Result<(), RemoteError> {
+    async fn store(&self, digest: &PluginDigest, component: Bytes) -> Result<(), ApiError> {
         let (found, component) = checked(digest, component).await?;
         self.keep(found, component).await
     }
 
-    async fn keep(&self, digest: PluginDigest, component: Bytes) -> Result<(), RemoteError> {
+    async fn keep(&self, digest: PluginDigest, component: Bytes) -> Result<(), ApiError> {
         let modules = self.modules.clone();
         off_thread(move || modules.write(&digest, &component)).await?.map_err(|e| cannot_store(&e))
     }
 
     /// This broker's own copy of a module.
-    async fn stored(&self, digest: PluginDigest) -> Result<Result<Bytes, ModuleFault>, RemoteError> {
+    async fn stored(&self, digest: PluginDigest) -> Result<Result<Bytes, ModuleFault>, ApiError> {
         let modules = self.modules.clone();
         off_thread(move || modules.read(&digest)).await
     }
 
     /// A module's bytes, which have its digest; from another broker, if this one's copy is missing or damaged.
-    pub(crate) async fn read(&self, core: &Rc<Core>, plugin: &Plugin) -> Result<Bytes, RemoteError> {
+    pub(crate) async fn read(&self, ctx: &Rc<Ctx>, plugin: &Plugin) -> Result<Bytes, ApiError> {
         match self.stored(plugin.digest).await? {
             Ok(module) => Ok(module),
-            Err(fault) => self.repair(core, plugin, &fault).await,
+            Err(fault) => self.repair(ctx, plugin, &fault).await,
         }
     }
 
     /// The same for whoever asks. Another broker gets this one's own copy or none: two that have lost a module would
     /// ask each other for ever.
-    pub(crate) async fn read_for(&self, core: &Rc<Core>, plugin: &Plugin, asker: Asker) -> Result<Bytes, RemoteError> {
-        if asker != Asker::Peer {
-            return self.read(core, plugin).await;
+    async fn read_for(&self, ctx: &Rc<Ctx>, plugin: &Plugin, principal: &Principal) -> Result<Bytes, ApiError> {
+        if !principal.is_broker() {
+            return self.read(ctx, plugin).await;
         }
-        self.stored(plugin.digest).await?.map_err(|fault| RemoteError::new(ErrorCode::DamagedPlugin, fault.to_string()))
+        self.stored(plugin.digest).await?.map_err(|fault| ApiError::new(ErrorCode::DamagedPlugin, fault.to_string()))
     }
 
     /// Gets a module from another broker that has it whole, and keeps it in the place of what is on this one's disk.
-    async fn repair(&self, core: &Rc<Core>, plugin: &Plugin, fault: &ModuleFault) -> Result<Bytes, RemoteError> {
+    async fn repair(&self, ctx: &Rc<Ctx>, plugin: &Plugin, fault: &ModuleFault) -> Result<Bytes, ApiError> {
         let label = label(plugin);
         if fault.is_damage() {
-            core.metrics.damaged_modules.inc();
+            ctx.metrics.damaged_modules.inc();
             tracing::error!(
                 plugin = %label, %fault,
                 "a plugin's module is not what was uploaded; other brokers are asked for it"
             );
         }
         let others: Vec<BrokerId> =
-            core.shard.metadata().brokers().map(|b| b.id).filter(|b| b.0 != core.broker_id).collect();
+            ctx.shard.metadata().brokers().map(|b| b.id).filter(|b| b.0 != ctx.broker_id).collect();
         let mut said = Vec::new();
         for other in &others {
-            let request =
-                proto::FetchPluginRequest { digest: plugin.digest.0.to_vec().into(), reference: String::new() };
-            let asked = core.peers.request(*other, encode_parts(&request, 0), Vec::new());
-            let answer = match tokio::time::timeout(FETCH_TIMEOUT, asked).await {
-                Ok(answer) => answer.filter_kind(FrameKind::FetchPluginReply),
-                Err(_) => Err(RemoteError::new(ErrorCode::Timeout, "no answer in time")),
-            };
-            let checked = match answer {
-                Ok(answer) => checked(&plugin.digest.0, answer.body).await,
+            let asked = ctx.peers.ask(*other, FetchPluginRequest { plugin: PluginReference::Digest(plugin.digest) });
+            let late = |_| Err(ApiError::new(ErrorCode::Timeout, "no answer in time"));
+            let checked = match tokio::time::timeout(FETCH_TIMEOUT, asked).await.unwrap_or_else(late) {
+                Ok(answer) => checked(&plugin.digest, answer.module).await,
                 Err(error) => Err(error),
             };
             let (digest, module) = match checked {
@@ -238,7 +218,7 @@ impl Plugins {
             };
             match self.keep(digest, module.clone()).await {
                 Ok(()) => {
-                    core.metrics.repaired_modules.inc();
+                    ctx.metrics.repaired_modules.inc();
                     tracing::warn!(plugin = %label, from = %other, was = %fault, "a plugin's module is whole again");
                 }
                 // Those who need it now have it.
@@ -259,13 +239,13 @@ impl Plugins {
     }
 
     /// Reads every module that the cluster knows, and repairs what is not whole; answers how many could not be.
-    async fn scrub(&self, core: &Rc<Core>) -> usize {
-        let mut plugins: Vec<Plugin> = core.shard.metadata().plugins().cloned().collect();
+    async fn scrub(&self, ctx: &Rc<Ctx>) -> usize {
+        let mut plugins: Vec<Plugin> = ctx.shard.metadata().plugins().cloned().collect();
         plugins.sort_by_key(|p| p.digest);
         plugins.dedup_by_key(|p| p.digest);
         let mut lost = 0;
         for plugin in &plugins {
-            if let Err(error) = self.read(core, plugin).await {
+            if let Err(error) = self.read(ctx, plugin).await {
                 tracing::error!(%error, "a plugin's module is not whole on this broker");
                 lost += 1;
             }
@@ -277,17 +257,17 @@ impl Plugins {
     /// Resolves, compiles and starts a filter, so that a wrong name or config shows when the subscription opens.
     pub(crate) async fn load_filter(
         &self,
-        core: &Rc<Core>,
+        ctx: &Rc<Ctx>,
         reference: &str,
         config: Bytes,
-    ) -> Result<LoadedFilter, RemoteError> {
+    ) -> Result<LoadedFilter, ApiError> {
         if config.len() > PLUGIN_CONFIG_BYTES_MAX {
             let message = format!("filter config is {} bytes, the limit is {PLUGIN_CONFIG_BYTES_MAX}", config.len());
-            return Err(RemoteError::new(ErrorCode::TooLarge, message));
+            return Err(ApiError::new(ErrorCode::TooLarge, message));
         }
         let plugin =
-            core.shard.metadata().plugin(reference, PluginKind::Filter).cloned().map_err(|e| core.remote(&e))?;
-        let module = self.module(core, &plugin, Kind::Filter).await?;
+            ctx.shard.metadata().plugin(reference, PluginKind::Filter).cloned().map_err(|e| ApiError::from(&e))?;
+        let module = self.module(ctx, &plugin, Kind::Filter).await?;
         let config: Arc<[u8]> = config[..].into();
         let (trial, trial_config) = (module.clone(), config.clone());
         off_thread(move || Filter::new(&trial, &trial_config).map(drop)).await?.map_err(|e| plugin_failed(&e))?;
@@ -295,11 +275,11 @@ impl Plugins {
     }
 
     /// A compiled module.
-    async fn module(&self, core: &Rc<Core>, plugin: &Plugin, kind: Kind) -> Result<Module, RemoteError> {
+    async fn module(&self, ctx: &Rc<Ctx>, plugin: &Plugin, kind: Kind) -> Result<Module, ApiError> {
         if let Some(known) = self.compiled.borrow().get(&plugin.digest) {
             return Ok(known.clone());
         }
-        let component = self.read(core, plugin).await?;
+        let component = self.read(ctx, plugin).await?;
         let engine = self.engine()?;
         let label = label(plugin);
         let made = off_thread(move || engine.compile(&component, kind, &label)).await?;
@@ -313,66 +293,109 @@ impl Plugins {
     }
 
     /// The partitions of a client's records, for clients that run no wasm themselves.
-    pub(crate) async fn place(
-        &self,
-        core: &Rc<Core>,
-        request: proto::PlaceRequest,
-        records: Bytes,
-    ) -> Result<Vec<u32>, RemoteError> {
-        let id = TopicId::from_slice(&request.topic_id)
-            .ok_or_else(|| RemoteError::new(ErrorCode::Malformed, "topic id is not 16 bytes"))?;
-        core.find_partition(&TopicPartition::new(id, 0))?;
-        let topic = core.shard.metadata().topics().find(|t| t.id == id).cloned();
+    async fn place(&self, ctx: &Rc<Ctx>, request: PlaceRequest) -> Result<Vec<u32>, ApiError> {
+        let id = request.topic;
+        ctx.find_partition(&TopicPartition::new(id, 0))?;
+        let topic = ctx.shard.metadata().topics().find(|t| t.id == id).cloned();
         let topic = topic.expect("its partition was found");
-        let (found, current) = (PinEpoch(request.pin_epoch), topic.pin_epoch);
+        let (found, current) = (request.pin_epoch, topic.pin_epoch);
         if found > current {
-            let error = ProduceError::PinUnknown { found, current };
-            return Err(RemoteError::new(ErrorCode::PinUnknown, error.to_string()));
+            return Err((&ProduceError::PinUnknown { found, current }).into());
         }
         if found != current {
-            return Err(RemoteError::new(ErrorCode::StalePin, ProduceError::StalePin { found, current }.to_string()));
+            return Err((&ProduceError::StalePin { found, current }).into());
         }
         let Some(pin) = &topic.pin else {
             let message =
                 format!("topic {:?} has no plugin for its partitioner: place its records by their keys", topic.name);
-            return Err(RemoteError::new(ErrorCode::InvalidRequest, message));
+            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
         };
         let batch =
-            RecordBatch::parse(records).map_err(|e| RemoteError::new(ErrorCode::CorruptBatch, e.to_string()))?;
-        let found = core.shard.metadata().plugin_by_digest(&pin.digest).cloned();
+            RecordBatch::parse(request.records).map_err(|e| ApiError::new(ErrorCode::CorruptBatch, e.to_string()))?;
+        let found = ctx.shard.metadata().plugin_by_digest(&pin.digest).cloned();
         let plugin = found.ok_or_else(|| {
-            RemoteError::new(ErrorCode::Internal, format!("plugin {}@{} is pinned and unknown", pin.name, pin.version))
+            ApiError::new(ErrorCode::Internal, format!("plugin {}@{} is pinned and unknown", pin.name, pin.version))
         })?;
-        let module = self.module(core, &plugin, Kind::Partitioner).await?;
+        let module = self.module(ctx, &plugin, Kind::Partitioner).await?;
         let (digest, config, partitions) = (pin.digest.0, pin.config[..].into(), topic.partitions);
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let job = PartitionJob { digest, module, config, batch, partitions };
         self.pool().partition(job, move |placed| drop(sender.send(placed)));
-        let placed = receiver.await.map_err(|_| RemoteError::new(ErrorCode::Internal, "a guest's thread failed"))?;
+        let placed = receiver.await.map_err(|_| ApiError::new(ErrorCode::Internal, "a guest's thread failed"))?;
         placed.map_err(|e| {
             let code = match e {
                 PartitionFailure::Guest(_) | PartitionFailure::Call(_) => ErrorCode::PluginFailed,
                 PartitionFailure::Batch(_) => ErrorCode::CorruptBatch,
                 PartitionFailure::Busy => ErrorCode::Backlog,
             };
-            RemoteError::new(code, e.to_string()).with_fault(e.fault())
+            ApiError::new(code, e.to_string()).with_fault(e.fault())
         })
     }
 
-    fn engine(&self) -> Result<Engine, RemoteError> {
+    fn engine(&self) -> Result<Engine, ApiError> {
         if let Some(engine) = self.engine.get() {
             return Ok(engine.clone());
         }
-        let engine = Engine::new(Profile::Broker).map_err(|e| RemoteError::new(ErrorCode::Internal, e.to_string()))?;
+        let engine = Engine::new(Profile::Broker).map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
         Ok(self.engine.get_or_init(|| engine).clone())
     }
 }
 
+impl Service<UploadPluginRequest> for Ctx {
+    async fn serve(
+        self: &Rc<Self>,
+        _: &Principal,
+        request: UploadPluginRequest,
+    ) -> Result<UploadPluginReply, ApiError> {
+        self.plugins.upload(self, request).await
+    }
+}
+
+impl Service<ListPluginsRequest> for Ctx {
+    async fn serve(self: &Rc<Self>, _: &Principal, _: ListPluginsRequest) -> Result<ListPluginsReply, ApiError> {
+        Ok(ListPluginsReply { plugins: self.shard.metadata().plugins().map(describe).collect() })
+    }
+}
+
+impl Service<FetchPluginRequest> for Ctx {
+    async fn serve(
+        self: &Rc<Self>,
+        principal: &Principal,
+        request: FetchPluginRequest,
+    ) -> Result<FetchPluginReply, ApiError> {
+        let found = match request.plugin {
+            PluginReference::Name(name) => {
+                self.shard.metadata().plugin_any(&name).cloned().map_err(|e| ApiError::from(&e))?
+            }
+            PluginReference::Digest(digest) => {
+                let found = self.shard.metadata().plugin_by_digest(&digest).cloned();
+                let unknown = || ApiError::new(ErrorCode::UnknownPlugin, format!("no plugin has digest {digest}"));
+                found.ok_or_else(unknown)?
+            }
+        };
+        let module = self.plugins.read_for(self, &found, principal).await?;
+        Ok(FetchPluginReply { plugin: describe(&found), module })
+    }
+}
+
+impl Service<StoreModuleRequest> for Ctx {
+    async fn serve(self: &Rc<Self>, _: &Principal, request: StoreModuleRequest) -> Result<StoreModuleReply, ApiError> {
+        self.plugins.store(&request.digest, request.module).await?;
+        Ok(StoreModuleReply {})
+    }
+}
+
+impl Service<PlaceRequest> for Ctx {
+    async fn serve(self: &Rc<Self>, _: &Principal, request: PlaceRequest) -> Result<PlaceReply, ApiError> {
+        Ok(PlaceReply { partitions: self.plugins.place(self, request).await? })
+    }
+}
+
 /// Keeps the modules on this broker's disk whole, as long as it runs.
-pub(crate) async fn keep_whole(core: Rc<Core>) {
-    core.registered().await;
+pub(crate) async fn keep_whole(ctx: Rc<Ctx>) {
+    ctx.registered().await;
     loop {
-        let wait = match core.plugins.scrub(&core).await {
+        let wait = match ctx.plugins.scrub(&ctx).await {
             0 => SCRUB_EVERY,
             _ => SCRUB_AGAIN,
         };
@@ -385,47 +408,31 @@ fn label(plugin: &Plugin) -> String {
     format!("{}@{} ({})", plugin.name, plugin.version, plugin.digest)
 }
 
-fn damaged(plugin: &Plugin, what: &str) -> RemoteError {
+fn damaged(plugin: &Plugin, what: &str) -> ApiError {
     let (label, name) = (label(plugin), &plugin.name);
     let message = format!(
         "plugin {label}: {what}. Nothing is run in its place. Upload the same file again (`thalweg plugin upload \
          {name} FILE`), or bring back \
          a broker that has the module"
     );
-    RemoteError::new(ErrorCode::DamagedPlugin, message)
+    ApiError::new(ErrorCode::DamagedPlugin, message)
 }
 
-trait FilterKind {
-    fn filter_kind(self, kind: FrameKind) -> Result<Frame, RemoteError>;
-}
-
-impl FilterKind for Result<Frame, RemoteError> {
-    /// An answer of another kind is an error, most of the time one that says so itself.
-    fn filter_kind(self, kind: FrameKind) -> Result<Frame, RemoteError> {
-        let frame = self?;
-        match frame.kind == kind {
-            true => Ok(frame),
-            false => Err(frame
-                .message::<proto::Error>()
-                .map_or_else(|e| RemoteError::new(ErrorCode::Malformed, e.to_string()), RemoteError::from)),
-        }
-    }
-}
-
-fn cannot_store(e: &std::io::Error) -> RemoteError {
+fn cannot_store(e: &std::io::Error) -> ApiError {
     let code = match e.kind() {
         std::io::ErrorKind::StorageFull => ErrorCode::StorageFull,
         _ => ErrorCode::Internal,
     };
-    RemoteError::new(code, format!("the module cannot be stored: {e}"))
+    ApiError::new(code, format!("the module cannot be stored: {e}"))
 }
 
-pub(crate) fn describe(p: &Plugin) -> proto::Plugin {
-    proto::Plugin {
+/// A plugin as clients see it.
+pub(crate) fn describe(p: &Plugin) -> thalweg_api::Plugin {
+    thalweg_api::Plugin {
         name: p.name.clone(),
         version: p.version,
-        digest: p.digest.0.to_vec().into(),
-        kind: p.kind.name().into(),
+        digest: p.digest,
+        kind: p.kind,
         bytes: p.bytes,
         created_ms: p.created_ms,
         contract: p.contract,
@@ -433,11 +440,11 @@ pub(crate) fn describe(p: &Plugin) -> proto::Plugin {
 }
 
 /// Runs `work` on a thread for blocking calls.
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RemoteError> {
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|e| RemoteError::new(ErrorCode::Internal, format!("a worker thread failed: {e}")))
+        .map_err(|e| ApiError::new(ErrorCode::Internal, format!("a worker thread failed: {e}")))
 }
-fn plugin_failed(e: &GuestError) -> RemoteError {
-    RemoteError::new(ErrorCode::PluginFailed, e.to_string()).with_fault(e.fault())
+fn plugin_failed(e: &GuestError) -> ApiError {
+    ApiError::new(ErrorCode::PluginFailed, e.to_string()).with_fault(e.fault())
 }

@@ -4,14 +4,16 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use quinn::SendStream;
+use thalweg_api::{ApiError, ErrorCode, Resource, Right};
 use thalweg_broker_core::Produce;
 use thalweg_model::{BatchError, Codec, PartitionId, PinEpoch, RecordBatch, TopicId, TopicPartition};
 use thalweg_quic::{FrameReader, StreamError};
 use thalweg_replica::{Acks, ProduceError};
-use thalweg_wire::{ErrorCode, Frame, RemoteError, proto};
+use thalweg_wire::{Frame, proto};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::core::{Core, damaged, lost};
+use crate::ctx::{Ctx, damaged, lost};
+use crate::door::Principal;
 
 /// Answers sent in one write at most.
 const REPLIES_MAX: usize = 256;
@@ -22,19 +24,25 @@ const UNANSWERED_MAX: usize = 4096;
 const CHECKED_HERE_BYTES: usize = 512 << 10;
 
 /// Serves the stream whose first frame was `first`.
-pub(crate) async fn serve(core: Rc<Core>, first: Frame, mut frames: FrameReader, replies: SendStream) {
+pub(crate) async fn serve(
+    ctx: Rc<Ctx>,
+    principal: Principal,
+    first: Frame,
+    mut frames: FrameReader,
+    replies: SendStream,
+) {
     let (sender, receiver) = unbounded_channel();
     let writer = tokio::task::spawn_local(write_replies(receiver, replies));
     let unanswered = Rc::new(tokio::sync::Semaphore::new(UNANSWERED_MAX));
     let mut next = Ok(Some(first));
     while let Ok(Some(frame)) = next {
         // Back-pressure instead of memory: QUIC's flow control holds the producer while segments lag behind.
-        while core.shard.is_congested() {
-            core.shard.room.notified().await;
+        while ctx.shard.is_congested() {
+            ctx.shard.room.notified().await;
         }
         let permit = unanswered.clone().acquire_owned_rc().await;
-        if let Err(error) = append(&core, frame, &sender, permit).await {
-            core.metrics.produce_errors.inc();
+        if let Err(error) = append(&ctx, &principal, frame, &sender, permit).await {
+            ctx.metrics.produce_errors.inc();
             tracing::debug!(%error, "produce stream closed");
             break;
         }
@@ -46,7 +54,8 @@ pub(crate) async fn serve(core: Rc<Core>, first: Frame, mut frames: FrameReader,
 }
 
 async fn append(
-    core: &Rc<Core>,
+    ctx: &Rc<Ctx>,
+    principal: &Principal,
     frame: Frame,
     replies: &UnboundedSender<proto::ProduceReply>,
     permit: Permit,
@@ -54,13 +63,13 @@ async fn append(
     let head: proto::Produce = frame.message()?;
     let request_id = head.request_id;
     let answer = {
-        let (replies, core) = (replies.clone(), core.clone());
-        move |result: Result<u64, RemoteError>| {
+        let (replies, ctx) = (replies.clone(), ctx.clone());
+        move |result: Result<u64, ApiError>| {
             drop(permit);
             let reply = match result {
                 Ok(base_offset) => proto::ProduceReply { request_id, base_offset, error: None },
                 Err(error) => {
-                    core.metrics.produce_errors.inc();
+                    ctx.metrics.produce_errors.inc();
                     proto::ProduceReply { request_id, base_offset: 0, error: Some(error.into()) }
                 }
             };
@@ -73,70 +82,59 @@ async fn append(
         2 => Acks::Quorum,
         unknown => {
             let message = format!("acks {unknown} is unknown: 0 is none, 1 the leader, 2 a quorum");
-            answer(Err(RemoteError::new(ErrorCode::InvalidRequest, message)));
+            answer(Err(ApiError::new(ErrorCode::InvalidRequest, message)));
             return Ok(());
         }
     };
     let Some(topic) = TopicId::from_slice(&head.topic_id) else {
-        answer(Err(RemoteError::new(ErrorCode::Malformed, "topic id is not 16 bytes")));
+        answer(Err(ApiError::malformed("topic id is not 16 bytes")));
         return Ok(());
     };
     let name = TopicPartition { topic, partition: PartitionId(head.partition) };
-    if let Err(error) = core.find_partition(&name).and_then(|()| core.check_producible(&name)) {
+    let may = || ctx.may(principal, Right::Write, Resource::TopicId(topic));
+    if let Err(error) = ctx.find_partition(&name).and_then(|()| may()) {
         answer(Err(error));
         return Ok(());
     }
-    let batch = match checked(core, frame.body).await {
+    let batch = match checked(ctx, frame.body).await {
         Ok(batch) => batch,
         Err(error) => {
             let code = if error.is_limit() { ErrorCode::TooLarge } else { ErrorCode::CorruptBatch };
-            answer(Err(RemoteError::new(code, format!("partition {}: {error}", head.partition))));
+            answer(Err(ApiError::new(code, format!("partition {}: {error}", head.partition))));
             return Ok(());
         }
     };
-    core.metrics.produced_records.inc_by(batch.records_count() as u64);
-    core.metrics.produced_bytes.inc_by(batch.bytes().len() as u64);
+    ctx.metrics.produced_records.inc_by(batch.records_count() as u64);
+    ctx.metrics.produced_bytes.inc_by(batch.bytes().len() as u64);
     let request = Produce { batch, token: head.producer_token, pin_epoch: PinEpoch(head.pin_epoch), acks };
     let partition = head.partition;
     let done = Box::new(move |result: Result<thalweg_model::Offset, ProduceError>| {
-        answer(result.map(|o| o.0).map_err(|e| remote(partition, &e)));
+        answer(result.map(|o| o.0).map_err(|e| refused(partition, &e)));
     });
-    core.shard.produce(name, request, done);
+    ctx.shard.produce(name, request, done);
     Ok(())
 }
 
 /// The batch, once whoever reads it later can. Batches of one stream come out in their order, because the next frame
 /// waits.
-async fn checked(core: &Core, body: Bytes) -> Result<RecordBatch, BatchError> {
+async fn checked(ctx: &Ctx, body: Bytes) -> Result<RecordBatch, BatchError> {
     let batch = RecordBatch::parse(body)?;
     if batch.header().codec == Codec::None && batch.bytes().len() <= CHECKED_HERE_BYTES {
         return batch.check_records().map(|()| batch);
     }
     // Handed over and back rather than shared: a batch that nobody else holds gets its offset in place.
-    let _turn = core.checks.acquire().await.expect("never closed");
+    let _turn = ctx.checks.acquire().await.expect("never closed");
     let check = move || batch.check_records().map(|()| batch);
     tokio::task::spawn_blocking(check).await.expect("the check does not panic")
 }
 
-fn remote(partition: u32, error: &ProduceError) -> RemoteError {
-    let code = match error {
-        ProduceError::Offline(what) => return damaged(partition, what),
-        ProduceError::Lost(what) => return lost(partition, what),
-        ProduceError::NotLeader { .. } => ErrorCode::NotLeader,
-        ProduceError::StalePin { .. } => ErrorCode::StalePin,
-        ProduceError::PinUnknown { .. } => ErrorCode::PinUnknown,
-        ProduceError::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
-        ProduceError::Fenced { .. } => ErrorCode::ProducerFenced,
-        ProduceError::SequenceTaken { .. } => ErrorCode::SequenceTaken,
-        ProduceError::NotIssued { .. } => ErrorCode::ProducerNotIssued,
-        ProduceError::SecretUnknown | ProduceError::ClockUnknown { .. } => ErrorCode::Behind,
-        ProduceError::UnknownProducer | ProduceError::DuplicateForgotten => ErrorCode::UnknownProducer,
-        ProduceError::Backlog => ErrorCode::Backlog,
-        ProduceError::StorageFull => ErrorCode::StorageFull,
-        ProduceError::TimestampAhead { .. } | ProduceError::TimestampNegative { .. } => ErrorCode::InvalidTimestamp,
-        ProduceError::NotProducible => ErrorCode::CorruptBatch,
-    };
-    RemoteError::new(code, format!("partition {partition}: {error}"))
+/// Why a batch was not appended, with what an operator can do where the partition serves nothing.
+fn refused(partition: u32, error: &ProduceError) -> ApiError {
+    match error {
+        ProduceError::Offline(what) => damaged(partition, what),
+        ProduceError::Lost(what) => lost(partition, what),
+        error => ApiError::new(ApiError::from(error).code, format!("partition {partition}: {error}")),
+    }
 }
 
 async fn write_replies(mut replies: UnboundedReceiver<proto::ProduceReply>, mut stream: SendStream) {

@@ -1,0 +1,78 @@
+//! The one door: who asks, and whether that is allowed. Today's rules are of three kinds of askers; lists of rights for
+//! single names come here. Which right a request needs is said in its row (`thalweg_api`).
+
+use quinn::Connection;
+use thalweg_api::{ApiError, ErrorCode, Resource, Right};
+use thalweg_broker_core::OWN_PREFIX;
+use thalweg_model::BrokerId;
+
+use crate::ctx::Ctx;
+use crate::tls::proves;
+
+/// Who asks, and how that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Principal {
+    /// A client on this machine.
+    Near,
+    /// A client with a certificate of the cluster's CA.
+    Certified,
+    /// Any other client.
+    Anyone,
+    /// Another broker of the cluster, or this one. What it asks is not handed on once more.
+    Broker(BrokerId),
+}
+
+impl Principal {
+    /// The client at the other end of a connection.
+    pub(crate) fn of_client(connection: &Connection) -> Principal {
+        if connection.remote_address().ip().to_canonical().is_loopback() {
+            return Principal::Near;
+        }
+        match proves(connection, None) {
+            true => Principal::Certified,
+            false => Principal::Anyone,
+        }
+    }
+
+    pub(crate) fn is_broker(&self) -> bool {
+        matches!(self, Principal::Broker(_))
+    }
+}
+
+impl Ctx {
+    /// Whether a principal has a right to something. Everybody produces, consumes and looks; who is on this machine, or
+    /// has a certificate, changes the cluster; only brokers change and write the cluster's own topics.
+    pub(crate) fn may(&self, principal: &Principal, right: Right, resource: Resource<'_>) -> Result<(), ApiError> {
+        let denied = |why: &str| Err(ApiError::new(ErrorCode::Denied, why));
+        match right {
+            Right::Nobody => return denied("nobody may ask this: its row of the table of requests says no right"),
+            Right::Serve if !principal.is_broker() => return denied("only brokers of the cluster may ask this"),
+            Right::Alter | Right::Operate if *principal == Principal::Anyone => {
+                return denied(
+                    "changing the cluster from another machine needs a client certificate of its CA; \
+                     `thalweg cluster certify` makes one",
+                );
+            }
+            _ => {}
+        }
+        match (right, resource) {
+            _ if principal.is_broker() => Ok(()),
+            (Right::Alter | Right::Write, Resource::Topic(name)) => check_own(name),
+            (Right::Alter | Right::Write, Resource::TopicId(id)) => {
+                self.with_topic_name(id, check_own).unwrap_or(Ok(()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Clients neither make, change nor write the cluster's own topics.
+fn check_own(topic: &str) -> Result<(), ApiError> {
+    if !topic.starts_with(OWN_PREFIX) {
+        return Ok(());
+    }
+    let message = format!(
+        "topic {topic:?}: topics whose names begin with {OWN_PREFIX} are the cluster's own; choose another name"
+    );
+    Err(ApiError::new(ErrorCode::InvalidRequest, message))
+}

@@ -1,0 +1,290 @@
+//! The membership stream: what a member of a consumer group says to its coordinator, and is told. What operators ask about
+//! groups is in `groups.rs`.
+
+use std::future::Future;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use quinn::{Connection, ConnectionError, ReadError, SendStream};
+use sha2::{Digest, Sha256};
+use thalweg_api::{ApiError, ErrorCode, Filter, FrameKind, Resource, Right};
+use thalweg_broker_core::CoordinatorError;
+use thalweg_control::{
+    Assignment, Committed, Committer, GroupError, GroupFilter, GroupRequest, Join, PluginKind, SecretDigest, Terms,
+};
+use thalweg_model::limits::MEMBER_SECRET_BYTES;
+use thalweg_model::{Assignor, PartitionId, TopicId, TopicPartition};
+use thalweg_quic::{FrameReader, StreamError};
+use thalweg_wire::{Frame, encode, proto};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::answers::answered;
+use crate::connection::refuse;
+use crate::ctx::Ctx;
+use crate::door::Principal;
+use crate::plugins::describe;
+use crate::produce::{AcquireRc, Permit};
+use crate::router::no_coordinator;
+use crate::shard::GroupResult;
+
+/// Requests of one member that may wait for their answer; the reader stops above it.
+const UNANSWERED_MAX: usize = 256;
+
+/// Serves the membership stream whose first frame was `first`, a `GroupOpen`.
+pub(crate) async fn serve(
+    ctx: Rc<Ctx>,
+    principal: Principal,
+    connection: Connection,
+    first: Frame,
+    mut frames: FrameReader,
+    mut stream: SendStream,
+) {
+    let host = connection.remote_address().ip().to_canonical().to_string();
+    let (member, assignment) = match open(&ctx, &principal, &first, host).await {
+        Ok(opened) => opened,
+        Err(error) => return refuse(&mut stream, error).await,
+    };
+    let (sender, receiver) = unbounded_channel();
+    let _ = sender.send(Ok(encode(&assignment)));
+    let writer = tokio::task::spawn_local(write(receiver, stream));
+    let changed = ctx.shard.watch_member(&member.group, &member.id);
+    let unanswered = Rc::new(tokio::sync::Semaphore::new(UNANSWERED_MAX));
+    let mut answers = tokio::task::JoinSet::new();
+    // Something may have changed between the first answer and the watching.
+    changed.notify_one();
+    let ended = loop {
+        let permit = unanswered.clone().acquire_owned_rc().await;
+        tokio::select! {
+            biased;
+            () = writer_gone(&sender) => break None,
+            frame = frames.next() => match frame {
+                // Its member speaks over a newer stream: what this one still brings would come after what that one
+                // brought.
+                Ok(Some(_)) if !ctx.shard.is_watching(&member.group, &member.id, &changed) => break None,
+                Ok(Some(frame)) => match member.request(&ctx, &frame) {
+                    Ok(answer) => drop(answers.spawn_local(pass(answer, sender.clone(), permit))),
+                    Err(error) => break Some(error),
+                },
+                // Without a word of leaving it may come back on another stream, within its session.
+                Ok(None) => break None,
+                Err(error) => {
+                    let is_closed = matches!(connection.close_reason(), Some(ConnectionError::ApplicationClosed(_)));
+                    if closed_by_peer(&error) || is_closed {
+                        member.leave(&ctx, true).await;
+                    }
+                    break None;
+                }
+            },
+            () = changed.notified() => {
+                let look = member.look(&ctx);
+                answers.spawn_local(pass(look, sender.clone(), permit));
+            }
+            Some(_) = answers.join_next() => {}
+        }
+    };
+    ctx.shard.forget_member(&member.group, &member.id, &changed);
+    if let Some(error) = ended {
+        let _ = sender.send(Err(error));
+    }
+    while answers.join_next().await.is_some() {}
+    drop(sender);
+    let _ = writer.await;
+}
+
+/// True for what a process says on purpose when it goes.
+fn closed_by_peer(error: &StreamError) -> bool {
+    matches!(error, StreamError::Read(ReadError::ConnectionLost(ConnectionError::ApplicationClosed(_))))
+}
+
+type Reply = Result<Bytes, ApiError>;
+
+/// Hands an answer to the writer; an error is the stream's last word.
+async fn pass(answer: impl Future<Output = Reply>, replies: UnboundedSender<Reply>, permit: Permit) {
+    let _ = replies.send(answer.await);
+    drop(permit);
+}
+
+async fn writer_gone(replies: &UnboundedSender<Reply>) {
+    replies.closed().await;
+}
+
+async fn write(mut replies: UnboundedReceiver<Reply>, mut stream: SendStream) {
+    while let Some(reply) = replies.recv().await {
+        match reply {
+            Ok(bytes) => {
+                if stream.write_chunk(bytes).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => return refuse(&mut stream, error).await,
+        }
+    }
+    let _ = stream.finish();
+}
+
+/// A member, as its stream knows it.
+struct Session {
+    group: String,
+    id: String,
+    /// Of what its `GroupOpen` brought; goes with everything that this stream asks.
+    secret: SecretDigest,
+    /// Of `__consumer_offsets`.
+    partition: u32,
+}
+
+/// Joins, or goes on; answers with what the member may read.
+async fn open(
+    ctx: &Rc<Ctx>,
+    principal: &Principal,
+    first: &Frame,
+    host: String,
+) -> Result<(Session, proto::GroupAssignment), ApiError> {
+    let head: proto::GroupOpen = first.message().map_err(ApiError::malformed)?;
+    ctx.may(principal, Right::Read, Resource::Group(&head.group))?;
+    let partition = ctx.shard.partition_of_group(&head.group).ok_or_else(no_coordinator)?.partition.0;
+    let secret = digest(&head.secret)?;
+    let session = Session { group: head.group, id: head.member, secret, partition };
+    let (group, member) = (session.group.clone(), session.id.clone());
+    let mut filter = None;
+    let answer = match head.join {
+        None => ctx.shard.group(partition, GroupRequest::Look { group, member, secret }),
+        Some(join) => {
+            let gone = join.gone.into_iter().map(|g| Ok((g.member, digest(&g.secret)?)));
+            let gone = gone.collect::<Result<Vec<_>, ApiError>>()?;
+            let asked = join.filter.map(Filter::try_from).transpose()?;
+            if let Some(f) = &asked {
+                let found = ctx.shard.metadata().plugin(&f.reference, PluginKind::Filter).cloned();
+                filter = Some(found.map_err(|e| ApiError::from(&e))?);
+            }
+            let resolved = asked.zip(filter.as_ref()).map(|(f, plugin)| {
+                let reference = format!("{}@{}", plugin.name, plugin.version);
+                GroupFilter { reference, config: f.config, on_failure: f.on_failure }
+            });
+            let assignor = Assignor::from_number(join.assignor).ok_or_else(|| {
+                let message = format!("assignor {} is unknown: 0 uniform, 1 range", join.assignor);
+                ApiError::new(ErrorCode::InvalidRequest, message)
+            })?;
+            let join = Join {
+                secret,
+                gone,
+                instance: Some(join.instance).filter(|i| !i.is_empty()),
+                client: join.client,
+                host,
+                topics: join.topics,
+                session_ms: join.session_ms,
+                terms: Terms { assignor, filter: resolved },
+            };
+            ctx.shard.group(partition, GroupRequest::Join { group, member, join })
+        }
+    };
+    let mut assignment = assigned(ctx, 0, answer.await)?;
+    assignment.filter = filter.as_ref().map(|f| describe(f).into());
+    Ok((session, assignment))
+}
+
+impl Session {
+    /// Asks the coordinator what a frame asks for; asked when this returns, answered later.
+    fn request(
+        &self,
+        ctx: &Rc<Ctx>,
+        frame: &Frame,
+    ) -> Result<std::pin::Pin<Box<dyn Future<Output = Reply>>>, ApiError> {
+        let (group, member, secret, ctx) = (self.group.clone(), self.id.clone(), self.secret, ctx.clone());
+        match frame.kind {
+            FrameKind::GroupHeartbeat => {
+                let head: proto::GroupHeartbeat = frame.message().map_err(ApiError::malformed)?;
+                let topics = Some(head.topics).filter(|topics| !topics.is_empty());
+                let request = GroupRequest::Heartbeat { group, member, secret, epoch: head.epoch, topics };
+                let answer = ctx.shard.group(self.partition, request);
+                Ok(Box::pin(async move { Ok(encode(&assigned(&ctx, head.number, answer.await)?)) }))
+            }
+            FrameKind::GroupCommit => {
+                let head: proto::GroupCommit = frame.message().map_err(ApiError::malformed)?;
+                let offsets = commits(head.offsets)?;
+                let committer = Some(Committer { member, secret, epoch: head.epoch });
+                let request = GroupRequest::Commit { group, committer, offsets };
+                let answer = ctx.shard.group(self.partition, request);
+                Ok(Box::pin(async move {
+                    let refused: Vec<(TopicPartition, GroupError)> = answered(answer.await)?;
+                    let refused = refused.iter().map(|(p, error)| proto::RefusedCommit {
+                        topic_id: p.topic.0.to_vec().into(),
+                        partition: p.partition.0,
+                        error: Some(ApiError::from(error).into()),
+                    });
+                    Ok(encode(&proto::GroupCommitReply { number: head.number, refused: refused.collect() }))
+                }))
+            }
+            FrameKind::GroupLeave => {
+                let head: proto::GroupLeave = frame.message().map_err(ApiError::malformed)?;
+                let request = GroupRequest::Leave { group, member, secret, is_for_a_moment: head.for_a_moment };
+                let answer = ctx.shard.group(self.partition, request);
+                Ok(Box::pin(async move {
+                    match answer.await {
+                        Ok(_) | Err(CoordinatorError::Refused(GroupError::UnknownMember { .. })) => {
+                            Ok(encode(&proto::GroupLeft {}))
+                        }
+                        Err(error) => Err(ApiError::from(&error)),
+                    }
+                }))
+            }
+            kind => {
+                Err(ApiError::new(ErrorCode::Malformed, format!("{kind:?} does not belong on a membership stream")))
+            }
+        }
+    }
+
+    fn look(&self, ctx: &Rc<Ctx>) -> impl Future<Output = Reply> + 'static {
+        let (group, member) = (self.group.clone(), self.id.clone());
+        let request = GroupRequest::Look { group, member, secret: self.secret };
+        let (ctx, answer) = (ctx.clone(), ctx.shard.group(self.partition, request));
+        async move { Ok(encode(&assigned(&ctx, 0, answer.await)?)) }
+    }
+
+    async fn leave(&self, ctx: &Rc<Ctx>, is_for_a_moment: bool) {
+        let (group, member) = (self.group.clone(), self.id.clone());
+        let request = GroupRequest::Leave { group, member, secret: self.secret, is_for_a_moment };
+        if let Err(error) = ctx.shard.group(self.partition, request).await {
+            tracing::debug!(group = self.group, member = self.id, %error, "a member left that is none");
+        }
+    }
+}
+
+fn assigned(ctx: &Ctx, number: u64, answer: GroupResult) -> Result<proto::GroupAssignment, ApiError> {
+    let Assignment { epoch, partitions } = answered(answer)?;
+    let metadata = ctx.shard.metadata();
+    let partition = |a: thalweg_control::Assigned| proto::AssignedPartition {
+        topic: metadata.topic_by_id(a.partition.topic).map_or_else(String::new, |t| t.name.clone()),
+        topic_id: a.partition.topic.0.to_vec().into(),
+        partition: a.partition.partition.0,
+        since: a.since,
+        committed: a.committed.map(offset),
+    };
+    let partitions = partitions.into_iter().map(partition).collect();
+    Ok(proto::GroupAssignment { number, epoch, partitions, filter: None })
+}
+
+fn offset(committed: Committed) -> proto::CommittedOffset {
+    proto::CommittedOffset { offset: committed.offset, filtered: committed.filtered, failed: committed.failed }
+}
+
+fn commits(offsets: Vec<proto::PartitionCommit>) -> Result<Vec<(TopicPartition, Committed)>, ApiError> {
+    let commit = |c: proto::PartitionCommit| {
+        let topic = TopicId::from_slice(&c.topic_id).ok_or_else(|| ApiError::malformed("topic id is not 16 bytes"))?;
+        let at = c.at.unwrap_or_default();
+        let committed = Committed { offset: at.offset, filtered: at.filtered, failed: at.failed };
+        Ok((TopicPartition { topic, partition: PartitionId(c.partition) }, committed))
+    };
+    offsets.into_iter().map(commit).collect()
+}
+
+/// What a coordinator keeps of a member's secret.
+fn digest(secret: &[u8]) -> Result<SecretDigest, ApiError> {
+    match secret.len() {
+        MEMBER_SECRET_BYTES => Ok(SecretDigest(Sha256::digest(secret).into())),
+        found => {
+            let message =
+                format!("a member's secret is {found} bytes, it must be {MEMBER_SECRET_BYTES} bytes of chance");
+            Err(ApiError::new(ErrorCode::InvalidRequest, message))
+        }
+    }
+}
