@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use thalweg_wire::{ErrorKind, Message};
+use thalweg_api::{ErrorKind, Request};
+use thalweg_wire::Codec;
 
 use crate::address::{Address, Trust};
 use crate::link::{Io, LinkOptions};
@@ -209,12 +209,12 @@ impl Client {
         self.timeout
     }
 
-    pub(crate) async fn request<M: Message + Send + 'static, R: Message + Send + 'static>(
-        &self,
-        message: M,
-    ) -> Result<R> {
-        let answer = self.io.run(move |link| async move { link.request::<M, R>(message, Bytes::new()).await });
-        Ok(answer.await?.0)
+    /// A request's reply, from whoever answers.
+    pub(crate) async fn call<R>(&self, request: R) -> Result<R::Reply>
+    where
+        R: Request<Reply: Codec + Send> + Codec + Send + 'static,
+    {
+        self.io.run(move |link| async move { link.call(request).await }).await
     }
 }
 

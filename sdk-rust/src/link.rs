@@ -15,9 +15,10 @@ use quinn::{Connection, ConnectionError};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
+use thalweg_api::{Broker, ErrorKind, Request};
 use thalweg_client_core::Backoff;
 use thalweg_quic::Side;
-use thalweg_wire::{ALPN_CLIENT, ErrorKind, Message, agree, proto, versions};
+use thalweg_wire::{ALPN_CLIENT, Codec, agree, encode_message, proto, versions};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::address::{Address, Trust};
@@ -178,8 +179,8 @@ impl Link {
     }
 
     /// Takes note of where the cluster's brokers are.
-    pub(crate) fn learn(&self, brokers: &[proto::Broker]) {
-        let addresses = brokers.iter().map(|b| Address { host: b.host.clone(), port: b.port as u16 });
+    pub(crate) fn learn(&self, brokers: &[Broker]) {
+        let addresses = brokers.iter().map(|b| Address { host: b.host.clone(), port: b.port });
         *self.learnt.borrow_mut() = addresses.collect();
     }
 
@@ -344,35 +345,25 @@ impl Link {
         made.await.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, e.to_string())))
     }
 
-    /// One request and its answer on a stream of their own, tried again while the broker cannot be reached.
-    pub(crate) async fn request<M: Message, R: Message>(
-        self: &Rc<Self>,
-        message: M,
-        body: Bytes,
-    ) -> Result<(R, Bytes)> {
-        self.request_within(self.options.timeout, message, body).await
+    /// A request's reply, from whoever answers: asked again while no broker can be reached, or none can answer yet.
+    pub(crate) async fn call<R: Request<Reply: Codec> + Codec>(self: &Rc<Self>, request: R) -> Result<R::Reply> {
+        self.call_within(self.options.timeout, request).await
     }
 
-    /// One request with a time-out of its own; else as [`request`](Self::request).
-    pub(crate) async fn request_within<M: Message, R: Message>(
+    /// The same with a time-out of its own.
+    pub(crate) async fn call_within<R: Request<Reply: Codec> + Codec>(
         self: &Rc<Self>,
         timeout: Duration,
-        message: M,
-        body: Bytes,
-    ) -> Result<(R, Bytes)> {
+        request: R,
+    ) -> Result<R::Reply> {
         let deadline = Instant::now() + timeout;
+        let frame = encode_message(request);
         let mut attempt = 0;
         loop {
             let connection = self.connection_until(deadline).await?;
-            let answer = async {
-                let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost_by)?;
-                send(&mut sender, &message, body.clone()).await?;
-                let _ = sender.finish();
-                FrameReader::new(receiver).expect::<R>().await
-            };
             let left = deadline.saturating_duration_since(Instant::now());
-            let error = match tokio::time::timeout(left, answer).await {
-                Ok(Ok(answer)) => return Ok(answer),
+            let error = match tokio::time::timeout(left, ask::<R>(&connection, frame.clone())).await {
+                Ok(Ok(reply)) => return Ok(reply),
                 Ok(Err(error)) => error,
                 Err(_) => {
                     let (from, limit) = (connection.remote_address(), timeout.as_secs_f32());
@@ -385,7 +376,7 @@ impl Link {
             attempt += 1;
             let is_lost = error.kind() == ErrorKind::Disconnected && error.code().is_none();
             if is_lost {
-                // Another broker than the one that is lost may answer.
+                // Whoever it was, another broker may answer.
                 self.favourite.borrow_mut().take();
             }
             let again = is_lost || error.code().is_some_and(|c| c.client_retries());
@@ -397,22 +388,16 @@ impl Link {
         }
     }
 
-    /// One request and its answer from one broker, once.
-    pub(crate) async fn ask<M: Message, R: Message>(
+    /// A request's reply from one broker, asked once.
+    pub(crate) async fn call_at<R: Request<Reply: Codec> + Codec>(
         self: &Rc<Self>,
         address: &Address,
-        message: M,
+        request: R,
         limit: Duration,
-    ) -> Result<(R, Bytes)> {
+    ) -> Result<R::Reply> {
         let connection = self.connection_to(address, limit).await?;
-        let answer = async {
-            let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost_by)?;
-            send(&mut sender, &message, Bytes::new()).await?;
-            let _ = sender.finish();
-            FrameReader::new(receiver).expect::<R>().await
-        };
-        match tokio::time::timeout(limit, answer).await {
-            Ok(answer) => answer,
+        match tokio::time::timeout(limit, ask::<R>(&connection, encode_message(request))).await {
+            Ok(reply) => reply,
             Err(_) => Err(Error::new(ErrorKind::Timeout, format!("no answer of broker {address}"))),
         }
     }
@@ -424,6 +409,14 @@ impl Link {
             }
         }
     }
+}
+
+/// One request, and its reply on a stream of their own.
+async fn ask<R: Request<Reply: Codec>>(connection: &Connection, (head, body): (Bytes, Bytes)) -> Result<R::Reply> {
+    let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost_by)?;
+    sender.write_all_chunks(&mut [head, body]).await.map_err(crate::stream::lost_by)?;
+    let _ = sender.finish();
+    FrameReader::new(receiver).reply::<R>().await
 }
 
 fn unreachable(address: &Address, why: &dyn std::fmt::Display) -> Error {

@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+#[cfg(feature = "wasm")]
+use thalweg_api::{ApiError, ErrorCode, FetchPluginRequest, PluginReference};
+use thalweg_api::{ErrorKind, PlaceRequest, Request, Topic};
 use thalweg_client_core::PlaceByKey;
-use thalweg_model::{BatchBuilder, Codec, Record};
+use thalweg_model::{BatchBuilder, PinEpoch, Record, TopicId};
+#[cfg(feature = "wasm")]
+use thalweg_model::{Pin, PluginDigest};
 #[cfg(feature = "wasm")]
 use thalweg_plugin_host::{Engine, Kind, Partitioner, Profile, sha256};
-#[cfg(feature = "wasm")]
-use thalweg_wire::{ErrorCode, RemoteError};
-use thalweg_wire::{ErrorKind, Message, proto};
+use thalweg_wire::Codec;
 use tokio::sync::OwnedMutexGuard;
 
 #[cfg(feature = "wasm")]
@@ -25,7 +28,7 @@ use crate::{Error, Result};
 
 /// Reaches a broker, from a caller's thread or from the connection's.
 pub(crate) trait Ask {
-    async fn ask<M: Message + 'static, R: Message + 'static>(&self, message: M, body: Bytes) -> Result<(R, Bytes)>;
+    async fn call<R: Request<Reply: Codec + Send> + Codec + Send + 'static>(&self, request: R) -> Result<R::Reply>;
 
     /// The brokers that are known, in the order in which they are worth a try.
     #[cfg(feature = "wasm")]
@@ -33,7 +36,7 @@ pub(crate) trait Ask {
 
     /// Asks one of them for a module, once.
     #[cfg(feature = "wasm")]
-    async fn fetch_from(&self, broker: Address, request: proto::FetchPluginRequest) -> Result<Bytes>;
+    async fn fetch_from(&self, broker: Address, module: PluginDigest) -> Result<Bytes>;
 }
 
 /// How long one broker may take to hand over a module that another one did not have whole.
@@ -41,8 +44,8 @@ pub(crate) trait Ask {
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Ask for Io {
-    async fn ask<M: Message + 'static, R: Message + 'static>(&self, message: M, body: Bytes) -> Result<(R, Bytes)> {
-        self.run(move |link| async move { link.request(message, body).await }).await
+    async fn call<R: Request<Reply: Codec + Send> + Codec + Send + 'static>(&self, request: R) -> Result<R::Reply> {
+        self.run(move |link| async move { link.call(request).await }).await
     }
 
     #[cfg(feature = "wasm")]
@@ -51,14 +54,14 @@ impl Ask for Io {
     }
 
     #[cfg(feature = "wasm")]
-    async fn fetch_from(&self, broker: Address, request: proto::FetchPluginRequest) -> Result<Bytes> {
-        self.run(move |link| async move { link.fetch_from(broker, request).await }).await
+    async fn fetch_from(&self, broker: Address, module: PluginDigest) -> Result<Bytes> {
+        self.run(move |link| async move { link.fetch_from(broker, module).await }).await
     }
 }
 
 impl Ask for Rc<Link> {
-    async fn ask<M: Message + 'static, R: Message + 'static>(&self, message: M, body: Bytes) -> Result<(R, Bytes)> {
-        self.request(message, body).await
+    async fn call<R: Request<Reply: Codec + Send> + Codec + Send + 'static>(&self, request: R) -> Result<R::Reply> {
+        Link::call(self, request).await
     }
 
     #[cfg(feature = "wasm")]
@@ -67,9 +70,9 @@ impl Ask for Rc<Link> {
     }
 
     #[cfg(feature = "wasm")]
-    async fn fetch_from(&self, broker: Address, request: proto::FetchPluginRequest) -> Result<Bytes> {
-        let (_, module) = Link::ask::<_, proto::FetchPluginReply>(self, &broker, request, FETCH_TIMEOUT).await?;
-        Ok(module)
+    async fn fetch_from(&self, broker: Address, module: PluginDigest) -> Result<Bytes> {
+        let request = FetchPluginRequest { plugin: PluginReference::Digest(module) };
+        Ok(self.call_at(&broker, request, FETCH_TIMEOUT).await?.module)
     }
 }
 
@@ -79,8 +82,8 @@ pub(crate) enum Placement {
     Plugin(Box<Partitioner>),
     /// A broker runs the topic's plugin.
     Remote {
-        topic_id: Bytes,
-        pin_epoch: u32,
+        topic: TopicId,
+        pin_epoch: PinEpoch,
     },
 }
 
@@ -170,29 +173,29 @@ impl Placement {
     }
 
     /// Fetches and compiles the topic's partitioner, if it has one; `on_broker` leaves it where it is.
-    pub(crate) async fn of_topic(asker: &impl Ask, topic: &proto::Topic, on_broker: bool) -> Result<Placement> {
+    pub(crate) async fn of_topic(asker: &impl Ask, topic: &Topic, on_broker: bool) -> Result<Placement> {
         match topic.partitioner.clone() {
             None => Ok(Placement::Key(PlaceByKey::default())),
             #[cfg(feature = "wasm")]
             Some(pin) if !on_broker => Self::of_pin(asker, pin).await,
             Some(_) => {
                 let _ = (asker, on_broker);
-                Ok(Placement::Remote { topic_id: topic.id.clone(), pin_epoch: topic.pin_epoch })
+                Ok(Placement::Remote { topic: topic.id, pin_epoch: topic.pin_epoch })
             }
         }
     }
 
     #[cfg(feature = "wasm")]
-    async fn of_pin(asker: &impl Ask, pin: proto::Pin) -> Result<Placement> {
+    async fn of_pin(asker: &impl Ask, pin: Pin) -> Result<Placement> {
         static ENGINE: std::sync::OnceLock<Engine> = std::sync::OnceLock::new();
-        let label = format!("{}@{} ({})", pin.name, pin.version, hex(&pin.digest));
-        let module = pinned_module(asker, &pin.digest, &label).await?;
+        let label = format!("{}@{} ({})", pin.name, pin.version, pin.digest);
+        let module = pinned_module(asker, pin.digest, &label).await?;
         // Off the connection thread, and off the caller's runtime as well: compiling takes tens of milliseconds and
         // more.
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let compile = move || -> Result<Partitioner> {
             let failed = |e: thalweg_plugin_host::GuestError| -> Error {
-                RemoteError::new(ErrorCode::PluginFailed, e.to_string()).with_fault(e.fault()).into()
+                ApiError::new(ErrorCode::PluginFailed, e.to_string()).with_fault(e.fault()).into()
             };
             let engine = match ENGINE.get() {
                 Some(engine) => engine.clone(),
@@ -217,8 +220,8 @@ impl Placement {
         if let Some(placed) = self.place_here(records, partitions) {
             return placed;
         }
-        let Placement::Remote { topic_id, pin_epoch } = self else { unreachable!("everything else is placed here") };
-        ask(asker, topic_id, *pin_epoch, records, partitions).await
+        let Placement::Remote { topic, pin_epoch } = self else { unreachable!("everything else is placed here") };
+        ask(asker, (*topic, *pin_epoch), records, partitions).await
     }
 
     /// The partition of each record, where no broker has to be asked; else `None`.
@@ -234,28 +237,22 @@ impl Placement {
                     1 => format!("plugin {} failed on the record: {}", e.plugin, e.reason),
                     _ => e.to_string(),
                 };
-                RemoteError::new(ErrorCode::PluginFailed, message).with_fault(Some((&e.plugin, &e.reason))).into()
+                ApiError::new(ErrorCode::PluginFailed, message).with_fault(Some((&e.plugin, &e.reason))).into()
             })),
         }
     }
 }
 
-#[cfg(feature = "wasm")]
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 /// The module that a topic is pinned to, from the first broker that has it whole. One that was damaged on a broker's
 /// disk or on the way mostly still runs, and would place records elsewhere.
 #[cfg(feature = "wasm")]
-async fn pinned_module(asker: &impl Ask, digest: &Bytes, label: &str) -> Result<Bytes> {
-    let request = || proto::FetchPluginRequest { digest: digest.clone(), reference: String::new() };
-    let check = |module: Bytes| match sha256(&module) {
-        found if found[..] == digest[..] => Ok(module),
-        found => Err(format!("a module with the digest {} came", hex(&found))),
+async fn pinned_module(asker: &impl Ask, digest: PluginDigest, label: &str) -> Result<Bytes> {
+    let check = |module: Bytes| match PluginDigest(sha256(&module)) {
+        found if found == digest => Ok(module),
+        found => Err(format!("a module with the digest {found} came")),
     };
-    let answer: Result<(proto::FetchPluginReply, _)> = asker.ask(request(), Bytes::new()).await;
-    let error = match answer.map(|(_, module)| check(module)) {
+    let answer = asker.call(FetchPluginRequest { plugin: PluginReference::Digest(digest) }).await;
+    let error = match answer.map(|reply| check(reply.module)) {
         Ok(Ok(module)) => return Ok(module),
         Ok(Err(what)) => {
             let name = label.split('@').next().unwrap_or_default();
@@ -264,14 +261,14 @@ async fn pinned_module(asker: &impl Ask, digest: &Bytes, label: &str) -> Result<
                  is placed \
                  otherwise. Upload the same file again: `thalweg plugin upload {name} FILE`"
             );
-            RemoteError::new(ErrorCode::DamagedPlugin, message).into()
+            ApiError::new(ErrorCode::DamagedPlugin, message).into()
         }
         // That broker has lost the module, and knows no other that has it; this client may reach one.
         Err(error) if error.code() == Some(ErrorCode::DamagedPlugin) => error,
         Err(error) => return Err(error),
     };
     for broker in asker.brokers().await? {
-        let answer = asker.fetch_from(broker.clone(), request()).await;
+        let answer = asker.fetch_from(broker.clone(), digest).await;
         match answer.map_err(|e| e.to_string()).and_then(check) {
             Ok(module) => return Ok(module),
             Err(what) => tracing::warn!(plugin = label, %broker, what, "a broker does not have a plugin's module"),
@@ -283,8 +280,7 @@ async fn pinned_module(asker: &impl Ask, digest: &Bytes, label: &str) -> Result<
 /// Has a broker place records, a micro-batch at a time.
 async fn ask(
     asker: &impl Ask,
-    topic_id: &Bytes,
-    pin_epoch: u32,
+    (topic, pin_epoch): (TopicId, PinEpoch),
     records: &[Record],
     partitions: u32,
 ) -> Result<Vec<u32>> {
@@ -296,9 +292,8 @@ async fn ask(
             builder.push(&records[first + builder.records_count() as usize]);
         }
         let asked = builder.records_count() as usize;
-        let body = builder.build(Codec::None, None).bytes().clone();
-        let request = proto::PlaceRequest { topic_id: topic_id.clone(), pin_epoch };
-        let (reply, _): (proto::PlaceReply, _) = asker.ask(request, body).await?;
+        let batch = builder.build(thalweg_model::Codec::None, None).bytes().clone();
+        let reply = asker.call(PlaceRequest { topic, pin_epoch, records: batch }).await?;
         if reply.partitions.len() != asked || reply.partitions.iter().any(|p| *p >= partitions) {
             return Err(Error::new(
                 ErrorKind::Internal,
@@ -314,10 +309,14 @@ async fn ask(
 mod tests {
     use std::cell::RefCell;
 
+    use thalweg_api::{FetchPluginReply, Plugin};
+    use thalweg_model::PluginKind;
+    use thalweg_wire::Frame;
+
     use super::*;
 
     const DAMAGED: &str = "plugin p@1 (abc): its file is damaged; `thalweg plugin upload p FILE`";
-    const DIGEST: fn(&[u8]) -> Bytes = |module| Bytes::copy_from_slice(&sha256(module));
+    const DIGEST: fn(&[u8]) -> PluginDigest = |module| PluginDigest(sha256(module));
 
     /// Brokers that hand over what they have, the first one to whom everybody turns; `None`: it knows that its own is
     /// damaged.
@@ -329,21 +328,25 @@ mod tests {
     impl Brokers {
         fn answer(&self, broker: u16) -> Result<Bytes> {
             self.asked.borrow_mut().push(broker);
-            let damaged = || RemoteError::new(ErrorCode::DamagedPlugin, DAMAGED).into();
+            let damaged = || ApiError::new(ErrorCode::DamagedPlugin, DAMAGED).into();
             self.modules[broker as usize].map(Bytes::from_static).ok_or_else(damaged)
         }
     }
 
     impl Ask for Brokers {
-        async fn ask<M: Message + 'static, R: Message + 'static>(&self, _: M, _: Bytes) -> Result<(R, Bytes)> {
-            Ok((R::default(), self.answer(0)?))
+        async fn call<R: Request<Reply: Codec + Send> + Codec + Send + 'static>(&self, _: R) -> Result<R::Reply> {
+            let (name, kind) = ("p".to_owned(), PluginKind::Partitioner);
+            let plugin =
+                Plugin { name, version: 1, digest: DIGEST(b"right"), kind, bytes: 5, created_ms: 0, contract: 1 };
+            let reply = FetchPluginReply { plugin, module: self.answer(0)? };
+            Ok(Frame::carrying(reply).decode().expect("a module is all that is asked for"))
         }
 
         async fn brokers(&self) -> Result<Vec<Address>> {
             Ok((0..self.modules.len() as u16).map(|port| Address { host: "b".into(), port }).collect())
         }
 
-        async fn fetch_from(&self, broker: Address, _: proto::FetchPluginRequest) -> Result<Bytes> {
+        async fn fetch_from(&self, broker: Address, _: PluginDigest) -> Result<Bytes> {
             self.answer(broker.port)
         }
     }
@@ -351,7 +354,7 @@ mod tests {
     fn check(modules: &[Option<&'static [u8]>], expect: std::result::Result<usize, &str>) {
         let brokers = Brokers { modules: modules.to_vec(), asked: RefCell::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let found = runtime.block_on(pinned_module(&brokers, &DIGEST(b"right"), "p@1 (abc)"));
+        let found = runtime.block_on(pinned_module(&brokers, DIGEST(b"right"), "p@1 (abc)"));
         match (found, expect) {
             (Ok(module), Ok(asked)) => {
                 assert_eq!(&module[..], b"right");
@@ -373,7 +376,7 @@ mod tests {
         check(&[Some(b"wrong"), Some(b"right")], Ok(3));
         check(&[Some(b"righ"), None, Some(b"right")], Ok(4));
         check(&[None, Some(b"right")], Ok(3));
-        let wrong = hex(&sha256(b"wrong"));
+        let wrong = DIGEST(b"wrong").to_string();
         check(&[Some(b"wrong")], Err(&wrong));
         check(&[Some(b"wrong"), Some(b"wrong")], Err(&wrong));
         check(&[None, None], Err("its file is damaged"));

@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use thalweg_wire::{ErrorCode, proto};
+use thalweg_api::{ErrorCode, MetadataRequest, Topic, TopicError};
+use thalweg_model::TopicId;
+use thalweg_wire::proto;
 use tokio::sync::watch;
 
 use crate::Result;
@@ -25,7 +27,7 @@ const LOOK_OVER_EVERY: Duration = Duration::from_millis(500);
 /// The leader of each partition: its epoch, and where it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Routing {
-    topic_id: Bytes,
+    topic: TopicId,
     leaders: Vec<(u32, Option<Address>)>,
     pin_epoch: u32,
     /// How often a broker has named no such topic, or another one of its name. That broker may be late.
@@ -33,23 +35,25 @@ pub(crate) struct Routing {
 }
 
 impl Routing {
-    pub(crate) fn of(topic: &proto::Topic) -> Routing {
+    pub(crate) fn of(topic: &Topic) -> Routing {
         let leaders = vec![(0, None); topic.partitions.len()];
-        let mut routing = Routing { topic_id: topic.id.clone(), leaders, pin_epoch: topic.pin_epoch, doubts: 0 };
+        let mut routing = Routing { topic: topic.id, leaders, pin_epoch: topic.pin_epoch.0, doubts: 0 };
         routing.follow(topic);
         routing
     }
 
     /// Takes what is newer; true if anything is.
-    fn follow(&mut self, topic: &proto::Topic) -> bool {
-        let mut is_news = topic.pin_epoch > self.pin_epoch;
-        self.pin_epoch = self.pin_epoch.max(topic.pin_epoch);
+    fn follow(&mut self, topic: &Topic) -> bool {
+        let pin_epoch = topic.pin_epoch.0;
+        let mut is_news = pin_epoch > self.pin_epoch;
+        self.pin_epoch = self.pin_epoch.max(pin_epoch);
         for p in &topic.partitions {
-            let Some(known) = self.leaders.get_mut(p.index as usize) else { continue };
-            let leader = (p.leader != 0).then(|| Address { host: p.host.clone(), port: p.port as u16 });
-            let is_newer = p.leader_epoch > known.0 || (p.leader_epoch == known.0 && known.1.is_none());
-            if leader.is_some() && is_newer && *known != (p.leader_epoch, leader.clone()) {
-                *known = (p.leader_epoch, leader);
+            let Some(known) = self.leaders.get_mut(p.partition.0 as usize) else { continue };
+            let leader = p.leader.as_ref().map(|l| Address { host: l.host.clone(), port: l.port });
+            let epoch = p.leader_epoch.0;
+            let is_newer = epoch > known.0 || (epoch == known.0 && known.1.is_none());
+            if leader.is_some() && is_newer && *known != (epoch, leader.clone()) {
+                *known = (epoch, leader);
                 is_news = true;
             }
         }
@@ -73,25 +77,24 @@ impl Routing {
 }
 
 /// Follows a topic's leaders until the receiver is gone.
-pub(crate) fn follow(link: &Rc<Link>, topic: &proto::Topic) -> watch::Receiver<Routing> {
+pub(crate) fn follow(link: &Rc<Link>, topic: &Topic) -> watch::Receiver<Routing> {
     listen_to_some(link, vec![topic.name.clone()], Routing::of(topic))
 }
 
 /// What several brokers send of topics, put together.
 pub(crate) trait Hears: 'static {
     /// Takes what one of the brokers sends: true if it is news.
-    fn hear(&mut self, topics: &[proto::Topic]) -> bool;
+    fn hear(&mut self, topics: &[std::result::Result<Topic, TopicError>]) -> bool;
 }
 
 impl Hears for Routing {
-    fn hear(&mut self, topics: &[proto::Topic]) -> bool {
-        let Some(found) = topics.first() else { return false };
-        let unknown = found.error.as_ref().is_some_and(|e| ErrorCode::from_number(e.code) == ErrorCode::UnknownTopic);
-        match &found.error {
+    fn hear(&mut self, topics: &[std::result::Result<Topic, TopicError>]) -> bool {
+        match topics.first() {
+            None => false,
             // A topic that was made anew under the name is another one.
-            None if found.id == self.topic_id => self.follow(found),
-            Some(_) if !unknown => false,
-            _ => {
+            Some(Ok(found)) if found.id == self.topic => self.follow(found),
+            Some(Err(e)) if e.error.code != ErrorCode::UnknownTopic => false,
+            Some(_) => {
                 self.doubts += 1;
                 true
             }
@@ -141,7 +144,7 @@ async fn hear<T: Hears>(
     send(&mut sender, &proto::MetadataWatch { topics: topics.to_vec() }, Bytes::new()).await?;
     let mut frames = FrameReader::new(receiver);
     loop {
-        let (reply, _) = frames.expect::<proto::MetadataReply>().await?;
+        let reply = frames.reply::<MetadataRequest>().await?;
         link.learn(&reply.brokers);
         heard.send_if_modified(|heard| heard.hear(&reply.topics));
     }

@@ -4,8 +4,9 @@
 
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
+use thalweg_api::{ApiError, ErrorKind, FrameKind, Request};
 use thalweg_quic::StreamError;
-use thalweg_wire::{ErrorKind, Frame, FrameKind, Message, RemoteError, proto};
+use thalweg_wire::{Codec, Frame, Head, proto};
 
 use crate::{Error, Result};
 
@@ -21,7 +22,7 @@ impl FrameReader {
         match self.0.next().await {
             Ok(Some(frame)) if frame.kind == FrameKind::Error => {
                 let error: proto::Error = frame.message().map_err(malformed)?;
-                Err(RemoteError::from(error).into())
+                Err(ApiError::from(error).into())
             }
             Ok(frame) => Ok(frame),
             // Half an answer is as good as none.
@@ -30,16 +31,26 @@ impl FrameReader {
         }
     }
 
+    /// The next frame as the reply to a request of kind `R`.
+    pub(crate) async fn reply<R: Request<Reply: Codec>>(&mut self) -> Result<R::Reply> {
+        let frame = self.next().await?.ok_or_else(ended)?;
+        Ok(frame.answer::<R>().map_err(malformed)??)
+    }
+
     /// The next frame as message `M`, with its body.
-    pub(crate) async fn expect<M: Message>(&mut self) -> Result<(M, Bytes)> {
-        let frame = self.next().await?.ok_or_else(|| lost("the broker ended the stream without an answer"))?;
+    pub(crate) async fn expect<M: Head>(&mut self) -> Result<(M, Bytes)> {
+        let frame = self.next().await?.ok_or_else(ended)?;
         Ok((frame.message().map_err(malformed)?, frame.body))
     }
 }
 
 /// Sends one message with a body, without copying the body.
-pub(crate) async fn send<M: Message>(stream: &mut SendStream, message: &M, body: Bytes) -> Result<()> {
+pub(crate) async fn send<M: Head>(stream: &mut SendStream, message: &M, body: Bytes) -> Result<()> {
     thalweg_quic::send_with_body(stream, message, [body]).await.map_err(failed)
+}
+
+fn ended() -> Error {
+    lost("the broker ended the stream without an answer")
 }
 
 fn failed(error: StreamError) -> Error {

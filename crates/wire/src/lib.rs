@@ -16,10 +16,10 @@ pub mod proto {
 }
 
 pub use codec::{Codec, bound, encode_message};
+pub use frame::Head as Message;
 pub use frame::{
     FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameHeader, HEAD_BYTES_MAX, Head, encode, encode_parts,
 };
-pub use frame::Head as Message;
 pub use thalweg_api::{ApiError as RemoteError, ErrorCode, ErrorKind, FrameKind, PluginFault};
 
 /// ALPN of clients; carries the major version of the protocol.

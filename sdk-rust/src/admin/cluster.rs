@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use thalweg_wire::proto;
+use thalweg_api::{Broker, ClusterStatusRequest, ElectLeaderRequest, RecoverRequest};
+use thalweg_model::BrokerId;
 
 use crate::Result;
 use crate::address::Address;
@@ -105,9 +105,8 @@ impl Client {
     /// `not_found` for a topic or a partition that does not exist: mend its name or number. As every change of the
     /// cluster: see [`Client`](Client#errors).
     pub async fn elect_leaders(&self, topic: &str, partitions: &[u32]) -> Result<u32> {
-        let request = proto::ElectLeaderRequest { topic: topic.to_owned(), partitions: partitions.to_vec() };
-        let reply: proto::ElectLeaderReply = self.request(request).await?;
-        Ok(reply.asked)
+        let request = ElectLeaderRequest { topic: topic.to_owned(), partitions: partitions.to_vec() };
+        Ok(self.call(request).await?.asked)
     }
 
     /// Gives up brokers whose disks are lost for ever, none or some, and goes on with what the others hold; without
@@ -118,14 +117,14 @@ impl Client {
     /// `invalid` for a broker that is alive, or unknown, or while another one cannot be reached that holds copies: name
     /// the brokers that are lost, and start the others. As every change of the cluster: see [`Client`](Client#errors).
     pub async fn recover(&self, lost: &[u32], accept_loss: bool) -> Result<Vec<RecoveredPartition>> {
-        let request = proto::RecoverRequest { lost: lost.to_vec(), accept_loss };
-        let reply: proto::RecoverReply = self.request(request).await?;
-        let partition = |p: proto::RecoveredPartition| RecoveredPartition {
+        let lost = lost.iter().copied().map(BrokerId).collect();
+        let reply = self.call(RecoverRequest { lost, accept_loss }).await?;
+        let partition = |p: thalweg_api::RecoveredPartition| RecoveredPartition {
             topic: p.topic,
-            partition: p.partition,
-            kept_by: Some(p.kept_by).filter(|b| *b != 0),
-            end_offset: p.end_offset,
-            lost: p.lost,
+            partition: p.partition.0,
+            kept_by: p.kept_by.map(|b| b.0),
+            end_offset: p.end_offset.0,
+            lost: numbers(p.lost),
         };
         Ok(reply.partitions.into_iter().map(partition).collect())
     }
@@ -136,46 +135,49 @@ impl Client {
     /// As every call: see [`Client`](Client#errors).
     pub async fn cluster_status(&self) -> Result<ClusterStatus> {
         let status = self.io.run(|link| async move {
-            let (status, _) =
-                link.request::<_, proto::ClusterStatusReply>(proto::ClusterStatusRequest {}, Bytes::new()).await?;
+            let status = link.call(ClusterStatusRequest {}).await?;
             link.learn(&status.brokers);
-            let controller = status.brokers.iter().find(|b| b.id == status.controller && status.asked != b.id);
-            if let Some(b) = controller {
-                let address = Address { host: b.host.clone(), port: b.port as u16 };
+            let is_other = |b: &&Broker| Some(b.id) == status.controller && status.asked != b.id;
+            if let Some(b) = status.brokers.iter().find(is_other) {
+                let address = Address { host: b.host.clone(), port: b.port };
                 let limit = Duration::from_secs(2);
-                if let Ok((better, _)) = link.ask(&address, proto::ClusterStatusRequest {}, limit).await {
+                if let Ok(better) = link.call_at(&address, ClusterStatusRequest {}, limit).await {
                     return Ok(better);
                 }
             }
             Ok(status)
         });
-        let s: proto::ClusterStatusReply = status.await?;
+        let s = status.await?;
         let brokers = s.brokers.into_iter().map(|b| BrokerInfo {
-            id: b.id,
+            id: b.id.0,
             host: b.host,
-            port: b.port as u16,
+            port: b.port,
             rack: b.rack,
-            is_alive: b.alive,
-            trouble: b.trouble,
+            is_alive: b.is_alive,
+            trouble: b.trouble.unwrap_or_default(),
         });
-        let trouble = |t: proto::PartitionTrouble| PartitionTrouble {
+        let trouble = |t: thalweg_api::PartitionTrouble| PartitionTrouble {
             topic: t.topic,
-            partition: t.partition,
-            broker: t.broker,
+            partition: t.partition.0,
+            broker: t.broker.0,
             what: t.what,
         };
         Ok(ClusterStatus {
             out_of_service: s.out_of_service.into_iter().map(trouble).collect(),
             cluster_id: s.cluster_id,
-            controller: s.controller,
-            controllers: s.controllers,
+            controller: s.controller.map_or(0, |c| c.0),
+            controllers: numbers(s.controllers),
             brokers: brokers.collect(),
             topics: s.topics,
             partitions: s.partitions,
             without_leader: s.without_leader,
             behind: s.behind,
-            controllers_behind: s.controllers_behind,
+            controllers_behind: numbers(s.controllers_behind),
             feature_level: s.feature_level,
         })
     }
+}
+
+fn numbers(brokers: Vec<BrokerId>) -> Vec<u32> {
+    brokers.into_iter().map(|b| b.0).collect()
 }

@@ -2,8 +2,11 @@
 //!
 //! Members that read are left to `consumer`.
 
-use thalweg_client_core::{PartitionKey, Position};
-use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
+use thalweg_api::{
+    ApiError, CommitOffsetsRequest, DeleteGroupRequest, DescribeGroupReply, DescribeGroupRequest, ErrorCode, ErrorKind,
+    GroupMember, GroupSummary, ListGroupsRequest, PartitionCommit,
+};
+use thalweg_model::{Committed, Position, TopicPartition};
 
 use super::PartitionOffsets;
 use crate::Result;
@@ -90,7 +93,7 @@ pub struct GroupOffset {
     pub filtered: u64,
     /// Records on which it has failed so far.
     pub failed: u64,
-    pub(crate) key: PartitionKey,
+    pub(crate) key: TopicPartition,
 }
 
 impl std::fmt::Debug for GroupOffset {
@@ -107,29 +110,28 @@ impl std::fmt::Debug for GroupOffset {
 }
 
 impl GroupDescription {
-    fn of(g: proto::DescribeGroupReply) -> Self {
-        let member = |m: proto::GroupMember| {
+    fn of(g: DescribeGroupReply) -> Self {
+        let member = |m: GroupMember| {
             let held = |revoked: bool| {
-                let some = m.holdings.iter().filter(|h| h.revoked == revoked);
-                some.map(|h| (h.topic.clone(), h.partition)).collect()
+                let some = m.holdings.iter().filter(|h| h.is_revoked == revoked);
+                some.map(|h| (h.topic.clone(), h.partition.0)).collect()
             };
             GroupMemberInfo {
                 partitions: held(false),
                 revoked: held(true),
-                instance: Some(m.instance.clone()).filter(|i| !i.is_empty()),
+                instance: m.instance,
                 member: m.member,
                 client: m.client,
                 host: m.host,
                 topics: m.topics,
                 session_ms: m.session_ms,
-                is_away: m.away,
+                is_away: m.is_away,
             }
         };
-        let offset = |o: proto::GroupOffset| {
-            let at = o.committed.unwrap_or_default();
+        let offset = |o: thalweg_api::GroupOffset| {
+            let PartitionCommit { partition: key, at } = o.committed;
             let (committed, filtered, failed) = (at.offset, at.filtered, at.failed);
-            let key = PartitionKey { topic_id: o.topic_id, partition: o.partition };
-            GroupOffset { topic: o.topic, partition: o.partition, committed, filtered, failed, key }
+            GroupOffset { topic: o.topic, partition: key.partition.0, committed, filtered, failed, key }
         };
         GroupDescription {
             group: g.group,
@@ -137,7 +139,7 @@ impl GroupDescription {
             epoch: g.epoch,
             assignor: g.assignor,
             filter: g.filter.map(|f| f.reference),
-            coordinator: g.coordinator,
+            coordinator: g.coordinator.0,
             members: g.members.into_iter().map(member).collect(),
             offsets: g.offsets.into_iter().map(offset).collect(),
         }
@@ -150,8 +152,8 @@ impl Client {
     /// # Errors
     /// As every call: see [`Client`](Client#errors).
     pub async fn groups(&self) -> Result<Vec<GroupInfo>> {
-        let reply: proto::ListGroupsReply = self.request(proto::ListGroupsRequest {}).await?;
-        let info = |g: proto::GroupSummary| GroupInfo { group: g.group, state: g.state, members: g.members };
+        let reply = self.call(ListGroupsRequest {}).await?;
+        let info = |g: GroupSummary| GroupInfo { group: g.group, state: g.state, members: g.members };
         Ok(reply.groups.into_iter().map(info).collect())
     }
 
@@ -161,8 +163,7 @@ impl Client {
     /// `not_found` where there is no such group: mend its id; a group begins with its first member or commit. As every
     /// call: see [`Client`](Client#errors).
     pub async fn describe_group(&self, group: &str) -> Result<GroupDescription> {
-        let request = proto::DescribeGroupRequest { group: group.to_owned() };
-        Ok(GroupDescription::of(self.request(request).await?))
+        Ok(GroupDescription::of(self.call(DescribeGroupRequest { group: group.to_owned() }).await?))
     }
 
     /// Forgets a group and its offsets.
@@ -171,8 +172,7 @@ impl Client {
     /// `invalid` while it has members: close them first. `not_found` where there is no such group. As every change of
     /// the cluster: see [`Client`](Client#errors).
     pub async fn delete_group(&self, group: &str) -> Result<()> {
-        let _: proto::DeleteGroupReply = self.request(proto::DeleteGroupRequest { group: group.to_owned() }).await?;
-        Ok(())
+        self.call(DeleteGroupRequest { group: group.to_owned() }).await.map(drop)
     }
 
     /// Where a group would stand in each partition of a topic if it were moved to `to`;
@@ -188,7 +188,7 @@ impl Client {
         let partitions = if partitions.is_empty() { (0..count).collect() } else { partitions.to_vec() };
         if let Some(bad) = partitions.iter().find(|p| **p >= count) {
             let message = format!("topic {:?} has {count} partitions; there is no partition {bad}", topic.name);
-            return Err(RemoteError::new(ErrorCode::UnknownPartition, message).into());
+            return Err(ApiError::new(ErrorCode::UnknownPartition, message).into());
         }
         let Position::Offset(offset) = to else {
             let found = self.offsets_of(&topic, partitions, to).await?.all()?;
@@ -224,7 +224,7 @@ impl Client {
             if *offset > end.offset {
                 let message =
                     format!("offset {offset} of partition {partition} of {topic:?} is past its end, {}", end.offset);
-                return Err(RemoteError::new(ErrorCode::OffsetOutOfRange, message).into());
+                return Err(ApiError::new(ErrorCode::OffsetOutOfRange, message).into());
             }
         }
         // What its filter has dropped so far does not change with where it stands.
@@ -234,19 +234,17 @@ impl Client {
             Err(error) => return Err(error),
         };
         let commit = |(partition, offset): &(u32, u64)| {
-            let key = PartitionKey { topic_id: found.id.clone(), partition: *partition };
-            let counts = before.iter().find(|o| o.key == key);
-            let at = proto::CommittedOffset {
+            let partition = TopicPartition::new(found.id, *partition);
+            let counts = before.iter().find(|o| o.key == partition);
+            let at = Committed {
                 offset: *offset,
                 filtered: counts.map_or(0, |c| c.filtered),
                 failed: counts.map_or(0, |c| c.failed),
             };
-            proto::PartitionCommit { topic_id: found.id.clone(), partition: *partition, at: Some(at) }
+            PartitionCommit { partition, at }
         };
         let offsets = offsets.iter().map(commit).collect();
-        let request = proto::CommitOffsetsRequest { group: group.to_owned(), offsets };
-        let _: proto::CommitOffsetsReply = self.request(request).await?;
-        Ok(())
+        self.call(CommitOffsetsRequest { group: group.to_owned(), offsets }).await.map(drop)
     }
 
     /// Records that a group has left to scan, by topic and partition: from where it stands, or from the partition's
@@ -285,14 +283,15 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
+    use thalweg_model::TopicId;
+
     use super::*;
 
     #[test]
     fn an_offset_of_a_group_prints_its_topic_by_name_alone() {
-        let topic_id = bytes::Bytes::from_static(&[1; 16]);
-        let offset = proto::GroupOffset { topic: "orders".into(), topic_id, ..Default::default() };
-        let described = GroupDescription::of(proto::DescribeGroupReply { offsets: vec![offset], ..Default::default() });
-        let shown = format!("{:?}", described.offsets);
-        assert!(shown.contains("orders") && !shown.contains("\\x01"), "{shown}");
+        let key = TopicPartition::new(TopicId([0xab; 16]), 0);
+        let offset = GroupOffset { topic: "orders".into(), partition: 0, committed: 1, filtered: 0, failed: 0, key };
+        let shown = format!("{offset:?}");
+        assert!(shown.contains("orders") && !shown.contains("abab"), "{shown}");
     }
 }

@@ -4,8 +4,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use thalweg_wire::{ErrorKind, proto};
+use thalweg_api::{ErrorKind, FetchPluginRequest, ListPluginsRequest, Plugin, PluginReference, UploadPluginRequest};
 
 use crate::client::Client;
 use crate::{Error, IntoBytes, Result};
@@ -40,9 +39,15 @@ pub struct PluginInfo {
 }
 
 impl PluginInfo {
-    pub(crate) fn of(p: proto::Plugin) -> Self {
-        let digest = p.digest.iter().map(|b| format!("{b:02x}")).collect();
-        PluginInfo { name: p.name, version: p.version, kind: p.kind, digest, bytes: p.bytes, created_ms: p.created_ms }
+    pub(crate) fn of(p: Plugin) -> Self {
+        PluginInfo {
+            name: p.name,
+            version: p.version,
+            kind: p.kind.name().to_owned(),
+            digest: p.digest.to_string(),
+            bytes: p.bytes,
+            created_ms: p.created_ms,
+        }
     }
 }
 
@@ -63,20 +68,19 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub async fn upload_plugin(&self, name: &str, module: impl IntoBytes) -> Result<PluginInfo> {
-        let request = proto::UploadPluginRequest { name: name.to_owned(), kind: String::new() };
         let module = module.into_bytes();
         let limit = thalweg_model::limits::MODULE_BYTES_CEILING;
         if module.len() > limit {
             let message = format!("plugin {name:?}: the module is {} bytes, the limit is {limit}", module.len());
             return Err(Error::new(ErrorKind::Invalid, message));
         }
+        let request = UploadPluginRequest { name: name.to_owned(), kind: None, module };
         let answer = self.io.run(move |link| async move {
             // Whether somebody is there shows within the client's time-out.
-            link.request::<_, proto::ListPluginsReply>(proto::ListPluginsRequest {}, Bytes::new()).await?;
-            let limit = link.options.timeout.max(TRIAL);
-            link.request_within::<_, proto::UploadPluginReply>(limit, request, module).await
+            link.call(ListPluginsRequest {}).await?;
+            link.call_within(link.options.timeout.max(TRIAL), request).await
         });
-        Ok(PluginInfo::of(answer.await?.0.plugin.unwrap_or_default()))
+        Ok(PluginInfo::of(answer.await?.plugin))
     }
 
     /// All plugins in all versions.
@@ -84,7 +88,7 @@ impl Client {
     /// # Errors
     /// As every call: see [`Client`](Client#errors).
     pub async fn plugins(&self) -> Result<Vec<PluginInfo>> {
-        let reply: proto::ListPluginsReply = self.request(proto::ListPluginsRequest {}).await?;
+        let reply = self.call(ListPluginsRequest {}).await?;
         Ok(reply.plugins.into_iter().map(PluginInfo::of).collect())
     }
 
@@ -94,8 +98,7 @@ impl Client {
     /// `not_found` where there is no such plugin or version: upload it, or mend the name. `internal` where no broker
     /// has its module whole any more: upload the same file again. As every call: see [`Client`](Client#errors).
     pub async fn describe_plugin(&self, reference: &str) -> Result<PluginInfo> {
-        let request = proto::FetchPluginRequest { digest: Bytes::new(), reference: reference.to_owned() };
-        let reply: proto::FetchPluginReply = self.request(request).await?;
-        Ok(PluginInfo::of(reply.plugin.unwrap_or_default()))
+        let request = FetchPluginRequest { plugin: PluginReference::Name(reference.to_owned()) };
+        Ok(PluginInfo::of(self.call(request).await?.plugin))
     }
 }

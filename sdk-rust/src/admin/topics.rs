@@ -8,8 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use thalweg_client_core::Position;
-use thalweg_wire::{ErrorKind, proto};
+use thalweg_api::{
+    ApiError, CreateTopicRequest, DeleteTopicRequest, DescribeTopicReply, DescribeTopicRequest, ErrorKind,
+    ListOffsetsRequest, MetadataReply, MetadataRequest, OffsetQuery, PartitionerChoice, SetPartitionerRequest,
+};
+use thalweg_model::{PartitionId, Position, TopicConfig};
+use thalweg_wire::bound;
 
 use crate::address::Address;
 use crate::client::Client;
@@ -214,18 +218,18 @@ pub struct PartitionOffsets {
 }
 
 impl TopicInfo {
-    fn of(t: &proto::Topic) -> Self {
-        let id = t.id[..].try_into().map(|id| thalweg_model::TopicId(id).to_string()).unwrap_or_default();
+    fn of(t: &thalweg_api::Topic) -> Self {
+        let bound = |bound: Option<u64>| bound.map_or(-1, |v| v as i64);
         TopicInfo {
             name: t.name.clone(),
-            id,
+            id: t.id.to_string(),
             partitions: t.partitions.len() as u32,
             partitioner: t.partitioner.as_ref().map(|p| format!("{}@{}", p.name, p.version)),
-            retention_ms: t.config.as_ref().map_or(-1, |c| c.retention_ms),
-            retention_bytes: t.config.as_ref().map_or(-1, |c| c.retention_bytes),
-            segment_bytes: t.config.as_ref().map_or(0, |c| c.segment_bytes),
-            segment_ms: t.config.as_ref().map_or(0, |c| c.segment_ms),
-            timestamp_ahead_max_ms: t.config.as_ref().and_then(|c| c.timestamp_ahead_max_ms).unwrap_or(-1),
+            retention_ms: bound(t.config.retention_ms),
+            retention_bytes: bound(t.config.retention_bytes),
+            segment_bytes: t.config.segment_bytes.unwrap_or(0),
+            segment_ms: t.config.segment_ms.unwrap_or(0),
+            timestamp_ahead_max_ms: bound(t.config.timestamp_ahead_max_ms),
         }
     }
 }
@@ -249,22 +253,25 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub async fn create_topic(&self, name: &str, topic: Topic) -> Result<TopicInfo> {
-        let request = proto::CreateTopicRequest {
+        let usual = TopicConfig::default();
+        let bound = |name: &str, value: Option<i64>, usual| value.map_or(Ok(usual), |value| bound(name, value));
+        let ahead_ms = topic.timestamp_ahead_max_ms;
+        let config = TopicConfig {
+            retention_ms: bound("retention_ms", topic.retention_ms, usual.retention_ms)?,
+            retention_bytes: bound("retention_bytes", topic.retention_bytes, usual.retention_bytes)?,
+            segment_bytes: topic.segment_bytes.filter(|v| *v != 0),
+            segment_ms: topic.segment_ms.filter(|v| *v != 0),
+            timestamp_ahead_max_ms: bound("timestamp_ahead_max_ms", ahead_ms, usual.timestamp_ahead_max_ms)?,
+        };
+        let (reference, parameters) = (topic.partitioner.filter(|r| !r.is_empty()), topic.partitioner_config);
+        let request = CreateTopicRequest {
             name: name.to_owned(),
             partitions: topic.partitions,
-            partitioner: topic.partitioner.unwrap_or_default(),
-            partitioner_config: topic.partitioner_config,
-            config: Some(proto::TopicConfig {
-                retention_ms: topic.retention_ms.unwrap_or(7 * 24 * 3600 * 1000),
-                retention_bytes: topic.retention_bytes.unwrap_or(-1),
-                segment_bytes: topic.segment_bytes.unwrap_or(0),
-                segment_ms: topic.segment_ms.unwrap_or(0),
-                timestamp_ahead_max_ms: topic.timestamp_ahead_max_ms,
-            }),
-            replication_factor: topic.replication_factor,
+            replication_factor: Some(topic.replication_factor).filter(|f| *f != 0),
+            partitioner: reference.map(|reference| PartitionerChoice { reference, config: parameters }),
+            config,
         };
-        let reply: proto::CreateTopicReply = self.request(request).await?;
-        Ok(TopicInfo::of(&reply.topic.unwrap_or_default()))
+        Ok(TopicInfo::of(&self.call(request).await?.topic))
     }
 
     /// Removes a topic and its records, for ever.
@@ -273,8 +280,7 @@ impl Client {
     /// `not_found` where there is no such topic. `invalid` for one of the cluster's own, whose names begin with `__`.
     /// As every change of the cluster: see [`Client`](Client#errors).
     pub async fn delete_topic(&self, name: &str) -> Result<()> {
-        let _: proto::DeleteTopicReply = self.request(proto::DeleteTopicRequest { name: name.to_owned() }).await?;
-        Ok(())
+        self.call(DeleteTopicRequest { name: name.to_owned() }).await.map(drop)
     }
 
     /// All topics, by name.
@@ -282,8 +288,8 @@ impl Client {
     /// # Errors
     /// As every call: see [`Client`](Client#errors).
     pub async fn topics(&self) -> Result<Vec<TopicInfo>> {
-        let reply: proto::MetadataReply = self.request(proto::MetadataRequest::default()).await?;
-        Ok(reply.topics.iter().map(TopicInfo::of).collect())
+        let reply = self.call(MetadataRequest::default()).await?;
+        Ok(reply.topics.iter().flatten().map(TopicInfo::of).collect())
     }
 
     /// A topic with the state of its partitions.
@@ -292,21 +298,24 @@ impl Client {
     /// `not_found` where there is no such topic: make it, or mend the name. As every call: see
     /// [`Client`](Client#errors).
     pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription> {
-        let reply: proto::DescribeTopicReply =
-            self.request(proto::DescribeTopicRequest { name: name.to_owned() }).await?;
-        let topic = reply.topic.unwrap_or_default();
-        let partitions = reply.partitions.into_iter().map(|p| PartitionStatus {
-            partition: p.index,
-            leader: p.leader,
-            replicas: topic.partitions.get(p.index as usize).map_or_else(Vec::new, |t| t.replicas.clone()),
+        let DescribeTopicReply { topic, partitions } =
+            self.call(DescribeTopicRequest { name: name.to_owned() }).await?;
+        let replicas = |index: u32| {
+            let replicas = topic.partitions.get(index as usize).map(|t| t.replicas.iter().map(|b| b.0).collect());
+            replicas.unwrap_or_default()
+        };
+        let partitions = partitions.into_iter().map(|p| PartitionStatus {
+            partition: p.partition.0,
+            leader: p.leader.map_or(0, |b| b.0),
+            replicas: replicas(p.partition.0),
             followers: p.replicas.iter().map(follower).collect(),
-            leader_epoch: p.leader_epoch,
-            log_start_offset: p.log_start_offset,
-            high_watermark: p.high_watermark,
-            log_end_offset: p.log_end_offset,
+            leader_epoch: p.leader_epoch.0,
+            log_start_offset: p.log_start_offset.0,
+            high_watermark: p.high_watermark.0,
+            log_end_offset: p.log_end_offset.0,
             bytes: p.bytes,
-            offline: Some(p.offline).filter(|o| !o.is_empty()),
-            asides: p.asides.into_iter().map(|a| AsideStatus { broker: a.broker, folder: a.folder }).collect(),
+            offline: p.offline,
+            asides: p.asides.into_iter().map(|a| AsideStatus { broker: a.broker.0, folder: a.folder }).collect(),
         });
         Ok(TopicDescription { topic: TopicInfo::of(&topic), partitions: partitions.collect() })
     }
@@ -337,18 +346,14 @@ impl Client {
     /// partitioner, and for one of the cluster's own topics. As every change of the cluster: see
     /// [`Client`](Client#errors).
     pub async fn set_partitioner(&self, topic: &str, partitioner: Option<(&str, Bytes)>) -> Result<TopicInfo> {
-        let (partitioner, partitioner_config) = partitioner.unwrap_or_default();
-        let request = proto::SetPartitionerRequest {
-            name: topic.to_owned(),
-            partitioner: partitioner.to_owned(),
-            partitioner_config,
-        };
-        let reply: proto::SetPartitionerReply = self.request(request).await?;
-        Ok(TopicInfo::of(&reply.topic.unwrap_or_default()))
+        let choice = |(reference, config): (&str, Bytes)| PartitionerChoice { reference: reference.to_owned(), config };
+        let partitioner = partitioner.filter(|(reference, _)| !reference.is_empty()).map(choice);
+        let request = SetPartitionerRequest { name: topic.to_owned(), partitioner };
+        Ok(TopicInfo::of(&self.call(request).await?.topic))
     }
 
     /// A topic's metadata; `first_use` lets a dev broker make it.
-    pub(crate) async fn metadata(&self, topic: &str, first_use: bool) -> Result<Arc<proto::Topic>> {
+    pub(crate) async fn metadata(&self, topic: &str, first_use: bool) -> Result<Arc<thalweg_api::Topic>> {
         let topic = topic.to_owned();
         self.io.run(move |link| async move { find_topic(&link, &topic, first_use).await }).await
     }
@@ -357,7 +362,7 @@ impl Client {
     /// within the time-out.
     pub(crate) async fn offsets_of(
         &self,
-        topic: &proto::Topic,
+        topic: &thalweg_api::Topic,
         partitions: Vec<u32>,
         position: Position,
     ) -> Result<FoundOffsets> {
@@ -367,15 +372,17 @@ impl Client {
 }
 
 /// A topic's metadata; `first_use` lets a dev broker make it.
-pub(crate) async fn find_topic(link: &Rc<Link>, topic: &str, first_use: bool) -> Result<Arc<proto::Topic>> {
-    let request = proto::MetadataRequest { topics: vec![topic.to_owned()], create_missing: first_use };
-    let (reply, _): (proto::MetadataReply, _) = link.request(request, Bytes::new()).await?;
+pub(crate) async fn find_topic(link: &Rc<Link>, topic: &str, first_use: bool) -> Result<Arc<thalweg_api::Topic>> {
+    let request = MetadataRequest { topics: vec![topic.to_owned()], create_missing: first_use };
+    let reply = link.call(request).await?;
     link.learn(&reply.brokers);
-    let found = reply.topics.into_iter().next().unwrap_or_default();
-    match found.error.clone() {
-        None => Ok(Arc::new(found)),
-        Some(error) => Err(thalweg_wire::RemoteError::from(error).into()),
-    }
+    Ok(Arc::new(the_topic(reply)?))
+}
+
+/// The topic of a reply to a request for one topic.
+pub(crate) fn the_topic(reply: MetadataReply) -> Result<thalweg_api::Topic> {
+    let none = || crate::stream::malformed(ApiError::malformed("it tells of no topic"));
+    Ok(reply.topics.into_iter().next().ok_or_else(none)?.map_err(|e| e.error)?)
 }
 
 /// Offsets of the partitions that could be asked.
@@ -397,7 +404,7 @@ impl FoundOffsets {
 
 async fn offsets_of(
     link: &Rc<Link>,
-    topic: &proto::Topic,
+    topic: &thalweg_api::Topic,
     partitions: Vec<u32>,
     position: Position,
 ) -> Result<FoundOffsets> {
@@ -415,20 +422,20 @@ async fn offsets_of(
             }
         }
         for (leader, partitions) in by_leader {
-            let at = Some(position.into());
-            let queries = partitions.iter().map(|partition| proto::OffsetQuery { partition: *partition, at }).collect();
-            let request = proto::ListOffsetsRequest { topic_id: topic.id.clone(), queries };
+            let query = |partition: &u32| OffsetQuery { partition: PartitionId(*partition), at: position };
+            let queries = partitions.iter().map(query).collect();
+            let request = ListOffsetsRequest { topic: topic.id, queries };
             let limit = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(3));
-            match link.ask::<_, proto::ListOffsetsReply>(&leader, request, limit).await {
-                Ok((reply, _)) => {
+            match link.call_at(&leader, request, limit).await {
+                Ok(reply) => {
                     for a in reply.answers {
-                        match a.error.map(thalweg_wire::RemoteError::from) {
-                            None => drop(found.insert(a.partition, a.offset)),
-                            Some(error) if error.code.client_retries() => last = Some(error.into()),
-                            Some(error) if error.code.kind() == ErrorKind::Damaged => {
-                                damaged.insert(a.partition, error.into());
+                        match a.offset {
+                            Ok(offset) => drop(found.insert(a.partition.0, offset.0)),
+                            Err(error) if error.code.client_retries() => last = Some(error.into()),
+                            Err(error) if error.code.kind() == ErrorKind::Damaged => {
+                                damaged.insert(a.partition.0, error.into());
                             }
-                            Some(error) => return Err(error.into()),
+                            Err(error) => return Err(error.into()),
                         }
                     }
                 }
@@ -453,6 +460,7 @@ async fn offsets_of(
     Ok(FoundOffsets { found, damaged: damaged.into_iter().collect() })
 }
 
-fn follower(r: &proto::ReplicaState) -> FollowerStatus {
-    FollowerStatus { broker: r.broker, is_voter: r.voter, is_active: r.active, lag_batches: r.lag_entries }
+fn follower(r: &thalweg_api::ReplicaState) -> FollowerStatus {
+    let (is_voter, is_active) = (r.is_voter, r.is_active);
+    FollowerStatus { broker: r.broker.0, is_voter, is_active, lag_batches: r.lag_entries }
 }

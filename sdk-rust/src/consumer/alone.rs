@@ -6,10 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use bytes::Bytes;
+use thalweg_api::{Filter, Topic, TopicError};
 use thalweg_client_core::{ConsumerCore, Position};
-use thalweg_model::TopicPattern;
-use thalweg_wire::proto;
+use thalweg_model::{TopicId, TopicPattern};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
@@ -69,13 +68,13 @@ impl Wanted {
 
 /// A topic to read, with the machine that follows its partitions.
 pub(super) struct ToRead {
-    pub(super) topic: Arc<proto::Topic>,
+    pub(super) topic: Arc<Topic>,
     pub(super) core: ConsumerCore,
 }
 
 impl ToRead {
     /// Reads all partitions of the topic.
-    pub(super) fn all(topic: Arc<proto::Topic>, start: Position, buffer_bytes: u64) -> ToRead {
+    pub(super) fn all(topic: Arc<Topic>, start: Position, buffer_bytes: u64) -> ToRead {
         let core = ConsumerCore::new(0..topic.partitions.len() as u32, start, buffer_bytes);
         ToRead { topic, core }
     }
@@ -105,7 +104,7 @@ pub(super) struct Follows {
     pub(super) is_live: bool,
     /// True where a named topic may go without an error; one that matches a pattern always may.
     pub(super) waits_for_topics: bool,
-    pub(super) filter: Option<proto::Filter>,
+    pub(super) filter: Option<Filter>,
     pub(super) out_of_range: Option<Position>,
     pub(super) buffer_bytes: u64,
 }
@@ -157,20 +156,20 @@ pub(super) struct Keeper {
     shared: Arc<Shared>,
     orders: UnboundedReceiver<Order>,
     /// Ids of topics that were read: a broker that is late may still name one that is gone.
-    known: BTreeSet<Bytes>,
+    known: BTreeSet<TopicId>,
 }
 
 /// The wanted topics that any broker has named so far.
 struct Found {
     wanted: Wanted,
-    topics: BTreeMap<Bytes, Arc<proto::Topic>>,
+    topics: BTreeMap<TopicId, Arc<Topic>>,
 }
 
 impl Hears for Found {
-    fn hear(&mut self, topics: &[proto::Topic]) -> bool {
+    fn hear(&mut self, topics: &[std::result::Result<Topic, TopicError>]) -> bool {
         let before = self.topics.len();
-        for topic in topics.iter().filter(|t| t.error.is_none() && self.wanted.holds(&t.name)) {
-            self.topics.entry(topic.id.clone()).or_insert_with(|| Arc::new(topic.clone()));
+        for topic in topics.iter().flatten().filter(|t| self.wanted.holds(&t.name)) {
+            self.topics.entry(topic.id).or_insert_with(|| Arc::new(topic.clone()));
         }
         self.topics.len() > before
     }
@@ -194,7 +193,7 @@ impl Keeper {
         let mut new = Vec::new();
         let mut readers = self.shared.readers();
         for ToRead { topic, core } in found {
-            if !self.known.insert(topic.id.clone()) {
+            if !self.known.insert(topic.id) {
                 continue;
             }
             let may_go = how.waits_for_topics || self.shared.wanted().names().all(|name| *name != topic.name);
@@ -224,7 +223,7 @@ impl Keeper {
                     *self.shared.wanted() = wanted.clone();
                     for reader in self.shared.readers().iter().filter(|r| !wanted.holds(r.name())) {
                         reader.end();
-                        self.known.remove(&reader.topic.id);
+                        self.known.remove(&reader.id);
                     }
                     let _ = done.send(self.read(&link, found, &how, &events));
                     heard = listen(wanted);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use thalweg_api::{Filter, Topic};
 use thalweg_client_core::{ConsumerCore, MembershipConfig, PartitionKey, Position};
 use thalweg_model::{Assignor, OnFailure};
 use thalweg_wire::{ErrorKind, proto};
@@ -15,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::alone::{Alone, Follows, ToRead, Wanted};
 use super::coordinator;
-use super::fetching::open_stream;
+use super::fetching::{fetch_open, open_stream};
 use super::handle::{Consumer, Made, Source, Subscribing};
 use super::member::{GroupOptions, GroupShared};
 use super::out_of_range::OnOutOfRange;
@@ -283,11 +284,11 @@ impl ConsumerBuilder {
         }
     }
 
-    fn wire_filter(&self) -> Option<proto::Filter> {
-        self.filter.as_ref().map(|reference| proto::Filter {
+    fn wire_filter(&self) -> Option<Filter> {
+        self.filter.as_ref().map(|reference| Filter {
             reference: reference.clone(),
             config: self.filter_config.clone(),
-            on_failure: self.on_failure as u32,
+            on_failure: self.on_failure,
         })
     }
 
@@ -367,7 +368,7 @@ impl ConsumerBuilder {
             // that comes.
             if let Some(first) = to_read.first().filter(|_| filter.is_some()) {
                 let connection = link.connection_until(deadline).await?;
-                let open = proto::FetchOpen { topic_id: first.topic.id.clone(), filter: filter.clone() };
+                let open = fetch_open(first.topic.id, filter.clone());
                 plugin = open_stream(&connection, &open).await?.1;
             }
             keeper.start(link, to_read, follows, events);
@@ -430,13 +431,13 @@ impl ConsumerBuilder {
 
     async fn find_ends(
         &self,
-        topic: &proto::Topic,
+        topic: &Topic,
         partitions: Vec<u32>,
         ends: &mut BTreeMap<PartitionKey, u64>,
     ) -> Result<Vec<(u32, Error)>> {
         let FoundOffsets { found, damaged } = self.client.offsets_of(topic, partitions, Position::Latest).await?;
         for end in found {
-            let key = PartitionKey { topic_id: topic.id.clone(), partition: end.partition };
+            let key = PartitionKey { topic_id: Bytes::copy_from_slice(&topic.id.0), partition: end.partition };
             ends.insert(key, end.offset);
         }
         Ok(damaged)
@@ -471,7 +472,7 @@ impl ConsumerBuilder {
                     topics: wanted.topics().to_vec(),
                     session_ms,
                     assignor: self.assignor as u32,
-                    filter: self.wire_filter(),
+                    filter: self.wire_filter().map(Into::into),
                     client: self.client.id().to_owned(),
                     gone: Vec::new(),
                 },

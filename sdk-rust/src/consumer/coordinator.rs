@@ -9,16 +9,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::SendStream;
+use thalweg_api::{ApiError, ErrorCode, ErrorKind, Filter, FindCoordinatorRequest, FrameKind, MetadataRequest};
 use thalweg_client_core::{Backoff, ConsumerCore, MemberIdentity, Remedy, ToCoordinator};
 use thalweg_model::limits::MEMBER_SECRET_BYTES;
 use thalweg_model::partition_for_key;
-use thalweg_wire::{ErrorCode, ErrorKind, FrameKind, RemoteError, proto};
+use thalweg_wire::proto;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
 
 use super::fetching;
 use super::member::GroupShared;
 use super::reader::{Event, ReadingHow};
+use crate::admin::topics::the_topic;
 use crate::link::{ATTEMPT, Link, chance};
 use crate::routing::Routing;
 use crate::stream::{FrameReader, malformed, send};
@@ -91,7 +93,7 @@ async fn run(
             },
         };
         let (remedy, changes) = match error.code() {
-            Some(code) => shared.lock().membership.refused(&RemoteError::new(code, error.to_string())),
+            Some(code) => shared.lock().membership.refused(&ApiError::new(code, error.to_string())),
             None => {
                 shared.lock().membership.closed();
                 let remedy = if error.is_retriable() { Remedy::TryAgain } else { Remedy::Fatal };
@@ -133,16 +135,12 @@ async fn run(
 
 /// Finds the partition of `__consumer_offsets` that holds the group; makes that topic if need be.
 async fn find(link: &Rc<Link>, group: &str) -> Result<Coordinators> {
-    let request = proto::FindCoordinatorRequest { group: group.to_owned() };
-    link.request::<_, proto::FindCoordinatorReply>(request, Bytes::new()).await?;
-    let request = proto::MetadataRequest { topics: vec![OFFSETS_TOPIC.to_owned()], create_missing: false };
-    let (reply, _) = link.request::<_, proto::MetadataReply>(request, Bytes::new()).await?;
+    link.call(FindCoordinatorRequest { group: group.to_owned() }).await?;
+    let reply = link.call(MetadataRequest { topics: vec![OFFSETS_TOPIC.to_owned()], create_missing: false }).await?;
     link.learn(&reply.brokers);
-    let topic = reply.topics.into_iter().next().unwrap_or_default();
-    if let Some(error) = topic.error {
-        // The topic was made a moment ago, and is not known to every broker yet.
-        return Err(RemoteError::new(ErrorCode::NotCoordinator, error.message).into());
-    }
+    // The topic was made a moment ago, and is not known to every broker yet.
+    let unknown = |e: Error| Error::from(ApiError::new(ErrorCode::NotCoordinator, e.to_string()));
+    let topic = the_topic(reply).map_err(unknown)?;
     let partition = partition_for_key(group.as_bytes(), topic.partitions.len() as u32);
     Ok(Coordinators { routing: crate::routing::follow(link, &topic), partition })
 }
@@ -156,7 +154,7 @@ async fn session(
     joined: &mut Option<oneshot::Sender<Result<()>>>,
     attempt: &mut u32,
 ) -> Result<()> {
-    let nobody = || RemoteError::new(ErrorCode::NotCoordinator, "the group has no coordinator at the moment");
+    let nobody = || ApiError::new(ErrorCode::NotCoordinator, "the group has no coordinator at the moment");
     let found = coordinators.routing.borrow_and_update().leader(coordinators.partition).cloned();
     let Some(address) = found else {
         let _ = tokio::time::timeout(Duration::from_secs(1), coordinators.routing.changed()).await;
@@ -235,8 +233,9 @@ async fn take(
     let changes = match frame.kind {
         FrameKind::GroupAssignment => {
             let assignment: proto::GroupAssignment = frame.message().map_err(malformed)?;
-            if assignment.filter.is_some() {
-                shared.lock().filter = assignment.filter.clone();
+            if let Some(filter) = assignment.filter.clone() {
+                let filter = filter.try_into().map_err(malformed)?;
+                shared.lock().filter = Some(filter);
             }
             open_readers(link, shared, events, &assignment).await?;
             shared.lock().membership.assigned(shared.now_ms(), &assignment)
@@ -273,21 +272,20 @@ async fn open_readers(
         return Ok(());
     }
     let topics = names.into_iter().map(str::to_owned).collect();
-    let request = proto::MetadataRequest { topics, create_missing: false };
-    let (reply, _) = link.request::<_, proto::MetadataReply>(request, Bytes::new()).await?;
+    let reply = link.call(MetadataRequest { topics, create_missing: false }).await?;
     link.learn(&reply.brokers);
     let resolved = shared.lock().filter.clone();
     // The version that the group agreed on, whatever has been uploaded since.
     let filter = shared.filter.clone().map(|f| match resolved {
-        Some(plugin) => proto::Filter { reference: format!("{}@{}", plugin.name, plugin.version), ..f },
+        Some(plugin) => Filter { reference: format!("{}@{}", plugin.name, plugin.version), ..f },
         None => f,
     });
-    for topic in reply.topics.into_iter().filter(|t| t.error.is_none()) {
+    for topic in reply.topics.into_iter().flatten() {
         let core = ConsumerCore::new([], shared.start, shared.buffer_bytes);
         let topic = Arc::new(topic);
         let how = ReadingHow { filter: filter.clone(), out_of_range: shared.out_of_range, may_go: false };
         let reader = fetching::open(link.clone(), topic.clone(), core, how, events.clone(), Some(shared.clone()));
-        shared.lock().readers.insert(topic.id.clone(), reader);
+        shared.lock().readers.insert(Bytes::copy_from_slice(&topic.id.0), reader);
     }
     Ok(())
 }

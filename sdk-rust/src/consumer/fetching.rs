@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::SendStream;
+use thalweg_api::{Filter, MetadataRequest, Plugin, Topic};
 use thalweg_client_core::{ConsumerCore, Pushed};
+use thalweg_model::TopicId;
 use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
@@ -19,6 +21,7 @@ use super::member::GroupShared;
 use super::reader::{Event, Reader, ReadingHow};
 use crate::address::Address;
 use crate::admin::PluginInfo;
+use crate::admin::topics::the_topic;
 use crate::link::{ATTEMPT, Link};
 use crate::routing;
 use crate::stream::{self, FrameReader, send};
@@ -37,16 +40,21 @@ type Stream = (SendStream, FrameReader);
 /// Opens a topic; call it on the connection's thread. It is read until the receiver of `events` is gone.
 pub(super) fn open(
     link: Rc<Link>,
-    topic: Arc<proto::Topic>,
+    topic: Arc<Topic>,
     core: ConsumerCore,
     how: ReadingHow,
     events: UnboundedSender<Event>,
     group: Option<Arc<GroupShared>>,
 ) -> Arc<Reader> {
-    let open = proto::FetchOpen { topic_id: topic.id.clone(), filter: how.filter.clone() };
+    let open = fetch_open(topic.id, how.filter.clone());
     let reader = Arc::new(Reader::new(&topic, core, &how));
     tokio::task::spawn_local(drive(link, reader.clone(), topic, open, events, group));
     reader
+}
+
+/// What opens a fetch stream to a topic.
+pub(super) fn fetch_open(topic: TopicId, filter: Option<Filter>) -> proto::FetchOpen {
+    proto::FetchOpen { topic_id: Bytes::copy_from_slice(&topic.0), filter: filter.map(Into::into) }
 }
 
 /// Opens a fetch stream; a wrong filter is an error here.
@@ -58,7 +66,8 @@ pub(super) async fn open_stream(
     send(&mut sender, open, Bytes::new()).await?;
     let mut frames = FrameReader::new(receiver);
     let (opened, _) = frames.expect::<proto::FetchOpened>().await?;
-    Ok(((sender, frames), opened.filter.map(PluginInfo::of)))
+    let filter = opened.filter.map(Plugin::try_from).transpose().map_err(stream::malformed)?;
+    Ok(((sender, frames), filter.map(PluginInfo::of)))
 }
 
 /// One topic, over a stream to every broker that leads one of its partitions.
@@ -121,7 +130,7 @@ impl Subscription {
 async fn drive(
     link: Rc<Link>,
     reader: Arc<Reader>,
-    topic: Arc<proto::Topic>,
+    topic: Arc<Topic>,
     open: proto::FetchOpen,
     events: UnboundedSender<Event>,
     group: Option<Arc<GroupShared>>,
@@ -191,10 +200,9 @@ async fn find_gone(s: Rc<Subscription>, push: proto::FetchPush, from: u64) {
         if !s.reader.core().is_current(partition, generation) {
             return;
         }
-        let request = proto::MetadataRequest { topics: vec![s.reader.name().to_owned()], create_missing: false };
-        let found = s.link.request::<_, proto::MetadataReply>(request, Bytes::new()).await;
-        let topic = found.ok().and_then(|(reply, _)| reply.topics.into_iter().next());
-        if topic.is_some_and(|t| t.error.is_none() && t.id == s.reader.topic.id) {
+        let request = MetadataRequest { topics: vec![s.reader.name().to_owned()], create_missing: false };
+        let found = s.link.call(request).await;
+        if found.and_then(the_topic).is_ok_and(|topic| topic.id == s.reader.id) {
             s.reader.change(|core| core.ask_again(partition, generation));
             return;
         }

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use thalweg_api::{Filter, Plugin};
 use thalweg_client_core::{Change, Membership, PartitionKey, Position, Progress};
-use thalweg_wire::{ErrorKind, proto};
+use thalweg_wire::ErrorKind;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::cursor::Cursor;
@@ -37,7 +38,7 @@ pub(super) struct Inner {
     waiting: HashMap<u64, oneshot::Sender<Result<()>>>,
     /// Calls that wait until the coordinator knows which topics are wanted.
     subscribing: Vec<oneshot::Sender<Result<()>>>,
-    pub(super) filter: Option<proto::Plugin>,
+    pub(super) filter: Option<Plugin>,
     is_over: bool,
     /// The partition of which the user has something in hand.
     claimed: Option<PartitionKey>,
@@ -62,7 +63,7 @@ pub(super) struct GroupShared {
     tells: bool,
     pub(super) buffer_bytes: u64,
     pub(super) out_of_range: Option<Position>,
-    pub(super) filter: Option<proto::Filter>,
+    pub(super) filter: Option<Filter>,
     pub(super) client_timeout: Duration,
 }
 
@@ -90,7 +91,7 @@ impl GroupShared {
             limits_processing: config.max_processing_ms.is_some(),
             buffer_bytes: options.buffer_bytes,
             out_of_range: options.out_of_range,
-            filter: config.join.filter.clone(),
+            filter: config.join.filter.clone().and_then(|f| f.try_into().ok()),
             client_timeout: options.client_timeout,
             inner: Mutex::new(Inner {
                 membership: Membership::new(config),
@@ -126,7 +127,7 @@ impl GroupShared {
     }
 
     /// The group's filter, as its coordinator resolved it.
-    pub(super) fn filter(&self) -> Option<proto::Plugin> {
+    pub(super) fn filter(&self) -> Option<Plugin> {
         self.lock().filter.clone()
     }
 

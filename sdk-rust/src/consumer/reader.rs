@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use thalweg_api::{Filter, Topic};
 use thalweg_client_core::{ConsumerCore, PartitionKey, Position};
+use thalweg_model::TopicId;
 use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
 use tokio::sync::{Notify, watch};
 
@@ -26,7 +28,7 @@ pub(super) enum Event {
 /// How a consumer reads its topics.
 #[derive(Clone, Default)]
 pub(super) struct ReadingHow {
-    pub(super) filter: Option<proto::Filter>,
+    pub(super) filter: Option<Filter>,
     /// Where reading goes on when the log does not hold a position; `None`: the user gets an error.
     pub(super) out_of_range: Option<Position>,
     /// True where a topic that is deleted is no error.
@@ -36,6 +38,8 @@ pub(super) struct ReadingHow {
 /// One topic that a consumer reads, shared between both sides.
 pub(super) struct Reader {
     pub(super) topic: Arc<TopicName>,
+    /// The identity of the topic.
+    pub(super) id: TopicId,
     /// Where reading goes on when the log does not hold a position; `None`: the user gets an error.
     out_of_range: Option<Position>,
     core: Mutex<ConsumerCore>,
@@ -52,9 +56,10 @@ pub(super) struct Reader {
 
 impl Reader {
     /// A reader that the connection's side does not know yet.
-    pub(super) fn new(topic: &proto::Topic, core: ConsumerCore, how: &ReadingHow) -> Reader {
+    pub(super) fn new(topic: &Topic, core: ConsumerCore, how: &ReadingHow) -> Reader {
         Reader {
-            topic: Arc::new(TopicName { name: topic.name.clone(), id: topic.id.clone() }),
+            topic: Arc::new(TopicName { name: topic.name.clone(), id: Bytes::copy_from_slice(&topic.id.0) }),
+            id: topic.id,
             out_of_range: how.out_of_range,
             core: Mutex::new(core),
             wake: Notify::new(),

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use thalweg_wire::{ErrorCode, ErrorKind, proto};
+use thalweg_api::{ErrorCode, ErrorKind, MetadataRequest, Topic};
 
 use super::alone::{ToRead, Wanted};
 use super::handle::{Consumer, Inner, Source, Subscribing};
@@ -109,12 +109,8 @@ impl Inner {
 }
 
 /// The wanted topics that exist. One that is named and does not exist is an error, unless it is waited for.
-pub(super) async fn find_wanted(
-    client: &Client,
-    wanted: &Wanted,
-    waits_for_topics: bool,
-) -> Result<Vec<Arc<proto::Topic>>> {
-    let mut found: Vec<Arc<proto::Topic>> = Vec::new();
+pub(super) async fn find_wanted(client: &Client, wanted: &Wanted, waits_for_topics: bool) -> Result<Vec<Arc<Topic>>> {
+    let mut found: Vec<Arc<Topic>> = Vec::new();
     for name in wanted.names() {
         // A consumer that waits for a topic does not have it made on first use.
         match client.metadata(name, !waits_for_topics).await {
@@ -124,8 +120,8 @@ pub(super) async fn find_wanted(
         }
     }
     if wanted.has_patterns() {
-        let all: proto::MetadataReply = client.request(proto::MetadataRequest::default()).await?;
-        found.extend(all.topics.into_iter().filter(|t| t.error.is_none() && wanted.matches(&t.name)).map(Arc::new));
+        let all = client.call(MetadataRequest::default()).await?;
+        found.extend(all.topics.into_iter().flatten().filter(|t| wanted.matches(&t.name)).map(Arc::new));
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     found.dedup_by(|a, b| a.id == b.id);

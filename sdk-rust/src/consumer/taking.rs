@@ -14,6 +14,7 @@ use super::hand::Hand;
 use super::handle::{Inner, Source};
 use super::reader::{Event, Reader};
 use super::state::{State, is_paused};
+use crate::admin::GroupOffset;
 use crate::batch::{Batch, OnBadRecord, decode};
 use crate::{Error, ErrorPlace};
 
@@ -205,8 +206,10 @@ impl Inner {
             return false;
         }
         let Ok(described) = self.client.describe_group(&member.group).await else { return false };
-        let committed =
-            |key: &PartitionKey| described.offsets.iter().find(|o| o.key == *key).map_or(0, |o| o.committed);
+        let committed = |key: &PartitionKey| {
+            let is_of = |o: &&GroupOffset| o.key.topic.0[..] == key.topic_id[..] && o.key.partition.0 == key.partition;
+            described.offsets.iter().find(is_of).map_or(0, |o| o.committed)
+        };
         left.iter().all(|(key, end)| committed(key) >= *end)
     }
 

@@ -31,7 +31,7 @@ struct Pair {
 
 impl Pair {
     fn new(on_bad_record: OnBadRecord, on_out_of_range: OnOutOfRange) -> Pair {
-        let topic = proto::Topic { name: "t".into(), id: Bytes::from_static(&[7; 16]), ..Default::default() };
+        let topic = thalweg_api::Topic { name: "t".into(), id: thalweg_model::TopicId([7; 16]), ..Default::default() };
         let core = ConsumerCore::new([0], Position::Offset(10), 1 << 20);
         let how = ReadingHow { out_of_range: on_out_of_range.position(), ..Default::default() };
         let reader = Arc::new(Reader::new(&topic, core, &how));

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::SendStream;
+use thalweg_api::{ApiError, ErrorCode, ErrorKind, InitProducerReply, InitProducerRequest, MetadataRequest, Topic};
 use thalweg_client_core::{Acks, Failure, Outcome, ProducerCore, ProducerIdentity, Request, Unplaced};
-use thalweg_model::{ProducerEpoch, ProducerId, ProducerToken};
-use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, encode_parts, proto};
+use thalweg_model::TopicId;
+use thalweg_wire::{encode_parts, proto};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, JoinSet};
@@ -24,6 +25,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::destination::{Destination, Options};
 use super::receipt::{Ledger, Token};
 use crate::address::Address;
+use crate::admin::topics::the_topic;
 use crate::error::ErrorPlace;
 use crate::link::{ATTEMPT, Link, chance};
 use crate::lock::lock;
@@ -40,7 +42,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A producer of one topic id, which lives as long as that topic does.
 pub(super) struct Session {
-    topic_id: Bytes,
+    topic_id: TopicId,
     pub(super) placement: SharedPlacement,
     pub(super) partitions: u32,
     pub(super) shared: Arc<Shared>,
@@ -113,21 +115,16 @@ impl Session {
     pub(super) async fn open(
         link: &Rc<Link>,
         options: &Options,
-        topic: Arc<proto::Topic>,
+        topic: Arc<Topic>,
         driven: &mut JoinSet<()>,
     ) -> Result<Arc<Session>> {
         let partitions = topic.partitions.len() as u32;
         let placement = Placement::of_topic(link, &topic, options.place_on_broker).await?;
         let mut core = ProducerCore::new(options.config, partitions);
-        core.placed_anew(topic.pin_epoch);
+        core.placed_anew(topic.pin_epoch.0);
         if core.is_idempotent() {
-            let (reply, _): (proto::InitProducerReply, _) =
-                link.request(proto::InitProducerRequest {}, Bytes::new()).await?;
-            let epoch = ProducerEpoch(reply.producer_epoch as i16);
-            let token = reply.producer_token[..].try_into().map(ProducerToken).map_err(|_| {
-                Error::new(ErrorKind::Unsupported, "the broker gives no proof of producer ids; upgrade it")
-            })?;
-            core.identify(ProducerIdentity { id: ProducerId(reply.producer_id), epoch, token });
+            let InitProducerReply { id, epoch, token } = link.call(InitProducerRequest {}).await?;
+            core.identify(ProducerIdentity { id, epoch, token });
         }
         let shared = Arc::new(Shared {
             core: Mutex::new(Counted { core, bytes: 0 }),
@@ -141,7 +138,7 @@ impl Session {
         });
         let placement = Arc::new(tokio::sync::Mutex::new((topic.pin_epoch, placement)));
         let placing = Placing { placement: placement.clone(), on_broker: options.place_on_broker };
-        let topic_id = topic.id.clone();
+        let topic_id = topic.id;
         driven.spawn_local(drive(link.clone(), shared.clone(), topic, options.config.acks, placing));
         Ok(Arc::new(Session { topic_id, placement, partitions, shared }))
     }
@@ -158,7 +155,7 @@ impl Session {
 
     /// Looks for the topic, which a broker did not know any more: gives another one of its name, `None` where it is
     /// there after all.
-    pub(super) async fn look(&self, link: &Rc<Link>, name: &str) -> Result<Option<Arc<proto::Topic>>> {
+    pub(super) async fn look(&self, link: &Rc<Link>, name: &str) -> Result<Option<Arc<Topic>>> {
         let shared = &self.shared;
         shared.doubted.store(false, Ordering::Release);
         let found = match crate::admin::topics::find_topic(link, name, false).await {
@@ -178,7 +175,7 @@ impl Session {
     /// The topic was deleted: nothing of what is there can be delivered.
     pub(super) fn topic_gone(&self, topic: &str) {
         let gone = Error::topic_gone(topic);
-        self.shared.fail_all(&Failure::Refused(RemoteError::new(ErrorCode::UnknownTopic, gone.to_string())));
+        self.shared.fail_all(&Failure::Refused(ApiError::new(ErrorCode::UnknownTopic, gone.to_string())));
     }
 
     /// Gives every record without outcome one: nothing is sent any more.
@@ -255,7 +252,7 @@ impl Shared {
 
 /// What one session sends to which broker.
 struct Routes {
-    topic: Arc<proto::Topic>,
+    topic: Arc<Topic>,
     acks: Acks,
     /// The leader that each partition goes to now.
     leaders: Vec<Option<Address>>,
@@ -267,7 +264,7 @@ struct Routes {
 
 /// Serves one producer on the connection's thread until it is closed and drained: one stream to every broker that leads
 /// a partition of the topic.
-async fn drive(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, acks: Acks, placing: Placing) {
+async fn drive(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, acks: Acks, placing: Placing) {
     let placing = Rc::new(placing);
     let mut routing = crate::routing::follow(&link, &topic);
     let mut placing_anew: Option<JoinHandle<()>> = None;
@@ -362,19 +359,15 @@ struct Placing {
 }
 
 /// The topic with a newer pin than `old`, and how it places records.
-async fn newer_placement(link: &Rc<Link>, topic: &proto::Topic, old: u32, on_broker: bool) -> Result<(u32, Placement)> {
+async fn newer_placement(link: &Rc<Link>, topic: &Topic, old: u32, on_broker: bool) -> Result<(u32, Placement)> {
     loop {
-        let request = proto::MetadataRequest { topics: vec![topic.name.clone()], create_missing: false };
-        let (reply, _): (proto::MetadataReply, _) = link.request(request, Bytes::new()).await?;
-        let found = reply.topics.into_iter().next().unwrap_or_default();
-        if let Some(error) = found.error {
-            return Err(RemoteError::from(error).into());
-        }
+        let request = MetadataRequest { topics: vec![topic.name.clone()], create_missing: false };
+        let found = the_topic(link.call(request).await?)?;
         if found.id != topic.id {
             return Err(Error::topic_gone(&topic.name));
         }
-        if found.pin_epoch > old {
-            return Ok((found.pin_epoch, Placement::of_topic(link, &found, on_broker).await?));
+        if found.pin_epoch.0 > old {
+            return Ok((found.pin_epoch.0, Placement::of_topic(link, &found, on_broker).await?));
         }
         // This broker does not know the newer pin yet.
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -383,7 +376,7 @@ async fn newer_placement(link: &Rc<Link>, topic: &proto::Topic, old: u32, on_bro
 
 /// The topic has another partitioner: what is not written yet is placed with it. Called once the fate of everything
 /// else is known.
-async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<proto::Topic>, placing: Rc<Placing>) {
+async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, placing: Rc<Placing>) {
     let partitions = topic.partitions.len() as u32;
     let mut known = shared.core().pin_epoch();
     let mut unplaced: Option<BeingPlaced> = None;
@@ -468,7 +461,7 @@ impl Routes {
             let leader = self.leaders[request.partition as usize].as_ref().expect("it was connected to its leader");
             let head = proto::Produce {
                 request_id: request.id,
-                topic_id: self.topic.id.clone(),
+                topic_id: Bytes::copy_from_slice(&self.topic.id.0),
                 partition: request.partition,
                 pin_epoch: request.pin_epoch,
                 acks: self.acks as u32,
@@ -504,10 +497,8 @@ async fn keep_stream(link: Rc<Link>, shared: Arc<Shared>, routes: Weak<RefCell<R
         }
         drop(strong);
         if !error.is_retriable() && error.kind() != ErrorKind::Disconnected {
-            let failure = Failure::Refused(RemoteError::new(
-                error.code().unwrap_or(thalweg_wire::ErrorCode::Internal),
-                error.to_string(),
-            ));
+            let failure =
+                Failure::Refused(ApiError::new(error.code().unwrap_or(ErrorCode::Internal), error.to_string()));
             shared.fail_all(&failure);
         }
         shared.wake.notify_one();
@@ -581,12 +572,12 @@ async fn answers(shared: &Shared, topic: &str, mut frames: FrameReader) -> Error
         };
         let result = match reply.error {
             None => Ok(reply.base_offset),
-            Some(error) => Err(RemoteError::from(error)),
+            Some(error) => Err(ApiError::from(error)),
         };
         let result = result.map_err(|error| match error.code {
             ErrorCode::UnknownTopic => {
                 shared.gone.store(true, Ordering::Release);
-                RemoteError::new(error.code, Error::topic_gone(topic).to_string())
+                ApiError::new(error.code, Error::topic_gone(topic).to_string())
             }
             _ => error,
         });
