@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("thalweg-plugin-host", &["thalweg-model"]),
     ("thalweg-quic", &["thalweg-wire"]),
     ("thalweg-replica", &["thalweg-model", "thalweg-api", "thalweg-commit-log"]),
-    ("thalweg-client-core", &["thalweg-model", "thalweg-api", "thalweg-wire"]),
+    ("thalweg-client-core", &["thalweg-model", "thalweg-api"]),
     (
         "thalweg-broker-core",
         &["thalweg-model", "thalweg-api", "thalweg-commit-log", "thalweg-replica", "thalweg-control"],

@@ -7,7 +7,7 @@ use thalweg_broker_core::NodeMessage;
 use thalweg_control::{GroupRecord, MetadataRecord};
 use thalweg_model::RecordBatch;
 use thalweg_tests::forge;
-use thalweg_wire::{FrameDecoder, proto};
+use thalweg_wire::FrameDecoder;
 
 fn corpus(name: &str) -> Vec<Vec<u8>> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
@@ -47,7 +47,7 @@ fn frames() {
         let mut decoder = FrameDecoder::default();
         for mut piece in bytes.chunks((*step as usize).max(1)) {
             while let Ok(Some(frame)) = decoder.next(&mut piece) {
-                let _ = frame.message::<proto::Produce>();
+                let _ = frame.into_produce();
             }
         }
     }

@@ -4,11 +4,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream};
-use thalweg_api::{ApiError, ErrorCode, FrameKind};
+use thalweg_api::{ApiError, ErrorCode, FrameKind, Hello, HelloReply};
 use thalweg_model::limits::CONNECTIONS_MAX;
 use thalweg_model::{BrokerId, check_client_id};
 use thalweg_quic::{FrameReader, StreamError, send};
-use thalweg_wire::{agree, proto, versions};
+use thalweg_wire::{agree, versions};
 
 use crate::ctx::Ctx;
 use crate::door::Principal;
@@ -124,7 +124,7 @@ async fn hello(ctx: &Ctx, connection: &Connection) -> Result<bool, StreamError> 
     let Some(frame) = FrameReader::new(receiver).next().await? else {
         return Err(StreamError::Truncated);
     };
-    let hello: proto::Hello = frame.message()?;
+    let hello: Hello = frame.expect()?;
     let checked = agree(&hello.versions).and_then(|()| {
         let named = check_client_id(&hello.client_id);
         named.map_err(|e| ApiError::new(ErrorCode::InvalidRequest, format!("client id: {e}")))
@@ -141,14 +141,14 @@ async fn hello(ctx: &Ctx, connection: &Connection) -> Result<bool, StreamError> 
         refuse(&mut sender, ApiError::new(ErrorCode::NotLeader, what)).await;
         return Ok(false);
     }
-    let reply = proto::HelloReply {
+    let reply = HelloReply {
         versions: versions(),
         features: 0,
         cluster_id: ctx.cluster_id.clone(),
-        broker_id: ctx.broker_id,
+        broker_id: BrokerId(ctx.broker_id),
         broker_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    send(&mut sender, &reply).await?;
+    send(&mut sender, reply).await?;
     let _ = sender.finish();
     let from = connection.remote_address();
     tracing::debug!(%from, client_id = hello.client_id, version = hello.client_version, "a client is connected");
@@ -183,7 +183,7 @@ async fn stream(
 /// Sends an error as the answer and ends the stream.
 pub(crate) async fn refuse(stream: &mut SendStream, error: ApiError) {
     // The other side may be gone; then nobody misses the answer.
-    let _ = send(stream, &proto::Error::from(error)).await;
+    let _ = send(stream, error).await;
     let _ = stream.finish();
 }
 

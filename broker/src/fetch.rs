@@ -9,11 +9,11 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use quinn::SendStream;
-use thalweg_api::{ApiError, ErrorCode, Filter, Resource, Right};
+use thalweg_api::{ApiError, ErrorCode, FetchControl, FetchOpen, FetchOpened, FetchPush, Resource, Right};
 use thalweg_model::{Offset, OnFailure, PartitionId, Position, RecordBatch, TopicId, TopicPartition};
 use thalweg_plugin_host::{FilterFailure, FilterJob, Filtered};
 use thalweg_quic::{FrameReader, send, send_with_body};
-use thalweg_wire::{Frame, proto};
+use thalweg_wire::Frame;
 use tokio::sync::{Mutex, Notify};
 
 use crate::connection::refuse;
@@ -49,9 +49,9 @@ struct Slot {
 }
 
 impl Slot {
-    fn take(&self, control: &proto::FetchControl, start: Option<Position>) {
+    fn take(&self, control: &FetchControl) {
         let mut w = self.wanted.borrow_mut();
-        if let Some(start) = start {
+        if let Some(start) = control.start {
             *w = Wanted { generation: control.generation, start: Some(start), credit_bytes: 0, stopped: false };
         }
         if control.generation == w.generation {
@@ -78,13 +78,13 @@ pub(crate) async fn serve(
     mut frames: FrameReader,
     mut stream: SendStream,
 ) {
-    let opened = match open(&ctx, &principal, &first).await {
+    let opened = match open(&ctx, &principal, first).await {
         Ok(opened) => opened,
         Err(error) => return refuse(&mut stream, error).await,
     };
     let (topic, filter, on_failure) = opened;
-    let reply = proto::FetchOpened { filter: filter.as_ref().map(|f| f.plugin.clone().into()) };
-    if send(&mut stream, &reply).await.is_err() {
+    let reply = FetchOpened { filter: filter.as_ref().map(|f| f.plugin.clone()) };
+    if send(&mut stream, reply).await.is_err() {
         return;
     }
     let subscription = Rc::new(Subscription { ctx, filter, on_failure, stream: Mutex::new(stream) });
@@ -92,35 +92,25 @@ pub(crate) async fn serve(
     let mut tasks = tokio::task::JoinSet::new();
     loop {
         let control = match frames.next().await {
-            Ok(Some(frame)) => frame.message::<proto::FetchControl>(),
+            Ok(Some(frame)) => frame.decode::<FetchControl>(),
             Ok(None) | Err(_) => break,
         };
         let control = match control {
             Ok(control) => control,
             Err(error) => {
                 let mut stream = subscription.stream.lock().await;
-                refuse(&mut stream, ApiError::malformed(error)).await;
+                refuse(&mut stream, error).await;
                 break;
             }
         };
         let partition = control.partition;
-        let start = match control.start.map(Position::try_from).transpose() {
-            Ok(start) => start,
-            Err(error) => {
-                let push = failed(partition, control.generation, error);
-                if send(&mut *subscription.stream.lock().await, &push).await.is_err() {
-                    break;
-                }
-                continue;
-            }
-        };
         let slot = match slots.get(&partition) {
             Some(slot) => slot,
             None => {
                 let name = TopicPartition { topic, partition: PartitionId(partition) };
                 if let Err(error) = subscription.ctx.find_partition(&name) {
                     let push = failed(partition, control.generation, error);
-                    if send(&mut *subscription.stream.lock().await, &push).await.is_err() {
+                    if send(&mut *subscription.stream.lock().await, push).await.is_err() {
                         break;
                     }
                     continue;
@@ -130,7 +120,7 @@ pub(crate) async fn serve(
                 slots.entry(partition).or_insert(slot)
             }
         };
-        slot.take(&control, start);
+        slot.take(&control);
     }
     // Dropping the tasks ends them, wherever they wait.
 }
@@ -138,20 +128,19 @@ pub(crate) async fn serve(
 async fn open(
     ctx: &Rc<Ctx>,
     principal: &Principal,
-    first: &Frame,
+    first: Frame,
 ) -> Result<(TopicId, Option<LoadedFilter>, OnFailure), ApiError> {
-    let head: proto::FetchOpen = first.message().map_err(ApiError::malformed)?;
-    let topic = TopicId::from_slice(&head.topic_id).ok_or_else(|| ApiError::malformed("topic id is not 16 bytes"))?;
+    let FetchOpen { topic, filter } = first.decode()?;
     ctx.may(principal, Right::Read, Resource::TopicId(topic))?;
-    let Some(filter) = head.filter.map(Filter::try_from).transpose()? else {
+    let Some(filter) = filter else {
         return Ok((topic, None, OnFailure::Fail));
     };
     let loaded = ctx.plugins.load_filter(ctx, &filter.reference, filter.config).await?;
     Ok((topic, Some(loaded), filter.on_failure))
 }
 
-fn failed(partition: u32, generation: u64, error: ApiError) -> proto::FetchPush {
-    proto::FetchPush { partition, generation, error: Some(error.into()), ..Default::default() }
+fn failed(partition: u32, generation: u64, error: ApiError) -> FetchPush {
+    FetchPush { partition, generation, error: Some(error), ..Default::default() }
 }
 
 /// Pushes one partition until the stream ends.
@@ -177,7 +166,7 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
                 // Said at once, so that a consumer knows its position before anything comes.
                 Ok(Some(offset)) => {
                     position = Some(offset);
-                    Step::Push(offset, Vec::new(), proto::FetchPush::default())
+                    Step::Push(offset, Vec::new(), FetchPush::default())
                 }
                 Ok(None) => match s.ctx.led_elsewhere(&name) {
                     Some(error) => Step::Stop(offset_of(start), error),
@@ -204,9 +193,9 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
                 }
                 continue;
             }
-            Step::Wait => (position.unwrap_or(offset_of(start)), Vec::new(), proto::FetchPush::default(), None),
+            Step::Wait => (position.unwrap_or(offset_of(start)), Vec::new(), FetchPush::default(), None),
             Step::Push(at, body, push) => (at, body, push, None),
-            Step::Stop(at, error) => (at, Vec::new(), proto::FetchPush::default(), Some(error)),
+            Step::Stop(at, error) => (at, Vec::new(), FetchPush::default(), Some(error)),
             Step::PushThenStop(at, body, push, error) => (at, body, push, Some(error)),
         };
         if slot.wanted.borrow().generation != generation {
@@ -234,12 +223,12 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
         push.log_start_offset = s.ctx.shard.log_start(&name).0;
         push.leader_epoch = state.map_or(0, |s| s.leader_epoch.0);
         let stop = error.is_some();
-        push.error = error.map(Into::into);
+        push.error = error;
         let bytes: usize = body.iter().map(Bytes::len).sum();
         s.ctx.metrics.fetched_records.inc_by(push.delivered);
         s.ctx.metrics.fetched_bytes.inc_by(bytes as u64);
         s.ctx.metrics.filtered_records.inc_by(push.filtered);
-        if send_with_body(&mut *s.stream.lock().await, &push, body).await.is_err() {
+        if send_with_body(&mut *s.stream.lock().await, push, body).await.is_err() {
             return;
         }
         slot.spend(generation, bytes, stop);
@@ -248,8 +237,8 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
 
 enum Step {
     Wait,
-    Push(Offset, Vec<Bytes>, proto::FetchPush),
-    PushThenStop(Offset, Vec<Bytes>, proto::FetchPush, ApiError),
+    Push(Offset, Vec<Bytes>, FetchPush),
+    PushThenStop(Offset, Vec<Bytes>, FetchPush, ApiError),
     Stop(Offset, ApiError),
 }
 
@@ -349,7 +338,7 @@ async fn next(s: &Subscription, name: &TopicPartition, from: Offset, credit_byte
         }
         Read::Batches(batches) => batches,
     };
-    let mut push = proto::FetchPush::default();
+    let mut push = FetchPush::default();
     let mut body = Vec::new();
     let mut at = from;
     for batch in batches {

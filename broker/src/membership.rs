@@ -7,15 +7,18 @@ use std::rc::Rc;
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, ReadError, SendStream};
 use sha2::{Digest, Sha256};
-use thalweg_api::{ApiError, ErrorCode, Filter, FrameKind, Resource, Right};
+use thalweg_api::{
+    ApiError, AssignedPartition, ErrorCode, FrameKind, GroupAssignment, GroupCommit, GroupCommitReply, GroupHeartbeat,
+    GroupLeave, GroupLeft, GroupOpen, RefusedCommit, Resource, Right,
+};
 use thalweg_broker_core::CoordinatorError;
 use thalweg_control::{
-    Assignment, Committed, Committer, GroupError, GroupFilter, GroupRequest, Join, PluginKind, SecretDigest, Terms,
+    Assignment, Committer, GroupError, GroupFilter, GroupRequest, Join, PluginKind, SecretDigest, Terms,
 };
+use thalweg_model::TopicPartition;
 use thalweg_model::limits::MEMBER_SECRET_BYTES;
-use thalweg_model::{Assignor, PartitionId, TopicId, TopicPartition};
 use thalweg_quic::{FrameReader, StreamError};
-use thalweg_wire::{Frame, encode, proto};
+use thalweg_wire::{Frame, encode_message};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::answers::answered;
@@ -40,12 +43,12 @@ pub(crate) async fn serve(
     mut stream: SendStream,
 ) {
     let host = connection.remote_address().ip().to_canonical().to_string();
-    let (member, assignment) = match open(&ctx, &principal, &first, host).await {
+    let (member, assignment) = match open(&ctx, &principal, first, host).await {
         Ok(opened) => opened,
         Err(error) => return refuse(&mut stream, error).await,
     };
     let (sender, receiver) = unbounded_channel();
-    let _ = sender.send(Ok(encode(&assignment)));
+    let _ = sender.send(Ok(encode_message(assignment).0));
     let writer = tokio::task::spawn_local(write(receiver, stream));
     let changed = ctx.shard.watch_member(&member.group, &member.id);
     let unanswered = Rc::new(tokio::sync::Semaphore::new(UNANSWERED_MAX));
@@ -61,7 +64,7 @@ pub(crate) async fn serve(
                 // Its member speaks over a newer stream: what this one still brings would come after what that one
                 // brought.
                 Ok(Some(_)) if !ctx.shard.is_watching(&member.group, &member.id, &changed) => break None,
-                Ok(Some(frame)) => match member.request(&ctx, &frame) {
+                Ok(Some(frame)) => match member.request(&ctx, frame) {
                     Ok(answer) => drop(answers.spawn_local(pass(answer, sender.clone(), permit))),
                     Err(error) => break Some(error),
                 },
@@ -136,10 +139,10 @@ struct Session {
 async fn open(
     ctx: &Rc<Ctx>,
     principal: &Principal,
-    first: &Frame,
+    first: Frame,
     host: String,
-) -> Result<(Session, proto::GroupAssignment), ApiError> {
-    let head: proto::GroupOpen = first.message().map_err(ApiError::malformed)?;
+) -> Result<(Session, GroupAssignment), ApiError> {
+    let head: GroupOpen = first.decode()?;
     ctx.may(principal, Right::Read, Resource::Group(&head.group))?;
     let partition = ctx.shard.partition_of_group(&head.group).ok_or_else(no_coordinator)?.partition.0;
     let secret = digest(&head.secret)?;
@@ -151,77 +154,65 @@ async fn open(
         Some(join) => {
             let gone = join.gone.into_iter().map(|g| Ok((g.member, digest(&g.secret)?)));
             let gone = gone.collect::<Result<Vec<_>, ApiError>>()?;
-            let asked = join.filter.map(Filter::try_from).transpose()?;
-            if let Some(f) = &asked {
+            if let Some(f) = &join.filter {
                 let found = ctx.shard.metadata().plugin(&f.reference, PluginKind::Filter).cloned();
                 filter = Some(found.map_err(|e| ApiError::from(&e))?);
             }
-            let resolved = asked.zip(filter.as_ref()).map(|(f, plugin)| {
+            let resolved = join.filter.zip(filter.as_ref()).map(|(f, plugin)| {
                 let reference = format!("{}@{}", plugin.name, plugin.version);
                 GroupFilter { reference, config: f.config, on_failure: f.on_failure }
             });
-            let assignor = Assignor::from_number(join.assignor).ok_or_else(|| {
-                let message = format!("assignor {} is unknown: 0 uniform, 1 range", join.assignor);
-                ApiError::new(ErrorCode::InvalidRequest, message)
-            })?;
             let join = Join {
                 secret,
                 gone,
-                instance: Some(join.instance).filter(|i| !i.is_empty()),
+                instance: join.instance,
                 client: join.client,
                 host,
                 topics: join.topics,
                 session_ms: join.session_ms,
-                terms: Terms { assignor, filter: resolved },
+                terms: Terms { assignor: join.assignor, filter: resolved },
             };
             ctx.shard.group(partition, GroupRequest::Join { group, member, join })
         }
     };
-    let mut assignment = assigned(ctx, 0, answer.await)?;
-    assignment.filter = filter.as_ref().map(|f| describe(f).into());
+    let mut assignment = assigned(ctx, None, answer.await)?;
+    assignment.filter = filter.as_ref().map(describe);
     Ok((session, assignment))
 }
 
 impl Session {
     /// Asks the coordinator what a frame asks for; asked when this returns, answered later.
-    fn request(
-        &self,
-        ctx: &Rc<Ctx>,
-        frame: &Frame,
-    ) -> Result<std::pin::Pin<Box<dyn Future<Output = Reply>>>, ApiError> {
+    fn request(&self, ctx: &Rc<Ctx>, frame: Frame) -> Result<std::pin::Pin<Box<dyn Future<Output = Reply>>>, ApiError> {
         let (group, member, secret, ctx) = (self.group.clone(), self.id.clone(), self.secret, ctx.clone());
         match frame.kind {
             FrameKind::GroupHeartbeat => {
-                let head: proto::GroupHeartbeat = frame.message().map_err(ApiError::malformed)?;
-                let topics = Some(head.topics).filter(|topics| !topics.is_empty());
-                let request = GroupRequest::Heartbeat { group, member, secret, epoch: head.epoch, topics };
+                let GroupHeartbeat { number, epoch, topics } = frame.decode()?;
+                let request = GroupRequest::Heartbeat { group, member, secret, epoch, topics };
                 let answer = ctx.shard.group(self.partition, request);
-                Ok(Box::pin(async move { Ok(encode(&assigned(&ctx, head.number, answer.await)?)) }))
+                Ok(Box::pin(async move { Ok(encode_message(assigned(&ctx, Some(number), answer.await)?).0) }))
             }
             FrameKind::GroupCommit => {
-                let head: proto::GroupCommit = frame.message().map_err(ApiError::malformed)?;
-                let offsets = commits(head.offsets)?;
-                let committer = Some(Committer { member, secret, epoch: head.epoch });
+                let GroupCommit { number, epoch, offsets } = frame.decode()?;
+                let offsets = offsets.into_iter().map(|c| (c.partition, c.at)).collect();
+                let committer = Some(Committer { member, secret, epoch });
                 let request = GroupRequest::Commit { group, committer, offsets };
                 let answer = ctx.shard.group(self.partition, request);
                 Ok(Box::pin(async move {
                     let refused: Vec<(TopicPartition, GroupError)> = answered(answer.await)?;
-                    let refused = refused.iter().map(|(p, error)| proto::RefusedCommit {
-                        topic_id: p.topic.0.to_vec().into(),
-                        partition: p.partition.0,
-                        error: Some(ApiError::from(error).into()),
-                    });
-                    Ok(encode(&proto::GroupCommitReply { number: head.number, refused: refused.collect() }))
+                    let refusal =
+                        |(p, e): &(TopicPartition, GroupError)| RefusedCommit { partition: *p, error: e.into() };
+                    let refused = refused.iter().map(refusal).collect();
+                    Ok(encode_message(GroupCommitReply { number, refused }).0)
                 }))
             }
             FrameKind::GroupLeave => {
-                let head: proto::GroupLeave = frame.message().map_err(ApiError::malformed)?;
+                let head: GroupLeave = frame.decode()?;
                 let request = GroupRequest::Leave { group, member, secret, is_for_a_moment: head.for_a_moment };
                 let answer = ctx.shard.group(self.partition, request);
                 Ok(Box::pin(async move {
                     match answer.await {
                         Ok(_) | Err(CoordinatorError::Refused(GroupError::UnknownMember { .. })) => {
-                            Ok(encode(&proto::GroupLeft {}))
+                            Ok(encode_message(GroupLeft {}).0)
                         }
                         Err(error) => Err(ApiError::from(&error)),
                     }
@@ -237,7 +228,7 @@ impl Session {
         let (group, member) = (self.group.clone(), self.id.clone());
         let request = GroupRequest::Look { group, member, secret: self.secret };
         let (ctx, answer) = (ctx.clone(), ctx.shard.group(self.partition, request));
-        async move { Ok(encode(&assigned(&ctx, 0, answer.await)?)) }
+        async move { Ok(encode_message(assigned(&ctx, None, answer.await)?).0) }
     }
 
     async fn leave(&self, ctx: &Rc<Ctx>, is_for_a_moment: bool) {
@@ -249,32 +240,17 @@ impl Session {
     }
 }
 
-fn assigned(ctx: &Ctx, number: u64, answer: GroupResult) -> Result<proto::GroupAssignment, ApiError> {
+fn assigned(ctx: &Ctx, number: Option<u64>, answer: GroupResult) -> Result<GroupAssignment, ApiError> {
     let Assignment { epoch, partitions } = answered(answer)?;
     let metadata = ctx.shard.metadata();
-    let partition = |a: thalweg_control::Assigned| proto::AssignedPartition {
+    let partition = |a: thalweg_control::Assigned| AssignedPartition {
         topic: metadata.topic_by_id(a.partition.topic).map_or_else(String::new, |t| t.name.clone()),
-        topic_id: a.partition.topic.0.to_vec().into(),
-        partition: a.partition.partition.0,
+        partition: a.partition,
         since: a.since,
-        committed: a.committed.map(offset),
+        committed: a.committed,
     };
     let partitions = partitions.into_iter().map(partition).collect();
-    Ok(proto::GroupAssignment { number, epoch, partitions, filter: None })
-}
-
-fn offset(committed: Committed) -> proto::CommittedOffset {
-    proto::CommittedOffset { offset: committed.offset, filtered: committed.filtered, failed: committed.failed }
-}
-
-fn commits(offsets: Vec<proto::PartitionCommit>) -> Result<Vec<(TopicPartition, Committed)>, ApiError> {
-    let commit = |c: proto::PartitionCommit| {
-        let topic = TopicId::from_slice(&c.topic_id).ok_or_else(|| ApiError::malformed("topic id is not 16 bytes"))?;
-        let at = c.at.unwrap_or_default();
-        let committed = Committed { offset: at.offset, filtered: at.filtered, failed: at.failed };
-        Ok((TopicPartition { topic, partition: PartitionId(c.partition) }, committed))
-    };
-    offsets.into_iter().map(commit).collect()
+    Ok(GroupAssignment { number, epoch, partitions, filter: None })
 }
 
 /// What a coordinator keeps of a member's secret.

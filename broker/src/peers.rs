@@ -12,12 +12,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
-use thalweg_api::{ApiError, ErrorCode, FrameKind, Request};
+use thalweg_api::{ApiError, ErrorCode, FrameKind, PeerHello, PeerHelloReply, PeerMessages, Request};
 use thalweg_broker_core::{NodeMessage, Peer};
 use thalweg_control::ControlError;
 use thalweg_model::{BrokerId, DirectoryId};
 use thalweg_quic::{FrameReader, send, send_with_body};
-use thalweg_wire::{Codec, Frame, encode_message, proto};
+use thalweg_wire::{Codec, Frame, encode_message};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::connection::refuse;
@@ -181,26 +181,27 @@ impl Peers {
         let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.context("no answer")??;
         let hello = async {
             let (mut sender, receiver) = connection.open_bi().await?;
-            let hello = proto::PeerHello {
+            let incarnation = self.me.incarnation.get();
+            let hello = PeerHello {
                 cluster_id: self.me.cluster_id.clone(),
-                broker_id: self.me.broker_id.0,
-                directory_id: self.me.directory_id.to_vec().into(),
+                broker_id: self.me.broker_id,
+                directory: DirectoryId(self.me.directory_id),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                incarnation: self.me.incarnation.get(),
+                incarnation,
             };
-            send(&mut sender, &hello).await?;
+            send(&mut sender, hello).await?;
             sender.finish()?;
             let frame = FrameReader::new(receiver).next().await?.context("the peer ends without a hello")?;
             match frame.kind {
                 FrameKind::PeerHelloReply => {
-                    let remembered = frame.message::<proto::PeerHelloReply>()?.remembered;
+                    let remembered = frame.expect::<PeerHelloReply>()?.remembered;
                     if let Some(shard) = self.shard.borrow().upgrade() {
-                        shard.outdated(hello.incarnation, remembered);
+                        shard.outdated(incarnation, remembered);
                     }
                     Ok(())
                 }
                 FrameKind::Error => {
-                    let why = frame.message::<proto::Error>()?.message;
+                    let why = frame.expect::<ApiError>()?.message;
                     if let Some(shard) = self.shard.borrow().upgrade() {
                         shard.refused(why.clone());
                     }
@@ -304,7 +305,7 @@ async fn send_frame(stream: &mut SendStream, messages: Vec<NodeMessage>) -> Resu
         heads.push(head.into());
         body.extend(batches);
     }
-    Ok(send_with_body(stream, &proto::PeerMessages { heads }, body).await?)
+    Ok(send_with_body(stream, PeerMessages { heads }, body).await?)
 }
 
 /// Serves a connection that another broker has made.
@@ -371,40 +372,38 @@ impl Drop for Guest {
 async fn greet(ctx: &Ctx, connection: &Connection) -> Result<Guest> {
     let (mut sender, receiver) = connection.accept_bi().await?;
     let frame = FrameReader::new(receiver).next().await?.context("no hello")?;
-    let hello: proto::PeerHello = frame.message()?;
+    let hello: PeerHello = frame.expect()?;
     let mut guest = None;
     let refusal = if hello.cluster_id != ctx.cluster_id {
         Some(format!(
             "broker {} is of cluster {}, this is cluster {}",
             hello.broker_id, hello.cluster_id, ctx.cluster_id
         ))
-    } else if !proves(connection, Some(&peer_name(hello.broker_id))) {
+    } else if !proves(connection, Some(&peer_name(hello.broker_id.0))) {
         Some(format!("the certificate does not prove that this is broker {}", hello.broker_id))
-    } else if hello.broker_id == ctx.broker_id {
+    } else if hello.broker_id.0 == ctx.broker_id {
         Some(format!("broker {} is this one; give the other one another id", hello.broker_id))
-    } else if let Ok(directory) = hello.directory_id[..].try_into() {
-        let directory = DirectoryId(directory);
-        let given_up = ctx.shard.metadata().check_directory(BrokerId(hello.broker_id), directory).err();
+    } else {
+        let (id, directory) = (hello.broker_id, hello.directory);
+        let given_up = ctx.shard.metadata().check_directory(id, directory).err();
         let at = connection.remote_address();
         let ip = match at.ip() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,
         };
-        let (id, address) = (BrokerId(hello.broker_id), (ip.to_bits(), at.port()));
+        let address = (ip.to_bits(), at.port());
         let peer = Peer { id, directory, incarnation: hello.incarnation, address };
         let second = ctx.shard.admit(&peer).err();
         guest = second.is_none().then(|| Guest::enter(&ctx.peers, peer)).flatten();
         let taken = guest.is_none().then(|| taken(ctx, id));
         given_up.or(second).or(taken).map(|e| e.to_string())
-    } else {
-        Some("a directory id has 16 bytes".to_owned())
     };
     if let Some(refusal) = refusal {
         refuse(&mut sender, ApiError::new(ErrorCode::InvalidRequest, refusal.clone())).await;
         bail!(refusal);
     }
     let remembered = guest.as_ref().map_or(0, |g| ctx.shard.remembers(g.peer.directory));
-    send(&mut sender, &proto::PeerHelloReply { broker_id: ctx.broker_id, remembered }).await?;
+    send(&mut sender, PeerHelloReply { broker_id: BrokerId(ctx.broker_id), remembered }).await?;
     let _ = sender.finish();
     guest.context("neither refused nor let in")
 }
@@ -420,14 +419,14 @@ fn taken(ctx: &Ctx, id: BrokerId) -> ControlError {
 async fn receive(ctx: Rc<Ctx>, from: Peer, stream: RecvStream) {
     let mut frames = FrameReader::new(stream);
     while let Ok(Some(frame)) = frames.next().await {
-        let Ok(messages) = frame.message::<proto::PeerMessages>() else {
+        let (kind, mut body) = (frame.kind, frame.body.clone());
+        let Ok(messages) = frame.expect::<PeerMessages>() else {
             tracing::warn!(
-                broker = %from.id, kind = ?frame.kind,
+                broker = %from.id, ?kind,
                 "a peer sends a frame that it may not; its stream is closed"
             );
             return;
         };
-        let mut body = frame.body;
         for head in messages.heads {
             match NodeMessage::decode(&head, &mut body) {
                 Ok(message) => ctx.shard.step(from, message),

@@ -4,12 +4,12 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use quinn::SendStream;
-use thalweg_api::{ApiError, ErrorCode, Resource, Right};
+use thalweg_api::{ApiError, ErrorCode, ProduceReply, Resource, Right};
 use thalweg_broker_core::Produce;
-use thalweg_model::{BatchError, Codec, PartitionId, PinEpoch, RecordBatch, TopicId, TopicPartition};
+use thalweg_model::{Acks, BatchError, Codec, Offset, RecordBatch};
 use thalweg_quic::{FrameReader, StreamError};
-use thalweg_replica::{Acks, ProduceError};
-use thalweg_wire::{Frame, proto};
+use thalweg_replica::ProduceError;
+use thalweg_wire::{Frame, encode_message};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::ctx::{Ctx, damaged, lost};
@@ -57,59 +57,52 @@ async fn append(
     ctx: &Rc<Ctx>,
     principal: &Principal,
     frame: Frame,
-    replies: &UnboundedSender<proto::ProduceReply>,
+    replies: &UnboundedSender<ProduceReply>,
     permit: Permit,
 ) -> Result<(), StreamError> {
-    let head: proto::Produce = frame.message()?;
-    let request_id = head.request_id;
-    let answer = {
-        let (replies, ctx) = (replies.clone(), ctx.clone());
-        move |result: Result<u64, ApiError>| {
-            drop(permit);
-            let reply = match result {
-                Ok(base_offset) => proto::ProduceReply { request_id, base_offset, error: None },
-                Err(error) => {
-                    ctx.metrics.produce_errors.inc();
-                    proto::ProduceReply { request_id, base_offset: 0, error: Some(error.into()) }
-                }
-            };
-            let _ = replies.send(reply);
-        }
-    };
-    let acks = match head.acks {
-        0 => Acks::None,
-        1 => Acks::Leader,
-        2 => Acks::Quorum,
-        unknown => {
-            let message = format!("acks {unknown} is unknown: 0 is none, 1 the leader, 2 a quorum");
-            answer(Err(ApiError::new(ErrorCode::InvalidRequest, message)));
+    let request = match frame.into_produce()? {
+        Ok(request) => request,
+        Err(refused) => {
+            ctx.metrics.produce_errors.inc();
+            let _ = replies.send(refused);
             return Ok(());
         }
     };
-    let Some(topic) = TopicId::from_slice(&head.topic_id) else {
-        answer(Err(ApiError::malformed("topic id is not 16 bytes")));
-        return Ok(());
+    let (request_id, name) = (request.request_id, request.partition);
+    let answer = {
+        let (replies, ctx) = (replies.clone(), ctx.clone());
+        move |base_offset: Result<Offset, ApiError>| {
+            drop(permit);
+            if base_offset.is_err() {
+                ctx.metrics.produce_errors.inc();
+            }
+            let _ = replies.send(ProduceReply { request_id, base_offset });
+        }
     };
-    let name = TopicPartition { topic, partition: PartitionId(head.partition) };
-    let may = || ctx.may(principal, Right::Write, Resource::TopicId(topic));
+    let may = || ctx.may(principal, Right::Write, Resource::TopicId(name.topic));
     if let Err(error) = ctx.find_partition(&name).and_then(|()| may()) {
         answer(Err(error));
         return Ok(());
     }
-    let batch = match checked(ctx, frame.body).await {
+    let batch = match checked(ctx, request.batch).await {
         Ok(batch) => batch,
         Err(error) => {
             let code = if error.is_limit() { ErrorCode::TooLarge } else { ErrorCode::CorruptBatch };
-            answer(Err(ApiError::new(code, format!("partition {}: {error}", head.partition))));
+            answer(Err(ApiError::new(code, format!("partition {}: {error}", name.partition))));
             return Ok(());
         }
     };
     ctx.metrics.produced_records.inc_by(batch.records_count() as u64);
     ctx.metrics.produced_bytes.inc_by(batch.bytes().len() as u64);
-    let request = Produce { batch, token: head.producer_token, pin_epoch: PinEpoch(head.pin_epoch), acks };
-    let partition = head.partition;
-    let done = Box::new(move |result: Result<thalweg_model::Offset, ProduceError>| {
-        answer(result.map(|o| o.0).map_err(|e| refused(partition, &e)));
+    let acks = match request.acks {
+        Acks::None => thalweg_replica::Acks::None,
+        Acks::Leader => thalweg_replica::Acks::Leader,
+        _ => thalweg_replica::Acks::Quorum,
+    };
+    let request = Produce { batch, token: request.token, pin_epoch: request.pin_epoch, acks };
+    let partition = name.partition.0;
+    let done = Box::new(move |result: Result<Offset, ProduceError>| {
+        answer(result.map_err(|e| refused(partition, &e)));
     });
     ctx.shard.produce(name, request, done);
     Ok(())
@@ -137,10 +130,10 @@ fn refused(partition: u32, error: &ProduceError) -> ApiError {
     }
 }
 
-async fn write_replies(mut replies: UnboundedReceiver<proto::ProduceReply>, mut stream: SendStream) {
+async fn write_replies(mut replies: UnboundedReceiver<ProduceReply>, mut stream: SendStream) {
     let mut some = Vec::with_capacity(REPLIES_MAX);
     while replies.recv_many(&mut some, REPLIES_MAX).await > 0 {
-        let mut chunks: Vec<_> = some.drain(..).map(|reply| thalweg_wire::encode(&reply)).collect();
+        let mut chunks: Vec<_> = some.drain(..).map(|reply| encode_message(reply).0).collect();
         if stream.write_all_chunks(&mut chunks).await.is_err() {
             return;
         }

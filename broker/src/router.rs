@@ -59,7 +59,7 @@ where
     R: Codec + Request<Reply: Codec>,
     Ctx: Service<R>,
 {
-    let request: R = frame.decode()?;
+    let request: R = frame.clone().decode()?;
     ctx.may(principal, R::RIGHT, request.resource())?;
     if !principal.is_broker()
         && let Some(answer) = elsewhere(ctx, request.route(), &frame).await?

@@ -7,14 +7,14 @@ use quinn::SendStream;
 use ring::rand::SecureRandom;
 use thalweg_api::{
     ApiError, CreateTopicReply, CreateTopicRequest, DeleteTopicReply, DeleteTopicRequest, ErrorCode, InitProducerReply,
-    InitProducerRequest, ListOffsetsReply, ListOffsetsRequest, MetadataReply, MetadataRequest, OffsetAnswer,
-    PartitionerChoice, Resource, Right, SetPartitionerReply, SetPartitionerRequest, Topic, TopicError,
+    InitProducerRequest, ListOffsetsReply, ListOffsetsRequest, MetadataReply, MetadataRequest, MetadataWatch,
+    OffsetAnswer, PartitionerChoice, Resource, Right, SetPartitionerReply, SetPartitionerRequest, Topic, TopicError,
 };
 use thalweg_control::Request;
 use thalweg_model::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_MS_MIN};
 use thalweg_model::{ProducerEpoch, TopicConfig, TopicId, TopicPartition};
-use thalweg_quic::FrameReader;
-use thalweg_wire::{Frame, encode_message, proto};
+use thalweg_quic::{FrameReader, send};
+use thalweg_wire::Frame;
 use uuid::Uuid;
 
 use crate::answers::answered;
@@ -32,9 +32,9 @@ pub(crate) async fn watch(
     mut frames: FrameReader,
     mut stream: SendStream,
 ) {
-    let request: proto::MetadataWatch = match first.message() {
+    let request: MetadataWatch = match first.decode() {
         Ok(request) => request,
-        Err(e) => return refuse(&mut stream, ApiError::malformed(e)).await,
+        Err(error) => return refuse(&mut stream, error).await,
     };
     if let Err(error) = ctx.may(&principal, Right::Describe, Resource::Cluster) {
         return refuse(&mut stream, error).await;
@@ -46,7 +46,7 @@ pub(crate) async fn watch(
         let now = metadata(&ctx, &principal, MetadataRequest { topics: request.topics.clone(), create_missing: false });
         let now = now.await;
         if last.as_ref() != Some(&now) {
-            if stream.write_chunk(encode_message(now.clone()).0).await.is_err() {
+            if send(&mut stream, now.clone()).await.is_err() {
                 return;
             }
             last = Some(now);

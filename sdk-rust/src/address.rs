@@ -9,7 +9,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
-use thalweg_wire::ErrorKind;
+use thalweg_api::ErrorKind;
 
 use crate::{Error, Result};
 

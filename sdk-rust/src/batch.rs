@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use thalweg_api::ErrorKind;
 use thalweg_model::{BatchBuilder, BatchError, BatchHeader, Codec, LeaderEpoch, Offset, RecordBatch, RecordSpan};
-use thalweg_wire::ErrorKind;
 
 use crate::place::{Place, TopicName};
 use crate::{Error, Result};

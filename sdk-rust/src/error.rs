@@ -6,9 +6,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use thalweg_api::{ApiError, ErrorCode, ErrorKind, PluginFault};
 use thalweg_client_core::Failure;
 use thalweg_model::BatchError;
-use thalweg_wire::{ErrorCode, ErrorKind, PluginFault, RemoteError};
 
 use crate::Record;
 
@@ -198,15 +198,15 @@ impl Error {
     /// A topic that was read or written is not there any more. Brokers know only its id then.
     pub(crate) fn topic_gone(topic: &str) -> Error {
         let message = format!("topic {topic:?} was deleted");
-        let error = Error::from(RemoteError::new(ErrorCode::UnknownTopic, message));
+        let error = Error::from(ApiError::new(ErrorCode::UnknownTopic, message));
         error.at(ErrorPlace { topic: topic.to_owned(), ..Default::default() })
     }
 }
 
 /// For this crate alone.
 #[doc(hidden)]
-impl From<RemoteError> for Error {
-    fn from(e: RemoteError) -> Self {
+impl From<ApiError> for Error {
+    fn from(e: ApiError) -> Self {
         Error { code: Some(e.code), fault: e.fault, ..Error::new(e.code.kind(), e.message) }
     }
 }

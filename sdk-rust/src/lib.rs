@@ -82,9 +82,9 @@ pub use error::{Error, ErrorPlace};
 pub use place::Place;
 pub use producer::{Delivery, Producer, ProducerBuilder, Receipt};
 pub use record::{IntoBytes, Record};
+pub use thalweg_api::{ErrorCode, ErrorKind};
 pub use thalweg_client_core::{Acks, Counts, Position};
 pub use thalweg_model::{Assignor, Codec, Header, OnFailure};
-pub use thalweg_wire::{ErrorCode, ErrorKind};
 
 /// Result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -15,10 +15,10 @@ use quinn::{Connection, ConnectionError};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
-use thalweg_api::{Broker, ErrorKind, Request};
+use thalweg_api::{Broker, ErrorKind, Hello, HelloReply, Request};
 use thalweg_client_core::Backoff;
 use thalweg_quic::Side;
-use thalweg_wire::{ALPN_CLIENT, Codec, agree, encode_message, proto, versions};
+use thalweg_wire::{ALPN_CLIENT, Codec, agree, encode_message, versions};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::address::{Address, Trust};
@@ -479,17 +479,17 @@ fn other_protocol(address: &Address) -> Error {
 
 async fn hello(connection: &Connection, client_id: &str, attempt: Duration) -> Result<()> {
     let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost_by)?;
-    let hello = proto::Hello {
+    let hello = Hello {
         versions: versions(),
         features: 0,
         client_id: client_id.to_owned(),
         client_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    send(&mut sender, &hello, Bytes::new()).await?;
+    send(&mut sender, hello).await?;
     let _ = sender.finish();
     let mut frames = FrameReader::new(receiver);
-    let answer = tokio::time::timeout(attempt, frames.expect::<proto::HelloReply>()).await;
-    let (reply, _) = answer.map_err(|_| crate::stream::lost("no answer to the hello"))??;
+    let answer = tokio::time::timeout(attempt, frames.expect::<HelloReply>()).await;
+    let reply = answer.map_err(|_| crate::stream::lost("no answer to the hello"))??;
     Ok(agree(&reply.versions)?)
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 use quinn::Endpoint;
-use thalweg_wire::ErrorKind;
+use thalweg_api::ErrorKind;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 

@@ -7,10 +7,8 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use thalweg_api::{ErrorCode, MetadataRequest, Topic, TopicError};
+use thalweg_api::{ErrorCode, MetadataRequest, MetadataWatch, Topic, TopicError};
 use thalweg_model::TopicId;
-use thalweg_wire::proto;
 use tokio::sync::watch;
 
 use crate::Result;
@@ -141,7 +139,7 @@ async fn hear<T: Hears>(
 ) -> Result<Infallible> {
     let connection = link.connection_to(address, ATTEMPT).await?;
     let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost_by)?;
-    send(&mut sender, &proto::MetadataWatch { topics: topics.to_vec() }, Bytes::new()).await?;
+    send(&mut sender, MetadataWatch { topics: topics.to_vec() }).await?;
     let mut frames = FrameReader::new(receiver);
     loop {
         let reply = frames.reply::<MetadataRequest>().await?;

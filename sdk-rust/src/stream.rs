@@ -6,7 +6,7 @@ use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
 use thalweg_api::{ApiError, ErrorKind, FrameKind, Request};
 use thalweg_quic::StreamError;
-use thalweg_wire::{Codec, Frame, Head, proto};
+use thalweg_wire::{Codec, Frame};
 
 use crate::{Error, Result};
 
@@ -21,8 +21,7 @@ impl FrameReader {
     pub(crate) async fn next(&mut self) -> Result<Option<Frame>> {
         match self.0.next().await {
             Ok(Some(frame)) if frame.kind == FrameKind::Error => {
-                let error: proto::Error = frame.message().map_err(malformed)?;
-                Err(ApiError::from(error).into())
+                Err(frame.expect::<ApiError>().map_err(malformed)?.into())
             }
             Ok(frame) => Ok(frame),
             // Half an answer is as good as none.
@@ -37,16 +36,22 @@ impl FrameReader {
         Ok(frame.answer::<R>().map_err(malformed)??)
     }
 
-    /// The next frame as message `M`, with its body.
-    pub(crate) async fn expect<M: Head>(&mut self) -> Result<(M, Bytes)> {
+    /// The next frame as message `M`.
+    pub(crate) async fn expect<M: Codec>(&mut self) -> Result<M> {
+        Ok(self.expect_with_body().await?.0)
+    }
+
+    /// The next frame as message `M` without its body, and the body.
+    pub(crate) async fn expect_with_body<M: Codec>(&mut self) -> Result<(M, Bytes)> {
         let frame = self.next().await?.ok_or_else(ended)?;
-        Ok((frame.message().map_err(malformed)?, frame.body))
+        let body = frame.body.clone();
+        Ok((frame.expect().map_err(malformed)?, body))
     }
 }
 
-/// Sends one message with a body, without copying the body.
-pub(crate) async fn send<M: Head>(stream: &mut SendStream, message: &M, body: Bytes) -> Result<()> {
-    thalweg_quic::send_with_body(stream, message, [body]).await.map_err(failed)
+/// Sends one message; its body is not copied.
+pub(crate) async fn send<M: Codec>(stream: &mut SendStream, message: M) -> Result<()> {
+    thalweg_quic::send(stream, message).await.map_err(failed)
 }
 
 fn ended() -> Error {

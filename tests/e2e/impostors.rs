@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use thalweg::{ErrorCode, ErrorKind, Position, Record, Topic};
+use thalweg_api::{ApiError, FrameKind};
 use thalweg_tests::process::{Broker, Cluster};
-use thalweg_wire::{Frame, FrameKind, Head, RemoteError, encode, proto};
+use thalweg_wire::{Frame, Head, encode, proto};
 
 use crate::client;
 use crate::cluster::client_of;
@@ -22,13 +23,13 @@ async fn next(stream: &mut RawStream) -> Frame {
     tokio::time::timeout(Duration::from_secs(10), stream.next()).await.expect("an answer comes in time")
 }
 
-async fn refusal(stream: &mut RawStream) -> RemoteError {
+async fn refusal(stream: &mut RawStream) -> ApiError {
     let frame = next(stream).await;
     frame.message::<proto::Error>().unwrap_or_else(|_| panic!("{:?} is no refusal", frame.kind)).into()
 }
 
 /// Moves a group without members, as an operator does, and takes nobody's word that it may.
-async fn move_group(raw: &Raw, offsets: Vec<proto::PartitionCommit>) -> Result<(), RemoteError> {
+async fn move_group(raw: &Raw, offsets: Vec<proto::PartitionCommit>) -> Result<(), ApiError> {
     let request = proto::CommitOffsetsRequest { group: "g".into(), offsets };
     raw.request::<_, proto::CommitOffsetsReply>(&request).await.map(drop)
 }
@@ -135,12 +136,12 @@ async fn a_member_commits_nothing_that_nobody_can_have_read() {
         if let Ok(assigned) = frame.message::<proto::GroupAssignment>() {
             break (stream, assigned);
         }
-        let error = RemoteError::from(frame.message::<proto::Error>().unwrap());
+        let error = ApiError::from(frame.message::<proto::Error>().unwrap());
         assert!(error.code.client_retries(), "{error}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     let topic_id = raw.topic("t").await;
-    let mut commit = async |offset: u64| -> Option<RemoteError> {
+    let mut commit = async |offset: u64| -> Option<ApiError> {
         let offsets = vec![offset_of(&topic_id, 0, offset)];
         stream.send(encode(&proto::GroupCommit { number: offset, epoch: assigned.epoch, offsets })).await;
         loop {

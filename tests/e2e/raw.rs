@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use thalweg_api::ApiError;
 use thalweg_model::RecordBatch;
 use thalweg_quic::FrameReader;
 use thalweg_tests::process::Broker;
-use thalweg_wire::{Frame, Head, RemoteError, encode, encode_parts, proto};
+use thalweg_wire::{Frame, Head, encode, encode_parts, proto};
 
 use crate::handshake::endpoint_of;
 
@@ -26,13 +27,16 @@ impl Raw {
         let to = SocketAddr::from(([127, 0, 0, 1], port));
         let connection = endpoint.connect_with(config, to, "localhost").unwrap().await.unwrap();
         let raw = Raw { connection, _endpoint: endpoint };
-        let hello = proto::Hello { versions: thalweg_wire::versions(), ..Default::default() };
+        let hello = proto::Hello {
+            versions: thalweg_wire::versions().into_iter().map(Into::into).collect(),
+            ..Default::default()
+        };
         raw.request::<_, proto::HelloReply>(&hello).await.unwrap();
         raw
     }
 
     /// One request on a stream of its own.
-    pub(crate) async fn request<M: Head, R: Head>(&self, message: &M) -> Result<R, RemoteError> {
+    pub(crate) async fn request<M: Head, R: Head>(&self, message: &M) -> Result<R, ApiError> {
         let mut stream = self.stream().await;
         stream.send(encode(message)).await;
         let frame = stream.next().await;
@@ -55,13 +59,13 @@ impl Raw {
     }
 
     /// Sends one batch to partition 0 on a stream of its own; answers with its offset.
-    pub(crate) async fn produce(&self, topic: &Bytes, batch: Bytes) -> Result<u64, RemoteError> {
+    pub(crate) async fn produce(&self, topic: &Bytes, batch: Bytes) -> Result<u64, ApiError> {
         let head =
             proto::Produce { request_id: 1, topic_id: topic.clone(), acks: 2, pin_epoch: 1, ..Default::default() };
         self.produce_with(head, batch).await
     }
 
-    pub(crate) async fn produce_with(&self, head: proto::Produce, batch: Bytes) -> Result<u64, RemoteError> {
+    pub(crate) async fn produce_with(&self, head: proto::Produce, batch: Bytes) -> Result<u64, ApiError> {
         let mut stream = self.stream().await;
         stream.produce(head, batch).await;
         let reply: proto::ProduceReply = stream.next().await.message().unwrap();

@@ -3,12 +3,13 @@
 
 use bytes::Bytes;
 use thalweg::{Position, Record, Topic};
+use thalweg_api::ErrorCode;
 use thalweg_model::{
     BATCH_HEADER_BYTES, BatchBuilder, Codec, ProducerEpoch, ProducerId, ProducerMark, RecordBatch, Sequence,
 };
 use thalweg_tests::forge;
 use thalweg_tests::process::Broker;
-use thalweg_wire::{ErrorCode, proto};
+use thalweg_wire::proto;
 
 use crate::raw::{Raw, good};
 use crate::{client, read_all};

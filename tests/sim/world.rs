@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
+use thalweg_api::{ApiError, ErrorCode};
 use thalweg_broker_core::{
     GroupsConfig, METADATA, Node as Core, NodeConfig, NodeMessage, Output as NodeOutput, Peer, Produce,
 };
@@ -27,7 +28,6 @@ use thalweg_model::{
     is_planted, with_planted,
 };
 use thalweg_replica::{Acks, Now, PeerBody, PeerMessage, ProduceError, ReadOutcome, Replicas, Ticket};
-use thalweg_wire::{ErrorCode, RemoteError};
 
 use self::flip::Flip;
 use self::incidents::Incident;
@@ -205,7 +205,7 @@ struct ClientLink {
     connected: bool,
     reconnect_at_ms: u64,
     to_broker: VecDeque<(u64, thalweg_client_core::Request)>,
-    to_client: VecDeque<(u64, u64, Result<u64, RemoteError>, Option<usize>)>,
+    to_client: VecDeque<(u64, u64, Result<u64, ApiError>, Option<usize>)>,
 }
 
 struct Node {
@@ -1531,7 +1531,7 @@ impl World {
             Err(ProduceError::NotLeader { leader: Some(leader) }) => Some(leader.0 as usize - 1),
             _ => None,
         };
-        let answer = result.map(|o| o.0).map_err(|e| RemoteError::from(&e));
+        let answer = result.map(|o| o.0).map_err(|e| ApiError::from(&e));
         (self.now_ms, client, request, answer.as_ref().map_err(|e| e.code as u32)).hash(&mut self.trace);
         let due = self.now_ms + self.rng.below(self.rates.client_ms + 1);
         let link = &mut self.clients[client].links[node];

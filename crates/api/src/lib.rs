@@ -6,16 +6,24 @@
 
 mod cluster;
 mod error;
+mod fetch;
 mod groups;
+mod hello;
+mod membership;
 mod plugins;
+mod produce;
 mod rights;
 mod table;
 mod topics;
 
 pub use cluster::*;
 pub use error::{ApiError, ErrorCode, ErrorKind, PluginFault};
+pub use fetch::*;
 pub use groups::*;
+pub use hello::*;
+pub use membership::*;
 pub use plugins::*;
+pub use produce::*;
 pub use rights::{Resource, Right, Route};
 pub use table::{FrameKind, ITEMS_MAX, Message, Request};
 pub use topics::*;

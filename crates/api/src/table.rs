@@ -7,10 +7,14 @@
 use thalweg_model::limits::{BATCH_BYTES_MAX, MODULE_BYTES_CEILING};
 
 use crate::cluster::*;
+use crate::fetch::*;
 use crate::groups::*;
+use crate::hello::*;
+use crate::membership::*;
 use crate::plugins::*;
+use crate::produce::*;
 use crate::topics::*;
-use crate::{Resource, Right, Route};
+use crate::{ApiError, Resource, Right, Route};
 
 /// Most items of a list in a request whose row names no other limit: as many as topics of a cluster, or partitions of a
 /// topic.
@@ -62,6 +66,9 @@ macro_rules! table {
                 $(reply_body: $reply_body:expr,)?
             }
         )*}
+        messages {$(
+            $message:ident = $message_number:literal $(, $message_body:expr)?;
+        )*}
         others {$(
             $other:ident = $other_number:literal $(, $other_body:expr)?;
         )*}
@@ -72,6 +79,7 @@ macro_rules! table {
         #[allow(missing_docs, reason = "named like the messages that they carry")]
         pub enum FrameKind {
             $($request = $number, $reply = $reply_number,)*
+            $($message = $message_number,)*
             $($other = $other_number,)*
         }
 
@@ -79,6 +87,7 @@ macro_rules! table {
             /// Every kind of frame.
             pub const ALL: &[FrameKind] = &[
                 $(FrameKind::$request, FrameKind::$reply,)*
+                $(FrameKind::$message,)*
                 $(FrameKind::$other,)*
             ];
 
@@ -86,6 +95,7 @@ macro_rules! table {
             pub fn from_number(number: u16) -> Option<FrameKind> {
                 match number {
                     $($number => Some(FrameKind::$request), $reply_number => Some(FrameKind::$reply),)*
+                    $($message_number => Some(FrameKind::$message),)*
                     $($other_number => Some(FrameKind::$other),)*
                     _ => None,
                 }
@@ -98,6 +108,7 @@ macro_rules! table {
                         FrameKind::$request => or!($($body)?, 0),
                         FrameKind::$reply => or!($($reply_body)?, 0),
                     )*
+                    $(FrameKind::$message => or!($($message_body)?, 0),)*
                     $(FrameKind::$other => or!($($other_body)?, 0),)*
                 }
             }
@@ -131,11 +142,15 @@ macro_rules! table {
             }
         )*
 
+        $(impl Message for $message {
+            const KIND: FrameKind = FrameKind::$message;
+        })*
+
         /// Calls a macro with the names of all kinds of frames.
         #[macro_export]
         macro_rules! for_each_kind {
             ($d callback:ident) => {
-                $d callback! { $($request $reply)* $($other)* }
+                $d callback! { $($request $reply)* $($message)* $($other)* }
             };
         }
 
@@ -284,10 +299,14 @@ table! {
             route: Route::FirstCoordinator(&r.group),
         }
     }
-    others {
+    // Greetings, the messages of streams, and what brokers say in an encoding of their own. Who may open a stream is asked
+    // where it is opened.
+    messages {
         Hello = 1;
         HelloReply = 2;
-        Error = 3;
+        PeerHello = 33;
+        PeerHelloReply = 34;
+        PeerMessages = 35, PUSH_BYTES_MAX;
         Produce = 20, BATCH_BYTES_MAX;
         ProduceReply = 21;
         FetchOpen = 22;
@@ -295,9 +314,6 @@ table! {
         FetchControl = 24;
         FetchPush = 25, PUSH_BYTES_MAX;
         MetadataWatch = 28;
-        PeerHello = 33;
-        PeerHelloReply = 34;
-        PeerMessages = 35, PUSH_BYTES_MAX;
         GroupOpen = 48;
         GroupHeartbeat = 49;
         GroupAssignment = 50;
@@ -306,6 +322,13 @@ table! {
         GroupLeave = 53;
         GroupLeft = 54;
     }
+    others {
+        Error = 3;
+    }
+}
+
+impl Message for ApiError {
+    const KIND: FrameKind = FrameKind::Error;
 }
 
 #[cfg(test)]

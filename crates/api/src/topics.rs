@@ -18,6 +18,13 @@ pub struct MetadataRequest {
     pub create_missing: bool,
 }
 
+/// Has a broker send a [`MetadataReply`] at once, and another one whenever something in it changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MetadataWatch {
+    /// Names of topics; none: all topics.
+    pub topics: Vec<String>,
+}
+
 /// The cluster's brokers, and the topics that were asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MetadataReply {

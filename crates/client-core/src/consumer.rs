@@ -19,8 +19,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use thalweg_api::{FetchControl, FetchPush};
 use thalweg_model::{Bug, Position, is_planted};
-use thalweg_wire::{ErrorCode, proto};
 
 /// Smallest window of a partition. With more partitions than fit into the budget that way, this counts rather than the
 /// budget.
@@ -146,16 +146,16 @@ impl Partition {
 ///
 /// ```
 /// use thalweg_client_core::{ConsumerCore, Position, Pushed};
-/// use thalweg_wire::proto;
+/// use thalweg_api::FetchPush;
 ///
 /// let mut consumer = ConsumerCore::new([0], Position::Earliest, 1 << 20);
 /// // There is a stream to the leader of partition 0: it is asked for all that the budget has room for.
 /// consumer.connected(0);
 /// let asked = consumer.poll().remove(0);
-/// assert_eq!((asked.start, asked.credit_bytes), (Some(Position::Earliest.into()), 1 << 20));
+/// assert_eq!((asked.start, asked.credit_bytes), (Some(Position::Earliest), 1 << 20));
 /// // The first push says where that start lies, the next one has records.
 /// let generation = asked.generation;
-/// let push = |scanned_through| proto::FetchPush { generation, scanned_through, ..Default::default() };
+/// let push = |scanned_through| FetchPush { generation, scanned_through, ..Default::default() };
 /// consumer.pushed(&push(100), 0);
 /// let pushed = consumer.pushed(&push(110), 600_000);
 /// assert_eq!(pushed, Pushed::Current { from: 100, passes: false });
@@ -178,7 +178,7 @@ pub struct ConsumerCore {
     /// Partitions that got less than their window, because others hold the rest.
     waiting: BTreeSet<u32>,
     /// Frames that tell leaders to push no more, for the next [`poll`](Self::poll).
-    stops: Vec<proto::FetchControl>,
+    stops: Vec<FetchControl>,
 }
 
 impl ConsumerCore {
@@ -289,7 +289,7 @@ impl ConsumerCore {
     }
 
     /// What to send now, each frame on the stream to the leader of its partition.
-    pub fn poll(&mut self) -> Vec<proto::FetchControl> {
+    pub fn poll(&mut self) -> Vec<FetchControl> {
         let mut out = std::mem::take(&mut self.stops);
         if self.due.is_empty() {
             return out;
@@ -308,10 +308,10 @@ impl ConsumerCore {
             // What a batch took beyond its credit is buffered, or was: it is not owed twice.
             let credit_bytes = if granted == 0 { 0 } else { granted + p.outstanding.min(0).unsigned_abs() };
             p.outstanding += credit_bytes as i64;
-            let start = (p.phase == Phase::New).then(|| p.from().into());
+            let start = (p.phase == Phase::New).then(|| p.from());
             p.phase = Phase::Reading;
             if start.is_some() || credit_bytes > 0 {
-                out.push(proto::FetchControl { partition, generation: p.generation, start, credit_bytes, stop: false });
+                out.push(FetchControl { partition, generation: p.generation, start, credit_bytes, stop: false });
             }
             if granted < wanted {
                 self.waiting.insert(partition);
@@ -331,7 +331,7 @@ impl ConsumerCore {
     }
 
     /// Follows a push with a body of `bytes`, before its records are looked at.
-    pub fn pushed(&mut self, push: &proto::FetchPush, bytes: u64) -> Pushed {
+    pub fn pushed(&mut self, push: &FetchPush, bytes: u64) -> Pushed {
         let Some(p) = self.partitions.get_mut(&push.partition) else {
             return Pushed::Stale;
         };
@@ -351,7 +351,7 @@ impl ConsumerCore {
             // The broker pushes nothing more of this generation. A start that was not resolved stays as it was asked
             // for.
             Some(error) => {
-                passes = ErrorCode::from_number(error.code).client_retries();
+                passes = error.code.client_retries();
                 p.position = p.position.map(|_| through);
                 p.phase = if passes { Phase::Refused } else { Phase::Stopped };
                 p.outstanding = 0;
@@ -504,8 +504,8 @@ impl ConsumerCore {
     }
 }
 
-fn stop(partition: u32, generation: u64) -> proto::FetchControl {
-    proto::FetchControl { partition, generation, start: None, credit_bytes: 0, stop: true }
+fn stop(partition: u32, generation: u64) -> FetchControl {
+    FetchControl { partition, generation, start: None, credit_bytes: 0, stop: true }
 }
 
 #[cfg(test)]

@@ -17,19 +17,34 @@ mod commits;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use thalweg_api::{
+    ApiError, AssignedPartition, ErrorCode, GoneMember, GroupAssignment, GroupCommit, GroupCommitReply, GroupHeartbeat,
+    GroupJoin, GroupLeave, GroupOpen,
+};
 use thalweg_model::limits::{GROUP_GONE_MAX, MEMBER_SECRET_BYTES};
-use thalweg_model::{Bug, is_planted};
-use thalweg_wire::{ErrorCode, RemoteError, proto};
+use thalweg_model::{Bug, TopicId, TopicPartition, is_planted};
 
 use self::commits::Commits;
 
 /// A partition of a topic, by the topic's id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionKey {
-    /// The id of the topic, 16 bytes.
-    pub topic_id: Bytes,
+    /// The id of the topic.
+    pub topic_id: TopicId,
     /// The partition's number in its topic.
     pub partition: u32,
+}
+
+impl From<TopicPartition> for PartitionKey {
+    fn from(partition: TopicPartition) -> PartitionKey {
+        PartitionKey { topic_id: partition.topic, partition: partition.partition.0 }
+    }
+}
+
+impl From<&PartitionKey> for TopicPartition {
+    fn from(key: &PartitionKey) -> TopicPartition {
+        TopicPartition::new(key.topic_id, key.partition)
+    }
 }
 
 /// How far a group has come in a partition; counts are over the group's life.
@@ -64,7 +79,7 @@ pub struct MembershipConfig {
     /// The id of the group.
     pub group: String,
     /// The join as it is sent, but for the members that were tried before.
-    pub join: proto::GroupJoin,
+    pub join: GroupJoin,
     /// Time between two heartbeats, in ms.
     pub heartbeat_ms: u64,
     /// Time between two commits of what is done, in ms; `None`: only when asked.
@@ -96,11 +111,11 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ToCoordinator {
     /// The member is alive, and follows assignments up to an epoch.
-    Heartbeat(proto::GroupHeartbeat),
+    Heartbeat(GroupHeartbeat),
     /// How far the member has come.
-    Commit(proto::GroupCommit),
+    Commit(GroupCommit),
     /// The member leaves the group.
-    Leave(proto::GroupLeave),
+    Leave(GroupLeave),
 }
 
 /// What to do about a refusal.
@@ -166,13 +181,13 @@ enum Topics {
 /// come with them. Nothing may be handed to the user without `may_deliver`, whatever has been pushed.
 ///
 /// ```
-/// use bytes::Bytes;
 /// use thalweg_client_core::{Change, MemberIdentity, Membership, MembershipConfig, Progress, ToCoordinator};
-/// use thalweg_wire::proto;
+/// use thalweg_api::{AssignedPartition, GroupAssignment, GroupJoin};
+/// use thalweg_model::{TopicId, TopicPartition};
 ///
 /// let mut member = Membership::new(MembershipConfig {
 ///     group: "billing".into(),
-///     join: proto::GroupJoin { topics: vec!["orders".into()], session_ms: 3_000, ..Default::default() },
+///     join: GroupJoin { topics: vec!["orders".into()], session_ms: 3_000, ..Default::default() },
 ///     heartbeat_ms: 500,
 ///     auto_commit_ms: Some(1_000),
 ///     max_processing_ms: None,
@@ -180,9 +195,9 @@ enum Topics {
 /// // A stream to the coordinator is open: the first frame joins.
 /// assert!(member.opened(0, MemberIdentity { id: "a".into(), secret: [7; 16] }).join.is_some());
 /// // The answer gives a partition.
-/// let topic_id = Bytes::from_static(&[1; 16]);
-/// let given = proto::AssignedPartition { topic: "orders".into(), topic_id, since: 1, ..Default::default() };
-/// let assignment = proto::GroupAssignment { epoch: 1, partitions: vec![given], ..Default::default() };
+/// let partition = TopicPartition::new(TopicId([1; 16]), 0);
+/// let given = AssignedPartition { topic: "orders".into(), partition, since: 1, committed: None };
+/// let assignment = GroupAssignment { epoch: 1, partitions: vec![given], ..Default::default() };
 /// let changes = member.assigned(10, &assignment);
 /// let [Change::Assigned { key, .. }] = &changes[..] else { panic!("{changes:?}") };
 /// assert!(member.may_deliver(10, key));
@@ -270,7 +285,7 @@ impl Membership {
     }
 
     /// A stream to the coordinator is open; gives the first frame. `fresh` is used if that is a join.
-    pub fn opened(&mut self, now_ms: u64, fresh: MemberIdentity) -> proto::GroupOpen {
+    pub fn opened(&mut self, now_ms: u64, fresh: MemberIdentity) -> GroupOpen {
         self.closed();
         self.stream = Stream::Opening;
         self.opened_ms = now_ms;
@@ -280,15 +295,15 @@ impl Membership {
             self.tried.extend(self.identity.replace(fresh));
             // Older ones end with their sessions.
             self.tried.drain(..self.tried.len().saturating_sub(GROUP_GONE_MAX));
-            let gone = |tried: &MemberIdentity| proto::GoneMember {
+            let gone = |tried: &MemberIdentity| GoneMember {
                 member: tried.id.clone(),
                 secret: Bytes::copy_from_slice(&tried.secret),
             };
-            proto::GroupJoin { gone: self.tried.iter().map(gone).collect(), ..self.config.join.clone() }
+            GroupJoin { gone: self.tried.iter().map(gone).collect(), ..self.config.join.clone() }
         });
         let me = self.identity.as_ref().expect("it has one when it is a member, and was given one otherwise");
         let (member, secret) = (me.id.clone(), Bytes::copy_from_slice(&me.secret));
-        proto::GroupOpen { group: self.config.group.clone(), member, join, secret }
+        GroupOpen { group: self.config.group.clone(), member, join, secret }
     }
 
     /// The stream is lost; the membership goes on, as long as its lease and its session do.
@@ -326,7 +341,7 @@ impl Membership {
     }
 
     /// Follows an assignment; gives the changes of partitions that follow from it.
-    pub fn assigned(&mut self, now_ms: u64, assignment: &proto::GroupAssignment) -> Vec<Change> {
+    pub fn assigned(&mut self, now_ms: u64, assignment: &GroupAssignment) -> Vec<Change> {
         let mut changes = Vec::new();
         if self.stream == Stream::Opening {
             self.stream = Stream::Open;
@@ -341,12 +356,12 @@ impl Membership {
                 self.next_commit_ms = now_ms + self.config.auto_commit_ms.unwrap_or(0);
             }
         }
-        if matches!(self.topics, Topics::Sent(number) if number <= assignment.number) {
-            self.topics = Topics::Known;
-        }
-        if assignment.number != 0 {
-            while let Some((number, sent_ms)) = self.sent.pop_front_if(|(number, _)| *number <= assignment.number) {
-                if number == assignment.number {
+        if let Some(answered) = assignment.number {
+            if matches!(self.topics, Topics::Sent(number) if number <= answered) {
+                self.topics = Topics::Known;
+            }
+            while let Some((number, sent_ms)) = self.sent.pop_front_if(|(number, _)| *number <= answered) {
+                if number == answered {
                     self.lease_ms = self.lease_ms.max(sent_ms + self.lease_length_ms());
                 }
             }
@@ -357,11 +372,8 @@ impl Membership {
         }
         let is_news = assignment.epoch > self.assigned_epoch;
         self.assigned_epoch = assignment.epoch;
-        let told: BTreeMap<PartitionKey, &proto::AssignedPartition> = assignment
-            .partitions
-            .iter()
-            .map(|a| (PartitionKey { topic_id: a.topic_id.clone(), partition: a.partition }, a))
-            .collect();
+        let told: BTreeMap<PartitionKey, &AssignedPartition> =
+            assignment.partitions.iter().map(|a| (PartitionKey::from(a.partition), a)).collect();
         for (key, held) in &mut self.held {
             match told.get(key) {
                 Some(a) if a.since == held.since => {}
@@ -442,13 +454,13 @@ impl Membership {
         let lost: Vec<PartitionKey> = self.held.keys().cloned().collect();
         lost.iter().for_each(|key| self.forget(key));
         let gone =
-            RemoteError::new(ErrorCode::UnknownMember, "the group went on without this member before it could commit");
+            ApiError::new(ErrorCode::UnknownMember, "the group went on without this member before it could commit");
         self.commits.fail_waiting(&gone);
         lost.into_iter().map(Change::Lost).collect()
     }
 
     /// The coordinator has refused, and ended the stream; gives what to do about it, and the partitions that are lost.
-    pub fn refused(&mut self, error: &RemoteError) -> (Remedy, Vec<Change>) {
+    pub fn refused(&mut self, error: &ApiError) -> (Remedy, Vec<Change>) {
         self.closed();
         match error.code {
             // A member that it cannot prove to be is not its own.
@@ -510,7 +522,7 @@ impl Membership {
 
     /// Follows the answer to a commit. Offsets that the group refuses for good are not sent again; the outcome of the
     /// commit says why.
-    pub fn committed(&mut self, reply: &proto::GroupCommitReply) {
+    pub fn committed(&mut self, reply: &GroupCommitReply) {
         for (key, progress) in self.commits.answered(reply, !self.is_leaving) {
             if self.held.contains_key(&key) {
                 self.known.insert(key, progress);
@@ -519,7 +531,7 @@ impl Membership {
     }
 
     /// What became of commits since the last call, by the numbers that [`commit`](Self::commit) gave.
-    pub fn take_outcomes(&mut self) -> Vec<(u64, Result<(), RemoteError>)> {
+    pub fn take_outcomes(&mut self) -> Vec<(u64, Result<(), ApiError>)> {
         self.commits.take_outcomes()
     }
 
@@ -586,26 +598,26 @@ impl Membership {
         };
         out.extend(self.commits.send(number, self.assigned_epoch).into_iter().map(ToCoordinator::Commit));
         if self.is_too_slow(now_ms) && !self.is_leaving && self.is_member {
-            out.push(ToCoordinator::Leave(proto::GroupLeave { for_a_moment: false }));
+            out.push(ToCoordinator::Leave(GroupLeave { for_a_moment: false }));
             self.has_sent_leave = true;
             return (out, self.lose_all());
         }
         if self.is_leaving && self.is_member {
-            let for_a_moment = !self.config.join.instance.is_empty();
-            out.push(ToCoordinator::Leave(proto::GroupLeave { for_a_moment }));
+            let for_a_moment = self.config.join.instance.is_some();
+            out.push(ToCoordinator::Leave(GroupLeave { for_a_moment }));
             self.has_sent_leave = true;
         } else if now_ms >= self.next_heartbeat_ms {
             self.next_heartbeat_ms = now_ms + self.config.heartbeat_ms;
             let number = self.number();
             self.sent.push_back((number, now_ms));
             let topics = match self.topics {
-                Topics::Changed => self.config.join.topics.clone(),
-                Topics::Known | Topics::Sent(_) => Vec::new(),
+                Topics::Changed => Some(self.config.join.topics.clone()).filter(|topics| !topics.is_empty()),
+                Topics::Known | Topics::Sent(_) => None,
             };
-            if !topics.is_empty() {
+            if topics.is_some() {
                 self.topics = Topics::Sent(number);
             }
-            out.push(ToCoordinator::Heartbeat(proto::GroupHeartbeat { number, epoch: self.followed_epoch, topics }));
+            out.push(ToCoordinator::Heartbeat(GroupHeartbeat { number, epoch: self.followed_epoch, topics }));
         }
         (out, Vec::new())
     }

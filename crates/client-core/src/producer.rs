@@ -16,11 +16,11 @@
 
 mod partition;
 
+use thalweg_api::{ApiError, ErrorCode};
 use thalweg_model::limits::{IN_FLIGHT_BATCHES_MAX, IN_FLIGHT_BYTES_MAX};
 use thalweg_model::{
     Acks, BatchBuilder, Bug, Codec, ProducerEpoch, ProducerId, ProducerToken, Record, RecordBatch, is_planted,
 };
-use thalweg_wire::{ErrorCode, RemoteError};
 
 use self::partition::{Batch, Open, Partition, expire};
 use crate::Backoff;
@@ -73,7 +73,7 @@ pub struct ProducerIdentity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// The broker refused the batch for good.
-    Refused(RemoteError),
+    Refused(ApiError),
     /// No answer within the delivery time-out; the last obstacle, if one is known. The batch may or may not have been
     /// appended.
     TimedOut(Option<String>),
@@ -386,13 +386,7 @@ impl<T> ProducerCore<T> {
 
     /// The broker's answer to a request. `chance` jitters the wait before a retry. Answers with the request's
     /// partition; `None` for one that is not waited for any more.
-    pub fn answered(
-        &mut self,
-        now_ms: u64,
-        request: u64,
-        result: Result<u64, RemoteError>,
-        chance: u64,
-    ) -> Option<u32> {
+    pub fn answered(&mut self, now_ms: u64, request: u64, result: Result<u64, ApiError>, chance: u64) -> Option<u32> {
         let config = self.config;
         let found = self.partitions.iter_mut().enumerate().find_map(|(i, p)| {
             let mut waiting = p.batches.iter().enumerate().filter(|(_, b)| b.waiting).take(p.in_flight.0);

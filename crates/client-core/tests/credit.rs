@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
+use thalweg_api::{ApiError, ErrorCode, FetchControl, FetchPush};
 use thalweg_client_core::{ConsumerCore, Position, Pushed};
 use thalweg_model::{Bug, assert_finds};
-use thalweg_wire::{ErrorCode, RemoteError, proto};
 
 const PARTITIONS: u32 = 6;
 /// Larger than most windows.
@@ -64,7 +64,7 @@ fn op() -> impl Strategy<Value = Op> {
 #[derive(Default)]
 struct Slot {
     generation: u64,
-    start: Option<proto::Start>,
+    start: Option<Position>,
     credit: i64,
     stopped: bool,
     position: Option<u64>,
@@ -75,8 +75,8 @@ struct Partition {
     /// Ends and bytes of batches.
     log: Vec<(u64, u64)>,
     slot: Slot,
-    controls: VecDeque<proto::FetchControl>,
-    pushes: VecDeque<(proto::FetchPush, u64)>,
+    controls: VecDeque<FetchControl>,
+    pushes: VecDeque<(FetchPush, u64)>,
     connected: bool,
     refused: Option<u64>,
 }
@@ -102,13 +102,13 @@ impl Partition {
         let end = self.end();
         let slot = &mut self.slot;
         let (false, Some(start)) = (slot.stopped, slot.start) else { return };
-        let mut push = proto::FetchPush { partition, generation: slot.generation, ..Default::default() };
+        let mut push = FetchPush { partition, generation: slot.generation, ..Default::default() };
         let mut bytes = 0;
         match slot.position {
             None => {
-                let at = match start.kind {
-                    0 => start.value,
-                    1 => 0,
+                let at = match start {
+                    Position::Offset(offset) => offset,
+                    Position::Earliest => 0,
                     _ => end,
                 };
                 slot.position = Some(at);
@@ -215,11 +215,11 @@ impl World {
                 let found = self.of(p);
                 if found.slot.start.is_some() && !found.slot.stopped {
                     found.slot.stopped = true;
-                    let push = proto::FetchPush {
+                    let push = FetchPush {
                         partition: p,
                         generation: found.slot.generation,
                         scanned_through: found.slot.position.unwrap_or(0),
-                        error: Some(RemoteError::new(ErrorCode::NotLeader, "not for now").into()),
+                        error: Some(ApiError::new(ErrorCode::NotLeader, "not for now")),
                         ..Default::default()
                     };
                     found.pushes.push_back((push, 0));

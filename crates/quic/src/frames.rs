@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes};
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
-use thalweg_wire::{Frame, FrameDecoder, FrameError, Head, encode, encode_parts};
+use thalweg_wire::{Codec, Frame, FrameDecoder, FrameError, encode_message, encode_with_body};
 use thiserror::Error;
 
 /// Most bytes taken from quinn at once.
@@ -65,26 +65,30 @@ impl FrameReader {
     }
 }
 
-/// Sends one message without a body.
+/// Sends one message.
 ///
 /// # Errors
 /// `Write` for a stream that is lost.
-pub async fn send<M: Head>(stream: &mut SendStream, message: &M) -> Result<(), StreamError> {
-    Ok(stream.write_chunk(encode(message)).await?)
+pub async fn send<M: Codec>(stream: &mut SendStream, message: M) -> Result<(), StreamError> {
+    let (head, body) = encode_message(message);
+    match body.is_empty() {
+        true => Ok(stream.write_chunk(head).await?),
+        false => Ok(stream.write_all_chunks(&mut [head, body]).await?),
+    }
 }
 
-/// Sends one message with a body, the pieces of `body` one behind the other. They are not copied.
+/// Sends one message that has no body of its own with one, the pieces of `body` one behind the other. They are not copied.
 ///
 /// # Errors
 /// `Write` for a stream that is lost.
-pub async fn send_with_body<M: Head>(
+pub async fn send_with_body<M: Codec>(
     stream: &mut SendStream,
-    message: &M,
+    message: M,
     body: impl IntoIterator<Item = Bytes>,
 ) -> Result<(), StreamError> {
     // The first place is the head's, which names the length of what stands behind it.
     let mut chunks: Vec<Bytes> = std::iter::once(Bytes::new()).chain(body).collect();
-    chunks[0] = encode_parts(message, chunks.iter().map(Bytes::len).sum());
+    chunks[0] = encode_with_body(message, chunks.iter().map(Bytes::len).sum());
     Ok(stream.write_all_chunks(&mut chunks).await?)
 }
 
@@ -97,7 +101,8 @@ mod tests {
     use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
     use quinn::{ClientConfig, ServerConfig, VarInt};
     use rustls::pki_types::PrivateKeyDer;
-    use thalweg_wire::proto;
+    use thalweg_api::{FetchPush, ListPluginsRequest};
+    use thalweg_wire::{encode, proto};
 
     use super::*;
     use crate::{Side, crypto_provider, endpoint, socket, transport};
@@ -163,19 +168,19 @@ mod tests {
         let (one, two) = (Bytes::from(vec![1; READ_BYTES]), Bytes::from_static(b"two"));
         let body = [one.clone(), two.clone()];
         let (frames, error) = read(async |mut stream| {
-            send(&mut stream, &proto::ListPluginsRequest {}).await.unwrap();
-            let produce = proto::Produce { request_id: 9, ..Default::default() };
-            send_with_body(&mut stream, &produce, body).await.unwrap();
-            send_with_body(&mut stream, &produce, []).await.unwrap();
+            send(&mut stream, ListPluginsRequest {}).await.unwrap();
+            let push = FetchPush { generation: 9, ..Default::default() };
+            send_with_body(&mut stream, push.clone(), body).await.unwrap();
+            send_with_body(&mut stream, push, []).await.unwrap();
             stream.finish().unwrap();
         })
         .await;
         assert!(error.is_none(), "{error:?}");
         assert_eq!(frames.len(), 3);
         frames[0].message::<proto::ListPluginsRequest>().unwrap();
-        assert_eq!(frames[1].message::<proto::Produce>().unwrap().request_id, 9);
+        assert_eq!(frames[1].message::<proto::FetchPush>().unwrap().generation, 9);
         assert_eq!(frames[1].body, [one, two].concat());
-        assert_eq!(frames[2].message::<proto::Produce>().unwrap().request_id, 9);
+        assert_eq!(frames[2].message::<proto::FetchPush>().unwrap().generation, 9);
         assert!(frames[2].body.is_empty());
     }
 

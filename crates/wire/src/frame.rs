@@ -55,6 +55,14 @@ pub enum FrameError {
         /// What prost says.
         reason: String,
     },
+    /// A message that its frame's kind may not say.
+    #[error("{kind:?}: {reason}")]
+    Value {
+        /// The kind of the frame.
+        kind: FrameKind,
+        /// What is wrong with the message.
+        reason: String,
+    },
     /// A frame of another kind than this point of the stream asks for.
     #[error("frame kind {found:?} came where {expected:?} was expected")]
     Unexpected {

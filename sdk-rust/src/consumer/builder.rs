@@ -7,16 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use thalweg_api::{Filter, Topic};
+use thalweg_api::{ErrorKind, FetchOpen, Filter, GroupJoin, Topic};
 use thalweg_client_core::{ConsumerCore, MembershipConfig, PartitionKey, Position};
 use thalweg_model::{Assignor, OnFailure};
-use thalweg_wire::{ErrorKind, proto};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::oneshot;
 
 use super::alone::{Alone, Follows, ToRead, Wanted};
 use super::coordinator;
-use super::fetching::{fetch_open, open_stream};
+use super::fetching::open_stream;
 use super::handle::{Consumer, Made, Source, Subscribing};
 use super::member::{GroupOptions, GroupShared};
 use super::out_of_range::OnOutOfRange;
@@ -368,8 +367,8 @@ impl ConsumerBuilder {
             // that comes.
             if let Some(first) = to_read.first().filter(|_| filter.is_some()) {
                 let connection = link.connection_until(deadline).await?;
-                let open = fetch_open(first.topic.id, filter.clone());
-                plugin = open_stream(&connection, &open).await?.1;
+                let open = FetchOpen { topic: first.topic.id, filter: filter.clone() };
+                plugin = open_stream(&connection, open).await?.1;
             }
             keeper.start(link, to_read, follows, events);
             Ok(plugin)
@@ -437,7 +436,7 @@ impl ConsumerBuilder {
     ) -> Result<Vec<(u32, Error)>> {
         let FoundOffsets { found, damaged } = self.client.offsets_of(topic, partitions, Position::Latest).await?;
         for end in found {
-            let key = PartitionKey { topic_id: Bytes::copy_from_slice(&topic.id.0), partition: end.partition };
+            let key = PartitionKey { topic_id: topic.id, partition: end.partition };
             ends.insert(key, end.offset);
         }
         Ok(damaged)
@@ -467,12 +466,12 @@ impl ConsumerBuilder {
         Ok(GroupOptions {
             membership: MembershipConfig {
                 group,
-                join: proto::GroupJoin {
-                    instance: self.instance.clone().unwrap_or_default(),
+                join: GroupJoin {
+                    instance: self.instance.clone(),
                     topics: wanted.topics().to_vec(),
                     session_ms,
-                    assignor: self.assignor as u32,
-                    filter: self.wire_filter().map(Into::into),
+                    assignor: self.assignor,
+                    filter: self.wire_filter(),
                     client: self.client.id().to_owned(),
                     gone: Vec::new(),
                 },

@@ -2,7 +2,7 @@
 //!
 //! The last notices of a member are left to `notices.rs`.
 
-use thalweg_wire::ErrorKind;
+use thalweg_api::ErrorKind;
 
 use super::handle::{Consumer, Inner, Source};
 use crate::{Error, Result};

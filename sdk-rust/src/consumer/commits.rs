@@ -4,8 +4,8 @@
 
 use std::future::Future;
 
+use thalweg_api::{ApiError, ErrorCode};
 use thalweg_client_core::Position;
-use thalweg_wire::{ErrorCode, RemoteError};
 
 use super::handle::{Consumer, anothers};
 use crate::batch::ConsumerRecord;
@@ -97,7 +97,7 @@ impl Consumer {
                         reader.name(),
                         place.partition
                     );
-                    let error = Error::from(RemoteError::new(ErrorCode::OffsetOutOfRange, message));
+                    let error = Error::from(ApiError::new(ErrorCode::OffsetOutOfRange, message));
                     let place = reader.place(place.partition);
                     return Err(error.at(ErrorPlace { offset: Some(offset), log_end: Some(end), ..place }));
                 }

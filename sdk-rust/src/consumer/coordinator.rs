@@ -7,13 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use quinn::SendStream;
-use thalweg_api::{ApiError, ErrorCode, ErrorKind, Filter, FindCoordinatorRequest, FrameKind, MetadataRequest};
+use thalweg_api::{
+    ApiError, ErrorCode, ErrorKind, Filter, FindCoordinatorRequest, FrameKind, GroupAssignment, GroupCommitReply,
+    MetadataRequest,
+};
 use thalweg_client_core::{Backoff, ConsumerCore, MemberIdentity, Remedy, ToCoordinator};
 use thalweg_model::limits::MEMBER_SECRET_BYTES;
 use thalweg_model::partition_for_key;
-use thalweg_wire::proto;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
 
@@ -167,7 +168,7 @@ async fn session(
         let fresh = fresh_identity()?;
         shared.lock().membership.opened(shared.now_ms(), fresh)
     };
-    send(&mut sender, &open, Bytes::new()).await?;
+    send(&mut sender, open).await?;
     let mut heard = Instant::now();
     let mut asked = false;
     loop {
@@ -180,7 +181,7 @@ async fn session(
                 let frame = frame?.ok_or_else(|| crate::stream::lost("the coordinator ended the stream"))?;
                 heard = Instant::now();
                 *attempt = 0;
-                take(link, shared, events, &frame).await?;
+                take(link, shared, events, frame).await?;
                 if shared.lock().membership.is_member() && let Some(joined) = joined.take() {
                     let _ = joined.send(Ok(()));
                 }
@@ -217,9 +218,9 @@ async fn session(
 
 async fn say(sender: &mut SendStream, frame: ToCoordinator) -> Result<()> {
     match frame {
-        ToCoordinator::Heartbeat(heartbeat) => send(sender, &heartbeat, Bytes::new()).await,
-        ToCoordinator::Commit(commit) => send(sender, &commit, Bytes::new()).await,
-        ToCoordinator::Leave(leave) => send(sender, &leave, Bytes::new()).await,
+        ToCoordinator::Heartbeat(heartbeat) => send(sender, heartbeat).await,
+        ToCoordinator::Commit(commit) => send(sender, commit).await,
+        ToCoordinator::Leave(leave) => send(sender, leave).await,
     }
 }
 
@@ -228,20 +229,19 @@ async fn take(
     link: &Rc<Link>,
     shared: &Arc<GroupShared>,
     events: &UnboundedSender<Event>,
-    frame: &thalweg_wire::Frame,
+    frame: thalweg_wire::Frame,
 ) -> Result<()> {
     let changes = match frame.kind {
         FrameKind::GroupAssignment => {
-            let assignment: proto::GroupAssignment = frame.message().map_err(malformed)?;
+            let assignment: GroupAssignment = frame.expect().map_err(malformed)?;
             if let Some(filter) = assignment.filter.clone() {
-                let filter = filter.try_into().map_err(malformed)?;
                 shared.lock().filter = Some(filter);
             }
             open_readers(link, shared, events, &assignment).await?;
             shared.lock().membership.assigned(shared.now_ms(), &assignment)
         }
         FrameKind::GroupCommitReply => {
-            let reply: proto::GroupCommitReply = frame.message().map_err(malformed)?;
+            let reply: GroupCommitReply = frame.expect().map_err(malformed)?;
             shared.lock().membership.committed(&reply);
             Vec::new()
         }
@@ -260,11 +260,14 @@ async fn open_readers(
     link: &Rc<Link>,
     shared: &Arc<GroupShared>,
     events: &UnboundedSender<Event>,
-    assignment: &proto::GroupAssignment,
+    assignment: &GroupAssignment,
 ) -> Result<()> {
     let mut names: Vec<&str> = Vec::new();
     for a in &assignment.partitions {
-        if !a.topic.is_empty() && !names.contains(&&a.topic[..]) && !shared.lock().readers.contains_key(&a.topic_id) {
+        if !a.topic.is_empty()
+            && !names.contains(&&a.topic[..])
+            && !shared.lock().readers.contains_key(&a.partition.topic)
+        {
             names.push(&a.topic);
         }
     }
@@ -285,7 +288,7 @@ async fn open_readers(
         let topic = Arc::new(topic);
         let how = ReadingHow { filter: filter.clone(), out_of_range: shared.out_of_range, may_go: false };
         let reader = fetching::open(link.clone(), topic.clone(), core, how, events.clone(), Some(shared.clone()));
-        shared.lock().readers.insert(Bytes::copy_from_slice(&topic.id.0), reader);
+        shared.lock().readers.insert(topic.id, reader);
     }
     Ok(())
 }

@@ -11,10 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::SendStream;
-use thalweg_api::{Filter, MetadataRequest, Plugin, Topic};
+use thalweg_api::{ErrorCode, ErrorKind, FetchControl, FetchOpen, FetchOpened, FetchPush, MetadataRequest, Topic};
 use thalweg_client_core::{ConsumerCore, Pushed};
-use thalweg_model::TopicId;
-use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::member::GroupShared;
@@ -46,28 +44,22 @@ pub(super) fn open(
     events: UnboundedSender<Event>,
     group: Option<Arc<GroupShared>>,
 ) -> Arc<Reader> {
-    let open = fetch_open(topic.id, how.filter.clone());
+    let open = FetchOpen { topic: topic.id, filter: how.filter.clone() };
     let reader = Arc::new(Reader::new(&topic, core, &how));
     tokio::task::spawn_local(drive(link, reader.clone(), topic, open, events, group));
     reader
 }
 
-/// What opens a fetch stream to a topic.
-pub(super) fn fetch_open(topic: TopicId, filter: Option<Filter>) -> proto::FetchOpen {
-    proto::FetchOpen { topic_id: Bytes::copy_from_slice(&topic.0), filter: filter.map(Into::into) }
-}
-
 /// Opens a fetch stream; a wrong filter is an error here.
 pub(super) async fn open_stream(
     connection: &quinn::Connection,
-    open: &proto::FetchOpen,
+    open: FetchOpen,
 ) -> Result<(Stream, Option<PluginInfo>)> {
     let (mut sender, receiver) = connection.open_bi().await.map_err(stream::lost_by)?;
-    send(&mut sender, open, Bytes::new()).await?;
+    send(&mut sender, open).await?;
     let mut frames = FrameReader::new(receiver);
-    let (opened, _) = frames.expect::<proto::FetchOpened>().await?;
-    let filter = opened.filter.map(Plugin::try_from).transpose().map_err(stream::malformed)?;
-    Ok(((sender, frames), filter.map(PluginInfo::of)))
+    let opened = frames.expect::<FetchOpened>().await?;
+    Ok(((sender, frames), opened.filter.map(PluginInfo::of)))
 }
 
 /// One topic, over a stream to every broker that leads one of its partitions.
@@ -76,15 +68,15 @@ struct Subscription {
     reader: Arc<Reader>,
     /// The membership, if there is one: its coordinator takes the partitions of a deleted topic away.
     group: Option<Arc<GroupShared>>,
-    open: proto::FetchOpen,
+    open: FetchOpen,
     events: UnboundedSender<Event>,
     leaders: RefCell<BTreeMap<u32, Option<Address>>>,
     /// Streams that are open, by the broker that they lead to.
-    streams: RefCell<BTreeMap<Address, UnboundedSender<proto::FetchControl>>>,
+    streams: RefCell<BTreeMap<Address, UnboundedSender<FetchControl>>>,
 }
 
 impl Subscription {
-    fn stream_of(&self, partition: u32) -> Option<UnboundedSender<proto::FetchControl>> {
+    fn stream_of(&self, partition: u32) -> Option<UnboundedSender<FetchControl>> {
         let leaders = self.leaders.borrow();
         self.streams.borrow().get(leaders.get(&partition)?.as_ref()?).cloned()
     }
@@ -106,9 +98,9 @@ impl Subscription {
 
     /// True for an error that the log does not hold the start of a partition, where the consumer goes on elsewhere: it
     /// begins there, before anything of the partition has been read.
-    fn starts_elsewhere(&self, push: &proto::FetchPush) -> bool {
-        let Some(error) = push.error.clone().map(RemoteError::from) else { return false };
-        let moves = self.reader.goes_on_elsewhere(push.partition, &error);
+    fn starts_elsewhere(&self, push: &FetchPush) -> bool {
+        let Some(error) = &push.error else { return false };
+        let moves = self.reader.goes_on_elsewhere(push.partition, error);
         if moves {
             if let Some(group) = &self.group {
                 group.begins_anew(&self.reader.key(push.partition));
@@ -131,7 +123,7 @@ async fn drive(
     link: Rc<Link>,
     reader: Arc<Reader>,
     topic: Arc<Topic>,
-    open: proto::FetchOpen,
+    open: FetchOpen,
     events: UnboundedSender<Event>,
     group: Option<Arc<GroupShared>>,
 ) {
@@ -175,7 +167,7 @@ async fn keep_stream(link: Rc<Link>, s: Rc<Subscription>, address: Address) {
     again(Some("the consumer goes on trying"), async || {
         let opened = async {
             let connection = link.connection_to(&address, ATTEMPT).await?;
-            open_stream(&connection, &s.open).await
+            open_stream(&connection, s.open.clone()).await
         };
         let (error, has_served) = match opened.await {
             Ok((stream, _)) => (serve(&s, &address, stream).await, true),
@@ -194,7 +186,7 @@ async fn keep_stream(link: Rc<Link>, s: Rc<Subscription>, address: Address) {
 }
 
 /// Asks brokers whether the topic was deleted; where one still has it, the partition is asked for again.
-async fn find_gone(s: Rc<Subscription>, push: proto::FetchPush, from: u64) {
+async fn find_gone(s: Rc<Subscription>, push: FetchPush, from: u64) {
     for _ in 0..LOOKS_FOR_TOPIC {
         let (partition, generation) = (push.partition, push.generation);
         if !s.reader.core().is_current(partition, generation) {
@@ -226,7 +218,7 @@ async fn serve(s: &Rc<Subscription>, address: &Address, stream: Stream) -> Error
     s.flush();
     let sending = async {
         while let Some(control) = outgoing.recv().await {
-            if let Err(error) = send(&mut sender, &control, Bytes::new()).await {
+            if let Err(error) = send(&mut sender, control).await {
                 return error;
             }
         }
@@ -234,7 +226,7 @@ async fn serve(s: &Rc<Subscription>, address: &Address, stream: Stream) -> Error
     };
     let receiving = async {
         loop {
-            let (mut push, body) = match frames.expect::<proto::FetchPush>().await {
+            let (mut push, body) = match frames.expect_with_body::<FetchPush>().await {
                 Ok(frame) => frame,
                 Err(error) => return error,
             };
@@ -244,8 +236,7 @@ async fn serve(s: &Rc<Subscription>, address: &Address, stream: Stream) -> Error
                 (core.pushed(&push, body.len() as u64), waited)
             };
             let Pushed::Current { from, passes } = pushed else { continue };
-            let is_gone =
-                push.error.as_ref().is_some_and(|e| ErrorCode::from_number(e.code) == ErrorCode::UnknownTopic);
+            let is_gone = push.error.as_ref().is_some_and(|e| e.code == ErrorCode::UnknownTopic);
             if is_gone {
                 // A broker that has just started may not know the topic yet: the error counts once other brokers give
                 // it too.

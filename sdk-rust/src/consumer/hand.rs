@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
+use thalweg_api::FetchPush;
 use thalweg_client_core::PartitionKey;
-use thalweg_wire::proto;
 
 use super::cursor::Cursor;
 use crate::batch::{Batch, Spot};
@@ -46,7 +46,7 @@ impl Hand {
         batch: Batch,
         from: u64,
         end: u64,
-        push: &proto::FetchPush,
+        push: &FetchPush,
     ) -> Hand {
         let (count, batch) = (batch.len(), Arc::new(batch));
         let at = At { part: 0, span: 0, index: 0, handed_to: from };

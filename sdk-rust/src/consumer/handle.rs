@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use thalweg_api::ErrorKind;
 use thalweg_client_core::{Counts, PartitionKey, Position};
-use thalweg_wire::ErrorKind;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 

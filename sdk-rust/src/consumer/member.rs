@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use thalweg_api::{Filter, Plugin};
+use thalweg_api::{ErrorKind, Filter, Plugin};
 use thalweg_client_core::{Change, Membership, PartitionKey, Position, Progress};
-use thalweg_wire::ErrorKind;
+use thalweg_model::TopicId;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::cursor::Cursor;
@@ -33,7 +32,7 @@ pub(super) struct Inner {
     cursors: BTreeMap<PartitionKey, Arc<Cursor>>,
     /// Revoked partitions whose notices are being delivered at the moment.
     telling: BTreeSet<PartitionKey>,
-    pub(super) readers: BTreeMap<Bytes, Arc<Reader>>,
+    pub(super) readers: BTreeMap<TopicId, Arc<Reader>>,
     /// Calls that wait for the outcome of a commit, by its token.
     waiting: HashMap<u64, oneshot::Sender<Result<()>>>,
     /// Calls that wait until the coordinator knows which topics are wanted.
@@ -91,7 +90,7 @@ impl GroupShared {
             limits_processing: config.max_processing_ms.is_some(),
             buffer_bytes: options.buffer_bytes,
             out_of_range: options.out_of_range,
-            filter: config.join.filter.clone().and_then(|f| f.try_into().ok()),
+            filter: config.join.filter.clone(),
             client_timeout: options.client_timeout,
             inner: Mutex::new(Inner {
                 membership: Membership::new(config),
@@ -165,7 +164,7 @@ impl GroupShared {
         self.lock().readers.values().cloned().collect()
     }
 
-    pub(super) fn reader_of(&self, topic_id: &Bytes) -> Option<Arc<Reader>> {
+    pub(super) fn reader_of(&self, topic_id: &TopicId) -> Option<Arc<Reader>> {
         self.lock().readers.get(topic_id).cloned()
     }
 

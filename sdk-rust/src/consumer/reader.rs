@@ -7,10 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use thalweg_api::{Filter, Topic};
+use thalweg_api::{ApiError, ErrorCode, ErrorKind, FetchPush, Filter, Topic};
 use thalweg_client_core::{ConsumerCore, PartitionKey, Position};
 use thalweg_model::TopicId;
-use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
 use tokio::sync::{Notify, watch};
 
 use crate::lock::lock;
@@ -20,7 +19,7 @@ use crate::{Error, ErrorPlace};
 /// What the connection's side gives to the user's side.
 pub(super) enum Event {
     /// Records, an error of their partition, or both.
-    Push { reader: Arc<Reader>, push: Box<proto::FetchPush>, body: Bytes, from: u64 },
+    Push { reader: Arc<Reader>, push: Box<FetchPush>, body: Bytes, from: u64 },
     /// Nothing more comes, for this reason.
     Failed(Error),
 }
@@ -90,7 +89,7 @@ impl Reader {
     }
 
     pub(super) fn key(&self, partition: u32) -> PartitionKey {
-        PartitionKey { topic_id: self.topic.id.clone(), partition }
+        PartitionKey { topic_id: self.id, partition }
     }
 
     /// Changes what is read; the connection's side then sends what follows from it.
@@ -102,7 +101,7 @@ impl Reader {
 
     /// Follows an error of a partition whose log does not hold its position: the partition is read from where the
     /// consumer goes on then. False where it does not go on, and for any other error: the user gets that.
-    pub(super) fn goes_on_elsewhere(&self, partition: u32, error: &RemoteError) -> bool {
+    pub(super) fn goes_on_elsewhere(&self, partition: u32, error: &ApiError) -> bool {
         let Some(to) = self.out_of_range.filter(|_| error.code == ErrorCode::OffsetOutOfRange) else { return false };
         let topic = self.name();
         tracing::warn!(topic, partition, "{}; going on at the {to:?}", error.message);

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use thalweg_wire::ErrorKind;
+use thalweg_api::ErrorKind;
 
 use super::hand::Hand;
 use super::handle::Consumer;

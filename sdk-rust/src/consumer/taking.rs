@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use thalweg_api::{ApiError, ErrorCode, ErrorKind, FetchPush};
 use thalweg_client_core::{PartitionKey, Position};
 use thalweg_model::BatchError;
-use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
 
 use super::hand::Hand;
 use super::handle::{Inner, Source};
@@ -207,14 +207,14 @@ impl Inner {
         }
         let Ok(described) = self.client.describe_group(&member.group).await else { return false };
         let committed = |key: &PartitionKey| {
-            let is_of = |o: &&GroupOffset| o.key.topic.0[..] == key.topic_id[..] && o.key.partition.0 == key.partition;
+            let is_of = |o: &&GroupOffset| PartitionKey::from(o.key) == *key;
             described.offsets.iter().find(is_of).map_or(0, |o| o.committed)
         };
         left.iter().all(|(key, end)| committed(key) >= *end)
     }
 
     /// Decodes a push, for the next call that takes records.
-    pub(super) fn open(&self, reader: &Arc<Reader>, push: &proto::FetchPush, body: Bytes, from: u64) {
+    pub(super) fn open(&self, reader: &Arc<Reader>, push: &FetchPush, body: Bytes, from: u64) {
         reader.taken(push.partition, body.len() as u64);
         // A seek may have come since the push was taken from the stream, or the partition is another's now.
         let is_wanted = || reader.core().is_wanted(push.partition, push.generation);
@@ -237,7 +237,7 @@ impl Inner {
             // Pushes that come meanwhile lie behind it.
             reader.change(|core| core.stop_at(push.partition, bad.0));
             state.failed.insert(key.clone(), failure(reader, push, Some(bad.0), unreadable(bad)));
-        } else if let Some(error) = push.error.clone().map(RemoteError::from) {
+        } else if let Some(error) = push.error.clone() {
             end = self.follow_error(&mut state, reader, push, from, error).unwrap_or(end);
         }
         let batch = Batch::new(reader.topic.clone(), push.partition, decoded.parts);
@@ -267,9 +267,9 @@ impl Inner {
         &self,
         state: &mut State,
         reader: &Arc<Reader>,
-        push: &proto::FetchPush,
+        push: &FetchPush,
         from: u64,
-        error: RemoteError,
+        error: ApiError,
     ) -> Option<u64> {
         let (at, through) = (push.scanned_through, push.unreadable_through);
         if error.code == ErrorCode::UnreadableBatch && self.on_bad_record == OnBadRecord::Skip && through > at {
@@ -292,7 +292,7 @@ impl Inner {
 }
 
 /// The error of a partition that cannot go on, for every call until a seek.
-fn failure(reader: &Reader, push: &proto::FetchPush, offset: Option<u64>, error: RemoteError) -> Error {
+fn failure(reader: &Reader, push: &FetchPush, offset: Option<u64>, error: ApiError) -> Error {
     let is_told = push.leader_epoch > 0;
     let place = ErrorPlace {
         offset,
@@ -308,14 +308,14 @@ fn failure(reader: &Reader, push: &proto::FetchPush, offset: Option<u64>, error:
 }
 
 /// What a stored batch that is not read meets with: its first offset, and why.
-fn unreadable((at, reason): &(u64, BatchError)) -> RemoteError {
+fn unreadable((at, reason): &(u64, BatchError)) -> ApiError {
     let code = match reason {
         BatchError::CodecNotBuiltIn { .. } => ErrorCode::Unsupported,
         _ => ErrorCode::UnreadableBatch,
     };
-    RemoteError::new(code, format!("offset {at} cannot be read: {reason}"))
+    ApiError::new(code, format!("offset {at} cannot be read: {reason}"))
 }
 
-fn skipped(reader: &Reader, partition: u32, at: u64, reason: &RemoteError) {
+fn skipped(reader: &Reader, partition: u32, at: u64, reason: &ApiError) {
     tracing::warn!(topic = reader.name(), partition, offset = at, "an unreadable batch is passed over: {reason}");
 }

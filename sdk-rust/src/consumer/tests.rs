@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use thalweg_api::{ApiError, ErrorCode, ErrorKind, FetchPush};
 use thalweg_client_core::{ConsumerCore, Position, Pushed};
 use thalweg_model::RecordBatch;
-use thalweg_wire::{ErrorCode, ErrorKind, RemoteError, proto};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::alone::Alone;
@@ -57,7 +57,7 @@ impl Pair {
         reader.core().connected(0);
         let mut pair = Pair { consumer, reader, events, generation: 0 };
         assert_eq!(pair.start(), 10);
-        pair.push(&[], proto::FetchPush { scanned_through: 10, ..Default::default() });
+        pair.push(&[], FetchPush { scanned_through: 10, ..Default::default() });
         pair
     }
 
@@ -65,11 +65,11 @@ impl Pair {
     fn start(&mut self) -> u64 {
         let asked = self.reader.core().poll().into_iter().find(|c| c.start.is_some()).expect("it asks for a start");
         self.generation = asked.generation;
-        asked.start.expect("just seen").value
+        asked.start.expect("just seen").numbers().1
     }
 
-    fn push(&mut self, body: &[Bytes], push: proto::FetchPush) {
-        let push = proto::FetchPush { generation: self.generation, leader_epoch: 1, high_watermark: 99, ..push };
+    fn push(&mut self, body: &[Bytes], push: FetchPush) {
+        let push = FetchPush { generation: self.generation, leader_epoch: 1, high_watermark: 99, ..push };
         let body = Bytes::from(body.concat());
         let pushed = self.reader.core().pushed(&push, body.len() as u64);
         if let Pushed::Current { from, .. } = pushed {
@@ -84,8 +84,8 @@ impl Pair {
     }
 }
 
-fn scanned(scanned_through: u64, delivered: u64) -> proto::FetchPush {
-    proto::FetchPush { scanned_through, delivered, ..Default::default() }
+fn scanned(scanned_through: u64, delivered: u64) -> FetchPush {
+    FetchPush { scanned_through, delivered, ..Default::default() }
 }
 
 fn bad_at(offset: u64) -> (ErrorKind, ErrorPlace) {
@@ -144,8 +144,8 @@ async fn behind_a_record_on_which_the_filter_fails_nothing_is_done() {
     let spans: Vec<_> = spans.map(Result::unwrap).collect();
     let kept = stored.filtered(&data, &spans, |at| at == 0);
     assert_eq!(kept.end_offset().0, 14);
-    let failed = proto::FetchPush {
-        error: Some(RemoteError::new(ErrorCode::PluginFailed, "plugin late failed on offset 11").into()),
+    let failed = FetchPush {
+        error: Some(ApiError::new(ErrorCode::PluginFailed, "plugin late failed on offset 11")),
         failed: 1,
         ..scanned(11, 1)
     };
@@ -161,7 +161,7 @@ async fn behind_a_record_on_which_the_filter_fails_nothing_is_done() {
 async fn a_push_that_was_under_way_when_its_partition_was_paused_waits() {
     let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
     let body = good(10, &["a"]);
-    let push = proto::FetchPush { generation: pair.generation, ..scanned(11, 1) };
+    let push = FetchPush { generation: pair.generation, ..scanned(11, 1) };
     assert!(matches!(pair.reader.core().pushed(&push, body.len() as u64), Pushed::Current { .. }));
     // A read that was given up goes on beside the calls that follow it.
     pair.consumer.pause(0).unwrap();
@@ -195,8 +195,8 @@ async fn a_batch_whose_codec_is_not_built_in_is_kept_for_a_build_that_has_it() {
 
 #[tokio::test]
 async fn a_batch_that_a_filter_cannot_be_shown_is_a_bad_record_too() {
-    let refusal = |delivered| proto::FetchPush {
-        error: Some(RemoteError::new(ErrorCode::UnreadableBatch, "garbage").into()),
+    let refusal = |delivered| FetchPush {
+        error: Some(ApiError::new(ErrorCode::UnreadableBatch, "garbage")),
         unreadable_through: 15,
         ..scanned(12, delivered)
     };
@@ -314,10 +314,8 @@ async fn a_stopped_consumer_lets_what_is_in_hand_be_finished() {
 
 #[tokio::test]
 async fn a_position_out_of_range_follows_the_policy() {
-    let out_of_range = || proto::FetchPush {
-        error: Some(RemoteError::new(ErrorCode::OffsetOutOfRange, "gone").into()),
-        ..scanned(10, 0)
-    };
+    let out_of_range =
+        || FetchPush { error: Some(ApiError::new(ErrorCode::OffsetOutOfRange, "gone")), ..scanned(10, 0) };
     let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
     pair.push(&[], out_of_range());
     assert_eq!(pair.next().await.unwrap_err().0, ErrorKind::OffsetOutOfRange);
@@ -325,7 +323,7 @@ async fn a_position_out_of_range_follows_the_policy() {
     pair.push(&[], out_of_range());
     let _ = tokio::time::timeout(Duration::from_millis(20), pair.consumer.next()).await;
     let control = pair.reader.core().poll().into_iter().find(|c| c.start.is_some()).expect("it is asked for anew");
-    assert_eq!(control.start, Some(Position::Earliest.into()));
+    assert_eq!(control.start, Some(Position::Earliest));
 }
 
 #[tokio::test]

@@ -5,9 +5,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use thalweg_api::ErrorKind;
 use thalweg_client_core::{Acks, ProducerConfig};
 use thalweg_model::Codec;
-use thalweg_wire::ErrorKind;
 
 use super::handle::{Inner, Intakes, Producer};
 use super::receipt::{Ledger, OnError};

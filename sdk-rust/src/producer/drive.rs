@@ -14,10 +14,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::SendStream;
-use thalweg_api::{ApiError, ErrorCode, ErrorKind, InitProducerReply, InitProducerRequest, MetadataRequest, Topic};
+use thalweg_api::{
+    ApiError, ErrorCode, ErrorKind, InitProducerReply, InitProducerRequest, MetadataRequest, Produce, ProduceReply,
+    Topic,
+};
 use thalweg_client_core::{Acks, Failure, Outcome, ProducerCore, ProducerIdentity, Request, Unplaced};
-use thalweg_model::TopicId;
-use thalweg_wire::{encode_parts, proto};
+use thalweg_model::{PinEpoch, TopicId, TopicPartition};
+use thalweg_wire::encode_message;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, JoinSet};
@@ -136,7 +139,7 @@ impl Session {
             gone: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
         });
-        let placement = Arc::new(tokio::sync::Mutex::new((topic.pin_epoch, placement)));
+        let placement = Arc::new(tokio::sync::Mutex::new((topic.pin_epoch.0, placement)));
         let placing = Placing { placement: placement.clone(), on_broker: options.place_on_broker };
         let topic_id = topic.id;
         driven.spawn_local(drive(link.clone(), shared.clone(), topic, options.config.acks, placing));
@@ -459,17 +462,15 @@ impl Routes {
         let mut by_leader: BTreeMap<&Address, Vec<Bytes>> = BTreeMap::new();
         for request in requests {
             let leader = self.leaders[request.partition as usize].as_ref().expect("it was connected to its leader");
-            let head = proto::Produce {
+            let (head, batch) = encode_message(Produce {
                 request_id: request.id,
-                topic_id: Bytes::copy_from_slice(&self.topic.id.0),
-                partition: request.partition,
-                pin_epoch: request.pin_epoch,
-                acks: self.acks as u32,
-                producer_token: request.token.map_or_else(Bytes::new, |t| Bytes::copy_from_slice(&t.0)),
-            };
-            let chunks = by_leader.entry(leader).or_default();
-            chunks.push(encode_parts(&head, request.batch.bytes().len()));
-            chunks.push(request.batch.into_bytes());
+                partition: TopicPartition::new(self.topic.id, request.partition),
+                pin_epoch: PinEpoch(request.pin_epoch),
+                acks: self.acks,
+                token: request.token.map_or_else(Bytes::new, |t| Bytes::copy_from_slice(&t.0)),
+                batch: request.batch.into_bytes(),
+            });
+            by_leader.entry(leader).or_default().extend([head, batch]);
         }
         for (leader, chunks) in by_leader {
             // A stream that was lost a moment ago takes nothing; its partitions are about to be disconnected.
@@ -566,15 +567,11 @@ fn sleep_until(shared: &Shared, deadline_ms: Option<u64>) -> impl Future<Output 
 /// Takes answers until the stream is lost.
 async fn answers(shared: &Shared, topic: &str, mut frames: FrameReader) -> Error {
     loop {
-        let (reply, _) = match frames.expect::<proto::ProduceReply>().await {
+        let reply = match frames.expect::<ProduceReply>().await {
             Ok(reply) => reply,
             Err(error) => return error,
         };
-        let result = match reply.error {
-            None => Ok(reply.base_offset),
-            Some(error) => Err(ApiError::from(error)),
-        };
-        let result = result.map_err(|error| match error.code {
+        let result = reply.base_offset.map(|offset| offset.0).map_err(|error| match error.code {
             ErrorCode::UnknownTopic => {
                 shared.gone.store(true, Ordering::Release);
                 ApiError::new(error.code, Error::topic_gone(topic).to_string())

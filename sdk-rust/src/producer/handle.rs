@@ -7,8 +7,8 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use thalweg_api::ErrorKind;
 use thalweg_client_core::ProducerConfig;
-use thalweg_wire::ErrorKind;
 
 use super::destination::{Destination, Options};
 use super::intake::{self, Hand, Intake, Item, closed};

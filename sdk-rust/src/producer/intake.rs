@@ -13,8 +13,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use thalweg_api::{ErrorCode, ErrorKind};
 use thalweg_model::Record;
-use thalweg_wire::{ErrorCode, ErrorKind};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 

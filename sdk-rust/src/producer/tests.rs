@@ -4,9 +4,9 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use thalweg_api::ErrorKind;
 #[cfg(not(feature = "codecs"))]
 use thalweg_model::Codec;
-use thalweg_wire::ErrorKind;
 
 use crate::Record;
 use crate::client::Client;

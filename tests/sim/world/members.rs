@@ -6,7 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::Bytes;
+use thalweg_api::{
+    ApiError, AssignedPartition, GroupAssignment, GroupCommitReply, GroupJoin, GroupOpen, PartitionCommit,
+    RefusedCommit,
+};
 use thalweg_broker_core::CoordinatorError;
 use thalweg_client_core::{
     Change, MemberIdentity, Membership, MembershipConfig, PartitionKey, Progress, Remedy, ToCoordinator,
@@ -18,7 +21,6 @@ use thalweg_control::{
 };
 use thalweg_model::{Assignor, PartitionId, RecordBatch, TopicId, TopicPartition};
 use thalweg_replica::Ticket;
-use thalweg_wire::{RemoteError, proto};
 
 use super::super::rng::Rng;
 use super::impostors::Impostors;
@@ -73,15 +75,15 @@ enum Asked {
 }
 
 enum ToBroker {
-    Open(proto::GroupOpen),
+    Open(GroupOpen),
     Said(ToCoordinator),
 }
 
 enum ToMember {
-    Assignment(proto::GroupAssignment),
-    Committed(proto::GroupCommitReply, Vec<(TopicPartition, u64)>),
+    Assignment(GroupAssignment),
+    Committed(GroupCommitReply, Vec<(TopicPartition, u64)>),
     Left,
-    Refused(RemoteError),
+    Refused(ApiError),
 }
 
 struct Member {
@@ -140,10 +142,6 @@ pub(super) struct Members {
 
 fn group_name(group: usize) -> String {
     ["sharing", "alone"][group].to_owned()
-}
-
-fn partition_of(key: &PartitionKey) -> TopicPartition {
-    TopicPartition::new(TopicId(key.topic_id[..].try_into().expect("sixteen bytes")), key.partition)
 }
 
 impl Members {
@@ -205,10 +203,10 @@ impl Members {
     fn fresh(&self, group: usize, start_ms: u64) -> Member {
         let config = MembershipConfig {
             group: group_name(group),
-            join: proto::GroupJoin {
+            join: GroupJoin {
                 topics: vec!["t".into()],
                 session_ms: self.rates.session_ms,
-                assignor: self.rates.is_range as u32,
+                assignor: Assignor::from_number(self.rates.is_range as u32).unwrap_or_default(),
                 client: "sim".into(),
                 ..Default::default()
             },
@@ -352,7 +350,6 @@ impl World {
                         let request = match open.join {
                             None => GroupRequest::Look { group, member: id.clone(), secret },
                             Some(join) => {
-                                let assignor = Assignor::from_number(join.assignor).unwrap_or_default();
                                 let join = Join {
                                     secret,
                                     gone: join.gone.into_iter().map(|g| (g.member, digest(&g.secret))).collect(),
@@ -361,7 +358,7 @@ impl World {
                                     host: String::new(),
                                     topics: join.topics,
                                     session_ms: join.session_ms,
-                                    terms: Terms { assignor, filter: None },
+                                    terms: Terms { assignor: join.assignor, filter: None },
                                 };
                                 GroupRequest::Join { group, member: id.clone(), join }
                             }
@@ -393,15 +390,12 @@ impl World {
     ) -> (Asked, GroupRequest) {
         match said {
             ToCoordinator::Heartbeat(h) => {
-                let topics = Some(h.topics).filter(|topics| !topics.is_empty());
-                (Asked::Heartbeat(h.number), GroupRequest::Heartbeat { group, member, secret, epoch: h.epoch, topics })
+                let (epoch, topics) = (h.epoch, h.topics);
+                (Asked::Heartbeat(h.number), GroupRequest::Heartbeat { group, member, secret, epoch, topics })
             }
             ToCoordinator::Commit(c) => {
-                let commit = |c: &proto::PartitionCommit| {
-                    let key = PartitionKey { topic_id: c.topic_id.clone(), partition: c.partition };
-                    let offset = c.at.unwrap_or_default().offset;
-                    (partition_of(&key), Committed { offset, ..Default::default() })
-                };
+                let commit =
+                    |c: &PartitionCommit| (c.partition, Committed { offset: c.at.offset, ..Default::default() });
                 let commits: Vec<_> = c.offsets.iter().map(commit).collect();
                 *offsets = commits.iter().map(|(p, c)| (*p, c.offset)).collect();
                 let committer = Some(Committer { member, secret, epoch: c.epoch });
@@ -430,35 +424,32 @@ impl World {
         if all.streams.get(&(node, id)).is_none_or(|(who, s, _)| (*who, *s) != (i, stream)) {
             return;
         }
-        let assignment = |number: u64, a: Assignment| proto::GroupAssignment {
+        let assignment = |number: Option<u64>, a: Assignment| GroupAssignment {
             number,
             epoch: a.epoch,
             partitions: (a.partitions.iter())
-                .map(|a| proto::AssignedPartition {
+                .map(|a| AssignedPartition {
                     topic: "t".into(),
-                    topic_id: Bytes::copy_from_slice(&a.partition.topic.0),
-                    partition: a.partition.partition.0,
+                    partition: a.partition,
                     since: a.since,
-                    committed: a.committed.map(|c| proto::CommittedOffset { offset: c.offset, filtered: 0, failed: 0 }),
+                    committed: a.committed.map(|c| Committed { offset: c.offset, filtered: 0, failed: 0 }),
                 })
                 .collect(),
             filter: None,
         };
         let frame = match (asked, result) {
-            (Asked::Heartbeat(number), Ok(GroupAnswer::Assigned(a))) => ToMember::Assignment(assignment(number, a)),
-            (_, Ok(GroupAnswer::Assigned(a))) => ToMember::Assignment(assignment(0, a)),
+            (Asked::Heartbeat(number), Ok(GroupAnswer::Assigned(a))) => {
+                ToMember::Assignment(assignment(Some(number), a))
+            }
+            (_, Ok(GroupAnswer::Assigned(a))) => ToMember::Assignment(assignment(None, a)),
             (Asked::Commit(number), Ok(GroupAnswer::Committed(refused))) => {
                 let taken = offsets.into_iter().filter(|(p, _)| refused.iter().all(|(r, _)| r != p)).collect();
-                let refused = refused.iter().map(|(p, e)| proto::RefusedCommit {
-                    topic_id: Bytes::copy_from_slice(&p.topic.0),
-                    partition: p.partition.0,
-                    error: Some(RemoteError::from(e).into()),
-                });
-                ToMember::Committed(proto::GroupCommitReply { number, refused: refused.collect() }, taken)
+                let refused = refused.iter().map(|(p, e)| RefusedCommit { partition: *p, error: e.into() });
+                ToMember::Committed(GroupCommitReply { number, refused: refused.collect() }, taken)
             }
             (Asked::Leave, Ok(_)) => ToMember::Left,
             (Asked::Leave, Err(CoordinatorError::Refused(_))) => ToMember::Left,
-            (_, Err(error)) => ToMember::Refused(RemoteError::from(&error)),
+            (_, Err(error)) => ToMember::Refused(ApiError::from(&error)),
             (asked, Ok(other)) => unreachable!("{asked:?} is answered by {other:?}"),
         };
         let due = (now_ms + all.rng.below(delay_ms)).max(all.members[i].cut_until_ms);
@@ -847,7 +838,7 @@ impl Member {
 
 /// The key of a partition of the topic that is read.
 fn key_of(partition: u32) -> PartitionKey {
-    PartitionKey { topic_id: Bytes::copy_from_slice(&name(partition).topic.0), partition }
+    name(partition).into()
 }
 
 /// In the place of SHA-256: no two secrets have the same.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use thalweg_api::{ApiError, ErrorCode};
 use thalweg_broker_core::{ChangeError, Produce};
 use thalweg_client_core::{Acks as ClientAcks, ProducerIdentity};
 use thalweg_control::{Answer, Request};
@@ -12,7 +13,6 @@ use thalweg_model::{
     BatchBuilder, Codec, Offset, PinEpoch, ProducerEpoch, ProducerId, ProducerMark, Record, RecordBatch, Sequence,
 };
 use thalweg_replica::{Acks, ProduceError, Ticket};
-use thalweg_wire::{ErrorCode, RemoteError};
 
 use super::super::oracle::RecordId;
 use super::super::rng::Rng;
@@ -102,7 +102,7 @@ impl Producers {
     }
 
     /// A client whose id another one uses, too, may be told so; nothing else is ever refused.
-    pub(super) fn may_refuse(&self, client: usize, error: &RemoteError) -> bool {
+    pub(super) fn may_refuse(&self, client: usize, error: &ApiError) -> bool {
         let twins_fault = matches!(error.code, ErrorCode::SequenceTaken | ErrorCode::UnknownProducer);
         self.twins > 0 && client == COPIED && twins_fault
     }

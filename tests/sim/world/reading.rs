@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use thalweg_api::{ApiError, ErrorCode, FetchControl, FetchPush};
 use thalweg_client_core::{ConsumerCore, Position, Pushed};
 use thalweg_commit_log::{Disk, OpId};
 use thalweg_model::{Offset, RecordBatch, TopicPartition};
 use thalweg_replica::{ReadOutcome, Replicas};
-use thalweg_wire::{ErrorCode, RemoteError, proto};
 
 /// Most bytes of one push.
 const PUSH_BYTES: u64 = 2 << 10;
@@ -24,7 +24,7 @@ struct Slot {
     /// Which stream: what comes on an older one is lost.
     stream: u64,
     generation: u64,
-    start: Option<proto::Start>,
+    start: Option<Position>,
     credit: i64,
     stopped: bool,
     position: Option<u64>,
@@ -36,7 +36,7 @@ struct Waiting {
     partition: u32,
     generation: u64,
     from: u64,
-    push: proto::FetchPush,
+    push: FetchPush,
     records: Vec<(u64, bool)>,
     bytes: u64,
 }
@@ -65,8 +65,8 @@ pub(super) struct Reading {
     core: ConsumerCore,
     slots: BTreeMap<u32, Slot>,
     next_stream: u64,
-    controls: VecDeque<(u64, u64, proto::FetchControl)>,
-    pushes: VecDeque<(u64, u64, proto::FetchPush, Vec<(u64, bool)>, u64)>,
+    controls: VecDeque<(u64, u64, FetchControl)>,
+    pushes: VecDeque<(u64, u64, FetchPush, Vec<(u64, bool)>, u64)>,
     incoming: VecDeque<Waiting>,
     /// The most by which a push has been larger than the credit for it: what the budget may be passed by, for each
     /// partition.
@@ -184,7 +184,7 @@ impl Reading {
         let Some(from) = slot.position else {
             let start = slot.start?;
             replicas.state(&group).filter(|s| s.is_serving)?;
-            let at = if start.kind == 0 { start.value } else { log_start };
+            let at = if let Position::Offset(offset) = start { offset } else { log_start };
             slot.position = Some(at);
             self.send(due_ms, partition, at, Vec::new(), 0, None);
             return None;
@@ -197,7 +197,7 @@ impl Reading {
                 return Some((op, ColdRead { member, partition, stream, generation, from }));
             }
             ReadOutcome::BelowStart(start) => {
-                let error = RemoteError::new(ErrorCode::OffsetOutOfRange, "removed by retention");
+                let error = ApiError::new(ErrorCode::OffsetOutOfRange, "removed by retention");
                 slot.stopped = true;
                 self.send(due_ms, partition, from, Vec::new(), 0, Some((start.0, error)));
             }
@@ -236,17 +236,17 @@ impl Reading {
         at: u64,
         records: Vec<(u64, bool)>,
         bytes: u64,
-        error: Option<(u64, RemoteError)>,
+        error: Option<(u64, ApiError)>,
     ) {
         let Some(slot) = self.slots.get_mut(&partition) else { return };
         (slot.position, slot.credit) = (Some(at), slot.credit - bytes as i64);
         self.beyond_bytes_max = self.beyond_bytes_max.max(slot.credit.min(0).unsigned_abs());
-        let push = proto::FetchPush {
+        let push = FetchPush {
             partition,
             generation: slot.generation,
             scanned_through: at,
             log_start_offset: error.as_ref().map_or(0, |(start, _)| *start),
-            error: error.map(|(_, error)| error.into()),
+            error: error.map(|(_, error)| error),
             ..Default::default()
         };
         let due = self.pushes.back().map_or(0, |(due, ..)| *due).max(due_ms);

@@ -1,16 +1,16 @@
 //! Unit tests of positions, generations and credit. What holds for any order of events is in `tests/credit.rs`.
 
+use thalweg_api::{ApiError, ErrorCode};
 use thalweg_model::assert_finds;
-use thalweg_wire::RemoteError;
 
 use super::*;
 
-fn push(partition: u32, generation: u64, scanned_through: u64, delivered: u64, filtered: u64) -> proto::FetchPush {
-    proto::FetchPush { partition, generation, scanned_through, delivered, filtered, ..Default::default() }
+fn push(partition: u32, generation: u64, scanned_through: u64, delivered: u64, filtered: u64) -> FetchPush {
+    FetchPush { partition, generation, scanned_through, delivered, filtered, ..Default::default() }
 }
 
 /// The one frame that a connection brings about.
-fn connect(c: &mut ConsumerCore, partition: u32) -> proto::FetchControl {
+fn connect(c: &mut ConsumerCore, partition: u32) -> FetchControl {
     c.connected(partition);
     c.poll().into_iter().rfind(|control| control.partition == partition).expect("it is asked for")
 }
@@ -32,7 +32,7 @@ fn positions_move_over_filtered_ranges_and_old_generations_are_dropped() {
     let seek = c.poll().remove(0);
     assert_eq!(c.pushed(&push(0, control.generation, 200, 95, 0), 0), Pushed::Stale);
     assert_eq!(c.pushed(&push(0, seek.generation, 7, 0, 0), 0), Pushed::Current { from: 7, passes: false });
-    assert_eq!(connect(&mut c, 0).start, Some(Position::Offset(7).into()));
+    assert_eq!(connect(&mut c, 0).start, Some(Position::Offset(7)));
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn what_came_before_a_reconnection_is_still_the_users_and_what_came_before_a_see
     assert_eq!(c.pushed(&push(0, first, 10, 10, 0), 0), Pushed::Current { from: 0, passes: false });
     c.disconnected(0);
     let again = connect(&mut c, 0);
-    assert_eq!(again.start, Some(Position::Offset(10).into()));
+    assert_eq!(again.start, Some(Position::Offset(10)));
     assert!(c.is_wanted(0, first) && !c.is_current(0, first));
     c.seek(0, Position::Earliest);
     assert!(!c.is_wanted(0, first) && !c.is_wanted(0, again.generation));
@@ -99,7 +99,7 @@ fn what_an_idle_partition_was_granted_is_taken_back_for_a_new_one() {
     c.connected(1);
     let out = c.poll();
     let again = out.iter().find(|f| f.partition == 0).expect("asked anew");
-    assert_eq!((again.start, again.credit_bytes), (Some(Position::Offset(9).into()), 2 << 20));
+    assert_eq!((again.start, again.credit_bytes), (Some(Position::Offset(9)), 2 << 20));
     let granted: u64 = out.iter().filter(|f| f.partition == 1).map(|f| f.credit_bytes).sum();
     assert_eq!((granted, c.held_bytes()), (2 << 20, 4 << 20));
 }
@@ -133,16 +133,13 @@ fn what_was_pushed_of_a_revoked_partition_counts_until_it_is_dropped() {
 fn a_refused_start_stays_as_it_was_asked_for_and_a_stopped_partition_waits_for_a_seek() {
     let mut c = ConsumerCore::new([0], Position::Latest, 0);
     let first = connect(&mut c, 0);
-    let refusal = |generation, code| proto::FetchPush {
-        error: Some(RemoteError::new(code, "").into()),
-        ..push(0, generation, 0, 0, 0)
-    };
+    let refusal = |generation, code| FetchPush { error: Some(ApiError::new(code, "")), ..push(0, generation, 0, 0, 0) };
     let passes = c.pushed(&refusal(first.generation, ErrorCode::NotLeader), 0);
     assert_eq!(passes, Pushed::Current { from: 0, passes: true });
     assert!(c.poll().is_empty() && c.unresolved().count() == 1);
     c.ask_again(0, first.generation);
     let again = c.poll().remove(0);
-    assert_eq!(again.start, Some(Position::Latest.into()));
+    assert_eq!(again.start, Some(Position::Latest));
     let stops = c.pushed(&refusal(again.generation, ErrorCode::PartitionOffline), 0);
     assert_eq!(stops, Pushed::Current { from: 0, passes: false });
     assert_eq!(c.unresolved().count(), 0);
@@ -154,7 +151,7 @@ fn a_refused_start_stays_as_it_was_asked_for_and_a_stopped_partition_waits_for_a
     c.stop_at(0, 4);
     assert!(c.poll()[0].stop && !c.is_wanted(0, again.generation));
     c.seek(0, Position::Offset(5));
-    assert_eq!(c.poll().remove(0).start, Some(Position::Offset(5).into()));
+    assert_eq!(c.poll().remove(0).start, Some(Position::Offset(5)));
 }
 
 #[test]

@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use thalweg_model::{Bug, is_planted};
-use thalweg_wire::{RemoteError, proto};
+use thalweg_api::{ApiError, GroupCommit, GroupCommitReply, PartitionCommit};
+use thalweg_model::{Bug, Committed, is_planted};
 
 use super::{PartitionKey, Progress};
 
@@ -25,7 +25,7 @@ pub(super) struct Commits {
     awaited: BTreeSet<u64>,
     /// The last commit of each partition that the group has taken, as long as an older one may have to be sent again.
     taken: BTreeMap<PartitionKey, u64>,
-    outcomes: Vec<(u64, Result<(), RemoteError>)>,
+    outcomes: Vec<(u64, Result<(), ApiError>)>,
 }
 
 /// A commit without an answer, or a part of one.
@@ -64,7 +64,7 @@ impl Commits {
     }
 
     /// Gives a commit its outcome, where somebody waits for that.
-    fn end(&mut self, token: u64, result: Result<(), RemoteError>) {
+    fn end(&mut self, token: u64, result: Result<(), ApiError>) {
         if self.awaited.remove(&token) {
             self.outcomes.push((token, result));
         }
@@ -107,21 +107,21 @@ impl Commits {
     }
 
     /// Gives this outcome to all commits that are to be sent.
-    pub(super) fn fail_waiting(&mut self, error: &RemoteError) {
+    pub(super) fn fail_waiting(&mut self, error: &ApiError) {
         for token in std::mem::take(&mut self.waiting).into_keys() {
             self.end(token, Err(error.clone()));
         }
     }
 
     /// The outcomes since the last call, with their tokens.
-    pub(super) fn take_outcomes(&mut self) -> Vec<(u64, Result<(), RemoteError>)> {
+    pub(super) fn take_outcomes(&mut self) -> Vec<(u64, Result<(), ApiError>)> {
         std::mem::take(&mut self.outcomes)
     }
 
     /// What to send now: of each partition the newest commit, if it is not under way. An older one waits for the answer
     /// to that: it would arrive behind it. `number` gives each frame its number, `assigned_epoch` is that of the last
     /// assignment.
-    pub(super) fn send(&mut self, mut number: impl FnMut() -> u64, assigned_epoch: u32) -> Vec<proto::GroupCommit> {
+    pub(super) fn send(&mut self, mut number: impl FnMut() -> u64, assigned_epoch: u32) -> Vec<GroupCommit> {
         let mut frames = Vec::new();
         if self.waiting.is_empty() {
             return frames;
@@ -144,7 +144,7 @@ impl Commits {
             let number = number();
             let under = if is_planted(Bug::CommitUnderLaterEpoch) { assigned_epoch } else { epoch };
             let said = offsets.iter().map(partition_commit).collect();
-            frames.push(proto::GroupCommit { number, epoch: under, offsets: said });
+            frames.push(GroupCommit { number, epoch: under, offsets: said });
             self.sent.insert(number, (token, Commit { epoch, offsets }));
         }
         frames
@@ -152,21 +152,15 @@ impl Commits {
 
     /// Follows an answer; gives what the group has taken, where no later commit of the partition was taken before. What
     /// was refused for the moment is sent again, where the outcome is waited for and `may_repeat`.
-    pub(super) fn answered(
-        &mut self,
-        reply: &proto::GroupCommitReply,
-        may_repeat: bool,
-    ) -> Vec<(PartitionKey, Progress)> {
+    pub(super) fn answered(&mut self, reply: &GroupCommitReply, may_repeat: bool) -> Vec<(PartitionKey, Progress)> {
         let mut known = Vec::new();
         let Some((token, Commit { epoch, offsets })) = self.sent.remove(&reply.number) else { return known };
-        let is_refused = |key: &PartitionKey| {
-            reply.refused.iter().find(|r| r.topic_id == key.topic_id && r.partition == key.partition)
-        };
+        let is_refused = |key: &PartitionKey| reply.refused.iter().find(|r| PartitionKey::from(r.partition) == *key);
         // What is wrong, and what is only to be sent again: a leader that had to be asked did not answer in time.
         let (mut wrong, mut again) = (None, Vec::new());
         let is_repeated = self.awaited.contains(&token) && may_repeat;
         for (key, progress) in offsets {
-            match is_refused(&key).map(|r| RemoteError::from(r.error.clone().unwrap_or_default())) {
+            match is_refused(&key).map(|r| r.error.clone()) {
                 None => {
                     let last = self.taken.entry(key.clone()).or_insert(token);
                     // Answers may overtake each other.
@@ -188,8 +182,7 @@ impl Commits {
     }
 }
 
-fn partition_commit((key, progress): &(PartitionKey, Progress)) -> proto::PartitionCommit {
+fn partition_commit((key, progress): &(PartitionKey, Progress)) -> PartitionCommit {
     let Progress { offset, filtered, failed } = *progress;
-    let at = Some(proto::CommittedOffset { offset, filtered, failed });
-    proto::PartitionCommit { topic_id: key.topic_id.clone(), partition: key.partition, at }
+    PartitionCommit { partition: key.into(), at: Committed { offset, filtered, failed } }
 }

@@ -1,5 +1,6 @@
 //! Unit tests of a member: leases, revocations, commits and their order. Whole groups are left to `tests/sim`.
 
+use thalweg_api::RefusedCommit;
 use thalweg_model::assert_finds;
 
 use super::*;
@@ -7,7 +8,7 @@ use super::*;
 fn config() -> MembershipConfig {
     MembershipConfig {
         group: "g".into(),
-        join: proto::GroupJoin { session_ms: 3_000, topics: vec!["t".into()], ..Default::default() },
+        join: GroupJoin { session_ms: 3_000, topics: vec!["t".into()], ..Default::default() },
         heartbeat_ms: 500,
         auto_commit_ms: Some(1_000),
         max_processing_ms: None,
@@ -15,18 +16,18 @@ fn config() -> MembershipConfig {
 }
 
 fn key(partition: u32) -> PartitionKey {
-    PartitionKey { topic_id: Bytes::from_static(&[1; 16]), partition }
+    PartitionKey { topic_id: TopicId([1; 16]), partition }
 }
 
-fn told(number: u64, epoch: u32, partitions: &[(u32, u32)]) -> proto::GroupAssignment {
-    let partition = |(partition, since): &(u32, u32)| proto::AssignedPartition {
+fn told(number: u64, epoch: u32, partitions: &[(u32, u32)]) -> GroupAssignment {
+    let partition = |(partition, since): &(u32, u32)| AssignedPartition {
         topic: "t".into(),
-        topic_id: key(0).topic_id,
-        partition: *partition,
+        partition: (&key(*partition)).into(),
         since: *since,
         committed: None,
     };
-    proto::GroupAssignment { number, epoch, partitions: partitions.iter().map(partition).collect(), filter: None }
+    let number = Some(number).filter(|number| *number != 0);
+    GroupAssignment { number, epoch, partitions: partitions.iter().map(partition).collect(), filter: None }
 }
 
 fn identity(id: &str) -> MemberIdentity {
@@ -41,7 +42,7 @@ fn joined(now_ms: u64, partitions: &[(u32, u32)]) -> Membership {
     m
 }
 
-fn heartbeats(m: &mut Membership, now_ms: u64) -> Vec<proto::GroupHeartbeat> {
+fn heartbeats(m: &mut Membership, now_ms: u64) -> Vec<GroupHeartbeat> {
     let is = |t| match t {
         ToCoordinator::Heartbeat(h) => Some(h),
         _ => None,
@@ -53,7 +54,7 @@ fn heartbeats(m: &mut Membership, now_ms: u64) -> Vec<proto::GroupHeartbeat> {
 fn a_change_of_topics_is_said_until_it_is_answered() {
     let said = |m: &mut Membership, now_ms| {
         let beats = heartbeats(m, now_ms);
-        beats.into_iter().map(|h| (h.number, h.topics)).next().expect("a heartbeat")
+        beats.into_iter().map(|h| (h.number, h.topics.unwrap_or_default())).next().expect("a heartbeat")
     };
     let other = |name: &str| vec![name.to_owned()];
     let mut m = joined(1_000, &[(0, 2)]);
@@ -83,7 +84,7 @@ fn a_change_of_topics_is_said_until_it_is_answered() {
     m.assigned(1_730, &told(third, 3, &[]));
     assert!(m.is_subscribed());
     // A join says it by itself, unless it changed after that was sent.
-    m.refused(&RemoteError::new(ErrorCode::UnknownMember, "gone"));
+    m.refused(&ApiError::new(ErrorCode::UnknownMember, "gone"));
     m.subscribe(1_800, other("w"));
     assert!(!m.is_subscribed());
     assert_eq!(m.opened(1_800, identity("c")).join.expect("a join").topics, other("w"));
@@ -126,7 +127,7 @@ fn a_revoked_partition_is_confirmed_when_the_user_is_done_and_has_been_committed
     m.released(30, &key(1));
     let (sent, _) = m.poll(30);
     let ToCoordinator::Commit(commit) = &sent[0] else { panic!("{sent:?}") };
-    assert_eq!(commit.offsets[0].at.unwrap().offset, 8);
+    assert_eq!(commit.offsets[0].at.offset, 8);
     assert!(matches!(&sent[1], ToCoordinator::Heartbeat(h) if h.epoch == 3));
     // An answer from before does not bring it back.
     assert!(m.assigned(40, &told(0, 2, &[(0, 2), (1, 2)])).is_empty());
@@ -135,17 +136,17 @@ fn a_revoked_partition_is_confirmed_when_the_user_is_done_and_has_been_committed
 #[test]
 fn one_that_the_group_forgot_loses_everything_and_joins_under_another_id() {
     let mut m = joined(0, &[(0, 2)]);
-    let error = RemoteError::new(ErrorCode::UnknownMember, "");
+    let error = ApiError::new(ErrorCode::UnknownMember, "");
     assert_eq!(m.refused(&error), (Remedy::JoinAgain, vec![Change::Lost(key(0))]));
     assert!(!m.may_deliver(1, &key(0)));
     let open = m.opened(10, identity("b"));
     assert_eq!((open.member.as_str(), open.join.unwrap().gone.len()), ("b", 0));
     // No answer: the next join says who never was.
     let open = m.opened(20, identity("c"));
-    let gone = proto::GoneMember { member: "b".into(), secret: Bytes::from_static(b"bbbbbbbbbbbbbbbb") };
+    let gone = GoneMember { member: "b".into(), secret: Bytes::from_static(b"bbbbbbbbbbbbbbbb") };
     assert_eq!((open.member.as_str(), &open.secret[..]), ("c", &b"cccccccccccccccc"[..]));
     assert_eq!(open.join.unwrap().gone, [gone]);
-    assert_eq!(m.refused(&RemoteError::new(ErrorCode::InconsistentGroup, "")).0, Remedy::Fatal);
+    assert_eq!(m.refused(&ApiError::new(ErrorCode::InconsistentGroup, "")).0, Remedy::Fatal);
 }
 
 #[test]
@@ -157,7 +158,7 @@ fn its_secret_comes_with_every_stream_and_stands_in_no_debug_text() {
     }
     assert!(!format!("{m:?}").contains(&format!("{:?}", &[b'a'; 4])[1..10]), "{m:?}");
     // Whoever cannot prove to be a member is none.
-    let error = RemoteError::new(ErrorCode::WrongMemberSecret, "");
+    let error = ApiError::new(ErrorCode::WrongMemberSecret, "");
     assert_eq!(m.refused(&error), (Remedy::JoinAgain, vec![Change::Lost(key(0))]));
     let mut m = Membership::new(config());
     for attempt in 0..200u64 {
@@ -173,22 +174,18 @@ fn a_commit_whose_partitions_leader_was_away_is_said_again() {
     m.done(&key(0), Progress { offset: 5, ..Default::default() });
     let token = m.commit(None);
     let answer = |m: &mut Membership, now_ms, code| {
-        let commits = m.poll(now_ms).0.into_iter().filter_map(|t| match t {
+        let mut commits = m.poll(now_ms).0.into_iter().filter_map(|t| match t {
             ToCoordinator::Commit(c) => Some(c),
             _ => None,
         });
-        let commit = commits.last().expect("it is said");
-        let refused = proto::RefusedCommit {
-            topic_id: key(0).topic_id,
-            partition: 0,
-            error: Some(RemoteError::new(code, "why").into()),
-        };
-        m.committed(&proto::GroupCommitReply { number: commit.number, refused: vec![refused] });
+        let commit = commits.next_back().expect("it is said");
+        let refused = RefusedCommit { partition: (&key(0)).into(), error: ApiError::new(code, "why") };
+        m.committed(&GroupCommitReply { number: commit.number, refused: vec![refused] });
     };
     answer(&mut m, 10, ErrorCode::NotLeader);
     assert_eq!(m.take_outcomes(), []);
     answer(&mut m, 20, ErrorCode::OffsetBeyondEnd);
-    let error = RemoteError::new(ErrorCode::OffsetBeyondEnd, "why");
+    let error = ApiError::new(ErrorCode::OffsetBeyondEnd, "why");
     assert_eq!(m.take_outcomes(), [(token, Err(error))]);
 }
 
@@ -205,7 +202,7 @@ fn commits_are_repeated_until_they_are_answered() {
     m.assigned(20, &told(0, 2, &[(0, 2)]));
     let (sent, _) = m.poll(20);
     let ToCoordinator::Commit(commit) = &sent[0] else { panic!("{sent:?}") };
-    m.committed(&proto::GroupCommitReply { number: commit.number, refused: vec![] });
+    m.committed(&GroupCommitReply { number: commit.number, refused: vec![] });
     assert_eq!(m.take_outcomes(), [(token, Ok(()))]);
     assert_eq!((m.known(&key(0)).unwrap().offset, commits(&mut m, 5_000)), (5, 0));
     m.done(&key(0), Progress { offset: 6, ..Default::default() });
@@ -222,18 +219,17 @@ fn commits(m: &mut Membership, now_ms: u64) -> Vec<(u64, u32, Vec<(u32, u64)>)> 
         ToCoordinator::Commit(c) => Some(c),
         _ => None,
     };
-    let offsets = |c: &proto::GroupCommit| c.offsets.iter().map(|o| (o.partition, o.at.unwrap().offset)).collect();
+    let offsets = |c: &GroupCommit| c.offsets.iter().map(|o| (o.partition.partition.0, o.at.offset)).collect();
     m.poll(now_ms).0.into_iter().filter_map(is).map(|c| (c.number, c.epoch, offsets(&c))).collect()
 }
 
 fn refuse(m: &mut Membership, number: u64, partition: u32, code: ErrorCode) {
-    let error = Some(RemoteError::new(code, "why").into());
-    let refused = proto::RefusedCommit { topic_id: key(0).topic_id, partition, error };
-    m.committed(&proto::GroupCommitReply { number, refused: vec![refused] });
+    let refused = RefusedCommit { partition: (&key(partition)).into(), error: ApiError::new(code, "why") };
+    m.committed(&GroupCommitReply { number, refused: vec![refused] });
 }
 
 fn take(m: &mut Membership, number: u64) {
-    m.committed(&proto::GroupCommitReply { number, refused: vec![] });
+    m.committed(&GroupCommitReply { number, refused: vec![] });
 }
 
 /// Commits one offset of each of these partitions.
@@ -250,13 +246,12 @@ fn a_commit_that_is_said_again_undoes_no_later_one() {
     let second = commit(&mut m, &[(0, 6)]);
     let later = commits(&mut m, 20)[0].0;
     // Of what is to be said again, only that goes out which nothing later is under way for.
-    m.committed(&proto::GroupCommitReply {
+    m.committed(&GroupCommitReply {
         number,
         refused: [0, 1]
-            .map(|partition| proto::RefusedCommit {
-                topic_id: key(0).topic_id,
-                partition,
-                error: Some(RemoteError::new(ErrorCode::NotLeader, "why").into()),
+            .map(|partition| RefusedCommit {
+                partition: (&key(partition)).into(),
+                error: ApiError::new(ErrorCode::NotLeader, "why"),
             })
             .into(),
     });
@@ -284,7 +279,7 @@ fn a_commit_that_is_said_again_undoes_no_later_one() {
     refuse(&mut m, number, 0, ErrorCode::NotLeader);
     assert_eq!(commits(&mut m, 100), []);
     refuse(&mut m, later, 0, ErrorCode::OffsetBeyondEnd);
-    let error = RemoteError::new(ErrorCode::OffsetBeyondEnd, "why");
+    let error = ApiError::new(ErrorCode::OffsetBeyondEnd, "why");
     assert_eq!(m.take_outcomes(), [(second, Err(error))]);
     let said = commits(&mut m, 110);
     assert_eq!(said[0].2, [(0, 9)]);
@@ -332,7 +327,7 @@ fn a_commit_counts_for_the_epoch_in_which_it_was_made() {
     let said = commits(&mut m, 20);
     assert_eq!(said[0].1, 2);
     refuse(&mut m, said[0].0, 0, ErrorCode::StaleMemberEpoch);
-    let error = RemoteError::new(ErrorCode::StaleMemberEpoch, "why");
+    let error = ApiError::new(ErrorCode::StaleMemberEpoch, "why");
     assert_eq!(m.take_outcomes(), [(token, Err(error))]);
 }
 

@@ -20,8 +20,8 @@ fn sequence(r: &Request) -> (i16, i32) {
     (mark.epoch.0, mark.base_sequence.0)
 }
 
-fn error(code: ErrorCode) -> RemoteError {
-    RemoteError::new(code, "said the broker")
+fn error(code: ErrorCode) -> ApiError {
+    ApiError::new(code, "said the broker")
 }
 
 #[test]

@@ -2,8 +2,12 @@
 //! choice. What a request means is left to who serves it.
 
 mod cluster;
+mod fetch;
 mod groups;
+mod hello;
+mod membership;
 mod plugins;
+mod produce;
 mod topics;
 
 use bytes::Bytes;
@@ -35,6 +39,11 @@ pub fn encode_message<M: Codec>(message: M) -> (Bytes, Bytes) {
     (encode_head(M::KIND, &head, body.len()), body)
 }
 
+/// The bytes before the body of a message that has none of its own, for a body of `body_bytes` bytes that is sent behind.
+pub fn encode_with_body<M: Codec>(message: M, body_bytes: usize) -> Bytes {
+    encode_head(M::KIND, &message.into_parts().0, body_bytes)
+}
+
 impl Frame {
     /// The frame that carries a message, as if it had been received: for requests that are handed on.
     pub fn carrying<M: Codec>(message: M) -> Frame {
@@ -42,17 +51,30 @@ impl Frame {
         Frame { kind: M::KIND, head: prost::Message::encode_to_vec(&head).into(), body }
     }
 
-    /// The message that the frame carries.
+    /// The message that the frame carries, or the refusal of a frame that carries none. A body that nobody else holds
+    /// belongs to the message alone.
     ///
     /// # Errors
     /// `Malformed` for a frame of another kind and for bytes that do not decode, and those of [`Codec::from_parts`].
-    pub fn decode<M: Codec>(&self) -> Result<M, ApiError> {
-        if self.kind != M::KIND {
-            return Err(ApiError::malformed(FrameError::Unexpected { expected: M::KIND, found: self.kind }));
+    pub fn decode<M: Codec>(self) -> Result<M, ApiError> {
+        self.open().map_err(ApiError::malformed)?
+    }
+
+    /// The message that the frame carries, for who refuses nothing.
+    ///
+    /// # Errors
+    /// `Unexpected` for a frame of another kind, `Head` for bytes that do not decode, `Value` for what is no such message.
+    pub fn expect<M: Codec>(self) -> Result<M, FrameError> {
+        self.open()?.map_err(|e| FrameError::Value { kind: M::KIND, reason: e.message })
+    }
+
+    fn open<M: Codec>(self) -> Result<Result<M, ApiError>, FrameError> {
+        let Frame { kind, head, body } = self;
+        if kind != M::KIND {
+            return Err(FrameError::Unexpected { expected: M::KIND, found: kind });
         }
-        let head = <M::Head as prost::Message>::decode(self.head.clone())
-            .map_err(|e| ApiError::malformed(FrameError::Head { kind: self.kind, reason: e.to_string() }))?;
-        M::from_parts(head, self.body.clone())
+        let undecoded = |e: prost::DecodeError| FrameError::Head { kind, reason: e.to_string() };
+        Ok(M::from_parts(prost::Message::decode(head).map_err(undecoded)?, body))
     }
 
     /// The error of a frame that refuses something; `None` for any other frame.
@@ -63,13 +85,11 @@ impl Frame {
     /// The answer to a request: its reply, or why it was refused.
     ///
     /// # Errors
-    /// `Unexpected` for a frame that answers nothing or something else, `Head` for bytes that do not decode.
-    pub fn answer<R: Request<Reply: Codec>>(&self) -> Result<Result<R::Reply, ApiError>, FrameError> {
-        let expected = R::Reply::KIND;
+    /// Those of [`expect`](Self::expect).
+    pub fn answer<R: Request<Reply: Codec>>(self) -> Result<Result<R::Reply, ApiError>, FrameError> {
         match self.kind {
-            FrameKind::Error => Ok(Err(self.message::<proto::Error>()?.into())),
-            found if found != expected => Err(FrameError::Unexpected { expected, found }),
-            kind => self.decode().map(Ok).map_err(|e| FrameError::Head { kind, reason: e.message }),
+            FrameKind::Error => self.expect::<ApiError>().map(Err),
+            _ => self.expect::<R::Reply>().map(Ok),
         }
     }
 }
@@ -118,6 +138,7 @@ macro_rules! empty {
 }
 
 empty! {
+    GroupLeft
     DeleteTopicReply InitProducerRequest ListPluginsRequest StoreModuleReply
     ClusterStatusRequest ReplicaEndsRequest
     ListGroupsRequest DeleteGroupReply CommitOffsetsReply

@@ -1,7 +1,7 @@
 use thalweg_api::*;
 use thalweg_model::{
-    Committed, LeaderEpoch, Offset, OnFailure, PartitionId, Pin, PinEpoch, PluginDigest, PluginKind, Position,
-    ProducerEpoch, ProducerId, ProducerToken, RaftIndex, ReplicaId, TopicConfig, TopicPartition,
+    Acks, Assignor, Committed, DirectoryId, LeaderEpoch, Offset, OnFailure, PartitionId, Pin, PinEpoch, PluginDigest,
+    PluginKind, Position, ProducerEpoch, ProducerId, ProducerToken, RaftIndex, ReplicaId, TopicConfig, TopicPartition,
 };
 
 use super::*;
@@ -193,6 +193,79 @@ fn messages_about_plugins_groups_and_the_cluster_come_back() {
 }
 
 #[test]
+fn messages_of_streams_come_back() {
+    let partition = TopicPartition::new(ID, 3);
+    for acks in Acks::ALL {
+        let (pin_epoch, token, batch) = (PinEpoch(1), Bytes::from_static(&[3; 16]), Bytes::from_static(b"batch"));
+        check(Produce { request_id: 9, partition, pin_epoch, acks, token, batch });
+    }
+    let error = ApiError::new(ErrorCode::Backlog, "later");
+    for base_offset in [Ok(Offset(0)), Err(error.clone())] {
+        check(ProduceReply { request_id: 9, base_offset });
+    }
+    let filter = || Filter { reference: "late@1".into(), config: "{}".into(), on_failure: OnFailure::Pass };
+    check(FetchOpen { topic: ID, filter: Some(filter()) });
+    check(FetchOpen { topic: ID, filter: None });
+    check(FetchOpened { filter: Some(plugin()) });
+    for start in [None, Some(Position::Latest), Some(Position::Offset(0))] {
+        check(FetchControl { partition: 1, generation: 2, start, credit_bytes: 3, stop: true });
+    }
+    check(FetchPush { error: Some(error.clone()), unreadable_through: 7, ..Default::default() });
+    check(FetchPush { partition: 1, generation: 2, scanned_through: 3, delivered: 4, ..Default::default() });
+    check(MetadataWatch { topics: vec!["a".into()] });
+
+    let gone = vec![GoneMember { member: "b".into(), secret: Bytes::from_static(&[1; 16]) }];
+    let join = GroupJoin {
+        instance: Some("till-1".into()),
+        topics: vec!["^a".into()],
+        session_ms: 3_000,
+        assignor: Assignor::Range,
+        filter: Some(filter()),
+        client: "c".into(),
+        gone,
+    };
+    for join in [None, Some(GroupJoin { instance: None, ..join.clone() }), Some(join)] {
+        check(GroupOpen { group: "g".into(), member: "m".into(), join, secret: Bytes::from_static(&[2; 16]) });
+    }
+    for topics in [None, Some(vec!["a".into()])] {
+        check(GroupHeartbeat { number: 1, epoch: 2, topics });
+    }
+    let at = Committed { offset: 5, filtered: 1, failed: 0 };
+    for (number, committed) in [(None, None), (Some(4), Some(at))] {
+        let partitions = vec![AssignedPartition { topic: "t".into(), partition, since: 2, committed }];
+        check(GroupAssignment { number, epoch: 2, partitions, filter: Some(plugin()) });
+    }
+    check(GroupCommit { number: 1, epoch: 2, offsets: vec![PartitionCommit { partition, at }] });
+    check(GroupCommitReply { number: 1, refused: vec![RefusedCommit { partition, error }] });
+    check(GroupLeave { for_a_moment: true });
+    check(GroupLeft {});
+}
+
+#[test]
+fn greetings_and_refusals_come_back() {
+    let (versions, features, cluster_id) = (crate::versions(), 0, "c".to_owned());
+    check(Hello { versions: versions.clone(), features, client_id: "c".into(), client_version: "1".into() });
+    let broker_id = BrokerId(2);
+    check(HelloReply { versions, features, cluster_id: cluster_id.clone(), broker_id, broker_version: "1".into() });
+    let (directory, version) = (DirectoryId([6; 16]), "1".to_owned());
+    check(PeerHello { cluster_id, broker_id, directory, version, incarnation: 9 });
+    check(PeerHelloReply { broker_id, remembered: 8 });
+    check(PeerMessages { heads: vec!["head".into()] });
+    check(ApiError::new(ErrorCode::PluginFailed, "why").with_fault(Some(("late@1", "trap"))));
+}
+
+#[test]
+fn a_batch_that_is_asked_for_in_a_wrong_way_is_refused_under_its_number() {
+    let head = proto::Produce { request_id: 9, topic_id: id_bytes(ID), acks: 3, ..Default::default() };
+    let refused = Frame::of(&head).into_produce().unwrap().unwrap_err();
+    let error = refused.base_offset.unwrap_err();
+    assert_eq!((refused.request_id, error.code), (9, ErrorCode::InvalidRequest));
+    assert_eq!(error.message, "acks 3 is unknown: 0 is none, 1 the leader, 2 a quorum");
+    let other = Frame::of(&proto::ListPluginsRequest {}).into_produce();
+    assert!(matches!(other, Err(FrameError::Unexpected { expected: FrameKind::Produce, .. })), "{other:?}");
+}
+
+#[test]
 fn an_option_that_is_left_out_is_the_usual_one() {
     let head = proto::CreateTopicRequest { name: "t".into(), partitions: 1, ..Default::default() };
     let request = CreateTopicRequest::from_parts(head.clone(), Bytes::new()).unwrap();
@@ -236,5 +309,5 @@ fn an_answer_is_a_reply_or_a_refusal_or_no_answer() {
     assert!(matches!(other, Err(FrameError::Unexpected { expected: FrameKind::ElectLeaderReply, .. })), "{other:?}");
     let head = proto::CreateTopicReply { topic: None };
     let absent = Frame::of(&head).answer::<CreateTopicRequest>();
-    assert!(matches!(absent, Err(FrameError::Head { kind: FrameKind::CreateTopicReply, .. })), "{absent:?}");
+    assert!(matches!(absent, Err(FrameError::Value { kind: FrameKind::CreateTopicReply, .. })), "{absent:?}");
 }

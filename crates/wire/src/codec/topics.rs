@@ -27,6 +27,18 @@ impl Codec for MetadataRequest {
     }
 }
 
+impl Codec for MetadataWatch {
+    type Head = proto::MetadataWatch;
+
+    fn into_parts(self) -> (Self::Head, Bytes) {
+        (proto::MetadataWatch { topics: self.topics }, Bytes::new())
+    }
+
+    fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
+        Ok(MetadataWatch { topics: head.topics })
+    }
+}
+
 impl Codec for MetadataReply {
     type Head = proto::MetadataReply;
 
