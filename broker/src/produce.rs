@@ -6,7 +6,7 @@ use bytes::Bytes;
 use quinn::SendStream;
 use thalweg_api::{ApiError, ErrorCode, ProduceReply, Resource, Right};
 use thalweg_broker_core::Produce;
-use thalweg_model::{Acks, BatchError, Codec, Offset, RecordBatch};
+use thalweg_model::{BatchError, Codec, Offset, RecordBatch};
 use thalweg_quic::{FrameReader, StreamError};
 use thalweg_replica::ProduceError;
 use thalweg_wire::{Frame, encode_message};
@@ -94,12 +94,7 @@ async fn append(
     };
     ctx.metrics.produced_records.inc_by(batch.records_count() as u64);
     ctx.metrics.produced_bytes.inc_by(batch.bytes().len() as u64);
-    let acks = match request.acks {
-        Acks::None => thalweg_replica::Acks::None,
-        Acks::Leader => thalweg_replica::Acks::Leader,
-        _ => thalweg_replica::Acks::Quorum,
-    };
-    let request = Produce { batch, token: request.token, pin_epoch: request.pin_epoch, acks };
+    let request = Produce { batch, token: request.token, pin_epoch: request.pin_epoch, acks: request.acks };
     let partition = name.partition.0;
     let done = Box::new(move |result: Result<Offset, ProduceError>| {
         answer(result.map_err(|e| refused(partition, &e)));

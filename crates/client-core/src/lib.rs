@@ -21,9 +21,7 @@ mod producer;
 
 pub use backoff::Backoff;
 pub use consumer::{ConsumerCore, Counts, Pushed};
-pub use membership::{
-    Change, MemberIdentity, Membership, MembershipConfig, PartitionKey, Progress, Remedy, ToCoordinator,
-};
+pub use membership::{Change, MemberIdentity, Membership, MembershipConfig, PartitionKey, Remedy, ToCoordinator};
 pub use placement::PlaceByKey;
 pub use producer::{Failure, Outcome, ProducerConfig, ProducerCore, ProducerIdentity, Request, Unplaced};
 pub use thalweg_model::{Acks, Position};

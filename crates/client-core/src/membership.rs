@@ -22,7 +22,7 @@ use thalweg_api::{
     GroupJoin, GroupLeave, GroupOpen,
 };
 use thalweg_model::limits::{GROUP_GONE_MAX, MEMBER_SECRET_BYTES};
-use thalweg_model::{Bug, TopicId, TopicPartition, is_planted};
+use thalweg_model::{Bug, Committed, TopicId, TopicPartition, is_planted};
 
 use self::commits::Commits;
 
@@ -45,17 +45,6 @@ impl From<&PartitionKey> for TopicPartition {
     fn from(key: &PartitionKey) -> TopicPartition {
         TopicPartition::new(key.topic_id, key.partition)
     }
-}
-
-/// How far a group has come in a partition; counts are over the group's life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Next offset to be scanned.
-    pub offset: u64,
-    /// Records that the filter dropped.
-    pub filtered: u64,
-    /// Records on which the filter failed.
-    pub failed: u64,
 }
 
 /// The identity that a member joins under: drawn anew for every join.
@@ -98,7 +87,7 @@ pub enum Change {
         /// The name of its topic.
         topic: String,
         /// How far the group has come there; `None`: not yet at all.
-        committed: Option<Progress>,
+        committed: Option<Committed>,
     },
     /// It should give up this partition: deliver nothing more of it, and call [`Membership::released`] once the user
     /// has done with what was delivered.
@@ -181,9 +170,9 @@ enum Topics {
 /// come with them. Nothing may be handed to the user without `may_deliver`, whatever has been pushed.
 ///
 /// ```
-/// use thalweg_client_core::{Change, MemberIdentity, Membership, MembershipConfig, Progress, ToCoordinator};
+/// use thalweg_client_core::{Change, MemberIdentity, Membership, MembershipConfig, ToCoordinator};
 /// use thalweg_api::{AssignedPartition, GroupAssignment, GroupJoin};
-/// use thalweg_model::{TopicId, TopicPartition};
+/// use thalweg_model::{Committed, TopicId, TopicPartition};
 ///
 /// let mut member = Membership::new(MembershipConfig {
 ///     group: "billing".into(),
@@ -202,7 +191,7 @@ enum Topics {
 /// let [Change::Assigned { key, .. }] = &changes[..] else { panic!("{changes:?}") };
 /// assert!(member.may_deliver(10, key));
 /// // The user has done with five records: once it is time, they are committed.
-/// member.done(key, Progress { offset: 5, ..Default::default() });
+/// member.done(key, Committed { offset: 5, ..Default::default() });
 /// let (frames, _) = member.poll(1_010);
 /// assert!(matches!(frames[..], [ToCoordinator::Commit(_), ToCoordinator::Heartbeat(_)]));
 /// // No heartbeat is answered: two thirds of a session after the join was sent, the lease has ended.
@@ -233,9 +222,9 @@ pub struct Membership {
     /// Numbers of the heartbeats without an answer, and when they were sent.
     sent: VecDeque<(u64, u64)>,
     /// What the user has done with.
-    done: BTreeMap<PartitionKey, Progress>,
+    done: BTreeMap<PartitionKey, Committed>,
     /// What the coordinator knows of that.
-    known: BTreeMap<PartitionKey, Progress>,
+    known: BTreeMap<PartitionKey, Committed>,
     /// When what is done is committed next, if that is automatic.
     next_commit_ms: u64,
     commits: Commits,
@@ -393,8 +382,7 @@ impl Membership {
         }
         for (key, a) in told {
             if !self.held.contains_key(&key) {
-                let committed =
-                    a.committed.map(|c| Progress { offset: c.offset, filtered: c.filtered, failed: c.failed });
+                let committed = a.committed;
                 self.held.insert(key.clone(), Held { since: a.since, is_revoked: false });
                 if let Some(committed) = committed {
                     self.known.insert(key.clone(), committed);
@@ -442,7 +430,7 @@ impl Membership {
     }
 
     /// What is done and not known to the coordinator.
-    fn undone(&self, key: &PartitionKey) -> Option<Progress> {
+    fn undone(&self, key: &PartitionKey) -> Option<Committed> {
         self.done.get(key).copied().filter(|done| self.known.get(key) != Some(done))
     }
 
@@ -491,17 +479,17 @@ impl Membership {
     }
 
     /// How far the group has come in a partition that this member holds, as far as the coordinator has answered.
-    pub fn known(&self, key: &PartitionKey) -> Option<Progress> {
+    pub fn known(&self, key: &PartitionKey) -> Option<Committed> {
         self.known.get(key).copied()
     }
 
     /// What the user has done with, whether or not it is committed.
-    pub fn progress(&self, key: &PartitionKey) -> Option<Progress> {
+    pub fn progress(&self, key: &PartitionKey) -> Option<Committed> {
         self.done.get(key).copied()
     }
 
     /// The user has done with everything before this, in a partition that is held; else nothing changes.
-    pub fn done(&mut self, key: &PartitionKey, progress: Progress) {
+    pub fn done(&mut self, key: &PartitionKey, progress: Committed) {
         if self.held.contains_key(key) {
             self.done.insert(key.clone(), progress);
         }
@@ -514,7 +502,7 @@ impl Membership {
 
     /// Commits these offsets, or all that is done; [`take_outcomes`](Self::take_outcomes) answers under the number
     /// given back.
-    pub fn commit(&mut self, offsets: Option<Vec<(PartitionKey, Progress)>>) -> u64 {
+    pub fn commit(&mut self, offsets: Option<Vec<(PartitionKey, Committed)>>) -> u64 {
         let all = || self.held.keys().filter_map(|key| Some((key.clone(), self.undone(key)?))).collect();
         let offsets = offsets.unwrap_or_else(all);
         self.commits.make_awaited(self.assigned_epoch, offsets)

@@ -19,8 +19,9 @@ use thalweg_model::{
     ProducerMark, RaftIndex, Record, RecordBatch, ReplicaId, Sequence, TopicId, TopicPartition, assert_finds,
 };
 
+use crate::Acks;
 use crate::Now;
-use crate::group::{Acks, Ticket};
+use crate::group::Ticket;
 use crate::message::{CatchUp, CatchUpState, EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody, RaftKind};
 use crate::replicas::{Output, PartitionSettings, Replicas, Stage, TICK_MS, catch_up};
 

@@ -25,11 +25,12 @@ mod refusal;
 mod replicas;
 
 pub use clock::Clock;
-pub use group::{Acks, FollowerState, GroupState, Ticket};
+pub use group::{FollowerState, GroupState, Ticket};
 pub use message::{MessageError, PeerBody, PeerMessage};
 pub use produce_error::ProduceError;
 pub use replicas::{Output, PartitionSettings, Replicas};
 pub use thalweg_commit_log::{Configuration, ReadOutcome};
+pub use thalweg_model::Acks;
 
 /// The two clocks, as the shell read them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use thalweg_client_core::Progress;
+use thalweg_model::Committed;
 
 /// How far the user has come in one partition, written without a lock for each record.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    pub(super) fn new(committed: Option<Progress>) -> Arc<Cursor> {
+    pub(super) fn new(committed: Option<Committed>) -> Arc<Cursor> {
         let at = committed.unwrap_or_default();
         Arc::new(Cursor {
             offset: AtomicU64::new(committed.map_or(u64::MAX, |c| c.offset)),
@@ -48,9 +48,9 @@ impl Cursor {
         self.failed.fetch_add(failed, Ordering::Relaxed);
     }
 
-    pub(super) fn progress(&self) -> Option<Progress> {
+    pub(super) fn progress(&self) -> Option<Committed> {
         let offset = Some(self.offset.load(Ordering::Acquire)).filter(|o| *o != u64::MAX)?;
         let (filtered, failed) = (self.filtered.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
-        Some(Progress { offset, filtered, failed })
+        Some(Committed { offset, filtered, failed })
     }
 }

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use thalweg_api::{ErrorKind, Filter, Plugin};
-use thalweg_client_core::{Change, Membership, PartitionKey, Position, Progress};
-use thalweg_model::TopicId;
+use thalweg_client_core::{Change, Membership, PartitionKey, Position};
+use thalweg_model::{Committed, TopicId};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::cursor::Cursor;
@@ -181,7 +181,7 @@ impl GroupShared {
     }
 
     /// How far the group has come in a partition that this member holds, as far as it knows.
-    pub(super) fn known(&self, key: &PartitionKey) -> Option<Progress> {
+    pub(super) fn known(&self, key: &PartitionKey) -> Option<Committed> {
         self.lock().membership.known(key)
     }
 
@@ -273,7 +273,7 @@ impl GroupShared {
         let offsets = offsets.map(|offsets| {
             let with_counts = |(key, offset): (PartitionKey, u64)| {
                 let counts = inner.cursors.get(&key).and_then(|c| c.progress()).unwrap_or_default();
-                (key, Progress { offset, ..counts })
+                (key, Committed { offset, ..counts })
             };
             offsets.into_iter().map(with_counts).collect()
         });

@@ -11,9 +11,7 @@ use thalweg_api::{
     RefusedCommit,
 };
 use thalweg_broker_core::CoordinatorError;
-use thalweg_client_core::{
-    Change, MemberIdentity, Membership, MembershipConfig, PartitionKey, Progress, Remedy, ToCoordinator,
-};
+use thalweg_client_core::{Change, MemberIdentity, Membership, MembershipConfig, PartitionKey, Remedy, ToCoordinator};
 use thalweg_commit_log::OpId;
 use thalweg_control::{
     Assignment, Committed, Committer, GroupAnswer, GroupRequest, Join, OFFSETS_TOPIC, Request, SecretDigest, Terms,
@@ -832,7 +830,7 @@ impl Member {
 
     fn done(&mut self, key: &PartitionKey, position: u64) {
         self.positions.insert(key.clone(), position);
-        self.membership.done(key, Progress { offset: position, ..Default::default() });
+        self.membership.done(key, Committed { offset: position, ..Default::default() });
     }
 }
 

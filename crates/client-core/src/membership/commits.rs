@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use thalweg_api::{ApiError, GroupCommit, GroupCommitReply, PartitionCommit};
 use thalweg_model::{Bug, Committed, is_planted};
 
-use super::{PartitionKey, Progress};
+use super::PartitionKey;
 
 /// Commits that have no outcome yet, and the outcomes that nobody has taken yet.
 ///
@@ -34,19 +34,19 @@ struct Commit {
     /// Epoch of the last assignment that had come when it was made: it tells since when the partitions are held. Under
     /// a later one, what waited while a partition was another member's would be taken, and undo that one's commits.
     epoch: u32,
-    offsets: Vec<(PartitionKey, Progress)>,
+    offsets: Vec<(PartitionKey, Committed)>,
 }
 
 impl Commits {
     /// A commit that nobody waits for; answers with its token.
-    pub(super) fn make(&mut self, epoch: u32, offsets: Vec<(PartitionKey, Progress)>) -> u64 {
+    pub(super) fn make(&mut self, epoch: u32, offsets: Vec<(PartitionKey, Committed)>) -> u64 {
         self.last_token += 1;
         self.wait(self.last_token, Commit { epoch, offsets });
         self.last_token
     }
 
     /// A commit for whose outcome somebody waits; it is there at once where nothing is to be committed.
-    pub(super) fn make_awaited(&mut self, epoch: u32, offsets: Vec<(PartitionKey, Progress)>) -> u64 {
+    pub(super) fn make_awaited(&mut self, epoch: u32, offsets: Vec<(PartitionKey, Committed)>) -> u64 {
         let is_nothing = offsets.is_empty();
         let token = self.make(epoch, offsets);
         match is_nothing {
@@ -135,7 +135,7 @@ impl Commits {
         }
         for (token, Commit { epoch, offsets }) in std::mem::take(&mut self.waiting) {
             let is_newest =
-                |(key, _): &(PartitionKey, Progress)| newest[key] == token || is_planted(Bug::CommitOvertaken);
+                |(key, _): &(PartitionKey, Committed)| newest[key] == token || is_planted(Bug::CommitOvertaken);
             let (offsets, waits): (Vec<_>, Vec<_>) = offsets.into_iter().partition(is_newest);
             self.wait(token, Commit { epoch, offsets: waits });
             if offsets.is_empty() {
@@ -152,7 +152,7 @@ impl Commits {
 
     /// Follows an answer; gives what the group has taken, where no later commit of the partition was taken before. What
     /// was refused for the moment is sent again, where the outcome is waited for and `may_repeat`.
-    pub(super) fn answered(&mut self, reply: &GroupCommitReply, may_repeat: bool) -> Vec<(PartitionKey, Progress)> {
+    pub(super) fn answered(&mut self, reply: &GroupCommitReply, may_repeat: bool) -> Vec<(PartitionKey, Committed)> {
         let mut known = Vec::new();
         let Some((token, Commit { epoch, offsets })) = self.sent.remove(&reply.number) else { return known };
         let is_refused = |key: &PartitionKey| reply.refused.iter().find(|r| PartitionKey::from(r.partition) == *key);
@@ -182,7 +182,6 @@ impl Commits {
     }
 }
 
-fn partition_commit((key, progress): &(PartitionKey, Progress)) -> PartitionCommit {
-    let Progress { offset, filtered, failed } = *progress;
-    PartitionCommit { partition: key.into(), at: Committed { offset, filtered, failed } }
+fn partition_commit((key, progress): &(PartitionKey, Committed)) -> PartitionCommit {
+    PartitionCommit { partition: key.into(), at: *progress }
 }

@@ -119,11 +119,11 @@ fn the_lease_counts_from_when_the_answered_heartbeat_was_sent() {
 #[test]
 fn a_revoked_partition_is_confirmed_when_the_user_is_done_and_has_been_committed() {
     let mut m = joined(0, &[(0, 2), (1, 2)]);
-    m.done(&key(1), Progress { offset: 7, ..Default::default() });
+    m.done(&key(1), Committed { offset: 7, ..Default::default() });
     assert_eq!(m.assigned(10, &told(0, 3, &[(0, 2)])), [Change::Revoked(key(1))]);
     assert!(m.may_deliver(10, &key(0)) && !m.may_deliver(10, &key(1)));
     assert_eq!(heartbeats(&mut m, 20)[0].epoch, 2);
-    m.done(&key(1), Progress { offset: 8, ..Default::default() });
+    m.done(&key(1), Committed { offset: 8, ..Default::default() });
     m.released(30, &key(1));
     let (sent, _) = m.poll(30);
     let ToCoordinator::Commit(commit) = &sent[0] else { panic!("{sent:?}") };
@@ -171,7 +171,7 @@ fn its_secret_comes_with_every_stream_and_stands_in_no_debug_text() {
 #[test]
 fn a_commit_whose_partitions_leader_was_away_is_said_again() {
     let mut m = joined(0, &[(0, 2)]);
-    m.done(&key(0), Progress { offset: 5, ..Default::default() });
+    m.done(&key(0), Committed { offset: 5, ..Default::default() });
     let token = m.commit(None);
     let answer = |m: &mut Membership, now_ms, code| {
         let mut commits = m.poll(now_ms).0.into_iter().filter_map(|t| match t {
@@ -192,7 +192,7 @@ fn a_commit_whose_partitions_leader_was_away_is_said_again() {
 #[test]
 fn commits_are_repeated_until_they_are_answered() {
     let mut m = joined(0, &[(0, 2)]);
-    m.done(&key(0), Progress { offset: 5, ..Default::default() });
+    m.done(&key(0), Committed { offset: 5, ..Default::default() });
     let token = m.commit(None);
     let commits =
         |m: &mut Membership, now| m.poll(now).0.into_iter().filter(|t| matches!(t, ToCoordinator::Commit(_))).count();
@@ -205,7 +205,7 @@ fn commits_are_repeated_until_they_are_answered() {
     m.committed(&GroupCommitReply { number: commit.number, refused: vec![] });
     assert_eq!(m.take_outcomes(), [(token, Ok(()))]);
     assert_eq!((m.known(&key(0)).unwrap().offset, commits(&mut m, 5_000)), (5, 0));
-    m.done(&key(0), Progress { offset: 6, ..Default::default() });
+    m.done(&key(0), Committed { offset: 6, ..Default::default() });
     m.leave();
     let (sent, _) = m.poll(5_001);
     assert!(matches!(&sent[..], [ToCoordinator::Commit(_), ToCoordinator::Leave(_)]), "{sent:?}");
@@ -234,7 +234,7 @@ fn take(m: &mut Membership, number: u64) {
 
 /// Commits one offset of each of these partitions.
 fn commit(m: &mut Membership, offsets: &[(u32, u64)]) -> u64 {
-    let progress = |(p, offset): &(u32, u64)| (key(*p), Progress { offset: *offset, ..Default::default() });
+    let progress = |(p, offset): &(u32, u64)| (key(*p), Committed { offset: *offset, ..Default::default() });
     m.commit(Some(offsets.iter().map(progress).collect()))
 }
 
@@ -293,7 +293,7 @@ fn what_a_lost_stream_leaves_open_is_said_in_its_order() {
     let first = commit(&mut m, &[(0, 5)]);
     assert_eq!(commits(&mut m, 10).len(), 1);
     // One that nobody waits for, on its way too; one that was not said before the stream was lost.
-    m.done(&key(0), Progress { offset: 6, ..Default::default() });
+    m.done(&key(0), Committed { offset: 6, ..Default::default() });
     assert_eq!(commits(&mut m, 1_000)[0].2, [(0, 6)]);
     let second = commit(&mut m, &[(0, 7), (1, 7)]);
     m.closed();
@@ -304,7 +304,7 @@ fn what_a_lost_stream_leaves_open_is_said_in_its_order() {
     take(&mut m, said[0].0);
     assert_eq!(m.take_outcomes(), [(first, Ok(())), (second, Ok(()))]);
     // What was done of a partition that was given up is said on the next stream, too.
-    m.done(&key(1), Progress { offset: 8, ..Default::default() });
+    m.done(&key(1), Committed { offset: 8, ..Default::default() });
     m.assigned(1_020, &told(0, 3, &[(0, 2)]));
     m.released(1_030, &key(1));
     assert_eq!(commits(&mut m, 1_030)[0].2, [(1, 8)]);

@@ -3,23 +3,11 @@
 
 use raft::eraftpb::{Entry, Message, MessageType};
 use thalweg_commit_log::SequenceCheck;
-use thalweg_model::{Bug, NO_TIMESTAMP_MS, Offset, PinEpoch, RaftIndex, RecordBatch, TopicPartition, is_planted};
+use thalweg_model::{Acks, Bug, NO_TIMESTAMP_MS, Offset, PinEpoch, RaftIndex, RecordBatch, TopicPartition, is_planted};
 
 use super::{Effect, Group};
 use crate::Now;
 use crate::produce_error::ProduceError;
-
-/// When a produce request is answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Acks {
-    /// Never.
-    None,
-    /// When the leader has appended, before any fsync.
-    Leader,
-    /// When a majority has fsynced.
-    #[default]
-    Quorum,
-}
 
 /// Names a request to a partition, and who made it; the answer carries it back. Here nothing depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -196,7 +184,8 @@ impl Group {
         match who {
             Some((ticket, Acks::Quorum)) => self.parked.entry(index).or_default().push((ticket, offset)),
             Some((ticket, Acks::Leader)) => effects.push(Effect::Answer(ticket, Ok(offset))),
-            Some((_, Acks::None)) | None => {}
+            // Nobody waits for an answer.
+            _ => {}
         }
         self.drive(effects);
     }

@@ -27,9 +27,10 @@ use self::phase::Phase;
 pub(crate) use self::phase::Stage;
 pub use self::replica::PartitionSettings;
 use self::replica::Replica;
+use crate::Acks;
 use crate::Now;
 use crate::clock::Clock;
-use crate::group::{Acks, Effect, FollowerState, Group, GroupConfig, GroupState, Terms, Ticket};
+use crate::group::{Effect, FollowerState, Group, GroupConfig, GroupState, Terms, Ticket};
 use crate::message::{CatchUp, PeerBody, PeerMessage};
 use crate::produce_error::ProduceError;
 
