@@ -4,12 +4,13 @@
 
 const { readFile } = require('node:fs/promises')
 
-const { Consumer, isClosing, position, positions } = require('./consumer.js')
-const { bytesOf, checkBooleans, checkNames, checkNumbers, checkPartitions, checkString, checkStrings, checkText, DURATION, kindOf, presentOf, topicsOf, viewOf } = require('./data.js')
+const { Consumer, isClosing } = require('./consumer.js')
+const { bytesOf, checkBooleans, checkNames, checkNumbers, checkPartitions, checkString, checkStrings, checkText, DURATION, kindOf, presentOf, tagOf, topicsOf, viewOf } = require('./data.js')
 const { ClosedError, InvalidError, ThalwegError, call, raised } = require('./errors.js')
 const { startLog } = require('./log.js')
 const { native } = require('./native.js')
 const { pemOf } = require('./pem.js')
+const { position, positions, startOf } = require('./place.js')
 const { Producer, watchExit } = require('./producer.js')
 
 const PRODUCER_OPTIONS = ['lingerMs', 'batchBytes', 'compression', 'acks', 'deliveryTimeoutMs', 'bufferBytes']
@@ -98,7 +99,7 @@ class Client {
 
   async offsets(topic, at) {
     checkString('topic', topic)
-    const [kind, value] = position(at)
+    const [kind, value] = position(at, 'at')
     const offsets = await call(this.#open.offsets(topic, kind, value))
     return new Map(offsets.map((o) => [o.partition, o.offset]))
   }
@@ -114,7 +115,7 @@ class Client {
   }
 
   producer(topic, options = {}) {
-    if (typeof topic === 'object' && topic !== null) [topic, options] = [undefined, topic]
+    if (tagOf(topic) === 'Object') [topic, options] = [undefined, topic]
     if (topic !== undefined) checkString('topic', topic)
     checkNames('options of a producer', options, PRODUCER_OPTIONS)
     checkNumbers(options, PRODUCER_NUMBERS)
@@ -134,13 +135,13 @@ class Client {
     checkStrings(given, CONSUMER_TEXTS)
     checkBooleans(given, ['untilEnd', 'waitForTopics'])
     checkPartitions(given.partitions)
-    if (given.onRebalance !== undefined && typeof given.onRebalance !== 'function') throw new TypeError('onRebalance is no function')
-    if (given.signal !== undefined && typeof given.signal?.throwIfAborted !== 'function') throw new TypeError('signal is no AbortSignal')
+    if (given.onRebalance !== undefined && typeof given.onRebalance !== 'function') throw new TypeError(`onRebalance is ${kindOf(given.onRebalance)}; a function is expected`)
+    if (given.signal !== undefined && typeof given.signal?.throwIfAborted !== 'function') throw new TypeError(`signal is ${kindOf(given.signal)}; an AbortSignal is expected`)
     const { signal, start, onRebalance, closeTimeoutMs, ...others } = given
     const filterConfig = bytesOf(given.filterConfig, 'filterConfig')
     const client = this.#open
     const starts = positions(start)
-    const [startKind, startValue] = start === undefined || starts ? [] : position(start)
+    const [startKind, startValue] = start === undefined || starts ? [] : startOf(start)
     const all = { ...others, startKind, startValue, starts: starts ?? [], filterConfig, tells: onRebalance !== undefined }
     if (options.autoCommitMs === null) all.autoCommitMs = -1
     const consumer = new Consumer(names, () => client.consumer(names, all), { signal, onRebalance, closeTimeoutMs, group: given.group })
@@ -176,7 +177,7 @@ class Client {
   async resetGroup(group, topic, to, options = {}) {
     checkString('group', group)
     checkString('topic', topic)
-    const [kind, value] = position(to)
+    const [kind, value] = position(to, 'to')
     checkNames('options of resetGroup', options, ['partitions', 'dryRun'])
     checkPartitions(options.partitions)
     checkBooleans(options, ['dryRun'])

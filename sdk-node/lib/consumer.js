@@ -3,40 +3,11 @@
 'use strict'
 
 const { AsyncLocalStorage } = require('node:async_hooks')
-const { inspect, types } = require('node:util')
 
-const { checkNames, checkNumber, checkNumbers, checkText, DURATION, TIMER_MAX_MS, topicsOf } = require('./data.js')
+const { checkNames, checkNumber, checkNumbers, DURATION, kindOf, TIMER_MAX_MS, topicsOf } = require('./data.js')
 const { ClosedError, InvalidError, call, raised } = require('./errors.js')
+const { place, placeAndOffset, position } = require('./place.js')
 const { Batch, ConsumerRecord, Packed, topicIdOf } = require('./record.js')
-
-/** A position as the native half wants it: kind and number. */
-function position(start) {
-  if (start === 'earliest' || start === 'latest') return [start, 0]
-  if (Number.isSafeInteger(start) && start >= 0) return ['offset', start]
-  if (typeof start === 'object' && start !== null) {
-    const ms = types.isDate(start.timestamp) ? start.timestamp.getTime() : start.timestamp
-    if (Number.isSafeInteger(ms) && ms >= 0) return ['timestamp', ms]
-  }
-  throw new InvalidError(`${inspect(start)} is no position; 'earliest', 'latest', an offset or { timestamp } (milliseconds or a Date) is expected`)
-}
-
-/** Positions of single partitions; undefined for a position that is meant for all. */
-function positions(starts) {
-  if (!types.isMap(starts)) return undefined
-  return [...starts].map(([at, start]) => {
-    const [[topic, partition], [kind, value]] = [place(at), position(start)]
-    return { topic, partition, kind, value }
-  })
-}
-
-/** Topic and partition as the native half wants them; a number alone where one topic is read. */
-function place(at) {
-  const [topic, partition] = typeof at === 'object' && at !== null ? [at.topic, at.partition] : [undefined, at]
-  const isPlace = Number.isInteger(partition) && partition >= 0 && partition <= 0x7fffffff && (topic === undefined || typeof topic === 'string')
-  if (!isPlace) throw new InvalidError(`${inspect(at)} is no partition; its number, or { topic, partition }, is expected`)
-  if (topic !== undefined) checkText(topic, 'topic')
-  return [topic, partition]
-}
 
 // What the native half answers with where it hands out nothing.
 const NOTHING = -1
@@ -516,16 +487,18 @@ class Consumer {
   }
 
   async seek(at, to) {
-    const [kind, value] = position(to)
-    await call((await this.#sync((native) => native.seek(...place(at), kind, value))).wait())
+    const where = [...place(at, 'at'), ...position(to, 'to')]
+    await call((await this.#sync((native) => native.seek(...where))).wait())
   }
 
   async pause(at) {
-    await this.#sync((native) => native.pause(...place(at)))
+    const where = place(at, 'at')
+    await this.#sync((native) => native.pause(...where))
   }
 
   async resume(at) {
-    await this.#sync((native) => native.resume(...place(at)))
+    const where = place(at, 'at')
+    await this.#sync((native) => native.resume(...where))
   }
 
   async paused() {
@@ -533,15 +506,18 @@ class Consumer {
   }
 
   async position(at) {
-    return (await this.#sync((native) => native.position(...place(at)))) ?? null
+    const where = place(at, 'at')
+    return (await this.#sync((native) => native.position(...where))) ?? null
   }
 
   async lag(at) {
-    return (await this.#sync((native) => native.lag(...place(at)))) ?? null
+    const where = place(at, 'at')
+    return (await this.#sync((native) => native.lag(...where))) ?? null
   }
 
   async committed(at) {
-    return (await this.#sync((native) => native.committed(...place(at)))) ?? null
+    const where = place(at, 'at')
+    return (await this.#sync((native) => native.committed(...where))) ?? null
   }
 
   async assignment() {
@@ -558,14 +534,7 @@ class Consumer {
   async commit(offsets) {
     const isRecord = offsets instanceof ConsumerRecord
     const topicId = isRecord ? topicIdOf(offsets) : undefined
-    const list = isRecord ? [{ topic: offsets.topic, partition: offsets.partition, offset: offsets.offset + 1 }] : offsets
-    if (list !== undefined && !Array.isArray(list)) throw new TypeError('offsets are a record, or an array of { partition, offset }')
-    for (const one of list ?? []) {
-      if (typeof one !== 'object' || one === null) throw new TypeError(`offsets holds ${inspect(one)}; { partition, offset } is expected`)
-      place(one)
-      const isOffset = Number.isSafeInteger(one.offset) && one.offset >= 0
-      if (!isOffset) throw new InvalidError(`offset ${inspect(one.offset)} of partition ${one.partition} is no offset: a whole number from 0 on`)
-    }
+    const list = isRecord ? [{ topic: offsets.topic, partition: offsets.partition, offset: offsets.offset + 1 }] : offsetsOf(offsets)
     // What was handed out is what counts at the call.
     const native = this.#closing ? await this.#ready() : (this.#native ?? (await this.#ready()))
     this.#settle(native)
@@ -660,6 +629,13 @@ class Consumer {
   }
 }
 
+/** What is to be committed, by partition; undefined where all that was handed out is meant. */
+function offsetsOf(offsets) {
+  if (offsets === undefined) return undefined
+  if (!Array.isArray(offsets)) throw new TypeError(`offsets is ${kindOf(offsets)}; a record, or an array of { partition, offset }, is expected`)
+  return offsets.map((one, i) => placeAndOffset(one, `offsets[${i}]`))
+}
+
 /** How many records a batch may have; as many as there are where nothing is said. */
 function countOf(maxRecords) {
   if (maxRecords === undefined || maxRecords === null) return RECORDS_MAX
@@ -667,4 +643,4 @@ function countOf(maxRecords) {
   return Math.min(maxRecords, RECORDS_MAX)
 }
 
-module.exports = { Consumer, isClosing, position, positions }
+module.exports = { Consumer, isClosing }

@@ -13,11 +13,20 @@ const DURATION = [0, 3_155_760_000_000, false]
 /** The longest that a timer of Node's can be set to, in ms, 24 days: what is longer waits for so long. */
 const TIMER_MAX_MS = 0x7fffffff
 
-/** A word for what somebody passed. */
-function kindOf(value) {
+/** The kind of a value in a word: a Map, a Date, an Error or a Promise has a name of its own, in every realm. */
+function tagOf(value) {
   if (value === null) return 'null'
   if (typeof value !== 'object') return typeof value
   return Object.prototype.toString.call(value).slice(8, -1)
+}
+
+/** The same in words, for who passed it. */
+function kindOf(value) {
+  return isPromise(value) ? `${tagOf(value)} (is an await missing?)` : tagOf(value)
+}
+
+function isPromise(value) {
+  return typeof value === 'object' && typeof value?.then === 'function'
 }
 
 /** A view of the bytes of an ArrayBuffer or of any view of one, of whichever realm; undefined for anything else. */
@@ -49,12 +58,9 @@ function valueOf(value) {
   if (value === null || typeof value === 'string') return dataOf(value, 'value')
   const view = viewOf(value)
   if (view !== undefined) return view
-  const isPromise = typeof value?.then === 'function'
-  // By its own name: a Map, a Date, an Error or a Promise has another one, in every realm.
-  const isJson = Array.isArray(value) || (typeof value === 'object' && kindOf(value) === 'Object')
-  if (!isJson || isPromise) {
-    const hint = isPromise ? ' (is an await missing?)' : ''
-    throw new TypeError(`value is ${kindOf(value)}${hint}; a string, bytes, null, or an object or array for JSON are expected`)
+  const isJson = Array.isArray(value) || tagOf(value) === 'Object'
+  if (!isJson || isPromise(value)) {
+    throw new TypeError(`value is ${kindOf(value)}; a string, bytes, null, or an object or array for JSON are expected`)
   }
   const text = JSON.stringify(value)
   if (text === undefined) throw new TypeError('value has no JSON: its toJSON() returns undefined')
@@ -65,8 +71,8 @@ function valueOf(value) {
 function headersOf(headers) {
   if (headers === undefined || headers === null) return []
   let pairs
-  if (Array.isArray(headers) || types.isMap(headers) || kindOf(headers) === 'Headers') pairs = [...headers]
-  else if (kindOf(headers) === 'Object') pairs = Object.entries(headers)
+  if (Array.isArray(headers) || types.isMap(headers) || tagOf(headers) === 'Headers') pairs = [...headers]
+  else if (tagOf(headers) === 'Object') pairs = Object.entries(headers)
   else throw new TypeError(`headers is ${kindOf(headers)}; an object, a Map, or pairs of name and value are expected`)
   return pairs.map((pair) => {
     if (!Array.isArray(pair) || pair.length !== 2 || typeof pair[0] !== 'string') {
@@ -139,7 +145,7 @@ function checkNames(what, options, known) {
   }
   const names = Object.keys(options)
   // Of a Map or an array, nothing would be heeded.
-  if (names.length === 0 && kindOf(options) !== 'Object') throw new TypeError(`${what} are ${kindOf(options)}; an object is expected`)
+  if (names.length === 0 && tagOf(options) !== 'Object') throw new TypeError(`${what} are ${kindOf(options)}; an object is expected`)
   for (const name of names) {
     if (!known.includes(name)) {
       throw new TypeError(`${what} have no ${JSON.stringify(name)}; there are ${known.join(', ')}`)
@@ -185,8 +191,10 @@ module.exports = {
   DURATION,
   headersOf,
   kindOf,
+  PARTITION,
   partitionOf,
   presentOf,
+  tagOf,
   TIMER_MAX_MS,
   timestampOf,
   topicsOf,

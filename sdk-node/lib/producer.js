@@ -4,7 +4,7 @@
 
 const { writeSync } = require('node:fs')
 
-const { checkNames, checkNumbers, checkString, dataOf, DURATION, headersOf, partitionOf, TIMER_MAX_MS, timestampOf, valueOf } = require('./data.js')
+const { checkNames, checkNumbers, checkString, dataOf, DURATION, headersOf, kindOf, partitionOf, TIMER_MAX_MS, timestampOf, valueOf } = require('./data.js')
 const { ClosedError, TimedOutError, call, errorOf, raised } = require('./errors.js')
 
 const NONE = 0xffffffff
@@ -271,7 +271,7 @@ class Producer {
       if (options !== undefined) {
         checkNames('options of enqueue', options, ENQUEUE_OPTIONS)
         onDelivery = options.onDelivery
-        if (onDelivery !== undefined && typeof onDelivery !== 'function') throw new TypeError('onDelivery is no function')
+        if (onDelivery !== undefined && typeof onDelivery !== 'function') throw new TypeError(`onDelivery is ${kindOf(onDelivery)}; a function is expected`)
         this.#tells ||= onDelivery !== undefined
       }
       // In a turn of its own: what it throws is the process's matter, and not the others'.
@@ -375,7 +375,7 @@ class Producer {
   /** All of them, behind those that came before, or none: one that is no record is the caller's mistake. */
   #packed(messages) {
     if (typeof messages !== 'object' || typeof messages?.[Symbol.iterator] !== 'function' || ArrayBuffer.isView(messages)) {
-      throw new TypeError('messages are expected as an array of { value, key, headers, timestampMs, partition, topic }')
+      throw new TypeError(`messages is ${kindOf(messages)}; an array of { value, key, headers, timestampMs, partition, topic } is expected`)
     }
     // Apart, so that what throws in the middle leaves nothing behind.
     const pack = new Pack()

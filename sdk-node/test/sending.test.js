@@ -235,7 +235,7 @@ test('what is no data is refused, and nothing is stored', async (t) => {
   await assert.rejects(producer.send('x', { headers: 'abc' }), /headers is string/)
   await assert.rejects(producer.send('x', { partitions: 7 }), /options of send have no "partitions"/)
   await assert.rejects(producer.enqueue('x', { Key: 'k' }), /have no "Key"/)
-  await assert.rejects(producer.sendBatch('abc'), /messages are expected/)
+  await assert.rejects(producer.sendBatch('abc'), /messages is string; an array/)
   await assert.rejects(producer.sendBatch([{ value: 'x', timestamp: 5 }]), /have no "timestamp"/)
   for (const timestampMs of [NaN, Infinity, -2, 1.5, 1e20, new Date(NaN)]) {
     await assert.rejects(producer.send('x', { timestampMs }), InvalidError)

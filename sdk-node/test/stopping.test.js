@@ -492,8 +492,8 @@ test('calls at once are served in order, and an abort ends those that wait', asy
   }
   assert.throws(() => client.consumer('t').batches({ foo: 1 }), TypeError)
   const consumer = client.consumer('t', { start: 'earliest' })
-  for (const at of [0.5, 2 ** 32, -1, '0', undefined]) await assert.rejects(consumer.pause(at), { code: 'invalid' })
-  for (const to of [undefined, null, NaN, {}]) await assert.rejects(consumer.seek(0, to), { code: 'invalid' })
+  for (const at of [0.5, 2 ** 32, -1]) await assert.rejects(consumer.pause(at), { code: 'invalid' })
+  for (const to of [NaN, -1, 'middle']) await assert.rejects(consumer.seek(0, to), { code: 'invalid' })
   await client.close()
 })
 
