@@ -2,14 +2,12 @@
 
 'use strict'
 
-const { readFile } = require('node:fs/promises')
-
 const { Consumer, isClosing } = require('./consumer.js')
-const { bytesOf, checkBooleans, checkNames, checkNumbers, checkPartitions, checkString, checkStrings, checkText, DURATION, kindOf, presentOf, tagOf, topicsOf, viewOf } = require('./data.js')
+const { bytesOf, checkBooleans, checkNames, checkNumbers, checkPartitions, checkString, checkStrings, DURATION, kindOf, presentOf, tagOf, topicsOf } = require('./data.js')
 const { ClosedError, InvalidError, ThalwegError, call, raised } = require('./errors.js')
+const { moduleOf, pemOf } = require('./file.js')
 const { startLog } = require('./log.js')
 const { native } = require('./native.js')
-const { pemOf } = require('./pem.js')
 const { position, positions, startOf } = require('./place.js')
 const { Producer, watchExit } = require('./producer.js')
 
@@ -51,15 +49,6 @@ async function connect(address, options = {}) {
   watchExit()
   const [caPem, certPem, keyPem] = await Promise.all([pemOf('ca', ca), pemOf('cert', cert), pemOf('key', key)])
   return new Client(address, await call(native.connect(address, clientId, caPem, timeoutMs, certPem, keyPem)))
-}
-
-/** The bytes of a module that was given as they are, or by the path of its file. */
-async function moduleOf(module) {
-  const view = viewOf(module)
-  if (view !== undefined) return Buffer.from(view)
-  if (typeof module !== 'string' && !(module instanceof URL)) throw new TypeError(`module is ${kindOf(module)}; bytes, or the path of a file, are expected`)
-  if (typeof module === 'string') checkText(module, 'module')
-  return readFile(module)
 }
 
 class Client {

@@ -30,9 +30,13 @@ function isPromise(value) {
 }
 
 /** A view of the bytes of an ArrayBuffer or of any view of one, of whichever realm; undefined for anything else. */
-function viewOf(data) {
-  if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-  if (types.isAnyArrayBuffer(data)) return new Uint8Array(data)
+function viewOf(data, what) {
+  try {
+    if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+    if (types.isAnyArrayBuffer(data)) return new Uint8Array(data)
+  } catch (cause) {
+    throw new TypeError(`${what} has no bytes any more: its ArrayBuffer was transferred (detached), or has shrunk`, { cause })
+  }
   return undefined
 }
 
@@ -48,7 +52,7 @@ function dataOf(data, what) {
     checkText(data, what)
     return data
   }
-  const view = viewOf(data)
+  const view = viewOf(data, what)
   if (view === undefined) throw new TypeError(`${what} is ${kindOf(data)}; a string or bytes are expected`)
   return view
 }
@@ -56,15 +60,26 @@ function dataOf(data, what) {
 /** A record's value: text or bytes as they are, arrays and objects as JSON. */
 function valueOf(value) {
   if (value === null || typeof value === 'string') return dataOf(value, 'value')
-  const view = viewOf(value)
+  const view = viewOf(value, 'value')
   if (view !== undefined) return view
   const isJson = Array.isArray(value) || tagOf(value) === 'Object'
   if (!isJson || isPromise(value)) {
     throw new TypeError(`value is ${kindOf(value)}; a string, bytes, null, or an object or array for JSON are expected`)
   }
-  const text = JSON.stringify(value)
+  const text = jsonOf(value)
   if (text === undefined) throw new TypeError('value has no JSON: its toJSON() returns undefined')
   return text
+}
+
+/** What JSON has no form for (a circle, a BigInt, what is nested too deep) names the value; an error of its own `toJSON` stays that. */
+function jsonOf(value) {
+  try {
+    return JSON.stringify(value)
+  } catch (cause) {
+    const isTooDeep = cause instanceof RangeError && cause.message.includes('call stack')
+    if (!(cause instanceof TypeError || isTooDeep)) throw cause
+    throw new TypeError(`value has no JSON: ${cause.message}`, { cause })
+  }
 }
 
 /** Pairs of a name and its data. */

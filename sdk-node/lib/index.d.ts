@@ -1,7 +1,7 @@
 /// <reference lib="esnext.disposable" />
 /** Client of the Thalweg streaming platform. */
 
-/** Bytes, in any buffer or view of one, or text as UTF-8. They are taken at the call. InvalidError: the text holds half of a surrogate pair, which has no bytes. */
+/** Bytes, in any buffer or view of one, or text as UTF-8. They are taken at the call. InvalidError: the text holds half of a surrogate pair, which has no bytes. TypeError: the buffer is detached. */
 export type Data = string | ArrayBufferView | ArrayBufferLike
 /** An object or array for JSON. What has one of these symbols is something else: a Map, a Set, a Promise, a Date, a function. */
 export type Json = { [name: string]: unknown } | (object & { [Symbol.toStringTag]?: never; [Symbol.toPrimitive]?: never; [Symbol.hasInstance]?: never })

@@ -63,9 +63,16 @@ class Pack {
     return this.#at
   }
 
-  /** Takes a record: what `partsOf` gives. */
+  /** Takes a record: what `partsOf` gives. One whose bytes have gone meanwhile, or have no room, leaves nothing behind. */
   add({ value, key, pairs, timestampMs, partition, topic }) {
-    this.addParts(value, key, pairs, timestampMs, partition, topic)
+    const [at, headers] = [this.#at, this.#headers.length]
+    try {
+      this.addParts(value, key, pairs, timestampMs, partition, topic)
+    } catch (error) {
+      this.#at = at
+      this.#headers.length = headers
+      throw error
+    }
   }
 
   addParts(value, key, pairs, timestampMs, partition, topic) {
@@ -356,8 +363,8 @@ class Producer {
 
   /** Gives a record its place behind those that came before it; `waiter` undefined: nobody waits for it. */
   #take(value, options, waiter) {
-    // Text that has no bytes goes the other way, where it is refused.
-    const isPlain = options === undefined && (typeof value === 'string' ? value.isWellFormed() : value instanceof Uint8Array)
+    // Text that has no bytes goes the other way, where it is refused, and so do bytes that are gone.
+    const isPlain = options === undefined && (typeof value === 'string' ? value.isWellFormed() : value instanceof Uint8Array && value.length > 0)
     const parts = isPlain ? undefined : partsOf(value, options ?? {})
     const pack = this.#pack
     const isWaitedFor = waiter !== undefined

@@ -198,6 +198,70 @@ test('consumers refuse what is of another type', async () => {
   await client.close()
 })
 
+test('what has no bytes or no JSON, and a file that is not there, names the argument', async () => {
+  const { address, ca } = broker
+  const client = await broker.connect()
+  const topic = unique()
+  await client.createTopic(topic)
+  const producer = client.producer(topic)
+  const detached = () => {
+    const bytes = new Uint8Array(8)
+    structuredClone(bytes, { transfer: [bytes.buffer] })
+    return bytes
+  }
+  const gone = (name) => (e) => e instanceof TypeError && e.message.startsWith(`${name} has no bytes any more`)
+  for (const bytes of [detached(), detached().buffer, new DataView(new ArrayBuffer(8))]) {
+    if (bytes instanceof DataView) structuredClone(bytes.buffer, { transfer: [bytes.buffer] })
+    for (const send of ['send', 'enqueue']) {
+      await assert.rejects(producer[send](bytes), gone('value'))
+      await assert.rejects(producer[send]('x', { key: bytes }), gone('key'))
+      await assert.rejects(producer[send]('x', { headers: { h: bytes } }), gone('header "h"'))
+    }
+    await assert.rejects(producer.sendBatch([{ value: bytes }]), gone('value'))
+    assert.throws(() => ConsumerRecord.of({ value: bytes }), gone('value'))
+    for (const pem of ['ca', 'cert', 'key']) await assert.rejects(connect(address, { ca, cert: ca, key: ca, [pem]: bytes }), gone(pem))
+    await assert.rejects(client.uploadPlugin('p', bytes), gone('module'))
+    await assert.rejects(client.createTopic('u', { partitionerConfig: bytes }), gone('partitionerConfig'))
+  }
+  const circle = {}
+  circle.self = circle
+  let deep = []
+  for (let i = 0; i < 100_000; i++) deep = [deep]
+  for (const value of [circle, [circle], { n: 5n }, deep]) {
+    const isNamed = (e) => e instanceof TypeError && /^value has no JSON: (Maximum call stack|Converting circular|Do not know how to serialize a BigInt)/.test(e.message)
+    for (const send of ['send', 'enqueue']) await assert.rejects(producer[send](value), isNamed)
+    assert.throws(() => ConsumerRecord.of({ value }), isNamed)
+  }
+  // Bytes that go while the call reads its options leave nothing in the next record.
+  const late = new Uint8Array(8)
+  const headers = { get h() { return (structuredClone(late, { transfer: [late.buffer] }), 'x') } }
+  const sent = producer.send(late, { key: 'k', headers })
+  const next = producer.send('next')
+  await assert.rejects(sent, TypeError)
+  const { offset } = await next
+  const reader = client.consumer(topic, { start: offset })
+  assert.equal((await reader.next()).text(), 'next')
+  await reader.close()
+  // An error of the user's own is theirs.
+  const mine = new Error('mine')
+  await assert.rejects(producer.send({ toJSON: () => { throw mine } }), (e) => e === mine)
+  const no = '/nowhere/ca.pem'
+  for (const pem of ['ca', 'cert', 'key']) {
+    const unread = (path) => (e) => e instanceof InvalidError && e.message.startsWith(`${pem}: ${path} cannot be read as a file (`) && e.message.endsWith('; give the path of one that is there, or PEM as a string or bytes')
+    const given = (path) => connect(address, { ca, cert: ca, key: ca, [pem]: path })
+    for (const path of [no, '', '/tmp', 'a\0b']) await assert.rejects(given(path), unread(inspect(path)))
+    // What may be a key is not shown.
+    const secret = 'MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg'
+    await assert.rejects(given(secret), (e) => unread('what was given')(e) && !inspect(e).includes(secret))
+  }
+  const module = (path) => (e) => e instanceof InvalidError && e.message.startsWith(`module: ${inspect(String(path))} cannot be read as a file (`) && e.message.endsWith('or its bytes')
+  for (const path of ['/nowhere/p.wasm', new URL('file:///nowhere/p.wasm'), new URL('https://example.com/p.wasm')]) await assert.rejects(client.uploadPlugin('p', path), module(path))
+  assert.equal(producer.pending, 0)
+  await producer.send('x')
+  await producer.close()
+  await client.close()
+})
+
 test('a number out of its range is refused by name, and none is cut where it crosses', async () => {
   const { address, ca } = broker
   const client = await broker.connect()
