@@ -3,8 +3,8 @@
 'use strict'
 
 const { Consumer, isClosing } = require('./consumer.js')
-const { bytesOf, checkBooleans, checkNames, checkNumbers, checkPartitions, checkString, checkStrings, DURATION, kindOf, presentOf, tagOf, topicsOf } = require('./data.js')
-const { ClosedError, InvalidError, ThalwegError, call, raised } = require('./errors.js')
+const { bytesOf, checkBooleans, checkName, checkNames, checkNumbers, checkPartitions, checkString, checkStrings, DURATION, kindOf, presentOf, tagOf, topicsOf } = require('./data.js')
+const { ClosedError, InvalidError, NotFoundError, ThalwegError, call, raised } = require('./errors.js')
 const { moduleOf, pemOf } = require('./file.js')
 const { startLog } = require('./log.js')
 const { native } = require('./native.js')
@@ -67,7 +67,7 @@ class Client {
   }
 
   async createTopic(name, options = {}) {
-    checkString('name', name)
+    checkName('name', name)
     checkNames('options of a topic', options, TOPIC_OPTIONS)
     checkNumbers(options, TOPIC_NUMBERS)
     checkStrings(options, ['partitioner'])
@@ -77,8 +77,12 @@ class Client {
   }
 
   async deleteTopic(name) {
-    checkString('name', name)
-    await call(this.#open.deleteTopic(name))
+    checkName('name', name)
+    await call(this.#open.deleteTopic(name)).catch((error) => {
+      // To make it is no advice for who deletes it.
+      if (error instanceof NotFoundError) error.message = error.message.replace(/; create it with [^]*/, '; `topics()` shows those that do')
+      throw error
+    })
   }
 
   async topics() {
@@ -87,14 +91,14 @@ class Client {
   }
 
   async offsets(topic, at) {
-    checkString('topic', topic)
+    checkName('topic', topic)
     const [kind, value] = position(at, 'at')
     const offsets = await call(this.#open.offsets(topic, kind, value))
     return new Map(offsets.map((o) => [o.partition, o.offset]))
   }
 
   async uploadPlugin(name, module) {
-    checkString('name', name)
+    checkName('name', name)
     const data = await moduleOf(module)
     return call(this.#open.uploadPlugin(name, data))
   }
@@ -105,7 +109,7 @@ class Client {
 
   producer(topic, options = {}) {
     if (tagOf(topic) === 'Object') [topic, options] = [undefined, topic]
-    if (topic !== undefined) checkString('topic', topic)
+    if (topic !== undefined) checkName('topic', topic)
     checkNames('options of a producer', options, PRODUCER_OPTIONS)
     checkNumbers(options, PRODUCER_NUMBERS)
     checkStrings(options, PRODUCER_TEXTS)
@@ -140,7 +144,7 @@ class Client {
   }
 
   async setPartitioner(topic, partitioner, partitionerConfig) {
-    checkString('topic', topic)
+    checkName('topic', topic)
     // One that was forgotten must not take the topic's partitioner away.
     if (partitioner !== null) checkString('partitioner', partitioner)
     await call(this.#open.setPartitioner(topic, partitioner ?? undefined, bytesOf(partitionerConfig, 'partitionerConfig')))
@@ -151,7 +155,7 @@ class Client {
   }
 
   async describeGroup(group) {
-    checkString('group', group)
+    checkName('group', group)
     const found = await call(this.#open.describeGroup(group))
     const members = found.members.map((m) => ({ ...m, instance: m.instance ?? null }))
     const offsets = found.offsets.map((o) => ({ ...o, committed: o.committed ?? null, lag: o.lag ?? null }))
@@ -159,13 +163,13 @@ class Client {
   }
 
   async deleteGroup(group) {
-    checkString('group', group)
+    checkName('group', group)
     await call(this.#open.deleteGroup(group))
   }
 
   async resetGroup(group, topic, to, options = {}) {
-    checkString('group', group)
-    checkString('topic', topic)
+    checkName('group', group)
+    checkName('topic', topic)
     const [kind, value] = position(to, 'to')
     checkNames('options of resetGroup', options, ['partitions', 'dryRun'])
     checkPartitions(options.partitions)

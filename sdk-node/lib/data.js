@@ -122,7 +122,13 @@ function checkString(what, value) {
   checkText(value, what)
 }
 
-/** The same for options, which may be left out. */
+/** The same for a name, which nothing has that is empty. */
+function checkName(what, value) {
+  checkString(what, value)
+  if (value === '') throw new InvalidError(`${what} is empty`)
+}
+
+/** Throws for options that are no text, or have no bytes; they may be left out. */
 function checkStrings(options, names) {
   for (const name of names) if (options[name] !== undefined && options[name] !== null) checkString(name, options[name])
 }
@@ -195,6 +201,7 @@ function topicsOf(topics) {
 module.exports = {
   bytesOf,
   checkBooleans,
+  checkName,
   checkNames,
   checkNumber,
   checkNumbers,

@@ -92,6 +92,23 @@ function makeError(code, message, about) {
   return new Class(message, about)
 }
 
+// Names of options that the core and brokers spell as Rust and Python do, in what they say of them. Names that users gave stand in quotes there.
+const SPELLINGS = {
+  batch_bytes: 'batchBytes',
+  buffer_bytes: 'bufferBytes',
+  delivery_timeout: 'deliveryTimeoutMs',
+  max_records: 'maxRecords',
+  segment_bytes: 'segmentBytes',
+  segment_ms: 'segmentMs',
+  session_timeout: 'sessionTimeoutMs',
+}
+const SPELLED = new RegExp(`(?<![\\w"-])(${Object.keys(SPELLINGS).join('|')})(?= is )`, 'g')
+
+/** A message with the names that options have here. */
+function spelled(message) {
+  return message.replace(SPELLED, (name) => SPELLINGS[name]).replace('Name its CA with ca= or', 'Name its CA with the option ca, or')
+}
+
 /** The error of a native error's text. */
 function errorOf(text) {
   // The native half puts the code and what it is about before the message, with this mark between them.
@@ -99,7 +116,7 @@ function errorOf(text) {
   if (message === undefined) return undefined
   const about = JSON.parse(json)
   if (about.key !== undefined) about.key = Buffer.from(about.key, 'hex')
-  return makeError(code, message, about)
+  return makeError(code, spelled(message), about)
 }
 
 /** Turns a native error into the class of its kind. */

@@ -3,6 +3,7 @@
 'use strict'
 
 const { writeSync } = require('node:fs')
+const { isMainThread } = require('node:worker_threads')
 
 const { checkNames, checkNumbers, checkString, dataOf, DURATION, headersOf, kindOf, partitionOf, TIMER_MAX_MS, timestampOf, valueOf } = require('./data.js')
 const { ClosedError, TimedOutError, call, errorOf, raised } = require('./errors.js')
@@ -143,6 +144,8 @@ class Pack {
 // Records without an outcome are waited for when the process ends, for so long.
 const LEAVING_MS = 2000
 const LEAVING_STEP_MS = 0.5
+// What ends: a worker has its own end.
+const WHOLE = isMainThread ? 'process' : 'worker'
 // Producers that were not closed: what they are called, native half, and the producer while somebody holds it.
 const open = new Set()
 const collected = new FinalizationRegistry((entry) => {
@@ -183,7 +186,7 @@ function waitFor(entries) {
     entry.isGivenUp = true
     const count = entry.native.pending()
     const records = count === 1 ? '1 record' : `${count} records`
-    say(`the process ends, and ${records} of ${entry.label} have no outcome yet; they may be lost, and so may what is sent after them. Close the producer, or flush it, before.`)
+    say(`the ${WHOLE} ends, and ${records} of ${entry.label} have no outcome yet; they may be lost, and so may what is sent after them. Close the producer, or flush it, before.`)
   }
 }
 
@@ -357,7 +360,7 @@ class Producer {
   #check() {
     if (!this.#isClosed) return
     // Nobody hears of a promise any more.
-    if (isLeaving) say(`${this.#label} is closed, and what the end of the process sends to it is lost. Send before it is closed.`)
+    if (isLeaving) say(`${this.#label} is closed, and what the end of the ${WHOLE} sends to it is lost. Send before it is closed.`)
     throw new ClosedError(`${this.#label} is closed`)
   }
 

@@ -248,6 +248,36 @@ test('a filter that fails names the record and itself, in any loop, until a seek
   await client.close()
 })
 
+test('errors name options as they are called here, and what users named as they did', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  await client.createTopic('t')
+  assert.throws(() => client.producer('t', { batchBytes: 2e9 }), /^InvalidError: batchBytes is 2000000000, it must be between 1 and /)
+  assert.throws(() => client.producer('t', { deliveryTimeoutMs: 0.5 }), /^InvalidError: deliveryTimeoutMs is below a millisecond/)
+  for (const name of ['segmentBytes', 'segmentMs']) {
+    await assert.rejects(client.createTopic('u', { [name]: 5 }), (e) => e instanceof InvalidError && e.message.startsWith(`${name} is 5; it is `))
+  }
+  const env = { ...process.env, HOME: '/nowhere', XDG_CONFIG_HOME: '/nowhere', XDG_RUNTIME_DIR: '/nowhere' }
+  delete env.THALWEG_CA
+  const script = `import { connect } from '${new URL('../lib/index.js', import.meta.url).href}'; await connect('${address}').catch((e) => console.log(e.message))`
+  const untrusted = spawnSync(process.execPath, ['--input-type=module', '-e', script], { env, encoding: 'utf8', timeout: 20_000 })
+  assert.match(untrusted.stdout, /Name its CA with the option ca, or THALWEG_CA/)
+  // To make a topic is no advice for who deletes it.
+  for (const name of ['nothing', 'batch_bytes']) {
+    const isMissing = (e) => e instanceof NotFoundError && e.message === `topic "${name}" does not exist; \`topics()\` shows those that do`
+    await assert.rejects(client.deleteTopic(name), isMissing)
+  }
+  const empty = {
+    name: [client.createTopic(''), client.deleteTopic(''), client.uploadPlugin('', Buffer.from('x'))],
+    topic: [client.offsets('', 'latest'), client.setPartitioner('', null), client.resetGroup('g', '', 'latest'), (async () => client.producer(''))()],
+    group: [client.describeGroup(''), client.deleteGroup(''), client.resetGroup('', 't', 'latest')],
+  }
+  for (const [name, calls] of Object.entries(empty)) {
+    for (const calling of calls) await assert.rejects(calling, (e) => e instanceof InvalidError && e.message === `${name} is empty`)
+  }
+  await client.close()
+})
+
 test('a time is milliseconds or a Date, wherever a position is', async (t) => {
   const { address, ca } = await startBroker(t)
   const client = await connect(address, { ca })

@@ -7,6 +7,7 @@ import { Readable, Writable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 
 import { connect } from '../lib/index.js'
 import { unique } from '../lib/testing/index.js'
@@ -615,4 +616,28 @@ test("what the program's own exit handlers send is waited for, wherever they sta
   }
   assert.ok(Date.now() - started < 10_000)
   await client.close()
+})
+
+test('a worker that ends with records under way says that the worker does', async (t) => {
+  const broker = await startBroker(t)
+  const worker = `
+    const { workerData: { library, address, ca, pid } } = require('node:worker_threads')
+    const { connect } = require(library)
+    connect(address, { ca }).then(async (client) => {
+      const producer = client.producer('t')
+      await producer.send('first')
+      process.kill(pid, 'SIGSTOP')
+      producer.enqueue('x')
+      process.exit(0)
+    })`
+  const workerData = { library: fileURLToPath(new URL('../lib/index.js', import.meta.url)), address: broker.address, ca: broker.ca, pid: broker.pid }
+  const program = `
+    const { Worker } = require('node:worker_threads')
+    new Worker(${JSON.stringify(worker)}, { eval: true, workerData: ${JSON.stringify(workerData)} })`
+  try {
+    const done = spawnSync(process.execPath, ['-e', program], { encoding: 'utf8', timeout: 20_000 })
+    assert.match(done.stderr, /^thalweg: the worker ends, and 1 record of the producer of topic "t" have no outcome yet/)
+  } finally {
+    process.kill(broker.pid, 'SIGCONT')
+  }
 })
