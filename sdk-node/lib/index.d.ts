@@ -405,11 +405,11 @@ export class Consumer implements AsyncIterable<ConsumerRecord> {
    * InvalidError: what is no name and no pattern, and a consumer of chosen partitions or with `untilEnd`.
    */
   subscribe(topics: string | string[]): Promise<void>
-  /** Moves a partition. Records that wait are dropped. NotFoundError: it is not read; a position that the log does not hold is told by the next read. */
+  /** Moves a partition. To be awaited before the next read, which may else hand out what was next. Records that wait are dropped. NotFoundError: it is not read; a position that the log does not hold is told by the next read. */
   seek(at: Place, to: Start): Promise<void>
-  /** Hands out nothing of a partition from the next record on. What waits of it comes first when it is resumed. A rebalance forgets it. */
+  /** Hands out nothing of a partition from the next record on; to be awaited before that is asked for. What waits of it comes first when it is resumed. A rebalance forgets it. */
   pause(at: Place): Promise<void>
-  /** Hands out records of a paused partition again. */
+  /** Hands out records of a paused partition again. To be awaited, as `pause`. */
   resume(at: Place): Promise<void>
   /** Partitions that are paused. */
   paused(): Promise<TopicPartition[]>
