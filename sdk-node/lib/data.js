@@ -189,11 +189,14 @@ function checkNumber(name, value, [least, most, isWhole]) {
   if (!isGood) throw new InvalidError(`${name} is ${value}; a ${isWhole ? 'whole ' : ''}number from ${least} to ${most} is expected`)
 }
 
-/** The names of topics, one or several. */
+/** The names of topics, one or several: of a Map or a String object, others would be read than are meant. */
 function topicsOf(topics) {
-  if (typeof topics === 'string') checkString('topics', topics)
-  else if (typeof topics?.[Symbol.iterator] !== 'function') throw new TypeError(`topics is ${kindOf(topics)}; a string, or an array of strings, is expected`)
-  const names = typeof topics === 'string' ? [topics] : [...topics]
+  if (typeof topics === 'string') {
+    checkString('topics', topics)
+    return [topics]
+  }
+  if (!Array.isArray(topics) && !types.isSet(topics)) throw new TypeError(`topics is ${kindOf(topics)}; a string, or an array of strings, is expected`)
+  const names = [...topics]
   names.forEach((name, i) => checkString(`topics[${i}]`, name))
   return names
 }

@@ -123,7 +123,10 @@ test('consumers refuse what is of another type', async () => {
   const client = await broker.connect()
   const topic = unique()
   await client.createTopic(topic)
-  await refuses('consumer', 'topics', 'string array map', (x) => client.consumer(x))
+  await refuses('consumer', 'topics', 'string array', (x) => client.consumer(x))
+  for (const topics of [new String('ab'), new Map([['t', 1]]), new Uint8Array(2), ['t'].values()]) {
+    assert.throws(() => client.consumer(topics), (e) => e instanceof TypeError && e.message.startsWith(`topics is ${Object.prototype.toString.call(topics).slice(8, -1)}; `))
+  }
   await refuses('consumer', 'topics[1]', 'string', (x) => client.consumer([topic, x]))
   await refuses('consumer', 'options', 'undefined object', (x) => client.consumer(topic, x))
   const types = {
@@ -171,6 +174,16 @@ test('consumers refuse what is of another type', async () => {
   await refuses('offsets', 'at.timestamp', 'number', (timestamp) => client.offsets(topic, { timestamp }))
   await refuses('resetGroup', 'to.timestamp', 'number', (timestamp) => client.resetGroup('g', topic, { timestamp }))
   await refuses('seek', 'to.timestamp', 'number', (timestamp) => consumer.seek(0, { timestamp }))
+  await refuses('subscribe', 'topics', 'string array', (x) => consumer.subscribe(x))
+  // Fields that do not exist are as options that do not.
+  for (const at of [{ timestamp: 1, offset: 5 }, { timestamps: 1 }, { offset: 5 }]) {
+    const unknown = (what) => (e) => e instanceof TypeError && e.message.startsWith(`fields of ${what} have no "${Object.keys(at).find((name) => name !== 'timestamp')}"; `)
+    assert.throws(() => client.consumer(topic, { start: at }), unknown('start'))
+    assert.throws(() => client.consumer(topic, { start: new Map([[0, at]]) }), unknown('a value of start'))
+    await assert.rejects(client.offsets(topic, at), unknown('at'))
+    await assert.rejects(client.resetGroup('g', topic, at), unknown('to'))
+    await assert.rejects(consumer.seek(0, at), unknown('to'))
+  }
   // What is of the right type and out of range stays a matter of the request.
   for (const n of [-1, 0.5, 2 ** 31, 2 ** 32, NaN]) {
     const named = (name) => (e) => e instanceof InvalidError && e.message.startsWith(`${name} is ${n}; a whole number from 0 to `)
