@@ -178,15 +178,15 @@ function leave() {
 /** Waits for the outcomes of these producers' records, and says of which it has not seen any; such a producer is not waited for again. */
 function waitFor(entries) {
   const isPending = ({ native }) => native.pending() > 0
-  const isAwaited = (entry) => !entry.isGivenUp && isPending(entry)
+  const isAwaited = (entry) => !entry.isTimedOut && isPending(entry)
   const deadline = Date.now() + LEAVING_MS
   const clock = new Int32Array(new SharedArrayBuffer(4))
   while (entries.some(isAwaited) && Date.now() < deadline) Atomics.wait(clock, 0, 0, LEAVING_STEP_MS)
   for (const entry of entries.filter(isAwaited)) {
-    entry.isGivenUp = true
+    entry.isTimedOut = true
     const count = entry.native.pending()
-    const records = count === 1 ? '1 record' : `${count} records`
-    say(`the ${WHOLE} ends, and ${records} of ${entry.label} have no outcome yet; they may be lost, and so may what is sent after them. Close the producer, or flush it, before.`)
+    const [records, have, they] = count === 1 ? ['1 record', 'has', 'it'] : [`${count} records`, 'have', 'they']
+    say(`the ${WHOLE} ends, and ${records} of ${entry.label} ${have} no outcome yet; ${they} may be lost, and so may what is sent after. Close the producer, or flush it, before.`)
   }
 }
 
@@ -225,7 +225,7 @@ class Producer {
     this.topic = topic ?? null
     this.#label = this.topic === null ? 'the producer of any topic' : `the producer of topic ${JSON.stringify(topic)}`
     this.#native = native
-    this.#entry = { label: this.#label, native, producer: new WeakRef(this), isGivenUp: false }
+    this.#entry = { label: this.#label, native, producer: new WeakRef(this), isTimedOut: false }
     open.add(this.#entry)
     collected.register(this, this.#entry)
   }
@@ -359,7 +359,7 @@ class Producer {
 
   #check() {
     if (!this.#isClosed) return
-    // Nobody hears of a promise any more.
+    // A promise that is rejected now is reported nowhere.
     if (isLeaving) say(`${this.#label} is closed, and what the end of the ${WHOLE} sends to it is lost. Send before it is closed.`)
     throw new ClosedError(`${this.#label} is closed`)
   }

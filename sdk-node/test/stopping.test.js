@@ -610,7 +610,7 @@ test("what the program's own exit handlers send is waited for, wherever they sta
   const started = Date.now()
   try {
     const said = end(`const p = await make().open(); process.kill(Number(pid), 'SIGSTOP'); process.on('exit', () => { for (let i = 0; i < 9; i++) p.enqueue('x') })`, broker.pid)
-    assert.match(said, /^thalweg: the process ends, and 1 record of the producer of topic "t" have no outcome yet; they may be lost, and so may what is sent after them[^\n]*\n$/)
+    assert.match(said, /^thalweg: the process ends, and 1 record of the producer of topic "t" has no outcome yet; it may be lost, and so may what is sent after[^\n]*\n$/)
   } finally {
     process.kill(broker.pid, 'SIGCONT')
   }
@@ -636,7 +636,7 @@ test('a worker that ends with records under way says that the worker does', asyn
     new Worker(${JSON.stringify(worker)}, { eval: true, workerData: ${JSON.stringify(workerData)} })`
   try {
     const done = spawnSync(process.execPath, ['-e', program], { encoding: 'utf8', timeout: 20_000 })
-    assert.match(done.stderr, /^thalweg: the worker ends, and 1 record of the producer of topic "t" have no outcome yet/)
+    assert.match(done.stderr, /^thalweg: the worker ends, and 1 record of the producer of topic "t" has no outcome yet/)
   } finally {
     process.kill(broker.pid, 'SIGCONT')
   }
