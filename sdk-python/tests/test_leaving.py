@@ -516,3 +516,123 @@ def test_a_body_that_ends_while_its_block_is_left_is_done(broker: Broker) -> Non
             assert record is not None and record.text() == "1"
 
     run(broker, work)
+
+
+class Handing(Member):
+    """A native half that hands out what is put there, once the test lets the first of those go on that wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records, self.waits, self.done = list[thalweg.Record](), list[asyncio.Event](), list[bool]()
+
+    def take(self) -> thalweg.Record:
+        if "stop" not in self.did and self.records:
+            return self.records.pop(0)
+        return super().take()
+
+    async def ready(self) -> None:
+        self.waits.append(asyncio.Event())
+        await self.waits[-1].wait()
+
+    async def close(self, is_done: bool) -> None:
+        self.done.append(is_done)
+
+
+@pytest.mark.parametrize("by", ["next", "loop"])
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_is_in_hand_is_where_it_was_handed_out_last(by: str, fails: bool) -> None:
+    """It was taken for that of the task that had begun to ask last, which may have got nothing."""
+
+    async def use() -> None:
+        native = Handing()
+
+        async def open() -> Any:
+            return native
+
+        consumer = thalweg.Consumer(["t"], "g", open)
+
+        async def read() -> None:
+            records = aiter(consumer)
+            for _ in range(count):
+                await (consumer.next() if by == "next" else anext(records))
+            if fails:
+                raise KeyError
+
+        async def wait() -> None:
+            await consumer.next(timeout=0.1 if fails else None)
+
+        # A loop gets the second one without waiting.
+        count = 1 if by == "next" else 2
+        async with consumer:
+            reading = asyncio.create_task(read())
+            await asyncio.sleep(0.01)
+            waiting = asyncio.create_task(wait())
+            await asyncio.sleep(0.01)
+            native.records += [thalweg.Record(b"1")] * count
+            native.waits[0].set()
+            await asyncio.wait([reading])
+            if not fails:
+                waiting.cancel()
+            await asyncio.wait([waiting])
+            assert (reading.exception() is not None, waiting.cancelled()) == (fails, not fails)
+        assert native.done == [not fails]
+
+    asyncio.run(asyncio.wait_for(use(), 20))
+
+
+def test_in_the_sync_half_a_thread_that_got_nothing_has_nothing_in_hand(broker: Broker) -> None:
+    with broker.connect_sync() as client:
+        with client.producer("t") as producer:
+            producer.send_batch(["0", "1"])
+        with client.consumer("t", group="g") as consumer:
+            assert consumer.next(timeout=10) is not None and consumer.next(timeout=10) is not None
+            waiting = threading.Thread(target=lambda: consumer.next(timeout=0.1))
+            waiting.start()
+            waiting.join(10)
+            # It has asked: the second one is done, and nothing is in hand.
+        assert [o.lag for o in client.describe_group("g").offsets] == [0]
+
+
+def test_every_task_and_thread_around_next_ends_with_close_as_a_loop_does(broker: Broker) -> None:
+    async def work(client: thalweg.Client, topic: str) -> None:
+        await fill(client, topic, 30)
+        consumer, ends = client.consumer(topic, group="g"), list[object]()
+
+        async def loop() -> None:
+            try:
+                while await consumer.next() is not None:
+                    await asyncio.sleep(0.05)
+                ends.append(None)
+                await consumer.next()
+            except thalweg.ClosedError as error:
+                ends.append(type(error))
+
+        loops = [asyncio.create_task(loop()) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        await consumer.close()
+        await asyncio.wait(loops)
+        assert sorted(map(str, ends)) == sorted(map(str, [None, thalweg.ClosedError] * 3))
+
+    run(broker, work)
+    with broker.connect_sync() as sync:
+        with sync.producer("t") as producer:
+            producer.send_batch([str(i) for i in range(30)])
+        consumer, ends = sync.consumer("t", group="g"), list[object]()
+
+        def loop() -> None:
+            try:
+                while consumer.next() is not None:
+                    time.sleep(0.05)
+                ends.append(None)
+                consumer.next()
+            except thalweg.ClosedError as error:
+                ends.append(type(error))
+
+        loops = [threading.Thread(target=loop) for _ in range(3)]
+        for each in loops:
+            each.start()
+        time.sleep(0.2)
+        consumer.close()
+        for each in loops:
+            each.join(10)
+        assert sorted(map(str, ends)) == sorted(map(str, [None, thalweg.ClosedError] * 3))

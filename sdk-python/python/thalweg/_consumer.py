@@ -162,8 +162,8 @@ class Consumer:
         self._ended = False
         # Whoever has something in hand may finish it: it is closed, and what that body calls goes on.
         self._is_waited_for = False
-        # Who had something in hand when it was closed, and has not asked for what is next since: there it ends as a loop does.
-        self._finishing: asyncio.Task[Any] | None = None
+        # Tasks that have asked by `next` or the like; once it is closed, those of them that have not asked since: each ends as a loop does.
+        self._readers: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         # What is told of what came and went.
         self._telling: asyncio.Future[None] | None = None
         # What was told as assigned, and neither as revoked nor as lost since.
@@ -174,9 +174,11 @@ class Consumer:
         self._handed_at_commit = 0
         # In a child that was forked nobody is told: the member is the parent's.
         self._process = os.getpid()
-        # Who has asked for records last: what is in hand is there.
+        # The task that has asked last by `next` or the like: it stands among the readers.
         self._reader: asyncio.Task[Any] | None = None
-        # The iterator that was made last: once its loop has been left, nothing is in hand.
+        # The task that has something in hand: it has got what was handed out last, and nobody has asked for what is next since.
+        self._holder: asyncio.Task[Any] | None = None
+        # The iterator that has asked last, if that was no single call: once its loop has been left, nothing is in hand.
         self._reading: weakref.ref[_Reading[Any]] | None = None
 
     @property
@@ -201,10 +203,13 @@ class Consumer:
     def _check_readable(self, reader: asyncio.Task[Any] | None) -> None:
         if self._telling is not None:
             self._check_not_telling()
-        if self._finishing is not None and self._finishing is reader:
-            self._finishing = None
-        else:
-            self._check_open()
+        if self._closed:
+            if reader is None or reader not in self._readers:
+                self._check_open()
+        elif reader is not None and reader is not self._reader:
+            # Only when the task changes: where one task reads, a record costs no more.
+            self._reader = reader
+            self._readers.add(reader)
 
     def _check_not_telling(self) -> None:
         if self._telling is asyncio.current_task():
@@ -289,27 +294,43 @@ class Consumer:
         if held:
             yield Rebalance("revoked", held)
 
-    async def _wait(self, take: Take[T], reader: asyncio.Task[Any] | None) -> T:
-        """What is taken next, by that task; StopAsyncIteration where there is nothing more."""
+    async def _wait(
+        self, take: Take[T], reader: asyncio.Task[Any] | None, reading: weakref.ref[_Reading[Any]] | None = None
+    ) -> T:
+        """What is taken next, by that task, in that loop if it is one; StopAsyncIteration where there is nothing more."""
         if self._telling is not None:
             self._check_not_telling()
-        self._reader = reader
         native = self._native or await self._ready()
         while True:
+            if self._reading is not reading:
+                self._asks_anew(reading)
+            # Whether or not something comes, what was handed out before is done.
+            self._holder = None
             try:
-                return take(native)
+                taken = take(native)
+                self._holder = reader
+                return taken
             except StopAsyncIteration:
                 self._handed_at_wait = native.handed()
+                if self._closed and reader is not None:
+                    # It is told of the end once.
+                    self._readers.discard(reader)
                 raise
             except _native.NothingNow as nothing:
                 (changes,) = nothing.args
             self._handed_at_wait = native.handed()
             await (self._tell(native) if changes else native.ready())
 
+    def _asks_anew(self, reading: weakref.ref[_Reading[Any]] | None) -> None:
+        """Another one asks than before: that one takes note of itself when it asks again, rather than take at once."""
+        before = None if self._reading is None else self._reading()
+        if before is not None:
+            before._now = not_open
+        self._reading = reading
+
     async def _within(self, take: Take[T], timeout: float | None, reader: asyncio.Task[Any] | None) -> T | None:
         self._check_readable(reader)
         _checks.duration("timeout", timeout)
-        self._reading = None
         try:
             if timeout is None:
                 return await self._wait(take, reader)
@@ -349,7 +370,6 @@ class Consumer:
 
     async def _next(self, reader: asyncio.Task[Any] | None) -> _native.Record:
         self._check_readable(reader)
-        self._reading = None
         return await self._wait(take_record, reader)
 
     def batches(self, max_records: int | None = None) -> AsyncIterator[_native.Batch]:
@@ -358,9 +378,7 @@ class Consumer:
         return self._iterate(take_batches(max_records))
 
     def _iterate(self, take: Take[T]) -> _Reading[T]:
-        reading = _Reading(self, take)
-        self._reading = weakref.ref(reading)
-        return reading
+        return _Reading(self, take)
 
     async def subscribe(self, topics: str | Sequence[str]) -> None:
         """Reads these topics from now on, instead of those that it read: by name, or by a pattern, which begins with "^". What stays wanted goes on where it is.
@@ -449,34 +467,34 @@ class Consumer:
         return Counts(*(self._native or await self._ready()).counts())
 
     def _busy_elsewhere(self) -> bool:
-        """Whether another task of this loop has asked for records last, and has not ended."""
-        reader = self._reader
-        if reader is None or reader.done() or reader is asyncio.current_task():
+        """Whether another task of this loop has something in hand, and has not ended."""
+        holder = self._holder
+        if holder is None or holder.done() or holder is asyncio.current_task():
             return False
         if self._reading is not None and self._reading() is None:
             return False
-        return reader.get_loop() is asyncio.get_running_loop()
+        return holder.get_loop() is asyncio.get_running_loop()
 
-    def _has_failed_elsewhere(self) -> bool:
-        """Whether another task has asked for records last, and has ended without reaching its end."""
-        reader = self._reader
-        if reader is None or not reader.done() or reader is asyncio.current_task():
-            return False
-        return reader.cancelled() or reader.exception() is not None
-
-    async def _end(self, native: _native.Consumer | None, is_done: bool, is_elsewhere: bool, tells: bool, in_order: bool) -> None:
+    async def _end(
+        self,
+        native: _native.Consumer | None,
+        is_done: bool,
+        holder: asyncio.Task[Any] | None,
+        tells: bool,
+        in_order: bool,
+    ) -> None:
         if native is None:
             if self._opening is None:
                 return
             native = await asyncio.shield(self._opening)
             native.stop()
-        if not is_done and is_elsewhere and self._reader is not None:
+        if not is_done and holder is not None:
             # The body of a loop may finish what it has in hand, and ask for what is next.
             idle = asyncio.ensure_future(native.idle())
-            await asyncio.wait([idle, self._reader], timeout=self._close_timeout, return_when="FIRST_COMPLETED")
+            await asyncio.wait([idle, holder], timeout=self._close_timeout, return_when="FIRST_COMPLETED")
             idle.cancel()
             # It has left its loop and come to its end, while a block was left in order: as if that had been earlier.
-            is_done = in_order and self._reader.done() and not self._has_failed_elsewhere()
+            is_done = in_order and holder.done() and not _has_failed(holder)
         try:
             if tells and self._process == os.getpid():
                 await self._tell_leaving(native, is_done)
@@ -514,18 +532,21 @@ class Consumer:
         is_within = self._telling is not None and self._telling is current
         if self._closing is None:
             # Looked at here: what ends it runs in a task of its own.
-            is_elsewhere = self._busy_elsewhere()
+            holder = self._holder if self._busy_elsewhere() else None
+            has_failed = self._holder is not current and _has_failed(self._holder)
             # Leaving the block in order says how the block ended, and nothing of another task's body.
-            in_order, is_done = is_done, is_done and not is_elsewhere and not self._has_failed_elsewhere()
+            in_order, is_done = is_done, is_done and holder is None and not has_failed
             self._closed = True
             native = self._native
             if native is not None:
                 # Here, and not in the task that ends it: whoever asks before that runs would get one more record, and an error for the next one.
                 native.stop()
-            self._is_waited_for = is_elsewhere and not is_done
-            self._finishing = self._reader if self._is_waited_for and self._reading is None else None
+            self._is_waited_for = holder is not None
+            if current is not None:
+                # Whoever closes has nothing more to ask.
+                self._readers.discard(current)
             tells = self._on_rebalance is not None and not is_within
-            self._closing = asyncio.ensure_future(self._end(native, is_done, is_elsewhere, tells, in_order))
+            self._closing = asyncio.ensure_future(self._end(native, is_done, holder, tells, in_order))
         elif is_within:
             # It is being closed, and this callback is waited for.
             return _done()
@@ -558,6 +579,11 @@ class Consumer:
 async def _done() -> None: ...
 
 
+def _has_failed(holder: asyncio.Task[Any] | None) -> bool:
+    """Whether a task has ended without reaching its end."""
+    return holder is not None and holder.done() and (holder.cancelled() or holder.exception() is not None)
+
+
 def _current_task() -> asyncio.Task[Any] | None:
     try:
         return asyncio.current_task()
@@ -581,6 +607,7 @@ class _Reading(AsyncIterator[T]):
         self._now: Callable[[], T] = not_open
         # A loop is its task's, though a read of it may run in one of `wait_for`.
         self._task = _current_task()
+        self._itself: weakref.ref[_Reading[Any]] = weakref.ref(self)
 
     def __aiter__(self) -> _Reading[T]:
         return self
@@ -598,7 +625,9 @@ class _Reading(AsyncIterator[T]):
         consumer = self._consumer
         if consumer._closed and consumer._native is None:
             raise StopAsyncIteration
-        waited = await consumer._wait(self._take, self._task)
-        if self._now is not_open and consumer._native is not None:
+        # Another task may take from this iterator meanwhile: it takes note of itself, too.
+        self._now = not_open
+        waited = await consumer._wait(self._take, self._task, self._itself)
+        if consumer._native is not None:
             self._now = taker(consumer._native, self._take)
         return waited

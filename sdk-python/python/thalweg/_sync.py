@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from . import _checks, _client, _consumer, _leaving, _native, _producer
-from ._errors import InvalidError, ThalwegError, TimedOutError
+from ._errors import ClosedError, InvalidError, ThalwegError, TimedOutError
 from ._native import Batch, Record
 
 # How often a thread is looked at that has something in hand.
@@ -257,12 +257,16 @@ class ConsumerBase:
         self._telling = threading.Lock()
         # Who tells, by thread.
         self._teller: int | None = None
-        # Who has asked for records last.
+        # Threads that have asked by `next` or `next_batch`; once it is closed, those of them that have not asked since: each ends as a loop does.
+        self._readers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        # The one of them that has asked last.
         self._reader: threading.Thread | None = None
-        # The iterator, if that was by a loop: once the loop has been left, it is gone.
+        # True once it hands out nothing more.
+        self._is_ending = False
+        # The thread that has something in hand: it has got what was handed out last, and nobody has asked for what is next since.
+        self._holder: threading.Thread | None = None
+        # The iterator that has asked last, if that was no single call: once its loop has been left, it is gone.
         self._reading: weakref.ref[_Reading[Any]] | None = None
-        # Who had something in hand when it was closed, and has not asked for what is next since: there it ends as a loop does.
-        self._finishing: threading.Thread | None = None
         # How many takes have reached the user.
         self._got = 0
 
@@ -273,8 +277,8 @@ class ConsumerBase:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        reader = self._reader
-        if kind is None and reader is not None and reader is not threading.current_thread():
+        holder = self._holder
+        if kind is None and holder is not None and holder is not threading.current_thread():
             # How the body of another thread ends, or has ended, is not known here.
             self._close()
         else:
@@ -300,13 +304,14 @@ class ConsumerBase:
                 self._teller = None
                 native.told(len(changes))
 
-    def _wait(self, take: _consumer.Take[R], timeout: float | None = None) -> R | None:
-        """What is taken next; None where nothing comes in time, or nothing more comes."""
+    def _wait(
+        self, take: _consumer.Take[R], timeout: float | None = None, reading: weakref.ref[_Reading[Any]] | None = None
+    ) -> R | None:
+        """What is taken next, in that loop if it is one; None where nothing comes in time, or nothing more comes."""
         inner = self._inner
         _checks.duration("timeout", timeout)
-        if self._teller == threading.get_ident():
-            raise InvalidError("a rebalance callback cannot read: it is told before the next record is handed out")
-        self._reader = threading.current_thread()
+        self._check_not_telling()
+        reader = threading.current_thread()
         native = inner._native or run(inner._ready)
         deadline = None if timeout is None else time.monotonic() + max(timeout, _checks.TIMEOUT_MIN)
 
@@ -318,17 +323,27 @@ class ConsumerBase:
 
         try:
             while True:
+                if self._reading is not reading:
+                    self._asks_anew(reading)
+                # What was handed out before is done. Set here as well: another thread may leave the block between the take and the next line.
+                self._holder = reader
                 try:
                     taken = take(native)
                     self._got += 1
+                    self._holder = reader
                     return taken
                 except StopAsyncIteration:
                     inner._handed_at_wait = native.handed()
                     inner._ended = True
+                    self._has_nothing(reader)
+                    if self._is_ending or inner._closed:
+                        # It is told of the end once.
+                        self._readers.discard(reader)
                     return None
                 except _native.NothingNow as nothing:
                     (changes,) = nothing.args
                 inner._handed_at_wait = native.handed()
+                self._has_nothing(reader)
                 if changes:
                     self._tell(native)
                 elif deadline is not None and time.monotonic() >= deadline:
@@ -339,25 +354,43 @@ class ConsumerBase:
             self._give_back(native)
             raise
 
+    def _asks_anew(self, reading: weakref.ref[_Reading[Any]] | None) -> None:
+        """Another one asks than before: that one takes note of itself when it asks again, rather than take at once."""
+        before, self._reading = self._reading, reading
+        if before is not None and (other := before()) is not None:
+            other._now = _consumer.not_open
+
+    def _has_nothing(self, reader: threading.Thread) -> None:
+        """That thread has asked, and got nothing; another one may have got something since."""
+        if self._holder is reader:
+            self._holder = None
+
     def _give_back(self, native: _native.Consumer) -> None:
         """After Ctrl-C and the like: what was taken and has not reached the user comes next."""
         if native.handed() > self._got:
             native.give_back()
 
+    def _check_not_telling(self) -> None:
+        if self._teller == threading.get_ident():
+            raise InvalidError("a rebalance callback cannot read: it is told before the next record is handed out")
+
     def _check_readable(self) -> None:
-        if self._finishing is threading.current_thread():
-            self._finishing = None
-        else:
-            self._inner._check_open()
+        self._check_not_telling()
+        reader = threading.current_thread()
+        if self._is_ending or self._inner._closed:
+            if reader not in self._readers:
+                raise ClosedError("the consumer is closed")
+        elif reader is not self._reader:
+            # Only when the thread changes: where one thread reads, a record costs no more.
+            self._reader = reader
+            self._readers.add(reader)
 
     def _next(self, timeout: float | None) -> Record | None:
         self._check_readable()
-        self._reading = None
         return self._wait(_consumer.take_record, timeout)
 
     def _next_batch(self, max_records: int | None, timeout: float | None) -> Batch | None:
         self._check_readable()
-        self._reading = None
         return self._wait(_consumer.take_batches(max_records), timeout)
 
     def __iter__(self) -> Iterator[Record]:
@@ -377,19 +410,24 @@ class ConsumerBase:
     async def _finish_in_hand(self, caller: threading.Thread) -> None:
         """Hands out nothing more; the body of a loop in another thread than the caller's may finish what it has in hand."""
         inner, native = self._inner, self._inner._native
-        reader = self._reader
-        is_elsewhere = reader is not None and reader is not caller and reader.is_alive()
-        if native is not None and reader is not None and is_elsewhere and not inner._closed:
-            self._finishing = reader
-            native.stop()
+        if native is None or inner._closed:
+            return
+        self._stop(native)
+        holder = self._holder
+        if holder is not None and holder is not caller and holder.is_alive():
             idle = asyncio.ensure_future(native.idle())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(inner._close_timeout):
                     # Nobody is woken when a thread ends, or leaves its loop.
-                    while reader.is_alive() and (self._reading is None or self._reading() is not None):
+                    while holder.is_alive() and (self._reading is None or self._reading() is not None):
                         if (await asyncio.wait([idle], timeout=_LOOKED_S))[0]:
                             break
             idle.cancel()
+
+    def _stop(self, native: _native.Consumer) -> None:
+        if not self._is_ending:
+            self._is_ending = True
+            native.stop()
 
     def _leave(self, is_done: bool) -> None:
         try:
@@ -400,10 +438,12 @@ class ConsumerBase:
     def _tell_leaving(self, is_done: bool) -> None:
         """Tells what leaving the group takes away, on the thread that closes; nothing where a callback closes."""
         inner, native = self._inner, self._inner._native
+        # Whoever closes has nothing more to ask.
+        self._readers.discard(threading.current_thread())
         is_within = self._teller == threading.get_ident()
         if self._on_rebalance is None or native is None or is_within or inner._process != os.getpid():
             return
-        native.stop()
+        self._stop(native)
         limit = threading.TIMEOUT_MAX if inner._close_timeout is None else min(inner._close_timeout, threading.TIMEOUT_MAX)
         if not self._telling.acquire(timeout=limit):
             logging.getLogger("thalweg").warning("on_rebalance has not ended within %s s; the consumer is closed without it", limit)
@@ -431,6 +471,7 @@ class _Reading(Iterator[R]):
         self._take: _consumer.Take[R] = take
         # What takes at once.
         self._now: Callable[[], R] = _consumer.not_open
+        self._itself: weakref.ref[_Reading[Any]] = weakref.ref(self)
 
     def __next__(self) -> R:
         consumer = self._consumer
@@ -453,10 +494,15 @@ class _Reading(Iterator[R]):
         native = inner._native
         if inner._closed and native is None:
             raise StopIteration
-        if native is not None:
-            self._now = _consumer.taker(native, self._take)
-        self._consumer._reading = weakref.ref(self)
-        waited = self._consumer._wait(self._take)
+        # Another thread may take from this iterator meanwhile: it takes note of itself, too.
+        self._now = _consumer.not_open
+        consumer = self._consumer
+        waited = consumer._wait(self._take, None, self._itself)
         if waited is None:
             raise StopIteration
+        if inner._native is not None:
+            self._now = _consumer.taker(inner._native, self._take)
+            if consumer._reading is not self._itself:
+                # Another one has asked in the meantime.
+                self._now = _consumer.not_open
         return waited
