@@ -400,6 +400,40 @@ def test_several_who_read_one_consumer_get_each_record_once(broker: Broker) -> N
     run(broker, read)
 
 
+@pytest.mark.parametrize("how", ["for", "batches", "anext", "next"])
+def test_a_consumer_has_ended_when_its_loop_has(broker: Broker, how: str) -> None:
+    async def read(client: thalweg.Client, topic: str) -> None:
+        await fill(client, topic, 10)
+        async with client.consumer(topic, start="earliest", until_end=True) as consumer:
+            assert not consumer.ended
+            if how == "next":
+                while await consumer.next() is not None:
+                    pass
+            elif how == "anext":
+                while await anext(consumer, None) is not None:
+                    pass
+            else:
+                async for _ in consumer.batches() if how == "batches" else consumer:
+                    pass
+            assert consumer.ended
+            await consumer.seek(0, "earliest")
+            assert not consumer.ended and await consumer.next() is not None
+
+        def in_sync() -> None:
+            with broker.connect_sync() as sync, sync.consumer(topic, start="earliest", until_end=True) as consumer:
+                if how == "next":
+                    while consumer.next() is not None:
+                        pass
+                else:
+                    for _ in consumer.batches() if how == "batches" else consumer:
+                        pass
+                assert consumer.ended
+
+        await asyncio.to_thread(in_sync)
+
+    run(broker, read)
+
+
 def test_close_lets_a_body_in_another_task_finish_what_it_has_in_hand(broker: Broker) -> None:
     async def read(client: thalweg.Client, topic: str) -> None:
         await fill(client, topic, 10)

@@ -312,6 +312,7 @@ class Consumer:
                 return taken
             except StopAsyncIteration:
                 self._handed_at_wait = native.handed()
+                self._ended = True
                 if self._closed and reader is not None:
                     # It is told of the end once.
                     self._readers.discard(reader)
@@ -341,7 +342,6 @@ class Consumer:
                 raise
             return None
         except StopAsyncIteration:
-            self._ended = True
             return None
 
     def next(self, timeout: float | None = None) -> Coroutine[Any, Any, _native.Record | None]:
@@ -404,7 +404,10 @@ class Consumer:
         the log does not hold is told by the next read.
         """
         (topic, partition), (kind, value) = split_place(place), parse_start(to, "to")
-        await (await self._ready()).seek(topic, partition, kind, value)
+        moved = (await self._ready()).seek(topic, partition, kind, value)
+        # With `until_end` it may have come to its end, and goes on from there.
+        self._ended = False
+        await moved
 
     async def pause(self, place: Place) -> None:
         """Hands out nothing of a partition from the next record on. What waits of it comes first when it is resumed.
