@@ -303,6 +303,31 @@ def test_a_client_that_closes_tells_its_consumers(broker: Broker) -> None:
     run(broker, work)
 
 
+def test_an_error_of_a_callback_at_close_is_raised_once(broker: Broker) -> None:
+    def fails(change: thalweg.Rebalance) -> None:
+        if change.kind == "revoked":
+            raise KeyError
+
+    async def work(client: thalweg.Client, topic: str) -> None:
+        await fill(client, topic, 3)
+        async with broker.connect() as own:
+            consumer = own.consumer(topic, group="g", on_rebalance=fails)
+            await consumer.next()
+            with pytest.raises(KeyError):
+                await consumer.close()
+
+        def in_sync() -> None:
+            with broker.connect_sync() as own:
+                consumer = own.consumer(topic, group="s", on_rebalance=fails)
+                consumer.next(timeout=10)
+                with pytest.raises(KeyError):
+                    consumer.close()
+
+        await asyncio.to_thread(in_sync)
+
+    run(broker, work)
+
+
 def test_the_thread_that_closes_tells_while_the_body_of_another_has_ended(broker: Broker) -> None:
     """A body beside `Client.close()` lost its consumer in the middle."""
     for by_client in (False, True):

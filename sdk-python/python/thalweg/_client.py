@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -466,8 +467,10 @@ class Client:
         """Closes the consumers that were made here, and lets the connection go; producers keep theirs until they are closed."""
         self._native_client = None
         consumers, self._consumers = list(self._consumers), weakref.WeakSet()
+        # The outcome of one that was closed before is known to whoever closed it.
+        is_ours = [consumer._closing is None for consumer in consumers]
         outcomes = await asyncio.gather(*(consumer._leave(False) for consumer in consumers), return_exceptions=True)
-        for outcome in outcomes:
+        for outcome in itertools.compress(outcomes, is_ours):
             # Where a coordinator does not answer, its members count as gone when their sessions end. What else there is, a callback has raised.
             if isinstance(outcome, Exception) and not isinstance(outcome, ThalwegError):
                 raise outcome
