@@ -8,6 +8,7 @@ import copy
 import datetime
 import json
 import pickle
+import re
 import signal
 import threading
 import time
@@ -842,6 +843,16 @@ def test_a_position_that_is_gone_follows_the_policy(broker: Broker) -> None:
     run(broker, read)
 
 
+OF_A_GROUP: dict[str, Any] = {
+    "instance": "a",
+    "session_timeout": 5.0,
+    "auto_commit": None,
+    "assignor": "range",
+    "max_processing": 1.0,
+    "on_rebalance": print,
+}
+
+
 def test_what_cannot_be_meant_is_refused_by_name(broker: Broker) -> None:
     nan, endless = float("nan"), float("inf")
     bad: list[dict[str, Any]] = [
@@ -919,6 +930,70 @@ def test_what_cannot_be_meant_is_refused_by_name(broker: Broker) -> None:
                     await call(*without[0], **without[1])
         with pytest.raises(thalweg.InvalidError, match="timeout"):
             thalweg.connect(broker.address, ca=broker.ca, timeout=-1)
+
+    run(broker, read)
+
+
+def test_what_can_be_known_at_the_call_is_refused_there(broker: Broker) -> None:
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"topics": []}, "at least one topic"),
+        ({"topics": "a b"}, "topic: name \"a b\" holds ' '"),
+        ({"topics": ["a", ""]}, "topic: a name must not be empty"),
+        ({"topics": "x" * 250}, "250 bytes long, the limit is 249"),
+        ({"topics": ".."}, "is reserved"),
+        ({"partitions": []}, "at least one partition"),
+        ({"partitions": [0], "group": "g"}, "a group shares partitions out itself"),
+        ({"start": {0: 1}, "group": "g"}, "a group goes on in each partition"),
+        ({"start": {"time": 1}}, '"timestamp": milliseconds or datetime'),
+        ({"start": {"timestamp": datetime.datetime.min}}, "start's timestamp"),
+        ({"out_of_range": "begin"}, 'out_of_range is "begin"; earliest, latest or fail'),
+        ({"on_bad_record": "pass"}, 'on_bad_record is "pass"; fail or skip'),
+        ({"on_filter_failure": "retry", "filter": "f"}, 'on_filter_failure is "retry"; fail, skip or pass'),
+        ({"assignor": "sticky", "group": "g"}, 'assignor is "sticky"; uniform or range'),
+        ({"session_timeout": 0, "group": "g"}, "session_timeout is 0, it must be between 0.5 and 600 s"),
+        ({"session_timeout": 601, "group": "g"}, "session_timeout is 601"),
+        ({"max_processing": 0, "group": "g"}, "max_processing is 0"),
+        ({"group": ""}, "group is 0 bytes"),
+        ({"group": "x" * 250}, "group is 250 bytes"),
+        ({"instance": "", "group": "g"}, "instance is 0 bytes"),
+        ({"filter_config": "{}"}, "filter_config is that of a filter"),
+        ({"on_filter_failure": "skip"}, "on_filter_failure is that of a filter"),
+        ({"until_end": True, "wait_for_topics": True}, "leave one out"),
+        *(({name: value}, f"{name} belongs to a group") for name, value in OF_A_GROUP.items()),
+    ]
+    untyped: list[tuple[dict[str, Any], str]] = [
+        ({"until_end": "no"}, "until_end is str"),
+        ({"wait_for_topics": 1}, "wait_for_topics is int"),
+        ({"session_timeout": None, "group": "g"}, "session_timeout is None"),
+        ({"buffer_bytes": None}, "buffer_bytes is None"),
+        ({"out_of_range": None}, "out_of_range is None"),
+    ]
+
+    async def read(client: thalweg.Client, topic: str) -> None:
+        for options, message in refused:
+            with pytest.raises(thalweg.InvalidError, match=re.escape(message)):
+                client.consumer(**{"topics": topic, **options})
+        for options, message in untyped:
+            with pytest.raises(TypeError, match=message):
+                client.consumer(**{"topics": topic, **options})
+        with pytest.raises(thalweg.InvalidError, match="topic: name"):
+            client.producer("a b")
+        for options, message in [({"acks": None}, "acks"), ({"linger_ms": None}, "linger_ms"), ({"delivery_timeout": None}, "delivery_timeout")]:
+            with pytest.raises(TypeError, match=f"{message} is None"):
+                client.producer(topic, **options)
+        for call in (client.create_topic("x", partitioner_config=b"c"), client.set_partitioner(topic, None, "c")):
+            with pytest.raises(thalweg.InvalidError, match="partitioner_config is that of a partitioner"):
+                await call
+        address: Any = broker.address
+        for name, make in {
+            "address": lambda: thalweg.connect(None),  # type: ignore[arg-type]
+            "client_id": lambda: thalweg.connect(address, client_id=None),  # type: ignore[arg-type]
+            "timeout": lambda: thalweg.connect(address, timeout=None),  # type: ignore[arg-type]
+            "ca": lambda: thalweg.connect(address, ca=5),  # type: ignore[arg-type]
+            "cert": lambda: thalweg.connect(address, cert=[], key="k"),  # type: ignore[arg-type]
+        }.items():
+            with pytest.raises(TypeError, match=f"^{name} is "):
+                make()
 
     run(broker, read)
 
@@ -1085,22 +1160,11 @@ def test_topics_by_pattern_and_a_change_of_topics(broker: Broker) -> None:
             assert record is not None and record.text() == "2"
 
 
-def test_what_belongs_to_a_group_is_refused_without_one(broker: Broker) -> None:
+def test_what_belongs_to_a_group_is_taken_with_one(broker: Broker) -> None:
     async def read(client: thalweg.Client, topic: str) -> None:
-        async def opens(**options: Any) -> None:
-            async with client.consumer(topic, **options):
+        for name, value in OF_A_GROUP.items():
+            options: dict[str, Any] = {name: value}
+            async with client.consumer(topic, group="g" if name == "instance" else str(uuid.uuid4()), **options):
                 pass
-
-        for options in (
-            {"instance": "a"},
-            {"session_timeout": 5.0},
-            {"auto_commit": None},
-            {"assignor": "range"},
-            {"max_processing": 1.0},
-            {"on_rebalance": print},
-        ):
-            with pytest.raises(thalweg.InvalidError, match="belongs to a group"):
-                await opens(**options)
-            await opens(group="g" if "instance" in options else str(uuid.uuid4()), **options)
 
     run(broker, read)

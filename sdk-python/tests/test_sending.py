@@ -178,6 +178,38 @@ def test_what_is_no_data_is_refused_in_a_batch_and_in_the_sync_half(broker: Brok
         assert list(client.consumer("t", start="earliest", until_end=True)) == []
 
 
+def test_a_message_says_what_is_wrong_and_where(broker: Broker) -> None:
+    circular: list[Any] = []
+    circular.append(circular)
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+
+    async def send(client: thalweg.Client, topic: str) -> None:
+        producer = client.producer(topic)
+        for value, error in [({"a": {1}}, TypeError), ({"a": float("nan")}, thalweg.InvalidError), (circular, thalweg.InvalidError), (deep, thalweg.InvalidError)]:
+            with pytest.raises(error, match="^value cannot be written as JSON: "):
+                producer.send(value)
+            with pytest.raises(error, match=r"^messages\[1\]: value cannot be written as JSON: "):
+                producer.send_batch(["good", value])
+        for call in (producer.send_batch, producer.enqueue_batch):
+            with pytest.raises(TypeError, match="messages is None"):
+                call(None)  # type: ignore[arg-type]
+            with pytest.raises(TypeError, match="messages is int"):
+                call(5)  # type: ignore[arg-type]
+            with pytest.raises(TypeError, match=r"^messages\[2\]: value is int"):
+                call(v for v in ["a", b"b", 3])  # type: ignore[misc]
+            with pytest.raises(thalweg.InvalidError, match=r"^messages\[0\]: timestamp_ms is -5, which is negative"):
+                call([thalweg.Message("a", timestamp_ms=-5)])
+        for at in (-5, datetime.datetime.min, datetime.datetime(1960, 1, 1, tzinfo=datetime.UTC)):
+            with pytest.raises(thalweg.InvalidError, match="timestamp_ms is"):
+                producer.send("x", timestamp_ms=at)
+        await producer.close()
+        assert await read(client, topic) == []
+
+    run(broker, send)
+
+
 def test_text_that_has_no_bytes_is_refused_by_name_and_does_not_keep_the_others(broker: Broker) -> None:
     """A header's name of half a surrogate pair took the others of its turn with it: nobody heard of any of them."""
     half = json.loads('"\\ud800"')

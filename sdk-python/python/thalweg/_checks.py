@@ -18,7 +18,30 @@ UINT32_MAX = 2**32 - 1
 # Whoever waits for less still gets what is there: it takes about as long to be looked at.
 TIMEOUT_MIN = 0.005
 INT64_MAX = 2**63 - 1
+# The bounds of names, of ids of groups and instances, and of session time-outs, as docs/LIMITS.md has them.
+NAME_BYTES_MAX = 249
+SESSION_S_MIN, SESSION_S_MAX = 0.5, 600.0
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _FOREVER_S = 100 * 365 * 24 * 3600.0
+
+
+def given(name: str, value: Any, what: str) -> None:
+    """Anything but None."""
+    if value is None:
+        raise TypeError(f"{name} is None; {what} is expected")
+
+
+def flag(name: str, value: Any) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {type(value).__name__}; a bool is expected")
+
+
+def choice(name: str, value: Any, *choices: str) -> None:
+    """One of these words."""
+    some_text(name, value)
+    if value not in choices:
+        raise InvalidError(f'{name} is "{value}"; {", ".join(choices[:-1])} or {choices[-1]}')
 
 
 def whole(name: str, value: Any, least: int, most: int) -> None:
@@ -43,14 +66,14 @@ def duration(name: str, value: Any, unit: str = "seconds") -> None:
 
 
 def byte_count(name: str, value: Any) -> None:
-    """A number of bytes, at least one, or None."""
+    """A number of bytes, at least one."""
+    given(name, value, "an int")
     whole(name, value, 1, INT64_MAX)
 
 
 def partition(value: Any) -> None:
     """A partition's number."""
-    if value is None:
-        raise TypeError("partition is None; an int is expected")
+    given("partition", value, "an int")
     whole("partition", value, 0, INT32_MAX)
 
 
@@ -65,11 +88,39 @@ def topics(given: Any) -> list[str]:
     if isinstance(given, bytes) or not isinstance(given, Iterable):
         raise TypeError(f"topics is {type(given).__name__}; a str, or a list of them, is expected")
     names = [given] if isinstance(given, str) else list(given)
+    if not names:
+        raise InvalidError("topics is empty: a consumer reads at least one topic")
     for name in names:
         if name is None:
             raise TypeError("topics holds None; str is expected")
         text("topics", name)
+        # What is no pattern, the core knows.
+        if not name.startswith("^"):
+            topic("topic", name)
     return names
+
+
+def topic(what: str, name: str) -> None:
+    """A topic's name."""
+    size = len(name.encode())
+    if size == 0:
+        raise InvalidError(f"{what}: a name must not be empty")
+    if size > NAME_BYTES_MAX:
+        raise InvalidError(f"{what}: name is {size} bytes long, the limit is {NAME_BYTES_MAX}")
+    for character in name:
+        if character not in _NAME_CHARACTERS:
+            raise InvalidError(
+                f"""{what}: name "{name}" holds {character!r}; letters, digits, '.', '_' and '-' are allowed"""
+            )
+    if name in (".", ".."):
+        raise InvalidError(f'{what}: name "{name}" is reserved')
+
+
+def identity(name: str, value: str | None) -> None:
+    """The id of a group or of an instance, or None."""
+    text(name, value)
+    if value is not None and not 1 <= (size := len(value.encode())) <= NAME_BYTES_MAX:
+        raise InvalidError(f"{name} is {size} bytes, it must be between 1 and {NAME_BYTES_MAX} (docs/LIMITS.md)")
 
 
 def text(name: str, value: Any) -> None:
@@ -83,6 +134,12 @@ def text(name: str, value: Any) -> None:
             value.encode()
         except UnicodeEncodeError as error:
             raise no_text(name, error) from None
+
+
+def some_text(name: str, value: Any) -> None:
+    """A str that has bytes in UTF-8."""
+    given(name, value, "str")
+    text(name, value)
 
 
 def data(name: str, value: Any) -> bytes | None:
@@ -107,16 +164,28 @@ def some_data(name: str, value: Any) -> bytes:
     return found
 
 
+def pem_kind(name: str, given: Any) -> None:
+    """PEM as text, as bytes, or as a path, or None."""
+    if given is not None and not isinstance(given, (str, bytes, bytearray, PathLike)):
+        raise TypeError(f"{name} is {type(given).__name__}; PEM as a str or bytes, or a path, is expected")
+
+
 def pem(name: str, given: Any) -> bytes:
     """The bytes of PEM that was given as text, as bytes, or as a path. No message shows what was given: it may be a key."""
-    if not isinstance(given, (str, bytes, bytearray, PathLike)):
-        raise TypeError(f"{name} is {type(given).__name__}; PEM as a str or bytes, or a path, is expected")
     if isinstance(given, PathLike) or (isinstance(given, str) and "\n" not in given and "-----BEGIN " not in given):
         return Path(given).read_bytes()
     found = some_data(name, given)
     if b"-----BEGIN " not in found:
         raise InvalidError(f"{name} is not in PEM form: it has no -----BEGIN")
     return found
+
+
+def milliseconds(name: str, at: datetime) -> int:
+    """Milliseconds since 1970."""
+    try:
+        return round(at.timestamp() * 1000)
+    except (ValueError, OverflowError) as error:
+        raise InvalidError(f"{name} is {at}, which has no time since 1970: {error}") from None
 
 
 def parse_start(start: Any, name: str = "start") -> tuple[str, int]:
@@ -129,7 +198,7 @@ def parse_start(start: Any, name: str = "start") -> tuple[str, int]:
     if isinstance(start, Mapping) and set(start) == {"timestamp"}:
         at = start["timestamp"]
         if isinstance(at, datetime):
-            return "timestamp", round(at.timestamp() * 1000)
+            return "timestamp", milliseconds(f"{name}'s timestamp", at)
         whole(f"{name}'s timestamp", at, 0, INT64_MAX)
         if at is not None:
             return "timestamp", at
@@ -142,6 +211,11 @@ def parse_starts(starts: Any) -> list[tuple[str | None, int, str, int]]:
     """Positions of single partitions as the native half wants them: none for a position that is meant for all."""
     if not isinstance(starts, Mapping) or not starts or set(starts) == {"timestamp"}:
         return []
+    if any(isinstance(place, str) for place in starts):
+        raise InvalidError(
+            f'start is {starts!r}; a time is {{"timestamp": milliseconds or datetime}}, and starts of partitions are by '
+            "number, or by (topic, number)"
+        )
     return [(*split_place(place), *parse_start(start, f"start of {place!r}")) for place, start in starts.items()]
 
 

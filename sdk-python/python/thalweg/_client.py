@@ -85,9 +85,12 @@ class connect:  # noqa: N801 - reads as a function: `await connect(…)` or `asy
     ) -> None:
         if (cert is None) != (key is None):
             raise InvalidError("cert and key go together: a certificate and its private key, in PEM form")
+        _checks.given("timeout", timeout, "a number of seconds")
         _checks.duration("timeout", timeout)
-        _checks.text("address", address)
-        _checks.text("client_id", client_id)
+        _checks.some_text("address", address)
+        _checks.some_text("client_id", client_id)
+        for what, pem in (("ca", ca), ("cert", cert), ("key", key)):
+            _checks.pem_kind(what, pem)
         self._address = address
         self._client_id = client_id
         self._ca = ca
@@ -112,6 +115,32 @@ class connect:  # noqa: N801 - reads as a function: `await connect(…)` or `asy
     ) -> None:
         if self._client is not None:
             await self._client.close()
+
+
+def _check_group(session_timeout: float, max_processing: float | None, partitions: object, starts: object) -> None:
+    """Options of a consumer in a group."""
+    if not _checks.SESSION_S_MIN <= session_timeout <= _checks.SESSION_S_MAX:
+        most = f"{_checks.SESSION_S_MAX:.0f}"
+        raise InvalidError(
+            f"session_timeout is {session_timeout}, it must be between {_checks.SESSION_S_MIN} and {most} s (docs/LIMITS.md)"
+        )
+    if max_processing is not None and max_processing < 0.001:
+        raise InvalidError(
+            f"max_processing is {max_processing}, which is below a millisecond: no record is processed in no time. None is no limit"
+        )
+    if partitions is not None:
+        raise InvalidError("a group shares partitions out itself: leave the partitions to it, or read without a group")
+    if starts:
+        raise InvalidError(
+            "a group goes on in each partition where it left off: read without a group to start at a place, seek once the "
+            "partition is assigned, or move the group (`thalweg group reset-offsets`)"
+        )
+
+
+def _check_no_group(**is_set: bool) -> None:
+    """Options of a consumer without a group."""
+    for name in (name for name, is_one in is_set.items() if is_one):
+        raise InvalidError(f"{name} belongs to a group: name one by `group`")
 
 
 class GroupInfo(NamedTuple):
@@ -229,15 +258,18 @@ class Client:
         change the cluster.
         """
         # How many a topic may have, the cluster says.
+        _checks.given("partitions", partitions, "an int")
         _checks.whole("partitions", partitions, 0, _checks.INT32_MAX)
         _checks.whole("replication_factor", replication_factor, 1, _checks.INT32_MAX)
         for what, number in (("retention_ms", retention_ms), ("retention_bytes", retention_bytes), ("timestamp_ahead_max_ms", timestamp_ahead_max_ms)):
             _checks.whole(what, number, -1, _checks.INT64_MAX)
         for what, number in (("segment_bytes", segment_bytes), ("segment_ms", segment_ms)):
             _checks.whole(what, number, 1, _checks.INT64_MAX)
-        _checks.text("name", name)
+        _checks.some_text("name", name)
         _checks.text("partitioner", partitioner)
         config = _checks.some_data("partitioner_config", partitioner_config)
+        if config and partitioner is None:
+            raise InvalidError("partitioner_config is that of a partitioner, and none is named")
         made = await self._native.create_topic(
             name,
             partitions,
@@ -254,7 +286,7 @@ class Client:
 
     async def delete_topic(self, name: str) -> None:
         """Removes a topic and its records, for ever. Raises NotFoundError, DeniedError."""
-        _checks.text("name", name)
+        _checks.some_text("name", name)
         await self._native.delete_topic(name)
 
     async def topics(self) -> list[Topic]:
@@ -266,7 +298,7 @@ class Client:
 
         Offsets are not dense: "latest" less "earliest" is no count of records. Raises NotFoundError.
         """
-        _checks.text("topic", topic)
+        _checks.some_text("topic", topic)
         kind, value = parse_start(position)
         return dict(await self._native.offsets(topic, kind, value))
 
@@ -276,7 +308,7 @@ class Client:
 
         Raises InvalidError for what is no plugin, or too large, DeniedError where this client may not change the cluster.
         """
-        _checks.text("name", name)
+        _checks.some_text("name", name)
         data = bytes(module) if isinstance(module, (bytes, bytearray, memoryview)) else Path(module).read_bytes()
         return Plugin(**await self._native.upload_plugin(name, data))
 
@@ -303,12 +335,17 @@ class Client:
         `delivery_timeout` bounds, in seconds, every send from call to outcome, retries included. `buffer_bytes` bounds the records without an
         outcome; above it, sends wait. Raises InvalidError for an option that is out of its range.
         """
+        _checks.given("delivery_timeout", delivery_timeout, "a number of seconds")
         _checks.duration("delivery_timeout", delivery_timeout)
+        _checks.given("linger_ms", linger_ms, "a number of milliseconds")
         _checks.duration("linger_ms", linger_ms, "milliseconds")
         _checks.byte_count("batch_bytes", batch_bytes)
         _checks.byte_count("buffer_bytes", buffer_bytes)
-        for what, text in (("topic", topic), ("compression", compression), ("acks", acks)):
-            _checks.text(what, text)
+        _checks.text("topic", topic)
+        if topic is not None:
+            _checks.topic("topic", topic)
+        _checks.choice("compression", compression, "none", "gzip", "snappy", "lz4", "zstd")
+        _checks.choice("acks", acks, "none", "leader", "quorum")
         native = self._native.producer(topic, linger_ms, batch_bytes, compression, acks, delivery_timeout, buffer_bytes)
         return Producer(topic, native)
 
@@ -375,26 +412,46 @@ class Client:
             ("close_timeout", close_timeout),
         ):
             _checks.duration(what, time)
+        _checks.given("session_timeout", session_timeout, "a number of seconds")
         _checks.byte_count("buffer_bytes", buffer_bytes)
         names = _checks.topics(topics)
-        for what, text in (
-            ("group", group),
-            ("instance", instance),
-            ("filter", filter),
-            ("on_filter_failure", on_filter_failure),
-            ("on_bad_record", on_bad_record),
-            ("out_of_range", out_of_range),
-            ("assignor", assignor),
-        ):
-            _checks.text(what, text)
+        _checks.identity("group", group)
+        _checks.identity("instance", instance)
+        _checks.text("filter", filter)
+        _checks.choice("on_filter_failure", on_filter_failure, "fail", "skip", "pass")
+        _checks.choice("on_bad_record", on_bad_record, "fail", "skip")
+        _checks.choice("out_of_range", out_of_range, "earliest", "latest", "fail")
+        _checks.choice("assignor", assignor, "uniform", "range")
+        _checks.flag("until_end", until_end)
+        _checks.flag("wait_for_topics", wait_for_topics)
         starts = parse_starts(start)
+        config = _checks.some_data("filter_config", filter_config)
+        if filter is None:
+            for what, is_set in (("filter_config", config), ("on_filter_failure", on_filter_failure != "fail")):
+                if is_set:
+                    raise InvalidError(f"{what} is that of a filter, and none is named")
+        if until_end and wait_for_topics:
+            raise InvalidError("until_end reads what is there when it begins, and wait_for_topics what comes later: leave one out")
+        if group is not None:
+            _check_group(session_timeout, max_processing, partitions, starts)
+        else:
+            _check_no_group(
+                instance=instance is not None,
+                session_timeout=session_timeout != 3.0,
+                auto_commit=auto_commit != 1.0,
+                assignor=assignor != "uniform",
+                max_processing=max_processing is not None,
+                on_rebalance=on_rebalance is not None,
+            )
+        if partitions is not None and not list(partitions):
+            raise InvalidError("partitions is empty: a consumer reads at least one partition")
         options = {
             "partitions": None if partitions is None else list(partitions),
             "start": None if start is None or starts else parse_start(start),
             "starts": starts,
             "until_end": until_end,
             "filter": filter,
-            "filter_config": _checks.some_data("filter_config", filter_config),
+            "filter_config": config,
             "on_filter_failure": on_filter_failure,
             "on_bad_record": on_bad_record,
             "out_of_range": out_of_range,
@@ -419,9 +476,11 @@ class Client:
 
         Raises NotFoundError for the topic or the plugin, DeniedError where this client may not change the cluster.
         """
-        _checks.text("topic", topic)
+        _checks.some_text("topic", topic)
         _checks.text("partitioner", partitioner)
         config = _checks.some_data("partitioner_config", partitioner_config)
+        if config and partitioner is None:
+            raise InvalidError("partitioner_config is that of a partitioner, and none is named")
         await self._native.set_partitioner(topic, partitioner, config)
 
     async def groups(self) -> list[GroupInfo]:
@@ -430,7 +489,7 @@ class Client:
 
     async def describe_group(self, group: str) -> Group:
         """A group with its members and offsets. Raises NotFoundError."""
-        _checks.text("group", group)
+        _checks.some_text("group", group)
         state, epoch, coordinator, assignor, filter, members, offsets = await self._native.describe_group(group)
 
         def places(some: Sequence[tuple[str, int]]) -> list[TopicPartition]:
@@ -449,7 +508,7 @@ class Client:
 
     async def delete_group(self, group: str) -> None:
         """Forgets a group without members, and how far it has come. Raises NotFoundError, InvalidError where it has members."""
-        _checks.text("group", group)
+        _checks.some_text("group", group)
         await self._native.delete_group(group)
 
     async def reset_group(
@@ -459,8 +518,8 @@ class Client:
 
         `to` is a position as for a consumer's `start`; no `partitions` means all. Raises NotFoundError for the topic, InvalidError where the group has members.
         """
-        _checks.text("group", group)
-        _checks.text("topic", topic)
+        _checks.some_text("group", group)
+        _checks.some_text("topic", topic)
         return dict(await self._native.reset_group(group, topic, list(partitions), parse_start(to), dry_run))
 
     async def close(self) -> None:

@@ -480,17 +480,19 @@ class Consumer:
 
     async def _end(
         self,
-        native: _native.Consumer | None,
+        stopped: _native.Consumer | None,
         is_done: bool,
         holder: asyncio.Task[Any] | None,
         tells: bool,
         in_order: bool,
     ) -> None:
-        if native is None:
-            if self._opening is None:
-                return
+        if stopped is not None:
+            native = stopped
+        elif self._opening is not None:
             native = await asyncio.shield(self._opening)
             native.stop()
+        else:
+            return
         if not is_done and holder is not None:
             # The body of a loop may finish what it has in hand, and ask for what is next.
             idle = asyncio.ensure_future(native.idle())

@@ -157,12 +157,13 @@ def _value(value: Any) -> bytes | None:
         return value
     if isinstance(value, (Mapping, list)):
         # As in JavaScript: no space, and text as it is.
-        text = json.dumps(
-            dict(value) if isinstance(value, Mapping) else value,
-            separators=(",", ":"),
-            ensure_ascii=False,
-            allow_nan=False,
-        )
+        content = dict(value) if isinstance(value, Mapping) else value
+        try:
+            text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        except TypeError as error:
+            raise TypeError(f"value cannot be written as JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise InvalidError(f"value cannot be written as JSON: {error}") from error
         return _checks.data("value as JSON", text)
     if isinstance(value, Message):
         raise TypeError("value is Message; send_batch and enqueue_batch take messages")
@@ -188,12 +189,13 @@ def _headers(headers: Any) -> list[tuple[str, bytes | None]]:
 
 def _timestamp(at: Any) -> int:
     if isinstance(at, datetime):
-        return round(at.timestamp() * 1000)
+        at = _checks.milliseconds("timestamp_ms", at)
     if not isinstance(at, int) or isinstance(at, bool):
         raise TypeError(f"timestamp_ms is {type(at).__name__}; milliseconds as int, or a datetime, are expected")
-    # Which of them a topic takes, the core knows.
-    if not -_checks.INT64_MAX <= at <= _checks.INT64_MAX:
-        raise InvalidError(f"timestamp_ms is {at}; milliseconds since 1970 are expected")
+    # -1 is none. How far ahead of the broker's clock a topic takes, the core knows.
+    if not -1 <= at <= _checks.INT64_MAX:
+        what = "which is negative" if at < 0 else "which is too large"
+        raise InvalidError(f"timestamp_ms is {at}, {what}; milliseconds since 1970 are expected")
     return at
 
 
@@ -215,7 +217,23 @@ def _item(value: Any, key: Any, headers: Any, timestamp_ms: Any, partition: Any,
 def _items(messages: Any) -> list[_native.Item]:
     if isinstance(messages, (str, bytes, bytearray, memoryview, Mapping, Message)):
         raise TypeError(f"messages is {type(messages).__name__}; a list of messages or values is expected")
-    return [m if type(m) is bytes else _message(m) for m in messages]
+    if not isinstance(messages, list):
+        if not isinstance(messages, Iterable):
+            what = "None" if messages is None else type(messages).__name__
+            raise TypeError(f"messages is {what}; a list of messages or values is expected")
+        messages = list(messages)
+    try:
+        return [m if type(m) is bytes else _message(m) for m in messages]
+    except (TypeError, InvalidError):
+        # Which of them that is, is only looked up then.
+        for at, m in enumerate(messages):
+            try:
+                _message(m)
+            except InvalidError as error:
+                raise InvalidError(f"messages[{at}]: {error}") from error
+            except TypeError as error:
+                raise TypeError(f"messages[{at}]: {error}") from error
+        raise
 
 
 def _message(m: Any) -> _native.Item:
