@@ -187,7 +187,13 @@ def test_a_message_says_what_is_wrong_and_where(broker: Broker) -> None:
 
     async def send(client: thalweg.Client, topic: str) -> None:
         producer = client.producer(topic)
-        for value, error in [({"a": {1}}, TypeError), ({"a": float("nan")}, thalweg.InvalidError), (circular, thalweg.InvalidError), (deep, thalweg.InvalidError)]:
+        bad: list[tuple[Any, type[Exception]]] = [
+            ({"a": {1}}, TypeError),
+            ({"a": float("nan")}, thalweg.InvalidError),
+            (circular, thalweg.InvalidError),
+            (deep, thalweg.InvalidError),
+        ]
+        for value, error in bad:
             with pytest.raises(error, match="^value cannot be written as JSON: "):
                 producer.send(value)
             with pytest.raises(error, match=r"^messages\[1\]: value cannot be written as JSON: "):

@@ -122,11 +122,13 @@ def _check_group(session_timeout: float, max_processing: float | None, partition
     if not _checks.SESSION_S_MIN <= session_timeout <= _checks.SESSION_S_MAX:
         most = f"{_checks.SESSION_S_MAX:.0f}"
         raise InvalidError(
-            f"session_timeout is {session_timeout}, it must be between {_checks.SESSION_S_MIN} and {most} s (docs/LIMITS.md)"
+            f"session_timeout is {session_timeout}, it must be between {_checks.SESSION_S_MIN} and {most} s "
+            "(docs/LIMITS.md)"
         )
     if max_processing is not None and max_processing < 0.001:
         raise InvalidError(
-            f"max_processing is {max_processing}, which is below a millisecond: no record is processed in no time. None is no limit"
+            f"max_processing is {max_processing}, which is below a millisecond: no record is processed in no time. "
+            "None is no limit"
         )
     if partitions is not None:
         raise InvalidError("a group shares partitions out itself: leave the partitions to it, or read without a group")
@@ -395,7 +397,8 @@ class Client:
         one waits for it for a second. `max_processing` is how long, in seconds, a record or batch may be kept before the member leaves the group,
         until it asks for the next one. `close_timeout` bounds how long `close` lets a loop in another task finish what it has in hand.
 
-        Opening it, or the first read, raises NotFoundError where there is no such topic (with `wait_for_topics` it is waited for, also when it is deleted) or filter, and InvalidError
+        What cannot be meant is refused at once, by an InvalidError or a TypeError that names the option. Opening it, or the
+        first read, raises NotFoundError where there is no such topic (with `wait_for_topics` it is waited for, also when it is deleted) or filter, and InvalidError
         where filter or assignor are not those of the group's other members.
         """
         native = self._native
@@ -431,7 +434,9 @@ class Client:
                 if is_set:
                     raise InvalidError(f"{what} is that of a filter, and none is named")
         if until_end and wait_for_topics:
-            raise InvalidError("until_end reads what is there when it begins, and wait_for_topics what comes later: leave one out")
+            raise InvalidError(
+                "until_end reads what is there when it begins, and wait_for_topics what comes later: leave one out"
+            )
         if group is not None:
             _check_group(session_timeout, max_processing, partitions, starts)
         else:

@@ -162,7 +162,8 @@ class Consumer:
         self._ended = False
         # Whoever has something in hand may finish it: it is closed, and what that body calls goes on.
         self._is_waited_for = False
-        # Tasks that have asked by `next` or the like; once it is closed, those of them that have not asked since: each ends as a loop does.
+        # Tasks that have asked by `next` or the like; once the consumer is closed, those of them that have not been told
+        # of the end. Each of these ends as a loop does.
         self._readers: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         # What is told of what came and went.
         self._telling: asyncio.Future[None] | None = None
@@ -176,7 +177,8 @@ class Consumer:
         self._process = os.getpid()
         # The task that has asked last by `next` or the like: it stands among the readers.
         self._reader: asyncio.Task[Any] | None = None
-        # The task that has something in hand: it has got what was handed out last, and nobody has asked for what is next since.
+        # The task that has something in hand: it has got what was handed out last, and no task has asked for what is
+        # next since.
         self._holder: asyncio.Task[Any] | None = None
         # The iterator that has asked last, if that was no single call: once its loop has been left, nothing is in hand.
         self._reading: weakref.ref[_Reading[Any]] | None = None
@@ -188,7 +190,12 @@ class Consumer:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more comes: it was closed, or with `until_end` everything has been read."""
+        """Whether nothing more comes: it was closed, or with `until_end` everything has been read.
+
+        It tells why `next(timeout=…)` has answered None, and is no condition to read by: a loop of `while not consumer.ended`
+        that is closed in the middle of its body does not ask for what is next, and what it has finished is not done.
+        `while (record := await consumer.next()) is not None` ends as it should.
+        """
         return self._closed or self._ended
 
     def __repr__(self) -> str:
@@ -297,7 +304,7 @@ class Consumer:
     async def _wait(
         self, take: Take[T], reader: asyncio.Task[Any] | None, reading: weakref.ref[_Reading[Any]] | None = None
     ) -> T:
-        """What is taken next, by that task, in that loop if it is one; StopAsyncIteration where there is nothing more."""
+        """What is taken next, by that task, and by that iterator if there is one; StopAsyncIteration at the end."""
         if self._telling is not None:
             self._check_not_telling()
         native = self._native or await self._ready()
@@ -544,7 +551,8 @@ class Consumer:
             self._closed = True
             native = self._native
             if native is not None:
-                # Here, and not in the task that ends it: whoever asks before that runs would get one more record, and an error for the next one.
+                # Not in the task that ends the consumer, which begins later: a reader that asked in between would get
+                # one more record, and an error for the next one.
                 native.stop()
             self._is_waited_for = holder is not None
             if current is not None:
@@ -565,8 +573,13 @@ class Consumer:
         `async with` block instead: that takes what is in hand for done.
 
         In a group, `on_rebalance` is told then that what this member holds is revoked, and awaited for at most `close_timeout` seconds; a commit in it
-        counts. It is not told where it calls `close` itself. What is done is committed unless that is manual. Raises what `on_rebalance` raises, and
+        counts, and `commit()` without offsets is without what is in hand there: that is not done. It is not told where it
+        calls `close` itself. What is done is committed unless that is manual. Raises what `on_rebalance` raises, and
         TimedOutError where the group's coordinator does not answer: the member counts as gone when its session ends.
+
+        Of asyncio's ways to bound it, `asyncio.timeout` is right in the task that has read last. In Python 3.11 `wait_for`
+        closes in a task of its own, to which the caller is another task with something in hand: the caller waits for
+        itself, for `close_timeout`.
         """
         await self._leave(False)
 

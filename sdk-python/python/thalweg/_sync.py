@@ -257,13 +257,15 @@ class ConsumerBase:
         self._telling = threading.Lock()
         # Who tells, by thread.
         self._teller: int | None = None
-        # Threads that have asked by `next` or `next_batch`; once it is closed, those of them that have not asked since: each ends as a loop does.
+        # Threads that have asked by `next` or `next_batch`; once the consumer is closed, those of them that have not been
+        # told of the end. Each of these ends as a loop does.
         self._readers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         # The one of them that has asked last.
         self._reader: threading.Thread | None = None
         # True once it hands out nothing more.
         self._is_ending = False
-        # The thread that has something in hand: it has got what was handed out last, and nobody has asked for what is next since.
+        # The thread that has something in hand: it has got what was handed out last, and no thread has asked for what is
+        # next since.
         self._holder: threading.Thread | None = None
         # The iterator that has asked last, if that was no single call: once its loop has been left, it is gone.
         self._reading: weakref.ref[_Reading[Any]] | None = None
@@ -325,7 +327,8 @@ class ConsumerBase:
             while True:
                 if self._reading is not reading:
                     self._asks_anew(reading)
-                # What was handed out before is done. Set here as well: another thread may leave the block between the take and the next line.
+                # What was handed out before is done. Noted before the take as well as after it: another thread may
+                # leave the block in between.
                 self._holder = reader
                 try:
                     taken = take(native)
@@ -386,6 +389,16 @@ class ConsumerBase:
             self._readers.add(reader)
 
     def _next(self, timeout: float | None) -> Record | None:
+        """The next record; the one before it is done. None: nothing came within `timeout` seconds, or nothing more comes (`ended` tells).
+
+        A signal handler that raises ends the call, and a `for` loop. Without a group, the one record that was on its way
+        to the caller at that moment may be lost then; in a group it is not done, and comes again. A handler that sets a
+        flag loses nothing.
+
+        Raises PluginFailedError where the filter fails on a record, BadRecordError where a stored batch does not decode, OffsetOutOfRangeError where the log
+        does not hold the position, NotFoundError where the topic was deleted, DamagedError where the only copy is damaged: each again until a `seek` past it.
+        ClosedError: the consumer is closed.
+        """
         self._check_readable()
         return self._wait(_consumer.take_record, timeout)
 

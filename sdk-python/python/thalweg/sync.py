@@ -188,8 +188,9 @@ class Client(_sync.ClientBase):
         revoked one waits for it for a second. `max_processing` is how long, in seconds, a record or batch may be kept before the member leaves the group, until
         it asks for the next one. `close_timeout` bounds how long `close` lets a loop in another thread finish what it has in hand.
 
-        Opening it, or the first read, raises NotFoundError where there is no such topic (with `wait_for_topics` it is waited for, also when it is deleted) or
-        filter, and InvalidError where filter or assignor are not those of the group's other members.
+        What cannot be meant is refused at once, by an InvalidError or a TypeError that names the option. Opening it, or the first read, raises NotFoundError
+        where there is no such topic (with `wait_for_topics` it is waited for, also when it is deleted) or filter, and InvalidError where filter or assignor are
+        not those of the group's other members.
         """
         return self._made(
             Consumer(
@@ -377,11 +378,19 @@ class Consumer(_sync.ConsumerBase):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more comes: it was closed, or with `until_end` everything has been read."""
+        """Whether nothing more comes: it was closed, or with `until_end` everything has been read.
+
+        It tells why `next(timeout=…)` has answered None, and is no condition to read by: a loop of `while not consumer.ended` that is closed in the middle of
+        its body does not ask for what is next, and what it has finished is not done. `while (record := consumer.next()) is not None` ends as it should.
+        """
         return self._inner.ended
 
     def next(self, timeout: float | None = None) -> Record | None:
         """The next record; the one before it is done. None: nothing came within `timeout` seconds, or nothing more comes (`ended` tells).
+
+        A signal handler that raises ends the call, and a `for` loop. Without a group, the one record that was on its way
+        to the caller at that moment may be lost then; in a group it is not done, and comes again. A handler that sets a
+        flag loses nothing.
 
         Raises PluginFailedError where the filter fails on a record, BadRecordError where a stored batch does not decode, OffsetOutOfRangeError where the log
         does not hold the position, NotFoundError where the topic was deleted, DamagedError where the only copy is damaged: each again until a `seek` past it.
@@ -471,8 +480,8 @@ class Consumer(_sync.ConsumerBase):
         then ends as if there were nothing more; so does a loop around `next`, which answers None once. In a loop of the same thread, leave the loop and the
         `with` block instead: that takes what is in hand for done.
 
-        In a group, `on_rebalance` is told then, by this thread, that what this member holds is revoked; a commit in it counts. It is not told where it calls
-        `close` itself. What is done is committed unless that is manual. Raises what `on_rebalance` raises, and TimedOutError where the group's coordinator does
-        not answer: the member counts as gone when its session ends.
+        In a group, `on_rebalance` is told then, by this thread, that what this member holds is revoked; a commit in it counts, and `commit()` without offsets
+        is without what is in hand there: that is not done. It is not told where it calls `close` itself. What is done is committed unless that is manual.
+        Raises what `on_rebalance` raises, and TimedOutError where the group's coordinator does not answer: the member counts as gone when its session ends.
         """
         self._close()
