@@ -17,6 +17,7 @@
 #[cfg(test)]
 mod by_hand;
 mod clock;
+mod faults;
 mod group;
 mod message;
 mod produce_error;

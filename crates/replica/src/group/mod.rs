@@ -18,9 +18,7 @@ use raft::eraftpb::HardState as RaftHardState;
 use raft::{RawNode, StateRole};
 use thalweg_commit_log::{Configuration, HardState, MemberChange, ProducerTable, SegmentsEnd};
 use thalweg_model::limits::UNCOMMITTED_BYTES_MAX;
-use thalweg_model::{
-    BrokerId, Bug, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition, is_planted,
-};
+use thalweg_model::{BrokerId, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
 
 use self::known::Known;
 #[cfg(test)]
@@ -31,6 +29,7 @@ pub(crate) use self::produce::Terms;
 pub use self::produce::Ticket;
 use self::produce::Waiting;
 pub(crate) use self::ready::log_start_of;
+use crate::faults;
 use crate::message::{PeerBody, PeerMessage, RaftBody, RaftKind};
 use crate::produce_error::ProduceError;
 use crate::raft_log::{RaftLog, entry_of};
@@ -221,9 +220,7 @@ impl Group {
             log_end = batch.end_offset();
             pending.push_back((index, batch.clone()));
         }
-        if is_planted(Bug::UnsettledCountedAsSettled) {
-            settled = producers.clone();
-        }
+        faults::settle_all(&mut settled, &producers);
         let raft_config = raft::Config {
             id: me.0,
             applied: end.index.0,
@@ -358,7 +355,7 @@ impl Group {
     pub(crate) fn announce(&self, leader: ReplicaId) -> PeerMessage {
         let raft = &self.node.raft;
         let (kind, term, commit) = (RaftKind::Appended, raft.term, raft.raft_log.committed);
-        let index = match is_planted(Bug::UnsyncedAnnounced) {
+        let index = match faults::announces_unsynced() {
             true => raft.raft_log.last_index(),
             false => raft.raft_log.persisted,
         };

@@ -3,10 +3,11 @@
 
 use raft::eraftpb::{Entry, Message, MessageType};
 use thalweg_commit_log::SequenceCheck;
-use thalweg_model::{Acks, Bug, NO_TIMESTAMP_MS, Offset, PinEpoch, RaftIndex, RecordBatch, TopicPartition, is_planted};
+use thalweg_model::{Acks, NO_TIMESTAMP_MS, Offset, PinEpoch, RaftIndex, RecordBatch, TopicPartition};
 
 use super::{Effect, Group};
 use crate::Now;
+use crate::faults;
 use crate::produce_error::ProduceError;
 
 /// Names a request to a partition, and who made it; the answer carries it back. Here nothing depends on it.
@@ -52,7 +53,7 @@ impl Group {
     ) {
         let result = self.check(&batch, &terms);
         match result {
-            Err(error) if error.tells_of_earlier_batches() && !is_planted(Bug::GapNotConfirmed) => {
+            Err(error) if error.tells_of_earlier_batches() && !faults::tells_gaps_unconfirmed() => {
                 self.wait_for_quorum(Waiting::Refusal(ticket, error), effects);
             }
             Err(error) => effects.push(Effect::Answer(ticket, Err(error))),
@@ -109,7 +110,7 @@ impl Group {
                 SequenceCheck::Duplicate(written) => {
                     return Ok(Some((written.index, written.base_offset)));
                 }
-                SequenceCheck::Conflict(written) if is_planted(Bug::DuplicateByNumber) => {
+                SequenceCheck::Conflict(written) if faults::knows_duplicates_by_number() => {
                     return Ok(Some((written.index, written.base_offset)));
                 }
                 SequenceCheck::Conflict(written) => {
@@ -130,7 +131,7 @@ impl Group {
         }
         if let Some(ahead_max_ms) = terms.ahead_max_ms
             && newest_ms > clock_ms.saturating_add_unsigned(ahead_max_ms)
-            && !is_planted(Bug::TimestampAheadTaken)
+            && !faults::takes_timestamps_ahead()
         {
             return Err(match terms.may_refuse {
                 true => ProduceError::TimestampAhead { timestamp_ms: newest_ms, clock_ms, ahead_max_ms },
@@ -141,7 +142,7 @@ impl Group {
         if found > current {
             return Err(ProduceError::PinUnknown { found, current });
         }
-        if found != current && !is_planted(Bug::PinEpochIgnored) {
+        if found != current && !faults::ignores_pins() {
             return Err(ProduceError::StalePin { found, current });
         }
         Ok(None)
@@ -149,10 +150,10 @@ impl Group {
 
     fn answer_duplicate(&mut self, ticket: Ticket, original: (RaftIndex, Offset), effects: &mut Vec<Effect>) {
         let (index, offset) = original;
-        if index <= self.applied || is_planted(Bug::DuplicateAnsweredEarly) {
+        if index <= self.applied || faults::answers_duplicates_early() {
             effects.push(Effect::Answer(ticket, Ok(offset)));
         } else {
-            let offset = if is_planted(Bug::DuplicateAnsweredWithEnd) { self.log_end } else { offset };
+            let offset = if faults::answers_duplicates_with_end() { self.log_end } else { offset };
             self.parked.entry(index).or_default().push((ticket, offset));
         }
     }

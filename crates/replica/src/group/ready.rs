@@ -4,11 +4,12 @@
 use raft::StateRole;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use thalweg_commit_log::{HardState, MemberChange};
-use thalweg_model::{Bug, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, is_planted};
+use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId};
 
 use super::members::conf_change;
 use super::produce::Waiting;
 use super::{Effect, Group};
+use crate::faults;
 use crate::message::{EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody, RaftKind};
 use crate::raft_log::configuration;
 
@@ -28,8 +29,8 @@ impl Group {
                 // The commit index in it is not worth a frame: it follows from the entries of the next term.
                 if state != self.stored {
                     self.stored = state;
-                    writes |= !is_planted(Bug::VoteNotAwaited);
-                    if !is_planted(Bug::VoteNotPersisted) {
+                    writes |= !faults::awaits_no_vote();
+                    if !faults::writes_no_vote() {
                         effects.push(Effect::HardState(state));
                     }
                 }
@@ -47,7 +48,7 @@ impl Group {
                 effects.extend(self.outgoing(message).map(Effect::Send));
             }
             let mut after = persisted.into_iter().filter_map(|m| self.outgoing(m)).collect::<Vec<_>>();
-            if is_planted(Bug::AnswersBeforeFsync) {
+            if faults::answers_before_fsync() {
                 effects.extend(after.drain(..).map(Effect::Send));
             }
             match writes || self.unpersisted.is_some() {
@@ -129,7 +130,7 @@ impl Group {
         self.log_end = self.pending.back().map_or(self.high_watermark, |(_, b)| b.end_offset());
         let pending = self.pending.iter().filter_map(|(_, b)| log_start_of(b)).max();
         self.log_start = pending.map_or(self.settled_log_start, |start| start.max(self.settled_log_start));
-        if !is_planted(Bug::SequencesNotRewound) {
+        if !faults::keeps_replaced_sequences() {
             self.producers = self.settled.clone();
             let producers_max = self.config.producers_max;
             self.pending.iter().for_each(|(i, b)| self.producers.append(*i, b, producers_max));
@@ -138,7 +139,7 @@ impl Group {
 
     fn apply(&mut self, index: u64, term: u64, effects: &mut Vec<Effect>) {
         let applied = RaftIndex(index);
-        if term == self.node.raft.term || is_planted(Bug::ServesBeforeOwnTerm) {
+        if term == self.node.raft.term || faults::serves_before_own_term() {
             self.serving_term = Some(self.node.raft.term);
         }
         let mut log_start = None;

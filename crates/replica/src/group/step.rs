@@ -5,9 +5,10 @@ use bytes::Bytes;
 use raft::StateRole;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use thalweg_commit_log::MemberChange;
-use thalweg_model::{Bug, LeaderEpoch, RecordBatch, ReplicaId, is_planted};
+use thalweg_model::{LeaderEpoch, RecordBatch, ReplicaId};
 
 use super::{Effect, Group};
+use crate::faults;
 use crate::message::{EntryBody, EntryContent, RaftBody, RaftKind};
 
 impl Group {
@@ -31,23 +32,16 @@ impl Group {
         if is_ack && raft.state == StateRole::Leader && body.index > raft.raft_log.last_index() {
             return;
         }
-        if is_ack && is_planted(Bug::StaleAckCounted) {
-            body.term = raft.term;
+        let raft_log = &raft.raft_log;
+        faults::alter_incoming(&mut body, raft.term, || (raft_log.last_index(), raft_log.last_term()));
+        if let Some((other, ack)) = faults::doubled_ack(&body, (self.me, from), || self.members()) {
+            self.give(other, message_type, ack, effects);
         }
-        if body.asks_for_vote() && is_planted(Bug::VoteForShorterLog) {
-            body.log_term = body.log_term.max(raft.raft_log.last_term());
-            body.index = body.index.max(raft.raft_log.last_index());
-        }
-        if is_ack && is_planted(Bug::HighWatermarkFromMinority) {
-            let other = self.members().voters.into_iter().find(|r| *r != self.me && *r != from);
-            if let Some(other) = other {
-                let mut message =
-                    Message { from: other.0, to: self.me.0, term: body.term, index: body.index, ..Default::default() };
-                message.set_msg_type(message_type);
-                let _ = self.node.step(message);
-                self.drive(effects);
-            }
-        }
+        self.give(from, message_type, body, effects);
+    }
+
+    /// Gives raft-rs a message.
+    fn give(&mut self, from: ReplicaId, message_type: MessageType, body: RaftBody, effects: &mut Vec<Effect>) {
         let Some(message) = self.incoming(from, message_type, body) else { return };
         // Refusals are Raft's own affair: a stale message, a response from nobody.
         let _ = self.node.step(message);
@@ -147,7 +141,7 @@ impl Group {
         }
         // A leader of an older version does not name the term. What is decided here already may be another history: an
         // append will show it.
-        let is_unnamed = body.commit_term == 0 || is_planted(Bug::HeartbeatNotCompared);
+        let is_unnamed = body.commit_term == 0 || faults::compares_no_heartbeat();
         let here = log.term(body.commit).ok().filter(|_| body.commit > log.committed && !is_unnamed)?;
         (here != body.commit_term).then(|| {
             let (index, term) = (body.commit, body.commit_term);

@@ -1,7 +1,7 @@
 //! One group, driven by hand: effects in, messages and syncs out. Several copies are left to `by_hand.rs`.
 
 use thalweg_commit_log::PRODUCERS_MAX;
-use thalweg_model::{Acks, BatchBuilder, Codec, PinEpoch, Record, TopicId, assert_finds};
+use thalweg_model::{Acks, BatchBuilder, Bug, Codec, PinEpoch, Record, TopicId, assert_finds};
 
 use super::*;
 use crate::message::{EntryBody, EntryContent, RaftKind};

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use thalweg_commit_log::{Configuration, Disk, HardState, Lsn};
-use thalweg_model::{Bug, RaftIndex, ReplicaId, TopicPartition, is_planted};
+use thalweg_model::{RaftIndex, ReplicaId, TopicPartition};
 
 use super::phase::{Phase, Stage};
 use super::replica::Replica;
 use super::{Output, PartitionSettings, Replicas};
 use crate::Now;
+use crate::faults;
 use crate::group::{Effect, Group, Recovered};
 
 impl<D: Disk> Replicas<D> {
@@ -46,7 +47,7 @@ impl<D: Disk> Replicas<D> {
         let stored = self.log.hard_state(&partition).map(|s| s.replica);
         let is_other = stored.is_some_and(|r| r != settings.replica && r != ReplicaId(0));
         let takes_over = stored.is_some_and(|r| settings.takes_over_from(r));
-        if is_other && !takes_over && !is_planted(Bug::RetiredIdReused) {
+        if is_other && !takes_over && !faults::keeps_a_retired_id() {
             self.log.replace_partition(partition, settings.replica);
         }
         self.log.create_partition(partition);
@@ -108,10 +109,10 @@ impl<D: Disk> Replicas<D> {
             }
             Stage::Settling | Stage::CatchingUp => {}
         }
-        if self.log.is_installing(&partition) && !is_planted(Bug::InstallNotSynced) {
+        if self.log.is_installing(&partition) && !faults::counts_parts_before_fsync() {
             return replica.phase.enter(Phase::Settling);
         }
-        if self.log.is_incomplete(&partition) && !is_planted(Bug::IncompleteAwake) {
+        if self.log.is_incomplete(&partition) && !faults::runs_half_rebuilt() {
             return replica.phase.enter(Phase::Incomplete);
         }
         let stored = self.log.hard_state(&partition).map(|s| s.replica);
@@ -185,7 +186,7 @@ impl<D: Disk> Replicas<D> {
                 other => unreachable!("an ending group only answers, not {other:?}"),
             }
         }
-        if !is_planted(Bug::SleepersWritesCount) {
+        if !faults::counts_writes_of_the_raft_before() {
             self.persists.retain(|(_, of, _, _)| *of != partition);
         }
     }

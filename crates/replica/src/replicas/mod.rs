@@ -18,8 +18,7 @@ use thalweg_commit_log::{
     Recovery, Retention,
 };
 use thalweg_model::{
-    BrokerId, Bug, DirectoryId, LeaderEpoch, Offset, PinEpoch, RaftIndex, RecordBatch, ReplicaId, TopicPartition,
-    is_planted,
+    BrokerId, DirectoryId, LeaderEpoch, Offset, PinEpoch, RaftIndex, RecordBatch, ReplicaId, TopicPartition,
 };
 
 use self::catch_up::PeerRead;
@@ -30,6 +29,7 @@ use self::replica::Replica;
 use crate::Acks;
 use crate::Now;
 use crate::clock::Clock;
+use crate::faults;
 use crate::group::{Effect, FollowerState, Group, GroupConfig, GroupState, Terms, Ticket};
 use crate::message::{CatchUp, PeerBody, PeerMessage};
 use crate::produce_error::ProduceError;
@@ -210,12 +210,8 @@ impl<D: Disk> Replicas<D> {
 
     /// Asks the quorum whether this replica still leads; [`Output::Confirmed`] answers with the high watermark then.
     pub fn confirm(&mut self, now: Now, partition: TopicPartition, ticket: Ticket) {
-        if is_planted(Bug::LatestNotConfirmed)
-            && let Some(state) =
-                self.state(&partition).filter(|s| s.leader.is_some_and(|l| self.is_mine(&partition, l)))
-        {
-            self.outputs.push(Output::Confirmed(ticket, Ok(state.high_watermark)));
-            return;
+        if let Some(end) = faults::unconfirmed_end(self, &partition) {
+            return self.outputs.push(Output::Confirmed(ticket, Ok(end)));
         }
         match self.group(&partition).is_some() {
             true => self.with_group(now, partition, |group, effects| group.confirm(ticket, effects)),
@@ -225,19 +221,14 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    fn is_mine(&self, partition: &TopicPartition, replica: ReplicaId) -> bool {
-        self.replicas.get(partition).is_some_and(|r| r.settings.replica == replica)
-    }
-
     /// Takes a peer's message. The shell has made sure that it comes from the broker of `message.from`.
     pub fn step(&mut self, now: Now, message: PeerMessage) {
         let PeerMessage { partition, from, to, body } = message;
-        let ignores_id = is_planted(Bug::ReplicaIdIgnored);
         let Some(replica) = self.replicas.get(&partition) else {
             return;
         };
         // For a copy that this broker had before, or does not have yet.
-        if replica.settings.replica != to && !ignores_id {
+        if replica.settings.replica != to && !faults::takes_messages_for_other_copies() {
             return;
         }
         match (replica.phase.stage(), body) {
@@ -440,11 +431,9 @@ impl<D: Disk> Replicas<D> {
 
     /// Reads whole batches below the high watermark, from the one that holds `from`.
     pub fn read(&mut self, partition: &TopicPartition, from: Offset, bytes_max: usize) -> ReadOutcome {
-        let above = is_planted(Bug::ReadsAboveHighWatermark);
         let until = match self.group(partition) {
             // A leader serves reads only after an entry of its own term is decided; until then positions wait.
-            Some(group) if group.is_serving() && above => group.state().log_end,
-            Some(group) if group.is_serving() => group.state().high_watermark,
+            Some(group) if group.is_serving() => faults::readable_end(group.state()),
             _ => Offset(0),
         };
         self.log.read(partition, from, until, bytes_max)
@@ -567,7 +556,7 @@ impl<D: Disk> Replicas<D> {
     }
 
     fn is_persisted_at_once(&self) -> bool {
-        self.last_lsn <= self.log.durable_lsn() || is_planted(Bug::AckBeforeFsync)
+        self.last_lsn <= self.log.durable_lsn() || faults::counts_before_fsync()
     }
 }
 

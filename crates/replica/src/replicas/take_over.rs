@@ -2,12 +2,13 @@
 //! operator.
 
 use thalweg_commit_log::{Disk, Install, MemberChange};
-use thalweg_model::{Bug, LeaderEpoch, RecordBatch, TopicPartition, is_planted};
+use thalweg_model::{LeaderEpoch, RecordBatch, TopicPartition};
 
 use super::Replicas;
 use super::install::follow_change;
 use super::phase::{Phase, Stage};
 use crate::Now;
+use crate::faults;
 use crate::group::configuration_after;
 
 impl<D: Disk> Replicas<D> {
@@ -30,8 +31,8 @@ impl<D: Disk> Replicas<D> {
         }
         let (mut offset, next) = self.log.decided_end(&partition).expect("the partition was created");
         let mut members = self.log.last_configuration(&partition).cloned().unwrap_or_default();
-        let drops = is_planted(Bug::TakeOverDropsTail);
-        let above = self.log.entries(&partition).filter(|(index, _)| *index >= next && !drops);
+        let above =
+            self.log.entries(&partition).filter(|(index, _)| *index >= next && !faults::takes_over_without_tail());
         let mut batches: Vec<RecordBatch> = above.map(|(_, batch)| batch.clone()).collect();
         let mut term = self.log.hard_state(&partition).expect("the partition was created").term;
         term = term.max(self.log.segments_end(&partition).expect("the partition was created").epoch);

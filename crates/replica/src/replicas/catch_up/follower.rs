@@ -2,11 +2,12 @@
 //! for, and which part fits, is left to `progress.rs`.
 
 use thalweg_commit_log::{Disk, HardState, Install};
-use thalweg_model::{Bug, LeaderEpoch, RecordBatch, ReplicaId, TopicPartition, is_planted};
+use thalweg_model::{LeaderEpoch, RecordBatch, ReplicaId, TopicPartition};
 
 use super::PATIENCE_MS;
 use super::progress::{CatchingUp, fits};
 use crate::Now;
+use crate::faults;
 use crate::message::{CatchUp, PeerBody, PeerMessage, RaftBody};
 use crate::replicas::phase::Phase;
 use crate::replicas::replica::Replica;
@@ -32,7 +33,7 @@ impl<D: Disk> Replicas<D> {
             (replica.settings.replica, self.log.hard_state(&partition).expect("the partition was created"));
         let end = self.log.segments_end(&partition).expect("the partition was created");
         let is_near = (raft.log_term, raft.index) >= (end.epoch.0 as u64, end.index.0)
-            || is_planted(Bug::IncompleteVotesForShorter);
+            || faults::votes_for_shorter_half_rebuilt();
         let known = state.term.0 as u64;
         let is_free =
             raft.term > known || (raft.term == known && !raft.is_pre_vote() && [0, from.0].contains(&state.vote));
@@ -82,7 +83,6 @@ impl<D: Disk> Replicas<D> {
         if let CatchUp::Offer { term } = part {
             return self.start_catching_up(now, partition, from, term);
         }
-        let skips = is_planted(Bug::CatchUpSkipsBatches);
         let Some(replica) = self.replicas.get_mut(&partition) else { return };
         let catching_up = replica.phase.catching_up_mut();
         let Some(catching_up) = catching_up.filter(|c| c.leader == from && c.waiting.is_none()) else { return };
@@ -105,10 +105,7 @@ impl<D: Disk> Replicas<D> {
                 self.ask(partition);
             }
             CatchUp::Batches { index, mut batches } => {
-                if skips {
-                    // The planted bug is not even noticed where it arrives.
-                    close_gaps(&mut batches);
-                }
+                faults::close_gaps(&mut batches);
                 let index = match catching_up.compare(index, &mut batches) {
                     Ok(index) => index,
                     Err(what) => return self.diverge(partition, what),
@@ -151,7 +148,7 @@ impl<D: Disk> Replicas<D> {
             return self.settle(now, partition);
         }
         self.put(now, partition, install, None);
-        if is_planted(Bug::InstallNotSynced) {
+        if faults::counts_parts_before_fsync() {
             self.installed(now, partition);
         }
     }
@@ -161,7 +158,7 @@ impl<D: Disk> Replicas<D> {
     ///
     /// Source: Raft §5.3, log matching.
     fn keep_own(&mut self, partition: TopicPartition, mut install: Install) -> Install {
-        if install.restarts_at.is_none() || self.log.is_incomplete(&partition) || is_planted(Bug::OwnNotKept) {
+        if install.restarts_at.is_none() || self.log.is_incomplete(&partition) || faults::forgets_its_own() {
             return install;
         }
         let next = self.log.decided_end(&partition).expect("the partition was created").1;
@@ -222,13 +219,5 @@ impl<D: Disk> Replicas<D> {
             Phase::Settling => self.settle(now, partition),
             Phase::Offline | Phase::Incomplete | Phase::Running(_) => {}
         }
-    }
-}
-
-/// Renumbers batches so that a missing one leaves no gap; only a planted bug calls it.
-fn close_gaps(batches: &mut [RecordBatch]) {
-    for i in 1..batches.len() {
-        let (end, epoch) = (batches[i - 1].end_offset(), batches[i].header().leader_epoch);
-        batches[i] = batches[i].clone().with_position(end, epoch);
     }
 }

@@ -2,9 +2,10 @@
 //! in place is left to `follower.rs`.
 
 use thalweg_commit_log::{Disk, PeerBase, ReadOutcome};
-use thalweg_model::{Bug, LeaderEpoch, Offset, RaftIndex, ReplicaId, TopicPartition, is_planted};
+use thalweg_model::{LeaderEpoch, Offset, RaftIndex, ReplicaId, TopicPartition};
 
 use crate::Now;
+use crate::faults;
 use crate::group::GroupState;
 use crate::message::{CatchUp, CatchUpState, PeerBody, PeerMessage};
 use crate::replicas::{Output, Replicas};
@@ -76,8 +77,7 @@ impl<D: Disk> Replicas<D> {
                 // The state that it lacks is known as of the segments' end: they must come as far as it is.
                 return self.log.flush(partition);
             }
-            let without_producers = is_planted(Bug::ProducersNotHandedOver);
-            return self.answer_catch_up(partition, to, restart_of(&base, from, without_producers));
+            return self.answer_catch_up(partition, to, restart_of(&base, from));
         }
         let until = until.map_or(high_watermark, |u| u.min(high_watermark));
         match self.log.read_for_peer(&partition, from, until, self.part_bytes) {
@@ -89,13 +89,7 @@ impl<D: Disk> Replicas<D> {
     }
 
     pub(crate) fn answer_catch_up(&mut self, partition: TopicPartition, to: ReplicaId, mut part: CatchUp) {
-        if is_planted(Bug::CatchUpSkipsBatches)
-            && let CatchUp::Batches { batches, .. } = &mut part
-            && batches.len() > 2
-        {
-            let at = batches.len() / 2;
-            batches.remove(at);
-        }
+        faults::skip_a_batch(&mut part);
         let Some(replica) = self.replicas.get(&partition) else { return };
         let (from, body) = (replica.settings.replica, PeerBody::CatchUp(part));
         self.outputs.push(Output::Send(PeerMessage { partition, from, to, body }));
@@ -103,11 +97,9 @@ impl<D: Disk> Replicas<D> {
 }
 
 /// The leader's answer when it holds nothing there any more, or is asked for its state.
-fn restart_of(base: &PeerBase, from: Offset, without_producers: bool) -> CatchUp {
+fn restart_of(base: &PeerBase, from: Offset) -> CatchUp {
     let mut state = base.state.clone();
-    if without_producers {
-        state.producers = Default::default();
-    }
+    faults::drop_producers(&mut state);
     CatchUp::Restart {
         first: (from < base.first.0).then_some(base.first),
         log_start: base.log_start,
