@@ -1,4 +1,4 @@
-//! What replicas of one group say to each other, and its bytes.
+//! The messages between replicas of one partition, and their bytes.
 //!
 //! raft-rs would encode its messages with protobuf 2, which has an advisory about bytes from strangers; so they have a
 //! form of their own here. Whoever carries them knows only sender, addressee and group. docs/formats/peer.md has the
@@ -17,13 +17,13 @@ const ENTRIES_MAX: usize = 1 << 16;
 /// One message from a replica to another of the same group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerMessage {
-    /// The group.
+    /// The partition that both replicas are copies of.
     pub partition: TopicPartition,
-    /// Who says it.
+    /// The replica that sends it.
     pub from: ReplicaId,
-    /// To whom.
+    /// The replica that it is for; another one on the same broker does not take it.
     pub to: ReplicaId,
-    /// What.
+    /// What is sent.
     pub body: PeerBody,
 }
 
@@ -34,10 +34,10 @@ impl PeerMessage {
     }
 }
 
-/// See [`PeerMessage`].
+/// What a [`PeerMessage`] carries.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PeerBody {
-    /// Raft's own.
+    /// A message of Raft itself.
     Raft(RaftBody),
     /// A replica that is behind what its leader keeps in memory asks for decided entries from here on.
     CatchUpRequest {
@@ -54,7 +54,7 @@ pub enum PeerBody {
         /// It was left half rebuilt, and needs to be told members and producers.
         wants_state: bool,
     },
-    /// The leader's answer.
+    /// The leader's answer to a request, or its offer.
     CatchUp(CatchUp),
 }
 
@@ -63,15 +63,15 @@ pub enum PeerBody {
 pub enum CatchUp {
     /// The leader has no entries for it in memory: it should ask for them.
     Offer {
-        /// The leader's term.
+        /// Term of the leader that offers.
         term: LeaderEpoch,
     },
     /// Decided entries in order from `index` on; with the one before the place asked for, where the leader could not
     /// compare it without reading it.
     Batches {
-        /// Of the first batch.
+        /// Raft index of the first batch.
         index: RaftIndex,
-        /// Whole batches.
+        /// Whole batches, without gaps.
         batches: Vec<RecordBatch>,
     },
     /// What was asked for is gone here: the replica starts anew from another place, without anything of its own.

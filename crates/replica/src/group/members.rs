@@ -25,13 +25,13 @@ pub(crate) const ACTIVE_TICKS: u64 = 10;
 /// What a leader knows of another replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FollowerState {
-    /// Which.
+    /// The other replica.
     pub replica: ReplicaId,
-    /// Counts for the high watermark.
+    /// True when it counts for the high watermark.
     pub is_voter: bool,
     /// Entries of the leader that it has not acknowledged.
     pub lag_entries: u64,
-    /// Was heard of lately.
+    /// True when a message of it came within the last ten ticks.
     pub is_active: bool,
 }
 

@@ -78,7 +78,7 @@ pub struct GroupState {
     pub high_watermark: Offset,
     /// Next offset to be given.
     pub log_end: Offset,
-    /// Current term.
+    /// The current term, in which there may be no leader yet.
     pub leader_epoch: LeaderEpoch,
     /// True when this replica leads and has decided an entry of its own term.
     pub is_serving: bool,
@@ -96,7 +96,7 @@ pub(crate) struct Recovered<'a, I: Iterator<Item = (RaftIndex, &'a RecordBatch)>
     pub(crate) decided: RaftIndex,
     pub(crate) configuration: Configuration,
     pub(crate) producers: ProducerTable,
-    /// Above `end`.
+    /// Entries above `end`, in order.
     pub(crate) entries: I,
 }
 

@@ -218,7 +218,7 @@ impl Group {
         if message.get_msg_type() == MessageType::MsgHeartbeat {
             match store.term_of(body.commit) {
                 Some(term) => body.commit_term = term,
-                // Of one that is so far behind it is known that it acknowledged the entry, and no more which one: that
+                // That a follower so far behind acknowledged an entry there is known, and no more which one: that
                 // decides nothing.
                 None => body.index = std::mem::take(&mut body.commit),
             }

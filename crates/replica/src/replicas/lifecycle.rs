@@ -191,7 +191,7 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// Takes the partition out of service for good: its log is not what it said it was.
+    /// Takes the partition out of service for good: its log lacks what it has acknowledged.
     pub(super) fn retire(&mut self, partition: TopicPartition, what: String) {
         self.stop_group(partition);
         self.name_lost(partition);

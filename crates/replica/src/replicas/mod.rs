@@ -48,9 +48,9 @@ pub enum Output {
     Advanced(TopicPartition),
     /// A cold read ended.
     ColdRead {
-        /// The partition.
+        /// The partition that was read.
         partition: TopicPartition,
-        /// What [`ReadOutcome::Pending`] named.
+        /// The operation that [`ReadOutcome::Pending`] named.
         op: OpId,
         /// The batches, or which file is damaged and where.
         result: Result<Vec<RecordBatch>, String>,

@@ -22,13 +22,13 @@ pub(crate) struct PeerRead {
 
 impl<D: Disk> Replicas<D> {
     pub(crate) fn offer(&mut self, now: Now, partition: TopicPartition, to: ReplicaId) {
-        let replica = self.replicas.get_mut(&partition).expect("its group has just spoken");
+        let replica = self.replicas.get_mut(&partition).expect("its group asks for this");
         let last = replica.offered_ms.insert(to, now.mono_ms);
         if last.is_some_and(|at| now.mono_ms < at + OFFER_EVERY_MS) {
             replica.offered_ms.insert(to, last.expect("just seen"));
             return;
         }
-        let term = replica.phase.group().expect("it has just spoken").state().leader_epoch;
+        let term = replica.phase.group().expect("a group that runs asks for this").state().leader_epoch;
         self.answer_catch_up(partition, to, CatchUp::Offer { term });
     }
 
