@@ -1,4 +1,5 @@
-//! What operators ask about consumer groups, and where a group's coordinator is. What a member says is in `membership.rs`.
+//! What operators ask about consumer groups, and where a group's coordinator is. What a member says is in
+//! `membership.rs`.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;

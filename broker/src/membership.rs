@@ -1,5 +1,5 @@
-//! The membership stream: what a member of a consumer group says to its coordinator, and is told. What operators ask about
-//! groups is in `groups.rs`.
+//! The membership stream: what a member of a consumer group says to its coordinator, and is told. What operators ask
+//! about groups is in `groups.rs`.
 
 use std::future::Future;
 use std::rc::Rc;

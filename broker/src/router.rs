@@ -123,7 +123,8 @@ pub(crate) fn no_coordinator() -> ApiError {
     (&CoordinatorError::NotCoordinator { leader: None }).into()
 }
 
-/// Hands a request on to the broker that decides it, and answers with that broker's answer; `None` once this one decides.
+/// Hands a request on to the broker that decides it, and answers with that broker's answer; `None` once this one
+/// decides.
 async fn elsewhere(ctx: &Rc<Ctx>, route: Route<'_>, frame: &Frame) -> Result<Option<Frame>, ApiError> {
     let decider = match route {
         Route::Here | Route::Leader => return Ok(None),

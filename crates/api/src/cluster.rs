@@ -1,5 +1,5 @@
-//! Requests about brokers and the cluster as a whole. Which broker knows what, and how answers are put together, is left to
-//! the broker that is asked.
+//! Requests about brokers and the cluster as a whole. Which broker knows what, and how answers are put together, is
+//! left to the broker that is asked.
 
 use thalweg_model::{BrokerId, LeaderEpoch, Offset, PartitionId, RaftIndex, ReplicaId, TopicPartition};
 
@@ -41,8 +41,8 @@ pub struct ClusterStatusReply {
     pub partitions: u32,
     /// Number of partitions that nobody leads at the moment.
     pub without_leader: u32,
-    /// Number of partitions of which a copy cannot be counted on; from a broker that is not the controller, of those that
-    /// it leads.
+    /// Number of partitions of which a copy cannot be counted on; from a broker that is not the controller, of those
+    /// that it leads.
     pub behind: u32,
     /// The broker that answers.
     pub asked: BrokerId,

@@ -1,5 +1,5 @@
-//! The fetch stream: a subscription to a topic, and what the broker pushes within the client's credit. Which bytes are pushed
-//! is left to the partition's leader.
+//! The fetch stream: a subscription to a topic, and what the broker pushes within the client's credit. Which bytes are
+//! pushed is left to the partition's leader.
 
 use thalweg_model::{Position, TopicId};
 

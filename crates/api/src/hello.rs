@@ -66,8 +66,8 @@ pub struct PeerHelloReply {
     pub remembered: u64,
 }
 
-/// Messages between brokers in an encoding of their own (docs/formats/peer.md). Their batches follow as the frame's body, in
-/// order.
+/// Messages between brokers in an encoding of their own (docs/formats/peer.md). Their batches follow as the frame's
+/// body, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerMessages {
     /// The messages without their batches.

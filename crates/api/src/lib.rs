@@ -1,8 +1,8 @@
 //! What can be asked of a broker, in the nouns of `model`: requests and their replies, who may ask each, where it is
 //! decided, and the one error that refuses it.
 //!
-//! [`for_each_request`] is the table; `table.rs` shows its rows. How a message is encoded is left to `wire`, and who has
-//! which right to the broker.
+//! [`for_each_request`] is the table; `table.rs` shows its rows. How a message is encoded is left to `wire`, and who
+//! has which right to the broker.
 
 mod cluster;
 mod error;

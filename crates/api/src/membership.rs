@@ -1,5 +1,5 @@
-//! The membership stream: what a member of a consumer group says to its coordinator, and is told. What either does about it is
-//! left to `client-core` and `control`.
+//! The membership stream: what a member of a consumer group says to its coordinator, and is told. What either does
+//! about it is left to `client-core` and `control`.
 
 use bytes::Bytes;
 use thalweg_model::{Assignor, Committed, TopicPartition};

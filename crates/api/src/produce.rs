@@ -1,5 +1,5 @@
-//! The produce stream: a batch in each frame, answered in any order by the number of its request. When a batch is appended
-//! is left to the partition's leader.
+//! The produce stream: a batch in each frame, answered in any order by the number of its request. When a batch is
+//! appended is left to the partition's leader.
 
 use bytes::Bytes;
 use thalweg_model::{Acks, Offset, PinEpoch, TopicPartition};
@@ -17,8 +17,8 @@ pub struct Produce {
     pub pin_epoch: PinEpoch,
     /// When the request is answered.
     pub acks: Acks,
-    /// What was given out with the batch's producer id, 16 bytes; empty for a batch without one. Whether it is the right
-    /// proof is for the leader to say.
+    /// What was given out with the batch's producer id, 16 bytes; empty for a batch without one. Whether it is the
+    /// right proof is for the leader to say.
     pub token: Bytes,
     /// The batch's bytes.
     pub batch: Bytes,

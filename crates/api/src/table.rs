@@ -1,8 +1,8 @@
-//! The table of requests: one row for each, with everything that a broker and a client must know before they look at what
-//! the request says. What the messages say is in the modules beside; how they are encoded is left to `wire`.
+//! The table of requests: one row for each, with everything that a broker and a client must know before they look at
+//! what the request says. What the messages say is in the modules beside; how they are encoded is left to `wire`.
 //!
-//! A new request is a row here, a type for it and for its reply, a conversion in `wire` and a service in the broker; what
-//! is missing of these does not compile.
+//! A new request is a row here, a type for it and for its reply, a conversion in `wire` and a service in the broker;
+//! what is missing of these does not compile.
 
 use thalweg_model::limits::{BATCH_BYTES_MAX, MODULE_BYTES_CEILING};
 
@@ -299,8 +299,8 @@ table! {
             route: Route::FirstCoordinator(&r.group),
         }
     }
-    // Greetings, the messages of streams, and what brokers say in an encoding of their own. Who may open a stream is asked
-    // where it is opened.
+    // Greetings, the messages of streams, and what brokers say in an encoding of their own. Who may open a stream is
+    // asked where it is opened.
     messages {
         Hello = 1;
         HelloReply = 2;

@@ -1,5 +1,5 @@
-//! How clients are told why a request is refused: the code of each [`ControlError`] and [`GroupError`]. What they do about a
-//! code is left to `thalweg_api`.
+//! How clients are told why a request is refused: the code of each [`ControlError`] and [`GroupError`]. What they do
+//! about a code is left to `thalweg_api`.
 
 use thalweg_api::{ApiError, ErrorCode};
 

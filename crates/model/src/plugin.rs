@@ -1,5 +1,5 @@
-//! What names a plugin, and the one that a topic's records are placed by. The module's bytes, and who has admitted them,
-//! are left to other crates.
+//! What names a plugin, and the one that a topic's records are placed by. The module's bytes, and who has admitted
+//! them, are left to other crates.
 
 use std::fmt;
 

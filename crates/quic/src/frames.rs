@@ -77,7 +77,8 @@ pub async fn send<M: Codec>(stream: &mut SendStream, message: M) -> Result<(), S
     }
 }
 
-/// Sends one message that has no body of its own with one, the pieces of `body` one behind the other. They are not copied.
+/// Sends one message that has no body of its own with one, the pieces of `body` one behind the other. They are not
+/// copied.
 ///
 /// # Errors
 /// `Write` for a stream that is lost.

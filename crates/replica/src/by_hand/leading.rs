@@ -138,7 +138,8 @@ pub(super) fn latest_is_told_after_the_quorum_has_confirmed_the_leader() {
     copy.sent.clear();
     copy.replicas.confirm(copy.now, NAME, Ticket::Shell(2));
     copy.look();
-    let confirmed = |copy: &Copy| copy.said.iter().any(|o| matches!(o, Output::Confirmed(Ticket::Shell(2), Ok(Offset(1)))));
+    let confirmed =
+        |copy: &Copy| copy.said.iter().any(|o| matches!(o, Output::Confirmed(Ticket::Shell(2), Ok(Offset(1)))));
     assert!(!confirmed(&copy));
     copy.confirm_round(term);
     assert!(confirmed(&copy));

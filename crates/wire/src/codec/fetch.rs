@@ -1,5 +1,5 @@
-//! The fetch stream. The batches of a push are the body of its frame, and not part of the message here: a broker sends them
-//! one behind the other without a copy.
+//! The fetch stream. The batches of a push are the body of its frame, and not part of the message here: a broker sends
+//! them one behind the other without a copy.
 
 use bytes::Bytes;
 use thalweg_api::{ApiError, FetchControl, FetchOpen, FetchOpened, FetchPush};

@@ -1,5 +1,5 @@
-//! Messages of `thalweg_api` to protobuf and back: the only place that knows which number stands for "none", "for ever" or a
-//! choice. What a request means is left to who serves it.
+//! Messages of `thalweg_api` to protobuf and back: the only place that knows which number stands for "none", "for ever"
+//! or a choice. What a request means is left to who serves it.
 
 mod cluster;
 mod fetch;
@@ -28,8 +28,8 @@ pub trait Codec: Message {
     /// The message of a head and its body.
     ///
     /// # Errors
-    /// `Malformed` for what no version has sent, `InvalidRequest` for a number that stands for nothing, `TooLarge` for a
-    /// list of a request that is longer than the request's row allows.
+    /// `Malformed` for what no version has sent, `InvalidRequest` for a number that stands for nothing, `TooLarge` for
+    /// a list of a request that is longer than the request's row allows.
     fn from_parts(head: Self::Head, body: Bytes) -> Result<Self, ApiError>;
 }
 
@@ -39,7 +39,8 @@ pub fn encode_message<M: Codec>(message: M) -> (Bytes, Bytes) {
     (encode_head(M::KIND, &head, body.len()), body)
 }
 
-/// The bytes before the body of a message that has none of its own, for a body of `body_bytes` bytes that is sent behind.
+/// The bytes before the body of a message that has none of its own, for a body of `body_bytes` bytes that is sent
+/// behind.
 pub fn encode_with_body<M: Codec>(message: M, body_bytes: usize) -> Bytes {
     encode_head(M::KIND, &message.into_parts().0, body_bytes)
 }
@@ -63,7 +64,8 @@ impl Frame {
     /// The message that the frame carries, for who refuses nothing.
     ///
     /// # Errors
-    /// `Unexpected` for a frame of another kind, `Head` for bytes that do not decode, `Value` for what is no such message.
+    /// `Unexpected` for a frame of another kind, `Head` for bytes that do not decode, `Value` for what is no such
+    /// message.
     pub fn expect<M: Codec>(self) -> Result<M, FrameError> {
         self.open()?.map_err(|e| FrameError::Value { kind: M::KIND, reason: e.message })
     }

@@ -39,8 +39,8 @@ impl Codec for Produce {
 }
 
 impl Frame {
-    /// The batch that a frame of a produce stream brings, or the reply that refuses it: what one frame says wrong does not
-    /// end its stream.
+    /// The batch that a frame of a produce stream brings, or the reply that refuses it: what one frame says wrong does
+    /// not end its stream.
     ///
     /// # Errors
     /// `Unexpected` and `Head` for a frame after which nothing can be answered.
