@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use thalweg_api::{FetchControl, FetchPush, GroupOpen, MetadataReply};
 use thalweg_broker_core::NodeMessage;
 use thalweg_control::{GroupRecord, MetadataRecord};
 use thalweg_model::RecordBatch;
@@ -47,6 +48,11 @@ fn frames() {
         let mut decoder = FrameDecoder::default();
         for mut piece in bytes.chunks((*step as usize).max(1)) {
             while let Ok(Some(frame)) = decoder.next(&mut piece) {
+                // As the target does.
+                let _ = frame.clone().decode::<MetadataReply>();
+                let _ = frame.clone().decode::<FetchControl>();
+                let _ = frame.clone().decode::<FetchPush>();
+                let _ = frame.clone().decode::<GroupOpen>();
                 let _ = frame.into_produce();
             }
         }
