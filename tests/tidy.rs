@@ -108,6 +108,62 @@ fn links_and_paths_are_found() {
     assert_eq!(named_paths("Source: docs/STYLE.md; `docs/x`, adocs/y.md"), ["docs/STYLE.md"]);
 }
 
+/// Words that a public item's documentation has at least: fewer only repeat its name.
+const DOC_WORDS_MIN: usize = 4;
+
+#[test]
+fn what_is_public_is_documented_in_more_than_a_word_or_two() {
+    let mut all = files(&[".rs"]);
+    all.retain(|file| ["crates/", "broker/", "sdk-rust/"].iter().any(|folder| file.starts_with(folder)));
+    let mut short = Vec::new();
+    for file in all {
+        short.extend(short_docs(&read(&file)).into_iter().map(|(number, doc)| format!("{file}:{number}: {doc}")));
+    }
+    assert!(short.is_empty(), "say what it is, and its unit or limit:\n{}", short.join("\n"));
+}
+
+/// Lines where the documentation of a public item ends, and its text, where that has too few words.
+fn short_docs(text: &str) -> Vec<(usize, String)> {
+    let (mut short, mut doc) = (Vec::new(), String::new());
+    for (number, line) in text.lines().map(str::trim).enumerate() {
+        match line.strip_prefix("///") {
+            Some(words) => doc += words,
+            // Attributes stand between a doc and its item.
+            None if line.starts_with("#[") => {}
+            None => {
+                let words = doc.split_whitespace().count();
+                if line.starts_with("pub ") && (1..DOC_WORDS_MIN).contains(&words) {
+                    short.push((number, doc.trim().to_owned()));
+                }
+                doc.clear();
+            }
+        }
+    }
+    short
+}
+
+#[test]
+fn short_docs_are_found() {
+    let text =
+        "/// Its id.\n#[inline]\npub id: u32,\n/// The limit of this, in ms.\npub a: u32,\n/// Its name.\nname: u32,";
+    assert_eq!(short_docs(text), [(2, "Its id.".to_owned())]);
+}
+
+/// A row of the table of requests says what the request does: that is what a broker's owner reads first.
+#[test]
+fn every_request_has_a_word_of_its_own() {
+    let table = read("crates/api/src/table.rs");
+    let lines: Vec<&str> = table.lines().map(str::trim).collect();
+    let is_row = |line: &str| {
+        line.split_once(" = ")
+            .is_some_and(|(name, rest)| name.ends_with("Request") && rest.contains(" => ") && rest.ends_with('{'))
+    };
+    let rows: Vec<usize> = (0..lines.len()).filter(|at| is_row(lines[*at])).collect();
+    assert!(rows.len() > 20, "{} rows", rows.len());
+    let bare: Vec<&str> = rows.iter().filter(|at| !lines[**at - 1].starts_with("///")).map(|at| lines[*at]).collect();
+    assert!(bare.is_empty(), "rows without a doc: {bare:?}");
+}
+
 /// One document a word: what the glossary defines twice has two meanings.
 #[test]
 fn the_glossary_has_each_word_once() {

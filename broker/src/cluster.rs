@@ -27,7 +27,7 @@ pub struct BrokerSpec {
     pub id: u32,
     /// Where clients and other brokers will reach it.
     pub host: String,
-    /// QUIC's port there.
+    /// The port of QUIC on that host.
     pub port: u16,
 }
 
@@ -35,7 +35,7 @@ pub struct BrokerSpec {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigFile {
-    /// The cluster.
+    /// The id of the cluster that the broker belongs to.
     pub cluster_id: Uuid,
     /// This broker's number, from 1; no other broker of the cluster has it.
     pub broker_id: u32,

@@ -72,9 +72,9 @@ pub struct BrokerConfig {
     pub http: SocketAddr,
     /// Topics are made by the first produce or consume.
     pub topics_on_first_use: bool,
-    /// Largest plugin module.
+    /// Largest plugin module that is taken, in bytes.
     pub module_bytes_max: usize,
-    /// Consumer groups.
+    /// Settings of the consumer groups that are coordinated here.
     pub groups: GroupSettings,
     /// Command line of a process that ends in `thalweg_plugin_host::compile_child`.
     pub compiler: Vec<OsString>,
@@ -102,7 +102,7 @@ impl Default for GroupSettings {
 /// A broker's place in a cluster of several.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// The cluster.
+    /// The id of the cluster that the broker belongs to.
     pub cluster_id: Uuid,
     /// This broker's number, from 1.
     pub broker_id: u32,
@@ -136,13 +136,13 @@ impl BrokerConfig {
 /// What a running broker tells its starter.
 #[derive(Clone, Debug)]
 pub struct Started {
-    /// Where QUIC listens.
+    /// Address at which QUIC listens.
     pub address: SocketAddr,
-    /// Where HTTP listens.
+    /// Address at which metrics and health are served.
     pub http: SocketAddr,
     /// The CA that clients must trust, PEM.
     pub ca_pem: String,
-    /// The cluster.
+    /// The id of the cluster that the broker belongs to.
     pub cluster_id: String,
 }
 

@@ -29,7 +29,7 @@ pub struct Salvaged {
 pub struct SalvagedPartition {
     /// Its topic; an id where the cluster's metadata does not know it (any more).
     pub topic: String,
-    /// Its number.
+    /// Its number within the topic.
     pub partition: u32,
     /// Why it is offline; `None` for one that is whole.
     pub damage: Option<String>,

@@ -179,7 +179,7 @@ pub struct ConsumerOptions {
     pub group: Option<String>,
     pub instance: Option<String>,
     pub session_timeout: Option<Duration>,
-    /// `Some(None)`: by hand.
+    /// How often what is done is committed; `None`: the default, `Some(None)`: by hand only.
     pub auto_commit: Option<Option<Duration>>,
     pub assignor: Option<String>,
     pub max_processing: Option<Duration>,

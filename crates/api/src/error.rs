@@ -229,7 +229,7 @@ codes! {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct ApiError {
-    /// The exact error.
+    /// The exact error, of which a caller acts on the kind.
     pub code: ErrorCode,
     /// What happened, with names and numbers, and what to do next.
     pub message: String,

@@ -5,7 +5,7 @@ use thalweg_model::{Position, TopicId};
 
 use crate::{ApiError, Filter, Plugin};
 
-/// Opens a subscription.
+/// Opens a subscription to some partitions of one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchOpen {
     /// The id of the topic.

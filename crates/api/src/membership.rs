@@ -113,7 +113,7 @@ pub struct RefusedCommit {
     pub error: ApiError,
 }
 
-/// A member goes.
+/// A member leaves its group, of its own will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupLeave {
     /// A static member that comes back soon.

@@ -20,7 +20,7 @@ pub struct Produce {
     /// What was given out with the batch's producer id, 16 bytes; empty for a batch without one. Whether it is the
     /// right proof is for the leader to say.
     pub token: Bytes,
-    /// The batch's bytes.
+    /// The batch as it is stored, header and records.
     pub batch: Bytes,
 }
 

@@ -66,7 +66,7 @@ impl Codec {
         }
     }
 
-    /// Every codec.
+    /// Every codec, in the order of its id in a batch.
     pub const ALL: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 
     /// The codec called `name`, if there is one.

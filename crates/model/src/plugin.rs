@@ -45,15 +45,15 @@ impl PluginKind {
     }
 }
 
-/// A topic's partitioner.
+/// The partitioner that a topic is pinned to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pin {
-    /// The module.
+    /// SHA-256 of the module, as admitted.
     pub digest: PluginDigest,
     /// Its name, for people.
     pub name: String,
     /// Its version, for people.
     pub version: u32,
-    /// Its parameters.
+    /// The parameters that its instances get.
     pub config: Bytes,
 }

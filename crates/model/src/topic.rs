@@ -8,7 +8,7 @@ use crate::limits::{
 /// What a topic's owner may choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicConfig {
-    /// `None`: for ever.
+    /// How long records are kept, in ms; `None`: for ever.
     pub retention_ms: Option<u64>,
     /// Per partition; `None`: unbounded.
     pub retention_bytes: Option<u64>,

@@ -54,13 +54,13 @@ pub enum AdmitError {
 /// A module that fits the contract; compiling it within bounds is the next step.
 #[derive(Clone, Debug)]
 pub struct Admitted {
-    /// The component.
+    /// The component that is kept and compiled.
     pub component: Vec<u8>,
     /// SHA-256 of it: its name in the cluster.
     pub digest: [u8; 32],
     /// SHA-256 of what was uploaded.
     pub source_digest: [u8; 32],
-    /// What it does.
+    /// What the plugin does, by its exports.
     pub kind: Kind,
 }
 

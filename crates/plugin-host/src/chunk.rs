@@ -18,12 +18,12 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// Records in it.
+    /// How many records are in it.
     pub fn len(&self) -> usize {
         self.index.len() / STRIDE
     }
 
-    /// True without records.
+    /// True when it has no records.
     pub fn is_empty(&self) -> bool {
         self.index.is_empty()
     }

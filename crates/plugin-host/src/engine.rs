@@ -16,7 +16,7 @@ pub(crate) const MEMORY_BYTES_MAX: usize = 64 << 20;
 /// Table entries of one guest.
 pub(crate) const TABLE_ELEMENTS_MAX: usize = 20_000;
 
-/// Where guests run.
+/// Where guests run: in a broker or in a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
     /// Pooled memory, traps by signals: the fastest.
@@ -75,7 +75,7 @@ impl Engine {
 }
 
 impl Module {
-    /// What it does.
+    /// What the plugin does, by its exports.
     pub fn kind(&self) -> Kind {
         self.kind
     }

@@ -22,7 +22,7 @@ pub use pool::{FilterFailure, FilterJob, Filtered, GuestPool, PartitionFailure, 
 /// Version of the contract, as in a plugin's manifest.
 pub const CONTRACT: u32 = 1;
 
-/// The contract's text.
+/// The text of the contract with guests, in WIT.
 pub const WIT: &str = include_str!("../../../plugins/wit/plugin.wit");
 
 /// Which world a module exports.

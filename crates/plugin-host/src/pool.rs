@@ -17,9 +17,9 @@ const QUEUE_MAX: usize = 4096;
 pub struct FilterJob {
     /// Of the module: with the config, names the instances that may be used.
     pub digest: [u8; 32],
-    /// The module.
+    /// The module that runs, compiled.
     pub module: Module,
-    /// Its parameters.
+    /// The parameters that its instances get.
     pub config: Arc<[u8]>,
     /// The batch, as stored.
     pub batch: RecordBatch,
@@ -67,11 +67,11 @@ impl FilterFailure {
 
 /// One batch to place.
 pub struct PartitionJob {
-    /// As in [`FilterJob`].
+    /// Digest of the module, as in [`FilterJob`].
     pub digest: [u8; 32],
-    /// The module.
+    /// The module that runs, compiled.
     pub module: Module,
-    /// Its parameters.
+    /// The parameters that its instances get.
     pub config: Arc<[u8]>,
     /// The records, as a client sends them.
     pub batch: RecordBatch,

@@ -23,7 +23,7 @@ pub struct PeerMessage {
     pub from: ReplicaId,
     /// The replica that it is for; another one on the same broker does not take it.
     pub to: ReplicaId,
-    /// What is sent.
+    /// What the sender tells or asks.
     pub body: PeerBody,
 }
 

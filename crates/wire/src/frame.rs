@@ -126,7 +126,7 @@ impl FrameHeader {
 pub struct Frame {
     /// Which message the head is.
     pub kind: FrameKind,
-    /// Its bytes.
+    /// Bytes of the message, in protobuf.
     pub head: Bytes,
     /// The raw bytes behind it.
     pub body: Bytes,

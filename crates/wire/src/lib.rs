@@ -23,7 +23,7 @@ use thalweg_api::{ApiError, ErrorCode, FrameKind, VersionRange};
 
 /// ALPN of clients; carries the major version of the protocol.
 pub const ALPN_CLIENT: &[u8] = b"thalweg/1";
-/// ALPN between brokers.
+/// ALPN of connections between brokers.
 pub const ALPN_PEER: &[u8] = b"thalweg-peer/1";
 
 /// Versions of every request kind that this build speaks; version 1 is all there is.

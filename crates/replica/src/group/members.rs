@@ -25,7 +25,7 @@ pub(crate) const ACTIVE_TICKS: u64 = 10;
 /// What a leader knows of another replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FollowerState {
-    /// The other replica.
+    /// The replica that this is about.
     pub replica: ReplicaId,
     /// True when it counts for the high watermark.
     pub is_voter: bool,
