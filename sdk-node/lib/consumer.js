@@ -103,18 +103,18 @@ function listen(signal, consumer) {
   const ref = new WeakRef(consumer)
   const leave = () => {
     refs.delete(ref)
-    unheard.unregister(ref)
+    collected.unregister(ref)
     if (refs.size > 0 || aborted.get(signal) !== listening) return
     aborted.delete(signal)
     signal.removeEventListener('abort', onAbort)
   }
   refs.add(ref)
-  unheard.register(consumer, leave, ref)
+  collected.register(consumer, leave, ref)
   return leave
 }
 
-/** Consumers that nobody closed, and nobody has any more. */
-const unheard = new FinalizationRegistry((leave) => leave())
+/** Consumers that were collected without a close. */
+const collected = new FinalizationRegistry((leave) => leave())
 
 /** Whether somebody has closed a consumer, and hears how that goes; and what a signal does to one. */
 let isClosing

@@ -129,7 +129,7 @@ pub(crate) struct GroupConfig {
 /// A batch goes `produce` → raft-rs → [`Effect::Append`], and with the fsyncs of a majority `persisted` or `step` →
 /// [`Effect::Decided`], [`Effect::Answer`].
 ///
-/// ```ignore
+/// ```text
 /// let mut effects = Vec::new();
 /// group.produce(ticket, batch, terms, Acks::Quorum, &mut effects);
 /// for effect in effects {
