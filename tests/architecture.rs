@@ -148,6 +148,40 @@ fn wasmtime_has_the_same_features_in_the_workspace_and_in_a_binding_alone() {
     }
 }
 
+/// Features that are there for tests alone, as `cargo tree` shows them.
+const OF_TESTS: &[&str] =
+    &["thalweg-model feature \"mutants\"", "thalweg-commit-log feature \"testing\"", "thalweg feature \"testing\""];
+
+/// Those of them that are on when `selection` is built, with dependencies of these kinds.
+fn features_of_tests(selection: &[&str], kinds: &str) -> BTreeSet<&'static str> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["tree", "--offline", "--prefix", "none", "--edges", kinds]).args(selection);
+    let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).expect("names are text");
+    let is_on = |feature: &str| tree.lines().any(|line| line.starts_with(feature));
+    OF_TESTS.iter().copied().filter(|feature| is_on(feature)).collect()
+}
+
+/// The planted bugs, a disk in memory, brokers for tests: nothing that is built to be used has them. The workspace's
+/// build is among what is asked, because the demo, the end-to-end tests and the benches run what it makes.
+#[test]
+fn nothing_that_is_built_to_be_used_has_a_feature_of_the_tests() {
+    for selection in [
+        &["--workspace"][..],
+        &["--package", "thalweg-cli"],
+        &["--package", "thalweg-python"],
+        &["--package", "thalweg-node"],
+        &["--package", "thalweg"],
+    ] {
+        let on = features_of_tests(selection, "features,normal,build");
+        assert!(on.is_empty(), "{selection:?} is built with {on:?}: only a dev-dependency may ask for that");
+    }
+    let tested = features_of_tests(&["--workspace"], "features,normal,build,dev");
+    assert_eq!(tested.len(), OF_TESTS.len(), "the tests are built with {tested:?} alone");
+}
+
 #[test]
 fn pure_crates_name_no_clock_chance_socket_or_file() {
     const FORBIDDEN: &[&str] =

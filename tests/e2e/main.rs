@@ -18,6 +18,7 @@ mod records;
 mod recovery;
 mod retention;
 mod sending;
+mod shipped;
 mod times;
 mod topics;
 

@@ -121,6 +121,6 @@ fn soak(arguments: &[&str]) -> Result<(), String> {
 
 fn sim(arguments: &[&str]) -> Result<(), String> {
     let mut command = build::cargo();
-    command.args(["run", "--quiet", "--profile", "fast", "--package", "thalweg-sim", "--bin", "sim", "--"]);
+    command.args(["run", "--quiet", "--profile", "fast", "--package", "thalweg-sim", "--example", "sim", "--"]);
     build::run(command.args(arguments))
 }

@@ -116,8 +116,8 @@ impl Tally {
         build::step("format and lints");
         self.check("cargo fmt", build::cargo().args(["fmt", "--all", "--check"]));
         let mut clippy = build::cargo();
-        clippy.args(["clippy", "--quiet", "--profile", "fast", "--workspace", "--lib", "--bins", "--tests", "--"]);
-        self.check("clippy", clippy.args(["--deny", "warnings"]));
+        clippy.args(["clippy", "--quiet", "--profile", "fast", "--workspace", "--lib", "--bins", "--tests"]);
+        self.check("clippy", clippy.args(["--examples", "--", "--deny", "warnings"]));
     }
 
     /// The closing line of the whole, and what it comes to.

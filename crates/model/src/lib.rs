@@ -29,9 +29,9 @@ pub use ids::{
 pub use murmur2::{murmur2, partition_for_key};
 pub use name::{check_client_id, check_plugin_name, check_topic_name};
 pub use pattern::{TopicPattern, check_topic_or_pattern};
-pub use planted::{Bug, is_planted};
 #[cfg(feature = "mutants")]
-pub use planted::{assert_finds, with_planted};
+pub use planted::assert_finds;
+pub use planted::{Bug, is_planted, with_planted};
 pub use plugin::{Pin, PluginDigest, PluginKind};
 pub use record::{Header, NO_TIMESTAMP_MS, Record};
 pub use topic::{Committed, TopicConfig};

@@ -232,16 +232,26 @@ pub fn is_planted(bug: Bug) -> bool {
 }
 
 /// Runs `job` with the bug planted in this thread, and with none afterwards, even when `job` panics.
-#[cfg(feature = "mutants")]
+///
+/// # Panics
+/// With a bug, in a build without the feature `mutants`: nothing would be planted.
 pub fn with_planted<T>(bug: Option<Bug>, job: impl FnOnce() -> T) -> T {
-    struct Planted(Option<Bug>);
-    impl Drop for Planted {
-        fn drop(&mut self) {
-            PLANTED.set(self.0);
-        }
-    }
-    let _before = Planted(PLANTED.replace(bug));
+    #[cfg(feature = "mutants")]
+    let _before = Before(PLANTED.replace(bug));
+    #[cfg(not(feature = "mutants"))]
+    assert_eq!(bug, None, "nothing can be planted in a build without the feature `mutants`");
     job()
+}
+
+/// What was planted in this thread before, and is again when this goes.
+#[cfg(feature = "mutants")]
+struct Before(Option<Bug>);
+
+#[cfg(feature = "mutants")]
+impl Drop for Before {
+    fn drop(&mut self) {
+        PLANTED.set(self.0);
+    }
 }
 
 /// Asserts that `check`, which passes as the code is, panics with the bug planted. For tests that docs/MUTANTS.md names
