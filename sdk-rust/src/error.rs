@@ -12,6 +12,9 @@ use thalweg_model::BatchError;
 
 use crate::Record;
 
+/// Result of this crate's calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
 /// What went wrong, where, and what to do next.
 ///
 /// Act on [`kind`](Error::kind); show the message to people. Source of the kinds: docs/errors.md.

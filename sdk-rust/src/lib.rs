@@ -78,13 +78,10 @@ pub use admin::{
 pub use batch::{Batch, ConsumerRecord, OnBadRecord};
 pub use client::{Client, ClientBuilder, connect};
 pub use consumer::{Consumer, ConsumerBuilder, OnOutOfRange, Rebalance, Records};
-pub use error::{Error, ErrorPlace};
+pub use error::{Error, ErrorPlace, Result};
 pub use place::Place;
 pub use producer::{Delivery, Producer, ProducerBuilder, Receipt};
 pub use record::{IntoBytes, Record};
 pub use thalweg_api::{ErrorCode, ErrorKind};
 pub use thalweg_client_core::{Acks, Counts, Position};
 pub use thalweg_model::{Assignor, Codec, Header, OnFailure};
-
-/// Result of this crate's calls.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
