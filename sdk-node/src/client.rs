@@ -4,9 +4,9 @@ use napi::bindgen_prelude::{Buffer, PromiseRaw};
 use napi::{Env, Result};
 use napi_derive::napi;
 use thalweg::bindings::{self, milliseconds};
-use thalweg::{ClientBuilder, ConsumerBuilder, PluginInfo, Position, TopicInfo};
+use thalweg::{ClientBuilder, ConsumerBuilder, PluginInfo, TopicInfo};
 
-use crate::consumer::{Consumer, TopicPartition};
+use crate::consumer::{Consumer, TopicPartition, position};
 use crate::error::raise;
 use crate::producer::Producer;
 
@@ -170,11 +170,6 @@ pub struct Group {
 pub struct PartitionOffset {
     pub partition: u32,
     pub offset: f64,
-}
-
-/// As the JavaScript side has checked it.
-pub(crate) fn position(kind: &str, value: f64) -> Result<Position> {
-    bindings::position(kind, value as i64).map_err(raise)
 }
 
 impl ConsumerOptions {

@@ -8,10 +8,9 @@ use napi::bindgen_prelude::{Buffer, Float64Array, PromiseRaw, Uint32Array};
 use napi::{Env, Result};
 use napi_derive::napi;
 use thalweg::bindings::{self, Taken, place};
-use thalweg::{Place, Rebalance};
+use thalweg::{Place, Position, Rebalance};
 use tokio::sync::watch;
 
-use crate::client::position;
 use crate::error::raise;
 
 const NONE: u32 = u32::MAX;
@@ -27,6 +26,11 @@ struct Current {
 const NOTHING: i32 = -1;
 const UNTOLD: i32 = -2;
 const ENDED: i32 = -3;
+
+/// As the JavaScript side has checked it.
+pub(crate) fn position(kind: &str, value: f64) -> Result<Position> {
+    bindings::position(kind, value as i64).map_err(raise)
+}
 
 #[napi]
 pub struct Consumer {

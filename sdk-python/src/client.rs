@@ -3,9 +3,9 @@
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thalweg::bindings::{self, ConsumerOptions, ProducerOptions, TopicOptions, milliseconds, seconds};
-use thalweg::{ClientBuilder, ConsumerBuilder, PluginInfo, Position, TopicInfo};
+use thalweg::{ClientBuilder, ConsumerBuilder, PluginInfo, TopicInfo};
 
-use crate::consumer::Consumer;
+use crate::consumer::{Consumer, position};
 use crate::error::raise;
 use crate::producer::Producer;
 use crate::runtime::future_into_py;
@@ -67,11 +67,6 @@ fn plugin_dict(p: &PluginInfo) -> PyResult<Dict> {
         d.set_item("created_ms", p.created_ms)?;
         Ok(d.unbind())
     })
-}
-
-/// As the Python side has checked it.
-pub(crate) fn position(kind: &str, value: i64) -> PyResult<Position> {
-    bindings::position(kind, value).map_err(raise)
 }
 
 #[pymethods]

@@ -9,10 +9,9 @@ use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyIndexError, PyStopAsyncIteration, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView};
-use thalweg::Place;
-use thalweg::bindings::{Part, RecordSpan, Spot, Taken, change, place};
+use thalweg::bindings::{self, Part, RecordSpan, Spot, Taken, change, place};
+use thalweg::{Place, Position};
 
-use crate::client::position;
 use crate::error::raise;
 use crate::runtime::{before_a_fork, forks, future_into_py};
 
@@ -25,6 +24,11 @@ create_exception!(
     PyException,
     "Nothing can be handed out at the moment; with the changes to tell."
 );
+
+/// As the Python side has checked it.
+pub(crate) fn position(kind: &str, value: i64) -> PyResult<Position> {
+    bindings::position(kind, value).map_err(raise)
+}
 
 #[pyclass(frozen)]
 pub(crate) struct Consumer {
