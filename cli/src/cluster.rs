@@ -11,7 +11,7 @@ use thalweg_broker::{
     salvage,
 };
 
-use crate::Connect;
+use crate::connect::Connect;
 use crate::output::{Output, done, rows};
 
 /// Makes a cluster's files, adds brokers to it, shows how it is

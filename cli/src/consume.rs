@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use thalweg::{ConsumerRecord, OnBadRecord, OnFailure, Position};
 
-use crate::Connect;
+use crate::connect::Connect;
 use crate::output::Output;
 
 /// Prints records as they come

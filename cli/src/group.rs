@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 use thalweg::{Client, ErrorKind, GroupDescription, Position};
 
-use crate::Connect;
+use crate::connect::Connect;
 use crate::output::{Output, done, rows, say};
 
 #[derive(Subcommand)]

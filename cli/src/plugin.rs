@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 use thalweg::PluginInfo;
 
-use crate::Connect;
+use crate::connect::Connect;
 use crate::output::{Output, done, rows};
 
 /// Uploads, lists and describes plugins

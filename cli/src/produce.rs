@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use thalweg::{Acks, Codec, Record};
 
-use crate::Connect;
+use crate::connect::Connect;
 use crate::output::{Output, done};
 
 /// Records placed and buffered together.

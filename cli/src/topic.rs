@@ -5,7 +5,7 @@ use clap::{ArgGroup, Subcommand};
 use serde_json::{Value, json};
 use thalweg::{Topic, TopicInfo};
 
-use crate::Connect;
+use crate::connect::Connect;
 use crate::output::{Output, done, rows};
 
 /// Makes, lists, describes and deletes topics
