@@ -11,8 +11,8 @@ use wasmparser::{ComponentExternalKind, Encoding, ExternalKind, Parser, Payload,
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
+use crate::contract::{Kind, WIT};
 use crate::engine::base_config;
-use crate::{Kind, WIT};
 
 /// Most functions of a module: compilation time grows with them (100,000 tiny ones took 6 s).
 const FUNCTIONS_MAX: u32 = 50_000;

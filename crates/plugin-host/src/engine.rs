@@ -6,8 +6,8 @@ use std::time::Duration;
 use wasmtime::component::Component;
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use crate::Kind;
-use crate::guest::GuestError;
+use crate::contract::Kind;
+use crate::error::GuestError;
 
 /// How often running guests are looked at.
 const TICK: Duration = Duration::from_millis(5);

@@ -14,6 +14,7 @@ use wasmtime::{Store, StoreLimits, StoreLimitsBuilder, Trap, UpdateDeadline};
 
 use crate::chunk::Chunk;
 use crate::engine::{MEMORY_BYTES_MAX, Module, TABLE_ELEMENTS_MAX};
+use crate::error::GuestError;
 
 /// CPU time of one call. On a busy machine a descheduled thread must not look like a guilty plugin.
 const CPU_BUDGET: Duration = Duration::from_millis(50);
@@ -22,40 +23,6 @@ const WALL_BUDGET: Duration = Duration::from_secs(5);
 /// Bytes that one call may hand to the host; wasmtime counts them before it allocates. A result list is at most four
 /// bytes per record; the rest is for `init`'s error text.
 const HOSTCALL_FUEL: usize = 4 * CHUNK_RECORDS_MAX + (64 << 10);
-
-/// Why a plugin could not be used at all.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum GuestError {
-    /// The engine itself.
-    #[error("the WebAssembly engine does not start: {0}")]
-    Engine(String),
-    /// It was admitted, yet does not compile here.
-    #[error("plugin {plugin} does not compile: {reason}")]
-    Compile {
-        /// The plugin.
-        plugin: String,
-        /// The compiler's words.
-        reason: String,
-    },
-    /// It does not start, or refuses its config.
-    #[error("plugin {plugin} does not start: {reason}")]
-    Init {
-        /// The plugin.
-        plugin: String,
-        /// The trap, or what `init` answered.
-        reason: String,
-    },
-}
-
-impl GuestError {
-    /// The plugin, and its reason.
-    pub fn fault(&self) -> Option<(&str, &str)> {
-        match self {
-            GuestError::Engine(_) => None,
-            GuestError::Compile { plugin, reason } | GuestError::Init { plugin, reason } => Some((plugin, reason)),
-        }
-    }
-}
 
 /// A record on which a plugin failed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -9,45 +9,16 @@
 
 mod admit;
 mod chunk;
+mod contract;
 mod engine;
+mod error;
 mod guest;
 mod pool;
 
 pub use admit::{AdmitError, Admitted, admit, compile_child, compile_in_child, sha256};
 pub use chunk::{Chunk, STRIDE};
+pub use contract::{CONTRACT, Kind, WIT};
 pub use engine::{Engine, Module, Profile};
-pub use guest::{CallFailure, Filter, FilterRun, GuestError, Partitioner, Verdict};
+pub use error::GuestError;
+pub use guest::{CallFailure, Filter, FilterRun, Partitioner, Verdict};
 pub use pool::{FilterFailure, FilterJob, Filtered, GuestPool, PartitionFailure, PartitionJob};
-
-/// Version of the contract, as in a plugin's manifest.
-pub const CONTRACT: u32 = 1;
-
-/// The text of the contract with guests, in WIT.
-pub const WIT: &str = include_str!("../../../plugins/wit/plugin.wit");
-
-/// Which world a module exports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Chooses partitions.
-    Partitioner,
-    /// Chooses records.
-    Filter,
-}
-
-impl Kind {
-    /// The world's name, and the kind's on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Partitioner => "partitioner",
-            Kind::Filter => "filter",
-        }
-    }
-
-    /// The function that makes a module one of this kind.
-    pub fn export(self) -> &'static str {
-        match self {
-            Kind::Partitioner => "partition",
-            Kind::Filter => "filter",
-        }
-    }
-}

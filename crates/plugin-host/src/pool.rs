@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use thalweg_model::{Offset, OnFailure, RecordBatch, RecordSpan};
 
 use crate::engine::Module;
-use crate::guest::{CallFailure, Filter, GuestError, Partitioner, Verdict};
+use crate::error::GuestError;
+use crate::guest::{CallFailure, Filter, Partitioner, Verdict};
 
 /// Batches that may wait; a subscription has at most one in here, and so has a request, so this bounds memory.
 const QUEUE_MAX: usize = 4096;
