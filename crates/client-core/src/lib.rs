@@ -16,12 +16,14 @@
 mod backoff;
 mod consumer;
 mod membership;
+mod partition_key;
 mod placement;
 mod producer;
 
 pub use backoff::Backoff;
 pub use consumer::{ConsumerCore, Counts, Pushed};
-pub use membership::{Change, MemberIdentity, Membership, MembershipConfig, PartitionKey, Remedy, ToCoordinator};
+pub use membership::{Change, MemberIdentity, Membership, MembershipConfig, Remedy, ToCoordinator};
+pub use partition_key::PartitionKey;
 pub use placement::PlaceByKey;
 pub use producer::{Failure, Outcome, ProducerConfig, ProducerCore, ProducerIdentity, Request, Unplaced};
 pub use thalweg_model::{Acks, Position};

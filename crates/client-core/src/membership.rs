@@ -22,30 +22,10 @@ use thalweg_api::{
     GroupJoin, GroupLeave, GroupOpen,
 };
 use thalweg_model::limits::{GROUP_GONE_MAX, MEMBER_SECRET_BYTES};
-use thalweg_model::{Bug, Committed, TopicId, TopicPartition, is_planted};
+use thalweg_model::{Bug, Committed, is_planted};
 
 use self::commits::Commits;
-
-/// A partition of a topic, by the topic's id.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PartitionKey {
-    /// The id of the topic.
-    pub topic_id: TopicId,
-    /// The partition's number in its topic.
-    pub partition: u32,
-}
-
-impl From<TopicPartition> for PartitionKey {
-    fn from(partition: TopicPartition) -> PartitionKey {
-        PartitionKey { topic_id: partition.topic, partition: partition.partition.0 }
-    }
-}
-
-impl From<&PartitionKey> for TopicPartition {
-    fn from(key: &PartitionKey) -> TopicPartition {
-        TopicPartition::new(key.topic_id, key.partition)
-    }
-}
+use crate::partition_key::PartitionKey;
 
 /// The identity that a member joins under: drawn anew for every join.
 #[derive(Clone, PartialEq, Eq)]

@@ -14,49 +14,19 @@
 //! takes what is left ([`ProducerCore::take_unplaced`]), places it again, pushes it, and says so
 //! ([`ProducerCore::placed_anew`]).
 
+mod config;
+mod outcome;
 mod partition;
 
 use thalweg_api::{ApiError, ErrorCode};
-use thalweg_model::limits::{IN_FLIGHT_BATCHES_MAX, IN_FLIGHT_BYTES_MAX};
+use thalweg_model::limits::IN_FLIGHT_BATCHES_MAX;
 use thalweg_model::{
-    Acks, BatchBuilder, Bug, Codec, ProducerEpoch, ProducerId, ProducerToken, Record, RecordBatch, is_planted,
+    Acks, BatchBuilder, Bug, ProducerEpoch, ProducerId, ProducerToken, Record, RecordBatch, is_planted,
 };
 
+pub use self::config::ProducerConfig;
+pub use self::outcome::{Failure, Outcome};
 use self::partition::{Batch, Open, Partition, expire};
-use crate::Backoff;
-
-/// How a producer batches and how long it tries.
-#[derive(Clone, Copy, Debug)]
-pub struct ProducerConfig {
-    /// A batch is closed at this size, before compression.
-    pub batch_bytes: usize,
-    /// How long a batch waits for more while others are in flight; nothing waits when nothing is.
-    pub linger_ms: u64,
-    /// Compression of each batch.
-    pub codec: Codec,
-    /// When a send counts as done. `Acks::None` switches idempotence off: what is not answered is never sent again.
-    pub acks: Acks,
-    /// Longest time from push to outcome, retries included.
-    pub delivery_timeout_ms: u64,
-    /// How long to wait between two tries.
-    pub backoff: Backoff,
-    /// Most bytes in flight to one partition; a single larger batch goes alone.
-    pub in_flight_bytes_max: usize,
-}
-
-impl Default for ProducerConfig {
-    fn default() -> Self {
-        ProducerConfig {
-            batch_bytes: 128 << 10,
-            linger_ms: 5,
-            codec: Codec::None,
-            acks: Acks::Quorum,
-            delivery_timeout_ms: 120_000,
-            backoff: Backoff::default(),
-            in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
-        }
-    }
-}
 
 /// What the cluster gave this producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,31 +37,6 @@ pub struct ProducerIdentity {
     pub epoch: ProducerEpoch,
     /// Proves with each batch that the id is this producer's.
     pub token: ProducerToken,
-}
-
-/// Why a batch was not delivered, or may not have been.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// The broker refused the batch for good.
-    Refused(ApiError),
-    /// No answer within the delivery time-out; the last obstacle, if one is known. The batch may or may not have been
-    /// appended.
-    TimedOut(Option<String>),
-    /// Nothing is sent any more: the client was dropped. The batch may or may not have been appended.
-    Abandoned,
-}
-
-/// What became of a batch's records.
-#[derive(Debug)]
-pub struct Outcome<T> {
-    /// The partition that they went to.
-    pub partition: u32,
-    /// What was pushed with each record, in order.
-    pub tokens: Vec<T>,
-    /// The records, as they were sent.
-    pub batch: RecordBatch,
-    /// Offset of the first record, `None` without acks.
-    pub result: Result<Option<u64>, Failure>,
 }
 
 /// A produce frame to send.

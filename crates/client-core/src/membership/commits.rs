@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use thalweg_api::{ApiError, GroupCommit, GroupCommitReply, PartitionCommit};
 use thalweg_model::{Bug, Committed, is_planted};
 
-use super::PartitionKey;
+use crate::partition_key::PartitionKey;
 
 /// Commits that have no outcome yet, and the outcomes that nobody has taken yet.
 ///

@@ -1,7 +1,7 @@
 //! Unit tests of a member: leases, revocations, commits and their order. Whole groups are left to `tests/sim`.
 
 use thalweg_api::RefusedCommit;
-use thalweg_model::assert_finds;
+use thalweg_model::{TopicId, assert_finds};
 
 use super::*;
 

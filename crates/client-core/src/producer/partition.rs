@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 
 use thalweg_model::{BatchBuilder, Bug, ProducerEpoch, ProducerId, ProducerMark, RecordBatch, Sequence, is_planted};
 
-use super::{Failure, Outcome, ProducerConfig};
+use super::config::ProducerConfig;
+use super::outcome::{Failure, Outcome};
 
 /// The batch that records are still added to.
 pub(super) struct Open<T> {
