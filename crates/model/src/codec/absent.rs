@@ -3,7 +3,7 @@
 
 use std::io::Read;
 
-use super::Codec;
+use super::kind::Codec;
 use crate::BatchError;
 
 /// Hands `data` back as it is.

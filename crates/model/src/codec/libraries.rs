@@ -3,7 +3,8 @@
 
 use std::io::{Read, Write};
 
-use super::{Codec, snappy};
+use super::kind::Codec;
+use super::snappy;
 use crate::BatchError;
 
 /// Compresses `data`; `None` hands it back as it is.
