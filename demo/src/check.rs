@@ -4,16 +4,32 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
 use serde_json::Value;
 use thalweg_model::partition_for_key;
 
-use crate::{PARTITIONS, Report, lines};
+use crate::flights::{PARTITIONS, lines};
 
 /// Totals published for the data set, so that a broken download or preparation shows as well.
 const RECORDS: u64 = 336_776;
 const LATE: u64 = 26_581;
 
 type PerPartition = BTreeMap<u32, (u64, u32)>;
+
+/// What a worker says of its work.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+    pub(crate) seconds: f64,
+    #[serde(default)]
+    pub(crate) scanned: u64,
+    #[serde(default)]
+    pub(crate) filtered: u64,
+    /// Per partition: records, and the CRC-32 of all values in order.
+    #[serde(default)]
+    pub(crate) partitions: BTreeMap<u32, (u64, u32)>,
+}
 
 pub(crate) struct Expected {
     pub(crate) records: u64,

@@ -5,11 +5,12 @@
 //! are the same in the other languages.
 
 mod check;
+mod flights;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,12 +19,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{CellAlignment, Table, presets};
-use serde::Deserialize;
 
-use crate::check::Expected;
+use crate::check::{Expected, Report};
+use crate::flights::PARTITIONS;
 
 const TOPIC: &str = "flights";
-pub(crate) const PARTITIONS: u32 = 6;
 const BROKERS: u32 = 3;
 const GROUP: &str = "everybody";
 const LANGUAGES: [&str; 3] = ["Rust", "Python", "Node"];
@@ -80,21 +80,6 @@ impl Paths {
             keep,
         })
     }
-}
-
-/// What a worker says of its work.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Report {
-    pub(crate) records: u64,
-    pub(crate) bytes: u64,
-    pub(crate) seconds: f64,
-    #[serde(default)]
-    pub(crate) scanned: u64,
-    #[serde(default)]
-    pub(crate) filtered: u64,
-    /// Per partition: records, and the CRC-32 of all values in order.
-    #[serde(default)]
-    pub(crate) partitions: BTreeMap<u32, (u64, u32)>,
 }
 
 /// The cluster; stopped however the demo ends.
@@ -474,11 +459,4 @@ fn keep(mut cluster: Cluster, address: &str) {
     println!("  cargo thalweg consume {TOPIC} --from-beginning --filter late --limit 5");
     println!("  cargo thalweg consume {TOPIC} --from-beginning --filter late --filter-config 600 --until-end");
     println!("  kill {pid}      # stops them");
-}
-
-/// The lines of the flights file.
-pub(crate) fn lines(file: &Path) -> Result<impl Iterator<Item = Result<Vec<u8>>>> {
-    let opened = std::fs::File::open(file).with_context(|| format!("open {}", file.display()))?;
-    let lines = BufReader::with_capacity(1 << 16, opened).split(b'\n');
-    Ok(lines.map(|line| Ok(line?)))
 }

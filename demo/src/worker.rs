@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use thalweg::{Client, Record};
 
-use crate::lines;
+use crate::flights::lines;
 
 const CHUNK: usize = 2000;
 
