@@ -92,7 +92,11 @@ pub(crate) fn environment(name: &str) -> Result<PathBuf, String> {
     let python = folder.join("bin/python");
     if !python.exists() {
         let system = system_python()?;
-        run(command(system).args(["-m", "venv"]).arg(&folder))?;
+        run(command(system).args(["-m", "venv"]).arg(&folder)).inspect_err(|_| {
+            // Python makes the interpreter before it finds that pip is missing: half of one would be taken for a whole
+            // one the next time.
+            let _ = std::fs::remove_dir_all(&folder);
+        })?;
     }
     Ok(python)
 }
