@@ -52,7 +52,7 @@ pub(crate) fn ready() -> Result<(), String> {
     build::step("unit tests, architecture, tidy");
     let mut cargo = build::cargo();
     cargo.args(["test", "--quiet", "--profile", "fast", "--workspace", "--no-fail-fast"]);
-    cargo.args(["--lib", "--test", "architecture", "--test", "tidy"]);
+    cargo.args(["--lib", "--test", "architecture", "--test", "circles", "--test", "tidy"]);
     tally.step("cargo test", &mut cargo, rust_line);
     tally.close()
 }
