@@ -42,6 +42,7 @@ pub(crate) fn run() -> Result<(), String> {
     tally.python_and_node(&python, &plugins)?;
     tally.small_client();
     tally.lints();
+    tally.dependencies();
     tally.close()
 }
 
@@ -49,6 +50,7 @@ pub(crate) fn run() -> Result<(), String> {
 pub(crate) fn ready() -> Result<(), String> {
     let mut tally = Tally::default();
     tally.lints();
+    tally.dependencies();
     build::step("unit tests, architecture, tidy");
     let mut cargo = build::cargo();
     cargo.args(["test", "--quiet", "--profile", "fast", "--workspace", "--no-fail-fast"]);
@@ -120,6 +122,33 @@ impl Tally {
         self.check("clippy", clippy.args(["--examples", "--", "--deny", "warnings"]));
     }
 
+    /// What the project is made of, as deny.toml has it: licences, what is there in two versions, known faults.
+    fn dependencies(&mut self) {
+        build::step("dependencies");
+        let deny = |arguments: &[&str]| {
+            let mut deny = build::cargo();
+            deny.arg("deny").args(arguments);
+            deny
+        };
+        let succeeds = |arguments| deny(arguments).output().is_ok_and(|output| output.status.success());
+        if !succeeds(&["--version"]) {
+            return self.skip("cargo-deny is not installed; `cargo install cargo-deny --locked`");
+        }
+        // A row of deny.toml that the workspace has no use for is an error; guests need few of them.
+        let made = [("Cargo.toml", "--deny"), ("plugins/Cargo.toml", "--allow")].map(|(manifest, unused)| {
+            ["--manifest-path", manifest, "check", "--hide-inclusion-graph", unused, "warnings"]
+        });
+        for made in &made {
+            self.check("cargo deny", deny(made).args(["bans", "licenses", "sources"]));
+        }
+        if !succeeds(&["fetch", "db"]) {
+            return self.skip("the list of known faults cannot be fetched; `cargo deny fetch db` says why");
+        }
+        for made in &made {
+            self.check("cargo deny", deny(made).arg("advisories"));
+        }
+    }
+
     /// The closing line of the whole, and what it comes to.
     fn close(self) -> Result<(), String> {
         for broken in &self.broken {
@@ -167,6 +196,12 @@ impl Tally {
             self.failed += (self.failed == before) as u64;
             self.broken.push(name.to_owned());
         }
+    }
+
+    /// A check that cannot be made here.
+    fn skip(&mut self, why: &str) {
+        println!("skipped: {why}");
+        self.skipped += 1;
     }
 
     /// Runs a check that either passes or fails as a whole.
