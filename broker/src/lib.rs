@@ -208,7 +208,9 @@ pub async fn run(
         }
     }
     let is_only_controller = member.controllers.iter().all(|(id, ..)| *id == me.0);
-    if let Some(what) = node.replicas().log().offline(&METADATA).filter(|_| is_only_controller) {
+    if let Some(what) =
+        node.replicas().log().partition(&METADATA).and_then(|log| log.offline()).filter(|_| is_only_controller)
+    {
         bail!(
             "the cluster's metadata on this disk is damaged: {what}. Nothing was changed. Put the file back, or \
              restore {} from a copy; \

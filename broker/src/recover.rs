@@ -49,7 +49,8 @@ pub async fn recover_metadata(data_dir: &Path, member: &Member, accept_loss: boo
     let mut is_asked = false;
     while !node.is_controller() {
         // The last segment may still be on its way to the disk.
-        if !is_asked && !node.replicas().log().is_flushing(&METADATA) {
+        let is_flushing = node.replicas().log().partition(&METADATA).is_some_and(|log| log.is_flushing());
+        if !is_asked && !is_flushing {
             node.recover_metadata(now()).map_err(unusable)?;
             is_asked = true;
         }

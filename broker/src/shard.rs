@@ -125,7 +125,7 @@ impl Shard {
                 let mut node = self.node.borrow_mut();
                 node.tick(now);
                 if Instant::now() >= retention {
-                    let is_full = node.replicas().log().is_full();
+                    let is_full = node.replicas().log().room().is_full();
                     retention = Instant::now() + if is_full { RETENTION_WHILE_FULL } else { RETENTION_EVERY };
                     node.apply_retention(now);
                     self.watch_clock(node.clock_skew_ms(now));
@@ -476,7 +476,7 @@ impl Shard {
     /// True while it leads a partition that others could lead.
     fn leads_shared(&self) -> bool {
         let node = self.node.borrow();
-        let names: Vec<TopicPartition> = node.replicas().log().partitions().collect();
+        let names: Vec<TopicPartition> = node.replicas().log().names().collect();
         names.iter().any(|n| {
             let replicas = node.replicas();
             replicas.state(n).is_some_and(|s| s.is_serving)
@@ -533,26 +533,26 @@ impl Shard {
     }
 
     pub(crate) fn log_start(&self, name: &TopicPartition) -> Offset {
-        self.node.borrow().replicas().log().log_start(name).unwrap_or_default()
+        self.node.borrow().replicas().log().partition(name).map_or(Offset(0), |log| log.log_start())
     }
 
     pub(crate) fn offline(&self, name: &TopicPartition) -> Option<String> {
-        self.node.borrow().replicas().log().offline(name).map(str::to_owned)
+        self.node.borrow().replicas().log().partition(name)?.offline().map(str::to_owned)
     }
 
     /// Why a partition serves nothing that no other broker could serve: its only copy is here, and damaged.
     pub(crate) fn lost_for_all(&self, name: &TopicPartition) -> Option<String> {
         let node = self.node.borrow();
         let is_only = node.replicas().settings(name).is_some_and(|settings| settings.is_only());
-        node.replicas().log().offline(name).filter(|_| is_only).map(str::to_owned)
+        node.replicas().log().partition(name)?.offline().filter(|_| is_only).map(str::to_owned)
     }
 
     pub(crate) fn bytes(&self, name: &TopicPartition) -> u64 {
-        self.node.borrow().replicas().log().partition_bytes(name)
+        self.node.borrow().replicas().log().partition(name).map_or(0, |log| log.bytes())
     }
 
     pub(crate) fn offset_for_timestamp(&self, name: &TopicPartition, timestamp_ms: i64) -> Option<Offset> {
-        self.node.borrow().replicas().log().offset_for_timestamp(name, timestamp_ms)
+        self.node.borrow().replicas().log().partition(name)?.offset_for_timestamp(timestamp_ms)
     }
 
     pub(crate) fn is_congested(&self) -> bool {
@@ -560,11 +560,11 @@ impl Shard {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.node.borrow().replicas().log().is_full()
+        self.node.borrow().replicas().log().room().is_full()
     }
 
     pub(crate) fn reserve_bytes(&self) -> u64 {
-        self.node.borrow().replicas().log().reserve_bytes()
+        self.node.borrow().replicas().log().room().reserve_bytes()
     }
 
     /// Folders of other histories that are kept aside here, below the data directory.

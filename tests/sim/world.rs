@@ -21,7 +21,7 @@ use thalweg_broker_core::{
     GroupsConfig, METADATA, Node as Core, NodeConfig, NodeMessage, Output as NodeOutput, Peer, Produce,
 };
 use thalweg_client_core::{Backoff, Failure, ProducerConfig, ProducerCore, Unplaced};
-use thalweg_commit_log::{Config, Damage, PRODUCERS_MAX};
+use thalweg_commit_log::{Config, Damage, PRODUCERS_MAX, PartitionRef};
 use thalweg_control::{Broker, FEATURE_LEVEL, PluginDigest, PluginKind, Request, incarnation, next_start, starts_of};
 use thalweg_model::{
     BatchBuilder, BrokerId, Bug, Codec, DirectoryId, PinEpoch, RaftIndex, Record, ReplicaId, TopicId, TopicPartition,
@@ -698,7 +698,8 @@ impl World {
     /// True when all that any copy calls decided stands on this disk for good: a copy calls nothing decided that it has
     /// not synced.
     fn holds_everything(&self, node: usize) -> bool {
-        let end = |n: usize, group: TopicPartition| self.nodes[n].replicas()?.log().decided_end(&group);
+        let end =
+            |n: usize, group: TopicPartition| Some(self.nodes[n].replicas()?.log().partition(&group)?.decided_end());
         let holds = |(_, g): (u32, TopicPartition)| (0..self.nodes.len()).all(|n| end(n, g) <= end(node, g));
         !self.is_rebuilding(node) && self.groups().into_iter().all(holds)
     }
@@ -765,7 +766,7 @@ impl World {
         let groups = self.groups();
         let ends = |n: &Node| {
             let log = n.replicas().map(Replicas::log);
-            log.map_or(0, |l| groups.iter().filter_map(|(_, g)| Some(l.decided_end(g)?.1.0)).sum::<u64>())
+            log.map_or(0, |l| groups.iter().filter_map(|(_, g)| Some(l.partition(g)?.decided_end().1.0)).sum::<u64>())
         };
         let held: u64 = self.nodes.iter().map(ends).sum();
         held + self.members.as_ref().map_or(0, Members::progress)
@@ -780,9 +781,9 @@ impl World {
         }
         for (p, group) in self.groups() {
             let states = self.nodes.iter().filter_map(Node::replicas).map(|r| {
-                let log = r.log();
-                let state = (log.configuration(&group).cloned(), log.producers(&group).cloned(), log.log_start(&group));
-                ((log.segments_end(&group), log.decided_end(&group)), state)
+                let log = r.log().partition(&group);
+                let state = log.map(|l| (l.configuration().cloned(), l.producers().clone(), l.log_start()));
+                ((log.map(|l| l.segments_end()), log.map(|l| l.decided_end())), state)
             });
             let states: Vec<_> = states.collect();
             for (end, state) in &states[1..] {
@@ -861,7 +862,8 @@ impl World {
             for (n, node) in self.nodes.iter().enumerate() {
                 let Some(replicas) = node.replicas() else { continue };
                 let state = replicas.state(&group);
-                let (log_end, offline) = (replicas.log().decided_end(&group), replicas.log().offline(&group));
+                let log = replicas.log().partition(&group);
+                let (log_end, offline) = (log.map(|l| l.decided_end()), log.and_then(|l| l.offline()));
                 let what = state.map(|s| {
                     let (hw, end) = (s.high_watermark, s.log_end);
                     format!("epoch {} hw {hw} end {end} leader {:?} serves {}", s.leader_epoch, s.leader, s.is_serving)
@@ -1170,7 +1172,8 @@ impl World {
 
     fn is_rebuilding(&self, node: usize) -> bool {
         let log = self.nodes[node].replicas().map(Replicas::log);
-        log.is_some_and(|l| self.groups().into_iter().any(|(_, g)| l.is_incomplete(&g) || l.is_installing(&g)))
+        let is_partial = |p: PartitionRef| p.is_incomplete() || p.is_installing();
+        log.is_some_and(|l| self.groups().into_iter().any(|(_, g)| l.partition(&g).is_some_and(is_partial)))
     }
 
     /// One millisecond.
@@ -1397,7 +1400,7 @@ impl World {
             let vouched = self.vouched.get(&(p.replica, p.partition)).copied().unwrap_or(0);
             if p.log_end.0 < vouched
                 && self.nodes[node].older.is_none()
-                && !core.replicas().log().is_incomplete(&p.partition)
+                && !core.replicas().log().partition(&p.partition).is_some_and(|l| l.is_incomplete())
             {
                 let (group, end) = (number(p.partition), p.log_end);
                 return Err(format!(
@@ -1492,7 +1495,7 @@ impl World {
         if let NodeMessage::Replica(PeerMessage { partition: group, from, body: PeerBody::Raft(body), .. }) = &message
             && let Some(index) = body.acknowledged()
             && let Some(log) = self.nodes[node].replicas().map(Replicas::log)
-            && let Some((end, next)) = log.decided_end(group)
+            && let Some((end, next)) = log.partition(group).map(|l| l.decided_end())
             && index >= RaftIndex(next.0 - 1)
         {
             let vouched = self.vouched.entry((*from, *group)).or_default();
@@ -1763,7 +1766,8 @@ impl World {
         let Some(before) = state(self) else {
             return Ok(());
         };
-        let start = self.nodes[node].replicas().and_then(|n| n.log().log_start(&group)).unwrap_or_default();
+        let start = self.nodes[node].replicas().and_then(|n| n.log().partition(&group));
+        let start = start.map(|l| l.log_start()).unwrap_or_default();
         let until = before.high_watermark;
         let is_newest = before.leader_epoch.0 >= self.oracle.newest_epoch(partition);
         let (mut from, mut records, mut times) = (start, Vec::new(), Vec::new());
@@ -1902,7 +1906,7 @@ mod tests {
                 world.turn(false).expect("nothing goes wrong");
             }
             let decided = |w: &World, g| {
-                let ends = w.nodes.iter().filter_map(|n| n.replicas()?.log().decided_end(&g));
+                let ends = w.nodes.iter().filter_map(|n| Some(n.replicas()?.log().partition(&g)?.decided_end()));
                 ends.max().expect("it was founded").0
             };
             let ends: Vec<_> = world.groups().into_iter().map(|(_, g)| (g, decided(&world, g))).collect();

@@ -228,7 +228,8 @@ fn a_count_that_its_own_log_belies_gives_nothing_up() {
         let told = |o: &Output| matches!(o, Output::Miscounted { counted: 1, known: 12 });
         assert_eq!(bench.outputs.iter().any(told), is_wrong, "{starts}");
         assert!(!bench.outputs.iter().any(|o| matches!(o, Output::Outdated { .. })));
-        assert_eq!(bench.node.replicas().log().offline(&NAME), None);
+        let log = bench.node.replicas().log().partition(&NAME);
+        assert_eq!(log.and_then(|log| log.offline()), None);
         assert!(is_wrong || bench.node.is_registered());
     }
 }
@@ -294,7 +295,7 @@ fn a_checkpoint_of_several_batches_keeps_all_groups() {
         bench.pass(50);
     }
     let partition = bench.node.partition_of_group("group-0").expect("it is made");
-    let begins = bench.node.replicas().log().log_start(&partition).expect("it is there");
+    let begins = bench.node.replicas().log().partition(&partition).expect("it is there").log_start();
     assert!(begins > Offset(0), "the log has begun anew");
     let image = bench.node.replicas_mut().log_mut().disk_mut().image();
     let mut bench = Bench::open(image, &[1]);
@@ -370,18 +371,19 @@ fn a_copy_that_is_about_to_be_kept_aside_is_not_reported_as_damaged() {
     let mut bench = Bench::open(MemoryDisk::empty(), &[1, 2, 3]);
     bench.pass(1_000);
     let log = bench.node.replicas_mut().log_mut();
-    log.set_hard_state(METADATA, HardState { replica: ReplicaId::new(BrokerId(1), 0), ..Default::default() });
+    log.create(METADATA).set_hard_state(HardState { replica: ReplicaId::new(BrokerId(1), 0), ..Default::default() });
     bench.turn();
     bench.sync();
     let log = bench.node.replicas_mut().log_mut();
-    log.keep_aside(METADATA, "its leader has another history".into());
+    log.create(METADATA).keep_aside("its leader has another history".into());
     bench.turn();
     while let Some(done) = bench.node.replicas_mut().log_mut().disk_mut().step(Lane::Wal) {
         bench.node.complete(bench.now, done);
         bench.turn();
     }
     let mut bench = Bench::open(bench.node.replicas_mut().log_mut().disk_mut().image(), &[1, 2, 3]);
-    assert!(bench.node.replicas().log().is_diverged(&METADATA), "nothing is kept aside yet");
+    let log = bench.node.replicas().log().partition(&METADATA).expect("it is there");
+    assert!(log.is_diverged(), "nothing is kept aside yet");
     bench.pass(2_000);
     let says = |o: &Output| matches!(o, Output::Send(_, NodeMessage::Damaged { .. }));
     assert!(!bench.outputs.iter().any(says), "{:?}", bench.outputs);

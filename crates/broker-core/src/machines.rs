@@ -124,7 +124,7 @@ impl<M: Machine> Machines<M> {
         if self.slots.contains_key(&partition) {
             return;
         }
-        let from = s.replicas.log().log_start(&name).unwrap_or_default();
+        let from = s.replicas.log().partition(&name).map_or(Offset(0), |log| log.log_start());
         let led = Led::new(name, from, self.config.batch_bytes);
         self.slots.insert(partition, Slot { epoch, is_loaded: false, led });
         self.load(s.now, s.replicas, partition);

@@ -31,11 +31,11 @@ pub struct Config {
     /// ([`CommitLog::set_room`](crate::CommitLog::set_room)).
     pub reserve_bytes: u64,
     /// Length of a file that is kept only to be deleted when the write-ahead log, or what [nothing could be deleted
-    /// without](crate::CommitLog::set_vital), finds no room at all; 0: none.
+    /// without](crate::PartitionMut::set_vital), finds no room at all; 0: none.
     pub ballast_bytes: u64,
     /// Log files of `wal_first_bytes` that are kept, each made beforehand: on a disk without any room they are for what
-    /// [nothing could be deleted without](crate::CommitLog::set_vital) and for deletions. Every start needs a file of
-    /// its own.
+    /// [nothing could be deleted without](crate::PartitionMut::set_vital) and for deletions. Every start needs a file
+    /// of its own.
     pub kept_files: usize,
     /// Producers that a partition remembers. Every broker of a cluster must have the same number: what follows from a
     /// log is equal on all of its replicas.

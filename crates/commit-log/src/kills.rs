@@ -9,7 +9,9 @@ use thalweg_model::{
 use crate::config::Config;
 use crate::directory::{CommitLog, LogEvent, ReadOutcome};
 use crate::disk::FileName;
-use crate::lost_files::{DIRECTORY, OTHER, PARTITION, append, config, directory, end, segment_files, settle};
+use crate::lost_files::{
+    DIRECTORY, OTHER, PARTITION, append, config, directory, end, held, segment_files, settle, view,
+};
 use crate::lsn::Lsn;
 use crate::memory::MemoryDisk;
 use crate::partition::install::Install;
@@ -43,12 +45,16 @@ fn flip(disk: &mut MemoryDisk, (file, at): (FileName, usize)) {
 #[test]
 fn rot_in_the_last_frame_is_told_from_a_torn_write_once_the_log_was_idle() {
     let mut log = open(&MemoryDisk::empty());
-    log.create_partition(PARTITION);
+    log.create(PARTITION);
     // The first frame of a start is known from the list of files as well.
-    log.set_hard_state(PARTITION, HardState { term: LeaderEpoch(1), vote: 2, replica: ReplicaId(1) });
+    held(&mut log, PARTITION).set_hard_state(HardState { term: LeaderEpoch(1), vote: 2, replica: ReplicaId(1) });
     settle(&mut log, 0);
     // A vote, which nothing follows.
-    log.set_hard_state(PARTITION, HardState { term: LeaderEpoch(0x7777_7777), vote: 2, replica: ReplicaId(1) });
+    held(&mut log, PARTITION).set_hard_state(HardState {
+        term: LeaderEpoch(0x7777_7777),
+        vote: 2,
+        replica: ReplicaId(1),
+    });
     settle(&mut log, 200);
     settle(&mut log, 400);
     let mut disk = log.disk_mut().image();
@@ -65,7 +71,7 @@ fn what_a_checksum_of_the_batch_does_not_cover_is_covered_by_the_segments() {
     // The leader epoch of the first batch.
     flip(&mut disk, (file, 15));
     let mut log = open(&disk);
-    let ReadOutcome::Pending(_) = log.read(&PARTITION, Offset(0), Offset(80), 1 << 20) else {
+    let ReadOutcome::Pending(_) = held(&mut log, PARTITION).read(Offset(0), Offset(80), 1 << 20) else {
         panic!("it is in memory")
     };
     settle(&mut log, 0);
@@ -80,10 +86,10 @@ fn what_a_checksum_of_the_batch_does_not_cover_is_covered_by_the_segments() {
 fn a_copy_that_was_replaced_comes_back_as_its_successor() {
     let mut log = open(&MemoryDisk::empty());
     append(&mut log, PARTITION, 3);
-    log.replace_partition(PARTITION, ReplicaId(7));
+    log.replace(PARTITION, ReplicaId(7));
     settle(&mut log, 0);
     let mut log = open(log.disk_mut());
-    assert_eq!(log.hard_state(&PARTITION).map(|s| s.replica), Some(ReplicaId(7)));
+    assert_eq!(view(&log, PARTITION).hard_state().replica, ReplicaId(7));
     assert_eq!(end(&log, PARTITION), 0);
     settle(&mut log, 0);
 }
@@ -94,7 +100,7 @@ fn rot_is_remembered_when_the_file_that_showed_it_is_used_again() {
     let (file, at) = find(&disk, "wal/", ".wal", &[60; 500]);
     flip(&mut disk, (file.clone(), at + 100));
     let mut log = open(&disk);
-    assert!(log.offline(&PARTITION).is_some());
+    assert!(view(&log, PARTITION).offline().is_some());
     for to in (80..=800).step_by(40) {
         append(&mut log, OTHER, to);
         log.flush_all();
@@ -103,16 +109,16 @@ fn rot_is_remembered_when_the_file_that_showed_it_is_used_again() {
     let is_there = |f: &Vec<u8>| f.windows(500).any(|w| w[..100] == [60; 100] && w[101..] == [60; 399]);
     assert!(!is_there(&log.disk_mut().files[&file]), "{file} is used again");
     let log = open(log.disk_mut());
-    assert!(log.offline(&PARTITION).is_some(), "it ends at {}", end(&log, PARTITION));
-    assert!(log.offline(&OTHER).is_none());
+    assert!(view(&log, PARTITION).offline().is_some(), "it ends at {}", end(&log, PARTITION));
+    assert!(view(&log, OTHER).offline().is_none());
 }
 
 #[test]
 fn votes_outlive_the_file_that_they_were_written_to() {
     let mut log = open(&MemoryDisk::empty());
     let state = HardState { term: LeaderEpoch(9), vote: 2, replica: ReplicaId(1) };
-    log.create_partition(PARTITION);
-    log.set_hard_state(PARTITION, state);
+    log.create(PARTITION);
+    held(&mut log, PARTITION).set_hard_state(state);
     let mut to = 0;
     for _ in 0..10 {
         to += 40;
@@ -120,7 +126,7 @@ fn votes_outlive_the_file_that_they_were_written_to() {
         log.flush_all();
         settle(&mut log, to);
     }
-    assert_eq!(open(log.disk_mut()).hard_state(&PARTITION), Some(state));
+    assert_eq!(view(&open(log.disk_mut()), PARTITION).hard_state(), state);
 }
 
 /// Entries 1 to 10 on a quorum, and up to 20 of the first epoch behind them, in the write-ahead log alone.
@@ -128,7 +134,7 @@ fn with_tail() -> CommitLog<MemoryDisk> {
     let mut log = open(&MemoryDisk::empty());
     append(&mut log, PARTITION, 10);
     for index in 11..=20 {
-        log.append(PARTITION, RaftIndex(index), batch(index - 1, 1));
+        held(&mut log, PARTITION).append(RaftIndex(index), batch(index - 1, 1));
     }
     settle(&mut log, 0);
     log
@@ -136,7 +142,7 @@ fn with_tail() -> CommitLog<MemoryDisk> {
 
 fn install(log: &mut CommitLog<MemoryDisk>, epoch: u32) {
     let batches = (11..=60).map(|index| batch(index - 1, epoch)).collect();
-    log.install(PARTITION, Install { first_index: RaftIndex(11), batches, restarts_at: None, end: None });
+    held(log, PARTITION).install(Install { first_index: RaftIndex(11), batches, restarts_at: None, end: None });
 }
 
 #[test]
@@ -149,7 +155,7 @@ fn a_kill_within_a_rebuilding_leaves_all_that_the_copy_had() {
         log.complete(0, done);
         log.pump(0);
         let left = open(log.disk_mut());
-        let (segments, end) = (left.segments_end(&PARTITION).expect("it is there").index, end(&left, PARTITION));
+        let (segments, end) = (view(&left, PARTITION).segments_end().index, end(&left, PARTITION));
         assert!(end == 20 || segments == RaftIndex(60), "segments to {segments}, and the log to {end}");
         parts += (segments != RaftIndex(60)) as u32;
     }
@@ -160,10 +166,11 @@ fn a_kill_within_a_rebuilding_leaves_all_that_the_copy_had() {
 fn a_rebuilding_replaces_entries_of_another_epoch() {
     let mut log = with_tail();
     let batches = (11..=20).map(|index| batch(index - 1, 2)).collect();
-    log.install(PARTITION, Install { first_index: RaftIndex(11), batches, restarts_at: None, end: None });
+    held(&mut log, PARTITION).install(Install { first_index: RaftIndex(11), batches, restarts_at: None, end: None });
     log.flush_all();
     settle(&mut log, 0);
-    assert_eq!(log.segments_end(&PARTITION).map(|e| (e.index, e.epoch)), Some((RaftIndex(20), LeaderEpoch(2))));
+    let end = view(&log, PARTITION).segments_end();
+    assert_eq!((end.index, end.epoch), (RaftIndex(20), LeaderEpoch(2)));
 }
 
 /// A log with one partition whose entries wait for a quorum, while another one fills file after file. At every step,
@@ -178,17 +185,17 @@ fn kill_at_every_step(together: u64) {
     let (mut log, _) = CommitLog::open(MemoryDisk::empty(), DIRECTORY, config).expect("an empty directory opens");
     let mut synced: Vec<(Lsn, TopicPartition, u64)> = Vec::new();
     for partition in [PARTITION, OTHER] {
-        log.create_partition(partition);
-        log.set_hard_state(partition, HardState { term: LeaderEpoch(1), vote: 1, replica: ReplicaId(1) });
+        log.create(partition);
+        held(&mut log, partition).set_hard_state(HardState { term: LeaderEpoch(1), vote: 1, replica: ReplicaId(1) });
     }
     for index in 1..=240u64 {
         if index <= 3 {
-            synced.push((log.append(PARTITION, RaftIndex(index), batch(index - 1, 1)), PARTITION, index));
+            synced.push((held(&mut log, PARTITION).append(RaftIndex(index), batch(index - 1, 1)), PARTITION, index));
         }
-        synced.push((log.append(OTHER, RaftIndex(index), batch(index - 1, 1)), OTHER, index));
-        log.set_decided(OTHER, RaftIndex(index));
+        synced.push((held(&mut log, OTHER).append(RaftIndex(index), batch(index - 1, 1)), OTHER, index));
+        held(&mut log, OTHER).set_decided(RaftIndex(index));
         if index % 8 == 0 {
-            log.flush(OTHER);
+            held(&mut log, OTHER).flush();
         }
         if index % together != 0 {
             continue;
@@ -204,10 +211,10 @@ fn kill_at_every_step(together: u64) {
                     Ok((left, found)) => {
                         assert!(!found.damages.iter().any(|d| matches!(d, Damage::Rot { .. })), "{found:?}");
                         for (partition, wanted) in [PARTITION, OTHER].into_iter().zip(wanted) {
-                            let is_there = left.partitions().any(|p| p == partition);
+                            let is_there = left.partition(&partition).is_some();
                             let there = if is_there { end(&left, partition) } else { 0 };
                             assert!(there >= wanted, "{there} of {wanted} entries are left");
-                            assert_eq!(left.offline(&partition), None);
+                            assert_eq!(left.partition(&partition).and_then(|p| p.offline()), None);
                         }
                     }
                     Err(error) => panic!("{error}"),

@@ -1,9 +1,10 @@
 //! Write-ahead log, segments, recovery and retention of one data directory, over [`Disk`]'s submissions and
 //! completions.
 //!
-//! [`CommitLog`] is a state machine: calls change its memory and queue work, [`CommitLog::pump`] turns queued work into
-//! submissions, [`CommitLog::complete`] takes completions back, [`CommitLog::take_events`] tells what became durable.
-//! It reads no clock and opens no file. What an entry means, and when it is on a quorum, is `replica`'s business.
+//! [`CommitLog`] is a state machine: calls on it and on its partitions ([`PartitionMut`]) change its memory and queue
+//! work, [`CommitLog::pump`] turns queued work into submissions, [`CommitLog::complete`] takes completions back,
+//! [`CommitLog::take_events`] tells what became durable. It reads no clock and opens no file. What an entry means, and
+//! when it is on a quorum, is `replica`'s business.
 //!
 //! Invariants, each with its simulator oracle in `tests/sim`:
 //! - a synced sector is never written again (`wal/batch.rs`, `start_batch`);
@@ -31,7 +32,6 @@ mod memory;
 mod partition;
 mod producers;
 mod recovery;
-mod retention;
 mod room;
 mod salvage;
 mod segment;
@@ -40,7 +40,7 @@ mod wal;
 
 pub use config::Config;
 pub use configuration::{Configuration, MemberChange};
-pub use directory::{CommitLog, LogEvent, ReadOutcome};
+pub use directory::{CommitLog, LogEvent, PartitionMut, PartitionRef, ReadOutcome, RoomLeft};
 pub use disk::{Completion, Disk, DiskError, FileName, Lane, Op, OpId, Step};
 pub use error::LogError;
 pub use lsn::Lsn;
@@ -49,9 +49,9 @@ pub use manifest::SegmentsEnd;
 pub use memory::MemoryDisk;
 pub use partition::InstallEnd;
 pub use partition::install::{Install, PeerBase};
+pub use partition::retention::Retention;
 pub use producers::{PRODUCERS_MAX, ProducerTable, SequenceCheck, Written};
 pub use recovery::{Damage, OpenError, RecoveredPartition, Recovery};
-pub use retention::Retention;
 pub use room::ballast_file;
 pub use salvage::{Salvage, Salvageable};
 pub use segment::ASIDE;

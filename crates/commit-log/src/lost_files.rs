@@ -6,8 +6,8 @@ use thalweg_model::{
 };
 
 use crate::config::Config;
-use crate::directory::CommitLog;
-use crate::disk::{FileName, Lane};
+use crate::directory::{CommitLog, PartitionMut, PartitionRef};
+use crate::disk::{Disk, FileName, Lane};
 use crate::memory::MemoryDisk;
 use crate::state::HardState;
 
@@ -41,19 +41,29 @@ pub(crate) fn settle(log: &mut CommitLog<MemoryDisk>, now_ms: u64) {
     }
 }
 
+/// A partition that is there, to be changed.
+pub(crate) fn held<D: Disk>(log: &mut CommitLog<D>, partition: TopicPartition) -> PartitionMut<'_, D> {
+    log.partition_mut(&partition).expect("it is there")
+}
+
+/// A partition that is there, to be asked.
+pub(crate) fn view<D: Disk>(log: &CommitLog<D>, partition: TopicPartition) -> PartitionRef<'_> {
+    log.partition(&partition).expect("it is there")
+}
+
 /// Index of the last entry, which is one more than its offset.
 pub(crate) fn end(log: &CommitLog<MemoryDisk>, partition: TopicPartition) -> u64 {
-    log.entries(&partition)
-        .last()
-        .map_or(log.segments_end(&partition).expect("it is there").index.0, |(index, _)| index.0)
+    let partition = view(log, partition);
+    partition.entries().last().map_or(partition.segments_end().index.0, |(index, _)| index.0)
 }
 
 /// Appends records of 1 kB to `partition` up to index `to`, one a batch, all of them on the quorum.
 pub(crate) fn append(log: &mut CommitLog<MemoryDisk>, partition: TopicPartition, to: u64) {
-    log.create_partition(partition);
+    log.create(partition);
     let next = end(log, partition) + 1;
     if next == 1 {
-        log.set_hard_state(partition, HardState { term: LeaderEpoch(1), vote: 1, replica: ReplicaId(1) });
+        let state = HardState { term: LeaderEpoch(1), vote: 1, replica: ReplicaId(1) };
+        held(log, partition).set_hard_state(state);
     }
     for index in next..=to {
         let mut builder = BatchBuilder::new();
@@ -63,11 +73,11 @@ pub(crate) fn append(log: &mut CommitLog<MemoryDisk>, partition: TopicPartition,
             headers: vec![],
             timestamp_ms: 1,
         });
-        let segments = log.segments_end(&partition).expect("just made").offset;
-        let at = log.entries(&partition).last().map_or(segments, |(_, batch)| batch.end_offset());
-        let batch = builder.build(Codec::None, None).with_position(at, LeaderEpoch(1));
-        log.append(partition, RaftIndex(index), batch);
-        log.set_decided(partition, RaftIndex(index));
+        let mut partition = held(log, partition);
+        let segments = partition.view().segments_end().offset;
+        let at = partition.view().entries().last().map_or(segments, |(_, batch)| batch.end_offset());
+        partition.append(RaftIndex(index), builder.build(Codec::None, None).with_position(at, LeaderEpoch(1)));
+        partition.set_decided(RaftIndex(index));
         settle(log, 0);
     }
     settle(log, 100);
@@ -79,7 +89,7 @@ pub(crate) fn directory() -> MemoryDisk {
     let mut log = open(&MemoryDisk::empty());
     append(&mut log, PARTITION, 40);
     append(&mut log, OTHER, 40);
-    while log.partitions().any(|p| log.segments_end(&p).is_some_and(|end| end.offset < Offset(40))) {
+    while log.names().any(|p| view(&log, p).segments_end().offset < Offset(40)) {
         log.flush_all();
         settle(&mut log, 200);
     }
@@ -109,10 +119,7 @@ fn check(damage: impl FnOnce(&mut MemoryDisk), expect: Expect) {
         (Err(error), _) => panic!("does not open: {error}"),
         (Ok((log, recovery)), Expect::Refused(what)) => {
             let ends: Vec<_> = recovery.partitions.iter().map(|p| (p.partition, p.log_end)).collect();
-            panic!(
-                "opens with {ends:?}, {} files before, and should name {what}",
-                before.len() + log.partitions().count()
-            );
+            panic!("opens with {ends:?}, {} files before, and should name {what}", before.len() + log.names().count());
         }
         (Ok((mut log, _)), Expect::Whole) => {
             settle(&mut log, 0);
@@ -121,12 +128,12 @@ fn check(damage: impl FnOnce(&mut MemoryDisk), expect: Expect) {
             log.flush_all();
             settle(&mut log, 100);
             let log = open(log.disk_mut());
-            assert!([PARTITION, OTHER].iter().all(|p| log.offline(p).is_none()));
+            assert!([PARTITION, OTHER].iter().all(|p| view(&log, *p).offline().is_none()));
             assert_eq!([PARTITION, OTHER].map(|p| end(&log, p)), [100, 60]);
         }
         (Ok((log, _)), Expect::Offline(partition, what)) => {
             for of in [PARTITION, OTHER] {
-                match log.offline(&of) {
+                match view(&log, of).offline() {
                     Some(why) => assert!(of == partition && why.contains(what), "{why} does not name {what}"),
                     None => assert!(of != partition, "{what} is not noticed"),
                 }
@@ -197,16 +204,16 @@ fn tables_of_what_stood_in_a_log_file_may_be_missing() {
 #[test]
 fn a_crash_between_the_list_and_the_files_is_no_damage() {
     let mut log = open(&MemoryDisk::empty());
-    log.create_partition(PARTITION);
+    log.create(PARTITION);
     let mut seen = 0;
     for index in 1..=200u64 {
         let mut builder = BatchBuilder::new();
         builder.push(&Record { key: None, value: Some(vec![1; 1000].into()), headers: vec![], timestamp_ms: 1 });
         let batch = builder.build(Codec::None, None).with_position(Offset(index - 1), LeaderEpoch(1));
-        log.append(PARTITION, RaftIndex(index), batch);
-        log.set_decided(PARTITION, RaftIndex(index));
+        held(&mut log, PARTITION).append(RaftIndex(index), batch);
+        held(&mut log, PARTITION).set_decided(RaftIndex(index));
         if index % 16 == 0 {
-            log.flush(PARTITION);
+            held(&mut log, PARTITION).flush();
         }
         loop {
             log.pump(index * 10);
@@ -271,7 +278,7 @@ fn indexes_that_are_missing_are_made_anew() {
 fn a_copy_that_is_replaced_leaves_no_file_behind() {
     let folder = crate::segment::folder(&PARTITION);
     let check = |mut log: CommitLog<MemoryDisk>| {
-        log.replace_partition(PARTITION, ReplicaId(1 << 32 | 1));
+        log.replace(PARTITION, ReplicaId(1 << 32 | 1));
         settle(&mut log, 1_000);
         let left: Vec<_> = log.disk_mut().files.keys().filter(|f| f.0.starts_with(&folder)).cloned().collect();
         assert_eq!(left, []);
@@ -281,17 +288,17 @@ fn a_copy_that_is_replaced_leaves_no_file_behind() {
     remove(&segment_files(PARTITION, "log")[0])(&mut disk);
     disk.files.insert(FileName::new(format!("{folder}/00000000000000000041.log")), vec![1; 10]);
     let log = open(&disk);
-    assert!(log.offline(&PARTITION).is_some());
+    assert!(view(&log, PARTITION).offline().is_some());
     check(log);
     // One that is being written.
     let mut log = open(&MemoryDisk::empty());
-    log.create_partition(PARTITION);
-    log.append(PARTITION, RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
-    log.set_decided(PARTITION, RaftIndex(1));
+    log.create(PARTITION);
+    held(&mut log, PARTITION).append(RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
+    held(&mut log, PARTITION).set_decided(RaftIndex(1));
     settle(&mut log, 0);
-    log.flush(PARTITION);
+    held(&mut log, PARTITION).flush();
     log.pump(0);
-    assert!(log.is_flushing(&PARTITION));
+    assert!(view(&log, PARTITION).is_flushing());
     check(log);
 }
 
@@ -308,20 +315,28 @@ fn a_dropped_partition_is_known_until_its_files_are_gone() {
     let is_there =
         |log: &mut CommitLog<MemoryDisk>| log.disk_mut().bytes_of(&crate::segment::folder(&PARTITION), ".log") > 0;
     let mut log = open(&MemoryDisk::empty());
-    log.create_partition(OTHER);
-    log.create_partition(PARTITION);
-    log.append(PARTITION, RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
-    log.set_decided(PARTITION, RaftIndex(1));
-    log.flush(PARTITION);
+    log.create(OTHER);
+    log.create(PARTITION);
+    held(&mut log, PARTITION).append(RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
+    held(&mut log, PARTITION).set_decided(RaftIndex(1));
+    held(&mut log, PARTITION).flush();
     // So far that the next file is there.
     for ms in 0..6 {
-        log.set_hard_state(OTHER, HardState { term: LeaderEpoch(1 + ms as u32), vote: 1, replica: ReplicaId(1) });
+        held(&mut log, OTHER).set_hard_state(HardState {
+            term: LeaderEpoch(1 + ms as u32),
+            vote: 1,
+            replica: ReplicaId(1),
+        });
         settle(&mut log, ms, &[Lane::Wal, Lane::Bulk]);
     }
     assert!(is_there(&mut log));
-    log.drop_partition(PARTITION);
+    log.remove(&PARTITION);
     for ms in 6..30 {
-        log.set_hard_state(OTHER, HardState { term: LeaderEpoch(1 + ms as u32), vote: 1, replica: ReplicaId(1) });
+        held(&mut log, OTHER).set_hard_state(HardState {
+            term: LeaderEpoch(1 + ms as u32),
+            vote: 1,
+            replica: ReplicaId(1),
+        });
         settle(&mut log, ms * 10, &[Lane::Wal]);
     }
     let mut log = open(log.disk_mut());

@@ -166,7 +166,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::directory::CommitLog;
-    use crate::lost_files::{DIRECTORY, OTHER, PARTITION, append, config, settle};
+    use crate::lost_files::{DIRECTORY, OTHER, PARTITION, append, config, held, settle, view};
     use crate::memory::MemoryDisk;
     use crate::partition::install::Install;
     use crate::state::HardState;
@@ -181,12 +181,17 @@ mod tests {
         log.set_room(free_bytes);
         append(&mut log, PARTITION, 3);
         append(&mut log, OTHER, 3);
-        log.set_vital(PARTITION, true);
+        held(&mut log, PARTITION).set_vital(true);
         before(&mut log);
         settle(&mut log, 1_000);
         for partition in [PARTITION, OTHER] {
             let batches = vec![RecordBatch::leader_change(Offset(3), LeaderEpoch(1))];
-            log.install(partition, Install { first_index: RaftIndex(4), batches, restarts_at: None, end: None });
+            held(&mut log, partition).install(Install {
+                first_index: RaftIndex(4),
+                batches,
+                restarts_at: None,
+                end: None,
+            });
         }
         settle(&mut log, 1_000);
         log
@@ -198,16 +203,14 @@ mod tests {
     #[test]
     fn what_nothing_could_be_deleted_without_goes_to_segments_in_the_room_of_the_ballast() {
         let mut log = brought_near(1 << 20, |_| ());
-        assert!(
-            ![PARTITION, OTHER].iter().any(|partition| log.is_installing(partition) || log.waits_for_room(partition))
-        );
+        assert!(![PARTITION, OTHER].map(|p| view(&log, p)).iter().any(|p| p.is_installing() || p.waits_for_room()));
         assert!(log.disk_mut().files.contains_key(&ballast_file()));
         let mut log = brought_near(BALLAST_BYTES, |_| ());
-        assert_eq!([PARTITION, OTHER].map(|partition| log.is_installing(&partition)), [false, true]);
-        assert_eq!([PARTITION, OTHER].map(|partition| log.waits_for_room(&partition)), [false, true]);
+        assert_eq!([PARTITION, OTHER].map(|partition| view(&log, partition).is_installing()), [false, true]);
+        assert_eq!([PARTITION, OTHER].map(|partition| view(&log, partition).waits_for_room()), [false, true]);
         log.set_room(1 << 20);
         settle(&mut log, 1_000);
-        assert!(!log.is_installing(&OTHER));
+        assert!(!view(&log, OTHER).is_installing());
     }
 
     #[test]
@@ -220,7 +223,7 @@ mod tests {
         assert!(!log.disk_mut().files.contains_key(&ballast_file()));
         log.set_room(BALLAST_BYTES);
         settle(&mut log, 1_000);
-        assert_eq!([PARTITION, OTHER].map(|partition| log.is_installing(&partition)), [false, true]);
+        assert_eq!([PARTITION, OTHER].map(|partition| view(&log, partition).is_installing()), [false, true]);
     }
 
     /// The last room went to a log file, and none was left for the list that names it: the file was never used, and
@@ -241,7 +244,7 @@ mod tests {
         while log.is_idle() {
             last += 1;
             let batch = RecordBatch::leader_change(Offset(last - 1), LeaderEpoch(1));
-            log.append(PARTITION, RaftIndex(last), batch);
+            held(&mut log, PARTITION).append(RaftIndex(last), batch);
             settle(&mut log, 1_000);
         }
         settle(&mut log, 3_000);
@@ -274,7 +277,7 @@ mod tests {
         log.set_room(1 << 20);
         append(&mut log, PARTITION, 3);
         append(&mut log, OTHER, 3);
-        log.set_vital(PARTITION, true);
+        held(&mut log, PARTITION).set_vital(true);
         log.flush_all();
         settle(&mut log, 500);
         let mut last = 3;
@@ -282,7 +285,7 @@ mod tests {
             last += 1;
             // Not on the quorum, so that none of it goes to segments.
             let batch = RecordBatch::leader_change(Offset(last - 1), LeaderEpoch(1));
-            log.append(OTHER, RaftIndex(last), batch);
+            held(&mut log, OTHER).append(RaftIndex(last), batch);
             settle_without_room(&mut log, 1_000);
         }
         for now_ms in [3_000, 5_000] {
@@ -295,9 +298,9 @@ mod tests {
 
     /// What nothing could be deleted without comes to the disk, and a deletion.
     fn check_deletes(log: &mut CommitLog<MemoryDisk>, now_ms: u64) {
-        log.set_vital(PARTITION, true);
+        held(log, PARTITION).set_vital(true);
         let term = LeaderEpoch(now_ms as u32);
-        let lsn = log.set_hard_state(PARTITION, HardState { term, vote: 1, replica: ReplicaId(1) });
+        let lsn = held(log, PARTITION).set_hard_state(HardState { term, vote: 1, replica: ReplicaId(1) });
         settle_without_room(log, now_ms);
         settle_without_room(log, now_ms + 2_000);
         assert!(log.durable_lsn() >= lsn, "at {now_ms} ms");
@@ -318,7 +321,7 @@ mod tests {
         check_deletes(&mut log, 20_000);
         let bytes = log.disk_mut().bytes_of(&format!("partitions/{OTHER}"), "");
         assert!(bytes > 0);
-        log.drop_partition(OTHER);
+        log.remove(&OTHER);
         settle_without_room(&mut log, 30_000);
         assert_eq!(log.disk_mut().bytes_of(&format!("partitions/{OTHER}"), ""), 0);
         // With room, those that were used are made anew before records are taken.
@@ -331,11 +334,11 @@ mod tests {
         log.disk_mut().room = Some(1 << 20);
         log.set_room(20 << 10);
         settle(&mut log, 40_000);
-        assert!(log.is_full());
+        assert!(log.room().is_full());
         log.set_room(1 << 20);
         settle(&mut log, 50_000);
         settle(&mut log, 60_000);
-        assert!(!log.is_full() && unused(&mut log) >= 3);
+        assert!(!log.room().is_full() && unused(&mut log) >= 3);
     }
 
     /// Found by the simulator: after a start on a full disk entries were carried over into a log file for which there
@@ -349,7 +352,7 @@ mod tests {
         let mut builder = BatchBuilder::new();
         builder.push(&Record { value: Some(vec![1; 60_000].into()), ..Default::default() });
         let batch = builder.build(Codec::None, None).with_position(Offset(3), LeaderEpoch(1));
-        log.append(OTHER, RaftIndex(4), batch);
+        held(&mut log, OTHER).append(RaftIndex(4), batch);
         append(&mut log, PARTITION, 100);
         for now_ms in [600, 700, 800, 900, 1_000, 1_100, 1_200, 1_300, 1_400] {
             log.flush_all();
@@ -376,24 +379,22 @@ mod tests {
         log.disk_mut().room = Some(256 << 10);
         let mut last = 3;
         // The disk does nothing meanwhile, nor does anybody say what is decided.
-        while !log.is_scarce() && last < 500 {
+        while !log.room().is_scarce() && last < 500 {
             last += 1;
             let mut builder = BatchBuilder::new();
             builder.push(&Record { value: Some(vec![1; 1000].into()), ..Default::default() });
             let batch = builder.build(Codec::None, None).with_position(Offset(last - 1), LeaderEpoch(1));
-            log.append(PARTITION, RaftIndex(last), batch);
+            held(&mut log, PARTITION).append(RaftIndex(last), batch);
             log.pump(500);
         }
         settle(&mut log, 500);
-        assert!(log.is_scarce(), "what is in the log needs room in segments still");
-        log.set_decided(PARTITION, RaftIndex(last));
-        while log.segments_end(&PARTITION).expect("it is there").index < RaftIndex(last)
-            && !log.waits_for_room(&PARTITION)
-        {
+        assert!(log.room().is_scarce(), "what is in the log needs room in segments still");
+        held(&mut log, PARTITION).set_decided(RaftIndex(last));
+        while view(&log, PARTITION).segments_end().index < RaftIndex(last) && !view(&log, PARTITION).waits_for_room() {
             log.flush_all();
             settle(&mut log, 500);
         }
-        assert!(last > 50 && !log.waits_for_room(&PARTITION), "{last}");
+        assert!(last > 50 && !view(&log, PARTITION).waits_for_room(), "{last}");
         assert!(log.disk_mut().files.contains_key(&ballast_file()));
     }
 

@@ -13,7 +13,7 @@ mod votes;
 
 use std::collections::VecDeque;
 
-use thalweg_commit_log::{Config, Configuration, InstallEnd, MemoryDisk, ProducerTable};
+use thalweg_commit_log::{Config, Configuration, InstallEnd, MemoryDisk, PartitionRef, ProducerTable};
 use thalweg_model::{
     BatchBuilder, BrokerId, Bug, Codec, DirectoryId, LeaderEpoch, Offset, PinEpoch, ProducerEpoch, ProducerId,
     ProducerMark, RaftIndex, Record, RecordBatch, ReplicaId, Sequence, TopicId, TopicPartition, assert_finds,
@@ -100,6 +100,10 @@ impl Copy {
     fn restart(&mut self) -> Copy {
         let settings = self.replicas.settings(&NAME).expect("it was started").clone();
         Copy::open(self.replicas.log_mut().disk_mut().image(), settings)
+    }
+
+    fn log(&self) -> PartitionRef<'_> {
+        self.replicas.log().partition(&NAME).expect("it was started")
     }
 
     fn look(&mut self) {

@@ -50,7 +50,7 @@ impl World {
 
     fn stray(&self, node: usize) -> Option<String> {
         let (disk, log) = (&self.nodes[node].disk, self.nodes[node].replicas()?.log());
-        let folders: BTreeSet<String> = log.partitions().map(|p| format!("partitions/{p}")).collect();
+        let folders: BTreeSet<String> = log.names().map(|p| format!("partitions/{p}")).collect();
         let list = disk.text("wal.files");
         let is_known = |file: &str| match file.rsplit_once('/') {
             Some((folder, _)) if folder.starts_with("partitions/") => folders.contains(folder),
@@ -64,8 +64,9 @@ impl World {
         let (partition, me) = (super::number(group), self.replica(group, node).unwrap_or_default());
         let Some(replicas) = self.nodes[node].replicas() else { return Ok(()) };
         let Some(until) = replicas.state(&group).map(|s| s.high_watermark) else { return Ok(()) };
-        let start = replicas.log().log_start(&group).unwrap_or_default();
-        let what = |w: &World| w.nodes[node].replicas().and_then(|r| r.log().offline(&group).map(str::to_owned));
+        let start = replicas.log().partition(&group).map_or(Offset(0), |l| l.log_start());
+        let what =
+            |w: &World| w.nodes[node].replicas().and_then(|r| r.log().partition(&group)?.offline().map(str::to_owned));
         let (mut from, mut end): (Offset, Option<Offset>) = (start, None);
         while from < until {
             let Some(replicas) = self.nodes[node].core.as_mut().map(|c| c.replicas_mut()) else { return Ok(()) };

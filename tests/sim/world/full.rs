@@ -80,7 +80,7 @@ impl World {
         }
         let (mut asked_ms, deadline_ms) = (0, self.lived_ms + 2 * SOON_MS);
         let is_gone = |w: &World| {
-            let holds = |n: &super::Node| n.replicas().is_none_or(|r| r.log().partitions().any(|p| p == SPARE));
+            let holds = |n: &super::Node| n.replicas().is_none_or(|r| r.log().partition(&SPARE).is_some());
             !w.nodes.iter().any(holds)
         };
         while !is_gone(self) {
@@ -109,7 +109,7 @@ impl World {
         let (group, mut to) = (name(partition), Offset(0));
         let (mut asked_ms, deadline_ms) = (0, self.lived_ms + 2 * SOON_MS);
         let has_moved = |w: &World, to: Offset| {
-            let start = |n: &super::Node| n.replicas().and_then(|r| r.log().log_start(&group));
+            let start = |n: &super::Node| Some(n.replicas()?.log().partition(&group)?.log_start());
             // One that is catching up takes in nothing while its disk is full, and hears of it later.
             let moved = w.nodes.iter().filter(|n| start(n).is_some_and(|s| s >= to)).count();
             to > Offset(0) && 2 * moved > w.nodes.len()

@@ -180,7 +180,7 @@ impl Reading {
     ) -> Option<(OpId, ColdRead)> {
         let partition = group.partition.0;
         let slot = self.slots.get_mut(&partition)?;
-        let log_start = replicas.log().log_start(&group).unwrap_or_default().0;
+        let log_start = replicas.log().partition(&group).map_or(0, |l| l.log_start().0);
         let Some(from) = slot.position else {
             let start = slot.start?;
             replicas.state(&group).filter(|s| s.is_serving)?;

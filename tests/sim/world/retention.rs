@@ -106,7 +106,7 @@ impl World {
     pub(super) fn watch_log_starts(&mut self, node: usize) -> Result<(), String> {
         for partition in 0..self.partitions {
             let log = self.nodes[node].replicas().map(Replicas::log);
-            let Some(start) = log.and_then(|l| l.log_start(&name(partition))) else { continue };
+            let Some(start) = log.and_then(|l| Some(l.partition(&name(partition))?.log_start())) else { continue };
             let before = self.kept.log_starts.insert(partition, start.0).unwrap_or(0);
             if start.0 <= before {
                 self.kept.log_starts.insert(partition, before);
@@ -140,13 +140,14 @@ impl World {
     fn write_down(&mut self) -> Result<(), String> {
         let waiting = |w: &World, ends: &[(usize, u32, Offset)]| {
             let of = |(n, p, to): &(usize, u32, Offset)| {
-                let log = w.nodes[*n].replicas()?.log();
-                Some(to.0.saturating_sub(log.segments_end(&name(*p))?.offset.0))
+                let log = w.nodes[*n].replicas()?.log().partition(&name(*p))?;
+                Some(to.0.saturating_sub(log.segments_end().offset.0))
             };
             ends.iter().filter_map(of).sum::<u64>()
         };
         let copies = (0..self.nodes.len()).flat_map(|n| (0..self.partitions).map(move |p| (n, p)));
-        let ends = copies.filter_map(|(n, p)| Some((n, p, self.nodes[n].replicas()?.log().decided_end(&name(p))?.0)));
+        let end = |n: usize, p: u32| Some(self.nodes[n].replicas()?.log().partition(&name(p))?.decided_end().0);
+        let ends = copies.filter_map(|(n, p)| Some((n, p, end(n, p)?)));
         let ends: Vec<_> = ends.collect();
         let (mut left, mut progress_ms) = (waiting(self, &ends), self.now_ms);
         while left > 0 && !self.ended {
@@ -182,7 +183,7 @@ impl World {
         for partition in 0..self.partitions {
             for (n, node) in self.nodes.iter().enumerate() {
                 let Some(log) = node.replicas().map(Replicas::log) else { continue };
-                let start = log.log_start(&name(partition)).unwrap_or_default();
+                let start = log.partition(&name(partition)).map_or(Offset(0), |l| l.log_start());
                 let bytes = segment_bytes_on(node, partition);
                 if self.kept.ms.is_some() {
                     if let Some((offset, _)) = self.oracle.acked_in(partition, start.0..u64::MAX).next() {

@@ -16,14 +16,16 @@ impl<D: Disk> Node<D> {
         let settings = self.metadata_settings(replica);
         // What is about to be kept aside goes on under its name; reported as damaged, it would get a successor, which
         // cannot help to a majority where two of three are kept aside. (Found by the simulator.)
-        let is_diverged = self.replicas.log().is_diverged(&METADATA);
-        match self.replicas.log().suspicion(&METADATA).filter(|_| !is_diverged).map(str::to_owned) {
+        let log = self.replicas.log().partition(&METADATA);
+        let is_diverged = log.is_some_and(|log| log.is_diverged());
+        match log.and_then(|log| log.suspicion()).filter(|_| !is_diverged).map(str::to_owned) {
             Some(what) if settings.first_voters.len() > 1 => {
                 self.replicas.start_offline(now, METADATA, settings, what);
             }
             _ => self.replicas.start(now, METADATA, settings),
         }
-        if let Some(what) = self.replicas.log().offline(&METADATA).filter(|_| !is_diverged) {
+        let log = self.replicas.log().partition(&METADATA);
+        if let Some(what) = log.and_then(|log| log.offline()).filter(|_| !is_diverged) {
             self.offline.insert(METADATA, what.to_owned());
         }
     }
@@ -75,7 +77,7 @@ impl<D: Disk> Node<D> {
             self.outputs.push(Output::OutOfService(*name, what.clone()));
         }
         self.lost = lost;
-        for name in self.replicas.log().partitions().collect::<Vec<_>>() {
+        for name in self.replicas.log().names().collect::<Vec<_>>() {
             if name != METADATA && self.metadata.machine().is_deleted(name.topic) {
                 self.offline.remove(&name);
                 self.replicas.remove(now, name);
@@ -99,8 +101,8 @@ impl<D: Disk> Node<D> {
     /// Starts the copy of a partition that this broker should have, as what stands on its disk allows. `may_make`: also
     /// one of which nothing stands there.
     fn bring_to_life(&mut self, now: Now, name: TopicPartition, settings: PartitionSettings, may_make: bool) {
-        let log = self.replicas.log();
-        let held = log.hard_state(&name).map(|s| s.replica);
+        let log = self.replicas.log().partition(&name);
+        let held = log.map(|log| log.hard_state().replica);
         // One that was lost before its first term has no name yet.
         let is_mine = held.is_some_and(|held| [settings.replica, ReplicaId(0)].contains(&held));
         let is_forgotten = || {
@@ -119,10 +121,10 @@ impl<D: Disk> Node<D> {
             self.offline.insert(name, what.clone());
             return self.replicas.start_lost(now, name, settings, what);
         }
-        let (offline, suspicion) = (log.offline(&name), log.suspicion(&name));
+        let (offline, suspicion) = (log.and_then(|log| log.offline()), log.and_then(|log| log.suspicion()));
         match (offline, suspicion) {
             (Some(what), _) if is_mine => {
-                if !log.is_diverged(&name) {
+                if !log.is_some_and(|log| log.is_diverged()) {
                     self.offline.insert(name, what.to_owned());
                 }
                 self.replicas.start(now, name, settings);

@@ -231,7 +231,8 @@ impl<D: Disk> Node<D> {
             outputs: Vec::new(),
         };
         // Entries that are not known to be decided yet count as well: the starts in them have happened.
-        let batches: Vec<RecordBatch> = node.replicas.log().entries(&METADATA).map(|(_, b)| b.clone()).collect();
+        let entries = node.replicas.log().partition(&METADATA).into_iter().flat_map(|log| log.entries());
+        let batches: Vec<RecordBatch> = entries.map(|(_, batch)| batch.clone()).collect();
         for record in batches.iter().filter(|b| !b.is_control()).filter_map(|b| b.records().ok()).flatten() {
             if let Ok(MetadataRecord::BrokerRegistered(broker)) =
                 MetadataRecord::decode(&record.1.value.unwrap_or_default())
@@ -247,7 +248,8 @@ impl<D: Disk> Node<D> {
     pub fn start(&mut self, now: Now) {
         self.clocks.start(now);
         let me = self.config.broker.id;
-        let stored = self.replicas.log().hard_state(&METADATA).map(|s| s.replica).filter(|r| *r != ReplicaId(0));
+        let stored = self.replicas.log().partition(&METADATA).map(|log| log.hard_state().replica);
+        let stored = stored.filter(|r| *r != ReplicaId(0));
         let founds = self.config.is_founder && self.config.controllers.contains(&me);
         // A directory that is new to the cluster waits for the controller's word: under its old name it might vote
         // again.
@@ -365,11 +367,11 @@ impl<D: Disk> Node<D> {
         self.replicas.tick(now);
         if now.mono_ms >= self.next_heartbeat_ms {
             self.next_heartbeat_ms = now.mono_ms + HEARTBEAT_EVERY_MS;
-            let me = Broker { is_older: self.replicas.log().is_older(&METADATA), ..self.config.broker.clone() };
+            let me = Broker { is_older: self.is_older(), ..self.config.broker.clone() };
             self.tell_controller(now, NodeMessage::Heartbeat(me));
             self.judge_clock(now);
         }
-        self.know_full(self.config.broker.id, self.replicas.log().is_full());
+        self.know_full(self.config.broker.id, self.replicas.log().room().is_full());
         let since_ms = *self.since_ms.get_or_insert(now.mono_ms);
         self.replicas.set_unfit(!self.is_registered() && now.mono_ms >= since_ms + 2 * SESSION_MS);
         if self.leads_anew || now.mono_ms >= self.next_leading_ms {
@@ -380,7 +382,7 @@ impl<D: Disk> Node<D> {
         if now.mono_ms >= self.next_report_ms {
             self.next_report_ms = now.mono_ms + REPORT_EVERY_MS;
             // What an older disk has lost is replaced at once, when its start is registered.
-            let is_older = self.replicas.log().is_older(&METADATA);
+            let is_older = self.is_older();
             for name in self.offline.keys().copied().filter(|_| !is_older).collect::<Vec<_>>() {
                 let Some(settings) = self.replicas.settings(&name).filter(|s| !s.is_only()) else { continue };
                 let topic = (name != METADATA).then_some(name.topic);
@@ -472,6 +474,11 @@ impl<D: Disk> Node<D> {
         self.decide(now);
     }
 
+    /// True while the disk here counts as one that is older than it was.
+    fn is_older(&self) -> bool {
+        self.replicas.log().partition(&METADATA).is_some_and(|log| log.is_older())
+    }
+
     fn take(&mut self, now: Now, output: ReplicaOutput) {
         match output {
             // From a copy to its own predecessor, which is still a voter: there is none any more.
@@ -522,7 +529,7 @@ impl<D: Disk> Node<D> {
                 // One that is being kept aside begins anew under its own name; a successor could not help to a
                 // majority. (Found by the simulator, where two of three copies of the metadata log had another history,
                 // and came back offline after a crash.)
-                if !self.replicas.log().is_diverged(&name) {
+                if !self.replicas.log().partition(&name).is_some_and(|log| log.is_diverged()) {
                     self.offline.insert(name, what.clone());
                 }
                 self.outputs.push(Output::Offline(name, what));

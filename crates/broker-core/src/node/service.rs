@@ -25,7 +25,8 @@ impl<D: Disk> Node<D> {
             return Err("it holds no copy of the cluster's metadata; run this on one of the controllers".into());
         }
         self.replicas.end(&METADATA).map(|(epoch, index, _)| (epoch, index)).ok_or_else(|| {
-            let what = self.replicas.log().offline(&METADATA).unwrap_or("it was being rebuilt from the others");
+            let offline = self.replicas.log().partition(&METADATA).and_then(|log| log.offline());
+            let what = offline.unwrap_or("it was being rebuilt from the others");
             format!("its copy of the cluster's metadata cannot be used: {what}")
         })
     }
@@ -44,20 +45,20 @@ impl<D: Disk> Node<D> {
 
     /// The copies that this broker holds of topics' partitions, under the names that stand on its disk.
     pub fn copies(&self) -> Vec<(TopicPartition, Copy)> {
-        let names = self.replicas.log().partitions().filter(|name| *name != METADATA);
+        let names = self.replicas.log().names().filter(|name| *name != METADATA);
         names.filter_map(|name| Some((name, self.copy(&name)?))).collect()
     }
 
     fn copy(&self, name: &TopicPartition) -> Option<Copy> {
-        let (log, settings) = (self.replicas.log(), self.replicas.settings(name)?);
+        let (log, settings) = (self.replicas.log().partition(name)?, self.replicas.settings(name)?);
         // One without a first term has no name yet.
-        let stored = log.hard_state(name)?.replica;
+        let stored = log.hard_state().replica;
         let configuration =
-            self.replicas.members(name).or_else(|| log.last_configuration(name).cloned()).unwrap_or_default();
+            self.replicas.members(name).or_else(|| log.last_configuration().cloned()).unwrap_or_default();
         Some(Copy {
             replica: if stored == ReplicaId(0) { settings.replica } else { stored },
             end: self.replicas.end(name),
-            is_lost: log.offline(name).is_some() && !log.is_diverged(name),
+            is_lost: log.offline().is_some() && !log.is_diverged(),
             voters: configuration.voters,
             voters_outgoing: configuration.voters_outgoing,
             is_serving: self.replicas.state(name).is_some_and(|s| s.is_serving),
@@ -117,7 +118,7 @@ impl<D: Disk> Node<D> {
 
     /// Looks for Raft groups that cannot elect a leader any more without an operator, and reports each once.
     pub(super) fn watch_majorities(&mut self, now: Now) {
-        let names: Vec<TopicPartition> = self.replicas.log().partitions().filter(|name| *name != METADATA).collect();
+        let names: Vec<TopicPartition> = self.replicas.log().names().filter(|name| *name != METADATA).collect();
         let mut stuck = BTreeMap::new();
         for name in names.into_iter().filter(|name| !self.offline.contains_key(name)) {
             let Some(what) = self.lacks_majority(&name) else { continue };

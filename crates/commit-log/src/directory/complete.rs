@@ -50,6 +50,12 @@ impl<D: Disk> CommitLog<D> {
         }
     }
 
+    /// Stops everything. Never retried: after a failed fsync the kernel may have dropped the pages (fsyncgate).
+    fn fail(&mut self, error: DiskError) {
+        self.is_fatal = true;
+        self.events.push(LogEvent::Fatal(error));
+    }
+
     /// Nothing goes on without what was submitted.
     fn must(&mut self, result: Outcome) {
         if let Err(error) = result {
@@ -68,7 +74,7 @@ impl<D: Disk> CommitLog<D> {
     fn durable(&mut self, now_ms: u64, last: Lsn) {
         self.wal.synced(now_ms, last);
         while let Some((partition, index)) = self.unsynced.next_manifest(last) {
-            let log = self.partitions.get_mut(&partition).expect("a dropped partition leaves no manifest behind");
+            let mut log = self.partitions.get_mut(&partition).expect("a dropped partition leaves no manifest behind");
             log.manifest_index = index;
         }
         for partition in self.unsynced.take_dropped(last) {
@@ -142,7 +148,7 @@ impl<D: Disk> CommitLog<D> {
                 self.flushed(now_ms, &flush);
             }
             Err(e) => {
-                if let Some(log) = self.partitions.get_mut(&partition).filter(|p| p.copy == flush.copy) {
+                if let Some(mut log) = self.partitions.get_mut(&partition).filter(|p| p.copy == flush.copy) {
                     log.flushing = false;
                     self.due.flushes.insert(partition);
                     self.room.refused.extend(Some(partition).filter(|_| e.full));
@@ -163,10 +169,10 @@ impl<D: Disk> CommitLog<D> {
         let result = match result {
             Ok(data) => read.split(data),
             // Retention was faster. (Found by the simulator: that was taken for damage.)
-            Err(_) if log.as_deref().is_some_and(|l| !l.holds(&partition, &read.file)) => Ok(Vec::new()),
+            Err(_) if log.as_ref().is_some_and(|l| !l.holds(&partition, &read.file)) => Ok(Vec::new()),
             Err(e) => Err(e.into()),
         };
-        if let (Err(error), Some(log)) = (&result, log) {
+        if let (Err(error), Some(mut log)) = (&result, log) {
             let what = error.to_string();
             log.offline = Some(what.clone());
             self.events.push(LogEvent::Offline { partition, what });

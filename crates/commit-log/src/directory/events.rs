@@ -7,7 +7,7 @@ use crate::disk::{DiskError, OpId};
 use crate::error::LogError;
 use crate::lsn::Lsn;
 
-/// What became known since the last [`CommitLog::take_events`](super::CommitLog::take_events).
+/// What became known since the last [`CommitLog::take_events`](crate::CommitLog::take_events).
 #[derive(Clone, Debug)]
 pub enum LogEvent {
     /// Every frame up to this one is synced.
@@ -29,14 +29,14 @@ pub enum LogEvent {
         /// Which file is damaged, and where.
         what: String,
     },
-    /// What [`CommitLog::install`](super::CommitLog::install) put in place is in segments and synced.
+    /// What [`PartitionMut::install`](crate::PartitionMut::install) put in place is in segments and synced.
     Installed {
         /// The partition that it concerns.
         partition: TopicPartition,
         /// The last installed entry.
         to: RaftIndex,
     },
-    /// What [`CommitLog::keep_aside`](super::CommitLog::keep_aside) asked for has ended.
+    /// What [`PartitionMut::keep_aside`](crate::PartitionMut::keep_aside) asked for has ended.
     KeptAside {
         /// The partition that it concerns.
         partition: TopicPartition,

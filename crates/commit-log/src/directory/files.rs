@@ -1,7 +1,5 @@
 //! Which log files there are: the active one, spares, those that are kept for a full disk, and the list that names them
-//! all; and what a full disk changes for callers. How much room there is, is judged in `room.rs`.
-
-use thalweg_model::TopicPartition;
+//! all. How much room there is, is judged in `room.rs`, and what a full disk changes for callers in `room_left.rs`.
 
 use super::CommitLog;
 use super::submissions::Purpose;
@@ -14,53 +12,6 @@ use crate::wal::list;
 use crate::wal::sums::old_sums_file;
 
 impl<D: Disk> CommitLog<D> {
-    /// What the file system says is free, in bytes; to be called often. What follows is decided at the next
-    /// [`pump`](Self::pump).
-    pub fn set_room(&mut self, free_bytes: u64) {
-        self.room.tell(free_bytes);
-    }
-
-    /// True while the disk is full, or nearly: clients' records should be refused, reads and what frees room go on.
-    pub fn is_full(&self) -> bool {
-        self.room.is_low()
-    }
-
-    /// Free room below which [the disk counts as full](Self::is_full), in bytes.
-    pub fn reserve_bytes(&self) -> u64 {
-        self.config.reserve_bytes
-    }
-
-    /// True while so little room is left that what other leaders append should not be taken either.
-    pub fn is_scarce(&self) -> bool {
-        self.room.is_scarce()
-    }
-
-    /// True while what is appended would wait for room: the write-ahead log has none, nor has the disk.
-    pub fn is_out_of_room(&self) -> bool {
-        let has_none = self.room.is_waiting() && self.wal.is_stuck() && self.wal.spares.kept.is_empty();
-        has_none && self.room.ballast == Ballast::Missing
-    }
-
-    /// True while the room that is left is the ballast's, for deletions and little else.
-    pub fn is_at_last_resort(&self) -> bool {
-        self.config.ballast_bytes > 0 && self.room.is_low() && self.room.ballast != Ballast::There
-    }
-
-    /// True while nothing of a partition is written that needs new room: what was [installed](Self::install) now would
-    /// wait for some.
-    pub fn waits_for_room(&self, partition: &TopicPartition) -> bool {
-        let is_vital = self.partitions.get(partition).is_some_and(|p| p.is_vital);
-        self.room.is_waiting() || (self.room.is_ballast_only() && !is_vital)
-    }
-
-    /// True when so many batches of so many bytes in all find a place in the log, behind what waits already: in one of
-    /// the files that are there, or in one that there is room for. Log files that are kept do not count, nor those that
-    /// need a little room yet before they are used again.
-    pub fn has_place_for(&self, batches: usize, bytes: usize) -> bool {
-        let (needed, has_place) = self.wal.place_for(batches, bytes);
-        has_place || self.room.has_free(needed.max(self.config.wal_first_bytes))
-    }
-
     /// Bytes that what was taken will still need on the disk: its place in segments for every entry, and a log file for
     /// frames that fit into none. Entries count before they are known to be on a quorum: it is too late to refuse them
     /// then. (Found by the simulator: a follower took 230 kB with 64 kB free, and wrote them into the room of the

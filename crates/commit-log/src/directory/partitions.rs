@@ -2,6 +2,7 @@
 //! elsewhere in the folder.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 
 use thalweg_model::TopicPartition;
 
@@ -36,31 +37,8 @@ impl Partitions {
         self.by_name.get(partition)
     }
 
-    /// For changes of anything but entries: those are [`change`](Self::change)d.
-    pub(super) fn get_mut(&mut self, partition: &TopicPartition) -> Option<&mut PartitionLog> {
-        self.by_name.get_mut(partition)
-    }
-
-    /// As [`get_mut`](Self::get_mut), for a partition that the caller has created.
-    ///
-    /// # Panics
-    /// Without it.
-    #[track_caller]
-    pub(super) fn held(&mut self, partition: &TopicPartition) -> &mut PartitionLog {
-        self.by_name.get_mut(partition).expect("the caller created the partition")
-    }
-
-    /// Changes the entries of a partition that the caller has created.
-    ///
-    /// # Panics
-    /// Without it.
-    #[track_caller]
-    pub(super) fn change<T>(&mut self, partition: &TopicPartition, change: impl FnOnce(&mut PartitionLog) -> T) -> T {
-        let log = self.by_name.get_mut(partition).expect("the caller created the partition");
-        self.tail_bytes -= log.tail_bytes;
-        let answer = change(log);
-        self.tail_bytes += log.tail_bytes;
-        answer
+    pub(super) fn get_mut(&mut self, partition: &TopicPartition) -> Option<Held<'_>> {
+        Some(Held { log: self.by_name.get_mut(partition)?, tail_bytes: &mut self.tail_bytes })
     }
 
     /// Frees cached tails above the budget, first of `partition`, then of all.
@@ -97,5 +75,35 @@ impl Partitions {
 
     pub(super) fn tail_bytes(&self) -> TailBytes {
         self.tail_bytes
+    }
+}
+
+/// A partition that is there, and the sum in which its entries count.
+pub(super) struct Held<'a> {
+    log: &'a mut PartitionLog,
+    tail_bytes: &'a mut TailBytes,
+}
+
+impl Held<'_> {
+    /// Changes the entries. What changes nothing of them needs not go through here.
+    pub(super) fn change<T>(&mut self, change: impl FnOnce(&mut PartitionLog) -> T) -> T {
+        *self.tail_bytes -= self.log.tail_bytes;
+        let answer = change(self.log);
+        *self.tail_bytes += self.log.tail_bytes;
+        answer
+    }
+}
+
+impl Deref for Held<'_> {
+    type Target = PartitionLog;
+
+    fn deref(&self) -> &PartitionLog {
+        self.log
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut PartitionLog {
+        self.log
     }
 }

@@ -4,6 +4,7 @@
 use thalweg_model::{RaftIndex, TopicPartition};
 
 use super::CommitLog;
+use super::handle::PartitionMut;
 use super::submissions::Purpose;
 use crate::disk::{Disk, Lane, Step};
 use crate::faults;
@@ -34,7 +35,9 @@ impl<D: Disk> CommitLog<D> {
         }
         let (last_lsn, held) = (file.last_lsn, file.partitions.iter().map(|(p, last)| (*p, *last)).collect::<Vec<_>>());
         for (partition, last) in held {
-            self.carry_over(partition, last, last_lsn);
+            if let Some(mut partition) = self.partition_mut(&partition) {
+                partition.carry_over(last, last_lsn);
+            }
         }
         let marker = self.wal.push_marker();
         self.wal.files[next].free_after = Some(marker);
@@ -98,38 +101,7 @@ impl<D: Disk> CommitLog<D> {
             let entries = log.tail.len() - log.tail_after(log.manifest_index);
             (count + entries, bytes + log.bytes_after(log.manifest_index) as usize)
         });
-        !self.room.is_low() || self.has_place_for(count, bytes)
-    }
-
-    /// Appends again what lives of a partition in a file, whose last frame is `last_lsn` and last entry of it `last`.
-    fn carry_over(&mut self, partition: TopicPartition, last: RaftIndex, last_lsn: Lsn) {
-        let Some(log) = self.partitions.get(&partition) else {
-            return;
-        };
-        let is_here = |lsn: Option<Lsn>| lsn.is_some_and(|lsn| lsn <= last_lsn);
-        let (state, is_state_here) = (log.hard_state, is_here(log.hard_state_lsn));
-        let (is_manifest_here, is_damage_here) = (is_here(log.manifest_lsn), is_here(log.damage_lsn));
-        // Entries that wait for a quorum, perhaps for a long time, must not hold the log up for everyone: they are
-        // appended again, all of the partition's, because on replay an entry discards those behind it.
-        let waiting: Vec<TailEntry> = match has_waiting(log, last, last_lsn) {
-            true => log.tail.range(log.tail_after(log.manifest_index)..).cloned().collect(),
-            false => Vec::new(),
-        };
-        if is_state_here && faults::carries_votes() {
-            self.set_hard_state(partition, state);
-        }
-        if is_manifest_here {
-            self.push_manifest(partition);
-        }
-        if is_damage_here {
-            self.push_damage(partition);
-        }
-        if !waiting.is_empty() {
-            self.partitions.held(&partition).carried_lsn = Some(self.wal.next_lsn);
-        }
-        for TailEntry { index, batch } in waiting {
-            self.wal.push(partition, Frame::CarriedOver { index, batch });
-        }
+        !self.room.is_low() || self.room().has_place_for(count, bytes)
     }
 
     /// Bytes of entries that are not known to be on a quorum.
@@ -152,6 +124,37 @@ impl<D: Disk> CommitLog<D> {
         ];
         let id = self.disk.submit(Lane::Bulk, steps, Purpose::WalSums);
         self.wal.spares.retiring.insert(id, spare);
+    }
+}
+
+impl<D> PartitionMut<'_, D> {
+    /// Appends again what lives of the partition in a file, whose last frame is `last_lsn` and last entry of it `last`.
+    fn carry_over(&mut self, last: RaftIndex, last_lsn: Lsn) {
+        let log = &self.log;
+        let is_here = |lsn: Option<Lsn>| lsn.is_some_and(|lsn| lsn <= last_lsn);
+        let (state, is_state_here) = (log.hard_state, is_here(log.hard_state_lsn));
+        let (is_manifest_here, is_damage_here) = (is_here(log.manifest_lsn), is_here(log.damage_lsn));
+        // Entries that wait for a quorum, perhaps for a long time, must not hold the log up for everyone: they are
+        // appended again, all of the partition's, because on replay an entry discards those behind it.
+        let waiting: Vec<TailEntry> = match has_waiting(log, last, last_lsn) {
+            true => log.tail.range(log.tail_after(log.manifest_index)..).cloned().collect(),
+            false => Vec::new(),
+        };
+        if is_state_here && faults::carries_votes() {
+            self.set_hard_state(state);
+        }
+        if is_manifest_here {
+            self.push_manifest();
+        }
+        if is_damage_here {
+            self.push_damage();
+        }
+        if !waiting.is_empty() {
+            self.log.carried_lsn = Some(self.wal.next_lsn);
+        }
+        for TailEntry { index, batch } in waiting {
+            self.wal.push(self.name, Frame::CarriedOver { index, batch });
+        }
     }
 }
 

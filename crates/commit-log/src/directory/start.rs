@@ -4,10 +4,11 @@
 use bytes::Bytes;
 use thalweg_model::{DirectoryId, TopicPartition};
 
+use super::CommitLog;
+use super::due::Due;
 use super::partitions::Partitions;
 use super::submissions::{Purpose, Submissions};
 use super::unsynced::Unsynced;
-use super::{CommitLog, Due};
 use crate::config::Config;
 use crate::disk::{Disk, FileName, Lane, Step};
 use crate::error::LogError;
@@ -113,8 +114,8 @@ impl<D: Disk> CommitLog<D> {
             }
         }
         let is_unwritten = |p: &PartitionLog| p.damage.is_some() && p.damage_lsn.is_none();
-        self.all_that(is_unwritten).into_iter().for_each(|partition| self.push_damage(partition));
-        self.all_that(PartitionLog::is_diverged).into_iter().for_each(|partition| self.gather_aside(partition));
+        self.for_each(self.all_that(is_unwritten), |mut partition| partition.push_damage());
+        self.for_each(self.all_that(PartitionLog::is_diverged), |mut partition| partition.gather_aside());
     }
 
     /// Names of the partitions of which this is so.

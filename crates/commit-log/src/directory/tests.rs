@@ -10,7 +10,7 @@ use thalweg_model::{
 };
 
 use self::Do::*;
-use super::{CommitLog, LogEvent};
+use super::{CommitLog, LogEvent, PartitionMut};
 use crate::config::Config;
 use crate::disk::{Disk, DiskError, FileName, Lane, Op, Step};
 use crate::lsn::Lsn;
@@ -65,24 +65,29 @@ fn open(disk: MemoryDisk) -> CommitLog<MemoryDisk> {
     log
 }
 
+fn held(log: &mut CommitLog<MemoryDisk>) -> PartitionMut<'_, MemoryDisk> {
+    log.partition_mut(&PARTITION).expect("every start makes it")
+}
+
 /// Index of the last entry; 0 without one.
 fn end(log: &CommitLog<MemoryDisk>) -> u64 {
-    let in_segments = log.segments_end(&PARTITION).map_or(0, |end| end.index.0);
-    log.entries(&PARTITION).last().map_or(in_segments, |(index, _)| index.0)
+    log.partition(&PARTITION).map_or(0, |partition| {
+        partition.entries().last().map_or(partition.segments_end().index.0, |(index, _)| index.0)
+    })
 }
 
 impl Bench {
     fn new() -> Bench {
         let mut log = open(MemoryDisk::empty());
-        log.create_partition(PARTITION);
+        log.create(PARTITION);
         Bench { log, next: 1, last: Lsn(0), now_ms: 0, written: BTreeMap::new() }
     }
 
     fn run(&mut self, step: Do) {
         match step {
             Append(count) => (0..count).for_each(|_| self.append()),
-            Decide => self.log.set_decided(PARTITION, RaftIndex(self.next - 1)),
-            Flush => self.log.flush(PARTITION),
+            Decide => held(&mut self.log).set_decided(RaftIndex(self.next - 1)),
+            Flush => held(&mut self.log).flush(),
             Settle => self.settle(&[Lane::Bulk, Lane::Read, Lane::Wal]),
             SettleLane(lane) => self.settle(&[lane]),
             Fail(lane) => {
@@ -92,7 +97,7 @@ impl Bench {
             }
             Start => {
                 self.log = open(self.log.disk_mut().image());
-                self.log.create_partition(PARTITION);
+                self.log.create(PARTITION);
                 self.next = end(&self.log) + 1;
                 self.written.clear();
             }
@@ -104,7 +109,7 @@ impl Bench {
         let value = vec![self.next as u8; 100 + 150 * (self.next as usize % 7)];
         builder.push(&Record { value: Some(value.into()), ..Record::default() });
         let batch = builder.build(Codec::None, None).with_position(Offset(self.next - 1), LeaderEpoch(1));
-        self.last = self.log.append(PARTITION, RaftIndex(self.next), batch);
+        self.last = held(&mut self.log).append(RaftIndex(self.next), batch);
         self.next += 1;
     }
 
@@ -159,7 +164,7 @@ fn after(script: &[Do]) -> Bench {
 #[track_caller]
 fn check(script: &[Do], left: u64) {
     let log = open(after(script).log.disk_mut().image());
-    assert_eq!((end(&log), log.offline(&PARTITION)), (left, None), "{script:?}");
+    assert_eq!((end(&log), log.partition(&PARTITION).and_then(|p| p.offline())), (left, None), "{script:?}");
 }
 
 #[test]
@@ -271,10 +276,13 @@ fn a_start_syncs_log_files_before_it_reads_them() {
 }
 
 #[test]
-#[should_panic(expected = "the caller created the partition")]
-fn a_partition_that_nobody_created_takes_no_entry() {
+fn nobody_has_a_partition_in_hand_that_is_not_there() {
     let mut log = open(MemoryDisk::empty());
-    log.append(PARTITION, RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
+    assert!(log.partition(&PARTITION).is_none() && log.partition_mut(&PARTITION).is_none());
+    log.create(PARTITION).append(RaftIndex(1), RecordBatch::leader_change(Offset(0), LeaderEpoch(1)));
+    assert_eq!(log.create(PARTITION).view().entries().count(), 1, "it is made once");
+    log.remove(&PARTITION);
+    assert!(log.partition(&PARTITION).is_none() && log.partition_mut(&PARTITION).is_none());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::lsn::Lsn;
 
 /// Frames that are not synced yet, by what waits for them.
 #[derive(Default)]
-pub(super) struct Unsynced {
+pub(crate) struct Unsynced {
     /// Files to delete then.
     deletions: Vec<(Lsn, Vec<Step>)>,
     /// Manifests, with the last entry that each covers.

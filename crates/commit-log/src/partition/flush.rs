@@ -5,12 +5,11 @@ use std::ops::Range;
 
 use thalweg_model::{RaftIndex, RecordBatch, TopicPartition};
 
-use super::{OpenSince, PartitionLog, TailEntry};
+use super::{OpenSince, PartitionLog, TailEntry, retention};
 use crate::config::Config;
 use crate::disk::{FileName, Step};
 use crate::faults;
 use crate::manifest::SegmentsEnd;
-use crate::retention;
 use crate::segment::{self, EXTENSIONS, SUM_RECORD_BYTES, Segment, SegmentWrite};
 
 /// A flush that is under way.

@@ -11,6 +11,7 @@
 pub(crate) mod flush;
 pub(crate) mod install;
 pub(crate) mod read;
+pub(crate) mod retention;
 mod tail;
 
 use std::collections::{BTreeSet, VecDeque};

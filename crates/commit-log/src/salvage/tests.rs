@@ -6,7 +6,7 @@ use super::find::SKIPPED_OFFSETS;
 use super::*;
 use crate::directory::{CommitLog, ReadOutcome};
 use crate::lost_files::{
-    DIRECTORY, OTHER, PARTITION, append, config, cut, directory, end, remove, segment_files, settle,
+    DIRECTORY, OTHER, PARTITION, append, config, cut, directory, end, held, remove, segment_files, settle, view,
 };
 use crate::memory::MemoryDisk;
 
@@ -41,7 +41,8 @@ fn check(damage: impl FnOnce(&mut MemoryDisk), expect: impl FnOnce(&Salvageable)
             whole = Some(after);
             break;
         }
-        if CommitLog::open(after.clone(), DIRECTORY, config()).is_ok_and(|(log, _)| log.offline(&PARTITION).is_none()) {
+        let is_whole = |log: CommitLog<MemoryDisk>| view(&log, PARTITION).offline().is_none();
+        if CommitLog::open(after.clone(), DIRECTORY, config()).is_ok_and(|(log, _)| is_whole(log)) {
             continue;
         }
         let again = of(&open(&after), PARTITION).expect("something is left of it");
@@ -55,10 +56,10 @@ fn check(damage: impl FnOnce(&mut MemoryDisk), expect: impl FnOnce(&Salvageable)
     settle(&mut log, 0);
     // Readers come to every batch that is left, and are never stuck.
     let next = left.goes_on_at.unwrap_or(left.end);
-    assert_eq!(log.segments_end(&PARTITION).unwrap().offset, next);
-    let (mut at, mut read) = (log.log_start(&PARTITION).unwrap(), Vec::new());
+    assert_eq!(view(&log, PARTITION).segments_end().offset, next);
+    let (mut at, mut read) = (view(&log, PARTITION).log_start(), Vec::new());
     while at < next {
-        let found = match log.read(&PARTITION, at, next, 1 << 20) {
+        let found = match held(&mut log, PARTITION).read(at, next, 1 << 20) {
             ReadOutcome::Batches(found) => found,
             ReadOutcome::Pending(op) => {
                 settle(&mut log, 0);
@@ -87,7 +88,7 @@ fn check(damage: impl FnOnce(&mut MemoryDisk), expect: impl FnOnce(&Salvageable)
     log.flush_all();
     settle(&mut log, 300);
     let log = CommitLog::open(log.disk_mut().image(), DIRECTORY, config()).expect("it opens").0;
-    assert!([PARTITION, OTHER].iter().all(|g| log.offline(g).is_none()));
+    assert!([PARTITION, OTHER].iter().all(|g| view(&log, *g).offline().is_none()));
     let mut log = log;
     log.disk_mut().image()
 }

@@ -72,8 +72,8 @@ pub(crate) struct Spares {
     pub(crate) unlisted: Vec<Spare>,
     /// Files that become ready when the table of their sectors is synced.
     pub(crate) retiring: BTreeMap<OpId, Spare>,
-    /// Files that become ready when the disk has no room and [vital](crate::CommitLog::set_vital) frames wait: nothing
-    /// was ever written to them.
+    /// Files that become ready when the disk has no room and [vital](crate::PartitionMut::set_vital) frames wait:
+    /// nothing was ever written to them.
     pub(crate) kept: Vec<Spare>,
     /// Files that are to be kept are being made.
     pub(crate) makes_kept: bool,

@@ -34,8 +34,8 @@ pub(super) fn a_heartbeat_decides_only_what_the_leader_has_there() {
         copy.sync();
         copy.hear_raft(3, RaftBody { kind: RaftKind::Heartbeat, term: 2, ..body });
         copy.sync();
-        let is_lost = copy.replicas.log().offline(&NAME).is_some();
-        let decided = copy.replicas.log().decided_end(&NAME).expect("it is there").0.0;
+        let is_lost = copy.log().offline().is_some();
+        let decided = copy.log().decided_end().0.0;
         (is_lost, decided)
     };
     let told = |commit, commit_term| RaftBody { commit, commit_term, ..Default::default() };
@@ -97,7 +97,7 @@ fn a_copy_that_has_forgotten_something_stays_out_of_service_though_it_was_catchi
     let mut copy = with_entries();
     copy.hear(3, PeerBody::CatchUp(CatchUp::Offer { term: LeaderEpoch(2) }));
     copy.hear_raft(3, RaftBody { kind: RaftKind::Heartbeat, term: 2, index: 9, ..Default::default() });
-    assert!(copy.replicas.log().offline(&NAME).is_some(), "it has acknowledged entry 9, the leader says");
+    assert!(copy.log().offline().is_some(), "it has acknowledged entry 9, the leader says");
     for _ in 0..2 * catch_up::PATIENCE_MS / TICK_MS {
         copy.tick();
         copy.sync();

@@ -305,7 +305,7 @@ fn an_entry_leaves_its_leader_at_once_and_is_not_copied() {
     let sent = copy.sent_of(RaftKind::Append);
     let batch = |e: &EntryBody| if let EntryContent::Batch(batch) = &e.content { Some(batch.clone()) } else { None };
     let sent = sent.iter().flat_map(|body| &body.entries).find_map(batch).expect("it is sent at once");
-    let (_, stored) = copy.replicas.log().entries(&NAME).last().expect("it is in the log");
+    let (_, stored) = copy.log().entries().last().expect("it is in the log");
     assert_eq!(sent.bytes().as_ptr(), stored.bytes().as_ptr());
 }
 

@@ -24,8 +24,8 @@ fn a_part_to_start_over_with_is_not_put_in_place_behind_what_raft_has_brought() 
     bring(&mut copy, 4..=6, 1);
     copy.sync();
     assert_eq!(copy.log_end(), 8);
-    assert_eq!(copy.replicas.log().decided_end(&NAME), Some((Offset(6), RaftIndex(7))));
-    let ends = copy.replicas.log().entries(&NAME).map(|(index, b)| (index.0, b.end_offset().0));
+    assert_eq!(copy.log().decided_end(), (Offset(6), RaftIndex(7)));
+    let ends = copy.log().entries().map(|(index, b)| (index.0, b.end_offset().0));
     assert_eq!(ends.last(), Some((8, 8)));
 }
 
@@ -249,5 +249,5 @@ pub(super) fn a_successor_takes_nothing_over_from_the_copy_before() {
     let mut copy = Copy::open(disk, PartitionSettings { replica: successor, ..settings() });
     copy.sync();
     assert_eq!(copy.log_end(), 0);
-    assert_eq!(copy.replicas.log().hard_state(&NAME).map(|s| (s.replica, s.term)), Some((successor, LeaderEpoch(0))));
+    assert_eq!((copy.log().hard_state().replica, copy.log().hard_state().term), (successor, LeaderEpoch(0)));
 }

@@ -16,7 +16,7 @@ fn raft_goes_on_while_a_part_waits_for_room() {
         copy.hear(3, PeerBody::CatchUp(CatchUp::Offer { term: LeaderEpoch(2) }));
         bring(&mut copy, 1..=2, 2);
         copy.sync();
-        let is_in_segments = copy.replicas.log().segments_end(&NAME).is_some_and(|end| end.index == RaftIndex(2));
+        let is_in_segments = copy.log().segments_end().index == RaftIndex(2);
         assert_eq!((copy.replicas.state(&NAME).is_some(), is_in_segments), (!is_vital, is_vital));
         copy.replicas.set_room(copy.now, 1 << 40);
         copy.tick();

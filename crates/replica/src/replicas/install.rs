@@ -4,7 +4,8 @@
 use thalweg_commit_log::{Configuration, Disk, HardState, Install, MemberChange};
 use thalweg_model::{LeaderEpoch, RaftIndex, RecordBatch, TopicPartition};
 
-use super::Replicas;
+use super::replica::Started;
+use super::{PartitionSettings, Replicas};
 use crate::Now;
 use crate::group::{configuration_after, log_start_of};
 
@@ -12,35 +13,34 @@ impl<D: Disk> Replicas<D> {
     /// Puts decided batches in place, after ending raft-rs; a later term may begin with them.
     pub(super) fn put(&mut self, now: Now, partition: TopicPartition, install: Install, term: Option<LeaderEpoch>) {
         self.stop_group(partition);
-        let replica = self.replicas[&partition].settings.replica;
-        let first = self.replicas[&partition].settings.first_voters.clone();
+        let Some(Started { replica, mut log }) = self.started(&partition) else { return };
+        let PartitionSettings { replica, first_voters, .. } = &replica.settings;
         let restarts = install.restarts_at.is_some();
         // Nobody but this follows the control entries among them. (Found by the simulator.)
         let log_start = install.batches.iter().filter_map(log_start_of).max();
-        let mut members = self.log.last_configuration(&partition).cloned().unwrap_or_default();
+        let mut members = log.view().last_configuration().cloned().unwrap_or_default();
         let mut configurations = Vec::new();
         for (i, batch) in install.batches.iter().enumerate() {
             if follow_change(&mut members, batch) {
                 configurations.push((RaftIndex(install.first_index.0 + i as u64), members.clone()));
             }
         }
-        self.log.install(partition, install);
+        log.install(install);
         if restarts {
-            self.log.set_configuration(partition, RaftIndex(0), Configuration::of_voters(first));
+            log.set_configuration(RaftIndex(0), Configuration::of_voters(first_voters.iter().copied()));
         }
         for (index, members) in configurations {
-            self.log.set_configuration(partition, index, members);
+            log.set_configuration(index, members);
         }
         if let Some(log_start) = log_start {
-            self.log.set_log_start(partition, log_start);
+            log.set_log_start(log_start);
         }
         // A restart forgets no term and no vote.
-        let state = self.log.hard_state(&partition).expect("the partition was created");
         let state = match term {
-            Some(term) => HardState { term, vote: 0, replica },
-            None => HardState { replica, ..state },
+            Some(term) => HardState { term, vote: 0, replica: *replica },
+            None => HardState { replica: *replica, ..log.view().hard_state() },
         };
-        self.log.set_hard_state(partition, state);
+        log.set_hard_state(state);
         self.log.pump(now.mono_ms);
     }
 }

@@ -6,7 +6,7 @@ use thalweg_commit_log::{Configuration, Disk, HardState, Lsn};
 use thalweg_model::{RaftIndex, ReplicaId, TopicPartition};
 
 use super::phase::{Phase, Stage};
-use super::replica::Replica;
+use super::replica::{Replica, Started};
 use super::{Output, PartitionSettings, Replicas};
 use crate::Now;
 use crate::faults;
@@ -16,20 +16,21 @@ impl<D: Disk> Replicas<D> {
     /// Nothing in this directory may count as what it was: every copy is written down as lost, and stops. With others
     /// about, a successor takes its place; an only copy stays out of service until an operator takes what is left of
     /// it. There were other copies that nothing here tells of: `token`, which is made for it under the name `first` if
-    /// it is not here, says so until its own successor takes its place ([`CommitLog::is_older`]). Answers with the last
-    /// frame of all that.
+    /// it is not here, [says so](thalweg_commit_log::PartitionRef::is_older) until its own successor takes its place.
+    /// Answers with the last frame of all that.
     pub fn lose_everything(&mut self, now: Now, token: TopicPartition, first: ReplicaId, what: &str) -> Lsn {
-        self.log.create_partition(token);
-        for partition in self.log.partitions().collect::<Vec<_>>() {
+        self.log.create(token);
+        for partition in self.log.names().collect::<Vec<_>>() {
             let is_only = self.replicas.get(&partition).is_some_and(|r| r.settings.is_only());
             self.name_lost(partition);
-            let state = self.log.hard_state(&partition).filter(|s| partition == token && s.replica == ReplicaId(0));
-            if let Some(state) = state {
-                self.log.set_hard_state(partition, HardState { replica: first, ..state });
+            let Some(mut log) = self.log.partition_mut(&partition) else { continue };
+            let state = log.view().hard_state();
+            if partition == token && state.replica == ReplicaId(0) {
+                log.set_hard_state(HardState { replica: first, ..state });
             }
             let lsn = match partition == token {
-                true => self.log.lose_disk(partition, is_only, what.to_owned()),
-                false => self.log.lose(partition, is_only, what.to_owned()),
+                true => log.lose_disk(is_only, what.to_owned()),
+                false => log.lose(is_only, what.to_owned()),
             };
             self.last_lsn = lsn.max(self.last_lsn);
             self.retire(partition, what.to_owned());
@@ -44,19 +45,18 @@ impl<D: Disk> Replicas<D> {
         if self.replicas.contains_key(&partition) {
             return;
         }
-        let stored = self.log.hard_state(&partition).map(|s| s.replica);
+        let stored = self.log.partition(&partition).map(|log| log.hard_state().replica);
         let is_other = stored.is_some_and(|r| r != settings.replica && r != ReplicaId(0));
         let takes_over = stored.is_some_and(|r| settings.takes_over_from(r));
         if is_other && !takes_over && !faults::keeps_a_retired_id() {
-            self.log.replace_partition(partition, settings.replica);
+            self.log.replace(partition, settings.replica);
         }
-        self.log.create_partition(partition);
-        self.log.begin_at(partition, settings.first_offset);
-        let first = Configuration::of_voters(settings.first_voters.iter().copied());
-        self.log.set_configuration(partition, RaftIndex(0), first);
-        self.log.set_segment_bytes(partition, settings.segment_bytes);
-        self.log.set_vital(partition, settings.is_vital);
-        let is_offline = self.log.offline(&partition).is_some();
+        let mut log = self.log.create(partition);
+        log.begin_at(settings.first_offset);
+        log.set_configuration(RaftIndex(0), Configuration::of_voters(settings.first_voters.iter().copied()));
+        log.set_segment_bytes(settings.segment_bytes);
+        log.set_vital(settings.is_vital);
+        let is_offline = log.view().offline().is_some();
         let phase = if is_offline { Phase::Offline } else { Phase::Settling };
         self.replicas.insert(partition, Replica { phase, settings, offered_ms: BTreeMap::new() });
         match is_offline {
@@ -70,19 +70,18 @@ impl<D: Disk> Replicas<D> {
     /// with its first term. Without a name it could not be told from its successor, and would stand in that one's place
     /// for ever. (Found by the simulator.)
     fn name_lost(&mut self, partition: TopicPartition) {
-        let state = self.log.hard_state(&partition).filter(|s| s.replica == ReplicaId(0));
-        if let (Some(state), Some(replica)) = (state, self.replicas.get(&partition)) {
-            let replica = replica.settings.replica;
-            self.last_lsn = self.log.set_hard_state(partition, HardState { replica, ..state });
+        let Some(Started { replica, mut log }) = self.started(&partition) else { return };
+        let state = log.view().hard_state();
+        if state.replica == ReplicaId(0) {
+            self.last_lsn = log.set_hard_state(HardState { replica: replica.settings.replica, ..state });
         }
     }
 
     /// The same for a partition whose log cannot be trusted: it stays out of service, and vouches for nothing.
     pub fn start_offline(&mut self, now: Now, partition: TopicPartition, settings: PartitionSettings, what: String) {
-        self.log.create_partition(partition);
-        self.log.set_offline(partition, what.clone());
+        self.log.create(partition).set_offline(what.clone());
         self.start(now, partition, settings);
-        if self.log.offline(&partition).is_some() {
+        if self.is_offline(&partition) {
             self.outputs.push(Output::Offline(partition, what));
         }
     }
@@ -90,15 +89,15 @@ impl<D: Disk> Replicas<D> {
     /// The same for a copy of which this disk holds nothing, because it is older than it was: that stands on it from
     /// now on.
     pub fn start_lost(&mut self, now: Now, partition: TopicPartition, settings: PartitionSettings, what: String) {
-        self.log.create_partition(partition);
-        self.log.set_hard_state(partition, HardState { replica: settings.replica, ..Default::default() });
-        self.last_lsn = self.log.lose(partition, true, what.clone()).max(self.last_lsn);
+        let mut log = self.log.create(partition);
+        log.set_hard_state(HardState { replica: settings.replica, ..Default::default() });
+        self.last_lsn = log.lose(true, what.clone()).max(self.last_lsn);
         self.start_offline(now, partition, settings, what);
     }
 
     /// Ends catching up, and lets a copy whose raft-rs does not run do what its log is ready for.
     pub(super) fn settle(&mut self, now: Now, partition: TopicPartition) {
-        let Some(replica) = self.replicas.get_mut(&partition) else { return };
+        let Some(Started { replica, log }) = self.started(&partition) else { return };
         match replica.phase.stage() {
             Stage::Offline | Stage::Incomplete | Stage::Running => return,
             Stage::Lagging => {
@@ -109,14 +108,14 @@ impl<D: Disk> Replicas<D> {
             }
             Stage::Settling | Stage::CatchingUp => {}
         }
-        if self.log.is_installing(&partition) && !faults::counts_parts_before_fsync() {
+        let log = log.view();
+        if log.is_installing() && !faults::counts_parts_before_fsync() {
             return replica.phase.enter(Phase::Settling);
         }
-        if self.log.is_incomplete(&partition) && !faults::runs_half_rebuilt() {
+        if log.is_incomplete() && !faults::runs_half_rebuilt() {
             return replica.phase.enter(Phase::Incomplete);
         }
-        let stored = self.log.hard_state(&partition).map(|s| s.replica);
-        if stored.is_some_and(|r| replica.settings.takes_over_from(r)) {
+        if replica.settings.takes_over_from(log.hard_state().replica) {
             replica.phase.enter(Phase::Settling);
             return self.take_over(now, partition);
         }
@@ -126,17 +125,19 @@ impl<D: Disk> Replicas<D> {
     /// Starts raft-rs over what the log holds. A copy that was added later does not belong to the first voters, and
     /// starts empty: it must hear of its membership from the leader before it does anything.
     fn start_group(&mut self, now: Now, partition: TopicPartition) {
+        let config = self.group_config;
+        let Some(Started { replica, log }) = self.started(&partition) else { return };
+        let log = log.view();
         let recovered = Recovered {
-            hard_state: self.log.hard_state(&partition).expect("created at the start"),
-            end: self.log.segments_end(&partition).expect("created at the start"),
-            decided: self.log.noted(&partition).expect("created at the start"),
-            configuration: self.log.configuration(&partition).cloned().unwrap_or_default(),
-            producers: self.log.producers(&partition).expect("created at the start").clone(),
-            entries: self.log.entries(&partition),
+            hard_state: log.hard_state(),
+            end: log.segments_end(),
+            decided: log.noted(),
+            configuration: log.configuration().cloned().unwrap_or_default(),
+            producers: log.producers().clone(),
+            entries: log.entries(),
         };
-        let replica = self.replicas.get_mut(&partition).expect("the caller has just seen it");
         let preferred = replica.settings.target.first() == Some(&replica.settings.replica);
-        let group = Group::new(partition, replica.settings.replica, self.group_config, recovered);
+        let group = Group::new(partition, replica.settings.replica, config, recovered);
         replica.phase.enter(Phase::Running(group));
         // What stands in segments is on a quorum, whether or not anything follows soon.
         self.outputs.push(Output::Advanced(partition));
@@ -145,15 +146,13 @@ impl<D: Disk> Replicas<D> {
 
     /// Changes what its owner decides about a partition.
     pub fn configure(&mut self, now: Now, partition: TopicPartition, settings: PartitionSettings) {
-        let Some(replica) = self.replicas.get_mut(&partition) else {
-            return;
-        };
+        let Some(Started { replica, mut log }) = self.started(&partition) else { return };
         if replica.settings.replica == settings.replica {
-            self.log.set_segment_bytes(partition, settings.segment_bytes);
+            log.set_segment_bytes(settings.segment_bytes);
             replica.settings = settings;
             return;
         }
-        if settings.takes_over_from(replica.settings.replica) && self.log.offline(&partition).is_none() {
+        if settings.takes_over_from(replica.settings.replica) && log.view().offline().is_none() {
             replica.settings = settings;
             self.stop_group(partition);
             return self.settle(now, partition);
@@ -168,7 +167,7 @@ impl<D: Disk> Replicas<D> {
     pub fn remove(&mut self, now: Now, partition: TopicPartition) {
         self.stop_group(partition);
         self.replicas.remove(&partition);
-        self.log.drop_partition(partition);
+        self.log.remove(&partition);
         self.log.pump(now.mono_ms);
     }
 
@@ -195,7 +194,9 @@ impl<D: Disk> Replicas<D> {
     pub(super) fn retire(&mut self, partition: TopicPartition, what: String) {
         self.stop_group(partition);
         self.name_lost(partition);
-        self.log.set_offline(partition, what.clone());
+        if let Some(mut log) = self.log.partition_mut(&partition) {
+            log.set_offline(what.clone());
+        }
         self.go_offline(partition, what);
     }
 
@@ -212,21 +213,22 @@ impl<D: Disk> Replicas<D> {
     /// people to say: this one is kept aside before it is rebuilt.
     pub(super) fn diverge(&mut self, partition: TopicPartition, what: String) {
         self.stop_group(partition);
-        if let Some(replica) = self.replicas.get_mut(&partition) {
+        if let Some(Started { replica, mut log }) = self.started(&partition) {
             replica.phase.enter(Phase::Offline);
+            log.keep_aside(what.clone());
         }
-        self.log.keep_aside(partition, what.clone());
         self.outputs.push(Output::Diverged(partition, what));
     }
 
     /// The copy here is kept aside: from now on it is one that is being rebuilt from its leader.
     pub(super) fn begin_anew(&mut self, partition: TopicPartition) {
-        self.log.start_over(partition);
+        let Some(mut log) = self.log.partition_mut(&partition) else { return };
+        log.start_over();
         if let Some(replica) = self.replicas.get_mut(&partition) {
             let first = Configuration::of_voters(replica.settings.first_voters.iter().copied());
-            self.log.set_configuration(partition, RaftIndex(0), first);
+            log.set_configuration(RaftIndex(0), first);
             // Another copy may stand here by now.
-            if replica.phase.stage() == Stage::Offline && self.log.offline(&partition).is_none() {
+            if replica.phase.stage() == Stage::Offline && log.view().offline().is_none() {
                 replica.phase.enter(Phase::Incomplete);
             }
         }

@@ -14,8 +14,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use thalweg_commit_log::{
-    CommitLog, Completion, Config, Configuration, Disk, DiskError, LogEvent, Lsn, OpId, OpenError, ReadOutcome,
-    Recovery, Retention,
+    CommitLog, Completion, Config, Configuration, Disk, DiskError, LogEvent, Lsn, OpId, OpenError, PartitionMut,
+    ReadOutcome, Recovery, Retention,
 };
 use thalweg_model::{
     BrokerId, DirectoryId, LeaderEpoch, Offset, PinEpoch, RaftIndex, RecordBatch, ReplicaId, TopicPartition,
@@ -25,7 +25,7 @@ use self::catch_up::PeerRead;
 use self::phase::Phase;
 pub(crate) use self::phase::Stage;
 pub use self::replica::PartitionSettings;
-use self::replica::Replica;
+use self::replica::{Replica, Started};
 use crate::Acks;
 use crate::Now;
 use crate::clock::Clock;
@@ -189,7 +189,8 @@ impl<D: Disk> Replicas<D> {
             _ if self.has_no_room(&partition) => Some(ProduceError::StorageFull),
             // With other replicas somebody else leads, or will soon.
             Some((Phase::Offline, settings)) if settings.target.len() < 2 => {
-                Some(ProduceError::Offline(self.log.offline(&partition).unwrap_or_default().to_owned()))
+                let what = self.log.partition(&partition).and_then(|log| log.offline());
+                Some(ProduceError::Offline(what.unwrap_or_default().to_owned()))
             }
             Some((Phase::Running(_) | Phase::Lagging(..), _)) => None,
             _ => Some(ProduceError::NotLeader { leader: None }),
@@ -371,8 +372,10 @@ impl<D: Disk> Replicas<D> {
     pub fn apply_retention(&mut self, now: Now) {
         let (clock, wall_ms) = (self.clock, self.clock.early_ms(now));
         for (partition, replica) in &self.replicas {
-            if let Some(segment_ms) = replica.settings.segment_ms {
-                self.log.close_aged(*partition, now.mono_ms, wall_ms, segment_ms);
+            if let Some(segment_ms) = replica.settings.segment_ms
+                && let Some(mut log) = self.log.partition_mut(partition)
+            {
+                log.close_aged(now.mono_ms, wall_ms, segment_ms);
             }
         }
         let due: Vec<(TopicPartition, Offset)> = self
@@ -387,7 +390,7 @@ impl<D: Disk> Replicas<D> {
                     wall_ms,
                     is_wall_doubtful: clock.is_doubtful,
                 };
-                Some((*partition, self.log.retention_point(partition, &retention)?))
+                Some((*partition, self.log.partition(partition)?.retention_point(&retention)?))
             })
             .collect();
         for (partition, offset) in due {
@@ -436,24 +439,29 @@ impl<D: Disk> Replicas<D> {
             Some(group) if group.is_serving() => faults::readable_end(group.state()),
             _ => Offset(0),
         };
-        self.log.read(partition, from, until, bytes_max)
+        self.read_until(partition, from, until, bytes_max)
     }
 
     /// Reads what this replica knows to be on a quorum, whether it leads or not: for state machines that follow the
     /// log.
     pub fn read_applied(&mut self, partition: &TopicPartition, from: Offset, bytes_max: usize) -> ReadOutcome {
         let until = self.group(partition).map_or(Offset(0), |g| g.state().high_watermark);
-        self.log.read(partition, from, until, bytes_max)
+        self.read_until(partition, from, until, bytes_max)
+    }
+
+    fn read_until(&mut self, partition: &TopicPartition, from: Offset, until: Offset, bytes_max: usize) -> ReadOutcome {
+        match self.log.partition_mut(partition) {
+            Some(mut log) => log.read(from, until, bytes_max),
+            None => ReadOutcome::Offline("this broker does not hold the partition".into()),
+        }
     }
 
     /// Where what a copy holds ends: term and index of its last entry, and the next offset; `None` for a copy that
     /// cannot vouch for anything.
     pub fn end(&self, partition: &TopicPartition) -> Option<(LeaderEpoch, RaftIndex, Offset)> {
-        if self.log.offline(partition).is_some() || self.log.is_incomplete(partition) {
-            return None;
-        }
-        let end = self.log.segments_end(partition)?;
-        let last = self.log.entries(partition).last().map(|(i, b)| (b.header().leader_epoch, i, b.end_offset()));
+        let log = self.log.partition(partition).filter(|log| log.offline().is_none() && !log.is_incomplete())?;
+        let end = log.segments_end();
+        let last = log.entries().last().map(|(i, b)| (b.header().leader_epoch, i, b.end_offset()));
         Some(last.unwrap_or((end.epoch, end.index, end.offset)))
     }
 
@@ -530,17 +538,17 @@ impl<D: Disk> Replicas<D> {
         let mut at_once = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Append(index, batch) => self.last_lsn = self.log.append(partition, index, batch),
-                Effect::HardState(state) => self.last_lsn = self.log.set_hard_state(partition, state),
+                Effect::Append(index, batch) => self.last_lsn = self.log_of(&partition).append(index, batch),
+                Effect::HardState(state) => self.last_lsn = self.log_of(&partition).set_hard_state(state),
                 // Nothing written since the last sync: persisted already.
                 Effect::Persist(number, messages) if self.is_persisted_at_once() => at_once.push((number, messages)),
                 Effect::Persist(number, messages) => {
                     self.persists.push_back((self.last_lsn, partition, number, messages));
                 }
                 Effect::Send(message) => self.outputs.push(Output::Send(message)),
-                Effect::Decided(index) => self.log.set_decided(partition, index),
-                Effect::Configured(index, configuration) => self.log.set_configuration(partition, index, configuration),
-                Effect::LogStart(offset) => self.log.set_log_start(partition, offset),
+                Effect::Decided(index) => self.log_of(&partition).set_decided(index),
+                Effect::Configured(index, members) => self.log_of(&partition).set_configuration(index, members),
+                Effect::LogStart(offset) => self.log_of(&partition).set_log_start(offset),
                 Effect::Answer(ticket, result) => self.outputs.push(Output::Produced(ticket, result)),
                 Effect::Confirmed(ticket, result) => self.outputs.push(Output::Confirmed(ticket, result)),
                 Effect::Advanced => self.outputs.push(Output::Advanced(partition)),
@@ -553,6 +561,21 @@ impl<D: Disk> Replicas<D> {
         for (number, messages) in at_once {
             self.persisted(now, partition, number, messages);
         }
+    }
+
+    /// The share of the log of a partition whose group runs: the group was started over it.
+    fn log_of(&mut self, partition: &TopicPartition) -> PartitionMut<'_, D> {
+        self.log.partition_mut(partition).expect("a group runs over its partition's share of the log")
+    }
+
+    /// A partition that was started; `None` for any other.
+    fn started(&mut self, partition: &TopicPartition) -> Option<Started<'_, D>> {
+        Some(Started { replica: self.replicas.get_mut(partition)?, log: self.log.partition_mut(partition)? })
+    }
+
+    /// True for a partition whose log cannot be trusted, started or not.
+    fn is_offline(&self, partition: &TopicPartition) -> bool {
+        self.log.partition(partition).is_some_and(|log| log.offline().is_some())
     }
 
     fn is_persisted_at_once(&self) -> bool {

@@ -21,9 +21,9 @@ use crate::group::Group;
 /// ```
 #[expect(clippy::large_enum_variant, reason = "most copies run, and a box would cost a pointer for every record")]
 pub(super) enum Phase {
-    /// Out of service: the log cannot be trusted, and says why ([`offline`](thalweg_commit_log::CommitLog::offline)).
-    /// Such a copy neither votes nor acknowledges nor serves, whatever comes: its successor takes its place. Only one
-    /// that had another history than its leader's begins anew, once that history is kept aside.
+    /// Out of service: the log cannot be trusted, and [says why](thalweg_commit_log::PartitionRef::offline). Such a
+    /// copy neither votes nor acknowledges nor serves, whatever comes: its successor takes its place. Only one that
+    /// had another history than its leader's begins anew, once that history is kept aside.
     Offline,
     /// A part of a rebuilding is here, and nobody is asked for the rest. raft-rs does not run: entries may be missing
     /// that this copy's term and vote rest on. It gives its vote, and asks the next leader that it hears.

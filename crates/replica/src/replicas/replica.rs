@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use thalweg_commit_log::PartitionMut;
 use thalweg_model::{Offset, PinEpoch, ReplicaId};
 
 use super::phase::Phase;
@@ -62,4 +63,10 @@ pub(super) struct Replica {
     pub(super) settings: PartitionSettings,
     /// When a follower was last offered to catch up, on the monotonic clock, in ms; written by a leader alone.
     pub(super) offered_ms: BTreeMap<ReplicaId, u64>,
+}
+
+/// A partition that was started: its replica, and its share of the log. There is never one without the other.
+pub(super) struct Started<'a, D> {
+    pub(super) replica: &'a mut Replica,
+    pub(super) log: PartitionMut<'a, D>,
 }

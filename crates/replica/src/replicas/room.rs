@@ -16,14 +16,15 @@ impl<D: Disk> Replicas<D> {
     pub(super) fn has_no_room(&self, partition: &TopicPartition) -> bool {
         let Some(replica) = self.replicas.get(partition).filter(|p| !p.settings.is_own) else {
             let is_vital = self.replicas.get(partition).is_some_and(|r| r.settings.is_vital);
-            return self.log.is_out_of_room() || (!is_vital && self.log.is_at_last_resort());
+            let room = self.log.room();
+            return room.is_out_of_room() || (!is_vital && room.is_at_last_resort());
         };
         let most_are_full = || {
             let voters = replica.phase.group().map(|g| g.members().voters).unwrap_or_default();
             let full = voters.iter().filter(|r| self.full.contains(&r.broker())).count();
             full > 0 && 2 * (voters.len() - full) <= voters.len()
         };
-        self.log.is_full() || (!self.full.is_empty() && most_are_full())
+        self.log.room().is_full() || (!self.full.is_empty() && most_are_full())
     }
 
     /// What the file system says is free, in bytes.
@@ -48,13 +49,15 @@ impl<D: Disk> Replicas<D> {
     /// Nothing is taken, but for what nothing could be deleted without, that finds no place in the log: the log writes
     /// in order, and a deletion would wait behind it.
     pub(super) fn is_too_much(&self, partition: &TopicPartition, body: &RaftBody) -> bool {
+        let room = self.log.room();
         let is_too_much = |r: &Replica| match r.settings.is_own {
-            false => self.log.is_scarce(),
-            true => self.log.is_at_last_resort() && !r.settings.is_vital,
+            false => room.is_scarce(),
+            true => room.is_at_last_resort() && !r.settings.is_vital,
         };
         let frees_more = || {
-            let gone = body.log_start().map_or(0, |to| self.log.bytes_gone_at(partition, to));
-            gone > self.log.undecided_bytes(partition, RaftIndex(body.index)) + body.batch_bytes() as u64
+            let Some(log) = self.log.partition(partition) else { return false };
+            let gone = body.log_start().map_or(0, |to| log.bytes_gone_at(to));
+            gone > log.undecided_bytes(RaftIndex(body.index)) + body.batch_bytes() as u64
         };
         let Some(replica) = self.replicas.get(partition) else { return false };
         let must_wait = is_too_much(replica) && body.can_wait() && !frees_more();
@@ -65,6 +68,7 @@ impl<D: Disk> Replicas<D> {
     /// nothing could be deleted without.
     pub(super) fn has_no_place(&self, partition: &TopicPartition, batches: usize, bytes: usize) -> bool {
         let is_vital = self.replicas.get(partition).is_some_and(|r| r.settings.is_vital);
-        !is_vital && self.log.is_scarce() && !self.log.has_place_for(batches, bytes)
+        let room = self.log.room();
+        !is_vital && room.is_scarce() && !room.has_place_for(batches, bytes)
     }
 }

@@ -7,6 +7,7 @@ use thalweg_model::{LeaderEpoch, RecordBatch, TopicPartition};
 use super::Replicas;
 use super::install::follow_change;
 use super::phase::{Phase, Stage};
+use super::replica::Started;
 use crate::Now;
 use crate::faults;
 use crate::group::configuration_after;
@@ -17,25 +18,21 @@ impl<D: Disk> Replicas<D> {
     /// members to this one alone. What the others alone held is lost. Call it again, at any later turn, until the group
     /// runs.
     pub fn take_over(&mut self, now: Now, partition: TopicPartition) {
-        let Some(replica) = self.replicas.get(&partition).map(|r| r.settings.replica) else { return };
-        if self.replicas[&partition].phase.stage() == Stage::Offline {
-            return;
-        }
-        if self.log.is_flushing(&partition) || self.log.waits_for_room(&partition) || self.log.is_incomplete(&partition)
-        {
+        let Some(Started { replica, log }) = self.started(&partition) else { return };
+        let log = log.view();
+        let is_offline = replica.phase.stage() == Stage::Offline;
+        if is_offline || log.is_flushing() || log.waits_for_room() || log.is_incomplete() {
             return;
         }
         self.stop_group(partition);
-        if let Some(replica) = self.replicas.get_mut(&partition) {
-            replica.phase.enter(Phase::Settling);
-        }
-        let (mut offset, next) = self.log.decided_end(&partition).expect("the partition was created");
-        let mut members = self.log.last_configuration(&partition).cloned().unwrap_or_default();
-        let above =
-            self.log.entries(&partition).filter(|(index, _)| *index >= next && !faults::takes_over_without_tail());
+        let Some(Started { replica, log }) = self.started(&partition) else { return };
+        replica.phase.enter(Phase::Settling);
+        let (replica, log) = (replica.settings.replica, log.view());
+        let (mut offset, next) = log.decided_end();
+        let mut members = log.last_configuration().cloned().unwrap_or_default();
+        let above = log.entries().filter(|(index, _)| *index >= next && !faults::takes_over_without_tail());
         let mut batches: Vec<RecordBatch> = above.map(|(_, batch)| batch.clone()).collect();
-        let mut term = self.log.hard_state(&partition).expect("the partition was created").term;
-        term = term.max(self.log.segments_end(&partition).expect("the partition was created").epoch);
+        let mut term = log.hard_state().term.max(log.segments_end().epoch);
         for batch in &batches {
             (offset, term) = (batch.end_offset(), term.max(batch.header().leader_epoch));
             follow_change(&mut members, batch);

@@ -1,6 +1,6 @@
 //! How a copy comes and goes, where no message is needed for it. More is left to `by_hand.rs`.
 
-use thalweg_commit_log::MemoryDisk;
+use thalweg_commit_log::{MemoryDisk, PartitionRef};
 use thalweg_model::TopicId;
 
 use super::*;
@@ -24,14 +24,18 @@ fn a_copy_that_is_lost_before_its_first_term_makes_way_for_its_successor() {
         let (mut replicas, _) =
             Replicas::open(MemoryDisk::empty(), DirectoryId([1; 16]), Config::default(), 0).unwrap();
         replicas.start(now, partition, settings(voters[0]));
-        assert_eq!(replicas.log().hard_state(&partition).map(|s| s.replica), Some(ReplicaId(0)), "it has no name yet");
+        assert_eq!(log(&replicas, partition).hard_state().replica, ReplicaId(0), "it has no name yet");
         match is_older {
             true => drop(replicas.lose_everything(now, partition, voters[0], "the disk is older than it was")),
             false => replicas.step(now, heartbeat.clone()),
         }
-        assert!(replicas.log().offline(&partition).is_some());
+        assert!(log(&replicas, partition).offline().is_some());
         replicas.configure(now, partition, settings(voters[0].successor()));
-        assert_eq!(replicas.log().offline(&partition), None);
-        assert_eq!(replicas.log().hard_state(&partition).map(|s| s.replica), Some(voters[0].successor()));
+        assert_eq!(log(&replicas, partition).offline(), None);
+        assert_eq!(log(&replicas, partition).hard_state().replica, voters[0].successor());
     }
+}
+
+fn log(replicas: &Replicas<MemoryDisk>, partition: TopicPartition) -> PartitionRef<'_> {
+    replicas.log().partition(&partition).expect("it was started")
 }

@@ -1,7 +1,7 @@
 //! A replica's side of catching up: it asks a leader, puts the parts in place, and goes on with Raft. What is asked
 //! for, and which part fits, is left to `progress.rs`.
 
-use thalweg_commit_log::{Disk, HardState, Install};
+use thalweg_commit_log::{Disk, HardState, Install, PartitionRef};
 use thalweg_model::{LeaderEpoch, RecordBatch, ReplicaId, TopicPartition};
 
 use super::PATIENCE_MS;
@@ -10,7 +10,7 @@ use crate::Now;
 use crate::faults;
 use crate::message::{CatchUp, PeerBody, PeerMessage, RaftBody};
 use crate::replicas::phase::Phase;
-use crate::replicas::replica::Replica;
+use crate::replicas::replica::Started;
 use crate::replicas::{Output, Replicas};
 
 impl<D: Disk> Replicas<D> {
@@ -25,13 +25,11 @@ impl<D: Disk> Replicas<D> {
 
     /// A half rebuilt replica gives its vote, though it neither stands for election nor acknowledges: without it the
     /// whole ones might not be a majority. It started over because something that it never acknowledged had been
-    /// decided beyond all that it held ([`keep_own`](Self::keep_own)); whoever decided that sits in every majority, and
+    /// decided beyond all that it held ([`keep_own`]); whoever decided that sits in every majority, and
     /// refuses who lacks it. (Found by the simulator.)
     fn vote_incomplete(&mut self, partition: TopicPartition, from: ReplicaId, raft: &RaftBody) {
-        let Some(replica) = self.replicas.get(&partition) else { return };
-        let (me, state) =
-            (replica.settings.replica, self.log.hard_state(&partition).expect("the partition was created"));
-        let end = self.log.segments_end(&partition).expect("the partition was created");
+        let Some(Started { replica, mut log }) = self.started(&partition) else { return };
+        let (me, state, end) = (replica.settings.replica, log.view().hard_state(), log.view().segments_end());
         let is_near = (raft.log_term, raft.index) >= (end.epoch.0 as u64, end.index.0)
             || faults::votes_for_shorter_half_rebuilt();
         let known = state.term.0 as u64;
@@ -45,7 +43,7 @@ impl<D: Disk> Replicas<D> {
             return self.outputs.push(Output::Send(answer));
         }
         let term = LeaderEpoch(u32::try_from(raft.term).expect("checked when it was decoded"));
-        self.last_lsn = self.log.set_hard_state(partition, HardState { term, vote: from.0, replica: me });
+        self.last_lsn = log.set_hard_state(HardState { term, vote: from.0, replica: me });
         self.persists.push_back((self.last_lsn, partition, 0, vec![answer]));
     }
 
@@ -56,15 +54,14 @@ impl<D: Disk> Replicas<D> {
         leader: ReplicaId,
         term: LeaderEpoch,
     ) {
-        let known = self.log.hard_state(&partition).map_or(LeaderEpoch(0), |s| s.term);
-        let Some(replica) = self.replicas.get_mut(&partition) else { return };
-        if term < known || self.log.is_installing(&partition) {
+        let Some(Started { replica, log }) = self.started(&partition) else { return };
+        let log = log.view();
+        if term < log.hard_state().term || log.is_installing() {
             return;
         }
-        let next = self.log.decided_end(&partition).expect("the partition was created");
-        let wants_state = self.log.is_incomplete(&partition);
-        let last = self.log.last_decided(&partition).filter(|(epoch, _)| !wants_state && *epoch > LeaderEpoch(0));
-        let catching_up = CatchingUp::new(now.mono_ms, leader, term, next, last, wants_state);
+        let wants_state = log.is_incomplete();
+        let last = Some(log.last_decided()).filter(|(epoch, _)| !wants_state && *epoch > LeaderEpoch(0));
+        let catching_up = CatchingUp::new(now.mono_ms, leader, term, log.decided_end(), last, wants_state);
         if replica.phase.start_catching_up(catching_up) {
             self.ask(partition);
         }
@@ -83,7 +80,7 @@ impl<D: Disk> Replicas<D> {
         if let CatchUp::Offer { term } = part {
             return self.start_catching_up(now, partition, from, term);
         }
-        let Some(replica) = self.replicas.get_mut(&partition) else { return };
+        let Some(Started { replica, mut log }) = self.started(&partition) else { return };
         let catching_up = replica.phase.catching_up_mut();
         let Some(catching_up) = catching_up.filter(|c| c.leader == from && c.waiting.is_none()) else { return };
         catching_up.deadline_ms = now.mono_ms + PATIENCE_MS;
@@ -94,9 +91,9 @@ impl<D: Disk> Replicas<D> {
                 let Some(state) = state.open() else { return };
                 if first.is_none() && catching_up.is_at(until) {
                     // Nothing is lacking but that. Flushed or not yet: it asks again.
-                    if !self.log.is_flushing(&partition) {
+                    if !log.view().is_flushing() {
                         catching_up.has_state();
-                        self.log.make_whole(partition, state);
+                        log.make_whole(state);
                         self.log.pump(now.mono_ms);
                     }
                     return;
@@ -127,23 +124,19 @@ impl<D: Disk> Replicas<D> {
 
     /// Puts a part in place, once the segments can be written.
     fn install(&mut self, now: Now, partition: TopicPartition) {
-        if self.log.is_flushing(&partition) || self.log.waits_for_room(&partition) {
+        let is_scarce = self.log.room().is_scarce();
+        let Some(Started { replica, log }) = self.started(&partition) else { return };
+        let log = log.view();
+        if log.is_flushing() || log.waits_for_room() {
             return;
         }
+        let Some(catching_up) = replica.phase.catching_up_mut() else { return };
         // A restart frees what was there before.
-        let is_restart = |c: &CatchingUp| c.waiting.as_ref().is_some_and(|i| i.restarts_at.is_some());
-        let catching_up = self.replicas.get(&partition).and_then(|r| r.phase.catching_up());
-        let is_own = self.replicas.get(&partition).is_some_and(|r| r.settings.is_own);
-        if self.log.is_scarce() && !is_own && !catching_up.is_some_and(is_restart) {
-            return;
-        }
-        let waiting = |r: &mut Replica| r.phase.catching_up_mut()?.waiting.take();
-        let Some(install) = self.replicas.get_mut(&partition).and_then(waiting) else {
-            return;
-        };
-        let install = self.keep_own(partition, install);
-        let next = self.log.decided_end(&partition).expect("the partition was created");
-        if !fits(&install, next) {
+        let is_restart = |i: &mut Install| i.restarts_at.is_some();
+        let must_wait = is_scarce && !replica.settings.is_own;
+        let Some(install) = catching_up.waiting.take_if(|i| !must_wait || is_restart(i)) else { return };
+        let install = keep_own(catching_up, log, install);
+        if !fits(&install, log.decided_end()) {
             // Raft went on meanwhile, or something else is in the way: begin again from here.
             return self.settle(now, partition);
         }
@@ -151,37 +144,6 @@ impl<D: Disk> Replicas<D> {
         if faults::counts_parts_before_fsync() {
             self.installed(now, partition);
         }
-    }
-
-    /// A replica that is to start over from an entry that stands in its own log needs not: all before it is decided
-    /// too. Only one that lacks that entry may forget what it holds, because it may have acknowledged the rest of it.
-    ///
-    /// Source: Raft §5.3, log matching.
-    fn keep_own(&mut self, partition: TopicPartition, mut install: Install) -> Install {
-        if install.restarts_at.is_none() || self.log.is_incomplete(&partition) || faults::forgets_its_own() {
-            return install;
-        }
-        let next = self.log.decided_end(&partition).expect("the partition was created").1;
-        if next > install.first_index {
-            // Raft has brought it beyond that place meanwhile: the part begins too early for it. (Found by the
-            // simulator: it was put in place behind what had come.)
-            return install;
-        }
-        let first = &install.batches[0];
-        let is_same = |b: &RecordBatch| {
-            b.base_offset() == first.base_offset() && b.header().leader_epoch == first.header().leader_epoch
-        };
-        let stands = self.log.entries(&partition).any(|(index, b)| index == install.first_index && is_same(b));
-        if !stands {
-            return install;
-        }
-        let own = self.log.entries(&partition).filter(|(index, _)| (next..install.first_index).contains(index));
-        let own: Vec<RecordBatch> = own.map(|(_, batch)| batch.clone()).collect();
-        if let Some(catching_up) = self.replicas.get_mut(&partition).and_then(|r| r.phase.catching_up_mut()) {
-            catching_up.goes_on();
-        }
-        install.batches.splice(0..0, own);
-        Install { first_index: next, restarts_at: None, end: None, ..install }
     }
 
     pub(crate) fn installed(&mut self, now: Now, partition: TopicPartition) {
@@ -208,11 +170,11 @@ impl<D: Disk> Replicas<D> {
     }
 
     pub(crate) fn tick_catching_up(&mut self, now: Now, partition: TopicPartition) {
-        let Some(replica) = self.replicas.get(&partition) else { return };
+        let Some(Started { replica, log }) = self.started(&partition) else { return };
         match &replica.phase {
             Phase::CatchingUp(c) | Phase::Lagging(_, c) if c.waiting.is_some() => self.install(now, partition),
             Phase::CatchingUp(c) | Phase::Lagging(_, c) => {
-                if now.mono_ms >= c.deadline_ms && !self.log.is_installing(&partition) {
+                if now.mono_ms >= c.deadline_ms && !log.view().is_installing() {
                     self.settle(now, partition);
                 }
             }
@@ -220,4 +182,32 @@ impl<D: Disk> Replicas<D> {
             Phase::Offline | Phase::Incomplete | Phase::Running(_) => {}
         }
     }
+}
+
+/// A replica that is to start over from an entry that stands in its own log needs not: all before it is decided too.
+/// Only one that lacks that entry may forget what it holds, because it may have acknowledged the rest of it.
+///
+/// Source: Raft §5.3, log matching.
+fn keep_own(catching_up: &mut CatchingUp, log: PartitionRef<'_>, mut install: Install) -> Install {
+    if install.restarts_at.is_none() || log.is_incomplete() || faults::forgets_its_own() {
+        return install;
+    }
+    let next = log.decided_end().1;
+    if next > install.first_index {
+        // Raft has brought it beyond that place meanwhile: the part begins too early for it. (Found by the simulator:
+        // it was put in place behind what had come.)
+        return install;
+    }
+    let first = &install.batches[0];
+    let is_same = |b: &RecordBatch| {
+        b.base_offset() == first.base_offset() && b.header().leader_epoch == first.header().leader_epoch
+    };
+    if !log.entries().any(|(index, b)| index == install.first_index && is_same(b)) {
+        return install;
+    }
+    let own = log.entries().filter(|(index, _)| (next..install.first_index).contains(index));
+    let own: Vec<RecordBatch> = own.map(|(_, batch)| batch.clone()).collect();
+    catching_up.goes_on();
+    install.batches.splice(0..0, own);
+    Install { first_index: next, restarts_at: None, end: None, ..install }
 }

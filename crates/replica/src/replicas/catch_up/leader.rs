@@ -67,20 +67,21 @@ impl<D: Disk> Replicas<D> {
         if until.is_none() && !wants_state && group.holds_from(index) {
             return self.answer_catch_up(partition, to, CatchUp::Done);
         }
-        let base = self.log.peer_base(&partition);
+        let Some(mut log) = self.log.partition_mut(&partition) else { return };
+        let base = log.view().peer_base();
         if wants_state && base.is_none() {
             // The state is known as of the end of segments, and there are none yet.
-            return self.log.flush(partition);
+            return log.flush();
         }
         if let Some(base) = base.filter(|b| wants_state || from < b.first.0) {
             if from > base.end.offset {
                 // The state that it lacks is known as of the segments' end: they must come as far as it is.
-                return self.log.flush(partition);
+                return log.flush();
             }
             return self.answer_catch_up(partition, to, restart_of(&base, from));
         }
         let until = until.map_or(high_watermark, |u| u.min(high_watermark));
-        match self.log.read_for_peer(&partition, from, until, self.part_bytes) {
+        match log.read_for_peer(from, until, self.part_bytes) {
             ReadOutcome::Batches(batches) => self.answer_catch_up(partition, to, CatchUp::Batches { index, batches }),
             ReadOutcome::Pending(op) => drop(self.peer_reads.insert(op, PeerRead { to, from, index })),
             ReadOutcome::AtEnd => self.answer_catch_up(partition, to, CatchUp::Done),

@@ -17,8 +17,8 @@ use std::collections::VecDeque;
 
 use thalweg_model::{Offset, RaftIndex};
 
+use super::{OpenSince, PartitionLog};
 use crate::faults;
-use crate::partition::{OpenSince, PartitionLog};
 use crate::segment::Segment;
 
 /// What may go, and the clocks by which it is judged.
@@ -186,7 +186,7 @@ mod tests {
     use crate::disk::Lane;
     use crate::memory::MemoryDisk;
     use crate::segment;
-    use crate::{CommitLog, Config, ReadOutcome};
+    use crate::{CommitLog, Config, PartitionMut, PartitionRef, ReadOutcome};
 
     const DIRECTORY: DirectoryId = DirectoryId([5; 16]);
     const BATCH_BYTES: u64 = 1_000;
@@ -239,10 +239,17 @@ mod tests {
                 ..Config::default()
             };
             let (mut log, _) = CommitLog::open(MemoryDisk::empty(), DIRECTORY, config).unwrap();
-            log.create_partition(partition());
-            log.set_hard_state(partition(), crate::HardState::default());
+            log.create(partition()).set_hard_state(crate::HardState::default());
             let retention = Retention { wall_ms: EPOCH_MS, ..Default::default() };
             Bench { config, log, retention, next: (RaftIndex(1), Offset(0)), checks_crashes: true }
+        }
+
+        fn held(&mut self) -> PartitionMut<'_, MemoryDisk> {
+            self.log.partition_mut(&partition()).expect("it was created")
+        }
+
+        fn view(&self) -> PartitionRef<'_> {
+            self.log.partition(&partition()).expect("it was created")
         }
 
         fn disk(&mut self) -> &mut MemoryDisk {
@@ -253,9 +260,9 @@ mod tests {
             let (index, offset) = self.next;
             let batch = batch.with_position(offset, LeaderEpoch(1));
             self.next = (index.next(), batch.end_offset());
-            self.log.append(partition(), index, batch);
+            self.held().append(index, batch);
             self.settle();
-            self.log.set_decided(partition(), index);
+            self.held().set_decided(index);
             self.settle();
         }
 
@@ -274,11 +281,11 @@ mod tests {
 
         fn retain(&mut self) {
             let r = self.retention;
-            self.log.close_aged(partition(), r.mono_ms, r.wall_ms, SEGMENT_MS);
+            self.held().close_aged(r.mono_ms, r.wall_ms, SEGMENT_MS);
             self.settle();
-            if let Some(point) = self.log.retention_point(&partition(), &r) {
+            if let Some(point) = self.view().retention_point(&r) {
                 self.append(RecordBatch::log_start(self.next.1, LeaderEpoch(1), point, r.wall_ms));
-                self.log.set_log_start(partition(), point);
+                self.held().set_log_start(point);
                 self.settle();
             }
         }
@@ -319,10 +326,10 @@ mod tests {
                     self.log = log;
                     self.retention.mono_ms = 0;
                     // Raft finds again what is on the quorum.
-                    let entries: Vec<_> = self.log.entries(&partition()).map(|(i, b)| (i, b.as_log_start())).collect();
+                    let entries: Vec<_> = self.view().entries().map(|(i, b)| (i, b.as_log_start())).collect();
                     for (index, log_start) in entries {
-                        self.log.set_decided(partition(), index);
-                        log_start.into_iter().for_each(|to| self.log.set_log_start(partition(), to));
+                        self.held().set_decided(index);
+                        log_start.into_iter().for_each(|to| self.held().set_log_start(to));
                     }
                     self.settle();
                 }
@@ -331,10 +338,11 @@ mod tests {
 
         /// First offset and count of the batches that a reader gets, control batches left out.
         fn readable(&mut self) -> (u64, u64) {
-            let mut from = self.log.log_start(&partition()).unwrap();
+            let mut from = self.view().log_start();
             let (mut first, mut count) = (None, 0);
             loop {
-                let batches = match self.log.read(&partition(), from, self.next.1, 1 << 20) {
+                let until = self.next.1;
+                let batches = match self.held().read(from, until, 1 << 20) {
                     ReadOutcome::Batches(batches) => batches,
                     ReadOutcome::AtEnd => return (first.unwrap_or(from.0), count),
                     ReadOutcome::Pending(_) => {
@@ -400,9 +408,9 @@ mod tests {
         let mut bench = Bench::new();
         bench.run(Write(12, 0));
         // As a follower, whose borders differ from the leader's: nothing of it can go yet.
-        bench.log.set_log_start(partition(), Offset(4));
+        bench.held().set_log_start(Offset(4));
         bench.run(Keep { ms: None, bytes: Some(8_000) });
-        assert_eq!((bench.log.log_start(&partition()), on_disk(&mut bench)), (Some(Offset(4)), 11));
+        assert_eq!((bench.view().log_start(), on_disk(&mut bench)), (Offset(4), 11));
         bench.run(Write(1, 0));
         bench.run(Pass(1_000));
         assert_eq!(bench.readable(), (5, 8));
@@ -433,20 +441,16 @@ mod tests {
     fn the_record_that_moves_the_log_start_is_no_reason_to_move_it_again() {
         let mut bench = Bench::new();
         [KEEP_20_S, Elect, Write(1, 0), Pass(300_000)].into_iter().for_each(|step| bench.run(step));
-        assert_eq!((bench.log.log_start(&partition()), bench.next.1), (Some(Offset(2)), Offset(3)));
+        assert_eq!((bench.view().log_start(), bench.next.1), (Offset(2), Offset(3)));
     }
 
     #[test]
     fn what_another_replica_may_hold_in_the_segment_that_goes_lies_below_the_log_start_too() {
         let mut bench = Bench::new();
         [Write(7, 0), KEEP_20_S, Pass(15_000), Elect].into_iter().for_each(|step| bench.run(step));
-        assert_eq!(
-            bench.log.segments_end(&partition()).unwrap().offset,
-            Offset(7),
-            "the last is in the write-ahead log"
-        );
+        assert_eq!(bench.view().segments_end().offset, Offset(7), "the last is in the write-ahead log");
         bench.run(Pass(10_000));
-        assert_eq!(bench.log.log_start(&partition()), Some(Offset(8)));
+        assert_eq!(bench.view().log_start(), Offset(8));
     }
 
     #[test]
@@ -454,12 +458,12 @@ mod tests {
         let [mut leader, mut follower] = [(); 2].map(|()| Bench::new());
         for bench in [&mut leader, &mut follower] {
             [KEEP_20_S, Write(7, 0)].into_iter().for_each(|step| bench.run(step));
-            bench.log.flush(partition());
+            bench.held().flush();
             bench.settle();
             bench.retention.mono_ms += 30_000;
             bench.retention.wall_ms += 30_000;
         }
-        let point = |bench: &Bench| bench.log.retention_point(&partition(), &bench.retention);
+        let point = |bench: &Bench| bench.view().retention_point(&bench.retention);
         assert_eq!(point(&leader), Some(Offset(7)));
         let mut moves = |to: Offset, comes_between: bool| {
             for (bench, flushes) in [(&mut leader, false), (&mut follower, true)] {
@@ -468,11 +472,11 @@ mod tests {
                 }
                 // To free a file of the write-ahead log, say.
                 if comes_between && flushes {
-                    bench.log.flush(partition());
+                    bench.held().flush();
                     bench.settle();
                 }
                 bench.append(RecordBatch::log_start(bench.next.1, LeaderEpoch(1), to, 0));
-                bench.log.set_log_start(partition(), to);
+                bench.held().set_log_start(to);
                 bench.settle();
             }
             (point(&leader), follower.disk().bytes_of("partitions", ".log") / BATCH_BYTES)
@@ -514,7 +518,7 @@ mod tests {
         let mut bench = Bench::new();
         let write = |bench: &mut Bench| {
             bench.run(Write(1, 0));
-            bench.log.flush(partition());
+            bench.held().flush();
             bench.settle();
         };
         let files = |bench: &mut Bench| {
@@ -524,12 +528,12 @@ mod tests {
         };
         let file = |base: u64| segment::file(&partition(), Offset(base), "log");
         write(&mut bench);
-        bench.log.set_log_start(partition(), Offset(1));
+        bench.held().set_log_start(Offset(1));
         // For the batch, and not for its checksum.
         bench.disk().room = Some(BATCH_BYTES + 60);
         write(&mut bench);
         assert_eq!(files(&mut bench), [(file(0), BATCH_BYTES), (file(1), BATCH_BYTES)]);
-        bench.log.set_log_start(partition(), Offset(2));
+        bench.held().set_log_start(Offset(2));
         bench.disk().room = None;
         bench.run(Pass(2_000));
         assert_eq!(files(&mut bench), [(file(0), 2 * BATCH_BYTES)]);
@@ -542,7 +546,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.run(Write(1, 0));
         bench.append(RecordBatch::log_start(Offset(1), LeaderEpoch(1), Offset(1), 0));
-        bench.log.set_log_start(partition(), Offset(1));
+        bench.held().set_log_start(Offset(1));
         bench.log.pump(0);
         // The manifest is synced, and no segment is yet.
         while let Some(done) = bench.disk().step(Lane::Wal) {
@@ -550,7 +554,8 @@ mod tests {
             bench.log.pump(0);
         }
         let (log, _) = CommitLog::open(bench.disk().image(), DIRECTORY, bench.config).unwrap();
-        assert_eq!((log.log_start(&partition()), log.entries(&partition()).count()), (Some(Offset(0)), 2));
+        let partition = log.partition(&partition()).expect("it is there");
+        assert_eq!((partition.log_start(), partition.entries().count()), (Offset(0), 2));
     }
 
     #[test]
