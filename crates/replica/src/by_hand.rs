@@ -15,12 +15,11 @@ use std::collections::VecDeque;
 
 use thalweg_commit_log::{Config, Configuration, InstallEnd, MemoryDisk, PartitionRef, ProducerTable};
 use thalweg_model::{
-    BatchBuilder, BrokerId, Bug, Codec, DirectoryId, LeaderEpoch, Offset, PinEpoch, ProducerEpoch, ProducerId,
+    Acks, BatchBuilder, BrokerId, Bug, Codec, DirectoryId, LeaderEpoch, Offset, PinEpoch, ProducerEpoch, ProducerId,
     ProducerMark, RaftIndex, Record, RecordBatch, ReplicaId, Sequence, TopicId, TopicPartition, assert_finds,
 };
 
-use crate::Acks;
-use crate::Now;
+use crate::clock::Now;
 use crate::group::Ticket;
 use crate::message::{CatchUp, CatchUpState, EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody, RaftKind};
 use crate::replicas::{Output, PartitionSettings, Replicas, Stage, TICK_MS, catch_up};

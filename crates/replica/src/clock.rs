@@ -1,6 +1,14 @@
-//! What records are judged by, as the owner of the replicas finds it: `replica` compares no clocks itself.
+//! What time it is, and what records are judged by, as the owner of the replicas finds it: `replica` reads no clock and
+//! compares none.
 
-use crate::Now;
+/// The two clocks, as the shell read them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds of a clock that only goes forward.
+    pub mono_ms: u64,
+    /// Milliseconds since the Unix epoch; may jump. Only stamped into records and compared with retention times.
+    pub wall_ms: i64,
+}
 
 /// The wall clock, as far as it can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

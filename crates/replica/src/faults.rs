@@ -3,12 +3,11 @@
 //!
 //! Without the feature `mutants` of `model` the answers are false and the functions change nothing, at compile time.
 
-use thalweg_commit_log::{Configuration, Disk, InstallEnd, ProducerTable};
-use thalweg_model::{Bug, Offset, RecordBatch, ReplicaId, TopicPartition, is_planted};
+use thalweg_commit_log::{Configuration, InstallEnd, ProducerTable};
+use thalweg_model::{Bug, Offset, RecordBatch, ReplicaId, is_planted};
 
-use crate::group::GroupState;
+use crate::group::state::GroupState;
 use crate::message::{CatchUp, RaftBody};
-use crate::replicas::Replicas;
 
 macro_rules! faults {
     ($($name:ident: $bug:ident,)+) => {
@@ -67,11 +66,12 @@ pub(crate) fn readable_end(state: GroupState) -> Offset {
 }
 
 /// What a leader that asks nobody tells for the confirmed end.
-pub(crate) fn unconfirmed_end<D: Disk>(replicas: &Replicas<D>, partition: &TopicPartition) -> Option<Offset> {
+#[inline]
+pub(crate) fn unconfirmed_end(state_of: impl FnOnce() -> Option<(GroupState, ReplicaId)>) -> Option<Offset> {
     if !is_planted(Bug::LatestNotConfirmed) {
         return None;
     }
-    let (state, me) = (replicas.state(partition)?, replicas.settings(partition)?.replica);
+    let (state, me) = state_of()?;
     (state.leader == Some(me)).then_some(state.high_watermark)
 }
 

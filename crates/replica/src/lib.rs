@@ -25,19 +25,10 @@ mod raft_log;
 mod refusal;
 mod replicas;
 
-pub use clock::Clock;
+pub use clock::{Clock, Now};
 pub use group::{FollowerState, GroupState, Ticket};
 pub use message::{MessageError, PeerBody, PeerMessage};
 pub use produce_error::ProduceError;
 pub use replicas::{Output, PartitionSettings, Replicas};
 pub use thalweg_commit_log::{Configuration, ReadOutcome};
 pub use thalweg_model::Acks;
-
-/// The two clocks, as the shell read them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Now {
-    /// Milliseconds of a clock that only goes forward.
-    pub mono_ms: u64,
-    /// Milliseconds since the Unix epoch; may jump. Only stamped into records and compared with retention times.
-    pub wall_ms: i64,
-}

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, HardState as RaftHardState};
-use raft::{RawNode, StateRole};
+use raft::StateRole;
 use thalweg_commit_log::{Configuration, MemberChange};
 use thalweg_model::{BrokerId, ReplicaId};
 
-use super::{Effect, Group};
-use crate::raft_log::{RaftLog, configuration};
+use super::Group;
+use super::control::conf_change;
+use super::effect::Effect;
+use super::state::FollowerState;
+use crate::raft_log::configuration;
 
 /// A learner with at most this many entries to go counts as caught up.
 const CAUGHT_UP_ENTRIES: u64 = 64;
@@ -21,19 +23,6 @@ const FULL_AFTER_TICKS: u32 = 10;
 
 /// A replica that was heard of within so many ticks counts as active.
 pub(crate) const ACTIVE_TICKS: u64 = 10;
-
-/// What a leader knows of another replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FollowerState {
-    /// The replica that this is about.
-    pub replica: ReplicaId,
-    /// True when it counts for the high watermark.
-    pub is_voter: bool,
-    /// Entries of the leader that it has not acknowledged.
-    pub lag_entries: u64,
-    /// True when a message of it came within the last ten ticks.
-    pub is_active: bool,
-}
 
 impl Group {
     /// Moves the members one step towards `target`, whose first one is the preferred leader. Only a leader does
@@ -178,29 +167,4 @@ impl Group {
     pub(crate) fn members(&self) -> Configuration {
         configuration(&self.node.raft.prs().conf().to_conf_state())
     }
-}
-
-/// The members after a change that is on a quorum, where no raft-rs runs that would follow it.
-pub(crate) fn configuration_after(before: &Configuration, changes: &[MemberChange]) -> Configuration {
-    let store = RaftLog::new(RaftHardState::default(), before, (0, 0));
-    // Whose node it is makes no difference to the members.
-    let config = raft::Config { id: u64::MAX, ..Default::default() };
-    let mut node =
-        RawNode::new(&config, store, &slog::Logger::root(slog::Discard, slog::o!())).expect("a valid configuration");
-    match node.apply_conf_change(&conf_change(changes)) {
-        Ok(state) => configuration(&state),
-        Err(_) => before.clone(),
-    }
-}
-
-pub(super) fn conf_change(changes: &[MemberChange]) -> ConfChangeV2 {
-    let single = |change: &MemberChange| {
-        let (kind, replica) = match change {
-            MemberChange::Voter(r) => (ConfChangeType::AddNode, r),
-            MemberChange::Learner(r) => (ConfChangeType::AddLearnerNode, r),
-            MemberChange::Remove(r) => (ConfChangeType::RemoveNode, r),
-        };
-        ConfChangeSingle { change_type: kind, node_id: replica.0, ..Default::default() }
-    };
-    ConfChangeV2 { changes: changes.iter().map(single).collect::<Vec<_>>().into(), ..Default::default() }
 }

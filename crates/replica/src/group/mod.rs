@@ -4,10 +4,14 @@
 //! are proposed; only a leader proposes, and nothing is ever forwarded. Which replicas there should be, and how one
 //! that is far behind is brought near, is left to `replicas`.
 
+pub(crate) mod control;
+mod effect;
 mod known;
 mod members;
 mod produce;
 mod ready;
+mod request;
+pub(crate) mod state;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -20,73 +24,18 @@ use thalweg_commit_log::{Configuration, HardState, MemberChange, ProducerTable, 
 use thalweg_model::limits::UNCOMMITTED_BYTES_MAX;
 use thalweg_model::{BrokerId, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
 
+pub(crate) use self::effect::Effect;
 use self::known::Known;
 #[cfg(test)]
 pub(crate) use self::members::ACTIVE_TICKS;
-pub use self::members::FollowerState;
-pub(crate) use self::members::configuration_after;
-pub(crate) use self::produce::Terms;
-pub use self::produce::Ticket;
-use self::produce::Waiting;
-pub(crate) use self::ready::log_start_of;
+pub(crate) use self::request::Terms;
+pub use self::request::Ticket;
+use self::request::Waiting;
+pub use self::state::{FollowerState, GroupState};
 use crate::faults;
 use crate::message::{PeerBody, PeerMessage, RaftBody, RaftKind};
 use crate::produce_error::ProduceError;
 use crate::raft_log::{RaftLog, entry_of};
-
-/// What the wrapper asks of its owner, in order.
-#[derive(Debug)]
-pub(crate) enum Effect {
-    /// Put the entry into the log.
-    Append(RaftIndex, RecordBatch),
-    /// Put term and vote into the log.
-    HardState(HardState),
-    /// Once everything before it is synced, send these and call [`Group::persisted`] with this number.
-    Persist(u64, Vec<PeerMessage>),
-    /// Send at once.
-    Send(PeerMessage),
-    /// Everything up to this index is on a quorum.
-    Decided(RaftIndex),
-    /// The members as of this entry, which is on a quorum.
-    Configured(RaftIndex, Configuration),
-    /// Retention moved the log start.
-    LogStart(Offset),
-    /// Answer a request.
-    Answer(Ticket, Result<Offset, ProduceError>),
-    /// Answer a request for the confirmed end.
-    Confirmed(Ticket, Result<Offset, ProduceError>),
-    /// The high watermark moved, or this replica began or ceased to serve.
-    Advanced,
-    /// This follower needs entries that are not in memory any more.
-    Behind(ReplicaId),
-    /// Something else was decided elsewhere than here, for the same place: one of the two histories comes of a disk
-    /// that has forgotten what it acknowledged.
-    Diverged(String),
-    /// This leader sends what was decided here long ago, and whether it is the same cannot be told from memory: it is
-    /// asked.
-    Doubt(ReplicaId, LeaderEpoch),
-    /// A peer knows more of what this replica has acknowledged than it does itself: it must never vote again.
-    Forgot(String),
-}
-
-/// What operators see of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GroupState {
-    /// First offset not yet on a quorum (exclusive); readers stop before it.
-    ///
-    /// Never moves back, never passes `log_end`. Source: Kafka "high watermark"; Raft §5.3, one past the commit index.
-    pub high_watermark: Offset,
-    /// Next offset to be given.
-    pub log_end: Offset,
-    /// The current term, in which there may be no leader yet.
-    pub leader_epoch: LeaderEpoch,
-    /// True when this replica leads and has decided an entry of its own term.
-    pub is_serving: bool,
-    /// Who leads, as far as this replica knows.
-    pub leader: Option<ReplicaId>,
-    /// Last entry that is on a quorum.
-    pub applied: RaftIndex,
-}
 
 /// What a group starts from: the log as recovery or a rebuilding left it.
 pub(crate) struct Recovered<'a, I: Iterator<Item = (RaftIndex, &'a RecordBatch)>> {

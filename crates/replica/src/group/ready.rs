@@ -4,11 +4,12 @@
 use raft::StateRole;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use thalweg_commit_log::{HardState, MemberChange};
-use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId};
+use thalweg_model::{LeaderEpoch, RaftIndex, RecordBatch, ReplicaId};
 
-use super::members::conf_change;
-use super::produce::Waiting;
-use super::{Effect, Group};
+use super::Group;
+use super::control::{conf_change, log_start_of};
+use super::effect::Effect;
+use super::request::Waiting;
 use crate::faults;
 use crate::message::{EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody, RaftKind};
 use crate::raft_log::configuration;
@@ -231,9 +232,4 @@ impl Group {
             body: PeerBody::Raft(body),
         })
     }
-}
-
-/// The log start that a batch tells. It never passes the batch itself: what comes after cannot have been meant.
-pub(crate) fn log_start_of(batch: &RecordBatch) -> Option<Offset> {
-    batch.as_log_start().filter(|start| *start <= batch.base_offset())
 }

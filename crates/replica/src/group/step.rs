@@ -7,7 +7,8 @@ use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use thalweg_commit_log::MemberChange;
 use thalweg_model::{LeaderEpoch, RecordBatch, ReplicaId};
 
-use super::{Effect, Group};
+use super::Group;
+use super::effect::Effect;
 use crate::faults;
 use crate::message::{EntryBody, EntryContent, RaftBody, RaftKind};
 

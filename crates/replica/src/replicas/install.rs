@@ -6,8 +6,8 @@ use thalweg_model::{LeaderEpoch, RaftIndex, RecordBatch, TopicPartition};
 
 use super::replica::Started;
 use super::{PartitionSettings, Replicas};
-use crate::Now;
-use crate::group::{configuration_after, log_start_of};
+use crate::clock::Now;
+use crate::group::control::{configuration_after, log_start_of};
 
 impl<D: Disk> Replicas<D> {
     /// Puts decided batches in place, after ending raft-rs; a later term may begin with them.

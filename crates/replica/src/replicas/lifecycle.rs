@@ -8,7 +8,7 @@ use thalweg_model::{RaftIndex, ReplicaId, TopicPartition};
 use super::phase::{Phase, Stage};
 use super::replica::{Replica, Started};
 use super::{Output, PartitionSettings, Replicas};
-use crate::Now;
+use crate::clock::Now;
 use crate::faults;
 use crate::group::{Effect, Group, Recovered};
 

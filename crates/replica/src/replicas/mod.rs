@@ -4,6 +4,7 @@
 pub(crate) mod catch_up;
 mod install;
 mod lifecycle;
+mod output;
 mod phase;
 mod replica;
 mod room;
@@ -14,58 +15,24 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use thalweg_commit_log::{
-    CommitLog, Completion, Config, Configuration, Disk, DiskError, LogEvent, Lsn, OpId, OpenError, PartitionMut,
-    ReadOutcome, Recovery, Retention,
+    CommitLog, Completion, Config, Configuration, Disk, LogEvent, Lsn, OpId, OpenError, PartitionMut, ReadOutcome,
+    Recovery, Retention,
 };
 use thalweg_model::{
-    BrokerId, DirectoryId, LeaderEpoch, Offset, PinEpoch, RaftIndex, RecordBatch, ReplicaId, TopicPartition,
+    Acks, BrokerId, DirectoryId, LeaderEpoch, Offset, PinEpoch, RaftIndex, RecordBatch, ReplicaId, TopicPartition,
 };
 
 use self::catch_up::PeerRead;
+pub use self::output::Output;
 use self::phase::Phase;
 pub(crate) use self::phase::Stage;
 pub use self::replica::PartitionSettings;
 use self::replica::{Replica, Started};
-use crate::Acks;
-use crate::Now;
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
 use crate::faults;
 use crate::group::{Effect, FollowerState, Group, GroupConfig, GroupState, Terms, Ticket};
 use crate::message::{CatchUp, PeerBody, PeerMessage};
 use crate::produce_error::ProduceError;
-
-/// What happened, for the shell to pass on.
-#[derive(Debug)]
-pub enum Output {
-    /// A message for the broker of its addressee. Messages to one broker stay in order, but for bulk ones among
-    /// themselves.
-    Send(PeerMessage),
-    /// The answer to a produce request: the offset of the batch's first record.
-    Produced(Ticket, Result<Offset, ProduceError>),
-    /// The answer to [`Replicas::confirm`]: the high watermark at some moment after the request.
-    Confirmed(Ticket, Result<Offset, ProduceError>),
-    /// The partition's high watermark moved, or it began or ceased to serve: readers look again.
-    Advanced(TopicPartition),
-    /// A cold read ended.
-    ColdRead {
-        /// The partition that was read.
-        partition: TopicPartition,
-        /// The operation that [`ReadOutcome::Pending`] named.
-        op: OpId,
-        /// The batches, or which file is damaged and where.
-        result: Result<Vec<RecordBatch>, String>,
-    },
-    /// A partition serves nothing any more; with other replicas, this one is to be replaced by a new copy.
-    Offline(TopicPartition, String),
-    /// The copy here holds another history of the partition than its leader: it has stopped, and is about to be kept
-    /// aside.
-    Diverged(TopicPartition, String),
-    /// It is kept in this folder below the data directory, or cannot be, and why. Once kept, the copy is rebuilt from
-    /// its leader.
-    KeptAside(TopicPartition, Result<String, String>),
-    /// The directory is lost to this process: it must end.
-    Fatal(DiskError),
-}
 
 /// The replicas that stand in one data directory, one of each partition at most, over one [`CommitLog`].
 ///
@@ -211,7 +178,8 @@ impl<D: Disk> Replicas<D> {
 
     /// Asks the quorum whether this replica still leads; [`Output::Confirmed`] answers with the high watermark then.
     pub fn confirm(&mut self, now: Now, partition: TopicPartition, ticket: Ticket) {
-        if let Some(end) = faults::unconfirmed_end(self, &partition) {
+        let state = || Some((self.state(&partition)?, self.settings(&partition)?.replica));
+        if let Some(end) = faults::unconfirmed_end(state) {
             return self.outputs.push(Output::Confirmed(ticket, Ok(end)));
         }
         match self.group(&partition).is_some() {

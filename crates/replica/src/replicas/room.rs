@@ -7,7 +7,7 @@ use thalweg_model::{BrokerId, RaftIndex, TopicPartition};
 
 use super::Replicas;
 use super::replica::Replica;
-use crate::Now;
+use crate::clock::Now;
 use crate::message::RaftBody;
 
 impl<D: Disk> Replicas<D> {

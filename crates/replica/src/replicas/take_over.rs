@@ -8,9 +8,9 @@ use super::Replicas;
 use super::install::follow_change;
 use super::phase::{Phase, Stage};
 use super::replica::Started;
-use crate::Now;
+use crate::clock::Now;
 use crate::faults;
-use crate::group::configuration_after;
+use crate::group::control::configuration_after;
 
 impl<D: Disk> Replicas<D> {
     /// Goes on alone, under the name that its settings give it, with everything that this copy holds, because an

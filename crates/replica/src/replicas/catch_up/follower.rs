@@ -6,7 +6,7 @@ use thalweg_model::{LeaderEpoch, RecordBatch, ReplicaId, TopicPartition};
 
 use super::PATIENCE_MS;
 use super::progress::{CatchingUp, fits};
-use crate::Now;
+use crate::clock::Now;
 use crate::faults;
 use crate::message::{CatchUp, PeerBody, PeerMessage, RaftBody};
 use crate::replicas::phase::Phase;

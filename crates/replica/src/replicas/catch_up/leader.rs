@@ -4,21 +4,15 @@
 use thalweg_commit_log::{Disk, PeerBase, ReadOutcome};
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex, ReplicaId, TopicPartition};
 
-use crate::Now;
+use super::PeerRead;
+use crate::clock::Now;
 use crate::faults;
-use crate::group::GroupState;
+use crate::group::state::GroupState;
 use crate::message::{CatchUp, CatchUpState, PeerBody, PeerMessage};
 use crate::replicas::{Output, Replicas};
 
 /// A follower is offered to catch up at most this often.
 const OFFER_EVERY_MS: u64 = 200;
-
-/// A cold read for a replica that catches up.
-pub(crate) struct PeerRead {
-    pub(crate) to: ReplicaId,
-    pub(crate) from: Offset,
-    pub(crate) index: RaftIndex,
-}
 
 impl<D: Disk> Replicas<D> {
     pub(crate) fn offer(&mut self, now: Now, partition: TopicPartition, to: ReplicaId) {

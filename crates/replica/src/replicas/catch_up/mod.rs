@@ -19,8 +19,13 @@ mod follower;
 mod leader;
 mod progress;
 
-pub(crate) use self::leader::PeerRead;
-pub(crate) use self::progress::CatchingUp;
+pub(crate) use self::progress::{CatchingUp, PATIENCE_MS};
 
-/// Without progress for so long, the replica goes on with what it has.
-pub(crate) const PATIENCE_MS: u64 = 1_000;
+use thalweg_model::{Offset, RaftIndex, ReplicaId};
+
+/// A cold read for a replica that catches up.
+pub(crate) struct PeerRead {
+    pub(crate) to: ReplicaId,
+    pub(crate) from: Offset,
+    pub(crate) index: RaftIndex,
+}

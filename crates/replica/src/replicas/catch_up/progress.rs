@@ -4,7 +4,6 @@
 use thalweg_commit_log::{Install, InstallEnd};
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId};
 
-use super::PATIENCE_MS;
 use crate::message::PeerBody;
 
 /// A replica's side of it.
@@ -143,6 +142,9 @@ pub(crate) fn fits(install: &Install, next: (Offset, RaftIndex)) -> bool {
         Some(_) => install.first_index > next.1,
     }
 }
+
+/// Without progress for so long, the replica goes on with what it has.
+pub(crate) const PATIENCE_MS: u64 = 1_000;
 
 #[cfg(test)]
 mod tests {
