@@ -8,7 +8,7 @@ use thalweg_commit_log::Disk;
 use thalweg_model::{Bug, PinEpoch, ProducerId, RecordBatch, TopicPartition, is_planted};
 use thalweg_replica::{Acks, Now, ProduceError, Ticket};
 
-use crate::{Node, Output};
+use crate::node::{Node, Output};
 
 /// What a client asks to have appended.
 #[derive(Clone, Debug)]

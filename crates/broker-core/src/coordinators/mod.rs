@@ -7,7 +7,12 @@
 //!
 //! Which commits wait for the ends of their partitions is left to `parked`; what a group is, to `control`.
 
+mod desk;
+mod output;
 mod parked;
+
+pub use self::output::CoordinatorError;
+pub(crate) use self::output::GroupOutput;
 
 use std::collections::BTreeMap;
 
@@ -17,62 +22,13 @@ use thalweg_control::{
     Clock, Coordinator, Ends, GroupAnswer, GroupDecision, GroupError, GroupRecord, GroupRequest, Heard, Metadata,
     OFFSETS_TOPIC,
 };
-use thalweg_model::{BrokerId, Offset, RecordBatch, TopicPartition};
+use thalweg_model::{Offset, RecordBatch, TopicPartition};
 use thalweg_replica::{Now, ProduceError, Replicas, Ticket};
-use thiserror::Error;
 
+use self::desk::{At, Desk, tell};
 use self::parked::Parked;
-use crate::machine::{Led, Machine, Pace, Surroundings, Turn, Unanswered};
+use crate::machine::{Machine, Pace, Surroundings, Turn};
 use crate::machines::{Event, Machines, MachinesConfig};
-
-/// Why a group's request was not answered.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum CoordinatorError {
-    /// Another broker coordinates the group.
-    #[error("{}", not_coordinator(*leader))]
-    NotCoordinator {
-        /// Which, as far as this one knows.
-        leader: Option<BrokerId>,
-    },
-    /// The request is refused; nothing changes.
-    #[error(transparent)]
-    Refused(#[from] GroupError),
-    /// The log of the groups does not take it.
-    #[error("{OFFSETS_TOPIC}: {0}")]
-    Log(ProduceError),
-    /// Too many requests wait.
-    #[error("{waiting} requests wait for this group's coordinator already; try again")]
-    Busy {
-        /// How many requests wait.
-        waiting: usize,
-    },
-}
-
-fn not_coordinator(leader: Option<BrokerId>) -> String {
-    match leader {
-        Some(broker) => format!("broker {broker} coordinates this group, not this one"),
-        None => "nobody coordinates this group at the moment: its partition of __consumer_offsets has no leader".into(),
-    }
-}
-
-impl From<ProduceError> for CoordinatorError {
-    fn from(error: ProduceError) -> Self {
-        match error {
-            ProduceError::NotLeader { leader } => CoordinatorError::NotCoordinator { leader },
-            other => CoordinatorError::Log(other),
-        }
-    }
-}
-
-impl From<Unanswered<GroupError>> for CoordinatorError {
-    fn from(why: Unanswered<GroupError>) -> Self {
-        match why {
-            Unanswered::Refused(error) => CoordinatorError::Refused(error),
-            Unanswered::Log(error) => error.into(),
-            Unanswered::Busy(waiting) => CoordinatorError::Busy { waiting },
-        }
-    }
-}
 
 /// What an operator decides about consumer groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,30 +53,6 @@ impl Default for GroupsConfig {
             waiting_max: 4_096,
         }
     }
-}
-
-/// What the coordinators have for their node.
-#[derive(Debug)]
-pub(crate) enum GroupOutput {
-    Answer(Ticket, Result<GroupAnswer, CoordinatorError>),
-    /// The assignment of a group's member changed.
-    Changed(String, String),
-    /// The leaders of these partitions are to be asked whether they go on up to these offsets; [`Coordinators::told`]
-    /// takes the answers.
-    AskEnds(u64, Vec<(TopicPartition, Offset)>),
-}
-
-/// What a coordinator's decision rests on.
-#[derive(Clone, Copy)]
-pub(crate) struct At<'a> {
-    clock: Clock,
-    metadata: &'a Metadata,
-    /// Grows with every change of the metadata.
-    metadata_version: u64,
-    /// A group without members is forgotten after so long.
-    offsets_retention_ms: u64,
-    /// What is known of the ends of a commit's partitions.
-    ends: &'a Ends,
 }
 
 impl Machine for Coordinator {
@@ -319,77 +251,6 @@ impl Coordinators {
                     self.outputs.extend(waiting.map(|ticket| GroupOutput::Answer(ticket, Err(why.clone()))));
                 }
             }
-        }
-    }
-}
-
-/// Where one coordinator's requests are decided in one turn of the loop.
-struct Desk<'d, D> {
-    at: At<'d>,
-    replicas: &'d Replicas<D>,
-    known: &'d Ends,
-    /// Commits that may wait, for each of those that wait for a partition's end too.
-    waiting_max: usize,
-    last_question: &'d mut u64,
-    led: &'d mut Led<Coordinator>,
-    turn: &'d mut Turn<Coordinator>,
-    outputs: &'d mut Vec<GroupOutput>,
-}
-
-impl<D: Disk> Desk<'_, D> {
-    /// The end of a partition, as far as it is known here: it may be further.
-    fn known(&self, name: &TopicPartition) -> Offset {
-        let here = self.replicas.state(name).map(|s| s.high_watermark).unwrap_or_default();
-        here.max(Offset(self.known.get(name).copied().unwrap_or(0)))
-    }
-
-    /// What of a commit goes beyond that, in partitions that there are.
-    fn beyond(&self, request: &GroupRequest) -> BTreeMap<TopicPartition, Offset> {
-        let GroupRequest::Commit { offsets, .. } = request else { return BTreeMap::new() };
-        let exists = |name: &TopicPartition| {
-            self.at.metadata.topic_by_id(name.topic).is_some_and(|t| name.partition.0 < t.partitions)
-        };
-        let mut beyond = BTreeMap::new();
-        for (name, at) in offsets {
-            let offset = Offset(at.offset);
-            if offset > self.known(name) && exists(name) {
-                let most = beyond.entry(*name).or_insert(offset);
-                *most = offset.max(*most);
-            }
-        }
-        beyond
-    }
-
-    /// Has the coordinator decide; `told` has the answers of leaders about the ends of a commit's partitions. Without a
-    /// ticket: a heartbeat that has been answered, but for what it confirms.
-    fn decide(&mut self, told: &Ends, ticket: Option<Ticket>, request: GroupRequest) {
-        let mut ends = told.clone();
-        if let GroupRequest::Commit { offsets, .. } = &request {
-            for (name, at) in offsets {
-                let known = self.known(name).0;
-                // What nobody has confirmed is enough to take a commit, not to refuse one.
-                if told.contains_key(name) || known >= at.offset {
-                    let end = ends.entry(*name).or_default();
-                    *end = known.max(*end);
-                }
-            }
-        }
-        // Without a ticket there is no answer in which the member would read it.
-        let asker = ticket.and(request.member()).map(str::to_owned);
-        let (from, at) = (self.turn.records.len(), At { ends: &ends, ..self.at });
-        // A refusal reaches whoever asks with the answer; a heartbeat without a ticket has been answered before.
-        let _ = self.led.decide(at, self.turn, ticket, request);
-        tell(&self.turn.records[from..], asker.as_deref(), self.outputs);
-    }
-}
-
-/// Reports the members of whom something changed, but for the one that asks: it gets the answer.
-fn tell(records: &[GroupRecord], asker: Option<&str>, outputs: &mut Vec<GroupOutput>) {
-    for record in records {
-        if let GroupRecord::MemberChanged { group, member, .. } | GroupRecord::MemberGone { group, member, .. } = record
-            && Some(&member[..]) != asker
-        {
-            outputs.push(GroupOutput::Changed(group.clone(), member.clone()));
         }
     }
 }

@@ -11,7 +11,8 @@ use thalweg_control::{Ends, GroupRequest};
 use thalweg_model::{Offset, TopicPartition};
 use thalweg_replica::Ticket;
 
-use super::{CoordinatorError, Desk, GroupOutput};
+use super::desk::Desk;
+use super::output::{CoordinatorError, GroupOutput};
 
 /// How long a commit waits for the leaders of its partitions to say how far these go.
 const ENDS_WAIT_MS: u64 = 1_000;

@@ -6,51 +6,12 @@ use thalweg_commit_log::Disk;
 use thalweg_control::{Answer, Broker, ControlError, IdsLeft, Metadata, MetadataDecision, MetadataRecord, Request};
 use thalweg_model::{BrokerId, Bug, DirectoryId, Offset, RecordBatch, ReplicaId, is_planted};
 use thalweg_replica::{Now, ProduceError, Ticket};
-use thiserror::Error;
 
+use super::change::{CHANGES_MAX, Change, ChangeError};
 use super::output::Output;
 use super::{HEARTBEAT_EVERY_MS, METADATA, Node, SESSION_MS};
 use crate::machine::{Answered, Machine, Pace, Surroundings, Turn, Unanswered, Unread};
 use crate::message::NodeMessage;
-
-/// Changes that may wait for their turn.
-const CHANGES_MAX: usize = 1_024;
-
-/// Why a change was not made, or may not have been.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum ChangeError {
-    /// This broker is not the controller.
-    #[error("{}", not_controller(*leader))]
-    NotController {
-        /// Which, as far as this one knows.
-        leader: Option<BrokerId>,
-    },
-    /// The request is refused; nothing changes.
-    #[error(transparent)]
-    Refused(#[from] ControlError),
-    /// The metadata log does not take it.
-    #[error("cluster metadata: {0}")]
-    Log(ProduceError),
-    /// Too many changes wait.
-    #[error("{CHANGES_MAX} changes wait already")]
-    Busy,
-}
-
-fn not_controller(leader: Option<BrokerId>) -> String {
-    match leader {
-        Some(broker) => format!("broker {broker} is the controller, not this one"),
-        None => {
-            "no controller is known here: too few of the cluster's controllers can be reached, or they are electing one"
-                .into()
-        }
-    }
-}
-
-pub(super) struct Change {
-    /// `None` for one of the node's own.
-    pub(super) ticket: Option<Ticket>,
-    pub(super) request: Request,
-}
 
 impl Machine for Metadata {
     const PACE: Pace = Pace::Follows;

@@ -2,6 +2,7 @@
 //! reach these. What each of them does stands in a file of its own.
 
 mod align;
+mod change;
 mod controller;
 mod coordinators;
 mod leading;
@@ -18,8 +19,8 @@ use thalweg_model::{
 };
 use thalweg_replica::{Now, Output as ReplicaOutput, Replicas, Ticket};
 
-use self::controller::Change;
-pub use self::controller::ChangeError;
+use self::change::Change;
+pub use self::change::ChangeError;
 pub use self::output::Output;
 use crate::clock::Clocks;
 use crate::coordinators::{Coordinators, GroupOutput, GroupsConfig};

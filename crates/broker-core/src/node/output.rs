@@ -5,7 +5,7 @@ use thalweg_control::{Answer, GroupAnswer};
 use thalweg_model::{BrokerId, Offset, RecordBatch, TopicPartition};
 use thalweg_replica::{ProduceError, Ticket};
 
-use super::controller::ChangeError;
+use super::change::ChangeError;
 use crate::coordinators::CoordinatorError;
 use crate::message::NodeMessage;
 
