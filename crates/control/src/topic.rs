@@ -3,9 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use thalweg_model::{DirectoryId, Offset, PinEpoch, ReplicaId, TopicId};
-
-use crate::{Pin, TopicConfig};
+use thalweg_model::{DirectoryId, Offset, Pin, PinEpoch, ReplicaId, TopicConfig, TopicId};
 
 /// A topic as the cluster knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]

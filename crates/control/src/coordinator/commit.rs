@@ -9,7 +9,7 @@ use super::error::{GroupError, check_id, without_members};
 use super::record::GroupRecord;
 use super::request::{Committer, GroupAnswer};
 use super::{Clock, Ends};
-use crate::Metadata;
+use crate::metadata::Metadata;
 
 impl Draft<'_> {
     pub(super) fn commit(

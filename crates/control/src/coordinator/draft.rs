@@ -9,12 +9,22 @@ use super::error::GroupError;
 use super::record::{GroupRecord, Member, SecretDigest};
 use super::request::GroupAnswer;
 use super::state::Group;
-use super::{Coordinator, GroupDecision, Heard};
 use crate::decision::Decision;
+
+/// A member that has shown that it is alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    pub(super) group: String,
+    pub(super) member: String,
+}
+
+/// The decision that [`Coordinator::handle`](crate::Coordinator::handle) makes.
+pub type GroupDecision = Decision<GroupRecord, GroupAnswer, Option<Heard>>;
 
 /// One decision of a coordinator.
 pub(super) struct Draft<'a> {
-    coordinator: &'a Coordinator,
+    /// The groups before it.
+    before: &'a BTreeMap<String, Group>,
     /// The groups that records have changed so far, as copies; `None`: gone.
     changed: BTreeMap<String, Option<Group>>,
     records: Vec<GroupRecord>,
@@ -22,22 +32,22 @@ pub(super) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(coordinator: &'a Coordinator) -> Draft<'a> {
-        Draft { coordinator, changed: BTreeMap::new(), records: Vec::new(), heard: None }
+    pub(super) fn new(before: &'a BTreeMap<String, Group>) -> Draft<'a> {
+        Draft { before, changed: BTreeMap::new(), records: Vec::new(), heard: None }
     }
 
     /// A group as the records so far leave it.
     pub(super) fn group(&self, id: &str) -> Option<&Group> {
         match self.changed.get(id) {
             Some(changed) => changed.as_ref(),
-            None => self.coordinator.groups.get(id),
+            None => self.before.get(id),
         }
     }
 
     /// All groups that there were before, as the records so far leave them.
     pub(super) fn groups(&self) -> impl Iterator<Item = (&str, &Group)> {
         let there = |(id, g)| Some((id, self.changed.get(id).map_or(Some(g), Option::as_ref)?));
-        self.coordinator.groups.iter().filter_map(there).map(|(id, g): (&String, &Group)| (&id[..], g))
+        self.before.iter().filter_map(there).map(|(id, g): (&String, &Group)| (&id[..], g))
     }
 
     pub(super) fn find(&self, group: &str, member: &str) -> Result<(&Group, &Member), GroupError> {
@@ -56,7 +66,7 @@ impl<'a> Draft<'a> {
     /// Decides a record on which others build.
     pub(super) fn take(&mut self, record: GroupRecord) {
         let id = record.group();
-        let there = || self.coordinator.groups.get(id).cloned();
+        let there = || self.before.get(id).cloned();
         let group = self.changed.entry(id.to_owned()).or_insert_with(there);
         match &record {
             GroupRecord::GroupGone { .. } => *group = None,

@@ -1,12 +1,11 @@
 //! Why a coordinator refuses a request, and the limits of what may be asked. What only the group's state can tell is
 //! left to the rules themselves.
 
-use thalweg_model::limits::{GROUP_GONE_MAX, GROUP_ID_BYTES_MAX, GROUP_TOPICS_MAX};
+use thalweg_model::limits::{GROUP_ID_BYTES_MAX, GROUP_TOPICS_MAX};
 use thalweg_model::{TopicPartition, check_topic_or_pattern};
 use thiserror::Error;
 
 use super::record::Terms;
-use super::request::Join;
 use super::state::Group;
 
 /// Shortest session that a member may ask for.
@@ -187,20 +186,6 @@ pub(super) fn check_id(what: &'static str, id: &str) -> Result<(), GroupError> {
         1..=GROUP_ID_BYTES_MAX => Ok(()),
         found => Err(GroupError::Id { what, found, limit: GROUP_ID_BYTES_MAX }),
     }
-}
-
-pub(super) fn check(group: &str, member: &str, join: &Join) -> Result<(), GroupError> {
-    check_id("group id", group)?;
-    check_id("member id", member)?;
-    join.instance.as_deref().map_or(Ok(()), |i| check_id("instance id", i))?;
-    check_topics(&join.topics)?;
-    for (what, text) in [("client name", &join.client), ("host", &join.host)] {
-        if text.len() > GROUP_ID_BYTES_MAX {
-            return Err(GroupError::Id { what, found: text.len(), limit: GROUP_ID_BYTES_MAX });
-        }
-    }
-    range("the number of members that have gone", join.gone.len() as u64, (0, GROUP_GONE_MAX as u64))?;
-    range("the session timeout in ms", join.session_ms as u64, (SESSION_MS_MIN as u64, SESSION_MS_MAX as u64))
 }
 
 pub(super) fn check_topics(topics: &[String]) -> Result<(), GroupError> {

@@ -7,7 +7,7 @@ use super::Clock;
 use super::draft::Draft;
 use super::record::GroupRecord;
 use super::state::Group;
-use crate::Metadata;
+use crate::metadata::Metadata;
 
 impl Draft<'_> {
     /// Topics are others than before: offsets of those that are gone are forgotten, and members share the rest.

@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use thalweg_model::limits::GROUP_MEMBERS_MAX;
+use thalweg_model::limits::{GROUP_GONE_MAX, GROUP_ID_BYTES_MAX, GROUP_MEMBERS_MAX};
 use thalweg_model::{Bug, is_planted};
 
 use super::Clock;
 use super::draft::Draft;
-use super::error::{GroupError, check, check_topics, describe};
+use super::error::{GroupError, SESSION_MS_MAX, SESSION_MS_MIN, check_id, check_topics, describe, range};
 use super::record::{GroupRecord, Holding, Member, SecretDigest};
 use super::request::{GroupAnswer, Join};
 use super::share::sorted;
-use crate::Metadata;
+use crate::metadata::Metadata;
 
 impl Draft<'_> {
     pub(super) fn join(
@@ -144,4 +144,19 @@ impl Draft<'_> {
         self.share_out(metadata, &group);
         Ok(GroupAnswer::Left)
     }
+}
+
+/// The limits of what a member asks for when it joins.
+fn check(group: &str, member: &str, join: &Join) -> Result<(), GroupError> {
+    check_id("group id", group)?;
+    check_id("member id", member)?;
+    join.instance.as_deref().map_or(Ok(()), |i| check_id("instance id", i))?;
+    check_topics(&join.topics)?;
+    for (what, text) in [("client name", &join.client), ("host", &join.host)] {
+        if text.len() > GROUP_ID_BYTES_MAX {
+            return Err(GroupError::Id { what, found: text.len(), limit: GROUP_ID_BYTES_MAX });
+        }
+    }
+    range("the number of members that have gone", join.gone.len() as u64, (0, GROUP_GONE_MAX as u64))?;
+    range("the session timeout in ms", join.session_ms as u64, (SESSION_MS_MIN as u64, SESSION_MS_MAX as u64))
 }

@@ -30,13 +30,13 @@ use std::collections::BTreeMap;
 use thalweg_model::{Bug, TopicPartition, is_planted, partition_for_key};
 
 use self::draft::{Draft, prove};
+pub use self::draft::{GroupDecision, Heard};
 use self::error::without_members;
 pub use self::error::{GroupError, SESSION_MS_MAX, SESSION_MS_MIN};
 pub use self::record::{GroupFilter, GroupRecord, Holding, Member, SecretDigest, Terms};
-pub use self::request::{Assigned, Assignment, Committer, GroupAnswer, GroupRequest, GroupSummary, Join};
-pub use self::state::{Group, GroupState};
-use crate::Metadata;
-use crate::decision::Decision;
+pub use self::request::{Committer, GroupAnswer, GroupRequest, GroupSummary, Join};
+pub use self::state::{Assigned, Assignment, Group, GroupState};
+use crate::metadata::Metadata;
 
 /// The topic that holds what groups are.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
@@ -63,16 +63,6 @@ pub struct Clock {
     pub noted_ms: u64,
 }
 
-/// A member that has shown that it is alive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Heard {
-    group: String,
-    member: String,
-}
-
-/// The decision that [`Coordinator::handle`] makes.
-pub type GroupDecision = Decision<GroupRecord, GroupAnswer, Option<Heard>>;
-
 /// The groups of one partition of `__consumer_offsets`.
 ///
 /// The broker that leads the partition holds one. Its methods are of four kinds:
@@ -80,9 +70,9 @@ pub type GroupDecision = Decision<GroupRecord, GroupAnswer, Option<Heard>>;
 /// - **Following:** [`apply`](Coordinator::apply) takes records, of the log while it is replayed and of decisions
 ///   afterwards. Two that have applied the same records hold the same groups. [`begin`](Coordinator::begin) ends the
 ///   replay.
-/// - **Deciding:** [`handle`](Coordinator::handle) turns a request into a [`Decision`] and changes nothing;
-///   [`keep`](Coordinator::keep) takes its note, who was heard of. [`tick`](Coordinator::tick) gives the records that
-///   follow from time, and from topics that are others than before.
+/// - **Deciding:** [`handle`](Coordinator::handle) turns a request into a [decision](GroupDecision) and changes
+///   nothing; [`keep`](Coordinator::keep) takes its note, who was heard of. [`tick`](Coordinator::tick) gives the
+///   records that follow from time, and from topics that are others than before.
 /// - **The log's length:** [`checkpoint`](Coordinator::checkpoint) gives the records that replay to what is there now.
 /// - **What is known:** [`groups`](Coordinator::groups), and whether a request [is proven](Coordinator::is_proven) to
 ///   come from the member that it names.
@@ -185,7 +175,7 @@ impl Coordinator {
         ends: &Ends,
         request: GroupRequest,
     ) -> Result<GroupDecision, GroupError> {
-        let mut draft = Draft::new(self);
+        let mut draft = Draft::new(&self.groups);
         let answer = match request {
             GroupRequest::Join { group, member, join } => draft.join(now, metadata, group, member, join)?,
             GroupRequest::Heartbeat { group, member, secret, epoch, topics } => {
@@ -246,7 +236,7 @@ impl Coordinator {
         }
         let is_news = self.metadata_version != metadata_version;
         self.metadata_version = metadata_version;
-        let mut draft = Draft::new(self);
+        let mut draft = Draft::new(&self.groups);
         for (group, member) in self.over(now) {
             draft.take(GroupRecord::MemberGone { group: group.clone(), member: member.clone(), at_ms: now.noted_ms });
             draft.share_out(metadata, group);

@@ -11,8 +11,8 @@ use bytes::{Buf, BufMut, Bytes};
 use thalweg_model::limits::{GROUP_TOPICS_MAX, PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX};
 use thalweg_model::{Assignor, Committed, OnFailure, TopicId, TopicPartition};
 
-use crate::RecordError;
 use crate::coding::{put_bytes, take_array, take_bytes, take_name};
+use crate::record::RecordError;
 
 /// The filter of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -5,7 +5,7 @@ use thalweg_model::{Committed, TopicPartition};
 
 use super::error::GroupError;
 use super::record::{SecretDigest, Terms};
-use super::state::{Group, GroupState};
+use super::state::{Assignment, Group, GroupState};
 
 /// How a member describes itself when it joins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,26 +135,6 @@ impl GroupRequest {
             _ => None,
         }
     }
-}
-
-/// A partition that a member may read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Assigned {
-    /// The partition that it is.
-    pub partition: TopicPartition,
-    /// The member epoch that brought it: another one means that it was somebody else's in between.
-    pub since: u32,
-    /// How far the group had come when this was said.
-    pub committed: Option<Committed>,
-}
-
-/// What a member may read: all of it, and nothing else.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Assignment {
-    /// Comes with the next heartbeat, once all this is so.
-    pub epoch: u32,
-    /// The partitions that the member may read.
-    pub partitions: Vec<Assigned>,
 }
 
 /// A group in a list.

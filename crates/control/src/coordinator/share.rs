@@ -9,7 +9,7 @@ use thalweg_model::{Bug, TopicPartition, TopicPattern, is_planted};
 use super::assign::{Wish, assign};
 use super::draft::Draft;
 use super::record::{GroupRecord, Holding, Member};
-use crate::Metadata;
+use crate::metadata::Metadata;
 
 impl Draft<'_> {
     /// Computes who should have what, takes away what a member should not have any more, and hands out what is free.

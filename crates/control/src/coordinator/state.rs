@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use thalweg_model::{Committed, TopicPartition};
 
 use super::record::{GroupRecord, Holding, Member, Terms};
-use super::request::{Assigned, Assignment};
 
 /// How a group is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +42,26 @@ pub struct Group {
     pub offsets: BTreeMap<TopicPartition, Committed>,
     /// When it last had a member or a commit, ms since the epoch; 0: nobody knows.
     pub active_ms: u64,
+}
+
+/// A partition that a member may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Assigned {
+    /// The partition that it is.
+    pub partition: TopicPartition,
+    /// The member epoch that brought it: another one means that it was somebody else's in between.
+    pub since: u32,
+    /// How far the group had come when this was said.
+    pub committed: Option<Committed>,
+}
+
+/// What a member may read: all of it, and nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Assignment {
+    /// Comes with the next heartbeat, once all this is so.
+    pub epoch: u32,
+    /// The partitions that the member may read.
+    pub partitions: Vec<Assigned>,
 }
 
 impl Group {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use thalweg_model::{BrokerId, Bug, DirectoryId, Offset, ReplicaId, TopicId, is_planted};
 
 use super::Metadata;
-use super::majority::{Copies, Stuck};
+use super::copies::{Copies, Stuck};
 use super::request::{Answer, ControlError};
 use crate::placement::place;
 use crate::record::{Broker, MetadataRecord};

@@ -3,27 +3,15 @@
 
 use bytes::Bytes;
 use thalweg_model::limits::{PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX, REPLICATION_FACTOR_MAX, TOPICS_MAX};
-use thalweg_model::{BrokerId, PinEpoch, TopicId, check_topic_name};
+use thalweg_model::{Pin, PinEpoch, PluginKind, check_topic_name};
 
 use super::Metadata;
-use super::request::{ControlError, range};
+use super::request::{ControlError, NewTopic, range};
 use crate::placement::place;
 use crate::record::{Broker, MetadataRecord};
-use crate::{Pin, PluginKind, TopicConfig};
 
 /// Copies of each partition where nobody asks for another number, and there are brokers enough.
 const REPLICATION_FACTOR_USUAL: u32 = 3;
-
-/// What is asked of a new topic, as in [`Request::CreateTopic`](super::Request::CreateTopic).
-pub(super) struct NewTopic {
-    pub(super) id: TopicId,
-    pub(super) name: String,
-    pub(super) partitions: u32,
-    pub(super) replication_factor: u32,
-    pub(super) live: Vec<BrokerId>,
-    pub(super) partitioner: Option<(String, Bytes)>,
-    pub(super) config: TopicConfig,
-}
 
 impl Metadata {
     pub(super) fn create_topic(&self, created_ms: u64, new: NewTopic) -> Result<MetadataRecord, ControlError> {

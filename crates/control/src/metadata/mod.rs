@@ -4,22 +4,24 @@
 
 mod apply;
 mod brokers;
+mod copies;
 mod create;
 mod majority;
 mod request;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use thalweg_model::{BrokerId, DirectoryId, PinEpoch, ProducerId, TopicId, check_plugin_name};
+use thalweg_model::{
+    BrokerId, DirectoryId, PinEpoch, PluginDigest, PluginKind, ProducerId, TopicId, check_plugin_name,
+};
 
-use self::create::NewTopic;
-pub use self::majority::{Copies, Copy, Stuck};
+pub use self::copies::{Copies, Copy, Stuck};
+use self::request::NewTopic;
 pub use self::request::{Answer, ControlError, Request};
 use crate::decision::Decision;
 use crate::producer::ProducerSecret;
 use crate::record::{Broker, MetadataRecord, Plugin};
 use crate::topic::Topic;
-use crate::{PluginDigest, PluginKind};
 
 /// Producer ids reserved by one record, so that most are given out without a write.
 const PRODUCER_ID_BLOCK: i64 = 1000;

@@ -2,12 +2,13 @@
 //! neighbours.
 
 use bytes::Bytes;
-use thalweg_model::{BrokerId, NameError, ProducerId, ProducerToken, ReplicaId, TopicId};
+use thalweg_model::{
+    BrokerId, NameError, PluginDigest, PluginKind, ProducerId, ProducerToken, ReplicaId, TopicConfig, TopicId,
+};
 use thiserror::Error;
 
-use super::majority::Copies;
+use super::copies::Copies;
 use crate::record::{Broker, Plugin};
-use crate::{PluginDigest, PluginKind, TopicConfig};
 
 /// A request and all that chance and time add to it.
 #[derive(Clone, Debug)]
@@ -87,6 +88,17 @@ pub enum Request {
         /// goes on; a partition without one starts empty, at offsets that were never given.
         copies: Copies,
     },
+}
+
+/// What is asked of a new topic, as in [`Request::CreateTopic`].
+pub(super) struct NewTopic {
+    pub(super) id: TopicId,
+    pub(super) name: String,
+    pub(super) partitions: u32,
+    pub(super) replication_factor: u32,
+    pub(super) live: Vec<BrokerId>,
+    pub(super) partitioner: Option<(String, Bytes)>,
+    pub(super) config: TopicConfig,
 }
 
 /// What the asker gets once the records are on a quorum.
