@@ -3,9 +3,8 @@
 use thalweg_commit_log::{Configuration, HardState};
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId};
 
-use super::request::Ticket;
+use super::request::Answer;
 use crate::message::PeerMessage;
-use crate::produce_error::ProduceError;
 
 /// What the wrapper asks of its owner, in order.
 #[derive(Debug)]
@@ -25,9 +24,7 @@ pub(crate) enum Effect {
     /// Retention moved the log start.
     LogStart(Offset),
     /// Answer a request.
-    Answer(Ticket, Result<Offset, ProduceError>),
-    /// Answer a request for the confirmed end.
-    Confirmed(Ticket, Result<Offset, ProduceError>),
+    Answer(Answer),
     /// The high watermark moved, or this replica began or ceased to serve.
     Advanced,
     /// This follower needs entries that are not in memory any more.

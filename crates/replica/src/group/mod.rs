@@ -28,9 +28,9 @@ pub(crate) use self::effect::Effect;
 use self::known::Known;
 #[cfg(test)]
 pub(crate) use self::members::ACTIVE_TICKS;
-pub(crate) use self::request::Terms;
 pub use self::request::Ticket;
 use self::request::Waiting;
+pub(crate) use self::request::{Answer, Terms};
 pub use self::state::{FollowerState, GroupState};
 use crate::faults;
 use crate::message::{PeerBody, PeerMessage, RaftBody, RaftKind};
@@ -83,7 +83,7 @@ pub(crate) struct GroupConfig {
 /// group.produce(ticket, batch, terms, Acks::Quorum, &mut effects);
 /// for effect in effects {
 ///     match effect {
-///         Effect::Append(index, batch) => lsn = log.append(partition, index, batch),
+///         Effect::Append(index, batch) => lsn = log.append(index, batch),
 ///         Effect::Persist(number, messages) => waiting.push_back((lsn, number, messages)),
 ///         Effect::Send(message) => outputs.push(Output::Send(message)),
 ///         // …
@@ -312,11 +312,10 @@ impl Group {
         PeerMessage { partition: self.partition, from: self.me, to: leader, body: PeerBody::Raft(body) }
     }
 
-    /// Requests that wait for an answer which will not come, because the group ends.
-    pub(crate) fn abandon(self, effects: &mut Vec<Effect>) {
-        let mut me = self;
-        let error = me.not_leader();
-        me.answer_all(&error, effects);
+    /// Ends the group: what the requests are told that wait for an answer which will not come.
+    pub(crate) fn abandon(mut self) -> Vec<Answer> {
+        let error = self.not_leader();
+        self.refuse_all(&error)
     }
 
     pub(crate) fn state(&self) -> GroupState {

@@ -7,7 +7,7 @@ use thalweg_model::{Acks, NO_TIMESTAMP_MS, Offset, RaftIndex, RecordBatch};
 
 use super::Group;
 use super::effect::Effect;
-use super::request::{Terms, Ticket, Waiting};
+use super::request::{Answer, Terms, Ticket, Waiting};
 use crate::clock::Now;
 use crate::faults;
 use crate::produce_error::ProduceError;
@@ -27,7 +27,7 @@ impl Group {
             Err(error) if error.tells_of_earlier_batches() && !faults::tells_gaps_unconfirmed() => {
                 self.wait_for_quorum(Waiting::Refusal(ticket, error), effects);
             }
-            Err(error) => effects.push(Effect::Answer(ticket, Err(error))),
+            Err(error) => effects.push(Effect::Answer(Answer::Produced(ticket, Err(error)))),
             Ok(Some(original)) => self.answer_duplicate(ticket, original, effects),
             Ok(None) => self.propose(Some((ticket, acks)), batch, effects),
         }
@@ -46,7 +46,7 @@ impl Group {
     /// Source: Raft §8, "read index".
     pub(crate) fn confirm(&mut self, ticket: Ticket, effects: &mut Vec<Effect>) {
         if !self.is_serving() {
-            return effects.push(Effect::Confirmed(ticket, Err(self.not_leader())));
+            return effects.push(Effect::Answer(Answer::Confirmed(ticket, Err(self.not_leader()))));
         }
         self.wait_for_quorum(Waiting::Latest(ticket), effects);
     }
@@ -122,7 +122,7 @@ impl Group {
     fn answer_duplicate(&mut self, ticket: Ticket, original: (RaftIndex, Offset), effects: &mut Vec<Effect>) {
         let (index, offset) = original;
         if index <= self.applied || faults::answers_duplicates_early() {
-            effects.push(Effect::Answer(ticket, Ok(offset)));
+            effects.push(Effect::Answer(Answer::Produced(ticket, Ok(offset))));
         } else {
             let offset = if faults::answers_duplicates_with_end() { self.log_end } else { offset };
             self.parked.entry(index).or_default().push((ticket, offset));
@@ -145,7 +145,7 @@ impl Group {
                     Some(_) => self.not_leader(),
                     None => ProduceError::Backlog,
                 };
-                effects.push(Effect::Answer(ticket, Err(error)));
+                effects.push(Effect::Answer(Answer::Produced(ticket, Err(error))));
             }
             return;
         }
@@ -155,23 +155,19 @@ impl Group {
         self.known.keep(index.0, batch);
         match who {
             Some((ticket, Acks::Quorum)) => self.parked.entry(index).or_default().push((ticket, offset)),
-            Some((ticket, Acks::Leader)) => effects.push(Effect::Answer(ticket, Ok(offset))),
+            Some((ticket, Acks::Leader)) => effects.push(Effect::Answer(Answer::Produced(ticket, Ok(offset)))),
             // Nobody waits for an answer.
             _ => {}
         }
         self.drive(effects);
     }
 
-    pub(super) fn answer_all(&mut self, error: &ProduceError, effects: &mut Vec<Effect>) {
-        for (ticket, _) in std::mem::take(&mut self.parked).into_values().flatten() {
-            effects.push(Effect::Answer(ticket, Err(error.clone())));
-        }
-        let confirming = self.confirming.take().map(|(_, tickets)| tickets).unwrap_or_default();
-        for waiting in confirming.into_iter().chain(std::mem::take(&mut self.to_confirm)) {
-            effects.push(match waiting {
-                Waiting::Latest(ticket) => Effect::Confirmed(ticket, Err(error.clone())),
-                Waiting::Refusal(ticket, _) => Effect::Answer(ticket, Err(error.clone())),
-            });
-        }
+    /// Refuses every request that waits.
+    pub(super) fn refuse_all(&mut self, error: &ProduceError) -> Vec<Answer> {
+        let parked = std::mem::take(&mut self.parked).into_values().flatten();
+        let parked = parked.map(|(ticket, _)| Answer::Produced(ticket, Err(error.clone())));
+        let confirming = self.confirming.take().map(|(_, waiting)| waiting).unwrap_or_default();
+        let waiting = confirming.into_iter().chain(std::mem::take(&mut self.to_confirm));
+        parked.chain(waiting.map(|w| w.answer(Err(error.clone())))).collect()
     }
 }

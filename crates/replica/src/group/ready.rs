@@ -9,7 +9,7 @@ use thalweg_model::{LeaderEpoch, RaftIndex, RecordBatch, ReplicaId};
 use super::Group;
 use super::control::{conf_change, log_start_of};
 use super::effect::Effect;
-use super::request::Waiting;
+use super::request::Answer;
 use crate::faults;
 use crate::message::{EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody, RaftKind};
 use crate::raft_log::configuration;
@@ -69,10 +69,8 @@ impl Group {
             for read in reads {
                 let round = read.request_ctx.first_chunk::<8>().map(|b| u64::from_le_bytes(*b));
                 if let Some((_, waiting)) = self.confirming.take_if(|(r, _)| Some(*r) == round) {
-                    effects.extend(waiting.into_iter().map(|w| match w {
-                        Waiting::Latest(ticket) => Effect::Confirmed(ticket, Ok(self.high_watermark)),
-                        Waiting::Refusal(ticket, error) => Effect::Answer(ticket, Err(error)),
-                    }));
+                    let end = self.high_watermark;
+                    effects.extend(waiting.into_iter().map(|w| Effect::Answer(w.answer(Ok(end)))));
                     if !self.to_confirm.is_empty() {
                         self.confirm_round();
                     }
@@ -86,7 +84,7 @@ impl Group {
         if self.was_leader && !is_leader {
             // Their entries may be on the quorum all the same: the client asks the next leader under the same number.
             let error = self.not_leader();
-            self.answer_all(&error, effects);
+            effects.extend(self.refuse_all(&error).into_iter().map(Effect::Answer));
         }
         self.was_leader = is_leader;
         if self.was_serving != self.is_serving() {
@@ -173,7 +171,7 @@ impl Group {
         }
         let above = self.parked.split_off(&applied.next());
         for (ticket, offset) in std::mem::replace(&mut self.parked, above).into_values().flatten() {
-            effects.push(Effect::Answer(ticket, Ok(offset)));
+            effects.push(Effect::Answer(Answer::Produced(ticket, Ok(offset))));
         }
         effects.push(Effect::Advanced);
     }

@@ -1,7 +1,7 @@
 //! What clients ask of a group, and what waits for its answer. When it is answered is left to `produce.rs` and
 //! `ready.rs`.
 
-use thalweg_model::{PinEpoch, TopicPartition};
+use thalweg_model::{Offset, PinEpoch, TopicPartition};
 
 use crate::produce_error::ProduceError;
 
@@ -34,4 +34,23 @@ pub(super) enum Waiting {
     /// A refusal that says something of the producer's earlier batches: a leader that has been replaced unawares may
     /// not know of them, and the producer would number them anew, although they stand in the next leader's log.
     Refusal(Ticket, ProduceError),
+}
+
+impl Waiting {
+    /// What is told, once the quorum has said how far it goes, or where nobody can ask it any more.
+    pub(super) fn answer(self, end: Result<Offset, ProduceError>) -> Answer {
+        match self {
+            Waiting::Latest(ticket) => Answer::Confirmed(ticket, end),
+            Waiting::Refusal(ticket, refusal) => Answer::Produced(ticket, Err(end.err().unwrap_or(refusal))),
+        }
+    }
+}
+
+/// What a request is told.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// To one that produces: the offset of the batch's first record.
+    Produced(Ticket, Result<Offset, ProduceError>),
+    /// To one for the confirmed end: the high watermark at some moment after it came.
+    Confirmed(Ticket, Result<Offset, ProduceError>),
 }

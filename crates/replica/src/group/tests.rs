@@ -58,7 +58,7 @@ fn produce_by(group: &mut Group, timestamps_ms: &[i64], terms: Terms) -> Result<
     group.produce(Ticket::Shell(1), builder.build(Codec::None, None), terms, Acks::Quorum, &mut effects);
     let said = sync(group, effects);
     let answer = said.into_iter().find_map(|e| match e {
-        Effect::Answer(_, result) => Some(result),
+        Effect::Answer(Answer::Produced(_, result)) => Some(result),
         _ => None,
     });
     answer.expect("it is answered")

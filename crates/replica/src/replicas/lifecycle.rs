@@ -10,7 +10,7 @@ use super::replica::{Replica, Started};
 use super::{Output, PartitionSettings, Replicas};
 use crate::clock::Now;
 use crate::faults;
-use crate::group::{Effect, Group, Recovered};
+use crate::group::{Group, Recovered};
 
 impl<D: Disk> Replicas<D> {
     /// Nothing in this directory may count as what it was: every copy is written down as lost, and stops. With others
@@ -174,16 +174,8 @@ impl<D: Disk> Replicas<D> {
     /// Ends the partition's raft-rs: requests that wait for it are answered, messages that wait for the disk are not
     /// sent.
     pub(super) fn stop_group(&mut self, partition: TopicPartition) {
-        let mut effects = Vec::new();
         if let Some(group) = self.replicas.get_mut(&partition).and_then(|r| r.phase.stop_group()) {
-            group.abandon(&mut effects);
-        }
-        for effect in effects {
-            match effect {
-                Effect::Answer(ticket, result) => self.outputs.push(Output::Produced(ticket, result)),
-                Effect::Confirmed(ticket, result) => self.outputs.push(Output::Confirmed(ticket, result)),
-                other => unreachable!("an ending group only answers, not {other:?}"),
-            }
+            self.outputs.extend(group.abandon().into_iter().map(Output::from));
         }
         if !faults::counts_writes_of_the_raft_before() {
             self.persists.retain(|(_, of, _, _)| *of != partition);

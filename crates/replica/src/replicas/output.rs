@@ -3,7 +3,7 @@
 use thalweg_commit_log::{DiskError, OpId};
 use thalweg_model::{Offset, RecordBatch, TopicPartition};
 
-use crate::group::Ticket;
+use crate::group::{Answer, Ticket};
 use crate::message::PeerMessage;
 use crate::produce_error::ProduceError;
 
@@ -39,4 +39,13 @@ pub enum Output {
     KeptAside(TopicPartition, Result<String, String>),
     /// The directory is lost to this process: it must end.
     Fatal(DiskError),
+}
+
+impl From<Answer> for Output {
+    fn from(answer: Answer) -> Output {
+        match answer {
+            Answer::Produced(ticket, result) => Output::Produced(ticket, result),
+            Answer::Confirmed(ticket, result) => Output::Confirmed(ticket, result),
+        }
+    }
 }
