@@ -17,13 +17,13 @@ pub(crate) use self::output::GroupOutput;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use thalweg_commit_log::{Disk, OpId};
+use thalweg_commit_log::Disk;
 use thalweg_control::{
     Clock, Coordinator, Ends, GroupAnswer, GroupDecision, GroupError, GroupRecord, GroupRequest, Heard, Metadata,
     OFFSETS_TOPIC,
 };
-use thalweg_model::{Offset, RecordBatch, TopicPartition};
-use thalweg_replica::{Now, ProduceError, Replicas, Ticket};
+use thalweg_model::{Offset, TopicPartition};
+use thalweg_replica::Now;
 
 use self::desk::{At, Desk, tell};
 use self::parked::Parked;
@@ -107,8 +107,12 @@ pub(crate) struct World<'a> {
 }
 
 /// The coordinators that this broker runs.
+///
+/// Requests for them, finished reads and answers of the quorum go to [`machines`](Self::machines); leaders' answers
+/// about the ends of partitions to [`told`](Self::told). Once a turn [`pump`](Self::pump) decides what has come. What
+/// follows from any of these calls is in [`take_outputs`](Self::take_outputs), in the order in which it came about.
 pub(crate) struct Coordinators {
-    machines: Machines<Coordinator>,
+    pub(crate) machines: Machines<Coordinator>,
     /// Commits that wait, by the partition of their group.
     parked: BTreeMap<u32, Parked>,
     /// High watermarks from the answers of leaders, as far as commits asked for them: none is lower by now.
@@ -135,13 +139,10 @@ impl Coordinators {
         }
     }
 
+    /// What happened since the last call.
     pub(crate) fn take_outputs(&mut self) -> Vec<GroupOutput> {
+        self.take_events();
         std::mem::take(&mut self.outputs)
-    }
-
-    /// The groups of one partition, if this broker coordinates them.
-    pub(crate) fn coordinator(&self, partition: u32) -> Option<&Coordinator> {
-        self.machines.machine(partition)
     }
 
     /// When [`pump`](Self::pump) has something to do, if nothing comes before.
@@ -157,12 +158,6 @@ impl Coordinators {
             let known = self.known.entry(name).or_default();
             *known = end.max(*known);
         }
-    }
-
-    /// Takes a request of a group that lives in `partition`; decided by the next [`pump`](Self::pump).
-    pub(crate) fn request(&mut self, partition: u32, ticket: Ticket, request: GroupRequest) {
-        self.machines.request(partition, ticket, request);
-        self.take_events();
     }
 
     /// Follows leaderships, decides what has come, and appends what follows; once per turn of the loop.
@@ -204,38 +199,6 @@ impl Coordinators {
             led.finish(s, turn, events);
             led.begin_anew(s, self.config.checkpoint_bytes);
         });
-        self.take_events();
-    }
-
-    /// A cold read has ended; true if it was one of these.
-    pub(crate) fn read<D: Disk>(
-        &mut self,
-        now: Now,
-        replicas: &mut Replicas<D>,
-        op: OpId,
-        result: &Result<Vec<RecordBatch>, String>,
-    ) -> bool {
-        let is_one = self.machines.read(now, replicas, op, result);
-        self.take_events();
-        is_one
-    }
-
-    /// A coordinator's batch is on the quorum, or will not be.
-    pub(crate) fn produced<D: Disk>(
-        &mut self,
-        now: Now,
-        replicas: &mut Replicas<D>,
-        to: (TopicPartition, Ticket),
-        result: Result<Offset, ProduceError>,
-    ) {
-        self.machines.produced(now, replicas, to, result);
-        self.take_events();
-    }
-
-    /// Takes the quorum's answer whether this broker leads this partition.
-    pub(crate) fn confirmed(&mut self, name: TopicPartition, ticket: Ticket, result: &Result<Offset, ProduceError>) {
-        self.machines.confirmed(name, ticket, result);
-        self.take_events();
     }
 
     /// What waits for a coordinator that is gone is answered behind what the coordinator itself still had to say.

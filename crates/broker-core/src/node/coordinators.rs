@@ -27,12 +27,12 @@ impl<D: Disk> Node<D> {
     /// Asks the coordinator of the groups that live in a partition of `__consumer_offsets`; [`Output::Group`] answers,
     /// after the next [`pump`](Self::pump).
     pub fn group(&mut self, partition: u32, ticket: Ticket, request: GroupRequest) {
-        self.coordinators.request(partition, ticket, request);
+        self.coordinators.machines.request(partition, ticket, request);
     }
 
     /// The groups of a partition of `__consumer_offsets`, as the coordinator here has decided, if it is here.
     pub fn coordinator(&self, partition: u32) -> Option<&Coordinator> {
-        self.coordinators.coordinator(partition)
+        self.coordinators.machines.machine(partition)
     }
 
     /// Has the coordinators here decide what has come for them.

@@ -497,7 +497,7 @@ impl<D: Disk> Node<D> {
                 }
             }
             ReplicaOutput::Produced(ticket @ Ticket::Machine(name, _), result) => {
-                self.coordinators.produced(now, &mut self.replicas, (name, ticket), result);
+                self.coordinators.machines.produced(now, &mut self.replicas, (name, ticket), result);
             }
             ReplicaOutput::Confirmed(ticket @ Ticket::Shell(_), result) => {
                 self.outputs.push(Output::Confirmed(ticket, result));
@@ -505,14 +505,14 @@ impl<D: Disk> Node<D> {
             ReplicaOutput::Confirmed(ticket @ Ticket::Machine(name, _), result) => {
                 match self.ends.confirmed(ticket, &result) {
                     Some(told) => told.into_iter().for_each(|told| self.tell_end(told)),
-                    None => self.coordinators.confirmed(name, ticket, &result),
+                    None => self.coordinators.machines.confirmed(name, ticket, &result),
                 }
             }
             ReplicaOutput::ColdRead { op, ref result, .. } if self.metadata.is_reading(op) => {
                 self.read_metadata(now, result);
             }
             ReplicaOutput::ColdRead { op, result, .. } => {
-                if !self.coordinators.read(now, &mut self.replicas, op, &result) {
+                if !self.coordinators.machines.read(now, &mut self.replicas, op, &result) {
                     self.outputs.push(Output::ColdRead { op, result });
                 }
             }
