@@ -9,10 +9,10 @@ use thalweg_api::{ApiError, BrokerAddress, ErrorCode, Partition};
 use thalweg_control::{Request, Topic};
 use thalweg_model::{BrokerId, LeaderEpoch, PartitionId, TopicConfig, TopicId, TopicPartition};
 
+use crate::cluster::peers::Peers;
+use crate::engine::shard::Shard;
 use crate::metrics::Metrics;
-use crate::peers::Peers;
-use crate::plugins::Plugins;
-use crate::shard::Shard;
+use crate::service::plugins::Plugins;
 
 pub(crate) struct Ctx {
     pub(crate) shard: Rc<Shard>,

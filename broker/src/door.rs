@@ -7,7 +7,7 @@ use thalweg_broker_core::OWN_PREFIX;
 use thalweg_model::BrokerId;
 
 use crate::ctx::Ctx;
-use crate::tls::proves;
+use crate::transport::tls::proves;
 
 /// Who asks, and how that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

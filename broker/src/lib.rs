@@ -4,29 +4,14 @@
 //! on the calling thread's current-thread runtime. What a record means is decided in `replica`, `control` and
 //! `commit-log`; here bytes only find their way.
 
-mod answers;
 mod cluster;
-mod connection;
 mod ctx;
-mod disk;
 mod door;
-mod fetch;
-mod groups;
-mod health;
-mod identity;
-mod membership;
+mod engine;
 mod metrics;
-mod modules;
-mod operate;
-mod peers;
 mod plugins;
-mod produce;
-mod recover;
-mod router;
-mod salvage;
-mod shard;
-mod tls;
-mod topics;
+mod service;
+mod transport;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -36,10 +21,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-pub use cluster::{BrokerSpec, ConfigFile, add_broker, certify_client, init_cluster};
-pub use identity::DirectoryError;
-pub use recover::{MetadataCopy, recover_metadata};
-pub use salvage::{Salvaged, SalvagedPartition, salvage};
+pub use cluster::files::{BrokerSpec, ConfigFile, add_broker, certify_client, init_cluster};
+pub use cluster::identity::DirectoryError;
+pub use cluster::recover::{MetadataCopy, recover_metadata};
+pub use cluster::salvage::{Salvaged, SalvagedPartition, salvage};
 use thalweg_broker_core::{GroupsConfig, METADATA, Node, NodeConfig};
 use thalweg_commit_log::Damage;
 use thalweg_control::{Broker, FEATURE_LEVEL};
@@ -47,14 +32,16 @@ use thalweg_model::limits::MODULE_BYTES_MAX;
 use thalweg_model::{BrokerId, ReplicaId};
 use uuid::Uuid;
 
+use crate::cluster::identity::{DataDirectory, Membership};
+use crate::cluster::peers::{Me, Peers};
 use crate::ctx::Ctx;
-use crate::disk::RealDisk;
-use crate::identity::{DataDirectory, Membership};
+use crate::engine::disk::RealDisk;
+use crate::engine::shard::Shard;
 use crate::metrics::Metrics;
-use crate::peers::{Me, Peers};
-use crate::plugins::Plugins;
-use crate::shard::Shard;
-use crate::tls::Certificates;
+use crate::service::plugins::Plugins;
+use crate::service::{health, plugins as plugin_service};
+use crate::transport::tls::Certificates;
+use crate::transport::{accept, tls};
 
 /// How long a clean stop may take to write everything to segments.
 const FLUSH_LIMIT: Duration = Duration::from_secs(10);
@@ -244,7 +231,7 @@ pub async fn run(
         config.groups.partitions,
     );
     listening(address, &certificates.ca_pem);
-    let accepting = tokio::task::spawn_local(connection::accept(ctx.clone(), endpoint.clone()));
+    let accepting = tokio::task::spawn_local(accept::accept(ctx.clone(), endpoint.clone()));
     // Before anything is made that a small disk has no room for.
     if let Ok((free_bytes, _)) = health::room(&directory.path) {
         shard.set_room(free_bytes);
@@ -259,7 +246,7 @@ pub async fn run(
         why = &mut shard_loop => Err(ended(why)),
     };
 
-    let scrubbing = tokio::task::spawn_local(plugins::keep_whole(ctx.clone()));
+    let scrubbing = tokio::task::spawn_local(plugin_service::keep_whole(ctx.clone()));
     let result = match registered {
         Err(error) => Err(error),
         Ok(false) => Ok(()),
@@ -279,7 +266,7 @@ pub async fn run(
         // The others take over before this one is missed.
         shard.hand_over(HAND_OVER_LIMIT).await;
     }
-    connection::close_all(&endpoint);
+    accept::close_all(&endpoint);
     accepting.abort();
     health.abort();
     scrubbing.abort();

@@ -1,7 +1,7 @@
 //! A disk that forgets: what was not synced may be lost, in any sectors, or torn; what was under way may be done in
 //! part, and what was deleted may come back.
 //!
-//! Which folders are synced, and when, is as in `broker/src/disk.rs`.
+//! Which folders are synced, and when, is as in `broker/src/engine/disk.rs`.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};

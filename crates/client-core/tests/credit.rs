@@ -1,8 +1,8 @@
 //! Whatever happens to a consumer's partitions, it is granted exactly what is free, and who takes everything gets
 //! everything.
 //!
-//! A log, a broker that pushes as `broker/src/fetch.rs` does, streams on which frames lie as long as they like, and the
-//! queue to the user are models here; the consumer is the real one.
+//! A log, a broker that pushes as `broker/src/service/fetch.rs` does, streams on which frames lie as long as they
+//! like, and the queue to the user are models here; the consumer is the real one.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -60,7 +60,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What a broker knows of a partition on one stream; as `Slot` in `broker/src/fetch.rs`.
+/// What a broker knows of a partition on one stream; as `Slot` in `broker/src/service/fetch.rs`.
 #[derive(Default)]
 struct Slot {
     generation: u64,

@@ -1,8 +1,8 @@
 //! Members of consumer groups: they join, read, work, commit, leave, stall and die, and their coordinators do so too.
 //!
 //! The client's side is `client-core`'s [`Membership`], the broker's side the node's coordinators; what stands between
-//! them here is what `broker/src/groups.rs` and `sdk-rust/src/consumer/coordinator.rs` do with frames. What they read
-//! goes through [`Reading`].
+//! them here is what `broker/src/service/membership.rs` and `sdk-rust/src/consumer/coordinator.rs` do with frames. What
+//! they read goes through [`Reading`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -1,7 +1,7 @@
 //! How a member reads: client-core's [`ConsumerCore`] over streams to the partitions' leaders, under little credit.
 //!
-//! What stands between the two here is what `broker/src/fetch.rs` and `sdk-rust/src/consumer/fetching.rs` do with
-//! frames. Frames take their time, a lost stream takes what is on it with it, and what was pushed waits in a queue
+//! What stands between the two here is what `broker/src/service/fetch.rs` and `sdk-rust/src/consumer/fetching.rs` do
+//! with frames. Frames take their time, a lost stream takes what is on it with it, and what was pushed waits in a queue
 //! until the user takes it.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -1,7 +1,7 @@
 //! Plugins' modules on this broker's disk, each in a file named by its digest. What a file holds is hashed whenever it
 //! is read: a module that has changed places records elsewhere, and mostly still runs.
 //!
-//! Everything here blocks. Where another copy comes from is left to `plugins.rs`.
+//! Everything here blocks. Where another copy comes from is left to the service of plugins.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use thalweg_control::PluginDigest;
 use thiserror::Error;
 
-use crate::identity::write_durably;
+use crate::cluster::identity::write_durably;
 
 /// Why this broker's own copy of a module cannot be used.
 #[derive(Debug, Error)]

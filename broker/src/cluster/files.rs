@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::GroupSettings;
-use crate::identity::{Identity, Membership, write_durably};
-use crate::tls::Authority;
+use crate::cluster::identity::{Identity, Membership, write_durably};
+use crate::transport::tls::Authority;
 
 /// A broker to be.
 #[derive(Clone, Debug)]

@@ -13,10 +13,10 @@ use thalweg_api::{
 use thalweg_control::{Group, GroupAnswer, GroupError, GroupRequest, GroupSummary, OFFSETS_TOPIC};
 use thalweg_model::{BrokerId, TopicConfig, TopicId, TopicPartition};
 
-use crate::answers::{Asked, answered};
 use crate::ctx::{Ctx, address};
 use crate::door::Principal;
-use crate::router::{DECIDER_TIMEOUT, Service, call, no_coordinator};
+use crate::service::answers::{Asked, answered};
+use crate::transport::router::{DECIDER_TIMEOUT, Service, call, no_coordinator};
 
 /// Segments of `__consumer_offsets` are small, so that what a checkpoint replaces is soon removed.
 const OFFSETS_SEGMENT_BYTES: u64 = 1 << 20;

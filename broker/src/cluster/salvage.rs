@@ -12,8 +12,8 @@ use thalweg_control::{Metadata, MetadataRecord};
 use thalweg_model::{BrokerId, ReplicaId, TopicPartition};
 
 use crate::Member;
-use crate::disk::RealDisk;
-use crate::identity::{DataDirectory, Membership};
+use crate::cluster::identity::{DataDirectory, Membership};
+use crate::engine::disk::RealDisk;
 
 /// What is left of a directory.
 #[derive(Clone, Debug)]

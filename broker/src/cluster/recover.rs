@@ -9,8 +9,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use thalweg_broker_core::{METADATA, Node, Output};
 use thalweg_replica::Now;
 
-use crate::disk::RealDisk;
-use crate::identity::{DataDirectory, Membership};
+use crate::cluster::identity::{DataDirectory, Membership};
+use crate::engine::disk::RealDisk;
 use crate::{GroupSettings, Member};
 
 /// How long a sound directory may take.

@@ -22,11 +22,11 @@ use thalweg_plugin_host::{
 };
 use thalweg_replica::ProduceError;
 
-use crate::answers::answered;
 use crate::ctx::Ctx;
 use crate::door::Principal;
-use crate::modules::{ModuleFault, ModuleStore, digest_of};
-use crate::router::Service;
+use crate::plugins::modules::{ModuleFault, ModuleStore, digest_of};
+use crate::service::answers::answered;
+use crate::transport::router::Service;
 
 /// Compiled modules kept in memory.
 const MODULES_MAX: usize = 64;

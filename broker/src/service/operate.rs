@@ -16,7 +16,7 @@ use thalweg_model::{BrokerId, LeaderEpoch, Offset, PartitionId, ReplicaId, Topic
 
 use crate::ctx::Ctx;
 use crate::door::Principal;
-use crate::router::Service;
+use crate::transport::router::Service;
 
 /// How long another broker may take to say what is out of service there. It says so in its log and its metrics too.
 const STATUS_PATIENCE: Duration = Duration::from_millis(500);

@@ -20,10 +20,10 @@ use thalweg_quic::{FrameReader, send, send_with_body};
 use thalweg_wire::{Codec, Frame, encode_message};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::connection::refuse;
 use crate::ctx::Ctx;
-use crate::shard::Shard;
-use crate::tls::{peer_name, proves};
+use crate::engine::shard::Shard;
+use crate::transport::accept::refuse;
+use crate::transport::tls::{peer_name, proves};
 
 /// Messages that may wait for one broker; above it they are dropped.
 const QUEUE_MAX: usize = 8_192;
@@ -329,7 +329,7 @@ pub(crate) async fn accept(ctx: Rc<Ctx>, connection: Connection) {
             },
             accepted = connection.accept_bi() => match accepted {
                 Ok((sender, receiver)) => {
-                    streams.spawn_local(crate::connection::peer_request(ctx.clone(), guest.peer.id, sender, receiver));
+                    streams.spawn_local(crate::transport::accept::peer_request(ctx.clone(), guest.peer.id, sender, receiver));
                 }
                 Err(_) => return,
             },

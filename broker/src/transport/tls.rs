@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use thalweg_quic::{RESET_SECRET_BYTES, SOCKET_BUFFER_BYTES, Side, crypto_provider, transport};
 
-use crate::identity::write_durably;
+use crate::cluster::identity::write_durably;
 
 /// The broker's side of a connection that a client or a peer has made.
 const ACCEPTED: Side = Side {

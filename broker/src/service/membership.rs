@@ -21,14 +21,14 @@ use thalweg_quic::{FrameReader, StreamError};
 use thalweg_wire::{Frame, encode_message};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::answers::answered;
-use crate::connection::refuse;
 use crate::ctx::Ctx;
 use crate::door::Principal;
-use crate::plugins::describe;
-use crate::produce::{AcquireRc, Permit};
-use crate::router::no_coordinator;
-use crate::shard::GroupResult;
+use crate::engine::shard::GroupResult;
+use crate::service::answers::answered;
+use crate::service::plugins::describe;
+use crate::service::produce::{AcquireRc, Permit};
+use crate::transport::accept::refuse;
+use crate::transport::router::no_coordinator;
 
 /// Requests of one member that may wait for their answer; the reader stops above it.
 const UNANSWERED_MAX: usize = 256;

@@ -16,10 +16,10 @@ use thalweg_replica::{Acks, FollowerState, GroupState, Now, ProduceError, Ticket
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::disk::RealDisk;
-use crate::identity::{forget_unregistered, write_starts};
+use crate::cluster::identity::{forget_unregistered, write_starts};
+use crate::cluster::peers::Peers;
+use crate::engine::disk::RealDisk;
 use crate::metrics::Metrics;
-use crate::peers::Peers;
 
 /// Called with the outcome of a produce request.
 pub(crate) type ProduceDone = Box<dyn FnOnce(Result<Offset, ProduceError>)>;

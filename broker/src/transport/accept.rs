@@ -10,9 +10,11 @@ use thalweg_model::{BrokerId, check_client_id};
 use thalweg_quic::{FrameReader, StreamError, send};
 use thalweg_wire::{agree, versions};
 
+use crate::cluster::peers;
 use crate::ctx::Ctx;
 use crate::door::Principal;
-use crate::{fetch, membership, peers, produce, router, topics};
+use crate::service::{fetch, membership, produce, topics};
+use crate::transport::router;
 
 /// Handshakes at once; above it a client proves its address first.
 const HANDSHAKES_MAX: usize = 64;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use thalweg_commit_log::ASIDE;
 
+use crate::engine::shard::Shard;
 use crate::metrics::Metrics;
-use crate::shard::Shard;
 
 /// How often it is looked.
 const EVERY: Duration = Duration::from_secs(1);

@@ -16,11 +16,11 @@ use thalweg_quic::{FrameReader, send, send_with_body};
 use thalweg_wire::Frame;
 use tokio::sync::{Mutex, Notify};
 
-use crate::connection::refuse;
 use crate::ctx::{Ctx, damaged, lost};
 use crate::door::Principal;
-use crate::plugins::LoadedFilter;
-use crate::shard::Read;
+use crate::engine::shard::Read;
+use crate::service::plugins::LoadedFilter;
+use crate::transport::accept::refuse;
 
 /// Most bytes read, and pushed, at once.
 const PUSH_BYTES: usize = 1 << 20;

@@ -11,7 +11,7 @@ use thalweg_model::DirectoryId;
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::disk::{is_full, sync_folders};
+use crate::engine::disk::{is_full, sync_folders};
 
 /// Version of everything below a data directory.
 const FORMAT: u32 = 2;

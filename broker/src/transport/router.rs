@@ -12,10 +12,10 @@ use thalweg_broker_core::{ChangeError, CoordinatorError};
 use thalweg_model::{BrokerId, TopicPartition};
 use thalweg_wire::{Codec, Frame, encode_message};
 
-use crate::connection::refuse;
 use crate::ctx::Ctx;
 use crate::door::Principal;
-use crate::groups;
+use crate::service::groups;
+use crate::transport::accept::refuse;
 
 /// How long a request waits for a controller, or for a group's coordinator.
 pub(crate) const DECIDER_TIMEOUT: Duration = Duration::from_secs(10);

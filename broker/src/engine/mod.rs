@@ -1,0 +1,4 @@
+//! The core and its disk. Nothing here knows QUIC.
+
+pub(crate) mod disk;
+pub(crate) mod shard;

@@ -1,0 +1,3 @@
+//! Plugins' modules, apart from who asks for them.
+
+pub(crate) mod modules;

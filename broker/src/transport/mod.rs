@@ -1,0 +1,6 @@
+//! How bytes come and go: connections, their first words, and each stream to whom it belongs. What is in a partition is
+//! left to the services.
+
+pub(crate) mod accept;
+pub(crate) mod router;
+pub(crate) mod tls;
