@@ -16,8 +16,8 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::GroupSettings;
 use crate::cluster::identity::{Identity, Membership, write_durably};
+use crate::config::{GroupSettings, Member};
 use crate::transport::tls::Authority;
 
 /// A broker to be.
@@ -195,7 +195,7 @@ impl ConfigFile {
     ///
     /// # Errors
     /// Addresses that do not parse.
-    pub fn member(&self) -> Result<crate::Member> {
+    pub fn member(&self) -> Result<Member> {
         let address = |text: &str| -> Result<(String, u16)> {
             let (host, port) = text.rsplit_once(':').with_context(|| format!("{text:?} is no \"host:port\""))?;
             let port = port.parse().with_context(|| format!("{text:?} has no port"))?;
@@ -208,7 +208,7 @@ impl ConfigFile {
             let (host, port) = address(place).context("controllers")?;
             Ok((id, host, port))
         };
-        Ok(crate::Member {
+        Ok(Member {
             cluster_id: self.cluster_id,
             broker_id: self.broker_id,
             advertised: address(&self.advertised).context("advertised")?,

@@ -10,8 +10,8 @@ use thalweg_broker_core::{METADATA, Node, Output};
 use thalweg_replica::Now;
 
 use crate::cluster::identity::{DataDirectory, Membership};
+use crate::config::{GroupSettings, Member};
 use crate::engine::disk::RealDisk;
-use crate::{GroupSettings, Member};
 
 /// How long a sound directory may take.
 const LIMIT: Duration = Duration::from_secs(30);

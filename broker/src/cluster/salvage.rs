@@ -11,8 +11,8 @@ use thalweg_commit_log::{Config, Salvage, Salvageable};
 use thalweg_control::{Metadata, MetadataRecord};
 use thalweg_model::{BrokerId, ReplicaId, TopicPartition};
 
-use crate::Member;
 use crate::cluster::identity::{DataDirectory, Membership};
+use crate::config::Member;
 use crate::engine::disk::RealDisk;
 
 /// What is left of a directory.
