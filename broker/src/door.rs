@@ -6,8 +6,8 @@ use thalweg_api::{ApiError, ErrorCode, Resource, Right};
 use thalweg_broker_core::OWN_PREFIX;
 use thalweg_model::BrokerId;
 
+use crate::cluster::authority::proves;
 use crate::ctx::Ctx;
-use crate::transport::tls::proves;
 
 /// Who asks, and how that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

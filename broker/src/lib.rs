@@ -25,10 +25,9 @@ pub use cluster::identity::DirectoryError;
 pub use cluster::recover::{MetadataCopy, recover_metadata};
 pub use cluster::salvage::{Salvaged, SalvagedPartition, salvage};
 pub use config::{BrokerConfig, GroupSettings, Member, Started};
-use thalweg_broker_core::{GroupsConfig, METADATA, Node, NodeConfig};
+use thalweg_broker_core::{METADATA, Node};
 use thalweg_commit_log::Damage;
-use thalweg_control::{Broker, FEATURE_LEVEL};
-use thalweg_model::{BrokerId, ReplicaId};
+use thalweg_model::BrokerId;
 use uuid::Uuid;
 
 use crate::cluster::identity::{DataDirectory, Membership};
@@ -40,7 +39,7 @@ use crate::metrics::Metrics;
 use crate::service::plugins::Plugins;
 use crate::service::{health, plugins as plugin_service};
 use crate::transport::tls::Certificates;
-use crate::transport::{accept, tls};
+use crate::transport::{accept, http, tls};
 
 /// How long a clean stop may take to write everything to segments.
 const FLUSH_LIMIT: Duration = Duration::from_secs(10);
@@ -69,7 +68,7 @@ pub async fn run(
         .with_context(|| format!("listen on {} (UDP); is another broker running there?", config.listen))?;
     let address = endpoint.local_addr()?;
     let metrics = Metrics::new();
-    let (http, http_task) = metrics::serve(config.http, metrics.clone())
+    let (http, http_task) = http::serve(config.http, metrics.clone())
         .await
         .with_context(|| format!("listen on {} (HTTP); choose another with --http-port", config.http))?;
 
@@ -86,7 +85,7 @@ pub async fn run(
     });
     let seed = Uuid::new_v4().as_u64_pair().0;
     let incarnation = directory.incarnation;
-    let node_config = node_config(&directory, &member, config.groups);
+    let node_config = directory.node_config(&member, config.groups);
     let mut log = thalweg_commit_log::Config::default();
     log.reserve_bytes = health::reserve(&directory.path, log.reserve_bytes);
     let (node, recovery) = Node::open(disk, node_config, log, seed)?;
@@ -191,28 +190,6 @@ pub async fn run(
     }
     http_task.abort();
     result
-}
-
-fn node_config(directory: &DataDirectory, member: &Member, groups: GroupSettings) -> NodeConfig {
-    NodeConfig {
-        broker: Broker {
-            id: BrokerId(directory.identity.broker_id),
-            directory: directory.directory_id(),
-            incarnation: directory.incarnation,
-            host: member.advertised.0.clone(),
-            port: member.advertised.1,
-            rack: member.rack.clone(),
-            metadata_replica: ReplicaId(0),
-            feature_level: FEATURE_LEVEL,
-            is_older: false,
-        },
-        controllers: member.controllers.iter().map(|(id, ..)| BrokerId(*id)).collect(),
-        is_founder: directory.identity.founder,
-        groups: GroupsConfig {
-            offsets_retention_ms: groups.offsets_retention.as_millis() as u64,
-            ..Default::default()
-        },
-    }
 }
 
 /// Waits until the cluster knows this broker, and this broker the cluster.

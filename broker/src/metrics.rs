@@ -1,14 +1,8 @@
-//! What operators can watch, and the HTTP port that shows it.
+//! What operators can watch. The port that shows it is transport's.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -124,49 +118,22 @@ impl Metrics {
     pub(crate) fn set_trouble(&self, why: String) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
-}
 
-/// Serves `/metrics`, `/healthz` and `/readyz`; answers with the address and the task.
-pub(crate) async fn serve(
-    address: SocketAddr,
-    metrics: Metrics,
-) -> std::io::Result<(SocketAddr, tokio::task::JoinHandle<()>)> {
-    let listener = tokio::net::TcpListener::bind(address).await?;
-    let address = listener.local_addr()?;
-    let router = Router::new()
-        .route("/metrics", get(text))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
-        .with_state(metrics);
-    let task = tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "the HTTP port is lost");
+    /// Why the broker is not ready; empty when it is.
+    pub(crate) fn why_not_ready(&self) -> String {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match self.serving.load(Ordering::Relaxed) {
+            false if trouble.is_empty() && starting.is_empty() => "starting, or stopping".to_owned(),
+            false if trouble.is_empty() => starting,
+            _ => trouble,
         }
-    });
-    Ok((address, task))
-}
-
-async fn text(State(metrics): State<Metrics>) -> impl IntoResponse {
-    let mut out = String::new();
-    match encode(&mut out, &metrics.registry) {
-        Ok(()) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], out).into_response()
-        }
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
-}
 
-async fn ready(State(metrics): State<Metrics>) -> impl IntoResponse {
-    let trouble = metrics.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let starting = metrics.starting.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let why = match metrics.serving.load(Ordering::Relaxed) {
-        false if trouble.is_empty() && starting.is_empty() => "starting, or stopping".to_owned(),
-        false if trouble.is_empty() => starting,
-        _ => trouble,
-    };
-    match why.is_empty() {
-        true => (StatusCode::OK, "ready\n".to_owned()),
-        false => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    /// Everything that is counted, as OpenMetrics has it.
+    pub(crate) fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut out = String::new();
+        encode(&mut out, &self.registry)?;
+        Ok(out)
     }
 }

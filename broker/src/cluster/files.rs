@@ -16,9 +16,10 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::cluster::identity::{Identity, Membership, write_durably};
+use crate::cluster::authority::Authority;
+use crate::cluster::identity::{Identity, Membership};
 use crate::config::{GroupSettings, Member};
-use crate::transport::tls::Authority;
+use crate::engine::files::write_durably;
 
 /// A broker to be.
 #[derive(Clone, Debug)]

@@ -1,6 +1,7 @@
 //! This broker among the others: who it is, how it reaches them, and what an operator does to a cluster's files. What
 //! brokers tell each other is left to the core.
 
+pub(crate) mod authority;
 pub(crate) mod files;
 pub(crate) mod identity;
 pub(crate) mod peers;

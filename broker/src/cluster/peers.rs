@@ -20,10 +20,10 @@ use thalweg_quic::{FrameReader, send, send_with_body};
 use thalweg_wire::{Codec, Frame, encode_message};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::cluster::authority::{peer_name, proves};
 use crate::ctx::Ctx;
 use crate::engine::shard::Shard;
 use crate::transport::accept::refuse;
-use crate::transport::tls::{peer_name, proves};
 
 /// Messages that may wait for one broker; above it they are dropped.
 const QUEUE_MAX: usize = 8_192;

@@ -35,8 +35,8 @@ pub async fn recover_metadata(data_dir: &Path, member: &Member, accept_loss: boo
     let directory = DataDirectory::open(data_dir, Some(membership))?;
     let (completions, mut completed) = tokio::sync::mpsc::unbounded_channel();
     let disk = RealDisk::new(&directory.path, completions);
-    let (mut node, _) =
-        Node::open(disk, crate::node_config(&directory, member, GroupSettings::default()), Default::default(), 0)?;
+    let config = directory.node_config(member, GroupSettings::default());
+    let (mut node, _) = Node::open(disk, config, Default::default(), 0)?;
     let started = Instant::now();
     let now = || Now { mono_ms: started.elapsed().as_millis() as u64, wall_ms: 0 };
     node.start(now());

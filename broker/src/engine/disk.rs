@@ -13,6 +13,8 @@ use bytes::Bytes;
 use thalweg_commit_log::{Completion, Disk, DiskError, FileName, Lane, Op, Step};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::engine::files::{is_full, sync_folders};
+
 /// Linux takes at most this many buffers in one `pwritev`.
 const BUFFERS_MAX: usize = 1024;
 /// Open files that one lane keeps.
@@ -241,12 +243,6 @@ impl Worker {
     }
 }
 
-/// Syncs `folder` and every folder above it up to `root`.
-pub(crate) fn sync_folders(root: &Path, folder: &Path) -> io::Result<()> {
-    let within = folder.ancestors().take_while(|f| f.starts_with(root));
-    within.into_iter().try_for_each(|f| File::open(f)?.sync_all())
-}
-
 /// Syncs `folder`, or the nearest folder above it if it went with its last file.
 fn sync_what_is_left(root: &Path, folder: &Path) -> io::Result<()> {
     let mut within = folder.ancestors().take_while(|f| f.starts_with(root));
@@ -303,11 +299,6 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<FileName>) -> io::Result<()>
         }
     }
     Ok(())
-}
-
-/// The system has no room left, or none for this user.
-pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn error(file: &str, e: &io::Error) -> DiskError {

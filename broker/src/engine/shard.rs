@@ -16,9 +16,9 @@ use thalweg_replica::{Acks, FollowerState, GroupState, Now, ProduceError, Ticket
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::cluster::identity::{forget_unregistered, write_starts};
 use crate::cluster::peers::Peers;
 use crate::engine::disk::RealDisk;
+use crate::engine::starts::{forget_unregistered, write_starts};
 use crate::metrics::Metrics;
 
 /// Called with the outcome of a produce request.

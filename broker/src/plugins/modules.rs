@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use thalweg_control::PluginDigest;
 use thiserror::Error;
 
-use crate::cluster::identity::write_durably;
+use crate::engine::files::write_durably;
 
 /// Why this broker's own copy of a module cannot be used.
 #[derive(Debug, Error)]

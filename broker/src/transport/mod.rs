@@ -2,5 +2,6 @@
 //! left to the services.
 
 pub(crate) mod accept;
+pub(crate) mod http;
 pub(crate) mod router;
 pub(crate) mod tls;

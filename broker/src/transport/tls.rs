@@ -1,6 +1,5 @@
-//! Certificates of a cluster's own CA, and the endpoint that shows them.
+//! What this broker shows to whoever connects, and the endpoint that shows it.
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use thalweg_quic::{RESET_SECRET_BYTES, SOCKET_BUFFER_BYTES, Side, crypto_provider, transport};
 
-use crate::cluster::identity::write_durably;
+use crate::cluster::authority::{Authority, write_private};
 
 /// The broker's side of a connection that a client or a peer has made.
 const ACCEPTED: Side = Side {
@@ -28,9 +27,6 @@ const ACCEPTED: Side = Side {
 const MADE: Side =
     Side { connects: true, keep_alive: Some(Duration::from_secs(1)), idle_timeout: Duration::from_secs(3), ..ACCEPTED };
 
-/// A CA's name in its certificate.
-const CA_NAME: &str = "Thalweg CA";
-
 /// What a broker proves itself with, to clients and, as broker `id`, to its peers.
 pub(crate) struct Certificates {
     pub(crate) ca_pem: String,
@@ -39,69 +35,6 @@ pub(crate) struct Certificates {
     /// Kept over restarts, so that a broker that was killed can tell the clients of its former life at once that their
     /// connections are gone; they would wait for the idle time-out otherwise.
     reset_secret: Vec<u8>,
-}
-
-/// A certificate authority that signs brokers' certificates.
-pub(crate) struct Authority {
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    /// A new one.
-    pub(crate) fn new() -> Result<Authority> {
-        let key = rcgen::KeyPair::generate()?;
-        let mut parameters = rcgen::CertificateParams::new(Vec::new())?;
-        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
-        parameters.distinguished_name.push(rcgen::DnType::CommonName, CA_NAME);
-        let pem = parameters.self_signed(&key)?.pem();
-        Ok(Authority { issuer: rcgen::Issuer::new(parameters, key), pem })
-    }
-
-    /// The one that `write` left in a folder.
-    pub(crate) fn open(folder: &Path) -> Result<Authority> {
-        let read = |name: &str| {
-            let file = folder.join(name);
-            std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
-        };
-        let (pem, key) = (read("ca.pem")?, rcgen::KeyPair::from_pem(&read("ca.key")?)?);
-        let mut parameters = rcgen::CertificateParams::new(Vec::new())?;
-        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
-        parameters.distinguished_name.push(rcgen::DnType::CommonName, CA_NAME);
-        Ok(Authority { issuer: rcgen::Issuer::new(parameters, key), pem })
-    }
-
-    /// Keeps it, with its key: who holds that can make brokers and administrators.
-    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
-        write_durably(folder, &folder.join("ca.pem"), self.pem.as_bytes())?;
-        write_private(folder, &folder.join("ca.key"), self.issuer.key().serialize_pem().as_bytes())?;
-        Ok(())
-    }
-
-    /// Writes certificate and key for a broker that clients reach as `hosts`, into `folder`.
-    pub(crate) fn certify_broker(&self, root: &Path, folder: &Path, broker: u32, hosts: &[String]) -> Result<()> {
-        let loopback = ["localhost", "127.0.0.1", "::1"].map(String::from);
-        let mut names: Vec<String> = loopback.into_iter().chain(hosts.iter().cloned()).collect();
-        names.push(peer_name(broker));
-        names.sort();
-        names.dedup();
-        self.certify(root, folder, "server", names)
-    }
-
-    /// Writes certificate and key as `NAME.pem` and `NAME.key`.
-    pub(crate) fn certify(&self, root: &Path, folder: &Path, name: &str, names: Vec<String>) -> Result<()> {
-        let key = rcgen::KeyPair::generate()?;
-        let certificate = rcgen::CertificateParams::new(names)?.signed_by(&key, &self.issuer)?;
-        write_durably(root, &folder.join("ca.pem"), self.pem.as_bytes())?;
-        write_durably(root, &folder.join(format!("{name}.pem")), certificate.pem().as_bytes())?;
-        write_private(root, &folder.join(format!("{name}.key")), key.serialize_pem().as_bytes())?;
-        Ok(())
-    }
-}
-
-/// The name under which a broker's certificate proves it to its peers.
-pub(crate) fn peer_name(broker: u32) -> String {
-    format!("broker-{broker}.peer.thalweg")
 }
 
 impl Certificates {
@@ -175,27 +108,6 @@ impl Certificates {
         config.transport_config(Arc::new(transport(MADE)));
         Ok(config)
     }
-}
-
-/// True for a connection whose other end has a certificate of the cluster's CA that is valid for `name`, or for any
-/// name.
-pub(crate) fn proves(connection: &quinn::Connection, name: Option<&str>) -> bool {
-    let identity = connection.peer_identity().and_then(|i| i.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let Some(certificate) = identity.as_ref().and_then(|chain| chain.first()) else {
-        return false;
-    };
-    // That the CA has signed it was checked in the handshake.
-    name.is_none_or(|name| {
-        let name = rustls_pki_types::ServerName::try_from(name.to_owned());
-        let parsed = webpki::EndEntityCert::try_from(certificate);
-        matches!((name, parsed), (Ok(name), Ok(c)) if c.verify_is_valid_for_subject_name(&name).is_ok())
-    })
-}
-
-fn write_private(root: &Path, file: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    write_durably(root, file, bytes)?;
-    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600))
 }
 
 /// A UDP endpoint with large kernel buffers; says in the log when the system granted less.
