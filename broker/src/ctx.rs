@@ -12,7 +12,7 @@ use thalweg_model::{BrokerId, LeaderEpoch, PartitionId, TopicConfig, TopicId, To
 use crate::cluster::peers::Peers;
 use crate::engine::shard::Shard;
 use crate::metrics::Metrics;
-use crate::service::plugins::Plugins;
+use crate::plugins::runtime::Plugins;
 
 pub(crate) struct Ctx {
     pub(crate) shard: Rc<Shard>,

@@ -36,7 +36,7 @@ use crate::ctx::Ctx;
 use crate::engine::disk::RealDisk;
 use crate::engine::shard::Shard;
 use crate::metrics::Metrics;
-use crate::service::plugins::Plugins;
+use crate::plugins::runtime::Plugins;
 use crate::service::{health, plugins as plugin_service};
 use crate::transport::tls::Certificates;
 use crate::transport::{accept, http, tls};

@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, Notify};
 use crate::ctx::{Ctx, damaged, lost};
 use crate::door::Principal;
 use crate::engine::shard::Read;
-use crate::service::plugins::LoadedFilter;
+use crate::service::plugins::{LoadedFilter, load_filter};
 use crate::transport::accept::refuse;
 
 /// Most bytes read, and pushed, at once.
@@ -135,7 +135,7 @@ async fn open(
     let Some(filter) = filter else {
         return Ok((topic, None, OnFailure::Fail));
     };
-    let loaded = ctx.plugins.load_filter(ctx, &filter.reference, filter.config).await?;
+    let loaded = load_filter(ctx, &filter.reference, filter.config).await?;
     Ok((topic, Some(loaded), filter.on_failure))
 }
 

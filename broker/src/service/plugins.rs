@@ -1,9 +1,6 @@
-//! Plugins: uploaded, handed to other brokers and got back from them, compiled, and run on threads of their own.
+//! Plugins: uploaded, handed to other brokers and got back from them, and looked up for whoever uses them. Keeping,
+//! compiling and running their modules is left to `plugins/`.
 
-use std::cell::{OnceCell, RefCell};
-use std::collections::HashMap;
-use std::ffi::OsString;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,22 +13,16 @@ use thalweg_api::{
 use thalweg_control::{Plugin, PluginDigest, PluginKind, Request};
 use thalweg_model::limits::PLUGIN_CONFIG_BYTES_MAX;
 use thalweg_model::{BrokerId, RecordBatch, TopicPartition};
-use thalweg_plugin_host::{
-    AdmitError, Engine, Filter, GuestError, GuestPool, Kind, Module, PartitionFailure, PartitionJob, Profile, admit,
-    compile_in_child,
-};
+use thalweg_plugin_host::{AdmitError, Filter, Kind, Module, PartitionFailure, PartitionJob};
 use thalweg_replica::ProduceError;
 
 use crate::ctx::Ctx;
 use crate::door::Principal;
-use crate::plugins::modules::{ModuleFault, ModuleStore, digest_of};
+use crate::plugins::modules::{ModuleFault, digest_of};
+use crate::plugins::runtime::{off_thread, plugin_failed};
 use crate::service::answers::answered;
 use crate::transport::router::Service;
 
-/// Compiled modules kept in memory.
-const MODULES_MAX: usize = 64;
-/// Threads that run guests.
-const GUEST_THREADS: usize = 2;
 /// How long one other broker may take to hand over a module.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often all modules on this broker's disk are read and compared with their digests, from its start on.
@@ -39,17 +30,6 @@ const SCRUB_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// When this is tried again if one of them is not whole afterwards: the broker that has it may be down, or not
 /// connected yet.
 const SCRUB_AGAIN: Duration = Duration::from_secs(60);
-
-pub(crate) struct Plugins {
-    modules: Arc<ModuleStore>,
-    /// The command line that ends in `thalweg_plugin_host::compile_child`.
-    compiler: Vec<OsString>,
-    module_bytes_max: usize,
-    /// Made on first use: an engine and its pool of address space are not free.
-    engine: OnceCell<Engine>,
-    pool: OnceCell<GuestPool>,
-    compiled: RefCell<HashMap<PluginDigest, Module>>,
-}
 
 /// A filter that a subscription uses.
 pub(crate) struct LoadedFilter {
@@ -68,277 +48,220 @@ async fn checked(digest: &PluginDigest, component: Bytes) -> Result<(PluginDiges
     Ok((found, component))
 }
 
-impl Plugins {
-    pub(crate) fn new(root: PathBuf, compiler: Vec<OsString>, module_bytes_max: usize) -> Self {
-        Plugins {
-            modules: Arc::new(ModuleStore::new(root)),
-            compiler,
-            module_bytes_max,
-            engine: OnceCell::new(),
-            pool: OnceCell::new(),
-            compiled: RefCell::default(),
-        }
+/// Checks, compiles for a trial, stores and records an uploaded module.
+async fn upload(ctx: &Rc<Ctx>, request: UploadPluginRequest) -> Result<UploadPluginReply, ApiError> {
+    let UploadPluginRequest { name, kind, module: source } = request;
+    let invalid = |e: AdmitError| ApiError::new(ErrorCode::InvalidPlugin, format!("plugin {name:?}: {e}"));
+    let admitted = ctx.plugins.admit(source).await?.map_err(invalid)?;
+    let found = match admitted.kind {
+        Kind::Partitioner => PluginKind::Partitioner,
+        Kind::Filter => PluginKind::Filter,
+    };
+    if let Some(kind) = kind.filter(|kind| *kind != found) {
+        let (kind, found) = (kind.name(), found.name());
+        let message = format!("plugin {name:?} was uploaded as a {kind}, its exports make it a {found}");
+        return Err(ApiError::new(ErrorCode::WrongPluginKind, message));
     }
-
-    pub(crate) fn pool(&self) -> &GuestPool {
-        self.pool.get_or_init(|| GuestPool::new(GUEST_THREADS))
+    let digest = PluginDigest(admitted.digest);
+    if ctx.plugins.stored(digest).await?.is_err() {
+        ctx.plugins.try_out(admitted.component.clone()).await?.map_err(invalid)?;
+        ctx.plugins.keep(digest, admitted.component.clone().into()).await?;
     }
-
-    /// Checks, compiles for a trial, stores and records an uploaded module.
-    async fn upload(&self, ctx: &Rc<Ctx>, request: UploadPluginRequest) -> Result<UploadPluginReply, ApiError> {
-        let UploadPluginRequest { name, kind, module: source } = request;
-        let invalid = |e: AdmitError| ApiError::new(ErrorCode::InvalidPlugin, format!("plugin {name:?}: {e}"));
-        let limit = self.module_bytes_max;
-        let bytes = source.clone();
-        let admitted = off_thread(move || admit(&bytes, limit)).await?.map_err(invalid)?;
-        let found = match admitted.kind {
-            Kind::Partitioner => PluginKind::Partitioner,
-            Kind::Filter => PluginKind::Filter,
-        };
-        if let Some(kind) = kind.filter(|kind| *kind != found) {
-            let (kind, found) = (kind.name(), found.name());
-            let message = format!("plugin {name:?} was uploaded as a {kind}, its exports make it a {found}");
-            return Err(ApiError::new(ErrorCode::WrongPluginKind, message));
-        }
-        let digest = PluginDigest(admitted.digest);
-        if self.stored(digest).await?.is_err() {
-            let compiler = self.compiler.clone();
-            let component = admitted.component.clone();
-            off_thread(move || compile_in_child(&compiler, &component)).await?.map_err(invalid)?;
-            self.keep(digest, admitted.component.clone().into()).await?;
-        }
-        self.replicate(ctx, &digest, &admitted.component).await?;
-        let request = Request::AdmitPlugin {
-            name,
-            kind: found,
-            digest,
-            source_digest: PluginDigest(admitted.source_digest),
-            bytes: admitted.component.len() as u64,
-            contract: thalweg_plugin_host::CONTRACT,
-        };
-        let (plugin, existed): (Plugin, bool) = answered(ctx.shard.change(request).await)?;
-        // Known by what was uploaded. Another version of Thalweg may have made another component of it then, and that
-        // one is what topics are pinned to.
-        if existed && plugin.digest != digest {
-            self.read(ctx, &plugin).await?;
-        }
-        Ok(UploadPluginReply { plugin: describe(&plugin), existed })
+    replicate(ctx, &digest, &admitted.component).await?;
+    let request = Request::AdmitPlugin {
+        name,
+        kind: found,
+        digest,
+        source_digest: PluginDigest(admitted.source_digest),
+        bytes: admitted.component.len() as u64,
+        contract: thalweg_plugin_host::CONTRACT,
+    };
+    let (plugin, existed): (Plugin, bool) = answered(ctx.shard.change(request).await)?;
+    // Known by what was uploaded. Another version of Thalweg may have made another component of it then, and that
+    // one is what topics are pinned to.
+    if existed && plugin.digest != digest {
+        read(ctx, &plugin).await?;
     }
+    Ok(UploadPluginReply { plugin: describe(&plugin), existed })
+}
 
-    /// Hands a module to the other brokers, so that a majority of them holds it before it has a name.
-    async fn replicate(&self, ctx: &Rc<Ctx>, digest: &PluginDigest, component: &[u8]) -> Result<(), ApiError> {
-        let others: Vec<BrokerId> =
-            ctx.shard.metadata().brokers().map(|b| b.id).filter(|b| b.0 != ctx.broker_id).collect();
-        let majority = others.len().div_ceil(2);
-        let body = Bytes::copy_from_slice(component);
-        let mut tasks = tokio::task::JoinSet::new();
-        for other in others {
-            let (peers, request) = (ctx.peers.clone(), StoreModuleRequest { digest: *digest, module: body.clone() });
-            tasks.spawn_local(async move { peers.ask(other, request).await.is_ok() });
-        }
-        let mut stored = 0;
-        while stored < majority {
-            match tasks.join_next().await {
-                Some(Ok(true)) => stored += 1,
-                Some(_) => {}
-                None => {
-                    let message = format!(
-                        "the module is on {} of the cluster's brokers, a majority is needed; try again",
-                        stored + 1
-                    );
-                    return Err(ApiError::new(ErrorCode::Backlog, message));
-                }
+/// Hands a module to the other brokers, so that a majority of them holds it before it has a name.
+async fn replicate(ctx: &Rc<Ctx>, digest: &PluginDigest, component: &[u8]) -> Result<(), ApiError> {
+    let others: Vec<BrokerId> = ctx.shard.metadata().brokers().map(|b| b.id).filter(|b| b.0 != ctx.broker_id).collect();
+    let majority = others.len().div_ceil(2);
+    let body = Bytes::copy_from_slice(component);
+    let mut tasks = tokio::task::JoinSet::new();
+    for other in others {
+        let (peers, request) = (ctx.peers.clone(), StoreModuleRequest { digest: *digest, module: body.clone() });
+        tasks.spawn_local(async move { peers.ask(other, request).await.is_ok() });
+    }
+    let mut stored = 0;
+    while stored < majority {
+        match tasks.join_next().await {
+            Some(Ok(true)) => stored += 1,
+            Some(_) => {}
+            None => {
+                let message = format!(
+                    "the module is on {} of the cluster's brokers, a majority is needed; try again",
+                    stored + 1
+                );
+                return Err(ApiError::new(ErrorCode::Backlog, message));
             }
         }
-        // The others may take their time.
-        tasks.detach_all();
-        Ok(())
     }
+    // The others may take their time.
+    tasks.detach_all();
+    Ok(())
+}
 
-    /// Keeps a module that another broker hands over.
-    async fn store(&self, digest: &PluginDigest, component: Bytes) -> Result<(), ApiError> {
-        let (found, component) = checked(digest, component).await?;
-        self.keep(found, component).await
+/// Keeps a module that another broker hands over.
+async fn store(ctx: &Ctx, digest: &PluginDigest, component: Bytes) -> Result<(), ApiError> {
+    let (found, component) = checked(digest, component).await?;
+    ctx.plugins.keep(found, component).await
+}
+
+/// A module's bytes, which have its digest; from another broker, if this one's copy is missing or damaged.
+pub(crate) async fn read(ctx: &Rc<Ctx>, plugin: &Plugin) -> Result<Bytes, ApiError> {
+    match ctx.plugins.stored(plugin.digest).await? {
+        Ok(module) => Ok(module),
+        Err(fault) => repair(ctx, plugin, &fault).await,
     }
+}
 
-    async fn keep(&self, digest: PluginDigest, component: Bytes) -> Result<(), ApiError> {
-        let modules = self.modules.clone();
-        off_thread(move || modules.write(&digest, &component)).await?.map_err(|e| cannot_store(&e))
+/// The same for whoever asks. Another broker gets this one's own copy or none: two that have lost a module would
+/// ask each other for ever.
+async fn read_for(ctx: &Rc<Ctx>, plugin: &Plugin, principal: &Principal) -> Result<Bytes, ApiError> {
+    if !principal.is_broker() {
+        return read(ctx, plugin).await;
     }
+    ctx.plugins.stored(plugin.digest).await?.map_err(|fault| ApiError::new(ErrorCode::DamagedPlugin, fault.to_string()))
+}
 
-    /// This broker's own copy of a module.
-    async fn stored(&self, digest: PluginDigest) -> Result<Result<Bytes, ModuleFault>, ApiError> {
-        let modules = self.modules.clone();
-        off_thread(move || modules.read(&digest)).await
+/// Gets a module from another broker that has it whole, and keeps it in the place of what is on this one's disk.
+async fn repair(ctx: &Rc<Ctx>, plugin: &Plugin, fault: &ModuleFault) -> Result<Bytes, ApiError> {
+    let label = label(plugin);
+    if fault.is_damage() {
+        ctx.metrics.damaged_modules.inc();
+        tracing::error!(
+            plugin = %label, %fault,
+            "a plugin's module is not what was uploaded; other brokers are asked for it"
+        );
     }
-
-    /// A module's bytes, which have its digest; from another broker, if this one's copy is missing or damaged.
-    pub(crate) async fn read(&self, ctx: &Rc<Ctx>, plugin: &Plugin) -> Result<Bytes, ApiError> {
-        match self.stored(plugin.digest).await? {
-            Ok(module) => Ok(module),
-            Err(fault) => self.repair(ctx, plugin, &fault).await,
-        }
-    }
-
-    /// The same for whoever asks. Another broker gets this one's own copy or none: two that have lost a module would
-    /// ask each other for ever.
-    async fn read_for(&self, ctx: &Rc<Ctx>, plugin: &Plugin, principal: &Principal) -> Result<Bytes, ApiError> {
-        if !principal.is_broker() {
-            return self.read(ctx, plugin).await;
-        }
-        self.stored(plugin.digest).await?.map_err(|fault| ApiError::new(ErrorCode::DamagedPlugin, fault.to_string()))
-    }
-
-    /// Gets a module from another broker that has it whole, and keeps it in the place of what is on this one's disk.
-    async fn repair(&self, ctx: &Rc<Ctx>, plugin: &Plugin, fault: &ModuleFault) -> Result<Bytes, ApiError> {
-        let label = label(plugin);
-        if fault.is_damage() {
-            ctx.metrics.damaged_modules.inc();
-            tracing::error!(
-                plugin = %label, %fault,
-                "a plugin's module is not what was uploaded; other brokers are asked for it"
-            );
-        }
-        let others: Vec<BrokerId> =
-            ctx.shard.metadata().brokers().map(|b| b.id).filter(|b| b.0 != ctx.broker_id).collect();
-        let mut said = Vec::new();
-        for other in &others {
-            let asked = ctx.peers.ask(*other, FetchPluginRequest { plugin: PluginReference::Digest(plugin.digest) });
-            let late = |_| Err(ApiError::new(ErrorCode::Timeout, "no answer in time"));
-            let checked = match tokio::time::timeout(FETCH_TIMEOUT, asked).await.unwrap_or_else(late) {
-                Ok(answer) => checked(&plugin.digest, answer.module).await,
-                Err(error) => Err(error),
-            };
-            let (digest, module) = match checked {
-                Ok(checked) => checked,
-                Err(error) => {
-                    said.push(format!("broker {other}: {error}"));
-                    continue;
-                }
-            };
-            match self.keep(digest, module.clone()).await {
-                Ok(()) => {
-                    ctx.metrics.repaired_modules.inc();
-                    tracing::warn!(plugin = %label, from = %other, was = %fault, "a plugin's module is whole again");
-                }
-                // Those who need it now have it.
-                Err(error) => {
-                    tracing::warn!(
-                        plugin = %label, from = %other, was = %fault, %error,
-                        "a plugin's module was fetched, and is not kept"
-                    )
-                }
-            }
-            return Ok(module);
-        }
-        let elsewhere = match others.is_empty() {
-            true => "there is no other broker to get it from".to_owned(),
-            false => format!("no other broker hands it over ({})", said.join("; ")),
+    let others: Vec<BrokerId> = ctx.shard.metadata().brokers().map(|b| b.id).filter(|b| b.0 != ctx.broker_id).collect();
+    let mut said = Vec::new();
+    for other in &others {
+        let asked = ctx.peers.ask(*other, FetchPluginRequest { plugin: PluginReference::Digest(plugin.digest) });
+        let late = |_| Err(ApiError::new(ErrorCode::Timeout, "no answer in time"));
+        let checked = match tokio::time::timeout(FETCH_TIMEOUT, asked).await.unwrap_or_else(late) {
+            Ok(answer) => checked(&plugin.digest, answer.module).await,
+            Err(error) => Err(error),
         };
-        Err(damaged(plugin, &format!("{fault}, and {elsewhere}")))
-    }
-
-    /// Reads every module that the cluster knows, and repairs what is not whole; answers how many could not be.
-    async fn scrub(&self, ctx: &Rc<Ctx>) -> usize {
-        let mut plugins: Vec<Plugin> = ctx.shard.metadata().plugins().cloned().collect();
-        plugins.sort_by_key(|p| p.digest);
-        plugins.dedup_by_key(|p| p.digest);
-        let mut lost = 0;
-        for plugin in &plugins {
-            if let Err(error) = self.read(ctx, plugin).await {
-                tracing::error!(%error, "a plugin's module is not whole on this broker");
-                lost += 1;
+        let (digest, module) = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                said.push(format!("broker {other}: {error}"));
+                continue;
+            }
+        };
+        match ctx.plugins.keep(digest, module.clone()).await {
+            Ok(()) => {
+                ctx.metrics.repaired_modules.inc();
+                tracing::warn!(plugin = %label, from = %other, was = %fault, "a plugin's module is whole again");
+            }
+            // Those who need it now have it.
+            Err(error) => {
+                tracing::warn!(
+                    plugin = %label, from = %other, was = %fault, %error,
+                    "a plugin's module was fetched, and is not kept"
+                )
             }
         }
-        tracing::info!(modules = plugins.len(), lost, "the modules of all plugins were compared with their digests");
-        lost
+        return Ok(module);
     }
+    let elsewhere = match others.is_empty() {
+        true => "there is no other broker to get it from".to_owned(),
+        false => format!("no other broker hands it over ({})", said.join("; ")),
+    };
+    Err(damaged(plugin, &format!("{fault}, and {elsewhere}")))
+}
 
-    /// Resolves, compiles and starts a filter, so that a wrong name or config shows when the subscription opens.
-    pub(crate) async fn load_filter(
-        &self,
-        ctx: &Rc<Ctx>,
-        reference: &str,
-        config: Bytes,
-    ) -> Result<LoadedFilter, ApiError> {
-        if config.len() > PLUGIN_CONFIG_BYTES_MAX {
-            let message = format!("filter config is {} bytes, the limit is {PLUGIN_CONFIG_BYTES_MAX}", config.len());
-            return Err(ApiError::new(ErrorCode::TooLarge, message));
+/// Reads every module that the cluster knows, and repairs what is not whole; answers how many could not be.
+async fn scrub(ctx: &Rc<Ctx>) -> usize {
+    let mut plugins: Vec<Plugin> = ctx.shard.metadata().plugins().cloned().collect();
+    plugins.sort_by_key(|p| p.digest);
+    plugins.dedup_by_key(|p| p.digest);
+    let mut lost = 0;
+    for plugin in &plugins {
+        if let Err(error) = read(ctx, plugin).await {
+            tracing::error!(%error, "a plugin's module is not whole on this broker");
+            lost += 1;
         }
-        let plugin =
-            ctx.shard.metadata().plugin(reference, PluginKind::Filter).cloned().map_err(|e| ApiError::from(&e))?;
-        let module = self.module(ctx, &plugin, Kind::Filter).await?;
-        let config: Arc<[u8]> = config[..].into();
-        let (trial, trial_config) = (module.clone(), config.clone());
-        off_thread(move || Filter::new(&trial, &trial_config).map(drop)).await?.map_err(|e| plugin_failed(&e))?;
-        Ok(LoadedFilter { plugin: describe(&plugin), digest: plugin.digest.0, module, config })
     }
+    tracing::info!(modules = plugins.len(), lost, "the modules of all plugins were compared with their digests");
+    lost
+}
 
-    /// A compiled module.
-    async fn module(&self, ctx: &Rc<Ctx>, plugin: &Plugin, kind: Kind) -> Result<Module, ApiError> {
-        if let Some(known) = self.compiled.borrow().get(&plugin.digest) {
-            return Ok(known.clone());
-        }
-        let component = self.read(ctx, plugin).await?;
-        let engine = self.engine()?;
-        let label = label(plugin);
-        let made = off_thread(move || engine.compile(&component, kind, &label)).await?;
-        let module = made.map_err(|e| plugin_failed(&e))?;
-        let mut compiled = self.compiled.borrow_mut();
-        if compiled.len() >= MODULES_MAX {
-            compiled.clear();
-        }
-        compiled.insert(plugin.digest, module.clone());
-        Ok(module)
+/// Resolves, compiles and starts a filter, so that a wrong name or config shows when the subscription opens.
+pub(crate) async fn load_filter(ctx: &Rc<Ctx>, reference: &str, config: Bytes) -> Result<LoadedFilter, ApiError> {
+    if config.len() > PLUGIN_CONFIG_BYTES_MAX {
+        let message = format!("filter config is {} bytes, the limit is {PLUGIN_CONFIG_BYTES_MAX}", config.len());
+        return Err(ApiError::new(ErrorCode::TooLarge, message));
     }
+    let plugin = ctx.shard.metadata().plugin(reference, PluginKind::Filter).cloned().map_err(|e| ApiError::from(&e))?;
+    let module = module(ctx, &plugin, Kind::Filter).await?;
+    let config: Arc<[u8]> = config[..].into();
+    let (trial, trial_config) = (module.clone(), config.clone());
+    off_thread(move || Filter::new(&trial, &trial_config).map(drop)).await?.map_err(|e| plugin_failed(&e))?;
+    Ok(LoadedFilter { plugin: describe(&plugin), digest: plugin.digest.0, module, config })
+}
 
-    /// The partitions of a client's records, for clients that run no wasm themselves.
-    async fn place(&self, ctx: &Rc<Ctx>, request: PlaceRequest) -> Result<Vec<u32>, ApiError> {
-        let id = request.topic;
-        ctx.find_partition(&TopicPartition::new(id, 0))?;
-        let topic = ctx.shard.metadata().topics().find(|t| t.id == id).cloned();
-        let topic = topic.expect("its partition was found");
-        let (found, current) = (request.pin_epoch, topic.pin_epoch);
-        if found > current {
-            return Err((&ProduceError::PinUnknown { found, current }).into());
-        }
-        if found != current {
-            return Err((&ProduceError::StalePin { found, current }).into());
-        }
-        let Some(pin) = &topic.pin else {
-            let message =
-                format!("topic {:?} has no plugin for its partitioner: place its records by their keys", topic.name);
-            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+/// A compiled module.
+async fn module(ctx: &Rc<Ctx>, plugin: &Plugin, kind: Kind) -> Result<Module, ApiError> {
+    if let Some(known) = ctx.plugins.compiled(&plugin.digest) {
+        return Ok(known);
+    }
+    let component = read(ctx, plugin).await?;
+    ctx.plugins.compile(plugin.digest, component, kind, label(plugin)).await
+}
+
+/// The partitions of a client's records, for clients that run no wasm themselves.
+async fn place(ctx: &Rc<Ctx>, request: PlaceRequest) -> Result<Vec<u32>, ApiError> {
+    let id = request.topic;
+    ctx.find_partition(&TopicPartition::new(id, 0))?;
+    let topic = ctx.shard.metadata().topics().find(|t| t.id == id).cloned();
+    let topic = topic.expect("its partition was found");
+    let (found, current) = (request.pin_epoch, topic.pin_epoch);
+    if found > current {
+        return Err((&ProduceError::PinUnknown { found, current }).into());
+    }
+    if found != current {
+        return Err((&ProduceError::StalePin { found, current }).into());
+    }
+    let Some(pin) = &topic.pin else {
+        let message =
+            format!("topic {:?} has no plugin for its partitioner: place its records by their keys", topic.name);
+        return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+    };
+    let batch =
+        RecordBatch::parse(request.records).map_err(|e| ApiError::new(ErrorCode::CorruptBatch, e.to_string()))?;
+    let found = ctx.shard.metadata().plugin_by_digest(&pin.digest).cloned();
+    let plugin = found.ok_or_else(|| {
+        ApiError::new(ErrorCode::Internal, format!("plugin {}@{} is pinned and unknown", pin.name, pin.version))
+    })?;
+    let module = module(ctx, &plugin, Kind::Partitioner).await?;
+    let (digest, config, partitions) = (pin.digest.0, pin.config[..].into(), topic.partitions);
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let job = PartitionJob { digest, module, config, batch, partitions };
+    ctx.plugins.pool().partition(job, move |placed| drop(sender.send(placed)));
+    let placed = receiver.await.map_err(|_| ApiError::new(ErrorCode::Internal, "a guest's thread failed"))?;
+    placed.map_err(|e| {
+        let code = match e {
+            PartitionFailure::Guest(_) | PartitionFailure::Call(_) => ErrorCode::PluginFailed,
+            PartitionFailure::Batch(_) => ErrorCode::CorruptBatch,
+            PartitionFailure::Busy => ErrorCode::Backlog,
         };
-        let batch =
-            RecordBatch::parse(request.records).map_err(|e| ApiError::new(ErrorCode::CorruptBatch, e.to_string()))?;
-        let found = ctx.shard.metadata().plugin_by_digest(&pin.digest).cloned();
-        let plugin = found.ok_or_else(|| {
-            ApiError::new(ErrorCode::Internal, format!("plugin {}@{} is pinned and unknown", pin.name, pin.version))
-        })?;
-        let module = self.module(ctx, &plugin, Kind::Partitioner).await?;
-        let (digest, config, partitions) = (pin.digest.0, pin.config[..].into(), topic.partitions);
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        let job = PartitionJob { digest, module, config, batch, partitions };
-        self.pool().partition(job, move |placed| drop(sender.send(placed)));
-        let placed = receiver.await.map_err(|_| ApiError::new(ErrorCode::Internal, "a guest's thread failed"))?;
-        placed.map_err(|e| {
-            let code = match e {
-                PartitionFailure::Guest(_) | PartitionFailure::Call(_) => ErrorCode::PluginFailed,
-                PartitionFailure::Batch(_) => ErrorCode::CorruptBatch,
-                PartitionFailure::Busy => ErrorCode::Backlog,
-            };
-            ApiError::new(code, e.to_string()).with_fault(e.fault())
-        })
-    }
-
-    fn engine(&self) -> Result<Engine, ApiError> {
-        if let Some(engine) = self.engine.get() {
-            return Ok(engine.clone());
-        }
-        let engine = Engine::new(Profile::Broker).map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
-        Ok(self.engine.get_or_init(|| engine).clone())
-    }
+        ApiError::new(code, e.to_string()).with_fault(e.fault())
+    })
 }
 
 impl Service<UploadPluginRequest> for Ctx {
@@ -347,7 +270,7 @@ impl Service<UploadPluginRequest> for Ctx {
         _: &Principal,
         request: UploadPluginRequest,
     ) -> Result<UploadPluginReply, ApiError> {
-        self.plugins.upload(self, request).await
+        upload(self, request).await
     }
 }
 
@@ -373,21 +296,21 @@ impl Service<FetchPluginRequest> for Ctx {
                 found.ok_or_else(unknown)?
             }
         };
-        let module = self.plugins.read_for(self, &found, principal).await?;
+        let module = read_for(self, &found, principal).await?;
         Ok(FetchPluginReply { plugin: describe(&found), module })
     }
 }
 
 impl Service<StoreModuleRequest> for Ctx {
     async fn serve(self: &Rc<Self>, _: &Principal, request: StoreModuleRequest) -> Result<StoreModuleReply, ApiError> {
-        self.plugins.store(&request.digest, request.module).await?;
+        store(self, &request.digest, request.module).await?;
         Ok(StoreModuleReply {})
     }
 }
 
 impl Service<PlaceRequest> for Ctx {
     async fn serve(self: &Rc<Self>, _: &Principal, request: PlaceRequest) -> Result<PlaceReply, ApiError> {
-        Ok(PlaceReply { partitions: self.plugins.place(self, request).await? })
+        Ok(PlaceReply { partitions: place(self, request).await? })
     }
 }
 
@@ -395,7 +318,7 @@ impl Service<PlaceRequest> for Ctx {
 pub(crate) async fn keep_whole(ctx: Rc<Ctx>) {
     ctx.registered().await;
     loop {
-        let wait = match ctx.plugins.scrub(&ctx).await {
+        let wait = match scrub(&ctx).await {
             0 => SCRUB_EVERY,
             _ => SCRUB_AGAIN,
         };
@@ -418,14 +341,6 @@ fn damaged(plugin: &Plugin, what: &str) -> ApiError {
     ApiError::new(ErrorCode::DamagedPlugin, message)
 }
 
-fn cannot_store(e: &std::io::Error) -> ApiError {
-    let code = match e.kind() {
-        std::io::ErrorKind::StorageFull => ErrorCode::StorageFull,
-        _ => ErrorCode::Internal,
-    };
-    ApiError::new(code, format!("the module cannot be stored: {e}"))
-}
-
 /// A plugin as clients see it.
 pub(crate) fn describe(p: &Plugin) -> thalweg_api::Plugin {
     thalweg_api::Plugin {
@@ -437,14 +352,4 @@ pub(crate) fn describe(p: &Plugin) -> thalweg_api::Plugin {
         created_ms: p.created_ms,
         contract: p.contract,
     }
-}
-
-/// Runs `work` on a thread for blocking calls.
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| ApiError::new(ErrorCode::Internal, format!("a worker thread failed: {e}")))
-}
-fn plugin_failed(e: &GuestError) -> ApiError {
-    ApiError::new(ErrorCode::PluginFailed, e.to_string()).with_fault(e.fault())
 }
