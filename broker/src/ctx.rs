@@ -176,18 +176,3 @@ impl Ctx {
 pub(crate) fn address(broker: &thalweg_control::Broker) -> BrokerAddress {
     BrokerAddress { id: broker.id, host: broker.host.clone(), port: broker.port }
 }
-
-/// Says to a client that a partition is offline, and what there is to be done.
-pub(crate) fn damaged(partition: u32, what: &str) -> ApiError {
-    let message = format!(
-        "partition {partition} is damaged: {what}; the operator of the broker can put the file back, or have the \
-         partition go on with \
-         what is left of it: thalweg partition salvage --help"
-    );
-    ApiError::new(ErrorCode::PartitionOffline, message)
-}
-
-/// Says to a client that no copy of a partition is left.
-pub(crate) fn lost(partition: u32, what: &str) -> ApiError {
-    ApiError::new(ErrorCode::PartitionOffline, format!("partition {partition} is out of service: {what}"))
-}

@@ -1,12 +1,13 @@
 //! The one door: who asks, and whether that is allowed. Today's rules are of three kinds of askers; lists of rights for
-//! single names come here. Which right a request needs is said in its row (`thalweg_api`).
+//! single names come here. Which right a request needs is said in its row (`thalweg_api`), and how a client is known is
+//! transport's matter.
 
-use quinn::Connection;
-use thalweg_api::{ApiError, ErrorCode, Resource, Right};
+use std::rc::Rc;
+
+use thalweg_api::{ApiError, ErrorCode, Request, Resource, Right};
 use thalweg_broker_core::OWN_PREFIX;
 use thalweg_model::BrokerId;
 
-use crate::cluster::authority::proves;
 use crate::ctx::Ctx;
 
 /// Who asks, and how that is known.
@@ -23,20 +24,15 @@ pub(crate) enum Principal {
 }
 
 impl Principal {
-    /// The client at the other end of a connection.
-    pub(crate) fn of_client(connection: &Connection) -> Principal {
-        if connection.remote_address().ip().to_canonical().is_loopback() {
-            return Principal::Near;
-        }
-        match proves(connection, None) {
-            true => Principal::Certified,
-            false => Principal::Anyone,
-        }
-    }
-
     pub(crate) fn is_broker(&self) -> bool {
         matches!(self, Principal::Broker(_))
     }
+}
+
+/// What answers a request here. A row of the table without one does not compile (`answer`).
+pub(crate) trait Service<R: Request> {
+    /// The door has let the request in, and this broker is the one that decides it.
+    async fn serve(self: &Rc<Self>, principal: &Principal, request: R) -> Result<R::Reply, ApiError>;
 }
 
 impl Ctx {

@@ -11,6 +11,7 @@ mod door;
 mod engine;
 mod metrics;
 mod plugins;
+mod refusal;
 mod service;
 mod transport;
 

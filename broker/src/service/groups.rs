@@ -6,71 +6,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use thalweg_api::{
-    ApiError, CommitOffsetsReply, CommitOffsetsRequest, CreateTopicRequest, DeleteGroupReply, DeleteGroupRequest,
-    DescribeGroupReply, DescribeGroupRequest, ErrorCode, Filter, FindCoordinatorReply, FindCoordinatorRequest,
-    GroupHolding, GroupMember, GroupOffset, ListGroupsReply, ListGroupsRequest, PartitionCommit,
+    ApiError, CommitOffsetsReply, CommitOffsetsRequest, DeleteGroupReply, DeleteGroupRequest, DescribeGroupReply,
+    DescribeGroupRequest, Filter, FindCoordinatorReply, FindCoordinatorRequest, GroupHolding, GroupMember, GroupOffset,
+    ListGroupsReply, ListGroupsRequest, PartitionCommit,
 };
 use thalweg_control::{Group, GroupAnswer, GroupError, GroupRequest, GroupSummary, OFFSETS_TOPIC};
-use thalweg_model::{BrokerId, TopicConfig, TopicId, TopicPartition};
+use thalweg_model::{BrokerId, TopicId, TopicPartition};
 
+use crate::cluster::forward::{check_whole, ensure_topic, no_coordinator};
 use crate::ctx::{Ctx, address};
-use crate::door::Principal;
+use crate::door::{Principal, Service};
 use crate::service::answers::{Asked, answered};
-use crate::transport::router::{DECIDER_TIMEOUT, Service, call, no_coordinator};
-
-/// Segments of `__consumer_offsets` are small, so that what a checkpoint replaces is soon removed.
-const OFFSETS_SEGMENT_BYTES: u64 = 1 << 20;
-
-/// Makes the topic that holds groups, if there is none, and waits until this broker knows it.
-pub(crate) async fn ensure_topic(ctx: &Rc<Ctx>) -> Result<(), ApiError> {
-    let is_there = || ctx.shard.metadata().topic(OFFSETS_TOPIC).is_ok();
-    if is_there() {
-        return Ok(());
-    }
-    let request = CreateTopicRequest {
-        name: OFFSETS_TOPIC.to_owned(),
-        partitions: ctx.offsets_partitions,
-        replication_factor: None,
-        partitioner: None,
-        config: TopicConfig {
-            retention_ms: None,
-            segment_bytes: Some(OFFSETS_SEGMENT_BYTES),
-            // Its records are the coordinators' own, who may differ in what time it is.
-            timestamp_ahead_max_ms: None,
-            ..TopicConfig::default()
-        },
-    };
-    // In a box, because making a topic is itself a request that may go to another broker.
-    match Box::pin(call(ctx, request)).await {
-        // Two groups may come at once.
-        Err(error) if error.code != ErrorCode::TopicExists => {
-            let message = format!("{OFFSETS_TOPIC}, which holds consumer groups, cannot be made: {}", error.message);
-            return Err(ApiError::new(error.code, message));
-        }
-        _ => {}
-    }
-    let mut changed = ctx.shard.watch_metadata();
-    let waiting = async {
-        while !is_there() {
-            if changed.changed().await.is_err() {
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(DECIDER_TIMEOUT, waiting).await.map_err(|_| no_coordinator())
-}
-
-/// Says so when the partition of `__consumer_offsets` has no copy but one here that is damaged: no coordinator will
-/// come.
-pub(crate) fn check_whole(ctx: &Ctx, name: &TopicPartition) -> Result<(), ApiError> {
-    match ctx.shard.lost_for_all(name) {
-        None => Ok(()),
-        Some(what) => {
-            let error = crate::ctx::damaged(name.partition.0, &what);
-            Err(ApiError::new(error.code, format!("{OFFSETS_TOPIC}, which holds consumer groups: {}", error.message)))
-        }
-    }
-}
 
 impl Service<FindCoordinatorRequest> for Ctx {
     async fn serve(

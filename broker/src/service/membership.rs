@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, ReadError, SendStream};
@@ -20,15 +21,15 @@ use thalweg_model::limits::MEMBER_SECRET_BYTES;
 use thalweg_quic::{FrameReader, StreamError};
 use thalweg_wire::{Frame, encode_message};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::cluster::forward::no_coordinator;
 use crate::ctx::Ctx;
 use crate::door::Principal;
 use crate::engine::shard::GroupResult;
+use crate::refusal::refuse;
 use crate::service::answers::answered;
 use crate::service::plugins::describe;
-use crate::service::produce::{AcquireRc, Permit};
-use crate::transport::accept::refuse;
-use crate::transport::router::no_coordinator;
 
 /// Requests of one member that may wait for their answer; the reader stops above it.
 const UNANSWERED_MAX: usize = 256;
@@ -51,12 +52,12 @@ pub(crate) async fn serve(
     let _ = sender.send(Ok(encode_message(assignment).0));
     let writer = tokio::task::spawn_local(write(receiver, stream));
     let changed = ctx.shard.watch_member(&member.group, &member.id);
-    let unanswered = Rc::new(tokio::sync::Semaphore::new(UNANSWERED_MAX));
+    let unanswered = Arc::new(Semaphore::new(UNANSWERED_MAX));
     let mut answers = tokio::task::JoinSet::new();
     // Something may have changed between the first answer and the watching.
     changed.notify_one();
     let ended = loop {
-        let permit = unanswered.clone().acquire_owned_rc().await;
+        let permit = unanswered.clone().acquire_owned().await.expect("never closed");
         tokio::select! {
             biased;
             () = writer_gone(&sender) => break None,
@@ -102,7 +103,7 @@ fn closed_by_peer(error: &StreamError) -> bool {
 type Reply = Result<Bytes, ApiError>;
 
 /// Hands an answer to the writer; an error is the stream's last word.
-async fn pass(answer: impl Future<Output = Reply>, replies: UnboundedSender<Reply>, permit: Permit) {
+async fn pass(answer: impl Future<Output = Reply>, replies: UnboundedSender<Reply>, permit: OwnedSemaphorePermit) {
     let _ = replies.send(answer.await);
     drop(permit);
 }

@@ -8,5 +8,6 @@ pub(crate) mod health;
 pub(crate) mod membership;
 pub(crate) mod operate;
 pub(crate) mod plugins;
+pub(crate) mod positions;
 pub(crate) mod produce;
 pub(crate) mod topics;

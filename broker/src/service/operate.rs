@@ -15,8 +15,7 @@ use thalweg_control::{Copies, Copy, MetadataRecord, Request, Stuck};
 use thalweg_model::{BrokerId, LeaderEpoch, Offset, PartitionId, ReplicaId, TopicId, TopicPartition};
 
 use crate::ctx::Ctx;
-use crate::door::Principal;
-use crate::transport::router::Service;
+use crate::door::{Principal, Service};
 
 /// How long another broker may take to say what is out of service there. It says so in its log and its metrics too.
 const STATUS_PATIENCE: Duration = Duration::from_millis(500);

@@ -17,11 +17,10 @@ use thalweg_plugin_host::{AdmitError, Filter, Kind, Module, PartitionFailure, Pa
 use thalweg_replica::ProduceError;
 
 use crate::ctx::Ctx;
-use crate::door::Principal;
+use crate::door::{Principal, Service};
 use crate::plugins::modules::{ModuleFault, digest_of};
 use crate::plugins::runtime::{off_thread, plugin_failed};
 use crate::service::answers::answered;
-use crate::transport::router::Service;
 
 /// How long one other broker may take to hand over a module.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);

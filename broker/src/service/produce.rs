@@ -1,6 +1,7 @@
 //! The produce stream: batches in, answers out, many in flight.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use quinn::SendStream;
@@ -11,9 +12,11 @@ use thalweg_quic::{FrameReader, StreamError};
 use thalweg_replica::ProduceError;
 use thalweg_wire::{Frame, encode_message};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::ctx::{Ctx, damaged, lost};
+use crate::ctx::Ctx;
 use crate::door::Principal;
+use crate::refusal::{damaged, lost};
 
 /// Answers sent in one write at most.
 const REPLIES_MAX: usize = 256;
@@ -33,14 +36,14 @@ pub(crate) async fn serve(
 ) {
     let (sender, receiver) = unbounded_channel();
     let writer = tokio::task::spawn_local(write_replies(receiver, replies));
-    let unanswered = Rc::new(tokio::sync::Semaphore::new(UNANSWERED_MAX));
+    let unanswered = Arc::new(Semaphore::new(UNANSWERED_MAX));
     let mut next = Ok(Some(first));
     while let Ok(Some(frame)) = next {
         // Back-pressure instead of memory: QUIC's flow control holds the producer while segments lag behind.
         while ctx.shard.is_congested() {
             ctx.shard.room.notified().await;
         }
-        let permit = unanswered.clone().acquire_owned_rc().await;
+        let permit = unanswered.clone().acquire_owned().await.expect("never closed");
         if let Err(error) = append(&ctx, &principal, frame, &sender, permit).await {
             ctx.metrics.produce_errors.inc();
             tracing::debug!(%error, "produce stream closed");
@@ -58,7 +61,7 @@ async fn append(
     principal: &Principal,
     frame: Frame,
     replies: &UnboundedSender<ProduceReply>,
-    permit: Permit,
+    permit: OwnedSemaphorePermit,
 ) -> Result<(), StreamError> {
     let request = match frame.into_produce()? {
         Ok(request) => request,
@@ -134,24 +137,4 @@ async fn write_replies(mut replies: UnboundedReceiver<ProduceReply>, mut stream:
         }
     }
     let _ = stream.finish();
-}
-
-/// Held by a batch that waits for its answer.
-pub(crate) struct Permit(Rc<tokio::sync::Semaphore>);
-
-pub(crate) trait AcquireRc {
-    async fn acquire_owned_rc(self) -> Permit;
-}
-
-impl AcquireRc for Rc<tokio::sync::Semaphore> {
-    async fn acquire_owned_rc(self) -> Permit {
-        self.acquire().await.expect("never closed").forget();
-        Permit(self)
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.add_permits(1);
-    }
 }

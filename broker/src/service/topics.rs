@@ -17,12 +17,12 @@ use thalweg_quic::{FrameReader, send};
 use thalweg_wire::Frame;
 use uuid::Uuid;
 
+use crate::cluster::forward::call;
 use crate::ctx::Ctx;
-use crate::door::Principal;
+use crate::door::{Principal, Service};
+use crate::refusal::refuse;
 use crate::service::answers::answered;
-use crate::service::fetch::resolve;
-use crate::transport::accept::refuse;
-use crate::transport::router::{Service, call};
+use crate::service::positions::resolve;
 
 /// Sends the metadata of some topics at once and after every change, until the client goes away.
 pub(crate) async fn watch(

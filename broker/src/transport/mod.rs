@@ -2,6 +2,9 @@
 //! left to the services.
 
 pub(crate) mod accept;
+pub(crate) mod client;
+pub(crate) mod hello;
 pub(crate) mod http;
+pub(crate) mod peer;
 pub(crate) mod router;
 pub(crate) mod tls;

@@ -1,0 +1,27 @@
+//! How this broker says no: on a stream, and of a partition that it cannot serve.
+
+use quinn::SendStream;
+use thalweg_api::{ApiError, ErrorCode};
+use thalweg_quic::send;
+
+/// Sends an error as the answer and ends the stream.
+pub(crate) async fn refuse(stream: &mut SendStream, error: ApiError) {
+    // The other side may be gone; then nobody misses the answer.
+    let _ = send(stream, error).await;
+    let _ = stream.finish();
+}
+
+/// Says to a client that a partition is offline, and what there is to be done.
+pub(crate) fn damaged(partition: u32, what: &str) -> ApiError {
+    let message = format!(
+        "partition {partition} is damaged: {what}; the operator of the broker can put the file back, or have the \
+         partition go on with \
+         what is left of it: thalweg partition salvage --help"
+    );
+    ApiError::new(ErrorCode::PartitionOffline, message)
+}
+
+/// Says to a client that no copy of a partition is left.
+pub(crate) fn lost(partition: u32, what: &str) -> ApiError {
+    ApiError::new(ErrorCode::PartitionOffline, format!("partition {partition} is out of service: {what}"))
+}
