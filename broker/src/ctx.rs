@@ -18,8 +18,8 @@ pub(crate) struct Ctx {
     pub(crate) shard: Rc<Shard>,
     pub(crate) peers: Rc<Peers>,
     /// Topics by id, as the produce and fetch paths look them up; follows the metadata.
-    by_id: RefCell<HashMap<TopicId, (String, u32)>>,
-    by_id_version: Cell<Option<u64>>,
+    pub(crate) by_id: RefCell<HashMap<TopicId, (String, u32)>>,
+    pub(crate) by_id_version: Cell<Option<u64>>,
     pub(crate) plugins: Plugins,
     pub(crate) metrics: Metrics,
     pub(crate) cluster_id: String,
@@ -34,31 +34,9 @@ pub(crate) struct Ctx {
 }
 
 impl Ctx {
-    #[allow(clippy::too_many_arguments, reason = "its parts, put together once")]
-    pub(crate) fn new(
-        shard: Rc<Shard>,
-        peers: Rc<Peers>,
-        plugins: Plugins,
-        metrics: Metrics,
-        (cluster_id, broker_id): (String, u32),
-        controllers: Vec<u32>,
-        topics_on_first_use: bool,
-        offsets_partitions: u32,
-    ) -> Rc<Ctx> {
-        Rc::new(Ctx {
-            shard,
-            peers,
-            by_id: RefCell::default(),
-            by_id_version: Cell::new(None),
-            plugins,
-            metrics,
-            cluster_id,
-            broker_id,
-            controllers,
-            topics_on_first_use,
-            offsets_partitions,
-            checks: tokio::sync::Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
-        })
+    /// As many turns for checking batches as there are cores.
+    pub(crate) fn checks() -> tokio::sync::Semaphore {
+        tokio::sync::Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))
     }
 
     /// Has a change made here; only the controller makes any. Nothing but that it was made is of interest.

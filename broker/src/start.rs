@@ -1,0 +1,305 @@
+//! A broker from its first look at its directory to its last word: [`run`] opens, listens, joins, serves and stops.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use quinn::Endpoint;
+use thalweg_broker_core::{METADATA, Node};
+use thalweg_commit_log::{Completion, Config, Damage};
+use thalweg_model::BrokerId;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::{JoinError, JoinHandle, spawn_local};
+use uuid::Uuid;
+
+use crate::cluster::identity::{DataDirectory, Membership};
+use crate::cluster::peers::{Me, Peers};
+use crate::config::{BrokerConfig, Member, Started};
+use crate::ctx::Ctx;
+use crate::engine::disk::RealDisk;
+use crate::engine::shard::Shard;
+use crate::metrics::Metrics;
+use crate::plugins::runtime::Plugins;
+use crate::service::{health, plugins};
+use crate::transport::tls::{self, Certificates};
+use crate::transport::{accept, http};
+
+/// How long a clean stop may take to write everything to segments.
+const FLUSH_LIMIT: Duration = Duration::from_secs(10);
+/// How long a clean stop waits for others to take its leaderships.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(1);
+/// How long a clean stop waits for the close to reach the clients; one that is gone must not hold it up.
+const CLOSE_LIMIT: Duration = Duration::from_millis(500);
+/// How long a start may take before it is said why it takes so long.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often that is looked at again.
+const PATIENCE_EVERY: Duration = Duration::from_secs(1);
+
+/// Serves until `stop` ends, then writes everything to segments and returns.
+///
+/// Call it inside a current-thread runtime, within a `LocalSet`. `listening` is called with the address of QUIC and the
+/// CA to trust before the first client is answered, `started` once clients are served.
+///
+/// # Errors
+/// What keeps it from starting ([`DirectoryError`](crate::DirectoryError) among others), or the disk error that ended
+/// it.
+pub async fn run(
+    config: BrokerConfig,
+    listening: impl FnOnce(SocketAddr, &str),
+    started: impl FnOnce(&Started),
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
+    let mut stop = std::pin::pin!(stop);
+    let opened = open(&config)?;
+    let ports = listen(&config, &opened).await?;
+    let mut running = join(config, &opened, &ports)?;
+    listening(ports.address, &opened.certificates.ca_pem);
+    let served = serve(&mut running, &opened, &ports, started, stop.as_mut()).await;
+    end(running, ports, served).await
+}
+
+/// What a broker starts from.
+struct Opened {
+    /// Locked for as long as this is held.
+    directory: DataDirectory,
+    certificates: Certificates,
+}
+
+/// First step: the data directory, and what the broker proves itself with.
+fn open(config: &BrokerConfig) -> Result<Opened> {
+    let membership = config.member.as_ref().map(|m| Membership { cluster_id: m.cluster_id, broker_id: m.broker_id });
+    let directory = DataDirectory::open(&config.data_dir, membership)?;
+    let own_tls = own_tls(&directory);
+    let tls_dir = config.member.as_ref().map_or(&own_tls, |m| &m.tls_dir);
+    let certificates = Certificates::open(&directory.path, tls_dir, config.member.is_none())?;
+    Ok(Opened { directory, certificates })
+}
+
+/// Where a broker that is a cluster of its own keeps its certificates.
+fn own_tls(directory: &DataDirectory) -> PathBuf {
+    directory.path.join("tls")
+}
+
+/// Where the broker listens.
+struct Ports {
+    endpoint: Endpoint,
+    address: SocketAddr,
+    http: SocketAddr,
+    http_task: JoinHandle<()>,
+    metrics: Metrics,
+}
+
+/// Second step: its two ports. That of HTTP answers from here on.
+async fn listen(config: &BrokerConfig, opened: &Opened) -> Result<Ports> {
+    let endpoint = tls::endpoint(config.listen, &opened.certificates)
+        .with_context(|| format!("listen on {} (UDP); is another broker running there?", config.listen))?;
+    let address = endpoint.local_addr()?;
+    let metrics = Metrics::new();
+    let (http, http_task) = http::serve(config.http, metrics.clone())
+        .await
+        .with_context(|| format!("listen on {} (HTTP); choose another with --http-port", config.http))?;
+    Ok(Ports { endpoint, address, http, http_task, metrics })
+}
+
+/// What runs until the broker stops.
+struct Running {
+    ctx: Rc<Ctx>,
+    engine: JoinHandle<String>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Third step: recovers the log, and makes the broker one of its cluster's, which may come about only later.
+fn join(config: BrokerConfig, opened: &Opened, ports: &Ports) -> Result<Running> {
+    let Opened { directory, certificates } = opened;
+    let metrics = &ports.metrics;
+    let member = config.member.clone().unwrap_or_else(|| alone(directory, ports.address));
+    let (node, completed) = recover(&config, &member, directory, metrics)?;
+    let me = Me {
+        cluster_id: member.cluster_id.to_string(),
+        broker_id: BrokerId(directory.identity.broker_id),
+        directory_id: directory.directory_id().0,
+        incarnation: directory.incarnation.into(),
+    };
+    let places = member.controllers.iter().map(|(id, host, port)| (BrokerId(*id), (host.clone(), *port))).collect();
+    let peers = Peers::new(ports.endpoint.clone(), certificates.peer_config()?, me, places);
+    let shard = Shard::new(node, peers.clone(), metrics.clone(), directory.path.clone());
+    peers.belong_to(&shard);
+    let engine = spawn_local(shard.clone().run(completed));
+    let ctx = Rc::new(Ctx {
+        shard: shard.clone(),
+        peers,
+        by_id: Default::default(),
+        by_id_version: Default::default(),
+        plugins: Plugins::new(directory.path.clone(), config.compiler, config.module_bytes_max),
+        metrics: metrics.clone(),
+        cluster_id: member.cluster_id.to_string(),
+        broker_id: directory.identity.broker_id,
+        controllers: member.controllers.iter().map(|(id, ..)| *id).collect(),
+        topics_on_first_use: config.topics_on_first_use,
+        offsets_partitions: config.groups.partitions,
+        checks: Ctx::checks(),
+    });
+    let accepting = spawn_local(accept::accept(ctx.clone(), ports.endpoint.clone()));
+    // Before anything is made that a small disk has no room for.
+    if let Ok((free_bytes, _)) = health::room(&directory.path) {
+        shard.set_room(free_bytes);
+    }
+    shard.start();
+    let health = spawn_local(health::watch(shard, metrics.clone(), directory.path.clone()));
+    Ok(Running { ctx, engine, tasks: vec![accepting, health] })
+}
+
+/// The place of a broker that is a cluster of its own.
+fn alone(directory: &DataDirectory, address: SocketAddr) -> Member {
+    let (host, port) = (address.ip().to_string(), address.port());
+    let broker_id = directory.identity.broker_id;
+    Member {
+        cluster_id: directory.identity.cluster_id,
+        broker_id,
+        advertised: (host.clone(), port),
+        rack: String::new(),
+        controllers: vec![(broker_id, host, port)],
+        tls_dir: own_tls(directory),
+    }
+}
+
+/// Opens the log, and says what was damaged. The disk's completions come out of what is answered beside it.
+fn recover(
+    config: &BrokerConfig,
+    member: &Member,
+    directory: &DataDirectory,
+    metrics: &Metrics,
+) -> Result<(Node<RealDisk>, UnboundedReceiver<Completion>)> {
+    let (completions, completed) = unbounded_channel();
+    let disk = RealDisk::new(&directory.path, completions);
+    let seed = Uuid::new_v4().as_u64_pair().0;
+    let mut log = Config::default();
+    log.reserve_bytes = health::reserve(&directory.path, log.reserve_bytes);
+    let (node, recovery) = Node::open(disk, directory.node_config(member, config.groups), log, seed)?;
+    for damage in &recovery.damages {
+        say_damaged(damage, metrics);
+    }
+    let is_only_controller = member.controllers.iter().all(|(id, ..)| *id == directory.identity.broker_id);
+    if let Some(what) =
+        node.replicas().log().partition(&METADATA).and_then(|log| log.offline()).filter(|_| is_only_controller)
+    {
+        bail!(
+            "the cluster's metadata on this disk is damaged: {what}. Nothing was changed. Put the file back, or \
+             restore {} from a copy; \
+             `thalweg partition salvage` tells what is left, as no other broker is a controller",
+            directory.path.display()
+        );
+    }
+    Ok((node, completed))
+}
+
+fn say_damaged(damage: &Damage, metrics: &Metrics) {
+    match damage {
+        Damage::Torn { file, at, plain: true } => {
+            metrics.recovery_cuts.inc();
+            tracing::info!(%file, at, "an unfinished write at the log's end was cut; nothing acknowledged is lost");
+        }
+        Damage::Torn { file, at, plain: false } => {
+            metrics.recovery_cuts.inc();
+            tracing::warn!(
+                %file, at,
+                "the log's end was cut where the disk may have damaged it; nothing known as synced is lost"
+            );
+        }
+        Damage::Rot { partition, what } => {
+            tracing::error!(%partition, %what, "partition is offline: stored data is damaged");
+        }
+    }
+}
+
+/// Fourth step: serves clients until `stop` ends. They find a broker that knows the cluster; in a cluster that cannot
+/// elect yet this takes as long as that does.
+async fn serve(
+    running: &mut Running,
+    opened: &Opened,
+    ports: &Ports,
+    started: impl FnOnce(&Started),
+    mut stop: Pin<&mut impl Future<Output = ()>>,
+) -> Result<()> {
+    let is_registered = tokio::select! {
+        () = registered(&running.ctx) => true,
+        () = stop.as_mut() => false,
+        why = &mut running.engine => return Err(ended(why)),
+    };
+    if !is_registered {
+        return Ok(());
+    }
+    running.tasks.push(spawn_local(plugins::keep_whole(running.ctx.clone())));
+    ports.metrics.serving.store(true, Ordering::Relaxed);
+    let (address, http) = (ports.address, ports.http);
+    let (ca_pem, cluster_id) = (opened.certificates.ca_pem.clone(), running.ctx.cluster_id.clone());
+    started(&Started { address, http, ca_pem, cluster_id });
+    tracing::info!(%address, %http, directory = %opened.directory.path.display(), "ready");
+    tokio::select! {
+        () = stop => Ok(()),
+        why = &mut running.engine => Err(ended(why)),
+    }
+}
+
+/// Waits until the cluster knows this broker, and this broker the cluster.
+async fn registered(ctx: &Ctx) {
+    if tokio::time::timeout(PATIENCE, ctx.registered()).await.is_err() {
+        let why = ctx.shard.refusal().unwrap_or_else(|| not_reached(ctx));
+        tracing::warn!(%why, "the cluster's controllers have not taken this broker yet; it goes on trying");
+        // What `/readyz` answers with; `health::watch` knows only what the cluster has said.
+        let told = async {
+            loop {
+                ctx.metrics.set_starting(ctx.shard.refusal().unwrap_or_else(|| not_reached(ctx)));
+                tokio::time::sleep(PATIENCE_EVERY).await;
+            }
+        };
+        tokio::select! {
+            () = ctx.registered() => {}
+            () = told => {}
+        }
+        ctx.metrics.set_starting(String::new());
+    }
+}
+
+/// Why the controllers have not heard of this broker, as far as it can tell.
+fn not_reached(ctx: &Ctx) -> String {
+    match ctx.peers.troubles() {
+        troubles if troubles.is_empty() => {
+            "too few of the controllers that can be reached are in touch with each other".to_owned()
+        }
+        troubles => troubles.join("; "),
+    }
+}
+
+fn ended(why: Result<String, JoinError>) -> anyhow::Error {
+    match why {
+        Ok(why) => anyhow!(why),
+        Err(e) => anyhow!("the partition loop failed: {e}"),
+    }
+}
+
+/// Last step: the others take over before this one is missed, clients are told, and everything is written to segments.
+/// A broker that has lost its disk only goes.
+async fn end(running: Running, ports: Ports, served: Result<()>) -> Result<()> {
+    let Running { ctx, tasks, .. } = running;
+    ports.metrics.serving.store(false, Ordering::Relaxed);
+    tracing::info!("stopping");
+    if served.is_ok() {
+        ctx.shard.hand_over(HAND_OVER_LIMIT).await;
+    }
+    accept::close_all(&ports.endpoint);
+    for task in tasks {
+        task.abort();
+    }
+    if served.is_ok() {
+        ctx.shard.flush(FLUSH_LIMIT).await;
+        let _ = tokio::time::timeout(CLOSE_LIMIT, ports.endpoint.wait_idle()).await;
+    }
+    ports.http_task.abort();
+    served
+}
