@@ -55,7 +55,7 @@ impl Ctx {
             _ if principal.is_broker() => Ok(()),
             (Right::Alter | Right::Write, Resource::Topic(name)) => check_own(name),
             (Right::Alter | Right::Write, Resource::TopicId(id)) => {
-                self.with_topic_name(id, check_own).unwrap_or(Ok(()))
+                self.engine.with_topic(id, |topic| topic.map_or(Ok(()), |t| check_own(&t.name)))
             }
             _ => Ok(()),
         }

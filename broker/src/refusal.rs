@@ -2,6 +2,7 @@
 
 use quinn::SendStream;
 use thalweg_api::{ApiError, ErrorCode};
+use thalweg_model::TopicId;
 use thalweg_quic::send;
 
 /// Sends an error as the answer and ends the stream.
@@ -24,4 +25,9 @@ pub(crate) fn damaged(partition: u32, what: &str) -> ApiError {
 /// Says to a client that no copy of a partition is left.
 pub(crate) fn lost(partition: u32, what: &str) -> ApiError {
     ApiError::new(ErrorCode::PartitionOffline, format!("partition {partition} is out of service: {what}"))
+}
+
+/// Says to a client that there is no topic with this id.
+pub(crate) fn unknown_topic(id: TopicId) -> ApiError {
+    ApiError::new(ErrorCode::UnknownTopic, format!("topic {id} does not exist (any more)"))
 }

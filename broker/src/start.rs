@@ -1,12 +1,13 @@
 //! A broker from its first look at its directory to its last word: [`run`] opens, listens, joins, serves and stops.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use quinn::Endpoint;
@@ -14,15 +15,20 @@ use thalweg_broker_core::{METADATA, Node};
 use thalweg_commit_log::{Completion, Config, Damage};
 use thalweg_model::BrokerId;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinHandle, spawn_local};
 use uuid::Uuid;
 
+#[cfg(doc)]
+use crate::cluster::identity::DirectoryError;
 use crate::cluster::identity::{DataDirectory, Membership};
 use crate::cluster::peers::{Me, Peers};
 use crate::config::{BrokerConfig, Member, Started};
 use crate::ctx::Ctx;
 use crate::engine::disk::RealDisk;
-use crate::engine::shard::Shard;
+use crate::engine::handle::{EngineHandle, mailbox};
+use crate::engine::outbox::outbox;
+use crate::engine::turn::{Engine, Parts};
 use crate::metrics::Metrics;
 use crate::plugins::runtime::Plugins;
 use crate::service::{health, plugins};
@@ -31,8 +37,12 @@ use crate::transport::{accept, http};
 
 /// How long a clean stop may take to write everything to segments.
 const FLUSH_LIMIT: Duration = Duration::from_secs(10);
+/// How often it is looked whether everything is.
+const FLUSH_EVERY: Duration = Duration::from_millis(5);
 /// How long a clean stop waits for others to take its leaderships.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(1);
+/// How often it is looked whether they have.
+const HAND_OVER_EVERY: Duration = Duration::from_millis(10);
 /// How long a clean stop waits for the close to reach the clients; one that is gone must not hold it up.
 const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 /// How long a start may take before it is said why it takes so long.
@@ -46,8 +56,7 @@ const PATIENCE_EVERY: Duration = Duration::from_secs(1);
 /// CA to trust before the first client is answered, `started` once clients are served.
 ///
 /// # Errors
-/// What keeps it from starting ([`DirectoryError`](crate::DirectoryError) among others), or the disk error that ended
-/// it.
+/// What keeps it from starting ([`DirectoryError`] among others), or the disk error that ended it.
 pub async fn run(
     config: BrokerConfig,
     listening: impl FnOnce(SocketAddr, &str),
@@ -116,42 +125,45 @@ struct Running {
 /// Third step: recovers the log, and makes the broker one of its cluster's, which may come about only later.
 fn join(config: BrokerConfig, opened: &Opened, ports: &Ports) -> Result<Running> {
     let Opened { directory, certificates } = opened;
-    let metrics = &ports.metrics;
     let member = config.member.clone().unwrap_or_else(|| alone(directory, ports.address));
-    let (node, completed) = recover(&config, &member, directory, metrics)?;
+    let (node, completions) = recover(&config, &member, directory, &ports.metrics)?;
+    let (engine, mailbox) = mailbox();
+    let (outbox, opened) = outbox();
+    let (incarnation, goes_by) = watch::channel(directory.incarnation);
     let me = Me {
         cluster_id: member.cluster_id.to_string(),
         broker_id: BrokerId(directory.identity.broker_id),
-        directory_id: directory.directory_id().0,
-        incarnation: directory.incarnation.into(),
+        directory: directory.directory_id(),
+        incarnation: goes_by,
     };
     let places = member.controllers.iter().map(|(id, host, port)| (BrokerId(*id), (host.clone(), *port))).collect();
-    let peers = Peers::new(ports.endpoint.clone(), certificates.peer_config()?, me, places);
-    let shard = Shard::new(node, peers.clone(), metrics.clone(), directory.path.clone());
-    peers.belong_to(&shard);
-    let engine = spawn_local(shard.clone().run(completed));
+    let connector = (ports.endpoint.clone(), certificates.peer_config()?);
     let ctx = Rc::new(Ctx {
-        shard: shard.clone(),
-        peers,
-        by_id: Default::default(),
-        by_id_version: Default::default(),
+        peers: Peers::new(connector, me, places, engine.clone(), (outbox.clone(), opened)),
+        engine,
+        guests: Rc::default(),
         plugins: Plugins::new(directory.path.clone(), config.compiler, config.module_bytes_max),
-        metrics: metrics.clone(),
+        metrics: ports.metrics.clone(),
         cluster_id: member.cluster_id.to_string(),
-        broker_id: directory.identity.broker_id,
-        controllers: member.controllers.iter().map(|(id, ..)| *id).collect(),
+        broker_id: BrokerId(directory.identity.broker_id),
+        controllers: member.controllers.iter().map(|(id, ..)| BrokerId(*id)).collect(),
         topics_on_first_use: config.topics_on_first_use,
         offsets_partitions: config.groups.partitions,
-        checks: Ctx::checks(),
+        checks: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
+        asides: RefCell::default(),
     });
-    let accepting = spawn_local(accept::accept(ctx.clone(), ports.endpoint.clone()));
-    // Before anything is made that a small disk has no room for.
-    if let Ok((free_bytes, _)) = health::room(&directory.path) {
-        shard.set_room(free_bytes);
-    }
-    shard.start();
-    let health = spawn_local(health::watch(shard, metrics.clone(), directory.path.clone()));
-    Ok(Running { ctx, engine, tasks: vec![accepting, health] })
+    let (directory, metrics) = (&directory.path, ports.metrics.clone());
+    let free_bytes = health::room(directory).ok().map(|(free_bytes, _)| free_bytes);
+    let parts = Parts { node, free_bytes, mailbox, completions, outbox, incarnation, directory, metrics };
+    let engine = Engine::new(parts);
+    Ok(Running {
+        engine: spawn_local(engine.run()),
+        tasks: vec![
+            spawn_local(accept::accept(ctx.clone(), ports.endpoint.clone())),
+            spawn_local(health::watch(ctx.clone(), directory.clone())),
+        ],
+        ctx,
+    })
 }
 
 /// The place of a broker that is a cluster of its own.
@@ -249,12 +261,12 @@ async fn serve(
 /// Waits until the cluster knows this broker, and this broker the cluster.
 async fn registered(ctx: &Ctx) {
     if tokio::time::timeout(PATIENCE, ctx.registered()).await.is_err() {
-        let why = ctx.shard.refusal().unwrap_or_else(|| not_reached(ctx));
+        let why = not_taken(ctx).await;
         tracing::warn!(%why, "the cluster's controllers have not taken this broker yet; it goes on trying");
         // What `/readyz` answers with; `health::watch` knows only what the cluster has said.
         let told = async {
             loop {
-                ctx.metrics.set_starting(ctx.shard.refusal().unwrap_or_else(|| not_reached(ctx)));
+                ctx.metrics.set_starting(not_taken(ctx).await);
                 tokio::time::sleep(PATIENCE_EVERY).await;
             }
         };
@@ -266,8 +278,11 @@ async fn registered(ctx: &Ctx) {
     }
 }
 
-/// Why the controllers have not heard of this broker, as far as it can tell.
-fn not_reached(ctx: &Ctx) -> String {
+/// Why the controllers have not taken this broker, or not even heard of it, as far as it can tell.
+async fn not_taken(ctx: &Ctx) -> String {
+    if let Some(why) = ctx.engine.look(|view| view.refusal().map(str::to_owned)).await {
+        return why;
+    }
     match ctx.peers.troubles() {
         troubles if troubles.is_empty() => {
             "too few of the controllers that can be reached are in touch with each other".to_owned()
@@ -290,16 +305,37 @@ async fn end(running: Running, ports: Ports, served: Result<()>) -> Result<()> {
     ports.metrics.serving.store(false, Ordering::Relaxed);
     tracing::info!("stopping");
     if served.is_ok() {
-        ctx.shard.hand_over(HAND_OVER_LIMIT).await;
+        hand_over(&ctx.engine).await;
     }
     accept::close_all(&ports.endpoint);
     for task in tasks {
         task.abort();
     }
     if served.is_ok() {
-        ctx.shard.flush(FLUSH_LIMIT).await;
+        flush(&ctx.engine).await;
         let _ = tokio::time::timeout(CLOSE_LIMIT, ports.endpoint.wait_idle()).await;
     }
     ports.http_task.abort();
     served
+}
+
+/// Hands every leadership over and waits a moment for the others to take them.
+async fn hand_over(engine: &EngineHandle) {
+    let limit = Instant::now() + HAND_OVER_LIMIT;
+    engine.hand_over().await;
+    while Instant::now() < limit && engine.look(|view| view.leads_shared()).await {
+        tokio::time::sleep(HAND_OVER_EVERY).await;
+    }
+}
+
+/// Writes everything to segments and waits until the disk is quiet, within limits.
+async fn flush(engine: &EngineHandle) {
+    let limit = Instant::now() + FLUSH_LIMIT;
+    loop {
+        engine.flush().await;
+        tokio::time::sleep(FLUSH_EVERY).await;
+        if engine.look(|view| view.is_flushed()).await || Instant::now() > limit {
+            return;
+        }
+    }
 }

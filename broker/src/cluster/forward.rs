@@ -12,6 +12,7 @@ use thalweg_wire::{Codec, Frame};
 
 use crate::ctx::Ctx;
 use crate::door::{Principal, Service};
+use crate::engine::view::View;
 use crate::refusal::damaged;
 
 /// How long a request waits for a controller, or for a group's coordinator.
@@ -31,11 +32,12 @@ where
     let frame = Frame::carrying(request.clone());
     match elsewhere(ctx, request.route(), &frame).await? {
         Some(answer) => answer.answer::<R>().map_err(ApiError::malformed)?,
-        None => ctx.serve(&Principal::Broker(BrokerId(ctx.broker_id)), request).await,
+        None => ctx.serve(&Principal::Broker(ctx.broker_id), request).await,
     }
 }
 
 /// Who decides a request, where not every broker does.
+#[derive(Clone, Copy)]
 enum Decider {
     Controller,
     /// The coordinator of the groups in this partition of `__consumer_offsets`.
@@ -43,13 +45,13 @@ enum Decider {
 }
 
 impl Decider {
-    /// The broker that decides, as far as this one knows.
-    fn broker(&self, ctx: &Ctx) -> Option<BrokerId> {
+    /// The broker that decides, as far as the one that is `me` knows.
+    fn broker(self, view: &View<'_>, me: BrokerId) -> Option<BrokerId> {
         match self {
             // Only what has decided since it was elected is asked here.
-            Decider::Controller if ctx.shard.is_controller() => Some(BrokerId(ctx.broker_id)),
-            Decider::Controller => ctx.shard.controller().filter(|c| c.0 != ctx.broker_id),
-            Decider::Coordinator(partition) => ctx.shard.leader(partition).map(|(_, broker)| broker),
+            Decider::Controller if view.is_controller() => Some(me),
+            Decider::Controller => view.controller().filter(|c| *c != me),
+            Decider::Coordinator(partition) => view.leader(&partition).map(|(_, broker)| broker),
         }
     }
 
@@ -86,16 +88,18 @@ pub(crate) async fn elsewhere(ctx: &Rc<Ctx>, route: Route<'_>, frame: &Frame) ->
             if matches!(route, Route::FirstCoordinator(_)) {
                 ensure_topic(ctx).await?;
             }
-            let Some(partition) = ctx.shard.partition_of_group(group) else { return Ok(None) };
-            check_whole(ctx, &partition)?;
-            Decider::Coordinator(partition)
+            match partition_of_group(ctx, group).await? {
+                Some(partition) => Decider::Coordinator(partition),
+                None => return Ok(None),
+            }
         }
     };
     let end = Instant::now() + DECIDER_TIMEOUT;
     let mut last = None;
     while Instant::now() < end {
-        match decider.broker(ctx) {
-            Some(broker) if broker.0 == ctx.broker_id => return Ok(None),
+        let me = ctx.broker_id;
+        match ctx.engine.look(move |view| decider.broker(view, me)).await {
+            Some(broker) if broker == me => return Ok(None),
             Some(broker) => match ctx.peers.request(broker, frame.header_and_head(), vec![frame.body.clone()]).await {
                 Ok(answer) => match answer.refusal().filter(|error| decider.is_wrong_broker(error)) {
                     Some(error) => last = Some(error),
@@ -110,10 +114,32 @@ pub(crate) async fn elsewhere(ctx: &Rc<Ctx>, route: Route<'_>, frame: &Frame) ->
     Err(last.unwrap_or_else(|| decider.nobody()))
 }
 
+/// The partition of `__consumer_offsets` that a group lives in, `None` while there is no such topic. Says so when it
+/// has no copy but one here that is damaged: no coordinator will come.
+pub(crate) async fn partition_of_group(ctx: &Ctx, group: &str) -> Result<Option<TopicPartition>, ApiError> {
+    let group = group.to_owned();
+    let found = ctx.engine.look(move |view| {
+        let partition = view.partition_of_group(&group)?;
+        Some(check_whole(view, &partition).map(|()| partition))
+    });
+    found.await.transpose()
+}
+
+/// The refusal of a partition of `__consumer_offsets` whose only copy is here and damaged.
+pub(crate) fn check_whole(view: &View<'_>, name: &TopicPartition) -> Result<(), ApiError> {
+    match view.lost_for_all(name) {
+        None => Ok(()),
+        Some(what) => {
+            let error = damaged(name.partition.0, &what);
+            Err(ApiError::new(error.code, format!("{OFFSETS_TOPIC}, which holds consumer groups: {}", error.message)))
+        }
+    }
+}
+
 /// Makes the topic that holds groups, if there is none, and waits until this broker knows it.
 pub(crate) async fn ensure_topic(ctx: &Rc<Ctx>) -> Result<(), ApiError> {
-    let is_there = || ctx.shard.metadata().topic(OFFSETS_TOPIC).is_ok();
-    if is_there() {
+    let is_there = |view: &View<'_>| view.metadata().topic(OFFSETS_TOPIC).is_ok().then_some(());
+    if ctx.engine.look(is_there).await.is_some() {
         return Ok(());
     }
     let request = CreateTopicRequest {
@@ -138,25 +164,5 @@ pub(crate) async fn ensure_topic(ctx: &Rc<Ctx>) -> Result<(), ApiError> {
         }
         _ => {}
     }
-    let mut changed = ctx.shard.watch_metadata();
-    let waiting = async {
-        while !is_there() {
-            if changed.changed().await.is_err() {
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(DECIDER_TIMEOUT, waiting).await.map_err(|_| no_coordinator())
-}
-
-/// Says so when the partition of `__consumer_offsets` has no copy but one here that is damaged: no coordinator will
-/// come.
-pub(crate) fn check_whole(ctx: &Ctx, name: &TopicPartition) -> Result<(), ApiError> {
-    match ctx.shard.lost_for_all(name) {
-        None => Ok(()),
-        Some(what) => {
-            let error = damaged(name.partition.0, &what);
-            Err(ApiError::new(error.code, format!("{OFFSETS_TOPIC}, which holds consumer groups: {}", error.message)))
-        }
-    }
+    tokio::time::timeout(DECIDER_TIMEOUT, ctx.engine.look_until(is_there)).await.map_err(|_| no_coordinator())
 }

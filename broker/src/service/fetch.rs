@@ -18,7 +18,8 @@ use tokio::sync::{Mutex, Notify};
 
 use crate::ctx::Ctx;
 use crate::door::Principal;
-use crate::engine::shard::Read;
+use crate::engine::calls::Read;
+use crate::engine::view::PartitionView;
 use crate::refusal::{damaged, refuse};
 use crate::service::plugins::{LoadedFilter, load_filter};
 use crate::service::positions::{out_of_range, resolve_to_read};
@@ -146,8 +147,8 @@ fn failed(partition: u32, generation: u64, error: ApiError) -> FetchPush {
 
 /// Pushes one partition until the stream ends.
 async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot>) {
-    let mut advanced = s.ctx.shard.watch(name);
-    let mut metadata = s.ctx.shard.watch_metadata();
+    let mut advanced = s.ctx.engine.watch_partition(name);
+    let mut metadata = s.ctx.engine.watch_metadata();
     let mut generation = 0;
     let mut position = None;
     loop {
@@ -162,27 +163,20 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
             slot.changed.notified().await;
             continue;
         };
-        let step = match position {
-            None => match resolve_to_read(&s.ctx, &name, start).await {
-                // Said at once, so that a consumer knows its position before anything comes.
-                Ok(Some(offset)) => {
-                    position = Some(offset);
-                    Step::Push(offset, Vec::new(), FetchPush::default())
-                }
-                Ok(None) => match s.ctx.led_elsewhere(&name) {
-                    Some(error) => Step::Stop(offset_of(start), error),
-                    None => Step::Wait,
-                },
-                Err(error) => Step::Stop(offset_of(start), error),
-            },
-            Some(offset) => next(&s, &name, offset, want.credit_bytes as u64).await,
+        // Whatever changes from here on is looked at once more before anything is waited for.
+        metadata.mark_unchanged();
+        let (step, view) = match position {
+            None => locate(&s.ctx, name, start).await,
+            Some(offset) => next(&s, name, offset, want.credit_bytes as u64).await,
         };
         let step = match (step, position) {
             // Somebody else leads now: the consumer goes there.
-            (Step::Wait, Some(at)) => s.ctx.led_elsewhere(&name).map_or(Step::Wait, |error| Step::Stop(at, error)),
+            (Step::Wait, Some(at)) => {
+                let elsewhere = s.ctx.led_elsewhere(&name, view.leader);
+                elsewhere.map_or(Step::Wait, |error| Step::Stop(at, error))
+            }
             (step, _) => step,
         };
-        metadata.mark_unchanged();
         let gone = s.ctx.find_partition(&name).err();
         let (at, body, mut push, error) = match step {
             Step::Wait if gone.is_none() => {
@@ -203,37 +197,64 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
             // A seek came while this was read: nobody wants it any more.
             continue;
         }
-        let state = s.ctx.shard.state(&name);
-        let error = match error {
-            // It has been deleted, or moved to others, while it was read.
-            error if gone.is_some() => gone.or(error),
-            // Another copy serves, or will soon; without another there is nobody to turn to.
-            Some(error) if state.is_none() && error.code == ErrorCode::PartitionOffline => {
-                match s.ctx.shard.lost_for_all(&name) {
-                    Some(what) => Some(damaged(name.partition.0, &what)),
-                    None => Some(ApiError::new(ErrorCode::NotLeader, error.message)),
-                }
-            }
-            error => error,
-        };
         position = Some(at);
-        push.partition = name.partition.0;
         push.generation = generation;
         push.scanned_through = at.0;
-        push.high_watermark = state.map_or(0, |s| s.high_watermark.0);
-        push.log_start_offset = s.ctx.shard.log_start(&name).0;
-        push.leader_epoch = state.map_or(0, |s| s.leader_epoch.0);
-        let stop = error.is_some();
-        push.error = error;
+        // It has been deleted, or moved to others, while it was read.
+        push.error = gone.or_else(|| error.map(|error| as_served(&name, &view, error)));
+        let stop = push.error.is_some();
         let bytes: usize = body.iter().map(Bytes::len).sum();
-        s.ctx.metrics.fetched_records.inc_by(push.delivered);
-        s.ctx.metrics.fetched_bytes.inc_by(bytes as u64);
-        s.ctx.metrics.filtered_records.inc_by(push.filtered);
-        if send_with_body(&mut *s.stream.lock().await, push, body).await.is_err() {
+        if !send_push(&s, &name, &view, push, body).await {
             return;
         }
         slot.spend(generation, bytes, stop);
     }
+}
+
+/// Finds where a start lies, which is said at once, so that a consumer knows its position before anything comes.
+async fn locate(ctx: &Ctx, name: TopicPartition, start: Position) -> (Step, PartitionView) {
+    let found = resolve_to_read(ctx, name, start).await;
+    // Looked at afterwards: the quorum may have told of more than was known here before.
+    let view = ctx.engine.look(move |view| view.partition(&name)).await;
+    let step = match found {
+        Ok(Some(offset)) => Step::Push(offset, Vec::new(), FetchPush::default()),
+        Ok(None) => match ctx.led_elsewhere(&name, view.leader) {
+            Some(error) => Step::Stop(offset_of(start), error),
+            None => Step::Wait,
+        },
+        Err(error) => Step::Stop(offset_of(start), error),
+    };
+    (step, view)
+}
+
+/// An error as a consumer is told of it. Where another copy serves, or will soon, it is to go there; without another
+/// there is nobody to turn to.
+fn as_served(name: &TopicPartition, view: &PartitionView, error: ApiError) -> ApiError {
+    if view.state.is_some() || error.code != ErrorCode::PartitionOffline {
+        return error;
+    }
+    match &view.lost_for_all {
+        Some(what) => damaged(name.partition.0, what),
+        None => ApiError::new(ErrorCode::NotLeader, error.message),
+    }
+}
+
+/// Sends a push with how the partition is; false when the stream has ended.
+async fn send_push(
+    s: &Subscription,
+    name: &TopicPartition,
+    view: &PartitionView,
+    mut push: FetchPush,
+    body: Vec<Bytes>,
+) -> bool {
+    push.partition = name.partition.0;
+    push.high_watermark = view.state.map_or(0, |s| s.high_watermark.0);
+    push.log_start_offset = view.log_start.0;
+    push.leader_epoch = view.state.map_or(0, |s| s.leader_epoch.0);
+    s.ctx.metrics.fetched_records.inc_by(push.delivered);
+    s.ctx.metrics.fetched_bytes.inc_by(body.iter().map(Bytes::len).sum::<usize>() as u64);
+    s.ctx.metrics.filtered_records.inc_by(push.filtered);
+    send_with_body(&mut *s.stream.lock().await, push, body).await.is_ok()
 }
 
 enum Step {
@@ -250,20 +271,24 @@ fn offset_of(start: Position) -> Offset {
     }
 }
 
-/// Reads from `from` and makes the next push of it: as much as the credit allows, and one batch at least.
-async fn next(s: &Subscription, name: &TopicPartition, from: Offset, credit_bytes: u64) -> Step {
+/// Reads from `from` and makes the next push of it, with how the partition was when it was read.
+async fn next(s: &Subscription, name: TopicPartition, from: Offset, credit_bytes: u64) -> (Step, PartitionView) {
     let bytes_max = credit_bytes.min(PUSH_BYTES as u64) as usize;
-    let batches = match s.ctx.shard.read(name, from, bytes_max).await {
-        Read::AtEnd => return Step::Wait,
-        Read::Offline(what) => {
-            return Step::Stop(from, damaged(name.partition.0, &what));
-        }
+    let (read, view) = s.ctx.engine.read(name, from, bytes_max).await;
+    let step = match read {
+        Read::AtEnd => Step::Wait,
+        Read::Offline(what) => Step::Stop(from, damaged(name.partition.0, &what)),
         Read::BelowStart(start) => {
-            let end = s.ctx.shard.state(name).map_or(start, |s| s.log_end);
-            return Step::Stop(from, out_of_range(from, start, end));
+            let end = view.state.map_or(start, |s| s.log_end);
+            Step::Stop(from, out_of_range(from, start, end))
         }
-        Read::Batches(batches) => batches,
+        Read::Batches(batches) => push_of(s, batches, from).await,
     };
+    (step, view)
+}
+
+/// Makes a push of what was read from `from` on: as much as the credit allowed, and one batch at least.
+async fn push_of(s: &Subscription, batches: Vec<RecordBatch>, from: Offset) -> Step {
     let mut push = FetchPush::default();
     let mut body = Vec::new();
     let mut at = from;

@@ -13,10 +13,15 @@ use thalweg_api::{
 use thalweg_control::{Group, GroupAnswer, GroupError, GroupRequest, GroupSummary, OFFSETS_TOPIC};
 use thalweg_model::{BrokerId, TopicId, TopicPartition};
 
-use crate::cluster::forward::{check_whole, ensure_topic, no_coordinator};
-use crate::ctx::{Ctx, address};
+use crate::cluster::forward::{check_whole, ensure_topic, no_coordinator, partition_of_group};
+use crate::ctx::Ctx;
 use crate::door::{Principal, Service};
+use crate::engine::view::View;
 use crate::service::answers::{Asked, answered};
+use crate::service::describe;
+
+/// How long who looks for a coordinator waits for one.
+const COORDINATOR_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Service<FindCoordinatorRequest> for Ctx {
     async fn serve(
@@ -25,26 +30,34 @@ impl Service<FindCoordinatorRequest> for Ctx {
         request: FindCoordinatorRequest,
     ) -> Result<FindCoordinatorReply, ApiError> {
         ensure_topic(self).await?;
-        let name = self.shard.partition_of_group(&request.group).ok_or_else(no_coordinator)?;
-        check_whole(self, &name)?;
-        let mut changed = self.shard.watch_metadata();
-        let waiting = async {
-            loop {
-                if let Some((_, broker)) = self.shard.leader(&name) {
-                    return broker;
-                }
-                if changed.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-        };
+        let name = partition_of_group(self, &request.group).await?.ok_or_else(no_coordinator)?;
+        let led = self.engine.look_until(move |view| {
+            let (_, broker) = view.leader(&name)?;
+            Some(view.metadata().broker(broker).map(describe::address))
+        });
         // A client asks again; until then it may be that another broker knows more.
-        let found = tokio::time::timeout(Duration::from_secs(1), waiting).await;
-        let broker = found.map_err(|_| no_coordinator())?;
-        let metadata = self.shard.metadata();
-        let coordinator = metadata.broker(broker).map(address).ok_or_else(no_coordinator)?;
+        let found = tokio::time::timeout(COORDINATOR_PATIENCE, led).await;
+        let coordinator = found.ok().flatten().ok_or_else(no_coordinator)?;
         Ok(FindCoordinatorReply { coordinator })
     }
+}
+
+/// Where the groups of the cluster are: the partitions of `__consumer_offsets` that this broker coordinates, and the
+/// other brokers that coordinate some. A partition without a coordinator is no matter to another broker.
+fn coordinators(view: &View<'_>, me: BrokerId, is_broker: bool) -> Result<(Vec<u32>, BTreeSet<BrokerId>), ApiError> {
+    let (mut mine, mut others) = (Vec::new(), BTreeSet::new());
+    let Ok(topic) = view.metadata().topic(OFFSETS_TOPIC) else { return Ok((mine, others)) };
+    for partition in 0..topic.partitions {
+        let name = TopicPartition::new(topic.id, partition);
+        check_whole(view, &name)?;
+        match view.leader(&name) {
+            Some((_, broker)) if broker == me => mine.push(partition),
+            Some((_, broker)) => drop(others.insert(broker)),
+            None if !is_broker => return Err(no_coordinator()),
+            None => {}
+        }
+    }
+    Ok((mine, others))
 }
 
 impl Service<ListGroupsRequest> for Ctx {
@@ -54,29 +67,18 @@ impl Service<ListGroupsRequest> for Ctx {
         principal: &Principal,
         request: ListGroupsRequest,
     ) -> Result<ListGroupsReply, ApiError> {
+        let (me, is_broker) = (self.broker_id, principal.is_broker());
+        let (mine, others) = self.engine.look(move |view| coordinators(view, me, is_broker)).await?;
         let mut groups = Vec::new();
-        let Some(topic) = self.shard.metadata().topic(OFFSETS_TOPIC).ok().cloned() else {
-            return Ok(ListGroupsReply { groups });
-        };
-        let mut others = BTreeSet::new();
-        for partition in 0..topic.partitions {
-            let name = TopicPartition::new(topic.id, partition);
-            check_whole(self, &name)?;
-            match self.shard.leader(&name) {
-                Some((_, broker)) if broker.0 == self.broker_id => {
-                    let some: Vec<GroupSummary> = answered(self.shard.group(partition, GroupRequest::List).await)?;
-                    groups.extend(some.into_iter().map(|g| thalweg_api::GroupSummary {
-                        group: g.group,
-                        state: g.state.name().to_owned(),
-                        members: g.members,
-                    }));
-                }
-                Some((_, broker)) => drop(others.insert(broker)),
-                None if !principal.is_broker() => return Err(no_coordinator()),
-                None => {}
-            }
+        for partition in mine {
+            let some: Vec<GroupSummary> = answered(self.engine.group(partition, GroupRequest::List).await.await)?;
+            groups.extend(some.into_iter().map(|g| thalweg_api::GroupSummary {
+                group: g.group,
+                state: g.state.name().to_owned(),
+                members: g.members,
+            }));
         }
-        if !principal.is_broker() {
+        if !is_broker {
             for broker in others {
                 groups.extend(self.peers.ask(broker, request).await?.groups);
             }
@@ -88,10 +90,9 @@ impl Service<ListGroupsRequest> for Ctx {
 
 /// Asks the coordinator here for something of a group.
 async fn coordinate<T: Asked<GroupAnswer>>(ctx: &Ctx, group: &str, request: GroupRequest) -> Result<T, ApiError> {
-    let name = ctx.shard.partition_of_group(group);
+    let name = partition_of_group(ctx, group).await?;
     let name = name.ok_or_else(|| ApiError::from(&GroupError::UnknownGroup(group.to_owned())))?;
-    check_whole(ctx, &name)?;
-    answered(ctx.shard.group(name.partition.0, request).await)
+    answered(ctx.engine.group(name.partition.0, request).await.await)
 }
 
 impl Service<DescribeGroupRequest> for Ctx {
@@ -101,43 +102,48 @@ impl Service<DescribeGroupRequest> for Ctx {
         DescribeGroupRequest { group: id }: DescribeGroupRequest,
     ) -> Result<DescribeGroupReply, ApiError> {
         let group: Box<Group> = coordinate(self, &id, GroupRequest::Describe { group: id.clone() }).await?;
-        let metadata = self.shard.metadata();
-        let topic = |id: TopicId| metadata.topic_by_id(id).map_or_else(|| id.to_string(), |t| t.name.clone());
-        let members = group.members.iter().map(|(id, m)| GroupMember {
-            member: id.clone(),
-            instance: m.instance.clone(),
-            client: m.client.clone(),
-            host: m.host.clone(),
-            topics: m.topics.clone(),
-            epoch: m.epoch,
-            session_ms: m.session_ms,
-            is_away: m.is_away,
-            holdings: (m.holdings.iter())
-                .map(|(p, h)| GroupHolding {
-                    topic: topic(p.topic),
-                    partition: p.partition,
-                    is_revoked: h.revoked_by.is_some(),
-                })
-                .collect(),
-        });
-        let offsets = group
-            .offsets
-            .iter()
-            .map(|(p, c)| GroupOffset { topic: topic(p.topic), committed: PartitionCommit { partition: *p, at: *c } });
-        Ok(DescribeGroupReply {
-            group: id,
-            state: group.state().name().to_owned(),
-            epoch: group.epoch,
-            assignor: group.terms.assignor.name().to_owned(),
-            filter: group.terms.filter.as_ref().map(|f| Filter {
-                reference: f.reference.clone(),
-                config: f.config.clone(),
-                on_failure: f.on_failure,
-            }),
-            members: members.collect(),
-            offsets: offsets.collect(),
-            coordinator: BrokerId(self.broker_id),
-        })
+        let me = self.broker_id;
+        Ok(self.engine.look(move |view| describe_group(view, me, id, &group)).await)
+    }
+}
+
+/// A group as operators see it.
+fn describe_group(view: &View<'_>, me: BrokerId, id: String, group: &Group) -> DescribeGroupReply {
+    let topic = |id: TopicId| view.metadata().topic_by_id(id).map_or_else(|| id.to_string(), |t| t.name.clone());
+    let members = group.members.iter().map(|(id, m)| GroupMember {
+        member: id.clone(),
+        instance: m.instance.clone(),
+        client: m.client.clone(),
+        host: m.host.clone(),
+        topics: m.topics.clone(),
+        epoch: m.epoch,
+        session_ms: m.session_ms,
+        is_away: m.is_away,
+        holdings: (m.holdings.iter())
+            .map(|(p, h)| GroupHolding {
+                topic: topic(p.topic),
+                partition: p.partition,
+                is_revoked: h.revoked_by.is_some(),
+            })
+            .collect(),
+    });
+    let offsets = group
+        .offsets
+        .iter()
+        .map(|(p, c)| GroupOffset { topic: topic(p.topic), committed: PartitionCommit { partition: *p, at: *c } });
+    DescribeGroupReply {
+        group: id,
+        state: group.state().name().to_owned(),
+        epoch: group.epoch,
+        assignor: group.terms.assignor.name().to_owned(),
+        filter: group.terms.filter.as_ref().map(|f| Filter {
+            reference: f.reference.clone(),
+            config: f.config.clone(),
+            on_failure: f.on_failure,
+        }),
+        members: members.collect(),
+        offsets: offsets.collect(),
+        coordinator: me,
     }
 }
 

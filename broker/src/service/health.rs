@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use thalweg_commit_log::ASIDE;
 
-use crate::engine::shard::Shard;
-use crate::metrics::Metrics;
+use crate::ctx::Ctx;
+use crate::engine::view::View;
 
 /// How often it is looked.
 const EVERY: Duration = Duration::from_secs(1);
@@ -55,8 +55,43 @@ impl Trouble {
     }
 }
 
+/// How the broker is, at one look.
+struct State {
+    is_full: bool,
+    reserve_bytes: u64,
+    is_out_of_touch: bool,
+    refusal: Option<String>,
+    memory_bytes: u64,
+    out_of_service: usize,
+}
+
+impl State {
+    fn of(view: &View<'_>) -> State {
+        State {
+            is_full: view.is_full(),
+            reserve_bytes: view.reserve_bytes(),
+            // Not before the first registration, which says so itself.
+            is_out_of_touch: view.is_registered() && !view.is_in_touch(),
+            refusal: view.refusal().map(str::to_owned),
+            memory_bytes: view.memory_bytes() as u64,
+            out_of_service: view.out_of_service().len(),
+        }
+    }
+
+    /// Why it is not ready; empty when it is.
+    fn trouble(&self) -> String {
+        match (&self.refusal, self.is_out_of_touch, self.is_full) {
+            (Some(why), ..) => why.clone(),
+            (None, true, _) => "out of touch with the cluster's controller".to_owned(),
+            (None, false, true) => "the disk is full: records are refused; free room, or enlarge the disk".to_owned(),
+            (None, false, false) => String::new(),
+        }
+    }
+}
+
 /// Looks until it is aborted.
-pub(crate) async fn watch(shard: Rc<Shard>, metrics: Metrics, directory: PathBuf) {
+pub(crate) async fn watch(ctx: Rc<Ctx>, directory: PathBuf) {
+    let metrics = &ctx.metrics;
     let (mut full, mut unasked, mut out_of_touch) = (Trouble::default(), Trouble::default(), Trouble::default());
     loop {
         // On a thread of its own: a network file system may take its time.
@@ -72,40 +107,33 @@ pub(crate) async fn watch(shard: Rc<Shard>, metrics: Metrics, directory: PathBuf
         unasked.look(found.is_err(), warn, || tracing::info!("the room on the disk can be told again"));
         let free_bytes = found.as_ref().ok().map(|(free, _)| *free);
         if let Some(free_bytes) = free_bytes {
-            shard.set_room(free_bytes);
+            ctx.engine.set_room(free_bytes).await;
             metrics.storage_free_bytes.set(free_bytes);
         }
-        let is_full = shard.is_full();
+        let state = ctx.engine.look(State::of).await;
         let free_bytes = free_bytes.unwrap_or(0);
         let warn = || {
             tracing::warn!(
                 free_bytes,
-                reserve_bytes = shard.reserve_bytes(),
+                reserve_bytes = state.reserve_bytes,
                 "the disk is full: records are refused, and leadership goes to brokers with room; deletes and \
                  retention go on. \
                  Free room, or enlarge the disk"
             );
         };
-        full.look(is_full, warn, || tracing::info!(free_bytes, "the disk has room again: records are taken"));
+        full.look(state.is_full, warn, || tracing::info!(free_bytes, "the disk has room again: records are taken"));
 
-        // Not before the first registration, which says so itself.
-        let is_out_of_touch = shard.is_registered() && !shard.is_in_touch();
         let warn = || {
             tracing::warn!("out of touch with the cluster's controller: too few controllers can be reached from here");
         };
         let over = || tracing::info!("in touch with the cluster's controller again");
-        out_of_touch.look(is_out_of_touch, warn, over);
-        metrics.set_trouble(match (shard.refusal(), is_out_of_touch, is_full) {
-            (Some(why), ..) => why,
-            (None, true, _) => "out of touch with the cluster's controller".to_owned(),
-            (None, false, true) => "the disk is full: records are refused; free room, or enlarge the disk".to_owned(),
-            (None, false, false) => String::new(),
-        });
-        metrics.log_memory_bytes.set(shard.memory_bytes() as u64);
-        metrics.partitions_offline.set(shard.out_of_service().len() as i64);
+        out_of_touch.look(state.is_out_of_touch, warn, over);
+        metrics.set_trouble(state.trouble());
+        metrics.log_memory_bytes.set(state.memory_bytes);
+        metrics.partitions_offline.set(state.out_of_service as i64);
         metrics.partitions_aside.set(asides.len() as i64);
-        shard.set_asides(asides);
-        metrics.storage_full.set(is_full as i64);
+        *ctx.asides.borrow_mut() = asides;
+        metrics.storage_full.set(state.is_full as i64);
         tokio::time::sleep(EVERY).await;
     }
 }

@@ -2,6 +2,7 @@
 //! about groups is in `groups.rs`.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,12 +10,12 @@ use bytes::Bytes;
 use quinn::{Connection, ConnectionError, ReadError, SendStream};
 use sha2::{Digest, Sha256};
 use thalweg_api::{
-    ApiError, AssignedPartition, ErrorCode, FrameKind, GroupAssignment, GroupCommit, GroupCommitReply, GroupHeartbeat,
-    GroupLeave, GroupLeft, GroupOpen, RefusedCommit, Resource, Right,
+    ApiError, AssignedPartition, ErrorCode, Filter, FrameKind, GroupAssignment, GroupCommit, GroupCommitReply,
+    GroupHeartbeat, GroupJoin, GroupLeave, GroupLeft, GroupOpen, RefusedCommit, Resource, Right,
 };
 use thalweg_broker_core::CoordinatorError;
 use thalweg_control::{
-    Assignment, Committer, GroupError, GroupFilter, GroupRequest, Join, PluginKind, SecretDigest, Terms,
+    Assignment, Committer, GroupError, GroupFilter, GroupRequest, Join, Plugin, PluginKind, SecretDigest, Terms,
 };
 use thalweg_model::TopicPartition;
 use thalweg_model::limits::MEMBER_SECRET_BYTES;
@@ -26,7 +27,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::cluster::forward::no_coordinator;
 use crate::ctx::Ctx;
 use crate::door::Principal;
-use crate::engine::shard::GroupResult;
+use crate::engine::calls::GroupResult;
+use crate::engine::published::KnownTopic;
 use crate::refusal::refuse;
 use crate::service::answers::answered;
 use crate::service::plugins::describe;
@@ -51,11 +53,11 @@ pub(crate) async fn serve(
     let (sender, receiver) = unbounded_channel();
     let _ = sender.send(Ok(encode_message(assignment).0));
     let writer = tokio::task::spawn_local(write(receiver, stream));
-    let changed = ctx.shard.watch_member(&member.group, &member.id);
+    let watch = ctx.engine.watch_member(&member.group, &member.id);
     let unanswered = Arc::new(Semaphore::new(UNANSWERED_MAX));
     let mut answers = tokio::task::JoinSet::new();
     // Something may have changed between the first answer and the watching.
-    changed.notify_one();
+    watch.wake();
     let ended = loop {
         let permit = unanswered.clone().acquire_owned().await.expect("never closed");
         tokio::select! {
@@ -64,8 +66,9 @@ pub(crate) async fn serve(
             frame = frames.next() => match frame {
                 // Its member speaks over a newer stream: what this one still brings would come after what that one
                 // brought.
-                Ok(Some(_)) if !ctx.shard.is_watching(&member.group, &member.id, &changed) => break None,
-                Ok(Some(frame)) => match member.request(&ctx, frame) {
+                Ok(Some(_)) if !watch.is_latest() => break None,
+                // In the mailbox, where calls keep their order, before anything else is waited for.
+                Ok(Some(frame)) => match member.request(&ctx, frame).await {
                     Ok(answer) => drop(answers.spawn_local(pass(answer, sender.clone(), permit))),
                     Err(error) => break Some(error),
                 },
@@ -79,14 +82,14 @@ pub(crate) async fn serve(
                     break None;
                 }
             },
-            () = changed.notified() => {
-                let look = member.look(&ctx);
+            () = watch.changed() => {
+                let look = member.look(&ctx).await;
                 answers.spawn_local(pass(look, sender.clone(), permit));
             }
             Some(_) = answers.join_next() => {}
         }
     };
-    ctx.shard.forget_member(&member.group, &member.id, &changed);
+    drop(watch);
     if let Some(error) = ended {
         let _ = sender.send(Err(error));
     }
@@ -145,51 +148,55 @@ async fn open(
 ) -> Result<(Session, GroupAssignment), ApiError> {
     let head: GroupOpen = first.decode()?;
     ctx.may(principal, Right::Read, Resource::Group(&head.group))?;
-    let partition = ctx.shard.partition_of_group(&head.group).ok_or_else(no_coordinator)?.partition.0;
+    let (group, wanted) = (head.group.clone(), head.join.as_ref().and_then(|j| j.filter.clone()));
+    let found = ctx.engine.look(move |view| {
+        let plugin = |f: Filter| view.metadata().plugin(&f.reference, PluginKind::Filter).cloned();
+        (view.partition_of_group(&group), wanted.map(plugin).transpose())
+    });
+    let (partition, plugin) = found.await;
+    let partition = partition.ok_or_else(no_coordinator)?.partition.0;
     let secret = digest(&head.secret)?;
+    let plugin = plugin.map_err(|e| ApiError::from(&e))?;
     let session = Session { group: head.group, id: head.member, secret, partition };
     let (group, member) = (session.group.clone(), session.id.clone());
-    let mut filter = None;
-    let answer = match head.join {
-        None => ctx.shard.group(partition, GroupRequest::Look { group, member, secret }),
-        Some(join) => {
-            let gone = join.gone.into_iter().map(|g| Ok((g.member, digest(&g.secret)?)));
-            let gone = gone.collect::<Result<Vec<_>, ApiError>>()?;
-            if let Some(f) = &join.filter {
-                let found = ctx.shard.metadata().plugin(&f.reference, PluginKind::Filter).cloned();
-                filter = Some(found.map_err(|e| ApiError::from(&e))?);
-            }
-            let resolved = join.filter.zip(filter.as_ref()).map(|(f, plugin)| {
-                let reference = format!("{}@{}", plugin.name, plugin.version);
-                GroupFilter { reference, config: f.config, on_failure: f.on_failure }
-            });
-            let join = Join {
-                secret,
-                gone,
-                instance: join.instance,
-                client: join.client,
-                host,
-                topics: join.topics,
-                session_ms: join.session_ms,
-                terms: Terms { assignor: join.assignor, filter: resolved },
-            };
-            ctx.shard.group(partition, GroupRequest::Join { group, member, join })
-        }
+    let request = match head.join {
+        None => GroupRequest::Look { group, member, secret },
+        Some(join) => GroupRequest::Join { group, member, join: terms_of(join, secret, host, plugin.as_ref())? },
     };
-    let mut assignment = assigned(ctx, None, answer.await)?;
-    assignment.filter = filter.as_ref().map(describe);
+    let mut assignment = assigned(ctx, None, ctx.engine.group(partition, request).await.await)?;
+    assignment.filter = plugin.as_ref().map(describe);
     Ok((session, assignment))
+}
+
+/// What a member joins with. Its filter is named by the plugin that its reference means now.
+fn terms_of(join: GroupJoin, secret: SecretDigest, host: String, plugin: Option<&Plugin>) -> Result<Join, ApiError> {
+    let gone = join.gone.into_iter().map(|g| Ok((g.member, digest(&g.secret)?)));
+    let gone = gone.collect::<Result<Vec<_>, ApiError>>()?;
+    let filter = join.filter.zip(plugin).map(|(f, plugin)| {
+        let reference = format!("{}@{}", plugin.name, plugin.version);
+        GroupFilter { reference, config: f.config, on_failure: f.on_failure }
+    });
+    Ok(Join {
+        secret,
+        gone,
+        instance: join.instance,
+        client: join.client,
+        host,
+        topics: join.topics,
+        session_ms: join.session_ms,
+        terms: Terms { assignor: join.assignor, filter },
+    })
 }
 
 impl Session {
     /// Asks the coordinator what a frame asks for; asked when this returns, answered later.
-    fn request(&self, ctx: &Rc<Ctx>, frame: Frame) -> Result<std::pin::Pin<Box<dyn Future<Output = Reply>>>, ApiError> {
+    async fn request(&self, ctx: &Rc<Ctx>, frame: Frame) -> Result<Pin<Box<dyn Future<Output = Reply>>>, ApiError> {
         let (group, member, secret, ctx) = (self.group.clone(), self.id.clone(), self.secret, ctx.clone());
         match frame.kind {
             FrameKind::GroupHeartbeat => {
                 let GroupHeartbeat { number, epoch, topics } = frame.decode()?;
                 let request = GroupRequest::Heartbeat { group, member, secret, epoch, topics };
-                let answer = ctx.shard.group(self.partition, request);
+                let answer = ctx.engine.group(self.partition, request).await;
                 Ok(Box::pin(async move { Ok(encode_message(assigned(&ctx, Some(number), answer.await)?).0) }))
             }
             FrameKind::GroupCommit => {
@@ -197,7 +204,7 @@ impl Session {
                 let offsets = offsets.into_iter().map(|c| (c.partition, c.at)).collect();
                 let committer = Some(Committer { member, secret, epoch });
                 let request = GroupRequest::Commit { group, committer, offsets };
-                let answer = ctx.shard.group(self.partition, request);
+                let answer = ctx.engine.group(self.partition, request).await;
                 Ok(Box::pin(async move {
                     let refused: Vec<(TopicPartition, GroupError)> = answered(answer.await)?;
                     let refusal =
@@ -209,7 +216,7 @@ impl Session {
             FrameKind::GroupLeave => {
                 let head: GroupLeave = frame.decode()?;
                 let request = GroupRequest::Leave { group, member, secret, is_for_a_moment: head.for_a_moment };
-                let answer = ctx.shard.group(self.partition, request);
+                let answer = ctx.engine.group(self.partition, request).await;
                 Ok(Box::pin(async move {
                     match answer.await {
                         Ok(_) | Err(CoordinatorError::Refused(GroupError::UnknownMember { .. })) => {
@@ -225,17 +232,18 @@ impl Session {
         }
     }
 
-    fn look(&self, ctx: &Rc<Ctx>) -> impl Future<Output = Reply> + 'static {
+    /// Asks what the member may read now; asked when this returns, answered later.
+    async fn look(&self, ctx: &Rc<Ctx>) -> impl Future<Output = Reply> + use<> {
         let (group, member) = (self.group.clone(), self.id.clone());
         let request = GroupRequest::Look { group, member, secret: self.secret };
-        let (ctx, answer) = (ctx.clone(), ctx.shard.group(self.partition, request));
+        let (ctx, answer) = (ctx.clone(), ctx.engine.group(self.partition, request).await);
         async move { Ok(encode_message(assigned(&ctx, None, answer.await)?).0) }
     }
 
     async fn leave(&self, ctx: &Rc<Ctx>, is_for_a_moment: bool) {
         let (group, member) = (self.group.clone(), self.id.clone());
         let request = GroupRequest::Leave { group, member, secret: self.secret, is_for_a_moment };
-        if let Err(error) = ctx.shard.group(self.partition, request).await {
+        if let Err(error) = ctx.engine.group(self.partition, request).await.await {
             tracing::debug!(group = self.group, member = self.id, %error, "a member left that is none");
         }
     }
@@ -243,9 +251,9 @@ impl Session {
 
 fn assigned(ctx: &Ctx, number: Option<u64>, answer: GroupResult) -> Result<GroupAssignment, ApiError> {
     let Assignment { epoch, partitions } = answered(answer)?;
-    let metadata = ctx.shard.metadata();
+    let name = |topic: Option<&KnownTopic>| topic.map_or_else(String::new, |t| t.name.clone());
     let partition = |a: thalweg_control::Assigned| AssignedPartition {
-        topic: metadata.topic_by_id(a.partition.topic).map_or_else(String::new, |t| t.name.clone()),
+        topic: ctx.engine.with_topic(a.partition.topic, name),
         partition: a.partition,
         since: a.since,
         committed: a.committed,

@@ -2,6 +2,7 @@
 //! left to the door, and what is decided to the engine.
 
 pub(crate) mod answers;
+pub(crate) mod describe;
 pub(crate) mod fetch;
 pub(crate) mod groups;
 pub(crate) mod health;

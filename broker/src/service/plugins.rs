@@ -12,14 +12,16 @@ use thalweg_api::{
 };
 use thalweg_control::{Plugin, PluginDigest, PluginKind, Request};
 use thalweg_model::limits::PLUGIN_CONFIG_BYTES_MAX;
-use thalweg_model::{BrokerId, RecordBatch, TopicPartition};
+use thalweg_model::{BrokerId, RecordBatch};
 use thalweg_plugin_host::{AdmitError, Filter, Kind, Module, PartitionFailure, PartitionJob};
 use thalweg_replica::ProduceError;
 
 use crate::ctx::Ctx;
 use crate::door::{Principal, Service};
+use crate::engine::view::View;
 use crate::plugins::modules::{ModuleFault, digest_of};
 use crate::plugins::runtime::{off_thread, plugin_failed};
+use crate::refusal::unknown_topic;
 use crate::service::answers::answered;
 
 /// How long one other broker may take to hand over a module.
@@ -75,7 +77,7 @@ async fn upload(ctx: &Rc<Ctx>, request: UploadPluginRequest) -> Result<UploadPlu
         bytes: admitted.component.len() as u64,
         contract: thalweg_plugin_host::CONTRACT,
     };
-    let (plugin, existed): (Plugin, bool) = answered(ctx.shard.change(request).await)?;
+    let (plugin, existed): (Plugin, bool) = answered(ctx.engine.change(request).await)?;
     // Known by what was uploaded. Another version of Thalweg may have made another component of it then, and that
     // one is what topics are pinned to.
     if existed && plugin.digest != digest {
@@ -86,7 +88,7 @@ async fn upload(ctx: &Rc<Ctx>, request: UploadPluginRequest) -> Result<UploadPlu
 
 /// Hands a module to the other brokers, so that a majority of them holds it before it has a name.
 async fn replicate(ctx: &Rc<Ctx>, digest: &PluginDigest, component: &[u8]) -> Result<(), ApiError> {
-    let others: Vec<BrokerId> = ctx.shard.metadata().brokers().map(|b| b.id).filter(|b| b.0 != ctx.broker_id).collect();
+    let others = others(ctx).await;
     let majority = others.len().div_ceil(2);
     let body = Bytes::copy_from_slice(component);
     let mut tasks = tokio::task::JoinSet::new();
@@ -111,6 +113,12 @@ async fn replicate(ctx: &Rc<Ctx>, digest: &PluginDigest, component: &[u8]) -> Re
     // The others may take their time.
     tasks.detach_all();
     Ok(())
+}
+
+/// All brokers but this one.
+async fn others(ctx: &Ctx) -> Vec<BrokerId> {
+    let me = ctx.broker_id;
+    ctx.engine.look(move |view| view.metadata().brokers().map(|b| b.id).filter(|b| *b != me).collect()).await
 }
 
 /// Keeps a module that another broker hands over.
@@ -146,7 +154,7 @@ async fn repair(ctx: &Rc<Ctx>, plugin: &Plugin, fault: &ModuleFault) -> Result<B
             "a plugin's module is not what was uploaded; other brokers are asked for it"
         );
     }
-    let others: Vec<BrokerId> = ctx.shard.metadata().brokers().map(|b| b.id).filter(|b| b.0 != ctx.broker_id).collect();
+    let others = others(ctx).await;
     let mut said = Vec::new();
     for other in &others {
         let asked = ctx.peers.ask(*other, FetchPluginRequest { plugin: PluginReference::Digest(plugin.digest) });
@@ -186,7 +194,7 @@ async fn repair(ctx: &Rc<Ctx>, plugin: &Plugin, fault: &ModuleFault) -> Result<B
 
 /// Reads every module that the cluster knows, and repairs what is not whole; answers how many could not be.
 async fn scrub(ctx: &Rc<Ctx>) -> usize {
-    let mut plugins: Vec<Plugin> = ctx.shard.metadata().plugins().cloned().collect();
+    let mut plugins: Vec<Plugin> = ctx.engine.look(|view| view.metadata().plugins().cloned().collect()).await;
     plugins.sort_by_key(|p| p.digest);
     plugins.dedup_by_key(|p| p.digest);
     let mut lost = 0;
@@ -206,7 +214,9 @@ pub(crate) async fn load_filter(ctx: &Rc<Ctx>, reference: &str, config: Bytes) -
         let message = format!("filter config is {} bytes, the limit is {PLUGIN_CONFIG_BYTES_MAX}", config.len());
         return Err(ApiError::new(ErrorCode::TooLarge, message));
     }
-    let plugin = ctx.shard.metadata().plugin(reference, PluginKind::Filter).cloned().map_err(|e| ApiError::from(&e))?;
+    let reference = reference.to_owned();
+    let found = ctx.engine.look(move |view| view.metadata().plugin(&reference, PluginKind::Filter).cloned());
+    let plugin = found.await.map_err(|e| ApiError::from(&e))?;
     let module = module(ctx, &plugin, Kind::Filter).await?;
     let config: Arc<[u8]> = config[..].into();
     let (trial, trial_config) = (module.clone(), config.clone());
@@ -226,9 +236,12 @@ async fn module(ctx: &Rc<Ctx>, plugin: &Plugin, kind: Kind) -> Result<Module, Ap
 /// The partitions of a client's records, for clients that run no wasm themselves.
 async fn place(ctx: &Rc<Ctx>, request: PlaceRequest) -> Result<Vec<u32>, ApiError> {
     let id = request.topic;
-    ctx.find_partition(&TopicPartition::new(id, 0))?;
-    let topic = ctx.shard.metadata().topics().find(|t| t.id == id).cloned();
-    let topic = topic.expect("its partition was found");
+    let found = ctx.engine.look(move |view| {
+        let topic = view.metadata().topic_by_id(id)?.clone();
+        let pinned = topic.pin.as_ref().and_then(|pin| view.metadata().plugin_by_digest(&pin.digest)).cloned();
+        Some((topic, pinned))
+    });
+    let (topic, plugin) = found.await.ok_or_else(|| unknown_topic(id))?;
     let (found, current) = (request.pin_epoch, topic.pin_epoch);
     if found > current {
         return Err((&ProduceError::PinUnknown { found, current }).into());
@@ -243,8 +256,7 @@ async fn place(ctx: &Rc<Ctx>, request: PlaceRequest) -> Result<Vec<u32>, ApiErro
     };
     let batch =
         RecordBatch::parse(request.records).map_err(|e| ApiError::new(ErrorCode::CorruptBatch, e.to_string()))?;
-    let found = ctx.shard.metadata().plugin_by_digest(&pin.digest).cloned();
-    let plugin = found.ok_or_else(|| {
+    let plugin = plugin.ok_or_else(|| {
         ApiError::new(ErrorCode::Internal, format!("plugin {}@{} is pinned and unknown", pin.name, pin.version))
     })?;
     let module = module(ctx, &plugin, Kind::Partitioner).await?;
@@ -275,7 +287,8 @@ impl Service<UploadPluginRequest> for Ctx {
 
 impl Service<ListPluginsRequest> for Ctx {
     async fn serve(self: &Rc<Self>, _: &Principal, _: ListPluginsRequest) -> Result<ListPluginsReply, ApiError> {
-        Ok(ListPluginsReply { plugins: self.shard.metadata().plugins().map(describe).collect() })
+        let all = |view: &View<'_>| view.metadata().plugins().map(describe).collect();
+        Ok(ListPluginsReply { plugins: self.engine.look(all).await })
     }
 }
 
@@ -285,16 +298,15 @@ impl Service<FetchPluginRequest> for Ctx {
         principal: &Principal,
         request: FetchPluginRequest,
     ) -> Result<FetchPluginReply, ApiError> {
-        let found = match request.plugin {
-            PluginReference::Name(name) => {
-                self.shard.metadata().plugin_any(&name).cloned().map_err(|e| ApiError::from(&e))?
-            }
+        let wanted = request.plugin;
+        let found = self.engine.look(move |view| match wanted {
+            PluginReference::Name(name) => view.metadata().plugin_any(&name).cloned().map_err(|e| ApiError::from(&e)),
             PluginReference::Digest(digest) => {
-                let found = self.shard.metadata().plugin_by_digest(&digest).cloned();
                 let unknown = || ApiError::new(ErrorCode::UnknownPlugin, format!("no plugin has digest {digest}"));
-                found.ok_or_else(unknown)?
+                view.metadata().plugin_by_digest(&digest).cloned().ok_or_else(unknown)
             }
-        };
+        });
+        let found = found.await?;
         let module = read_for(self, &found, principal).await?;
         Ok(FetchPluginReply { plugin: describe(&found), module })
     }

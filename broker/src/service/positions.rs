@@ -4,7 +4,8 @@ use thalweg_api::{ApiError, ErrorCode};
 use thalweg_model::{Offset, Position, TopicPartition};
 
 use crate::ctx::Ctx;
-use crate::engine::shard::Read;
+use crate::engine::calls::Read;
+use crate::engine::view::View;
 use crate::refusal::{damaged, lost};
 
 /// Most bytes that are read at once to find a timestamp.
@@ -13,22 +14,26 @@ const READ_BYTES: usize = 1 << 20;
 /// As [`resolve`], for who reads from there: a position that the log does not hold is refused.
 pub(crate) async fn resolve_to_read(
     ctx: &Ctx,
-    name: &TopicPartition,
+    name: TopicPartition,
     start: Position,
 ) -> Result<Option<Offset>, ApiError> {
     let Some(at) = resolve(ctx, name, start).await? else { return Ok(None) };
-    let end = || ctx.shard.state(name).map_or(at, |s| s.log_end);
+    let bounds = move |view: &View<'_>| (view.log_start(&name), view.state(&name).map_or(at, |s| s.log_end));
+    let (mut log_start, mut end) = ctx.engine.look(bounds).await;
     // Up to the log's end it is a matter of waiting. Past it, somebody may lead who knows more: the quorum tells.
-    if at > end() && ctx.shard.confirm(*name).await.is_err() {
-        return Ok(None);
+    if at > end {
+        if ctx.engine.confirm(name).await.is_err() {
+            return Ok(None);
+        }
+        (log_start, end) = ctx.engine.look(bounds).await;
     }
-    let log_start = ctx.shard.log_start(name);
-    match at >= log_start && at <= end() {
+    match at >= log_start && at <= end {
         true => Ok(Some(at)),
-        false => Err(out_of_range(at, log_start, end())),
+        false => Err(out_of_range(at, log_start, end)),
     }
 }
 
+/// The error of a position that the log does not hold.
 pub(crate) fn out_of_range(at: Offset, log_start: Offset, end: Offset) -> ApiError {
     let message = match at < log_start {
         true => format!("offset {at} has been removed by retention: the log holds {log_start} to {end} (exclusive)"),
@@ -37,40 +42,66 @@ pub(crate) fn out_of_range(at: Offset, log_start: Offset, end: Offset) -> ApiErr
     ApiError::new(ErrorCode::OffsetOutOfRange, message)
 }
 
+/// What a look tells of a start position.
+enum Found {
+    NotServed,
+    At(Offset),
+    /// With others about, this broker may have been replaced without knowing it: the quorum tells where the end is.
+    End,
+    /// At the first record of some timestamp from here on, or else at `high_watermark`.
+    From {
+        from: Offset,
+        at_ms: i64,
+        high_watermark: Offset,
+    },
+}
+
 /// Where a start position lies now; `None` while the partition does not serve yet.
-pub(crate) async fn resolve(ctx: &Ctx, name: &TopicPartition, start: Position) -> Result<Option<Offset>, ApiError> {
-    if let Some(what) = ctx.shard.offline(name) {
+pub(crate) async fn resolve(ctx: &Ctx, name: TopicPartition, start: Position) -> Result<Option<Offset>, ApiError> {
+    match ctx.engine.look(move |view| find(view, &name, start)).await? {
+        Found::NotServed => Ok(None),
+        Found::At(offset) => Ok(Some(offset)),
+        Found::End => Ok(ctx.engine.confirm(name).await.ok()),
+        Found::From { from, at_ms, high_watermark } => {
+            Ok(Some(timestamp_offset(ctx, name, from, at_ms).await?.unwrap_or(high_watermark)))
+        }
+    }
+}
+
+fn find(view: &View<'_>, name: &TopicPartition, start: Position) -> Result<Found, ApiError> {
+    if let Some(what) = view.offline(name) {
         return Err(damaged(name.partition.0, &what));
     }
-    if let Some(what) = ctx.shard.lost_copy(name) {
+    if let Some(what) = view.lost_copy(name) {
         return Err(lost(name.partition.0, &what));
     }
-    let Some(state) = ctx.shard.state(name).filter(|s| s.is_serving) else {
-        return Ok(None);
+    let Some(state) = view.state(name).filter(|s| s.is_serving) else {
+        return Ok(Found::NotServed);
     };
-    let log_start = ctx.shard.log_start(name);
-    Ok(Some(match start {
-        Position::Offset(offset) => Offset(offset.min(Offset::MAX.0)),
-        Position::Earliest => log_start,
-        // With others about, this broker may have been replaced without knowing it.
-        Position::Latest => match ctx.shard.confirm(*name).await {
-            Ok(offset) => offset,
-            Err(_) => return Ok(None),
+    let high_watermark = state.high_watermark;
+    Ok(match start {
+        Position::Offset(offset) => Found::At(Offset(offset.min(Offset::MAX.0))),
+        Position::Earliest => Found::At(view.log_start(name)),
+        Position::Latest => Found::End,
+        Position::Timestamp(at_ms) => match view.offset_for_timestamp(name, at_ms) {
+            Some(from) => Found::From { from, at_ms, high_watermark },
+            None => Found::At(high_watermark),
         },
-        Position::Timestamp(ms) => timestamp_offset(ctx, name, ms).await?.unwrap_or(state.high_watermark),
         other => {
             return Err(ApiError::new(ErrorCode::InvalidRequest, format!("position {other:?} is unknown here")));
         }
-    }))
+    })
 }
 
-/// The first record at or after a timestamp.
-async fn timestamp_offset(ctx: &Ctx, name: &TopicPartition, at_ms: i64) -> Result<Option<Offset>, ApiError> {
-    let Some(mut from) = ctx.shard.offset_for_timestamp(name, at_ms) else {
-        return Ok(None);
-    };
+/// The first record at or after a timestamp, of those from an offset on.
+async fn timestamp_offset(
+    ctx: &Ctx,
+    name: TopicPartition,
+    mut from: Offset,
+    at_ms: i64,
+) -> Result<Option<Offset>, ApiError> {
     loop {
-        let batches = match ctx.shard.read(name, from, READ_BYTES).await {
+        let batches = match ctx.engine.read(name, from, READ_BYTES).await.0 {
             Read::Batches(batches) => batches,
             Read::BelowStart(start) => {
                 from = start;

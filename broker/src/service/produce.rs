@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::ctx::Ctx;
 use crate::door::Principal;
+use crate::engine::calls::{OffsetResult, Reply};
 use crate::refusal::{damaged, lost};
 
 /// Answers sent in one write at most.
@@ -40,9 +41,7 @@ pub(crate) async fn serve(
     let mut next = Ok(Some(first));
     while let Ok(Some(frame)) = next {
         // Back-pressure instead of memory: QUIC's flow control holds the producer while segments lag behind.
-        while ctx.shard.is_congested() {
-            ctx.shard.room.notified().await;
-        }
+        ctx.engine.room().await;
         let permit = unanswered.clone().acquire_owned().await.expect("never closed");
         if let Err(error) = append(&ctx, &principal, frame, &sender, permit).await {
             ctx.metrics.produce_errors.inc();
@@ -73,11 +72,11 @@ async fn append(
     };
     let (request_id, name) = (request.request_id, request.partition);
     let answer = {
-        let (replies, ctx) = (replies.clone(), ctx.clone());
+        let (replies, errors) = (replies.clone(), ctx.metrics.produce_errors.clone());
         move |base_offset: Result<Offset, ApiError>| {
             drop(permit);
             if base_offset.is_err() {
-                ctx.metrics.produce_errors.inc();
+                errors.inc();
             }
             let _ = replies.send(ProduceReply { request_id, base_offset });
         }
@@ -99,10 +98,9 @@ async fn append(
     ctx.metrics.produced_bytes.inc_by(batch.bytes().len() as u64);
     let request = Produce { batch, token: request.token, pin_epoch: request.pin_epoch, acks: request.acks };
     let partition = name.partition.0;
-    let done = Box::new(move |result: Result<Offset, ProduceError>| {
-        answer(result.map_err(|e| refused(partition, &e)));
-    });
-    ctx.shard.produce(name, request, done);
+    // Passed on by the engine itself: one that waited here for the answer would be one more task to wake.
+    let reply = Reply::new(move |result: OffsetResult| answer(result.map_err(|e| refused(partition, &e))));
+    ctx.engine.produce(name, request, reply).await;
     Ok(())
 }
 

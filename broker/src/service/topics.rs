@@ -1,7 +1,9 @@
 //! What clients ask about topics: metadata, making and removing, offsets, producer ids. What operators ask of the whole
 //! cluster is in `operate.rs`.
 
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use quinn::SendStream;
 use ring::rand::SecureRandom;
@@ -20,9 +22,14 @@ use uuid::Uuid;
 use crate::cluster::forward::call;
 use crate::ctx::Ctx;
 use crate::door::{Principal, Service};
+use crate::engine::view::View;
 use crate::refusal::refuse;
 use crate::service::answers::answered;
+use crate::service::describe;
 use crate::service::positions::resolve;
+
+/// How long who makes a topic waits for its partitions to be led.
+const LEADERS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Sends the metadata of some topics at once and after every change, until the client goes away.
 pub(crate) async fn watch(
@@ -39,7 +46,7 @@ pub(crate) async fn watch(
     if let Err(error) = ctx.may(&principal, Right::Describe, Resource::Cluster) {
         return refuse(&mut stream, error).await;
     }
-    let mut changed = ctx.shard.watch_metadata();
+    let mut changed = ctx.engine.watch_metadata();
     let mut last = None;
     loop {
         changed.borrow_and_update();
@@ -69,42 +76,51 @@ impl Service<MetadataRequest> for Ctx {
     }
 }
 
+/// What a client wants to know of topics, all of it of one moment.
 async fn metadata(ctx: &Rc<Ctx>, principal: &Principal, request: MetadataRequest) -> MetadataReply {
-    let mut topics = Vec::new();
-    if request.topics.is_empty() {
-        let all: Vec<_> = ctx.shard.metadata().topics().cloned().collect();
-        topics.extend(all.iter().map(|t| Ok(ctx.describe(t))));
-    }
-    for name in request.topics {
-        let found = match find(ctx, &name) {
-            Err(_)
-                if request.create_missing
-                    && ctx.topics_on_first_use
-                    && ctx.may(principal, Right::Alter, Resource::Topic(&name)).is_ok() =>
-            {
-                match make_on_first_use(ctx, &name).await {
-                    // Two clients may come at once; the second finds what the first has made.
-                    Err(e) if e.code == ErrorCode::TopicExists => find(ctx, &name),
-                    made => made,
-                }
+    let mut made = HashMap::new();
+    if request.create_missing && ctx.topics_on_first_use {
+        for name in &request.topics {
+            if let Some(answer) = make_on_first_use(ctx, principal, name).await {
+                made.insert(name.clone(), answer);
             }
-            found => found,
-        };
-        topics.push(found.map_err(|error| TopicError { name, error }));
+        }
     }
-    let controller = ctx.shard.controller();
-    MetadataReply { cluster_id: ctx.cluster_id.clone(), brokers: ctx.brokers(), topics, controller }
+    let cluster_id = ctx.cluster_id.clone();
+    let look = move |view: &View<'_>| {
+        let topic = |name: String| {
+            // One that another broker has just made may not be known here yet.
+            let found = made.get(&name).cloned().unwrap_or_else(|| find(view, &name));
+            found.map_err(|error| TopicError { name, error })
+        };
+        let topics = match request.topics.is_empty() {
+            true => view.metadata().topics().map(|t| Ok(describe::topic(view, t))).collect(),
+            false => request.topics.into_iter().map(topic).collect(),
+        };
+        MetadataReply { cluster_id, brokers: describe::brokers(view), topics, controller: view.controller() }
+    };
+    ctx.engine.look(look).await
 }
 
-fn find(ctx: &Ctx, name: &str) -> Result<Topic, ApiError> {
-    let found = ctx.shard.metadata().topic(name).cloned().map_err(|e| ApiError::from(&e))?;
-    Ok(ctx.describe(&found))
+fn find(view: &View<'_>, name: &str) -> Result<Topic, ApiError> {
+    let found = view.metadata().topic(name).map_err(|e| ApiError::from(&e))?;
+    Ok(describe::topic(view, found))
 }
 
-async fn make_on_first_use(ctx: &Rc<Ctx>, name: &str) -> Result<Topic, ApiError> {
+/// Makes a topic that is missing; `None` where it is there, or may not be made.
+async fn make_on_first_use(ctx: &Rc<Ctx>, principal: &Principal, name: &str) -> Option<Result<Topic, ApiError>> {
+    let wanted = name.to_owned();
+    let is_there = ctx.engine.look(move |view| view.metadata().topic(&wanted).is_ok()).await;
+    if is_there || ctx.may(principal, Right::Alter, Resource::Topic(name)).is_err() {
+        return None;
+    }
     let (replication_factor, partitioner, config) = (None, None, TopicConfig::default());
     let request = CreateTopicRequest { name: name.to_owned(), partitions: 1, replication_factor, partitioner, config };
-    Ok(call(ctx, request).await?.topic)
+    match call(ctx, request).await {
+        // Two clients may come at once; the second finds what the first has made.
+        Err(e) if e.code == ErrorCode::TopicExists => None,
+        made => Some(made.map(|reply| reply.topic)),
+    }
 }
 
 impl Service<CreateTopicRequest> for Ctx {
@@ -115,15 +131,26 @@ impl Service<CreateTopicRequest> for Ctx {
             name: request.name.clone(),
             partitions: request.partitions,
             replication_factor: request.replication_factor.unwrap_or(0),
-            live: self.shard.live(),
+            live: self.engine.look(|view| view.live()).await,
             partitioner: request.partitioner.map(pair),
             config: request.config,
         };
         self.change(change).await?;
-        let topic = self.shard.metadata().topic(&request.name).cloned().map_err(|e| ApiError::from(&e))?;
-        self.wait_for_leaders(&topic).await;
-        Ok(CreateTopicReply { topic: self.describe(&topic) })
+        let name = request.name;
+        let made = self.engine.look(move |view| view.metadata().topic(&name).cloned()).await;
+        let topic = made.map_err(|e| ApiError::from(&e))?;
+        wait_for_leaders(self, topic.id, topic.partitions).await;
+        Ok(CreateTopicReply { topic: self.engine.look(move |view| describe::topic(view, &topic)).await })
     }
+}
+
+/// A new topic's partitions elect within a moment; who made it should find them led.
+async fn wait_for_leaders(ctx: &Ctx, topic: TopicId, partitions: u32) {
+    let are_led = move |view: &View<'_>| {
+        let is_led = |p| view.leader(&TopicPartition::new(topic, p)).is_some();
+        (0..partitions).all(is_led).then_some(())
+    };
+    let _ = tokio::time::timeout(LEADERS_PATIENCE, ctx.engine.look_until(are_led)).await;
 }
 
 fn pair(choice: PartitionerChoice) -> (String, bytes::Bytes) {
@@ -151,7 +178,7 @@ impl Service<SetPartitionerRequest> for Ctx {
     ) -> Result<SetPartitionerReply, ApiError> {
         let partitioner = request.partitioner.map(pair);
         self.change(Request::SetPartitioner { name: request.name.clone(), partitioner }).await?;
-        Ok(SetPartitionerReply { topic: find(self, &request.name)? })
+        Ok(SetPartitionerReply { topic: self.engine.look(move |view| find(view, &request.name)).await? })
     }
 }
 
@@ -167,7 +194,7 @@ impl Service<InitProducerRequest> for Ctx {
         let mut secret = [0; 32];
         let no_chance = |_| ApiError::new(ErrorCode::Internal, "the operating system gives no random bytes");
         ring::rand::SystemRandom::new().fill(&mut secret).map_err(no_chance)?;
-        let (id, token) = answered(self.shard.change(Request::InitProducer { secret }).await)?;
+        let (id, token) = answered(self.engine.change(Request::InitProducer { secret }).await)?;
         Ok(InitProducerReply { id, epoch: ProducerEpoch(0), token })
     }
 }
@@ -179,7 +206,10 @@ impl Service<ListOffsetsRequest> for Ctx {
             let name = TopicPartition { topic: request.topic, partition: query.partition };
             let found = async {
                 self.find_partition(&name)?;
-                resolve(self, &name, query.at).await?.ok_or_else(|| not_served(self, &name))
+                match resolve(self, name, query.at).await? {
+                    Some(offset) => Ok(offset),
+                    None => Err(not_served(self, name).await),
+                }
             };
             answers.push(OffsetAnswer { partition: query.partition, offset: found.await });
         }
@@ -187,7 +217,8 @@ impl Service<ListOffsetsRequest> for Ctx {
     }
 }
 
-fn not_served(ctx: &Ctx, name: &TopicPartition) -> ApiError {
+async fn not_served(ctx: &Ctx, name: TopicPartition) -> ApiError {
+    let leader = ctx.engine.look(move |view| view.leader(&name)).await;
     let nobody = || ApiError::new(ErrorCode::NotLeader, "the partition has no leader at the moment");
-    ctx.led_elsewhere(name).unwrap_or_else(nobody)
+    ctx.led_elsewhere(&name, leader).unwrap_or_else(nobody)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quinn::Connection;
 use thalweg_api::{ApiError, ErrorCode, Hello, HelloReply};
-use thalweg_model::{BrokerId, check_client_id};
+use thalweg_model::check_client_id;
 use thalweg_quic::{FrameReader, StreamError, send};
 use thalweg_wire::{agree, versions};
 
@@ -31,7 +31,12 @@ pub(crate) async fn greet(ctx: &Ctx, connection: &Connection) -> Result<bool, St
     }
     // Before it has caught up with the metadata it would take topics for unknown that are only unknown to itself.
     if tokio::time::timeout(READY_TIMEOUT, ctx.registered()).await.is_err() {
-        let why = ctx.shard.refusal().map(|why| format!(": {why}")).unwrap_or_default();
+        let why = ctx
+            .engine
+            .look(|view| view.refusal().map(str::to_owned))
+            .await
+            .map(|why| format!(": {why}"))
+            .unwrap_or_default();
         let what =
             format!("broker {} has not joined its cluster yet{why}; ask another broker, or again later", ctx.broker_id);
         refuse(&mut sender, ApiError::new(ErrorCode::NotLeader, what)).await;
@@ -41,7 +46,7 @@ pub(crate) async fn greet(ctx: &Ctx, connection: &Connection) -> Result<bool, St
         versions: versions(),
         features: 0,
         cluster_id: ctx.cluster_id.clone(),
-        broker_id: BrokerId(ctx.broker_id),
+        broker_id: ctx.broker_id,
         broker_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     send(&mut sender, reply).await?;

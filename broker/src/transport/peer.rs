@@ -1,17 +1,23 @@
-//! A connection that another broker has made: its hello, then messages and requests until it ends. Who may be there is
-//! judged by `cluster/guests.rs`.
+//! A connection that another broker has made: its hello, then messages and requests until it ends. Connections that
+//! this broker makes are in `cluster/peers.rs`.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use anyhow::{Context, Result, bail};
 use quinn::{Connection, RecvStream, SendStream};
-use thalweg_api::ApiError;
+use thalweg_api::{ApiError, ErrorCode, PeerHello, PeerHelloReply, PeerMessages};
+use thalweg_broker_core::{NodeMessage, Peer};
+use thalweg_control::ControlError;
 use thalweg_model::BrokerId;
-use thalweg_quic::FrameReader;
+use thalweg_quic::{FrameReader, send};
 
-use crate::cluster::guests::{greet, receive};
+use crate::cluster::authority::{peer_name, proves};
+use crate::cluster::guests::Guest;
 use crate::ctx::Ctx;
 use crate::door::Principal;
+use crate::engine::view::View;
 use crate::refusal::refuse;
 use crate::transport::router;
 
@@ -38,12 +44,12 @@ pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection) {
     loop {
         tokio::select! {
             accepted = connection.accept_uni() => match accepted {
-                Ok(stream) => drop(streams.spawn_local(receive(ctx.clone(), guest.peer(), stream))),
+                Ok(stream) => drop(streams.spawn_local(receive(ctx.clone(), guest.peer, stream))),
                 Err(_) => return,
             },
             accepted = connection.accept_bi() => match accepted {
                 Ok((sender, receiver)) => {
-                    streams.spawn_local(request(ctx.clone(), guest.peer().id, sender, receiver));
+                    streams.spawn_local(request(ctx.clone(), guest.peer.id, sender, receiver));
                 }
                 Err(_) => return,
             },
@@ -58,5 +64,93 @@ async fn request(ctx: Rc<Ctx>, peer: BrokerId, mut sender: SendStream, receiver:
         Ok(Some(frame)) => router::serve(ctx, Principal::Broker(peer), frame, sender).await,
         Ok(None) => {}
         Err(error) => refuse(&mut sender, ApiError::malformed(error)).await,
+    }
+}
+
+/// Who is there, and may they be?
+async fn greet(ctx: &Ctx, connection: &Connection) -> Result<Guest> {
+    let (mut sender, receiver) = connection.accept_bi().await?;
+    let frame = FrameReader::new(receiver).next().await?.context("no hello")?;
+    let hello: PeerHello = frame.expect()?;
+    match let_in(ctx, connection, hello).await {
+        Ok((guest, remembered)) => {
+            send(&mut sender, PeerHelloReply { broker_id: ctx.broker_id, remembered }).await?;
+            let _ = sender.finish();
+            Ok(guest)
+        }
+        Err(refusal) => {
+            refuse(&mut sender, ApiError::new(ErrorCode::InvalidRequest, refusal.clone())).await;
+            bail!(refusal)
+        }
+    }
+}
+
+/// The guest, and the start of its directory that this broker remembers; or why it is refused.
+async fn let_in(ctx: &Ctx, connection: &Connection, hello: PeerHello) -> Result<(Guest, u64), String> {
+    let PeerHello { cluster_id, broker_id: id, directory, incarnation, .. } = hello;
+    if cluster_id != ctx.cluster_id {
+        return Err(format!("broker {id} is of cluster {cluster_id}, this is cluster {}", ctx.cluster_id));
+    }
+    if !proves(connection, Some(&peer_name(id.0))) {
+        return Err(format!("the certificate does not prove that this is broker {id}"));
+    }
+    if id == ctx.broker_id {
+        return Err(format!("broker {id} is this one; give the other one another id"));
+    }
+    let at = connection.remote_address();
+    let ip = match at.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    let peer = Peer { id, directory, incarnation, address: (ip.to_bits(), at.port()) };
+    let judged = ctx.engine.look(move |view| {
+        let given_up = view.metadata().check_directory(id, directory).err();
+        let refusal = given_up.or_else(|| view.admit(&peer).err());
+        (refusal, view.remembers(directory), taken(view, id))
+    });
+    let (refusal, remembered, taken) = judged.await;
+    match refusal {
+        Some(refusal) => Err(refusal.to_string()),
+        // Of two that are judged at once the first to enter stays; of one on a copy of its directory the engine hears
+        // nothing as long as it hears the other.
+        None => Guest::enter(&ctx.guests, peer).map(|guest| (guest, remembered)).ok_or_else(|| taken.to_string()),
+    }
+}
+
+fn taken(view: &View<'_>, id: BrokerId) -> ControlError {
+    let known = view.metadata().broker(id);
+    let directory = known.map_or_else(String::new, |b| b.directory.to_string());
+    let address = known.map_or_else(String::new, |b| format!("{}:{}", b.host, b.port));
+    ControlError::BrokerIdTaken { id, directory, address }
+}
+
+/// Hands what another broker says to the engine, in its order, until the stream ends.
+async fn receive(ctx: Rc<Ctx>, from: Peer, stream: RecvStream) {
+    let mut frames = FrameReader::new(stream);
+    while let Ok(Some(frame)) = frames.next().await {
+        let (kind, mut body) = (frame.kind, frame.body.clone());
+        let Ok(messages) = frame.expect::<PeerMessages>() else {
+            tracing::warn!(
+                broker = %from.id, ?kind,
+                "a peer sends a frame that it may not; its stream is closed"
+            );
+            return;
+        };
+        // What comes before one that does not read counts.
+        let (mut said, mut unreadable) = (Vec::with_capacity(messages.heads.len()), None);
+        for head in messages.heads {
+            match NodeMessage::decode(&head, &mut body) {
+                Ok(message) => said.push(message),
+                Err(error) => {
+                    unreadable = Some(error);
+                    break;
+                }
+            }
+        }
+        ctx.engine.step(from, said).await;
+        if let Some(error) = unreadable {
+            tracing::warn!(broker = %from.id, %error, "its stream is closed");
+            return;
+        }
     }
 }
