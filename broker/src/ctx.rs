@@ -8,8 +8,8 @@ use thalweg_control::Request;
 use thalweg_model::{BrokerId, LeaderEpoch, TopicPartition};
 use tokio::sync::Semaphore;
 
-use crate::cluster::guests::Guests;
 use crate::cluster::peers::Peers;
+use crate::cluster::visitors::Visitors;
 use crate::engine::handle::EngineHandle;
 use crate::metrics::Metrics;
 use crate::plugins::runtime::Plugins;
@@ -19,7 +19,7 @@ use crate::refusal::unknown_topic;
 pub(crate) struct Ctx {
     pub(crate) engine: EngineHandle,
     pub(crate) peers: Rc<Peers>,
-    pub(crate) guests: Rc<Guests>,
+    pub(crate) visitors: Rc<Visitors>,
     pub(crate) plugins: Plugins,
     pub(crate) metrics: Metrics,
     pub(crate) cluster_id: String,

@@ -141,7 +141,7 @@ fn join(config: BrokerConfig, opened: &Opened, ports: &Ports) -> Result<Running>
     let ctx = Rc::new(Ctx {
         peers: Peers::new(connector, me, places, engine.clone(), (outbox.clone(), opened)),
         engine,
-        guests: Rc::default(),
+        visitors: Rc::default(),
         plugins: Plugins::new(directory.path.clone(), config.compiler, config.module_bytes_max),
         metrics: ports.metrics.clone(),
         cluster_id: member.cluster_id.to_string(),

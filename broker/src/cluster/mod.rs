@@ -4,8 +4,8 @@
 pub(crate) mod authority;
 pub(crate) mod files;
 pub(crate) mod forward;
-pub(crate) mod guests;
 pub(crate) mod identity;
 pub(crate) mod peers;
 pub(crate) mod recover;
 pub(crate) mod salvage;
+pub(crate) mod visitors;

@@ -3,7 +3,7 @@
 //! What the engine says comes by the outbox, and what others say of this broker goes to the engine's mailbox. Messages
 //! of one broker to another leave on one stream, in order; parts of segments leave on a stream of their own with a
 //! lower priority. What cannot be sent is dropped: Raft sends again what matters. Connections that others make are in
-//! `guests.rs` and transport's.
+//! `visitors.rs` and transport's.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};

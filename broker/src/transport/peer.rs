@@ -14,7 +14,7 @@ use thalweg_model::BrokerId;
 use thalweg_quic::{FrameReader, send};
 
 use crate::cluster::authority::{peer_name, proves};
-use crate::cluster::guests::Guest;
+use crate::cluster::visitors::Visitor;
 use crate::ctx::Ctx;
 use crate::door::Principal;
 use crate::engine::view::View;
@@ -30,8 +30,8 @@ const CLOSE_REFUSED: u32 = 3;
 
 /// Serves a connection that another broker has made.
 pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection) {
-    let guest = match tokio::time::timeout(HELLO_TIMEOUT, greet(&ctx, &connection)).await {
-        Ok(Ok(guest)) => guest,
+    let visitor = match tokio::time::timeout(HELLO_TIMEOUT, greet(&ctx, &connection)).await {
+        Ok(Ok(visitor)) => visitor,
         Ok(Err(error)) => {
             tracing::warn!(from = %connection.remote_address(), error = format!("{error:#}"), "a peer was refused");
             // Its answer says why; the close must not overtake it.
@@ -44,12 +44,12 @@ pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection) {
     loop {
         tokio::select! {
             accepted = connection.accept_uni() => match accepted {
-                Ok(stream) => drop(streams.spawn_local(receive(ctx.clone(), guest.peer, stream))),
+                Ok(stream) => drop(streams.spawn_local(receive(ctx.clone(), visitor.peer, stream))),
                 Err(_) => return,
             },
             accepted = connection.accept_bi() => match accepted {
                 Ok((sender, receiver)) => {
-                    streams.spawn_local(request(ctx.clone(), guest.peer.id, sender, receiver));
+                    streams.spawn_local(request(ctx.clone(), visitor.peer.id, sender, receiver));
                 }
                 Err(_) => return,
             },
@@ -68,15 +68,15 @@ async fn request(ctx: Rc<Ctx>, peer: BrokerId, mut sender: SendStream, receiver:
 }
 
 /// Who is there, and may they be?
-async fn greet(ctx: &Ctx, connection: &Connection) -> Result<Guest> {
+async fn greet(ctx: &Ctx, connection: &Connection) -> Result<Visitor> {
     let (mut sender, receiver) = connection.accept_bi().await?;
     let frame = FrameReader::new(receiver).next().await?.context("no hello")?;
     let hello: PeerHello = frame.expect()?;
     match let_in(ctx, connection, hello).await {
-        Ok((guest, remembered)) => {
+        Ok((visitor, remembered)) => {
             send(&mut sender, PeerHelloReply { broker_id: ctx.broker_id, remembered }).await?;
             let _ = sender.finish();
-            Ok(guest)
+            Ok(visitor)
         }
         Err(refusal) => {
             refuse(&mut sender, ApiError::new(ErrorCode::InvalidRequest, refusal.clone())).await;
@@ -85,8 +85,8 @@ async fn greet(ctx: &Ctx, connection: &Connection) -> Result<Guest> {
     }
 }
 
-/// The guest, and the start of its directory that this broker remembers; or why it is refused.
-async fn let_in(ctx: &Ctx, connection: &Connection, hello: PeerHello) -> Result<(Guest, u64), String> {
+/// The visitor, and the start of its directory that this broker remembers; or why it is refused.
+async fn let_in(ctx: &Ctx, connection: &Connection, hello: PeerHello) -> Result<(Visitor, u64), String> {
     let PeerHello { cluster_id, broker_id: id, directory, incarnation, .. } = hello;
     if cluster_id != ctx.cluster_id {
         return Err(format!("broker {id} is of cluster {cluster_id}, this is cluster {}", ctx.cluster_id));
@@ -113,7 +113,9 @@ async fn let_in(ctx: &Ctx, connection: &Connection, hello: PeerHello) -> Result<
         Some(refusal) => Err(refusal.to_string()),
         // Of two that are judged at once the first to enter stays; of one on a copy of its directory the engine hears
         // nothing as long as it hears the other.
-        None => Guest::enter(&ctx.guests, peer).map(|guest| (guest, remembered)).ok_or_else(|| taken.to_string()),
+        None => {
+            Visitor::enter(&ctx.visitors, peer).map(|visitor| (visitor, remembered)).ok_or_else(|| taken.to_string())
+        }
     }
 }
 

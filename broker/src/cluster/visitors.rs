@@ -10,29 +10,29 @@ use thalweg_model::{BrokerId, DirectoryId};
 
 /// Directory and number of the connections that each broker has made to this one.
 #[derive(Default)]
-pub(crate) struct Guests(RefCell<HashMap<BrokerId, (DirectoryId, usize)>>);
+pub(crate) struct Visitors(RefCell<HashMap<BrokerId, (DirectoryId, usize)>>);
 
 /// A broker that is connected to this one, for as long as the connection lives.
-pub(crate) struct Guest {
-    guests: Rc<Guests>,
+pub(crate) struct Visitor {
+    visitors: Rc<Visitors>,
     pub(crate) peer: Peer,
 }
 
-impl Guest {
+impl Visitor {
     /// `None` while the same number is connected from another directory.
-    pub(crate) fn enter(guests: &Rc<Guests>, peer: Peer) -> Option<Guest> {
-        let mut all = guests.0.borrow_mut();
+    pub(crate) fn enter(visitors: &Rc<Visitors>, peer: Peer) -> Option<Visitor> {
+        let mut all = visitors.0.borrow_mut();
         let (known, connections) = all.entry(peer.id).or_insert((peer.directory, 0));
         (*known == peer.directory).then(|| {
             *connections += 1;
-            Guest { guests: guests.clone(), peer }
+            Visitor { visitors: visitors.clone(), peer }
         })
     }
 }
 
-impl Drop for Guest {
+impl Drop for Visitor {
     fn drop(&mut self) {
-        let mut all = self.guests.0.borrow_mut();
+        let mut all = self.visitors.0.borrow_mut();
         if let Some((_, connections)) = all.get_mut(&self.peer.id) {
             *connections -= 1;
             if *connections == 0 {
