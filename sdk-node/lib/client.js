@@ -66,19 +66,23 @@ class Client {
     return this.#native
   }
 
+  /** A call of the core, by its name there. null is as good as left out. */
+  async #call(name, args = {}) {
+    return call(this.#open.call(name, presentOf(args)))
+  }
+
   async createTopic(name, options = {}) {
     checkName('name', name)
     checkNames('options of a topic', options, TOPIC_OPTIONS)
     checkNumbers(options, TOPIC_NUMBERS)
     checkStrings(options, ['partitioner'])
     const partitionerConfig = bytesOf(options.partitionerConfig, 'partitionerConfig')
-    const made = await call(this.#open.createTopic(name, { ...presentOf(options), partitionerConfig }))
-    return { ...made, partitioner: made.partitioner ?? null }
+    return this.#call('createTopic', { name, ...options, partitionerConfig })
   }
 
   async deleteTopic(name) {
     checkName('name', name)
-    await call(this.#open.deleteTopic(name)).catch((error) => {
+    await this.#call('deleteTopic', { name }).catch((error) => {
       // To make it is no advice for who deletes it.
       if (error instanceof NotFoundError) error.message = error.message.replace(/; create it with [^]*/, '; `topics()` shows those that do')
       throw error
@@ -86,25 +90,21 @@ class Client {
   }
 
   async topics() {
-    const topics = await call(this.#open.topics())
-    return topics.map((t) => ({ ...t, partitioner: t.partitioner ?? null }))
+    return this.#call('topics')
   }
 
   async offsets(topic, at) {
     checkName('topic', topic)
-    const [kind, value] = position(at, 'at')
-    const offsets = await call(this.#open.offsets(topic, kind, value))
-    return new Map(offsets.map((o) => [o.partition, o.offset]))
+    return new Map(await this.#call('offsets', { topic, position: position(at, 'at') }))
   }
 
   async uploadPlugin(name, module) {
     checkName('name', name)
-    const data = await moduleOf(module)
-    return call(this.#open.uploadPlugin(name, data))
+    return this.#call('uploadPlugin', { name, module: await moduleOf(module) })
   }
 
   async plugins() {
-    return call(this.#open.plugins())
+    return this.#call('plugins')
   }
 
   producer(topic, options = {}) {
@@ -147,35 +147,32 @@ class Client {
     checkName('topic', topic)
     // One that was forgotten must not take the topic's partitioner away.
     if (partitioner !== null) checkString('partitioner', partitioner)
-    await call(this.#open.setPartitioner(topic, partitioner ?? undefined, bytesOf(partitionerConfig, 'partitionerConfig')))
+    await this.#call('setPartitioner', { topic, partitioner, config: bytesOf(partitionerConfig, 'partitionerConfig') })
   }
 
   async groups() {
-    return call(this.#open.groups())
+    return this.#call('groups')
   }
 
   async describeGroup(group) {
     checkName('group', group)
-    const found = await call(this.#open.describeGroup(group))
-    const members = found.members.map((m) => ({ ...m, instance: m.instance ?? null }))
-    const offsets = found.offsets.map((o) => ({ ...o, committed: o.committed ?? null, lag: o.lag ?? null }))
-    return { ...found, filter: found.filter ?? null, members, offsets }
+    return this.#call('describeGroup', { group })
   }
 
   async deleteGroup(group) {
     checkName('group', group)
-    await call(this.#open.deleteGroup(group))
+    await this.#call('deleteGroup', { group })
   }
 
   async resetGroup(group, topic, to, options = {}) {
     checkName('group', group)
     checkName('topic', topic)
-    const [kind, value] = position(to, 'to')
+    const at = position(to, 'to')
     checkNames('options of resetGroup', options, ['partitions', 'dryRun'])
     checkPartitions(options.partitions)
     checkBooleans(options, ['dryRun'])
-    const moved = await call(this.#open.resetGroup(group, topic, options.partitions ?? [], { kind, value }, options.dryRun ?? false))
-    return new Map(moved.map((o) => [o.partition, o.offset]))
+    const { partitions, dryRun } = options
+    return new Map(await this.#call('resetGroup', { group, topic, partitions: partitions ?? [], to: at, dryRun: dryRun ?? false }))
   }
 
   /** Closes the consumers that were made here, and lets the connection go; producers keep theirs until they are closed. */

@@ -1,11 +1,12 @@
 //! The client: topics and plugins, and where producers and consumers come from.
 
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
-use thalweg::bindings::{self, ConsumerOptions, ProducerOptions, TopicOptions, milliseconds, seconds};
-use thalweg::{ClientBuilder, ConsumerBuilder, PluginInfo, TopicInfo};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyList, PyString};
+use thalweg::bindings::{self, ConsumerOptions, ProducerOptions, Value, milliseconds, seconds};
+use thalweg::{ClientBuilder, ConsumerBuilder};
 
-use crate::consumer::{Consumer, position};
+use crate::consumer::Consumer;
 use crate::error::raise;
 use crate::producer::Producer;
 use crate::runtime::future_into_py;
@@ -38,100 +39,58 @@ pub(crate) fn connect(
     })
 }
 
-type Dict = Py<PyDict>;
+/// What a call answers with: a struct is a dictionary of its fields.
+struct Answer(Value);
 
-fn topic_dict(t: &TopicInfo) -> PyResult<Dict> {
-    Python::attach(|py| {
-        let d = PyDict::new(py);
-        d.set_item("name", &t.name)?;
-        d.set_item("id", &t.id)?;
-        d.set_item("partitions", t.partitions)?;
-        d.set_item("partitioner", t.partitioner.as_deref())?;
-        d.set_item("retention_ms", t.retention_ms)?;
-        d.set_item("retention_bytes", t.retention_bytes)?;
-        d.set_item("segment_bytes", t.segment_bytes)?;
-        d.set_item("segment_ms", t.segment_ms)?;
-        d.set_item("timestamp_ahead_max_ms", t.timestamp_ahead_max_ms)?;
-        Ok(d.unbind())
-    })
+impl<'py> IntoPyObject<'py> for Answer {
+    type Target = PyAny;
+    type Output = Bound<'py, PyAny>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(match self.0 {
+            Value::None => py.None().into_bound(py),
+            Value::Bool(it) => PyBool::new(py, it).to_owned().into_any(),
+            Value::Int(it) => it.into_pyobject(py)?.into_any(),
+            Value::Text(it) => it.into_pyobject(py)?.into_any(),
+            Value::Bytes(it) => PyBytes::new(py, &it).into_any(),
+            Value::List(items) => PyList::new(py, items.into_iter().map(Answer))?.into_any(),
+            Value::Map(fields) => {
+                let dict = PyDict::new(py);
+                fields.into_iter().try_for_each(|(name, value)| dict.set_item(name, Answer(value)))?;
+                dict.into_any()
+            }
+        })
+    }
 }
 
-fn plugin_dict(p: &PluginInfo) -> PyResult<Dict> {
-    Python::attach(|py| {
-        let d = PyDict::new(py);
-        d.set_item("name", &p.name)?;
-        d.set_item("version", p.version)?;
-        d.set_item("kind", &p.kind)?;
-        d.set_item("digest", &p.digest)?;
-        d.set_item("bytes", p.bytes)?;
-        d.set_item("created_ms", p.created_ms)?;
-        Ok(d.unbind())
+/// An argument as it was given; lists are lists or tuples.
+fn value_of(given: &Bound<'_, PyAny>) -> PyResult<Value> {
+    Ok(if given.is_none() {
+        Value::None
+    } else if let Ok(it) = given.cast::<PyBool>() {
+        Value::Bool(it.is_true())
+    } else if given.is_instance_of::<PyInt>() {
+        Value::Int(given.extract().map_err(|_| PyValueError::new_err(format!("{given} has more than 128 bits")))?)
+    } else if given.is_instance_of::<PyString>() {
+        Value::Text(given.extract()?)
+    } else if let Ok(it) = given.cast::<PyBytes>() {
+        Value::Bytes(it.as_bytes().to_vec().into())
+    } else if let Ok(items) = given.extract::<Vec<Bound<'_, PyAny>>>() {
+        Value::List(items.iter().map(value_of).collect::<PyResult<_>>()?)
+    } else {
+        return Err(PyTypeError::new_err(format!("no call takes a {}", given.get_type().name()?)));
     })
 }
 
 #[pymethods]
 impl Client {
-    #[allow(clippy::too_many_arguments, reason = "keyword arguments of the Python side")]
-    fn create_topic<'py>(
-        &self,
-        py: Python<'py>,
-        name: String,
-        partitions: u32,
-        partitioner: Option<String>,
-        partitioner_config: Vec<u8>,
-        retention_ms: Option<i64>,
-        retention_bytes: Option<i64>,
-        segment_bytes: Option<u64>,
-        segment_ms: Option<u64>,
-        timestamp_ahead_max_ms: Option<i64>,
-        replication_factor: Option<u32>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    /// A call of `thalweg::bindings`, by its name and with arguments by theirs.
+    fn call<'py>(&self, py: Python<'py>, name: String, arguments: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyAny>> {
         let client = self.inner.clone();
-        let topic = TopicOptions {
-            partitions: Some(partitions),
-            partitioner,
-            partitioner_config: Some(partitioner_config),
-            retention_ms,
-            retention_bytes,
-            segment_bytes,
-            segment_ms,
-            timestamp_ahead_max_ms,
-            replication_factor,
-        };
-        let topic = topic.topic();
-        future_into_py(py, async move { topic_dict(&client.create_topic(&name, topic).await.map_err(raise)?) })
-    }
-
-    fn delete_topic<'py>(&self, py: Python<'py>, name: String) -> PyResult<Bound<'py, PyAny>> {
-        let client = self.inner.clone();
-        future_into_py(py, async move { client.delete_topic(&name).await.map_err(raise) })
-    }
-
-    fn topics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let client = self.inner.clone();
-        future_into_py(py, async move {
-            client.topics().await.map_err(raise)?.iter().map(topic_dict).collect::<PyResult<Vec<_>>>()
-        })
-    }
-
-    fn offsets<'py>(&self, py: Python<'py>, topic: String, kind: String, value: i64) -> PyResult<Bound<'py, PyAny>> {
-        let client = self.inner.clone();
-        future_into_py(py, async move {
-            let offsets = client.offsets(&topic, position(&kind, value)?).await.map_err(raise)?;
-            Ok(offsets.into_iter().map(|o| (o.partition, o.offset)).collect::<Vec<_>>())
-        })
-    }
-
-    fn upload_plugin<'py>(&self, py: Python<'py>, name: String, module: Vec<u8>) -> PyResult<Bound<'py, PyAny>> {
-        let client = self.inner.clone();
-        future_into_py(py, async move { plugin_dict(&client.upload_plugin(&name, module).await.map_err(raise)?) })
-    }
-
-    fn plugins<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let client = self.inner.clone();
-        future_into_py(py, async move {
-            client.plugins().await.map_err(raise)?.iter().map(plugin_dict).collect::<PyResult<Vec<_>>>()
-        })
+        let argument = |(name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>)| Ok((name.extract()?, value_of(&value)?));
+        let arguments = arguments.iter().map(argument).collect::<PyResult<bindings::Arguments>>()?;
+        future_into_py(py, async move { bindings::call(client, &name, arguments).await.map(Answer).map_err(raise) })
     }
 
     #[allow(clippy::too_many_arguments, reason = "keyword arguments of the Python side")]
@@ -161,78 +120,6 @@ impl Client {
     fn consumer<'py>(&self, py: Python<'py>, topics: Vec<String>, options: Reading) -> PyResult<Bound<'py, PyAny>> {
         let builder = options.builder(&self.inner, topics).map_err(raise)?;
         future_into_py(py, async move { Ok(Consumer::new(builder.build().await.map_err(raise)?)) })
-    }
-
-    /// All consumer groups: (group, state, members).
-    fn groups<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let client = self.inner.clone();
-        future_into_py(py, async move {
-            let groups = client.groups().await.map_err(raise)?;
-            Ok(groups.into_iter().map(|g| (g.group, g.state, g.members)).collect::<Vec<_>>())
-        })
-    }
-
-    /// A group: state, epoch, coordinator, assignor, filter, members, offsets.
-    fn describe_group<'py>(&self, py: Python<'py>, group: String) -> PyResult<Bound<'py, PyAny>> {
-        let client = self.inner.clone();
-        future_into_py(py, async move {
-            let g = client.describe_group(&group).await.map_err(raise)?;
-            let lags = client.group_lag(&g).await.map_err(raise)?;
-            let members: Vec<_> = g
-                .members
-                .into_iter()
-                .map(|m| (m.member, m.instance, m.client, m.host, m.partitions, m.revoked, m.is_away))
-                .collect();
-            let offsets: Vec<_> = lags
-                .into_iter()
-                .map(|(topic, partition, lag)| {
-                    let at = g.offsets.iter().find(|o| o.topic == topic && o.partition == partition);
-                    let (committed, filtered, failed) =
-                        at.map_or((None, 0, 0), |o| (Some(o.committed), o.filtered, o.failed));
-                    (topic, partition, committed, lag, filtered, failed)
-                })
-                .collect();
-            Ok((g.state, g.epoch, g.coordinator, g.assignor, g.filter, members, offsets))
-        })
-    }
-
-    fn delete_group<'py>(&self, py: Python<'py>, group: String) -> PyResult<Bound<'py, PyAny>> {
-        let client = self.inner.clone();
-        future_into_py(py, async move { client.delete_group(&group).await.map_err(raise) })
-    }
-
-    /// Moves a group without members; answers with (partition, offset).
-    fn reset_group<'py>(
-        &self,
-        py: Python<'py>,
-        group: String,
-        topic: String,
-        partitions: Vec<u32>,
-        to: (String, i64),
-        dry_run: bool,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (client, to) = (self.inner.clone(), position(&to.0, to.1)?);
-        future_into_py(py, async move {
-            let plan = client.plan_group_offsets(&topic, &partitions, to).await.map_err(raise)?;
-            if !dry_run {
-                client.set_group_offsets(&group, &topic, &plan).await.map_err(raise)?;
-            }
-            Ok(plan)
-        })
-    }
-
-    fn set_partitioner<'py>(
-        &self,
-        py: Python<'py>,
-        topic: String,
-        partitioner: Option<String>,
-        config: Vec<u8>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let client = self.inner.clone();
-        future_into_py(py, async move {
-            let with = partitioner.as_deref().map(|p| (p, config.into()));
-            client.set_partitioner(&topic, with).await.map(drop).map_err(raise)
-        })
     }
 }
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 use thalweg_model::{Assignor, Codec, OnFailure};
 pub use thalweg_model::{BatchHeader, RecordSpan};
 
+pub use crate::admin::{Arguments, Value, call, position};
 pub use crate::batch::{Part, Spot};
 pub use crate::consumer::Taken;
 use crate::{
     Acks, Client, ConsumerBuilder, Error, ErrorKind, OnBadRecord, OnOutOfRange, Place, Position, ProducerBuilder,
-    Rebalance, Result, Topic,
+    Rebalance, Result,
 };
 
 /// An option's name as the language writes it: `session_timeout` is `sessionTimeout` in Node.
@@ -31,6 +32,18 @@ pub fn camel(name: &str) -> String {
         let (head, tail) = word.split_at(word.len().min(1));
         name + &head.to_uppercase() + tail
     })
+}
+
+/// A name of Node's as Rust and Python write it.
+pub fn snaked(name: &str) -> String {
+    let mut snaked = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() {
+            snaked.push('_');
+        }
+        snaked.push(c.to_ascii_lowercase());
+    }
+    snaked
 }
 
 fn invalid(message: String) -> Error {
@@ -60,20 +73,6 @@ pub fn milliseconds(ms: f64) -> Duration {
     seconds(ms / 1e3)
 }
 
-/// "earliest", "latest", "offset" with its number, or "timestamp" with its milliseconds.
-///
-/// # Errors
-/// `invalid` for another word, and for an offset that is none.
-pub fn position(kind: &str, value: i64) -> Result<Position> {
-    Ok(match kind {
-        "earliest" => Position::Earliest,
-        "latest" => Position::Latest,
-        "offset" => Position::Offset(u64::try_from(value).map_err(|_| invalid(format!("offset {value} is negative")))?),
-        "timestamp" => Position::Timestamp(value),
-        other => return Err(invalid(format!("position {other:?} is unknown; earliest, latest, offset or timestamp"))),
-    })
-}
-
 /// A partition, of the one topic or of a named one.
 pub fn place(topic: Option<String>, partition: u32) -> Place {
     topic.map_or_else(|| partition.into(), |topic| (topic, partition).into())
@@ -88,41 +87,11 @@ pub fn change(rebalance: Rebalance) -> (&'static str, String, u32) {
     }
 }
 
-/// Options of a topic; what is `None` is as the cluster has it.
-#[derive(Debug, Default)]
-#[allow(missing_docs, reason = "as the methods of `Topic`")]
-pub struct TopicOptions {
-    pub partitions: Option<u32>,
-    pub partitioner: Option<String>,
-    pub partitioner_config: Option<Vec<u8>>,
-    pub retention_ms: Option<i64>,
-    pub retention_bytes: Option<i64>,
-    pub segment_bytes: Option<u64>,
-    pub segment_ms: Option<u64>,
-    pub timestamp_ahead_max_ms: Option<i64>,
-    pub replication_factor: Option<u32>,
-}
-
 /// Goes on with a builder where an option is given.
 fn with<B, T>(builder: B, option: Option<T>, set: impl FnOnce(B, T) -> B) -> B {
     match option {
         Some(value) => set(builder, value),
         None => builder,
-    }
-}
-
-impl TopicOptions {
-    /// The topic as it is to be made.
-    pub fn topic(self) -> Topic {
-        let topic = Topic::partitions(self.partitions.unwrap_or(1));
-        let topic = with(topic, self.partitioner, Topic::partitioner);
-        let topic = with(topic, self.partitioner_config, Topic::partitioner_config);
-        let topic = with(topic, self.retention_ms, Topic::retention_ms);
-        let topic = with(topic, self.retention_bytes, Topic::retention_bytes);
-        let topic = with(topic, self.segment_bytes, Topic::segment_bytes);
-        let topic = with(topic, self.segment_ms, Topic::segment_ms);
-        let topic = with(topic, self.timestamp_ahead_max_ms, Topic::timestamp_ahead_max_ms);
-        with(topic, self.replication_factor, Topic::replication_factor)
     }
 }
 
@@ -246,11 +215,14 @@ mod tests {
     }
 
     #[test]
-    fn positions_and_times_are_not_cut_in_silence() {
-        assert_eq!(position("offset", 5).unwrap(), Position::Offset(5));
-        for (kind, value) in [("offset", -1), ("middle", 0)] {
-            assert_eq!(position(kind, value).unwrap_err().kind(), ErrorKind::Invalid, "{kind} {value}");
+    fn a_name_comes_back_from_the_other_spelling() {
+        for name in ["topics", "timestamp_ahead_max_ms"] {
+            assert_eq!(snaked(&camel(name)), name);
         }
+    }
+
+    #[test]
+    fn times_are_not_cut_in_silence() {
         assert_eq!((seconds(-1.0), milliseconds(1_500.0)), (Duration::ZERO, Duration::from_millis(1_500)));
         assert_eq!(seconds(f64::MAX), Duration::MAX);
     }

@@ -77,6 +77,16 @@ def partition(value: Any) -> None:
     whole("partition", value, 0, INT32_MAX)
 
 
+def partitions(value: Any) -> list[int]:
+    """Numbers of partitions."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"partitions is {type(value).__name__}; a list of ints is expected")
+    numbers = list(value)
+    for number in numbers:
+        partition(number)
+    return numbers
+
+
 def no_text(name: str, error: UnicodeEncodeError) -> InvalidError:
     """What to say of text that has no bytes in UTF-8: JSON can hold such text, and so can names of files."""
     character = error.object[error.start]

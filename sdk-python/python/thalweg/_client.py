@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from . import _checks, _native
 from ._checks import Pem, parse_start, parse_starts
@@ -235,6 +235,10 @@ class Client:
             raise ClosedError("the client is closed")
         return self._native_client
 
+    async def _call(self, name: str, /, **arguments: object) -> Any:
+        """A call of the core, by its name there. A struct comes as a dictionary of its fields."""
+        return await self._native.call(name, arguments)
+
     async def create_topic(
         self,
         name: str,
@@ -272,28 +276,29 @@ class Client:
         config = _checks.some_data("partitioner_config", partitioner_config)
         if config and partitioner is None:
             raise InvalidError("partitioner_config is that of a partitioner, and none is named")
-        made = await self._native.create_topic(
-            name,
-            partitions,
-            partitioner,
-            config,
-            retention_ms,
-            retention_bytes,
-            segment_bytes,
-            segment_ms,
-            timestamp_ahead_max_ms,
-            replication_factor,
+        made = await self._call(
+            "create_topic",
+            name=name,
+            partitions=partitions,
+            partitioner=partitioner,
+            partitioner_config=config,
+            retention_ms=retention_ms,
+            retention_bytes=retention_bytes,
+            segment_bytes=segment_bytes,
+            segment_ms=segment_ms,
+            timestamp_ahead_max_ms=timestamp_ahead_max_ms,
+            replication_factor=replication_factor,
         )
         return Topic(**made)
 
     async def delete_topic(self, name: str) -> None:
         """Removes a topic and its records, for ever. Raises NotFoundError, DeniedError."""
         _checks.some_text("name", name)
-        await self._native.delete_topic(name)
+        await self._call("delete_topic", name=name)
 
     async def topics(self) -> list[Topic]:
         """All topics, in the order of their names."""
-        return [Topic(**t) for t in await self._native.topics()]
+        return [Topic(**t) for t in await self._call("topics")]
 
     async def offsets(self, topic: str, position: Start) -> dict[int, int]:
         """Offsets of a position by partition: "earliest", "latest" (the end, exclusive), or {"timestamp": milliseconds or datetime}.
@@ -301,8 +306,7 @@ class Client:
         Offsets are not dense: "latest" less "earliest" is no count of records. Raises NotFoundError.
         """
         _checks.some_text("topic", topic)
-        kind, value = parse_start(position)
-        return dict(await self._native.offsets(topic, kind, value))
+        return dict(await self._call("offsets", topic=topic, position=parse_start(position)))
 
     async def upload_plugin(self, name: str, module: bytes | str | PathLike[str]) -> Plugin:
         """Uploads a module (bytes, or a path) as the next version of `name`; the same module keeps its version. A broker that answers has a
@@ -312,11 +316,11 @@ class Client:
         """
         _checks.some_text("name", name)
         data = bytes(module) if isinstance(module, (bytes, bytearray, memoryview)) else Path(module).read_bytes()
-        return Plugin(**await self._native.upload_plugin(name, data))
+        return Plugin(**await self._call("upload_plugin", name=name, module=data))
 
     async def plugins(self) -> list[Plugin]:
         """All plugins in all versions."""
-        return [Plugin(**p) for p in await self._native.plugins()]
+        return [Plugin(**p) for p in await self._call("plugins")]
 
     def producer(
         self,
@@ -402,10 +406,7 @@ class Client:
         where filter or assignor are not those of the group's other members.
         """
         native = self._native
-        if isinstance(partitions, (str, bytes, int)):
-            raise TypeError(f"partitions is {type(partitions).__name__}; a list of ints is expected")
-        for number in partitions or ():
-            _checks.partition(number)
+        numbers = None if partitions is None else _checks.partitions(partitions)
         if on_rebalance is not None and not callable(on_rebalance):
             raise TypeError(f"on_rebalance is {type(on_rebalance).__name__}; something to call is expected")
         for what, time in (
@@ -448,10 +449,10 @@ class Client:
                 max_processing=max_processing is not None,
                 on_rebalance=on_rebalance is not None,
             )
-        if partitions is not None and not list(partitions):
+        if numbers == []:
             raise InvalidError("partitions is empty: a consumer reads at least one partition")
         options = {
-            "partitions": None if partitions is None else list(partitions),
+            "partitions": numbers,
             "start": None if start is None or starts else parse_start(start),
             "starts": starts,
             "until_end": until_end,
@@ -486,35 +487,27 @@ class Client:
         config = _checks.some_data("partitioner_config", partitioner_config)
         if config and partitioner is None:
             raise InvalidError("partitioner_config is that of a partitioner, and none is named")
-        await self._native.set_partitioner(topic, partitioner, config)
+        await self._call("set_partitioner", topic=topic, partitioner=partitioner, config=config)
 
     async def groups(self) -> list[GroupInfo]:
         """All consumer groups."""
-        return [GroupInfo(*g) for g in await self._native.groups()]
+        return [GroupInfo(**g) for g in await self._call("groups")]
 
     async def describe_group(self, group: str) -> Group:
         """A group with its members and offsets. Raises NotFoundError."""
         _checks.some_text("group", group)
-        state, epoch, coordinator, assignor, filter, members, offsets = await self._native.describe_group(group)
+        found = await self._call("describe_group", group=group)
 
-        def places(some: Sequence[tuple[str, int]]) -> list[TopicPartition]:
-            return [TopicPartition(*p) for p in some]
+        def places(some: list[dict[str, Any]]) -> list[TopicPartition]:
+            return [TopicPartition(**p) for p in some]
 
-        return Group(
-            group,
-            state,
-            epoch,
-            coordinator,
-            assignor,
-            filter,
-            [GroupMember(m[0], m[1], m[2], m[3], places(m[4]), places(m[5]), m[6]) for m in members],
-            [GroupOffset(*o) for o in offsets],
-        )
+        members = [GroupMember(**m | {"partitions": places(m["partitions"]), "revoked": places(m["revoked"])}) for m in found["members"]]
+        return Group(**found | {"members": members, "offsets": [GroupOffset(**o) for o in found["offsets"]]})
 
     async def delete_group(self, group: str) -> None:
         """Forgets a group without members, and how far it has come. Raises NotFoundError, InvalidError where it has members."""
         _checks.some_text("group", group)
-        await self._native.delete_group(group)
+        await self._call("delete_group", group=group)
 
     async def reset_group(
         self, group: str, topic: str, to: Start, *, partitions: Sequence[int] = (), dry_run: bool = False
@@ -525,7 +518,9 @@ class Client:
         """
         _checks.some_text("group", group)
         _checks.some_text("topic", topic)
-        return dict(await self._native.reset_group(group, topic, list(partitions), parse_start(to), dry_run))
+        numbers = _checks.partitions(partitions)
+        _checks.flag("dry_run", dry_run)
+        return dict(await self._call("reset_group", group=group, topic=topic, partitions=numbers, to=parse_start(to), dry_run=dry_run))
 
     async def close(self) -> None:
         """Closes the consumers that were made here, and lets the connection go; producers keep theirs until they are closed."""

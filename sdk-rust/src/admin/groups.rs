@@ -9,6 +9,7 @@ use thalweg_api::{
 use thalweg_model::{Committed, Position, TopicPartition};
 
 use super::PartitionOffsets;
+use super::by_name::{calls, fields};
 use crate::Result;
 use crate::client::Client;
 
@@ -279,6 +280,105 @@ impl Client {
         }
         Ok(lags)
     }
+}
+
+calls! {
+    groups() => |client| client.groups();
+    describe_group(group: String) => |client| async {
+        let group = client.describe_group(&group).await?;
+        let lags = client.group_lag(&group).await?;
+        Ok(DescribedGroup::of(group, lags))
+    };
+    delete_group(group: String) => |client| client.delete_group(&group);
+    reset_group(group: String, topic: String, partitions: Vec<u32>, to: Position, dry_run: bool) => |client| async {
+        let plan = client.plan_group_offsets(&topic, &partitions, to).await?;
+        if !dry_run {
+            client.set_group_offsets(&group, &topic, &plan).await?;
+        }
+        Ok(plan)
+    };
+}
+
+/// A group with the lag of each of its partitions, as other languages show it.
+struct DescribedGroup {
+    group: String,
+    state: String,
+    epoch: u32,
+    coordinator: u32,
+    assignor: String,
+    filter: Option<String>,
+    members: Vec<DescribedMember>,
+    offsets: Vec<DescribedOffset>,
+}
+
+struct DescribedMember {
+    member: String,
+    instance: Option<String>,
+    client: String,
+    host: String,
+    partitions: Vec<DescribedPlace>,
+    revoked: Vec<DescribedPlace>,
+    is_away: bool,
+}
+
+struct DescribedPlace {
+    topic: String,
+    partition: u32,
+}
+
+struct DescribedOffset {
+    topic: String,
+    partition: u32,
+    committed: Option<u64>,
+    lag: Option<u64>,
+    filtered: u64,
+    failed: u64,
+}
+
+impl DescribedGroup {
+    fn of(g: GroupDescription, lags: Vec<(String, u32, Option<u64>)>) -> Self {
+        let places = |some: Vec<(String, u32)>| {
+            some.into_iter().map(|(topic, partition)| DescribedPlace { topic, partition }).collect()
+        };
+        let member = |m: GroupMemberInfo| DescribedMember {
+            member: m.member,
+            instance: m.instance,
+            client: m.client,
+            host: m.host,
+            partitions: places(m.partitions),
+            revoked: places(m.revoked),
+            is_away: m.is_away,
+        };
+        let offset = |(topic, partition, lag): (String, u32, Option<u64>)| {
+            let at = g.offsets.iter().find(|o| o.topic == topic && o.partition == partition);
+            DescribedOffset {
+                committed: at.map(|o| o.committed),
+                filtered: at.map_or(0, |o| o.filtered),
+                failed: at.map_or(0, |o| o.failed),
+                lag,
+                topic,
+                partition,
+            }
+        };
+        DescribedGroup {
+            offsets: lags.into_iter().map(offset).collect(),
+            group: g.group,
+            state: g.state,
+            epoch: g.epoch,
+            coordinator: g.coordinator,
+            assignor: g.assignor,
+            filter: g.filter,
+            members: g.members.into_iter().map(member).collect(),
+        }
+    }
+}
+
+fields! {
+    GroupInfo { group state members }
+    DescribedGroup { group state epoch coordinator assignor filter members offsets }
+    DescribedMember { member instance client host partitions revoked is_away }
+    DescribedPlace { topic partition }
+    DescribedOffset { topic partition committed lag filtered failed }
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use thalweg_api::{ErrorKind, FetchPluginRequest, ListPluginsRequest, Plugin, PluginReference, UploadPluginRequest};
 
+use super::by_name::{calls, fields};
 use crate::client::Client;
 use crate::{Error, IntoBytes, Result};
 
@@ -101,4 +103,13 @@ impl Client {
         let request = FetchPluginRequest { plugin: PluginReference::Name(reference.to_owned()) };
         Ok(PluginInfo::of(self.call(request).await?.plugin))
     }
+}
+
+calls! {
+    upload_plugin(name: String, module: Bytes) => |client| client.upload_plugin(&name, module);
+    plugins() => |client| client.plugins();
+}
+
+fields! {
+    PluginInfo { name version kind digest bytes created_ms }
 }

@@ -15,6 +15,7 @@ use thalweg_api::{
 use thalweg_model::{PartitionId, Position, TopicConfig};
 use thalweg_wire::bound;
 
+use super::by_name::{calls, fields};
 use crate::address::Address;
 use crate::client::Client;
 use crate::link::Link;
@@ -368,6 +369,50 @@ impl Client {
     ) -> Result<FoundOffsets> {
         let topic = topic.clone();
         self.io.run(move |link| async move { offsets_of(&link, &topic, partitions, position).await }).await
+    }
+}
+
+calls! {
+    create_topic(
+        name: String,
+        partitions: Option<u32>,
+        partitioner: Option<String>,
+        partitioner_config: Option<Bytes>,
+        retention_ms: Option<i64>,
+        retention_bytes: Option<i64>,
+        segment_bytes: Option<u64>,
+        segment_ms: Option<u64>,
+        timestamp_ahead_max_ms: Option<i64>,
+        replication_factor: Option<u32>,
+    ) => |client| {
+        let topic = Topic {
+            partitions: partitions.unwrap_or(1),
+            partitioner,
+            partitioner_config: partitioner_config.unwrap_or_default(),
+            retention_ms,
+            retention_bytes,
+            segment_bytes,
+            segment_ms,
+            timestamp_ahead_max_ms,
+            replication_factor: replication_factor.unwrap_or(0),
+        };
+        client.create_topic(&name, topic)
+    };
+    delete_topic(name: String) => |client| client.delete_topic(&name);
+    topics() => |client| client.topics();
+    offsets(topic: String, position: Position) => |client| async {
+        let offsets = client.offsets(&topic, position).await?;
+        Ok(offsets.into_iter().map(|o| (o.partition, o.offset)).collect::<Vec<_>>())
+    };
+    set_partitioner(topic: String, partitioner: Option<String>, config: Option<Bytes>) => |client| async {
+        let with = partitioner.as_deref().map(|p| (p, config.unwrap_or_default()));
+        client.set_partitioner(&topic, with).await.map(drop)
+    };
+}
+
+fields! {
+    TopicInfo {
+        name id partitions partitioner retention_ms retention_bytes segment_bytes segment_ms timestamp_ahead_max_ms
     }
 }
 
