@@ -36,6 +36,42 @@ const PRODUCER_TEXTS = ['compression', 'acks']
 const CONSUMER_TEXTS = ['filter', 'onFilterFailure', 'onBadRecord', 'outOfRange', 'group', 'instance', 'assignor']
 const CONNECT_OPTIONS = ['clientId', 'ca', 'cert', 'key', 'timeoutMs']
 
+/**
+ * A topic as the cluster knows it.
+ *
+ * @typedef {object} Topic
+ * @property {string} name Its name.
+ * @property {string} id Its identity, a UUID that is never given again.
+ * @property {number} partitions How many partitions it has.
+ * @property {string | null} partitioner "name@version", or null for the built-in one.
+ * @property {number} retentionMs -1: for ever.
+ * @property {number} retentionBytes Per partition; -1: unbounded.
+ * @property {number} segmentBytes Size at which a segment is closed.
+ * @property {number} segmentMs How long a segment stays open.
+ * @property {number} timestampAheadMaxMs How far a record may be stamped ahead of the broker's clock; -1: any time.
+ */
+
+/**
+ * A plugin as the cluster knows it.
+ *
+ * @typedef {object} Plugin
+ * @property {string} name Its name.
+ * @property {number} version Number of this upload under that name, from 1 on.
+ * @property {'partitioner' | 'filter'} kind What it is for.
+ * @property {string} digest SHA-256 of the module, in hexadecimal.
+ * @property {number} bytes Size of the module.
+ * @property {number} createdMs When it was uploaded, in milliseconds since 1970.
+ */
+
+/**
+ * A consumer group in a list.
+ *
+ * @typedef {object} GroupInfo
+ * @property {string} group The group id.
+ * @property {'empty' | 'reconciling' | 'stable'} state 'empty' has no members; 'reconciling' is moving partitions.
+ * @property {number} members How many members it has.
+ */
+
 async function connect(address, options = {}) {
   checkString('address', address)
   checkNames('options of connect', options, CONNECT_OPTIONS)
@@ -71,6 +107,12 @@ class Client {
     return call(this.#open.call(name, presentOf(args)))
   }
 
+  /**
+   * Makes a topic. AlreadyExistsError: there is one of that name; NotFoundError: there is no such partitioner; DeniedError: this client may not change the cluster.
+   * @param {string} name
+   * @param {TopicOptions} [options]
+   * @returns {Promise<Topic>}
+   */
   async createTopic(name, options = {}) {
     checkName('name', name)
     checkNames('options of a topic', options, TOPIC_OPTIONS)
@@ -80,6 +122,11 @@ class Client {
     return this.#call('createTopic', { name, ...options, partitionerConfig })
   }
 
+  /**
+   * Removes a topic and its records, for ever. NotFoundError, DeniedError.
+   * @param {string} name
+   * @returns {Promise<void>}
+   */
   async deleteTopic(name) {
     checkName('name', name)
     await this.#call('deleteTopic', { name }).catch((error) => {
@@ -89,20 +136,40 @@ class Client {
     })
   }
 
+  /**
+   * All topics, in the order of their names.
+   * @returns {Promise<Topic[]>}
+   */
   async topics() {
     return this.#call('topics')
   }
 
+  /**
+   * Offsets of a position by partition; 'latest' is the end (exclusive). Offsets are not dense: 'latest' less 'earliest' is no count of records. NotFoundError.
+   * @param {string} topic
+   * @param {Start} at
+   * @returns {Promise<Map<number, number>>}
+   */
   async offsets(topic, at) {
     checkName('topic', topic)
     return new Map(await this.#call('offsets', { topic, position: position(at, 'at') }))
   }
 
+  /**
+   * Uploads a module (bytes, or the path of a file) as the next version of `name`; the same module keeps its version. A broker that answers has a minute to try it. InvalidError: it is no plugin; DeniedError.
+   * @param {string} name
+   * @param {ArrayBufferView | ArrayBufferLike | string | URL} module
+   * @returns {Promise<Plugin>}
+   */
   async uploadPlugin(name, module) {
     checkName('name', name)
     return this.#call('uploadPlugin', { name, module: await moduleOf(module) })
   }
 
+  /**
+   * All plugins in all versions.
+   * @returns {Promise<Plugin[]>}
+   */
   async plugins() {
     return this.#call('plugins')
   }
@@ -143,6 +210,13 @@ class Client {
     return consumer
   }
 
+  /**
+   * Places a topic's records in another way from now on; null: by key hash and in turn. What stands in it stays where it is. NotFoundError, DeniedError.
+   * @param {string} topic
+   * @param {string | null} partitioner
+   * @param {Data} [partitionerConfig]
+   * @returns {Promise<void>}
+   */
   async setPartitioner(topic, partitioner, partitionerConfig) {
     checkName('topic', topic)
     // One that was forgotten must not take the topic's partitioner away.
@@ -150,20 +224,42 @@ class Client {
     await this.#call('setPartitioner', { topic, partitioner, config: bytesOf(partitionerConfig, 'partitionerConfig') })
   }
 
+  /**
+   * All consumer groups.
+   * @returns {Promise<GroupInfo[]>}
+   */
   async groups() {
     return this.#call('groups')
   }
 
+  /**
+   * A group with its members and offsets. NotFoundError.
+   * @param {string} group
+   * @returns {Promise<Group>}
+   */
   async describeGroup(group) {
     checkName('group', group)
     return this.#call('describeGroup', { group })
   }
 
+  /**
+   * Forgets a group without members, and how far it has come. NotFoundError; InvalidError: it has members.
+   * @param {string} group
+   * @returns {Promise<void>}
+   */
   async deleteGroup(group) {
     checkName('group', group)
     await this.#call('deleteGroup', { group })
   }
 
+  /**
+   * Moves a group without members; answers with the offset of each partition. With `dryRun` it only answers. NotFoundError; InvalidError: it has members.
+   * @param {string} group
+   * @param {string} topic
+   * @param {Start} to
+   * @param {{ partitions?: number[]; dryRun?: boolean }} [options]
+   * @returns {Promise<Map<number, number>>}
+   */
   async resetGroup(group, topic, to, options = {}) {
     checkName('group', group)
     checkName('topic', topic)

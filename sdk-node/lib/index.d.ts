@@ -35,6 +35,7 @@ export interface ConnectOptions {
  */
 export function connect(address: string, options?: ConnectOptions): Promise<Client>
 
+// types of lib/client.js, by declare.mjs:
 /** A topic as the cluster knows it. */
 export interface Topic {
   /** Its name. */
@@ -57,6 +58,33 @@ export interface Topic {
   timestampAheadMaxMs: number
 }
 
+/** A plugin as the cluster knows it. */
+export interface Plugin {
+  /** Its name. */
+  name: string
+  /** Number of this upload under that name, from 1 on. */
+  version: number
+  /** What it is for. */
+  kind: 'partitioner' | 'filter'
+  /** SHA-256 of the module, in hexadecimal. */
+  digest: string
+  /** Size of the module. */
+  bytes: number
+  /** When it was uploaded, in milliseconds since 1970. */
+  createdMs: number
+}
+
+/** A consumer group in a list. */
+export interface GroupInfo {
+  /** The group id. */
+  group: string
+  /** 'empty' has no members; 'reconciling' is moving partitions. */
+  state: 'empty' | 'reconciling' | 'stable'
+  /** How many members it has. */
+  members: number
+}
+// By hand again.
+
 /** How a topic is to be made. */
 export interface TopicOptions {
   /** How many partitions it gets; 1 by default. */
@@ -77,22 +105,6 @@ export interface TopicOptions {
   timestampAheadMaxMs?: number
   /** Copies of each partition, on different brokers; three, or as many as there are brokers. */
   replicationFactor?: number
-}
-
-/** A plugin as the cluster knows it. */
-export interface Plugin {
-  /** Its name. */
-  name: string
-  /** Number of this upload under that name, from 1 on. */
-  version: number
-  /** What it is for. */
-  kind: 'partitioner' | 'filter'
-  /** SHA-256 of the module, in hexadecimal. */
-  digest: string
-  /** Size of the module. */
-  bytes: number
-  /** When it was uploaded, in milliseconds since 1970. */
-  createdMs: number
 }
 
 /** Options of a producer. */
@@ -194,6 +206,16 @@ export class Client {
   private constructor()
   /** What `connect` was called with. */
   readonly address: string
+  /** A producer; it is opened by its first use. Without a topic each record names its own; all of them share the buffer. */
+  producer(topic: string, options?: ProducerOptions): Producer
+  /** The same without a topic. */
+  producer(options?: ProducerOptions): Producer
+  /**
+   * A consumer of a topic, or of several, by name or by pattern; it is opened by its first use. A pattern begins with `^`, as in `'^flights-'`, and stands for the topics whose
+   * names match it from their start on, those that come later included.
+   */
+  consumer(topics: string | string[], options?: ConsumerOptions): Consumer
+  // calls of lib/client.js, by declare.mjs:
   /** Makes a topic. AlreadyExistsError: there is one of that name; NotFoundError: there is no such partitioner; DeniedError: this client may not change the cluster. */
   createTopic(name: string, options?: TopicOptions): Promise<Topic>
   /** Removes a topic and its records, for ever. NotFoundError, DeniedError. */
@@ -206,15 +228,6 @@ export class Client {
   uploadPlugin(name: string, module: ArrayBufferView | ArrayBufferLike | string | URL): Promise<Plugin>
   /** All plugins in all versions. */
   plugins(): Promise<Plugin[]>
-  /** A producer; it is opened by its first use. Without a topic each record names its own; all of them share the buffer. */
-  producer(topic: string, options?: ProducerOptions): Producer
-  /** The same without a topic. */
-  producer(options?: ProducerOptions): Producer
-  /**
-   * A consumer of a topic, or of several, by name or by pattern; it is opened by its first use. A pattern begins with `^`, as in `'^flights-'`, and stands for the topics whose
-   * names match it from their start on, those that come later included.
-   */
-  consumer(topics: string | string[], options?: ConsumerOptions): Consumer
   /** Places a topic's records in another way from now on; null: by key hash and in turn. What stands in it stays where it is. NotFoundError, DeniedError. */
   setPartitioner(topic: string, partitioner: string | null, partitionerConfig?: Data): Promise<void>
   /** All consumer groups. */
@@ -224,25 +237,11 @@ export class Client {
   /** Forgets a group without members, and how far it has come. NotFoundError; InvalidError: it has members. */
   deleteGroup(group: string): Promise<void>
   /** Moves a group without members; answers with the offset of each partition. With `dryRun` it only answers. NotFoundError; InvalidError: it has members. */
-  resetGroup(
-    group: string,
-    topic: string,
-    to: Start,
-    options?: { partitions?: number[]; dryRun?: boolean },
-  ): Promise<Map<number, number>>
+  resetGroup(group: string, topic: string, to: Start, options?: { partitions?: number[]; dryRun?: boolean }): Promise<Map<number, number>>
+  // By hand again.
   /** Closes the consumers that were made here, and lets the connection go; producers keep theirs until they are closed. Rejects with what an `onRebalance` throws. */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
-}
-
-/** A consumer group in a list. */
-export interface GroupInfo {
-  /** The group id. */
-  group: string
-  /** 'empty' has no members; 'reconciling' is moving partitions. */
-  state: 'empty' | 'reconciling' | 'stable'
-  /** How many members it has. */
-  members: number
 }
 
 /** A consumer group with its members and offsets. */
