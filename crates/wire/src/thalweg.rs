@@ -716,3 +716,24 @@ message!(StoreModuleRequest { 1 digest: bytes });
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct StoreModuleReply {}
 message!(StoreModuleReply {  });
+/// Calls a macro with the names of all messages, in the order of the proto file.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! for_each_message {
+    ($callback:ident) => {
+        $callback! {
+            VersionRange Hello HelloReply Error MetadataRequest MetadataReply MetadataWatch Broker
+            Topic Partition Pin TopicConfig CreateTopicRequest CreateTopicReply DeleteTopicRequest DeleteTopicReply
+            DescribeTopicRequest DescribeTopicReply PartitionState Aside ReplicaState ElectLeaderRequest ElectLeaderReply ClusterStatusRequest
+            ClusterStatusReply PartitionTrouble SetPartitionerRequest SetPartitionerReply PlaceRequest PlaceReply RecoverRequest RecoverReply
+            RecoveredPartition ReplicaEndsRequest ReplicaEndsReply ReplicaEnd UploadPluginRequest UploadPluginReply ListPluginsRequest ListPluginsReply
+            Plugin FetchPluginRequest FetchPluginReply InitProducerRequest InitProducerReply Produce ProduceReply FetchOpen
+            Filter FetchOpened FetchControl Start FetchPush ListOffsetsRequest OffsetQuery ListOffsetsReply
+            OffsetAnswer FindCoordinatorRequest FindCoordinatorReply GroupOpen GroupJoin GoneMember GroupHeartbeat GroupAssignment
+            AssignedPartition CommittedOffset GroupCommit PartitionCommit GroupCommitReply RefusedCommit GroupLeave GroupLeft
+            ListGroupsRequest ListGroupsReply GroupSummary DescribeGroupRequest DescribeGroupReply GroupMember GroupHolding GroupOffset
+            DeleteGroupRequest DeleteGroupReply CommitOffsetsRequest CommitOffsetsReply PeerHello PeerHelloReply PeerMessages StoreModuleRequest
+            StoreModuleReply
+        }
+    };
+}

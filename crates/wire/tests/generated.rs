@@ -30,6 +30,7 @@ fn underived(made: &str) -> String {
     // Tag, and what `message!` is told of the field.
     let mut fields: Vec<(u32, String)> = Vec::new();
     let mut next = None;
+    let mut messages = Vec::new();
     for line in made.lines() {
         if let Some(attributes) = line.trim().strip_prefix("#[prost(").and_then(|l| l.strip_suffix(")]")) {
             next = Some(field(attributes));
@@ -46,11 +47,16 @@ fn underived(made: &str) -> String {
         if !message.is_empty() && line.ends_with('}') {
             // Fields are written in the order of their tags.
             fields.sort();
+            messages.push(message.clone());
             let fields: Vec<String> = fields.drain(..).map(|(_, field)| field).collect();
             writeln!(out, "message!({message} {{ {} }});", fields.join(", ")).unwrap();
             message.clear();
         }
     }
+    let rows: String = messages.chunks(8).map(|row| format!("            {}\n", row.join(" "))).collect();
+    out += "/// Calls a macro with the names of all messages, in the order of the proto file.\n#[doc(hidden)]\n";
+    out += "#[macro_export]\nmacro_rules! for_each_message {\n    ($callback:ident) => {\n        $callback! {\n";
+    writeln!(out, "{rows}        }}\n    }};\n}}").unwrap();
     assert!(!out.contains("prost("), "`message!` knows no enums, oneofs and maps yet");
     out
 }

@@ -99,21 +99,7 @@ macro_rules! checks {
     };
 }
 
-checks! {
-    VersionRange Hello HelloReply Error MetadataRequest MetadataReply MetadataWatch Broker Topic Partition Pin
-    TopicConfig CreateTopicRequest CreateTopicReply DeleteTopicRequest DeleteTopicReply DescribeTopicRequest
-    DescribeTopicReply PartitionState Aside ReplicaState ElectLeaderRequest ElectLeaderReply ClusterStatusRequest
-    ClusterStatusReply PartitionTrouble SetPartitionerRequest SetPartitionerReply PlaceRequest PlaceReply
-    RecoverRequest RecoverReply RecoveredPartition ReplicaEndsRequest ReplicaEndsReply ReplicaEnd
-    UploadPluginRequest UploadPluginReply ListPluginsRequest ListPluginsReply Plugin FetchPluginRequest
-    FetchPluginReply InitProducerRequest InitProducerReply Produce ProduceReply FetchOpen Filter FetchOpened
-    FetchControl Start FetchPush ListOffsetsRequest OffsetQuery ListOffsetsReply OffsetAnswer
-    FindCoordinatorRequest FindCoordinatorReply GroupOpen GroupJoin GoneMember GroupHeartbeat GroupAssignment
-    AssignedPartition CommittedOffset GroupCommit PartitionCommit GroupCommitReply RefusedCommit GroupLeave
-    GroupLeft ListGroupsRequest ListGroupsReply GroupSummary DescribeGroupRequest DescribeGroupReply GroupMember
-    GroupHolding GroupOffset DeleteGroupRequest DeleteGroupReply CommitOffsetsRequest CommitOffsetsReply PeerHello
-    PeerHelloReply PeerMessages StoreModuleRequest StoreModuleReply
-}
+thalweg_wire::for_each_message!(checks);
 
 #[test]
 fn an_error_names_message_and_field() {
