@@ -147,6 +147,13 @@ fn metadata_records_of_a_cluster() {
     check("producer-secret-set", &secret.encode());
     let set = MetadataRecord::PartitionerSet { topic: TopicId([0xcd; 16]), pin_epoch: PinEpoch(2), pin: None };
     check("partitioner-set", &set.encode());
+    let added = MetadataRecord::PartitionsAdded {
+        topic: TopicId([0xcd; 16]),
+        first: 2,
+        pin_epoch: PinEpoch(3),
+        replicas: vec![vec![ReplicaId::new(BrokerId(3), 0), ReplicaId::new(BrokerId(1), 0)]],
+    };
+    check("partitions-added", &added.encode());
     let recovered = MetadataRecord::PartitionRecovered {
         topic: TopicId([0xcd; 16]),
         partition: 2,

@@ -10,7 +10,8 @@ impl From<&ControlError> for ApiError {
         let code = match error {
             ControlError::Name { .. } | ControlError::Range { .. } => ErrorCode::InvalidRequest,
             ControlError::TooFewBrokers { .. } | ControlError::BrokerIdTaken { .. } => ErrorCode::InvalidRequest,
-            ControlError::FeatureLevel { .. } => ErrorCode::Unsupported,
+            ControlError::FewerPartitions { .. } | ControlError::HoldsGroups(_) => ErrorCode::InvalidRequest,
+            ControlError::FeatureLevel { .. } | ControlError::OlderBroker { .. } => ErrorCode::Unsupported,
             ControlError::DirectoryLost { .. } | ControlError::UnknownBroker(_) => ErrorCode::InvalidRequest,
             ControlError::BrokerAlive(_) | ControlError::BrokerSilent(_) => ErrorCode::InvalidRequest,
             ControlError::CopyUnknown { .. } => ErrorCode::InvalidRequest,

@@ -14,6 +14,8 @@ pub struct Topic {
     pub name: String,
     /// How many partitions it has.
     pub partitions: u32,
+    /// How many it was made with; those from here on were added later.
+    pub made_with: u32,
     /// The replicas that each partition should have, the preferred leader first.
     pub replicas: Vec<Vec<ReplicaId>>,
     /// Those that it was made with.

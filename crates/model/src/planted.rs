@@ -172,6 +172,8 @@ bugs! {
     IdleOffsetsNotKept = "a checkpoint leaves out idle groups",
     /// A group is forgotten after its time though it has members.
     LiveGroupForgotten = "a group with members is forgotten",
+    /// A topic gets more partitions, and its pin keeps its epoch: producers go on placing among the old ones.
+    GrowthKeepsPinEpoch = "a topic grows under the epoch of its pin",
 
     // In `broker-core`.
     /// A coordinator answers without asking the quorum whether it still is one.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use thalweg_model::{DirectoryId, ReplicaId};
+use thalweg_model::{DirectoryId, ReplicaId, TopicId};
 
 use super::Metadata;
 use crate::record::{Broker, MetadataRecord};
@@ -20,6 +20,7 @@ impl Metadata {
                     id,
                     name: name.clone(),
                     partitions,
+                    made_with: partitions,
                     replicas,
                     first_replicas,
                     taken_over: BTreeMap::new(),
@@ -32,6 +33,10 @@ impl Metadata {
                 };
                 self.names.insert(id, name.clone());
                 self.topics.insert(name, topic);
+            }
+            MetadataRecord::PartitionsAdded { topic, first, pin_epoch, replicas } => {
+                self.partitions_added(topic, first, replicas);
+                self.topic_by_id_mut(topic).into_iter().for_each(|t| t.pin_epoch = pin_epoch);
             }
             MetadataRecord::TopicDeleted { id } => {
                 if let Some(name) = self.names.remove(&id) {
@@ -82,6 +87,17 @@ impl Metadata {
             MetadataRecord::ProducerIdsReserved { next } => self.reserved = next,
             MetadataRecord::ProducerSecretSet(secret) => self.producer_secret = Some(secret),
         }
+    }
+
+    fn partitions_added(&mut self, topic: TopicId, first: u32, replicas: Vec<Vec<ReplicaId>>) {
+        let added = (first..).zip(&replicas);
+        let only_on: Vec<_> = added.filter_map(|(p, r)| Some((p, self.directory_of_only(r)?))).collect();
+        let Some(topic) = self.topic_by_id_mut(topic) else { return };
+        assert_eq!(topic.partitions, first, "partitions are numbered one by one");
+        topic.partitions += replicas.len() as u32;
+        topic.first_replicas.extend(replicas.iter().cloned());
+        topic.replicas.extend(replicas);
+        topic.only_on.extend(only_on);
     }
 
     fn broker_registered(&mut self, broker: Broker) {

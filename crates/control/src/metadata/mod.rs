@@ -6,6 +6,7 @@ mod apply;
 mod brokers;
 mod copies;
 mod create;
+mod grow;
 mod majority;
 mod request;
 
@@ -104,6 +105,9 @@ impl Metadata {
             Request::DeleteTopic { name } => {
                 let id = self.topics.get(&name).ok_or(ControlError::UnknownTopic(name))?.id;
                 (vec![MetadataRecord::TopicDeleted { id }], Answer::TopicDeleted(id))
+            }
+            Request::AddPartitions { name, partitions, live } => {
+                (self.add_partitions(&name, partitions, &live)?, Answer::PartitionsAdded(name))
             }
             Request::SetPartitioner { name, partitioner } => {
                 let pin = self.pin(partitioner)?;

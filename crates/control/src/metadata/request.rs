@@ -35,6 +35,15 @@ pub enum Request {
         /// The name that it goes by.
         name: String,
     },
+    /// Give a topic more partitions. Asked for as many as there are, it changes nothing: so a repetition does no harm.
+    AddPartitions {
+        /// The name of the topic.
+        name: String,
+        /// How many partitions it is to have, those that it has included.
+        partitions: u32,
+        /// Brokers that were heard of lately: new replicas go there.
+        live: Vec<BrokerId>,
+    },
     /// Place a topic's records in another way from now on.
     SetPartitioner {
         /// The name of the topic.
@@ -108,6 +117,8 @@ pub enum Answer {
     TopicCreated(String),
     /// The topic with this id is gone.
     TopicDeleted(TopicId),
+    /// The topic of this name has as many partitions as asked.
+    PartitionsAdded(String),
     /// The topic of this name is placed as asked.
     PartitionerSet(String),
     /// The plugin, and whether it was there before.
@@ -151,6 +162,40 @@ pub enum ControlError {
     /// The cluster has no such topic.
     #[error("topic {0:?} does not exist; create it with `thalweg topic create {0}`")]
     UnknownTopic(String),
+    /// Partitions are never removed.
+    #[error(
+        "topic {topic:?} has {there} partitions, and {asked} are asked for: partitions are never removed, as their \
+         records would be lost; make another topic with fewer"
+    )]
+    FewerPartitions {
+        /// The name of the topic.
+        topic: String,
+        /// How many partitions it has.
+        there: u32,
+        /// How many were asked for.
+        asked: u32,
+    },
+    /// Groups live in partitions by the hash of their ids.
+    #[error(
+        "topic {0:?} keeps its partitions: a group lives in the one that the hash of its id names, and would be looked \
+         for in another"
+    )]
+    HoldsGroups(String),
+    /// A broker does not know yet what is to be used.
+    #[error(
+        "broker {broker} knows feature level {known}, and {what} from level {needed} on; upgrade and restart that \
+         broker first"
+    )]
+    OlderBroker {
+        /// What needs the level.
+        what: &'static str,
+        /// The number of the broker.
+        broker: BrokerId,
+        /// The highest level that it knows.
+        known: u32,
+        /// What it must know.
+        needed: u32,
+    },
     /// More copies than brokers.
     #[error(
         "replication factor {asked} needs as many brokers, {live} of {known} can be reached; \

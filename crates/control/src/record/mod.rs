@@ -105,7 +105,7 @@ pub fn renewed(incarnation: u64, remembered: u64) -> u64 {
 
 /// What this version knows. It grows when a new kind of record or message between brokers comes, which is not used
 /// before the cluster's own level says that every broker knows it.
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 2;
 
 /// One change of the cluster's metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,6 +175,17 @@ pub enum MetadataRecord {
         /// `None`: round-robin and key hash.
         pin: Option<Pin>,
     },
+    /// A topic has more partitions from here on, and its records are placed among all of them. Since level 2.
+    PartitionsAdded {
+        /// The id of the topic.
+        topic: TopicId,
+        /// The number of the first that is new: as many as there were before.
+        first: u32,
+        /// Of the pin with the new number of partitions; one more than the last.
+        pin_epoch: PinEpoch,
+        /// The replicas of each new partition, as in `TopicCreated`.
+        replicas: Vec<Vec<ReplicaId>>,
+    },
     /// From here on records and messages of this level may be used: every broker knows them.
     FeatureLevelSet {
         /// The level, as in [`FEATURE_LEVEL`].
@@ -217,14 +228,9 @@ impl MetadataRecord {
                 out.put_slice(&[1, 1]);
                 out.put_slice(&id.0);
                 put_bytes(&mut out, name.as_bytes());
-                out.put_u32_le(replicas.len() as u32);
-                replicas.iter().for_each(|r| put_replicas(&mut out, r));
+                put_partitions(&mut out, replicas);
                 out.put_u32_le(pin_epoch.0);
-                out.put_u64_le(config.retention_ms.unwrap_or(u64::MAX));
-                out.put_u64_le(config.retention_bytes.unwrap_or(u64::MAX));
-                out.put_u64_le(config.segment_bytes.unwrap_or(u64::MAX));
-                out.put_u64_le(config.segment_ms.unwrap_or(u64::MAX));
-                out.put_u64_le(config.timestamp_ahead_max_ms.unwrap_or(u64::MAX));
+                put_config(&mut out, config);
                 out.put_u64_le(*created_ms);
                 put_pin(&mut out, pin.as_ref());
             }
@@ -264,6 +270,13 @@ impl MetadataRecord {
                 out.put_u32_le(pin_epoch.0);
                 put_pin(&mut out, pin.as_ref());
             }
+            MetadataRecord::PartitionsAdded { topic, first, pin_epoch, replicas } => {
+                out.put_slice(&[12, 1]);
+                out.put_slice(&topic.0);
+                out.put_u32_le(*first);
+                out.put_u32_le(pin_epoch.0);
+                put_partitions(&mut out, replicas);
+            }
             MetadataRecord::FeatureLevelSet { level } => {
                 out.put_slice(&[9, 1]);
                 out.put_u32_le(*level);
@@ -292,7 +305,7 @@ impl MetadataRecord {
         let &[kind, layout, ref rest @ ..] = data else {
             return Err(RecordError::Malformed { kind: 0 });
         };
-        if !(1..=11).contains(&kind) || !(layout == 1 || [(5, 2), (8, 2)].contains(&(kind, layout))) {
+        if !(1..=12).contains(&kind) || !(layout == 1 || [(5, 2), (8, 2)].contains(&(kind, layout))) {
             return Err(RecordError::Newer { kind, layout });
         }
         let mut rest = rest;
@@ -307,6 +320,7 @@ impl MetadataRecord {
             8 => partition_recovered(&mut rest, layout),
             9 => rest.try_get_u32_le().ok().map(|level| MetadataRecord::FeatureLevelSet { level }),
             10 => partitioner_set(&mut rest),
+            12 => partitions_added(&mut rest),
             _ => take_array(&mut rest).map(|secret| MetadataRecord::ProducerSecretSet(ProducerSecret::new(secret))),
         };
         record.filter(|_| rest.is_empty()).ok_or(RecordError::Malformed { kind })
@@ -317,11 +331,7 @@ fn topic_created(data: &mut &[u8]) -> Option<MetadataRecord> {
     let bound = |v: u64| (v != u64::MAX).then_some(v);
     let id = TopicId(take_array(data)?);
     let name = take_name(data)?;
-    let partitions = data.try_get_u32_le().ok()? as usize;
-    if partitions > PARTITIONS_MAX as usize || partitions > data.len() {
-        return None;
-    }
-    let replicas = (0..partitions).map(|_| take_replicas(data)).collect::<Option<Vec<_>>>()?;
+    let replicas = take_partitions(data)?;
     let pin_epoch = PinEpoch(data.try_get_u32_le().ok()?);
     let config = TopicConfig {
         retention_ms: bound(data.try_get_u64_le().ok()?),
@@ -402,6 +412,15 @@ fn partitioner_set(data: &mut &[u8]) -> Option<MetadataRecord> {
     })
 }
 
+fn partitions_added(data: &mut &[u8]) -> Option<MetadataRecord> {
+    Some(MetadataRecord::PartitionsAdded {
+        topic: TopicId(take_array(data)?),
+        first: data.try_get_u32_le().ok()?,
+        pin_epoch: PinEpoch(data.try_get_u32_le().ok()?),
+        replicas: take_partitions(data)?,
+    })
+}
+
 fn put_broker(out: &mut Vec<u8>, b: &Broker) {
     out.put_slice(&[5, if b.is_older { 2 } else { 1 }]);
     out.put_u32_le(b.id.0);
@@ -440,6 +459,27 @@ fn take_pin(data: &mut &[u8]) -> Option<Option<Pin>> {
 fn put_replicas(out: &mut Vec<u8>, replicas: &[ReplicaId]) {
     out.put_u8(replicas.len() as u8);
     replicas.iter().for_each(|r| out.put_u64_le(r.0));
+}
+
+fn put_config(out: &mut Vec<u8>, config: &TopicConfig) {
+    let TopicConfig { retention_ms, retention_bytes, segment_bytes, segment_ms, timestamp_ahead_max_ms } = config;
+    for bound in [retention_ms, retention_bytes, segment_bytes, segment_ms, timestamp_ahead_max_ms] {
+        out.put_u64_le(bound.unwrap_or(u64::MAX));
+    }
+}
+
+fn put_partitions(out: &mut Vec<u8>, partitions: &[Vec<ReplicaId>]) {
+    out.put_u32_le(partitions.len() as u32);
+    partitions.iter().for_each(|r| put_replicas(out, r));
+}
+
+/// The replicas of each of several partitions.
+fn take_partitions(data: &mut &[u8]) -> Option<Vec<Vec<ReplicaId>>> {
+    let partitions = data.try_get_u32_le().ok()? as usize;
+    if partitions > PARTITIONS_MAX as usize || partitions > data.len() {
+        return None;
+    }
+    (0..partitions).map(|_| take_replicas(data)).collect()
 }
 
 fn take_replicas(data: &mut &[u8]) -> Option<Vec<ReplicaId>> {

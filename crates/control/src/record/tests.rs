@@ -89,6 +89,12 @@ fn records() -> Vec<MetadataRecord> {
         },
         MetadataRecord::PartitionerSet { topic: TopicId([1; 16]), pin_epoch: PinEpoch(3), pin: None },
         MetadataRecord::ReplicasAssigned { topic: TopicId([1; 16]), partition: 2, replicas: vec![ReplicaId(7)] },
+        MetadataRecord::PartitionsAdded {
+            topic: TopicId([1; 16]),
+            first: 3,
+            pin_epoch: PinEpoch(4),
+            replicas: vec![vec![ReplicaId(7), ReplicaId(8)], vec![ReplicaId(8)]],
+        },
         MetadataRecord::DirectoryLost { broker: BrokerId(2), directory: DirectoryId([5; 16]) },
         MetadataRecord::PartitionRecovered {
             topic: TopicId([1; 16]),
@@ -116,12 +122,12 @@ fn records_come_back() {
             assert!(MetadataRecord::decode(&bytes[..cut]).is_err());
         }
     }
-    assert_eq!(MetadataRecord::decode(&[12, 1]), Err(RecordError::Newer { kind: 12, layout: 1 }));
+    assert_eq!(MetadataRecord::decode(&[13, 1]), Err(RecordError::Newer { kind: 13, layout: 1 }));
 }
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(kind in 0..8u8, bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+    fn no_bytes_make_it_panic(kind in 0..14u8, bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
         let _ = MetadataRecord::decode(&[&[kind, 1], &bytes[..]].concat());
     }
 }
