@@ -87,8 +87,24 @@ pub(crate) enum Placement {
     },
 }
 
-/// How records are placed, and the epoch of the pin that this follows from.
-pub(crate) type SharedPlacement = Arc<tokio::sync::Mutex<(u32, Placement)>>;
+/// How a topic's records are placed under one pin.
+pub(crate) struct Placed {
+    pub(crate) pin_epoch: u32,
+    /// How many partitions the topic has under this pin.
+    pub(crate) partitions: u32,
+    pub(crate) how: Placement,
+}
+
+impl Placed {
+    /// What the topic's pin says.
+    pub(crate) async fn of_topic(asker: &impl Ask, topic: &Topic, on_broker: bool) -> Result<Placed> {
+        let how = Placement::of_topic(asker, topic, on_broker).await?;
+        Ok(Placed { pin_epoch: topic.pin_epoch.0, partitions: topic.partitions.len() as u32, how })
+    }
+}
+
+/// How records are placed now.
+pub(crate) type SharedPlacement = Arc<tokio::sync::Mutex<Placed>>;
 
 /// The partition of each record, and the epoch of the pin that was asked. A record that the plugin fails on is the only
 /// one that fails.
@@ -96,32 +112,26 @@ pub(crate) async fn place_all(
     placement: &SharedPlacement,
     link: &Rc<Link>,
     records: Vec<ToPlace>,
-    partitions: u32,
 ) -> (u32, Vec<Result<u32>>) {
     let placement = placement.clone().lock_owned().await;
-    let pin_epoch = placement.0;
+    let (pin_epoch, partitions) = (placement.pin_epoch, placement.partitions);
     let mut places: Vec<_> =
-        records.iter().map(|(_, chosen)| chosen.map(|p| placement.1.check(p, partitions))).collect();
+        records.iter().map(|(_, chosen)| chosen.map(|p| placement.how.check(p, partitions))).collect();
     let free: Vec<Record> = records.into_iter().filter_map(|(r, chosen)| chosen.is_none().then_some(r)).collect();
-    let mut free =
-        if free.is_empty() { Vec::new() } else { place_free(placement, link, free, partitions).await }.into_iter();
+    let mut free = if free.is_empty() { Vec::new() } else { place_free(placement, link, free).await }.into_iter();
     let places = places.drain(..).map(|chosen| chosen.or_else(|| free.next()).expect("a place for each record"));
     (pin_epoch, places.collect())
 }
 
 /// The partition of each record, for records whose senders have not chosen one.
-async fn place_free(
-    mut placement: OwnedMutexGuard<(u32, Placement)>,
-    link: &Rc<Link>,
-    records: Vec<Record>,
-    partitions: u32,
-) -> Vec<Result<u32>> {
+async fn place_free(mut placement: OwnedMutexGuard<Placed>, link: &Rc<Link>, records: Vec<Record>) -> Vec<Result<u32>> {
+    let partitions = placement.partitions;
     #[cfg(feature = "wasm")]
-    if matches!(placement.1, Placement::Plugin(_)) {
+    if matches!(placement.how, Placement::Plugin(_)) {
         // A plugin may take its time: not on the thread that the connections are on.
         let count = records.len();
         let work = move || {
-            let mut place = |records: &[Record]| placement.1.place_here(records, partitions).expect("a plugin");
+            let mut place = |records: &[Record]| placement.how.place_here(records, partitions).expect("a plugin");
             match place(&records) {
                 Ok(placed) => placed.into_iter().map(Ok).collect(),
                 Err(error) if count == 1 => vec![Err(error)],
@@ -133,12 +143,12 @@ async fn place_free(
             vec![Err(error); count]
         });
     }
-    match placement.1.place(link, &records, partitions).await {
+    match placement.how.place(link, &records, partitions).await {
         Ok(placed) => placed.into_iter().map(Ok).collect(),
         Err(error) if error.kind() == ErrorKind::PluginFailed && records.len() > 1 => {
             let mut places = Vec::with_capacity(records.len());
             for record in records.chunks(1) {
-                places.push(placement.1.place(link, record, partitions).await.map(|p| p[0]));
+                places.push(placement.how.place(link, record, partitions).await.map(|p| p[0]));
             }
             places
         }
@@ -173,7 +183,7 @@ impl Placement {
     }
 
     /// Fetches and compiles the topic's partitioner, if it has one; `on_broker` leaves it where it is.
-    pub(crate) async fn of_topic(asker: &impl Ask, topic: &Topic, on_broker: bool) -> Result<Placement> {
+    async fn of_topic(asker: &impl Ask, topic: &Topic, on_broker: bool) -> Result<Placement> {
         match topic.partitioner.clone() {
             None => Ok(Placement::Key(PlaceByKey::default())),
             #[cfg(feature = "wasm")]

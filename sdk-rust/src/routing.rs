@@ -45,6 +45,11 @@ impl Routing {
         let pin_epoch = topic.pin_epoch.0;
         let mut is_news = pin_epoch > self.pin_epoch;
         self.pin_epoch = self.pin_epoch.max(pin_epoch);
+        if topic.partitions.len() > self.leaders.len() {
+            // Never fewer: a broker that says so is late.
+            self.leaders.resize(topic.partitions.len(), (0, None));
+            is_news = true;
+        }
         for p in &topic.partitions {
             let Some(known) = self.leaders.get_mut(p.partition.0 as usize) else { continue };
             let leader = p.leader.as_ref().map(|l| Address { host: l.host.clone(), port: l.port });
@@ -66,6 +71,11 @@ impl Routing {
     /// Epoch of the topic's pin.
     pub(crate) fn pin_epoch(&self) -> u32 {
         self.pin_epoch
+    }
+
+    /// How many partitions the topic has, as far as any broker has said.
+    pub(crate) fn partitions(&self) -> u32 {
+        self.leaders.len() as u32
     }
 
     /// Where a partition's leader is; `None` while none is known.
@@ -145,5 +155,34 @@ async fn hear<T: Hears>(
         let reply = frames.reply::<MetadataRequest>().await?;
         link.learn(&reply.brokers);
         heard.send_if_modified(|heard| heard.hear(&reply.topics));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use thalweg_model::{LeaderEpoch, PartitionId, PinEpoch};
+
+    use super::*;
+
+    fn topic(pin_epoch: u32, leaders: &[u16]) -> Topic {
+        let led = |(number, port): (u32, &u16)| thalweg_api::Partition {
+            partition: PartitionId(number),
+            leader: Some(thalweg_api::BrokerAddress { id: Default::default(), host: "b".into(), port: *port }),
+            leader_epoch: LeaderEpoch(1),
+            ..Default::default()
+        };
+        let partitions = (0..).zip(leaders).map(led).collect();
+        Topic { partitions, pin_epoch: PinEpoch(pin_epoch), ..Default::default() }
+    }
+
+    #[test]
+    fn a_topic_that_grows_is_followed_and_a_late_broker_takes_nothing_back() {
+        let mut routing = Routing::of(&topic(1, &[1, 2]));
+        assert!(!routing.follow(&topic(1, &[1, 2])));
+        assert!(routing.follow(&topic(2, &[1, 2, 3])));
+        assert!(!routing.follow(&topic(1, &[1])));
+        assert_eq!((routing.partitions(), routing.pin_epoch()), (3, 2));
+        let ports = (0..4).map(|p| routing.leader(p).map(|l| l.port));
+        assert_eq!(ports.collect::<Vec<_>>(), [Some(1), Some(2), Some(3), None]);
     }
 }

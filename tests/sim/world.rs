@@ -439,7 +439,7 @@ impl World {
                     in_flight_bytes_max: if rng.chance(300_000) { 500 + rng.below(5_000) as usize } else { 8 << 20 },
                 };
                 let mut core = ProducerCore::new(config, partitions);
-                core.placed_anew(1);
+                core.placed_anew(1, partitions);
                 Client {
                     core,
                     next_record: (i as u64) << 40,
@@ -1302,7 +1302,7 @@ impl World {
         let core = &mut self.clients[client].core;
         let Some(pin_epoch) = pin_epoch.filter(|epoch| *epoch > core.pin_epoch()) else { return };
         let unplaced = core.take_unplaced();
-        core.placed_anew(pin_epoch);
+        core.placed_anew(pin_epoch, self.partitions);
         for Unplaced { record, token: id, since_ms } in unplaced {
             let partition = place(id, pin_epoch, self.partitions);
             self.oracle.pushed(id, partition);

@@ -160,7 +160,8 @@ codes! {
     ProducerFenced = 12, Rebalanced, false;
     /// The broker has forgotten this producer id.
     UnknownProducer = 13, Rebalanced, false;
-    /// The topic's partitioner changed since the client read it: read metadata again, and place again.
+    /// The topic's partitioner, or how many partitions it has, changed since the client read it: read metadata again,
+    /// and place again.
     StalePin = 14, Invalid, false;
     /// Another broker leads the partition: read metadata again.
     NotLeader = 15, Disconnected, true;

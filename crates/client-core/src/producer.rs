@@ -77,9 +77,9 @@ pub struct Unplaced<T> {
 ///   [`answered`](Self::answered) for each answer, [`hear_of_pin`](Self::hear_of_pin) for each news of the topic.
 /// - *What to do*: [`poll`](Self::poll) gives the frames to send, [`take_outcomes`](Self::take_outcomes) what became of
 ///   records, [`deadline_ms`](Self::deadline_ms) when to poll if nothing happens before.
-/// - *Placing anew*, once the topic has another partitioner: while [`is_stale`](Self::is_stale), push nothing; as soon
-///   as [`is_settled`](Self::is_settled), [`take_unplaced`](Self::take_unplaced) gives the records back, the caller
-///   finds their partitions, calls [`placed_anew`](Self::placed_anew), and pushes them again.
+/// - *Placing anew*, once the topic has another partitioner, or more partitions: while [`is_stale`](Self::is_stale),
+///   push nothing; as soon as [`is_settled`](Self::is_settled), [`take_unplaced`](Self::take_unplaced) gives them back,
+///   the caller finds their partitions, calls [`placed_anew`](Self::placed_anew), and pushes them again.
 ///
 /// After any method of the first two kinds: `poll`, write the requests of each partition in their order on the stream
 /// to its leader, then `take_outcomes`, then wait. Polling too often does no harm. An answer that comes after
@@ -140,9 +140,21 @@ impl<T> ProducerCore<T> {
         self.pin_epoch
     }
 
-    /// Records are placed with the pin of this epoch from now on.
-    pub fn placed_anew(&mut self, pin_epoch: u32) {
+    /// Records are placed with the pin of this epoch from now on, among as many partitions as belong to it. Those that
+    /// are new have no stream yet: [`connected`](Self::connected) says when.
+    pub fn placed_anew(&mut self, pin_epoch: u32, partitions: u32) {
         (self.pin_epoch, self.is_stale) = (pin_epoch, false);
+        let epoch = self.identity.map(|identity| identity.epoch);
+        while self.partitions.len() < partitions as usize {
+            let mut new = Partition::new();
+            new.epoch = epoch.unwrap_or(new.epoch);
+            self.partitions.push(new);
+        }
+    }
+
+    /// How many partitions records may be pushed for.
+    pub fn partitions(&self) -> u32 {
+        self.partitions.len() as u32
     }
 
     /// Takes note of the pin that a broker knows; a newer one makes everything here stale.

@@ -15,7 +15,10 @@ pub enum ProduceError {
         leader: Option<BrokerId>,
     },
     /// The client placed the batch with an older partitioner.
-    #[error("the topic's partitioner changed: the batch was placed with pin epoch {found}, it is {current} now")]
+    #[error(
+        "the topic's partitioner changed, or how many partitions it has: the batch was placed with pin epoch {found}, \
+         it is {current} now"
+    )]
     StalePin {
         /// The batch's.
         found: PinEpoch,

@@ -32,7 +32,7 @@ use crate::admin::topics::the_topic;
 use crate::error::ErrorPlace;
 use crate::link::{ATTEMPT, Link, chance};
 use crate::lock::lock;
-use crate::placement::{Placement, SharedPlacement, place_all};
+use crate::placement::{Placed, SharedPlacement, place_all};
 use crate::routing::Routing;
 use crate::stream::FrameReader;
 use crate::streams::{Kept, Lost, again};
@@ -47,7 +47,6 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub(super) struct Session {
     topic_id: TopicId,
     pub(super) placement: SharedPlacement,
-    pub(super) partitions: u32,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -121,10 +120,9 @@ impl Session {
         topic: Arc<Topic>,
         driven: &mut JoinSet<()>,
     ) -> Result<Arc<Session>> {
-        let partitions = topic.partitions.len() as u32;
-        let placement = Placement::of_topic(link, &topic, options.place_on_broker).await?;
-        let mut core = ProducerCore::new(options.config, partitions);
-        core.placed_anew(topic.pin_epoch.0);
+        let placed = Placed::of_topic(link, &topic, options.place_on_broker).await?;
+        let mut core = ProducerCore::new(options.config, placed.partitions);
+        core.placed_anew(placed.pin_epoch, placed.partitions);
         if core.is_idempotent() {
             let InitProducerReply { id, epoch, token } = link.call(InitProducerRequest {}).await?;
             core.identify(ProducerIdentity { id, epoch, token });
@@ -139,11 +137,11 @@ impl Session {
             gone: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
         });
-        let placement = Arc::new(tokio::sync::Mutex::new((topic.pin_epoch.0, placement)));
+        let placement = Arc::new(tokio::sync::Mutex::new(placed));
         let placing = Placing { placement: placement.clone(), on_broker: options.place_on_broker };
         let topic_id = topic.id;
         driven.spawn_local(drive(link.clone(), shared.clone(), topic, options.config.acks, placing));
-        Ok(Arc::new(Session { topic_id, placement, partitions, shared }))
+        Ok(Arc::new(Session { topic_id, placement, shared }))
     }
 
     /// Sends what is there to the end, then closes the streams.
@@ -257,7 +255,7 @@ impl Shared {
 struct Routes {
     topic: Arc<Topic>,
     acks: Acks,
-    /// The leader that each partition goes to now.
+    /// The leader that each partition goes to now, of those that records are placed among.
     leaders: Vec<Option<Address>>,
     /// Streams that are open, by the broker that they lead to.
     open: BTreeMap<Address, UnboundedSender<Vec<Bytes>>>,
@@ -271,8 +269,7 @@ async fn drive(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, acks: Ack
     let placing = Rc::new(placing);
     let mut routing = crate::routing::follow(&link, &topic);
     let mut placing_anew: Option<JoinHandle<()>> = None;
-    let partitions = topic.partitions.len();
-    let routes = Routes { topic, acks, leaders: vec![None; partitions], open: BTreeMap::new(), kept: Kept::default() };
+    let routes = Routes { topic, acks, leaders: Vec::new(), open: BTreeMap::new(), kept: Kept::default() };
     let routes = Rc::new(RefCell::new(routes));
     let mut doubts = 0;
     loop {
@@ -361,8 +358,8 @@ struct Placing {
     on_broker: bool,
 }
 
-/// The topic with a newer pin than `old`, and how it places records.
-async fn newer_placement(link: &Rc<Link>, topic: &Topic, old: u32, on_broker: bool) -> Result<(u32, Placement)> {
+/// How the topic's records are placed under a newer pin than `old`.
+async fn newer_placement(link: &Rc<Link>, topic: &Topic, old: u32, on_broker: bool) -> Result<Placed> {
     loop {
         let request = MetadataRequest { topics: vec![topic.name.clone()], create_missing: false };
         let found = the_topic(link.call(request).await?)?;
@@ -370,17 +367,16 @@ async fn newer_placement(link: &Rc<Link>, topic: &Topic, old: u32, on_broker: bo
             return Err(Error::topic_gone(&topic.name));
         }
         if found.pin_epoch.0 > old {
-            return Ok((found.pin_epoch.0, Placement::of_topic(link, &found, on_broker).await?));
+            return Placed::of_topic(link, &found, on_broker).await;
         }
         // This broker does not know the newer pin yet.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// The topic has another partitioner: what is not written yet is placed with it. Called once the fate of everything
-/// else is known.
+/// The topic has another partitioner, or more partitions: what is not written yet is placed anew. Called once the fate
+/// of everything else is known.
 async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, placing: Rc<Placing>) {
-    let partitions = topic.partitions.len() as u32;
     let mut known = shared.core().pin_epoch();
     let mut unplaced: Option<BeingPlaced> = None;
     let (fresh, records, places) = loop {
@@ -400,20 +396,20 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, plac
         let taken = unplaced.take().unwrap_or_else(|| BeingPlaced::from_core(&shared));
         let records = taken.records.iter().map(|u: &Unplaced<Token>| (u.record.clone(), u.token.chosen)).collect();
         let fresh = Arc::new(tokio::sync::Mutex::new(newer));
-        let (pin_epoch, places) = place_all(&fresh, &link, records, partitions).await;
+        let (pin_epoch, places) = place_all(&fresh, &link, records).await;
         if places.iter().any(|p| p.as_ref().is_err_and(|e| e.code() == Some(ErrorCode::StalePin))) {
-            // The partitioner has changed once more.
+            // It has changed once more.
             (known, unplaced) = (pin_epoch, Some(taken));
             continue;
         }
         break (fresh, taken, places);
     };
     let placed = Arc::into_inner(fresh).expect("placing is over").into_inner();
-    let pin_epoch = placed.0;
+    let (pin_epoch, partitions) = (placed.pin_epoch, placed.partitions);
     *placing.placement.lock().await = placed;
     let refused: Vec<_> = {
         let mut core = shared.core();
-        core.placed_anew(pin_epoch);
+        core.placed_anew(pin_epoch, partitions);
         let both = records.into_records().into_iter().zip(places);
         let push = |(unplaced, place): (Unplaced<Token>, Result<u32>)| match place {
             Ok(partition) => {
@@ -425,7 +421,7 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, plac
         both.filter_map(push).collect()
     };
     shared.refuse(refused);
-    tracing::info!(topic = topic.name, pin_epoch, "records are placed by the topic's new partitioner from now on");
+    tracing::info!(topic = topic.name, pin_epoch, partitions, "the topic's records are placed anew from now on");
     shared.ledger.progress.notify_waiters();
     shared.wake.notify_one();
 }
@@ -433,6 +429,8 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, plac
 /// Follows where partitions are led now, and keeps a stream to each of those brokers.
 fn follow_leaders(link: &Rc<Link>, shared: &Arc<Shared>, routes: &Rc<RefCell<Routes>>, now: &Routing) {
     let mut r = routes.borrow_mut();
+    // Those that were added are followed once records may be pushed for them.
+    r.leaders.resize(shared.core().partitions() as usize, None);
     for p in 0..r.leaders.len() {
         let leader = now.leader(p as u32).cloned();
         if r.leaders[p] == leader {

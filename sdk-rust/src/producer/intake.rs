@@ -23,7 +23,7 @@ use super::drive::Session;
 use super::receipt::{Ledger, Token};
 use crate::link::Link;
 use crate::lock::lock;
-use crate::placement::{Placement, no_partition, place_all};
+use crate::placement::{Placed, Placement, no_partition, place_all};
 use crate::{Error, Result};
 
 /// Most records that are placed together.
@@ -348,7 +348,7 @@ impl Hand {
     async fn place(&mut self, site: Site<'_>, driven: &mut JoinSet<()>) {
         while let Some(session) = self.session(site, driven).await {
             let records = self.items.iter().map(|i| (i.record.clone(), i.token.chosen)).collect();
-            let placing = place_all(&session.placement, site.link, records, session.partitions);
+            let placing = place_all(&session.placement, site.link, records);
             let Some((pin_epoch, places)) = self.wait(placing, "it is being placed").await else { return };
             // The first records may have expired meanwhile.
             let gone = places.len() - self.items.len();
@@ -381,8 +381,9 @@ impl Session {
         if self.is_in_doubt() {
             return;
         }
-        let Ok(mut placement) = self.placement.try_lock() else { return };
-        let (pin_epoch, Placement::Key(place)) = &mut *placement else { return };
+        let Ok(mut placed) = self.placement.try_lock() else { return };
+        let Placed { pin_epoch, partitions, how: Placement::Key(place) } = &mut *placed else { return };
+        let partitions = *partitions;
         let Some(receipt) = items.as_slice().first().map(|item| item.token.receipt.clone()) else { return };
         let mut admitted = 0;
         {
@@ -391,11 +392,11 @@ impl Session {
             while is_current && core.has_room() {
                 let Some(Item { record, token, since }) = items.next() else { break };
                 let partition = match token.chosen {
-                    None => place.place(record.key.as_deref(), self.partitions),
-                    Some(chosen) if chosen < self.partitions => chosen,
+                    None => place.place(record.key.as_deref(), partitions),
+                    Some(chosen) if chosen < partitions => chosen,
                     Some(chosen) => {
                         let item = Item { record, token, since };
-                        refused.push((item, no_partition(chosen, self.partitions)));
+                        refused.push((item, no_partition(chosen, partitions)));
                         continue;
                     }
                 };

@@ -118,7 +118,7 @@ fn behind_a_batch_that_is_given_up_the_next_ones_get_a_new_epoch_only_on_the_bro
 #[test]
 fn records_placed_with_an_old_pin_are_handed_back_once_the_fate_of_all_is_known() {
     let mut p = producer(150);
-    p.placed_anew(1);
+    p.placed_anew(1, p.partitions());
     for i in 0..4 {
         p.push(7, 0, &record(), i);
     }
@@ -140,7 +140,7 @@ fn records_placed_with_an_old_pin_are_handed_back_once_the_fate_of_all_is_known(
     assert!(p.is_settled() && !p.is_drained());
     let unplaced = p.take_unplaced();
     assert_eq!(unplaced.iter().map(|u| (u.token, u.since_ms)).collect::<Vec<_>>(), [(1, 7), (2, 7), (3, 7), (4, 8)]);
-    p.placed_anew(2);
+    p.placed_anew(2, p.partitions());
     for u in unplaced {
         p.push(u.since_ms, 0, &u.record, u.token);
     }
@@ -152,6 +152,43 @@ fn records_placed_with_an_old_pin_are_handed_back_once_the_fate_of_all_is_known(
     }
     assert!(p.is_drained());
     assert_eq!(p.buffered_bytes(), 0);
+}
+
+#[test]
+fn what_waits_when_a_topic_grows_is_placed_among_all_its_partitions() {
+    let mut p = producer(150);
+    p.placed_anew(1, p.partitions());
+    (0..4).for_each(|i| p.push(0, 0, &record(), i));
+    let sent = p.poll(0, true);
+    assert_eq!(sent.len(), 4);
+    // What was appended stays; what was refused for its pin, and what came meanwhile, is placed anew.
+    for (i, r) in (0..).zip(&sent) {
+        p.answered(1, r.id, if i < 2 { Ok(i) } else { Err(error(ErrorCode::StalePin)) }, 0);
+    }
+    p.push(1, 0, &record(), 4);
+    assert!(p.poll(1, true).is_empty() && p.is_settled());
+    let unplaced = p.take_unplaced();
+    assert_eq!(unplaced.iter().map(|u| u.token).collect::<Vec<_>>(), [2, 3, 4]);
+    p.placed_anew(2, 3);
+    assert_eq!(p.partitions(), 3);
+    for u in unplaced {
+        p.push(u.since_ms, u.token as u32 % 3, &u.record, u.token);
+    }
+    // A partition that was added has no stream yet: what is for it waits, and nothing else does.
+    let before = p.poll(2, true);
+    assert_eq!(before.iter().map(|r| (r.partition, r.pin_epoch)).collect::<Vec<_>>(), [(0, 2)]);
+    (1..3).for_each(|partition| p.connected(partition));
+    let anew = p.poll(3, true);
+    assert_eq!(anew.iter().map(|r| (r.partition, r.pin_epoch)).collect::<Vec<_>>(), [(1, 2), (2, 2)]);
+    // They are numbered from 0 on, under the producer's own id.
+    assert!(anew.iter().all(|r| sequence(r) == (0, 0) && r.token == Some(ProducerToken([9; 16]))));
+    for r in before.iter().chain(&anew) {
+        p.answered(4, r.id, Ok(7), 0);
+    }
+    assert!(p.is_drained() && p.buffered_bytes() == 0);
+    // A broker that says fewer is late.
+    p.placed_anew(3, 1);
+    assert_eq!(p.partitions(), 3);
 }
 
 #[test]
@@ -286,12 +323,12 @@ fn what_was_pushed_first_is_sent_first() {
 #[test]
 fn a_newer_pin_makes_what_waits_stale_and_is_not_sent_under() {
     let mut p = producer(150);
-    p.placed_anew(1);
+    p.placed_anew(1, p.partitions());
     p.push(0, 0, &record(), 1);
     p.hear_of_pin(2);
     assert!(p.is_stale() && p.poll(1, true).is_empty());
     assert_eq!(p.take_unplaced().len(), 1);
-    p.placed_anew(2);
+    p.placed_anew(2, p.partitions());
     p.push(1, 0, &record(), 1);
     let sent = p.poll(1, true);
     p.answered(2, sent[0].id, Err(error(ErrorCode::StalePin)), 0);
