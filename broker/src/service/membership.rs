@@ -257,6 +257,7 @@ fn assigned(ctx: &Ctx, number: Option<u64>, answer: GroupResult) -> Result<Group
         partition: a.partition,
         since: a.since,
         committed: a.committed,
+        is_new: a.is_new,
     };
     let partitions = partitions.into_iter().map(partition).collect();
     Ok(GroupAssignment { number, epoch, partitions, filter: None })

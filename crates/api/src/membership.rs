@@ -82,6 +82,8 @@ pub struct AssignedPartition {
     pub since: u32,
     /// How far the group has come; `None`: not to this partition yet.
     pub committed: Option<Committed>,
+    /// The partition was added after the group had begun to read its topic: it is read from its first record.
+    pub is_new: bool,
 }
 
 /// The group has come so far, says a member.

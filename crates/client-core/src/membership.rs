@@ -68,6 +68,8 @@ pub enum Change {
         topic: String,
         /// How far the group has come there; `None`: not yet at all.
         committed: Option<Committed>,
+        /// The partition was added after the group had begun to read its topic: it is read from its first record.
+        is_new: bool,
     },
     /// It should give up this partition: deliver nothing more of it, and call [`Membership::released`] once the user
     /// has done with what was delivered.
@@ -165,7 +167,7 @@ enum Topics {
 /// assert!(member.opened(0, MemberIdentity { id: "a".into(), secret: [7; 16] }).join.is_some());
 /// // The answer gives a partition.
 /// let partition = TopicPartition::new(TopicId([1; 16]), 0);
-/// let given = AssignedPartition { topic: "orders".into(), partition, since: 1, committed: None };
+/// let given = AssignedPartition { topic: "orders".into(), partition, since: 1, committed: None, is_new: false };
 /// let assignment = GroupAssignment { epoch: 1, partitions: vec![given], ..Default::default() };
 /// let changes = member.assigned(10, &assignment);
 /// let [Change::Assigned { key, .. }] = &changes[..] else { panic!("{changes:?}") };
@@ -367,7 +369,7 @@ impl Membership {
                 if let Some(committed) = committed {
                     self.known.insert(key.clone(), committed);
                 }
-                changes.push(Change::Assigned { key, topic: a.topic.clone(), committed });
+                changes.push(Change::Assigned { key, topic: a.topic.clone(), committed, is_new: a.is_new });
             }
         }
         self.follow();

@@ -174,6 +174,8 @@ bugs! {
     LiveGroupForgotten = "a group with members is forgotten",
     /// A topic gets more partitions, and its pin keeps its epoch: producers go on placing among the old ones.
     GrowthKeepsPinEpoch = "a topic grows under the epoch of its pin",
+    /// A partition that was added to a topic which a group reads already counts as one that the group has left out.
+    AddedTakenForOld = "a group begins in an added partition as in an old one",
 
     // In `broker-core`.
     /// A coordinator answers without asking the quorum whether it still is one.

@@ -554,8 +554,10 @@ pub struct AssignedPartition {
     pub since: u32,
     /// absent: the group has not come to it yet
     pub committed: ::core::option::Option<CommittedOffset>,
+    /// after the group had begun to read the topic: it begins with the first record
+    pub added: bool,
 }
-message!(AssignedPartition { 1 topic: string, 2 topic_id: bytes, 3 partition: uint32, 4 since: uint32, 5 committed: message optional });
+message!(AssignedPartition { 1 topic: string, 2 topic_id: bytes, 3 partition: uint32, 4 since: uint32, 5 committed: message optional, 6 added: bool });
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct CommittedOffset {
     /// next to be scanned

@@ -100,7 +100,7 @@ struct Order {
 
 /// How topics are read, also those that come later.
 pub(super) struct Follows {
-    /// True where topics that come, or come again, are read from then on.
+    /// True where topics that come, or come again, are read from then on, and partitions that are added to them.
     pub(super) is_live: bool,
     /// True where a named topic may go without an error; one that matches a pattern always may.
     pub(super) waits_for_topics: bool,
@@ -197,7 +197,8 @@ impl Keeper {
                 continue;
             }
             let may_go = how.waits_for_topics || self.shared.wanted().names().all(|name| *name != topic.name);
-            let how = ReadingHow { filter: how.filter.clone(), out_of_range: how.out_of_range, may_go };
+            let (filter, out_of_range) = (how.filter.clone(), how.out_of_range);
+            let how = ReadingHow { filter, out_of_range, may_go, grows: how.is_live };
             // A topic that was made anew under the name means that the one before it is gone.
             readers.iter().filter(|r| r.name() == topic.name).for_each(|r| r.end());
             new.push(fetching::open(link.clone(), topic, core, how, events.clone(), None));

@@ -286,7 +286,7 @@ async fn open_readers(
     for topic in reply.topics.into_iter().flatten() {
         let core = ConsumerCore::new([], shared.start, shared.buffer_bytes);
         let topic = Arc::new(topic);
-        let how = ReadingHow { filter: filter.clone(), out_of_range: shared.out_of_range, may_go: false };
+        let how = ReadingHow { filter: filter.clone(), out_of_range: shared.out_of_range, may_go: false, grows: false };
         let reader = fetching::open(link.clone(), topic.clone(), core, how, events.clone(), Some(shared.clone()));
         shared.lock().readers.insert(topic.id, reader);
     }

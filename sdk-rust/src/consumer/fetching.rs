@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::SendStream;
 use thalweg_api::{ErrorCode, ErrorKind, FetchControl, FetchOpen, FetchOpened, FetchPush, MetadataRequest, Topic};
-use thalweg_client_core::{ConsumerCore, Pushed};
+use thalweg_client_core::{ConsumerCore, Position, Pushed};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::member::GroupShared;
@@ -131,11 +131,19 @@ async fn drive(
     let (leaders, streams) = (RefCell::default(), RefCell::default());
     let s = Rc::new(Subscription { link: link.clone(), reader, group, open, events, leaders, streams });
     let mut kept = Kept::default();
+    let mut partitions_known = s.reader.opened_with;
     loop {
         if s.reader.has_ended() {
             return;
         }
         let now = routing.borrow_and_update().clone();
+        if s.reader.grows {
+            // All that was sent to a partition that has just come is for this consumer, as with a topic.
+            for p in partitions_known..now.partitions() {
+                s.reader.core().assign(p, Position::Earliest);
+            }
+            partitions_known = partitions_known.max(now.partitions());
+        }
         // Partitions that are not read any more are stopped on the stream that they were read on.
         s.flush();
         let partitions: Vec<u32> = s.reader.core().partitions().collect();

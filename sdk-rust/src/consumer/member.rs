@@ -355,11 +355,15 @@ impl GroupShared {
             };
             cursors.push(cursor.clone());
             match change {
-                Change::Assigned { key, committed, .. } => {
+                Change::Assigned { key, committed, is_new, .. } => {
                     inner.cursors.insert(key.clone(), Cursor::new(*committed));
                     inner.known.insert(key.clone());
-                    let start = committed.map_or(self.start, |c| Position::Offset(c.offset));
                     if let Some(reader) = inner.readers.get(&key.topic_id) {
+                        // One that was added is read from its first record: what was sent there before this member
+                        // heard of it is for the group too.
+                        let is_new = *is_new || key.partition >= reader.opened_with;
+                        let begins = if is_new { Position::Earliest } else { self.start };
+                        let start = committed.map_or(begins, |c| Position::Offset(c.offset));
                         reader.change(|core| core.assign(key.partition, start));
                     }
                 }

@@ -32,6 +32,8 @@ pub(super) struct ReadingHow {
     pub(super) out_of_range: Option<Position>,
     /// True where a topic that is deleted is no error.
     pub(super) may_go: bool,
+    /// True where partitions that are added to the topic are read too, from their first records.
+    pub(super) grows: bool,
 }
 
 /// One topic that a consumer reads, shared between both sides.
@@ -39,6 +41,10 @@ pub(super) struct Reader {
     pub(super) topic: Arc<TopicName>,
     /// The identity of the topic.
     pub(super) id: TopicId,
+    /// How many partitions the topic had when it was opened; those from here on were added since.
+    pub(super) opened_with: u32,
+    /// True where partitions that are added to the topic are read too, from their first records.
+    pub(super) grows: bool,
     /// Where reading goes on when the log does not hold a position; `None`: the user gets an error.
     out_of_range: Option<Position>,
     core: Mutex<ConsumerCore>,
@@ -59,6 +65,8 @@ impl Reader {
         Reader {
             topic: Arc::new(TopicName { name: topic.name.clone(), id: Bytes::copy_from_slice(&topic.id.0) }),
             id: topic.id,
+            opened_with: topic.partitions.len() as u32,
+            grows: how.grows,
             out_of_range: how.out_of_range,
             core: Mutex::new(core),
             wake: Notify::new(),

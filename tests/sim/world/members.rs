@@ -431,6 +431,7 @@ impl World {
                     partition: a.partition,
                     since: a.since,
                     committed: a.committed.map(|c| Committed { offset: c.offset, filtered: 0, failed: 0 }),
+                    is_new: a.is_new,
                 })
                 .collect(),
             filter: None,

@@ -25,6 +25,7 @@ fn told(number: u64, epoch: u32, partitions: &[(u32, u32)]) -> GroupAssignment {
         partition: (&key(*partition)).into(),
         since: *since,
         committed: None,
+        is_new: false,
     };
     let number = Some(number).filter(|number| *number != 0);
     GroupAssignment { number, epoch, partitions: partitions.iter().map(partition).collect(), filter: None }

@@ -85,7 +85,7 @@ impl Draft<'_> {
         records.into_iter().for_each(|record| self.take(record));
         self.share_out(metadata, &group);
         let (g, m) = self.find(&group, &member)?;
-        let answer = GroupAnswer::Assigned(g.assignment(m));
+        let answer = GroupAnswer::Assigned(g.assignment(metadata, m));
         self.hear(group, member);
         Ok(answer)
     }
@@ -120,7 +120,7 @@ impl Draft<'_> {
             self.share_out(metadata, &group);
         }
         let (g, m) = self.find(&group, &member)?;
-        let answer = GroupAnswer::Assigned(g.assignment(m));
+        let answer = GroupAnswer::Assigned(g.assignment(metadata, m));
         self.hear(group, member);
         Ok(answer)
     }

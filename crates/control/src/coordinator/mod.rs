@@ -183,7 +183,7 @@ impl Coordinator {
             }
             GroupRequest::Look { group, member, secret } => {
                 let (g, m) = draft.prove(&group, &member, secret)?;
-                GroupAnswer::Assigned(g.assignment(m))
+                GroupAnswer::Assigned(g.assignment(metadata, m))
             }
             GroupRequest::Leave { group, member, secret, is_for_a_moment } => {
                 draft.leave(now, metadata, (group, member), secret, is_for_a_moment)?

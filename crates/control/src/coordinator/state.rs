@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use thalweg_model::{Committed, TopicPartition};
+use thalweg_model::{Bug, Committed, TopicPartition, is_planted};
 
 use super::record::{GroupRecord, Holding, Member, Terms};
+use crate::metadata::Metadata;
 
 /// How a group is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,9 @@ pub struct Assigned {
     pub since: u32,
     /// How far the group had come when this was said.
     pub committed: Option<Committed>,
+    /// The group has not come here yet, and came to the topic before it had this partition: it reads from the first
+    /// record, wherever it begins otherwise.
+    pub is_new: bool,
 }
 
 /// What a member may read: all of it, and nothing else.
@@ -108,13 +112,22 @@ impl Group {
         }
     }
 
-    pub(super) fn assignment(&self, member: &Member) -> Assignment {
+    pub(super) fn assignment(&self, metadata: &Metadata, member: &Member) -> Assignment {
         let kept = member.holdings.iter().filter(|(_, h)| h.revoked_by.is_none());
-        let assigned = |(p, h): (&TopicPartition, &Holding)| Assigned {
-            partition: *p,
-            since: h.since,
-            committed: self.offsets.get(p).copied(),
+        let assigned = |(p, h): (&TopicPartition, &Holding)| {
+            let committed = self.offsets.get(p).copied();
+            let is_new = committed.is_none() && self.came_to_its_topic_before(metadata, p);
+            Assigned { partition: *p, since: h.since, committed, is_new }
         };
         Assignment { epoch: member.epoch, partitions: kept.map(assigned).collect() }
+    }
+
+    /// True for a partition that was added to a topic in which the group has committed something: where the members
+    /// begin, they commit, so that the group began there without this partition. What was written to it before a member
+    /// heard of it is for the group all the same. (In Kafka, a group that begins at the end misses it.)
+    fn came_to_its_topic_before(&self, metadata: &Metadata, p: &TopicPartition) -> bool {
+        let was_added = metadata.topic_by_id(p.topic).is_some_and(|t| p.partition.0 >= t.made_with);
+        let of_topic = TopicPartition::new(p.topic, 0)..=TopicPartition::new(p.topic, u32::MAX);
+        was_added && self.offsets.range(of_topic).next().is_some() && !is_planted(Bug::AddedTakenForOld)
     }
 }

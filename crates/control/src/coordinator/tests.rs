@@ -467,6 +467,49 @@ fn planted_bugs_show() {
     assert_finds(Bug::SecretNotAsked, nobody_speaks_for_a_member_without_its_secret);
     assert_finds(Bug::TopicsNotFollowed, topics_may_change_while_a_member_reads);
     assert_finds(Bug::EndNotAsked, no_group_comes_further_than_the_records);
+    assert_finds(Bug::AddedTakenForOld, what_was_added_is_new_to_a_group_that_reads_its_topic);
+}
+
+/// The topic gets more partitions, and the coordinator hears of it.
+fn add_partitions(b: &mut Bench, total: u32) {
+    let (first, pin_epoch) = {
+        let topic = b.metadata.topic("flights").unwrap();
+        (topic.partitions, PinEpoch(topic.pin_epoch.0 + 1))
+    };
+    let replicas = (first..total).map(|_| vec![ReplicaId(1)]).collect();
+    b.metadata.apply(MetadataRecord::PartitionsAdded { topic: TopicId([1; 16]), first, pin_epoch, replicas });
+    b.ends.extend((first..total).map(|p| (flights(p), 1_000)));
+    b.version += 1;
+    b.tick(10);
+}
+
+/// The partitions that a member is to read from their first records.
+fn new(assignment: &Assignment) -> Vec<u32> {
+    let new = assignment.partitions.iter().filter(|a| a.is_new);
+    new.map(|a| a.partition.partition.0).collect()
+}
+
+#[test]
+fn what_was_added_is_new_to_a_group_that_reads_its_topic() {
+    let mut b = Bench::new(&[("flights", 1, 2)]);
+    let a = b.join("a");
+    assert_eq!((partitions(&a), new(&a)), (vec![0, 1], vec![]));
+    // It has come to one of the two; the other is old all the same.
+    b.commit(Some(("a", a.epoch)), flights(1), 7).unwrap();
+    add_partitions(&mut b, 4);
+    let more = b.look("a");
+    assert_eq!((partitions(&more), new(&more)), (vec![0, 1, 2, 3], vec![2, 3]));
+    assert_eq!(more.partitions[0].since, a.partitions[0].since, "what it reads it goes on reading");
+    b.commit(Some(("a", more.epoch)), flights(2), 1).unwrap();
+    assert_eq!(new(&b.look("a")), [3]);
+    // Nobody was there when one more came; and whoever begins now, begins with all of them.
+    b.leave("a", false);
+    add_partitions(&mut b, 5);
+    assert_eq!(new(&b.join("b")), [3, 4]);
+    let mut other = Bench::new(&[("flights", 1, 2)]);
+    add_partitions(&mut other, 4);
+    let c = other.join("c");
+    assert_eq!((partitions(&c), new(&c)), (vec![0, 1, 2, 3], vec![]));
 }
 
 /// What a member is told of, as (topic id, partition).
@@ -523,7 +566,7 @@ proptest! {
     #[test]
     fn at_most_one_member_reads_a_partition(
         partitions in 1..7u32,
-        steps in proptest::collection::vec((0..9u8, 0..5usize), 1..120),
+        steps in proptest::collection::vec((0..10u8, 0..5usize), 1..120),
         range in any::<bool>(),
     ) {
         let mut b = Bench::new(&[("flights", 1, partitions)]);
@@ -569,6 +612,11 @@ proptest! {
                     let topics = [&["flights"][..], &["trains"], &["^fl", "trains"]][n % 3];
                     told[who] = Some(b.subscribe(&m.0.clone(), m.1, topics).unwrap());
                 }
+                // The topic grows, and the coordinator hears of it.
+                (9, _) if b.metadata.topic("flights").unwrap().partitions < 12 => {
+                    let there = b.metadata.topic("flights").unwrap().partitions;
+                    add_partitions(&mut b, there + 1);
+                }
                 // The coordinator moves to another broker.
                 (6, _) => {
                     let mut replayed = Coordinator::default();
@@ -599,6 +647,7 @@ proptest! {
         let read: usize = members.iter().flatten().map(|m| m.2.len()).sum();
         let wants = |m: &Member| m.topics != ["trains"];
         let is_wanted = b.coordinator.groups().any(|(_, g)| g.members.values().any(wants));
+        let partitions = b.metadata.topic("flights").unwrap().partitions;
         prop_assert_eq!(read, if is_wanted { partitions as usize } else { 0 });
     }
 }

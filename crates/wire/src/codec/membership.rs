@@ -81,6 +81,7 @@ impl Codec for GroupAssignment {
             partition: a.partition.partition.0,
             since: a.since,
             committed: a.committed.map(Into::into),
+            added: a.is_new,
         };
         let head = proto::GroupAssignment {
             number: self.number.unwrap_or(0),
@@ -98,6 +99,7 @@ impl Codec for GroupAssignment {
                 partition: TopicPartition::new(topic_id(&a.topic_id)?, a.partition),
                 since: a.since,
                 committed: a.committed.map(Into::into),
+                is_new: a.added,
             })
         };
         Ok(GroupAssignment {

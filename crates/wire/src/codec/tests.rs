@@ -232,7 +232,8 @@ fn messages_of_streams_come_back() {
     }
     let at = Committed { offset: 5, filtered: 1, failed: 0 };
     for (number, committed) in [(None, None), (Some(4), Some(at))] {
-        let partitions = vec![AssignedPartition { topic: "t".into(), partition, since: 2, committed }];
+        let is_new = committed.is_none();
+        let partitions = vec![AssignedPartition { topic: "t".into(), partition, since: 2, committed, is_new }];
         check(GroupAssignment { number, epoch: 2, partitions, filter: Some(plugin()) });
     }
     check(GroupCommit { number: 1, epoch: 2, offsets: vec![PartitionCommit { partition, at }] });
