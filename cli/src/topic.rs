@@ -8,7 +8,7 @@ use thalweg::{Topic, TopicInfo};
 use crate::connect::Connect;
 use crate::output::{Output, done, rows};
 
-/// Makes, lists, describes and deletes topics
+/// Makes, lists, describes, grows and deletes topics
 #[derive(Subcommand)]
 pub(crate) enum TopicCommand {
     /// Makes a topic
@@ -55,6 +55,20 @@ pub(crate) enum TopicCommand {
     Describe {
         /// Its name
         name: String,
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// Gives a topic more partitions
+    ///
+    /// Keys are placed among all partitions from then on: a key may go to another partition than before. Its order
+    /// holds within each partition, as in Kafka. What stands in the topic stays where it is. Producers and consumers
+    /// follow without a restart, and new partitions are read from their first records.
+    AddPartitions {
+        /// Its name
+        name: String,
+        /// How many partitions it is to have, those that it has included; never fewer
+        #[arg(long, short)]
+        partitions: u32,
         #[command(flatten)]
         connect: Connect,
     },
@@ -203,6 +217,11 @@ impl TopicCommand {
                     }
                 }
                 Ok(())
+            }
+            TopicCommand::AddPartitions { name, partitions, connect } => {
+                let topic = connect.client().await?.add_partitions(&name, partitions).await?;
+                let line = format!("topic {name} has {} partition{} now", topic.partitions, plural(topic.partitions));
+                done(connect.output, &line, &describe(&topic))
             }
             TopicCommand::SetPartitioner { name, partitioner, partitioner_config, connect, .. } => {
                 let config = partitioner_config.unwrap_or_default().into();

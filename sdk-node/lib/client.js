@@ -3,7 +3,7 @@
 'use strict'
 
 const { Consumer, isClosing } = require('./consumer.js')
-const { bytesOf, checkBooleans, checkName, checkNames, checkNumbers, checkPartitions, checkString, checkStrings, DURATION, kindOf, presentOf, tagOf, topicsOf } = require('./data.js')
+const { bytesOf, checkBooleans, checkName, checkNames, checkNumber, checkNumbers, checkPartitions, checkString, checkStrings, DURATION, kindOf, presentOf, tagOf, topicsOf } = require('./data.js')
 const { ClosedError, InvalidError, NotFoundError, ThalwegError, call, raised } = require('./errors.js')
 const { moduleOf, pemOf } = require('./file.js')
 const { startLog } = require('./log.js')
@@ -120,6 +120,23 @@ class Client {
     checkStrings(options, ['partitioner'])
     const partitionerConfig = bytesOf(options.partitionerConfig, 'partitionerConfig')
     return this.#call('createTopic', { name, ...options, partitionerConfig })
+  }
+
+  /**
+   * Gives a topic more partitions: so many that it has `total`. Asked for as many as it has, nothing changes, so that the call may be repeated.
+   *
+   * Keys are placed among all partitions from then on: a key may go to another partition than before, and its order holds within each of them, as in Kafka.
+   * What stands in the topic stays where it is. Producers and consumers follow without a restart; new partitions are read from their first records.
+   *
+   * InvalidError: it has more than `total`, `total` is above 10,000, or too few brokers can be reached; NotFoundError; UnsupportedError: a broker is of an older version; DeniedError.
+   * @param {string} topic
+   * @param {number} total
+   * @returns {Promise<Topic>}
+   */
+  async addPartitions(topic, total) {
+    checkName('topic', topic)
+    checkNumber('total', total, COUNT)
+    return this.#call('addPartitions', { topic, total })
   }
 
   /**

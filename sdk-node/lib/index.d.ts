@@ -218,6 +218,15 @@ export class Client {
   // calls of lib/client.js, by declare.mjs:
   /** Makes a topic. AlreadyExistsError: there is one of that name; NotFoundError: there is no such partitioner; DeniedError: this client may not change the cluster. */
   createTopic(name: string, options?: TopicOptions): Promise<Topic>
+  /**
+   * Gives a topic more partitions: so many that it has `total`. Asked for as many as it has, nothing changes, so that the call may be repeated.
+   *
+   * Keys are placed among all partitions from then on: a key may go to another partition than before, and its order holds within each of them, as in Kafka.
+   * What stands in the topic stays where it is. Producers and consumers follow without a restart; new partitions are read from their first records.
+   *
+   * InvalidError: it has more than `total`, `total` is above 10,000, or too few brokers can be reached; NotFoundError; UnsupportedError: a broker is of an older version; DeniedError.
+   */
+  addPartitions(topic: string, total: number): Promise<Topic>
   /** Removes a topic and its records, for ever. NotFoundError, DeniedError. */
   deleteTopic(name: string): Promise<void>
   /** All topics, in the order of their names. */

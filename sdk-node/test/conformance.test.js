@@ -27,6 +27,26 @@ test('keys and turns place records', async (t) => {
   await client.close()
 })
 
+test('keys are placed among all partitions once a topic has grown', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const { from, to, keys } = vectors.growth
+  await client.createTopic('keys', { partitions: from })
+  const producer = client.producer('keys')
+  const consumer = client.consumer('keys')
+  await consumer.open()
+  for (const at of [1, 2]) {
+    for (const places of keys) assert.equal((await producer.send('x', { key: places[0] })).partition, places[at], places[0])
+    assert.equal((await client.addPartitions('keys', to)).partitions, to)
+  }
+  // It began at the end, and gets what came to the new ones before it heard of them.
+  const read = []
+  for (let i = 0; i < 2 * keys.length; i++) read.push((await consumer.next()).partition)
+  assert.deepEqual(read.sort(), keys.flatMap(([, ...places]) => places).sort())
+  await producer.close()
+  await client.close()
+})
+
 test('plugins place and filter', async (t) => {
   const { address, ca } = await startBroker(t)
   const client = await connect(address, { ca })

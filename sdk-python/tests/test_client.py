@@ -43,6 +43,20 @@ def test_errors_have_their_class(broker: Broker) -> None:
             client.delete_topic("nothing")
         with pytest.raises(ValueError, match="partition count"):
             client.create_topic("t", partitions=0)
+        client.create_topic("grows", partitions=2)
+        assert client.add_partitions("grows", 3).partitions == 3
+        assert client.add_partitions("grows", 3).partitions == 3
+        with pytest.raises(thalweg.InvalidError, match="has 3 partitions, and 2 are asked for: partitions are never removed"):
+            client.add_partitions("grows", 2)
+        with pytest.raises(thalweg.InvalidError, match="it must be between 1 and 10000"):
+            client.add_partitions("grows", 10_001)
+        with pytest.raises(thalweg.NotFoundError, match="does not exist"):
+            client.add_partitions("nothing", 3)
+        for wrong, error in ((0, thalweg.InvalidError), (None, TypeError), ("3", TypeError), (True, TypeError)):
+            with pytest.raises(error, match="^total is"):
+                client.add_partitions("grows", wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="^topic is"):
+            client.add_partitions(None, 3)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="replication factor 3 needs as many brokers"):
             client.create_topic("t", partitions=1, replication_factor=3)
         with pytest.raises(thalweg.InvalidError, match="go together"):

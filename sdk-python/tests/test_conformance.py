@@ -29,6 +29,24 @@ def test_keys_and_turns_place_records(broker: Broker, vectors: Any) -> None:
     asyncio.run(go())
 
 
+def test_keys_are_placed_among_all_partitions_once_a_topic_has_grown(broker: Broker, vectors: Any) -> None:
+    growth = vectors["growth"]
+
+    async def go() -> None:
+        async with thalweg.connect(broker.address, ca=broker.ca) as client:
+            await client.create_topic("keys", partitions=growth["from"])
+            async with client.producer("keys") as producer, client.consumer("keys") as consumer:
+                for at in (1, 2):
+                    for places in growth["keys"]:
+                        assert (await producer.send("x", key=places[0])).partition == places[at], places
+                    assert (await client.add_partitions("keys", growth["to"])).partitions == growth["to"]
+                # It began at the end, and gets what came to the new ones before it heard of them.
+                read = [(await anext(consumer)).partition for _ in range(2 * len(growth["keys"]))]
+                assert sorted(read) == sorted(places[at] for places in growth["keys"] for at in (1, 2))
+
+    asyncio.run(go())
+
+
 def test_plugins_place_and_filter(broker: Broker, vectors: Any, plugins: pathlib.Path) -> None:
     async def go() -> None:
         async with thalweg.connect(broker.address, ca=broker.ca) as client:

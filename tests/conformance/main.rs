@@ -42,6 +42,24 @@ async fn keys_and_turns_place_records() {
 }
 
 #[tokio::test]
+async fn keys_are_placed_among_all_partitions_once_a_topic_has_grown() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    let v = &vectors()["growth"];
+    let count = |at: &str| v[at].as_u64().unwrap() as u32;
+    client.create_topic("keys", Topic::partitions(count("from"))).await.unwrap();
+    let producer = client.producer("keys").build().await.unwrap();
+    for at in [1, 2] {
+        for places in list(&v["keys"]) {
+            let sent = producer.send(Record::new("x").key(places[0].as_str().unwrap())).await.unwrap();
+            assert_eq!(sent.partition as u64, places[at], "{places}");
+        }
+        assert_eq!(client.add_partitions("keys", count("to")).await.unwrap().partitions, count("to"));
+    }
+}
+
+#[tokio::test]
 async fn plugins_place_and_filter() {
     let folder = tempfile::tempdir().unwrap();
     let broker = Broker::start(folder.path(), 0);

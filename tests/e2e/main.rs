@@ -7,6 +7,7 @@ mod consumers;
 mod directory;
 mod disks;
 mod groups;
+mod growth;
 mod handshake;
 mod hostile;
 mod impostors;

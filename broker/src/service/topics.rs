@@ -8,9 +8,10 @@ use std::time::Duration;
 use quinn::SendStream;
 use ring::rand::SecureRandom;
 use thalweg_api::{
-    ApiError, CreateTopicReply, CreateTopicRequest, DeleteTopicReply, DeleteTopicRequest, ErrorCode, InitProducerReply,
-    InitProducerRequest, ListOffsetsReply, ListOffsetsRequest, MetadataReply, MetadataRequest, MetadataWatch,
-    OffsetAnswer, PartitionerChoice, Resource, Right, SetPartitionerReply, SetPartitionerRequest, Topic, TopicError,
+    AddPartitionsReply, AddPartitionsRequest, ApiError, CreateTopicReply, CreateTopicRequest, DeleteTopicReply,
+    DeleteTopicRequest, ErrorCode, InitProducerReply, InitProducerRequest, ListOffsetsReply, ListOffsetsRequest,
+    MetadataReply, MetadataRequest, MetadataWatch, OffsetAnswer, PartitionerChoice, Resource, Right,
+    SetPartitionerReply, SetPartitionerRequest, Topic, TopicError,
 };
 use thalweg_control::Request;
 use thalweg_model::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_MS_MIN};
@@ -136,21 +137,21 @@ impl Service<CreateTopicRequest> for Ctx {
             config: request.config,
         };
         self.change(change).await?;
-        let name = request.name;
-        let made = self.engine.look(move |view| view.metadata().topic(&name).cloned()).await;
-        let topic = made.map_err(|e| ApiError::from(&e))?;
-        wait_for_leaders(self, topic.id, topic.partitions).await;
-        Ok(CreateTopicReply { topic: self.engine.look(move |view| describe::topic(view, &topic)).await })
+        Ok(CreateTopicReply { topic: once_led(self, request.name).await? })
     }
 }
 
-/// A new topic's partitions elect within a moment; who made it should find them led.
-async fn wait_for_leaders(ctx: &Ctx, topic: TopicId, partitions: u32) {
+/// A topic, a moment later: new partitions elect at once, and who made them should find them led.
+async fn once_led(ctx: &Ctx, name: String) -> Result<Topic, ApiError> {
+    let made = ctx.engine.look(move |view| view.metadata().topic(&name).cloned()).await;
+    let topic = made.map_err(|e| ApiError::from(&e))?;
+    let (id, partitions) = (topic.id, topic.partitions);
     let are_led = move |view: &View<'_>| {
-        let is_led = |p| view.leader(&TopicPartition::new(topic, p)).is_some();
+        let is_led = |p| view.leader(&TopicPartition::new(id, p)).is_some();
         (0..partitions).all(is_led).then_some(())
     };
     let _ = tokio::time::timeout(LEADERS_PATIENCE, ctx.engine.look_until(are_led)).await;
+    Ok(ctx.engine.look(move |view| describe::topic(view, &topic)).await)
 }
 
 fn pair(choice: PartitionerChoice) -> (String, bytes::Bytes) {
@@ -179,6 +180,19 @@ impl Service<SetPartitionerRequest> for Ctx {
         let partitioner = request.partitioner.map(pair);
         self.change(Request::SetPartitioner { name: request.name.clone(), partitioner }).await?;
         Ok(SetPartitionerReply { topic: self.engine.look(move |view| find(view, &request.name)).await? })
+    }
+}
+
+impl Service<AddPartitionsRequest> for Ctx {
+    async fn serve(
+        self: &Rc<Self>,
+        _: &Principal,
+        request: AddPartitionsRequest,
+    ) -> Result<AddPartitionsReply, ApiError> {
+        let AddPartitionsRequest { name, partitions } = request;
+        let live = self.engine.look(|view| view.live()).await;
+        self.change(Request::AddPartitions { name: name.clone(), partitions, live }).await?;
+        Ok(AddPartitionsReply { topic: once_led(self, name).await? })
     }
 }
 

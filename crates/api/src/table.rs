@@ -268,6 +268,12 @@ table! {
             about: r => Resource::Topic(&r.name),
             route: Route::Controller,
         }
+        /// Gives a topic more partitions.
+        AddPartitionsRequest = 63 => AddPartitionsReply = 64 {
+            right: Alter,
+            about: r => Resource::Topic(&r.name),
+            route: Route::Controller,
+        }
         /// Where a group's coordinator is. The topic that holds groups is made where there is none.
         FindCoordinatorRequest = 46 => FindCoordinatorReply = 47 {
             right: Read,
@@ -344,11 +350,11 @@ mod tests {
     #[test]
     fn a_kind_has_the_number_by_which_it_is_found() {
         let numbers: std::collections::BTreeSet<u16> = FrameKind::ALL.iter().map(|k| *k as u16).collect();
-        assert_eq!((numbers.len(), FrameKind::ALL.len()), (62, 62));
+        assert_eq!((numbers.len(), FrameKind::ALL.len()), (64, 64));
         for kind in FrameKind::ALL {
             assert_eq!(FrameKind::from_number(*kind as u16), Some(*kind));
         }
-        assert_eq!((FrameKind::from_number(0), FrameKind::from_number(63)), (None, None));
+        assert_eq!((FrameKind::from_number(0), FrameKind::from_number(65)), (None, None));
     }
 
     #[test]

@@ -130,6 +130,22 @@ pub struct DeleteTopicRequest {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeleteTopicReply {}
 
+/// Asks for a topic to get more partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddPartitionsRequest {
+    /// The name of the topic.
+    pub name: String,
+    /// How many partitions it is to have, those that it has included. As many as it has: nothing changes.
+    pub partitions: u32,
+}
+
+/// A topic has as many partitions as asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddPartitionsReply {
+    /// The topic as it is now.
+    pub topic: Topic,
+}
+
 /// Asks for a topic's records to be placed in another way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetPartitionerRequest {

@@ -146,6 +146,18 @@ message!(DeleteTopicRequest { 1 name: string });
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct DeleteTopicReply {}
 message!(DeleteTopicReply {  });
+/// The topic is to have so many partitions, those that it has included; as many as it has: nothing changes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct AddPartitionsRequest {
+    pub name: ::prost::alloc::string::String,
+    pub partitions: u32,
+}
+message!(AddPartitionsRequest { 1 name: string, 2 partitions: uint32 });
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct AddPartitionsReply {
+    pub topic: ::core::option::Option<Topic>,
+}
+message!(AddPartitionsReply { 1 topic: message optional });
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct DescribeTopicRequest {
     pub name: ::prost::alloc::string::String,
@@ -726,16 +738,16 @@ macro_rules! for_each_message {
         $callback! {
             VersionRange Hello HelloReply Error MetadataRequest MetadataReply MetadataWatch Broker
             Topic Partition Pin TopicConfig CreateTopicRequest CreateTopicReply DeleteTopicRequest DeleteTopicReply
-            DescribeTopicRequest DescribeTopicReply PartitionState Aside ReplicaState ElectLeaderRequest ElectLeaderReply ClusterStatusRequest
-            ClusterStatusReply PartitionTrouble SetPartitionerRequest SetPartitionerReply PlaceRequest PlaceReply RecoverRequest RecoverReply
-            RecoveredPartition ReplicaEndsRequest ReplicaEndsReply ReplicaEnd UploadPluginRequest UploadPluginReply ListPluginsRequest ListPluginsReply
-            Plugin FetchPluginRequest FetchPluginReply InitProducerRequest InitProducerReply Produce ProduceReply FetchOpen
-            Filter FetchOpened FetchControl Start FetchPush ListOffsetsRequest OffsetQuery ListOffsetsReply
-            OffsetAnswer FindCoordinatorRequest FindCoordinatorReply GroupOpen GroupJoin GoneMember GroupHeartbeat GroupAssignment
-            AssignedPartition CommittedOffset GroupCommit PartitionCommit GroupCommitReply RefusedCommit GroupLeave GroupLeft
-            ListGroupsRequest ListGroupsReply GroupSummary DescribeGroupRequest DescribeGroupReply GroupMember GroupHolding GroupOffset
-            DeleteGroupRequest DeleteGroupReply CommitOffsetsRequest CommitOffsetsReply PeerHello PeerHelloReply PeerMessages StoreModuleRequest
-            StoreModuleReply
+            AddPartitionsRequest AddPartitionsReply DescribeTopicRequest DescribeTopicReply PartitionState Aside ReplicaState ElectLeaderRequest
+            ElectLeaderReply ClusterStatusRequest ClusterStatusReply PartitionTrouble SetPartitionerRequest SetPartitionerReply PlaceRequest PlaceReply
+            RecoverRequest RecoverReply RecoveredPartition ReplicaEndsRequest ReplicaEndsReply ReplicaEnd UploadPluginRequest UploadPluginReply
+            ListPluginsRequest ListPluginsReply Plugin FetchPluginRequest FetchPluginReply InitProducerRequest InitProducerReply Produce
+            ProduceReply FetchOpen Filter FetchOpened FetchControl Start FetchPush ListOffsetsRequest
+            OffsetQuery ListOffsetsReply OffsetAnswer FindCoordinatorRequest FindCoordinatorReply GroupOpen GroupJoin GoneMember
+            GroupHeartbeat GroupAssignment AssignedPartition CommittedOffset GroupCommit PartitionCommit GroupCommitReply RefusedCommit
+            GroupLeave GroupLeft ListGroupsRequest ListGroupsReply GroupSummary DescribeGroupRequest DescribeGroupReply GroupMember
+            GroupHolding GroupOffset DeleteGroupRequest DeleteGroupReply CommitOffsetsRequest CommitOffsetsReply PeerHello PeerHelloReply
+            PeerMessages StoreModuleRequest StoreModuleReply
         }
     };
 }

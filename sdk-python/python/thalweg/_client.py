@@ -291,6 +291,21 @@ class Client:
         )
         return Topic(**made)
 
+    async def add_partitions(self, topic: str, total: int) -> Topic:
+        """Gives a topic more partitions: so many that it has `total`. Asked for as many as it has, nothing changes, so that the call may be repeated.
+
+        Keys are placed among all partitions from then on: a key may go to another partition than before, and its order holds within each of them,
+        as in Kafka. What stands in the topic stays where it is. Producers and consumers follow without a restart; new partitions are read from their
+        first records.
+
+        Raises InvalidError for fewer partitions than there are, for more than 10,000, and where too few brokers can be reached, NotFoundError, UnsupportedError
+        while a broker is of an older version, DeniedError where this client may not change the cluster.
+        """
+        _checks.some_text("topic", topic)
+        _checks.given("total", total, "an int")
+        _checks.whole("total", total, 1, _checks.INT32_MAX)
+        return Topic(**await self._call("add_partitions", topic=topic, total=total))
+
     async def delete_topic(self, name: str) -> None:
         """Removes a topic and its records, for ever. Raises NotFoundError, DeniedError."""
         _checks.some_text("name", name)

@@ -1,6 +1,6 @@
-//! The calls of this folder for other languages: each by its name, with its arguments by theirs, so that a binding passes
-//! on all of them by one function. Which calls there are, each file beside says itself; how a language writes values is
-//! left to its binding.
+//! The calls of this folder for other languages: each by its name, with its arguments by theirs, so that a binding
+//! passes on all of them by one function. Which calls there are, each file beside says itself; how a language writes
+//! values is left to its binding.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -43,8 +43,8 @@ pub(super) struct Call {
     pub(super) run: fn(Client, Arguments) -> Answer,
 }
 
-/// The calls of a file: `name(argument: type) => |client| what is awaited;`. Each result is a [`Value`], by `fields!` where it
-/// is a struct.
+/// The calls of a file: `name(argument: type) => |client| what is awaited;`. Each result is a [`Value`], by `fields!`
+/// where it is a struct.
 macro_rules! calls {
     ($($name:ident($($argument:ident: $type:ty),* $(,)?) => |$client:ident| $call:expr;)*) => {
         pub(super) const CALLS: &[$crate::admin::by_name::Call] = &[$($crate::admin::by_name::Call {

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use thalweg_api::{
-    ApiError, CreateTopicRequest, DeleteTopicRequest, DescribeTopicReply, DescribeTopicRequest, ErrorKind,
-    ListOffsetsRequest, MetadataReply, MetadataRequest, OffsetQuery, PartitionerChoice, SetPartitionerRequest,
+    AddPartitionsRequest, ApiError, CreateTopicRequest, DeleteTopicRequest, DescribeTopicReply, DescribeTopicRequest,
+    ErrorKind, ListOffsetsRequest, MetadataReply, MetadataRequest, OffsetQuery, PartitionerChoice,
+    SetPartitionerRequest,
 };
 use thalweg_model::{PartitionId, Position, TopicConfig};
 use thalweg_wire::bound;
@@ -275,6 +276,32 @@ impl Client {
         Ok(TopicInfo::of(&self.call(request).await?.topic))
     }
 
+    /// Gives a topic more partitions: so many that it has `total`. Asked for as many as it has, nothing changes, so
+    /// that the call may be repeated.
+    ///
+    /// Keys are placed among all partitions from then on: a key may go to another partition than before, and its order
+    /// holds within each of them, as in Kafka. What stands in the topic stays where it is. Producers that are at work
+    /// notice, and place again what has not been written yet; consumers read the new partitions from their first
+    /// records, without a restart: a group shares them out, and one without a group reads all, unless it named its
+    /// partitions or reads until the end.
+    ///
+    /// # Errors
+    /// `invalid` for fewer partitions than there are, for more than 10,000, for more copies than there are brokers to
+    /// be reached, and for one of the cluster's own topics, whose names begin with `__`: fix the request. `not_found`
+    /// where there is no such topic. `unsupported` while a broker of the cluster is of an older version: upgrade it. As
+    /// every change of the cluster: see [`Client`](Client#errors).
+    ///
+    /// ```no_run
+    /// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
+    /// let topic = client.add_partitions("orders", 12).await?;
+    /// assert_eq!(topic.partitions, 12);
+    /// # Ok(()) }
+    /// ```
+    pub async fn add_partitions(&self, topic: &str, total: u32) -> Result<TopicInfo> {
+        let request = AddPartitionsRequest { name: topic.to_owned(), partitions: total };
+        Ok(TopicInfo::of(&self.call(request).await?.topic))
+    }
+
     /// Removes a topic and its records, for ever.
     ///
     /// # Errors
@@ -398,6 +425,7 @@ calls! {
         };
         client.create_topic(&name, topic)
     };
+    add_partitions(topic: String, total: u32) => |client| client.add_partitions(&topic, total);
     delete_topic(name: String) => |client| client.delete_topic(&name);
     topics() => |client| client.topics();
     offsets(topic: String, position: Position) => |client| async {

@@ -74,6 +74,8 @@ fn messages_about_topics_come_back() {
     check(CreateTopicReply { topic: topic() });
     check(SetPartitionerRequest { name: "t".into(), partitioner: Some(choice) });
     check(SetPartitionerReply { topic: topic() });
+    check(AddPartitionsRequest { name: "t".into(), partitions: 6 });
+    check(AddPartitionsReply { topic: topic() });
     check(DeleteTopicRequest { name: "t".into() });
     check(DeleteTopicReply {});
     check(DescribeTopicRequest { name: "t".into() });

@@ -211,7 +211,7 @@ macro_rules! topic_reply {
     };
 }
 
-topic_reply! { CreateTopicReply SetPartitionerReply }
+topic_reply! { CreateTopicReply SetPartitionerReply AddPartitionsReply }
 
 impl Codec for DeleteTopicRequest {
     type Head = proto::DeleteTopicRequest;
@@ -222,6 +222,18 @@ impl Codec for DeleteTopicRequest {
 
     fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
         Ok(DeleteTopicRequest { name: head.name })
+    }
+}
+
+impl Codec for AddPartitionsRequest {
+    type Head = proto::AddPartitionsRequest;
+
+    fn into_parts(self) -> (Self::Head, Bytes) {
+        (proto::AddPartitionsRequest { name: self.name, partitions: self.partitions }, Bytes::new())
+    }
+
+    fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
+        Ok(AddPartitionsRequest { name: head.name, partitions: head.partitions })
     }
 }
 
