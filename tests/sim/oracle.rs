@@ -31,8 +31,8 @@ pub(super) fn id_of(record: &Record) -> RecordId {
 
 #[derive(Default)]
 pub(super) struct Oracle {
-    /// Of the topic.
-    partitions: u32,
+    /// How many partitions the topic has, by the epoch of its pin.
+    partitions: BTreeMap<u32, u32>,
     /// Every record that was pushed: its partition, and its place among all pushes, the latest one if it was placed
     /// anew.
     pushed: BTreeMap<RecordId, (u32, u64)>,
@@ -107,7 +107,42 @@ pub(super) fn client_of(id: RecordId) -> u64 {
 
 impl Oracle {
     pub(super) fn new(partitions: u32, producers_are_forgotten: bool) -> Oracle {
-        Oracle { partitions, producers_are_forgotten, ..Oracle::default() }
+        Oracle { partitions: BTreeMap::from([(1, partitions)]), producers_are_forgotten, ..Oracle::default() }
+    }
+
+    /// A broker knows the topic with so many partitions under this pin: so does everybody else, and never fewer under a
+    /// later one.
+    pub(super) fn has_partitions(&mut self, pin_epoch: u32, partitions: u32) -> Result<(), String> {
+        if self.is_mute {
+            return Ok(());
+        }
+        let known = *self.partitions.entry(pin_epoch).or_insert(partitions);
+        let before = self.partitions.range(..pin_epoch).next_back().map_or(0, |(_, count)| *count);
+        let after = self.partitions.range(pin_epoch + 1..).next().map_or(u32::MAX, |(_, count)| *count);
+        match known == partitions && (before..=after).contains(&partitions) {
+            true => Ok(()),
+            false => Err(format!(
+                "the topic has {partitions} partitions under pin epoch {pin_epoch}, where it had {known}, after \
+                 {before} and before {after}"
+            )),
+        }
+    }
+
+    /// How many partitions the pin of this epoch places records among.
+    fn partitions_under(&self, pin_epoch: u32) -> u32 {
+        let earlier = self.partitions.range(..=pin_epoch).next_back();
+        *earlier.or(self.partitions.first_key_value()).expect("a topic has partitions").1
+    }
+
+    /// Acknowledged records that were appended under a pin that places among this partition too, and how many of them
+    /// stand in it.
+    pub(super) fn acked_since(&self, partition: u32) -> (usize, usize) {
+        let is_among = |(id, (at, _)): &(&RecordId, &(u32, u64))| {
+            let pin_epoch = self.appended.get(&(*at, **id));
+            pin_epoch.is_some_and(|epoch| self.partitions_under(*epoch) > partition)
+        };
+        let placed: Vec<u32> = self.acked.iter().filter(is_among).map(|(_, (at, _))| *at).collect();
+        (placed.len(), placed.iter().filter(|at| **at == partition).count())
     }
 
     pub(super) fn pushed(&mut self, id: RecordId, partition: u32) {
@@ -393,7 +428,7 @@ impl Oracle {
                 let is_twins = client_of(*id) >= CLIENTS_END;
                 match self.appended.get(&(partition, *id)) {
                     Some(_) if is_twins => {}
-                    Some(pin_epoch) if place(*id, *pin_epoch, self.partitions) == partition => {}
+                    Some(pin_epoch) if place(*id, *pin_epoch, self.partitions_under(*pin_epoch)) == partition => {}
                     pin_epoch => {
                         return Err(format!(
                             "record {id} was appended at {partition}/{offset} under pin epoch {pin_epoch:?}, whose \

@@ -3,6 +3,7 @@
 mod copies;
 mod flip;
 mod full;
+mod growth;
 mod impostors;
 mod incidents;
 mod members;
@@ -30,6 +31,7 @@ use thalweg_model::{
 use thalweg_replica::{Acks, Now, PeerBody, PeerMessage, ProduceError, ReadOutcome, Replicas, Ticket};
 
 use self::flip::Flip;
+use self::growth::Growth;
 use self::incidents::Incident;
 use self::members::{Members, OFFSETS};
 use self::older::{Early, Older, Saved};
@@ -96,7 +98,7 @@ pub fn run_with_faults(seed: u64, faults: &[&str], with_history: bool) -> Outcom
 }
 
 /// What [`run_with_faults`] may leave out.
-pub const FAULTS: [&str; 23] = [
+pub const FAULTS: [&str; 24] = [
     "repin",
     "power",
     "kill",
@@ -120,6 +122,7 @@ pub const FAULTS: [&str; 23] = [
     "partial",
     "undone",
     "joins",
+    "growth",
 ];
 
 fn run_with(mut world: World) -> Outcome {
@@ -255,8 +258,9 @@ enum Repair {
 struct World {
     repairs: Vec<Repair>,
     seed: u64,
-    /// Of the topic that everything happens to.
+    /// Of the topic that everything happens to, as far as any broker knows.
     partitions: u32,
+    growth: Growth,
     rng: Rng,
     rates: Rates,
     faults: Faults,
@@ -475,6 +479,7 @@ impl World {
             kept: Kept::new(seed, size),
             seed,
             partitions,
+            growth: Growth::new(seed, partitions),
             network: Network::new(seed, network),
             rng,
             rates,
@@ -552,6 +557,9 @@ impl World {
         r.full_in_peace &= !is_out("full");
         if is_out("retention") {
             self.kept.keep_all();
+        }
+        if is_out("growth") {
+            self.growth.calm();
         }
         if is_out("network") {
             self.network.calm();
@@ -632,6 +640,7 @@ impl World {
             self.heal()?;
         }
         self.check_what_is_kept()?;
+        self.check_what_was_added()?;
         if !self.ended {
             self.restart_and_read_all()?;
         }
@@ -1144,7 +1153,7 @@ impl World {
         let arrived = link.to_broker.iter().take_while(|(due, _)| *due <= self.now_ms).count();
         link.to_broker.truncate(arrived);
         link.reconnect_at_ms = self.now_ms + self.rng.below(20);
-        for p in 0..self.partitions {
+        for p in 0..c.core.partitions() {
             if c.leaders[p as usize].0 == node {
                 c.core.disconnected(p, why);
             }
@@ -1165,9 +1174,7 @@ impl World {
         for other in 0..self.nodes.len() {
             self.disconnect(client, other, "the client begins anew");
         }
-        for p in 0..self.partitions {
-            self.clients[client].leaders[p as usize] = (node, 0);
-        }
+        self.clients[client].leaders.fill((node, 0));
     }
 
     fn is_rebuilding(&self, node: usize) -> bool {
@@ -1246,6 +1253,7 @@ impl World {
         self.requests(node);
         self.member_requests(node);
         self.found(node);
+        self.grow(node);
         self.ask_for_ids(node);
         self.found_groups(node);
         if let Some(core) = &mut self.nodes[node].core {
@@ -1253,6 +1261,7 @@ impl World {
         }
         self.outputs(node)?;
         self.is_counted(node);
+        self.watch_growth(node)?;
         self.watch_log_starts(node)?;
         for (p, group) in self.groups() {
             let Some(state) = self.nodes[node].replicas().and_then(|r| r.state(&group)) else { continue };
@@ -1289,22 +1298,34 @@ impl World {
         self.note(|| format!("{node}: another partitioner, pinned {}", !is_pinned));
     }
 
-    /// The pin that a node knows of.
+    /// The pin that a node knows of: its epoch, and how many partitions it places among.
+    fn pin(&self, node: usize) -> Option<(u32, u32)> {
+        let topic = self.nodes[node].core.as_ref()?.metadata().topic("t").ok()?;
+        Some((topic.pin_epoch.0, topic.partitions))
+    }
+
     fn pin_epoch(&self, node: usize) -> Option<u32> {
-        Some(self.nodes[node].core.as_ref()?.metadata().topic("t").ok()?.pin_epoch.0)
+        self.pin(node).map(|(epoch, _)| epoch)
     }
 
     /// What a client does when its records were placed with an older pin.
     fn place_anew(&mut self, client: usize) {
         let node = self.rng.below(self.nodes.len() as u64) as usize;
         let is_heard = self.is_running(node) && self.now_ms >= self.clients[client].away_until_ms;
-        let pin_epoch = self.pin_epoch(node).filter(|_| is_heard);
-        let core = &mut self.clients[client].core;
-        let Some(pin_epoch) = pin_epoch.filter(|epoch| *epoch > core.pin_epoch()) else { return };
+        let pin = self.pin(node).filter(|_| is_heard);
+        let size = self.nodes.len();
+        let Client { core, leaders, links, .. } = &mut self.clients[client];
+        let Some((pin_epoch, partitions)) = pin.filter(|(epoch, _)| *epoch > core.pin_epoch()) else { return };
         let unplaced = core.take_unplaced();
-        core.placed_anew(pin_epoch, self.partitions);
+        core.placed_anew(pin_epoch, partitions);
+        for p in leaders.len()..partitions as usize {
+            leaders.push((p % size, 0));
+            if links[p % size].connected {
+                core.connected(p as u32);
+            }
+        }
         for Unplaced { record, token: id, since_ms } in unplaced {
-            let partition = place(id, pin_epoch, self.partitions);
+            let partition = place(id, pin_epoch, partitions);
             self.oracle.pushed(id, partition);
             core.push(since_ms, partition, &record, id);
         }
@@ -1659,7 +1680,7 @@ impl World {
                 burst = burst.saturating_sub(1);
                 let id = client.next_record;
                 client.next_record += 1;
-                let partition = place(id, client.core.pin_epoch(), self.partitions);
+                let partition = place(id, client.core.pin_epoch(), client.core.partitions());
                 let mut value = id.to_le_bytes().to_vec();
                 value.resize(8 + self.rng.below(300) as usize, id as u8);
                 // Clients' clocks differ: times do not grow with offsets.
@@ -1682,7 +1703,7 @@ impl World {
                 let up = up && self.now_ms >= c.away_until_ms;
                 if up && !c.links[node].connected && self.now_ms >= c.links[node].reconnect_at_ms {
                     c.links[node].connected = true;
-                    for p in 0..self.partitions {
+                    for p in 0..c.core.partitions() {
                         if c.leaders[p as usize].0 == node {
                             c.core.connected(p);
                         }
@@ -1718,7 +1739,7 @@ impl World {
         if let Some(pin_epoch) = self.pin_epoch(node) {
             self.clients[client].core.hear_of_pin(pin_epoch);
         }
-        for p in 0..self.partitions {
+        for p in 0..self.clients[client].core.partitions() {
             let state = self.nodes[node].replicas().and_then(|r| r.state(&name(p)));
             let Some((leader, epoch)) = state.and_then(|s| Some((s.leader?, s.leader_epoch.0))) else { continue };
             if epoch > self.clients[client].leaders[p as usize].1 {
