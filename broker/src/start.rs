@@ -300,23 +300,31 @@ fn ended(why: Result<String, JoinError>) -> anyhow::Error {
 
 /// Last step: the others take over before this one is missed, clients are told, and everything is written to segments.
 /// A broker that has lost its disk only goes.
-async fn end(running: Running, ports: Ports, served: Result<()>) -> Result<()> {
-    let Running { ctx, tasks, .. } = running;
+async fn end(running: Running, ports: Ports, mut served: Result<()>) -> Result<()> {
+    let Running { ctx, mut engine, tasks } = running;
     ports.metrics.serving.store(false, Ordering::Relaxed);
     tracing::info!("stopping");
     if served.is_ok() {
-        hand_over(&ctx.engine).await;
+        served = while_it_runs(&mut engine, hand_over(&ctx.engine)).await;
     }
     accept::close_all(&ports.endpoint);
     for task in tasks {
         task.abort();
     }
     if served.is_ok() {
-        flush(&ctx.engine).await;
+        served = while_it_runs(&mut engine, flush(&ctx.engine)).await;
         let _ = tokio::time::timeout(CLOSE_LIMIT, ports.endpoint.wait_idle()).await;
     }
     ports.http_task.abort();
     served
+}
+
+/// Does this unless the engine ends meanwhile, because the disk is lost: nothing that is asked then is answered.
+async fn while_it_runs(engine: &mut JoinHandle<String>, step: impl Future<Output = ()>) -> Result<()> {
+    tokio::select! {
+        () = step => Ok(()),
+        why = engine => Err(ended(why)),
+    }
 }
 
 /// Hands every leadership over and waits a moment for the others to take them.
