@@ -15,12 +15,17 @@ use syn::visit::Visit;
 /// The folders of the crates that have no circle.
 const CRATES: &[&str] = &[
     "bench",
+    "broker",
     "cli",
     "crates/api",
+    "crates/broker-core",
     "crates/client-core",
+    "crates/commit-log",
+    "crates/control",
     "crates/model",
     "crates/plugin-host",
     "crates/quic",
+    "crates/replica",
     "crates/wire",
     "demo",
     "sdk-node",
