@@ -1,4 +1,5 @@
-//! Texts and bytes in records: a u32 length, little-endian, and what it counts.
+//! How texts and bytes stand in records: their length as a little-endian u32, then the bytes themselves. What the
+//! fields of a record are is left to the two `record` modules.
 
 use bytes::{Buf, BufMut, Bytes};
 use thalweg_model::limits::NAME_BYTES_MAX;

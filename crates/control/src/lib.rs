@@ -1,8 +1,10 @@
-//! The cluster's metadata as a pure machine, replayed from the `__cluster_metadata` log.
+//! Two pure machines: the cluster's metadata ([`Metadata`]), replayed from the log `__cluster_metadata`, and the groups
+//! of one partition of `__consumer_offsets` ([`Coordinator`]), replayed from that partition.
 //!
-//! [`Metadata::handle`] turns a request into records and an answer and changes nothing; once the records are on a
-//! quorum, [`Metadata::apply`] follows them. So a replay of the log gives the same state everywhere. Chance (topic ids,
-//! the secret behind producer ids) and time come in with the request; where the log is kept is left to `replica`.
+//! `handle` turns a request into records and an answer and changes nothing; `apply` takes the records and changes the
+//! state, in the order of the log. So a replay of the log gives the same state on every broker. Random numbers (topic
+//! ids, the secret behind producer tokens) and the time are arguments of the request; where the log is stored and
+//! replicated is left to `replica`.
 
 mod coding;
 mod coordinator;

@@ -10,7 +10,10 @@ use thalweg_model::{BrokerId, ReplicaId};
 use crate::record::Broker;
 use crate::topic::Topic;
 
-/// The replicas of each partition, the preferred leader first. `brokers` are at least `replication_factor`.
+/// Names the replicas of each of `partitions` new partitions, the preferred leader first, with `topics` placed already.
+///
+/// # Panics
+/// With fewer brokers than `replication_factor`.
 pub(crate) fn place<'a>(
     brokers: &[&Broker],
     topics: impl Iterator<Item = &'a Topic>,

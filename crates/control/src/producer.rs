@@ -1,4 +1,4 @@
-//! Producer ids that prove to whom they were given.
+//! Tokens, by which a producer proves that its id was given to it.
 //!
 //! Any broker can tell whether a batch comes from the producer that got its id, although nobody keeps a list of the ids
 //! given out: the token is a keyed hash of the id under a secret that only brokers know (ADR 15). Which sequences a
@@ -21,7 +21,7 @@ pub struct ProducerSecret {
 }
 
 impl ProducerSecret {
-    /// From 32 bytes of chance.
+    /// Makes the secret of 32 random bytes.
     pub fn new(secret: [u8; 32]) -> ProducerSecret {
         let keyed = |pad: u8| {
             let mut block = [pad; BLOCK_BYTES];
@@ -31,18 +31,18 @@ impl ProducerSecret {
         ProducerSecret { secret, inner: keyed(0x36), outer: keyed(0x5c) }
     }
 
-    /// The bytes that it was made from.
+    /// The 32 random bytes that the secret was made of.
     pub fn bytes(&self) -> &[u8; 32] {
         &self.secret
     }
 
-    /// What the producer with this id shows: the first half of HMAC-SHA-256 over the id, little-endian.
+    /// The token of the producer with this id: the first half of HMAC-SHA-256 over the id's bytes, little-endian.
     pub fn token(&self, id: ProducerId) -> ProducerToken {
         let hash = self.hash(&id.0.to_le_bytes());
         ProducerToken(*hash.first_chunk().expect("a hash is longer than its half"))
     }
 
-    /// True if `token` is that of `id`. Takes as long for a wrong one as for the right one.
+    /// True if `token` is the token of `id`. The comparison takes the same time for a wrong token as for the right one.
     pub fn proves(&self, id: ProducerId, token: &[u8]) -> bool {
         let right = self.token(id).0;
         token.len() == right.len() && token.iter().zip(right).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0

@@ -1,16 +1,16 @@
-//! A topic as the cluster's metadata has it. Who decides about it, and where its replicas are placed, is left to
-//! `metadata` and `placement`.
+//! One topic as it stands in the cluster's metadata. Changes of a topic are decided in `metadata`, and its replicas are
+//! placed in `placement`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use thalweg_model::{DirectoryId, Offset, Pin, PinEpoch, ReplicaId, TopicConfig, TopicId};
 
-/// A topic as the cluster knows it.
+/// One topic as it stands in the cluster's metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
-    /// Its id, which no other topic ever has.
+    /// The topic's id: a UUID that no other topic ever has, not even a later one of the same name.
     pub id: TopicId,
-    /// The name that it goes by.
+    /// The topic's name, unique among the topics that exist.
     pub name: String,
     /// How many partitions it has.
     pub partitions: u32,
@@ -18,20 +18,23 @@ pub struct Topic {
     pub made_with: u32,
     /// The replicas that each partition should have, the preferred leader first.
     pub replicas: Vec<Vec<ReplicaId>>,
-    /// Those that it was made with.
+    /// The replicas of each partition when the topic was made: the first voters of the partition's Raft group.
     pub first_replicas: Vec<Vec<ReplicaId>>,
-    /// By partition: the copy whose log its successor took over, when the majority of the replicas was lost.
+    /// For each partition that lost the majority of its replicas and was recovered by an operator: the copy whose log a
+    /// successor took over.
     pub taken_over: BTreeMap<u32, ReplicaId>,
-    /// By partition with a single replica: the data directory that its copy was made on. The copy is there or nowhere.
+    /// For each partition with a single replica: the data directory on which the copy was made. The partition's records
+    /// are on that directory or nowhere.
     pub only_on: BTreeMap<u32, DirectoryId>,
-    /// Partitions with a single replica whose broker's disk was older than it was once since they were made: the copy
-    /// is what that disk still has of it, or nowhere.
+    /// Partitions with a single replica whose broker once came back with an older state of its disk: the copy is what
+    /// that disk still holds of the partition, which may be nothing.
     pub only_on_older: BTreeSet<u32>,
-    /// By partition that started empty because no copy was left: its first offset. Elsewhere it is 0.
+    /// For each partition that was started empty because no copy was left: its first offset. Other partitions begin at
+    /// offset 0.
     pub first_offsets: BTreeMap<u32, Offset>,
     /// The partitioner that places its records; `None`: round-robin and key hash.
     pub pin: Option<Pin>,
-    /// Epoch of the pin.
+    /// Number of the pin: 1 when the topic is made, and one more with each change of `pin`.
     pub pin_epoch: PinEpoch,
     /// Retention, segments, and the check of timestamps.
     pub config: TopicConfig,

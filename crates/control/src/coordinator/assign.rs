@@ -1,17 +1,19 @@
-//! Who should read what: a pure function of the members, what they want, and what they were to have before.
+//! The assignors: which member should read which partition, as a pure function of the members, the topics that they
+//! want, and the partitions that each should have read before. Taking partitions away and giving them out is left to
+//! `share`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use thalweg_model::{Assignor, TopicPartition};
 
-/// What one member wants and had.
+/// The topics that one member wants to read, and the partitions that it should have read before.
 pub(super) struct Wish<'a> {
     pub(super) topics: &'a [String],
     pub(super) before: &'a BTreeSet<TopicPartition>,
 }
 
-/// Shares out the partitions of `topics` (by name). Every partition that anybody wants has exactly one reader in the
-/// answer.
+/// Shares out the partitions of `topics` (by name) among members (by id). Every partition of a topic that some member
+/// wants has exactly one reader in the result.
 pub(super) fn assign<'a>(
     assignor: Assignor,
     wishes: &BTreeMap<&'a str, Wish<'a>>,
@@ -60,7 +62,8 @@ fn uniform<'a>(
             shares.get_mut(member).expect("just seen").insert(partition);
         }
     }
-    // From the fullest to the emptiest that wants it, one at a time, until nothing helps any more.
+    // One partition at a time moves from the member with most to the member with fewest that wants it, as long as the
+    // two differ by more than one.
     while let Some((from, to, partition)) = a_move(&shares, |m, p| wants(m, topic_of[&p])) {
         shares.get_mut(from).expect("a member").remove(&partition);
         shares.get_mut(to).expect("a member").insert(partition);

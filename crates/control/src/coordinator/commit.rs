@@ -1,4 +1,5 @@
-//! Offsets that a group commits: by whom, of what, and up to where. What a partition's end is, is learnt elsewhere.
+//! Which commits are taken: from which member, of which partitions, and up to which offset. The partitions' high
+//! watermarks are an argument; asking their leaders is left to `broker-core`.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +38,8 @@ impl Draft<'_> {
         };
         for (partition, committed) in offsets {
             let stale = holder.filter(|(_, epoch, m)| {
-                // Held since before what the member says it follows: nobody else has had it in between.
+                // A partition that the member has held since the epoch of its commit, or longer, was no other member's
+                // in between.
                 *epoch > m.epoch || m.holdings.get(&partition).is_none_or(|h| h.since > *epoch)
             });
             match stale {

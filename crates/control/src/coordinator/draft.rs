@@ -1,5 +1,5 @@
-//! A decision while it is made: its records, and the groups as these leave them, so that a rule builds on what the one
-//! before it has decided. The coordinator itself changes only when the records are applied.
+//! A decision while it is being made: its records so far, and the groups as these records change them, so that each
+//! rule sees what the rules before it have decided. The coordinator itself changes only when the records are applied.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::request::GroupAnswer;
 use super::state::Group;
 use crate::decision::Decision;
 
-/// A member that has shown that it is alive.
+/// The note of a decision on a request that a member has proven: the member is alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heard {
     pub(super) group: String,
@@ -21,11 +21,11 @@ pub struct Heard {
 /// The decision that [`Coordinator::handle`](crate::Coordinator::handle) makes.
 pub type GroupDecision = Decision<GroupRecord, GroupAnswer, Option<Heard>>;
 
-/// One decision of a coordinator.
+/// A decision of a coordinator while it is being made.
 pub(super) struct Draft<'a> {
     /// The groups before it.
     before: &'a BTreeMap<String, Group>,
-    /// The groups that records have changed so far, as copies; `None`: gone.
+    /// Copies of the groups that the records have changed so far; `None` for a group that they delete.
     changed: BTreeMap<String, Option<Group>>,
     records: Vec<GroupRecord>,
     heard: Option<Heard>,
@@ -36,7 +36,7 @@ impl<'a> Draft<'a> {
         Draft { before, changed: BTreeMap::new(), records: Vec::new(), heard: None }
     }
 
-    /// A group as the records so far leave it.
+    /// A group as the records so far have changed it.
     pub(super) fn group(&self, id: &str) -> Option<&Group> {
         match self.changed.get(id) {
             Some(changed) => changed.as_ref(),
@@ -44,7 +44,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// All groups that there were before, as the records so far leave them.
+    /// All groups of the coordinator, as the records so far have changed them.
     pub(super) fn groups(&self) -> impl Iterator<Item = (&str, &Group)> {
         let there = |(id, g)| Some((id, self.changed.get(id).map_or(Some(g), Option::as_ref)?));
         self.before.iter().filter_map(there).map(|(id, g): (&String, &Group)| (&id[..], g))
@@ -63,7 +63,7 @@ impl<'a> Draft<'a> {
         prove(self.group(group), group, member, secret)
     }
 
-    /// Decides a record on which others build.
+    /// Adds a record, and changes the draft's copy of its group by it, for the rules that come after.
     pub(super) fn take(&mut self, record: GroupRecord) {
         let id = record.group();
         let there = || self.before.get(id).cloned();
@@ -78,12 +78,12 @@ impl<'a> Draft<'a> {
         self.records.push(record);
     }
 
-    /// Decides a record on which nothing else builds, so that its group need not be copied.
+    /// Adds a record that no later rule of this decision depends on, so that its group need not be copied.
     pub(super) fn take_last(&mut self, record: GroupRecord) {
         self.records.push(record);
     }
 
-    /// The member has shown that it is alive.
+    /// Notes that the member is alive: its request was proven.
     pub(super) fn hear(&mut self, group: String, member: String) {
         self.heard = Some(Heard { group, member });
     }
@@ -103,8 +103,8 @@ fn find<'g>(there: Option<&'g Group>, group: &str, member: &str) -> Result<(&'g 
     Ok((g, g.members.get(member).ok_or_else(unknown)?))
 }
 
-/// The member, if it is the member that asks. Digests are compared, so that the time it takes tells nothing of the
-/// secret.
+/// Finds the member, and checks that the secret is its own. Digests are compared, so that the time of the comparison
+/// tells nothing of the secret.
 pub(super) fn prove<'g>(
     there: Option<&'g Group>,
     group: &str,

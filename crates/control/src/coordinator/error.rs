@@ -1,5 +1,5 @@
-//! Why a coordinator refuses a request, and the limits of what may be asked. What only the group's state can tell is
-//! left to the rules themselves.
+//! The errors with which a coordinator refuses a request, and the checks that need no group. Checks against the group's
+//! state stand with the rules.
 
 use thalweg_model::limits::{GROUP_ID_BYTES_MAX, GROUP_TOPICS_MAX};
 use thalweg_model::{TopicPartition, check_topic_or_pattern};
@@ -8,18 +8,18 @@ use thiserror::Error;
 use super::record::Terms;
 use super::state::Group;
 
-/// Shortest session that a member may ask for.
+/// Shortest session time-out that a member may ask for, in ms.
 pub const SESSION_MS_MIN: u32 = 500;
-/// Longest session that a member may ask for.
+/// Longest session time-out that a member may ask for, in ms.
 pub const SESSION_MS_MAX: u32 = 600_000;
 
 /// Why a request is refused; nothing changes.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GroupError {
-    /// An id that is none.
+    /// An id or name that is empty or too long.
     #[error("{what} is {found} bytes, it must be between 1 and {limit} (docs/LIMITS.md)")]
     Id {
-        /// "group id", "member id", …
+        /// Which id or name it is: "group id", "member id", …
         what: &'static str,
         /// How long it is, in bytes.
         found: usize,
@@ -38,10 +38,10 @@ pub enum GroupError {
         /// The largest that is allowed.
         max: u64,
     },
-    /// A topic's name that is none.
+    /// A topic's name, or pattern, that breaks the rules for names.
     #[error("topic name: {0}")]
     Topic(thalweg_model::NameError),
-    /// It left, or was not heard of for a whole session.
+    /// The group has no such member: it left, or its session ended without a heartbeat.
     #[error(
         "member {member} is not in group {group:?} (any more): it left, or was not heard of for its whole session; \
          what it was \
@@ -65,7 +65,7 @@ pub enum GroupError {
         /// The id of the member.
         member: String,
     },
-    /// It speaks of an assignment that it never had, or has lost.
+    /// The commit names a partition that the member does not hold since the epoch that it says it follows.
     #[error(
         "member {member} of group {group:?} says epoch {found}, the group is at {epoch}: partition {partition} is not \
          its own (any more), \
@@ -76,14 +76,14 @@ pub enum GroupError {
         group: String,
         /// The id of the member.
         member: String,
-        /// The epoch that it said.
+        /// The epoch that the member named.
         found: u32,
-        /// What it was told last.
+        /// The epoch of the last assignment that the member was sent.
         epoch: u32,
         /// The partition that it is about.
         partition: TopicPartition,
     },
-    /// Another has this id.
+    /// The member id that a join has chosen is taken.
     #[error("member id {member} of group {group:?} is in use: every member chooses a fresh one")]
     MemberIdInUse {
         /// The id of the group.
@@ -91,7 +91,7 @@ pub enum GroupError {
         /// The member id that is in use.
         member: String,
     },
-    /// A static name is in use.
+    /// The static name is another member's, which is alive.
     #[error(
         "instance {instance:?} of group {group:?} is held by member {member} on {host}; stop that one, wait until its \
          session of \
@@ -104,7 +104,7 @@ pub enum GroupError {
         instance: String,
         /// The member that has it.
         member: String,
-        /// Where that one is.
+        /// The address of that member.
         host: String,
         /// The session of that member, in ms.
         session_ms: u32,
@@ -123,7 +123,7 @@ pub enum GroupError {
         /// The terms that the member wants.
         wanted: String,
     },
-    /// It can be done only while the group has no members.
+    /// The request is possible only while the group has no members.
     #[error("group {group:?} has {members} members; this can be done once all of them have left")]
     NotEmpty {
         /// The id of the group.
@@ -137,7 +137,7 @@ pub enum GroupError {
     /// The topic, or the partition of it, does not exist.
     #[error("partition {0} does not exist (any more)")]
     UnknownPartition(TopicPartition),
-    /// Nobody can have read so far.
+    /// The offset lies beyond the partition's high watermark: no member can have read so far.
     #[error(
         "offset {offset} of partition {partition} cannot be committed: its records end at {end}, which is the largest \
          offset that a group \
@@ -151,7 +151,7 @@ pub enum GroupError {
         /// The partition's high watermark.
         end: u64,
     },
-    /// Nobody who knows could be asked in time.
+    /// The partition's leader did not tell its high watermark in time.
     #[error(
         "offset {offset} of partition {partition} is not committed: whether it has records up to there could not be \
          learnt, because its \

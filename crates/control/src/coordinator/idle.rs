@@ -1,5 +1,5 @@
-//! What time and topics do to groups: partitions that are gone, and groups that nobody uses. Members whose session is
-//! over are found by the coordinator.
+//! What follows for a group from deleted topics and from time: offsets that are forgotten, and idle groups that are
+//! deleted. Members whose session is over are found by the coordinator.
 
 use thalweg_model::{Bug, is_planted};
 
@@ -10,7 +10,8 @@ use super::state::Group;
 use crate::metadata::Metadata;
 
 impl Draft<'_> {
-    /// Topics are others than before: offsets of those that are gone are forgotten, and members share the rest.
+    /// Takes in that topics have changed: the group's offsets of deleted ones are forgotten, and its members'
+    /// partitions are shared out anew.
     pub(super) fn follow_topics(&mut self, metadata: &Metadata, group: &str) {
         let Some(g) = self.group(group) else { return };
         let gone = g.offsets.keys().filter(|p| metadata.is_deleted(p.topic)).copied().collect::<Vec<_>>();
@@ -20,7 +21,8 @@ impl Draft<'_> {
         self.share_out(metadata, group);
     }
 
-    /// Idle for nobody knows how long: from now on, once somebody knows what time it is.
+    /// Groups of which it is not known how long they have been idle count as idle from now on, as soon as the time is
+    /// known.
     pub(super) fn note_idle(&mut self, now: Clock) {
         let is_unknown = |g: &Group| g.members.is_empty() && g.active_ms == 0 && now.noted_ms > 0;
         let unknown: Vec<String> = self.groups().filter(|(_, g)| is_unknown(g)).map(|(id, _)| id.to_owned()).collect();
@@ -29,7 +31,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Groups that nobody has used for `offsets_retention_ms` are forgotten.
+    /// Deletes the groups that were idle for `offsets_retention_ms`.
     pub(super) fn forget(&mut self, now: Clock, offsets_retention_ms: u64) {
         let is_forgotten = |g: &Group| {
             (g.members.is_empty() || is_planted(Bug::LiveGroupForgotten))

@@ -1,4 +1,4 @@
-//! Members that join, beat and leave. Which partitions they get is left to `share`.
+//! Joins, heartbeats and leaves of members. Which partitions they get is left to `share`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,7 +64,7 @@ impl Draft<'_> {
             records.push(GroupRecord::GroupChanged { group, epoch, terms, idle_since_ms: now.noted_ms });
         }
         let topics = sorted(join.topics);
-        // A static member goes on where its predecessor left.
+        // A static member gets the target of the member that had its name before.
         let before = predecessor.map(|(id, m)| {
             records.push(GroupRecord::MemberGone { group: group.clone(), member: id, at_ms: now.noted_ms });
             m

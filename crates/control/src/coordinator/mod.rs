@@ -1,18 +1,19 @@
-//! Consumer groups: who reads which partition, and how far each group has come.
+//! Consumer groups: which member reads which partition, and the offsets that each group has committed.
 //!
 //! A [`Coordinator`] holds the groups of one partition of `__consumer_offsets`, on the broker that leads it. A request
 //! yields records and an answer and changes nothing; the records are applied at once, so that the next request builds
-//! on them, and the answer may leave when they, and all before them, are on the quorum and the broker still leads. A
-//! coordinator whose records were not taken is thrown away and replayed from the log. Only when it last heard of each
-//! member is in no record: a new coordinator gives everybody a whole session.
+//! on them, and the answer may be sent when they, and all before them, are on the quorum and the broker still leads. A
+//! coordinator whose records the log did not take is dropped, and a new one is replayed from the log. The time of each
+//! member's last heartbeat stands in no record: a new coordinator gives every member a whole session.
 //!
-//! A member is spoken for by whoever knows the secret that came with its join: heartbeats, commits, leaves and a fresh
-//! stream carry it, and another is refused whatever it asks. A static name passes on only when its holder has said so
-//! itself, with its secret, or was not heard of for its whole session: while it lives nobody takes it over, whoever
-//! knows the name.
+//! A member proves its requests with the secret that it chose when it joined: heartbeats, commits, leaves and new
+//! streams carry it, and a request with another secret is refused. A static name (`instance`) goes to another member
+//! only when the member that has it leaves, or sends no heartbeat for its whole session; who only knows the name does
+//! not get it.
 //!
-//! Source of the protocol's shape: KIP-848. A member's epoch names what it was told; by coming back with that epoch it
-//! confirms that it has given up what that takes away, and only then is the partition free for another.
+//! Source of the protocol's shape: KIP-848. A member's epoch is the number of the last assignment that it was sent. A
+//! heartbeat with that epoch confirms that the member has stopped reading the partitions which that assignment took
+//! away, and only then may another member get them.
 
 mod assign;
 mod commit;
@@ -38,28 +39,31 @@ pub use self::request::{Committer, GroupAnswer, GroupRequest, GroupSummary, Join
 pub use self::state::{Assigned, Assignment, Group, GroupState};
 use crate::metadata::Metadata;
 
-/// The topic that holds what groups are.
+/// The topic in whose partitions the records of all groups stand.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
-/// A tick that comes so late found the process stopped: nobody could be heard meanwhile.
+/// A tick that is later than this, in ms, shows that the process was stopped: heartbeats could not arrive meanwhile,
+/// and the time does not count against members' sessions.
 const LATE_MS: u64 = 500;
 
-/// The partition of `__consumer_offsets` that a group lives in.
+/// The partition of `__consumer_offsets` in which the records of a group stand.
 pub fn partition_of_group(group: &str, partitions: u32) -> u32 {
     partition_for_key(group.as_bytes(), partitions)
 }
 
-/// How far partitions go, as far as it matters to a commit: no partition's high watermark is below what stands here. A
-/// partition without an entry has nobody who could say.
+/// The largest offset of each partition that may be committed: its high watermark, or an earlier value of it. A
+/// partition is missing where its leader could not be asked.
 pub type Ends = BTreeMap<TopicPartition, u64>;
 
-/// The time, as the coordinator needs it.
+/// What time it is, by the three clocks that a coordinator needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    /// A monotonic clock, in ms.
+    /// The monotonic clock of this process, in ms.
     pub mono_ms: u64,
-    /// ms since the epoch, by a clock that is not early: what is past by it is past.
+    /// Ms since the Unix epoch, by a clock that is never ahead of the true time: a deadline that has passed by this
+    /// clock has passed.
     pub wall_ms: u64,
-    /// ms since the epoch, by a clock that is not late, for what is noted in the log; 0: nobody knows.
+    /// Ms since the Unix epoch, by a clock that is never behind the true time, for what is written into records; 0
+    /// while the time is not known.
     pub noted_ms: u64,
 }
 
@@ -101,10 +105,11 @@ pub struct Clock {
 #[derive(Debug, Default)]
 pub struct Coordinator {
     groups: BTreeMap<String, Group>,
-    /// When each member was last heard of.
+    /// When the last proven request of each member came, by group and member, on the monotonic clock in ms.
     heard_ms: BTreeMap<(String, String), u64>,
+    /// When [`tick`](Coordinator::tick) was last called, on the monotonic clock in ms.
     last_tick_ms: Option<u64>,
-    /// The partitions of all topics as they were when shares were last computed.
+    /// The version of the metadata by which partitions were last shared out.
     metadata_version: u64,
 }
 
@@ -114,7 +119,7 @@ impl Coordinator {
         self.groups.iter().map(|(id, g)| (&id[..], g))
     }
 
-    /// Follows a record of the log, or of a decision.
+    /// Changes the groups by one record: the next one of the log, or one of a decision.
     pub fn apply(&mut self, record: &GroupRecord) {
         let id = record.group();
         match record {
@@ -129,7 +134,7 @@ impl Coordinator {
         }
     }
 
-    /// The log has been replayed: every member has a whole session to be heard of.
+    /// Ends the replay of the log: from `mono_ms` on every member has a whole session for its next heartbeat.
     pub fn begin(&mut self, mono_ms: u64) {
         let since_ms = if is_planted(Bug::SessionsNotRenewed) { 0 } else { mono_ms };
         for (id, group) in &self.groups {
@@ -140,7 +145,7 @@ impl Coordinator {
         self.last_tick_ms = Some(mono_ms);
     }
 
-    /// Everything that a replay needs, in as few records as possible.
+    /// The records from which a replay makes the groups as they are now, as few as possible.
     pub fn checkpoint(&self) -> Vec<GroupRecord> {
         let mut records = Vec::new();
         for (id, g) in &self.groups {
@@ -163,11 +168,11 @@ impl Coordinator {
         records
     }
 
-    /// Decides a request. Apply the records and keep the note before the next one is decided; the answer may leave when
-    /// the records, and those before them, are on a quorum. `ends` matters to commits only.
+    /// Decides a request. Apply the records and keep the note before the next one is decided; the answer may be sent
+    /// when the records, and those before them, are on a quorum. `ends` is used by commits only.
     ///
     /// # Errors
-    /// The request is refused; its asker is told why.
+    /// Why the request is refused; nothing changes then.
     pub fn handle(
         &self,
         now: Clock,
@@ -213,16 +218,16 @@ impl Coordinator {
         Ok(draft.decided(answer))
     }
 
-    /// Keeps what a decision leaves to this process alone: who was heard of.
+    /// Takes the note of a decision: the member's session begins anew.
     pub fn keep(&mut self, now: Clock, note: Option<Heard>) {
         if let Some(Heard { group, member }) = note {
             self.heard_ms.insert((group, member), now.mono_ms);
         }
     }
 
-    /// Time passes: members that were not heard of for their session are gone, groups that nobody used for
-    /// `offsets_retention_ms` are forgotten, shares follow topics. `metadata_version` grows with every change of
-    /// `metadata`. The records are to be applied as those of a decision.
+    /// What follows from time and from changed topics, as records that are to be applied like those of a decision:
+    /// members without a heartbeat for their session are removed, groups that were idle for `offsets_retention_ms` are
+    /// deleted, and partitions are shared out anew. `metadata_version` grows with every change of `metadata`.
     pub fn tick(
         &mut self,
         now: Clock,
@@ -251,7 +256,7 @@ impl Coordinator {
         draft.into_records()
     }
 
-    /// The members that were not heard of for their session.
+    /// The members whose session is over: no proven request of theirs came for so long.
     fn over(&self, now: Clock) -> impl Iterator<Item = &(String, String)> {
         let is_over = move |((group, member), heard_ms): &(&(String, String), &u64)| {
             let session_ms = self.groups.get(group).and_then(|g| g.members.get(member)).map_or(0, |m| m.session_ms);
@@ -260,8 +265,8 @@ impl Coordinator {
         self.heard_ms.iter().filter(is_over).map(|(name, _)| name)
     }
 
-    /// True unless the request is in the name of a member that it does not come from, or of none: nothing is done on
-    /// its behalf.
+    /// False for a request that names a member and does not carry its secret, and for a commit without a member to a
+    /// group that has members: such a request is to be refused before anything is done for it.
     pub fn is_proven(&self, request: &GroupRequest) -> bool {
         match request {
             GroupRequest::Commit { group, committer: Some(c), .. } => {

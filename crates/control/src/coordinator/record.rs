@@ -17,25 +17,25 @@ use crate::record::RecordError;
 /// The filter of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GroupFilter {
-    /// "name@version", resolved when the first member joined.
+    /// The plugin as "name@version"; the version was resolved when the first member joined.
     pub reference: String,
     /// The parameters that its instances get.
     pub config: Bytes,
-    /// What becomes of a record on which it fails.
+    /// What members do with a record on which the filter fails.
     pub on_failure: OnFailure,
 }
 
 /// What all members of a group must agree on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Terms {
-    /// How partitions are shared out.
+    /// The assignor by which partitions are shared out.
     pub assignor: Assignor,
-    /// `None`: every record is delivered.
+    /// The filter that records must pass; `None`: every record is delivered.
     pub filter: Option<GroupFilter>,
 }
 
-/// SHA-256 of the secret that a member chose when it joined. Whoever knows that secret speaks for the member, and
-/// nobody else; what is stored, replicated and shown to operators does not tell it.
+/// SHA-256 of the secret that a member chose when it joined. Only requests with that secret count as the member's. The
+/// digest is what is stored, replicated and shown to operators; the secret does not follow from it.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretDigest(pub [u8; 32]);
 
@@ -45,89 +45,91 @@ impl fmt::Debug for SecretDigest {
     }
 }
 
-/// A partition that a member may read, or still may until it has given it up.
+/// A partition that a member may read, or that it has not yet confirmed to have stopped reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Holding {
-    /// The member epoch that brought it.
+    /// The member epoch with which the member got the partition.
     pub since: u32,
-    /// The member epoch that takes it away: free once the member has confirmed that epoch. `None`: it may keep it.
+    /// The member epoch that takes the partition away; another member may get it once this one has confirmed that
+    /// epoch. `None`: the member keeps it.
     pub revoked_by: Option<u32>,
 }
 
 /// A member of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
-    /// What proves that somebody speaks for it.
+    /// The digest of the secret that proves the member's requests.
     pub secret: SecretDigest,
     /// A name that outlives the process, for static membership.
     pub instance: Option<String>,
-    /// How its client calls itself: "thalweg-python".
+    /// The name that its client gives itself, such as "thalweg-python".
     pub client: String,
-    /// From where it came.
+    /// The address from which the member connected.
     pub host: String,
-    /// The topics that it wants, sorted: names, and patterns, which begin with `^`.
+    /// The topics that it wants to read, sorted: names, and patterns, which begin with `^`.
     pub topics: Vec<String>,
-    /// Unheard for so long, it counts as dead.
+    /// Session time-out in ms: without a heartbeat for so long, the member is removed.
     pub session_ms: u32,
-    /// Grows with every change of what it is told; what it is told carries it.
+    /// The number of its present assignment, which grows with every change of it.
     pub epoch: u32,
-    /// A static member that has left for a moment: its partitions wait for it until its session ends.
+    /// True for a static member that has left and will come back: its partitions are kept for it until its session
+    /// ends.
     pub is_away: bool,
-    /// What it should come to hold.
+    /// The partitions that it should hold, as the assignor has computed.
     pub target: BTreeSet<TopicPartition>,
-    /// What it may be reading.
+    /// The partitions that it may be reading now.
     pub holdings: BTreeMap<TopicPartition, Holding>,
 }
 
 /// One change of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupRecord {
-    /// A group is there, with these terms.
+    /// A group was made, or has other terms.
     GroupChanged {
         /// The id of the group.
         group: String,
-        /// No member epoch so far is larger.
+        /// The largest member epoch that the group has given out so far.
         epoch: u32,
-        /// What its members agree on.
+        /// The assignor and the filter, which all members share.
         terms: Terms,
-        /// When its last member left, or it was made, ms since the epoch.
+        /// When its last member left, or it was made, in ms since the Unix epoch.
         idle_since_ms: u64,
     },
-    /// A member is as given here.
+    /// A member joined, or changed.
     MemberChanged {
         /// The id of the group.
         group: String,
         /// The id of the member.
         member: String,
-        /// The member as it is from now on.
+        /// The member with all its fields, as it is from now on.
         state: Member,
     },
-    /// A member left, or was not heard of for too long.
+    /// A member left, or its session ended without a heartbeat.
     MemberGone {
         /// The id of the group.
         group: String,
         /// The id of the member.
         member: String,
-        /// ms since the epoch.
+        /// When this happened, in ms since the Unix epoch; 0 where the time was not known.
         at_ms: u64,
     },
-    /// The group has come so far.
+    /// Offsets of the group were committed.
     OffsetsCommitted {
         /// The id of the group.
         group: String,
-        /// ms since the epoch.
+        /// When this happened, in ms since the Unix epoch; 0 where the time was not known.
         at_ms: u64,
         /// The offsets, and what was left out below them, by partition.
         offsets: Vec<(TopicPartition, Committed)>,
     },
-    /// These partitions are no more.
+    /// The group's offsets of partitions whose topics were deleted are forgotten.
     OffsetsForgotten {
         /// The id of the group.
         group: String,
-        /// The partitions that are forgotten.
+        /// The partitions whose offsets are forgotten.
         partitions: Vec<TopicPartition>,
     },
-    /// The group is gone, with its offsets.
+    /// The group was deleted, with its offsets.
     GroupGone {
         /// The id of the group.
         group: String,
@@ -135,7 +137,7 @@ pub enum GroupRecord {
 }
 
 impl GroupRecord {
-    /// The group that it is about; the record's key in the log.
+    /// The id of the group that the record is about; it is the record's key in the log.
     pub fn group(&self) -> &str {
         match self {
             GroupRecord::GroupChanged { group, .. }
@@ -292,7 +294,8 @@ fn take_member(data: &mut &[u8]) -> Option<Member> {
     })
 }
 
-/// Per topic its id once, then its partitions, each with what belongs to it. Runs of one topic must stand together.
+/// Writes partitions and what `put` writes for each: for every topic its id once, then its partitions. Partitions of
+/// one topic must follow on each other in `items`.
 fn put_by_topic<T>(
     out: &mut Vec<u8>,
     items: impl Iterator<Item = (TopicPartition, T)>,
@@ -327,7 +330,7 @@ fn take_by_topic<T>(
     for _ in 0..topics {
         let topic = TopicId(take_array(data)?);
         let count = data.try_get_u32_le().ok()?;
-        // Every partition takes a byte at least, so nothing is made that the data does not hold.
+        // Every partition takes a byte at least: a larger count would allocate more than the data can hold.
         if count > PARTITIONS_MAX || count as usize > data.len() {
             return None;
         }

@@ -1,5 +1,5 @@
-//! What members and operators ask of a group's coordinator, and what it answers. The rules stand beside it, in
-//! `membership`, `commit` and `share`.
+//! The requests of members and operators to a group's coordinator, and its answers. The rules by which they are decided
+//! stand in `membership`, `commit` and `share`.
 
 use thalweg_model::{Committed, TopicPartition};
 
@@ -10,39 +10,39 @@ use super::state::{Assignment, Group, GroupState};
 /// How a member describes itself when it joins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Join {
-    /// What proves from now on that somebody speaks for this member.
+    /// The digest of the secret that proves the member's later requests.
     pub secret: SecretDigest,
-    /// Members as which the same process has tried to join before, each with its secret; they may never have come to
-    /// be.
+    /// Member ids under which the same process has tried to join before, each with its secret: they are removed, if
+    /// those joins took effect at all.
     pub gone: Vec<(String, SecretDigest)>,
     /// A name that outlives the process, for static membership.
     pub instance: Option<String>,
-    /// How its client calls itself.
+    /// The name that its client gives itself, such as "thalweg-python".
     pub client: String,
-    /// From where it comes.
+    /// The address from which the member has connected.
     pub host: String,
-    /// The topics that it wants, by name or by pattern.
+    /// The topics that it wants to read, by name or by pattern.
     pub topics: Vec<String>,
-    /// Unheard for so long, it counts as dead.
+    /// Session time-out in ms: without a heartbeat for so long, the member is removed.
     pub session_ms: u32,
-    /// What it takes the group's terms to be; its filter is resolved.
+    /// The terms that it expects the group to have, with the filter's version resolved.
     pub terms: Terms,
 }
 
-/// What a member, or an operator, asks of a group's coordinator.
+/// A request of a member or an operator to a group's coordinator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupRequest {
-    /// A member comes, with nothing in its hands.
+    /// A member joins. It holds no partitions yet.
     Join {
         /// The id of the group.
         group: String,
-        /// A fresh UUID of its own choice, another one with every attempt: one that comes late must not take back what
-        /// was given since.
+        /// A UUID that the member has chosen, a new one for every attempt to join: an attempt that arrives late must
+        /// not replace the member of a later one.
         member: String,
-        /// Who it is and what it wants.
+        /// The member's description, and the topics that it wants.
         join: Join,
     },
-    /// A member is alive, and has done all that this epoch asks of it.
+    /// A member's heartbeat: it is alive, and has stopped reading what the assignment of this epoch took away.
     Heartbeat {
         /// The id of the group.
         group: String,
@@ -50,12 +50,12 @@ pub enum GroupRequest {
         member: String,
         /// What proves that it is the member that asks.
         secret: SecretDigest,
-        /// The epoch of the last assignment that it follows.
+        /// The epoch of the last assignment that it follows in full.
         epoch: u32,
-        /// The topics that it wants from now on, by name or by pattern; `None`: those of before.
+        /// The topics that it wants to read from now on, by name or by pattern; `None`: the same as before.
         topics: Option<Vec<String>>,
     },
-    /// What a member should be told now; says nothing of its being alive.
+    /// Asks for a member's present assignment; it does not count as a heartbeat.
     Look {
         /// The id of the group.
         group: String,
@@ -64,7 +64,7 @@ pub enum GroupRequest {
         /// What proves that it is the member that asks.
         secret: SecretDigest,
     },
-    /// A member goes; its partitions are free at once.
+    /// A member leaves; its partitions go to others at once.
     Leave {
         /// The id of the group.
         group: String,
@@ -72,45 +72,45 @@ pub enum GroupRequest {
         member: String,
         /// What proves that it is the member that asks.
         secret: SecretDigest,
-        /// A static member comes back soon: its partitions wait for it until its session ends.
+        /// True for a static member that will come back soon: its partitions are kept for it until its session ends.
         is_for_a_moment: bool,
     },
-    /// The group has come so far.
+    /// Commits offsets of the group.
     Commit {
         /// The id of the group.
         group: String,
-        /// The member that says so; `None`: somebody outside, while the group has no members.
+        /// The member that commits; `None` for an operator, whose commit is taken only while the group has no members.
         committer: Option<Committer>,
         /// The offsets, and what was left out below them, by partition.
         offsets: Vec<(TopicPartition, Committed)>,
     },
-    /// All about a group.
+    /// Asks for a group's members, their partitions and its offsets.
     Describe {
         /// The id of the group.
         group: String,
     },
-    /// The groups of this coordinator.
+    /// Asks for the groups of this coordinator.
     List,
-    /// Forget a group without members, with its offsets.
+    /// Deletes a group without members, with its offsets.
     Delete {
         /// The id of the group.
         group: String,
     },
 }
 
-/// A member that commits.
+/// The member that a commit comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committer {
     /// The id of the member.
     pub member: String,
     /// What proves that it is the member that asks.
     pub secret: SecretDigest,
-    /// The member epoch that it follows.
+    /// The epoch of the last assignment that it follows in full.
     pub epoch: u32,
 }
 
 impl GroupRequest {
-    /// The group that it is about; `None` for all of them.
+    /// The group that the request is about; `None` for one about all groups.
     pub fn group(&self) -> Option<&str> {
         match self {
             GroupRequest::Join { group, .. }
@@ -124,7 +124,7 @@ impl GroupRequest {
         }
     }
 
-    /// The member that asks.
+    /// The member that the request comes from; `None` for a request of an operator.
     pub fn member(&self) -> Option<&str> {
         match self {
             GroupRequest::Join { member, .. }
@@ -137,30 +137,30 @@ impl GroupRequest {
     }
 }
 
-/// A group in a list.
+/// One line of the list of groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSummary {
     /// The id of the group.
     pub group: String,
-    /// Whether it has members, and each what it should have.
+    /// Whether it has members, and each of them the partitions that it should have.
     pub state: GroupState,
     /// How many members it has.
     pub members: u32,
 }
 
-/// What the asker gets once all is on the quorum.
+/// The answer to a request, which is sent once its records, and all before them, are on the quorum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupAnswer {
-    /// To `Join`, `Heartbeat` and `Look`.
+    /// To `Join`, `Heartbeat` and `Look`: the member's present assignment.
     Assigned(Assignment),
     /// To `Leave`: the member has left.
     Left,
-    /// To `Commit`: what was refused; the rest is committed.
+    /// To `Commit`: the partitions whose offsets were refused, and why; the others are committed.
     Committed(Vec<(TopicPartition, GroupError)>),
-    /// To `Describe`: all about the group.
+    /// To `Describe`: the group with its members, their partitions and its offsets.
     Group(Box<Group>),
     /// To `List`: the groups of this coordinator.
     Groups(Vec<GroupSummary>),
-    /// To `Delete`: the group is forgotten.
+    /// To `Delete`: the group is deleted.
     Deleted,
 }

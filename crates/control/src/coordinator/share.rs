@@ -1,5 +1,5 @@
-//! Which member reads which partition: what each should have, what is taken away, and what is handed out once it is
-//! free. How shares are computed is left to `assign`.
+//! Which member reads which partition: the target of each member, the partitions that are taken away, and those that
+//! are given out once no other member holds them. How targets are computed is left to `assign`.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,8 @@ use super::record::{GroupRecord, Holding, Member};
 use crate::metadata::Metadata;
 
 impl Draft<'_> {
-    /// Computes who should have what, takes away what a member should not have any more, and hands out what is free.
+    /// Computes every member's target, takes away the partitions outside it, and gives out those inside it that no
+    /// other member holds.
     pub(super) fn share_out(&mut self, metadata: &Metadata, group: &str) {
         let Some(g) = self.group(group).filter(|g| !g.members.is_empty()) else { return };
         let named = resolve(metadata, &g.members);
@@ -48,7 +49,7 @@ impl Draft<'_> {
         self.hand_out(group);
     }
 
-    /// Gives members what they should have and nobody else holds.
+    /// Gives each member the partitions of its target that no other member holds.
     pub(super) fn hand_out(&mut self, group: &str) {
         let Some(g) = self.group(group) else { return };
         let early = is_planted(Bug::RevokedNotAwaited);
@@ -70,7 +71,7 @@ impl Draft<'_> {
     }
 }
 
-/// The names of the topics that each member wants, patterns resolved.
+/// The names of the topics that each member wants to read, with patterns replaced by the topics that match them.
 fn resolve<'a>(metadata: &Metadata, members: &'a BTreeMap<String, Member>) -> BTreeMap<&'a str, Cow<'a, [String]>> {
     let mut patterns: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut named = BTreeMap::new();
@@ -82,7 +83,7 @@ fn resolve<'a>(metadata: &Metadata, members: &'a BTreeMap<String, Member>) -> BT
         }
         for text in &meant {
             patterns.entry(text).or_insert_with(|| {
-                // One that is none was refused before it was noted.
+                // A text that is no pattern was refused when the member named it.
                 let pattern = TopicPattern::new(text).ok();
                 let matches = |name: &&String| pattern.as_ref().is_some_and(|p| p.matches(name));
                 metadata.topics().map(|t| &t.name).filter(matches).cloned().collect()

@@ -1,5 +1,5 @@
-//! A consumer group: its members, what they hold, and how far they have come. Who decides about it is left to the
-//! coordinator.
+//! One consumer group: its members, the partitions that they hold, and its committed offsets. How it changes is decided
+//! by the coordinator.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +8,19 @@ use thalweg_model::{Bug, Committed, TopicPartition, is_planted};
 use super::record::{GroupRecord, Holding, Member, Terms};
 use crate::metadata::Metadata;
 
-/// How a group is.
+/// Whether a group has members, and whether they have the partitions that they should have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupState {
     /// The group has no members.
     Empty,
-    /// Partitions are changing hands.
+    /// Some member does not have all the partitions that it should have, or still has one that it should give up.
     Reconciling,
-    /// Every member has what it should have.
+    /// Every member has the partitions that it should have, and no other.
     Stable,
 }
 
 impl GroupState {
-    /// As on command lines.
+    /// The name of the state in the command line's output.
     pub fn name(self) -> &'static str {
         match self {
             GroupState::Empty => "empty",
@@ -30,46 +30,48 @@ impl GroupState {
     }
 }
 
-/// A consumer group, as its records leave it.
+/// One consumer group, as the records of its log describe it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Group {
-    /// No member epoch so far is larger.
+    /// The largest member epoch that this group has given out.
     pub epoch: u32,
-    /// What its members agree on.
+    /// The assignor and the filter, which all members share.
     pub terms: Terms,
     /// Its members by id.
     pub members: BTreeMap<String, Member>,
-    /// How far it has come.
+    /// The committed offset of each partition, and what was left out below it.
     pub offsets: BTreeMap<TopicPartition, Committed>,
-    /// When it last had a member or a commit, ms since the epoch; 0: nobody knows.
+    /// When the group last had a member or a commit, in ms since the Unix epoch; 0 while that is not known.
     pub active_ms: u64,
 }
 
 /// A partition that a member may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Assigned {
-    /// The partition that it is.
+    /// The partition that the member may read.
     pub partition: TopicPartition,
-    /// The member epoch that brought it: another one means that it was somebody else's in between.
+    /// The member epoch with which the member got it. If the same member has the partition under another epoch later,
+    /// another member may have had it in between.
     pub since: u32,
-    /// How far the group had come when this was said.
+    /// The group's committed offset at the time of this answer; `None` where it has committed none.
     pub committed: Option<Committed>,
     /// The group has not come here yet, and came to the topic before it had this partition: it reads from the first
     /// record, wherever it begins otherwise.
     pub is_new: bool,
 }
 
-/// What a member may read: all of it, and nothing else.
+/// The partitions that a member may read: all of these, and no other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Assignment {
-    /// Comes with the next heartbeat, once all this is so.
+    /// The number of this assignment. The member sends it with its heartbeats once it follows the assignment in full:
+    /// it has stopped reading everything else.
     pub epoch: u32,
     /// The partitions that the member may read.
     pub partitions: Vec<Assigned>,
 }
 
 impl Group {
-    /// What a record of the group makes of it; one that ends the group has nothing to say here.
+    /// Changes the group by one of its records; the record that deletes the group changes nothing here.
     pub(super) fn apply(&mut self, record: &GroupRecord) {
         match record {
             GroupRecord::GroupChanged { epoch, terms, idle_since_ms, .. } => {
@@ -94,12 +96,13 @@ impl Group {
         }
     }
 
-    /// Something happened; 0: at a time that nobody knows, so that nobody knows any more how long it has been idle.
+    /// Takes note that the group was in use at `at_ms`; 0 means at an unknown time, after which it is not known how
+    /// long the group has been idle.
     fn active(&mut self, at_ms: u64) {
         self.active_ms = if at_ms == 0 { 0 } else { self.active_ms.max(at_ms) };
     }
 
-    /// Whether the group has members, and each of them what it should have.
+    /// Whether the group has members, and each of them the partitions that it should have.
     pub fn state(&self) -> GroupState {
         let is_settled = |m: &Member| {
             m.holdings.len() == m.target.len()

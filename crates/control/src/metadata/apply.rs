@@ -1,5 +1,5 @@
-//! What the metadata becomes by each record of its log, on every broker alike. Nothing is checked any more: what was
-//! decided is so.
+//! How each record of the metadata log changes the metadata, on every broker alike. A record is not checked here:
+//! the controller has checked it when it decided the request.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use crate::record::{Broker, MetadataRecord};
 use crate::topic::Topic;
 
 impl Metadata {
-    /// Follows one record of the log.
+    /// Changes the metadata by the next record of its log.
     pub fn apply(&mut self, record: MetadataRecord) {
         match record {
             MetadataRecord::TopicCreated { id, name, replicas, pin, pin_epoch, config, .. } => {
@@ -103,7 +103,7 @@ impl Metadata {
     fn broker_registered(&mut self, broker: Broker) {
         let (id, is_older) = (broker.id, broker.is_older);
         let before = self.brokers.insert(id, broker).map(|b| b.incarnation);
-        // Another name of its metadata replica alone is no start.
+        // A record that changes only the broker's metadata replica tells of no new start of the broker.
         if is_older && before != self.brokers.get(&id).map(|b| b.incarnation) {
             for topic in self.topics.values_mut() {
                 let only = (0..).zip(&topic.replicas).filter(|(_, r)| matches!(r[..], [only] if only.broker() == id));
@@ -112,7 +112,7 @@ impl Metadata {
         }
     }
 
-    /// The directory that a partition's only copy is made on.
+    /// The data directory on which the only copy of a partition is made; `None` for a partition with more replicas.
     fn directory_of_only(&self, replicas: &[ReplicaId]) -> Option<DirectoryId> {
         let [only] = replicas else { return None };
         self.brokers.get(&only.broker()).map(|b| b.directory)

@@ -1,5 +1,5 @@
-//! Brokers that register, disks that are replaced or given up, and what that does to the copies on them. Whether a
-//! broker can be reached is not known here: it comes with the request.
+//! Registration of brokers, disks that are replaced or given up, and which replicas take the place of the copies that
+//! stood on them. Which brokers can be reached at the moment is an argument of the request.
 
 use std::collections::BTreeSet;
 
@@ -11,9 +11,9 @@ use super::request::{Answer, ControlError};
 use crate::placement::place;
 use crate::record::{Broker, MetadataRecord};
 
-/// A partition of which no copy is left goes on so many offsets behind the first one that it could have given before.
-/// How many it gave is not known: at a million records a second it takes eleven days to give so many. An offset that is
-/// given twice is missed by readers that were beyond it.
+/// Offsets that are left out where a partition is started empty because no copy of it is left: it begins so far behind
+/// its former first offset. How many records it held is not known; at a million records a second it takes eleven days
+/// to write so many. If an offset were given twice, a reader whose position is beyond it would miss the second record.
 pub(super) const OFFSETS_LEFT_OUT: u64 = 1_000_000_000_000;
 
 impl Metadata {
@@ -29,13 +29,14 @@ impl Metadata {
             let (known, needed) = (broker.feature_level, self.feature_level);
             return Err(ControlError::FeatureLevel { broker: id, known, needed });
         }
-        // The first broker's level is the cluster's.
+        // The cluster begins at the feature level of the first broker that registers.
         let founded = match self.feature_level {
             0 => vec![MetadataRecord::FeatureLevelSet { level: broker.feature_level }],
             _ => Vec::new(),
         };
         let Some(known) = self.brokers.get(&id) else {
-            // Founders take part before they are registered.
+            // The first controllers are members of the metadata group before they are registered, under the replica
+            // that they name here.
             broker.metadata_replica = ReplicaId::new(id, broker.metadata_replica.generation() + broker.is_older as u32);
             let records = founded.into_iter().chain([MetadataRecord::BrokerRegistered(broker)]).collect();
             return Ok((records, answer));
@@ -43,12 +44,12 @@ impl Metadata {
         broker.metadata_replica = known.metadata_replica;
         let is_same = known.directory == broker.directory;
         if is_same && broker.incarnation < known.incarnation {
-            // What an older start of the process said may arrive late, and is not news.
+            // A late message of an earlier start of the broker changes nothing.
             return Ok((Vec::new(), answer));
         }
         if is_same && broker.incarnation == known.incarnation {
-            // A process that ended before it heard that it was registered starts again under the same incarnation,
-            // elsewhere perhaps (`next_start`).
+            // A broker that ended before it learnt that it was registered starts again under the same incarnation
+            // (`next_start`), perhaps at another address.
             let Broker { host, port, rack, feature_level, .. } = broker;
             let anew = Broker { host, port, rack, feature_level, ..known.clone() };
             let records = if anew == *known { Vec::new() } else { vec![MetadataRecord::BrokerRegistered(anew)] };
@@ -61,17 +62,17 @@ impl Metadata {
             let address = format!("{}:{}", known.host, known.port);
             return Err(ControlError::BrokerIdTaken { id, directory: known.directory.to_string(), address });
         }
-        // Another disk under the same number: every copy that stood on the old one is lost, and gets a successor. So it
-        // is with the same disk as it was before: which copies it had since, it does not know, and those that it lost
-        // but never knew it would make anew under their names.
+        // The broker has another disk: every copy that stood on the old one is lost, and gets a successor. The same
+        // holds for an older state of the same disk: it does not know which copies were made on it later, and would
+        // make those anew under the ids of the copies that are lost.
         broker.metadata_replica = known.metadata_replica.successor();
         let mut records = vec![MetadataRecord::BrokerRegistered(broker)];
         let keeps_names = is_same && is_planted(Bug::ForgottenKeepTheirNames);
         for topic in self.topics.values().filter(|_| !keeps_names) {
             for (partition, replicas) in topic.replicas.iter().enumerate() {
-                // The only copy of a partition cannot be rebuilt from anybody. It keeps its name: should the old disk
-                // come back after all, it is there (`lost_its_only_copy`). Until then the partition is out of service,
-                // unless an operator says that it is lost.
+                // The only copy of a partition cannot be rebuilt from another. It keeps its replica id, so that it
+                // counts again if the old disk comes back (`lost_its_only_copy`). Until then the partition is out of
+                // service, unless an operator gives the disk up.
                 if let Some(lost) = replicas.iter().find(|r| r.broker() == id && replicas.len() > 1) {
                     records.extend(self.replace(Some(topic.id), partition as u32, *lost));
                 }
@@ -80,7 +81,7 @@ impl Metadata {
         Ok((records, answer))
     }
 
-    /// Refuses a disk that was given up.
+    /// Refuses a data directory that an operator has given up.
     ///
     /// # Errors
     /// [`ControlError::DirectoryLost`].
@@ -114,8 +115,8 @@ impl Metadata {
             if let Some(silent) = left.iter().find(|r| !live.contains(&r.broker())) {
                 return Err(ControlError::BrokerSilent(silent.broker()));
             }
-            // One that is about to take over a log does not go by its new name yet: nothing may be decided over its
-            // head.
+            // A copy that is about to take over a log still tells of itself under its former id. Nothing may be decided
+            // about it before it tells of itself under the id that the metadata has.
             let told = copies.get(&(topic.id, partition)).map_or(&[][..], Vec::as_slice);
             if let Some(untold) = left.iter().find(|r| told.iter().all(|c| c.replica != **r)) {
                 let (broker, topic) = (untold.broker(), topic.name.clone());
@@ -129,7 +130,8 @@ impl Metadata {
                     let able: Vec<&Broker> = self.brokers.values().filter(|b| live.contains(&b.id)).collect();
                     let factor = replicas.len().min(able.len());
                     let places = place(&able, self.topics.values(), 1, factor as u32).remove(0);
-                    // Nobody may take it for a copy that was there before.
+                    // A generation that no copy of this partition had before, or messages for an old copy would count
+                    // for a new one.
                     let newest = replicas.iter().map(|r| r.generation()).max().unwrap_or(0);
                     let before = topic.first_offsets.get(&partition).copied().unwrap_or_default();
                     let replicas = places.iter().map(|r| ReplicaId::new(r.broker(), newest + 1)).collect();
@@ -139,7 +141,8 @@ impl Metadata {
             let topic = topic.id;
             records.push(MetadataRecord::PartitionRecovered { topic, partition, replicas, from, first_offset });
         }
-        // Elsewhere the others have the majority, and rebuild what was lost once its broker has a new disk.
+        // Other partitions still have a majority: their copies on the lost disks get successors, which are rebuilt from
+        // the majority once their brokers have new disks.
         for topic in self.topics.values() {
             for (partition, replicas) in topic.replicas.iter().enumerate() {
                 if replicas.iter().any(is_lost) && !stuck.contains(&(topic.id, partition as u32)) {

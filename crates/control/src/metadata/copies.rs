@@ -7,36 +7,36 @@ use thalweg_model::{LeaderEpoch, Offset, RaftIndex, ReplicaId, TopicId};
 
 use crate::topic::Topic;
 
-/// A copy of a partition as the broker that holds it tells of it.
+/// A copy of a partition as the broker that holds it reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Copy {
-    /// Its name, as it is written down on its disk.
+    /// The replica id of the copy, as it stands on the broker's disk.
     pub replica: ReplicaId,
-    /// Where its log ends: term and index of its last entry, and the next offset. `None` for a copy that is damaged or
-    /// half rebuilt, and vouches for nothing.
+    /// Where the copy's log ends: term and Raft index of its last entry, and the next offset. `None` for a copy that is
+    /// damaged or half rebuilt: what it holds proves nothing.
     pub end: Option<(LeaderEpoch, RaftIndex, Offset)>,
-    /// It has lost what it held, and waits for its successor.
+    /// True for a copy that has lost what it held; a successor is to take its place.
     pub is_lost: bool,
-    /// The group's voters, as far as this copy knows.
+    /// The voters of the partition's Raft group, as far as this copy knows.
     pub voters: Vec<ReplicaId>,
     /// The voters before the change of members that is under way; empty without one.
     pub voters_outgoing: Vec<ReplicaId>,
-    /// It leads, and its leadership is confirmed.
+    /// True for a leader that has decided an entry of its own term.
     pub is_serving: bool,
 }
 
-/// Copies by topic and partition.
+/// The reported copies of each partition, by topic and partition number.
 pub type Copies = BTreeMap<(TopicId, u32), Vec<Copy>>;
 
-/// A partition that serves nothing any more, whatever its brokers do.
+/// A partition that has no majority of its copies left, and serves nothing until an operator intervenes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stuck<'a> {
-    /// The topic that it belongs to.
+    /// The topic that the partition belongs to.
     pub topic: &'a Topic,
     /// The number of the partition.
     pub partition: u32,
-    /// The replicas that are not lost, whole or not.
+    /// The replicas that are not lost; some of them may be half rebuilt.
     pub left: Vec<ReplicaId>,
-    /// Of these the whole one that holds most; `None`: nothing is left of the partition.
+    /// The whole copy among `left` whose log is longest; `None` where nothing is left of the partition.
     pub survivor: Option<Copy>,
 }

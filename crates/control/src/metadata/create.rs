@@ -1,5 +1,5 @@
-//! New topics: their limits, their replicas and the pin of their partitioner. Which broker gets which replica is left
-//! to `placement`.
+//! How a new topic is decided: its limits, its replicas and the pin of its partitioner. Which broker gets which replica
+//! is left to `placement`.
 
 use bytes::Bytes;
 use thalweg_model::limits::{PARTITIONS_MAX, PLUGIN_CONFIG_BYTES_MAX, REPLICATION_FACTOR_MAX, TOPICS_MAX};
@@ -10,7 +10,8 @@ use super::request::{ControlError, NewTopic, range};
 use crate::placement::place;
 use crate::record::{Broker, MetadataRecord};
 
-/// Copies of each partition where nobody asks for another number, and there are brokers enough.
+/// Replicas of each partition of a topic that is made without a replication factor, on a cluster of three brokers or
+/// more.
 const REPLICATION_FACTOR_USUAL: u32 = 3;
 
 impl Metadata {
@@ -35,7 +36,7 @@ impl Metadata {
         Ok(MetadataRecord::TopicCreated { id, name, replicas, pin, pin_epoch: PinEpoch(1), config, created_ms })
     }
 
-    /// What a topic's pin will be.
+    /// The pin of the partitioner that a request names; `None` where it names none.
     pub(super) fn pin(&self, partitioner: Option<(String, Bytes)>) -> Result<Option<Pin>, ControlError> {
         let Some((reference, config)) = partitioner else { return Ok(None) };
         range("partitioner config in bytes", config.len(), 0, PLUGIN_CONFIG_BYTES_MAX as u64)?;

@@ -1,7 +1,7 @@
-//! Which partitions cannot go on by themselves: from what the cluster has decided, and from what brokers tell of their
-//! copies.
+//! Which partitions have lost the majority of their copies for good, judged by the metadata and by what brokers report
+//! of their copies.
 //!
-//! What an operator does about it is [`Request::Recover`](crate::Request::Recover).
+//! What an operator can do about such a partition is [`Request::Recover`](crate::Request::Recover).
 
 use thalweg_model::{BrokerId, ReplicaId};
 
@@ -10,26 +10,26 @@ use super::copies::{Copies, Copy, Stuck};
 use crate::topic::Topic;
 
 impl Metadata {
-    /// True for a partition whose only copy stood on another data directory than the one that its broker has now. What
-    /// that broker has under the copy's name was never it.
+    /// True for a partition whose only copy was made on another data directory than the one that its broker has now. If
+    /// that broker holds anything under the copy's id, it is not that copy.
     pub fn lost_its_only_copy(&self, topic: &Topic, partition: u32) -> bool {
         let Some([only]) = topic.replicas.get(partition as usize).map(Vec::as_slice) else { return false };
         let there = self.broker(only.broker()).map(|b| b.directory);
         topic.only_on.get(&partition).is_some_and(|directory| Some(*directory) != there)
     }
 
-    /// The partitions that cannot go on by themselves once some brokers are given up: the majority of the replicas that
-    /// there should be is lost, or, by what every whole copy knows of its group, the majority of the group's voters.
+    /// The partitions without a majority once the brokers `lost` are given up: the majority of the replicas in the
+    /// metadata is lost, or the majority of the Raft group's voters, by what every whole copy knows of them.
     ///
-    /// A voter is lost for certain when its broker is given up, or when a successor has taken its place: it had lost
-    /// its disk, or was damaged. Source: Raft §6; the voters of a group follow what the cluster wants only as long as a
-    /// majority of them agrees.
+    /// A voter is certainly lost when its broker is given up, or when the metadata has a successor in its place,
+    /// because its disk was lost or its copy damaged. Source: Raft §6; the voters of a group follow what the cluster
+    /// wants only as long as a majority of them agrees.
     pub fn without_majority<'a>(&'a self, lost: &[BrokerId], copies: &Copies) -> Vec<Stuck<'a>> {
         let all = self.topics().flat_map(|topic| (0..topic.partitions).map(move |partition| (topic, partition)));
         all.filter_map(|(topic, partition)| self.without_majority_of(topic, partition, lost, copies)).collect()
     }
 
-    /// The same of one partition.
+    /// The same for one partition; `None` where it has its majority.
     pub fn without_majority_of<'a>(
         &'a self,
         topic: &'a Topic,
@@ -52,8 +52,8 @@ impl Metadata {
     }
 }
 
-/// True if each whole copy knows a group whose majority is not among those that are left. A copy that is behind may
-/// know an older group: with one that knows better, and has its majority, all is well.
+/// True if every whole copy knows voters whose majority is not among the copies that are left. A copy that is behind
+/// may know voters of long ago, so one copy that knows voters with a majority is enough for the answer to be false.
 fn lacks_majority(left: &[ReplicaId], copies: &[&Copy]) -> bool {
     let is_lost = |r: &ReplicaId| copies.iter().any(|c| c.replica == *r && c.is_lost);
     let can_vote = |r: &&ReplicaId| left.contains(r) && !is_lost(r);

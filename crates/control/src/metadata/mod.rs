@@ -1,6 +1,6 @@
-//! Topics, brokers, plugins and producer ids: what is decided, and what there is.
+//! The cluster's metadata: topics, brokers, plugins and producer ids, and how requests to change them are decided.
 //!
-//! Where the log of the decisions is kept, and who may ask for them, is left to others.
+//! Where the metadata log is stored is left to `replica`, and who may send which request to the broker.
 
 mod apply;
 mod brokers;
@@ -27,7 +27,7 @@ use crate::topic::Topic;
 /// Producer ids reserved by one record, so that most are given out without a write.
 const PRODUCER_ID_BLOCK: i64 = 1000;
 
-/// Producer ids that are reserved and not given out, once a decision has given out one of them.
+/// The note of a decision that gives out a producer id: the ids of the same block that are left to give out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdsLeft(std::ops::Range<i64>);
 
@@ -71,30 +71,33 @@ pub type MetadataDecision = Decision<MetadataRecord, Answer, Option<IdsLeft>>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
     topics: BTreeMap<String, Topic>,
+    /// The name of each topic, by id: `topics` is kept by name.
     names: BTreeMap<TopicId, String>,
     /// All versions of each name; version n stands at n - 1.
     plugins: BTreeMap<String, Vec<Plugin>>,
     brokers: BTreeMap<BrokerId, Broker>,
-    /// Topics that are gone, so that what a broker still holds of them can go too.
+    /// Topics that were deleted. A broker that still holds files of one deletes them.
     deleted: BTreeSet<TopicId>,
-    /// Records up to this level are used; 0 before the first broker.
+    /// The feature level up to which records and messages are used; 0 before the first broker has registered.
     feature_level: u32,
-    /// Data directories that an operator has given up.
+    /// Data directories that an operator has given up; a broker that comes with one is refused.
     lost: BTreeSet<DirectoryId>,
-    /// Behind the tokens of producers; `None` before the first of them.
+    /// The secret from which producers' tokens are made; `None` until the first producer asks for an id.
     producer_secret: Option<ProducerSecret>,
+    /// The first producer id that no record has reserved yet.
     reserved: i64,
-    /// Ids of a block that this process reserved and has not given out; those left over from before a restart, or from
-    /// before another controller, are never used.
+    /// Producer ids that this process has reserved and not given out yet. Ids of a block that were left when a process
+    /// ended, or when another broker became the controller, are never given out.
     block: std::ops::Range<i64>,
 }
 
 impl Metadata {
-    /// Decides a request. The answer may be given when the records are on a quorum and have been applied; until then
-    /// the next request must wait, because it would be decided on the state before. The note is kept at once.
+    /// Decides a request at `now_ms`, in ms since the Unix epoch. The answer may be sent when the records are on a
+    /// quorum and have been applied; until then the next request must wait, because it would be decided on the state
+    /// before. The note is given to [`keep`](Metadata::keep) at once.
     ///
     /// # Errors
-    /// The request is refused; its asker is told why.
+    /// Why the request is refused; nothing changes then.
     pub fn handle(&self, now_ms: u64, request: Request) -> Result<MetadataDecision, ControlError> {
         let (records, answer) = match request {
             Request::CreateTopic { id, name, partitions, replication_factor, live, partitioner, config } => {
@@ -155,25 +158,25 @@ impl Metadata {
         Decision { records, answer: Answer::Producer(id, secret.token(id)), note: Some(IdsLeft(block)) }
     }
 
-    /// Keeps what a decision leaves to this process alone: which ids it may still give out.
+    /// Takes the note of a decision: the producer ids that this process may still give out without a record.
     pub fn keep(&mut self, note: Option<IdsLeft>) {
         if let Some(IdsLeft(block)) = note {
             self.block = block;
         }
     }
 
-    /// What was decided last did not reach the quorum, or another controller has been at work: ids that were reserved
-    /// by it may not be ours.
+    /// Forgets the reserved producer ids. To be called when records of this controller did not reach the quorum, and
+    /// when another broker may have been the controller meanwhile: the same ids may have been reserved by that one.
     pub fn forget_reservations(&mut self) {
         self.block = 0..0;
     }
 
-    /// What tells producers from those who only say that they are; `None` before the first producer.
+    /// The secret by which a producer's token is checked; `None` until the first producer has asked for an id.
     pub fn producer_secret(&self) -> Option<&ProducerSecret> {
         self.producer_secret.as_ref()
     }
 
-    /// Records and messages up to this level are used; 0 before the first broker.
+    /// The feature level up to which records and messages are used; 0 before the first broker has registered.
     pub fn feature_level(&self) -> u32 {
         self.feature_level
     }
@@ -188,7 +191,7 @@ impl Metadata {
         self.brokers.get(&id)
     }
 
-    /// True for a topic that once was.
+    /// True for the id of a topic that was deleted.
     pub fn is_deleted(&self, topic: TopicId) -> bool {
         self.deleted.contains(&topic)
     }
@@ -199,11 +202,14 @@ impl Metadata {
     }
 
     /// The topic called `name`.
+    ///
+    /// # Errors
+    /// [`ControlError::UnknownTopic`].
     pub fn topic(&self, name: &str) -> Result<&Topic, ControlError> {
         self.topics.get(name).ok_or_else(|| ControlError::UnknownTopic(name.to_owned()))
     }
 
-    /// The topic with this id, if there is one (still).
+    /// The topic with this id; `None` where there is none, or it was deleted.
     pub fn topic_by_id(&self, id: TopicId) -> Option<&Topic> {
         self.topics.get(self.names.get(&id)?)
     }
@@ -218,6 +224,9 @@ impl Metadata {
     }
 
     /// The plugin "name" (its newest version) or "name@version", of the kind asked for.
+    ///
+    /// # Errors
+    /// [`ControlError::UnknownPlugin`], or [`ControlError::WrongKind`] for a plugin of another kind.
     pub fn plugin(&self, reference: &str, kind: PluginKind) -> Result<&Plugin, ControlError> {
         let plugin = self.plugin_any(reference)?;
         if plugin.kind != kind {
@@ -230,7 +239,10 @@ impl Metadata {
         Ok(plugin)
     }
 
-    /// The same, of any kind.
+    /// The plugin "name" (its newest version) or "name@version", of any kind.
+    ///
+    /// # Errors
+    /// [`ControlError::UnknownPlugin`].
     pub fn plugin_any(&self, reference: &str) -> Result<&Plugin, ControlError> {
         let unknown = || ControlError::UnknownPlugin(reference.to_owned());
         let (name, version) = match reference.split_once('@') {

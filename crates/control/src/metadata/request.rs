@@ -1,5 +1,5 @@
-//! What is asked of the controller, what it answers, and why it refuses. How a request is decided is left to its
-//! neighbours.
+//! The requests that the controller decides, its answers, and the errors with which it refuses. How a request is
+//! decided is left to the other files of this folder.
 
 use bytes::Bytes;
 use thalweg_model::{
@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::copies::Copies;
 use crate::record::{Broker, Plugin};
 
-/// A request and all that chance and time add to it.
+/// A request to change the metadata, with the random numbers and the observations that deciding it takes.
 #[derive(Clone, Debug)]
 pub enum Request {
     /// Make a topic and place its replicas.
@@ -23,7 +23,7 @@ pub enum Request {
         partitions: u32,
         /// Copies of each partition, on different brokers; 0: as many as the cluster has brokers, at most three.
         replication_factor: u32,
-        /// Brokers that were heard of lately: new replicas go there.
+        /// Brokers whose heartbeats came lately: only they get replicas of the new topic.
         live: Vec<BrokerId>,
         /// "name" or "name@version" of a partitioner, and its parameters.
         partitioner: Option<(String, Bytes)>,
@@ -51,7 +51,7 @@ pub enum Request {
         /// As in `CreateTopic`; `None`: round-robin and key hash.
         partitioner: Option<(String, Bytes)>,
     },
-    /// Take up a module that has been checked and stored.
+    /// Make a plugin known, whose module has been checked and stored.
     AdmitPlugin {
         /// The name that it goes by.
         name: String,
@@ -66,16 +66,16 @@ pub enum Request {
         /// Version of the contract.
         contract: u32,
     },
-    /// A producer id that nobody had before.
+    /// Give out a producer id that was never given out before.
     InitProducer {
-        /// 32 bytes of chance: the cluster's secret for producers' tokens, if it has none yet.
+        /// 32 random bytes: the cluster's secret for producers' tokens, if it has none yet.
         secret: [u8; 32],
     },
-    /// A broker says that it is there.
+    /// A broker's heartbeat: it registers, or tells of a new start, address or disk.
     RegisterBroker {
-        /// As it describes itself; its metadata replica is decided here.
+        /// The broker as it describes itself; its metadata replica is decided by the controller.
         broker: Broker,
-        /// One with the same number, but another directory, was heard of lately.
+        /// True while a broker with the same number, but another data directory, was heard of lately.
         other_is_alive: bool,
     },
     /// A replica has lost or damaged what it held: another copy takes its place on the same broker.
@@ -84,17 +84,17 @@ pub enum Request {
         topic: Option<TopicId>,
         /// The number of the partition.
         partition: u32,
-        /// The damaged copy. One that has been replaced already changes nothing.
+        /// The damaged copy. If it has a successor already, the request changes nothing.
         replica: ReplicaId,
     },
     /// Go on without some brokers for ever, and with what is left of partitions that lost their majority.
     Recover {
         /// The brokers whose disks are given up.
         lost: Vec<BrokerId>,
-        /// Brokers that were heard of lately.
+        /// Brokers whose heartbeats came lately.
         live: Vec<BrokerId>,
-        /// What the live brokers tell of their copies. Of each partition that lost its majority the longest whole one
-        /// goes on; a partition without one starts empty, at offsets that were never given.
+        /// What the live brokers report of their copies. Where a partition has lost its majority, the longest whole
+        /// copy goes on alone; a partition without a whole copy starts empty, at offsets that were never given.
         copies: Copies,
     },
 }
@@ -110,7 +110,7 @@ pub(super) struct NewTopic {
     pub(super) config: TopicConfig,
 }
 
-/// What the asker gets once the records are on a quorum.
+/// The answer to a request, which is sent once the records are on a quorum and applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The topic of this name was made.
@@ -119,7 +119,7 @@ pub enum Answer {
     TopicDeleted(TopicId),
     /// The topic of this name has as many partitions as asked.
     PartitionsAdded(String),
-    /// The topic of this name is placed as asked.
+    /// Records of the topic with this name are placed by the partitioner that was asked for.
     PartitionerSet(String),
     /// The plugin, and whether it was there before.
     Plugin(Plugin, bool),
@@ -193,7 +193,7 @@ pub enum ControlError {
         broker: BrokerId,
         /// The highest level that it knows.
         known: u32,
-        /// What it must know.
+        /// The cluster's feature level, which it must know.
         needed: u32,
     },
     /// More copies than brokers.
@@ -209,7 +209,7 @@ pub enum ControlError {
         /// Brokers of the cluster.
         known: u32,
     },
-    /// Two processes with one number.
+    /// Another process runs as a broker of the same number.
     #[error(
         "broker {id} is running already, with data directory {directory} at {address}; give this one another id, or \
          stop \
@@ -223,17 +223,17 @@ pub enum ControlError {
         /// The address of the process that runs.
         address: String,
     },
-    /// A broker of an older version.
+    /// The broker is of an older version than the cluster's feature level allows.
     #[error("broker {broker} knows feature level {known}, the cluster is at level {needed}; upgrade that broker")]
     FeatureLevel {
         /// The number of the broker.
         broker: BrokerId,
         /// The highest level that it knows.
         known: u32,
-        /// What it must know.
+        /// The cluster's feature level, which it must know.
         needed: u32,
     },
-    /// The disk was given up.
+    /// An operator has given up the broker's data directory.
     #[error(
         "data directory {directory} of broker {broker} was given up with `thalweg cluster recover`; start the broker \
          with an \
@@ -248,19 +248,19 @@ pub enum ControlError {
     /// The cluster knows no such broker.
     #[error("there is no broker {0} in this cluster; `thalweg cluster status` lists its brokers")]
     UnknownBroker(BrokerId),
-    /// Not lost at all.
+    /// The broker that is to be given up is alive.
     #[error(
         "broker {0} was heard of a moment ago: only brokers whose disks are lost for ever can be given up; stop it \
          first if its disk is"
     )]
     BrokerAlive(BrokerId),
-    /// What it holds may be needed.
+    /// The broker cannot be reached, and may hold a copy that the recovery needs.
     #[error(
         "broker {0} holds copies of partitions that lost their majority and cannot be reached; start it, or name it \
          as lost too"
     )]
     BrokerSilent(BrokerId),
-    /// What it holds may be needed, and it was not asked, or does not know yet what it should hold.
+    /// The broker has not reported a copy that the recovery may need: it was not asked, or does not know of it yet.
     #[error(
         "broker {broker} does not tell yet what it holds of partition {partition} of topic {topic:?}; try again in a \
          moment"

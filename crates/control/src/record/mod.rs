@@ -19,17 +19,17 @@ use crate::producer::ProducerSecret;
 pub struct Plugin {
     /// The name that it goes by.
     pub name: String,
-    /// 1, 2, … per name.
+    /// The version of the plugin: 1, 2, … for each name.
     pub version: u32,
-    /// Of the module as it was admitted (after a core module was wrapped).
+    /// SHA-256 of the module as it was admitted (after a core module was wrapped into a component).
     pub digest: PluginDigest,
-    /// Of the module as it was uploaded, so that the same upload keeps its version.
+    /// SHA-256 of the module as it was uploaded: the same upload keeps its version.
     pub source_digest: PluginDigest,
     /// The kind that it is of.
     pub kind: PluginKind,
     /// Its length in bytes, as admitted.
     pub bytes: u64,
-    /// Upload time, ms since the epoch.
+    /// When it was uploaded, in ms since the Unix epoch.
     pub created_ms: u64,
     /// Version of the contract that it was checked against.
     pub contract: u32,
@@ -38,73 +38,75 @@ pub struct Plugin {
 /// A broker of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Broker {
-    /// Its number, chosen by its operator.
+    /// The broker's number, which its operator has chosen.
     pub id: BrokerId,
-    /// Its data directory: another one under the same number is another disk.
+    /// The id of its data directory: another id under the same number means another disk.
     pub directory: DirectoryId,
-    /// Which start of the process on the directory it is: [`incarnation`].
+    /// Which start of the broker on its data directory this is: see [`incarnation`].
     pub incarnation: u64,
     /// Where clients and other brokers reach it.
     pub host: String,
     /// The UDP port of QUIC there.
     pub port: u16,
-    /// Where it stands; replicas of a partition go to different racks. Empty: nowhere in particular.
+    /// The rack that it stands in; replicas of a partition go to different racks. Empty where none is configured.
     pub rack: String,
-    /// Its copy of the metadata log.
+    /// The replica id of its copy of the metadata log.
     pub metadata_replica: ReplicaId,
-    /// The newest records and messages that it knows: see [`FEATURE_LEVEL`].
+    /// The highest feature level that its version knows: see [`FEATURE_LEVEL`].
     pub feature_level: u32,
-    /// Its disk is older than it was when others heard of it last: whatever copies it had may be forgotten.
+    /// True when its disk came back in an older state than the cluster remembers: the copies that it had may be missing
+    /// or may have forgotten what they acknowledged.
     pub is_older: bool,
 }
 
 impl Broker {
-    /// True for the same start with the same description; what the controller decides about it may differ.
+    /// True if both are of the same start and describe the broker alike; the metadata replica and `is_older` are not
+    /// compared.
     pub fn is_same_start(&self, other: &Broker) -> bool {
         let start = |b: &Broker| (b.id, b.directory, b.incarnation, b.port, b.feature_level);
         start(self) == start(other) && self.host == other.host && self.rack == other.rack
     }
 }
 
-/// Bits of an incarnation that are drawn by chance.
+/// Lower bits of an incarnation, which are random; the others count starts.
 const CHANCE_BITS: u32 = 24;
 
-/// Names a start of a broker on its data directory: how many there have been, and a number drawn at this one. With the
-/// count alone, a copy of a directory that was put back would be taken for what it was copied from, if each was started
-/// once.
+/// The number of one start of a broker on its data directory: how many starts there have been, and a random number.
+/// With the count alone, a directory and a copy of it that is put back later would have the same number if each was
+/// started once.
 pub fn incarnation(starts: u64, chance: u64) -> u64 {
     starts << CHANCE_BITS | chance & ((1 << CHANCE_BITS) - 1)
 }
 
-/// The incarnation of a start on a directory that counts `starts` before it.
+/// The incarnation of the next start on a data directory that counts `starts` so far.
 ///
-/// `unregistered` is the last incarnation that was written down there and is not known to be registered. Such a start
-/// is made once more, under the same incarnation: with each further start counted, a disk that is older than it was
-/// would count more starts than anybody remembers of what it was, if only it ended often enough before it was told so,
-/// and had written that down.
+/// `unregistered` is the last incarnation that was written down on the directory and is not known to be registered with
+/// the cluster; the next start then has the same incarnation. If every start were counted, a disk that came back in an
+/// older state could reach a larger count than the cluster remembers, by starting often enough before it learns that it
+/// is outdated.
 pub fn next_start(starts: u64, unregistered: Option<u64>, chance: u64) -> u64 {
     let again = unregistered.filter(|i| starts_of(*i) == starts && !is_planted(Bug::UnheardStartsCount));
     again.unwrap_or_else(|| incarnation(starts + 1, chance))
 }
 
-/// How many starts there had been of the directory.
+/// How many starts on its data directory an incarnation counts, itself included.
 pub fn starts_of(incarnation: u64) -> u64 {
     incarnation >> CHANCE_BITS
 }
 
-/// True for a start of a directory that is older than it was when the other start was made: it counts no more than that
-/// one, and is not the same.
+/// True if `incarnation` is of a data directory in an older state than it had at the start `remembered`: it counts no
+/// more starts than that one, and is not the same start.
 pub fn is_outdated(incarnation: u64, remembered: u64) -> bool {
     incarnation != remembered && starts_of(incarnation) <= starts_of(remembered)
 }
 
-/// The start that follows on `remembered`, with what chance has drawn for `incarnation`.
+/// The incarnation that follows on `remembered`, with the random bits of `incarnation`.
 pub fn renewed(incarnation: u64, remembered: u64) -> u64 {
     self::incarnation(starts_of(remembered) + 1, incarnation)
 }
 
-/// What this version knows. It grows when a new kind of record or message between brokers comes, which is not used
-/// before the cluster's own level says that every broker knows it.
+/// The feature level of this version. It grows with every new kind of record, or of message between brokers, which is
+/// then used only once the cluster's level says that every broker knows it.
 pub const FEATURE_LEVEL: u32 = 2;
 
 /// One change of the cluster's metadata.
@@ -124,7 +126,7 @@ pub enum MetadataRecord {
         pin_epoch: PinEpoch,
         /// Retention, segments, and the check of timestamps.
         config: TopicConfig,
-        /// ms since the epoch.
+        /// When it was made, in ms since the Unix epoch.
         created_ms: u64,
     },
     /// The topic is gone for ever.
@@ -132,9 +134,9 @@ pub enum MetadataRecord {
         /// The id of the topic.
         id: TopicId,
     },
-    /// A module was admitted; its bytes are durable.
+    /// A plugin was admitted; its module is stored durably already.
     PluginAdmitted(Plugin),
-    /// A broker belongs to the cluster, for the first time or with something new about it.
+    /// A broker has registered: for the first time, or with another start, address, rack, disk or metadata replica.
     BrokerRegistered(Broker),
     /// A partition is to have these replicas, the preferred leader first.
     ReplicasAssigned {
@@ -163,14 +165,15 @@ pub enum MetadataRecord {
         replicas: Vec<ReplicaId>,
         /// The copy whose log its successor among them takes over, alone; `None`: the partition starts empty.
         from: Option<ReplicaId>,
-        /// Where it starts if it is empty, as offsets below may have been given before; else 0.
+        /// First offset of a partition that starts empty: offsets below it may have been given before. 0 for one that
+        /// goes on with `from`.
         first_offset: Offset,
     },
     /// A topic's records are placed in another way from here on.
     PartitionerSet {
         /// The id of the topic.
         topic: TopicId,
-        /// Of the new pin; one more than the last.
+        /// Epoch of the new pin: one more than the last.
         pin_epoch: PinEpoch,
         /// `None`: round-robin and key hash.
         pin: Option<Pin>,
@@ -193,7 +196,7 @@ pub enum MetadataRecord {
     },
     /// Producer ids below this have been given out, or may have been.
     ProducerIdsReserved {
-        /// First id that nobody has.
+        /// The first producer id that is not reserved.
         next: i64,
     },
     /// Producers prove their ids under this secret from now on.
@@ -300,7 +303,11 @@ impl MetadataRecord {
         out.into()
     }
 
-    /// Reads a record back.
+    /// Reads a record back from the bytes that [`encode`](Self::encode) gave.
+    ///
+    /// # Errors
+    /// [`RecordError::Newer`] for a kind or layout of a newer version, [`RecordError::Malformed`] for anything that
+    /// `encode` did not write.
     pub fn decode(data: &[u8]) -> Result<MetadataRecord, RecordError> {
         let &[kind, layout, ref rest @ ..] = data else {
             return Err(RecordError::Malformed { kind: 0 });
