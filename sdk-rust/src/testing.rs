@@ -1,5 +1,5 @@
-//! Real brokers for the tests of what uses Thalweg: the `thalweg` command in processes of their own, at free ports.
-//! They end with the value that holds them, and with this process, also by a `kill -9`.
+//! Real brokers for the tests of programs that use Thalweg: each is a process of the `thalweg` command, at a free port.
+//! A broker's process ends when its [`Broker`] is dropped, and when this process ends, even by a `kill -9`.
 //!
 //! ```no_run
 //! # async fn test() -> Result<(), Box<dyn std::error::Error>> {
@@ -11,8 +11,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The calls wait for the process, for less than a second as a rule: in a test that must not be held up, make them on a
-//! thread for blocking work.
+//! Calls that start or stop a broker block until its process has done so, usually for less than a second: a test that
+//! must not be blocked makes them on a thread for blocking work.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
@@ -27,44 +27,47 @@ use tempfile::TempDir;
 
 use crate::{Client, ClientBuilder};
 
-/// What runs `"$@"` in its own place, with a guard beside it that waits for the end of standard input. That comes when
-/// the process that holds the other end of the pipe is gone, by kill -9 as well. The guard is of the broker's process
-/// group: whoever kills the group ends it too, and the number of the group cannot become another process's while it
-/// lives. $0 is a directory to remove, or empty.
+/// The shell script that starts a broker: it becomes the command `"$@"`, and leaves a guard process beside it that
+/// waits for the end of its standard input. That ends when the process with the other end of the pipe ends, even by
+/// kill -9; the guard then kills the broker. The guard is in the broker's process group: a signal to the group ends
+/// both, and while the guard lives the group's number cannot become another process's. $0 is a directory to remove, or
+/// empty.
 const GUARDED: &str = r#"
 exec 3<&0 </dev/null
 ( read -r gone <&3; kill -9 $$; sleep 1; [ -z "$0" ] || rm -rf -- "$0"; kill -9 0 ) >/dev/null 2>&1 &
 exec "$@" 3<&-
 "#;
 
-/// How long a broker may take to stop in order; then it is killed.
+/// A broker that has not stopped so long after SIGTERM is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a broker may take to be ready, unless its builder sets another time.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many of the last lines of its log an error shows.
 const LOG_LINES_SHOWN: usize = 30;
 
-/// Why there is no broker.
+/// Why a broker could not be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokerError {
-    /// There is no `thalweg` command.
+    /// The `thalweg` command was not found.
     #[error(
         "{what}. A release's archive has the command, or in a checkout `cargo build --profile fast -p thalweg-cli` \
          makes target/fast/thalweg: put it \
          into PATH, set THALWEG_BIN to it, or pass binary()"
     )]
     NotFound {
-        /// Where it was looked for.
+        /// Where the command was looked for.
         what: String,
     },
-    /// It does not start.
+    /// The broker's process ended at its start, or was not ready in time.
     #[error("{what}. Its log:\n{}", shown(log))]
     Failed {
-        /// What it did instead.
+        /// What happened instead of a start.
         what: String,
-        /// What it has written to its log.
+        /// What the process has written to its log.
         log: String,
     },
-    /// The system refuses a process, a directory or a file.
+    /// The system refused to make a process, a directory or a file.
     #[error("{what}: {source}")]
     System {
         /// What was tried when the system refused.
@@ -115,31 +118,33 @@ impl Default for BrokerBuilder {
 }
 
 impl BrokerBuilder {
-    /// Where its records and its log are, and stay; without it in a temporary one that goes with the broker.
+    /// The directory for the broker's records and its log, which stays when the broker ends. By default they are in a
+    /// temporary directory, which is removed with the broker.
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directory = Some(directory.into());
         self
     }
 
-    /// UDP port; a free one without it. Not for a cluster.
+    /// The UDP port that the broker listens at; by default a free one. Ignored for a cluster.
     pub fn port(mut self, port: u16) -> Self {
         self.port = port;
         self
     }
 
-    /// The `thalweg` command. Without it: THALWEG_BIN, then PATH.
+    /// The path of the `thalweg` command; by default that of THALWEG_BIN, else the one in PATH.
     pub fn binary(mut self, binary: impl Into<PathBuf>) -> Self {
         self.binary = Some(binary.into());
         self
     }
 
-    /// A further argument for `thalweg dev`, or of a cluster for `thalweg serve`.
+    /// Adds an argument of `thalweg dev`, which runs a single broker, or of `thalweg serve`, which runs one of a
+    /// cluster.
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
         self
     }
 
-    /// How long it may take to be ready; 30 s by default.
+    /// How long the broker may take until it can be reached; 30 s by default.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = timeout;
         self
@@ -181,7 +186,7 @@ impl BrokerBuilder {
             Broker::new(own, Kind::Member, program.clone(), self.clone(), removable.clone())
         };
         let mut cluster = Cluster { brokers: (1..=brokers).map(member).collect(), directory };
-        // All before any is waited for: the first is ready when a majority is there.
+        // All are started before the first is waited for, because that one is ready only when a majority is.
         cluster.brokers.iter_mut().try_for_each(Broker::spawn)?;
         cluster.brokers.iter_mut().try_for_each(Broker::wait_until_ready)?;
         Ok(cluster)
@@ -216,7 +221,7 @@ impl Directory {
         }
     }
 
-    /// What the guard removes.
+    /// The directory that the guard removes; `None` for a directory that was given.
     fn removable(&self) -> Option<PathBuf> {
         match self {
             Directory::Given(_) => None,
@@ -231,8 +236,8 @@ enum Kind {
     Member,
 }
 
-/// A broker of its own, or one of a cluster. Topics are made on first use. Dropped, it ends at once, and its directory
-/// goes if that is a temporary one.
+/// A running broker, alone or of a cluster. Topics are made on first use. When the value is dropped, the broker is
+/// killed at once, and its directory removed if that is a temporary one.
 ///
 /// ```no_run
 /// # async fn test() -> Result<(), Box<dyn std::error::Error>> {
@@ -255,7 +260,7 @@ pub struct Broker {
     metrics: String,
     /// Where in the log the present process begins, in bytes.
     log_start: u64,
-    // Last: it goes when the process has ended.
+    // The last field, so that a temporary directory is removed after the process has ended.
     directory: Directory,
 }
 
@@ -289,12 +294,12 @@ impl Broker {
         &self.address
     }
 
-    /// The UDP port that it listens at.
+    /// The UDP port that the broker listens at.
     pub fn port(&self) -> u16 {
         self.address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("an address ends in its port")
     }
 
-    /// File with the CA to trust: THALWEG_CA for a process under test.
+    /// The PEM file with the CA that clients must trust; a process under test gets it as THALWEG_CA.
     pub fn ca(&self) -> PathBuf {
         match self.kind {
             Kind::Alone { .. } => self.directory().join("data/tls/ca.pem"),
@@ -302,27 +307,27 @@ impl Broker {
         }
     }
 
-    /// Where its metrics are, `http://…/metrics`.
+    /// The URL of the broker's metrics, `http://…/metrics`.
     pub fn metrics(&self) -> &str {
         &self.metrics
     }
 
-    /// Where its records (`data`) and its log (`broker.log`) are.
+    /// The directory with the broker's records (`data`) and its log (`broker.log`).
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Its process; `None`: it does not run.
+    /// The id of the broker's process; `None` while it does not run.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Child::id)
     }
 
-    /// A client to it: options may follow.
+    /// The options of a client to this broker, with its address and CA set.
     pub fn client(&self) -> ClientBuilder {
         ClientBuilder::new(&self.address).ca_pem(std::fs::read(self.ca()).expect("it has started"))
     }
 
-    /// A client to it.
+    /// Connects a client to this broker.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`].
@@ -330,7 +335,7 @@ impl Broker {
         self.client().connect().await
     }
 
-    /// What it has logged since its last start, from level `info` on, or as THALWEG_LOG has it.
+    /// What the broker has logged since its last start, from level `info` on, or as THALWEG_LOG says.
     pub fn log(&self) -> String {
         let mut said = Vec::new();
         if let Ok(mut file) = File::open(self.log_path()) {
@@ -339,7 +344,7 @@ impl Broker {
         String::from_utf8_lossy(&said).into_owned()
     }
 
-    /// Ends it in order, as an operator does (SIGTERM). Its data stays for [`restart`](Self::restart).
+    /// Stops the broker in order, as an operator does (SIGTERM). Its data stays for [`restart`](Self::restart).
     pub fn stop(&mut self) {
         if let Some(process) = &mut self.process {
             let _ = pid(process).map(|pid| kill_process(pid, Signal::TERM));
@@ -351,16 +356,17 @@ impl Broker {
         self.kill();
     }
 
-    /// Ends it at once, as a crash does (SIGKILL). Its data stays for [`restart`](Self::restart).
+    /// Kills the broker, as a crash does (SIGKILL). Its data stays for [`restart`](Self::restart).
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // The guard with it, which keeps the number of the group from being given again.
+            // The guard dies with the broker; until then it keeps the group's number from being given to another
+            // process.
             let _ = pid(&process).map(|pid| kill_process_group(pid, Signal::KILL));
             let _ = process.wait();
         }
     }
 
-    /// Starts it again on the same data and port; stops it first if it runs.
+    /// Starts the broker again on the same data and port; if it runs, it is stopped first.
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -376,7 +382,7 @@ impl Broker {
 
     fn spawn(&mut self) -> Result<()> {
         let path = self.log_path();
-        // A file, not a pipe: nobody has to read it, and a test that hangs does not make the broker hang.
+        // A file, not a pipe: a pipe would have to be read, and a test that hangs would block the broker's writes.
         let log =
             OpenOptions::new().create(true).append(true).open(&path).map_err(system(path.display().to_string()))?;
         self.log_start = log.metadata().map_or(0, |m| m.len());
@@ -397,7 +403,7 @@ impl Broker {
             }
         }
         command.args(&self.options.arguments);
-        // What is set for clients, or for another broker, is not for this one.
+        // The test's own variables are for clients, or for another broker.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("THALWEG_")) {
             if name != "THALWEG_LOG" {
                 command.env_remove(name);
@@ -406,10 +412,12 @@ impl Broker {
         if std::env::var_os("THALWEG_LOG").is_none() {
             command.env("THALWEG_LOG", "info");
         }
-        // `thalweg dev` leaves its address where clients of this user find it. One of a test is not for them.
+        // `thalweg dev` writes its address where other clients of this user find it; they must not find a test's
+        // broker.
         command.env("XDG_STATE_HOME", self.directory().join("state"));
         let errors = log.try_clone().map_err(system(path.display().to_string()))?;
-        // A group of its own: Ctrl-C is for the tests, which close their clients before the broker goes.
+        // A process group of its own: Ctrl-C then reaches only the tests, which close their clients before the broker
+        // ends.
         command.stdin(Stdio::piped()).stdout(log).stderr(errors).process_group(0);
         self.process = Some(command.spawn().map_err(system("no process can be started"))?);
         Ok(())
@@ -449,7 +457,7 @@ impl Drop for Broker {
     }
 }
 
-/// Brokers that replicate to each other: a topic has three copies, and one of three brokers may die at any moment.
+/// The running brokers of a cluster: a topic has three copies, so one of three brokers may be killed at any moment.
 ///
 /// ```no_run
 /// # async fn test() -> Result<(), Box<dyn std::error::Error>> {
@@ -461,9 +469,9 @@ impl Drop for Broker {
 /// ```
 #[derive(Debug)]
 pub struct Cluster {
-    /// Each of them, to kill and restart.
+    /// The brokers in the order of their numbers, from 1; each can be killed and restarted.
     pub brokers: Vec<Broker>,
-    // Last: it goes when the processes have ended.
+    // The last field, so that a temporary directory is removed after the processes have ended.
     directory: Directory,
 }
 
@@ -476,23 +484,23 @@ impl Cluster {
         BrokerBuilder::default().start_cluster(3)
     }
 
-    /// All brokers as one address.
+    /// The address for clients, which names all brokers: `thalweg://localhost:PORT,localhost:PORT,…`.
     pub fn address(&self) -> String {
         let all: Vec<&str> = self.brokers.iter().map(|b| b.address().trim_start_matches("thalweg://")).collect();
         format!("thalweg://{}", all.join(","))
     }
 
-    /// File with the CA to trust.
+    /// The PEM file with the CA that clients must trust.
     pub fn ca(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
 
-    /// A client to it: options may follow.
+    /// The options of a client to the cluster, with its addresses and CA set.
     pub fn client(&self) -> ClientBuilder {
         ClientBuilder::new(self.address()).ca_pem(std::fs::read(self.ca()).expect("it has started"))
     }
 
-    /// A client to it.
+    /// Connects a client to the cluster.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`].
@@ -501,10 +509,10 @@ impl Cluster {
     }
 }
 
-/// The `thalweg` command: what was given, or THALWEG_BIN, or what PATH has.
+/// Finds the `thalweg` command: the path that is given, else that of THALWEG_BIN, else the one in PATH.
 ///
 /// # Errors
-/// [`BrokerError::NotFound`], also where what is named cannot be run and PATH has another one.
+/// [`BrokerError::NotFound`], also where a path is given or set that cannot be run, whatever PATH has.
 pub fn find_binary(given: Option<&Path>) -> Result<PathBuf> {
     let named = std::env::var_os("THALWEG_BIN").filter(|v| !v.is_empty()).map(PathBuf::from);
     for (what, path) in [("binary", given.map(Path::to_owned)), ("THALWEG_BIN", named)] {
@@ -527,7 +535,7 @@ fn runnable(path: &Path) -> Option<PathBuf> {
     (is_file && runs).then(|| std::path::absolute(path).ok()).flatten()
 }
 
-/// A name for a topic or a group that no other test has.
+/// A name for a topic or a group that no other call has given: `prefix`, and twelve random characters.
 pub fn unique(prefix: &str) -> String {
     format!("{prefix}-{}", &uuid::Uuid::new_v4().simple().to_string()[..12])
 }
@@ -536,7 +544,7 @@ fn pid(process: &Child) -> Option<Pid> {
     i32::try_from(process.id()).ok().and_then(Pid::from_raw)
 }
 
-/// Address and metrics, once the broker has logged them.
+/// The broker's address and the URL of its metrics; `None` until it has logged them.
 fn readiness(log: &str) -> Option<(String, String)> {
     let mut lines = log.lines();
     let address = lines.find(|l| l.starts_with("Thalweg broker"))?.rsplit(" on ").next()?.to_owned();
@@ -552,7 +560,7 @@ fn ending(status: ExitStatus) -> String {
 }
 
 fn free_ports(count: usize) -> std::io::Result<Vec<u16>> {
-    // All are held until the last is found, so that they differ.
+    // All sockets are held until the last one is bound, so that the ports differ.
     let sockets = (0..count).map(|_| UdpSocket::bind(("127.0.0.1", 0))).collect::<std::io::Result<Vec<_>>>()?;
     sockets.iter().map(|socket| Ok(socket.local_addr()?.port())).collect()
 }
