@@ -126,6 +126,9 @@ pub struct RaftBody {
     pub(crate) commit_term: u64,
     pub(crate) reject: bool,
     pub(crate) reject_hint: u64,
+    /// In an append to a broker whose disk is full: the leader finds no quorum without such brokers, and takes no more
+    /// records of clients. The undecided records that it has taken before are to be taken all the same.
+    pub(crate) needs_full: bool,
     /// In read-index heartbeats and forced elections: raft-rs's name of the occasion.
     pub(crate) context: Bytes,
     /// Entries in order, from `index` + 1 on.
@@ -214,14 +217,21 @@ impl RaftBody {
         (self.kind == RaftKind::Appended && !self.reject).then_some(RaftIndex(self.index))
     }
 
-    /// True for an append with records that nobody needs to have on this replica: new ones of the leader's own term,
-    /// and those that are on a quorum without it. What an earlier leader has left undecided must find its quorum before
-    /// anything else can be decided, and that is no more than what was under way then. (Found by the simulator: one
-    /// such record on full disks, and the log start could not move.)
-    pub(crate) fn can_wait(&self) -> bool {
-        let is_undecided = |(index, e): &(u64, &EntryBody)| e.term < self.term && *index > self.commit;
+    /// True for an append with records, among the `lacking` entries, that a replica need not have while its disk is
+    /// full. It must have what no quorum can be found for without it, because nothing is decided behind an entry that
+    /// is not: what an earlier leader has left undecided, and what the present one has, if it takes no more now
+    /// ([`needs_full`](Self::needs_full)). Both are no more than what was under way then. (Found by the simulator,
+    /// twice: on full disks such records were refused, and the move of the log start behind them, which would have made
+    /// room, was never decided.)
+    pub(crate) fn can_wait(&self, lacking: &[(u64, &EntryBody)]) -> bool {
+        let is_needed = |index: u64, e: &EntryBody| index > self.commit && (e.term < self.term || self.needs_full);
         let is_record = |e: &EntryBody| matches!(&e.content, EntryContent::Batch(batch) if !batch.is_control());
-        (self.index + 1..).zip(&self.entries).any(|entry| is_record(entry.1) && !is_undecided(&entry))
+        lacking.iter().any(|(index, e)| is_record(e) && !is_needed(*index, e))
+    }
+
+    /// The entries that a replica does not hold yet, each with its index; `is_here` knows an entry by index and term.
+    pub(crate) fn lacking(&self, is_here: impl Fn(u64, u64) -> bool) -> Vec<(u64, &EntryBody)> {
+        (self.index + 1..).zip(&self.entries).filter(|(index, e)| !is_here(*index, e.term)).collect()
     }
 
     /// Up to where an append moves the log start, so that segments may go; `None` where it does not.
@@ -232,8 +242,7 @@ impl RaftBody {
 
     /// Bytes of the batches in it.
     pub(crate) fn batch_bytes(&self) -> usize {
-        let of = |e: &EntryBody| if let EntryContent::Batch(batch) = &e.content { batch.bytes().len() } else { 0 };
-        self.entries.iter().map(of).sum()
+        self.entries.iter().map(EntryBody::batch_bytes).sum()
     }
 
     pub(crate) fn asks_for_vote(&self) -> bool {
@@ -261,6 +270,13 @@ impl RaftBody {
 pub(crate) struct EntryBody {
     pub(crate) term: u64,
     pub(crate) content: EntryContent,
+}
+
+impl EntryBody {
+    /// Bytes of its batch, if it carries one.
+    pub(crate) fn batch_bytes(&self) -> usize {
+        if let EntryContent::Batch(batch) = &self.content { batch.bytes().len() } else { 0 }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -309,6 +325,7 @@ impl PeerMessage {
                     out.put_u64_le(number);
                 }
                 out.put_u8(m.reject as u8);
+                out.put_u8(m.needs_full as u8);
                 put_bytes(&mut out, &m.context);
                 out.put_u32_le(m.entries.len() as u32);
                 for entry in &m.entries {
@@ -426,6 +443,7 @@ fn raft_body(data: &mut &[u8], bodies: &mut Bytes) -> Option<RaftBody> {
         return None;
     }
     let reject = data.try_get_u8().ok()? != 0;
+    let needs_full = data.try_get_u8().ok()? != 0;
     let context = take_bytes(data)?;
     let count = data.try_get_u32_le().ok()? as usize;
     if count > ENTRIES_MAX || count > data.len() / 9 {
@@ -442,7 +460,8 @@ fn raft_body(data: &mut &[u8], bodies: &mut Bytes) -> Option<RaftBody> {
         };
         entries.push(EntryBody { term, content });
     }
-    Some(RaftBody { kind, term, log_term, index, commit, commit_term, reject, reject_hint, context, entries })
+    let body = RaftBody { kind, term, log_term, index, commit, commit_term, ..Default::default() };
+    Some(RaftBody { reject, reject_hint, needs_full, context, entries, ..body })
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -491,12 +510,12 @@ mod tests {
     }
 
     #[test]
-    fn records_that_a_former_leader_left_undecided_cannot_wait_for_room() {
+    fn records_without_which_nothing_is_decided_do_not_wait_for_room() {
         let record = |term| EntryBody { term, content: EntryContent::Batch(batch(8)) };
         let change = || EntryBody { term: 4, content: EntryContent::LeaderChange };
         let check = |commit: u64, entries: Vec<EntryBody>, can_wait: bool| {
             let raft = RaftBody { kind: RaftKind::Append, term: 4, index: 7, commit, entries, ..Default::default() };
-            assert_eq!(raft.can_wait(), can_wait, "{raft:?}");
+            assert_eq!(raft.can_wait(&raft.lacking(|_, _| false)), can_wait, "{raft:?}");
         };
         check(7, vec![record(3), change()], false);
         check(6, vec![record(2), record(3), change()], false);
@@ -504,6 +523,23 @@ mod tests {
         check(8, vec![record(3), change()], true);
         check(7, vec![record(3), change(), record(4)], true);
         check(7, vec![change()], false);
+        // The leader takes no more: what it has taken is as much as there will be.
+        let check = |commit: u64, can_wait: bool| {
+            let raft = RaftBody {
+                kind: RaftKind::Append,
+                term: 4,
+                index: 7,
+                commit,
+                entries: vec![record(4), record(4)],
+                needs_full: true,
+                ..Default::default()
+            };
+            assert_eq!(raft.can_wait(&raft.lacking(|_, _| false)), can_wait, "{raft:?}");
+            let lacking = raft.lacking(|index, _| index <= commit);
+            assert!(!raft.can_wait(&lacking), "decided ones that are here cost nothing: {raft:?}");
+        };
+        check(7, false);
+        check(8, true);
     }
 
     #[test]

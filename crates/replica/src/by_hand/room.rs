@@ -62,6 +62,24 @@ fn records_before_a_move_of_the_log_start_are_taken_without_room_only_where_more
     assert!(!is_taken(4, 2));
 }
 
+/// A leader may not know what a copy holds, because an answer was lost, and send it again: that needs no room.
+#[test]
+fn what_a_full_disk_holds_already_is_acknowledged_again() {
+    let config = Config { reserve_bytes: 1 << 20, ..config() };
+    let mut copy = Copy::open_with(MemoryDisk::empty(), settings(), config, 1 << 40);
+    copy.append(3, 1, (0, 0), 6, 6);
+    copy.sync();
+    copy.replicas.set_room(copy.now, 1 << 18);
+    let mut answers_to = |last: u64| {
+        copy.sent.clear();
+        copy.append(3, 1, (3, 1), last, 6);
+        copy.sync();
+        copy.sent_of(RaftKind::Appended).iter().filter_map(RaftBody::acknowledged).collect::<Vec<_>>()
+    };
+    assert_eq!(answers_to(6), [RaftIndex(6)]);
+    assert_eq!(answers_to(7), [], "there is a new one among them");
+}
+
 /// Two moves of the log start under way at once are not each taken with as many records as will go with either.
 #[test]
 fn what_goes_with_a_move_of_the_log_start_is_counted_once() {

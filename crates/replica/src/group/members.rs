@@ -159,6 +159,19 @@ impl Group {
         target.iter().filter(|r| !votes(r) || !is_near(r)).map(|r| r.broker()).collect()
     }
 
+    /// True for a leader that finds no quorum without a voter on one of these brokers: the active voters on other
+    /// brokers are no majority, and one on these brokers is active.
+    pub(crate) fn needs_any_of(&self, brokers: &BTreeSet<BrokerId>) -> bool {
+        let members = self.members();
+        let is_needed = |voters: &[ReplicaId]| {
+            let there = voters.iter().filter(|r| **r == self.me || self.is_active(**r));
+            let (all, these) =
+                there.fold((0, 0), |(all, these), r| (all + 1, these + usize::from(brokers.contains(&r.broker()))));
+            these > 0 && 2 * (all - these) <= voters.len()
+        };
+        self.node.raft.state == StateRole::Leader && (is_needed(&members.voters) || is_needed(&members.voters_outgoing))
+    }
+
     fn is_active(&self, replica: ReplicaId) -> bool {
         self.heard.get(&replica).is_some_and(|at| self.ticks <= at + ACTIVE_TICKS)
     }

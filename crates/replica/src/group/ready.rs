@@ -213,6 +213,8 @@ impl Group {
             reject_hint: message.reject_hint,
             context: message.context.clone(),
             entries: entries.collect(),
+            // Set by `replicas/room.rs`, which knows whose disks are full.
+            needs_full: false,
         };
         if message.get_msg_type() == MessageType::MsgHeartbeat {
             match store.term_of(body.commit) {

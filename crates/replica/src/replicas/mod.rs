@@ -513,7 +513,7 @@ impl<D: Disk> Replicas<D> {
                 Effect::Persist(number, messages) => {
                     self.persists.push_back((self.last_lsn, partition, number, messages));
                 }
-                Effect::Send(message) => self.outputs.push(Output::Send(message)),
+                Effect::Send(message) => self.send(message),
                 Effect::Decided(index) => self.log_of(&partition).set_decided(index),
                 Effect::Configured(index, members) => self.log_of(&partition).set_configuration(index, members),
                 Effect::LogStart(offset) => self.log_of(&partition).set_log_start(offset),
