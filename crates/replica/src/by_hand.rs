@@ -34,7 +34,7 @@ fn settings() -> PartitionSettings {
     PartitionSettings {
         replica: copy(1),
         first_voters: voters.clone(),
-        // Nobody is preferred, so that nobody stands for election unless a test lets time pass.
+        // This copy is not the preferred leader, so it stands for election only when a test lets time pass.
         target: [2, 3, 1].map(copy).into(),
         ..Default::default()
     }
@@ -53,21 +53,21 @@ fn config() -> Config {
     }
 }
 
-/// One record in a batch of an epoch, at its place.
+/// A batch of one record, of 100 bytes and a little more, as the entry at `index` and of leader epoch `epoch`.
 fn batch(index: u64, epoch: u32) -> RecordBatch {
     let mut builder = BatchBuilder::new();
     builder.push(&Record { value: Some(vec![epoch as u8; 100].into()), timestamp_ms: 1, ..Default::default() });
     builder.build(Codec::None, None).with_position(Offset(index - 1), LeaderEpoch(epoch))
 }
 
-/// The copy on broker 1, of three.
+/// The copy that the rules are about: on broker 1, of three, unless the settings say otherwise.
 struct Copy {
     replicas: Replicas<MemoryDisk>,
     me: ReplicaId,
     now: Now,
-    /// What it has sent, and nobody has looked at yet.
+    /// The messages that it has sent and no test has looked at yet.
     sent: VecDeque<PeerMessage>,
-    /// Other outputs.
+    /// Its other outputs.
     said: Vec<Output>,
 }
 
@@ -95,7 +95,7 @@ impl Copy {
         copy
     }
 
-    /// The process ends, and starts again from what the disk holds.
+    /// The copy after its process was killed and started again from what the disk holds.
     fn restart(&mut self) -> Copy {
         let settings = self.replicas.settings(&NAME).expect("it was started").clone();
         Copy::open(self.replicas.log_mut().disk_mut().image(), settings)
@@ -115,7 +115,7 @@ impl Copy {
         }
     }
 
-    /// The disk does one thing more. False when there is nothing to be done.
+    /// The disk carries out one operation more; false when none waits.
     fn disk(&mut self) -> bool {
         let done = self.replicas.log_mut().disk_mut().step_any();
         let has_done = done.is_some();
@@ -144,7 +144,7 @@ impl Copy {
         self.hear(from, PeerBody::Raft(body));
     }
 
-    /// Raft messages of a kind that it has sent since the last look.
+    /// The Raft messages of one kind that the copy has sent since a test looked last; others are dropped.
     fn sent_of(&mut self, kind: RaftKind) -> Vec<RaftBody> {
         let of = |m: PeerMessage| match m.body {
             PeerBody::Raft(body) if body.kind == kind => Some(body),
@@ -153,7 +153,8 @@ impl Copy {
         std::mem::take(&mut self.sent).into_iter().filter_map(of).collect()
     }
 
-    /// A leader appends entries `from..=to` of its term; what is decided may go with it.
+    /// A leader of `term` appends entries up to `to` behind the entry `after` (index, term), and says that those up to
+    /// `commit` are decided.
     fn append(&mut self, leader: u32, term: u32, after: (u64, u32), to: u64, commit: u64) {
         let entry = |index| EntryBody { term: term as u64, content: EntryContent::Batch(batch(index, term)) };
         let body = RaftBody {
@@ -168,13 +169,13 @@ impl Copy {
         self.hear_raft(leader, body);
     }
 
-    /// Lets time pass until it is the leader of a term, with the votes and acknowledgements of broker 2; answers with
-    /// the term.
+    /// Lets time pass until the copy leads, with the votes and acknowledgements of broker 2; answers with the term.
     fn lead(&mut self) -> u32 {
         self.lead_with(&[2])
     }
 
-    /// The same with those of several brokers.
+    /// Lets time pass until the copy leads, with the votes and acknowledgements of these brokers; answers with the
+    /// term.
     fn lead_with(&mut self, helpers: &[u32]) -> u32 {
         for _ in 0..100 {
             self.tick();
@@ -202,7 +203,7 @@ impl Copy {
         panic!("it never stands for election");
     }
 
-    /// Broker 2 confirms, to whoever asked last, that this copy leads.
+    /// Broker 2 answers the last read-index heartbeat, which confirms that this copy leads.
     fn confirm_round(&mut self, term: u64) {
         let asked = self.sent_of(RaftKind::Heartbeat).into_iter().rfind(|b| !b.context.is_empty());
         let context = asked.expect("it asks the quorum").context;
@@ -250,7 +251,8 @@ fn asks_for_vote(kind: RaftKind, term: u64, last: (u64, u64)) -> RaftBody {
     RaftBody { kind, term, index: last.0, log_term: last.1, ..Default::default() }
 }
 
-/// Entries 1 to 6 of a first term, acknowledged, the first two known to be decided; its leader is gone.
+/// A copy with entries 1 to 6 of term 1, all acknowledged and the first two known to be decided, whose leader is
+/// silent.
 fn with_entries() -> Copy {
     let mut copy = Copy::new();
     copy.append(2, 1, (0, 0), 6, 2);
@@ -259,13 +261,14 @@ fn with_entries() -> Copy {
     copy
 }
 
-/// Members and producers of a rebuilding.
+/// Members and producers as a leader sends them for a rebuilding.
 fn state() -> CatchUpState {
     let configuration = Configuration::of_voters([1, 2, 3].map(copy));
     CatchUpState::of(&InstallEnd { configuration, producers: ProducerTable::default() })
 }
 
-/// A new leader, broker 3 in term 2, holds nothing before `first`, and is about to bring entries up to 20.
+/// The leader of term 2, on broker 3, offers a catch-up and says that it holds nothing before `first`; members and
+/// producers are known as of entry 20.
 fn offer_restart(copy: &mut Copy, first: u64) {
     copy.hear(3, PeerBody::CatchUp(CatchUp::Offer { term: LeaderEpoch(2) }));
     let until = Offset(20);
@@ -279,7 +282,7 @@ fn bring(copy: &mut Copy, entries: std::ops::RangeInclusive<u64>, epoch: u32) {
     copy.hear(3, PeerBody::CatchUp(CatchUp::Batches { index, batches }));
 }
 
-/// Rebuilt up to entry 32 of 40, from 31 on, when its leader goes.
+/// A copy that was rebuilt from entry 31 to 32 of 40 when its leader became silent.
 fn half_rebuilt() -> Copy {
     let mut copy = with_entries();
     copy.hear(3, PeerBody::CatchUp(CatchUp::Offer { term: LeaderEpoch(2) }));

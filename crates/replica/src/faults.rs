@@ -1,5 +1,5 @@
-//! Planted bugs of this crate, each under the name of what it does, so that the other files read without them. Which
-//! test finds which is left to docs/MUTANTS.md.
+//! The planted bugs of this crate, each as a function whose name says what the bug does, so that the other files need
+//! no mention of bugs. Which test finds which bug is left to docs/MUTANTS.md.
 //!
 //! Without the feature `mutants` of `model` the answers are false and the functions change nothing, at compile time.
 
@@ -18,7 +18,7 @@ macro_rules! faults {
     };
 }
 
-// What is written, and what waits for it.
+// Writes, and the messages that must wait for them.
 faults! {
     counts_before_fsync: AckBeforeFsync,
     answers_before_fsync: AnswersBeforeFsync,
@@ -28,7 +28,7 @@ faults! {
     announces_unsynced: UnsyncedAnnounced,
 }
 
-// Clients' batches.
+// Batches of clients: when and how they are answered.
 faults! {
     serves_before_own_term: ServesBeforeOwnTerm,
     tells_gaps_unconfirmed: GapNotConfirmed,
@@ -40,7 +40,7 @@ faults! {
     keeps_replaced_sequences: SequencesNotRewound,
 }
 
-// Copies that come, go, and are brought near.
+// Copies that are replaced, rebuilt, or catch up.
 faults! {
     takes_messages_for_other_copies: ReplicaIdIgnored,
     keeps_a_retired_id: RetiredIdReused,
@@ -52,14 +52,14 @@ faults! {
     compares_no_heartbeat: HeartbeatNotCompared,
 }
 
-/// What a start finds in the log counts as settled.
+/// The bug: entries that a start finds in the log count as decided.
 pub(crate) fn settle_all(settled: &mut ProducerTable, producers: &ProducerTable) {
     if is_planted(Bug::UnsettledCountedAsSettled) {
         *settled = producers.clone();
     }
 }
 
-/// Where the reads of a leader end.
+/// The end (exclusive) of what a leader's readers may have; with the bug, the log end.
 #[inline]
 pub(crate) fn readable_end(state: GroupState) -> Offset {
     if is_planted(Bug::ReadsAboveHighWatermark) { state.log_end } else { state.high_watermark }
@@ -75,7 +75,8 @@ pub(crate) fn unconfirmed_end(state_of: impl FnOnce() -> Option<(GroupState, Rep
     (state.leader == Some(me)).then_some(state.high_watermark)
 }
 
-/// Acknowledgements of any term are of `term`; candidates end where this log does, at `last` (index, term).
+/// Two bugs: acknowledgements of any term count as of `term`, and candidates' logs count as no shorter than this one,
+/// which ends at `last` (index, term).
 #[inline]
 pub(crate) fn alter_incoming(body: &mut RaftBody, term: u64, last: impl FnOnce() -> (u64, u64)) {
     if is_planted(Bug::StaleAckCounted) && body.acknowledged().is_some() {
@@ -88,7 +89,7 @@ pub(crate) fn alter_incoming(body: &mut RaftBody, term: u64, last: impl FnOnce()
     }
 }
 
-/// The same acknowledgement from another voter than the one that sent it.
+/// The bug: the acknowledgement counts a second time, as that of another voter.
 #[inline]
 pub(crate) fn doubled_ack(
     body: &RaftBody,
@@ -102,7 +103,7 @@ pub(crate) fn doubled_ack(
     Some((other, RaftBody { kind: body.kind, term: body.term, index: body.index, ..Default::default() }))
 }
 
-/// A leader leaves a batch out of a part.
+/// The bug: a leader leaves a batch out of a part of a catch-up.
 pub(crate) fn skip_a_batch(part: &mut CatchUp) {
     if let CatchUp::Batches { batches, .. } = part
         && batches.len() > 2
@@ -112,7 +113,7 @@ pub(crate) fn skip_a_batch(part: &mut CatchUp) {
     }
 }
 
-/// And it is not even noticed where the part arrives.
+/// The other half of the bug: the replica does not notice the gap.
 pub(crate) fn close_gaps(batches: &mut [RecordBatch]) {
     if !is_planted(Bug::CatchUpSkipsBatches) {
         return;
@@ -123,7 +124,7 @@ pub(crate) fn close_gaps(batches: &mut [RecordBatch]) {
     }
 }
 
-/// The state for a rebuilding has no producers in it.
+/// The bug: the state for a rebuilding has no producers in it.
 pub(crate) fn drop_producers(state: &mut InstallEnd) {
     if is_planted(Bug::ProducersNotHandedOver) {
         state.producers = ProducerTable::default();

@@ -1,8 +1,8 @@
-//! The messages between replicas of one partition, and their bytes.
+//! The messages between the replicas of one partition, and their bytes.
 //!
-//! raft-rs would encode its messages with protobuf 2, which has an advisory about bytes from strangers; so they have a
-//! form of their own here. Whoever carries them knows only sender, addressee and group. docs/formats/peer.md has the
-//! tables.
+//! raft-rs would encode its messages with protobuf 2, which has a security advisory about bytes of unknown origin, so
+//! they have an encoding of their own here. The broker that carries them reads only sender, addressee and partition.
+//! docs/formats/peer.md has the tables.
 
 use std::hash::{Hash, Hasher};
 
@@ -11,7 +11,7 @@ use thalweg_commit_log::{Configuration, InstallEnd, MemberChange, ProducerTable}
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicId, TopicPartition};
 use thiserror::Error;
 
-/// Most entries or batches of one message; a bound for the decoder.
+/// Most entries or batches of one message; the decoder refuses more.
 const ENTRIES_MAX: usize = 1 << 16;
 
 /// One message from a replica to another of the same group.
@@ -23,12 +23,13 @@ pub struct PeerMessage {
     pub from: ReplicaId,
     /// The replica that it is for; another one on the same broker does not take it.
     pub to: ReplicaId,
-    /// What the sender tells or asks.
+    /// The content of the message.
     pub body: PeerBody,
 }
 
 impl PeerMessage {
-    /// True for what must not stand in the way of heartbeats and small appends.
+    /// True for a message of a catch-up: it is sent on a stream of its own, so that it does not delay heartbeats and
+    /// appends.
     pub fn is_bulk(&self) -> bool {
         matches!(self.body, PeerBody::CatchUpRequest { .. } | PeerBody::CatchUp(_))
     }
@@ -39,59 +40,60 @@ impl PeerMessage {
 pub enum PeerBody {
     /// A message of Raft itself.
     Raft(RaftBody),
-    /// A replica that is behind what its leader keeps in memory asks for decided entries from here on.
+    /// The request of a replica for decided entries that its leader does not keep in memory any more.
     CatchUpRequest {
-        /// Term of the leader that it asks.
+        /// Term of the leader that is asked.
         term: LeaderEpoch,
-        /// First offset that it does not know to be decided.
+        /// First offset that the replica does not know to be decided.
         from: Offset,
-        /// Index of the entry there.
+        /// Raft index of the entry at `from`.
         index: RaftIndex,
-        /// Epoch of the entry before, until the leader has shown that it holds the same.
+        /// Leader epoch of the entry before `index`; `None` once the leader has shown that it holds the same entry.
         after: Option<LeaderEpoch>,
-        /// Nothing from this offset on, while it is being rebuilt as of that end.
+        /// While the replica is rebuilt up to a given offset: no entries from that offset on.
         until: Option<Offset>,
-        /// It was left half rebuilt, and needs to be told members and producers.
+        /// True for a half rebuilt replica, which needs the members and producers of the leader.
         wants_state: bool,
     },
-    /// The leader's answer to a request, or its offer.
+    /// The leader's answer to such a request, or its offer to be asked.
     CatchUp(CatchUp),
 }
 
-/// A part of what a replica has missed.
+/// A leader's message to a replica that catches up, or should.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CatchUp {
-    /// The leader has no entries for it in memory: it should ask for them.
+    /// The leader has no entries for the replica in memory: it should send a request for them.
     Offer {
         /// Term of the leader that offers.
         term: LeaderEpoch,
     },
-    /// Decided entries in order from `index` on; with the one before the place asked for, where the leader could not
-    /// compare it without reading it.
+    /// Decided entries in order from `index` on. They begin with the one before the entry that was asked for, where the
+    /// leader could not compare that one from memory.
     Batches {
         /// Raft index of the first batch.
         index: RaftIndex,
         /// Whole batches, without gaps.
         batches: Vec<RecordBatch>,
     },
-    /// What was asked for is gone here: the replica starts anew from another place, without anything of its own.
+    /// The leader has removed the entries that were asked for: the replica drops all that it holds and starts from
+    /// another place.
     Restart {
-        /// First offset and index that are kept; `None` when the replica may go on from where it is.
+        /// First offset and Raft index that the leader holds; `None` when the replica may keep its entries.
         first: Option<(Offset, RaftIndex)>,
-        /// First offset that readers may have.
+        /// The partition's log start offset.
         log_start: Offset,
-        /// Where the state below is known: ask until there.
+        /// The offset at which `state` is known: requests are to end there.
         until: Offset,
-        /// Members and producers there.
+        /// Members and producers as of `until`.
         state: CatchUpState,
     },
-    /// From here on Raft has everything.
+    /// The leader has all entries from the requested one on in memory: Raft sends them.
     Done,
-    /// The leader holds another entry, or none, before the place that was asked for.
+    /// The leader holds another entry than the replica, or none, before the one that was asked for.
     Conflict,
 }
 
-/// Members and producers, as bytes of their own modules.
+/// Members and producers of a partition at some offset, each as the bytes of its own encoding.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CatchUpState {
     configuration: Bytes,
@@ -111,52 +113,53 @@ impl CatchUpState {
     }
 }
 
-/// A message of raft-rs, without what only protobuf needs.
+/// A message of raft-rs, without the fields that are not used here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RaftBody {
     pub(crate) kind: RaftKind,
     pub(crate) term: u64,
     pub(crate) log_term: u64,
-    /// The entry before `entries`, or the last entry of whoever asks for a vote or answers an append. In a heartbeat:
-    /// the last decided entry that the follower has acknowledged, if the leader does not know the term of `commit` any
-    /// more.
+    /// In an append: index of the entry before `entries`. In a request for a vote, or the answer to an append: index of
+    /// the sender's last entry. In a heartbeat: the last decided entry that the follower has acknowledged, if the
+    /// leader does not know the term of `commit` any more.
     pub(crate) index: u64,
     pub(crate) commit: u64,
-    /// Term of the entry at `commit`, in heartbeats and votes; 0 in heartbeats of older versions.
+    /// In heartbeats and votes: term of the entry at `commit`; 0 in heartbeats of older versions.
     pub(crate) commit_term: u64,
     pub(crate) reject: bool,
     pub(crate) reject_hint: u64,
     /// In an append to a broker whose disk is full: the leader finds no quorum without such brokers, and takes no more
     /// records of clients. The undecided records that it has taken before are to be taken all the same.
     pub(crate) needs_full: bool,
-    /// In read-index heartbeats and forced elections: raft-rs's name of the occasion.
+    /// In read-index heartbeats: the number of the round. In forced elections: raft-rs's mark of these.
     pub(crate) context: Bytes,
     /// Entries in order, from `index` + 1 on.
     pub(crate) entries: Vec<EntryBody>,
 }
 
-/// Which of Raft's messages it is. The numbers are raft-rs's and stand in the bytes (docs/formats/peer.md).
+/// The kind of a Raft message. The numbers are raft-rs's and stand in the encoding (docs/formats/peer.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RaftKind {
-    /// A leader's entries.
+    /// Entries that a leader sends.
     Append,
-    /// The answer to an append: the last entry that is synced, or what does not fit.
+    /// The answer to an append: the last entry that is synced here, or where the logs differ.
     Appended,
     /// A candidate asks for a vote.
     Vote,
     /// The answer to a request for a vote.
     Voted,
-    /// A leader is there; up to here all is decided.
+    /// A leader's sign of life, and up to which entry all is decided.
     Heartbeat,
     /// The answer to a heartbeat.
     HeartbeatAnswer,
-    /// A leader hands over: its addressee stands for election at once.
+    /// A leader hands over: the receiver stands for election at once.
     TimeoutNow,
-    /// Would a vote be given? Asked before a term is begun.
+    /// Asks whether a vote would be given, before the candidate begins a new term.
     PreVote,
-    /// The answer to that.
+    /// The answer to a pre-vote.
     PreVoted,
-    /// Any other number: local to raft-rs, or not used here. From a peer it means nothing.
+    /// Any other number: a kind that raft-rs uses locally only, or that is not used here. A peer's message of such a
+    /// kind is ignored.
     Other(u8),
 }
 
@@ -193,26 +196,27 @@ impl RaftKind {
 }
 
 impl Default for RaftKind {
-    /// raft-rs's own call for an election, which no peer sends.
+    /// raft-rs's local message to start an election, which no peer sends.
     fn default() -> Self {
         RaftKind::Other(0)
     }
 }
 
 impl Hash for RaftKind {
-    /// The number alone: the simulator's traces hash messages, and compare runs of different versions.
+    /// Hashes the number alone. The simulator's traces hash messages, so a renamed kind leaves them as they are.
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.number().hash(state);
     }
 }
 
 impl RaftBody {
-    /// The term of the leader that sends this; `None` for what others send.
+    /// The term of the leader that sends this message; `None` for kinds that leaders do not send.
     pub(crate) fn leader_term(&self) -> Option<LeaderEpoch> {
         matches!(self.kind, RaftKind::Append | RaftKind::Heartbeat).then_some(LeaderEpoch(self.term as u32))
     }
 
-    /// Up to which index the sender says that it has everything on disk; for those who check that it does not forget.
+    /// The index up to which the sender acknowledges all entries as synced; for checks that no replica forgets what it
+    /// has acknowledged.
     pub fn acknowledged(&self) -> Option<RaftIndex> {
         (self.kind == RaftKind::Appended && !self.reject).then_some(RaftIndex(self.index))
     }
@@ -234,13 +238,13 @@ impl RaftBody {
         (self.index + 1..).zip(&self.entries).filter(|(index, e)| !is_here(*index, e.term)).collect()
     }
 
-    /// Up to where an append moves the log start, so that segments may go; `None` where it does not.
+    /// The offset to which an append moves the log start; `None` for one that does not move it.
     pub(crate) fn log_start(&self) -> Option<Offset> {
         let to = |e: &EntryBody| if let EntryContent::Batch(batch) = &e.content { batch.as_log_start() } else { None };
         self.entries.iter().filter_map(to).max()
     }
 
-    /// Bytes of the batches in it.
+    /// Bytes of the batches of all its entries.
     pub(crate) fn batch_bytes(&self) -> usize {
         self.entries.iter().map(EntryBody::batch_bytes).sum()
     }
@@ -253,19 +257,20 @@ impl RaftBody {
         self.kind == RaftKind::PreVote
     }
 
-    /// The answer that gives the vote asked for.
+    /// The answer to this request for a vote that gives the vote.
     pub(crate) fn vote(&self) -> RaftBody {
         let kind = if self.is_pre_vote() { RaftKind::PreVoted } else { RaftKind::Voted };
         RaftBody { kind, term: self.term, ..Default::default() }
     }
 
-    /// The answer that refuses it, and tells the term that the asker may have missed.
+    /// The answer to this request for a vote that refuses it, and tells the present term, which the candidate may not
+    /// know.
     pub(crate) fn refusal(&self, term: LeaderEpoch) -> RaftBody {
         RaftBody { term: term.0 as u64, reject: true, ..self.vote() }
     }
 }
 
-/// One entry on its way.
+/// One entry of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct EntryBody {
     pub(crate) term: u64,
@@ -281,21 +286,21 @@ impl EntryBody {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum EntryContent {
-    /// A leader's first: every replica makes its control batch for itself.
+    /// The first entry of a leader's term. Every replica makes its control batch itself, from the term.
     LeaderChange,
-    /// A batch, at its place.
+    /// A batch of records or a log start, with base offset and leader epoch.
     Batch(RecordBatch),
-    /// A change of the members; likewise.
+    /// A change of the members. Every replica makes its control batch itself, from the changes.
     Configuration(Vec<MemberChange>),
 }
 
-/// Bytes that are no message; whoever sent them is not of this version, or no peer.
+/// The bytes are no message of this version's encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a peer's message does not decode")]
 pub struct MessageError;
 
 impl PeerMessage {
-    /// Bytes of the batches in it.
+    /// Bytes of the batches of the message.
     pub fn batch_bytes(&self) -> usize {
         let of = |batches: &[RecordBatch]| batches.iter().map(|b| b.bytes().len()).sum();
         match &self.body {
@@ -305,7 +310,7 @@ impl PeerMessage {
         }
     }
 
-    /// Its bytes, but for the batches, which follow one after the other in the order of the message.
+    /// The bytes of the message without its batches, and the bytes of each batch, in the order of the message.
     pub fn encode(&self) -> (Vec<u8>, Vec<Bytes>) {
         let mut out = Vec::with_capacity(96);
         let mut batches = Vec::new();

@@ -1,4 +1,5 @@
-//! What raft-rs reads back: recent entries and terms, kept in memory, sharing their bytes with the commit log.
+//! The storage that raft-rs reads from: recent entries and terms, in memory, whose bytes are shared with the commit
+//! log. Writing entries to the disk is left to `commit-log`.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -9,18 +10,20 @@ use raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
 use thalweg_commit_log::Configuration;
 use thalweg_model::{RecordBatch, ReplicaId};
 
-/// Terms that are remembered of entries which are not in memory any more: elections are rare, and who is so far behind
-/// is rebuilt.
+/// How many changes of term are remembered for entries that are not in memory any more. Elections are rare, and a
+/// follower that is further behind is rebuilt.
 const TERMS_MAX: usize = 16;
 
-/// Entries after `compacted`, in order and without gaps.
+/// The recent entries of one Raft group, in order and without gaps, behind the last one that was compacted away.
 pub(crate) struct RaftLog {
     hard_state: HardState,
     conf_state: ConfState,
+    /// Index and term of the last entry that is not in memory any more.
     compacted: (u64, u64),
-    /// From which index on the entries up to `compacted` are of which term, as far as that is known.
+    /// For each remembered change of term up to `compacted`: the index of the first entry of the term, and the term.
     terms: VecDeque<(u64, u64)>,
     entries: VecDeque<(Entry, RecordBatch)>,
+    /// Bytes of the batches in `entries`.
     bytes: usize,
     /// Followers that need entries from before `compacted`; raft-rs asks through a shared reference.
     behind: RefCell<BTreeSet<u64>>,
@@ -50,8 +53,8 @@ impl RaftLog {
         self.entries.push_back((entry, batch));
     }
 
-    /// Forgets entries up to `index`, from the oldest on, but keeps `keep_bytes` of them. raft-rs keeps asking for the
-    /// term of the last one that went.
+    /// Drops entries up to `index`, from the oldest on, as long as more than `keep_bytes` are left. raft-rs still asks
+    /// for the term of the last one that was dropped, so that is kept.
     pub(crate) fn compact(&mut self, index: u64, keep_bytes: usize) {
         while self.bytes > keep_bytes
             && let Some((first, gone)) = self.entries.pop_front_if(|(e, _)| e.index <= index)
@@ -73,7 +76,7 @@ impl RaftLog {
         self.entries.get(at as usize).map(|(_, batch)| batch)
     }
 
-    /// The term of an entry, also of one that went a while ago.
+    /// The term of an entry, also of one that is not in memory any more, as far back as terms are remembered.
     pub(crate) fn term_of(&self, index: u64) -> Option<u64> {
         let before = || self.terms.iter().rfind(|(first, _)| *first <= index).map(|(_, term)| *term);
         if index > self.compacted.0 { self.term(index).ok() } else { before() }
@@ -98,8 +101,8 @@ impl RaftLog {
     }
 }
 
-/// An entry as raft-rs keeps it. It looks into the data of no entry that it has not been given by a proposal itself, so
-/// control batches stand as what they are.
+/// The entry of a batch in the form that raft-rs keeps. raft-rs reads the data of changes of members only, so those are
+/// the change itself and a leader change is empty, while records and log starts stand as whole batches.
 pub(crate) fn entry_of(index: u64, batch: &RecordBatch) -> Entry {
     let term = batch.header().leader_epoch.0 as u64;
     let (entry_type, data) = match batch.as_configuration() {

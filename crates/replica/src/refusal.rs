@@ -1,5 +1,5 @@
-//! How clients are told why a batch was not appended: the code of each [`ProduceError`]. What they do about a code is
-//! left to `thalweg_api`.
+//! The error code with which clients are told of each [`ProduceError`]. What a client does about a code is left to
+//! `thalweg_api`.
 
 use thalweg_api::{ApiError, ErrorCode};
 

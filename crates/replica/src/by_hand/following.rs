@@ -1,4 +1,4 @@
-//! What a follower takes from a leader, and what it answers. Votes are left to `votes.rs`.
+//! Rules of a follower: which entries it takes from a leader, and what it answers. Votes are left to `votes.rs`.
 
 use super::*;
 
@@ -27,7 +27,7 @@ pub(super) fn a_message_for_the_copy_before_is_not_taken() {
 /// Source: Raft figure 2, the consistency check, and §5.3, log matching. Seed 3010557: a disk came back with an end
 /// that had been replaced since, and the leader went on from what the copy had acknowledged before.
 pub(super) fn a_heartbeat_decides_only_what_the_leader_has_there() {
-    // What stands here: entries 1 to 6 of term 1, of which 1 and 2 are decided.
+    // The copy holds entries 1 to 6 of term 1, of which 1 and 2 are decided.
     let hear = |body: RaftBody| {
         let mut copy = Copy::new();
         copy.append(2, 1, (0, 0), 6, 2);
@@ -57,7 +57,7 @@ pub(super) fn a_heartbeat_decides_only_what_the_leader_has_there() {
 /// index.
 #[test]
 fn a_leader_whose_entries_follow_on_others_of_the_same_term_has_another_history() {
-    // By index: what the leader of a later term holds there, of term 1; at the offset of the one that it stands for.
+    // The entry of term 1 that a leader of a later term holds at an index, with the offset that the entry has there.
     let diverges = |after: u64, entries: &[(u64, u64)]| {
         let mut copy = with_entries();
         let entry = |(of, at): &(u64, u64)| {
@@ -90,8 +90,8 @@ fn a_leader_whose_entries_follow_on_others_of_the_same_term_has_another_history(
     assert!(other(&mut with_entries()), "other records in the same place");
 }
 
-/// What a leader knows of a copy takes it out of service for good, also while that leader's successor is asked for what
-/// the copy lacks. (It ran again once nobody had answered for a while, and gave its vote.)
+/// A copy of which a leader knows more than it holds is out of service for good, even while it asks the next leader for
+/// entries. (Such a copy ran again when no leader had answered for a while, and gave its vote.)
 #[test]
 fn a_copy_that_has_forgotten_something_stays_out_of_service_though_it_was_catching_up() {
     let mut copy = with_entries();

@@ -1,4 +1,4 @@
-//! What a leader tells clients and readers, and when. Votes and rebuilding are left to the other files.
+//! Rules of a leader: what it tells clients and readers, and when. Votes and rebuilding are left to the other files.
 
 use thalweg_commit_log::ReadOutcome;
 
@@ -13,12 +13,12 @@ fn record(bytes: usize) -> RecordBatch {
     builder.build(Codec::None, None)
 }
 
-/// A producer's batch by its number.
+/// The mark of the one producer's batch that begins with this sequence number.
 fn mark(sequence: u32) -> Option<ProducerMark> {
     Some(ProducerMark { id: ProducerId(5), epoch: ProducerEpoch(0), base_sequence: Sequence(sequence as i32) })
 }
 
-/// A leader that broker 2 follows, and its term.
+/// A copy that leads with the votes of broker 2, and its term.
 fn leader() -> (Copy, u64) {
     leader_of(settings())
 }
@@ -30,14 +30,14 @@ fn leader_of(settings: PartitionSettings) -> (Copy, u64) {
     (copy, term)
 }
 
-/// All that stands in its log is synced there, and acknowledged by broker 2.
+/// Syncs all entries of the leader, and has broker 2 acknowledge them.
 fn decide(copy: &mut Copy, term: u64) {
     copy.sync();
     let last = copy.log_end();
     copy.acknowledge(2, term, last);
 }
 
-/// Another leader was elected, and has put an entry of its own in the place of the last one here.
+/// Has another leader, of the next term, put an entry of its own in the place of the copy's last one.
 fn replace_last(copy: &mut Copy, term: u64) {
     let last = copy.log_end();
     copy.append(3, term as u32 + 1, (last - 1, term as u32), last, last);
@@ -57,7 +57,7 @@ pub(super) fn an_answer_follows_the_fsyncs_of_a_majority() {
     assert_eq!(copy.answers(), [Ok(Offset(last - 1))]);
 }
 
-/// The leader's own disk is one of the majority, and no condition.
+/// The leader's own disk may be one of the majority, and need not be.
 #[test]
 fn two_followers_are_a_majority_without_their_leaders_disk() {
     let (mut copy, term) = leader();
@@ -101,8 +101,8 @@ pub(super) fn the_high_watermark_waits_for_a_majority_of_all_voters() {
     assert_eq!((copy.answers().len(), copy.high_watermark()), (1, last));
 }
 
-/// Source: Raft §5.4.2 and §8. Another copy's word makes entries of an older term decided here; what may stand behind
-/// them a leader knows once an entry of its own is.
+/// Source: Raft §5.4.2 and §8. By another copy's word a leader knows that entries of an older term are decided. Whether
+/// others behind them are, it knows only once an entry of its own term is.
 pub(super) fn a_leader_serves_only_once_an_entry_of_its_own_term_is_decided() {
     let mut copy = with_entries();
     copy.hear_raft(2, RaftBody { kind: RaftKind::TimeoutNow, term: 1, ..Default::default() });
@@ -145,7 +145,7 @@ pub(super) fn latest_is_told_after_the_quorum_has_confirmed_the_leader() {
     assert!(confirmed(&copy));
 }
 
-/// Source: KIP-98. The original is not certain before the quorum has it, and its duplicate is no more certain.
+/// Source: KIP-98. A duplicate is answered when its original is, once the quorum has that.
 pub(super) fn a_duplicate_is_answered_with_its_original() {
     let (mut copy, term) = leader();
     let end = copy.log_end();
@@ -189,7 +189,7 @@ pub(super) fn a_batch_that_was_placed_with_an_older_partitioner_is_refused() {
     assert_eq!(copy.log_end(), end);
 }
 
-/// What a producer has written is what stands in the log, and no more: an entry that was replaced was not written.
+/// A batch in an entry that another leader has replaced was not written: the same batch is no duplicate then.
 pub(super) fn a_batch_that_another_leader_has_replaced_is_no_duplicate() {
     let (mut copy, term) = leader();
     assert_eq!(copy.produce(mark(0)), []);
@@ -203,7 +203,7 @@ pub(super) fn a_batch_that_another_leader_has_replaced_is_no_duplicate() {
     assert_eq!(copy.answers(), [Ok(Offset(end))]);
 }
 
-/// The same where the process has ended in between: what a start finds in the log may be replaced as well.
+/// Entries that a start finds in the log may be replaced as well: a batch in one that was is no duplicate.
 pub(super) fn a_batch_that_was_replaced_after_a_start_is_no_duplicate() {
     let (mut copy, term) = leader();
     assert_eq!(copy.produce(mark(0)), []);
@@ -247,12 +247,12 @@ fn the_high_watermark_never_moves_back() {
     copy.append(3, term as u32 + 1, (decided, term as u32), decided + 1, 0);
     copy.sync();
     assert_eq!((copy.log_end(), copy.high_watermark()), (decided + 1, decided));
-    // A late message of the leader before, who knew less.
+    // A late message of the former leader, which knew of fewer decided entries.
     copy.hear_raft(3, RaftBody { kind: RaftKind::Heartbeat, term: term + 1, ..Default::default() });
     assert_eq!(copy.high_watermark(), decided);
 }
 
-/// Requests are answered by whoever may know: their entries may be decided all the same.
+/// A deposed leader answers its requests with "not the leader": their entries may be decided all the same.
 #[test]
 fn a_leader_that_hears_nobody_steps_down_and_answers_what_waits() {
     let (mut copy, _) = leader();
@@ -278,7 +278,8 @@ fn only_a_leader_proposes() {
     );
 }
 
-/// raft-rs has messages to itself, proposals among them, which would be taken from a peer.
+/// raft-rs has kinds of messages that a replica sends to itself, proposals among them. A peer's message of such a kind
+/// is ignored.
 #[test]
 fn what_is_no_message_between_replicas_means_nothing() {
     let mut copy = with_entries();
@@ -318,7 +319,8 @@ fn leader_of_large_batches() -> Copy {
     copy
 }
 
-/// What is under way to a follower that does not answer is held in memory: 32 messages of at most 256 KiB.
+/// Entries on their way to a follower that does not answer are bounded, because they are held in memory: 32 messages of
+/// at most 256 KiB.
 #[test]
 fn a_slow_follower_costs_no_more_than_is_bounded() {
     let mut copy = leader_of_large_batches();
@@ -329,7 +331,7 @@ fn a_slow_follower_costs_no_more_than_is_bounded() {
     assert!((1 << 20..9 << 20).contains(&bytes), "{bytes}");
 }
 
-/// A group without a quorum cannot fill the memory.
+/// The entries of a group without a quorum are bounded, because they are held in memory.
 #[test]
 fn no_more_waits_for_a_quorum_than_is_bounded() {
     let mut copy = leader_of_large_batches();
@@ -340,7 +342,7 @@ fn no_more_waits_for_a_quorum_than_is_bounded() {
     assert!(answers.len() >= 4 && answers.iter().all(|a| *a == Err(ProduceError::Backlog)), "{answers:?}");
 }
 
-/// Before a clean stop leadership goes to the voter that is nearest, and nothing is taken meanwhile.
+/// Before a clean stop leadership goes to the voter that lacks fewest entries, and no batch is taken meanwhile.
 #[test]
 fn a_leader_hands_over_before_it_stops() {
     let (mut copy, _) = leader();
@@ -354,7 +356,7 @@ fn a_leader_hands_over_before_it_stops() {
 /// Source: Raft §5.3: what was acknowledged in an older term may have been replaced since.
 pub(super) fn an_acknowledgement_of_an_older_term_does_not_count() {
     let mut copy = Copy::new();
-    // Somebody else was elected before.
+    // Another replica was elected in between.
     copy.hear_raft(2, asks_for_vote(RaftKind::Vote, 5, (0, 0)));
     copy.sync();
     let term = copy.lead() as u64;
@@ -367,8 +369,8 @@ pub(super) fn an_acknowledgement_of_an_older_term_does_not_count() {
     assert_eq!(copy.answers().len(), 1);
 }
 
-/// A leader names the entry up to where a follower may take everything for decided, also when it went from memory. Of
-/// one that is older than all that it remembers it says only that it was acknowledged.
+/// A leader's heartbeat names the term of the entry up to which all is decided, also when that entry is not in memory
+/// any more. Of an entry whose term it does not remember, it says only that the follower has acknowledged it.
 #[test]
 fn a_heartbeat_names_the_term_of_what_it_decides() {
     let mut copy = Copy::new();
@@ -406,8 +408,8 @@ fn a_heartbeat_names_the_term_of_what_it_decides() {
     assert_eq!(beat(&mut copy), (0, 7, term), "none of the first entries is in memory any more");
 }
 
-/// A leader that was deposed knows less of a producer than its successor: it must not make the producer number anew
-/// what stands there.
+/// A leader that was deposed knows fewer batches of a producer than its successor: it must not make the producer number
+/// those anew which stand in the successor's log.
 pub(super) fn a_gap_is_told_after_the_quorum_has_confirmed_the_leader() {
     let mut copy = Copy::new();
     copy.sync();
@@ -428,7 +430,7 @@ pub(super) fn a_gap_is_told_after_the_quorum_has_confirmed_the_leader() {
     assert!(matches!(copy.answers()[..], [Err(crate::ProduceError::OutOfOrder { .. })]));
 }
 
-/// Whoever stops another broker wants to know before whether the copies elsewhere count.
+/// Before another broker is stopped, a leader can tell which brokers' copies do not count at the moment.
 #[test]
 fn a_leader_names_the_brokers_whose_copies_do_not_count_yet() {
     let brokers = |copy: &Copy| copy.replicas.behind(&NAME).iter().map(|b| b.0).collect::<Vec<_>>();
@@ -440,8 +442,8 @@ fn a_leader_names_the_brokers_whose_copies_do_not_count_yet() {
     let last = copy.log_end();
     copy.acknowledge(3, term, last);
     assert_eq!(brokers(&copy), []);
-    // The broker comes with another disk: its copy there is another one, which is no member yet, though the old one was
-    // heard of just now.
+    // The broker comes with another disk: its copy there has another id and is no member yet, although messages of the
+    // old one came just now.
     let mut settings = copy.replicas.settings(&NAME).expect("it was started").clone();
     settings.target[1] = self::copy(3).successor();
     copy.replicas.configure(copy.now, NAME, settings);
@@ -454,8 +456,8 @@ fn a_leader_names_the_brokers_whose_copies_do_not_count_yet() {
     assert_eq!(brokers(&copy), [2, 3], "the second is silent");
 }
 
-/// While a copy is replaced, the one before is needed for a majority; a follower goes by the change only once it knows
-/// that it is decided.
+/// While a copy is replaced, the old one counts for the majority, too; a follower goes by the change only once it knows
+/// that the change is decided.
 #[test]
 fn a_replaced_copy_counts_when_the_one_before_is_not_needed_and_all_know_it() {
     let mut copy = Copy::new();

@@ -1,32 +1,32 @@
-//! What a copy is doing, step by step: what happens to it, and the stage that it is in then. Rules of a single stage
-//! are left to the other files.
+//! Scripts of what happens to a copy, and the stage that it is in after each event. Rules of a single stage are left to
+//! the other files.
 
 use super::*;
 
 /// One thing that happens to a copy with six entries, two of them decided.
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// The leader of term 2, broker 3, offers what it has no more in memory.
+    /// The leader of term 2, on broker 3, offers a catch-up.
     Offer,
-    /// That leader is heard.
+    /// A heartbeat of that leader comes.
     Heartbeat,
-    /// It knows of an entry that this copy has acknowledged, and that is not here.
+    /// A heartbeat of the leader tells of an entry that this copy has acknowledged and does not hold.
     Forgotten,
-    /// It holds nothing before entry 31, and brings entries up to 40.
+    /// The leader tells the copy to start over at entry 31; members and producers are known as of entry 40.
     Restart,
-    /// It brings entries from one to another, of an epoch.
+    /// The leader sends a part: the entries from the first index to the second, of this epoch.
     Part(u64, u64, u32),
-    /// It tells the members and producers as of this end.
+    /// The leader sends members and producers as of the entry with this index.
     State(u64),
-    /// It has brought everything.
+    /// The leader says that Raft has all further entries.
     Done,
-    /// It holds another entry where this copy ends.
+    /// The leader says that it holds another entry than this copy's last decided one.
     Conflict,
-    /// The disk does all that waits for it.
+    /// The disk carries out all operations that wait.
     Synced,
-    /// Nobody is heard for a while.
+    /// Time passes without a message, until a catch-up ends.
     Silence,
-    /// The process ends, and starts again.
+    /// The process is killed, and started again.
     Started,
     /// An operator lets the copy go on alone.
     TakeOver,
@@ -103,14 +103,14 @@ fn a_leader_that_has_nothing_to_bring_costs_nothing() {
     check(&[(Offer, Lagging), (Done, Running), (Offer, Lagging), (Silence, Running)]);
 }
 
-/// Every part is whole in itself.
+/// A part that is in segments stays there if the process ends before the next part comes.
 #[test]
 fn a_copy_goes_on_with_what_it_has_when_its_leader_is_silent() {
     check(&[(Offer, Lagging), (Part(3, 4, 1), CatchingUp), (Silence, Running)]);
     check(&[(Offer, Lagging), (Part(3, 4, 1), CatchingUp), (Started, Running)]);
 }
 
-/// Nothing tells what stood between what is here and the part.
+/// A part that does not follow on the copy's last decided entry is not put in place.
 #[test]
 fn a_copy_that_started_over_waits_for_a_leader_until_it_is_whole() {
     check(&[
@@ -129,7 +129,7 @@ fn a_copy_that_started_over_waits_for_a_leader_until_it_is_whole() {
     ]);
 }
 
-/// Its log is kept aside before anything takes its place; term and vote stay.
+/// The log of a copy with another history is kept aside before it is rebuilt; its term and vote stay.
 #[test]
 fn a_copy_with_another_history_is_kept_aside_and_begins_anew() {
     check(&[(Offer, Lagging), (Conflict, Offline), (Offer, Offline), (Synced, Incomplete), (Heartbeat, CatchingUp)]);
@@ -138,7 +138,7 @@ fn a_copy_with_another_history_is_kept_aside_and_begins_anew() {
 #[test]
 fn nothing_brings_a_lost_copy_back() {
     let lost = [(Offer, Offline), (Heartbeat, Offline), (Done, Offline), (Silence, Offline), (Started, Running)];
-    // What a leader has said is not on the disk: after a start it is said again.
+    // The leader's offer is not on the disk: after a start it comes again.
     check(&[&[(Forgotten, Offline)][..], &lost].concat());
     check(&[&[(Offer, Lagging), (Forgotten, Offline)][..], &lost].concat());
 }
@@ -150,7 +150,7 @@ fn a_copy_that_takes_over_waits_for_its_segments() {
     check(&[(Offer, Lagging), (Part(3, 4, 1), CatchingUp), (TakeOver, Settling), (Silence, Running)]);
 }
 
-/// What is not whole cannot go on alone.
+/// A half rebuilt copy cannot take over alone.
 #[test]
 fn a_half_rebuilt_copy_does_not_take_over() {
     check(&[

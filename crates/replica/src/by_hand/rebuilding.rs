@@ -1,10 +1,10 @@
-//! How a copy is brought near, taken over from or replaced: what may be forgotten on the way, and what may not. The
-//! stages themselves are left to `phases.rs`.
+//! Rules of catch-up, take-over and replacement: what a copy may drop on the way, and what it must keep. The stages
+//! themselves are left to `phases.rs`.
 
 use super::*;
 
-/// A copy that starts over from an entry of its own keeps what stands after it until all of the rebuilding is there:
-/// the rest of it may have been acknowledged, and nobody else may hold it.
+/// A copy that starts over from an entry of its own keeps the entries behind it until the rebuilding has ended: it may
+/// have acknowledged them, and no other copy may hold them.
 pub(super) fn what_a_copy_has_acknowledged_stays_in_a_rebuilding() {
     let mut copy = with_entries();
     offer_restart(&mut copy, 4);
@@ -59,10 +59,10 @@ pub(super) fn a_half_rebuilt_copy_stands_for_no_election() {
     assert_eq!(copy.sent_of(RaftKind::PreVote), []);
 }
 
-/// What raft-rs wanted synced before it was ended says nothing of the one that is started after it.
+/// A sync that the raft-rs before a rebuilding waited for says nothing to the raft-rs that is started after it.
 pub(super) fn writes_of_the_raft_before_do_not_count_for_the_one_after() {
     let mut copy = with_entries();
-    // Two more, not synced, when the leader of a later term brings decided ones in their place.
+    // Two entries are not synced when the leader of a later term sends decided ones for their indexes.
     copy.append(2, 1, (6, 1), 8, 6);
     copy.hear(3, PeerBody::CatchUp(CatchUp::Offer { term: LeaderEpoch(2) }));
     bring(&mut copy, 7..=7, 2);
@@ -72,7 +72,7 @@ pub(super) fn writes_of_the_raft_before_do_not_count_for_the_one_after() {
     assert!(acknowledged.iter().all(|a| a.term != 1), "{acknowledged:?}");
 }
 
-/// What is announced after a rebuilding is what is on the disk.
+/// The end that a copy tells its leader after a rebuilding is synced to the disk.
 pub(super) fn an_announced_end_is_synced() {
     let mut copy = with_entries();
     copy.hear(3, PeerBody::CatchUp(CatchUp::Offer { term: LeaderEpoch(2) }));
@@ -105,10 +105,10 @@ fn a_leader_tells_who_has_other_offsets_at_the_same_entries() {
     };
     assert_eq!(answers_to(decided - 1, last), (1, false));
     assert_eq!(answers_to(decided, last + 1), (1, false));
-    // As many entries as the leader, or fewer, and more records.
+    // The copy holds as many entries as the leader, or fewer, and more records.
     assert_eq!(answers_to(decided, last), (1, true));
     assert_eq!(answers_to(decided + 100, last), (1, true));
-    // More entries, and fewer records.
+    // The copy holds more entries than the leader, and fewer records.
     assert_eq!(answers_to(decided - 1, last + 1), (1, true));
 }
 
@@ -147,7 +147,7 @@ fn leader_with_batches() -> (Copy, u64) {
     (copy, term)
 }
 
-/// What the leader answers when broker 3 asks from its beginning on.
+/// The leader's answer to a request of broker 3 for entries from the first one on.
 fn answer(copy: &mut Copy, term: u64, until: Option<u64>, wants_state: bool) -> CatchUp {
     let (term, from, index, until) = (LeaderEpoch(term as u32), Offset(0), RaftIndex(1), until.map(Offset));
     copy.hear(3, PeerBody::CatchUpRequest { term, from, index, after: None, until, wants_state });
@@ -169,7 +169,7 @@ fn a_leader_that_has_all_of_it_in_memory_leaves_it_to_raft() {
     assert_eq!(answer(&mut copy, term, None, false), CatchUp::Done);
 }
 
-/// Without them a copy that comes to lead would append a duplicate.
+/// Producers are handed over with a rebuilding: without them the copy, once it leads, would append a duplicate.
 pub(super) fn a_rebuilding_hands_producers_over() {
     let (mut copy, term) = leader_with_batches();
     copy.replicas.flush_all(copy.now);
@@ -181,7 +181,8 @@ pub(super) fn a_rebuilding_hands_producers_over() {
     assert_eq!(state.configuration, Configuration::of_voters([1, 2, 3].map(self::copy)));
 }
 
-/// The next part is asked for, and the one before counts, when it is in segments: a crash before leaves what was there.
+/// A part counts, and the next one is asked for, when it is in synced segments: a crash before that leaves the copy as
+/// it was.
 pub(super) fn a_part_counts_when_it_is_synced() {
     let mut copy = with_entries();
     copy.hear(3, PeerBody::CatchUp(CatchUp::Offer { term: LeaderEpoch(2) }));
@@ -205,7 +206,7 @@ fn a_part_that_does_not_follow_is_not_taken() {
     }
 }
 
-/// Whoever leads cannot bring a copy near as if it were another's leader, or an older one.
+/// A copy takes parts only from the replica and the term that it asked.
 #[test]
 fn only_the_leader_that_was_asked_brings_parts() {
     let mut copy = with_entries();
@@ -219,7 +220,7 @@ fn only_the_leader_that_was_asked_brings_parts() {
     assert_eq!(copy.stage(), Stage::Lagging);
 }
 
-/// A leader has no use for entries that its memory does not hold; it offers them, and does not do so at every beat.
+/// A leader offers a catch-up to a follower that lacks entries which are not in memory, and not with every heartbeat.
 #[test]
 fn a_follower_that_memory_does_not_reach_is_offered_the_rest() {
     let (mut copy, _) = leader_with_batches();
@@ -241,7 +242,7 @@ fn a_follower_that_memory_does_not_reach_is_offered_the_rest() {
     assert!((1..=3).contains(&offers(&copy)), "{}", offers(&copy));
 }
 
-/// A copy that is damaged, or stood on a lost disk, gets a successor; that one begins with nothing.
+/// The successor of a copy that is damaged, or stood on a lost disk, begins without entries.
 pub(super) fn a_successor_takes_nothing_over_from_the_copy_before() {
     let mut copy = with_entries();
     let disk = copy.replicas.log_mut().disk_mut().image();

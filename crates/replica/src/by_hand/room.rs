@@ -1,10 +1,10 @@
-//! What is taken on a nearly full disk. When a disk counts as full is left to `commit-log`.
+//! Rules of a nearly full disk: which entries a copy takes there. When a disk counts as full is left to `commit-log`.
 
 use super::*;
 
-/// Where only the ballast has left room, a copy goes on with Raft until a part of what it lacks gets to segments:
-/// without it, the copy would neither vote nor acknowledge for as long as the disk is full. The one without which
-/// nothing could be deleted does not wait for room.
+/// Where only the ballast has left room, a part of a catch-up waits, and the copy goes on with Raft meanwhile:
+/// otherwise it would neither vote nor acknowledge for as long as the disk is full. The metadata log, without which
+/// nothing could be deleted, does not wait for room.
 #[test]
 fn raft_goes_on_while_a_part_waits_for_room() {
     for is_vital in [false, true] {
@@ -80,7 +80,7 @@ fn what_a_full_disk_holds_already_is_acknowledged_again() {
     assert_eq!(answers_to(7), [], "there is a new one among them");
 }
 
-/// Two moves of the log start under way at once are not each taken with as many records as will go with either.
+/// Bytes that a move of the log start will remove make room for records once, also where two moves are under way.
 #[test]
 fn what_goes_with_a_move_of_the_log_start_is_counted_once() {
     let config = Config { reserve_bytes: 1 << 20, ..config() };
@@ -111,8 +111,8 @@ fn what_goes_with_a_move_of_the_log_start_is_counted_once() {
     assert_eq!(hear(&mut copy, 6, 6), 10, "what it has already may come again");
 }
 
-/// The log writes in order: on a disk without room nothing is taken into it that would wait there, not even a move of
-/// the log start, or the deletion that makes room would wait behind it.
+/// On a disk without room no entry is taken that would wait for a place in the log, not even a move of the log start:
+/// the log writes in order, and a deletion, which makes room, would wait behind it.
 #[test]
 fn without_room_nothing_is_taken_that_finds_no_place_in_the_log() {
     let config = Config { reserve_bytes: 1 << 20, ..config() };

@@ -1,5 +1,5 @@
-//! Three copies, each on a disk of its own, that hear each other: scripts of what happens to a group, and what each
-//! copy then knows to be decided. Rules of a single copy are left to the other files.
+//! Three copies, each on a disk of its own, that exchange messages: scripts of what happens to a Raft group, and what
+//! each copy then knows to be decided. Rules of a single copy are left to the other files.
 
 use std::collections::BTreeSet;
 
@@ -12,15 +12,15 @@ enum Event {
     Lead(u32),
     /// A client sends a record to this broker.
     Produce(u32, char),
-    /// Nobody reaches this broker any more, and it reaches nobody.
+    /// No message reaches this broker any more, and none of its messages any other.
     Cut(u32),
-    /// Everybody reaches this broker again.
+    /// Messages from and to this broker arrive again.
     Join(u32),
     /// The process of this broker is killed; its disk keeps what was written.
     Kill(u32),
-    /// It starts again.
+    /// The process of this broker starts again.
     Start(u32),
-    /// What is decided goes to segments everywhere, and no leader keeps it in memory.
+    /// All decided entries go to segments on every disk, and no leader keeps them in memory.
     Flush,
     /// The disk of this broker has a quarter of the reserve left; nobody else knows.
     Fill(u32),
@@ -50,7 +50,7 @@ impl Trio {
         Trio { copies: [1, 2, 3].map(open), cut: BTreeSet::new(), killed: BTreeSet::new(), answers: Vec::new() }
     }
 
-    /// Each has a seed of its own, or they would stand for election at the same ticks for ever.
+    /// A copy with a seed of its own: with equal seeds all would stand for election at the same ticks again and again.
     fn open(broker: u32, disk: MemoryDisk) -> Copy {
         Copy::open_seeded(disk, Trio::settings(broker), Trio::config(), 1 << 40, broker as u64)
     }
@@ -59,7 +59,7 @@ impl Trio {
         PartitionSettings { replica: copy(broker), target: [1, 2, 3].map(copy).into(), ..settings() }
     }
 
-    /// Nothing of what is in segments is kept in memory.
+    /// Sizes by which no entry is kept in memory that is in segments.
     fn config() -> Config {
         Config { kept_bytes: 0, tail_bytes: 0, reserve_bytes: RESERVE_BYTES, ..config() }
     }
@@ -77,7 +77,7 @@ impl Trio {
         !self.cut.contains(&broker) && !self.killed.contains(&broker)
     }
 
-    /// Disks and messages, until nothing is under way.
+    /// Lets disks finish and messages arrive until none is under way.
     fn settle(&mut self) {
         let mut is_busy = true;
         while is_busy {
@@ -207,7 +207,7 @@ impl Trio {
     }
 }
 
-/// Plays a script; then what each broker knows to be decided, and how the requests were answered.
+/// Plays a script, and compares what each broker then knows to be decided, and how the requests were answered.
 fn check(script: &[Event], decided: [&str; 3], answers: &[&str]) {
     let mut trio = Trio::new();
     script.iter().for_each(|event| trio.happen(*event));
@@ -252,7 +252,7 @@ fn all_may_be_killed_at_once() {
     check(&script, ["ab"; 3], &["1: written", "2: written"]);
 }
 
-/// Memory does not reach so far: it comes from the leader's segments.
+/// The leader does not keep the missed entries in memory: they come from its segments.
 #[test]
 fn a_copy_that_was_away_is_brought_near_from_segments() {
     let script =
@@ -273,7 +273,7 @@ fn a_full_disk_takes_no_records_that_are_decided_without_it() {
     check(&script, ["ab", "a", "ab"], &["1: written"; 2]);
 }
 
-/// Plays a script; then where the log starts on each broker.
+/// Plays a script, and compares where the log then starts on each broker, and how the requests were answered.
 fn check_starts(script: &[Event], starts: [Option<u64>; 3], answers: &[&str]) {
     let mut trio = Trio::new();
     script.iter().for_each(|event| trio.happen(*event));

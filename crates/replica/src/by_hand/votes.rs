@@ -1,4 +1,5 @@
-//! Who stands for election, and who gets a vote. What a copy does that is not whole is left to `rebuilding.rs`.
+//! Rules of elections: when a copy stands for one, and to whom it gives its vote. Half rebuilt copies are left to
+//! `rebuilding.rs`.
 
 use super::*;
 
@@ -25,7 +26,7 @@ pub(super) fn a_shorter_log_gets_no_vote() {
     copy.append(2, 4, (0, 0), 3, 3);
     copy.sync();
     copy.sent.clear();
-    // What a leader says when it hands over: the vote is asked for at once, though a leader was heard just now.
+    // The request of a candidate to whom a leader hands over: it is answered although a leader's message came just now.
     let at_once = |last| RaftBody { context: "CampaignTransfer".into(), ..asks_for_vote(RaftKind::Vote, 9, last) };
     copy.hear_raft(3, at_once((2, 4)));
     copy.sync();
@@ -37,8 +38,8 @@ pub(super) fn a_shorter_log_gets_no_vote() {
     assert!(voted.len() == 1 && !voted[0].reject, "{voted:?}");
 }
 
-/// raft-rs would draw a time-out of its own; here all copies have the same, and what tells them apart comes from the
-/// shell, so that a run can be repeated.
+/// raft-rs would draw its time-out from a random source of its own. Here all copies have the same time-out, and the
+/// jitter comes from a seed, so that a run can be repeated.
 #[test]
 fn when_a_copy_stands_for_election_follows_from_its_seed() {
     let ticks_until_it_stands = |seed: u64| {
@@ -56,7 +57,8 @@ fn when_a_copy_stands_for_election_follows_from_its_seed() {
     assert!(all.iter().collect::<std::collections::BTreeSet<_>>().len() > 4, "{all:?}");
 }
 
-/// Source: Raft §6: who is no member disrupts nobody. A copy that is made for a group hears of it from its leader.
+/// Source: Raft §6: a server that is no member must not disrupt the cluster. A new copy waits for a message of the
+/// leader.
 #[test]
 fn a_copy_that_is_no_member_stands_for_no_election() {
     let mut copy = Copy::open(MemoryDisk::empty(), PartitionSettings { replica: self::copy(4), ..settings() });
@@ -80,7 +82,7 @@ fn a_vote_is_refused_while_a_leader_is_heard() {
         matches!(&m.body, PeerBody::Raft(body) if is_vote(body))
     };
     assert!(!copy.sent.iter().any(granted), "{:?}", copy.sent);
-    // A while later it would stand for election itself.
+    // Some ticks later the copy would stand for election itself.
     while copy.sent_of(RaftKind::PreVote).is_empty() {
         copy.tick();
     }

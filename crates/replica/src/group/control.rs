@@ -8,7 +8,7 @@ use thalweg_model::{Offset, RecordBatch};
 
 use crate::raft_log::{RaftLog, configuration};
 
-/// The members after a change that is on a quorum, where no raft-rs runs that would follow it.
+/// The members after a decided change, for a copy whose raft-rs does not run.
 pub(crate) fn configuration_after(before: &Configuration, changes: &[MemberChange]) -> Configuration {
     let store = RaftLog::new(RaftHardState::default(), before, (0, 0));
     // Whose node it is makes no difference to the members.
@@ -33,7 +33,8 @@ pub(super) fn conf_change(changes: &[MemberChange]) -> ConfChangeV2 {
     ConfChangeV2 { changes: changes.iter().map(single).collect::<Vec<_>>().into(), ..Default::default() }
 }
 
-/// The log start that a batch tells. It never passes the batch itself: what comes after cannot have been meant.
+/// The log start that a batch sets; `None` for other batches, and for a log start beyond the batch itself, which no
+/// leader can have proposed.
 pub(crate) fn log_start_of(batch: &RecordBatch) -> Option<Offset> {
     batch.as_log_start().filter(|start| *start <= batch.base_offset())
 }

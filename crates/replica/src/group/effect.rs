@@ -6,35 +6,36 @@ use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId};
 use super::request::Answer;
 use crate::message::PeerMessage;
 
-/// What the wrapper asks of its owner, in order.
+/// What a group asks its owner to do; effects are carried out in their order.
 #[derive(Debug)]
 pub(crate) enum Effect {
     /// Put the entry into the log.
     Append(RaftIndex, RecordBatch),
-    /// Put term and vote into the log.
+    /// Write term and vote to the partition's log.
     HardState(HardState),
     /// Once everything before it is synced, send these and call `Group::persisted` with this number.
     Persist(u64, Vec<PeerMessage>),
-    /// Send at once.
+    /// Send the message at once; it depends on nothing that is not synced.
     Send(PeerMessage),
     /// Everything up to this index is on a quorum.
     Decided(RaftIndex),
-    /// The members as of this entry, which is on a quorum.
+    /// The members of the group from this entry on, which is on a quorum.
     Configured(RaftIndex, Configuration),
-    /// Retention moved the log start.
+    /// The log start moves to this offset, by a decided entry that retention has proposed.
     LogStart(Offset),
-    /// Answer a request.
+    /// Answer a produce request.
     Answer(Answer),
-    /// The high watermark moved, or this replica began or ceased to serve.
+    /// The high watermark moved, or this replica began or ceased to serve as the leader.
     Advanced,
     /// This follower needs entries that are not in memory any more.
     Behind(ReplicaId),
-    /// Something else was decided elsewhere than here, for the same place: one of the two histories comes of a disk
-    /// that has forgotten what it acknowledged.
+    /// Another entry was decided at the leader than here, for the same place in the log; the text says which. One of
+    /// the two histories comes of a disk that has forgotten what it acknowledged.
     Diverged(String),
-    /// This leader sends what was decided here long ago, and whether it is the same cannot be told from memory: it is
-    /// asked.
+    /// The leader sends entries that were decided here long ago, and whether they are the same cannot be told from
+    /// memory: compare them by a catch-up request to this leader of this term.
     Doubt(ReplicaId, LeaderEpoch),
-    /// A peer knows more of what this replica has acknowledged than it does itself: it must never vote again.
+    /// The leader knows of entries that this replica has acknowledged and does not hold any more; the text says which.
+    /// The replica must never vote again.
     Forgot(String),
 }

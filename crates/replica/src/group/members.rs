@@ -1,4 +1,5 @@
-//! Who belongs to a group, who leads it and who keeps up. Who should belong to it comes in as an argument.
+//! The members of a Raft group: changes of members, transfers of leadership, and which followers keep up. Which
+//! replicas the group should have is an argument.
 
 use std::collections::BTreeSet;
 
@@ -12,16 +13,17 @@ use super::effect::Effect;
 use super::state::FollowerState;
 use crate::raft_log::configuration;
 
-/// A learner with at most this many entries to go counts as caught up.
+/// A replica that lacks at most so many entries of the leader's counts as caught up.
 const CAUGHT_UP_ENTRIES: u64 = 64;
 
-/// Ticks that a leader lets pass before it hands over to the replica that the placement prefers.
+/// Ticks that a leader leads before it hands over to the replica that should lead by the placement.
 const PREFERRED_AFTER_TICKS: u32 = 60;
 
-/// The same for a leader whose disk is full: soon, but not so often that two of them would hand it to and fro.
+/// Ticks that a leader whose disk is full leads before it hands over. Few, but enough that two full brokers do not hand
+/// the leadership to each other in turn.
 const FULL_AFTER_TICKS: u32 = 10;
 
-/// A replica that was heard of within so many ticks counts as active.
+/// A replica of which a message came within so many ticks counts as active.
 pub(crate) const ACTIVE_TICKS: u64 = 10;
 
 impl Group {
@@ -62,7 +64,7 @@ impl Group {
             changes.push(MemberChange::Learner(*missing));
         } else if let Some(learner) = now.learners.iter().find(|r| is_wanted(r) && near(**r)) {
             changes.push(MemberChange::Voter(*learner));
-            // Never its own: a leader that is not wanted hands over first.
+            // Never the leader itself: one that is not wanted hands over first.
             changes.extend(stale_voters.iter().find(|r| **r != self.me).map(|r| MemberChange::Remove(*r)));
         } else if now.voters.len() > target.len() && now.learners.iter().all(|r| !is_wanted(r)) {
             changes.extend(stale_voters.iter().find(|r| **r != self.me).map(|r| MemberChange::Remove(*r)));
@@ -74,7 +76,7 @@ impl Group {
         let able = |r: &&ReplicaId| **r != self.me && now.voters.contains(r) && near(**r);
         let leaves = !is_wanted(&self.me);
         let preferred = target.iter().find(|r| able(r) && !is_full(r));
-        // Nobody has room: then it is better led there than by who is not wanted.
+        // Where no wanted replica has room, one on a full disk leads rather than a replica that is to be removed.
         let preferred = preferred.or_else(|| target.iter().find(|r| leaves && able(r)));
         let gives_way = is_full(&self.me) && self.led_ticks > FULL_AFTER_TICKS;
         let gives_way = gives_way || (is_unfit && self.led_ticks > PREFERRED_AFTER_TICKS);
@@ -89,7 +91,7 @@ impl Group {
     fn propose_changes(&mut self, changes: Vec<MemberChange>, effects: &mut Vec<Effect>) {
         let cc = conf_change(&changes);
         self.proposed_changes = changes;
-        // Dropped while leadership is handed over or another change is under way; the next round tries again.
+        // raft-rs drops it while leadership is handed over or another change is under way; the next round tries again.
         let _ = self.node.propose_conf_change(Vec::new(), cc);
         self.drive(effects);
         self.proposed_changes.clear();
@@ -115,7 +117,7 @@ impl Group {
         self.drive(effects);
     }
 
-    /// What this leader knows of the others; empty for followers.
+    /// What this leader knows of the other replicas; empty for a replica that does not lead.
     pub(crate) fn followers(&self) -> Vec<FollowerState> {
         let raft = &self.node.raft;
         if raft.state != StateRole::Leader {
@@ -137,10 +139,10 @@ impl Group {
         all
     }
 
-    /// Which of `target` cannot be counted on at the moment, as this leader sees it: they do not vote alone yet, were
-    /// not heard of lately, are more than a few batches behind, or may not know the last change of members. (While
-    /// members change, the majority of the former ones is needed as well, among them the copy that is replaced; and a
-    /// copy goes by a change only from when it knows that it is decided.) Empty for followers.
+    /// The brokers of those replicas in `target` that the leader cannot count on at the moment: they are not voters, or
+    /// not in both sets of voters while members change, sent no message lately, lack more than a few entries, or may
+    /// not know of the last change of members. (A copy goes by a change of members only once it knows that the change
+    /// is decided.) Empty for a replica that does not lead.
     pub(crate) fn behind(&self, target: &[ReplicaId]) -> Vec<BrokerId> {
         let raft = &self.node.raft;
         if raft.state != StateRole::Leader {
@@ -176,7 +178,7 @@ impl Group {
         self.heard.get(&replica).is_some_and(|at| self.ticks <= at + ACTIVE_TICKS)
     }
 
-    /// The members as of the last applied entry.
+    /// The members of the group as of the last applied entry.
     pub(crate) fn members(&self) -> Configuration {
         configuration(&self.node.raft.prs().conf().to_conf_state())
     }

@@ -37,7 +37,7 @@ use crate::message::{PeerBody, PeerMessage, RaftBody, RaftKind};
 use crate::produce_error::ProduceError;
 use crate::raft_log::{RaftLog, entry_of};
 
-/// What a group starts from: the log as recovery or a rebuilding left it.
+/// The state from which a group starts: what recovery, or a rebuilding, has left in the log.
 pub(crate) struct Recovered<'a, I: Iterator<Item = (RaftIndex, &'a RecordBatch)>> {
     pub(crate) hard_state: HardState,
     pub(crate) end: SegmentsEnd,
@@ -49,12 +49,13 @@ pub(crate) struct Recovered<'a, I: Iterator<Item = (RaftIndex, &'a RecordBatch)>
     pub(crate) entries: I,
 }
 
-/// What is the same for all groups of a broker.
+/// Sizes that are the same for all groups of a broker.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GroupConfig {
-    /// Bytes of entries kept in memory, so that a new leader can serve followers that are a little behind.
+    /// Bytes of decided entries that each replica keeps in memory, so that a new leader can send them to followers that
+    /// are a little behind.
     pub(crate) kept_bytes: usize,
-    /// Producers that a partition remembers.
+    /// How many producers a partition remembers.
     pub(crate) producers_max: usize,
 }
 
@@ -92,36 +93,39 @@ pub(crate) struct GroupConfig {
 /// ```
 pub(crate) struct Group {
     partition: TopicPartition,
+    /// The replica that this group runs for.
     me: ReplicaId,
     node: RawNode<RaftLog>,
-    /// Next offset to be given.
+    /// The offset that the next record gets.
     log_end: Offset,
-    /// First offset that is not decided (exclusive); what is below was applied.
+    /// First offset that is not decided (exclusive); all below it was applied.
     high_watermark: Offset,
     /// The last entry that was applied: the one below `high_watermark`.
     applied: RaftIndex,
     /// The last change of members that was applied since the start; 0 before there was one.
     configured: RaftIndex,
-    /// Entries above `applied`.
+    /// The entries above `applied`, in order.
     pending: VecDeque<(RaftIndex, RecordBatch)>,
-    /// Largest log start that stands in the log or was applied: no need to propose it again.
+    /// Largest log start that stands in the log, decided or not; a smaller one is not proposed.
     log_start: Offset,
     /// Largest log start that was applied.
     settled_log_start: Offset,
-    /// Requests by the entry that they wait for.
+    /// Produce requests that wait for a quorum, each with the offset of its answer, by the entry that they wait for.
     parked: BTreeMap<RaftIndex, Vec<(Ticket, Offset)>>,
-    /// Producers as of the log's end, against which new batches are checked.
+    /// What the partition remembers of producers as of the log's end; new batches are checked against it.
     producers: ProducerTable,
-    /// Producers as of `applied`: where `producers` starts again when entries are replaced.
+    /// What it remembers of producers as of `applied`; `producers` is made anew from it when entries are replaced.
     settled: ProducerTable,
-    /// The term in which an entry of the term itself was applied: a leader of that term serves.
+    /// The last term of which this replica has applied an entry while it was the current term; a leader serves once
+    /// that is its own.
     serving_term: Option<u64>,
-    /// Term and vote as they were last given to the owner.
+    /// Term and vote of the last [`Effect::HardState`].
     stored: HardState,
-    /// Number of the last turn that waits for the disk.
+    /// Number of the last [`Effect::Persist`], until its sync has ended.
     unpersisted: Option<u64>,
-    /// Requests for the confirmed end: those under way with the number of their round, and those for the next one.
+    /// Requests that wait for the quorum to confirm the leadership in the present round, with the number of that round.
     confirming: Option<(u64, Vec<Waiting>)>,
+    /// Requests that have come since the present round began, and wait for the next one.
     to_confirm: Vec<Waiting>,
     next_round: u64,
     /// `is_serving` at the end of the last turn.
@@ -129,23 +133,24 @@ pub(crate) struct Group {
     /// Whether this replica led at the end of the last turn.
     was_leader: bool,
     known: Known,
-    /// The change that was just proposed: raft-rs keeps it in a form of its own.
+    /// The change of members that is being proposed in this call; raft-rs hands it back in an encoding of its own.
     proposed_changes: Vec<MemberChange>,
-    /// Ticks still to be withheld before this follower stands for election; `None` while its leader is heard.
+    /// Ticks that are still to be withheld from raft-rs before this follower stands for election; `None` while messages
+    /// of its leader come.
     withheld: Option<u64>,
-    /// Ticks for which the preferred leader of a new group still stands for election again and again.
+    /// Ticks for which the preferred leader of a new group keeps standing for election, whatever the time-out.
     eager_ticks: u32,
     /// Ticks since this replica came to lead, or last tried to hand over; 0 while it does not lead.
     led_ticks: u32,
-    /// Ticks since the start.
+    /// Ticks since this group was made.
     ticks: u64,
-    /// Tick at which a message of each replica last came. raft-rs's own mark is reset every election time-out.
+    /// The tick at which the last message of each replica came. raft-rs's own mark is reset every election time-out.
     heard: BTreeMap<ReplicaId, u64>,
     config: GroupConfig,
 }
 
 impl Group {
-    /// A member `me` of the group, with what its log holds.
+    /// Makes the group's replica `me` from what its log holds; [`start`](Self::start) is to be called next.
     pub(crate) fn new<'a>(
         partition: TopicPartition,
         me: ReplicaId,
@@ -173,12 +178,12 @@ impl Group {
         let raft_config = raft::Config {
             id: me.0,
             applied: end.index.0,
-            // One draw for all: raft-rs would otherwise ask a random source of its own (it is the only one it has).
+            // One value for all replicas: from a range raft-rs would draw with a random source of its own.
             election_tick: ELECTION_TICKS,
             min_election_tick: ELECTION_TICKS,
             max_election_tick: ELECTION_TICKS + 1,
-            // Three within the shortest election time-out: with 1,000 idle groups these messages are what a broker
-            // does.
+            // Three heartbeats within the shortest election time-out. With 1,000 idle groups heartbeats are most of a
+            // broker's work.
             heartbeat_tick: 3,
             pre_vote: true,
             check_quorum: true,
@@ -223,7 +228,7 @@ impl Group {
         }
     }
 
-    /// Begins: the only voter of a group stands for election at once; so does the preferred leader of a new group.
+    /// Starts the group: its only voter stands for election at once, and so does the preferred leader of a new group.
     pub(crate) fn start(&mut self, preferred: bool, effects: &mut Vec<Effect>) {
         let voters = &self.node.raft.prs().conf().voters();
         let alone = voters.contains(self.me.0) && voters.ids().iter().count() == 1;
@@ -234,14 +239,14 @@ impl Group {
         self.drive(effects);
     }
 
-    /// Raft's clock. `chance` jitters elections.
+    /// One tick of Raft's clock. `chance` is a random number, from which elections get their jitter.
     pub(crate) fn tick(&mut self, chance: u64, effects: &mut Vec<Effect>) {
         self.ticks += 1;
         let raft = &self.node.raft;
         if raft.state == StateRole::Leader {
             self.led_ticks += 1;
             self.eager_ticks = 0;
-            // A round may have been lost with a connection.
+            // The messages of a round may have been lost with a connection.
             if let Some((_, waiting)) = self.confirming.take() {
                 self.to_confirm.extend(waiting);
                 self.confirm_round();
@@ -270,14 +275,15 @@ impl Group {
         self.drive(effects);
     }
 
-    /// Everything up to `Persist(number)` is synced.
+    /// Takes note that everything before the effect `Persist(number)` is synced.
     pub(crate) fn persisted(&mut self, number: u64, effects: &mut Vec<Effect>) {
         self.unpersisted.take_if(|last| *last == number);
         self.node.on_persist_ready(number);
         self.drive(effects);
     }
 
-    /// Messages to this broker may have been lost: raft-rs sends again from what is known to have arrived.
+    /// Takes note that messages to this broker may have been lost: a leader sends again from the last entry that is
+    /// known to have arrived there.
     pub(crate) fn unreachable(&mut self, broker: BrokerId, effects: &mut Vec<Effect>) {
         if self.node.raft.state != StateRole::Leader {
             return;
@@ -288,8 +294,8 @@ impl Group {
         self.drive(effects);
     }
 
-    /// Another copy holds as decided what this leader has without knowing so: it would not have been elected without it
-    /// (Raft §5.4).
+    /// Takes note that another copy holds all up to `index` as decided. This leader holds it too, or it would not have
+    /// been elected (Raft §5.4).
     pub(crate) fn learn_decided(&mut self, index: RaftIndex, effects: &mut Vec<Effect>) {
         let raft = &mut self.node.raft;
         if raft.state == StateRole::Leader
@@ -300,7 +306,7 @@ impl Group {
         }
     }
 
-    /// Tells the leader where this replica's log ends, after it was brought near from outside.
+    /// The message that tells the leader where this replica's log ends, after a catch-up has put entries in place.
     pub(crate) fn announce(&self, leader: ReplicaId) -> PeerMessage {
         let raft = &self.node.raft;
         let (kind, term, commit) = (RaftKind::Appended, raft.term, raft.raft_log.committed);
@@ -329,7 +335,8 @@ impl Group {
         }
     }
 
-    /// Whether the entry at `index` is of this epoch here; `None` where that is not in memory any more.
+    /// Whether the entry at `index` is here, and of this epoch; `None` where its term is not in memory any more, which
+    /// only decided entries can be.
     pub(crate) fn holds(&self, index: RaftIndex, epoch: LeaderEpoch) -> Option<bool> {
         let log = &self.node.raft.raft_log;
         match log.term(index.0) {
@@ -361,13 +368,13 @@ impl Group {
     }
 }
 
-/// Ticks of silence after which a follower stands for election; all have the same, and jitter comes from withheld
-/// ticks.
+/// Ticks without a message of the leader after which a follower stands for election. All replicas have the same number;
+/// jitter comes from ticks that are withheld.
 pub(crate) const ELECTION_TICKS: usize = 10;
 
-/// Most ticks withheld from a follower whose leader is silent.
+/// Most ticks that are withheld from a follower whose leader is silent.
 const JITTER_TICKS: u64 = 8;
 
-/// Ticks for which the preferred leader of a new group keeps standing for election: the others may start a little
-/// later.
+/// Ticks for which the preferred leader of a new group keeps standing for election, because the other replicas may
+/// start a little later.
 const EAGER_TICKS: u32 = 20;

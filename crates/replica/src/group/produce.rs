@@ -1,5 +1,5 @@
-//! A leader's clients: their batches are checked, proposed and answered, and what only the quorum can confirm waits
-//! for it. Turning proposals into entries is left to `ready.rs`.
+//! Produce requests at a leader: batches are checked, proposed and answered, and answers that need the quorum's word
+//! wait for it. Turning proposals into entries is left to `ready.rs`.
 
 use raft::eraftpb::{Entry, Message, MessageType};
 use thalweg_commit_log::SequenceCheck;
@@ -13,7 +13,8 @@ use crate::faults;
 use crate::produce_error::ProduceError;
 
 impl Group {
-    /// Checks and proposes a client's batch; the answer comes as an effect, now or when the quorum has it.
+    /// Checks a client's batch and proposes it; the answer comes as an effect, of this call or, for [`Acks::Quorum`],
+    /// once the batch is on a quorum.
     pub(crate) fn produce(
         &mut self,
         ticket: Ticket,
@@ -66,7 +67,8 @@ impl Group {
         self.node.read_index(round.to_le_bytes().to_vec());
     }
 
-    /// Sequence before pin: a duplicate of a batch placed with an older pin is a duplicate still.
+    /// Checks a batch; `Some` is the place of the original where the batch is a duplicate. The sequence is checked
+    /// before the pin, because a duplicate that was placed by an older pin is a duplicate all the same.
     fn check(&self, batch: &RecordBatch, terms: &Terms) -> Result<Option<(RaftIndex, Offset)>, ProduceError> {
         if !self.is_serving() {
             return Err(self.not_leader());

@@ -1,5 +1,5 @@
-//! What raft-rs has ready becomes effects: entries to store, messages, what is on a quorum. When each effect is carried
-//! out is left to `replicas`.
+//! Effects from what raft-rs has ready: entries to store, messages to send, and entries that are on a quorum. Carrying
+//! the effects out is left to `replicas`.
 
 use raft::StateRole;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
@@ -14,8 +14,8 @@ use crate::faults;
 use crate::message::{EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody, RaftKind};
 use crate::raft_log::configuration;
 
-/// A leader keeps so many times more entries for a follower that is behind; one that is further behind is sent
-/// segments.
+/// A leader keeps so many times `kept_bytes` in memory while a follower is behind; a follower that is further behind
+/// gets the entries from segments.
 const KEPT_FOR_LAGGARDS: usize = 8;
 
 impl Group {
@@ -27,7 +27,8 @@ impl Group {
             if let Some(state) = ready.hs() {
                 let term = LeaderEpoch(u32::try_from(state.term).expect("a term stays below 2^32"));
                 let state = HardState { term, vote: state.vote, replica: self.me };
-                // The commit index in it is not worth a frame: it follows from the entries of the next term.
+                // A change of the commit index alone writes no frame: the index follows from the entries of the next
+                // term.
                 if state != self.stored {
                     self.stored = state;
                     writes |= !faults::awaits_no_vote();
@@ -57,7 +58,7 @@ impl Group {
                     self.unpersisted = Some(number);
                     effects.push(Effect::Persist(number, after));
                 }
-                // Most turns of most groups: nothing is written, and nothing waits for the disk.
+                // The usual case: nothing is written, and nothing waits for the disk.
                 false => {
                     effects.extend(after.into_iter().map(Effect::Send));
                     self.node.on_persist_ready(number);
@@ -82,7 +83,8 @@ impl Group {
         self.known.clear();
         let is_leader = self.node.raft.state == StateRole::Leader;
         if self.was_leader && !is_leader {
-            // Their entries may be on the quorum all the same: the client asks the next leader under the same number.
+            // The entries may be on a quorum all the same: the client sends the batch to the next leader under the same
+            // sequence number.
             let error = self.not_leader();
             effects.extend(self.refuse_all(&error).into_iter().map(Effect::Answer));
         }
@@ -122,7 +124,7 @@ impl Group {
         effects.push(Effect::Append(index, batch));
     }
 
-    /// Forgets the entries at and above `index`: another leader replaces them.
+    /// Drops the entries at and above `index`, because a later leader replaces them.
     fn rewind(&mut self, index: RaftIndex) {
         assert!(index > self.applied, "{}: an entry on a quorum is never replaced", self.partition);
         while self.pending.pop_back_if(|(i, _)| *i >= index).is_some() {}
@@ -152,7 +154,7 @@ impl Group {
             log_start = log_start.max(log_start_of(&batch));
             if let Some(changes) = batch.as_configuration() {
                 let changes = MemberChange::decode_all(&changes).expect("proposed, and received, as changes");
-                // A change that makes no sense changes nothing, on every replica alike.
+                // A change that raft-rs refuses changes nothing, on every replica alike.
                 if let Ok(state) = self.node.apply_conf_change(&conf_change(&changes)) {
                     effects.push(Effect::Configured(index, configuration(&state)));
                     self.node.mut_store().set_configuration(state);
@@ -190,7 +192,7 @@ impl Group {
         self.node.mut_store().compact(self.applied.0, keep);
     }
 
-    /// As it leaves for a peer; `None` for what raft-rs says to itself.
+    /// The message as it is sent to a peer; `None` for one that raft-rs addresses to this replica itself.
     fn outgoing(&self, message: Message) -> Option<PeerMessage> {
         let store = self.node.store();
         let content = |e: &Entry| {
@@ -219,8 +221,8 @@ impl Group {
         if message.get_msg_type() == MessageType::MsgHeartbeat {
             match store.term_of(body.commit) {
                 Some(term) => body.commit_term = term,
-                // That a follower so far behind acknowledged an entry there is known, and no more which one: that
-                // decides nothing.
+                // The follower has acknowledged an entry there, and its term is not known here any more: the heartbeat
+                // must not decide anything.
                 None => body.index = std::mem::take(&mut body.commit),
             }
         }

@@ -5,7 +5,7 @@ use thalweg_model::{Offset, PinEpoch, TopicPartition};
 
 use crate::produce_error::ProduceError;
 
-/// Names a request to a partition, and who made it; the answer carries it back. Here nothing depends on it.
+/// Names a request to a partition and who made it. The answer carries it back; this crate does not look into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ticket {
     /// A client's request, under a number that its broker's shell has given it.
@@ -14,25 +14,27 @@ pub enum Ticket {
     Machine(TopicPartition, u64),
 }
 
-/// What a batch is checked against.
+/// What a client's batch is checked against, beside the partition's log.
 pub(crate) struct Terms {
-    /// Pin epoch by which it was placed, and the topic's.
+    /// The pin epoch that came with the batch, and the topic's.
     pub(crate) pin: (PinEpoch, PinEpoch),
-    /// What time it is, ms since the Unix epoch.
+    /// The latest that the time can be, in ms since the Unix epoch.
     pub(crate) clock_ms: i64,
-    /// Records may be stamped so far ahead of that; `None`: any time.
+    /// How far ahead of `clock_ms` timestamps may lie, in ms; `None` for any distance.
     pub(crate) ahead_max_ms: Option<u64>,
-    /// False where that may be wrong for want of other clocks: what is stamped further ahead is asked for again then.
+    /// False while `clock_ms` may be wrong because no other broker's clock is known: a batch with a later timestamp is
+    /// then refused with an error that the client retries.
     pub(crate) may_refuse: bool,
 }
 
-/// What is told only once the quorum has confirmed that this replica still leads.
+/// An answer that is sent only once the quorum has confirmed that this replica still leads.
 #[derive(Debug)]
 pub(super) enum Waiting {
-    /// The end of what is on a quorum.
+    /// The high watermark, to a request to confirm it.
     Latest(Ticket),
-    /// A refusal that says something of the producer's earlier batches: a leader that has been replaced unawares may
-    /// not know of them, and the producer would number them anew, although they stand in the next leader's log.
+    /// A refusal from which the producer concludes something about its earlier batches. A leader that does not know yet
+    /// that it was replaced may not know of them, and the producer would number them anew, although they stand in the
+    /// next leader's log.
     Refusal(Ticket, ProduceError),
 }
 

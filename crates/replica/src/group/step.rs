@@ -1,5 +1,5 @@
-//! A peer's Raft message: what would make raft-rs panic, or decide what it must not, is noticed before raft-rs gets
-//! it. What raft-rs then has ready is left to `ready.rs`.
+//! Raft messages of peers: a message that would make raft-rs panic, or decide what it must not, is found before raft-rs
+//! gets it. What raft-rs then has ready is left to `ready.rs`.
 
 use bytes::Bytes;
 use raft::StateRole;
@@ -13,12 +13,12 @@ use crate::faults;
 use crate::message::{EntryBody, EntryContent, RaftBody, RaftKind};
 
 impl Group {
-    /// Takes a peer's message. What would make raft-rs panic is noticed first.
+    /// Takes a peer's message, and gives it to raft-rs unless it shows another history than the one here.
     pub(crate) fn step(&mut self, from: ReplicaId, mut body: RaftBody, effects: &mut Vec<Effect>) {
         let Some(message_type) = message_type(body.kind) else { return };
         self.heard.insert(from, self.ticks);
         let is_vote = matches!(body.kind, RaftKind::Voted | RaftKind::PreVoted | RaftKind::TimeoutNow);
-        // Removed while it stood for election, it must not win any more.
+        // A replica that was removed while it stood for election must not win it any more.
         if is_vote && self.node.raft.prs().get(self.me.0).is_none() {
             return;
         }
@@ -27,8 +27,8 @@ impl Group {
         {
             return effects.push(effect);
         }
-        // Decided elsewhere, and unknown to this leader: it must not count as the acknowledgement of what this one
-        // appends there.
+        // The sender holds an entry at an index that this leader has not reached: it must not count later as the
+        // acknowledgement of what this leader appends there.
         let (is_ack, raft) = (body.acknowledged().is_some(), &self.node.raft);
         if is_ack && raft.state == StateRole::Leader && body.index > raft.raft_log.last_index() {
             return;
@@ -44,7 +44,8 @@ impl Group {
     /// Gives raft-rs a message.
     fn give(&mut self, from: ReplicaId, message_type: MessageType, body: RaftBody, effects: &mut Vec<Effect>) {
         let Some(message) = self.incoming(from, message_type, body) else { return };
-        // Refusals are Raft's own affair: a stale message, a response from nobody.
+        // An error means that raft-rs ignores the message: it is of an old term, or the answer of a replica that is no
+        // member.
         let _ = self.node.step(message);
         self.drive(effects);
     }
@@ -88,8 +89,8 @@ impl Group {
         Some(message)
     }
 
-    /// What a message of the present term, or of a later one, shows of a history that is not the one here; `None`:
-    /// nothing.
+    /// The effect of a message, of the present term or a later one, that shows another history than the one here;
+    /// `None` where it shows none.
     fn other_history(&self, from: ReplicaId, body: &RaftBody) -> Option<Effect> {
         if body.kind == RaftKind::Heartbeat
             && let Some(what) = self.forgotten(body)
@@ -125,8 +126,8 @@ impl Group {
         Some(Effect::Diverged(what))
     }
 
-    /// What a leader's heartbeat tells of entries that were acknowledged here and are not here any more; `None`:
-    /// nothing.
+    /// A text about entries that were acknowledged here, by the leader's heartbeat, and are not here any more; `None`
+    /// where all are here.
     ///
     /// To Raft a heartbeat is an append without entries, compared like any other (figure 2). raft-rs compares nothing,
     /// and takes whatever stands under the index for decided, since the follower has acknowledged it. A disk that comes
@@ -140,8 +141,8 @@ impl Group {
                 "the leader knows that entry {acknowledged} was acknowledged here, the log ends at {last}"
             ));
         }
-        // A leader of an older version does not name the term. What is decided here already may be another history: an
-        // append will show it.
+        // A leader of an older version does not name the term. For entries that are decided here already, another
+        // history shows with the next append.
         let is_unnamed = body.commit_term == 0 || faults::compares_no_heartbeat();
         let here = log.term(body.commit).ok().filter(|_| body.commit > log.committed && !is_unnamed)?;
         (here != body.commit_term).then(|| {
@@ -152,9 +153,9 @@ impl Group {
         })
     }
 
-    /// The first entry of an append that cannot stand here, although raft-rs would take it. A disk that has forgotten
-    /// its vote may have given it twice in one term: then two leaders of that term have each written an entry under the
-    /// same index, and what follows on the one does not follow on the other, which terms do not tell. (Found by the
+    /// Index of the first entry of an append that contradicts the log here, although raft-rs would take it. A disk that
+    /// has forgotten its vote may have given it twice in one term. Then two leaders of that term have written different
+    /// entries under the same index, and the terms, which are all that raft-rs compares, do not show it. (Found by the
     /// simulator.)
     fn contradicted_by(&self, body: &RaftBody) -> Option<u64> {
         let store = self.node.store();
@@ -180,7 +181,7 @@ impl Group {
     }
 }
 
-/// What raft-rs calls it; `None` for what means nothing from a peer.
+/// raft-rs's name for a kind of message; `None` for kinds that no peer sends.
 fn message_type(kind: RaftKind) -> Option<MessageType> {
     Some(match kind {
         RaftKind::Append => MessageType::MsgAppend,

@@ -1,4 +1,4 @@
-//! One group, driven by hand: effects in, messages and syncs out. Several copies are left to `by_hand.rs`.
+//! Rules of one Raft group: its calls, and the effects that they give. Several copies are left to `by_hand.rs`.
 
 use thalweg_commit_log::PRODUCERS_MAX;
 use thalweg_model::{Acks, BatchBuilder, Bug, Codec, PinEpoch, Record, TopicId, assert_finds};
@@ -13,7 +13,7 @@ fn config() -> GroupConfig {
     GroupConfig { kept_bytes: 1 << 20, producers_max: PRODUCERS_MAX }
 }
 
-/// A group of one that leads and has everything synced.
+/// The group of a partition with a single replica, which leads and has synced all entries.
 fn leader() -> Group {
     let me = ReplicaId::new(BrokerId(1), 0);
     let recovered = Recovered {
@@ -32,7 +32,7 @@ fn leader() -> Group {
     group
 }
 
-/// Everything that waits for the disk is synced; the rest of the effects.
+/// Carries out the effects that wait for the disk; answers with the others.
 fn sync(group: &mut Group, mut effects: Vec<Effect>) -> Vec<Effect> {
     let mut said = Vec::new();
     while !effects.is_empty() {
@@ -87,8 +87,8 @@ fn planted_bugs_show() {
     assert_finds(Bug::TimestampAheadTaken, a_record_far_ahead_of_the_clock_is_refused_with_its_batch);
 }
 
-/// Just after a start the own clock may be the wrong one: the client asks again, and nothing is taken meanwhile
-/// that could not be removed for years.
+/// Just after a start it is not known whether the broker's clock is right: the client is to send the batch again, so
+/// that no record is taken that could not be removed for years.
 #[test]
 fn a_record_far_ahead_waits_until_it_is_known_whether_the_clock_is_right() {
     let mut group = leader();
@@ -144,7 +144,7 @@ fn a_log_start_counts_when_it_is_on_a_quorum_and_is_forgotten_with_its_entry() {
     };
     let first = vec![entry(1, EntryContent::LeaderChange), entry(1, log_start(1, 1, 1))];
     assert_eq!(heard(&mut group, append(1, (0, 0), 1, first)), [], "it is not on a quorum");
-    // Another leader puts something else in its place.
+    // Another leader replaces the entry.
     let second = vec![entry(2, EntryContent::LeaderChange), entry(2, log_start(2, 9, 2))];
     assert_eq!(heard(&mut group, append(2, (1, 1), 3, second)), [], "what comes after the record cannot be meant");
     assert_eq!(group.log_start, Offset(0));

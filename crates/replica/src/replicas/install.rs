@@ -1,5 +1,5 @@
-//! Decided batches are put in place without Raft, beneath a partition whose raft-rs does not run. Which batches is left
-//! to `catch_up` and `take_over.rs`.
+//! Decided batches that go to a partition's log without Raft, while its raft-rs does not run. Which batches these are
+//! is left to `catch_up` and `take_over.rs`.
 
 use thalweg_commit_log::{Configuration, Disk, HardState, Install, MemberChange};
 use thalweg_model::{LeaderEpoch, RaftIndex, RecordBatch, TopicPartition};
@@ -10,13 +10,15 @@ use crate::clock::Now;
 use crate::group::control::{configuration_after, log_start_of};
 
 impl<D: Disk> Replicas<D> {
-    /// Puts decided batches in place, after ending raft-rs; a later term may begin with them.
+    /// Ends the partition's raft-rs and puts decided batches into its log; `term` is a later term that begins with
+    /// them.
     pub(super) fn put(&mut self, now: Now, partition: TopicPartition, install: Install, term: Option<LeaderEpoch>) {
         self.stop_group(partition);
         let Some(Started { replica, mut log }) = self.started(&partition) else { return };
         let PartitionSettings { replica, first_voters, .. } = &replica.settings;
         let restarts = install.restarts_at.is_some();
-        // Nobody but this follows the control entries among them. (Found by the simulator.)
+        // raft-rs, which else follows the control entries among the batches, does not see them. (Found by the
+        // simulator.)
         let log_start = install.batches.iter().filter_map(log_start_of).max();
         let mut members = log.view().last_configuration().cloned().unwrap_or_default();
         let mut configurations = Vec::new();

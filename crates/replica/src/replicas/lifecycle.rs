@@ -1,4 +1,5 @@
-//! How partitions come and go, and what takes one out of service. Entries and messages are left to the other files.
+//! How replicas are started, configured and removed, and what takes one out of service. Entries and messages are left
+//! to the other files.
 
 use std::collections::BTreeMap;
 
@@ -39,8 +40,8 @@ impl<D: Disk> Replicas<D> {
         self.last_lsn
     }
 
-    /// Brings a partition to life, new or as recovery found it. A damaged one stays offline; data of another copy than
-    /// `settings.replica` is removed first.
+    /// Starts the replica of a partition, new or as recovery has found it. A damaged one stays out of service. If the
+    /// disk holds data of another replica than `settings.replica`, that is removed first.
     pub fn start(&mut self, now: Now, partition: TopicPartition, settings: PartitionSettings) {
         if self.replicas.contains_key(&partition) {
             return;
@@ -66,9 +67,9 @@ impl<D: Disk> Replicas<D> {
         self.log.pump(now.mono_ms);
     }
 
-    /// Gives a copy that is out of service the name that its owner knows it by, if it has none yet: a copy gets one
-    /// with its first term. Without a name it could not be told from its successor, and would stand in that one's place
-    /// for ever. (Found by the simulator.)
+    /// Writes the replica id of its settings to a copy that is out of service and has none yet: usually a copy gets it
+    /// with its first term. Without one the copy could not be told from its successor, which would never be made.
+    /// (Found by the simulator.)
     fn name_lost(&mut self, partition: TopicPartition) {
         let Some(Started { replica, mut log }) = self.started(&partition) else { return };
         let state = log.view().hard_state();
@@ -77,7 +78,8 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// The same for a partition whose log cannot be trusted: it stays out of service, and vouches for nothing.
+    /// Starts the replica of a partition whose log cannot be trusted: it stays out of service, and neither votes nor
+    /// acknowledges.
     pub fn start_offline(&mut self, now: Now, partition: TopicPartition, settings: PartitionSettings, what: String) {
         self.log.create(partition).set_offline(what.clone());
         self.start(now, partition, settings);
@@ -86,8 +88,8 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// The same for a copy of which this disk holds nothing, because it is older than it was: that stands on it from
-    /// now on.
+    /// Starts a replica of which this disk holds nothing, because the disk is in an older state than it was: it is
+    /// written down as lost, and stays out of service.
     pub fn start_lost(&mut self, now: Now, partition: TopicPartition, settings: PartitionSettings, what: String) {
         let mut log = self.log.create(partition);
         log.set_hard_state(HardState { replica: settings.replica, ..Default::default() });
@@ -95,7 +97,7 @@ impl<D: Disk> Replicas<D> {
         self.start_offline(now, partition, settings, what);
     }
 
-    /// Ends catching up, and lets a copy whose raft-rs does not run do what its log is ready for.
+    /// Ends a catch-up, and moves a copy whose raft-rs does not run to the phase that its log is ready for.
     pub(super) fn settle(&mut self, now: Now, partition: TopicPartition) {
         let Some(Started { replica, log }) = self.started(&partition) else { return };
         match replica.phase.stage() {
@@ -139,12 +141,13 @@ impl<D: Disk> Replicas<D> {
         let preferred = replica.settings.target.first() == Some(&replica.settings.replica);
         let group = Group::new(partition, replica.settings.replica, config, recovered);
         replica.phase.enter(Phase::Running(group));
-        // What stands in segments is on a quorum, whether or not anything follows soon.
+        // All in segments is decided, so readers may have it, whether or not a new entry comes soon.
         self.outputs.push(Output::Advanced(partition));
         self.with_group(now, partition, |group, effects| group.start(preferred, effects));
     }
 
-    /// Changes what its owner decides about a partition.
+    /// Changes the settings of a partition. Another replica id in them means another copy: the present one is removed,
+    /// or taken over if the settings say so.
     pub fn configure(&mut self, now: Now, partition: TopicPartition, settings: PartitionSettings) {
         let Some(Started { replica, mut log }) = self.started(&partition) else { return };
         if replica.settings.replica == settings.replica {
@@ -157,7 +160,7 @@ impl<D: Disk> Replicas<D> {
             self.stop_group(partition);
             return self.settle(now, partition);
         }
-        // Another copy of the same partition: nothing of the old one may be taken for its own.
+        // Another copy of the same partition: it must not take anything of the old one for its own.
         self.stop_group(partition);
         self.replicas.remove(&partition);
         self.start(now, partition, settings);
@@ -182,7 +185,7 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// Takes the partition out of service for good: its log lacks what it has acknowledged.
+    /// Takes a copy out of service for good, because its log lacks entries that it has acknowledged.
     pub(super) fn retire(&mut self, partition: TopicPartition, what: String) {
         self.stop_group(partition);
         self.name_lost(partition);
@@ -192,7 +195,7 @@ impl<D: Disk> Replicas<D> {
         self.go_offline(partition, what);
     }
 
-    /// Ends what a copy does whose log cannot be trusted.
+    /// Ends the work of a copy whose log cannot be trusted, and reports it as offline.
     pub(super) fn go_offline(&mut self, partition: TopicPartition, what: String) {
         self.stop_group(partition);
         if let Some(replica) = self.replicas.get_mut(&partition) {
@@ -201,8 +204,8 @@ impl<D: Disk> Replicas<D> {
         self.outputs.push(Output::Offline(partition, what));
     }
 
-    /// Two histories were decided for one partition, and the leader has the other one. Which of them is to stay is for
-    /// people to say: this one is kept aside before it is rebuilt.
+    /// Takes a copy out of service that holds another decided history than its leader. Which of the two is right is for
+    /// people to judge, so its files are kept aside before it is rebuilt.
     pub(super) fn diverge(&mut self, partition: TopicPartition, what: String) {
         self.stop_group(partition);
         if let Some(Started { replica, mut log }) = self.started(&partition) {
@@ -212,7 +215,7 @@ impl<D: Disk> Replicas<D> {
         self.outputs.push(Output::Diverged(partition, what));
     }
 
-    /// The copy here is kept aside: from now on it is one that is being rebuilt from its leader.
+    /// Begins to rebuild a copy whose files have been kept aside from its leader.
     pub(super) fn begin_anew(&mut self, partition: TopicPartition) {
         let Some(mut log) = self.log.partition_mut(&partition) else { return };
         log.start_over();

@@ -1,5 +1,5 @@
-//! All partitions of one data directory: effects of the groups become appends and messages, finished fsyncs and peers'
-//! messages their progress. What a Raft group decides is left to `group`.
+//! The replicas of one data directory: the effects of their Raft groups become appends to the log and messages, and
+//! finished fsyncs and peers' messages go to the groups. What a Raft group decides is left to `group`.
 
 pub(crate) mod catch_up;
 mod install;
@@ -39,15 +39,15 @@ use crate::produce_error::ProduceError;
 /// It does nothing by itself: the caller owns clock, peers and the threads of the disk, and calls methods of five
 /// kinds.
 ///
-/// - What should be here: [`start`](Self::start), [`configure`](Self::configure) and [`remove`](Self::remove), for each
-///   partition; [`start_offline`](Self::start_offline), [`start_lost`](Self::start_lost),
-///   [`lose_everything`](Self::lose_everything) and [`take_over`](Self::take_over) where a disk has lost something.
-///   Nothing else has an effect on a partition before its start.
+/// - Which partitions should be here: [`start`](Self::start), [`configure`](Self::configure) and
+///   [`remove`](Self::remove), for each partition; [`start_offline`](Self::start_offline),
+///   [`start_lost`](Self::start_lost), [`lose_everything`](Self::lose_everything) and [`take_over`](Self::take_over)
+///   where a disk has lost something. Nothing else has an effect on a partition before its start.
 /// - What came in: [`step`](Self::step) for a peer's message, [`produce`](Self::produce) and [`confirm`](Self::confirm)
 ///   for a client's request, [`complete`](Self::complete) for a finished disk operation, [`tick`](Self::tick) for time
 ///   that has passed; [`unreachable`](Self::unreachable), [`set_room`](Self::set_room) and the like for what the caller
 ///   has noticed. Each request is answered by one [`Output`] that carries its [`Ticket`], in this call or a later one.
-/// - What goes out: [`take_outputs`](Self::take_outputs). Any call above may leave outputs; they are to be carried out
+/// - What follows: [`take_outputs`](Self::take_outputs). Any call above may leave outputs; they are to be carried out
 ///   in their order, before the caller waits for anything. [`deadline_ms`](Self::deadline_ms) says when `tick` is due.
 /// - [`pump`](Self::pump), once a turn, after the turn's calls: `produce`, `step`, `confirm`, `configure` and those
 ///   that hand leadership over only queue what they write, so that the calls of one turn share one sync of the disk.
@@ -97,30 +97,36 @@ use crate::produce_error::ProduceError;
 pub struct Replicas<D> {
     log: CommitLog<D>,
     replicas: BTreeMap<TopicPartition, Replica>,
-    /// Turns of groups that wait for a frame to be durable: the frame, whose turn, its number, and the messages that
-    /// leave then. In the order of the frames.
+    /// For each effect `Persist` that waits for its fsync: the last frame that it waits for, its partition, its number,
+    /// and the messages that are sent then; in the order of the frames.
     persists: VecDeque<(Lsn, TopicPartition, u64, Vec<PeerMessage>)>,
-    /// Cold reads under way for replicas that catch up.
+    /// Cold reads under way for replicas of other brokers that catch up, by operation of the disk.
     peer_reads: BTreeMap<OpId, PeerRead>,
-    /// The last frame that any group has written.
+    /// The last frame that was queued for any group.
     last_lsn: Lsn,
     outputs: Vec<Output>,
-    /// Brokers that should not lead because their disks are full; this one may be among them.
+    /// Brokers whose disks are full, as the caller has heard; this broker may be among them. They should not lead.
     full: BTreeSet<BrokerId>,
-    /// This broker should not lead, whatever its disk: clients cannot reach it.
+    /// True while this broker should not lead, because clients cannot reach it.
     is_unfit: bool,
+    /// When Raft's clock ticks next, on the monotonic clock, in ms.
     next_tick_ms: u64,
+    /// When leaders compare the members with the wanted ones next, on the monotonic clock, in ms.
     next_reconcile_ms: u64,
     clock: Clock,
-    /// State of the generator that jitters elections.
+    /// State of the generator of the random numbers from which elections get their jitter.
     chance: u64,
-    /// Bytes of one part for a replica that catches up.
+    /// Most bytes of one part of a catch-up.
     part_bytes: usize,
     group_config: GroupConfig,
 }
 
 impl<D: Disk> Replicas<D> {
-    /// Opens the directory. Partitions come to life with [`start`](Self::start). Elections are jittered from `seed`.
+    /// Opens the data directory. Each partition is then to be [started](Self::start). `seed` is a random number, from
+    /// which elections get their jitter.
+    ///
+    /// # Errors
+    /// Those of [`CommitLog::open`].
     pub fn open(disk: D, directory: DirectoryId, config: Config, seed: u64) -> Result<(Self, Recovery), OpenError> {
         let (log, recovery) = CommitLog::open(disk, directory, config)?;
         let replicas = Replicas {
@@ -154,7 +160,7 @@ impl<D: Disk> Replicas<D> {
     ) {
         let refusal = match self.replicas.get(&partition).map(|r| (&r.phase, &r.settings)) {
             _ if self.has_no_room(&partition) => Some(ProduceError::StorageFull),
-            // With other replicas somebody else leads, or will soon.
+            // If there are other replicas, one of them leads, or will soon.
             Some((Phase::Offline, settings)) if settings.target.len() < 2 => {
                 let what = self.log.partition(&partition).and_then(|log| log.offline());
                 Some(ProduceError::Offline(what.unwrap_or_default().to_owned()))
@@ -176,7 +182,8 @@ impl<D: Disk> Replicas<D> {
         self.with_group(now, partition, |group, effects| group.produce(ticket, batch, terms, acks, effects));
     }
 
-    /// Asks the quorum whether this replica still leads; [`Output::Confirmed`] answers with the high watermark then.
+    /// Asks the quorum whether this replica still leads. [`Output::Confirmed`] is the answer, with the high watermark
+    /// at that time.
     pub fn confirm(&mut self, now: Now, partition: TopicPartition, ticket: Ticket) {
         let state = || Some((self.state(&partition)?, self.settings(&partition)?.replica));
         if let Some(end) = faults::unconfirmed_end(state) {
@@ -190,13 +197,13 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// Takes a peer's message. The shell has made sure that it comes from the broker of `message.from`.
+    /// Takes a message of another replica. The caller has made sure that it comes from the broker of `message.from`.
     pub fn step(&mut self, now: Now, message: PeerMessage) {
         let PeerMessage { partition, from, to, body } = message;
         let Some(replica) = self.replicas.get(&partition) else {
             return;
         };
-        // For a copy that this broker had before, or does not have yet.
+        // The message is for a copy that this broker had before, or does not have yet.
         if replica.settings.replica != to && !faults::takes_messages_for_other_copies() {
             return;
         }
@@ -219,7 +226,7 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// A finished disk operation.
+    /// Takes a finished disk operation.
     pub fn complete(&mut self, now: Now, completion: Completion) {
         self.log.complete(now.mono_ms, completion);
         for event in self.log.take_events() {
@@ -252,10 +259,10 @@ impl<D: Disk> Replicas<D> {
         self.log.pump(now.mono_ms);
     }
 
-    /// Time passes: Raft's ticks, members, retention, the log's own deadlines.
+    /// Does what is due: ticks of Raft's clock, changes of members, and the deadlines of the log.
     pub fn tick(&mut self, now: Now) {
         if now.mono_ms >= self.next_tick_ms {
-            // A late loop gives one tick, not many, or a stall would look like a silent leader.
+            // A call that comes late gives one tick, not many, or a stalled process would take its leader for silent.
             self.next_tick_ms = now.mono_ms + TICK_MS;
             let reconciles = now.mono_ms >= self.next_reconcile_ms;
             if reconciles {
@@ -266,7 +273,7 @@ impl<D: Disk> Replicas<D> {
         self.log.pump(now.mono_ms);
     }
 
-    /// Most groups have nothing to say at most ticks: only those that have are looked up again.
+    /// Ticks all groups. Most of them have no effects at most ticks; only the others are looked up again.
     fn tick_groups(&mut self, now: Now, reconciles: bool) {
         let mut said = Vec::new();
         let mut others = Vec::new();
@@ -304,33 +311,33 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// Submits what the calls before have queued; call it once per turn of the loop, so that a turn shares a sync
-    /// batch.
+    /// Submits what the calls before have queued. To be called once per turn of the caller's loop, so that the calls of
+    /// one turn share a sync batch.
     pub fn pump(&mut self, now: Now) {
         self.log.pump(now.mono_ms);
     }
 
-    /// What happened since the last call.
+    /// The outputs since the last call, in order.
     pub fn take_outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)
     }
 
-    /// When [`tick`](Self::tick) must be called at the latest.
+    /// When [`tick`](Self::tick) must be called at the latest, on the monotonic clock, in ms.
     pub fn deadline_ms(&self) -> u64 {
         self.log.deadline_ms().map_or(self.next_tick_ms, |d| d.min(self.next_tick_ms))
     }
 
-    /// Tells whether this broker should hand over what it leads.
+    /// Sets whether this broker should hand over the partitions that it leads, because clients cannot reach it.
     pub fn set_unfit(&mut self, is_unfit: bool) {
         self.is_unfit = is_unfit;
     }
 
-    /// Sets what new records and those that may have expired are judged by from here on.
+    /// Sets the clock by which timestamps of new records, and the age of old ones, are judged from now on.
     pub fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;
     }
 
-    /// What [`set_clock`](Self::set_clock) has set.
+    /// The clock that [`set_clock`](Self::set_clock) has set last.
     pub fn clock(&self) -> Clock {
         self.clock
     }
@@ -375,26 +382,26 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// Hands every leadership over, for a clean stop.
+    /// Hands over the leadership of every partition, before a clean stop.
     pub fn transfer_all(&mut self, now: Now) {
         for partition in self.replicas.keys().copied().collect::<Vec<_>>() {
             self.with_group(now, partition, |group, effects| group.transfer(None, effects));
         }
     }
 
-    /// Hands one leadership over, to the voter that is nearest if none is named.
+    /// Hands over the leadership of one partition: to `to`, or to the voter that lacks fewest entries.
     pub fn transfer(&mut self, now: Now, partition: TopicPartition, to: Option<ReplicaId>) {
         self.with_group(now, partition, |group, effects| group.transfer(to, effects));
     }
 
-    /// The connection to a broker was lost, with messages that were under way.
+    /// Takes note that the connection to a broker was lost, and with it perhaps messages that were under way.
     pub fn unreachable(&mut self, now: Now, broker: BrokerId) {
         for partition in self.replicas.keys().copied().collect::<Vec<_>>() {
             self.with_group(now, partition, |group, effects| group.unreachable(broker, effects));
         }
     }
 
-    /// Writes everything on a quorum to segments, for a clean stop.
+    /// Writes all decided entries to segments, before a clean stop.
     pub fn flush_all(&mut self, now: Now) {
         self.log.flush_all();
         self.log.pump(now.mono_ms);
@@ -403,15 +410,15 @@ impl<D: Disk> Replicas<D> {
     /// Reads whole batches below the high watermark, from the one that holds `from`.
     pub fn read(&mut self, partition: &TopicPartition, from: Offset, bytes_max: usize) -> ReadOutcome {
         let until = match self.group(partition) {
-            // A leader serves reads only after an entry of its own term is decided; until then positions wait.
+            // A leader serves reads once an entry of its own term is decided. Until then readers get nothing.
             Some(group) if group.is_serving() => faults::readable_end(group.state()),
             _ => Offset(0),
         };
         self.read_until(partition, from, until, bytes_max)
     }
 
-    /// Reads what this replica knows to be on a quorum, whether it leads or not: for state machines that follow the
-    /// log.
+    /// Reads whole batches of decided entries, whether this replica leads or not: for state machines that follow the
+    /// partition's log.
     pub fn read_applied(&mut self, partition: &TopicPartition, from: Offset, bytes_max: usize) -> ReadOutcome {
         let until = self.group(partition).map_or(Offset(0), |g| g.state().high_watermark);
         self.read_until(partition, from, until, bytes_max)
@@ -424,8 +431,8 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// Where what a copy holds ends: term and index of its last entry, and the next offset; `None` for a copy that
-    /// cannot vouch for anything.
+    /// Where the log of the copy here ends: term and Raft index of its last entry, and the next offset. `None` for a
+    /// copy that is out of service or half rebuilt: what it holds proves nothing.
     pub fn end(&self, partition: &TopicPartition) -> Option<(LeaderEpoch, RaftIndex, Offset)> {
         let log = self.log.partition(partition).filter(|log| log.offline().is_none() && !log.is_incomplete())?;
         let end = log.segments_end();
@@ -433,39 +440,40 @@ impl<D: Disk> Replicas<D> {
         Some(last.unwrap_or((end.epoch, end.index, end.offset)))
     }
 
-    /// High watermark, log end and epoch of a partition that is alive.
+    /// High watermark, log end, epoch and leader of a partition; `None` where its Raft group does not run.
     pub fn state(&self, partition: &TopicPartition) -> Option<GroupState> {
         self.group(partition).map(Group::state)
     }
 
-    /// What a leader knows of the other replicas; empty where this one does not lead.
+    /// What this replica, as the leader, knows of the other replicas; empty where it does not lead.
     pub fn followers(&self, partition: &TopicPartition) -> Vec<FollowerState> {
         self.group(partition).map_or_else(Vec::new, Group::followers)
     }
 
-    /// The brokers whose copies a leader cannot count on at the moment: another broker that stops now may leave no
-    /// majority. Empty where this one does not lead.
+    /// The brokers whose copies the leader cannot count on at the moment: if another broker stops now, the partition
+    /// may have no majority. Empty where this replica does not lead.
     pub fn behind(&self, partition: &TopicPartition) -> Vec<BrokerId> {
         let behind = |r: &Replica| Some(r.phase.group()?.behind(&r.settings.target));
         self.replicas.get(partition).and_then(behind).unwrap_or_default()
     }
 
-    /// The members as this replica knows them.
+    /// The members of the Raft group, as this replica knows them.
     pub fn members(&self, partition: &TopicPartition) -> Option<Configuration> {
         self.group(partition).map(Group::members)
     }
 
-    /// What its owner has decided about a partition.
+    /// The settings that a partition was started or configured with last.
     pub fn settings(&self, partition: &TopicPartition) -> Option<&PartitionSettings> {
         self.replicas.get(partition).map(|p| &p.settings)
     }
 
-    /// The log below, for what it alone knows: log starts, sizes, damage, congestion.
+    /// The commit log of the directory, for questions that this type does not answer: log starts, sizes, damage,
+    /// congestion.
     pub fn log(&self) -> &CommitLog<D> {
         &self.log
     }
 
-    /// The same, for tests that look behind the disk.
+    /// The commit log of the directory, for tests that change what its disk does.
     pub fn log_mut(&mut self) -> &mut CommitLog<D> {
         &mut self.log
     }
@@ -481,7 +489,7 @@ impl<D: Disk> Replicas<D> {
         self.with_group(now, partition, |group, effects| group.persisted(number, effects));
     }
 
-    /// What the copy here is doing.
+    /// The phase of the copy here.
     #[cfg(test)]
     pub(crate) fn stage(&self, partition: &TopicPartition) -> Option<Stage> {
         self.replicas.get(partition).map(|r| r.phase.stage())
@@ -550,7 +558,7 @@ impl<D: Disk> Replicas<D> {
     }
 }
 
-/// Where elections get their jitter: SplitMix64 from the seed.
+/// The next random number for the jitter of elections: SplitMix64.
 fn next_chance(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
@@ -559,8 +567,8 @@ fn next_chance(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Raft's tick.
+/// Time between two ticks of Raft's clock, in ms.
 pub(crate) const TICK_MS: u64 = 50;
 
-/// How often a leader compares the members with what is wanted.
+/// How often a leader compares the members of its group with the wanted ones, in ms.
 const RECONCILE_EVERY_MS: u64 = 500;

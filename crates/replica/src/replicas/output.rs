@@ -7,18 +7,18 @@ use crate::group::{Answer, Ticket};
 use crate::message::PeerMessage;
 use crate::produce_error::ProduceError;
 
-/// What happened, for the shell to pass on.
+/// Something that has happened, for the caller to act on.
 #[derive(Debug)]
 pub enum Output {
-    /// A message for the broker of its addressee. Messages to one broker stay in order, but for bulk ones among
-    /// themselves.
+    /// A message to be sent to the broker of the replica that it is for. Messages to one broker are to arrive in order;
+    /// [bulk](PeerMessage::is_bulk) ones are a sequence of their own.
     Send(PeerMessage),
     /// The answer to a produce request: the offset of the batch's first record.
     Produced(Ticket, Result<Offset, ProduceError>),
     /// The answer to [`Replicas::confirm`](crate::Replicas::confirm): the high watermark at some moment after the
     /// request.
     Confirmed(Ticket, Result<Offset, ProduceError>),
-    /// The partition's high watermark moved, or it began or ceased to serve: readers look again.
+    /// The partition's high watermark moved, or this replica began or ceased to serve: readers are to read again.
     Advanced(TopicPartition),
     /// A cold read ended.
     ColdRead {
@@ -29,15 +29,15 @@ pub enum Output {
         /// The batches, or which file is damaged and where.
         result: Result<Vec<RecordBatch>, String>,
     },
-    /// A partition serves nothing any more; with other replicas, this one is to be replaced by a new copy.
+    /// A copy went out of service, and why. If the partition has other replicas, a new copy is to take its place.
     Offline(TopicPartition, String),
-    /// The copy here holds another history of the partition than its leader: it has stopped, and is about to be kept
-    /// aside.
+    /// A copy holds another history of its partition than the leader, and in which entry: it went out of service, and
+    /// its files are being moved aside.
     Diverged(TopicPartition, String),
-    /// It is kept in this folder below the data directory, or cannot be, and why. Once kept, the copy is rebuilt from
-    /// its leader.
+    /// The files of a diverged copy are kept in this folder below the data directory, or why they cannot be. Once they
+    /// are kept, the copy is rebuilt from its leader.
     KeptAside(TopicPartition, Result<String, String>),
-    /// The directory is lost to this process: it must end.
+    /// A write or an fsync of the log has failed: nothing more is written, and the process must end.
     Fatal(DiskError),
 }
 

@@ -1,10 +1,10 @@
-//! What a copy is doing: one value, and the steps from one to the next on one screen. What makes a copy take a step is
-//! left to `lifecycle.rs` and `catch_up`.
+//! The phase of a copy, and the steps from one phase to the next, on one screen. What makes a copy take a step is left
+//! to `lifecycle.rs` and `catch_up`.
 
 use super::catch_up::CatchingUp;
 use crate::group::Group;
 
-/// What a copy of a partition is doing.
+/// The phase that a copy of a partition is in.
 ///
 /// ```text
 ///              ┌──────────────► Running ◄────────► Lagging
@@ -25,17 +25,19 @@ pub(super) enum Phase {
     /// copy neither votes nor acknowledges nor serves, whatever comes: its successor takes its place. Only one that
     /// had another history than its leader's begins anew, once that history is kept aside.
     Offline,
-    /// A part of a rebuilding is here, and nobody is asked for the rest. raft-rs does not run: entries may be missing
-    /// that this copy's term and vote rest on. It gives its vote, and asks the next leader that it hears.
+    /// Half rebuilt, and no leader is being asked for the rest. raft-rs does not run, because entries may be missing
+    /// that this copy has acknowledged. It gives its vote, and asks the next leader of which a message comes.
     Incomplete,
-    /// raft-rs does not run, because the log is not ready for it: what was put in place is on its way to segments, or
-    /// what is in memory must get there before a take-over.
+    /// raft-rs does not run, because the log is not ready for it: entries of a catch-up are being written to segments,
+    /// or those in memory must be before the copy takes over.
     Settling,
-    /// A leader is asked for one part after the other. raft-rs does not run, because they are put in place beneath it.
+    /// A leader is being asked for one part after the other. raft-rs does not run, because the parts are put into the
+    /// log without it.
     CatchingUp(CatchingUp),
     /// raft-rs runs: this copy votes, acknowledges and may lead.
     Running(Group),
-    /// raft-rs runs, and a leader is asked for what it has no more in memory. Nothing has come of it yet.
+    /// raft-rs runs, and a leader is being asked for entries that it does not keep in memory any more. No part has come
+    /// yet.
     Lagging(Group, CatchingUp),
 }
 
@@ -50,17 +52,17 @@ pub(crate) enum Stage {
     Lagging,
 }
 
-/// The steps that there are.
+/// True for the steps that a copy may take.
 fn valid_transition(from: Stage, to: Stage) -> bool {
     use Stage::{CatchingUp, Incomplete, Lagging, Offline, Running, Settling};
     match (from, to) {
-        // Whatever a copy does: its log may turn out to be damaged, or to hold another history than its leader's.
+        // In every phase the log may turn out to be damaged, or to hold another history than the leader's.
         (_, Offline) => true,
-        // Kept aside; what was put in its place is empty.
+        // The files are kept aside, and the copy is empty.
         (Offline, to) => to == Incomplete,
         (Incomplete, to) => to == CatchingUp,
         (Settling, to) => matches!(to, Running | Incomplete),
-        // The leader has no more to give or is silent; an operator lets this copy take over.
+        // The leader has no more parts or is silent; an operator lets this copy take over.
         (CatchingUp, to) => matches!(to, Running | Incomplete | Settling),
         (Running, to) => matches!(to, Lagging | Settling),
         (Lagging, to) => matches!(to, Running | CatchingUp | Settling),
@@ -79,10 +81,10 @@ impl Phase {
         }
     }
 
-    /// Takes a step; `step` makes the next phase of the one before.
+    /// Takes a step: `step` makes the next phase from the present one.
     ///
     /// # Panics
-    /// When there is no such step.
+    /// If there is no such step.
     pub(super) fn change<T>(&mut self, step: impl FnOnce(Phase) -> (Phase, T)) -> T {
         let before = std::mem::replace(self, Phase::Settling);
         let from = before.stage();
@@ -93,12 +95,12 @@ impl Phase {
         result
     }
 
-    /// Goes to a phase that takes nothing over from the one before.
+    /// Goes to a phase that keeps nothing of the present one.
     pub(super) fn enter(&mut self, next: Phase) {
         self.change(|_| (next, ()));
     }
 
-    /// Ends raft-rs; `None` where it does not run.
+    /// Ends raft-rs and gives its group away; `None` where it does not run.
     pub(super) fn stop_group(&mut self) -> Option<Group> {
         self.change(|before| match before {
             Phase::Running(group) => (Phase::Settling, Some(group)),
@@ -107,7 +109,7 @@ impl Phase {
         })
     }
 
-    /// Asks a leader from now on. False where that is not to be: one is asked already, or nobody may be.
+    /// Begins a catch-up. False where that is not possible: one is under way, or the phase does not allow it.
     pub(super) fn start_catching_up(&mut self, catching_up: CatchingUp) -> bool {
         self.change(|before| match before {
             Phase::Running(group) => (Phase::Lagging(group, catching_up), true),

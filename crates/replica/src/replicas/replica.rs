@@ -1,4 +1,5 @@
-//! One partition as its owner wants it, and what runs for it here. What becomes of it is left to `lifecycle.rs`.
+//! One replica: what the cluster has decided about its partition, and the phase that it is in. Its phases change in
+//! `lifecycle.rs` and `catch_up`.
 
 use std::collections::BTreeMap;
 
@@ -7,42 +8,44 @@ use thalweg_model::{Offset, PinEpoch, ReplicaId};
 
 use super::phase::Phase;
 
-/// What the owner of a partition decides about it.
+/// What the cluster has decided about a partition and its replica on this broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartitionSettings {
-    /// Epoch of the topic's partitioner pin; produce with another one is refused.
+    /// Epoch of the topic's pin; a batch that comes with another pin epoch is refused.
     pub pin_epoch: PinEpoch,
-    /// Records older than this may go; `None`: never.
+    /// Records older than this, in ms, may be removed; `None`: no record is removed for its age.
     pub retention_ms: Option<u64>,
-    /// What is oldest may go as long as so many bytes stay; `None`: never.
+    /// The oldest records may be removed as long as so many bytes stay; `None`: none is removed for the log's size.
     pub retention_bytes: Option<u64>,
-    /// A segment is closed at this size, if that is less than the log's own limit.
+    /// Size at which a segment is closed, in bytes; `None`, or a larger one, means the log's own limit.
     pub segment_bytes: Option<u64>,
-    /// A segment is closed when it has been open for so long; `None`: never.
+    /// A segment is closed when it has been open for so long, in ms; `None`: it is closed by its size alone.
     pub segment_ms: Option<u64>,
-    /// Records may be stamped so far ahead of the clock; `None`: any time.
+    /// How far ahead of the clock records may be stamped, in ms; `None`: any distance.
     pub timestamp_ahead_max_ms: Option<u64>,
-    /// The copy that lives here.
+    /// The id of this broker's replica of the partition.
     pub replica: ReplicaId,
-    /// The voters that the group was made with: equal on every replica, for ever.
+    /// The voters that the Raft group was made with: the same on every replica, and never changed.
     pub first_voters: Vec<ReplicaId>,
-    /// The voters that there should be, the preferred leader first.
+    /// The voters that the group should have, the preferred leader first.
     pub target: Vec<ReplicaId>,
-    /// Who should follow without a vote.
+    /// The replicas that should follow without a vote.
     pub learners: Vec<ReplicaId>,
-    /// The cluster's own partition, not a topic of its users: its records go on where clients' are refused for want of
-    /// room.
+    /// True for a partition of the cluster itself, not of a user's topic: its records are still taken when clients'
+    /// records are refused for want of room.
     pub is_own: bool,
-    /// The cluster's own partition without which nothing could be deleted: its records go on to the very last.
+    /// True for the metadata log, without which nothing could be deleted: its records are taken even when only the
+    /// ballast has left room.
     pub is_vital: bool,
-    /// Where the partition begins, if not at 0: equal on every replica, for ever.
+    /// First offset of the partition, usually 0: the same on every replica, and never changed.
     pub first_offset: Offset,
-    /// An operator has given up the majority: if `replica` is this copy's successor, it takes over its log, alone.
+    /// Set when an operator has given up the majority of the replicas: the copy that goes on. If `replica` is its
+    /// successor here, it takes over that copy's log, as the only voter.
     pub takes_over: Option<ReplicaId>,
 }
 
 impl PartitionSettings {
-    /// True when nobody else holds the partition, so that nobody can rebuild this copy.
+    /// True when the partition has no other replica from which this copy could be rebuilt.
     pub fn is_only(&self) -> bool {
         self.target.len() < 2 && self.target.contains(&self.replica)
     }
@@ -52,16 +55,16 @@ impl PartitionSettings {
     }
 }
 
-/// One partition's replica in this directory: what its owner wants of it, and what it is doing.
+/// One partition's replica in this directory: its settings and its phase.
 ///
-/// Its entries, and what must be known after a start, are in the [`CommitLog`](thalweg_commit_log::CommitLog) under the
-/// partition's name; here is what a start makes anew. It has no methods of its own, because nearly every step touches
-/// the log and the outputs as well: [`Replicas`](super::Replicas) has them, by occasion. Only [`Phase`] changes itself,
-/// so that each step is checked.
+/// Its entries, and all that must survive a restart, are in the [`CommitLog`](thalweg_commit_log::CommitLog) under the
+/// partition's name; this is what every start makes anew. It has no methods, because nearly every step changes the log
+/// and the outputs as well: they are methods of [`Replicas`](super::Replicas). Only [`Phase`] changes itself, so that
+/// each step is checked.
 pub(super) struct Replica {
     pub(super) phase: Phase,
     pub(super) settings: PartitionSettings,
-    /// When a follower was last offered to catch up, on the monotonic clock, in ms; written by a leader alone.
+    /// When each follower was last offered to catch up, on the monotonic clock, in ms; used by a leader only.
     pub(super) offered_ms: BTreeMap<ReplicaId, u64>,
 }
 

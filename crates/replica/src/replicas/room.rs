@@ -1,4 +1,5 @@
-//! What is still taken when a disk is nearly full. What is free, and when the ballast goes, is left to `commit-log`.
+//! Which records are still taken when a disk is nearly full. How much room is left, and when the ballast is given up,
+//! is left to `commit-log`.
 
 use std::collections::BTreeSet;
 
@@ -42,13 +43,13 @@ impl<D: Disk> Replicas<D> {
         self.outputs.push(Output::Send(message));
     }
 
-    /// What the file system says is free, in bytes.
+    /// Takes the file system's count of free bytes.
     pub fn set_room(&mut self, now: Now, free_bytes: u64) {
         self.log.set_room(free_bytes);
         self.log.pump(now.mono_ms);
     }
 
-    /// Tells which brokers' disks are full: leadership goes to the others.
+    /// Sets which brokers' disks are full, this one's perhaps included: leadership goes to the others.
     pub fn set_full(&mut self, full: BTreeSet<BrokerId>) {
         self.full = full;
     }

@@ -1,5 +1,5 @@
-//! One copy goes on alone, because an operator says that the majority is lost. When that may be is left to the
-//! operator.
+//! How one copy goes on alone after an operator has given up the majority of a partition's replicas. Whether that is
+//! right is the operator's decision.
 
 use thalweg_commit_log::{Disk, Install, MemberChange};
 use thalweg_model::{LeaderEpoch, RecordBatch, TopicPartition};
@@ -13,10 +13,9 @@ use crate::faults;
 use crate::group::control::configuration_after;
 
 impl<D: Disk> Replicas<D> {
-    /// Goes on alone, under the name that its settings give it, with everything that this copy holds, because an
-    /// operator says that the majority is lost for ever: what stands here counts as decided, and so does a change of
-    /// members to this one alone. What the others alone held is lost. Call it again, at any later turn, until the group
-    /// runs.
+    /// Lets the copy here go on alone, under the replica id of its settings. Everything that it holds counts as decided
+    /// from then on, and so does a change of members to this replica alone; what only the other copies held is lost. It
+    /// may have to wait for the disk: call it again, at any later turn, until the group runs.
     pub fn take_over(&mut self, now: Now, partition: TopicPartition) {
         let Some(Started { replica, log }) = self.started(&partition) else { return };
         let log = log.view();

@@ -1,4 +1,4 @@
-//! How a copy comes and goes, where no message is needed for it. More is left to `by_hand.rs`.
+//! Rules of copies that come and go, as far as no message is needed. All others are left to `by_hand.rs`.
 
 use thalweg_commit_log::{MemoryDisk, PartitionRef};
 use thalweg_model::TopicId;
@@ -19,7 +19,7 @@ fn a_copy_that_is_lost_before_its_first_term_makes_way_for_its_successor() {
     let body = RaftBody { kind: RaftKind::Heartbeat, term: 1, commit: 2, ..Default::default() };
     let (from, to) = (voters[1], voters[0]);
     let heartbeat = PeerMessage { partition, from, to, body: PeerBody::Raft(body) };
-    // All at once, or because a leader's heartbeat tells more of it than it holds.
+    // All copies at once, or one because a leader's heartbeat tells of entries that it does not hold.
     for is_older in [true, false] {
         let (mut replicas, _) =
             Replicas::open(MemoryDisk::empty(), DirectoryId([1; 16]), Config::default(), 0).unwrap();

@@ -1,4 +1,4 @@
-//! A replica's side of catching up: it asks a leader, puts the parts in place, and goes on with Raft. What is asked
+//! The replica that catches up: it asks a leader for parts, puts them in place, and goes on with Raft. What is asked
 //! for, and which part fits, is left to `progress.rs`.
 
 use thalweg_commit_log::{Disk, HardState, Install, PartitionRef};
@@ -14,7 +14,8 @@ use crate::replicas::replica::Started;
 use crate::replicas::{Output, Replicas};
 
 impl<D: Disk> Replicas<D> {
-    /// A half rebuilt replica asks a leader to go on with the rebuilding, and helps to elect one where there is none.
+    /// Takes a Raft message for a half rebuilt replica: it asks a leader that shows itself for the rest, and gives its
+    /// vote to a candidate.
     pub(crate) fn step_incomplete(&mut self, now: Now, partition: TopicPartition, from: ReplicaId, raft: &RaftBody) {
         match raft.leader_term() {
             Some(term) => self.start_catching_up(now, partition, from, term),
@@ -36,7 +37,8 @@ impl<D: Disk> Replicas<D> {
         let is_free =
             raft.term > known || (raft.term == known && !raft.is_pre_vote() && [0, from.0].contains(&state.vote));
         let grants = is_near && is_free;
-        // Who asks within a term that was voted in already would ask on and on. (Found by the simulator.)
+        // A refusal tells the present term. A candidate in a term in which this replica has voted already would ask
+        // again and again otherwise. (Found by the simulator.)
         let body = if grants { raft.vote() } else { raft.refusal(state.term) };
         let answer = PeerMessage { partition, from: me, to: from, body: PeerBody::Raft(body) };
         if raft.is_pre_vote() || !grants {
@@ -75,7 +77,7 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// A replica's side: what its leader says.
+    /// Takes a message of the leader to a replica that catches up, or is offered to.
     pub(crate) fn catch_up(&mut self, now: Now, partition: TopicPartition, from: ReplicaId, part: CatchUp) {
         if let CatchUp::Offer { term } = part {
             return self.start_catching_up(now, partition, from, term);
@@ -122,7 +124,7 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
-    /// Puts a part in place, once the segments can be written.
+    /// Puts the part that waits in place, if segments can be written now.
     fn install(&mut self, now: Now, partition: TopicPartition) {
         let is_scarce = self.log.room().is_scarce();
         let Some(Started { replica, log }) = self.started(&partition) else { return };
@@ -154,7 +156,7 @@ impl<D: Disk> Replicas<D> {
                 self.ask(partition);
             }
             Phase::Settling => self.settle(now, partition),
-            // What was put in place is in segments, and nobody asks for more.
+            // The part is in segments, and the copy asks for no more.
             Phase::Offline | Phase::Incomplete | Phase::Running(_) => {}
         }
     }

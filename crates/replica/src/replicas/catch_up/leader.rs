@@ -1,5 +1,5 @@
-//! A leader's side of catching up: each request is answered with a part, or with what stands in its way. Putting parts
-//! in place is left to `follower.rs`.
+//! The leader of a replica that catches up: it answers each request with a part, or with the reason why there is none.
+//! Putting parts in place is left to `follower.rs`.
 
 use thalweg_commit_log::{Disk, PeerBase, ReadOutcome};
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex, ReplicaId, TopicPartition};
@@ -11,7 +11,7 @@ use crate::group::state::GroupState;
 use crate::message::{CatchUp, CatchUpState, PeerBody, PeerMessage};
 use crate::replicas::{Output, Replicas};
 
-/// A follower is offered to catch up at most this often.
+/// A follower is offered to catch up once in so many ms at most.
 const OFFER_EVERY_MS: u64 = 200;
 
 impl<D: Disk> Replicas<D> {
@@ -26,7 +26,7 @@ impl<D: Disk> Replicas<D> {
         self.answer_catch_up(partition, to, CatchUp::Offer { term });
     }
 
-    /// A leader's side: the next part for a replica that is behind.
+    /// Answers the request of a replica that catches up.
     pub(crate) fn serve_catch_up(
         &mut self,
         now: Now,
@@ -37,24 +37,24 @@ impl<D: Disk> Replicas<D> {
         wants_state: bool,
     ) {
         if wants_state && index > RaftIndex(1) {
-            // Half rebuilt by another leader, it may hold more than this one knows to be decided. (Found by the
-            // simulator.)
+            // A replica that another leader has half rebuilt may hold more decided entries than this leader knows to be
+            // decided. (Found by the simulator.)
             self.with_group(now, partition, |group, effects| group.learn_decided(RaftIndex(index.0 - 1), effects));
         }
-        // A leader that has decided nothing in its own term yet serves this too: it may need this very replica for it.
-        // What it calls decided is decided. (Found by the simulator.)
+        // A leader that has decided nothing in its own term yet answers too: it may need this very replica for that,
+        // and the entries that it knows to be decided are. (Found by the simulator.)
         let Some(group) = self.group(&partition) else { return };
         let GroupState { high_watermark, applied, .. } = group.state();
-        // Both call what they have counted decided: where one history has as many entries and more offsets than the
-        // other, they are two. (Found by the simulator: the terms of the entries may be equal where a disk has
-        // forgotten its vote.)
+        // Index and offset must lie on the same side of what is decided here: if one history has other offsets for the
+        // same number of entries, they are two. (Found by the simulator: the terms of the entries may be equal where a
+        // disk has forgotten its vote.)
         if (index <= applied) != (from < high_watermark) {
             return self.answer_catch_up(partition, to, CatchUp::Conflict);
         }
         let before = RaftIndex(index.0.saturating_sub(1));
         match after.map(|epoch| group.holds(before, epoch)) {
             Some(Some(false)) => return self.answer_catch_up(partition, to, CatchUp::Conflict),
-            // Not in memory: whoever asked compares it.
+            // The entry is not in memory: it is sent along, and the replica compares it.
             Some(None) => (from, index) = (Offset(from.0.saturating_sub(1)), before),
             None | Some(Some(true)) => {}
         }
@@ -91,7 +91,7 @@ impl<D: Disk> Replicas<D> {
     }
 }
 
-/// The leader's answer when it holds nothing there any more, or is asked for its state.
+/// The leader's answer when it has removed the entries that are asked for, or is asked for members and producers.
 fn restart_of(base: &PeerBase, from: Offset) -> CatchUp {
     let mut state = base.state.clone();
     faults::drop_producers(&mut state);

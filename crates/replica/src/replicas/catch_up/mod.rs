@@ -1,4 +1,4 @@
-//! How a replica is brought near that is further behind than its leader's memory reaches.
+//! How a replica catches up that lacks entries which its leader does not keep in memory any more.
 //!
 //! ```text
 //!  leader                                      replica
@@ -23,7 +23,7 @@ pub(crate) use self::progress::{CatchingUp, PATIENCE_MS};
 
 use thalweg_model::{Offset, RaftIndex, ReplicaId};
 
-/// A cold read for a replica that catches up.
+/// A cold read for a replica that catches up: for which replica, and from which offset and Raft index.
 pub(crate) struct PeerRead {
     pub(crate) to: ReplicaId,
     pub(crate) from: Offset,

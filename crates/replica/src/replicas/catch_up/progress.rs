@@ -1,28 +1,32 @@
-//! What a replica has asked its leader for, and which part may be put in place next. Messages and the log are left to
-//! `follower.rs`.
+//! The progress of a replica that catches up: what it asks its leader for, and which part may be put in place next.
+//! Messages and the log are left to `follower.rs`.
 
 use thalweg_commit_log::{Install, InstallEnd};
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId};
 
 use crate::message::PeerBody;
 
-/// A replica's side of it.
+/// The state of a catch-up, at the replica that catches up.
 #[derive(Debug)]
 pub(crate) struct CatchingUp {
+    /// The leader that is asked, and its term.
     pub(crate) leader: ReplicaId,
     term: LeaderEpoch,
-    /// Next offset and index to come.
+    /// Offset and Raft index of the next entry that is asked for.
     next: (Offset, RaftIndex),
-    /// Epoch of the last decided entry here, and the entry if it is in memory: set until the leader has shown that it
-    /// holds the same.
+    /// Epoch of the last decided entry here, and its batch if it is in memory; set until the leader has shown that it
+    /// holds the same entry.
     last: Option<(LeaderEpoch, Option<RecordBatch>)>,
-    /// Where the state of a restart is known, and that state.
+    /// After a restart: the offset at which the leader's members and producers are known, and these.
     end: Option<(Offset, InstallEnd)>,
+    /// Set when the next part replaces all that the copy holds: the log start that it has then.
     restarts_at: Option<Offset>,
-    /// Set while a state from the leader is needed, because what stands here does not begin at the beginning.
+    /// True while the leader's members and producers are needed, because they cannot be computed from a log that does
+    /// not begin at the partition's first entry.
     wants_state: bool,
+    /// Without another part until then the catch-up ends; on the monotonic clock, in ms.
     pub(crate) deadline_ms: u64,
-    /// A part that waits until the segments can be written.
+    /// A part that waits until segments can be written.
     pub(crate) waiting: Option<Install>,
 }
 
@@ -75,18 +79,20 @@ impl CatchingUp {
         Ok(index.next())
     }
 
-    /// What is wrong when the leader finds that itself.
+    /// The text about two histories where the leader has found that it holds another entry than this copy.
     pub(crate) fn conflict(&self) -> String {
         let last = self.next.1.0 - 1;
         format!("entry {last} is committed here, and the leader holds another one in its place, or none")
     }
 
-    /// The leader holds nothing before the place where this replica goes on: there is nothing to compare with.
+    /// True if the leader's first entry is the very one that was asked for, so that it holds none before it to compare
+    /// with the last one here; it is then not compared any more.
     pub(crate) fn begins_at(&mut self, first: (Offset, RaftIndex)) -> bool {
         first == self.next && self.last.take().is_some()
     }
 
-    /// The leader has removed what was asked for, or hands over the state that was asked for.
+    /// Takes note that the leader has removed the entries that were asked for, and where it begins now (`first`), or of
+    /// the members and producers that were asked for.
     pub(crate) fn restart(&mut self, first: Option<(Offset, RaftIndex)>, log_start: Offset, end: (Offset, InstallEnd)) {
         if let Some(first) = first {
             self.next = first;
@@ -97,22 +103,22 @@ impl CatchingUp {
         self.end = Some(end);
     }
 
-    /// True where nothing is to come before `offset`.
+    /// True if the next entry that is asked for is the one at `offset`.
     pub(crate) fn is_at(&self, offset: Offset) -> bool {
         self.next.0 == offset
     }
 
-    /// All that it lacked was the state.
+    /// Takes note that the copy has got members and producers, which was all that it lacked.
     pub(crate) fn has_state(&mut self) {
         self.wants_state = false;
     }
 
-    /// It needs not start over after all.
+    /// Takes note that the copy does not start over, because its own log reaches to where the part begins.
     pub(crate) fn goes_on(&mut self) {
         self.end = None;
     }
 
-    /// A part; `None` for one that is not what was asked for.
+    /// The installation of a part that has come; `None` for a part that is not the one that was asked for.
     pub(crate) fn part(&mut self, index: RaftIndex, batches: Vec<RecordBatch>) -> Option<Install> {
         let mut offset = self.next.0;
         for batch in &batches {
@@ -131,11 +137,11 @@ impl CatchingUp {
     }
 }
 
-/// True where a part can be put in place in a copy whose decided entries go up to `next` (exclusive): the same entry at
-/// the same offset. Of two histories one may have other offsets at its entries; then the copy asks again from its own
-/// end, and is told so. (Found by the simulator.) A copy that was told to start over may have heard from its leader
-/// meanwhile and hold what it was to start from, in segments of its own: then it needs not. (Found by the simulator: a
-/// part waited for room, and was put in place after what followed it.)
+/// True if a part can be put in place in a copy whose decided entries end at `next` (exclusive): it begins with the
+/// same entry at the same offset. In another history the same entry may have another offset; the copy then asks again
+/// from its own end, and learns of it. (Found by the simulator.) A copy that was to start over may have got the entries
+/// by Raft meanwhile, and holds the place where the part begins: then it does not start over. (Found by the simulator:
+/// a part waited for room, and was put in place behind entries that follow it.)
 pub(crate) fn fits(install: &Install, next: (Offset, RaftIndex)) -> bool {
     match install.restarts_at {
         None => (install.batches[0].base_offset(), install.first_index) == next,
@@ -143,7 +149,7 @@ pub(crate) fn fits(install: &Install, next: (Offset, RaftIndex)) -> bool {
     }
 }
 
-/// Without progress for so long, the replica goes on with what it has.
+/// Without progress for so long, in ms, a replica ends the catch-up and goes on with what it has.
 pub(crate) const PATIENCE_MS: u64 = 1_000;
 
 #[cfg(test)]
