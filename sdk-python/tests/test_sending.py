@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import datetime
 import functools
 import json
@@ -347,6 +348,57 @@ def test_what_was_called_for_in_a_loop_that_is_closed_is_sent_with_the_next_call
             assert await numbers(other, "t") == [1, 2]
 
     asyncio.run(go_on())
+
+
+def test_callbacks_of_what_comes_together_are_called_apart(broker: Broker) -> None:
+    """In their order, each in its own context; one that raises keeps none of the others, nor does one that ends the loop."""
+    name: contextvars.ContextVar[int] = contextvars.ContextVar("name")
+    called, handled = list[tuple[int, int]](), list[BaseException]()
+
+    async def send(client: thalweg.Client, how: str) -> list[asyncio.Future[thalweg.Delivery]]:
+        producer = client.producer("t")
+        sent = list[asyncio.Future[thalweg.Delivery]]()
+
+        def note(number: int, _: object) -> None:
+            called.append((number, name.get()))
+            if number == 3:
+                raise {"error": ValueError, "interrupt": KeyboardInterrupt}[how]
+
+        for i in range(10):
+            context = contextvars.copy_context()
+            context.run(name.set, 100 + i)
+            sent.append(producer.send(str(i)))
+            sent[-1].add_done_callback(functools.partial(note, i), context=context)
+        sent[5].add_done_callback(lambda _: sent[5].remove_done_callback(print))
+        removed = functools.partial(note, 99)
+        sent[7].add_done_callback(removed)
+        assert sent[7].remove_done_callback(removed) == 1
+        sent[8].cancel()
+        await asyncio.gather(*sent, return_exceptions=True)
+        await producer.flush()
+        return sent
+
+    async def start() -> thalweg.Client:
+        client = await thalweg.connect(broker.address, ca=broker.ca)
+        await client.create_topic("t")
+        return client
+
+    expect = {(i, 100 + i) for i in range(10)}
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda _, about: handled.append(about["exception"]))
+    client = loop.run_until_complete(start())
+    sent = loop.run_until_complete(send(client, "error"))
+    assert set(called) == expect and [type(error) for error in handled] == [ValueError]
+    assert [number for number, _ in called if number != 8] == [i for i in range(10) if i != 8]
+    assert sent[8].cancelled() and all(future.get_loop() is loop for future in sent)
+    called.clear()
+    task = loop.create_task(send(client, "interrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(task)
+    loop.run_until_complete(task)
+    assert set(called) == expect
+    loop.run_until_complete(client.close())
+    loop.close()
 
 
 def test_one_bad_record_does_not_keep_the_others(broker: Broker) -> None:
