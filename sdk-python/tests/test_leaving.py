@@ -303,6 +303,37 @@ def test_a_client_that_closes_tells_its_consumers(broker: Broker) -> None:
     run(broker, work)
 
 
+def test_an_error_of_closing_for_which_nobody_waits_any_more_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def fails(change: thalweg.Rebalance) -> None:
+        if change.kind == "revoked":
+            await asyncio.sleep(0.2)
+            raise KeyError("in the callback")
+
+    async def use(closers: int, given_up: int) -> list[BaseException | None]:
+        consumer = consumer_of(Member(("assigned", "t", 0)), fails)
+        await consumer.next(timeout=0)
+        closing = [asyncio.create_task(consumer.close()) for _ in range(closers)]
+        await asyncio.sleep(0.05)
+        for task in closing[:given_up]:
+            task.cancel()
+        ended = await asyncio.gather(*closing, return_exceptions=True)
+        await asyncio.sleep(0.4)
+        return ended
+
+    def check(closers: int, given_up: int, expect: list[type[BaseException]], is_logged: bool) -> None:
+        caplog.clear()
+        assert [type(error) for error in asyncio.run(use(closers, given_up))] == expect
+        logged = [r for r in caplog.records if r.name == "thalweg" and r.exc_info is not None and r.exc_info[0] is KeyError]
+        assert len(logged) == is_logged, caplog.text
+
+    cancelled = asyncio.CancelledError
+    check(1, 0, [KeyError], False)
+    check(1, 1, [cancelled], True)
+    # Another one has heard of it.
+    check(2, 1, [cancelled, KeyError], False)
+    check(2, 2, [cancelled, cancelled], True)
+
+
 def test_an_error_of_a_callback_at_close_is_raised_once(broker: Broker) -> None:
     def fails(change: thalweg.Rebalance) -> None:
         if change.kind == "revoked":

@@ -158,6 +158,8 @@ class Consumer:
         self._opening: asyncio.Future[_native.Consumer] | None = None
         self._native: _native.Consumer | None = None
         self._closing: asyncio.Future[None] | None = None
+        # Calls that wait for it, or have heard how it ended.
+        self._closers = 0
         self._closed = False
         self._ended = False
         # Whoever has something in hand may finish it: it is closed, and what that body calls goes on.
@@ -563,7 +565,22 @@ class Consumer:
         elif is_within:
             # It is being closed, and this callback is waited for.
             return _done()
-        return asyncio.shield(self._closing)
+        return self._wait_closed(self._closing)
+
+    async def _wait_closed(self, closing: asyncio.Future[None]) -> None:
+        """Waits until it is closed. Whoever gives up does not end that, and what goes wrong then is told in the log."""
+        self._closers += 1
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            self._closers -= 1
+            if self._closers == 0:
+                closing.add_done_callback(self._tell_unheard)
+            raise
+
+    def _tell_unheard(self, closing: asyncio.Future[None]) -> None:
+        if self._closers == 0 and not closing.cancelled() and (error := closing.exception()) is not None:
+            logging.getLogger("thalweg").error("a consumer was closed, and nobody waited for this error", exc_info=error)
 
     async def close(self) -> None:
         """Ends the subscription, and a loop that runs.
