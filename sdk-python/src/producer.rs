@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyRange};
+use pyo3::types::{PyBytes, PyList, PyRange, PyTuple};
+use thalweg::bindings::Untold;
 use thalweg::{Delivery, Record};
 use tokio::sync::Mutex;
 
@@ -74,7 +75,8 @@ impl Producer {
         if !is_waited_for {
             receipt.detach();
         }
-        Ok(Receipt { is_buffered: receipt.is_buffered(), inner: Arc::new(Mutex::new(receipt)) })
+        let (is_buffered, untold) = (receipt.is_buffered(), receipt.untold());
+        Ok(Receipt { is_buffered, untold, inner: Arc::new(Mutex::new(receipt)) })
     }
 
     /// Records without an outcome.
@@ -97,6 +99,7 @@ impl Producer {
 #[pyclass(frozen)]
 pub(crate) struct Receipt {
     inner: Arc<Mutex<thalweg::Receipt>>,
+    untold: Untold,
     /// All had room when they were submitted.
     #[pyo3(get)]
     is_buffered: bool,
@@ -116,20 +119,48 @@ impl Receipt {
     /// What has come since the last call, at least one: (partition, offsets or None for each, places in the call) of
     /// neighbours in a partition, and (place, exception).
     fn settled<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let receipt = self.inner.clone();
+        let (receipt, untold) = (self.inner.clone(), self.untold.clone());
         future_into_py(py, async move {
             let outcomes = receipt.lock().await.settled().await;
-            Python::attach(|py| {
-                let (mut delivered, mut failed) = (Vec::new(), Vec::new());
-                for run in outcomes.chunk_by(|(_, a), (_, b)| are_neighbours(a, b)) {
-                    match &run[0] {
-                        (_, Ok(first)) => delivered.push(deliveries(py, first, run)?),
-                        (at, Err(e)) => failed.push((*at, to_object(py, e)?.unbind())),
-                    }
-                }
-                Ok((delivered, failed))
-            })
+            Ok(Settled { outcomes, untold })
         })
+    }
+
+    /// Nobody asks any more: the next flush has the errors.
+    fn detach(&self) {
+        self.untold.detach();
+    }
+}
+
+/// Outcomes on their way to Python. Where they do not get there, because the loop was closed or the call cancelled, the
+/// receipt has them again.
+struct Settled {
+    outcomes: Vec<(usize, thalweg::Result<Delivery>)>,
+    untold: Untold,
+}
+
+impl Drop for Settled {
+    fn drop(&mut self) {
+        if !self.outcomes.is_empty() {
+            self.untold.give_back(std::mem::take(&mut self.outcomes));
+        }
+    }
+}
+
+impl<'py> IntoPyObject<'py> for Settled {
+    type Target = PyTuple;
+    type Output = Bound<'py, PyTuple>;
+    type Error = PyErr;
+
+    fn into_pyobject(mut self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let (mut delivered, mut failed) = (Vec::new(), Vec::new());
+        for run in std::mem::take(&mut self.outcomes).chunk_by(|(_, a), (_, b)| are_neighbours(a, b)) {
+            match &run[0] {
+                (_, Ok(first)) => delivered.push(deliveries(py, first, run)?),
+                (at, Err(e)) => failed.push((*at, to_object(py, e)?)),
+            }
+        }
+        (delivered, failed).into_pyobject(py)
     }
 }
 

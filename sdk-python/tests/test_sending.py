@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import datetime
 import functools
+import gc
 import json
 import os
 import re
@@ -348,6 +349,49 @@ def test_what_was_called_for_in_a_loop_that_is_closed_is_sent_with_the_next_call
             assert await numbers(other, "t") == [1, 2]
 
     asyncio.run(go_on())
+
+
+@pytest.mark.parametrize("call", ["send", "send_batch"])
+def test_what_comes_after_its_loop_was_closed_is_told_by_the_flush_of_another(
+    broker: Broker, call: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def start() -> tuple[thalweg.Client, thalweg.Producer]:
+        client = await thalweg.connect(broker.address, ca=broker.ca)
+        producer = client.producer("t", delivery_timeout=1.0)
+        await producer.send("first")
+        os.kill(broker.pid, signal.SIGSTOP)
+        if call == "send":
+            for i in range(3):
+                producer.send(str(i))
+        else:
+            producer.send_batch(["0", "1", "2"])
+        # Somebody waits for what comes of them, and for more than that.
+        await asyncio.sleep(0.1)
+        return client, producer
+
+    loop = asyncio.new_event_loop()
+    client, producer = loop.run_until_complete(start())
+    try:
+        loop.close()
+        del loop
+        deadline = time.monotonic() + 20
+        while producer.pending and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert producer.pending == 0
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
+
+    async def go_on() -> None:
+        with pytest.raises(thalweg.TimedOutError, match="3 records were not delivered"):
+            await producer.flush()
+        await producer.send("more")
+        await producer.close()
+        await client.close()
+
+    asyncio.run(go_on())
+    del producer, client
+    gc.collect()
+    assert (capfd.readouterr().err, [record for record in caplog.records if record.name == "asyncio"]) == ("", [])
 
 
 def test_callbacks_of_what_comes_together_are_called_apart(broker: Broker) -> None:

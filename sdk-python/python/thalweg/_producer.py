@@ -396,9 +396,10 @@ class Producer:
         self._closed = False
         # Made before this process was forked.
         self._is_foreign = False
-        self._settling: set[asyncio.Task[None]] = set()
-        # What settles in a loop of another thread, until that has heard of it.
-        self._starting: dict[object, asyncio.AbstractEventLoop] = {}
+        # What tells the outcomes of each receipt.
+        self._settling: dict[asyncio.Task[None], _native.Receipt] = {}
+        # The same in a loop of another thread, until that has heard of it.
+        self._starting: dict[Coroutine[Any, Any, None], tuple[asyncio.AbstractEventLoop, _native.Receipt]] = {}
         _leaving.watch(self)
 
     def __repr__(self) -> str:
@@ -425,7 +426,7 @@ class Producer:
 
     def _is_telling(self) -> bool:
         """Whether somebody waits for an outcome in a loop that runs."""
-        loops = [*self._starting.values(), *(task.get_loop() for task in list(self._settling))]
+        loops = [*(loop for loop, _ in list(self._starting.values())), *(task.get_loop() for task in list(self._settling))]
         return any(loop.is_running() for loop in loops)
 
     def send(
@@ -482,7 +483,7 @@ class Producer:
         with self._handing:
             self._hand_over_line()
             receipt = self._native.submit(items, True)
-        self._keep(loop, self._settle_batch(receipt, len(items), future))
+        self._keep(loop, receipt, self._settle_batch(receipt, len(items), future))
         return future
 
     def enqueue(
@@ -549,6 +550,7 @@ class Producer:
         """
         _checks.duration("timeout", timeout)
         self._hand_over()
+        self._let_go()
         return self._end(self._native.flush(), timeout)
 
     def close(self) -> Awaitable[None]:
@@ -559,6 +561,7 @@ class Producer:
         """
         self._closed = True
         self._hand_over()
+        self._let_go()
         return self._end(self._native.close())
 
     def _end(self, ended: Awaitable[None], timeout: float | None = None) -> Awaitable[None]:
@@ -673,7 +676,7 @@ class Producer:
                 loop.call_soon_threadsafe(self._fail, waiters, told)
             return None
         if loop is not None:
-            self._keep(loop, self._settle(receipt, waiters))
+            self._keep(loop, receipt, self._settle(receipt, waiters))
         return receipt
 
     def _fail(self, waiters: list[Sending[Delivery]], error: ThalwegError) -> None:
@@ -683,18 +686,30 @@ class Producer:
             elif waiter.cancelled():
                 self._untold.append(error)
 
-    def _keep(self, loop: asyncio.AbstractEventLoop, settling: Coroutine[Any, Any, None]) -> None:
+    def _keep(self, loop: asyncio.AbstractEventLoop, receipt: _native.Receipt, settling: Coroutine[Any, Any, None]) -> None:
         def start() -> None:
             task = loop.create_task(settling)
-            self._settling.add(task)
-            task.add_done_callback(self._settling.discard)
+            self._settling[task] = receipt
+            task.add_done_callback(lambda task: self._settling.pop(task, None))
             self._starting.pop(settling, None)
 
         if loop is asyncio._get_running_loop():
             start()
         else:
-            self._starting[settling] = loop
+            self._starting[settling] = loop, receipt
             loop.call_soon_threadsafe(start)
+
+    def _let_go(self) -> None:
+        """Of what settles in a loop that was closed, nobody hears any more: the next flush tells the errors."""
+        for task, receipt in list(self._settling.items()):
+            if task.get_loop().is_closed() and self._settling.pop(task, None) is not None:
+                # It is not forgotten, and asyncio need not say so.
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                receipt.detach()
+        for settling, (loop, receipt) in list(self._starting.items()):
+            if loop.is_closed() and self._starting.pop(settling, None) is not None:
+                settling.close()
+                receipt.detach()
 
     async def _settle(self, receipt: _native.Receipt, waiters: list[Sending[Delivery]]) -> None:
         left = len(waiters)

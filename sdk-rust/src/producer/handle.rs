@@ -317,6 +317,13 @@ impl Producer {
         self.inner.ledger.unsettled()
     }
 
+    /// The error that the next [`flush`](Self::flush) would tell by now, which does so all the same; for the bindings,
+    /// where a process ends without one.
+    #[doc(hidden)]
+    pub fn untold(&self) -> Option<Error> {
+        self.inner.ledger.untold()
+    }
+
     /// Waits until every record that was sent before has its outcome; closes open batches at once. Cancelled, nothing
     /// is lost.
     ///

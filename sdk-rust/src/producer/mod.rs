@@ -17,7 +17,7 @@ mod receipt;
 
 pub use self::builder::ProducerBuilder;
 pub use self::handle::Producer;
-pub use self::receipt::{Delivery, Receipt};
+pub use self::receipt::{Delivery, Receipt, Untold};
 
 #[cfg(test)]
 mod tests;

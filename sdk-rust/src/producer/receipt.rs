@@ -110,6 +110,41 @@ impl Pending {
             state.calls = None;
         }
     }
+
+    /// The outcomes will not be asked for: errors go where those of a dropped receipt go.
+    fn detach(&self) {
+        let untaken = {
+            let mut state = lock(&self.state);
+            state.detached = true;
+            std::mem::take(&mut state.outcomes)
+        };
+        untaken.into_iter().filter_map(|(_, outcome)| outcome.err()).for_each(|e| self.ledger.report(e));
+    }
+}
+
+/// A receipt as seen by whoever has taken outcomes and may not be able to pass them on; for the bindings.
+#[doc(hidden)]
+#[derive(Clone)]
+pub struct Untold(Arc<Pending>);
+
+impl Untold {
+    /// Takes outcomes back: the next [`Receipt::settled`] has them, and where there is none any more, errors go where
+    /// those of a dropped receipt go.
+    pub fn give_back(&self, outcomes: Vec<(usize, Result<Delivery>)>) {
+        let mut state = lock(&self.0.state);
+        match state.detached {
+            false => {
+                drop(state.outcomes.splice(0..0, outcomes));
+                self.0.progress.notify_one();
+            }
+            true => outcomes.into_iter().filter_map(|(_, outcome)| outcome.err()).for_each(|e| self.0.ledger.report(e)),
+        }
+    }
+
+    /// As [`Receipt::detach`], also while somebody waits for the receipt.
+    pub fn detach(&self) {
+        self.0.detach();
+    }
 }
 
 impl Token {
@@ -204,12 +239,13 @@ impl Receipt {
 
     /// The outcomes will not be asked for: errors go where those of a dropped receipt go.
     pub fn detach(&self) {
-        let untaken = {
-            let mut state = lock(&self.pending.state);
-            state.detached = true;
-            std::mem::take(&mut state.outcomes)
-        };
-        untaken.into_iter().filter_map(|(_, outcome)| outcome.err()).for_each(|e| self.pending.ledger.report(e));
+        self.pending.detach();
+    }
+
+    /// Where outcomes go back to; for the bindings.
+    #[doc(hidden)]
+    pub fn untold(&self) -> Untold {
+        Untold(self.pending.clone())
     }
 }
 
@@ -363,13 +399,62 @@ impl Ledger {
 
     /// The errors that were not taken; each is given once.
     pub(super) fn take(&self) -> Result<()> {
-        match lock(&self.untold).take() {
-            None => Ok(()),
-            Some((error, 1)) => Err(error),
-            Some((error, count)) => Err(error.of_records(count)),
-        }
+        lock(&self.untold).take().map_or(Ok(()), |(error, count)| Err(of_all(error, count)))
     }
+
+    /// What [`take`](Self::take) would give.
+    pub(super) fn untold(&self) -> Option<Error> {
+        lock(&self.untold).clone().map(|(error, count)| of_all(error, count))
+    }
+}
+
+fn of_all(first: Error, count: u64) -> Error {
+    if count == 1 { first } else { first.of_records(count) }
 }
 
 /// The calls that a flush waits for.
 pub(super) struct CallsToWaitFor(Vec<Weak<Calls>>);
+
+#[cfg(test)]
+mod tests {
+    use thalweg_api::ErrorKind;
+
+    use super::*;
+
+    /// A receipt of two records, the first of which has failed, and its ledger.
+    fn settled() -> (Receipt, Arc<Ledger>) {
+        let ledger = Ledger::new(None, 1 << 20);
+        let pending = Pending::new(2, &ledger);
+        let token = |at| Token { receipt: pending.clone(), at, chosen: None };
+        token(0).settle(Err(Error::new(ErrorKind::Timeout, "late")));
+        token(1).settle(Ok(Delivery { partition: 3, offset: Some(7) }));
+        (Receipt::new(pending), ledger)
+    }
+
+    #[tokio::test]
+    async fn outcomes_that_could_not_be_passed_on_are_had_again() {
+        let (mut receipt, ledger) = settled();
+        let taken = receipt.settled().await;
+        assert!(receipt.settled().await.is_empty() && taken.len() == 2);
+        receipt.untold().give_back(taken);
+        assert_eq!(receipt.settled().await.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, 1]);
+        assert!(ledger.untold().is_none());
+    }
+
+    #[tokio::test]
+    async fn of_a_receipt_that_nobody_asks_any_more_the_flush_tells_the_errors() {
+        let (mut receipt, ledger) = settled();
+        let (untold, taken) = (receipt.untold(), receipt.settled().await);
+        drop(receipt);
+        assert!(ledger.untold().is_none(), "they are on their way to somebody");
+        untold.give_back(taken);
+        assert_eq!(ledger.untold().map(|error| error.kind()), Some(ErrorKind::Timeout));
+        assert_eq!(ledger.take().map_err(|error| error.kind()), Err(ErrorKind::Timeout));
+        // The other way round, and while somebody else has the receipt.
+        let (mut receipt, ledger) = settled();
+        let taken = receipt.settled().await;
+        receipt.untold().give_back(taken);
+        receipt.untold().detach();
+        assert_eq!(ledger.take().map_err(|error| error.kind()), Err(ErrorKind::Timeout));
+    }
+}
