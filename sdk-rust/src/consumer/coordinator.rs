@@ -114,7 +114,7 @@ async fn run(
             }
             Remedy::Fatal => return Err(error),
             Remedy::JoinAgain => tracing::warn!("group {:?}: {error}; joining again", shared.group),
-            Remedy::TryAgain if joined.is_some() && shared.started.elapsed() > shared.client_timeout => {
+            Remedy::TryAgain if joined.is_some() && shared.clock.started.elapsed() > shared.client_timeout => {
                 let (group, limit) = (&shared.group, shared.client_timeout);
                 let what = format!(
                     "no coordinator of group {group:?} answered within {limit:?} ({error}); `thalweg cluster status` \
@@ -173,7 +173,7 @@ async fn session(
     let mut asked = false;
     loop {
         let deadline_ms = shared.lock().membership.deadline_ms();
-        let deadline = shared.started + Duration::from_millis(deadline_ms.max(shared.now_ms() + 1));
+        let deadline = shared.clock.started + Duration::from_millis(deadline_ms.max(shared.now_ms() + 1));
         let silent = (heard + SILENCE).max(Instant::now());
         tokio::select! {
             biased;

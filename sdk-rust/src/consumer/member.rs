@@ -13,6 +13,7 @@ use thalweg_client_core::{Change, Membership, PartitionKey, Position};
 use thalweg_model::{Committed, TopicId};
 use tokio::sync::{Notify, oneshot, watch};
 
+use super::clock::Clock;
 use super::cursor::Cursor;
 use super::reader::Reader;
 use crate::lock::lock;
@@ -48,9 +49,9 @@ pub(super) struct Inner {
 /// A membership, shared between the user's side and the connection's.
 pub(super) struct GroupShared {
     pub(super) group: String,
-    pub(super) started: Instant,
+    pub(super) clock: Clock,
     inner: Mutex<Inner>,
-    /// Nothing is delivered after this, in ms since `started`.
+    /// Nothing is delivered after this, in ms on `clock`.
     lease_ms: AtomicU64,
     /// Grows when there are changes, or a lease, for the user's side to look at.
     news: watch::Sender<u64>,
@@ -81,7 +82,7 @@ impl GroupShared {
         let config = options.membership;
         Arc::new(GroupShared {
             group: config.group.clone(),
-            started: Instant::now(),
+            clock: Clock::start(),
             lease_ms: AtomicU64::new(0),
             news: watch::channel(0).0,
             wake: Notify::new(),
@@ -113,7 +114,7 @@ impl GroupShared {
     }
 
     pub(super) fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+        self.clock.now_ms()
     }
 
     pub(super) fn news(&self) -> watch::Receiver<u64> {
@@ -122,7 +123,7 @@ impl GroupShared {
 
     /// True while records may be handed to the user.
     pub(super) fn has_lease(&self) -> bool {
-        self.now_ms() < self.lease_ms.load(Ordering::Acquire)
+        self.clock.is_before(self.lease_ms.load(Ordering::Acquire))
     }
 
     /// The group's filter, as its coordinator resolved it.

@@ -14,12 +14,14 @@
 //!  alone    coordinator                                which topics are read, which partitions a group gives
 //!  fetching                                            streams to the leaders of partitions
 //!  member   reader   cursor  rebalance  out_of_range   what both sides share
+//!  clock
 //! ```
 //! A file imports only those below it, or to its right. Positions, credit and membership are decided in
 //! `thalweg-client-core`.
 
 mod alone;
 mod builder;
+mod clock;
 mod closing;
 mod commits;
 mod coordinator;
