@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use napi::bindgen_prelude::{Buffer, Float64Array, PromiseRaw, Uint32Array};
 use napi::{Env, Result};
 use napi_derive::napi;
-use thalweg::bindings::{self, Taken, place};
+use thalweg::bindings::{self, Asks, Taken, place};
 use thalweg::{Place, Position, Rebalance};
 use tokio::sync::watch;
 
@@ -175,7 +175,7 @@ impl Consumer {
     /// `ready` waits. -2: changes are to be told first. -3: nothing more comes.
     #[napi]
     pub fn take(&self, max_records: u32) -> Result<i32> {
-        match self.inner.take_run(max_records as usize) {
+        match self.inner.take_run(Asks::Now, max_records as usize) {
             Taken::Some((spot, count)) => {
                 let mut current = lock(&self.current);
                 let is_same = current.as_ref().is_some_and(|c| Arc::ptr_eq(&c.batch, &spot.batch));
@@ -210,7 +210,7 @@ impl Consumer {
     /// Hands out at most so many records at once: their number; `batch` answers with them. Else as `take`.
     #[napi]
     pub fn take_batch(&self, max_records: u32) -> Result<i32> {
-        match self.inner.take_batch(max_records as usize) {
+        match self.inner.take_batch(Asks::Now, max_records as usize) {
             Taken::Some(batch) => {
                 let count = batch.len() as i32;
                 *lock(&self.taken) = Some(batch);

@@ -9,7 +9,7 @@ use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyIndexError, PyStopAsyncIteration, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView};
-use thalweg::bindings::{self, Part, RecordSpan, Spot, Taken, change, place};
+use thalweg::bindings::{self, Asks, Part, RecordSpan, Spot, Taken, change, place};
 use thalweg::{Place, Position};
 
 use crate::error::raise;
@@ -80,14 +80,14 @@ impl Consumer {
             let (part, span) = (spot.part as u32, spot.span as u32);
             Ok(Bound::new(py, Record { batch: spot.batch, part, span })?.into_any())
         };
-        self.answer(py, self.inner.take_record(), wrap)
+        self.answer(py, self.inner.take_record(Asks::Now), wrap)
     }
 
     /// The same for a batch of at most so many records.
     fn take_batch<'py>(&self, py: Python<'py>, max_records: usize) -> PyResult<Bound<'py, PyAny>> {
         self.check_process()?;
         let wrap = |batch| Ok(Bound::new(py, Batch { inner: Arc::new(batch) })?.into_any());
-        self.answer(py, self.inner.take_batch(max_records), wrap)
+        self.answer(py, self.inner.take_batch(Asks::Now, max_records), wrap)
     }
 
     /// How many takes have handed something out.

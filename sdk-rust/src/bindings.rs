@@ -10,7 +10,7 @@ pub use thalweg_model::{BatchHeader, RecordSpan};
 
 pub use crate::admin::{Arguments, Value, call, position};
 pub use crate::batch::{Part, Spot};
-pub use crate::consumer::Taken;
+pub use crate::consumer::{Asks, Taken};
 pub use crate::producer::Untold;
 use crate::{
     Acks, Client, ConsumerBuilder, Error, ErrorKind, OnBadRecord, OnOutOfRange, Place, Position, ProducerBuilder,

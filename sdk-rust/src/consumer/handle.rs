@@ -29,8 +29,8 @@ use crate::{Error, Result};
 /// taken is bounded by the buffer; the broker stops when it is full. In a group it leaves when it is closed, or when
 /// the last handle is dropped.
 ///
-/// A record is *done* when the next one is asked for, by any handle, or by a commit. What is in hand when the consumer
-/// is closed or dropped is not: in a group, somebody gets it again.
+/// A record is *done* when the next one is asked for, by any handle, or by a commit; a call that waits has asked when
+/// it began. What is in hand when the consumer is closed or dropped is not: in a group, somebody gets it again.
 ///
 /// # Cancellation
 /// Whoever gives up waiting for a record loses nothing: it is there for the next call.
@@ -126,6 +126,7 @@ impl Consumer {
             incoming: made.incoming,
             news,
             current: None,
+            aside: Vec::new(),
             in_hand: false,
             paused_in_hand: None,
             claimed: None,

@@ -45,7 +45,7 @@ pub use self::handle::Consumer;
 pub use self::out_of_range::OnOutOfRange;
 pub use self::reading::Records;
 pub use self::rebalance::Rebalance;
-pub use self::taking::Taken;
+pub use self::taking::{Asks, Taken};
 
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use thalweg_api::ErrorKind;
 use super::hand::Hand;
 use super::handle::Consumer;
 use super::state::State;
-use super::taking::Taken;
+use super::taking::{Asks, Taken};
 use crate::batch::{Batch, ConsumerRecord, Spot};
 use crate::{Error, Result};
 
@@ -35,7 +35,7 @@ impl Consumer {
     /// Nothing more comes once the group refuses the member for good, or the client is closed (`closed`): build another
     /// consumer.
     pub async fn next(&self) -> Option<Result<ConsumerRecord>> {
-        self.read(|| self.inner.take(|hand| hand.next().record())).await
+        self.read(|asks| self.inner.take(asks, |hand| hand.next().record())).await
     }
 
     /// The next records that came together, of one partition: the fast way out. Those before them are done then. After
@@ -63,7 +63,7 @@ impl Consumer {
         if max_records == 0 {
             return Some(Err(Error::new(ErrorKind::Invalid, "max_records is 0; a batch has at least one record")));
         }
-        self.read(|| self.take_batch(max_records)).await
+        self.read(|asks| self.take_batch(asks, max_records)).await
     }
 
     /// The records as a stream, for the combinators of `futures` and the like; each is done when the next one is asked
@@ -72,9 +72,10 @@ impl Consumer {
         Records { consumer: self.clone(), waiting: None }
     }
 
-    async fn read<T>(&self, take: impl Fn() -> Taken<T>) -> Option<Result<T>> {
+    async fn read<T>(&self, take: impl Fn(Asks) -> Taken<T>) -> Option<Result<T>> {
+        let mut asks = Asks::Now;
         loop {
-            match take() {
+            match take(std::mem::replace(&mut asks, Asks::Still)) {
                 Taken::Some(taken) => return Some(Ok(taken)),
                 Taken::Failed(error) => return Some(Err(error)),
                 Taken::Ended => return None,
@@ -86,22 +87,22 @@ impl Consumer {
 
     /// Hands out the next record, if there is one; the one before it is done, in any case. For the bindings.
     #[doc(hidden)]
-    pub fn take_record(&self) -> Taken<Spot> {
-        self.inner.take(Hand::next)
+    pub fn take_record(&self, asks: Asks) -> Taken<Spot> {
+        self.inner.take(asks, Hand::next)
     }
 
     /// Hands out the next records; see [`take_record`](Self::take_record).
     #[doc(hidden)]
-    pub fn take_batch(&self, max_records: usize) -> Taken<Batch> {
-        self.inner.take(|hand| hand.rest(max_records))
+    pub fn take_batch(&self, asks: Asks, max_records: usize) -> Taken<Batch> {
+        self.inner.take(asks, |hand| hand.rest(max_records))
     }
 
     /// Hands out at most `max` records of one batch: the first, and how many they are. For Node, where a call costs
     /// more than a record: that client hands them out one by one, and gives back what the user has not got before
     /// anything else is done, or when the user takes time.
     #[doc(hidden)]
-    pub fn take_run(&self, max: usize) -> Taken<(Spot, usize)> {
-        self.inner.take(|hand| hand.run(max))
+    pub fn take_run(&self, asks: Asks, max: usize) -> Taken<(Spot, usize)> {
+        self.inner.take(asks, |hand| hand.run(max))
     }
 
     /// Of the run that was taken last, the user has got the first `handed` records only, and has asked for the last of
@@ -146,12 +147,14 @@ impl futures_core::Stream for Records {
     type Item = Result<ConsumerRecord>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut asks = if self.waiting.is_some() { Asks::Still } else { Asks::Now };
         loop {
             if let Some(waiting) = &mut self.waiting {
                 std::task::ready!(waiting.as_mut().poll(cx));
                 self.waiting = None;
             }
-            match self.consumer.inner.take(|hand| hand.next().record()) {
+            let asks = std::mem::replace(&mut asks, Asks::Still);
+            match self.consumer.inner.take(asks, |hand| hand.next().record()) {
                 Taken::Some(record) => return Poll::Ready(Some(Ok(record))),
                 Taken::Failed(error) => return Poll::Ready(Some(Err(error))),
                 Taken::Ended => return Poll::Ready(None),

@@ -22,6 +22,9 @@ pub(super) struct State {
     pub(super) news: Option<watch::Receiver<u64>>,
     /// The batch that records are handed out from.
     pub(super) current: Option<Hand>,
+    /// Batches whose last record was handed out to one call while another one went on to what is next: they are done
+    /// when somebody asks. Oldest first.
+    pub(super) aside: Vec<Hand>,
     /// True while the user has a record or a batch in hand: none has been asked for since.
     pub(super) in_hand: bool,
     /// The partition of what is in hand, where it was paused since: its batch lies among the rests.
@@ -83,13 +86,23 @@ impl State {
 
     /// What was handed out counts as done; what is left of it does not.
     pub(super) fn handed_is_done(&self) {
+        self.aside.iter().for_each(Hand::handed_is_done);
         self.current.iter().chain(self.rests.values()).for_each(Hand::handed_is_done);
+    }
+
+    /// What is next comes from another batch, though the last record of this one is in hand.
+    pub(super) fn set_aside(&mut self) {
+        if let Some(hand) = self.current.take_if(|hand| hand.is_empty()) {
+            self.positions.insert(hand.key.clone(), hand.end);
+            self.aside.push(hand);
+        }
     }
 
     /// Nothing that came of a partition is for the user any more.
     pub(super) fn drop_what_waits(&mut self, key: &PartitionKey) {
         self.current.take_if(|hand| hand.key == *key);
         self.rests.remove(key);
+        self.aside.retain(|hand| hand.key != *key);
         self.positions.remove(key);
         self.parked.retain(|event| {
             let Event::Push { reader, push, body, .. } = event else { return true };
@@ -105,6 +118,7 @@ impl State {
     pub(super) fn drop_hands(&mut self) {
         (self.current, self.in_hand) = (None, false);
         self.rests.clear();
+        self.aside.clear();
     }
 
     /// A partition is not read any more.

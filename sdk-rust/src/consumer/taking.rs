@@ -37,6 +37,16 @@ pub enum Taken<T> {
     Nothing,
 }
 
+/// Whether a take is the first of its call.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// The caller asks now: what was handed out before is done.
+    Now,
+    /// It has asked before, and waited: what was handed out since is in the hands of others.
+    Still,
+}
+
 /// What a call would find, before anything is handed out.
 enum Look {
     Hand,
@@ -47,9 +57,12 @@ enum Look {
 }
 
 impl Inner {
-    pub(super) fn take<T>(&self, hand_out: impl FnOnce(&mut Hand) -> T) -> Taken<T> {
+    pub(super) fn take<T>(&self, asks: Asks, hand_out: impl FnOnce(&mut Hand) -> T) -> Taken<T> {
         let mut state = self.lock();
-        self.asks(&mut state);
+        match asks {
+            Asks::Now => self.asks(&mut state),
+            Asks::Still => state.set_aside(),
+        }
         loop {
             match self.look(&mut state) {
                 Look::Hand => {}
@@ -77,6 +90,9 @@ impl Inner {
 
     /// The user asks for what is next: what was handed out before is done.
     pub(super) fn asks(&self, state: &mut State) {
+        for hand in std::mem::take(&mut state.aside) {
+            hand.finish();
+        }
         state.handed_is_done();
         if let Some(hand) = state.current.take_if(|hand| hand.is_empty()) {
             self.finish(state, hand);

@@ -12,12 +12,15 @@ use thalweg_model::RecordBatch;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::alone::Alone;
+use super::cursor::Cursor;
+use super::hand::Hand;
 use super::handle::{Made, Source, Subscribing};
 use super::reader::{Event, Reader, ReadingHow};
-use super::{Consumer, OnOutOfRange, Records, Taken};
+use super::{Asks, Consumer, OnOutOfRange, Records, Taken};
 #[cfg(not(feature = "codecs"))]
 use crate::batch::crafted::packed;
 use crate::batch::crafted::{bad, good};
+use crate::batch::decode;
 use crate::client::Client;
 use crate::{Batch, ErrorPlace, OnBadRecord};
 
@@ -166,7 +169,7 @@ async fn a_push_that_was_under_way_when_its_partition_was_paused_waits() {
     // A read that was given up goes on beside the calls that follow it.
     pair.consumer.pause(0).unwrap();
     pair.consumer.inner.open(&pair.reader, &push, body, 10);
-    assert!(matches!(pair.consumer.take_record(), Taken::Nothing));
+    assert!(matches!(pair.consumer.take_record(Asks::Now), Taken::Nothing));
     pair.consumer.resume(0).unwrap();
     assert_eq!(pair.next().await, Ok(10));
 }
@@ -243,13 +246,13 @@ async fn a_partition_that_is_paused_with_its_last_record_in_hand_goes_on_with_wh
     assert_eq!(pair.next().await, Ok(10));
     pair.consumer.pause(0).unwrap();
     pair.consumer.resume(0).unwrap();
-    assert!(matches!(pair.consumer.take_record(), Taken::Nothing));
+    assert!(matches!(pair.consumer.take_record(Asks::Now), Taken::Nothing));
     assert_eq!(pair.consumer.position(0), Some(11));
     pair.push(&[good(11, &["b"])], scanned(12, 1));
     assert_eq!(pair.next().await, Ok(11));
     // Asked for while it is paused: the record in hand is done all the same.
     pair.consumer.pause(0).unwrap();
-    assert!(matches!(pair.consumer.take_record(), Taken::Nothing));
+    assert!(matches!(pair.consumer.take_record(Asks::Now), Taken::Nothing));
     pair.consumer.resume(0).unwrap();
     pair.push(&[good(12, &["c"])], scanned(13, 1));
     assert_eq!(pair.next().await, Ok(12));
@@ -331,7 +334,7 @@ async fn of_a_run_only_what_the_user_has_got_is_handed_out() {
     let mut pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
     pair.push(&[good(10, &["a", "b"]), good(12, &["c", "d"])], scanned(16, 4));
     pair.consumer.ready().await;
-    let run = |max| match pair.consumer.take_run(max) {
+    let run = |max| match pair.consumer.take_run(Asks::Now, max) {
         Taken::Some((spot, count)) => (spot.index, count, pair.consumer.position(0)),
         other => panic!("{other:?}"),
     };
@@ -384,4 +387,43 @@ async fn records_are_a_stream_and_a_batch_is_what_a_loop_goes_over() {
     assert_eq!(next, Some(14));
     pair.consumer.stop();
     assert_eq!(next_of(&mut records).await, None);
+}
+
+/// A batch of the partition that the pair reads, of which the group knows by the cursor.
+fn hand(pair: &Pair, cursor: &Arc<Cursor>, base: u64, values: &[&str]) -> Hand {
+    let end = base + values.len() as u64;
+    let decoded = decode(good(base, values), base, end, OnBadRecord::Fail);
+    let batch = Batch::new(pair.reader.topic.clone(), 0, decoded.parts);
+    Hand::new(pair.reader.key(0), Some(cursor.clone()), batch, base, end, &FetchPush::default())
+}
+
+#[tokio::test]
+async fn what_one_call_has_in_hand_is_not_done_by_another_that_has_asked_before() {
+    let pair = Pair::new(OnBadRecord::Fail, OnOutOfRange::Fail);
+    let (inner, cursor) = (&pair.consumer.inner, Cursor::new(None));
+    let done = || cursor.progress().map(|p| p.offset);
+    let take = |asks| match pair.consumer.take_record(asks) {
+        Taken::Some(spot) => Some(spot.record().offset()),
+        Taken::Nothing => None,
+        other => panic!("{other:?}"),
+    };
+    // Both wait, and a batch comes.
+    assert_eq!((take(Asks::Now), take(Asks::Now)), (None, None));
+    inner.lock().current = Some(hand(&pair, &cursor, 10, &["a", "b"]));
+    assert_eq!((take(Asks::Still), take(Asks::Still)), (Some(10), Some(11)));
+    assert_eq!(done(), None, "both have something in hand");
+    assert_eq!((take(Asks::Now), done()), (None, Some(12)));
+    // The last record of a batch is in hand while the other goes on waiting, and gets the first one of the next.
+    assert_eq!(take(Asks::Now), None);
+    inner.lock().current = Some(hand(&pair, &cursor, 12, &["c"]));
+    assert_eq!((take(Asks::Still), take(Asks::Still), done()), (Some(12), None, Some(12)));
+    assert_eq!(pair.consumer.position(0), Some(13));
+    inner.lock().current = Some(hand(&pair, &cursor, 13, &["d"]));
+    assert_eq!((take(Asks::Still), done()), (Some(13), Some(12)));
+    assert_eq!((take(Asks::Now), done()), (None, Some(14)));
+    // What is in hand when the partition moves is not done, and moves nothing back.
+    inner.lock().current = Some(hand(&pair, &cursor, 14, &["e"]));
+    assert_eq!((take(Asks::Still), take(Asks::Still)), (Some(14), None));
+    inner.lock().drop_what_waits(&pair.reader.key(0));
+    assert_eq!((take(Asks::Now), done()), (None, Some(14)));
 }
