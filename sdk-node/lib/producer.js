@@ -182,6 +182,12 @@ function waitFor(entries) {
   const deadline = Date.now() + LEAVING_MS
   const clock = new Int32Array(new SharedArrayBuffer(4))
   while (entries.some(isAwaited) && Date.now() < deadline) Atomics.wait(clock, 0, 0, LEAVING_STEP_MS)
+  for (const entry of entries) {
+    const failed = entry.native.untold()
+    if (failed === null || failed === entry.failed) continue
+    entry.failed = failed
+    say(`the ${WHOLE} ends, and of ${entry.label} ${failed}. Close the producer, or flush it, before: that throws such an error.`)
+  }
   for (const entry of entries.filter(isAwaited)) {
     entry.isTimedOut = true
     const count = entry.native.pending()
@@ -225,7 +231,7 @@ class Producer {
     this.topic = topic ?? null
     this.#label = this.topic === null ? 'the producer of any topic' : `the producer of topic ${JSON.stringify(topic)}`
     this.#native = native
-    this.#entry = { label: this.#label, native, producer: new WeakRef(this), isTimedOut: false }
+    this.#entry = { label: this.#label, native, producer: new WeakRef(this), isTimedOut: false, failed: null }
     open.add(this.#entry)
     collected.register(this, this.#entry)
   }

@@ -136,6 +136,16 @@ impl Producer {
         self.inner.pending() as u32
     }
 
+    /// What the next flush would throw by now, in words: how many failed, and why the first one did.
+    #[napi]
+    pub fn untold(&self) -> Option<String> {
+        let error = self.inner.untold()?;
+        Some(match error.records() {
+            0 | 1 => format!("1 record was not delivered: {error}"),
+            _ => error.to_string(),
+        })
+    }
+
     #[napi]
     pub fn flush<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, ()>> {
         let producer = self.inner.clone();

@@ -570,6 +570,33 @@ test('records that nobody flushed are waited for at the end of the process', asy
   }
 })
 
+test('what was not delivered and nobody flushed is told at the end of the process', async (t) => {
+  const broker = await startBroker(t)
+  const client = await broker.connect()
+  await client.createTopic('t')
+  await client.close()
+  const end = (code) => {
+    const program = `
+      import { connect } from ${JSON.stringify(new URL('../lib/index.js', import.meta.url).href)}
+      const [address, ca] = process.argv.slice(1)
+      const client = await connect(address, { ca })
+      const p = await client.producer('t').open()
+      ${code}`
+    const done = spawnSync(process.execPath, ['--input-type=module', '-e', program, broker.address, broker.ca], { encoding: 'utf8', timeout: 20_000 })
+    assert.equal(done.status, 0, `${code}: ${done.stderr}`)
+    return done.stderr
+  }
+  for (const last of ['process.exit(0)', '']) {
+    const one = end(`p.enqueue('x', { partition: 99 }); p.enqueue('y'); ${last}`)
+    assert.match(one, /^thalweg: the process ends, and of the producer of topic "t" 1 record was not delivered: [^\n]*no partition 99[^\n]*\n$/)
+    const three = end(`for (let i = 0; i < 3; i++) p.enqueue('x', { partition: 99 }); ${last}`)
+    assert.match(three, /^thalweg: [^\n]*3 records were not delivered, the first one: [^\n]*no partition 99[^\n]*\n$/)
+    assert.equal(end(`p.enqueue('x', { partition: 99 }); await p.flush().catch(() => {}); ${last}`), '')
+    // Whoever waits for a record has its error.
+    assert.equal(end(`await p.send('x', { partition: 99 }).catch(() => {}); ${last}`), '')
+  }
+})
+
 test("what the program's own exit handlers send is waited for, wherever they stand", async (t) => {
   const broker = await startBroker(t)
   const client = await broker.connect()
