@@ -4,7 +4,7 @@
 
 const { Consumer, isClosing } = require('./consumer.js')
 const { bytesOf, checkBooleans, checkName, checkNames, checkNumber, checkNumbers, checkPartitions, checkString, checkStrings, DURATION, kindOf, presentOf, tagOf, topicsOf } = require('./data.js')
-const { ClosedError, InvalidError, NotFoundError, ThalwegError, call, raised } = require('./errors.js')
+const { ClosedError, InvalidError, ThalwegError, call, raised } = require('./errors.js')
 const { moduleOf, pemOf } = require('./file.js')
 const { startLog } = require('./log.js')
 const { native } = require('./native.js')
@@ -146,11 +146,7 @@ class Client {
    */
   async deleteTopic(name) {
     checkName('name', name)
-    await this.#call('deleteTopic', { name }).catch((error) => {
-      // To make it is no advice for who deletes it.
-      if (error instanceof NotFoundError) error.message = error.message.replace(/; create it with [^]*/, '; `topics()` shows those that do')
-      throw error
-    })
+    await this.#call('deleteTopic', { name })
   }
 
   /**

@@ -270,7 +270,7 @@ test('errors name options as they are called here, and what users named as they 
   assert.match(untrusted.stdout, /Name its CA with the option ca, or THALWEG_CA/)
   // To make a topic is no advice for who deletes it.
   for (const name of ['nothing', 'batch_bytes']) {
-    const isMissing = (e) => e instanceof NotFoundError && e.message === `topic "${name}" does not exist; \`topics()\` shows those that do`
+    const isMissing = (e) => e instanceof NotFoundError && e.message === `topic "${name}" does not exist; \`thalweg topic list\` shows those that do`
     await assert.rejects(client.deleteTopic(name), isMissing)
   }
   const empty = {

@@ -304,8 +304,12 @@ fn the_first_five_minutes_by_hand() {
     assert!(ok && serde_json::from_str::<serde_json::Value>(&said).unwrap()["partitions"] == 3, "{said}");
     let (ok, said) = thalweg_with(&["topic", "create", "t"], "");
     assert!(!ok && said.contains("exists already"), "{said}");
-    let (ok, said) = thalweg_with(&["topic", "describe", "nothing"], "");
-    assert!(!ok && said.contains("thalweg topic create nothing"), "{said}");
+    // To make a topic is advice for who writes or reads it alone.
+    for asked in [&["topic", "describe", "nothing"][..], &["topic", "delete", "nothing"]] {
+        let (ok, said) = thalweg_with(asked, "");
+        assert!(!ok && said.contains("`thalweg topic list` shows those that do"), "{asked:?}: {said}");
+        assert!(!said.contains("thalweg topic create"), "{asked:?}: {said}");
+    }
     let (ok, said) = thalweg_with(&["topic", "list"], "");
     assert!(ok && said.contains("greetings") && said.contains("PARTITIONS"), "{said}");
     assert!(thalweg_with(&["topic", "delete", "t"], "").0);

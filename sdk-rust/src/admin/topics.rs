@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use thalweg_api::{
     AddPartitionsRequest, ApiError, CreateTopicRequest, DeleteTopicRequest, DescribeTopicReply, DescribeTopicRequest,
-    ErrorKind, ListOffsetsRequest, MetadataReply, MetadataRequest, OffsetQuery, PartitionerChoice,
+    ErrorCode, ErrorKind, ListOffsetsRequest, MetadataReply, MetadataRequest, OffsetQuery, PartitionerChoice,
     SetPartitionerRequest,
 };
 use thalweg_model::{PartitionId, Position, TopicConfig};
@@ -449,7 +449,14 @@ pub(crate) async fn find_topic(link: &Rc<Link>, topic: &str, first_use: bool) ->
     let request = MetadataRequest { topics: vec![topic.to_owned()], create_missing: first_use };
     let reply = link.call(request).await?;
     link.learn(&reply.brokers);
-    Ok(Arc::new(the_topic(reply)?))
+    let found = the_topic(reply).map_err(|error| match error.code() {
+        // To make it is advice for who writes or reads it, and none for who asks how it is, changes it or deletes it.
+        Some(ErrorCode::UnknownTopic) if first_use => {
+            error.with_more(&format!("or create it with `thalweg topic create {topic}`"))
+        }
+        _ => error,
+    });
+    Ok(Arc::new(found?))
 }
 
 /// The topic of a reply to a request for one topic.

@@ -160,7 +160,7 @@ pub enum ControlError {
     #[error("topic {0:?} exists already")]
     TopicExists(String),
     /// The cluster has no such topic.
-    #[error("topic {0:?} does not exist; create it with `thalweg topic create {0}`")]
+    #[error("topic {0:?} does not exist; `thalweg topic list` shows those that do")]
     UnknownTopic(String),
     /// Partitions are never removed.
     #[error(
