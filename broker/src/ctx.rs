@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use thalweg_api::{ApiError, ErrorCode};
 use thalweg_control::Request;
-use thalweg_model::{BrokerId, LeaderEpoch, TopicPartition};
+use thalweg_model::{BrokerId, LeaderEpoch, TopicPartition, partitions_of};
 use tokio::sync::Semaphore;
 
 use crate::cluster::peers::Peers;
@@ -54,10 +54,9 @@ impl Ctx {
             Some(topic) if name.partition.0 >= topic.partitions => Err(ApiError::new(
                 ErrorCode::UnknownPartition,
                 format!(
-                    "topic {:?} has {} partitions, 0 to {}; there is no partition {}",
+                    "topic {:?} has {}; there is no partition {}",
                     topic.name,
-                    topic.partitions,
-                    topic.partitions - 1,
+                    partitions_of(topic.partitions),
                     name.partition
                 ),
             )),

@@ -10,6 +10,7 @@ use thalweg_broker::{
     BrokerSpec, ConfigFile, Member, SalvagedPartition, add_broker, certify_client, init_cluster, recover_metadata,
     salvage,
 };
+use thalweg_model::counted;
 
 use crate::connect::Connect;
 use crate::output::{Output, done, rows};
@@ -317,7 +318,7 @@ impl PartitionCommand {
         let asked = client.elect_leaders(&topic, &partitions).await.context("elect leaders")?;
         let line = match asked {
             0 => format!("every partition of {topic} is led by its preferred replica already"),
-            n => format!("asked the leaders of {n} partition{} of {topic} to hand over", if n == 1 { "" } else { "s" }),
+            n => format!("asked the leaders of {} of {topic} to hand over", counted(n, "partition")),
         };
         done(connect.output, &line, &json!({ "topic": topic, "asked": asked }))
     }
@@ -387,7 +388,7 @@ fn salvage_partitions(
     let shown = found.partitions.iter().filter(|p| partition.is_some() || is_damaged(p));
     let list: Vec<_> = shown.map(row).collect();
     if list.is_empty() {
-        println!("{} partitions were read, all of them are whole", found.partitions.len());
+        println!("read {}: nothing is lost", counted(found.partitions.len(), "partition"));
         return Ok(());
     }
     rows(output, &["partition", "offsets", "lost", "state"], list)?;

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use thalweg::{ConsumerRecord, OnBadRecord, OnFailure, Position};
+use thalweg_model::counted;
 
 use crate::connect::Connect;
 use crate::output::Output;
@@ -141,7 +142,7 @@ impl Consume {
         out.flush()?;
         let c = consumer.counts();
         if c.unreadable > 0 {
-            eprintln!("{} records were passed over: they do not decode", c.unreadable);
+            eprintln!("passed over {} that cannot be decoded", counted(c.unreadable, "record"));
         }
         if let Some(filter) = consumer.filter() {
             eprintln!(

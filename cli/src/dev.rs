@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use thalweg::{DevContext, dev_context_path};
 use thalweg_broker::{BrokerConfig, BrokerSpec, GroupSettings, Started, init_cluster};
+use thalweg_model::counted;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::output::say;
@@ -232,7 +233,7 @@ fn announce_cluster(brokers: &[Process], root: &Path, is_temporary: bool) {
     let port = brokers[0].port;
     let option = if port == 9460 { String::new() } else { format!(" --broker thalweg://localhost:{port}") };
     let note = if is_temporary { " (temporary: removed at the end; keep one with --data-dir)" } else { "" };
-    say!("Thalweg cluster of {} brokers on thalweg://localhost:{port}", brokers.len());
+    say!("Thalweg cluster of {} on thalweg://localhost:{port}", counted(brokers.len(), "broker"));
     say!("  data     {}{note}", root.display());
     for (i, broker) in brokers.iter().enumerate() {
         let pid = broker.child.id().unwrap_or_default();

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use thalweg::{Acks, Codec, Record};
+use thalweg_model::counted;
 
 use crate::connect::Connect;
 use crate::output::{Output, done};
@@ -101,7 +102,8 @@ impl Produce {
                 Ok(chunk) => chunk,
                 Err(error) => {
                     producer.close().await?;
-                    return Err(error.context(format!("stopped after {count} records, which were sent")));
+                    return Err(error
+                        .context(format!("stopped after {}; what was read before is sent", counted(count, "record"))));
                 }
             };
             count += chunk.len() as u64;
@@ -112,7 +114,7 @@ impl Produce {
         if output == Output::Json {
             done(output, "", &json!({ "topic": topic, "records": count }))?;
         } else {
-            eprintln!("{count} record{} to {topic}", if count == 1 { "" } else { "s" });
+            eprintln!("{} to {topic}", counted(count, "record"));
         }
         Ok(())
     }

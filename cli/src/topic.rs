@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::{ArgGroup, Subcommand};
 use serde_json::{Value, json};
 use thalweg::{Topic, TopicInfo};
+use thalweg_model::counted;
 
 use crate::connect::Connect;
 use crate::output::{Output, done, rows};
@@ -142,7 +143,7 @@ impl TopicCommand {
                 }
                 let made = connect.client().await?.create_topic(&name, topic).await?;
                 let placed = made.partitioner.as_ref().map(|p| format!(", placed by {p}")).unwrap_or_default();
-                let line = format!("created topic {name} with {partitions} partition{}{placed}", plural(partitions));
+                let line = format!("created topic {name} with {}{placed}", counted(partitions, "partition"));
                 done(connect.output, &line, &describe(&made))
             }
             TopicCommand::List { connect } => {
@@ -220,7 +221,7 @@ impl TopicCommand {
             }
             TopicCommand::AddPartitions { name, partitions, connect } => {
                 let topic = connect.client().await?.add_partitions(&name, partitions).await?;
-                let line = format!("topic {name} has {} partition{} now", topic.partitions, plural(topic.partitions));
+                let line = format!("topic {name} has {} now", counted(topic.partitions, "partition"));
                 done(connect.output, &line, &describe(&topic))
             }
             TopicCommand::SetPartitioner { name, partitioner, partitioner_config, connect, .. } => {
@@ -248,10 +249,6 @@ fn lag(p: &thalweg::PartitionStatus) -> String {
     if all.is_empty() { "-".into() } else { all.join(" ") }
 }
 
-fn plural(count: u32) -> &'static str {
-    if count == 1 { "" } else { "s" }
-}
-
 fn span(ms: u64) -> String {
     humantime::format_duration(std::time::Duration::from_millis(ms)).to_string()
 }
@@ -260,7 +257,7 @@ fn span(ms: u64) -> String {
 fn size(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     let whole = units.into_iter().find(|(shift, _)| bytes >= 1 << shift && bytes.is_multiple_of(1 << shift));
-    whole.map_or_else(|| format!("{bytes} bytes"), |(shift, unit)| format!("{} {unit}", bytes >> shift))
+    whole.map_or_else(|| counted(bytes, "byte"), |(shift, unit)| format!("{} {unit}", bytes >> shift))
 }
 
 /// Which timestamps records may have.
@@ -275,7 +272,7 @@ fn describe(topic: &TopicInfo) -> Value {
     let time = u64::try_from(topic.retention_ms).map_or_else(|_| "forever".to_owned(), span);
     let retention = match topic.retention_bytes {
         -1 => time,
-        bytes => format!("{time} or {bytes} bytes per partition"),
+        bytes => format!("{time} or {} per partition", counted(bytes, "byte")),
     };
     json!({
         "name": topic.name,

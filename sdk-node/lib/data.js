@@ -133,6 +133,11 @@ function checkStrings(options, names) {
   for (const name of names) if (options[name] !== undefined && options[name] !== null) checkString(name, options[name])
 }
 
+/** A number of things by their name: "1 record", "2 records". */
+function counted(count, name) {
+  return `${count} ${name}${count === 1 ? '' : 's'}`
+}
+
 /** The options that were given: null is as good as left out. */
 function presentOf(options) {
   return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined && value !== null))
@@ -212,6 +217,7 @@ module.exports = {
   checkString,
   checkStrings,
   checkText,
+  counted,
   dataOf,
   DURATION,
   headersOf,

@@ -5,7 +5,7 @@
 const { writeSync } = require('node:fs')
 const { isMainThread } = require('node:worker_threads')
 
-const { checkNames, checkNumbers, checkString, dataOf, DURATION, headersOf, kindOf, partitionOf, TIMER_MAX_MS, timestampOf, valueOf } = require('./data.js')
+const { checkNames, checkNumbers, checkString, counted, dataOf, DURATION, headersOf, kindOf, partitionOf, TIMER_MAX_MS, timestampOf, valueOf } = require('./data.js')
 const { ClosedError, TimedOutError, call, errorOf, raised } = require('./errors.js')
 
 const NONE = 0xffffffff
@@ -191,8 +191,8 @@ function waitFor(entries) {
   for (const entry of entries.filter(isAwaited)) {
     entry.isTimedOut = true
     const count = entry.native.pending()
-    const [records, have, they] = count === 1 ? ['1 record', 'has', 'it'] : [`${count} records`, 'have', 'they']
-    say(`the ${WHOLE} ends, and ${records} of ${entry.label} ${have} no outcome yet; ${they} may be lost, and so may what is sent after. Close the producer, or flush it, before.`)
+    const [have, they] = count === 1 ? ['has', 'it'] : ['have', 'they']
+    say(`the ${WHOLE} ends, and ${counted(count, 'record')} of ${entry.label} ${have} no outcome yet; ${they} may be lost, and so may what is sent after. Close the producer, or flush it, before.`)
   }
 }
 
@@ -331,8 +331,9 @@ class Producer {
     flushed.catch((error) => {
       this.#untold ??= error
     })
+    const [have, theyAre] = this.pending === 1 ? ['has', 'it is'] : ['have', 'they are']
     throw new TimedOutError(
-      `${this.pending} records of ${this.#label} have no outcome after ${options.timeoutMs} ms; they are still on their way`,
+      `${counted(this.pending, 'record')} of ${this.#label} ${have} no outcome after ${options.timeoutMs} ms; ${theyAre} still on the way`,
     )
   }
 

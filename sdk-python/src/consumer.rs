@@ -9,7 +9,7 @@ use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyIndexError, PyStopAsyncIteration, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView};
-use thalweg::bindings::{self, Asks, Part, RecordSpan, Spot, Taken, change, place};
+use thalweg::bindings::{self, Asks, Part, RecordSpan, Spot, Taken, change, counted, place};
 use thalweg::{Place, Position};
 
 use crate::error::raise;
@@ -260,8 +260,8 @@ impl Batch {
         let count = self.inner.len() as isize;
         let at = if index < 0 { index + count } else { index };
         let found = usize::try_from(at).ok().and_then(|at| self.inner.spot(at));
-        let (part, span) =
-            found.ok_or_else(|| PyIndexError::new_err(format!("a batch of {count} records has no {index}")))?;
+        let (part, span) = found
+            .ok_or_else(|| PyIndexError::new_err(format!("a batch of {} has no {index}", counted(count, "record"))))?;
         Ok(Record { batch: self.inner.clone(), part: part as u32, span: span as u32 })
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use pyo3::prelude::*;
+use thalweg::bindings::counted;
 
 /// How many messages wait for Python; those beyond are counted.
 const WAITING_MAX: usize = 1_000;
@@ -69,11 +70,8 @@ fn hand_over(messages: &Receiver<(Level, String)>) {
             let lost = LOST.swap(0, Ordering::SeqCst);
             let told = Python::try_attach(|py| {
                 if lost > 0 {
-                    say(
-                        py,
-                        Level::Warn,
-                        &format!("{lost} messages of the log were lost: Python's logging is too slow for them"),
-                    );
+                    let lost = counted(lost, "message");
+                    say(py, Level::Warn, &format!("the log has lost {lost}: Python's logging is too slow"));
                 }
                 say(py, level, &message);
             });

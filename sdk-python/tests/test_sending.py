@@ -617,7 +617,7 @@ def test_each_enqueued_record_may_be_told_of_and_a_flush_has_a_time(broker: Brok
             assert len(names) == 1 and names[0].startswith("thalweg-deliveries") and names[0].endswith("True")
             broker.kill()
             producer.enqueue("y")
-            with pytest.raises(thalweg.TimedOutError, match="1 records of the producer of topic .* have no outcome"):
+            with pytest.raises(thalweg.TimedOutError, match="1 record of the producer of topic .* has no outcome"):
                 producer.flush(timeout=0.2)
             assert producer.pending == 1
             # What a flush that was given up would have found is the next one's.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use thalweg_model::{Assignor, Codec, OnFailure};
-pub use thalweg_model::{BatchHeader, RecordSpan};
+pub use thalweg_model::{BatchHeader, RecordSpan, counted};
 
 pub use crate::admin::{Arguments, Value, call, position};
 pub use crate::batch::{Part, Spot};

@@ -297,7 +297,7 @@ fn the_first_five_minutes_by_hand() {
     );
     let (ok, said) = thalweg_with(&["produce", "json", "--format", "jsonl"], "{\"value\":1}\nrubbish\n");
     assert!(
-        !ok && said.contains("line 2") && said.contains("not JSON") && said.contains("stopped after 1 records"),
+        !ok && said.contains("line 2") && said.contains("not JSON") && said.contains("stopped after 1 record;"),
         "{said}"
     );
     let (ok, said) = thalweg_with(&["topic", "create", "t", "--partitions", "3", "--output", "json"], "");

@@ -4,6 +4,8 @@
 
 use thiserror::Error;
 
+use crate::words::counted;
+
 /// Why some bytes are not a record batch that Thalweg takes.
 ///
 /// Source of the rules: Kafka's RecordBatch v2 (KIP-98) and docs/LIMITS.md.
@@ -18,7 +20,7 @@ pub enum BatchError {
         found: usize,
     },
     /// The length field and the bytes at hand disagree.
-    #[error("batch length field says {expected} bytes, but {found} are there")]
+    #[error("batch length field says {expected} bytes, {found} found")]
     LengthMismatch {
         /// What the length field says, whole batch.
         expected: usize,
@@ -80,7 +82,7 @@ pub enum BatchError {
         limit: usize,
     },
     /// Fewer records than the header counts.
-    #[error("the batch's header counts {expected} records, {found} are there")]
+    #[error("the batch's header counts {}, {found} found", counted(*.expected, "record"))]
     RecordsMissing {
         /// What the header says.
         expected: u32,
@@ -88,7 +90,7 @@ pub enum BatchError {
         found: u32,
     },
     /// Bytes behind the last record, or behind the end of its compression.
-    #[error("bytes follow the last of the batch's {records} records")]
+    #[error("bytes follow the last record of a batch of {}", counted(*.records, "record"))]
     LeftOver {
         /// Records that the header counts.
         records: u32,

@@ -17,6 +17,7 @@ mod plugin;
 mod record;
 mod topic;
 mod varint;
+mod words;
 
 pub use batch::{BATCH_HEADER_BYTES, BatchBuilder, BatchHeader, ProducerMark, RecordBatch, RecordSpan, RecordSpans};
 pub use choice::{Acks, Assignor, OnFailure, Position};
@@ -35,3 +36,4 @@ pub use planted::{Bug, is_planted, with_planted};
 pub use plugin::{Pin, PluginDigest, PluginKind};
 pub use record::{Header, NO_TIMESTAMP_MS, Record};
 pub use topic::{Committed, TopicConfig};
+pub use words::{counted, partitions_of};

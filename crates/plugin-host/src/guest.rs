@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use thalweg_model::limits::CHUNK_RECORDS_MAX;
-use thalweg_model::{BatchHeader, Record, RecordSpan};
+use thalweg_model::{BatchHeader, Record, RecordSpan, counted};
 use thiserror::Error;
 use wasmtime::component::{Func, Linker};
 use wasmtime::{Store, StoreLimits, StoreLimitsBuilder, Trap, UpdateDeadline};
@@ -210,7 +210,7 @@ impl Partitioner {
             let function = function.typed::<(&[u32], &[u8], u32), (Vec<u32>,)>(&store)?;
             let (placed,) = function.call(&mut *store, (&chunk.index, &chunk.data, partitions))?;
             if placed.len() != chunk.len() {
-                return Ok(Err(format!("it answered {} partitions for {} records", placed.len(), chunk.len())));
+                return Ok(Err(answered(placed.len(), "partition", chunk)));
             }
             match placed.iter().find(|p| **p >= partitions) {
                 Some(bad) => Ok(Err(format!("it named partition {bad}, the topic has {partitions}"))),
@@ -304,7 +304,7 @@ impl Filter {
             let function = function.typed::<(&[u32], &[u8]), (Vec<u8>,)>(&store)?;
             let (answer,) = function.call(&mut *store, (&chunk.index, &chunk.data))?;
             if answer.len() != chunk.len() {
-                return Ok(Err(format!("it answered {} verdicts for {} records", answer.len(), chunk.len())));
+                return Ok(Err(answered(answer.len(), "verdict", chunk)));
             }
             let verdicts = answer.into_iter().map(|verdict| match verdict {
                 0 => Ok(Verdict::Drop),
@@ -315,4 +315,9 @@ impl Filter {
             Ok(verdicts.collect())
         })
     }
+}
+
+/// Why a call is refused that has not answered once for each record.
+fn answered(count: usize, what: &str, chunk: &Chunk) -> String {
+    format!("it answered {} for {}", counted(count, what), counted(chunk.len(), "record"))
 }

@@ -25,6 +25,11 @@ _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX
 _FOREVER_S = 100 * 365 * 24 * 3600.0
 
 
+def counted(count: int, name: str) -> str:
+    """A number of things by their name: "1 record", "2 records"."""
+    return f"{count} {name}{'' if count == 1 else 's'}"
+
+
 def given(name: str, value: Any, what: str) -> None:
     """Anything but None."""
     if value is None:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from . import _native
+from . import _checks, _native
 
 if TYPE_CHECKING:
     from ._producer import Producer
@@ -79,5 +79,5 @@ def _call_late() -> None:
 
 
 def _words(label: str, count: int, what: str) -> str:
-    records = "1 record" if count == 1 else f"{count} records"
-    return f"{what}, and {records} of {label} have no outcome yet: close the producer, or flush it, before."
+    have = "has" if count == 1 else "have"
+    return f"{what}, and {_checks.counted(count, 'record')} of {label} {have} no outcome yet: close the producer, or flush it, before."

@@ -573,8 +573,10 @@ class Producer:
             except ThalwegError as e:
                 error = e
             except TimeoutError:
+                pending = self.pending
+                records, have, they_are = _checks.counted(pending, "record"), *(("has", "it is") if pending == 1 else ("have", "they are"))
                 raise TimedOutError(
-                    f"{self.pending} records of {self._label} have no outcome after {timeout} s; they are still on their way"
+                    f"{records} of {self._label} {have} no outcome after {timeout} s; {they_are} still on the way"
                 ) from None
             here = asyncio.get_running_loop()
             while settling := [task for task in self._settling if task.get_loop() is here]:
@@ -778,7 +780,7 @@ class Producer:
             if not ended:
                 closing.cancel()
                 if error is not None:
-                    error.add_note(f"{self._label} was left with {self.pending} records under way")
+                    error.add_note(f"{self._label} was left with {_checks.counted(self.pending, 'record')} under way")
                 return
         try:
             await closing

@@ -6,7 +6,7 @@ use thalweg_api::{
     ApiError, CommitOffsetsRequest, DeleteGroupRequest, DescribeGroupReply, DescribeGroupRequest, ErrorCode, ErrorKind,
     GroupMember, GroupSummary, ListGroupsRequest, PartitionCommit,
 };
-use thalweg_model::{Committed, Position, TopicPartition};
+use thalweg_model::{Committed, Position, TopicPartition, partitions_of};
 
 use super::PartitionOffsets;
 use super::by_name::{calls, fields};
@@ -188,7 +188,7 @@ impl Client {
         let count = topic.partitions.len() as u32;
         let partitions = if partitions.is_empty() { (0..count).collect() } else { partitions.to_vec() };
         if let Some(bad) = partitions.iter().find(|p| **p >= count) {
-            let message = format!("topic {:?} has {count} partitions; there is no partition {bad}", topic.name);
+            let message = format!("topic {:?} has {}; there is no partition {bad}", topic.name, partitions_of(count));
             return Err(ApiError::new(ErrorCode::UnknownPartition, message).into());
         }
         let Position::Offset(offset) = to else {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use thalweg_api::{ErrorKind, FetchOpen, Filter, GroupJoin, Topic};
 use thalweg_client_core::{ConsumerCore, MembershipConfig, PartitionKey, Position};
-use thalweg_model::{Assignor, OnFailure};
+use thalweg_model::{Assignor, OnFailure, partitions_of};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::oneshot;
 
@@ -323,8 +323,7 @@ impl ConsumerBuilder {
             let count = topic.partitions.len() as u32;
             let partitions = self.partitions.clone().unwrap_or_else(|| (0..count).collect());
             if let Some(bad) = partitions.iter().find(|p| **p >= count) {
-                let message =
-                    format!("topic {name:?} has {count} partitions, 0 to {}; there is no partition {bad}", count - 1);
+                let message = format!("topic {name:?} has {}; there is no partition {bad}", partitions_of(count));
                 return Err(Error::new(ErrorKind::NotFound, message));
             }
             let asked = partitions.clone();

@@ -2,7 +2,7 @@
 //! state stand with the rules.
 
 use thalweg_model::limits::{GROUP_ID_BYTES_MAX, GROUP_TOPICS_MAX};
-use thalweg_model::{TopicPartition, check_topic_or_pattern};
+use thalweg_model::{TopicPartition, check_topic_or_pattern, counted};
 use thiserror::Error;
 
 use super::record::Terms;
@@ -124,7 +124,7 @@ pub enum GroupError {
         wanted: String,
     },
     /// The request is possible only while the group has no members.
-    #[error("group {group:?} has {members} members; this can be done once all of them have left")]
+    #[error("group {group:?} has {}; this can be done once it has none", counted(*.members, "member"))]
     NotEmpty {
         /// The id of the group.
         group: String,
@@ -174,8 +174,10 @@ pub(super) fn without_members(group: &str, g: &Group) -> Result<(), GroupError> 
 
 pub(super) fn describe(terms: &Terms) -> String {
     let filter = terms.filter.as_ref().map_or("no filter".to_owned(), |f| {
-        let config =
-            if f.config.is_empty() { String::new() } else { format!(" with {} bytes of config", f.config.len()) };
+        let config = match f.config.len() {
+            0 => String::new(),
+            bytes => format!(" with {} of config", counted(bytes, "byte")),
+        };
         format!("filter {}{config} and policy `{}`", f.reference, f.on_failure.name())
     });
     format!("{filter}, assignor `{}`", terms.assignor.name())
