@@ -8,10 +8,6 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Crates whose types may stand in signatures: users have them, or will want them.
-const SHOWN: &[&str] =
-    &["std", "core", "alloc", "bytes", "serde", "serde_core", "serde_json", "futures_core", "thalweg"];
-
 /// The documentation of `thalweg` as JSON.
 fn documentation(target: &Path) -> Value {
     // The format is for nightly compilers; this is the one way to have it from the one that builds everything else, and
@@ -80,6 +76,10 @@ fn has_public_fields(item: &Value) -> bool {
 fn names(items: impl Iterator<Item = &'static Value>) -> Vec<&'static str> {
     items.map(|item| item["name"].as_str().unwrap_or("?")).collect()
 }
+
+/// Crates whose types may stand in signatures: users have them, or will want them.
+const SHOWN: &[&str] =
+    &["std", "core", "alloc", "bytes", "serde", "serde_core", "serde_json", "futures_core", "thalweg"];
 
 #[test]
 fn fields_and_choices_may_be_added() {

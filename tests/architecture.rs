@@ -6,75 +6,6 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Every arrow that there may be: a crate and whom it may know.
-const ARROWS: &[(&str, &[&str])] = &[
-    ("thalweg-model", &[]),
-    ("thalweg-api", &["thalweg-model"]),
-    ("thalweg-wire", &["thalweg-model", "thalweg-api"]),
-    ("thalweg-commit-log", &["thalweg-model"]),
-    ("thalweg-control", &["thalweg-model", "thalweg-api"]),
-    ("thalweg-plugin-host", &["thalweg-model"]),
-    ("thalweg-quic", &["thalweg-wire"]),
-    ("thalweg-replica", &["thalweg-model", "thalweg-api", "thalweg-commit-log"]),
-    ("thalweg-client-core", &["thalweg-model", "thalweg-api"]),
-    (
-        "thalweg-broker-core",
-        &["thalweg-model", "thalweg-api", "thalweg-commit-log", "thalweg-replica", "thalweg-control"],
-    ),
-    (
-        "thalweg-broker",
-        &[
-            "thalweg-model",
-            "thalweg-api",
-            "thalweg-wire",
-            "thalweg-commit-log",
-            "thalweg-replica",
-            "thalweg-broker-core",
-            "thalweg-control",
-            "thalweg-plugin-host",
-            "thalweg-quic",
-        ],
-    ),
-    (
-        "thalweg",
-        &["thalweg-model", "thalweg-api", "thalweg-wire", "thalweg-client-core", "thalweg-plugin-host", "thalweg-quic"],
-    ),
-    ("thalweg-cli", &["thalweg-model", "thalweg-broker", "thalweg", "thalweg-plugin-host"]),
-    ("thalweg-python", &["thalweg"]),
-    ("thalweg-node", &["thalweg"]),
-    ("thalweg-demo", &["thalweg", "thalweg-model"]),
-    ("thalweg-sim", PURE),
-    ("xtask", &[]),
-];
-
-/// Crates that read no clock, own no socket and draw no chance.
-const PURE: &[&str] = &[
-    "thalweg-model",
-    "thalweg-api",
-    "thalweg-wire",
-    "thalweg-commit-log",
-    "thalweg-replica",
-    "thalweg-broker-core",
-    "thalweg-control",
-    "thalweg-client-core",
-];
-
-/// What a pure crate may know from outside. A list of what is allowed, so that nothing new slips in.
-const PURE_ALLOWED: &[&str] = &[
-    "bytes",
-    "crc32c",
-    "flate2",
-    "lz4",
-    "snap",
-    "zstd",
-    "thiserror",
-    "uuid",
-    "prost",
-    // Patterns of topics.
-    "regex-lite",
-    "sha2",
-];
-
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
@@ -147,10 +78,6 @@ fn wasmtime_has_the_same_features_in_the_workspace_and_in_a_binding_alone() {
         assert!(differs.is_empty(), "{binding} alone: {differs:?}; see crates/plugin-host/Cargo.toml");
     }
 }
-
-/// Features that are there for tests alone, as `cargo tree` shows them.
-const OF_TESTS: &[&str] =
-    &["thalweg-model feature \"mutants\"", "thalweg-commit-log feature \"testing\"", "thalweg feature \"testing\""];
 
 /// Those of them that are on when `selection` is built, with dependencies of these kinds.
 fn features_of_tests(selection: &[&str], kinds: &str) -> BTreeSet<&'static str> {
@@ -273,6 +200,79 @@ fn crates_of_a_small_client() -> BTreeSet<String> {
     // `name v1.2.3`, and behind that a path, or that it is a macro or was shown before.
     tree.lines().map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect()
 }
+
+/// Every arrow that there may be: a crate and whom it may know.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("thalweg-model", &[]),
+    ("thalweg-api", &["thalweg-model"]),
+    ("thalweg-wire", &["thalweg-model", "thalweg-api"]),
+    ("thalweg-commit-log", &["thalweg-model"]),
+    ("thalweg-control", &["thalweg-model", "thalweg-api"]),
+    ("thalweg-plugin-host", &["thalweg-model"]),
+    ("thalweg-quic", &["thalweg-wire"]),
+    ("thalweg-replica", &["thalweg-model", "thalweg-api", "thalweg-commit-log"]),
+    ("thalweg-client-core", &["thalweg-model", "thalweg-api"]),
+    (
+        "thalweg-broker-core",
+        &["thalweg-model", "thalweg-api", "thalweg-commit-log", "thalweg-replica", "thalweg-control"],
+    ),
+    (
+        "thalweg-broker",
+        &[
+            "thalweg-model",
+            "thalweg-api",
+            "thalweg-wire",
+            "thalweg-commit-log",
+            "thalweg-replica",
+            "thalweg-broker-core",
+            "thalweg-control",
+            "thalweg-plugin-host",
+            "thalweg-quic",
+        ],
+    ),
+    (
+        "thalweg",
+        &["thalweg-model", "thalweg-api", "thalweg-wire", "thalweg-client-core", "thalweg-plugin-host", "thalweg-quic"],
+    ),
+    ("thalweg-cli", &["thalweg-model", "thalweg-broker", "thalweg", "thalweg-plugin-host"]),
+    ("thalweg-python", &["thalweg"]),
+    ("thalweg-node", &["thalweg"]),
+    ("thalweg-demo", &["thalweg", "thalweg-model"]),
+    ("thalweg-sim", PURE),
+    ("xtask", &[]),
+];
+
+/// Crates that read no clock, own no socket and draw no chance.
+const PURE: &[&str] = &[
+    "thalweg-model",
+    "thalweg-api",
+    "thalweg-wire",
+    "thalweg-commit-log",
+    "thalweg-replica",
+    "thalweg-broker-core",
+    "thalweg-control",
+    "thalweg-client-core",
+];
+
+/// What a pure crate may know from outside. A list of what is allowed, so that nothing new slips in.
+const PURE_ALLOWED: &[&str] = &[
+    "bytes",
+    "crc32c",
+    "flate2",
+    "lz4",
+    "snap",
+    "zstd",
+    "thiserror",
+    "uuid",
+    "prost",
+    // Patterns of topics.
+    "regex-lite",
+    "sha2",
+];
+
+/// Features that are there for tests alone, as `cargo tree` shows them.
+const OF_TESTS: &[&str] =
+    &["thalweg-model feature \"mutants\"", "thalweg-commit-log feature \"testing\"", "thalweg feature \"testing\""];
 
 /// Whoever builds a client builds neither a compiler of protobuf nor what a default feature brings.
 #[test]

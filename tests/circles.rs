@@ -12,29 +12,6 @@ use proc_macro2::{Span, TokenStream, TokenTree};
 use syn::ext::IdentExt;
 use syn::visit::Visit;
 
-/// The folders of the crates that have no circle.
-const CRATES: &[&str] = &[
-    "bench",
-    "broker",
-    "cli",
-    "crates/api",
-    "crates/broker-core",
-    "crates/client-core",
-    "crates/commit-log",
-    "crates/control",
-    "crates/model",
-    "crates/plugin-host",
-    "crates/quic",
-    "crates/replica",
-    "crates/wire",
-    "demo",
-    "sdk-node",
-    "sdk-python",
-    "sdk-rust",
-    "tests",
-    "xtask",
-];
-
 /// A module or a name, from the root of its crate: `["consumer", "state"]`.
 type Name = Vec<String>;
 
@@ -415,6 +392,29 @@ fn circles_of(files: &[(&str, &str)]) -> Vec<String> {
     let read = |file: &Path| files.iter().find(|(name, _)| Path::new(name) == file).map(|(_, text)| (*text).to_owned());
     circles(&arrows(files[0].0, &read))
 }
+
+/// The folders of the crates that have no circle.
+const CRATES: &[&str] = &[
+    "bench",
+    "broker",
+    "cli",
+    "crates/api",
+    "crates/broker-core",
+    "crates/client-core",
+    "crates/commit-log",
+    "crates/control",
+    "crates/model",
+    "crates/plugin-host",
+    "crates/quic",
+    "crates/replica",
+    "crates/wire",
+    "demo",
+    "sdk-node",
+    "sdk-python",
+    "sdk-rust",
+    "tests",
+    "xtask",
+];
 
 #[test]
 fn a_circle_is_drawn_with_its_lines() {

@@ -16,8 +16,6 @@ use std::{fs, thread};
 use thalweg::{Client, ClientBuilder, Topic};
 use thalweg_tests::process::Broker;
 
-const PARTITIONS: u32 = 3;
-
 /// Orders by partition and offset.
 type Orders = BTreeMap<(u32, u64), String>;
 
@@ -146,6 +144,8 @@ async fn stored(client: &Client) -> Orders {
     }
     orders
 }
+
+const PARTITIONS: u32 = 3;
 
 #[test]
 fn a_service_that_is_stopped_at_any_moment_loses_nothing() {

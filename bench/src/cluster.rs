@@ -9,8 +9,6 @@ use thalweg_tests::process::Cluster;
 
 use crate::process::{Broker, usage};
 
-const BROKERS: u32 = 3;
-
 pub(crate) async fn client(cluster: &Cluster) -> Result<Client> {
     let builder = ClientBuilder::new(cluster.addresses()).ca_pem(cluster.ca_pem.clone());
     Ok(builder.timeout(Duration::from_secs(30)).connect().await?)
@@ -149,3 +147,5 @@ pub(crate) async fn idle() -> Result<()> {
     );
     Ok(())
 }
+
+const BROKERS: u32 = 3;

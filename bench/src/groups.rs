@@ -16,10 +16,6 @@ use tokio::task::JoinHandle;
 use crate::cluster::client;
 use crate::process::{Broker, folder_bytes, usage};
 
-const BROKERS: u32 = 3;
-const PARTITIONS: u32 = 6;
-const RUNS: usize = 30;
-
 /// A record every millisecond, in turn to every partition.
 struct Trickle {
     stop: Arc<AtomicBool>,
@@ -379,3 +375,7 @@ pub(crate) async fn offsets(thalweg: &Path) -> Result<()> {
     );
     Ok(())
 }
+
+const BROKERS: u32 = 3;
+const PARTITIONS: u32 = 6;
+const RUNS: usize = 30;

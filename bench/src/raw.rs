@@ -15,17 +15,6 @@ use thalweg_quic::{READ_BYTES, Side, crypto_provider, endpoint, socket, transpor
 
 use crate::process::usage;
 
-/// Any free port.
-const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-/// Both sides of the connection, but that one of them connects: one stream, and nothing is sent to keep the connection.
-const SIDE: Side = Side {
-    connects: false,
-    bidi_streams_max: 1,
-    uni_streams_max: 0,
-    keep_alive: None,
-    idle_timeout: Duration::from_secs(20),
-};
-
 /// What moving bytes costs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Raw {
@@ -111,3 +100,14 @@ pub(crate) fn measure(bytes: u64) -> Result<Raw> {
     child.wait()?;
     Ok(Raw { mb_per_s: bytes as f64 / 1e6 / seconds, cpu_s_per_gib: cpu_s / (bytes as f64 / (1u64 << 30) as f64) })
 }
+
+/// Any free port.
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+/// Both sides of the connection, but that one of them connects: one stream, and nothing is sent to keep the connection.
+const SIDE: Side = Side {
+    connects: false,
+    bidi_streams_max: 1,
+    uni_streams_max: 0,
+    keep_alive: None,
+    idle_timeout: Duration::from_secs(20),
+};

@@ -12,23 +12,6 @@ use crate::process::{Broker, usage};
 use crate::raw::{self, Raw};
 use crate::{cluster, groups};
 
-const ROWS: [&str; 12] = [
-    "start",
-    "throughput",
-    "latency",
-    "filter",
-    "partitioner",
-    "check",
-    "replication",
-    "failover",
-    "partitions",
-    "idle",
-    "groups",
-    "offsets",
-];
-/// Payload of one throughput row.
-const BYTES: u64 = 512 << 20;
-
 pub(crate) fn run(thalweg: &Path, plugins: &Path, wanted: &[String]) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for row in ROWS.iter().filter(|r| wanted.is_empty() || wanted.iter().any(|w| w == *r)) {
@@ -343,3 +326,20 @@ fn check() {
         println!("check of {size} B, {}: {ns:.1} ns a record", codec.name());
     }
 }
+
+const ROWS: [&str; 12] = [
+    "start",
+    "throughput",
+    "latency",
+    "filter",
+    "partitioner",
+    "check",
+    "replication",
+    "failover",
+    "partitions",
+    "idle",
+    "groups",
+    "offsets",
+];
+/// Payload of one throughput row.
+const BYTES: u64 = 512 << 20;

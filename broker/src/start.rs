@@ -35,21 +35,6 @@ use crate::service::{health, plugins};
 use crate::transport::tls::{self, Certificates};
 use crate::transport::{accept, http};
 
-/// How long a clean stop may take to write everything to segments.
-const FLUSH_LIMIT: Duration = Duration::from_secs(10);
-/// How often it is looked whether everything is.
-const FLUSH_EVERY: Duration = Duration::from_millis(5);
-/// How long a clean stop waits for others to take its leaderships.
-const HAND_OVER_LIMIT: Duration = Duration::from_secs(1);
-/// How often it is looked whether they have.
-const HAND_OVER_EVERY: Duration = Duration::from_millis(10);
-/// How long a clean stop waits for the close to reach the clients; one that is gone must not hold it up.
-const CLOSE_LIMIT: Duration = Duration::from_millis(500);
-/// How long a start may take before it is said why it takes so long.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How often that is looked at again.
-const PATIENCE_EVERY: Duration = Duration::from_secs(1);
-
 /// Serves until `stop` ends, then writes everything to segments and returns.
 ///
 /// Call it inside a current-thread runtime, within a `LocalSet`. `listening` is called with the address of QUIC and the
@@ -347,3 +332,18 @@ async fn flush(engine: &EngineHandle) {
         }
     }
 }
+
+/// How long a clean stop may take to write everything to segments.
+const FLUSH_LIMIT: Duration = Duration::from_secs(10);
+/// How often it is looked whether everything is.
+const FLUSH_EVERY: Duration = Duration::from_millis(5);
+/// How long a clean stop waits for others to take its leaderships.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(1);
+/// How often it is looked whether they have.
+const HAND_OVER_EVERY: Duration = Duration::from_millis(10);
+/// How long a clean stop waits for the close to reach the clients; one that is gone must not hold it up.
+const CLOSE_LIMIT: Duration = Duration::from_millis(500);
+/// How long a start may take before it is said why it takes so long.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often that is looked at again.
+const PATIENCE_EVERY: Duration = Duration::from_secs(1);

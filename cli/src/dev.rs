@@ -15,9 +15,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::output::say;
 
-/// The hidden command that compiles a module in a process of its own.
-pub(crate) const COMPILE_COMMAND: &str = "compile-plugin";
-
 /// Starts a broker on this machine; topics are made on first use
 #[derive(Args)]
 pub(crate) struct Dev {
@@ -283,3 +280,6 @@ fn announce(started: &Started, data_dir: &Path, is_temporary: bool) {
     say!();
     say!("Ctrl-C stops it.");
 }
+
+/// The hidden command that compiles a module in a process of its own.
+pub(crate) const COMPILE_COMMAND: &str = "compile-plugin";

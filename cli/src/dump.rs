@@ -10,9 +10,6 @@ use thalweg_model::{BatchError, RecordBatch};
 
 use crate::consume::lossless;
 
-/// How much is read at once.
-const READ_BYTES: usize = 1 << 20;
-
 pub(crate) fn run(folder: &Path) -> Result<()> {
     let entries = std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
     let mut segments = entries.map(|e| Ok(e?.path())).collect::<std::io::Result<Vec<PathBuf>>>()?;
@@ -68,3 +65,6 @@ fn write(batch: &RecordBatch, out: &mut impl Write) -> Result<()> {
     }
     Ok(())
 }
+
+/// How much is read at once.
+const READ_BYTES: usize = 1 << 20;

@@ -12,11 +12,6 @@ use thalweg_model::counted;
 use crate::connect::Connect;
 use crate::output::{Output, done};
 
-/// Records placed and buffered together.
-const CHUNK_RECORDS: usize = 2048;
-/// Longest line that is read: a record of the largest size and some room for its JSON.
-const LINE_BYTES_MAX: usize = 4 << 20;
-
 /// Sends records: one a line of the input
 #[derive(Args)]
 pub(crate) struct Produce {
@@ -231,3 +226,8 @@ fn parse_object(line: &[u8]) -> Result<Record> {
     }
     Ok(record)
 }
+
+/// Records placed and buffered together.
+const CHUNK_RECORDS: usize = 2048;
+/// Longest line that is read: a record of the largest size and some room for its JSON.
+const LINE_BYTES_MAX: usize = 4 << 20;

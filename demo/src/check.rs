@@ -10,10 +10,6 @@ use thalweg_model::partition_for_key;
 
 use crate::flights::{PARTITIONS, lines};
 
-/// Totals published for the data set, so that a broken download or preparation shows as well.
-const RECORDS: u64 = 336_776;
-const LATE: u64 = 26_581;
-
 type PerPartition = BTreeMap<u32, (u64, u32)>;
 
 /// What a worker says of its work.
@@ -96,3 +92,7 @@ impl Expected {
         Ok(())
     }
 }
+
+/// Totals published for the data set, so that a broken download or preparation shows as well.
+const RECORDS: u64 = 336_776;
+const LATE: u64 = 26_581;

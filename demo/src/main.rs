@@ -23,11 +23,6 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::check::{Expected, Report};
 use crate::flights::PARTITIONS;
 
-const TOPIC: &str = "flights";
-const BROKERS: u32 = 3;
-const GROUP: &str = "everybody";
-const LANGUAGES: [&str; 3] = ["Rust", "Python", "Node"];
-
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.first().map(String::as_str) {
@@ -460,3 +455,8 @@ fn keep(mut cluster: Cluster, address: &str) {
     println!("  cargo thalweg consume {TOPIC} --from-beginning --filter late --filter-config 600 --until-end");
     println!("  kill {pid}      # stops them");
 }
+
+const TOPIC: &str = "flights";
+const BROKERS: u32 = 3;
+const GROUP: &str = "everybody";
+const LANGUAGES: [&str; 3] = ["Rust", "Python", "Node"];

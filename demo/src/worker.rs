@@ -10,8 +10,6 @@ use thalweg::{Client, Record};
 
 use crate::flights::lines;
 
-const CHUNK: usize = 2000;
-
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -56,9 +54,6 @@ async fn produce(client: &Client, topic: &str, file: &Path, from: usize, to: usi
     producer.close().await?;
     Ok(json!({ "records": to - from, "bytes": bytes, "seconds": started.elapsed().as_secs_f64() }))
 }
-
-/// What a batch takes, so that there is time to die in the middle.
-const WORK: std::time::Duration = std::time::Duration::from_millis(40);
 
 /// Reads as a member of a group, and says which offsets it has got.
 async fn share(client: &Client, topic: &str, group: &str) -> Result<Value> {
@@ -112,3 +107,8 @@ async fn consume(client: &Client, topic: &str, filter: Option<&str>) -> Result<V
         "partitions": partitions,
     }))
 }
+
+const CHUNK: usize = 2000;
+
+/// What a batch takes, so that there is time to die in the middle.
+const WORK: std::time::Duration = std::time::Duration::from_millis(40);

@@ -13,19 +13,12 @@ use tokio::sync::watch;
 
 use crate::error::raise;
 
-const NONE: u32 = u32::MAX;
-
 /// What records are handed out of.
 struct Current {
     batch: Arc<thalweg::Batch>,
     first: usize,
     is_new: bool,
 }
-
-/// What `take` answers with where it hands out nothing.
-const NOTHING: i32 = -1;
-const UNTOLD: i32 = -2;
-const ENDED: i32 = -3;
 
 /// As the JavaScript side has checked it.
 pub(crate) fn position(kind: &str, value: f64) -> Result<Position> {
@@ -379,3 +372,10 @@ fn places(places: Vec<(String, u32)>) -> Vec<TopicPartition> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+const NONE: u32 = u32::MAX;
+
+/// What `take` answers with where it hands out nothing.
+const NOTHING: i32 = -1;
+const UNTOLD: i32 = -2;
+const ENDED: i32 = -3;

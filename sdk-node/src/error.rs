@@ -4,9 +4,6 @@ use napi::{Error, Status};
 use napi_derive::napi;
 use thalweg::{Error as ThalwegError, ErrorKind};
 
-/// What separates code, what it is about (JSON) and message in a native error's text; `lib/errors.js` splits there.
-const MARK: char = '\u{1}';
-
 pub(crate) fn raise(e: ThalwegError) -> Error {
     let mut about = serde_json::Map::new();
     if let Some(place) = e.place() {
@@ -47,3 +44,6 @@ pub struct ErrorCode {
 pub fn error_codes() -> Vec<ErrorCode> {
     ErrorKind::ALL.iter().map(|k| ErrorCode { code: k.code().into(), retriable: k.is_retriable() }).collect()
 }
+
+/// What separates code, what it is about (JSON) and message in a native error's text; `lib/errors.js` splits there.
+const MARK: char = '\u{1}';

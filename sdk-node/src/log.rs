@@ -8,9 +8,6 @@ use napi::bindgen_prelude::{FnArgs, Function, Result};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 
-/// How many messages wait for JavaScript; those beyond are dropped.
-const WAITING_MAX: usize = 1_000;
-
 type Told = FnArgs<(String, String)>;
 /// Weak: a process ends although somebody listens.
 type Listener = ThreadsafeFunction<Told, (), Told, Status, false, true, WAITING_MAX>;
@@ -52,3 +49,6 @@ impl Log for ToJavaScript {
 
     fn flush(&self) {}
 }
+
+/// How many messages wait for JavaScript; those beyond are dropped.
+const WAITING_MAX: usize = 1_000;

@@ -11,10 +11,6 @@ use tokio::sync::Mutex;
 
 use crate::error::{invalid, raise};
 
-const NONE: u32 = u32::MAX;
-/// Numbers per record in the index: key length, value length, header count, partition, topic.
-const STRIDE: usize = 5;
-
 #[napi]
 pub struct Producer {
     inner: thalweg::Producer,
@@ -205,3 +201,7 @@ impl Receipt {
         })
     }
 }
+
+const NONE: u32 = u32::MAX;
+/// Numbers per record in the index: key length, value length, header count, partition, topic.
+const STRIDE: usize = 5;

@@ -15,9 +15,6 @@ use thalweg::{Place, Position};
 use crate::error::raise;
 use crate::runtime::{before_a_fork, forks, future_into_py};
 
-/// Bytes of a key or value that are shown.
-const REPR_BYTES: usize = 64;
-
 create_exception!(
     _native,
     NothingNow,
@@ -471,3 +468,6 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Data {
 
 type Headers<'py> = Vec<(String, Option<Bound<'py, PyBytes>>)>;
 type Parts<'py> = (Option<Bound<'py, PyBytes>>, Option<Bound<'py, PyBytes>>, Headers<'py>, String, u32, u64, i64);
+
+/// Bytes of a key or value that are shown.
+const REPR_BYTES: usize = 64;

@@ -9,9 +9,6 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use pyo3::prelude::*;
 use thalweg::bindings::counted;
 
-/// How many messages wait for Python; those beyond are counted.
-const WAITING_MAX: usize = 1_000;
-
 static QUEUE: OnceLock<(u32, SyncSender<(Level, String)>)> = OnceLock::new();
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 static LOST: AtomicUsize = AtomicUsize::new(0);
@@ -98,3 +95,6 @@ fn say(py: Python<'_>, level: Level, message: &str) {
         error.write_unraisable(py, None);
     }
 }
+
+/// How many messages wait for Python; those beyond are counted.
+const WAITING_MAX: usize = 1_000;

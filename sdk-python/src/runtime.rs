@@ -18,9 +18,6 @@ use tokio::sync::oneshot;
 
 use crate::error::raise;
 
-/// How long the end of the interpreter waits for calls that are under way.
-const DRAIN_LIMIT: Duration = Duration::from_secs(2);
-
 /// Started by the first call, not by the import: whoever is forked before that starts another. With the process that it
 /// lives in: a child that is forked later has none of its threads.
 static RUNTIME: OnceLock<(u32, Runtime)> = OnceLock::new();
@@ -177,3 +174,6 @@ pub(crate) fn drain(py: Python<'_>) {
         crate::log::drain(deadline);
     });
 }
+
+/// How long the end of the interpreter waits for calls that are under way.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);

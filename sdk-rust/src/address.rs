@@ -13,9 +13,6 @@ use thalweg_api::ErrorKind;
 
 use crate::{Error, Result};
 
-/// QUIC's port where none is named.
-const DEFAULT_PORT: u16 = 9460;
-
 /// One address at which the cluster may be reached.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Address {
@@ -160,6 +157,9 @@ fn from_pem(pem: &[u8], whence: &str) -> Result<RootCertStore> {
         false => Ok(roots),
     }
 }
+
+/// QUIC's port where none is named.
+const DEFAULT_PORT: u16 = 9460;
 
 #[cfg(test)]
 mod tests {

@@ -12,9 +12,6 @@ use crate::address::{Address, Trust};
 use crate::link::{Io, LinkOptions};
 use crate::{Error, Result};
 
-/// A hundred years: as good as for ever, and short enough to be added to any moment.
-pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
-
 /// Connects to a cluster by the address of any broker, `thalweg://host:port`.
 ///
 /// # Errors
@@ -136,21 +133,6 @@ impl ClientBuilder {
     }
 }
 
-/// A CA that has certified nobody: for clients that need one and never reach a broker.
-#[cfg(test)]
-const CA: &str = "\
------BEGIN CERTIFICATE-----
-MIIBbjCCARWgAwIBAgIUHh7uooLf1fIlNNMaQGftJYc0bXowCgYIKoZIzj0EAwIw
-DDEKMAgGA1UEAwwBdDAgFw0yNjExMjkxMzA1NThaGA8yMTI2MTEwNTEzMDU1OFow
-DDEKMAgGA1UEAwwBdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABEW7citb24DH
-ihHoEwwYOC/wusVlC/kafllrDs7fmMl/JPNoftVTMmNm5ySHd4SU/Xr/LnLGJwXa
-MFPnAQpYJOCjUzBRMB0GA1UdDgQWBBQBY12TX9Ts7m7Qwsv3cqmfB0XdAjAfBgNV
-HSMEGDAWgBQBY12TX9Ts7m7Qwsv3cqmfB0XdAjAPBgNVHRMBAf8EBTADAQH/MAoG
-CCqGSM49BAMCA0cAMEQCIHKYC+u6VDGsR5wh37/Sruhuv0Seo7BVqKSZZL2URuFX
-AiA89kZVUCSauoOXs6ywNMRLzEgqq5xXmC8z7xXNOiLtDQ==
------END CERTIFICATE-----
-";
-
 #[cfg(test)]
 impl Client {
     /// A client that never reaches a broker.
@@ -217,6 +199,24 @@ impl Client {
         self.io.run(move |link| async move { link.call(request).await }).await
     }
 }
+
+/// A hundred years: as good as for ever, and short enough to be added to any moment.
+pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+
+/// A CA that has certified nobody: for clients that need one and never reach a broker.
+#[cfg(test)]
+const CA: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBbjCCARWgAwIBAgIUHh7uooLf1fIlNNMaQGftJYc0bXowCgYIKoZIzj0EAwIw
+DDEKMAgGA1UEAwwBdDAgFw0yNjExMjkxMzA1NThaGA8yMTI2MTEwNTEzMDU1OFow
+DDEKMAgGA1UEAwwBdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABEW7citb24DH
+ihHoEwwYOC/wusVlC/kafllrDs7fmMl/JPNoftVTMmNm5ySHd4SU/Xr/LnLGJwXa
+MFPnAQpYJOCjUzBRMB0GA1UdDgQWBBQBY12TX9Ts7m7Qwsv3cqmfB0XdAjAfBgNV
+HSMEGDAWgBQBY12TX9Ts7m7Qwsv3cqmfB0XdAjAPBgNVHRMBAf8EBTADAQH/MAoG
+CCqGSM49BAMCA0cAMEQCIHKYC+u6VDGsR5wh37/Sruhuv0Seo7BVqKSZZL2URuFX
+AiA89kZVUCSauoOXs6ywNMRLzEgqq5xXmC8z7xXNOiLtDQ==
+-----END CERTIFICATE-----
+";
 
 #[cfg(test)]
 mod tests {

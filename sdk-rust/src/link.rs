@@ -26,23 +26,6 @@ use crate::network::{self, Endpoints};
 use crate::stream::{FrameReader, send};
 use crate::{Error, Result};
 
-/// The shortest attempt: what a broker in reach takes at most.
-const LAST_ATTEMPT: Duration = Duration::from_millis(50);
-/// One attempt to reach one address.
-pub(crate) const ATTEMPT: Duration = Duration::from_secs(3);
-/// How long one address is tried before the next one is tried beside it.
-const HEAD_START: Duration = Duration::from_millis(150);
-/// The client's side of a connection. Brokers open no streams.
-const SIDE: Side = Side {
-    connects: true,
-    bidi_streams_max: 0,
-    uni_streams_max: 0,
-    keep_alive: Some(Duration::from_secs(2)),
-    idle_timeout: Duration::from_secs(6),
-};
-/// How long a client that is dropped goes on sending what it must.
-const FAREWELL: Duration = Duration::from_secs(1);
-
 type Job = Box<dyn FnOnce(Rc<Link>) + Send>;
 
 /// Reaches a client's part of the connection thread from anywhere. With the last clone that part ends, and its
@@ -531,3 +514,20 @@ fn client_config(options: &LinkOptions, roots: RootCertStore) -> Result<quinn::C
     config.transport_config(Arc::new(thalweg_quic::transport(SIDE)));
     Ok(config)
 }
+
+/// The shortest attempt: what a broker in reach takes at most.
+const LAST_ATTEMPT: Duration = Duration::from_millis(50);
+/// One attempt to reach one address.
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(3);
+/// How long one address is tried before the next one is tried beside it.
+const HEAD_START: Duration = Duration::from_millis(150);
+/// The client's side of a connection. Brokers open no streams.
+const SIDE: Side = Side {
+    connects: true,
+    bidi_streams_max: 0,
+    uni_streams_max: 0,
+    keep_alive: Some(Duration::from_secs(2)),
+    idle_timeout: Duration::from_secs(6),
+};
+/// How long a client that is dropped goes on sending what it must.
+const FAREWELL: Duration = Duration::from_secs(1);

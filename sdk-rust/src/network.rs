@@ -16,10 +16,6 @@ use tokio::task::LocalSet;
 
 use crate::{Error, Result};
 
-/// How long a thread that is being started by another caller is waited for. Longer than any start takes: after that,
-/// the lock is held by a thread of the parent of a fork, which does not exist here.
-const START: Duration = Duration::from_secs(1);
-
 type Start = Box<dyn FnOnce(&Endpoints) + Send>;
 
 /// The thread that runs, and the process that it is in.
@@ -114,3 +110,7 @@ impl Thread {
         Ok(Thread { clients, process: std::process::id() })
     }
 }
+
+/// How long a thread that is being started by another caller is waited for. Longer than any start takes: after that,
+/// the lock is held by a thread of the parent of a fork, which does not exist here.
+const START: Duration = Duration::from_secs(1);

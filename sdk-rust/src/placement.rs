@@ -39,10 +39,6 @@ pub(crate) trait Ask {
     async fn fetch_from(&self, broker: Address, module: PluginDigest) -> Result<Bytes>;
 }
 
-/// How long one broker may take to hand over a module that another one did not have whole.
-#[cfg(feature = "wasm")]
-const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-
 impl Ask for Io {
     async fn call<R: Request<Reply: Codec + Send> + Codec + Send + 'static>(&self, request: R) -> Result<R::Reply> {
         self.run(move |link| async move { link.call(request).await }).await
@@ -160,9 +156,6 @@ pub(crate) fn no_partition(chosen: u32, partitions: u32) -> Error {
     let message = format!("partition {chosen} is asked for, and the topic has {partitions}, counted from 0");
     Error::new(ErrorKind::Invalid, message)
 }
-
-/// Bytes of records that a broker is asked to place at once.
-const ASK_BYTES: usize = 1 << 20;
 
 impl Placement {
     /// Whether a record may go to the partition that its sender has chosen. Where the topic has a partitioner, that
@@ -314,6 +307,13 @@ async fn ask(
     }
     Ok(placed)
 }
+
+/// How long one broker may take to hand over a module that another one did not have whole.
+#[cfg(feature = "wasm")]
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes of records that a broker is asked to place at once.
+const ASK_BYTES: usize = 1 << 20;
 
 #[cfg(all(test, feature = "wasm"))]
 mod tests {

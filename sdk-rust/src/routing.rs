@@ -17,11 +17,6 @@ use crate::link::{ATTEMPT, Link};
 use crate::stream::{FrameReader, send};
 use crate::streams::{Kept, Lost, again};
 
-/// Brokers that are listened to at once.
-const LISTENED_MAX: usize = 3;
-/// How often the brokers to listen to are looked over.
-const LOOK_OVER_EVERY: Duration = Duration::from_millis(500);
-
 /// The leader of each partition: its epoch, and where it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Routing {
@@ -157,6 +152,11 @@ async fn hear<T: Hears>(
         heard.send_if_modified(|heard| heard.hear(&reply.topics));
     }
 }
+
+/// Brokers that are listened to at once.
+const LISTENED_MAX: usize = 3;
+/// How often the brokers to listen to are looked over.
+const LOOK_OVER_EVERY: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {

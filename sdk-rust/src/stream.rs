@@ -67,8 +67,6 @@ fn failed(error: StreamError) -> Error {
     }
 }
 
-const LOST: &str = "connection lost";
-
 /// The error of a connection, or of a stream, that was lost for another library's reason.
 pub(crate) fn lost_by(cause: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::because(ErrorKind::Disconnected, LOST, cause)
@@ -82,3 +80,5 @@ pub(crate) fn lost(why: impl std::fmt::Display) -> Error {
 pub(crate) fn malformed(cause: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::because(ErrorKind::Unsupported, "the broker's answer does not decode", cause)
 }
+
+const LOST: &str = "connection lost";

@@ -27,24 +27,6 @@ use tempfile::TempDir;
 
 use crate::{Client, ClientBuilder};
 
-/// The shell script that starts a broker: it becomes the command `"$@"`, and leaves a guard process beside it that
-/// waits for the end of its standard input. That ends when the process with the other end of the pipe ends, even by
-/// kill -9; the guard then kills the broker. The guard is in the broker's process group: a signal to the group ends
-/// both, and while the guard lives the group's number cannot become another process's. $0 is a directory to remove, or
-/// empty.
-const GUARDED: &str = r#"
-exec 3<&0 </dev/null
-( read -r gone <&3; kill -9 $$; sleep 1; [ -z "$0" ] || rm -rf -- "$0"; kill -9 0 ) >/dev/null 2>&1 &
-exec "$@" 3<&-
-"#;
-
-/// A broker that has not stopped so long after SIGTERM is killed.
-const STOP_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a broker may take to be ready, unless its builder sets another time.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many of the last lines of its log an error shows.
-const LOG_LINES_SHOWN: usize = 30;
-
 /// Why a broker could not be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -564,3 +546,21 @@ fn free_ports(count: usize) -> std::io::Result<Vec<u16>> {
     let sockets = (0..count).map(|_| UdpSocket::bind(("127.0.0.1", 0))).collect::<std::io::Result<Vec<_>>>()?;
     sockets.iter().map(|socket| Ok(socket.local_addr()?.port())).collect()
 }
+
+/// The shell script that starts a broker: it becomes the command `"$@"`, and leaves a guard process beside it that
+/// waits for the end of its standard input. That ends when the process with the other end of the pipe ends, even by
+/// kill -9; the guard then kills the broker. The guard is in the broker's process group: a signal to the group ends
+/// both, and while the guard lives the group's number cannot become another process's. $0 is a directory to remove, or
+/// empty.
+const GUARDED: &str = r#"
+exec 3<&0 </dev/null
+( read -r gone <&3; kill -9 $$; sleep 1; [ -z "$0" ] || rm -rf -- "$0"; kill -9 0 ) >/dev/null 2>&1 &
+exec "$@" 3<&-
+"#;
+
+/// A broker that has not stopped so long after SIGTERM is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a broker may take to be ready, unless its builder sets another time.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many of the last lines of its log an error shows.
+const LOG_LINES_SHOWN: usize = 30;

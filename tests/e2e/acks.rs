@@ -10,8 +10,6 @@ use thalweg_tests::process::{Broker, Cluster};
 use crate::cluster::client_of;
 use crate::{client, read_all};
 
-const ALL: [(&str, Acks); 3] = [("none", Acks::None), ("leader", Acks::Leader), ("quorum", Acks::Quorum)];
-
 /// One producer of each kind, until told to stop; each answers with how many of its records were acknowledged, from 0
 /// on.
 fn load(client: &Client, stop: &Arc<AtomicBool>) -> Vec<tokio::task::JoinHandle<Vec<u64>>> {
@@ -41,6 +39,8 @@ fn load(client: &Client, stop: &Arc<AtomicBool>) -> Vec<tokio::task::JoinHandle<
 fn numbers(values: &[String], name: &str) -> Vec<u64> {
     values.iter().filter_map(|v| v.strip_prefix(name)?.strip_prefix('-')?.parse().ok()).collect()
 }
+
+const ALL: [(&str, Acks); 3] = [("none", Acks::None), ("leader", Acks::Leader), ("quorum", Acks::Quorum)];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_no_leader_is_lost_every_kind_of_acknowledgement_keeps_everything_once_and_in_order() {

@@ -7,8 +7,6 @@ use thalweg_tests::process::{Broker, Cluster, plugin};
 
 use crate::client;
 
-const PATIENCE: Duration = Duration::from_secs(20);
-
 async fn next(consumer: &Consumer) -> thalweg::Result<String> {
     let next = tokio::time::timeout(PATIENCE, consumer.next()).await.expect("an answer in time");
     next.expect("it does not end").map(|r| r.text().unwrap().unwrap().to_owned())
@@ -17,6 +15,8 @@ async fn next(consumer: &Consumer) -> thalweg::Result<String> {
 async fn error(consumer: &Consumer) -> Error {
     next(consumer).await.expect_err("an error")
 }
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Credit was granted as a share among four partitions and judged as the only one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

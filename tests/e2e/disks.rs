@@ -10,9 +10,6 @@ use thalweg_tests::process::{Cluster, thalweg};
 use crate::cluster::{client_of, is_safe};
 use crate::read_all;
 
-/// Room for the log and little else.
-const SMALL: &str = "size=200m";
-
 /// A small file system in place of a broker's data directory.
 struct SmallDisk(PathBuf);
 
@@ -89,6 +86,9 @@ async fn trouble(client: &Client, id: u32) -> String {
 pub(crate) fn numbers(range: std::ops::Range<u32>) -> Vec<Record> {
     range.map(|n| Record::new(n.to_string())).collect()
 }
+
+/// Room for the log and little else.
+const SMALL: &str = "size=200m";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(mounts), ignore = "needs the right to mount a small file system, as root has it")]

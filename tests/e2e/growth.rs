@@ -11,11 +11,6 @@ use tokio::task::JoinHandle;
 
 use crate::cluster::client_of;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How many partitions the topic has, one after the other.
-const COUNTS: [u32; 3] = [3, 4, 7];
-const KEYS: u32 = 40;
-
 fn key(n: u32) -> String {
     format!("key-{}", n % KEYS)
 }
@@ -89,6 +84,11 @@ async fn consumer(client: &Client, group: Option<&str>, start: Position) -> Cons
         None => builder.build().await.unwrap(),
     }
 }
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How many partitions the topic has, one after the other.
+const COUNTS: [u32; 3] = [3, 4, 7];
+const KEYS: u32 = 40;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_grows_under_load_and_nothing_is_lost_doubled_or_out_of_order() {

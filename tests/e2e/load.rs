@@ -9,10 +9,6 @@ use tokio::task::JoinHandle;
 
 use crate::read_all;
 
-const WORKERS: usize = 3;
-/// Batches that each producer has under way: faults hit a whole window of them.
-const IN_FLIGHT: usize = 10;
-
 /// Three producers to the topic "load", until [`stop`](Self::stop).
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
@@ -84,3 +80,7 @@ pub(crate) async fn check(client: &Client, acked: &[(String, u32)], min: usize) 
     }
     assert_eq!(places.len(), acked.len(), "everything was acknowledged in the end");
 }
+
+const WORKERS: usize = 3;
+/// Batches that each producer has under way: faults hit a whole window of them.
+const IN_FLIGHT: usize = 10;

@@ -13,13 +13,6 @@ use thalweg_wire::proto;
 use crate::client;
 use crate::raw::Raw;
 
-const SEGMENT_BYTES: u64 = 256 << 10;
-/// What retention leaves, about.
-const KEPT_BYTES: i64 = 2 << 20;
-
-/// Bytes of a value: some thousand of them are more than a broker keeps out of its segments (4 MiB).
-const VALUE_BYTES: usize = 2_000;
-
 /// Sends `count` records whose times wander, not in order, one compression after the other.
 async fn produce(client: &Client, from_ms: i64, count: u64) {
     let mut chance = 12_345u64;
@@ -182,3 +175,10 @@ fn check_indexes(data: &Path, was_killed: bool) {
     }
     assert!(folders.len() > 3 && indexed > 20 && timed > 3, "{} segments, {indexed} and {timed}", folders.len());
 }
+
+const SEGMENT_BYTES: u64 = 256 << 10;
+/// What retention leaves, about.
+const KEPT_BYTES: i64 = 2 << 20;
+
+/// Bytes of a value: some thousand of them are more than a broker keeps out of its segments (4 MiB).
+const VALUE_BYTES: usize = 2_000;

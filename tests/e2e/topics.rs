@@ -8,8 +8,6 @@ use thalweg_tests::process::Cluster;
 
 use crate::cluster::client_of;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-
 async fn one_broker(folder: &tempfile::TempDir) -> (Cluster, Client) {
     let cluster = Cluster::start(folder.path(), 1);
     let client = client_of(&cluster, 1).await;
@@ -47,6 +45,8 @@ async fn nothing_comes(consumer: &Consumer) {
     let next = tokio::time::timeout(Duration::from_millis(300), consumer.next()).await;
     assert!(next.is_err(), "{next:?}");
 }
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pattern_takes_up_topics_as_they_come_alone_and_in_a_group() {

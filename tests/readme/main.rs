@@ -10,10 +10,6 @@ use std::process::{Child, Command, Stdio};
 
 use thalweg_tests::process::thalweg;
 
-const README: &str = include_str!("../../README.md");
-const RUST_EXAMPLE: &str = include_str!("../../sdk-rust/examples/quickstart.rs");
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-
 /// The fenced blocks of a language, in order.
 fn blocks(language: &str) -> Vec<String> {
     let fence = format!("```{language}\n");
@@ -173,6 +169,10 @@ fn script(language: &str, wrap: impl Fn(&str) -> (Command, String)) {
     let said = first_lines(command, 2);
     assert!(said.iter().all(|l| l.contains("UA")), "{said:?}");
 }
+
+const README: &str = include_str!("../../README.md");
+const RUST_EXAMPLE: &str = include_str!("../../sdk-rust/examples/quickstart.rs");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 #[test]
 #[cfg_attr(not(sdks), ignore = "needs the Python and the Node SDK: `cargo xtask test` builds them")]

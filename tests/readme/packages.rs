@@ -138,31 +138,6 @@ fn the_wheels_install_without_a_compiler_and_run_the_quickstart() {
     both_lines_are_the_flight(command);
 }
 
-const JEST: &str = "
-const { startBroker } = require('thalweg/testing')
-
-test('a record comes back, in a realm of its own', async () => {
-  const broker = await startBroker()
-  const client = await broker.connect()
-  const producer = client.producer('orders')
-  await producer.send(new Uint8Array([104, 105]), { key: 'k' })
-  const seen = []
-  for await (const record of client.consumer('orders', { start: 'earliest', untilEnd: true })) seen.push(record.text())
-  expect(seen).toEqual(['hi'])
-  await client.close()
-  await broker.close()
-}, 60_000)
-";
-
-const WEBPACK: &str = "
-const webpack = require('webpack')
-const externals = { thalweg: 'commonjs thalweg' }
-const config = { mode: 'production', target: 'node', entry: './bundled.mjs', externals }
-webpack({ ...config, context: __dirname, output: { path: __dirname, filename: 'webpacked.cjs' } }, (error, stats) => {
-  if (error || stats.hasErrors()) throw error ?? new Error(stats.toString())
-})
-";
-
 #[test]
 #[cfg_attr(not(packages), ignore = "needs a release: `cargo xtask test` makes one")]
 fn the_npm_packages_install_without_a_compiler_and_run_the_quickstart() {
@@ -240,3 +215,28 @@ fn answer(stream: TcpStream, answers: &BTreeMap<String, Vec<u8>>) {
     let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     let _ = (&stream).write_all(head.as_bytes()).and_then(|()| (&stream).write_all(body));
 }
+
+const JEST: &str = "
+const { startBroker } = require('thalweg/testing')
+
+test('a record comes back, in a realm of its own', async () => {
+  const broker = await startBroker()
+  const client = await broker.connect()
+  const producer = client.producer('orders')
+  await producer.send(new Uint8Array([104, 105]), { key: 'k' })
+  const seen = []
+  for await (const record of client.consumer('orders', { start: 'earliest', untilEnd: true })) seen.push(record.text())
+  expect(seen).toEqual(['hi'])
+  await client.close()
+  await broker.close()
+}, 60_000)
+";
+
+const WEBPACK: &str = "
+const webpack = require('webpack')
+const externals = { thalweg: 'commonjs thalweg' }
+const config = { mode: 'production', target: 'node', entry: './bundled.mjs', externals }
+webpack({ ...config, context: __dirname, output: { path: __dirname, filename: 'webpacked.cjs' } }, (error, stats) => {
+  if (error || stats.hasErrors()) throw error ?? new Error(stats.toString())
+})
+";

@@ -13,11 +13,6 @@ use thalweg_model::{Bug, is_planted};
 
 use super::rng::Rng;
 
-/// What a disk writes at once, or not at all, or torn. The log trusts sectors of 4 KiB (docs/formats/wal.md).
-const SECTOR: usize = 512;
-const LOG_SECTOR: usize = 4096;
-const SYNCS_KEPT: usize = 256;
-
 #[derive(Clone, Default)]
 pub(super) struct File {
     /// As a reader sees it.
@@ -569,3 +564,8 @@ impl Disk for SimDisk {
         Ok(())
     }
 }
+
+/// What a disk writes at once, or not at all, or torn. The log trusts sectors of 4 KiB (docs/formats/wal.md).
+const SECTOR: usize = 512;
+const LOG_SECTOR: usize = 4096;
+const SYNCS_KEPT: usize = 256;

@@ -7,9 +7,6 @@ use thalweg_model::Bug;
 use thalweg_sim::planted::{Finder, Row, rows};
 use thalweg_sim::{FAULTS, run, run_with_faults};
 
-/// Seeds within which every planted bug must show.
-const MUTANT_SEEDS: u64 = 5_000;
-
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |name: &str, default: u64| {
@@ -106,3 +103,6 @@ fn words(failure: &str) -> &str {
     let parts = line.split(|c: char| c.is_ascii_digit() || "|[]{}()\"`".contains(c));
     parts.map(|part| part.trim_matches(|c: char| !c.is_alphabetic())).max_by_key(|part| part.len()).unwrap_or_default()
 }
+
+/// Seeds within which every planted bug must show.
+const MUTANT_SEEDS: u64 = 5_000;

@@ -14,9 +14,6 @@ use thalweg_model::{ProducerEpoch, ProducerId, ProducerMark, Record, RecordBatch
 /// A record that some client pushed: client and number.
 pub(crate) type RecordId = u64;
 
-/// Above it, records are strangers'.
-const CLIENTS_END: u64 = 1 << 8;
-
 /// The clients' partitioner: where the pin of this epoch puts a record.
 pub(super) fn place(id: RecordId, pin_epoch: u32, partitions: u32) -> u32 {
     // Neighbours apart, so that each partition gets runs of them.
@@ -498,6 +495,9 @@ impl Oracle {
         self.serving.get(&partition).map_or(0, |(epoch, _)| *epoch)
     }
 }
+
+/// Above it, records are strangers'.
+const CLIENTS_END: u64 = 1 << 8;
 
 #[cfg(test)]
 mod tests {

@@ -42,30 +42,6 @@ use super::network::{Network, NetworkFaults};
 use super::oracle::{Oracle, id_of, place};
 use super::rng::Rng;
 
-/// Most partitions of the topic that everything happens to.
-const PARTITIONS_MAX: u32 = 5;
-const PRODUCERS: usize = 3;
-const RUN_MS: u64 = 4_000;
-/// Some run longer, so that disks that were replaced are rebuilt while things go wrong.
-const LONG_RUN_MS: u64 = 10_000;
-/// How long a cluster may take to make its topics while nothing goes wrong.
-const FOUNDING_MS: u64 = 3_000;
-/// After the faults stop, everything must be delivered within this.
-const HEAL_MS: u64 = 10_000;
-/// And every replica must be whole again, with no pause longer than this: a replaced disk waits until its predecessor
-/// counts as dead.
-const WHOLE_MS: u64 = 20_000;
-/// A whole read that takes longer is a stall to everybody else.
-const STALL_MS: u64 = 50;
-/// How often a broker asks how much room its disk has.
-const ROOM_EVERY_MS: u64 = 50;
-/// How often a client hears who leads.
-const METADATA_EVERY_MS: u64 = 50;
-/// Most records that a client is given at once.
-const BURST_RECORDS: u64 = 200;
-/// What a client holds at most; above it nobody gives it more.
-const BUFFER_BYTES: usize = 128 << 10;
-
 /// What became of a seed.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -96,34 +72,6 @@ pub fn run_with_faults(seed: u64, faults: &[&str], with_history: bool) -> Outcom
     world.keep(faults);
     run_with(world)
 }
-
-/// What [`run_with_faults`] may leave out.
-pub const FAULTS: [&str; 24] = [
-    "repin",
-    "power",
-    "kill",
-    "wipe",
-    "older",
-    "pause",
-    "partition",
-    "disconnect",
-    "full",
-    "rot",
-    "transfer",
-    "retention",
-    "network",
-    "torn",
-    "sync",
-    "majority",
-    "members",
-    "strangers",
-    "away",
-    "flip",
-    "partial",
-    "undone",
-    "joins",
-    "growth",
-];
 
 fn run_with(mut world: World) -> Outcome {
     // A broken assertion of the core is a finding like any other.
@@ -1885,6 +1833,58 @@ impl World {
         Err("a cold read never ends".into())
     }
 }
+
+/// Most partitions of the topic that everything happens to.
+const PARTITIONS_MAX: u32 = 5;
+const PRODUCERS: usize = 3;
+const RUN_MS: u64 = 4_000;
+/// Some run longer, so that disks that were replaced are rebuilt while things go wrong.
+const LONG_RUN_MS: u64 = 10_000;
+/// How long a cluster may take to make its topics while nothing goes wrong.
+const FOUNDING_MS: u64 = 3_000;
+/// After the faults stop, everything must be delivered within this.
+const HEAL_MS: u64 = 10_000;
+/// And every replica must be whole again, with no pause longer than this: a replaced disk waits until its predecessor
+/// counts as dead.
+const WHOLE_MS: u64 = 20_000;
+/// A whole read that takes longer is a stall to everybody else.
+const STALL_MS: u64 = 50;
+/// How often a broker asks how much room its disk has.
+const ROOM_EVERY_MS: u64 = 50;
+/// How often a client hears who leads.
+const METADATA_EVERY_MS: u64 = 50;
+/// Most records that a client is given at once.
+const BURST_RECORDS: u64 = 200;
+/// What a client holds at most; above it nobody gives it more.
+const BUFFER_BYTES: usize = 128 << 10;
+
+/// What [`run_with_faults`] may leave out.
+pub const FAULTS: [&str; 24] = [
+    "repin",
+    "power",
+    "kill",
+    "wipe",
+    "older",
+    "pause",
+    "partition",
+    "disconnect",
+    "full",
+    "rot",
+    "transfer",
+    "retention",
+    "network",
+    "torn",
+    "sync",
+    "majority",
+    "members",
+    "strangers",
+    "away",
+    "flip",
+    "partial",
+    "undone",
+    "joins",
+    "growth",
+];
 
 #[cfg(test)]
 mod tests {

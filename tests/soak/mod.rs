@@ -18,20 +18,6 @@ use thalweg::{Client, ClientBuilder, Record, Topic};
 use crate::process::Cluster;
 use thalweg_sim::Rng;
 
-const BROKERS: u32 = 3;
-const PARTITIONS: u32 = 4;
-const PRODUCERS: usize = 3;
-const MEMBERS_MAX: usize = 4;
-const RETENTION_BYTES: i64 = 16 << 20;
-const RETENTION_MS: i64 = 60_000;
-/// Records of one call, and calls in flight of one producer.
-const BATCH: u64 = 50;
-const IN_FLIGHT: usize = 10;
-const VALUE_BYTES: usize = 512;
-const SAMPLE_EVERY: Duration = Duration::from_secs(5);
-/// The group has read everything that was acknowledged within this, after the producers' end.
-const DRAIN_LIMIT: Duration = Duration::from_secs(60);
-
 /// What a broker's process holds at a moment.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
@@ -310,6 +296,20 @@ fn grown(levels: &BTreeMap<u32, [[u64; 3]; 2]>) -> Vec<String> {
     }
     grown
 }
+
+const BROKERS: u32 = 3;
+const PARTITIONS: u32 = 4;
+const PRODUCERS: usize = 3;
+const MEMBERS_MAX: usize = 4;
+const RETENTION_BYTES: i64 = 16 << 20;
+const RETENTION_MS: i64 = 60_000;
+/// Records of one call, and calls in flight of one producer.
+const BATCH: u64 = 50;
+const IN_FLIGHT: usize = 10;
+const VALUE_BYTES: usize = 512;
+const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+/// The group has read everything that was acknowledged within this, after the producers' end.
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

@@ -27,14 +27,6 @@ use crate::process::Cluster;
 use relay::{Relay, Weather};
 use thalweg_sim::Rng;
 
-const BROKERS: u32 = 3;
-const PARTITIONS: u32 = 3;
-const BATCH: u64 = 20;
-/// Batches that a producer has in flight at most.
-const BATCHES: usize = 20;
-/// What a producer may take for one batch, whatever happens: the SDKs' delivery time-out.
-const LIMIT: Duration = Duration::from_secs(120);
-
 /// How a torture went.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -322,3 +314,11 @@ fn check(contents: &Contents, acked: &[&(String, Option<u32>)]) {
     }
     assert_eq!(places.len(), acked.len(), "everything was acknowledged in the end");
 }
+
+const BROKERS: u32 = 3;
+const PARTITIONS: u32 = 3;
+const BATCH: u64 = 20;
+/// Batches that a producer has in flight at most.
+const BATCHES: usize = 20;
+/// What a producer may take for one batch, whatever happens: the SDKs' delivery time-out.
+const LIMIT: Duration = Duration::from_secs(120);

@@ -60,9 +60,6 @@ pub(crate) fn workspace() -> Result<(), String> {
     run(cargo().args(["build", "--profile", "fast", "--workspace"]))
 }
 
-/// What the plugins are compiled to.
-const GUEST_TARGET: &str = "wasm32-unknown-unknown";
-
 /// Installs the guests' standard library where it is missing: rust-toolchain.toml names it, but rustup takes that only
 /// as advice when the toolchain itself is there already, or when its automatic installation is switched off.
 fn guest_target() -> Result<(), String> {
@@ -182,3 +179,6 @@ pub(crate) fn flights(python: &Path) -> Result<PathBuf, String> {
     run(command(python).arg("demo/prepare.py").arg(sdist).arg(&flights))?;
     Ok(flights)
 }
+
+/// What the plugins are compiled to.
+const GUEST_TARGET: &str = "wasm32-unknown-unknown";

@@ -6,11 +6,6 @@ use std::process::Command;
 
 use crate::build;
 
-/// Built beside each other, so that each stays at the version that was tried.
-const TOOLS: [&str; 2] = ["maturin>=1.16,<2", "auditwheel>=6.8,<7"];
-/// A compiler and linker for other platforms and for older versions of glibc.
-const ZIG_TOOLS: [&str; 2] = ["ziglang==0.17.1", "cargo-zigbuild>=0.24,<0.25"];
-
 /// How the pieces are built.
 struct Release {
     profile: String,
@@ -214,3 +209,8 @@ fn host() -> Result<String, String> {
 fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
+
+/// Built beside each other, so that each stays at the version that was tried.
+const TOOLS: [&str; 2] = ["maturin>=1.16,<2", "auditwheel>=6.8,<7"];
+/// A compiler and linker for other platforms and for older versions of glibc.
+const ZIG_TOOLS: [&str; 2] = ["ziglang==0.17.1", "cargo-zigbuild>=0.24,<0.25"];

@@ -8,9 +8,6 @@ use rustls::pki_types::CertificateDer;
 
 use crate::engine::files::write_durably;
 
-/// A CA's name in its certificate.
-const CA_NAME: &str = "Thalweg CA";
-
 /// A certificate authority that signs brokers' certificates.
 pub(crate) struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
@@ -95,3 +92,6 @@ pub(crate) fn write_private(root: &Path, file: &Path, bytes: &[u8]) -> io::Resul
     write_durably(root, file, bytes)?;
     std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600))
 }
+
+/// A CA's name in its certificate.
+const CA_NAME: &str = "Thalweg CA";

@@ -81,9 +81,6 @@ fn module_bytes_max() -> usize {
     thalweg_model::limits::MODULE_BYTES_MAX
 }
 
-/// Controllers of a cluster that is made at once.
-const CONTROLLERS_USUAL: usize = 3;
-
 /// Makes a cluster's files in `root`, which must not hold one yet; answers with the brokers' folders.
 ///
 /// # Errors
@@ -219,3 +216,6 @@ impl ConfigFile {
         })
     }
 }
+
+/// Controllers of a cluster that is made at once.
+const CONTROLLERS_USUAL: usize = 3;

@@ -15,14 +15,6 @@ use crate::door::{Principal, Service};
 use crate::engine::view::View;
 use crate::refusal::damaged;
 
-/// How long a request waits for a controller, or for a group's coordinator.
-const DECIDER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often it is looked who that is.
-const LOOK_EVERY: Duration = Duration::from_millis(30);
-
-/// Segments of `__consumer_offsets` are small, so that what a checkpoint replaces is soon removed.
-const OFFSETS_SEGMENT_BYTES: u64 = 1 << 20;
-
 /// Asks what this broker needs for itself, wherever that is decided.
 pub(crate) async fn call<R>(ctx: &Rc<Ctx>, request: R) -> Result<R::Reply, ApiError>
 where
@@ -166,3 +158,11 @@ pub(crate) async fn ensure_topic(ctx: &Rc<Ctx>) -> Result<(), ApiError> {
     }
     tokio::time::timeout(DECIDER_TIMEOUT, ctx.engine.look_until(is_there)).await.map_err(|_| no_coordinator())
 }
+
+/// How long a request waits for a controller, or for a group's coordinator.
+const DECIDER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is looked who that is.
+const LOOK_EVERY: Duration = Duration::from_millis(30);
+
+/// Segments of `__consumer_offsets` are small, so that what a checkpoint replaces is soon removed.
+const OFFSETS_SEGMENT_BYTES: u64 = 1 << 20;

@@ -15,9 +15,6 @@ use crate::config::{GroupSettings, Member};
 use crate::engine::files::write_durably;
 use crate::engine::starts::{CountError, count_start, read_starts, write_starts};
 
-/// Version of everything below a data directory.
-const FORMAT: u32 = 2;
-
 /// Why a data directory cannot be used.
 #[derive(Debug, Error)]
 pub enum DirectoryError {
@@ -238,3 +235,6 @@ fn read(path: &Path, file: &Path, bytes: &[u8]) -> Result<Identity, DirectoryErr
     }
     serde_json::from_value(value).map_err(unreadable)
 }
+
+/// Version of everything below a data directory.
+const FORMAT: u32 = 2;

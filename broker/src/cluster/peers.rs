@@ -25,27 +25,6 @@ use crate::cluster::authority::peer_name;
 use crate::engine::handle::EngineHandle;
 use crate::engine::outbox::{Opened, Outbox};
 
-/// Bytes of catch-ups that may wait for one broker.
-const BULK_BYTES_MAX: usize = 64 << 20;
-/// Most bytes of batches in one frame, unless a single message is larger.
-const FRAME_BYTES: usize = 1 << 20;
-/// Most messages in one frame.
-const FRAME_MESSAGES: usize = 1_024;
-/// How long another broker may take to answer a handshake, and then a hello.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long after a failure a broker is connected to again: at first, and at most.
-const WAIT_MIN: Duration = Duration::from_millis(20);
-const WAIT_MAX: Duration = Duration::from_millis(500);
-/// Priorities of the streams of a connection: messages before parts of segments.
-const PRIORITY_RAFT: i32 = 10;
-const PRIORITY_BULK: i32 = -10;
-/// Code of a connection that is closed because what this broker has said of itself does not hold any more.
-const CLOSE_RENEWED: u32 = 4;
-/// Code of a connection that is closed because of what the other side said.
-const CLOSE_REFUSED: u32 = 3;
-/// Why a connection ends that told of another start of this broker.
-const RENEWED: &str = "this broker goes by another start of its directory now";
-
 /// Who this broker is to its peers.
 #[derive(Clone, Debug)]
 pub(crate) struct Me {
@@ -280,3 +259,24 @@ async fn send_frame(stream: &mut SendStream, messages: Vec<NodeMessage>) -> Resu
     }
     Ok(send_with_body(stream, PeerMessages { heads }, body).await?)
 }
+
+/// Bytes of catch-ups that may wait for one broker.
+const BULK_BYTES_MAX: usize = 64 << 20;
+/// Most bytes of batches in one frame, unless a single message is larger.
+const FRAME_BYTES: usize = 1 << 20;
+/// Most messages in one frame.
+const FRAME_MESSAGES: usize = 1_024;
+/// How long another broker may take to answer a handshake, and then a hello.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long after a failure a broker is connected to again: at first, and at most.
+const WAIT_MIN: Duration = Duration::from_millis(20);
+const WAIT_MAX: Duration = Duration::from_millis(500);
+/// Priorities of the streams of a connection: messages before parts of segments.
+const PRIORITY_RAFT: i32 = 10;
+const PRIORITY_BULK: i32 = -10;
+/// Code of a connection that is closed because what this broker has said of itself does not hold any more.
+const CLOSE_RENEWED: u32 = 4;
+/// Code of a connection that is closed because of what the other side said.
+const CLOSE_REFUSED: u32 = 3;
+/// Why a connection ends that told of another start of this broker.
+const RENEWED: &str = "this broker goes by another start of its directory now";

@@ -13,9 +13,6 @@ use crate::cluster::identity::{DataDirectory, Membership};
 use crate::config::{GroupSettings, Member};
 use crate::engine::disk::RealDisk;
 
-/// How long a sound directory may take.
-const LIMIT: Duration = Duration::from_secs(30);
-
 /// Where a controller's copy of the cluster's metadata ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetadataCopy {
@@ -77,3 +74,6 @@ pub async fn recover_metadata(data_dir: &Path, member: &Member, accept_loss: boo
         node.complete(now(), completed.recv().await.context("the disk's threads have ended")?);
     }
 }
+
+/// How long a sound directory may take.
+const LIMIT: Duration = Duration::from_secs(30);

@@ -15,11 +15,6 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::engine::files::{is_full, sync_folders};
 
-/// Linux takes at most this many buffers in one `pwritev`.
-const BUFFERS_MAX: usize = 1024;
-/// Open files that one lane keeps.
-const OPEN_FILES_MAX: usize = 512;
-
 /// See the module.
 pub(crate) struct RealDisk {
     root: PathBuf,
@@ -304,3 +299,8 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<FileName>) -> io::Result<()>
 fn error(file: &str, e: &io::Error) -> DiskError {
     DiskError { full: is_full(e), file: file.to_owned(), message: e.to_string() }
 }
+
+/// Linux takes at most this many buffers in one `pwritev`.
+const BUFFERS_MAX: usize = 1024;
+/// Open files that one lane keeps.
+const OPEN_FILES_MAX: usize = 512;

@@ -13,9 +13,6 @@ use crate::engine::calls::{Call, ChangeResult, GroupResult, OffsetResult, Read, 
 use crate::engine::published::{KnownTopic, Published};
 use crate::engine::view::{PartitionView, View};
 
-/// Calls that may wait for the engine; above it callers do, and so do the streams that they serve.
-const CALLS_MAX: usize = 1_024;
-
 /// The engine, for whoever calls it. Cheap to clone.
 ///
 /// Calls are taken in the order in which they came: one that is awaited up to its place in the mailbox is decided
@@ -231,3 +228,6 @@ impl Drop for MemberWatch {
         self.published.forget_member(&self.name, &self.changed);
     }
 }
+
+/// Calls that may wait for the engine; above it callers do, and so do the streams that they serve.
+const CALLS_MAX: usize = 1_024;

@@ -7,9 +7,6 @@ use thalweg_broker_core::NodeMessage;
 use thalweg_model::BrokerId;
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 
-/// Messages that may wait for one broker; above it they are dropped: Raft sends again what matters.
-const QUEUE_MAX: usize = 8_192;
-
 /// A broker that there is something to say to for the first time, and the messages for it.
 pub(crate) type Opened = (BrokerId, Receiver<NodeMessage>);
 
@@ -47,3 +44,6 @@ impl Outbox {
         }));
     }
 }
+
+/// Messages that may wait for one broker; above it they are dropped: Raft sends again what matters.
+const QUEUE_MAX: usize = 8_192;

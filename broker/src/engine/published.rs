@@ -9,9 +9,6 @@ use thalweg_control::Metadata;
 use thalweg_model::{TopicId, TopicPartition};
 use tokio::sync::{Notify, watch};
 
-/// Bytes of batches that may wait in the mailbox; above it producers are held back. One batch always may.
-const QUEUED_BYTES_MAX: usize = 16 << 20;
-
 /// A topic, as the produce and fetch paths look it up.
 pub(crate) struct KnownTopic {
     pub(crate) name: String,
@@ -136,3 +133,6 @@ impl Published {
         }
     }
 }
+
+/// Bytes of batches that may wait in the mailbox; above it producers are held back. One batch always may.
+const QUEUED_BYTES_MAX: usize = 16 << 20;

@@ -8,13 +8,6 @@ use thalweg_control::{next_start, starts_of};
 
 use crate::engine::files::{is_full, write_durably, write_over};
 
-/// The file that counts the starts of a broker on the directory.
-const STARTS: &str = "starts";
-/// The file with the last start's incarnation, until that is known to be registered.
-const UNREGISTERED: &str = "unregistered";
-/// What stands in `starts` instead of a checksum when a person has written the number.
-const BY_HAND: &str = "by hand";
-
 /// Why a start could not be counted.
 pub(crate) enum CountError {
     /// How often there was one is not known any more, and why.
@@ -98,6 +91,13 @@ fn write_number(path: &Path, name: &str, number: u64) -> io::Result<()> {
 fn give_up_ballast(path: &Path) -> bool {
     std::fs::remove_file(path.join(&*thalweg_commit_log::ballast_file().0)).is_ok()
 }
+
+/// The file that counts the starts of a broker on the directory.
+const STARTS: &str = "starts";
+/// The file with the last start's incarnation, until that is known to be registered.
+const UNREGISTERED: &str = "unregistered";
+/// What stands in `starts` instead of a checksum when a person has written the number.
+const BY_HAND: &str = "by hand";
 
 #[cfg(test)]
 mod tests {

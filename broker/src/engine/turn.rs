@@ -29,14 +29,6 @@ use crate::engine::starts::{forget_unregistered, write_starts};
 use crate::engine::view::View;
 use crate::metrics::Metrics;
 
-/// How often segments are closed for their age and retention looks for what may go: what has expired stays that much
-/// longer, twice.
-const RETENTION_EVERY: Duration = Duration::from_secs(5);
-/// The same while the disk is full, when that may be what frees it.
-const RETENTION_WHILE_FULL: Duration = Duration::from_secs(1);
-/// Most calls that are taken in one turn, so that their answers do not wait for those that come meanwhile.
-const CALLS_PER_TURN: usize = 1_024;
-
 /// See the module.
 pub(crate) struct Engine {
     node: Node<RealDisk>,
@@ -330,6 +322,14 @@ impl Engine {
         }
     }
 }
+
+/// How often segments are closed for their age and retention looks for what may go: what has expired stays that much
+/// longer, twice.
+const RETENTION_EVERY: Duration = Duration::from_secs(5);
+/// The same while the disk is full, when that may be what frees it.
+const RETENTION_WHILE_FULL: Duration = Duration::from_secs(1);
+/// Most calls that are taken in one turn, so that their answers do not wait for those that come meanwhile.
+const CALLS_PER_TURN: usize = 1_024;
 
 #[cfg(test)]
 mod tests {

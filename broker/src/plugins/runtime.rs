@@ -16,11 +16,6 @@ use thalweg_plugin_host::{
 
 use crate::plugins::modules::{ModuleFault, ModuleStore};
 
-/// Compiled modules kept in memory.
-const MODULES_MAX: usize = 64;
-/// Threads that run guests.
-const GUEST_THREADS: usize = 2;
-
 /// The modules on this broker, and what has been made of them.
 pub(crate) struct Plugins {
     modules: Arc<ModuleStore>,
@@ -125,3 +120,8 @@ pub(crate) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
 pub(crate) fn plugin_failed(e: &GuestError) -> ApiError {
     ApiError::new(ErrorCode::PluginFailed, e.to_string()).with_fault(e.fault())
 }
+
+/// Compiled modules kept in memory.
+const MODULES_MAX: usize = 64;
+/// Threads that run guests.
+const GUEST_THREADS: usize = 2;

@@ -24,9 +24,6 @@ use crate::refusal::{damaged, refuse};
 use crate::service::plugins::{LoadedFilter, load_filter};
 use crate::service::positions::{out_of_range, resolve_to_read};
 
-/// Most bytes read, and pushed, at once.
-const PUSH_BYTES: usize = 1 << 20;
-
 struct Subscription {
     ctx: Rc<Ctx>,
     filter: Option<LoadedFilter>,
@@ -367,3 +364,6 @@ async fn run_filter(
     });
     Ok((filtered, failure))
 }
+
+/// Most bytes read, and pushed, at once.
+const PUSH_BYTES: usize = 1 << 20;

@@ -20,9 +20,6 @@ use crate::engine::view::View;
 use crate::service::answers::{Asked, answered};
 use crate::service::describe;
 
-/// How long who looks for a coordinator waits for one.
-const COORDINATOR_PATIENCE: Duration = Duration::from_secs(1);
-
 impl Service<FindCoordinatorRequest> for Ctx {
     async fn serve(
         self: &Rc<Self>,
@@ -182,3 +179,6 @@ impl Service<CommitOffsetsRequest> for Ctx {
         }
     }
 }
+
+/// How long who looks for a coordinator waits for one.
+const COORDINATOR_PATIENCE: Duration = Duration::from_secs(1);

@@ -10,13 +10,6 @@ use thalweg_commit_log::ASIDE;
 use crate::ctx::Ctx;
 use crate::engine::view::View;
 
-/// How often it is looked.
-const EVERY: Duration = Duration::from_secs(1);
-/// The same trouble is warned of at most this often.
-const WARN_EVERY: Duration = Duration::from_secs(60);
-/// Of a small disk, this share is the reserve: the usual one would be most of it.
-const RESERVE_SHARE: u64 = 10;
-
 /// Bytes that are free for this process on the disk of `path`, and bytes that it has.
 pub(crate) fn room(path: &Path) -> std::io::Result<(u64, u64)> {
     let stat = rustix::fs::statvfs(path)?;
@@ -137,3 +130,10 @@ pub(crate) async fn watch(ctx: Rc<Ctx>, directory: PathBuf) {
         tokio::time::sleep(EVERY).await;
     }
 }
+
+/// How often it is looked.
+const EVERY: Duration = Duration::from_secs(1);
+/// The same trouble is warned of at most this often.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+/// Of a small disk, this share is the reserve: the usual one would be most of it.
+const RESERVE_SHARE: u64 = 10;

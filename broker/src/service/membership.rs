@@ -33,9 +33,6 @@ use crate::refusal::refuse;
 use crate::service::answers::answered;
 use crate::service::plugins::describe;
 
-/// Requests of one member that may wait for their answer; the reader stops above it.
-const UNANSWERED_MAX: usize = 256;
-
 /// Serves the membership stream whose first frame was `first`, a `GroupOpen`.
 pub(crate) async fn serve(
     ctx: Rc<Ctx>,
@@ -274,3 +271,6 @@ fn digest(secret: &[u8]) -> Result<SecretDigest, ApiError> {
         }
     }
 }
+
+/// Requests of one member that may wait for their answer; the reader stops above it.
+const UNANSWERED_MAX: usize = 256;

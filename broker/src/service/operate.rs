@@ -19,9 +19,6 @@ use crate::door::{Principal, Service};
 use crate::engine::view::View;
 use crate::service::describe;
 
-/// How long another broker may take to say what is out of service there. It says so in its log and its metrics too.
-const STATUS_PATIENCE: Duration = Duration::from_millis(500);
-
 impl Service<DescribeTopicRequest> for Ctx {
     async fn serve(
         self: &Rc<Self>,
@@ -318,3 +315,6 @@ fn recovered_partition(s: &Stuck, records: &[MetadataRecord]) -> RecoveredPartit
         lost: gone.into_iter().collect(),
     }
 }
+
+/// How long another broker may take to say what is out of service there. It says so in its log and its metrics too.
+const STATUS_PATIENCE: Duration = Duration::from_millis(500);

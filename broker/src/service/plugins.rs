@@ -24,14 +24,6 @@ use crate::plugins::runtime::{off_thread, plugin_failed};
 use crate::refusal::unknown_topic;
 use crate::service::answers::answered;
 
-/// How long one other broker may take to hand over a module.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often all modules on this broker's disk are read and compared with their digests, from its start on.
-const SCRUB_EVERY: Duration = Duration::from_secs(24 * 3600);
-/// When this is tried again if one of them is not whole afterwards: the broker that has it may be down, or not
-/// connected yet.
-const SCRUB_AGAIN: Duration = Duration::from_secs(60);
-
 /// A filter that a subscription uses.
 pub(crate) struct LoadedFilter {
     pub(crate) plugin: thalweg_api::Plugin,
@@ -364,3 +356,11 @@ pub(crate) fn describe(p: &Plugin) -> thalweg_api::Plugin {
         contract: p.contract,
     }
 }
+
+/// How long one other broker may take to hand over a module.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often all modules on this broker's disk are read and compared with their digests, from its start on.
+const SCRUB_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// When this is tried again if one of them is not whole afterwards: the broker that has it may be down, or not
+/// connected yet.
+const SCRUB_AGAIN: Duration = Duration::from_secs(60);

@@ -8,9 +8,6 @@ use crate::engine::calls::Read;
 use crate::engine::view::View;
 use crate::refusal::{damaged, lost};
 
-/// Most bytes that are read at once to find a timestamp.
-const READ_BYTES: usize = 1 << 20;
-
 /// As [`resolve`], for who reads from there: a position that the log does not hold is refused.
 pub(crate) async fn resolve_to_read(
     ctx: &Ctx,
@@ -119,3 +116,6 @@ async fn timestamp_offset(
         }
     }
 }
+
+/// Most bytes that are read at once to find a timestamp.
+const READ_BYTES: usize = 1 << 20;

@@ -19,14 +19,6 @@ use crate::door::Principal;
 use crate::engine::calls::{OffsetResult, Reply};
 use crate::refusal::{damaged, lost};
 
-/// Answers sent in one write at most.
-const REPLIES_MAX: usize = 256;
-/// Batches of one stream that may wait for their answer; the reader stops above it.
-const UNANSWERED_MAX: usize = 4096;
-/// Largest batch whose records are checked on the thread that owns the partitions: some 100 µs, measured with records
-/// of 100 bytes (bench/RESULTS.md). What has to be decompressed, and larger ones, are checked on another thread.
-const CHECKED_HERE_BYTES: usize = 512 << 10;
-
 /// Serves the stream whose first frame was `first`.
 pub(crate) async fn serve(
     ctx: Rc<Ctx>,
@@ -136,3 +128,11 @@ async fn write_replies(mut replies: UnboundedReceiver<ProduceReply>, mut stream:
     }
     let _ = stream.finish();
 }
+
+/// Answers sent in one write at most.
+const REPLIES_MAX: usize = 256;
+/// Batches of one stream that may wait for their answer; the reader stops above it.
+const UNANSWERED_MAX: usize = 4096;
+/// Largest batch whose records are checked on the thread that owns the partitions: some 100 µs, measured with records
+/// of 100 bytes (bench/RESULTS.md). What has to be decompressed, and larger ones, are checked on another thread.
+const CHECKED_HERE_BYTES: usize = 512 << 10;

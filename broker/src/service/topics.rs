@@ -29,9 +29,6 @@ use crate::service::answers::answered;
 use crate::service::describe;
 use crate::service::positions::resolve;
 
-/// How long who makes a topic waits for its partitions to be led.
-const LEADERS_PATIENCE: Duration = Duration::from_secs(2);
-
 /// Sends the metadata of some topics at once and after every change, until the client goes away.
 pub(crate) async fn watch(
     ctx: Rc<Ctx>,
@@ -236,3 +233,6 @@ async fn not_served(ctx: &Ctx, name: TopicPartition) -> ApiError {
     let nobody = || ApiError::new(ErrorCode::NotLeader, "the partition has no leader at the moment");
     ctx.led_elsewhere(&name, leader).unwrap_or_else(nobody)
 }
+
+/// How long who makes a topic waits for its partitions to be led.
+const LEADERS_PATIENCE: Duration = Duration::from_secs(2);

@@ -9,11 +9,6 @@ use thalweg_model::limits::CONNECTIONS_MAX;
 use crate::ctx::Ctx;
 use crate::transport::{client, peer};
 
-/// Handshakes at once; above it a client proves its address first.
-const HANDSHAKES_MAX: usize = 64;
-/// Code of a connection that is closed because the broker stops, for the client's error message.
-const CLOSE_STOPPING: u32 = 1;
-
 /// Accepts connections until the endpoint is closed.
 pub(crate) async fn accept(ctx: Rc<Ctx>, endpoint: Endpoint) {
     let handshakes = Rc::new(Cell::new(0usize));
@@ -74,3 +69,8 @@ fn is_peer(connection: &Connection) -> bool {
 pub(crate) fn close_all(endpoint: &Endpoint) {
     endpoint.close(CLOSE_STOPPING.into(), b"the broker is shutting down");
 }
+
+/// Handshakes at once; above it a client proves its address first.
+const HANDSHAKES_MAX: usize = 64;
+/// Code of a connection that is closed because the broker stops, for the client's error message.
+const CLOSE_STOPPING: u32 = 1;

@@ -15,13 +15,6 @@ use crate::service::{fetch, membership, produce, topics};
 use crate::transport::hello::greet;
 use crate::transport::router;
 
-/// How long a client may take for its hello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client that was refused may take to read why.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// Code of a connection that is closed because of how it began, for the client's error message.
-const CLOSE_PROTOCOL: u32 = 2;
-
 /// Serves a client's connection: its hello, then its streams until it ends.
 pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection) {
     let principal = of_client(&connection);
@@ -88,3 +81,10 @@ async fn stream(
         _ => router::serve(ctx, principal, first, sender).await,
     }
 }
+
+/// How long a client may take for its hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client that was refused may take to read why.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Code of a connection that is closed because of how it began, for the client's error message.
+const CLOSE_PROTOCOL: u32 = 2;

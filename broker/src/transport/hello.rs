@@ -11,9 +11,6 @@ use thalweg_wire::{agree, versions};
 use crate::ctx::Ctx;
 use crate::refusal::refuse;
 
-/// How long a client waits for a broker that is just joining.
-const READY_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// Agrees on a version; false for a client that was refused.
 pub(crate) async fn greet(ctx: &Ctx, connection: &Connection) -> Result<bool, StreamError> {
     let (mut sender, receiver) = connection.accept_bi().await.map_err(quinn::ReadError::ConnectionLost)?;
@@ -55,3 +52,6 @@ pub(crate) async fn greet(ctx: &Ctx, connection: &Connection) -> Result<bool, St
     tracing::debug!(%from, client_id = hello.client_id, version = hello.client_version, "a client is connected");
     Ok(true)
 }
+
+/// How long a client waits for a broker that is just joining.
+const READY_TIMEOUT: Duration = Duration::from_secs(1);

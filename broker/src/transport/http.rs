@@ -10,9 +10,6 @@ use axum::routing::get;
 
 use crate::metrics::Metrics;
 
-/// The media type of what `/metrics` answers.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// Serves them until the task is aborted; answers with the address and the task.
 pub(crate) async fn serve(
     address: SocketAddr,
@@ -47,3 +44,6 @@ async fn ready(State(metrics): State<Metrics>) -> impl IntoResponse {
         false => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
     }
 }
+
+/// The media type of what `/metrics` answers.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -21,13 +21,6 @@ use crate::engine::view::View;
 use crate::refusal::refuse;
 use crate::transport::router;
 
-/// How long another broker may take for its hello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the answer that says why may take before the connection is closed.
-const REFUSAL_TIME: Duration = Duration::from_millis(200);
-/// Code of a connection that is closed because of what the other side said.
-const CLOSE_REFUSED: u32 = 3;
-
 /// Serves a connection that another broker has made.
 pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection) {
     let visitor = match tokio::time::timeout(HELLO_TIMEOUT, greet(&ctx, &connection)).await {
@@ -156,3 +149,10 @@ async fn receive(ctx: Rc<Ctx>, from: Peer, stream: RecvStream) {
         }
     }
 }
+
+/// How long another broker may take for its hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the answer that says why may take before the connection is closed.
+const REFUSAL_TIME: Duration = Duration::from_millis(200);
+/// Code of a connection that is closed because of what the other side said.
+const CLOSE_REFUSED: u32 = 3;

@@ -14,19 +14,6 @@ use thalweg_quic::{RESET_SECRET_BYTES, SOCKET_BUFFER_BYTES, Side, crypto_provide
 
 use crate::cluster::authority::{Authority, write_private};
 
-/// The broker's side of a connection that a client or a peer has made.
-const ACCEPTED: Side = Side {
-    connects: false,
-    bidi_streams_max: 1024,
-    uni_streams_max: 16,
-    keep_alive: Some(Duration::from_secs(5)),
-    idle_timeout: Duration::from_secs(15),
-};
-/// The broker's side of a connection that it makes to a peer. Dead peers are noticed by Raft's heartbeats long before
-/// the idle time-out; this only frees what they held.
-const MADE: Side =
-    Side { connects: true, keep_alive: Some(Duration::from_secs(1)), idle_timeout: Duration::from_secs(3), ..ACCEPTED };
-
 /// What a broker proves itself with, to clients and, as broker `id`, to its peers.
 pub(crate) struct Certificates {
     pub(crate) ca_pem: String,
@@ -124,3 +111,16 @@ pub(crate) fn endpoint(address: SocketAddr, certificates: &Certificates) -> Resu
     let secret = certificates.reset_secret.first_chunk().expect("its length was checked, or it was made anew");
     Ok(thalweg_quic::endpoint(socket, Some(secret), Some(certificates.server_config()?))?)
 }
+
+/// The broker's side of a connection that a client or a peer has made.
+const ACCEPTED: Side = Side {
+    connects: false,
+    bidi_streams_max: 1024,
+    uni_streams_max: 16,
+    keep_alive: Some(Duration::from_secs(5)),
+    idle_timeout: Duration::from_secs(15),
+};
+/// The broker's side of a connection that it makes to a peer. Dead peers are noticed by Raft's heartbeats long before
+/// the idle time-out; this only frees what they held.
+const MADE: Side =
+    Side { connects: true, keep_alive: Some(Duration::from_secs(1)), idle_timeout: Duration::from_secs(3), ..ACCEPTED };

@@ -16,12 +16,6 @@ use crate::produce::*;
 use crate::topics::*;
 use crate::{ApiError, Resource, Right, Route};
 
-/// Most items of a list in a request whose row names no other limit: as many as topics of a cluster, or partitions of a
-/// topic.
-pub const ITEMS_MAX: usize = 10_000;
-/// A push holds whole batches, so it may pass one batch's limit by one batch.
-const PUSH_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
-
 /// One side's message: what a frame carries.
 pub trait Message: Sized {
     /// The kind of the frames that carry it.
@@ -336,6 +330,12 @@ table! {
 impl Message for ApiError {
     const KIND: FrameKind = FrameKind::Error;
 }
+
+/// Most items of a list in a request whose row names no other limit: as many as topics of a cluster, or partitions of a
+/// topic.
+pub const ITEMS_MAX: usize = 10_000;
+/// A push holds whole batches, so it may pass one batch's limit by one batch.
+const PUSH_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
 
 #[cfg(test)]
 mod tests {

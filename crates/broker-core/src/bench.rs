@@ -17,12 +17,6 @@ use thalweg_replica::{Acks, Now, ProduceError, Ticket};
 
 use crate::{GroupsConfig, Node, NodeConfig, Output, Peer, Produce};
 
-pub(crate) const DIRECTORY: DirectoryId = DirectoryId([1; 16]);
-/// The wall clock when a broker starts, ms since the Unix epoch.
-pub(crate) const WALL_MS: i64 = 1_700_000_000_000;
-pub(crate) const TOPIC: TopicId = TopicId([7; 16]);
-pub(crate) const NAME: TopicPartition = TopicPartition { topic: TOPIC, partition: PartitionId(0) };
-
 pub(crate) fn config(controllers: &[u32]) -> NodeConfig {
     NodeConfig {
         broker: Broker {
@@ -298,3 +292,9 @@ impl Cluster {
         self.benches[id as usize - 1].node.out_of_service().into_iter().map(|(_, what)| what).collect()
     }
 }
+
+pub(crate) const DIRECTORY: DirectoryId = DirectoryId([1; 16]);
+/// The wall clock when a broker starts, ms since the Unix epoch.
+pub(crate) const WALL_MS: i64 = 1_700_000_000_000;
+pub(crate) const TOPIC: TopicId = TopicId([7; 16]);
+pub(crate) const NAME: TopicPartition = TopicPartition { topic: TOPIC, partition: PartitionId(0) };

@@ -19,14 +19,6 @@ use std::collections::BTreeMap;
 use thalweg_model::BrokerId;
 use thalweg_replica::{Clock, Now};
 
-/// A clock that differs by less than this from the cluster's is right enough. Far above what NTP leaves, far below any
-/// retention that matters.
-pub const TOLERANCE_MS: u64 = 5_000;
-/// A broker's clock counts for so long after it was heard of: three times the interval.
-const FRESH_MS: u64 = 6_000;
-/// A broker that has just started expires nothing before it has heard a majority of the clocks, or before this.
-const PATIENCE_MS: u64 = 60_000;
-
 /// Other brokers' clocks.
 #[derive(Debug, Default)]
 pub(crate) struct Clocks {
@@ -89,6 +81,14 @@ impl Clocks {
         (all.len() > 1).then(|| differences.into_iter().max_by_key(|d| d.unsigned_abs()).expect("two"))
     }
 }
+
+/// A clock that differs by less than this from the cluster's is right enough. Far above what NTP leaves, far below any
+/// retention that matters.
+pub const TOLERANCE_MS: u64 = 5_000;
+/// A broker's clock counts for so long after it was heard of: three times the interval.
+const FRESH_MS: u64 = 6_000;
+/// A broker that has just started expires nothing before it has heard a majority of the clocks, or before this.
+const PATIENCE_MS: u64 = 60_000;
 
 #[cfg(test)]
 mod tests {

@@ -15,9 +15,6 @@ use thalweg_replica::{ProduceError, Ticket};
 
 use crate::machine::Surroundings;
 
-/// Questions that may wait for the quorum's word; what comes beyond them is not answered, and asked again.
-const CONFIRMING_MAX: usize = 4_096;
-
 /// An answer for the coordinator that asked.
 pub(crate) struct Told {
     pub(crate) to: BrokerId,
@@ -60,3 +57,6 @@ impl Ends {
         Some(result.as_ref().ok().map(|end| Told { to, question, end: (name, *end) }))
     }
 }
+
+/// Questions that may wait for the quorum's word; what comes beyond them is not answered, and asked again.
+const CONFIRMING_MAX: usize = 4_096;

@@ -22,12 +22,6 @@ use thalweg_control::Decision;
 use thalweg_model::{BatchBuilder, Bug, Codec, Offset, Record, RecordBatch, TopicPartition, is_planted};
 use thalweg_replica::{Acks, Now, ProduceError, ReadOutcome, Replicas, Ticket};
 
-/// Read at once, in bytes.
-const READ_BYTES: usize = 1 << 20;
-/// A checkpoint is due when this many times its own size was written since the last one, or the configured bytes, if
-/// those are more.
-const CHECKPOINT_TIMES: u64 = 3;
-
 /// How far the state of a machine is ahead of its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
@@ -447,6 +441,12 @@ impl<M: Machine> Led<M> {
 fn answer<M: Machine>((ticket, held): Held<M>) -> Answered<M> {
     (ticket, held.map_err(Unanswered::Refused))
 }
+
+/// Read at once, in bytes.
+const READ_BYTES: usize = 1 << 20;
+/// A checkpoint is due when this many times its own size was written since the last one, or the configured bytes, if
+/// those are more.
+const CHECKPOINT_TIMES: u64 = 3;
 
 #[cfg(test)]
 mod tests;

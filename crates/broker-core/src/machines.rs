@@ -11,9 +11,6 @@ use thalweg_replica::{Now, ProduceError, Replicas, Ticket};
 
 use crate::machine::{Answered, Led, Machine, Surroundings, Unanswered, Unread};
 
-/// How often leaderships are looked over, and time passes for machines.
-const TICK_MS: u64 = 50;
-
 /// What an operator decides about the machines of a topic.
 pub(crate) struct MachinesConfig {
     /// The topic; there may be none yet.
@@ -217,3 +214,6 @@ pub(crate) fn name(metadata: &Metadata, topic: &str, partition: u32) -> Option<T
     let topic = metadata.topic(topic).ok().filter(|t| partition < t.partitions)?;
     Some(TopicPartition::new(topic.id, partition))
 }
+
+/// How often leaderships are looked over, and time passes for machines.
+const TICK_MS: u64 = 50;

@@ -5,11 +5,6 @@ use thalweg_control::{Broker, MetadataRecord};
 use thalweg_model::{BrokerId, DirectoryId, LeaderEpoch, Offset, ReplicaId, TopicId, TopicPartition};
 use thalweg_replica::{MessageError, PeerMessage};
 
-/// Longest text that a refusal may carry.
-const TEXT_BYTES_MAX: usize = 4096;
-/// Most controllers that a cluster has.
-const CONTROLLERS_MAX: usize = 16;
-
 /// The sender of a message, as its connection proves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -223,6 +218,11 @@ impl NodeMessage {
         .ok_or(MessageError)
     }
 }
+
+/// Longest text that a refusal may carry.
+const TEXT_BYTES_MAX: usize = 4096;
+/// Most controllers that a cluster has.
+const CONTROLLERS_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {

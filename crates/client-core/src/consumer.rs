@@ -22,10 +22,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use thalweg_api::{FetchControl, FetchPush};
 use thalweg_model::{Bug, Position, is_planted};
 
-/// Smallest window of a partition. With more partitions than fit into the budget that way, this counts rather than the
-/// budget.
-const WINDOW_BYTES_MIN: u64 = 64 << 10;
-
 /// What became of the records so far; without a filter all that can be read is delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -507,6 +503,10 @@ impl ConsumerCore {
 fn stop(partition: u32, generation: u64) -> FetchControl {
     FetchControl { partition, generation, start: None, credit_bytes: 0, stop: true }
 }
+
+/// Smallest window of a partition. With more partitions than fit into the budget that way, this counts rather than the
+/// budget.
+const WINDOW_BYTES_MIN: u64 = 64 << 10;
 
 #[cfg(test)]
 mod tests;

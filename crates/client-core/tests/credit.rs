@@ -11,10 +11,6 @@ use thalweg_api::{ApiError, ErrorCode, FetchControl, FetchPush};
 use thalweg_client_core::{ConsumerCore, Position, Pushed};
 use thalweg_model::{Bug, assert_finds};
 
-const PARTITIONS: u32 = 6;
-/// Larger than most windows.
-const BATCH_BYTES_MAX: u64 = 300 << 10;
-
 #[derive(Clone, Debug)]
 enum Op {
     Assign(u32, u8),
@@ -363,6 +359,10 @@ fn a_reader_that_loses_partitions_gets_the_rest() {
     (0..20).for_each(|_| run(&[Op::Append(0, 10, 200 << 10)]));
     world.drain();
 }
+
+const PARTITIONS: u32 = 6;
+/// Larger than most windows.
+const BATCH_BYTES_MAX: u64 = 300 << 10;
 
 #[test]
 fn planted_bugs_show() {

@@ -11,12 +11,6 @@ use crate::disk::{Disk, FileName, Lane};
 use crate::memory::MemoryDisk;
 use crate::state::HardState;
 
-pub(crate) const DIRECTORY: DirectoryId = DirectoryId([8; 16]);
-pub(crate) const PARTITION: TopicPartition =
-    TopicPartition { topic: TopicId([3; 16]), partition: thalweg_model::PartitionId(0) };
-pub(crate) const OTHER: TopicPartition =
-    TopicPartition { topic: TopicId([4; 16]), partition: thalweg_model::PartitionId(1) };
-
 pub(crate) fn config() -> Config {
     Config {
         wal_first_bytes: 16 << 10,
@@ -232,6 +226,12 @@ pub(crate) fn segment_files(partition: TopicPartition, extension: &str) -> Vec<S
         |f: &&FileName| f.0.starts_with(&crate::segment::folder(&partition)) && f.0.ends_with(&format!(".{extension}"));
     directory().files.keys().filter(of).map(|f| f.to_string()).collect()
 }
+
+pub(crate) const DIRECTORY: DirectoryId = DirectoryId([8; 16]);
+pub(crate) const PARTITION: TopicPartition =
+    TopicPartition { topic: TopicId([3; 16]), partition: thalweg_model::PartitionId(0) };
+pub(crate) const OTHER: TopicPartition =
+    TopicPartition { topic: TopicId([4; 16]), partition: thalweg_model::PartitionId(1) };
 
 #[test]
 fn a_segment_that_has_lost_a_file_takes_its_own_partition_offline() {

@@ -9,9 +9,6 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 use thalweg_model::{ProducerId, ProducerToken};
 
-/// Bytes of SHA-256's block, to which HMAC pads its key (RFC 2104).
-const BLOCK_BYTES: usize = 64;
-
 /// The cluster's secret behind the tokens of its producers: HMAC-SHA-256, keyed once.
 #[derive(Clone)]
 pub struct ProducerSecret {
@@ -67,6 +64,9 @@ impl fmt::Debug for ProducerSecret {
         f.write_str("ProducerSecret(…)")
     }
 }
+
+/// Bytes of SHA-256's block, to which HMAC pads its key (RFC 2104).
+const BLOCK_BYTES: usize = 64;
 
 #[cfg(test)]
 mod tests {

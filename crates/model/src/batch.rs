@@ -20,22 +20,6 @@ use bytes::{Bytes, BytesMut};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, HEADER_KEY_BYTES_MAX, HEADERS_COUNT_MAX};
 use crate::{BatchError, Codec, Header, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Record, Sequence, varint};
 
-/// Bytes before the first record.
-pub const BATCH_HEADER_BYTES: usize = 61;
-/// Bytes before the length field starts to count.
-const LENGTH_OVERHEAD: usize = 12;
-const CRC_AT: usize = 17;
-const CRC_FROM: usize = 21;
-const MAGIC: u8 = 2;
-/// Control types from 1,000 are Thalweg's own and unknown to Kafka.
-const CONFIGURATION_KIND: u16 = 1000;
-const LOG_START_KIND: u16 = 1001;
-const LOST_KIND: u16 = 1002;
-const CODEC_MASK: u16 = 0x07;
-const CONTROL_BIT: u16 = 0x20;
-/// Attribute bits that a writer of this format may set: codec and control.
-const ATTRIBUTES_KNOWN: u16 = CODEC_MASK | CONTROL_BIT;
-
 /// A batch whose length, magic, codec, counts and checksum have been checked; its records have not been opened.
 ///
 /// Cheap to clone: it shares its bytes.
@@ -684,6 +668,22 @@ fn i32_at(b: &[u8], at: usize) -> i32 {
 fn i64_at(b: &[u8], at: usize) -> i64 {
     i64::from_be_bytes(b[at..at + 8].try_into().expect("eight bytes"))
 }
+
+/// Bytes before the first record.
+pub const BATCH_HEADER_BYTES: usize = 61;
+/// Bytes before the length field starts to count.
+const LENGTH_OVERHEAD: usize = 12;
+const CRC_AT: usize = 17;
+const CRC_FROM: usize = 21;
+const MAGIC: u8 = 2;
+/// Control types from 1,000 are Thalweg's own and unknown to Kafka.
+const CONFIGURATION_KIND: u16 = 1000;
+const LOG_START_KIND: u16 = 1001;
+const LOST_KIND: u16 = 1002;
+const CODEC_MASK: u16 = 0x07;
+const CONTROL_BIT: u16 = 0x20;
+/// Attribute bits that a writer of this format may set: codec and control.
+const ATTRIBUTES_KNOWN: u16 = CODEC_MASK | CONTROL_BIT;
 
 #[cfg(test)]
 mod tests;

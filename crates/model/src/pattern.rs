@@ -8,9 +8,6 @@ use crate::NameError;
 use crate::limits::NAME_BYTES_MAX;
 use crate::name::check_topic_name;
 
-/// Memory that a compiled pattern may take.
-const COMPILED_BYTES_MAX: usize = 64 << 10;
-
 /// A regular expression over topic names. It begins with `^`, which no name does, so that a list of topics can hold
 /// both; it matches from a name's start on, and to its end where it ends with `$`. The rule is librdkafka's.
 ///
@@ -58,6 +55,9 @@ impl TopicPattern {
 pub fn check_topic_or_pattern(topic: &str) -> Result<(), NameError> {
     if TopicPattern::is_meant(topic) { TopicPattern::new(topic).map(drop) } else { check_topic_name(topic) }
 }
+
+/// Memory that a compiled pattern may take.
+const COMPILED_BYTES_MAX: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -7,9 +7,6 @@ use bytes::Bytes;
 use crate::limits::{HEADER_KEY_BYTES_MAX, HEADERS_COUNT_MAX, KEY_BYTES_MAX, RECORD_BYTES_MAX};
 use crate::{BatchError, varint};
 
-/// The timestamp of a record without one. Source: Kafka, `RecordBatch.NO_TIMESTAMP`.
-pub const NO_TIMESTAMP_MS: i64 = -1;
-
 /// A named value beside the record's own; the same name may stand more than once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -86,3 +83,6 @@ impl Record {
                 .sum::<usize>()
     }
 }
+
+/// The timestamp of a record without one. Source: Kafka, `RecordBatch.NO_TIMESTAMP`.
+pub const NO_TIMESTAMP_MS: i64 = -1;

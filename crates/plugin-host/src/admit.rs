@@ -14,12 +14,6 @@ use wit_parser::Resolve;
 use crate::contract::{Kind, WIT};
 use crate::engine::base_config;
 
-/// Most functions of a module: compilation time grows with them (100,000 tiny ones took 6 s).
-const FUNCTIONS_MAX: u32 = 50_000;
-const COMPILE_CPU_S: u64 = 20;
-const COMPILE_WALL: Duration = Duration::from_secs(40);
-const COMPILE_MEMORY_BYTES: u64 = 2 << 30;
-
 /// Why a module is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AdmitError {
@@ -231,3 +225,9 @@ pub fn compile_child() -> i32 {
         }
     }
 }
+
+/// Most functions of a module: compilation time grows with them (100,000 tiny ones took 6 s).
+const FUNCTIONS_MAX: u32 = 50_000;
+const COMPILE_CPU_S: u64 = 20;
+const COMPILE_WALL: Duration = Duration::from_secs(40);
+const COMPILE_MEMORY_BYTES: u64 = 2 << 30;

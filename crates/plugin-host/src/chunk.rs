@@ -4,10 +4,6 @@ use bytes::Bytes;
 use thalweg_model::limits::{CHUNK_BYTES_MAX, CHUNK_RECORDS_MAX};
 use thalweg_model::{BatchHeader, Header, Record, RecordSpan};
 
-/// Numbers per record in the index.
-pub const STRIDE: usize = 8;
-const NONE: u32 = u32::MAX;
-
 /// Some records, laid out as the contract says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chunk {
@@ -103,6 +99,10 @@ fn put_headers(out: &mut Vec<u8>, headers: &[Header]) {
         out.extend_from_slice(header.value.as_deref().unwrap_or_default());
     }
 }
+
+/// Numbers per record in the index.
+pub const STRIDE: usize = 8;
+const NONE: u32 = u32::MAX;
 
 #[cfg(test)]
 mod tests {

@@ -1,11 +1,5 @@
 //! What host and guests have agreed on. How a module is checked against it is left to `admit`.
 
-/// Version of the contract, as in a plugin's manifest.
-pub const CONTRACT: u32 = 1;
-
-/// The text of the contract with guests, in WIT.
-pub const WIT: &str = include_str!("../../../plugins/wit/plugin.wit");
-
 /// Which world a module exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -32,3 +26,9 @@ impl Kind {
         }
     }
 }
+
+/// Version of the contract, as in a plugin's manifest.
+pub const CONTRACT: u32 = 1;
+
+/// The text of the contract with guests, in WIT.
+pub const WIT: &str = include_str!("../../../plugins/wit/plugin.wit");

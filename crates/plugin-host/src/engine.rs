@@ -9,13 +9,6 @@ use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 use crate::contract::Kind;
 use crate::error::GuestError;
 
-/// How often running guests are looked at.
-const TICK: Duration = Duration::from_millis(5);
-/// Memory of one guest.
-pub(crate) const MEMORY_BYTES_MAX: usize = 64 << 20;
-/// Table entries of one guest.
-pub(crate) const TABLE_ELEMENTS_MAX: usize = 20_000;
-
 /// Where guests run: in a broker or in a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
@@ -100,9 +93,6 @@ pub(crate) fn base_config() -> Config {
     config
 }
 
-/// Ticks without a guest before the ticker sleeps: waking it costs a lone call more than the call itself.
-const IDLE_TICKS: u32 = 20;
-
 /// Moves the epoch on while guests run, and sleeps some time after.
 #[derive(Default)]
 pub(crate) struct Ticker {
@@ -162,3 +152,13 @@ impl Drop for Ticking {
         self.0.running.lock().expect("no panic while it is held").guests -= 1;
     }
 }
+
+/// How often running guests are looked at.
+const TICK: Duration = Duration::from_millis(5);
+/// Memory of one guest.
+pub(crate) const MEMORY_BYTES_MAX: usize = 64 << 20;
+/// Table entries of one guest.
+pub(crate) const TABLE_ELEMENTS_MAX: usize = 20_000;
+
+/// Ticks without a guest before the ticker sleeps: waking it costs a lone call more than the call itself.
+const IDLE_TICKS: u32 = 20;

@@ -16,14 +16,6 @@ use crate::chunk::Chunk;
 use crate::engine::{MEMORY_BYTES_MAX, Module, TABLE_ELEMENTS_MAX};
 use crate::error::GuestError;
 
-/// CPU time of one call. On a busy machine a descheduled thread must not look like a guilty plugin.
-const CPU_BUDGET: Duration = Duration::from_millis(50);
-/// Backstop in wall time.
-const WALL_BUDGET: Duration = Duration::from_secs(5);
-/// Bytes that one call may hand to the host; wasmtime counts them before it allocates. A result list is at most four
-/// bytes per record; the rest is for `init`'s error text.
-const HOSTCALL_FUEL: usize = 4 * CHUNK_RECORDS_MAX + (64 << 10);
-
 /// A record on which a plugin failed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("plugin {plugin} failed on record {record}: {reason}")]
@@ -321,3 +313,11 @@ impl Filter {
 fn answered(count: usize, what: &str, chunk: &Chunk) -> String {
     format!("it answered {} for {}", counted(count, what), counted(chunk.len(), "record"))
 }
+
+/// CPU time of one call. On a busy machine a descheduled thread must not look like a guilty plugin.
+const CPU_BUDGET: Duration = Duration::from_millis(50);
+/// Backstop in wall time.
+const WALL_BUDGET: Duration = Duration::from_secs(5);
+/// Bytes that one call may hand to the host; wasmtime counts them before it allocates. A result list is at most four
+/// bytes per record; the rest is for `init`'s error text.
+const HOSTCALL_FUEL: usize = 4 * CHUNK_RECORDS_MAX + (64 << 10);

@@ -11,9 +11,6 @@ use crate::engine::Module;
 use crate::error::GuestError;
 use crate::guest::{CallFailure, Filter, Partitioner, Verdict};
 
-/// Batches that may wait; a subscription has at most one in here, and so has a request, so this bounds memory.
-const QUEUE_MAX: usize = 4096;
-
 /// One batch to filter.
 pub struct FilterJob {
     /// Of the module: with the config, names the instances that may be used.
@@ -219,3 +216,6 @@ fn filter(guests: &mut Instances<Filter>, job: &FilterJob) -> Result<Filtered, F
     let failure = run.failure.map(|f| (offset(&spans[f.record]), f));
     Ok(Filtered { batch, dropped, failed, failure })
 }
+
+/// Batches that may wait; a subscription has at most one in here, and so has a request, so this bounds memory.
+const QUEUE_MAX: usize = 4096;

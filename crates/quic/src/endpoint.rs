@@ -10,23 +10,6 @@ use quinn::{Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig, Transpor
 use rustls::CipherSuite;
 use rustls::crypto::CryptoProvider;
 
-/// Bytes of the secret from which [`endpoint`] makes an identity that survives a restart.
-pub const RESET_SECRET_BYTES: usize = 32;
-/// Bytes that [`socket`] asks for in each of the kernel's two buffers, the one for receiving and the one for sending.
-pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
-
-/// Largest payload of a UDP packet, in bytes. quinn hands the kernel up to ten packets in one call, and those must stay
-/// below 65,507 bytes together, the most that one UDP packet over IPv4 can hold.
-const MTU_MAX: u16 = 6_500;
-/// Bytes of one stream that may be under way unread. Fixed, so that one stream can fill a fast path.
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-/// Bytes of all streams of a connection, in one direction, that may be under way unread.
-const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
-/// Round trip that is assumed until one has been measured. The first packet is sent again after three times this (RFC
-/// 9002, section 6.2.2): 150 ms instead of a second, because a broker that comes back answers the next one
-/// (docs/adr/0005).
-const INITIAL_RTT: Duration = Duration::from_millis(50);
-
 /// A UDP socket that is bound to `address`, with large kernel buffers as far as the system grants them.
 ///
 /// # Errors
@@ -127,3 +110,20 @@ pub fn crypto_provider() -> Arc<CryptoProvider> {
     provider.cipher_suites.sort_by_key(|s| s.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
     Arc::new(provider)
 }
+
+/// Bytes of the secret from which [`endpoint`] makes an identity that survives a restart.
+pub const RESET_SECRET_BYTES: usize = 32;
+/// Bytes that [`socket`] asks for in each of the kernel's two buffers, the one for receiving and the one for sending.
+pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+
+/// Largest payload of a UDP packet, in bytes. quinn hands the kernel up to ten packets in one call, and those must stay
+/// below 65,507 bytes together, the most that one UDP packet over IPv4 can hold.
+const MTU_MAX: u16 = 6_500;
+/// Bytes of one stream that may be under way unread. Fixed, so that one stream can fill a fast path.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+/// Bytes of all streams of a connection, in one direction, that may be under way unread.
+const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+/// Round trip that is assumed until one has been measured. The first packet is sent again after three times this (RFC
+/// 9002, section 6.2.2): 150 ms instead of a second, because a broker that comes back answers the next one
+/// (docs/adr/0005).
+const INITIAL_RTT: Duration = Duration::from_millis(50);

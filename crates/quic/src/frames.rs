@@ -5,9 +5,6 @@ use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use thalweg_wire::{Codec, Frame, FrameDecoder, FrameError, encode_message, encode_with_body};
 use thiserror::Error;
 
-/// Most bytes taken from quinn at once.
-pub const READ_BYTES: usize = 256 << 10;
-
 /// Why a stream ends early.
 #[derive(Debug, Error)]
 pub enum StreamError {
@@ -92,6 +89,9 @@ pub async fn send_with_body<M: Codec>(
     chunks[0] = encode_with_body(message, chunks.iter().map(Bytes::len).sum());
     Ok(stream.write_all_chunks(&mut chunks).await?)
 }
+
+/// Most bytes taken from quinn at once.
+pub const READ_BYTES: usize = 256 << 10;
 
 #[cfg(test)]
 mod tests {

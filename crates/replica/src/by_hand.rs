@@ -24,7 +24,6 @@ use crate::group::Ticket;
 use crate::message::{CatchUp, CatchUpState, EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody, RaftKind};
 use crate::replicas::{Output, PartitionSettings, Replicas, Stage, TICK_MS, catch_up};
 
-const NAME: TopicPartition = TopicPartition { topic: TopicId([3; 16]), partition: thalweg_model::PartitionId(0) };
 fn copy(broker: u32) -> ReplicaId {
     ReplicaId::new(BrokerId(broker), 0)
 }
@@ -342,3 +341,5 @@ rules! {
     rebuilding::a_part_counts_when_it_is_synced: InstallNotSynced;
     rebuilding::a_successor_takes_nothing_over_from_the_copy_before: RetiredIdReused;
 }
+
+const NAME: TopicPartition = TopicPartition { topic: TopicId([3; 16]), partition: thalweg_model::PartitionId(0) };

@@ -11,9 +11,6 @@ use thalweg_commit_log::{Configuration, InstallEnd, MemberChange, ProducerTable}
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicId, TopicPartition};
 use thiserror::Error;
 
-/// Most entries or batches of one message; the decoder refuses more.
-const ENTRIES_MAX: usize = 1 << 16;
-
 /// One message from a replica to another of the same group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerMessage {
@@ -494,6 +491,9 @@ fn take_array<const N: usize>(data: &mut &[u8]) -> Option<[u8; N]> {
     *data = rest;
     Some(*array)
 }
+
+/// Most entries or batches of one message; the decoder refuses more.
+const ENTRIES_MAX: usize = 1 << 16;
 
 #[cfg(test)]
 mod tests {

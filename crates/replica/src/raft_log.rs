@@ -10,10 +10,6 @@ use raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
 use thalweg_commit_log::Configuration;
 use thalweg_model::{RecordBatch, ReplicaId};
 
-/// How many changes of term are remembered for entries that are not in memory any more. Elections are rare, and a
-/// follower that is further behind is rebuilt.
-const TERMS_MAX: usize = 16;
-
 /// The recent entries of one Raft group, in order and without gaps, behind the last one that was compacted away.
 pub(crate) struct RaftLog {
     hard_state: HardState,
@@ -200,3 +196,7 @@ impl Storage for RaftLog {
         Err(StorageError::SnapshotTemporarilyUnavailable.into())
     }
 }
+
+/// How many changes of term are remembered for entries that are not in memory any more. Elections are rare, and a
+/// follower that is further behind is rebuilt.
+const TERMS_MAX: usize = 16;

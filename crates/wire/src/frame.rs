@@ -13,11 +13,6 @@ use thiserror::Error;
 
 use crate::proto;
 
-/// Bytes of the fixed header.
-pub const FRAME_HEADER_BYTES: usize = 12;
-/// Largest head: metadata of many topics is the largest message.
-pub const HEAD_BYTES_MAX: usize = 4 << 20;
-
 /// Why bytes are not a frame.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum FrameError {
@@ -186,9 +181,6 @@ pub fn encode<M: Head>(message: &M) -> Bytes {
     encode_parts(message, 0)
 }
 
-/// Memory that a body gets before its bytes have come; more only as they do.
-const BODY_BYTES_AHEAD: usize = 1 << 20;
-
 /// Cuts a stream of bytes into frames.
 ///
 /// Hand it what arrives with [`next`](Self::next) until the input is used up. Lengths are checked before anything is
@@ -239,6 +231,14 @@ fn take(buffer: &mut BytesMut, whole: usize, input: &mut &[u8]) {
     buffer.extend_from_slice(now);
     *input = rest;
 }
+
+/// Bytes of the fixed header.
+pub const FRAME_HEADER_BYTES: usize = 12;
+/// Largest head: metadata of many topics is the largest message.
+pub const HEAD_BYTES_MAX: usize = 4 << 20;
+
+/// Memory that a body gets before its bytes have come; more only as they do.
+const BODY_BYTES_AHEAD: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -48,9 +48,6 @@ pub fn top_level<'a>(json: &'a [u8], name: &str) -> Result<Option<Scalar<'a>>, (
     if p.at == text.len() { Ok(found) } else { Err(()) }
 }
 
-/// Deeper nesting is refused, so that a record cannot exhaust the stack.
-const DEPTH_MAX: u32 = 128;
-
 struct Parser<'a> {
     text: &'a str,
     at: usize,
@@ -229,6 +226,9 @@ fn parse_number(text: &str) -> Result<f64, ()> {
     }
     text.parse().map_err(|_| ())
 }
+
+/// Deeper nesting is refused, so that a record cannot exhaust the stack.
+const DEPTH_MAX: u32 = 128;
 
 #[cfg(test)]
 mod tests {

@@ -10,9 +10,6 @@ mod murmur2;
 pub use json::{Scalar, top_level};
 pub use murmur2::murmur2;
 
-const STRIDE: usize = 8;
-const NONE: u32 = u32::MAX;
-
 /// A record as a plugin sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
@@ -231,6 +228,9 @@ pub mod abi {
         made
     }
 }
+
+const STRIDE: usize = 8;
+const NONE: u32 = u32::MAX;
 
 #[cfg(test)]
 mod tests {

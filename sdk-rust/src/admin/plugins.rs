@@ -11,9 +11,6 @@ use super::by_name::{calls, fields};
 use crate::client::Client;
 use crate::{Error, IntoBytes, Result};
 
-/// How long a broker may take to compile a module and try it; docs/LIMITS.md allows it that.
-const TRIAL: Duration = Duration::from_secs(60);
-
 /// A plugin as the cluster knows it.
 ///
 /// ```no_run
@@ -113,3 +110,6 @@ calls! {
 fields! {
     PluginInfo { name version kind digest bytes created_ms }
 }
+
+/// How long a broker may take to compile a module and try it; docs/LIMITS.md allows it that.
+const TRIAL: Duration = Duration::from_secs(60);

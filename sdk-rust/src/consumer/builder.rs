@@ -28,15 +28,6 @@ use crate::client::{Client, FOREVER};
 use crate::place::Place;
 use crate::{Error, IntoBytes, Result};
 
-/// Memory for records that were pushed and not taken yet.
-const BUFFER_BYTES: u64 = 32 << 20;
-/// Unheard for so long, a member counts as dead.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time between two heartbeats of a member.
-const HEARTBEAT: Duration = Duration::from_millis(500);
-/// How often what is done is committed.
-const AUTO_COMMIT: Duration = Duration::from_secs(1);
-
 impl Client {
     /// A consumer of a topic: of all its partitions, from the end, where the builder does not change that.
     pub fn consumer(&self, topic: &str) -> ConsumerBuilder {
@@ -549,3 +540,12 @@ impl Drop for LeaveOnDrop {
         self.0.leave();
     }
 }
+
+/// Memory for records that were pushed and not taken yet.
+const BUFFER_BYTES: u64 = 32 << 20;
+/// Unheard for so long, a member counts as dead.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time between two heartbeats of a member.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// How often what is done is committed.
+const AUTO_COMMIT: Duration = Duration::from_secs(1);

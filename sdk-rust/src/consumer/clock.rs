@@ -4,11 +4,6 @@
 
 use std::time::Instant;
 
-/// How far the kernel's own note of the time may be behind, in ms: a tick, which is 10 ms at most, or longer while the
-/// processor that makes the note gets no time from its host. What is closer is looked up exactly.
-#[cfg(target_os = "linux")]
-const BEHIND_MS: u64 = 100;
-
 pub(super) struct Clock {
     /// On the kernel's note, from before `started`.
     #[cfg(target_os = "linux")]
@@ -46,6 +41,11 @@ fn noted_ms() -> u64 {
     let at = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     at.tv_sec as u64 * 1_000 + at.tv_nsec as u64 / 1_000_000
 }
+
+/// How far the kernel's own note of the time may be behind, in ms: a tick, which is 10 ms at most, or longer while the
+/// processor that makes the note gets no time from its host. What is closer is looked up exactly.
+#[cfg(target_os = "linux")]
+const BEHIND_MS: u64 = 100;
 
 #[cfg(test)]
 mod tests {

@@ -12,10 +12,6 @@ use crate::batch::ConsumerRecord;
 use crate::place::Place;
 use crate::{Error, ErrorPlace, Result};
 
-/// The error of a commit without an answer in time.
-const COMMITTED_OR_NOT: &str =
-    "no answer from the group's coordinator in time; the offsets may or may not be committed";
-
 impl Consumer {
     /// How far the group has come in a partition that this member reads; `None`: not yet at all.
     ///
@@ -112,3 +108,7 @@ impl Consumer {
         self.inner.in_time(member.commit(Some(wanted)), COMMITTED_OR_NOT).await
     }
 }
+
+/// The error of a commit without an answer in time.
+const COMMITTED_OR_NOT: &str =
+    "no answer from the group's coordinator in time; the offsets may or may not be committed";

@@ -27,11 +27,6 @@ use crate::routing::Routing;
 use crate::stream::{FrameReader, malformed, send};
 use crate::{Error, Result};
 
-const OFFSETS_TOPIC: &str = "__consumer_offsets";
-/// A coordinator that answers nothing for so long is looked for anew: its broker may be dead without anything that says
-/// so.
-const SILENCE: Duration = Duration::from_millis(1_200);
-
 /// Where the coordinator is, as the brokers push it.
 struct Coordinators {
     routing: watch::Receiver<Routing>,
@@ -301,3 +296,8 @@ fn fresh_identity() -> Result<MemberIdentity> {
     chance.fill(&mut secret).map_err(failed)?;
     Ok(MemberIdentity { id: uuid::Uuid::new_v4().to_string(), secret })
 }
+
+const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// A coordinator that answers nothing for so long is looked for anew: its broker may be dead without anything that says
+/// so.
+const SILENCE: Duration = Duration::from_millis(1_200);

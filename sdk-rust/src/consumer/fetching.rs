@@ -26,13 +26,6 @@ use crate::stream::{self, FrameReader, send};
 use crate::streams::{Kept, Lost, again};
 use crate::{Error, Result};
 
-/// How long a partition waits before it is asked for again, where its broker does not lead it (any more).
-const ASK_AGAIN: Duration = Duration::from_millis(50);
-
-/// How often, and how far apart, brokers are asked before a topic counts as deleted.
-const LOOKS_FOR_TOPIC: u32 = 4;
-const LOOK_FOR_TOPIC_EVERY: Duration = Duration::from_millis(150);
-
 type Stream = (SendStream, FrameReader);
 
 /// Opens a topic; call it on the connection's thread. It is read until the receiver of `events` is gone.
@@ -283,3 +276,10 @@ async fn serve(s: &Rc<Subscription>, address: &Address, stream: Stream) -> Error
         error = receiving => error,
     }
 }
+
+/// How long a partition waits before it is asked for again, where its broker does not lead it (any more).
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How often, and how far apart, brokers are asked before a topic counts as deleted.
+const LOOKS_FOR_TOPIC: u32 = 4;
+const LOOK_FOR_TOPIC_EVERY: Duration = Duration::from_millis(150);

@@ -19,11 +19,6 @@ use super::reader::Reader;
 use crate::lock::lock;
 use crate::{Error, Result};
 
-/// How long a revoked partition of which nothing is in hand waits until its notice is being delivered.
-const GRACE: Duration = Duration::from_secs(1);
-/// How long such a partition waits for the delivery to end.
-const TELLING: Duration = Duration::from_secs(30);
-
 /// What is behind the lock of a membership.
 pub(super) struct Inner {
     pub(super) membership: Membership,
@@ -444,3 +439,8 @@ impl GroupShared {
         Duration::from_millis(session_ms as u64 + 1_000)
     }
 }
+
+/// How long a revoked partition of which nothing is in hand waits until its notice is being delivered.
+const GRACE: Duration = Duration::from_secs(1);
+/// How long such a partition waits for the delivery to end.
+const TELLING: Duration = Duration::from_secs(30);

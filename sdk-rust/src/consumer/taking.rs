@@ -18,9 +18,6 @@ use crate::admin::GroupOffset;
 use crate::batch::{Batch, OnBadRecord, decode};
 use crate::{Error, ErrorPlace};
 
-/// How often the group's progress is looked up, to know whether everything has been read.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-
 /// What a call of the `take` kind has found; for the bindings.
 #[doc(hidden)]
 #[derive(Debug)]
@@ -335,3 +332,6 @@ fn unreadable((at, reason): &(u64, BatchError)) -> ApiError {
 fn skipped(reader: &Reader, partition: u32, at: u64, reason: &ApiError) {
     tracing::warn!(topic = reader.name(), partition, offset = at, "an unreadable batch is passed over: {reason}");
 }
+
+/// How often the group's progress is looked up, to know whether everything has been read.
+const LOOK_EVERY: Duration = Duration::from_millis(200);

@@ -14,9 +14,6 @@ use super::receipt::{Ledger, OnError};
 use crate::client::{Client, FOREVER};
 use crate::{Error, Result};
 
-/// How long a producer of any topic keeps the streams of a topic that nothing is sent to.
-const REST_AFTER: Duration = Duration::from_secs(60);
-
 impl Client {
     /// A producer to a topic.
     pub fn producer(&self, topic: &str) -> ProducerBuilder {
@@ -178,3 +175,6 @@ impl ProducerBuilder {
         Ok(producer)
     }
 }
+
+/// How long a producer of any topic keeps the streams of a topic that nothing is sent to.
+const REST_AFTER: Duration = Duration::from_secs(60);

@@ -38,11 +38,6 @@ use crate::stream::FrameReader;
 use crate::streams::{Kept, Lost, again};
 use crate::{Error, Result};
 
-/// A stream that has been open for so long counts as one that has served.
-const SERVED: Duration = Duration::from_secs(1);
-/// How long a producer that ends waits until what needs no answer has arrived.
-const FAREWELL: Duration = Duration::from_secs(5);
-
 /// A producer of one topic id, which lives as long as that topic does.
 pub(super) struct Session {
     topic_id: TopicId,
@@ -585,6 +580,11 @@ async fn answers(shared: &Shared, topic: &str, mut frames: FrameReader) -> Error
         shared.wake.notify_one();
     }
 }
+
+/// A stream that has been open for so long counts as one that has served.
+const SERVED: Duration = Duration::from_secs(1);
+/// How long a producer that ends waits until what needs no answer has arrived.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

@@ -26,13 +26,6 @@ use crate::lock::lock;
 use crate::placement::{Placed, Placement, no_partition, place_all};
 use crate::{Error, Result};
 
-/// Most records that are placed together.
-const HAND_RECORDS: usize = 1_024;
-/// Bytes of records after which no further one is placed together with them.
-const HAND_BYTES: usize = 1 << 20;
-/// Pause before a topic that could not be opened is tried again.
-const REOPEN_AFTER: Duration = Duration::from_millis(200);
-
 /// The records of one topic that wait, shared by the callers and the connection's thread.
 pub(super) struct Intake {
     topic: Destination,
@@ -442,3 +435,10 @@ impl Session {
         is_replaced
     }
 }
+
+/// Most records that are placed together.
+const HAND_RECORDS: usize = 1_024;
+/// Bytes of records after which no further one is placed together with them.
+const HAND_BYTES: usize = 1 << 20;
+/// Pause before a topic that could not be opened is tried again.
+const REOPEN_AFTER: Duration = Duration::from_millis(200);

@@ -11,9 +11,6 @@ use thalweg_replica::ReadOutcome;
 
 use super::{HEAL_MS, World};
 
-/// Small, so that a copy is read in many steps.
-const READ_BYTES: usize = 4 << 10;
-
 impl World {
     /// Reads every copy below its high watermark, and compares it with what was ever called decided.
     pub(super) fn read_all_copies(&mut self) -> Result<(), String> {
@@ -100,3 +97,6 @@ impl World {
         Ok(())
     }
 }
+
+/// Small, so that a copy is read in many steps.
+const READ_BYTES: usize = 4 << 10;

@@ -7,9 +7,6 @@
 
 use super::{World, broker, name};
 
-/// A turn of the leadership takes at most so long; then the clients return whatever has become of it.
-const FLIP_MS: u64 = 5_000;
-
 /// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -159,3 +156,6 @@ impl World {
         self.clients.iter_mut().for_each(|c| c.away_until_ms = 0);
     }
 }
+
+/// A turn of the leadership takes at most so long; then the clients return whatever has become of it.
+const FLIP_MS: u64 = 5_000;

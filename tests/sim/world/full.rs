@@ -7,13 +7,6 @@ use thalweg_replica::Acks;
 
 use super::{World, broker, name};
 
-/// Leaders move, and deletes get through, within this.
-const SOON_MS: u64 = 5_000;
-/// The topic that is made to be deleted.
-pub(super) const SPARE: TopicPartition = TopicPartition { topic: TopicId([6; 16]), partition: PartitionId(0) };
-/// What is written to it.
-const SPARE_BYTES: usize = 40_000;
-
 impl World {
     /// One disk is full, then all are.
     pub(super) fn fill_up(&mut self) -> Result<(), String> {
@@ -179,3 +172,10 @@ impl World {
         Ok(())
     }
 }
+
+/// Leaders move, and deletes get through, within this.
+const SOON_MS: u64 = 5_000;
+/// The topic that is made to be deleted.
+pub(super) const SPARE: TopicPartition = TopicPartition { topic: TopicId([6; 16]), partition: PartitionId(0) };
+/// What is written to it.
+const SPARE_BYTES: usize = 40_000;

@@ -7,10 +7,6 @@ use thalweg_model::ReplicaId;
 use super::{PARTITIONS_MAX, RUN_MS, World};
 use crate::rng::Rng;
 
-/// Records that are placed among all partitions before each of these must have got one: with five partitions, one seed
-/// in 10^19 leaves one out.
-const PLACED_MIN: usize = 200;
-
 #[derive(Default)]
 pub(super) struct Growth {
     /// From when on somebody asks for how many partitions, those that there are included.
@@ -92,3 +88,7 @@ impl World {
         Ok(())
     }
 }
+
+/// Records that are placed among all partitions before each of these must have got one: with five partitions, one seed
+/// in 10^19 leaves one out.
+const PLACED_MIN: usize = 200;

@@ -13,11 +13,6 @@ use super::super::rng::Rng;
 use super::World;
 use super::members::Members;
 
-/// Per million milliseconds.
-const RATE: u64 = 5_000;
-/// Beyond every log of a run.
-const FAR: u64 = 1 << 40;
-
 /// What is on its way.
 #[derive(Clone, Debug)]
 enum Asked {
@@ -120,3 +115,8 @@ impl World {
         self.nodes[node].core.as_mut().expect("just seen").group(0, ticket, request);
     }
 }
+
+/// Per million milliseconds.
+const RATE: u64 = 5_000;
+/// Beyond every log of a run.
+const FAR: u64 = 1 << 40;

@@ -25,11 +25,6 @@ use super::impostors::Impostors;
 use super::reading::{ColdRead, Reading, Taken};
 use super::{World, name};
 
-/// Most members of the first group; the second one has one.
-const SHARING_MAX: u64 = 15;
-/// Everything must be read within this, with no pause longer than that.
-pub(super) const OFFSETS: TopicPartition = TopicPartition { topic: TopicId([8; 16]), partition: PartitionId(0) };
-
 /// How members behave; drawn from the seed, per million milliseconds.
 #[derive(Clone, Copy, Debug)]
 struct Rates {
@@ -844,3 +839,8 @@ fn key_of(partition: u32) -> PartitionKey {
 fn digest(secret: &[u8]) -> SecretDigest {
     SecretDigest([secret, secret].concat().try_into().expect("a secret is 16 bytes"))
 }
+
+/// Most members of the first group; the second one has one.
+const SHARING_MAX: u64 = 15;
+/// Everything must be read within this, with no pause longer than that.
+pub(super) const OFFSETS: TopicPartition = TopicPartition { topic: TopicId([8; 16]), partition: PartitionId(0) };

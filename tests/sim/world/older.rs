@@ -10,9 +10,6 @@ use super::super::oracle::RecordId;
 use super::super::rng::Rng;
 use super::{Broker, Core, WHOLE_MS, World, name, number, starts_of};
 
-/// What is decided is written down within this.
-const NOTED_WITHIN_MS: u64 = 200;
-
 /// A copy of a disk.
 pub(super) struct Saved {
     disk: SimDisk,
@@ -302,3 +299,6 @@ fn ids(segments: &[bytes::Bytes]) -> BTreeSet<RecordId> {
     }
     found
 }
+
+/// What is decided is written down within this.
+const NOTED_WITHIN_MS: u64 = 200;

@@ -18,14 +18,6 @@ use super::super::oracle::RecordId;
 use super::super::rng::Rng;
 use super::{World, name};
 
-/// How often a client without an id asks for one.
-const ASK_EVERY_MS: u64 = 50;
-/// Records of thieves and of the twin have numbers from here on.
-const THIEF: RecordId = 0xdead << 40;
-pub(super) const TWIN: RecordId = 0xbeef << 40;
-/// The client that has a twin, if any has.
-const COPIED: usize = 0;
-
 /// When a client's sends count as done: most wait for the quorum, as its oracles need, and so does the one that has a
 /// twin.
 pub(super) fn acks_of(seed: u64, client: usize) -> ClientAcks {
@@ -274,3 +266,11 @@ impl World {
         Ok(None)
     }
 }
+
+/// How often a client without an id asks for one.
+const ASK_EVERY_MS: u64 = 50;
+/// Records of thieves and of the twin have numbers from here on.
+const THIEF: RecordId = 0xdead << 40;
+pub(super) const TWIN: RecordId = 0xbeef << 40;
+/// The client that has a twin, if any has.
+const COPIED: usize = 0;

@@ -12,11 +12,6 @@ use thalweg_commit_log::{Disk, OpId};
 use thalweg_model::{Offset, RecordBatch, TopicPartition};
 use thalweg_replica::{ReadOutcome, Replicas};
 
-/// Most bytes of one push.
-const PUSH_BYTES: u64 = 2 << 10;
-/// The smallest share of a partition: less than most batches.
-const WINDOW_BYTES_MIN: u64 = 64;
-
 /// What a broker knows of a partition on a stream.
 #[derive(Debug)]
 struct Slot {
@@ -281,3 +276,8 @@ impl Reading {
         }
     }
 }
+
+/// Most bytes of one push.
+const PUSH_BYTES: u64 = 2 << 10;
+/// The smallest share of a partition: less than most batches.
+const WINDOW_BYTES_MIN: u64 = 64;

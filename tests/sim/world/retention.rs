@@ -11,18 +11,6 @@ use super::super::oracle::RecordId;
 use super::super::rng::Rng;
 use super::{Node, World, name};
 
-/// The wall clock when a run begins, ms since the Unix epoch.
-pub(super) const WALL_MS: i64 = 1_700_000_000_000;
-/// How often brokers look for what may go.
-pub(super) const RETENTION_EVERY_MS: u64 = 100;
-/// How far a clock that is right may be off.
-const CLOCK_OFF_MS: u64 = 300;
-/// What a disk, an election and the brokers' news of each other's clocks may add before what has expired is gone.
-const SLACK_MS: u64 = 4_000;
-/// More than all control batches of a run take.
-const CONTROL_BYTES_MAX: u64 = 4 << 10;
-const HOUR_MS: i64 = 3_600_000;
-
 /// What a seed keeps.
 pub(super) struct Kept {
     bytes: Option<u64>,
@@ -219,3 +207,15 @@ fn folder(partition: u32) -> String {
     let name = name(partition);
     format!("partitions/{}-{}/", name.topic, name.partition)
 }
+
+/// The wall clock when a run begins, ms since the Unix epoch.
+pub(super) const WALL_MS: i64 = 1_700_000_000_000;
+/// How often brokers look for what may go.
+pub(super) const RETENTION_EVERY_MS: u64 = 100;
+/// How far a clock that is right may be off.
+const CLOCK_OFF_MS: u64 = 300;
+/// What a disk, an election and the brokers' news of each other's clocks may add before what has expired is gone.
+const SLACK_MS: u64 = 4_000;
+/// More than all control batches of a run take.
+const CONTROL_BYTES_MAX: u64 = 4 << 10;
+const HOUR_MS: i64 = 3_600_000;

@@ -14,11 +14,6 @@ use thalweg_replica::Ticket;
 use super::desk::Desk;
 use super::output::{CoordinatorError, GroupOutput};
 
-/// How long a commit waits for the leaders of its partitions to say how far these go.
-const ENDS_WAIT_MS: u64 = 1_000;
-/// How often they are asked again: another broker may lead by now.
-const ENDS_ASK_EVERY_MS: u64 = 100;
-
 /// Requests of one group's member, the commit first. Without a ticket: a heartbeat that has been answered, but for what
 /// it confirms.
 type Requests = VecDeque<(Option<Ticket>, GroupRequest)>;
@@ -159,3 +154,8 @@ impl Parked {
 fn busy(ticket: Ticket, waiting: usize) -> GroupOutput {
     GroupOutput::Answer(ticket, Err(CoordinatorError::Busy { waiting }))
 }
+
+/// How long a commit waits for the leaders of its partitions to say how far these go.
+const ENDS_WAIT_MS: u64 = 1_000;
+/// How often they are asked again: another broker may lead by now.
+const ENDS_ASK_EVERY_MS: u64 = 100;

@@ -6,9 +6,6 @@ use thalweg_model::BrokerId;
 use thalweg_replica::{ProduceError, Ticket};
 use thiserror::Error;
 
-/// Changes that may wait for their turn.
-pub(super) const CHANGES_MAX: usize = 1_024;
-
 /// Why a change was not made, or may not have been.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ChangeError {
@@ -44,3 +41,6 @@ pub(super) struct Change {
     pub(super) ticket: Option<Ticket>,
     pub(super) request: Request,
 }
+
+/// Changes that may wait for their turn.
+pub(super) const CHANGES_MAX: usize = 1_024;

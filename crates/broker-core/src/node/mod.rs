@@ -28,20 +28,6 @@ use crate::ends::Ends;
 use crate::machine::Led;
 use crate::message::{NodeMessage, Peer};
 
-/// The metadata log is a partition like any other, of a topic whose id is fixed.
-pub const METADATA: TopicPartition =
-    TopicPartition { topic: TopicId(*b"cluster-metadata"), partition: thalweg_model::PartitionId(0) };
-/// Topics whose names begin so are the cluster's own.
-pub const OWN_PREFIX: &str = "__";
-/// How often a broker tells the controller that it is there.
-const HEARTBEAT_EVERY_MS: u64 = 500;
-/// A broker without a heartbeat for so long counts as dead: nothing new is placed there, and its number may be taken.
-const SESSION_MS: u64 = 3_000;
-/// How often a damaged replica is reported until it is replaced.
-const REPORT_EVERY_MS: u64 = 500;
-/// How often every broker tells the others what it leads, besides at every change.
-const LEADING_EVERY_MS: u64 = 2_000;
-
 /// Who a node is.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -564,3 +550,17 @@ impl<D: Disk> Node<D> {
         self.outputs.push(output);
     }
 }
+
+/// The metadata log is a partition like any other, of a topic whose id is fixed.
+pub const METADATA: TopicPartition =
+    TopicPartition { topic: TopicId(*b"cluster-metadata"), partition: thalweg_model::PartitionId(0) };
+/// Topics whose names begin so are the cluster's own.
+pub const OWN_PREFIX: &str = "__";
+/// How often a broker tells the controller that it is there.
+const HEARTBEAT_EVERY_MS: u64 = 500;
+/// A broker without a heartbeat for so long counts as dead: nothing new is placed there, and its number may be taken.
+const SESSION_MS: u64 = 3_000;
+/// How often a damaged replica is reported until it is replaced.
+const REPORT_EVERY_MS: u64 = 500;
+/// How often every broker tells the others what it leads, besides at every change.
+const LEADING_EVERY_MS: u64 = 2_000;

@@ -11,10 +11,6 @@ use thalweg_replica::Now;
 use super::output::Output;
 use super::{METADATA, Node};
 
-/// A partition without a majority is called so when it has been without one for so long: a change of members may be on
-/// its way.
-const MAJORITY_PATIENCE_MS: u64 = 3_000;
-
 impl<D: Disk> Node<D> {
     /// Where this directory's copy of the metadata log ends: term and index of its last entry.
     ///
@@ -132,3 +128,7 @@ impl<D: Disk> Node<D> {
         self.without_majority = stuck;
     }
 }
+
+/// A partition without a majority is called so when it has been without one for so long: a change of members may be on
+/// its way.
+const MAJORITY_PATIENCE_MS: u64 = 3_000;

@@ -17,9 +17,6 @@ use crate::lsn::Lsn;
 use crate::memory::MemoryDisk;
 use crate::wal::frame::SECTOR_BYTES;
 
-const DIRECTORY: DirectoryId = DirectoryId([8; 16]);
-const PARTITION: TopicPartition = TopicPartition { topic: TopicId([3; 16]), partition: thalweg_model::PartitionId(0) };
-
 #[derive(Clone, Copy, Debug)]
 enum Do {
     /// So many entries are appended, of some 100 to 1,000 bytes each.
@@ -267,6 +264,9 @@ impl Disk for Cached {
         self.disk.truncate(file, bytes_count)
     }
 }
+
+const DIRECTORY: DirectoryId = DirectoryId([8; 16]);
+const PARTITION: TopicPartition = TopicPartition { topic: TopicId([3; 16]), partition: thalweg_model::PartitionId(0) };
 
 #[test]
 fn a_start_syncs_log_files_before_it_reads_them() {

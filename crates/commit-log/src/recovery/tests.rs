@@ -10,10 +10,6 @@ use crate::wal::frame::tests::hard_state_of;
 use crate::wal::frame::{FRAME_HEADER_BYTES, Frame, SECTOR_BYTES};
 use crate::wal::sums::old_sums_file;
 
-const SECTOR: usize = SECTOR_BYTES as usize;
-const PARTITION: TopicPartition = TopicPartition { topic: TopicId([3; 16]), partition: thalweg_model::PartitionId(0) };
-const DIRECTORY: DirectoryId = DirectoryId([8; 16]);
-
 /// A log over three files of four sectors each.
 fn empty() -> (MemoryDisk, Wal) {
     let (mut files, mut wal) = (MemoryDisk::empty(), Wal::new(DIRECTORY));
@@ -44,6 +40,10 @@ fn write(files: &mut MemoryDisk, wal: &mut Wal, frames: usize, terms: u32) -> Fi
 fn reopen(files: &MemoryDisk) -> Result<Opened, OpenError> {
     open(&mut files.clone(), DIRECTORY)
 }
+
+const SECTOR: usize = SECTOR_BYTES as usize;
+const PARTITION: TopicPartition = TopicPartition { topic: TopicId([3; 16]), partition: thalweg_model::PartitionId(0) };
+const DIRECTORY: DirectoryId = DirectoryId([8; 16]);
 
 #[test]
 fn a_first_batch_that_lost_its_beginning_is_torn_until_something_says_that_it_was_synced() {

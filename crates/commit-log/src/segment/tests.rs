@@ -63,8 +63,6 @@ impl Files {
     }
 }
 
-const BASE: u64 = 5_000_000_000;
-
 fn batches(drawn: &[(usize, i64, u8)]) -> Vec<(RaftIndex, RecordBatch)> {
     let mut next = Offset(BASE);
     let mut all = Vec::new();
@@ -151,6 +149,8 @@ proptest! {
         }
     }
 }
+
+const BASE: u64 = 5_000_000_000;
 
 #[test]
 fn an_entry_follows_every_four_kibibytes_and_tells_the_largest_timestamp_so_far() {

@@ -8,11 +8,6 @@ use thiserror::Error;
 use super::record::Terms;
 use super::state::Group;
 
-/// Shortest session time-out that a member may ask for, in ms.
-pub const SESSION_MS_MIN: u32 = 500;
-/// Longest session time-out that a member may ask for, in ms.
-pub const SESSION_MS_MAX: u32 = 600_000;
-
 /// Why a request is refused; nothing changes.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GroupError {
@@ -201,3 +196,8 @@ pub(super) fn range(what: &'static str, found: u64, (min, max): (u64, u64)) -> R
         false => Err(GroupError::Range { what, found, min, max }),
     }
 }
+
+/// Shortest session time-out that a member may ask for, in ms.
+pub const SESSION_MS_MIN: u32 = 500;
+/// Longest session time-out that a member may ask for, in ms.
+pub const SESSION_MS_MAX: u32 = 600_000;

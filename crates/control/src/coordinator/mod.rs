@@ -39,12 +39,6 @@ pub use self::request::{Committer, GroupAnswer, GroupRequest, GroupSummary, Join
 pub use self::state::{Assigned, Assignment, Group, GroupState};
 use crate::metadata::Metadata;
 
-/// The topic in whose partitions the records of all groups stand.
-pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
-/// A tick that is later than this, in ms, shows that the process was stopped: heartbeats could not arrive meanwhile,
-/// and the time does not count against members' sessions.
-const LATE_MS: u64 = 500;
-
 /// The partition of `__consumer_offsets` in which the records of a group stand.
 pub fn partition_of_group(group: &str, partitions: u32) -> u32 {
     partition_for_key(group.as_bytes(), partitions)
@@ -287,6 +281,12 @@ impl Coordinator {
         }
     }
 }
+
+/// The topic in whose partitions the records of all groups stand.
+pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// A tick that is later than this, in ms, shows that the process was stopped: heartbeats could not arrive meanwhile,
+/// and the time does not count against members' sessions.
+const LATE_MS: u64 = 500;
 
 #[cfg(test)]
 mod tests;

@@ -7,8 +7,6 @@ use thalweg_model::{Assignor, Committed, OnFailure, PinEpoch, ReplicaId, TopicId
 use super::*;
 use crate::{MetadataRecord, TopicConfig};
 
-const SESSION_MS: u32 = 3_000;
-
 fn metadata(topics: &[(&str, u8, u32)]) -> Metadata {
     let mut metadata = Metadata::default();
     for (name, id, partitions) in topics {
@@ -651,3 +649,5 @@ proptest! {
         prop_assert_eq!(read, if is_wanted { partitions as usize } else { 0 });
     }
 }
+
+const SESSION_MS: u32 = 3_000;

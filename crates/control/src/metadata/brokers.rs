@@ -11,11 +11,6 @@ use super::request::{Answer, ControlError};
 use crate::placement::place;
 use crate::record::{Broker, MetadataRecord};
 
-/// Offsets that are left out where a partition is started empty because no copy of it is left: it begins so far behind
-/// its former first offset. How many records it held is not known; at a million records a second it takes eleven days
-/// to write so many. If an offset were given twice, a reader whose position is beyond it would miss the second record.
-pub(super) const OFFSETS_LEFT_OUT: u64 = 1_000_000_000_000;
-
 impl Metadata {
     pub(super) fn register(
         &self,
@@ -168,3 +163,8 @@ impl Metadata {
         Some(MetadataRecord::ReplicasAssigned { topic: id, partition, replicas })
     }
 }
+
+/// Offsets that are left out where a partition is started empty because no copy of it is left: it begins so far behind
+/// its former first offset. How many records it held is not known; at a million records a second it takes eleven days
+/// to write so many. If an offset were given twice, a reader whose position is beyond it would miss the second record.
+pub(super) const OFFSETS_LEFT_OUT: u64 = 1_000_000_000_000;

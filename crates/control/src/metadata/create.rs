@@ -10,10 +10,6 @@ use super::request::{ControlError, NewTopic, range};
 use crate::placement::place;
 use crate::record::{Broker, MetadataRecord};
 
-/// Replicas of each partition of a topic that is made without a replication factor, on a cluster of three brokers or
-/// more.
-const REPLICATION_FACTOR_USUAL: u32 = 3;
-
 impl Metadata {
     pub(super) fn create_topic(&self, created_ms: u64, new: NewTopic) -> Result<MetadataRecord, ControlError> {
         let NewTopic { id, name, partitions, replication_factor, live, partitioner, config } = new;
@@ -44,3 +40,7 @@ impl Metadata {
         Ok(Some(Pin { digest: plugin.digest, name: plugin.name.clone(), version: plugin.version, config }))
     }
 }
+
+/// Replicas of each partition of a topic that is made without a replication factor, on a cluster of three brokers or
+/// more.
+const REPLICATION_FACTOR_USUAL: u32 = 3;

@@ -10,9 +10,6 @@ use crate::coordinator::OFFSETS_TOPIC;
 use crate::placement::place;
 use crate::record::{Broker, MetadataRecord};
 
-/// The feature level that knows topics that grow.
-const LEVEL: u32 = 2;
-
 impl Metadata {
     /// The records after which the topic has `total` partitions; none where it has so many already.
     pub(super) fn add_partitions(
@@ -60,6 +57,9 @@ impl Metadata {
         }
     }
 }
+
+/// The feature level that knows topics that grow.
+const LEVEL: u32 = 2;
 
 #[cfg(test)]
 mod tests {

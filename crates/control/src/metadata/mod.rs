@@ -24,9 +24,6 @@ use crate::producer::ProducerSecret;
 use crate::record::{Broker, MetadataRecord, Plugin};
 use crate::topic::Topic;
 
-/// Producer ids reserved by one record, so that most are given out without a write.
-const PRODUCER_ID_BLOCK: i64 = 1000;
-
 /// The note of a decision that gives out a producer id: the ids of the same block that are left to give out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdsLeft(std::ops::Range<i64>);
@@ -262,6 +259,9 @@ impl Metadata {
         self.plugins().find(|p| p.digest == *digest)
     }
 }
+
+/// Producer ids reserved by one record, so that most are given out without a write.
+const PRODUCER_ID_BLOCK: i64 = 1000;
 
 #[cfg(test)]
 mod tests;

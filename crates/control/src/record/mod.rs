@@ -68,9 +68,6 @@ impl Broker {
     }
 }
 
-/// Lower bits of an incarnation, which are random; the others count starts.
-const CHANCE_BITS: u32 = 24;
-
 /// The number of one start of a broker on its data directory: how many starts there have been, and a random number.
 /// With the count alone, a directory and a copy of it that is put back later would have the same number if each was
 /// started once.
@@ -104,10 +101,6 @@ pub fn is_outdated(incarnation: u64, remembered: u64) -> bool {
 pub fn renewed(incarnation: u64, remembered: u64) -> u64 {
     self::incarnation(starts_of(remembered) + 1, incarnation)
 }
-
-/// The feature level of this version. It grows with every new kind of record, or of message between brokers, which is
-/// then used only once the cluster's level says that every broker knows it.
-pub const FEATURE_LEVEL: u32 = 2;
 
 /// One change of the cluster's metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -493,6 +486,13 @@ fn take_replicas(data: &mut &[u8]) -> Option<Vec<ReplicaId>> {
     let count = data.try_get_u8().ok()? as usize;
     (0..count).map(|_| data.try_get_u64_le().ok().map(ReplicaId)).collect()
 }
+
+/// Lower bits of an incarnation, which are random; the others count starts.
+const CHANCE_BITS: u32 = 24;
+
+/// The feature level of this version. It grows with every new kind of record, or of message between brokers, which is
+/// then used only once the cluster's level says that every broker knows it.
+pub const FEATURE_LEVEL: u32 = 2;
 
 #[cfg(test)]
 mod tests;

@@ -10,11 +10,6 @@ use super::{BATCH_HEADER_BYTES, BatchHeader, RecordBatch, RecordParts};
 use crate::limits::{BATCH_BYTES_MAX, HEADERS_COUNT_MAX, KEY_BYTES_MAX, RECORD_BYTES_MAX};
 use crate::{BatchError, Codec, NO_TIMESTAMP_MS, varint};
 
-/// Longest record with its lengths and deltas, each at most ten bytes of varint, but without the length in front.
-const ENCODED_BYTES_MAX: usize = RECORD_BYTES_MAX + 1 + 5 * 10 + HEADERS_COUNT_MAX * 20;
-/// Bytes that are taken out of a codec at once.
-const PIECE_BYTES: usize = 64 << 10;
-
 impl RecordBatch {
     /// Checks every record, as a broker must before it takes the batch from a producer: lengths, limits, offset deltas
     /// of 0, 1, 2 …, as many records as the header counts and nothing behind them, and timestamps that the header's
@@ -143,6 +138,11 @@ impl Check<'_> {
         Ok(())
     }
 }
+
+/// Longest record with its lengths and deltas, each at most ten bytes of varint, but without the length in front.
+const ENCODED_BYTES_MAX: usize = RECORD_BYTES_MAX + 1 + 5 * 10 + HEADERS_COUNT_MAX * 20;
+/// Bytes that are taken out of a codec at once.
+const PIECE_BYTES: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests;

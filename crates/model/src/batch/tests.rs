@@ -3,12 +3,6 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The codecs that most tests try: `None`, and two whose libraries differ most, where they are built in.
-pub(super) const CODECS: &[Codec] = match cfg!(feature = "codecs") {
-    true => &[Codec::None, Codec::Lz4, Codec::Zstd],
-    false => &[Codec::None],
-};
-
 fn sample(codec: Codec) -> RecordBatch {
     let mut builder = BatchBuilder::new();
     for i in 0..20i64 {
@@ -192,3 +186,9 @@ proptest! {
         prop_assert!(RecordBatch::parse(bytes.into()).is_err());
     }
 }
+
+/// The codecs that most tests try: `None`, and two whose libraries differ most, where they are built in.
+pub(super) const CODECS: &[Codec] = match cfg!(feature = "codecs") {
+    true => &[Codec::None, Codec::Lz4, Codec::Zstd],
+    false => &[Codec::None],
+};

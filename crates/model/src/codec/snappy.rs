@@ -7,11 +7,6 @@ use std::io::{Error, ErrorKind, Read, Result};
 
 use crate::limits::BATCH_BYTES_MAX;
 
-/// Magic number, version and lowest version that can read it. Source: xerial snappy-java, SnappyCodec.
-const HEADER: [u8; 16] = *b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01";
-/// Bytes of a block before compression. Source: as above, the default of SnappyOutputStream.
-const BLOCK_BYTES: usize = 32 << 10;
-
 pub(crate) fn compress(data: &[u8]) -> Vec<u8> {
     let mut out = HEADER.to_vec();
     let mut encoder = snap::raw::Encoder::new();
@@ -76,6 +71,11 @@ impl Read for Reader<'_> {
         Ok(count)
     }
 }
+
+/// Magic number, version and lowest version that can read it. Source: xerial snappy-java, SnappyCodec.
+const HEADER: [u8; 16] = *b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01";
+/// Bytes of a block before compression. Source: as above, the default of SnappyOutputStream.
+const BLOCK_BYTES: usize = 32 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -34,9 +34,6 @@ enum Event {
 
 use Event::{Cut, Expire, Fill, Flush, Join, Kill, Lead, Pass, Produce, Start, Tell};
 
-/// Room on a disk below which it counts as full.
-const RESERVE_BYTES: u64 = 1 << 20;
-
 struct Trio {
     copies: [Copy; 3],
     cut: BTreeSet<u32>,
@@ -285,6 +282,9 @@ fn check_starts(script: &[Event], starts: [Option<u64>; 3], answers: &[&str]) {
     assert_eq!([1, 2, 3].map(start), starts, "{script:?}");
     assert_eq!(trio.answers, answers, "{script:?}");
 }
+
+/// Room on a disk below which it counts as full.
+const RESERVE_BYTES: u64 = 1 << 20;
 
 /// Found by the simulator: a leader took records before it knew that most disks were full. None of these took them, and
 /// behind them the move of the log start was never decided that would have made room.

@@ -13,19 +13,6 @@ use super::effect::Effect;
 use super::state::FollowerState;
 use crate::raft_log::configuration;
 
-/// A replica that lacks at most so many entries of the leader's counts as caught up.
-const CAUGHT_UP_ENTRIES: u64 = 64;
-
-/// Ticks that a leader leads before it hands over to the replica that should lead by the placement.
-const PREFERRED_AFTER_TICKS: u32 = 60;
-
-/// Ticks that a leader whose disk is full leads before it hands over. Few, but enough that two full brokers do not hand
-/// the leadership to each other in turn.
-const FULL_AFTER_TICKS: u32 = 10;
-
-/// A replica of which a message came within so many ticks counts as active.
-pub(crate) const ACTIVE_TICKS: u64 = 10;
-
 impl Group {
     /// Moves the members one step towards `target`, whose first one is the preferred leader. Only a leader does
     /// anything.
@@ -183,3 +170,16 @@ impl Group {
         configuration(&self.node.raft.prs().conf().to_conf_state())
     }
 }
+
+/// A replica that lacks at most so many entries of the leader's counts as caught up.
+const CAUGHT_UP_ENTRIES: u64 = 64;
+
+/// Ticks that a leader leads before it hands over to the replica that should lead by the placement.
+const PREFERRED_AFTER_TICKS: u32 = 60;
+
+/// Ticks that a leader whose disk is full leads before it hands over. Few, but enough that two full brokers do not hand
+/// the leadership to each other in turn.
+const FULL_AFTER_TICKS: u32 = 10;
+
+/// A replica of which a message came within so many ticks counts as active.
+pub(crate) const ACTIVE_TICKS: u64 = 10;

@@ -14,10 +14,6 @@ use crate::faults;
 use crate::message::{EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody, RaftKind};
 use crate::raft_log::configuration;
 
-/// A leader keeps so many times `kept_bytes` in memory while a follower is behind; a follower that is further behind
-/// gets the entries from segments.
-const KEPT_FOR_LAGGARDS: usize = 8;
-
 impl Group {
     /// Turns what raft-rs has ready into effects.
     pub(super) fn drive(&mut self, effects: &mut Vec<Effect>) {
@@ -235,3 +231,7 @@ impl Group {
         })
     }
 }
+
+/// A leader keeps so many times `kept_bytes` in memory while a follower is behind; a follower that is further behind
+/// gets the entries from segments.
+const KEPT_FOR_LAGGARDS: usize = 8;

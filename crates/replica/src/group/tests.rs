@@ -6,9 +6,6 @@ use thalweg_model::{Acks, BatchBuilder, Bug, Codec, PinEpoch, Record, TopicId, a
 use super::*;
 use crate::message::{EntryBody, EntryContent, RaftKind};
 
-const NOW_MS: i64 = 1_700_000_000_000;
-const HOUR_MS: u64 = 3_600_000;
-
 fn config() -> GroupConfig {
     GroupConfig { kept_bytes: 1 << 20, producers_max: PRODUCERS_MAX }
 }
@@ -63,6 +60,9 @@ fn produce_by(group: &mut Group, timestamps_ms: &[i64], terms: Terms) -> Result<
     });
     answer.expect("it is answered")
 }
+
+const NOW_MS: i64 = 1_700_000_000_000;
+const HOUR_MS: u64 = 3_600_000;
 
 /// Source: Kafka's `message.timestamp.after.max.ms` (KIP-937).
 #[test]

@@ -21,9 +21,6 @@ fn refused<M: Codec>(head: M::Head) -> (ErrorCode, String) {
     (error.code, error.message)
 }
 
-const ID: TopicId = TopicId([7; 16]);
-const DIGEST: PluginDigest = PluginDigest([9; 32]);
-
 fn broker() -> Broker {
     let (host, rack) = ("b".to_owned(), String::new());
     Broker { id: BrokerId(2), host, port: 9460, rack, is_alive: true, trouble: Some("disk full".into()) }
@@ -52,6 +49,9 @@ fn plugin() -> Plugin {
     let (name, kind) = ("late".to_owned(), PluginKind::Filter);
     Plugin { name, version: 1, digest: DIGEST, kind, bytes: 12, created_ms: 34, contract: 1 }
 }
+
+const ID: TopicId = TopicId([7; 16]);
+const DIGEST: PluginDigest = PluginDigest([9; 32]);
 
 #[test]
 fn messages_about_topics_come_back() {

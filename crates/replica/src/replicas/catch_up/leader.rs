@@ -11,9 +11,6 @@ use crate::group::state::GroupState;
 use crate::message::{CatchUp, CatchUpState, PeerBody, PeerMessage};
 use crate::replicas::{Output, Replicas};
 
-/// A follower is offered to catch up once in so many ms at most.
-const OFFER_EVERY_MS: u64 = 200;
-
 impl<D: Disk> Replicas<D> {
     pub(crate) fn offer(&mut self, now: Now, partition: TopicPartition, to: ReplicaId) {
         let replica = self.replicas.get_mut(&partition).expect("its group asks for this");
@@ -102,3 +99,6 @@ fn restart_of(base: &PeerBase, from: Offset) -> CatchUp {
         state: CatchUpState::of(&state),
     }
 }
+
+/// A follower is offered to catch up once in so many ms at most.
+const OFFER_EVERY_MS: u64 = 200;
