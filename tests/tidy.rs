@@ -2,9 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-/// As rustfmt.toml says of code; comments and texts keep to it as well.
-const COLUMNS_MAX: usize = 120;
-
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -108,9 +105,6 @@ fn links_and_paths_are_found() {
     assert_eq!(named_paths("Source: docs/STYLE.md; `docs/x`, adocs/y.md"), ["docs/STYLE.md"]);
 }
 
-/// Words that a public item's documentation has at least: fewer only repeat its name.
-const DOC_WORDS_MIN: usize = 4;
-
 #[test]
 fn what_is_public_is_documented_in_more_than_a_word_or_two() {
     let mut all = files(&[".rs"]);
@@ -147,6 +141,67 @@ fn short_docs_are_found() {
     let text =
         "/// Its id.\n#[inline]\npub id: u32,\n/// The limit of this, in ms.\npub a: u32,\n/// Its name.\nname: u32,";
     assert_eq!(short_docs(text), [(2, "Its id.".to_owned())]);
+}
+
+/// Who opens a file sees first what it is for.
+#[test]
+fn constants_stand_below_what_they_are_for() {
+    let mut wrong = Vec::new();
+    for file in files(&[".rs"]) {
+        wrong.extend(misplaced(&read(&file)).into_iter().map(|(line, name)| format!("{file}:{line}: {name}")));
+    }
+    assert!(wrong.is_empty(), "they go below the types and functions, and above the tests:\n{}", wrong.join("\n"));
+}
+
+/// Constants behind which a type or a function comes that is no test, and those behind the tests; with their lines.
+fn misplaced(text: &str) -> Vec<(usize, String)> {
+    let file = syn::parse_file(text).expect("it compiles");
+    let is_code = |item: &syn::Item| match item {
+        syn::Item::Use(_) | syn::Item::Const(_) => false,
+        syn::Item::Mod(module) => module.content.is_some() && !is_of_tests(&module.attrs),
+        syn::Item::Fn(function) => !is_of_tests(&function.attrs),
+        _ => true,
+    };
+    // Past the last type or function.
+    let below = file.items.iter().rposition(is_code).map_or(0, |last| last + 1);
+    let is_tests = |item: &syn::Item| matches!(item, syn::Item::Mod(module) if is_of_tests(&module.attrs));
+    let tests = file.items[below..].iter().position(is_tests).map_or(file.items.len(), |tests| below + tests);
+    let mut wrong = Vec::new();
+    for (at, item) in file.items.iter().enumerate() {
+        // What has no name is an assertion, and stands with what it asserts.
+        if let syn::Item::Const(constant) = item
+            && constant.ident != "_"
+            && !(below..tests).contains(&at)
+        {
+            wrong.push((constant.ident.span().start().line, constant.ident.to_string()));
+        }
+    }
+    wrong
+}
+
+/// `#[test]`, `#[tokio::test]`, `#[cfg(test)]` and the like.
+fn is_of_tests(attributes: &[syn::Attribute]) -> bool {
+    attributes.iter().any(|attribute| match &attribute.meta {
+        syn::Meta::List(list) if list.path.is_ident("cfg") => list.tokens.to_string().contains("test"),
+        meta => meta.path().segments.last().is_some_and(|name| name.ident == "test"),
+    })
+}
+
+/// As rustfmt.toml says of code; comments and texts keep to it as well.
+const COLUMNS_MAX: usize = 120;
+
+/// Words that a public item's documentation has at least: fewer only repeat its name.
+const DOC_WORDS_MIN: usize = 4;
+
+#[test]
+fn constants_that_stand_too_high_or_too_low_are_found() {
+    let good = "use a::B;\nmod c;\nstruct D;\nfn e() {}\n/// Its limit.\nconst F: u32 = 1;\n#[cfg(test)]\nmod tests {}";
+    assert_eq!(misplaced(good), []);
+    let high = "use a::B;\nconst F: u32 = 1;\nconst _: () = assert!(F > 0);\nstruct D;\nconst G: u32 = 1;";
+    assert_eq!(misplaced(high), [(2, "F".to_owned())]);
+    let low = "fn e() {}\n#[cfg(test)]\nmod tests {}\nconst F: u32 = 1;";
+    assert_eq!(misplaced(low), [(4, "F".to_owned())]);
+    assert_eq!(misplaced("const F: u32 = 1;\n#[test]\nfn g() {}"), [], "a file of tests");
 }
 
 /// A row of the table of requests says what the request does: that is what a broker's owner reads first.
