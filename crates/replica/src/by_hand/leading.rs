@@ -7,7 +7,7 @@ use crate::ProduceError;
 use crate::group::ELECTION_TICKS;
 
 /// One batch of one record of so many bytes.
-fn record(bytes: usize) -> RecordBatch {
+pub(super) fn record(bytes: usize) -> RecordBatch {
     let mut builder = BatchBuilder::new();
     builder.push(&Record { value: Some(vec![2; bytes].into()), timestamp_ms: 1, ..Default::default() });
     builder.build(Codec::None, None)

@@ -1,6 +1,8 @@
 //! Rules of a nearly full disk: which entries a copy takes there. When a disk counts as full is left to `commit-log`.
 
+use super::leading::record;
 use super::*;
+use crate::ProduceError;
 
 /// Where only the ballast has left room, a part of a catch-up waits, and the copy goes on with Raft meanwhile:
 /// otherwise it would neither vote nor acknowledge for as long as the disk is full. The metadata log, without which
@@ -109,6 +111,23 @@ fn what_goes_with_a_move_of_the_log_start_is_counted_once() {
     assert_eq!(hear(&mut copy, 6, 6), 10);
     assert_eq!(hear(&mut copy, 10, 6), 10, "the same six records were to make room for both");
     assert_eq!(hear(&mut copy, 6, 6), 10, "what it has already may come again");
+}
+
+/// What was placed by an older pin is never appended, and needs no room. While it is not told so, its producer holds
+/// everything else of the topic back.
+#[test]
+fn a_full_disk_holds_up_nobody_who_has_to_place_records_anew() {
+    let config = Config { reserve_bytes: 1 << 20, ..config() };
+    let settings = PartitionSettings { pin_epoch: PinEpoch(2), ..settings() };
+    let mut copy = Copy::open_with(MemoryDisk::empty(), settings, config, 1 << 40);
+    copy.sync();
+    let term = copy.lead() as u64;
+    copy.replicas.set_room(copy.now, 1 << 18);
+    copy.produce_with(record(1), PinEpoch(2), Acks::Quorum);
+    assert_eq!(copy.answers(), [Err(ProduceError::StorageFull)]);
+    copy.produce_with(record(1), PinEpoch(1), Acks::Quorum);
+    copy.confirm_round(term);
+    assert_eq!(copy.answers(), [Err(ProduceError::StalePin { found: PinEpoch(1), current: PinEpoch(2) })]);
 }
 
 /// On a disk without room no entry is taken that would wait for a place in the log, not even a move of the log start:

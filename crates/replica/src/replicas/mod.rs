@@ -158,8 +158,11 @@ impl<D: Disk> Replicas<D> {
         pin_epoch: PinEpoch,
         acks: Acks,
     ) {
+        // What was placed by another pin is never appended: it needs no room, and who sent it is waited for with the rest
+        // of its topic until it knows how its records fared.
+        let is_of_pin = self.replicas.get(&partition).is_none_or(|r| r.settings.pin_epoch == pin_epoch);
         let refusal = match self.replicas.get(&partition).map(|r| (&r.phase, &r.settings)) {
-            _ if self.has_no_room(&partition) => Some(ProduceError::StorageFull),
+            _ if is_of_pin && self.has_no_room(&partition) => Some(ProduceError::StorageFull),
             // If there are other replicas, one of them leads, or will soon.
             Some((Phase::Offline, settings)) if settings.target.len() < 2 => {
                 let what = self.log.partition(&partition).and_then(|log| log.offline());

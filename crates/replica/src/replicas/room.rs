@@ -8,6 +8,7 @@ use thalweg_model::{BrokerId, LeaderEpoch, RaftIndex, TopicPartition};
 
 use super::Replicas;
 use super::output::Output;
+use super::replica::Replica;
 use crate::clock::Now;
 use crate::group::Group;
 use crate::message::{PeerBody, PeerMessage, RaftBody, RaftKind};
@@ -34,7 +35,13 @@ impl<D: Disk> Replicas<D> {
 
     /// Sends a message to another replica; an append for a full disk says whether it must be taken there.
     pub(super) fn send(&mut self, mut message: PeerMessage) {
-        let is_for_full = self.full.contains(&message.to.broker());
+        // A learner's acknowledgement decides nothing.
+        let decides = |r: &Replica| {
+            let members = r.phase.group().map(|group| group.members()).unwrap_or_default();
+            members.voters.contains(&message.to) || members.voters_outgoing.contains(&message.to)
+        };
+        let is_for_full =
+            self.full.contains(&message.to.broker()) && self.replicas.get(&message.partition).is_some_and(decides);
         if let PeerBody::Raft(raft) = &mut message.body
             && raft.kind == RaftKind::Append
         {
