@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use thalweg_control::Metadata;
-use thalweg_model::{TopicId, TopicPartition};
+use thalweg_model::{PinEpoch, TopicId, TopicPartition};
 use tokio::sync::{Notify, watch};
 
 /// A topic, as the produce and fetch paths look it up.
 pub(crate) struct KnownTopic {
     pub(crate) name: String,
     pub(crate) partitions: u32,
+    /// Which partitioner and number of partitions its records are placed by.
+    pub(crate) pin_epoch: PinEpoch,
 }
 
 /// See the module. A lock in here is held for a look-up and no longer.
@@ -83,7 +85,9 @@ impl Published {
 
     /// Topics came, changed or went.
     pub(super) fn set_topics(&self, metadata: &Metadata) {
-        let known = |t: &thalweg_control::Topic| (t.id, KnownTopic { name: t.name.clone(), partitions: t.partitions });
+        let known = |t: &thalweg_control::Topic| {
+            (t.id, KnownTopic { name: t.name.clone(), partitions: t.partitions, pin_epoch: t.pin_epoch })
+        };
         let topics = metadata.topics().map(known).collect();
         *self.topics.write().unwrap_or_else(PoisonError::into_inner) = topics;
     }

@@ -74,7 +74,7 @@ pub(crate) async fn serve(
                 Err(error) => {
                     let is_closed = matches!(connection.close_reason(), Some(ConnectionError::ApplicationClosed(_)));
                     if closed_by_peer(&error) || is_closed {
-                        member.leave(&ctx, true).await;
+                        member.leave(&ctx);
                     }
                     break None;
                 }
@@ -237,12 +237,18 @@ impl Session {
         async move { Ok(encode_message(assigned(&ctx, None, answer.await)?).0) }
     }
 
-    async fn leave(&self, ctx: &Rc<Ctx>, is_for_a_moment: bool) {
+    /// The member's process is gone, and may be back in a moment. Told by a task of its own: that of the stream is
+    /// ended with its connection, maybe before the engine's mailbox has a place.
+    fn leave(&self, ctx: &Rc<Ctx>) {
         let (group, member) = (self.group.clone(), self.id.clone());
-        let request = GroupRequest::Leave { group, member, secret: self.secret, is_for_a_moment };
-        if let Err(error) = ctx.engine.group(self.partition, request).await.await {
-            tracing::debug!(group = self.group, member = self.id, %error, "a member left that is none");
-        }
+        let request = GroupRequest::Leave { group, member, secret: self.secret, is_for_a_moment: true };
+        let (ctx, partition) = (ctx.clone(), self.partition);
+        let (group, member) = (self.group.clone(), self.id.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(error) = ctx.engine.group(partition, request).await.await {
+                tracing::debug!(group, member, %error, "a member left that is none");
+            }
+        });
     }
 }
 

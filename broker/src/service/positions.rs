@@ -24,6 +24,8 @@ pub(crate) async fn resolve_to_read(
         }
         (log_start, end) = ctx.engine.look(bounds).await;
     }
+    // What is found in the log may be removed by retention before the second look; what was named is not moved.
+    let at = if matches!(start, Position::Offset(_)) { at } else { at.max(log_start) };
     match at >= log_start && at <= end {
         true => Ok(Some(at)),
         false => Err(out_of_range(at, log_start, end)),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quinn::SendStream;
 use thalweg_api::{ApiError, ErrorCode, ProduceReply, Resource, Right};
 use thalweg_broker_core::Produce;
-use thalweg_model::{BatchError, Codec, Offset, RecordBatch};
+use thalweg_model::{BatchError, Codec, Offset, PinEpoch, RecordBatch, TopicPartition};
 use thalweg_quic::{FrameReader, StreamError};
 use thalweg_replica::ProduceError;
 use thalweg_wire::{Frame, encode_message};
@@ -74,7 +74,8 @@ async fn append(
         }
     };
     let may = || ctx.may(principal, Right::Write, Resource::TopicId(name.topic));
-    if let Err(error) = ctx.find_partition(&name).and_then(|()| may()) {
+    let pin_epoch = request.pin_epoch;
+    if let Err(error) = is_known(ctx, &name, pin_epoch).and_then(|()| ctx.find_partition(&name)).and_then(|()| may()) {
         answer(Err(error));
         return Ok(());
     }
@@ -94,6 +95,16 @@ async fn append(
     let reply = Reply::new(move |result: OffsetResult| answer(result.map_err(|e| refused(partition, &e))));
     ctx.engine.produce(name, request, reply).await;
     Ok(())
+}
+
+/// Refuses, for a moment, what was placed by a pin that this broker has not heard of yet: the partition may be one that
+/// the topic got with it.
+fn is_known(ctx: &Ctx, name: &TopicPartition, found: PinEpoch) -> Result<(), ApiError> {
+    let current = ctx.engine.with_topic(name.topic, |topic| topic.map_or(found, |topic| topic.pin_epoch));
+    match found > current {
+        true => Err((&ProduceError::PinUnknown { found, current }).into()),
+        false => Ok(()),
+    }
 }
 
 /// The batch, once whoever reads it later can. Batches of one stream come out in their order, because the next frame
