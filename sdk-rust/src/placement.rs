@@ -152,7 +152,7 @@ async fn place_free(mut placement: OwnedMutexGuard<Placed>, link: &Rc<Link>, rec
     }
 }
 
-pub(crate) fn no_partition(chosen: u32, partitions: u32) -> Error {
+fn no_partition(chosen: u32, partitions: u32) -> Error {
     let message = format!("partition {chosen} is asked for, and the topic has {partitions}, counted from 0");
     Error::new(ErrorKind::Invalid, message)
 }

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
-use thalweg_api::{ErrorCode, MetadataRequest, MetadataWatch, Topic, TopicError};
+use thalweg_api::{ApiError, ErrorCode, MetadataRequest, MetadataWatch, Topic, TopicError};
 use thalweg_model::TopicId;
 use tokio::sync::watch;
 
@@ -71,6 +71,12 @@ impl Routing {
     /// How many partitions the topic has, as far as any broker has said.
     pub(crate) fn partitions(&self) -> u32 {
         self.leaders.len() as u32
+    }
+
+    /// True for the answer of a broker that has not heard yet that the topic has grown: it will know the partition,
+    /// so it is asked again.
+    pub(crate) fn is_of_late_broker(&self, partition: u32, error: &ApiError) -> bool {
+        error.code == ErrorCode::UnknownPartition && partition < self.partitions()
     }
 
     /// Where a partition's leader is; `None` while none is known.
@@ -184,5 +190,8 @@ mod tests {
         assert_eq!((routing.partitions(), routing.pin_epoch()), (3, 2));
         let ports = (0..4).map(|p| routing.leader(p).map(|l| l.port));
         assert_eq!(ports.collect::<Vec<_>>(), [Some(1), Some(2), Some(3), None]);
+        let late = |partition, code| routing.is_of_late_broker(partition, &ApiError::new(code, ""));
+        assert!(late(2, ErrorCode::UnknownPartition) && !late(2, ErrorCode::PartitionOffline));
+        assert!(!late(3, ErrorCode::UnknownPartition));
     }
 }

@@ -234,4 +234,15 @@ async fn a_record_that_names_its_partition_stays_there_and_turns_take_up_what_wa
     assert_eq!(read, 13);
     let assigned: BTreeSet<u32> = some.assignment().into_iter().map(|(_, p)| p).collect();
     assert_eq!(assigned, BTreeSet::from([0, 1]));
+    client.add_partitions("t", 5).await.unwrap();
+    // This producer need not have heard of it: what names the new partition waits in line for that, with all behind it.
+    let numbers = [4, 0, 5, 4, 0].map(|partition| Record::new("x").partition(partition));
+    let sent = producer.send_batch(Vec::from(numbers)).await.unwrap();
+    let place = |sent: &thalweg::Result<thalweg::Delivery>| sent.as_ref().map(|d| (d.partition, d.offset)).ok();
+    let places: [_; 5] = sent.iter().map(place).collect::<Vec<_>>().try_into().unwrap();
+    let [first, a, no, second, b] = places;
+    assert_eq!((first, no, second), (Some((4, Some(0))), None, Some((4, Some(1)))));
+    assert!(a < b && a.is_some_and(|(partition, _)| partition == 0), "{a:?} {b:?}");
+    let error = sent[2].as_ref().unwrap_err();
+    assert!(error.to_string().contains("partition 5 is asked for, and the topic has 5"), "{error}");
 }

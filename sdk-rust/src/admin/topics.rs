@@ -511,7 +511,12 @@ async fn offsets_of(
                     for a in reply.answers {
                         match a.offset {
                             Ok(offset) => drop(found.insert(a.partition.0, offset.0)),
-                            Err(error) if error.code.client_retries() => last = Some(error.into()),
+                            Err(error)
+                                if error.code.client_retries()
+                                    || routing.borrow().is_of_late_broker(a.partition.0, &error) =>
+                            {
+                                last = Some(error.into())
+                            }
                             Err(error) if error.code.kind() == ErrorKind::Damaged => {
                                 damaged.insert(a.partition.0, error.into());
                             }

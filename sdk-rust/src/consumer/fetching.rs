@@ -14,6 +14,7 @@ use quinn::SendStream;
 use thalweg_api::{ErrorCode, ErrorKind, FetchControl, FetchOpen, FetchOpened, FetchPush, MetadataRequest, Topic};
 use thalweg_client_core::{ConsumerCore, Position, Pushed};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 
 use super::member::GroupShared;
 use super::reader::{Event, Reader, ReadingHow};
@@ -21,7 +22,7 @@ use crate::address::Address;
 use crate::admin::PluginInfo;
 use crate::admin::topics::the_topic;
 use crate::link::{ATTEMPT, Link};
-use crate::routing;
+use crate::routing::{self, Routing};
 use crate::stream::{self, FrameReader, send};
 use crate::streams::{Kept, Lost, again};
 use crate::{Error, Result};
@@ -63,6 +64,7 @@ struct Subscription {
     group: Option<Arc<GroupShared>>,
     open: FetchOpen,
     events: UnboundedSender<Event>,
+    routing: watch::Receiver<Routing>,
     leaders: RefCell<BTreeMap<u32, Option<Address>>>,
     /// Streams that are open, by the broker that they lead to.
     streams: RefCell<BTreeMap<Address, UnboundedSender<FetchControl>>>,
@@ -122,7 +124,9 @@ async fn drive(
 ) {
     let mut routing = routing::follow(&link, &topic);
     let (leaders, streams) = (RefCell::default(), RefCell::default());
-    let s = Rc::new(Subscription { link: link.clone(), reader, group, open, events, leaders, streams });
+    let s =
+        Subscription { link: link.clone(), reader, group, open, events, routing: routing.clone(), leaders, streams };
+    let s = Rc::new(s);
     let mut kept = Kept::default();
     let mut partitions_known = s.reader.opened_with;
     loop {
@@ -231,6 +235,12 @@ async fn serve(s: &Rc<Subscription>, address: &Address, stream: Stream) -> Error
                 Ok(frame) => frame,
                 Err(error) => return error,
             };
+            if let Some(error) = &mut push.error
+                && s.routing.borrow().is_of_late_broker(push.partition, error)
+            {
+                // It will lead the partition once it has heard of it: that passes.
+                error.code = ErrorCode::NotLeader;
+            }
             let (pushed, waited) = {
                 let mut core = s.reader.core();
                 let waited = core.resolved(push.partition).is_none();

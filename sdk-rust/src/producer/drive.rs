@@ -40,7 +40,7 @@ use crate::{Error, Result};
 
 /// A producer of one topic id, which lives as long as that topic does.
 pub(super) struct Session {
-    topic_id: TopicId,
+    pub(super) topic_id: TopicId,
     pub(super) placement: SharedPlacement,
     pub(super) shared: Arc<Shared>,
 }

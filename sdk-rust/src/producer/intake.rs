@@ -23,7 +23,7 @@ use super::drive::Session;
 use super::receipt::{Ledger, Token};
 use crate::link::Link;
 use crate::lock::lock;
-use crate::placement::{Placed, Placement, no_partition, place_all};
+use crate::placement::{Placed, Placement, place_all};
 use crate::{Error, Result};
 
 /// The records of one topic that wait, shared by the callers and the connection's thread.
@@ -93,7 +93,7 @@ impl Intake {
             && !queue.has_hand
             && let Some(session) = queue.session.clone()
         {
-            session.push_at_once(&mut fresh, &mut refused);
+            session.push_at_once(&mut fresh);
         }
         queue.waiting.extend(fresh);
         let has_work = !queue.waiting.is_empty();
@@ -340,6 +340,12 @@ impl Hand {
     /// Places the records in hand, and gives them to the core.
     async fn place(&mut self, site: Site<'_>, driven: &mut JoinSet<()>) {
         while let Some(session) = self.session(site, driven).await {
+            // A partition that is not known here may have been added: the topic is looked up, in the record's turn.
+            let known = session.shared.core().partitions();
+            if self.items.iter().any(|item| item.token.chosen.is_some_and(|chosen| chosen >= known)) {
+                let looking = session.look_for_growth(site.link, &site.options.topic.name);
+                let Some(()) = self.wait(looking, "its partition is being looked for").await else { return };
+            }
             let records = self.items.iter().map(|i| (i.record.clone(), i.token.chosen)).collect();
             let placing = place_all(&session.placement, site.link, records);
             let Some((pin_epoch, places)) = self.wait(placing, "it is being placed").await else { return };
@@ -369,8 +375,20 @@ impl Hand {
 }
 
 impl Session {
-    /// The records of one call: what needs neither network nor plugin goes in at once, while there is room.
-    fn push_at_once(&self, items: &mut std::vec::IntoIter<Item>, refused: &mut Vec<(Item, Error)>) {
+    /// Asks once whether the topic has another pin, and so perhaps more partitions. Without an answer, it has what is
+    /// known.
+    async fn look_for_growth(&self, link: &Rc<Link>, name: &str) {
+        let found = crate::admin::topics::find_topic(link, name, false).await;
+        if let Some(found) = found.ok().filter(|found| found.id == self.topic_id) {
+            self.shared.core().hear_of_pin(found.pin_epoch.0);
+            // What was known is placed anew there; meanwhile nothing gets into the core.
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// The records of one call: what needs neither network nor plugin goes in at once, while there is room. One for a
+    /// partition that is not known here waits in line, and those behind it do.
+    fn push_at_once(&self, items: &mut std::vec::IntoIter<Item>) {
         if self.is_in_doubt() {
             return;
         }
@@ -382,17 +400,10 @@ impl Session {
         {
             let mut core = self.shared.core();
             let is_current = core.pin_epoch() == *pin_epoch && !core.is_stale() && !self.shared.is_ended();
-            while is_current && core.has_room() {
+            let is_known = |item: &Item| item.token.chosen.is_none_or(|chosen| chosen < partitions);
+            while is_current && items.as_slice().first().is_some_and(is_known) && core.has_room() {
                 let Some(Item { record, token, since }) = items.next() else { break };
-                let partition = match token.chosen {
-                    None => place.place(record.key.as_deref(), partitions),
-                    Some(chosen) if chosen < partitions => chosen,
-                    Some(chosen) => {
-                        let item = Item { record, token, since };
-                        refused.push((item, no_partition(chosen, partitions)));
-                        continue;
-                    }
-                };
+                let partition = token.chosen.unwrap_or_else(|| place.place(record.key.as_deref(), partitions));
                 core.push(self.shared.at_ms(since), partition, &record, token);
                 admitted += 1;
             }
