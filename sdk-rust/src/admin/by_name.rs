@@ -14,6 +14,7 @@ use crate::client::Client;
 use crate::{Error, Result};
 
 /// What an argument or an answer is made of, in any language.
+#[doc(hidden)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// Nothing: an argument that was left out, or what is not there.

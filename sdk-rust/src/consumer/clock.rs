@@ -6,7 +6,7 @@ use std::time::Instant;
 
 pub(super) struct Clock {
     /// On the kernel's note, from before `started`.
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", feature = "wasm"))]
     noted_ms: u64,
     pub(super) started: Instant,
 }
@@ -14,7 +14,7 @@ pub(super) struct Clock {
 impl Clock {
     pub(super) fn start() -> Clock {
         Clock {
-            #[cfg(target_os = "linux")]
+            #[cfg(all(target_os = "linux", feature = "wasm"))]
             noted_ms: noted_ms(),
             started: Instant::now(),
         }
@@ -27,7 +27,7 @@ impl Clock {
     /// True before this moment. Where it is far away, that costs a quarter of reading the clock: it is asked for each
     /// record.
     pub(super) fn is_before(&self, at_ms: u64) -> bool {
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", feature = "wasm"))]
         if noted_ms().saturating_sub(self.noted_ms) + BEHIND_MS < at_ms {
             return true;
         }
@@ -36,7 +36,7 @@ impl Clock {
 }
 
 /// The time as the kernel has noted it at its last tick.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "wasm"))]
 fn noted_ms() -> u64 {
     let at = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     at.tv_sec as u64 * 1_000 + at.tv_nsec as u64 / 1_000_000
@@ -44,7 +44,7 @@ fn noted_ms() -> u64 {
 
 /// How far the kernel's own note of the time may be behind, in ms: a tick, which is 10 ms at most, or longer while the
 /// processor that makes the note gets no time from its host. What is closer is looked up exactly.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "wasm"))]
 const BEHIND_MS: u64 = 100;
 
 #[cfg(test)]
