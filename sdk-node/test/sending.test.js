@@ -104,6 +104,7 @@ test('records that the native half refuses have an outcome', async () => {
       throw new Error('refused')
     },
     pending: () => 0,
+    untold: () => null,
     flush: async () => {},
     refuse() {},
     close: async () => {},
