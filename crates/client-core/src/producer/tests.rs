@@ -172,7 +172,7 @@ fn what_waits_when_a_topic_grows_is_placed_among_all_its_partitions() {
     p.placed_anew(2, 3);
     assert_eq!(p.partitions(), 3);
     for u in unplaced {
-        p.push(u.since_ms, u.token as u32 % 3, &u.record, u.token);
+        p.push(u.since_ms, u.token % 3, &u.record, u.token);
     }
     // A partition that was added has no stream yet: what is for it waits, and nothing else does.
     let before = p.poll(2, true);
