@@ -22,7 +22,7 @@ fn load(producer: Producer, mut stop: tokio::sync::watch::Receiver<bool>) -> Joi
         while !*stop.borrow_and_update() {
             let n = receipts.len() as u32;
             receipts.push(producer.enqueue(Record::new(n.to_string()).key(key(n))).await.unwrap());
-            if n % 5 == 0 {
+            if n.is_multiple_of(5) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
