@@ -158,8 +158,8 @@ impl<D: Disk> Replicas<D> {
         pin_epoch: PinEpoch,
         acks: Acks,
     ) {
-        // What was placed by another pin is never appended, so it needs no room; and its producer holds back the rest of
-        // the topic until it has the answer.
+        // What was placed by another pin is never appended, so it needs no room; and its producer holds back the rest
+        // of the topic until it has the answer.
         let is_of_pin = self.replicas.get(&partition).is_none_or(|r| r.settings.pin_epoch == pin_epoch);
         let refusal = match self.replicas.get(&partition).map(|r| (&r.phase, &r.settings)) {
             _ if is_of_pin && self.has_no_room(&partition) => Some(ProduceError::StorageFull),
