@@ -131,15 +131,15 @@ impl Oracle {
         *earlier.or(self.partitions.first_key_value()).expect("a topic has partitions").1
     }
 
-    /// Acknowledged records that were appended under a pin that places among this partition too, and how many of them
-    /// stand in it.
-    pub(super) fn acked_since(&self, partition: u32) -> (usize, usize) {
-        let is_among = |(id, (at, _)): &(&RecordId, &(u32, u64))| {
-            let pin_epoch = self.appended.get(&(*at, **id));
-            pin_epoch.is_some_and(|epoch| self.partitions_under(*epoch) > partition)
+    /// Records that were placed in this partition last, by clients that wait for the quorum and have not given them up,
+    /// and how many of them are acknowledged.
+    pub(super) fn placed_in(&self, partition: u32) -> (usize, usize) {
+        let clients: BTreeSet<u64> = self.acked.keys().map(|id| client_of(*id)).filter(|c| *c < CLIENTS_END).collect();
+        let is_due = |(id, (at, _)): &(&RecordId, &(u32, u64))| {
+            *at == partition && clients.contains(&client_of(**id)) && !self.timed_out.contains(*id)
         };
-        let placed: Vec<u32> = self.acked.iter().filter(is_among).map(|(_, (at, _))| *at).collect();
-        (placed.len(), placed.iter().filter(|at| **at == partition).count())
+        let due = self.pushed.iter().filter(is_due);
+        due.fold((0, 0), |(due, acked), (id, _)| (due + 1, acked + usize::from(self.acked.contains_key(id))))
     }
 
     pub(super) fn pushed(&mut self, id: RecordId, partition: u32) {

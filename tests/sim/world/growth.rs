@@ -77,18 +77,25 @@ impl World {
         Ok(())
     }
 
-    /// Once enough records were placed among all partitions, each of those that were added has some.
+    /// Once every record has its outcome, each partition that was added has taken what was placed in it.
+    ///
+    /// That something is placed in each is not asked for: with each pin [`place`](crate::oracle::place) moves on
+    /// together what stood together. (Seed 6000218: under one pin only partition 0 was ever led, and none of what
+    /// was left of the others came to partition 1 under the next.)
     pub(super) fn check_what_was_added(&self) -> Result<(), String> {
+        if self.ended {
+            return Ok(());
+        }
         for partition in self.growth.made_with..self.partitions {
-            let (placed, there) = self.oracle.acked_since(partition);
-            if placed >= PLACED_MIN && there == 0 {
-                return Err(format!("of {placed} records that were placed among all partitions, {partition} has none"));
+            let (placed, acked) = self.oracle.placed_in(partition);
+            if placed >= PLACED_MIN && acked == 0 {
+                return Err(format!("of {placed} records that were placed in {partition}, none is acknowledged"));
             }
         }
         Ok(())
     }
 }
 
-/// Records that are placed among all partitions before each of these must have got one: with five partitions, one seed
-/// in 10^19 leaves one out.
-const PLACED_MIN: usize = 200;
+/// Records that are placed in a partition before one of these must be acknowledged: batches that a twin was in the way
+/// of are fewer.
+const PLACED_MIN: usize = 50;
