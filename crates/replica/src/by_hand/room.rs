@@ -4,6 +4,16 @@ use super::leading::record;
 use super::*;
 use crate::ProduceError;
 
+/// A copy with six entries of broker 3, whose disk has become full.
+fn six_on_a_full_disk() -> Copy {
+    let config = Config { reserve_bytes: 1 << 20, ..config() };
+    let mut copy = Copy::open_with(MemoryDisk::empty(), settings(), config, 1 << 40);
+    copy.append(3, 1, (0, 0), 6, 6);
+    copy.sync();
+    copy.replicas.set_room(copy.now, 1 << 18);
+    copy
+}
+
 /// Where only the ballast has left room, a part of a catch-up waits, and the copy goes on with Raft meanwhile:
 /// otherwise it would neither vote nor acknowledge for as long as the disk is full. The metadata log, without which
 /// nothing could be deleted, does not wait for room.
@@ -67,11 +77,7 @@ fn records_before_a_move_of_the_log_start_are_taken_without_room_only_where_more
 /// A leader may not know what a copy holds, because an answer was lost, and send it again: that needs no room.
 #[test]
 fn what_a_full_disk_holds_already_is_acknowledged_again() {
-    let config = Config { reserve_bytes: 1 << 20, ..config() };
-    let mut copy = Copy::open_with(MemoryDisk::empty(), settings(), config, 1 << 40);
-    copy.append(3, 1, (0, 0), 6, 6);
-    copy.sync();
-    copy.replicas.set_room(copy.now, 1 << 18);
+    let mut copy = six_on_a_full_disk();
     let mut answers_to = |last: u64| {
         copy.sent.clear();
         copy.append(3, 1, (3, 1), last, 6);
@@ -85,11 +91,7 @@ fn what_a_full_disk_holds_already_is_acknowledged_again() {
 /// Bytes that a move of the log start will remove make room for records once, also where two moves are under way.
 #[test]
 fn what_goes_with_a_move_of_the_log_start_is_counted_once() {
-    let config = Config { reserve_bytes: 1 << 20, ..config() };
-    let mut copy = Copy::open_with(MemoryDisk::empty(), settings(), config, 1 << 40);
-    copy.append(3, 1, (0, 0), 6, 6);
-    copy.sync();
-    copy.replicas.set_room(copy.now, 1 << 18);
+    let mut copy = six_on_a_full_disk();
     let hear = |copy: &mut Copy, after: u64, commit: u64| {
         let mut batches: Vec<RecordBatch> = (after + 1..after + 4).map(|index| batch(index, 1)).collect();
         batches.push(RecordBatch::log_start(Offset(after + 3), LeaderEpoch(1), Offset(6), 1));
