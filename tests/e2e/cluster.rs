@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use thalweg::{Client, ClientBuilder, ClusterStatus, ErrorKind, Position, Record, Topic};
 use thalweg_tests::process::{Cluster, plugin, thalweg};
 
+use crate::disks::data;
 use crate::read_all;
 
 pub(crate) async fn client_of(cluster: &Cluster, broker: u32) -> Client {
@@ -228,11 +229,22 @@ async fn a_cluster_that_lost_its_majority_goes_on_with_what_is_left() {
     assert_eq!(read, 500, "the copy that was left holds everything");
     client.producer("t").build().await.unwrap().send(Record::new("500")).await.unwrap();
     client.producer("solo").build().await.unwrap().send_batch(vec![Record::new("x"); 30]).await.unwrap();
-    // A disk that was given up does not come back; an empty one is rebuilt.
-    std::fs::rename(folder.path().join("old-2"), folder.path().join("broker-2/data")).unwrap();
-    let said = serve(&folder.path().join("broker-2/broker.toml"), &[], "20");
-    assert!(said.contains("was given up") && said.contains("empty data directory"), "{said}");
-    std::fs::remove_dir_all(folder.path().join("broker-2/data")).unwrap();
+    // Disks that were given up do not come back, not even together, when they are a majority of the controllers that
+    // they know; empty ones are rebuilt.
+    for id in [2, 3] {
+        std::fs::rename(folder.path().join(format!("old-{id}")), data(&cluster, id)).unwrap();
+    }
+    let config = |id: u32| folder.path().join(format!("broker-{id}/broker.toml"));
+    let (two, three) = std::thread::scope(|s| {
+        let two = s.spawn(|| serve(&config(2), &[], "20"));
+        (serve(&config(3), &[], "20"), two.join().unwrap())
+    });
+    for said in [two, three] {
+        assert!(said.contains("was given up") && said.contains("empty data directory"), "{said}");
+    }
+    for id in [2, 3] {
+        std::fs::remove_dir_all(data(&cluster, id)).unwrap();
+    }
     for id in [2, 3] {
         tokio::task::block_in_place(|| cluster.restart(id));
     }

@@ -134,9 +134,12 @@ impl Peers {
                 self.engine.outdated(said, remembered).await;
                 return Ok((connection, said));
             }
-            Ok(Err(why)) => {
-                self.engine.refused(why.clone()).await;
-                anyhow!("refused: {why}")
+            Ok(Err(ApiError { code, message, .. })) => {
+                match code {
+                    ErrorCode::Denied => self.engine.given_up(message.clone()).await,
+                    _ => self.engine.refused(message.clone()).await,
+                }
+                anyhow!("refused: {message}")
             }
             Err(error) => error,
         };
@@ -146,8 +149,8 @@ impl Peers {
     }
 
     /// Tells a broker who this one is. It answers with the start of this directory that it remembers, or why it
-    /// refuses.
-    async fn greet(&self, connection: &Connection, incarnation: u64) -> Result<Result<u64, String>> {
+    /// refuses: [`ErrorCode::Denied`] says that an operator has given up the directory.
+    async fn greet(&self, connection: &Connection, incarnation: u64) -> Result<Result<u64, ApiError>> {
         let (mut sender, receiver) = connection.open_bi().await?;
         let hello = PeerHello {
             cluster_id: self.me.cluster_id.clone(),
@@ -161,7 +164,7 @@ impl Peers {
         let frame = FrameReader::new(receiver).next().await?.context("the peer ends without a hello")?;
         match frame.kind {
             FrameKind::PeerHelloReply => Ok(Ok(frame.expect::<PeerHelloReply>()?.remembered)),
-            FrameKind::Error => Ok(Err(frame.expect::<ApiError>()?.message)),
+            FrameKind::Error => Ok(Err(frame.expect::<ApiError>()?)),
             other => bail!("it answers with {other:?}"),
         }
     }

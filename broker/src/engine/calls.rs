@@ -36,6 +36,8 @@ pub(crate) enum Call {
     Unreachable(BrokerId),
     /// Another broker refuses this one, and why.
     Refused(String),
+    /// Another broker knows that this directory was given up, and says so.
+    GivenUp(String),
     /// Another broker remembers this start of the directory, when it was told of `incarnation`; 0: none.
     Outdated { incarnation: u64, remembered: u64 },
     /// Hands these partitions' leadership to their preferred replicas.

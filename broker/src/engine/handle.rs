@@ -149,6 +149,11 @@ impl EngineHandle {
         self.tell(Call::Refused(why)).await;
     }
 
+    /// Another broker knows that an operator has given up this directory.
+    pub(crate) async fn given_up(&self, why: String) {
+        self.tell(Call::GivenUp(why)).await;
+    }
+
     /// Another broker remembers this start of the directory, when it was told of `incarnation`; 0: none.
     pub(crate) async fn outdated(&self, incarnation: u64, remembered: u64) {
         self.tell(Call::Outdated { incarnation, remembered }).await;

@@ -209,6 +209,7 @@ impl Engine {
             }
             Call::Unreachable(broker) => node.unreachable(now, broker),
             Call::Refused(why) => node.refused(now, why),
+            Call::GivenUp(why) => node.given_up(why),
             // What was said to another start of the directory says nothing of this one.
             Call::Outdated { incarnation, .. } if incarnation != *self.incarnation.borrow() => return,
             Call::Outdated { remembered, .. } => node.outdated(now, remembered),

@@ -72,23 +72,24 @@ async fn greet(ctx: &Ctx, connection: &Connection) -> Result<Visitor> {
             Ok(visitor)
         }
         Err(refusal) => {
-            refuse(&mut sender, ApiError::new(ErrorCode::InvalidRequest, refusal.clone())).await;
-            bail!(refusal)
+            refuse(&mut sender, refusal.clone()).await;
+            bail!(refusal.message)
         }
     }
 }
 
 /// The visitor, and the start of its directory that this broker remembers; or why it is refused.
-async fn let_in(ctx: &Ctx, connection: &Connection, hello: PeerHello) -> Result<(Visitor, u64), String> {
+async fn let_in(ctx: &Ctx, connection: &Connection, hello: PeerHello) -> Result<(Visitor, u64), ApiError> {
     let PeerHello { cluster_id, broker_id: id, directory, incarnation, .. } = hello;
+    let refused = |why: String| Err(ApiError::new(ErrorCode::InvalidRequest, why));
     if cluster_id != ctx.cluster_id {
-        return Err(format!("broker {id} is of cluster {cluster_id}, this is cluster {}", ctx.cluster_id));
+        return refused(format!("broker {id} is of cluster {cluster_id}, this is cluster {}", ctx.cluster_id));
     }
     if !proves(connection, Some(&peer_name(id.0))) {
-        return Err(format!("the certificate does not prove that this is broker {id}"));
+        return refused(format!("the certificate does not prove that this is broker {id}"));
     }
     if id == ctx.broker_id {
-        return Err(format!("broker {id} is this one; give the other one another id"));
+        return refused(format!("broker {id} is this one; give the other one another id"));
     }
     let at = connection.remote_address();
     let ip = match at.ip() {
@@ -98,17 +99,18 @@ async fn let_in(ctx: &Ctx, connection: &Connection, hello: PeerHello) -> Result<
     let peer = Peer { id, directory, incarnation, address: (ip.to_bits(), at.port()) };
     let judged = ctx.engine.look(move |view| {
         let given_up = view.metadata().check_directory(id, directory).err();
-        let refusal = given_up.or_else(|| view.admit(&peer).err());
-        (refusal, view.remembers(directory), taken(view, id))
+        (given_up, view.admit(&peer).err(), view.remembers(directory), taken(view, id))
     });
-    let (refusal, remembered, taken) = judged.await;
-    match refusal {
-        Some(refusal) => Err(refusal.to_string()),
+    match judged.await {
+        // The one refusal that is final, and the one with this code: the broker ends.
+        (Some(given_up), ..) => Err(ApiError::new(ErrorCode::Denied, given_up.to_string())),
+        (None, Some(refusal), ..) => refused(refusal.to_string()),
         // Of two that are judged at once the first to enter stays; of one on a copy of its directory the engine hears
         // nothing as long as it hears the other.
-        None => {
-            Visitor::enter(&ctx.visitors, peer).map(|visitor| (visitor, remembered)).ok_or_else(|| taken.to_string())
-        }
+        (None, None, remembered, taken) => match Visitor::enter(&ctx.visitors, peer) {
+            Some(visitor) => Ok((visitor, remembered)),
+            None => refused(taken.to_string()),
+        },
     }
 }
 

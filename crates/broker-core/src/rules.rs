@@ -319,6 +319,17 @@ fn only_a_broker_that_is_refused_on_and_on_ends() {
     check(waiting(), &on_and_on);
 }
 
+/// Brokers that were given up together may be a majority of the controllers that they know.
+#[test]
+fn a_broker_whose_directory_was_given_up_ends_though_it_is_registered() {
+    let mut bench = Bench::alone();
+    assert!(bench.node.is_registered() && bench.node.is_controller());
+    bench.node.given_up("given up".into());
+    bench.turn();
+    let ends = |o: &Output| matches!(o, Output::Refused(why) if why == "given up");
+    assert!(bench.outputs.iter().any(ends), "{:?}", bench.outputs);
+}
+
 /// ADR 15: every reader of a batch sees its producer's id.
 #[test]
 fn no_batch_is_taken_under_anothers_producer_id() {

@@ -113,6 +113,13 @@ impl<D: Disk> Node<D> {
         }
     }
 
+    /// A peer says that an operator has given up this data directory. That is final, also for a broker that knows itself
+    /// as registered: what it knows may come from others that were given up with it, and together they would go on as a
+    /// second cluster, whose acknowledged records are lost with their directories.
+    pub fn given_up(&mut self, why: String) {
+        self.outputs.push(Output::Refused(why));
+    }
+
     /// A broker's side of the controller's answer.
     pub(super) fn registered(&mut self, now: Now, replica: ReplicaId, controllers: Vec<BrokerId>) {
         (self.refused_ms, self.refusal) = (None, None);
