@@ -1,6 +1,7 @@
 //! Real processes over real QUIC: crashes under load, bad input, operators' ports.
 
 mod acks;
+mod attacks;
 mod away;
 mod cluster;
 mod consumers;

@@ -37,13 +37,18 @@ impl Raw {
 
     /// One request on a stream of its own.
     pub(crate) async fn request<M: Head, R: Head>(&self, message: &M) -> Result<R, ApiError> {
-        let mut stream = self.stream().await;
-        stream.send(encode(message)).await;
-        let frame = stream.next().await;
+        let frame = self.request_bytes(encode(message)).await;
         match frame.message::<proto::Error>() {
             Ok(error) => Err(error.into()),
             Err(_) => Ok(frame.message().unwrap()),
         }
+    }
+
+    /// The answer to whatever bytes.
+    pub(crate) async fn request_bytes(&self, bytes: Bytes) -> Frame {
+        let mut stream = self.stream().await;
+        stream.send(bytes).await;
+        stream.next().await
     }
 
     pub(crate) async fn stream(&self) -> RawStream {
