@@ -7,6 +7,7 @@
 mod cluster;
 mod config;
 mod ctx;
+mod descriptors;
 mod door;
 mod engine;
 mod metrics;

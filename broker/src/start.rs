@@ -25,6 +25,7 @@ use crate::cluster::identity::{DataDirectory, Membership};
 use crate::cluster::peers::{Me, Peers};
 use crate::config::{BrokerConfig, Member, Started};
 use crate::ctx::Ctx;
+use crate::descriptors;
 use crate::engine::disk::RealDisk;
 use crate::engine::handle::{EngineHandle, mailbox};
 use crate::engine::outbox::outbox;
@@ -53,6 +54,7 @@ pub async fn run(
     let ports = listen(&config, &opened).await?;
     let mut running = join(config, &opened, &ports)?;
     listening(ports.address, &opened.certificates.ca_pem);
+    descriptors::raise_limit();
     let served = serve(&mut running, &opened, &ports, started, stop.as_mut()).await;
     end(running, ports, served).await
 }

@@ -8,11 +8,13 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 use bytes::Bytes;
 use thalweg_commit_log::{Completion, Disk, DiskError, FileName, Lane, Op, Step};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::descriptors::{FOR_EVER, PATIENCE, is_exhausted, patiently, share};
 use crate::engine::files::{is_full, sync_folders};
 
 /// See the module.
@@ -27,7 +29,7 @@ impl RealDisk {
     pub(crate) fn new(root: &Path, completions: UnboundedSender<Completion>) -> RealDisk {
         let lane = |lane: Lane, name: &str| {
             let (sender, ops) = channel::<Op>();
-            let mut worker = Worker { root: root.to_owned(), files: HashMap::new() };
+            let mut worker = Worker::new(root, FOR_EVER);
             let completions = completions.clone();
             std::thread::Builder::new()
                 .name(format!("thalweg-{name}"))
@@ -59,18 +61,22 @@ impl Disk for RealDisk {
     }
 
     fn run(&mut self, steps: Vec<Step>) -> Result<Bytes, DiskError> {
-        Worker { root: self.root.clone(), files: HashMap::new() }.run(steps)
+        Worker::new(&self.root, PATIENCE).run(steps)
     }
 
     fn list(&mut self, dir: &str) -> Result<Vec<FileName>, DiskError> {
         let mut found = Vec::new();
-        walk(&self.root, &self.root.join(dir), &mut found).map_err(|e| error(dir, &e))?;
+        let walked = patiently(PATIENCE, || {
+            found.clear();
+            walk(&self.root, &self.root.join(dir), &mut found)
+        });
+        walked.map_err(|e| error(dir, &e))?;
         found.sort();
         Ok(found)
     }
 
     fn read(&mut self, file: &FileName, at: u64, bytes_count: usize) -> Result<Bytes, DiskError> {
-        let opened = File::open(self.path(file)).map_err(|e| error(&file.0, &e))?;
+        let opened = patiently(PATIENCE, || File::open(self.path(file))).map_err(|e| error(&file.0, &e))?;
         read_at(&opened, at, bytes_count).map_err(|e| error(&file.0, &e))
     }
 
@@ -83,7 +89,7 @@ impl Disk for RealDisk {
     }
 
     fn sync(&mut self, file: &FileName) -> Result<(), DiskError> {
-        let opened = OpenOptions::new().write(true).open(self.path(file));
+        let opened = patiently(PATIENCE, || OpenOptions::new().write(true).open(self.path(file)));
         let settle = |f: File| {
             f.sync_data()?;
             Ok(rustix::fs::fadvise(&f, 0, None, rustix::fs::Advice::DontNeed)?)
@@ -93,7 +99,7 @@ impl Disk for RealDisk {
 
     fn truncate(&mut self, file: &FileName, bytes_count: u64) -> Result<(), DiskError> {
         let cut = || {
-            let opened = OpenOptions::new().write(true).open(self.path(file))?;
+            let opened = patiently(PATIENCE, || OpenOptions::new().write(true).open(self.path(file)))?;
             if opened.metadata()?.len() > bytes_count {
                 opened.set_len(bytes_count)?;
                 opened.sync_all()?;
@@ -107,67 +113,75 @@ impl Disk for RealDisk {
 struct Worker {
     root: PathBuf,
     files: HashMap<FileName, File>,
+    open_files_max: usize,
+    /// How long it waits for a descriptor.
+    patience: Duration,
 }
 
 impl Worker {
+    fn new(root: &Path, patience: Duration) -> Worker {
+        let open_files_max = share(LANES_AND_OTHERS, OPEN_FILES_MAX);
+        Worker { root: root.to_owned(), files: HashMap::new(), open_files_max, patience }
+    }
+
     fn run(&mut self, steps: Vec<Step>) -> Result<Bytes, DiskError> {
         let mut read = Bytes::new();
         let mut emptied = BTreeSet::new();
-        for step in steps {
-            let (file, result) = match step {
-                Step::Create { file, bytes_count } => {
-                    let result = self.create(&file, bytes_count);
-                    (file, result)
-                }
-                Step::Write { file, at, buffers } => {
-                    let result = self.open(&file).and_then(|f| write_all_at(f, at, &buffers));
-                    (file, result)
-                }
-                Step::Sync { file } => {
-                    let result = self.open(&file).and_then(|f| f.sync_data());
-                    (file, result)
-                }
-                Step::Read { file, at, bytes_count } => {
-                    let result = self.open(&file).and_then(|f| read_at(f, at, bytes_count)).map(|bytes| read = bytes);
-                    (file, result)
-                }
-                Step::Link { file, to } => {
-                    let result = self.link(&file, &to);
-                    (file, result)
-                }
-                Step::Delete { file } => {
-                    self.files.remove(&file);
-                    let path = self.root.join(&*file.0);
-                    let result = match std::fs::remove_file(&path) {
-                        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-                        _ => Ok(()),
-                    };
-                    emptied.extend(path.parent().map(Path::to_owned));
-                    if let Some(folder) = Path::new(&*file.0).parent().filter(|f| f.starts_with("partitions")) {
-                        // Goes with its last file; until then the system refuses.
-                        let _ = std::fs::remove_dir(self.root.join(folder));
+        for step in &steps {
+            let done = patiently(self.patience, || {
+                let done = self.step(step, &mut emptied);
+                // Its own files may be the ones that leave no descriptor for this one.
+                done.inspect_err(|e| {
+                    if is_exhausted(e) {
+                        self.files.clear()
                     }
-                    (file, result)
-                }
-                Step::Replace { file, bytes } => {
-                    self.files.remove(&file);
-                    let result = self.replace(&file, &bytes);
-                    (file, result)
-                }
-            };
-            result.map_err(|e| error(&file.0, &e))?;
+                })
+            });
+            let bytes = done.map_err(|e| error(&file_of(step).0, &e))?;
+            read = bytes.unwrap_or(read);
         }
         // Once for all that a submission removes, after the last of it: a power cut may bring back what is not synced
         // away.
         for folder in emptied {
-            sync_what_is_left(&self.root, &folder).map_err(|e| error(&folder.to_string_lossy(), &e))?;
+            let synced = patiently(self.patience, || sync_what_is_left(&self.root, &folder));
+            synced.map_err(|e| error(&folder.to_string_lossy(), &e))?;
         }
         Ok(read)
     }
 
+    /// Does one step, which may be done again if a file could not be opened for it; what was read, if it reads. Folders
+    /// that it removes files from have yet to be synced.
+    fn step(&mut self, step: &Step, emptied: &mut BTreeSet<PathBuf>) -> io::Result<Option<Bytes>> {
+        match step {
+            Step::Create { file, bytes_count } => self.create(file, *bytes_count)?,
+            Step::Write { file, at, buffers } => write_all_at(self.open(file)?, *at, buffers)?,
+            Step::Sync { file } => self.open(file)?.sync_data()?,
+            Step::Read { file, at, bytes_count } => return read_at(self.open(file)?, *at, *bytes_count).map(Some),
+            Step::Link { file, to } => self.link(file, to)?,
+            Step::Delete { file } => {
+                self.files.remove(file);
+                let path = self.root.join(&*file.0);
+                match std::fs::remove_file(&path) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                    _ => {}
+                }
+                emptied.extend(path.parent().map(Path::to_owned));
+                if let Some(folder) = Path::new(&*file.0).parent().filter(|f| f.starts_with("partitions")) {
+                    // Goes with its last file; until then the system refuses.
+                    let _ = std::fs::remove_dir(self.root.join(folder));
+                }
+            }
+            Step::Replace { file, bytes } => {
+                self.files.remove(file);
+                self.replace(file, bytes)?;
+            }
+        }
+        Ok(None)
+    }
+
     fn open(&mut self, file: &FileName) -> io::Result<&File> {
         if !self.files.contains_key(file) {
-            if self.files.len() >= OPEN_FILES_MAX {
+            if self.files.len() >= self.open_files_max {
                 self.files.clear();
             }
             let opened = OpenOptions::new().read(true).write(true).open(self.root.join(&*file.0))?;
@@ -297,10 +311,28 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<FileName>) -> io::Result<()>
 }
 
 fn error(file: &str, e: &io::Error) -> DiskError {
-    DiskError { full: is_full(e), file: file.to_owned(), message: e.to_string() }
+    let message = match is_exhausted(e) {
+        true => format!("{e}; the file is as it was: raise the limit of open files (ulimit -n)"),
+        false => e.to_string(),
+    };
+    DiskError { full: is_full(e), file: file.to_owned(), message }
+}
+
+fn file_of(step: &Step) -> &FileName {
+    match step {
+        Step::Create { file, .. }
+        | Step::Write { file, .. }
+        | Step::Sync { file }
+        | Step::Read { file, .. }
+        | Step::Link { file, .. }
+        | Step::Delete { file }
+        | Step::Replace { file, .. } => file,
+    }
 }
 
 /// Linux takes at most this many buffers in one `pwritev`.
 const BUFFERS_MAX: usize = 1024;
-/// Open files that one lane keeps.
+/// Open files that one lane keeps, where the process may have enough of them.
 const OPEN_FILES_MAX: usize = 512;
+/// Lanes that keep files open, and as much again as one of them for what is opened in passing.
+const LANES_AND_OTHERS: u64 = 4;

@@ -5,8 +5,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Writes a file so that after a crash it is there whole or not at all.
+use crate::descriptors::{PATIENCE, patiently};
+
+/// Writes a file so that after a crash it is there whole or not at all. Waits a while if no file can be opened.
 pub(crate) fn write_durably(root: &Path, file: &Path, bytes: &[u8]) -> io::Result<()> {
+    patiently(PATIENCE, || write_once(root, file, bytes))
+}
+
+fn write_once(root: &Path, file: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = file.parent().expect("a file stands in a folder");
     std::fs::create_dir_all(folder)?;
     let temporary = file.with_extension("new");
@@ -20,7 +26,7 @@ pub(crate) fn write_durably(root: &Path, file: &Path, bytes: &[u8]) -> io::Resul
 /// Writes a short text over the start of a file, which takes no room of the disk. What was longer before is blank
 /// behind it.
 pub(crate) fn write_over(file: &Path, text: &str) -> io::Result<File> {
-    let file = OpenOptions::new().write(true).open(file)?;
+    let file = patiently(PATIENCE, || OpenOptions::new().write(true).open(file))?;
     let length = file.metadata()?.len() as usize;
     file.write_all_at(format!("{text:length$}").as_bytes(), 0)?;
     Ok(file)

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use thalweg_control::PluginDigest;
 use thiserror::Error;
 
+use crate::descriptors::{PATIENCE, is_exhausted, patiently};
 use crate::engine::files::write_durably;
 
 /// Why this broker's own copy of a module cannot be used.
@@ -40,7 +41,12 @@ pub(crate) enum ModuleFault {
 impl ModuleFault {
     /// True where there was something, and it is lost.
     pub(crate) fn is_damage(&self) -> bool {
-        !matches!(self, ModuleFault::Missing(_))
+        match self {
+            ModuleFault::Missing(_) => false,
+            // Nobody has looked into the file.
+            ModuleFault::Unreadable { error, .. } => !is_exhausted(error),
+            ModuleFault::Damaged { .. } => true,
+        }
     }
 }
 
@@ -69,7 +75,7 @@ impl ModuleStore {
     /// The module, which has that digest.
     pub(crate) fn read(&self, digest: &PluginDigest) -> Result<Bytes, ModuleFault> {
         let file = self.file(digest);
-        let bytes = match std::fs::read(&file) {
+        let bytes = match patiently(PATIENCE, || std::fs::read(&file)) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(ModuleFault::Missing(file)),
             Err(error) => return Err(ModuleFault::Unreadable { file, error }),

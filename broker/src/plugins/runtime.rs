@@ -14,6 +14,7 @@ use thalweg_plugin_host::{
     AdmitError, Admitted, Engine, GuestError, GuestPool, Kind, Module, Profile, admit, compile_in_child,
 };
 
+use crate::descriptors::is_exhausted;
 use crate::plugins::modules::{ModuleFault, ModuleStore};
 
 /// The modules on this broker, and what has been made of them.
@@ -104,6 +105,7 @@ impl Plugins {
 fn cannot_store(e: &std::io::Error) -> ApiError {
     let code = match e.kind() {
         std::io::ErrorKind::StorageFull => ErrorCode::StorageFull,
+        _ if is_exhausted(e) => ErrorCode::TooMany,
         _ => ErrorCode::Internal,
     };
     ApiError::new(code, format!("the module cannot be stored: {e}"))

@@ -44,7 +44,13 @@ async fn checked(digest: &PluginDigest, component: Bytes) -> Result<(PluginDiges
 /// Checks, compiles for a trial, stores and records an uploaded module.
 async fn upload(ctx: &Rc<Ctx>, request: UploadPluginRequest) -> Result<UploadPluginReply, ApiError> {
     let UploadPluginRequest { name, kind, module: source } = request;
-    let invalid = |e: AdmitError| ApiError::new(ErrorCode::InvalidPlugin, format!("plugin {name:?}: {e}"));
+    let invalid = |e: AdmitError| {
+        let code = match e {
+            AdmitError::NotStarted(_) => ErrorCode::TooMany,
+            _ => ErrorCode::InvalidPlugin,
+        };
+        ApiError::new(code, format!("plugin {name:?}: {e}"))
+    };
     let admitted = ctx.plugins.admit(source).await?.map_err(invalid)?;
     let found = match admitted.kind {
         Kind::Partitioner => PluginKind::Partitioner,

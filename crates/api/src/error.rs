@@ -180,7 +180,7 @@ codes! {
     PluginFailed = 21, PluginFailed, false;
     /// The plugin is of another kind.
     WrongPluginKind = 22, Invalid, false;
-    /// Too many connections or streams.
+    /// Too many connections or streams, more memory for them than there may be, or no file or process to be had.
     TooMany = 23, StorageFull, true;
     /// The broker is shutting down.
     ShuttingDown = 24, Disconnected, true;

@@ -1,9 +1,11 @@
 //! From uploaded bytes to a component that may run: pre-scan, wrapping, no imports, and a bounded compilation.
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -43,6 +45,9 @@ pub enum AdmitError {
     /// It does not compile within bounds.
     #[error("the module does not compile: {0}")]
     Compile(String),
+    /// The system has no process, or no file, for the compiler at the moment. It says nothing of the module.
+    #[error("the compiler process could not be started: {0}; try again, or raise the limit of open files")]
+    NotStarted(String),
 }
 
 /// A module that fits the contract; compiling it within bounds is the next step.
@@ -161,19 +166,32 @@ fn scan(source: &[u8]) -> Result<Scan, wasmparser::BinaryReaderError> {
     Ok(scan)
 }
 
+/// Starts the compiler; waits a while for what the system lacks at the moment.
+fn start(program: &[OsString]) -> Result<Child, AdmitError> {
+    let (name, arguments) = program.split_first().expect("a command line has a program");
+    let mut command = Command::new(name);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let lacks = |e: &std::io::Error| {
+        let code = e.raw_os_error();
+        [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM].iter().any(|c| code == Some(c.raw_os_error()))
+    };
+    let started = Instant::now();
+    loop {
+        match command.spawn() {
+            Ok(child) => return Ok(child),
+            Err(e) if lacks(&e) && started.elapsed() < START_WALL => std::thread::sleep(START_AGAIN),
+            Err(e) if lacks(&e) => return Err(AdmitError::NotStarted(e.to_string())),
+            Err(e) => return Err(AdmitError::Compile(format!("the compiler process did not start: {e}"))),
+        }
+    }
+}
+
 /// Compiles `component` in a child process that cannot take more than its share, and throws the result away.
 ///
-/// `program` is a command line that ends in [`compile_child`]. Blocks for up to 40 s.
-pub fn compile_in_child(program: &[std::ffi::OsString], component: &[u8]) -> Result<(), AdmitError> {
+/// `program` is a command line that ends in [`compile_child`]. Blocks for up to 45 s.
+pub fn compile_in_child(program: &[OsString], component: &[u8]) -> Result<(), AdmitError> {
     let failed = |what: String| AdmitError::Compile(what);
-    let (name, arguments) = program.split_first().expect("a command line has a program");
-    let mut child = Command::new(name)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|e| failed(format!("the compiler process did not start: {e}")))?;
+    let mut child = start(program)?;
     let mut stdin = child.stdin.take().expect("piped");
     let bytes = component.to_vec();
     // A child that dies early breaks the pipe; its exit tells why.
@@ -228,6 +246,10 @@ pub fn compile_child() -> i32 {
 
 /// Most functions of a module: compilation time grows with them (100,000 tiny ones took 6 s).
 const FUNCTIONS_MAX: u32 = 50_000;
+/// How long the compiler's process may take to be started.
+const START_WALL: Duration = Duration::from_secs(5);
+/// When it is tried again.
+const START_AGAIN: Duration = Duration::from_millis(10);
 const COMPILE_CPU_S: u64 = 20;
 const COMPILE_WALL: Duration = Duration::from_secs(40);
 const COMPILE_MEMORY_BYTES: u64 = 2 << 30;
