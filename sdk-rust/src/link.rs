@@ -397,8 +397,12 @@ impl Link {
 /// One request, and its reply on a stream of their own.
 async fn ask<R: Request<Reply: Codec>>(connection: &Connection, (head, body): (Bytes, Bytes)) -> Result<R::Reply> {
     let (mut sender, receiver) = connection.open_bi().await.map_err(crate::stream::lost_by)?;
-    sender.write_all_chunks(&mut [head, body]).await.map_err(crate::stream::lost_by)?;
-    let _ = sender.finish();
+    match sender.write_all_chunks(&mut [head, body]).await {
+        Ok(()) => drop(sender.finish()),
+        // The broker reads no further, and has answered why.
+        Err(quinn::WriteError::Stopped(_)) => {}
+        Err(error) => return Err(crate::stream::lost_by(error)),
+    }
     FrameReader::new(receiver).reply::<R>().await
 }
 

@@ -12,4 +12,4 @@ mod frames;
 pub use endpoint::{
     RESET_SECRET_BYTES, SOCKET_BUFFER_BYTES, Side, crypto_provider, endpoint, granted_bytes, socket, transport,
 };
-pub use frames::{FrameReader, READ_BYTES, StreamError, send, send_with_body};
+pub use frames::{FrameReader, Gate, READ_BYTES, StreamError, send, send_with_body};

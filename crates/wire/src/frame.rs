@@ -219,6 +219,17 @@ impl FrameDecoder {
         Ok(Some(Frame { kind: header.kind, head: head.freeze(), body: body.freeze() }))
     }
 
+    /// The header of the frame that has begun, once it is known.
+    pub fn header(&self) -> Option<&FrameHeader> {
+        self.open.as_ref().map(|(header, ..)| header)
+    }
+
+    /// Bytes that are kept of the frame that has begun.
+    pub fn kept_bytes(&self) -> usize {
+        let open = self.open.as_ref().map_or(0, |(_, head, body)| FRAME_HEADER_BYTES + head.len() + body.len());
+        self.fixed.len() + open
+    }
+
     /// True when the stream may end here.
     pub fn is_between_frames(&self) -> bool {
         self.open.is_none() && self.fixed.is_empty()
@@ -263,6 +274,10 @@ mod tests {
                 while let Some(frame) = decoder.next(&mut piece).unwrap() {
                     frames.push(frame);
                 }
+                let (header, begun) = (decoder.header(), decoder.kept_bytes());
+                assert_eq!(decoder.is_between_frames(), begun == 0);
+                let whole = header.map(|h| FRAME_HEADER_BYTES + h.head_bytes + h.body_bytes);
+                assert!(whole.is_none_or(|whole| begun < whole), "{begun} bytes of {header:?}");
             }
             assert!(decoder.is_between_frames());
             assert_eq!(frames.len(), 2);
