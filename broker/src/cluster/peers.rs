@@ -18,12 +18,12 @@ use thalweg_broker_core::NodeMessage;
 use thalweg_model::{BrokerId, DirectoryId};
 use thalweg_quic::{FrameReader, send, send_with_body};
 use thalweg_wire::{Codec, Frame, encode_message};
-use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 
 use crate::cluster::authority::peer_name;
 use crate::engine::handle::EngineHandle;
-use crate::engine::outbox::{Opened, Outbox};
+use crate::engine::outbox::{Opened, Outbox, Queue};
 
 /// Who this broker is to its peers.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ impl Peers {
     }
 
     /// Connects and sends, for ever.
-    async fn serve(self: Rc<Self>, to: BrokerId, mut queue: Receiver<NodeMessage>) {
+    async fn serve(self: Rc<Self>, to: BrokerId, mut queue: Queue) {
         let mut wait = WAIT_MIN;
         loop {
             match self.connect(to).await {
@@ -112,7 +112,7 @@ impl Peers {
                 }
             }
             // What was meant for the lost connection is of no use to the next one.
-            while queue.try_recv().is_ok() {}
+            queue.clear();
             tokio::time::sleep(wait).await;
         }
     }
@@ -203,7 +203,7 @@ async fn send_all(
     connection: &Connection,
     said: u64,
     incarnation: &watch::Receiver<u64>,
-    queue: &mut Receiver<NodeMessage>,
+    queue: &mut Queue,
 ) -> Result<()> {
     let raft = connection.open_uni().await?;
     raft.set_priority(PRIORITY_RAFT)?;

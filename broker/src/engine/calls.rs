@@ -7,7 +7,7 @@ use thalweg_broker_core::{ChangeError, CoordinatorError, NodeMessage, Peer, Prod
 use thalweg_control::{Answer, GroupAnswer, GroupRequest, Request};
 use thalweg_model::{BrokerId, Offset, RecordBatch, TopicPartition};
 use thalweg_replica::ProduceError;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::engine::view::{PartitionView, View};
 
@@ -30,8 +30,8 @@ pub(crate) enum Call {
     Change { request: Request, reply: Reply<ChangeResult> },
     /// Asks the coordinator of the groups that live in this partition of `__consumer_offsets`.
     Group { partition: u32, request: GroupRequest, reply: Reply<GroupResult> },
-    /// What another broker says, in order.
-    Step { from: Peer, messages: Vec<NodeMessage> },
+    /// What another broker says, in order, and the room that it takes in the mailbox.
+    Step { from: Peer, messages: Vec<NodeMessage>, room: OwnedSemaphorePermit },
     /// The connection to a broker was lost.
     Unreachable(BrokerId),
     /// Another broker refuses this one, and why.

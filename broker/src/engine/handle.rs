@@ -7,7 +7,7 @@ use thalweg_broker_core::{ChangeError, CoordinatorError, NodeMessage, Peer, Prod
 use thalweg_control::{GroupRequest, Request};
 use thalweg_model::{BrokerId, Offset, TopicId, TopicPartition};
 use thalweg_replica::ProduceError;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use crate::engine::calls::{Call, ChangeResult, GroupResult, OffsetResult, Read, Reading, Reply};
 use crate::engine::published::{KnownTopic, Published};
@@ -25,6 +25,8 @@ use crate::engine::view::{PartitionView, View};
 pub(crate) struct EngineHandle {
     calls: mpsc::Sender<Call>,
     published: Arc<Published>,
+    /// Room in the mailbox for what other brokers say, in KiB.
+    room_for_brokers: Arc<Semaphore>,
 }
 
 /// The engine's end of a handle.
@@ -37,7 +39,8 @@ pub(crate) struct Mailbox {
 pub(crate) fn mailbox() -> (EngineHandle, Mailbox) {
     let (sender, calls) = mpsc::channel(CALLS_MAX);
     let published = Arc::new(Published::new());
-    (EngineHandle { calls: sender, published: published.clone() }, Mailbox { calls, published })
+    let room_for_brokers = Arc::new(Semaphore::new(STEPS_KIB_MAX as usize));
+    (EngineHandle { calls: sender, published: published.clone(), room_for_brokers }, Mailbox { calls, published })
 }
 
 impl EngineHandle {
@@ -134,9 +137,12 @@ impl EngineHandle {
         async move { answer.await.unwrap_or(Err(CoordinatorError::NotCoordinator { leader: None })) }
     }
 
-    /// What another broker says, in order.
-    pub(crate) async fn step(&self, from: Peer, messages: Vec<NodeMessage>) {
-        self.tell(Call::Step { from, messages }).await;
+    /// What another broker says, in order, once there is room for its `bytes` in the mailbox. One frame always has
+    /// some.
+    pub(crate) async fn step(&self, from: Peer, messages: Vec<NodeMessage>, bytes: usize) {
+        let kib = (bytes / 1024 + 1).min(STEPS_KIB_MAX as usize) as u32;
+        let room = self.room_for_brokers.clone().acquire_many_owned(kib).await.expect("never closed");
+        self.tell(Call::Step { from, messages, room }).await;
     }
 
     /// The connection to a broker was lost.
@@ -236,3 +242,5 @@ impl Drop for MemberWatch {
 
 /// Calls that may wait for the engine; above it callers do, and so do the streams that they serve.
 const CALLS_MAX: usize = 1_024;
+/// KiB of what other brokers say that may wait there; above it their streams are not read.
+const STEPS_KIB_MAX: u32 = 64 << 10;

@@ -204,8 +204,9 @@ impl Engine {
                 self.groups.insert(ticket, reply);
                 self.node.group(partition, ticket, request);
             }
-            Call::Step { from, messages } => {
+            Call::Step { from, messages, room } => {
                 messages.into_iter().for_each(|message| node.step(now, from, message));
+                drop(room);
             }
             Call::Unreachable(broker) => node.unreachable(now, broker),
             Call::Refused(why) => node.refused(now, why),

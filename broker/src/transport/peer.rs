@@ -133,6 +133,7 @@ async fn receive(ctx: Rc<Ctx>, from: Peer, stream: RecvStream) {
             );
             return;
         };
+        let bytes = frame.head.len() + body.len();
         // What comes before one that does not read counts.
         let (mut said, mut unreadable) = (Vec::with_capacity(messages.heads.len()), None);
         for head in messages.heads {
@@ -144,7 +145,7 @@ async fn receive(ctx: Rc<Ctx>, from: Peer, stream: RecvStream) {
                 }
             }
         }
-        ctx.engine.step(from, said).await;
+        ctx.engine.step(from, said, bytes).await;
         if let Some(error) = unreadable {
             tracing::warn!(broker = %from.id, %error, "its stream is closed");
             return;

@@ -27,7 +27,7 @@ mod replicas;
 
 pub use clock::{Clock, Now};
 pub use group::{FollowerState, GroupState, Ticket};
-pub use message::{MessageError, PeerBody, PeerMessage};
+pub use message::{CatchUp, MessageError, PeerBody, PeerMessage};
 pub use produce_error::ProduceError;
 pub use replicas::{Output, PartitionSettings, Replicas};
 pub use thalweg_commit_log::{Configuration, ReadOutcome};
