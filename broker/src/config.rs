@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::{Result, ensure};
 use thalweg_broker_core::GroupsConfig;
-use thalweg_model::limits::MODULE_BYTES_MAX;
+use thalweg_model::limits::{CONNECTIONS_MAX, MODULE_BYTES_MAX};
 use uuid::Uuid;
 
 /// What one broker needs to know.
@@ -24,6 +25,8 @@ pub struct BrokerConfig {
     pub module_bytes_max: usize,
     /// Settings of the consumer groups that are coordinated here.
     pub groups: GroupSettings,
+    /// What all clients together may have.
+    pub clients: ClientSettings,
     /// Command line of a process that ends in `thalweg_plugin_host::compile_child`.
     pub compiler: Vec<OsString>,
     /// Its place in a cluster; `None`: it is one of its own.
@@ -44,6 +47,45 @@ impl Default for GroupSettings {
     fn default() -> Self {
         let defaults = GroupsConfig::default();
         GroupSettings { partitions: 16, offsets_retention: Duration::from_millis(defaults.offsets_retention_ms) }
+    }
+}
+
+/// What an operator decides about how much clients may have of a broker.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientSettings {
+    /// Bytes that connections may hold: requests that are not whole, answers that are not read, and what is read ahead
+    /// for them. One connection may hold an eighth of it.
+    pub memory_bytes: usize,
+    /// Clients that may be connected; a sixteenth of these places is kept for administrators.
+    pub connections_max: usize,
+    /// Clients that may be connected from one address (an IPv4 address, or the first 64 bits of an IPv6 address).
+    pub connections_per_address_max: usize,
+}
+
+impl Default for ClientSettings {
+    /// 1 GiB, 4,096 clients, 1,024 of one address.
+    fn default() -> Self {
+        ClientSettings {
+            memory_bytes: 1 << 30,
+            connections_max: CONNECTIONS_MAX,
+            connections_per_address_max: CONNECTIONS_MAX / 4,
+        }
+    }
+}
+
+impl ClientSettings {
+    /// Refuses what a broker cannot work with.
+    ///
+    /// # Errors
+    /// Which key is out of its range, and what that is.
+    pub fn check(&self) -> Result<()> {
+        let within = |name: &str, value: usize, min: usize, max: usize| {
+            ensure!((min..=max).contains(&value), "{name} is {value}; it is {min} to {max}");
+            Ok(())
+        };
+        within("memory_bytes", self.memory_bytes, MEMORY_BYTES_MIN, usize::MAX)?;
+        within("connections_max", self.connections_max, 16, CONNECTIONS_CEILING)?;
+        within("connections_per_address_max", self.connections_per_address_max, 1, CONNECTIONS_CEILING)
     }
 }
 
@@ -75,6 +117,7 @@ impl BrokerConfig {
             topics_on_first_use: true,
             module_bytes_max: MODULE_BYTES_MAX,
             groups: GroupSettings::default(),
+            clients: ClientSettings::default(),
             compiler,
             member: None,
         }
@@ -93,3 +136,9 @@ pub struct Started {
     /// The id of the cluster that the broker belongs to.
     pub cluster_id: String,
 }
+
+/// The least that connections may hold together: one of them holds the largest batch, or a module, with an eighth of
+/// it.
+const MEMORY_BYTES_MIN: usize = 256 << 20;
+/// The most clients that may be allowed.
+const CONNECTIONS_CEILING: usize = 1 << 16;

@@ -11,6 +11,9 @@ use tokio::sync::Semaphore;
 use crate::cluster::peers::Peers;
 use crate::cluster::visitors::Visitors;
 use crate::engine::handle::EngineHandle;
+use crate::limits::budget::Budget;
+use crate::limits::refusals::Refusals;
+use crate::limits::windows::Windows;
 use crate::metrics::Metrics;
 use crate::plugins::runtime::Plugins;
 use crate::refusal::unknown_topic;
@@ -22,6 +25,10 @@ pub(crate) struct Ctx {
     pub(crate) visitors: Rc<Visitors>,
     pub(crate) plugins: Plugins,
     pub(crate) metrics: Metrics,
+    /// What connections hold.
+    pub(crate) budget: Rc<Budget>,
+    pub(crate) windows: Rc<Windows>,
+    pub(crate) refusals: Refusals,
     pub(crate) cluster_id: String,
     pub(crate) broker_id: BrokerId,
     /// The brokers that the cluster began with as controllers.

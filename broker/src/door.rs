@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use thalweg_api::{ApiError, ErrorCode, Request, Resource, Right};
+use thalweg_api::{ApiError, ErrorCode, FrameKind, Request, Resource, Right, for_each_request};
 use thalweg_broker_core::OWN_PREFIX;
 use thalweg_model::BrokerId;
 
@@ -60,7 +60,34 @@ impl Ctx {
             _ => Ok(()),
         }
     }
+
+    /// Whether a principal may begin a stream with a frame of this kind, as far as the kind tells: asked before the
+    /// frame is kept, so that nobody has what is refused anyway kept until it is whole.
+    pub(crate) fn may_begin(&self, principal: &Principal, kind: FrameKind) -> Result<(), ApiError> {
+        match right_to_begin(kind) {
+            Some(right) => self.may(principal, right, Resource::Cluster),
+            None => Err(ApiError::malformed(format_args!("a stream does not start with {kind:?}"))),
+        }
+    }
 }
+
+macro_rules! right_to_begin {
+    ($($request:ident)*) => {
+        /// What whoever begins a stream with a frame of this kind must be allowed to, whatever it is about; `None` for
+        /// what no stream begins with.
+        fn right_to_begin(kind: FrameKind) -> Option<Right> {
+            match kind {
+                $(FrameKind::$request => Some(<thalweg_api::$request as Request>::RIGHT),)*
+                FrameKind::Produce => Some(Right::Write),
+                FrameKind::FetchOpen | FrameKind::GroupOpen => Some(Right::Read),
+                FrameKind::MetadataWatch => Some(Right::Describe),
+                _ => None,
+            }
+        }
+    };
+}
+
+for_each_request!(right_to_begin);
 
 /// Clients neither make, change nor write the cluster's own topics.
 fn check_own(topic: &str) -> Result<(), ApiError> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -21,6 +22,10 @@ pub(crate) struct Metrics {
     pub(crate) damaged_modules: Counter,
     pub(crate) repaired_modules: Counter,
     pub(crate) connections: Gauge,
+    pub(crate) connection_memory_bytes: Gauge<u64, AtomicU64>,
+    pub(crate) unread_streams: Counter,
+    /// By cause.
+    refused: Family<[(&'static str, &'static str); 1], Counter>,
     pub(crate) topics: Gauge,
     pub(crate) partitions_offline: Gauge,
     pub(crate) log_memory_bytes: Gauge<u64, AtomicU64>,
@@ -61,6 +66,14 @@ impl Metrics {
         let damaged_modules: Counter = metric!("damaged_modules", "Plugins' modules found to differ from their digest");
         let repaired_modules: Counter = metric!("repaired_modules", "Plugins' modules got back from another broker");
         let connections: Gauge = metric!("connections", "Open client connections");
+        let connection_memory_bytes: Gauge<u64, AtomicU64> = metric!(
+            "connection_memory_bytes",
+            "What connections hold of memory_bytes: requests that are not whole, answers that are not read, and what \
+             is read ahead"
+        );
+        let unread_streams: Counter = metric!("unread_streams", "Streams ended because their client reads no answers");
+        let refused: Family<_, Counter> =
+            metric!("connections_refused", "Connections that were refused, or ended for their cost, by cause");
         let topics: Gauge = metric!("topics", "Topics");
         let partitions_offline: Gauge = metric!(
             "partitions_offline",
@@ -91,6 +104,9 @@ impl Metrics {
             damaged_modules,
             repaired_modules,
             connections,
+            connection_memory_bytes,
+            unread_streams,
+            refused,
             topics,
             partitions_offline,
             log_memory_bytes,
@@ -128,6 +144,11 @@ impl Metrics {
             false if trouble.is_empty() => starting,
             _ => trouble,
         }
+    }
+
+    /// Connections that were refused for this cause.
+    pub(crate) fn refused(&self, cause: &'static str) -> Counter {
+        self.refused.get_or_create(&[("cause", cause)]).clone()
     }
 
     /// Everything that is counted, as OpenMetrics has it.

@@ -1,16 +1,7 @@
-//! How this broker says no: on a stream, and of a partition that it cannot serve.
+//! How this broker says no, of a topic that it does not know and of a partition that it cannot serve.
 
-use quinn::SendStream;
 use thalweg_api::{ApiError, ErrorCode};
 use thalweg_model::TopicId;
-use thalweg_quic::send;
-
-/// Sends an error as the answer and ends the stream.
-pub(crate) async fn refuse(stream: &mut SendStream, error: ApiError) {
-    // The other side may be gone; then nobody misses the answer.
-    let _ = send(stream, error).await;
-    let _ = stream.finish();
-}
 
 /// Says to a client that a partition is offline, and what there is to be done.
 pub(crate) fn damaged(partition: u32, what: &str) -> ApiError {

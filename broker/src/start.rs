@@ -30,9 +30,13 @@ use crate::engine::disk::RealDisk;
 use crate::engine::handle::{EngineHandle, mailbox};
 use crate::engine::outbox::outbox;
 use crate::engine::turn::{Engine, Parts};
+use crate::limits::budget::Budget;
+use crate::limits::refusals::Refusals;
+use crate::limits::windows::Windows;
 use crate::metrics::Metrics;
 use crate::plugins::runtime::Plugins;
 use crate::service::{health, plugins};
+use crate::transport::places::Places;
 use crate::transport::tls::{self, Certificates};
 use crate::transport::{accept, http};
 
@@ -50,11 +54,12 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
     let mut stop = std::pin::pin!(stop);
+    config.clients.check()?;
+    descriptors::raise_limit();
     let opened = open(&config)?;
     let ports = listen(&config, &opened).await?;
     let mut running = join(config, &opened, &ports)?;
     listening(ports.address, &opened.certificates.ca_pem);
-    descriptors::raise_limit();
     let served = serve(&mut running, &opened, &ports, started, stop.as_mut()).await;
     end(running, ports, served).await
 }
@@ -131,6 +136,9 @@ fn join(config: BrokerConfig, opened: &Opened, ports: &Ports) -> Result<Running>
         visitors: Rc::default(),
         plugins: Plugins::new(directory.path.clone(), config.compiler, config.module_bytes_max),
         metrics: ports.metrics.clone(),
+        budget: Budget::new(config.clients.memory_bytes),
+        windows: Windows::new(config.clients.memory_bytes),
+        refusals: Refusals::new(ports.metrics.clone()),
         cluster_id: member.cluster_id.to_string(),
         broker_id: BrokerId(directory.identity.broker_id),
         controllers: member.controllers.iter().map(|(id, ..)| BrokerId(*id)).collect(),
@@ -146,7 +154,7 @@ fn join(config: BrokerConfig, opened: &Opened, ports: &Ports) -> Result<Running>
     Ok(Running {
         engine: spawn_local(engine.run()),
         tasks: vec![
-            spawn_local(accept::accept(ctx.clone(), ports.endpoint.clone())),
+            spawn_local(accept::accept(ctx.clone(), ports.endpoint.clone(), Places::new(config.clients))),
             spawn_local(health::watch(ctx.clone(), directory.clone())),
         ],
         ctx,

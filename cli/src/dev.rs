@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 use thalweg::{DevContext, dev_context_path};
-use thalweg_broker::{BrokerConfig, BrokerSpec, GroupSettings, Started, init_cluster};
+use thalweg_broker::{BrokerConfig, BrokerSpec, ClientSettings, GroupSettings, Started, init_cluster};
 use thalweg_model::counted;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -66,6 +66,7 @@ impl Dev {
             topics_on_first_use: true,
             module_bytes_max: self.module_bytes_max,
             groups: GroupSettings::default(),
+            clients: ClientSettings::default(),
             compiler: vec![program.into_os_string(), OsString::from(COMPILE_COMMAND)],
             member: None,
         };

@@ -57,6 +57,15 @@ pub(crate) struct Serve {
     /// A consumer group without members is forgotten after so long without a commit
     #[arg(long, env = "THALWEG_OFFSETS_RETENTION_MS", value_name = "MS")]
     offsets_retention_ms: Option<u64>,
+    /// Bytes that connections may hold: requests that are not whole, answers that are not read, what is read ahead
+    #[arg(long, env = "THALWEG_MEMORY_BYTES")]
+    memory_bytes: Option<usize>,
+    /// Clients that may be connected; a sixteenth of these places is kept for administrators
+    #[arg(long, env = "THALWEG_CONNECTIONS_MAX")]
+    connections_max: Option<usize>,
+    /// Clients that may be connected from one address
+    #[arg(long, env = "THALWEG_CONNECTIONS_PER_ADDRESS_MAX")]
+    connections_per_address_max: Option<usize>,
 }
 
 impl Serve {
@@ -70,7 +79,7 @@ impl Serve {
             )*};
         }
         take!(data_dir tls_dir listen advertised http controllers rack broker_id topics_on_first_use module_bytes_max);
-        take!(offsets_partitions offsets_retention_ms);
+        take!(offsets_partitions offsets_retention_ms memory_bytes connections_max connections_per_address_max);
         if let Some(id) = self.cluster_id {
             file.cluster_id = id.parse().with_context(|| format!("cluster id {id:?} is no UUID"))?;
         }
@@ -87,6 +96,7 @@ impl Serve {
                 partitions: file.offsets_partitions,
                 offsets_retention: Duration::from_millis(file.offsets_retention_ms),
             },
+            clients: file.clients().with_context(|| self.config.display().to_string())?,
             compiler: vec![program.into_os_string(), OsString::from(COMPILE_COMMAND)],
             member: Some(member),
         };

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::cluster::authority::Authority;
 use crate::cluster::identity::{Identity, Membership};
-use crate::config::{GroupSettings, Member};
+use crate::config::{ClientSettings, GroupSettings, Member};
 use crate::engine::files::write_durably;
 
 /// A broker to be.
@@ -67,6 +67,27 @@ pub struct ConfigFile {
     /// A group without members is forgotten after so long without a commit.
     #[serde(default = "offsets_retention_ms")]
     pub offsets_retention_ms: u64,
+    /// Bytes that connections may hold: requests that are not whole, answers that are not read, what is read ahead.
+    #[serde(default = "memory_bytes")]
+    pub memory_bytes: usize,
+    /// Clients that may be connected; a sixteenth of these places is kept for administrators.
+    #[serde(default = "connections_max")]
+    pub connections_max: usize,
+    /// Clients that may be connected from one address.
+    #[serde(default = "connections_per_address_max")]
+    pub connections_per_address_max: usize,
+}
+
+fn memory_bytes() -> usize {
+    ClientSettings::default().memory_bytes
+}
+
+fn connections_max() -> usize {
+    ClientSettings::default().connections_max
+}
+
+fn connections_per_address_max() -> usize {
+    ClientSettings::default().connections_per_address_max
 }
 
 fn offsets_partitions() -> u32 {
@@ -168,6 +189,9 @@ fn make_broker(
         module_bytes_max: module_bytes_max(),
         offsets_partitions: offsets_partitions(),
         offsets_retention_ms: offsets_retention_ms(),
+        memory_bytes: memory_bytes(),
+        connections_max: connections_max(),
+        connections_per_address_max: connections_per_address_max(),
     };
     let text = toml::to_string_pretty(&config).context("write the configuration")?;
     write_durably(root, &folder.join("broker.toml"), text.as_bytes())?;
@@ -187,6 +211,17 @@ impl ConfigFile {
         config.data_dir = folder.join(&config.data_dir);
         config.tls_dir = folder.join(&config.tls_dir);
         Ok(config)
+    }
+
+    /// What clients may have of the broker.
+    ///
+    /// # Errors
+    /// A key that is out of its range.
+    pub fn clients(&self) -> Result<ClientSettings> {
+        let ConfigFile { memory_bytes, connections_max, connections_per_address_max, .. } = *self;
+        let clients = ClientSettings { memory_bytes, connections_max, connections_per_address_max };
+        clients.check()?;
+        Ok(clients)
     }
 
     /// The broker's place in its cluster.

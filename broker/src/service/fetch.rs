@@ -8,27 +8,32 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use quinn::SendStream;
 use thalweg_api::{ApiError, ErrorCode, FetchControl, FetchOpen, FetchOpened, FetchPush, Resource, Right};
 use thalweg_model::{Offset, OnFailure, PartitionId, Position, RecordBatch, TopicId, TopicPartition};
 use thalweg_plugin_host::{FilterFailure, FilterJob, Filtered};
-use thalweg_quic::{FrameReader, send, send_with_body};
 use thalweg_wire::Frame;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, Semaphore, SemaphorePermit};
 
 use crate::ctx::Ctx;
 use crate::door::Principal;
 use crate::engine::calls::Read;
 use crate::engine::view::PartitionView;
-use crate::refusal::{damaged, refuse};
+use crate::limits::budget::{Account, Charge, Spent};
+use crate::refusal::damaged;
 use crate::service::plugins::{LoadedFilter, load_filter};
 use crate::service::positions::{out_of_range, resolve_to_read};
+use crate::stream::Stream;
+use crate::stream::frames::StreamError;
+use crate::stream::outgoing::Outgoing;
 
 struct Subscription {
     ctx: Rc<Ctx>,
     filter: Option<LoadedFilter>,
     on_failure: OnFailure,
-    stream: Mutex<SendStream>,
+    out: Mutex<Outgoing>,
+    account: Rc<Account>,
+    /// Turns for reading what is to be pushed: what has been read waits until it is written, and no more is read ahead.
+    ahead: Semaphore,
 }
 
 /// What the consumer wants of one partition.
@@ -70,35 +75,37 @@ impl Slot {
 }
 
 /// Serves the stream whose first frame was `first`, a `FetchOpen`.
-pub(crate) async fn serve(
-    ctx: Rc<Ctx>,
-    principal: Principal,
-    first: Frame,
-    mut frames: FrameReader,
-    mut stream: SendStream,
-) {
+pub(crate) async fn serve(ctx: Rc<Ctx>, stream: Stream, first: Frame) {
+    let Stream { principal, account, mut frames, mut out } = stream;
+    frames.expect_small();
     let opened = match open(&ctx, &principal, first).await {
         Ok(opened) => opened,
-        Err(error) => return refuse(&mut stream, error).await,
+        Err(error) => return out.refuse(error).await,
     };
     let (topic, filter, on_failure) = opened;
     let reply = FetchOpened { filter: filter.as_ref().map(|f| f.plugin.clone()) };
-    if send(&mut stream, reply).await.is_err() {
+    if out.send(reply).await.is_err() {
         return;
     }
-    let subscription = Rc::new(Subscription { ctx, filter, on_failure, stream: Mutex::new(stream) });
+    let (out, ahead) = (Mutex::new(out), Semaphore::new(PUSHES_AHEAD));
+    let subscription = Rc::new(Subscription { ctx, filter, on_failure, out, account, ahead });
     let mut slots: HashMap<u32, Rc<Slot>> = HashMap::new();
     let mut tasks = tokio::task::JoinSet::new();
     loop {
-        let control = match frames.next().await {
+        let next = tokio::select! {
+            next = frames.next() => next,
+            // Nothing more can be pushed.
+            Some(_) = tasks.join_next() => break,
+        };
+        let control = match next {
             Ok(Some(frame)) => frame.decode::<FetchControl>(),
+            Err(StreamError::Refused(error)) => Err(error),
             Ok(None) | Err(_) => break,
         };
         let control = match control {
             Ok(control) => control,
             Err(error) => {
-                let mut stream = subscription.stream.lock().await;
-                refuse(&mut stream, error).await;
+                subscription.out.lock().await.refuse(error).await;
                 break;
             }
         };
@@ -109,7 +116,7 @@ pub(crate) async fn serve(
                 let name = TopicPartition { topic, partition: PartitionId(partition) };
                 if let Err(error) = subscription.ctx.find_partition(&name) {
                     let push = failed(partition, control.generation, error);
-                    if send(&mut *subscription.stream.lock().await, push).await.is_err() {
+                    if subscription.out.lock().await.send(push).await.is_err() {
                         break;
                     }
                     continue;
@@ -142,6 +149,19 @@ fn failed(partition: u32, generation: u64, error: ApiError) -> FetchPush {
     FetchPush { partition, generation, error: Some(error), ..Default::default() }
 }
 
+/// The turn of a partition to read what it pushes, and room for that; held until it is written.
+struct Ahead<'a> {
+    _turn: SemaphorePermit<'a>,
+    charge: Charge,
+}
+
+impl Ahead<'_> {
+    async fn wait(s: &Subscription) -> Result<Ahead<'_>, Spent> {
+        let _turn = s.ahead.acquire().await.expect("never closed");
+        Ok(Ahead { _turn, charge: s.account.reserve(PUSH_BYTES).await? })
+    }
+}
+
 /// Pushes one partition until the stream ends.
 async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot>) {
     let mut advanced = s.ctx.engine.watch_partition(name);
@@ -162,9 +182,14 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
         };
         // Whatever changes from here on is looked at once more before anything is waited for.
         metadata.mark_unchanged();
+        let mut ahead = None;
         let (step, view) = match position {
             None => locate(&s.ctx, name, start).await,
-            Some(offset) => next(&s, name, offset, want.credit_bytes as u64).await,
+            Some(offset) => {
+                let Ok(turn) = Ahead::wait(&s).await else { return };
+                ahead = Some(turn);
+                next(&s, name, offset, want.credit_bytes as u64).await
+            }
         };
         let step = match (step, position) {
             // Somebody else leads now: the consumer goes there.
@@ -177,6 +202,7 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
         let gone = s.ctx.find_partition(&name).err();
         let (at, body, mut push, error) = match step {
             Step::Wait if gone.is_none() => {
+                drop(ahead);
                 tokio::select! {
                     changed = advanced.changed() => if changed.is_err() { return },
                     // The topic may be deleted.
@@ -201,6 +227,9 @@ async fn push_partition(s: Rc<Subscription>, name: TopicPartition, slot: Rc<Slot
         push.error = gone.or_else(|| error.map(|error| as_served(&name, &view, error)));
         let stop = push.error.is_some();
         let bytes: usize = body.iter().map(Bytes::len).sum();
+        if let Some(ahead) = &mut ahead {
+            ahead.charge.note(bytes);
+        }
         if !send_push(&s, &name, &view, push, body).await {
             return;
         }
@@ -251,7 +280,7 @@ async fn send_push(
     s.ctx.metrics.fetched_records.inc_by(push.delivered);
     s.ctx.metrics.fetched_bytes.inc_by(body.iter().map(Bytes::len).sum::<usize>() as u64);
     s.ctx.metrics.filtered_records.inc_by(push.filtered);
-    send_with_body(&mut *s.stream.lock().await, push, body).await.is_ok()
+    s.out.lock().await.send_with_body(push, body).await.is_ok()
 }
 
 enum Step {
@@ -367,3 +396,5 @@ async fn run_filter(
 
 /// Most bytes read, and pushed, at once.
 const PUSH_BYTES: usize = 1 << 20;
+/// Pushes of one stream that are read and not yet written.
+const PUSHES_AHEAD: usize = 8;

@@ -123,6 +123,7 @@ pub(crate) async fn watch(ctx: Rc<Ctx>, directory: PathBuf) {
         out_of_touch.look(state.is_out_of_touch, warn, over);
         metrics.set_trouble(state.trouble());
         metrics.log_memory_bytes.set(state.memory_bytes);
+        metrics.connection_memory_bytes.set(ctx.budget.held() as u64);
         metrics.partitions_offline.set(state.out_of_service as i64);
         metrics.partitions_aside.set(asides.len() as i64);
         *ctx.asides.borrow_mut() = asides;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quinn::{Connection, ConnectionError, ReadError, SendStream};
+use quinn::{Connection, ConnectionError, ReadError};
 use sha2::{Digest, Sha256};
 use thalweg_api::{
     ApiError, AssignedPartition, ErrorCode, Filter, FrameKind, GroupAssignment, GroupCommit, GroupCommitReply,
@@ -19,7 +19,6 @@ use thalweg_control::{
 };
 use thalweg_model::TopicPartition;
 use thalweg_model::limits::MEMBER_SECRET_BYTES;
-use thalweg_quic::{FrameReader, StreamError};
 use thalweg_wire::{Frame, encode_message};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -29,34 +28,33 @@ use crate::ctx::Ctx;
 use crate::door::Principal;
 use crate::engine::calls::GroupResult;
 use crate::engine::published::KnownTopic;
-use crate::refusal::refuse;
+use crate::limits::budget::{Account, Charge};
 use crate::service::answers::answered;
 use crate::service::plugins::describe;
+use crate::stream::Stream;
+use crate::stream::frames::StreamError;
+use crate::stream::outgoing::Outgoing;
 
 /// Serves the membership stream whose first frame was `first`, a `GroupOpen`.
-pub(crate) async fn serve(
-    ctx: Rc<Ctx>,
-    principal: Principal,
-    connection: Connection,
-    first: Frame,
-    mut frames: FrameReader,
-    mut stream: SendStream,
-) {
+pub(crate) async fn serve(ctx: Rc<Ctx>, stream: Stream, connection: Connection, first: Frame) {
+    let Stream { principal, account, mut frames, mut out } = stream;
+    frames.expect_small();
     let host = connection.remote_address().ip().to_canonical().to_string();
     let (member, assignment) = match open(&ctx, &principal, first, host).await {
         Ok(opened) => opened,
-        Err(error) => return refuse(&mut stream, error).await,
+        Err(error) => return out.refuse(error).await,
     };
     let (sender, receiver) = unbounded_channel();
-    let _ = sender.send(Ok(encode_message(assignment).0));
-    let writer = tokio::task::spawn_local(write(receiver, stream));
+    let _ = sender.send(Unwritten::charged(Ok(encode_message(assignment).0), None, &account));
+    let writer = tokio::task::spawn_local(write(receiver, out));
+    let answers_to = |place, asked| Answers { replies: sender.clone(), account: account.clone(), place, asked };
     let watch = ctx.engine.watch_member(&member.group, &member.id);
     let unanswered = Arc::new(Semaphore::new(UNANSWERED_MAX));
     let mut answers = tokio::task::JoinSet::new();
     // Something may have changed between the first answer and the watching.
     watch.wake();
     let ended = loop {
-        let permit = unanswered.clone().acquire_owned().await.expect("never closed");
+        let place = unanswered.clone().acquire_owned().await.expect("never closed");
         tokio::select! {
             biased;
             () = writer_gone(&sender) => break None,
@@ -64,13 +62,18 @@ pub(crate) async fn serve(
                 // Its member speaks over a newer stream: what this one still brings would come after what that one
                 // brought.
                 Ok(Some(_)) if !watch.is_latest() => break None,
-                // In the mailbox, where calls keep their order, before anything else is waited for.
-                Ok(Some(frame)) => match member.request(&ctx, frame).await {
-                    Ok(answer) => drop(answers.spawn_local(pass(answer, sender.clone(), permit))),
-                    Err(error) => break Some(error),
+                // In the mailbox, where calls keep their order, before anything else is waited for. What is asked is
+                // charged until it is answered.
+                Ok(Some(frame)) => match account.take(frame.head.len()) {
+                    Ok(charge) => match member.request(&ctx, frame).await {
+                        Ok(answer) => drop(answers.spawn_local(answers_to(place, charge).pass(answer))),
+                        Err(error) => break Some(error),
+                    },
+                    Err(spent) => break Some(spent.into()),
                 },
                 // Without a word of leaving it may come back on another stream, within its session.
                 Ok(None) => break None,
+                Err(StreamError::Refused(error)) => break Some(error),
                 Err(error) => {
                     let is_closed = matches!(connection.close_reason(), Some(ConnectionError::ApplicationClosed(_)));
                     if closed_by_peer(&error) || is_closed {
@@ -81,14 +84,14 @@ pub(crate) async fn serve(
             },
             () = watch.changed() => {
                 let look = member.look(&ctx).await;
-                answers.spawn_local(pass(look, sender.clone(), permit));
+                answers.spawn_local(answers_to(place, account.charge()).pass(look));
             }
             Some(_) = answers.join_next() => {}
         }
     };
     drop(watch);
     if let Some(error) = ended {
-        let _ = sender.send(Err(error));
+        let _ = sender.send(Unwritten::charged(Err(error), None, &account));
     }
     while answers.join_next().await.is_some() {}
     drop(sender);
@@ -102,28 +105,59 @@ fn closed_by_peer(error: &StreamError) -> bool {
 
 type Reply = Result<Bytes, ApiError>;
 
-/// Hands an answer to the writer; an error is the stream's last word.
-async fn pass(answer: impl Future<Output = Reply>, replies: UnboundedSender<Reply>, permit: OwnedSemaphorePermit) {
-    let _ = replies.send(answer.await);
-    drop(permit);
+/// An answer that has not been written: until it is, it keeps its place, and what it holds is charged.
+struct Unwritten {
+    reply: Reply,
+    /// `None` for the stream's first and last words.
+    place: Option<OwnedSemaphorePermit>,
+    charge: Charge,
 }
 
-async fn writer_gone(replies: &UnboundedSender<Reply>) {
+impl Unwritten {
+    /// Without room for it, the answer is that there is none.
+    fn charged(reply: Reply, place: Option<OwnedSemaphorePermit>, account: &Rc<Account>) -> Unwritten {
+        let mut charge = account.charge();
+        let reply = reply.and_then(|bytes| charge.set(bytes.len()).map(|()| bytes).map_err(ApiError::from));
+        Unwritten { reply, place, charge }
+    }
+}
+
+/// The way of one answer to the writer.
+struct Answers {
+    replies: UnboundedSender<Unwritten>,
+    account: Rc<Account>,
+    place: OwnedSemaphorePermit,
+    /// What the request holds.
+    asked: Charge,
+}
+
+impl Answers {
+    /// Hands an answer over when it is known; an error is the stream's last word.
+    async fn pass(self, answer: impl Future<Output = Reply>) {
+        let Answers { replies, account, place, asked } = self;
+        let reply = answer.await;
+        drop(asked);
+        let _ = replies.send(Unwritten::charged(reply, Some(place), &account));
+    }
+}
+
+async fn writer_gone(replies: &UnboundedSender<Unwritten>) {
     replies.closed().await;
 }
 
-async fn write(mut replies: UnboundedReceiver<Reply>, mut stream: SendStream) {
-    while let Some(reply) = replies.recv().await {
+async fn write(mut replies: UnboundedReceiver<Unwritten>, mut out: Outgoing) {
+    while let Some(Unwritten { reply, place, charge }) = replies.recv().await {
         match reply {
             Ok(bytes) => {
-                if stream.write_chunk(bytes).await.is_err() {
+                if out.write(&mut [bytes]).await.is_err() {
                     return;
                 }
             }
-            Err(error) => return refuse(&mut stream, error).await,
+            Err(error) => return out.refuse(error).await,
         }
+        drop((place, charge));
     }
-    let _ = stream.finish();
+    out.finish();
 }
 
 /// A member, as its stream knows it.

@@ -4,11 +4,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quinn::SendStream;
-use thalweg_api::{ApiError, ErrorCode, ProduceReply, Resource, Right};
+use thalweg_api::{ApiError, ErrorCode, FrameKind, ProduceReply, Resource, Right};
 use thalweg_broker_core::Produce;
 use thalweg_model::{BatchError, Codec, Offset, PinEpoch, RecordBatch, TopicPartition};
-use thalweg_quic::{FrameReader, StreamError};
 use thalweg_replica::ProduceError;
 use thalweg_wire::{Frame, encode_message};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -17,48 +15,85 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::ctx::Ctx;
 use crate::door::Principal;
 use crate::engine::calls::{OffsetResult, Reply};
+use crate::limits::budget::{Charge, Spent};
 use crate::refusal::{damaged, lost};
+use crate::stream::Stream;
+use crate::stream::frames::StreamError;
+use crate::stream::outgoing::Outgoing;
+
+/// An answer, and its place among those that have not been written.
+struct Answer {
+    reply: ProduceReply,
+    place: OwnedSemaphorePermit,
+}
 
 /// Serves the stream whose first frame was `first`.
-pub(crate) async fn serve(
-    ctx: Rc<Ctx>,
-    principal: Principal,
-    first: Frame,
-    mut frames: FrameReader,
-    replies: SendStream,
-) {
+pub(crate) async fn serve(ctx: Rc<Ctx>, stream: Stream, first: Frame) {
+    let Stream { principal, account, mut frames, out } = stream;
+    frames.expect_only(FrameKind::Produce);
     let (sender, receiver) = unbounded_channel();
-    let writer = tokio::task::spawn_local(write_replies(receiver, replies));
-    let unanswered = Arc::new(Semaphore::new(UNANSWERED_MAX));
+    let writer = tokio::task::spawn_local(write_replies(receiver, out));
+    let mut unwritten = Unwritten { places: Arc::new(Semaphore::new(UNANSWERED_MAX)), charge: account.charge() };
     let mut next = Ok(Some(first));
-    while let Ok(Some(frame)) = next {
+    let ended = loop {
+        let frame = match next {
+            // Without a writer, whose stream is lost or is not read, nobody would hear of it.
+            Ok(Some(frame)) if !sender.is_closed() => frame,
+            Ok(_) => break None,
+            Err(error) => break Some(error),
+        };
         // Back-pressure instead of memory: QUIC's flow control holds the producer while segments lag behind.
         ctx.engine.room().await;
-        let permit = unanswered.clone().acquire_owned().await.expect("never closed");
-        if let Err(error) = append(&ctx, &principal, frame, &sender, permit).await {
+        let appended = match unwritten.place().await {
+            Ok(place) => append(&ctx, &principal, frame, &sender, place).await,
+            Err(spent) => Err(StreamError::Refused(spent.into())),
+        };
+        if let Err(error) = appended {
             ctx.metrics.produce_errors.inc();
-            tracing::debug!(%error, "produce stream closed");
-            break;
+            break Some(error);
         }
         next = frames.next().await;
-    }
-    drop(sender);
+    };
+    // What has come of a frame is given back, and no more of it is taken.
+    drop((frames, sender));
     // Answers that are still out go first; a stream reset by the client ends the writer at once.
-    let _ = writer.await;
+    let Ok(Some(mut out)) = writer.await else { return };
+    match ended {
+        Some(StreamError::Refused(error)) => out.refuse(error).await,
+        Some(StreamError::Frame(error)) => out.refuse(ApiError::malformed(error)).await,
+        _ => out.finish(),
+    }
+}
+
+/// Places for answers until they are written, not only until they are known: who does not read them gets no more.
+struct Unwritten {
+    places: Arc<Semaphore>,
+    charge: Charge,
+}
+
+impl Unwritten {
+    /// A place, once there is one. They are charged by many at a time: a producer that reads its answers comes by with
+    /// one charge.
+    async fn place(&mut self) -> Result<OwnedSemaphorePermit, Spent> {
+        let place = self.places.clone().acquire_owned().await.expect("never closed");
+        let taken = UNANSWERED_MAX - self.places.available_permits();
+        self.charge.set(taken.next_multiple_of(PLACES_CHARGED) * ANSWER_BYTES)?;
+        Ok(place)
+    }
 }
 
 async fn append(
     ctx: &Rc<Ctx>,
     principal: &Principal,
     frame: Frame,
-    replies: &UnboundedSender<ProduceReply>,
-    permit: OwnedSemaphorePermit,
+    replies: &UnboundedSender<Answer>,
+    place: OwnedSemaphorePermit,
 ) -> Result<(), StreamError> {
     let request = match frame.into_produce()? {
         Ok(request) => request,
         Err(refused) => {
             ctx.metrics.produce_errors.inc();
-            let _ = replies.send(refused);
+            let _ = replies.send(Answer { reply: refused, place });
             return Ok(());
         }
     };
@@ -66,11 +101,10 @@ async fn append(
     let answer = {
         let (replies, errors) = (replies.clone(), ctx.metrics.produce_errors.clone());
         move |base_offset: Result<Offset, ApiError>| {
-            drop(permit);
             if base_offset.is_err() {
                 errors.inc();
             }
-            let _ = replies.send(ProduceReply { request_id, base_offset });
+            let _ = replies.send(Answer { reply: ProduceReply { request_id, base_offset }, place });
         }
     };
     let may = || ctx.may(principal, Right::Write, Resource::TopicId(name.topic));
@@ -129,21 +163,36 @@ fn refused(partition: u32, error: &ProduceError) -> ApiError {
     }
 }
 
-async fn write_replies(mut replies: UnboundedReceiver<ProduceReply>, mut stream: SendStream) {
+/// Writes answers, and gives the stream back behind the last one. Their places are given back when they are written,
+/// all of one write at once.
+async fn write_replies(mut replies: UnboundedReceiver<Answer>, mut out: Outgoing) -> Option<Outgoing> {
     let mut some = Vec::with_capacity(REPLIES_MAX);
     while replies.recv_many(&mut some, REPLIES_MAX).await > 0 {
-        let mut chunks: Vec<_> = some.drain(..).map(|reply| encode_message(reply).0).collect();
-        if stream.write_all_chunks(&mut chunks).await.is_err() {
-            return;
+        let mut places: Option<OwnedSemaphorePermit> = None;
+        let mut chunks = Vec::with_capacity(some.len());
+        for Answer { reply, place } in some.drain(..) {
+            chunks.push(encode_message(reply).0);
+            match &mut places {
+                Some(places) => places.merge(place),
+                None => places = Some(place),
+            }
+        }
+        if let Err(error) = out.write(&mut chunks).await {
+            tracing::debug!(%error, "answers of a produce stream are lost");
+            return None;
         }
     }
-    let _ = stream.finish();
+    Some(out)
 }
 
 /// Answers sent in one write at most.
 const REPLIES_MAX: usize = 256;
-/// Batches of one stream that may wait for their answer; the reader stops above it.
+/// Batches of one stream whose answers may not have been written yet; the reader stops above it.
 const UNANSWERED_MAX: usize = 4096;
+/// Answers that are charged together.
+const PLACES_CHARGED: usize = 256;
+/// Bytes that an answer holds until it is written, its text included if it is an error.
+const ANSWER_BYTES: usize = 256;
 /// Largest batch whose records are checked on the thread that owns the partitions: some 100 µs, measured with records
 /// of 100 bytes (bench/RESULTS.md). What has to be decompressed, and larger ones, are checked on another thread.
 const CHECKED_HERE_BYTES: usize = 512 << 10;

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use quinn::SendStream;
 use ring::rand::SecureRandom;
 use thalweg_api::{
     AddPartitionsReply, AddPartitionsRequest, ApiError, CreateTopicReply, CreateTopicRequest, DeleteTopicReply,
@@ -16,42 +15,41 @@ use thalweg_api::{
 use thalweg_control::Request;
 use thalweg_model::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_MS_MIN};
 use thalweg_model::{ProducerEpoch, TopicConfig, TopicId, TopicPartition};
-use thalweg_quic::{FrameReader, send};
-use thalweg_wire::Frame;
+use thalweg_wire::{Frame, encode_message};
 use uuid::Uuid;
 
 use crate::cluster::forward::call;
 use crate::ctx::Ctx;
 use crate::door::{Principal, Service};
 use crate::engine::view::View;
-use crate::refusal::refuse;
 use crate::service::answers::answered;
 use crate::service::describe;
 use crate::service::positions::resolve;
+use crate::stream::Stream;
 
 /// Sends the metadata of some topics at once and after every change, until the client goes away.
-pub(crate) async fn watch(
-    ctx: Rc<Ctx>,
-    principal: Principal,
-    first: Frame,
-    mut frames: FrameReader,
-    mut stream: SendStream,
-) {
+pub(crate) async fn watch(ctx: Rc<Ctx>, stream: Stream, first: Frame) {
+    let Stream { principal, account, mut frames, mut out } = stream;
+    frames.expect_small();
     let request: MetadataWatch = match first.decode() {
         Ok(request) => request,
-        Err(error) => return refuse(&mut stream, error).await,
+        Err(error) => return out.refuse(error).await,
     };
     if let Err(error) = ctx.may(&principal, Right::Describe, Resource::Cluster) {
-        return refuse(&mut stream, error).await;
+        return out.refuse(error).await;
     }
     let mut changed = ctx.engine.watch_metadata();
-    let mut last = None;
+    // What was sent last is kept to be compared with, and charged as long as the stream is open.
+    let (mut last, mut charge) = (None, account.charge());
     loop {
         changed.borrow_and_update();
         let now = metadata(&ctx, &principal, MetadataRequest { topics: request.topics.clone(), create_missing: false });
-        let now = now.await;
+        let (now, _) = encode_message(now.await);
         if last.as_ref() != Some(&now) {
-            if send(&mut stream, now.clone()).await.is_err() {
+            if let Err(spent) = charge.set(now.len()) {
+                return out.refuse(spent.into()).await;
+            }
+            if out.write(&mut [now.clone()]).await.is_err() {
                 return;
             }
             last = Some(now);

@@ -5,20 +5,22 @@ use std::time::Duration;
 
 use quinn::{Connection, RecvStream, SendStream};
 use thalweg_api::{ApiError, FrameKind};
-use thalweg_quic::{FrameReader, StreamError};
 
 use crate::cluster::authority::proves;
 use crate::ctx::Ctx;
 use crate::door::Principal;
-use crate::refusal::refuse;
+use crate::limits::budget::Account;
 use crate::service::{fetch, membership, produce, topics};
+use crate::stream::Stream;
+use crate::stream::frames::{Frames, StreamError};
+use crate::stream::outgoing::Outgoing;
 use crate::transport::hello::greet;
 use crate::transport::router;
 
 /// Serves a client's connection: its hello, then its streams until it ends.
-pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection) {
+pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection, account: Rc<Account>) {
     let principal = of_client(&connection);
-    match tokio::time::timeout(HELLO_TIMEOUT, greet(&ctx, &connection)).await {
+    match tokio::time::timeout(HELLO_TIMEOUT, greet(&ctx, &connection, &account)).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) => {
             // The answer says why; the close must not overtake it.
@@ -32,12 +34,14 @@ pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection) {
         }
         Err(_) => return connection.close(CLOSE_PROTOCOL.into(), b"no hello"),
     }
+    let _window = ctx.windows.widen(&connection);
     let mut streams = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
             accepted = connection.accept_bi() => match accepted {
-                Ok((sender, receiver)) => {
-                    streams.spawn_local(stream(ctx.clone(), principal, connection.clone(), sender, receiver));
+                Ok(opened) => {
+                    let (ctx, connection, account) = (ctx.clone(), connection.clone(), account.clone());
+                    streams.spawn_local(stream(ctx, principal, connection, account, opened));
                 }
                 Err(_) => return,
             },
@@ -46,8 +50,19 @@ pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection) {
     }
 }
 
+/// Tells a client that there is no place for it, as the answer to its hello, and closes its connection.
+pub(crate) async fn turn_away(ctx: &Ctx, connection: Connection, account: Rc<Account>, why: ApiError) {
+    let telling = async {
+        let (sender, _hello) = connection.accept_bi().await.ok()?;
+        Outgoing::new(sender, account, ctx.metrics.unread_streams.clone()).refuse(why).await;
+        Some(connection.closed().await)
+    };
+    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, telling).await;
+    connection.close(CLOSE_FULL.into(), b"too many connections");
+}
+
 /// Who the client at the other end of a connection is.
-fn of_client(connection: &Connection) -> Principal {
+pub(crate) fn of_client(connection: &Connection) -> Principal {
     if connection.remote_address().ip().to_canonical().is_loopback() {
         return Principal::Near;
     }
@@ -61,24 +76,41 @@ async fn stream(
     ctx: Rc<Ctx>,
     principal: Principal,
     connection: Connection,
-    mut sender: SendStream,
-    receiver: RecvStream,
+    account: Rc<Account>,
+    (sender, receiver): (SendStream, RecvStream),
 ) {
-    let mut frames = FrameReader::new(receiver);
+    let mut out = Outgoing::new(sender, account.clone(), ctx.metrics.unread_streams.clone());
+    let _own = match account.take(STREAM_BYTES) {
+        Ok(charge) => charge,
+        Err(spent) => return out.refuse(spent.into()).await,
+    };
+    let mut frames = Frames::of_client(receiver, &account, ctx.clone(), principal);
     let first = match frames.next().await {
         Ok(Some(frame)) => frame,
         Ok(None) => return,
-        Err(StreamError::Frame(error)) => {
-            return refuse(&mut sender, ApiError::malformed(error)).await;
+        Err(error) => {
+            // What has come of it is given back before anything is waited for.
+            drop(frames);
+            return match error {
+                StreamError::Frame(error) => out.refuse(ApiError::malformed(error)).await,
+                StreamError::Refused(error) => out.refuse(error).await,
+                _ => {}
+            };
         }
-        Err(_) => return,
     };
-    match first.kind {
-        FrameKind::Produce => produce::serve(ctx, principal, first, frames, sender).await,
-        FrameKind::FetchOpen => fetch::serve(ctx, principal, first, frames, sender).await,
-        FrameKind::MetadataWatch => topics::watch(ctx, principal, first, frames, sender).await,
-        FrameKind::GroupOpen => membership::serve(ctx, principal, connection, first, frames, sender).await,
-        _ => router::serve(ctx, principal, first, sender).await,
+    let kind = first.kind;
+    let stream = Stream { principal, account, frames, out };
+    match kind {
+        FrameKind::Produce => produce::serve(ctx, stream, first).await,
+        FrameKind::FetchOpen => fetch::serve(ctx, stream, first).await,
+        FrameKind::MetadataWatch => topics::watch(ctx, stream, first).await,
+        FrameKind::GroupOpen => membership::serve(ctx, stream, connection, first).await,
+        _ => {
+            let Stream { frames, out, .. } = stream;
+            router::serve(ctx, principal, first, out).await;
+            // The request was charged until here.
+            drop(frames);
+        }
     }
 }
 
@@ -88,3 +120,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Code of a connection that is closed because of how it began, for the client's error message.
 const CLOSE_PROTOCOL: u32 = 2;
+/// Code of a connection that is closed because there is no place for it.
+const CLOSE_FULL: u32 = 5;
+/// What an open stream costs, whatever comes on it: its task, and quinn's and the readers' state.
+const STREAM_BYTES: usize = 8 << 10;

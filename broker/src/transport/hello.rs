@@ -1,20 +1,23 @@
 //! The first words of a client: which version both speak, and whether this broker can serve anybody yet.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use quinn::Connection;
 use thalweg_api::{ApiError, ErrorCode, Hello, HelloReply};
 use thalweg_model::check_client_id;
-use thalweg_quic::{FrameReader, StreamError, send};
 use thalweg_wire::{agree, versions};
 
 use crate::ctx::Ctx;
-use crate::refusal::refuse;
+use crate::limits::budget::Account;
+use crate::stream::frames::{Frames, StreamError};
+use crate::stream::outgoing::Outgoing;
 
 /// Agrees on a version; false for a client that was refused.
-pub(crate) async fn greet(ctx: &Ctx, connection: &Connection) -> Result<bool, StreamError> {
-    let (mut sender, receiver) = connection.accept_bi().await.map_err(quinn::ReadError::ConnectionLost)?;
-    let Some(frame) = FrameReader::new(receiver).next().await? else {
+pub(crate) async fn greet(ctx: &Ctx, connection: &Connection, account: &Rc<Account>) -> Result<bool, StreamError> {
+    let (sender, receiver) = connection.accept_bi().await.map_err(quinn::ReadError::ConnectionLost)?;
+    let mut out = Outgoing::new(sender, account.clone(), ctx.metrics.unread_streams.clone());
+    let Some(frame) = Frames::of_hello(receiver, account).next().await? else {
         return Err(StreamError::Truncated);
     };
     let hello: Hello = frame.expect()?;
@@ -23,7 +26,7 @@ pub(crate) async fn greet(ctx: &Ctx, connection: &Connection) -> Result<bool, St
         named.map_err(|e| ApiError::new(ErrorCode::InvalidRequest, format!("client id: {e}")))
     });
     if let Err(error) = checked {
-        refuse(&mut sender, error).await;
+        out.refuse(error).await;
         return Ok(false);
     }
     // Before it has caught up with the metadata it would take topics for unknown that are only unknown to itself.
@@ -36,7 +39,7 @@ pub(crate) async fn greet(ctx: &Ctx, connection: &Connection) -> Result<bool, St
             .unwrap_or_default();
         let what =
             format!("broker {} has not joined its cluster yet{why}; ask another broker, or again later", ctx.broker_id);
-        refuse(&mut sender, ApiError::new(ErrorCode::NotLeader, what)).await;
+        out.refuse(ApiError::new(ErrorCode::NotLeader, what)).await;
         return Ok(false);
     }
     let reply = HelloReply {
@@ -46,8 +49,9 @@ pub(crate) async fn greet(ctx: &Ctx, connection: &Connection) -> Result<bool, St
         broker_id: ctx.broker_id,
         broker_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    send(&mut sender, reply).await?;
-    let _ = sender.finish();
+    // A client that is gone is noticed by its streams.
+    let _ = out.send(reply).await;
+    out.finish();
     let from = connection.remote_address();
     tracing::debug!(%from, client_id = hello.client_id, version = hello.client_version, "a client is connected");
     Ok(true)

@@ -6,5 +6,7 @@ pub(crate) mod client;
 pub(crate) mod hello;
 pub(crate) mod http;
 pub(crate) mod peer;
+pub(crate) mod places;
 pub(crate) mod router;
 pub(crate) mod tls;
+pub(crate) mod turns;

@@ -6,27 +6,29 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use quinn::{Connection, RecvStream, SendStream};
+use quinn::Connection;
 use thalweg_api::{ApiError, ErrorCode, PeerHello, PeerHelloReply, PeerMessages};
 use thalweg_broker_core::{NodeMessage, Peer};
 use thalweg_control::ControlError;
 use thalweg_model::BrokerId;
-use thalweg_quic::{FrameReader, send};
 
 use crate::cluster::authority::{peer_name, proves};
 use crate::cluster::visitors::Visitor;
 use crate::ctx::Ctx;
 use crate::door::Principal;
 use crate::engine::view::View;
-use crate::refusal::refuse;
+use crate::limits::budget::Account;
+use crate::limits::refusals::Cause;
+use crate::stream::frames::Frames;
+use crate::stream::outgoing::Outgoing;
 use crate::transport::router;
 
 /// Serves a connection that another broker has made.
-pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection) {
-    let visitor = match tokio::time::timeout(HELLO_TIMEOUT, greet(&ctx, &connection)).await {
+pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection, account: Rc<Account>) {
+    let visitor = match tokio::time::timeout(HELLO_TIMEOUT, greet(&ctx, &connection, &account)).await {
         Ok(Ok(visitor)) => visitor,
         Ok(Err(error)) => {
-            tracing::warn!(from = %connection.remote_address(), error = format!("{error:#}"), "a peer was refused");
+            ctx.refusals.note(Cause::Peer, &connection.remote_address(), &format!("{error:#}"));
             // Its answer says why; the close must not overtake it.
             tokio::time::sleep(REFUSAL_TIME).await;
             return connection.close(CLOSE_REFUSED.into(), b"refused");
@@ -37,12 +39,17 @@ pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection) {
     loop {
         tokio::select! {
             accepted = connection.accept_uni() => match accepted {
-                Ok(stream) => drop(streams.spawn_local(receive(ctx.clone(), visitor.peer, stream))),
+                Ok(stream) => {
+                    let frames = Frames::of_peer(stream, &account);
+                    streams.spawn_local(receive(ctx.clone(), visitor.peer, frames));
+                }
                 Err(_) => return,
             },
             accepted = connection.accept_bi() => match accepted {
                 Ok((sender, receiver)) => {
-                    streams.spawn_local(request(ctx.clone(), visitor.peer.id, sender, receiver));
+                    let out = Outgoing::new(sender, account.clone(), ctx.metrics.unread_streams.clone());
+                    let frames = Frames::of_peer(receiver, &account);
+                    streams.spawn_local(request(ctx.clone(), visitor.peer.id, frames, out));
                 }
                 Err(_) => return,
             },
@@ -52,27 +59,28 @@ pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection) {
 }
 
 /// Another broker asks, for a client of its own or for itself.
-async fn request(ctx: Rc<Ctx>, peer: BrokerId, mut sender: SendStream, receiver: RecvStream) {
-    match FrameReader::new(receiver).next().await {
-        Ok(Some(frame)) => router::serve(ctx, Principal::Broker(peer), frame, sender).await,
+async fn request(ctx: Rc<Ctx>, peer: BrokerId, mut frames: Frames, mut out: Outgoing) {
+    match frames.next().await {
+        Ok(Some(frame)) => router::serve(ctx, Principal::Broker(peer), frame, out).await,
         Ok(None) => {}
-        Err(error) => refuse(&mut sender, ApiError::malformed(error)).await,
+        Err(error) => out.refuse(ApiError::malformed(error)).await,
     }
 }
 
 /// Who is there, and may they be?
-async fn greet(ctx: &Ctx, connection: &Connection) -> Result<Visitor> {
-    let (mut sender, receiver) = connection.accept_bi().await?;
-    let frame = FrameReader::new(receiver).next().await?.context("no hello")?;
+async fn greet(ctx: &Ctx, connection: &Connection, account: &Rc<Account>) -> Result<Visitor> {
+    let (sender, receiver) = connection.accept_bi().await?;
+    let mut out = Outgoing::new(sender, account.clone(), ctx.metrics.unread_streams.clone());
+    let frame = Frames::of_hello(receiver, account).next().await?.context("no hello")?;
     let hello: PeerHello = frame.expect()?;
     match let_in(ctx, connection, hello).await {
         Ok((visitor, remembered)) => {
-            send(&mut sender, PeerHelloReply { broker_id: ctx.broker_id, remembered }).await?;
-            let _ = sender.finish();
+            out.send(PeerHelloReply { broker_id: ctx.broker_id, remembered }).await?;
+            out.finish();
             Ok(visitor)
         }
         Err(refusal) => {
-            refuse(&mut sender, refusal.clone()).await;
+            out.refuse(refusal.clone()).await;
             bail!(refusal.message)
         }
     }
@@ -122,10 +130,10 @@ fn taken(view: &View<'_>, id: BrokerId) -> ControlError {
 }
 
 /// Hands what another broker says to the engine, in its order, until the stream ends.
-async fn receive(ctx: Rc<Ctx>, from: Peer, stream: RecvStream) {
-    let mut frames = FrameReader::new(stream);
+async fn receive(ctx: Rc<Ctx>, from: Peer, mut frames: Frames) {
     while let Ok(Some(frame)) = frames.next().await {
         let (kind, mut body) = (frame.kind, frame.body.clone());
+        let bytes = frame.head.len() + body.len();
         let Ok(messages) = frame.expect::<PeerMessages>() else {
             tracing::warn!(
                 broker = %from.id, ?kind,
@@ -133,7 +141,6 @@ async fn receive(ctx: Rc<Ctx>, from: Peer, stream: RecvStream) {
             );
             return;
         };
-        let bytes = frame.head.len() + body.len();
         // What comes before one that does not read counts.
         let (mut said, mut unreadable) = (Vec::with_capacity(messages.heads.len()), None);
         for head in messages.heads {
@@ -154,7 +161,7 @@ async fn receive(ctx: Rc<Ctx>, from: Peer, stream: RecvStream) {
 }
 
 /// How long another broker may take for its hello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the answer that says why may take before the connection is closed.
 const REFUSAL_TIME: Duration = Duration::from_millis(200);
 /// Code of a connection that is closed because of what the other side said.

@@ -5,23 +5,22 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use quinn::SendStream;
 use thalweg_api::{ApiError, FrameKind, Request, for_each_request};
 use thalweg_wire::{Codec, Frame, encode_message};
 
 use crate::cluster::forward::elsewhere;
 use crate::ctx::Ctx;
 use crate::door::{Principal, Service};
-use crate::refusal::refuse;
+use crate::stream::outgoing::Outgoing;
 
 /// Answers one request and ends the stream.
-pub(crate) async fn serve(ctx: Rc<Ctx>, principal: Principal, frame: Frame, mut stream: SendStream) {
+pub(crate) async fn serve(ctx: Rc<Ctx>, principal: Principal, frame: Frame, mut out: Outgoing) {
     let (head, body) = match answer(&ctx, &principal, frame).await {
         Ok(answer) => answer,
-        Err(error) => return refuse(&mut stream, error).await,
+        Err(error) => return out.refuse(error).await,
     };
-    match stream.write_all_chunks(&mut [head, body]).await {
-        Ok(()) => drop(stream.finish()),
+    match out.write_charged(&mut [head, body]).await {
+        Ok(()) => out.finish(),
         Err(error) => tracing::debug!(%error, "request lost"),
     }
 }

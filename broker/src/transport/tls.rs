@@ -13,6 +13,7 @@ use rustls::server::WebPkiClientVerifier;
 use thalweg_quic::{RESET_SECRET_BYTES, SOCKET_BUFFER_BYTES, Side, crypto_provider, transport};
 
 use crate::cluster::authority::{Authority, write_private};
+use crate::limits::windows::WINDOW_MIN;
 
 /// What a broker proves itself with, to clients and, as broker `id`, to its peers.
 pub(crate) struct Certificates {
@@ -79,7 +80,14 @@ impl Certificates {
         tls.ignore_client_order = true;
         let crypto = QuicServerConfig::try_from(tls).context("QUIC from the TLS configuration")?;
         let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        config.transport_config(Arc::new(transport(ACCEPTED)));
+        let mut accepted = transport(ACCEPTED);
+        // Widened once it is known who is there.
+        accepted.receive_window((WINDOW_MIN as u32).into()).send_window(WINDOW_MIN as u64);
+        config.transport_config(Arc::new(accepted));
+        config
+            .max_incoming(INCOMING_MAX)
+            .incoming_buffer_size(INCOMING_BYTES)
+            .incoming_buffer_size_total(INCOMING_MAX as u64 * INCOMING_BYTES);
         Ok(config)
     }
 
@@ -112,11 +120,15 @@ pub(crate) fn endpoint(address: SocketAddr, certificates: &Certificates) -> Resu
     Ok(thalweg_quic::endpoint(socket, Some(secret), Some(certificates.server_config()?))?)
 }
 
-/// The broker's side of a connection that a client or a peer has made.
+/// Newcomers that quinn keeps for this broker, and bytes of each that it keeps meanwhile: a few datagrams.
+const INCOMING_MAX: usize = 2_048;
+const INCOMING_BYTES: u64 = 16 << 10;
+/// The broker's side of a connection that a client or a peer has made. Only peers open unidirectional streams, once it
+/// is known that they are.
 const ACCEPTED: Side = Side {
     connects: false,
     bidi_streams_max: 1024,
-    uni_streams_max: 16,
+    uni_streams_max: 0,
     keep_alive: Some(Duration::from_secs(5)),
     idle_timeout: Duration::from_secs(15),
 };
