@@ -45,7 +45,18 @@ impl Broker {
 
     /// The same with more arguments.
     pub fn start_with(directory: &Path, port: u16, more: &[&str]) -> Broker {
-        let mut child = Command::new(thalweg())
+        Self::start_by(Command::new(thalweg()), directory, port, more)
+    }
+
+    /// The same with so many open files at most.
+    pub fn start_limited(directory: &Path, open_files: u32) -> Broker {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {open_files} && exec \"$0\" \"$@\"")]).arg(thalweg());
+        Self::start_by(shell, directory, 0, &[])
+    }
+
+    fn start_by(mut command: Command, directory: &Path, port: u16, more: &[&str]) -> Broker {
+        let mut child = command
             .args(["dev", "--http-port", "0", "--port", &port.to_string(), "--data-dir"])
             .arg(directory)
             .args(more)
@@ -130,8 +141,13 @@ struct Place {
 impl Cluster {
     /// Makes a cluster of `count` brokers in `root` and starts them.
     pub fn start(root: &Path, count: u32) -> Cluster {
+        Cluster::start_with(root, count, |text| text)
+    }
+
+    /// The same, with each `broker.toml` as `adjust` makes it.
+    pub fn start_with(root: &Path, count: u32, adjust: impl Fn(String) -> String) -> Cluster {
         let place = |id| (id, Place { port: free_port(), listen: None, child: None });
-        Cluster::start_at(root, (1..=count).map(place).collect())
+        Cluster::start_at(root, (1..=count).map(place).collect(), adjust)
     }
 
     /// The same, with something between the brokers and those who reach them: `relay` hears where they will listen, and
@@ -144,14 +160,19 @@ impl Cluster {
         let listen: BTreeMap<u32, u16> = (1..=count).map(|id| (id, free_port())).collect();
         let (ports, relay) = relay(&listen);
         let place = |(id, listen): (&u32, &u16)| (*id, Place { port: ports[id], listen: Some(*listen), child: None });
-        (Cluster::start_at(root, listen.iter().map(place).collect()), relay)
+        (Cluster::start_at(root, listen.iter().map(place).collect(), |text| text), relay)
     }
 
-    fn start_at(root: &Path, brokers: BTreeMap<u32, Place>) -> Cluster {
+    fn start_at(root: &Path, brokers: BTreeMap<u32, Place>, adjust: impl Fn(String) -> String) -> Cluster {
         let specs = brokers.iter().map(|(id, place)| format!("{id}@localhost:{}", place.port));
         let made = Command::new(thalweg()).args(["cluster", "init"]).arg(root).args(specs).output().expect("it runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let ca_pem = std::fs::read(root.join("ca.pem")).expect("the cluster has a CA");
+        for id in brokers.keys() {
+            let file = root.join(format!("broker-{id}/broker.toml"));
+            let text = std::fs::read_to_string(&file).expect("it was just made");
+            std::fs::write(&file, adjust(text)).expect("it can be written");
+        }
         let mut cluster = Cluster { root: root.to_owned(), ca_pem, brokers };
         let ids: Vec<u32> = cluster.brokers.keys().copied().collect();
         let mut children: Vec<(u32, Child)> = ids.into_iter().map(|id| (id, cluster.spawn(id))).collect();

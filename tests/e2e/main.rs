@@ -55,6 +55,16 @@ async fn read_all(client: &Client, topic: &str) -> HashMap<u32, Vec<String>> {
     found
 }
 
+/// How many records of a topic are in each partition.
+async fn count_all(client: &Client, topic: &str) -> HashMap<u32, usize> {
+    let consumer = client.consumer(topic).from_beginning().until_end().build().await.unwrap();
+    let mut found: HashMap<u32, usize> = HashMap::new();
+    while let Some(record) = consumer.next().await.transpose().unwrap() {
+        *found.entry(record.partition()).or_default() += 1;
+    }
+    found
+}
+
 /// Design, promise 1; issue 3, "Durability": kill -9, twenty times in a row under load.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_kills_under_load_lose_and_duplicate_nothing() {

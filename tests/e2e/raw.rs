@@ -1,6 +1,8 @@
 //! A client that speaks the protocol by hand, so that it can send what no SDK sends.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use thalweg_api::ApiError;
@@ -26,13 +28,42 @@ impl Raw {
         let (endpoint, config) = endpoint_of(ca_pem, thalweg_wire::ALPN_CLIENT);
         let to = SocketAddr::from(([127, 0, 0, 1], port));
         let connection = endpoint.connect_with(config, to, "localhost").unwrap().await.unwrap();
+        Raw::greet(endpoint, connection).await.unwrap()
+    }
+
+    /// A client at another address of this machine.
+    pub(crate) async fn connect_from(ca_pem: &[u8], port: u16, from: Ipv4Addr) -> Raw {
+        let (_, config) = endpoint_of(ca_pem, thalweg_wire::ALPN_CLIENT);
+        let endpoint = quinn::Endpoint::client(SocketAddr::from((from, 0))).unwrap();
+        let to = SocketAddr::from(([127, 0, 0, 1], port));
+        let connection = endpoint.connect_with(config, to, "localhost").unwrap().await.unwrap();
+        Raw::greet(endpoint, connection).await.unwrap()
+    }
+
+    /// A client that leaves unread what comes: the other end may send `unread_bytes` of each stream and no more.
+    pub(crate) async fn connect_unread(broker: &Broker, unread_bytes: u32) -> Raw {
+        let (endpoint, mut config) = endpoint_of(&broker.ca_pem, thalweg_wire::ALPN_CLIENT);
+        let mut transport = quinn::TransportConfig::default();
+        transport.stream_receive_window(unread_bytes.into());
+        config.transport_config(Arc::new(transport));
+        let to = SocketAddr::from(([127, 0, 0, 1], broker.port()));
+        let connection = endpoint.connect_with(config, to, "localhost").unwrap().await.unwrap();
+        Raw::greet(endpoint, connection).await.unwrap()
+    }
+
+    /// Says hello on a new connection.
+    pub(crate) async fn greet(endpoint: quinn::Endpoint, connection: quinn::Connection) -> Result<Raw, ApiError> {
         let raw = Raw { connection, _endpoint: endpoint };
         let hello = proto::Hello {
             versions: thalweg_wire::versions().into_iter().map(Into::into).collect(),
             ..Default::default()
         };
-        raw.request::<_, proto::HelloReply>(&hello).await.unwrap();
-        raw
+        raw.request::<_, proto::HelloReply>(&hello).await.map(|_| raw)
+    }
+
+    /// True until either end has closed the connection, or it was lost.
+    pub(crate) fn is_open(&self) -> bool {
+        self.connection.close_reason().is_none()
     }
 
     /// One request on a stream of its own.
@@ -89,6 +120,12 @@ impl RawStream {
         self.sender.write_chunk(bytes).await.unwrap();
     }
 
+    /// Sends what the other end takes within a moment; false once it takes nothing.
+    pub(crate) async fn try_send(&mut self, bytes: Bytes) -> bool {
+        let sent = tokio::time::timeout(MOMENT, self.sender.write_chunk(bytes)).await;
+        matches!(sent, Ok(Ok(())))
+    }
+
     pub(crate) async fn produce(&mut self, head: proto::Produce, batch: Bytes) {
         self.send(encode_parts(&head, batch.len())).await;
         self.send(batch).await;
@@ -106,3 +143,6 @@ pub(crate) fn good(value: &str, mark: Option<thalweg_model::ProducerMark>) -> Re
     builder.push(&thalweg_model::Record { value, ..Default::default() });
     builder.build(thalweg_model::Codec::None, mark)
 }
+
+/// How long an attacker waits for the other end to take something.
+const MOMENT: Duration = Duration::from_millis(500);

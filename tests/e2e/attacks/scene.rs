@@ -61,6 +61,11 @@ impl Scene {
     pub(crate) async fn start_with(arguments: &[&str]) -> Scene {
         let folder = tempfile::tempdir().unwrap();
         let broker = Broker::start_with(folder.path(), 0, arguments);
+        Scene::of(folder, broker).await
+    }
+
+    /// The same with a broker that runs on a folder already.
+    pub(crate) async fn of(folder: TempDir, broker: Broker) -> Scene {
         let client = client(&broker).await;
         client.create_topic(HONEST, Topic::partitions(1)).await.unwrap();
         let producer = client.producer(HONEST).build().await.unwrap();
