@@ -1,6 +1,5 @@
 //! The cluster's own CA: what it signs, and what a certificate of it proves. Which connections show one is transport's.
 
-use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -41,7 +40,7 @@ impl Authority {
     /// Keeps it, with its key: who holds that can make brokers and administrators.
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         write_durably(folder, &folder.join("ca.pem"), self.pem.as_bytes())?;
-        write_private(folder, &folder.join("ca.key"), self.issuer.key().serialize_pem().as_bytes())?;
+        write_durably(folder, &folder.join("ca.key"), self.issuer.key().serialize_pem().as_bytes())?;
         Ok(())
     }
 
@@ -61,14 +60,20 @@ impl Authority {
         let certificate = rcgen::CertificateParams::new(names)?.signed_by(&key, &self.issuer)?;
         write_durably(root, &folder.join("ca.pem"), self.pem.as_bytes())?;
         write_durably(root, &folder.join(format!("{name}.pem")), certificate.pem().as_bytes())?;
-        write_private(root, &folder.join(format!("{name}.key")), key.serialize_pem().as_bytes())?;
+        write_durably(root, &folder.join(format!("{name}.key")), key.serialize_pem().as_bytes())?;
         Ok(())
     }
 }
 
 /// The name under which a broker's certificate proves it to its peers.
 pub(crate) fn peer_name(broker: u32) -> String {
-    format!("broker-{broker}.peer.thalweg")
+    format!("broker-{broker}{PEERS}")
+}
+
+/// True for a name that certificates of brokers have: nothing else is certified by it.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name.ends_with(PEERS) || name == PEERS[1..]
 }
 
 /// True for a connection whose other end has a certificate of the cluster's CA that is valid for `name`, or for any
@@ -86,12 +91,7 @@ pub(crate) fn proves(connection: &quinn::Connection, name: Option<&str>) -> bool
     })
 }
 
-/// Writes a file that only its owner may read.
-pub(crate) fn write_private(root: &Path, file: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    write_durably(root, file, bytes)?;
-    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600))
-}
-
+/// How the names end by which brokers know each other.
+const PEERS: &str = ".peer.thalweg";
 /// A CA's name in its certificate.
 const CA_NAME: &str = "Thalweg CA";

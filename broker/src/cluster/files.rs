@@ -14,12 +14,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use thalweg_model::check_topic_name;
 use uuid::Uuid;
 
-use crate::cluster::authority::Authority;
+use crate::cluster::authority::{Authority, is_reserved};
 use crate::cluster::identity::{Identity, Membership};
 use crate::config::{ClientSettings, GroupSettings, Member};
-use crate::engine::files::write_durably;
+use crate::engine::files::{make_folders, write_durably};
 
 /// A broker to be.
 #[derive(Clone, Debug)]
@@ -111,13 +112,14 @@ pub fn init_cluster(root: &Path, brokers: &[BrokerSpec]) -> Result<Vec<PathBuf>>
     for broker in brokers {
         ensure!(broker.id > 0, "broker ids start with 1");
         ensure!(brokers.iter().filter(|b| b.id == broker.id).count() == 1, "broker id {} stands twice", broker.id);
+        check_host(&broker.host)?;
     }
     ensure!(
         !root.join("ca.key").exists(),
         "{} holds a cluster already; `thalweg cluster add` adds a broker to it",
         root.display()
     );
-    std::fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
+    make_folders(root).with_context(|| format!("make {}", root.display()))?;
     let authority = Authority::new()?;
     authority.write(root)?;
     let cluster_id = Uuid::now_v7();
@@ -129,7 +131,7 @@ pub fn init_cluster(root: &Path, brokers: &[BrokerSpec]) -> Result<Vec<PathBuf>>
         if i < wanted {
             // Only a directory made together with its cluster may found it.
             let data = folder.join("data");
-            std::fs::create_dir_all(&data)?;
+            make_folders(&data)?;
             Identity::new(Membership { cluster_id, broker_id: broker.id }, true).write(&data)?;
         }
         Ok(folder)
@@ -142,6 +144,7 @@ pub fn init_cluster(root: &Path, brokers: &[BrokerSpec]) -> Result<Vec<PathBuf>>
 /// # Errors
 /// No cluster there, a number that is taken, a folder that cannot be written.
 pub fn add_broker(root: &Path, broker: &BrokerSpec) -> Result<PathBuf> {
+    check_host(&broker.host)?;
     let authority = Authority::open(root).context("that folder holds no cluster; `thalweg cluster init` makes one")?;
     let folder = root.join(format!("broker-{}", broker.id));
     ensure!(!folder.exists(), "{} is there already: choose another broker id", folder.display());
@@ -156,12 +159,24 @@ pub fn add_broker(root: &Path, broker: &BrokerSpec) -> Result<PathBuf> {
 /// Makes a certificate that lets a client change the cluster from another machine; answers with certificate and key.
 ///
 /// # Errors
-/// No cluster in `root`, or files that cannot be written.
+/// A name that is none, no cluster in `root`, or files that cannot be written.
 pub fn certify_client(root: &Path, name: &str) -> Result<(PathBuf, PathBuf)> {
+    check_topic_name(name).context("the name of a client follows the rule for topics")?;
+    ensure!(!is_reserved(name) && name != "ca", "{name} is a name of the cluster's own; choose another one");
     let authority = Authority::open(root).context("that folder holds no cluster; `thalweg cluster init` makes one")?;
     let folder = root.join("clients");
     authority.certify(root, &folder, name, vec![format!("{name}.client.thalweg")])?;
     Ok((folder.join(format!("{name}.pem")), folder.join(format!("{name}.key"))))
+}
+
+/// Refuses a host whose certificate would prove another broker to its peers, or that is none.
+fn check_host(host: &str) -> Result<()> {
+    ensure!(
+        !is_reserved(host),
+        "{host} is a name of the cluster's own, by which brokers know each other; choose another host"
+    );
+    ensure!((1..=HOST_BYTES_MAX).contains(&host.len()), "a host has 1 to {HOST_BYTES_MAX} bytes, not {}", host.len());
+    Ok(())
 }
 
 fn make_broker(
@@ -252,5 +267,50 @@ impl ConfigFile {
     }
 }
 
+/// Longest name of a host (RFC 1035, section 2.3.4).
+const HOST_BYTES_MAX: usize = 255;
 /// Controllers of a cluster that is made at once.
 const CONTROLLERS_USUAL: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_made_for_names_and_none_for_a_peer_of_another_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("c");
+        let broker = |id, host: &str| BrokerSpec { id, host: host.into(), port: 9460 };
+        let peers_name = init_cluster(&root, &[broker(1, "broker-2.peer.thalweg")]).unwrap_err();
+        assert!(peers_name.to_string().contains("brokers know each other"), "{peers_name:#}");
+        init_cluster(&root, &[broker(1, "localhost")]).unwrap();
+        for host in ["broker-1.peer.thalweg", "BROKER-1.Peer.Thalweg.", "peer.thalweg", ""] {
+            assert!(add_broker(&root, &broker(4, host)).is_err(), "{host:?}");
+        }
+        assert!(!root.join("broker-4").exists());
+        add_broker(&root, &broker(4, "b.example")).unwrap();
+        for name in ["../../evil", "a/b", "", "..", "broker-1.peer.thalweg", "ca", "x\u{1b}[2J"] {
+            assert!(certify_client(&root, name).is_err(), "{name:?}");
+        }
+        assert!(!folder.path().join("evil.pem").exists());
+        let (certificate, key) = certify_client(&root, "me.laptop").unwrap();
+        assert!(certificate.ends_with("clients/me.laptop.pem") && key.exists());
+    }
+
+    #[test]
+    fn nobody_else_reads_the_files_of_a_cluster() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("c");
+        init_cluster(&root, &[BrokerSpec { id: 1, host: "localhost".into(), port: 9460 }]).unwrap();
+        certify_client(&root, "me").unwrap();
+        let mut left = vec![root];
+        while let Some(path) = left.pop() {
+            let metadata = std::fs::metadata(&path).unwrap();
+            assert_eq!(metadata.permissions().mode() & 0o077, 0, "{}", path.display());
+            if metadata.is_dir() {
+                left.extend(std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+            }
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Whose data directory this is: a lock against a second broker, a format version, and an identity made once.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::config::{GroupSettings, Member};
-use crate::engine::files::write_durably;
+use crate::engine::files::{close_to_others, make_folders, private, write_durably};
 use crate::engine::starts::{CountError, count_start, read_starts, write_starts};
 
 /// Why a data directory cannot be used.
@@ -152,8 +152,12 @@ impl DataDirectory {
     /// Opens `path`, making it and its identity if it is new. Without `membership` it is a cluster of its own.
     pub(crate) fn open(path: &Path, membership: Option<Membership>) -> Result<DataDirectory, DirectoryError> {
         let io = |error| DirectoryError::Io { path: path.to_owned(), error };
-        std::fs::create_dir_all(path).map_err(io)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock")).map_err(io)?;
+        make_folders(path).map_err(io)?;
+        if let Err(error) = close_to_others(path) {
+            // It may be another user's, who has let this one write there.
+            tracing::warn!(directory = %path.display(), %error, "others may look into the data directory");
+        }
+        let lock = private().create(true).truncate(false).open(path.join("lock")).map_err(io)?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {

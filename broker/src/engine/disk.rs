@@ -15,7 +15,7 @@ use thalweg_commit_log::{Completion, Disk, DiskError, FileName, Lane, Op, Step};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::descriptors::{FOR_EVER, PATIENCE, is_exhausted, patiently, share};
-use crate::engine::files::{is_full, sync_folders};
+use crate::engine::files::{is_full, make_folders, private, sync_folders};
 
 /// See the module.
 pub(crate) struct RealDisk {
@@ -194,9 +194,9 @@ impl Worker {
     /// for a third.
     fn replace(&self, file: &FileName, bytes: &[u8]) -> io::Result<()> {
         let path = self.root.join(&*file.0);
-        std::fs::create_dir_all(path.parent().expect("a file stands in a folder"))?;
+        make_folders(path.parent().expect("a file stands in a folder"))?;
         let next = self.root.join(format!("{}.new", file.0));
-        let made = OpenOptions::new().create(true).truncate(false).write(true).open(&next)?;
+        let made = private().create(true).truncate(false).open(&next)?;
         made.write_all_at(bytes, 0)?;
         made.set_len(bytes.len() as u64)?;
         made.sync_all()?;
@@ -211,7 +211,7 @@ impl Worker {
     fn link(&mut self, file: &FileName, to: &FileName) -> io::Result<()> {
         let (from, to) = (self.root.join(&*file.0), self.root.join(&*to.0));
         let folder = to.parent().expect("a file stands in a folder").to_owned();
-        std::fs::create_dir_all(&folder)?;
+        make_folders(&folder)?;
         match std::fs::hard_link(&from, &to) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             // Some file systems know no second names.
@@ -229,8 +229,8 @@ impl Worker {
         self.files.remove(file);
         let path = self.root.join(&*file.0);
         let folder = path.parent().expect("a file stands in a folder").to_owned();
-        std::fs::create_dir_all(&folder)?;
-        let made = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path)?;
+        make_folders(&folder)?;
+        let made = private().create(true).truncate(true).read(true).open(&path)?;
         let fill = || {
             let mut at = 0;
             while at < bytes_count {

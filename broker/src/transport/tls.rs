@@ -12,7 +12,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use thalweg_quic::{RESET_SECRET_BYTES, SOCKET_BUFFER_BYTES, Side, crypto_provider, transport};
 
-use crate::cluster::authority::{Authority, write_private};
+use crate::cluster::authority::Authority;
+use crate::engine::files::write_durably;
 use crate::limits::windows::WINDOW_MIN;
 
 /// What a broker proves itself with, to clients and, as broker `id`, to its peers.
@@ -48,7 +49,7 @@ impl Certificates {
         }
         if !reset.exists() {
             let secret = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
-            write_private(root, &reset, &secret)?;
+            write_durably(root, &reset, &secret)?;
         }
         Ok(Certificates {
             reset_secret: std::fs::read(&reset).context("read the reset key")?,
@@ -88,6 +89,17 @@ impl Certificates {
             .max_incoming(INCOMING_MAX)
             .incoming_buffer_size(INCOMING_BYTES)
             .incoming_buffer_size_total(INCOMING_MAX as u64 * INCOMING_BYTES);
+        Ok(config)
+    }
+
+    /// The same for clients that are administrators by their address: their connections do not go on from another one.
+    ///
+    /// Other clients may: behind a NAT that has forgotten them they come from another port or address with their next
+    /// packet, and without that they would find out after their idle time-out, 6 s, and a member of a group would lose
+    /// its partitions meanwhile. What they may do does not depend on where they are.
+    pub(crate) fn staying_config(&self) -> Result<quinn::ServerConfig> {
+        let mut config = self.server_config()?;
+        config.migration(false);
         Ok(config)
     }
 
