@@ -1,6 +1,7 @@
 //! `thalweg consume`: prints records.
 
-use std::io::Write;
+use std::borrow::Cow;
+use std::io::{IsTerminal, Write};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -9,7 +10,7 @@ use thalweg::{ConsumerRecord, OnBadRecord, OnFailure, Position};
 use thalweg_model::counted;
 
 use crate::connect::Connect;
-use crate::output::Output;
+use crate::output::{Output, escaped};
 
 /// Prints records as they come
 #[derive(Args)]
@@ -110,6 +111,9 @@ impl Consume {
             builder = builder.until_end();
         }
         let consumer = builder.build().await?;
+        // Records are anybody's. Whoever passes them on gets them byte by byte; whoever looks at them on a terminal
+        // sees what would have the terminal do something.
+        let to_terminal = std::io::stdout().is_terminal();
         let mut left = self.limit.unwrap_or(u64::MAX);
         let mut out = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
         let interrupted = tokio::signal::ctrl_c();
@@ -132,7 +136,7 @@ impl Consume {
             for record in batch.records() {
                 match self.connect.output {
                     Output::Json => writeln!(out, "{}", object(&record))?,
-                    Output::Table => format.write(&mut out, &record)?,
+                    Output::Table => format.write(&mut out, &record, to_terminal)?,
                 }
             }
             left -= batch.len() as u64;
@@ -239,8 +243,7 @@ impl Format {
         Ok(Format(pieces))
     }
 
-    fn write(&self, out: &mut impl Write, record: &ConsumerRecord) -> std::io::Result<()> {
-        let bytes = |b: Option<&bytes::Bytes>| b.cloned().unwrap_or_default();
+    fn write(&self, out: &mut impl Write, record: &ConsumerRecord, to_terminal: bool) -> std::io::Result<()> {
         for piece in &self.0 {
             match piece {
                 Piece::Text(text) => out.write_all(text.as_bytes())?,
@@ -248,13 +251,15 @@ impl Format {
                 Piece::Field(Field::Partition) => write!(out, "{}", record.partition())?,
                 Piece::Field(Field::Offset) => write!(out, "{}", record.offset())?,
                 Piece::Field(Field::Timestamp) => write!(out, "{}", record.timestamp_ms())?,
-                Piece::Field(Field::Key) => out.write_all(&bytes(record.key()))?,
-                Piece::Field(Field::Value) => out.write_all(&bytes(record.value()))?,
+                Piece::Field(Field::Key) => out.write_all(&shown(record.key().map_or(&[], |b| b), to_terminal))?,
+                Piece::Field(Field::Value) => out.write_all(&shown(record.value().map_or(&[], |b| b), to_terminal))?,
                 Piece::Field(Field::Headers) => {
                     for (i, (key, value)) in record.headers().enumerate() {
                         let comma = if i == 0 { "" } else { "," };
-                        write!(out, "{comma}{key}=")?;
-                        out.write_all(&bytes(value))?;
+                        write!(out, "{comma}")?;
+                        out.write_all(&shown(key.as_bytes(), to_terminal))?;
+                        write!(out, "=")?;
+                        out.write_all(&shown(value.map_or(&[], |b| b), to_terminal))?;
                     }
                 }
             }
@@ -263,8 +268,23 @@ impl Format {
     }
 }
 
+/// Bytes as they are printed: on a terminal as text that moves nothing, and elsewhere as they are.
+fn shown(bytes: &[u8], to_terminal: bool) -> Cow<'_, [u8]> {
+    match to_terminal {
+        false => Cow::Borrowed(bytes),
+        true => Cow::Owned(escaped(&String::from_utf8_lossy(bytes), "\t").into_bytes()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_terminal_sees_what_a_file_gets_byte_by_byte() {
+        let value = b"\x1b[2Jrow\t1\n\xff";
+        assert_eq!(&*super::shown(value, false), value);
+        assert_eq!(super::shown(value, true).to_vec(), "\\u{1b}[2Jrow\t1\\n\u{fffd}".as_bytes());
+    }
+
     #[test]
     fn base64_agrees_with_rfc_4648() {
         for (bytes, expect) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use thalweg::{Client, ErrorKind, GroupDescription, Position};
 
 use crate::connect::Connect;
-use crate::output::{Output, done, rows, say};
+use crate::output::{Output, done, escaped, rows, say};
 
 #[derive(Subcommand)]
 pub(crate) enum GroupCommand {
@@ -159,11 +159,11 @@ async fn show(client: &Client, group: &str, output: Output, watch: bool) -> Resu
         // Clears the screen, as `watch` does.
         say!("\x1b[2J\x1b[H{}", humantime::format_rfc3339_seconds(SystemTime::now()));
     }
-    say!("group        {}", g.group);
-    say!("state        {}, epoch {}", g.state, g.epoch);
+    say!("group        {}", escaped(&g.group, ""));
+    say!("state        {}, epoch {}", escaped(&g.state, ""), g.epoch);
     say!("coordinator  broker {}", g.coordinator);
-    say!("assignor     {}", g.assignor);
-    say!("filter       {}", g.filter.as_deref().unwrap_or("none"));
+    say!("assignor     {}", escaped(&g.assignor, ""));
+    say!("filter       {}", escaped(g.filter.as_deref().unwrap_or("none"), ""));
     say!();
     match members.is_empty() {
         true => say!("no members"),
@@ -225,7 +225,7 @@ async fn reset(
         say!();
         match dry_run {
             true => say!("Nothing was changed. Next: the same without --dry-run"),
-            false => say!("group {group} goes on there"),
+            false => say!("group {} goes on there", escaped(group, "")),
         }
     }
     Ok(())

@@ -28,13 +28,34 @@ pub(crate) enum Output {
 /// What was being done, and what went wrong. What lies below an error of the client stands in its own words already.
 pub(crate) fn words(error: &anyhow::Error) -> String {
     let mut words = Vec::new();
+    // Only what this program says itself has lines, as a configuration that does not read.
+    let mut kept = "\n";
     for cause in error.chain() {
         words.push(cause.to_string());
         if cause.is::<thalweg::Error>() {
+            kept = "";
             break;
         }
     }
-    words.join(": ")
+    escaped(&words.join(": "), kept)
+}
+
+/// A text as a terminal may show it: what would move its cursor, change its colours or turn its direction is written
+/// out, but for the characters in `kept`.
+pub(crate) fn escaped(text: &str, kept: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_shown(c) || kept.contains(c) {
+            true => out.push(c),
+            false => out.extend(c.escape_default()),
+        }
+    }
+    out
+}
+
+/// False for control characters, and for those that have a terminal write from right to left, or on another line.
+fn is_shown(c: char) -> bool {
+    !c.is_control() && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Prints rows; numbers stand right. Each row is an object whose keys are the columns.
@@ -66,8 +87,8 @@ pub(crate) fn rows(output: Output, columns: &[&str], rows: Vec<Value>) -> Result
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+        Value::String(text) => escaped(text, ""),
+        other => escaped(&other.to_string(), ""),
     }
 }
 
@@ -75,7 +96,7 @@ fn text(value: &Value) -> String {
 pub(crate) fn done(output: Output, line: &str, object: &Value) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match output {
-        Output::Table => writeln!(out, "{line}")?,
+        Output::Table => writeln!(out, "{}", escaped(line, ""))?,
         Output::Json => writeln!(out, "{object}")?,
     }
     Ok(())
@@ -98,4 +119,26 @@ pub(crate) fn log(level: &str) {
 /// True when whoever read our output has gone: no error of ours.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>()).any(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_told_nothing_but_text() {
+        let hostile = "\u{1b}]0;PWNED\u{7}\u{1b}[2J\u{1b}[31mgroup\nbilling2  stable  1\r";
+        let shown = escaped(hostile, "");
+        assert!(shown.chars().all(|c| !c.is_control()), "{shown:?}");
+        assert!(shown.contains("billing2") && shown.contains("\\u{1b}") && shown.contains("\\n"), "{shown}");
+        assert_eq!(escaped("Köln, 東京 — \u{202e}gnp.exe\u{9b}", ""), "Köln, 東京 — \\u{202e}gnp.exe\\u{9b}");
+        assert_eq!(escaped("two\nlines\t", "\n\t"), "two\nlines\t");
+        assert_eq!(text(&Value::from("a\u{1b}b")), "a\\u{1b}b");
+    }
+
+    #[test]
+    fn what_a_broker_says_is_one_line_and_what_this_program_says_may_be_several() {
+        let ours = anyhow::anyhow!("line 1\nline 2 \u{1b}");
+        assert_eq!(words(&ours), "line 1\nline 2 \\u{1b}");
+    }
 }
