@@ -2,15 +2,17 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use thalweg_api::{ApiError, ErrorCode};
 use thalweg_control::Request;
 use thalweg_model::{BrokerId, LeaderEpoch, TopicPartition, partitions_of};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
 use crate::cluster::peers::Peers;
 use crate::cluster::visitors::Visitors;
 use crate::engine::handle::EngineHandle;
+use crate::feed::Feed;
 use crate::limits::budget::Budget;
 use crate::limits::refusals::Refusals;
 use crate::limits::windows::Windows;
@@ -29,6 +31,12 @@ pub(crate) struct Ctx {
     pub(crate) budget: Rc<Budget>,
     pub(crate) windows: Rc<Windows>,
     pub(crate) refusals: Refusals,
+    /// What watchers of topics are told.
+    pub(crate) feed: Feed,
+    /// How connections from this machine are accepted: they do not go on from another address.
+    pub(crate) stays: Arc<quinn::ServerConfig>,
+    /// Held while `__consumer_offsets` is made: however many ask for it at once, it is asked for once.
+    pub(crate) makes_offsets_topic: Mutex<()>,
     pub(crate) cluster_id: String,
     pub(crate) broker_id: BrokerId,
     /// The brokers that the cluster began with as controllers.

@@ -37,7 +37,7 @@ pub(crate) trait Service<R: Request> {
 
 impl Ctx {
     /// Whether a principal has a right to something. Everybody produces, consumes and looks; who is on this machine, or
-    /// has a certificate, changes the cluster; only brokers change and write the cluster's own topics.
+    /// has a certificate, changes the cluster; only brokers change, write and read the cluster's own topics.
     pub(crate) fn may(&self, principal: &Principal, right: Right, resource: Resource<'_>) -> Result<(), ApiError> {
         let denied = |why: &str| Err(ApiError::new(ErrorCode::Denied, why));
         match right {
@@ -57,6 +57,14 @@ impl Ctx {
             (Right::Alter | Right::Write, Resource::TopicId(id)) => {
                 self.engine.with_topic(id, |topic| topic.map_or(Ok(()), |t| check_own(&t.name)))
             }
+            // What the cluster keeps for itself is in an encoding of its own, and holds what other clients have said.
+            (Right::Read, Resource::TopicId(id)) => self.engine.with_topic(id, |topic| match topic {
+                Some(topic) if topic.name.starts_with(OWN_PREFIX) => denied(
+                    "topics whose names begin with __ are the cluster's own, and are not read by clients; \
+                     `thalweg group describe` tells how far a group has come",
+                ),
+                _ => Ok(()),
+            }),
             _ => Ok(()),
         }
     }

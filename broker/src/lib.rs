@@ -10,6 +10,7 @@ mod ctx;
 mod descriptors;
 mod door;
 mod engine;
+mod feed;
 mod limits;
 mod metrics;
 mod plugins;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use thalweg_broker_core::{METADATA, Node};
 use thalweg_commit_log::{Completion, Config, Damage};
 use thalweg_model::BrokerId;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::{JoinError, JoinHandle, spawn_local};
 use uuid::Uuid;
 
@@ -30,6 +31,7 @@ use crate::engine::disk::RealDisk;
 use crate::engine::handle::{EngineHandle, mailbox};
 use crate::engine::outbox::outbox;
 use crate::engine::turn::{Engine, Parts};
+use crate::feed::Feed;
 use crate::limits::budget::Budget;
 use crate::limits::refusals::Refusals;
 use crate::limits::windows::Windows;
@@ -139,6 +141,9 @@ fn join(config: BrokerConfig, opened: &Opened, ports: &Ports) -> Result<Running>
         budget: Budget::new(config.clients.memory_bytes),
         windows: Windows::new(config.clients.memory_bytes),
         refusals: Refusals::new(ports.metrics.clone()),
+        feed: Feed::default(),
+        stays: Arc::new(certificates.staying_config()?),
+        makes_offsets_topic: Mutex::default(),
         cluster_id: member.cluster_id.to_string(),
         broker_id: BrokerId(directory.identity.broker_id),
         controllers: member.controllers.iter().map(|(id, ..)| BrokerId(*id)).collect(),

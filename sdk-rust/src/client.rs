@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use thalweg_api::{ErrorKind, Request};
+use thalweg_api::{ErrorKind, Paged, Request};
 use thalweg_wire::Codec;
 
 use crate::address::{Address, Trust};
@@ -93,7 +93,7 @@ impl ClientBuilder {
     }
 
     /// How this client calls itself, "thalweg-rust" by default: operators see it in the broker's log and in `group
-    /// describe`. At most 249 bytes, without control characters.
+    /// describe`. At most 249 of `[A-Za-z0-9._-]`, as a topic's name.
     pub fn client_id(mut self, id: impl Into<String>) -> Self {
         self.client_id = id.into();
         self
@@ -197,6 +197,16 @@ impl Client {
         R: Request<Reply: Codec + Send> + Codec + Send + 'static,
     {
         self.io.run(move |link| async move { link.call(request).await }).await
+    }
+}
+
+impl Client {
+    /// A listing, all pages of it.
+    pub(crate) async fn call_all<R>(&self, request: R) -> Result<R::Reply>
+    where
+        R: Paged<Reply: Codec + Send> + Codec + Send + 'static,
+    {
+        self.io.run(move |link| async move { link.call_all(request).await }).await
     }
 }
 

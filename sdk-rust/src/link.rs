@@ -15,7 +15,7 @@ use quinn::{Connection, ConnectionError};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
-use thalweg_api::{Broker, ErrorKind, Hello, HelloReply, Request};
+use thalweg_api::{Broker, ErrorKind, Hello, HelloReply, Paged, Request};
 use thalweg_client_core::Backoff;
 use thalweg_quic::Side;
 use thalweg_wire::{ALPN_CLIENT, Codec, agree, encode_message, versions};
@@ -340,7 +340,7 @@ impl Link {
         request: R,
     ) -> Result<R::Reply> {
         let deadline = Instant::now() + timeout;
-        let frame = encode_message(request);
+        let frame = encode_message(request).map_err(crate::stream::too_large)?;
         let mut attempt = 0;
         loop {
             let connection = self.connection_until(deadline).await?;
@@ -371,6 +371,17 @@ impl Link {
         }
     }
 
+    /// A listing, all pages of it, each from whoever answers.
+    pub(crate) async fn call_all<R: Paged<Reply: Codec> + Codec>(self: &Rc<Self>, request: R) -> Result<R::Reply> {
+        let mut all = self.call(request.clone()).await?;
+        while let Some(page) = R::take_next(&mut all) {
+            let mut request = request.clone();
+            request.set_page(page);
+            R::append(&mut all, self.call(request).await?);
+        }
+        Ok(all)
+    }
+
     /// A request's reply from one broker, asked once.
     pub(crate) async fn call_at<R: Request<Reply: Codec> + Codec>(
         self: &Rc<Self>,
@@ -379,7 +390,8 @@ impl Link {
         limit: Duration,
     ) -> Result<R::Reply> {
         let connection = self.connection_to(address, limit).await?;
-        match tokio::time::timeout(limit, ask::<R>(&connection, encode_message(request))).await {
+        let frame = encode_message(request).map_err(crate::stream::too_large)?;
+        match tokio::time::timeout(limit, ask::<R>(&connection, frame)).await {
             Ok(reply) => reply,
             Err(_) => Err(Error::new(ErrorKind::Timeout, format!("no answer of broker {address}"))),
         }

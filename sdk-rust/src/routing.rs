@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
-use thalweg_api::{ApiError, ErrorCode, MetadataRequest, MetadataWatch, Topic, TopicError};
+use thalweg_api::{ApiError, ErrorCode, MetadataRequest, MetadataWatch, Paged, Topic, TopicError};
 use thalweg_model::TopicId;
 use tokio::sync::watch;
 
@@ -153,7 +153,10 @@ async fn hear<T: Hears>(
     send(&mut sender, MetadataWatch { topics: topics.to_vec() }).await?;
     let mut frames = FrameReader::new(receiver);
     loop {
-        let reply = frames.reply::<MetadataRequest>().await?;
+        let mut reply = frames.reply::<MetadataRequest>().await?;
+        while MetadataRequest::take_next(&mut reply).is_some() {
+            MetadataRequest::append(&mut reply, frames.reply::<MetadataRequest>().await?);
+        }
         link.learn(&reply.brokers);
         heard.send_if_modified(|heard| heard.hear(&reply.topics));
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
 use thalweg_api::{ApiError, ErrorKind, FrameKind, Request};
 use thalweg_quic::StreamError;
-use thalweg_wire::{Codec, Frame};
+use thalweg_wire::{Codec, Frame, FrameError};
 
 use crate::{Error, Result};
 
@@ -51,7 +51,15 @@ impl FrameReader {
 
 /// Sends one message; its body is not copied.
 pub(crate) async fn send<M: Codec>(stream: &mut SendStream, message: M) -> Result<()> {
-    thalweg_quic::send(stream, message).await.map_err(failed)
+    thalweg_quic::send(stream, message).await.map_err(|error| match error {
+        StreamError::Frame(e) => too_large(e),
+        error => failed(error),
+    })
+}
+
+/// The error of a message that no broker would take.
+pub(crate) fn too_large(error: FrameError) -> Error {
+    ApiError::from(error).into()
 }
 
 fn ended() -> Error {

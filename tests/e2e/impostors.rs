@@ -51,7 +51,7 @@ async fn who_sees_a_group_neither_commits_for_it_nor_evicts_anybody() {
     victim.commit().await.unwrap();
     let raw = Raw::connect(&broker).await;
     // What anybody may see: the members' ids, and nothing that proves anything.
-    let request = proto::DescribeGroupRequest { group: "pay".into() };
+    let request = proto::DescribeGroupRequest { group: "pay".into(), ..Default::default() };
     let described: proto::DescribeGroupReply = raw.request(&request).await.unwrap();
     let member = described.members[0].member.clone();
     let topic_id = described.offsets[0].topic_id.clone();

@@ -16,7 +16,7 @@ use crate::handshake::endpoint_of;
 /// A connection after its hello.
 pub(crate) struct Raw {
     connection: quinn::Connection,
-    _endpoint: quinn::Endpoint,
+    endpoint: quinn::Endpoint,
 }
 
 impl Raw {
@@ -25,17 +25,13 @@ impl Raw {
     }
 
     pub(crate) async fn connect_to(ca_pem: &[u8], port: u16) -> Raw {
-        let (endpoint, config) = endpoint_of(ca_pem, thalweg_wire::ALPN_CLIENT);
-        let to = SocketAddr::from(([127, 0, 0, 1], port));
-        let connection = endpoint.connect_with(config, to, "localhost").unwrap().await.unwrap();
-        Raw::greet(endpoint, connection).await.unwrap()
+        Raw::connect_from(ca_pem, Ipv4Addr::LOCALHOST, SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
     }
 
-    /// A client at another address of this machine.
-    pub(crate) async fn connect_from(ca_pem: &[u8], port: u16, from: Ipv4Addr) -> Raw {
+    /// From an address of this machine to another one.
+    pub(crate) async fn connect_from(ca_pem: &[u8], from: Ipv4Addr, to: SocketAddr) -> Raw {
         let (_, config) = endpoint_of(ca_pem, thalweg_wire::ALPN_CLIENT);
         let endpoint = quinn::Endpoint::client(SocketAddr::from((from, 0))).unwrap();
-        let to = SocketAddr::from(([127, 0, 0, 1], port));
         let connection = endpoint.connect_with(config, to, "localhost").unwrap().await.unwrap();
         Raw::greet(endpoint, connection).await.unwrap()
     }
@@ -53,7 +49,7 @@ impl Raw {
 
     /// Says hello on a new connection.
     pub(crate) async fn greet(endpoint: quinn::Endpoint, connection: quinn::Connection) -> Result<Raw, ApiError> {
-        let raw = Raw { connection, _endpoint: endpoint };
+        let raw = Raw { connection, endpoint };
         let hello = proto::Hello {
             versions: thalweg_wire::versions().into_iter().map(Into::into).collect(),
             ..Default::default()
@@ -78,7 +74,7 @@ impl Raw {
     /// The answer to whatever bytes.
     pub(crate) async fn request_bytes(&self, bytes: Bytes) -> Frame {
         let mut stream = self.stream().await;
-        stream.send(bytes).await;
+        stream.send_as_heard(bytes).await;
         stream.next().await
     }
 
@@ -87,9 +83,14 @@ impl Raw {
         RawStream { sender, frames: FrameReader::new(receiver) }
     }
 
+    /// Goes on from another address, as a client behind a NAT may.
+    pub(crate) fn move_to(&self, address: [u8; 4]) {
+        self.endpoint.rebind(std::net::UdpSocket::bind(SocketAddr::from((address, 0))).unwrap()).unwrap();
+    }
+
     /// A topic's id.
     pub(crate) async fn topic(&self, name: &str) -> Bytes {
-        let request = proto::MetadataRequest { topics: vec![name.to_owned()], create_missing: false };
+        let request = proto::MetadataRequest { topics: vec![name.to_owned()], ..Default::default() };
         let reply: proto::MetadataReply = self.request(&request).await.unwrap();
         reply.topics[0].id.clone()
     }
@@ -118,6 +119,11 @@ pub(crate) struct RawStream {
 impl RawStream {
     pub(crate) async fn send(&mut self, bytes: Bytes) {
         self.sender.write_chunk(bytes).await.unwrap();
+    }
+
+    /// The same to a broker that may have heard enough before the last byte.
+    pub(crate) async fn send_as_heard(&mut self, bytes: Bytes) {
+        let _ = self.sender.write_chunk(bytes).await;
     }
 
     /// Sends what the other end takes within a moment; false once it takes nothing.

@@ -134,6 +134,10 @@ pub(crate) async fn ensure_topic(ctx: &Rc<Ctx>) -> Result<(), ApiError> {
     if ctx.engine.look(is_there).await.is_some() {
         return Ok(());
     }
+    let _making = ctx.makes_offsets_topic.lock().await;
+    if ctx.engine.look(is_there).await.is_some() {
+        return Ok(());
+    }
     let request = CreateTopicRequest {
         name: OFFSETS_TOPIC.to_owned(),
         partitions: ctx.offsets_partitions,

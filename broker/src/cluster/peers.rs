@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use quinn::{Connection, Endpoint, SendStream};
-use thalweg_api::{ApiError, ErrorCode, FrameKind, PeerHello, PeerHelloReply, PeerMessages, Request};
+use thalweg_api::{ApiError, ErrorCode, FrameKind, Paged, PeerHello, PeerHelloReply, PeerMessages, Request};
 use thalweg_broker_core::NodeMessage;
 use thalweg_model::{BrokerId, DirectoryId};
 use thalweg_quic::{FrameReader, send, send_with_body};
@@ -174,8 +174,22 @@ impl Peers {
     where
         R: Codec + Request<Reply: Codec>,
     {
-        let (head, body) = encode_message(request);
+        let (head, body) = encode_message(request)?;
         self.request(to, head, vec![body]).await?.answer::<R>().map_err(ApiError::malformed)?
+    }
+
+    /// The same for a listing, all pages of it.
+    pub(crate) async fn ask_all<R>(&self, to: BrokerId, request: R) -> Result<R::Reply, ApiError>
+    where
+        R: Codec + Paged<Reply: Codec>,
+    {
+        let mut all = self.ask(to, request.clone()).await?;
+        while let Some(page) = R::take_next(&mut all) {
+            let mut request = request.clone();
+            request.set_page(page);
+            R::append(&mut all, self.ask(to, request).await?);
+        }
+        Ok(all)
     }
 
     /// Hands a frame to another broker, and answers with the frame that comes back.

@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 
 use thalweg_api::{ApiError, ErrorCode};
-use thalweg_control::{Answer, Assignment, Group, GroupAnswer, GroupError, GroupSummary, Plugin};
+use thalweg_control::{Answer, Assignment, GroupAnswer, GroupError, GroupPart, GroupSummary, Plugin};
 use thalweg_model::{ProducerId, ProducerToken, TopicPartition};
 
 /// What one kind of request asks a machine for.
@@ -43,6 +43,6 @@ asked! {
     Answer::Producer(id, token) => (ProducerId, ProducerToken);
     GroupAnswer::Assigned(assignment) => Assignment;
     GroupAnswer::Committed(refused) => Vec<(TopicPartition, GroupError)>;
-    GroupAnswer::Group(group) => Box<Group>;
-    GroupAnswer::Groups(groups) => Vec<GroupSummary>;
+    GroupAnswer::Group(part) => Box<GroupPart>;
+    GroupAnswer::Groups(groups, next) => (Vec<GroupSummary>, Option<String>);
 }

@@ -8,22 +8,31 @@ use crate::engine::view::View;
 
 /// A topic, and who leads its partitions.
 pub(crate) fn topic(view: &View<'_>, topic: &Topic) -> thalweg_api::Topic {
-    let partitions = topic.replicas.iter().enumerate().map(|(index, replicas)| {
-        let leader = view.leader(&TopicPartition::new(topic.id, index as u32));
-        // Who holds the only copy is to be asked, whether it leads or not: only it knows if that is for good.
-        let only = || Some(replicas.first()?.broker()).filter(|_| replicas.len() == 1);
-        let broker = leader.map(|(_, b)| b).or_else(only).and_then(|b| view.metadata().broker(b));
-        Partition {
-            partition: PartitionId(index as u32),
-            leader: broker.map(address),
-            leader_epoch: leader.map_or(LeaderEpoch(0), |(epoch, _)| epoch),
-            replicas: replicas.iter().map(|r| r.broker()).collect(),
-        }
-    });
+    let partitions = (0..topic.partitions).map(|index| partition(view, topic, index)).collect();
+    thalweg_api::Topic { partitions, ..header(topic) }
+}
+
+/// A partition of a topic, and who leads it.
+pub(crate) fn partition(view: &View<'_>, topic: &Topic, index: u32) -> Partition {
+    let replicas = &topic.replicas[index as usize];
+    let leader = view.leader(&TopicPartition::new(topic.id, index));
+    // Who holds the only copy is to be asked, whether it leads or not: only it knows if that is for good.
+    let only = || Some(replicas.first()?.broker()).filter(|_| replicas.len() == 1);
+    let broker = leader.map(|(_, b)| b).or_else(only).and_then(|b| view.metadata().broker(b));
+    Partition {
+        partition: PartitionId(index),
+        leader: broker.map(address),
+        leader_epoch: leader.map_or(LeaderEpoch(0), |(epoch, _)| epoch),
+        replicas: replicas.iter().map(|r| r.broker()).collect(),
+    }
+}
+
+/// A topic without its partitions.
+pub(crate) fn header(topic: &Topic) -> thalweg_api::Topic {
     thalweg_api::Topic {
         name: topic.name.clone(),
         id: topic.id,
-        partitions: partitions.collect(),
+        partitions: Vec::new(),
         partitioner: topic.pin.clone(),
         pin_epoch: topic.pin_epoch,
         config: TopicConfig {

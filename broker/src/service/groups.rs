@@ -1,16 +1,17 @@
 //! What operators ask about consumer groups, and where a group's coordinator is. What a member says is in
 //! `membership.rs`.
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use thalweg_api::{
     ApiError, CommitOffsetsReply, CommitOffsetsRequest, DeleteGroupReply, DeleteGroupRequest, DescribeGroupReply,
     DescribeGroupRequest, Filter, FindCoordinatorReply, FindCoordinatorRequest, GroupHolding, GroupMember, GroupOffset,
-    ListGroupsReply, ListGroupsRequest, PartitionCommit,
+    ListGroupsReply, ListGroupsRequest, PAGE_BYTES_MAX, PartitionCommit,
 };
-use thalweg_control::{Group, GroupAnswer, GroupError, GroupRequest, GroupSummary, OFFSETS_TOPIC};
+use thalweg_control::{
+    GroupAnswer, GroupError, GroupPart, GroupPlace, GroupRequest, GroupState, GroupSummary, OFFSETS_TOPIC,
+};
 use thalweg_model::{BrokerId, TopicId, TopicPartition};
 
 use crate::cluster::forward::{check_whole, ensure_topic, no_coordinator, partition_of_group};
@@ -19,6 +20,7 @@ use crate::door::{Principal, Service};
 use crate::engine::view::View;
 use crate::service::answers::{Asked, answered};
 use crate::service::describe;
+use crate::service::pages::Place;
 
 impl Service<FindCoordinatorRequest> for Ctx {
     async fn serve(
@@ -39,49 +41,53 @@ impl Service<FindCoordinatorRequest> for Ctx {
     }
 }
 
-/// Where the groups of the cluster are: the partitions of `__consumer_offsets` that this broker coordinates, and the
-/// other brokers that coordinate some. A partition without a coordinator is no matter to another broker.
-fn coordinators(view: &View<'_>, me: BrokerId, is_broker: bool) -> Result<(Vec<u32>, BTreeSet<BrokerId>), ApiError> {
-    let (mut mine, mut others) = (Vec::new(), BTreeSet::new());
-    let Ok(topic) = view.metadata().topic(OFFSETS_TOPIC) else { return Ok((mine, others)) };
-    for partition in 0..topic.partitions {
-        let name = TopicPartition::new(topic.id, partition);
-        check_whole(view, &name)?;
-        match view.leader(&name) {
-            Some((_, broker)) if broker == me => mine.push(partition),
-            Some((_, broker)) => drop(others.insert(broker)),
-            None if !is_broker => return Err(no_coordinator()),
-            None => {}
-        }
+/// Who coordinates the groups of a partition of `__consumer_offsets`; `None` where there is no such partition.
+fn coordinator_of(view: &View<'_>, partition: u32) -> Result<Option<BrokerId>, ApiError> {
+    let Ok(topic) = view.metadata().topic(OFFSETS_TOPIC) else { return Ok(None) };
+    if partition >= topic.partitions {
+        return Ok(None);
     }
-    Ok((mine, others))
+    let name = TopicPartition::new(topic.id, partition);
+    check_whole(view, &name)?;
+    let (_, broker) = view.leader(&name).ok_or_else(no_coordinator)?;
+    Ok(Some(broker))
 }
 
 impl Service<ListGroupsRequest> for Ctx {
-    /// All groups of the cluster; for another broker, those that are coordinated here.
+    /// Groups of one coordinator after the other. A place is a partition of `__consumer_offsets`, and the id of a group
+    /// in it.
     async fn serve(
         self: &Rc<Self>,
         principal: &Principal,
         request: ListGroupsRequest,
     ) -> Result<ListGroupsReply, ApiError> {
-        let (me, is_broker) = (self.broker_id, principal.is_broker());
-        let (mine, others) = self.engine.look(move |view| coordinators(view, me, is_broker)).await?;
-        let mut groups = Vec::new();
-        for partition in mine {
-            let some: Vec<GroupSummary> = answered(self.engine.group(partition, GroupRequest::List).await.await)?;
-            groups.extend(some.into_iter().map(|g| thalweg_api::GroupSummary {
-                group: g.group,
-                state: g.state.name().to_owned(),
-                members: g.members,
-            }));
+        let Place { number: partition, text, .. } = Place::of(request.page.clone())?.unwrap_or_default();
+        let coordinator = self.engine.look(move |view| coordinator_of(view, partition)).await?;
+        let Some(broker) = coordinator else { return Ok(ListGroupsReply::default()) };
+        if broker != self.broker_id {
+            // One that is asked by another broker should know better: it leads no more.
+            return match principal.is_broker() {
+                true => Err(no_coordinator()),
+                false => {
+                    let page = Some(Place::at(partition, text).into());
+                    let mut reply = self.peers.ask(broker, ListGroupsRequest { page }).await?;
+                    // An older broker knows no pages, and tells of all that it coordinates.
+                    reply.next = reply.next.or_else(|| Some(Place::at(partition + 1, "").into()));
+                    Ok(reply)
+                }
+            };
         }
-        if !is_broker {
-            for broker in others {
-                groups.extend(self.peers.ask(broker, request).await?.groups);
-            }
-            groups.sort_by(|a, b| a.group.cmp(&b.group));
-        }
-        Ok(ListGroupsReply { groups })
+        let list = GroupRequest::List { from: Some(text), bytes_max: PAGE_BYTES_MAX };
+        let (some, next): (Vec<GroupSummary>, Option<String>) =
+            answered(self.engine.group(partition, list).await.await)?;
+        let group = |g: GroupSummary| thalweg_api::GroupSummary {
+            group: g.group,
+            state: g.state.name().to_owned(),
+            members: g.members,
+        };
+        // A partition behind the last one answers with nothing.
+        let next = next.map_or_else(|| Place::at(partition + 1, ""), |id| Place::at(partition, id));
+        Ok(ListGroupsReply { groups: some.into_iter().map(group).collect(), next: Some(next.into()) })
     }
 }
 
@@ -96,23 +102,44 @@ impl Service<DescribeGroupRequest> for Ctx {
     async fn serve(
         self: &Rc<Self>,
         _: &Principal,
-        DescribeGroupRequest { group: id }: DescribeGroupRequest,
+        DescribeGroupRequest { group: id, page }: DescribeGroupRequest,
     ) -> Result<DescribeGroupReply, ApiError> {
-        let group: Box<Group> = coordinate(self, &id, GroupRequest::Describe { group: id.clone() }).await?;
+        let from = Place::of(page)?.map(group_place).transpose()?;
+        let request = GroupRequest::Describe { group: id.clone(), from, bytes_max: PAGE_BYTES_MAX };
+        let part: Box<GroupPart> = coordinate(self, &id, request).await?;
         let me = self.broker_id;
-        Ok(self.engine.look(move |view| describe_group(view, me, id, &group)).await)
+        Ok(self.engine.look(move |view| describe_group(view, me, id, *part)).await)
     }
 }
 
-/// A group as operators see it.
-fn describe_group(view: &View<'_>, me: BrokerId, id: String, group: &Group) -> DescribeGroupReply {
+/// A place in a group's description, by its number: a member, a partition of a member, or an offset.
+fn group_place(place: Place) -> Result<GroupPlace, ApiError> {
+    match place.number {
+        MEMBER => Ok(GroupPlace::Member(place.text, None)),
+        HOLDING => Ok(GroupPlace::Member(place.text, Some(place.partition))),
+        OFFSET => Ok(GroupPlace::Offset(place.partition)),
+        _ => Err(ApiError::malformed("the token of a page is none")),
+    }
+}
+
+fn place_of(place: GroupPlace) -> Place {
+    match place {
+        GroupPlace::Member(id, None) => Place::at(MEMBER, id),
+        GroupPlace::Member(text, Some(partition)) => Place { number: HOLDING, partition, text },
+        GroupPlace::Offset(partition) => Place { partition, ..Place::at(OFFSET, "") },
+    }
+}
+
+/// A part of a group as operators see it.
+fn describe_group(view: &View<'_>, me: BrokerId, id: String, part: GroupPart) -> DescribeGroupReply {
+    let GroupPart { group, state, next } = part;
     let topic = |id: TopicId| view.metadata().topic_by_id(id).map_or_else(|| id.to_string(), |t| t.name.clone());
-    let members = group.members.iter().map(|(id, m)| GroupMember {
-        member: id.clone(),
-        instance: m.instance.clone(),
-        client: m.client.clone(),
-        host: m.host.clone(),
-        topics: m.topics.clone(),
+    let members = group.members.into_iter().map(|(id, m)| GroupMember {
+        member: id,
+        instance: m.instance,
+        client: m.client,
+        host: m.host,
+        topics: m.topics,
         epoch: m.epoch,
         session_ms: m.session_ms,
         is_away: m.is_away,
@@ -130,17 +157,18 @@ fn describe_group(view: &View<'_>, me: BrokerId, id: String, group: &Group) -> D
         .map(|(p, c)| GroupOffset { topic: topic(p.topic), committed: PartitionCommit { partition: *p, at: *c } });
     DescribeGroupReply {
         group: id,
-        state: group.state().name().to_owned(),
+        state: state.map_or("", GroupState::name).to_owned(),
         epoch: group.epoch,
         assignor: group.terms.assignor.name().to_owned(),
-        filter: group.terms.filter.as_ref().map(|f| Filter {
-            reference: f.reference.clone(),
-            config: f.config.clone(),
+        filter: group.terms.filter.map(|f| Filter {
+            reference: f.reference,
+            config: f.config,
             on_failure: f.on_failure,
         }),
         members: members.collect(),
         offsets: offsets.collect(),
         coordinator: me,
+        next: next.map(|place| place_of(place).into()),
     }
 }
 
@@ -180,5 +208,9 @@ impl Service<CommitOffsetsRequest> for Ctx {
     }
 }
 
+/// Numbers of the kinds of places in a group's description.
+const MEMBER: u32 = 1;
+const HOLDING: u32 = 2;
+const OFFSET: u32 = 3;
 /// How long who looks for a coordinator waits for one.
 const COORDINATOR_PATIENCE: Duration = Duration::from_secs(1);

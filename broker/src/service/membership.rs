@@ -6,12 +6,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use quinn::{Connection, ConnectionError, ReadError};
 use sha2::{Digest, Sha256};
 use thalweg_api::{
     ApiError, AssignedPartition, ErrorCode, Filter, FrameKind, GroupAssignment, GroupCommit, GroupCommitReply,
-    GroupHeartbeat, GroupJoin, GroupLeave, GroupLeft, GroupOpen, RefusedCommit, Resource, Right,
+    GroupHeartbeat, GroupJoin, GroupLeave, GroupLeft, GroupOpen, RefusedCommit, Resource, Right, Room, Weigh,
 };
 use thalweg_broker_core::CoordinatorError;
 use thalweg_control::{
@@ -19,7 +19,7 @@ use thalweg_control::{
 };
 use thalweg_model::TopicPartition;
 use thalweg_model::limits::MEMBER_SECRET_BYTES;
-use thalweg_wire::{Frame, encode_message};
+use thalweg_wire::{Codec, Frame, encode_message};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -45,7 +45,7 @@ pub(crate) async fn serve(ctx: Rc<Ctx>, stream: Stream, connection: Connection, 
         Err(error) => return out.refuse(error).await,
     };
     let (sender, receiver) = unbounded_channel();
-    let _ = sender.send(Unwritten::charged(Ok(encode_message(assignment).0), None, &account));
+    let _ = sender.send(Unwritten::charged(frames_of(assignment), None, &account));
     let writer = tokio::task::spawn_local(write(receiver, out));
     let answers_to = |place, asked| Answers { replies: sender.clone(), account: account.clone(), place, asked };
     let watch = ctx.engine.watch_member(&member.group, &member.id);
@@ -228,7 +228,7 @@ impl Session {
                 let GroupHeartbeat { number, epoch, topics } = frame.decode()?;
                 let request = GroupRequest::Heartbeat { group, member, secret, epoch, topics };
                 let answer = ctx.engine.group(self.partition, request).await;
-                Ok(Box::pin(async move { Ok(encode_message(assigned(&ctx, Some(number), answer.await)?).0) }))
+                Ok(Box::pin(async move { frames_of(assigned(&ctx, Some(number), answer.await)?) }))
             }
             FrameKind::GroupCommit => {
                 let GroupCommit { number, epoch, offsets } = frame.decode()?;
@@ -240,8 +240,8 @@ impl Session {
                     let refused: Vec<(TopicPartition, GroupError)> = answered(answer.await)?;
                     let refusal =
                         |(p, e): &(TopicPartition, GroupError)| RefusedCommit { partition: *p, error: e.into() };
-                    let refused = refused.iter().map(refusal).collect();
-                    Ok(encode_message(GroupCommitReply { number, refused }).0)
+                    let reply = |refused, goes_on| GroupCommitReply { number, refused, goes_on };
+                    in_parts(refused.iter().map(refusal).collect(), reply)
                 }))
             }
             FrameKind::GroupLeave => {
@@ -251,7 +251,7 @@ impl Session {
                 Ok(Box::pin(async move {
                     match answer.await {
                         Ok(_) | Err(CoordinatorError::Refused(GroupError::UnknownMember { .. })) => {
-                            Ok(encode_message(GroupLeft {}).0)
+                            Ok(encode_message(GroupLeft {})?.0)
                         }
                         Err(error) => Err(ApiError::from(&error)),
                     }
@@ -268,7 +268,7 @@ impl Session {
         let (group, member) = (self.group.clone(), self.id.clone());
         let request = GroupRequest::Look { group, member, secret: self.secret };
         let (ctx, answer) = (ctx.clone(), ctx.engine.group(self.partition, request).await);
-        async move { Ok(encode_message(assigned(&ctx, None, answer.await)?).0) }
+        async move { frames_of(assigned(&ctx, None, answer.await)?) }
     }
 
     /// The member's process is gone, and may be back in a moment. Told by a task of its own: that of the stream is
@@ -297,7 +297,38 @@ fn assigned(ctx: &Ctx, number: Option<u64>, answer: GroupResult) -> Result<Group
         is_new: a.is_new,
     };
     let partitions = partitions.into_iter().map(partition).collect();
-    Ok(GroupAssignment { number, epoch, partitions, filter: None })
+    Ok(GroupAssignment { number, epoch, partitions, filter: None, goes_on: false })
+}
+
+/// An assignment as frames, one behind the other: each is bounded, however many partitions there are.
+fn frames_of(assignment: GroupAssignment) -> Reply {
+    let GroupAssignment { number, epoch, partitions, filter, .. } = assignment;
+    in_parts(partitions, |partitions, goes_on| GroupAssignment {
+        number,
+        epoch,
+        partitions,
+        filter: filter.clone(),
+        goes_on,
+    })
+}
+
+/// Messages with as many items each as have room, one behind the other; each is told whether it goes on.
+fn in_parts<T: Weigh, M: Codec>(items: Vec<T>, message: impl Fn(Vec<T>, bool) -> M) -> Reply {
+    let (mut frames, mut part, mut room) = (BytesMut::new(), Vec::new(), Room::default());
+    for item in items {
+        if !room.take(&item) {
+            frames.extend_from_slice(&encode_message(message(std::mem::take(&mut part), true))?.0);
+            room = Room::default();
+            room.take(&item);
+        }
+        part.push(item);
+    }
+    let last = encode_message(message(part, false))?.0;
+    if frames.is_empty() {
+        return Ok(last);
+    }
+    frames.extend_from_slice(&last);
+    Ok(frames.freeze())
 }
 
 /// What a coordinator keeps of a member's secret.

@@ -1,15 +1,14 @@
-//! What operators ask of the whole cluster: gathered from the brokers that know.
+//! What operators ask of topics and copies, gathered from the brokers that know, and what they have these do. How the
+//! cluster is as a whole is in `status.rs`.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::time::Duration;
 
 use thalweg_api::{
-    ApiError, Aside, ClusterStatusReply, ClusterStatusRequest, DescribeTopicReply, DescribeTopicRequest,
-    ElectLeaderReply, ElectLeaderRequest, PartitionState, PartitionTrouble, RecoverReply, RecoverRequest,
-    RecoveredPartition, ReplicaEnd, ReplicaEndsReply, ReplicaEndsRequest, ReplicaState,
+    ApiError, Aside, DescribeTopicReply, DescribeTopicRequest, ElectLeaderReply, ElectLeaderRequest, PartitionState,
+    RecoverReply, RecoverRequest, RecoveredPartition, ReplicaEnd, ReplicaEndsReply, ReplicaEndsRequest, ReplicaState,
+    Room, Topic,
 };
-use thalweg_broker_core::METADATA;
 use thalweg_commit_log::ASIDE;
 use thalweg_control::{ControlError, Copies, Copy, MetadataRecord, Request, Stuck};
 use thalweg_model::{BrokerId, LeaderEpoch, Offset, PartitionId, ReplicaId, TopicPartition};
@@ -18,6 +17,7 @@ use crate::ctx::Ctx;
 use crate::door::{Principal, Service};
 use crate::engine::view::View;
 use crate::service::describe;
+use crate::service::pages::Place;
 
 impl Service<DescribeTopicRequest> for Ctx {
     async fn serve(
@@ -25,44 +25,57 @@ impl Service<DescribeTopicRequest> for Ctx {
         principal: &Principal,
         request: DescribeTopicRequest,
     ) -> Result<DescribeTopicReply, ApiError> {
-        describe_topic(self, principal, &request.name).await
+        describe_topic(self, principal, request).await
     }
 }
 
-/// Each partition as its leader sees it; this broker asks the others for theirs.
-async fn describe_topic(ctx: &Rc<Ctx>, principal: &Principal, name: &str) -> Result<DescribeTopicReply, ApiError> {
-    let (me, asides, wanted) = (ctx.broker_id, ctx.asides.borrow().clone(), name.to_owned());
+/// Each partition as its leader sees it; this broker asks the others for theirs. A page has so many partitions that the
+/// others answer for the same ones, and its place is the first of them.
+async fn describe_topic(
+    ctx: &Rc<Ctx>,
+    principal: &Principal,
+    request: DescribeTopicRequest,
+) -> Result<DescribeTopicReply, ApiError> {
+    let (me, asides, wanted) = (ctx.broker_id, ctx.asides.borrow().clone(), request.name.clone());
+    let first = Place::of(request.page.clone())?.map_or(0, |place| place.number);
     let found = ctx.engine.look(move |view| {
-        let topic = view.metadata().topic(&wanted).cloned()?;
+        let topic = view.metadata().topic(&wanted)?;
+        let numbers = first.min(topic.partitions)..first.saturating_add(DESCRIBED_MAX).min(topic.partitions);
         let out_of_service = view.out_of_service();
         let state = |index| partition_state(view, me, TopicPartition::new(topic.id, index), &out_of_service, &asides);
-        let partitions: Vec<_> = (0..topic.partitions).map(state).collect();
-        Ok((topic, partitions, view.live()))
+        let partitions: Vec<_> = numbers.clone().map(state).collect();
+        let replicas = topic.replicas[numbers.start as usize..numbers.end as usize].to_vec();
+        let led = numbers.clone().map(|index| describe::partition(view, topic, index)).collect();
+        let described = Topic { partitions: led, ..describe::header(topic) };
+        let next = (numbers.end < topic.partitions).then(|| Place::at(numbers.end, "").into());
+        Ok((DescribeTopicReply { topic: described, partitions, next }, replicas, view.live()))
     });
-    let (topic, mut partitions, mut others) = found.await.map_err(|e: ControlError| ApiError::from(&e))?;
-    if !principal.is_broker() {
-        // The leaders and only holders tell of their partitions, and any broker may keep what has been put aside.
-        others.extend(topic.replicas.iter().zip(&partitions).filter_map(|(r, p)| holder(r, p)));
-        others.retain(|b| *b != me);
-        others.sort();
-        others.dedup();
-        for other in others {
-            let request = DescribeTopicRequest { name: name.to_owned() };
-            let Ok(answer) = ctx.peers.ask(other, request).await else { continue };
-            for ((mine, theirs), replicas) in partitions.iter_mut().zip(answer.partitions).zip(&topic.replicas) {
-                let mut asides = std::mem::take(&mut mine.asides);
-                asides.extend(theirs.asides.iter().cloned());
-                // Nobody leads it, and somebody knows why: who holds most of it knows best.
-                let knows = mine.leader.is_none() && theirs.leader.is_none() && theirs.offline.is_some();
-                let is_better = mine.offline.is_none() || theirs.log_end_offset > mine.log_end_offset;
-                if holder(replicas, &theirs) == Some(other) || (knows && is_better) {
-                    *mine = theirs;
-                }
-                mine.asides = asides;
+    let (mut reply, replicas, mut others) = found.await.map_err(|e: ControlError| ApiError::from(&e))?;
+    if principal.is_broker() {
+        return Ok(reply);
+    }
+    // The leaders and only holders tell of their partitions, and any broker may keep what has been put aside.
+    others.extend(replicas.iter().zip(&reply.partitions).filter_map(|(r, p)| holder(r, p)));
+    others.retain(|b| *b != me);
+    others.sort();
+    others.dedup();
+    for other in others {
+        let Ok(answer) = ctx.peers.ask(other, request.clone()).await else { continue };
+        // An older broker knows no pages, and tells of all partitions.
+        let same = answer.partitions.into_iter().skip_while(|p| p.partition.0 < first);
+        for ((mine, theirs), replicas) in reply.partitions.iter_mut().zip(same).zip(&replicas) {
+            let mut asides = std::mem::take(&mut mine.asides);
+            asides.extend(theirs.asides.iter().cloned());
+            // Nobody leads it, and somebody knows why: who holds most of it knows best.
+            let knows = mine.leader.is_none() && theirs.leader.is_none() && theirs.offline.is_some();
+            let is_better = mine.offline.is_none() || theirs.log_end_offset > mine.log_end_offset;
+            if holder(replicas, &theirs) == Some(other) || (knows && is_better) {
+                *mine = theirs;
             }
+            mine.asides = asides;
         }
     }
-    Ok(DescribeTopicReply { topic: ctx.engine.look(move |view| describe::topic(view, &topic)).await, partitions })
+    Ok(reply)
 }
 
 /// Who answers for a partition: its leader, or the only one that holds it.
@@ -157,89 +170,27 @@ async fn elect_leaders(ctx: &Rc<Ctx>, principal: &Principal, request: ElectLeade
     Ok(asked)
 }
 
-impl Service<ClusterStatusRequest> for Ctx {
-    async fn serve(
-        self: &Rc<Self>,
-        principal: &Principal,
-        _: ClusterStatusRequest,
-    ) -> Result<ClusterStatusReply, ApiError> {
-        Ok(cluster_status(self, principal).await)
-    }
-}
-
-/// How the cluster is, as this broker knows it, and what the others have out of service.
-async fn cluster_status(ctx: &Rc<Ctx>, principal: &Principal) -> ClusterStatusReply {
-    let (me, cluster_id, controllers) = (ctx.broker_id, ctx.cluster_id.clone(), ctx.controllers.clone());
-    let own = move |view: &View<'_>| (own_status(view, me, cluster_id, controllers), view.live());
-    let (mut reply, live) = ctx.engine.look(own).await;
-    let mut troubles = reply.out_of_service.clone();
-    // Where another broker is the controller, clients ask that one: it knows who can answer.
-    let gathers = reply.controller.is_none_or(|c| c == me);
-    if !principal.is_broker() && gathers {
-        for other in live.into_iter().filter(|b| *b != me) {
-            let asking = ctx.peers.ask(other, ClusterStatusRequest {});
-            let Ok(Ok(theirs)) = tokio::time::timeout(STATUS_PATIENCE, asking).await else { continue };
-            troubles.extend(theirs.out_of_service);
-            reply.behind += theirs.behind;
-        }
-    }
-    // Several may tell of the same one: who holds most of it knows best.
-    troubles.sort_by(|a, b| {
-        let key = |t: &PartitionTrouble| (t.topic.clone(), t.partition, u64::MAX - t.log_end_offset.0, t.broker);
-        key(a).cmp(&key(b))
-    });
-    troubles.dedup_by(|a, b| (&a.topic, a.partition) == (&b.topic, b.partition));
-    reply.out_of_service = troubles;
-    reply
-}
-
-/// The cluster as this broker knows it, and what is out of service here.
-fn own_status(view: &View<'_>, me: BrokerId, cluster_id: String, controllers: Vec<BrokerId>) -> ClusterStatusReply {
-    let metadata = view.metadata();
-    let names: Vec<TopicPartition> =
-        metadata.topics().flat_map(|t| (0..t.partitions).map(|p| TopicPartition::new(t.id, p))).collect();
-    let (topics, partitions) = (metadata.topics().count() as u32, names.len() as u32);
-    let feature_level = metadata.feature_level();
-    let trouble = |(name, what): (TopicPartition, String)| {
-        Some(PartitionTrouble {
-            topic: metadata.topic_by_id(name.topic)?.name.clone(),
-            partition: name.partition,
-            broker: me,
-            what,
-            log_end_offset: view.state(&name).map_or(Offset(0), |s| s.log_end),
-        })
-    };
-    let out_of_service = view.out_of_service().into_iter().filter_map(trouble).collect();
-    let live = view.live();
-    ClusterStatusReply {
-        cluster_id,
-        controller: view.controller(),
-        brokers: describe::brokers(view),
-        controllers,
-        topics,
-        partitions,
-        without_leader: names.iter().filter(|n| view.leader(n).is_none_or(|(_, b)| !live.contains(&b))).count() as u32,
-        behind: names.iter().filter(|n| !view.behind(n).is_empty()).count() as u32,
-        asked: me,
-        feature_level,
-        out_of_service,
-        controllers_behind: view.behind(&METADATA),
-    }
-}
-
 impl Service<ReplicaEndsRequest> for Ctx {
-    async fn serve(self: &Rc<Self>, _: &Principal, _: ReplicaEndsRequest) -> Result<ReplicaEndsReply, ApiError> {
-        Ok(self.engine.look(replica_ends).await)
+    /// The copies on this broker, and where their logs end. A place is a partition.
+    async fn serve(self: &Rc<Self>, _: &Principal, request: ReplicaEndsRequest) -> Result<ReplicaEndsReply, ApiError> {
+        let from = Place::of(request.page)?.map(|place| place.partition);
+        Ok(self.engine.look(move |view| replica_ends(view, from, Room::default())).await)
     }
 }
 
-/// The copies on this broker, and where their logs end.
-fn replica_ends(view: &View<'_>) -> ReplicaEndsReply {
-    let ends = view.copies().into_iter().map(|(partition, copy)| {
+/// Copies on this broker from a partition on, for which there is room.
+fn replica_ends(view: &View<'_>, from: Option<TopicPartition>, mut room: Room) -> ReplicaEndsReply {
+    let mut ends = Vec::new();
+    for (partition, copy) in view.copies_from(from) {
         let Copy { replica, end, is_lost, voters, voters_outgoing, is_serving } = copy;
-        ReplicaEnd { partition, replica, end, is_lost, voters, voters_outgoing, is_serving }
-    });
-    ReplicaEndsReply { ends: ends.collect() }
+        let end = ReplicaEnd { partition, replica, end, is_lost, voters, voters_outgoing, is_serving };
+        if !room.take(&end) {
+            let next = Some(Place { partition, ..Place::default() }.into());
+            return ReplicaEndsReply { ends, next };
+        }
+        ends.push(end);
+    }
+    ReplicaEndsReply { ends, next: None }
 }
 
 /// What each broker that lives and is not given up holds.
@@ -252,10 +203,18 @@ async fn all_copies(ctx: &Rc<Ctx>, lost: &[BrokerId]) -> Result<Copies, ApiError
             copies.entry((partition.topic, partition.partition.0)).or_default().push(copy);
         }
     };
-    let (mine, live) = ctx.engine.look(|view| (replica_ends(view), view.live())).await;
-    take(mine);
+    let live = ctx.engine.look(|view| view.live()).await;
+    let mut request = ReplicaEndsRequest::default();
+    loop {
+        let mut mine = ctx.serve(&Principal::Broker(ctx.broker_id), request.clone()).await?;
+        request.page = mine.next.take();
+        take(mine);
+        if request.page.is_none() {
+            break;
+        }
+    }
     for other in live.into_iter().filter(|b| *b != ctx.broker_id && !lost.contains(b)) {
-        take(ctx.peers.ask(other, ReplicaEndsRequest {}).await?);
+        take(ctx.peers.ask_all(other, ReplicaEndsRequest::default()).await?);
     }
     Ok(copies)
 }
@@ -267,25 +226,35 @@ impl Service<RecoverRequest> for Ctx {
 }
 
 /// Goes on without some brokers for ever, and without copies that are lost for certain; without the operator's consent
-/// it only tells what that would mean.
+/// it only tells what that would mean. A place is a number in the list of partitions. What is done is done with the
+/// first page: who wants to see the others asks for them before.
 async fn recover(
     ctx: &Rc<Ctx>,
-    RecoverRequest { lost, accept_loss }: RecoverRequest,
+    RecoverRequest { lost, accept_loss, page }: RecoverRequest,
 ) -> Result<RecoverReply, ApiError> {
+    let first = Place::of(page)?.map_or(0, |place| place.number);
     let copies = all_copies(ctx, &lost).await?;
     // The same checks without consent: what would be decided tells what would be refused, and what would come of it.
     let judged = ctx.engine.look(move |view| {
         let request = Request::Recover { lost: lost.clone(), live: view.live(), copies: copies.clone() };
         let decision = view.metadata().handle(0, request.clone())?;
-        let partition = |s: &Stuck| recovered_partition(s, &decision.records);
-        let partitions = view.metadata().without_majority(&lost, &copies).iter().map(partition).collect();
-        Ok((request, partitions))
+        let (mut partitions, mut room, mut next) = (Vec::new(), Room::default(), None);
+        for (number, stuck) in (0..).zip(&view.metadata().without_majority(&lost, &copies)).skip(first as usize) {
+            let partition = recovered_partition(stuck, &decision.records);
+            if !room.take(&partition) {
+                next = Some(Place::at(number, "").into());
+                break;
+            }
+            partitions.push(partition);
+        }
+        Ok((request, partitions, next))
     });
-    let (request, partitions) = judged.await.map_err(|e: ControlError| ApiError::from(&e))?;
-    if accept_loss {
+    let (request, partitions, next) = judged.await.map_err(|e: ControlError| ApiError::from(&e))?;
+    let done = accept_loss && first == 0;
+    if done {
         ctx.change(request).await?;
     }
-    Ok(RecoverReply { partitions, done: accept_loss })
+    Ok(RecoverReply { partitions, done, next })
 }
 
 /// What becomes of a partition that lacks its majority, if these records are decided.
@@ -316,5 +285,5 @@ fn recovered_partition(s: &Stuck, records: &[MetadataRecord]) -> RecoveredPartit
     }
 }
 
-/// How long another broker may take to say what is out of service there. It says so in its log and its metrics too.
-const STATUS_PATIENCE: Duration = Duration::from_millis(500);
+/// Partitions in one page of a description: each asks several brokers, and their logs.
+const DESCRIBED_MAX: u32 = 200;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use thalweg_api::{
     ApiError, ErrorCode, FetchPluginReply, FetchPluginRequest, ListPluginsReply, ListPluginsRequest, PlaceReply,
-    PlaceRequest, PluginReference, StoreModuleReply, StoreModuleRequest, UploadPluginReply, UploadPluginRequest,
+    PlaceRequest, PluginReference, Room, StoreModuleReply, StoreModuleRequest, UploadPluginReply, UploadPluginRequest,
 };
 use thalweg_control::{Plugin, PluginDigest, PluginKind, Request};
 use thalweg_model::limits::PLUGIN_CONFIG_BYTES_MAX;
@@ -23,6 +23,7 @@ use crate::plugins::modules::{ModuleFault, digest_of};
 use crate::plugins::runtime::{off_thread, plugin_failed};
 use crate::refusal::unknown_topic;
 use crate::service::answers::answered;
+use crate::service::pages::Place;
 
 /// A filter that a subscription uses.
 pub(crate) struct LoadedFilter {
@@ -284,9 +285,21 @@ impl Service<UploadPluginRequest> for Ctx {
 }
 
 impl Service<ListPluginsRequest> for Ctx {
-    async fn serve(self: &Rc<Self>, _: &Principal, _: ListPluginsRequest) -> Result<ListPluginsReply, ApiError> {
-        let all = |view: &View<'_>| view.metadata().plugins().map(describe).collect();
-        Ok(ListPluginsReply { plugins: self.engine.look(all).await })
+    async fn serve(self: &Rc<Self>, _: &Principal, request: ListPluginsRequest) -> Result<ListPluginsReply, ApiError> {
+        // A place is a name and a version.
+        let from = Place::of(request.page)?.unwrap_or_default();
+        let page = move |view: &View<'_>| {
+            let (mut plugins, mut room) = (Vec::new(), Room::default());
+            for plugin in view.metadata().plugins_from(&from.text, from.number).map(describe) {
+                if !room.take(&plugin) {
+                    let next = Some(Place::at(plugin.version, plugin.name).into());
+                    return ListPluginsReply { plugins, next };
+                }
+                plugins.push(plugin);
+            }
+            ListPluginsReply { plugins, next: None }
+        };
+        Ok(self.engine.look(page).await)
     }
 }
 

@@ -1,5 +1,5 @@
 //! What clients ask about topics: metadata, making and removing, offsets, producer ids. What operators ask of the whole
-//! cluster is in `operate.rs`.
+//! cluster is in `operate.rs`, and what is told unasked in `watch.rs`.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -9,13 +9,12 @@ use ring::rand::SecureRandom;
 use thalweg_api::{
     AddPartitionsReply, AddPartitionsRequest, ApiError, CreateTopicReply, CreateTopicRequest, DeleteTopicReply,
     DeleteTopicRequest, ErrorCode, InitProducerReply, InitProducerRequest, ListOffsetsReply, ListOffsetsRequest,
-    MetadataReply, MetadataRequest, MetadataWatch, OffsetAnswer, PartitionerChoice, Resource, Right,
-    SetPartitionerReply, SetPartitionerRequest, Topic, TopicError,
+    MetadataReply, MetadataRequest, OffsetAnswer, PartitionerChoice, Resource, Right, Room, SetPartitionerReply,
+    SetPartitionerRequest, Topic, TopicError,
 };
 use thalweg_control::Request;
 use thalweg_model::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_MS_MIN};
 use thalweg_model::{ProducerEpoch, TopicConfig, TopicId, TopicPartition};
-use thalweg_wire::{Frame, encode_message};
 use uuid::Uuid;
 
 use crate::cluster::forward::call;
@@ -24,43 +23,8 @@ use crate::door::{Principal, Service};
 use crate::engine::view::View;
 use crate::service::answers::answered;
 use crate::service::describe;
+use crate::service::pages::Place;
 use crate::service::positions::resolve;
-use crate::stream::Stream;
-
-/// Sends the metadata of some topics at once and after every change, until the client goes away.
-pub(crate) async fn watch(ctx: Rc<Ctx>, stream: Stream, first: Frame) {
-    let Stream { principal, account, mut frames, mut out } = stream;
-    frames.expect_small();
-    let request: MetadataWatch = match first.decode() {
-        Ok(request) => request,
-        Err(error) => return out.refuse(error).await,
-    };
-    if let Err(error) = ctx.may(&principal, Right::Describe, Resource::Cluster) {
-        return out.refuse(error).await;
-    }
-    let mut changed = ctx.engine.watch_metadata();
-    // What was sent last is kept to be compared with, and charged as long as the stream is open.
-    let (mut last, mut charge) = (None, account.charge());
-    loop {
-        changed.borrow_and_update();
-        let now = metadata(&ctx, &principal, MetadataRequest { topics: request.topics.clone(), create_missing: false });
-        let (now, _) = encode_message(now.await);
-        if last.as_ref() != Some(&now) {
-            if let Err(spent) = charge.set(now.len()) {
-                return out.refuse(spent.into()).await;
-            }
-            if out.write(&mut [now.clone()]).await.is_err() {
-                return;
-            }
-            last = Some(now);
-        }
-        tokio::select! {
-            changed = changed.changed() => if changed.is_err() { return },
-            // A client says nothing more on this stream; its end is the end.
-            _ = frames.next() => return,
-        }
-    }
-}
 
 impl Service<MetadataRequest> for Ctx {
     async fn serve(
@@ -68,34 +32,111 @@ impl Service<MetadataRequest> for Ctx {
         principal: &Principal,
         request: MetadataRequest,
     ) -> Result<MetadataReply, ApiError> {
-        Ok(metadata(self, principal, request).await)
+        let mut made = HashMap::new();
+        if request.create_missing && self.topics_on_first_use {
+            for name in &request.topics {
+                if let Some(answer) = make_on_first_use(self, principal, name).await {
+                    made.insert(name.clone(), answer);
+                }
+            }
+        }
+        page_of(self, request, made).await
     }
 }
 
-/// What a client wants to know of topics, all of it of one moment.
-async fn metadata(ctx: &Rc<Ctx>, principal: &Principal, request: MetadataRequest) -> MetadataReply {
-    let mut made = HashMap::new();
-    if request.create_missing && ctx.topics_on_first_use {
-        for name in &request.topics {
-            if let Some(answer) = make_on_first_use(ctx, principal, name).await {
-                made.insert(name.clone(), answer);
+/// One page of what a client wants to know of topics, all of it of one moment. `made` are those that another broker has
+/// just made, which may not be known here yet.
+pub(crate) async fn page_of(
+    ctx: &Ctx,
+    request: MetadataRequest,
+    made: HashMap<String, Result<Topic, ApiError>>,
+) -> Result<MetadataReply, ApiError> {
+    let (cluster_id, from) = (ctx.cluster_id.clone(), Place::of(request.page)?);
+    let look = move |view: &View<'_>| {
+        // The first page tells of the brokers for all of them.
+        let brokers = if from.is_none() { describe::brokers(view) } else { Vec::new() };
+        let mut listing = Listing { view, made, room: Room::default(), topics: Vec::new() };
+        let next = match request.topics.is_empty() {
+            true => listing.add_all(from.unwrap_or_default()),
+            false => listing.add_named(&request.topics, from.unwrap_or_default()),
+        };
+        let (topics, next) = (listing.topics, next.map(Into::into));
+        MetadataReply { cluster_id, brokers, topics, controller: view.controller(), next }
+    };
+    Ok(ctx.engine.look(look).await)
+}
+
+/// Topics of one page. A place is the number of the name that was asked for, or the name itself where all are, and the
+/// partition of that topic with which the page begins; of another topic of that name it is the first one.
+struct Listing<'v> {
+    view: &'v View<'v>,
+    made: HashMap<String, Result<Topic, ApiError>>,
+    room: Room,
+    topics: Vec<Result<Topic, TopicError>>,
+}
+
+impl Listing<'_> {
+    fn add_all(&mut self, from: Place) -> Option<Place> {
+        let view = self.view;
+        for topic in view.metadata().topics_from(&from.text) {
+            let first = if topic.id == from.partition.topic { from.partition.partition.0 } else { 0 };
+            if let Some(partition) = self.add(topic, first) {
+                return Some(Place { partition, ..Place::at(0, topic.name.clone()) });
             }
         }
+        None
     }
-    let cluster_id = ctx.cluster_id.clone();
-    let look = move |view: &View<'_>| {
-        let topic = |name: String| {
-            // One that another broker has just made may not be known here yet.
-            let found = made.get(&name).cloned().unwrap_or_else(|| find(view, &name));
-            found.map_err(|error| TopicError { name, error })
+
+    fn add_named(&mut self, names: &[String], from: Place) -> Option<Place> {
+        for (number, name) in (0..).zip(names).skip(from.number as usize) {
+            let found = self.view.metadata().topic(name);
+            let goes_on_at = match (self.made.get(name), found) {
+                (Some(made), _) => self.add_whole(name, made.clone()),
+                (None, Err(error)) => self.add_whole(name, Err(ApiError::from(&error))),
+                (None, Ok(topic)) => {
+                    let is_first = number == from.number && topic.id == from.partition.topic;
+                    self.add(topic, if is_first { from.partition.partition.0 } else { 0 })
+                }
+            };
+            if let Some(partition) = goes_on_at {
+                return Some(Place { number, partition, ..Place::default() });
+            }
+        }
+        None
+    }
+
+    /// Adds a topic from a partition on; answers with the partition with which it has to go on, if it has no room.
+    fn add(&mut self, topic: &thalweg_control::Topic, first: u32) -> Option<TopicPartition> {
+        let mut header = describe::header(topic);
+        if !self.room.take(&header) {
+            return Some(TopicPartition::new(topic.id, first));
+        }
+        for index in first..topic.partitions {
+            let partition = describe::partition(self.view, topic, index);
+            // A page that begins with a topic always comes further.
+            if !self.room.take(&partition) && !(self.topics.is_empty() && header.partitions.is_empty()) {
+                self.topics.push(Ok(header));
+                return Some(TopicPartition::new(topic.id, index));
+            }
+            header.partitions.push(partition);
+        }
+        self.topics.push(Ok(header));
+        None
+    }
+
+    /// Adds what goes into one page in any case: a topic that was made a moment ago, or why there is none.
+    fn add_whole(&mut self, name: &str, found: Result<Topic, ApiError>) -> Option<TopicPartition> {
+        let found = found.map_err(|error| TopicError { name: name.to_owned(), error });
+        let has_room = match &found {
+            Ok(topic) => self.room.take(topic),
+            Err(error) => self.room.take(error),
         };
-        let topics = match request.topics.is_empty() {
-            true => view.metadata().topics().map(|t| Ok(describe::topic(view, t))).collect(),
-            false => request.topics.into_iter().map(topic).collect(),
-        };
-        MetadataReply { cluster_id, brokers: describe::brokers(view), topics, controller: view.controller() }
-    };
-    ctx.engine.look(look).await
+        if !has_room {
+            return Some(Place::default().partition);
+        }
+        self.topics.push(found);
+        None
+    }
 }
 
 fn find(view: &View<'_>, name: &str) -> Result<Topic, ApiError> {
@@ -210,7 +251,7 @@ impl Service<InitProducerRequest> for Ctx {
 
 impl Service<ListOffsetsRequest> for Ctx {
     async fn serve(self: &Rc<Self>, _: &Principal, request: ListOffsetsRequest) -> Result<ListOffsetsReply, ApiError> {
-        let mut answers = Vec::with_capacity(request.queries.len());
+        let (mut answers, mut room) = (Vec::new(), Room::default());
         for query in request.queries {
             let name = TopicPartition { topic: request.topic, partition: query.partition };
             let found = async {
@@ -220,7 +261,12 @@ impl Service<ListOffsetsRequest> for Ctx {
                     None => Err(not_served(self, name).await),
                 }
             };
-            answers.push(OffsetAnswer { partition: query.partition, offset: found.await });
+            let answer = OffsetAnswer { partition: query.partition, offset: found.await };
+            if !room.take(&answer) {
+                // Who asks asks again for those that have no answer.
+                break;
+            }
+            answers.push(answer);
         }
         Ok(ListOffsetsReply { answers })
     }

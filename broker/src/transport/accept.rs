@@ -82,7 +82,7 @@ fn join_line(ctx: &Ctx, line: &Line, incoming: Incoming) {
 
 /// Finishes a handshake, and serves the connection if there is a place for it.
 async fn let_in(ctx: Rc<Ctx>, places: Rc<Places>, incoming: Incoming, turn: Turn) {
-    let source = turn.source;
+    let (source, from) = (turn.source, incoming.remote_address().ip());
     // What a handshake costs is what its connection will.
     let shaking = match ctx.budget.client(source, || {}).take(CONNECTION_BYTES) {
         Ok(charge) => charge,
@@ -113,7 +113,8 @@ async fn let_in(ctx: Rc<Ctx>, places: Rc<Places>, incoming: Incoming, turn: Turn
         }
     });
     let own = account.take(CONNECTION_BYTES);
-    let place = places.take(source, client::of_client(&connection));
+    let principal = client::of_client(&connection, from);
+    let place = places.take(source, principal);
     let refused = match (&place, &own) {
         (Err(full), _) => Some((full.cause(), ApiError::from(*full))),
         (_, Err(spent)) => Some((Cause::Memory, ApiError::from(*spent))),
@@ -125,12 +126,17 @@ async fn let_in(ctx: Rc<Ctx>, places: Rc<Places>, incoming: Incoming, turn: Turn
     }
     drop(turn);
     ctx.metrics.connections.inc();
-    client::serve(ctx.clone(), connection, account).await;
+    client::serve(ctx.clone(), connection, principal, account).await;
     ctx.metrics.connections.dec();
 }
 
 async fn shake(ctx: &Ctx, incoming: Incoming, source: Source) -> Option<Connection> {
-    let shaking = async { incoming.accept()?.await };
+    // Administrators by their address stay where they are.
+    let accepted = match incoming.remote_address().ip().to_canonical().is_loopback() {
+        true => incoming.accept_with(ctx.stays.clone()),
+        false => incoming.accept(),
+    };
+    let shaking = async { accepted?.await };
     match tokio::time::timeout(HANDSHAKE_TIME, shaking).await {
         Ok(Ok(connection)) => Some(connection),
         Ok(Err(error)) => {

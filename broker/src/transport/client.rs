@@ -1,5 +1,6 @@
 //! A client's connection: who it is, its hello, and each of its streams to whom it belongs.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,16 +11,17 @@ use crate::cluster::authority::proves;
 use crate::ctx::Ctx;
 use crate::door::Principal;
 use crate::limits::budget::Account;
-use crate::service::{fetch, membership, produce, topics};
+use crate::service::{fetch, membership, produce, watch};
 use crate::stream::Stream;
 use crate::stream::frames::{Frames, StreamError};
 use crate::stream::outgoing::Outgoing;
+use crate::transport::asker::Asker;
 use crate::transport::hello::greet;
 use crate::transport::router;
 
 /// Serves a client's connection: its hello, then its streams until it ends.
-pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection, account: Rc<Account>) {
-    let principal = of_client(&connection);
+pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection, principal: Principal, account: Rc<Account>) {
+    let asker = Rc::new(Asker::new(principal));
     match tokio::time::timeout(HELLO_TIMEOUT, greet(&ctx, &connection, &account)).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) => {
@@ -41,7 +43,7 @@ pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection, account: Rc<Acco
             accepted = connection.accept_bi() => match accepted {
                 Ok(opened) => {
                     let (ctx, connection, account) = (ctx.clone(), connection.clone(), account.clone());
-                    streams.spawn_local(stream(ctx, principal, connection, account, opened));
+                    streams.spawn_local(stream(ctx, asker.clone(), connection, account, opened));
                 }
                 Err(_) => return,
             },
@@ -61,9 +63,11 @@ pub(crate) async fn turn_away(ctx: &Ctx, connection: Connection, account: Rc<Acc
     connection.close(CLOSE_FULL.into(), b"too many connections");
 }
 
-/// Who the client at the other end of a connection is.
-pub(crate) fn of_client(connection: &Connection) -> Principal {
-    if connection.remote_address().ip().to_canonical().is_loopback() {
+/// Who the client at the other end of a connection is. Its address is that of the handshake, which has proven that it
+/// receives there. Where the connection is now proves nothing: a client may go on from another address, and the first
+/// datagram from there, which anybody may forge, is taken before that address is checked (RFC 9000, section 9.3).
+pub(crate) fn of_client(connection: &Connection, from: IpAddr) -> Principal {
+    if from.to_canonical().is_loopback() {
         return Principal::Near;
     }
     match proves(connection, None) {
@@ -74,11 +78,12 @@ pub(crate) fn of_client(connection: &Connection) -> Principal {
 
 async fn stream(
     ctx: Rc<Ctx>,
-    principal: Principal,
+    asker: Rc<Asker>,
     connection: Connection,
     account: Rc<Account>,
     (sender, receiver): (SendStream, RecvStream),
 ) {
+    let principal = asker.principal;
     let mut out = Outgoing::new(sender, account.clone(), ctx.metrics.unread_streams.clone());
     let _own = match account.take(STREAM_BYTES) {
         Ok(charge) => charge,
@@ -92,7 +97,7 @@ async fn stream(
             // What has come of it is given back before anything is waited for.
             drop(frames);
             return match error {
-                StreamError::Frame(error) => out.refuse(ApiError::malformed(error)).await,
+                StreamError::Frame(error) => out.refuse(error.into()).await,
                 StreamError::Refused(error) => out.refuse(error).await,
                 _ => {}
             };
@@ -103,11 +108,11 @@ async fn stream(
     match kind {
         FrameKind::Produce => produce::serve(ctx, stream, first).await,
         FrameKind::FetchOpen => fetch::serve(ctx, stream, first).await,
-        FrameKind::MetadataWatch => topics::watch(ctx, stream, first).await,
+        FrameKind::MetadataWatch => watch::serve(ctx, asker, stream, first).await,
         FrameKind::GroupOpen => membership::serve(ctx, stream, connection, first).await,
         _ => {
             let Stream { frames, out, .. } = stream;
-            router::serve(ctx, principal, first, out).await;
+            router::serve(ctx, asker, first, out).await;
             // The request was charged until here.
             drop(frames);
         }

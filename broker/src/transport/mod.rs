@@ -2,6 +2,7 @@
 //! left to the services.
 
 pub(crate) mod accept;
+pub(crate) mod asker;
 pub(crate) mod client;
 pub(crate) mod hello;
 pub(crate) mod http;

@@ -11,6 +11,7 @@ use thalweg_api::{ApiError, ErrorCode, PeerHello, PeerHelloReply, PeerMessages};
 use thalweg_broker_core::{NodeMessage, Peer};
 use thalweg_control::ControlError;
 use thalweg_model::BrokerId;
+use thalweg_quic::StreamError;
 
 use crate::cluster::authority::{peer_name, proves};
 use crate::cluster::visitors::Visitor;
@@ -21,6 +22,7 @@ use crate::limits::budget::Account;
 use crate::limits::refusals::Cause;
 use crate::stream::frames::Frames;
 use crate::stream::outgoing::Outgoing;
+use crate::transport::asker::Asker;
 use crate::transport::router;
 
 /// Serves a connection that another broker has made.
@@ -61,8 +63,9 @@ pub(crate) async fn serve(ctx: Rc<Ctx>, connection: Connection, account: Rc<Acco
 /// Another broker asks, for a client of its own or for itself.
 async fn request(ctx: Rc<Ctx>, peer: BrokerId, mut frames: Frames, mut out: Outgoing) {
     match frames.next().await {
-        Ok(Some(frame)) => router::serve(ctx, Principal::Broker(peer), frame, out).await,
+        Ok(Some(frame)) => router::serve(ctx, Rc::new(Asker::new(Principal::Broker(peer))), frame, out).await,
         Ok(None) => {}
+        Err(StreamError::Frame(error)) => out.refuse(error.into()).await,
         Err(error) => out.refuse(ApiError::malformed(error)).await,
     }
 }

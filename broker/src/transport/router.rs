@@ -10,12 +10,13 @@ use thalweg_wire::{Codec, Frame, encode_message};
 
 use crate::cluster::forward::elsewhere;
 use crate::ctx::Ctx;
-use crate::door::{Principal, Service};
+use crate::door::Service;
 use crate::stream::outgoing::Outgoing;
+use crate::transport::asker::Asker;
 
 /// Answers one request and ends the stream.
-pub(crate) async fn serve(ctx: Rc<Ctx>, principal: Principal, frame: Frame, mut out: Outgoing) {
-    let (head, body) = match answer(&ctx, &principal, frame).await {
+pub(crate) async fn serve(ctx: Rc<Ctx>, asker: Rc<Asker>, frame: Frame, mut out: Outgoing) {
+    let (head, body) = match answer(&ctx, &asker, frame).await {
         Ok(answer) => answer,
         Err(error) => return out.refuse(error).await,
     };
@@ -28,9 +29,9 @@ pub(crate) async fn serve(ctx: Rc<Ctx>, principal: Principal, frame: Frame, mut 
 macro_rules! answer {
     ($($request:ident)*) => {
         /// The bytes of the answer: those before its body, and the body.
-        async fn answer(ctx: &Rc<Ctx>, principal: &Principal, frame: Frame) -> Result<(Bytes, Bytes), ApiError> {
+        async fn answer(ctx: &Rc<Ctx>, asker: &Asker, frame: Frame) -> Result<(Bytes, Bytes), ApiError> {
             match frame.kind {
-                $(FrameKind::$request => route::<thalweg_api::$request>(ctx, principal, frame).await,)*
+                $(FrameKind::$request => route::<thalweg_api::$request>(ctx, asker, frame).await,)*
                 kind => Err(ApiError::malformed(format_args!("a stream does not start with {kind:?}"))),
             }
         }
@@ -39,11 +40,13 @@ macro_rules! answer {
 
 for_each_request!(answer);
 
-async fn route<R>(ctx: &Rc<Ctx>, principal: &Principal, frame: Frame) -> Result<(Bytes, Bytes), ApiError>
+async fn route<R>(ctx: &Rc<Ctx>, asker: &Asker, frame: Frame) -> Result<(Bytes, Bytes), ApiError>
 where
     R: Codec + Request<Reply: Codec>,
     Ctx: Service<R>,
 {
+    let principal = &asker.principal;
+    let _turn = asker.turn(R::RIGHT).await;
     let request: R = frame.clone().decode()?;
     ctx.may(principal, R::RIGHT, request.resource())?;
     if !principal.is_broker()
@@ -51,5 +54,5 @@ where
     {
         return Ok((answer.header_and_head(), answer.body));
     }
-    Ok(encode_message(ctx.serve(principal, request).await?))
+    Ok(encode_message(ctx.serve(principal, request).await?)?)
 }

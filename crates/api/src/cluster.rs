@@ -3,6 +3,8 @@
 
 use thalweg_model::{BrokerId, LeaderEpoch, Offset, PartitionId, RaftIndex, ReplicaId, TopicPartition};
 
+use crate::PageToken;
+
 /// A broker as clients see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broker {
@@ -21,8 +23,11 @@ pub struct Broker {
 }
 
 /// Asks how the cluster is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ClusterStatusRequest {}
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterStatusRequest {
+    /// The page of the listing; `None`: the first one.
+    pub page: Option<PageToken>,
+}
 
 /// How the cluster is, as one broker knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +57,8 @@ pub struct ClusterStatusReply {
     pub out_of_service: Vec<PartitionTrouble>,
     /// Controllers whose copy of the metadata cannot be counted on; from the controller alone.
     pub controllers_behind: Vec<BrokerId>,
+    /// The page that comes after this one; `None`: this is the last one.
+    pub next: Option<PageToken>,
 }
 
 /// A partition that serves nothing until somebody does something.
@@ -77,6 +84,8 @@ pub struct RecoverRequest {
     pub lost: Vec<BrokerId>,
     /// The operator's consent; without it nothing changes, and the reply tells what would.
     pub accept_loss: bool,
+    /// The page of the listing; `None`: the first one.
+    pub page: Option<PageToken>,
 }
 
 /// What going on without some brokers means.
@@ -86,6 +95,8 @@ pub struct RecoverReply {
     pub partitions: Vec<RecoveredPartition>,
     /// The cluster goes on without the brokers.
     pub done: bool,
+    /// The page that comes after this one; `None`: this is the last one.
+    pub next: Option<PageToken>,
 }
 
 /// A partition that lost its majority.
@@ -104,14 +115,19 @@ pub struct RecoveredPartition {
 }
 
 /// Asks another broker for the copies that it holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReplicaEndsRequest {}
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaEndsRequest {
+    /// The page of the listing; `None`: the first one.
+    pub page: Option<PageToken>,
+}
 
 /// The copies that a broker holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaEndsReply {
     /// The copies, and where their logs end.
     pub ends: Vec<ReplicaEnd>,
+    /// The page that comes after this one; `None`: this is the last one.
+    pub next: Option<PageToken>,
 }
 
 /// A copy of a partition, and where its log ends.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use thalweg_model::{BrokerId, Committed, OnFailure, PartitionId, TopicPartition};
 
-use crate::BrokerAddress;
+use crate::{BrokerAddress, PageToken};
 
 /// A filter that a subscription or a group asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,14 +40,19 @@ pub struct FindCoordinatorReply {
 }
 
 /// Asks for all groups; between brokers, for those that the asked one coordinates.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ListGroupsRequest {}
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListGroupsRequest {
+    /// The page of the listing; `None`: the first one.
+    pub page: Option<PageToken>,
+}
 
 /// Groups in a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListGroupsReply {
     /// The groups by id.
     pub groups: Vec<GroupSummary>,
+    /// The page that comes after this one; `None`: this is the last one.
+    pub next: Option<PageToken>,
 }
 
 /// A group in a list.
@@ -66,6 +71,8 @@ pub struct GroupSummary {
 pub struct DescribeGroupRequest {
     /// The id of the group.
     pub group: String,
+    /// The page of the listing; `None`: the first one.
+    pub page: Option<PageToken>,
 }
 
 /// A group with its members and offsets.
@@ -87,6 +94,8 @@ pub struct DescribeGroupReply {
     pub offsets: Vec<GroupOffset>,
     /// The broker that coordinates the group.
     pub coordinator: BrokerId,
+    /// The page that comes after this one; `None`: this is the last one.
+    pub next: Option<PageToken>,
 }
 
 /// A member of a group.

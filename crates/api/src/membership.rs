@@ -69,6 +69,8 @@ pub struct GroupAssignment {
     pub partitions: Vec<AssignedPartition>,
     /// The group's filter in the version that is used, with the answer to the opening.
     pub filter: Option<Plugin>,
+    /// The rest of the partitions comes in the next message.
+    pub goes_on: bool,
 }
 
 /// A partition that a member may read.
@@ -104,6 +106,8 @@ pub struct GroupCommitReply {
     pub number: u64,
     /// The partitions of which the commit is refused.
     pub refused: Vec<RefusedCommit>,
+    /// The rest of the refusals comes in the next message.
+    pub goes_on: bool,
 }
 
 /// A partition of which a commit is refused.

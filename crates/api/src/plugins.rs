@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use thalweg_model::{PluginDigest, PluginKind};
 
+use crate::PageToken;
+
 /// A plugin as clients see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plugin {
@@ -43,14 +45,19 @@ pub struct UploadPluginReply {
 }
 
 /// Asks for all plugins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ListPluginsRequest {}
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListPluginsRequest {
+    /// The page of the listing; `None`: the first one.
+    pub page: Option<PageToken>,
+}
 
 /// All plugins in all versions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListPluginsReply {
     /// The plugins by name, then by version.
     pub plugins: Vec<Plugin>,
+    /// The page that comes after this one; `None`: this is the last one.
+    pub next: Option<PageToken>,
 }
 
 /// Names one version of a plugin.

@@ -4,7 +4,10 @@
 //! A new request is a row here, a type for it and for its reply, a conversion in `wire` and a service in the broker;
 //! what is missing of these does not compile.
 
-use thalweg_model::limits::{BATCH_BYTES_MAX, MODULE_BYTES_CEILING};
+use thalweg_model::limits::{
+    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, GROUP_GONE_MAX, GROUP_TOPICS_MAX, MODULE_BYTES_CEILING, NAME_BYTES_MAX,
+    PARTITIONS_MAX,
+};
 
 use crate::cluster::*;
 use crate::fetch::*;
@@ -29,8 +32,6 @@ pub trait Request: Message {
     type Reply: Message;
     /// What its asker must be allowed to.
     const RIGHT: Right;
-    /// Most items of each of its lists.
-    const ITEMS_MAX: usize;
     /// What it is about.
     fn resource(&self) -> Resource<'_>;
     /// Where it is decided.
@@ -56,15 +57,21 @@ macro_rules! table {
                 about: $r:pat => $resource:expr,
                 route: $route:expr,
                 $(items: $items:expr,)?
+                $(head: $head:expr,)?
                 $(body: $body:expr,)?
+                $(reply_items: $reply_items:expr,)?
                 $(reply_body: $reply_body:expr,)?
             }
         )*}
         messages {$(
-            $message:ident = $message_number:literal $(, $message_body:expr)?;
+            $message:ident = $message_number:literal {
+                $(message_items: $message_items:expr,)?
+                $(message_head: $message_head:expr,)?
+                $(message_body: $message_body:expr,)?
+            }
         )*}
         others {$(
-            $other:ident = $other_number:literal $(, $other_body:expr)?;
+            $other:ident = $other_number:literal;
         )*}
     ) => {
         /// What a frame is; the numbers are the wire's and are never reused.
@@ -103,7 +110,31 @@ macro_rules! table {
                         FrameKind::$reply => or!($($reply_body)?, 0),
                     )*
                     $(FrameKind::$message => or!($($message_body)?, 0),)*
-                    $(FrameKind::$other => or!($($other_body)?, 0),)*
+                    $(FrameKind::$other => 0,)*
+                }
+            }
+
+            /// Largest head, in bytes.
+            pub fn head_bytes_max(self) -> usize {
+                match self {
+                    $(
+                        FrameKind::$request => or!($($head)?, HEAD_BYTES),
+                        FrameKind::$reply => HEAD_BYTES_MAX,
+                    )*
+                    $(FrameKind::$message => or!($($message_head)?, HEAD_BYTES),)*
+                    $(FrameKind::$other => HEAD_BYTES,)*
+                }
+            }
+
+            /// Most items of all lists in a head together, those of lists within items included.
+            pub fn items_max(self) -> usize {
+                match self {
+                    $(
+                        FrameKind::$request => or!($($items)?, 0),
+                        FrameKind::$reply => or!($($reply_items)?, REPLY_ITEMS_MAX),
+                    )*
+                    $(FrameKind::$message => or!($($message_items)?, 0),)*
+                    $(FrameKind::$other => 0,)*
                 }
             }
         }
@@ -121,7 +152,6 @@ macro_rules! table {
             impl Request for $request {
                 type Reply = $reply;
                 const RIGHT: Right = or!($(Right::$right)?, Right::Nobody);
-                const ITEMS_MAX: usize = or!($($items)?, ITEMS_MAX);
 
                 fn resource(&self) -> Resource<'_> {
                     let $r = self;
@@ -167,6 +197,8 @@ table! {
             right: Describe,
             about: _ => Resource::Cluster,
             route: Route::Here,
+            items: NAMES_MAX,
+            head: NAMES_BYTES_MAX,
         }
         /// Makes a topic.
         CreateTopicRequest = 6 => CreateTopicReply = 7 {
@@ -217,12 +249,15 @@ table! {
             right: Describe,
             about: r => Resource::TopicId(r.topic),
             route: Route::Leader,
+            items: ITEMS_MAX,
+            head: ITEMS_BYTES_MAX,
         }
         /// Has the leaders of partitions hand over to the preferred replicas.
         ElectLeaderRequest = 29 => ElectLeaderReply = 30 {
             right: Operate,
             about: r => Resource::Topic(&r.topic),
             route: Route::Here,
+            items: ITEMS_MAX,
         }
         /// How the cluster is.
         ClusterStatusRequest = 31 => ClusterStatusReply = 32 {
@@ -242,6 +277,7 @@ table! {
             right: Operate,
             about: _ => Resource::Cluster,
             route: Route::Controller,
+            items: ITEMS_MAX,
         }
         /// The copies that a broker holds, and where their logs end.
         ReplicaEndsRequest = 40 => ReplicaEndsReply = 41 {
@@ -255,6 +291,7 @@ table! {
             about: r => Resource::TopicId(r.topic),
             route: Route::Here,
             body: BATCH_BYTES_MAX,
+            reply_items: BATCH_RECORDS_MAX,
         }
         /// Has a topic's records placed in another way from now on.
         SetPartitionerRequest = 44 => SetPartitionerReply = 45 {
@@ -297,30 +334,59 @@ table! {
             right: Alter,
             about: r => Resource::Group(&r.group),
             route: Route::FirstCoordinator(&r.group),
+            items: ITEMS_MAX,
+            head: ITEMS_BYTES_MAX,
         }
     }
     // Greetings, the messages of streams, and what brokers say in an encoding of their own. Who may open a stream is
     // asked where it is opened.
     messages {
-        Hello = 1;
-        HelloReply = 2;
-        PeerHello = 33;
-        PeerHelloReply = 34;
-        PeerMessages = 35, PUSH_BYTES_MAX;
-        Produce = 20, BATCH_BYTES_MAX;
-        ProduceReply = 21;
-        FetchOpen = 22;
-        FetchOpened = 23;
-        FetchControl = 24;
-        FetchPush = 25, PUSH_BYTES_MAX;
-        MetadataWatch = 28;
-        GroupOpen = 48;
-        GroupHeartbeat = 49;
-        GroupAssignment = 50;
-        GroupCommit = 51;
-        GroupCommitReply = 52;
-        GroupLeave = 53;
-        GroupLeft = 54;
+        Hello = 1 {
+            message_items: KINDS_MAX,
+        }
+        HelloReply = 2 {
+            message_items: KINDS_MAX,
+        }
+        PeerHello = 33 {}
+        PeerHelloReply = 34 {}
+        PeerMessages = 35 {
+            message_items: REPLY_ITEMS_MAX,
+            message_head: HEAD_BYTES_MAX,
+            message_body: PUSH_BYTES_MAX,
+        }
+        Produce = 20 {
+            message_body: BATCH_BYTES_MAX,
+        }
+        ProduceReply = 21 {}
+        FetchOpen = 22 {}
+        FetchOpened = 23 {}
+        FetchControl = 24 {}
+        FetchPush = 25 {
+            message_body: PUSH_BYTES_MAX,
+        }
+        MetadataWatch = 28 {
+            message_items: GROUP_TOPICS_MAX,
+        }
+        GroupOpen = 48 {
+            message_items: GROUP_TOPICS_MAX + GROUP_GONE_MAX,
+        }
+        GroupHeartbeat = 49 {
+            message_items: GROUP_TOPICS_MAX,
+        }
+        GroupAssignment = 50 {
+            message_items: REPLY_ITEMS_MAX,
+            message_head: HEAD_BYTES_MAX,
+        }
+        GroupCommit = 51 {
+            message_items: COMMITS_MAX,
+            message_head: HEAD_BYTES_MAX,
+        }
+        GroupCommitReply = 52 {
+            message_items: REPLY_ITEMS_MAX,
+            message_head: HEAD_BYTES_MAX,
+        }
+        GroupLeave = 53 {}
+        GroupLeft = 54 {}
     }
     others {
         Error = 3;
@@ -331,9 +397,24 @@ impl Message for ApiError {
     const KIND: FrameKind = FrameKind::Error;
 }
 
-/// Most items of a list in a request whose row names no other limit: as many as topics of a cluster, or partitions of a
-/// topic.
-pub const ITEMS_MAX: usize = 10_000;
+/// Largest head of any frame, in bytes.
+pub const HEAD_BYTES_MAX: usize = 4 << 20;
+/// Most items of a reply's lists: more than a page of a listing ever has.
+pub const REPLY_ITEMS_MAX: usize = 200_000;
+/// Most partitions or brokers that one request names: as many as there are partitions of a topic.
+const ITEMS_MAX: usize = PARTITIONS_MAX as usize;
+/// Bytes of such a request: 100 for each item, which has an id of 16 bytes and some numbers.
+const ITEMS_BYTES_MAX: usize = 100 * ITEMS_MAX;
+/// Most partitions that a member commits at once: as many as it may hold and have come further in.
+const COMMITS_MAX: usize = 4 * ITEMS_MAX;
+/// Most topics that one request names.
+const NAMES_MAX: usize = 1_000;
+/// Bytes of such a request.
+const NAMES_BYTES_MAX: usize = NAMES_MAX * (NAME_BYTES_MAX + 16);
+/// Most kinds of frames of which a greeting names the versions: ours, and those of versions to come.
+const KINDS_MAX: usize = 1_000;
+/// Largest head where a row says nothing else: a hundred names, and the parameters of a plugin.
+const HEAD_BYTES: usize = 128 << 10;
 /// A push holds whole batches, so it may pass one batch's limit by one batch.
 const PUSH_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
 

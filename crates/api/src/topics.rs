@@ -7,7 +7,7 @@ use thalweg_model::{
     TopicConfig, TopicId,
 };
 
-use crate::{ApiError, Broker};
+use crate::{ApiError, Broker, PageToken};
 
 /// Asks for the cluster's brokers, and for topics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct MetadataRequest {
     pub topics: Vec<String>,
     /// Topics that do not exist are made, where the broker makes topics on first use.
     pub create_missing: bool,
+    /// The page of the listing; `None`: the first one.
+    pub page: Option<PageToken>,
 }
 
 /// Has a broker send a [`MetadataReply`] at once, and another one whenever something in it changes.
@@ -36,6 +38,8 @@ pub struct MetadataReply {
     pub topics: Vec<Result<Topic, TopicError>>,
     /// The broker that decides changes, if one is known.
     pub controller: Option<BrokerId>,
+    /// The page that comes after this one; `None`: this is the last one.
+    pub next: Option<PageToken>,
 }
 
 /// A topic that cannot be told of.
@@ -167,6 +171,8 @@ pub struct SetPartitionerReply {
 pub struct DescribeTopicRequest {
     /// The name of the topic.
     pub name: String,
+    /// The page of the listing; `None`: the first one.
+    pub page: Option<PageToken>,
 }
 
 /// A topic and the state of its partitions.
@@ -176,6 +182,8 @@ pub struct DescribeTopicReply {
     pub topic: Topic,
     /// The topic's partitions, from 0.
     pub partitions: Vec<PartitionState>,
+    /// The page that comes after this one; `None`: this is the last one.
+    pub next: Option<PageToken>,
 }
 
 /// One partition, as its leader sees it.
@@ -261,7 +269,8 @@ pub struct OffsetQuery {
 /// Where the partitions have the positions that were asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListOffsetsReply {
-    /// One answer to each query, in the same order.
+    /// One answer to each query, in the same order. What was answered fills the reply: the queries behind that are
+    /// asked again.
     pub answers: Vec<OffsetAnswer>,
 }
 

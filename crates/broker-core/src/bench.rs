@@ -298,3 +298,5 @@ pub(crate) const DIRECTORY: DirectoryId = DirectoryId([1; 16]);
 pub(crate) const WALL_MS: i64 = 1_700_000_000_000;
 pub(crate) const TOPIC: TopicId = TopicId([7; 16]);
 pub(crate) const NAME: TopicPartition = TopicPartition { topic: TOPIC, partition: PartitionId(0) };
+/// Asks a coordinator for all of its groups.
+pub(crate) const LIST: GroupRequest = GroupRequest::List { from: None, bytes_max: usize::MAX };

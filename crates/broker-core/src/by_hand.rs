@@ -5,7 +5,7 @@ use thalweg_control::{Broker, ControlError, GroupAnswer, GroupRequest, Request, 
 use thalweg_model::{BrokerId, Bug, DirectoryId, LeaderEpoch, Offset, RaftIndex, ReplicaId, assert_finds};
 use thalweg_replica::{Now, PeerBody, PeerMessage, ProduceError, Ticket};
 
-use crate::bench::{Bench, Cluster, NAME, TOPIC, WALL_MS, config};
+use crate::bench::{Bench, Cluster, LIST, NAME, TOPIC, WALL_MS, config};
 use crate::{METADATA, NodeMessage, Output, Peer};
 
 /// An acknowledged record is never forgotten in silence: whoever had read up to it would miss what came in its place.
@@ -276,7 +276,7 @@ fn an_answer_waits_for_the_records_that_it_rests_on() {
     bench.commit("g", 1);
     bench.pass(500);
     let commit = bench.commit("g", 2);
-    let look = bench.ask(GroupRequest::Describe { group: "g".into() });
+    let look = bench.ask(GroupRequest::Describe { group: "g".into(), from: None, bytes_max: usize::MAX });
     assert!(bench.answer(commit).is_none() && bench.answer(look).is_none(), "nothing of it is on the disk yet");
     bench.pass(500);
     assert!(bench.answer(commit).is_some() && bench.answer(look).is_some());
@@ -300,9 +300,9 @@ fn a_checkpoint_of_several_batches_keeps_all_groups() {
     let image = bench.node.replicas_mut().log_mut().disk_mut().image();
     let mut bench = Bench::open(image, &[1]);
     bench.pass(3_000);
-    let list = bench.ask(GroupRequest::List);
+    let list = bench.ask(LIST);
     bench.pass(500);
-    let Some(GroupAnswer::Groups(groups)) = bench.answer(list) else { panic!("it coordinates again") };
+    let Some(GroupAnswer::Groups(groups, None)) = bench.answer(list) else { panic!("it coordinates again") };
     assert_eq!(groups.len(), names.len(), "{groups:?}");
 }
 
@@ -351,9 +351,9 @@ fn no_group_is_forgotten_by_a_clock_that_nobody_vouches_for() {
     let week_ms = config(&[1]).groups.offsets_retention_ms as i64;
     let mut bench = Bench::open_at(WALL_MS + 2 * week_ms, image, &[1]);
     let groups = |bench: &mut Bench| {
-        let list = bench.ask(GroupRequest::List);
+        let list = bench.ask(LIST);
         bench.pass(500);
-        let Some(GroupAnswer::Groups(groups)) = bench.answer(list) else { panic!("it coordinates") };
+        let Some(GroupAnswer::Groups(groups, None)) = bench.answer(list) else { panic!("it coordinates") };
         groups.len()
     };
     bench.pass(3_000);

@@ -12,7 +12,7 @@ use thalweg_model::{
 };
 use thalweg_replica::{Acks, Ticket};
 
-use crate::bench::{Bench, NAME, TOPIC, config};
+use crate::bench::{Bench, LIST, NAME, TOPIC, config};
 use crate::{METADATA, NodeConfig, NodeMessage, Output, Peer, Produce};
 
 /// What happens to the broker.
@@ -436,14 +436,17 @@ fn requests_that_find_no_room_are_refused_and_the_others_are_not() {
     let mut play = Play { bench, question: 0 };
     [create(OFFSETS_TOPIC, TopicId([8; 16]), &[1]), Pass(1_000)].iter().for_each(|step| play.step(step));
     let busy = "2 requests wait for this group's coordinator already; try again";
-    let list = || GroupRequest::List;
-    check(play.bench, &[(Groups(vec![list(), list(), list()]), &format!("{busy}; Groups([]); Groups([])"))]);
+    let list = || LIST;
+    check(
+        play.bench,
+        &[(Groups(vec![list(), list(), list()]), &format!("{busy}; Groups([], None); Groups([], None)"))],
+    );
 }
 
 #[test]
 fn whoever_asks_for_groups_that_are_not_here_is_told_so() {
     let not_here = "nobody coordinates this group at the moment: its partition of __consumer_offsets has no leader";
-    check(Bench::alone(), &[(Group(7, GroupRequest::List), not_here)]);
+    check(Bench::alone(), &[(Group(7, LIST), not_here)]);
 }
 
 /// What was decided and is not on a quorum may not have happened; whoever waits is not left alone.
@@ -453,6 +456,6 @@ fn what_waits_for_a_coordinator_is_answered_when_it_ends() {
     bench.node.change(bench.now, Ticket::Shell(1), Request::DeleteTopic { name: OFFSETS_TOPIC.into() });
     bench.turn();
     let other = "broker 1 coordinates this group, not this one";
-    let (list, ended) = (|| Group(0, GroupRequest::List), format!("deleted; {other}; {other}"));
+    let (list, ended) = (|| Group(0, LIST), format!("deleted; {other}; {other}"));
     check(bench, &[(commit(0), ""), (list(), ""), (SyncOne, &ended)]);
 }

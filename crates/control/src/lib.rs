@@ -18,8 +18,8 @@ mod topic;
 
 pub use coordinator::{
     Assigned, Assignment, Clock, Committer, Coordinator, Ends, Group, GroupAnswer, GroupDecision, GroupError,
-    GroupFilter, GroupRecord, GroupRequest, GroupState, GroupSummary, Heard, Holding, Join, Member, OFFSETS_TOPIC,
-    SESSION_MS_MAX, SESSION_MS_MIN, SecretDigest, Terms, partition_of_group,
+    GroupFilter, GroupPart, GroupPlace, GroupRecord, GroupRequest, GroupState, GroupSummary, Heard, Holding, Join,
+    Member, OFFSETS_TOPIC, SESSION_MS_MAX, SESSION_MS_MIN, SecretDigest, Terms, partition_of_group,
 };
 pub use decision::Decision;
 pub use metadata::{Answer, ControlError, Copies, Copy, IdsLeft, Metadata, MetadataDecision, Request, Stuck};

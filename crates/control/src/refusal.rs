@@ -27,7 +27,9 @@ impl From<&ControlError> for ApiError {
 impl From<&GroupError> for ApiError {
     fn from(error: &GroupError) -> ApiError {
         let code = match error {
-            GroupError::Id { .. } | GroupError::Range { .. } | GroupError::Topic(_) => ErrorCode::InvalidRequest,
+            GroupError::Id { .. } | GroupError::Characters { .. } => ErrorCode::InvalidRequest,
+            GroupError::Range { .. } | GroupError::Topic(_) => ErrorCode::InvalidRequest,
+            GroupError::TooManyGroups { .. } => ErrorCode::TooMany,
             GroupError::UnknownMember { .. } => ErrorCode::UnknownMember,
             GroupError::WrongSecret { .. } => ErrorCode::WrongMemberSecret,
             GroupError::BeyondEnd { .. } => ErrorCode::OffsetBeyondEnd,

@@ -146,14 +146,6 @@ pub enum NameError {
         /// The first bad character.
         found: char,
     },
-    /// A control character, in a name that may hold all others.
-    #[error("name {name:?} holds {found:?}; control characters are not allowed")]
-    Control {
-        /// The name that was given.
-        name: String,
-        /// The first bad character.
-        found: char,
-    },
     /// A pattern that is none.
     #[error("pattern {pattern:?} of topics: {why} (docs/sdk.md, \"Topics by pattern\")")]
     Pattern {

@@ -28,7 +28,7 @@ pub use ids::{
     RaftIndex, ReplicaId, Sequence, TopicId, TopicPartition,
 };
 pub use murmur2::{murmur2, partition_for_key};
-pub use name::{check_client_id, check_plugin_name, check_topic_name};
+pub use name::{check_client_id, check_id, check_plugin_name, check_topic_name};
 pub use pattern::{TopicPattern, check_topic_or_pattern};
 #[cfg(feature = "mutants")]
 pub use planted::assert_finds;

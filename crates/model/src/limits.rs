@@ -57,6 +57,8 @@ pub const CHUNK_BYTES_MAX: usize = 1 << 20;
 pub const REPLICATION_FACTOR_MAX: u32 = 7;
 /// Longest id of a consumer group, of a member, of an instance.
 pub const GROUP_ID_BYTES_MAX: usize = 249;
+/// Most consumer groups in one partition of `__consumer_offsets`; no more are made while it holds so many.
+pub const GROUPS_MAX: usize = 1_000;
 /// Most members of one consumer group.
 pub const GROUP_MEMBERS_MAX: usize = 1_000;
 /// Random bytes that prove that a frame is a member's own.

@@ -1,4 +1,4 @@
-//! Which texts may name a topic or a plugin (Kafka's rule for topics), or a client.
+//! Which texts may name a topic, a plugin, a group, a member or a client: Kafka's rule for topics.
 //!
 //! Whether a name is taken is left to the controller.
 
@@ -33,19 +33,21 @@ pub fn check_plugin_name(name: &str) -> Result<(), NameError> {
     check_topic_name(name)
 }
 
-/// Checks what a client calls itself: at most 249 bytes without control characters, for it goes into logs and listings.
-/// Empty: it has no name.
+/// Checks the id of a consumer group, of a member, or of an instance: the same rule as for topics, for ids go into
+/// logs, tables and terminals.
 ///
 /// # Errors
-/// `TooLong` and `Control` of [`NameError`].
+/// As [`check_topic_name`].
+pub fn check_id(id: &str) -> Result<(), NameError> {
+    check_topic_name(id)
+}
+
+/// Checks what a client calls itself: the same rule as for other ids. Empty: it has no name.
+///
+/// # Errors
+/// As [`check_topic_name`].
 pub fn check_client_id(id: &str) -> Result<(), NameError> {
-    if id.len() > NAME_BYTES_MAX {
-        return Err(NameError::TooLong { found: id.len(), limit: NAME_BYTES_MAX });
-    }
-    match id.chars().find(|c| c.is_control()) {
-        Some(found) => Err(NameError::Control { name: id.to_owned(), found }),
-        None => Ok(()),
-    }
+    if id.is_empty() { Ok(()) } else { check_id(id) }
 }
 
 #[cfg(test)]
@@ -65,11 +67,14 @@ mod tests {
     }
 
     #[test]
-    fn a_client_may_call_itself_what_fits_on_a_line() {
-        for good in ["", "billing", "Kasse 3, Köln"] {
-            assert_eq!(check_client_id(good), Ok(()), "{good}");
+    fn ids_follow_the_rule_of_topic_names() {
+        for good in ["billing", "thalweg-python", "0f3c-7", "a.b_C"] {
+            assert_eq!((check_id(good), check_client_id(good)), (Ok(()), Ok(())), "{good}");
         }
-        assert!(matches!(check_client_id("a\nb"), Err(NameError::Control { found: '\n', .. })));
-        assert!(matches!(check_client_id(&"ü".repeat(125)), Err(NameError::TooLong { found: 250, limit: 249 })));
+        assert_eq!((check_id(""), check_client_id("")), (Err(NameError::Empty), Ok(())));
+        for bad in ["a\nb", "\u{1b}]0;title\u{7}", "till 3", "Köln"] {
+            assert!(matches!(check_id(bad), Err(NameError::Character { .. })), "{bad:?}");
+            assert!(matches!(check_client_id(bad), Err(NameError::Character { .. })), "{bad:?}");
+        }
     }
 }

@@ -120,9 +120,9 @@ impl<G: Gate> FrameReader<G> {
 /// Sends one message.
 ///
 /// # Errors
-/// `Write` for a stream that is lost.
+/// `Write` for a stream that is lost, `Frame` for a message that is too large.
 pub async fn send<M: Codec>(stream: &mut SendStream, message: M) -> Result<(), StreamError> {
-    let (head, body) = encode_message(message);
+    let (head, body) = encode_message(message)?;
     match body.is_empty() {
         true => Ok(stream.write_chunk(head).await?),
         false => Ok(stream.write_all_chunks(&mut [head, body]).await?),
@@ -141,7 +141,7 @@ pub async fn send_with_body<M: Codec>(
 ) -> Result<(), StreamError> {
     // The first place is the head's, which names the length of what stands behind it.
     let mut chunks: Vec<Bytes> = std::iter::once(Bytes::new()).chain(body).collect();
-    chunks[0] = encode_with_body(message, chunks.iter().map(Bytes::len).sum());
+    chunks[0] = encode_with_body(message, chunks.iter().map(Bytes::len).sum())?;
     Ok(stream.write_all_chunks(&mut chunks).await?)
 }
 
@@ -232,7 +232,7 @@ mod tests {
         let (one, two) = (Bytes::from(vec![1; READ_BYTES]), Bytes::from_static(b"two"));
         let body = [one.clone(), two.clone()];
         let (frames, error) = read(async |mut stream| {
-            send(&mut stream, ListPluginsRequest {}).await.unwrap();
+            send(&mut stream, ListPluginsRequest::default()).await.unwrap();
             let push = FetchPush { generation: 9, ..Default::default() };
             send_with_body(&mut stream, push.clone(), body).await.unwrap();
             send_with_body(&mut stream, push, []).await.unwrap();
@@ -251,7 +251,7 @@ mod tests {
     #[tokio::test]
     async fn an_end_within_a_frame_is_an_error_behind_the_frames_that_are_whole() {
         let (frames, error) = read(async |mut stream| {
-            let frame = encode(&proto::ListPluginsRequest {});
+            let frame = encode(&proto::ListPluginsRequest::default());
             stream.write_chunk(frame.clone()).await.unwrap();
             stream.write_chunk(frame.slice(..frame.len() - 1)).await.unwrap();
             stream.finish().unwrap();

@@ -8,9 +8,10 @@
 //! | version | 2 | little | version of that message, 1 |
 
 use bytes::{Bytes, BytesMut};
-use thalweg_api::{FrameKind, for_each_kind};
+use thalweg_api::{ApiError, ErrorCode, FrameKind, for_each_kind};
 use thiserror::Error;
 
+use crate::count::{Count, has_at_most};
 use crate::proto;
 
 /// Why bytes are not a frame.
@@ -31,7 +32,7 @@ pub enum FrameError {
         found: u16,
     },
     /// A length above the limit of its kind.
-    #[error("{part} of {kind:?} is {found} bytes, the limit is {limit}")]
+    #[error("{part} of {kind:?} is {found} bytes, the limit is {limit} (docs/LIMITS.md)")]
     TooLarge {
         /// The kind.
         kind: FrameKind,
@@ -39,6 +40,14 @@ pub enum FrameError {
         part: &'static str,
         /// Its length.
         found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// More items in the lists of a head than its kind may have.
+    #[error("{kind:?} has lists of more than {limit} items together (docs/LIMITS.md); ask for less at once")]
+    TooManyItems {
+        /// The kind.
+        kind: FrameKind,
         /// The limit.
         limit: usize,
     },
@@ -68,8 +77,19 @@ pub enum FrameError {
     },
 }
 
+impl From<FrameError> for ApiError {
+    /// The refusal of who has sent it.
+    fn from(error: FrameError) -> Self {
+        let code = match &error {
+            FrameError::TooLarge { .. } | FrameError::TooManyItems { .. } => ErrorCode::TooLarge,
+            _ => ErrorCode::Malformed,
+        };
+        ApiError::new(code, error.to_string())
+    }
+}
+
 /// A protobuf message that is the head of one frame kind.
-pub trait Head: prost::Message + Default {
+pub trait Head: prost::Message + Default + Count {
     /// The kind of the frames that it heads.
     const KIND: FrameKind;
 }
@@ -106,12 +126,7 @@ impl FrameHeader {
         }
         let length = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes")) as usize;
         let (head_bytes, body_bytes) = (length(0), length(4));
-        for (part, found, limit) in [("head", head_bytes, HEAD_BYTES_MAX), ("body", body_bytes, kind.body_bytes_max())]
-        {
-            if found > limit {
-                return Err(FrameError::TooLarge { kind, part, found, limit });
-            }
-        }
+        check_lengths(kind, head_bytes, body_bytes)?;
         Ok(FrameHeader { kind, head_bytes, body_bytes })
     }
 }
@@ -136,8 +151,17 @@ impl Frame {
         if self.kind != M::KIND {
             return Err(FrameError::Unexpected { expected: M::KIND, found: self.kind });
         }
-        M::decode(self.head.clone()).map_err(|e| FrameError::Head { kind: self.kind, reason: e.to_string() })
+        decode(self.kind, self.head.clone())
     }
+}
+
+/// A head as its message, once it is known how much memory that may take.
+pub(crate) fn decode<M: prost::Message + Default + Count>(kind: FrameKind, head: Bytes) -> Result<M, FrameError> {
+    let limit = kind.items_max();
+    if !has_at_most::<M>(&head, limit) {
+        return Err(FrameError::TooManyItems { kind, limit });
+    }
+    M::decode(head).map_err(|e| FrameError::Head { kind, reason: e.to_string() })
 }
 
 impl Frame {
@@ -163,20 +187,37 @@ fn header(kind: FrameKind, head_bytes: usize, body_bytes: usize) -> BytesMut {
     out
 }
 
-/// A frame's header and head in one buffer; the body of `body_bytes` bytes is sent behind it without a copy.
+/// A frame's header and head in one buffer, however large, for tests of what a receiver takes; the body of `body_bytes`
+/// bytes is sent behind it.
 pub fn encode_parts<M: Head>(message: &M, body_bytes: usize) -> Bytes {
-    encode_head(M::KIND, message, body_bytes)
+    written(M::KIND, message.encoded_len(), message, body_bytes)
 }
 
-pub(crate) fn encode_head(kind: FrameKind, head: &impl prost::Message, body_bytes: usize) -> Bytes {
+/// The same, unless it is larger than whoever receives it would take.
+pub(crate) fn encode_head(kind: FrameKind, head: &impl prost::Message, body_bytes: usize) -> Result<Bytes, FrameError> {
     let head_bytes = head.encoded_len();
-    debug_assert!(body_bytes <= kind.body_bytes_max() && head_bytes <= HEAD_BYTES_MAX);
+    check_lengths(kind, head_bytes, body_bytes)?;
+    Ok(written(kind, head_bytes, head, body_bytes))
+}
+
+fn written(kind: FrameKind, head_bytes: usize, head: &impl prost::Message, body_bytes: usize) -> Bytes {
     let mut out = header(kind, head_bytes, body_bytes);
     head.encode(&mut out).expect("the buffer grows");
     out.freeze()
 }
 
-/// A frame without body.
+fn check_lengths(kind: FrameKind, head_bytes: usize, body_bytes: usize) -> Result<(), FrameError> {
+    for (part, found, limit) in
+        [("head", head_bytes, kind.head_bytes_max()), ("body", body_bytes, kind.body_bytes_max())]
+    {
+        if found > limit {
+            return Err(FrameError::TooLarge { kind, part, found, limit });
+        }
+    }
+    Ok(())
+}
+
+/// The same without body.
 pub fn encode<M: Head>(message: &M) -> Bytes {
     encode_parts(message, 0)
 }
@@ -245,8 +286,6 @@ fn take(buffer: &mut BytesMut, whole: usize, input: &mut &[u8]) {
 
 /// Bytes of the fixed header.
 pub const FRAME_HEADER_BYTES: usize = 12;
-/// Largest head: metadata of many topics is the largest message.
-pub const HEAD_BYTES_MAX: usize = 4 << 20;
 
 /// Memory that a body gets before its bytes have come; more only as they do.
 const BODY_BYTES_AHEAD: usize = 1 << 20;
@@ -266,7 +305,7 @@ mod tests {
     #[test]
     fn frames_come_back_however_the_stream_is_cut() {
         let (head, body) = produce();
-        let stream = [&head[..], &body[..], &encode(&proto::ListPluginsRequest {})[..]].concat();
+        let stream = [&head[..], &body[..], &encode(&proto::ListPluginsRequest::default())[..]].concat();
         for step in [1, 7, 13, 500, 5000] {
             let mut decoder = FrameDecoder::default();
             let mut frames = Vec::new();

@@ -4,6 +4,7 @@
 //! typed value or a typed error here; what to do about either is left to the shells.
 
 mod codec;
+mod count;
 mod frame;
 #[macro_use]
 mod message;
@@ -12,9 +13,7 @@ pub mod proto;
 mod versions;
 
 pub use codec::{Codec, bound, encode_message, encode_with_body};
-pub use frame::{
-    FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameHeader, HEAD_BYTES_MAX, Head, encode, encode_parts,
-};
+pub use frame::{FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameHeader, Head, encode, encode_parts};
 pub use versions::{agree, versions};
 
 /// ALPN of clients; carries the major version of the protocol.

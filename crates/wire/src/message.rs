@@ -70,6 +70,38 @@ macro_rules! message {
                 *self = Self::default();
             }
         }
+
+        #[allow(unused_variables, reason = "a message without lists has nothing to count")]
+        impl crate::count::Count for $name {
+            fn count_field(
+                tag: u32,
+                wire_type: ::prost::encoding::wire_type::WireType,
+                buf: &mut &[u8],
+                left: &mut crate::count::Left,
+            ) -> ::core::result::Result<(), crate::count::Stop> {
+                match tag {
+                    $($tag => message!(@count $name.$field, tag, wire_type, buf, left, $kind $($label)?),)*
+                    _ => crate::count::other(tag, wire_type, buf),
+                }
+            }
+        }
+    };
+
+    (@count $name:ident.$field:ident, $tag:ident, $wire_type:ident, $buf:ident, $left:ident, message optional) => {
+        crate::count::within_optional(|m: &$name| &m.$field, $wire_type, $buf, $left)
+    };
+    (@count $name:ident.$field:ident, $tag:ident, $wire_type:ident, $buf:ident, $left:ident, message repeated) => {
+        crate::count::within_each(|m: &$name| &m.$field, $wire_type, $buf, $left)
+    };
+    (@count $name:ident.$field:ident, $tag:ident, $wire_type:ident, $buf:ident, $left:ident, $kind:ident packed) => {
+        crate::count::packed($tag, $wire_type, $buf, $left)
+    };
+    (@count $name:ident.$field:ident, $tag:ident, $wire_type:ident, $buf:ident, $left:ident, $kind:ident repeated) => {
+        crate::count::each($wire_type, $buf, $left)
+    };
+    (@count $name:ident.$field:ident, $tag:ident, $wire_type:ident, $buf:ident, $left:ident,
+        $kind:ident $($label:ident)?) => {
+        crate::count::other($tag, $wire_type, $buf)
     };
 
     (@encode $tag:literal, $value:expr, $buf:ident, $kind:ident) => {

@@ -43,8 +43,10 @@ pub struct MetadataRequest {
     pub topics: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// honoured only where topics are made on first use
     pub create_missing: bool,
+    /// as next_page of the reply before; empty: the first page
+    pub page: ::prost::bytes::Bytes,
 }
-message!(MetadataRequest { 1 topics: string repeated, 2 create_missing: bool });
+message!(MetadataRequest { 1 topics: string repeated, 2 create_missing: bool, 3 page: bytes });
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct MetadataReply {
     pub cluster_id: ::prost::alloc::string::String,
@@ -52,9 +54,12 @@ pub struct MetadataReply {
     pub topics: ::prost::alloc::vec::Vec<Topic>,
     /// broker id; 0: none is known
     pub controller: u32,
+    /// where the listing goes on, maybe with the next partitions of the last topic; empty: this was the last page
+    pub next_page: ::prost::bytes::Bytes,
 }
-message!(MetadataReply { 1 cluster_id: string, 2 brokers: message repeated, 3 topics: message repeated, 4 controller: uint32 });
-/// Stays open: the broker sends a MetadataReply at once, and another whenever something in it changes.
+message!(MetadataReply { 1 cluster_id: string, 2 brokers: message repeated, 3 topics: message repeated, 4 controller: uint32, 5 next_page: bytes });
+/// Stays open: the broker sends a MetadataReply at once, and another whenever something in it changes. While next_page is
+/// set, the next page follows by itself.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct MetadataWatch {
     pub topics: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
@@ -158,17 +163,20 @@ pub struct AddPartitionsReply {
     pub topic: ::core::option::Option<Topic>,
 }
 message!(AddPartitionsReply { 1 topic: message optional });
+/// Paged: topic has the partitions of the page, too.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct DescribeTopicRequest {
     pub name: ::prost::alloc::string::String,
+    pub page: ::prost::bytes::Bytes,
 }
-message!(DescribeTopicRequest { 1 name: string });
+message!(DescribeTopicRequest { 1 name: string, 2 page: bytes });
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct DescribeTopicReply {
     pub topic: ::core::option::Option<Topic>,
     pub partitions: ::prost::alloc::vec::Vec<PartitionState>,
+    pub next_page: ::prost::bytes::Bytes,
 }
-message!(DescribeTopicReply { 1 topic: message optional, 2 partitions: message repeated });
+message!(DescribeTopicReply { 1 topic: message optional, 2 partitions: message repeated, 3 next_page: bytes });
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct PartitionState {
     pub index: u32,
@@ -215,9 +223,11 @@ pub struct ElectLeaderReply {
     pub asked: u32,
 }
 message!(ElectLeaderReply { 1 asked: uint32 });
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct ClusterStatusRequest {}
-message!(ClusterStatusRequest {  });
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ClusterStatusRequest {
+    pub page: ::prost::bytes::Bytes,
+}
+message!(ClusterStatusRequest { 1 page: bytes });
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct ClusterStatusReply {
     pub cluster_id: ::prost::alloc::string::String,
@@ -236,8 +246,9 @@ pub struct ClusterStatusReply {
     pub out_of_service: ::prost::alloc::vec::Vec<PartitionTrouble>,
     /// controllers whose copy of the metadata cannot be counted on; from the controller alone
     pub controllers_behind: ::prost::alloc::vec::Vec<u32>,
+    pub next_page: ::prost::bytes::Bytes,
 }
-message!(ClusterStatusReply { 1 cluster_id: string, 2 controller: uint32, 3 brokers: message repeated, 4 controllers: uint32 packed, 5 topics: uint32, 6 partitions: uint32, 7 without_leader: uint32, 8 behind: uint32, 9 asked: uint32, 10 feature_level: uint32, 11 out_of_service: message repeated, 12 controllers_behind: uint32 packed });
+message!(ClusterStatusReply { 1 cluster_id: string, 2 controller: uint32, 3 brokers: message repeated, 4 controllers: uint32 packed, 5 topics: uint32, 6 partitions: uint32, 7 without_leader: uint32, 8 behind: uint32, 9 asked: uint32, 10 feature_level: uint32, 11 out_of_service: message repeated, 12 controllers_behind: uint32 packed, 13 next_page: bytes });
 /// A partition that serves nothing until somebody does something.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct PartitionTrouble {
@@ -281,15 +292,17 @@ message!(PlaceReply { 1 partitions: uint32 packed });
 pub struct RecoverRequest {
     pub lost: ::prost::alloc::vec::Vec<u32>,
     pub accept_loss: bool,
+    pub page: ::prost::bytes::Bytes,
 }
-message!(RecoverRequest { 1 lost: uint32 packed, 2 accept_loss: bool });
+message!(RecoverRequest { 1 lost: uint32 packed, 2 accept_loss: bool, 3 page: bytes });
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct RecoverReply {
     /// those that lost their majority
     pub partitions: ::prost::alloc::vec::Vec<RecoveredPartition>,
     pub done: bool,
+    pub next_page: ::prost::bytes::Bytes,
 }
-message!(RecoverReply { 1 partitions: message repeated, 2 done: bool });
+message!(RecoverReply { 1 partitions: message repeated, 2 done: bool, 3 next_page: bytes });
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct RecoveredPartition {
     pub topic: ::prost::alloc::string::String,
@@ -303,14 +316,17 @@ pub struct RecoveredPartition {
 }
 message!(RecoveredPartition { 1 topic: string, 2 partition: uint32, 3 kept_by: uint32, 4 end_offset: uint64, 5 lost: uint32 packed });
 /// Between brokers: the copies that each holds, and where their logs end.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct ReplicaEndsRequest {}
-message!(ReplicaEndsRequest {  });
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ReplicaEndsRequest {
+    pub page: ::prost::bytes::Bytes,
+}
+message!(ReplicaEndsRequest { 1 page: bytes });
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct ReplicaEndsReply {
     pub ends: ::prost::alloc::vec::Vec<ReplicaEnd>,
+    pub next_page: ::prost::bytes::Bytes,
 }
-message!(ReplicaEndsReply { 1 ends: message repeated });
+message!(ReplicaEndsReply { 1 ends: message repeated, 2 next_page: bytes });
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ReplicaEnd {
     pub topic_id: ::prost::bytes::Bytes,
@@ -340,14 +356,17 @@ pub struct UploadPluginReply {
     pub existed: bool,
 }
 message!(UploadPluginReply { 1 plugin: message optional, 2 existed: bool });
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct ListPluginsRequest {}
-message!(ListPluginsRequest {  });
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ListPluginsRequest {
+    pub page: ::prost::bytes::Bytes,
+}
+message!(ListPluginsRequest { 1 page: bytes });
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct ListPluginsReply {
     pub plugins: ::prost::alloc::vec::Vec<Plugin>,
+    pub next_page: ::prost::bytes::Bytes,
 }
-message!(ListPluginsReply { 1 plugins: message repeated });
+message!(ListPluginsReply { 1 plugins: message repeated, 2 next_page: bytes });
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Plugin {
     pub name: ::prost::alloc::string::String,
@@ -476,6 +495,7 @@ pub struct OffsetQuery {
     pub at: ::core::option::Option<Start>,
 }
 message!(OffsetQuery { 1 partition: uint32, 2 at: message optional });
+/// Answers to the first so many queries; those behind are asked again.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct ListOffsetsReply {
     pub answers: ::prost::alloc::vec::Vec<OffsetAnswer>,
@@ -555,8 +575,10 @@ pub struct GroupAssignment {
     pub partitions: ::prost::alloc::vec::Vec<AssignedPartition>,
     /// with the answer to GroupOpen
     pub filter: ::core::option::Option<Plugin>,
+    /// the rest of the partitions comes in the next message
+    pub goes_on: bool,
 }
-message!(GroupAssignment { 1 number: uint64, 2 epoch: uint32, 3 partitions: message repeated, 4 filter: message optional });
+message!(GroupAssignment { 1 number: uint64, 2 epoch: uint32, 3 partitions: message repeated, 4 filter: message optional, 5 goes_on: bool });
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct AssignedPartition {
     pub topic: ::prost::alloc::string::String,
@@ -599,8 +621,10 @@ pub struct GroupCommitReply {
     pub number: u64,
     /// the rest is committed
     pub refused: ::prost::alloc::vec::Vec<RefusedCommit>,
+    /// the rest of the refusals comes in the next message
+    pub goes_on: bool,
 }
-message!(GroupCommitReply { 1 number: uint64, 2 refused: message repeated });
+message!(GroupCommitReply { 1 number: uint64, 2 refused: message repeated, 3 goes_on: bool });
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct RefusedCommit {
     pub topic_id: ::prost::bytes::Bytes,
@@ -616,14 +640,18 @@ message!(GroupLeave { 1 for_a_moment: bool });
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct GroupLeft {}
 message!(GroupLeft {  });
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct ListGroupsRequest {}
-message!(ListGroupsRequest {  });
+/// In no order: page by page, from one coordinator after the other.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ListGroupsRequest {
+    pub page: ::prost::bytes::Bytes,
+}
+message!(ListGroupsRequest { 1 page: bytes });
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct ListGroupsReply {
     pub groups: ::prost::alloc::vec::Vec<GroupSummary>,
+    pub next_page: ::prost::bytes::Bytes,
 }
-message!(ListGroupsReply { 1 groups: message repeated });
+message!(ListGroupsReply { 1 groups: message repeated, 2 next_page: bytes });
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct GroupSummary {
     pub group: ::prost::alloc::string::String,
@@ -631,11 +659,13 @@ pub struct GroupSummary {
     pub members: u32,
 }
 message!(GroupSummary { 1 group: string, 2 state: string, 3 members: uint32 });
+/// Paged: members, each with its holdings, which may go on in the next page, then offsets.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct DescribeGroupRequest {
     pub group: ::prost::alloc::string::String,
+    pub page: ::prost::bytes::Bytes,
 }
-message!(DescribeGroupRequest { 1 group: string });
+message!(DescribeGroupRequest { 1 group: string, 2 page: bytes });
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct DescribeGroupReply {
     pub group: ::prost::alloc::string::String,
@@ -648,8 +678,9 @@ pub struct DescribeGroupReply {
     pub offsets: ::prost::alloc::vec::Vec<GroupOffset>,
     /// broker id
     pub coordinator: u32,
+    pub next_page: ::prost::bytes::Bytes,
 }
-message!(DescribeGroupReply { 1 group: string, 2 state: string, 3 epoch: uint32, 4 assignor: string, 5 filter: message optional, 6 members: message repeated, 7 offsets: message repeated, 8 coordinator: uint32 });
+message!(DescribeGroupReply { 1 group: string, 2 state: string, 3 epoch: uint32, 4 assignor: string, 5 filter: message optional, 6 members: message repeated, 7 offsets: message repeated, 8 coordinator: uint32, 9 next_page: bytes });
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct GroupMember {
     pub member: ::prost::alloc::string::String,

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use thalweg_api::{Broker, ClusterStatusRequest, ElectLeaderRequest, RecoverRequest};
+use thalweg_api::{Broker, ClusterStatusReply, ClusterStatusRequest, ElectLeaderRequest, Paged, RecoverRequest};
 use thalweg_model::BrokerId;
 
 use crate::Result;
@@ -117,8 +117,16 @@ impl Client {
     /// `invalid` for a broker that is alive, or unknown, or while another one cannot be reached that holds copies: name
     /// the brokers that are lost, and start the others. As every change of the cluster: see [`Client`](Client#errors).
     pub async fn recover(&self, lost: &[u32], accept_loss: bool) -> Result<Vec<RecoveredPartition>> {
-        let lost = lost.iter().copied().map(BrokerId).collect();
-        let reply = self.call(RecoverRequest { lost, accept_loss }).await?;
+        let lost: Vec<BrokerId> = lost.iter().copied().map(BrokerId).collect();
+        // All pages of what it would mean come before it is done: afterwards there is nothing more to be told.
+        let request = RecoverRequest { lost, accept_loss: false, page: None };
+        let mut reply = self.call_all(request.clone()).await?;
+        if accept_loss {
+            let done = self.call(RecoverRequest { accept_loss, ..request }).await?;
+            if done.next.is_none() {
+                reply = done;
+            }
+        }
         let partition = |p: thalweg_api::RecoveredPartition| RecoveredPartition {
             topic: p.topic,
             partition: p.partition.0,
@@ -135,15 +143,18 @@ impl Client {
     /// As every call: see [`Client`](Client#errors).
     pub async fn cluster_status(&self) -> Result<ClusterStatus> {
         let status = self.io.run(|link| async move {
-            let status = link.call(ClusterStatusRequest {}).await?;
+            let mut status = link.call(ClusterStatusRequest::default()).await?;
             link.learn(&status.brokers);
             let is_other = |b: &&Broker| Some(b.id) == status.controller && status.asked != b.id;
             if let Some(b) = status.brokers.iter().find(is_other) {
                 let address = Address { host: b.host.clone(), port: b.port };
-                let limit = Duration::from_secs(2);
-                if let Ok(better) = link.call_at(&address, ClusterStatusRequest {}, limit).await {
+                if let Ok(better) = all_pages(async |request| link.call_at(&address, request, LIMIT).await).await {
                     return Ok(better);
                 }
+            }
+            while let Some(page) = status.next.take() {
+                let more = link.call(ClusterStatusRequest { page: Some(page) }).await?;
+                ClusterStatusRequest::append(&mut status, more);
             }
             Ok(status)
         });
@@ -178,6 +189,20 @@ impl Client {
     }
 }
 
+/// A status from one broker, all pages of it.
+async fn all_pages(
+    ask: impl AsyncFn(ClusterStatusRequest) -> Result<ClusterStatusReply>,
+) -> Result<ClusterStatusReply> {
+    let mut all = ask(ClusterStatusRequest::default()).await?;
+    while let Some(page) = all.next.take() {
+        ClusterStatusRequest::append(&mut all, ask(ClusterStatusRequest { page: Some(page) }).await?);
+    }
+    Ok(all)
+}
+
 fn numbers(brokers: Vec<BrokerId>) -> Vec<u32> {
     brokers.into_iter().map(|b| b.0).collect()
 }
+
+/// How long the controller may take for a page of its status.
+const LIMIT: Duration = Duration::from_secs(2);

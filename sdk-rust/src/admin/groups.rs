@@ -148,14 +148,17 @@ impl GroupDescription {
 }
 
 impl Client {
-    /// All consumer groups, those without members included.
+    /// All consumer groups by id, those without members included.
     ///
     /// # Errors
     /// As every call: see [`Client`](Client#errors).
     pub async fn groups(&self) -> Result<Vec<GroupInfo>> {
-        let reply = self.call(ListGroupsRequest {}).await?;
+        let mut groups = self.call_all(ListGroupsRequest::default()).await?.groups;
+        // They come from one coordinator after the other.
+        groups.sort_by(|a, b| a.group.cmp(&b.group));
+        groups.dedup_by(|a, b| a.group == b.group);
         let info = |g: GroupSummary| GroupInfo { group: g.group, state: g.state, members: g.members };
-        Ok(reply.groups.into_iter().map(info).collect())
+        Ok(groups.into_iter().map(info).collect())
     }
 
     /// A group with its members and offsets.
@@ -164,7 +167,8 @@ impl Client {
     /// `not_found` where there is no such group: mend its id; a group begins with its first member or commit. As every
     /// call: see [`Client`](Client#errors).
     pub async fn describe_group(&self, group: &str) -> Result<GroupDescription> {
-        Ok(GroupDescription::of(self.call(DescribeGroupRequest { group: group.to_owned() }).await?))
+        let request = DescribeGroupRequest { group: group.to_owned(), page: None };
+        Ok(GroupDescription::of(self.call_all(request).await?))
     }
 
     /// Forgets a group and its offsets.

@@ -76,7 +76,7 @@ impl Client {
         let request = UploadPluginRequest { name: name.to_owned(), kind: None, module };
         let answer = self.io.run(move |link| async move {
             // Whether somebody is there shows within the client's time-out.
-            link.call(ListPluginsRequest {}).await?;
+            link.call(ListPluginsRequest::default()).await?;
             link.call_within(link.options.timeout.max(TRIAL), request).await
         });
         Ok(PluginInfo::of(answer.await?.plugin))
@@ -87,7 +87,7 @@ impl Client {
     /// # Errors
     /// As every call: see [`Client`](Client#errors).
     pub async fn plugins(&self) -> Result<Vec<PluginInfo>> {
-        let reply = self.call(ListPluginsRequest {}).await?;
+        let reply = self.call_all(ListPluginsRequest::default()).await?;
         Ok(reply.plugins.into_iter().map(PluginInfo::of).collect())
     }
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use thalweg_api::{
     AddPartitionsRequest, ApiError, CreateTopicRequest, DeleteTopicRequest, DescribeTopicReply, DescribeTopicRequest,
-    ErrorCode, ErrorKind, ListOffsetsRequest, MetadataReply, MetadataRequest, OffsetQuery, PartitionerChoice,
-    SetPartitionerRequest,
+    ErrorCode, ErrorKind, ListOffsetsRequest, MetadataReply, MetadataRequest, OffsetQuery, PAGE_ITEMS_MAX,
+    PartitionerChoice, SetPartitionerRequest,
 };
 use thalweg_model::{PartitionId, Position, TopicConfig};
 use thalweg_wire::bound;
@@ -316,7 +316,7 @@ impl Client {
     /// # Errors
     /// As every call: see [`Client`](Client#errors).
     pub async fn topics(&self) -> Result<Vec<TopicInfo>> {
-        let reply = self.call(MetadataRequest::default()).await?;
+        let reply = self.call_all(MetadataRequest::default()).await?;
         Ok(reply.topics.iter().flatten().map(TopicInfo::of).collect())
     }
 
@@ -326,8 +326,8 @@ impl Client {
     /// `not_found` where there is no such topic: make it, or mend the name. As every call: see
     /// [`Client`](Client#errors).
     pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription> {
-        let DescribeTopicReply { topic, partitions } =
-            self.call(DescribeTopicRequest { name: name.to_owned() }).await?;
+        let request = DescribeTopicRequest { name: name.to_owned(), page: None };
+        let DescribeTopicReply { topic, partitions, .. } = self.call_all(request).await?;
         let replicas = |index: u32| {
             let replicas = topic.partitions.get(index as usize).map(|t| t.replicas.iter().map(|b| b.0).collect());
             replicas.unwrap_or_default()
@@ -446,8 +446,8 @@ fields! {
 
 /// A topic's metadata; `first_use` lets a dev broker make it.
 pub(crate) async fn find_topic(link: &Rc<Link>, topic: &str, first_use: bool) -> Result<Arc<thalweg_api::Topic>> {
-    let request = MetadataRequest { topics: vec![topic.to_owned()], create_missing: first_use };
-    let reply = link.call(request).await?;
+    let request = MetadataRequest { topics: vec![topic.to_owned()], create_missing: first_use, page: None };
+    let reply = link.call_all(request).await?;
     link.learn(&reply.brokers);
     let found = the_topic(reply).map_err(|error| match error.code() {
         // To make it is advice for who writes or reads it, and none for who asks how it is, changes it or deletes it.
@@ -501,13 +501,18 @@ async fn offsets_of(
                 by_leader.entry(leader.clone()).or_default().push(*p);
             }
         }
-        for (leader, partitions) in by_leader {
+        let mut goes_on = false;
+        for (leader, mut partitions) in by_leader {
+            // A reply has room for so many answers, and maybe for fewer.
+            goes_on |= partitions.len() > PAGE_ITEMS_MAX;
+            partitions.truncate(PAGE_ITEMS_MAX);
             let query = |partition: &u32| OffsetQuery { partition: PartitionId(*partition), at: position };
             let queries = partitions.iter().map(query).collect();
             let request = ListOffsetsRequest { topic: topic.id, queries };
             let limit = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(3));
             match link.call_at(&leader, request, limit).await {
                 Ok(reply) => {
+                    goes_on |= reply.answers.len() < partitions.len();
                     for a in reply.answers {
                         match a.offset {
                             Ok(offset) => drop(found.insert(a.partition.0, offset.0)),
@@ -531,7 +536,7 @@ async fn offsets_of(
             }
         }
         left.retain(|p| !found.contains_key(p) && !damaged.contains_key(p));
-        if !left.is_empty() {
+        if !left.is_empty() && !goes_on {
             if Instant::now() >= deadline {
                 let nobody =
                     || Error::new(ErrorKind::Timeout, format!("partitions {left:?} have no leader at the moment"));

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use thalweg_api::{Filter, Topic, TopicError};
+use thalweg_api::{Filter, FrameKind, Topic, TopicError};
 use thalweg_client_core::{ConsumerCore, Position};
 use thalweg_model::{TopicId, TopicPattern};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -210,8 +210,10 @@ impl Keeper {
     async fn run(mut self, link: Rc<Link>, how: Follows, events: UnboundedSender<Event>) {
         let listen = |wanted: Wanted| {
             let is_live = how.is_live && (wanted.has_patterns() || how.waits_for_topics);
-            // Where there are patterns, every topic is asked for: a broker knows no patterns.
-            let names = if wanted.has_patterns() { Vec::new() } else { wanted.topics.clone() };
+            // Where there are patterns, every topic is asked for: a broker knows no patterns. So it is where there are
+            // more names than it takes.
+            let are_all = wanted.has_patterns() || wanted.topics.len() > FrameKind::MetadataWatch.items_max();
+            let names = if are_all { Vec::new() } else { wanted.topics.clone() };
             is_live.then(|| listen_to_some(&link, names, Found { wanted, topics: BTreeMap::new() }))
         };
         let mut heard: Option<watch::Receiver<Found>> = listen(self.shared.wanted().clone());

@@ -178,7 +178,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Shares the partitions with the other consumers of this group id, and goes on where the group left off.
+    /// Shares the partitions with the other consumers of this group id, and goes on where the group left off. At most
+    /// 249 of `[A-Za-z0-9._-]`, as a topic's name.
     pub fn group(mut self, id: impl Into<String>) -> Self {
         self.group = Some(id.into());
         self
@@ -432,8 +433,12 @@ impl ConsumerBuilder {
         Ok(damaged)
     }
 
-    /// Refuses options that a group has no use for.
-    fn check_member(&self) -> Result<()> {
+    /// Refuses options that a group has no use for, and ids that none takes.
+    fn check_member(&self, group: &str) -> Result<()> {
+        let instance = self.instance.as_deref().map(|instance| ("instance id", instance));
+        for (what, id) in [("group id", group)].into_iter().chain(instance) {
+            thalweg_model::check_id(id).map_err(|e| Error::because(ErrorKind::Invalid, what, e))?;
+        }
         if self.partitions.is_some() {
             let message = "a group shares partitions out itself: leave the partitions to it, or read without a group";
             return Err(Error::new(ErrorKind::Invalid, message));
@@ -478,7 +483,7 @@ impl ConsumerBuilder {
     }
 
     async fn build_member(self, wanted: Wanted, group: String) -> Result<Consumer> {
-        self.check_member()?;
+        self.check_member(&group)?;
         let (mut ends, mut damaged) = (BTreeMap::new(), VecDeque::new());
         for topic in find_wanted(&self.client, &wanted, self.waits_for_topics).await? {
             if self.until_end {

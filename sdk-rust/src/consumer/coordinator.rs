@@ -132,7 +132,8 @@ async fn run(
 /// Finds the partition of `__consumer_offsets` that holds the group; makes that topic if need be.
 async fn find(link: &Rc<Link>, group: &str) -> Result<Coordinators> {
     link.call(FindCoordinatorRequest { group: group.to_owned() }).await?;
-    let reply = link.call(MetadataRequest { topics: vec![OFFSETS_TOPIC.to_owned()], create_missing: false }).await?;
+    let request = MetadataRequest { topics: vec![OFFSETS_TOPIC.to_owned()], ..Default::default() };
+    let reply = link.call_all(request).await?;
     link.learn(&reply.brokers);
     // The topic was made a moment ago, and is not known to every broker yet.
     let unknown = |e: Error| Error::from(ApiError::new(ErrorCode::NotCoordinator, e.to_string()));
@@ -165,7 +166,7 @@ async fn session(
     };
     send(&mut sender, open).await?;
     let mut heard = Instant::now();
-    let mut asked = false;
+    let (mut asked, mut parts) = (false, Parts::default());
     loop {
         let deadline_ms = shared.lock().membership.deadline_ms();
         let deadline = shared.clock.started + Duration::from_millis(deadline_ms.max(shared.now_ms() + 1));
@@ -176,7 +177,9 @@ async fn session(
                 let frame = frame?.ok_or_else(|| crate::stream::lost("the coordinator ended the stream"))?;
                 heard = Instant::now();
                 *attempt = 0;
-                take(link, shared, events, frame).await?;
+                if let Some(whole) = parts.take(frame)? {
+                    take(link, shared, events, whole).await?;
+                }
                 if shared.lock().membership.is_member() && let Some(joined) = joined.take() {
                     let _ = joined.send(Ok(()));
                 }
@@ -219,32 +222,68 @@ async fn say(sender: &mut SendStream, frame: ToCoordinator) -> Result<()> {
     }
 }
 
-/// Follows a frame of the coordinator, and what it brings about.
-async fn take(
-    link: &Rc<Link>,
-    shared: &Arc<GroupShared>,
-    events: &UnboundedSender<Event>,
-    frame: thalweg_wire::Frame,
-) -> Result<()> {
-    let changes = match frame.kind {
-        FrameKind::GroupAssignment => {
-            let assignment: GroupAssignment = frame.expect().map_err(malformed)?;
+/// What a coordinator says, whole.
+enum Said {
+    Assigned(GroupAssignment),
+    Committed(GroupCommitReply),
+    Left,
+}
+
+/// What has come so far of what a coordinator says in several frames.
+#[derive(Default)]
+struct Parts {
+    assignment: Option<GroupAssignment>,
+    refused: Option<GroupCommitReply>,
+}
+
+impl Parts {
+    /// Takes the next frame; answers with what is whole with it.
+    fn take(&mut self, frame: thalweg_wire::Frame) -> Result<Option<Said>> {
+        match frame.kind {
+            FrameKind::GroupAssignment => {
+                let mut part: GroupAssignment = frame.expect().map_err(malformed)?;
+                if let Some(mut before) = self.assignment.take() {
+                    before.partitions.append(&mut part.partitions);
+                    part.partitions = before.partitions;
+                }
+                let is_whole = !part.goes_on;
+                self.assignment = Some(part);
+                Ok(self.assignment.take_if(|_| is_whole).map(Said::Assigned))
+            }
+            FrameKind::GroupCommitReply => {
+                let mut part: GroupCommitReply = frame.expect().map_err(malformed)?;
+                if let Some(mut before) = self.refused.take() {
+                    before.refused.append(&mut part.refused);
+                    part.refused = before.refused;
+                }
+                let is_whole = !part.goes_on;
+                self.refused = Some(part);
+                Ok(self.refused.take_if(|_| is_whole).map(Said::Committed))
+            }
+            FrameKind::GroupLeft => Ok(Some(Said::Left)),
+            kind => {
+                let message = format!("the broker's answer is {kind:?}, which does not belong on a membership stream");
+                Err(Error::new(ErrorKind::Unsupported, message))
+            }
+        }
+    }
+}
+
+/// Follows what the coordinator says, and what it brings about.
+async fn take(link: &Rc<Link>, shared: &Arc<GroupShared>, events: &UnboundedSender<Event>, said: Said) -> Result<()> {
+    let changes = match said {
+        Said::Assigned(assignment) => {
             if let Some(filter) = assignment.filter.clone() {
                 shared.lock().filter = Some(filter);
             }
             open_readers(link, shared, events, &assignment).await?;
             shared.lock().membership.assigned(shared.now_ms(), &assignment)
         }
-        FrameKind::GroupCommitReply => {
-            let reply: GroupCommitReply = frame.expect().map_err(malformed)?;
+        Said::Committed(reply) => {
             shared.lock().membership.committed(&reply);
             Vec::new()
         }
-        FrameKind::GroupLeft => shared.lock().membership.left(),
-        kind => {
-            let message = format!("the broker's answer is {kind:?}, which does not belong on a membership stream");
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
+        Said::Left => shared.lock().membership.left(),
     };
     shared.follow(changes);
     Ok(())
@@ -269,16 +308,20 @@ async fn open_readers(
     if names.is_empty() {
         return Ok(());
     }
-    let topics = names.into_iter().map(str::to_owned).collect();
-    let reply = link.call(MetadataRequest { topics, create_missing: false }).await?;
-    link.learn(&reply.brokers);
+    let mut topics = Vec::new();
+    for some in names.chunks(FrameKind::MetadataRequest.items_max()) {
+        let some = some.iter().map(|name| (*name).to_owned()).collect();
+        let reply = link.call_all(MetadataRequest { topics: some, ..Default::default() }).await?;
+        link.learn(&reply.brokers);
+        topics.extend(reply.topics);
+    }
     let resolved = shared.lock().filter.clone();
     // The version that the group agreed on, whatever has been uploaded since.
     let filter = shared.filter.clone().map(|f| match resolved {
         Some(plugin) => Filter { reference: format!("{}@{}", plugin.name, plugin.version), ..f },
         None => f,
     });
-    for topic in reply.topics.into_iter().flatten() {
+    for topic in topics.into_iter().flatten() {
         let core = ConsumerCore::new([], shared.start, shared.buffer_bytes);
         let topic = Arc::new(topic);
         let how = ReadingHow { filter: filter.clone(), out_of_range: shared.out_of_range, may_go: false, grows: false };

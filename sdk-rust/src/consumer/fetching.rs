@@ -197,7 +197,7 @@ async fn find_gone(s: Rc<Subscription>, push: FetchPush, from: u64) {
         if !s.reader.core().is_current(partition, generation) {
             return;
         }
-        let request = MetadataRequest { topics: vec![s.reader.name().to_owned()], create_missing: false };
+        let request = MetadataRequest { topics: vec![s.reader.name().to_owned()], ..Default::default() };
         let found = s.link.call(request).await;
         if found.and_then(the_topic).is_ok_and(|topic| topic.id == s.reader.id) {
             s.reader.change(|core| core.ask_again(partition, generation));

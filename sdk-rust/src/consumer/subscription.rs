@@ -120,7 +120,7 @@ pub(super) async fn find_wanted(client: &Client, wanted: &Wanted, waits_for_topi
         }
     }
     if wanted.has_patterns() {
-        let all = client.call(MetadataRequest::default()).await?;
+        let all = client.call_all(MetadataRequest::default()).await?;
         found.extend(all.topics.into_iter().flatten().filter(|t| wanted.matches(&t.name)).map(Arc::new));
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));

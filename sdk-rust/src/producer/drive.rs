@@ -356,8 +356,8 @@ struct Placing {
 /// How the topic's records are placed under a newer pin than `old`.
 async fn newer_placement(link: &Rc<Link>, topic: &Topic, old: u32, on_broker: bool) -> Result<Placed> {
     loop {
-        let request = MetadataRequest { topics: vec![topic.name.clone()], create_missing: false };
-        let found = the_topic(link.call(request).await?)?;
+        let request = MetadataRequest { topics: vec![topic.name.clone()], ..Default::default() };
+        let found = the_topic(link.call_all(request).await?)?;
         if found.id != topic.id {
             return Err(Error::topic_gone(&topic.name));
         }
@@ -455,7 +455,7 @@ impl Routes {
         let mut by_leader: BTreeMap<&Address, Vec<Bytes>> = BTreeMap::new();
         for request in requests {
             let leader = self.leaders[request.partition as usize].as_ref().expect("it was connected to its leader");
-            let (head, batch) = encode_message(Produce {
+            let encoded = encode_message(Produce {
                 request_id: request.id,
                 partition: TopicPartition::new(self.topic.id, request.partition),
                 pin_epoch: PinEpoch(request.pin_epoch),
@@ -463,6 +463,7 @@ impl Routes {
                 token: request.token.map_or_else(Bytes::new, |t| Bytes::copy_from_slice(&t.0)),
                 batch: request.batch.into_bytes(),
             });
+            let (head, batch) = encoded.expect("no batch is built that is too large to be sent");
             by_leader.entry(leader).or_default().extend([head, batch]);
         }
         for (leader, chunks) in by_leader {

@@ -120,7 +120,10 @@ async fn when_all_is_spent_the_dearest_connections_go_and_the_honest_one_stays()
     let (mut attackers, mut kept) = (Vec::new(), Vec::new());
     // Each below its eighth, and all together half as much again as there may be.
     for host in 0..14 {
-        let attacker = Raw::connect_from(&cluster.ca_pem, port, Ipv4Addr::new(127, 0, 1, host)).await;
+        let attacker = {
+            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            Raw::connect_from(&cluster.ca_pem, Ipv4Addr::new(127, 0, 1, host), to).await
+        };
         for _ in 0..2 {
             let mut stream = attacker.stream().await;
             stream.send(encode_parts(&proto::Produce::default(), 16 << 20)).await;

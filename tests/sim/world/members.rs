@@ -430,6 +430,7 @@ impl World {
                 })
                 .collect(),
             filter: None,
+            goes_on: false,
         };
         let frame = match (asked, result) {
             (Asked::Heartbeat(number), Ok(GroupAnswer::Assigned(a))) => {
@@ -439,7 +440,7 @@ impl World {
             (Asked::Commit(number), Ok(GroupAnswer::Committed(refused))) => {
                 let taken = offsets.into_iter().filter(|(p, _)| refused.iter().all(|(r, _)| r != p)).collect();
                 let refused = refused.iter().map(|(p, e)| RefusedCommit { partition: *p, error: e.into() });
-                ToMember::Committed(GroupCommitReply { number, refused: refused.collect() }, taken)
+                ToMember::Committed(GroupCommitReply { number, refused: refused.collect(), goes_on: false }, taken)
             }
             (Asked::Leave, Ok(_)) => ToMember::Left,
             (Asked::Leave, Err(CoordinatorError::Refused(_))) => ToMember::Left,

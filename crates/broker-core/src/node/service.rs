@@ -41,8 +41,14 @@ impl<D: Disk> Node<D> {
 
     /// The copies that this broker holds of topics' partitions, under the names that stand on its disk.
     pub fn copies(&self) -> Vec<(TopicPartition, Copy)> {
-        let names = self.replicas.log().names().filter(|name| *name != METADATA);
-        names.filter_map(|name| Some((name, self.copy(&name)?))).collect()
+        self.copies_from(None).collect()
+    }
+
+    /// The same one by one, from a partition on.
+    pub fn copies_from(&self, from: Option<TopicPartition>) -> impl Iterator<Item = (TopicPartition, Copy)> {
+        let names =
+            self.replicas.log().names().filter(move |name| *name != METADATA && from.is_none_or(|f| *name >= f));
+        names.filter_map(|name| Some((name, self.copy(&name)?)))
     }
 
     fn copy(&self, name: &TopicPartition) -> Option<Copy> {

@@ -28,7 +28,13 @@ fn told(number: u64, epoch: u32, partitions: &[(u32, u32)]) -> GroupAssignment {
         is_new: false,
     };
     let number = Some(number).filter(|number| *number != 0);
-    GroupAssignment { number, epoch, partitions: partitions.iter().map(partition).collect(), filter: None }
+    GroupAssignment {
+        number,
+        epoch,
+        partitions: partitions.iter().map(partition).collect(),
+        filter: None,
+        goes_on: false,
+    }
 }
 
 fn identity(id: &str) -> MemberIdentity {
@@ -181,7 +187,7 @@ fn a_commit_whose_partitions_leader_was_away_is_said_again() {
         });
         let commit = commits.next_back().expect("it is said");
         let refused = RefusedCommit { partition: (&key(0)).into(), error: ApiError::new(code, "why") };
-        m.committed(&GroupCommitReply { number: commit.number, refused: vec![refused] });
+        m.committed(&GroupCommitReply { number: commit.number, refused: vec![refused], goes_on: false });
     };
     answer(&mut m, 10, ErrorCode::NotLeader);
     assert_eq!(m.take_outcomes(), []);
@@ -203,7 +209,7 @@ fn commits_are_repeated_until_they_are_answered() {
     m.assigned(20, &told(0, 2, &[(0, 2)]));
     let (sent, _) = m.poll(20);
     let ToCoordinator::Commit(commit) = &sent[0] else { panic!("{sent:?}") };
-    m.committed(&GroupCommitReply { number: commit.number, refused: vec![] });
+    m.committed(&GroupCommitReply { number: commit.number, refused: vec![], goes_on: false });
     assert_eq!(m.take_outcomes(), [(token, Ok(()))]);
     assert_eq!((m.known(&key(0)).unwrap().offset, commits(&mut m, 5_000)), (5, 0));
     m.done(&key(0), Committed { offset: 6, ..Default::default() });
@@ -226,11 +232,11 @@ fn commits(m: &mut Membership, now_ms: u64) -> Vec<(u64, u32, Vec<(u32, u64)>)> 
 
 fn refuse(m: &mut Membership, number: u64, partition: u32, code: ErrorCode) {
     let refused = RefusedCommit { partition: (&key(partition)).into(), error: ApiError::new(code, "why") };
-    m.committed(&GroupCommitReply { number, refused: vec![refused] });
+    m.committed(&GroupCommitReply { number, refused: vec![refused], goes_on: false });
 }
 
 fn take(m: &mut Membership, number: u64) {
-    m.committed(&GroupCommitReply { number, refused: vec![] });
+    m.committed(&GroupCommitReply { number, refused: vec![], goes_on: false });
 }
 
 /// Commits one offset of each of these partitions.
@@ -255,6 +261,7 @@ fn a_commit_that_is_said_again_undoes_no_later_one() {
                 error: ApiError::new(ErrorCode::NotLeader, "why"),
             })
             .into(),
+        goes_on: false,
     });
     let said = commits(&mut m, 30);
     assert_eq!(said.iter().map(|(.., offsets)| &offsets[..]).collect::<Vec<_>>(), [[(1, 5)]]);

@@ -23,6 +23,7 @@ impl Draft<'_> {
         offsets: Vec<(TopicPartition, Committed)>,
     ) -> Result<GroupAnswer, GroupError> {
         check_id("group id", &group)?;
+        self.check_room(&group)?;
         let exists = |p: &TopicPartition| metadata.topic_by_id(p.topic).is_some_and(|t| p.partition.0 < t.partitions);
         let mut refused = Vec::new();
         let mut taken: BTreeMap<TopicPartition, Committed> = BTreeMap::new();

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use thalweg_model::limits::GROUPS_MAX;
 use thalweg_model::{Bug, is_planted};
 
 use super::error::GroupError;
@@ -41,6 +42,14 @@ impl<'a> Draft<'a> {
         match self.changed.get(id) {
             Some(changed) => changed.as_ref(),
             None => self.before.get(id),
+        }
+    }
+
+    /// Refuses one more group where there are as many as there may be.
+    pub(super) fn check_room(&self, group: &str) -> Result<(), GroupError> {
+        match self.group(group).is_some() || self.before.len() < GROUPS_MAX {
+            true => Ok(()),
+            false => Err(GroupError::TooManyGroups { group: group.to_owned(), limit: GROUPS_MAX }),
         }
     }
 

@@ -21,6 +21,25 @@ pub enum GroupError {
         /// The most bytes that are allowed.
         limit: usize,
     },
+    /// An id with a character that none may have.
+    #[error("{what}: {error}")]
+    Characters {
+        /// Which id it is: "group id", "member id", …
+        what: &'static str,
+        /// What is wrong with it.
+        error: thalweg_model::NameError,
+    },
+    /// The coordinator has no room for one more group.
+    #[error(
+        "group {group:?} is not made: its coordinator holds {limit} groups, and takes no more (docs/LIMITS.md); delete \
+         those that nobody needs with `thalweg group delete`, or wait until they are forgotten"
+    )]
+    TooManyGroups {
+        /// The id of the group.
+        group: String,
+        /// How many groups a coordinator may hold.
+        limit: usize,
+    },
     /// A count out of its range.
     #[error("{what} is {found}, it must be between {min} and {max} (docs/LIMITS.md)")]
     Range {
@@ -180,7 +199,7 @@ pub(super) fn describe(terms: &Terms) -> String {
 
 pub(super) fn check_id(what: &'static str, id: &str) -> Result<(), GroupError> {
     match id.len() {
-        1..=GROUP_ID_BYTES_MAX => Ok(()),
+        1..=GROUP_ID_BYTES_MAX => thalweg_model::check_id(id).map_err(|error| GroupError::Characters { what, error }),
         found => Err(GroupError::Id { what, found, limit: GROUP_ID_BYTES_MAX }),
     }
 }

@@ -31,12 +31,14 @@ impl Draft<'_> {
         }
     }
 
-    /// Deletes the groups that were idle for `offsets_retention_ms`.
+    /// Deletes the groups that were idle for `offsets_retention_ms`, and those that have committed nothing much sooner:
+    /// there is nothing in them that anybody could miss.
     pub(super) fn forget(&mut self, now: Clock, offsets_retention_ms: u64) {
         let is_forgotten = |g: &Group| {
+            let kept_ms = if g.offsets.is_empty() { offsets_retention_ms.min(EMPTY_MS) } else { offsets_retention_ms };
             (g.members.is_empty() || is_planted(Bug::LiveGroupForgotten))
                 && g.active_ms > 0
-                && now.wall_ms >= g.active_ms.saturating_add(offsets_retention_ms)
+                && now.wall_ms >= g.active_ms.saturating_add(kept_ms)
         };
         let forgotten: Vec<String> =
             self.groups().filter(|(_, g)| is_forgotten(g)).map(|(id, _)| id.to_owned()).collect();
@@ -45,3 +47,6 @@ impl Draft<'_> {
         }
     }
 }
+
+/// A group without members and without offsets is forgotten after so long, in ms.
+const EMPTY_MS: u64 = 60_000;

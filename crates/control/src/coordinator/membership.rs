@@ -23,6 +23,7 @@ impl Draft<'_> {
         join: Join,
     ) -> Result<GroupAnswer, GroupError> {
         check(&group, &member, &join)?;
+        self.check_room(&group)?;
         let mut gone = BTreeSet::new();
         for (id, secret) in &join.gone {
             match self.prove(&group, id, *secret) {

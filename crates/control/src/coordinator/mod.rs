@@ -20,6 +20,7 @@ mod commit;
 mod draft;
 mod error;
 mod idle;
+mod listing;
 mod membership;
 mod record;
 mod request;
@@ -34,8 +35,9 @@ use self::draft::{Draft, prove};
 pub use self::draft::{GroupDecision, Heard};
 use self::error::without_members;
 pub use self::error::{GroupError, SESSION_MS_MAX, SESSION_MS_MIN};
+use self::listing::{list, part_of};
 pub use self::record::{GroupFilter, GroupRecord, Holding, Member, SecretDigest, Terms};
-pub use self::request::{Committer, GroupAnswer, GroupRequest, GroupSummary, Join};
+pub use self::request::{Committer, GroupAnswer, GroupPart, GroupPlace, GroupRequest, GroupSummary, Join};
 pub use self::state::{Assigned, Assignment, Group, GroupState};
 use crate::metadata::Metadata;
 
@@ -90,10 +92,11 @@ pub struct Clock {
 /// let (mut coordinator, metadata) = (Coordinator::default(), Metadata::default());
 /// coordinator.begin(0);
 /// let now = Clock { mono_ms: 0, wall_ms: 0, noted_ms: 0 };
-/// let decision = coordinator.handle(now, &metadata, &Ends::new(), GroupRequest::List)?;
+/// let list = GroupRequest::List { from: None, bytes_max: 1_000 };
+/// let decision = coordinator.handle(now, &metadata, &Ends::new(), list)?;
 /// decision.records.iter().for_each(|record| coordinator.apply(record));
 /// coordinator.keep(now, decision.note);
-/// assert_eq!(decision.answer, GroupAnswer::Groups(Vec::new()));
+/// assert_eq!(decision.answer, GroupAnswer::Groups(Vec::new(), None));
 /// # Ok::<(), thalweg_control::GroupError>(())
 /// ```
 #[derive(Debug, Default)]
@@ -103,8 +106,12 @@ pub struct Coordinator {
     heard_ms: BTreeMap<(String, String), u64>,
     /// When [`tick`](Coordinator::tick) was last called, on the monotonic clock in ms.
     last_tick_ms: Option<u64>,
-    /// The version of the metadata by which partitions were last shared out.
+    /// The version of the metadata by which partitions were last shared out, or are being shared out.
     metadata_version: u64,
+    /// The first group whose partitions have not been shared out by that version; `None`: all of them have.
+    behind: Option<String>,
+    /// When all groups were last looked at, on the monotonic clock in ms.
+    looked_ms: u64,
 }
 
 impl Coordinator {
@@ -190,17 +197,13 @@ impl Coordinator {
             GroupRequest::Commit { group, committer, offsets } => {
                 draft.commit(now, metadata, ends, group, committer, offsets)?
             }
-            GroupRequest::Describe { group } => {
-                let g = self.groups.get(&group).cloned().ok_or(GroupError::UnknownGroup(group))?;
-                GroupAnswer::Group(Box::new(g))
+            GroupRequest::Describe { group, from, bytes_max } => {
+                let g = self.groups.get(&group).ok_or(GroupError::UnknownGroup(group))?;
+                GroupAnswer::Group(Box::new(part_of(g, from, bytes_max)))
             }
-            GroupRequest::List => {
-                let summary = |(id, g): (&String, &Group)| GroupSummary {
-                    group: id.clone(),
-                    state: g.state(),
-                    members: g.members.len() as u32,
-                };
-                GroupAnswer::Groups(self.groups.iter().map(summary).collect())
+            GroupRequest::List { from, bytes_max } => {
+                let (groups, next) = list(&self.groups, from, bytes_max);
+                GroupAnswer::Groups(groups, next)
             }
             GroupRequest::Delete { group } => {
                 let g = self.groups.get(&group).ok_or_else(|| GroupError::UnknownGroup(group.clone()))?;
@@ -233,28 +236,51 @@ impl Coordinator {
         if now.mono_ms > last_ms + LATE_MS {
             self.heard_ms.values_mut().for_each(|heard_ms| *heard_ms += now.mono_ms - last_ms);
         }
-        let is_news = self.metadata_version != metadata_version;
-        self.metadata_version = metadata_version;
+        if self.metadata_version != metadata_version {
+            self.metadata_version = metadata_version;
+            self.behind = Some(String::new());
+        }
+        let is_due = self.is_due(now);
+        if is_due {
+            self.looked_ms = now.mono_ms;
+        }
         let mut draft = Draft::new(&self.groups);
-        for (group, member) in self.over(now) {
+        for (group, member) in is_due.then(|| self.over(now)).into_iter().flatten() {
             draft.take(GroupRecord::MemberGone { group: group.clone(), member: member.clone(), at_ms: now.noted_ms });
             draft.share_out(metadata, group);
         }
-        if is_news {
-            for group in self.groups.keys() {
-                draft.follow_topics(metadata, group);
-            }
+        if let Some(first) = self.behind.take() {
+            let mut behind = self.groups.range(first..).map(|(id, _)| id);
+            behind.by_ref().take(GROUPS_AT_ONCE).for_each(|group| draft.follow_topics(metadata, group));
+            self.behind = behind.next().cloned();
         }
-        draft.note_idle(now);
-        draft.forget(now, offsets_retention_ms);
+        if is_due {
+            draft.note_idle(now);
+            draft.forget(now, offsets_retention_ms);
+        }
         draft.into_records()
     }
 
-    /// The members whose session is over: no proven request of theirs came for so long.
+    /// Whether it is time to look at all groups: with each tick while they are few, and every 450 ms when there are a
+    /// thousand, so that a look takes the same part of the time.
+    fn is_due(&self, now: Clock) -> bool {
+        let more = self.groups.len().saturating_sub(GROUPS_AT_ONCE) as u64;
+        now.mono_ms >= self.looked_ms + more / 2
+    }
+
+    /// The members whose session is over: no proven request of theirs came for so long. Both maps are in the same order,
+    /// and gone through once.
     fn over(&self, now: Clock) -> impl Iterator<Item = &(String, String)> {
+        let members = self.groups.iter().flat_map(|(id, g)| {
+            g.members.iter().map(move |(member, m)| ((&id[..], &member[..]), u64::from(m.session_ms)))
+        });
+        let mut members = members.peekable();
         let is_over = move |((group, member), heard_ms): &(&(String, String), &u64)| {
-            let session_ms = self.groups.get(group).and_then(|g| g.members.get(member)).map_or(0, |m| m.session_ms);
-            now.mono_ms >= **heard_ms + session_ms as u64
+            let name = (&group[..], &member[..]);
+            while members.next_if(|(other, _)| *other < name).is_some() {}
+            let session_ms =
+                members.peek().filter(|(other, _)| *other == name).map_or(0, |(_, session_ms)| *session_ms);
+            now.mono_ms >= **heard_ms + session_ms
         };
         self.heard_ms.iter().filter(is_over).map(|(name, _)| name)
     }
@@ -276,7 +302,7 @@ impl Coordinator {
             }
             GroupRequest::Join { .. }
             | GroupRequest::Describe { .. }
-            | GroupRequest::List
+            | GroupRequest::List { .. }
             | GroupRequest::Delete { .. } => true,
         }
     }
@@ -284,6 +310,8 @@ impl Coordinator {
 
 /// The topic in whose partitions the records of all groups stand.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// Groups that one tick looks at, and shares the partitions of changed topics out in.
+const GROUPS_AT_ONCE: usize = 100;
 /// A tick that is later than this, in ms, shows that the process was stopped: heartbeats could not arrive meanwhile,
 /// and the time does not count against members' sessions.
 const LATE_MS: u64 = 500;

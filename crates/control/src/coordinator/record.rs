@@ -56,7 +56,7 @@ pub struct Holding {
 }
 
 /// A member of a group.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Member {
     /// The digest of the secret that proves the member's requests.
     pub secret: SecretDigest,

@@ -84,13 +84,22 @@ pub enum GroupRequest {
         /// The offsets, and what was left out below them, by partition.
         offsets: Vec<(TopicPartition, Committed)>,
     },
-    /// Asks for a group's members, their partitions and its offsets.
+    /// Asks for a group's members, their partitions and its offsets, or for a part of them.
     Describe {
         /// The id of the group.
         group: String,
+        /// Where the part begins; `None`: at the beginning.
+        from: Option<GroupPlace>,
+        /// What the part may take of a reply, in bytes.
+        bytes_max: usize,
     },
-    /// Asks for the groups of this coordinator.
-    List,
+    /// Asks for the groups of this coordinator, or for some of them.
+    List {
+        /// The id that comes first; `None`: the first that there is.
+        from: Option<String>,
+        /// What they may take of a reply, in bytes.
+        bytes_max: usize,
+    },
     /// Deletes a group without members, with its offsets.
     Delete {
         /// The id of the group.
@@ -118,9 +127,9 @@ impl GroupRequest {
             | GroupRequest::Look { group, .. }
             | GroupRequest::Leave { group, .. }
             | GroupRequest::Commit { group, .. }
-            | GroupRequest::Describe { group }
+            | GroupRequest::Describe { group, .. }
             | GroupRequest::Delete { group } => Some(group),
-            GroupRequest::List => None,
+            GroupRequest::List { .. } => None,
         }
     }
 
@@ -148,6 +157,26 @@ pub struct GroupSummary {
     pub members: u32,
 }
 
+/// A place in the description of a group: members by id, each with its partitions, then offsets by partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupPlace {
+    /// This member, or, with a partition, this partition of the member.
+    Member(String, Option<TopicPartition>),
+    /// The offset of this partition.
+    Offset(TopicPartition),
+}
+
+/// A part of the description of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupPart {
+    /// The group with the members, holdings and offsets of this part, and without targets.
+    pub group: Group,
+    /// The state of the whole group; only the first part tells it.
+    pub state: Option<GroupState>,
+    /// Where the next part begins; `None`: this is the last one.
+    pub next: Option<GroupPlace>,
+}
+
 /// The answer to a request, which is sent once its records, and all before them, are on the quorum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupAnswer {
@@ -157,10 +186,10 @@ pub enum GroupAnswer {
     Left,
     /// To `Commit`: the partitions whose offsets were refused, and why; the others are committed.
     Committed(Vec<(TopicPartition, GroupError)>),
-    /// To `Describe`: the group with its members, their partitions and its offsets.
-    Group(Box<Group>),
-    /// To `List`: the groups of this coordinator.
-    Groups(Vec<GroupSummary>),
+    /// To `Describe`: the group with its members, their partitions and its offsets, or a part of them.
+    Group(Box<GroupPart>),
+    /// To `List`: groups by id, and the id of the next one, if they are not the last.
+    Groups(Vec<GroupSummary>, Option<String>),
     /// To `Delete`: the group is deleted.
     Deleted,
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use thalweg_model::limits::GROUP_GONE_MAX;
+use thalweg_model::limits::{GROUP_GONE_MAX, GROUPS_MAX};
 use thalweg_model::{Assignor, Committed, OnFailure, PinEpoch, ReplicaId, TopicId, assert_finds};
 
 use super::*;
@@ -39,6 +39,8 @@ struct Bench {
     ends: Ends,
     log: Vec<GroupRecord>,
     now_ms: u64,
+    /// Groups without members are forgotten after so long.
+    retention_ms: u64,
     /// Another clock by which things are noted.
     noted_ms: Option<u64>,
 }
@@ -48,7 +50,8 @@ impl Bench {
         let (coordinator, metadata) = (Coordinator::default(), metadata(topics));
         let names = topics.iter().flat_map(|(_, id, n)| (0..*n).map(|p| TopicPartition::new(TopicId([*id; 16]), p)));
         let ends = names.map(|name| (name, 1_000)).collect();
-        Bench { coordinator, metadata, version: 1, ends, log: Vec::new(), now_ms: 1_000, noted_ms: None }
+        let (log, retention_ms) = (Vec::new(), 60_000);
+        Bench { coordinator, metadata, version: 1, ends, log, now_ms: 1_000, retention_ms, noted_ms: None }
     }
 
     fn clock(&self) -> Clock {
@@ -70,7 +73,7 @@ impl Bench {
     fn tick(&mut self, after_ms: u64) {
         self.now_ms += after_ms;
         let now = self.clock();
-        let records = self.coordinator.tick(now, &self.metadata, self.version, 60_000);
+        let records = self.coordinator.tick(now, &self.metadata, self.version, self.retention_ms);
         self.apply(records);
         self.check();
     }
@@ -266,6 +269,11 @@ fn bad_input_is_refused_by_name() {
         let request = GroupRequest::Commit { group, committer: None, offsets: vec![] };
         assert!(matches!(b.ask(request), Err(GroupError::Id { what: "group id", .. })));
     }
+    for id in ["a b", "\u{1b}[2J", "a\nb", ".."] {
+        assert!(matches!(b.join_as(id, |_| {}), Err(GroupError::Characters { what: "member id", .. })), "{id:?}");
+        let request = GroupRequest::Commit { group: id.into(), committer: None, offsets: vec![] };
+        assert!(matches!(b.ask(request), Err(GroupError::Characters { what: "group id", .. })), "{id:?}");
+    }
     b.join("a");
     assert!(matches!(b.join_as("a", |_| {}), Err(GroupError::MemberIdInUse { .. })));
     let filter = GroupFilter { reference: "late@1".into(), config: Default::default(), on_failure: OnFailure::Fail };
@@ -409,6 +417,64 @@ fn idle_groups_are_forgotten_and_living_ones_are_not() {
     assert_eq!(b.coordinator.groups().count(), 1);
     b.tick(1_000);
     assert_eq!(b.coordinator.groups().count(), 0);
+}
+
+#[test]
+fn a_group_that_has_committed_nothing_is_soon_forgotten() {
+    let mut b = Bench::new(&[("flights", 1, 2)]);
+    b.retention_ms = 7 * 24 * 3_600_000;
+    b.join("a");
+    b.leave("a", false);
+    b.tick(59_000);
+    assert_eq!(b.coordinator.groups().count(), 1);
+    b.tick(1_000);
+    assert_eq!(b.coordinator.groups().count(), 0);
+    let told = b.join("b");
+    b.commit(Some(("b", told.epoch)), flights(0), 5).unwrap();
+    b.leave("b", false);
+    b.tick(60_000);
+    assert_eq!(b.coordinator.groups().count(), 1, "it has come somewhere");
+}
+
+/// A change of topics reaches every group, some with each tick.
+#[test]
+fn many_groups_follow_a_topic_in_turns() {
+    let mut b = Bench::new(&[("flights", 1, 2), ("trains", 2, 1)]);
+    let trains = TopicPartition::new(TopicId([2; 16]), 0);
+    for i in 0..250 {
+        let offsets = vec![(trains, Committed::default())];
+        b.ask(GroupRequest::Commit { group: format!("g{i:03}"), committer: None, offsets }).unwrap();
+    }
+    b.tick(50);
+    b.metadata.apply(MetadataRecord::TopicDeleted { id: TopicId([2; 16]) });
+    b.version += 1;
+    let left = |b: &Bench| b.coordinator.groups().filter(|(_, g)| !g.offsets.is_empty()).count();
+    let mut seen = vec![left(&b)];
+    for _ in 0..4 {
+        b.tick(50);
+        seen.push(left(&b));
+    }
+    assert_eq!(seen, [250, 150, 50, 0, 0]);
+}
+
+#[test]
+fn a_coordinator_takes_no_more_groups_than_it_may_hold() {
+    let mut b = Bench::new(&[("flights", 1, 2)]);
+    b.join("a");
+    let commit = |i: usize| GroupRequest::Commit {
+        group: format!("g{i}"),
+        committer: None,
+        offsets: vec![(flights(0), Committed::default())],
+    };
+    for i in 1..GROUPS_MAX {
+        b.ask(commit(i)).unwrap();
+    }
+    let refused = b.ask(commit(GROUPS_MAX)).unwrap_err();
+    assert!(matches!(refused, GroupError::TooManyGroups { limit: GROUPS_MAX, .. }), "{refused}");
+    b.join("b");
+    b.ask(commit(1)).unwrap();
+    b.ask(GroupRequest::Delete { group: "g1".into() }).unwrap();
+    b.ask(commit(GROUPS_MAX)).unwrap();
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod majority;
 mod request;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use thalweg_model::{
     BrokerId, DirectoryId, PinEpoch, PluginDigest, PluginKind, ProducerId, TopicId, check_plugin_name,
@@ -198,6 +199,11 @@ impl Metadata {
         self.topics.values()
     }
 
+    /// The topics from this name on, by name.
+    pub fn topics_from(&self, name: &str) -> impl Iterator<Item = &Topic> {
+        self.topics.range::<str, _>((Bound::Included(name), Bound::Unbounded)).map(|(_, topic)| topic)
+    }
+
     /// The topic called `name`.
     ///
     /// # Errors
@@ -218,6 +224,12 @@ impl Metadata {
     /// All plugins in all versions.
     pub fn plugins(&self) -> impl Iterator<Item = &Plugin> {
         self.plugins.values().flatten()
+    }
+
+    /// The plugins from this version of this name on, by name and version.
+    pub fn plugins_from(&self, name: &str, version: u32) -> impl Iterator<Item = &Plugin> {
+        let names = self.plugins.range::<str, _>((Bound::Included(name), Bound::Unbounded));
+        names.flat_map(|(_, versions)| versions).skip_while(move |p| p.name == name && p.version < version)
     }
 
     /// The plugin "name" (its newest version) or "name@version", of the kind asked for.

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use thalweg_api::*;
 use thalweg_model::{BrokerId, LeaderEpoch, Offset, PartitionId, RaftIndex, ReplicaId, TopicPartition};
 
-use super::{Codec, broker_number, broker_numbers, brokers, id_bytes, list, some_broker, some_text, topic_id};
+use super::{
+    Codec, broker_number, broker_numbers, brokers, id_bytes, page, page_bytes, some_broker, some_text, topic_id,
+};
 use crate::proto;
 
 impl From<Broker> for proto::Broker {
@@ -57,6 +59,7 @@ impl Codec for ClusterStatusReply {
             feature_level: self.feature_level,
             out_of_service: self.out_of_service.into_iter().map(trouble).collect(),
             controllers_behind: broker_numbers(self.controllers_behind),
+            next_page: page_bytes(self.next),
         };
         (head, Bytes::new())
     }
@@ -82,6 +85,7 @@ impl Codec for ClusterStatusReply {
             feature_level: head.feature_level,
             out_of_service: head.out_of_service.into_iter().map(trouble).collect(),
             controllers_behind: brokers(head.controllers_behind),
+            next: page(head.next_page),
         })
     }
 }
@@ -90,12 +94,12 @@ impl Codec for RecoverRequest {
     type Head = proto::RecoverRequest;
 
     fn into_parts(self) -> (Self::Head, Bytes) {
-        (proto::RecoverRequest { lost: broker_numbers(self.lost), accept_loss: self.accept_loss }, Bytes::new())
+        let (lost, page) = (broker_numbers(self.lost), page_bytes(self.page));
+        (proto::RecoverRequest { lost, accept_loss: self.accept_loss, page }, Bytes::new())
     }
 
     fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
-        let lost = list::<Self, _, _>("brokers", head.lost, |id| Ok(BrokerId(id)))?;
-        Ok(RecoverRequest { lost, accept_loss: head.accept_loss })
+        Ok(RecoverRequest { lost: brokers(head.lost), accept_loss: head.accept_loss, page: page(head.page) })
     }
 }
 
@@ -111,7 +115,7 @@ impl Codec for RecoverReply {
             lost: broker_numbers(p.lost),
         };
         let partitions = self.partitions.into_iter().map(partition).collect();
-        (proto::RecoverReply { partitions, done: self.done }, Bytes::new())
+        (proto::RecoverReply { partitions, done: self.done, next_page: page_bytes(self.next) }, Bytes::new())
     }
 
     fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
@@ -122,7 +126,8 @@ impl Codec for RecoverReply {
             end_offset: Offset(p.end_offset),
             lost: brokers(p.lost),
         };
-        Ok(RecoverReply { partitions: head.partitions.into_iter().map(partition).collect(), done: head.done })
+        let partitions = head.partitions.into_iter().map(partition).collect();
+        Ok(RecoverReply { partitions, done: head.done, next: page(head.next_page) })
     }
 }
 
@@ -130,12 +135,13 @@ impl Codec for ReplicaEndsReply {
     type Head = proto::ReplicaEndsReply;
 
     fn into_parts(self) -> (Self::Head, Bytes) {
-        (proto::ReplicaEndsReply { ends: self.ends.into_iter().map(Into::into).collect() }, Bytes::new())
+        let ends = self.ends.into_iter().map(Into::into).collect();
+        (proto::ReplicaEndsReply { ends, next_page: page_bytes(self.next) }, Bytes::new())
     }
 
     fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
         let ends = head.ends.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-        Ok(ReplicaEndsReply { ends })
+        Ok(ReplicaEndsReply { ends, next: page(head.next_page) })
     }
 }
 

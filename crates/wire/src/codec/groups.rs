@@ -4,7 +4,7 @@ use bytes::Bytes;
 use thalweg_api::*;
 use thalweg_model::{BrokerId, Committed, OnFailure, PartitionId, TopicPartition};
 
-use super::{Codec, id_bytes, invalid, list, some_text, topic_id};
+use super::{Codec, id, id_bytes, invalid, page, page_bytes, some_text, topic_id};
 use crate::proto;
 
 impl From<Filter> for proto::Filter {
@@ -54,24 +54,43 @@ impl TryFrom<proto::PartitionCommit> for PartitionCommit {
     }
 }
 
-/// Requests that name a group and nothing else.
-macro_rules! group_request {
-    ($($request:ident)*) => {
-        $(impl Codec for $request {
-            type Head = proto::$request;
+impl Codec for FindCoordinatorRequest {
+    type Head = proto::FindCoordinatorRequest;
 
-            fn into_parts(self) -> (Self::Head, Bytes) {
-                (proto::$request { group: self.group }, Bytes::new())
-            }
+    fn into_parts(self) -> (Self::Head, Bytes) {
+        (proto::FindCoordinatorRequest { group: self.group }, Bytes::new())
+    }
 
-            fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
-                Ok($request { group: head.group })
-            }
-        })*
-    };
+    fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
+        Ok(FindCoordinatorRequest { group: id("group id", head.group)? })
+    }
 }
 
-group_request! { FindCoordinatorRequest DescribeGroupRequest DeleteGroupRequest }
+impl Codec for DescribeGroupRequest {
+    type Head = proto::DescribeGroupRequest;
+
+    fn into_parts(self) -> (Self::Head, Bytes) {
+        (proto::DescribeGroupRequest { group: self.group, page: page_bytes(self.page) }, Bytes::new())
+    }
+
+    /// Any id: groups with others than are taken today may be left from before.
+    fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
+        Ok(DescribeGroupRequest { group: head.group, page: page(head.page) })
+    }
+}
+
+impl Codec for DeleteGroupRequest {
+    type Head = proto::DeleteGroupRequest;
+
+    fn into_parts(self) -> (Self::Head, Bytes) {
+        (proto::DeleteGroupRequest { group: self.group }, Bytes::new())
+    }
+
+    /// Any id, as above.
+    fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
+        Ok(DeleteGroupRequest { group: head.group })
+    }
+}
 
 impl Codec for FindCoordinatorReply {
     type Head = proto::FindCoordinatorReply;
@@ -92,12 +111,13 @@ impl Codec for ListGroupsReply {
 
     fn into_parts(self) -> (Self::Head, Bytes) {
         let group = |g: GroupSummary| proto::GroupSummary { group: g.group, state: g.state, members: g.members };
-        (proto::ListGroupsReply { groups: self.groups.into_iter().map(group).collect() }, Bytes::new())
+        let groups = self.groups.into_iter().map(group).collect();
+        (proto::ListGroupsReply { groups, next_page: page_bytes(self.next) }, Bytes::new())
     }
 
     fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
         let group = |g: proto::GroupSummary| GroupSummary { group: g.group, state: g.state, members: g.members };
-        Ok(ListGroupsReply { groups: head.groups.into_iter().map(group).collect() })
+        Ok(ListGroupsReply { groups: head.groups.into_iter().map(group).collect(), next: page(head.next_page) })
     }
 }
 
@@ -120,6 +140,7 @@ impl Codec for DescribeGroupReply {
             members: self.members.into_iter().map(Into::into).collect(),
             offsets: self.offsets.into_iter().map(offset).collect(),
             coordinator: self.coordinator.0,
+            next_page: page_bytes(self.next),
         };
         (head, Bytes::new())
     }
@@ -139,6 +160,7 @@ impl Codec for DescribeGroupReply {
             members: head.members.into_iter().map(Into::into).collect(),
             offsets: head.offsets.into_iter().map(offset).collect::<Result<_, _>>()?,
             coordinator: BrokerId(head.coordinator),
+            next: page(head.next_page),
         })
     }
 }
@@ -191,7 +213,7 @@ impl Codec for CommitOffsetsRequest {
     }
 
     fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
-        let offsets = list::<Self, _, _>("offsets", head.offsets, TryInto::try_into)?;
-        Ok(CommitOffsetsRequest { group: head.group, offsets })
+        let offsets = head.offsets.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+        Ok(CommitOffsetsRequest { group: id("group id", head.group)?, offsets })
     }
 }

@@ -7,7 +7,7 @@ use thalweg_api::{
 };
 use thalweg_model::{Assignor, TopicPartition};
 
-use super::{Codec, id_bytes, invalid, some_text, topic_id};
+use super::{Codec, id, id_bytes, invalid, some_text, topic_id};
 use crate::proto;
 
 impl Codec for GroupOpen {
@@ -19,8 +19,9 @@ impl Codec for GroupOpen {
     }
 
     fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
+        let (group, member) = (id("group id", head.group)?, id("member id", head.member)?);
         let join = head.join.map(TryInto::try_into).transpose()?;
-        Ok(GroupOpen { group: head.group, member: head.member, join, secret: head.secret })
+        Ok(GroupOpen { group, member, join, secret: head.secret })
     }
 }
 
@@ -44,15 +45,19 @@ impl TryFrom<proto::GroupJoin> for GroupJoin {
 
     fn try_from(join: proto::GroupJoin) -> Result<Self, ApiError> {
         let unknown = || invalid(format!("assignor {} is unknown: 0 uniform, 1 range", join.assignor));
-        let gone = |g: proto::GoneMember| GoneMember { member: g.member, secret: g.secret };
+        let gone = |g: proto::GoneMember| {
+            Ok::<_, ApiError>(GoneMember { member: id("member id", g.member)?, secret: g.secret })
+        };
+        let instance = some_text(join.instance).map(|i| id("instance id", i)).transpose()?;
+        let client = some_text(join.client).map(|c| id("client id", c)).transpose()?.unwrap_or_default();
         Ok(GroupJoin {
             assignor: Assignor::from_number(join.assignor).ok_or_else(unknown)?,
-            instance: some_text(join.instance),
+            instance,
             topics: join.topics,
             session_ms: join.session_ms,
             filter: join.filter.map(TryInto::try_into).transpose()?,
-            client: join.client,
-            gone: join.gone.into_iter().map(gone).collect(),
+            client,
+            gone: join.gone.into_iter().map(gone).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -88,6 +93,7 @@ impl Codec for GroupAssignment {
             epoch: self.epoch,
             partitions: self.partitions.into_iter().map(partition).collect(),
             filter: self.filter.map(Into::into),
+            goes_on: self.goes_on,
         };
         (head, Bytes::new())
     }
@@ -107,6 +113,7 @@ impl Codec for GroupAssignment {
             epoch: head.epoch,
             partitions: head.partitions.into_iter().map(partition).collect::<Result<_, _>>()?,
             filter: head.filter.map(TryInto::try_into).transpose()?,
+            goes_on: head.goes_on,
         })
     }
 }
@@ -135,7 +142,7 @@ impl Codec for GroupCommitReply {
             error: Some(r.error.into()),
         };
         let refused = self.refused.into_iter().map(refused).collect();
-        (proto::GroupCommitReply { number: self.number, refused }, Bytes::new())
+        (proto::GroupCommitReply { number: self.number, refused, goes_on: self.goes_on }, Bytes::new())
     }
 
     fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
@@ -144,7 +151,7 @@ impl Codec for GroupCommitReply {
             Ok::<_, ApiError>(RefusedCommit { partition, error: r.error.unwrap_or_default().into() })
         };
         let refused = head.refused.into_iter().map(refused).collect::<Result<_, _>>()?;
-        Ok(GroupCommitReply { number: head.number, refused })
+        Ok(GroupCommitReply { number: head.number, refused, goes_on: head.goes_on })
     }
 }
 

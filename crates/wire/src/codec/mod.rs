@@ -11,16 +11,17 @@ mod produce;
 mod topics;
 
 use bytes::Bytes;
-use thalweg_api::{ApiError, ErrorCode, FrameKind, Message, Request, for_each_request};
-use thalweg_model::{BrokerId, TopicId};
+use thalweg_api::{ApiError, ErrorCode, FrameKind, Message, PageToken, Request, for_each_request};
+use thalweg_model::{BrokerId, TopicId, check_id};
 
-use crate::frame::encode_head;
+use crate::count::Count;
+use crate::frame::{decode, encode_head};
 use crate::{Frame, FrameError, proto};
 
 /// A message as it is encoded: a protobuf head, and what follows it as it is.
 pub trait Codec: Message {
     /// The head of the frame.
-    type Head: prost::Message + Default;
+    type Head: prost::Message + Default + Count;
 
     /// The head and the body, which is not copied.
     fn into_parts(self) -> (Self::Head, Bytes);
@@ -28,20 +29,26 @@ pub trait Codec: Message {
     /// The message of a head and its body.
     ///
     /// # Errors
-    /// `Malformed` for what no version has sent, `InvalidRequest` for a number that stands for nothing, `TooLarge` for
-    /// a list of a request that is longer than the request's row allows.
+    /// `Malformed` for what no version has sent, `InvalidRequest` for a number that stands for nothing and for an id
+    /// that is none.
     fn from_parts(head: Self::Head, body: Bytes) -> Result<Self, ApiError>;
 }
 
 /// A message as the bytes before its body, and the body.
-pub fn encode_message<M: Codec>(message: M) -> (Bytes, Bytes) {
+///
+/// # Errors
+/// `TooLarge` for a message that nobody would take.
+pub fn encode_message<M: Codec>(message: M) -> Result<(Bytes, Bytes), FrameError> {
     let (head, body) = message.into_parts();
-    (encode_head(M::KIND, &head, body.len()), body)
+    Ok((encode_head(M::KIND, &head, body.len())?, body))
 }
 
 /// The bytes before the body of a message that has none of its own, for a body of `body_bytes` bytes that is sent
 /// behind.
-pub fn encode_with_body<M: Codec>(message: M, body_bytes: usize) -> Bytes {
+///
+/// # Errors
+/// `TooLarge` for a message that nobody would take.
+pub fn encode_with_body<M: Codec>(message: M, body_bytes: usize) -> Result<Bytes, FrameError> {
     encode_head(M::KIND, &message.into_parts().0, body_bytes)
 }
 
@@ -56,16 +63,17 @@ impl Frame {
     /// belongs to the message alone.
     ///
     /// # Errors
-    /// `Malformed` for a frame of another kind and for bytes that do not decode, and those of [`Codec::from_parts`].
+    /// `Malformed` for a frame of another kind and for bytes that do not decode, `TooLarge` for more items than the
+    /// kind may have, and those of [`Codec::from_parts`].
     pub fn decode<M: Codec>(self) -> Result<M, ApiError> {
-        self.open().map_err(ApiError::malformed)?
+        self.open()?
     }
 
     /// The message that the frame carries, for who refuses nothing.
     ///
     /// # Errors
-    /// `Unexpected` for a frame of another kind, `Head` for bytes that do not decode, `Value` for what is no such
-    /// message.
+    /// `Unexpected` for a frame of another kind, `TooManyItems` for more than the kind may have, `Head` for bytes that
+    /// do not decode, `Value` for what is no such message.
     pub fn expect<M: Codec>(self) -> Result<M, FrameError> {
         self.open()?.map_err(|e| FrameError::Value { kind: M::KIND, reason: e.message })
     }
@@ -75,8 +83,7 @@ impl Frame {
         if kind != M::KIND {
             return Err(FrameError::Unexpected { expected: M::KIND, found: kind });
         }
-        let undecoded = |e: prost::DecodeError| FrameError::Head { kind, reason: e.to_string() };
-        Ok(M::from_parts(prost::Message::decode(head).map_err(undecoded)?, body))
+        Ok(M::from_parts(decode(kind, head)?, body))
     }
 
     /// The error of a frame that refuses something; `None` for any other frame.
@@ -99,7 +106,7 @@ impl Frame {
 impl From<ApiError> for proto::Error {
     fn from(e: ApiError) -> Self {
         let (plugin, reason) = e.fault.map(|f| (f.plugin, f.reason)).unwrap_or_default();
-        proto::Error { code: e.code as u32, message: e.message, plugin, reason }
+        proto::Error { code: e.code as u32, message: cut(e.message), plugin: cut(plugin), reason: cut(reason) }
     }
 }
 
@@ -141,9 +148,44 @@ macro_rules! empty {
 
 empty! {
     GroupLeft
-    DeleteTopicReply InitProducerRequest ListPluginsRequest StoreModuleReply
-    ClusterStatusRequest ReplicaEndsRequest
-    ListGroupsRequest DeleteGroupReply CommitOffsetsReply
+    DeleteTopicReply InitProducerRequest StoreModuleReply DeleteGroupReply CommitOffsetsReply
+}
+
+/// Requests that ask for a page and nothing else.
+macro_rules! page_request {
+    ($($request:ident)*) => {
+        $(impl Codec for thalweg_api::$request {
+            type Head = proto::$request;
+
+            fn into_parts(self) -> (Self::Head, Bytes) {
+                (proto::$request { page: page_bytes(self.page) }, Bytes::new())
+            }
+
+            fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
+                Ok(thalweg_api::$request { page: page(head.page) })
+            }
+        })*
+    };
+}
+
+page_request! { ListPluginsRequest ClusterStatusRequest ReplicaEndsRequest ListGroupsRequest }
+
+/// No bytes stand for no page.
+fn page(token: Bytes) -> Option<PageToken> {
+    Some(PageToken(token)).filter(|token| !token.0.is_empty())
+}
+
+fn page_bytes(token: Option<PageToken>) -> Bytes {
+    token.map(|token| token.0).unwrap_or_default()
+}
+
+/// A text of an error, cut where it is longer than a message can have many of.
+fn cut(mut text: String) -> String {
+    if text.len() > ERROR_TEXT_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(ERROR_TEXT_BYTES_MAX));
+        text.push('…');
+    }
+    text
 }
 
 fn invalid(why: impl Into<String>) -> ApiError {
@@ -153,6 +195,14 @@ fn invalid(why: impl Into<String>) -> ApiError {
 /// A field that every version sends.
 fn required<T>(field: Option<T>, what: &str) -> Result<T, ApiError> {
     field.ok_or_else(|| ApiError::malformed(format_args!("{what} is missing")))
+}
+
+/// An id that its owner has chosen.
+fn id(what: &str, id: String) -> Result<String, ApiError> {
+    match check_id(&id) {
+        Ok(()) => Ok(id),
+        Err(error) => Err(invalid(format!("{what}: {error}"))),
+    }
 }
 
 fn topic_id(bytes: &[u8]) -> Result<TopicId, ApiError> {
@@ -201,19 +251,8 @@ fn bound_number(bound: Option<u64>) -> i64 {
     bound.map_or(-1, |v| v as i64)
 }
 
-/// A list of a request, unless it is longer than the request's row allows.
-fn list<R: Request, A, B>(
-    what: &str,
-    items: Vec<A>,
-    item: impl FnMut(A) -> Result<B, ApiError>,
-) -> Result<Vec<B>, ApiError> {
-    let (found, limit) = (items.len(), R::ITEMS_MAX);
-    if found > limit {
-        let message = format!("{found} {what} in {:?}, the limit is {limit} (docs/LIMITS.md)", R::KIND);
-        return Err(ApiError::new(ErrorCode::TooLarge, message));
-    }
-    items.into_iter().map(item).collect()
-}
+/// Longest text of an error, in bytes.
+const ERROR_TEXT_BYTES_MAX: usize = 4 << 10;
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use thalweg_api::*;
 use thalweg_model::{PluginDigest, PluginKind};
 
-use super::{Codec, invalid, required};
+use super::{Codec, invalid, page, page_bytes, required};
 use crate::proto;
 
 pub(super) fn digest(bytes: &[u8]) -> Result<PluginDigest, ApiError> {
@@ -78,12 +78,13 @@ impl Codec for ListPluginsReply {
     type Head = proto::ListPluginsReply;
 
     fn into_parts(self) -> (Self::Head, Bytes) {
-        (proto::ListPluginsReply { plugins: self.plugins.into_iter().map(Into::into).collect() }, Bytes::new())
+        let plugins = self.plugins.into_iter().map(Into::into).collect();
+        (proto::ListPluginsReply { plugins, next_page: page_bytes(self.next) }, Bytes::new())
     }
 
     fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
         let plugins = head.plugins.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-        Ok(ListPluginsReply { plugins })
+        Ok(ListPluginsReply { plugins, next: page(head.next_page) })
     }
 }
 

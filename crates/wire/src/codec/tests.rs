@@ -8,7 +8,7 @@ use super::*;
 
 /// A message comes back as it was sent, over the stream and as a frame that is handed on.
 fn check<M: Codec + Clone + PartialEq + std::fmt::Debug>(message: M) {
-    let (head, body) = encode_message(message.clone());
+    let (head, body) = encode_message(message.clone()).unwrap();
     let frame = Frame::carrying(message.clone());
     assert_eq!((frame.header_and_head(), frame.body.clone()), (head, body));
     assert_eq!(frame.decode::<M>(), Ok(message));
@@ -56,15 +56,26 @@ const DIGEST: PluginDigest = PluginDigest([9; 32]);
 #[test]
 fn messages_about_topics_come_back() {
     let error = ApiError::new(ErrorCode::PluginFailed, "why").with_fault(Some(("late@1", "trap")));
-    check(MetadataRequest { topics: vec!["a".into()], create_missing: true });
+    for page in [None, Some(PageToken("next".into()))] {
+        check(MetadataRequest { topics: vec!["a".into()], create_missing: true, page: page.clone() });
+        check(DescribeTopicRequest { name: "t".into(), page: page.clone() });
+        check(ListPluginsRequest { page: page.clone() });
+        check(ClusterStatusRequest { page: page.clone() });
+        check(ReplicaEndsRequest { page: page.clone() });
+        check(ListGroupsRequest { page: page.clone() });
+        check(DescribeGroupRequest { group: "g".into(), page: page.clone() });
+        check(RecoverRequest { lost: vec![BrokerId(3)], accept_loss: true, page });
+    }
     let unknown = Err(TopicError { name: "b".into(), error: error.clone() });
     check(MetadataReply {
         cluster_id: "c".into(),
         brokers: vec![broker()],
         topics: vec![Ok(topic()), unknown],
         controller: Some(BrokerId(1)),
+        next: None,
     });
     check(MetadataReply::default());
+    check(MetadataReply { next: Some(PageToken("next".into())), ..Default::default() });
     let choice = PartitionerChoice { reference: "by-carrier@2".into(), config: "{}".into() };
     for (partitioner, factor) in [(Some(choice.clone()), Some(3)), (None, None)] {
         let config = TopicConfig { segment_ms: Some(5_000), timestamp_ahead_max_ms: None, ..Default::default() };
@@ -78,7 +89,6 @@ fn messages_about_topics_come_back() {
     check(AddPartitionsReply { topic: topic() });
     check(DeleteTopicRequest { name: "t".into() });
     check(DeleteTopicReply {});
-    check(DescribeTopicRequest { name: "t".into() });
     let replica = ReplicaState { broker: BrokerId(2), is_voter: true, is_active: false, lag_entries: 8 };
     let state = PartitionState {
         high_watermark: Offset(5),
@@ -88,7 +98,7 @@ fn messages_about_topics_come_back() {
         asides: vec![Aside { broker: BrokerId(3), folder: "aside/x".into() }],
         ..Default::default()
     };
-    check(DescribeTopicReply { topic: topic(), partitions: vec![state, PartitionState::default()] });
+    check(DescribeTopicReply { topic: topic(), partitions: vec![state, PartitionState::default()], next: None });
     check(InitProducerRequest {});
     check(InitProducerReply { id: ProducerId(5), epoch: ProducerEpoch(0), token: ProducerToken([3; 16]) });
     let at = [Position::Earliest, Position::Latest, Position::Offset(9), Position::Timestamp(-4)];
@@ -108,8 +118,7 @@ fn messages_about_plugins_groups_and_the_cluster_come_back() {
         check(UploadPluginRequest { name: "late".into(), kind, module: "wasm".into() });
     }
     check(UploadPluginReply { plugin: plugin(), existed: true });
-    check(ListPluginsRequest {});
-    check(ListPluginsReply { plugins: vec![plugin()] });
+    check(ListPluginsReply { plugins: vec![plugin()], next: None });
     for which in [PluginReference::Digest(DIGEST), PluginReference::Name("late@1".into())] {
         check(FetchPluginRequest { plugin: which });
     }
@@ -122,9 +131,10 @@ fn messages_about_plugins_groups_and_the_cluster_come_back() {
     let commit = PartitionCommit { partition: TopicPartition::new(ID, 3), at };
     check(FindCoordinatorRequest { group: group() });
     check(FindCoordinatorReply { coordinator: BrokerAddress { id: BrokerId(1), host: "b".into(), port: 9460 } });
-    check(ListGroupsRequest {});
-    check(ListGroupsReply { groups: vec![GroupSummary { group: group(), state: "empty".into(), members: 0 }] });
-    check(DescribeGroupRequest { group: group() });
+    check(ListGroupsReply {
+        groups: vec![GroupSummary { group: group(), state: "empty".into(), members: 0 }],
+        next: None,
+    });
     let member = GroupMember {
         member: "m".into(),
         instance: Some("till-1".into()),
@@ -145,13 +155,13 @@ fn messages_about_plugins_groups_and_the_cluster_come_back() {
         members: vec![GroupMember { instance: None, ..member.clone() }, member],
         offsets: vec![GroupOffset { topic: "t".into(), committed: commit }],
         coordinator: BrokerId(2),
+        next: None,
     });
     check(DeleteGroupRequest { group: group() });
     check(DeleteGroupReply {});
     check(CommitOffsetsRequest { group: group(), offsets: vec![commit] });
     check(CommitOffsetsReply {});
 
-    check(ClusterStatusRequest {});
     check(ClusterStatusReply {
         cluster_id: "c".into(),
         controller: None,
@@ -171,8 +181,8 @@ fn messages_about_plugins_groups_and_the_cluster_come_back() {
             log_end_offset: Offset(9),
         }],
         controllers_behind: vec![BrokerId(3)],
+        next: None,
     });
-    check(RecoverRequest { lost: vec![BrokerId(3)], accept_loss: true });
     let partition = |kept_by| RecoveredPartition {
         topic: "t".into(),
         partition: PartitionId(1),
@@ -180,8 +190,7 @@ fn messages_about_plugins_groups_and_the_cluster_come_back() {
         end_offset: Offset(7),
         lost: vec![BrokerId(3)],
     };
-    check(RecoverReply { partitions: vec![partition(None), partition(Some(BrokerId(1)))], done: false });
-    check(ReplicaEndsRequest {});
+    check(RecoverReply { partitions: vec![partition(None), partition(Some(BrokerId(1)))], done: false, next: None });
     let end = |end| ReplicaEnd {
         partition: TopicPartition::new(ID, 3),
         replica: ReplicaId(1),
@@ -191,7 +200,7 @@ fn messages_about_plugins_groups_and_the_cluster_come_back() {
         voters_outgoing: vec![],
         is_serving: true,
     };
-    check(ReplicaEndsReply { ends: vec![end(None), end(Some((LeaderEpoch(1), RaftIndex(2), Offset(3))))] });
+    check(ReplicaEndsReply { ends: vec![end(None), end(Some((LeaderEpoch(1), RaftIndex(2), Offset(3))))], next: None });
 }
 
 #[test]
@@ -236,10 +245,10 @@ fn messages_of_streams_come_back() {
     for (number, committed) in [(None, None), (Some(4), Some(at))] {
         let is_new = committed.is_none();
         let partitions = vec![AssignedPartition { topic: "t".into(), partition, since: 2, committed, is_new }];
-        check(GroupAssignment { number, epoch: 2, partitions, filter: Some(plugin()) });
+        check(GroupAssignment { number, epoch: 2, partitions, filter: Some(plugin()), goes_on: true });
     }
     check(GroupCommit { number: 1, epoch: 2, offsets: vec![PartitionCommit { partition, at }] });
-    check(GroupCommitReply { number: 1, refused: vec![RefusedCommit { partition, error }] });
+    check(GroupCommitReply { number: 1, refused: vec![RefusedCommit { partition, error }], goes_on: true });
     check(GroupLeave { for_a_moment: true });
     check(GroupLeft {});
 }
@@ -264,7 +273,7 @@ fn a_batch_that_is_asked_for_in_a_wrong_way_is_refused_under_its_number() {
     let error = refused.base_offset.unwrap_err();
     assert_eq!((refused.request_id, error.code), (9, ErrorCode::InvalidRequest));
     assert_eq!(error.message, "acks 3 is unknown: 0 is none, 1 the leader, 2 a quorum");
-    let other = Frame::of(&proto::ListPluginsRequest {}).into_produce();
+    let other = Frame::of(&proto::ListPluginsRequest::default()).into_produce();
     assert!(matches!(other, Err(FrameError::Unexpected { expected: FrameKind::Produce, .. })), "{other:?}");
 }
 
@@ -294,11 +303,124 @@ fn numbers_that_stand_for_nothing_are_refused() {
 
 #[test]
 fn a_list_ends_at_the_limit_of_its_row() {
-    let head = |count| proto::MetadataRequest { topics: vec![String::new(); count], create_missing: false };
-    assert!(MetadataRequest::from_parts(head(MetadataRequest::ITEMS_MAX), Bytes::new()).is_ok());
-    let (code, message) = refused::<MetadataRequest>(head(MetadataRequest::ITEMS_MAX + 1));
+    let limit = FrameKind::MetadataRequest.items_max();
+    let head = |count| proto::MetadataRequest { topics: vec![String::new(); count], ..Default::default() };
+    assert_eq!(Frame::of(&head(limit)).decode::<MetadataRequest>().unwrap().topics.len(), limit);
+    let (code, message) = refused::<MetadataRequest>(head(limit + 1));
     assert_eq!(code, ErrorCode::TooLarge);
-    assert!(message.contains("10001 topics in MetadataRequest, the limit is 10000"), "{message}");
+    assert!(message.contains("MetadataRequest has lists of more than 1000 items together"), "{message}");
+    let gone = vec![proto::GoneMember::default(); 1_000];
+    let join = Some(proto::GroupJoin { gone, ..Default::default() });
+    assert_eq!(refused::<GroupOpen>(proto::GroupOpen { join, ..Default::default() }).0, ErrorCode::TooLarge);
+    // What has no list takes none.
+    let error = Frame::of(&head(1)).decode::<MetadataWatch>().unwrap_err();
+    assert_eq!(error.code, ErrorCode::Malformed);
+}
+
+#[test]
+fn a_head_ends_at_the_limit_of_its_row_for_who_sends_and_for_who_receives() {
+    let request = CreateTopicRequest {
+        name: "t".into(),
+        partitions: 1,
+        replication_factor: None,
+        partitioner: Some(PartitionerChoice { reference: "p".into(), config: vec![0; 128 << 10].into() }),
+        config: TopicConfig::default(),
+    };
+    let refused = encode_message(request.clone()).unwrap_err();
+    assert!(matches!(refused, FrameError::TooLarge { part: "head", limit, .. } if limit == 128 << 10), "{refused}");
+    let bytes = crate::encode(&request.into_parts().0);
+    let parsed = crate::FrameHeader::parse(bytes.first_chunk().unwrap());
+    assert_eq!(parsed, Err(refused));
+}
+
+#[test]
+fn an_error_says_no_more_than_a_frame_may_have_many_of() {
+    let error = proto::Error::from(ApiError::new(ErrorCode::Internal, "ü".repeat(1 << 20)));
+    assert_eq!((error.message.len(), error.message.ends_with('…')), (ERROR_TEXT_BYTES_MAX + '…'.len_utf8(), true));
+}
+
+#[test]
+fn ids_have_the_characters_of_topic_names() {
+    let open = |group: &str, member: &str, instance: &str, client: &str| {
+        let join = Some(proto::GroupJoin { instance: instance.into(), client: client.into(), ..Default::default() });
+        proto::GroupOpen { group: group.into(), member: member.into(), join, ..Default::default() }
+    };
+    assert!(Frame::of(&open("g", "m", "", "")).decode::<GroupOpen>().is_ok());
+    for (head, what) in [
+        (open("a\u{1b}[2J", "m", "", ""), "group id"),
+        (open("g", "a\nb", "", ""), "member id"),
+        (open("g", "m", "till 3", ""), "instance id"),
+        (open("g", "m", "", "\u{202e}"), "client id"),
+    ] {
+        let (code, message) = refused::<GroupOpen>(head);
+        assert_eq!(code, ErrorCode::InvalidRequest);
+        assert!(message.starts_with(what), "{message}");
+    }
+    let (code, _) = refused::<FindCoordinatorRequest>(proto::FindCoordinatorRequest { group: "a b".into() });
+    assert_eq!(code, ErrorCode::InvalidRequest);
+    // Those from before can be looked at, and removed.
+    assert!(Frame::of(&proto::DeleteGroupRequest { group: "a b".into() }).decode::<DeleteGroupRequest>().is_ok());
+}
+
+/// Nothing takes more room in a page than was counted for it.
+#[test]
+fn an_item_of_a_page_is_no_larger_than_it_was_taken_for() {
+    fn check<T: Weigh + Clone, P: prost::Message>(item: T, to_proto: impl Fn(T) -> P) {
+        let (most, is) = (item.bytes_max(), to_proto(item).encoded_len());
+        // With its tag and its length in the list.
+        assert!(is + 6 <= most, "{is} bytes, taken for {most}");
+    }
+    let long = "ü".repeat(1_000);
+    let error = ApiError::new(ErrorCode::PluginFailed, "x".repeat(9_000)).with_fault(Some((&long, &long)));
+    let partition = TopicPartition::new(ID, u32::MAX);
+    let led = Partition {
+        partition: PartitionId(u32::MAX),
+        leader: Some(BrokerAddress { id: BrokerId(u32::MAX), host: long.clone(), port: u16::MAX }),
+        leader_epoch: LeaderEpoch(u32::MAX),
+        replicas: vec![BrokerId(u32::MAX); 7],
+    };
+    check(led, |p| proto::Partition::from(p));
+    check(Topic { partitions: vec![], name: long.clone(), ..topic() }, |t| proto::Topic::from(t));
+    check(TopicError { name: long.clone(), error: error.clone() }, |e| proto::Topic {
+        name: e.name,
+        error: Some(e.error.into()),
+        ..Default::default()
+    });
+    check(Plugin { name: long.clone(), version: u32::MAX, bytes: u64::MAX, created_ms: u64::MAX, ..plugin() }, |p| {
+        proto::Plugin::from(p)
+    });
+    check(error.clone(), |e| proto::Error::from(e));
+    check(GroupSummary { group: long.clone(), state: "reconciling".into(), members: u32::MAX }, |g| {
+        proto::GroupSummary { group: g.group, state: g.state, members: g.members }
+    });
+    let member = GroupMember {
+        member: long.clone(),
+        instance: Some(long.clone()),
+        client: long.clone(),
+        host: long.clone(),
+        topics: vec![String::new(), long.clone()],
+        epoch: u32::MAX,
+        session_ms: u32::MAX,
+        is_away: true,
+        holdings: vec![],
+    };
+    check(member, |m| proto::GroupMember::from(m));
+    let end = ReplicaEnd {
+        partition,
+        replica: ReplicaId(u64::MAX),
+        end: Some((LeaderEpoch(u32::MAX), RaftIndex(u64::MAX), Offset(u64::MAX))),
+        is_lost: true,
+        voters: vec![ReplicaId(u64::MAX); 7],
+        voters_outgoing: vec![ReplicaId(u64::MAX); 7],
+        is_serving: true,
+    };
+    check(end, |e| proto::ReplicaEnd::from(e));
+    let refused = RefusedCommit { partition, error };
+    check(refused, |r| proto::RefusedCommit {
+        topic_id: id_bytes(r.partition.topic),
+        partition: r.partition.partition.0,
+        error: Some(r.error.into()),
+    });
 }
 
 #[test]

@@ -9,8 +9,8 @@ use thalweg_model::{
 };
 
 use super::{
-    Codec, bound, bound_number, broker_number, broker_numbers, brokers, id_bytes, invalid, list, required, some_broker,
-    topic_id,
+    Codec, bound, bound_number, broker_number, broker_numbers, brokers, id_bytes, invalid, page, page_bytes, required,
+    some_broker, topic_id,
 };
 use crate::proto;
 
@@ -18,12 +18,13 @@ impl Codec for MetadataRequest {
     type Head = proto::MetadataRequest;
 
     fn into_parts(self) -> (Self::Head, Bytes) {
-        (proto::MetadataRequest { topics: self.topics, create_missing: self.create_missing }, Bytes::new())
+        let page = page_bytes(self.page);
+        (proto::MetadataRequest { topics: self.topics, create_missing: self.create_missing, page }, Bytes::new())
     }
 
     fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
-        let topics = list::<Self, _, _>("topics", head.topics, Ok)?;
-        Ok(MetadataRequest { topics, create_missing: head.create_missing })
+        let page = page(head.page);
+        Ok(MetadataRequest { topics: head.topics, create_missing: head.create_missing, page })
     }
 }
 
@@ -52,6 +53,7 @@ impl Codec for MetadataReply {
             brokers: self.brokers.into_iter().map(Into::into).collect(),
             topics: self.topics.into_iter().map(topic).collect(),
             controller: broker_number(self.controller),
+            next_page: page_bytes(self.next),
         };
         (head, Bytes::new())
     }
@@ -66,6 +68,7 @@ impl Codec for MetadataReply {
             brokers: head.brokers.into_iter().map(Into::into).collect(),
             topics: head.topics.into_iter().map(topic).collect::<Result<_, _>>()?,
             controller: some_broker(head.controller),
+            next: page(head.next_page),
         })
     }
 }
@@ -255,11 +258,11 @@ impl Codec for DescribeTopicRequest {
     type Head = proto::DescribeTopicRequest;
 
     fn into_parts(self) -> (Self::Head, Bytes) {
-        (proto::DescribeTopicRequest { name: self.name }, Bytes::new())
+        (proto::DescribeTopicRequest { name: self.name, page: page_bytes(self.page) }, Bytes::new())
     }
 
     fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
-        Ok(DescribeTopicRequest { name: head.name })
+        Ok(DescribeTopicRequest { name: head.name, page: page(head.page) })
     }
 }
 
@@ -268,13 +271,15 @@ impl Codec for DescribeTopicReply {
 
     fn into_parts(self) -> (Self::Head, Bytes) {
         let partitions = self.partitions.into_iter().map(Into::into).collect();
-        (proto::DescribeTopicReply { topic: Some(self.topic.into()), partitions }, Bytes::new())
+        let (topic, next_page) = (Some(self.topic.into()), page_bytes(self.next));
+        (proto::DescribeTopicReply { topic, partitions, next_page }, Bytes::new())
     }
 
     fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
         Ok(DescribeTopicReply {
             topic: required(head.topic, "the topic")?.try_into()?,
             partitions: head.partitions.into_iter().map(Into::into).collect(),
+            next: page(head.next_page),
         })
     }
 }
@@ -377,8 +382,8 @@ impl Codec for ListOffsetsRequest {
             let at = q.at.ok_or_else(|| ApiError::malformed("a query without a position"))?;
             Ok(OffsetQuery { partition: PartitionId(q.partition), at: at.try_into()? })
         };
-        let topic = topic_id(&head.topic_id)?;
-        Ok(ListOffsetsRequest { topic, queries: list::<Self, _, _>("queries", head.queries, query)? })
+        let queries = head.queries.into_iter().map(query).collect::<Result<_, ApiError>>()?;
+        Ok(ListOffsetsRequest { topic: topic_id(&head.topic_id)?, queries })
     }
 }
 
@@ -437,8 +442,7 @@ impl Codec for ElectLeaderRequest {
     }
 
     fn from_parts(head: Self::Head, _: Bytes) -> Result<Self, ApiError> {
-        let partitions = list::<Self, _, _>("partitions", head.partitions, Ok)?;
-        Ok(ElectLeaderRequest { topic: head.topic, partitions })
+        Ok(ElectLeaderRequest { topic: head.topic, partitions: head.partitions })
     }
 }
 
