@@ -163,8 +163,23 @@ impl Cluster {
         (Cluster::start_at(root, listen.iter().map(place).collect(), |text| text), relay)
     }
 
+    /// The same on another host than loopback: the brokers listen on all addresses of this machine.
+    pub fn start_on(root: &Path, count: u32, host: &str) -> Cluster {
+        let place = |id| (id, Place { port: free_port(), listen: None, child: None });
+        Cluster::start_as(root, host, (1..=count).map(place).collect(), |text| text)
+    }
+
     fn start_at(root: &Path, brokers: BTreeMap<u32, Place>, adjust: impl Fn(String) -> String) -> Cluster {
-        let specs = brokers.iter().map(|(id, place)| format!("{id}@localhost:{}", place.port));
+        Cluster::start_as(root, "localhost", brokers, adjust)
+    }
+
+    fn start_as(
+        root: &Path,
+        host: &str,
+        brokers: BTreeMap<u32, Place>,
+        adjust: impl Fn(String) -> String,
+    ) -> Cluster {
+        let specs = brokers.iter().map(|(id, place)| format!("{id}@{host}:{}", place.port));
         let made = Command::new(thalweg()).args(["cluster", "init"]).arg(root).args(specs).output().expect("it runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let ca_pem = std::fs::read(root.join("ca.pem")).expect("the cluster has a CA");
@@ -216,6 +231,11 @@ impl Cluster {
     /// `thalweg://localhost:PORT` of one broker.
     pub fn address(&self, id: u32) -> String {
         format!("thalweg://localhost:{}", self.brokers[&id].port)
+    }
+
+    /// The port of one broker.
+    pub fn port(&self, id: u32) -> u16 {
+        self.brokers[&id].port
     }
 
     /// All of them as one address.

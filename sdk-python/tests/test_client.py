@@ -83,13 +83,21 @@ def test_a_topic_that_is_there_already_has_an_error_of_its_own(broker: Broker) -
         assert not isinstance(bad.value, thalweg.AlreadyExistsError)
 
 
+def test_ids_have_the_characters_of_topic_names(broker: Broker) -> None:
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client:
+        client.create_topic("ids")
+        for group, instance, what in (("a b", None, "group id"), ("\x1b[2J", None, "group id"), ("g", "till 3", "instance id")):
+            with pytest.raises(thalweg.InvalidError, match=what), client.consumer("ids", group=group, instance=instance):
+                pass
+
+
 def test_operators_see_the_client_id(broker: Broker) -> None:
     with thalweg.sync.connect(broker.address, ca=broker.ca, client_id="billing") as client:
         client.create_topic("t")
         with client.consumer("t", group="g") as consumer:
             consumer.next(timeout=0)
             assert [member.client for member in client.describe_group("g").members] == ["billing"]
-    for bad in ("a\nb", "x" * 250):
+    for bad in ("a\nb", "till 3", "x" * 250):
         with pytest.raises(thalweg.InvalidError, match="client id"):
             thalweg.sync.connect(broker.address, ca=broker.ca, client_id=bad)
     with pytest.raises(TypeError, match="client_id"):

@@ -4,7 +4,9 @@
 //! `scene.rs` is the stage; each file beside holds the attacks of one kind. An attacker has no SDK: it sends frames by
 //! hand (`raw.rs`).
 
+mod asks;
 mod doors;
+mod rights;
 mod scene;
 mod spend;
 

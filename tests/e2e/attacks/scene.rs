@@ -9,6 +9,7 @@
 //! five seconds is late by up to five seconds for everything that was due meanwhile.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -59,7 +60,9 @@ impl Scene {
 
     /// The same, with more arguments for `thalweg dev`.
     pub(crate) async fn start_with(arguments: &[&str]) -> Scene {
-        let folder = tempfile::tempdir().unwrap();
+        // In memory, where there is such a folder: an fsync takes as long as everybody else's writes want it to.
+        let memory = Path::new("/dev/shm");
+        let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         let broker = Broker::start_with(folder.path(), 0, arguments);
         Scene::of(folder, broker).await
     }

@@ -1,7 +1,7 @@
 //! Clients that have a broker keep something for them: frames that they do not finish, and answers that they do not
 //! read.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
