@@ -311,7 +311,9 @@ def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
 
 def _size(item: _native.Item) -> int:
     """Bytes of a record's value and key."""
-    return sum(len(part) for part in item[:2] if isinstance(part, bytes))
+    value, key = item[0], item[1]
+    # Of each, mostly there; neither is there in a tombstone without a key.
+    return (len(value) if type(value) is bytes else 0) + (len(key) if type(key) is bytes else 0)
 
 
 def _told_in(entry: Any) -> asyncio.AbstractEventLoop | None:
@@ -507,7 +509,23 @@ class Producer:
             item = value
         else:
             item = _item(value, key, headers, timestamp_ms, partition, topic)
-        waits = self._enqueue(self._running_loop(), item, on_delivery)
+        if on_delivery is not None:
+            waits = self._enqueue(self._running_loop(), item, on_delivery)
+            return _Room(waits) if waits else _DONE
+        if self._closed:
+            self._refuse()
+        # As in `send`.
+        turn = self._turn
+        if turn is None or turn[2] != _thread() or not turn[0].is_running():
+            turn = self._schedule(asyncio.get_running_loop())
+        line = self._line
+        line.append(item)
+        if self._turn is not turn:
+            self._schedule(turn[0])
+        self._line_bytes = size = self._line_bytes + (len(item) if type(item) is bytes else _size(item))
+        if size < _TOGETHER_BYTES and len(line) < _TOGETHER:
+            return _DONE
+        waits = _room(self._hand_over())
         return _Room(waits) if waits else _DONE
 
     def _enqueue(

@@ -188,6 +188,9 @@ class ProducerBase:
 
     def __init__(self, inner: _producer.Producer) -> None:
         self._inner = inner
+        # The loop that hands over; None before the first record. In a child that was forked a producer of the parent's refuses records before it is looked
+        # at: to ask for the loop of this process costs a system call.
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return repr(self._inner)
@@ -238,8 +241,15 @@ class ProducerBase:
         if on_delivery is not None:
             _producer.check_callback(on_delivery)
             tell = functools.partial(_callback, on_delivery)
-        item = _producer._item(value, key, headers, timestamp_ms, partition, topic)
-        waits = self._inner._enqueue(_loop(), item, tell)
+        item: _native.Item
+        if type(value) is bytes and key is None and headers is None and timestamp_ms is None and partition is None and topic is None:
+            item = value
+        else:
+            item = _producer._item(value, key, headers, timestamp_ms, partition, topic)
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = _loop()
+        waits = self._inner._enqueue(loop, item, tell)
         if waits is not None:
             run(waits.buffered)
 
