@@ -366,7 +366,7 @@ pub(crate) fn decode(mut body: Bytes, from: u64, end: u64, on_bad: OnBadRecord) 
 fn open(batch: &RecordBatch, from: u64) -> std::result::Result<Part, BatchError> {
     let spans = batch.open()?;
     let (data, header) = (spans.data().clone(), *spans.header());
-    let spans = spans.collect::<std::result::Result<Vec<_>, _>>()?;
+    let spans = spans.collect_all()?;
     // The first batch may begin before the position that was asked for.
     let skipped = spans.partition_point(|s| header.base_offset.0 + (s.offset_delta as u64) < from);
     let range = skipped..spans.len();

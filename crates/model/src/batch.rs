@@ -429,6 +429,19 @@ pub struct RecordSpans {
 }
 
 impl RecordSpans {
+    /// All of them.
+    ///
+    /// # Errors
+    /// That of the first record that does not read.
+    pub fn collect_all(self) -> Result<Vec<RecordSpan>, BatchError> {
+        // No more than the bytes can hold, whatever the header says.
+        let mut all = Vec::with_capacity((self.left as usize).min(self.data.len() / RECORD_BYTES_MIN));
+        for span in self {
+            all.push(span?);
+        }
+        Ok(all)
+    }
+
     /// The opened bytes that spans point into.
     pub fn data(&self) -> &Bytes {
         &self.data
@@ -488,12 +501,12 @@ impl RecordParts {
         let mut at = start;
         let length = varint::take(data, &mut at)?;
         let end =
-            usize::try_from(length).ok().and_then(|l| at.checked_add(l)).filter(|end| *end <= data.len()).ok_or(
-                BatchError::Truncated { needed: at.saturating_add(length.max(0) as usize), found: data.len() },
+            usize::try_from(length).ok().and_then(|l| at.checked_add(l)).filter(|end| *end <= data.len()).ok_or_else(
+                || BatchError::Truncated { needed: at.saturating_add(length.max(0) as usize), found: data.len() },
             )?;
         // Everything below is bounded by `end`, so no field can reach into the next record.
         let body = &data[..end];
-        let attributes = *body.get(at).ok_or(BatchError::Truncated { needed: at + 1, found: end })?;
+        let attributes = *body.get(at).ok_or_else(|| BatchError::Truncated { needed: at + 1, found: end })?;
         at += 1;
         let timestamp_delta_ms = varint::take(body, &mut at)?;
         let offset_delta = varint::take(body, &mut at)?;
@@ -676,6 +689,8 @@ const LENGTH_OVERHEAD: usize = 12;
 const CRC_AT: usize = 17;
 const CRC_FROM: usize = 21;
 const MAGIC: u8 = 2;
+/// A record without key, value and headers: its length, its attributes, and five numbers of one byte each.
+const RECORD_BYTES_MIN: usize = 7;
 /// Control types from 1,000 are Thalweg's own and unknown to Kafka.
 const CONFIGURATION_KIND: u16 = 1000;
 const LOG_START_KIND: u16 = 1001;

@@ -21,7 +21,7 @@ pub(crate) fn put(out: &mut Vec<u8>, value: i64) {
 }
 
 /// Reads one at `*at` and moves past it.
-#[inline]
+#[inline(always)]
 pub(crate) fn take(data: &[u8], at: &mut usize) -> Result<i64, BatchError> {
     // Nearly all numbers of a record take one byte or two, and there are some seven of them in each.
     match data.get(*at..) {
@@ -37,6 +37,7 @@ pub(crate) fn take(data: &[u8], at: &mut usize) -> Result<i64, BatchError> {
     }
 }
 
+#[inline(always)]
 fn signed(zigzag: u64) -> i64 {
     (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64)
 }

@@ -199,7 +199,7 @@ fn filter(guests: &mut Instances<Filter>, job: &FilterJob) -> Result<Filtered, F
     let spans = job.batch.open()?;
     let (data, header) = (spans.data().clone(), *spans.header());
     let offset = |span: &RecordSpan| header.base_offset.plus(span.offset_delta as u64);
-    let mut spans = spans.collect::<Result<Vec<_>, _>>()?;
+    let mut spans = spans.collect_all()?;
     let skipped = spans.partition_point(|s| offset(s) < job.from);
     spans.drain(..skipped);
     let stops = job.on_failure == OnFailure::Fail;
