@@ -97,6 +97,7 @@ const SPELLINGS = {
   batch_bytes: 'batchBytes',
   buffer_bytes: 'bufferBytes',
   delivery_timeout: 'deliveryTimeoutMs',
+  max_processing: 'maxProcessingMs',
   max_records: 'maxRecords',
   segment_bytes: 'segmentBytes',
   segment_ms: 'segmentMs',

@@ -117,8 +117,23 @@ impl Client {
     }
 
     /// Options of the consumer as a dictionary; those that are None are left as they are.
-    fn consumer<'py>(&self, py: Python<'py>, topics: Vec<String>, options: Reading) -> PyResult<Bound<'py, PyAny>> {
+    fn consumer(&self, topics: Vec<String>, options: Reading) -> PyResult<Unopened> {
         let builder = options.builder(&self.inner, topics).map_err(raise)?;
+        builder.check().map_err(raise)?;
+        Ok(Unopened { builder })
+    }
+}
+
+/// A consumer that is not open yet. What can be known of its options without asking the cluster has been checked.
+#[pyclass(frozen)]
+pub(crate) struct Unopened {
+    builder: ConsumerBuilder,
+}
+
+#[pymethods]
+impl Unopened {
+    fn open<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let builder = self.builder.clone();
         future_into_py(py, async move { Ok(Consumer::new(builder.build().await.map_err(raise)?)) })
     }
 }

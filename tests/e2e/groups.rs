@@ -279,7 +279,7 @@ async fn bad_input_is_a_typed_error_and_static_members_come_back() {
     assert_eq!(alone.commit().await.unwrap_err().kind(), ErrorKind::Invalid);
     let both = client.consumer("t").group("g").partitions([0]).build().await.map(drop).unwrap_err();
     assert_eq!(both.kind(), ErrorKind::Invalid);
-    // 49 days are what a session may take; nothing is cut to what is left of it.
+    // Ten minutes are what a session may take; nothing is cut to what is left of it.
     for endless in [Duration::from_millis((1 << 32) + 5_000), Duration::MAX] {
         let error = client.consumer("t").group("g").session_timeout(endless).build().await.map(drop).unwrap_err();
         assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("session_timeout"), "{error}");

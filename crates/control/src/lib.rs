@@ -19,7 +19,7 @@ mod topic;
 pub use coordinator::{
     Assigned, Assignment, Clock, Committer, Coordinator, Ends, Group, GroupAnswer, GroupDecision, GroupError,
     GroupFilter, GroupPart, GroupPlace, GroupRecord, GroupRequest, GroupState, GroupSummary, Heard, Holding, Join,
-    Member, OFFSETS_TOPIC, SESSION_MS_MAX, SESSION_MS_MIN, SecretDigest, Terms, partition_of_group,
+    Member, OFFSETS_TOPIC, SecretDigest, Terms, partition_of_group,
 };
 pub use decision::Decision;
 pub use metadata::{Answer, ControlError, Copies, Copy, IdsLeft, Metadata, MetadataDecision, Request, Stuck};

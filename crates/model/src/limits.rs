@@ -59,6 +59,10 @@ pub const REPLICATION_FACTOR_MAX: u32 = 7;
 pub const GROUP_ID_BYTES_MAX: usize = 249;
 /// Most consumer groups in one partition of `__consumer_offsets`; no more are made while it holds so many.
 pub const GROUPS_MAX: usize = 1_000;
+/// Shortest session time-out that a member of a group may ask for, in ms.
+pub const SESSION_MS_MIN: u32 = 500;
+/// Longest session time-out that a member of a group may ask for, in ms.
+pub const SESSION_MS_MAX: u32 = 600_000;
 /// Most members of one consumer group.
 pub const GROUP_MEMBERS_MAX: usize = 1_000;
 /// Random bytes that prove that a frame is a member's own.

@@ -18,10 +18,6 @@ UINT32_MAX = 2**32 - 1
 # Whoever waits for less still gets what is there: it takes about as long to be looked at.
 TIMEOUT_MIN = 0.005
 INT64_MAX = 2**63 - 1
-# The bounds of names, of ids of groups and instances, and of session time-outs, as docs/LIMITS.md has them.
-NAME_BYTES_MAX = 249
-SESSION_S_MIN, SESSION_S_MAX = 0.5, 600.0
-_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _FOREVER_S = 100 * 365 * 24 * 3600.0
 
 
@@ -103,39 +99,12 @@ def topics(given: Any) -> list[str]:
     if isinstance(given, bytes) or not isinstance(given, Iterable):
         raise TypeError(f"topics is {type(given).__name__}; a str, or a list of them, is expected")
     names = [given] if isinstance(given, str) else list(given)
-    if not names:
-        raise InvalidError("topics is empty: a consumer reads at least one topic")
+    # What is a name or a pattern, the core knows.
     for name in names:
         if name is None:
             raise TypeError("topics holds None; str is expected")
         text("topics", name)
-        # What is no pattern, the core knows.
-        if not name.startswith("^"):
-            topic("topic", name)
     return names
-
-
-def topic(what: str, name: str) -> None:
-    """A topic's name."""
-    size = len(name.encode())
-    if size == 0:
-        raise InvalidError(f"{what}: a name must not be empty")
-    if size > NAME_BYTES_MAX:
-        raise InvalidError(f"{what}: name is {size} bytes long, the limit is {NAME_BYTES_MAX}")
-    for character in name:
-        if character not in _NAME_CHARACTERS:
-            raise InvalidError(
-                f"""{what}: name "{name}" holds {character!r}; letters, digits, '.', '_' and '-' are allowed"""
-            )
-    if name in (".", ".."):
-        raise InvalidError(f'{what}: name "{name}" is reserved')
-
-
-def identity(name: str, value: str | None) -> None:
-    """The id of a group or of an instance, or None."""
-    text(name, value)
-    if value is not None and not 1 <= (size := len(value.encode())) <= NAME_BYTES_MAX:
-        raise InvalidError(f"{name} is {size} bytes, it must be between 1 and {NAME_BYTES_MAX} (docs/LIMITS.md)")
 
 
 def text(name: str, value: Any) -> None:

@@ -117,28 +117,6 @@ class connect:  # noqa: N801 - reads as a function: `await connect(…)` or `asy
             await self._client.close()
 
 
-def _check_group(session_timeout: float, max_processing: float | None, partitions: object, starts: object) -> None:
-    """Options of a consumer in a group."""
-    if not _checks.SESSION_S_MIN <= session_timeout <= _checks.SESSION_S_MAX:
-        most = f"{_checks.SESSION_S_MAX:.0f}"
-        raise InvalidError(
-            f"session_timeout is {session_timeout}, it must be between {_checks.SESSION_S_MIN} and {most} s "
-            "(docs/LIMITS.md)"
-        )
-    if max_processing is not None and max_processing < 0.001:
-        raise InvalidError(
-            f"max_processing is {max_processing}, which is below a millisecond: no record is processed in no time. "
-            "None is no limit"
-        )
-    if partitions is not None:
-        raise InvalidError("a group shares partitions out itself: leave the partitions to it, or read without a group")
-    if starts:
-        raise InvalidError(
-            "a group goes on in each partition where it left off: read without a group to start at a place, seek once the "
-            "partition is assigned, or move the group (`thalweg group reset-offsets`)"
-        )
-
-
 def _check_no_group(**is_set: bool) -> None:
     """Options of a consumer without a group."""
     for name in (name for name, is_one in is_set.items() if is_one):
@@ -363,8 +341,6 @@ class Client:
         _checks.byte_count("batch_bytes", batch_bytes)
         _checks.byte_count("buffer_bytes", buffer_bytes)
         _checks.text("topic", topic)
-        if topic is not None:
-            _checks.topic("topic", topic)
         _checks.choice("compression", compression, "none", "gzip", "snappy", "lz4", "zstd")
         _checks.choice("acks", acks, "none", "leader", "quorum")
         native = self._native.producer(topic, linger_ms, batch_bytes, compression, acks, delivery_timeout, buffer_bytes)
@@ -434,8 +410,8 @@ class Client:
         _checks.given("session_timeout", session_timeout, "a number of seconds")
         _checks.byte_count("buffer_bytes", buffer_bytes)
         names = _checks.topics(topics)
-        _checks.identity("group", group)
-        _checks.identity("instance", instance)
+        _checks.text("group", group)
+        _checks.text("instance", instance)
         _checks.text("filter", filter)
         _checks.choice("on_filter_failure", on_filter_failure, "fail", "skip", "pass")
         _checks.choice("on_bad_record", on_bad_record, "fail", "skip")
@@ -453,9 +429,7 @@ class Client:
             raise InvalidError(
                 "until_end reads what is there when it begins, and wait_for_topics what comes later: leave one out"
             )
-        if group is not None:
-            _check_group(session_timeout, max_processing, partitions, starts)
-        else:
+        if group is None:
             _check_no_group(
                 instance=instance is not None,
                 session_timeout=session_timeout != 3.0,
@@ -464,8 +438,6 @@ class Client:
                 max_processing=max_processing is not None,
                 on_rebalance=on_rebalance is not None,
             )
-        if numbers == []:
-            raise InvalidError("partitions is empty: a consumer reads at least one partition")
         options = {
             "partitions": numbers,
             "start": None if start is None or starts else parse_start(start),
@@ -486,7 +458,9 @@ class Client:
             "max_processing": max_processing,
             "wait_for_topics": wait_for_topics,
         }
-        consumer = Consumer(names, group, lambda: native.consumer(names, options), on_rebalance, close_timeout)
+        # Bounds, names and what goes together, the core knows.
+        unopened = native.consumer(names, options)
+        consumer = Consumer(names, group, unopened.open, on_rebalance, close_timeout)
         self._consumers.add(consumer)
         return consumer
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use thalweg_api::{ErrorKind, FetchOpen, Filter, GroupJoin, Topic};
 use thalweg_client_core::{ConsumerCore, MembershipConfig, PartitionKey, Position};
+use thalweg_model::limits::{SESSION_MS_MAX, SESSION_MS_MIN};
 use thalweg_model::{Assignor, OnFailure, partitions_of};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::oneshot;
@@ -262,6 +263,21 @@ impl ConsumerBuilder {
     /// - `damaged` with `until_end` is no error of this call: the partition is left out, and comes as an error in the
     ///   end.
     pub async fn build(self) -> Result<Consumer> {
+        self.check()?;
+        let wanted = Wanted::new(self.topics.clone())?;
+        match self.group.clone() {
+            Some(group) => self.build_member(wanted, group).await,
+            None => self.build_alone(wanted).await,
+        }
+    }
+
+    /// Refuses what can be known to be wrong without asking the cluster; for the bindings, which make a consumer before
+    /// it is opened.
+    ///
+    /// # Errors
+    /// `invalid`, as [`build`](Self::build).
+    #[doc(hidden)]
+    pub fn check(&self) -> Result<()> {
         let wanted = Wanted::new(self.topics.clone())?;
         if self.buffer_bytes == 0 {
             return Err(Error::new(
@@ -269,9 +285,9 @@ impl ConsumerBuilder {
                 "buffer_bytes is 0; a consumer needs room for what is under way",
             ));
         }
-        match self.group.clone() {
-            Some(group) => self.build_member(wanted, group).await,
-            None => self.build_alone(wanted).await,
+        match &self.group {
+            Some(group) => self.check_member(group),
+            None => self.check_alone(&wanted),
         }
     }
 
@@ -338,7 +354,6 @@ impl ConsumerBuilder {
     }
 
     async fn build_alone(self, wanted: Wanted) -> Result<Consumer> {
-        self.check_alone(&wanted)?;
         let (start, filter) = (self.start.unwrap_or(Position::Latest), self.wire_filter());
         let Found { to_read, ends, damaged } = self.find_alone(&wanted, start).await?;
         let (events, incoming) = unbounded_channel();
@@ -433,11 +448,25 @@ impl ConsumerBuilder {
         Ok(damaged)
     }
 
-    /// Refuses options that a group has no use for, and ids that none takes.
+    /// Refuses options and ids that are out of a group's bounds, and options that it has no use for.
     fn check_member(&self, group: &str) -> Result<()> {
+        let invalid = |message: String| Err(Error::new(ErrorKind::Invalid, message));
         let instance = self.instance.as_deref().map(|instance| ("instance id", instance));
         for (what, id) in [("group id", group)].into_iter().chain(instance) {
             thalweg_model::check_id(id).map_err(|e| Error::because(ErrorKind::Invalid, what, e))?;
+        }
+        let session = SESSION_MS_MIN as u128..=SESSION_MS_MAX as u128;
+        if !session.contains(&self.session_timeout.as_millis()) {
+            let (found, min, max) = (self.session_timeout.as_secs_f64(), SESSION_MS_MIN, SESSION_MS_MAX);
+            let (min, max) = (min as f64 / 1e3, max as f64 / 1e3);
+            return invalid(format!(
+                "session_timeout is {found} s, it must be between {min} and {max} s (docs/LIMITS.md)"
+            ));
+        }
+        if let Some(limit) = self.max_processing.filter(|limit| limit.as_millis() == 0) {
+            return invalid(format!(
+                "max_processing is {limit:?}, which is below a millisecond: no record is processed in no time"
+            ));
         }
         if self.partitions.is_some() {
             let message = "a group shares partitions out itself: leave the partitions to it, or read without a group";
@@ -452,13 +481,11 @@ impl ConsumerBuilder {
         Ok(())
     }
 
-    fn group_options(&self, wanted: &Wanted, group: String) -> Result<GroupOptions> {
+    fn group_options(&self, wanted: &Wanted, group: String) -> GroupOptions {
         let ms = |d: Duration| d.as_millis() as u64;
-        let session_ms = u32::try_from(ms(self.session_timeout)).map_err(|_| {
-            let message = format!("session_timeout is {:?}; it is at most 49 days", self.session_timeout);
-            Error::new(ErrorKind::Invalid, message)
-        })?;
-        Ok(GroupOptions {
+        // It has been checked.
+        let session_ms = ms(self.session_timeout) as u32;
+        GroupOptions {
             membership: MembershipConfig {
                 group,
                 join: GroupJoin {
@@ -479,11 +506,10 @@ impl ConsumerBuilder {
             buffer_bytes: self.buffer_bytes,
             out_of_range: self.on_out_of_range.position(),
             client_timeout: self.client.timeout(),
-        })
+        }
     }
 
     async fn build_member(self, wanted: Wanted, group: String) -> Result<Consumer> {
-        self.check_member(&group)?;
         let (mut ends, mut damaged) = (BTreeMap::new(), VecDeque::new());
         for topic in find_wanted(&self.client, &wanted, self.waits_for_topics).await? {
             if self.until_end {
@@ -492,7 +518,7 @@ impl ConsumerBuilder {
                 damaged.extend(broken.into_iter().map(|(_, error)| error));
             }
         }
-        let options = self.group_options(&wanted, group)?;
+        let options = self.group_options(&wanted, group);
         let subscribing = Subscribing {
             topics: self.topics.clone(),
             waits_for_topics: self.waits_for_topics,

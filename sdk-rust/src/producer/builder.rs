@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use thalweg_api::ErrorKind;
 use thalweg_client_core::{Acks, ProducerConfig};
-use thalweg_model::Codec;
+use thalweg_model::{Codec, check_topic_name};
 
 use super::handle::{Inner, Intakes, Producer};
 use super::receipt::{Ledger, OnError};
@@ -131,6 +131,9 @@ impl ProducerBuilder {
     /// where the client's thread has ended.
     pub fn start(self) -> Result<Producer> {
         let invalid = |message: String| Err(Error::new(ErrorKind::Invalid, message));
+        if let Some(error) = self.topic.as_ref().and_then(|topic| check_topic_name(topic).err()) {
+            return invalid(format!("topic: {error}"));
+        }
         if !(1..=8 << 20).contains(&self.config.batch_bytes) {
             return invalid(format!(
                 "batch_bytes is {}, it must be between 1 and {}",

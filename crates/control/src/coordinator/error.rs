@@ -215,8 +215,3 @@ pub(super) fn range(what: &'static str, found: u64, (min, max): (u64, u64)) -> R
         false => Err(GroupError::Range { what, found, min, max }),
     }
 }
-
-/// Shortest session time-out that a member may ask for, in ms.
-pub const SESSION_MS_MIN: u32 = 500;
-/// Longest session time-out that a member may ask for, in ms.
-pub const SESSION_MS_MAX: u32 = 600_000;

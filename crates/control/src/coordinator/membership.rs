@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use thalweg_model::limits::{GROUP_GONE_MAX, GROUP_ID_BYTES_MAX, GROUP_MEMBERS_MAX};
+use thalweg_model::limits::{GROUP_GONE_MAX, GROUP_ID_BYTES_MAX, GROUP_MEMBERS_MAX, SESSION_MS_MAX, SESSION_MS_MIN};
 use thalweg_model::{Bug, is_planted};
 
 use super::Clock;
 use super::draft::Draft;
-use super::error::{GroupError, SESSION_MS_MAX, SESSION_MS_MIN, check_id, check_topics, describe, range};
+use super::error::{GroupError, check_id, check_topics, describe, range};
 use super::record::{GroupRecord, Holding, Member, SecretDigest};
 use super::request::{GroupAnswer, Join};
 use super::share::sorted;

@@ -33,8 +33,8 @@ use thalweg_model::{Bug, TopicPartition, is_planted, partition_for_key};
 
 use self::draft::{Draft, prove};
 pub use self::draft::{GroupDecision, Heard};
+pub use self::error::GroupError;
 use self::error::without_members;
-pub use self::error::{GroupError, SESSION_MS_MAX, SESSION_MS_MIN};
 use self::listing::{list, part_of};
 pub use self::record::{GroupFilter, GroupRecord, Holding, Member, SecretDigest, Terms};
 pub use self::request::{Committer, GroupAnswer, GroupPart, GroupPlace, GroupRequest, GroupSummary, Join};
