@@ -251,15 +251,16 @@ class Consumer {
   }
 
   /** Takes without waiting: a record, or a number that says why there is none. */
-  #takeRecord(native) {
+  #takeRecord(native, asks) {
     const run = this.#run
     const now = performance.now()
-    if (run.next < run.end && now - run.since < RUN_LONG_MS) return new ConsumerRecord(this.#packed, run.next++)
+    if (asks && run.next < run.end && now - run.since < RUN_LONG_MS) return new ConsumerRecord(this.#packed, run.next++)
     this.#settle(native)
     const isShort = now - run.since < RUN_SHORT_MS
-    run.size = isShort ? Math.min(run.size * 2, RUN_MAX) : 1
+    // Within a run, asking for a record does the one before it for done.
+    run.size = asks && isShort ? Math.min(run.size * 2, RUN_MAX) : 1
     this.#hand = undefined
-    const count = native.take(run.size)
+    const count = native.take(run.size, asks)
     if (count <= 0) {
       run.size = 1
       return count
@@ -303,10 +304,10 @@ class Consumer {
     this.#hand = undefined
   }
 
-  #takeBatch(native, maxRecords) {
+  #takeBatch(native, maxRecords, asks) {
     this.#settle(native)
     this.#hand = undefined
-    const count = native.takeBatch(maxRecords)
+    const count = native.takeBatch(maxRecords, asks)
     if (count <= 0) return count
     const packed = new Packed(native.batch())
     this.#hand = { packed, first: 0, count, done: 0, committed: 0 }
@@ -315,7 +316,12 @@ class Consumer {
 
   /** What is next, after all who have asked before; undefined where nothing more comes. `waiter.leave()` gives up waiting, and takes nothing with it. */
   #next(maxRecords) {
-    const waiter = { maxRecords, resolve: undefined, reject: undefined, leave: undefined }
+    // Whoever stands behind others has asked when it came: its looks do nothing for done that the others are given meanwhile.
+    const waiter = { maxRecords, asks: this.#line.length === 0, resolve: undefined, reject: undefined, leave: undefined }
+    if (!waiter.asks && this.#native !== undefined) {
+      this.#settle(this.#native)
+      this.#native.ask()
+    }
     waiter.promise = new Promise((resolve, reject) => {
       waiter.resolve = resolve
       waiter.reject = reject
@@ -342,7 +348,9 @@ class Consumer {
           const [waiter] = this.#line
           if (waiter === undefined) return
           this.#options.signal?.throwIfAborted()
-          const taken = waiter.maxRecords === 0 ? this.#takeRecord(native) : this.#takeBatch(native, waiter.maxRecords)
+          const { asks } = waiter
+          waiter.asks = false
+          const taken = waiter.maxRecords === 0 ? this.#takeRecord(native, asks) : this.#takeBatch(native, waiter.maxRecords, asks)
           if (typeof taken !== 'number' || taken === ENDED) {
             this.#line.shift()
             waiter.resolve(typeof taken === 'number' ? undefined : taken)
@@ -453,7 +461,7 @@ class Consumer {
         if (maxRecords === 0 && native !== undefined && this.#line.length === 0 && !this.#isServing && signal?.aborted !== true) {
           let taken
           try {
-            taken = this.#takeRecord(native)
+            taken = this.#takeRecord(native, true)
           } catch (error) {
             leave()
             return Promise.reject(raised(error))

@@ -25,6 +25,10 @@ pub(crate) fn position(kind: &str, value: f64) -> Result<Position> {
     bindings::position(kind, value as i64).map_err(raise)
 }
 
+fn how(asks: bool) -> Asks {
+    if asks { Asks::Now } else { Asks::Still }
+}
+
 #[napi]
 pub struct Consumer {
     inner: thalweg::Consumer,
@@ -164,11 +168,18 @@ fn pack(batch: &thalweg::Batch) -> Batch {
 
 #[napi]
 impl Consumer {
-    /// Hands out at most so many records: their number; `first` tells which they are. -1: nothing at the moment,
-    /// `ready` waits. -2: changes are to be told first. -3: nothing more comes.
+    /// The user asks for what is next, and others wait already: what was handed out before is done.
     #[napi]
-    pub fn take(&self, max_records: u32) -> Result<i32> {
-        match self.inner.take_run(Asks::Now, max_records as usize) {
+    pub fn ask(&self) {
+        self.inner.ask();
+    }
+
+    /// Hands out at most so many records: their number; `first` tells which they are. Where the caller asks now, what
+    /// was handed out before is done; a caller that has asked before, and waited, does nothing for done. -1: nothing at
+    /// the moment, `ready` waits. -2: changes are to be told first. -3: nothing more comes.
+    #[napi]
+    pub fn take(&self, max_records: u32, asks: bool) -> Result<i32> {
+        match self.inner.take_run(how(asks), max_records as usize) {
             Taken::Some((spot, count)) => {
                 let mut current = lock(&self.current);
                 let is_same = current.as_ref().is_some_and(|c| Arc::ptr_eq(&c.batch, &spot.batch));
@@ -202,8 +213,8 @@ impl Consumer {
 
     /// Hands out at most so many records at once: their number; `batch` answers with them. Else as `take`.
     #[napi]
-    pub fn take_batch(&self, max_records: u32) -> Result<i32> {
-        match self.inner.take_batch(Asks::Now, max_records as usize) {
+    pub fn take_batch(&self, max_records: u32, asks: bool) -> Result<i32> {
+        match self.inner.take_batch(how(asks), max_records as usize) {
             Taken::Some(batch) => {
                 let count = batch.len() as i32;
                 *lock(&self.taken) = Some(batch);

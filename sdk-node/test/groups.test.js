@@ -178,3 +178,31 @@ test('bad input is typed', async (t) => {
   await one.close()
   await client.close()
 })
+
+test('what one call has given is not done by another that waits already', async (t) => {
+  const { address, ca } = await startBroker(t)
+  const client = await connect(address, { ca })
+  const producer = client.producer('t')
+  await producer.send('makes the topic')
+  const consumer = client.consumer('t', { group: 'g', autoCommitMs: 20 })
+  const first = await consumer.next()
+  const calls = new Map([1, 2, 3].map((name) => [name, consumer.next().then((record) => ({ name, record }))]))
+  await sleep(100)
+  for (const sent of ['0', '1', '2']) {
+    await producer.send(sent)
+    const { name, record } = await Promise.race(calls.values())
+    calls.delete(name)
+    assert.equal(record.text(), sent)
+    // The others look again, and commits go on.
+    await sleep(200)
+    assert.equal(await consumer.committed(0), first.offset + 1)
+  }
+  // Whoever comes while others wait asks all the same.
+  const waiting = consumer.next({ timeoutMs: 500 })
+  await sleep(200)
+  assert.equal(await consumer.committed(0), first.offset + 4)
+  await producer.send('3')
+  assert.equal((await waiting).text(), '3')
+  await client.close()
+  await producer.close()
+})

@@ -9,7 +9,7 @@ use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyIndexError, PyStopAsyncIteration, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView};
-use thalweg::bindings::{self, Asks, Part, RecordSpan, Spot, Taken, change, counted, place};
+use thalweg::bindings::{self, Asks, Part, RecordSpan, Taken, change, counted, place};
 use thalweg::{Place, Position};
 
 use crate::error::raise;
@@ -25,6 +25,10 @@ create_exception!(
 /// As the Python side has checked it.
 pub(crate) fn position(kind: &str, value: i64) -> PyResult<Position> {
     bindings::position(kind, value).map_err(raise)
+}
+
+fn how(asks: bool) -> Asks {
+    if asks { Asks::Now } else { Asks::Still }
 }
 
 #[pyclass(frozen)]
@@ -45,19 +49,30 @@ impl Consumer {
         if self.forks == forks() { Ok(()) } else { Err(before_a_fork()) }
     }
 
+    /// The next record.
+    pub(crate) fn next(&self, asks: Asks) -> PyResult<Taken<Record>> {
+        self.check_process()?;
+        Ok(self.inner.take_record(asks).map(|spot| {
+            self.handed.fetch_add(1, Ordering::Relaxed);
+            let (part, span) = (spot.part as u32, spot.span as u32);
+            Record { batch: spot.batch, part, span }
+        }))
+    }
+
+    /// The next batch, of at most so many records.
+    pub(crate) fn next_batch(&self, asks: Asks, max_records: usize) -> PyResult<Taken<Batch>> {
+        self.check_process()?;
+        Ok(self.inner.take_batch(asks, max_records).map(|batch| {
+            self.handed.fetch_add(1, Ordering::Relaxed);
+            Batch { inner: Arc::new(batch) }
+        }))
+    }
+
     /// What was handed out. `NothingNow` where there is nothing at the moment, with the changes that are to be told
     /// first: an exception, so that a loop over records need not look at what it gets.
-    fn answer<'py, T>(
-        &self,
-        py: Python<'py>,
-        taken: Taken<T>,
-        wrap: impl FnOnce(T) -> PyResult<Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn answer<T>(&self, py: Python<'_>, taken: Taken<T>) -> PyResult<T> {
         match taken {
-            Taken::Some(item) => {
-                self.handed.fetch_add(1, Ordering::Relaxed);
-                wrap(item)
-            }
+            Taken::Some(item) => Ok(item),
             Taken::Nothing => Err(NothingNow::new_err((PyList::empty(py).unbind(),))),
             Taken::Untold => Err(NothingNow::new_err((PyList::new(py, self.untold())?.unbind(),))),
             Taken::Failed(error) => Err(raise(error)),
@@ -68,23 +83,16 @@ impl Consumer {
 
 #[pymethods]
 impl Consumer {
-    /// Hands out the next record; what was handed out before it is done. `NothingNow`: nothing at the moment, `ready`
-    /// waits; or there are changes that are to be told first. StopAsyncIteration: everything has been read, or the
-    /// consumer is closed.
-    fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.check_process()?;
-        let wrap = |spot: Spot| {
-            let (part, span) = (spot.part as u32, spot.span as u32);
-            Ok(Bound::new(py, Record { batch: spot.batch, part, span })?.into_any())
-        };
-        self.answer(py, self.inner.take_record(Asks::Now), wrap)
+    /// Hands out the next record. Where the caller asks now, what was handed out before it is done; a caller that has
+    /// asked before, and waited, does nothing for done. `NothingNow`: nothing at the moment, `ready` waits; or there
+    /// are changes that are to be told first. StopAsyncIteration: everything has been read, or the consumer is closed.
+    fn take(&self, py: Python<'_>, asks: bool) -> PyResult<Record> {
+        self.answer(py, self.next(how(asks))?)
     }
 
     /// The same for a batch of at most so many records.
-    fn take_batch<'py>(&self, py: Python<'py>, max_records: usize) -> PyResult<Bound<'py, PyAny>> {
-        self.check_process()?;
-        let wrap = |batch| Ok(Bound::new(py, Batch { inner: Arc::new(batch) })?.into_any());
-        self.answer(py, self.inner.take_batch(Asks::Now, max_records), wrap)
+    fn take_batch(&self, py: Python<'_>, max_records: usize, asks: bool) -> PyResult<Batch> {
+        self.answer(py, self.next_batch(how(asks), max_records)?)
     }
 
     /// How many takes have handed something out.

@@ -5,6 +5,7 @@ mod consumer;
 mod error;
 mod log;
 mod producer;
+mod reading;
 mod runtime;
 
 use pyo3::prelude::*;
@@ -22,5 +23,6 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<consumer::Consumer>()?;
     m.add_class::<consumer::Batch>()?;
     m.add_class::<consumer::Record>()?;
+    m.add_class::<reading::Reading>()?;
     m.add("NothingNow", m.py().get_type::<consumer::NothingNow>())
 }

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 import thalweg
@@ -107,6 +108,48 @@ def test_commits_and_where_a_group_goes_on(broker: Broker) -> None:
         client.delete_group("g")
         with pytest.raises(thalweg.NotFoundError, match="does not exist"):
             client.describe_group("g")
+
+
+def test_what_one_task_has_in_hand_is_not_done_by_another_that_waits_already(broker: Broker) -> None:
+    async def go() -> None:
+        async with thalweg.connect(broker.address, ca=broker.ca) as client, client.producer("t") as producer:
+            await producer.send("makes the topic")
+            async with client.consumer("t", group="g", auto_commit=0.02) as consumer:
+                first = await consumer.next()
+                assert first is not None
+                calls = {asyncio.create_task(call) for call in (consumer.next(), consumer.next(), anext(aiter(consumer)))}
+                await asyncio.sleep(0.1)
+                for sent in range(3):
+                    await producer.send(str(sent))
+                    done, calls = await asyncio.wait(calls, return_when="FIRST_COMPLETED")
+                    assert [task.result().text() for task in done if task.result()] == [str(sent)]
+                    # The others look again, and commits go on.
+                    await asyncio.sleep(0.2)
+                    assert await consumer.committed(0) == first.offset + 1
+                assert await consumer.next(timeout=0) is None
+                await asyncio.sleep(0.2)
+                assert await consumer.committed(0) == first.offset + 4
+
+    asyncio.run(go())
+
+
+def test_what_one_thread_has_in_hand_is_not_done_by_another_that_waits_already(broker: Broker) -> None:
+    with thalweg.sync.connect(broker.address, ca=broker.ca) as client, client.producer("t") as producer:
+        producer.send("makes the topic")
+        with client.consumer("t", group="g", auto_commit=0.02) as consumer, ThreadPoolExecutor(3) as threads:
+            first = consumer.next()
+            assert first is not None
+            calls = {threads.submit(call) for call in (consumer.next, consumer.next, lambda: next(iter(consumer)))}
+            time.sleep(0.1)
+            for sent in range(3):
+                producer.send(str(sent))
+                done, calls = wait(calls, return_when="FIRST_COMPLETED")
+                assert [call.result().text() for call in done] == [str(sent)]
+                time.sleep(0.2)
+                assert consumer.committed(0) == first.offset + 1
+            assert consumer.next(timeout=0) is None
+            time.sleep(0.2)
+            assert consumer.committed(0) == first.offset + 4
 
 
 def test_a_commit_that_cannot_be_says_of_what(broker: Broker) -> None:

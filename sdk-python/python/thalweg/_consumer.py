@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import itertools
 import logging
 import os
-import sys
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -18,6 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, TypedDict
 from . import _checks, _native
 from ._checks import parse_start, split_place
 from ._errors import ClosedError, InvalidError, ThalwegError
+from ._readers import Readers, T, Take, batch_limit, take_batches, take_record
 
 
 class At(TypedDict):
@@ -91,31 +90,7 @@ def _record(
 
 
 Change = tuple[Literal["assigned", "revoked", "lost"], str, int]
-T = TypeVar("T", _native.Record, _native.Batch)
 S = TypeVar("S")
-Take = Callable[[_native.Consumer], T]
-
-
-def take_record(native: _native.Consumer) -> _native.Record:
-    """The next record; NothingNow where there is none."""
-    return native.take()
-
-
-def taker(native: _native.Consumer, take: Take[T]) -> Callable[[], T]:
-    """The same without an argument: for records it is the native call itself, because it is made for each."""
-    return native.take if take is take_record else functools.partial(take, native)  # type: ignore[return-value]
-
-
-def not_open() -> Any:
-    """What takes before the consumer is open."""
-    raise _native.NothingNow
-
-
-def take_batches(max_records: int | None) -> Take[_native.Batch]:
-    """What takes the next batch, of at most so many records; NothingNow where there is none."""
-    _checks.whole("max_records", max_records, 1, sys.maxsize)
-    limit = sys.maxsize if max_records is None else max_records
-    return lambda native: native.take_batch(limit)
 
 
 def _kind(change: Change) -> Literal["assigned", "revoked", "lost"]:
@@ -164,26 +139,15 @@ class Consumer:
         self._ended = False
         # Whoever has something in hand may finish it: it is closed, and what that body calls goes on.
         self._is_waited_for = False
-        # Tasks that have asked by `next` or the like; once the consumer is closed, those of them that have not been told
-        # of the end. Each of these ends as a loop does.
-        self._readers: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        self._readers = Readers[asyncio.Task[Any]]()
         # What is told of what came and went.
         self._telling: asyncio.Future[None] | None = None
         # What was told as assigned, and neither as revoked nor as lost since.
         self._told: set[TopicPartition] = set()
-        # How many takes had handed something out when a take found nothing, and at a commit, each time the last one. No more since: nothing is in hand,
-        # or the user has said how far that is.
-        self._handed_at_wait = 0
+        # How many takes had handed something out at the last commit. No more since: the user has said how far what is in hand is done.
         self._handed_at_commit = 0
         # In a child that was forked nobody is told: the member is the parent's.
         self._process = os.getpid()
-        # The task that has asked last by `next` or the like: it stands among the readers.
-        self._reader: asyncio.Task[Any] | None = None
-        # The task that has something in hand: it has got what was handed out last, and no task has asked for what is
-        # next since.
-        self._holder: asyncio.Task[Any] | None = None
-        # The iterator that has asked last, if that was no single call: once its loop has been left, nothing is in hand.
-        self._reading: weakref.ref[_Reading[Any]] | None = None
 
     @property
     def topic(self) -> str:
@@ -212,13 +176,7 @@ class Consumer:
     def _check_readable(self, reader: asyncio.Task[Any] | None) -> None:
         if self._telling is not None:
             self._check_not_telling()
-        if self._closed:
-            if reader is None or reader not in self._readers:
-                self._check_open()
-        elif reader is not None and reader is not self._reader:
-            # Only when the task changes: where one task reads, a record costs no more.
-            self._reader = reader
-            self._readers.add(reader)
+        self._readers.comes(reader, self._closed)
 
     def _check_not_telling(self) -> None:
         if self._telling is asyncio.current_task():
@@ -280,11 +238,11 @@ class Consumer:
                 self._told.difference_update(change.partitions)
             yield change
 
-    def _last_changes(self, native: _native.Consumer, is_done: bool) -> Iterator[Rebalance]:
+    def _last_changes(self, native: _native.Consumer, is_done: bool, handed_at_wait: int) -> Iterator[Rebalance]:
         """What is told before a member leaves its group: what was not told yet, then that all of which "assigned" was told is revoked. What the group
         has given to another in the meantime is lost.
         """
-        if not is_done and native.handed() not in (self._handed_at_wait, self._handed_at_commit):
+        if not is_done and native.handed() not in (handed_at_wait, self._handed_at_commit):
             # What is in hand is not done: a commit of all that was handed out is without it.
             native.give_back()
         changes = native.untold()
@@ -304,39 +262,26 @@ class Consumer:
             yield Rebalance("revoked", held)
 
     async def _wait(
-        self, take: Take[T], reader: asyncio.Task[Any] | None, reading: weakref.ref[_Reading[Any]] | None = None
+        self, take: Take[T], reader: asyncio.Task[Any] | None, reading: weakref.ref[_native.Reading[Any]] | None = None
     ) -> T:
         """What is taken next, by that task, and by that iterator if there is one; StopAsyncIteration at the end."""
         if self._telling is not None:
             self._check_not_telling()
         native = self._native or await self._ready()
+        asks = True
         while True:
-            if self._reading is not reading:
-                self._asks_anew(reading)
-            # Whether or not something comes, what was handed out before is done.
-            self._holder = None
             try:
-                taken = take(native)
-                self._holder = reader
-                return taken
+                return self._readers.take(native, take, asks, reader, reading)
             except StopAsyncIteration:
-                self._handed_at_wait = native.handed()
                 self._ended = True
-                if self._closed and reader is not None:
+                if self._closed:
                     # It is told of the end once.
-                    self._readers.discard(reader)
+                    self._readers.has_heard(reader)
                 raise
             except _native.NothingNow as nothing:
                 (changes,) = nothing.args
-            self._handed_at_wait = native.handed()
+            asks = False
             await (self._tell(native) if changes else native.ready())
-
-    def _asks_anew(self, reading: weakref.ref[_Reading[Any]] | None) -> None:
-        """Another one asks than before: that one takes note of itself when it asks again, rather than take at once."""
-        before = None if self._reading is None else self._reading()
-        if before is not None:
-            before._now = not_open
-        self._reading = reading
 
     async def _within(self, take: Take[T], timeout: float | None, reader: asyncio.Task[Any] | None) -> T | None:
         self._check_readable(reader)
@@ -367,12 +312,12 @@ class Consumer:
         self, max_records: int | None = None, timeout: float | None = None
     ) -> Coroutine[Any, Any, _native.Batch | None]:
         """The next records that came together, at most `max_records`; see `next`. What is left of a batch comes next. Raises as `next` does."""
-        return self._within(take_batches(max_records), timeout, _current_task())
+        return self._within(take_batches(batch_limit(max_records)), timeout, _current_task())
 
     def __aiter__(self) -> AsyncIterator[_native.Record]:
         # An iterator of its own rather than a generator, which would end with the first cancelled read.
         self._check_open()
-        return self._iterate(take_record)
+        return _Reading(self, take_record)
 
     def __anext__(self) -> Coroutine[Any, Any, _native.Record]:
         return self._next(_current_task())
@@ -384,10 +329,8 @@ class Consumer:
     def batches(self, max_records: int | None = None) -> AsyncIterator[_native.Batch]:
         """Batches as they come: the fast way out. A batch that was begun record by record goes on with what is left of it."""
         self._check_open()
-        return self._iterate(take_batches(max_records))
-
-    def _iterate(self, take: Take[T]) -> _Reading[T]:
-        return _Reading(self, take)
+        limit = batch_limit(max_records)
+        return _Reading(self, take_batches(limit), max_records=limit)
 
     async def subscribe(self, topics: str | Sequence[str]) -> None:
         """Reads these topics from now on, instead of those that it read: by name, or by a pattern, which begins with "^". What stays wanted goes on where it is.
@@ -480,10 +423,8 @@ class Consumer:
 
     def _busy_elsewhere(self) -> bool:
         """Whether another task of this loop has something in hand, and has not ended."""
-        holder = self._holder
-        if holder is None or holder.done() or holder is asyncio.current_task():
-            return False
-        if self._reading is not None and self._reading() is None:
+        holder = self._readers.holder
+        if holder is None or holder.done() or holder is asyncio.current_task() or self._readers.has_left():
             return False
         return holder.get_loop() is asyncio.get_running_loop()
 
@@ -525,7 +466,7 @@ class Consumer:
                 # Begun for a reader, who hears what comes of it.
                 await asyncio.wait([before])
             errors = list[Exception]()
-            for change in self._last_changes(native, is_done):
+            for change in self._last_changes(native, is_done, self._readers.handed_at_wait):
                 try:
                     await self._call(change)
                 except Exception as error:
@@ -546,8 +487,9 @@ class Consumer:
         is_within = self._telling is not None and self._telling is current
         if self._closing is None:
             # Looked at here: what ends it runs in a task of its own.
-            holder = self._holder if self._busy_elsewhere() else None
-            has_failed = self._holder is not current and _has_failed(self._holder)
+            last = self._readers.holder
+            holder = last if self._busy_elsewhere() else None
+            has_failed = last is not current and _has_failed(last)
             # Leaving the block in order says how the block ended, and nothing of another task's body.
             in_order, is_done = is_done, is_done and holder is None and not has_failed
             self._closed = True
@@ -557,9 +499,7 @@ class Consumer:
                 # one more record, and an error for the next one.
                 native.stop()
             self._is_waited_for = holder is not None
-            if current is not None:
-                # Whoever closes has nothing more to ask.
-                self._readers.discard(current)
+            self._readers.has_heard(current)
             tells = self._on_rebalance is not None and not is_within
             self._closing = asyncio.ensure_future(self._end(native, is_done, holder, tells, in_order))
         elif is_within:
@@ -632,17 +572,15 @@ async def _as_task(call: Callable[[], Awaitable[S]]) -> S:
     return await call()
 
 
-class _Reading(AsyncIterator[T]):
+class _Reading(_native.Reading[T], AsyncIterator[T]):
     """Records, or batches, one by one. What a loop leaves behind is the next loop's."""
 
-    def __init__(self, consumer: Consumer, take: Take[T]) -> None:
+    def __init__(self, consumer: Consumer, take: Take[T], *, max_records: int | None = None) -> None:
         self._consumer = consumer
         self._take: Take[T] = take
-        # What takes at once.
-        self._now: Callable[[], T] = not_open
         # A loop is its task's, though a read of it may run in one of `wait_for`.
         self._task = _current_task()
-        self._itself: weakref.ref[_Reading[Any]] = weakref.ref(self)
+        self._itself: weakref.ref[_native.Reading[Any]] = weakref.ref(self)
 
     def __aiter__(self) -> _Reading[T]:
         return self
@@ -650,19 +588,19 @@ class _Reading(AsyncIterator[T]):
     async def __anext__(self) -> T:
         # Nothing else is done for a record: this is what reading costs.
         try:
-            return self._now()
-        except (_native.NothingNow, StopAsyncIteration):
+            return self.take()
+        except _native.NothingNow:
             pass
         return await self._later()
 
     async def _later(self) -> T:
-        """By the way that waits, and that takes note of the end."""
+        """What is next, by the way that waits, and that takes note of the end."""
         consumer = self._consumer
         if consumer._closed and consumer._native is None:
             raise StopAsyncIteration
         # Another task may take from this iterator meanwhile: it takes note of itself, too.
-        self._now = not_open
+        self.yields()
         waited = await consumer._wait(self._take, self._task, self._itself)
         if consumer._native is not None:
-            self._now = taker(consumer._native, self._take)
+            self.goes_on(consumer._native)
         return waited

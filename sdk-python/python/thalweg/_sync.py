@@ -21,8 +21,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from . import _checks, _client, _consumer, _leaving, _native, _producer
-from ._errors import ClosedError, InvalidError, ThalwegError, TimedOutError
+from ._errors import InvalidError, ThalwegError, TimedOutError
 from ._native import Batch, Record
+from ._readers import Readers, Take, batch_limit, take_batches, take_record
 
 # How often a thread is looked at that has something in hand.
 _LOOKED_S = 0.05
@@ -267,18 +268,9 @@ class ConsumerBase:
         self._telling = threading.Lock()
         # Who tells, by thread.
         self._teller: int | None = None
-        # Threads that have asked by `next` or `next_batch`; once the consumer is closed, those of them that have not been
-        # told of the end. Each of these ends as a loop does.
-        self._readers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-        # The one of them that has asked last.
-        self._reader: threading.Thread | None = None
+        self._readers = Readers[threading.Thread]()
         # True once it hands out nothing more.
         self._is_ending = False
-        # The thread that has something in hand: it has got what was handed out last, and no thread has asked for what is
-        # next since.
-        self._holder: threading.Thread | None = None
-        # The iterator that has asked last, if that was no single call: once its loop has been left, it is gone.
-        self._reading: weakref.ref[_Reading[Any]] | None = None
         # How many takes have reached the user.
         self._got = 0
 
@@ -289,7 +281,7 @@ class ConsumerBase:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        holder = self._holder
+        holder = self._readers.holder
         if kind is None and holder is not None and holder is not threading.current_thread():
             # How the body of another thread ends, or has ended, is not known here.
             self._close()
@@ -317,7 +309,7 @@ class ConsumerBase:
                 native.told(len(changes))
 
     def _wait(
-        self, take: _consumer.Take[R], timeout: float | None = None, reading: weakref.ref[_Reading[Any]] | None = None
+        self, take: Take[R], timeout: float | None = None, reading: weakref.ref[_native.Reading[Any]] | None = None
     ) -> R | None:
         """What is taken next, in that loop if it is one; None where nothing comes in time, or nothing more comes."""
         inner = self._inner
@@ -333,30 +325,22 @@ class ConsumerBase:
                 async with asyncio.timeout(left):
                     await native.ready()
 
+        asks = True
         try:
             while True:
-                if self._reading is not reading:
-                    self._asks_anew(reading)
-                # What was handed out before is done. Noted before the take as well as after it: another thread may
-                # leave the block in between.
-                self._holder = reader
                 try:
-                    taken = take(native)
+                    taken = self._readers.take(native, take, asks, reader, reading)
                     self._got += 1
-                    self._holder = reader
                     return taken
                 except StopAsyncIteration:
-                    inner._handed_at_wait = native.handed()
                     inner._ended = True
-                    self._has_nothing(reader)
                     if self._is_ending or inner._closed:
                         # It is told of the end once.
-                        self._readers.discard(reader)
+                        self._readers.has_heard(reader)
                     return None
                 except _native.NothingNow as nothing:
                     (changes,) = nothing.args
-                inner._handed_at_wait = native.handed()
-                self._has_nothing(reader)
+                asks = False
                 if changes:
                     self._tell(native)
                 elif deadline is not None and time.monotonic() >= deadline:
@@ -366,17 +350,6 @@ class ConsumerBase:
         except BaseException:
             self._give_back(native)
             raise
-
-    def _asks_anew(self, reading: weakref.ref[_Reading[Any]] | None) -> None:
-        """Another one asks than before: that one takes note of itself when it asks again, rather than take at once."""
-        before, self._reading = self._reading, reading
-        if before is not None and (other := before()) is not None:
-            other._now = _consumer.not_open
-
-    def _has_nothing(self, reader: threading.Thread) -> None:
-        """That thread has asked, and got nothing; another one may have got something since."""
-        if self._holder is reader:
-            self._holder = None
 
     def _give_back(self, native: _native.Consumer) -> None:
         """After Ctrl-C and the like: what was taken and has not reached the user comes next."""
@@ -389,14 +362,7 @@ class ConsumerBase:
 
     def _check_readable(self) -> None:
         self._check_not_telling()
-        reader = threading.current_thread()
-        if self._is_ending or self._inner._closed:
-            if reader not in self._readers:
-                raise ClosedError("the consumer is closed")
-        elif reader is not self._reader:
-            # Only when the thread changes: where one thread reads, a record costs no more.
-            self._reader = reader
-            self._readers.add(reader)
+        self._readers.comes(threading.current_thread(), self._is_ending or self._inner._closed)
 
     def _next(self, timeout: float | None) -> Record | None:
         """The next record; the one before it is done. None: nothing came within `timeout` seconds, or nothing more comes (`ended` tells).
@@ -410,20 +376,21 @@ class ConsumerBase:
         ClosedError: the consumer is closed.
         """
         self._check_readable()
-        return self._wait(_consumer.take_record, timeout)
+        return self._wait(take_record, timeout)
 
     def _next_batch(self, max_records: int | None, timeout: float | None) -> Batch | None:
         self._check_readable()
-        return self._wait(_consumer.take_batches(max_records), timeout)
+        return self._wait(take_batches(batch_limit(max_records)), timeout)
 
     def __iter__(self) -> Iterator[Record]:
         # Records that a loop left behind are the next loop's.
         self._inner._check_open()
-        return _Reading(self, _consumer.take_record)
+        return _Reading(self, take_record)
 
     def _batches(self, max_records: int | None) -> Iterator[Batch]:
         self._inner._check_open()
-        return _Reading(self, _consumer.take_batches(max_records))
+        limit = batch_limit(max_records)
+        return _Reading(self, take_batches(limit), max_records=limit)
 
     def _close(self) -> None:
         caller = threading.current_thread()
@@ -436,13 +403,13 @@ class ConsumerBase:
         if native is None or inner._closed:
             return
         self._stop(native)
-        holder = self._holder
+        holder = self._readers.holder
         if holder is not None and holder is not caller and holder.is_alive():
             idle = asyncio.ensure_future(native.idle())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(inner._close_timeout):
                     # Nobody is woken when a thread ends, or leaves its loop.
-                    while holder.is_alive() and (self._reading is None or self._reading() is not None):
+                    while holder.is_alive() and not self._readers.has_left():
                         if (await asyncio.wait([idle], timeout=_LOOKED_S))[0]:
                             break
             idle.cancel()
@@ -462,7 +429,7 @@ class ConsumerBase:
         """Tells what leaving the group takes away, on the thread that closes; nothing where a callback closes."""
         inner, native = self._inner, self._inner._native
         # Whoever closes has nothing more to ask.
-        self._readers.discard(threading.current_thread())
+        self._readers.has_heard(threading.current_thread())
         is_within = self._teller == threading.get_ident()
         if self._on_rebalance is None or native is None or is_within or inner._process != os.getpid():
             return
@@ -474,7 +441,7 @@ class ConsumerBase:
         errors = list[Exception]()
         try:
             self._teller = threading.get_ident()
-            for change in inner._last_changes(native, is_done):
+            for change in inner._last_changes(native, is_done, self._readers.handed_at_wait):
                 try:
                     self._call(change)
                 except Exception as error:
@@ -486,24 +453,25 @@ class ConsumerBase:
             raise errors[0]
 
 
-class _Reading(Iterator[R]):
+class _Reading(_native.Reading[R], Iterator[R]):
     """Records, or batches, one by one. What a loop leaves behind is the next loop's."""
 
-    def __init__(self, consumer: ConsumerBase, take: _consumer.Take[R]) -> None:
+    def __init__(self, consumer: ConsumerBase, take: Take[R], *, max_records: int | None = None) -> None:
         self._consumer = consumer
-        self._take: _consumer.Take[R] = take
-        # What takes at once.
-        self._now: Callable[[], R] = _consumer.not_open
-        self._itself: weakref.ref[_Reading[Any]] = weakref.ref(self)
+        self._take: Take[R] = take
+        self._itself: weakref.ref[_native.Reading[Any]] = weakref.ref(self)
+
+    def __iter__(self) -> Self:
+        return self
 
     def __next__(self) -> R:
         consumer = self._consumer
         try:
             # Between this and the user nothing is called: a signal is not heeded there.
-            taken = self._now()
+            taken = self.take()
             consumer._got += 1
             return taken
-        except (_native.NothingNow, StopAsyncIteration):
+        except _native.NothingNow:
             pass
         except BaseException:
             if (native := consumer._inner._native) is not None:
@@ -512,20 +480,19 @@ class _Reading(Iterator[R]):
         return self._later()
 
     def _later(self) -> R:
-        """By the way that waits, and that takes note of the end."""
-        inner = self._consumer._inner
-        native = inner._native
-        if inner._closed and native is None:
+        """What is next, by the way that waits, and that takes note of the end."""
+        consumer = self._consumer
+        inner = consumer._inner
+        if inner._closed and inner._native is None:
             raise StopIteration
         # Another thread may take from this iterator meanwhile: it takes note of itself, too.
-        self._now = _consumer.not_open
-        consumer = self._consumer
+        self.yields()
         waited = consumer._wait(self._take, None, self._itself)
         if waited is None:
             raise StopIteration
         if inner._native is not None:
-            self._now = _consumer.taker(inner._native, self._take)
-            if consumer._reading is not self._itself:
+            self.goes_on(inner._native)
+            if consumer._readers.reading is not self._itself:
                 # Another one has asked in the meantime.
-                self._now = _consumer.not_open
+                self.yields()
         return waited

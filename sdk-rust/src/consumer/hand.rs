@@ -70,15 +70,14 @@ impl Hand {
     }
 
     fn step(&mut self) -> Spot {
-        while self.at.span == self.batch.parts()[self.at.part].spans().len() {
+        let mut within = &self.batch.parts()[self.at.part];
+        while self.at.span == within.spans().len() {
             (self.at.part, self.at.span) = (self.at.part + 1, 0);
+            within = &self.batch.parts()[self.at.part];
         }
         let At { part, span, index, .. } = self.at;
+        let offset = within.offset(&within.spans()[span]);
         let spot = Spot { batch: self.batch.clone(), part, span, index };
-        let offset = {
-            let part = &self.batch.parts()[part];
-            part.offset(&part.spans()[span])
-        };
         self.at.span += 1;
         self.at.index += 1;
         // Behind the last record, everything that came with it has been scanned.

@@ -85,7 +85,14 @@ impl Consumer {
         }
     }
 
-    /// Hands out the next record, if there is one; the one before it is done, in any case. For the bindings.
+    /// What was handed out before is done: the user asks for what is next, and waits behind others. For Node.
+    #[doc(hidden)]
+    pub fn ask(&self) {
+        self.inner.asks(&mut self.inner.lock());
+    }
+
+    /// Hands out the next record, if there is one; where the user asks now, the one before it is done, in any case. For
+    /// the bindings.
     #[doc(hidden)]
     pub fn take_record(&self, asks: Asks) -> Taken<Spot> {
         self.inner.take(asks, Hand::next)

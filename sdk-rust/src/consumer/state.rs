@@ -87,7 +87,11 @@ impl State {
     /// What was handed out counts as done; what is left of it does not.
     pub(super) fn handed_is_done(&self) {
         self.aside.iter().for_each(Hand::handed_is_done);
-        self.current.iter().chain(self.rests.values()).for_each(Hand::handed_is_done);
+        self.current.iter().for_each(Hand::handed_is_done);
+        // Asked for each record: a look into an empty map costs more than to know that it is one.
+        if !self.rests.is_empty() {
+            self.rests.values().for_each(Hand::handed_is_done);
+        }
     }
 
     /// What is next comes from another batch, though the last record of this one is in hand.

@@ -34,6 +34,19 @@ pub enum Taken<T> {
     Nothing,
 }
 
+impl<T> Taken<T> {
+    /// The same with something else in the caller's hands.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Taken<U> {
+        match self {
+            Taken::Some(taken) => Taken::Some(change(taken)),
+            Taken::Untold => Taken::Untold,
+            Taken::Failed(error) => Taken::Failed(error),
+            Taken::Ended => Taken::Ended,
+            Taken::Nothing => Taken::Nothing,
+        }
+    }
+}
+
 /// Whether a take is the first of its call.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +100,7 @@ impl Inner {
 
     /// The user asks for what is next: what was handed out before is done.
     pub(super) fn asks(&self, state: &mut State) {
-        for hand in std::mem::take(&mut state.aside) {
-            hand.finish();
-        }
+        state.aside.drain(..).for_each(Hand::finish);
         state.handed_is_done();
         if let Some(hand) = state.current.take_if(|hand| hand.is_empty()) {
             self.finish(state, hand);
