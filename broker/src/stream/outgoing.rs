@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use quinn::{SendStream, WriteError};
 use thalweg_api::ApiError;
-use thalweg_wire::{Codec, encode_message, encode_with_body};
+use thalweg_wire::{Codec, FrameError, encode_message, encode_with_body};
 use thiserror::Error;
 
 use crate::limits::budget::{Account, Spent};
@@ -33,6 +33,9 @@ pub(crate) enum Unsent {
     /// There is no room for what was to be sent; the other side was told so.
     #[error("{}", ApiError::from(*.0))]
     Spent(Spent),
+    /// It does not fit into a frame; the other side was told so.
+    #[error(transparent)]
+    Frame(FrameError),
 }
 
 impl Outgoing {
@@ -75,9 +78,15 @@ impl Outgoing {
     /// Sends one message.
     ///
     /// # Errors
-    /// Those of [`write_charged`](Self::write_charged).
+    /// Those of [`write_charged`](Self::write_charged), and `Frame`.
     pub(crate) async fn send<M: Codec>(&mut self, message: M) -> Result<(), Unsent> {
-        let (head, body) = encode_message(message);
+        let (head, body) = match encode_message(message) {
+            Ok(encoded) => encoded,
+            Err(error) => {
+                self.refuse(error.clone().into()).await;
+                return Err(Unsent::Frame(error));
+            }
+        };
         match body.is_empty() {
             true => self.write_charged(&mut [head]).await,
             false => self.write_charged(&mut [head, body]).await,
@@ -88,10 +97,10 @@ impl Outgoing {
     /// behind the other.
     ///
     /// # Errors
-    /// Those of [`write`](Self::write).
+    /// Those of [`write`](Self::write), and `Frame`.
     pub(crate) async fn send_with_body<M: Codec>(&mut self, message: M, body: Vec<Bytes>) -> Result<(), Unsent> {
         let mut chunks = Vec::with_capacity(1 + body.len());
-        chunks.push(encode_with_body(message, body.iter().map(Bytes::len).sum()));
+        chunks.push(encode_with_body(message, body.iter().map(Bytes::len).sum()).map_err(Unsent::Frame)?);
         chunks.extend(body);
         self.write(&mut chunks).await
     }
@@ -99,7 +108,7 @@ impl Outgoing {
     /// Sends an error as the answer and ends the stream.
     pub(crate) async fn refuse(&mut self, error: ApiError) {
         // The other side may be gone; then nobody misses the answer.
-        let _ = self.write(&mut [encode_message(error).0]).await;
+        let _ = self.write(&mut [encode_message(error).expect("its text is cut").0]).await;
         self.finish();
     }
 
