@@ -142,3 +142,24 @@ pub struct Started {
 const MEMORY_BYTES_MIN: usize = 256 << 20;
 /// The most clients that may be allowed.
 const CONNECTIONS_CEILING: usize = 1 << 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_no_broker_can_work_with_are_refused_by_name() {
+        let usual = ClientSettings::default();
+        usual.check().unwrap();
+        let wrong = [
+            ("memory_bytes", ClientSettings { memory_bytes: (256 << 20) - 1, ..usual }),
+            ("connections_max", ClientSettings { connections_max: 15, ..usual }),
+            ("connections_max", ClientSettings { connections_max: 65_537, ..usual }),
+            ("connections_per_address_max", ClientSettings { connections_per_address_max: 0, ..usual }),
+        ];
+        for (key, settings) in wrong {
+            let said = settings.check().unwrap_err().to_string();
+            assert!(said.starts_with(&format!("{key} is ")) && said.contains("it is "), "{said}");
+        }
+    }
+}
