@@ -167,7 +167,7 @@ test('bad input is typed', async (t) => {
   const { address, ca } = await startBroker(t)
   const client = await connect(address, { ca })
   await client.createTopic('t', { partitions: 1 })
-  await assert.rejects(client.consumer('t', { group: 'g'.repeat(250) }).open(), /between 1 and 249/)
+  await assert.rejects(client.consumer('t', { group: 'g'.repeat(250) }).open(), /group id: /)
   const one = await client.consumer('t', { group: 'g', instance: 'one' }).open()
   await assert.rejects(
     client.consumer('t', { group: 'g', instance: 'one', sessionTimeoutMs: 600 }).open(),

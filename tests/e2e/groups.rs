@@ -269,7 +269,7 @@ async fn bad_input_is_a_typed_error_and_static_members_come_back() {
     for id in [String::new(), "g".repeat(250)] {
         let error = client.consumer("t").group(id).build().await.map(drop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
-        assert!(error.to_string().contains("between 1 and 249"), "{error}");
+        assert!(error.to_string().starts_with("group id: "), "{error}");
     }
     let error = client.create_topic("__mine", Topic::partitions(1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");

@@ -114,7 +114,8 @@ impl Listing<'_> {
         for index in first..topic.partitions {
             let partition = describe::partition(self.view, topic, index);
             // A page that begins with a topic always comes further.
-            if !self.room.take(&partition) && !(self.topics.is_empty() && header.partitions.is_empty()) {
+            let is_first = self.topics.is_empty() && header.partitions.is_empty();
+            if !self.room.take(&partition) && !is_first {
                 self.topics.push(Ok(header));
                 return Some(TopicPartition::new(topic.id, index));
             }

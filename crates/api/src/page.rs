@@ -2,7 +2,14 @@
 //! one reply back for the next; any broker can go on where another one has stopped. What stands in a token is left to
 //! the broker.
 
-use crate::*;
+use crate::cluster::*;
+use crate::error::ApiError;
+use crate::groups::*;
+use crate::membership::*;
+use crate::plugins::*;
+use crate::table::{HEAD_BYTES_MAX, Request};
+use crate::token::PageToken;
+use crate::topics::*;
 
 /// A request whose reply comes in pages.
 pub trait Paged: Request + Clone {
@@ -156,9 +163,9 @@ impl Weigh for GroupOffset {
     }
 }
 
-/// Requests whose pages are lists one behind the other.
+/// Requests whose pages are lists one behind the other; of some, what stands at the end of a page goes on in the next.
 macro_rules! paged {
-    ($($request:ident { $list:ident, |$all:ident, $more:ident| $append:expr })*) => {
+    ($($request:ident { $list:ident $(, $go_on:ident)? })*) => {
         $(impl Paged for $request {
             fn set_page(&mut self, page: PageToken) {
                 self.page = Some(page);
@@ -168,24 +175,28 @@ macro_rules! paged {
                 reply.next.take()
             }
 
-            fn append($all: &mut Self::Reply, mut $more: Self::Reply) {
-                $append;
-                $all.next = $more.next.take();
-                $all.$list.append(&mut $more.$list);
+            fn append(reply: &mut Self::Reply, mut page: Self::Reply) {
+                $($go_on(reply, &mut page);)?
+                reply.next = page.next.take();
+                reply.$list.append(&mut page.$list);
             }
         })*
     };
 }
 
 paged! {
-    MetadataRequest { topics, |all, more| go_on(all, &mut more) }
-    DescribeTopicRequest { partitions, |all, more| all.topic.partitions.append(&mut more.topic.partitions) }
-    ListPluginsRequest { plugins, |_all, more| () }
-    ClusterStatusRequest { out_of_service, |_all, more| () }
-    RecoverRequest { partitions, |_all, more| () }
-    ReplicaEndsRequest { ends, |_all, more| () }
-    ListGroupsRequest { groups, |_all, more| () }
-    DescribeGroupRequest { offsets, |all, more| go_on_with_members(all, &mut more) }
+    MetadataRequest { topics, go_on }
+    DescribeTopicRequest { partitions, go_on_with_partitions }
+    ListPluginsRequest { plugins }
+    ClusterStatusRequest { out_of_service }
+    RecoverRequest { partitions }
+    ReplicaEndsRequest { ends }
+    ListGroupsRequest { groups }
+    DescribeGroupRequest { offsets, go_on_with_members }
+}
+
+fn go_on_with_partitions(all: &mut DescribeTopicReply, more: &mut DescribeTopicReply) {
+    all.topic.partitions.append(&mut more.topic.partitions);
 }
 
 /// A topic may go on in the next page.

@@ -268,8 +268,8 @@ impl Coordinator {
         now.mono_ms >= self.looked_ms + more / 2
     }
 
-    /// The members whose session is over: no proven request of theirs came for so long. Both maps are in the same order,
-    /// and gone through once.
+    /// The members whose session is over: no proven request of theirs came for so long. Both maps are in the same
+    /// order, and gone through once.
     fn over(&self, now: Clock) -> impl Iterator<Item = &(String, String)> {
         let members = self.groups.iter().flat_map(|(id, g)| {
             g.members.iter().map(move |(member, m)| ((&id[..], &member[..]), u64::from(m.session_ms)))

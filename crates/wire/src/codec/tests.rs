@@ -379,17 +379,18 @@ fn an_item_of_a_page_is_no_larger_than_it_was_taken_for() {
         leader_epoch: LeaderEpoch(u32::MAX),
         replicas: vec![BrokerId(u32::MAX); 7],
     };
-    check(led, |p| proto::Partition::from(p));
-    check(Topic { partitions: vec![], name: long.clone(), ..topic() }, |t| proto::Topic::from(t));
+    check(led, proto::Partition::from);
+    check(Topic { partitions: vec![], name: long.clone(), ..topic() }, proto::Topic::from);
     check(TopicError { name: long.clone(), error: error.clone() }, |e| proto::Topic {
         name: e.name,
         error: Some(e.error.into()),
         ..Default::default()
     });
-    check(Plugin { name: long.clone(), version: u32::MAX, bytes: u64::MAX, created_ms: u64::MAX, ..plugin() }, |p| {
-        proto::Plugin::from(p)
-    });
-    check(error.clone(), |e| proto::Error::from(e));
+    check(
+        Plugin { name: long.clone(), version: u32::MAX, bytes: u64::MAX, created_ms: u64::MAX, ..plugin() },
+        proto::Plugin::from,
+    );
+    check(error.clone(), proto::Error::from);
     check(GroupSummary { group: long.clone(), state: "reconciling".into(), members: u32::MAX }, |g| {
         proto::GroupSummary { group: g.group, state: g.state, members: g.members }
     });
@@ -404,7 +405,7 @@ fn an_item_of_a_page_is_no_larger_than_it_was_taken_for() {
         is_away: true,
         holdings: vec![],
     };
-    check(member, |m| proto::GroupMember::from(m));
+    check(member, proto::GroupMember::from);
     let end = ReplicaEnd {
         partition,
         replica: ReplicaId(u64::MAX),
@@ -414,7 +415,7 @@ fn an_item_of_a_page_is_no_larger_than_it_was_taken_for() {
         voters_outgoing: vec![ReplicaId(u64::MAX); 7],
         is_serving: true,
     };
-    check(end, |e| proto::ReplicaEnd::from(e));
+    check(end, proto::ReplicaEnd::from);
     let refused = RefusedCommit { partition, error };
     check(refused, |r| proto::RefusedCommit {
         topic_id: id_bytes(r.partition.topic),

@@ -382,8 +382,8 @@ impl Codec for ListOffsetsRequest {
             let at = q.at.ok_or_else(|| ApiError::malformed("a query without a position"))?;
             Ok(OffsetQuery { partition: PartitionId(q.partition), at: at.try_into()? })
         };
-        let queries = head.queries.into_iter().map(query).collect::<Result<_, ApiError>>()?;
-        Ok(ListOffsetsRequest { topic: topic_id(&head.topic_id)?, queries })
+        let topic = topic_id(&head.topic_id)?;
+        Ok(ListOffsetsRequest { topic, queries: head.queries.into_iter().map(query).collect::<Result<_, ApiError>>()? })
     }
 }
 
