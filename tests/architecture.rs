@@ -287,8 +287,8 @@ fn nothing_below_a_small_client_is_built_for_what_it_does_without() {
 
 /// docs/guides/rust.md says so. Each crate is one to trust, to wait for, and to keep up with.
 #[test]
-fn a_small_client_takes_fewer_than_65_crates() {
+fn a_small_client_takes_fewer_than_70_crates() {
     let crates = crates_of_a_small_client();
-    assert!(crates.len() < 65, "{} crates: {crates:#?}", crates.len());
-    assert!(read("docs/guides/rust.md").contains("fewer than 65 crates"), "the guide names another number");
+    assert!(crates.len() < 70, "{} crates: {crates:#?}", crates.len());
+    assert!(read("docs/guides/rust.md").contains("fewer than 70 crates"), "the guide names another number");
 }

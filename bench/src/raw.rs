@@ -11,7 +11,7 @@ use bytes::Bytes;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use thalweg_quic::{READ_BYTES, Side, crypto_provider, endpoint, socket, transport};
+use thalweg_quic::{Endpoint, READ_BYTES, Side, crypto_provider, socket, transport};
 
 use crate::process::usage;
 
@@ -36,12 +36,12 @@ pub(crate) fn serve() -> Result<()> {
     config.transport_config(Arc::new(transport(SIDE)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let endpoint = endpoint(socket(LOOPBACK)?, None, Some(config))?;
-        println!("{}", endpoint.local_addr()?.port());
+        let endpoint = Endpoint::new(socket(LOOPBACK)?, None, Some(config))?;
+        println!("{}", endpoint.quinn().local_addr()?.port());
         print!("{}", certificate.pem());
         println!("end");
         std::io::stdout().flush()?;
-        let connection = endpoint.accept().await.context("a client")?.await?;
+        let connection = endpoint.quinn().accept().await.context("a client")?.await?;
         let (mut answer, mut stream) = connection.accept_bi().await?;
         while stream.read_chunk(READ_BYTES, true).await?.is_some() {}
         answer.write_all(b"k").await?;
@@ -79,9 +79,9 @@ pub(crate) fn measure(bytes: u64) -> Result<Raw> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let me = std::process::id();
     let (seconds, cpu_s) = runtime.block_on(async {
-        let endpoint = endpoint(socket(LOOPBACK)?, None, None)?;
+        let endpoint = Endpoint::new(socket(LOOPBACK)?, None, None)?;
         let to = SocketAddr::from(([127, 0, 0, 1], port));
-        let connection = endpoint.connect_with(config, to, "localhost")?.await?;
+        let (connection, _) = endpoint.connect(config, to, "localhost").await?;
         let (mut stream, mut answer) = connection.open_bi().await?;
         let piece = Bytes::from(vec![0x5a; 128 << 10]);
         let before = usage(me).cpu_s + usage(child.id()).cpu_s;
@@ -94,7 +94,7 @@ pub(crate) fn measure(bytes: u64) -> Result<Raw> {
         let seconds = started.elapsed().as_secs_f64();
         let cpu_s = usage(me).cpu_s + usage(child.id()).cpu_s - before;
         connection.close(0u32.into(), b"");
-        endpoint.wait_idle().await;
+        endpoint.quinn().wait_idle().await;
         anyhow::Ok((seconds, cpu_s))
     })?;
     child.wait()?;

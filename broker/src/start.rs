@@ -11,10 +11,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use quinn::Endpoint;
 use thalweg_broker_core::{METADATA, Node};
 use thalweg_commit_log::{Completion, Config, Damage};
 use thalweg_model::BrokerId;
+use thalweg_quic::Endpoint;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::{JoinError, JoinHandle, spawn_local};
@@ -101,7 +101,7 @@ struct Ports {
 async fn listen(config: &BrokerConfig, opened: &Opened) -> Result<Ports> {
     let endpoint = tls::endpoint(config.listen, &opened.certificates)
         .with_context(|| format!("listen on {} (UDP); is another broker running there?", config.listen))?;
-    let address = endpoint.local_addr()?;
+    let address = endpoint.quinn().local_addr()?;
     let metrics = Metrics::new();
     let (http, http_task) = http::serve(config.http, metrics.clone())
         .await
@@ -159,7 +159,7 @@ fn join(config: BrokerConfig, opened: &Opened, ports: &Ports) -> Result<Running>
     Ok(Running {
         engine: spawn_local(engine.run()),
         tasks: vec![
-            spawn_local(accept::accept(ctx.clone(), ports.endpoint.clone(), Places::new(config.clients))),
+            spawn_local(accept::accept(ctx.clone(), ports.endpoint.quinn().clone(), Places::new(config.clients))),
             spawn_local(health::watch(ctx.clone(), directory.clone())),
         ],
         ctx,
@@ -307,13 +307,13 @@ async fn end(running: Running, ports: Ports, mut served: Result<()>) -> Result<(
     if served.is_ok() {
         served = while_it_runs(&mut engine, hand_over(&ctx.engine)).await;
     }
-    accept::close_all(&ports.endpoint);
+    accept::close_all(ports.endpoint.quinn());
     for task in tasks {
         task.abort();
     }
     if served.is_ok() {
         served = while_it_runs(&mut engine, flush(&ctx.engine)).await;
-        let _ = tokio::time::timeout(CLOSE_LIMIT, ports.endpoint.wait_idle()).await;
+        let _ = tokio::time::timeout(CLOSE_LIMIT, ports.endpoint.quinn().wait_idle()).await;
     }
     ports.http_task.abort();
     served

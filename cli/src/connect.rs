@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use thalweg::{Client, ClientBuilder};
+use thalweg::{Client, ClientBuilder, Error};
 
 use crate::output::Output;
 
@@ -24,19 +24,20 @@ pub(crate) struct Connect {
     /// File with the certificate's key (PEM)
     #[arg(long, env = "THALWEG_KEY", value_name = "FILE", global = true)]
     key: Option<std::path::PathBuf>,
-    /// How long to go on trying
-    #[arg(long, env = "THALWEG_TIMEOUT", default_value = "30s", global = true)]
+    /// How long to go on trying [default: 30s, and not at all where nothing listens]
+    #[arg(long, env = "THALWEG_TIMEOUT", global = true)]
     #[arg(value_parser = humantime::parse_duration)]
-    timeout: Duration,
+    timeout: Option<Duration>,
     /// How listings are printed
     #[arg(long, short, value_enum, default_value_t = Output::Table, global = true)]
     pub(crate) output: Output,
 }
 
 impl Connect {
-    /// Connects. An attempt to reach a broker that is down is made known at once.
+    /// Connects. Where nothing listens this fails at once, unless the user has said how long to go on trying.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
-        let mut builder = ClientBuilder::new(&self.broker).timeout(self.timeout).client_id("thalweg-cli");
+        let mut builder = ClientBuilder::new(&self.broker).timeout(self.timeout()).client_id("thalweg-cli");
+        builder = builder.wait_for_start(self.timeout.is_some());
         if let Some(path) = &self.ca {
             let pem =
                 std::fs::read(path).map_err(|e| anyhow::anyhow!("CA file {} does not read: {e}", path.display()))?;
@@ -48,11 +49,21 @@ impl Connect {
             };
             builder = builder.identity_pem(read(cert)?, read(key)?);
         }
-        Ok(builder.connect().await?)
+        let connected = builder.connect().await;
+        Ok(connected.map_err(|e| match self.timeout {
+            None if e.nothing_listens() => Error::new(
+                e.kind(),
+                format!("{e}; a command with --timeout 10s waits for a broker that is just starting"),
+            ),
+            _ => e,
+        })?)
     }
 
-    /// The time-out for records.
+    /// How long requests and records go on trying.
     pub(crate) fn timeout(&self) -> Duration {
-        self.timeout
+        self.timeout.unwrap_or(TIMEOUT)
     }
 }
+
+/// How long the commands go on trying unless the user says it.
+const TIMEOUT: Duration = Duration::from_secs(30);

@@ -46,6 +46,7 @@ pub struct ClientBuilder {
     timeout: Duration,
     client_id: String,
     identity: Option<(Vec<u8>, Vec<u8>)>,
+    waits_for_start: bool,
 }
 
 impl std::fmt::Debug for ClientBuilder {
@@ -70,6 +71,7 @@ impl ClientBuilder {
             timeout: Duration::from_secs(10),
             client_id: "thalweg-rust".into(),
             identity: None,
+            waits_for_start: true,
         }
     }
 
@@ -99,7 +101,15 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects.
+    /// Whether `connect` waits for a broker that is not there yet. Without it, `connect` fails at once where nothing
+    /// listens at any of the addresses. For the command `thalweg`.
+    #[doc(hidden)]
+    pub fn wait_for_start(mut self, waits: bool) -> Self {
+        self.waits_for_start = waits;
+        self
+    }
+
+    /// Connects. A broker that is just starting is waited for, within the time-out.
     ///
     /// # Errors
     /// `disconnected` when no broker answers within the time-out: check the address and the network. `denied` when the
@@ -121,14 +131,11 @@ impl ClientBuilder {
         };
         let addresses = Address::parse_list(&self.address)?;
         let (client_id, identity, timeout) = (self.client_id, self.identity, self.timeout);
+        let waits_for_start = self.waits_for_start;
         let id = client_id.clone();
-        let options = LinkOptions { addresses, trust, client_id, identity, timeout };
+        let options = LinkOptions { addresses, trust, client_id, identity, timeout, waits_for_start };
         let io = Io::start(options)?;
-        io.run(|link| async move {
-            let deadline = std::time::Instant::now() + link.options.timeout;
-            link.connection_until(deadline).await.map(drop)
-        })
-        .await?;
+        io.run(|link| async move { link.first_connection().await }).await?;
         Ok(Client { io, id: id.into(), timeout })
     }
 }
@@ -143,6 +150,7 @@ impl Client {
             client_id: "test".into(),
             identity: None,
             timeout: Duration::from_millis(100),
+            waits_for_start: true,
         };
         Client { io: Io::start(options).expect("a thread"), id: "test".into(), timeout: Duration::from_millis(100) }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use thalweg_api::{ApiError, ErrorCode, ErrorKind, PluginFault};
 use thalweg_client_core::Failure;
 use thalweg_model::BatchError;
+use thalweg_quic::ConnectError;
 
 use crate::Record;
 
@@ -122,6 +123,14 @@ impl Error {
     /// True where the same call may succeed later without a change.
     pub fn is_retriable(&self) -> bool {
         self.kind.is_retriable()
+    }
+
+    /// True where a broker cannot be reached because nothing listens at its address. For this crate and the command
+    /// `thalweg`.
+    #[doc(hidden)]
+    pub fn nothing_listens(&self) -> bool {
+        let source = self.source.as_deref();
+        source.and_then(|e| e.downcast_ref()).is_some_and(|e| matches!(e, ConnectError::Refused(_)))
     }
 
     /// Topic, partition and offset that it speaks of.

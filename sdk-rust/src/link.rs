@@ -17,13 +17,13 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
 use thalweg_api::{Broker, ErrorKind, Hello, HelloReply, Paged, Request};
 use thalweg_client_core::Backoff;
-use thalweg_quic::Side;
+use thalweg_quic::{ConnectError, Refused, Side};
 use thalweg_wire::{ALPN_CLIENT, Codec, agree, encode_message, versions};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::address::{Address, Trust};
 use crate::network::{self, Endpoints};
-use crate::stream::{FrameReader, send};
+use crate::stream::{FrameReader, GONE, send};
 use crate::{Error, Result};
 
 type Job = Box<dyn FnOnce(Rc<Link>) + Send>;
@@ -67,6 +67,8 @@ pub(crate) struct LinkOptions {
     pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
     /// How long a request goes on trying to reach a broker.
     pub(crate) timeout: Duration,
+    /// Whether a broker that is not there yet is waited for, when the client connects for the first time.
+    pub(crate) waits_for_start: bool,
 }
 
 impl Io {
@@ -179,32 +181,34 @@ impl Link {
     }
 
     /// A connection to some broker. One round over all addresses: each gets a head start before the next one is tried
-    /// too, so that one that is down costs no more than that.
+    /// too, so that one that is down costs no more than that, and nothing where it is known to be down.
     pub(crate) async fn connection(self: &Rc<Self>, attempt: Duration) -> Result<Connection> {
         let mut tried = tokio::task::JoinSet::new();
-        for (i, address) in self.addresses().into_iter().enumerate() {
-            let link = self.clone();
-            tried.spawn_local(async move {
-                tokio::time::sleep(HEAD_START * i as u32).await;
-                (link.connection_to(&address, attempt).await, address)
-            });
-        }
-        let mut last = None;
-        while let Some(joined) = tried.join_next().await {
-            match joined {
-                Ok((Ok(connection), address)) => {
+        let mut left = self.addresses().into_iter();
+        let mut last: Option<Error> = None;
+        loop {
+            if let Some(address) = left.next() {
+                let link = self.clone();
+                tried.spawn_local(async move { (link.connection_to(&address, attempt).await, address) });
+            }
+            let ended = match left.len() {
+                0 => Ok(tried.join_next().await),
+                _ => tokio::time::timeout(HEAD_START, tried.join_next()).await,
+            };
+            match ended {
+                Ok(Some(Ok((Ok(connection), address)))) => {
                     *self.favourite.borrow_mut() = Some(address);
                     return Ok(connection);
                 }
-                Ok((Err(error), _)) => {
+                Ok(Some(Ok((Err(error), _)))) => {
                     if last.as_ref().is_none_or(|last| tells_more(&error) >= tells_more(last)) {
                         last = Some(error);
                     }
                 }
-                Err(_) => {}
+                Ok(None) if left.len() == 0 => return Err(last.unwrap_or_else(closed)),
+                Ok(Some(Err(_)) | None) | Err(_) => {}
             }
         }
-        Err(last.unwrap_or_else(closed))
     }
 
     /// The connection to one broker, made anew if the last one is gone; waits for it for `limit`.
@@ -221,15 +225,19 @@ impl Link {
                     tokio::task::spawn_local(async move {
                         let connected = link.connect(&address, ATTEMPT).await;
                         let mut connections = link.connections.borrow_mut();
-                        match &connected {
-                            Ok(connection) => {
-                                tokio::task::spawn_local(report(address.clone(), connection.clone()));
-                                drop(connections.insert(address, Slot::Open(connection.clone())));
+                        let outcome = match connected {
+                            Ok((connection, refused)) => {
+                                tokio::task::spawn_local(watch_over(address.clone(), connection.clone(), refused));
+                                connections.insert(address, Slot::Open(connection.clone()));
+                                Ok(connection)
                             }
-                            Err(_) => drop(connections.remove(&address)),
-                        }
+                            Err(error) => {
+                                connections.remove(&address);
+                                Err(error)
+                            }
+                        };
                         drop(connections);
-                        tell.send_replace(Some(connected));
+                        tell.send_replace(Some(outcome));
                     });
                     outcome
                 }
@@ -244,6 +252,16 @@ impl Link {
 
     /// A connection to some broker, tried again until `deadline`.
     pub(crate) async fn connection_until(self: &Rc<Self>, deadline: Instant) -> Result<Connection> {
+        self.try_until(deadline, true).await
+    }
+
+    /// The first connection to some broker, which tells that the cluster can be reached.
+    pub(crate) async fn first_connection(self: &Rc<Self>) -> Result<()> {
+        let deadline = Instant::now() + self.options.timeout;
+        self.try_until(deadline, self.options.waits_for_start).await.map(drop)
+    }
+
+    async fn try_until(self: &Rc<Self>, deadline: Instant, waits_for_start: bool) -> Result<Connection> {
         let backoff = Backoff::default();
         let started = Instant::now();
         let mut told: Option<Error> = None;
@@ -253,6 +271,7 @@ impl Link {
             let error = match self.connection(limit).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) if !error.is_retriable() => return Err(error),
+                Err(error) if !waits_for_start && error.nothing_listens() => return Err(error),
                 // The last attempt has little time, and knows less than those before.
                 Err(error) => {
                     match told.take().filter(|told| limit < ATTEMPT && tells_more(told) >= tells_more(&error)) {
@@ -277,7 +296,7 @@ impl Link {
         unreachable!("the loop ends by returning")
     }
 
-    async fn connect(&self, address: &Address, attempt: Duration) -> Result<Connection> {
+    async fn connect(&self, address: &Address, attempt: Duration) -> Result<(Connection, Refused)> {
         let secured = self.secured(address).await?;
         let refused = match self.connect_secured(&secured, address, attempt).await {
             Err(error) if error.kind() == ErrorKind::Denied => error,
@@ -291,33 +310,43 @@ impl Link {
         }
     }
 
-    async fn connect_secured(&self, secured: &Secured, address: &Address, attempt: Duration) -> Result<Connection> {
+    async fn connect_secured(
+        &self,
+        secured: &Secured,
+        address: &Address,
+        attempt: Duration,
+    ) -> Result<(Connection, Refused)> {
         let unreachable = |why: &dyn std::fmt::Display| unreachable(address, why);
         let found = address.resolve().await.map_err(|e| unreachable(&e).with_source(e))?;
-        let mut last = unreachable(&"its name has no address");
+        let mut told: Option<Error> = None;
         for socket in found {
             let Some(endpoint) = self.endpoints.towards(&socket) else {
                 continue;
             };
-            let connecting = match endpoint.connect_with(secured.config.clone(), socket, &address.host) {
-                Ok(connecting) => connecting,
-                Err(e) => {
+            let connecting = endpoint.connect(secured.config.clone(), socket, &address.host);
+            let error = match tokio::time::timeout(attempt, connecting).await {
+                Err(_) => unreachable(&format!("no answer within {:.1} s", attempt.as_secs_f32())),
+                Ok(Ok((connection, mut refused))) => {
+                    tokio::select! {
+                        hello = hello(&connection, &self.options.client_id, attempt) => hello?,
+                        () = refused.told() => return Err(unreachable(&GONE)),
+                    }
+                    return Ok((connection, refused));
+                }
+                Ok(Err(ConnectError::Invalid(e))) => {
                     return Err(Error::because(ErrorKind::Invalid, format!("address {address}"), e));
                 }
-            };
-            match tokio::time::timeout(attempt, connecting).await {
-                Err(_) => last = unreachable(&format!("no answer within {:.1} s", attempt.as_secs_f32())),
-                Ok(Ok(connection)) => {
-                    hello(&connection, &self.options.client_id, attempt).await?;
-                    return Ok(connection);
-                }
-                Ok(Err(e)) => match refusal(address, &e) {
+                Ok(Err(ConnectError::Lost(e))) => match refusal(address, &e) {
                     Some(refusal) => return Err(refusal.with_source(e)),
-                    None => last = unreachable(&e).with_source(e),
+                    None => unreachable(&e).with_source(e),
                 },
+                Ok(Err(e @ ConnectError::Refused(_))) => unreachable(&e).with_source(e),
+            };
+            if told.as_ref().is_none_or(|told| tells_more(&error) > tells_more(told)) {
+                told = Some(error);
             }
         }
-        Err(last)
+        Err(told.unwrap_or_else(|| unreachable(&"its name has no address that can be used here")))
     }
 
     /// Whom a broker at this address has to be certified by, as things are now.
@@ -457,18 +486,25 @@ fn refusal(address: &Address, error: &ConnectionError) -> Option<Error> {
     }
 }
 
-/// How much an error tells: most that this client is refused for good, less that a broker has answered, least that none
-/// has.
-fn tells_more(error: &Error) -> (bool, bool) {
-    (!error.is_retriable(), error.code().is_some())
+/// How much an error tells: most that this client is refused for good, less that a broker has answered, still less that
+/// none has, and least that none is there.
+fn tells_more(error: &Error) -> (bool, bool, bool) {
+    (!error.is_retriable(), error.code().is_some(), !error.nothing_listens())
 }
 
-/// Logs that a connection is there, and how it ends unless this client ends it.
-async fn report(address: Address, connection: Connection) {
+/// Logs that a connection is there, and how it ends unless this client ends it. It is given up as soon as nothing
+/// listens at its other end, which the connection itself would find out by the idle time-out.
+async fn watch_over(address: Address, connection: Connection, mut refused: Refused) {
     tracing::info!("connected to {address}");
-    match connection.closed().await {
-        quinn::ConnectionError::LocallyClosed => tracing::debug!("the connection to {address} is closed"),
-        why => tracing::warn!("the connection to {address} is lost: {why}"),
+    tokio::select! {
+        why = connection.closed() => match why {
+            ConnectionError::LocallyClosed => tracing::debug!("the connection to {address} is closed"),
+            why => tracing::warn!("the connection to {address} is lost: {why}"),
+        },
+        () = refused.told() => {
+            tracing::warn!("the connection to {address} is lost: {GONE}");
+            connection.close(0u32.into(), b"");
+        }
     }
 }
 

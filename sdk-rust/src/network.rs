@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
-use quinn::Endpoint;
 use thalweg_api::ErrorKind;
+use thalweg_quic::Endpoint;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
@@ -37,7 +37,7 @@ pub(crate) struct Endpoints {
 
 impl Endpoints {
     fn open() -> std::io::Result<Endpoints> {
-        let endpoint = |address| thalweg_quic::endpoint(thalweg_quic::socket(address)?, None, None);
+        let endpoint = |address| Endpoint::new(thalweg_quic::socket(address)?, None, None);
         let v4 = endpoint(SocketAddr::from(([0, 0, 0, 0], 0)))?;
         let v6 = endpoint(SocketAddr::from(([0u16; 8], 0))).ok();
         Ok(Endpoints { v4, v6 })

@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
-use quinn::{Connection, Endpoint, SendStream};
+use quinn::{Connection, SendStream};
 use thalweg_api::{ApiError, ErrorCode, FrameKind, Paged, PeerHello, PeerHelloReply, PeerMessages, Request};
 use thalweg_broker_core::NodeMessage;
 use thalweg_model::{BrokerId, DirectoryId};
-use thalweg_quic::{FrameReader, send, send_with_body};
+use thalweg_quic::{Endpoint, FrameReader, Refused, send, send_with_body};
 use thalweg_wire::{Codec, Frame, encode_message};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
@@ -85,7 +85,7 @@ impl Peers {
         let mut wait = WAIT_MIN;
         loop {
             match self.connect(to).await {
-                Ok((connection, said)) => {
+                Ok((connection, mut refused, said)) => {
                     tracing::info!(broker = %to, "connected to peer");
                     self.troubles.borrow_mut().remove(&to);
                     wait = WAIT_MIN;
@@ -94,6 +94,10 @@ impl Peers {
                     let error = tokio::select! {
                         result = send_all(&connection, said, &self.me.incarnation, &mut queue) => result.err(),
                         error = connection.closed() => Some(error.into()),
+                        () = refused.told() => {
+                            connection.close(CLOSE_GONE.into(), b"");
+                            Some(anyhow!("nothing listens at {} any more", connection.remote_address()))
+                        }
                         Ok(_) = incarnation.wait_for(|now| *now != said) => Some(anyhow!(RENEWED)),
                     };
                     self.connections.borrow_mut().remove(&to);
@@ -117,22 +121,27 @@ impl Peers {
         }
     }
 
-    /// A connection to a broker, and the start that it was told of.
-    async fn connect(&self, to: BrokerId) -> Result<(Connection, u64)> {
+    /// A connection to a broker, word of its end, and the start that the broker was told of.
+    async fn connect(&self, to: BrokerId) -> Result<(Connection, Refused, u64)> {
         let (host, port) = self.address(to).await.context("its address is not known")?;
         let mut found: Vec<_> = tokio::net::lookup_host((host.as_str(), port)).await?.collect();
-        let is_v4 = self.endpoint.local_addr()?.is_ipv4();
+        let is_v4 = self.endpoint.quinn().local_addr()?.is_ipv4();
         found.retain(|a| a.is_ipv4() || !is_v4);
         found.sort_by_key(|a| a.is_ipv6());
         let address = *found.first().with_context(|| format!("{host} has no address that this broker can use"))?;
-        let connecting = self.endpoint.connect_with(self.config.clone(), address, &peer_name(to.0))?;
-        let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.context("no answer")??;
+        let name = peer_name(to.0);
+        let connecting = self.endpoint.connect(self.config.clone(), address, &name);
+        let (connection, mut refused) =
+            tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.context("no answer")??;
         let said = *self.me.incarnation.borrow();
-        let hello = tokio::time::timeout(CONNECT_TIMEOUT, self.greet(&connection, said));
-        let error = match hello.await.context("no answer to the hello")? {
+        let hello = tokio::select! {
+            hello = tokio::time::timeout(CONNECT_TIMEOUT, self.greet(&connection, said)) => hello,
+            () = refused.told() => bail!("nothing listens at {address} any more"),
+        };
+        let error = match hello.context("no answer to the hello")? {
             Ok(Ok(remembered)) => {
                 self.engine.outdated(said, remembered).await;
-                return Ok((connection, said));
+                return Ok((connection, refused, said));
             }
             Ok(Err(ApiError { code, message, .. })) => {
                 match code {
@@ -293,6 +302,8 @@ const PRIORITY_RAFT: i32 = 10;
 const PRIORITY_BULK: i32 = -10;
 /// Code of a connection that is closed because what this broker has said of itself does not hold any more.
 const CLOSE_RENEWED: u32 = 4;
+/// Code of a connection that is closed because nothing listens at its other end.
+const CLOSE_GONE: u32 = 5;
 /// Code of a connection that is closed because of what the other side said.
 const CLOSE_REFUSED: u32 = 3;
 /// Why a connection ends that told of another start of this broker.

@@ -118,7 +118,7 @@ impl Certificates {
 }
 
 /// A UDP endpoint with large kernel buffers; says in the log when the system granted less.
-pub(crate) fn endpoint(address: SocketAddr, certificates: &Certificates) -> Result<quinn::Endpoint> {
+pub(crate) fn endpoint(address: SocketAddr, certificates: &Certificates) -> Result<thalweg_quic::Endpoint> {
     let socket = thalweg_quic::socket(address)?;
     let granted = thalweg_quic::granted_bytes(&socket)?;
     if granted < SOCKET_BUFFER_BYTES {
@@ -129,7 +129,7 @@ pub(crate) fn endpoint(address: SocketAddr, certificates: &Certificates) -> Resu
         );
     }
     let secret = certificates.reset_secret.first_chunk().expect("its length was checked, or it was made anew");
-    Ok(thalweg_quic::endpoint(socket, Some(secret), Some(certificates.server_config()?))?)
+    Ok(thalweg_quic::Endpoint::new(socket, Some(secret), Some(certificates.server_config()?))?)
 }
 
 /// Newcomers that quinn keeps for this broker, and bytes of each that it keeps meanwhile: a few datagrams.
@@ -144,7 +144,12 @@ const ACCEPTED: Side = Side {
     keep_alive: Some(Duration::from_secs(5)),
     idle_timeout: Duration::from_secs(15),
 };
-/// The broker's side of a connection that it makes to a peer. Dead peers are noticed by Raft's heartbeats long before
-/// the idle time-out; this only frees what they held.
-const MADE: Side =
-    Side { connects: true, keep_alive: Some(Duration::from_secs(1)), idle_timeout: Duration::from_secs(3), ..ACCEPTED };
+/// The broker's side of a connection that it makes to a peer. Where nothing has been heard for the time of a heartbeat,
+/// something is sent, because the system at a peer that was killed answers nothing else. A peer whose machine is gone
+/// is noticed by Raft's heartbeats long before the idle time-out; this only frees what it held.
+const MADE: Side = Side {
+    connects: true,
+    keep_alive: Some(Duration::from_millis(50)),
+    idle_timeout: Duration::from_secs(3),
+    ..ACCEPTED
+};

@@ -6,9 +6,11 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TransportConfig};
+use quinn::{ClientConfig, Connection, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TransportConfig};
 use rustls::CipherSuite;
 use rustls::crypto::CryptoProvider;
+
+use crate::refusals::{Refusals, Refused};
 
 /// A UDP socket that is bound to `address`, with large kernel buffers as far as the system grants them.
 ///
@@ -33,34 +35,90 @@ pub fn granted_bytes(socket: &UdpSocket) -> io::Result<usize> {
     Ok(socket.recv_buffer_size()?.min(socket.send_buffer_size()?) / 2)
 }
 
-/// quinn's endpoint over a socket, on tokio. With `server` it accepts connections; it can make some either way.
-///
-/// From `reset_secret` come the key of stateless resets and that of connection ids. A process that is started again
-/// with the same secret can tell those whom it was connected with at once that their connections are gone; without one
-/// the keys are random, and they find out by the idle time-out.
-///
-/// # Errors
-/// Those of the system.
-///
-/// # Panics
-/// Outside a tokio runtime.
-pub fn endpoint(
-    socket: UdpSocket,
-    reset_secret: Option<&[u8; RESET_SECRET_BYTES]>,
-    server: Option<ServerConfig>,
-) -> io::Result<Endpoint> {
-    let mut config = match reset_secret {
-        None => EndpointConfig::default(),
-        Some(secret) => {
-            let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
-            let cid_key = u64::from_le_bytes(*secret.first_chunk().expect("longer than eight bytes"));
-            let mut config = EndpointConfig::new(Arc::new(reset_key));
-            config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid_key)));
-            config
+/// quinn's endpoint over a socket, on tokio, and word of where nothing listens. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    quinn: quinn::Endpoint,
+    refusals: Refusals,
+}
+
+impl Endpoint {
+    /// An endpoint over `socket`. With `server` it accepts connections; it can make some either way.
+    ///
+    /// From `reset_secret` come the key of stateless resets and that of connection ids. A process that is started again
+    /// with the same secret can tell those whom it was connected with at once that their connections are gone; without
+    /// one the keys are random, and they find out by the idle time-out.
+    ///
+    /// # Errors
+    /// Those of the system.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn new(
+        socket: UdpSocket,
+        reset_secret: Option<&[u8; RESET_SECRET_BYTES]>,
+        server: Option<ServerConfig>,
+    ) -> io::Result<Endpoint> {
+        let mut config = match reset_secret {
+            None => EndpointConfig::default(),
+            Some(secret) => {
+                let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
+                let cid_key = u64::from_le_bytes(*secret.first_chunk().expect("longer than eight bytes"));
+                let mut config = EndpointConfig::new(Arc::new(reset_key));
+                config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid_key)));
+                config
+            }
+        };
+        config.max_udp_payload_size(MTU_MAX).expect("above QUIC's least size, 1,200 bytes");
+        let refusals = Refusals::default();
+        #[cfg(target_os = "linux")]
+        let socket = crate::udp::wrap(socket, refusals.clone())?;
+        #[cfg(not(target_os = "linux"))]
+        let socket = quinn::Runtime::wrap_udp_socket(&quinn::TokioRuntime, socket)?;
+        let quinn = quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(quinn::TokioRuntime))?;
+        Ok(Endpoint { quinn, refusals })
+    }
+
+    /// quinn's own, which accepts connections, and closes all of them.
+    pub fn quinn(&self) -> &quinn::Endpoint {
+        &self.quinn
+    }
+
+    /// Connects, for as long as it takes: how long that may be is left to the caller. With the connection comes word of
+    /// whether its other end is gone: whoever hears of it closes the connection, which knows nothing of it.
+    ///
+    /// Where the system tells (Linux), that takes the round trip of one datagram. ICMP messages can be wrong: what was
+    /// refused a moment ago may be there now, so a caller tries again as after any other failure.
+    ///
+    /// # Errors
+    /// [`ConnectError`]'s.
+    pub async fn connect(
+        &self,
+        config: ClientConfig,
+        address: SocketAddr,
+        name: &str,
+    ) -> Result<(Connection, Refused), ConnectError> {
+        let mut refused = self.refusals.watch(address);
+        let connecting = self.quinn.connect_with(config, address, name)?;
+        tokio::select! {
+            connection = connecting => Ok((connection?, refused)),
+            () = refused.told() => Err(ConnectError::Refused(address)),
         }
-    };
-    config.max_udp_payload_size(MTU_MAX).expect("above QUIC's least size, 1,200 bytes");
-    Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime))
+    }
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The system at the address says that no process has bound the port.
+    #[error("nothing listens at {0}")]
+    Refused(SocketAddr),
+    /// The address or the name cannot be connected to.
+    #[error(transparent)]
+    Invalid(#[from] quinn::ConnectError),
+    /// The handshake failed.
+    #[error(transparent)]
+    Lost(#[from] quinn::ConnectionError),
 }
 
 /// What each side of a connection sets for itself. The other settings are the same on both.
@@ -111,7 +169,7 @@ pub fn crypto_provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-/// Bytes of the secret from which [`endpoint`] makes an identity that survives a restart.
+/// Bytes of the secret from which [`Endpoint::new`] makes an identity that survives a restart.
 pub const RESET_SECRET_BYTES: usize = 32;
 /// Bytes that [`socket`] asks for in each of the kernel's two buffers, the one for receiving and the one for sending.
 pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;

@@ -161,7 +161,7 @@ mod tests {
     use thalweg_wire::{encode, proto};
 
     use super::*;
-    use crate::{Side, crypto_provider, endpoint, socket, transport};
+    use crate::{Endpoint, Side, crypto_provider, socket, transport};
 
     const SIDE: Side = Side {
         connects: false,
@@ -202,11 +202,11 @@ mod tests {
         client.transport_config(Arc::new(transport(Side { connects: true, ..SIDE })));
 
         let any = (Ipv4Addr::LOCALHOST, 0).into();
-        let accepting = endpoint(socket(any).unwrap(), Some(&[7; 32]), Some(server)).unwrap();
-        let connecting = endpoint(socket(any).unwrap(), None, None).unwrap();
-        let to = accepting.local_addr().unwrap();
+        let accepting = Endpoint::new(socket(any).unwrap(), Some(&[7; 32]), Some(server)).unwrap();
+        let connecting = Endpoint::new(socket(any).unwrap(), None, None).unwrap();
+        let to = accepting.quinn().local_addr().unwrap();
         let reading = async {
-            let connection = accepting.accept().await.unwrap().await.unwrap();
+            let connection = accepting.quinn().accept().await.unwrap().await.unwrap();
             let mut frames = FrameReader::with_gate(connection.accept_uni().await.unwrap(), gate);
             let mut all = Vec::new();
             loop {
@@ -218,7 +218,7 @@ mod tests {
             }
         };
         let writing = async {
-            let connection = connecting.connect_with(client, to, "localhost").unwrap().await.unwrap();
+            let connection = connecting.connect(client, to, "localhost").await.unwrap().0;
             write(connection.open_uni().await.unwrap()).await;
             // Otherwise the connection would be closed before everything has left.
             connection
