@@ -34,7 +34,7 @@ pub(crate) struct Ctx {
     /// What watchers of topics are told.
     pub(crate) feed: Feed,
     /// How connections from this machine are accepted: they do not go on from another address.
-    pub(crate) stays: Arc<quinn::ServerConfig>,
+    pub(crate) stays: RefCell<Arc<quinn::ServerConfig>>,
     /// Held while `__consumer_offsets` is made: however many ask for it at once, it is asked for once.
     pub(crate) makes_offsets_topic: Mutex<()>,
     pub(crate) cluster_id: String,

@@ -15,6 +15,7 @@ mod limits;
 mod metrics;
 mod plugins;
 mod refusal;
+mod repeats;
 mod service;
 mod start;
 mod stream;

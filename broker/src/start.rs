@@ -15,7 +15,7 @@ use thalweg_broker_core::{METADATA, Node};
 use thalweg_commit_log::{Completion, Config, Damage};
 use thalweg_model::BrokerId;
 use thalweg_quic::Endpoint;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::{JoinError, JoinHandle, spawn_local};
 use uuid::Uuid;
@@ -42,7 +42,8 @@ use crate::transport::places::Places;
 use crate::transport::tls::{self, Certificates};
 use crate::transport::{accept, http};
 
-/// Serves until `stop` ends, then writes everything to segments and returns.
+/// Serves until `stop` ends, then writes everything to segments and returns. For each value of `reload` it reads its
+/// certificates again: connections that are made from then on have the new ones.
 ///
 /// Call it inside a current-thread runtime, within a `LocalSet`. `listening` is called with the address of QUIC and the
 /// CA to trust before the first client is answered, `started` once clients are served.
@@ -54,13 +55,18 @@ pub async fn run(
     listening: impl FnOnce(SocketAddr, &str),
     started: impl FnOnce(&Started),
     stop: impl Future<Output = ()>,
+    reload: Receiver<()>,
 ) -> Result<()> {
     let mut stop = std::pin::pin!(stop);
     config.clients.check()?;
     descriptors::raise_limit();
     let opened = open(&config)?;
     let ports = listen(&config, &opened).await?;
+    let tls_dir = config.member.as_ref().map_or_else(|| own_tls(&opened.directory), |m| m.tls_dir.clone());
     let mut running = join(config, &opened, &ports)?;
+    let folders = (opened.directory.path.clone(), tls_dir);
+    let reloading = reload_certificates(running.ctx.clone(), ports.endpoint.quinn().clone(), folders, reload);
+    running.tasks.push(spawn_local(reloading));
     listening(ports.address, &opened.certificates.ca_pem);
     let served = serve(&mut running, &opened, &ports, started, stop.as_mut()).await;
     end(running, ports, served).await
@@ -142,7 +148,7 @@ fn join(config: BrokerConfig, opened: &Opened, ports: &Ports) -> Result<Running>
         windows: Windows::new(config.clients.memory_bytes),
         refusals: Refusals::new(ports.metrics.clone()),
         feed: Feed::default(),
-        stays: Arc::new(certificates.staying_config()?),
+        stays: RefCell::new(Arc::new(certificates.staying_config()?)),
         makes_offsets_topic: Mutex::default(),
         cluster_id: member.cluster_id.to_string(),
         broker_id: BrokerId(directory.identity.broker_id),
@@ -225,6 +231,33 @@ fn say_damaged(damage: &Damage, metrics: &Metrics) {
         }
         Damage::Rot { partition, what } => {
             tracing::error!(%partition, %what, "partition is offline: stored data is damaged");
+        }
+    }
+}
+
+/// Reads the certificates again whenever it is asked to. Those that do not read change nothing.
+async fn reload_certificates(
+    ctx: Rc<Ctx>,
+    endpoint: quinn::Endpoint,
+    (root, tls_dir): (PathBuf, PathBuf),
+    mut reload: Receiver<()>,
+) {
+    while reload.recv().await.is_some() {
+        let read = || -> Result<_> {
+            let certificates = Certificates::open(&root, &tls_dir, false)?;
+            Ok((certificates.server_config()?, certificates.staying_config()?, certificates.peer_config()?))
+        };
+        match read() {
+            Ok((server, staying, peer)) => {
+                endpoint.set_server_config(Some(server));
+                ctx.stays.replace(Arc::new(staying));
+                ctx.peers.set_config(peer);
+                tracing::info!(folder = %tls_dir.display(), "the certificates were read again");
+            }
+            Err(error) => tracing::error!(
+                folder = %tls_dir.display(), error = format!("{error:#}"),
+                "the certificates do not read, those from before stay in use"
+            ),
         }
     }
 }

@@ -112,12 +112,8 @@ pub(crate) enum PartitionCommand {
 }
 
 fn spec(text: &str) -> Result<BrokerSpec, String> {
-    let parse = || {
-        let (id, place) = text.split_once('@')?;
-        let (host, port) = place.rsplit_once(':')?;
-        Some(BrokerSpec { id: id.parse().ok()?, host: host.to_owned(), port: port.parse().ok()? })
-    };
-    parse().ok_or_else(|| format!("{text:?} does not look like 1@host.example:9460"))
+    let parsed: Result<BrokerSpec> = text.parse();
+    parsed.map_err(|e| format!("{e}; a broker looks like 1@host.example:9460"))
 }
 
 impl ClusterCommand {
@@ -132,6 +128,9 @@ impl ClusterCommand {
                 for folder in folders {
                     println!("  thalweg serve --config {}", folder.join("broker.toml").display());
                 }
+                println!();
+                println!("Metrics and health are for the broker's own machine only, until `http` in broker.toml names");
+                println!("another address.");
                 Ok(())
             }
             ClusterCommand::Add { dir, broker } => {
@@ -145,7 +144,7 @@ impl ClusterCommand {
             ClusterCommand::Certify { dir, name } => {
                 let (certificate, key) = certify_client(&dir, &name)?;
                 println!("made a certificate for {name}. Use it with:");
-                println!("  thalweg … --cert {} --key {}", certificate.display(), key.display());
+                println!("  thalweg … --cert {} --cert-key {}", certificate.display(), key.display());
                 Ok(())
             }
             ClusterCommand::Recover { config: Some(file), accept_loss, connect, .. } => {

@@ -19,11 +19,11 @@ pub(crate) struct Connect {
     #[arg(long, env = "THALWEG_CA", value_name = "FILE", global = true)]
     ca: Option<std::path::PathBuf>,
     /// File with a client certificate (PEM), for changing the cluster from another machine
-    #[arg(long, env = "THALWEG_CERT", value_name = "FILE", requires = "key", global = true)]
+    #[arg(long, env = "THALWEG_CERT", value_name = "FILE", requires = "cert_key", global = true)]
     cert: Option<std::path::PathBuf>,
     /// File with the certificate's key (PEM)
-    #[arg(long, env = "THALWEG_KEY", value_name = "FILE", global = true)]
-    key: Option<std::path::PathBuf>,
+    #[arg(long, env = "THALWEG_CERT_KEY", value_name = "FILE", requires = "cert", global = true)]
+    cert_key: Option<std::path::PathBuf>,
     /// How long to go on trying [default: 30s, and not at all where nothing listens]
     #[arg(long, env = "THALWEG_TIMEOUT", global = true)]
     #[arg(value_parser = humantime::parse_duration)]
@@ -43,7 +43,7 @@ impl Connect {
                 std::fs::read(path).map_err(|e| anyhow::anyhow!("CA file {} does not read: {e}", path.display()))?;
             builder = builder.ca_pem(pem);
         }
-        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
+        if let (Some(cert), Some(key)) = (&self.cert, &self.cert_key) {
             let read = |path: &std::path::Path| {
                 std::fs::read(path).map_err(|e| anyhow::anyhow!("{} does not read: {e}", path.display()))
             };

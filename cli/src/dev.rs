@@ -5,13 +5,15 @@ use std::future::Future;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::task::Poll;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use thalweg::{DevContext, dev_context_path};
-use thalweg_broker::{BrokerConfig, BrokerSpec, ClientSettings, GroupSettings, Started, init_cluster};
+use thalweg_broker::{BrokerConfig, BrokerSpec, ClientSettings, ConfigFile, GroupSettings, Started, init_cluster};
 use thalweg_model::counted;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::output::say;
 
@@ -79,6 +81,7 @@ impl Dev {
             |address, ca_pem| context = write_context(address.port(), ca_pem),
             |started| announce(started, &data_dir, is_temporary),
             stop,
+            hang_ups()?,
         )
         .await;
         if let Some(path) = context {
@@ -97,6 +100,20 @@ pub(crate) fn stopped() -> Result<impl Future<Output = ()>> {
             _ = tokio::signal::ctrl_c() => {}
         }
     })
+}
+
+/// A value for each SIGHUP, which ends nothing from here on: a broker reads its certificates again, as daemons do, and
+/// outlives the terminal that it was started from.
+pub(crate) fn hang_ups() -> Result<Receiver<()>> {
+    let mut hang_ups = signal(SignalKind::hangup())?;
+    let (sender, receiver) = channel(1);
+    tokio::task::spawn_local(async move {
+        while hang_ups.recv().await.is_some() {
+            // One that waits already is for this one too.
+            let _ = sender.try_send(());
+        }
+    });
+    Ok(receiver)
 }
 
 /// A broker of a dev cluster.
@@ -118,48 +135,54 @@ impl Dev {
             };
             init_cluster(root, &ports.iter().enumerate().map(spec).collect::<Vec<_>>())?;
         }
+        // A directory from before has its own.
+        let made = (1..).zip(&ports).map(|(id, (_, http)): (u32, _)| {
+            let config = ConfigFile::read(&root.join(format!("broker-{id}/broker.toml")))?;
+            Ok((config.listen.port(), *http))
+        });
+        let ports = made.collect::<Result<Vec<_>>>()?;
         let ca_pem = std::fs::read_to_string(root.join("ca.pem")).context("read the cluster's CA")?;
-        let stop = stopped()?;
-        let mut starting = Vec::new();
-        for (i, (_, http)) in ports.iter().enumerate() {
-            starting.push(self.start(root, i as u32 + 1, *http));
-        }
+        check_free(&ports)?;
+        let (stop, hang_ups) = (stopped()?, hang_ups()?);
+        // Before anybody is answered: a client that connects meanwhile trusts what it finds there.
+        let contexts: Vec<PathBuf> = ports.iter().filter_map(|(port, _)| write_context(*port, &ca_pem)).collect();
+        let result = self.run_cluster(root, is_temporary, &ports, (stop, hang_ups)).await;
+        contexts.into_iter().for_each(|path| drop(std::fs::remove_file(path)));
+        result
+    }
+
+    /// Starts the brokers and waits for the end.
+    async fn run_cluster(
+        &self,
+        root: &Path,
+        is_temporary: bool,
+        ports: &[(u16, u16)],
+        (stop, mut hang_ups): (impl Future<Output = ()>, Receiver<()>),
+    ) -> Result<()> {
+        let mut stop = std::pin::pin!(stop);
         // All at once: a cluster is there when enough of it is.
-        let mut brokers = Vec::new();
-        for broker in futures_join(starting).await {
-            brokers.push(broker?);
-        }
-        let contexts: Vec<PathBuf> = brokers.iter().filter_map(|b| write_context(b.port, &ca_pem)).collect();
+        let starting = ports.iter().enumerate().map(|(i, (_, http))| self.start(root, i as u32 + 1, *http));
+        let mut brokers = tokio::select! {
+            started = all_or_first_error(starting.collect()) => started?,
+            () = stop.as_mut() => return Ok(()),
+        };
         announce_cluster(&brokers, root, is_temporary);
+        let pids: Vec<u32> = brokers.iter().filter_map(|b| b.child.id()).collect();
         let mut watched: Vec<_> = brokers.iter_mut().map(|b| &mut b.child).collect();
-        let ended = async {
-            // One that dies is only noted: the others go on, and that is what a cluster is for.
-            let mut noted = vec![false; watched.len()];
-            loop {
-                for (i, child) in watched.iter_mut().enumerate() {
-                    if let (false, Ok(Some(status))) = (noted[i], child.try_wait()) {
-                        noted[i] = true;
-                        let again = root.join(format!("broker-{}/broker.toml", i + 1));
-                        let what = format!("broker {} has ended ({status}); start it again with:", i + 1);
-                        let _ = writeln!(std::io::stderr(), "{what}\n  thalweg serve --config {}", again.display());
-                    }
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let hung_up = async {
+            while hang_ups.recv().await.is_some() {
+                pids.iter().for_each(|pid| send("-HUP", *pid));
             }
         };
         tokio::select! {
             () = stop => {}
-            () = ended => {}
+            () = note_ends(&mut watched, root) => {}
+            () = hung_up => {}
         }
-        for broker in &brokers {
-            if let Some(pid) = broker.child.id() {
-                let _ = std::process::Command::new("kill").arg(pid.to_string()).status();
-            }
-        }
+        brokers.iter().filter_map(|b| b.child.id()).for_each(|pid| send("-TERM", pid));
         for broker in &mut brokers {
             let _ = tokio::time::timeout(std::time::Duration::from_secs(15), broker.child.wait()).await;
         }
-        contexts.into_iter().for_each(|path| drop(std::fs::remove_file(path)));
         Ok(())
     }
 
@@ -171,8 +194,11 @@ impl Dev {
         };
         (0..self.brokers as u16)
             .map(|i| {
-                let http = if self.http_port == 0 { 0 } else { self.http_port + 10 * i };
-                let port = if self.port == 0 { free()? } else { self.port + 10 * i };
+                let next = |first: u16| {
+                    first.checked_add(10 * i).with_context(|| format!("{first} leaves too few ports for the others"))
+                };
+                let http = if self.http_port == 0 { 0 } else { next(self.http_port)? };
+                let port = if self.port == 0 { free()? } else { next(self.port)? };
                 Ok((port, http))
             })
             .collect()
@@ -188,6 +214,7 @@ impl Dev {
             .arg(&config)
             .args(["--http", &format!("127.0.0.1:{http}"), "--topics-on-first-use", "true"])
             .args(["--module-bytes-max", &self.module_bytes_max.to_string()])
+            .args(["--parent", &std::process::id().to_string()])
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::piped())
             .kill_on_drop(true)
@@ -209,22 +236,65 @@ impl Dev {
     }
 }
 
-/// Waits for all of them.
-async fn futures_join<T>(all: Vec<impl Future<Output = T>>) -> Vec<T> {
+/// Says so when a broker ends, for ever: the others go on, and that is what a cluster is for.
+async fn note_ends(children: &mut [&mut tokio::process::Child], root: &Path) {
+    let mut noted = vec![false; children.len()];
+    loop {
+        for (i, child) in children.iter_mut().enumerate() {
+            if let (false, Ok(Some(status))) = (noted[i], child.try_wait()) {
+                noted[i] = true;
+                let again = root.join(format!("broker-{}/broker.toml", i + 1));
+                let what = format!("broker {} has ended ({status}); start it again with:", i + 1);
+                let _ = writeln!(std::io::stderr(), "{what}\n  thalweg serve --config {}", again.display());
+            }
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    }
+}
+
+/// Fails where one of the ports (QUIC's, HTTP's) of a broker is taken: the broker would end, and leave the others
+/// waiting for it.
+fn check_free(ports: &[(u16, u16)]) -> Result<()> {
+    let mut taken = Vec::new();
+    for (quic, http) in ports {
+        if std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, *quic)).is_err() {
+            taken.push(format!("{quic} (UDP)"));
+        }
+        if *http != 0 && std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, *http)).is_err() {
+            taken.push(format!("{http} (TCP)"));
+        }
+    }
+    let list = taken.join(", ");
+    ensure!(
+        taken.is_empty(),
+        "ports in use: {list}. Is another `thalweg dev` running? Choose others with --port and --http-port"
+    );
+    Ok(())
+}
+
+fn send(signal: &str, pid: u32) {
+    let _ = std::process::Command::new("kill").args([signal, &pid.to_string()]).status();
+}
+
+/// Waits for all of them, or for the first that fails.
+async fn all_or_first_error<T>(all: Vec<impl Future<Output = Result<T>>>) -> Result<Vec<T>> {
     let mut pinned: Vec<_> = all.into_iter().map(Box::pin).collect();
     let mut done: Vec<Option<T>> = pinned.iter().map(|_| None).collect();
     std::future::poll_fn(|context| {
         for (future, done) in pinned.iter_mut().zip(&mut done) {
             if done.is_none()
-                && let std::task::Poll::Ready(value) = future.as_mut().poll(context)
+                && let Poll::Ready(value) = future.as_mut().poll(context)
             {
-                *done = Some(value);
+                match value {
+                    Ok(value) => *done = Some(value),
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
             }
         }
-        if done.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        if done.iter().all(Option::is_some) { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
-    .await;
-    done.into_iter().map(|d| d.expect("all are done")).collect()
+    .await?;
+    Ok(done.into_iter().map(|d| d.expect("all are done")).collect())
 }
 
 fn announce_cluster(brokers: &[Process], root: &Path, is_temporary: bool) {

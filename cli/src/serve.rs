@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use thalweg_broker::{BrokerConfig, ConfigFile, GroupSettings};
 
-use crate::dev::{COMPILE_COMMAND, stopped};
+use crate::dev::{COMPILE_COMMAND, hang_ups, stopped};
 use crate::output::say;
 
 /// Runs one broker of a cluster that `thalweg cluster init` has made
@@ -66,10 +66,30 @@ pub(crate) struct Serve {
     /// Clients that may be connected from one address
     #[arg(long, env = "THALWEG_CONNECTIONS_PER_ADDRESS_MAX")]
     connections_per_address_max: Option<usize>,
+    /// Ends when this process does, which has started it; `thalweg dev` says so to its brokers
+    #[arg(long, hide = true)]
+    parent: Option<i32>,
+}
+
+/// Has this process stopped when the one with this id ends, however that comes about. On Linux only.
+fn end_with(parent: i32) -> Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+        set_parent_process_death_signal(Some(Signal::TERM)).context("ask for the end of the parent")?;
+        // It may have come before that.
+        anyhow::ensure!(getppid().is_some_and(|p| p.as_raw_nonzero().get() == parent), "process {parent} has ended");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = parent;
+    Ok(())
 }
 
 impl Serve {
     pub(crate) async fn run(self) -> Result<()> {
+        if let Some(parent) = self.parent {
+            end_with(parent)?;
+        }
         let mut file = ConfigFile::read(&self.config)?;
         macro_rules! take {
             ($($key:ident)*) => {$(
@@ -104,6 +124,6 @@ impl Serve {
             say!("Thalweg broker {id} on thalweg://{advertised}");
             say!("  metrics  http://{}/metrics", started.http);
         };
-        thalweg_broker::run(config, |_, _| {}, announce, stopped()?).await
+        thalweg_broker::run(config, |_, _| {}, announce, stopped()?, hang_ups()?).await
     }
 }

@@ -14,6 +14,7 @@ mod hostile;
 mod impostors;
 mod kit;
 mod load;
+mod operator;
 mod plugins;
 mod raw;
 mod records;

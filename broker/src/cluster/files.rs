@@ -9,12 +9,14 @@
 //! ```
 //! A broker's folder is all that its machine needs.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use thalweg_model::check_topic_name;
+use thalweg_model::limits::{MODULE_BYTES_CEILING, MODULE_BYTES_MAX, PARTITIONS_MAX};
 use uuid::Uuid;
 
 use crate::cluster::authority::{Authority, is_reserved};
@@ -23,7 +25,7 @@ use crate::config::{ClientSettings, GroupSettings, Member};
 use crate::engine::files::{make_folders, write_durably};
 
 /// A broker to be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerSpec {
     /// Its number, from 1.
     pub id: u32,
@@ -31,6 +33,57 @@ pub struct BrokerSpec {
     pub host: String,
     /// The port of QUIC on that host.
     pub port: u16,
+}
+
+impl FromStr for BrokerSpec {
+    type Err = anyhow::Error;
+
+    /// Reads "id@host:port"; an IPv6 address stands in brackets.
+    fn from_str(text: &str) -> Result<BrokerSpec> {
+        let (id, place) = text.split_once('@').with_context(|| format!("{text:?} is no \"id@host:port\""))?;
+        let id = id.parse().with_context(|| format!("{text:?} has no number before the @"))?;
+        let (host, port) = address(place)?;
+        Ok(BrokerSpec { id, host, port })
+    }
+}
+
+impl BrokerSpec {
+    /// "host:port", with brackets around an IPv6 address.
+    fn address(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+
+    /// Where the broker listens, unless the operator says something else: on loopback for a name or an address of it,
+    /// else on all addresses of the family that it is reached by.
+    fn listen(&self) -> SocketAddr {
+        let ip = match self.host.parse::<IpAddr>() {
+            Ok(ip) if ip.is_loopback() => ip,
+            Ok(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+            Err(_) if self.host == "localhost" => Ipv4Addr::LOCALHOST.into(),
+            _ => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        SocketAddr::new(ip, self.port)
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!(self.id > 0, "broker ids start with 1");
+        ensure!(self.port > 0, "broker {} has port 0, by which nobody can reach it; choose another", self.id);
+        check_host(&self.host)
+    }
+}
+
+/// Host and port of "host:port", the host without brackets.
+fn address(text: &str) -> Result<(String, u16)> {
+    let (host, port) = text.rsplit_once(':').with_context(|| format!("{text:?} is no \"host:port\""))?;
+    let port = port.parse().with_context(|| format!("{text:?} has no port"))?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    ensure!(bare.is_some() || !host.contains(':'), "{text:?}: an IPv6 address stands in brackets, as in [::1]:9460");
+    let host = bare.unwrap_or(host);
+    ensure!(!host.is_empty(), "{text:?} has no host");
+    Ok((host.to_owned(), port))
 }
 
 /// `broker.toml`: everything that one broker of a cluster needs to know. Paths are relative to the file.
@@ -100,19 +153,22 @@ fn offsets_retention_ms() -> u64 {
 }
 
 fn module_bytes_max() -> usize {
-    thalweg_model::limits::MODULE_BYTES_MAX
+    MODULE_BYTES_MAX
 }
 
 /// Makes a cluster's files in `root`, which must not hold one yet; answers with the brokers' folders.
 ///
 /// # Errors
-/// A number used twice, a folder that cannot be written, a cluster that is there already.
+/// A number or an address used twice, port 0, a folder that cannot be written, a cluster that is there already.
 pub fn init_cluster(root: &Path, brokers: &[BrokerSpec]) -> Result<Vec<PathBuf>> {
     ensure!(!brokers.is_empty(), "a cluster has at least one broker");
-    for broker in brokers {
-        ensure!(broker.id > 0, "broker ids start with 1");
-        ensure!(brokers.iter().filter(|b| b.id == broker.id).count() == 1, "broker id {} stands twice", broker.id);
-        check_host(&broker.host)?;
+    for (i, broker) in brokers.iter().enumerate() {
+        broker.check()?;
+        for other in &brokers[..i] {
+            ensure!(other.id != broker.id, "broker id {} stands twice", broker.id);
+            let is_same = other.address() == broker.address();
+            ensure!(!is_same, "brokers {} and {} have one address, {}", other.id, broker.id, broker.address());
+        }
     }
     ensure!(
         !root.join("ca.key").exists(),
@@ -124,8 +180,7 @@ pub fn init_cluster(root: &Path, brokers: &[BrokerSpec]) -> Result<Vec<PathBuf>>
     authority.write(root)?;
     let cluster_id = Uuid::now_v7();
     let wanted = if brokers.len() >= 2 * CONTROLLERS_USUAL { 5 } else { CONTROLLERS_USUAL };
-    let controllers: Vec<String> =
-        brokers.iter().take(wanted).map(|b| format!("{}@{}:{}", b.id, b.host, b.port)).collect();
+    let controllers: Vec<String> = brokers.iter().take(wanted).map(|b| format!("{}@{}", b.id, b.address())).collect();
     let folders = brokers.iter().enumerate().map(|(i, broker)| {
         let folder = make_broker(root, &authority, cluster_id, &controllers, broker)?;
         if i < wanted {
@@ -142,17 +197,20 @@ pub fn init_cluster(root: &Path, brokers: &[BrokerSpec]) -> Result<Vec<PathBuf>>
 /// Makes the files of one more broker of the cluster in `root`; answers with its folder.
 ///
 /// # Errors
-/// No cluster there, a number that is taken, a folder that cannot be written.
+/// No cluster there, a number or an address that is taken, a folder that cannot be written.
 pub fn add_broker(root: &Path, broker: &BrokerSpec) -> Result<PathBuf> {
-    check_host(&broker.host)?;
+    broker.check()?;
     let authority = Authority::open(root).context("that folder holds no cluster; `thalweg cluster init` makes one")?;
     let folder = root.join(format!("broker-{}", broker.id));
     ensure!(!folder.exists(), "{} is there already: choose another broker id", folder.display());
-    let other = std::fs::read_dir(root)?
-        .filter_map(|e| Some(e.ok()?.path().join("broker.toml")))
-        .find(|f| f.exists())
-        .context("no broker of the cluster is there whose configuration says which cluster it is")?;
-    let config = ConfigFile::read(&other)?;
+    let files = std::fs::read_dir(root)?.filter_map(|e| Some(e.ok()?.path().join("broker.toml")));
+    let others = files.filter(|f| f.exists()).map(|f| ConfigFile::read(&f)).collect::<Result<Vec<_>>>()?;
+    let config =
+        others.first().context("no broker of the cluster is there whose configuration says which cluster it is")?;
+    for other in &others {
+        let is_same = other.advertised == broker.address();
+        ensure!(!is_same, "broker {} has that address already: {}", other.broker_id, other.advertised);
+    }
     make_broker(root, &authority, config.cluster_id, &config.controllers, broker)
 }
 
@@ -188,16 +246,17 @@ fn make_broker(
 ) -> Result<PathBuf> {
     let folder = root.join(format!("broker-{}", broker.id));
     authority.certify_broker(root, &folder.join("tls"), broker.id, std::slice::from_ref(&broker.host))?;
-    let is_local = broker.host == "localhost" || broker.host.starts_with("127.");
-    let any = if is_local { [127, 0, 0, 1] } else { [0, 0, 0, 0] };
+    let listen = broker.listen();
+    // Several of one cluster may stand on this machine, and then each has a port of QUIC of its own.
+    let http_port = if listen.ip().is_loopback() { broker.port.checked_add(1).unwrap_or(0) } else { HTTP_PORT };
     let config = ConfigFile {
         cluster_id,
         broker_id: broker.id,
         data_dir: "data".into(),
         tls_dir: "tls".into(),
-        listen: SocketAddr::from((any, broker.port)),
-        advertised: format!("{}:{}", broker.host, broker.port),
-        http: SocketAddr::from(([127, 0, 0, 1], if is_local { 0 } else { 9461 })),
+        listen,
+        advertised: broker.address(),
+        http: SocketAddr::from((Ipv4Addr::LOCALHOST, http_port)),
         controllers: controllers.to_vec(),
         rack: String::new(),
         topics_on_first_use: false,
@@ -209,6 +268,8 @@ fn make_broker(
         connections_per_address_max: connections_per_address_max(),
     };
     let text = toml::to_string_pretty(&config).context("write the configuration")?;
+    let text = text.replace("\nhttp = ", &format!("\n{ABOUT_HTTP}\nhttp = "));
+    let text = text.replace("\nlisten = ", &format!("\n{ABOUT_LISTEN}\nlisten = "));
     write_durably(root, &folder.join("broker.toml"), text.as_bytes())?;
     Ok(folder)
 }
@@ -242,26 +303,30 @@ impl ConfigFile {
     /// The broker's place in its cluster.
     ///
     /// # Errors
-    /// Addresses that do not parse.
+    /// Addresses that do not parse, and values that a broker cannot run with; each names its key.
     pub fn member(&self) -> Result<Member> {
-        let address = |text: &str| -> Result<(String, u16)> {
-            let (host, port) = text.rsplit_once(':').with_context(|| format!("{text:?} is no \"host:port\""))?;
-            let port = port.parse().with_context(|| format!("{text:?} has no port"))?;
-            Ok((host.trim_start_matches('[').trim_end_matches(']').to_owned(), port))
-        };
-        let controller = |text: &String| -> Result<(u32, String, u16)> {
-            let (id, place) =
-                text.split_once('@').with_context(|| format!("controller {text:?} is no \"id@host:port\""))?;
-            let id = id.parse().with_context(|| format!("controller {text:?} has no number before the @"))?;
-            let (host, port) = address(place).context("controllers")?;
-            Ok((id, host, port))
-        };
+        let controllers = self.controllers.iter().map(|text| text.parse::<BrokerSpec>());
+        let controllers = controllers.collect::<Result<Vec<_>>>().context("controllers")?;
+        ensure!(!controllers.is_empty(), "controllers: none is named");
+        ensure!(self.broker_id > 0, "broker_id: broker ids start with 1");
+        let partitions = 1..=PARTITIONS_MAX;
+        ensure!(
+            partitions.contains(&self.offsets_partitions),
+            "offsets_partitions = {}: a number from 1 to {PARTITIONS_MAX}, or leave it out for {}",
+            self.offsets_partitions,
+            offsets_partitions()
+        );
+        ensure!(
+            self.module_bytes_max <= MODULE_BYTES_CEILING,
+            "module_bytes_max = {}: at most {MODULE_BYTES_CEILING}",
+            self.module_bytes_max
+        );
         Ok(Member {
             cluster_id: self.cluster_id,
             broker_id: self.broker_id,
             advertised: address(&self.advertised).context("advertised")?,
             rack: self.rack.clone(),
-            controllers: self.controllers.iter().map(controller).collect::<Result<_>>()?,
+            controllers: controllers.into_iter().map(|c| (c.id, c.host, c.port)).collect(),
             tls_dir: self.tls_dir.clone(),
         })
     }
@@ -271,6 +336,13 @@ impl ConfigFile {
 const HOST_BYTES_MAX: usize = 255;
 /// Controllers of a cluster that is made at once.
 const CONTROLLERS_USUAL: usize = 3;
+/// TCP port of metrics and health of a broker that has its machine for itself.
+const HTTP_PORT: u16 = 9461;
+/// Comments of the configuration file, above the keys that operators change.
+const ABOUT_LISTEN: &str = "# UDP. All addresses of IPv4 are 0.0.0.0; those of IPv6 as well are \"[::]:PORT\".";
+const ABOUT_HTTP: &str = "\
+# TCP: /metrics, /healthz and /readyz. Only this machine reaches 127.0.0.1: for Prometheus on another one, name
+# an address that it reaches and nobody else does.";
 
 #[cfg(test)]
 mod tests {

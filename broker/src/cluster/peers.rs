@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::cluster::authority::peer_name;
 use crate::engine::handle::EngineHandle;
 use crate::engine::outbox::{Opened, Outbox, Queue};
+use crate::repeats::Repeats;
 
 /// Who this broker is to its peers.
 #[derive(Clone, Debug)]
@@ -38,7 +39,8 @@ pub(crate) struct Me {
 /// See the module.
 pub(crate) struct Peers {
     endpoint: Endpoint,
-    config: quinn::ClientConfig,
+    /// How this broker proves itself to the others, and whom it trusts; the operator may change that.
+    config: RefCell<quinn::ClientConfig>,
     me: Me,
     /// Where the controllers are, before the metadata tells where everybody is.
     controllers: HashMap<BrokerId, (String, u16)>,
@@ -47,6 +49,7 @@ pub(crate) struct Peers {
     connections: RefCell<HashMap<BrokerId, Connection>>,
     /// Why others cannot be reached at the moment.
     troubles: RefCell<BTreeMap<BrokerId, String>>,
+    repeats: Repeats,
 }
 
 impl Peers {
@@ -58,8 +61,10 @@ impl Peers {
         engine: EngineHandle,
         (outbox, mut opened): (Outbox, UnboundedReceiver<Opened>),
     ) -> Rc<Peers> {
-        let (connections, troubles) = Default::default();
-        let peers = Rc::new(Peers { endpoint, config, me, controllers, engine, outbox, connections, troubles });
+        let (connections, troubles, repeats) = Default::default();
+        let config = RefCell::new(config);
+        let peers =
+            Rc::new(Peers { endpoint, config, me, controllers, engine, outbox, connections, troubles, repeats });
         let links = peers.clone();
         tokio::task::spawn_local(async move {
             while let Some((to, queue)) = opened.recv().await {
@@ -67,6 +72,11 @@ impl Peers {
             }
         });
         peers
+    }
+
+    /// Has connections that are made from now on prove and trust by this.
+    pub(crate) fn set_config(&self, config: quinn::ClientConfig) {
+        *self.config.borrow_mut() = config;
     }
 
     /// Why brokers cannot be reached at the moment, one text each.
@@ -130,7 +140,8 @@ impl Peers {
         found.sort_by_key(|a| a.is_ipv6());
         let address = *found.first().with_context(|| format!("{host} has no address that this broker can use"))?;
         let name = peer_name(to.0);
-        let connecting = self.endpoint.connect(self.config.clone(), address, &name);
+        let config = self.config.borrow().clone();
+        let connecting = self.endpoint.connect(config, address, &name);
         let (connection, mut refused) =
             tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.context("no answer")??;
         let said = *self.me.incarnation.borrow();
@@ -152,7 +163,10 @@ impl Peers {
             }
             Err(error) => error,
         };
-        tracing::warn!(broker = %to, error = format!("{error:#}"), "peer refuses this broker");
+        let why = format!("{error:#}");
+        if let Some(repeated) = self.repeats.is_due(&format!("{to}: {why}"), Instant::now()) {
+            tracing::warn!(broker = %to, error = why, repeated, "peer refuses this broker");
+        }
         connection.close(CLOSE_REFUSED.into(), b"");
         Err(error)
     }

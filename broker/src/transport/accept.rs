@@ -133,7 +133,7 @@ async fn let_in(ctx: Rc<Ctx>, places: Rc<Places>, incoming: Incoming, turn: Turn
 async fn shake(ctx: &Ctx, incoming: Incoming, source: Source) -> Option<Connection> {
     // Administrators by their address stay where they are.
     let accepted = match incoming.remote_address().ip().to_canonical().is_loopback() {
-        true => incoming.accept_with(ctx.stays.clone()),
+        true => incoming.accept_with(ctx.stays.borrow().clone()),
         false => incoming.accept(),
     };
     let shaking = async { accepted?.await };

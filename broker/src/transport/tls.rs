@@ -66,7 +66,7 @@ impl Certificates {
     }
 
     /// The server's side of QUIC.
-    fn server_config(&self) -> Result<quinn::ServerConfig> {
+    pub(crate) fn server_config(&self) -> Result<quinn::ServerConfig> {
         // Asked for, not demanded: most clients have none. Peers and administrators are looked at when they want
         // something.
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), crypto_provider())
