@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Subcommand};
-use serde_json::json;
-use thalweg::RecoveredPartition;
+use serde_json::{Value, json};
+use thalweg::{BrokerInfo, ClusterStatus, RecoveredPartition};
 use thalweg_broker::{
     BrokerSpec, ConfigFile, Member, SalvagedPartition, add_broker, certify_client, init_cluster, recover_metadata,
     salvage,
@@ -13,7 +13,8 @@ use thalweg_broker::{
 use thalweg_model::counted;
 
 use crate::connect::Connect;
-use crate::output::{Output, done, rows};
+use crate::output::{self, Output, done, table};
+use crate::shape;
 
 /// Makes a cluster's files, adds brokers to it, shows how it is
 #[derive(Subcommand)]
@@ -153,68 +154,55 @@ impl ClusterCommand {
             ClusterCommand::Recover { lost, accept_loss, connect, .. } => recover(&lost, accept_loss, connect).await,
             ClusterCommand::Status { connect } => {
                 let status = connect.client().await?.cluster_status().await?;
-                let brokers: Vec<_> = status
-                    .brokers
-                    .iter()
-                    .map(|b| {
-                        let is_controller = status.controllers.contains(&b.id);
-                        let role = match (b.id == status.controller, is_controller) {
-                            (true, _) => "controller",
-                            (false, true) if status.controllers_behind.contains(&b.id) => "stand-by, behind",
-                            (false, true) => "stand-by",
-                            (false, false) => "",
-                        };
-                        let state = match (status.controller, b.is_alive) {
-                            (0, _) => "unknown".to_owned(),
-                            (_, true) if !b.trouble.is_empty() => format!("alive, {}", b.trouble),
-                            (_, true) => "alive".to_owned(),
-                            (_, false) => "silent".to_owned(),
-                        };
-                        let address = format!("{}:{}", b.host, b.port);
-                        json!({ "broker": b.id, "address": address, "rack": b.rack, "role": role, "state": state })
-                    })
-                    .collect();
-                let trouble = |t: &thalweg::PartitionTrouble| {
-                    let (topic, partition) = (&t.topic, t.partition);
-                    json!({ "topic": topic, "partition": partition, "broker": t.broker, "what": t.what })
-                };
-                if connect.output == Output::Json {
-                    let object = json!({
-                        "cluster_id": status.cluster_id, "controller": status.controller, "brokers": brokers,
-                        "topics": status.topics, "partitions": status.partitions,
-                        "without_leader": status.without_leader,
-                        "behind": status.behind, "controllers_behind": status.controllers_behind,
-                        "feature_level": status.feature_level,
-                        "out_of_service": status.out_of_service.iter().map(trouble).collect::<Vec<_>>(),
-                    });
-                    println!("{}", serde_json::to_string_pretty(&object)?);
-                    return Ok(());
+                match connect.output {
+                    Output::Json => output::json(&shape::cluster(&status)),
+                    Output::Table => show(&status),
                 }
-                println!("cluster     {}, feature level {}", status.cluster_id, status.feature_level);
-                println!("topics      {}", status.topics);
-                match status.controller {
-                    0 => println!("partitions  {}", status.partitions),
-                    _ => println!(
-                        "partitions  {}, {} without a leader, {} behind, {} out of service",
-                        status.partitions,
-                        status.without_leader,
-                        status.behind,
-                        status.out_of_service.len()
-                    ),
-                }
-                if status.controller == 0 {
-                    let ids = status.controllers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-                    println!("controller  none: too few of {ids} can be reached, or they are electing one");
-                    println!("            (if their disks are lost for ever: thalweg cluster recover --help)");
-                }
-                for t in &status.out_of_service {
-                    println!("            {}/{} is out of service: {}", t.topic, t.partition, t.what);
-                }
-                println!();
-                rows(connect.output, &["broker", "address", "rack", "role", "state"], brokers)
             }
         }
     }
+}
+
+/// Prints for people how a cluster is.
+fn show(status: &ClusterStatus) -> Result<()> {
+    println!("cluster     {}, feature level {}", status.cluster_id, status.feature_level);
+    println!("topics      {}", status.topics);
+    match status.controller {
+        0 => println!("partitions  {}", status.partitions),
+        _ => println!(
+            "partitions  {}, {} without a leader, {} behind, {} out of service",
+            status.partitions,
+            status.without_leader,
+            status.behind,
+            status.out_of_service.len()
+        ),
+    }
+    if status.controller == 0 {
+        let ids = status.controllers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+        println!("controller  none: too few of {ids} can be reached, or they are electing one");
+        println!("            (if their disks are lost for ever: thalweg cluster recover --help)");
+    }
+    for t in &status.out_of_service {
+        println!("            {}/{} is out of service: {}", t.topic, t.partition, t.what);
+    }
+    println!();
+    let row = |b: &BrokerInfo| {
+        let role = match (b.id == status.controller, status.controllers.contains(&b.id)) {
+            (true, _) => "controller",
+            (false, true) if status.controllers_behind.contains(&b.id) => "stand-by, behind",
+            (false, true) => "stand-by",
+            (false, false) => "",
+        };
+        let state = match (status.controller, b.is_alive) {
+            (0, _) => "unknown".to_owned(),
+            (_, true) if !b.trouble.is_empty() => format!("alive, {}", b.trouble),
+            (_, true) => "alive".to_owned(),
+            (_, false) => "silent".to_owned(),
+        };
+        json!([b.id, format!("{}:{}", b.host, b.port), b.rack, role, state])
+    };
+    let rows: Vec<Value> = status.brokers.iter().map(row).collect();
+    table(&["broker", "address", "rack", "role", "state"], &rows)
 }
 
 async fn recover_controllers(file: &Path, accept_loss: bool, output: Output) -> Result<()> {
@@ -222,11 +210,25 @@ async fn recover_controllers(file: &Path, accept_loss: bool, output: Output) -> 
     let member = config.member().with_context(|| file.display().to_string())?;
     let copy = recover_metadata(&std::path::absolute(&config.data_dir)?, &member, accept_loss).await?;
     let id = member.broker_id;
+    let is_controller = member.controllers.iter().any(|(controller, ..)| *controller == id);
+    let note = match is_controller {
+        true => String::new(),
+        false => {
+            let ids = member.controllers.iter().map(|(id, ..)| id.to_string()).collect::<Vec<_>>().join(", ");
+            format!(
+                "\nIt is not one of the controllers ({ids}) and only follows them: as long as one of their disks is \
+                 left, recover that one."
+            )
+        }
+    };
     let ends = format!("entry {} of term {}", copy.index, copy.leader_epoch);
-    let object = json!({ "broker": id, "term": copy.leader_epoch, "entry": copy.index, "done": accept_loss });
+    let object = json!({
+        "broker": id, "term": copy.leader_epoch, "entry": copy.index, "is_controller": is_controller,
+        "done": accept_loss,
+    });
     if !accept_loss {
         let line = format!(
-            "broker {id}'s copy of the cluster's metadata ends at {ends}. Nothing was changed.\n\
+            "broker {id}'s copy of the cluster's metadata ends at {ends}. Nothing was changed.{note}\n\
              Compare the controllers that are left: the highest term, then the highest entry, holds most.\n\n\
              Next: run this there again with --accept-loss; what only the lost controllers had decided is lost."
         );
@@ -244,25 +246,19 @@ async fn recover_controllers(file: &Path, accept_loss: bool, output: Output) -> 
 async fn recover(lost: &[u32], accept_loss: bool, connect: Connect) -> Result<()> {
     let partitions = connect.client().await?.recover(lost, accept_loss).await.context("recover")?;
     let ids = lost.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-    let lost_on = |p: &RecoveredPartition| p.lost.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-    let row = |p: &RecoveredPartition| match p.kept_by {
-        Some(broker) => json!({
-            "topic": p.topic, "partition": p.partition, "lost on": lost_on(p), "kept by": broker,
-            "offsets": format!("up to {}", p.end_offset),
-        }),
-        None => json!({
-            "topic": p.topic, "partition": p.partition, "lost on": lost_on(p), "kept by": "nobody: it starts empty",
-            "offsets": format!("from {}", p.end_offset),
-        }),
-    };
-    let list: Vec<_> = partitions.iter().map(row).collect();
     if connect.output == Output::Json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&json!({ "lost": lost, "partitions": list, "done": accept_loss }))?
-        );
-        return Ok(());
+        let list: Vec<Value> = partitions.iter().map(shape::recovered).collect();
+        return output::json(&json!({ "lost": lost, "partitions": list, "done": accept_loss }));
     }
+    let row = |p: &RecoveredPartition| {
+        let lost_on = p.lost.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        let (kept_by, offsets) = match p.kept_by {
+            Some(broker) => (json!(broker), format!("up to {}", p.end_offset)),
+            None => ("nobody: it starts empty".into(), format!("from {}", p.end_offset)),
+        };
+        json!([p.topic, p.partition, lost_on, kept_by, offsets])
+    };
+    let list: Vec<Value> = partitions.iter().map(row).collect();
     match (list.is_empty(), accept_loss) {
         (true, _) => println!("no partition lost the majority of its replicas"),
         (false, false) => {
@@ -271,7 +267,7 @@ async fn recover(lost: &[u32], accept_loss: bool, connect: Connect) -> Result<()
         (false, true) => println!("These partitions go on with the longest copy that was left:"),
     }
     if !list.is_empty() {
-        rows(connect.output, &["topic", "partition", "lost on", "kept by", "offsets"], list)?;
+        table(&["topic", "partition", "lost on", "kept by", "offsets"], &list)?;
     }
     println!();
     match (accept_loss, lost.is_empty()) {
@@ -358,21 +354,13 @@ fn salvage_partitions(
         };
         let offsets = if p.offsets.0 < p.offsets.1 { range(&p.offsets) } else { "none".to_owned() };
         let partition = format!("{}/{}", p.topic, p.partition);
-        json!({ "partition": partition, "offsets": offsets, "lost": lost, "state": state(p) })
+        json!([partition, offsets, lost, state(p)])
     };
     let is_damaged = |p: &&SalvagedPartition| p.damage.is_some() || !p.is_known;
     let damaged = found.partitions.iter().filter(is_damaged).count();
     if output == Output::Json {
-        let partition = |p: &SalvagedPartition| {
-            json!({
-                "topic": p.topic, "partition": p.partition, "damage": p.damage,
-                "start": p.offsets.0, "end": p.offsets.1, "lost": p.lost, "goes_on_at": p.goes_on_at,
-                "has_others": p.has_others, "done": p.is_done, "known": p.is_known,
-            })
-        };
-        let partitions: Vec<_> = found.partitions.iter().map(partition).collect();
-        println!("{}", serde_json::to_string_pretty(&json!({ "log": found.log_damage, "partitions": partitions }))?);
-        return Ok(());
+        let partitions: Vec<Value> = found.partitions.iter().map(shape::salvaged).collect();
+        return output::json(&json!({ "log_damage": found.log_damage, "partitions": partitions }));
     }
     if !found.log_damage.is_empty() {
         println!("The write-ahead log is not whole: {}.", found.log_damage.join(", "));
@@ -390,7 +378,7 @@ fn salvage_partitions(
         println!("read {}: nothing is lost", counted(found.partitions.len(), "partition"));
         return Ok(());
     }
-    rows(output, &["partition", "offsets", "lost", "state"], list)?;
+    table(&["partition", "offsets", "lost", "state"], &list)?;
     println!();
     match (accept_loss, damaged) {
         (true, _) => println!("Next: start the broker"),

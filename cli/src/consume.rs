@@ -5,12 +5,12 @@ use std::io::{IsTerminal, Write};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use serde_json::{Value, json};
 use thalweg::{ConsumerRecord, OnBadRecord, OnFailure, Position};
 use thalweg_model::counted;
 
 use crate::connect::Connect;
 use crate::output::{Output, escaped};
+use crate::shape;
 
 /// Prints records as they come
 #[derive(Args)]
@@ -135,7 +135,7 @@ impl Consume {
             };
             for record in batch.records() {
                 match self.connect.output {
-                    Output::Json => writeln!(out, "{}", object(&record))?,
+                    Output::Json => writeln!(out, "{}", shape::record(&record))?,
                     Output::Table => format.write(&mut out, &record, to_terminal)?,
                 }
             }
@@ -163,40 +163,6 @@ impl Consume {
         consumer.finish().await?;
         result
     }
-}
-
-/// Text as it is, other bytes as `{"base64": …}`, so that nothing is lost.
-pub(crate) fn lossless(bytes: Option<&bytes::Bytes>) -> Value {
-    match bytes.map(|b| std::str::from_utf8(b)) {
-        None => Value::Null,
-        Some(Ok(text)) => text.into(),
-        Some(Err(_)) => json!({ "base64": base64(bytes.expect("just seen")) }),
-    }
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let bits = group.iter().enumerate().fold(0u32, |n, (i, b)| n | (*b as u32) << (16 - 8 * i));
-        for i in 0..4 {
-            out.push(if i <= group.len() { DIGITS[(bits >> (18 - 6 * i)) as usize & 63] as char } else { '=' });
-        }
-    }
-    out
-}
-
-fn object(record: &ConsumerRecord) -> Value {
-    let headers: Vec<Value> = record.headers().map(|(key, value)| json!([key, lossless(value)])).collect();
-    json!({
-        "topic": record.topic(),
-        "partition": record.partition(),
-        "offset": record.offset(),
-        "timestamp": record.timestamp_ms(),
-        "key": lossless(record.key()),
-        "value": lossless(record.value()),
-        "headers": headers,
-    })
 }
 
 /// A parsed format string.
@@ -283,12 +249,5 @@ mod tests {
         let value = b"\x1b[2Jrow\t1\n\xff";
         assert_eq!(&*super::shown(value, false), value);
         assert_eq!(super::shown(value, true).to_vec(), "\\u{1b}[2Jrow\t1\\n\u{fffd}".as_bytes());
-    }
-
-    #[test]
-    fn base64_agrees_with_rfc_4648() {
-        for (bytes, expect) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
-            assert_eq!(super::base64(bytes.as_bytes()), expect);
-        }
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use thalweg_model::{BatchError, RecordBatch};
 
-use crate::consume::lossless;
+use crate::shape::lossless;
 
 pub(crate) fn run(folder: &Path) -> Result<()> {
     let entries = std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;

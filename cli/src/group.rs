@@ -5,10 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use serde_json::{Value, json};
-use thalweg::{Client, ErrorKind, GroupDescription, Position};
+use thalweg::{Client, ErrorKind, GroupDescription, GroupInfo, GroupMemberInfo, Position};
 
 use crate::connect::Connect;
-use crate::output::{Output, done, escaped, rows, say};
+use crate::output::{self, Output, done, escaped, say, table};
+use crate::shape;
 
 #[derive(Subcommand)]
 pub(crate) enum GroupCommand {
@@ -99,8 +100,11 @@ impl GroupCommand {
         match self {
             GroupCommand::List { connect } => {
                 let groups = connect.client().await?.groups().await.context("list groups")?;
-                let row = |g: thalweg::GroupInfo| json!({ "group": g.group, "state": g.state, "members": g.members });
-                rows(connect.output, &["group", "state", "members"], groups.into_iter().map(row).collect())
+                if connect.output == Output::Json {
+                    return output::json(&groups.iter().map(shape::group).collect());
+                }
+                let row = |g: &GroupInfo| json!([g.group, g.state, g.members]);
+                table(&["group", "state", "members"], &groups.iter().map(row).collect::<Vec<_>>())
             }
             GroupCommand::Describe { group, watch, every, connect } => {
                 let client = connect.client().await?;
@@ -142,19 +146,16 @@ fn is_passing(error: &anyhow::Error) -> bool {
 async fn show(client: &Client, group: &str, output: Output, watch: bool) -> Result<()> {
     let g = client.describe_group(group).await?;
     let lags = client.group_lag(&g).await?;
-    let (members, partitions) = tables(&g, &lags);
     if output == Output::Json {
-        let object = json!({
-            "group": g.group, "state": g.state, "epoch": g.epoch, "coordinator": g.coordinator, "assignor": g.assignor,
-            "filter": g.filter, "members": members, "partitions": partitions,
-        });
+        let object = shape::group_description(&g, &lags);
         // One line a look, so that a program can follow.
         match watch {
             true => say!("{object}"),
-            false => say!("{}", serde_json::to_string_pretty(&object)?),
+            false => output::json(&object)?,
         }
         return Ok(());
     }
+    let (members, partitions) = tables(&g, &lags);
     if watch {
         // Clears the screen, as `watch` does.
         say!("\x1b[2J\x1b[H{}", humantime::format_rfc3339_seconds(SystemTime::now()));
@@ -167,33 +168,26 @@ async fn show(client: &Client, group: &str, output: Output, watch: bool) -> Resu
     say!();
     match members.is_empty() {
         true => say!("no members"),
-        false => rows(output, &["member", "client", "host", "partitions", "gives up"], members)?,
+        false => table(&["member", "client", "host", "partitions", "gives up"], &members)?,
     }
     say!();
-    rows(output, &["topic", "partition", "committed", "lag", "filtered", "failed", "member"], partitions)
+    table(&["topic", "partition", "committed", "lag", "filtered", "failed", "member"], &partitions)
 }
 
+/// The rows of members and of partitions.
 fn tables(g: &GroupDescription, lags: &[(String, u32, Option<u64>)]) -> (Vec<Value>, Vec<Value>) {
-    let label = |m: &thalweg::GroupMemberInfo| {
+    let label = |m: &GroupMemberInfo| {
         let short = m.member.split('-').next().unwrap_or_default().to_owned();
         let name = m.instance.clone().unwrap_or(short);
         if m.is_away { format!("{name} (away)") } else { name }
     };
     let list = |some: &[(String, u32)]| some.iter().map(|(t, p)| format!("{t}/{p}")).collect::<Vec<_>>().join(" ");
-    let member = |m: &thalweg::GroupMemberInfo| {
-        json!({
-            "member": label(m), "client": m.client, "host": m.host, "partitions": list(&m.partitions),
-            "gives up": list(&m.revoked),
-        })
-    };
+    let member = |m: &GroupMemberInfo| json!([label(m), m.client, m.host, list(&m.partitions), list(&m.revoked)]);
     let partition = |(topic, partition, lag): &(String, u32, Option<u64>)| {
         let at = g.offsets.iter().find(|o| o.topic == *topic && o.partition == *partition);
         let reader = g.members.iter().find(|m| m.partitions.contains(&(topic.clone(), *partition)));
-        json!({
-            "topic": topic, "partition": partition, "committed": at.map(|o| o.committed), "lag": lag,
-            "filtered": at.map_or(0, |o| o.filtered), "failed": at.map_or(0, |o| o.failed),
-            "member": reader.map(label),
-        })
+        let (filtered, failed) = at.map_or((0, 0), |o| (o.filtered, o.failed));
+        json!([topic, partition, at.map(|o| o.committed), lag, filtered, failed, reader.map(label)])
     };
     (g.members.iter().map(member).collect(), lags.iter().map(partition).collect())
 }
@@ -216,17 +210,19 @@ async fn reset(
     if !dry_run {
         client.set_group_offsets(group, topic, &plan).await?;
     }
-    let row = |(partition, offset): &(u32, u64)| {
-        let at = before.iter().find(|o| o.topic == topic && o.partition == *partition);
-        json!({ "topic": topic, "partition": partition, "from": at.map(|o| o.committed), "to": offset })
-    };
-    rows(output, &["topic", "partition", "from", "to"], plan.iter().map(row).collect())?;
-    if output == Output::Table {
-        say!();
-        match dry_run {
-            true => say!("Nothing was changed. Next: the same without --dry-run"),
-            false => say!("group {} goes on there", escaped(group, "")),
-        }
+    let from = |partition| before.iter().find(|o| o.topic == topic && o.partition == partition).map(|o| o.committed);
+    if output == Output::Json {
+        let move_of =
+            |(partition, to): &(u32, u64)| json!({ "partition": partition, "from": from(*partition), "to": to });
+        let moves: Vec<Value> = plan.iter().map(move_of).collect();
+        return output::json(&json!({ "group": group, "topic": topic, "partitions": moves, "done": !dry_run }));
+    }
+    let row = |(partition, to): &(u32, u64)| json!([topic, partition, from(*partition), to]);
+    table(&["topic", "partition", "from", "to"], &plan.iter().map(row).collect::<Vec<_>>())?;
+    say!();
+    match dry_run {
+        true => say!("Nothing was changed. Next: the same without --dry-run"),
+        false => say!("group {} goes on there", escaped(group, "")),
     }
     Ok(())
 }

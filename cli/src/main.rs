@@ -10,6 +10,7 @@ mod output;
 mod plugin;
 mod produce;
 mod serve;
+mod shape;
 mod topic;
 
 use std::process::ExitCode;

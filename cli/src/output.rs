@@ -58,21 +58,17 @@ fn is_shown(c: char) -> bool {
     !c.is_control() && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Prints rows; numbers stand right. Each row is an object whose keys are the columns.
-pub(crate) fn rows(output: Output, columns: &[&str], rows: Vec<Value>) -> Result<()> {
+/// Prints rows under their columns; numbers stand right. Each row is a list with a cell for each column.
+pub(crate) fn table(columns: &[&str], rows: &[Value]) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    if output == Output::Json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
-        return Ok(());
-    }
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(columns.iter().map(|c| c.to_uppercase().replace('_', " ")));
-    for row in &rows {
-        table.add_row(columns.iter().map(|c| text(&row[*c])));
+    table.set_header(columns.iter().map(|c| c.to_uppercase()));
+    for row in rows {
+        table.add_row((0..columns.len()).map(|i| text(&row[i])));
     }
-    for (i, column) in columns.iter().enumerate() {
-        if rows.iter().any(|r| r[*column].is_number())
+    for i in 0..columns.len() {
+        if rows.iter().any(|r| r[i].is_number())
             && let Some(column) = table.column_mut(i)
         {
             column.set_cell_alignment(CellAlignment::Right);
@@ -84,6 +80,12 @@ pub(crate) fn rows(output: Output, columns: &[&str], rows: Vec<Value>) -> Result
     Ok(())
 }
 
+/// Prints a JSON document.
+pub(crate) fn json(value: &Value) -> Result<()> {
+    writeln!(std::io::stdout().lock(), "{}", serde_json::to_string_pretty(value)?)?;
+    Ok(())
+}
+
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
@@ -92,14 +94,12 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// Prints one line that says what was done, or one JSON object.
-pub(crate) fn done(output: Output, line: &str, object: &Value) -> Result<()> {
-    let mut out = std::io::stdout().lock();
+/// Prints the words that say what was done, or a JSON document.
+pub(crate) fn done(output: Output, words: &str, object: &Value) -> Result<()> {
     match output {
-        Output::Table => writeln!(out, "{}", escaped(line, ""))?,
-        Output::Json => writeln!(out, "{object}")?,
+        Output::Table => Ok(writeln!(std::io::stdout().lock(), "{}", escaped(words, "\n"))?),
+        Output::Json => json(object),
     }
-    Ok(())
 }
 
 /// Logs to standard error, from `level` on unless `THALWEG_LOG` says otherwise; as JSON where nobody watches.

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use thalweg::PluginInfo;
 
 use crate::connect::Connect;
-use crate::output::{Output, done, rows};
+use crate::output::{self, Output, done, table};
+use crate::shape;
 
 /// Uploads, lists and describes plugins
 #[derive(Subcommand)]
@@ -44,19 +45,21 @@ impl PluginCommand {
                     std::fs::read(&file).with_context(|| format!("module {} does not read", file.display()))?;
                 let plugin = connect.client().await?.upload_plugin(&name, module).await?;
                 let line = format!("uploaded {} {}@{} ({})", plugin.kind, plugin.name, plugin.version, plugin.digest);
-                done(connect.output, &line, &describe(&plugin))
+                done(connect.output, &line, &shape::plugin(&plugin))
             }
             PluginCommand::List { connect } => {
                 let plugins = connect.client().await?.plugins().await?;
-                let columns = ["name", "version", "kind", "bytes", "digest"];
-                rows(connect.output, &columns, plugins.iter().map(describe).collect())
+                if connect.output == Output::Json {
+                    return output::json(&plugins.iter().map(shape::plugin).collect());
+                }
+                let row = |p: &PluginInfo| json!([p.name, p.version, p.kind, p.bytes, p.digest]);
+                let rows: Vec<Value> = plugins.iter().map(row).collect();
+                table(&["name", "version", "kind", "bytes", "digest"], &rows)
             }
             PluginCommand::Describe { plugin, connect } => {
                 let plugin = connect.client().await?.describe_plugin(&plugin).await?;
-                let object = describe(&plugin);
                 if connect.output == Output::Json {
-                    println!("{}", serde_json::to_string_pretty(&object)?);
-                    return Ok(());
+                    return output::json(&shape::plugin(&plugin));
                 }
                 let uploaded = std::time::UNIX_EPOCH + std::time::Duration::from_millis(plugin.created_ms);
                 println!("plugin    {}@{}", plugin.name, plugin.version);
@@ -68,15 +71,4 @@ impl PluginCommand {
             }
         }
     }
-}
-
-fn describe(p: &PluginInfo) -> Value {
-    json!({
-        "name": p.name,
-        "version": p.version,
-        "kind": p.kind,
-        "digest": p.digest,
-        "bytes": p.bytes,
-        "created_ms": p.created_ms,
-    })
 }

@@ -3,11 +3,12 @@
 use anyhow::Result;
 use clap::{ArgGroup, Subcommand};
 use serde_json::{Value, json};
-use thalweg::{Topic, TopicInfo};
+use thalweg::{PartitionStatus, Topic, TopicDescription, TopicInfo};
 use thalweg_model::counted;
 
 use crate::connect::Connect;
-use crate::output::{Output, done, rows};
+use crate::output::{self, Output, done, say, table};
+use crate::shape;
 
 /// Makes, lists, describes, grows and deletes topics
 #[derive(Subcommand)]
@@ -144,92 +145,35 @@ impl TopicCommand {
                 let made = connect.client().await?.create_topic(&name, topic).await?;
                 let placed = made.partitioner.as_ref().map(|p| format!(", placed by {p}")).unwrap_or_default();
                 let line = format!("created topic {name} with {}{placed}", counted(partitions, "partition"));
-                done(connect.output, &line, &describe(&made))
+                done(connect.output, &line, &shape::topic(&made))
             }
             TopicCommand::List { connect } => {
                 let topics = connect.client().await?.topics().await?;
-                rows(
-                    connect.output,
-                    &["name", "partitions", "partitioner", "retention", "segments"],
-                    topics.iter().map(describe).collect(),
-                )
+                if connect.output == Output::Json {
+                    return output::json(&topics.iter().map(shape::topic).collect());
+                }
+                let row = |t: &TopicInfo| json!([t.name, t.partitions, t.partitioner, retained(t), segments(t)]);
+                let rows: Vec<Value> = topics.iter().map(row).collect();
+                table(&["name", "partitions", "partitioner", "retention", "segments"], &rows)
             }
             TopicCommand::Describe { name, connect } => {
                 let described = connect.client().await?.describe_topic(&name).await?;
-                let partitions: Vec<Value> = described
-                    .partitions
-                    .iter()
-                    .map(|p| {
-                        let asides = p.asides.iter().map(|a| json!({ "broker": a.broker, "folder": a.folder }));
-                        json!({
-                            "partition": p.partition,
-                            "leader": if p.leader == 0 { "none".into() } else { json!(p.leader) },
-                            "replicas": p.replicas.iter().map(|b| b.to_string()).collect::<Vec<_>>().join(","),
-                            "lag": lag(p),
-                            "epoch": p.leader_epoch,
-                            "log_start": p.log_start_offset,
-                            "high_watermark": p.high_watermark,
-                            "log_end": p.log_end_offset,
-                            "bytes": p.bytes,
-                            "state": p.offline.as_deref().unwrap_or("online"),
-                            "asides": asides.collect::<Vec<_>>(),
-                        })
-                    })
-                    .collect();
-                let mut object = describe(&described.topic);
-                if connect.output == Output::Json {
-                    object["partitions"] = partitions.into();
-                    println!("{}", serde_json::to_string_pretty(&object)?);
-                    return Ok(());
+                match connect.output {
+                    Output::Json => output::json(&shape::topic_description(&described)),
+                    Output::Table => show(&described),
                 }
-                let partitioner = described.topic.partitioner.as_deref().unwrap_or("built in (key hash, else in turn)");
-                println!("topic        {name}");
-                println!("id           {}", described.topic.id);
-                println!("partitioner  {partitioner}");
-                println!("retention    {}", object["retention"].as_str().unwrap_or_default());
-                println!("segments     {}", object["segments"].as_str().unwrap_or_default());
-                println!("timestamps   {}", timestamps(&described.topic));
-                println!();
-                let columns = [
-                    "partition",
-                    "leader",
-                    "replicas",
-                    "lag",
-                    "epoch",
-                    "log_start",
-                    "high_watermark",
-                    "log_end",
-                    "bytes",
-                    "state",
-                ];
-                rows(connect.output, &columns, partitions)?;
-                for p in &described.partitions {
-                    for aside in &p.asides {
-                        println!();
-                        println!(
-                            "partition {} has another history, kept by broker {} in {}",
-                            p.partition, aside.broker, aside.folder
-                        );
-                        println!(
-                            "(below its data directory). Look at it there with `thalweg partition dump FOLDER`, \
-                             produce again what is"
-                        );
-                        println!("needed of it, and remove the folder.");
-                    }
-                }
-                Ok(())
             }
             TopicCommand::AddPartitions { name, partitions, connect } => {
                 let topic = connect.client().await?.add_partitions(&name, partitions).await?;
                 let line = format!("topic {name} has {} now", counted(topic.partitions, "partition"));
-                done(connect.output, &line, &describe(&topic))
+                done(connect.output, &line, &shape::topic(&topic))
             }
             TopicCommand::SetPartitioner { name, partitioner, partitioner_config, connect, .. } => {
                 let config = partitioner_config.unwrap_or_default().into();
                 let partitioner = partitioner.as_deref().map(|p| (p, config));
                 let topic = connect.client().await?.set_partitioner(&name, partitioner).await?;
                 let by = topic.partitioner.as_deref().unwrap_or("key hash, else in turn");
-                done(connect.output, &format!("topic {name} is placed by {by} from now on"), &describe(&topic))
+                done(connect.output, &format!("topic {name} is placed by {by} from now on"), &shape::topic(&topic))
             }
             TopicCommand::Delete { name, connect } => {
                 connect.client().await?.delete_topic(&name).await?;
@@ -239,8 +183,48 @@ impl TopicCommand {
     }
 }
 
+/// Prints a topic and its partitions for people.
+fn show(described: &TopicDescription) -> Result<()> {
+    let topic = &described.topic;
+    say!("topic        {}", topic.name);
+    say!("id           {}", topic.id);
+    say!("partitioner  {}", topic.partitioner.as_deref().unwrap_or("built in (key hash, else in turn)"));
+    say!("retention    {}", retained(topic));
+    say!("segments     {}", segments(topic));
+    say!("timestamps   {}", timestamps(topic));
+    say!();
+    let row = |p: &PartitionStatus| {
+        let leader = if p.leader == 0 { "none".into() } else { json!(p.leader) };
+        let replicas = p.replicas.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        let offsets = [p.log_start_offset, p.high_watermark, p.log_end_offset];
+        let [start, high, end] = offsets;
+        json!([p.partition, leader, replicas, lag(p), p.leader_epoch, start, high, end, p.bytes, state(p)])
+    };
+    let columns =
+        ["partition", "leader", "replicas", "lag", "epoch", "log start", "high watermark", "log end", "bytes", "state"];
+    table(&columns, &described.partitions.iter().map(row).collect::<Vec<_>>())?;
+    for p in &described.partitions {
+        for aside in &p.asides {
+            say!();
+            say!("partition {} has another history, kept by broker {} in {}", p.partition, aside.broker, aside.folder);
+            say!("(below its data directory). Look at it there with `thalweg partition dump FOLDER`, produce again");
+            say!("what is needed of it, and remove the folder.");
+        }
+    }
+    Ok(())
+}
+
+/// Whether a partition serves, and if not, why.
+fn state(p: &PartitionStatus) -> &str {
+    match &p.offline {
+        Some(why) => why,
+        None if p.leader == 0 => "no leader",
+        None => "online",
+    }
+}
+
 /// What each follower has not acknowledged, in batches; "?" for one that its leader has not heard of lately.
-fn lag(p: &thalweg::PartitionStatus) -> String {
+fn lag(p: &PartitionStatus) -> String {
     let of = |f: &thalweg::FollowerStatus| match f.is_active {
         true => format!("{}:{}{}", f.broker, f.lag_batches, if f.is_voter { "" } else { " (learning)" }),
         false => format!("{}:?", f.broker),
@@ -268,23 +252,16 @@ fn timestamps(topic: &TopicInfo) -> String {
     }
 }
 
-fn describe(topic: &TopicInfo) -> Value {
+/// How long records are kept, and how many bytes.
+fn retained(topic: &TopicInfo) -> String {
     let time = u64::try_from(topic.retention_ms).map_or_else(|_| "forever".to_owned(), span);
-    let retention = match topic.retention_bytes {
+    match topic.retention_bytes {
         -1 => time,
         bytes => format!("{time} or {} per partition", counted(bytes, "byte")),
-    };
-    json!({
-        "name": topic.name,
-        "id": topic.id,
-        "partitions": topic.partitions,
-        "partitioner": topic.partitioner,
-        "retention": retention,
-        "retention_ms": topic.retention_ms,
-        "retention_bytes": topic.retention_bytes,
-        "segments": format!("{} or {}", size(topic.segment_bytes), span(topic.segment_ms)),
-        "segment_bytes": topic.segment_bytes,
-        "segment_ms": topic.segment_ms,
-        "timestamp_ahead_max_ms": topic.timestamp_ahead_max_ms,
-    })
+    }
+}
+
+/// When a segment is closed.
+fn segments(topic: &TopicInfo) -> String {
+    format!("{} or {}", size(topic.segment_bytes), span(topic.segment_ms))
 }

@@ -270,7 +270,7 @@ async fn a_damaged_single_copy_is_a_typed_error_and_what_is_left_of_it_can_be_sa
     let found: serde_json::Value = serde_json::from_str(&said).unwrap();
     let lost = &found["partitions"][0]["lost"];
     assert!(code == 0 && lost.as_array().unwrap().len() == 1, "{said}");
-    let (from, to) = (lost[0][0].as_u64().unwrap(), lost[0][1].as_u64().unwrap());
+    let (from, to) = (lost[0]["start"].as_u64().unwrap(), lost[0]["end"].as_u64().unwrap());
     let (code, said) = salvage(&["two/0", "--accept-loss"]);
     assert!(code == 0 && said.contains("goes on with what is left"), "{said}");
     let (code, said) = salvage(&[]);

@@ -15,6 +15,7 @@ mod impostors;
 mod kit;
 mod load;
 mod operator;
+mod output;
 mod plugins;
 mod raw;
 mod records;
