@@ -393,6 +393,10 @@ export class Consumer implements AsyncIterable<ConsumerRecord> {
   /**
    * Records one by one. Whoever leaves the loop may come back: it goes on where it was. After an error of a partition: seek past it and loop again, or
    * close.
+   *
+   * In `pipeline(consumer, sink)` a `Writable` asks for 16 records ahead, and each is done when the next one is asked for: give the sink `highWaterMark: 1`, or let the last
+   * stage be a function, `async (records) => { for await (const record of records) … }`. Behind a `Transform` or `Readable.from`: `autoCommitMs: null`, and
+   * `commit(record)` in the sink.
    */
   [Symbol.asyncIterator](): AsyncIterableIterator<ConsumerRecord>
   /** Batches as they come: the fast way out. A batch that was begun record by record goes on with what is left of it. */

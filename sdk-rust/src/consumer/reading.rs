@@ -68,6 +68,11 @@ impl Consumer {
 
     /// The records as a stream, for the combinators of `futures` and the like; each is done when the next one is asked
     /// for. The consumer can be used beside it, and a stream that is dropped loses nothing.
+    ///
+    /// A combinator that asks ahead of what it does with a record (`buffered`, `for_each_concurrent`, `ready_chunks`)
+    /// makes records done that it has not ended. Behind one, commit by hand: a group with
+    /// [`auto_commit(None)`](crate::ConsumerBuilder::auto_commit), and [`commit_record`](Self::commit_record) in the
+    /// order of each partition.
     pub fn records(&self) -> Records {
         Records { consumer: self.clone(), waiting: None }
     }
