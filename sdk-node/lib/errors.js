@@ -120,9 +120,9 @@ function errorOf(text) {
   return makeError(code, spelled(message), about)
 }
 
-/** Turns a native error into the class of its kind. */
+/** Turns a native error into the class of its kind. What a callback or a signal's reason gives may be anything, null too, and stays what it is. */
 function raised(error) {
-  return errorOf(String(error.message)) ?? error
+  return (typeof error?.message === 'string' ? errorOf(error.message) : undefined) ?? error
 }
 
 /** Waits for a native call and turns its error into the class of its kind. */
