@@ -4,7 +4,7 @@
 
 const { Consumer, isClosing } = require('./consumer.js')
 const { bytesOf, checkBooleans, checkName, checkNames, checkNumber, checkNumbers, checkPartitions, checkString, checkStrings, DURATION, kindOf, presentOf, tagOf, topicsOf } = require('./data.js')
-const { ClosedError, InvalidError, ThalwegError, call, raised } = require('./errors.js')
+const { ClosedError, InvalidError, ThalwegError, call, checkMade, raised } = require('./errors.js')
 const { moduleOf, pemOf } = require('./file.js')
 const { startLog } = require('./log.js')
 const { native } = require('./native.js')
@@ -93,6 +93,7 @@ class Client {
   #consumers = new Set()
 
   constructor(address, client) {
+    checkMade(typeof client?.call === 'function', Client, 'await connect(address) makes a client')
     this.address = address
     this.#native = client
   }

@@ -5,7 +5,7 @@
 const { AsyncLocalStorage } = require('node:async_hooks')
 
 const { checkNames, checkNumber, checkNumbers, DURATION, kindOf, TIMER_MAX_MS, topicsOf } = require('./data.js')
-const { ClosedError, InvalidError, call, raised } = require('./errors.js')
+const { ClosedError, InvalidError, call, checkMade, raised } = require('./errors.js')
 const { place, placeAndOffset, position } = require('./place.js')
 const { Batch, ConsumerRecord, Packed, topicIdOf } = require('./record.js')
 
@@ -157,6 +157,7 @@ class Consumer {
   }
 
   constructor(topics, open, options) {
+    checkMade(typeof open === 'function', Consumer, 'client.consumer(topic) makes a consumer')
     this.topics = topics
     this.topic = topics[0]
     this.group = options.group ?? null

@@ -125,6 +125,11 @@ function raised(error) {
   return (typeof error?.message === 'string' ? errorOf(error.message) : undefined) ?? error
 }
 
+/** Throws where a class was called that only the SDK makes objects of; `how` says by what. */
+function checkMade(isMade, Class, how) {
+  if (!isMade) throw new TypeError(`new ${Class.name}() is not for users: ${how}`)
+}
+
 /** Waits for a native call and turns its error into the class of its kind. */
 async function call(promise) {
   try {
@@ -138,6 +143,7 @@ module.exports = {
   AlreadyExistsError,
   BadRecordError,
   call,
+  checkMade,
   ClosedError,
   DamagedError,
   DeniedError,

@@ -6,7 +6,7 @@ const { writeSync } = require('node:fs')
 const { isMainThread } = require('node:worker_threads')
 
 const { checkNames, checkNumbers, checkString, counted, dataOf, DURATION, headersOf, kindOf, partitionOf, TIMER_MAX_MS, timestampOf, valueOf } = require('./data.js')
-const { ClosedError, TimedOutError, call, errorOf, raised } = require('./errors.js')
+const { ClosedError, TimedOutError, call, checkMade, errorOf, raised } = require('./errors.js')
 
 const NONE = 0xffffffff
 // So many records go to the core at once, or so many bytes, without waiting for the end of the turn.
@@ -228,6 +228,7 @@ class Producer {
   }
 
   constructor(topic, native) {
+    checkMade(typeof native?.submit === 'function', Producer, 'client.producer(topic) makes a producer')
     this.topic = topic ?? null
     this.#label = this.topic === null ? 'the producer of any topic' : `the producer of topic ${JSON.stringify(topic)}`
     this.#native = native

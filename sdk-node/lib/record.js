@@ -6,6 +6,7 @@ const { isUtf8 } = require('node:buffer')
 const { inspect } = require('node:util')
 
 const { checkBooleans, checkNames, checkNumbers, checkString, dataOf, headersOf, valueOf } = require('./data.js')
+const { checkMade } = require('./errors.js')
 
 const NONE = 0xffffffff
 // Values that are copied together share so much memory at most, as small Buffers of Node do: one that is kept keeps that, and not its batch.
@@ -74,6 +75,7 @@ class ConsumerRecord {
   }
 
   constructor(packed, at) {
+    checkMade(packed instanceof Packed, ConsumerRecord, 'a consumer makes records, and for tests ConsumerRecord.of(parts)')
     this.#packed = packed
     this.#at = at
     this.topic = packed.topic
@@ -159,6 +161,7 @@ class Batch {
   #packed
 
   constructor(packed) {
+    checkMade(packed instanceof Packed, Batch, 'consumer.batches() and consumer.nextBatch() make batches')
     this.#packed = packed
     this.topic = packed.topic
     this.partition = packed.partition

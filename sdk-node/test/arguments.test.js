@@ -5,7 +5,7 @@ import { after, before, test } from 'node:test'
 import { inspect } from 'node:util'
 
 import './broker.js'
-import { ConsumerRecord, InvalidError, connect } from '../lib/index.js'
+import thalweg, { ConsumerRecord, InvalidError, connect } from '../lib/index.js'
 import { Broker, Cluster, findBinary, unique, useBroker } from '../lib/testing/index.js'
 
 const broker = useBroker({ before, after })
@@ -54,6 +54,19 @@ async function refusesOptions(method, types, call) {
 }
 
 const DATA = 'string'
+
+test('a class that only the SDK makes objects of says what makes them', () => {
+  const { Client, Producer, Consumer, Batch } = thalweg
+  const how = new Map([
+    [Client, /connect\(address\)/], [Producer, /client\.producer\(/], [Consumer, /client\.consumer\(/], [ConsumerRecord, /ConsumerRecord\.of\(/], [Batch, /consumer\.batches\(/],
+  ])
+  for (const [Class, said] of how) {
+    class Mock extends Class {}
+    for (const make of [() => new Class(), () => new Class('t', null), () => new Class('t', {}), () => new Mock()]) {
+      assert.throws(make, (e) => e instanceof TypeError && said.test(e.message), Class.name)
+    }
+  }
+})
 
 test('the client refuses what is of another type', async () => {
   const { address, ca } = broker
