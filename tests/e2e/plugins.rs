@@ -51,6 +51,44 @@ async fn a_partitioner_whose_heap_has_holes_places_every_record() {
 }
 
 #[tokio::test]
+async fn a_producer_at_work_says_at_once_that_a_new_partitioner_cannot_run_and_goes_on_with_a_good_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), 0);
+    let client = client(&broker).await;
+    client.upload_plugin("by-tenant", plugin("by_tenant.wasm")).await.unwrap();
+    client.create_topic("t", Topic::partitions(4)).await.unwrap();
+    let record = || Record::new("x").key("k").header("tenant", "acme");
+    let producer = client.producer("t").build().await.unwrap();
+    let set = async |config: &'static str| {
+        client.set_partitioner("t", Some(("by-tenant", config.into()))).await.unwrap();
+    };
+    // Far less than the delivery time-out.
+    let soon = async |what| tokio::time::timeout(Duration::from_secs(20), what).await.expect("it does not hang");
+    producer.send(record()).await.unwrap();
+    for good in ["acme=2", "acme=3"] {
+        set("nonsense").await;
+        for _ in 0..3 {
+            let outcomes = soon(producer.send_batch(vec![record(), record()])).await.unwrap();
+            for error in outcomes.into_iter().map(Result::unwrap_err) {
+                assert_eq!((error.kind(), error.records()), (ErrorKind::PluginFailed, 1), "{error}");
+                assert!(error.to_string().contains("by-tenant@1"), "{error}");
+            }
+        }
+        producer.enqueue(record()).await.unwrap();
+        let flushed = tokio::time::timeout(Duration::from_secs(20), producer.flush()).await.expect("it does not hang");
+        assert_eq!(flushed.unwrap_err().kind(), ErrorKind::PluginFailed);
+        // What comes after the change is never told of what was before it.
+        set(good).await;
+        let delivery = soon(producer.send_batch(vec![record()])).await.unwrap().remove(0).unwrap();
+        assert_eq!(delivery.partition, good.as_bytes()[5] as u32 - b'0' as u32);
+    }
+    set("nonsense").await;
+    producer.enqueue(record()).await.unwrap();
+    let closed = tokio::time::timeout(Duration::from_secs(20), producer.close()).await.expect("it does not hang");
+    assert_eq!(closed.unwrap_err().kind(), ErrorKind::PluginFailed);
+}
+
+#[tokio::test]
 async fn a_filter_with_a_memo_keeps_what_it_is_told_to() {
     let folder = tempfile::tempdir().unwrap();
     let broker = Broker::start(folder.path(), 0);

@@ -244,7 +244,12 @@ impl<T> ProducerCore<T> {
 
     /// True when every record has its outcome.
     pub fn is_drained(&self) -> bool {
-        !self.is_stale && self.partitions.iter().all(|p| p.open.is_none() && p.batches.is_empty())
+        !self.is_stale && self.is_empty()
+    }
+
+    /// True when there is no record here; one that was taken to be placed again may still be somewhere else.
+    pub fn is_empty(&self) -> bool {
+        self.partitions.iter().all(|p| p.open.is_none() && p.batches.is_empty())
     }
 
     /// There is a stream to the partition's leader: what was in flight on the last one is sent again, in order.

@@ -59,6 +59,19 @@ pub(super) struct Shared {
     /// True once another broker does not know the topic, which may be late: the next call looks for another one of its
     /// name.
     doubted: AtomicBool,
+    /// What keeps records from being placed with the topic's newest pin, until one with which they are placed.
+    obstacle: Mutex<Option<Obstacle>>,
+    /// True once a record waits that came after the obstacle was found: the newest pin is asked for again.
+    wants_placing: AtomicBool,
+}
+
+/// The topic's newest pin cannot be followed, for a reason that does not pass by itself: its partitioner refuses its
+/// configuration, say.
+#[derive(Clone)]
+pub(super) struct Obstacle {
+    /// When the pin was asked for. Records that came before are not delivered; for later ones it may be another pin.
+    pub(super) asked: Instant,
+    pub(super) error: Error,
 }
 
 struct Counted {
@@ -131,6 +144,8 @@ impl Session {
             ended: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
+            obstacle: Mutex::default(),
+            wants_placing: AtomicBool::new(false),
         });
         let placement = Arc::new(tokio::sync::Mutex::new(placed));
         let placing = Placing { placement: placement.clone(), on_broker: options.place_on_broker };
@@ -205,6 +220,30 @@ impl Shared {
         self.ended.load(Ordering::Acquire)
     }
 
+    /// What keeps records from being placed.
+    pub(super) fn obstacle(&self) -> Option<Obstacle> {
+        lock(&self.obstacle).clone()
+    }
+
+    /// A record waits to be placed with the topic's newest pin.
+    pub(super) fn want_placing(&self) {
+        self.wants_placing.store(true, Ordering::Release);
+    }
+
+    /// Why a record that has been placed is not in the core yet.
+    pub(super) fn why_records_wait(&self) -> &'static str {
+        if self.core().is_stale() {
+            "the topic has another partitioner, or more partitions, and it could not be placed anew"
+        } else {
+            "the buffer was full"
+        }
+    }
+
+    /// Whether the newest pin is asked for: after an obstacle, once for what has come since.
+    fn may_place(&self) -> bool {
+        lock(&self.obstacle).is_none() || self.wants_placing.swap(false, Ordering::AcqRel)
+    }
+
     /// Fails every record that has no outcome yet.
     fn fail_all(&self, failure: &Failure) {
         let outcomes = {
@@ -275,24 +314,26 @@ async fn drive(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, acks: Ack
         }
         follow_leaders(&link, &shared, &routes, &now);
         let flush = shared.ledger.is_flushed();
-        let (requests, outcomes, deadline, drained) = {
+        let is_placing = placing_anew.as_ref().is_some_and(|task| !task.is_finished());
+        let (requests, outcomes, deadline, is_over) = {
             let mut core = shared.core();
             core.hear_of_pin(now.pin_epoch());
             let ended = shared.ended.load(Ordering::Acquire);
             let requests = core.poll(shared.now_ms(), flush || ended);
-            let drained = core.is_drained();
-            if core.is_settled() && placing_anew.as_ref().is_none_or(JoinHandle::is_finished) {
+            // What is being placed anew is in no core meanwhile.
+            let is_over = ended && core.is_empty() && !is_placing;
+            if core.is_settled() && !is_placing && !is_over && shared.may_place() {
                 let task = place_anew(link.clone(), shared.clone(), routes.borrow().topic.clone(), placing.clone());
                 placing_anew = Some(tokio::task::spawn_local(task));
             }
-            (requests, core.take_outcomes(), core.deadline_ms(), drained)
+            (requests, core.take_outcomes(), core.deadline_ms(), is_over)
         };
         shared.settle(outcomes);
         if !requests.is_empty() {
             routes.borrow().send(requests);
             continue;
         }
-        if drained && shared.ended.load(Ordering::Acquire) {
+        if is_over {
             return farewell(routes).await;
         }
         tokio::select! {
@@ -378,16 +419,11 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, plac
         let newer = match newer_placement(&link, &topic, known, placing.on_broker).await {
             Ok(newer) => newer,
             Err(error) => {
-                // Nothing can be sent without it: the records that are here fail, and later ones try again.
-                if error.code() == Some(ErrorCode::UnknownTopic) {
-                    shared.gone.store(true, Ordering::Release);
-                }
                 let taken = unplaced.unwrap_or_else(|| BeingPlaced::from_core(&shared));
-                shared.refuse(taken.into_records().into_iter().map(|unplaced| (unplaced, error.clone())));
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                return shared.wake.notify_one();
+                return cannot_place(&shared, taken, asked, error).await;
             }
         };
+        let asked = Instant::now();
         let taken = unplaced.take().unwrap_or_else(|| BeingPlaced::from_core(&shared));
         let records = taken.records.iter().map(|u: &Unplaced<Token>| (u.record.clone(), u.token.chosen)).collect();
         let fresh = Arc::new(tokio::sync::Mutex::new(newer));
@@ -412,6 +448,7 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, plac
                 None
             }
             Err(error) => Some((unplaced, error)),
+    *lock(&shared.obstacle) = None;
         };
         both.filter_map(push).collect()
     };
@@ -434,6 +471,24 @@ fn follow_leaders(link: &Rc<Link>, shared: &Arc<Shared>, routes: &Rc<RefCell<Rou
         let mut core = shared.core();
         if r.leaders[p].is_some() {
             let why = if leader.is_some() { "the partition's leader has moved" } else { "the partition has no leader" };
+/// Nothing can be sent without the newest pin: the records that are here fail. Later ones try again, those that wait
+/// beside the core too.
+async fn cannot_place(shared: &Shared, taken: BeingPlaced, asked: Instant, error: Error) {
+    let is_gone = error.code() == Some(ErrorCode::UnknownTopic);
+    let passes = is_gone || error.is_retriable();
+    if is_gone {
+        shared.gone.store(true, Ordering::Release);
+    }
+    if !passes {
+        *lock(&shared.obstacle) = Some(Obstacle { asked, error: error.clone() });
+    }
+    shared.refuse(taken.into_records().into_iter().map(|unplaced| (unplaced, error.clone())));
+    if passes {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    shared.wake.notify_one();
+}
+
             core.disconnected(p as u32, why);
         }
         if leader.as_ref().is_some_and(|l| r.open.contains_key(l)) {
@@ -588,33 +643,4 @@ const SERVED: Duration = Duration::from_secs(1);
 const FAREWELL: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
-mod tests {
-    use super::super::receipt::{Pending, Receipt};
-    use super::*;
-
-    #[tokio::test]
-    async fn records_that_are_being_placed_anew_fail_with_what_places_them() {
-        let ledger = Ledger::new(None, 1 << 20);
-        let counted = Counted { core: ProducerCore::new(thalweg_client_core::ProducerConfig::default(), 1), bytes: 0 };
-        let shared = Arc::new(Shared {
-            core: Mutex::new(counted),
-            ledger: ledger.clone(),
-            started: Instant::now(),
-            topic: Destination { name: "t".into(), is_one_of_many: false },
-            wake: Notify::new(),
-            ended: AtomicBool::new(false),
-            gone: AtomicBool::new(false),
-            doubted: AtomicBool::new(false),
-        });
-        let pending = Pending::new(1, &ledger);
-        pending.admitted(1);
-        let record = thalweg_model::Record { value: Some("7".into()), ..Default::default() };
-        shared.core().push(0, 0, &record, Token { receipt: pending.clone(), at: 0, chosen: None });
-        let taken = BeingPlaced::from_core(&shared);
-        assert_eq!((taken.records.len(), ledger.unsettled()), (1, 1));
-        drop(taken);
-        let waited = tokio::time::timeout(Duration::from_secs(5), Receipt::new(pending).wait());
-        let error = waited.await.expect("it has its outcome").remove(0).unwrap_err();
-        assert_eq!((error.kind(), error.record().unwrap().value_bytes()), (ErrorKind::Closed, Some(&"7".into())));
-    }
-}
+mod tests;

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::destination::{Destination, Options};
-use super::drive::Session;
+use super::drive::{Obstacle, Session};
 use super::receipt::{Ledger, Token};
 use crate::link::Link;
 use crate::lock::lock;
@@ -305,14 +305,18 @@ impl Hand {
     }
 
     fn expire(&mut self, error: &Error) {
-        let oldest = Instant::now() - self.intake.delivery_timeout;
-        let mut late: Vec<Item> = std::iter::from_fn(|| self.items.pop_front_if(|i| i.since <= oldest)).collect();
+        // Records behind it are later, but perhaps no more in time.
+        self.refuse_until(Instant::now() - self.intake.delivery_timeout, error);
+    }
+
+    /// Fails what is in hand and in line of the calls up to a moment.
+    fn refuse_until(&mut self, last: Instant, error: &Error) {
+        let mut refused: Vec<Item> = std::iter::from_fn(|| self.items.pop_front_if(|i| i.since <= last)).collect();
         {
-            // Records behind it are later, but perhaps no more in time.
             let mut queue = self.intake.queue();
-            late.extend(std::iter::from_fn(|| queue.waiting.pop_front_if(|i| i.since <= oldest)));
+            refused.extend(std::iter::from_fn(|| queue.waiting.pop_front_if(|i| i.since <= last)));
         }
-        self.intake.refuse(late.into_iter().map(|item| (item, error.clone())));
+        self.intake.refuse(refused.into_iter().map(|item| (item, error.clone())));
     }
 
     /// Fails all that is in hand and in line.
@@ -349,14 +353,17 @@ impl Hand {
             let records = self.items.iter().map(|i| (i.record.clone(), i.token.chosen)).collect();
             let placing = place_all(&session.placement, site.link, records);
             let Some((pin_epoch, places)) = self.wait(placing, "it is being placed").await else { return };
-            // The first records may have expired meanwhile.
-            let gone = places.len() - self.items.len();
             let mut places = VecDeque::from(places);
-            places.drain(..gone);
             loop {
                 let room = site.intake.ledger.progress.notified();
                 tokio::pin!(room);
                 room.as_mut().enable();
+                if let Some(Obstacle { asked, error }) = session.shared.obstacle() {
+                    self.refuse_until(asked, &error);
+                }
+                // The first records may have failed meanwhile.
+                let gone = places.len() - self.items.len();
+                places.drain(..gone);
                 let mut refused = Vec::new();
                 let is_replaced = session.push(pin_epoch, &mut self.items, &mut places, &mut refused);
                 site.intake.refuse(refused);
@@ -366,9 +373,8 @@ impl Hand {
                 if is_replaced || session.is_in_doubt() {
                     break;
                 }
-                let Some(()) = self.wait(room, "the buffer was full").await else { return };
-                let gone = places.len() - self.items.len();
-                places.drain(..gone);
+                let why = session.shared.why_records_wait();
+                let Some(()) = self.wait(room, why).await else { return };
             }
         }
     }
@@ -439,6 +445,9 @@ impl Session {
                     }
                     Err(error) => refused.push((Item { record, token, since }, error)),
                 }
+            }
+            if core.is_stale() && !items.is_empty() {
+                self.shared.want_placing();
             }
             !is_current && !core.is_stale()
         };
