@@ -6,7 +6,7 @@ const { writeSync } = require('node:fs')
 const { isMainThread } = require('node:worker_threads')
 
 const { checkNames, checkNumbers, checkString, counted, dataOf, DURATION, headersOf, kindOf, partitionOf, TIMER_MAX_MS, timestampOf, valueOf } = require('./data.js')
-const { ClosedError, TimedOutError, call, checkMade, errorOf, raised } = require('./errors.js')
+const { ClosedError, InvalidError, TimedOutError, call, checkMade, errorOf, raised } = require('./errors.js')
 
 const NONE = 0xffffffff
 // So many records go to the core at once, or so many bytes, without waiting for the end of the turn.
@@ -44,6 +44,14 @@ function partsOf(value, { key, headers, timestampMs, partition, topic }) {
     partition: partition === undefined || partition === null ? NONE : partitionOf(partition),
     topic,
   }
+}
+
+/** An error of one of several messages, which says of which. What the user's own code throws (`toJSON`, getters) stays as it is. */
+function numbered(error, number) {
+  const isOurs = (error instanceof TypeError || error instanceof InvalidError) && /^(fields|value|key|headers?|a header's name|timestampMs|partition|topic)\b/.test(error.message)
+  if (!isOurs) return error
+  const Class = error instanceof InvalidError ? InvalidError : TypeError
+  return new Class(`messages[${number}]: ${error.message}`, { cause: error })
 }
 
 // Who waits for a record: the function that resolves a promise, or { tell }, which is told of an error as of a delivery.
@@ -397,9 +405,15 @@ class Producer {
     }
     // Apart, so that what throws in the middle leaves nothing behind.
     const pack = new Pack()
+    let number = 0
     for (const message of messages) {
-      checkNames('fields of a message', message, MESSAGE_FIELDS)
-      pack.add(partsOf(message.value, message))
+      try {
+        checkNames('fields', message, MESSAGE_FIELDS)
+        pack.add(partsOf(message.value, message))
+      } catch (error) {
+        throw numbered(error, number)
+      }
+      number += 1
     }
     this.#handOver()
     return pack

@@ -55,6 +55,35 @@ async function refusesOptions(method, types, call) {
 
 const DATA = 'string'
 
+test('of several messages, the one that is no record is named', async () => {
+  const client = await broker.connect()
+  const topic = unique('batch')
+  const producer = client.producer(topic)
+  const good = { value: 'x' }
+  const own = new TypeError('of my own')
+  for (const [wrong, said, Class] of [
+    [{ value: 5 }, /^messages\[1\]: value is number;/, TypeError],
+    [{ value: 'x', key: {} }, /^messages\[1\]: key is Object;/, TypeError],
+    [{ value: 'x', headers: 7 }, /^messages\[1\]: headers is number;/, TypeError],
+    [{ value: 'x', headers: { a: 7 } }, /^messages\[1\]: header "a" is number;/, TypeError],
+    [{ value: 'x', partition: -1 }, /^messages\[1\]: partition is -1;/, InvalidError],
+    [{ value: 'x', timestampMs: 0.5 }, /^messages\[1\]: timestampMs is 0.5;/, InvalidError],
+    [{ value: 'x', topic: 7 }, /^messages\[1\]: topic is number;/, TypeError],
+    [{ valu: 'x' }, /^messages\[1\]: fields have no "valu";/, TypeError],
+    [undefined, /^messages\[1\]: fields are undefined;/, TypeError],
+    [{ value: { toJSON: () => { throw own } } }, /^messages\[1\]: value has no JSON: of my own/, TypeError],
+  ]) {
+    for (const send of ['sendBatch', 'enqueueBatch']) {
+      await assert.rejects(async () => producer[send]([good, wrong, good]), (e) => e instanceof Class && said.test(e.message), inspect(wrong))
+    }
+  }
+  await producer.flush()
+  assert.deepEqual((await producer.sendBatch([good])).map(({ partition }) => partition), [0])
+  await producer.close()
+  await client.deleteTopic(topic)
+  await client.close()
+})
+
 test('a class that only the SDK makes objects of says what makes them', () => {
   const { Client, Producer, Consumer, Batch } = thalweg
   const how = new Map([
@@ -245,7 +274,7 @@ test('what has no bytes or no JSON, and a file that is not there, names the argu
       await assert.rejects(producer[send]('x', { key: bytes }), gone('key'))
       await assert.rejects(producer[send]('x', { headers: { h: bytes } }), gone('header "h"'))
     }
-    await assert.rejects(producer.sendBatch([{ value: bytes }]), gone('value'))
+    await assert.rejects(producer.sendBatch([{ value: bytes }]), gone('messages[0]: value'))
     assert.throws(() => ConsumerRecord.of({ value: bytes }), gone('value'))
     for (const pem of ['ca', 'cert', 'key']) await assert.rejects(connect(address, { ca, cert: ca, key: ca, [pem]: bytes }), gone(pem))
     await assert.rejects(client.uploadPlugin('p', bytes), gone('module'))
@@ -322,7 +351,7 @@ test('a number out of its range is refused by name, and none is cut where it cro
   await refused('timeoutMs', time, (o) => consumer.nextBatch(o))
   for (const read of ['nextBatch', 'batches']) await refused('maxRecords', whole, (o) => consumer[read](o))
   for (const send of ['send', 'enqueue']) await refused('partition', [-1, 0.5, 2 ** 31, 2 ** 32], (o) => producer[send]('x', o))
-  await assert.rejects(producer.sendBatch([{ value: 'x', partition: 2 ** 32 }]), /^InvalidError: partition is 4294967296; a /)
+  await assert.rejects(producer.sendBatch([{ value: 'x', partition: 2 ** 32 }]), /^InvalidError: messages\[0\]: partition is 4294967296; a /)
   await assert.rejects(async () => consume({ partitions: [2 ** 32] }), /^InvalidError: partitions\[0\] is 4294967296; a /)
   // Every time may be as long, also beyond a timer's.
   const long = { timeoutMs: 2 ** 31 }

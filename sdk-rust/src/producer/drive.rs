@@ -19,7 +19,7 @@ use thalweg_api::{
     Topic,
 };
 use thalweg_client_core::{Acks, Failure, Outcome, ProducerCore, ProducerIdentity, Request, Unplaced};
-use thalweg_model::{PinEpoch, TopicId, TopicPartition};
+use thalweg_model::{PinEpoch, Record, TopicId, TopicPartition};
 use thalweg_wire::encode_message;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -266,8 +266,13 @@ impl Shared {
                     let place = ErrorPlace { partition: Some(partition), ..ErrorPlace::default() };
                     let error = Error::from(failure).at(place);
                     let records = batch.records().expect("a batch that was built here opens");
-                    for ((_, record), token) in records.into_iter().zip(tokens) {
-                        token.settle(Err(self.topic.error_of(error.clone(), record, None)));
+                    let wrong = wrong_record(&error, records.iter().map(|(_, record)| record));
+                    for (at, ((_, record), token)) in records.into_iter().zip(tokens).enumerate() {
+                        let error = match wrong {
+                            Some(wrong) if wrong != at => error.clone().in_context(SENT_TOGETHER),
+                            _ => error.clone(),
+                        };
+                        token.settle(Err(self.topic.error_of(error, record, None)));
                     }
                 }
             }
@@ -283,6 +288,14 @@ impl Shared {
         }
         self.ledger.progress.notify_waiters();
     }
+}
+
+/// The record of a batch for which that was refused, where the refusal is of a single one: brokers check the newest
+/// timestamp.
+fn wrong_record<'a>(error: &Error, records: impl Iterator<Item = &'a Record>) -> Option<usize> {
+    let stamped = records.map(|record| record.timestamp_ms).enumerate();
+    let newest = stamped.max_by_key(|(at, timestamp_ms)| (*timestamp_ms, std::cmp::Reverse(*at)))?;
+    (error.code() == Some(ErrorCode::InvalidTimestamp)).then_some(newest.0)
 }
 
 /// What one session sends to which broker.
@@ -416,6 +429,7 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, plac
     let mut known = shared.core().pin_epoch();
     let mut unplaced: Option<BeingPlaced> = None;
     let (fresh, records, places) = loop {
+        let asked = Instant::now();
         let newer = match newer_placement(&link, &topic, known, placing.on_broker).await {
             Ok(newer) => newer,
             Err(error) => {
@@ -423,7 +437,6 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, plac
                 return cannot_place(&shared, taken, asked, error).await;
             }
         };
-        let asked = Instant::now();
         let taken = unplaced.take().unwrap_or_else(|| BeingPlaced::from_core(&shared));
         let records = taken.records.iter().map(|u: &Unplaced<Token>| (u.record.clone(), u.token.chosen)).collect();
         let fresh = Arc::new(tokio::sync::Mutex::new(newer));
@@ -435,6 +448,7 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, plac
         }
         break (fresh, taken, places);
     };
+    *lock(&shared.obstacle) = None;
     let placed = Arc::into_inner(fresh).expect("placing is over").into_inner();
     let (pin_epoch, partitions) = (placed.pin_epoch, placed.partitions);
     *placing.placement.lock().await = placed;
@@ -448,7 +462,6 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, plac
                 None
             }
             Err(error) => Some((unplaced, error)),
-    *lock(&shared.obstacle) = None;
         };
         both.filter_map(push).collect()
     };
@@ -458,19 +471,6 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, plac
     shared.wake.notify_one();
 }
 
-/// Follows where partitions are led now, and keeps a stream to each of those brokers.
-fn follow_leaders(link: &Rc<Link>, shared: &Arc<Shared>, routes: &Rc<RefCell<Routes>>, now: &Routing) {
-    let mut r = routes.borrow_mut();
-    // Those that were added are followed once records may be pushed for them.
-    r.leaders.resize(shared.core().partitions() as usize, None);
-    for p in 0..r.leaders.len() {
-        let leader = now.leader(p as u32).cloned();
-        if r.leaders[p] == leader {
-            continue;
-        }
-        let mut core = shared.core();
-        if r.leaders[p].is_some() {
-            let why = if leader.is_some() { "the partition's leader has moved" } else { "the partition has no leader" };
 /// Nothing can be sent without the newest pin: the records that are here fail. Later ones try again, those that wait
 /// beside the core too.
 async fn cannot_place(shared: &Shared, taken: BeingPlaced, asked: Instant, error: Error) {
@@ -489,6 +489,19 @@ async fn cannot_place(shared: &Shared, taken: BeingPlaced, asked: Instant, error
     shared.wake.notify_one();
 }
 
+/// Follows where partitions are led now, and keeps a stream to each of those brokers.
+fn follow_leaders(link: &Rc<Link>, shared: &Arc<Shared>, routes: &Rc<RefCell<Routes>>, now: &Routing) {
+    let mut r = routes.borrow_mut();
+    // Those that were added are followed once records may be pushed for them.
+    r.leaders.resize(shared.core().partitions() as usize, None);
+    for p in 0..r.leaders.len() {
+        let leader = now.leader(p as u32).cloned();
+        if r.leaders[p] == leader {
+            continue;
+        }
+        let mut core = shared.core();
+        if r.leaders[p].is_some() {
+            let why = if leader.is_some() { "the partition's leader has moved" } else { "the partition has no leader" };
             core.disconnected(p as u32, why);
         }
         if leader.as_ref().is_some_and(|l| r.open.contains_key(l)) {
@@ -639,6 +652,8 @@ async fn answers(shared: &Shared, topic: &str, mut frames: FrameReader) -> Error
 
 /// A stream that has been open for so long counts as one that has served.
 const SERVED: Duration = Duration::from_secs(1);
+/// Why a record with which nothing is wrong is not stored.
+const SENT_TOGETHER: &str = "not stored, because of another record that was sent together with this one";
 /// How long a producer that ends waits until what needs no answer has arrived.
 const FAREWELL: Duration = Duration::from_secs(5);
 
