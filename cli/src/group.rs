@@ -201,11 +201,14 @@ async fn reset(
     dry_run: bool,
     output: Output,
 ) -> Result<()> {
-    let before = match client.describe_group(group).await {
-        Ok(described) => described.offsets,
-        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+    let known = match client.describe_group(group).await {
+        Ok(described) => Some(described.offsets),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error.into()),
     };
+    let is_new = known.is_none();
+    let before = known.unwrap_or_default();
+    let partitions = Some(partitions).filter(|some| !some.is_empty());
     let plan = client.plan_group_offsets(topic, partitions, to).await?;
     if !dry_run {
         client.set_group_offsets(group, topic, &plan).await?;
@@ -222,6 +225,7 @@ async fn reset(
     say!();
     match dry_run {
         true => say!("Nothing was changed. Next: the same without --dry-run"),
+        false if is_new => say!("group {} is new, and begins there", escaped(group, "")),
         false => say!("group {} goes on there", escaped(group, "")),
     }
     Ok(())

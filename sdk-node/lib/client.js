@@ -225,7 +225,8 @@ class Client {
   }
 
   /**
-   * Places a topic's records in another way from now on; null: by key hash and in turn. What stands in it stays where it is. NotFoundError, DeniedError.
+   * Places a topic's records in another way from now on; null: by key hash and in turn. What stands in it stays where it is. NotFoundError, DeniedError; InvalidError: `partitioner` is
+   * empty, or there are parameters without one.
    * @param {string} topic
    * @param {string | null} partitioner
    * @param {Data} [partitionerConfig]
@@ -267,11 +268,12 @@ class Client {
   }
 
   /**
-   * Moves a group without members; answers with the offset of each partition. With `dryRun` it only answers. NotFoundError; InvalidError: it has members.
+   * Moves a group without members in all partitions of a topic, or in some; answers with the offset of each. With `dryRun` it only answers. A group that does not exist is made, and
+   * begins there. NotFoundError: there is no such topic or partition; InvalidError: it has members, or `partitions` is empty.
    * @param {string} group
    * @param {string} topic
    * @param {Start} to
-   * @param {{ partitions?: number[]; dryRun?: boolean }} [options]
+   * @param {{ partitions?: readonly number[] | undefined; dryRun?: boolean | undefined }} [options]
    * @returns {Promise<Map<number, number>>}
    */
   async resetGroup(group, topic, to, options = {}) {
@@ -282,7 +284,7 @@ class Client {
     checkPartitions(options.partitions)
     checkBooleans(options, ['dryRun'])
     const { partitions, dryRun } = options
-    return new Map(await this.#call('resetGroup', { group, topic, partitions: partitions ?? [], to: at, dryRun: dryRun ?? false }))
+    return new Map(await this.#call('resetGroup', { group, topic, partitions, to: at, dryRun: dryRun ?? false }))
   }
 
   /** Closes the consumers that were made here, and lets the connection go; producers keep theirs until they are closed. */

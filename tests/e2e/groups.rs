@@ -200,7 +200,7 @@ async fn commits_are_manual_or_automatic_and_a_group_resumes_there() {
     consumer.finish().await.unwrap();
     assert_eq!(client.describe_group("g").await.unwrap().offsets[0].committed, 91);
     // An operator moves the group, once it is empty.
-    let plan = client.plan_group_offsets("t", &[], Position::Offset(1_000)).await.unwrap();
+    let plan = client.plan_group_offsets("t", None, Position::Offset(1_000)).await.unwrap();
     assert!(plan[0].1 >= base + 100 && plan[0].1 < 1_000, "{plan:?}");
     client.set_group_offsets("g", "t", &[(0, 3)]).await.unwrap();
     let consumer = client.consumer("t").group("g").build().await.unwrap();

@@ -499,15 +499,16 @@ class Client:
         await self._call("delete_group", group=group)
 
     async def reset_group(
-        self, group: str, topic: str, to: Start, *, partitions: Sequence[int] = (), dry_run: bool = False
+        self, group: str, topic: str, to: Start, *, partitions: Sequence[int] | None = None, dry_run: bool = False
     ) -> dict[int, int]:
-        """Moves a group without members; answers with the offset of each partition. With `dry_run` it only answers.
+        """Moves a group without members in all partitions of a topic, or in some; answers with the offset of each. With `dry_run` it only answers.
 
-        `to` is a position as for a consumer's `start`; no `partitions` means all. Raises NotFoundError for the topic, InvalidError where the group has members.
+        `to` is a position as for a consumer's `start`. A group that does not exist is made, and begins there. Raises NotFoundError for the topic or a partition,
+        InvalidError where the group has members, or `partitions` is empty.
         """
         _checks.some_text("group", group)
         _checks.some_text("topic", topic)
-        numbers = _checks.partitions(partitions)
+        numbers = None if partitions is None else _checks.partitions(partitions)
         _checks.flag("dry_run", dry_run)
         return dict(await self._call("reset_group", group=group, topic=topic, partitions=numbers, to=parse_start(to), dry_run=dry_run))
 

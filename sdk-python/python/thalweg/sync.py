@@ -249,11 +249,12 @@ class Client(_sync.ClientBase):
         _sync.run(lambda: self._inner.delete_group(group))
 
     def reset_group(
-        self, group: str, topic: str, to: Start, *, partitions: Sequence[int] = (), dry_run: bool = False
+        self, group: str, topic: str, to: Start, *, partitions: Sequence[int] | None = None, dry_run: bool = False
     ) -> dict[int, int]:
-        """Moves a group without members; answers with the offset of each partition. With `dry_run` it only answers.
+        """Moves a group without members in all partitions of a topic, or in some; answers with the offset of each. With `dry_run` it only answers.
 
-        `to` is a position as for a consumer's `start`; no `partitions` means all. Raises NotFoundError for the topic, InvalidError where the group has members.
+        `to` is a position as for a consumer's `start`. A group that does not exist is made, and begins there. Raises NotFoundError for the topic or a
+        partition, InvalidError where the group has members, or `partitions` is empty.
         """
         return _sync.run(lambda: self._inner.reset_group(group, topic, to, partitions=partitions, dry_run=dry_run))
 

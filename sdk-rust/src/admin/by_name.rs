@@ -242,6 +242,29 @@ mod tests {
     }
 
     #[test]
+    fn what_was_left_empty_is_not_taken_for_what_was_left_out() {
+        let text = |text: &str| Value::Text(text.into());
+        let (empty, config) = (("partitioner", text("")), Value::Bytes("c".into()));
+        let named = |more: &[_]| refused("create_topic", &[&[("name", text("t"))], more].concat());
+        let set = |more: &[_]| refused("set_partitioner", &[&[("topic", text("t"))], more].concat());
+        let is_empty = "partitioner is empty: name a plugin, or leave it out for the built-in one";
+        assert_eq!((&*named(std::slice::from_ref(&empty)), &*set(&[empty])), (is_empty, is_empty));
+        let of_none = "partitioner_config is that of a partitioner, and none is named";
+        assert_eq!(named(&[("partitioner_config", config.clone())]), of_none);
+        assert_eq!(set(&[("config", config)]), of_none);
+        let to = Value::List(vec![text("earliest"), Value::Int(0)]);
+        let reset = [
+            ("group", text("g")),
+            ("topic", text("t")),
+            ("partitions", Value::List(Vec::new())),
+            ("to", to),
+            ("dry_run", Value::Bool(false)),
+        ];
+        let all = "partitions is empty: name those to move, or leave it out for all of the topic";
+        assert_eq!(refused("reset_group", &reset), all);
+    }
+
+    #[test]
     fn positions_are_not_cut_in_silence() {
         assert_eq!(position("offset", 5).unwrap(), Position::Offset(5));
         for (kind, value) in [("offset", -1), ("middle", 0)] {

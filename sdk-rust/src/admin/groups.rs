@@ -10,8 +10,8 @@ use thalweg_model::{Committed, Position, TopicPartition, partitions_of};
 
 use super::PartitionOffsets;
 use super::by_name::{calls, fields};
-use crate::Result;
 use crate::client::Client;
+use crate::{Error, Result};
 
 /// A group in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,17 +180,26 @@ impl Client {
         self.call(DeleteGroupRequest { group: group.to_owned() }).await.map(drop)
     }
 
-    /// Where a group would stand in each partition of a topic if it were moved to `to`;
+    /// Where a group would stand in these partitions of a topic, or with `None` in all, if it were moved to `to`;
     /// [`set_group_offsets`](Self::set_group_offsets) moves it. Offsets are brought within what the partition holds.
     ///
     /// # Errors
-    /// `not_found` for a topic or a partition that does not exist: mend its name or number. `timeout` where a partition
+    /// `invalid` for no partition at all: name some, or `None` for all. `not_found` for a topic or a partition that does not exist: mend its name or number. `timeout` where a partition
     /// has no leader for as long as the client's time-out: try again. `damaged` where the only copy of a partition is
     /// damaged: its operator can mend that, or leave the partition out. As every call: see [`Client`](Client#errors).
-    pub async fn plan_group_offsets(&self, topic: &str, partitions: &[u32], to: Position) -> Result<Vec<(u32, u64)>> {
+    pub async fn plan_group_offsets(
+        &self,
+        topic: &str,
+        partitions: Option<&[u32]>,
+        to: Position,
+    ) -> Result<Vec<(u32, u64)>> {
+        if partitions.is_some_and(<[u32]>::is_empty) {
+            let message = "partitions is empty: name those to move, or leave it out for all of the topic";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let topic = self.metadata(topic, false).await?;
         let count = topic.partitions.len() as u32;
-        let partitions = if partitions.is_empty() { (0..count).collect() } else { partitions.to_vec() };
+        let partitions = partitions.map_or_else(|| (0..count).collect(), <[u32]>::to_vec);
         if let Some(bad) = partitions.iter().find(|p| **p >= count) {
             let message = format!("topic {:?} has {}; there is no partition {bad}", topic.name, partitions_of(count));
             return Err(ApiError::new(ErrorCode::UnknownPartition, message).into());
@@ -205,7 +214,8 @@ impl Client {
         Ok(within.collect())
     }
 
-    /// Moves a group without members: from now on it begins there.
+    /// Moves a group without members: from now on it begins there. A group that does not exist is made by that, so that
+    /// it can be given a place before its first member comes.
     ///
     /// # Errors
     /// `invalid` while it has members: close them first. `offset_out_of_range` for an offset past the end of its
@@ -216,7 +226,7 @@ impl Client {
     /// # async fn run(client: thalweg::Client) -> Result<(), thalweg::Error> {
     /// // The group reads once more what came since midnight.
     /// let midnight = thalweg::Position::Timestamp(1_700_006_400_000);
-    /// let plan = client.plan_group_offsets("orders", &[], midnight).await?;
+    /// let plan = client.plan_group_offsets("orders", None, midnight).await?;
     /// client.set_group_offsets("billing", "orders", &plan).await?;
     /// # Ok(()) }
     /// ```
@@ -294,8 +304,14 @@ calls! {
         Ok(DescribedGroup::of(group, lags))
     };
     delete_group(group: String) => |client| client.delete_group(&group);
-    reset_group(group: String, topic: String, partitions: Vec<u32>, to: Position, dry_run: bool) => |client| async {
-        let plan = client.plan_group_offsets(&topic, &partitions, to).await?;
+    reset_group(
+        group: String,
+        topic: String,
+        partitions: Option<Vec<u32>>,
+        to: Position,
+        dry_run: bool,
+    ) => |client| async {
+        let plan = client.plan_group_offsets(&topic, partitions.as_deref(), to).await?;
         if !dry_run {
             client.set_group_offsets(&group, &topic, &plan).await?;
         }

@@ -265,12 +265,11 @@ impl Client {
             segment_ms: topic.segment_ms.filter(|v| *v != 0),
             timestamp_ahead_max_ms: bound("timestamp_ahead_max_ms", ahead_ms, usual.timestamp_ahead_max_ms)?,
         };
-        let (reference, parameters) = (topic.partitioner.filter(|r| !r.is_empty()), topic.partitioner_config);
         let request = CreateTopicRequest {
             name: name.to_owned(),
             partitions: topic.partitions,
             replication_factor: Some(topic.replication_factor).filter(|f| *f != 0),
-            partitioner: reference.map(|reference| PartitionerChoice { reference, config: parameters }),
+            partitioner: choice(topic.partitioner, topic.partitioner_config)?,
             config,
         };
         Ok(TopicInfo::of(&self.call(request).await?.topic))
@@ -370,12 +369,12 @@ impl Client {
     /// hash and in turn. Producers that are at work notice, and place again what has not been written yet.
     ///
     /// # Errors
-    /// `not_found` for an unknown topic or plugin: make or upload it first. `invalid` for a plugin that is no
-    /// partitioner, and for one of the cluster's own topics. As every change of the cluster: see
+    /// `not_found` for an unknown topic or plugin: make or upload it first. `invalid` for an empty name, for a plugin
+    /// that is no partitioner, and for one of the cluster's own topics. As every change of the cluster: see
     /// [`Client`](Client#errors).
     pub async fn set_partitioner(&self, topic: &str, partitioner: Option<(&str, Bytes)>) -> Result<TopicInfo> {
-        let choice = |(reference, config): (&str, Bytes)| PartitionerChoice { reference: reference.to_owned(), config };
-        let partitioner = partitioner.filter(|(reference, _)| !reference.is_empty()).map(choice);
+        let (reference, config) = partitioner.map(|(r, config)| (r.to_owned(), config)).unzip();
+        let partitioner = choice(reference, config.unwrap_or_default())?;
         let request = SetPartitionerRequest { name: topic.to_owned(), partitioner };
         Ok(TopicInfo::of(&self.call(request).await?.topic))
     }
@@ -433,14 +432,27 @@ calls! {
         Ok(offsets.into_iter().map(|o| (o.partition, o.offset)).collect::<Vec<_>>())
     };
     set_partitioner(topic: String, partitioner: Option<String>, config: Option<Bytes>) => |client| async {
-        let with = partitioner.as_deref().map(|p| (p, config.unwrap_or_default()));
-        client.set_partitioner(&topic, with).await.map(drop)
+        let chosen = choice(partitioner, config.unwrap_or_default())?;
+        client.set_partitioner(&topic, chosen.as_ref().map(|c| (&*c.reference, c.config.clone()))).await.map(drop)
     };
 }
 
 fields! {
     TopicInfo {
         name id partitions partitioner retention_ms retention_bytes segment_bytes segment_ms timestamp_ahead_max_ms
+    }
+}
+
+/// A partitioner as it was named, with its parameters. One that was left empty by mistake is not taken for none.
+fn choice(reference: Option<String>, config: Bytes) -> Result<Option<PartitionerChoice>> {
+    let invalid = |message: &str| Err(Error::new(ErrorKind::Invalid, message));
+    match reference {
+        Some(reference) if reference.is_empty() => {
+            invalid("partitioner is empty: name a plugin, or leave it out for the built-in one")
+        }
+        Some(reference) => Ok(Some(PartitionerChoice { reference, config })),
+        None if !config.is_empty() => invalid("partitioner_config is that of a partitioner, and none is named"),
+        None => Ok(None),
     }
 }
 

@@ -285,9 +285,24 @@ impl ConsumerBuilder {
                 "buffer_bytes is 0; a consumer needs room for what is under way",
             ));
         }
+        self.check_filter()?;
         match &self.group {
             Some(group) => self.check_member(group),
             None => self.check_alone(&wanted),
+        }
+    }
+
+    /// Refuses what says nothing without a filter.
+    fn check_filter(&self) -> Result<()> {
+        let set = [
+            ("filter_config", !self.filter_config.is_empty()),
+            ("on_filter_failure", self.on_failure != OnFailure::default()),
+        ];
+        match set.into_iter().find(|(_, is_set)| *is_set && self.filter.is_none()) {
+            Some((what, _)) => {
+                Err(Error::new(ErrorKind::Invalid, format!("{what} is that of a filter, and none is named")))
+            }
+            None => Ok(()),
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use thalweg_api::{ApiError, ErrorCode, ErrorKind, FetchPush};
 use thalweg_client_core::{ConsumerCore, Position, Pushed};
-use thalweg_model::RecordBatch;
+use thalweg_model::{OnFailure, RecordBatch};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::alone::Alone;
@@ -426,4 +426,17 @@ async fn what_one_call_has_in_hand_is_not_done_by_another_that_has_asked_before(
     assert_eq!((take(Asks::Still), take(Asks::Still)), (Some(14), None));
     inner.lock().drop_what_waits(&pair.reader.key(0));
     assert_eq!((take(Asks::Now), done()), (None, Some(14)));
+}
+
+#[tokio::test]
+async fn what_says_nothing_without_a_filter_is_refused() {
+    let client = Client::unconnected();
+    for (builder, what) in [
+        (client.consumer("t").filter_config("x"), "filter_config"),
+        (client.consumer("t").group("g").on_filter_failure(OnFailure::Skip), "on_filter_failure"),
+    ] {
+        let error = builder.build().await.map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert_eq!(error.to_string(), format!("{what} is that of a filter, and none is named"));
+    }
 }
