@@ -416,8 +416,12 @@ export class Consumer implements AsyncIterable<ConsumerRecord> {
    * resolves, the group's coordinator knows; without a group, every new start has been resolved. NotFoundError: a topic does not exist, unless `waitForTopics` is set;
    * InvalidError: what is no name and no pattern, and a consumer of chosen partitions or with `untilEnd`.
    */
-  subscribe(topics: string | string[]): Promise<void>
-  /** Moves a partition. To be awaited before the next read, which may else hand out what was next. Records that wait are dropped. NotFoundError: it is not read; a position that the log does not hold is told by the next read. */
+  subscribe(topics: string | readonly string[]): Promise<void>
+  /**
+   * Moves a partition: `position` is where that is once it resolves. To be awaited before the next read, which may else hand out what was next. Records that wait are dropped. What is
+   * passed over counts as done once a record behind it is: to store a group's new place at once, `commit([{ partition, offset }])`. NotFoundError: it is not read; a position that the log
+   * does not hold is told by the next read.
+   */
   seek(at: Place, to: Start): Promise<void>
   /** Hands out nothing of a partition from the next record on; to be awaited before that is asked for. What waits of it comes first when it is resumed. A rebalance forgets it. */
   pause(at: Place): Promise<void>
@@ -425,9 +429,9 @@ export class Consumer implements AsyncIterable<ConsumerRecord> {
   resume(at: Place): Promise<void>
   /** Partitions that are paused. */
   paused(): Promise<TopicPartition[]>
-  /** Next offset that has not been handed out, nor passed over by the filter; null before the broker has answered. */
+  /** Next offset that has not been handed out, nor passed over by the filter; null before the broker has said where reading starts. NotFoundError: it is not read. */
   position(at: Place): Promise<number | null>
-  /** Records that are left to hand out or to filter. */
+  /** Records that are left to hand out or to filter; null before the broker has said where the partition ends. NotFoundError: it is not read. */
   lag(at: Place): Promise<number | null>
   /** How far the group has come in a partition that this member reads; null: not yet at all. InvalidError: there is no group; NotFoundError: it is another's. */
   committed(at: Place): Promise<number | null>

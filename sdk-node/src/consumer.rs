@@ -303,13 +303,14 @@ impl Consumer {
     }
 
     #[napi]
-    pub fn position(&self, topic: Option<String>, partition: u32) -> Option<f64> {
-        self.inner.position(place(topic, partition)).map(|p| p as f64)
+    pub fn position(&self, topic: Option<String>, partition: u32) -> Result<Option<f64>> {
+        let position = self.inner.position(place(topic, partition)).map_err(raise)?;
+        Ok(position.map(|p| p as f64))
     }
 
     #[napi]
-    pub fn lag(&self, topic: Option<String>, partition: u32) -> Option<f64> {
-        self.inner.lag(place(topic, partition)).map(|p| p as f64)
+    pub fn lag(&self, topic: Option<String>, partition: u32) -> Result<Option<f64>> {
+        Ok(self.inner.lag(place(topic, partition)).map_err(raise)?.map(|p| p as f64))
     }
 
     #[napi]

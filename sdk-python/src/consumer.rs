@@ -209,12 +209,12 @@ impl Consumer {
         self.inner.paused()
     }
 
-    fn position(&self, topic: Option<String>, partition: u32) -> Option<u64> {
-        self.inner.position(place(topic, partition))
+    fn position(&self, topic: Option<String>, partition: u32) -> PyResult<Option<u64>> {
+        self.inner.position(place(topic, partition)).map_err(raise)
     }
 
-    fn lag(&self, topic: Option<String>, partition: u32) -> Option<u64> {
-        self.inner.lag(place(topic, partition))
+    fn lag(&self, topic: Option<String>, partition: u32) -> PyResult<Option<u64>> {
+        self.inner.lag(place(topic, partition)).map_err(raise)
     }
 
     fn committed(&self, topic: Option<String>, partition: u32) -> PyResult<Option<u64>> {

@@ -80,7 +80,7 @@ async fn what_is_sent_after_a_consumer_was_opened_comes() {
             _ => builder.group(format!("g{turn}")).start(Position::Latest),
         };
         let consumer = builder.build().await.unwrap();
-        assert!((0..2).all(|p| consumer.position(p).is_some()), "opened is resolved");
+        assert!((0..2).all(|p| consumer.position(p).unwrap().is_some()), "opened is resolved");
         let sent = format!(r#"{{"dep_delay":100,"turn":{turn}}}"#);
         producer.send(Record::new(sent.clone())).await.unwrap();
         assert_eq!(next(&consumer).await.unwrap(), sent, "turn {turn}");

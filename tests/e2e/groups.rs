@@ -169,7 +169,7 @@ async fn commits_are_manual_or_automatic_and_a_group_resumes_there() {
     }
     assert_eq!(consumer.committed(0).unwrap(), None);
     consumer.commit().await.unwrap();
-    assert_eq!((consumer.committed(0).unwrap(), consumer.lag(0)), (Some(base + 10), Some(90)));
+    assert_eq!((consumer.committed(0).unwrap(), consumer.lag(0).unwrap()), (Some(base + 10), Some(90)));
     for _ in 0..5 {
         next(&consumer).await;
     }

@@ -142,7 +142,7 @@ async fn a_consumer_changes_its_topics_while_it_reads() {
     assert_eq!(consumer.subscription(), ["^[bc]$"]);
     send(&client, "c", "1").await;
     assert_eq!(read(&consumer, 1).await, set(&["c 1"]));
-    assert_eq!(consumer.position(("a", 0)), None);
+    assert_eq!(consumer.position(("a", 0)).unwrap_err().kind(), ErrorKind::NotFound);
     // Back again, it starts anew.
     consumer.subscribe(["a"]).await.unwrap();
     send(&client, "b", "2").await;

@@ -479,6 +479,13 @@ impl ConsumerCore {
         self.partitions.get(&partition)?.resolved
     }
 
+    /// Where a partition's reading begins: where its start was found to lie, or an offset that was asked for. `None`
+    /// for another start that its leader has not resolved yet.
+    pub fn begins_at(&self, partition: u32) -> Option<u64> {
+        let p = self.partitions.get(&partition)?;
+        p.resolved.or(if let Position::Offset(offset) = p.start { Some(offset) } else { None })
+    }
+
     /// What a partition's reading was asked to start from.
     pub fn start(&self, partition: u32) -> Option<Position> {
         self.partitions.get(&partition).map(|p| p.start)
@@ -489,9 +496,10 @@ impl ConsumerCore {
         self.partitions.get(&partition)?.position
     }
 
-    /// The largest high watermark that a push has named, 0 before the first; `None` for a partition that is not read.
+    /// The largest high watermark that a push has named; `None` before the first, and for a partition that is not read.
     pub fn high_watermark(&self, partition: u32) -> Option<u64> {
-        self.partitions.get(&partition).map(|p| p.high_watermark)
+        let p = self.partitions.get(&partition)?;
+        Some(p.high_watermark).filter(|end| *end > 0 || p.resolved.is_some())
     }
 
     /// What became of the records of all partitions that are read.

@@ -349,8 +349,8 @@ class Consumer:
             self.topics = native.subscription()
 
     async def seek(self, place: Place, to: Start) -> None:
-        """Moves a partition: a number, or (topic, number) where several topics are read. Records that wait are dropped. To the end, or to a time, it waits
-        until the leader has looked that up: what is sent from then on comes.
+        """Moves a partition: a number, or (topic, number) where several topics are read. Records that wait are dropped. Unless to an offset, it waits
+        until the leader has looked that up: `position` is where it went, and what is sent from then on comes.
 
         `to` is "earliest", "latest", an offset or {"timestamp": milliseconds or datetime}. Raises NotFoundError for a partition that is not read; a position that
         the log does not hold is told by the next read.
@@ -377,11 +377,17 @@ class Consumer:
         return [TopicPartition(*p) for p in (await self._ready()).paused()]
 
     async def position(self, place: Place) -> int | None:
-        """Next offset that has not been handed out, nor passed over by the filter; None before the broker has answered, and for what is not read."""
+        """Next offset that has not been handed out, nor passed over by the filter; None before the broker has said where reading starts.
+
+        After a `seek` it is where that goes. Raises NotFoundError for a partition that is not read.
+        """
         return (await self._ready()).position(*split_place(place))
 
     async def lag(self, place: Place) -> int | None:
-        """Records of a partition that are left to hand out or to filter, as far as the broker has said; None as with `position`."""
+        """Records of a partition that are left to hand out or to filter; None before the broker has said where it ends, and as with `position`.
+
+        Raises NotFoundError for a partition that is not read.
+        """
         return (await self._ready()).lag(*split_place(place))
 
     async def committed(self, place: Place) -> int | None:

@@ -431,8 +431,8 @@ class Consumer(_sync.ConsumerBase):
         _sync.run(lambda: self._inner.subscribe(topics))
 
     def seek(self, place: Place, to: Start) -> None:
-        """Moves a partition: a number, or (topic, number) where several topics are read. Records that wait are dropped. To the end, or to a time, it waits
-        until the leader has looked that up: what is sent from then on comes.
+        """Moves a partition: a number, or (topic, number) where several topics are read. Records that wait are dropped. Unless to an offset, it waits until the
+        leader has looked that up: `position` is where it went, and what is sent from then on comes.
 
         `to` is "earliest", "latest", an offset or {"timestamp": milliseconds or datetime}. Raises NotFoundError for a partition that is not read; a position
         that the log does not hold is told by the next read.
@@ -455,11 +455,17 @@ class Consumer(_sync.ConsumerBase):
         return _sync.run(lambda: self._inner.paused())
 
     def position(self, place: Place) -> int | None:
-        """Next offset that has not been handed out, nor passed over by the filter; None before the broker has answered, and for what is not read."""
+        """Next offset that has not been handed out, nor passed over by the filter; None before the broker has said where reading starts.
+
+        After a `seek` it is where that goes. Raises NotFoundError for a partition that is not read.
+        """
         return _sync.run(lambda: self._inner.position(place))
 
     def lag(self, place: Place) -> int | None:
-        """Records of a partition that are left to hand out or to filter, as far as the broker has said; None as with `position`."""
+        """Records of a partition that are left to hand out or to filter; None before the broker has said where it ends, and as with `position`.
+
+        Raises NotFoundError for a partition that is not read.
+        """
         return _sync.run(lambda: self._inner.lag(place))
 
     def committed(self, place: Place) -> int | None:

@@ -256,6 +256,11 @@ impl Inner {
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("this consumer does not read {place}")))
     }
 
+    /// The reader of a partition that is read, or was until it was revoked and is not given up yet.
+    pub(super) fn reader_or_held(&self, place: &Place) -> Result<Arc<Reader>> {
+        self.reader(place).or_else(|not_read| self.held(place).map_err(|_| not_read))
+    }
+
     /// The reader of a partition that this member holds: also of one that was revoked, until it is given up.
     pub(super) fn held(&self, place: &Place) -> Result<Arc<Reader>> {
         let reads = |r: &&Arc<Reader>| self.member().is_ok_and(|m| m.cursor(&r.key(place.partition)).is_some());

@@ -7,36 +7,41 @@ use std::sync::Arc;
 
 use thalweg_client_core::Position;
 
-use super::handle::Consumer;
+use super::handle::{Consumer, Inner};
 use super::reader::Reader;
 use crate::Result;
 use crate::place::Place;
 
 impl Consumer {
-    /// Next offset of a partition that has neither been handed out nor passed over by the filter; `None` before the
-    /// first answer of the broker, and for a partition that is not read. A partition that is revoked still has it
-    /// during the call of `on_rebalance`.
-    pub fn position(&self, place: impl Into<Place>) -> Option<u64> {
+    /// Next offset of a partition that has neither been handed out nor passed over by the filter; `None` before its
+    /// leader has looked up where reading starts. After a [`seek`](Self::seek) it is where that goes. A partition that
+    /// is revoked still has it during the call of `on_rebalance`.
+    ///
+    /// # Errors
+    /// `not_found` for a partition that this consumer does not read: [`assignment`](Self::assignment) tells which it
+    /// does.
+    pub fn position(&self, place: impl Into<Place>) -> Result<Option<u64>> {
         let place = place.into();
-        let reader = self.inner.reader(&place).or_else(|_| self.inner.held(&place)).ok()?;
-        let key = reader.key(place.partition);
-        let position = self.inner.lock().position(&key);
-        let done = || self.inner.member().ok()?.cursor(&key)?.progress().map(|p| p.offset);
-        position.or_else(|| reader.core().resolved(place.partition)).or_else(done)
+        let reader = self.inner.reader_or_held(&place)?;
+        Ok(self.inner.position(&reader, place.partition))
     }
 
-    /// Records of a partition that are left to hand out or to filter, as far as pushes have named its end.
-    pub fn lag(&self, place: impl Into<Place>) -> Option<u64> {
+    /// Records of a partition that are left to hand out or to filter, as far as pushes have named its end; `None`
+    /// before the first of them, and where [`position`](Self::position) is.
+    ///
+    /// # Errors
+    /// As [`position`](Self::position).
+    pub fn lag(&self, place: impl Into<Place>) -> Result<Option<u64>> {
         let place = place.into();
-        let reader = self.inner.reader(&place).ok()?;
-        let position = self.position(place.clone())?;
-        let end = reader.core().high_watermark(place.partition)?;
-        Some(end.saturating_sub(position))
+        let reader = self.inner.reader_or_held(&place)?;
+        let position = self.inner.position(&reader, place.partition);
+        let end = reader.core().high_watermark(place.partition);
+        Ok(position.zip(end).map(|(position, end)| end.saturating_sub(position)))
     }
 
     /// Moves a partition. Records that wait are dropped; one that was paused stays so. It is moved when this returns,
-    /// whether the future is awaited or not; to the end, or to a time, the future waits until the leader has looked
-    /// that up: what is sent from then on comes.
+    /// whether the future is awaited or not. To the first record, the end or a time, the future waits until the leader
+    /// has looked that up: from then on [`position`](Self::position) tells where it is, and what is sent comes.
     ///
     /// # Errors
     /// `not_found` for a partition that this consumer does not read: [`assignment`](Self::assignment) tells which it
@@ -67,7 +72,7 @@ impl Consumer {
         let (io, limit) = (self.inner.client.io.clone(), self.inner.client.timeout());
         async move {
             let (reader, partition) = moved?;
-            if !matches!(to, Position::Latest | Position::Timestamp(_)) {
+            if matches!(to, Position::Offset(_)) {
                 return Ok(());
             }
             tokio::select! {
@@ -154,5 +159,23 @@ impl Consumer {
             }
         }
         Ok(())
+    }
+}
+
+impl Inner {
+    /// Next offset of a partition that is read, or was until it was revoked.
+    fn position(&self, reader: &Reader, partition: u32) -> Option<u64> {
+        let key = reader.key(partition);
+        let handed_to = self.lock().position(&key);
+        if handed_to.is_some() {
+            return handed_to;
+        }
+        let core = reader.core();
+        if core.reads(partition) {
+            // What was done before a seek says nothing of where it went.
+            return core.begins_at(partition);
+        }
+        drop(core);
+        self.member().ok()?.cursor(&key)?.progress().map(|done| done.offset)
     }
 }
