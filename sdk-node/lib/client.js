@@ -2,7 +2,7 @@
 
 'use strict'
 
-const { Consumer, isClosing } = require('./consumer.js')
+const { Consumer, closeFor, isClosing } = require('./consumer.js')
 const { bytesOf, checkBooleans, checkName, checkNames, checkNumber, checkNumbers, checkPartitions, checkString, checkStrings, DURATION, kindOf, presentOf, tagOf, topicsOf } = require('./data.js')
 const { ClosedError, InvalidError, ThalwegError, call, checkMade, raised } = require('./errors.js')
 const { moduleOf, pemOf } = require('./file.js')
@@ -295,7 +295,7 @@ class Client {
     const errors = []
     const close = async (consumer) => {
       const isHeard = isClosing(consumer)
-      await consumer.close().catch((error) => {
+      await closeFor(consumer).catch((error) => {
         // Where a coordinator does not answer, its members count as gone when their sessions end. What else fails is a callback of the user's.
         if (!isHeard && !(error instanceof ThalwegError)) errors.push(error)
       })

@@ -8,6 +8,7 @@ const { checkNames, checkNumber, checkNumbers, DURATION, kindOf, TIMER_MAX_MS, t
 const { ClosedError, InvalidError, call, checkMade, raised } = require('./errors.js')
 const { place, placeAndOffset, position } = require('./place.js')
 const { Batch, ConsumerRecord, Packed, topicIdOf } = require('./record.js')
+const { listen, within } = require('./waiting.js')
 
 // What the native half answers with where it hands out nothing.
 const NOTHING = -1
@@ -22,19 +23,8 @@ const RUN_LONG_MS = 20
 
 const RECORDS_MAX = 0xffffffff
 const CLOSE_TIMEOUT_MS = 5_000
-
-/** Resolves after a while, or once `work` does; the process need not wait for it. */
-async function within(work, ms) {
-  let timer
-  const late = new Promise((resolve) => {
-    timer = setTimeout(() => resolve(false), Math.min(ms, TIMER_MAX_MS))
-  })
-  try {
-    return await Promise.race([work.then(() => true), late])
-  } finally {
-    clearTimeout(timer)
-  }
-}
+// Once a signal has ended a consumer, its group's coordinator is waited for so long: one that is there answers within that.
+const ABORTED_MS = 500
 
 /** Changes that follow each other and are of one kind, as one event. */
 function eventsOf(changes) {
@@ -84,40 +74,9 @@ function refusedRead() {
   return new InvalidError('a rebalance callback cannot read: it is told before the next record is handed out')
 }
 
-// Who is ended by which signal: one listener for all, since a signal warns of more than ten. Weakly: a signal may outlive its consumers.
-const aborted = new WeakMap()
-
-/** Calls the consumer's `abort` when the signal says so; what it returns ends that. */
-function listen(signal, consumer) {
-  let listening = aborted.get(signal)
-  if (listening === undefined) {
-    const refs = new Set()
-    const onAbort = () => {
-      aborted.delete(signal)
-      for (const ref of refs) abort(ref.deref())
-    }
-    aborted.set(signal, (listening = { refs, onAbort }))
-    signal.addEventListener('abort', onAbort, { once: true })
-  }
-  const { refs, onAbort } = listening
-  const ref = new WeakRef(consumer)
-  const leave = () => {
-    refs.delete(ref)
-    collected.unregister(ref)
-    if (refs.size > 0 || aborted.get(signal) !== listening) return
-    aborted.delete(signal)
-    signal.removeEventListener('abort', onAbort)
-  }
-  refs.add(ref)
-  collected.register(consumer, leave, ref)
-  return leave
-}
-
-/** Consumers that were collected without a close. */
-const collected = new FinalizationRegistry((leave) => leave())
-
-/** Whether somebody has closed a consumer, and hears how that goes; and what a signal does to one. */
+/** Whether somebody has closed a consumer, and hears how that goes; how its client closes it; and what a signal does to one. */
 let isClosing
+let closeFor
 let abort
 
 class Consumer {
@@ -134,6 +93,10 @@ class Consumer {
   #readings = new Set()
   // Who waits for what is next, in the order in which they asked.
   #line = []
+  // What rejects the calls that are under way, once the signal has spoken, and a promise of that.
+  #calls = new Set()
+  #tellAborted
+  #aborted = new Promise((resolve) => (this.#tellAborted = resolve))
   #isServing = false
   #timer
   #onLeft
@@ -153,7 +116,8 @@ class Consumer {
 
   static {
     isClosing = (consumer) => consumer.#closing !== undefined
-    abort = (consumer) => consumer?.#abort()
+    closeFor = (consumer) => consumer.#close()
+    abort = (consumer) => consumer.#abort()
   }
 
   constructor(topics, open, options) {
@@ -164,13 +128,54 @@ class Consumer {
     this.#open = open
     this.#options = options
     const { signal } = options
-    if (signal !== undefined) this.#unlisten = listen(signal, this)
+    if (signal !== undefined) this.#unlisten = listen(signal, this, abort)
+    // One that has spoken tells nobody any more.
+    if (signal?.aborted) this.#tellAborted()
   }
 
   /** How the coordinator takes it is nobody's matter here: whoever reads hears the signal's reason. */
   #abort() {
     void this.#leave('lost', 0).catch(() => {})
-    for (const waiter of this.#line.splice(0)) waiter.reject(this.#options.signal.reason)
+    this.#tellAborted()
+    const { reason } = this.#options.signal
+    for (const waiter of this.#line.splice(0)) waiter.reject(reason)
+    for (const reject of [...this.#calls]) reject(reason)
+  }
+
+  /** What a call has come to, or the signal's reason as soon as that says so: what is under way goes on, and nobody waits for it. */
+  #bounded(work) {
+    const { signal } = this.#options
+    if (signal === undefined) return work
+    return new Promise((resolve, reject) => {
+      if (signal.aborted) reject(signal.reason)
+      else this.#calls.add(reject)
+      const done = (settle) => (outcome) => {
+        this.#calls.delete(reject)
+        settle(outcome)
+      }
+      work.then(done(resolve), done(reject))
+    })
+  }
+
+  /** Waits for the native half; once the signal has spoken, for a moment only, and then the process does not wait for it either. */
+  async #untilAborted(work) {
+    const untilLate = async () => {
+      if (!(await within(work, ABORTED_MS))) this.#native?.abandon()
+    }
+    await Promise.race([work, this.#aborted.then(untilLate)])
+  }
+
+  /** The native half of what is being opened, if anything is; undefined where that comes to nothing, or nobody waits for it any more: then it is closed as soon as it is there. */
+  async #opened() {
+    let native
+    let isAwaited = true
+    const opening = (this.#opening ?? Promise.resolve()).then(
+      (opened) => (isAwaited ? (native = opened) : opened?.close()),
+      () => {},
+    )
+    await this.#untilAborted(opening)
+    isAwaited = false
+    return native
   }
 
   async #ready() {
@@ -181,8 +186,9 @@ class Consumer {
       this.#opening = undefined
       throw error
     })
-    this.#native = await this.#opening
-    return this.#native
+    const native = await this.#bounded(this.#opening)
+    this.#native = native
+    return native
   }
 
   /** Opens the subscription now, so that a missing topic or filter shows before the first record. */
@@ -433,8 +439,8 @@ class Consumer {
         if (reading.isOver) return over
         leave()
         // Nothing more comes: with `untilEnd`, the group goes on without this member. Where somebody closes it, how that goes is theirs.
-        if (this.#closing) await this.#closing.catch(() => {})
-        else await this.#leave('revoked', 0)
+        if (this.#closing) await this.#bounded(this.#closing.catch(() => {}))
+        else await this.#bounded(this.#leave('revoked', 0))
       } catch (error) {
         leave()
         // Whatever a call says that was under way.
@@ -488,7 +494,7 @@ class Consumer {
     const names = topicsOf(topics)
     const changed = await this.#sync((native) => native.subscribe(names))
     try {
-      await call(changed.wait())
+      await this.#bounded(call(changed.wait()))
     } finally {
       this.topics = this.#native.subscription()
       this.topic = this.topics[0]
@@ -497,7 +503,8 @@ class Consumer {
 
   async seek(at, to) {
     const where = [...place(at, 'at'), ...position(to, 'to')]
-    await call((await this.#sync((native) => native.seek(...where))).wait())
+    const moved = await this.#sync((native) => native.seek(...where))
+    await this.#bounded(call(moved.wait()))
   }
 
   async pause(at) {
@@ -551,12 +558,12 @@ class Consumer {
     if (list === undefined) {
       if (this.#isLeaving) this.#takeBack(native)
       else if (hand !== undefined) hand.committed = Infinity
-      return call(this.#inWords(() => native.startCommit()).wait())
+      return this.#bounded(call(this.#inWords(() => native.startCommit()).wait()))
     }
     for (const { topic = this.topic, partition, offset } of list) {
       if (topic === hand?.packed.topic && partition === hand.packed.partition) hand.committed = Math.max(hand.committed, offset)
     }
-    await call(native.commitOffsets(list.map(({ topic = this.topic, partition, offset }) => ({ topic, topicId, partition, offset }))))
+    await this.#bounded(call(native.commitOffsets(list.map(({ topic = this.topic, partition, offset }) => ({ topic, topicId, partition, offset })))))
   }
 
   /** What the native half throws at once, as the error that it is. */
@@ -584,7 +591,7 @@ class Consumer {
   }
 
   async #end(kind, bodyMs, isCalledBack) {
-    const native = this.#native ?? (await this.#opening?.catch(() => undefined))
+    const native = this.#native ?? (await this.#opened())
     if (!native) return
     this.#settle(native)
     native.stop()
@@ -597,7 +604,7 @@ class Consumer {
         if (!isPolled) this.#onLeft = resolve
       })
       this.#isWaitedFor = true
-      await within(Promise.race([native.idle(), left]), bodyMs)
+      await within(Promise.race([native.idle(), left, this.#aborted]), bodyMs)
     }
     // An abort waits for nobody; what is lost is told meanwhile.
     let leaving = kind === 'lost' ? call(native.close()) : undefined
@@ -614,7 +621,7 @@ class Consumer {
     }
     this.#isWaitedFor = false
     leaving ??= call(native.close())
-    await leaving
+    await this.#untilAborted(leaving)
     if (failed !== undefined) throw failed.error
   }
 
@@ -628,13 +635,20 @@ class Consumer {
    * `onRebalance` is told of what it still has, and may commit, for as long again.
    */
   async close() {
+    const closed = this.#close()
+    // What the signal has ended is closed, and takes a moment for it.
+    await (this.#options.signal?.aborted ? closed : this.#bounded(closed))
+  }
+
+  async #close() {
     if (!this.#closing) this.#isFinishing = this.#isPolled
     await this.#leave('revoked', this.#closeTimeoutMs)
   }
 
   async [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {
     // Whoever leaves a block has left its loops.
-    await this.#leave('revoked', 0)
+    const left = this.#leave('revoked', 0)
+    await (this.#options.signal?.aborted ? left : this.#bounded(left))
   }
 }
 
@@ -652,4 +666,4 @@ function countOf(maxRecords) {
   return Math.min(maxRecords, RECORDS_MAX)
 }
 
-module.exports = { Consumer, isClosing }
+module.exports = { Consumer, closeFor, isClosing }

@@ -191,9 +191,12 @@ export interface ConsumerOptions {
    */
   onRebalance?: (change: Rebalance) => void | Promise<void>
   /** How long `close` lets the body of a loop finish what it has in hand, and then `onRebalance` what it does; 5,000 each by default. */
-  closeTimeoutMs?: number
-  /** Ends the loop with its reason when aborted. */
-  signal?: AbortSignal
+  closeTimeoutMs?: number | undefined
+  /**
+   * Ends the consumer when aborted: its loops, and every call that waits, reject with the reason at once, also while no broker can be reached. What is in hand is not done. A `close()` after
+   * that lets `onRebalance` end, and waits half a second for the group's coordinator to hear of it.
+   */
+  signal?: AbortSignal | undefined
 }
 
 /**

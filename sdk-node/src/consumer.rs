@@ -4,12 +4,12 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use napi::bindgen_prelude::{Buffer, Float64Array, PromiseRaw, Uint32Array};
+use napi::bindgen_prelude::{Buffer, Float64Array, PromiseRaw, Uint32Array, spawn};
 use napi::{Env, Result};
 use napi_derive::napi;
 use thalweg::bindings::{self, Asks, Taken, place};
 use thalweg::{Place, Position, Rebalance};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::error::raise;
 
@@ -38,6 +38,8 @@ pub struct Consumer {
     taken: Mutex<Option<thalweg::Batch>>,
     /// Gone with this: a worker that is ended waits for nothing any more, or its member would go on for it.
     lives: watch::Sender<()>,
+    /// True once nobody waits for its end any more.
+    is_abandoned: watch::Sender<bool>,
 }
 
 #[napi(object)]
@@ -94,7 +96,8 @@ pub struct Counts {
 
 impl Consumer {
     pub(crate) fn new(inner: thalweg::Consumer) -> Self {
-        Consumer { inner, current: Mutex::default(), taken: Mutex::default(), lives: watch::channel(()).0 }
+        let (lives, is_abandoned) = (watch::channel(()).0, watch::channel(false).0);
+        Consumer { inner, current: Mutex::default(), taken: Mutex::default(), lives, is_abandoned }
     }
 
     /// Waits as long as this is there.
@@ -348,11 +351,27 @@ impl Consumer {
         self.wait(env, async move { consumer.idle().await })
     }
 
-    /// Ends it; what is in hand is not done.
+    /// Ends it; what is in hand is not done. It goes on by itself where nobody waits for it any more.
     #[napi]
     pub fn close<'env>(&self, env: &'env Env) -> Result<PromiseRaw<'env, ()>> {
         let consumer = self.inner.clone();
-        env.spawn_future(async move { consumer.close().await.map_err(raise) })
+        let mut abandoned = self.is_abandoned.subscribe();
+        let (closed, outcome) = oneshot::channel();
+        spawn(async move { drop(closed.send(consumer.close().await)) });
+        env.spawn_future(async move {
+            tokio::select! {
+                biased;
+                // The process ends before it does.
+                closed = outcome => closed.unwrap_or(Ok(())).map_err(raise),
+                _ = abandoned.wait_for(|is| *is) => Ok(()),
+            }
+        })
+    }
+
+    /// Nobody waits for its end any more, nor does the process.
+    #[napi]
+    pub fn abandon(&self) {
+        self.is_abandoned.send_replace(true);
     }
 }
 

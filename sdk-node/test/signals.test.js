@@ -48,12 +48,83 @@ test('what a signal or a callback gives as its reason comes out as it is, null i
     const onRebalance = async () => {
       if (thrown.is) throw reason
     }
-    const consumer = client.consumer('t', { group: unique(), onRebalance })
+    const consumer = client.consumer('t', { group: unique(), closeTimeoutMs: 100, onRebalance })
     assert.equal(await rejection(consumer.next()), reason)
     thrown.is = false
     assert.equal((await consumer.next()).text(), '0')
     thrown.is = true
     assert.equal(await rejection(consumer.close()), reason)
   }
+  await client.close()
+})
+
+/** What becomes of a call whose signal is aborted after `afterMs`, and how long that took. */
+async function abortedIn(controller, afterMs, call) {
+  const reason = new Error('no more')
+  const outcome = call().then(
+    () => assert.fail('it came to something'),
+    (error) => assert.equal(error, reason),
+  )
+  setTimeout(() => controller.abort(reason), afterMs)
+  const since = performance.now()
+  await outcome
+  const tookMs = performance.now() - since
+  assert.ok(tookMs >= afterMs - 5 && tookMs < afterMs + 1_500, `${call}: ${tookMs} ms`)
+}
+
+test('a signal bounds every call, also while no broker can be reached', async (t) => {
+  const { broker, client } = await filled(t, 3, { timeoutMs: 20_000 })
+  const calls = {
+    commit: (consumer) => consumer.commit(),
+    'commit of offsets': (consumer) => consumer.commit([{ partition: 0, offset: 2 }]),
+    seek: (consumer) => consumer.seek(0, 'latest'),
+    subscribe: (consumer) => consumer.subscribe(['t']),
+    close: (consumer) => consumer.close(),
+    'await using': (consumer) => consumer[Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')](),
+    next: async (consumer) => {
+      while ((await consumer.next()) !== null);
+    },
+  }
+  const open = []
+  for (const call of Object.values(calls)) {
+    const controller = new AbortController()
+    const consumer = client.consumer('t', { group: unique(), autoCommitMs: null, closeTimeoutMs: 50, signal: controller.signal })
+    assert.equal((await consumer.next()).text(), '0')
+    open.push({ controller, consumer, call })
+  }
+  await broker.kill()
+  for (const { controller, consumer, call } of open) {
+    await abortedIn(controller, 300, () => call(consumer))
+    // It is over, and nobody waits for a coordinator that is not there.
+    const since = performance.now()
+    await consumer.close()
+    assert.ok(performance.now() - since < 2_000, `${call}: closed after ${performance.now() - since} ms`)
+  }
+  for (const group of [undefined, 'g']) {
+    for (const begin of [(consumer) => consumer.open(), (consumer) => consumer.next(), (consumer) => consumer.counts()]) {
+      const controller = new AbortController()
+      const consumer = client.consumer('t', { group, signal: controller.signal })
+      await abortedIn(controller, 100, () => begin(consumer))
+      await consumer.close()
+    }
+  }
+  const since = performance.now()
+  await client.close()
+  assert.ok(performance.now() - since < 2_000)
+})
+
+test('what is aborted while it is opened does not stay open', async (t) => {
+  const { client } = await filled(t, 3)
+  for (let i = 0; i < 20; i++) {
+    const controller = new AbortController()
+    const consumer = client.consumer('t', { group: 'g', signal: controller.signal })
+    const opening = consumer.open()
+    setTimeout(() => controller.abort(), i)
+    await opening.catch((error) => assert.equal(error.name, 'AbortError'))
+    if (!controller.signal.aborted) controller.abort()
+    await consumer.close()
+  }
+  const deadline = performance.now() + 10_000
+  while ((await client.groups()).some(({ members }) => members > 0)) assert.ok(performance.now() < deadline, 'a member stays')
   await client.close()
 })
