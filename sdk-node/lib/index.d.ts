@@ -227,7 +227,7 @@ export class Client {
    * Keys are placed among all partitions from then on: a key may go to another partition than before, and its order holds within each of them, as in Kafka.
    * What stands in the topic stays where it is. Producers and consumers follow without a restart; new partitions are read from their first records.
    *
-   * InvalidError: it has more than `total`, `total` is above 10,000, or too few brokers can be reached; NotFoundError; UnsupportedError: a broker is of an older version; DeniedError.
+   * InvalidError: it has more than `total`, or `total` is above 10,000; DisconnectedError: too few brokers can be reached within `timeoutMs`; NotFoundError; UnsupportedError: a broker is of an older version; DeniedError.
    */
   addPartitions(topic: string, total: number): Promise<Topic>
   /** Removes a topic and its records, for ever. NotFoundError, DeniedError. */

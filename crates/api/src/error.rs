@@ -224,6 +224,8 @@ codes! {
     InvalidTimestamp = 43, Invalid, false;
     /// A stored batch that does not decode, where somebody has to look into it.
     UnreadableBatch = 44, BadRecord, false;
+    /// The cluster has brokers enough for what is asked, and too few of them can be reached at the moment.
+    BrokersAway = 45, Disconnected, true;
 }
 
 /// Why a request, a batch or a partition is refused, as it crosses the wire.

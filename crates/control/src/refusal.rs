@@ -9,6 +9,8 @@ impl From<&ControlError> for ApiError {
     fn from(error: &ControlError) -> ApiError {
         let code = match error {
             ControlError::Name { .. } | ControlError::Range { .. } => ErrorCode::InvalidRequest,
+            // Whoever is away may come back: the client asks again.
+            ControlError::TooFewBrokers { asked, known, .. } if asked <= known => ErrorCode::BrokersAway,
             ControlError::TooFewBrokers { .. } | ControlError::BrokerIdTaken { .. } => ErrorCode::InvalidRequest,
             ControlError::FewerPartitions { .. } | ControlError::HoldsGroups(_) => ErrorCode::InvalidRequest,
             ControlError::FeatureLevel { .. } | ControlError::OlderBroker { .. } => ErrorCode::Unsupported,
@@ -44,5 +46,18 @@ impl From<&GroupError> for ApiError {
             GroupError::UnknownPartition(_) => ErrorCode::UnknownPartition,
         };
         ApiError::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_brokers_pass_where_enough_are_known() {
+        let code = |asked, live, known| ApiError::from(&ControlError::TooFewBrokers { asked, live, known }).code;
+        assert_eq!(code(3, 2, 3), ErrorCode::BrokersAway);
+        assert_eq!(code(3, 2, 2), ErrorCode::InvalidRequest);
+        assert!(ErrorCode::BrokersAway.client_retries() && ErrorCode::BrokersAway.kind().is_retriable());
     }
 }

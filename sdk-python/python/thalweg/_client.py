@@ -276,8 +276,8 @@ class Client:
         as in Kafka. What stands in the topic stays where it is. Producers and consumers follow without a restart; new partitions are read from their
         first records.
 
-        Raises InvalidError for fewer partitions than there are, for more than 10,000, and where too few brokers can be reached, NotFoundError, UnsupportedError
-        while a broker is of an older version, DeniedError where this client may not change the cluster.
+        Raises InvalidError for fewer partitions than there are and for more than 10,000, DisconnectedError where too few brokers can be reached for as long as
+        the client's time-out, NotFoundError, UnsupportedError while a broker is of an older version, DeniedError where this client may not change the cluster.
         """
         _checks.some_text("topic", topic)
         _checks.given("total", total, "an int")

@@ -90,8 +90,8 @@ class Client(_sync.ClientBase):
         Keys are placed among all partitions from then on: a key may go to another partition than before, and its order holds within each of them, as in Kafka.
         What stands in the topic stays where it is. Producers and consumers follow without a restart; new partitions are read from their first records.
 
-        Raises InvalidError for fewer partitions than there are, for more than 10,000, and where too few brokers can be reached, NotFoundError, UnsupportedError
-        while a broker is of an older version, DeniedError where this client may not change the cluster.
+        Raises InvalidError for fewer partitions than there are and for more than 10,000, DisconnectedError where too few brokers can be reached for as long as
+        the client's time-out, NotFoundError, UnsupportedError while a broker is of an older version, DeniedError where this client may not change the cluster.
         """
         return _sync.run(lambda: self._inner.add_partitions(topic, total))
 

@@ -242,6 +242,7 @@ impl Client {
     /// # Errors
     /// `already_exists` where the name is taken: use that topic, or another name. `invalid` for a bad name, count or
     /// option, for more copies than there are brokers, and for a plugin that is no partitioner: fix the request.
+    /// `disconnected` where too few of the brokers can be reached for as long as the client's time-out: start them.
     /// `not_found` for an unknown partitioner: upload it first. As every change of the cluster: see
     /// [`Client`](Client#errors).
     ///
@@ -285,9 +286,10 @@ impl Client {
     /// partitions or reads until the end.
     ///
     /// # Errors
-    /// `invalid` for fewer partitions than there are, for more than 10,000, for more copies than there are brokers to
-    /// be reached, and for one of the cluster's own topics, whose names begin with `__`: fix the request. `not_found`
-    /// where there is no such topic. `unsupported` while a broker of the cluster is of an older version: upgrade it. As
+    /// `invalid` for fewer partitions than there are, for more than 10,000, for more copies than there are brokers, and
+    /// for one of the cluster's own topics, whose names begin with `__`: fix the request. `disconnected` where too few
+    /// of the brokers can be reached for as long as the client's time-out: start them. `not_found` where there is no
+    /// such topic. `unsupported` while a broker of the cluster is of an older version: upgrade it. As
     /// every change of the cluster: see [`Client`](Client#errors).
     ///
     /// ```no_run
