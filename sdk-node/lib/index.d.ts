@@ -3,12 +3,12 @@
 
 /** Bytes, in any buffer or view of one, or text as UTF-8. They are taken at the call. InvalidError: the text holds half of a surrogate pair, which has no bytes. TypeError: the buffer is detached. */
 export type Data = string | ArrayBufferView | ArrayBufferLike
-/** An object or array for JSON. What has one of these symbols is something else: a Map, a Set, a Promise, a Date, a function. */
-export type Json = { [name: string]: unknown } | (object & { [Symbol.toStringTag]?: never; [Symbol.toPrimitive]?: never; [Symbol.hasInstance]?: never })
+/** An object or array for JSON. What has one of these symbols is something else: a Map, a Set, a Promise, a Date, a RegExp, a function. An Error or a URL compiles, and is a TypeError when it is sent. */
+export type Json = { [name: string]: unknown } | (object & { [Symbol.toStringTag]?: never; [Symbol.toPrimitive]?: never; [Symbol.hasInstance]?: never; [Symbol.match]?: never })
 /** A value: bytes, text, or an object or array for JSON (no Map, Set, Date, Error, Promise). `null` is a tombstone. */
 export type Value = Data | Json | null
 /** Headers: an object, a Map, or pairs of name and value; in pairs a name may occur several times. */
-export type Headers = { [name: string]: Data | null } | Map<string, Data | null> | Array<[string, Data | null]>
+export type Headers = { readonly [name: string]: Data | null } | ReadonlyMap<string, Data | null> | ReadonlyArray<readonly [string, Data | null]>
 /** Where a partition's reading starts; a number is an offset. */
 export type Start = 'earliest' | 'latest' | number | { timestamp: number | Date }
 
@@ -18,15 +18,15 @@ export type Pem = string | Uint8Array
 /** Options of `connect`. */
 export interface ConnectOptions {
   /** What operators see of this client, in the broker's log and in `thalweg group describe`; "thalweg-node" by default. */
-  clientId?: string
+  clientId?: string | undefined
   /** The CA to trust. Without it: THALWEG_CA, the context of `thalweg dev`, the platform's roots. */
-  ca?: Pem
+  ca?: Pem | undefined
   /** The certificate that, with `key`, proves who this client is: changing a cluster from another machine needs it. */
-  cert?: Pem
+  cert?: Pem | undefined
   /** The private key that goes with `cert`. */
-  key?: Pem
+  key?: Pem | undefined
   /** How long a request goes on trying to reach a broker; 10 s by default. */
-  timeoutMs?: number
+  timeoutMs?: number | undefined
 }
 
 /**
@@ -88,39 +88,39 @@ export interface GroupInfo {
 /** How a topic is to be made. */
 export interface TopicOptions {
   /** How many partitions it gets; 1 by default. */
-  partitions?: number
+  partitions?: number | undefined
   /** Plugin that places its records, "name" or "name@version". */
-  partitioner?: string
+  partitioner?: string | undefined
   /** The partitioner's parameters. */
-  partitionerConfig?: Data
+  partitionerConfig?: Data | undefined
   /** Records whose timestamps are older are removed; -1: never. A week by default. */
-  retentionMs?: number
+  retentionMs?: number | undefined
   /** So many bytes of each partition stay, and a segment more at most; -1, the default: all. */
-  retentionBytes?: number
+  retentionBytes?: number | undefined
   /** Size at which a segment is closed, 64 KiB to 1 GiB: what is removed are whole segments. By default an eighth of retentionBytes, at least 1 MiB. */
-  segmentBytes?: number
+  segmentBytes?: number | undefined
   /** How long a segment stays open, at least 1000. By default an eighth of retentionMs, from 5 s to a week. */
-  segmentMs?: number
+  segmentMs?: number | undefined
   /** A record may be stamped so far ahead of the broker's clock, or its batch is refused; -1: any time. An hour by default. */
-  timestampAheadMaxMs?: number
+  timestampAheadMaxMs?: number | undefined
   /** Copies of each partition, on different brokers; three, or as many as there are brokers. */
-  replicationFactor?: number
+  replicationFactor?: number | undefined
 }
 
 /** Options of a producer. */
 export interface ProducerOptions {
   /** How long a batch waits for more while others are in flight; 5 by default. A lone record never waits. */
-  lingerMs?: number
+  lingerMs?: number | undefined
   /** Size at which a batch is sent; 128 KiB by default. */
-  batchBytes?: number
+  batchBytes?: number | undefined
   /** How batches are compressed; 'none' by default. */
-  compression?: 'none' | 'gzip' | 'snappy' | 'lz4' | 'zstd'
+  compression?: 'none' | 'gzip' | 'snappy' | 'lz4' | 'zstd' | undefined
   /** When a send is done; 'quorum' by default. Anything else switches idempotence off. */
-  acks?: 'none' | 'leader' | 'quorum'
+  acks?: 'none' | 'leader' | 'quorum' | undefined
   /** From send to outcome, retries included; 120,000 by default. */
-  deliveryTimeoutMs?: number
+  deliveryTimeoutMs?: number | undefined
   /** Memory for records without outcome; above it, sends wait. */
-  bufferBytes?: number
+  bufferBytes?: number | undefined
 }
 
 /** Partitions that a member of a group reads from now on, or does not read any more. */
@@ -145,43 +145,43 @@ export type Place = number | TopicPartition
 /** Options of a consumer. */
 export interface ConsumerOptions {
   /** All partitions without it. */
-  partitions?: number[]
+  partitions?: readonly number[] | undefined
   /**
    * Without a group 'latest' by default. In a group it counts where the group has not come to yet, and is 'earliest' by default. A Map gives
-   * single partitions starts of their own, the others begin at the end; not in a group.
+   * single partitions starts of their own, the others begin at the end; not in a group: `new Map<Place, Start>([[0, 5], [1, 'earliest']])`.
    */
-  start?: Start | Map<Place, Start>
+  start?: Start | ReadonlyMap<Place, Start> | undefined
   /** Ends once everything has been scanned that was there at the start; in a group, by whichever member. */
-  untilEnd?: boolean
+  untilEnd?: boolean | undefined
   /** Plugin that chooses the records, "name" or "name@version"; the same for all members of a group. */
-  filter?: string
+  filter?: string | undefined
   /** The filter's parameters. */
-  filterConfig?: Data
+  filterConfig?: Data | undefined
   /** What becomes of a record on which the filter fails; 'fail' by default: the partition stops there. */
-  onFilterFailure?: 'fail' | 'skip' | 'pass'
+  onFilterFailure?: 'fail' | 'skip' | 'pass' | undefined
   /**
    * What becomes of a stored batch that does not decode; 'fail' by default: BadRecordError at every call until a seek past it. 'skip'
    * passes it over and counts its records as unreadable.
    */
-  onBadRecord?: 'fail' | 'skip'
+  onBadRecord?: 'fail' | 'skip' | undefined
   /** Shares the partitions with the other consumers of this group, and goes on where the group left off. */
-  group?: string
+  group?: string | undefined
   /** A name that outlives the process, for static membership. */
-  instance?: string
+  instance?: string | undefined
   /** Unheard for so long, a member counts as dead; 3,000 by default. */
-  sessionTimeoutMs?: number
+  sessionTimeoutMs?: number | undefined
   /** How often what is done is committed; 1,000 by default, null: only by `commit`. */
-  autoCommitMs?: number | null
+  autoCommitMs?: number | null | undefined
   /** How the group's partitions are shared out; 'uniform' by default, the same for all members. */
-  assignor?: 'uniform' | 'range'
+  assignor?: 'uniform' | 'range' | undefined
   /** Whoever keeps a record longer leaves the group until they ask for the next one. */
-  maxProcessingMs?: number
+  maxProcessingMs?: number | undefined
   /** A topic that does not exist yet is waited for. */
-  waitForTopics?: boolean
+  waitForTopics?: boolean | undefined
   /** What becomes of a position that the log does not hold; 'fail' by default: OffsetOutOfRangeError until a seek. */
-  outOfRange?: 'earliest' | 'latest' | 'fail'
+  outOfRange?: 'earliest' | 'latest' | 'fail' | undefined
   /** Bounds what is granted to brokers, or has come and was not taken, per topic; 32 MiB by default. */
-  bufferBytes?: number
+  bufferBytes?: number | undefined
   /**
    * Called, and awaited, before the next record is handed out: for partitions that are revoked while they are still this member's, so that it may
    * commit. It may call anything but read, which is an InvalidError there. While a record of another partition is in hand, a revoked one waits for it for a second.
@@ -189,7 +189,7 @@ export interface ConsumerOptions {
    * It is called for the last time when the consumer is closed, by whichever way: 'revoked' with all partitions that it was told of and has still, before the
    * member leaves, so that state can be written and committed. `commit()` leaves out what is in hand. An abort ends reading at once: it tells 'lost'.
    */
-  onRebalance?: (change: Rebalance) => void | Promise<void>
+  onRebalance?: ((change: Rebalance) => void | Promise<void>) | undefined
   /** How long `close` lets the body of a loop finish what it has in hand, and then `onRebalance` what it does; 5,000 each by default. */
   closeTimeoutMs?: number | undefined
   /**
@@ -217,7 +217,7 @@ export class Client {
    * A consumer of a topic, or of several, by name or by pattern; it is opened by its first use. A pattern begins with `^`, as in `'^flights-'`, and stands for the topics whose
    * names match it from their start on, those that come later included.
    */
-  consumer(topics: string | string[], options?: ConsumerOptions): Consumer
+  consumer(topics: string | readonly string[], options?: ConsumerOptions): Consumer
   // calls of lib/client.js, by declare.mjs:
   /** Makes a topic. AlreadyExistsError: there is one of that name; NotFoundError: there is no such partitioner; DeniedError: this client may not change the cluster. */
   createTopic(name: string, options?: TopicOptions): Promise<Topic>
@@ -248,8 +248,11 @@ export class Client {
   describeGroup(group: string): Promise<Group>
   /** Forgets a group without members, and how far it has come. NotFoundError; InvalidError: it has members. */
   deleteGroup(group: string): Promise<void>
-  /** Moves a group without members; answers with the offset of each partition. With `dryRun` it only answers. NotFoundError; InvalidError: it has members. */
-  resetGroup(group: string, topic: string, to: Start, options?: { partitions?: number[]; dryRun?: boolean }): Promise<Map<number, number>>
+  /**
+   * Moves a group without members in all partitions of a topic, or in some; answers with the offset of each. With `dryRun` it only answers. A group that does not exist is made, and
+   * begins there. NotFoundError: there is no such topic or partition; InvalidError: it has members, or `partitions` is empty.
+   */
+  resetGroup(group: string, topic: string, to: Start, options?: { partitions?: readonly number[] | undefined; dryRun?: boolean | undefined }): Promise<Map<number, number>>
   // By hand again.
   /** Closes the consumers that were made here, and lets the connection go; producers keep theirs until they are closed. Rejects with what an `onRebalance` throws. */
   close(): Promise<void>
@@ -309,15 +312,15 @@ export interface Message {
   /** Bytes and text as they are, an object or array as JSON; null is a tombstone. */
   value: Value
   /** Records of one key keep their partition and their order; without one, partitions take turns. */
-  key?: Data | null
+  key?: Data | null | undefined
   /** Its headers. */
-  headers?: Headers
+  headers?: Headers | undefined
   /** Milliseconds since the epoch, or a Date; the time of sending without it. */
-  timestampMs?: number | Date
+  timestampMs?: number | Date | undefined
   /** Where it goes, whatever its key. InvalidError where the topic has a partitioner, which alone decides then. */
-  partition?: number
+  partition?: number | undefined
   /** Where it goes, with a producer of any topic. */
-  topic?: string
+  topic?: string | undefined
 }
 
 /** Where a record went. */
@@ -345,21 +348,21 @@ export class Producer {
    */
   send(value: Value, options?: Omit<Message, 'value'>): Promise<Delivery>
   /** Sends records; resolves with each one's outcome in order: the delivery, or the error of that record. */
-  sendBatch(messages: Message[]): Promise<Array<Delivery | ThalwegError>>
+  sendBatch(messages: readonly Message[]): Promise<Array<Delivery | ThalwegError>>
   /**
    * Buffers a record; waits only while the buffer is full. `onDelivery` is called with the delivery, or with the error; without it, an error is thrown by
    * the next `flush()` or `close()`.
    */
-  enqueue(value: Value, options?: Omit<Message, 'value'> & { onDelivery?: (outcome: Delivery | ThalwegError) => void }): Promise<void>
+  enqueue(value: Value, options?: Omit<Message, 'value'> & { onDelivery?: ((outcome: Delivery | ThalwegError) => void) | undefined }): Promise<void>
   /** Buffers records together: the fast way in. */
-  enqueueBatch(messages: Message[]): Promise<void>
+  enqueueBatch(messages: readonly Message[]): Promise<void>
   /** Records that were sent, by whichever call, and have no outcome yet. */
   readonly pending: number
   /**
    * Resolves when every record that was sent before has its outcome; TimedOutError after `timeoutMs`, and then they are still on their way. Rejects with the error of a buffered
    * record that nobody took. Each `onDelivery` has been called by then, and each promise of a `send` has been settled: give those handlers before.
    */
-  flush(options?: { timeoutMs?: number }): Promise<void>
+  flush(options?: { timeoutMs?: number | undefined }): Promise<void>
   /** Refuses further records from now on; resolves when those that were sent before have their outcomes. Rejects as `flush` does. */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
@@ -403,16 +406,16 @@ export class Consumer implements AsyncIterable<ConsumerRecord> {
    */
   [Symbol.asyncIterator](): AsyncIterableIterator<ConsumerRecord>
   /** Batches as they come: the fast way out. A batch that was begun record by record goes on with what is left of it. */
-  batches(options?: { maxRecords?: number }): AsyncIterableIterator<Batch>
+  batches(options?: { maxRecords?: number | undefined }): AsyncIterableIterator<Batch>
   /**
    * The next record; the one before it is done. null: nothing came within `timeoutMs`, or nothing more comes. `timeoutMs` counts from the call on, also where that opens the
    * consumer: opening goes on, and the next call waits for it. PluginFailedError: the filter fails on a record; BadRecordError: a stored batch does not decode;
    * OffsetOutOfRangeError: the log does not hold the position; NotFoundError: the topic was deleted; DamagedError: the only copy is damaged. Each comes again until a
    * `seek` past it. ClosedError: the consumer is closed; InvalidError: `onRebalance` calls it.
    */
-  next(options?: { timeoutMs?: number }): Promise<ConsumerRecord | null>
+  next(options?: { timeoutMs?: number | undefined }): Promise<ConsumerRecord | null>
   /** The next records that came together, at most `maxRecords`; what is left of a batch comes next. null as with `next`. */
-  nextBatch(options?: { maxRecords?: number; timeoutMs?: number }): Promise<Batch | null>
+  nextBatch(options?: { maxRecords?: number | undefined; timeoutMs?: number | undefined }): Promise<Batch | null>
   /**
    * Reads these topics from now on, instead of those that it read: by name, or by a pattern, which begins with `^`. What stays wanted goes on where it is. Without a group, records
    * that wait of topics that are not wanted any more are dropped, and new ones begin where `start` says; in a group their partitions are given up as in any rebalance. When it
@@ -445,7 +448,7 @@ export class Consumer implements AsyncIterable<ConsumerRecord> {
    * RebalancedError: a partition is another member's by now; OffsetOutOfRangeError: an offset is past its end; InvalidError: there is no group; TimedOutError: the group's
    * coordinator does not answer.
    */
-  commit(offsets?: ConsumerRecord | Array<{ topic?: string; partition: number; offset: number }>): Promise<void>
+  commit(offsets?: ConsumerRecord | ReadonlyArray<{ topic?: string | undefined; partition: number; offset: number }>): Promise<void>
   /** Records scanned so far of the partitions that are read at the moment, or were when it was closed. */
   counts(): Promise<Counts>
   /**
@@ -492,13 +495,13 @@ export class ConsumerRecord {
   private constructor()
   /** A record as it might have been read, for tests of what handles records. */
   static of(parts: {
-    value?: Value
-    key?: Data | null
-    headers?: Headers
-    topic?: string
-    partition?: number
-    offset?: number
-    timestampMs?: number
+    value?: Value | undefined
+    key?: Data | null | undefined
+    headers?: Headers | undefined
+    topic?: string | undefined
+    partition?: number | undefined
+    offset?: number | undefined
+    timestampMs?: number | undefined
   }): ConsumerRecord
   /** The topic that it was read from. */
   readonly topic: string
@@ -543,7 +546,7 @@ export class Batch implements Iterable<ConsumerRecord> {
    * All values: the fastest way to read everything. A value that is kept keeps 8 KiB of its neighbours at most, and is copied before it is transferred to another thread. With `copy: false` it keeps the whole batch, and nothing is copied:
    * that saves about a tenth of the time for whoever is done with them soon.
    */
-  values(options?: { copy?: boolean }): Array<Buffer | null>
+  values(options?: { copy?: boolean | undefined }): Array<Buffer | null>
   /** The records; each shares the batch's bytes, and keeps them. */
   records(): ConsumerRecord[]
   [Symbol.iterator](): Iterator<ConsumerRecord>

@@ -2,7 +2,7 @@
 
 import { after, before } from 'node:test'
 
-import { Batch, Client, Consumer, ConsumerRecord, type Delivery, InvalidError, Producer, type Rebalance, type RecordObject, ThalwegError, connect } from '../lib/index.js'
+import { Batch, Client, Consumer, ConsumerRecord, type Delivery, InvalidError, type Message, type Place, Producer, type Rebalance, type RecordObject, type Start, ThalwegError, connect } from '../lib/index.js'
 import { type Broker, BrokerError, startBroker, startCluster, unique, useBroker } from '../lib/testing/index.js'
 
 const client = await connect('thalweg://localhost:9460', { timeoutMs: 1000 })
@@ -69,6 +69,28 @@ await producer.send(() => order)
 await producer.send(1)
 // @ts-expect-error in a message as well
 await producer.enqueueBatch([{ value: new Map() }])
+
+// What is only read may be readonly, and what may be left out may be undefined (with exactOptionalPropertyTypes too).
+const [messages, topics]: [readonly Message[], readonly string[]] = [[{ value: 'x' }], ['a']]
+const pairs: ReadonlyArray<readonly [string, string]> = [['a', 'b']]
+const starts = new Map<Place, Start>([[0, 5], [{ topic: 't', partition: 1 }, 'earliest']])
+async function readOnly(map: ReadonlyMap<string, string>, maybe: string | undefined, none: number | undefined) {
+  await producer.sendBatch(messages)
+  await producer.enqueueBatch(messages)
+  for (const headers of [pairs, map, { a: 'b' } as const]) await producer.send('x', { headers, key: maybe, partition: none, topic: maybe, timestampMs: none })
+  await producer.enqueue('x', { onDelivery: undefined })
+  await producer.flush({ timeoutMs: none })
+  const reader = client.consumer(topics, { start: starts as ReadonlyMap<Place, Start>, partitions: [0] as const, group: maybe, maxProcessingMs: none })
+  await reader.subscribe(topics)
+  await reader.commit([{ topic: maybe, partition: 0, offset: 1 }] as const)
+  await reader.next({ timeoutMs: none })
+  await client.createTopic('t', { partitions: none, partitioner: maybe })
+  await client.resetGroup('g', 't', 'earliest', { partitions: [0] as const, dryRun: undefined })
+  await connect('thalweg://localhost:9460', { ca: maybe, timeoutMs: none })
+}
+console.log(readOnly)
+// @ts-expect-error nor is a RegExp
+await producer.send(/x/)
 
 // Blocks that are left close what they opened; what is made by calls has no constructor.
 async function block() {

@@ -5,22 +5,22 @@ import type { Client } from '../index.js'
 
 export interface BrokerOptions {
   /** Where its records and its log are, and stay; without it, in a temporary one that goes with `close()` or the end of this process. */
-  directory?: string
+  directory?: string | undefined
   /** UDP port; 0, the default, takes a free one. */
-  port?: number
+  port?: number | undefined
   /** The `thalweg` command; without it, see `findBinary`. */
-  binary?: string
+  binary?: string | undefined
   /** Further arguments for `thalweg dev`. */
-  arguments?: string[]
+  arguments?: readonly string[] | undefined
   /** How long it may take to be ready; 30,000 by default. */
-  startTimeoutMs?: number
+  startTimeoutMs?: number | undefined
 }
 
 export interface ClusterOptions extends Omit<BrokerOptions, 'port'> {
   /** How many; 3 by default. */
-  brokers?: number
+  brokers?: number | undefined
   /** Further arguments for `thalweg serve`. */
-  arguments?: string[]
+  arguments?: readonly string[] | undefined
 }
 
 /** Starts a broker; resolves once it can be reached. BrokerError with its log if that does not come to be. */
@@ -55,7 +55,7 @@ export class Broker {
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
   /** A client of it. */
-  connect(options?: { timeoutMs?: number }): Promise<Client>
+  connect(options?: { timeoutMs?: number | undefined }): Promise<Client>
   /** `thalweg://localhost:PORT`, for `connect`. */
   get address(): string
   /** Its UDP port. */
@@ -81,7 +81,7 @@ export class Cluster {
   /** Ends every broker, and removes the directory if it is a temporary one. */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
-  connect(options?: { timeoutMs?: number }): Promise<Client>
+  connect(options?: { timeoutMs?: number | undefined }): Promise<Client>
   /** All brokers as one address. */
   get address(): string
   get ca(): string
