@@ -240,7 +240,10 @@ export class Client {
   uploadPlugin(name: string, module: ArrayBufferView | ArrayBufferLike | string | URL): Promise<Plugin>
   /** All plugins in all versions. */
   plugins(): Promise<Plugin[]>
-  /** Places a topic's records in another way from now on; null: by key hash and in turn. What stands in it stays where it is. NotFoundError, DeniedError. */
+  /**
+   * Places a topic's records in another way from now on; null: by key hash and in turn. What stands in it stays where it is. NotFoundError, DeniedError; InvalidError: `partitioner` is
+   * empty, or there are parameters without one.
+   */
   setPartitioner(topic: string, partitioner: string | null, partitionerConfig?: Data): Promise<void>
   /** All consumer groups. */
   groups(): Promise<GroupInfo[]>
@@ -370,11 +373,11 @@ export class Producer {
 
 /** What became of the records so far; without a filter all that can be read is delivered. */
 export interface Counts {
-  /** Records that have come here. */
+  /** Records that have come here, without those on which the filter has failed. */
   delivered: number
   /** Records that the filter has dropped. */
   filtered: number
-  /** Records on which the filter has failed. */
+  /** Records on which the filter has failed; with onFilterFailure 'pass' they have come here too. */
   failed: number
   /** Records of batches that do not decode, passed over with onBadRecord 'skip'. */
   unreadable: number

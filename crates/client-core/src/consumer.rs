@@ -26,11 +26,11 @@ use thalweg_model::{Bug, Position, is_planted};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Records that have come here, handed out or not.
+    /// Records that have come here, handed out or not, without those on which the filter failed.
     pub delivered: u64,
     /// Records that the filter dropped.
     pub filtered: u64,
-    /// Records on which the filter failed.
+    /// Records on which the filter failed: with `pass` they have come here too, with `skip` they have not.
     pub failed: u64,
     /// Records that were passed over because their batch does not decode.
     pub unreadable: u64,

@@ -36,11 +36,11 @@ class Counts(NamedTuple):
     """What became of the records so far; without a filter all that can be read is delivered."""
 
     delivered: int
-    """Records that have come here."""
+    """Records that have come here, without those on which the filter has failed."""
     filtered: int
     """Records that the filter has dropped."""
     failed: int
-    """Records on which the filter has failed."""
+    """Records on which the filter has failed; with `on_filter_failure="pass"` they have come here too."""
     unreadable: int = 0
     """Records of batches that do not decode, passed over with `on_bad_record="skip"`."""
 

@@ -168,7 +168,7 @@ impl Consumer {
     }
 
     /// Records scanned so far: delivered, filtered, failed; of the partitions that are read at the moment, or were when
-    /// it was closed. Delivered are those that have come here, handed out or not.
+    /// it was closed. Each is counted once: one that has come here although the filter failed on it, as failed.
     pub fn counts(&self) -> Counts {
         let counted = self.inner.lock().counted;
         counted.unwrap_or_else(|| self.inner.counts())
