@@ -28,8 +28,8 @@ def test_a_partition_stands_where_a_seek_goes_as_soon_as_that_returns(broker: Br
                         await consumer.seek(at, to)
                         told.append((await consumer.position(at), place))
 
-            listener = {} if group is None else {"on_rebalance": on_rebalance}
-            async with client.consumer(topic, start="earliest", group=group, **listener) as consumer:
+            listener = None if group is None else on_rebalance
+            async with client.consumer(topic, start="earliest", group=group, on_rebalance=listener) as consumer:
                 if group is None:
                     for to, place in places:
                         await consumer.seek(0, to)
