@@ -184,9 +184,10 @@ impl Client {
     /// [`set_group_offsets`](Self::set_group_offsets) moves it. Offsets are brought within what the partition holds.
     ///
     /// # Errors
-    /// `invalid` for no partition at all: name some, or `None` for all. `not_found` for a topic or a partition that does not exist: mend its name or number. `timeout` where a partition
-    /// has no leader for as long as the client's time-out: try again. `damaged` where the only copy of a partition is
-    /// damaged: its operator can mend that, or leave the partition out. As every call: see [`Client`](Client#errors).
+    /// `invalid` for no partition at all: name some, or `None` for all. `not_found` for a topic or a partition that
+    /// does not exist: mend its name or number. `timeout` where a partition has no leader for as long as the client's
+    /// time-out: try again. `damaged` where the only copy of a partition is damaged: its operator can mend that, or
+    /// leave the partition out. As every call: see [`Client`](Client#errors).
     pub async fn plan_group_offsets(
         &self,
         topic: &str,
