@@ -195,10 +195,9 @@ fn recover(
 ) -> Result<(Node<RealDisk>, UnboundedReceiver<Completion>)> {
     let (completions, completed) = unbounded_channel();
     let disk = RealDisk::new(&directory.path, completions);
-    let seed = Uuid::new_v4().as_u64_pair().0;
     let mut log = Config::default();
     log.reserve_bytes = health::reserve(&directory.path, log.reserve_bytes);
-    let (node, recovery) = Node::open(disk, directory.node_config(member, config.groups), log, seed)?;
+    let (node, recovery) = Node::open(disk, directory.node_config(member, config.groups), log)?;
     for damage in &recovery.damages {
         say_damaged(damage, metrics);
     }

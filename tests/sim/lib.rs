@@ -12,4 +12,4 @@ mod rng;
 mod world;
 
 pub use rng::Rng;
-pub use world::{FAULTS, Outcome, run, run_with_faults};
+pub use world::{FAULTS, Failover, Outcome, failovers, run, run_with_faults};

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use thalweg_model::Bug;
 use thalweg_sim::planted::{Finder, Row, rows};
-use thalweg_sim::{FAULTS, run, run_with_faults};
+use thalweg_sim::{FAULTS, Failover, failovers, run, run_with_faults};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -19,6 +19,9 @@ fn main() -> ExitCode {
         let (only, words) = (text("--only"), text("--words"));
         let seeds = from..from + number("--seeds", MUTANT_SEEDS);
         return mutants(only.map_or("", String::as_str), words.map_or("", String::as_str), seeds);
+    }
+    if arguments.iter().any(|a| a == "--failover") {
+        return failover(number("--seeds", FAILOVER_SEEDS), number("--from", 0));
     }
     let (seeds, from) = (number("--seeds", 1), number("--from", 0));
     let history = arguments.iter().any(|a| a == "--history") || seeds == 1;
@@ -56,6 +59,33 @@ fn main() -> ExitCode {
          {rebuilt} replicas rebuilt in {seconds:.1} s"
     );
     ExitCode::SUCCESS
+}
+
+/// Kills leaders, ten in each of the seeds, and says for how long nobody led.
+fn failover(seeds: u64, from: u64) -> ExitCode {
+    let mut is_fast = true;
+    for (how, what, limits_ms) in [
+        (Failover::Silent, "nobody is told", Some((500, 1_000))),
+        (Failover::Noticed, "the others are told at once", Some((250, 500))),
+        (Failover::WhileCatchingUp, "while another one catches up, nobody is told", None),
+    ] {
+        let mut all = Vec::new();
+        for seed in from..from + seeds {
+            match failovers(seed, KILLS_PER_SEED, how) {
+                Ok(some) => all.extend(some),
+                Err(failure) => {
+                    println!("{failure}");
+                    return ExitCode::FAILURE;
+                }
+            }
+        }
+        all.sort_unstable();
+        let at = |per_mille: usize| all[(all.len() - 1) * per_mille / 1_000];
+        let (p50, p99, max) = (at(500), at(990), at(1_000));
+        println!("{} leaders killed, {what}: p50 {p50} ms, p99 {p99} ms, max {max} ms", all.len());
+        is_fast &= limits_ms.is_none_or(|(half, most)| p50 <= half && p99 <= most);
+    }
+    if is_fast { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Prints the table of docs/MUTANTS.md anew, for bugs whose name has `only` in it: which of the seeds finds each, with
@@ -104,5 +134,8 @@ fn words(failure: &str) -> &str {
     parts.map(|part| part.trim_matches(|c: char| !c.is_alphabetic())).max_by_key(|part| part.len()).unwrap_or_default()
 }
 
+/// Clusters of which leaders are killed.
+const FAILOVER_SEEDS: u64 = 50;
+const KILLS_PER_SEED: usize = 10;
 /// Seeds within which every planted bug must show.
 const MUTANT_SEEDS: u64 = 5_000;

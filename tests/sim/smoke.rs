@@ -1,11 +1,12 @@
 //! The simulator's smoke seeds, and proof that it finds what it must.
 
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use thalweg_model::Bug;
 use thalweg_sim::planted::{Finder, rows};
-use thalweg_sim::run;
+use thalweg_sim::{Failover, failovers, run};
 
 /// Runs `check` for every number below `count`, on two threads.
 fn for_each(count: u64, check: impl Fn(u64) + Sync) {
@@ -37,6 +38,19 @@ fn the_same_seed_gives_the_same_trace() {
     for_each(100, |seed| {
         assert_eq!(run(seed, None, false).trace, run(seed, None, false).trace, "seed {seed}");
     });
+}
+
+/// `cargo xtask sim --failover` does the same more often. A leader is killed, and nobody is told.
+#[test]
+fn what_a_dead_broker_led_is_led_again_within_a_second() {
+    let all = Mutex::new(Vec::new());
+    for_each(8, |seed| {
+        let took_ms = failovers(seed, 8, Failover::Silent).expect("nothing else happens");
+        all.lock().expect("no panic while it is held").extend(took_ms);
+    });
+    let mut all = all.into_inner().expect("no panic while it was held");
+    all.sort_unstable();
+    assert!(all[all.len() / 2] <= 500 && *all.last().expect("some were killed") <= 1_000, "{all:?}");
 }
 
 /// docs/MUTANTS.md tells what finds each planted bug. A seed must find it again, here, and in these words; a file must

@@ -1,6 +1,7 @@
 //! Some brokers, some producers, and a bad day: what a seed makes of them.
 
 mod copies;
+mod failover;
 mod flip;
 mod full;
 mod growth;
@@ -30,6 +31,7 @@ use thalweg_model::{
 };
 use thalweg_replica::{Acks, Now, PeerBody, PeerMessage, ProduceError, ReadOutcome, Replicas, Ticket};
 
+pub use self::failover::{Failover, failovers};
 use self::flip::Flip;
 use self::growth::Growth;
 use self::incidents::Incident;
@@ -138,6 +140,12 @@ struct Rates {
     forgets: u64,
     /// Per million cuts and stops of a node, and per client: it ends up on that node's side.
     strays: u64,
+    /// Per million crashes: the other brokers know at once that the connection is lost. Otherwise they find out when
+    /// the broker is there again.
+    notices: u64,
+    /// A broker takes the connection to a living one for lost.
+    rumours: u64,
+    reads: u64,
 }
 
 struct Client {
@@ -168,6 +176,8 @@ struct Node {
     /// The last incarnation, as its disk has it until it is known to be registered.
     unregistered: Option<u64>,
     start_at_ms: u64,
+    /// It has crashed, and the others do not know yet.
+    is_missed: bool,
     /// Stopped as by SIGSTOP until then.
     paused_until_ms: u64,
     /// Grows when the disk is replaced.
@@ -323,6 +333,9 @@ impl World {
             rebuilding_crash: rate(200_000),
             forgets: rate(500_000),
             strays: rate(500_000),
+            notices: 0,
+            rumours: 0,
+            reads: 4_000,
         };
         let network = NetworkFaults {
             delay_ms: rate(20),
@@ -337,7 +350,9 @@ impl World {
         let mut schedule = Rng::new(seed ^ 0x5c4e_d01e);
         let joins = if schedule.chance(400_000) { schedule.below(3_000) } else { 0 };
         let exposed = if schedule.chance(500_000) { schedule.below(20_000) } else { 0 };
-        let rates = Rates { joins, exposed, ..rates };
+        let notices = [0, 500_000, 1_000_000][schedule.below(3) as usize];
+        let rumours = if schedule.chance(400_000) { schedule.below(5_000) } else { 0 };
+        let rates = Rates { joins, exposed, notices, rumours, ..rates };
         let partitions = match schedule.below(100) {
             0..15 => 1,
             15..65 => 2,
@@ -409,6 +424,7 @@ impl World {
                 chance: 0,
                 unregistered: None,
                 start_at_ms: 0,
+                is_missed: false,
                 paused_until_ms: 0,
                 directory: 1,
                 rotten: false,
@@ -491,6 +507,7 @@ impl World {
             ("away", &mut r.away),
             ("flip", &mut r.flip),
             ("joins", &mut r.joins),
+            ("rumours", &mut r.rumours),
             ("full", &mut r.full),
             ("rot", &mut r.rot),
             ("transfer", &mut r.transfer),
@@ -882,6 +899,11 @@ impl World {
             let for_ms = self.rng.below(2_000);
             self.stop(node, for_ms);
         }
+        if size > 1 && self.schedule.chance(r.rumours) {
+            let other = (node + 1 + self.schedule.below(size as u64 - 1) as usize) % size;
+            self.lose_connection(node, other);
+            self.outputs(node)?;
+        }
         if size > 1 && self.rng.chance(r.partition) {
             let for_ms = self.rng.below(2_000);
             self.cut_off(node, for_ms);
@@ -1081,11 +1103,22 @@ impl World {
         for client in 0..self.clients.len() {
             self.disconnect(client, node, "the broker is gone");
         }
+        match self.schedule.chance(self.rates.notices) {
+            true => self.lose_connections_to(node),
+            false => self.nodes[node].is_missed = true,
+        }
+    }
+
+    /// All others find out that the connection to a node is lost.
+    fn lose_connections_to(&mut self, node: usize) {
+        (0..self.nodes.len()).for_each(|other| self.lose_connection(other, node));
+    }
+
+    /// A node finds out that the connection to another one is lost, or takes it for lost.
+    fn lose_connection(&mut self, node: usize, other: usize) {
         let now = self.now();
-        for other in &mut self.nodes {
-            if let Some(core) = &mut other.core {
-                core.unreachable(now, broker(node));
-            }
+        if let Some(core) = &mut self.nodes[node].core {
+            core.unreachable(now, broker(other));
         }
     }
 
@@ -1313,7 +1346,7 @@ impl World {
         let n = &mut self.nodes[node];
         let start = next_start(n.starts, n.unregistered, seed);
         (n.starts, n.chance, n.unregistered) = (starts_of(start), start, Some(start));
-        let opened = Core::open(self.nodes[node].disk.clone(), self.config(node), self.config, seed);
+        let opened = Core::open(self.nodes[node].disk.clone(), self.config(node), self.config);
         let rotten = self.nodes[node].rotten;
         if let (Some(what), Ok(_)) = (self.nodes[node].log_lost.take(), &opened) {
             return Err(format!("{node} opens as if nothing had been lost, but {what}"));
@@ -1385,6 +1418,9 @@ impl World {
             core.recover_metadata(now).map_err(|e| format!("{node} does not recover: {e}"))?;
         }
         self.nodes[node].compared.clear();
+        if std::mem::take(&mut self.nodes[node].is_missed) {
+            self.lose_connections_to(node);
+        }
         self.note(|| {
             let ends = recovery.partitions.iter().map(|p| format!("{}..{}", number(p.partition), p.log_end));
             format!("{node} starts with {:?}; damages {:?}", ends.collect::<Vec<_>>(), recovery.damages)
@@ -1700,7 +1736,8 @@ impl World {
     fn ask_around(&mut self) -> Result<(), String> {
         let node = self.rng.below(self.nodes.len() as u64) as usize;
         let partition = self.rng.below(self.partitions as u64) as u32;
-        let (reads, confirms, places) = (self.rng.chance(4_000), self.rng.chance(10_000), self.rng.chance(2_000));
+        let (reads, confirms, places) =
+            (self.rng.chance(self.rates.reads), self.rng.chance(10_000), self.rng.chance(2_000));
         if !self.is_running(node) {
             return Ok(());
         }
@@ -1859,7 +1896,7 @@ const BURST_RECORDS: u64 = 200;
 const BUFFER_BYTES: usize = 128 << 10;
 
 /// What [`run_with_faults`] may leave out.
-pub const FAULTS: [&str; 24] = [
+pub const FAULTS: [&str; 25] = [
     "repin",
     "power",
     "kill",
@@ -1884,6 +1921,7 @@ pub const FAULTS: [&str; 24] = [
     "undone",
     "joins",
     "growth",
+    "rumours",
 ];
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ fn main() -> ExitCode {
                  cargo xtask ready        format, lints, unit tests and the house's rules: for while you work\n\
                  cargo xtask sim [--seeds N] [--from S] [--faults LIST] [--history]\n\
                  \x20                        the simulator, over N seeds from S on\n\
+                 cargo xtask sim --failover [--seeds N]\n\
+                 \x20                        how long nobody leads after a leader's death, ten in each of N clusters\n\
                  cargo xtask torture [--cycles N] [--seed S]\n\
                  \x20                        real brokers and SDKs under kills, stops and a bad network\n\
                  cargo xtask soak [--minutes N] [--seed S]\n\

@@ -33,7 +33,7 @@ pub async fn recover_metadata(data_dir: &Path, member: &Member, accept_loss: boo
     let (completions, mut completed) = tokio::sync::mpsc::unbounded_channel();
     let disk = RealDisk::new(&directory.path, completions);
     let config = directory.node_config(member, GroupSettings::default());
-    let (mut node, _) = Node::open(disk, config, Default::default(), 0)?;
+    let (mut node, _) = Node::open(disk, config, Default::default())?;
     let started = Instant::now();
     let now = || Now { mono_ms: started.elapsed().as_millis() as u64, wall_ms: 0 };
     node.start(now());

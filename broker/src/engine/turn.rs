@@ -384,7 +384,7 @@ mod tests {
         let config = NodeConfig { broker, controllers: vec![ME], is_founder: true, groups: GroupsConfig::default() };
         let log = Config { reserve_bytes: 0, ballast_bytes: 0, kept_files: 0, ..Config::default() };
         let (sender, completions) = unbounded_channel();
-        let (node, _) = Node::open(RealDisk::new(folder, sender), config, log, 1).unwrap();
+        let (node, _) = Node::open(RealDisk::new(folder, sender), config, log).unwrap();
         let ((handle, mailbox), (outbox, _)) = (mailbox(), outbox());
         let (incarnation, _) = watch::channel(incarnation(1, 7));
         let (free_bytes, directory, metrics) = (Some(1 << 40), folder, Metrics::new());

@@ -71,7 +71,7 @@ impl Bench {
 
     pub(crate) fn open_as_at(wall_ms: i64, disk: MemoryDisk, config: NodeConfig) -> Bench {
         let (now, broker) = (Now { mono_ms: 1_000, wall_ms }, config.broker.clone());
-        let (node, _) = Node::open(disk, config, log(), 7).expect("the directory opens");
+        let (node, _) = Node::open(disk, config, log()).expect("the directory opens");
         let mut bench = Bench { broker, node, now, outputs: VecDeque::new(), next_ticket: 1 };
         bench.node.set_room(now, 1 << 40);
         bench.node.start(now);

@@ -45,6 +45,14 @@ bugs! {
     VoteNotPersisted = "vote not persisted",
     /// Term and vote are written, and the answer does not wait until they are synced.
     VoteNotAwaited = "a vote is answered before it is synced",
+    /// All voters stand for election at once when the leader is silent.
+    AllStandAtOnce = "all voters stand at once",
+    /// Of two that stand at once each gives the other its vote in advance.
+    NobodyGivesWay = "of two candidates none gives way",
+    /// Whoever loses the connection to the leader asks for the vote itself, not for a vote in advance.
+    LostLeaderDeposed = "a lost connection deposes a living leader",
+    /// A copy that catches up does not vote before its patience is at an end, though its leader is gone.
+    CatchingUpOutlastsLeader = "a copy catches up from a dead leader",
     /// A leader serves before it has committed in its own term.
     ServesBeforeOwnTerm = "a leader serves before it has committed in its term",
     /// Entries that are replaced stay in the table of producers' sequences.

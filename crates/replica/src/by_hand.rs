@@ -80,13 +80,9 @@ impl Copy {
     }
 
     fn open_with(disk: MemoryDisk, settings: PartitionSettings, config: Config, free_bytes: u64) -> Copy {
-        Copy::open_seeded(disk, settings, config, free_bytes, 7)
-    }
-
-    fn open_seeded(disk: MemoryDisk, settings: PartitionSettings, config: Config, free_bytes: u64, seed: u64) -> Copy {
         let me = settings.replica;
         let now = Now { mono_ms: 1_000, wall_ms: 1_700_000_000_000 };
-        let (mut replicas, _) = Replicas::open(disk, DirectoryId([9; 16]), config, seed).expect("the directory opens");
+        let (mut replicas, _) = Replicas::open(disk, DirectoryId([9; 16]), config).expect("the directory opens");
         replicas.set_room(now, free_bytes);
         replicas.start(now, NAME, settings);
         let mut copy = Copy { replicas, me, now, sent: VecDeque::new(), said: Vec::new() };
@@ -131,6 +127,12 @@ impl Copy {
         self.now.mono_ms += TICK_MS;
         self.now.wall_ms += TICK_MS as i64;
         self.replicas.tick(self.now);
+        self.look();
+    }
+
+    /// The connection to a broker is lost.
+    fn lose(&mut self, broker: u32) {
+        self.replicas.unreachable(self.now, BrokerId(broker));
         self.look();
     }
 
@@ -315,6 +317,10 @@ macro_rules! rules {
 rules! {
     votes::a_vote_leaves_when_it_is_synced_and_is_given_once: VoteNotPersisted VoteNotAwaited;
     votes::a_shorter_log_gets_no_vote: VoteForShorterLog;
+    votes::voters_stand_one_after_the_other: AllStandAtOnce;
+    votes::of_two_candidates_the_second_gives_way: NobodyGivesWay;
+    trio::a_leader_outlasts_a_connection_that_is_taken_for_lost: LostLeaderDeposed;
+    rebuilding::a_copy_that_catches_up_gives_its_vote_when_its_leader_is_gone: CatchingUpOutlastsLeader;
     following::an_entry_is_acknowledged_when_it_is_synced: AnswersBeforeFsync;
     following::a_message_for_the_copy_before_is_not_taken: ReplicaIdIgnored;
     following::a_heartbeat_decides_only_what_the_leader_has_there: HeartbeatNotCompared;

@@ -28,6 +28,14 @@ faults! {
     announces_unsynced: UnsyncedAnnounced,
 }
 
+// Elections.
+faults! {
+    stands_out_of_turn: AllStandAtOnce,
+    gives_way_to_nobody: NobodyGivesWay,
+    asks_for_no_vote_in_advance: LostLeaderDeposed,
+    outlasts_its_leader: CatchingUpOutlastsLeader,
+}
+
 // Batches of clients: when and how they are answered.
 faults! {
     serves_before_own_term: ServesBeforeOwnTerm,

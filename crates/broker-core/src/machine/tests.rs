@@ -63,7 +63,7 @@ impl<const AHEAD: bool> Play<AHEAD> {
     fn new() -> Play<AHEAD> {
         let mut now = Now { mono_ms: 0, wall_ms: WALL_MS };
         let (mut replicas, _) =
-            Replicas::open(MemoryDisk::empty(), DIRECTORY, log(), 7).expect("an empty directory opens");
+            Replicas::open(MemoryDisk::empty(), DIRECTORY, log()).expect("an empty directory opens");
         replicas.set_room(now, 1 << 40);
         let replica = ReplicaId::new(BrokerId(1), 0);
         let (first_voters, target) = (vec![replica], vec![replica]);

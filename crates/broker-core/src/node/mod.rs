@@ -93,7 +93,7 @@ pub struct NodeConfig {
 /// # };
 /// # let log = Config { reserve_bytes: 0, ballast_bytes: 0, kept_files: 0, ..Config::default() };
 /// let mut now = Now { mono_ms: 0, wall_ms: 1_700_000_000_000 };
-/// let (mut node, _) = Node::open(MemoryDisk::empty(), config, log, 1)?;
+/// let (mut node, _) = Node::open(MemoryDisk::empty(), config, log)?;
 /// node.set_room(now, 1 << 40);
 /// node.start(now);
 /// let (mut is_asked, mut id) = (false, None);
@@ -177,11 +177,11 @@ pub struct Node<D> {
 
 impl<D: Disk> Node<D> {
     /// Opens the directory; [`start`](Self::start) begins.
-    pub fn open(disk: D, mut config: NodeConfig, log: Config, seed: u64) -> Result<(Node<D>, Recovery), OpenError> {
+    pub fn open(disk: D, mut config: NodeConfig, log: Config) -> Result<(Node<D>, Recovery), OpenError> {
         // The first name in the Raft group of the metadata is for founders. A directory that comes later may stand in
         // for one that was lost before the cluster wrote down who was there. (Found by the simulator.)
         config.broker.metadata_replica = ReplicaId::new(config.broker.id, !config.is_founder as u32);
-        let (replicas, recovery) = Replicas::open(disk, config.broker.directory, log, seed)?;
+        let (replicas, recovery) = Replicas::open(disk, config.broker.directory, log)?;
         let coordinators = Coordinators::new(config.groups);
         let mut node = Node {
             config,

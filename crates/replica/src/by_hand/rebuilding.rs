@@ -2,6 +2,7 @@
 //! themselves are left to `phases.rs`.
 
 use super::*;
+use crate::group::election::LEASE_TICKS;
 
 /// A copy that starts over from an entry of its own keeps the entries behind it until the rebuilding has ended: it may
 /// have acknowledged them, and no other copy may hold them.
@@ -27,6 +28,31 @@ fn a_part_to_start_over_with_is_not_put_in_place_behind_what_raft_has_brought() 
     assert_eq!(copy.log().decided_end(), (Offset(6), RaftIndex(7)));
     let ends = copy.log().entries().map(|(index, b)| (index.0, b.end_offset().0));
     assert_eq!(ends.last(), Some((8, 8)));
+}
+
+/// The others may find no majority without it: that its raft-rs does not run costs no more than that the leader is
+/// silent.
+pub(super) fn a_copy_that_catches_up_gives_its_vote_when_its_leader_is_gone() {
+    for is_told in [false, true] {
+        let mut copy = with_entries();
+        copy.hear(3, PeerBody::CatchUp(CatchUp::Offer { term: LeaderEpoch(2) }));
+        bring(&mut copy, 3..=4, 1);
+        copy.sync();
+        for _ in 0..2 {
+            copy.hear_raft(3, RaftBody { kind: RaftKind::Heartbeat, term: 2, ..Default::default() });
+            (1..LEASE_TICKS).for_each(|_| copy.tick());
+            copy.lose(2);
+            assert_eq!(copy.stage(), Stage::CatchingUp, "its leader lives");
+        }
+        match is_told {
+            true => copy.lose(3),
+            false => copy.tick(),
+        }
+        copy.sent.clear();
+        copy.hear_raft(2, asks_for_vote(RaftKind::PreVote, 3, (9, 2)));
+        copy.sync();
+        assert!(matches!(&copy.sent_of(RaftKind::PreVoted)[..], [vote] if !vote.reject), "told {is_told}");
+    }
 }
 
 /// Source: Raft §5.4.1, as far as such a copy can tell.

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::group::election::STAND_TICKS;
 
 /// One thing that happens to the group.
 #[derive(Clone, Copy, Debug)]
@@ -28,11 +29,13 @@ enum Event {
     Tell,
     /// Retention would remove all that this broker knows to be decided.
     Expire(u32),
+    /// The first broker takes the connection to the second one for lost.
+    Lose(u32, u32),
     /// Two seconds pass.
     Pass,
 }
 
-use Event::{Cut, Expire, Fill, Flush, Join, Kill, Lead, Pass, Produce, Start, Tell};
+use Event::{Cut, Expire, Fill, Flush, Join, Kill, Lead, Lose, Pass, Produce, Start, Tell};
 
 struct Trio {
     copies: [Copy; 3],
@@ -47,9 +50,8 @@ impl Trio {
         Trio { copies: [1, 2, 3].map(open), cut: BTreeSet::new(), killed: BTreeSet::new(), answers: Vec::new() }
     }
 
-    /// A copy with a seed of its own: with equal seeds all would stand for election at the same ticks again and again.
     fn open(broker: u32, disk: MemoryDisk) -> Copy {
-        Copy::open_seeded(disk, Trio::settings(broker), Trio::config(), 1 << 40, broker as u64)
+        Copy::open_with(disk, Trio::settings(broker), Trio::config(), 1 << 40)
     }
 
     fn settings(broker: u32) -> PartitionSettings {
@@ -169,6 +171,10 @@ impl Trio {
                 copy.look();
                 self.settle();
             }
+            Lose(broker, other) => {
+                self.at(broker).lose(other);
+                self.settle();
+            }
             Pass => (0..2_000 / TICK_MS).for_each(|_| self.tick()),
         }
     }
@@ -261,6 +267,47 @@ fn a_copy_that_was_away_is_brought_near_from_segments() {
 fn a_leadership_that_is_handed_over_loses_nothing() {
     let script = [Lead(1), Produce(1, 'a'), Lead(2), Produce(2, 'b'), Lead(3), Produce(3, 'c'), Produce(1, 'x'), Pass];
     check(&script, ["abc"; 3], &["1: written", "2: written", "3: written", "1: refused"]);
+}
+
+/// A connection may be lost, or taken for lost, while the leader lives and the third broker hears it.
+pub(super) fn a_leader_outlasts_a_connection_that_is_taken_for_lost() {
+    let script = [Lead(1), Produce(1, 'a'), Lose(2, 1), Produce(1, 'b'), Lose(3, 1), Lose(2, 3), Lose(1, 2), Pass];
+    let mut trio = Trio::new();
+    script.iter().for_each(|event| trio.happen(*event));
+    let epoch = |trio: &mut Trio| trio.at(1).replicas.state(&NAME).expect("raft-rs runs").leader_epoch;
+    let before = epoch(&mut trio);
+    for _ in 0..20 {
+        [Lose(2, 1), Pass, Lose(3, 1), Pass, Produce(1, 'c')].into_iter().for_each(|event| trio.happen(event));
+        assert!(trio.serves(1));
+    }
+    assert_eq!(epoch(&mut trio), before);
+    assert!(trio.answers.iter().all(|answer| answer == "1: written"), "{:?}", trio.answers);
+}
+
+/// Whoever stands first has everything that was decided, or not: then the other one stands next.
+#[test]
+fn a_leader_that_is_lost_has_a_successor_within_few_ticks() {
+    for (behind, is_lost) in
+        [(None, false), (None, true), (Some(2), false), (Some(3), false), (Some(2), true), (Some(3), true)]
+    {
+        let mut trio = Trio::new();
+        [Lead(1), Produce(1, 'a'), Pass].into_iter().for_each(|event| trio.happen(event));
+        behind.into_iter().for_each(|broker| trio.happen(Cut(broker)));
+        trio.happen(Produce(1, 'b'));
+        behind.into_iter().for_each(|broker| trio.happen(Join(broker)));
+        trio.happen(Kill(1));
+        if is_lost {
+            [Lose(2, 1), Lose(3, 1)].into_iter().for_each(|event| trio.happen(event));
+        }
+        let mut ticks = 0;
+        while !trio.serves(2) && !trio.serves(3) {
+            trio.tick();
+            ticks += 1;
+            assert!(ticks < 100, "nobody leads");
+        }
+        let most = if is_lost { 4 } else { STAND_TICKS + 4 };
+        assert!(ticks <= most, "{ticks} ticks, {behind:?} was behind, lost {is_lost}");
+    }
 }
 
 /// Where others are a majority, a full disk need not have what clients send.

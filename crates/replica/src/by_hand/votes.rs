@@ -2,6 +2,7 @@
 //! `rebuilding.rs`.
 
 use super::*;
+use crate::group::election::STAND_TICKS;
 
 /// Source: Raft §5.2, "each server will vote for at most one candidate in a given term", and figure 2: persistent state
 /// is updated before responding.
@@ -38,23 +39,113 @@ pub(super) fn a_shorter_log_gets_no_vote() {
     assert!(voted.len() == 1 && !voted[0].reject, "{voted:?}");
 }
 
-/// raft-rs would draw its time-out from a random source of its own. Here all copies have the same time-out, and the
-/// jitter comes from a seed, so that a run can be repeated.
-#[test]
-fn when_a_copy_stands_for_election_follows_from_its_seed() {
-    let ticks_until_it_stands = |seed: u64| {
-        let mut copy = Copy::open_seeded(MemoryDisk::empty(), settings(), config(), 1 << 40, seed);
+/// Copies 1 and 3 of three, in the order in which they stand when the leader, on broker 2, is silent; the leader was
+/// heard a moment ago.
+fn followers() -> [Copy; 2] {
+    let follower = |broker| {
+        let mut copy = Copy::open(MemoryDisk::empty(), PartitionSettings { replica: copy(broker), ..settings() });
+        copy.append(2, 1, (0, 0), 6, 2);
         copy.sync();
-        let stands = |copy: &mut Copy| {
-            copy.tick();
-            !copy.sent_of(RaftKind::PreVote).is_empty()
-        };
-        1 + (0..100).take_while(|_| !stands(&mut copy)).count() as u64
+        copy.sent.clear();
+        copy
     };
-    let all: Vec<u64> = (0..30).map(ticks_until_it_stands).collect();
-    assert_eq!(all, (0..30).map(ticks_until_it_stands).collect::<Vec<_>>());
-    assert!(all.iter().all(|ticks| (10..=20).contains(ticks)), "{all:?}");
-    assert!(all.iter().collect::<std::collections::BTreeSet<_>>().len() > 4, "{all:?}");
+    let mut both = [1, 3].map(follower);
+    both.sort_by_key(|copy| ticks_until_it_stands(&mut Copy::open(MemoryDisk::empty(), settings_of(copy))));
+    both
+}
+
+fn settings_of(copy: &Copy) -> PartitionSettings {
+    copy.replicas.settings(&NAME).expect("it was started").clone()
+}
+
+fn ticks_until_it_stands(copy: &mut Copy) -> u32 {
+    let mut ticks = 0;
+    while copy.sent_of(RaftKind::PreVote).is_empty() {
+        assert!(ticks < 100, "it never stands");
+        ticks += 1;
+        copy.tick();
+        copy.sync();
+    }
+    ticks
+}
+
+/// Two that stood at once would each have its own vote, and neither a majority.
+pub(super) fn voters_stand_one_after_the_other() {
+    let [mut first, mut second] = followers();
+    let ticks = ticks_until_it_stands(&mut first);
+    assert_eq!(ticks, STAND_TICKS);
+    assert!(ticks_until_it_stands(&mut second) >= ticks + 2);
+    // The same without a leader that they know: after a start of all of them.
+    let mut all: Vec<u32> = [1, 2, 3]
+        .map(|broker| {
+            let target = vec![copy(broker % 3 + 1)];
+            let settings = PartitionSettings { replica: copy(broker), target, ..settings() };
+            ticks_until_it_stands(&mut Copy::open(MemoryDisk::empty(), settings))
+        })
+        .into();
+    all.sort_unstable();
+    assert_eq!(all, [STAND_TICKS, STAND_TICKS + 2, STAND_TICKS + 4]);
+}
+
+/// A candidate that gets no answer stands again soon, and then less and less often: while there is no majority, votes
+/// are asked for in vain.
+#[test]
+fn a_candidate_without_an_answer_stands_again() {
+    let [mut first, _] = followers();
+    let all: Vec<u32> = (0..7).map(|_| ticks_until_it_stands(&mut first)).collect();
+    assert_eq!(all, [STAND_TICKS, 1, 2, 4, 8, 16, 16]);
+}
+
+/// A follower need not wait for a leader whose connection is lost. Nor need it refuse its vote.
+#[test]
+fn who_has_lost_the_connection_to_its_leader_stands_in_its_turn() {
+    let [mut first, mut second] = followers();
+    for copy in [&mut first, &mut second] {
+        copy.lose(4 - copy.me.broker().0);
+        copy.lose(99);
+        copy.tick();
+        assert_eq!(copy.sent_of(RaftKind::PreVote), [], "the leader's connection is not lost");
+    }
+    let asks = asks_for_vote(RaftKind::PreVote, 2, (6, 1));
+    second.hear_raft(first.me.broker().0, asks.clone());
+    assert_eq!(second.sent_of(RaftKind::PreVoted), [], "it hears the leader");
+    first.lose(2);
+    assert_eq!(first.sent_of(RaftKind::PreVote).len(), 2, "at once");
+    second.lose(2);
+    assert_eq!(second.sent_of(RaftKind::PreVote), [], "the other comes first");
+    second.hear_raft(first.me.broker().0, asks);
+    second.sync();
+    assert!(matches!(&second.sent_of(RaftKind::PreVoted)[..], [vote] if !vote.reject));
+    // Who has given its vote in advance waits for the vote itself, and not for ever.
+    assert_eq!(ticks_until_it_stands(&mut second), 3);
+}
+
+/// Each of two candidates at once would give the other its vote in advance, and then itself the vote.
+pub(super) fn of_two_candidates_the_second_gives_way() {
+    let [mut first, mut second] = followers();
+    for copy in [&mut first, &mut second] {
+        copy.lose(2);
+        ticks_until_it_stands_again(copy);
+    }
+    let asks = asks_for_vote(RaftKind::PreVote, 2, (6, 1));
+    let (before, after) = (first.me.broker().0, second.me.broker().0);
+    first.hear_raft(after, asks.clone());
+    second.hear_raft(before, asks);
+    [&mut first, &mut second].into_iter().for_each(Copy::sync);
+    assert_eq!(first.sent_of(RaftKind::PreVoted), []);
+    assert!(matches!(&second.sent_of(RaftKind::PreVoted)[..], [vote] if !vote.reject));
+    // Unless the other holds more.
+    first.lose(2);
+    first.hear_raft(after, asks_for_vote(RaftKind::PreVote, 2, (7, 1)));
+    first.sync();
+    assert!(matches!(&first.sent_of(RaftKind::PreVoted)[..], [vote] if !vote.reject));
+}
+
+/// Ends in the turn in which it stands.
+fn ticks_until_it_stands_again(copy: &mut Copy) {
+    if copy.sent_of(RaftKind::PreVote).is_empty() {
+        ticks_until_it_stands(copy);
+    }
 }
 
 /// Source: Raft §6: a server that is no member must not disrupt the cluster. A new copy waits for a message of the

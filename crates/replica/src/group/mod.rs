@@ -6,6 +6,7 @@
 
 pub(crate) mod control;
 mod effect;
+pub(crate) mod election;
 mod known;
 mod members;
 mod produce;
@@ -25,6 +26,7 @@ use thalweg_model::limits::UNCOMMITTED_BYTES_MAX;
 use thalweg_model::{BrokerId, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
 
 pub(crate) use self::effect::Effect;
+use self::election::{Election, LEASE_TICKS};
 use self::known::Known;
 #[cfg(test)]
 pub(crate) use self::members::ACTIVE_TICKS;
@@ -135,9 +137,7 @@ pub(crate) struct Group {
     known: Known,
     /// The change of members that is being proposed in this call; raft-rs hands it back in an encoding of its own.
     proposed_changes: Vec<MemberChange>,
-    /// Ticks that are still to be withheld from raft-rs before this follower stands for election; `None` while messages
-    /// of its leader come.
-    withheld: Option<u64>,
+    election: Election,
     /// Ticks for which the preferred leader of a new group keeps standing for election, whatever the time-out.
     eager_ticks: u32,
     /// Ticks since this replica came to lead, or last tried to hand over; 0 while it does not lead.
@@ -178,12 +178,12 @@ impl Group {
         let raft_config = raft::Config {
             id: me.0,
             applied: end.index.0,
-            // One value for all replicas: from a range raft-rs would draw with a random source of its own.
-            election_tick: ELECTION_TICKS,
-            min_election_tick: ELECTION_TICKS,
-            max_election_tick: ELECTION_TICKS + 1,
-            // Three heartbeats within the shortest election time-out. With 1,000 idle groups heartbeats are most of a
-            // broker's work.
+            election_tick: LEASE_TICKS,
+            // Never: `election.rs` says when a replica stands, and raft-rs would draw a time-out from a random source
+            // of its own.
+            min_election_tick: NEVER_TICKS,
+            max_election_tick: NEVER_TICKS + 1,
+            // Two heartbeats within a lease. With 1,000 idle groups heartbeats are most of a broker's work.
             heartbeat_tick: 3,
             pre_vote: true,
             check_quorum: true,
@@ -218,7 +218,7 @@ impl Group {
             was_leader: false,
             known: Known::default(),
             proposed_changes: Vec::new(),
-            withheld: None,
+            election: Election::new(&partition),
             eager_ticks: 0,
             led_ticks: 0,
             configured: RaftIndex(0),
@@ -239,40 +239,30 @@ impl Group {
         self.drive(effects);
     }
 
-    /// One tick of Raft's clock. `chance` is a random number, from which elections get their jitter.
-    pub(crate) fn tick(&mut self, chance: u64, effects: &mut Vec<Effect>) {
+    /// One tick of Raft's clock.
+    pub(crate) fn tick(&mut self, effects: &mut Vec<Effect>) {
         self.ticks += 1;
-        let raft = &self.node.raft;
-        if raft.state == StateRole::Leader {
+        if self.node.raft.state == StateRole::Leader {
             self.led_ticks += 1;
             self.eager_ticks = 0;
+            self.note_leader();
             // The messages of a round may have been lost with a connection.
             if let Some((_, waiting)) = self.confirming.take() {
                 self.to_confirm.extend(waiting);
                 self.confirm_round();
             }
-        } else {
-            self.led_ticks = 0;
-            if self.eager_ticks > 0 && raft.leader_id == 0 {
-                self.eager_ticks -= 1;
-                if self.eager_ticks.is_multiple_of(2) {
-                    self.node.campaign().expect("campaigning is local");
-                }
-                return self.drive(effects);
-            }
-            match raft.election_elapsed + 1 >= ELECTION_TICKS {
-                false => self.withheld = None,
-                true => match self.withheld.get_or_insert(chance % JITTER_TICKS) {
-                    0 => self.withheld = None,
-                    left => {
-                        *left -= 1;
-                        return;
-                    }
-                },
-            }
+            self.node.tick();
+            return self.drive(effects);
         }
-        self.node.tick();
-        self.drive(effects);
+        self.led_ticks = 0;
+        if self.eager_ticks > 0 && self.node.raft.leader_id == 0 {
+            self.eager_ticks -= 1;
+            if self.eager_ticks.is_multiple_of(2) {
+                self.node.campaign().expect("campaigning is local");
+            }
+            return self.drive(effects);
+        }
+        self.tick_election(effects);
     }
 
     /// Takes note that everything before the effect `Persist(number)` is synced.
@@ -282,16 +272,29 @@ impl Group {
         self.drive(effects);
     }
 
-    /// Takes note that messages to this broker may have been lost: a leader sends again from the last entry that is
-    /// known to have arrived there.
+    /// Takes note that the connection to a broker was lost, and messages with it: a leader sends again from the last
+    /// entry that is known to have arrived there, and who follows a leader there does not wait for it any longer.
     pub(crate) fn unreachable(&mut self, broker: BrokerId, effects: &mut Vec<Effect>) {
         if self.node.raft.state != StateRole::Leader {
-            return;
+            return self.lost_leader(broker, effects);
         }
         let there: Vec<u64> =
             self.node.raft.prs().iter().map(|(id, _)| *id).filter(|id| ReplicaId(*id).broker() == broker).collect();
         there.into_iter().for_each(|id| self.node.report_unreachable(id));
         self.drive(effects);
+    }
+
+    /// Takes note that a replica asks this leader for what it lacks: it follows, although it does not answer as long as
+    /// its raft-rs does not run. A leader that hears of too few others would step down, and could not be elected again
+    /// without that replica's vote.
+    pub(crate) fn asked_by(&mut self, replica: ReplicaId, term: LeaderEpoch) {
+        let raft = &mut self.node.raft;
+        if raft.state == StateRole::Leader
+            && raft.term == term.0 as u64
+            && let Some(progress) = raft.mut_prs().get_mut(replica.0)
+        {
+            progress.recent_active = true;
+        }
     }
 
     /// Takes note that another copy holds all up to `index` as decided. This leader holds it too, or it would not have
@@ -368,12 +371,8 @@ impl Group {
     }
 }
 
-/// Ticks without a message of the leader after which a follower stands for election. All replicas have the same number;
-/// jitter comes from ticks that are withheld.
-pub(crate) const ELECTION_TICKS: usize = 10;
-
-/// Most ticks that are withheld from a follower whose leader is silent.
-const JITTER_TICKS: u64 = 8;
+/// A number of ticks that does not pass.
+const NEVER_TICKS: usize = 1 << 40;
 
 /// Ticks for which the preferred leader of a new group keeps standing for election, because the other replicas may
 /// start a little later.

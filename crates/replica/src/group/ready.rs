@@ -38,6 +38,9 @@ impl Group {
             }
             let at_once = ready.take_messages();
             let persisted = ready.take_persisted_messages();
+            if persisted.iter().any(|m| m.get_msg_type() == MessageType::MsgRequestPreVoteResponse && !m.reject) {
+                self.give_way();
+            }
             let decided = ready.take_committed_entries().last().map(|e| (e.index, e.term));
             let reads = ready.take_read_states();
             let number = ready.number();
@@ -73,9 +76,10 @@ impl Group {
                     }
                 }
             }
-            let behind = self.node.mut_store().take_behind();
-            effects.extend(behind.into_iter().map(|id| Effect::Behind(ReplicaId(id))));
         }
+        // Also where raft-rs has nothing ready: it finds no entries for a follower, and has nothing to send to it.
+        let behind = self.node.mut_store().take_behind();
+        effects.extend(behind.into_iter().map(|id| Effect::Behind(ReplicaId(id))));
         self.known.clear();
         let is_leader = self.node.raft.state == StateRole::Leader;
         if self.was_leader && !is_leader {

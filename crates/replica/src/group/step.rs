@@ -22,6 +22,9 @@ impl Group {
         if is_vote && self.node.raft.prs().get(self.me.0).is_none() {
             return;
         }
+        if self.comes_before(from, &body) {
+            return;
+        }
         if body.term >= self.node.raft.term
             && let Some(effect) = self.other_history(from, &body)
         {

@@ -67,7 +67,7 @@ use crate::produce_error::ProduceError;
 ///
 /// let now = Now { mono_ms: 1_000, wall_ms: 1_700_000_000_000 };
 /// let config = Config { wal_first_bytes: 64 << 10, wal_file_bytes: 64 << 10, ..Config::default() };
-/// let (mut replicas, _) = Replicas::open(MemoryDisk::empty(), DirectoryId([1; 16]), config, 7)?;
+/// let (mut replicas, _) = Replicas::open(MemoryDisk::empty(), DirectoryId([1; 16]), config)?;
 /// replicas.set_room(now, 1 << 40);
 ///
 /// // The only replica of its partition.
@@ -114,20 +114,17 @@ pub struct Replicas<D> {
     /// When leaders compare the members with the wanted ones next, on the monotonic clock, in ms.
     next_reconcile_ms: u64,
     clock: Clock,
-    /// State of the generator of the random numbers from which elections get their jitter.
-    chance: u64,
     /// Most bytes of one part of a catch-up.
     part_bytes: usize,
     group_config: GroupConfig,
 }
 
 impl<D: Disk> Replicas<D> {
-    /// Opens the data directory. Each partition is then to be [started](Self::start). `seed` is a random number, from
-    /// which elections get their jitter.
+    /// Opens the data directory. Each partition is then to be [started](Self::start).
     ///
     /// # Errors
     /// Those of [`CommitLog::open`].
-    pub fn open(disk: D, directory: DirectoryId, config: Config, seed: u64) -> Result<(Self, Recovery), OpenError> {
+    pub fn open(disk: D, directory: DirectoryId, config: Config) -> Result<(Self, Recovery), OpenError> {
         let (log, recovery) = CommitLog::open(disk, directory, config)?;
         let replicas = Replicas {
             last_lsn: log.durable_lsn(),
@@ -141,7 +138,6 @@ impl<D: Disk> Replicas<D> {
             next_tick_ms: 0,
             next_reconcile_ms: 0,
             clock: Clock::default(),
-            chance: seed,
             part_bytes: config.part_bytes,
             group_config: GroupConfig { kept_bytes: config.kept_bytes, producers_max: config.producers_max },
         };
@@ -217,11 +213,13 @@ impl<D: Disk> Replicas<D> {
                 self.with_group(now, partition, |group, effects| group.step(from, raft, effects));
             }
             (Stage::Incomplete, PeerBody::Raft(raft)) => self.step_incomplete(now, partition, from, &raft),
-            (Stage::Settling | Stage::CatchingUp, PeerBody::Raft(_)) => {}
+            (Stage::CatchingUp, PeerBody::Raft(raft)) => self.heard_while_catching_up(now, partition, from, &raft),
+            (Stage::Settling, PeerBody::Raft(_)) => {}
             (
                 Stage::Running | Stage::Lagging,
-                PeerBody::CatchUpRequest { from: offset, index, after, until, wants_state, .. },
+                PeerBody::CatchUpRequest { term, from: offset, index, after, until, wants_state },
             ) => {
+                self.with_group(now, partition, |group, _| group.asked_by(from, term));
                 self.serve_catch_up(now, partition, from, (offset, index, after), until, wants_state);
             }
             (Stage::Incomplete | Stage::Settling | Stage::CatchingUp, PeerBody::CatchUpRequest { .. }) => {}
@@ -280,9 +278,7 @@ impl<D: Disk> Replicas<D> {
     fn tick_groups(&mut self, now: Now, reconciles: bool) {
         let mut said = Vec::new();
         let mut others = Vec::new();
-        let mut chance = self.chance;
         for (partition, replica) in &mut self.replicas {
-            let jitter = next_chance(&mut chance);
             let group = match &mut replica.phase {
                 Phase::Running(group) => group,
                 Phase::Lagging(group, _) => {
@@ -296,7 +292,7 @@ impl<D: Disk> Replicas<D> {
                 Phase::Offline | Phase::Incomplete => continue,
             };
             let mut effects = Vec::new();
-            group.tick(jitter, &mut effects);
+            group.tick(&mut effects);
             if reconciles {
                 let settings = &replica.settings;
                 group.reconcile(&settings.target, &settings.learners, &self.full, self.is_unfit, &mut effects);
@@ -305,7 +301,6 @@ impl<D: Disk> Replicas<D> {
                 said.push((*partition, effects));
             }
         }
-        self.chance = chance;
         for (partition, effects) in said {
             self.run(now, partition, effects);
         }
@@ -397,10 +392,13 @@ impl<D: Disk> Replicas<D> {
         self.with_group(now, partition, |group, effects| group.transfer(to, effects));
     }
 
-    /// Takes note that the connection to a broker was lost, and with it perhaps messages that were under way.
+    /// Takes note that the connection to a broker was lost, and with it perhaps messages that were under way. The
+    /// copies that follow a leader there stand for election in turn, without waiting until it has been silent for long
+    /// enough; where the others hear it, they do not win.
     pub fn unreachable(&mut self, now: Now, broker: BrokerId) {
         for partition in self.replicas.keys().copied().collect::<Vec<_>>() {
             self.with_group(now, partition, |group, effects| group.unreachable(broker, effects));
+            self.lost_while_catching_up(now, partition, broker);
         }
     }
 
@@ -559,15 +557,6 @@ impl<D: Disk> Replicas<D> {
     fn is_persisted_at_once(&self) -> bool {
         self.last_lsn <= self.log.durable_lsn() || faults::counts_before_fsync()
     }
-}
-
-/// The next random number for the jitter of elections: SplitMix64.
-fn next_chance(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// Time between two ticks of Raft's clock, in ms.

@@ -21,8 +21,7 @@ fn a_copy_that_is_lost_before_its_first_term_makes_way_for_its_successor() {
     let heartbeat = PeerMessage { partition, from, to, body: PeerBody::Raft(body) };
     // All copies at once, or one because a leader's heartbeat tells of entries that it does not hold.
     for is_older in [true, false] {
-        let (mut replicas, _) =
-            Replicas::open(MemoryDisk::empty(), DirectoryId([1; 16]), Config::default(), 0).unwrap();
+        let (mut replicas, _) = Replicas::open(MemoryDisk::empty(), DirectoryId([1; 16]), Config::default()).unwrap();
         replicas.start(now, partition, settings(voters[0]));
         assert_eq!(log(&replicas, partition).hard_state().replica, ReplicaId(0), "it has no name yet");
         match is_older {

@@ -2,7 +2,7 @@
 //! for, and which part fits, is left to `progress.rs`.
 
 use thalweg_commit_log::{Disk, HardState, Install, PartitionRef};
-use thalweg_model::{LeaderEpoch, RecordBatch, ReplicaId, TopicPartition};
+use thalweg_model::{BrokerId, LeaderEpoch, RecordBatch, ReplicaId, TopicPartition};
 
 use super::PATIENCE_MS;
 use super::progress::{CatchingUp, fits};
@@ -86,6 +86,7 @@ impl<D: Disk> Replicas<D> {
         let catching_up = replica.phase.catching_up_mut();
         let Some(catching_up) = catching_up.filter(|c| c.leader == from && c.waiting.is_none()) else { return };
         catching_up.deadline_ms = now.mono_ms + PATIENCE_MS;
+        catching_up.heard(now.mono_ms, from);
         match part {
             CatchUp::Offer { .. } => {}
             CatchUp::Restart { first: Some(first), .. } if catching_up.begins_at(first) => self.ask(partition),
@@ -171,15 +172,42 @@ impl<D: Disk> Replicas<D> {
         }
     }
 
+    /// Takes a Raft message to a copy whose raft-rs does not run: it tells that the leader lives.
+    pub(crate) fn heard_while_catching_up(
+        &mut self,
+        now: Now,
+        partition: TopicPartition,
+        from: ReplicaId,
+        raft: &RaftBody,
+    ) {
+        let catching_up = self.replicas.get_mut(&partition).and_then(|r| r.phase.catching_up_mut());
+        if let Some(catching_up) = catching_up.filter(|_| raft.leader_term().is_some()) {
+            catching_up.heard(now.mono_ms, from);
+        }
+    }
+
+    /// The connection to a broker was lost. What its leader has sent is still put in place; then the copy goes on with
+    /// Raft, where its vote may be needed.
+    pub(crate) fn lost_while_catching_up(&mut self, now: Now, partition: TopicPartition, broker: BrokerId) {
+        let Some(replica) = self.replicas.get_mut(&partition) else { return };
+        let Phase::CatchingUp(catching_up) = &mut replica.phase else { return };
+        if catching_up.leader.broker() == broker {
+            catching_up.lost_leader();
+            self.tick_catching_up(now, partition);
+        }
+    }
+
     pub(crate) fn tick_catching_up(&mut self, now: Now, partition: TopicPartition) {
         let Some(Started { replica, log }) = self.started(&partition) else { return };
         match &replica.phase {
             Phase::CatchingUp(c) | Phase::Lagging(_, c) if c.waiting.is_some() => self.install(now, partition),
-            Phase::CatchingUp(c) | Phase::Lagging(_, c) => {
-                if now.mono_ms >= c.deadline_ms && !log.view().is_installing() {
-                    self.settle(now, partition);
-                }
+            Phase::CatchingUp(c) if c.is_over(now.mono_ms) && !log.view().is_installing() => {
+                self.settle(now, partition);
             }
+            Phase::Lagging(_, c) if now.mono_ms >= c.deadline_ms && !log.view().is_installing() => {
+                self.settle(now, partition);
+            }
+            Phase::CatchingUp(_) | Phase::Lagging(..) => {}
             Phase::Settling => self.settle(now, partition),
             Phase::Offline | Phase::Incomplete | Phase::Running(_) => {}
         }

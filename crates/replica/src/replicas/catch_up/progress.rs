@@ -4,7 +4,10 @@
 use thalweg_commit_log::{Install, InstallEnd};
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId};
 
+use crate::faults;
+use crate::group::election::LEASE_TICKS;
 use crate::message::PeerBody;
+use crate::replicas::TICK_MS;
 
 /// The state of a catch-up, at the replica that catches up.
 #[derive(Debug)]
@@ -26,6 +29,9 @@ pub(crate) struct CatchingUp {
     wants_state: bool,
     /// Without another part until then the catch-up ends; on the monotonic clock, in ms.
     pub(crate) deadline_ms: u64,
+    /// Without a message of the leader until then it counts as silent, and the copy's vote may be needed; on the
+    /// monotonic clock, in ms.
+    silent_ms: u64,
     /// A part that waits until segments can be written.
     pub(crate) waiting: Option<Install>,
 }
@@ -48,7 +54,25 @@ impl CatchingUp {
             restarts_at: None,
             wants_state,
             deadline_ms: now_ms + PATIENCE_MS,
+            silent_ms: now_ms + SILENT_MS,
             waiting: None,
+        }
+    }
+
+    /// True when the leader has brought nothing, or was silent, for so long that this ends.
+    pub(crate) fn is_over(&self, now_ms: u64) -> bool {
+        now_ms >= self.deadline_ms || (now_ms >= self.silent_ms && !faults::outlasts_its_leader())
+    }
+
+    /// The connection to the leader was lost.
+    pub(crate) fn lost_leader(&mut self) {
+        self.silent_ms = 0;
+    }
+
+    /// A message has come.
+    pub(crate) fn heard(&mut self, now_ms: u64, from: ReplicaId) {
+        if from == self.leader {
+            self.silent_ms = now_ms + SILENT_MS;
         }
     }
 
@@ -151,6 +175,9 @@ pub(crate) fn fits(install: &Install, next: (Offset, RaftIndex)) -> bool {
 
 /// Without progress for so long, in ms, a replica ends the catch-up and goes on with what it has.
 pub(crate) const PATIENCE_MS: u64 = 1_000;
+
+/// As long as other replicas give no vote against the leader after its last message, in ms.
+const SILENT_MS: u64 = LEASE_TICKS as u64 * TICK_MS;
 
 #[cfg(test)]
 mod tests {
