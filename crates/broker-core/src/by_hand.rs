@@ -95,6 +95,20 @@ fn a_disk_from_before_a_topic_gets_other_copies_than_those_that_it_lost() {
     assert!(held.2 > given);
 }
 
+/// Nothing is made on a broker before it is registered, so nobody waits for the next heartbeat where there is a
+/// controller: neither that one itself, nor who hears of it.
+#[test]
+fn a_broker_is_registered_as_soon_as_somebody_decides() {
+    let mut bench = Bench::open(MemoryDisk::empty(), &[1]);
+    bench.sync();
+    bench.pass(50);
+    assert!(bench.node.is_registered());
+    let mut cluster = Cluster { benches: vec![Cluster::broker(1, 1, MemoryDisk::empty())] };
+    cluster.benches.push(Cluster::broker(2, 2, MemoryDisk::empty()));
+    cluster.pass(250);
+    assert!(cluster.benches[0].node.metadata().broker(BrokerId(2)).is_some());
+}
+
 /// The same of a disk that knows a copy which was replaced since: its successor has acknowledged something, too.
 fn a_disk_from_before_a_replacement_gets_another_copy_than_the_one_that_it_lost() {
     let mut cluster = Cluster::of(3);

@@ -9,7 +9,7 @@ use thalweg_replica::{Now, ProduceError, Ticket};
 
 use super::change::{CHANGES_MAX, Change, ChangeError};
 use super::output::Output;
-use super::{HEARTBEAT_EVERY_MS, METADATA, Node, SESSION_MS};
+use super::{HEARTBEAT_EVERY_MS, HEARTBEAT_UNANSWERED_MS, METADATA, Node, SESSION_MS};
 use crate::machine::{Answered, Machine, Pace, Surroundings, Turn, Unanswered, Unread};
 use crate::message::NodeMessage;
 
@@ -136,10 +136,29 @@ impl<D: Disk> Node<D> {
         }
     }
 
+    /// Has a broker tell a controller that it has not known before that it is there, at once.
+    fn note_controller(&mut self, now: Now, controller: Option<BrokerId>) {
+        if controller.is_some() && self.told.0 != controller {
+            self.told = (controller, false);
+            self.next_heartbeat_ms = now.mono_ms;
+        }
+    }
+
+    /// How often this broker tells the controller that it is there, in ms.
+    pub(super) fn heartbeat_every_ms(&self) -> u64 {
+        match self.told {
+            (Some(controller), false) if controller == self.config.broker.id => HEARTBEAT_EVERY_MS,
+            (_, false) => HEARTBEAT_UNANSWERED_MS,
+            (_, true) => HEARTBEAT_EVERY_MS,
+        }
+    }
+
     /// Decides the next change, one at a time: each is decided on the state that the last one left.
     pub(super) fn decide(&mut self, now: Now) {
         // Once, because this runs several times in every turn of the loop.
-        let state = self.replicas.state(&METADATA).filter(|s| s.is_serving);
+        let state = self.replicas.state(&METADATA);
+        self.note_controller(now, state.and_then(|s| s.leader).map(ReplicaId::broker));
+        let state = state.filter(|s| s.is_serving);
         let leads = state.is_some();
         let is_controller = state.is_some_and(|s| self.metadata.followed() == s.high_watermark);
         if is_controller && !self.was_controller {
@@ -147,6 +166,8 @@ impl<D: Disk> Node<D> {
             self.registering.clear();
             self.seen_ms.clear();
             self.controller_since_ms = now.mono_ms;
+            // It may not be registered yet, and nothing is made here before.
+            self.next_heartbeat_ms = now.mono_ms;
         }
         self.was_controller = leads && (is_controller || self.was_controller);
         if !leads {

@@ -129,6 +129,8 @@ pub struct Node<D> {
     coordinators: Coordinators,
     ends: Ends,
     was_controller: bool,
+    /// The controller that this broker knew of last, and whether that one knows of this start.
+    told: (Option<BrokerId>, bool),
     /// When the last heartbeat of each broker came, on the monotonic clock, in ms. Kept by the controller.
     seen_ms: BTreeMap<BrokerId, u64>,
     /// When this node became the controller, on the monotonic clock, in ms. Brokers are judged silent from here on at
@@ -193,6 +195,7 @@ impl<D: Disk> Node<D> {
             coordinators,
             ends: Ends::default(),
             was_controller: false,
+            told: (None, false),
             seen_ms: BTreeMap::new(),
             controller_since_ms: 0,
             registering: BTreeSet::new(),
@@ -353,7 +356,7 @@ impl<D: Disk> Node<D> {
     pub fn tick(&mut self, now: Now) {
         self.replicas.tick(now);
         if now.mono_ms >= self.next_heartbeat_ms {
-            self.next_heartbeat_ms = now.mono_ms + HEARTBEAT_EVERY_MS;
+            self.next_heartbeat_ms = now.mono_ms + self.heartbeat_every_ms();
             let me = Broker { is_older: self.is_older(), ..self.config.broker.clone() };
             self.tell_controller(now, NodeMessage::Heartbeat(me));
             self.judge_clock(now);
@@ -558,6 +561,8 @@ pub const METADATA: TopicPartition =
 pub const OWN_PREFIX: &str = "__";
 /// How often a broker tells the controller that it is there.
 const HEARTBEAT_EVERY_MS: u64 = 500;
+/// The same until the present controller has answered: it may be about to become one.
+const HEARTBEAT_UNANSWERED_MS: u64 = 100;
 /// A broker without a heartbeat for so long counts as dead: nothing new is placed there, and its number may be taken.
 const SESSION_MS: u64 = 3_000;
 /// How often a damaged replica is reported until it is replaced.

@@ -124,6 +124,7 @@ impl<D: Disk> Node<D> {
     pub(super) fn registered(&mut self, now: Now, replica: ReplicaId, controllers: Vec<BrokerId>) {
         (self.refused_ms, self.refusal) = (None, None);
         self.in_touch_ms = Some(now.mono_ms);
+        self.told.1 = true;
         if self.config.controllers.is_empty() {
             self.config.controllers = controllers;
         }
